@@ -1,0 +1,60 @@
+# Everything from a fresh checkout: `make demo`, `make test`. Needs Python 3.11-3.13, cmake and a C++ compiler.
+# ROS_DISTRO=kilted   the other ROS 2 (in .venv-kilted)      PYTHON=python3.12   which Python
+# TORCH_INDEX=URL     another torch build (CPU, CUDA)        VENV=DIR            another environment
+
+SHELL := /bin/bash
+ROS_DISTRO ?= jazzy
+VENV ?= $(if $(filter jazzy,$(ROS_DISTRO)),.venv,.venv-$(ROS_DISTRO))
+# The Python that the environment was made with, else the usual one.
+PYTHON ?= $(shell command -v "$$(cat $(VENV)/.setup/base-python 2>/dev/null)" || echo python3)
+TORCH_INDEX ?=
+SHARED ?= $(or $(ADA3D_SHARED),../shared)
+
+BIN := $(VENV)/bin
+# What another environment's start-up hook or a sourced workspace leaves behind would be loaded instead of ours.
+unexport _ROS_WHEELS_BOOTSTRAP_COMPLETE LD_LIBRARY_PATH PYTHONPATH PYTHONHOME
+unexport AMENT_PREFIX_PATH CMAKE_PREFIX_PATH COLCON_PREFIX_PATH
+
+SETUP := AMENT_PREFIX_PATH="$(AMENT_PREFIX_PATH)" $(PYTHON) tools/setup_venv.py \
+	--venv "$(VENV)" --ros-distro "$(ROS_DISTRO)" --torch-index "$(TORCH_INDEX)"
+PYTEST := $(BIN)/python -m pytest
+
+# $(call step,name,command): run it, print how it went and how long it took.
+step = @SECONDS=0; echo "== $(1)"; if $(2); then echo "== $(1): ok, $$SECONDS s"; else echo "== $(1): FAILED after $$SECONDS s"; exit 1; fi
+
+.DEFAULT_GOAL := help
+.PHONY: help setup build demo test lint type test-unit test-ros parity clean
+.NOTPARALLEL:
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+
+setup: ## make or update the virtual environment, ROS 2 and our interfaces included
+	$(call step,setup,$(SETUP))
+
+build: ## build and install the ROS interfaces again (setup does so by itself when they change)
+	$(call step,build,$(SETUP) --rebuild-interfaces)
+
+demo: setup ## the real node, an embedded bag and model, questions, answers, boxes, a report
+	$(BIN)/ada3d demo
+
+test: setup lint type test-unit test-ros parity ## set up, then every check and test
+
+lint: setup ## ruff: rules and format
+	$(call step,lint,$(BIN)/python -m ruff check . && $(BIN)/python -m ruff format --check .)
+
+type: setup ## mypy
+	$(call step,type,$(BIN)/python -m mypy)
+
+test-unit: setup ## tests that need no ROS process: architecture, units, golden data
+	$(call step,test-unit,$(PYTEST) --ignore=test/ros)
+
+test-ros: setup ## tests of the node over DDS, in separate processes
+	$(call step,test-ros,$(PYTEST) test/ros)
+
+parity: setup ## recorded outputs of the reference model, where ../shared has them
+	$(call step,parity,if [ -d "$(SHARED)/golden" ]; then $(BIN)/ada3d parity "$(SHARED)/golden"; else echo "skipped: no $(SHARED)/golden"; fi)
+
+clean: ## remove what was built, keep the environment (remove it with rm -r .venv)
+	rm -rf build install log *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis demo_out
+	find ada3d_ros test tools -name __pycache__ -type d -prune -exec rm -rf {} +

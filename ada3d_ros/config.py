@@ -1,0 +1,383 @@
+"""Every setting of the agent, its default, unit and range: written once, here.
+
+ROS parameters are declared from these dataclasses (ros/parameters.py), YAML files only override them
+(`load_config`), and docs/parameters.md is generated from them. Knows nothing of ROS or torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import yaml
+
+from ada3d_ros.errors import ConfigError
+
+Value = bool | int | float | str | tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What a person needs to know about one setting. `low` and `high` are inclusive; `length` is for lists."""
+
+    name: str
+    default: Value
+    description: str
+    unit: str = ""
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[str, ...] = ()
+    pattern: str = ""
+    length: int | None = None
+    read_only: bool = False
+
+    @property
+    def allowed(self) -> str:
+        """The allowed values as one readable phrase."""
+        if self.choices:
+            return "one of " + ", ".join(repr(choice) for choice in self.choices)
+        if self.pattern:
+            return f"text matching {self.pattern}"
+        if self.low is not None or self.high is not None:
+            low = "-inf" if self.low is None else f"{self.low:g}"
+            high = "inf" if self.high is None else f"{self.high:g}"
+            each = f"{self.length} numbers, each " if self.length else ""
+            return f"{each}{low} to {high}{' ' + self.unit if self.unit else ''}"
+        return {bool: "true or false", str: "text"}.get(type(self.default), "any")
+
+    def check(self, value: Any) -> Value:
+        """`value` in the type of the default. Raises ConfigError with the value, the allowed range and the default."""
+        kind = type(self.default)
+        if kind is float and type(value) is int:
+            value = float(value)
+        if (
+            kind is tuple
+            and isinstance(value, (list, tuple))
+            and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in value)
+        ):
+            value = tuple(float(v) for v in value)
+        if type(value) is not kind:
+            raise self._error(
+                value, f"expected {'a list of numbers' if kind is tuple else kind.__name__}, got {type(value).__name__}"
+            )
+        numbers = value if isinstance(value, tuple) else (value,) if isinstance(value, (int, float)) else ()
+        if self.length is not None and isinstance(value, tuple) and len(value) != self.length:
+            raise self._error(value, f"expected {self.length} numbers, got {len(value)}")
+        for number in numbers:
+            if not math.isfinite(number):
+                raise self._error(value, "not a finite number")
+            if (self.low is not None and number < self.low) or (self.high is not None and number > self.high):
+                raise self._error(value, "out of range")
+        if self.choices and value not in self.choices:
+            near = difflib.get_close_matches(str(value), self.choices, 1)
+            raise self._error(value, "not a known choice" + (f", did you mean {near[0]!r}?" if near else ""))
+        if self.pattern and not re.fullmatch(self.pattern, str(value)):
+            raise self._error(value, "not of the expected form")
+        return value
+
+    def _error(self, value: Any, why: str) -> ConfigError:
+        return ConfigError(f"{self.name} = {value!r}: {why}; allowed: {self.allowed} (default {self.default!r}).")
+
+
+def setting(default: Any, description: str, **details: Any) -> Any:
+    """A dataclass field that carries a Setting's details."""
+    return dataclasses.field(default=default, metadata={"description": description, **details})
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    path: str = setting("", "folder of the checkpoint (official layout); empty fails with a clear text", read_only=True)
+    vision_path: str = setting(
+        "", "folder of a CLIP checkpoint, for weights that do not contain the vision tower", read_only=True
+    )
+    revision_sha256: str = setting(
+        "", "expected sha256 over the weight files; empty = not checked", pattern="([0-9a-f]{64})?", read_only=True
+    )
+    device: str = setting("auto", "where the model runs", pattern="auto|cpu|cuda(:[0-9]+)?", read_only=True)
+    precision: str = setting(
+        "auto",
+        "number format of the weights; auto = bf16 on cuda, fp32 on cpu",
+        choices=("auto", "fp32", "bf16", "fp16"),
+        read_only=True,
+    )
+    compat: str = setting(
+        "default",
+        "reference = LLaVA-3D bit for bit, its quirks included (docs/conventions.md)",
+        choices=("default", "reference"),
+        read_only=True,
+    )
+    conversation: str = setting("llava_v1", "prompt template", choices=("llava_v1", "vicuna_v1"), read_only=True)
+
+
+@dataclass(frozen=True, slots=True)
+class PruningConfig:
+    strategy: str = setting("none", "how spatial tokens are pruned", choices=("none",))
+    keep_ratio: float = setting(0.41, "mean over layers of kept / total spatial tokens", low=0.05, high=1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationConfig:
+    max_new_tokens: int = setting(256, "tokens generated at most", unit="tokens", low=1, high=2048)
+    temperature: float = setting(0.0, "0 = greedy, the same answer every time", low=0.0, high=2.0)
+    top_p: float = setting(1.0, "nucleus sampling; 1 = off", low=0.01, high=1.0)
+    seed: int = setting(0, "of the sampler, used when temperature > 0", low=0, high=2**31 - 1)
+    timeout_sec: float = setting(30.0, "time for one request, waiting included", unit="s", low=0.1, high=600.0)
+
+
+@dataclass(frozen=True, slots=True)
+class QuestionConfig:
+    max_chars: int = setting(2000, "longest question", unit="characters", low=1, high=20000)
+
+
+@dataclass(frozen=True, slots=True)
+class ExtrinsicConfig:
+    xyz: tuple[float, ...] = setting(
+        (0.0, 0.0, 0.0),
+        "camera optical frame in the pose's child frame",
+        unit="m",
+        length=3,
+        low=-100.0,
+        high=100.0,
+        read_only=True,
+    )
+    quat_xyzw: tuple[float, ...] = setting(
+        (0.0, 0.0, 0.0, 1.0), "rotation of the same; norm 1 +- 1e-3", length=4, low=-1.0, high=1.0, read_only=True
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class PoseConfig:
+    timeout_sec: float = setting(0.2, "how long a frame waits for its pose to arrive", unit="s", low=0.0, high=2.0)
+    max_gap_sec: float = setting(
+        0.2, "largest gap between two poses that an image stamp is interpolated over", unit="s", low=0.001, high=2.0
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class QosConfig:
+    rgb: str = setting(
+        "auto",
+        "reliability of the colour subscription; auto starts reliable and follows a best-effort publisher",
+        choices=("auto", "reliable", "best_effort"),
+        read_only=True,
+    )
+    depth: str = setting("auto", "same for depth", choices=("auto", "reliable", "best_effort"), read_only=True)
+    camera_info: str = setting(
+        "auto", "same for camera_info", choices=("auto", "reliable", "best_effort"), read_only=True
+    )
+    pose: str = setting("auto", "same for pose or odom", choices=("auto", "reliable", "best_effort"), read_only=True)
+
+
+@dataclass(frozen=True, slots=True)
+class SyncConfig:
+    slop_sec: float = setting(
+        0.02, "largest stamp difference of colour and depth, inclusive; 0 = exact", unit="s", low=0.0, high=1.0
+    )
+    queue_size: int = setting(
+        30, "messages kept per input while waiting for partners", unit="messages", low=2, high=500
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class InputConfig:
+    max_age_sec: float = setting(1.0, "older frames are dropped (node clock); 0 = off", unit="s", low=0.0, high=60.0)
+    max_rate_hz: float = setting(
+        5.0, "frames beyond this rate are dropped before decoding", unit="Hz", low=0.1, high=60.0
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class DepthConfig:
+    scale: float = setting(1.0, "factor after the encoding's own rule (16UC1 mm, 32FC1 m)", low=1e-4, high=1e3)
+    min_m: float = setting(0.1, "nearer readings are invalid", unit="m", low=0.0, high=100.0)
+    max_m: float = setting(10.0, "farther readings are invalid", unit="m", low=0.0, high=100.0)
+    min_valid_fraction: float = setting(0.05, "frames with less valid depth are dropped", low=0.0, high=1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class KeyframeConfig:
+    min_translation_m: float = setting(
+        0.2, "a frame this far from every kept keyframe is admitted", unit="m", low=0.0, high=100.0
+    )
+    min_rotation_deg: float = setting(
+        10.0, "or turned by this much against every keyframe near it", unit="deg", low=0.0, high=180.0
+    )
+    max_interval_sec: float = setting(
+        5.0, "or this long after the last admission; 0 = off", unit="s", low=0.0, high=3600.0
+    )
+    min_new_coverage: float = setting(
+        0.0, "share of a frame's voxels that must be new to the scene; 0 = off", low=0.0, high=1.0
+    )
+    max_views: int = setting(20, "keyframes kept and given to the model", unit="views", low=1, high=64)
+
+
+@dataclass(frozen=True, slots=True)
+class SceneConfig:
+    max_age_sec: float = setting(
+        0.0, "questions about an older scene get STALE_SCENE; 0 = keep for ever", unit="s", low=0.0, high=86400.0
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ActionConfig:
+    policy: str = setting("queue", "what a request does when another runs", choices=("reject", "queue", "preempt"))
+    queue_size: int = setting(8, "requests waiting at most; beyond it BUSY", unit="requests", low=0, high=64)
+
+
+@dataclass(frozen=True, slots=True)
+class MarkersConfig:
+    lifetime_sec: float = setting(
+        0.0, "RViz markers vanish after this; 0 = until replaced", unit="s", low=0.0, high=3600.0
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class BoxesConfig:
+    min_score: float = setting(0.1, "boxes with a lower score are not published", low=0.0, high=1.0)
+    max_count: int = setting(10, "boxes per answer at most", unit="boxes", low=1, high=100)
+    min_support_points: int = setting(
+        20, "valid depth points that a box must contain", unit="points", low=0, high=100000
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class DiagnosticUpdaterConfig:
+    period: float = setting(1.0, "between two diagnostics messages", unit="s", low=0.1, high=60.0)
+    use_fqn: bool = setting(False, "task names carry the fully qualified node name", read_only=True)
+
+
+@dataclass(frozen=True, slots=True)
+class AgentConfig:
+    """All settings; nested classes give the dotted names (`sync.slop_sec`)."""
+
+    model: ModelConfig = ModelConfig()
+    pruning: PruningConfig = PruningConfig()
+    generation: GenerationConfig = GenerationConfig()
+    question: QuestionConfig = QuestionConfig()
+    pose_source: str = setting("pose", "which input gives the camera pose", choices=("pose", "odom"), read_only=True)
+    world_frame: str = setting(
+        "map", "frame of boxes and keyframes, z up; poses in another frame are refused", pattern=r"\S+", read_only=True
+    )
+    pose_child_frame: str = setting(
+        "",
+        "frame that the pose moves; empty = the colour optical frame (pose) or child_frame_id (odom)",
+        read_only=True,
+    )
+    extrinsic: ExtrinsicConfig = ExtrinsicConfig()
+    pose: PoseConfig = PoseConfig()
+    rgb_transport: str = setting(
+        "raw", "compressed subscribes rgb/image/compressed", choices=("raw", "compressed"), read_only=True
+    )
+    depth_transport: str = setting(
+        "raw",
+        "compressedDepth subscribes depth/image/compressedDepth",
+        choices=("raw", "compressedDepth"),
+        read_only=True,
+    )
+    qos: QosConfig = QosConfig()
+    sync: SyncConfig = SyncConfig()
+    input: InputConfig = InputConfig()
+    depth: DepthConfig = DepthConfig()
+    keyframe: KeyframeConfig = KeyframeConfig()
+    scene: SceneConfig = SceneConfig()
+    reset_on_time_jump: bool = setting(True, "a clock that jumps back (bag loop) clears the scene")
+    action: ActionConfig = ActionConfig()
+    markers: MarkersConfig = MarkersConfig()
+    boxes: BoxesConfig = BoxesConfig()
+    diagnostic_updater: DiagnosticUpdaterConfig = DiagnosticUpdaterConfig()
+    autostart: bool = setting(False, "configure and activate at start, without a lifecycle manager", read_only=True)
+
+    def __post_init__(self) -> None:
+        if self.depth.min_m >= self.depth.max_m:
+            raise ConfigError(
+                f"depth.min_m = {self.depth.min_m} must be below depth.max_m = {self.depth.max_m} (metres)."
+            )
+        norm = math.sqrt(sum(q * q for q in self.extrinsic.quat_xyzw))
+        if abs(norm - 1.0) > 1e-3:
+            raise ConfigError(
+                f"extrinsic.quat_xyzw = {self.extrinsic.quat_xyzw} has norm {norm:.4f}; it must be 1 within 1e-3."
+            )
+
+
+def iter_settings(cls: type = AgentConfig, prefix: str = "") -> Iterator[Setting]:
+    """Every setting in file order, dotted names."""
+    for f in dataclasses.fields(cls):
+        if dataclasses.is_dataclass(f.default):
+            yield from iter_settings(type(f.default), f"{prefix}{f.name}.")
+        else:
+            yield Setting(name=f"{prefix}{f.name}", default=cast(Value, f.default), **f.metadata)
+
+
+SETTINGS: dict[str, Setting] = {s.name: s for s in iter_settings()}
+
+
+def to_flat(config: AgentConfig) -> dict[str, Value]:
+    """The config's values by dotted name."""
+
+    def value_of(name: str) -> Value:
+        node: Any = config
+        for part in name.split("."):
+            node = getattr(node, part)
+        return node
+
+    return {name: value_of(name) for name in SETTINGS}
+
+
+def from_flat(values: Mapping[str, Any], base: AgentConfig | None = None) -> AgentConfig:
+    """A config from dotted names over `base` (default: all defaults).
+
+    Raises ConfigError for an unknown name (the nearest is named) or a value out of range.
+    """
+    flat: dict[str, Value] = to_flat(base or AgentConfig())
+    for name, value in values.items():
+        if name not in SETTINGS:
+            near = difflib.get_close_matches(name, SETTINGS, 1)
+            raise ConfigError(
+                f"unknown setting {name!r}" + (f"; did you mean {near[0]!r}?" if near else "; see docs/parameters.md.")
+            )
+        flat[name] = SETTINGS[name].check(value)
+
+    def build(cls: type, prefix: str) -> Any:
+        kwargs: dict[str, Any] = {}
+        for f in dataclasses.fields(cls):
+            nested = dataclasses.is_dataclass(f.default)
+            kwargs[f.name] = build(type(f.default), f"{prefix}{f.name}.") if nested else flat[prefix + f.name]
+        return cls(**kwargs)
+
+    return build(AgentConfig, "")
+
+
+def load_config(path: str | Path, base: AgentConfig | None = None) -> AgentConfig:
+    """A config from a ROS 2 parameter file (`/**: ros__parameters:`) or a plain nested YAML.
+
+    Raises ConfigError where the file is absent, not YAML, or holds an unknown or bad setting.
+    """
+    try:
+        tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"no configuration file at {path}.") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from None
+    for root in ("/**", "ros__parameters"):
+        if isinstance(tree, dict) and root in tree:
+            tree = tree[root]
+
+    def flatten(node: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+        if not isinstance(node, dict):
+            raise ConfigError(
+                f"{path}: expected a mapping at {prefix.rstrip('.') or 'the top'}, got {type(node).__name__}."
+            )
+        for key, value in node.items():
+            if isinstance(value, dict):
+                yield from flatten(value, f"{prefix}{key}.")
+            else:
+                yield f"{prefix}{key}", value
+
+    values = {name: value for name, value in flatten(tree or {}, "") if name != "use_sim_time"}
+    return from_flat(values, base)

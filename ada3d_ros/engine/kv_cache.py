@@ -1,0 +1,62 @@
+"""Keys and values of past tokens: one buffer per layer, each with its own length.
+
+After pruning, later layers hold fewer tokens than earlier ones. Knows nothing of positions: a key is stored roped.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from ada3d_ros.model.config import DecoderConfig
+
+
+class KVCache:
+    """Buffers (2, B, G, capacity, d) per layer, made at a layer's first append with room for `reserve` more tokens.
+
+    A full buffer is replaced by one of twice the size. `append` returns views: the next append may write behind them,
+    never into them.
+    """
+
+    def __init__(self, num_layers: int, reserve: int = 0) -> None:
+        self._buffers: list[torch.Tensor | None] = [None] * num_layers
+        self._lengths = [0] * num_layers
+        self._reserve = reserve
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Tokens held by each layer."""
+        return tuple(self._lengths)
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory of the buffers, the reserved room included."""
+        return sum(buffer.numel() * buffer.element_size() for buffer in self._buffers if buffer is not None)
+
+    def length(self, layer: int) -> int:
+        return self._lengths[layer]
+
+    def append(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Stores keys and values (B, G, T, d); returns all of the layer, (B, G, length, d)."""
+        start, stop = self._lengths[layer], self._lengths[layer] + keys.shape[2]
+        buffer = self._room(layer, keys, stop)
+        buffer[0, :, :, start:stop] = keys
+        buffer[1, :, :, start:stop] = values
+        self._lengths[layer] = stop
+        return buffer[0, :, :, :stop], buffer[1, :, :, :stop]
+
+    def _room(self, layer: int, keys: torch.Tensor, needed: int) -> torch.Tensor:
+        old = self._buffers[layer]
+        if old is not None and old.shape[3] >= needed:
+            return old
+        capacity = needed + self._reserve if old is None else max(needed, 2 * old.shape[3])
+        buffer = keys.new_empty(2, *keys.shape[:2], capacity, keys.shape[3])
+        if old is not None:
+            length = self._lengths[layer]
+            buffer[:, :, :, :length] = old[:, :, :, :length]
+        self._buffers[layer] = buffer
+        return buffer
+
+
+def kv_bytes_per_token(config: DecoderConfig, element_size: int) -> int:
+    """Bytes that one token takes in all layers (7B in 16 bits: 512 KiB)."""
+    return 2 * config.num_layers * config.num_kv_heads * config.head_dim * element_size

@@ -1,0 +1,167 @@
+"""Every error this package raises on purpose, and the number each gets at the ROS border.
+
+    Ada3DError
+    ├── ConfigError                 a setting, parameter or YAML value outside its range
+    ├── RequestError                a question that cannot be answered
+    │   ├── NotActiveError          the node is not active, or it is paused
+    │   ├── LoadingError            the weights are still loading
+    │   ├── NoFramesError           no keyframe yet; the text names the missing input
+    │   ├── StaleSceneError         the newest keyframe is older than scene.max_age_sec
+    │   ├── InvalidRequestError     empty, control characters, model tokens, bad number
+    │   ├── QuestionTooLongError    more characters or tokens than allowed
+    │   ├── BusyError               the queue is full
+    │   ├── RequestTimeoutError     the request's time ran out
+    │   ├── CanceledError           the caller took the request back
+    │   ├── PreemptedError          a newer request took its place
+    │   ├── SceneResetError         the scene was reset while answering
+    │   └── NotGroundedError        no box survived the checks
+    ├── FrameError                  one camera frame that cannot be used; has a `reason`
+    ├── PoseError                   a pose that is not a rigid transform
+    ├── SourceError                 a bag or folder that cannot be read or written
+    └── ModelError                  the model failed
+        ├── CheckpointError         weights missing, of another shape, or unsafe
+        └── OutOfMemoryError        the device's memory does not suffice
+
+Each class has one `code`, a number of msg/ErrorCode.msg (a test compares them).
+This module imports nothing of the package.
+"""
+
+from enum import IntEnum, StrEnum
+
+
+class ErrorCode(IntEnum):
+    """The numbers of msg/ErrorCode.msg."""
+
+    NONE = 0
+    NOT_ACTIVE = 21001
+    NO_FRAMES = 21002
+    STALE_SCENE = 21003
+    INVALID_REQUEST = 21004
+    QUESTION_TOO_LONG = 21005
+    BUSY = 21006
+    TIMEOUT = 21007
+    CANCELED = 21008
+    PREEMPTED = 21009
+    OUT_OF_MEMORY = 21010
+    MODEL_ERROR = 21011
+    NOT_GROUNDED = 21012
+    POSE_ERROR = 21013
+    SCENE_RESET = 21014
+    LOADING = 21015
+    UNKNOWN = 21999
+
+
+class FrameReason(StrEnum):
+    """Why a frame was not used: the counter names in diagnostics (`dropped.<reason>`)."""
+
+    NO_DEPTH = "no_depth"  # no depth image within sync.slop_sec of the colour image
+    NO_INFO = "no_info"  # no camera_info within sync.slop_sec
+    NO_POSE = "no_pose"  # no pose, or none near enough, for the image stamp
+    BAD_POSE = "bad_pose"  # not finite, or the quaternion is not a rotation
+    LATE = "late"  # arrived after its partners were already gone
+    STALE = "stale"  # older than input.max_age_sec
+    RATE_LIMIT = "rate_limit"  # faster than input.max_rate_hz
+    SUPERSEDED = "superseded"  # a newer frame arrived before the worker was free
+    BAD_ENCODING = "bad_encoding"  # an encoding this input does not take
+    BAD_SIZE = "bad_size"  # sizes of colour, depth and camera_info do not fit together
+    CORRUPT = "corrupt"  # truncated, wrong step, or the codec refused it
+    FRAME_MISMATCH = "frame_mismatch"  # colour and depth are in different frames
+    BAD_INTRINSICS = "bad_intrinsics"  # K is zero or not finite
+    BAD_DISTORTION = "bad_distortion"  # a distortion model that is not known
+    LOW_VALID_DEPTH = "low_valid_depth"  # less valid depth than depth.min_valid_fraction
+    BAD_UNITS = "bad_units"  # the depth's median is implausible: metres and millimetres mixed up?
+    ZERO_STAMP = "zero_stamp"  # header.stamp is not set
+    BACKWARD_STAMP = "backward_stamp"  # not newer than the stamp before it
+    SCENE_ERROR = "scene_error"  # an unexpected error while taking the frame in
+
+
+class Ada3DError(Exception):
+    """Base of all; the text is a sentence that says what was wrong and what to do."""
+
+    code: ErrorCode = ErrorCode.UNKNOWN
+
+
+class ConfigError(Ada3DError, ValueError):
+    code = ErrorCode.INVALID_REQUEST
+
+
+class RequestError(Ada3DError):
+    code = ErrorCode.INVALID_REQUEST
+
+
+class NotActiveError(RequestError):
+    code = ErrorCode.NOT_ACTIVE
+
+
+class LoadingError(RequestError):
+    code = ErrorCode.LOADING
+
+
+class NoFramesError(RequestError):
+    code = ErrorCode.NO_FRAMES
+
+
+class StaleSceneError(RequestError):
+    code = ErrorCode.STALE_SCENE
+
+
+class InvalidRequestError(RequestError):
+    code = ErrorCode.INVALID_REQUEST
+
+
+class QuestionTooLongError(RequestError):
+    code = ErrorCode.QUESTION_TOO_LONG
+
+
+class BusyError(RequestError):
+    code = ErrorCode.BUSY
+
+
+class RequestTimeoutError(RequestError):
+    code = ErrorCode.TIMEOUT
+
+
+class CanceledError(RequestError):
+    code = ErrorCode.CANCELED
+
+
+class PreemptedError(RequestError):
+    code = ErrorCode.PREEMPTED
+
+
+class SceneResetError(RequestError):
+    code = ErrorCode.SCENE_RESET
+
+
+class NotGroundedError(RequestError):
+    code = ErrorCode.NOT_GROUNDED
+
+
+class FrameError(Ada3DError):
+    """One frame that cannot be used. `reason` names the counter that grows."""
+
+    code = ErrorCode.NO_FRAMES
+
+    def __init__(self, reason: FrameReason, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class PoseError(Ada3DError, ValueError):
+    code = ErrorCode.POSE_ERROR
+
+
+class SourceError(Ada3DError):
+    code = ErrorCode.NO_FRAMES
+
+
+class ModelError(Ada3DError):
+    code = ErrorCode.MODEL_ERROR
+
+
+class CheckpointError(ModelError):
+    code = ErrorCode.MODEL_ERROR
+
+
+class OutOfMemoryError(ModelError):
+    code = ErrorCode.OUT_OF_MEMORY

@@ -1,0 +1,1 @@
+"""Evaluation: parity with the recorded reference (parity, golden_case)."""

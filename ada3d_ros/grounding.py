@@ -1,0 +1,59 @@
+"""Answer text to 3D boxes: parse `[cx, cy, cz, dx, dy, dz]`, then check each box against the depth that was seen.
+
+Boxes are full extents in metres in the world frame, as LLaVA-3D writes them (docs of ZCMax/LLaVA-3D). The reference has
+no parser; ours takes six numbers (axis-aligned) or seven (with yaw), and drops what cannot be a box.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from ada3d_ros.geometry.fusion import count_support
+from ada3d_ros.types import Box3D, GroundingMethod, RgbdFrame
+
+MAX_EXTENT_M = 50.0  # no object is larger
+MAX_COORDINATE_M = 10_000.0
+MAX_EVIDENCE = 8  # keyframe stamps named per box
+
+_GROUP = re.compile(r"\[([^\[\]]{5,200})\]")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+
+
+def parse_boxes(text: str, label: str = "") -> list[Box3D]:
+    """Every well-formed box in `text`, in order, duplicates removed. Malformed groups are passed over, never guessed."""
+    boxes: list[Box3D] = []
+    seen: set[tuple[float, ...]] = set()
+    for match in _GROUP.finditer(text):
+        parts = [part.strip() for part in match.group(1).split(",")]
+        if len(parts) not in (6, 7) or not all(_NUMBER.fullmatch(part) for part in parts):
+            continue
+        numbers = tuple(float(part) for part in parts)
+        center, size = np.array(numbers[:3]), np.array(numbers[3:6])
+        plausible = np.all(np.abs(center) <= MAX_COORDINATE_M) and np.all(size > 0) and np.all(size <= MAX_EXTENT_M)
+        if not plausible or numbers in seen:
+            continue
+        seen.add(numbers)
+        yaw = numbers[6] if len(numbers) == 7 else 0.0
+        boxes.append(Box3D(center, size, yaw_rad=yaw, label=label, method=GroundingMethod.TEXT))
+    return boxes
+
+
+def check_support(boxes: Sequence[Box3D], frames: Sequence[RgbdFrame], min_points: int) -> list[Box3D]:
+    """The boxes that hold at least `min_points` of the depth readings looked at (every second row and column).
+
+    Each kept box carries its point count and the stamps of the frames that see into it, most points first.
+    """
+    kept = []
+    for box in boxes:
+        support = count_support(frames, box)
+        if support.num_points < min_points:
+            continue
+        counts = support.per_frame
+        order = sorted((i for i, n in enumerate(counts) if n), key=lambda i: (-counts[i], i))
+        stamps = tuple(frames[i].stamp_ns for i in order[:MAX_EVIDENCE])
+        kept.append(replace(box, support_points=support.num_points, evidence_stamps_ns=stamps))
+    return kept

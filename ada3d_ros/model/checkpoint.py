@@ -1,0 +1,282 @@
+"""Checkpoints in LLaVA-3D's official layout: inspect, load strictly, save.
+
+Names and shapes are checked against the config before a value is read; the model is built without memory (meta device)
+and filled tensor by tensor in the target format, so that loading needs the model's size once. No network, no pickle code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ada3d_ros.errors import CheckpointError, ConfigError, OutOfMemoryError
+from ada3d_ros.model.config import LlavaConfig
+from ada3d_ros.model.llava3d import Llava3D
+from ada3d_ros.model.prompt import Tokenizer
+from ada3d_ros.model.weight_files import (
+    TensorInfo,
+    find_weight_files,
+    read_headers,
+    read_json,
+    read_tensors,
+    write_shards,
+)
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+VISION_PREFIX = "model.vision_tower.vision_tower."
+PREFIXES = (  # our module -> official name; the first that fits
+    ("decoder.lm_head.", "lm_head."),
+    ("decoder.", "model."),
+    ("vision.", VISION_PREFIX + "vision_model."),
+    ("projector.", "model.mm_projector."),
+    ("position_embedding.", "model.video_tower.video_tower.positional_embedding.position_embedding_head."),
+    ("click_encoder.", "model.video_tower.prompt_encoder.pos_emb3d.position_embedding_head."),
+)
+FLOAT32_MODULES = ("position_embedding.", "click_encoder.")  # geometry stays float32 (model/spatial.py)
+MAX_NAMED = 8
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class CheckpointInfo:
+    """A checkpoint whose names and shapes are right; no value has been read. sources: our parameter name -> stored tensor
+    (its name in the file, and where)."""
+
+    path: Path
+    config: LlavaConfig
+    files: tuple[Path, ...]
+    sources: Mapping[str, tuple[str, TensorInfo]]
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(_numel(info.shape) for _, info in self.sources.values())
+
+    def weight_bytes(self, dtype: torch.dtype) -> int:
+        """Device memory that the weights will take in this format."""
+        return sum(_numel(info.shape) * _target_dtype(name, dtype).itemsize for name, (_, info) in self.sources.items())
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class LoadedModel:
+    """A model ready to run (eval mode, no gradients) and its tokenizer."""
+
+    model: Llava3D
+    tokenizer: Tokenizer
+    info: CheckpointInfo
+
+
+def _numel(shape: tuple[int, ...]) -> int:
+    count = 1
+    for size in shape:
+        count *= size
+    return count
+
+
+def _target_dtype(name: str, dtype: torch.dtype) -> torch.dtype:
+    return torch.float32 if name.startswith(FLOAT32_MODULES) else dtype
+
+
+def official_name(name: str) -> str:
+    """The official checkpoint's name of one of our parameters."""
+    ours, official = next(pair for pair in PREFIXES if name.startswith(pair[0]))
+    return official + name.removeprefix(ours)
+
+
+def build_meta_model(config: LlavaConfig, compat: str = "default") -> Llava3D:
+    """The model with names and shapes but without memory."""
+    with torch.device("meta"):
+        return Llava3D(config, compat)
+
+
+def resolve_device(name: str) -> torch.device:
+    """`auto`: cuda where there is one. Raises ConfigError for a cuda device that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            f"model.device = {name!r}: torch sees {torch.cuda.device_count()} CUDA device(s); use cpu or auto."
+        )
+    return device
+
+
+def resolve_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """`auto`: bfloat16 on cuda, float32 on the CPU."""
+    if precision == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    if precision not in PRECISIONS:
+        raise ConfigError(f"model.precision = {precision!r}; allowed: auto, {', '.join(PRECISIONS)}.")
+    return PRECISIONS[precision]
+
+
+def inspect_checkpoint(path: str | Path, vision_path: str | Path | None = None) -> CheckpointInfo:
+    """Checks a folder from its config and file headers alone; fast even for 7B.
+
+    Raises CheckpointError that names what is missing, unexpected, of another shape, unsafe or damaged.
+    """
+    folder, vision_folder = Path(path), Path(vision_path) if vision_path else None
+    files = find_weight_files(folder)
+    vision_config = read_json(vision_folder / "config.json") if vision_folder else None
+    config = LlavaConfig.from_json(read_json(folder / "config.json"), vision_config)
+    if not (folder / "tokenizer.model").is_file():
+        raise CheckpointError(
+            f"{folder} lacks tokenizer.model: copy it from the checkpoint (for LLaVA, that of Vicuna)."
+        )
+    return inspect_files(config, files, find_weight_files(vision_folder) if vision_folder else [])
+
+
+def inspect_files(config: LlavaConfig, files: Sequence[Path], vision_files: Sequence[Path] = ()) -> CheckpointInfo:
+    """The same for weight files and a config that are already known; vision_files (CLIP) are used if `files` hold no tower."""
+    stored = {_normalize(name): (name, info) for name, info in read_headers(files).items()}
+    if vision_files and not any(name.startswith(VISION_PREFIX) for name in stored):
+        files = [*files, *vision_files]
+        stored |= _clip_tensors(read_headers(vision_files))
+    folder = files[0].parent
+    return CheckpointInfo(folder, config, tuple(files), _match(config, stored, folder))
+
+
+def _normalize(name: str) -> str:
+    """transformers 5.23 dropped `vision_model.` from CLIP's names: both spellings are taken."""
+    if name.startswith(VISION_PREFIX) and not name.startswith(VISION_PREFIX + "vision_model."):
+        return VISION_PREFIX + "vision_model." + name.removeprefix(VISION_PREFIX)
+    return name
+
+
+def _clip_tensors(headers: Mapping[str, TensorInfo]) -> dict[str, tuple[str, TensorInfo]]:
+    """The vision part of a CLIP checkpoint under LLaVA's names; the text part is left out."""
+    vision = ("embeddings.", "pre_layrnorm.", "encoder.", "post_layernorm.")
+    short = {name: name.removeprefix("vision_model.") for name in headers}
+    return {
+        VISION_PREFIX + "vision_model." + short[name]: (name, info)
+        for name, info in headers.items()
+        if short[name].startswith(vision)
+    }
+
+
+def _is_unused(name: str, num_run_layers: int) -> bool:
+    """Stored tensors that no output depends on: old buffers, CLIP blocks after the selected layer, CLIP's last norm."""
+    if name.endswith(("rotary_emb.inv_freq", "embeddings.position_ids")):
+        return True
+    if not name.startswith(VISION_PREFIX):
+        return False
+    layer = re.search(r"encoder\.layers\.(\d+)\.", name)
+    return ".post_layernorm." in name or (layer is not None and int(layer.group(1)) >= num_run_layers)
+
+
+def _match(
+    config: LlavaConfig, stored: Mapping[str, tuple[str, TensorInfo]], folder: Path
+) -> dict[str, tuple[str, TensorInfo]]:
+    expected = {official_name(name): (name, tuple(p.shape)) for name, p in build_meta_model(config).named_parameters()}
+    missing = [name for name in expected if name not in stored]
+    if (
+        missing
+        and all(name.startswith(VISION_PREFIX) for name in missing)
+        and not any(name.startswith(VISION_PREFIX) for name in stored)
+    ):
+        raise CheckpointError(
+            f"{folder} holds no vision tower ({VISION_PREFIX}*): set model.vision_path to a local folder with the CLIP "
+            "checkpoint that config.json names as mm_vision_tower."
+        )
+    unexpected = [
+        name for name in stored if name not in expected and not _is_unused(name, config.vision.num_run_layers)
+    ]
+    if missing or unexpected:
+        parts = [
+            f"{len(n)} {w} tensor(s): {_shortened(n)}"
+            for w, n in (("missing", missing), ("unexpected", unexpected))
+            if n
+        ]
+        raise CheckpointError(
+            f"{folder} does not fit its config.json; {'; '.join(parts)}. Is it a LLaVA-3D checkpoint?"
+        )
+    wrong = [
+        f"{name} has shape {stored[name][1].shape}, expected {shape}"
+        for name, (_, shape) in expected.items()
+        if stored[name][1].shape != shape
+    ]
+    if wrong:
+        raise CheckpointError(f"{folder} does not fit its config.json: {_shortened(wrong, '; ')}.")
+    return {name: stored[official] for official, (name, _) in expected.items()}
+
+
+def _shortened(names: list[str], separator: str = ", ") -> str:
+    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+    return separator.join(names[:MAX_NAMED]) + more
+
+
+def load_model(
+    path: str | Path,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    compat: str = "default",
+    vision_path: str | Path | None = None,
+) -> LoadedModel:
+    """The model and tokenizer of a checkpoint folder; vision_path is used where the folder holds no CLIP weights.
+
+    Raises CheckpointError as `inspect_checkpoint` does, OutOfMemoryError with both sizes where the device is too small.
+    """
+    info = inspect_checkpoint(path, vision_path)
+    tokenizer = Tokenizer(info.path / "tokenizer.model")
+    if tokenizer.vocab_size > info.config.decoder.vocab_size:
+        raise CheckpointError(
+            f"{info.path}: tokenizer.model has {tokenizer.vocab_size} tokens, the model's embedding only "
+            f"{info.config.decoder.vocab_size}: they are not of the same checkpoint."
+        )
+    return LoadedModel(load_weights(info, device, dtype, compat), tokenizer, info)
+
+
+def load_weights(
+    info: CheckpointInfo,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    compat: str = "default",
+) -> Llava3D:
+    """The model of an inspected checkpoint, in eval mode and without gradients."""
+    model = build_meta_model(info.config, compat)
+    try:
+        _fill(model, info, torch.device(device), dtype)
+    except torch.OutOfMemoryError:
+        raise OutOfMemoryError(
+            f"the weights need {info.weight_bytes(dtype) / 2**30:.1f} GiB on {device}, which has less free: use "
+            "model.precision bf16, close other programs, or take a smaller model."
+        ) from None
+    return model.eval()
+
+
+def _fill(model: Llava3D, info: CheckpointInfo, device: torch.device, dtype: torch.dtype) -> None:
+    for file in info.files:
+        ours = {stored: name for name, (stored, tensor) in info.sources.items() if tensor.file == file}
+        for stored, tensor in read_tensors(file, list(ours)):
+            value = tensor.to(device, _target_dtype(ours[stored], dtype), copy=True)  # not a view of the mapped file
+            set_parameter(model, ours[stored], value)
+
+
+def set_parameter(model: nn.Module, name: str, value: torch.Tensor) -> None:
+    """Puts `value` in the place of parameter `name`, without gradients."""
+    module, _, leaf = name.rpartition(".")
+    setattr(model.get_submodule(module), leaf, nn.Parameter(value, requires_grad=False))
+
+
+def weights_sha256(path: str | Path) -> str:
+    """SHA-256 over the weight files in name order; for a single file, what `sha256sum` prints."""
+    digest = hashlib.sha256()
+    for file in find_weight_files(Path(path)):
+        with file.open("rb") as handle:
+            while block := handle.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def save_checkpoint(model: Llava3D, tokenizer: Tokenizer, path: str | Path, max_shard_bytes: int = 5 * 10**9) -> None:
+    """Writes config.json, tokenizer.model and safetensors in the official layout; the folder is made."""
+    folder = Path(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(model.config.to_json(), indent=1), encoding="utf-8")
+    (folder / "tokenizer.model").write_bytes(tokenizer.to_bytes())
+    write_shards({official_name(name): p for name, p in model.named_parameters()}, folder, max_shard_bytes)

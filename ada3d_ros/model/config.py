@@ -1,0 +1,243 @@
+"""Sizes and settings of one LLaVA-3D (or plain LLaVA-1.5) model, read from the checkpoint's own config.json.
+
+Defaults are LLaVA-3D-7B (reference: llava/model/multimodal_encoder, scripts/train). Keys of ours that the official
+file does not have: `mm_vision_config`, `mm_voxel_size_m`, `mm_token_cap`, `ada3d_random_weights`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ada3d_ros.errors import CheckpointError
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+VIDEO_TOWER = "SpatialAwareModule"
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderConfig:
+    """LLaMA sizes; num_kv_heads below num_heads is grouped-query attention."""
+
+    vocab_size: int = 32000
+    hidden_size: int = 4096
+    intermediate_size: int = 11008
+    num_layers: int = 32
+    num_heads: int = 32
+    num_kv_heads: int = 32
+    rms_norm_eps: float = 1e-5
+    rope_theta: float = 10000.0
+    max_positions: int = 4096
+    bos_id: int = 1
+    eos_id: int = 2
+
+    def __post_init__(self) -> None:
+        if self.hidden_size % self.num_heads or self.num_heads % self.num_kv_heads:
+            raise CheckpointError(
+                f"config.json: hidden_size {self.hidden_size}, num_attention_heads {self.num_heads} and "
+                f"num_key_value_heads {self.num_kv_heads} must divide each other in this order."
+            )
+
+    @property
+    def head_dim(self) -> int:
+        return self.hidden_size // self.num_heads
+
+
+@dataclass(frozen=True, slots=True)
+class VisionConfig:
+    """CLIP ViT sizes. select_layer indexes transformers' hidden_states (0 = embeddings, -2 = all blocks but the last)."""
+
+    hidden_size: int = 1024
+    intermediate_size: int = 4096
+    num_hidden_layers: int = 24
+    num_attention_heads: int = 16
+    patch_size: int = 14
+    image_size: int = 336
+    hidden_act: str = "quick_gelu"
+    layer_norm_eps: float = 1e-5
+    select_layer: int = -2
+    image_mean: tuple[float, float, float] = CLIP_MEAN
+    image_std: tuple[float, float, float] = CLIP_STD
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.num_run_layers <= self.num_hidden_layers:
+            raise CheckpointError(
+                f"config.json: mm_vision_select_layer {self.select_layer} does not exist in a tower of "
+                f"{self.num_hidden_layers} layers (allowed: {-self.num_hidden_layers - 1} to {self.num_hidden_layers})."
+            )
+
+    @property
+    def num_run_layers(self) -> int:
+        """Blocks that are built and run: the selected hidden state is the output of the last of them."""
+        return self.select_layer + (self.num_hidden_layers + 1 if self.select_layer < 0 else 0)
+
+    @property
+    def patches_per_side(self) -> int:
+        return self.image_size // self.patch_size
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any], select_layer: int) -> VisionConfig:
+        """From a CLIPVisionConfig dictionary (or a CLIPConfig, whose `vision_config` is taken)."""
+        data = data.get("vision_config") or data
+        names = {f.name for f in dataclasses.fields(cls)} - {"select_layer"}
+        values = {name: data[name] for name in names if name in data}
+        for name in ("image_mean", "image_std"):
+            if name in values:
+                values[name] = tuple(values[name])
+        return cls(select_layer=select_layer, **values)
+
+
+HUB_TOWERS = {  # CLIP sizes are not in LLaVA's config.json, only the tower's name
+    "clip-vit-large-patch14-336": {"image_size": 336},
+    "clip-vit-large-patch14": {"image_size": 224},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class LlavaConfig:
+    """The whole model. has_video_tower False: a 2D-only LLaVA-1.5 without position embedding and click encoder."""
+
+    decoder: DecoderConfig = DecoderConfig()
+    vision: VisionConfig = VisionConfig()
+    has_video_tower: bool = True
+    voxel_size_m: float = 0.2
+    token_cap: int = 2560
+    max_length: int = 4096
+    image_aspect_ratio: str = "square"
+    random_weights: bool = False
+
+    def __post_init__(self) -> None:
+        if self.image_aspect_ratio not in ("square", "pad"):
+            raise CheckpointError(
+                f"config.json: image_aspect_ratio {self.image_aspect_ratio!r} is not supported (square or pad)."
+            )
+
+    @property
+    def position_embedding_width(self) -> int:
+        """Of the 3D position embedding: added to CLIP features, so it has their width."""
+        return self.vision.hidden_size
+
+    @property
+    def click_encoder_width(self) -> int:
+        """Of the click encoder: its rows stand among the decoder's embeddings, so they have their width."""
+        return self.decoder.hidden_size
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any], vision_data: Mapping[str, Any] | None = None) -> LlavaConfig:
+        """From an official config.json; vision_data is the CLIP folder's config.json where one is given.
+
+        Raises CheckpointError for an architecture that this package does not run; the setting is named.
+        """
+        _check_supported(data)
+        video_tower = data.get("mm_video_tower")
+        if video_tower not in (None, VIDEO_TOWER):
+            raise CheckpointError(f"config.json: mm_video_tower {video_tower!r} is not known (only {VIDEO_TOWER!r}).")
+        return cls(
+            decoder=_decoder_from_json(data),
+            vision=_vision_from_json(data, vision_data),
+            has_video_tower=video_tower is not None,
+            voxel_size_m=float(data.get("mm_voxel_size_m", 0.2)),
+            token_cap=int(data.get("mm_token_cap", 2560)),
+            max_length=int(data.get("tokenizer_model_max_length", 4096)),
+            image_aspect_ratio=data.get("image_aspect_ratio") or "square",
+            random_weights=bool(data.get("ada3d_random_weights", False)),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The config.json that `from_json` reads back to an equal config."""
+        decoder, vision = self.decoder, dataclasses.asdict(self.vision)
+        select_layer = vision.pop("select_layer")
+        data: dict[str, Any] = {
+            "architectures": ["LlavaLlamaForCausalLM"],
+            "model_type": "llava_llama",
+            "vocab_size": decoder.vocab_size,
+            "hidden_size": decoder.hidden_size,
+            "intermediate_size": decoder.intermediate_size,
+            "num_hidden_layers": decoder.num_layers,
+            "num_attention_heads": decoder.num_heads,
+            "num_key_value_heads": decoder.num_kv_heads,
+            "rms_norm_eps": decoder.rms_norm_eps,
+            "rope_theta": decoder.rope_theta,
+            "max_position_embeddings": decoder.max_positions,
+            "hidden_act": "silu",
+            "tie_word_embeddings": False,
+            "bos_token_id": decoder.bos_id,
+            "eos_token_id": decoder.eos_id,
+            "pad_token_id": 0,
+            "mm_projector_type": "mlp2x_gelu",
+            "mm_hidden_size": self.vision.hidden_size,
+            "mm_vision_select_layer": select_layer,
+            "mm_vision_select_feature": "patch",
+            "mm_vision_config": {
+                **vision,
+                "image_mean": list(vision["image_mean"]),
+                "image_std": list(vision["image_std"]),
+            },
+            "mm_voxel_size_m": self.voxel_size_m,
+            "mm_token_cap": self.token_cap,
+            "tokenizer_model_max_length": self.max_length,
+            "image_aspect_ratio": self.image_aspect_ratio,
+            "ada3d_random_weights": self.random_weights,
+        }
+        return data | ({"mm_video_tower": VIDEO_TOWER} if self.has_video_tower else {})
+
+
+def _check_supported(data: Mapping[str, Any]) -> None:
+    """Settings that change the arithmetic: the only values this package implements."""
+    expected = {
+        "hidden_act": ("silu",),
+        "tie_word_embeddings": (False,),
+        "attention_bias": (False,),
+        "mm_projector_type": ("mlp2x_gelu",),
+        "mm_vision_select_feature": ("patch",),
+        "mm_use_im_start_end": (False,),
+        "mm_patch_merge_type": ("flat",),
+        "rope_scaling": (None,),
+    }
+    for name, allowed in expected.items():
+        if name in data and data[name] not in allowed:
+            raise CheckpointError(f"config.json: {name} = {data[name]!r} is not supported (only {allowed[0]!r}).")
+
+
+def _decoder_from_json(data: Mapping[str, Any]) -> DecoderConfig:
+    required = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    missing = [name for name in required if name not in data]
+    if missing:
+        raise CheckpointError(
+            f"config.json lacks {', '.join(missing)}: is this folder a LLaVA-3D or LLaVA-1.5 checkpoint?"
+        )
+    rope = data.get("rope_parameters") or {}
+    return DecoderConfig(
+        vocab_size=int(data["vocab_size"]),
+        hidden_size=int(data["hidden_size"]),
+        intermediate_size=int(data["intermediate_size"]),
+        num_layers=int(data["num_hidden_layers"]),
+        num_heads=int(data["num_attention_heads"]),
+        num_kv_heads=int(data.get("num_key_value_heads") or data["num_attention_heads"]),
+        rms_norm_eps=float(data.get("rms_norm_eps", 1e-5)),
+        rope_theta=float(data.get("rope_theta") or rope.get("rope_theta", 10000.0)),
+        max_positions=int(data.get("max_position_embeddings", 4096)),
+        bos_id=int(data.get("bos_token_id", 1)),
+        eos_id=int(data.get("eos_token_id", 2)),
+    )
+
+
+def _vision_from_json(data: Mapping[str, Any], vision_data: Mapping[str, Any] | None) -> VisionConfig:
+    select_layer = int(data.get("mm_vision_select_layer", -2))
+    tower = str(data.get("mm_vision_tower", "clip-vit-large-patch14-336")).rstrip("/").rsplit("/", 1)[-1]
+    sizes = data.get("mm_vision_config") or vision_data or HUB_TOWERS.get(tower)
+    if sizes is None:
+        raise CheckpointError(
+            f"config.json: the sizes of mm_vision_tower {tower!r} are not known; set model.vision_path to the folder of "
+            f"that CLIP checkpoint (known by name: {', '.join(HUB_TOWERS)})."
+        )
+    vision = VisionConfig.from_json(sizes, select_layer)
+    if data.get("mm_hidden_size", vision.hidden_size) != vision.hidden_size:
+        raise CheckpointError(
+            f"config.json: mm_hidden_size {data['mm_hidden_size']} differs from the vision tower's width "
+            f"{vision.hidden_size}; model.vision_path must name the tower the checkpoint was trained with."
+        )
+    return vision

@@ -1,0 +1,219 @@
+"""The LLaMA decoder: RMSNorm, rotate-half RoPE, grouped-query attention, SiLU-gated MLP, SDPA.
+
+Runs any range of layers, so that the engine can act between them; it knows nothing of pruning, images or text.
+Module names are those of transformers' LlamaModel. Shapes: B batch, T tokens, D hidden, H heads, G key-value heads,
+d head dim.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, cast
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from ada3d_ros.model.config import DecoderConfig
+
+Rope = tuple[torch.Tensor, torch.Tensor]  # cos, sin: (B or 1, 1, T, d)
+
+
+class KeyValueStore(Protocol):
+    """What attention needs of a KV cache (engine/kv_cache.py). Each layer has its own length."""
+
+    def length(self, layer: int) -> int: ...
+
+    def append(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Stores (B, G, T, d) and returns all keys and values of the layer, (B, G, length, d)."""
+        ...
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class RankingInputs:
+    """Queries of chosen rows and keys of all rows for one layer that has not run yet.
+
+    q, q_unroped (B, H, R, d); k, k_unroped (B, G, T, d). Hand k_unroped (gathered to the rows that stay) to `run_layers`
+    as first_keys, so that the layer does not compute it again.
+    """
+
+    q: torch.Tensor
+    q_unroped: torch.Tensor
+    k: torch.Tensor
+    k_unroped: torch.Tensor
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * weight, the mean of squares in float32."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        wide = hidden.float()
+        wide = wide * torch.rsqrt(wide.pow(2).mean(dim=-1, keepdim=True) + self.eps)
+        return self.weight * wide.to(hidden.dtype)
+
+
+def rope_tables(positions: torch.Tensor, head_dim: int, theta: float, dtype: torch.dtype) -> Rope:
+    """cos and sin of positions (T,) or (B, T) int64, angles in float32; shapes (1 or B, 1, T, d)."""
+    exponents = torch.arange(0, head_dim, 2, dtype=torch.float32, device=positions.device) / head_dim
+    angles = positions.reshape(-1, positions.shape[-1], 1).float() * (1.0 / theta**exponents)  # (B, T, d/2)
+    angles = torch.cat((angles, angles), dim=-1).unsqueeze(1)
+    return angles.cos().to(dtype), angles.sin().to(dtype)
+
+
+def apply_rope(x: torch.Tensor, rope: Rope) -> torch.Tensor:
+    """x (B, heads, T, d) rotated, LLaMA's rotate-half layout: dimension i pairs with i + d/2."""
+    low, high = x.chunk(2, dim=-1)
+    return x * rope[0] + torch.cat((-high, low), dim=-1) * rope[1]
+
+
+class Attention(nn.Module):
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.head_dim = config.head_dim
+        kv_width = config.num_kv_heads * config.head_dim
+        self.grouped = config.num_kv_heads != config.num_heads
+        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+        self.k_proj = nn.Linear(config.hidden_size, kv_width, bias=False)
+        self.v_proj = nn.Linear(config.hidden_size, kv_width, bias=False)
+        self.o_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+
+    def split_heads(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, T, heads * d) to (B, heads, T, d)."""
+        return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        rope: Rope,
+        layer: int,
+        cache: KeyValueStore | None,
+        mask: torch.Tensor | None,
+        keys_unroped: torch.Tensor | None,
+    ) -> torch.Tensor:
+        q = apply_rope(self.split_heads(self.q_proj(x)), rope)
+        if keys_unroped is None:
+            keys_unroped = self.split_heads(self.k_proj(x))
+        k, v = apply_rope(keys_unroped, rope), self.split_heads(self.v_proj(x))
+        if cache is not None:
+            k, v = cache.append(layer, k, v)
+        causal = mask is None and q.shape[2] > 1
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=self.grouped)
+        return cast(torch.Tensor, self.o_proj(out.transpose(1, 2).flatten(2)))
+
+
+class MLP(nn.Module):
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return cast(torch.Tensor, self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x)))
+
+
+class DecoderLayer(nn.Module):
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.self_attn = Attention(config)
+        self.mlp = MLP(config)
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+    def forward(
+        self,
+        hidden: torch.Tensor,
+        rope: Rope,
+        layer: int,
+        cache: KeyValueStore | None,
+        mask: torch.Tensor | None,
+        keys_unroped: torch.Tensor | None,
+    ) -> torch.Tensor:
+        hidden = hidden + self.self_attn(self.input_layernorm(hidden), rope, layer, cache, mask, keys_unroped)
+        return hidden + cast(torch.Tensor, self.mlp(self.post_attention_layernorm(hidden)))
+
+
+def attention_mask(past: int, tokens: int, key_mask: torch.Tensor | None, device: torch.device) -> torch.Tensor | None:
+    """Which keys each new token sees, (B or 1, 1, T, past + T) bool; None where SDPA's own causal rule says the same.
+
+    key_mask (B, past + T) bool: False marks padding. A padded row still sees itself, so that its softmax is defined.
+    """
+    if key_mask is None and (past == 0 or tokens == 1):
+        return None
+    rows = torch.arange(past, past + tokens, device=device)[:, None]
+    columns = torch.arange(past + tokens, device=device)
+    visible = (columns <= rows)[None, None]
+    if key_mask is None:
+        return visible
+    return (visible & key_mask[:, None, None, :].to(device)) | (columns == rows)
+
+
+class LlamaDecoder(nn.Module):
+    """Embedding, layers, final norm and head. All positions are absolute, 1-D, chosen by the caller."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.num_layers))
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+
+    @property
+    def device(self) -> torch.device:
+        return self.lm_head.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.lm_head.weight.dtype
+
+    def embed(self, ids: torch.Tensor) -> torch.Tensor:
+        """Token ids (...,) int64 to embeddings (..., D)."""
+        return cast(torch.Tensor, self.embed_tokens(ids))
+
+    def run_layers(
+        self,
+        start: int,
+        stop: int,
+        hidden: torch.Tensor,
+        positions: torch.Tensor,
+        cache: KeyValueStore | None = None,
+        key_mask: torch.Tensor | None = None,
+        first_keys: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Layers start..stop-1 on hidden (B, T, D) with positions (T,) or (B, T); returns hidden (B, T, D).
+
+        cache: the new tokens attend to what it holds and are added to it. key_mask (B, past + T) bool, False = padding.
+        first_keys (B, G, T, d): layer `start`'s keys before RoPE, if `ranking_inputs` made them already.
+        """
+        rope = self._rope(positions, hidden.dtype)
+        masks: dict[int, torch.Tensor | None] = {}
+        for index in range(start, stop):
+            past = cache.length(index) if cache is not None else 0
+            if past not in masks:
+                masks[past] = attention_mask(past, hidden.shape[1], key_mask, hidden.device)
+            hidden = self.layers[index](hidden, rope, index, cache, masks[past], first_keys if index == start else None)
+        return hidden
+
+    def ranking_inputs(
+        self, layer: int, hidden: torch.Tensor, positions: torch.Tensor, query_rows: torch.Tensor
+    ) -> RankingInputs:
+        """q of the chosen rows (R,) and k of all rows of hidden (B, T, D), as layer `layer` would compute them."""
+        block = cast(DecoderLayer, self.layers[layer])
+        x, attention = block.input_layernorm(hidden), block.self_attn
+        q = attention.split_heads(attention.q_proj(x[:, query_rows]))
+        k = attention.split_heads(attention.k_proj(x))
+        q_rope = self._rope(positions[..., query_rows], hidden.dtype)
+        return RankingInputs(apply_rope(q, q_rope), q, apply_rope(k, self._rope(positions, hidden.dtype)), k)
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Final norm and head: (..., D) to (..., vocab). Callers pass only the rows they need."""
+        return cast(torch.Tensor, self.lm_head(self.norm(hidden)))
+
+    def _rope(self, positions: torch.Tensor, dtype: torch.dtype) -> Rope:
+        return rope_tables(positions, self.config.head_dim, self.config.rope_theta, dtype)

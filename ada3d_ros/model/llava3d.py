@@ -1,0 +1,129 @@
+"""LLaVA-3D put together: views -> spatial tokens -> projected rows, clicks -> rows, and the splice into the prompt.
+
+Nothing here generates text (engine/) or reads files (checkpoint.py). Reference: llava/model/llava_arch.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from ada3d_ros.errors import ConfigError, InvalidRequestError, NoFramesError, QuestionTooLongError
+from ada3d_ros.model.config import LlavaConfig
+from ada3d_ros.model.decoder import LlamaDecoder
+from ada3d_ros.model.prompt import CLICK_ID, IMAGE_ID
+from ada3d_ros.model.spatial import PointEncoder, cap_spatial_tokens, pool_spatial_tokens, sample_patch_points
+from ada3d_ros.model.vision import VisionTower
+from ada3d_ros.types import MultiViewInput, PromptSequence, SpatialTokens
+
+
+class Llava3D(nn.Module):
+    """The model. compat `reference` keeps invalid patches, caps at random and truncates long prompts; `default` does not."""
+
+    def __init__(self, config: LlavaConfig, compat: str = "default") -> None:
+        super().__init__()
+        if compat not in ("default", "reference"):
+            raise ConfigError(f"model.compat = {compat!r}: not a known choice; allowed: 'default', 'reference'.")
+        self.config = config
+        self.reference = compat == "reference"
+        width = config.decoder.hidden_size
+        self.vision = VisionTower(config.vision)
+        self.projector = nn.Sequential(nn.Linear(config.vision.hidden_size, width), nn.GELU(), nn.Linear(width, width))
+        self.decoder = LlamaDecoder(config.decoder)
+        if config.has_video_tower:
+            self.position_embedding = PointEncoder(config.position_embedding_width)
+            self.click_encoder = PointEncoder(config.click_encoder_width)
+
+    @property
+    def device(self) -> torch.device:
+        return self.decoder.device
+
+    def encode_views(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Patch features (V, P, C) of normalised pixels (V, 3, S, S); each view alone, so they can be kept per keyframe."""
+        return self.vision(pixels.to(self.device))
+
+    def build_spatial_tokens(self, features: torch.Tensor, views: MultiViewInput) -> SpatialTokens:
+        """Spatial tokens of patch features (V, P, C) and the geometry of the same views, at most config.token_cap.
+
+        Raises InvalidRequestError for a 2D-only model, NoFramesError if no patch of any view has a depth reading.
+        """
+        self._require_3d("questions about the scene")
+        views = to_device(views, self.device)
+        xyz = sample_patch_points(views, self.config.vision.patches_per_side)
+        tokens = pool_spatial_tokens(
+            features, xyz, self.position_embedding, self.config.voxel_size_m, keep_invalid=self.reference
+        )
+        if tokens.features.shape[0] == 0:
+            raise NoFramesError(
+                f"none of the {xyz.shape[0]} views has a depth reading at any patch: check the depth topic, its unit "
+                "and depth.min_m / depth.max_m."
+            )
+        return cap_spatial_tokens(tokens, self.config.token_cap, scramble=self.reference)
+
+    def project(self, features: torch.Tensor) -> torch.Tensor:
+        """Vision features (N, C), pooled or the patches of one 2D image, to decoder rows (N, D)."""
+        return self.projector(features)
+
+    def encode_clicks(self, clicks: Sequence[Sequence[float]]) -> torch.Tensor:
+        """Points (n, 3) in metres in the world frame to decoder rows (n, D)."""
+        if not len(clicks):
+            return torch.zeros(0, self.config.decoder.hidden_size, dtype=self.decoder.dtype, device=self.device)
+        self._require_3d("coordinates in a question")
+        points = torch.tensor(clicks, dtype=torch.float32, device=self.device)
+        return self.click_encoder(points).to(self.decoder.dtype)
+
+    def build_prompt(
+        self, ids: Sequence[int], visual: torch.Tensor | None, clicks: torch.Tensor | None = None
+    ) -> PromptSequence:
+        """Text ids with each IMAGE_ID replaced by `visual` (N, D) and each CLICK_ID by the next row of `clicks` (n, D).
+
+        Raises InvalidRequestError where placeholders and rows differ in number, QuestionTooLongError beyond
+        config.max_length tokens (preset `reference` cuts the end off instead).
+        """
+        rows = clicks if clicks is not None else self.encode_clicks(())
+        _check_count("<image>", list(ids).count(IMAGE_ID), 0 if visual is None else 1, "image or scene")
+        _check_count("<boxes>", list(ids).count(CLICK_ID), rows.shape[0], "coordinate(s)")
+        token_ids = torch.tensor(ids, dtype=torch.int64, device=self.device)
+        text = self.decoder.embed(token_ids.clamp(min=0))
+        text[token_ids == CLICK_ID] = rows.to(text.dtype)
+        span = (0, 0)
+        if visual is not None:
+            start = list(ids).index(IMAGE_ID)
+            text = torch.cat((text[:start], visual.to(text.dtype), text[start + 1 :]))
+            span = (start, start + visual.shape[0])
+        limit = self.config.max_length
+        if text.shape[0] > limit and not self.reference:
+            raise QuestionTooLongError(
+                f"the prompt has {text.shape[0]} tokens ({span[1] - span[0]} of them spatial), the model takes {limit}: "
+                "ask a shorter question or keep fewer views (keyframe.max_views)."
+            )
+        text = text[:limit]
+        positions = torch.arange(text.shape[0], device=self.device)
+        return PromptSequence(text, positions, (min(span[0], limit), min(span[1], limit)))
+
+    def _require_3d(self, what: str) -> None:
+        if not self.config.has_video_tower:
+            raise InvalidRequestError(
+                f"the loaded model is 2D only (its config.json has no mm_video_tower), so it cannot take {what}; ask with "
+                "scope LATEST_IMAGE and without coordinates, or load a LLaVA-3D checkpoint."
+            )
+
+
+def _check_count(placeholder: str, wanted: int, given: int, what: str) -> None:
+    if wanted != given:
+        raise InvalidRequestError(
+            f"the prompt has {wanted} {placeholder} placeholder(s), but {given} {what} were given."
+        )
+
+
+def to_device(views: MultiViewInput, device: torch.device) -> MultiViewInput:
+    """The same views with their tensors on `device`."""
+    return MultiViewInput(
+        views.pixels.to(device),
+        views.depth_m.to(device),
+        views.K.to(device),
+        views.T_world_cam.to(device),
+        views.stamp_ns,
+    )

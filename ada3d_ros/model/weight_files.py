@@ -1,0 +1,150 @@
+"""Weight files of a checkpoint folder: which there are, what their headers say, reading and writing them tensor by tensor.
+
+Safetensors or pytorch_model*.bin (weights_only: a pickle with code in it is refused), whole or sharded with an index.
+Knows nothing of the model's names.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from ada3d_ros.errors import CheckpointError
+
+WHOLE_FILES = ("model.safetensors", "pytorch_model.bin")
+INDEX_FILES = tuple(f"{name}.index.json" for name in WHOLE_FILES)
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """Where one tensor is stored, and its shape."""
+
+    file: Path
+    shape: tuple[int, ...]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object. Raises CheckpointError where the file is absent or something else."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"{path} is missing: a checkpoint folder holds config.json, weights and tokenizer.model."
+        ) from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read as JSON ({error}): copy the file again.") from None
+    if not isinstance(data, dict):
+        raise CheckpointError(f"{path} holds a {type(data).__name__}, expected a JSON object.")
+    return data
+
+
+def find_weight_files(folder: Path) -> list[Path]:
+    """The weight files of a folder, sorted. Safetensors win over .bin. Raises CheckpointError for none or missing shards."""
+    if not folder.is_dir():
+        raise CheckpointError(
+            f"{folder} is not a folder: give the path of a checkpoint folder on this machine (nothing is downloaded); "
+            "`ada3d random-model FOLDER` makes one with random weights for a try-out."
+        )
+    for whole, index in zip(WHOLE_FILES, INDEX_FILES, strict=True):
+        if (folder / index).is_file():
+            return _shards_of(folder / index)
+        if (folder / whole).is_file():
+            return [folder / whole]
+    raise CheckpointError(
+        f"{folder} holds no weights: expected one of {', '.join(WHOLE_FILES + INDEX_FILES)} (shards need their index)."
+    )
+
+
+def _shards_of(index: Path) -> list[Path]:
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(f"{index} has no weight_map: copy the file again.")
+    files = [index.parent / str(name) for name in sorted(set(weight_map.values()))]
+    missing = [file.name for file in files if not file.is_file()]
+    if missing:
+        raise CheckpointError(
+            f"{index.parent} lacks {len(missing)} of {len(files)} shards that {index.name} names: {', '.join(missing[:8])}. "
+            "Copy them into the folder."
+        )
+    return files
+
+
+def read_headers(files: Sequence[Path]) -> dict[str, TensorInfo]:
+    """Names and shapes of all tensors, without reading their values."""
+    found: dict[str, TensorInfo] = {}
+    for file in files:
+        for name, shape in _header(file).items():
+            if name in found:
+                raise CheckpointError(
+                    f"tensor {name} is in both {found[name].file.name} and {file.name} of {file.parent}."
+                )
+            found[name] = TensorInfo(file, shape)
+    return found
+
+
+def _header(file: Path) -> dict[str, tuple[int, ...]]:
+    if file.suffix == ".bin":
+        return {name: tuple(tensor.shape) for name, tensor in _load_bin(file, "meta").items()}
+    try:
+        with safe_open(file, framework="pt") as handle:
+            return {name: tuple(handle.get_slice(name).get_shape()) for name in handle.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{file} is damaged or cut short ({error}): copy the file again.") from None
+
+
+def read_tensors(file: Path, names: list[str]) -> Iterator[tuple[str, torch.Tensor]]:
+    """The named tensors of one file on the CPU, one at a time; they may be views of the mapped file."""
+    if file.suffix == ".bin":
+        tensors = _load_bin(file, "cpu")
+        yield from ((name, tensors[name]) for name in names)
+        return
+    with safe_open(file, framework="pt") as handle:
+        yield from ((name, handle.get_tensor(name)) for name in names)
+
+
+def _load_bin(file: Path, device: str) -> dict[str, torch.Tensor]:
+    zipped = zipfile.is_zipfile(file)
+    try:
+        data = torch.load(file, map_location=device, weights_only=True, mmap=zipped)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+        if "global" in str(error).lower() and isinstance(error, pickle.UnpicklingError):
+            raise CheckpointError(
+                f"{file} is unsafe: it is a pickle that holds more than tensors, and loading it could run code. It was not "
+                "loaded. Use a safetensors version of this checkpoint."
+            ) from None
+        raise CheckpointError(f"{file} is damaged or cut short ({str(error)[:200]}): copy the file again.") from None
+    if not isinstance(data, dict) or not all(isinstance(value, torch.Tensor) for value in data.values()):
+        raise CheckpointError(f"{file} does not hold a dictionary of tensors (a state_dict).")
+    return data
+
+
+def write_shards(tensors: Mapping[str, torch.Tensor], folder: Path, max_shard_bytes: int) -> None:
+    """Safetensors in shards of at most max_shard_bytes (a larger tensor gets its own), with an index if there are two."""
+    shards: list[list[str]] = [[]]
+    room = max_shard_bytes
+    for name, tensor in tensors.items():
+        size = tensor.numel() * tensor.element_size()
+        if shards[-1] and size > room:
+            shards.append([])
+            room = max_shard_bytes
+        shards[-1].append(name)
+        room -= size
+    names = [f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
+    names = [WHOLE_FILES[0]] if len(shards) == 1 else names
+    for file, shard in zip(names, shards, strict=True):
+        save_file({name: tensors[name].detach().cpu().contiguous() for name in shard}, folder / file, {"format": "pt"})
+        (folder / file).chmod(0o644)  # safetensors makes them private, which a node under another user cannot read
+    if len(shards) > 1:
+        weight_map = {name: file for file, shard in zip(names, shards, strict=True) for name in shard}
+        total = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        (folder / INDEX_FILES[0]).write_text(json.dumps(index, indent=1), encoding="utf-8")

@@ -1,0 +1,370 @@
+"""The main path: frames in, questions in, answers out. Reads top to bottom like the method.
+
+`observe` may run on one thread while `ask` runs on another; a question is answered from the keyframes that were there
+when it began. Knows nothing of ROS.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ada3d_ros.config import AgentConfig
+from ada3d_ros.engine.decode import DecodeOutput, decode
+from ada3d_ros.engine.prefill import PrefillOutput, prefill
+from ada3d_ros.engine.sampling import make_sampler
+from ada3d_ros.engine.timing import StageClock
+from ada3d_ros.errors import (
+    CheckpointError,
+    ConfigError,
+    LoadingError,
+    ModelError,
+    NoFramesError,
+    OutOfMemoryError,
+    RequestError,
+    RequestTimeoutError,
+)
+from ada3d_ros.grounding import check_support, parse_boxes
+from ada3d_ros.model.checkpoint import (
+    CheckpointInfo,
+    LoadedModel,
+    inspect_checkpoint,
+    load_model,
+    resolve_device,
+    resolve_dtype,
+    weights_sha256,
+)
+from ada3d_ros.model.prompt import TextStream, check_question, parse_coordinates, render_question
+from ada3d_ros.scene.keyframes import KeyframeBuffer
+from ada3d_ros.scene.views import build_multiview, preprocess_color
+from ada3d_ros.types import (
+    NAN,
+    Answer,
+    AskHooks,
+    Box3D,
+    Keyframe,
+    ModelInfo,
+    PromptSequence,
+    Question,
+    RgbdFrame,
+    SceneState,
+    Scope,
+    SpatialTokens,
+    Stage,
+    StopReason,
+    TokenUsage,
+)
+
+GROUNDING_PROMPT = "Please output the 3D bounding box of {phrase}."
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Scene:
+    """The keyframes a question is answered from, and their state at that moment."""
+
+    keyframes: tuple[Keyframe, ...]
+    state: SceneState
+
+    @property
+    def frames(self) -> tuple[RgbdFrame, ...]:
+        return tuple(keyframe.frame for keyframe in self.keyframes)
+
+
+class Ada3DPipeline:
+    """One robot's scene and one model.
+
+    `check` reads no weights and fails early; `load` takes long. Settings that may change are read at each question.
+    """
+
+    def __init__(self, config: AgentConfig) -> None:
+        self.config = config
+        self.info: ModelInfo | None = None
+        self._loaded: LoadedModel | None = None
+        self._keyframes = KeyframeBuffer(config.keyframe)
+        self._lock = threading.Lock()
+        self._tokens: tuple[tuple[int, int], SpatialTokens] | None = None  # of one (epoch, version)
+
+    # -- model --------------------------------------------------------------------------------------------------------
+
+    def check(self) -> ModelInfo:
+        """Look at the checkpoint's config and headers; reads no weights.
+
+        Raises ConfigError (no path, device absent), CheckpointError, or OutOfMemoryError with both numbers.
+        """
+        self.info = self._describe(inspect_checkpoint(*self._paths()))
+        free = self._free_bytes()
+        if self.info.memory_bytes > free:
+            raise OutOfMemoryError(
+                f"the weights of {self.info.name} need {self.info.memory_bytes / 2**20:.0f} MiB in {self.info.precision}, "
+                f"{self.info.device} has {free / 2**20:.0f} MiB free; use model.precision bf16, another device or a smaller model."
+            )
+        return self.info
+
+    def load(self) -> None:
+        """Load the weights; call it on the thread that will ask. Raises ModelError."""
+        settings = self.config.model
+        folder, vision_folder = self._paths()
+        digest = weights_sha256(folder)
+        if settings.revision_sha256 and digest != settings.revision_sha256:
+            raise CheckpointError(
+                f"the weights in {folder} have sha256 {digest}, model.revision_sha256 expects {settings.revision_sha256}: the files are "
+                "not the ones meant, or a copy was cut short."
+            )
+        device = resolve_device(settings.device)
+        loaded = load_model(folder, device, resolve_dtype(settings.precision, device), settings.compat, vision_folder)
+        self.info, self._loaded = self._describe(loaded.info, digest), loaded
+
+    def _paths(self) -> tuple[str, str | None]:
+        settings = self.config.model
+        if not settings.path:
+            raise ConfigError(
+                "model.path is empty: name the folder of a LLaVA-3D checkpoint (config.json, tokenizer.model, weights). To try things out: "
+                "`ada3d random-model FOLDER` writes a small one with random weights."
+            )
+        return settings.path, settings.vision_path or None
+
+    def _describe(self, checkpoint: CheckpointInfo, sha256: str = "") -> ModelInfo:
+        device = resolve_device(self.config.model.device)
+        dtype = resolve_dtype(self.config.model.precision, device)
+        return ModelInfo(
+            name=checkpoint.path.resolve().name,
+            revision=sha256[:12] or "unread",
+            sha256=sha256,
+            device=str(device),
+            precision=str(dtype).removeprefix("torch."),
+            parameters=checkpoint.num_parameters,
+            memory_bytes=checkpoint.weight_bytes(dtype),
+            max_input_tokens=checkpoint.config.max_length,
+            random_weights=checkpoint.config.random_weights,
+            has_3d=checkpoint.config.has_video_tower,
+            has_grounding_head=False,
+        )
+
+    def _free_bytes(self) -> float:
+        device = resolve_device(self.config.model.device)
+        if device.type == "cuda":
+            return float(torch.cuda.mem_get_info(device)[0])
+        fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        return float(fields["MemAvailable"].split()[0]) * 1024
+
+    @property
+    def ready(self) -> bool:
+        return self._loaded is not None
+
+    def device_memory_mib(self) -> tuple[float, float]:
+        """Used and total memory of the model's GPU in MiB; NaN on a CPU."""
+        loaded = self._loaded
+        if loaded is None or loaded.model.device.type != "cuda":
+            return NAN, NAN
+        free, total = torch.cuda.mem_get_info(loaded.model.device)
+        return (total - free) / 2**20, total / 2**20
+
+    # -- scene --------------------------------------------------------------------------------------------------------
+
+    def observe(self, frame: RgbdFrame) -> Keyframe | None:
+        """Offer a frame to the keyframe buffer; the keyframe if it was admitted. Raises FrameError."""
+        with self._lock:
+            return self._keyframes.offer(frame)
+
+    def reset_scene(self) -> None:
+        """Forget all keyframes; the epoch grows."""
+        with self._lock:
+            self._keyframes.reset()
+        self._tokens = None
+
+    def set_config(self, config: AgentConfig) -> None:
+        """Apply changed settings from the next frame and question on."""
+        with self._lock:
+            self.config = config
+            self._keyframes.set_config(config.keyframe)
+
+    def scene_state(self) -> SceneState:
+        with self._lock:
+            return self._state()
+
+    def _state(self) -> SceneState:
+        buffer = self._keyframes
+        stamps = [keyframe.frame.stamp_ns for keyframe in buffer.keyframes]
+        return SceneState(len(stamps), buffer.epoch, buffer.version, min(stamps, default=-1), max(stamps, default=-1))
+
+    def _snapshot(self) -> _Scene:
+        with self._lock:
+            scene = _Scene(tuple(self._keyframes.keyframes), self._state())
+        if not scene.keyframes:
+            raise NoFramesError(
+                "no keyframe yet: move the camera, or check that colour, depth, camera_info and pose arrive."
+            )
+        return scene
+
+    # -- questions ----------------------------------------------------------------------------------------------------
+
+    def check_question(self, text: str) -> None:
+        """Raise InvalidRequestError or QuestionTooLongError for text that is not a question. Costs nothing."""
+        parse_coordinates(check_question(text, self.config.question.max_chars))
+
+    def ask(self, question: Question, hooks: AskHooks = AskHooks()) -> Answer:
+        """Answer one question about the scene, or about the newest image alone.
+
+        Raises a RequestError (bad question, no keyframe, stopped by hooks.check before the first token) or a ModelError.
+        When stopped later, the answer holds the text so far and its stop_reason says so.
+        """
+        loaded = self._loaded
+        if loaded is None:
+            raise LoadingError("the weights are not loaded yet.")
+        try:
+            return self._ask(loaded, question, hooks)
+        except torch.cuda.OutOfMemoryError as error:
+            problem = str(error).splitlines()[0]
+        except RuntimeError as error:  # torch's own errors
+            raise ModelError(f"the model failed: {error}") from error
+        # Outside the except block: the traceback would keep the tensors alive.
+        torch.cuda.empty_cache()
+        raise OutOfMemoryError(f"the GPU's memory does not suffice ({problem}); keep fewer views (keyframe.max_views).")
+
+    def ground(self, question: Question, hooks: AskHooks = AskHooks()) -> Answer:
+        """Ask for the box of a phrase (`question.text`); the boxes are those of the answer text that depth supports."""
+        self.check_question(question.text)
+        asked = replace(question, text=GROUNDING_PROMPT.format(phrase=question.text.strip()), want_boxes=True)
+        answer = self.ask(asked, hooks)
+        boxes = tuple(replace(box, label=question.text.strip()) for box in answer.boxes)
+        return replace(answer, question=question.text, boxes=boxes)
+
+    def _ask(self, loaded: LoadedModel, question: Question, hooks: AskHooks) -> Answer:
+        clock = StageClock(loaded.model.device)
+        scene = self._snapshot()
+        hooks.on_stage(Stage.ENCODING)
+        prompt, num_spatial = self._build_prompt(loaded, question, scene, hooks, clock)
+        hooks.on_stage(Stage.PREFILL)
+        hooks.check()
+        prefilled = prefill(loaded.model.decoder, prompt, reserve=self._max_new_tokens(question))
+        clock.add("prefill_s", prefilled.prefill_s)
+        clock.add("first_token_s", clock.elapsed_s())
+        hooks.on_stage(Stage.DECODING)
+        output, text = self._decode(loaded, question, prefilled, hooks)
+        clock.add("first_token_s", output.first_token_s)
+        clock.add("decode_s", output.decode_s)
+        hooks.on_stage(Stage.POSTPROCESS)
+        with clock.stage("postprocess_s"):
+            boxes = self._boxes(text, question, scene)
+        return Answer(
+            question=question.text,
+            text=text,
+            boxes=boxes,
+            stamp_ns=scene.state.newest_ns,
+            frame_id=scene.keyframes[-1].frame.frame_id,
+            keyframe_stamps_ns=tuple(frame.stamp_ns for frame in self._used_frames(question, scene)),
+            stop_reason=output.stop_reason,
+            tokens=_usage(prompt, prefilled, output, question, num_spatial),
+            timings=clock.timings(),
+            scene_epoch=scene.state.epoch,
+            scene_version=scene.state.version,
+            confidence=output.mean_probability,
+        )
+
+    def _build_prompt(
+        self, loaded: LoadedModel, question: Question, scene: _Scene, hooks: AskHooks, clock: StageClock
+    ) -> tuple[PromptSequence, int]:
+        parsed = parse_coordinates(check_question(question.text, self.config.question.max_chars))
+        ids = loaded.tokenizer.encode(render_question(parsed.text, self.config.model.conversation))
+        model = loaded.model
+        with torch.inference_mode():
+            clicks = model.encode_clicks(parsed.clicks)
+            if question.scope is Scope.LATEST_IMAGE:
+                visual, num_spatial = self._image_rows(loaded, scene, clock), 0
+            else:
+                tokens = self._spatial_tokens(loaded, scene, hooks, clock)
+                with clock.stage("spatial_s"):
+                    visual, num_spatial = model.project(tokens.features), tokens.features.shape[0]
+            return model.build_prompt(ids, visual, clicks), num_spatial
+
+    def _spatial_tokens(self, loaded: LoadedModel, scene: _Scene, hooks: AskHooks, clock: StageClock) -> SpatialTokens:
+        """Of the scene's current version; made once per version."""
+        key = (scene.state.epoch, scene.state.version)
+        cached = self._tokens
+        if cached is not None and cached[0] == key:
+            return cached[1]
+        with clock.stage("preprocess_s"):
+            vision = loaded.model.config.vision
+            views = build_multiview(
+                scene.frames, vision.image_size, self.config.model.compat, vision.image_mean, vision.image_std
+            )
+        hooks.check()
+        with clock.stage("vision_s"):
+            features = loaded.model.encode_views(views.pixels)
+        hooks.check()
+        with clock.stage("spatial_s"):
+            tokens = loaded.model.build_spatial_tokens(features, views)
+        self._tokens = (key, tokens)
+        return tokens
+
+    def _image_rows(self, loaded: LoadedModel, scene: _Scene, clock: StageClock) -> torch.Tensor:
+        """Decoder rows of the newest keyframe's colour image, without 3D."""
+        with clock.stage("preprocess_s"):
+            config, vision = loaded.model.config, loaded.model.config.vision
+            rgb = scene.keyframes[-1].frame.rgb
+            pixels = preprocess_color(
+                rgb, vision.image_size, vision.image_mean, vision.image_std, config.image_aspect_ratio
+            )
+        with clock.stage("vision_s"):
+            features = loaded.model.encode_views(pixels[None])[0]
+        with clock.stage("spatial_s"):
+            return loaded.model.project(features)
+
+    def _decode(
+        self, loaded: LoadedModel, question: Question, prefilled: PrefillOutput, hooks: AskHooks
+    ) -> tuple[DecodeOutput, str]:
+        generation = self.config.generation
+        sampler = make_sampler(generation.temperature, generation.top_p, generation.seed, loaded.model.device)
+        stream = TextStream(loaded.tokenizer)
+        count = 0
+
+        def should_stop() -> StopReason | None:
+            try:
+                hooks.check()
+            except RequestTimeoutError:
+                return StopReason.TIMEOUT
+            except RequestError:
+                return StopReason.CANCELED
+            return None
+
+        def on_token(token_id: int) -> None:
+            nonlocal count
+            count += 1
+            hooks.on_text(stream.push(token_id), count)
+
+        output = decode(loaded.model.decoder, prefilled, self._max_new_tokens(question), sampler, should_stop, on_token)
+        hooks.on_text(stream.finish(), count)
+        return output, loaded.tokenizer.decode(output.token_ids).strip()
+
+    def _max_new_tokens(self, question: Question) -> int:
+        return question.max_new_tokens or self.config.generation.max_new_tokens
+
+    def _boxes(self, text: str, question: Question, scene: _Scene) -> tuple[Box3D, ...]:
+        if not question.want_boxes:
+            return ()
+        limits = self.config.boxes
+        boxes = check_support(parse_boxes(text), scene.frames, limits.min_support_points)
+        return tuple(boxes[: limits.max_count])
+
+    @staticmethod
+    def _used_frames(question: Question, scene: _Scene) -> Sequence[RgbdFrame]:
+        return scene.frames[-1:] if question.scope is Scope.LATEST_IMAGE else scene.frames
+
+
+def _usage(
+    prompt: PromptSequence, prefilled: PrefillOutput, output: DecodeOutput, question: Question, num_spatial: int
+) -> TokenUsage:
+    kept = [int(stage.shape[0]) for stage in prefilled.kept]
+    return TokenUsage(
+        prompt=prompt.embeds.shape[0],
+        generated=len(output.token_ids),
+        spatial_total=num_spatial,
+        spatial_kept=kept[-1] if num_spatial else 0,
+        keep_ratio_requested=question.keep_ratio,
+        keep_ratio_achieved=float(np.mean(kept)) / num_spatial if num_spatial else NAN,
+    )

@@ -1,0 +1,288 @@
+"""`ada3d doctor`: what is installed, what is alive, what is missing, and the command that mends it.
+
+Runs without ROS too: then it says how to get it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.metadata
+import os
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+OK, NOTE, BAD = "ok", "note", "MISSING"
+DISCOVERY_S = 3.0
+
+# module -> (what for, how to get it)
+PYTHON_PACKAGES = {
+    "numpy": ("arrays", "make setup"),
+    "scipy": ("rotations, connected components", "make setup"),
+    "torch": ("the model", "make setup (TORCH_INDEX=<index> chooses a build)"),
+    "transformers": ("CLIP and configs", "make setup"),
+    "sentencepiece": ("the tokenizer", "make setup"),
+    "cv2": ("image decoding", "make setup, or on a distribution: apt install python3-opencv"),
+    "rosbags": ("bag files", "make setup"),
+}
+ROS_PACKAGES = {
+    "rclpy": ("ROS 2 in Python", "make setup, or source /opt/ros/<distribution>/setup.bash"),
+    "ada3d_ros.msg": ("the interfaces of this package", "make setup, or colcon build and source install/setup.bash"),
+}
+# absent ones have a stand-in, or switch one output off
+OPTIONAL_ROS_PACKAGES = {
+    "message_filters": "a stand-in of the same surface is used",
+    "cv_bridge": "rosbags-image converts the pixels",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the report."""
+
+    level: str
+    subject: str
+    text: str
+    cure: str = ""
+
+    def __str__(self) -> str:
+        cure = f"\n{'':10}-> {self.cure}" if self.cure else ""
+        return f"{self.level:<8}  {self.subject}: {self.text}{cure}"
+
+
+def _version(module: str) -> str:
+    distribution = {"cv2": ("opencv-python-headless", "opencv-python")}.get(
+        module, (module, f"ros-{os.environ.get('ROS_DISTRO', 'jazzy')}-{module}")
+    )
+    for name in distribution:
+        try:
+            return importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return str(getattr(sys.modules.get(module), "__version__", "version unknown"))
+
+
+def _can_import(module: str) -> str:
+    """'' if it imports, else the reason."""
+    try:
+        importlib.import_module(module)
+    except Exception as error:  # a broken native library raises anything
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+def check_packages() -> Iterator[Finding]:
+    """Python, the libraries, ROS."""
+    yield Finding(OK, "python", f"{platform.python_version()} at {sys.executable}")
+    for module, (purpose, cure) in {**PYTHON_PACKAGES, **ROS_PACKAGES}.items():
+        problem = _can_import(module)
+        if problem:
+            yield Finding(BAD, module, f"{purpose}: {problem}", cure)
+        else:
+            yield Finding(OK, module, "importable" if "." in module else _version(module))
+    for module, without in OPTIONAL_ROS_PACKAGES.items():
+        problem = _can_import(module)
+        yield (
+            Finding(NOTE, module, f"not installed: {without}") if problem else Finding(OK, module, "the distribution's")
+        )
+    if shutil.which("ros2") is None:
+        yield Finding(
+            NOTE,
+            "ros2 command",
+            "not installed (it has no wheel): `ada3d agent`, `ask`, `ground` and `replay` do without it",
+        )
+
+
+def check_device() -> Iterator[Finding]:
+    """What torch computes on."""
+    if _can_import("torch"):
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        yield Finding(
+            NOTE,
+            "GPU",
+            "torch sees none: the model runs on the CPU",
+            "with an NVIDIA GPU: make setup TORCH_INDEX=<index of CUDA builds>",
+        )
+        return
+    for index in range(torch.cuda.device_count()):
+        free, total = torch.cuda.mem_get_info(index)
+        yield Finding(
+            OK,
+            f"cuda:{index}",
+            f"{torch.cuda.get_device_name(index)}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free",
+        )
+
+
+def check_model(path: str) -> Iterator[Finding]:
+    """Whether a checkpoint folder would load."""
+    from ada3d_ros.config import from_flat
+    from ada3d_ros.errors import Ada3DError
+    from ada3d_ros.pipeline import Ada3DPipeline
+
+    try:
+        info = Ada3DPipeline(from_flat({"model.path": path})).check()
+    except Ada3DError as error:
+        yield Finding(BAD, "model", str(error))
+        return
+    note = ", RANDOM WEIGHTS: answers are meaningless" if info.random_weights else ""
+    yield Finding(
+        OK,
+        "model",
+        f"{info.name}: {info.parameters / 1e6:.1f} M parameters, {info.memory_bytes / 2**20:.0f} MiB in {info.precision} on {info.device}{note}",
+    )
+
+
+def check_graph(node_name: str) -> Iterator[Finding]:
+    """The agent and its topics as they are alive now."""
+    import rclpy
+    from rclpy.node import Node
+
+    domain = os.environ.get("ROS_DOMAIN_ID", "0")
+    rclpy.init()
+    node = Node("ada3d_doctor")
+    try:
+        found = _wait_for_node(node, node_name)
+        if not found:
+            yield Finding(
+                BAD,
+                node_name,
+                f"no such node on ROS_DOMAIN_ID {domain}",
+                "ada3d agent --ros-args -p model.path:=FOLDER -p autostart:=true",
+            )
+            yield from _list_candidates(node)
+            return
+        yield Finding(OK, node_name, f"alive on ROS_DOMAIN_ID {domain}")
+        yield from _check_status(node, node_name)
+        yield from _check_topics(node, node_name)
+    finally:
+        node.destroy_node()
+        rclpy.try_shutdown()
+
+
+def _wait_for_node(node: Any, name: str) -> bool:
+    end = time.monotonic() + DISCOVERY_S
+    while time.monotonic() < end:
+        if name in {f"{ns.rstrip('/')}/{n}" for n, ns in node.get_node_names_and_namespaces()}:
+            time.sleep(0.5)  # its topics follow
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def _check_status(node: Any, node_name: str) -> Iterator[Finding]:
+    import rclpy
+    from rclpy.qos import DurabilityPolicy, QoSProfile
+
+    from ada3d_ros.msg import AgentStatus
+
+    received: list[Any] = []
+    latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    subscription = node.create_subscription(AgentStatus, f"{node_name}/status", received.append, latched)
+    end = time.monotonic() + DISCOVERY_S
+    while not received and time.monotonic() < end:
+        rclpy.spin_once(node, timeout_sec=0.1)
+    node.destroy_subscription(subscription)
+    if not received:
+        yield Finding(BAD, f"{node_name}/status", "silent: the node hangs or is of another version", "restart the node")
+        return
+    status = received[0]
+    names = {
+        getattr(AgentStatus, n): n
+        for n in ("UNCONFIGURED", "LOADING", "WAITING_FOR_DATA", "READY", "BUSY", "PAUSED", "ERROR", "INACTIVE")
+    }
+    level = (
+        OK
+        if status.state in (AgentStatus.READY, AgentStatus.BUSY)
+        else BAD
+        if status.state == AgentStatus.ERROR
+        else NOTE
+    )
+    yield Finding(
+        level, "state", f"{names.get(status.state, status.state)}, {status.keyframes} keyframes: {status.detail}"
+    )
+
+
+def _check_topics(node: Any, node_name: str) -> Iterator[Finding]:
+    name, namespace = node_name.rsplit("/", 1)[1], node_name.rsplit("/", 1)[0] or "/"
+    for topic, types in node.get_subscriber_names_and_types_by_node(name, namespace):
+        if topic in ("/clock", "/parameter_events") or topic.startswith(node_name):
+            continue
+        publishers = node.get_publishers_info_by_topic(topic)
+        mine = [s for s in node.get_subscriptions_info_by_topic(topic) if s.node_name == name]
+        wanted = mine[0].qos_profile.reliability.name.lower() if mine else "unknown"
+        if not publishers:
+            yield Finding(
+                BAD,
+                topic,
+                f"{types[0]}: no publisher (subscribed {wanted})",
+                f"start the camera or bag, or remap: --ros-args -r {topic.lstrip('/')}:=<your topic>",
+            )
+            continue
+        offered = sorted({p.qos_profile.reliability.name.lower() for p in publishers})
+        wrong = [p.topic_type for p in publishers if p.topic_type not in types]
+        if wrong:
+            yield Finding(
+                BAD,
+                topic,
+                f"published as {wrong[0]}, subscribed as {types[0]}",
+                "remap to the right topic, or set rgb_transport / depth_transport / pose_source",
+            )
+        elif wanted == "reliable" and offered == ["best_effort"]:
+            yield Finding(
+                BAD,
+                topic,
+                "published best-effort, subscribed reliable: nothing arrives",
+                "set the parameter qos.<input> to auto or best_effort",
+            )
+        else:
+            yield Finding(
+                OK, topic, f"{types[0]}: {len(publishers)} publisher(s) {'/'.join(offered)}, subscribed {wanted}"
+            )
+
+
+def _list_candidates(node: Any) -> Iterator[Finding]:
+    wanted = (
+        "sensor_msgs/msg/Image",
+        "sensor_msgs/msg/CompressedImage",
+        "sensor_msgs/msg/CameraInfo",
+        "geometry_msgs/msg/PoseStamped",
+        "nav_msgs/msg/Odometry",
+    )
+    for topic, types in node.get_topic_names_and_types():
+        if any(t in wanted for t in types):
+            publishers = node.get_publishers_info_by_topic(topic)
+            offered = "/".join(sorted({p.qos_profile.reliability.name.lower() for p in publishers})) or "no publisher"
+            yield Finding(NOTE, topic, f"{', '.join(types)} ({offered}): could be an input")
+
+
+def main(args: Sequence[str]) -> int:
+    """`ada3d doctor`. Returns 0 if nothing is missing, 1 otherwise."""
+    parser = argparse.ArgumentParser(
+        prog="ada3d doctor",
+        description="Check the installation, a model folder and the running node. Exit code 1 if something is missing.",
+    )
+    parser.add_argument("--node", default="/ada3d_agent", help="full name of the agent node (default /ada3d_agent)")
+    parser.add_argument("--model", default="", help="also check this checkpoint folder")
+    parser.add_argument("--no-graph", action="store_true", help="do not look for running nodes")
+    options = parser.parse_args(list(args))
+    findings = [*check_packages(), *check_device()]
+    has_ros = not any(f.level == BAD and f.subject in ROS_PACKAGES for f in findings)
+    if options.model:
+        findings += check_model(options.model)
+    for finding in findings:
+        print(finding)
+    if not options.no_graph and has_ros:
+        for finding in check_graph(options.node):
+            print(finding, flush=True)
+            findings.append(finding)
+    missing = sum(f.level == BAD for f in findings)
+    print(f"\n{missing} missing." if missing else "\nnothing is missing.")
+    return 1 if missing else 0

@@ -1,0 +1,52 @@
+"""Nothing raises out of a callback.
+
+An exception in an async service callback ends `spin()` and the node is deaf; one in a lifecycle transition is swallowed
+without a line. `guarded` turns either into a log line, a counter and a result the caller can read.
+"""
+
+import functools
+import inspect
+import traceback
+from collections.abc import Callable
+from typing import Any, Protocol
+
+
+class Reporter(Protocol):
+    """Whoever counts and logs unexpected errors (the node)."""
+
+    def report_error(self, where: str, error: BaseException, trace: str) -> None: ...
+
+
+def guarded(fallback: Callable[..., Any] | None = None) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Decorate a method of an object that has `report_error`.
+
+    On an exception the error is reported and `fallback(self, error, *args)` gives the result (default: None).
+    Works for plain and `async def` methods.
+    """
+
+    def decorate(method: Callable[..., Any]) -> Callable[..., Any]:
+        def recover(self: Reporter, error: Exception, args: tuple[Any, ...]) -> Any:
+            self.report_error(method.__name__, error, traceback.format_exc())
+            return fallback(self, error, *args) if fallback else None
+
+        if inspect.iscoroutinefunction(method):
+
+            @functools.wraps(method)
+            async def run_async(self: Any, *args: Any) -> Any:
+                try:
+                    return await method(self, *args)
+                except Exception as error:
+                    return recover(self, error, args)
+
+            return run_async
+
+        @functools.wraps(method)
+        def run(self: Any, *args: Any) -> Any:
+            try:
+                return method(self, *args)
+            except Exception as error:
+                return recover(self, error, args)
+
+        return run
+
+    return decorate

@@ -1,0 +1,99 @@
+"""From a posed set of messages to the scene, on a thread of its own: decode, check, admit.
+
+The newest set wins: one that waits while another is decoded is replaced and counted.
+"""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+
+from ada3d_ros.config import AgentConfig
+from ada3d_ros.errors import FrameError, FrameReason, PoseError
+from ada3d_ros.ros.conversions import PosedSet
+from ada3d_ros.ros.diagnostics import Drops, Window
+from ada3d_ros.ros.worker import LatestWorker
+from ada3d_ros.sources.messages import frame_of
+from ada3d_ros.types import Keyframe, RgbdFrame
+
+UPSIDE_DOWN_FRAMES = 20
+
+
+class Observer(Protocol):
+    """Whoever keeps the scene (the pipeline)."""
+
+    def observe(self, frame: RgbdFrame) -> Keyframe | None: ...
+
+
+class FrameIntake:
+    """Decodes sets and offers them to the scene. `warn(text)` is throttled by the caller."""
+
+    def __init__(
+        self,
+        config: AgentConfig,
+        scene: Observer,
+        drops: Drops,
+        warn: Callable[[str], None],
+        report_error: Callable[[str, BaseException, str], None],
+    ) -> None:
+        self.config = config
+        self._scene, self._drops, self._warn, self._report_error = scene, drops, warn, report_error
+        self._upside_down = 0
+        self._last_intrinsics: object = None
+        self.camera_info_changes = 0
+        self.frames = 0
+        self.cpu_ms = Window()
+        self.valid_fraction = Window()
+        self._worker: LatestWorker[PosedSet] = LatestWorker(
+            "ada3d-frames", self._take, lambda _: drops.add(FrameReason.SUPERSEDED), self._failed
+        )
+
+    def put(self, messages: PosedSet) -> None:
+        self._worker.put(messages)
+
+    def stop(self) -> bool:
+        return self._worker.stop()
+
+    def _take(self, messages: PosedSet) -> None:
+        started = time.thread_time()
+        try:
+            frame = frame_of(
+                messages.rgb,
+                messages.depth,
+                messages.info,
+                messages.T_world_cam,
+                self.config.world_frame,
+                self.config.depth,
+            )
+            self._scene.observe(frame)
+        except FrameError as error:
+            self._drops.add(error.reason)
+            self._warn(f"frame at {messages.stamp_ns / 1e9:.3f} not used ({error.reason}): {error}")
+            return
+        except PoseError as error:
+            self._drops.add(FrameReason.BAD_POSE)
+            self._warn(f"frame at {messages.stamp_ns / 1e9:.3f} not used: {error}")
+            return
+        self.frames += 1
+        self.cpu_ms.add((time.thread_time() - started) * 1e3)
+        self.valid_fraction.add(float(np.isfinite(frame.depth_m).mean()))
+        self._note_camera(frame)
+
+    def _note_camera(self, frame: RgbdFrame) -> None:
+        if self._last_intrinsics not in (None, frame.intrinsics):
+            self.camera_info_changes += 1
+        self._last_intrinsics = frame.intrinsics
+        self._upside_down = self._upside_down + 1 if frame.T_world_cam[2, 1] > 0.5 else 0  # camera y axis points up
+        if self._upside_down == UPSIDE_DOWN_FRAMES:
+            self._warn(
+                f"the camera's down axis has pointed up for {UPSIDE_DOWN_FRAMES} frames: the pose looks like a body frame (x forward, z up), "
+                "not an optical frame (z forward, y down). Set extrinsic.quat_xyzw, e.g. [-0.5, 0.5, -0.5, 0.5] for a body frame."
+            )
+
+    def _failed(self, error: BaseException) -> None:
+        self._drops.add(FrameReason.SCENE_ERROR)
+        self._report_error("frame intake", error, "".join(traceback.format_exception(error)))

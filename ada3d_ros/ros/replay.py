@@ -1,0 +1,331 @@
+"""Plays a rosbag2 (mcap or sqlite3) into ROS: raw CDR bytes, no deserialising, with /clock.
+
+Recorded stamps are years old, so /clock is published by default and nodes should run with use_sim_time. A loop keeps
+stamps rising: each pass is shifted behind the one before. On a ROS distribution `ros2 bag play --clock` does the same
+without loops.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import struct
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import rclpy
+from builtin_interfaces.msg import Time
+from rclpy.duration import Duration
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.publisher import Publisher
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.serialization import deserialize_message, serialize_message
+from rosbags.highlevel import AnyReader, AnyReaderError
+from rosgraph_msgs.msg import Clock
+from std_msgs.msg import Header
+from std_srvs.srv import SetBool
+
+from ada3d_ros.errors import SourceError
+
+CLOCK_PERIOD_S = 0.025  # as `ros2 bag play --clock` does: every tick wakes every node
+# Without it, small messages sent beside a depth image arrive late or not at all (docs/log.md).
+LARGE_IMAGES_PROFILE = Path(__file__).with_name("fastdds_large_images.xml")
+LOOP_GAP_NS = 1_000_000_000  # between the last stamp of a pass and the first of the next
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayOptions:
+    """rate: 1 = as recorded. restamp: stamps become now. clock: publish /clock. loop: play until interrupted."""
+
+    rate: float = 1.0
+    loop: bool = False
+    loop_jumps_back: bool = False
+    restamp: bool = False
+    clock: bool = True
+    start_paused: bool = False
+    wait_s: float = 10.0
+
+
+def message_class(type_name: str) -> type | None:
+    """The rclpy class of 'pkg/msg/Name', None where it cannot be imported."""
+    package, _, name = type_name.split("/")
+    try:
+        return getattr(importlib.import_module(f"{package}.msg"), name)
+    except (ImportError, AttributeError):
+        return None
+
+
+def starts_with_header(cls: Any) -> bool:
+    """Whether the message's first field is a std_msgs/Header, so that its stamp lies at a fixed place in the CDR bytes."""
+    fields = list(cls.get_fields_and_field_types().values())
+    return bool(fields) and fields[0] == "std_msgs/Header"
+
+
+def shift_header_stamp(cdr: bytes, shift_ns: int) -> bytes:
+    """CDR bytes with header.stamp moved by `shift_ns`. The stamp follows the 4-byte encapsulation: int32 s, uint32 ns."""
+    order = "<" if cdr[1] & 1 else ">"
+    sec, nanosec = struct.unpack_from(f"{order}iI", cdr, 4)
+    if sec == 0 and nanosec == 0:
+        return cdr  # not set: leave it visible as such
+    stamp_ns = max(sec * 1_000_000_000 + nanosec + shift_ns, 0)
+    return cdr[:4] + struct.pack(f"{order}iI", *divmod(stamp_ns, 1_000_000_000)) + cdr[12:]
+
+
+def shift_transforms(cls: Any, cdr: bytes, shift_ns: int) -> bytes:
+    """The same for a TFMessage, whose stamps lie inside a list."""
+    message = deserialize_message(cdr, cls)
+    for transform in message.transforms:
+        header: Header = transform.header
+        stamp_ns = max(header.stamp.sec * 1_000_000_000 + header.stamp.nanosec + shift_ns, 0)
+        header.stamp = Time(sec=stamp_ns // 1_000_000_000, nanosec=stamp_ns % 1_000_000_000)
+    return bytes(serialize_message(message))
+
+
+class Player(Node):
+    """A node `ada3d_replay` that publishes one bag. `~/set_paused` (SetBool) pauses and resumes.
+
+    Raises SourceError where the bag is absent, unreadable or holds no publishable message.
+    """
+
+    def __init__(self, bag: Path, options: ReplayOptions, **node_options: Any) -> None:
+        super().__init__("ada3d_replay", **node_options)
+        self.options = options
+        self._reader = open_bag(bag)
+        self._resumed = threading.Event()
+        if not options.start_paused:
+            self._resumed.set()
+        self._out: dict[str, tuple[Publisher, Callable[[bytes, int], bytes]]] = {}
+        self.skipped: dict[str, str] = {}
+        for connection in self._reader.connections:
+            self._advertise(connection)
+        if not self._out:
+            raise SourceError(
+                f"{bag}: none of its message types can be imported: {sorted(set(self.skipped.values()))}; source their packages."
+            )
+        self._clock_publisher = (
+            self.create_publisher(Clock, "/clock", 10) if options.clock and not options.restamp else None
+        )
+        self.create_service(SetBool, "~/set_paused", self._on_set_paused)
+        self.published = 0
+        self._clock_ns = 0
+
+    def _advertise(self, connection: Any) -> None:
+        cls = message_class(connection.msgtype)
+        if cls is None:
+            self.skipped[connection.topic] = connection.msgtype
+            return
+        static = connection.topic.endswith("tf_static")
+        qos = QoSProfile(
+            depth=50,
+            reliability=ReliabilityPolicy.RELIABLE,
+            durability=DurabilityPolicy.TRANSIENT_LOCAL if static else DurabilityPolicy.VOLATILE,
+        )
+        if starts_with_header(cls):
+            shift: Callable[[bytes, int], bytes] = shift_header_stamp
+        elif connection.msgtype == "tf2_msgs/msg/TFMessage":
+            shift = lambda cdr, ns: shift_transforms(cls, cdr, ns)  # noqa: E731
+        else:
+            shift = lambda cdr, ns: cdr  # noqa: E731
+        self._out[connection.topic] = (self.create_publisher(cls, connection.topic, qos), shift)
+
+    @property
+    def topics(self) -> list[str]:
+        return sorted(self._out) + (["/clock"] if self._clock_publisher is not None else [])
+
+    def _on_set_paused(self, request: Any, response: Any) -> Any:
+        if request.data:
+            self._resumed.clear()
+        else:
+            self._resumed.set()
+        response.success, response.message = True, "paused." if request.data else "playing."
+        return response
+
+    def wait_for_subscribers(self) -> bool:
+        """Wait until somebody listens to any topic of the bag, at most options.wait_s; True if somebody does."""
+        end = time.monotonic() + self.options.wait_s
+        while time.monotonic() < end:
+            if any(publisher.get_subscription_count() for publisher, _ in self._out.values()):
+                time.sleep(0.5)  # let the other topics match too
+                return True
+            time.sleep(0.05)
+        return False
+
+    def play(self) -> None:
+        """Publish the bag once, or for ever with options.loop; ends when ROS shuts down."""
+        passes, wall_offset_ns = 0, 0
+        start_ns, end_ns = self._reader.start_time, self._reader.end_time
+        while rclpy.ok(context=self.context):
+            shift_ns = 0 if self.options.loop_jumps_back else passes * (end_ns - start_ns + LOOP_GAP_NS)
+            if self.options.restamp:
+                wall_offset_ns = time.time_ns() - start_ns
+            self._play_once(shift_ns, wall_offset_ns)
+            passes += 1
+            if not self.options.loop:
+                break
+        for publisher, _ in self._out.values():
+            with suppress(Exception):
+                publisher.wait_for_all_acked(Duration(seconds=2.0))
+
+    def _play_once(self, shift_ns: int, wall_offset_ns: int) -> None:
+        connections = [c for c in self._reader.connections if c.topic in self._out]
+        pace = _Pace(self._reader.start_time, self.options.rate)
+        self._clock_ns = 0
+        for connection, bag_ns, cdr in self._reader.messages(connections=connections):
+            if not self._wait_until(pace, bag_ns, shift_ns):
+                return
+            publisher, shift = self._out[connection.topic]
+            move_ns = shift_ns
+            if self.options.restamp:  # as if recorded now, at the speed it is played
+                start = self._reader.start_time
+                move_ns = start + wall_offset_ns + int((bag_ns - start) / self.options.rate) - bag_ns
+            self._publish_clock(bag_ns + shift_ns)
+            publisher.publish(shift(bytes(cdr), move_ns) if move_ns else bytes(cdr))
+            self.published += 1
+
+    def _wait_until(self, pace: _Pace, bag_ns: int, shift_ns: int) -> bool:
+        """Sleep until it is time for `bag_ns`, keeping /clock alive; False when ROS shuts down."""
+        while rclpy.ok(context=self.context):
+            if not self._resumed.is_set():
+                pace.hold()
+                time.sleep(0.01)
+                continue
+            left_s = pace.seconds_until(bag_ns)
+            if left_s <= 0:
+                return True
+            self._publish_clock(pace.now_ns() + shift_ns)
+            time.sleep(min(left_s, CLOCK_PERIOD_S))
+        return False
+
+    def _publish_clock(self, stamp_ns: int) -> None:
+        stamp_ns = self._clock_ns = max(stamp_ns, self._clock_ns)  # within a pass the clock never falls back
+        if self._clock_publisher is not None:
+            self._clock_publisher.publish(
+                Clock(clock=Time(sec=stamp_ns // 1_000_000_000, nanosec=stamp_ns % 1_000_000_000))
+            )
+
+
+class _Pace:
+    """Maps bag time to time.monotonic() at a rate; `hold` freezes it."""
+
+    def __init__(self, start_ns: int, rate: float) -> None:
+        self._start_ns, self._rate = start_ns, rate
+        self._begin = self._now = time.monotonic()
+
+    def hold(self) -> None:
+        now = time.monotonic()
+        self._begin += now - self._now
+        self._now = now
+
+    def now_ns(self) -> int:
+        self._now = time.monotonic()
+        return self._start_ns + int((self._now - self._begin) * self._rate * 1e9)
+
+    def seconds_until(self, bag_ns: int) -> float:
+        return (bag_ns - self.now_ns()) / 1e9 / self._rate
+
+
+def open_bag(path: Path) -> AnyReader:
+    """An open reader. Raises SourceError naming the path."""
+    if not path.exists():
+        raise SourceError(f"no bag at {path}.")
+    try:
+        reader = AnyReader([path])
+        reader.open()
+    except (AnyReaderError, ValueError, OSError) as error:
+        raise SourceError(
+            f"{path} is not a readable rosbag2 (a folder with metadata.yaml and .mcap or .db3 files): {error}"
+        ) from None
+    if not reader.is2:
+        raise SourceError(f"{path} is a ROS 1 bag; convert it with `rosbags-convert --src {path} --dst <folder>`.")
+    return reader
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0.01 <= value <= 100.0:
+        raise argparse.ArgumentTypeError(f"{value:g} is out of range; allowed: 0.01 to 100")
+    return value
+
+
+def parse_args(args: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    parser = argparse.ArgumentParser(
+        prog="ada3d replay",
+        description="Play a rosbag2 (mcap or sqlite3) into ROS. ROS arguments (remaps) go behind --ros-args.",
+    )
+    parser.add_argument("bag", type=Path, help="bag folder or file")
+    parser.add_argument("--rate", type=_positive, default=1.0, help="speed; 2 = twice as fast (0.01 to 100, default 1)")
+    parser.add_argument("--loop", action="store_true", help="play until interrupted; stamps keep rising")
+    parser.add_argument(
+        "--loop-jumps-back",
+        action="store_true",
+        help="with --loop: play the recorded stamps again, so that time jumps back",
+    )
+    parser.add_argument(
+        "--start-paused",
+        action="store_true",
+        help="wait for `ros2 service call /ada3d_replay/set_paused std_srvs/srv/SetBool '{data: false}'`",
+    )
+    parser.add_argument(
+        "--restamp", action="store_true", help="stamps become now; no /clock (nodes run without use_sim_time)"
+    )
+    parser.add_argument("--no-clock", action="store_true", help="do not publish /clock")
+    parser.add_argument(
+        "--wait-sec", type=float, default=10.0, help="wait this long for a subscriber before playing (default 10)"
+    )
+    return parser.parse_known_args(list(args))
+
+
+def main(args: Sequence[str]) -> int:
+    """`ada3d replay`. Returns 0, or 2 with a sentence on stderr."""
+    options, ros_args = parse_args(args)
+    replay = ReplayOptions(
+        options.rate,
+        options.loop,
+        options.loop_jumps_back,
+        options.restamp,
+        not options.no_clock,
+        options.start_paused,
+        options.wait_sec,
+    )
+    for name in ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE"):  # Fast DDS 2 and 3
+        os.environ.setdefault(name, str(LARGE_IMAGES_PROFILE))
+    rclpy.init(args=ros_args)
+    try:
+        player = Player(options.bag, replay)
+    except SourceError as error:
+        print(f"ada3d replay: {error}", file=sys.stderr)
+        rclpy.try_shutdown()
+        return 2
+    print(f"playing {options.bag}: {', '.join(player.topics)}")
+    for topic, type_name in player.skipped.items():
+        print(f"skipped {topic}: {type_name} cannot be imported here")
+    executor = SingleThreadedExecutor()
+    executor.add_node(player)
+    spinner = threading.Thread(target=_spin, args=(executor,), daemon=True)
+    spinner.start()
+    try:
+        if not player.wait_for_subscribers():
+            print(f"nobody has subscribed within {options.wait_sec:g} s; playing anyway")
+        player.play()
+        print(f"{player.published} messages published")
+    except (KeyboardInterrupt, ExternalShutdownException):
+        print(f"stopped after {player.published} messages")
+    finally:
+        executor.shutdown(timeout_sec=1.0)
+        spinner.join(2.0)
+        player.destroy_node()
+        rclpy.try_shutdown()
+    return 0
+
+
+def _spin(executor: SingleThreadedExecutor) -> None:
+    with suppress(ExternalShutdownException, KeyboardInterrupt):
+        executor.spin()

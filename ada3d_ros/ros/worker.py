@@ -1,0 +1,207 @@
+"""The two threads beside the executor: one takes frames in (newest wins), one owns the model.
+
+`LatestWorker` holds one waiting item and replaces it when a newer one comes. `RequestWorker` runs jobs in order, with
+a bounded queue and a policy for what happens when it is busy. Both survive an exception in the work they are given.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from ada3d_ros.errors import (
+    BusyError,
+    CanceledError,
+    NotActiveError,
+    PreemptedError,
+    RequestTimeoutError,
+    SceneResetError,
+)
+
+T = TypeVar("T")
+
+
+class LatestWorker(Generic[T]):
+    """Runs `work(item)` on its own thread for the newest item given; older waiting ones go to `on_replaced`."""
+
+    def __init__(
+        self,
+        name: str,
+        work: Callable[[T], None],
+        on_replaced: Callable[[T], None],
+        on_error: Callable[[BaseException], None],
+    ) -> None:
+        self._work, self._on_replaced, self._on_error = work, on_replaced, on_error
+        self._condition = threading.Condition()
+        self._item: T | None = None
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def put(self, item: T) -> None:
+        with self._condition:
+            replaced, self._item = self._item, item
+            self._condition.notify()
+        if replaced is not None:
+            self._on_replaced(replaced)
+
+    def stop(self, timeout_s: float = 2.0) -> bool:
+        """Ends the thread; True if it ended in time."""
+        with self._condition:
+            self._stopping, self._item = True, None
+            self._condition.notify()
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        while True:
+            with self._condition:
+                self._condition.wait_for(lambda: self._stopping or self._item is not None)
+                if self._stopping:
+                    return
+                item, self._item = self._item, None
+            try:
+                assert item is not None
+                self._work(item)
+            except Exception as error:  # the thread outlives any one frame
+                self._on_error(error)
+
+
+@dataclass(eq=False, slots=True)
+class Job:
+    """One request on its way through the worker. `deadline` is on time.monotonic()."""
+
+    run: Callable[[Job], Any]
+    on_done: Callable[[Any, BaseException | None], None]
+    deadline: float
+    request_id: int = 0
+    accepted: float = field(default_factory=time.monotonic)
+    started: float = float("nan")
+    stop_error: type[CanceledError] | type[PreemptedError] | type[NotActiveError] | type[SceneResetError] | None = None
+
+    def cancel(
+        self, error: type[CanceledError] | type[PreemptedError] | type[NotActiveError] | type[SceneResetError]
+    ) -> None:
+        """Ask the job to stop at the next token; the first reason given stays."""
+        self.stop_error = self.stop_error or error
+
+    def check(self) -> None:
+        """Raise the reason to stop, if there is one. Called between stages and tokens."""
+        if self.stop_error is not None:
+            raise self.stop_error(STOP_TEXTS[self.stop_error])
+        if time.monotonic() > self.deadline:
+            raise RequestTimeoutError(
+                f"no answer within {self.deadline - self.accepted:.1f} s; raise timeout_sec (or generation.timeout_sec), or ask for fewer tokens."
+            )
+
+
+STOP_TEXTS: dict[type, str] = {
+    CanceledError: "canceled by the caller.",
+    PreemptedError: "a newer request took its place (action.policy is 'preempt').",
+    NotActiveError: "the node was deactivated while answering; activate it and ask again.",
+    SceneResetError: "the scene was reset while answering; ask again once keyframes have come in.",
+}
+
+
+class RequestWorker:
+    """Runs jobs one at a time on one thread, which owns the device.
+
+    `submit` raises BusyError when the queue is full (or, under policy `reject`, when anything runs).
+    `run_later` queues internal work (loading the model) before any job.
+    """
+
+    def __init__(self, name: str = "ada3d-inference") -> None:
+        self._condition = threading.Condition()
+        self._internal: deque[Callable[[], None]] = deque()
+        self._jobs: deque[Job] = deque()
+        self._current: Job | None = None
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    @property
+    def queued(self) -> int:
+        return len(self._jobs)
+
+    @property
+    def busy(self) -> bool:
+        return self._current is not None
+
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
+    def run_later(self, work: Callable[[], None]) -> None:
+        """Queue internal work; it must handle its own errors."""
+        with self._condition:
+            self._internal.append(work)
+            self._condition.notify()
+
+    def submit(self, job: Job, policy: str, queue_size: int) -> None:
+        displaced: list[Job] = []
+        with self._condition:
+            if policy == "preempt":
+                displaced = list(self._jobs)
+                self._jobs.clear()
+                if self._current is not None:
+                    self._current.cancel(PreemptedError)
+            elif self._current is not None or self._jobs:
+                limit = queue_size if policy == "queue" else 0
+                if len(self._jobs) >= limit:
+                    raise BusyError(
+                        f"{len(self._jobs)} requests are waiting and one is running (action.policy {policy!r}, "
+                        f"action.queue_size {queue_size}); ask again later."
+                    )
+            self._jobs.append(job)
+            self._condition.notify()
+        for old in displaced:
+            old.on_done(None, PreemptedError(STOP_TEXTS[PreemptedError]))
+
+    def cancel_all(self, error: type[CanceledError] | type[NotActiveError] | type[SceneResetError]) -> None:
+        """Stop the running job and answer the waiting ones with `error`."""
+        with self._condition:
+            waiting = list(self._jobs)
+            self._jobs.clear()
+            if self._current is not None:
+                self._current.cancel(error)
+        for job in waiting:
+            job.on_done(None, error(STOP_TEXTS[error]))
+
+    def stop(self, timeout_s: float = 2.0) -> bool:
+        """Cancel everything and end the thread; True if it ended in time."""
+        self.cancel_all(NotActiveError)
+        with self._condition:
+            self._stopping = True
+            self._condition.notify()
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        while True:
+            with self._condition:
+                self._condition.wait_for(lambda: self._stopping or self._internal or self._jobs)
+                if self._stopping:
+                    return
+                internal = self._internal.popleft() if self._internal else None
+                job = None if internal else self._jobs.popleft()
+                self._current = job
+            if internal is not None:
+                internal()
+            elif job is not None:
+                self._run_job(job)
+                self._current = None
+
+    @staticmethod
+    def _run_job(job: Job) -> None:
+        job.started = time.monotonic()
+        result, failure = None, None
+        try:
+            job.check()
+            result = job.run(job)
+        except Exception as error:  # becomes an error code at the border
+            failure = error
+        job.on_done(result, failure)

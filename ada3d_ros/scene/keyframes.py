@@ -1,0 +1,168 @@
+"""The keyframe buffer: which frames are kept, and which goes when the buffer is full.
+
+A pure state holder: time is the frames' stamps, there is no clock, thread or randomness, so the same frames give the
+same keyframes. The caller serialises calls.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ada3d_ros.config import KeyframeConfig
+from ada3d_ros.errors import FrameError, FrameReason
+from ada3d_ros.geometry.camera import unproject_depth
+from ada3d_ros.geometry.pose import rotation_angle_rad
+from ada3d_ros.geometry.voxel import voxel_coords, voxel_ids
+from ada3d_ros.types import Keyframe, KeyframeReason, RgbdFrame
+
+COVERAGE_VOXEL_M = 0.2  # the model's voxel: what a view adds is counted in spatial tokens
+COVERAGE_GRID = 32  # readings looked at along each side of the image
+
+Voxels = frozenset[tuple[int, int, int]]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Kept:
+    keyframe: Keyframe
+    voxels: Voxels  # what it sees
+
+
+class KeyframeBuffer:
+    """Keyframes in time order, at most config.max_views.
+
+    A frame is admitted when it is the first, or at least min_translation_m from every kept keyframe, or turned by at
+    least min_rotation_deg against every keyframe nearer than that, or max_interval_sec after the last admission, or
+    when at least min_new_coverage of the voxels it sees are seen by no kept keyframe.
+
+    When full, the keyframe goes that alone sees the fewest voxels, the oldest among equals; never the newest. So the
+    place stays covered, and a robot that stands still renews its view instead of losing the others.
+
+    `version` grows with each change of the set, `epoch` with each reset; neither ever goes back.
+    """
+
+    def __init__(self, config: KeyframeConfig) -> None:
+        self._config = config
+        self._kept: list[_Kept] = []
+        self._seen_by: Counter[tuple[int, int, int]] = Counter()  # voxel -> kept keyframes that see it
+        self._last_stamp_ns: int | None = None
+        self._next_index = 0
+        self.version = 0
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    @property
+    def keyframes(self) -> tuple[Keyframe, ...]:
+        """The kept keyframes in time order; the last is the newest."""
+        return tuple(kept.keyframe for kept in self._kept)
+
+    @property
+    def config(self) -> KeyframeConfig:
+        return self._config
+
+    def offer(self, frame: RgbdFrame) -> Keyframe | None:
+        """Admits the frame and returns its keyframe, or None where it adds too little.
+
+        Raises FrameError: BACKWARD_STAMP if the stamp is not newer than the last one offered, FRAME_MISMATCH if its
+        world frame is not the kept keyframes'.
+        """
+        self._check(frame)
+        self._last_stamp_ns = frame.stamp_ns
+        reason = self._reason_to_admit(frame)
+        if reason is None:
+            return None
+        keyframe = Keyframe(frame, self._next_index, reason)
+        self._next_index += 1
+        self._keep(_Kept(keyframe, visible_voxels(frame)))
+        self._evict_surplus()
+        self.version += 1
+        return keyframe
+
+    def set_config(self, config: KeyframeConfig) -> None:
+        """New thresholds from the next frame on; a smaller max_views evicts at once."""
+        self._config = config
+        if self._evict_surplus():
+            self.version += 1
+
+    def reset(self) -> None:
+        """Forgets everything, stamps included. Indices go on: a keyframe index is never reused."""
+        self._kept.clear()
+        self._seen_by.clear()
+        self._last_stamp_ns = None
+        self.version += 1
+        self.epoch += 1
+
+    def _check(self, frame: RgbdFrame) -> None:
+        if self._last_stamp_ns is not None and frame.stamp_ns <= self._last_stamp_ns:
+            raise FrameError(
+                FrameReason.BACKWARD_STAMP,
+                f"frame stamp {frame.stamp_ns} ns is not newer than the last one, {self._last_stamp_ns} ns; stamps must "
+                "rise. Reset the scene after a clock jump or a bag loop.",
+            )
+        if self._kept and frame.frame_id != self._kept[0].keyframe.frame.frame_id:
+            raise FrameError(
+                FrameReason.FRAME_MISMATCH,
+                f"frame is posed in {frame.frame_id!r}, the keyframes in {self._kept[0].keyframe.frame.frame_id!r}; "
+                "reset the scene to change the world frame.",
+            )
+
+    def _reason_to_admit(self, frame: RgbdFrame) -> KeyframeReason | None:
+        if not self._kept:
+            return KeyframeReason.FIRST
+        config = self._config
+        kept = [k.keyframe.frame for k in self._kept]
+        distance_m = np.linalg.norm([f.T_world_cam[:3, 3] - frame.T_world_cam[:3, 3] for f in kept], axis=1)
+        near = [f for f, d in zip(kept, distance_m, strict=True) if d < config.min_translation_m]
+        if not near:
+            return KeyframeReason.TRANSLATION
+        turned = np.rad2deg([rotation_angle_rad(f.T_world_cam, frame.T_world_cam) for f in near])
+        if (turned >= config.min_rotation_deg).all():
+            return KeyframeReason.ROTATION
+        since_s = (frame.stamp_ns - kept[-1].stamp_ns) * 1e-9
+        if 0.0 < config.max_interval_sec <= since_s:
+            return KeyframeReason.TIME
+        if 0.0 < config.min_new_coverage <= self._share_of_new_voxels(frame):
+            return KeyframeReason.COVERAGE
+        return None
+
+    def _share_of_new_voxels(self, frame: RgbdFrame) -> float:
+        voxels = visible_voxels(frame)
+        return sum(voxel not in self._seen_by for voxel in voxels) / len(voxels) if voxels else 0.0
+
+    def _keep(self, kept: _Kept) -> None:
+        self._kept.append(kept)
+        self._seen_by.update(kept.voxels)
+
+    def _evict_surplus(self) -> bool:
+        """Evicts down to max_views, one at a time; whether any went."""
+        surplus = max(len(self._kept) - self._config.max_views, 0)
+        for _ in range(surplus):
+            # min() takes the first, that is the oldest, of equals
+            gone = min(self._kept[:-1], key=lambda k: sum(self._seen_by[voxel] == 1 for voxel in k.voxels))
+            self._kept.remove(gone)
+            self._seen_by -= Counter(gone.voxels)
+        return surplus > 0
+
+
+def visible_voxels(frame: RgbdFrame) -> Voxels:
+    """The world voxels of COVERAGE_VOXEL_M that a sparse grid of the frame's readings falls into; empty without depth."""
+    rows = _grid(frame.intrinsics.height)
+    columns = _grid(frame.intrinsics.width)
+    depth_m = torch.from_numpy(frame.depth_m[rows, columns].astype(np.float64))
+    K = frame.intrinsics.matrix
+    K[0] /= columns.step
+    K[1] /= rows.step
+    xyz_m = unproject_depth(depth_m, torch.from_numpy(K), torch.from_numpy(frame.T_world_cam.copy())).reshape(-1, 3)
+    _, occupied = voxel_ids(voxel_coords(xyz_m[xyz_m.isfinite().all(dim=1)], COVERAGE_VOXEL_M))
+    triples: npt.NDArray[np.int64] = occupied.numpy()
+    return frozenset((int(x), int(y), int(z)) for x, y, z in triples)
+
+
+def _grid(size_px: int) -> slice:
+    return slice(0, None, max(size_px // COVERAGE_GRID, 1))

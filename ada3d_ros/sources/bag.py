@@ -1,0 +1,192 @@
+"""A recorded rosbag2 (mcap or sqlite3) as an iterable of RgbdFrame, read with rosbags: no ROS installation needed.
+
+Two passes: the first reads stamps, camera_info and poses, and decides what belongs together; the second decodes
+images in the order of the recording, holding only those whose partner has not come yet.
+"""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rosbags.highlevel import AnyReader
+from rosbags.typesys import Stores, get_typestore
+
+from ada3d_ros.config import AgentConfig
+from ada3d_ros.errors import FrameError, FrameReason, PoseError, SourceError
+from ada3d_ros.geometry.pose import PoseBuffer, pose_from_quaternion
+from ada3d_ros.sources.association import pair_nearest
+from ada3d_ros.sources.messages import frame_of, pose_of, stamp_of
+from ada3d_ros.sources.topics import BagTopics, detect_topics
+from ada3d_ros.types import RgbdFrame
+
+MAX_POSES = 10_000_000  # a recording's poses all stay: 28 h at 100 Hz
+
+
+@dataclass(slots=True)
+class _Index:
+    """What the first pass found. Images by their place among the messages of their topic."""
+
+    rgb: list[tuple[int, int]] = field(default_factory=list)  # (place, stamp_ns), stamps rising
+    depth: list[tuple[int, int]] = field(default_factory=list)
+    infos: list[tuple[int, Any]] = field(default_factory=list)  # (stamp_ns, message)
+    poses: PoseBuffer = field(default_factory=lambda: PoseBuffer(MAX_POSES))
+    pose_frames: set[str] = field(default_factory=set)
+
+
+class BagSource:
+    """The frames of a bag in stamp order; iterate as often as needed. `dropped` counts what the last pass left out.
+
+    `config` gives what the node would use: depth.*, sync.slop_sec, pose.max_gap_sec, world_frame, extrinsic.*.
+    Raises SourceError, at construction or while reading, for a bag that is missing, broken or lacks an input.
+    """
+
+    def __init__(self, path: str | Path, topics: BagTopics | None = None, config: AgentConfig | None = None) -> None:
+        self.path = Path(path)
+        self.config = config or AgentConfig()
+        with _open(self.path) as reader:
+            types = {connection.topic: connection.msgtype for connection in reader.connections}
+        self.topics = detect_topics(types, topics or BagTopics())
+        self.dropped: Counter[FrameReason] = Counter()
+        extrinsic = self.config.extrinsic
+        self._T_child_cam = pose_from_quaternion(extrinsic.xyz, extrinsic.quat_xyzw)
+
+    def __iter__(self) -> Iterator[RgbdFrame]:
+        self.dropped = Counter()
+        with _open(self.path) as reader:
+            index = self._read_index(reader)
+            slop_s = self.config.sync.slop_sec
+            pairs = pair_nearest(_stamps(index.rgb), _stamps(index.depth), slop_s)
+            self.dropped[FrameReason.NO_DEPTH] += len(index.rgb) - len(pairs)
+            places = [(index.rgb[i][0], index.depth[j][0]) for i, j in pairs]
+            for rgb, depth in self._read_images(reader, places):
+                try:
+                    yield self._build(rgb, depth, index)
+                except FrameError as error:
+                    self.dropped[error.reason] += 1
+        self.dropped = +self.dropped  # without zeros
+
+    def _read_index(self, reader: AnyReader) -> _Index:
+        index = _Index()
+        places: Counter[str] = Counter()
+        for topic, message in _messages(reader, set(_names(self.topics))):
+            place = places[topic]
+            places[topic] += 1
+            if message is None:
+                self.dropped[FrameReason.CORRUPT] += 1
+            elif topic == self.topics.rgb:
+                self._index_rgb(index, place, stamp_of(message))
+            elif topic == self.topics.depth:
+                index.depth.append((place, stamp_of(message)))
+            elif topic == self.topics.camera_info:
+                index.infos.append((stamp_of(message), message))
+            else:
+                self._index_pose(index, message)
+        index.infos.sort(key=lambda item: item[0])
+        if len(index.poses) == 0 and index.pose_frames - {self.config.world_frame}:
+            raise SourceError(
+                f"{self.path}: {self.topics.pose} holds poses in {', '.join(sorted(index.pose_frames))}, none in "
+                f"world_frame {self.config.world_frame!r}; set world_frame to the recorded one."
+            )
+        return index
+
+    def _index_rgb(self, index: _Index, place: int, stamp_ns: int) -> None:
+        if stamp_ns == 0:
+            self.dropped[FrameReason.ZERO_STAMP] += 1
+        elif index.rgb and stamp_ns <= index.rgb[-1][1]:
+            self.dropped[FrameReason.BACKWARD_STAMP] += 1
+        else:
+            index.rgb.append((place, stamp_ns))
+
+    def _index_pose(self, index: _Index, message: Any) -> None:
+        frame_id = message.header.frame_id
+        index.pose_frames.add(frame_id)
+        if frame_id != self.config.world_frame:
+            self.dropped[FrameReason.FRAME_MISMATCH] += 1
+            return
+        try:
+            index.poses.add(stamp_of(message), pose_of(message) @ self._T_child_cam)
+        except PoseError:
+            self.dropped[FrameReason.BAD_POSE] += 1
+
+    def _read_images(self, reader: AnyReader, places: list[tuple[int, int]]) -> Iterator[tuple[Any, Any]]:
+        """Pairs of messages in the order of `places` (colour place, depth place)."""
+        wanted_rgb, wanted_depth = {i for i, _ in places}, {j for _, j in places}
+        rgb: dict[int, Any] = {}
+        depth: dict[int, Any] = {}
+        count_rgb, count_depth = itertools.count(), itertools.count()
+        todo = iter(places)
+        pair = next(todo, None)
+        for topic, message in _messages(reader, {self.topics.rgb, self.topics.depth}):
+            wanted, held, count = (
+                (wanted_rgb, rgb, count_rgb) if topic == self.topics.rgb else (wanted_depth, depth, count_depth)
+            )
+            if (place := next(count)) in wanted:
+                held[place] = message
+            while pair is not None and pair[0] in rgb and pair[1] in depth:
+                yield rgb.pop(pair[0]), depth.pop(pair[1])
+                pair = next(todo, None)
+
+    def _build(self, rgb: Any, depth: Any, index: _Index) -> RgbdFrame:
+        stamp_ns = stamp_of(rgb)
+        info = _nearest_info(index.infos, stamp_ns, self.config.sync.slop_sec)
+        pose = index.poses.lookup(stamp_ns, self.config.pose.max_gap_sec)
+        if pose.T_world_child is None:
+            raise FrameError(FrameReason.NO_POSE, f"no pose at {stamp_ns} ns: {pose.why}")
+        return frame_of(rgb, depth, info, pose.T_world_child.copy(), self.config.world_frame, self.config.depth)
+
+
+def _names(topics: BagTopics) -> tuple[str, ...]:
+    return topics.rgb, topics.depth, topics.camera_info, topics.pose
+
+
+def _stamps(places: list[tuple[int, int]]) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    return np.array([stamp_ns for _, stamp_ns in places], dtype=np.int64)
+
+
+def _nearest_info(infos: list[tuple[int, Any]], stamp_ns: int, slop_s: float) -> Any:
+    at = bisect.bisect_left(infos, stamp_ns, key=lambda item: item[0])
+    near = min(infos[max(at - 1, 0) : at + 1], key=lambda item: abs(item[0] - stamp_ns), default=None)
+    if near is None or abs(near[0] - stamp_ns) > round(slop_s * 1e9):
+        raise FrameError(FrameReason.NO_INFO, f"no camera_info within {slop_s} s of {stamp_ns} ns.")
+    return near[1]
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[AnyReader]:
+    """An open reader. Raises SourceError for a path that is no readable bag."""
+    try:
+        reader = AnyReader([path], default_typestore=get_typestore(Stores.ROS2_JAZZY))
+        reader.open()
+    except Exception as error:  # rosbags, yaml, sqlite3 and struct each have their own
+        raise SourceError(
+            f"cannot read {path} as a rosbag2: {error}. Give the folder that holds metadata.yaml."
+        ) from error
+    try:
+        yield reader
+    finally:
+        reader.close()
+
+
+def _messages(reader: AnyReader, topics: set[str]) -> Iterator[tuple[str, Any]]:
+    """(topic, message) in the order of the recording; None for a message that does not deserialise."""
+    raw = reader.messages([c for c in reader.connections if c.topic in topics])
+    while True:
+        try:
+            connection, _, data = next(raw)
+        except StopIteration:
+            return
+        except Exception as error:
+            raise SourceError(f"{reader.paths[0]} breaks off while reading: {error}") from error
+        try:
+            message = reader.deserialize(data, connection.msgtype)
+        except Exception:  # damaged CDR; the caller counts it
+            message = None
+        yield connection.topic, message

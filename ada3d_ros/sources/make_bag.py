@@ -1,0 +1,154 @@
+"""`ada3d make-bag`: a posed RGB-D folder, or the generated room, into a rosbag2 mcap that the node can replay."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from ada3d_ros.errors import Ada3DError, SourceError
+from ada3d_ros.sources.bag_writer import BagOptions, write_bag
+from ada3d_ros.sources.folder import ROTATIONS_XYZW, FolderOptions, FolderSource, parse_rotation
+from ada3d_ros.sources.layouts import LAYOUTS
+from ada3d_ros.sources.synthetic import BoxRoom, build_box_room
+from ada3d_ros.types import RgbdFrame
+
+EPILOG = """layouts:
+  tum      rgb.txt depth.txt groundtruth.txt (TUM RGB-D SLAM Dataset); depth scale 5000
+  cabinet  raw_imgs/ depth_imgs/ truth_cam_poses.txt; depth scale 5000
+  scannet  color/ depth/ pose/ intrinsic/ (ScanNet export); depth scale 1000; frames with a lost pose are left out
+  plain    rgb/ (or color/, images/), depth/, poses/ (one 4x4 camera-to-world text file per frame), K.txt; scale 1000
+
+topics written:
+  /camera/color/image_raw/compressed (or /camera/color/image_raw with --raw), /camera/color/camera_info,
+  /camera/aligned_depth_to_color/image_raw (16UC1, millimetres), /camera/pose (PoseStamped of the optical frame),
+  /tf, /tf_static
+
+examples:
+  ada3d make-bag ~/data/rgbd_dataset_freiburg3_long_office -o office --intrinsics 535.4 539.2 320.1 247.6
+  ada3d make-bag scene0011_00 -o scene0011 --fps 30
+  ada3d make-bag --synthetic --seed 3 --views 40 -o room
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="ada3d make-bag",
+        description="Write a posed RGB-D folder, or a generated room, into a rosbag2 mcap.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("folder", nargs="?", type=Path, help="the posed RGB-D folder; leave out with --synthetic")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="BAG", help="bag folder to create")
+    parser.add_argument("--raw", action="store_true", help="store colour as raw rgb8 (exact) instead of JPEG")
+    parser.add_argument("--jpeg-quality", type=_quality, default=95, metavar="1-100", help="of the JPEGs (default 95)")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing bag at BAG")
+    folder = parser.add_argument_group("folder")
+    folder.add_argument(
+        "--layout", default="auto", choices=("auto", *LAYOUTS), help="how the folder is laid out (default auto)"
+    )
+    folder.add_argument(
+        "--depth-scale", type=float, metavar="UNITS", help="depth image units per metre (default: the layout's)"
+    )
+    folder.add_argument(
+        "--fps", type=float, default=10.0, help="frames per second where the folder has no stamps (default 10)"
+    )
+    folder.add_argument(
+        "--intrinsics",
+        type=float,
+        nargs=4,
+        metavar=("FX", "FY", "CX", "CY"),
+        help="camera matrix in px, where the folder has none",
+    )
+    folder.add_argument(
+        "--rotate-world",
+        default="none",
+        metavar="ROTATION",
+        help=f"turn the folder's world to z up: {', '.join(ROTATIONS_XYZW)} or QX,QY,QZ,QW (default none)",
+    )
+    folder.add_argument("--frame-id", default="map", help="name of the world frame (default map)")
+    room = parser.add_argument_group("generated room")
+    room.add_argument(
+        "--synthetic", action="store_true", help="write a generated room; its true boxes go to BAG/boxes.json"
+    )
+    room.add_argument("--seed", type=int, default=0, help="of the room (default 0)")
+    room.add_argument("--views", type=int, default=20, help="frames (default 20)")
+    room.add_argument(
+        "--size", type=int, nargs=2, default=(320, 240), metavar=("W", "H"), help="image size in px (default 320 240)"
+    )
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit status 0; 1 with a sentence on standard error where an input is missing or bad; 2 for wrong usage."""
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    if args.synthetic == (args.folder is not None):
+        parser.error("give either a FOLDER or --synthetic")
+    options = BagOptions(raw=args.raw, jpeg_quality=args.jpeg_quality, overwrite=args.overwrite)
+    try:
+        if args.synthetic:
+            _make_synthetic(args, options)
+        else:
+            _make_from_folder(args, options)
+    except Ada3DError as error:
+        print(f"ada3d make-bag: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _make_from_folder(args: argparse.Namespace, options: BagOptions) -> None:
+    source = FolderSource(
+        args.folder,
+        FolderOptions(
+            layout=args.layout,
+            depth_scale=args.depth_scale,
+            fps=args.fps,
+            intrinsics=tuple(args.intrinsics) if args.intrinsics else None,
+            rotate_world_xyzw=parse_rotation(args.rotate_world),
+            frame_id=args.frame_id,
+        ),
+    )
+    print(f"{args.folder}: layout {source.layout}, {len(source)} frames, {source.depth_scale:g} depth units per metre")
+    count = write_bag(_with_progress(source, len(source)), args.output, options)
+    dropped = ", ".join(f"{reason} {n}" for reason, n in sorted(source.dropped.items()))
+    print(f"wrote {count} frames to {args.output}" + (f"; left out: {dropped}" if dropped else ""))
+
+
+def _make_synthetic(args: argparse.Namespace, options: BagOptions) -> None:
+    width, height = args.size
+    if args.views < 1 or width < 8 or height < 8:
+        raise SourceError(f"--views {args.views} --size {width} {height}: at least 1 view of 8 x 8 px.")
+    room = build_box_room(args.seed, args.views, width, height)
+    count = write_bag(_with_progress(room.frames, len(room.frames)), args.output, options)
+    (args.output / "boxes.json").write_text(json.dumps(_to_json(room, args.seed), indent=1) + "\n", encoding="utf-8")
+    print(f"wrote {count} frames and {len(room.boxes)} true boxes (boxes.json) to {args.output}")
+
+
+def _to_json(room: BoxRoom, seed: int) -> dict[str, object]:
+    boxes = [
+        {"label": b.label, "center_m": b.center_m.tolist(), "size_m": b.size_m.tolist(), "yaw_rad": b.yaw_rad}
+        for b in room.boxes
+    ]
+    return {"seed": seed, "frame": room.frames[0].frame_id, "boxes": boxes}
+
+
+def _with_progress(frames: Iterable[RgbdFrame], total: int) -> Iterator[RgbdFrame]:
+    """The frames, with a line on standard error: rewritten in place on a terminal, every tenth part elsewhere."""
+    terminal = sys.stderr.isatty()
+    every = 1 if terminal else max(total // 10, 1)
+    for number, frame in enumerate(frames, start=1):
+        yield frame
+        if number % every == 0 or number == total:
+            print(f"{number}/{total} frames", end="\r" if terminal else "\n", file=sys.stderr, flush=True)
+    if terminal:
+        print(file=sys.stderr)
+
+
+def _quality(text: str) -> int:
+    value = int(text)
+    if not 1 <= value <= 100:
+        raise argparse.ArgumentTypeError(f"{value}, allowed 1 to 100")
+    return value

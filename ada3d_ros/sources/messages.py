@@ -1,0 +1,97 @@
+"""Camera messages to an RgbdFrame: decode, compare, undistort. By field names only, so that rosbags' and rclpy's
+messages both serve; imports neither.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ada3d_ros.config import DepthConfig
+from ada3d_ros.errors import FrameError, FrameReason
+from ada3d_ros.geometry.distortion import undistort_color, undistort_depth
+from ada3d_ros.geometry.pose import pose_from_quaternion
+from ada3d_ros.sources.images import (
+    check_valid_fraction,
+    decode_color,
+    decode_compressed_color,
+    decode_compressed_depth,
+    decode_depth,
+)
+from ada3d_ros.types import Intrinsics, RgbdFrame
+
+
+def stamp_of(message: Any) -> int:
+    """header.stamp in ns."""
+    return int(message.header.stamp.sec) * 1_000_000_000 + int(message.header.stamp.nanosec)
+
+
+def color_of(message: Any) -> npt.NDArray[np.uint8]:
+    """rgb (H, W, 3) uint8 RGB of an Image or CompressedImage. Raises FrameError."""
+    if hasattr(message, "encoding"):
+        return decode_color(
+            message.height, message.width, message.encoding, message.is_bigendian, message.step, message.data
+        )
+    return decode_compressed_color(message.data, message.format)
+
+
+def depth_of(message: Any, config: DepthConfig) -> npt.NDArray[np.float32]:
+    """depth_m (H, W) float32 metres, NaN invalid, of an Image or a compressedDepth CompressedImage. Raises FrameError."""
+    limits = (config.scale, config.min_m, config.max_m)
+    if hasattr(message, "encoding"):
+        return decode_depth(
+            message.height, message.width, message.encoding, message.is_bigendian, message.step, message.data, *limits
+        )
+    return decode_compressed_depth(message.data, message.format, *limits)
+
+
+def intrinsics_of(info: Any) -> Intrinsics:
+    """The pinhole camera of a CameraInfo (its K, not its P). Raises FrameError (BAD_INTRINSICS)."""
+    k = [float(value) for value in info.k]
+    return Intrinsics(k[0], k[4], k[2], k[5], int(info.width), int(info.height))
+
+
+def pose_of(message: Any) -> npt.NDArray[np.float64]:
+    """T (4, 4) of a PoseStamped or Odometry: its child frame to its header's frame. Raises PoseError."""
+    pose = message.pose.pose if hasattr(message, "child_frame_id") else message.pose
+    p, q = pose.position, pose.orientation
+    return pose_from_quaternion((p.x, p.y, p.z), (q.x, q.y, q.z, q.w))
+
+
+def frame_of(
+    rgb_message: Any,
+    depth_message: Any,
+    info: Any,
+    T_world_cam: npt.NDArray[np.float64],
+    frame_id: str,
+    config: DepthConfig,
+) -> RgbdFrame:
+    """One undistorted frame, stamped like the colour image; T_world_cam (4, 4), world frame `frame_id`.
+
+    Raises FrameError for every message that cannot be used: frames or sizes that differ, bad intrinsics or distortion,
+    undecodable pixels, implausible units, too little valid depth.
+    """
+    camera = rgb_message.header.frame_id
+    for name, message in (("depth", depth_message), ("camera_info", info)):
+        if message.header.frame_id != camera:
+            raise FrameError(
+                FrameReason.FRAME_MISMATCH,
+                f"{name} is in frame {message.header.frame_id!r}, colour in {camera!r}: depth must be registered to "
+                "colour (realsense: align_depth.enable:=true) and camera_info be the colour camera's.",
+            )
+    intrinsics = intrinsics_of(info)
+    model, D = info.distortion_model, [float(value) for value in info.d]
+    rgb, depth_m = color_of(rgb_message), depth_of(depth_message, config)
+    size = (intrinsics.height, intrinsics.width)
+    if rgb.shape[:2] != size or depth_m.shape != size:
+        raise FrameError(
+            FrameReason.BAD_SIZE,
+            f"colour is {rgb.shape[1]}x{rgb.shape[0]} px, depth {depth_m.shape[1]}x{depth_m.shape[0]}, camera_info "
+            f"{size[1]}x{size[0]}; all must be equal (realsense: align_depth.enable:=true).",
+        )
+    depth_m = undistort_depth(depth_m, intrinsics, model, D)
+    check_valid_fraction(depth_m, config.min_valid_fraction)
+    rgb = undistort_color(rgb, intrinsics, model, D)
+    return RgbdFrame(stamp_of(rgb_message), rgb, depth_m, intrinsics, T_world_cam, frame_id, camera)

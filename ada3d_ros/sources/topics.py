@@ -1,0 +1,96 @@
+"""Which topics of a recording are colour, depth, camera_info and pose: by message type, then by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ada3d_ros.errors import SourceError
+
+IMAGE = "sensor_msgs/msg/Image"
+COMPRESSED_IMAGE = "sensor_msgs/msg/CompressedImage"
+CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
+POSE_STAMPED = "geometry_msgs/msg/PoseStamped"
+ODOMETRY = "nav_msgs/msg/Odometry"
+
+TYPES = {
+    "rgb": (IMAGE, COMPRESSED_IMAGE),
+    "depth": (IMAGE, COMPRESSED_IMAGE),
+    "camera_info": (CAMERA_INFO,),
+    "pose": (POSE_STAMPED, ODOMETRY),
+}
+TRANSPORT_SUFFIXES = ("/compressed", "/compressedDepth")
+NOT_COLOR = ("depth", "infra", "/ir/", "mask", "disparity", "confidence")
+
+
+@dataclass(frozen=True, slots=True)
+class BagTopics:
+    """Topic names; an empty one is detected."""
+
+    rgb: str = ""
+    depth: str = ""
+    camera_info: str = ""
+    pose: str = ""
+
+
+def detect_topics(types: Mapping[str, str], wanted: BagTopics = BagTopics()) -> BagTopics:
+    """Complete topics from the recording's {topic: message type}.
+
+    Names that are given must exist with a fitting type. Detected: colour is an image that is not named like depth or
+    infrared; depth has `depth` in its name, `aligned` preferred; camera_info is the one beside the colour image; the
+    pose is the only PoseStamped or Odometry. A raw topic goes before its compressed twin.
+    Raises SourceError where nothing fits, or several do: it never guesses between cameras.
+    """
+    rgb = wanted.rgb or _only("rgb", [t for t in _of("rgb", types) if not _is_depth(t) and _is_color(t)], types)
+    depth = wanted.depth or _only("depth", _aligned_first([t for t in _of("depth", types) if _is_depth(t)]), types)
+    infos = _of("camera_info", types)
+    sibling = f"{_base(rgb).rpartition('/')[0]}/camera_info"
+    info = wanted.camera_info or (
+        sibling if sibling in infos else _only("camera_info", [t for t in infos if not _is_depth(t)], types)
+    )
+    pose = wanted.pose or _only("pose", _of("pose", types), types)
+    found = BagTopics(rgb, depth, info, pose)
+    for role, allowed in TYPES.items():
+        topic = getattr(found, role)
+        if types.get(topic) not in allowed:
+            raise SourceError(
+                f"{role} topic {topic!r} is {types.get(topic, 'not in the bag')}; expected a topic of type "
+                f"{' or '.join(allowed)}. The bag has: {_listing(types)}."
+            )
+    return found
+
+
+def _of(role: str, types: Mapping[str, str]) -> list[str]:
+    return sorted(topic for topic, kind in types.items() if kind in TYPES[role])
+
+
+def _base(topic: str) -> str:
+    for suffix in TRANSPORT_SUFFIXES:
+        topic = topic.removesuffix(suffix)
+    return topic
+
+
+def _is_depth(topic: str) -> bool:
+    return "depth" in topic.lower()
+
+
+def _is_color(topic: str) -> bool:
+    return not any(word in topic.lower() for word in NOT_COLOR)
+
+
+def _aligned_first(topics: list[str]) -> list[str]:
+    return [t for t in topics if "aligned" in t or "registered" in t] or topics
+
+
+def _only(role: str, candidates: list[str], types: Mapping[str, str]) -> str:
+    cameras = {_base(topic): topic for topic in sorted(candidates, reverse=True)}  # the raw topic, else the compressed
+    if len(cameras) == 1:
+        return next(iter(cameras.values()))
+    found = f"{len(cameras)} fit ({', '.join(sorted(cameras))})" if cameras else "none fits"
+    raise SourceError(
+        f"cannot tell the {role} topic: {found}; name it (type {' or '.join(TYPES[role])}). The bag has: {_listing(types)}."
+    )
+
+
+def _listing(types: Mapping[str, str]) -> str:
+    return ", ".join(f"{topic} ({kind})" for topic, kind in sorted(types.items())) or "no topics"

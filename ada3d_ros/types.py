@@ -1,0 +1,359 @@
+"""The data that crosses a folder boundary: frozen dataclasses with shape, dtype, unit and frame.
+
+Knows nothing of ROS, and imports torch only for type checkers. Conventions: `T_a_b` maps b-coordinates to a;
+camera frames are optical (x right, y down, z forward); the world is z up; pixel centres lie at integers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum, IntEnum, StrEnum
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from ada3d_ros.errors import FrameError, FrameReason, PoseError
+
+if TYPE_CHECKING:
+    import torch
+
+NAN = float("nan")
+
+
+def _freeze(*arrays: npt.NDArray[np.generic]) -> None:
+    for array in arrays:
+        array.setflags(write=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Intrinsics:
+    """A pinhole camera. fx fy cx cy in px, pixel centres at integers; size in px.
+
+    Raises FrameError (BAD_INTRINSICS) for a focal length or size that is zero, negative or not finite.
+    """
+
+    fx: float
+    fy: float
+    cx: float
+    cy: float
+    width: int
+    height: int
+
+    def __post_init__(self) -> None:
+        values = (self.fx, self.fy, self.cx, self.cy)
+        if not all(np.isfinite(values)) or self.fx <= 0 or self.fy <= 0:
+            raise FrameError(
+                FrameReason.BAD_INTRINSICS,
+                f"camera_info K has fx={self.fx} fy={self.fy} cx={self.cx} cy={self.cy}: the camera is not calibrated "
+                "(fx and fy must be finite and above 0). Publish a calibrated camera_info.",
+            )
+        if self.width <= 0 or self.height <= 0:
+            raise FrameError(
+                FrameReason.BAD_INTRINSICS, f"image size {self.width}x{self.height} px; both must be above 0."
+            )
+
+    @property
+    def matrix(self) -> npt.NDArray[np.float64]:
+        """K, (3, 3) float64, px."""
+        return np.array([[self.fx, 0.0, self.cx], [0.0, self.fy, self.cy], [0.0, 0.0, 1.0]])
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class RgbdFrame:
+    """One RGB-D capture with its pose, undistorted, depth registered to colour.
+
+    rgb (H, W, 3) uint8 RGB; depth_m (H, W) float32 metres along the optical axis, NaN = no reading;
+    T_world_cam (4, 4) float64; frame_id names the world frame, camera_frame_id the optical frame.
+    """
+
+    stamp_ns: int
+    rgb: npt.NDArray[np.uint8]
+    depth_m: npt.NDArray[np.float32]
+    intrinsics: Intrinsics
+    T_world_cam: npt.NDArray[np.float64]
+    frame_id: str
+    camera_frame_id: str = ""
+
+    def __post_init__(self) -> None:
+        height, width = self.intrinsics.height, self.intrinsics.width
+        if self.rgb.shape != (height, width, 3) or self.rgb.dtype != np.uint8:
+            raise FrameError(
+                FrameReason.BAD_SIZE,
+                f"rgb is {self.rgb.shape} {self.rgb.dtype}, expected ({height}, {width}, 3) uint8.",
+            )
+        if self.depth_m.shape != (height, width) or self.depth_m.dtype != np.float32:
+            raise FrameError(
+                FrameReason.BAD_SIZE,
+                f"depth is {self.depth_m.shape} {self.depth_m.dtype}, expected ({height}, {width}) float32.",
+            )
+        if self.T_world_cam.shape != (4, 4) or not np.isfinite(self.T_world_cam).all():
+            raise PoseError(f"T_world_cam must be a finite (4, 4) matrix, got shape {self.T_world_cam.shape}.")
+        _freeze(self.rgb, self.depth_m, self.T_world_cam)
+
+
+class KeyframeReason(StrEnum):
+    """Which threshold admitted a keyframe."""
+
+    FIRST = "first"
+    TRANSLATION = "translation"
+    ROTATION = "rotation"
+    TIME = "time"
+    COVERAGE = "coverage"
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Keyframe:
+    """A frame admitted to the keyframe buffer. `index` grows by one per admission and is never reused."""
+
+    frame: RgbdFrame
+    index: int
+    reason: KeyframeReason
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class MultiViewInput:
+    """Views ready for the model: square images of side S and the geometry that belongs to them.
+
+    pixels (V, 3, S, S) float32, CLIP-normalised; depth_m (V, S, S) float32 metres; K (V, 3, 3) float32 px at side S;
+    T_world_cam (V, 4, 4) float32; stamp_ns (V,) int64. Depth is NaN where there is no reading
+    (0 under the `reference` preset, which does not mask).
+    """
+
+    pixels: torch.Tensor
+    depth_m: torch.Tensor
+    K: torch.Tensor
+    T_world_cam: torch.Tensor
+    stamp_ns: npt.NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        views, _, side, _ = self.pixels.shape
+        shapes = {
+            "depth_m": (views, side, side),
+            "K": (views, 3, 3),
+            "T_world_cam": (views, 4, 4),
+            "stamp_ns": (views,),
+        }
+        for name, shape in shapes.items():
+            if tuple(getattr(self, name).shape) != shape:
+                raise ValueError(
+                    f"MultiViewInput.{name} has shape {tuple(getattr(self, name).shape)}, expected {shape}."
+                )
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class SpatialTokens:
+    """One token per occupied voxel, in ascending x, y, z order of the world frame.
+
+    features (N, C) in the model's dtype: mean of (patch feature + 3D position embedding) before the projector;
+    xyz_m (N, 3) float32 world, mean of the patch points; num_patches (N,) int64.
+    """
+
+    features: torch.Tensor
+    xyz_m: torch.Tensor
+    num_patches: torch.Tensor
+    voxel_size_m: float
+
+    def __post_init__(self) -> None:
+        count = self.features.shape[0]
+        if tuple(self.xyz_m.shape) != (count, 3) or tuple(self.num_patches.shape) != (count,):
+            raise ValueError(
+                f"SpatialTokens: {count} features, xyz_m {tuple(self.xyz_m.shape)}, num_patches {tuple(self.num_patches.shape)}."
+            )
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class PromptSequence:
+    """What the decoder reads: embeds (T, D); positions (T,) int64; the span [start, stop) of the spatial tokens in it."""
+
+    embeds: torch.Tensor
+    positions: torch.Tensor
+    spatial_span: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        start, stop = self.spatial_span
+        if not 0 <= start <= stop <= self.embeds.shape[0] or self.positions.shape[0] != self.embeds.shape[0]:
+            raise ValueError(
+                f"PromptSequence: span {self.spatial_span}, {self.embeds.shape[0]} embeds, {self.positions.shape[0]} positions."
+            )
+
+
+class StopReason(IntEnum):
+    """Why generation ended; the numbers of Answer.msg."""
+
+    UNKNOWN = 0
+    EOS = 1
+    MAX_TOKENS = 2
+    TIMEOUT = 3
+    CANCELED = 4
+
+
+@dataclass(frozen=True, slots=True)
+class StageTimings:
+    """Seconds per stage, the device synchronised at each stage's end; NaN = the stage did not run."""
+
+    preprocess_s: float = NAN  # views resized and normalised
+    vision_s: float = NAN  # CLIP tower
+    spatial_s: float = NAN  # unprojection, 3D position embedding, voxel pooling, projector
+    prefill_s: float = NAN  # prompt through the decoder, ranking included
+    rank_s: float = NAN  # ranking and selection inside prefill
+    first_token_s: float = NAN  # TTFT: from taking the request up to the first token
+    decode_s: float = NAN  # all tokens after the first
+    postprocess_s: float = NAN  # box parsing and depth checks
+    total_s: float = NAN
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Generation:
+    """What the decoder produced. token_ids excludes the end-of-sequence id."""
+
+    token_ids: tuple[int, ...]
+    text: str
+    stop_reason: StopReason
+    decode_s: float = NAN
+
+
+@dataclass(frozen=True, slots=True)
+class TokenUsage:
+    """Counts of one answer. keep ratio = mean over layers of kept / total spatial tokens."""
+
+    prompt: int = 0  # all tokens that entered the decoder
+    generated: int = 0
+    spatial_total: int = 0
+    spatial_kept: int = 0  # after the last pruning layer
+    keep_ratio_requested: float = NAN
+    keep_ratio_achieved: float = NAN
+    strategy: str = "none"
+
+
+class GroundingMethod(IntEnum):
+    """How a box was found; the numbers of GroundedBox.msg."""
+
+    UNKNOWN = 0
+    TEXT = 1  # parsed from the answer text
+    HEAD = 2  # grounding decoder
+    RELEVANCE = 3  # training-free relevance peak
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Box3D:
+    """A box in the world frame: center_m (3,) float64 metres; size_m (3,) float64 FULL extents in metres along the
+    box axes; yaw_rad about world z. score 0..1 or NaN if the model gives none. support_points: valid depth points
+    inside, summed over the keyframes; 0 = not checked."""
+
+    center_m: npt.NDArray[np.float64]
+    size_m: npt.NDArray[np.float64]
+    yaw_rad: float = 0.0
+    label: str = ""
+    score: float = NAN
+    support_points: int = 0
+    method: GroundingMethod = GroundingMethod.UNKNOWN
+    evidence_stamps_ns: tuple[int, ...] = ()
+    evidence_xyz_m: tuple[tuple[float, float, float], ...] = ()
+    evidence_weights: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.center_m.shape != (3,) or self.size_m.shape != (3,):
+            raise ValueError(f"Box3D: center_m {self.center_m.shape} and size_m {self.size_m.shape} must both be (3,).")
+        _freeze(self.center_m, self.size_m)
+
+
+class Scope(IntEnum):
+    """What a question is about; the numbers of the services."""
+
+    SCENE = 0  # all keyframes, in 3D
+    LATEST_IMAGE = 1  # the newest keyframe's colour image alone, in 2D
+
+
+class Stage(Enum):
+    """Progress of a question, as the action's feedback reports it."""
+
+    QUEUED = 0
+    ENCODING = 1
+    PREFILL = 2
+    DECODING = 3
+    POSTPROCESS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A request as the pipeline sees it. NaN and 0 mean: use the configured default."""
+
+    text: str
+    scope: Scope = Scope.SCENE
+    want_boxes: bool = True
+    max_new_tokens: int = 0
+    keep_ratio: float = NAN
+    deadline_s: float = NAN
+
+
+def _nothing(*args: object) -> None:
+    """The default hook."""
+
+
+@dataclass(frozen=True, slots=True)
+class AskHooks:
+    """How a caller follows and stops a question. All are called on the asking thread.
+
+    check() raises a RequestError to stop (between stages and before each token); on_stage(stage); on_text(delta,
+    num_tokens) gets each new piece of text.
+    """
+
+    check: Callable[[], None] = _nothing
+    on_stage: Callable[[Stage], None] = _nothing
+    on_text: Callable[[str, int], None] = _nothing
+
+
+@dataclass(frozen=True, slots=True)
+class SceneState:
+    """The keyframes in numbers; stamps are -1 where there is no keyframe."""
+
+    num_keyframes: int
+    epoch: int  # grows at every reset
+    version: int  # grows at every change within an epoch
+    oldest_ns: int = -1
+    newest_ns: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What is known of a checkpoint; sha256 is empty until loaded."""
+
+    name: str
+    revision: str
+    sha256: str
+    device: str
+    precision: str
+    parameters: int
+    memory_bytes: int
+    max_input_tokens: int
+    random_weights: bool
+    has_3d: bool
+    has_grounding_head: bool
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Answer:
+    """Everything known about one answered question.
+
+    stamp_ns: newest image used; frame_id: world frame of the boxes; scene_age_s: seconds from the newest image to the
+    moment of answering, NaN where no clock was given; scene_staleness: share of keyframes the cached scene lacks, NaN
+    without a cache.
+    """
+
+    question: str
+    text: str
+    boxes: tuple[Box3D, ...]
+    stamp_ns: int
+    frame_id: str
+    keyframe_stamps_ns: tuple[int, ...]
+    stop_reason: StopReason
+    tokens: TokenUsage
+    timings: StageTimings
+    scene_epoch: int = 0
+    scene_version: int = 0
+    scene_cached: bool = False
+    scene_staleness: float = NAN
+    confidence: float = NAN
+    notes: tuple[str, ...] = field(default=())

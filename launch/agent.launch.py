@@ -1,0 +1,136 @@
+"""Start the agent node: `ros2 launch ada3d_ros agent.launch.py --show-args` lists every argument."""
+
+from pathlib import Path
+
+from ament_index_python.packages import get_package_share_directory
+from launch import LaunchDescription
+from launch.actions import DeclareLaunchArgument, EmitEvent, OpaqueFunction, RegisterEventHandler
+from launch.conditions import IfCondition
+from launch.events import matches_action
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import LifecycleNode, Node
+from launch_ros.event_handlers import OnStateTransition
+from launch_ros.events.lifecycle import ChangeState
+from lifecycle_msgs.msg import Transition
+
+SHARE = Path(get_package_share_directory("ada3d_ros"))
+
+# Overrides of the parameter file; left empty, the file's value stays. argument -> parameter
+OVERRIDES = {
+    "model_path": "model.path",
+    "device": "model.device",
+    "precision": "model.precision",
+    "world_frame": "world_frame",
+    "pose_source": "pose_source",
+    "rgb_transport": "rgb_transport",
+    "depth_transport": "depth_transport",
+}
+
+ARGUMENTS = [
+    DeclareLaunchArgument(
+        "namespace", default_value="", description="namespace of the node, for example the robot's name"
+    ),
+    DeclareLaunchArgument(
+        "params_file",
+        default_value=str(SHARE / "config" / "agent.yaml"),
+        description="parameter file (docs/parameters.md)",
+    ),
+    DeclareLaunchArgument(
+        "model_path", default_value="", description="folder of the checkpoint; empty: as in params_file"
+    ),
+    DeclareLaunchArgument(
+        "device", default_value="", description="auto, cpu, cuda or cuda:N; empty: as in params_file"
+    ),
+    DeclareLaunchArgument(
+        "precision", default_value="", description="auto, fp32, bf16 or fp16; empty: as in params_file"
+    ),
+    DeclareLaunchArgument(
+        "rgb_topic",
+        default_value="/camera/camera/color/image_raw",
+        description="colour image, sensor_msgs/Image (without /compressed)",
+    ),
+    DeclareLaunchArgument(
+        "depth_topic",
+        default_value="/camera/camera/aligned_depth_to_color/image_raw",
+        description="depth registered to colour, sensor_msgs/Image (without /compressedDepth)",
+    ),
+    DeclareLaunchArgument(
+        "camera_info_topic", default_value="/camera/camera/color/camera_info", description="of the colour camera"
+    ),
+    DeclareLaunchArgument(
+        "pose_topic",
+        default_value="pose",
+        description="geometry_msgs/PoseStamped of the colour optical frame, for pose_source pose",
+    ),
+    DeclareLaunchArgument("odom_topic", default_value="odom", description="nav_msgs/Odometry, for pose_source odom"),
+    DeclareLaunchArgument("rgb_transport", default_value="", description="raw or compressed; empty: as in params_file"),
+    DeclareLaunchArgument(
+        "depth_transport", default_value="", description="raw or compressedDepth; empty: as in params_file"
+    ),
+    DeclareLaunchArgument("pose_source", default_value="", description="pose or odom; empty: as in params_file"),
+    DeclareLaunchArgument(
+        "world_frame", default_value="", description="frame of poses and boxes, z up; empty: as in params_file"
+    ),
+    DeclareLaunchArgument(
+        "use_sim_time", default_value="false", description="take time from /clock (bag replay, simulation)"
+    ),
+    DeclareLaunchArgument(
+        "autostart",
+        default_value="true",
+        description="configure and activate the node; false: leave that to a lifecycle manager",
+    ),
+    DeclareLaunchArgument("rviz", default_value="false", description="start RViz with the markers of the boxes"),
+    DeclareLaunchArgument("log_level", default_value="info", description="debug, info, warn or error"),
+]
+
+
+def start_agent(context):
+    """The node with its remappings, and the two transitions if autostart is on."""
+
+    def value(name):
+        return LaunchConfiguration(name).perform(context)
+
+    overrides = {parameter: value(argument) for argument, parameter in OVERRIDES.items() if value(argument)}
+    agent = LifecycleNode(
+        package="ada3d_ros",
+        executable="agent",
+        name="ada3d_agent",
+        namespace=value("namespace"),
+        output="screen",
+        parameters=[value("params_file"), {**overrides, "use_sim_time": value("use_sim_time") == "true"}],
+        remappings=[
+            ("rgb/image", value("rgb_topic")),
+            ("rgb/image/compressed", value("rgb_topic") + "/compressed"),
+            ("rgb/camera_info", value("camera_info_topic")),
+            ("depth/image", value("depth_topic")),
+            ("depth/image/compressedDepth", value("depth_topic") + "/compressedDepth"),
+            ("pose", value("pose_topic")),
+            ("odom", value("odom_topic")),
+        ],
+        arguments=["--ros-args", "--log-level", f"ada3d_agent:={value('log_level')}"],
+    )
+    if value("autostart") != "true":
+        return [agent]
+
+    def change_state(transition):
+        return EmitEvent(event=ChangeState(lifecycle_node_matcher=matches_action(agent), transition_id=transition))
+
+    # start_state="configuring": a later deactivate by hand is not undone
+    activate = OnStateTransition(
+        target_lifecycle_node=agent,
+        start_state="configuring",
+        goal_state="inactive",
+        entities=[change_state(Transition.TRANSITION_ACTIVATE)],
+    )
+    return [agent, RegisterEventHandler(activate), change_state(Transition.TRANSITION_CONFIGURE)]
+
+
+def generate_launch_description():
+    """Arguments, the agent, RViz on request."""
+    rviz = Node(
+        package="rviz2",
+        executable="rviz2",
+        arguments=["-d", str(SHARE / "config" / "ada3d.rviz")],
+        condition=IfCondition(LaunchConfiguration("rviz")),
+    )
+    return LaunchDescription([*ARGUMENTS, OpaqueFunction(function=start_agent), rviz])

@@ -1,0 +1,42 @@
+"""`pip install .` without colcon: the Python side only; the interfaces come from CMake (`make setup` does both)."""
+
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+PACKAGE = ET.parse(Path(__file__).resolve().parent / "package.xml").getroot()
+
+
+def text_of(tag: str) -> str:
+    """The text of one element of package.xml."""
+    return PACKAGE.findtext(tag, "").strip()
+
+
+setup(
+    name=text_of("name"),
+    version=text_of("version"),
+    description=text_of("description"),
+    license=text_of("license"),
+    python_requires=">=3.11",
+    packages=find_packages(include=["ada3d_ros", "ada3d_ros.*"]),
+    # Lower bounds of what works; the tested versions are pinned in constraints/.
+    install_requires=[
+        "numpy>=1.26",
+        "opencv-python-headless>=4.6",
+        "pillow>=10",
+        "pyyaml>=6",
+        "rosbags>=0.11",
+        "rosbags-image>=0.10",
+        "safetensors>=0.5",
+        "scipy>=1.11",
+        "sentencepiece>=0.2",
+        "torch>=2.11",
+        "transformers>=5.17",
+    ],
+    extras_require={
+        "test": ["hypothesis", "pytest"],
+        "dev": ["mypy", "ruff"],
+    },
+    entry_points={"console_scripts": ["ada3d = ada3d_ros.cli:main"]},
+)

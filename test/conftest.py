@@ -1,0 +1,37 @@
+"""What every test may rely on: no network, one torch thread, and the recorded data beside the checkout."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: a test that would download fails instead
+os.environ["TRANSFORMERS_OFFLINE"] = "1"
+
+
+@pytest.fixture(scope="session")
+def shared_dir() -> Path:
+    """The folder with golden/ and data/: $ADA3D_SHARED, or `shared` beside the checkout; skips where there is none."""
+    path = Path(os.environ.get("ADA3D_SHARED") or Path(__file__).resolve().parents[2] / "shared")
+    if not (path / "golden").is_dir():
+        pytest.skip(f"no recorded data: {path}/golden is absent (ADA3D_SHARED chooses another folder)")
+    return path
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """One torch thread, so that sums do not depend on the machine; torch is not imported for this."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.get_num_threads() != 1:
+        torch.set_num_threads(1)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """A run in which every test was skipped has tested nothing: it does not count as passed."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if exitstatus != pytest.ExitCode.OK or reporter is None or session.config.option.collectonly:
+        return
+    if not any(reporter.stats.get(outcome) for outcome in ("passed", "xfailed", "xpassed")):
+        session.exitstatus = pytest.ExitCode.NO_TESTS_COLLECTED

@@ -1,0 +1,36 @@
+"""KV cache: what goes in comes out, per layer, through growth."""
+
+import torch
+
+from ada3d_ros.engine.kv_cache import KVCache
+
+
+def test_returns_everything_appended_in_order_through_growth() -> None:
+    cache, generator = KVCache(2, reserve=1), torch.Generator().manual_seed(0)
+    keys, values = torch.empty(1, 2, 0, 4), torch.empty(1, 2, 0, 4)
+    for count in (3, 1, 1, 7, 1):
+        k, v = torch.randn(2, 1, 2, count, 4, generator=generator)
+        keys, values = torch.cat((keys, k), dim=2), torch.cat((values, v), dim=2)
+        all_keys, all_values = cache.append(1, k, v)
+        assert torch.equal(all_keys, keys)
+        assert torch.equal(all_values, values)
+    assert cache.lengths == (0, 13)
+
+
+def test_buffer_is_not_replaced_while_there_is_room() -> None:
+    cache = KVCache(1, reserve=5)
+    first, _ = cache.append(0, torch.ones(1, 1, 2, 4), torch.ones(1, 1, 2, 4))
+    size = cache.num_bytes
+    for _ in range(5):
+        last, _ = cache.append(0, torch.zeros(1, 1, 1, 4), torch.zeros(1, 1, 1, 4))
+    assert cache.num_bytes == size == 2 * 7 * 4 * 4
+    assert last.data_ptr() == first.data_ptr()
+    assert bool((first == 1).all())  # later appends do not write into earlier views
+
+
+def test_batches_and_dtype_are_kept() -> None:
+    keys, _ = KVCache(1).append(
+        0, torch.ones(3, 2, 5, 4, dtype=torch.bfloat16), torch.ones(3, 2, 5, 4, dtype=torch.bfloat16)
+    )
+    assert keys.shape == (3, 2, 5, 4)
+    assert keys.dtype == torch.bfloat16

@@ -1,0 +1,123 @@
+"""The decoder against transformers' LlamaForCausalLM, and against itself cut into ranges."""
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from ada3d_ros.engine.kv_cache import KVCache
+from ada3d_ros.model.config import DecoderConfig
+from ada3d_ros.model.decoder import LlamaDecoder
+
+
+def make_decoder(num_kv_heads: int = 2, seed: int = 0) -> LlamaDecoder:
+    torch.manual_seed(seed)
+    config = DecoderConfig(61, 32, 48, 3, 4, num_kv_heads, rope_theta=500.0)
+    decoder = LlamaDecoder(config).requires_grad_(False).eval()
+    for name, parameter in decoder.named_parameters():
+        parameter.copy_(1 + 0.1 * torch.randn_like(parameter) if "norm" in name else 0.15 * torch.randn_like(parameter))
+    return decoder
+
+
+def full_hidden(decoder: LlamaDecoder, hidden: torch.Tensor, key_mask: torch.Tensor | None = None) -> torch.Tensor:
+    return decoder.run_layers(0, 3, hidden, torch.arange(hidden.shape[1]), key_mask=key_mask)
+
+
+@pytest.mark.parametrize("num_kv_heads", [4, 2, 1])
+def test_equals_transformers(num_kv_heads: int) -> None:
+    decoder = make_decoder(num_kv_heads)
+    sizes = {
+        "vocab_size": 61,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+    }
+    config = LlamaConfig(
+        **sizes, num_key_value_heads=num_kv_heads, rms_norm_eps=1e-5, rope_parameters={"rope_type": "default", "rope_theta": 500.0}
+    )  # fmt: skip
+    oracle = LlamaForCausalLM(config).eval()
+    state = {("" if name.startswith("lm_head") else "model.") + name: t for name, t in decoder.state_dict().items()}
+    oracle.load_state_dict(state)
+    ids = torch.randint(0, 61, (2, 17), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected = oracle(input_ids=ids).logits
+    assert torch.allclose(decoder.logits(full_hidden(decoder, decoder.embed(ids))), expected, atol=1e-5)
+
+
+def test_ranges_and_cache_equal_one_pass() -> None:
+    decoder, hidden = make_decoder(), torch.randn(1, 12, 32, generator=torch.Generator().manual_seed(2))
+    whole, cache = full_hidden(decoder, hidden), KVCache(3)
+    parts = []
+    for start, stop in ((0, 5), (5, 11), (11, 12)):
+        x = decoder.run_layers(0, 2, hidden[:, start:stop], torch.arange(start, stop), cache)
+        parts.append(decoder.run_layers(2, 3, x, torch.arange(start, stop), cache))
+    assert cache.lengths == (12, 12, 12)
+    assert torch.allclose(torch.cat(parts, dim=1), whole, atol=1e-5)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padding_does_not_change_real_rows(side: str) -> None:
+    decoder, hidden = make_decoder(), torch.randn(1, 7, 32, generator=torch.Generator().manual_seed(3))
+    pad = 4
+    padded = torch.zeros(2, 7 + pad, 32)
+    padded[1] = torch.randn(7 + pad, 32, generator=torch.Generator().manual_seed(4))
+    rows = slice(pad, None) if side == "left" else slice(0, 7)
+    padded[0, rows] = hidden[0]
+    mask = torch.ones(2, 7 + pad, dtype=torch.bool)
+    mask[0] = False
+    mask[0, rows] = True
+    out = full_hidden(decoder, padded, mask)
+    assert torch.isfinite(out).all()
+    assert torch.allclose(out[0, rows], full_hidden(decoder, hidden)[0], atol=1e-5)
+    assert torch.allclose(out[1:], full_hidden(decoder, padded[1:]), atol=1e-5)
+
+
+def test_future_tokens_have_no_influence() -> None:
+    decoder, hidden = make_decoder(), torch.randn(1, 9, 32, generator=torch.Generator().manual_seed(5))
+    changed = hidden.clone()
+    changed[:, 6:] += 1.0
+    assert torch.allclose(full_hidden(decoder, hidden)[:, :6], full_hidden(decoder, changed)[:, :6], atol=1e-6)
+    assert not torch.allclose(full_hidden(decoder, hidden)[:, 6:], full_hidden(decoder, changed)[:, 6:], atol=1e-2)
+
+
+def test_only_relative_positions_matter() -> None:
+    decoder, hidden = make_decoder(), torch.randn(1, 9, 32, generator=torch.Generator().manual_seed(6))
+    moved = decoder.run_layers(0, 3, hidden, torch.arange(9) + 40)
+    stretched = decoder.run_layers(0, 3, hidden, torch.arange(9) * 3)
+    assert torch.allclose(moved, full_hidden(decoder, hidden), atol=1e-4)
+    assert not torch.allclose(stretched, full_hidden(decoder, hidden), atol=1e-2)
+
+
+def test_dropping_rows_with_reused_keys_equals_computing_them_again() -> None:
+    """What a pruning strategy does: rank with the next layer's q and k, keep some rows, hand their keys on."""
+    decoder, hidden = make_decoder(), torch.randn(1, 10, 32, generator=torch.Generator().manual_seed(7))
+    positions, keep = torch.arange(10), torch.tensor([0, 1, 4, 5, 8, 9])
+    hidden = decoder.run_layers(0, 1, hidden, positions)
+    ranking = decoder.ranking_inputs(1, hidden, positions, torch.tensor([9]))
+    assert ranking.q.shape == (1, 4, 1, 8)
+    assert ranking.k.shape == ranking.k_unroped.shape == (1, 2, 10, 8)
+    anew = decoder.run_layers(1, 3, hidden[:, keep], positions[keep])
+    reused = decoder.run_layers(1, 3, hidden[:, keep], positions[keep], first_keys=ranking.k_unroped[:, :, keep])
+    wrong = decoder.run_layers(1, 3, hidden[:, keep], positions[keep], first_keys=ranking.k_unroped[:, :, :6])
+    assert torch.allclose(anew, reused, atol=1e-6)
+    assert not torch.allclose(anew, wrong, atol=1e-3)
+
+
+def test_ranking_inputs_give_the_layers_own_attention() -> None:
+    decoder, hidden = make_decoder(), torch.randn(1, 6, 32, generator=torch.Generator().manual_seed(8))
+    positions, cache = torch.arange(6), KVCache(3)
+    ranking = decoder.ranking_inputs(0, hidden, positions, torch.tensor([5, 2]))
+    decoder.run_layers(0, 1, hidden, positions, cache)
+    keys, _ = cache.append(0, hidden.new_zeros(1, 2, 0, 8), hidden.new_zeros(1, 2, 0, 8))
+    assert torch.allclose(ranking.k, keys, atol=1e-6)
+    row_2 = decoder.ranking_inputs(0, hidden[:, 2:3], positions[2:3], torch.tensor([0])).q
+    assert torch.allclose(ranking.q[:, :, 1], row_2[:, :, 0], atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_16_bit_is_close_to_float32(dtype: torch.dtype) -> None:
+    decoder, hidden = make_decoder(), torch.randn(1, 8, 32, generator=torch.Generator().manual_seed(9))
+    expected = decoder.logits(full_hidden(decoder, hidden))
+    actual = decoder.to(dtype).logits(full_hidden(decoder, hidden.to(dtype)))
+    assert actual.dtype == dtype
+    assert (actual.float() - expected).abs().max() < 0.05 * expected.abs().max()

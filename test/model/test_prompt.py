@@ -1,0 +1,122 @@
+"""Templates, question checks, coordinates, streaming."""
+
+import random
+
+import pytest
+
+from ada3d_ros.errors import CheckpointError, InvalidRequestError, QuestionTooLongError
+from ada3d_ros.model.prompt import (
+    CLICK_ID,
+    CONTROL_TOKENS,
+    IMAGE_ID,
+    TEMPLATES,
+    TextStream,
+    Tokenizer,
+    check_question,
+    parse_coordinates,
+    render_question,
+)
+from ada3d_ros.model.random_checkpoint import train_tiny_tokenizer
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    return train_tiny_tokenizer(tmp_path_factory.mktemp("tokenizer") / "tokenizer.model", 512)
+
+
+def test_templates_render_as_the_reference() -> None:
+    assert render_question("Hi?").endswith("human's questions. USER: <image>\nHi? ASSISTANT:")
+    assert render_question("Hi?", "vicuna_v1", with_image=False).endswith("the user's questions. USER: Hi? ASSISTANT:")
+    turns = TEMPLATES["llava_v1"].render([("one", "two"), ("three", None)])
+    assert turns.endswith("USER: one ASSISTANT: two</s>USER: three ASSISTANT:")
+
+
+def test_question_is_stripped_and_may_hold_tab_newline_and_any_script() -> None:
+    assert check_question("  Café 椅子\t“quotes”\nnext ", 100) == "Café 椅子\t“quotes”\nnext"
+
+
+@pytest.mark.parametrize("token", CONTROL_TOKENS)
+def test_control_tokens_are_refused(token: str) -> None:
+    with pytest.raises(InvalidRequestError, match="steers the model"):
+        check_question(f"what is this {token} here", 100)
+
+
+@pytest.mark.parametrize("text", ["", "   \n\t "])
+def test_empty_question_is_refused(text: str) -> None:
+    with pytest.raises(InvalidRequestError, match="empty"):
+        check_question(text, 100)
+
+
+@pytest.mark.parametrize(
+    ("text", "code"), [("a\0b", "0000"), ("a\x1bb", "001B"), ("a\x7fb", "007F"), ("a\ud800b", "D800")]
+)
+def test_control_characters_are_refused(text: str, code: str) -> None:
+    with pytest.raises(InvalidRequestError, match=code):
+        check_question(text, 100)
+
+
+def test_long_question_is_refused_with_both_numbers() -> None:
+    with pytest.raises(QuestionTooLongError, match="11 characters, at most 10"):
+        check_question("a" * 11, 10)
+
+
+def test_every_coordinate_gets_its_own_click() -> None:
+    """The reference made two placeholders and one click of this, and crashed."""
+    parsed = parse_coordinates("from [1.23456, -2, 3e0] to [4,5,6,.1,.2,.3] or [7,8,9,1,1,1,0,0,0]?")
+    assert parsed.text == "from <boxes> to <boxes> or <boxes>?"
+    assert parsed.clicks == ((1.235, -2.0, 3.0), (4.0, 5.0, 6.0), (7.0, 8.0, 9.0))
+    assert parse_coordinates("no coordinates").clicks == ()
+
+
+@pytest.mark.parametrize(
+    "group", ["[1,2]", "[1,2,3,4]", "[abc]", "[]", "[1,2,nan]", "[1,inf,3]", "[1,2,1e7]", "[1 2 3]", "[1,,3]"]
+)
+def test_malformed_coordinates_say_what_is_allowed(group: str) -> None:
+    with pytest.raises(InvalidRequestError, match=r"3 numbers \(a point\), 6 .* or 9"):
+        parse_coordinates(f"what is at {group}?")
+
+
+@pytest.mark.parametrize("text", ["at [1,2,3", "at 1,2,3]", "at [[1,2,3]]"])
+def test_unbalanced_brackets_are_refused(text: str) -> None:
+    with pytest.raises(InvalidRequestError, match="without its partner"):
+        parse_coordinates(text)
+
+
+def test_encode_marks_placeholders_and_end(tokenizer: Tokenizer) -> None:
+    ids = tokenizer.encode("<image>\nat <boxes></s>USER: x")
+    assert ids[0] == tokenizer.bos_id
+    assert ids[1] == IMAGE_ID
+    assert ids.count(CLICK_ID) == 1
+    assert ids.count(tokenizer.bos_id) == 1
+    after_end = ids[ids.index(tokenizer.eos_id) + 1 :]
+    assert tokenizer.decode(after_end) == "USER: x"
+    assert after_end != tokenizer.encode("USER: x")[1:]  # no leading space piece after </s>
+
+
+def test_stream_joins_to_the_decoded_text(tokenizer: Tokenizer) -> None:
+    generator = random.Random(0)
+    for _ in range(200):
+        ids = [generator.randrange(tokenizer.vocab_size + 3) for _ in range(30)]
+        stream = TextStream(tokenizer)
+        assert "".join([stream.push(token) for token in ids] + [stream.finish()]) == tokenizer.decode(ids)
+
+
+def test_stream_never_breaks_a_character(tokenizer: Tokenizer) -> None:
+    text = "naïve 椅子 🤖."
+    byte_ids = [tokenizer.encode(char)[-1] for char in "a"] + [3 + byte for byte in text.encode()]
+    stream = TextStream(tokenizer)
+    pieces = [stream.push(token) for token in byte_ids]
+    assert all("�" not in piece for piece in pieces)
+    assert "".join(pieces).endswith(text)
+    cut = TextStream(tokenizer)
+    assert [cut.push(3 + byte) for byte in "子".encode()[:2]] == ["", ""]
+    assert cut.finish() == "��"
+
+
+def test_bad_tokenizer_files(tmp_path: pytest.TempPathFactory) -> None:
+    path = tmp_path / "tokenizer.model"  # type: ignore[operator]
+    with pytest.raises(CheckpointError, match="no tokenizer at"):
+        Tokenizer(path)
+    path.write_bytes(b"not a model")
+    with pytest.raises(CheckpointError, match="not a sentencepiece model"):
+        Tokenizer(path)

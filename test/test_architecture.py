@@ -1,0 +1,233 @@
+"""Who may import whom, read from the source: layers, ROS at the border only, names and sizes.
+
+The layers: types, errors <- config, geometry <- sources, scene, model, pruning <- engine <- pipeline <- ros, eval,
+train <- cli; grounding stands between geometry and pipeline.
+"""
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = "ada3d_ros"
+
+_BOUNDARY = {"errors", "types"}
+_BASE = _BOUNDARY | {"config", "geometry"}
+_ENGINE = _BASE | {"sources", "scene", "model", "pruning", "engine"}
+_PIPELINE = _ENGINE | {"grounding", "pipeline"}
+MAY_IMPORT: dict[str, set[str]] = {
+    "__init__": set(),
+    "errors": set(),
+    "types": {"errors"},
+    "config": _BOUNDARY,
+    "geometry": _BOUNDARY,
+    "grounding": _BOUNDARY | {"geometry"},
+    "sources": _BASE,
+    "scene": _BASE,
+    "model": _BASE,
+    "pruning": _BASE,
+    "engine": _ENGINE - {"engine"},
+    "pipeline": _PIPELINE - {"pipeline"},
+    "ros": _BASE | {"sources", "grounding", "pipeline", "msg", "srv", "action"},
+    "eval": _PIPELINE,
+    "train": _PIPELINE,
+    "cli": _PIPELINE | {"ros", "eval", "train", "msg"},  # msg and rclpy: to see whether they are there
+}
+CLI_MAY_IMPORT_AT_ONCE = _BOUNDARY | {"config"}  # the rest inside the verb that needs it
+
+ROS_MODULES = re.compile(
+    r"rclpy|rcl_\w+|\w+_msgs|\w+_interfaces|std_srvs|tf2\w*|cv_bridge|message_filters|diagnostic_updater"
+    r"|rosidl\w*|rosbag2\w*|ament\w*|rpyutils|ros2\w+"
+)
+LAUNCH_MODULES = re.compile(r"launch(_ros|_testing\w*|_xml|_yaml)?")
+BAD_NAMES = re.compile(r"utils?|common|helpers?|misc|\w+_(utils?|helpers?|v\d+|legacy|old|new)")
+GENERATED_NAMES = {"msg", "srv", "action"}
+MAX_LINES = 400
+MAX_LINES_OF = {"ada3d_ros/model/decoder.py": 500}
+
+
+@dataclass(frozen=True)
+class Import:
+    """One imported name with all its dots; `at_once`: when the module loads, not inside a function."""
+
+    name: str
+    line: int
+    at_once: bool
+
+
+def imports_of(source: str, path: str) -> Iterator[Import]:
+    """Every import of a file: absolute, relative, `from package import x`, and import_module("...")."""
+    tree = ast.parse(source, path)
+    functions = [n for n in ast.walk(tree) if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))]
+    typing_only = [n for n in ast.walk(tree) if isinstance(n, ast.If) and "TYPE_CHECKING" in ast.unparse(n.test)]
+    late = {id(inner) for node in [*functions, *typing_only] for inner in ast.walk(node)}
+    for node in ast.walk(tree):
+        for name in _names(node, path):
+            yield Import(name, getattr(node, "lineno", 0), id(node) not in late)
+
+
+def _names(node: ast.AST, path: str) -> list[str]:
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom):
+        folder = path.split("/")[:-1]  # the package a relative import starts from
+        above = folder[: len(folder) - (node.level - 1)] if node.level else []
+        base = [*above, *([node.module] if node.module else [])]
+        return [".".join([*base, alias.name]) for alias in node.names]
+    if isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+        called = ast.unparse(node.func).rsplit(".", 1)[-1]
+        if called in ("import_module", "__import__") and isinstance(node.args[0].value, str):
+            return [node.args[0].value]
+    return []
+
+
+def unit_of(path: str) -> str:
+    """The layer a file belongs to: `ada3d_ros/scene/views.py` -> `scene`."""
+    return path.split("/")[1].removesuffix(".py")
+
+
+def violations(path: str, source: str) -> list[str]:
+    """Every forbidden import of one file, as `path:line: what`."""
+    found = [(item, why) for item in imports_of(source, path) if (why := _objection(path, item))]
+    return [f"{path}:{item.line}: {why} ({item.name})" for item, why in found]
+
+
+def _objection(path: str, item: Import) -> str:
+    top, *rest = item.name.split(".")
+    in_package = path.startswith(f"{PACKAGE}/")
+    if LAUNCH_MODULES.fullmatch(top) and not path.startswith("launch/"):
+        return "only launch/ imports launch"
+    is_probe = in_package and unit_of(path) == "cli" and not item.at_once
+    if ROS_MODULES.fullmatch(top) and in_package and unit_of(path) != "ros" and not is_probe:
+        return "only ros/ imports ROS"
+    if top != PACKAGE or not in_package:
+        return ""
+    unit, target = unit_of(path), rest[0] if rest else ""
+    if target == unit or target in ("", "__version__"):
+        return ""
+    if target not in MAY_IMPORT.get(unit, set()):
+        return f"{unit} must not import {target}"
+    if unit == "cli" and item.at_once and target not in CLI_MAY_IMPORT_AT_ONCE:
+        return f"cli imports {target} inside the verb that needs it"
+    return ""
+
+
+def files_under(*folders: str) -> Iterator[tuple[str, Path]]:
+    """Python files by their path in the checkout."""
+    for folder in folders:
+        for file in sorted((ROOT / folder).rglob("*.py")):
+            yield str(file.relative_to(ROOT)), file
+
+
+def report(problems: Iterable[str]) -> None:
+    """Fail with one line per problem."""
+    lines = list(problems)
+    assert not lines, "\n" + "\n".join(lines)
+
+
+def test_imports_follow_the_layers() -> None:
+    paths = list(files_under(PACKAGE, "launch", "tools"))
+    assert len(paths) > 20
+    report(line for path, file in paths for line in violations(path, file.read_text()))
+
+
+def test_every_module_has_a_layer() -> None:
+    report(
+        f"{path}: {unit_of(path)} has no layer here"
+        for path, _ in files_under(PACKAGE)
+        if unit_of(path) not in MAY_IMPORT
+    )
+
+
+def test_names_say_what_is_inside() -> None:
+    parts = [
+        (path, part.removesuffix(".py"))
+        for path, _ in files_under(PACKAGE, "test", "tools")
+        for part in path.split("/")
+    ]
+    report(f"{path}: no folder or module called {name!r}" for path, name in parts if BAD_NAMES.fullmatch(name))
+    report(
+        f"{path}: generated code lives at {PACKAGE}.{name}"
+        for path, name in parts
+        if path.startswith(PACKAGE) and name in GENERATED_NAMES
+    )
+
+
+def test_files_stay_short() -> None:
+    sizes = [(path, len(file.read_text().splitlines())) for path, file in files_under(PACKAGE, "tools")]
+    report(
+        f"{path}: {size} lines, at most {MAX_LINES_OF.get(path, MAX_LINES)}"
+        for path, size in sizes
+        if size > MAX_LINES_OF.get(path, MAX_LINES)
+    )
+
+
+@pytest.mark.parametrize(
+    "modules", ["ada3d_ros", "ada3d_ros.types, ada3d_ros.errors", "ada3d_ros.config", "ada3d_ros.cli"]
+)
+def test_importing_the_border_loads_neither_torch_nor_ros(modules: str) -> None:
+    heavy = ("torch", "transformers", "rclpy", "cv2", "rosbags")
+    code = f"import sys, {modules}; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("ada3d_ros/model/decoder.py", "from ada3d_ros.pruning.schedule import Schedule"),
+        ("ada3d_ros/model/decoder.py", "import ada3d_ros.pruning.scores as scores"),
+        ("ada3d_ros/pruning/scores.py", "from ..model import decoder"),
+        ("ada3d_ros/pruning/scores.py", "from .. import model"),
+        ("ada3d_ros/pruning/scores.py", "from ada3d_ros import model"),
+        ("ada3d_ros/pruning/deep/inner.py", "from ...engine.prefill import prefill"),
+        ("ada3d_ros/geometry/camera.py", "def late():\n    from ada3d_ros.scene import views"),
+        (
+            "ada3d_ros/types.py",
+            "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from .config import AgentConfig",
+        ),
+        ("ada3d_ros/config.py", "import importlib\nimportlib.import_module('ada3d_ros.engine')"),
+        ("ada3d_ros/ros/node.py", "from ada3d_ros.engine.prefill import prefill"),
+        ("ada3d_ros/eval/run.py", "from ada3d_ros.ros import client"),
+        ("ada3d_ros/pipeline.py", "from ada3d_ros.msg import Answer"),
+        ("ada3d_ros/pipeline.py", "import rclpy"),
+        ("ada3d_ros/scene/views.py", "from sensor_msgs.msg import Image"),
+        ("ada3d_ros/sources/bag.py", "import tf2_ros"),
+        ("ada3d_ros/sources/bag.py", "def late():\n    import cv_bridge"),
+        ("ada3d_ros/ros/node.py", "from launch_ros.actions import Node"),
+        ("ada3d_ros/cli.py", "from ada3d_ros.eval import parity"),
+        ("ada3d_ros/cli.py", "try:\n    import ada3d_ros.ros.node\nexcept ImportError:\n    pass"),
+        ("ada3d_ros/__init__.py", "from . import types"),
+    ],
+)
+def test_a_planted_violation_is_caught(path: str, source: str) -> None:
+    assert len(violations(path, source)) == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        (
+            "ada3d_ros/model/llava3d.py",
+            "import torch\nfrom . import decoder\nfrom .vision import VisionTower\nfrom ..types import Keyframe",
+        ),
+        (
+            "ada3d_ros/ros/node.py",
+            "import rclpy\nfrom ada3d_ros.msg import Answer\nfrom ada3d_ros import pipeline, __version__",
+        ),
+        ("ada3d_ros/sources/bag.py", "import rosbags\nfrom rosbags.image import message_to_cvimage"),
+        (
+            "ada3d_ros/cli.py",
+            "from ada3d_ros.errors import Ada3DError\ndef verb():\n    from ada3d_ros.eval import parity",
+        ),
+        ("launch/agent.launch.py", "from launch import LaunchDescription"),
+    ],
+)
+def test_an_allowed_import_is_let_through(path: str, source: str) -> None:
+    assert violations(path, source) == []
