@@ -52,7 +52,7 @@ def pose_from_quaternion(translation_m: Vector, quat_xyzw: Vector) -> Matrix:
 
 def to_quaternion(T: Matrix) -> tuple[Matrix, Matrix]:
     """Translation (3,) metres and quaternion (4,) x, y, z, w of T (4, 4), with w >= 0."""
-    return T[:3, 3].copy(), Rotation.from_matrix(T[:3, :3]).as_quat(canonical=True)
+    return T[:3, 3].copy(), Rotation.from_matrix(T[:3, :3].copy()).as_quat(canonical=True)
 
 
 def invert_pose(T_a_b: Matrix) -> Matrix:

@@ -37,7 +37,7 @@ ROS_PACKAGES = {
 # absent ones have a stand-in, or switch one output off
 OPTIONAL_ROS_PACKAGES = {
     "message_filters": "a stand-in of the same surface is used",
-    "cv_bridge": "rosbags-image converts the pixels",
+    "cv_bridge": "OpenCV converts the pixels",
 }
 
 

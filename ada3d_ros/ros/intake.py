@@ -17,10 +17,19 @@ from ada3d_ros.errors import FrameError, FrameReason, PoseError
 from ada3d_ros.ros.conversions import PosedSet
 from ada3d_ros.ros.diagnostics import Drops, Window
 from ada3d_ros.ros.worker import LatestWorker
-from ada3d_ros.sources.messages import frame_of
+from ada3d_ros.sources.messages import ImageBridge, frame_of
 from ada3d_ros.types import Keyframe, RgbdFrame
 
 UPSIDE_DOWN_FRAMES = 20
+
+
+def make_bridge() -> ImageBridge | None:
+    """A distribution's cv_bridge; None where there is none, or one that does not import (built for another numpy)."""
+    try:
+        from cv_bridge import CvBridge
+    except Exception:
+        return None
+    return CvBridge()
 
 
 class Observer(Protocol):
@@ -42,6 +51,7 @@ class FrameIntake:
     ) -> None:
         self.config = config
         self._scene, self._drops, self._warn, self._report_error = scene, drops, warn, report_error
+        self._bridge = make_bridge()
         self._upside_down = 0
         self._last_intrinsics: object = None
         self.camera_info_changes = 0
@@ -68,6 +78,7 @@ class FrameIntake:
                 messages.T_world_cam,
                 self.config.world_frame,
                 self.config.depth,
+                self._bridge,
             )
             self._scene.observe(frame)
         except FrameError as error:

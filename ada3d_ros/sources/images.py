@@ -47,15 +47,22 @@ def decode_color(height: int, width: int, encoding: str, is_bigendian: bool | in
     is_bigendian completes the message's fields and changes nothing: 8-bit pixels have no byte order.
     Raises FrameError: BAD_ENCODING, BAD_SIZE (no pixels, or more than MAX_PIXELS), CORRUPT (short data, wrong step).
     """
-    if encoding not in COLOR_ENCODINGS:
-        raise _bad_encoding("colour", encoding, tuple(COLOR_ENCODINGS))
-    channels, to_rgb = COLOR_ENCODINGS[encoding]
-    pixels = _rows(height, width, channels, step, data).reshape(height, width, channels)
-    if encoding.startswith("bayer") and (height < 2 or width < 2):
-        raise FrameError(FrameReason.BAD_SIZE, f"a {encoding} image of {width}x{height} px has no full Bayer cell.")
+    pixels = color_pixels(height, width, encoding, step, data)
+    to_rgb = COLOR_ENCODINGS[encoding][1]
     if to_rgb is None:
         return pixels.copy()
     return np.asarray(cv2.cvtColor(np.ascontiguousarray(pixels), to_rgb), dtype=np.uint8)
+
+
+def color_pixels(height: int, width: int, encoding: str, step: int, data: Data) -> Color:
+    """The checked pixels of a raw colour image as they are coded: a view (H, W, channels) uint8. Raises as decode_color."""
+    if encoding not in COLOR_ENCODINGS:
+        raise _bad_encoding("colour", encoding, tuple(COLOR_ENCODINGS))
+    channels = COLOR_ENCODINGS[encoding][0]
+    pixels = _rows(height, width, channels, step, data).reshape(height, width, channels)
+    if encoding.startswith("bayer") and (height < 2 or width < 2):
+        raise FrameError(FrameReason.BAD_SIZE, f"a {encoding} image of {width}x{height} px has no full Bayer cell.")
+    return pixels
 
 
 def decode_depth(
@@ -74,10 +81,22 @@ def decode_depth(
     16UC1 and mono16 are millimetres, 32FC1 metres; `scale` multiplies the metres; readings outside min_m..max_m (both
     inclusive), 0, negative and not finite become NaN. Raises FrameError: BAD_ENCODING, BAD_SIZE, CORRUPT, BAD_UNITS.
     """
+    values = depth_pixels(height, width, encoding, is_bigendian, step, data)
+    return depth_in_metres(values, encoding, scale, min_m, max_m)
+
+
+def depth_pixels(
+    height: int, width: int, encoding: str, is_bigendian: bool | int, step: int, data: Data
+) -> npt.NDArray[np.generic]:
+    """The checked values (H, W) of a raw depth image in the message's unit and byte order. Raises as decode_depth."""
     if encoding not in DEPTH_ENCODINGS:
         raise _bad_encoding("depth", encoding, DEPTH_ENCODINGS)
     kind = np.dtype("f4" if encoding == "32FC1" else "u2").newbyteorder(">" if is_bigendian else "<")
-    values = np.ascontiguousarray(_rows(height, width, kind.itemsize, step, data)).view(kind)
+    return np.ascontiguousarray(_rows(height, width, kind.itemsize, step, data)).view(kind)
+
+
+def depth_in_metres(values: npt.NDArray[np.generic], encoding: str, scale: float, min_m: float, max_m: float) -> Depth:
+    """depth_m (H, W) float32 metres, NaN = no reading, of depth values (H, W). Raises FrameError (BAD_UNITS)."""
     return _valid_depth(values, 1.0 if encoding == "32FC1" else 1000.0, scale, min_m, max_m)
 
 

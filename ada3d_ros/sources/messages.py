@@ -4,7 +4,7 @@ messages both serve; imports neither.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -15,10 +15,13 @@ from ada3d_ros.geometry.distortion import undistort_color, undistort_depth
 from ada3d_ros.geometry.pose import pose_from_quaternion
 from ada3d_ros.sources.images import (
     check_valid_fraction,
+    color_pixels,
     decode_color,
     decode_compressed_color,
     decode_compressed_depth,
     decode_depth,
+    depth_in_metres,
+    depth_pixels,
 )
 from ada3d_ros.types import Intrinsics, RgbdFrame
 
@@ -28,23 +31,46 @@ def stamp_of(message: Any) -> int:
     return int(message.header.stamp.sec) * 1_000_000_000 + int(message.header.stamp.nanosec)
 
 
-def color_of(message: Any) -> npt.NDArray[np.uint8]:
-    """rgb (H, W, 3) uint8 RGB of an Image or CompressedImage. Raises FrameError."""
-    if hasattr(message, "encoding"):
-        return decode_color(
-            message.height, message.width, message.encoding, message.is_bigendian, message.step, message.data
-        )
-    return decode_compressed_color(message.data, message.format)
+class ImageBridge(Protocol):
+    """cv_bridge.CvBridge, as far as it is needed here: raw Image messages to arrays."""
+
+    def imgmsg_to_cv2(self, img_msg: Any, desired_encoding: str = "passthrough") -> npt.NDArray[Any]: ...
 
 
-def depth_of(message: Any, config: DepthConfig) -> npt.NDArray[np.float32]:
+def color_of(message: Any, bridge: ImageBridge | None = None) -> npt.NDArray[np.uint8]:
+    """rgb (H, W, 3) uint8 RGB of an Image or CompressedImage. Raises FrameError.
+
+    A raw image is checked here, then converted by `bridge` (a distribution's cv_bridge), or by OpenCV where there is
+    none. Compressed images never go through it: it takes a truncated JPEG for a whole one.
+    """
+    if not hasattr(message, "encoding"):
+        return decode_compressed_color(message.data, message.format)
+    fields = (message.height, message.width, message.encoding)
+    if bridge is None:
+        return decode_color(*fields, message.is_bigendian, message.step, message.data)
+    color_pixels(*fields, message.step, message.data)
+    return np.array(_bridged(bridge, message, "rgb8"), dtype=np.uint8)
+
+
+def depth_of(message: Any, config: DepthConfig, bridge: ImageBridge | None = None) -> npt.NDArray[np.float32]:
     """depth_m (H, W) float32 metres, NaN invalid, of an Image or a compressedDepth CompressedImage. Raises FrameError."""
     limits = (config.scale, config.min_m, config.max_m)
-    if hasattr(message, "encoding"):
-        return decode_depth(
-            message.height, message.width, message.encoding, message.is_bigendian, message.step, message.data, *limits
-        )
-    return decode_compressed_depth(message.data, message.format, *limits)
+    if not hasattr(message, "encoding"):
+        return decode_compressed_depth(message.data, message.format, *limits)
+    fields = (message.height, message.width, message.encoding, message.is_bigendian, message.step, message.data)
+    if bridge is None:
+        return decode_depth(*fields, *limits)
+    depth_pixels(*fields)
+    return depth_in_metres(_bridged(bridge, message, "passthrough"), message.encoding, *limits)
+
+
+def _bridged(bridge: ImageBridge, message: Any, desired: str) -> npt.NDArray[Any]:
+    try:
+        return bridge.imgmsg_to_cv2(message, desired)
+    except Exception as error:  # CvBridgeError, and whatever the converter below it raises
+        raise FrameError(
+            FrameReason.CORRUPT, f"cv_bridge cannot convert a {message.encoding} image: {error}"
+        ) from error
 
 
 def intrinsics_of(info: Any) -> Intrinsics:
@@ -67,6 +93,7 @@ def frame_of(
     T_world_cam: npt.NDArray[np.float64],
     frame_id: str,
     config: DepthConfig,
+    bridge: ImageBridge | None = None,
 ) -> RgbdFrame:
     """One undistorted frame, stamped like the colour image; T_world_cam (4, 4), world frame `frame_id`.
 
@@ -83,7 +110,7 @@ def frame_of(
             )
     intrinsics = intrinsics_of(info)
     model, D = info.distortion_model, [float(value) for value in info.d]
-    rgb, depth_m = color_of(rgb_message), depth_of(depth_message, config)
+    rgb, depth_m = color_of(rgb_message, bridge), depth_of(depth_message, config, bridge)
     size = (intrinsics.height, intrinsics.width)
     if rgb.shape[:2] != size or depth_m.shape != size:
         raise FrameError(
