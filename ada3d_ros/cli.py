@@ -29,7 +29,7 @@ VERBS: dict[str, tuple[str, str, bool, str]] = {
         "write a small checkpoint with random weights, for trying things out",
     ),
     "parity": ("ada3d_ros.eval.parity", "main", False, "compare with recorded arrays of the reference codes"),
-    "bench": ("ada3d_ros.eval.bench", "main", False, "measure; results as JSON with provenance"),
+    "bench-node": ("ada3d_ros.ros.node_bench", "main", True, "measure the node: CPU per frame, drops, service latency"),
 }
 
 

@@ -17,6 +17,7 @@ from ada3d_ros.types import Box3D, GroundingMethod, RgbdFrame
 
 MAX_EXTENT_M = 50.0  # no object is larger
 MAX_COORDINATE_M = 10_000.0
+MAX_YAW_RAD = 2 * np.pi  # more is another unit, or not a number
 MAX_EVIDENCE = 8  # keyframe stamps named per box
 
 _GROUP = re.compile(r"\[([^\[\]]{5,200})\]")
@@ -33,11 +34,11 @@ def parse_boxes(text: str, label: str = "") -> list[Box3D]:
             continue
         numbers = tuple(float(part) for part in parts)
         center, size = np.array(numbers[:3]), np.array(numbers[3:6])
+        yaw = numbers[6] if len(numbers) == 7 else 0.0
         plausible = np.all(np.abs(center) <= MAX_COORDINATE_M) and np.all(size > 0) and np.all(size <= MAX_EXTENT_M)
-        if not plausible or numbers in seen:
+        if not plausible or abs(yaw) > MAX_YAW_RAD or numbers in seen:
             continue
         seen.add(numbers)
-        yaw = numbers[6] if len(numbers) == 7 else 0.0
         boxes.append(Box3D(center, size, yaw_rad=yaw, label=label, method=GroundingMethod.TEXT))
     return boxes
 

@@ -5,12 +5,12 @@ from pathlib import Path
 from ament_index_python.packages import get_package_share_directory
 from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument, EmitEvent, OpaqueFunction, RegisterEventHandler
-from launch.conditions import IfCondition
 from launch.events import matches_action
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import LifecycleNode, Node
 from launch_ros.event_handlers import OnStateTransition
 from launch_ros.events.lifecycle import ChangeState
+from launch_ros.utilities import prefix_namespace
 from lifecycle_msgs.msg import Transition
 
 SHARE = Path(get_package_share_directory("ada3d_ros"))
@@ -25,6 +25,8 @@ OVERRIDES = {
     "rgb_transport": "rgb_transport",
     "depth_transport": "depth_transport",
 }
+
+SWITCH = ["true", "false", "True", "False"]
 
 ARGUMENTS = [
     DeclareLaunchArgument(
@@ -46,16 +48,16 @@ ARGUMENTS = [
     ),
     DeclareLaunchArgument(
         "rgb_topic",
-        default_value="/camera/camera/color/image_raw",
-        description="colour image, sensor_msgs/Image (without /compressed)",
+        default_value="camera/camera/color/image_raw",
+        description="colour image, sensor_msgs/Image (without /compressed); a relative name lies in the namespace",
     ),
     DeclareLaunchArgument(
         "depth_topic",
-        default_value="/camera/camera/aligned_depth_to_color/image_raw",
+        default_value="camera/camera/aligned_depth_to_color/image_raw",
         description="depth registered to colour, sensor_msgs/Image (without /compressedDepth)",
     ),
     DeclareLaunchArgument(
-        "camera_info_topic", default_value="/camera/camera/color/camera_info", description="of the colour camera"
+        "camera_info_topic", default_value="camera/camera/color/camera_info", description="of the colour camera"
     ),
     DeclareLaunchArgument(
         "pose_topic",
@@ -72,32 +74,49 @@ ARGUMENTS = [
         "world_frame", default_value="", description="frame of poses and boxes, z up; empty: as in params_file"
     ),
     DeclareLaunchArgument(
-        "use_sim_time", default_value="false", description="take time from /clock (bag replay, simulation)"
+        "use_sim_time",
+        default_value="false",
+        choices=SWITCH,
+        description="take time from /clock (bag replay, simulation)",
     ),
     DeclareLaunchArgument(
         "autostart",
         default_value="true",
+        choices=SWITCH,
         description="configure and activate the node; false: leave that to a lifecycle manager",
     ),
-    DeclareLaunchArgument("rviz", default_value="false", description="start RViz with the markers of the boxes"),
-    DeclareLaunchArgument("log_level", default_value="info", description="debug, info, warn or error"),
+    DeclareLaunchArgument(
+        "rviz", default_value="false", choices=SWITCH, description="start RViz with the boxes and the camera pose"
+    ),
+    DeclareLaunchArgument(
+        "log_level",
+        default_value="info",
+        choices=["debug", "info", "warn", "error", "fatal"],
+        description="least severe messages to log",
+    ),
 ]
 
 
 def start_agent(context):
-    """The node with its remappings, and the two transitions if autostart is on."""
+    """The node with its remappings, and the two transitions if autostart is on; RViz on request."""
 
     def value(name):
         return LaunchConfiguration(name).perform(context)
 
+    def is_on(name):
+        return value(name).lower() == "true"
+
+    namespace = value("namespace")
     overrides = {parameter: value(argument) for argument, parameter in OVERRIDES.items() if value(argument)}
+    full_namespace = prefix_namespace(context.launch_configurations.get("ros_namespace"), namespace)
+    logger = f"{full_namespace.strip('/')}/ada3d_agent".lstrip("/").replace("/", ".")
     agent = LifecycleNode(
         package="ada3d_ros",
         executable="agent",
         name="ada3d_agent",
-        namespace=value("namespace"),
+        namespace=namespace,
         output="screen",
-        parameters=[value("params_file"), {**overrides, "use_sim_time": value("use_sim_time") == "true"}],
+        parameters=[value("params_file"), {**overrides, "use_sim_time": is_on("use_sim_time")}],
         remappings=[
             ("rgb/image", value("rgb_topic")),
             ("rgb/image/compressed", value("rgb_topic") + "/compressed"),
@@ -107,10 +126,18 @@ def start_agent(context):
             ("pose", value("pose_topic")),
             ("odom", value("odom_topic")),
         ],
-        arguments=["--ros-args", "--log-level", f"ada3d_agent:={value('log_level')}"],
+        ros_arguments=["--log-level", f"{logger}:={value('log_level')}"],
     )
-    if value("autostart") != "true":
-        return [agent]
+    actions = [agent]
+    if is_on("autostart"):
+        actions += autostart(agent)
+    if is_on("rviz"):
+        actions.append(start_rviz(namespace, value("world_frame"), value("pose_topic"), is_on("use_sim_time")))
+    return actions
+
+
+def autostart(agent):
+    """Configure, and activate once that has succeeded."""
 
     def change_state(transition):
         return EmitEvent(event=ChangeState(lifecycle_node_matcher=matches_action(agent), transition_id=transition))
@@ -122,15 +149,21 @@ def start_agent(context):
         goal_state="inactive",
         entities=[change_state(Transition.TRANSITION_ACTIVATE)],
     )
-    return [agent, RegisterEventHandler(activate), change_state(Transition.TRANSITION_CONFIGURE)]
+    return [RegisterEventHandler(activate), change_state(Transition.TRANSITION_CONFIGURE)]
+
+
+def start_rviz(namespace, world_frame, pose_topic, use_sim_time):
+    """RViz; the topics in its file are those of a node without namespace."""
+    return Node(
+        package="rviz2",
+        executable="rviz2",
+        namespace=namespace,
+        arguments=["-d", str(SHARE / "config" / "ada3d.rviz"), *(["-f", world_frame] if world_frame else [])],
+        parameters=[{"use_sim_time": use_sim_time}],
+        remappings=[("/ada3d_agent/markers", "ada3d_agent/markers"), ("/pose", pose_topic)],
+    )
 
 
 def generate_launch_description():
-    """Arguments, the agent, RViz on request."""
-    rviz = Node(
-        package="rviz2",
-        executable="rviz2",
-        arguments=["-d", str(SHARE / "config" / "ada3d.rviz")],
-        condition=IfCondition(LaunchConfiguration("rviz")),
-    )
-    return LaunchDescription([*ARGUMENTS, OpaqueFunction(function=start_agent), rviz])
+    """Arguments, then the agent and RViz as they ask for."""
+    return LaunchDescription([*ARGUMENTS, OpaqueFunction(function=start_agent)])

@@ -15,12 +15,19 @@ from launch_ros.actions import Node
 
 SHARE = Path(get_package_share_directory("ada3d_ros"))
 
+SWITCH = ["true", "false", "True", "False"]
+
 ARGUMENTS = [
     DeclareLaunchArgument("bag", description="rosbag2 folder (mcap or sqlite3)"),
     DeclareLaunchArgument("rate", default_value="1.0", description="speed of the replay; 2.0 = twice as fast"),
-    DeclareLaunchArgument("loop", default_value="false", description="play until interrupted; stamps keep rising"),
     DeclareLaunchArgument(
-        "start_paused", default_value="false", description="wait for the service /ada3d_replay/set_paused"
+        "loop", default_value="false", choices=SWITCH, description="play until interrupted; stamps keep rising"
+    ),
+    DeclareLaunchArgument(
+        "start_paused",
+        default_value="false",
+        choices=SWITCH,
+        description="wait for the service /ada3d_replay/set_paused",
     ),
 ]
 
@@ -32,7 +39,9 @@ def start_player(context):
         return LaunchConfiguration(name).perform(context)
 
     flags = [
-        flag for argument, flag in (("loop", "--loop"), ("start_paused", "--start-paused")) if value(argument) == "true"
+        flag
+        for argument, flag in (("loop", "--loop"), ("start_paused", "--start-paused"))
+        if value(argument).lower() == "true"
     ]
     # wait long: the agent may be loading its model
     arguments = [value("bag"), "--rate", value("rate"), "--wait-sec", "60", *flags]

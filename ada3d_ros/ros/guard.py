@@ -1,4 +1,4 @@
-"""Nothing raises out of a callback.
+"""Nothing raises out of a callback, and nothing floods the log.
 
 An exception in an async service callback ends `spin()` and the node is deaf; one in a lifecycle transition is swallowed
 without a line. `guarded` turns either into a log line, a counter and a result the caller can read.
@@ -6,9 +6,31 @@ without a line. `guarded` turns either into a log line, a counter and a result t
 
 import functools
 import inspect
+import time
 import traceback
 from collections.abc import Callable
 from typing import Any, Protocol
+
+
+class ThrottledWarning:
+    """A warning at most once per `period_s` and key; how many were held back is said with the next.
+
+    rclpy's own throttling looks up the caller's file for every call, some milliseconds each, also for what it then drops.
+    """
+
+    def __init__(self, warn: Callable[[str], Any], period_s: float = 10.0) -> None:
+        self._warn, self._period_s = warn, period_s
+        self._said: dict[str, float] = {}
+        self._held_back: dict[str, int] = {}
+
+    def __call__(self, key: str, text: str) -> None:
+        now = time.monotonic()
+        if now - self._said.get(key, -self._period_s) < self._period_s:
+            self._held_back[key] = self._held_back.get(key, 0) + 1
+            return
+        self._said[key] = now
+        held_back = self._held_back.pop(key, 0)
+        self._warn(text + (f" ({held_back} more like this)" if held_back else ""))
 
 
 class Reporter(Protocol):

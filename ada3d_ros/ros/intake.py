@@ -5,6 +5,7 @@ The newest set wins: one that waits while another is decoded is replaced and cou
 
 from __future__ import annotations
 
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from ada3d_ros.config import AgentConfig
 from ada3d_ros.errors import FrameError, FrameReason, PoseError
 from ada3d_ros.ros.conversions import PosedSet
 from ada3d_ros.ros.diagnostics import Drops, Window
+from ada3d_ros.ros.guard import ThrottledWarning
 from ada3d_ros.ros.worker import LatestWorker
 from ada3d_ros.sources.messages import ImageBridge, frame_of
 from ada3d_ros.types import Keyframe, RgbdFrame
@@ -39,18 +41,19 @@ class Observer(Protocol):
 
 
 class FrameIntake:
-    """Decodes sets and offers them to the scene. `warn(text)` is throttled by the caller."""
+    """Decodes sets and offers them to the scene; warnings are throttled per reason."""
 
     def __init__(
         self,
         config: AgentConfig,
         scene: Observer,
         drops: Drops,
-        warn: Callable[[str], None],
+        warn: Callable[[str], object],
         report_error: Callable[[str, BaseException, str], None],
     ) -> None:
         self.config = config
-        self._scene, self._drops, self._warn, self._report_error = scene, drops, warn, report_error
+        self._scene, self._drops, self._report_error = scene, drops, report_error
+        self._warn = ThrottledWarning(warn)
         self._bridge = make_bridge()
         self._upside_down = 0
         self._last_intrinsics: object = None
@@ -58,18 +61,26 @@ class FrameIntake:
         self.frames = 0
         self.cpu_ms = Window()
         self.valid_fraction = Window()
-        self._worker: LatestWorker[PosedSet] = LatestWorker(
+        self._era = 0  # grows at a reset: what came before it stays out of the new scene
+        self._lock = threading.Lock()
+        self._worker: LatestWorker[tuple[int, PosedSet]] = LatestWorker(
             "ada3d-frames", self._take, lambda _: drops.add(FrameReason.SUPERSEDED), self._failed
         )
 
     def put(self, messages: PosedSet) -> None:
-        self._worker.put(messages)
+        self._worker.put((self._era, messages))
+
+    def clear(self) -> None:
+        """Let nothing that was put before reach the scene; call it before the scene is reset."""
+        with self._lock:
+            self._era += 1
 
     def stop(self) -> bool:
         return self._worker.stop()
 
-    def _take(self, messages: PosedSet) -> None:
+    def _take(self, item: tuple[int, PosedSet]) -> None:
         started = time.thread_time()
+        era, messages = item
         try:
             frame = frame_of(
                 messages.rgb,
@@ -80,14 +91,17 @@ class FrameIntake:
                 self.config.depth,
                 self._bridge,
             )
-            self._scene.observe(frame)
+            with self._lock:
+                if era != self._era:
+                    raise FrameError(FrameReason.SUPERSEDED, "the scene was reset while it was decoded.")
+                self._scene.observe(frame)
         except FrameError as error:
             self._drops.add(error.reason)
-            self._warn(f"frame at {messages.stamp_ns / 1e9:.3f} not used ({error.reason}): {error}")
+            self._warn(error.reason, f"frame at {messages.stamp_ns / 1e9:.3f} not used ({error.reason}): {error}")
             return
         except PoseError as error:
             self._drops.add(FrameReason.BAD_POSE)
-            self._warn(f"frame at {messages.stamp_ns / 1e9:.3f} not used: {error}")
+            self._warn("pose", f"frame at {messages.stamp_ns / 1e9:.3f} not used: {error}")
             return
         self.frames += 1
         self.cpu_ms.add((time.thread_time() - started) * 1e3)
@@ -101,8 +115,9 @@ class FrameIntake:
         self._upside_down = self._upside_down + 1 if frame.T_world_cam[2, 1] > 0.5 else 0  # camera y axis points up
         if self._upside_down == UPSIDE_DOWN_FRAMES:
             self._warn(
+                "upside down",
                 f"the camera's down axis has pointed up for {UPSIDE_DOWN_FRAMES} frames: the pose looks like a body frame (x forward, z up), "
-                "not an optical frame (z forward, y down). Set extrinsic.quat_xyzw, e.g. [-0.5, 0.5, -0.5, 0.5] for a body frame."
+                "not an optical frame (z forward, y down). Set extrinsic.quat_xyzw, e.g. [-0.5, 0.5, -0.5, 0.5] for a body frame.",
             )
 
     def _failed(self, error: BaseException) -> None:

@@ -113,7 +113,7 @@ class AgentNode(LifecycleNode):
             self._publish_status()
             return FAILURE
         self.pipeline = pipeline
-        self.intake = FrameIntake(self.config, pipeline, self.drops, self._warn_frame, self.report_error)
+        self.intake = FrameIntake(self.config, pipeline, self.drops, self.get_logger().warning, self.report_error)
         self.get_logger().info(
             f"loading {info.name}: {info.parameters / 1e6:.1f} M parameters, {info.memory_bytes / 2**20:.0f} MiB in {info.precision} on {info.device}"
         )
@@ -131,7 +131,8 @@ class AgentNode(LifecycleNode):
         try:
             pipeline.load()
         except Exception as error:
-            self._load_error = str(error)
+            if pipeline is self.pipeline:  # else: cleaned up, perhaps configured anew, meanwhile
+                self._load_error = str(error)
             self.report_error("loading the model", error, traceback.format_exc())
             return
         self.get_logger().info(f"model ready after {time.monotonic() - started:.1f} s")
@@ -153,6 +154,7 @@ class AgentNode(LifecycleNode):
     @guarded(_failed_transition)
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         self._release()
+        self._load_error = ""
         self._publish_status()
         return OK
 
@@ -190,11 +192,12 @@ class AgentNode(LifecycleNode):
     # -- scene ------------------------------------------------------------------------------------------------------
 
     def _on_set(self, messages: PosedSet) -> None:
-        if self.intake is not None and not self._paused:
-            self.intake.put(messages)
-
-    def _warn_frame(self, text: str) -> None:
-        self.get_logger().warning(text, throttle_duration_sec=5.0)
+        if self.intake is None or self.pipeline is None or self._paused:
+            return
+        newest_ns = self.pipeline.scene_state().newest_ns
+        if messages.stamp_ns < newest_ns - MIN_JUMP_NS and self.config.reset_on_time_jump:
+            self._stamps_jumped(newest_ns, messages.stamp_ns)  # while the inputs were closed
+        self.intake.put(messages)
 
     def _stamps_jumped(self, old_ns: int, new_ns: int) -> None:
         self._time_jump(f"image stamps fell back from {old_ns / 1e9:.3f} to {new_ns / 1e9:.3f}")
@@ -213,6 +216,8 @@ class AgentNode(LifecycleNode):
         self._reset_scene()
 
     def _reset_scene(self) -> None:
+        if self.intake is not None:
+            self.intake.clear()
         if self.pipeline is not None:
             self.pipeline.reset_scene()
         self.worker.cancel_all(SceneResetError)
@@ -387,3 +392,7 @@ def main(args: list[str] | None = None) -> int:
         node.destroy_node()
         rclpy.try_shutdown()
     return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import os
 import struct
 import sys
 import threading
@@ -34,10 +33,9 @@ from std_msgs.msg import Header
 from std_srvs.srv import SetBool
 
 from ada3d_ros.errors import SourceError
+from ada3d_ros.ros.peer import use_large_image_transport
 
 CLOCK_PERIOD_S = 0.025  # as `ros2 bag play --clock` does: every tick wakes every node
-# Without it, small messages sent beside a depth image arrive late or not at all (docs/log.md).
-LARGE_IMAGES_PROFILE = Path(__file__).with_name("fastdds_large_images.xml")
 LOOP_GAP_NS = 1_000_000_000  # between the last stamp of a pass and the first of the next
 
 
@@ -295,8 +293,7 @@ def main(args: Sequence[str]) -> int:
         options.start_paused,
         options.wait_sec,
     )
-    for name in ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE"):  # Fast DDS 2 and 3
-        os.environ.setdefault(name, str(LARGE_IMAGES_PROFILE))
+    use_large_image_transport()
     rclpy.init(args=ros_args)
     try:
         player = Player(options.bag, replay)

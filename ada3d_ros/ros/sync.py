@@ -193,15 +193,11 @@ class NearestStampSynchronizer(SimpleFilter):
         self.matcher = matcher
         self._on_drop = on_drop
         for index, source in enumerate(inputs):
-            self.connect(index, source)
-
-    def connect(self, index: int, source: Any) -> None:
-        """Take input `index` from `source` (again, after its subscription was made anew)."""
-        source.registerCallback(self._receive, index)
+            source.registerCallback(self._receive, index)
 
     def _receive(self, message: Any, index: int) -> None:
         stamp_ns = stamp_of(message)
-        if stamp_ns == 0:
+        if stamp_ns <= 0:  # the field is signed; a negative stamp is as good as none
             self._on_drop(FrameReason.ZERO_STAMP)
             return
         for match in self.matcher.add(index, stamp_ns, message):

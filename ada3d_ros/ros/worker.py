@@ -193,10 +193,8 @@ class RequestWorker:
                 internal()
             elif job is not None:
                 self._run_job(job)
-                self._current = None
 
-    @staticmethod
-    def _run_job(job: Job) -> None:
+    def _run_job(self, job: Job) -> None:
         job.started = time.monotonic()
         result, failure = None, None
         try:
@@ -204,4 +202,5 @@ class RequestWorker:
             result = job.run(job)
         except Exception as error:  # becomes an error code at the border
             failure = error
+        self._current = None  # first: whoever gets the answer may ask again at once
         job.on_done(result, failure)

@@ -1,0 +1,88 @@
+"""One input: a message filter that survives a change of its subscription's QoS, and counts what it sees."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rclpy.event_handler import SubscriptionEventCallbacks
+from rclpy.lifecycle import LifecycleNode
+from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos_overriding_options import QoSOverridingOptions
+from rosbags.typesys import Stores, get_typestore
+from sensor_msgs.msg import CompressedImage, Image
+
+from ada3d_ros.ros.diagnostics import InputMonitor
+from ada3d_ros.ros.filters import SimpleFilter, Subscriber
+from ada3d_ros.sources.messages import stamp_of
+
+# rclpy copies an image byte by byte into a Python array (0.6 ms for 640x480x3); rosbags reads the same CDR bytes as a
+# view (0.03 ms). The fields are the same.
+TYPES = get_typestore(Stores.LATEST)
+READ_BY_ROSBAGS = {Image: "sensor_msgs/msg/Image", CompressedImage: "sensor_msgs/msg/CompressedImage"}
+
+
+class InputSubscription(SimpleFilter):
+    """A subscription whose messages go through `monitor` to the registered callbacks.
+
+    mode `auto` starts reliable and finds a best-effort publisher by itself: when the middleware reports an incompatible
+    one, it subscribes again best-effort, once, and warns.
+    """
+
+    def __init__(self, node: LifecycleNode, monitor: InputMonitor, message_type: type, mode: str, depth: int) -> None:
+        super().__init__()
+        self._node, self._monitor, self._type, self._depth = node, monitor, message_type, depth
+        self._raw_name = READ_BY_ROSBAGS.get(message_type)
+        self._may_fall_back = mode == "auto"
+        self._closed = False
+        best_effort = mode == "best_effort"
+        self._source = self._subscribe(
+            ReliabilityPolicy.BEST_EFFORT if best_effort else ReliabilityPolicy.RELIABLE, first=True
+        )
+
+    def _subscribe(self, reliability: ReliabilityPolicy, first: bool) -> Subscriber:
+        self._monitor.reliability = reliability.name.lower()
+        self._monitor.type_name = self._type.__name__
+        options: dict[str, Any] = {
+            "event_callbacks": SubscriptionEventCallbacks(incompatible_qos=self._on_incompatible_qos),
+            "raw": self._raw_name is not None,
+        }
+        if first:  # qos_overrides./<topic>.subscription.* parameters
+            options["qos_overriding_options"] = QoSOverridingOptions.with_default_policies()
+        profile = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=self._depth, reliability=reliability)
+        source = Subscriber(self._node, self._type, self._monitor.topic, qos_profile=profile, **options)
+        self._monitor.topic = source.sub.topic_name
+        source.registerCallback(self._on_message)
+        return source
+
+    def _on_message(self, message: Any) -> None:
+        if self._raw_name is not None:
+            message = TYPES.deserialize_cdr(message, self._raw_name)
+        self._monitor.note(stamp_of(message))
+        self.signalMessage(message)
+
+    def _on_incompatible_qos(self, event: Any) -> None:
+        self._monitor.qos_incompatible += 1
+        log = self._node.get_logger()
+        if not self._may_fall_back:
+            log.warning(
+                f"{self._monitor.topic}: a publisher offers another reliability than the {self._monitor.reliability} one asked "
+                f"for; nothing arrives from it. Set qos.{self._monitor.name} to 'auto' or 'best_effort'."
+            )
+            return
+        self._may_fall_back = False
+        log.warning(
+            f"{self._monitor.topic}: the publisher is best-effort; subscribing again best-effort (images may be lost)."
+        )
+        assert self._node.executor is not None  # it runs this callback
+        self._node.executor.create_task(self._renew)  # not from within the event of the subscription to destroy
+
+    def _renew(self) -> None:
+        if self._closed:  # between the event and this task
+            return
+        self._node.destroy_subscription(self._source.sub)
+        self._source = self._subscribe(ReliabilityPolicy.BEST_EFFORT, first=False)
+
+    def close(self) -> None:
+        """Destroy the subscription."""
+        self._closed = True
+        self._node.destroy_subscription(self._source.sub)
