@@ -43,6 +43,16 @@ def to_plain(message: Any) -> Any:
     return [to_plain(item) for item in message]
 
 
+def describe_tokens(tokens: Any) -> str:
+    """A TokenUsage message in words."""
+    spatial = (
+        f" ({tokens.spatial_kept} of {tokens.spatial_total} spatial kept, {tokens.strategy})"
+        if tokens.spatial_total
+        else ""
+    )
+    return f"{tokens.prompt} in{spatial}, {tokens.generated} out"
+
+
 def describe_answer(answer: Any) -> str:
     """An Answer message as text for a terminal: answer, boxes, tokens, latency."""
     name = ErrorCode(answer.error_code).name
@@ -62,8 +72,7 @@ def describe_answer(answer: Any) -> str:
     tokens = answer.tokens
     if tokens.prompt:
         lines.append(
-            f"tokens: {tokens.prompt} in ({tokens.spatial_kept} of {tokens.spatial_total} spatial kept, {tokens.strategy}), {tokens.generated} out; "
-            f"{len(answer.keyframe_stamps)} keyframes, newest image {answer.scene_age_s:.1f} s old"
+            f"tokens: {describe_tokens(tokens)}; {len(answer.keyframe_stamps)} keyframes, newest image {answer.scene_age_s:.1f} s old"
         )
         times = [(stage, getattr(answer.latency, f"{stage}_ms")) for stage in LATENCY_STAGES]
         lines.append("latency ms: " + ", ".join(f"{stage} {ms:.1f}" for stage, ms in times if not math.isnan(ms)))

@@ -157,11 +157,9 @@ class FrameInputs:
         monitor = self.monitors["pose"]
         stamp_ns = stamp_of(message)
         if stamp_ns <= 0:
-            monitor.note_arrival()
             self._drops.add(FrameReason.ZERO_STAMP)
             return
         if message.header.frame_id.lstrip("/") != self.config.world_frame:
-            monitor.note_arrival()
             monitor.wrong_frame += 1
             self._warn(
                 "wrong frame",
@@ -214,8 +212,9 @@ class FrameInputs:
 
     @guarded()
     def _release_waiting(self) -> None:
+        waiting, self._waiting = self._waiting, []  # taken first: what raises is not tried again at every poll
         still_waiting = []
-        for item in self._waiting:
+        for item in waiting:
             found = self.poses.lookup(item.stamp_ns, self.config.pose.max_gap_sec)
             if found.T_world_child is not None:
                 T_world_cam = found.T_world_child @ self._T_child_cam
@@ -225,7 +224,7 @@ class FrameInputs:
                 self._warn("no pose", self._no_pose_text(item.stamp_ns, found.why))
             else:
                 still_waiting.append(item)
-        self._waiting = still_waiting
+        self._waiting += still_waiting
         if still_waiting and self._poll_timer.is_canceled():
             self._poll_timer.reset()
         elif not still_waiting:  # an idle timer would wake the executor 50 times a second

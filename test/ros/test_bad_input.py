@@ -18,6 +18,7 @@ pytest.importorskip("rclpy")
 
 import rclpy
 from nav_msgs.msg import Odometry
+from rclpy.serialization import serialize_message
 from scipy.spatial.transform import Rotation
 from sensor_msgs.msg import CompressedImage, Image
 
@@ -244,6 +245,39 @@ def test_unusual_frames_that_are_good(feed: Feed, name: str) -> None:
     feed.admit(messages)
     depth_m = feed.agent.node.pipeline._snapshot().keyframes[-1].frame.depth_m
     assert np.nanmedian(depth_m) == pytest.approx(2.0)
+
+
+def cdr(message: Any) -> bytes:
+    return bytes(serialize_message(message))
+
+
+def cut(content: bytes) -> bytes:
+    return content[: len(content) // 2]
+
+
+def not_utf8(content: bytes) -> bytes:
+    assert b"camera_color" in content or b"map" in content
+    return content.replace(b"camera_color", b"camera\xff\xfecolo").replace(b"map", b"m\xffp")
+
+
+DAMAGE: dict[str, Callable[[bytes], bytes]] = {
+    "cut": cut,
+    "header alone": lambda content: content[:4],
+    "not UTF-8": not_utf8,
+    "string said to be huge": lambda content: content[:12] + b"\xff\xff\xff\x7f" + content[16:],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("name", ["rgb", "depth", "info", "pose"])
+def test_bytes_that_are_not_the_message(feed: Feed, name: str, damage: str) -> None:
+    """What a faulty bridge or another version of the interface puts on the wire; spin() must not end with it."""
+    feed.admit()
+    topic = {"rgb": "/rgb/image", "depth": "/depth/image", "info": "/rgb/camera_info", "pose": "/pose"}[name]
+    feed.agent._publishers[topic].publish(DAMAGE[damage](cdr(feed.next()[name])))
+    time.sleep(0.05)
+    assert feed.agent._agent_spinner.error is None
+    feed.serves_on()
 
 
 # -- stamps ---------------------------------------------------------------------------------------------------------
@@ -493,8 +527,9 @@ def test_partners_that_never_come_take_no_memory(start_agent: Callable[..., Harn
 
 def test_poses_that_never_come_take_no_memory(start_agent: Callable[..., Harness]) -> None:
     feed = Feed(start_agent(**{"pose.timeout_sec": 0.1}))
-    for _ in range(10):
+    for index in range(10):
         feed.send(feed.next() | {"pose": None})
+        assert wait_until(lambda n=index + 1: feed.agent.node.inputs.sets == n)
     assert wait_until(lambda: feed.agent.drops().get("no_pose", 0) == 10), feed.agent.drops()
     assert feed.agent.node.inputs.waiting_for_pose == 0
     feed.serves_on()
@@ -566,7 +601,7 @@ def test_a_subscription_is_not_renewed_after_the_node_was_deactivated(start_agen
     done = []
 
     def close_at_once() -> None:
-        agent.node.inputs._subscriptions[0]._on_incompatible_qos(None)
+        agent.node.inputs._subscriptions["rgb"]._on_incompatible_qos(None)
         agent.node.trigger_deactivate()
         done.append(True)
 
@@ -590,6 +625,7 @@ def test_an_error_while_handling_a_time_jump_stays_inside(
     feed.send(frame_messages(5 * SECOND, x_m=1.0))
     assert wait_until(lambda: feed.agent.node.inference.internal_errors > 0)
     monkeypatch.undo()
+    feed.admit(frame_messages(100 * SECOND, x_m=2.0))
     assert feed.ask().success
 
 
@@ -599,12 +635,13 @@ def test_a_scene_of_an_earlier_activation_does_not_shut_the_new_one_out(start_ag
     feed.admit(frame_messages(98 * SECOND))
     feed.agent.node.trigger_deactivate()
     feed.agent.node.trigger_activate()
-    for topic in list(feed.agent._publishers):
-        feed.agent.publisher(topic, Image)
-        assert wait_until(lambda t=topic: feed.agent._publishers[t].get_subscription_count() == 1)
-    for second in (5, 6):
-        feed.send(frame_messages(second * SECOND, x_m=float(second)))
-    assert wait_until(lambda: feed.agent.node.pipeline.scene_state().num_keyframes == 2), feed.agent.drops()
+    for publisher in feed.agent._publishers.values():
+        assert wait_until(lambda p=publisher: p.get_subscription_count() == 1)
+    time.sleep(0.2)  # the other way round, too
+    feed.send(frame_messages(5 * SECOND, x_m=5.0))
+    assert wait_until(lambda: feed.version[0] == 1), feed.agent.drops()
+    assert wait_until(lambda: feed.agent.node.pipeline.scene_state().num_keyframes == 1), feed.agent.drops()
+    feed.admit(frame_messages(6 * SECOND, x_m=6.0))
     assert feed.ask().scene_epoch == 1
 
 
