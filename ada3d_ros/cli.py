@@ -10,7 +10,7 @@ from ada3d_ros import __version__
 
 # verb -> (module, function, needs ROS, one line)
 VERBS: dict[str, tuple[str, str, bool, str]] = {
-    "agent": ("ada3d_ros.ros.node", "main", True, "run the node (ROS arguments behind --ros-args)"),
+    "agent": ("ada3d_ros.ros.agent", "main", True, "run the node (ROS arguments behind --ros-args)"),
     "ask": ("ada3d_ros.ros.client", "ask_main", True, "ask the node a question"),
     "ground": ("ada3d_ros.ros.client", "ground_main", True, "find an object by a phrase, as 3D boxes"),
     "replay": ("ada3d_ros.ros.replay", "main", True, "play a rosbag2 into ROS, with /clock"),

@@ -212,7 +212,7 @@ class KeyframeConfig:
         5.0, "or this long after the last admission; 0 = off", unit="s", low=0.0, high=3600.0
     )
     min_new_coverage: float = setting(
-        0.0, "share of a frame's voxels that must be new to the scene; 0 = off", low=0.0, high=1.0
+        0.0, "or with at least this share of its 0.2 m voxels new to the scene; 0 = off", low=0.0, high=1.0
     )
     max_views: int = setting(20, "keyframes kept and given to the model", unit="views", low=1, high=64)
 
@@ -265,9 +265,7 @@ class AgentConfig:
         "map", "frame of boxes and keyframes, z up; poses in another frame are refused", pattern=r"\S+", read_only=True
     )
     pose_child_frame: str = setting(
-        "",
-        "frame that the pose moves; empty = the colour optical frame (pose) or child_frame_id (odom)",
-        read_only=True,
+        "", "for odom: a message with another child_frame_id is refused; empty = any", read_only=True
     )
     extrinsic: ExtrinsicConfig = ExtrinsicConfig()
     pose: PoseConfig = PoseConfig()

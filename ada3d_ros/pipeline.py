@@ -20,6 +20,7 @@ from ada3d_ros.engine.prefill import PrefillOutput, prefill
 from ada3d_ros.engine.sampling import make_sampler
 from ada3d_ros.engine.timing import StageClock
 from ada3d_ros.errors import (
+    Ada3DError,
     CheckpointError,
     ConfigError,
     LoadingError,
@@ -96,7 +97,15 @@ class Ada3DPipeline:
 
         Raises ConfigError (no path, device absent), CheckpointError, or OutOfMemoryError with both numbers.
         """
-        self.info = self._describe(inspect_checkpoint(*self._paths()))
+        folder, vision_folder = self._paths()
+        try:
+            self.info = self._describe(inspect_checkpoint(folder, vision_folder))
+        except Ada3DError:
+            raise
+        except (ValueError, TypeError, ArithmeticError, RuntimeError) as error:  # nonsense among the sizes
+            raise CheckpointError(
+                f"{folder}/config.json does not describe a model ({error}): copy the file again."
+            ) from error
         free = self._free_bytes()
         if self.info.memory_bytes > free:
             raise OutOfMemoryError(

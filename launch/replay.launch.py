@@ -1,17 +1,18 @@
 """Play a bag into the agent: `ros2 launch ada3d_ros replay.launch.py bag:=FOLDER model_path:=FOLDER`.
 
-Recorded stamps are years old, so the agent runs with use_sim_time and the player publishes /clock. Every argument of
-agent.launch.py can be given too (topics, transports, model, ...).
+Recorded stamps are years old, so the agent runs with use_sim_time and the player publishes /clock. The player starts
+when the agent is active. Every argument of agent.launch.py can be given too (topics, transports, model, ...).
 """
 
 from pathlib import Path
 
 from ament_index_python.packages import get_package_share_directory
 from launch import LaunchDescription
-from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription, OpaqueFunction
+from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription, OpaqueFunction, RegisterEventHandler
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
+from launch_ros.event_handlers import OnStateTransition
 
 SHARE = Path(get_package_share_directory("ada3d_ros"))
 
@@ -43,15 +44,16 @@ def start_player(context):
         for argument, flag in (("loop", "--loop"), ("start_paused", "--start-paused"))
         if value(argument).lower() == "true"
     ]
-    # wait long: the agent may be loading its model
-    arguments = [value("bag"), "--rate", value("rate"), "--wait-sec", "60", *flags]
+    arguments = [value("bag"), "--rate", value("rate"), *flags]
     return [Node(package="ada3d_ros", executable="replay", output="screen", arguments=arguments)]
 
 
 def generate_launch_description():
-    """The agent in simulated time, and the player."""
+    """The agent in simulated time, and the player once the agent is active."""
     agent = IncludeLaunchDescription(
         PythonLaunchDescriptionSource(str(SHARE / "launch" / "agent.launch.py")),
         launch_arguments={"use_sim_time": "true"}.items(),
     )
-    return LaunchDescription([*ARGUMENTS, agent, OpaqueFunction(function=start_player)])
+    # Not before the agent listens: the player would take any other subscriber, RViz for one, as the sign to begin.
+    play = OnStateTransition(goal_state="active", entities=[OpaqueFunction(function=start_player)], handle_once=True)
+    return LaunchDescription([*ARGUMENTS, RegisterEventHandler(play), agent])

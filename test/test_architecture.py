@@ -34,9 +34,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "pruning": _BASE,
     "engine": _ENGINE - {"engine"},
     "pipeline": _PIPELINE - {"pipeline"},
-    "ros": _BASE | {"sources", "grounding", "pipeline", "msg", "srv", "action"},
-    "eval": _PIPELINE,
-    "train": _PIPELINE,
+    "results": set(),
+    "report": _BOUNDARY | {"geometry"},
+    "ros": _BASE | {"sources", "grounding", "pipeline", "results", "report", "msg", "srv", "action"},
+    "eval": _PIPELINE | {"results", "report"},
+    "train": _PIPELINE | {"results", "report"},
     "cli": _PIPELINE | {"ros", "eval", "train", "msg"},  # msg and rclpy: to see whether they are there
 }
 CLI_MAY_IMPORT_AT_ONCE = _BOUNDARY | {"config"}  # the rest inside the verb that needs it

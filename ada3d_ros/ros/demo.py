@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -22,7 +21,7 @@ from ada3d_ros.msg import AgentStatus
 from ada3d_ros.report import AskedQuestion, MeasuredBox, write_report
 from ada3d_ros.results import provenance
 from ada3d_ros.ros.client import LATENCY_STAGES, describe_answer, describe_tokens
-from ada3d_ros.ros.peer import AgentPeer, PeerError
+from ada3d_ros.ros.peer import AgentPeer, PeerError, make_random_model, start_verb
 from ada3d_ros.sources.bag_writer import BagOptions, write_bag
 from ada3d_ros.sources.synthetic import BoxRoom, build_box_room
 from ada3d_ros.srv import GetModelInfo, GroundObject, QueryScene
@@ -71,17 +70,7 @@ def _measure(room: BoxRoom) -> list[MeasuredBox]:
 def _collect(peer: AgentPeer, bag: Path, rate: float) -> int:
     """Play the bag into the node; returns the keyframes it kept."""
     peer.wait_for_state({AgentStatus.WAITING_FOR_DATA}, 120.0)
-    player = subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            "import sys; from ada3d_ros.cli import main; sys.exit(main())",
-            "replay",
-            str(bag),
-            "--rate",
-            str(rate),
-        ]
-    )
+    player = start_verb("replay", str(bag), "--rate", str(rate))
     if not peer.spin_until(lambda: player.poll() is not None, 300.0) or player.returncode:
         player.kill()
         raise PeerError("the player did not finish.")
@@ -107,10 +96,7 @@ def run(out: Path, seed: int, rate: float, model: Path | None) -> Path:
     room = build_box_room(seed=seed, num_views=40)
     bag = out / "room_bag"
     print(f"{write_bag(room.frames, bag, BagOptions(overwrite=True))} frames in {bag}")
-    if model is None:
-        from ada3d_ros.model.random_checkpoint import write_random_checkpoint
-
-        model = write_random_checkpoint(out / "random_model")
+    model = model or make_random_model(out / "random_model")
     _say("the node starts, the player plays the bag into it")
     parameters = {
         "model.path": model,

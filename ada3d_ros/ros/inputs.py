@@ -97,7 +97,9 @@ class FrameInputs:
         modes = {"rgb": qos.rgb, "depth": qos.depth, "camera_info": qos.camera_info, "pose": qos.pose}
         depths = {"rgb": 5, "depth": 5, "camera_info": 50, "pose": 50}  # small messages may wait
         return {
-            name: InputSubscription(self._node, self.monitors[name], message_type, modes[name], depths[name])
+            name: InputSubscription(
+                self._node, self.monitors[name], message_type, modes[name], depths[name], self._on_corrupt
+            )
             for name, message_type in types.items()
         }
 
@@ -152,6 +154,10 @@ class FrameInputs:
         self._last_accepted_ns = -1
         self._on_time_jump(old_ns, new_ns)
 
+    def _on_corrupt(self, text: str) -> None:
+        self._drops.add(FrameReason.CORRUPT)
+        self._warn("corrupt", text)
+
     @guarded()
     def _on_pose(self, message: Any) -> None:
         monitor = self.monitors["pose"]
@@ -170,6 +176,14 @@ class FrameInputs:
         if stamp_ns < self._last_pose_ns - MIN_JUMP_NS:  # poses of before a time jump belong to another run
             self.poses.clear()
         self._last_pose_ns = stamp_ns
+        child = getattr(message, "child_frame_id", self.config.pose_child_frame)
+        if self.config.pose_child_frame not in ("", child):
+            monitor.wrong_frame += 1
+            self._warn(
+                "wrong child",
+                f"{monitor.topic} has child_frame_id {child!r}, pose_child_frame is {self.config.pose_child_frame!r}: not used.",
+            )
+            return
         try:
             T_world_child = pose_of(message)
         except PoseError as error:

@@ -12,11 +12,9 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-import rclpy
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.clock import Clock, ClockType, JumpThreshold, TimeJump
 from rclpy.duration import Duration
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from std_msgs.msg import Header
 from std_srvs.srv import SetBool, Trigger
@@ -375,27 +373,3 @@ def build_node(pipeline_factory: PipelineFactory = Ada3DPipeline, **options: Any
     if node.config.autostart and node.trigger_configure() == OK:
         node.trigger_activate()
     return node
-
-
-def main(args: list[str] | None = None) -> int:
-    """Run the node until it is interrupted. Returns 0."""
-    rclpy.init(args=args)
-    node = build_node()
-    executor = SingleThreadedExecutor()
-    executor.add_node(node)
-    try:
-        executor.spin()
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    except RuntimeError:  # rclpy's RCLError: a signal closed the context while the wait set was being built
-        if rclpy.ok():
-            raise
-    finally:
-        executor.remove_node(node)
-        node.destroy_node()
-        rclpy.try_shutdown()
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

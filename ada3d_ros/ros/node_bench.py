@@ -24,7 +24,7 @@ from sensor_msgs.msg import CameraInfo, Image
 from ada3d_ros.msg import AgentStatus
 from ada3d_ros.results import write_results
 from ada3d_ros.ros.conversions import ns_to_time
-from ada3d_ros.ros.peer import AgentPeer, PeerError
+from ada3d_ros.ros.peer import AgentPeer, PeerError, make_random_model
 from ada3d_ros.srv import GetModelInfo, QueryScene
 
 WIDTH, HEIGHT, CAMERA_HZ = 640, 480, 30.0
@@ -150,11 +150,7 @@ def _summary(times_ms: list[float]) -> dict[str, float]:
 
 def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """The whole measurement. Raises PeerError if the node does not come up."""
-    model = options.model
-    if model is None:
-        from ada3d_ros.model.random_checkpoint import write_random_checkpoint
-
-        model = write_random_checkpoint(folder / "random")
+    model = options.model or make_random_model(folder / "random")
     parameters = {"model.path": model, "input.max_rate_hz": options.max_rate_hz, "generation.timeout_sec": 120.0}
     with AgentPeer(parameters) as peer:
         peer.wait_for_state({AgentStatus.WAITING_FOR_DATA}, 60.0)

@@ -34,6 +34,20 @@ def use_large_image_transport() -> None:
         os.environ.setdefault(name, str(LARGE_IMAGES_PROFILE))
 
 
+def start_verb(*args: str) -> subprocess.Popen[bytes]:
+    """`ada3d <args>` in a process of its own, with this Python."""
+    return subprocess.Popen(
+        [sys.executable, "-c", "import sys; from ada3d_ros.cli import main; sys.exit(main())", *args]
+    )
+
+
+def make_random_model(folder: Path) -> Path:
+    """A small checkpoint with random weights in `folder`. Raises PeerError."""
+    if start_verb("random-model", str(folder)).wait(120.0):
+        raise PeerError(f"`ada3d random-model {folder}` failed.")
+    return folder
+
+
 class AgentPeer:
     """The agent process and a node beside it. Use as a context manager: the process ends with the block."""
 
@@ -41,7 +55,7 @@ class AgentPeer:
         self, parameters: Mapping[str, object], remaps: Mapping[str, str] | None = None, log: IO[bytes] | None = None
     ) -> None:
         use_large_image_transport()
-        command = [sys.executable, "-m", "ada3d_ros.ros.node", "--ros-args"]
+        command = [sys.executable, "-m", "ada3d_ros.ros.agent", "--ros-args"]
         for name, value in {"autostart": "true", **parameters}.items():
             command += ["-p", f"{name}:={value}"]
         for source, target in (remaps or {}).items():

@@ -23,12 +23,12 @@ from std_msgs.msg import String
 from ada3d_ros.action import AskScene
 from ada3d_ros.config import SETTINGS, AgentConfig
 from ada3d_ros.errors import (
+    Ada3DError,
     CanceledError,
     ErrorCode,
     InvalidRequestError,
     NoFramesError,
     NotGroundedError,
-    RequestError,
     StaleSceneError,
 )
 from ada3d_ros.msg import Answer as AnswerMsg
@@ -238,7 +238,7 @@ class RequestServer:
             answer, error = await future
             self._complete(message, request, job, answer, error)
         except Exception as error:
-            if not isinstance(error, RequestError):
+            if not isinstance(error, Ada3DError) or error.__cause__ is not None:  # not raised on purpose alone
                 self._agent.report_error(
                     f"request {message.request_id}", error, "".join(traceback.format_exception(error))
                 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from rclpy.event_handler import SubscriptionEventCallbacks
@@ -25,11 +26,20 @@ class InputSubscription(SimpleFilter):
     """A subscription whose messages go through `monitor` to the registered callbacks.
 
     mode `auto` starts reliable and finds a best-effort publisher by itself: when the middleware reports an incompatible
-    one, it subscribes again best-effort, once, and warns.
+    one, it subscribes again best-effort, once, and warns. Bytes that are not the message go to `on_corrupt(text)`.
     """
 
-    def __init__(self, node: LifecycleNode, monitor: InputMonitor, message_type: type, mode: str, depth: int) -> None:
+    def __init__(
+        self,
+        node: LifecycleNode,
+        monitor: InputMonitor,
+        message_type: type,
+        mode: str,
+        depth: int,
+        on_corrupt: Callable[[str], None],
+    ) -> None:
         super().__init__()
+        self._on_corrupt = on_corrupt
         self._node, self._monitor, self._type, self._depth = node, monitor, message_type, depth
         self._raw_name = READ_BY_ROSBAGS.get(message_type)
         self._may_fall_back = mode == "auto"
@@ -56,7 +66,11 @@ class InputSubscription(SimpleFilter):
 
     def _on_message(self, message: Any) -> None:
         if self._raw_name is not None:
-            message = TYPES.deserialize_cdr(message, self._raw_name)
+            try:
+                message = TYPES.deserialize_cdr(message, self._raw_name)
+            except Exception as error:  # damaged bytes make it raise almost anything
+                self._on_corrupt(f"{self._monitor.topic}: {len(message)} bytes are no {self._raw_name}: {error}")
+                return
         self._monitor.note(stamp_of(message))
         self.signalMessage(message)
 

@@ -222,9 +222,7 @@ PADDED = np.pad(depth_of(2000, np.uint16), ((0, 0), (0, 7)))
 GOOD_FRAMES: dict[str, Spoil] = {
     "32FC1 metres": replace_pixels("depth", depth_of(2.0), "32FC1"),
     "mono16 millimetres": set_fields("depth", encoding="mono16"),
-    "big-endian": lambda m: (
-        set_fields("depth", is_bigendian=1, data=depth_of(2000, np.uint16).byteswap().tobytes())(m)
-    ),
+    "big-endian": lambda m: set_fields("depth", is_bigendian=1, data=depth_of(2000, np.uint16).byteswap().tobytes())(m),
     "padded rows": set_fields("depth", step=PADDED.strides[0], data=PADDED.tobytes()),
     "more data than rows": set_fields("rgb", data=bytes(3 * WIDTH * HEIGHT + 999)),
     "half the depth missing": replace_pixels(
@@ -274,9 +272,10 @@ def test_bytes_that_are_not_the_message(feed: Feed, name: str, damage: str) -> N
     """What a faulty bridge or another version of the interface puts on the wire; spin() must not end with it."""
     feed.admit()
     topic = {"rgb": "/rgb/image", "depth": "/depth/image", "info": "/rgb/camera_info", "pose": "/pose"}[name]
+    before = feed.agent.drops().get("corrupt", 0)
     feed.agent._publishers[topic].publish(DAMAGE[damage](cdr(feed.next()[name])))
-    time.sleep(0.05)
-    assert feed.agent._agent_spinner.error is None
+    if name in ("rgb", "depth"):  # the others are read by the middleware, which lets them vanish
+        assert wait_until(lambda: feed.agent.drops().get("corrupt", 0) == before + 1), feed.agent._agent_spinner.error
     feed.serves_on()
 
 

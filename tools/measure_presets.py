@@ -1,0 +1,78 @@
+"""How the presets `default` and `reference` differ on a recorded bag; docs/conventions.md quotes the result.
+
+python tools/measure_presets.py ../shared/data/tum_fr3_cabinet_ros2bag --json docs/results/presets_cabinet.json
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from ada3d_ros.config import KeyframeConfig
+from ada3d_ros.geometry.voxel import voxel_coords, voxel_ids
+from ada3d_ros.model.config import CLIP_MEAN, CLIP_STD
+from ada3d_ros.model.spatial import sample_patch_points
+from ada3d_ros.results import write_results
+from ada3d_ros.scene.keyframes import KeyframeBuffer
+from ada3d_ros.scene.views import build_multiview
+from ada3d_ros.sources.bag import BagSource
+
+SIDE, PATCH, VOXEL_M = 336, 14, 0.2
+
+
+def count_voxels(xyz_m: torch.Tensor) -> int:
+    """Occupied voxels of points (P, 3)."""
+    return int(voxel_ids(voxel_coords(xyz_m, VOXEL_M))[1].shape[0])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("bag", type=Path)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    buffer = KeyframeBuffer(KeyframeConfig())
+    for frame in BagSource(options.bag):
+        buffer.offer(frame)
+    frames = [keyframe.frame for keyframe in buffer.keyframes]
+    points = {}
+    for compat in ("default", "reference"):
+        views = build_multiview(frames, SIDE, compat, CLIP_MEAN, CLIP_STD)
+        points[compat] = sample_patch_points(views, SIDE // PATCH).reshape(-1, 3)
+    valid = points["default"].isfinite().all(dim=1)
+    centres = torch.stack([torch.from_numpy(f.T_world_cam[:3, 3].copy()).float() for f in frames])
+    invalid = (points["reference"][:, None] - centres).norm(dim=2).min(dim=1).values < 1e-3
+    both = valid & ~invalid
+    shift = (points["default"][both] - points["reference"][both]).norm(dim=1)
+    other = (voxel_coords(points["default"][both], VOXEL_M) != voxel_coords(points["reference"][both], VOXEL_M)).any(
+        dim=1
+    )
+    rounded = points["reference"].bfloat16().float()
+    bf16_shift = (rounded - points["reference"])[both].norm(dim=1)
+    bf16_other = (voxel_coords(rounded[both], VOXEL_M) != voxel_coords(points["reference"][both], VOXEL_M)).any(dim=1)
+    results = {
+        "bag": options.bag.name,
+        "n": int(both.numel()),
+        "views": len(frames),
+        "patches_without_depth_share": float(invalid.float().mean()),
+        "spatial_tokens_default": count_voxels(points["default"][valid]),
+        "spatial_tokens_reference": count_voxels(points["reference"]),
+        "spatial_tokens_reference_at_camera_centres": count_voxels(points["reference"][invalid]),
+        "point_shift_default_against_reference_m": {
+            "median": float(shift.median()),
+            "p95": float(shift.quantile(0.95)),
+            "max": float(shift.max()),
+        },
+        "patches_in_another_voxel_share": float(other.float().mean()),
+        "bfloat16_points_shift_m": {"median": float(bf16_shift.median()), "max": float(bf16_shift.max())},
+        "bfloat16_points_in_another_voxel_share": float(bf16_other.float().mean()),
+    }
+    for name, value in results.items():
+        print(f"{name}: {value}")
+    if options.json:
+        print(f"wrote {write_results(options.json, results, device='cpu')}")
+
+
+if __name__ == "__main__":
+    main()
