@@ -135,7 +135,8 @@ class Ada3DPipeline:
                 "model.path is empty: name the folder of a LLaVA-3D checkpoint (config.json, tokenizer.model, weights). To try things out: "
                 "`ada3d random-model FOLDER` writes a small one with random weights."
             )
-        return settings.path, settings.vision_path or None
+        vision = str(Path(settings.vision_path).expanduser()) if settings.vision_path else None
+        return str(Path(settings.path).expanduser()), vision
 
     def _describe(self, checkpoint: CheckpointInfo, sha256: str = "") -> ModelInfo:
         device = resolve_device(self.config.model.device)

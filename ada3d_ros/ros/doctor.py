@@ -223,7 +223,7 @@ def _check_topics(node: Any, node_name: str) -> Iterator[Finding]:
                 BAD,
                 topic,
                 f"{types[0]}: no publisher (subscribed {wanted})",
-                f"start the camera or bag, or remap: --ros-args -r {topic.lstrip('/')}:=<your topic>",
+                "start the camera or bag, or remap the input: ada3d agent --ros-args -r INPUT:=TOPIC (INPUT: rgb/image, depth/image, rgb/camera_info, pose, odom; compressed ones end in /compressed, /compressedDepth)",
             )
             continue
         offered = sorted({p.qos_profile.reliability.name.lower() for p in publishers})

@@ -232,6 +232,7 @@ class _Pace:
 
 def open_bag(path: Path) -> AnyReader:
     """An open reader. Raises SourceError naming the path."""
+    path = path.expanduser()  # a launch argument keeps its ~
     if not path.exists():
         raise SourceError(f"no bag at {path}.")
     try:

@@ -141,14 +141,13 @@ def state(agent: Harness) -> int:
     return int(agent.call(GetState, "get_state").current_state.id)
 
 
-def assert_error_is_told(agent: Harness, words: str, internal_errors: int = 0) -> None:
+def assert_error_is_told(agent: Harness, words: str) -> None:
     """By ~/status, by every service that answers questions; and the other services answer."""
     assert wait_until(lambda: agent.node.state_and_detail()[0] == AgentStatus.ERROR), agent.node.state_and_detail()
     detail = agent.node.state_and_detail()[1]
     assert words in detail
     assert detail.endswith((".", "?")) or "(" in detail  # a sentence
     assert "Traceback" not in detail
-    assert agent.node.inference.internal_errors == internal_errors, agent.node.inference.last_error
     answer = agent.call(QueryScene, "query", QueryScene.Request(question="What is there?")).answer
     assert answer.error_code == ErrorCode.MODEL_ERROR
     assert words in answer.error_msg
@@ -177,6 +176,7 @@ def folder(tiny_model: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny_model, tmp_path / "model"))
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("name", FAULTS)
 def test_configure_fails_with_the_reason_and_works_the_second_time(
     start_agent: Start, folder: Path, tiny_model: Path, name: str
@@ -184,6 +184,7 @@ def test_configure_fails_with_the_reason_and_works_the_second_time(
     breaks, words = FAULTS[name]
     agent = start_broken(start_agent, folder, breaks)
     assert_error_is_told(agent, words)
+    assert agent.node.inference.internal_errors == 0, agent.node.inference.last_error  # no traceback per question
     assert not (folder / "code_ran").exists()
     assert state(agent) == State.PRIMARY_STATE_UNCONFIGURED
     assert not change(agent, Transition.TRANSITION_CONFIGURE)  # nothing was mended
@@ -196,12 +197,22 @@ def test_a_fault_found_while_loading(start_agent: Start, folder: Path, tiny_mode
     """Configure succeeded already: cleanup leads back."""
     breaks, words = LATE_FAULTS[name]
     agent = start_broken(start_agent, folder, breaks)
-    assert_error_is_told(agent, words, internal_errors=1)
+    assert_error_is_told(agent, words)
     assert state(agent) == State.PRIMARY_STATE_ACTIVE
     assert change(agent, Transition.TRANSITION_DEACTIVATE)
     assert change(agent, Transition.TRANSITION_CLEANUP)
     assert agent.node.state_and_detail()[0] == AgentStatus.UNCONFIGURED
     assert_second_try_works(agent, tiny_model)
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.xfail(strict=True, reason="model/weight_files.py calls it damaged and passes on torch's advice")
+def test_nobody_is_advised_to_run_a_pickles_code(start_agent: Start, folder: Path) -> None:
+    """torch's own text says that weights_only=False 'will likely succeed'."""
+    agent = start_broken(start_agent, folder, pickle_with_code(4))
+    detail = agent.node.state_and_detail()[1]
+    assert "weights_only" not in detail
+    assert "unsafe" in detail
 
 
 def test_a_matching_revision_loads(start_agent: Start, tiny_model: Path) -> None:
