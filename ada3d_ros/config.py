@@ -54,6 +54,8 @@ class Setting:
     def check(self, value: Any) -> Value:
         """`value` in the type of the default. Raises ConfigError with the value, the allowed range and the default."""
         kind = type(self.default)
+        if any(type(v) is int and abs(v) >= 2**63 for v in (value if isinstance(value, (list, tuple)) else [value])):
+            raise self._error(value, "out of range")  # more than ROS can send, or a float can hold
         if kind is float and type(value) is int:
             value = float(value)
         if (
@@ -362,6 +364,8 @@ def load_config(path: str | Path, base: AgentConfig | None = None) -> AgentConfi
         raise ConfigError(f"no configuration file at {path}.") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not valid YAML: {error}") from None
+    except (OSError, ValueError) as error:  # a folder, not allowed, not text
+        raise ConfigError(f"{path} cannot be read: {error}") from None
     for root in ("/**", "ros__parameters"):
         if isinstance(tree, dict) and root in tree:
             tree = tree[root]

@@ -24,7 +24,7 @@ Inputs: rgb/image, depth/image, rgb/camera_info, pose or odom. Without autostart
 
 
 def main(args: list[str] | None = None) -> int:
-    """Run the node until it is interrupted. Returns 0; 2 for an argument that is not a ROS argument."""
+    """Run the node until it is interrupted. Returns 0; 2 for an argument that is not a ROS argument, or a bad one."""
     args = sys.argv[1:] if args is None else args
     if args and args[0] != "--ros-args":
         wanted = args[0] in ("-h", "--help")
@@ -33,22 +33,27 @@ def main(args: list[str] | None = None) -> int:
             file=sys.stdout if wanted else sys.stderr,
         )
         return 0 if wanted else 2
-    rclpy.init(args=args)
-    node = build_node()
-    executor = SingleThreadedExecutor()
-    executor.add_node(node)
     try:
+        rclpy.init(args=args)
+    except RuntimeError as error:
+        print(f"ada3d agent: {error}", file=sys.stderr)
+        return 2
+    executor, node = SingleThreadedExecutor(), None
+    try:
+        node = build_node()
+        executor.add_node(node)
         executor.spin()
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
-    except RuntimeError:  # rclpy's RCLError: a signal closed the context while the wait set was being built
+    except Exception:  # a signal closed the context while the node or the wait set was being built
         if rclpy.ok():
             raise
     finally:
         uninstall_signal_handlers()
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # launch sends a second one while we are taking things down
-        executor.remove_node(node)
-        node.destroy_node()
+        if node is not None:
+            executor.remove_node(node)
+            node.destroy_node()
         rclpy.try_shutdown()
     return 0
 

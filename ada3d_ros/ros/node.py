@@ -61,7 +61,11 @@ class AgentNode(LifecycleNode):
         self.intake: FrameIntake | None = None
         self._active = self._paused = False
         self.drops, self.inference = Drops(), InferenceMonitor()
-        self.worker = RequestWorker()
+        self.worker = RequestWorker(
+            on_error=lambda error: self.report_error(
+                "delivering an answer", error, "".join(traceback.format_exception(error))
+            )
+        )
         self._settings = ParameterBridge(self, lambda: self.pipeline is not None, self._settings_changed)
         self._outputs = AgentOutputs(self, self.config.diagnostic_updater.use_fqn)
         add_tasks(self._outputs.updater, self)
@@ -228,6 +232,8 @@ class AgentNode(LifecycleNode):
             self.inputs.set_config(config)
         if self.intake is not None:
             self.intake.config = config
+        if "diagnostic_updater.period" in names:
+            self._periodic[1].timer_period_ns = int(config.diagnostic_updater.period * 1e9)
 
     # -- what requests need -----------------------------------------------------------------------------------------
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseArray
+from rclpy.event_handler import PublisherEventCallbacks
 from rclpy.node import Node
+from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from std_msgs.msg import String
 from visualization_msgs.msg import MarkerArray
@@ -17,17 +19,25 @@ from ada3d_ros.ros.diagnostics import DiagnosticsPublisher
 LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 
+def _publisher(node: Node, message_type: type, topic: str, qos: QoSProfile | int) -> Publisher:
+    """Without rclpy's default events: two waitables a publisher, each of which every turn of the executor pays for.
+    Whoever subscribes with an incompatible QoS is told on its own side."""
+    return node.create_publisher(
+        message_type, topic, qos, event_callbacks=PublisherEventCallbacks(use_default_callbacks=False)
+    )
+
+
 class AgentOutputs:
     """All publishers of the agent node. Plain publishers, not lifecycle-gated: an error must reach people in any state."""
 
     def __init__(self, node: Node, use_fqn: bool) -> None:
-        self._answers = node.create_publisher(Answer, "~/answer", 10)
-        self._texts = node.create_publisher(String, "~/answer_text", 10)
-        self._boxes = node.create_publisher(GroundedBoxArray, "~/boxes", 10)
-        self._poses = node.create_publisher(PoseArray, "~/poses", 10)
-        self._markers = node.create_publisher(MarkerArray, "~/markers", LATCHED)
-        self._diagnostics = node.create_publisher(DiagnosticArray, "/diagnostics", 1)
-        self.statuses = node.create_publisher(AgentStatus, "~/status", LATCHED)
+        self._answers = _publisher(node, Answer, "~/answer", 10)
+        self._texts = _publisher(node, String, "~/answer_text", 10)
+        self._boxes = _publisher(node, GroundedBoxArray, "~/boxes", 10)
+        self._poses = _publisher(node, PoseArray, "~/poses", 10)
+        self._markers = _publisher(node, MarkerArray, "~/markers", LATCHED)
+        self._diagnostics = _publisher(node, DiagnosticArray, "/diagnostics", 1)
+        self.statuses = _publisher(node, AgentStatus, "~/status", LATCHED)
         name = node.get_fully_qualified_name() if use_fqn else node.get_name()
         self.updater = DiagnosticsPublisher(name, node.resolve_topic_name("rgb/image"))
 

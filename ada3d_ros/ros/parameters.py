@@ -53,21 +53,32 @@ class ParameterBridge:
         node.add_post_set_parameters_callback(self._apply)
 
     def _declare(self) -> AgentConfig:
-        values = {}
         for name, setting in SETTINGS.items():
             default = list(setting.default) if isinstance(setting.default, tuple) else setting.default
             try:
-                value = self._node.declare_parameter(name, default, descriptor(setting)).value
-                values[name] = setting.check(value)
-            except (ConfigError, InvalidParameterValueException, InvalidParameterTypeException) as error:
+                self._node.declare_parameter(name, default, descriptor(setting))
+            except (InvalidParameterValueException, InvalidParameterTypeException) as error:
                 self.errors[name] = str(error)
-                if not self._node.has_parameter(name):
-                    self._node.declare_parameter(name, default, descriptor(setting), ignore_override=True)
-        try:
-            return from_flat(values)
-        except ConfigError as error:
-            self.errors["(together)"] = str(error)
-            return AgentConfig()
+                self._node.declare_parameter(name, default, descriptor(setting), ignore_override=True)
+        return self._read()
+
+    def _read(self) -> AgentConfig:
+        """What the parameters say; the default stands in for a value that does not pass, which goes to `errors`."""
+        values = {}
+        for name, value in self._ours([self._node.get_parameter(name) for name in SETTINGS]).items():
+            try:
+                values[name] = SETTINGS[name].check(value)
+            except ConfigError as error:
+                self.errors[name] = str(error)
+        while True:
+            try:
+                return from_flat(values)
+            except ConfigError as error:  # settings that do not fit together: the text names them
+                self.errors["(together)"] = str(error)
+                fitting = {name: value for name, value in values.items() if name not in str(error)}
+                if len(fitting) == len(values):
+                    raise
+                values = fitting
 
     def _warn_unknown(self) -> None:
         given = getattr(self._node, "_parameter_overrides", {})
@@ -84,17 +95,17 @@ class ParameterBridge:
 
     def _validate(self, parameters: Sequence[Parameter]) -> SetParametersResult:
         changed = self._ours(parameters)
+        try:
+            wanted, current = to_flat(from_flat(changed, self.config)), to_flat(self.config)
+        except ConfigError as error:
+            return SetParametersResult(successful=False, reason=str(error))
         if self._is_configured():
-            for name, value in changed.items():
-                if SETTINGS[name].read_only and value != to_flat(self.config)[name]:
+            for name in changed:
+                if SETTINGS[name].read_only and wanted[name] != current[name]:
                     return SetParametersResult(
                         successful=False,
                         reason=f"{name} is fixed while the node is configured; call cleanup, set it, configure again.",
                     )
-        try:
-            from_flat(changed, self.config)
-        except ConfigError as error:
-            return SetParametersResult(successful=False, reason=str(error))
         return SetParametersResult(successful=True)
 
     def _apply(self, parameters: Sequence[Parameter]) -> None:
@@ -102,8 +113,7 @@ class ParameterBridge:
         if not changed:
             return
         with self._lock:
-            self.config = from_flat(changed, self.config)
-            for name in changed:
+            for name in (*changed, "(together)"):
                 self.errors.pop(name, None)
-            self.errors.pop("(together)", None)
+            self.config = self._read()
         self._on_change(self.config, set(changed))

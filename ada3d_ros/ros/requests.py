@@ -17,6 +17,7 @@ from rclpy.action import ActionServer, CancelResponse, GoalResponse
 from rclpy.action.server import ServerGoalHandle
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.lifecycle import LifecycleNode
+from rclpy.qos import QoSProfile
 from rclpy.task import Future
 from std_msgs.msg import String
 
@@ -40,6 +41,7 @@ from ada3d_ros.srv import GroundObject, QueryScene
 from ada3d_ros.types import Answer, AskHooks, Question, SceneState, Scope, Stage, StopReason
 
 FEEDBACK_PERIOD_S = 0.05
+BURST_QOS = QoSProfile(depth=100)  # reliable; with the default depth of 10 a burst of requests is lost in silence
 
 
 class Agent(Protocol):
@@ -106,18 +108,22 @@ class RequestServer:
     def __init__(self, node: LifecycleNode, agent: Agent) -> None:
         self._node, self._agent = node, agent
         self._last_id = 0
+        self._goals: dict[bytes, _GoalFeedback] = {}  # those that wait or run, by goal id
         group = ReentrantCallbackGroup()
-        node.create_service(QueryScene, "~/query", self._on_query, callback_group=group)
-        node.create_service(GroundObject, "~/ground", self._on_ground, callback_group=group)
-        node.create_subscription(String, "~/question", self._on_question, 10, callback_group=group)
+        node.create_service(QueryScene, "~/query", self._on_query, callback_group=group, qos_profile=BURST_QOS)
+        node.create_service(GroundObject, "~/ground", self._on_ground, callback_group=group, qos_profile=BURST_QOS)
+        node.create_subscription(String, "~/question", self._on_question, BURST_QOS, callback_group=group)
         self._action = ActionServer(
             node,
             AskScene,
             "~/ask_scene",
             execute_callback=self._on_goal_execute,
             goal_callback=self._on_goal,
-            cancel_callback=lambda handle: CancelResponse.ACCEPT,
+            cancel_callback=self._on_cancel,
             callback_group=group,
+            goal_service_qos_profile=BURST_QOS,
+            cancel_service_qos_profile=BURST_QOS,
+            result_service_qos_profile=BURST_QOS,
         )
 
     def close(self) -> None:
@@ -161,6 +167,13 @@ class RequestServer:
             return GoalResponse.REJECT
         return GoalResponse.ACCEPT
 
+    @guarded(lambda self, error, handle: CancelResponse.ACCEPT)
+    def _on_cancel(self, handle: ServerGoalHandle) -> CancelResponse:
+        goal = self._goals.get(bytes(handle.goal_id.uuid))
+        if goal is not None and goal.job is not None:
+            self._agent.worker.cancel(goal.job, CanceledError)
+        return CancelResponse.ACCEPT
+
     def _failed_goal(self, error: Exception, handle: ServerGoalHandle) -> Any:
         if handle.is_active:
             handle.abort()
@@ -171,9 +184,12 @@ class RequestServer:
 
     @guarded(_failed_goal)
     async def _on_goal_execute(self, handle: ServerGoalHandle) -> Any:
-        answer = await self._handle(
-            handle.request.question, lambda: self._goal_request(handle.request), _GoalFeedback(handle)
-        )
+        key, goal = bytes(handle.goal_id.uuid), _GoalFeedback(handle)
+        self._goals[key] = goal
+        try:
+            answer = await self._handle(handle.request.question, lambda: self._goal_request(handle.request), goal)
+        finally:
+            del self._goals[key]
         if answer.error_code == ErrorCode.CANCELED and handle.is_cancel_requested:
             handle.canceled()
         elif answer.success:

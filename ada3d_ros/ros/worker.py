@@ -114,7 +114,10 @@ class RequestWorker:
     `run_later` queues internal work (loading the model) before any job.
     """
 
-    def __init__(self, name: str = "ada3d-inference") -> None:
+    def __init__(
+        self, name: str = "ada3d-inference", on_error: Callable[[BaseException], None] = lambda error: None
+    ) -> None:
+        self._on_error = on_error  # an answer that could not be delivered
         self._condition = threading.Condition()
         self._internal: deque[Callable[[], None]] = deque()
         self._jobs: deque[Job] = deque()
@@ -171,6 +174,16 @@ class RequestWorker:
         for job in waiting:
             job.on_done(None, error(STOP_TEXTS[error]))
 
+    def cancel(self, job: Job, error: type[CanceledError]) -> None:
+        """Stop one job: at the next token where it runs, at once where it waits."""
+        with self._condition:
+            job.cancel(error)
+            waited = job in self._jobs
+            if waited:
+                self._jobs.remove(job)
+        if waited:
+            job.on_done(None, error(STOP_TEXTS[error]))
+
     def stop(self, timeout_s: float = 2.0) -> bool:
         """Cancel everything and end the thread; True if it ended in time."""
         self.cancel_all(NotActiveError)
@@ -203,4 +216,7 @@ class RequestWorker:
         except Exception as error:  # becomes an error code at the border
             failure = error
         self._current = None  # first: whoever gets the answer may ask again at once
-        job.on_done(result, failure)
+        try:
+            job.on_done(result, failure)
+        except Exception as error:  # the thread outlives it
+            self._on_error(error)

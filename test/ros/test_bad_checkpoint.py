@@ -100,7 +100,7 @@ def edit_config(**changes: Any) -> Break:
 
 FAULTS: dict[str, tuple[Break, str]] = {
     "a path that does not exist": (shutil.rmtree, "is not a folder"),
-    "a file instead of a folder": (lambda f: shutil.rmtree(f) or f.write_text("x") and None, "is not a folder"),
+    "a file instead of a folder": (lambda f: shutil.rmtree(f) or (f.write_text("x") and None), "is not a folder"),
     "an empty folder": (lambda f: shutil.rmtree(f) or f.mkdir(), "holds no weights"),
     "no path": (lambda f: {"model.path": ""}, "model.path is empty"),
     "a missing shard": (missing_shard, "shards"),

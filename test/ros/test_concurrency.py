@@ -26,6 +26,7 @@ from rclpy.parameter import Parameter
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
+import ada3d_ros.ros.agent
 from ada3d_ros.action import AskScene
 from ada3d_ros.errors import ErrorCode, NotActiveError
 from ada3d_ros.msg import AgentStatus, Answer
@@ -85,8 +86,9 @@ class Goals:
         self._client = ActionClient(agent.peer, AskScene, "/ada3d_agent/ask_scene")
         assert self._client.wait_for_server(10.0)
 
-    def send(self, question: str) -> Any:
-        sending = self._client.send_goal_async(AskScene.Goal(question=question))
+    def send(self, question: str, feedback: list[Any] | None = None) -> Any:
+        follow = None if feedback is None else (lambda message: feedback.append(message.feedback))
+        sending = self._client.send_goal_async(AskScene.Goal(question=question), feedback_callback=follow)
         assert wait_until(sending.done)
         assert sending.result().accepted
         return sending.result()
@@ -181,7 +183,8 @@ def test_who_gets_an_answer_may_ask_again_at_once() -> None:
 
 def test_the_inference_thread_outlives_an_answer_that_cannot_be_delivered() -> None:
     """As when the executor goes away in the middle: the exception came out of the thread's loop and ended it."""
-    worker, answered = RequestWorker(), threading.Event()
+    errors, answered = list[BaseException](), threading.Event()
+    worker = RequestWorker(on_error=errors.append)
 
     def broken(result: Any, error: Any) -> None:
         raise RuntimeError("planted")
@@ -189,6 +192,7 @@ def test_the_inference_thread_outlives_an_answer_that_cannot_be_delivered() -> N
     worker.submit(Job(lambda job: "yes", broken, deadline=time.monotonic() + 10), "queue", 8)
     worker.submit(Job(lambda job: "yes", lambda r, e: answered.set(), deadline=time.monotonic() + 10), "queue", 8)
     assert answered.wait(5.0)
+    assert [str(error) for error in errors] == ["planted"]
     assert worker.alive
     assert worker.stop()
 
@@ -298,8 +302,10 @@ def test_reset_while_loading(start_agent: Start) -> None:
 def test_parameters_that_change_while_a_question_runs(start_agent: Start) -> None:
     agent = start_agent(scripted("word " * 40, step_s=0.02), **{"generation.max_new_tokens": 30})
     agent.publish_scene(3)
-    running = agent.call_async(QueryScene, "query", ask())
-    assert wait_until(lambda: agent.node.worker.busy)
+    feedback: list[Any] = []
+    goals = Goals(agent)
+    running = goals.send("What is there?", feedback)
+    assert wait_until(lambda: any(f.delta for f in feedback))
     changes = {
         "generation.max_new_tokens": 2,
         "generation.temperature": 0.7,
@@ -315,7 +321,7 @@ def test_parameters_that_change_while_a_question_runs(start_agent: Start) -> Non
     assert all(result.successful for result in results)
     assert agent.node.worker.busy  # still the same question
     assert agent.call(QueryScene, "query", ask()).answer.error_code == ErrorCode.BUSY  # the new policy, at once
-    first = running().answer
+    first = goals.result(running).result.answer
     assert first.success, first.error_msg
     assert (first.tokens.generated, len(first.keyframe_stamps)) == (30, 3)  # as it was when it began
     second = agent.call(QueryScene, "query", ask()).answer
@@ -367,12 +373,12 @@ def test_a_caller_that_dies_takes_nobody_along(start_agent: Start, domain_id: in
 
 AGENT_SCRIPT = """
 import sys
-import ada3d_ros.ros.node as node
+import ada3d_ros.ros.agent as agent
 from test.ros.conftest import scripted
 
-real = node.build_node
-node.build_node = lambda: real(scripted("word " * 400, step_s=0.05))
-sys.exit(node.main(sys.argv[1:]))
+real = agent.build_node
+agent.build_node = lambda: real(scripted("word " * 400, step_s=0.05))
+sys.exit(agent.main(sys.argv[1:]))
 """
 
 
@@ -390,7 +396,6 @@ class AgentProcess:
             "generation.max_new_tokens": "400",
         }
         arguments = [word for name, value in settings.items() for word in ("-p", f"{name}:={value}")]
-        self.started = time.monotonic()
         with log.open("wb") as file:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", AGENT_SCRIPT, "--ros-args", *arguments],
@@ -461,14 +466,42 @@ def test_a_signal_while_answering(agent_process: AgentProcess, kind: signal.Sign
     assert agent_process.stop(kind) < 5.0
 
 
-@pytest.mark.parametrize("delay_s", [0.7, 1.6, 2.5])
-def test_a_signal_while_starting(agent_process: AgentProcess, delay_s: float) -> None:
-    """Whenever it comes (imports, configure, loading): no traceback of ours; before main() it is Python's own."""
-    time.sleep(max(0.0, agent_process.started + delay_s - time.monotonic()))
-    agent_process.process.send_signal(signal.SIGINT)
-    code = agent_process.process.wait(10.0)
-    if code != 0:
-        assert "node.main(" not in agent_process.log, agent_process.log
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_signal_while_the_node_is_being_built(
+    monkeypatch: pytest.MonkeyPatch, domain_id: int, kind: signal.Signals, moment: str
+) -> None:
+    """Ctrl-C during start-up ended in a traceback."""
+    monkeypatch.setenv("ROS_DOMAIN_ID", str(domain_id))
+    real = ada3d_ros.ros.agent.build_node
+    built = []
+
+    def build() -> Any:
+        if moment == "before":
+            os.kill(os.getpid(), kind)
+            time.sleep(0.2)
+        built.append(real())
+        os.kill(os.getpid(), kind)
+        return built[-1]
+
+    monkeypatch.setattr(ada3d_ros.ros.agent, "build_node", build)
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        assert ada3d_ros.ros.agent.main([]) == 0
+    finally:
+        signal.signal(signal.SIGINT, before)
+        for node in built:
+            node.worker.stop()
+    assert not rclpy.ok()
+
+
+@pytest.mark.parametrize(
+    "args", [["--params-file", "/nowhere.yaml"], ["-p", "no_value"], ["-r", "no_target"], ["--no-such-option"]]
+)
+def test_bad_ros_arguments_end_with_a_sentence(capsys: pytest.CaptureFixture[str], args: list[str]) -> None:
+    assert ada3d_ros.ros.agent.main(["--ros-args", *args]) == 2
+    assert args[-1] in capsys.readouterr().err
+    assert not rclpy.ok()
 
 
 def test_cancel_all_reaches_what_waits_and_what_runs() -> None:
