@@ -6,6 +6,7 @@ when it began. Knows nothing of ROS.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ import torch
 
 from ada3d_ros.config import AgentConfig
 from ada3d_ros.engine.decode import DecodeOutput, decode
+from ada3d_ros.engine.kv_cache import kv_bytes_per_token
 from ada3d_ros.engine.prefill import PrefillOutput, prefill
 from ada3d_ros.engine.sampling import make_sampler
 from ada3d_ros.engine.timing import StageClock
@@ -27,6 +29,7 @@ from ada3d_ros.errors import (
     ModelError,
     NoFramesError,
     OutOfMemoryError,
+    QuestionTooLongError,
     RequestError,
     RequestTimeoutError,
 )
@@ -61,6 +64,8 @@ from ada3d_ros.types import (
     TokenUsage,
 )
 
+CANDIDATES_PER_BOX = 4  # boxes of the text that are checked against depth, for each box wanted
+MAX_PROMPT_CHARS = 100_000  # a question within question.max_chars, and the template around it
 GROUNDING_PROMPT = "Please output the 3D bounding box of {phrase}."
 
 
@@ -87,7 +92,8 @@ class Ada3DPipeline:
         self.info: ModelInfo | None = None
         self._loaded: LoadedModel | None = None
         self._keyframes = KeyframeBuffer(config.keyframe)
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # for the buffer; held for the milliseconds that a frame takes
+        self._scene = _Scene((), SceneState(0, 0, 0))  # replaced, never changed: readers need no lock
         self._tokens: tuple[tuple[int, int], SpatialTokens] | None = None  # of one (epoch, version)
 
     # -- model --------------------------------------------------------------------------------------------------------
@@ -115,7 +121,11 @@ class Ada3DPipeline:
         return self.info
 
     def load(self) -> None:
-        """Load the weights; call it on the thread that will ask. Raises ModelError."""
+        """Load the weights; call it on the thread that will ask. Raises ModelError.
+
+        Leaves one core to ROS: torch gets the others.
+        """
+        torch.set_num_threads(max(1, (os.cpu_count() or 2) - 1))
         settings = self.config.model
         folder, vision_folder = self._paths()
         digest = weights_sha256(folder)
@@ -158,7 +168,8 @@ class Ada3DPipeline:
     def _free_bytes(self) -> float:
         device = resolve_device(self.config.model.device)
         if device.type == "cuda":
-            return float(torch.cuda.mem_get_info(device)[0])
+            cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # ours to use again
+            return float(torch.cuda.mem_get_info(device)[0] + cached)
         fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
         return float(fields["MemAvailable"].split()[0]) * 1024
 
@@ -171,7 +182,10 @@ class Ada3DPipeline:
         loaded = self._loaded
         if loaded is None or loaded.model.device.type != "cuda":
             return NAN, NAN
-        free, total = torch.cuda.mem_get_info(loaded.model.device)
+        try:
+            free, total = torch.cuda.mem_get_info(loaded.model.device)
+        except RuntimeError:  # the device is lost; the next question says so
+            return NAN, NAN
         return (total - free) / 2**20, total / 2**20
 
     # -- scene --------------------------------------------------------------------------------------------------------
@@ -179,32 +193,48 @@ class Ada3DPipeline:
     def observe(self, frame: RgbdFrame) -> Keyframe | None:
         """Offer a frame to the keyframe buffer; the keyframe if it was admitted. Raises FrameError."""
         with self._lock:
-            return self._keyframes.offer(frame)
+            self._apply_config()
+            keyframe = self._keyframes.offer(frame)
+            self._publish_scene()
+            return keyframe
 
     def reset_scene(self) -> None:
         """Forget all keyframes; the epoch grows."""
         with self._lock:
             self._keyframes.reset()
+            self._publish_scene()
         self._tokens = None
+
+    def allow_earlier_stamps(self) -> None:
+        """Take frames again after the clock fell back, the scene being kept."""
+        with self._lock:
+            self._keyframes.allow_earlier_stamps()
 
     def set_config(self, config: AgentConfig) -> None:
         """Apply changed settings from the next frame and question on."""
-        with self._lock:
-            self.config = config
-            self._keyframes.set_config(config.keyframe)
+        self.config = config
 
     def scene_state(self) -> SceneState:
-        with self._lock:
-            return self._state()
+        """The scene in numbers; never waits."""
+        return self._scene.state
 
-    def _state(self) -> SceneState:
+    def _apply_config(self) -> None:
+        if self._keyframes.config != self.config.keyframe:
+            self._keyframes.set_config(self.config.keyframe)
+
+    def _publish_scene(self) -> None:
         buffer = self._keyframes
+        if (buffer.epoch, buffer.version) == (self._scene.state.epoch, self._scene.state.version):
+            return
         stamps = [keyframe.frame.stamp_ns for keyframe in buffer.keyframes]
-        return SceneState(len(stamps), buffer.epoch, buffer.version, min(stamps, default=-1), max(stamps, default=-1))
+        state = SceneState(len(stamps), buffer.epoch, buffer.version, min(stamps, default=-1), max(stamps, default=-1))
+        self._scene = _Scene(buffer.keyframes, state)
 
     def _snapshot(self) -> _Scene:
         with self._lock:
-            scene = _Scene(tuple(self._keyframes.keyframes), self._state())
+            self._apply_config()
+            self._publish_scene()
+        scene = self._scene
         if not scene.keyframes:
             raise NoFramesError(
                 "no keyframe yet: move the camera, or check that colour, depth, camera_info and pose arrive."
@@ -238,8 +268,8 @@ class Ada3DPipeline:
 
     def ground(self, question: Question, hooks: AskHooks = AskHooks()) -> Answer:
         """Ask for the box of a phrase (`question.text`); the boxes are those of the answer text that depth supports."""
-        self.check_question(question.text)
         asked = replace(question, text=GROUNDING_PROMPT.format(phrase=question.text.strip()), want_boxes=True)
+        self.check_question(question.text)  # as the user wrote it; the template may be longer
         answer = self.ask(asked, hooks)
         boxes = tuple(replace(box, label=question.text.strip()) for box in answer.boxes)
         return replace(answer, question=question.text, boxes=boxes)
@@ -252,6 +282,9 @@ class Ada3DPipeline:
         hooks.on_stage(Stage.PREFILL)
         hooks.check()
         prefilled = prefill(loaded.model.decoder, prompt, reserve=self._max_new_tokens(question))
+        decoder = loaded.model.decoder
+        per_token = kv_bytes_per_token(decoder.config, prompt.embeds.element_size())
+        kv_bytes = sum(prefilled.cache.lengths) * per_token // decoder.config.num_layers
         clock.add("prefill_s", prefilled.prefill_s)
         clock.add("first_token_s", clock.elapsed_s())
         hooks.on_stage(Stage.DECODING)
@@ -259,8 +292,10 @@ class Ada3DPipeline:
         clock.add("first_token_s", output.first_token_s)
         clock.add("decode_s", output.decode_s)
         hooks.on_stage(Stage.POSTPROCESS)
+        if not text and output.stop_reason in (StopReason.EOS, StopReason.MAX_TOKENS):
+            raise ModelError("the model gave no text for this question; ask in other words.")
         with clock.stage("postprocess_s"):
-            boxes = self._boxes(text, question, scene)
+            boxes = self._boxes(text, question, scene, hooks)
         return Answer(
             question=question.text,
             text=text,
@@ -269,7 +304,7 @@ class Ada3DPipeline:
             frame_id=scene.keyframes[-1].frame.frame_id,
             keyframe_stamps_ns=tuple(frame.stamp_ns for frame in self._used_frames(question, scene)),
             stop_reason=output.stop_reason,
-            tokens=_usage(prompt, prefilled, output, question, num_spatial),
+            tokens=_usage(prompt, prefilled, output, question, num_spatial, kv_bytes),
             timings=clock.timings(),
             scene_epoch=scene.state.epoch,
             scene_version=scene.state.version,
@@ -279,7 +314,7 @@ class Ada3DPipeline:
     def _build_prompt(
         self, loaded: LoadedModel, question: Question, scene: _Scene, hooks: AskHooks, clock: StageClock
     ) -> tuple[PromptSequence, int]:
-        parsed = parse_coordinates(check_question(question.text, self.config.question.max_chars))
+        parsed = parse_coordinates(check_question(question.text, MAX_PROMPT_CHARS))
         ids = loaded.tokenizer.encode(render_question(parsed.text, self.config.model.conversation))
         model = loaded.model
         with torch.inference_mode():
@@ -290,7 +325,14 @@ class Ada3DPipeline:
                 tokens = self._spatial_tokens(loaded, scene, hooks, clock)
                 with clock.stage("spatial_s"):
                     visual, num_spatial = model.project(tokens.features), tokens.features.shape[0]
-            return model.build_prompt(ids, visual, clicks), num_spatial
+            prompt = model.build_prompt(ids, visual, clicks)
+        limit = model.config.decoder.max_positions
+        if prompt.embeds.shape[0] >= limit:
+            raise QuestionTooLongError(
+                f"the prompt has {prompt.embeds.shape[0]} tokens ({num_spatial} spatial), the model's positions end at {limit}: no room "
+                "for an answer. Ask a shorter question or keep fewer views (keyframe.max_views)."
+            )
+        return prompt, num_spatial
 
     def _spatial_tokens(self, loaded: LoadedModel, scene: _Scene, hooks: AskHooks, clock: StageClock) -> SpatialTokens:
         """Of the scene's current version; made once per version."""
@@ -354,12 +396,23 @@ class Ada3DPipeline:
     def _max_new_tokens(self, question: Question) -> int:
         return question.max_new_tokens or self.config.generation.max_new_tokens
 
-    def _boxes(self, text: str, question: Question, scene: _Scene) -> tuple[Box3D, ...]:
+    def _boxes(self, text: str, question: Question, scene: _Scene, hooks: AskHooks) -> tuple[Box3D, ...]:
+        """The boxes of the text, as many and as sure as asked for; a box without a score passes."""
         if not question.want_boxes:
             return ()
         limits = self.config.boxes
-        boxes = check_support(parse_boxes(text), scene.frames, limits.min_support_points)
-        return tuple(boxes[: limits.max_count])
+        count, floor = question.max_boxes or limits.max_count, question.min_score or limits.min_score
+        sure = [box for box in parse_boxes(text) if not box.score < floor]
+        kept: list[Box3D] = []
+        for box in sure[: CANDIDATES_PER_BOX * count]:  # a model that repeats itself writes hundreds
+            try:
+                hooks.check()
+            except RequestError:
+                break  # the text is there: answer with what was checked
+            kept += check_support([box], scene.frames, limits.min_support_points)
+            if len(kept) == count:
+                break
+        return tuple(kept)
 
     @staticmethod
     def _used_frames(question: Question, scene: _Scene) -> Sequence[RgbdFrame]:
@@ -367,7 +420,12 @@ class Ada3DPipeline:
 
 
 def _usage(
-    prompt: PromptSequence, prefilled: PrefillOutput, output: DecodeOutput, question: Question, num_spatial: int
+    prompt: PromptSequence,
+    prefilled: PrefillOutput,
+    output: DecodeOutput,
+    question: Question,
+    num_spatial: int,
+    kv_bytes: int,
 ) -> TokenUsage:
     kept = [int(stage.shape[0]) for stage in prefilled.kept]
     return TokenUsage(
@@ -377,4 +435,5 @@ def _usage(
         spatial_kept=kept[-1] if num_spatial else 0,
         keep_ratio_requested=question.keep_ratio,
         keep_ratio_achieved=float(np.mean(kept)) / num_spatial if num_spatial else NAN,
+        kv_bytes=kv_bytes,
     )

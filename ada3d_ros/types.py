@@ -7,7 +7,7 @@ camera frames are optical (x right, y down, z forward); the world is z up; pixel
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum, IntEnum, StrEnum
 from typing import TYPE_CHECKING
 
@@ -204,16 +204,6 @@ class StageTimings:
     total_s: float = NAN
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class Generation:
-    """What the decoder produced. token_ids excludes the end-of-sequence id."""
-
-    token_ids: tuple[int, ...]
-    text: str
-    stop_reason: StopReason
-    decode_s: float = NAN
-
-
 @dataclass(frozen=True, slots=True)
 class TokenUsage:
     """Counts of one answer. keep ratio = mean over layers of kept / total spatial tokens."""
@@ -225,6 +215,7 @@ class TokenUsage:
     keep_ratio_requested: float = NAN
     keep_ratio_achieved: float = NAN
     strategy: str = "none"
+    kv_bytes: int = 0  # KV cache after prefill
 
 
 class GroundingMethod(IntEnum):
@@ -285,7 +276,8 @@ class Question:
     want_boxes: bool = True
     max_new_tokens: int = 0
     keep_ratio: float = NAN
-    deadline_s: float = NAN
+    max_boxes: int = 0
+    min_score: float = 0.0
 
 
 def _nothing(*args: object) -> None:
@@ -356,4 +348,3 @@ class Answer:
     scene_cached: bool = False
     scene_staleness: float = NAN
     confidence: float = NAN
-    notes: tuple[str, ...] = field(default=())

@@ -116,7 +116,8 @@ def start_agent(context):
         name="ada3d_agent",
         namespace=namespace,
         output="screen",
-        parameters=[value("params_file"), {**overrides, "use_sim_time": is_on("use_sim_time")}],
+        # autostart off in the node itself: the transitions below start it, never both
+        parameters=[value("params_file"), {**overrides, "autostart": False, "use_sim_time": is_on("use_sim_time")}],
         remappings=[
             ("rgb/image", value("rgb_topic")),
             ("rgb/image/compressed", value("rgb_topic") + "/compressed"),

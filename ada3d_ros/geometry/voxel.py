@@ -31,7 +31,7 @@ def voxel_ids(coords: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def pool_mean(values: torch.Tensor, ids: torch.Tensor, num_voxels: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean of values (P, C) per voxel, summed in float32 and in patch order.
+    """Mean of values (P, C) per voxel, summed in float32; in patch order on the CPU, in any order on CUDA (atomics).
 
     Returns means (N, C) in values' dtype and counts (N,) int64.
     """

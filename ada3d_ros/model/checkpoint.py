@@ -1,6 +1,6 @@
 """Checkpoints in LLaVA-3D's official layout: inspect, load strictly, save.
 
-Names and shapes are checked against the config before a value is read; the model is built without memory (meta device)
+Names, shapes and formats are checked against the config before a value is read; the model is built without memory (meta device)
 and filled tensor by tensor in the target format, so that loading needs the model's size once. No network, no pickle code.
 """
 
@@ -39,13 +39,14 @@ PREFIXES = (  # our module -> official name; the first that fits
     ("position_embedding.", "model.video_tower.video_tower.positional_embedding.position_embedding_head."),
     ("click_encoder.", "model.video_tower.prompt_encoder.pos_emb3d.position_embedding_head."),
 )
+STORED_DTYPES = ("F32", "F16", "BF16")
 FLOAT32_MODULES = ("position_embedding.", "click_encoder.")  # geometry stays float32 (model/spatial.py)
 MAX_NAMED = 8
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class CheckpointInfo:
-    """A checkpoint whose names and shapes are right; no value has been read. sources: our parameter name -> stored tensor
+    """A checkpoint whose names, shapes and formats are right; no value has been read. sources: our parameter name -> stored tensor
     (its name in the file, and where)."""
 
     path: Path
@@ -118,7 +119,7 @@ def resolve_dtype(precision: str, device: torch.device) -> torch.dtype:
 def inspect_checkpoint(path: str | Path, vision_path: str | Path | None = None) -> CheckpointInfo:
     """Checks a folder from its config and file headers alone; fast even for 7B.
 
-    Raises CheckpointError that names what is missing, unexpected, of another shape, unsafe or damaged.
+    Raises CheckpointError that names what is missing, unexpected, of another shape or format, unsafe or damaged.
     """
     folder, vision_folder = Path(path), Path(vision_path) if vision_path else None
     files = find_weight_files(folder)
@@ -173,6 +174,16 @@ def _match(
     config: LlavaConfig, stored: Mapping[str, tuple[str, TensorInfo]], folder: Path
 ) -> dict[str, tuple[str, TensorInfo]]:
     expected = {official_name(name): (name, tuple(p.shape)) for name, p in build_meta_model(config).named_parameters()}
+    formats = [
+        f"{name} is stored as {stored[name][1].dtype}"
+        for name in expected
+        if name in stored and stored[name][1].dtype not in STORED_DTYPES
+    ]
+    if formats:
+        raise CheckpointError(
+            f"{folder}: {_shortened(formats, '; ')}. Only {', '.join(STORED_DTYPES)} are read: take the checkpoint without "
+            "quantisation."
+        )
     missing = [name for name in expected if name not in stored]
     if (
         missing
@@ -223,12 +234,23 @@ def load_model(
     """
     info = inspect_checkpoint(path, vision_path)
     tokenizer = Tokenizer(info.path / "tokenizer.model")
-    if tokenizer.vocab_size > info.config.decoder.vocab_size:
+    _check_tokenizer(tokenizer, info)
+    return LoadedModel(load_weights(info, device, dtype, compat), tokenizer, info)
+
+
+def _check_tokenizer(tokenizer: Tokenizer, info: CheckpointInfo) -> None:
+    decoder = info.config.decoder
+    if tokenizer.vocab_size > decoder.vocab_size:
         raise CheckpointError(
             f"{info.path}: tokenizer.model has {tokenizer.vocab_size} tokens, the model's embedding only "
-            f"{info.config.decoder.vocab_size}: they are not of the same checkpoint."
+            f"{decoder.vocab_size}: they are not of the same checkpoint."
         )
-    return LoadedModel(load_weights(info, device, dtype, compat), tokenizer, info)
+    for name, ours, theirs in (("bos", tokenizer.bos_id, decoder.bos_id), ("eos", tokenizer.eos_id, decoder.eos_id)):
+        if ours != theirs:
+            raise CheckpointError(
+                f"{info.path}: tokenizer.model has {name} id {ours}, config.json has {name}_token_id {theirs}: they are not of "
+                "the same checkpoint."
+            )
 
 
 def load_weights(

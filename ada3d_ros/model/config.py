@@ -16,6 +16,7 @@ from ada3d_ros.errors import CheckpointError
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 VIDEO_TOWER = "SpatialAwareModule"
+VISION_ACTIVATIONS = ("quick_gelu", "gelu", "gelu_new", "gelu_pytorch_tanh")  # of CLIP towers
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,11 @@ class VisionConfig:
             raise CheckpointError(
                 f"config.json: mm_vision_select_layer {self.select_layer} does not exist in a tower of "
                 f"{self.num_hidden_layers} layers (allowed: {-self.num_hidden_layers - 1} to {self.num_hidden_layers})."
+            )
+        if self.hidden_act not in VISION_ACTIVATIONS:
+            raise CheckpointError(
+                f"config.json: hidden_act = {self.hidden_act!r} of the vision tower is not supported "
+                f"(allowed: {', '.join(VISION_ACTIVATIONS)})."
             )
 
     @property
@@ -195,11 +201,54 @@ def _check_supported(data: Mapping[str, Any]) -> None:
         "mm_vision_select_feature": ("patch",),
         "mm_use_im_start_end": (False,),
         "mm_patch_merge_type": ("flat",),
-        "rope_scaling": (None,),
+        "partial_rotary_factor": (None, 1.0),
     }
     for name, allowed in expected.items():
         if name in data and data[name] not in allowed:
             raise CheckpointError(f"config.json: {name} = {data[name]!r} is not supported (only {allowed[0]!r}).")
+    if data.get("quantization_config") is not None:
+        raise CheckpointError(
+            "config.json has a quantization_config: quantised weights are not supported; take the checkpoint in float32, "
+            "float16 or bfloat16."
+        )
+
+
+def _rope_theta(data: Mapping[str, Any]) -> float:
+    """From rope_theta or, as transformers 5 writes it, rope_parameters. Scaled positions are refused in both spellings."""
+    found = {"rope_theta": data.get("rope_theta")}
+    for name in ("rope_scaling", "rope_parameters"):
+        value = data.get(name)
+        if value is None:
+            continue
+        rope = dict(value) if isinstance(value, Mapping) else {"rope_type": value}
+        kind = rope.pop("rope_type", rope.pop("type", "default"))
+        found[f"{name}.rope_theta"] = rope.pop("rope_theta", None)
+        if kind != "default" or rope.pop("partial_rotary_factor", 1.0) != 1.0 or rope:
+            raise CheckpointError(
+                f"config.json: {name} = {value!r} is not supported (only rope_type 'default' with a rope_theta)."
+            )
+    given = {name: float(theta) for name, theta in found.items() if theta is not None}
+    if len(set(given.values())) > 1:
+        raise CheckpointError(
+            f"config.json contradicts itself: {', '.join(f'{name} = {theta:g}' for name, theta in given.items())}."
+        )
+    return next(iter(given.values()), 10000.0)
+
+
+def _token_id(data: Mapping[str, Any], name: str, default: int) -> int:
+    """A token id; null is the default, a list of one id is that id."""
+    value = data.get(name)
+    if value is None:
+        return default
+    ids = value if isinstance(value, list) else [value]
+    if len(ids) != 1:
+        raise CheckpointError(
+            f"config.json: {name} = {value!r} is a list of {len(ids)} ids, exactly one is supported: "
+            "write the id that tokenizer.model has."
+        )
+    if not isinstance(ids[0], int) or isinstance(ids[0], bool):
+        raise CheckpointError(f"config.json: {name} = {value!r} is not a token id (a whole number).")
+    return ids[0]
 
 
 def _decoder_from_json(data: Mapping[str, Any]) -> DecoderConfig:
@@ -209,8 +258,7 @@ def _decoder_from_json(data: Mapping[str, Any]) -> DecoderConfig:
         raise CheckpointError(
             f"config.json lacks {', '.join(missing)}: is this folder a LLaVA-3D or LLaVA-1.5 checkpoint?"
         )
-    rope = data.get("rope_parameters") or {}
-    return DecoderConfig(
+    decoder = DecoderConfig(
         vocab_size=int(data["vocab_size"]),
         hidden_size=int(data["hidden_size"]),
         intermediate_size=int(data["intermediate_size"]),
@@ -218,11 +266,17 @@ def _decoder_from_json(data: Mapping[str, Any]) -> DecoderConfig:
         num_heads=int(data["num_attention_heads"]),
         num_kv_heads=int(data.get("num_key_value_heads") or data["num_attention_heads"]),
         rms_norm_eps=float(data.get("rms_norm_eps", 1e-5)),
-        rope_theta=float(data.get("rope_theta") or rope.get("rope_theta", 10000.0)),
+        rope_theta=_rope_theta(data),
         max_positions=int(data.get("max_position_embeddings", 4096)),
-        bos_id=int(data.get("bos_token_id", 1)),
-        eos_id=int(data.get("eos_token_id", 2)),
+        bos_id=_token_id(data, "bos_token_id", 1),
+        eos_id=_token_id(data, "eos_token_id", 2),
     )
+    if data.get("head_dim") not in (None, decoder.head_dim):
+        raise CheckpointError(
+            f"config.json: head_dim {data['head_dim']} differs from hidden_size / num_attention_heads = {decoder.head_dim}; "
+            "other widths of a head are not supported."
+        )
+    return decoder
 
 
 def _vision_from_json(data: Mapping[str, Any], vision_data: Mapping[str, Any] | None) -> VisionConfig:

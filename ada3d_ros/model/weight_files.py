@@ -1,13 +1,17 @@
 """Weight files of a checkpoint folder: which there are, what their headers say, reading and writing them tensor by tensor.
 
 Safetensors or pytorch_model*.bin (weights_only: a pickle with code in it is refused), whole or sharded with an index.
+Torch's own words about a refused pickle are never passed on: they advise to run its code.
 Knows nothing of the model's names.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import pickle
+import pickletools
+import re
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,14 +26,21 @@ from ada3d_ros.errors import CheckpointError
 
 WHOLE_FILES = ("model.safetensors", "pytorch_model.bin")
 INDEX_FILES = tuple(f"{name}.index.json" for name in WHOLE_FILES)
+DTYPE_NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}  # as safetensors writes them
+TENSOR_GLOBALS = re.compile(  # what a pickle of plain tensors names
+    r"collections OrderedDict|torch\._utils _rebuild\w+|torch(\.storage)? \w*Storage|torch\.nn\.parameter Parameter"
+)
+SCANNED_BYTES = 1 << 26
+LEGACY_PICKLES = 5  # torch's format before zip: magic number, version, system, data, storage keys
 
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """Where one tensor is stored, and its shape."""
+    """Where one tensor is stored, its shape, and its format as safetensors spells it (F32, F16, BF16, I8, F8_E4M3, ...)."""
 
     file: Path
     shape: tuple[int, ...]
+    dtype: str
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -68,7 +79,13 @@ def _shards_of(index: Path) -> list[Path]:
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{index} has no weight_map: copy the file again.")
-    files = [index.parent / str(name) for name in sorted(set(weight_map.values()))]
+    names = sorted({str(name) for name in weight_map.values()})
+    outside = [name for name in names if Path(name).is_absolute() or ".." in Path(name).parts]
+    if outside:
+        raise CheckpointError(
+            f"{index} names files outside its folder: {', '.join(outside[:8])}. Shards are read from the folder only."
+        )
+    files = [index.parent / name for name in names]
     missing = [file.name for file in files if not file.is_file()]
     if missing:
         raise CheckpointError(
@@ -79,24 +96,28 @@ def _shards_of(index: Path) -> list[Path]:
 
 
 def read_headers(files: Sequence[Path]) -> dict[str, TensorInfo]:
-    """Names and shapes of all tensors, without reading their values."""
+    """Names, shapes and formats of all tensors, without reading their values."""
     found: dict[str, TensorInfo] = {}
     for file in files:
-        for name, shape in _header(file).items():
+        for name, info in _header(file).items():
             if name in found:
                 raise CheckpointError(
                     f"tensor {name} is in both {found[name].file.name} and {file.name} of {file.parent}."
                 )
-            found[name] = TensorInfo(file, shape)
+            found[name] = info
     return found
 
 
-def _header(file: Path) -> dict[str, tuple[int, ...]]:
+def _header(file: Path) -> dict[str, TensorInfo]:
     if file.suffix == ".bin":
-        return {name: tuple(tensor.shape) for name, tensor in _load_bin(file, "meta").items()}
+        return {
+            name: TensorInfo(file, tuple(t.shape), DTYPE_NAMES.get(t.dtype, str(t.dtype).removeprefix("torch.")))
+            for name, t in _load_bin(file, "meta").items()
+        }
     try:
         with safe_open(file, framework="pt") as handle:
-            return {name: tuple(handle.get_slice(name).get_shape()) for name in handle.keys()}  # noqa: SIM118
+            slices = {name: handle.get_slice(name) for name in handle.keys()}  # noqa: SIM118
+            return {name: TensorInfo(file, tuple(s.get_shape()), s.get_dtype()) for name, s in slices.items()}
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{file} is damaged or cut short ({error}): copy the file again.") from None
 
@@ -115,16 +136,52 @@ def _load_bin(file: Path, device: str) -> dict[str, torch.Tensor]:
     zipped = zipfile.is_zipfile(file)
     try:
         data = torch.load(file, map_location=device, weights_only=True, mmap=zipped)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
-        if "global" in str(error).lower() and isinstance(error, pickle.UnpicklingError):
+    except Exception as error:  # the unpickler of torch raises nearly everything on a damaged file
+        if _may_hold_code(file, zipped):
             raise CheckpointError(
                 f"{file} is unsafe: it is a pickle that holds more than tensors, and loading it could run code. It was not "
                 "loaded. Use a safetensors version of this checkpoint."
             ) from None
-        raise CheckpointError(f"{file} is damaged or cut short ({str(error)[:200]}): copy the file again.") from None
-    if not isinstance(data, dict) or not all(isinstance(value, torch.Tensor) for value in data.values()):
-        raise CheckpointError(f"{file} does not hold a dictionary of tensors (a state_dict).")
+        advice = isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error)
+        reason = "not a pickle of tensors" if advice else f"{type(error).__name__}: {str(error)[:200]}"
+        raise CheckpointError(f"{file} is damaged or cut short ({reason}): copy the file again.") from None
+    if not isinstance(data, dict) or not all(
+        isinstance(name, str) and isinstance(value, torch.Tensor) and value.layout == torch.strided
+        for name, value in data.items()
+    ):
+        raise CheckpointError(f"{file} does not hold a dictionary of dense tensors by name (a state_dict).")
     return data
+
+
+def _may_hold_code(file: Path, zipped: bool) -> bool:
+    """Whether a file that torch refused names anything but tensors, or hides what it names. Parses, never unpickles."""
+    try:
+        if zipped:
+            with zipfile.ZipFile(file) as archive:
+                names = archive.namelist()
+                if any(name.endswith("/constants.pkl") for name in names):  # TorchScript: a program
+                    return True
+                heads = [archive.open(name).read(SCANNED_BYTES) for name in names if name.endswith(".pkl")]
+        else:
+            with file.open("rb") as handle:
+                heads = [handle.read(SCANNED_BYTES)]
+    except Exception:  # too damaged to look into
+        return False
+    return any(_names_code(head) for head in heads)
+
+
+def _names_code(content: bytes) -> bool:
+    stream = io.BytesIO(content)
+    try:
+        for _ in range(LEGACY_PICKLES):
+            for opcode, argument, _ in pickletools.genops(stream):
+                if opcode.name in ("GLOBAL", "INST") and not TENSOR_GLOBALS.fullmatch(str(argument)):
+                    return True
+                if opcode.name in ("STACK_GLOBAL", "EXT1", "EXT2", "EXT4"):  # names that are made while loading
+                    return True
+    except Exception:  # the end of what can be parsed
+        return False
+    return False
 
 
 def write_shards(tensors: Mapping[str, torch.Tensor], folder: Path, max_shard_bytes: int) -> None:

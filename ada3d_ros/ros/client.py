@@ -12,7 +12,9 @@ from typing import Any
 import rclpy
 from rclpy.node import Node
 
+from ada3d_ros.config import SETTINGS
 from ada3d_ros.errors import ErrorCode
+from ada3d_ros.ros.arguments import parse_with_ros_args
 from ada3d_ros.srv import GroundObject, QueryScene
 
 DISCOVERY_S = 5.0  # for the service to be discovered
@@ -87,7 +89,7 @@ def _parser(verb: str, what: str, example: str) -> argparse.ArgumentParser:
     )
     parser.add_argument("text", help=f"for example {example!r}")
     parser.add_argument("--node", default="/ada3d_agent", help="full name of the agent node (default /ada3d_agent)")
-    parser.add_argument("--timeout", type=float, default=30.0, help="seconds for the answer (default 30)")
+    parser.add_argument("--timeout", type=float, default=0.0, help="seconds for the answer (default: the node's)")
     parser.add_argument(
         "--keep-ratio",
         type=float,
@@ -114,9 +116,10 @@ def _call(options: argparse.Namespace, ros_args: Sequence[str], service: type, n
             )
             return None
         future = client.call_async(request)
-        rclpy.spin_until_future_complete(node, future, timeout_sec=options.timeout + MARGIN_S)
+        limit_s = (options.timeout or SETTINGS["generation.timeout_sec"].high or 0.0) + MARGIN_S
+        rclpy.spin_until_future_complete(node, future, timeout_sec=limit_s)
         if not future.done():
-            print(f"no answer within {options.timeout + MARGIN_S:.0f} s.", file=sys.stderr)
+            print(f"no answer within {limit_s:.0f} s.", file=sys.stderr)
             return None
         return future.result()
     except KeyboardInterrupt:
@@ -138,7 +141,7 @@ def ask_main(args: Sequence[str]) -> int:
     parser = _parser("ask", "Ask the agent a question about the place.", "What is on the table?")
     parser.add_argument("--latest-image", action="store_true", help="ask about the newest image alone, in 2D")
     parser.add_argument("--max-new-tokens", type=int, default=0, help="(default: the node's)")
-    options, ros_args = parser.parse_known_args(list(args))
+    options, ros_args = parse_with_ros_args(parser, args)
     request = QueryScene.Request(
         question=options.text,
         scope=QueryScene.Request.SCOPE_LATEST_IMAGE if options.latest_image else QueryScene.Request.SCOPE_SCENE,
@@ -156,7 +159,7 @@ def ground_main(args: Sequence[str]) -> int:
     parser = _parser("ground", "Find an object by a phrase; prints boxes in the world frame.", "the red chair")
     parser.add_argument("--max-boxes", type=int, default=0, help="(default: the node's)")
     parser.add_argument("--min-score", type=float, default=0.0, help="0 to 1 (default: the node's)")
-    options, ros_args = parser.parse_known_args(list(args))
+    options, ros_args = parse_with_ros_args(parser, args)
     request = GroundObject.Request(
         phrase=options.text,
         max_boxes=options.max_boxes,

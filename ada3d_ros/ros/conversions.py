@@ -88,6 +88,7 @@ def _tokens_to_msg(tokens: TokenUsage) -> TokenUsageMsg:
         keep_ratio_achieved=tokens.keep_ratio_achieved,
         strategy=tokens.strategy,
         prefill_flops=NAN,
+        kv_bytes=tokens.kv_bytes,
     )
 
 
@@ -108,9 +109,12 @@ def empty_answer_msg(question: str, request_id: int, frame_id: str, model: str) 
     )
 
 
-def fill_answer_msg(message: AnswerMsg, answer: Answer, wait_s: float, total_s: float, now_ns: int) -> None:
-    """Put a finished answer into the message."""
+def fill_answer_msg(
+    message: AnswerMsg, answer: Answer, wait_s: float, total_s: float, started_ns: int, now_ns: int
+) -> None:
+    """Put a finished answer into the message; started_ns and now_ns on the node clock, 0 where it has no time yet."""
     age_s = (now_ns - answer.stamp_ns) / 1e9 if now_ns > 0 else NAN
+    input_age_s = (started_ns - answer.stamp_ns) / 1e9 if started_ns > 0 else NAN
     message.header = Header(stamp=ns_to_time(answer.stamp_ns), frame_id=answer.frame_id)
     message.text = answer.text
     message.boxes = [box_to_msg(box) for box in answer.boxes]
@@ -121,7 +125,7 @@ def fill_answer_msg(message: AnswerMsg, answer: Answer, wait_s: float, total_s: 
     message.scene_age_s, message.scene_staleness = age_s, answer.scene_staleness
     message.scene_cached = answer.scene_cached
     message.tokens = _tokens_to_msg(answer.tokens)
-    message.latency = _latency_to_msg(answer.timings, wait_s, age_s - total_s + wait_s, total_s)
+    message.latency = _latency_to_msg(answer.timings, wait_s, input_age_s, total_s)
 
 
 def error_of(error: BaseException) -> tuple[int, str]:

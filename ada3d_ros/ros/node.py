@@ -71,7 +71,6 @@ class AgentNode(LifecycleNode):
         add_tasks(self._outputs.updater, self)
         self._requests = RequestServer(self, self)
         self._create_services()
-        self._status_key: tuple[int, str] | None = None
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._periodic = [
             self.create_timer(1.0, self._publish_status, clock=steady),
@@ -213,16 +212,19 @@ class AgentNode(LifecycleNode):
     def _time_jump(self, what: str) -> None:
         if not self.config.reset_on_time_jump:
             self.get_logger().warning(f"{what}; the scene is kept (reset_on_time_jump is false).")
+            if self.pipeline is not None:
+                self.pipeline.allow_earlier_stamps()
             return
         self.get_logger().warning(f"{what}: the scene starts anew.")
         self._reset_scene()
 
     def _reset_scene(self) -> None:
+        self.worker.cancel_all(SceneResetError)  # first: no waiting question may start on the empty scene
         if self.intake is not None:
             self.intake.clear()
         if self.pipeline is not None:
             self.pipeline.reset_scene()
-        self.worker.cancel_all(SceneResetError)
+        self._outputs.clear_markers()
         self._publish_status()
 
     def _settings_changed(self, config: AgentConfig, names: set[str]) -> None:
@@ -346,6 +348,7 @@ class AgentNode(LifecycleNode):
 
     @guarded()
     def _publish_status(self) -> None:
+        self.worker.expire()
         state, detail = self.state_and_detail()
         message = AgentStatus(
             header=Header(stamp=self.get_clock().now().to_msg(), frame_id=self.config.world_frame),

@@ -10,7 +10,7 @@ from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from std_msgs.msg import String
-from visualization_msgs.msg import MarkerArray
+from visualization_msgs.msg import Marker, MarkerArray
 
 from ada3d_ros.msg import AgentStatus, Answer, GroundedBoxArray
 from ada3d_ros.ros.conversions import boxes_to_markers, boxes_to_msg, boxes_to_poses
@@ -51,6 +51,10 @@ class AgentOutputs:
             self._boxes.publish(boxes_to_msg(message))
             self._poses.publish(boxes_to_poses(message))
             self._markers.publish(boxes_to_markers(message, marker_lifetime_s))
+
+    def clear_markers(self) -> None:
+        """Take the boxes of an old scene out of RViz."""
+        self._markers.publish(MarkerArray(markers=[Marker(action=Marker.DELETEALL)]))
 
     def publish_diagnostics(self, stamp: Time) -> None:
         message = self.updater.build()

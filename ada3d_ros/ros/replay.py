@@ -13,7 +13,7 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +33,7 @@ from std_msgs.msg import Header
 from std_srvs.srv import SetBool
 
 from ada3d_ros.errors import SourceError
+from ada3d_ros.ros.arguments import parse_with_ros_args
 from ada3d_ros.ros.peer import use_large_image_transport
 
 CLOCK_PERIOD_S = 0.025  # as `ros2 bag play --clock` does: every tick wakes every node
@@ -65,6 +66,12 @@ def starts_with_header(cls: Any) -> bool:
     """Whether the message's first field is a std_msgs/Header, so that its stamp lies at a fixed place in the CDR bytes."""
     fields = list(cls.get_fields_and_field_types().values())
     return bool(fields) and fields[0] == "std_msgs/Header"
+
+
+def header_stamp_ns(cdr: bytes) -> int:
+    """header.stamp of a message whose first field is a Header, in ns."""
+    sec, nanosec = struct.unpack_from("<iI" if cdr[1] & 1 else ">iI", cdr, 4)
+    return int(sec) * 1_000_000_000 + int(nanosec)
 
 
 def shift_header_stamp(cdr: bytes, shift_ns: int) -> bytes:
@@ -158,13 +165,11 @@ class Player(Node):
 
     def play(self) -> None:
         """Publish the bag once, or for ever with options.loop; ends when ROS shuts down."""
-        passes, wall_offset_ns = 0, 0
+        passes = 0
         start_ns, end_ns = self._reader.start_time, self._reader.end_time
         while rclpy.ok(context=self.context):
             shift_ns = 0 if self.options.loop_jumps_back else passes * (end_ns - start_ns + LOOP_GAP_NS)
-            if self.options.restamp:
-                wall_offset_ns = time.time_ns() - start_ns
-            self._play_once(shift_ns, wall_offset_ns)
+            self._play_once(shift_ns)
             passes += 1
             if not self.options.loop:
                 break
@@ -172,21 +177,34 @@ class Player(Node):
             with suppress(Exception):
                 publisher.wait_for_all_acked(Duration(seconds=2.0))
 
-    def _play_once(self, shift_ns: int, wall_offset_ns: int) -> None:
+    def _play_once(self, shift_ns: int) -> None:
+        """Raises SourceError where the bag is damaged, at the latest when messages are missing at its end."""
         connections = [c for c in self._reader.connections if c.topic in self._out]
+        seen = 0
         pace = _Pace(self._reader.start_time, self.options.rate)
         self._clock_ns = 0
-        for connection, bag_ns, cdr in self._reader.messages(connections=connections):
+        for connection, bag_ns, cdr in self._messages(connections):
+            seen += 1
             if not self._wait_until(pace, bag_ns, shift_ns):
                 return
             publisher, shift = self._out[connection.topic]
             move_ns = shift_ns
             if self.options.restamp:  # as if recorded now, at the speed it is played
-                start = self._reader.start_time
-                move_ns = start + wall_offset_ns + int((bag_ns - start) / self.options.rate) - bag_ns
+                stamp_ns = header_stamp_ns(cdr) if shift is shift_header_stamp else bag_ns
+                move_ns = pace.wall_ns(stamp_ns) - stamp_ns
             self._publish_clock(bag_ns + shift_ns)
-            publisher.publish(shift(bytes(cdr), move_ns) if move_ns else bytes(cdr))
+            publisher.publish(shift(cdr, move_ns) if move_ns else cdr)
             self.published += 1
+        expected = sum(connection.msgcount for connection in connections)
+        if seen < expected:
+            raise SourceError(f"the bag is damaged: {seen} of {expected} messages could be read.")
+
+    def _messages(self, connections: list[Any]) -> Iterator[tuple[Any, int, bytes]]:
+        try:
+            for connection, bag_ns, cdr in self._reader.messages(connections=connections):
+                yield connection, bag_ns, bytes(cdr)
+        except Exception as error:  # a damaged file makes the readers raise almost anything
+            raise SourceError(f"the bag is damaged after {self.published} messages: {error}") from error
 
     def _wait_until(self, pace: _Pace, bag_ns: int, shift_ns: int) -> bool:
         """Sleep until it is time for `bag_ns`, keeping /clock alive; False when ROS shuts down."""
@@ -216,11 +234,17 @@ class _Pace:
     def __init__(self, start_ns: int, rate: float) -> None:
         self._start_ns, self._rate = start_ns, rate
         self._begin = self._now = time.monotonic()
+        self._wall_begin_ns = time.time_ns()
 
     def hold(self) -> None:
         now = time.monotonic()
         self._begin += now - self._now
+        self._wall_begin_ns += int((now - self._now) * 1e9)
         self._now = now
+
+    def wall_ns(self, bag_ns: int) -> int:
+        """The wall time at which bag time `bag_ns` is played."""
+        return self._wall_begin_ns + int((bag_ns - self._start_ns) / self._rate)
 
     def now_ns(self) -> int:
         self._now = time.monotonic()
@@ -279,7 +303,7 @@ def parse_args(args: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument(
         "--wait-sec", type=float, default=10.0, help="wait this long for a subscriber before playing (default 10)"
     )
-    return parser.parse_known_args(list(args))
+    return parse_with_ros_args(parser, args)
 
 
 def main(args: Sequence[str]) -> int:
@@ -314,6 +338,9 @@ def main(args: Sequence[str]) -> int:
             print(f"nobody has subscribed within {options.wait_sec:g} s; playing anyway")
         player.play()
         print(f"{player.published} messages published")
+    except SourceError as error:
+        print(f"ada3d replay: {error}", file=sys.stderr)
+        return 1
     except (KeyboardInterrupt, ExternalShutdownException):
         print(f"stopped after {player.published} messages")
     finally:

@@ -65,14 +65,12 @@ class Agent(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Request:
-    """What a caller asked, in our types. Boxes: how many and how sure."""
+    """What a caller asked, in our types."""
 
     question: Question
     ground: bool = False
     timeout_s: float = 0.0
-    deadline_ms: float = 0.0
-    max_boxes: int = 0
-    min_score: float = 0.0
+    deadline_ms: float = math.nan
 
 
 def checked_number(name: str, value: float, low: float, high: float) -> float:
@@ -216,10 +214,10 @@ class RequestServer:
         return replace(request, question=replace(request.question, want_boxes=goal.want_boxes))
 
     def _ground_request(self, request: Any) -> _Request:
-        common = self._common(request, Question(request.phrase))
         _limit("max_boxes", request.max_boxes, "boxes.max_count")
         _limit("min_score", request.min_score, "boxes.min_score")
-        return replace(common, ground=True, max_boxes=request.max_boxes, min_score=request.min_score)
+        question = Question(request.phrase, max_boxes=request.max_boxes, min_score=request.min_score)
+        return replace(self._common(request, question), ground=True)
 
     def _max_tokens(self, request: Any) -> int:
         _limit("max_new_tokens", request.max_new_tokens, "generation.max_new_tokens")
@@ -230,7 +228,7 @@ class RequestServer:
         keep = _limit("keep_ratio", request.keep_ratio, "pruning.keep_ratio")
         deadline = checked_number("deadline_ms", request.deadline_ms, 1.0, 600_000.0)
         return _Request(
-            replace(question, keep_ratio=keep, deadline_s=deadline / 1e3),
+            replace(question, keep_ratio=keep),
             timeout_s=0.0 if math.isnan(timeout) else timeout,
             deadline_ms=deadline,
         )
@@ -270,6 +268,7 @@ class RequestServer:
         config = self._agent.config
 
         def run(job: Job) -> Answer:
+            job.started_ns = self._node.get_clock().now().nanoseconds
             hooks = (
                 AskHooks(check=lambda: self._check(job, feedback), on_stage=feedback.on_stage, on_text=feedback.on_text)
                 if feedback
@@ -300,23 +299,16 @@ class RequestServer:
         if error is not None:
             raise error
         assert answer is not None
-        fill_answer_msg(message, answer, wait_s, finished - job.accepted, self._node.get_clock().now().nanoseconds)
+        now_ns = self._node.get_clock().now().nanoseconds
+        fill_answer_msg(message, answer, wait_s, finished - job.accepted, job.started_ns, now_ns)
         if answer.stop_reason in (StopReason.TIMEOUT, StopReason.CANCELED):  # the text so far is kept
             job.check()
-        if request.ground:
-            self._select_boxes(message, request)
-            if not message.boxes:
-                raise NotGroundedError(
-                    f"no box for {request.question.text!r}: the model's text gave none that depth supports. It said: {message.text[:200]!r}"
-                )
+        if request.ground and not message.boxes:
+            raise NotGroundedError(
+                f"no box for {request.question.text!r}: the model's text gave none that depth supports. It said: {message.text[:200]!r}"
+            )
         message.success = True
         message.deadline_kept = message.latency.total_ms <= request.deadline_ms  # False for NaN
-
-    def _select_boxes(self, message: AnswerMsg, request: _Request) -> None:
-        config = self._agent.config.boxes
-        floor = request.min_score or config.min_score
-        boxes = [b for b in message.boxes if math.isnan(b.score) or b.score >= floor]
-        message.boxes = boxes[: request.max_boxes or config.max_count]
 
     def _failure_msg(self, text: str, error: Exception) -> AnswerMsg:
         message = empty_answer_msg(text, self._last_id, self._agent.config.world_frame, self._agent.model_name())
@@ -348,23 +340,25 @@ class _GoalFeedback:
         self._started = time.monotonic()
         self._last_sent = 0.0
         self._pending = ""
+        self._tokens = 0
         self._stage = Stage.QUEUED
 
     def on_stage(self, stage: Stage) -> None:
-        self._send(0)
+        self._send()
         self._stage = stage
-        self._send(0, always=True)
+        self._send(always=True)
 
     def on_text(self, delta: str, num_tokens: int) -> None:
         self._pending += delta
+        self._tokens = num_tokens
         if time.monotonic() - self._last_sent >= FEEDBACK_PERIOD_S:
-            self._send(num_tokens)
+            self._send()
 
-    def _send(self, tokens: int, always: bool = False) -> None:
+    def _send(self, always: bool = False) -> None:
         if not (self._pending or always) or not self.handle.is_active:
             return
         elapsed_ms = (time.monotonic() - self._started) * 1e3
         self.handle.publish_feedback(
-            AskScene.Feedback(stage=self._stage.value, delta=self._pending, tokens=tokens, elapsed_ms=elapsed_ms)
+            AskScene.Feedback(stage=self._stage.value, delta=self._pending, tokens=self._tokens, elapsed_ms=elapsed_ms)
         )
         self._pending, self._last_sent = "", time.monotonic()

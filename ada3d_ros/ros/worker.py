@@ -18,6 +18,7 @@ from ada3d_ros.errors import (
     CanceledError,
     NotActiveError,
     PreemptedError,
+    RequestError,
     RequestTimeoutError,
     SceneResetError,
 )
@@ -81,6 +82,7 @@ class Job:
     request_id: int = 0
     accepted: float = field(default_factory=time.monotonic)
     started: float = float("nan")
+    started_ns: int = -1  # node clock, set by run
     stop_error: type[CanceledError] | type[PreemptedError] | type[NotActiveError] | type[SceneResetError] | None = None
 
     def cancel(
@@ -184,6 +186,18 @@ class RequestWorker:
         if waited:
             job.on_done(None, error(STOP_TEXTS[error]))
 
+    def expire(self) -> None:
+        """Answer the waiting jobs whose time has run out; call it now and then."""
+        with self._condition:
+            late = [job for job in self._jobs if time.monotonic() > job.deadline]
+            for job in late:
+                self._jobs.remove(job)
+        for job in late:
+            try:
+                job.check()
+            except RequestError as error:
+                job.on_done(None, error)
+
     def stop(self, timeout_s: float = 2.0) -> bool:
         """Cancel everything and end the thread; True if it ended in time."""
         self.cancel_all(NotActiveError)
@@ -206,6 +220,7 @@ class RequestWorker:
                 internal()
             elif job is not None:
                 self._run_job(job)
+            del internal, job  # or the wait for the next one would keep a model alive
 
     def _run_job(self, job: Job) -> None:
         job.started = time.monotonic()

@@ -90,6 +90,10 @@ class KeyframeBuffer:
         if self._evict_surplus():
             self.version += 1
 
+    def allow_earlier_stamps(self) -> None:
+        """The next frame may be older than the last: the clock fell back and the scene is kept."""
+        self._last_stamp_ns = None
+
     def reset(self) -> None:
         """Forgets everything, stamps included. Indices go on: a keyframe index is never reused."""
         self._kept.clear()
@@ -146,7 +150,10 @@ class KeyframeBuffer:
             # min() takes the first, that is the oldest, of equals
             gone = min(self._kept[:-1], key=lambda k: sum(self._seen_by[voxel] == 1 for voxel in k.voxels))
             self._kept.remove(gone)
-            self._seen_by -= Counter(gone.voxels)
+            for voxel in gone.voxels:
+                self._seen_by[voxel] -= 1
+                if not self._seen_by[voxel]:
+                    del self._seen_by[voxel]
         return surplus > 0
 
 
