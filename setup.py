@@ -28,7 +28,6 @@ setup(
         "pillow>=10",
         "pyyaml>=6",
         "rosbags>=0.11",
-        "rosbags-image>=0.10",
         "safetensors>=0.5",
         "scipy>=1.11",
         "sentencepiece>=0.2",
@@ -36,7 +35,7 @@ setup(
         "transformers>=5.17",
     ],
     extras_require={
-        "test": ["hypothesis", "pytest"],
+        "test": ["hypothesis", "pytest", "rosbags-image>=0.10"],
         "dev": ["mypy", "ruff"],
     },
     entry_points={"console_scripts": ["ada3d = ada3d_ros.cli:main"]},

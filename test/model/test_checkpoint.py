@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import pickle
+import random
 import shutil
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from ada3d_ros.model.checkpoint import (
 )
 from ada3d_ros.model.config import DecoderConfig, LlavaConfig, VisionConfig
 from ada3d_ros.model.random_checkpoint import TINY_CONFIG, main, write_random_checkpoint
+from ada3d_ros.model.weight_files import read_headers
 
 SMALL = dataclasses.replace(
     TINY_CONFIG,
@@ -218,6 +220,153 @@ def test_pickle_with_code_is_refused_as_unsafe(folder: Path, zipped: bool, monke
         with pytest.raises(CheckpointError, match=r"pytorch_model.bin is unsafe.*not loaded"):
             attempt(folder)
     assert called == []
+
+
+class Maker:
+    """Unpickling this makes a folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = str(path)
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return os.mkdir, (self.path,)
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize("protocol", range(6))
+@pytest.mark.parametrize("kind", ["pickle", "torch", "legacy torch"])
+def test_code_in_every_pickle_protocol_is_called_unsafe(folder: Path, protocol: int, kind: str) -> None:
+    """In our words: torch's own end with advice to load the file with weights_only=False."""
+    (folder / "model.safetensors").unlink()
+    data, file = {"lm_head.weight": torch.zeros(3), "x": Maker(folder / "code_ran")}, folder / "pytorch_model.bin"
+    if kind == "pickle":
+        file.write_bytes(pickle.dumps({"x": data["x"]}, protocol=protocol))
+    else:
+        torch.save(data, file, pickle_protocol=protocol, _use_new_zipfile_serialization=kind == "torch")
+    with pytest.raises(CheckpointError, match=r"pytorch_model.bin is unsafe.*not loaded") as caught:
+        inspect_checkpoint(folder)
+    assert "weights_only" not in str(caught.value)
+    assert not (folder / "code_ran").exists()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_torchscript_program_is_called_unsafe(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), folder / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match=r"pytorch_model.bin is unsafe") as caught:
+        inspect_checkpoint(folder)
+    assert "weights_only" not in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\x80",  # IndexError
+        b"\x80\x02h\x05.",  # KeyError: a memo that was never written
+        b"\x80\x02.",  # IndexError: an empty stack
+        b"\x80\x02X\x00",  # struct.error
+        b"\x80\x02}K\x01s.",
+        b"\x80\x02ccollections\nOrderedDict\nK\x01R.",  # TypeError
+        b"\x80\x02X\x02\x00\x00\x00\xff\xff.",  # UnicodeDecodeError
+        b"\x80\x02K\x01Q.",  # AssertionError
+        b"\x00" * 100,
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 2\n",
+    ],
+)
+def test_damaged_pickles_are_checkpoint_errors(folder: Path, content: bytes) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"pytorch_model.bin is damaged") as caught:
+        inspect_checkpoint(folder)
+    assert "weights_only" not in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("zipped", [True, False])
+def test_flipped_bytes_never_raise_anything_else(tmp_path: Path, zipped: bool) -> None:
+    file = tmp_path / "pytorch_model.bin"
+    torch.save({f"t{i}": torch.ones(3) for i in range(4)}, file, _use_new_zipfile_serialization=zipped)
+    content, generator = file.read_bytes(), random.Random(5)
+    refused = 0
+    for _ in range(300):
+        damaged = bytearray(content)
+        for _ in range(3):
+            damaged[generator.randrange(min(len(content), 900))] = generator.randrange(256)
+        file.write_bytes(damaged)
+        try:
+            read_headers([file])
+        except CheckpointError as error:
+            refused += 1
+            assert "weights_only" not in str(error)
+    assert refused > 50
+
+
+@pytest.mark.parametrize("data", [{1: torch.zeros(1)}, {"a": torch.zeros(2, 2).to_sparse()}, [torch.zeros(1)]])
+def test_a_bin_that_is_no_state_dict(folder: Path, data: Any) -> None:
+    (folder / "model.safetensors").unlink()
+    torch.save(data, folder / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match="does not hold a dictionary of dense tensors by name"):
+        inspect_checkpoint(folder)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "stored"),
+    [(torch.int8, "I8"), (torch.uint8, "U8"), (torch.float8_e4m3fn, "F8_E4M3"), (torch.float64, "F64")],
+)
+def test_a_quantised_tensor_is_refused_with_its_format(folder: Path, dtype: torch.dtype, stored: str) -> None:
+    key = "model.layers.0.mlp.up_proj.weight"
+    rewrite(folder, lambda t: t.update({key: t[key].to(dtype)}))
+    with pytest.raises(CheckpointError, match=f"{key} is stored as {stored}.*F32, F16, BF16"):
+        inspect_checkpoint(folder)
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    torch.save(tensors, folder / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match=f"{key} is stored as {str(dtype).removeprefix('torch.')}"):
+        inspect_checkpoint(folder)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("binary", [True, False])
+def test_16_bit_weights_and_whole_numbers_that_are_no_parameters_load(
+    folder: Path, dtype: torch.dtype, binary: bool
+) -> None:
+    tensors = {name: tensor.to(dtype) for name, tensor in load_file(folder / "model.safetensors").items()}
+    tensors[CLIP + "embeddings.position_ids"] = torch.arange(5)[None]
+    if binary:
+        (folder / "model.safetensors").unlink()
+        torch.save(tensors, folder / "pytorch_model.bin")
+    else:
+        save_file(tensors, folder / "model.safetensors")
+    assert torch.equal(state_of(folder)["decoder.lm_head.weight"], tensors["lm_head.weight"].float())
+
+
+@pytest.mark.parametrize("absolute", [True, False])
+def test_an_index_that_leaves_the_folder(folder: Path, absolute: bool) -> None:
+    shutil.move(folder / "model.safetensors", folder.parent / "x.safetensors")
+    name = str(folder.parent / "x.safetensors") if absolute else "../x.safetensors"
+    names = ("lm_head.weight",)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": dict.fromkeys(names, name)}))
+    with pytest.raises(CheckpointError, match=r"names files outside its folder: .*x\.safetensors"):
+        inspect_checkpoint(folder)
+
+
+def test_a_nonsense_index(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": ["x"], "b": 1}}))
+    with pytest.raises(CheckpointError, match="lacks 2 of 2 shards"):
+        inspect_checkpoint(folder)
+
+
+@pytest.mark.parametrize("name", ["bos", "eos"])
+def test_a_tokenizer_with_other_special_ids(folder: Path, name: str) -> None:
+    edit_config(folder, **{f"{name}_token_id": 7})
+    own = {"bos": 1, "eos": 2}[name]
+    with pytest.raises(
+        CheckpointError, match=f"tokenizer.model has {name} id {own}, config.json has {name}_token_id 7"
+    ):
+        load_model(folder)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])

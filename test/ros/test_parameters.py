@@ -200,7 +200,7 @@ def test_applied_settings_reach_every_part(agent: Harness) -> None:
     assert set_one(agent, "keyframe.max_views", 3).successful
     assert (node.inputs.matcher.slop_ns, node.inputs.matcher.queue_size) == (250_000_000, 7)
     assert node.intake.config.sync.queue_size == node.pipeline.config.sync.queue_size == 7
-    assert node.pipeline._keyframes.config.max_views == 3
+    assert node.pipeline.config.keyframe.max_views == 3  # the buffer takes it with the next frame or question
     for name in ("sync.slop_sec", "sync.queue_size", "keyframe.max_views"):
         assert set_one(agent, name, SETTINGS[name].default).successful
 

@@ -1,0 +1,99 @@
+"""config.json: every setting that changes the arithmetic is either run or refused by name."""
+
+from typing import Any
+
+import pytest
+
+from ada3d_ros.errors import CheckpointError
+from ada3d_ros.model.config import LlavaConfig
+
+BASE = {k: v for k, v in LlavaConfig().to_json().items() if k != "rope_theta"}
+
+
+def read(**changes: Any) -> LlavaConfig:
+    return LlavaConfig.from_json(BASE | changes)
+
+
+def test_config_survives_the_round_trip() -> None:
+    assert LlavaConfig.from_json(LlavaConfig().to_json()) == LlavaConfig()
+
+
+@pytest.mark.parametrize("name", ["rope_parameters", "rope_scaling"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"rope_type": "linear", "factor": 4.0, "rope_theta": 10000.0},
+        {"type": "dynamic", "factor": 2.0},
+        {"rope_type": "llama3"},
+        {"rope_type": "default", "partial_rotary_factor": 0.5},
+        {"full_attention": {"rope_type": "default"}},
+        "yarn",
+    ],
+)
+def test_scaled_positions_are_refused_in_both_spellings(name: str, value: Any) -> None:
+    with pytest.raises(CheckpointError, match=f"{name} = .* is not supported"):
+        read(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("changes", "theta"),
+    [
+        ({}, 1e4),
+        ({"rope_theta": None}, 1e4),
+        ({"rope_theta": 5e5}, 5e5),
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}, 5e5),
+        ({"rope_parameters": {"rope_theta": 5e5}, "rope_theta": 500000}, 5e5),
+        ({"rope_scaling": {"rope_type": "default"}, "rope_theta": 5e5}, 5e5),
+        ({"rope_parameters": None, "rope_scaling": None}, 1e4),
+    ],
+)
+def test_rope_theta_of_both_spellings(changes: dict[str, Any], theta: float) -> None:
+    assert read(**changes).decoder.rope_theta == theta
+
+
+def test_two_rope_thetas_are_a_contradiction() -> None:
+    with pytest.raises(CheckpointError, match="rope_theta = 10000, rope_parameters.rope_theta = 500000"):
+        read(rope_theta=1e4, rope_parameters={"rope_theta": 5e5})
+
+
+def test_head_dim_must_be_what_the_sizes_say() -> None:
+    assert read(head_dim=128) == read(head_dim=None) == LlavaConfig()
+    with pytest.raises(CheckpointError, match=r"head_dim 64 differs from .* = 128"):
+        read(head_dim=64)
+
+
+def test_quantised_checkpoints_are_refused_by_name() -> None:
+    assert read(quantization_config=None) == LlavaConfig()
+    for value in ({"quant_method": "bitsandbytes", "load_in_4bit": True}, {}):
+        with pytest.raises(CheckpointError, match="quantization_config"):
+            read(quantization_config=value)
+
+
+@pytest.mark.parametrize(("name", "field", "default"), [("bos_token_id", "bos_id", 1), ("eos_token_id", "eos_id", 2)])
+def test_token_ids(name: str, field: str, default: int) -> None:
+    for value, expected in ((None, default), ([5], 5), (5, 5), (0, 0)):
+        assert getattr(read(**{name: value}).decoder, field) == expected
+    for value, words in (([2, 32000], "a list of 2 ids"), ([], "a list of 0 ids"), ("two", "not a token id")):
+        with pytest.raises(CheckpointError, match=f"{name} = .*{words}"):
+            read(**{name: value})
+    without = {k: v for k, v in BASE.items() if k != name}
+    assert getattr(LlavaConfig.from_json(without).decoder, field) == default
+
+
+@pytest.mark.parametrize("act", ["swishy", "xielu", None, ["gelu"]])
+def test_unknown_activations_are_refused(act: Any) -> None:
+    with pytest.raises(CheckpointError, match="hidden_act = .* is not supported"):
+        read(hidden_act=act)
+    with pytest.raises(CheckpointError, match="hidden_act = .* of the vision tower is not supported"):
+        read(mm_vision_config={**BASE["mm_vision_config"], "hidden_act": act})
+
+
+@pytest.mark.parametrize("act", ["quick_gelu", "gelu", "gelu_new", "gelu_pytorch_tanh"])
+def test_known_activations_of_the_tower_build(act: str) -> None:
+    import dataclasses
+
+    from ada3d_ros.model.checkpoint import build_meta_model
+    from ada3d_ros.model.random_checkpoint import TINY_CONFIG
+
+    vision = dataclasses.replace(TINY_CONFIG.vision, hidden_act=act)
+    build_meta_model(dataclasses.replace(TINY_CONFIG, vision=vision))

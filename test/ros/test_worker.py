@@ -1,0 +1,105 @@
+"""The two worker threads: what they let go of, when waiting requests expire, what they survive."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from ada3d_ros.errors import BusyError, RequestTimeoutError
+from ada3d_ros.ros.guard import ThrottledWarning
+from ada3d_ros.ros.worker import Job, LatestWorker, RequestWorker
+from test.ros.conftest import wait_until
+
+
+@pytest.fixture
+def worker() -> Iterator[RequestWorker]:
+    made = RequestWorker()
+    yield made
+    assert made.stop()
+
+
+def job(run: Any, results: list[Any], timeout_s: float = 10.0) -> Job:
+    return Job(run, lambda result, error: results.append(error or result), deadline=time.monotonic() + timeout_s)
+
+
+def test_the_idle_worker_keeps_nothing_alive(worker: RequestWorker) -> None:
+    """A local of the loop held the last pipeline, so that cleanup did not free a 7B model."""
+
+    class Model:
+        pass
+
+    model, done = Model(), threading.Event()
+    gone = weakref.ref(model)
+    worker.run_later(lambda held=model: (held, done.set()))  # type: ignore[misc]
+    assert done.wait(5.0)
+    del model
+    assert wait_until(lambda: gc.collect() >= 0 and gone() is None, 5.0)
+
+
+def test_a_waiting_request_expires_before_its_turn(worker: RequestWorker) -> None:
+    results: list[Any] = []
+    release = threading.Event()
+    worker.submit(job(lambda _: release.wait(10.0), results), "queue", 8)
+    worker.submit(job(lambda _: "late", results, timeout_s=0.05), "queue", 8)
+    time.sleep(0.1)
+    worker.expire()
+    assert [type(r) for r in results] == [RequestTimeoutError]
+    release.set()
+    assert wait_until(lambda: len(results) == 2)
+
+
+def test_an_idle_worker_takes_a_request_whatever_the_queue_size(worker: RequestWorker) -> None:
+    results: list[Any] = []
+    worker.submit(job(lambda _: "done", results), "queue", 0)
+    assert wait_until(lambda: results == ["done"])
+
+
+@pytest.mark.parametrize(("policy", "size"), [("reject", 8), ("queue", 0)])
+def test_a_busy_worker_refuses_beyond_its_queue(worker: RequestWorker, policy: str, size: int) -> None:
+    release = threading.Event()
+    worker.submit(job(lambda _: release.wait(10.0), []), policy, size)
+    with pytest.raises(BusyError, match=policy):
+        worker.submit(job(lambda _: None, []), policy, size)
+    release.set()
+
+
+def test_the_latest_item_wins_and_an_error_does_not_end_the_thread() -> None:
+    seen: list[int] = []
+    replaced: list[int] = []
+    errors: list[BaseException] = []
+    started, release = threading.Event(), threading.Event()
+
+    def work(item: int) -> None:
+        started.set()
+        release.wait(10.0)
+        seen.append(item)
+        if item == 1:
+            raise RuntimeError("planted")
+
+    latest: LatestWorker[int] = LatestWorker("test", work, replaced.append, errors.append)
+    latest.put(1)
+    assert started.wait(5.0)
+    for item in (2, 3, 4):
+        latest.put(item)
+    release.set()
+    assert wait_until(lambda: seen == [1, 4])
+    assert replaced == [2, 3]
+    assert [str(error) for error in errors] == ["planted"]
+    assert latest.stop()
+
+
+def test_throttled_warnings_say_how_many_were_held_back() -> None:
+    said: list[str] = []
+    warn = ThrottledWarning(said.append, period_s=0.1)
+    for _ in range(5):
+        warn("a", "trouble")
+    warn("b", "other")
+    time.sleep(0.12)
+    warn("a", "trouble")
+    assert said == ["trouble", "other", "trouble (4 more like this)"]
