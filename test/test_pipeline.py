@@ -347,9 +347,13 @@ def test_a_coordinate_becomes_a_click(pipeline: Ada3DPipeline) -> None:
     ],
 )
 def test_what_is_not_a_question(pipeline: Ada3DPipeline, text: str, error: type[Exception]) -> None:
-    for call in (pipeline.check_question, lambda t: pipeline.ask(Question(t)), lambda t: pipeline.ground(Question(t))):
+    with pytest.raises(error):
+        pipeline.check_question(text)
+    with pytest.raises(error):
+        pipeline.ground(Question(text))
+    if error is not QuestionTooLongError:  # question.max_chars is for what callers write, templates may be longer
         with pytest.raises(error):
-            call(text)  # type: ignore[operator]
+            pipeline.ask(Question(text))
 
 
 def test_a_prompt_beyond_the_models_length(pipeline: Ada3DPipeline, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,8 @@ from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.serialization import deserialize_message, serialize_message
-from rosbags.highlevel import AnyReader, AnyReaderError
+from rosbags.highlevel import AnyReader
+from rosbags.typesys import Stores, get_typestore
 from rosgraph_msgs.msg import Clock
 from std_msgs.msg import Header
 from std_srvs.srv import SetBool
@@ -38,6 +39,7 @@ from ada3d_ros.ros.peer import use_large_image_transport
 
 CLOCK_PERIOD_S = 0.025  # as `ros2 bag play --clock` does: every tick wakes every node
 LOOP_GAP_NS = 1_000_000_000  # between the last stamp of a pass and the first of the next
+MAX_STAMP_NS = 2**31 * 1_000_000_000 - 1  # seconds are int32
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +57,12 @@ class ReplayOptions:
 
 def message_class(type_name: str) -> type | None:
     """The rclpy class of 'pkg/msg/Name', None where it cannot be imported."""
-    package, _, name = type_name.split("/")
+    package, _, name = type_name.partition("/msg/")
     try:
-        return getattr(importlib.import_module(f"{package}.msg"), name)
-    except (ImportError, AttributeError):
+        found = getattr(importlib.import_module(f"{package}.msg"), name)
+    except (ImportError, AttributeError, TypeError, ValueError):  # the last two: not a name at all
         return None
+    return found if isinstance(found, type) else None
 
 
 def starts_with_header(cls: Any) -> bool:
@@ -70,17 +73,19 @@ def starts_with_header(cls: Any) -> bool:
 
 def header_stamp_ns(cdr: bytes) -> int:
     """header.stamp of a message whose first field is a Header, in ns."""
+    if len(cdr) < 12:  # damaged
+        return 0
     sec, nanosec = struct.unpack_from("<iI" if cdr[1] & 1 else ">iI", cdr, 4)
     return int(sec) * 1_000_000_000 + int(nanosec)
 
 
 def shift_header_stamp(cdr: bytes, shift_ns: int) -> bytes:
     """CDR bytes with header.stamp moved by `shift_ns`. The stamp follows the 4-byte encapsulation: int32 s, uint32 ns."""
-    order = "<" if cdr[1] & 1 else ">"
-    sec, nanosec = struct.unpack_from(f"{order}iI", cdr, 4)
-    if sec == 0 and nanosec == 0:
+    stamp_ns = header_stamp_ns(cdr)
+    if stamp_ns == 0:
         return cdr  # not set: leave it visible as such
-    stamp_ns = max(sec * 1_000_000_000 + nanosec + shift_ns, 0)
+    order = "<" if cdr[1] & 1 else ">"
+    stamp_ns = min(max(stamp_ns + shift_ns, 0), MAX_STAMP_NS)
     return cdr[:4] + struct.pack(f"{order}iI", *divmod(stamp_ns, 1_000_000_000)) + cdr[12:]
 
 
@@ -97,7 +102,8 @@ def shift_transforms(cls: Any, cdr: bytes, shift_ns: int) -> bytes:
 class Player(Node):
     """A node `ada3d_replay` that publishes one bag. `~/set_paused` (SetBool) pauses and resumes.
 
-    Raises SourceError where the bag is absent, unreadable or holds no publishable message.
+    Raises SourceError where the bag is absent, unreadable or holds no type that can be imported; `play` raises it where
+    the bag turns out to be damaged or empty.
     """
 
     def __init__(self, bag: Path, options: ReplayOptions, **node_options: Any) -> None:
@@ -124,7 +130,7 @@ class Player(Node):
 
     def _advertise(self, connection: Any) -> None:
         cls = message_class(connection.msgtype)
-        if cls is None:
+        if cls is None or connection.topic == "/clock":  # the recorded one would contradict ours, and loops
             self.skipped[connection.topic] = connection.msgtype
             return
         static = connection.topic.endswith("tf_static")
@@ -171,6 +177,8 @@ class Player(Node):
             shift_ns = 0 if self.options.loop_jumps_back else passes * (end_ns - start_ns + LOOP_GAP_NS)
             self._play_once(shift_ns)
             passes += 1
+            if self.published == 0 and rclpy.ok(context=self.context):
+                raise SourceError("the bag holds no message of a type that can be imported.")
             if not self.options.loop:
                 break
         for publisher, _ in self._out.values():
@@ -204,7 +212,7 @@ class Player(Node):
             for connection, bag_ns, cdr in self._reader.messages(connections=connections):
                 yield connection, bag_ns, bytes(cdr)
         except Exception as error:  # a damaged file makes the readers raise almost anything
-            raise SourceError(f"the bag is damaged after {self.published} messages: {error}") from error
+            raise SourceError(f"the bag is damaged after {self.published} messages: {_one_line(error)}") from error
 
     def _wait_until(self, pace: _Pace, bag_ns: int, shift_ns: int) -> bool:
         """Sleep until it is time for `bag_ns`, keeping /clock alive; False when ROS shuts down."""
@@ -260,15 +268,19 @@ def open_bag(path: Path) -> AnyReader:
     if not path.exists():
         raise SourceError(f"no bag at {path}.")
     try:
-        reader = AnyReader([path])
+        reader = AnyReader([path], default_typestore=get_typestore(Stores.LATEST))  # older bags hold no definitions
         reader.open()
-    except (AnyReaderError, ValueError, OSError) as error:
+    except Exception as error:  # rosbags, sqlite and struct have errors of their own
         raise SourceError(
-            f"{path} is not a readable rosbag2 (a folder with metadata.yaml and .mcap or .db3 files): {error}"
+            f"{path} is not a readable rosbag2 (a folder with metadata.yaml and .mcap or .db3 files): {_one_line(error)}"
         ) from None
     if not reader.is2:
         raise SourceError(f"{path} is a ROS 1 bag; convert it with `rosbags-convert --src {path} --dst <folder>`.")
     return reader
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _positive(text: str) -> float:
@@ -307,7 +319,7 @@ def parse_args(args: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 
 
 def main(args: Sequence[str]) -> int:
-    """`ada3d replay`. Returns 0, or 2 with a sentence on stderr."""
+    """`ada3d replay`. Returns 0; with a sentence on stderr 2, or 1 where the bag turns out to be damaged."""
     options, ros_args = parse_args(args)
     replay = ReplayOptions(
         options.rate,
@@ -319,16 +331,17 @@ def main(args: Sequence[str]) -> int:
         options.wait_sec,
     )
     use_large_image_transport()
-    rclpy.init(args=ros_args)
     try:
+        rclpy.init(args=ros_args)
         player = Player(options.bag, replay)
-    except SourceError as error:
+    except (SourceError, RuntimeError) as error:  # RuntimeError: rclpy's, for a bad ROS argument
         print(f"ada3d replay: {error}", file=sys.stderr)
         rclpy.try_shutdown()
         return 2
     print(f"playing {options.bag}: {', '.join(player.topics)}")
     for topic, type_name in player.skipped.items():
-        print(f"skipped {topic}: {type_name} cannot be imported here")
+        why = "the player has a clock of its own" if topic == "/clock" else f"{type_name} cannot be imported here"
+        print(f"skipped {topic}: {why}")
     executor = SingleThreadedExecutor()
     executor.add_node(player)
     spinner = threading.Thread(target=_spin, args=(executor,), daemon=True)

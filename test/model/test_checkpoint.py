@@ -289,7 +289,7 @@ def test_flipped_bytes_never_raise_anything_else(tmp_path: Path, zipped: bool) -
     file = tmp_path / "pytorch_model.bin"
     torch.save({f"t{i}": torch.ones(3) for i in range(4)}, file, _use_new_zipfile_serialization=zipped)
     content, generator = file.read_bytes(), random.Random(5)
-    refused = 0
+    refusals = []
     for _ in range(300):
         damaged = bytearray(content)
         for _ in range(3):
@@ -298,9 +298,9 @@ def test_flipped_bytes_never_raise_anything_else(tmp_path: Path, zipped: bool) -
         try:
             read_headers([file])
         except CheckpointError as error:
-            refused += 1
-            assert "weights_only" not in str(error)
-    assert refused > 50
+            refusals.append(str(error))
+    assert len(refusals) > 50
+    assert not any("weights_only" in text for text in refusals)
 
 
 @pytest.mark.parametrize("data", [{1: torch.zeros(1)}, {"a": torch.zeros(2, 2).to_sparse()}, [torch.zeros(1)]])

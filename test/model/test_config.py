@@ -1,11 +1,14 @@
 """config.json: every setting that changes the arithmetic is either run or refused by name."""
 
+import dataclasses
 from typing import Any
 
 import pytest
 
 from ada3d_ros.errors import CheckpointError
+from ada3d_ros.model.checkpoint import build_meta_model
 from ada3d_ros.model.config import LlavaConfig
+from ada3d_ros.model.random_checkpoint import TINY_CONFIG
 
 BASE = {k: v for k, v in LlavaConfig().to_json().items() if k != "rope_theta"}
 
@@ -52,7 +55,7 @@ def test_rope_theta_of_both_spellings(changes: dict[str, Any], theta: float) -> 
 
 
 def test_two_rope_thetas_are_a_contradiction() -> None:
-    with pytest.raises(CheckpointError, match="rope_theta = 10000, rope_parameters.rope_theta = 500000"):
+    with pytest.raises(CheckpointError, match=r"rope_theta = 10000, rope_parameters\.rope_theta = 500000"):
         read(rope_theta=1e4, rope_parameters={"rope_theta": 5e5})
 
 
@@ -82,18 +85,13 @@ def test_token_ids(name: str, field: str, default: int) -> None:
 
 @pytest.mark.parametrize("act", ["swishy", "xielu", None, ["gelu"]])
 def test_unknown_activations_are_refused(act: Any) -> None:
-    with pytest.raises(CheckpointError, match="hidden_act = .* is not supported"):
+    with pytest.raises(CheckpointError, match=r"hidden_act = .* is not supported"):
         read(hidden_act=act)
-    with pytest.raises(CheckpointError, match="hidden_act = .* of the vision tower is not supported"):
+    with pytest.raises(CheckpointError, match=r"hidden_act = .* of the vision tower is not supported"):
         read(mm_vision_config={**BASE["mm_vision_config"], "hidden_act": act})
 
 
 @pytest.mark.parametrize("act", ["quick_gelu", "gelu", "gelu_new", "gelu_pytorch_tanh"])
 def test_known_activations_of_the_tower_build(act: str) -> None:
-    import dataclasses
-
-    from ada3d_ros.model.checkpoint import build_meta_model
-    from ada3d_ros.model.random_checkpoint import TINY_CONFIG
-
     vision = dataclasses.replace(TINY_CONFIG.vision, hidden_act=act)
     build_meta_model(dataclasses.replace(TINY_CONFIG, vision=vision))

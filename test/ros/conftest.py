@@ -147,7 +147,7 @@ class Harness:
         if name not in self._clients:
             self._clients[name] = self.peer.create_client(service, f"/ada3d_agent/{name}")
         client = self._clients[name]
-        assert client.wait_for_service(10.0), f"no service {name}"
+        assert client.wait_for_service(30.0), f"no service {name}"  # discovery is slow on a busy machine
         future = client.call_async(request if request is not None else service.Request())
 
         def result() -> Any:

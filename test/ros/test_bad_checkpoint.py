@@ -206,7 +206,6 @@ def test_a_fault_found_while_loading(start_agent: Start, folder: Path, tiny_mode
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
-@pytest.mark.xfail(strict=True, reason="model/weight_files.py calls it damaged and passes on torch's advice")
 def test_nobody_is_advised_to_run_a_pickles_code(start_agent: Start, folder: Path) -> None:
     """torch's own text says that weights_only=False 'will likely succeed'."""
     agent = start_broken(start_agent, folder, pickle_with_code(4))

@@ -32,6 +32,7 @@ from ada3d_ros.errors import ErrorCode, NotActiveError
 from ada3d_ros.msg import AgentStatus, Answer
 from ada3d_ros.pipeline import Ada3DPipeline
 from ada3d_ros.ros.worker import Job, RequestWorker
+from ada3d_ros.sources.synthetic import build_box_room
 from ada3d_ros.srv import GetModelInfo, GroundObject, QueryScene
 from ada3d_ros.types import AskHooks, Question
 from test.ros.conftest import Harness, Spinner, frame_messages, free_domain, scripted, wait_until
@@ -415,14 +416,6 @@ class AgentProcess:
     def log(self) -> str:
         return self._log.read_text(errors="replace")
 
-    def stop(self, kind: signal.Signals) -> float:
-        """Seconds until it ended after the signal; must be without a traceback, exit code 0."""
-        self.process.send_signal(kind)
-        started = time.monotonic()
-        assert self.process.wait(10.0) == 0, self.log
-        assert "Traceback" not in self.log, self.log
-        return time.monotonic() - started
-
     def close(self) -> None:
         if self.process.poll() is None:
             self.process.kill()
@@ -440,9 +433,8 @@ def agent_process(tiny_model: Path, tmp_path: Path) -> Iterator[AgentProcess]:
         agent.close()
 
 
-@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
-def test_a_signal_while_answering(agent_process: AgentProcess, kind: signal.Signals) -> None:
-    """One question runs, two wait, a goal streams: exit 0, no traceback, within seconds."""
+def test_ctrl_c_while_answering(agent_process: AgentProcess) -> None:
+    """One goal streams, two questions wait: exit 0, no traceback, within seconds."""
     node, statuses = agent_process.node, list[AgentStatus]()
     node.create_subscription(AgentStatus, "/ada3d_agent/status", statuses.append, 10)
     topics = {"pose": "/pose", "info": "/rgb/camera_info", "rgb": "/rgb/image", "depth": "/depth/image"}
@@ -463,7 +455,48 @@ def test_a_signal_while_answering(agent_process: AgentProcess, kind: signal.Sign
     for index in range(2):
         query.call_async(ask(f"question {index}"))
     assert wait_until(lambda: bool(statuses) and statuses[-1].queued == 2, 10.0)
-    assert agent_process.stop(kind) < 5.0
+    started = time.monotonic()
+    agent_process.process.send_signal(signal.SIGINT)
+    assert agent_process.process.wait(10.0) == 0, agent_process.log
+    assert time.monotonic() - started < 5.0
+    assert "Traceback" not in agent_process.log, agent_process.log
+
+
+def test_sigterm_while_answering(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], domain_id: int, tiny_model: Path
+) -> None:
+    """As a service manager stops it: main() returns 0, no thread is left."""
+    monkeypatch.setenv("ROS_DOMAIN_ID", str(domain_id))
+    real, nodes = ada3d_ros.ros.agent.build_node, []
+    values = {"model.path": str(tiny_model), "autostart": True, "generation.max_new_tokens": 400}
+    overrides = [Parameter(name, value=value) for name, value in values.items()]
+
+    def build() -> Any:
+        nodes.append(real(scripted("word " * 400, step_s=0.05), parameter_overrides=overrides))
+        return nodes[-1]
+
+    def ask_and_terminate() -> None:
+        assert wait_until(lambda: bool(nodes) and nodes[0].pipeline is not None and nodes[0].pipeline.ready)
+        node = nodes[0]
+        node.pipeline.observe(build_box_room(num_views=1, width=64, height=48).frames[0])
+        for _ in range(2):
+            node.executor.create_task(node._requests._on_question, String(data="hello?"))
+        wait_until(lambda: node.worker.queued == 1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(ada3d_ros.ros.agent, "build_node", build)
+    before, handler = threading.active_count(), signal.getsignal(signal.SIGINT)
+    caller = threading.Thread(target=ask_and_terminate)
+    caller.start()
+    try:
+        assert ada3d_ros.ros.agent.main([]) == 0
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        caller.join(10.0)
+    assert not rclpy.ok()
+    assert threading.active_count() <= before
+    assert "Traceback" not in capfd.readouterr().err
+    assert nodes[0].inference.internal_errors == 0, nodes[0].inference.last_error
 
 
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,12 +21,12 @@ from rclpy.parameter import Parameter
 from ada3d_ros.config import SETTINGS, Setting, to_flat
 from ada3d_ros.msg import AgentStatus
 from ada3d_ros.pipeline import Ada3DPipeline
+from ada3d_ros.ros.node import build_node
 from ada3d_ros.ros.parameters import descriptor
 from ada3d_ros.srv import QueryScene
 from test.ros.conftest import Harness, free_domain, wait_until
 
 Start = Callable[..., Harness]
-ROOT = Path(__file__).resolve().parents[2]
 GIVEN = {"model.path", "autostart", "generation.max_new_tokens", "input.max_age_sec"}  # by the harness
 
 
@@ -110,26 +108,26 @@ def test_values_over_dds_are_the_configs(agent: Harness) -> None:
 READ_ONLY = [s for s in SETTINGS.values() if s.read_only]
 
 
-def another_value(setting: Setting) -> Any:
+ANOTHER = {
+    "extrinsic.xyz": [1.0, 0.0, 0.0],
+    "extrinsic.quat_xyzw": [1.0, 0.0, 0.0, 0.0],
+    "model.device": "cuda",
+    "model.revision_sha256": "a" * 64,
+}
+
+
+def another_value(setting: Setting, current: Any) -> Any:
+    if setting.name in ANOTHER:
+        return ANOTHER[setting.name]
     if setting.choices:
-        return next(choice for choice in setting.choices if choice != setting.default)
-    if setting.name == "model.revision_sha256":
-        return "a" * 64
-    return {str: "other", bool: not setting.default, tuple: [0.0, 0.0, 1.0, 0.0][-len(str(setting.default)) :]}[
-        type(setting.default)
-    ]
+        return next(choice for choice in setting.choices if choice != current)
+    return not current if isinstance(current, bool) else "other"
 
 
 @pytest.mark.parametrize("setting", READ_ONLY, ids=ids)
 def test_what_is_fixed_while_configured(agent: Harness, setting: Setting) -> None:
     before = to_flat(agent.node.config)
-    value = {"extrinsic.xyz": [1.0, 0.0, 0.0], "extrinsic.quat_xyzw": [1.0, 0.0, 0.0, 0.0], "model.device": "cuda"}.get(
-        setting.name, None
-    )
-    value = another_value(setting) if value is None else value
-    if value == before[setting.name]:
-        value = not value
-    result = set_one(agent, setting.name, value)
+    result = set_one(agent, setting.name, another_value(setting, before[setting.name]))
     assert not result.successful
     assert setting.name in result.reason
     assert "cleanup" in result.reason
@@ -278,24 +276,20 @@ def test_an_unknown_start_parameter_is_named_with_the_nearest(
     assert "unknown parameter 'sync.slop_sek' is ignored; did you mean 'sync.slop_sec'?" in log
 
 
-FILE_SCRIPT = """
-import sys, rclpy
-from ada3d_ros.ros.node import build_node
-rclpy.init(args=sys.argv[1:])
-node = build_node()
-print("CONFIG", node.config.extrinsic.xyz, node.config.sync.slop_sec, node.config.world_frame, node._settings.errors)
-node.destroy_node()
-"""
-
-
-def test_a_parameter_file_written_by_hand(tmp_path: Path) -> None:
+def test_a_parameter_file_written_by_hand(tmp_path: Path, domain_id: int) -> None:
     """The whole way through rcl's own YAML parser, under a namespace."""
     file = tmp_path / "agent.yaml"
     file.write_text(
         "/**:\n  ros__parameters:\n    extrinsic:\n      xyz: [1, 2, 3]\n    sync:\n      slop_sec: 1\n    world_frame: odom\n"
     )
+    context = rclpy.Context()
     arguments = ["--ros-args", "--params-file", str(file), "-r", "__ns:=/robot"]
-    result = subprocess.run(
-        [sys.executable, "-c", FILE_SCRIPT, *arguments], capture_output=True, text=True, timeout=60, check=False
-    )
-    assert "CONFIG (1.0, 2.0, 3.0) 1.0 odom {}" in result.stdout, result.stdout + result.stderr
+    rclpy.init(args=arguments, context=context, domain_id=domain_id)
+    node = build_node(context=context)
+    try:
+        config = node.config
+        assert node._settings.errors == {}
+        assert (config.extrinsic.xyz, config.sync.slop_sec, config.world_frame) == ((1.0, 2.0, 3.0), 1.0, "odom")
+    finally:
+        node.destroy_node()
+        rclpy.try_shutdown(context=context)
