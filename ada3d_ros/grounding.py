@@ -7,17 +7,19 @@ no parser; ours takes six numbers (axis-aligned) or seven (with yaw), and drops 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
 
+from ada3d_ros.errors import RequestError
 from ada3d_ros.geometry.fusion import count_support
 from ada3d_ros.types import Box3D, GroundingMethod, RgbdFrame
 
 MAX_EXTENT_M = 50.0  # no object is larger
 MAX_COORDINATE_M = 10_000.0
 MAX_YAW_RAD = 2 * np.pi  # more is another unit, or not a number
+CANDIDATES_PER_BOX = 4  # boxes of the text that are checked against depth, for each box wanted
 MAX_EVIDENCE = 8  # keyframe stamps named per box
 
 _GROUP = re.compile(r"\[([^\[\]]{5,200})\]")
@@ -58,3 +60,29 @@ def check_support(boxes: Sequence[Box3D], frames: Sequence[RgbdFrame], min_point
         stamps = tuple(frames[i].stamp_ns for i in order[:MAX_EVIDENCE])
         kept.append(replace(box, support_points=support.num_points, evidence_stamps_ns=stamps))
     return kept
+
+
+def find_boxes(
+    text: str,
+    frames: Sequence[RgbdFrame],
+    max_count: int,
+    min_score: float,
+    min_points: int,
+    check: Callable[[], None],
+) -> tuple[Box3D, ...]:
+    """The first `max_count` boxes of an answer text that are sure enough and that depth supports.
+
+    A box without a score (NaN) passes. When `check` raises a RequestError (time is up, cancelled) the boxes found so far
+    are returned: the text is there already.
+    """
+    sure = [box for box in parse_boxes(text) if not box.score < min_score]
+    kept: list[Box3D] = []
+    for box in sure[: CANDIDATES_PER_BOX * max_count]:  # a model that repeats itself writes hundreds
+        try:
+            check()
+        except RequestError:
+            break
+        kept += check_support([box], frames, min_points)
+        if len(kept) == max_count:
+            break
+    return tuple(kept)

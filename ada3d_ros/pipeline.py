@@ -6,11 +6,9 @@ when it began. Knows nothing of ROS.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -22,9 +20,6 @@ from ada3d_ros.engine.prefill import PrefillOutput, prefill
 from ada3d_ros.engine.sampling import make_sampler
 from ada3d_ros.engine.timing import StageClock
 from ada3d_ros.errors import (
-    Ada3DError,
-    CheckpointError,
-    ConfigError,
     LoadingError,
     ModelError,
     NoFramesError,
@@ -33,17 +28,10 @@ from ada3d_ros.errors import (
     RequestError,
     RequestTimeoutError,
 )
-from ada3d_ros.grounding import check_support, parse_boxes
-from ada3d_ros.model.checkpoint import (
-    CheckpointInfo,
-    LoadedModel,
-    inspect_checkpoint,
-    load_model,
-    resolve_device,
-    resolve_dtype,
-    weights_sha256,
-)
+from ada3d_ros.grounding import find_boxes
+from ada3d_ros.model.checkpoint import LoadedModel
 from ada3d_ros.model.prompt import TextStream, check_question, parse_coordinates, render_question
+from ada3d_ros.model.startup import check_model, device_memory_mib, open_model
 from ada3d_ros.scene.keyframes import KeyframeBuffer
 from ada3d_ros.scene.views import build_multiview, preprocess_color
 from ada3d_ros.types import (
@@ -64,7 +52,6 @@ from ada3d_ros.types import (
     TokenUsage,
 )
 
-CANDIDATES_PER_BOX = 4  # boxes of the text that are checked against depth, for each box wanted
 MAX_PROMPT_CHARS = 100_000  # a question within question.max_chars, and the template around it
 GROUNDING_PROMPT = "Please output the 3D bounding box of {phrase}."
 
@@ -99,79 +86,14 @@ class Ada3DPipeline:
     # -- model --------------------------------------------------------------------------------------------------------
 
     def check(self) -> ModelInfo:
-        """Look at the checkpoint's config and headers; reads no weights.
-
-        Raises ConfigError (no path, device absent), CheckpointError, or OutOfMemoryError with both numbers.
-        """
-        folder, vision_folder = self._paths()
-        try:
-            self.info = self._describe(inspect_checkpoint(folder, vision_folder))
-        except Ada3DError:
-            raise
-        except (ValueError, TypeError, ArithmeticError, RuntimeError) as error:  # nonsense among the sizes
-            raise CheckpointError(
-                f"{folder}/config.json does not describe a model ({error}): copy the file again."
-            ) from error
-        free = self._free_bytes()
-        if self.info.memory_bytes > free:
-            raise OutOfMemoryError(
-                f"the weights of {self.info.name} need {self.info.memory_bytes / 2**20:.0f} MiB in {self.info.precision}, "
-                f"{self.info.device} has {free / 2**20:.0f} MiB free; use model.precision bf16, another device or a smaller model."
-            )
+        """Look at the checkpoint without reading weights. Raises ConfigError, CheckpointError or OutOfMemoryError."""
+        self.info = check_model(self.config.model)
         return self.info
 
     def load(self) -> None:
-        """Load the weights; call it on the thread that will ask. Raises ModelError.
-
-        Leaves one core to ROS: torch gets the others.
-        """
-        torch.set_num_threads(max(1, (os.cpu_count() or 2) - 1))
-        settings = self.config.model
-        folder, vision_folder = self._paths()
-        digest = weights_sha256(folder)
-        if settings.revision_sha256 and digest != settings.revision_sha256:
-            raise CheckpointError(
-                f"the weights in {folder} have sha256 {digest}, model.revision_sha256 expects {settings.revision_sha256}: the files are "
-                "not the ones meant, or a copy was cut short."
-            )
-        device = resolve_device(settings.device)
-        loaded = load_model(folder, device, resolve_dtype(settings.precision, device), settings.compat, vision_folder)
-        self.info, self._loaded = self._describe(loaded.info, digest), loaded
-
-    def _paths(self) -> tuple[str, str | None]:
-        settings = self.config.model
-        if not settings.path:
-            raise ConfigError(
-                "model.path is empty: name the folder of a LLaVA-3D checkpoint (config.json, tokenizer.model, weights). To try things out: "
-                "`ada3d random-model FOLDER` writes a small one with random weights."
-            )
-        vision = str(Path(settings.vision_path).expanduser()) if settings.vision_path else None
-        return str(Path(settings.path).expanduser()), vision
-
-    def _describe(self, checkpoint: CheckpointInfo, sha256: str = "") -> ModelInfo:
-        device = resolve_device(self.config.model.device)
-        dtype = resolve_dtype(self.config.model.precision, device)
-        return ModelInfo(
-            name=checkpoint.path.resolve().name,
-            revision=sha256[:12] or "unread",
-            sha256=sha256,
-            device=str(device),
-            precision=str(dtype).removeprefix("torch."),
-            parameters=checkpoint.num_parameters,
-            memory_bytes=checkpoint.weight_bytes(dtype),
-            max_input_tokens=checkpoint.config.max_length,
-            random_weights=checkpoint.config.random_weights,
-            has_3d=checkpoint.config.has_video_tower,
-            has_grounding_head=False,
-        )
-
-    def _free_bytes(self) -> float:
-        device = resolve_device(self.config.model.device)
-        if device.type == "cuda":
-            cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # ours to use again
-            return float(torch.cuda.mem_get_info(device)[0] + cached)
-        fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-        return float(fields["MemAvailable"].split()[0]) * 1024
+        """Load the weights; call it on the thread that will ask. Raises ConfigError, ModelError."""
+        loaded, self.info = open_model(self.config.model)
+        self._loaded = loaded
 
     @property
     def ready(self) -> bool:
@@ -180,13 +102,7 @@ class Ada3DPipeline:
     def device_memory_mib(self) -> tuple[float, float]:
         """Used and total memory of the model's GPU in MiB; NaN on a CPU."""
         loaded = self._loaded
-        if loaded is None or loaded.model.device.type != "cuda":
-            return NAN, NAN
-        try:
-            free, total = torch.cuda.mem_get_info(loaded.model.device)
-        except RuntimeError:  # the device is lost; the next question says so
-            return NAN, NAN
-        return (total - free) / 2**20, total / 2**20
+        return (NAN, NAN) if loaded is None else device_memory_mib(loaded.model.device)
 
     # -- scene --------------------------------------------------------------------------------------------------------
 
@@ -397,22 +313,17 @@ class Ada3DPipeline:
         return question.max_new_tokens or self.config.generation.max_new_tokens
 
     def _boxes(self, text: str, question: Question, scene: _Scene, hooks: AskHooks) -> tuple[Box3D, ...]:
-        """The boxes of the text, as many and as sure as asked for; a box without a score passes."""
         if not question.want_boxes:
             return ()
         limits = self.config.boxes
-        count, floor = question.max_boxes or limits.max_count, question.min_score or limits.min_score
-        sure = [box for box in parse_boxes(text) if not box.score < floor]
-        kept: list[Box3D] = []
-        for box in sure[: CANDIDATES_PER_BOX * count]:  # a model that repeats itself writes hundreds
-            try:
-                hooks.check()
-            except RequestError:
-                break  # the text is there: answer with what was checked
-            kept += check_support([box], scene.frames, limits.min_support_points)
-            if len(kept) == count:
-                break
-        return tuple(kept)
+        return find_boxes(
+            text,
+            scene.frames,
+            max_count=question.max_boxes or limits.max_count,
+            min_score=question.min_score or limits.min_score,
+            min_points=limits.min_support_points,
+            check=hooks.check,
+        )
 
     @staticmethod
     def _used_frames(question: Question, scene: _Scene) -> Sequence[RgbdFrame]:

@@ -463,7 +463,7 @@ def test_frames_that_come_while_a_question_runs_wait_for_the_next(model: Path) -
 
 
 def test_check_reads_no_weights_and_load_fills_in(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import ada3d_ros.pipeline as module
+    from ada3d_ros.model import startup
 
     def forbidden(*args: Any) -> None:
         raise AssertionError("weights were read")
@@ -471,7 +471,7 @@ def test_check_reads_no_weights_and_load_fills_in(model: Path, monkeypatch: pyte
     pipeline = Ada3DPipeline(configured(model))
     with monkeypatch.context() as patch:
         for name in ("load_model", "weights_sha256"):
-            patch.setattr(module, name, forbidden)
+            patch.setattr(startup, name, forbidden)
         info = pipeline.check()
     assert (info.sha256, info.revision) == ("", "unread")
     assert info.parameters > 1e6
@@ -504,7 +504,7 @@ def test_check_fails_by_name(model: Path, settings: dict[str, Any], error: type[
 
 
 def test_memory_is_checked_with_both_numbers(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Ada3DPipeline, "_free_bytes", lambda self: 2.0**20)
+    monkeypatch.setattr("ada3d_ros.model.startup._free_bytes", lambda device: 2.0**20)
     with pytest.raises(OutOfMemoryError, match=r"need \d+ MiB in float32, cpu has 1 MiB free"):
         Ada3DPipeline(configured(model)).check()
 

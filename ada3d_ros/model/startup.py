@@ -1,0 +1,109 @@
+"""From the model settings to a model: check early without reading weights, then load; what the device's memory holds."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+
+from ada3d_ros.config import ModelConfig
+from ada3d_ros.errors import Ada3DError, CheckpointError, ConfigError, OutOfMemoryError
+from ada3d_ros.model.checkpoint import (
+    CheckpointInfo,
+    LoadedModel,
+    inspect_checkpoint,
+    load_model,
+    resolve_device,
+    resolve_dtype,
+    weights_sha256,
+)
+from ada3d_ros.types import NAN, ModelInfo
+
+
+def check_model(settings: ModelConfig) -> ModelInfo:
+    """Look at the checkpoint's config and headers; reads no weights.
+
+    Raises ConfigError (no path, device absent), CheckpointError, or OutOfMemoryError with both numbers.
+    """
+    folder, vision_folder = _paths(settings)
+    try:
+        info = _describe(settings, inspect_checkpoint(folder, vision_folder))
+    except Ada3DError:
+        raise
+    except (ValueError, TypeError, LookupError, ArithmeticError, RuntimeError) as error:  # nonsense among the sizes
+        raise CheckpointError(
+            f"{folder}/config.json does not describe a model ({error}): copy the file again."
+        ) from error
+    free = _free_bytes(resolve_device(settings.device))
+    if info.memory_bytes > free:
+        raise OutOfMemoryError(
+            f"the weights of {info.name} need {info.memory_bytes / 2**20:.0f} MiB in {info.precision}, {info.device} has "
+            f"{free / 2**20:.0f} MiB free; use model.precision bf16, another device or a smaller model."
+        )
+    return info
+
+
+def open_model(settings: ModelConfig) -> tuple[LoadedModel, ModelInfo]:
+    """Load the weights; call it on the thread that will use them. Raises ConfigError, ModelError.
+
+    Leaves one core to ROS: torch gets the others.
+    """
+    torch.set_num_threads(max(1, (os.cpu_count() or 2) - 1))
+    folder, vision_folder = _paths(settings)
+    digest = weights_sha256(folder)
+    if settings.revision_sha256 and digest != settings.revision_sha256:
+        raise CheckpointError(
+            f"the weights in {folder} have sha256 {digest}, model.revision_sha256 expects {settings.revision_sha256}: the "
+            "files are not the ones meant, or a copy was cut short."
+        )
+    device = resolve_device(settings.device)
+    loaded = load_model(folder, device, resolve_dtype(settings.precision, device), settings.compat, vision_folder)
+    return loaded, _describe(settings, loaded.info, digest)
+
+
+def device_memory_mib(device: torch.device) -> tuple[float, float]:
+    """Used and total memory of a GPU in MiB; NaN for a CPU, or a GPU that does not answer."""
+    if device.type != "cuda":
+        return NAN, NAN
+    try:
+        free, total = torch.cuda.mem_get_info(device)
+    except RuntimeError:  # the device is lost; the next question says so
+        return NAN, NAN
+    return (total - free) / 2**20, total / 2**20
+
+
+def _paths(settings: ModelConfig) -> tuple[str, str | None]:
+    if not settings.path:
+        raise ConfigError(
+            "model.path is empty: name the folder of a LLaVA-3D checkpoint (config.json, tokenizer.model, weights). To try "
+            "things out: `ada3d random-model FOLDER` writes a small one with random weights."
+        )
+    vision = str(Path(settings.vision_path).expanduser()) if settings.vision_path else None
+    return str(Path(settings.path).expanduser()), vision
+
+
+def _describe(settings: ModelConfig, checkpoint: CheckpointInfo, sha256: str = "") -> ModelInfo:
+    device = resolve_device(settings.device)
+    dtype = resolve_dtype(settings.precision, device)
+    return ModelInfo(
+        name=checkpoint.path.resolve().name,
+        revision=sha256[:12] or "unread",
+        sha256=sha256,
+        device=str(device),
+        precision=str(dtype).removeprefix("torch."),
+        parameters=checkpoint.num_parameters,
+        memory_bytes=checkpoint.weight_bytes(dtype),
+        max_input_tokens=checkpoint.config.max_length,
+        random_weights=checkpoint.config.random_weights,
+        has_3d=checkpoint.config.has_video_tower,
+        has_grounding_head=False,
+    )
+
+
+def _free_bytes(device: torch.device) -> float:
+    if device.type == "cuda":
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # ours to use again
+        return float(torch.cuda.mem_get_info(device)[0] + cached)
+    fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines())
+    return float(fields["MemAvailable"].split()[0]) * 1024
