@@ -184,11 +184,12 @@ class AgentNode(LifecycleNode):
         self.pipeline = None
 
     def destroy_node(self) -> None:
-        """Stop the threads, then the node."""
+        """Stop the threads, then the node. rclpy leaves the lifecycle services, and with them the node, alive in the graph."""
         self._release()
         self.worker.stop()
         self._requests.close()
         super().destroy_node()
+        self._state_machine.destroy_when_not_in_use()
 
     # -- scene ------------------------------------------------------------------------------------------------------
 

@@ -31,6 +31,7 @@ from ada3d_ros.action import AskScene
 from ada3d_ros.errors import ErrorCode, NotActiveError
 from ada3d_ros.msg import AgentStatus, Answer
 from ada3d_ros.pipeline import Ada3DPipeline
+from ada3d_ros.ros.node import build_node
 from ada3d_ros.ros.worker import Job, RequestWorker
 from ada3d_ros.sources.synthetic import build_box_room
 from ada3d_ros.srv import GetModelInfo, GroundObject, QueryScene
@@ -535,6 +536,20 @@ def test_bad_ros_arguments_end_with_a_sentence(capsys: pytest.CaptureFixture[str
     assert ada3d_ros.ros.agent.main(["--ros-args", *args]) == 2
     assert args[-1] in capsys.readouterr().err
     assert not rclpy.ok()
+
+
+def test_a_destroyed_node_is_gone(ros_context: Any) -> None:
+    """Its lifecycle services stayed in the graph until Python's collector ran: a second node of the name, in the same
+    process, was now and then never found."""
+    observer = Node("observer", context=ros_context)
+    for index in range(3):
+        node = build_node(context=ros_context, namespace=f"robot{index}")
+        service = f"/robot{index}/ada3d_agent/change_state"
+        assert wait_until(lambda s=service: observer.count_services(s) == 1)
+        node.destroy_node()
+        assert wait_until(lambda s=service: observer.count_services(s) == 0, 2.0)
+        assert ("ada3d_agent", f"/robot{index}") not in observer.get_node_names_and_namespaces()
+    observer.destroy_node()
 
 
 def test_cancel_all_reaches_what_waits_and_what_runs() -> None:
