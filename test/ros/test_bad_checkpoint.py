@@ -226,9 +226,7 @@ def test_a_matching_revision_loads(start_agent: Start, tiny_model: Path) -> None
 def test_a_model_that_cannot_fit_is_refused_before_loading(
     start_agent: Start, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ada3d_ros.pipeline import Ada3DPipeline
-
-    monkeypatch.setattr(Ada3DPipeline, "_free_bytes", lambda self: 1_000_000.0)
+    monkeypatch.setattr("ada3d_ros.model.startup._free_bytes", lambda device: 1_000_000.0)
     agent = start_agent()
     status, detail = agent.node.state_and_detail()
     assert status == AgentStatus.ERROR

@@ -203,7 +203,6 @@ class Playback:
             self.error = error
 
     def start(self) -> None:
-        assert self.player.wait_for_subscribers()
         assert wait_until(lambda: all(p.get_subscription_count() for p, _ in self.player._out.values()))
         self._thread.start()
 
@@ -252,7 +251,8 @@ def never_falling(values: Sequence[int]) -> bool:
 def test_a_bag_once(replay: Callable[..., Playback], tmp_path: Path, storage: StoragePlugin) -> None:
     """Everything arrives with its own stamp, /clock never falls and is there before what it dates."""
     playback = replay(small_bag(tmp_path / "bag", storage=storage))
-    assert playback.player.skipped == {"/thing": THING}
+    assert playback.player.wait_for_subscribers()
+    assert playback.player.skipped == {"/thing": THING}  # listed, not fatal
     assert playback.player.topics == ["/late_pose", "/pose", "/text", "/clock"]
     heard = playback.finish()
     stamps = [START_NS + i * 50_000_000 for i in range(8)]
