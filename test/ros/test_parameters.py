@@ -257,6 +257,19 @@ def test_a_start_value_that_is_wrong(start_agent: Start, parameters: dict[str, A
     assert agent.call(QueryScene, "query", QueryScene.Request(question="hi")).answer.success
 
 
+def test_start_values_that_contradict_each_other_leave_the_rest(start_agent: Start) -> None:
+    """All of them were forgotten, autostart included, and mending one mended only that one."""
+    agent = start_agent(**{"depth.min_m": 20.0, "depth.max_m": 15.0, "sync.slop_sec": 0.1})
+    config = agent.node.config
+    assert (config.autostart, config.sync.slop_sec, config.generation.max_new_tokens) == (True, 0.1, 8)
+    assert agent.node.state_and_detail()[0] == AgentStatus.ERROR
+    assert set_one(agent, "depth.max_m", 30.0).successful
+    config = agent.node.config
+    assert (config.depth.min_m, config.depth.max_m, config.sync.slop_sec) == (20.0, 30.0, 0.1)
+    agent.node.trigger_configure()
+    assert agent.ready()
+
+
 def test_start_values_as_integers_and_lists_of_integers(start_agent: Start) -> None:
     """As a YAML file written by hand has them: `xyz: [1, 0, 0]`."""
     agent = start_agent(

@@ -265,6 +265,14 @@ def test_a_bag_once(replay: Callable[..., Playback], tmp_path: Path, storage: St
     assert len(set(heard.clocks)) > 17  # also between the messages
 
 
+def test_the_clock_does_not_fall_within_a_pass(replay: Callable[..., Playback], tmp_path: Path) -> None:
+    """As when sleeping took a little longer than asked for: the next message is dated before what was told already."""
+    playback = replay(small_bag(tmp_path / "bag"), start_paused=True)
+    for stamp_ns in (10, 30, 20, 40):
+        playback.player._publish_clock(stamp_ns)
+    assert wait_until(lambda: playback.heard.clocks == [10, 30, 30, 40]), playback.heard.clocks
+
+
 def test_the_rate(replay: Callable[..., Playback], tmp_path: Path) -> None:
     bag = small_bag(tmp_path / "bag", count=21)  # 1.04 s
     for rate in (1.0, 4.0):
