@@ -23,6 +23,7 @@ setup(
     package_data={"ada3d_ros.ros": ["*.xml"]},
     # Lower bounds of what works; the tested versions are pinned in constraints/.
     install_requires=[
+        "matplotlib>=3.6",
         "numpy>=1.26",
         "opencv-python-headless>=4.6",
         "pillow>=10",

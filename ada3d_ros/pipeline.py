@@ -7,18 +7,21 @@ when it began. Knows nothing of ROS.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from typing import TypeVar, cast
 
-import numpy as np
 import torch
 
 from ada3d_ros.config import AgentConfig
+from ada3d_ros.engine.choose import ChosenTokens, choose_tokens, image_tokens
 from ada3d_ros.engine.decode import DecodeOutput, decode
-from ada3d_ros.engine.kv_cache import kv_bytes_per_token
+from ada3d_ros.engine.information import decoder_shape, measure_information
 from ada3d_ros.engine.prefill import PrefillOutput, prefill
 from ada3d_ros.engine.sampling import make_sampler
 from ada3d_ros.engine.timing import StageClock
+from ada3d_ros.engine.usage import token_usage
 from ada3d_ros.errors import (
     LoadingError,
     ModelError,
@@ -32,6 +35,11 @@ from ada3d_ros.grounding import find_boxes
 from ada3d_ros.model.checkpoint import LoadedModel
 from ada3d_ros.model.prompt import TextStream, check_question, parse_coordinates, render_question
 from ada3d_ros.model.startup import check_model, device_memory_mib, open_model
+from ada3d_ros.pruning.adatoken import information_settings
+from ada3d_ros.pruning.cost import DecoderShape
+from ada3d_ros.pruning.in_llm import LayerPruner
+from ada3d_ros.pruning.information import information_of
+from ada3d_ros.pruning.strategies import Policy, check_policy
 from ada3d_ros.scene.keyframes import KeyframeBuffer
 from ada3d_ros.scene.views import build_multiview, preprocess_color
 from ada3d_ros.types import (
@@ -49,8 +57,9 @@ from ada3d_ros.types import (
     SpatialTokens,
     Stage,
     StopReason,
-    TokenUsage,
 )
+
+T = TypeVar("T")
 
 MAX_PROMPT_CHARS = 100_000  # a question within question.max_chars, and the template around it
 GROUNDING_PROMPT = "Please output the 3D bounding box of {phrase}."
@@ -77,18 +86,29 @@ class Ada3DPipeline:
     def __init__(self, config: AgentConfig) -> None:
         self.config = config
         self.info: ModelInfo | None = None
+        self._shape: DecoderShape | None = None
         self._loaded: LoadedModel | None = None
         self._keyframes = KeyframeBuffer(config.keyframe)
         self._lock = threading.Lock()  # for the buffer; held for the milliseconds that a frame takes
         self._scene = _Scene((), SceneState(0, 0, 0))  # replaced, never changed: readers need no lock
-        self._tokens: tuple[tuple[int, int], SpatialTokens] | None = None  # of one (epoch, version)
+        self._made: dict[str, tuple[object, object]] = {}  # name -> (what it was made for, what was made)
 
     # -- model --------------------------------------------------------------------------------------------------------
 
     def check(self) -> ModelInfo:
-        """Look at the checkpoint without reading weights. Raises ConfigError, CheckpointError or OutOfMemoryError."""
-        self.info = check_model(self.config.model)
+        """Look at the checkpoint without reading weights, and whether it can be pruned as configured.
+
+        Raises ConfigError, CheckpointError or OutOfMemoryError.
+        """
+        self.info, model = check_model(self.config.model)
+        self._shape = decoder_shape(model.decoder)
+        self.check_settings(self.config)
         return self.info
+
+    def check_settings(self, config: AgentConfig) -> None:
+        """Raise ConfigError where these settings do not work with the model: budgets, layers, calibration files."""
+        if self._shape is not None:
+            check_policy(config.pruning, self._shape)
 
     def load(self) -> None:
         """Load the weights; call it on the thread that will ask. Raises ConfigError, ModelError."""
@@ -119,7 +139,7 @@ class Ada3DPipeline:
         with self._lock:
             self._keyframes.reset()
             self._publish_scene()
-        self._tokens = None
+        self._made.clear()
 
     def allow_earlier_stamps(self) -> None:
         """Take frames again after the clock fell back, the scene being kept."""
@@ -192,16 +212,20 @@ class Ada3DPipeline:
 
     def _ask(self, loaded: LoadedModel, question: Question, hooks: AskHooks) -> Answer:
         clock = StageClock(loaded.model.device)
+        config = self.config  # of this question, whatever is set meanwhile
+        policy = Policy.of(config.pruning, question.keep_ratio)
         scene = self._snapshot()
         hooks.on_stage(Stage.ENCODING)
-        prompt, num_spatial = self._build_prompt(loaded, question, scene, hooks, clock)
+        tokens, chosen = self._visual_tokens(loaded, question, scene, policy, hooks, clock)
+        prompt = self._build_prompt(loaded, question, chosen, clock)
+        hooks.check()
+        pruner = self._pruner(loaded, policy, question, scene, prompt, chosen, clock)
         hooks.on_stage(Stage.PREFILL)
         hooks.check()
-        prefilled = prefill(loaded.model.decoder, prompt, reserve=self._max_new_tokens(question))
-        decoder = loaded.model.decoder
-        per_token = kv_bytes_per_token(decoder.config, prompt.embeds.element_size())
-        kv_bytes = sum(prefilled.cache.lengths) * per_token // decoder.config.num_layers
+        prefilled = prefill(loaded.model.decoder, prompt, self._max_new_tokens(question), pruner)
+        usage = token_usage(loaded.model.decoder, prompt, tokens, chosen, prefilled, pruner)
         clock.add("prefill_s", prefilled.prefill_s)
+        clock.add("rank_s", prefilled.rank_s)
         clock.add("first_token_s", clock.elapsed_s())
         hooks.on_stage(Stage.DECODING)
         output, text = self._decode(loaded, question, prefilled, hooks)
@@ -220,68 +244,112 @@ class Ada3DPipeline:
             frame_id=scene.keyframes[-1].frame.frame_id,
             keyframe_stamps_ns=tuple(frame.stamp_ns for frame in self._used_frames(question, scene)),
             stop_reason=output.stop_reason,
-            tokens=_usage(prompt, prefilled, output, question, num_spatial, kv_bytes),
+            tokens=replace(
+                usage,
+                generated=len(output.token_ids),
+                keep_ratio_requested=question.keep_ratio,
+                strategy=config.pruning.strategy if policy.prunes else "none",
+            ),
             timings=clock.timings(),
             scene_epoch=scene.state.epoch,
             scene_version=scene.state.version,
             confidence=output.mean_probability,
         )
 
+    def _visual_tokens(
+        self, loaded: LoadedModel, question: Question, scene: _Scene, policy: Policy, hooks: AskHooks, clock: StageClock
+    ) -> tuple[SpatialTokens, ChosenTokens]:
+        """All tokens of the scene (or patches of the image), and those that enter the language model."""
+        if question.scope is Scope.LATEST_IMAGE:
+            tokens, key = self._image_tokens(loaded, scene, clock), None
+        else:
+            tokens, key = self._spatial_tokens(loaded, scene, hooks, clock), (*self._version(scene), policy)
+        with clock.stage("scene_s") if policy.pre and policy.prunes else nullcontext():
+            if policy.needs_question or key is None:
+                ids = loaded.tokenizer.encode(question.text)[1:]
+                return tokens, choose_tokens(loaded.model, tokens, policy, ids)
+            return tokens, self._once("chosen", key, lambda: choose_tokens(loaded.model, tokens, policy))
+
     def _build_prompt(
-        self, loaded: LoadedModel, question: Question, scene: _Scene, hooks: AskHooks, clock: StageClock
-    ) -> tuple[PromptSequence, int]:
+        self, loaded: LoadedModel, question: Question, chosen: ChosenTokens, clock: StageClock
+    ) -> PromptSequence:
         parsed = parse_coordinates(check_question(question.text, MAX_PROMPT_CHARS))
         ids = loaded.tokenizer.encode(render_question(parsed.text, self.config.model.conversation))
-        model = loaded.model
-        with torch.inference_mode():
-            clicks = model.encode_clicks(parsed.clicks)
-            if question.scope is Scope.LATEST_IMAGE:
-                visual, num_spatial = self._image_rows(loaded, scene, clock), 0
-            else:
-                tokens = self._spatial_tokens(loaded, scene, hooks, clock)
-                with clock.stage("spatial_s"):
-                    visual, num_spatial = model.project(tokens.features), tokens.features.shape[0]
-            prompt = model.build_prompt(ids, visual, clicks)
+        model, count = loaded.model, chosen.tokens.features.shape[0]
+        with torch.inference_mode(), clock.stage("spatial_s"):
+            visual = model.project(chosen.tokens.features)
+            prompt = model.build_prompt(ids, visual, model.encode_clicks(parsed.clicks), chosen.tokens.xyz_m)
         limit = model.config.decoder.max_positions
         if prompt.embeds.shape[0] >= limit:
             raise QuestionTooLongError(
-                f"the prompt has {prompt.embeds.shape[0]} tokens ({num_spatial} spatial), the model's positions end at {limit}: no room "
+                f"the prompt has {prompt.embeds.shape[0]} tokens ({count} spatial), the model's positions end at {limit}: no room "
                 "for an answer. Ask a shorter question or keep fewer views (keyframe.max_views)."
             )
-        return prompt, num_spatial
+        return prompt
+
+    def _pruner(
+        self,
+        loaded: LoadedModel,
+        policy: Policy,
+        question: Question,
+        scene: _Scene,
+        prompt: PromptSequence,
+        chosen: ChosenTokens,
+        clock: StageClock,
+    ) -> LayerPruner | None:
+        """The strategy inside the language model, its schedule fitted to the scene's first question where so configured."""
+        decoder = loaded.model.decoder
+        entered = prompt.spatial_span[1] - prompt.spatial_span[0]
+        text = prompt.embeds.shape[0] - entered
+        information, ada = None, policy.config.adatoken3d
+        if policy.per_scene:
+            key = (*self._version(scene), question.scope, policy.pre, ada.inf.query_stride)
+            with clock.stage("scene_s"):
+                masses = self._once("masses", key, lambda: measure_information(decoder, prompt, ada.inf.query_stride))
+            information = tuple(map(float, information_of(masses, information_settings(ada)).I))
+        return policy.pruner(decoder_shape(decoder.config), entered, chosen.original, text, information)
 
     def _spatial_tokens(self, loaded: LoadedModel, scene: _Scene, hooks: AskHooks, clock: StageClock) -> SpatialTokens:
         """Of the scene's current version; made once per version."""
-        key = (scene.state.epoch, scene.state.version)
-        cached = self._tokens
-        if cached is not None and cached[0] == key:
-            return cached[1]
-        with clock.stage("preprocess_s"):
-            vision = loaded.model.config.vision
-            views = build_multiview(
-                scene.frames, vision.image_size, self.config.model.compat, vision.image_mean, vision.image_std
-            )
-        hooks.check()
-        with clock.stage("vision_s"):
-            features = loaded.model.encode_views(views.pixels)
-        hooks.check()
-        with clock.stage("spatial_s"):
-            tokens = loaded.model.build_spatial_tokens(features, views)
-        self._tokens = (key, tokens)
-        return tokens
 
-    def _image_rows(self, loaded: LoadedModel, scene: _Scene, clock: StageClock) -> torch.Tensor:
-        """Decoder rows of the newest keyframe's colour image, without 3D."""
+        def make() -> SpatialTokens:
+            with clock.stage("preprocess_s"):
+                vision = loaded.model.config.vision
+                views = build_multiview(
+                    scene.frames, vision.image_size, self.config.model.compat, vision.image_mean, vision.image_std
+                )
+            hooks.check()
+            with clock.stage("vision_s"):
+                features = loaded.model.encode_views(views.pixels)
+            hooks.check()
+            with clock.stage("spatial_s"):
+                return loaded.model.build_spatial_tokens(features, views)
+
+        with torch.inference_mode():
+            return self._once("tokens", self._version(scene), make)
+
+    def _image_tokens(self, loaded: LoadedModel, scene: _Scene, clock: StageClock) -> SpatialTokens:
+        """The patches of the newest keyframe's colour image, without 3D."""
         with clock.stage("preprocess_s"):
             config, vision = loaded.model.config, loaded.model.config.vision
             rgb = scene.keyframes[-1].frame.rgb
             pixels = preprocess_color(
                 rgb, vision.image_size, vision.image_mean, vision.image_std, config.image_aspect_ratio
             )
-        with clock.stage("vision_s"):
-            features = loaded.model.encode_views(pixels[None])[0]
-        with clock.stage("spatial_s"):
-            return loaded.model.project(features)
+        with torch.inference_mode(), clock.stage("vision_s"):
+            return image_tokens(loaded.model.encode_views(pixels[None])[0])
+
+    @staticmethod
+    def _version(scene: _Scene) -> tuple[int, int]:
+        return scene.state.epoch, scene.state.version
+
+    def _once(self, name: str, key: object, make: Callable[[], T]) -> T:
+        """What `make` gave for this key; made anew when the key changes."""
+        cached = self._made.get(name)
+        if cached is None or cached[0] != key:
+            cached = (key, make())
+            self._made[name] = cached
+        return cast(T, cached[1])
 
     def _decode(
         self, loaded: LoadedModel, question: Question, prefilled: PrefillOutput, hooks: AskHooks
@@ -328,23 +396,3 @@ class Ada3DPipeline:
     @staticmethod
     def _used_frames(question: Question, scene: _Scene) -> Sequence[RgbdFrame]:
         return scene.frames[-1:] if question.scope is Scope.LATEST_IMAGE else scene.frames
-
-
-def _usage(
-    prompt: PromptSequence,
-    prefilled: PrefillOutput,
-    output: DecodeOutput,
-    question: Question,
-    num_spatial: int,
-    kv_bytes: int,
-) -> TokenUsage:
-    kept = [int(stage.shape[0]) for stage in prefilled.kept]
-    return TokenUsage(
-        prompt=prompt.embeds.shape[0],
-        generated=len(output.token_ids),
-        spatial_total=num_spatial,
-        spatial_kept=kept[-1] if num_spatial else 0,
-        keep_ratio_requested=question.keep_ratio,
-        keep_ratio_achieved=float(np.mean(kept)) / num_spatial if num_spatial else NAN,
-        kv_bytes=kv_bytes,
-    )

@@ -165,11 +165,13 @@ class SpatialTokens:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class PromptSequence:
-    """What the decoder reads: embeds (T, D); positions (T,) int64; the span [start, stop) of the spatial tokens in it."""
+    """What the decoder reads: embeds (T, D); positions (T,) int64; the span [start, stop) of the N spatial tokens in it;
+    xyz_m (N, 3) float32 of those tokens in the world frame, of an image's patches (column, row, 0), None where unknown."""
 
     embeds: torch.Tensor
     positions: torch.Tensor
     spatial_span: tuple[int, int]
+    xyz_m: torch.Tensor | None = None
 
     def __post_init__(self) -> None:
         start, stop = self.spatial_span
@@ -177,6 +179,8 @@ class PromptSequence:
             raise ValueError(
                 f"PromptSequence: span {self.spatial_span}, {self.embeds.shape[0]} embeds, {self.positions.shape[0]} positions."
             )
+        if self.xyz_m is not None and tuple(self.xyz_m.shape) != (stop - start, 3):
+            raise ValueError(f"PromptSequence: {stop - start} spatial tokens, xyz_m {tuple(self.xyz_m.shape)}.")
 
 
 class StopReason(IntEnum):
@@ -196,6 +200,7 @@ class StageTimings:
     preprocess_s: float = NAN  # views resized and normalised
     vision_s: float = NAN  # CLIP tower
     spatial_s: float = NAN  # unprojection, 3D position embedding, voxel pooling, projector
+    scene_s: float = NAN  # choosing tokens before the language model, fitting a schedule to the scene
     prefill_s: float = NAN  # prompt through the decoder, ranking included
     rank_s: float = NAN  # ranking and selection inside prefill
     first_token_s: float = NAN  # TTFT: from taking the request up to the first token
@@ -206,7 +211,11 @@ class StageTimings:
 
 @dataclass(frozen=True, slots=True)
 class TokenUsage:
-    """Counts of one answer. keep ratio = mean over layers of kept / total spatial tokens."""
+    """Counts and costs of one answer. Spatial tokens are the scene's, or the patches of the image a 2D question is about.
+
+    keep ratio = mean over layers of kept / total spatial tokens; per_layer: kept in each layer. FLOP = 2 multiply-accumulates,
+    from the actual counts; `full_` = the same prompt unpruned; decode: one generated token.
+    """
 
     prompt: int = 0  # all tokens that entered the decoder
     generated: int = 0
@@ -216,6 +225,14 @@ class TokenUsage:
     keep_ratio_achieved: float = NAN
     strategy: str = "none"
     kv_bytes: int = 0  # KV cache after prefill
+    full_kv_bytes: int = 0
+    prefill_flops: float = NAN
+    full_prefill_flops: float = NAN
+    rank_flops: float = NAN  # on top of prefill_flops
+    decode_flops: float = NAN
+    full_decode_flops: float = NAN
+    per_layer: tuple[int, ...] = ()
+    coverage: float = NAN  # share of the occupied 0.5 m cells that the last layer's tokens still lie in; NaN in 2D
 
 
 class GroundingMethod(IntEnum):

@@ -194,7 +194,7 @@ def test_importing_the_border_loads_neither_torch_nor_ros(modules: str) -> None:
             "ada3d_ros/types.py",
             "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from .config import AgentConfig",
         ),
-        ("ada3d_ros/config.py", "import importlib\nimportlib.import_module('ada3d_ros.engine')"),
+        ("ada3d_ros/config/agent.py", "import importlib\nimportlib.import_module('ada3d_ros.engine')"),
         ("ada3d_ros/ros/node.py", "from ada3d_ros.engine.prefill import prefill"),
         ("ada3d_ros/eval/run.py", "from ada3d_ros.ros import client"),
         ("ada3d_ros/pipeline.py", "from ada3d_ros.msg import Answer"),

@@ -62,7 +62,8 @@ def model_2d(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def configured(model: Path, **settings: Any) -> AgentConfig:
-    return from_flat({"model.path": str(model), "generation.max_new_tokens": 8, **settings})
+    flat = {"model.path": str(model), "generation.max_new_tokens": 8, "pruning.strategy": "none"}
+    return from_flat(flat | settings)
 
 
 def start(model: Path, num_frames: int = len(ROOM.frames), **settings: Any) -> Ada3DPipeline:
@@ -369,8 +370,9 @@ def test_2d_scope_looks_at_the_newest_image_alone(pipeline: Ada3DPipeline, model
     question = dataclasses.replace(ASK, scope=Scope.LATEST_IMAGE)
     answer = pipeline.ask(question)
     assert answer.keyframe_stamps_ns == (ROOM.frames[-1].stamp_ns,)
-    assert answer.tokens.spatial_total == answer.tokens.spatial_kept == 0
-    assert math.isnan(answer.tokens.keep_ratio_achieved)
+    assert answer.tokens.spatial_total == answer.tokens.spatial_kept == 64  # the image's patches
+    assert answer.tokens.keep_ratio_achieved == 1.0
+    assert math.isnan(answer.tokens.coverage)  # patches have no place in the room
     alone = Ada3DPipeline(configured(model))
     alone.load()
     alone.observe(ROOM.frames[-1])

@@ -9,7 +9,7 @@ from ada3d_ros.config import SETTINGS, Setting
 TARGET = Path(__file__).resolve().parents[1] / "docs" / "parameters.md"
 HEAD = """# Parameters
 
-Generated from `ada3d_ros/config.py` by `python tools/write_parameter_docs.py`; a test compares them.
+Generated from `ada3d_ros/config/` by `python tools/write_parameter_docs.py`; a test compares them.
 
 Set them in a parameter file (`/**: ros__parameters:`), with `-p name:=value` at start, or with `ros2 param set`. *fixed* means:
 only while the node is unconfigured (call cleanup first). A value out of range is refused with a sentence; at start it makes

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -31,10 +32,13 @@ class DecodeOutput:
     decode_s: float = NAN
 
 
-def decode_step(decoder: LlamaDecoder, token: torch.Tensor, position: int, cache: KVCache) -> torch.Tensor:
-    """Logits (vocab,) after `token` () int64 at `position`; its keys and values are added to the cache."""
-    positions = torch.tensor([position], device=token.device)
-    hidden = decoder.run_layers(0, decoder.config.num_layers, decoder.embed(token.view(1, 1)), positions, cache)
+def decode_step(decoder: LlamaDecoder, token: torch.Tensor, positions: Sequence[int], cache: KVCache) -> torch.Tensor:
+    """Logits (vocab,) after `token` () int64 at positions[i] in layer i; its keys and values are added to the cache."""
+    hidden, start = decoder.embed(token.view(1, 1)), 0
+    for position, layers in itertools.groupby(positions):  # one run, unless pruning counted positions anew
+        stop = start + len(list(layers))
+        hidden = decoder.run_layers(start, stop, hidden, torch.tensor([position], device=token.device), cache)
+        start = stop
     return decoder.logits(hidden[0, -1])
 
 
@@ -51,7 +55,7 @@ def decode(
 
     should_stop is read before every token; on_token gets each id that is part of the answer, as soon as it is chosen.
     """
-    limit = min(max_new_tokens, decoder.config.max_positions - prefilled.next_position)
+    limit = min(max_new_tokens, decoder.config.max_positions - max(prefilled.next_positions))
     token_ids: list[int] = []
     probabilities: list[torch.Tensor] = []
     logits, start, first_token_s = prefilled.logits, time.perf_counter(), NAN
@@ -72,7 +76,8 @@ def decode(
         token_ids.append(token_id)
         on_token(token_id)
         if len(token_ids) < limit:
-            logits = decode_step(decoder, token, prefilled.next_position + len(token_ids) - 1, prefilled.cache)
+            positions = [first + len(token_ids) - 1 for first in prefilled.next_positions]
+            logits = decode_step(decoder, token, positions, prefilled.cache)
     synchronize(decoder.device)
     return DecodeOutput(
         token_ids=tuple(token_ids),

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import torch
 
-from ada3d_ros.model.config import DecoderConfig
-
 
 class KVCache:
     """Buffers (2, B, G, capacity, d) per layer, made at a layer's first append with room for `reserve` more tokens.
@@ -55,8 +53,3 @@ class KVCache:
             buffer[:, :, :, :length] = old[:, :, :, :length]
         self._buffers[layer] = buffer
         return buffer
-
-
-def kv_bytes_per_token(config: DecoderConfig, element_size: int) -> int:
-    """Bytes that one token takes in all layers (7B in 16 bits: 512 KiB)."""
-    return 2 * config.num_layers * config.num_kv_heads * config.head_dim * element_size

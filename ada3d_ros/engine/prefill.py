@@ -1,4 +1,8 @@
-"""Prefill: the prompt through all decoder layers, keys and values kept, logits of the last token only."""
+"""Prefill: the prompt through all decoder layers, keys and values kept, logits of the last token only.
+
+Between layers a pruner may drop spatial tokens; the decoder itself has no pruning branch. Text tokens never drop, dropped
+tokens never return, and each layer's KV cache has its own length.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +14,11 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from ada3d_ros.engine.kv_cache import KVCache
-from ada3d_ros.errors import ModelError
+from ada3d_ros.engine.timing import Laps
+from ada3d_ros.errors import InvalidRequestError, ModelError
 from ada3d_ros.model.decoder import LlamaDecoder
+from ada3d_ros.pruning.in_llm import LayerPruner
+from ada3d_ros.pruning.scores import PruneContext, keep_best
 from ada3d_ros.types import NAN, PromptSequence
 
 
@@ -19,42 +26,156 @@ from ada3d_ros.types import NAN, PromptSequence
 class PrefillOutput:
     """What decode starts from.
 
-    logits (vocab,) of the last prompt token; next_position: of the first generated token, every layer; kept: one (N_k,)
-    int64 tensor per stage, ascending indices into the original N spatial tokens (without pruning one stage: all).
+    logits (vocab,) of the last prompt token; next_positions: of the first generated token, per layer; kept: per layer
+    (N_i,) int64, ascending indices into the N spatial tokens of the prompt. rank_s: ranking and selection inside prefill_s.
     """
 
     logits: torch.Tensor
     cache: KVCache
-    next_position: int
+    next_positions: tuple[int, ...]
     kept: tuple[torch.Tensor, ...]
     prefill_s: float = NAN
     rank_s: float = NAN
 
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Spatial tokens alive in each layer."""
+        return tuple(stage.shape[0] for stage in self.kept)
+
 
 @torch.inference_mode()
-def prefill(decoder: LlamaDecoder, prompt: PromptSequence, reserve: int = 256) -> PrefillOutput:
-    """Runs `prompt` through all layers. reserve: tokens that decode may append before a buffer must grow.
+def prefill(
+    decoder: LlamaDecoder, prompt: PromptSequence, reserve: int = 256, pruner: LayerPruner | None = None
+) -> PrefillOutput:
+    """Runs `prompt` through all layers, dropping spatial tokens as `pruner` says. reserve: tokens that decode may append
+    before a buffer must grow.
 
-    Raises ModelError where the logits are not finite, as after an overflow in float16.
+    Raises ModelError where scores or logits are not finite (as after an overflow in float16), InvalidRequestError where no
+    prompt token follows the spatial tokens that could rank them.
     """
     start = time.perf_counter()
-    num_layers = decoder.config.num_layers
-    cache = KVCache(num_layers, reserve)
-    hidden = decoder.run_layers(0, num_layers, prompt.embeds[None], prompt.positions, cache)  # (1, T, D)
-    logits = decoder.logits(hidden[0, -1])
+    run = _Run(decoder, prompt, KVCache(decoder.config.num_layers, reserve))
+    if pruner is not None and len(run.kept):
+        run.through_pruned(pruner)
+    else:
+        run.through(decoder.config.num_layers)
+    logits = decoder.logits(run.hidden[0, -1])
     if not bool(torch.isfinite(logits).all()):  # waits for the device
         raise ModelError(
             f"the model's output is not finite in {logits.dtype}: the weights are damaged, or float16 overflowed "
             "(use model.precision bf16 or fp32)."
         )
-    first, stop = prompt.spatial_span
+    run.check_scores()
     return PrefillOutput(
         logits=logits,
-        cache=cache,
-        next_position=int(prompt.positions[-1]) + 1,
-        kept=(torch.arange(stop - first, device=logits.device),),
+        cache=run.cache,
+        next_positions=tuple(run.next_positions),
+        kept=tuple(run.stages),
         prefill_s=time.perf_counter() - start,
+        rank_s=run.ranking.total_s() if pruner is not None else NAN,
     )
+
+
+class _Run:
+    """One prompt on its way through the layers: what is alive, and what each layer saw."""
+
+    def __init__(self, decoder: LlamaDecoder, prompt: PromptSequence, cache: KVCache) -> None:
+        self.decoder, self.cache = decoder, cache
+        self.hidden, self.positions = prompt.embeds[None], prompt.positions  # (1, T, D), (T,)
+        self.start, stop = prompt.spatial_span
+        self.kept = torch.arange(stop - self.start, device=prompt.embeds.device)
+        self.xyz_m = prompt.xyz_m
+        self.next_position = int(prompt.positions[-1]) + 1
+        self.layer = 0
+        self.first_keys: torch.Tensor | None = None  # of the layer about to run, if ranking made them
+        self.stages: list[torch.Tensor] = []
+        self.next_positions: list[int] = []
+        self.ranking = Laps(self.hidden.device)
+        self._finite: list[tuple[int, torch.Tensor]] = []
+
+    @property
+    def spatial(self) -> tuple[int, int]:
+        return self.start, self.start + len(self.kept)
+
+    def through(self, stop: int) -> None:
+        """Run the layers up to `stop` on what is alive."""
+        if stop <= self.layer:
+            return
+        self.hidden = self.decoder.run_layers(
+            self.layer, stop, self.hidden, self.positions, self.cache, first_keys=self.first_keys
+        )
+        self.stages += [self.kept] * (stop - self.layer)
+        self.next_positions += [self.next_position] * (stop - self.layer)
+        self.layer, self.first_keys = stop, None
+
+    def through_pruned(self, pruner: LayerPruner) -> None:
+        """Run all layers, ranking and dropping where the pruner's counts fall."""
+        if self.spatial[1] >= self.hidden.shape[1]:
+            raise InvalidRequestError(
+                "no prompt token follows the spatial tokens, so nothing can rank them: put the question behind the scene, or "
+                "use a strategy before the language model."
+            )
+        probe = None
+        if pruner.probe_layer is not None:
+            self.through(pruner.probe_layer)
+            self.ranking.start()
+            probe = self._look(pruner, all_queries=True)
+        counts = pruner.counts(len(self.kept), probe)
+        if probe is not None:
+            self.ranking.stop()
+        for before in range(max(1, self.layer), len(counts)):
+            if counts[before] >= counts[before - 1]:
+                continue
+            self.through(before - pruner.rank_lag)
+            self.ranking.start()
+            context = probe if probe is not None and probe.layer == self.layer else self._look(pruner)
+            scores = pruner.rank(context)
+            self._finite.append((context.layer, torch.isfinite(scores).all()))
+            self.ranking.stop()
+            self.through(before)
+            self.ranking.start()
+            self._drop(keep_best(scores, counts[before]), pruner.positions == "compact")
+            self.ranking.stop()
+        self.through(len(counts))
+
+    def _look(self, pruner: LayerPruner, all_queries: bool = False) -> PruneContext:
+        """Queries and keys of the layer about to run; it will reuse the keys."""
+        tokens = self.hidden.shape[1]
+        first = self.spatial[1] if all_queries or pruner.query == "all" else tokens - 1
+        rows = torch.arange(first, tokens, device=self.hidden.device)
+        made = self.decoder.ranking_inputs(self.layer, self.hidden, self.positions, rows)
+        self.first_keys = made.k_unroped
+        return PruneContext(
+            self.layer, made.q[0], made.q_unroped[0], made.k[0], made.k_unroped[0], rows, self.positions, self.spatial,
+            self.kept, self.xyz_m,
+        )  # fmt: skip
+
+    def _drop(self, selected: torch.Tensor, compact: bool) -> None:
+        """Keep the spatial tokens of ascending indices `selected` among those alive, and all text."""
+        start, stop = self.spatial
+        tokens = self.hidden.shape[1]
+        device = self.hidden.device
+        rows = torch.cat(
+            (torch.arange(start, device=device), start + selected, torch.arange(stop, tokens, device=device))
+        )
+        self.hidden, self.positions = self.hidden[:, rows], self.positions[rows]
+        self.kept = self.kept[selected]
+        if self.xyz_m is not None:
+            self.xyz_m = self.xyz_m[selected]
+        if self.first_keys is not None:
+            self.first_keys = self.first_keys[:, :, rows]
+        if compact:
+            self.next_position -= tokens - len(rows)
+            self.positions = torch.arange(len(rows), device=device)
+
+    def check_scores(self) -> None:
+        """Raise ModelError for scores that were not finite; looked at once, at the end, so that no layer waits."""
+        if self._finite and not bool(torch.stack([flag for _, flag in self._finite]).all()):
+            layer = next(layer for layer, flag in self._finite if not bool(flag))
+            raise ModelError(
+                f"the ranking scores of layer {layer + 1} are not finite (NaN): the weights are damaged, or float16 overflowed "
+                "(use model.precision bf16 or fp32)."
+            )
 
 
 def pad_batch(prompts: Sequence[PromptSequence], side: str = "right") -> tuple[torch.Tensor, torch.Tensor]:

@@ -75,9 +75,15 @@ class Llava3D(nn.Module):
         return self.click_encoder(points).to(self.decoder.dtype)
 
     def build_prompt(
-        self, ids: Sequence[int], visual: torch.Tensor | None, clicks: torch.Tensor | None = None
+        self,
+        ids: Sequence[int],
+        visual: torch.Tensor | None,
+        clicks: torch.Tensor | None = None,
+        xyz_m: torch.Tensor | None = None,
     ) -> PromptSequence:
         """Text ids with each IMAGE_ID replaced by `visual` (N, D) and each CLICK_ID by the next row of `clicks` (n, D).
+
+        xyz_m (N, 3): where the visual rows lie, kept with the prompt for strategies that rank by place.
 
         Raises InvalidRequestError where placeholders and rows differ in number, QuestionTooLongError beyond
         config.max_length tokens (preset `reference` cuts the end off instead).
@@ -101,7 +107,8 @@ class Llava3D(nn.Module):
             )
         text = text[:limit]
         positions = torch.arange(text.shape[0], device=self.device)
-        return PromptSequence(text, positions, (min(span[0], limit), min(span[1], limit)))
+        start, stop = min(span[0], limit), min(span[1], limit)
+        return PromptSequence(text, positions, (start, stop), None if xyz_m is None else xyz_m[: stop - start])
 
     def _require_3d(self, what: str) -> None:
         if not self.config.has_video_tower:

@@ -18,17 +18,19 @@ from ada3d_ros.model.checkpoint import (
     resolve_dtype,
     weights_sha256,
 )
+from ada3d_ros.model.config import LlavaConfig
 from ada3d_ros.types import NAN, ModelInfo
 
 
-def check_model(settings: ModelConfig) -> ModelInfo:
+def check_model(settings: ModelConfig) -> tuple[ModelInfo, LlavaConfig]:
     """Look at the checkpoint's config and headers; reads no weights.
 
     Raises ConfigError (no path, device absent), CheckpointError, or OutOfMemoryError with both numbers.
     """
     folder, vision_folder = _paths(settings)
     try:
-        info = _describe(settings, inspect_checkpoint(folder, vision_folder))
+        checkpoint = inspect_checkpoint(folder, vision_folder)
+        info = _describe(settings, checkpoint)
     except Ada3DError:
         raise
     except (ValueError, TypeError, LookupError, ArithmeticError, RuntimeError) as error:  # nonsense among the sizes
@@ -41,7 +43,7 @@ def check_model(settings: ModelConfig) -> ModelInfo:
             f"the weights of {info.name} need {info.memory_bytes / 2**20:.0f} MiB in {info.precision}, {info.device} has "
             f"{free / 2**20:.0f} MiB free; use model.precision bf16, another device or a smaller model."
         )
-    return info
+    return info, checkpoint.config
 
 
 def open_model(settings: ModelConfig) -> tuple[LoadedModel, ModelInfo]:

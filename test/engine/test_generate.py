@@ -7,13 +7,15 @@ import pytest
 import torch
 
 from ada3d_ros.engine.decode import decode
-from ada3d_ros.engine.kv_cache import KVCache, kv_bytes_per_token
+from ada3d_ros.engine.information import decoder_shape
+from ada3d_ros.engine.kv_cache import KVCache
 from ada3d_ros.engine.prefill import prefill
 from ada3d_ros.engine.reference import reference_generate, reference_logits
 from ada3d_ros.engine.sampling import greedy, make_sampler
 from ada3d_ros.errors import ModelError
 from ada3d_ros.model.config import DecoderConfig
 from ada3d_ros.model.decoder import LlamaDecoder
+from ada3d_ros.pruning.cost import kv_bytes
 from ada3d_ros.types import PromptSequence, StopReason
 
 
@@ -61,9 +63,9 @@ def test_prefill_keeps_last_logits_all_tokens_and_per_layer_lengths() -> None:
     output = prefill(decoder, prompt, reserve=7)
     assert torch.allclose(output.logits, reference_logits(decoder, prompt.embeds, prompt.positions)[-1], atol=1e-4)
     assert output.cache.lengths == (20, 20, 20)
-    assert output.cache.num_bytes == 27 * kv_bytes_per_token(decoder.config, 4)
-    assert output.next_position == 20
-    assert [stage.tolist() for stage in output.kept] == [list(range(9))]
+    assert output.cache.num_bytes == kv_bytes(decoder_shape(decoder.config), [27] * 3, 4)
+    assert output.next_positions == (20, 20, 20)
+    assert [layer.tolist() for layer in output.kept] == [list(range(9))] * 3
     assert output.prefill_s > 0
 
 

@@ -1,15 +1,10 @@
-"""Every setting of the agent, its default, unit and range: written once, here.
-
-ROS parameters are declared from these dataclasses (ros/parameters.py), YAML files only override them
-(`load_config`), and docs/parameters.md is generated from them. Knows nothing of ROS or torch.
-"""
+"""The settings of the agent as one tree, and how values by dotted name or from a YAML file become it."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
 import math
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,79 +12,9 @@ from typing import Any, cast
 
 import yaml
 
+from ada3d_ros.config.pruning import PruningConfig
+from ada3d_ros.config.setting import Setting, Value, setting
 from ada3d_ros.errors import ConfigError
-
-Value = bool | int | float | str | tuple[float, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """What a person needs to know about one setting. `low` and `high` are inclusive; `length` is for lists."""
-
-    name: str
-    default: Value
-    description: str
-    unit: str = ""
-    low: float | None = None
-    high: float | None = None
-    choices: tuple[str, ...] = ()
-    pattern: str = ""
-    length: int | None = None
-    read_only: bool = False
-
-    @property
-    def allowed(self) -> str:
-        """The allowed values as one readable phrase."""
-        if self.choices:
-            return "one of " + ", ".join(repr(choice) for choice in self.choices)
-        if self.pattern:
-            return f"text matching {self.pattern}"
-        if self.low is not None or self.high is not None:
-            low = "-inf" if self.low is None else f"{self.low:g}"
-            high = "inf" if self.high is None else f"{self.high:g}"
-            each = f"{self.length} numbers, each " if self.length else ""
-            return f"{each}{low} to {high}{' ' + self.unit if self.unit else ''}"
-        return {bool: "true or false", str: "text"}.get(type(self.default), "any")
-
-    def check(self, value: Any) -> Value:
-        """`value` in the type of the default. Raises ConfigError with the value, the allowed range and the default."""
-        kind = type(self.default)
-        if any(type(v) is int and abs(v) >= 2**63 for v in (value if isinstance(value, (list, tuple)) else [value])):
-            raise self._error(value, "out of range")  # more than ROS can send, or a float can hold
-        if kind is float and type(value) is int:
-            value = float(value)
-        if (
-            kind is tuple
-            and isinstance(value, (list, tuple))
-            and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in value)
-        ):
-            value = tuple(float(v) for v in value)
-        if type(value) is not kind:
-            raise self._error(
-                value, f"expected {'a list of numbers' if kind is tuple else kind.__name__}, got {type(value).__name__}"
-            )
-        numbers = value if isinstance(value, tuple) else (value,) if isinstance(value, (int, float)) else ()
-        if self.length is not None and isinstance(value, tuple) and len(value) != self.length:
-            raise self._error(value, f"expected {self.length} numbers, got {len(value)}")
-        for number in numbers:
-            if not math.isfinite(number):
-                raise self._error(value, "not a finite number")
-            if (self.low is not None and number < self.low) or (self.high is not None and number > self.high):
-                raise self._error(value, "out of range")
-        if self.choices and value not in self.choices:
-            near = difflib.get_close_matches(str(value), self.choices, 1)
-            raise self._error(value, "not a known choice" + (f", did you mean {near[0]!r}?" if near else ""))
-        if self.pattern and not re.fullmatch(self.pattern, str(value)):
-            raise self._error(value, "not of the expected form")
-        return value
-
-    def _error(self, value: Any, why: str) -> ConfigError:
-        return ConfigError(f"{self.name} = {value!r}: {why}; allowed: {self.allowed} (default {self.default!r}).")
-
-
-def setting(default: Any, description: str, **details: Any) -> Any:
-    """A dataclass field that carries a Setting's details."""
-    return dataclasses.field(default=default, metadata={"description": description, **details})
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,12 +40,6 @@ class ModelConfig:
         read_only=True,
     )
     conversation: str = setting("llava_v1", "prompt template", choices=("llava_v1", "vicuna_v1"), read_only=True)
-
-
-@dataclass(frozen=True, slots=True)
-class PruningConfig:
-    strategy: str = setting("none", "how spatial tokens are pruned", choices=("none",))
-    keep_ratio: float = setting(0.41, "mean over layers of kept / total spatial tokens", low=0.05, high=1.0)
 
 
 @dataclass(frozen=True, slots=True)

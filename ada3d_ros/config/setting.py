@@ -1,0 +1,101 @@
+"""One setting: default, description, unit and range, and the check of a value against them."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from ada3d_ros.errors import ConfigError
+
+Value = bool | int | float | str | tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What a person needs to know about one setting. `low` and `high` are inclusive; `length` is for lists.
+
+    joined: two groups of choices of which one each may be written together, `first+second`.
+    """
+
+    name: str
+    default: Value
+    description: str
+    unit: str = ""
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[str, ...] = ()
+    joined: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
+    pattern: str = ""
+    length: int | None = None
+    read_only: bool = False
+
+    @property
+    def allowed(self) -> str:
+        """The allowed values as one readable phrase."""
+        if self.choices:
+            pair = f", or two joined, as '{self.joined[0][-1]}+{self.joined[1][0]}'" if self.joined[0] else ""
+            return "one of " + ", ".join(repr(choice) for choice in self.choices) + pair
+        if self.pattern:
+            return f"text matching {self.pattern}"
+        if self.low is not None or self.high is not None:
+            low = "-inf" if self.low is None else f"{self.low:g}"
+            high = "inf" if self.high is None else f"{self.high:g}"
+            each = f"{self.length} numbers, each " if self.length else ""
+            return f"{each}{low} to {high}{' ' + self.unit if self.unit else ''}"
+        return {bool: "true or false", str: "text"}.get(type(self.default), "any")
+
+    def check(self, value: Any) -> Value:
+        """`value` in the type of the default. Raises ConfigError with the value, the allowed range and the default."""
+        kind = type(self.default)
+        if any(type(v) is int and abs(v) >= 2**63 for v in (value if isinstance(value, (list, tuple)) else [value])):
+            raise self._error(value, "out of range")  # more than ROS can send, or a float can hold
+        if kind is float and type(value) is int:
+            value = float(value)
+        if (
+            kind is tuple
+            and isinstance(value, (list, tuple))
+            and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in value)
+        ):
+            value = tuple(float(v) for v in value)
+        if type(value) is not kind:
+            raise self._error(
+                value, f"expected {'a list of numbers' if kind is tuple else kind.__name__}, got {type(value).__name__}"
+            )
+        numbers = value if isinstance(value, tuple) else (value,) if isinstance(value, (int, float)) else ()
+        if self.length is not None and isinstance(value, tuple) and len(value) != self.length:
+            raise self._error(value, f"expected {self.length} numbers, got {len(value)}")
+        for number in numbers:
+            if not math.isfinite(number):
+                raise self._error(value, "not a finite number")
+            if (self.low is not None and number < self.low) or (self.high is not None and number > self.high):
+                raise self._error(value, "out of range")
+        if self.choices and value not in self.choices:
+            self._check_joined(str(value))
+        if self.pattern and not re.fullmatch(self.pattern, str(value)):
+            raise self._error(value, "not of the expected form")
+        return value
+
+    def _check_joined(self, value: str) -> None:
+        parts = value.split("+")
+        if len(parts) == 2 and all(part in group for part, group in zip(parts, self.joined, strict=True)):
+            return
+        if len(parts) == 2 and all(part in self.choices for part in parts):
+            first, second = self.joined
+            raise self._error(
+                value, f"cannot be joined so; one of {first} comes before the + and one of {second} behind it"
+            )
+        unknown = next((part for part in parts if part not in self.choices), value)
+        near = difflib.get_close_matches(unknown, self.choices, 1)
+        raise self._error(value, "not a known choice" + (f", did you mean {near[0]!r}?" if near else ""))
+
+    def _error(self, value: Any, why: str) -> ConfigError:
+        return ConfigError(f"{self.name} = {value!r}: {why}; allowed: {self.allowed} (default {self.default!r}).")
+
+
+def setting(default: Any, description: str, **details: Any) -> Any:
+    """A dataclass field that carries a Setting's details."""
+    return dataclasses.field(default=default, metadata={"description": description, **details})

@@ -1,0 +1,56 @@
+"""Choosing spatial tokens before the language model: the model's tensors in, a pruning strategy's choice applied."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from ada3d_ros.model.llava3d import Llava3D
+from ada3d_ros.pruning.pre_llm import Candidates, patch_grid
+from ada3d_ros.pruning.scores import question_relevance
+from ada3d_ros.pruning.strategies import Policy
+from ada3d_ros.types import SpatialTokens
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class ChosenTokens:
+    """Spatial tokens that enter the prompt; kept (k,) int64: which of the `original` ones they are (of a merged group its
+    anchor)."""
+
+    tokens: SpatialTokens
+    kept: torch.Tensor
+    original: int
+
+
+@torch.inference_mode()
+def choose_tokens(
+    model: Llava3D, tokens: SpatialTokens, policy: Policy, question_ids: Sequence[int] = ()
+) -> ChosenTokens:
+    """The strategy's choice among all spatial tokens; all of them where it has no part before the language model.
+
+    question_ids: text ids of the question, for strategies that ask it (`Policy.needs_question`).
+    """
+    total = tokens.features.shape[0]
+    if policy.entering(total) == total:
+        return ChosenTokens(tokens, torch.arange(total, device=tokens.features.device), total)
+    relevance = None
+    if policy.needs_question:
+        ids = torch.tensor([i for i in question_ids if i >= 0], dtype=torch.int64, device=model.device)
+        relevance = question_relevance(model.project(tokens.features), model.decoder.embed(ids))
+    choice = policy.select(
+        Candidates(tokens.features, tokens.xyz_m, tokens.num_patches, tokens.voxel_size_m, relevance)
+    )
+    patches = choice.merge(tokens.num_patches[:, None].float())[:, 0]
+    chosen = SpatialTokens(
+        choice.merge(tokens.features), tokens.xyz_m[choice.kept], patches.round().to(torch.int64), tokens.voxel_size_m
+    )
+    return ChosenTokens(chosen, choice.kept, total)
+
+
+def image_tokens(features: torch.Tensor) -> SpatialTokens:
+    """The patches (P, C) of one image as tokens: patch coordinates stand in for places, a patch for a voxel."""
+    count = features.shape[0]
+    ones = torch.ones(count, dtype=torch.int64, device=features.device)
+    return SpatialTokens(features, patch_grid(count, features.device), ones, voxel_size_m=1.0)

@@ -1,0 +1,58 @@
+"""Counts and costs of one prompt, from what the layers really held."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from ada3d_ros.engine.choose import ChosenTokens
+from ada3d_ros.engine.information import decoder_shape
+from ada3d_ros.engine.prefill import PrefillOutput
+from ada3d_ros.model.decoder import LlamaDecoder
+from ada3d_ros.pruning.cost import cost_of
+from ada3d_ros.pruning.coverage import cell_coverage
+from ada3d_ros.pruning.in_llm import LayerPruner
+from ada3d_ros.types import NAN, PromptSequence, SpatialTokens, TokenUsage
+
+
+def token_usage(
+    decoder: LlamaDecoder,
+    prompt: PromptSequence,
+    tokens: SpatialTokens,
+    chosen: ChosenTokens,
+    prefilled: PrefillOutput,
+    pruner: LayerPruner | None,
+) -> TokenUsage:
+    """Of all `tokens`, those chosen to enter the prompt, and those each layer kept; what the request asked and what was
+    generated is the caller's to add."""
+    counts = prefilled.counts
+    cost = cost_of(
+        decoder_shape(decoder.config),
+        counts,
+        text=prompt.embeds.shape[0] - counts[0],
+        element_size=prompt.embeds.element_size(),
+        rank_lag=pruner.rank_lag if pruner is not None else 0,
+        original=chosen.original,
+    )
+    return TokenUsage(
+        prompt=prompt.embeds.shape[0],
+        spatial_total=chosen.original,
+        spatial_kept=counts[-1],
+        keep_ratio_achieved=float(np.mean(counts)) / chosen.original if chosen.original else NAN,
+        kv_bytes=cost.kv_bytes,
+        full_kv_bytes=cost.unpruned_kv_bytes,
+        prefill_flops=cost.prefill_flops,
+        full_prefill_flops=cost.unpruned_prefill_flops,
+        rank_flops=cost.rank_flops,
+        decode_flops=cost.decode_flops,
+        full_decode_flops=cost.unpruned_decode_flops,
+        per_layer=counts,
+        coverage=_coverage(tokens, chosen, prefilled.kept[-1]),
+    )
+
+
+def _coverage(tokens: SpatialTokens, chosen: ChosenTokens, kept: torch.Tensor) -> float:
+    """Share of the room's cells that the last layer still sees; NaN for an image, whose patches have no place."""
+    if tokens.voxel_size_m >= 1.0 or not len(kept):
+        return NAN
+    return cell_coverage(tokens.xyz_m, chosen.kept[kept])

@@ -1,0 +1,164 @@
+"""AdaToken-3D's retention curve: the configured reading of the paper, its budget, and where its information comes from.
+
+Each ambiguity of the paper is a key of `pruning.adatoken3d`; docs/pruning.md says which reading is the default and why.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+
+import numpy as np
+
+from ada3d_ros.config.pruning import AdaTokenConfig
+from ada3d_ros.errors import ConfigError
+from ada3d_ros.pruning import fit, schedule
+from ada3d_ros.pruning.calibration import Calibration, read_calibration
+from ada3d_ros.pruning.cost import DecoderShape, prefill_macs
+from ada3d_ros.pruning.fit import FitSettings
+from ada3d_ros.pruning.information import InformationSettings, falls_with_depth
+from ada3d_ros.pruning.schedule import Curve, Measure, Staircase
+
+logger = logging.getLogger(__name__)
+
+MEET_TOLERANCE = 1e-6
+
+
+def fit_settings(config: AdaTokenConfig) -> FitSettings:
+    """The fit's settings as the fit takes them."""
+    f = config.fit
+    bounds = {name: (getattr(f, name)[0], getattr(f, name)[1]) for name in ("alpha", "beta", "M")}
+    return FitSettings(f.lam, f.L0, f.r_min, bounds["alpha"], bounds["beta"], bounds["M"], f.beta_l2)
+
+
+def information_settings(config: AdaTokenConfig) -> InformationSettings:
+    """The weights of eqs. 2-4 as information.py takes them."""
+    names = [f.name for f in dataclasses.fields(InformationSettings)]
+    return InformationSettings(**{name: getattr(config.inf, name) for name in names})
+
+
+def layer_list(text: str) -> tuple[int, ...]:
+    """'4,8,12' as numbers; 'all' and 'auto' as none."""
+    return () if text in ("all", "auto") else tuple(int(part) for part in text.split(","))
+
+
+def mean_as_held(stairs: Staircase) -> Measure:
+    """The budget of mode `mean`: the mean over layers as they get the curve."""
+    return lambda curve: float(stairs.hold(np.clip(curve, 0.0, 1.0)).mean())
+
+
+def adatoken_curve(
+    ada: AdaTokenConfig,
+    stairs: Staircase,
+    ratio: float,
+    shape: DecoderShape,
+    spatial: int,
+    text: int,
+    information: tuple[float, ...] | None = None,
+) -> Curve:
+    """O(i) under the configured schedule and budget, before counts; see docs/pruning.md for the readings of the paper."""
+    mode, target = _budget(ada, ratio)
+    if target >= 1.0 and mode != "parameters":
+        return np.ones(shape.num_layers)
+    measures: dict[str, Measure] = {
+        "mean": mean_as_held(stairs),
+        "endpoint": lambda curve: float(curve[-1]),
+        "flops": lambda curve: _flop_share(stairs.hold(np.clip(curve, 0.0, 1.0)), shape, spatial, text),
+    }
+    name = "keep_ratio" if ada.budget.mode == "mean" else f"budget.value ({mode})"
+    L = shape.num_layers
+    if ada.schedule == "fitted" and mode != "parameters":
+        I = np.array(information) if information is not None else _filed(ada, L).information
+        I = np.asarray(I, dtype=np.float64)
+        if len(I) != L:
+            raise ConfigError(f"the information curve is of {len(I)} layers, this decoder has {L}.")
+        if falls_with_depth(I) or ada.on_degenerate == "flat":
+            return _fitted(ada, stairs, I, mode, measures, target)
+        problem = "the measured information is flat or rises with depth, so it says nothing about where to prune"
+        if ada.on_degenerate == "error":
+            raise ConfigError(
+                f"{problem} (pruning.adatoken3d.on_degenerate is 'error'; 'fallback' takes the fixed curve)."
+            )
+        logger.warning("%s: the fixed curve is used (pruning.adatoken3d.on_degenerate).", problem)
+        return schedule.fixed(L, measures[mode], target, ada.M, name)
+    if ada.schedule == "stages":
+        layers = layer_list(ada.stage_layers)
+        if ada.stage_ratios != "auto":
+            if mode != "parameters":
+                raise ConfigError(
+                    f"pruning.adatoken3d.stage_ratios = {ada.stage_ratios!r} fix what is kept: set budget.mode to 'parameters', or "
+                    "stage_ratios to 'auto' to meet the budget."
+                )
+            return schedule.stages(L, layers, [float(r) for r in ada.stage_ratios.split(",")])
+        if mode == "parameters":
+            raise ConfigError(
+                "budget.mode 'parameters' with schedule 'stages' needs stage_ratios, for example 0.8,0.5,0.25."
+            )
+        return schedule.equal_factors(L, layers, measures[mode], target, name)
+    if ada.schedule == "quadratic":
+        if mode == "parameters":
+            return schedule.quadratic(L, ada.budget.value)
+        return schedule.solve_budget(lambda last: schedule.quadratic(L, last), measures[mode], target, 0.0, 1.0, name)
+    if mode == "parameters":
+        return np.clip(schedule.exponential(L, ada.alpha, ada.beta, ada.M, ada.fit.L0), 0.0, 1.0)
+    return schedule.fixed(L, measures[mode], target, ada.M, name)
+
+
+def _budget(ada: AdaTokenConfig, ratio: float) -> tuple[str, float]:
+    """The mode and its target; the paper's 'ratio' read as configured."""
+    mode, value = ada.budget.mode, ada.budget.value
+    if mode == "mean":
+        return "mean", ratio
+    if mode == "endpoint" and ada.budget.semantics != "last_layer_retained":
+        return "mean", value if ada.budget.semantics == "mean_retained" else 1.0 - value
+    return mode, value
+
+
+def _flop_share(held: Curve, shape: DecoderShape, spatial: int, text: int) -> float:
+    def macs(curve: Curve) -> float:
+        return prefill_macs(shape, list(curve * spatial + text))
+
+    return macs(held) / macs(np.ones_like(held))
+
+
+def _filed(ada: AdaTokenConfig, num_layers: int) -> Calibration:
+    if not ada.calibration_file:
+        raise ConfigError(
+            "pruning.adatoken3d.schedule is 'fitted' and calibration_file is empty: write one with `ada3d calibrate`, or set "
+            "pruning.adatoken3d.calibration to 'per_scene'."
+        )
+    calibration = read_calibration(ada.calibration_file)
+    if calibration.num_layers != num_layers:
+        raise ConfigError(
+            f"{ada.calibration_file} was measured on {calibration.model or 'a model'} with {calibration.num_layers} layers, this "
+            f"decoder has {num_layers}: write one for this model with `ada3d calibrate`."
+        )
+    return calibration
+
+
+def _fitted(
+    ada: AdaTokenConfig, stairs: Staircase, I: Curve, mode: str, measures: dict[str, Measure], target: float
+) -> Curve:
+    settings = fit_settings(ada)
+    if mode == "endpoint":
+        return fit.fit_endpoint(I, target, settings).curve
+    if mode == "flops":
+        return fit.fit_measure(I, measures["flops"], target, settings).curve
+    return fit_held_mean(I, target, stairs, settings)
+
+
+def fit_held_mean(I: Curve, mean: float, stairs: Staircase, settings: FitSettings) -> Curve:
+    """The fitted curve whose mean AS THE LAYERS GET IT is `mean`: layer 1 always sees all tokens, which the fit's own
+    constraint does not know, so its target is lowered by what that adds. As near as the bounds allow."""
+    measure, target = mean_as_held(stairs), mean
+    best = fit.fit_mean(I, mean, settings).curve
+    for _ in range(12):
+        excess = measure(best) - mean
+        if abs(excess) <= MEET_TOLERANCE:
+            break
+        target -= excess
+        try:
+            best = fit.fit_mean(I, target, settings).curve
+        except ConfigError:  # lower than the bounds allow: what was found last stays, and is reported as achieved
+            break
+    return best

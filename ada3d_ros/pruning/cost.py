@@ -1,0 +1,99 @@
+"""What a prompt costs in a LLaMA decoder: multiply-accumulates (MAC; 1 MAC = 2 FLOP) and bytes, from the tokens in each layer.
+
+Two conventions for attention: `square` counts the whole n x n score matrix, as the published numbers do (PyramidDrop and
+AdaToken-3D, which call MACs of the spatial tokens alone "FLOPs"); causal counts the n (n + 1) / 2 scores that are needed.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderShape:
+    """The sizes that costs depend on. kv_width = key-value heads x head dim."""
+
+    num_layers: int
+    hidden_size: int
+    kv_width: int
+    intermediate_size: int
+    vocab_size: int
+
+    @property
+    def linear_macs(self) -> int:
+        """MACs of one token in one layer's projections and gated MLP."""
+        d = self.hidden_size
+        return 2 * d * d + 2 * d * self.kv_width + 3 * d * self.intermediate_size
+
+
+LLAMA_7B = DecoderShape(32, 4096, 4096, 11008, 32000)
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Of one prompt, beside the same prompt unpruned. decode_flops: of the first generated token. FLOP = 2 MAC, causal."""
+
+    prefill_flops: float
+    unpruned_prefill_flops: float
+    rank_flops: float  # inside prefill, on top of prefill_flops
+    decode_flops: float
+    unpruned_decode_flops: float
+    kv_bytes: int
+    unpruned_kv_bytes: int
+
+
+def prefill_macs(shape: DecoderShape, tokens: Sequence[float], square: bool = False, with_head: bool = True) -> float:
+    """MACs of a prefill with tokens[i] alive in layer i; the head runs on the last token."""
+    d, total = shape.hidden_size, 0.0
+    for n in tokens:
+        total += n * shape.linear_macs + (2 * n * n * d if square else n * (n + 1) * d)
+    return total + (d * shape.vocab_size if with_head else 0)
+
+
+def decode_macs(shape: DecoderShape, lengths: Sequence[float], with_head: bool = True) -> float:
+    """MACs of one generated token that attends to lengths[i] keys in layer i, its own included."""
+    total = sum(shape.linear_macs + 2.0 * shape.hidden_size * n for n in lengths)
+    return total + (shape.hidden_size * shape.vocab_size if with_head else 0)
+
+
+def ranking_macs(shape: DecoderShape, spatial: Sequence[int], text: int, rank_lag: int = 0, queries: int = 1) -> float:
+    """Extra MACs of ranking before each drop, the ranked layer reusing the keys: keys of the tokens that go, the queries
+    and their scores over all keys. With rank_lag 1 the ranked layer still holds all tokens, so no key is lost."""
+    total = 0.0
+    for before, after in itertools.pairwise(spatial):
+        if after < before:
+            lost_keys = 0 if rank_lag else (before - after) * shape.hidden_size * shape.kv_width
+            total += lost_keys + queries * shape.hidden_size * (shape.hidden_size + before + text)
+    return total
+
+
+def kv_bytes(shape: DecoderShape, tokens: Sequence[int], element_size: int) -> int:
+    """Bytes of keys and values of tokens[i] tokens in layer i."""
+    return 2 * shape.kv_width * element_size * sum(tokens)
+
+
+def cost_of(
+    shape: DecoderShape,
+    spatial: Sequence[int],
+    text: int,
+    element_size: int,
+    rank_lag: int = 0,
+    original: int | None = None,
+) -> Cost:
+    """The cost of a prompt with spatial[i] spatial tokens alive in layer i and `text` others.
+
+    original: spatial tokens of the unpruned prompt, where some were dropped before the first layer.
+    """
+    tokens = [n + text for n in spatial]
+    full = [(spatial[0] if original is None else original) + text] * shape.num_layers
+    return Cost(
+        prefill_flops=2 * prefill_macs(shape, tokens),
+        unpruned_prefill_flops=2 * prefill_macs(shape, full),
+        rank_flops=2 * ranking_macs(shape, spatial, text, rank_lag),
+        decode_flops=2 * decode_macs(shape, [n + 1 for n in tokens]),
+        unpruned_decode_flops=2 * decode_macs(shape, [n + 1 for n in full]),
+        kv_bytes=kv_bytes(shape, tokens, element_size),
+        unpruned_kv_bytes=kv_bytes(shape, full, element_size),
+    )

@@ -1,0 +1,208 @@
+"""Fitting the retention curve to measured information (AdaToken-3D eqs. 5 and 7), by SLSQP as the paper names it.
+
+O_pre(i) = alpha exp(-beta (i - L0)) + M is fitted to J = r_min + (1 - r_min) I under a budget. `closed_form` is a second
+solver for the mean budget, without an optimiser in alpha and M; they must agree.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import minimize
+
+from ada3d_ros.errors import ConfigError
+from ada3d_ros.pruning.schedule import Curve, exponential
+
+Bounds = tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class FitSettings:
+    """Bounds and weights; the defaults are those of `pruning.adatoken3d.fit`."""
+
+    lam: float = 1.0
+    L0: float = 1.0
+    r_min: float = 0.05
+    alpha: Bounds = (0.5, 1.2)
+    beta: Bounds = (0.001, 2.0)
+    M: Bounds = (-1.0, 1.0)
+    beta_l2: float = 0.0
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Fit:
+    """curve: O(i) = clip(O_pre, r_min, 1). Compare curves, never parameters: near beta = 0 only alpha * beta and alpha + M
+    are determined."""
+
+    alpha: float
+    beta: float
+    M: float
+    loss: float
+    curve: Curve
+
+
+def target_curve(information: Curve, r_min: float) -> Curve:
+    """J = r_min + (1 - r_min) I of normalised information I in 0..1."""
+    return r_min + (1.0 - r_min) * np.asarray(information, dtype=np.float64)
+
+
+def loss_of(curve: Curve, wanted: Curve, settings: FitSettings, beta: float = 0.0) -> float:
+    """Eq. 7: mean squared difference plus lam times that of the slopes (numpy.gradient), plus beta_l2 beta^2."""
+    difference = curve - wanted
+    slopes = np.gradient(curve) - np.gradient(wanted)
+    return float(np.mean(difference**2) + settings.lam * np.mean(slopes**2) + settings.beta_l2 * beta**2)
+
+
+def _finish(information: Curve, settings: FitSettings, alpha: float, beta: float, M: float) -> Fit:
+    curve = exponential(len(information), alpha, beta, M, settings.L0)
+    loss = loss_of(curve, target_curve(information, settings.r_min), settings, beta)
+    return Fit(alpha, beta, M, loss, np.clip(curve, settings.r_min, 1.0))
+
+
+def _checked(information: Curve, low: float, settings: FitSettings, name: str) -> Curve:
+    information = np.asarray(information, dtype=np.float64)
+    if information.ndim != 1 or len(information) < 3 or not np.isfinite(information).all():
+        raise ConfigError(
+            f"information curve of shape {information.shape}: expected one finite number for each of at least 3 layers."
+        )
+    if not settings.r_min <= low <= 1.0:
+        raise ConfigError(
+            f"{name} = {low:g} cannot be fitted; allowed: {settings.r_min:g} (pruning.adatoken3d.fit.r_min) to 1."
+        )
+    return information
+
+
+def fit_mean(information: Curve, mean: float, settings: FitSettings = FitSettings()) -> Fit:
+    """The curve whose mean is `mean`. Raises ConfigError outside r_min..1."""
+    information = _checked(information, mean, settings, "keep_ratio")
+    if mean >= 1.0:
+        return _everything(information, settings)
+    start = closed_form(information, mean, settings)
+    return _slsqp(information, settings, [lambda O: float(np.mean(O)) - mean], start)
+
+
+def fit_endpoint(information: Curve, last: float, settings: FitSettings = FitSettings()) -> Fit:
+    """The curve with O(1) = 1 and O(L) = last. Raises ConfigError outside r_min..1."""
+    information = _checked(information, last, settings, "budget.value")
+    if last >= 1.0:
+        return _everything(information, settings)
+    return _slsqp(information, settings, [lambda O: float(O[0]) - 1.0, lambda O: float(O[-1]) - last], None)
+
+
+def fit_measure(
+    information: Curve, measure: Callable[[Curve], float], target: float, settings: FitSettings = FitSettings()
+) -> Fit:
+    """The curve whose smooth measure (as its share of FLOPs) is `target`."""
+    information = _checked(information, target, settings, "budget.value")
+    if target >= 1.0:
+        return _everything(information, settings)
+    start = closed_form(information, target, settings)
+    return _slsqp(information, settings, [lambda O: measure(np.clip(O, 0.0, 1.0)) - target], start)
+
+
+def _everything(information: Curve, settings: FitSettings) -> Fit:
+    """Nothing is pruned: the only curve with a mean or an end of 1."""
+    ones = np.ones(len(information))
+    return Fit(0.0, 0.0, 1.0, loss_of(ones, target_curve(information, settings.r_min), settings), ones)
+
+
+def _slsqp(
+    information: Curve, settings: FitSettings, equalities: list[Callable[[Curve], float]], start: Fit | None
+) -> Fit:
+    count, wanted = len(information), target_curve(information, settings.r_min)
+
+    def curve_of(p: Curve) -> Curve:
+        return exponential(count, p[0], p[1], p[2], settings.L0)
+
+    constraints = [{"type": "eq", "fun": lambda p, f=f: f(curve_of(p))} for f in equalities]
+    constraints += [
+        {"type": "ineq", "fun": lambda p: 1.0 - curve_of(p)[0]},
+        {"type": "ineq", "fun": lambda p: curve_of(p)[-1] - settings.r_min},
+    ]
+    middle = float(np.mean(settings.alpha))
+    starts = [(middle, beta, 0.0) for beta in np.geomspace(max(settings.beta[0], 1e-3), settings.beta[1], 5)]
+    if start is not None:
+        starts.insert(0, (start.alpha, start.beta, start.M))
+    best = None
+    for guess in starts:
+        result = minimize(
+            lambda p: loss_of(curve_of(p), wanted, settings, p[1]),
+            np.clip(guess, *np.transpose([settings.alpha, settings.beta, settings.M])),
+            method="SLSQP",
+            bounds=[settings.alpha, settings.beta, settings.M],
+            constraints=constraints,
+            options={"ftol": 1e-12, "maxiter": 500},
+        )
+        curve = curve_of(result.x)
+        feasible = (
+            all(abs(f(curve)) < 1e-7 for f in equalities)
+            and curve[0] <= 1.0 + 1e-7
+            and curve[-1] >= settings.r_min - 1e-7
+        )
+        if feasible and (best is None or result.fun < best.fun - 1e-13):
+            best = result
+    if best is None:
+        raise ConfigError(
+            "no retention curve meets this budget within the bounds: widen pruning.adatoken3d.fit.alpha, beta or M, or "
+            "choose another budget."
+        )
+    return _finish(information, settings, *map(float, best.x))
+
+
+def closed_form(information: Curve, mean: float, settings: FitSettings = FitSettings()) -> Fit:
+    """The mean budget by variable projection: for each beta of a fine scan M follows from the mean, the loss is a
+    quadratic in alpha, and its minimum is clipped to what bounds and constraints allow. Needs no optimiser.
+
+    Raises ConfigError where no beta leaves a feasible alpha.
+    """
+    information = _checked(information, mean, settings, "keep_ratio")
+    low, high = settings.beta
+    best: tuple[float, float, float, float] | None = None
+    grid = np.linspace(low, high, 400)
+    for _ in range(6):  # each time finer, around the best
+        for beta in grid:
+            found = _best_alpha(information, mean, settings, float(beta))
+            if found is not None and (best is None or found[0] < best[0]):
+                best = found
+        if best is None:
+            break
+        step = grid[1] - grid[0] if len(grid) > 1 else 0.0
+        grid = np.linspace(max(low, best[2] - step), min(high, best[2] + step), 41)
+    if best is None:
+        raise ConfigError(
+            f"no retention curve with mean {mean:g} lies within the bounds: widen pruning.adatoken3d.fit.alpha, beta or M."
+        )
+    return _finish(information, settings, *best[1:])
+
+
+def _best_alpha(
+    information: Curve, mean: float, settings: FitSettings, beta: float
+) -> tuple[float, float, float, float] | None:
+    """(loss, alpha, beta, M) for one beta; None where nothing is feasible."""
+    wanted = target_curve(information, settings.r_min)
+    e = exponential(len(information), 1.0, beta, 0.0, settings.L0)
+    c, g = e - e.mean(), np.gradient(e)
+    y, dy = wanted - mean, np.gradient(wanted)
+    low, high = settings.alpha
+    # O(1) = mean + alpha c_1 <= 1, O(L) = mean + alpha c_L >= r_min, M = mean - alpha mean(e) in its bounds
+    for slope, room in itertools.chain(
+        ((c[0], 1.0 - mean), (-c[-1], mean - settings.r_min)),
+        ((e.mean(), mean - settings.M[0]), (-e.mean(), settings.M[1] - mean)),
+    ):
+        if slope > 0:
+            high = min(high, room / slope)
+        elif slope < 0:
+            low = max(low, room / slope)
+        elif room < 0:
+            return None
+    if low > high:
+        return None
+    curvature = float(c @ c + settings.lam * (g @ g))
+    free = float(c @ y + settings.lam * (g @ dy)) / curvature if curvature > 0 else low
+    alpha = float(np.clip(free, low, high))
+    M = mean - alpha * float(e.mean())
+    curve = exponential(len(information), alpha, beta, M, settings.L0)
+    return loss_of(curve, wanted, settings, beta), alpha, beta, M

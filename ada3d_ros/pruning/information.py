@@ -1,0 +1,145 @@
+"""Information contribution of spatial tokens per layer (AdaToken-3D eqs. 1-4 and 6), from attention masses.
+
+Masses are means over queries of the head-averaged attention that falls on a range of keys; they lie in 0..1 whatever the
+scene's size. They come from log-sum-exps over key ranges, a block of queries at a time: no T x T matrix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ada3d_ros.errors import InvalidRequestError
+from ada3d_ros.pruning.schedule import Curve
+
+Span = tuple[int, int]  # [start, stop)
+BLOCK_ELEMENTS = 2**24  # scores held at once
+
+
+@dataclass(frozen=True, slots=True)
+class InformationSettings:
+    """Weights of eqs. 2-4; the defaults are those of `pruning.adatoken3d.inf`."""
+
+    a1: float = 0.3
+    a2: float = 0.7
+    sigma: float = 0.73
+    gamma: float = 0.27
+    eps: float = 1.0
+    alpha_f: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Masses:
+    """One layer: S_self spatial to spatial (eq. 1), S_ss spatial to system, S_sp prompt to spatial. S_self + S_ss = 1,
+    since a causal spatial query sees nothing else."""
+
+    S_self: float
+    S_sp: float
+    S_ss: float
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Information:
+    """Per layer, (L,) float64 each. INF: eq. 4; I: eq. 6, in 0..1, all 0 where INF is constant."""
+
+    S_cross: Curve
+    F: Curve
+    INF: Curve
+    I: Curve
+
+
+def falls_with_depth(I: Curve) -> bool:
+    """Whether deeper layers get less from spatial tokens, as pruning assumes: I (L,) correlates negatively with depth."""
+    I = np.asarray(I, dtype=np.float64)
+    return float(np.ptp(I)) > 0.0 and float(np.corrcoef(np.arange(len(I)), I)[0, 1]) < 0.0
+
+
+def information_of(masses: Sequence[Masses], settings: InformationSettings = InformationSettings()) -> Information:
+    """Eqs. 2, 3, 4 and 6 on the masses of layers 1..L. F(1) = S_self(1)."""
+    S_self, S_sp, S_ss = (
+        np.array([getattr(m, n) for m in masses], dtype=np.float64) for n in ("S_self", "S_sp", "S_ss")
+    )
+    S_cross = settings.a1 * S_sp + settings.a2 * S_ss
+    F = np.empty_like(S_self)
+    for i, value in enumerate(S_self):
+        F[i] = value if i == 0 else settings.sigma * value + settings.gamma * F[i - 1]
+    INF = np.exp(S_cross / settings.eps) + settings.alpha_f * F + np.log1p(S_self)
+    return Information(S_cross, F, INF, normalise(INF))
+
+
+def normalise(INF: Curve) -> Curve:
+    """Eq. 6: min-max to 0..1; 0 everywhere for a constant curve."""
+    INF = np.asarray(INF, dtype=np.float64)
+    extent = float(np.ptp(INF))
+    if extent <= 1e-12 * max(1.0, float(np.abs(INF).max())):
+        return np.zeros_like(INF)
+    return np.clip((INF - INF.min()) / extent, 0.0, 1.0)
+
+
+def query_rows(tokens: int, spatial: Span, stride: int, device: torch.device | None = None) -> torch.Tensor:
+    """The queries that masses are measured on: every stride-th spatial row, from the middle of the first stride on, and
+    all rows behind the scene. Raises InvalidRequestError where the scene is empty or nothing follows it."""
+    start, stop = spatial
+    if not start < stop < tokens:
+        raise InvalidRequestError(
+            f"information is measured on a prompt with spatial tokens and text behind them; this one has {stop - start} "
+            f"spatial tokens and {tokens - stop} behind them."
+        )
+    first = min(start + (stride - 1) // 2, stop - 1)
+    return torch.cat((torch.arange(first, stop, stride, device=device), torch.arange(stop, tokens, device=device)))
+
+
+def range_masses(
+    q: torch.Tensor, k: torch.Tensor, rows: torch.Tensor, ranges: Mapping[str, Span]
+) -> dict[str, torch.Tensor]:
+    """Head-averaged causal attention of query rows on key ranges, (R,) float32 each.
+
+    q (H, R, d) of the rows (R,) ascending; k (G, T, d); roped. Every key a row sees must lie in one of the ranges.
+    """
+    heads, count, width = q.shape
+    groups, tokens, _ = k.shape
+    block = max(1, BLOCK_ELEMENTS // (heads * tokens))
+    columns = torch.arange(tokens, device=k.device)
+    pieces: dict[str, list[torch.Tensor]] = {name: [] for name in ranges}
+    scaled = q * width**-0.5
+    for start in range(0, count, block):
+        part = rows[start : start + block]
+        grouped = scaled[:, start : start + block].reshape(groups, heads // groups * len(part), width)
+        scores = (grouped @ k.transpose(1, 2)).float().reshape(heads, len(part), tokens)
+        scores.masked_fill_(columns > part[:, None], float("-inf"))
+        total = torch.logsumexp(scores, dim=-1)
+        for name, (low, high) in ranges.items():
+            inside = torch.logsumexp(scores[..., low:high], dim=-1) if high > low else total - float("inf")
+            pieces[name].append(torch.exp(inside - total).mean(dim=0))
+    return {name: torch.cat(parts) for name, parts in pieces.items()}
+
+
+def layer_masses(q: torch.Tensor, k: torch.Tensor, rows: torch.Tensor, spatial: Span) -> Masses:
+    """The masses of one layer from its roped queries (H, R, d) of `query_rows` and keys (G, T, d) of all tokens."""
+    start, stop = spatial
+    found = range_masses(q, k, rows, {"system": (0, start), "spatial": spatial})
+    is_spatial = rows < stop
+    means = torch.stack(
+        (found["spatial"][is_spatial].mean(), found["spatial"][~is_spatial].mean(), found["system"][is_spatial].mean())
+    )
+    return Masses(*means.double().tolist())
+
+
+def attention_masses(attention: torch.Tensor, spatial: Span) -> Masses:
+    """The same from a whole causal attention matrix (H, T, T), rows = queries; for checks and recorded data."""
+    start, stop = spatial
+    mean = attention.double().mean(dim=0)
+    return Masses(
+        S_self=float(mean[start:stop, start:stop].sum(dim=1).mean()),
+        S_sp=float(mean[stop:, start:stop].sum(dim=1).mean()),
+        S_ss=float(mean[start:stop, :start].sum(dim=1).mean()),
+    )
+
+
+def mean_masses(samples: Sequence[Sequence[Masses]]) -> list[Masses]:
+    """Layer by layer, the mean over scenes and questions."""
+    stacked = np.mean([[(m.S_self, m.S_sp, m.S_ss) for m in sample] for sample in samples], axis=0)
+    return [Masses(*map(float, row)) for row in stacked]

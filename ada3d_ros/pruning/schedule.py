@@ -1,0 +1,179 @@
+"""Retention schedules: how many of a scene's spatial tokens each decoder layer sees.
+
+O(i) is the share of the ORIGINAL N alive in layer i = 1..L (AdaToken-3D eq. 5). Layer 1 sees all, counts never grow, and
+the budget is met by what the layers get after the rules of a `Staircase` (which layers may drop). Numpy only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import brentq
+
+from ada3d_ros.errors import ConfigError
+
+Curve = npt.NDArray[np.float64]
+Measure = Callable[[Curve], float]  # what a budget is about: the mean of a curve, its end, its share of FLOPs
+BETA_MAX = 20.0  # exp(-20): everything gone after one layer
+ROUNDING = 1e-9  # of float products that should be whole
+
+
+@dataclass(frozen=True, slots=True)
+class Staircase:
+    """Where tokens may be dropped: prune_layers 1-based layers behind which they may (empty = all), first 1-based layer
+    that may see fewer."""
+
+    num_layers: int
+    first: int = 2
+    prune_layers: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        too_deep = [layer for layer in self.prune_layers if not 1 <= layer < self.num_layers]
+        if too_deep:
+            raise ConfigError(
+                f"prune layer {too_deep[0]} is not one of the decoder's: tokens can be dropped behind layers 1 to "
+                f"{self.num_layers - 1}."
+            )
+
+    def may_drop_before(self, index: int) -> bool:
+        """Whether the layer of 0-based index may see fewer tokens than the one before it."""
+        return index + 1 >= max(self.first, 2) and (not self.prune_layers or index in self.prune_layers)
+
+    def hold(self, curve: Curve) -> Curve:
+        """The curve as the layers get it: 1 in layer 1, changed only where tokens may drop, never growing."""
+        held = np.empty(self.num_layers)
+        alive = 1.0
+        for index in range(self.num_layers):
+            if index and self.may_drop_before(index):
+                alive = min(alive, float(curve[index]))
+            held[index] = alive
+        return held
+
+
+@dataclass(frozen=True, slots=True)
+class RetentionSchedule:
+    """A curve ready to use: retention[i] = share of N alive in the layer of 0-based index i, already held.
+
+    rounding `floor` (AdaToken-3D, PyramidDrop) or `round` (FastV, half to even).
+    """
+
+    retention: tuple[float, ...]
+    rounding: str = "floor"
+
+    @property
+    def mean(self) -> float:
+        """The keep ratio this schedule aims at."""
+        return float(np.mean(self.retention))
+
+    def counts(self, num_tokens: int, n_min: int = 1) -> tuple[int, ...]:
+        """Tokens alive in each layer for a scene of num_tokens: never growing, at least n_min (or all, if fewer)."""
+        alive, counts = num_tokens, []
+        for share in self.retention:
+            wanted = share * num_tokens
+            whole = round(wanted) if self.rounding == "round" else math.floor(wanted + ROUNDING)
+            alive = min(alive, max(whole, n_min))
+            counts.append(alive)
+        return tuple(counts)
+
+
+def exponential(num_layers: int, alpha: float, beta: float, M: float, L0: float = 1.0) -> Curve:
+    """O_pre(i) = alpha exp(-beta (i - L0)) + M for i = 1..L (eq. 5), not clipped."""
+    return alpha * np.exp(-beta * (np.arange(1, num_layers + 1) - L0)) + M
+
+
+def quadratic(num_layers: int, last: float) -> Curve:
+    """O(i) = 1 - (1 - last) x^2, x from 0 in layer 1 to 1 in layer L: the curve of the paper's figure 3."""
+    return 1.0 - (1.0 - last) * np.linspace(0.0, 1.0, num_layers) ** 2
+
+
+def stages(num_layers: int, layers: Sequence[int], ratios: Sequence[float]) -> Curve:
+    """1 up to layers[0] (1-based), ratios[0] behind it, ratios[1] behind layers[1], and so on (PyramidDrop)."""
+    if len(layers) != len(ratios):
+        raise ConfigError(f"{len(layers)} stage layers and {len(ratios)} ratios: give one ratio for each stage layer.")
+    if list(layers) != sorted(set(layers)):
+        raise ConfigError(f"stage layers {list(layers)} must rise, each named once.")
+    curve = np.ones(num_layers)
+    for layer, ratio in zip(layers, ratios, strict=True):
+        curve[layer:] = ratio
+    return curve
+
+
+def solve_budget(
+    curve_of: Callable[[float], Curve], measure: Measure, target: float, low: float, high: float, name: str
+) -> Curve:
+    """The curve of the parameter in low..high whose measure meets the target; the measure must be monotone between them.
+
+    Raises ConfigError with the least that can be reached where the target lies below it.
+    """
+    ends = measure(curve_of(low)), measure(curve_of(high))
+    if target < min(ends) - 1e-9:
+        raise unreachable(name, target, min(ends))
+    gaps = ends[0] - target, ends[1] - target
+    if abs(gaps[0]) <= 1e-12 or abs(gaps[1]) <= 1e-12 or gaps[0] * gaps[1] > 0:  # at an end, within rounding
+        return curve_of(low if abs(gaps[0]) <= abs(gaps[1]) else high)
+    return curve_of(brentq(lambda x: measure(curve_of(x)) - target, low, high, xtol=1e-14, rtol=1e-13, maxiter=500))
+
+
+def unreachable(name: str, target: float, least: float) -> ConfigError:
+    """The error for a budget below what a schedule can reach."""
+    return ConfigError(
+        f"{name} = {target:g} cannot be met on this decoder; allowed: {_up(least):g} to 1 (its first layers see all tokens; a "
+        "strategy before the language model, as voxel_dpp, can go lower)."
+    )
+
+
+def _up(value: float) -> float:
+    """Rounded up to 3 decimals: a bound that a person can type and that still holds."""
+    return math.ceil(value * 1000 - 1e-6) / 1000
+
+
+def fixed(num_layers: int, measure: Measure, target: float, M: float = 0.2, name: str = "keep_ratio") -> Curve:
+    """Eq. 5 without calibration: O(1) = 1, floor min(M, target / 2), beta so that the measure meets the target.
+
+    alpha = 0.8, M = 0.2, beta = 0.1236 on 32 layers are the paper's default (mean 0.411). Where even the steepest decay
+    keeps too much above the floor (few layers), the floor is lowered instead.
+    """
+    floor = min(M, target / 2)
+
+    def curve(beta: float, floor: float = floor) -> Curve:
+        return exponential(num_layers, 1.0 - floor, beta, floor)
+
+    if measure(curve(BETA_MAX)) <= target:
+        return solve_budget(curve, measure, target, 0.0, BETA_MAX, name)
+    return solve_budget(lambda lower: curve(BETA_MAX, lower), measure, target, 0.0, floor, name)
+
+
+def equal_factors(
+    num_layers: int, layers: Sequence[int], measure: Measure, target: float, name: str = "keep_ratio"
+) -> Curve:
+    """Stages that each keep the same share of what the one before kept, so that the measure meets the target."""
+    return solve_budget(
+        lambda factor: stages(num_layers, layers, [factor ** (n + 1) for n in range(len(layers))]),
+        measure,
+        target,
+        0.0,
+        1.0,
+        name,
+    )
+
+
+def logistic(num_layers: int, slope: float, midpoint: float, target_mean: float, first: int = 2) -> Curve:
+    """O(i) = min(1, A / (1 + exp(slope (x - midpoint)))), x = relative depth, layers before `first` at 1; A is such that
+    the mean over all layers is target_mean exactly (AutoPrune's curve; closed form, clipped layers taken out in turn)."""
+    x = np.linspace(0.0, 1.0, num_layers)
+    shape = 1.0 / (1.0 + np.exp(np.clip(slope * (x - midpoint), -500.0, 500.0)))
+    budget = target_mean * num_layers - (first - 1)  # what the layers from `first` on may keep together
+    rest = shape[first - 1 :]  # falling: the clipped layers are the first ones
+    if budget < 0.0:
+        raise unreachable("keep_ratio", target_mean, (first - 1) / num_layers)
+    curve = np.ones(num_layers)
+    for clipped in range(len(rest)):
+        scale = (budget - clipped) / rest[clipped:].sum()
+        if scale * rest[clipped] <= 1.0:
+            curve[first - 1 + clipped :] = scale * rest[clipped:]
+            break
+    return curve
