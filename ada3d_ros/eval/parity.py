@@ -1,6 +1,7 @@
 """Parity with the recorded reference: every array of a golden folder against the production code, one line each.
 
-A LLaVA-3D case runs from raw images to greedy ids; `unit/` checks preprocessing, voxel ids, frame sampling and prompts.
+A LLaVA-3D case runs from raw images to greedy ids; `unit/` checks preprocessing, voxel ids, frame sampling and prompts;
+pruning_parity.py has the cases of FastV, PyramidDrop and AdaToken-3D.
 """
 
 from __future__ import annotations
@@ -9,13 +10,13 @@ import argparse
 import math
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ada3d_ros.errors import Ada3DError, InvalidRequestError, SourceError
+from ada3d_ros.eval.comparison import Row, compare, exact
 from ada3d_ros.eval.golden_case import (
     CASE_FILES,
     GoldenCase,
@@ -30,64 +31,14 @@ from ada3d_ros.eval.golden_case import (
     run_batch,
     run_greedy,
 )
+from ada3d_ros.eval.pruning_parity import check_adatoken, check_pruned, is_adatoken, is_pruned
 from ada3d_ros.geometry.voxel import voxel_coords, voxel_ids
 from ada3d_ros.model.config import VisionConfig
 from ada3d_ros.model.prompt import TEMPLATES, Tokenizer, parse_coordinates, render_question
 from ada3d_ros.model.spatial import sample_patch_points
 from ada3d_ros.scene.views import sample_reference_frames
 
-PIXELS, POINTS, FEATURES, LOGITS = 1e-6, 1e-5, 1e-4, 5e-4
-TOLERANCES = {  # absolute; every array of integers is exact
-    "pixel_values": PIXELS,
-    "depth_m": PIXELS,
-    "poses_aligned": PIXELS,
-    "intrinsics_adjusted": 1e-5,  # px; float32 has steps of 3e-5 px at 300 px, so 1e-6 px would mean exact
-    "xyz_full": POINTS,
-    "patch_xyz": POINTS,
-    "logits": LOGITS,
-    "greedy_logits": LOGITS,
-    "greedy_margin": 2 * LOGITS,  # a difference of two logits
-}
 UNIT_FILES = ("preproc_voxel.safetensors", "sampling.json", "prompts.json", "boxes.json")
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One comparison. max_error is inf for another shape or text; note says why an array was not compared."""
-
-    case: str
-    name: str
-    max_error: float
-    tolerance: float
-    note: str = ""
-    compared: bool = True
-
-    @property
-    def passed(self) -> bool:
-        return not self.compared or self.max_error <= self.tolerance  # NaN fails
-
-    def __str__(self) -> str:
-        if not self.compared:
-            return f"{self.case:<14} {self.name:<30} not compared: {self.note}"
-        verdict = "PASS" if self.passed else "FAIL"
-        return f"{self.case:<14} {self.name:<30} max error {self.max_error:8.1e}  tolerance {self.tolerance:7.1e}  {verdict}  {self.note}"
-
-
-def compare(case: str, name: str, ours: torch.Tensor, golden: torch.Tensor, note: str = "") -> Row:
-    """Element by element; an array of another shape fails, NaN and inf must stand at the same places."""
-    tolerance = TOLERANCES.get(name.rpartition(".")[2], FEATURES) if golden.is_floating_point() else 0.0
-    if ours.shape != golden.shape:
-        return Row(case, name, math.inf, tolerance, f"shape {tuple(ours.shape)}, expected {tuple(golden.shape)}")
-    same = (ours == golden) | (ours.isnan() & golden.isnan())
-    error = torch.where(same, 0.0, (ours.double() - golden.double()).abs())
-    return Row(case, name, float(error.max()) if error.numel() else 0.0, tolerance, note or str(tuple(golden.shape)))
-
-
-def exact(case: str, name: str, ours: Any, golden: Any, note: str = "") -> Row:
-    """Text or lists that must be equal."""
-    if ours == golden:
-        return Row(case, name, 0.0, 0.0, note)
-    return Row(case, name, math.inf, 0.0, f"{str(ours)[:60]!r}, expected {str(golden)[:60]!r}")
 
 
 def check_case(folder: Path) -> Iterator[Row]:
@@ -276,19 +227,28 @@ def run_parity(path: str | Path) -> Iterator[Row | Ada3DError]:
     if _find_checks(folder) is not None:
         yield from _run_folder(folder)
         return
-    subfolders = [child for child in sorted(folder.iterdir()) if child.is_dir()]
-    if not any(_find_checks(child) for child in subfolders):
+    subfolders = _children(folder)
+    if not any(_find_checks(child) or any(map(_find_checks, _children(child))) for child in subfolders):
         yield SourceError(
-            f"{folder} is no golden case: expected {', '.join(CASE_FILES)}, or one of {', '.join(UNIT_FILES)}."
+            f"{folder} is no golden case: expected {', '.join(CASE_FILES)}, or one of {', '.join(UNIT_FILES)}, or a case of "
+            "FastV, PyramidDrop or AdaToken-3D."
         )
     for child in subfolders:
         yield from _run_folder(child)
 
 
+def _children(folder: Path) -> list[Path]:
+    return [child for child in sorted(folder.iterdir()) if child.is_dir()]
+
+
 def _run_folder(folder: Path) -> Iterator[Row | Ada3DError]:
     checks = _find_checks(folder)
     if checks is None:
-        yield Row(folder.name, "-", math.nan, 0.0, "not handled yet: no LLaVA-3D case and no unit data", compared=False)
+        inner = [child for child in _children(folder) if _find_checks(child) is not None]
+        for child in inner:
+            yield from _run_folder(child)
+        if not inner:
+            yield Row(folder.name, "-", math.nan, 0.0, "no data that this command compares", compared=False)
         return
     try:
         yield from checks(folder)
@@ -301,6 +261,10 @@ def _run_folder(folder: Path) -> Iterator[Row | Ada3DError]:
 def _find_checks(folder: Path) -> Callable[[Path], Iterator[Row]] | None:
     if any((folder / name).is_file() for name in UNIT_FILES):
         return check_unit
+    if is_adatoken(folder):
+        return check_adatoken
+    if is_pruned(folder):
+        return check_pruned
     if not any((folder / name).is_file() for name in CASE_FILES[1:]):
         return None
     try:
@@ -313,12 +277,14 @@ def main(argv: list[str]) -> int:
     """`ada3d parity DIR`: prints the rows; returns 0 if all passed, 1 over a tolerance, 2 for an unreadable folder."""
     parser = argparse.ArgumentParser(
         prog="ada3d parity",
-        description="Compares this package with recorded outputs of the LLaVA-3D reference code, array by array.",
+        description="Compares this package with recorded outputs of the reference codes (LLaVA-3D, FastV, PyramidDrop, "
+        "AdaToken-3D), array by array.",
         epilog="Tolerances (absolute): pixels, depth, poses 1e-6; intrinsics 1e-5 px; points 1e-5 m; features 1e-4; logits "
-        "5e-4; ids and voxel ids exact. Exit status: 0 all passed, 1 over a tolerance, 2 a folder that cannot be read.",
+        "5e-4; ids and voxel ids exact. Pruning: kept indices, positions, lengths, tokens exact; logits 1e-3; sums 1e-4; "
+        "information 1e-6; curves 1e-3; losses 1e-6. Exit status: 0 all passed, 1 over a tolerance, 2 a folder that cannot be read.",
     )
     parser.add_argument("dir", type=Path, help="a golden case folder (config.json, inputs/expected/weights.safetensors), a "
-                        "unit folder, or a folder that holds several of them")  # fmt: skip
+                        "unit or adatoken folder, or a folder that holds several of them")  # fmt: skip
     parser.add_argument("--quiet", action="store_true", help="print failures and the summary only")
     options = parser.parse_args(argv)
     passed = failed = listed = errors = 0

@@ -20,6 +20,11 @@ Curve = npt.NDArray[np.float64]
 Measure = Callable[[Curve], float]  # what a budget is about: the mean of a curve, its end, its share of FLOPs
 BETA_MAX = 20.0  # exp(-20): everything gone after one layer
 ROUNDING = 1e-9  # of float products that should be whole
+ROUNDINGS: dict[str, Callable[[float], int]] = {
+    "floor": lambda wanted: math.floor(wanted + ROUNDING),
+    "truncate": int,
+    "round": round,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +63,8 @@ class Staircase:
 class RetentionSchedule:
     """A curve ready to use: retention[i] = share of N alive in the layer of 0-based index i, already held.
 
-    rounding `floor` (AdaToken-3D, PyramidDrop) or `round` (FastV, half to even).
+    rounding `floor` (AdaToken-3D: down, products that are whole but for float error being whole), `truncate` (PyramidDrop:
+    Python's int of the product as it is) or `round` (FastV: half to even).
     """
 
     retention: tuple[float, ...]
@@ -74,8 +80,7 @@ class RetentionSchedule:
         alive, counts = num_tokens, []
         for share in self.retention:
             wanted = share * num_tokens
-            whole = round(wanted) if self.rounding == "round" else math.floor(wanted + ROUNDING)
-            alive = min(alive, max(whole, n_min))
+            alive = min(alive, max(ROUNDINGS[self.rounding](wanted), n_min))
             counts.append(alive)
         return tuple(counts)
 

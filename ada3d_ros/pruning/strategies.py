@@ -228,7 +228,7 @@ def _pdrop(
         curve = schedule.stages(L, layers, [float(r) for r in config.pdrop.ratios.split(",")])
     else:
         curve = schedule.equal_factors(L, layers, mean_as_held(stairs), ratio)
-    return LayerPruner("pdrop", _held(stairs, curve), config.n_min, positions=config.pdrop.positions)
+    return LayerPruner("pdrop", _held(stairs, curve, "truncate"), config.n_min, positions=config.pdrop.positions)
 
 
 def _logistic(
