@@ -15,7 +15,7 @@ from typing import TypeVar, cast
 import torch
 
 from ada3d_ros.config import AgentConfig
-from ada3d_ros.engine.choose import ChosenTokens, choose_tokens, image_tokens
+from ada3d_ros.engine.choose import ChosenTokens, choose_tokens, image_tokens, pruner_for
 from ada3d_ros.engine.decode import DecodeOutput, decode
 from ada3d_ros.engine.information import decoder_shape, measure_information
 from ada3d_ros.engine.prefill import PrefillOutput, prefill
@@ -35,11 +35,10 @@ from ada3d_ros.grounding import find_boxes
 from ada3d_ros.model.checkpoint import LoadedModel
 from ada3d_ros.model.prompt import TextStream, check_question, parse_coordinates, render_question
 from ada3d_ros.model.startup import check_model, device_memory_mib, open_model
-from ada3d_ros.pruning.adatoken import information_settings
 from ada3d_ros.pruning.cost import DecoderShape
 from ada3d_ros.pruning.in_llm import LayerPruner
-from ada3d_ros.pruning.information import information_of
-from ada3d_ros.pruning.strategies import Policy, check_policy
+from ada3d_ros.pruning.information import Masses
+from ada3d_ros.pruning.strategies import Policy, check_policy, planned_retention
 from ada3d_ros.scene.keyframes import KeyframeBuffer
 from ada3d_ros.scene.views import build_multiview, preprocess_color
 from ada3d_ros.types import (
@@ -75,6 +74,10 @@ class _Scene:
     @property
     def frames(self) -> tuple[RgbdFrame, ...]:
         return tuple(keyframe.frame for keyframe in self.keyframes)
+
+    @property
+    def version(self) -> tuple[int, int]:
+        return self.state.epoch, self.state.version
 
 
 class Ada3DPipeline:
@@ -123,6 +126,10 @@ class Ada3DPipeline:
         """Used and total memory of the model's GPU in MiB; NaN on a CPU."""
         loaded = self._loaded
         return (NAN, NAN) if loaded is None else device_memory_mib(loaded.model.device)
+
+    def retention(self) -> tuple[float, ...]:
+        """Share of the spatial tokens each layer keeps inside the language model as configured; () where none is dropped."""
+        return () if self._shape is None else planned_retention(self.config.pruning, self._shape)
 
     # -- scene --------------------------------------------------------------------------------------------------------
 
@@ -219,7 +226,7 @@ class Ada3DPipeline:
         tokens, chosen = self._visual_tokens(loaded, question, scene, policy, hooks, clock)
         prompt = self._build_prompt(loaded, question, chosen, clock)
         hooks.check()
-        pruner = self._pruner(loaded, policy, question, scene, prompt, chosen, clock)
+        pruner = self._pruner(loaded, policy, question.scope, scene, prompt, chosen.original, clock)
         hooks.on_stage(Stage.PREFILL)
         hooks.check()
         prefilled = prefill(loaded.model.decoder, prompt, self._max_new_tokens(question), pruner)
@@ -263,7 +270,7 @@ class Ada3DPipeline:
         if question.scope is Scope.LATEST_IMAGE:
             tokens, key = self._image_tokens(loaded, scene, clock), None
         else:
-            tokens, key = self._spatial_tokens(loaded, scene, hooks, clock), (*self._version(scene), policy)
+            tokens, key = self._spatial_tokens(loaded, scene, hooks, clock), (*scene.version, policy)
         with clock.stage("scene_s") if policy.pre and policy.prunes else nullcontext():
             if policy.needs_question or key is None:
                 ids = loaded.tokenizer.encode(question.text)[1:]
@@ -291,23 +298,21 @@ class Ada3DPipeline:
         self,
         loaded: LoadedModel,
         policy: Policy,
-        question: Question,
+        scope: Scope,
         scene: _Scene,
         prompt: PromptSequence,
-        chosen: ChosenTokens,
+        original: int,
         clock: StageClock,
     ) -> LayerPruner | None:
-        """The strategy inside the language model, its schedule fitted to the scene's first question where so configured."""
-        decoder = loaded.model.decoder
-        entered = prompt.spatial_span[1] - prompt.spatial_span[0]
-        text = prompt.embeds.shape[0] - entered
-        information, ada = None, policy.config.adatoken3d
-        if policy.per_scene:
-            key = (*self._version(scene), question.scope, policy.pre, ada.inf.query_stride)
+        """The strategy inside the language model; a schedule fitted per scene is fitted at the scene's first question."""
+        stride = policy.config.adatoken3d.inf.query_stride
+
+        def measure() -> list[Masses]:
             with clock.stage("scene_s"):
-                masses = self._once("masses", key, lambda: measure_information(decoder, prompt, ada.inf.query_stride))
-            information = tuple(map(float, information_of(masses, information_settings(ada)).I))
-        return policy.pruner(decoder_shape(decoder.config), entered, chosen.original, text, information)
+                key = (*scene.version, scope, policy.pre, stride)
+                return self._once("masses", key, lambda: measure_information(loaded.model.decoder, prompt, stride))
+
+        return pruner_for(loaded.model.decoder, policy, prompt, original, measure)
 
     def _spatial_tokens(self, loaded: LoadedModel, scene: _Scene, hooks: AskHooks, clock: StageClock) -> SpatialTokens:
         """Of the scene's current version; made once per version."""
@@ -326,7 +331,7 @@ class Ada3DPipeline:
                 return loaded.model.build_spatial_tokens(features, views)
 
         with torch.inference_mode():
-            return self._once("tokens", self._version(scene), make)
+            return self._once("tokens", scene.version, make)
 
     def _image_tokens(self, loaded: LoadedModel, scene: _Scene, clock: StageClock) -> SpatialTokens:
         """The patches of the newest keyframe's colour image, without 3D."""
@@ -338,10 +343,6 @@ class Ada3DPipeline:
             )
         with torch.inference_mode(), clock.stage("vision_s"):
             return image_tokens(loaded.model.encode_views(pixels[None])[0])
-
-    @staticmethod
-    def _version(scene: _Scene) -> tuple[int, int]:
-        return scene.state.epoch, scene.state.version
 
     def _once(self, name: str, key: object, make: Callable[[], T]) -> T:
         """What `make` gave for this key; made anew when the key changes."""

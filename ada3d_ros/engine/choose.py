@@ -1,17 +1,22 @@
-"""Choosing spatial tokens before the language model: the model's tensors in, a pruning strategy's choice applied."""
+"""A pruning policy applied to one prompt: the choice before the language model, and the pruner for inside it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 
+from ada3d_ros.engine.information import decoder_shape
+from ada3d_ros.model.decoder import LlamaDecoder
 from ada3d_ros.model.llava3d import Llava3D
+from ada3d_ros.pruning.adatoken import information_settings
+from ada3d_ros.pruning.in_llm import LayerPruner
+from ada3d_ros.pruning.information import Masses, information_of
 from ada3d_ros.pruning.pre_llm import Candidates, patch_grid
 from ada3d_ros.pruning.scores import question_relevance
 from ada3d_ros.pruning.strategies import Policy
-from ada3d_ros.types import SpatialTokens
+from ada3d_ros.types import PromptSequence, SpatialTokens
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -54,3 +59,21 @@ def image_tokens(features: torch.Tensor) -> SpatialTokens:
     count = features.shape[0]
     ones = torch.ones(count, dtype=torch.int64, device=features.device)
     return SpatialTokens(features, patch_grid(count, features.device), ones, voxel_size_m=1.0)
+
+
+def pruner_for(
+    decoder: LlamaDecoder,
+    policy: Policy,
+    prompt: PromptSequence,
+    original: int,
+    measure: Callable[[], Sequence[Masses]],
+) -> LayerPruner | None:
+    """The policy's part inside the language model for a prompt, `original` spatial tokens before any choice; None where
+    there is none. measure() gives the scene's masses per layer, for schedules fitted per scene."""
+    entered = prompt.spatial_span[1] - prompt.spatial_span[0]
+    information = None
+    if policy.per_scene:
+        settings = information_settings(policy.config.adatoken3d)
+        information = tuple(map(float, information_of(measure(), settings).I))
+    shape, text = decoder_shape(decoder.config), prompt.embeds.shape[0] - entered
+    return policy.pruner(shape, entered, original, text, information)

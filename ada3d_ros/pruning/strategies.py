@@ -143,12 +143,27 @@ class Policy:
         return _build(self.config, self.inner, ratio, shape, *sizes, information, _file_version(self.config))
 
 
-def check_policy(config: PruningConfig, shape: DecoderShape, keep_ratio: float = math.nan) -> None:
-    """Raise ConfigError where these settings cannot work on a decoder of this shape, before any scene is there."""
+def check_policy(config: PruningConfig, shape: DecoderShape, keep_ratio: float = math.nan) -> LayerPruner | None:
+    """The in-LLM part for a scene of the paper's size, before any scene is there.
+
+    Raises ConfigError where these settings cannot work on a decoder of this shape. Schedules that follow from scene or
+    question are checked with an example.
+    """
     policy = Policy.of(config, keep_ratio)
-    entered = policy.entering(NOMINAL_SPATIAL)
-    flat = tuple(np.linspace(1.0, 0.0, shape.num_layers)) if policy.per_scene else None
-    policy.pruner(shape, entered, information=flat)
+    falling = tuple(map(float, np.linspace(1.0, 0.0, shape.num_layers))) if policy.per_scene else None
+    return policy.pruner(shape, policy.entering(NOMINAL_SPATIAL), information=falling)
+
+
+def planned_retention(config: PruningConfig, shape: DecoderShape) -> tuple[float, ...]:
+    """Share of all spatial tokens that each layer will keep, as far as it is known before a scene is there (`logistic`
+    and schedules fitted per scene decide later: what they aim at on average); () where nothing is pruned."""
+    policy = Policy.of(config)
+    if not policy.prunes:
+        return ()
+    share = policy.entering(NOMINAL_SPATIAL) / NOMINAL_SPATIAL
+    pruner = check_policy(config, shape)
+    inside = pruner.schedule.retention if pruner is not None else (1.0,) * shape.num_layers
+    return tuple(share * value for value in inside)
 
 
 def _file_version(config: PruningConfig) -> tuple[str, int]:

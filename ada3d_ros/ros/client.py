@@ -47,12 +47,18 @@ def to_plain(message: Any) -> Any:
 
 def describe_tokens(tokens: Any) -> str:
     """A TokenUsage message in words."""
-    spatial = (
-        f" ({tokens.spatial_kept} of {tokens.spatial_total} spatial kept, {tokens.strategy})"
-        if tokens.spatial_total
+    spatial = ""
+    if tokens.spatial_total:
+        spatial = f" ({tokens.spatial_kept} of {tokens.spatial_total} spatial kept"
+        if tokens.strategy != "none":
+            spatial += f" in the last layer, keep ratio {tokens.keep_ratio_achieved:.2f}"
+        spatial += f", {tokens.strategy})"
+    cost = (
+        f"; prefill {tokens.prefill_flops / 1e9:.3g} GFLOP, KV {tokens.kv_bytes / 2**20:.3g} MiB"
+        if tokens.kv_bytes
         else ""
     )
-    return f"{tokens.prompt} in{spatial}, {tokens.generated} out"
+    return f"{tokens.prompt} in{spatial}, {tokens.generated} out{cost}"
 
 
 def describe_answer(answer: Any) -> str:

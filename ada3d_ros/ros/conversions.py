@@ -68,7 +68,7 @@ def _latency_to_msg(timings: StageTimings, wait_s: float, input_age_s: float, to
         preprocess_ms=ms(timings.preprocess_s),
         vision_ms=ms(timings.vision_s),
         spatial_ms=ms(timings.spatial_s),
-        scene_ms=NAN,
+        scene_ms=ms(timings.scene_s),
         prefill_ms=ms(timings.prefill_s),
         rank_ms=ms(timings.rank_s),
         first_token_ms=ms(wait_s + timings.first_token_s),
@@ -87,7 +87,7 @@ def _tokens_to_msg(tokens: TokenUsage) -> TokenUsageMsg:
         keep_ratio_requested=tokens.keep_ratio_requested,
         keep_ratio_achieved=tokens.keep_ratio_achieved,
         strategy=tokens.strategy,
-        prefill_flops=NAN,
+        prefill_flops=tokens.prefill_flops,
         kv_bytes=tokens.kv_bytes,
     )
 

@@ -1,4 +1,4 @@
-"""Counters, rolling windows and the five diagnostics tasks on /diagnostics.
+"""Counters, rolling windows and the diagnostics tasks on /diagnostics.
 
 Publishes a DiagnosticArray itself (diagnostic_updater has no wheel), with that library's parameter names and task
 naming, so that aggregators and rqt_robot_monitor work.
@@ -16,6 +16,7 @@ import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
 from ada3d_ros.errors import FrameReason
+from ada3d_ros.types import TokenUsage
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 SILENT_AFTER_S = 5.0
@@ -104,10 +105,22 @@ class InferenceMonitor:
     windows: dict[str, Window] = field(
         default_factory=lambda: {
             k: Window()
-            for k in ("wait", "preprocess", "vision", "spatial", "prefill", "first_token", "decode", "total")
+            for k in (
+                "wait",
+                "preprocess",
+                "vision",
+                "spatial",
+                "scene",
+                "prefill",
+                "rank",
+                "first_token",
+                "decode",
+                "total",
+            )
         }
     )
     tokens_per_s: Window = field(default_factory=Window)
+    last_tokens: TokenUsage | None = None  # of the last answer
 
 
 Task = Callable[[], tuple[bytes, str, Mapping[str, object]]]

@@ -32,6 +32,7 @@ from ada3d_ros.msg import AgentStatus
 from ada3d_ros.msg import Answer as AnswerMsg
 from ada3d_ros.pipeline import Ada3DPipeline
 from ada3d_ros.ros.conversions import error_of
+from ada3d_ros.ros.core_log import CoreLog
 from ada3d_ros.ros.diagnostics import Drops, InferenceMonitor
 from ada3d_ros.ros.guard import guarded
 from ada3d_ros.ros.inputs import FrameInputs, PosedSet
@@ -40,7 +41,7 @@ from ada3d_ros.ros.outputs import AgentOutputs
 from ada3d_ros.ros.parameters import ParameterBridge
 from ada3d_ros.ros.requests import RequestServer, check_scene
 from ada3d_ros.ros.sync import MIN_JUMP_NS
-from ada3d_ros.ros.tasks import add_tasks
+from ada3d_ros.ros.tasks import add_tasks, pruning_in_words
 from ada3d_ros.ros.worker import RequestWorker
 from ada3d_ros.srv import GetModelInfo
 from ada3d_ros.types import Answer, AskHooks, Question
@@ -66,7 +67,10 @@ class AgentNode(LifecycleNode):
                 "delivering an answer", error, "".join(traceback.format_exception(error))
             )
         )
-        self._settings = ParameterBridge(self, lambda: self.pipeline is not None, self._settings_changed)
+        self._core_log = CoreLog(self.get_logger().warning)
+        self._settings = ParameterBridge(
+            self, lambda: self.pipeline is not None, self._settings_changed, self._check_settings
+        )
         self._outputs = AgentOutputs(self, self.config.diagnostic_updater.use_fqn)
         add_tasks(self._outputs.updater, self)
         self._requests = RequestServer(self, self)
@@ -188,6 +192,7 @@ class AgentNode(LifecycleNode):
         self._release()
         self.worker.stop()
         self._requests.close()
+        self._core_log.close()
         super().destroy_node()
         self._state_machine.destroy_when_not_in_use()
 
@@ -227,6 +232,10 @@ class AgentNode(LifecycleNode):
             self.pipeline.reset_scene()
         self._outputs.clear_markers()
         self._publish_status()
+
+    def _check_settings(self, config: AgentConfig) -> None:
+        if self.pipeline is not None:
+            self.pipeline.check_settings(config)
 
     def _settings_changed(self, config: AgentConfig, names: set[str]) -> None:
         if self.pipeline is not None:
@@ -287,10 +296,7 @@ class AgentNode(LifecycleNode):
     @guarded(lambda self, error, request, response: response)
     def _on_model_info(self, request: Any, response: Any) -> Any:
         info = self.pipeline.info if self.pipeline is not None else None
-        pruning = self.config.pruning
-        response.pruning = (
-            pruning.strategy if pruning.strategy == "none" else f"{pruning.strategy} keep_ratio {pruning.keep_ratio:g}"
-        )
+        response.pruning = pruning_in_words(self.config.pruning)
         response.max_views = self.config.keyframe.max_views
         if info is not None:
             response.name, response.revision, response.sha256 = info.name, info.revision, info.sha256

@@ -36,14 +36,20 @@ class ParameterBridge:
     """Keeps an AgentConfig equal to the node's parameters.
 
     A value that came with the start (YAML, command line) and does not pass is remembered in `errors`; configure fails
-    on it and says so, and setting a good value clears it. Changes are checked all together, then applied.
+    on it and says so, and setting a good value clears it. Changes are checked all together, then applied; `check` raises
+    ConfigError for what only the loaded model can refuse.
     """
 
     def __init__(
-        self, node: Node, is_configured: Callable[[], bool], on_change: Callable[[AgentConfig, set[str]], None]
+        self,
+        node: Node,
+        is_configured: Callable[[], bool],
+        on_change: Callable[[AgentConfig, set[str]], None],
+        check: Callable[[AgentConfig], None] = lambda config: None,
     ) -> None:
         self._node = node
         self._is_configured = is_configured
+        self._check = check
         self._on_change = on_change
         self._lock = threading.Lock()
         self.errors: dict[str, str] = {}
@@ -96,7 +102,9 @@ class ParameterBridge:
     def _validate(self, parameters: Sequence[Parameter]) -> SetParametersResult:
         changed = self._ours(parameters)
         try:
-            wanted, current = to_flat(from_flat(changed, self.config)), to_flat(self.config)
+            config = from_flat(changed, self.config)
+            wanted, current = to_flat(config), to_flat(self.config)
+            self._check(config)
         except ConfigError as error:
             return SetParametersResult(successful=False, reason=str(error))
         if self._is_configured():

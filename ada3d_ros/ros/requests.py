@@ -300,6 +300,7 @@ class RequestServer:
             raise error
         assert answer is not None
         now_ns = self._node.get_clock().now().nanoseconds
+        self._agent.inference.last_tokens = answer.tokens
         fill_answer_msg(message, answer, wait_s, finished - job.accepted, job.started_ns, now_ns)
         if answer.stop_reason in (StopReason.TIMEOUT, StopReason.CANCELED):  # the text so far is kept
             job.check()

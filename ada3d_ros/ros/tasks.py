@@ -1,4 +1,4 @@
-"""The five diagnostics tasks of the agent: Inputs, Synchronization, Scene, Inference, Model and GPU."""
+"""The diagnostics tasks of the agent: Inputs, Synchronization, Scene, Inference, Pruning, Model and GPU."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from ada3d_ros.config import PruningConfig
 from ada3d_ros.msg import AgentStatus
 from ada3d_ros.ros.diagnostics import ERROR, OK, WARN, DiagnosticsPublisher, inputs_task
 
@@ -21,6 +22,7 @@ def add_tasks(updater: DiagnosticsPublisher, node: AgentNode) -> None:
     updater.add("Synchronization", lambda: _synchronization(node))
     updater.add("Scene", lambda: _scene(node))
     updater.add("Inference", lambda: _inference(node))
+    updater.add("Pruning", lambda: _pruning(node))
     updater.add("Model and GPU", lambda: _model(node))
 
 
@@ -90,9 +92,39 @@ def _inference(node: AgentNode) -> Result:
     return OK, f"{monitor.succeeded} of {monitor.requests} requests answered", values
 
 
+def _pruning(node: AgentNode) -> Result:
+    """The schedule in force, and what the last answer kept and cost."""
+    config = node.config.pruning
+    values: dict[str, object] = {"strategy": config.strategy, "keep_ratio": config.keep_ratio}
+    if node.pipeline is not None:
+        values["retention_per_layer"] = " ".join(f"{share:.3f}" for share in node.pipeline.retention()) or "all"
+    tokens = node.inference.last_tokens
+    if tokens is not None:
+        values |= {
+            "last.strategy": tokens.strategy,
+            "last.spatial_total": tokens.spatial_total,
+            "last.kept_per_layer": " ".join(map(str, tokens.per_layer)),
+            "last.keep_ratio": tokens.keep_ratio_achieved,
+            "last.coverage_0.5m": tokens.coverage,
+            "last.prefill_gflop": tokens.prefill_flops / 1e9,
+            "last.unpruned_prefill_gflop": tokens.full_prefill_flops / 1e9,
+            "last.rank_gflop": tokens.rank_flops / 1e9,
+            "last.decode_gflop_per_token": tokens.decode_flops / 1e9,
+            "last.unpruned_decode_gflop_per_token": tokens.full_decode_flops / 1e9,
+            "last.kv_mib": tokens.kv_bytes / 2**20,
+            "last.unpruned_kv_mib": tokens.full_kv_bytes / 2**20,
+        }
+    return OK, pruning_in_words(config), values
+
+
+def pruning_in_words(config: PruningConfig) -> str:
+    """Strategy and keep ratio for a person: 'adatoken3d keep_ratio 0.41'."""
+    return config.strategy if config.strategy == "none" else f"{config.strategy} keep_ratio {config.keep_ratio:g}"
+
+
 def _model(node: AgentNode) -> Result:
     state, detail = node.state_and_detail()
-    values: dict[str, object] = {"pruning": node.config.pruning.strategy, "keep_ratio": node.config.pruning.keep_ratio}
+    values: dict[str, object] = {}
     if node.pipeline is not None:
         used, total = node.pipeline.device_memory_mib()
         values |= {"gpu_memory_used_mib": used, "gpu_memory_free_mib": total - used}

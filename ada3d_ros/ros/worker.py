@@ -156,9 +156,10 @@ class RequestWorker:
                     self._current.cancel(PreemptedError)
             elif self._current is not None or self._jobs:
                 limit = queue_size if policy == "queue" else 0
-                if len(self._jobs) >= limit:
+                waiting = len(self._jobs) - (self._current is None)  # then the thread is about to take the first
+                if waiting >= limit:
                     raise BusyError(
-                        f"{len(self._jobs)} requests are waiting and one is running (action.policy {policy!r}, "
+                        f"{waiting} requests are waiting and one is running (action.policy {policy!r}, "
                         f"action.queue_size {queue_size}); ask again later."
                     )
             self._jobs.append(job)

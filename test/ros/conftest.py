@@ -116,6 +116,7 @@ class Harness:
             "autostart": True,
             "generation.max_new_tokens": 8,
             "input.max_age_sec": 0.0,
+            "pruning.strategy": "none",  # random weights: what they say must not depend on which tokens stay
         }
         values = {**defaults, **parameters}
         overrides = [Parameter(name, value=value) for name, value in values.items()]

@@ -27,7 +27,13 @@ from ada3d_ros.srv import QueryScene
 from test.ros.conftest import Harness, free_domain, wait_until
 
 Start = Callable[..., Harness]
-GIVEN = {"model.path", "autostart", "generation.max_new_tokens", "input.max_age_sec"}  # by the harness
+GIVEN = {
+    "model.path",
+    "autostart",
+    "generation.max_new_tokens",
+    "input.max_age_sec",
+    "pruning.strategy",
+}  # by the harness
 
 
 @pytest.fixture(scope="module")

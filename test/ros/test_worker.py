@@ -103,3 +103,15 @@ def test_throttled_warnings_say_how_many_were_held_back() -> None:
     time.sleep(0.12)
     warn("a", "trouble")
     assert said == ["trouble", "other", "trouble (4 more like this)"]
+
+
+def test_a_burst_that_comes_before_the_thread_takes_the_first(worker: RequestWorker) -> None:
+    """The first of five counted as waiting, so that a queue of two took two instead of three; under load only."""
+    release, results = threading.Event(), list[Any]()
+    worker.run_later(lambda: release.wait(10.0))  # the thread is busy with something that is no request
+    for _ in range(3):
+        worker.submit(job(lambda _: "done", results), "queue", 2)
+    with pytest.raises(BusyError, match="2 requests are waiting and one is running"):
+        worker.submit(job(lambda _: "never", results), "queue", 2)
+    release.set()
+    assert wait_until(lambda: results == ["done"] * 3)
