@@ -33,6 +33,7 @@ setup(
         "scipy>=1.11",
         "sentencepiece>=0.2",
         "torch>=2.11",
+        "tqdm>=4.64",
         "transformers>=5.17",
     ],
     extras_require={

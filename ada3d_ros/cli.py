@@ -29,6 +29,14 @@ VERBS: dict[str, tuple[str, str, bool, str]] = {
         "write a small checkpoint with random weights, for trying things out",
     ),
     "parity": ("ada3d_ros.eval.parity", "main", False, "compare with recorded arrays of the reference codes"),
+    "analyze": ("ada3d_ros.eval.analysis", "main", False, "figures: information, attention, answers, survivors"),
+    "calibrate": (
+        "ada3d_ros.eval.calibrate",
+        "main",
+        False,
+        "measure a model's information curve and fit AdaToken-3D's schedule",
+    ),
+    "bench": ("ada3d_ros.eval.bench", "main", False, "measure strategies against the unpruned model and their FLOPs"),
     "bench-node": ("ada3d_ros.ros.node_bench", "main", True, "measure the node: CPU per frame, drops, service latency"),
 }
 

@@ -36,9 +36,9 @@ def measure_information(decoder: LlamaDecoder, prompt: PromptSequence, stride: i
     rows = query_rows(prompt.embeds.shape[0], span, stride, hidden.device)
     found = []
     for layer in range(decoder.config.num_layers):
-        made = decoder.ranking_inputs(layer, hidden, prompt.positions, rows)
+        made = decoder.ranking_inputs(layer, decoder.start_layer(layer, hidden), prompt.positions, rows)
         found.append(layer_masses(made.q[0], made.k[0], rows, span))
-        hidden = decoder.run_layers(layer, layer + 1, hidden, prompt.positions, first_keys=made.k_unroped)
+        hidden = decoder.run_layers(layer, layer + 1, hidden, prompt.positions, first=made.start)
     bad = next((i for i, m in enumerate(found) if not math.isfinite(m.S_self + m.S_sp + m.S_ss)), None)
     if bad is not None:
         raise ModelError(

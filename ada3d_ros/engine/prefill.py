@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 from ada3d_ros.engine.kv_cache import KVCache
 from ada3d_ros.engine.timing import Laps
 from ada3d_ros.errors import InvalidRequestError, ModelError
-from ada3d_ros.model.decoder import LlamaDecoder
+from ada3d_ros.model.decoder import LayerStart, LlamaDecoder
 from ada3d_ros.pruning.in_llm import LayerPruner
 from ada3d_ros.pruning.scores import PruneContext, keep_best
 from ada3d_ros.types import NAN, PromptSequence
@@ -27,7 +27,8 @@ class PrefillOutput:
     """What decode starts from.
 
     logits (vocab,) of the last prompt token; next_positions: of the first generated token, per layer; kept: per layer
-    (N_i,) int64, ascending indices into the N spatial tokens of the prompt. rank_s: ranking and selection inside prefill_s.
+    (N_i,) int64, ascending indices into the N spatial tokens of the prompt. rank_s: what ranking and dropping add to
+    prefill_s: queries, scores, selection, gathering, and the keys of tokens that go (the others' keys the layer reuses).
     """
 
     logits: torch.Tensor
@@ -72,7 +73,7 @@ def prefill(
         next_positions=tuple(run.next_positions),
         kept=tuple(run.stages),
         prefill_s=time.perf_counter() - start,
-        rank_s=run.ranking.total_s() if pruner is not None else NAN,
+        rank_s=run.ranking.total_s() + run.starting.total_s() if pruner is not None else NAN,
     )
 
 
@@ -87,10 +88,13 @@ class _Run:
         self.xyz_m = prompt.xyz_m
         self.next_position = int(prompt.positions[-1]) + 1
         self.layer = 0
-        self.first_keys: torch.Tensor | None = None  # of the layer about to run, if ranking made them
+        self.first: LayerStart | None = None  # of the layer about to run, if ranking made it
         self.stages: list[torch.Tensor] = []
         self.next_positions: list[int] = []
         self.ranking = Laps(self.hidden.device)
+        self.starting = Laps(
+            self.hidden.device, unweighed=0.0
+        )  # what a layer starts with: ranking costs the share of what is dropped
         self._finite: list[tuple[int, torch.Tensor]] = []
 
     @property
@@ -102,11 +106,11 @@ class _Run:
         if stop <= self.layer:
             return
         self.hidden = self.decoder.run_layers(
-            self.layer, stop, self.hidden, self.positions, self.cache, first_keys=self.first_keys
+            self.layer, stop, self.hidden, self.positions, self.cache, first=self.first
         )
         self.stages += [self.kept] * (stop - self.layer)
         self.next_positions += [self.next_position] * (stop - self.layer)
-        self.layer, self.first_keys = stop, None
+        self.layer, self.first = stop, None
 
     def through_pruned(self, pruner: LayerPruner) -> None:
         """Run all layers, ranking and dropping where the pruner's counts fall."""
@@ -118,8 +122,8 @@ class _Run:
         probe = None
         if pruner.probe_layer is not None:
             self.through(pruner.probe_layer)
-            self.ranking.start()
             probe = self._look(pruner, all_queries=True)
+            self.ranking.start()
         counts = pruner.counts(len(self.kept), probe)
         if probe is not None:
             self.ranking.stop()
@@ -127,8 +131,8 @@ class _Run:
             if counts[before] >= counts[before - 1]:
                 continue
             self.through(before - pruner.rank_lag)
-            self.ranking.start()
             context = probe if probe is not None and probe.layer == self.layer else self._look(pruner)
+            self.ranking.start()
             scores = pruner.rank(context)
             self._finite.append((context.layer, torch.isfinite(scores).all()))
             self.ranking.stop()
@@ -143,8 +147,12 @@ class _Run:
         tokens = self.hidden.shape[1]
         first = self.spatial[1] if all_queries or pruner.query == "all" else tokens - 1
         rows = torch.arange(first, tokens, device=self.hidden.device)
-        made = self.decoder.ranking_inputs(self.layer, self.hidden, self.positions, rows)
-        self.first_keys = made.k_unroped
+        self.starting.start()
+        self.first = self.decoder.start_layer(self.layer, self.hidden)
+        self.starting.stop()
+        self.ranking.start()
+        made = self.decoder.ranking_inputs(self.layer, self.first, self.positions, rows)
+        self.ranking.stop()
         return PruneContext(
             self.layer, made.q[0], made.q_unroped[0], made.k[0], made.k_unroped[0], rows, self.positions, self.spatial,
             self.kept, self.xyz_m,
@@ -162,8 +170,9 @@ class _Run:
         self.kept = self.kept[selected]
         if self.xyz_m is not None:
             self.xyz_m = self.xyz_m[selected]
-        if self.first_keys is not None:
-            self.first_keys = self.first_keys[:, :, rows]
+        if self.first is not None:
+            self.first = self.first.rows(rows)
+            self.starting.weigh_last((tokens - len(rows)) / tokens)
         if compact:
             self.next_position -= tokens - len(rows)
             self.positions = torch.arange(len(rows), device=device)

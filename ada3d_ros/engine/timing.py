@@ -52,25 +52,34 @@ class StageClock:
 
 
 class Laps:
-    """Adds up the time between start() and stop() without making the host wait: CUDA events on a GPU, a clock on the CPU."""
+    """Adds up the time between start() and stop() without making the host wait: CUDA events on a GPU, a clock on the CPU.
 
-    def __init__(self, device: torch.device) -> None:
+    `weigh_last` counts only a share of the last lap; a lap that is never weighed counts in whole, or not at all where
+    `unweighed` is 0.
+    """
+
+    def __init__(self, device: torch.device, unweighed: float = 1.0) -> None:
         self._cuda = device.type == "cuda"
-        self._pairs: list[tuple[Any, Any]] = []
+        self._unweighed = unweighed
+        self._laps: list[tuple[Any, Any]] = []
+        self._weights: dict[int, float] = {}
         self._begun: Any = None
 
     def start(self) -> None:
         self._begun = self._mark()
 
     def stop(self) -> None:
-        self._pairs.append((self._begun, self._mark()))
+        self._laps.append((self._begun, self._mark()))
+
+    def weigh_last(self, share: float) -> None:
+        self._weights[len(self._laps) - 1] = share
 
     def total_s(self) -> float:
         """Seconds of all laps; waits for the device."""
-        if not self._cuda:
-            return float(sum(end - begin for begin, end in self._pairs))
-        torch.cuda.synchronize()
-        return float(sum(begin.elapsed_time(end) for begin, end in self._pairs)) / 1e3
+        if self._cuda:
+            torch.cuda.synchronize()
+        seconds = [begin.elapsed_time(end) / 1e3 if self._cuda else end - begin for begin, end in self._laps]
+        return float(sum(s * self._weights.get(i, self._unweighed) for i, s in enumerate(seconds)))
 
     def _mark(self) -> Any:
         if not self._cuda:

@@ -30,17 +30,33 @@ class KeyValueStore(Protocol):
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class RankingInputs:
-    """Queries of chosen rows and keys of all rows for one layer that has not run yet.
+class LayerStart:
+    """What a layer computes first of all its tokens: normed (B, T, D) and the keys before RoPE, k_unroped (B, G, T, d).
 
-    q, q_unroped (B, H, R, d); k, k_unroped (B, G, T, d). Hand k_unroped (gathered to the rows that stay) to `run_layers`
-    as first_keys, so that the layer does not compute it again.
+    Made by `start_layer` for a ranking, it can be handed on to `run_layers`, cut to the rows that stay.
     """
+
+    normed: torch.Tensor
+    k_unroped: torch.Tensor
+
+    def rows(self, index: torch.Tensor) -> LayerStart:
+        """Of the tokens (n,) int64 that stay."""
+        return LayerStart(self.normed[:, index], self.k_unroped[:, :, index])
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class RankingInputs:
+    """Queries of chosen rows and keys of all rows for one layer that has not run yet: q, q_unroped (B, H, R, d); k,
+    k_unroped (B, G, T, d). `start` can be handed to `run_layers`."""
 
     q: torch.Tensor
     q_unroped: torch.Tensor
     k: torch.Tensor
-    k_unroped: torch.Tensor
+    start: LayerStart
+
+    @property
+    def k_unroped(self) -> torch.Tensor:
+        return self.start.k_unroped
 
 
 class RMSNorm(nn.Module):
@@ -86,6 +102,10 @@ class Attention(nn.Module):
         """(B, T, heads * d) to (B, heads, T, d)."""
         return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
 
+    def keys(self, x: torch.Tensor) -> torch.Tensor:
+        """Keys (B, G, T, d) of normed x (B, T, D), before RoPE."""
+        return self.split_heads(self.k_proj(x))
+
     def forward(
         self,
         x: torch.Tensor,
@@ -97,7 +117,7 @@ class Attention(nn.Module):
     ) -> torch.Tensor:
         q = apply_rope(self.split_heads(self.q_proj(x)), rope)
         if keys_unroped is None:
-            keys_unroped = self.split_heads(self.k_proj(x))
+            keys_unroped = self.keys(x)
         k, v = apply_rope(keys_unroped, rope), self.split_heads(self.v_proj(x))
         if cache is not None:
             k, v = cache.append(layer, k, v)
@@ -132,9 +152,10 @@ class DecoderLayer(nn.Module):
         layer: int,
         cache: KeyValueStore | None,
         mask: torch.Tensor | None,
-        keys_unroped: torch.Tensor | None,
+        start: LayerStart | None,
     ) -> torch.Tensor:
-        hidden = hidden + self.self_attn(self.input_layernorm(hidden), rope, layer, cache, mask, keys_unroped)
+        x, keys = (self.input_layernorm(hidden), None) if start is None else (start.normed, start.k_unroped)
+        hidden = hidden + self.self_attn(x, rope, layer, cache, mask, keys)
         return hidden + cast(torch.Tensor, self.mlp(self.post_attention_layernorm(hidden)))
 
 
@@ -184,12 +205,12 @@ class LlamaDecoder(nn.Module):
         positions: torch.Tensor,
         cache: KeyValueStore | None = None,
         key_mask: torch.Tensor | None = None,
-        first_keys: torch.Tensor | None = None,
+        first: LayerStart | None = None,
     ) -> torch.Tensor:
         """Layers start..stop-1 on hidden (B, T, D) with positions (T,) or (B, T); returns hidden (B, T, D).
 
         cache: the new tokens attend to what it holds and are added to it. key_mask (B, past + T) bool, False = padding.
-        first_keys (B, G, T, d): layer `start`'s keys before RoPE, if `ranking_inputs` made them already.
+        first: what `start_layer` made of layer `start` and these very tokens already.
         """
         rope = self._rope(positions, hidden.dtype)
         masks: dict[int, torch.Tensor | None] = {}
@@ -197,19 +218,24 @@ class LlamaDecoder(nn.Module):
             past = cache.length(index) if cache is not None else 0
             if past not in masks:
                 masks[past] = attention_mask(past, hidden.shape[1], key_mask, hidden.device)
-            hidden = self.layers[index](hidden, rope, index, cache, masks[past], first_keys if index == start else None)
+            hidden = self.layers[index](hidden, rope, index, cache, masks[past], first if index == start else None)
         return hidden
 
-    def ranking_inputs(
-        self, layer: int, hidden: torch.Tensor, positions: torch.Tensor, query_rows: torch.Tensor
-    ) -> RankingInputs:
-        """q of the chosen rows (R,) and k of all rows of hidden (B, T, D), as layer `layer` would compute them."""
+    def start_layer(self, layer: int, hidden: torch.Tensor) -> LayerStart:
+        """Layer `layer`'s norm and keys of hidden (B, T, D)."""
         block = cast(DecoderLayer, self.layers[layer])
-        x, attention = block.input_layernorm(hidden), block.self_attn
-        q = attention.split_heads(attention.q_proj(x[:, query_rows]))
-        k = attention.split_heads(attention.k_proj(x))
-        q_rope = self._rope(positions[..., query_rows], hidden.dtype)
-        return RankingInputs(apply_rope(q, q_rope), q, apply_rope(k, self._rope(positions, hidden.dtype)), k)
+        normed = block.input_layernorm(hidden)
+        return LayerStart(normed, block.self_attn.keys(normed))
+
+    def ranking_inputs(
+        self, layer: int, start: LayerStart, positions: torch.Tensor, query_rows: torch.Tensor
+    ) -> RankingInputs:
+        """q of the chosen rows (R,) and k of all rows, as layer `layer` would compute them from its start."""
+        attention = cast(DecoderLayer, self.layers[layer]).self_attn
+        dtype = start.normed.dtype
+        q = attention.split_heads(attention.q_proj(start.normed[:, query_rows]))
+        k = apply_rope(start.k_unroped, self._rope(positions, dtype))
+        return RankingInputs(apply_rope(q, self._rope(positions[..., query_rows], dtype)), q, k, start)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Final norm and head: (..., D) to (..., vocab). Callers pass only the rows they need."""

@@ -15,7 +15,7 @@ from ada3d_ros.errors import ConfigError
 from ada3d_ros.pruning import fit, schedule
 from ada3d_ros.pruning.calibration import Calibration, read_calibration
 from ada3d_ros.pruning.cost import DecoderShape, prefill_macs
-from ada3d_ros.pruning.fit import FitSettings
+from ada3d_ros.pruning.fit import Fit, FitSettings
 from ada3d_ros.pruning.information import InformationSettings, falls_with_depth
 from ada3d_ros.pruning.schedule import Curve, Measure, Staircase
 
@@ -57,14 +57,10 @@ def adatoken_curve(
     information: tuple[float, ...] | None = None,
 ) -> Curve:
     """O(i) under the configured schedule and budget, before counts; see docs/pruning.md for the readings of the paper."""
-    mode, target = _budget(ada, ratio)
+    mode, target = budget_of(ada, ratio)
     if target >= 1.0 and mode != "parameters":
         return np.ones(shape.num_layers)
-    measures: dict[str, Measure] = {
-        "mean": mean_as_held(stairs),
-        "endpoint": lambda curve: float(curve[-1]),
-        "flops": lambda curve: _flop_share(stairs.hold(np.clip(curve, 0.0, 1.0)), shape, spatial, text),
-    }
+    measures = budget_measures(stairs, shape, spatial, text)
     name = "keep_ratio" if ada.budget.mode == "mean" else f"budget.value ({mode})"
     L = shape.num_layers
     if ada.schedule == "fitted" and mode != "parameters":
@@ -73,7 +69,7 @@ def adatoken_curve(
         if len(I) != L:
             raise ConfigError(f"the information curve is of {len(I)} layers, this decoder has {L}.")
         if falls_with_depth(I) or ada.on_degenerate == "flat":
-            return _fitted(ada, stairs, I, mode, measures, target)
+            return fit_information(ada, stairs, I, mode, measures, target).curve
         problem = "the measured information is flat or rises with depth, so it says nothing about where to prune"
         if ada.on_degenerate == "error":
             raise ConfigError(
@@ -104,7 +100,16 @@ def adatoken_curve(
     return schedule.fixed(L, measures[mode], target, ada.M, name)
 
 
-def _budget(ada: AdaTokenConfig, ratio: float) -> tuple[str, float]:
+def budget_measures(stairs: Staircase, shape: DecoderShape, spatial: int, text: int) -> dict[str, Measure]:
+    """What each budget mode measures of a curve."""
+    return {
+        "mean": mean_as_held(stairs),
+        "endpoint": lambda curve: float(curve[-1]),
+        "flops": lambda curve: _flop_share(stairs.hold(np.clip(curve, 0.0, 1.0)), shape, spatial, text),
+    }
+
+
+def budget_of(ada: AdaTokenConfig, ratio: float) -> tuple[str, float]:
     """The mode and its target; the paper's 'ratio' read as configured."""
     mode, value = ada.budget.mode, ada.budget.value
     if mode == "mean":
@@ -136,29 +141,30 @@ def _filed(ada: AdaTokenConfig, num_layers: int) -> Calibration:
     return calibration
 
 
-def _fitted(
+def fit_information(
     ada: AdaTokenConfig, stairs: Staircase, I: Curve, mode: str, measures: dict[str, Measure], target: float
-) -> Curve:
+) -> Fit:
+    """Eq. 5 fitted to information I (L,) under the budget."""
     settings = fit_settings(ada)
     if mode == "endpoint":
-        return fit.fit_endpoint(I, target, settings).curve
+        return fit.fit_endpoint(I, target, settings)
     if mode == "flops":
-        return fit.fit_measure(I, measures["flops"], target, settings).curve
+        return fit.fit_measure(I, measures["flops"], target, settings)
     return fit_held_mean(I, target, stairs, settings)
 
 
-def fit_held_mean(I: Curve, mean: float, stairs: Staircase, settings: FitSettings) -> Curve:
+def fit_held_mean(I: Curve, mean: float, stairs: Staircase, settings: FitSettings) -> Fit:
     """The fitted curve whose mean AS THE LAYERS GET IT is `mean`: layer 1 always sees all tokens, which the fit's own
     constraint does not know, so its target is lowered by what that adds. As near as the bounds allow."""
     measure, target = mean_as_held(stairs), mean
-    best = fit.fit_mean(I, mean, settings).curve
+    best = fit.fit_mean(I, mean, settings)
     for _ in range(12):
-        excess = measure(best) - mean
+        excess = measure(best.curve) - mean
         if abs(excess) <= MEET_TOLERANCE:
             break
         target -= excess
         try:
-            best = fit.fit_mean(I, target, settings).curve
+            best = fit.fit_mean(I, target, settings)
         except ConfigError:  # lower than the bounds allow: what was found last stays, and is reported as achieved
             break
     return best

@@ -32,7 +32,7 @@ class Calibration:
     sha256: str
     information: tuple[float, ...]
     INF: tuple[float, ...]
-    masses: tuple[Masses, ...]
+    masses: tuple[Masses, ...]  # means over the samples
     retention: tuple[float, ...]
     parameters: Mapping[str, float]
     budget: Mapping[str, Any]
@@ -42,6 +42,7 @@ class Calibration:
     sources: tuple[str, ...] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
     random_weights: bool = False
+    INF_std: tuple[float, ...] = ()  # spread over the samples
 
     @property
     def num_layers(self) -> int:
@@ -71,6 +72,7 @@ def write_calibration(path: str | Path, calibration: Calibration) -> Path:
         "retention": _numbers(calibration.retention),
         "information": _numbers(calibration.information),
         "INF": _numbers(calibration.INF),
+        "INF_std": _numbers(calibration.INF_std),
         "S_self": _numbers([m.S_self for m in calibration.masses]),
         "S_sp": _numbers([m.S_sp for m in calibration.masses]),
         "S_ss": _numbers([m.S_ss for m in calibration.masses]),
@@ -127,4 +129,5 @@ def read_calibration(path: str | Path) -> Calibration:
         sources=tuple(map(str, data.get("sources", ()))),
         provenance=dict(data.get("provenance", {})),
         random_weights=bool(data.get("random_weights", False)),
+        INF_std=tuple(map(float, data.get("INF_std") or ())),
     )

@@ -43,7 +43,7 @@ class PruneContext:
         heads, count, width = q.shape
         groups, tokens, _ = k.shape
         grouped = q.reshape(groups, heads // groups * count, width)
-        scores = (grouped @ k.transpose(1, 2)).reshape(heads, count, tokens).float() * width**-0.5
+        scores = (grouped @ k.contiguous().transpose(1, 2)).reshape(heads, count, tokens).float() * width**-0.5
         if last_only:  # it sees every key
             return scores
         behind = torch.arange(tokens, device=k.device) > rows[:, None]

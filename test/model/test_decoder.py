@@ -88,17 +88,17 @@ def test_only_relative_positions_matter() -> None:
     assert not torch.allclose(stretched, full_hidden(decoder, hidden), atol=1e-2)
 
 
-def test_dropping_rows_with_reused_keys_equals_computing_them_again() -> None:
-    """What a pruning strategy does: rank with the next layer's q and k, keep some rows, hand their keys on."""
+def test_dropping_rows_with_a_reused_start_equals_computing_it_again() -> None:
+    """What a pruning strategy does: rank with the next layer's q and k, keep some rows, hand on what the layer started with."""
     decoder, hidden = make_decoder(), torch.randn(1, 10, 32, generator=torch.Generator().manual_seed(7))
     positions, keep = torch.arange(10), torch.tensor([0, 1, 4, 5, 8, 9])
     hidden = decoder.run_layers(0, 1, hidden, positions)
-    ranking = decoder.ranking_inputs(1, hidden, positions, torch.tensor([9]))
+    ranking = decoder.ranking_inputs(1, decoder.start_layer(1, hidden), positions, torch.tensor([9]))
     assert ranking.q.shape == (1, 4, 1, 8)
     assert ranking.k.shape == ranking.k_unroped.shape == (1, 2, 10, 8)
     anew = decoder.run_layers(1, 3, hidden[:, keep], positions[keep])
-    reused = decoder.run_layers(1, 3, hidden[:, keep], positions[keep], first_keys=ranking.k_unroped[:, :, keep])
-    wrong = decoder.run_layers(1, 3, hidden[:, keep], positions[keep], first_keys=ranking.k_unroped[:, :, :6])
+    reused = decoder.run_layers(1, 3, hidden[:, keep], positions[keep], first=ranking.start.rows(keep))
+    wrong = decoder.run_layers(1, 3, hidden[:, keep], positions[keep], first=ranking.start.rows(torch.arange(6)))
     assert torch.allclose(anew, reused, atol=1e-6)
     assert not torch.allclose(anew, wrong, atol=1e-3)
 
@@ -106,11 +106,12 @@ def test_dropping_rows_with_reused_keys_equals_computing_them_again() -> None:
 def test_ranking_inputs_give_the_layers_own_attention() -> None:
     decoder, hidden = make_decoder(), torch.randn(1, 6, 32, generator=torch.Generator().manual_seed(8))
     positions, cache = torch.arange(6), KVCache(3)
-    ranking = decoder.ranking_inputs(0, hidden, positions, torch.tensor([5, 2]))
+    ranking = decoder.ranking_inputs(0, decoder.start_layer(0, hidden), positions, torch.tensor([5, 2]))
     decoder.run_layers(0, 1, hidden, positions, cache)
     keys, _ = cache.append(0, hidden.new_zeros(1, 2, 0, 8), hidden.new_zeros(1, 2, 0, 8))
     assert torch.allclose(ranking.k, keys, atol=1e-6)
-    row_2 = decoder.ranking_inputs(0, hidden[:, 2:3], positions[2:3], torch.tensor([0])).q
+    start = decoder.start_layer(0, hidden[:, 2:3])
+    row_2 = decoder.ranking_inputs(0, start, positions[2:3], torch.tensor([0])).q
     assert torch.allclose(ranking.q[:, :, 1], row_2[:, :, 0], atol=1e-6)
 
 

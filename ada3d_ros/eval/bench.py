@@ -1,0 +1,159 @@
+"""`ada3d bench`: ratios against a baseline in the same process, interleaved, with spread; JSON with provenance.
+
+On a CPU one thread is used and ratios are of process time, since machines are shared; on a GPU wall time with the device
+synchronised. Absolute times are reported, never judged. The suites are in modules of their own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from ada3d_ros.engine.timing import synchronize
+from ada3d_ros.errors import Ada3DError, ConfigError
+from ada3d_ros.model.checkpoint import resolve_device
+from ada3d_ros.results import write_results
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """One run: seconds of wall time, and of this process's CPU time (what a busy machine does not change)."""
+
+    wall_s: float
+    cpu_s: float
+
+    def of(self, device: torch.device) -> float:
+        """The one that ratios are made of."""
+        return self.cpu_s if device.type == "cpu" else self.wall_s
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Median, least and largest of n values."""
+
+    median: float
+    min: float
+    max: float
+    n: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        if not values:
+            return cls(math.nan, math.nan, math.nan, 0)
+        return cls(float(np.median(values)), float(min(values)), float(max(values)), len(values))
+
+    def __str__(self) -> str:
+        return f"{self.median:.3f} [{self.min:.3f}-{self.max:.3f}]"
+
+
+def timed(run: Callable[[], Any], device: torch.device) -> Timing:
+    """Run once; the device is synchronised before and behind it."""
+    synchronize(device)
+    wall, cpu = time.perf_counter(), time.process_time()
+    run()
+    synchronize(device)
+    return Timing(time.perf_counter() - wall, time.process_time() - cpu)
+
+
+def interleaved(
+    variants: Mapping[str, Callable[[], Any]],
+    repetitions: int,
+    device: torch.device,
+    warm_ups: int = 1,
+    label: str = "",
+) -> dict[str, list[Timing]]:
+    """Each repetition runs every variant once, the order reversed every other time; so what the machine does meanwhile
+    meets all alike."""
+    times: dict[str, list[Timing]] = {name: [] for name in variants}
+    rounds = [(False, list(variants))] * warm_ups
+    rounds += [(True, list(variants) if n % 2 == 0 else list(variants)[::-1]) for n in range(repetitions)]
+    with tqdm(total=len(rounds) * len(variants), unit="run", desc=label) as progress:
+        for counts, names in rounds:
+            for name in names:
+                timing = timed(variants[name], device)
+                if counts:
+                    times[name].append(timing)
+                progress.update()
+    return times
+
+
+def ratio_of(times: Sequence[Timing], baseline: Sequence[Timing], device: torch.device) -> Spread:
+    """Repetition by repetition."""
+    return Spread.of([a.of(device) / b.of(device) for a, b in zip(times, baseline, strict=True)])
+
+
+def to_json(value: Any) -> Any:
+    """Dataclasses and numbers ready for JSON: 6 significant digits, NaN as null."""
+    if isinstance(value, Spread):
+        value = asdict(value)
+    if isinstance(value, dict):
+        return {key: to_json(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_json(item) for item in value]
+    if isinstance(value, float):
+        return float(f"{value:.6g}") if math.isfinite(value) else None
+    return value
+
+
+def _suites() -> dict[str, Callable[[argparse.Namespace, torch.device], dict[str, Any]]]:
+    from ada3d_ros.eval import bench_pruning
+
+    return {"pruning": bench_pruning.run}
+
+
+def device_name(device: torch.device) -> str:
+    """'cpu', or the GPU's own name."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+def main(argv: Sequence[str]) -> int:
+    """`ada3d bench`: returns 0; 2 with a sentence on stderr where something is missing or out of range."""
+    parser = argparse.ArgumentParser(
+        prog="ada3d bench",
+        description="Measures this package against baselines in the same process, interleaved, with random weights (times are "
+        "real, answers mean nothing). A shape on a CPU takes one to five minutes on one core.",
+        epilog="Shapes: A d=1024 L=8 N=2560 and B d=1024 L=32 N=595 (a quarter of the 7B in every size), C d=512 L=32 N=290 (an eighth); "
+        "7B: LLaVA-3D-7B with its vision tower, N 850, 1700, 2560, for a CUDA GPU. Example: ada3d bench --suite pruning --shape B "
+        "--json docs/results/pruning_B.json",
+    )
+    parser.add_argument("--suite", default="pruning", choices=("pruning",), help="what to measure (default pruning)")
+    parser.add_argument(
+        "--shape", choices=("A", "B", "C", "7B"), help="sizes of the model (default: 7B on cuda, C on cpu)"
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default auto)")
+    parser.add_argument(
+        "--precision", default="auto", choices=("auto", "bf16", "fp32"),
+        help="auto: bf16 on cuda and on processors that have it, except shape C (default auto)",
+    )  # fmt: skip
+    parser.add_argument("--keep-ratio", type=float, nargs="+", default=[0.37, 0.2], help="(default 0.37 0.2)")
+    parser.add_argument("--strategies", nargs="+", help="by name (default: all, and voxel_dpp+adatoken3d)")
+    parser.add_argument("--repetitions", type=int, help="interleaved rounds after one warm-up (default 5; 20 on cuda)")
+    parser.add_argument("--seed", type=int, default=0, help="of weights and scene (default 0)")
+    parser.add_argument("--json", type=Path, help="write the results with their provenance")
+    options = parser.parse_args(list(argv))
+    try:
+        device = resolve_device(options.device)
+        if options.repetitions is not None and options.repetitions < 1:
+            raise ConfigError(f"--repetitions {options.repetitions}: at least 1 is needed.")
+        if device.type == "cpu":
+            torch.set_num_threads(1)  # two threads on a shared machine wait for each other: 30 times the spread
+        torch.manual_seed(options.seed)
+        results = _suites()[options.suite](options, device)
+    except (Ada3DError, OSError) as error:
+        print(f"ada3d bench: {error}", file=sys.stderr)
+        return 2
+    if options.json:
+        results["load_average_after"] = os.getloadavg()[0]
+        print(f"wrote {write_results(options.json, to_json(results), device_name(device), options.seed)}")
+    return 0
