@@ -27,7 +27,7 @@ def decoder_shape(config: DecoderConfig) -> DecoderShape:
 
 @torch.inference_mode()
 def measure_information(decoder: LlamaDecoder, prompt: PromptSequence, stride: int = 1) -> list[Masses]:
-    """Masses of every layer. Each layer's keys are made once, for the measurement and the layer.
+    """Masses of every layer. Each layer's queries and keys are made once, for the measurement and the layer.
 
     stride: every n-th spatial token is a query. Raises InvalidRequestError without spatial tokens or text behind them,
     ModelError where attention is not finite.
@@ -36,7 +36,9 @@ def measure_information(decoder: LlamaDecoder, prompt: PromptSequence, stride: i
     rows = query_rows(prompt.embeds.shape[0], span, stride, hidden.device)
     found = []
     for layer in range(decoder.config.num_layers):
-        made = decoder.ranking_inputs(layer, decoder.start_layer(layer, hidden), prompt.positions, rows)
+        made = decoder.ranking_inputs(
+            layer, decoder.start_layer(layer, hidden, with_queries=True), prompt.positions, rows
+        )
         found.append(layer_masses(made.q[0], made.k[0], rows, span))
         hidden = decoder.run_layers(layer, layer + 1, hidden, prompt.positions, first=made.start)
     bad = next((i for i, m in enumerate(found) if not math.isfinite(m.S_self + m.S_sp + m.S_ss)), None)

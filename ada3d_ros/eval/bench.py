@@ -123,13 +123,14 @@ def main(argv: Sequence[str]) -> int:
         prog="ada3d bench",
         description="Measures this package against baselines in the same process, interleaved, with random weights (times are "
         "real, answers mean nothing). A shape on a CPU takes one to five minutes on one core.",
-        epilog="Shapes: A d=1024 L=8 N=2560 and B d=1024 L=32 N=595 (a quarter of the 7B in every size), C d=512 L=32 N=290 (an eighth); "
+        epilog="Shapes: A d=1024 L=8 N=2560 and B d=1024 L=32 N=595 (a quarter of the 7B in every size), C d=512 L=32 N=290 (an eighth); W "
+        "the 7B's own widths with 4 layers, N=1659 (six minutes on one core); "
         "7B: LLaVA-3D-7B with its vision tower, N 850, 1700, 2560, for a CUDA GPU. Example: ada3d bench --suite pruning --shape B "
         "--json docs/results/pruning_B.json",
     )
     parser.add_argument("--suite", default="pruning", choices=("pruning",), help="what to measure (default pruning)")
     parser.add_argument(
-        "--shape", choices=("A", "B", "C", "7B"), help="sizes of the model (default: 7B on cuda, C on cpu)"
+        "--shape", choices=("A", "B", "C", "W", "7B"), help="sizes of the model (default: 7B on cuda, C on cpu)"
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default auto)")
     parser.add_argument(
@@ -138,6 +139,7 @@ def main(argv: Sequence[str]) -> int:
     )  # fmt: skip
     parser.add_argument("--keep-ratio", type=float, nargs="+", default=[0.37, 0.2], help="(default 0.37 0.2)")
     parser.add_argument("--strategies", nargs="+", help="by name (default: all, and voxel_dpp+adatoken3d)")
+    parser.add_argument("--stride", type=int, default=10, help="of queries when information is measured (default 10)")
     parser.add_argument("--repetitions", type=int, help="interleaved rounds after one warm-up (default 5; 20 on cuda)")
     parser.add_argument("--seed", type=int, default=0, help="of weights and scene (default 0)")
     parser.add_argument("--json", type=Path, help="write the results with their provenance")
@@ -146,6 +148,8 @@ def main(argv: Sequence[str]) -> int:
         device = resolve_device(options.device)
         if options.repetitions is not None and options.repetitions < 1:
             raise ConfigError(f"--repetitions {options.repetitions}: at least 1 is needed.")
+        if options.stride < 1:
+            raise ConfigError(f"--stride {options.stride}: at least 1 is needed.")
         if device.type == "cpu":
             torch.set_num_threads(1)  # two threads on a shared machine wait for each other: 30 times the spread
         torch.manual_seed(options.seed)

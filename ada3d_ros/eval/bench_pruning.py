@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import argparse
 import functools
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,116 +19,36 @@ from ada3d_ros.config import from_flat
 from ada3d_ros.config.pruning import STRATEGIES
 from ada3d_ros.engine.choose import pruner_for
 from ada3d_ros.engine.decode import decode_step
-from ada3d_ros.engine.information import decoder_shape
+from ada3d_ros.engine.information import decoder_shape, measure_information
 from ada3d_ros.engine.prefill import PrefillOutput, prefill
 from ada3d_ros.errors import Ada3DError, ConfigError
 from ada3d_ros.eval.bench import Spread, Timing, interleaved, ratio_of, timed
-from ada3d_ros.model.config import DecoderConfig
+from ada3d_ros.eval.bench_model import (
+    QUESTION_TEXT,
+    SHAPES,
+    SYSTEM_TEXT,
+    VOXEL_M,
+    BenchScene,
+    BenchShape,
+    Camera,
+    has_bfloat16,
+    make_camera,
+    make_model,
+    make_scene,
+)
 from ada3d_ros.model.decoder import LlamaDecoder
-from ada3d_ros.pruning.cost import cost_of
+from ada3d_ros.model.llava3d import Llava3D
+from ada3d_ros.model.spatial import pool_spatial_tokens
+from ada3d_ros.pruning.cost import cost_of, information_macs, prefill_macs
 from ada3d_ros.pruning.coverage import cell_coverage, position_bias
 from ada3d_ros.pruning.in_llm import LayerPruner
-from ada3d_ros.pruning.pre_llm import Candidates
 from ada3d_ros.pruning.strategies import Policy
 from ada3d_ros.types import PromptSequence
 
-SYSTEM_TEXT, QUESTION_TEXT = 36, 24  # tokens before and behind the scene, as LLaVA-3D's template has them
-FEATURE_WIDTH = 1024  # of CLIP ViT-L
-ROOM_M = (6.0, 5.0, 2.8)
-VOXEL_M = 0.2
 DECODE_STEPS = 8
-TOLERANCE = 1.15  # measured ratio over FLOP ratio, CPU
+TOLERANCE = 1.15  # measured prefill ratio over FLOP ratio, CPU
+GPU_KEEP_RATIO, GPU_PREFILL_RATIO = 0.37, 0.43  # of in-LLM strategies
 MAX_OVERHEAD = {"cpu": 0.10, "cuda": 0.05}
-
-
-@dataclass(frozen=True, slots=True)
-class BenchShape:
-    """Sizes of a decoder and its scenes; d, m and N shrink together, so that attention keeps its share."""
-
-    name: str
-    hidden: int
-    layers: int
-    intermediate: int
-    spatial: tuple[int, ...]
-    low_precision: bool = True  # bf16 where the processor has it
-
-    @property
-    def config(self) -> DecoderConfig:
-        heads = self.hidden // 128
-        return DecoderConfig(
-            vocab_size=32000, hidden_size=self.hidden, intermediate_size=self.intermediate, num_layers=self.layers,
-            num_heads=heads, num_kv_heads=heads,
-        )  # fmt: skip
-
-
-SHAPES = {
-    "A": BenchShape("A", 1024, 8, 2752, (2560,)),
-    "B": BenchShape("B", 1024, 32, 2752, (595,)),
-    "C": BenchShape("C", 512, 32, 1376, (290,), low_precision=False),
-    "7B": BenchShape("7B", 4096, 32, 11008, (850, 1700, 2560)),
-}
-
-
-def has_bfloat16() -> bool:
-    """Whether this processor multiplies bfloat16 itself."""
-    try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return False
-    return "avx512_bf16" in flags or "amx_bf16" in flags
-
-
-def make_decoder(config: DecoderConfig, device: torch.device, dtype: torch.dtype) -> LlamaDecoder:
-    """Random weights made on the device: N(0, 0.02), norms 1."""
-    with torch.device("meta"):
-        decoder = LlamaDecoder(config)
-    decoder = decoder.to(dtype).to_empty(device=device).requires_grad_(False).eval()
-    for name, parameter in decoder.named_parameters():
-        if "norm" in name:
-            parameter.fill_(1.0)
-        else:
-            parameter.normal_(0.0, 0.02)
-    return decoder
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class BenchScene:
-    """Spatial tokens as pooling would give them, and the rows that the projector would make of them."""
-
-    candidates: Candidates
-    rows: torch.Tensor  # (N, D)
-    text: torch.Tensor  # (SYSTEM_TEXT + QUESTION_TEXT, D)
-
-    def prompt(self, kept: torch.Tensor | None = None) -> PromptSequence:
-        """The prompt with all spatial tokens, or with those kept (k,)."""
-        rows, xyz = self.rows, self.candidates.xyz_m
-        if kept is not None:
-            rows, xyz = rows[kept], xyz[kept]
-        embeds = torch.cat((self.text[:SYSTEM_TEXT], rows, self.text[SYSTEM_TEXT:]))
-        span = (SYSTEM_TEXT, SYSTEM_TEXT + len(rows))
-        return PromptSequence(embeds, torch.arange(len(embeds), device=embeds.device), span, xyz)
-
-
-def make_scene(count: int, hidden: int, device: torch.device, dtype: torch.dtype, seed: int) -> BenchScene:
-    """`count` voxels on the floor and walls of a room, x-major; features of neighbours are alike, as a real room's are."""
-    axes = [torch.arange(0.0, size + 1e-6, VOXEL_M) for size in ROOM_M]
-    grid = torch.cartesian_prod(*axes)
-    size = torch.tensor(ROOM_M)
-    surface = (grid[:, 2] == 0) | (grid[:, :2] < 1e-6).any(dim=1) | (grid[:, :2] > size[:2] - 1e-3).any(dim=1)
-    points = grid[surface]
-    if len(points) < count:  # the largest scenes: a second layer behind the walls and under the floor
-        points = torch.cat((points, points + torch.tensor([0.07, 0.07, -VOXEL_M])))
-    generator = torch.Generator().manual_seed(seed)
-    chosen = torch.sort(torch.randperm(len(points), generator=generator)[:count]).values
-    xyz = points[chosen]
-    waves = torch.randn(3, FEATURE_WIDTH, generator=generator)
-    features = torch.sin(xyz @ waves) + 0.5 * torch.randn(count, FEATURE_WIDTH, generator=generator)
-    relevance = torch.rand(count, generator=generator)
-    ones = torch.ones(count, dtype=torch.int64)
-    candidates = Candidates(features.to(device, dtype), xyz.to(device), ones.to(device), VOXEL_M, relevance.to(device))
-    rows = torch.randn(count, hidden, generator=generator).to(device, dtype)
-    text = torch.randn(SYSTEM_TEXT + QUESTION_TEXT, hidden, generator=generator).to(device, dtype)
-    return BenchScene(candidates, rows, text)
 
 
 @dataclass(eq=False, slots=True)
@@ -144,6 +64,16 @@ class Variant:
     selection_s: list[float]
     outputs: list[PrefillOutput]
     shares: list[float]
+
+    @property
+    def name(self) -> str:
+        return f"{self.strategy}@{self.keep_ratio:g}"
+
+    def step(self, decoder: LlamaDecoder) -> None:
+        """One decode step on the last output's cache."""
+        output = self.outputs[0]
+        token = torch.zeros((), dtype=torch.int64, device=decoder.device)
+        decode_step(decoder, token, output.next_positions, output.cache)
 
     def run(self, decoder: LlamaDecoder) -> None:
         """One prefill; keeps the last output and every share that ranking took."""
@@ -172,17 +102,21 @@ def make_variant(
 def run(options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     """The suite; prints a table and returns what goes into the JSON."""
     name = options.shape or ("7B" if device.type == "cuda" else "C")
-    shape = SHAPES[name]
     if name == "7B" and device.type == "cpu":
         raise ConfigError(
             "shape 7B is for a CUDA GPU (a prefill would take minutes on a core); use A, B or C on a CPU."
         )
+    return run_shape(SHAPES[name], options, device)
+
+
+def run_shape(shape: BenchShape, options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
+    """All strategies, keep ratios and scene sizes of one shape."""
     low = shape.low_precision and (device.type == "cuda" or has_bfloat16())
     dtype = {"auto": torch.bfloat16 if low else torch.float32, "bf16": torch.bfloat16, "fp32": torch.float32}
     repetitions = options.repetitions or (20 if device.type == "cuda" else 5)
     strategies = options.strategies or [*(s for s in STRATEGIES if s != "none"), "voxel_dpp+adatoken3d"]
-    decoder = make_decoder(shape.config, device, dtype[options.precision])
-    rows, skipped = [], []
+    decoder, model = make_model(shape, device, dtype[options.precision])
+    rows, information, skipped = [], [], []
     for count in shape.spatial:
         scene = make_scene(count, shape.hidden, device, decoder.dtype, options.seed)
         variants = [make_variant(decoder, scene, "none", 1.0, 1, options.seed)]
@@ -192,13 +126,23 @@ def run(options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
                     variants.append(make_variant(decoder, scene, strategy, keep, repetitions, options.seed))
                 except Ada3DError as error:
                     skipped.append({"strategy": strategy, "keep_ratio": keep, "N": count, "why": str(error)})
-        rows += measure(decoder, scene, variants, repetitions, device, f"shape {name}, N = {count}")
+        bench = _Bench(decoder, scene, variants, repetitions, device, f"shape {shape.name}, N = {count}")
+        found = bench.rows()
+        information.append(bench.information(options.stride))
+        if model is not None and shape.vision is not None:
+            found = bench.with_first_token(found, model, make_camera(shape.vision, scene, options.seed))
+        rows += found
     print(table(rows))
+    for item in information:
+        print(
+            f"measuring information at N = {item['N']}, every {item['stride']}th query: {item['ratio']} of an unpruned prefill, "
+            f"{item['flop_share']:.2%} more FLOPs"
+        )
     for item in skipped:
         print(f"not run: {item['strategy']} at keep ratio {item['keep_ratio']:g}: {item['why']}")
     return {
         "suite": "pruning",
-        "shape": name,
+        "shape": shape.name,
         "n": repetitions,
         "random_weights": True,
         "dtype": str(decoder.dtype).removeprefix("torch."),
@@ -206,88 +150,136 @@ def run(options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
         "text_tokens": SYSTEM_TEXT + QUESTION_TEXT,
         "sizes": {"hidden": shape.hidden, "layers": shape.layers, "intermediate": shape.intermediate},
         "rows": rows,
+        "information": information,
         "not_run": skipped,
     }
 
 
-def measure(
-    decoder: LlamaDecoder,
-    scene: BenchScene,
-    variants: list[Variant],
-    repetitions: int,
-    device: torch.device,
-    label: str,
-) -> list[dict[str, Any]]:
-    """Prefill of all variants interleaved, then decode steps of all interleaved; one row each."""
+class _Bench:
+    """The variants of one scene, measured in turn."""
 
-    def name(v: Variant) -> str:
-        return f"{v.strategy}@{v.keep_ratio:g}"
+    def __init__(
+        self, decoder: LlamaDecoder, scene: BenchScene, variants: list[Variant], repetitions: int, device: torch.device,
+        label: str,
+    ) -> None:  # fmt: skip
+        self.decoder, self.scene, self.variants = decoder, scene, variants
+        self.repetitions, self.device, self.label = repetitions, device, label
 
-    prefills = {name(v): functools.partial(v.run, decoder) for v in variants}
-    times = interleaved(prefills, repetitions, device, label=label)
-    token = torch.zeros((), dtype=torch.int64, device=device)
+    def rows(self) -> list[dict[str, Any]]:
+        """Prefill of all variants interleaved, then one decode step of all interleaved; one row each."""
+        prefills = {v.name: functools.partial(v.run, self.decoder) for v in self.variants}
+        times = interleaved(prefills, self.repetitions, self.device, label=self.label)
+        with torch.inference_mode():
+            decodes = {v.name: functools.partial(v.step, self.decoder) for v in self.variants}
+            steps = interleaved(decodes, self.repetitions, self.device, label="decode")
+        base = self.variants[0].name
+        return [self._row(v, times[v.name], times[base], steps[v.name], steps[base]) for v in self.variants]
 
-    def step(v: Variant) -> None:
-        output = v.outputs[0]
-        decode_step(decoder, token, output.next_positions, output.cache)
+    def _row(
+        self, v: Variant, times: list[Timing], baseline: list[Timing], steps: list[Timing], base_steps: list[Timing]
+    ) -> dict[str, Any]:
+        total, output, device = len(self.scene.rows), v.outputs[0], self.device
+        cost = cost_of(
+            decoder_shape(self.decoder.config),
+            output.counts,
+            text=len(v.prompt.positions) - output.counts[0],
+            element_size=v.prompt.embeds.element_size(),
+            rank_lag=v.pruner.rank_lag if v.pruner is not None else 0,
+            original=total,
+        )
+        last, xyz = v.entered[output.kept[-1]], self.scene.candidates.xyz_m
+        measured, flop_ratio = ratio_of(times, baseline, device), cost.prefill_flops / cost.unpruned_prefill_flops
+        overhead = Spread.of(v.shares[1:])  # without the warm-up
+        target: float | None = TOLERANCE * flop_ratio
+        if device.type == "cuda":  # small counts do not fill a GPU: one target, where the paper's setting is
+            target = GPU_PREFILL_RATIO if v.keep_ratio == GPU_KEEP_RATIO and v.pruner is not None else None
+        return {
+            "strategy": v.strategy,
+            "keep_ratio": v.keep_ratio,
+            "N": total,
+            "keep_ratio_achieved": float(np.mean(output.counts)) / total,
+            "kept_last_layer": output.counts[-1],
+            "prefill_ratio": measured,
+            "flop_ratio": flop_ratio,
+            "prefill_over_flops": measured.median / flop_ratio,
+            "rank_share": overhead,
+            "rank_flop_share": cost.rank_flops / (cost.prefill_flops + cost.rank_flops),
+            "selection_ms": Spread.of([s * 1e3 for s in v.selection_s]),
+            "prefill_ms": Spread.of([t.of(device) * 1e3 for t in times]),
+            "prefill_wall_ms": Spread.of([t.wall_s * 1e3 for t in times]),
+            "decode_ratio": ratio_of(steps, base_steps, device),
+            "decode_step_ms": Spread.of([t.of(device) * 1e3 for t in steps]),
+            "prefill_tflop": cost.prefill_flops / 1e12,
+            "decode_gflop": cost.decode_flops / 1e9,
+            "kv_ratio": cost.kv_bytes / cost.unpruned_kv_bytes,
+            "kv_mib": cost.kv_bytes / 2**20,
+            "coverage_0.5m": cell_coverage(xyz, last),
+            "position_bias": position_bias(xyz, last),
+            "target_ratio": target,
+            "target_met": None if target is None else measured.median <= target,
+            "overhead_ok": overhead.median <= MAX_OVERHEAD[device.type],
+        }
 
-    decodes = {name(v): functools.partial(step, v) for v in variants}
-    with torch.inference_mode():
-        steps = interleaved(decodes, repetitions, device, label="decode")
-    baseline = name(variants[0])
-    return [
-        _row(decoder, scene, v, times[name(v)], times[baseline], steps[name(v)], steps[baseline], device)
-        for v in variants
-    ]
+    def information(self, stride: int) -> dict[str, Any]:
+        """One pass that measures attention masses beside one that does not; neither keeps a cache."""
+        prompt, decoder = self.variants[0].prompt, self.decoder
+
+        @torch.inference_mode()
+        def plain() -> None:
+            decoder.run_layers(0, decoder.config.num_layers, prompt.embeds[None], prompt.positions)
+
+        runs = {"plain": plain, "measured": lambda: measure_information(decoder, prompt, stride)}
+        times = interleaved(runs, self.repetitions, self.device, label="information")
+        shape, count = decoder_shape(decoder.config), len(self.scene.rows)
+        full = prefill_macs(shape, [len(prompt.positions)] * shape.num_layers, with_head=False)
+        return {
+            "N": count,
+            "stride": stride,
+            "ratio": ratio_of(times["measured"], times["plain"], self.device),
+            "flop_share": information_macs(shape, count, QUESTION_TEXT, SYSTEM_TEXT, stride) / full,
+        }
+
+    def with_first_token(self, rows: list[dict[str, Any]], model: Llava3D, camera: Camera) -> list[dict[str, Any]]:
+        """The rows with the time from pixels to the first token, and the peak memory of that."""
+        runs = {v.name: functools.partial(self._first_token, v, model, camera) for v in self.variants}
+        peaks = {}
+        for v in self.variants:
+            v.outputs.clear()  # their caches would count as memory of the others
+        for name, run_once in runs.items():
+            peaks[name] = peak_memory_mib(run_once, self.device)
+        times = interleaved(runs, self.repetitions, self.device, label="first token")
+        base = times[self.variants[0].name]
+        return [
+            row
+            | {
+                "first_token_ms": Spread.of([t.of(self.device) * 1e3 for t in times[v.name]]),
+                "first_token_ratio": ratio_of(times[v.name], base, self.device),
+                "peak_memory_mib": peaks[v.name],
+            }
+            for row, v in zip(rows, self.variants, strict=True)
+        ]
+
+    @torch.inference_mode()
+    def _first_token(self, v: Variant, model: Llava3D, camera: Camera) -> int:
+        """Vision tower, pooling, choice, projector, prefill, first token."""
+        features = model.encode_views(camera.pixels.to(self.decoder.dtype))
+        tokens = pool_spatial_tokens(features, camera.patch_xyz, model.position_embedding, VOXEL_M)
+        if v.policy.entering(len(self.scene.rows)) < len(self.scene.rows):
+            v.policy.select(self.scene.candidates)
+        rows = model.project(tokens.features[v.entered])
+        prompt = replace(v.prompt, embeds=v.prompt.embeds.clone())
+        prompt.embeds[prompt.spatial_span[0] : prompt.spatial_span[1]] = rows
+        return int(prefill(self.decoder, prompt, DECODE_STEPS, v.pruner).logits.argmax())
 
 
-def _row(
-    decoder: LlamaDecoder,
-    scene: BenchScene,
-    v: Variant,
-    times: list[Timing],
-    baseline: list[Timing],
-    steps: list[Timing],
-    base_steps: list[Timing],
-    device: torch.device,
-) -> dict[str, Any]:
-    total, output = len(scene.rows), v.outputs[0]
-    cost = cost_of(
-        decoder_shape(decoder.config),
-        output.counts,
-        text=len(v.prompt.positions) - output.counts[0],
-        element_size=v.prompt.embeds.element_size(),
-        rank_lag=v.pruner.rank_lag if v.pruner is not None else 0,
-        original=total,
-    )
-    last = v.entered[output.kept[-1]]
-    measured, flop_ratio = ratio_of(times, baseline, device), cost.prefill_flops / cost.unpruned_prefill_flops
-    overhead = Spread.of(v.shares[1:])  # without the warm-up
-    return {
-        "strategy": v.strategy,
-        "keep_ratio": v.keep_ratio,
-        "N": total,
-        "keep_ratio_achieved": float(np.mean(output.counts)) / total,
-        "kept_last_layer": output.counts[-1],
-        "prefill_ratio": measured,
-        "flop_ratio": flop_ratio,
-        "prefill_over_flops": measured.median / flop_ratio,
-        "rank_share": overhead,
-        "rank_flop_share": cost.rank_flops / (cost.prefill_flops + cost.rank_flops),
-        "selection_ms": Spread.of([s * 1e3 for s in v.selection_s]),
-        "prefill_ms": Spread.of([t.of(device) * 1e3 for t in times]),
-        "prefill_wall_ms": Spread.of([t.wall_s * 1e3 for t in times]),
-        "decode_ratio": ratio_of(steps, base_steps, device),
-        "decode_step_ms": Spread.of([t.of(device) * 1e3 for t in steps]),
-        "prefill_tflop": cost.prefill_flops / 1e12,
-        "decode_gflop": cost.decode_flops / 1e9,
-        "kv_ratio": cost.kv_bytes / cost.unpruned_kv_bytes,
-        "kv_mib": cost.kv_bytes / 2**20,
-        "coverage_0.5m": cell_coverage(scene.candidates.xyz_m, last),
-        "position_bias": position_bias(scene.candidates.xyz_m, last),
-        "within_flops": measured.median <= TOLERANCE * flop_ratio,
-        "overhead_ok": overhead.median <= MAX_OVERHEAD[device.type],
-    }
+def peak_memory_mib(run_once: Callable[[], Any], device: torch.device) -> float:
+    """Largest memory of the GPU's allocator during one run; NaN on a CPU."""
+    if device.type != "cuda":
+        return float("nan")
+    torch.cuda.synchronize(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    run_once()
+    return torch.cuda.max_memory_allocated(device) / 2**20
 
 
 def table(rows: list[dict[str, Any]]) -> str:

@@ -26,7 +26,7 @@ from ada3d_ros.eval.scenes import (
     read_scene,
     scene_prompt,
 )
-from ada3d_ros.model.checkpoint import LoadedModel, weights_sha256
+from ada3d_ros.model.checkpoint import LoadedModel
 from ada3d_ros.pruning.adatoken import (
     adatoken_curve,
     budget_measures,
@@ -62,7 +62,7 @@ def measure_scenes(
 
 
 def calibrate(
-    loaded: LoadedModel, sources: Sequence[str], questions: Sequence[str], config: AgentConfig
+    loaded: LoadedModel, sha256: str, sources: Sequence[str], questions: Sequence[str], config: AgentConfig
 ) -> Calibration:
     """The calibration of a model on these scenes, under the budget of `config.pruning`."""
     ada = config.pruning.adatoken3d
@@ -86,7 +86,7 @@ def calibrate(
     model = loaded.info
     return Calibration(
         model=model.path.resolve().name,
-        sha256=weights_sha256(model.path),
+        sha256=sha256,
         information=I,
         INF=tuple(map(float, found.INF)),
         masses=tuple(masses),
@@ -166,8 +166,8 @@ def main(argv: Sequence[str]) -> int:
     }
     try:
         questions = read_questions(options.questions)
-        loaded, config = load_for(options, **settings)
-        calibration = calibrate(loaded, options.sources, questions, config)
+        loaded, info, config = load_for(options, **settings)
+        calibration = calibrate(loaded, info.sha256, options.sources, questions, config)
         path = write_calibration(options.out, calibration)
     except (Ada3DError, OSError) as error:
         print(f"ada3d calibrate: {error}", file=sys.stderr)

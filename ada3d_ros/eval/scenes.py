@@ -17,7 +17,8 @@ from ada3d_ros.engine.choose import ChosenTokens, choose_tokens
 from ada3d_ros.errors import SourceError
 from ada3d_ros.geometry.voxel import voxel_coords, voxel_ids
 from ada3d_ros.model.checkpoint import LoadedModel
-from ada3d_ros.model.prompt import parse_coordinates, render_question
+from ada3d_ros.model.llava3d import to_device
+from ada3d_ros.model.prompt import check_question, parse_coordinates, render_question
 from ada3d_ros.model.spatial import sample_patch_points
 from ada3d_ros.model.startup import open_model
 from ada3d_ros.pruning.strategies import Policy
@@ -26,7 +27,7 @@ from ada3d_ros.scene.views import build_multiview
 from ada3d_ros.sources.bag import BagSource
 from ada3d_ros.sources.folder import FolderSource
 from ada3d_ros.sources.synthetic import build_box_room
-from ada3d_ros.types import MultiViewInput, PromptSequence, RgbdFrame, SpatialTokens
+from ada3d_ros.types import ModelInfo, MultiViewInput, PromptSequence, RgbdFrame, SpatialTokens
 
 SOURCE_HELP = "a rosbag2 folder, a posed RGB-D folder, or room:SEED for a generated room"
 DEFAULT_QUESTIONS = (
@@ -79,6 +80,7 @@ def read_scene(loaded: LoadedModel, source: str, config: AgentConfig) -> Scene:
 
 def _patch_tokens(loaded: LoadedModel, views: MultiViewInput, tokens: SpatialTokens) -> torch.Tensor:
     """Pooling orders tokens by voxel; the cap keeps every N/cap-th (model/spatial.py)."""
+    views = to_device(views, loaded.model.device)  # where they were pooled: a point on a border must round the same way
     xyz = sample_patch_points(views, loaded.model.config.vision.patches_per_side).flatten(1, 2)  # (V, P, 3)
     valid = torch.isfinite(xyz).all(dim=-1)
     ids, occupied = voxel_ids(voxel_coords(xyz[valid], tokens.voxel_size_m))
@@ -86,7 +88,7 @@ def _patch_tokens(loaded: LoadedModel, views: MultiViewInput, tokens: SpatialTok
     token_of = torch.full((total,), -1, dtype=torch.int64)
     token_of[torch.arange(kept) * total // kept] = torch.arange(kept)
     result = torch.full(valid.shape, -1, dtype=torch.int64)
-    result[valid] = token_of[ids.cpu()]
+    result[valid.cpu()] = token_of[ids.cpu()]
     return result
 
 
@@ -112,8 +114,8 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def load_for(options: argparse.Namespace, **settings: object) -> tuple[LoadedModel, AgentConfig]:
-    """The model and the configuration that those arguments name. Raises Ada3DError."""
+def load_for(options: argparse.Namespace, **settings: object) -> tuple[LoadedModel, ModelInfo, AgentConfig]:
+    """The model, what is known of it, and the configuration that those arguments name. Raises Ada3DError."""
     config = from_flat(
         {
             "model.path": str(options.model),
@@ -122,18 +124,19 @@ def load_for(options: argparse.Namespace, **settings: object) -> tuple[LoadedMod
             **settings,
         }
     )
-    return open_model(config.model)[0], config
+    return *open_model(config.model), config
 
 
 def read_questions(path: Path | None) -> Sequence[str]:
-    """The questions of a file, empty lines left out. Raises SourceError where there are none."""
+    """The questions of a file, empty lines left out. Raises SourceError where there are none, RequestError for a line that is
+    no question."""
     if path is None:
         return DEFAULT_QUESTIONS
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
     except (OSError, ValueError) as error:
         raise SourceError(f"{path} cannot be read as questions ({error}).") from None
-    questions = [line for line in lines if line]
+    questions = [check_question(line, AgentConfig().question.max_chars) for line in lines if line]
     if not questions:
         raise SourceError(f"{path} holds no question; write one a line.")
     return questions

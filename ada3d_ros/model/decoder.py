@@ -31,17 +31,20 @@ class KeyValueStore(Protocol):
 
 @dataclass(frozen=True, eq=False, slots=True)
 class LayerStart:
-    """What a layer computes first of all its tokens: normed (B, T, D) and the keys before RoPE, k_unroped (B, G, T, d).
+    """What a layer computes first of all its tokens: normed (B, T, D), the keys before RoPE, k_unroped (B, G, T, d), and
+    where asked for the queries, q_unroped (B, H, T, d).
 
-    Made by `start_layer` for a ranking, it can be handed on to `run_layers`, cut to the rows that stay.
+    Made by `start_layer` to look at attention, it can be handed on to `run_layers`, cut to the rows that stay.
     """
 
     normed: torch.Tensor
     k_unroped: torch.Tensor
+    q_unroped: torch.Tensor | None = None
 
     def rows(self, index: torch.Tensor) -> LayerStart:
         """Of the tokens (n,) int64 that stay."""
-        return LayerStart(self.normed[:, index], self.k_unroped[:, :, index])
+        q = None if self.q_unroped is None else self.q_unroped[:, :, index]
+        return LayerStart(self.normed[:, index], self.k_unroped[:, :, index], q)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -102,23 +105,25 @@ class Attention(nn.Module):
         """(B, T, heads * d) to (B, heads, T, d)."""
         return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
 
+    def queries(self, x: torch.Tensor) -> torch.Tensor:
+        """Queries (B, H, T, d) of normed x (B, T, D), before RoPE."""
+        return self.split_heads(self.q_proj(x))
+
     def keys(self, x: torch.Tensor) -> torch.Tensor:
         """Keys (B, G, T, d) of normed x (B, T, D), before RoPE."""
         return self.split_heads(self.k_proj(x))
 
     def forward(
         self,
-        x: torch.Tensor,
+        start: LayerStart,
         rope: Rope,
         layer: int,
         cache: KeyValueStore | None,
         mask: torch.Tensor | None,
-        keys_unroped: torch.Tensor | None,
     ) -> torch.Tensor:
-        q = apply_rope(self.split_heads(self.q_proj(x)), rope)
-        if keys_unroped is None:
-            keys_unroped = self.keys(x)
-        k, v = apply_rope(keys_unroped, rope), self.split_heads(self.v_proj(x))
+        q_unroped = self.queries(start.normed) if start.q_unroped is None else start.q_unroped
+        q, k = apply_rope(q_unroped, rope), apply_rope(start.k_unroped, rope)
+        v = self.split_heads(self.v_proj(start.normed))
         if cache is not None:
             k, v = cache.append(layer, k, v)
         causal = mask is None and q.shape[2] > 1
@@ -145,6 +150,11 @@ class DecoderLayer(nn.Module):
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
+    def start(self, hidden: torch.Tensor, with_queries: bool = False) -> LayerStart:
+        normed = self.input_layernorm(hidden)
+        queries = self.self_attn.queries(normed) if with_queries else None
+        return LayerStart(normed, self.self_attn.keys(normed), queries)
+
     def forward(
         self,
         hidden: torch.Tensor,
@@ -154,8 +164,7 @@ class DecoderLayer(nn.Module):
         mask: torch.Tensor | None,
         start: LayerStart | None,
     ) -> torch.Tensor:
-        x, keys = (self.input_layernorm(hidden), None) if start is None else (start.normed, start.k_unroped)
-        hidden = hidden + self.self_attn(x, rope, layer, cache, mask, keys)
+        hidden = hidden + self.self_attn(self.start(hidden) if start is None else start, rope, layer, cache, mask)
         return hidden + cast(torch.Tensor, self.mlp(self.post_attention_layernorm(hidden)))
 
 
@@ -221,11 +230,9 @@ class LlamaDecoder(nn.Module):
             hidden = self.layers[index](hidden, rope, index, cache, masks[past], first if index == start else None)
         return hidden
 
-    def start_layer(self, layer: int, hidden: torch.Tensor) -> LayerStart:
-        """Layer `layer`'s norm and keys of hidden (B, T, D)."""
-        block = cast(DecoderLayer, self.layers[layer])
-        normed = block.input_layernorm(hidden)
-        return LayerStart(normed, block.self_attn.keys(normed))
+    def start_layer(self, layer: int, hidden: torch.Tensor, with_queries: bool = False) -> LayerStart:
+        """Layer `layer`'s norm and keys of hidden (B, T, D); its queries too, for those who will look at many."""
+        return cast(DecoderLayer, self.layers[layer]).start(hidden, with_queries)
 
     def ranking_inputs(
         self, layer: int, start: LayerStart, positions: torch.Tensor, query_rows: torch.Tensor
@@ -233,7 +240,10 @@ class LlamaDecoder(nn.Module):
         """q of the chosen rows (R,) and k of all rows, as layer `layer` would compute them from its start."""
         attention = cast(DecoderLayer, self.layers[layer]).self_attn
         dtype = start.normed.dtype
-        q = attention.split_heads(attention.q_proj(start.normed[:, query_rows]))
+        if start.q_unroped is None:
+            q = attention.queries(start.normed[:, query_rows])
+        else:
+            q = start.q_unroped[:, :, query_rows]
         k = apply_rope(start.k_unroped, self._rope(positions, dtype))
         return RankingInputs(apply_rope(q, self._rope(positions[..., query_rows], dtype)), q, k, start)
 

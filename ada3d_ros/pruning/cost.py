@@ -69,6 +69,14 @@ def ranking_macs(shape: DecoderShape, spatial: Sequence[int], text: int, rank_la
     return total
 
 
+def information_macs(shape: DecoderShape, spatial: int, text_behind: int, system: int, stride: int) -> float:
+    """Extra MACs of measuring attention masses in every layer: the scores of every stride-th spatial token and of the text
+    behind the scene over the keys they see. The queries and keys themselves the layers need anyway."""
+    tokens = system + spatial + text_behind
+    asked = -(-spatial // stride) * (system + spatial / 2) + text_behind * tokens
+    return shape.num_layers * shape.hidden_size * asked
+
+
 def kv_bytes(shape: DecoderShape, tokens: Sequence[int], element_size: int) -> int:
     """Bytes of keys and values of tokens[i] tokens in layer i."""
     return 2 * shape.kv_width * element_size * sum(tokens)

@@ -42,8 +42,9 @@ class PruneContext:
             q, rows = q[:, -1:], rows[-1:]
         heads, count, width = q.shape
         groups, tokens, _ = k.shape
-        grouped = q.reshape(groups, heads // groups * count, width)
-        scores = (grouped @ k.contiguous().transpose(1, 2)).reshape(heads, count, tokens).float() * width**-0.5
+        grouped = q.float().reshape(groups, heads // groups * count, width)
+        keys = k.float().contiguous()  # float32: rounded to 16 bits, many tokens would score the same
+        scores = (grouped @ keys.transpose(1, 2)).reshape(heads, count, tokens) * width**-0.5
         if last_only:  # it sees every key
             return scores
         behind = torch.arange(tokens, device=k.device) > rows[:, None]
