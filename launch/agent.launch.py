@@ -15,11 +15,14 @@ from lifecycle_msgs.msg import Transition
 
 SHARE = Path(get_package_share_directory("ada3d_ros"))
 
+NUMBERS = ("keep_ratio",)  # the other arguments are text
 # Overrides of the parameter file; left empty, the file's value stays. argument -> parameter
 OVERRIDES = {
     "model_path": "model.path",
     "device": "model.device",
     "precision": "model.precision",
+    "pruning_strategy": "pruning.strategy",
+    "keep_ratio": "pruning.keep_ratio",
     "world_frame": "world_frame",
     "pose_source": "pose_source",
     "rgb_transport": "rgb_transport",
@@ -45,6 +48,16 @@ ARGUMENTS = [
     ),
     DeclareLaunchArgument(
         "precision", default_value="", description="auto, fp32, bf16 or fp16; empty: as in params_file"
+    ),
+    DeclareLaunchArgument(
+        "pruning_strategy",
+        default_value="",
+        description="how spatial tokens are pruned: none, adatoken3d, voxel_dpp, ... (docs/pruning.md); empty: as in params_file",
+    ),
+    DeclareLaunchArgument(
+        "keep_ratio",
+        default_value="",
+        description="mean over layers of kept / total spatial tokens, 0.05 to 1; empty: as in params_file",
     ),
     DeclareLaunchArgument(
         "rgb_topic",
@@ -107,7 +120,11 @@ def start_agent(context):
         return value(name).lower() == "true"
 
     namespace = value("namespace")
-    overrides = {parameter: value(argument) for argument, parameter in OVERRIDES.items() if value(argument)}
+    overrides = {
+        parameter: to_number(argument, value(argument)) if argument in NUMBERS else value(argument)
+        for argument, parameter in OVERRIDES.items()
+        if value(argument)
+    }
     full_namespace = prefix_namespace(context.launch_configurations.get("ros_namespace"), namespace)
     logger = f"{full_namespace.strip('/')}/ada3d_agent".lstrip("/").replace("/", ".")
     agent = LifecycleNode(
@@ -135,6 +152,14 @@ def start_agent(context):
     if is_on("rviz"):
         actions.append(start_rviz(namespace, value("world_frame"), value("pose_topic"), is_on("use_sim_time")))
     return actions
+
+
+def to_number(argument, text):
+    """A launch argument that must be a number: the node would take text for the wrong type."""
+    try:
+        return float(text)
+    except ValueError:
+        raise RuntimeError(f"{argument}:={text} is not a number; --show-args tells what it means.") from None
 
 
 def autostart(agent):

@@ -32,6 +32,13 @@ def test_parameter_table_is_current() -> None:
     assert page == load(ROOT / "tools" / "write_parameter_docs.py").render(), "run python tools/write_parameter_docs.py"
 
 
+def test_benchmark_tables_are_current() -> None:
+    page = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    tool = load(ROOT / "tools" / "write_benchmark_tables.py")
+    assert tool.BEGIN in page
+    assert page == tool.updated(page), "run python tools/write_benchmark_tables.py"
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):

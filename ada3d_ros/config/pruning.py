@@ -27,7 +27,12 @@ class BudgetConfig:
         "1 in the first; flops = value as the share of the unpruned prefill FLOPs; parameters = alpha, beta, M as written",
         choices=("mean", "endpoint", "flops", "parameters"),
     )
-    value: float = setting(0.2, "the budget of modes endpoint and flops", low=0.01, high=1.0)
+    value: float = setting(
+        0.2,
+        "the budget of modes endpoint and flops; under parameters, the last layer of schedule quadratic",
+        low=0.01,
+        high=1.0,
+    )
     semantics: str = setting(
         "last_layer_retained",
         "what value, the paper's 'ratio', stands for in mode endpoint: the share kept in the last layer, or the mean "

@@ -47,10 +47,9 @@ def choose_tokens(
     choice = policy.select(
         Candidates(tokens.features, tokens.xyz_m, tokens.num_patches, tokens.voxel_size_m, relevance)
     )
-    patches = choice.merge(tokens.num_patches[:, None].float())[:, 0]
-    chosen = SpatialTokens(
-        choice.merge(tokens.features), tokens.xyz_m[choice.kept], patches.round().to(torch.int64), tokens.voxel_size_m
-    )
+    merged, patches = choice.groups >= 0, torch.zeros_like(tokens.num_patches[choice.kept])
+    patches.index_add_(0, choice.groups[merged], tokens.num_patches[merged])
+    chosen = SpatialTokens(choice.merge(tokens.features), tokens.xyz_m[choice.kept], patches, tokens.voxel_size_m)
     return ChosenTokens(chosen, choice.kept, total)
 
 

@@ -34,13 +34,11 @@ def measure_information(decoder: LlamaDecoder, prompt: PromptSequence, stride: i
     """
     hidden, span = prompt.embeds[None], prompt.spatial_span
     rows = query_rows(prompt.embeds.shape[0], span, stride, hidden.device)
-    found = []
+    found, rope = [], decoder.rope(prompt.positions)
     for layer in range(decoder.config.num_layers):
-        made = decoder.ranking_inputs(
-            layer, decoder.start_layer(layer, hidden, with_queries=True), prompt.positions, rows
-        )
+        made = decoder.ranking_inputs(layer, decoder.start_layer(layer, hidden, with_queries=True), rope, rows)
         found.append(layer_masses(made.q[0], made.k[0], rows, span))
-        hidden = decoder.run_layers(layer, layer + 1, hidden, prompt.positions, first=made.start)
+        hidden = decoder.run_layers(layer, layer + 1, hidden, prompt.positions, first=made.start, rope=rope)
     bad = next((i for i, m in enumerate(found) if not math.isfinite(m.S_self + m.S_sp + m.S_ss)), None)
     if bad is not None:
         raise ModelError(

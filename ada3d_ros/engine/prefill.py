@@ -15,8 +15,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from ada3d_ros.engine.kv_cache import KVCache
 from ada3d_ros.engine.timing import Laps
-from ada3d_ros.errors import InvalidRequestError, ModelError
-from ada3d_ros.model.decoder import LayerStart, LlamaDecoder
+from ada3d_ros.errors import ConfigError, InvalidRequestError, ModelError
+from ada3d_ros.model.decoder import LayerStart, LlamaDecoder, rope_rows
 from ada3d_ros.pruning.in_llm import LayerPruner
 from ada3d_ros.pruning.scores import PruneContext, keep_best
 from ada3d_ros.types import NAN, PromptSequence
@@ -83,6 +83,7 @@ class _Run:
     def __init__(self, decoder: LlamaDecoder, prompt: PromptSequence, cache: KVCache) -> None:
         self.decoder, self.cache = decoder, cache
         self.hidden, self.positions = prompt.embeds[None], prompt.positions  # (1, T, D), (T,)
+        self.rope = decoder.rope(prompt.positions)
         self.start, stop = prompt.spatial_span
         self.kept = torch.arange(stop - self.start, device=prompt.embeds.device)
         self.xyz_m = prompt.xyz_m
@@ -106,7 +107,7 @@ class _Run:
         if stop <= self.layer:
             return
         self.hidden = self.decoder.run_layers(
-            self.layer, stop, self.hidden, self.positions, self.cache, first=self.first
+            self.layer, stop, self.hidden, self.positions, self.cache, first=self.first, rope=self.rope
         )
         self.stages += [self.kept] * (stop - self.layer)
         self.next_positions += [self.next_position] * (stop - self.layer)
@@ -127,6 +128,10 @@ class _Run:
         counts = pruner.counts(len(self.kept), probe)
         if probe is not None:
             self.ranking.stop()
+        if len(counts) != self.decoder.config.num_layers:
+            raise ConfigError(
+                f"{pruner.name}: the schedule is for {len(counts)} layers, this decoder has {self.decoder.config.num_layers}."
+            )
         for before in range(max(1, self.layer), len(counts)):
             if counts[before] >= counts[before - 1]:
                 continue
@@ -151,7 +156,7 @@ class _Run:
         self.first = self.decoder.start_layer(self.layer, self.hidden)
         self.starting.stop()
         self.ranking.start()
-        made = self.decoder.ranking_inputs(self.layer, self.first, self.positions, rows)
+        made = self.decoder.ranking_inputs(self.layer, self.first, self.rope, rows)
         self.ranking.stop()
         return PruneContext(
             self.layer, made.q[0], made.q_unroped[0], made.k[0], made.k_unroped[0], rows, self.positions, self.spatial,
@@ -176,6 +181,9 @@ class _Run:
         if compact:
             self.next_position -= tokens - len(rows)
             self.positions = torch.arange(len(rows), device=device)
+            self.rope = self.decoder.rope(self.positions)
+        else:
+            self.rope = rope_rows(self.rope, rows)
 
     def check_scores(self) -> None:
         """Raise ModelError for scores that were not finite; looked at once, at the end, so that no layer waits."""

@@ -33,6 +33,7 @@ def token_usage(
         element_size=prompt.embeds.element_size(),
         rank_lag=pruner.rank_lag if pruner is not None else 0,
         original=chosen.original,
+        queries=prompt.embeds.shape[0] - prompt.spatial_span[1] if pruner is not None and pruner.query == "all" else 1,
     )
     return TokenUsage(
         prompt=prompt.embeds.shape[0],

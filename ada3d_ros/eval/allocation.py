@@ -39,14 +39,15 @@ def attention_allocation(
     rows = query_rows(total, (start, stop), stride, device)
     kinds = (rows < stop, (rows >= stop) & (rows < length), rows >= length)
     ranges = {"system": (0, start), "spatial": (start, stop), "prompt": (stop, length), "answer": (length, total)}
+    rope = decoder.rope(positions)
     shares = np.full((len(QUERY_KINDS), len(KEY_KINDS), decoder.config.num_layers), np.nan)
     for layer in range(decoder.config.num_layers):
-        made = decoder.ranking_inputs(layer, decoder.start_layer(layer, hidden), positions, rows)
+        made = decoder.ranking_inputs(layer, decoder.start_layer(layer, hidden), rope, rows)
         found = range_masses(made.q[0], made.k[0], rows, ranges)
         for row, chosen in enumerate(kinds):
             for column, key in enumerate(KEY_KINDS):
                 shares[row, column, layer] = float(found[key][chosen].double().mean())  # NaN of nothing
-        hidden = decoder.run_layers(layer, layer + 1, hidden, positions, first=made.start)
+        hidden = decoder.run_layers(layer, layer + 1, hidden, positions, first=made.start, rope=rope)
     return shares
 
 

@@ -24,7 +24,7 @@ from ada3d_ros.eval.comparison import Row, compare, exact
 from ada3d_ros.eval.golden_case import read_json, read_tensors
 from ada3d_ros.model.config import DecoderConfig
 from ada3d_ros.model.decoder import LlamaDecoder
-from ada3d_ros.pruning.fit import Fit, closed_form, fit_endpoint, fit_mean
+from ada3d_ros.pruning.fit import closed_form, fit_endpoint, fit_mean
 from ada3d_ros.pruning.in_llm import LayerPruner
 from ada3d_ros.pruning.information import InformationSettings, attention_masses, information_of, layer_masses
 from ada3d_ros.pruning.schedule import RetentionSchedule, Staircase, stages
@@ -248,11 +248,10 @@ def _numbers(case: str, name: str, ours: Any, golden: Any, tolerance: float) -> 
 
 def _check_schedule(label: str, key: str, golden: dict[str, Any], information: Any) -> Iterator[Row]:
     mode, _, value = key.partition("_")
-    fits = {"mean": fit_mean, "endpoint": fit_endpoint}
-    if mode not in fits:
+    if mode not in ("mean", "endpoint"):
         yield Row(label, key, math.nan, 0.0, "no rule for a budget of this name", compared=False)
         return
-    fit: Fit = fits[mode](information, float(value))
+    fit = fit_mean(information, float(value)) if mode == "mean" else fit_endpoint(information, float(value))
     yield _numbers(label, f"{key}.O", fit.curve, golden["O"], CURVES)
     yield _numbers(label, f"{key}.loss", [fit.loss], [golden["loss"]], LOSSES)
     if "oracle_loss" in golden and mode == "mean":

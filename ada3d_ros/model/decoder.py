@@ -84,6 +84,11 @@ def rope_tables(positions: torch.Tensor, head_dim: int, theta: float, dtype: tor
     return angles.cos().to(dtype), angles.sin().to(dtype)
 
 
+def rope_rows(rope: Rope, rows: torch.Tensor) -> Rope:
+    """The tables of some of the positions, rows (n,) int64."""
+    return rope[0][:, :, rows], rope[1][:, :, rows]
+
+
 def apply_rope(x: torch.Tensor, rope: Rope) -> torch.Tensor:
     """x (B, heads, T, d) rotated, LLaMA's rotate-half layout: dimension i pairs with i + d/2."""
     low, high = x.chunk(2, dim=-1)
@@ -215,13 +220,15 @@ class LlamaDecoder(nn.Module):
         cache: KeyValueStore | None = None,
         key_mask: torch.Tensor | None = None,
         first: LayerStart | None = None,
+        rope: Rope | None = None,
     ) -> torch.Tensor:
         """Layers start..stop-1 on hidden (B, T, D) with positions (T,) or (B, T); returns hidden (B, T, D).
 
         cache: the new tokens attend to what it holds and are added to it. key_mask (B, past + T) bool, False = padding.
-        first: what `start_layer` made of layer `start` and these very tokens already.
+        first: what `start_layer` made of layer `start` and these very tokens already. rope: the tables of these positions,
+        where the caller has them.
         """
-        rope = self._rope(positions, hidden.dtype)
+        rope = self.rope(positions) if rope is None else rope
         masks: dict[int, torch.Tensor | None] = {}
         for index in range(start, stop):
             past = cache.length(index) if cache is not None else 0
@@ -234,22 +241,19 @@ class LlamaDecoder(nn.Module):
         """Layer `layer`'s norm and keys of hidden (B, T, D); its queries too, for those who will look at many."""
         return cast(DecoderLayer, self.layers[layer]).start(hidden, with_queries)
 
-    def ranking_inputs(
-        self, layer: int, start: LayerStart, positions: torch.Tensor, query_rows: torch.Tensor
-    ) -> RankingInputs:
-        """q of the chosen rows (R,) and k of all rows, as layer `layer` would compute them from its start."""
+    def ranking_inputs(self, layer: int, start: LayerStart, rope: Rope, query_rows: torch.Tensor) -> RankingInputs:
+        """q of the chosen rows (R,) and k of all rows, as layer `layer` would compute them from its start; rope of all rows."""
         attention = cast(DecoderLayer, self.layers[layer]).self_attn
-        dtype = start.normed.dtype
         if start.q_unroped is None:
             q = attention.queries(start.normed[:, query_rows])
         else:
             q = start.q_unroped[:, :, query_rows]
-        k = apply_rope(start.k_unroped, self._rope(positions, dtype))
-        return RankingInputs(apply_rope(q, self._rope(positions[..., query_rows], dtype)), q, k, start)
+        return RankingInputs(apply_rope(q, rope_rows(rope, query_rows)), q, apply_rope(start.k_unroped, rope), start)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Final norm and head: (..., D) to (..., vocab). Callers pass only the rows they need."""
         return cast(torch.Tensor, self.lm_head(self.norm(hidden)))
 
-    def _rope(self, positions: torch.Tensor, dtype: torch.dtype) -> Rope:
-        return rope_tables(positions, self.config.head_dim, self.config.rope_theta, dtype)
+    def rope(self, positions: torch.Tensor) -> Rope:
+        """cos and sin of positions (T,) or (B, T) in the model's dtype."""
+        return rope_tables(positions, self.config.head_dim, self.config.rope_theta, self.dtype)

@@ -21,8 +21,6 @@ from ada3d_ros.pruning.schedule import Curve, Measure, Staircase
 
 logger = logging.getLogger(__name__)
 
-MEET_TOLERANCE = 1e-6
-
 
 def fit_settings(config: AdaTokenConfig) -> FitSettings:
     """The fit's settings as the fit takes them."""
@@ -55,12 +53,13 @@ def adatoken_curve(
     spatial: int,
     text: int,
     information: tuple[float, ...] | None = None,
+    original: int | None = None,
 ) -> Curve:
     """O(i) under the configured schedule and budget, before counts; see docs/pruning.md for the readings of the paper."""
     mode, target = budget_of(ada, ratio)
     if target >= 1.0 and mode != "parameters":
         return np.ones(shape.num_layers)
-    measures = budget_measures(stairs, shape, spatial, text)
+    measures = budget_measures(stairs, shape, spatial, text, original)
     name = "keep_ratio" if ada.budget.mode == "mean" else f"budget.value ({mode})"
     L = shape.num_layers
     if ada.schedule == "fitted" and mode != "parameters":
@@ -100,12 +99,19 @@ def adatoken_curve(
     return schedule.fixed(L, measures[mode], target, ada.M, name)
 
 
-def budget_measures(stairs: Staircase, shape: DecoderShape, spatial: int, text: int) -> dict[str, Measure]:
-    """What each budget mode measures of a curve."""
+def budget_measures(
+    stairs: Staircase, shape: DecoderShape, spatial: int, text: int, original: int | None = None
+) -> dict[str, Measure]:
+    """What each budget mode measures of a curve: of `spatial` tokens that enter the decoder, of `original` before any choice."""
+
+    def held(curve: Curve) -> Curve:
+        return stairs.hold(np.clip(curve, 0.0, 1.0))
+
+    unpruned = prefill_macs(shape, [(original or spatial) + text] * shape.num_layers)
     return {
-        "mean": mean_as_held(stairs),
-        "endpoint": lambda curve: float(curve[-1]),
-        "flops": lambda curve: _flop_share(stairs.hold(np.clip(curve, 0.0, 1.0)), shape, spatial, text),
+        "mean": lambda curve: float(held(curve).mean()),
+        "endpoint": lambda curve: float(held(curve)[-1]),
+        "flops": lambda curve: prefill_macs(shape, list(held(curve) * spatial + text)) / unpruned,
     }
 
 
@@ -117,13 +123,6 @@ def budget_of(ada: AdaTokenConfig, ratio: float) -> tuple[str, float]:
     if mode == "endpoint" and ada.budget.semantics != "last_layer_retained":
         return "mean", value if ada.budget.semantics == "mean_retained" else 1.0 - value
     return mode, value
-
-
-def _flop_share(held: Curve, shape: DecoderShape, spatial: int, text: int) -> float:
-    def macs(curve: Curve) -> float:
-        return prefill_macs(shape, list(curve * spatial + text))
-
-    return macs(held) / macs(np.ones_like(held))
 
 
 def _filed(ada: AdaTokenConfig, num_layers: int) -> Calibration:
@@ -147,24 +146,16 @@ def fit_information(
     """Eq. 5 fitted to information I (L,) under the budget."""
     settings = fit_settings(ada)
     if mode == "endpoint":
-        return fit.fit_endpoint(I, target, settings)
+        return fit.fit_endpoint(I, target, settings, stairs.last_drop)
     if mode == "flops":
         return fit.fit_measure(I, measures["flops"], target, settings)
     return fit_held_mean(I, target, stairs, settings)
 
 
 def fit_held_mean(I: Curve, mean: float, stairs: Staircase, settings: FitSettings) -> Fit:
-    """The fitted curve whose mean AS THE LAYERS GET IT is `mean`: layer 1 always sees all tokens, which the fit's own
-    constraint does not know, so its target is lowered by what that adds. As near as the bounds allow."""
-    measure, target = mean_as_held(stairs), mean
-    best = fit.fit_mean(I, mean, settings)
-    for _ in range(12):
-        excess = measure(best.curve) - mean
-        if abs(excess) <= MEET_TOLERANCE:
-            break
-        target -= excess
-        try:
-            best = fit.fit_mean(I, target, settings)
-        except ConfigError:  # lower than the bounds allow: what was found last stays, and is reported as achieved
-            break
-    return best
+    """The fitted curve whose mean AS THE LAYERS GET IT is `mean`: layer 1 always sees all tokens, which the study's own
+    constraint does not know. Raises ConfigError where the bounds allow no such curve."""
+    weights, constant = stairs.linear_mean()
+    if constant >= 1.0:  # nothing may be dropped anywhere
+        raise schedule.UnreachableBudgetError("keep_ratio", mean, 1.0)
+    return fit.fit_mean(I, mean, settings, (weights, constant))

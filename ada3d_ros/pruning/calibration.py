@@ -103,7 +103,9 @@ def read_calibration(path: str | Path) -> Calibration:
         count = int(data["num_layers"])
         budget, parameters = dict(data["budget"]), {k: float(v) for k, v in data["parameters"].items()}
         achieved, samples = float(data["achieved_mean"]), int(data["samples"])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        settings, made = dict(data.get("inf_settings", {})), dict(data.get("provenance", {}))
+        sources, spread = tuple(map(str, data.get("sources", ()))), tuple(map(float, data.get("INF_std") or ()))
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ConfigError(
             f"{file}: {type(error).__name__} {error}: a field is missing or of another type; {again}."
         ) from None
@@ -125,9 +127,9 @@ def read_calibration(path: str | Path) -> Calibration:
         budget=budget,
         achieved_mean=achieved,
         samples=samples,
-        settings=dict(data.get("inf_settings", {})),
-        sources=tuple(map(str, data.get("sources", ()))),
-        provenance=dict(data.get("provenance", {})),
+        settings=settings,
+        sources=sources,
+        provenance=made,
         random_weights=bool(data.get("random_weights", False)),
-        INF_std=tuple(map(float, data.get("INF_std") or ())),
+        INF_std=spread,
     )

@@ -89,17 +89,19 @@ def cost_of(
     element_size: int,
     rank_lag: int = 0,
     original: int | None = None,
+    queries: int = 1,
 ) -> Cost:
     """The cost of a prompt with spatial[i] spatial tokens alive in layer i and `text` others.
 
-    original: spatial tokens of the unpruned prompt, where some were dropped before the first layer.
+    original: spatial tokens of the unpruned prompt, where some were dropped before the first layer. queries: prompt tokens
+    that rank.
     """
     tokens = [n + text for n in spatial]
     full = [(spatial[0] if original is None else original) + text] * shape.num_layers
     return Cost(
         prefill_flops=2 * prefill_macs(shape, tokens),
         unpruned_prefill_flops=2 * prefill_macs(shape, full),
-        rank_flops=2 * ranking_macs(shape, spatial, text, rank_lag),
+        rank_flops=2 * ranking_macs(shape, spatial, text, rank_lag, queries),
         decode_flops=2 * decode_macs(shape, [n + 1 for n in tokens]),
         unpruned_decode_flops=2 * decode_macs(shape, [n + 1 for n in full]),
         kv_bytes=kv_bytes(shape, tokens, element_size),

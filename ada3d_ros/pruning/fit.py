@@ -14,9 +14,10 @@ import numpy as np
 from scipy.optimize import minimize
 
 from ada3d_ros.errors import ConfigError
-from ada3d_ros.pruning.schedule import Curve, exponential
+from ada3d_ros.pruning.schedule import Curve, UnreachableBudgetError, exponential
 
 Bounds = tuple[float, float]
+Held = tuple[Curve, float]  # weights (L,), constant: the mean that a budget is about is weights . O + constant
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,34 +63,47 @@ def _finish(information: Curve, settings: FitSettings, alpha: float, beta: float
     return Fit(alpha, beta, M, loss, np.clip(curve, settings.r_min, 1.0))
 
 
-def _checked(information: Curve, low: float, settings: FitSettings, name: str) -> Curve:
+def _checked(information: Curve, low: float, settings: FitSettings, name: str, held: Held | None = None) -> Curve:
     information = np.asarray(information, dtype=np.float64)
     if information.ndim != 1 or len(information) < 3 or not np.isfinite(information).all():
         raise ConfigError(
             f"information curve of shape {information.shape}: expected one finite number for each of at least 3 layers."
         )
-    if not settings.r_min <= low <= 1.0:
+    weights, constant = _held(information, held)
+    least = settings.r_min * float(weights.sum()) + constant
+    if held is not None and low < least - 1e-12:
+        raise UnreachableBudgetError(name, low, least)
+    if not least - 1e-12 <= low <= 1.0:
         raise ConfigError(
             f"{name} = {low:g} cannot be fitted; allowed: {settings.r_min:g} (pruning.adatoken3d.fit.r_min) to 1."
         )
     return information
 
 
-def fit_mean(information: Curve, mean: float, settings: FitSettings = FitSettings()) -> Fit:
-    """The curve whose mean is `mean`. Raises ConfigError outside r_min..1."""
-    information = _checked(information, mean, settings, "keep_ratio")
+def fit_mean(information: Curve, mean: float, settings: FitSettings = FitSettings(), held: Held | None = None) -> Fit:
+    """The curve whose mean is `mean`; with `held` (Staircase.linear_mean) the mean as the layers get it.
+
+    Raises ConfigError for a mean below what r_min allows, or above 1.
+    """
+    weights, constant = _held(information, held)
+    information = _checked(information, mean, settings, "keep_ratio", held)
     if mean >= 1.0:
         return _everything(information, settings)
-    start = closed_form(information, mean, settings)
-    return _slsqp(information, settings, [lambda O: float(np.mean(O)) - mean], start)
+    start = closed_form(information, mean, settings, held)
+    return _slsqp(information, settings, [lambda O: float(weights @ O) + constant - mean], start)
 
 
-def fit_endpoint(information: Curve, last: float, settings: FitSettings = FitSettings()) -> Fit:
-    """The curve with O(1) = 1 and O(L) = last. Raises ConfigError outside r_min..1."""
+def _held(information: Curve, held: Held | None) -> Held:
+    count = len(information)
+    return held if held is not None else (np.full(count, 1.0 / max(count, 1)), 0.0)
+
+
+def fit_endpoint(information: Curve, last: float, settings: FitSettings = FitSettings(), last_layer: int = -1) -> Fit:
+    """The curve with O(1) = 1 and, in the layer of 0-based index last_layer, O = last. Raises ConfigError outside r_min..1."""
     information = _checked(information, last, settings, "budget.value")
     if last >= 1.0:
         return _everything(information, settings)
-    return _slsqp(information, settings, [lambda O: float(O[0]) - 1.0, lambda O: float(O[-1]) - last], None)
+    return _slsqp(information, settings, [lambda O: float(O[0]) - 1.0, lambda O: float(O[last_layer]) - last], None)
 
 
 def fit_measure(
@@ -123,7 +137,7 @@ def _slsqp(
         {"type": "ineq", "fun": lambda p: curve_of(p)[-1] - settings.r_min},
     ]
     middle = float(np.mean(settings.alpha))
-    starts = [(middle, beta, 0.0) for beta in np.geomspace(max(settings.beta[0], 1e-3), settings.beta[1], 5)]
+    starts = [(middle, beta, 0.0) for beta in np.geomspace(max(settings.beta[0], 1e-3), max(settings.beta[1], 1e-3), 5)]
     if start is not None:
         starts.insert(0, (start.alpha, start.beta, start.M))
     best = None
@@ -152,19 +166,22 @@ def _slsqp(
     return _finish(information, settings, *map(float, best.x))
 
 
-def closed_form(information: Curve, mean: float, settings: FitSettings = FitSettings()) -> Fit:
-    """The mean budget by variable projection: for each beta of a fine scan M follows from the mean, the loss is a
+def closed_form(
+    information: Curve, mean: float, settings: FitSettings = FitSettings(), held: Held | None = None
+) -> Fit:
+    """The mean budget of `fit_mean` by variable projection: for each beta of a fine scan M follows from the mean, the loss is a
     quadratic in alpha, and its minimum is clipped to what bounds and constraints allow. Needs no optimiser.
 
     Raises ConfigError where no beta leaves a feasible alpha.
     """
-    information = _checked(information, mean, settings, "keep_ratio")
+    weights, constant = _held(information, held)
+    information = _checked(information, mean, settings, "keep_ratio", held)
     low, high = settings.beta
     best: tuple[float, float, float, float] | None = None
     grid = np.linspace(low, high, 400)
     for _ in range(6):  # each time finer, around the best
         for beta in grid:
-            found = _best_alpha(information, mean, settings, float(beta))
+            found = _best_alpha(information, mean, settings, float(beta), (weights, constant))
             if found is not None and (best is None or found[0] < best[0]):
                 best = found
         if best is None:
@@ -179,18 +196,21 @@ def closed_form(information: Curve, mean: float, settings: FitSettings = FitSett
 
 
 def _best_alpha(
-    information: Curve, mean: float, settings: FitSettings, beta: float
+    information: Curve, mean: float, settings: FitSettings, beta: float, held: Held
 ) -> tuple[float, float, float, float] | None:
     """(loss, alpha, beta, M) for one beta; None where nothing is feasible."""
+    weights, constant = held
+    mean = (mean - constant) / float(weights.sum())  # of the layers that follow the curve
     wanted = target_curve(information, settings.r_min)
     e = exponential(len(information), 1.0, beta, 0.0, settings.L0)
-    c, g = e - e.mean(), np.gradient(e)
+    e_mean = float(weights @ e / weights.sum())
+    c, g = e - e_mean, np.gradient(e)
     y, dy = wanted - mean, np.gradient(wanted)
     low, high = settings.alpha
     # O(1) = mean + alpha c_1 <= 1, O(L) = mean + alpha c_L >= r_min, M = mean - alpha mean(e) in its bounds
     for slope, room in itertools.chain(
         ((c[0], 1.0 - mean), (-c[-1], mean - settings.r_min)),
-        ((e.mean(), mean - settings.M[0]), (-e.mean(), settings.M[1] - mean)),
+        ((e_mean, mean - settings.M[0]), (-e_mean, settings.M[1] - mean)),
     ):
         if slope > 0:
             high = min(high, room / slope)
@@ -203,6 +223,6 @@ def _best_alpha(
     curvature = float(c @ c + settings.lam * (g @ g))
     free = float(c @ y + settings.lam * (g @ dy)) / curvature if curvature > 0 else low
     alpha = float(np.clip(free, low, high))
-    M = mean - alpha * float(e.mean())
+    M = mean - alpha * e_mean
     curve = exponential(len(information), alpha, beta, M, settings.L0)
     return loss_of(curve, wanted, settings, beta), alpha, beta, M

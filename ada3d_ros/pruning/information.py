@@ -98,7 +98,7 @@ def range_masses(
 ) -> dict[str, torch.Tensor]:
     """Head-averaged causal attention of query rows on key ranges, (R,) float32 each.
 
-    q (H, R, d) of the rows (R,) ascending; k (G, T, d); roped. Every key a row sees must lie in one of the ranges.
+    q (H, R, d) of the rows (R,); k (G, T, d); roped. Every key a row sees must lie in one of the ranges.
     """
     heads, count, width = q.shape
     groups, tokens, _ = k.shape
@@ -108,7 +108,7 @@ def range_masses(
     scaled, k = q * width**-0.5, k.contiguous()  # a strided product of 16-bit numbers is ten times slower on a CPU
     for start in range(0, count, block):
         part = rows[start : start + block]
-        seen = asked[start : start + block][-1] + 1  # keys behind the block's last query count for none of them
+        seen = max(asked[start : start + block]) + 1  # keys behind the block's last query count for none of them
         grouped = scaled[:, start : start + block].reshape(groups, heads // groups * len(part), width)
         scores = (grouped @ k[:, :seen].transpose(1, 2)).reshape(heads, len(part), seen)
         scores.masked_fill_(columns[:seen] > part[:, None], float("-inf"))

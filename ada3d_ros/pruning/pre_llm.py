@@ -1,8 +1,8 @@
 """Strategies before the decoder: choose (and merge) spatial tokens by their features and places.
 
-All but `cond_dpp` look at the scene alone, so their choice can be kept for every question about it. Orders are nested: the
-first k are the choice for budget k (coarse_voxels excepted). Written from the papers' descriptions; sources in
-docs/pruning.md.
+All but `cond_dpp` look at the scene alone, so their choice can be kept for every question about it. The orders of random,
+geo_fps (without a salient share) and the DPPs are nested: the first k are the choice for budget k. Written from the papers'
+descriptions; sources in docs/pruning.md.
 """
 
 from __future__ import annotations
@@ -76,8 +76,9 @@ def select(name: str, candidates: Candidates, budget: int, config: PruningConfig
         raise ConfigError(f"{name!r} is not a strategy before the language model; allowed: {', '.join(SELECTORS)}.")
     if not 1 <= budget <= total:
         raise ConfigError(f"a budget of {budget} tokens for {name}; allowed: 1 to {total}, the tokens there are.")
-    if not bool(torch.isfinite(candidates.features).all()):
-        raise ModelError(f"{name}: spatial features are not finite (NaN); the weights are damaged or overflowed.")
+    for what, values in (("spatial features", candidates.features), ("relevance", candidates.relevance)):
+        if values is not None and not bool(torch.isfinite(values).all()):
+            raise ModelError(f"{name}: {what} are not finite (NaN); the weights are damaged or overflowed.")
     if budget == total:
         return _only(torch.arange(total, device=candidates.features.device), total)
     return SELECTORS[name](candidates, budget, config)
@@ -96,8 +97,9 @@ def _uniform(candidates: Candidates, budget: int, config: PruningConfig) -> Sele
 
 
 def _cosines(features: torch.Tensor) -> torch.Tensor:
+    """Of all pairs, (N, N) float32; 1 with itself exactly, so that which token a DPP starts from is no matter of rounding."""
     unit = F.normalize(features.float(), dim=1)
-    return unit @ unit.T
+    return (unit @ unit.T).fill_diagonal_(1.0)
 
 
 def greedy_dpp(kernel: torch.Tensor, count: int) -> torch.Tensor:

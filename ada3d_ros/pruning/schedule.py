@@ -48,6 +48,20 @@ class Staircase:
         """Whether the layer of 0-based index may see fewer tokens than the one before it."""
         return index + 1 >= max(self.first, 2) and (not self.prune_layers or index in self.prune_layers)
 
+    @property
+    def last_drop(self) -> int:
+        """0-based index of the last layer that may see fewer tokens than the one before it; 0 where none may."""
+        return max((i for i in range(1, self.num_layers) if self.may_drop_before(i)), default=0)
+
+    def linear_mean(self) -> tuple[Curve, float]:
+        """weights (L,) and a constant: the mean of `hold` of a falling curve O within 0..1 is weights . O + constant."""
+        weights, source = np.zeros(self.num_layers), -1
+        for index in range(self.num_layers):
+            source = index if index and self.may_drop_before(index) else source
+            if source >= 0:
+                weights[source] += 1.0 / self.num_layers
+        return weights, 1.0 - float(weights.sum())
+
     def hold(self, curve: Curve) -> Curve:
         """The curve as the layers get it: 1 in layer 1, changed only where tokens may drop, never growing."""
         held = np.empty(self.num_layers)
@@ -116,19 +130,26 @@ def solve_budget(
     """
     ends = measure(curve_of(low)), measure(curve_of(high))
     if target < min(ends) - 1e-9:
-        raise unreachable(name, target, min(ends))
+        raise UnreachableBudgetError(name, target, min(ends))
     gaps = ends[0] - target, ends[1] - target
     if abs(gaps[0]) <= 1e-12 or abs(gaps[1]) <= 1e-12 or gaps[0] * gaps[1] > 0:  # at an end, within rounding
         return curve_of(low if abs(gaps[0]) <= abs(gaps[1]) else high)
     return curve_of(brentq(lambda x: measure(curve_of(x)) - target, low, high, xtol=1e-14, rtol=1e-13, maxiter=500))
 
 
-def unreachable(name: str, target: float, least: float) -> ConfigError:
-    """The error for a budget below what a schedule can reach."""
-    return ConfigError(
-        f"{name} = {target:g} cannot be met on this decoder; allowed: {_up(least):g} to 1 (its first layers see all tokens; a "
-        "strategy before the language model, as voxel_dpp, can go lower)."
-    )
+class UnreachableBudgetError(ConfigError):
+    """A budget below what a schedule can reach on a decoder; `scaled` tells it in shares of more tokens."""
+
+    def __init__(self, name: str, target: float, least: float) -> None:
+        super().__init__(
+            f"{name} = {target:g} cannot be met on this decoder; allowed: {_up(least):g} to 1 (its first layers see all tokens; a "
+            "strategy before the language model, as voxel_dpp, can go lower)."
+        )
+        self.name, self.target, self.least = name, target, least
+
+    def scaled(self, share: float) -> UnreachableBudgetError:
+        """The same where only `share` of the tokens enter the decoder."""
+        return UnreachableBudgetError(self.name, round(self.target * share, 6), self.least * share)
 
 
 def _up(value: float) -> float:
@@ -174,7 +195,7 @@ def logistic(num_layers: int, slope: float, midpoint: float, target_mean: float,
     budget = target_mean * num_layers - (first - 1)  # what the layers from `first` on may keep together
     rest = shape[first - 1 :]  # falling: the clipped layers are the first ones
     if budget < 0.0:
-        raise unreachable("keep_ratio", target_mean, (first - 1) / num_layers)
+        raise UnreachableBudgetError("keep_ratio", target_mean, (first - 1) / num_layers)
     curve = np.ones(num_layers)
     for clipped in range(len(rest)):
         scale = (budget - clipped) / rest[clipped:].sum()

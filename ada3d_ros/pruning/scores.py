@@ -91,7 +91,8 @@ def mutual_information(context: PruneContext) -> torch.Tensor:
     block = torch.softmax(context.logits(), dim=-1)[..., start:stop].mean(dim=0)
     joint = block / block.sum()
     independent = joint.sum(dim=1, keepdim=True) * joint.sum(dim=0, keepdim=True)
-    terms = torch.where(joint > 0, joint * (joint / independent).log(), torch.zeros_like(joint))
+    terms = torch.special.xlogy(joint, joint / independent)  # 0 where joint is 0, NaN where it is NaN
+    terms = torch.where(joint == 0, torch.zeros_like(terms), terms)  # 0 / 0 of a token nobody attends to
     largest = torch.tensor(float(min(block.shape)), device=block.device).log()
     if min(block.shape) < 2:
         return torch.zeros((), device=block.device)

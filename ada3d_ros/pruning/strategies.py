@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ada3d_ros.config import PruningConfig
+from ada3d_ros.config import SETTINGS, PruningConfig
 from ada3d_ros.config.pruning import IN_LLM
 from ada3d_ros.errors import ConfigError
 from ada3d_ros.pruning import schedule
@@ -27,6 +27,7 @@ from ada3d_ros.pruning.schedule import Curve, RetentionSchedule, Staircase
 
 logger = logging.getLogger(__name__)
 
+Sizes = tuple[int, int, int]  # spatial tokens that enter the decoder, text tokens, spatial tokens before any choice
 NOMINAL_SPATIAL, NOMINAL_TEXT = 1659, 61  # the paper's scene: for checks made before a scene is there
 
 
@@ -48,14 +49,21 @@ class Policy:
 
     @classmethod
     def of(cls, config: PruningConfig, keep_ratio: float = math.nan) -> Policy:
-        """keep_ratio NaN: the configured one. Raises ConfigError for a ratio that the strategy cannot take."""
-        asked = not math.isnan(keep_ratio)
+        """keep_ratio NaN or 0: the configured one. Raises ConfigError for a ratio that the strategy cannot take."""
+        asked = not (math.isnan(keep_ratio) or keep_ratio == 0.0)
+        if asked:
+            SETTINGS["pruning.keep_ratio"].check(float(keep_ratio))
         policy = cls(config, keep_ratio if asked else config.keep_ratio, asked)
         ratio, share = policy.keep_ratio, config.pre_keep_ratio
         if policy.pre and policy.inner and share and share < ratio:
             raise ConfigError(
                 f"pruning.pre_keep_ratio = {share:g} is below the keep ratio {ratio:g}: what does not enter the language model "
                 f"cannot be kept in it; allowed: {ratio:g} to 1, or 0 for the square root of the keep ratio."
+            )
+        if asked and ratio < 1.0 and not (policy.pre or policy.inner):
+            raise ConfigError(
+                f"keep_ratio = {ratio:g} was asked for, but pruning.strategy is 'none', which keeps all tokens: set a strategy "
+                "(docs/pruning.md), or leave keep_ratio at 0."
             )
         if asked and policy.fixed_by:
             raise ConfigError(
@@ -139,8 +147,14 @@ class Policy:
             )
             return None
         ratio = self.keep_ratio if self.fixed_by else min(1.0, self.keep_ratio * original / max(entered, 1))
-        sizes = (entered, text) if self.config.adatoken3d.budget.mode == "flops" else (NOMINAL_SPATIAL, NOMINAL_TEXT)
-        return _build(self.config, self.inner, ratio, shape, *sizes, information, _file_version(self.config))
+        counts_matter = self.config.adatoken3d.budget.mode == "flops"
+        sizes = (entered, text, original) if counts_matter else (NOMINAL_SPATIAL, NOMINAL_TEXT, NOMINAL_SPATIAL)
+        try:
+            return _build(self.config, self.inner, ratio, shape, sizes, information, _file_version(self.config))
+        except schedule.UnreachableBudgetError as error:
+            if self.fixed_by or entered >= original:
+                raise
+            raise error.scaled(entered / original) from None  # in shares of all tokens, as it was asked
 
 
 def check_policy(config: PruningConfig, shape: DecoderShape, keep_ratio: float = math.nan) -> LayerPruner | None:
@@ -183,12 +197,11 @@ def _build(
     name: str,
     ratio: float,
     shape: DecoderShape,
-    spatial: int,
-    text: int,
+    sizes: Sizes,
     information: tuple[float, ...] | None,
     file_version: tuple[str, int],
 ) -> LayerPruner:
-    return BUILDERS[name](config, ratio, shape, spatial, text, information)
+    return BUILDERS[name](config, ratio, shape, sizes, information)
 
 
 def _held(stairs: Staircase, curve: Curve, rounding: str = "floor") -> RetentionSchedule:
@@ -196,18 +209,14 @@ def _held(stairs: Staircase, curve: Curve, rounding: str = "floor") -> Retention
 
 
 def _adatoken3d(
-    config: PruningConfig,
-    ratio: float,
-    shape: DecoderShape,
-    spatial: int,
-    text: int,
-    information: tuple[float, ...] | None,
+    config: PruningConfig, ratio: float, shape: DecoderShape, sizes: Sizes, information: tuple[float, ...] | None
 ) -> LayerPruner:
     ada = config.adatoken3d
     stairs = Staircase(shape.num_layers, ada.first_prune_layer, layer_list(ada.prune_layers))
     if ada.schedule == "stages":
         stairs = dataclasses.replace(stairs, prune_layers=layer_list(ada.stage_layers))
-    curve = adatoken_curve(ada, stairs, ratio, shape, spatial, text, information)
+    spatial, text, original = sizes
+    curve = adatoken_curve(ada, stairs, ratio, shape, spatial, text, information, original)
     return LayerPruner(
         "adatoken3d",
         _held(stairs, curve),
@@ -220,9 +229,7 @@ def _adatoken3d(
     )
 
 
-def _fastv(
-    config: PruningConfig, ratio: float, shape: DecoderShape, spatial: int, text: int, information: object
-) -> LayerPruner:
+def _fastv(config: PruningConfig, ratio: float, shape: DecoderShape, sizes: Sizes, information: object) -> LayerPruner:
     """All tokens up to layer k, then a fixed share, ranked by layer k's own attention row."""
     L, k = shape.num_layers, config.fastv.k
     if k >= L:
@@ -232,22 +239,21 @@ def _fastv(
     return LayerPruner("fastv", _held(stairs, curve, config.fastv.round), config.n_min, rank_lag=1)
 
 
-def _pdrop(
-    config: PruningConfig, ratio: float, shape: DecoderShape, spatial: int, text: int, information: object
-) -> LayerPruner:
+def _pdrop(config: PruningConfig, ratio: float, shape: DecoderShape, sizes: Sizes, information: object) -> LayerPruner:
     """Stages behind a quarter, a half and three quarters of the layers, or as listed; ranked by the next layer."""
     L = shape.num_layers
     layers = layer_list(config.pdrop.layers) or tuple(sorted({max(1, L * part // 4) for part in (1, 2, 3)} - {L}))
     stairs = Staircase(L, prune_layers=layers)
     if config.pdrop.ratios != "auto":
-        curve = schedule.stages(L, layers, [float(r) for r in config.pdrop.ratios.split(",")])
+        listed = schedule.stages(L, layers, [float(r) for r in config.pdrop.ratios.split(",")])
+        held = _held(stairs, listed, "truncate")
     else:
-        curve = schedule.equal_factors(L, layers, mean_as_held(stairs), ratio)
-    return LayerPruner("pdrop", _held(stairs, curve, "truncate"), config.n_min, positions=config.pdrop.positions)
+        held = _held(stairs, schedule.equal_factors(L, layers, mean_as_held(stairs), ratio))
+    return LayerPruner("pdrop", held, config.n_min, positions=config.pdrop.positions)
 
 
 def _logistic(
-    config: PruningConfig, ratio: float, shape: DecoderShape, spatial: int, text: int, information: object
+    config: PruningConfig, ratio: float, shape: DecoderShape, sizes: Sizes, information: object
 ) -> LayerPruner:
     """Ranked as adatoken3d; the curve follows from the prompt."""
     L, c = shape.num_layers, config.logistic

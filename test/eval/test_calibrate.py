@@ -110,7 +110,7 @@ def test_the_engine_measures_what_full_attention_has() -> None:
     hidden = prompt.embeds[None]
     rows = torch.arange(len(prompt.positions))
     for layer, masses in enumerate(found):
-        made = decoder.ranking_inputs(layer, decoder.start_layer(layer, hidden), prompt.positions, rows)
+        made = decoder.ranking_inputs(layer, decoder.start_layer(layer, hidden), decoder.rope(prompt.positions), rows)
         k = made.k.repeat_interleave(made.q.shape[1] // made.k.shape[1], dim=1)
         scores = (made.q @ k.transpose(-1, -2))[0] / made.q.shape[-1] ** 0.5
         scores.masked_fill_(torch.ones(len(rows), len(rows), dtype=torch.bool).triu(1), -torch.inf)

@@ -93,7 +93,7 @@ def test_dropping_rows_with_a_reused_start_equals_computing_it_again() -> None:
     decoder, hidden = make_decoder(), torch.randn(1, 10, 32, generator=torch.Generator().manual_seed(7))
     positions, keep = torch.arange(10), torch.tensor([0, 1, 4, 5, 8, 9])
     hidden = decoder.run_layers(0, 1, hidden, positions)
-    ranking = decoder.ranking_inputs(1, decoder.start_layer(1, hidden), positions, torch.tensor([9]))
+    ranking = decoder.ranking_inputs(1, decoder.start_layer(1, hidden), decoder.rope(positions), torch.tensor([9]))
     assert ranking.q.shape == (1, 4, 1, 8)
     assert ranking.k.shape == ranking.k_unroped.shape == (1, 2, 10, 8)
     anew = decoder.run_layers(1, 3, hidden[:, keep], positions[keep])
@@ -106,12 +106,12 @@ def test_dropping_rows_with_a_reused_start_equals_computing_it_again() -> None:
 def test_ranking_inputs_give_the_layers_own_attention() -> None:
     decoder, hidden = make_decoder(), torch.randn(1, 6, 32, generator=torch.Generator().manual_seed(8))
     positions, cache = torch.arange(6), KVCache(3)
-    ranking = decoder.ranking_inputs(0, decoder.start_layer(0, hidden), positions, torch.tensor([5, 2]))
+    ranking = decoder.ranking_inputs(0, decoder.start_layer(0, hidden), decoder.rope(positions), torch.tensor([5, 2]))
     decoder.run_layers(0, 1, hidden, positions, cache)
     keys, _ = cache.append(0, hidden.new_zeros(1, 2, 0, 8), hidden.new_zeros(1, 2, 0, 8))
     assert torch.allclose(ranking.k, keys, atol=1e-6)
     start = decoder.start_layer(0, hidden[:, 2:3])
-    row_2 = decoder.ranking_inputs(0, start, positions[2:3], torch.tensor([0])).q
+    row_2 = decoder.ranking_inputs(0, start, decoder.rope(positions[2:3]), torch.tensor([0])).q
     assert torch.allclose(ranking.q[:, :, 1], row_2[:, :, 0], atol=1e-6)
 
 

@@ -1,0 +1,211 @@
+"""Pruning on the main path, without ROS: strategies on scenes and images, what is made once, what the answer says."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ada3d_ros.config.pruning import IN_LLM, STRATEGIES
+from ada3d_ros.errors import ConfigError, ModelError, QuestionTooLongError
+from ada3d_ros.model.random_checkpoint import write_random_checkpoint
+from ada3d_ros.pipeline import Ada3DPipeline
+from ada3d_ros.types import Question, Scope
+from test.test_pipeline import ASK, ROOM, configured, start
+
+LAYERS = 4  # of the tiny model
+QUESTIONS = [Question("What is in the room?"), Question("How many chairs?"), Question("Is it at [0.1, 0.2, 0.3]?")]
+PAIRS = ["voxel_dpp+adatoken3d", "cond_dpp+fastv", "geo_fps+pdrop", "coarse_voxels+logistic", "random+adatoken3d"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_random_checkpoint(tmp_path_factory.mktemp("model") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def pipeline(model: Path) -> Ada3DPipeline:
+    return start(model)
+
+
+def prune(pipeline: Ada3DPipeline, model: Path, **settings: Any) -> Ada3DPipeline:
+    pipeline.set_config(configured(model, **{f"pruning.{name}": value for name, value in settings.items()}))
+    return pipeline
+
+
+@pytest.mark.parametrize("scope", list(Scope))
+@pytest.mark.parametrize("strategy", [*STRATEGIES, *PAIRS])
+def test_every_strategy_answers(pipeline: Ada3DPipeline, model: Path, strategy: str, scope: Scope) -> None:
+    prune(pipeline, model, strategy=strategy, keep_ratio=0.55)
+    answer = pipeline.ask(dataclasses.replace(ASK, scope=scope))
+    tokens = answer.tokens
+    if strategy == "none":
+        assert tokens.per_layer == (tokens.spatial_total,) * LAYERS
+        return
+    assert tokens.strategy == strategy
+    low = 0.35 if strategy == "coarse_voxels" else 0.52  # on a grid of patches voxels grow in steps
+    assert low < tokens.keep_ratio_achieved <= 0.57
+    assert tokens.keep_ratio_achieved == pytest.approx(sum(tokens.per_layer) / LAYERS / tokens.spatial_total)
+    assert list(tokens.per_layer) == sorted(tokens.per_layer, reverse=True)
+    inside = strategy.split("+")[-1] in IN_LLM
+    assert (tokens.per_layer[0] > tokens.per_layer[-1]) == inside
+    assert (tokens.per_layer[0] < tokens.spatial_total) == (strategy not in IN_LLM)
+    assert tokens.spatial_kept == tokens.per_layer[-1]
+    assert tokens.prefill_flops < tokens.full_prefill_flops
+    assert tokens.kv_bytes < tokens.full_kv_bytes
+    assert (tokens.rank_flops > 0) == inside
+    assert (answer.timings.rank_s > 0) == inside
+    assert (answer.timings.scene_s > 0) == (strategy not in IN_LLM)
+    assert math.isnan(tokens.coverage) == (scope is Scope.LATEST_IMAGE)
+
+
+@pytest.mark.parametrize("strategy", [*STRATEGIES[1:], *PAIRS])
+def test_keep_ratio_one_is_the_unpruned_model(pipeline: Ada3DPipeline, model: Path, strategy: str) -> None:
+    """Bit for bit: text and confidence."""
+    plain = [prune(pipeline, model, strategy="none").ask(question) for question in QUESTIONS]
+    prune(pipeline, model, strategy=strategy, keep_ratio=0.6)
+    for question, expected in zip(QUESTIONS, plain, strict=True):
+        whole = pipeline.ask(dataclasses.replace(question, keep_ratio=1.0))
+        assert (whole.text, whole.confidence, whole.tokens.strategy) == (expected.text, expected.confidence, "none")
+        assert (whole.tokens.keep_ratio_requested, whole.tokens.keep_ratio_achieved) == (1.0, 1.0)
+
+
+def test_the_request_decides_over_the_setting(pipeline: Ada3DPipeline, model: Path) -> None:
+    prune(pipeline, model, strategy="voxel_dpp", keep_ratio=0.3)
+    for keep in (0.1, 0.5, 0.9):
+        tokens = pipeline.ask(dataclasses.replace(ASK, keep_ratio=keep)).tokens
+        assert tokens.keep_ratio_achieved == pytest.approx(keep, abs=0.01)
+        assert tokens.keep_ratio_requested == keep
+    assert pipeline.ask(ASK).tokens.keep_ratio_achieved == pytest.approx(0.3, abs=0.01)
+
+
+def test_the_choice_before_the_language_model_is_made_once_per_scene(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ada3d_ros import pipeline as module
+
+    calls: list[int] = []
+    real = module.choose_tokens
+    monkeypatch.setattr(module, "choose_tokens", lambda *a: (calls.append(1), real(*a))[1])
+    pipeline = prune(start(model, 3), model, strategy="voxel_dpp+adatoken3d", keep_ratio=0.6)
+    for question in QUESTIONS:
+        pipeline.ask(question)
+    assert len(calls) == 1
+    pipeline.ask(dataclasses.replace(ASK, keep_ratio=0.7))  # another budget
+    assert len(calls) == 2
+    pipeline.observe(ROOM.frames[3])  # another scene
+    pipeline.ask(ASK)
+    assert len(calls) == 3
+    prune(pipeline, model, strategy="cond_dpp", keep_ratio=0.6)
+    for question in QUESTIONS[:2]:
+        pipeline.ask(question)
+    assert len(calls) == 5  # it asks the question
+
+
+def test_cond_dpp_chooses_by_the_question(
+    pipeline: Ada3DPipeline, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ada3d_ros import pipeline as module
+
+    kept: list[torch.Tensor] = []
+    real = module.choose_tokens
+
+    def spy(*args: Any) -> Any:
+        kept.append(real(*args).kept)
+        return real(*args)
+
+    monkeypatch.setattr(module, "choose_tokens", spy)
+    prune(pipeline, model, strategy="cond_dpp", keep_ratio=0.3)
+    for question in QUESTIONS[:2]:
+        pipeline.ask(question)
+    assert not torch.equal(kept[0], kept[1])
+    assert len(kept[0]) == len(kept[1])
+
+
+def test_a_schedule_fitted_to_the_scene(
+    model: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The scene's first question pays one unpruned pass; random weights give no falling curve, and it is said."""
+    from ada3d_ros import pipeline as module
+
+    calls: list[int] = []
+    real = module.measure_information
+    monkeypatch.setattr(module, "measure_information", lambda *a: (calls.append(1), real(*a))[1])
+    pipeline = start(model, 3)
+    settings = {"adatoken3d.schedule": "fitted", "adatoken3d.calibration": "per_scene", "keep_ratio": 0.6}
+    prune(pipeline, model, strategy="adatoken3d", **settings, **{"adatoken3d.on_degenerate": "flat"})
+    first, second = pipeline.ask(ASK), pipeline.ask(QUESTIONS[0])
+    assert len(calls) == 1
+    assert first.timings.scene_s > 0
+    assert first.tokens.keep_ratio_achieved == pytest.approx(0.6, abs=0.02)
+    assert first.tokens.per_layer == second.tokens.per_layer
+    pipeline.observe(ROOM.frames[3])
+    pipeline.ask(ASK)
+    assert len(calls) == 2
+    prune(pipeline, model, strategy="adatoken3d", **settings)
+    with caplog.at_level(logging.WARNING, "ada3d_ros"):
+        fallback = pipeline.ask(ASK).tokens
+    assert fallback.keep_ratio_achieved == pytest.approx(0.6, abs=0.02)
+    assert "flat or rises with depth, so it says nothing about where to prune: the fixed curve is used" in caplog.text
+    prune(pipeline, model, strategy="adatoken3d", **settings, **{"adatoken3d.on_degenerate": "error"})
+    with pytest.raises(ConfigError, match="flat or rises with depth"):
+        pipeline.ask(ASK)
+
+
+def test_settings_that_cannot_work_with_the_model_fail_early(model: Path, tmp_path: Path) -> None:
+    for settings, said in [
+        ({"pruning.keep_ratio": 0.2}, "allowed: 0.25 to 1"),
+        ({"pruning.strategy": "fastv", "pruning.fastv.k": 4, "pruning.keep_ratio": 0.9}, "allowed: 1 to 3"),
+        ({"pruning.adatoken3d.prune_layers": "4", "pruning.keep_ratio": 0.9}, "behind layers 1 to 3"),
+        ({"pruning.adatoken3d.schedule": "fitted"}, "ada3d calibrate"),
+        (
+            {"pruning.adatoken3d.schedule": "fitted", "pruning.adatoken3d.calibration_file": str(tmp_path / "no.yaml")},
+            "no calibration file",
+        ),
+    ]:
+        broken = Ada3DPipeline(configured(model, **{"pruning.strategy": "adatoken3d", **settings}))
+        with pytest.raises(ConfigError, match=said):
+            broken.check()
+    assert Ada3DPipeline(configured(model, **{"pruning.strategy": "adatoken3d"})).check().random_weights
+
+
+def test_what_was_asked_for_and_cannot_be_is_refused(pipeline: Ada3DPipeline, model: Path) -> None:
+    prune(pipeline, model, strategy="adatoken3d", keep_ratio=0.5)
+    with pytest.raises(ConfigError, match=r"keep_ratio = 0\.2 cannot be met on this decoder; allowed: 0\.25 to 1"):
+        pipeline.ask(dataclasses.replace(ASK, keep_ratio=0.2))
+    prune(pipeline, model, strategy="pdrop", **{"pdrop.ratios": "0.5,0.4,0.3"})
+    assert pipeline.ask(ASK).tokens.keep_ratio_achieved == pytest.approx((1 + 0.5 + 0.4 + 0.3) / 4, abs=0.01)
+    with pytest.raises(ConfigError, match=r"pruning\.pdrop\.ratios = '0\.5,0\.4,0\.3' fixes what is kept"):
+        pipeline.ask(dataclasses.replace(ASK, keep_ratio=0.5))
+    prune(pipeline, model, strategy="none")
+    with pytest.raises(ConfigError, match=r"keep_ratio = 0\.2 was asked for, but pruning\.strategy is 'none'"):
+        pipeline.ask(dataclasses.replace(ASK, keep_ratio=0.2))
+    assert pipeline.ask(dataclasses.replace(ASK, keep_ratio=1.0)).tokens.keep_ratio_achieved == 1.0
+
+
+def test_pruning_leaves_the_models_limits_in_place(
+    pipeline: Ada3DPipeline, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fewer tokens enter: a scene too long for the model fits once a strategy before it has chosen."""
+    loaded = pipeline._loaded
+    assert loaded is not None
+    total = prune(pipeline, model, strategy="none").ask(ASK).tokens.prompt
+    monkeypatch.setattr(loaded.model, "config", dataclasses.replace(loaded.model.config, max_length=total - 50))
+    with pytest.raises(QuestionTooLongError):
+        pipeline.ask(ASK)
+    assert prune(pipeline, model, strategy="geo_fps", keep_ratio=0.4).ask(ASK).tokens.prompt < total - 50
+
+
+def test_weights_that_are_not_finite_are_named(model: Path) -> None:
+    pipeline = prune(start(model, 2), model, strategy="voxel_dpp", keep_ratio=0.5)
+    loaded = pipeline._loaded
+    assert loaded is not None
+    with torch.no_grad():
+        loaded.model.position_embedding[3].bias.fill_(float("nan"))
+    with pytest.raises(ModelError, match="voxel_dpp: spatial features are not finite"):
+        pipeline.ask(ASK)
