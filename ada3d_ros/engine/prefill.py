@@ -93,9 +93,8 @@ class _Run:
         self.stages: list[torch.Tensor] = []
         self.next_positions: list[int] = []
         self.ranking = Laps(self.hidden.device)
-        self.starting = Laps(
-            self.hidden.device, unweighed=0.0
-        )  # what a layer starts with: ranking costs the share of what is dropped
+        # What a layer starts with anyway: ranking is charged the share of the tokens that go.
+        self.starting = Laps(self.hidden.device, unweighed=0.0)
         self._finite: list[tuple[int, torch.Tensor]] = []
 
     @property

@@ -59,7 +59,7 @@ class Laps:
     """
 
     def __init__(self, device: torch.device, unweighed: float = 1.0) -> None:
-        self._cuda = device.type == "cuda"
+        self._device, self._cuda = device, device.type == "cuda"
         self._unweighed = unweighed
         self._laps: list[tuple[Any, Any]] = []
         self._weights: dict[int, float] = {}
@@ -76,8 +76,7 @@ class Laps:
 
     def total_s(self) -> float:
         """Seconds of all laps; waits for the device."""
-        if self._cuda:
-            torch.cuda.synchronize()
+        synchronize(self._device)
         seconds = [begin.elapsed_time(end) / 1e3 if self._cuda else end - begin for begin, end in self._laps]
         return float(sum(s * self._weights.get(i, self._unweighed) for i, s in enumerate(seconds)))
 
@@ -85,5 +84,5 @@ class Laps:
         if not self._cuda:
             return time.perf_counter()
         event = torch.cuda.Event(enable_timing=True)
-        event.record()
+        event.record(torch.cuda.current_stream(self._device))
         return event

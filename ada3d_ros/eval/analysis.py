@@ -10,7 +10,7 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,6 +27,7 @@ from ada3d_ros.eval.scenes import (
     Scene,
     add_model_arguments,
     load_for,
+    parse_list,
     read_questions,
     read_scene,
     scene_prompt,
@@ -64,7 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="of figure 4, with commas: names of pruning.strategy, or ada-unroped (default %(default)s)",
     )
     parser.add_argument(
-        "--keep",
+        "--keep-ratio",
         default=f"{default.keep_ratio:g}",
         help="keep ratios of figures 1 and 4, with commas (default %(default)s)",
     )
@@ -85,17 +86,6 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def parse_list(text: str, kind: Callable[[str], T], option: str) -> list[T]:
-    """The values between commas, each once. Raises ConfigError that names the option."""
-    try:
-        values = [kind(part.strip()) for part in text.split(",") if part.strip()]
-    except ValueError:
-        values = []
-    if not values:
-        raise ConfigError(f"{option} {text!r} is not a list of values with commas between them.")
-    return list(dict.fromkeys(values))
-
-
 def check_options(options: argparse.Namespace) -> tuple[list[int], list[float], list[NamedStrategy]]:
     """Figures, keep ratios and strategies, everything looked at before the weights are read. Raises ConfigError."""
     figures = parse_list(options.figures, int, "--figures")
@@ -103,7 +93,7 @@ def check_options(options: argparse.Namespace) -> tuple[list[int], list[float], 
         raise ConfigError(f"--figures {options.figures}: there are {', '.join(map(str, FIGURES))}.")
     if options.answer_tokens < 1:
         raise ConfigError(f"--answer-tokens {options.answer_tokens}: an answer has at least 1 token.")
-    ratios = parse_list(options.keep, float, "--keep")
+    ratios = parse_list(options.keep_ratio, float, "--keep-ratio")
     base = from_flat({"pruning.seed": options.seed, "pruning.adatoken3d.inf.query_stride": options.stride})
     return figures, ratios, named_strategies(parse_list(options.strategy, str, "--strategy"), ratios, base)
 

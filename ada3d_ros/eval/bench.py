@@ -137,8 +137,8 @@ def main(argv: Sequence[str]) -> int:
         "--precision", default="auto", choices=("auto", "bf16", "fp32"),
         help="auto: bf16 on cuda and on processors that have it, except shape C (default auto)",
     )  # fmt: skip
-    parser.add_argument("--keep-ratio", type=float, nargs="+", default=[0.37, 0.2], help="(default 0.37 0.2)")
-    parser.add_argument("--strategies", nargs="+", help="by name (default: all, and voxel_dpp+adatoken3d)")
+    parser.add_argument("--keep-ratio", default="0.37,0.2", help="with commas (default 0.37,0.2)")
+    parser.add_argument("--strategy", default="", help="names with commas (default: all, and voxel_dpp+adatoken3d)")
     parser.add_argument("--stride", type=int, default=10, help="of queries when information is measured (default 10)")
     parser.add_argument("--repetitions", type=int, help="interleaved rounds after one warm-up (default 5; 20 on cuda)")
     parser.add_argument("--seed", type=int, default=0, help="of weights and scene (default 0)")

@@ -36,6 +36,7 @@ from ada3d_ros.eval.bench_model import (
     make_model,
     make_scene,
 )
+from ada3d_ros.eval.scenes import parse_list
 from ada3d_ros.model.decoder import LlamaDecoder
 from ada3d_ros.model.llava3d import Llava3D
 from ada3d_ros.model.spatial import pool_spatial_tokens
@@ -45,6 +46,7 @@ from ada3d_ros.pruning.in_llm import LayerPruner
 from ada3d_ros.pruning.strategies import Policy
 from ada3d_ros.types import PromptSequence
 
+ALL_STRATEGIES = [*(name for name in STRATEGIES if name != "none"), "voxel_dpp+adatoken3d"]
 DECODE_STEPS = 8
 TOLERANCE = 1.15  # measured prefill ratio over FLOP ratio, CPU
 GPU_KEEP_RATIO, GPU_PREFILL_RATIO = 0.37, 0.43  # of in-LLM strategies
@@ -114,13 +116,16 @@ def run_shape(shape: BenchShape, options: argparse.Namespace, device: torch.devi
     low = shape.low_precision and (device.type == "cuda" or has_bfloat16())
     dtype = {"auto": torch.bfloat16 if low else torch.float32, "bf16": torch.bfloat16, "fp32": torch.float32}
     repetitions = options.repetitions or (20 if device.type == "cuda" else 5)
-    strategies = options.strategies or [*(s for s in STRATEGIES if s != "none"), "voxel_dpp+adatoken3d"]
+    strategies = parse_list(options.strategy, str, "--strategy") if options.strategy else ALL_STRATEGIES
+    keep_ratios = parse_list(options.keep_ratio, float, "--keep-ratio")
+    for strategy in strategies:
+        from_flat({"pruning.strategy": strategy})  # an unknown name ends it here
     decoder, model = make_model(shape, device, dtype[options.precision])
     rows, information, skipped = [], [], []
     for count in shape.spatial:
         scene = make_scene(count, shape.hidden, device, decoder.dtype, options.seed)
         variants = [make_variant(decoder, scene, "none", 1.0, 1, options.seed)]
-        for keep in options.keep_ratio:
+        for keep in keep_ratios:
             for strategy in strategies:
                 try:
                     variants.append(make_variant(decoder, scene, strategy, keep, repetitions, options.seed))

@@ -6,15 +6,16 @@ The frames go through the node's own keyframe buffer and views; only their sourc
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
 from ada3d_ros.config import AgentConfig, from_flat
 from ada3d_ros.engine.choose import ChosenTokens, choose_tokens
-from ada3d_ros.errors import SourceError
+from ada3d_ros.errors import ConfigError, SourceError
 from ada3d_ros.geometry.voxel import voxel_coords, voxel_ids
 from ada3d_ros.model.checkpoint import LoadedModel
 from ada3d_ros.model.llava3d import to_device
@@ -29,6 +30,7 @@ from ada3d_ros.sources.folder import FolderSource
 from ada3d_ros.sources.synthetic import build_box_room
 from ada3d_ros.types import ModelInfo, MultiViewInput, PromptSequence, RgbdFrame, SpatialTokens
 
+T = TypeVar("T")
 SOURCE_HELP = "a rosbag2 folder, a posed RGB-D folder, or room:SEED for a generated room"
 DEFAULT_QUESTIONS = (
     "What is in the room?",
@@ -112,6 +114,17 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--questions", type=Path, help="text file, one question a line (default: six about rooms in general)"
     )
+
+
+def parse_list(text: str, kind: Callable[[str], T], option: str) -> list[T]:
+    """The values between commas, each once. Raises ConfigError that names the option."""
+    try:
+        values = [kind(part.strip()) for part in text.split(",") if part.strip()]
+    except ValueError:
+        values = []
+    if not values:
+        raise ConfigError(f"{option} {text!r} is not a list of values with commas between them.")
+    return list(dict.fromkeys(values))
 
 
 def load_for(options: argparse.Namespace, **settings: object) -> tuple[LoadedModel, ModelInfo, AgentConfig]:

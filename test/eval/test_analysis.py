@@ -60,7 +60,7 @@ def command(folder: Path, *more: str, model: str = "model", source: str = "room:
 @pytest.fixture(scope="module")
 def analysed(folder: Path) -> dict[str, Any]:
     """The JSON of one whole run at stride 1."""
-    more = ["--keep", "0.41,0.3", "--stride", "1", "--answer-tokens", "5", "--seed", "7"]
+    more = ["--keep-ratio", "0.41,0.3", "--stride", "1", "--answer-tokens", "5", "--seed", "7"]
     assert main(command(folder, *more, "--strategy", "adatoken3d,ada-unroped,uniform,voxel_dpp,fastv")) == 0
 
     def reject(name: str) -> None:
@@ -350,8 +350,8 @@ def test_a_strategy_out_of_reach_is_a_sentence_and_not_a_picture(
     [
         (["--strategy", "adatokn3d"], "strategy"),
         (["--strategy", ","], "--strategy"),
-        (["--keep", "0.01"], "keep_ratio"),
-        (["--keep", "much"], "--keep 'much'"),
+        (["--keep-ratio", "0.01"], "keep_ratio"),
+        (["--keep-ratio", "much"], "--keep-ratio 'much'"),
         (["--stride", "0"], "query_stride"),
         (["--figures", "1,5"], "--figures"),
         (["--layers", "4"], "layers 1 to 3"),

@@ -24,7 +24,7 @@ TINY = BenchShape("tiny", 128, 6, 176, (120,), low_precision=False, vision=VISIO
 
 
 def options(**changes: object) -> argparse.Namespace:
-    values = {"repetitions": 2, "strategies": None, "keep_ratio": [0.5], "precision": "fp32", "seed": 0, "stride": 10}
+    values = {"repetitions": 2, "strategy": "", "keep_ratio": "0.5", "precision": "fp32", "seed": 0, "stride": 10}
     return argparse.Namespace(**(values | changes))
 
 
@@ -87,7 +87,7 @@ def test_every_strategy_gets_a_row(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_what_cannot_be_met_is_said_and_not_run(capsys: pytest.CaptureFixture[str]) -> None:
-    results = run_shape(TINY, options(keep_ratio=[0.2], strategies=["fastv", "voxel_dpp"]), CPU)
+    results = run_shape(TINY, options(keep_ratio="0.2", strategy="fastv,voxel_dpp"), CPU)
     assert [item["strategy"] for item in results["not_run"]] == ["fastv"]
     assert "cannot be met on this decoder" in results["not_run"][0]["why"]
     assert [row["strategy"] for row in results["rows"]] == ["none", "voxel_dpp"]
@@ -133,7 +133,7 @@ def test_the_verb_writes_json_with_provenance(
         "1",
         "--keep-ratio",
         "0.5",
-        "--strategies",
+        "--strategy",
         "adatoken3d",
         "--device",
         "cpu",
@@ -152,6 +152,8 @@ def test_the_verb_writes_json_with_provenance(
         (["--shape", "7B", "--device", "cpu"], "shape 7B is for a CUDA GPU"),
         (["--device", "cuda:42"], "CUDA device"),
         (["--repetitions", "0", "--device", "cpu"], "--repetitions 0: at least 1 is needed"),
+        (["--strategy", "fastw", "--device", "cpu"], "did you mean 'fastv'?"),
+        (["--keep-ratio", "much", "--device", "cpu"], "--keep-ratio 'much'"),
     ],
 )
 def test_what_is_refused(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
