@@ -6,20 +6,21 @@ when it began. Knows nothing of ROS.
 
 from __future__ import annotations
 
+import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import TypeVar, cast
 
 import torch
 
 from ada3d_ros.config import AgentConfig
-from ada3d_ros.engine.choose import ChosenTokens, choose_tokens, image_tokens, pruner_for
+from ada3d_ros.engine.choose import ChosenTokens, image_tokens
 from ada3d_ros.engine.decode import DecodeOutput, decode
-from ada3d_ros.engine.information import decoder_shape, measure_information
+from ada3d_ros.engine.information import decoder_shape
 from ada3d_ros.engine.prefill import PrefillOutput, prefill
 from ada3d_ros.engine.sampling import make_sampler
+from ada3d_ros.engine.scene_pruning import Once, ScenePruning
 from ada3d_ros.engine.timing import StageClock
 from ada3d_ros.engine.usage import token_usage
 from ada3d_ros.errors import (
@@ -33,12 +34,9 @@ from ada3d_ros.errors import (
 )
 from ada3d_ros.grounding import find_boxes
 from ada3d_ros.model.checkpoint import LoadedModel
-from ada3d_ros.model.prompt import TextStream, check_question, parse_coordinates, render_question
+from ada3d_ros.model.prompt import ParsedQuestion, TextStream, check_question, parse_coordinates, render_question
 from ada3d_ros.model.startup import check_model, device_memory_mib, open_model
-from ada3d_ros.pruning.cost import DecoderShape
-from ada3d_ros.pruning.in_llm import LayerPruner
-from ada3d_ros.pruning.information import Masses
-from ada3d_ros.pruning.strategies import Policy, check_policy, planned_retention
+from ada3d_ros.pruning.strategies import Policy
 from ada3d_ros.scene.keyframes import KeyframeBuffer
 from ada3d_ros.scene.views import build_multiview, preprocess_color
 from ada3d_ros.types import (
@@ -58,7 +56,7 @@ from ada3d_ros.types import (
     StopReason,
 )
 
-T = TypeVar("T")
+logger = logging.getLogger(__name__)
 
 MAX_PROMPT_CHARS = 100_000  # a question within question.max_chars, and the template around it
 GROUNDING_PROMPT = "Please output the 3D bounding box of {phrase}."
@@ -89,12 +87,12 @@ class Ada3DPipeline:
     def __init__(self, config: AgentConfig) -> None:
         self.config = config
         self.info: ModelInfo | None = None
-        self._shape: DecoderShape | None = None
+        self._pruning: ScenePruning | None = None  # from check on
         self._loaded: LoadedModel | None = None
         self._keyframes = KeyframeBuffer(config.keyframe)
         self._lock = threading.Lock()  # for the buffer; held for the milliseconds that a frame takes
         self._scene = _Scene((), SceneState(0, 0, 0))  # replaced, never changed: readers need no lock
-        self._made: dict[str, tuple[object, object]] = {}  # name -> (what it was made for, what was made)
+        self._once = Once()  # the spatial tokens of the scene's version
 
     # -- model --------------------------------------------------------------------------------------------------------
 
@@ -104,18 +102,28 @@ class Ada3DPipeline:
         Raises ConfigError, CheckpointError or OutOfMemoryError.
         """
         self.info, model = check_model(self.config.model)
-        self._shape = decoder_shape(model.decoder)
-        self.check_settings(self.config)
+        self._pruning = ScenePruning(decoder_shape(model.decoder))
+        self._pruning.check(self.config.pruning)
+        self._pruning.configure(self.config.pruning)
+        if self.config.model.compat == "reference" and self.config.pruning.strategy != "none":
+            logger.warning(
+                "model.compat is 'reference' and pruning.strategy is %r: LLaVA-3D as published keeps all tokens ('none').",
+                self.config.pruning.strategy,
+            )
         return self.info
 
     def check_settings(self, config: AgentConfig) -> None:
-        """Raise ConfigError where these settings do not work with the model: budgets, layers, calibration files."""
-        if self._shape is not None:
-            check_policy(config.pruning, self._shape)
+        """Raise ConfigError where these settings do not work with the checked model."""
+        if self._pruning is not None:
+            self._pruning.check(config.pruning)
 
     def load(self) -> None:
         """Load the weights; call it on the thread that will ask. Raises ConfigError, ModelError."""
         loaded, self.info = open_model(self.config.model)
+        if self._pruning is None:
+            self._pruning = ScenePruning(decoder_shape(loaded.model.config.decoder))
+            self._pruning.configure(self.config.pruning)
+        self._pruning.compare(self.info.sha256)
         self._loaded = loaded
 
     @property
@@ -127,9 +135,12 @@ class Ada3DPipeline:
         loaded = self._loaded
         return (NAN, NAN) if loaded is None else device_memory_mib(loaded.model.device)
 
-    def retention(self) -> tuple[float, ...]:
-        """Share of the spatial tokens each layer keeps inside the language model as configured; () where none is dropped."""
-        return () if self._shape is None else planned_retention(self.config.pruning, self._shape)
+    def pruning_in_force(self) -> tuple[str, tuple[float, ...]]:
+        """Strategy and budget in words, and the share of all spatial tokens that each layer will keep (() where all are, or
+        where scene or question decide)."""
+        if self._pruning is None:
+            return self.config.pruning.strategy, ()
+        return self._pruning.in_words(self.config.pruning), self._pruning.retention(self.config.pruning)
 
     # -- scene --------------------------------------------------------------------------------------------------------
 
@@ -146,7 +157,9 @@ class Ada3DPipeline:
         with self._lock:
             self._keyframes.reset()
             self._publish_scene()
-        self._made.clear()
+        self._once.clear()
+        if self._pruning is not None:
+            self._pruning.forget_scene()
 
     def allow_earlier_stamps(self) -> None:
         """Take frames again after the clock fell back, the scene being kept."""
@@ -155,6 +168,8 @@ class Ada3DPipeline:
 
     def set_config(self, config: AgentConfig) -> None:
         """Apply changed settings from the next frame and question on."""
+        if self._pruning is not None and config.pruning != self.config.pruning:
+            self._pruning.configure(config.pruning)
         self.config = config
 
     def scene_state(self) -> SceneState:
@@ -193,14 +208,15 @@ class Ada3DPipeline:
     def ask(self, question: Question, hooks: AskHooks = AskHooks()) -> Answer:
         """Answer one question about the scene, or about the newest image alone.
 
-        Raises a RequestError (bad question, no keyframe, stopped by hooks.check before the first token) or a ModelError.
+        Raises a RequestError (bad question, no keyframe, stopped by hooks.check before the first token), a ConfigError (a
+        keep ratio that the strategy cannot meet) or a ModelError.
         When stopped later, the answer holds the text so far and its stop_reason says so.
         """
-        loaded = self._loaded
-        if loaded is None:
+        loaded, pruning = self._loaded, self._pruning
+        if loaded is None or pruning is None:
             raise LoadingError("the weights are not loaded yet.")
         try:
-            return self._ask(loaded, question, hooks)
+            return self._ask(loaded, pruning, question, hooks)
         except torch.cuda.OutOfMemoryError as error:
             problem = str(error).splitlines()[0]
         except RuntimeError as error:  # torch's own errors
@@ -217,20 +233,24 @@ class Ada3DPipeline:
         boxes = tuple(replace(box, label=question.text.strip()) for box in answer.boxes)
         return replace(answer, question=question.text, boxes=boxes)
 
-    def _ask(self, loaded: LoadedModel, question: Question, hooks: AskHooks) -> Answer:
+    def _ask(self, loaded: LoadedModel, pruning: ScenePruning, question: Question, hooks: AskHooks) -> Answer:
         clock = StageClock(loaded.model.device)
         config = self.config  # of this question, whatever is set meanwhile
         policy = Policy.of(config.pruning, question.keep_ratio)
+        parsed = parse_coordinates(check_question(question.text, MAX_PROMPT_CHARS))
         scene = self._snapshot()
         hooks.on_stage(Stage.ENCODING)
-        tokens, chosen = self._visual_tokens(loaded, question, scene, policy, hooks, clock)
-        prompt = self._build_prompt(loaded, question, chosen, clock)
+        tokens = self._visual_tokens(loaded, question, scene, hooks, clock)
+        chosen = self._choose(loaded, pruning, question, scene, policy, tokens, clock)
+        prompt = self._build_prompt(loaded, parsed, chosen, clock)
         hooks.check()
-        pruner = self._pruner(loaded, policy, question.scope, scene, prompt, chosen.original, clock)
+        with clock.stage("scene_s") if policy.fitted else nullcontext():
+            pruner = pruning.pruner(
+                loaded.model.decoder, policy, prompt, chosen.original, scene.version, question.scope.name
+            )
         hooks.on_stage(Stage.PREFILL)
         hooks.check()
         prefilled = prefill(loaded.model.decoder, prompt, self._max_new_tokens(question), pruner)
-        usage = token_usage(loaded.model.decoder, prompt, tokens, chosen, prefilled, pruner)
         clock.add("prefill_s", prefilled.prefill_s)
         clock.add("rank_s", prefilled.rank_s)
         clock.add("first_token_s", clock.elapsed_s())
@@ -243,6 +263,8 @@ class Ada3DPipeline:
             raise ModelError("the model gave no text for this question; ask in other words.")
         with clock.stage("postprocess_s"):
             boxes = self._boxes(text, question, scene, hooks)
+            in_room = question.scope is Scope.SCENE
+            usage = token_usage(loaded.model.decoder, prompt, tokens, chosen, prefilled, pruner, in_room)
         return Answer(
             question=question.text,
             text=text,
@@ -255,7 +277,7 @@ class Ada3DPipeline:
                 usage,
                 generated=len(output.token_ids),
                 keep_ratio_requested=question.keep_ratio,
-                strategy=config.pruning.strategy if policy.prunes else "none",
+                strategy=config.pruning.strategy if usage.keep_ratio_achieved < 1.0 else "none",
             ),
             timings=clock.timings(),
             scene_epoch=scene.state.epoch,
@@ -264,23 +286,27 @@ class Ada3DPipeline:
         )
 
     def _visual_tokens(
-        self, loaded: LoadedModel, question: Question, scene: _Scene, policy: Policy, hooks: AskHooks, clock: StageClock
-    ) -> tuple[SpatialTokens, ChosenTokens]:
-        """All tokens of the scene (or patches of the image), and those that enter the language model."""
-        if question.scope is Scope.LATEST_IMAGE:
-            tokens, key = self._image_tokens(loaded, scene, clock), None
-        else:
-            tokens, key = self._spatial_tokens(loaded, scene, hooks, clock), (*scene.version, policy)
+        self, loaded: LoadedModel, question: Question, scene: _Scene, hooks: AskHooks, clock: StageClock
+    ) -> SpatialTokens:
+        """All tokens of the scene, or the patches of the image, that the question is about."""
+        if question.scope is Scope.SCENE:
+            return self._spatial_tokens(loaded, scene, hooks, clock)
+        return self._image_tokens(loaded, scene, clock)
+
+    @staticmethod
+    def _choose(
+        loaded: LoadedModel, pruning: ScenePruning, question: Question, scene: _Scene, policy: Policy, tokens: SpatialTokens,
+        clock: StageClock,
+    ) -> ChosenTokens:  # fmt: skip
+        """Those that enter the language model."""
+        key = scene.version if question.scope is Scope.SCENE else None
+        ids = loaded.tokenizer.encode(question.text)[1:] if policy.needs_question else ()
         with clock.stage("scene_s") if policy.pre and policy.prunes else nullcontext():
-            if policy.needs_question or key is None:
-                ids = loaded.tokenizer.encode(question.text)[1:]
-                return tokens, choose_tokens(loaded.model, tokens, policy, ids)
-            return tokens, self._once("chosen", key, lambda: choose_tokens(loaded.model, tokens, policy))
+            return pruning.choose(loaded.model, tokens, policy, key, ids)
 
     def _build_prompt(
-        self, loaded: LoadedModel, question: Question, chosen: ChosenTokens, clock: StageClock
+        self, loaded: LoadedModel, parsed: ParsedQuestion, chosen: ChosenTokens, clock: StageClock
     ) -> PromptSequence:
-        parsed = parse_coordinates(check_question(question.text, MAX_PROMPT_CHARS))
         ids = loaded.tokenizer.encode(render_question(parsed.text, self.config.model.conversation))
         model, count = loaded.model, chosen.tokens.features.shape[0]
         with torch.inference_mode(), clock.stage("spatial_s"):
@@ -293,26 +319,6 @@ class Ada3DPipeline:
                 "for an answer. Ask a shorter question or keep fewer views (keyframe.max_views)."
             )
         return prompt
-
-    def _pruner(
-        self,
-        loaded: LoadedModel,
-        policy: Policy,
-        scope: Scope,
-        scene: _Scene,
-        prompt: PromptSequence,
-        original: int,
-        clock: StageClock,
-    ) -> LayerPruner | None:
-        """The strategy inside the language model; a schedule fitted per scene is fitted at the scene's first question."""
-        stride = policy.config.adatoken3d.inf.query_stride
-
-        def measure() -> list[Masses]:
-            with clock.stage("scene_s"):
-                key = (*scene.version, scope, policy.pre, stride)
-                return self._once("masses", key, lambda: measure_information(loaded.model.decoder, prompt, stride))
-
-        return pruner_for(loaded.model.decoder, policy, prompt, original, measure)
 
     def _spatial_tokens(self, loaded: LoadedModel, scene: _Scene, hooks: AskHooks, clock: StageClock) -> SpatialTokens:
         """Of the scene's current version; made once per version."""
@@ -331,7 +337,7 @@ class Ada3DPipeline:
                 return loaded.model.build_spatial_tokens(features, views)
 
         with torch.inference_mode():
-            return self._once("tokens", scene.version, make)
+            return self._once.get("tokens", scene.version, make)
 
     def _image_tokens(self, loaded: LoadedModel, scene: _Scene, clock: StageClock) -> SpatialTokens:
         """The patches of the newest keyframe's colour image, without 3D."""
@@ -343,14 +349,6 @@ class Ada3DPipeline:
             )
         with torch.inference_mode(), clock.stage("vision_s"):
             return image_tokens(loaded.model.encode_views(pixels[None])[0])
-
-    def _once(self, name: str, key: object, make: Callable[[], T]) -> T:
-        """What `make` gave for this key; made anew when the key changes."""
-        cached = self._made.get(name)
-        if cached is None or cached[0] != key:
-            cached = (key, make())
-            self._made[name] = cached
-        return cast(T, cached[1])
 
     def _decode(
         self, loaded: LoadedModel, question: Question, prefilled: PrefillOutput, hooks: AskHooks

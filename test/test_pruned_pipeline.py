@@ -15,6 +15,8 @@ from ada3d_ros.config.pruning import IN_LLM, STRATEGIES
 from ada3d_ros.errors import ConfigError, ModelError, QuestionTooLongError
 from ada3d_ros.model.random_checkpoint import write_random_checkpoint
 from ada3d_ros.pipeline import Ada3DPipeline
+from ada3d_ros.pruning.calibration import Calibration, write_calibration
+from ada3d_ros.pruning.information import Masses
 from ada3d_ros.types import Question, Scope
 from test.test_pipeline import ASK, ROOM, configured, start
 
@@ -87,7 +89,7 @@ def test_the_request_decides_over_the_setting(pipeline: Ada3DPipeline, model: Pa
 def test_the_choice_before_the_language_model_is_made_once_per_scene(
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ada3d_ros import pipeline as module
+    from ada3d_ros.engine import scene_pruning as module
 
     calls: list[int] = []
     real = module.choose_tokens
@@ -110,7 +112,7 @@ def test_the_choice_before_the_language_model_is_made_once_per_scene(
 def test_cond_dpp_chooses_by_the_question(
     pipeline: Ada3DPipeline, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ada3d_ros import pipeline as module
+    from ada3d_ros.engine import scene_pruning as module
 
     kept: list[torch.Tensor] = []
     real = module.choose_tokens
@@ -131,7 +133,7 @@ def test_a_schedule_fitted_to_the_scene(
     model: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The scene's first question pays one unpruned pass; random weights give no falling curve, and it is said."""
-    from ada3d_ros import pipeline as module
+    from ada3d_ros.engine import scene_pruning as module
 
     calls: list[int] = []
     real = module.measure_information
@@ -209,3 +211,87 @@ def test_weights_that_are_not_finite_are_named(model: Path) -> None:
         loaded.model.position_embedding[3].bias.fill_(float("nan"))
     with pytest.raises(ModelError, match="voxel_dpp: spatial features are not finite"):
         pipeline.ask(ASK)
+
+
+def test_masses_are_measured_anew_for_another_choice_before_them(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They were kept under the strategy's name alone: a schedule for 81 tokens was fitted to the masses of 153. And scenes
+    and images took turns in one place, so that every question paid."""
+    from ada3d_ros.engine import scene_pruning as module
+
+    sizes: list[int] = []
+    real = module.measure_information
+
+    def spy(decoder: Any, prompt: Any, stride: int) -> Any:
+        sizes.append(prompt.spatial_span[1] - prompt.spatial_span[0])
+        return real(decoder, prompt, stride)
+
+    monkeypatch.setattr(module, "measure_information", spy)
+    per_scene = {
+        "adatoken3d.schedule": "fitted",
+        "adatoken3d.calibration": "per_scene",
+        "strategy": "voxel_dpp+adatoken3d",
+    }
+    pipeline = prune(start(model, 3), model, **per_scene, keep_ratio=0.5, pre_keep_ratio=0.95)
+    for _ in range(2):
+        pipeline.ask(ASK)
+        pipeline.ask(dataclasses.replace(ASK, scope=Scope.LATEST_IMAGE))
+    assert len(sizes) == 2
+    prune(pipeline, model, **per_scene, keep_ratio=0.5, pre_keep_ratio=0.7)
+    entered = pipeline.ask(ASK).tokens.per_layer[0]
+    assert sizes[2:] == [entered]
+
+
+def test_a_calibration_of_other_weights_is_said(model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    masses = tuple(Masses(s, s**2, 1 - s) for s in (0.7, 0.5, 0.35, 0.3))
+    curve = (1.0, 0.5, 0.2, 0.0)
+    made = Calibration(
+        "other", "f" * 64, curve, curve, masses, curve, {}, {"mode": "mean", "value": 0.5}, 0.5, 3, random_weights=True
+    )
+    file = write_calibration(tmp_path / "other.yaml", made)
+    settings = {"pruning.adatoken3d.schedule": "fitted", "pruning.adatoken3d.calibration_file": str(file)}
+    pipeline = Ada3DPipeline(
+        configured(model, **{"pruning.strategy": "adatoken3d", "pruning.keep_ratio": 0.6}, **settings)
+    )
+    pipeline.check()
+    with caplog.at_level(logging.WARNING, "ada3d_ros"):
+        pipeline.load()
+    assert "the calibration was measured on other (sha256 ffffffffffff), the loaded weights have sha256" in caplog.text
+    assert "measured on random weights" in caplog.text
+
+
+def test_a_calibration_file_that_goes_missing_stays_in_force(
+    model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    masses = tuple(Masses(s, s**2, 1 - s) for s in (0.7, 0.5, 0.35, 0.3))
+    curve = (1.0, 0.5, 0.2, 0.0)
+    made = Calibration("m", "", curve, curve, masses, curve, {}, {"mode": "mean", "value": 0.5}, 0.5, 3)
+    file = write_calibration(tmp_path / "curve.yaml", made)
+    fitted = {
+        "strategy": "adatoken3d",
+        "adatoken3d.schedule": "fitted",
+        "adatoken3d.calibration_file": str(file),
+        "keep_ratio": 0.6,
+    }
+    settings = {f"pruning.{name}": value for name, value in fitted.items()}
+    pipeline = start(model, 2, **settings)
+    before = pipeline.ask(ASK).tokens.per_layer
+    file.unlink()
+    assert pipeline.ask(ASK).tokens.per_layer == before
+    assert pipeline.ask(dataclasses.replace(ASK, keep_ratio=0.8)).tokens.keep_ratio_achieved == pytest.approx(
+        0.8, abs=0.02
+    )
+    assert pipeline.pruning_in_force()[0] == "adatoken3d keep_ratio 0.6"
+    with pytest.raises(ConfigError, match="no calibration file"):  # as a new setting it would be refused
+        pipeline.check_settings(configured(model, **settings | {"pruning.keep_ratio": 0.7}))
+    with caplog.at_level(logging.WARNING, "ada3d_ros"):
+        prune(pipeline, model, **fitted | {"keep_ratio": 0.7})
+    assert "The curve read before stays in force" in caplog.text
+    assert pipeline.ask(ASK).tokens.keep_ratio_achieved == pytest.approx(0.7, abs=0.02)
+
+
+def test_the_reference_preset_says_that_pruning_is_on(model: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "ada3d_ros"):
+        Ada3DPipeline(configured(model, **{"model.compat": "reference"})).check()
+        assert not caplog.records
+        Ada3DPipeline(configured(model, **{"model.compat": "reference", "pruning.strategy": "pdrop"})).check()
+    assert "LLaVA-3D as published keeps all tokens ('none')" in caplog.text

@@ -63,7 +63,7 @@ class InformationConfig:
 class FitConfig:
     lam: float = setting(1.0, "eq. 7: weight of the slope term", low=0.0, high=1000.0)
     L0: float = setting(
-        1.0, "eq. 5: the paper's offset L; above 1 with the clip at 1 it is an onset", low=1.0, high=128.0
+        1.0, "eq. 5: the paper's offset L; above 1 an onset: the layers before it see all tokens", low=1.0, high=128.0
     )
     r_min: float = setting(0.05, "least share kept in any layer", low=0.0, high=1.0)
     alpha: tuple[float, ...] = setting((0.5, 1.2), "eq. 5: bounds of the amplitude", length=2, low=0.0, high=10.0)

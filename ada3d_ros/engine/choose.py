@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,9 +10,7 @@ import torch
 from ada3d_ros.engine.information import decoder_shape
 from ada3d_ros.model.decoder import LlamaDecoder
 from ada3d_ros.model.llava3d import Llava3D
-from ada3d_ros.pruning.adatoken import information_settings
 from ada3d_ros.pruning.in_llm import LayerPruner
-from ada3d_ros.pruning.information import Masses, information_of
 from ada3d_ros.pruning.pre_llm import Candidates, patch_grid
 from ada3d_ros.pruning.scores import question_relevance
 from ada3d_ros.pruning.strategies import Policy
@@ -65,14 +63,10 @@ def pruner_for(
     policy: Policy,
     prompt: PromptSequence,
     original: int,
-    measure: Callable[[], Sequence[Masses]],
+    information: tuple[float, ...] | None = None,
 ) -> LayerPruner | None:
     """The policy's part inside the language model for a prompt, `original` spatial tokens before any choice; None where
-    there is none. measure() gives the scene's masses per layer, for schedules fitted per scene."""
+    there is none. information: I per layer, for fitted schedules (None: the policy reads its file)."""
     entered = prompt.spatial_span[1] - prompt.spatial_span[0]
-    information = None
-    if policy.per_scene:
-        settings = information_settings(policy.config.adatoken3d)
-        information = tuple(map(float, information_of(measure(), settings).I))
     shape, text = decoder_shape(decoder.config), prompt.embeds.shape[0] - entered
     return policy.pruner(shape, entered, original, text, information)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 
 from ada3d_ros.engine.choose import ChosenTokens
 from ada3d_ros.engine.information import decoder_shape
@@ -22,10 +21,11 @@ def token_usage(
     chosen: ChosenTokens,
     prefilled: PrefillOutput,
     pruner: LayerPruner | None,
+    in_room: bool,
 ) -> TokenUsage:
     """Of all `tokens`, those chosen to enter the prompt, and those each layer kept; what the request asked and what was
-    generated is the caller's to add."""
-    counts = prefilled.counts
+    generated is the caller's to add. in_room: whether tokens have places (an image's patches have none)."""
+    counts, behind = prefilled.counts, prompt.embeds.shape[0] - prompt.spatial_span[1]
     cost = cost_of(
         decoder_shape(decoder.config),
         counts,
@@ -33,7 +33,8 @@ def token_usage(
         element_size=prompt.embeds.element_size(),
         rank_lag=pruner.rank_lag if pruner is not None else 0,
         original=chosen.original,
-        queries=prompt.embeds.shape[0] - prompt.spatial_span[1] if pruner is not None and pruner.query == "all" else 1,
+        queries=behind if pruner is not None and pruner.query == "all" else 1,
+        probe_queries=behind if pruner is not None and pruner.probe_layer is not None else 0,
     )
     return TokenUsage(
         prompt=prompt.embeds.shape[0],
@@ -48,12 +49,5 @@ def token_usage(
         decode_flops=cost.decode_flops,
         full_decode_flops=cost.unpruned_decode_flops,
         per_layer=counts,
-        coverage=_coverage(tokens, chosen, prefilled.kept[-1]),
+        coverage=cell_coverage(tokens.xyz_m, chosen.kept[prefilled.kept[-1]]) if in_room and counts[-1] else NAN,
     )
-
-
-def _coverage(tokens: SpatialTokens, chosen: ChosenTokens, kept: torch.Tensor) -> float:
-    """Share of the room's cells that the last layer still sees; NaN for an image, whose patches have no place."""
-    if tokens.voxel_size_m >= 1.0 or not len(kept):
-        return NAN
-    return cell_coverage(tokens.xyz_m, chosen.kept[kept])

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -26,6 +25,7 @@ from ada3d_ros.eval.scenes import (
     SOURCE_HELP,
     Scene,
     add_model_arguments,
+    check_writable,
     load_for,
     parse_list,
     read_questions,
@@ -96,16 +96,6 @@ def check_options(options: argparse.Namespace) -> tuple[list[int], list[float], 
     ratios = parse_list(options.keep_ratio, float, "--keep-ratio")
     base = from_flat({"pruning.seed": options.seed, "pruning.adatoken3d.inf.query_stride": options.stride})
     return figures, ratios, named_strategies(parse_list(options.strategy, str, "--strategy"), ratios, base)
-
-
-def check_writable(file: Path, option: str) -> None:
-    """Make the file's folder, and see that it takes files, before the long work begins. Raises ConfigError."""
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"{option} {file.parent} cannot be made ({error.strerror}); name another folder.") from None
-    if not os.access(file.parent, os.W_OK) or file.is_dir():
-        raise ConfigError(f"{option}: {file} cannot be written; name another place.")
 
 
 class Analysis:

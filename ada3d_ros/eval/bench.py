@@ -7,21 +7,20 @@ synchronised. Absolute times are reported, never judged. The suites are in modul
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
 from ada3d_ros.engine.timing import synchronize
 from ada3d_ros.errors import Ada3DError, ConfigError
+from ada3d_ros.eval.spread import Spread, plain
 from ada3d_ros.model.checkpoint import resolve_device
 from ada3d_ros.results import write_results
 
@@ -36,25 +35,6 @@ class Timing:
     def of(self, device: torch.device) -> float:
         """The one that ratios are made of."""
         return self.cpu_s if device.type == "cpu" else self.wall_s
-
-
-@dataclass(frozen=True, slots=True)
-class Spread:
-    """Median, least and largest of n values."""
-
-    median: float
-    min: float
-    max: float
-    n: int
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> Spread:
-        if not values:
-            return cls(math.nan, math.nan, math.nan, 0)
-        return cls(float(np.median(values)), float(min(values)), float(max(values)), len(values))
-
-    def __str__(self) -> str:
-        return f"{self.median:.3f} [{self.min:.3f}-{self.max:.3f}]"
 
 
 def timed(run: Callable[[], Any], device: torch.device) -> Timing:
@@ -91,19 +71,6 @@ def interleaved(
 def ratio_of(times: Sequence[Timing], baseline: Sequence[Timing], device: torch.device) -> Spread:
     """Repetition by repetition."""
     return Spread.of([a.of(device) / b.of(device) for a, b in zip(times, baseline, strict=True)])
-
-
-def to_json(value: Any) -> Any:
-    """Dataclasses and numbers ready for JSON: 6 significant digits, NaN as null."""
-    if isinstance(value, Spread):
-        value = asdict(value)
-    if isinstance(value, dict):
-        return {key: to_json(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [to_json(item) for item in value]
-    if isinstance(value, float):
-        return float(f"{value:.6g}") if math.isfinite(value) else None
-    return value
 
 
 def _suites() -> dict[str, Callable[[argparse.Namespace, torch.device], dict[str, Any]]]:
@@ -154,10 +121,13 @@ def main(argv: Sequence[str]) -> int:
             torch.set_num_threads(1)  # two threads on a shared machine wait for each other: 30 times the spread
         torch.manual_seed(options.seed)
         results = _suites()[options.suite](options, device)
+    except torch.cuda.OutOfMemoryError as error:
+        print(f"ada3d bench: the GPU's memory does not suffice ({str(error).splitlines()[0]}).", file=sys.stderr)
+        return 2
     except (Ada3DError, OSError) as error:
         print(f"ada3d bench: {error}", file=sys.stderr)
         return 2
     if options.json:
         results["load_average_after"] = os.getloadavg()[0]
-        print(f"wrote {write_results(options.json, to_json(results), device_name(device), options.seed)}")
+        print(f"wrote {write_results(options.json, plain(results), device_name(device), options.seed)}")
     return 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,12 +18,12 @@ import torch
 
 from ada3d_ros.config import from_flat
 from ada3d_ros.config.pruning import STRATEGIES
-from ada3d_ros.engine.choose import pruner_for
+from ada3d_ros.engine.choose import choose_tokens, pruner_for
 from ada3d_ros.engine.decode import decode_step
 from ada3d_ros.engine.information import decoder_shape, measure_information
 from ada3d_ros.engine.prefill import PrefillOutput, prefill
 from ada3d_ros.errors import Ada3DError, ConfigError
-from ada3d_ros.eval.bench import Spread, Timing, interleaved, ratio_of, timed
+from ada3d_ros.eval.bench import Timing, interleaved, ratio_of, timed
 from ada3d_ros.eval.bench_model import (
     QUESTION_TEXT,
     SHAPES,
@@ -37,17 +38,21 @@ from ada3d_ros.eval.bench_model import (
     make_scene,
 )
 from ada3d_ros.eval.scenes import parse_list
+from ada3d_ros.eval.spread import Spread
 from ada3d_ros.model.decoder import LlamaDecoder
 from ada3d_ros.model.llava3d import Llava3D
 from ada3d_ros.model.spatial import pool_spatial_tokens
 from ada3d_ros.pruning.cost import cost_of, information_macs, prefill_macs
 from ada3d_ros.pruning.coverage import cell_coverage, position_bias
 from ada3d_ros.pruning.in_llm import LayerPruner
+from ada3d_ros.pruning.pre_llm import Selection
+from ada3d_ros.pruning.scores import question_relevance
 from ada3d_ros.pruning.strategies import Policy
 from ada3d_ros.types import PromptSequence
 
 ALL_STRATEGIES = [*(name for name in STRATEGIES if name != "none"), "voxel_dpp+adatoken3d"]
-DECODE_STEPS = 8
+WARM_UPS = 1
+QUESTION_IDS = range(5, 5 + QUESTION_TEXT)
 TOLERANCE = 1.15  # measured prefill ratio over FLOP ratio, CPU
 GPU_KEEP_RATIO, GPU_PREFILL_RATIO = 0.37, 0.43  # of in-LLM strategies
 MAX_OVERHEAD = {"cpu": 0.10, "cuda": 0.05}
@@ -66,6 +71,7 @@ class Variant:
     selection_s: list[float]
     outputs: list[PrefillOutput]
     shares: list[float]
+    reserve: int  # decode steps that will be timed: a cache that grows meanwhile would be timed too
 
     @property
     def name(self) -> str:
@@ -79,9 +85,19 @@ class Variant:
 
     def run(self, decoder: LlamaDecoder) -> None:
         """One prefill; keeps the last output and every share that ranking took."""
-        output = prefill(decoder, self.prompt, DECODE_STEPS, self.pruner)
+        output = prefill(decoder, self.prompt, self.reserve, self.pruner)
         self.outputs[:] = [output]
         self.shares.append(output.rank_s / output.prefill_s if self.pruner is not None else 0.0)
+
+
+def choose(scene: BenchScene, policy: Policy) -> Selection:
+    """The choice before the language model, and the features that come of it; likeness to the question where it asks."""
+    candidates = scene.candidates
+    if policy.needs_question:
+        candidates = replace(candidates, relevance=question_relevance(scene.rows, scene.text[SYSTEM_TEXT:]))
+    chosen = policy.select(candidates)
+    chosen.merge(candidates.features)
+    return chosen
 
 
 def make_variant(
@@ -92,13 +108,11 @@ def make_variant(
     total, device = len(scene.rows), scene.rows.device
     kept, seconds = torch.arange(total, device=device), list[float]()
     if policy.entering(total) < total:
-        kept = policy.select(scene.candidates).kept  # also the warm-up
-        for _ in range(repetitions):
-            timing = timed(lambda: policy.select(scene.candidates), device)
-            seconds.append(timing.of(device))
+        kept = choose(scene, policy).kept  # also the warm-up
+        seconds = [timed(lambda: choose(scene, policy), device).of(device) for _ in range(repetitions)]
     prompt = scene.prompt(kept)
-    pruner = pruner_for(decoder, policy, prompt, total, list)
-    return Variant(strategy, keep, policy, prompt, pruner, kept, seconds, [], shares=[])
+    pruner = pruner_for(decoder, policy, prompt, total)
+    return Variant(strategy, keep, policy, prompt, pruner, kept, seconds, [], [], reserve=repetitions + WARM_UPS)
 
 
 def run(options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
@@ -124,7 +138,7 @@ def run_shape(shape: BenchShape, options: argparse.Namespace, device: torch.devi
     rows, information, skipped = [], [], []
     for count in shape.spatial:
         scene = make_scene(count, shape.hidden, device, decoder.dtype, options.seed)
-        variants = [make_variant(decoder, scene, "none", 1.0, 1, options.seed)]
+        variants = [make_variant(decoder, scene, "none", 1.0, repetitions, options.seed)]
         for keep in keep_ratios:
             for strategy in strategies:
                 try:
@@ -143,6 +157,13 @@ def run_shape(shape: BenchShape, options: argparse.Namespace, device: torch.devi
             f"measuring information at N = {item['N']}, every {item['stride']}th query: {item['ratio']} of an unpruned prefill, "
             f"{item['flop_share']:.2%} more FLOPs"
         )
+    for row in rows:
+        if row["target_met"] is False or not row["overhead_ok"]:
+            print(
+                f"over target: {row['strategy']} at keep ratio {row['keep_ratio']:g}, N = {row['N']}: prefill ratio "
+                f"{row['prefill_ratio'].median:.3f} (target {row['target_ratio'] or math.nan:.3f}), ranking {row['rank_share'].median:.1%} "
+                f"(target {MAX_OVERHEAD[device.type]:.0%})"
+            )
     for item in skipped:
         print(f"not run: {item['strategy']} at keep ratio {item['keep_ratio']:g}: {item['why']}")
     return {
@@ -173,10 +194,10 @@ class _Bench:
     def rows(self) -> list[dict[str, Any]]:
         """Prefill of all variants interleaved, then one decode step of all interleaved; one row each."""
         prefills = {v.name: functools.partial(v.run, self.decoder) for v in self.variants}
-        times = interleaved(prefills, self.repetitions, self.device, label=self.label)
+        times = interleaved(prefills, self.repetitions, self.device, WARM_UPS, self.label)
         with torch.inference_mode():
             decodes = {v.name: functools.partial(v.step, self.decoder) for v in self.variants}
-            steps = interleaved(decodes, self.repetitions, self.device, label="decode")
+            steps = interleaved(decodes, self.repetitions, self.device, WARM_UPS, "decode")
         base = self.variants[0].name
         return [self._row(v, times[v.name], times[base], steps[v.name], steps[base]) for v in self.variants]
 
@@ -269,12 +290,10 @@ class _Bench:
         """Vision tower, pooling, choice, projector, prefill, first token."""
         features = model.encode_views(camera.pixels.to(self.decoder.dtype))
         tokens = pool_spatial_tokens(features, camera.patch_xyz, model.position_embedding, VOXEL_M)
-        if v.policy.entering(len(self.scene.rows)) < len(self.scene.rows):
-            v.policy.select(self.scene.candidates)
-        rows = model.project(tokens.features[v.entered])
+        rows = model.project(choose_tokens(model, tokens, v.policy, QUESTION_IDS).tokens.features)
         prompt = replace(v.prompt, embeds=v.prompt.embeds.clone())
         prompt.embeds[prompt.spatial_span[0] : prompt.spatial_span[1]] = rows
-        return int(prefill(self.decoder, prompt, DECODE_STEPS, v.pruner).logits.argmax())
+        return int(prefill(self.decoder, prompt, v.reserve, v.pruner).logits.argmax())
 
 
 def peak_memory_mib(run_once: Callable[[], Any], device: torch.device) -> float:

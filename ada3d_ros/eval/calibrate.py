@@ -13,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
 from ada3d_ros.config import AgentConfig, from_flat
@@ -21,6 +22,7 @@ from ada3d_ros.errors import Ada3DError
 from ada3d_ros.eval.scenes import (
     SOURCE_HELP,
     add_model_arguments,
+    check_writable,
     load_for,
     read_questions,
     read_scene,
@@ -36,8 +38,9 @@ from ada3d_ros.pruning.adatoken import (
     layer_list,
 )
 from ada3d_ros.pruning.calibration import Calibration, write_calibration
+from ada3d_ros.pruning.cost import DecoderShape, cost_of
 from ada3d_ros.pruning.information import Masses, falls_with_depth, information_of, mean_masses
-from ada3d_ros.pruning.schedule import Staircase
+from ada3d_ros.pruning.schedule import RetentionSchedule, Staircase
 from ada3d_ros.pruning.strategies import NOMINAL_SPATIAL, NOMINAL_TEXT, Policy
 from ada3d_ros.results import provenance
 
@@ -69,9 +72,8 @@ def calibrate(
     shape, ratio = decoder_shape(loaded.model.decoder.config), config.pruning.keep_ratio
     stairs = Staircase(shape.num_layers, ada.first_prune_layer, layer_list(ada.prune_layers))
     falling = tuple(map(float, np.linspace(1.0, 0.0, shape.num_layers)))
-    adatoken_curve(
-        ada, stairs, ratio, shape, NOMINAL_SPATIAL, NOMINAL_TEXT, falling
-    )  # can it be met? before the long part
+    # Can the budget be met at all? Asked before the long part.
+    adatoken_curve(ada, stairs, ratio, shape, NOMINAL_SPATIAL, NOMINAL_TEXT, falling)
     samples, sizes = measure_scenes(loaded, sources, questions, config, ada.inf.query_stride)
     masses, settings = mean_masses(samples), information_settings(ada)
     found = information_of(masses, settings)
@@ -80,7 +82,7 @@ def calibrate(
     retention = stairs.hold(np.clip(curve, 0.0, 1.0))
     mode, target = budget_of(ada, ratio)
     parameters: dict[str, float] = {}
-    if falls_with_depth(found.I):
+    if falls_with_depth(found.I) and mode != "parameters":
         fit = fit_information(ada, stairs, found.I, mode, budget_measures(stairs, shape, size, text), target)
         parameters = {"alpha": fit.alpha, "beta": fit.beta, "M": fit.M, "L0": ada.fit.L0, "loss": fit.loss}
     model = loaded.info
@@ -95,6 +97,7 @@ def calibrate(
         budget={"mode": mode, "value": target},
         achieved_mean=float(retention.mean()),
         samples=len(samples),
+        mean_spatial_tokens=size,
         settings=asdict(settings) | {"query_stride": ada.inf.query_stride},
         sources=tuple(Path(source).name or source for source in sources),
         provenance=provenance(str(loaded.model.device)),
@@ -103,7 +106,7 @@ def calibrate(
     )
 
 
-def describe(calibration: Calibration, path: Path) -> str:
+def describe(calibration: Calibration, path: Path, shape: DecoderShape, element_size: int) -> str:
     """What a person wants to know of a calibration, and how the node takes it."""
     lines = [f"{'layer':>5} {'S_self':>7} {'S_sp':>7} {'INF':>8} {'I':>6} {'kept':>6}"]
     for layer, (m, inf, i, kept) in enumerate(
@@ -114,6 +117,13 @@ def describe(calibration: Calibration, path: Path) -> str:
     lines.append(
         f"{calibration.samples} passes; budget {budget['mode']} {budget['value']:g}, achieved mean keep ratio "
         f"{calibration.achieved_mean:.3f}"
+    )
+    counts = RetentionSchedule(calibration.retention).counts(calibration.mean_spatial_tokens)
+    cost = cost_of(shape, counts, NOMINAL_TEXT, element_size)
+    lines.append(
+        f"at {counts[0]} spatial tokens: prefill {cost.prefill_flops / 1e9:.3g} of {cost.unpruned_prefill_flops / 1e9:.3g} GFLOP, ranking "
+        f"{cost.rank_flops / 1e9:.2g} more; decode {cost.decode_flops / 1e9:.3g} of {cost.unpruned_decode_flops / 1e9:.3g} GFLOP a token; KV "
+        f"{cost.kv_bytes / 2**20:.3g} of {cost.unpruned_kv_bytes / 2**20:.3g} MiB"
     )
     if calibration.random_weights:
         lines.append("NOTE: this model has random weights, it was never trained: the curve means nothing.")
@@ -143,34 +153,34 @@ def main(argv: Sequence[str]) -> int:
         "-o", "--out", type=Path, default=Path("schedule.yaml"), help="file to write (default schedule.yaml)"
     )
     parser.add_argument(
-        "--keep-ratio", type=float, default=0.41, help="mean over layers of kept / total (default 0.41)"
+        "--keep-ratio", type=float, help="mean over layers of kept / total (default: as in --config, 0.41)"
     )
     parser.add_argument(
-        "--budget",
-        default="mean",
-        choices=("mean", "endpoint", "flops"),
-        help="what the budget is about (default mean)",
+        "--budget", choices=("mean", "endpoint", "flops"), help="what the budget is about (default mean)"
     )
-    parser.add_argument("--budget-value", type=float, default=0.2, help="of budgets endpoint and flops (default 0.2)")
-    parser.add_argument(
-        "--stride", type=int, default=10, help="every n-th spatial token is a query (default 10; 1 = exact)"
-    )
+    parser.add_argument("--budget-value", type=float, help="of budgets endpoint and flops (default 0.2)")
+    parser.add_argument("--stride", type=int, help="every n-th spatial token is a query (default 10; 1 = exact)")
     options = parser.parse_args(list(argv))
-    settings = {
-        "pruning.strategy": "adatoken3d",
-        "pruning.adatoken3d.schedule": "fitted",
+    given = {
         "pruning.keep_ratio": options.keep_ratio,
         "pruning.adatoken3d.budget.mode": options.budget,
         "pruning.adatoken3d.budget.value": options.budget_value,
         "pruning.adatoken3d.inf.query_stride": options.stride,
     }
+    settings = {"pruning.strategy": "adatoken3d", "pruning.adatoken3d.schedule": "fitted"}
+    settings |= {name: value for name, value in given.items() if value is not None}
     try:
+        check_writable(options.out, "--out")
         questions = read_questions(options.questions)
         loaded, info, config = load_for(options, **settings)
         calibration = calibrate(loaded, info.sha256, options.sources, questions, config)
         path = write_calibration(options.out, calibration)
+    except torch.cuda.OutOfMemoryError as error:
+        print(f"ada3d calibrate: the GPU's memory does not suffice ({str(error).splitlines()[0]}).", file=sys.stderr)
+        return 2
     except (Ada3DError, OSError) as error:
         print(f"ada3d calibrate: {error}", file=sys.stderr)
         return 2
-    print(describe(calibration, path))
+    decoder = loaded.model.decoder
+    print(describe(calibration, path, decoder_shape(decoder.config), decoder.dtype.itemsize))
     return 0

@@ -6,6 +6,7 @@ The frames go through the node's own keyframe buffer and views; only their sourc
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import TypeVar
 
 import torch
 
-from ada3d_ros.config import AgentConfig, from_flat
+from ada3d_ros.config import AgentConfig, from_flat, load_config
 from ada3d_ros.engine.choose import ChosenTokens, choose_tokens
 from ada3d_ros.errors import ConfigError, SourceError
 from ada3d_ros.geometry.voxel import voxel_coords, voxel_ids
@@ -107,10 +108,15 @@ def scene_prompt(
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """--model, --device, --precision, --questions: what every verb that runs a model on scenes takes."""
+    """--model, --device, --precision, --config, --questions: what every verb that runs a model on scenes takes."""
     parser.add_argument("--model", type=Path, required=True, help="folder of the checkpoint (official layout)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default auto)")
     parser.add_argument("--precision", default="auto", help="auto, fp32, bf16 or fp16 (default auto)")
+    parser.add_argument(
+        "--config",
+        type=Path,
+        help="parameter file as the node takes: keyframes, depth, pruning (default: the defaults)",
+    )
     parser.add_argument(
         "--questions", type=Path, help="text file, one question a line (default: six about rooms in general)"
     )
@@ -127,6 +133,16 @@ def parse_list(text: str, kind: Callable[[str], T], option: str) -> list[T]:
     return list(dict.fromkeys(values))
 
 
+def check_writable(file: Path, option: str) -> None:
+    """Make the file's folder, and see that it takes files, before the long work begins. Raises ConfigError."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{option} {file.parent} cannot be made ({error.strerror}); name another folder.") from None
+    if not os.access(file.parent, os.W_OK) or file.is_dir():
+        raise ConfigError(f"{option}: {file} cannot be written; name another place.")
+
+
 def load_for(options: argparse.Namespace, **settings: object) -> tuple[LoadedModel, ModelInfo, AgentConfig]:
     """The model, what is known of it, and the configuration that those arguments name. Raises Ada3DError."""
     config = from_flat(
@@ -135,7 +151,8 @@ def load_for(options: argparse.Namespace, **settings: object) -> tuple[LoadedMod
             "model.device": options.device,
             "model.precision": options.precision,
             **settings,
-        }
+        },
+        load_config(options.config) if getattr(options, "config", None) else None,
     )
     return *open_model(config.model), config
 

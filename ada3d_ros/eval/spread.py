@@ -2,10 +2,32 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, is_dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Median, least and largest of n values."""
+
+    median: float
+    min: float
+    max: float
+    n: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        if not values:
+            return cls(math.nan, math.nan, math.nan, 0)
+        return cls(float(np.median(values)), float(min(values)), float(max(values)), len(values))
+
+    def __str__(self) -> str:
+        return f"{self.median:.3f} [{self.min:.3f}-{self.max:.3f}]"
 
 
 def spread(samples: npt.ArrayLike) -> dict[str, Any]:
@@ -22,7 +44,9 @@ def spread(samples: npt.ArrayLike) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """Nested numbers as JSON has them: numpy and tuples become lists, NaN and infinities become None."""
+    """Nested numbers as JSON has them: numpy, tuples and dataclasses become lists and objects, NaN and infinities None."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return plain(asdict(value))
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, np.ndarray | np.generic):

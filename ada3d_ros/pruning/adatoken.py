@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from ada3d_ros.pruning import fit, schedule
 from ada3d_ros.pruning.calibration import Calibration, read_calibration
 from ada3d_ros.pruning.cost import DecoderShape, prefill_macs
 from ada3d_ros.pruning.fit import Fit, FitSettings
-from ada3d_ros.pruning.information import InformationSettings, falls_with_depth
+from ada3d_ros.pruning.information import InformationSettings, falls_with_depth, information_of
 from ada3d_ros.pruning.schedule import Curve, Measure, Staircase
 
 logger = logging.getLogger(__name__)
@@ -54,17 +55,21 @@ def adatoken_curve(
     text: int,
     information: tuple[float, ...] | None = None,
     original: int | None = None,
+    share: float = 1.0,
 ) -> Curve:
-    """O(i) under the configured schedule and budget, before counts; see docs/pruning.md for the readings of the paper."""
-    mode, target = budget_of(ada, ratio)
-    if target >= 1.0 and mode != "parameters":
+    """O(i) under the configured schedule and budget, before counts; see docs/pruning.md for the readings of the paper.
+
+    ratio: the mean to keep of what enters the decoder; share: of all tokens, what enters (budgets of modes endpoint and
+    flops are of all).
+    """
+    mode, target = budget_of(ada, ratio, share)
+    if target >= 1.0 and (mode in ("mean", "endpoint") or (mode == "flops" and spatial == (original or spatial))):
         return np.ones(shape.num_layers)
     measures = budget_measures(stairs, shape, spatial, text, original)
     name = "keep_ratio" if ada.budget.mode == "mean" else f"budget.value ({mode})"
     L = shape.num_layers
     if ada.schedule == "fitted" and mode != "parameters":
-        I = np.array(information) if information is not None else _filed(ada, L).information
-        I = np.asarray(I, dtype=np.float64)
+        I = np.array(information) if information is not None else _filed_information(ada, L)
         if len(I) != L:
             raise ConfigError(f"the information curve is of {len(I)} layers, this decoder has {L}.")
         if falls_with_depth(I) or ada.on_degenerate == "flat":
@@ -75,7 +80,7 @@ def adatoken_curve(
                 f"{problem} (pruning.adatoken3d.on_degenerate is 'error'; 'fallback' takes the fixed curve)."
             )
         logger.warning("%s: the fixed curve is used (pruning.adatoken3d.on_degenerate).", problem)
-        return schedule.fixed(L, measures[mode], target, ada.M, name)
+        return schedule.fixed(L, measures[mode], target, ada.M, name, ada.fit.L0)
     if ada.schedule == "stages":
         layers = layer_list(ada.stage_layers)
         if ada.stage_ratios != "auto":
@@ -96,7 +101,7 @@ def adatoken_curve(
         return schedule.solve_budget(lambda last: schedule.quadratic(L, last), measures[mode], target, 0.0, 1.0, name)
     if mode == "parameters":
         return np.clip(schedule.exponential(L, ada.alpha, ada.beta, ada.M, ada.fit.L0), 0.0, 1.0)
-    return schedule.fixed(L, measures[mode], target, ada.M, name)
+    return schedule.fixed(L, measures[mode], target, ada.M, name, ada.fit.L0)
 
 
 def budget_measures(
@@ -109,23 +114,38 @@ def budget_measures(
 
     unpruned = prefill_macs(shape, [(original or spatial) + text] * shape.num_layers)
     return {
-        "mean": lambda curve: float(held(curve).mean()),
+        "mean": mean_as_held(stairs),
         "endpoint": lambda curve: float(held(curve)[-1]),
         "flops": lambda curve: prefill_macs(shape, list(held(curve) * spatial + text)) / unpruned,
     }
 
 
-def budget_of(ada: AdaTokenConfig, ratio: float) -> tuple[str, float]:
-    """The mode and its target; the paper's 'ratio' read as configured."""
+def budget_of(ada: AdaTokenConfig, ratio: float, share: float = 1.0) -> tuple[str, float]:
+    """The mode and its target in shares of what enters the decoder; the paper's 'ratio' read as configured.
+
+    Raises ConfigError for a budget above what enters.
+    """
     mode, value = ada.budget.mode, ada.budget.value
     if mode == "mean":
         return "mean", ratio
-    if mode == "endpoint" and ada.budget.semantics != "last_layer_retained":
-        return "mean", value if ada.budget.semantics == "mean_retained" else 1.0 - value
-    return mode, value
+    if mode != "endpoint":
+        return mode, value
+    if ada.budget.semantics == "mean_dropped":
+        value = 1.0 - value
+    if value > share + 1e-9:
+        raise ConfigError(
+            f"pruning.adatoken3d.budget keeps {value:g} of all spatial tokens, but only {share:g} of them enter the language "
+            f"model (pruning.pre_keep_ratio); allowed: up to {share:g}."
+        )
+    return ("endpoint" if ada.budget.semantics == "last_layer_retained" else "mean"), min(1.0, value / share)
 
 
-def _filed(ada: AdaTokenConfig, num_layers: int) -> Calibration:
+def _filed_information(ada: AdaTokenConfig, num_layers: int) -> Curve:
+    return information_of(filed_calibration(ada, num_layers).masses, information_settings(ada)).I
+
+
+def filed_calibration(ada: AdaTokenConfig, num_layers: int) -> Calibration:
+    """The configured calibration file. Raises ConfigError where there is none, or it is of another depth."""
     if not ada.calibration_file:
         raise ConfigError(
             "pruning.adatoken3d.schedule is 'fitted' and calibration_file is empty: write one with `ada3d calibrate`, or set "
@@ -155,7 +175,8 @@ def fit_information(
 def fit_held_mean(I: Curve, mean: float, stairs: Staircase, settings: FitSettings) -> Fit:
     """The fitted curve whose mean AS THE LAYERS GET IT is `mean`: layer 1 always sees all tokens, which the study's own
     constraint does not know. Raises ConfigError where the bounds allow no such curve."""
-    weights, constant = stairs.linear_mean()
+    onset = dataclasses.replace(stairs, first=max(stairs.first, math.ceil(settings.L0)))  # layers before L0 see all
+    weights, constant = onset.linear_mean()
     if constant >= 1.0:  # nothing may be dropped anywhere
         raise schedule.UnreachableBudgetError("keep_ratio", mean, 1.0)
     return fit.fit_mean(I, mean, settings, (weights, constant))

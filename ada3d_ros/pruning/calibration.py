@@ -38,6 +38,7 @@ class Calibration:
     budget: Mapping[str, Any]
     achieved_mean: float
     samples: int
+    mean_spatial_tokens: int = 0  # of the scenes measured
     settings: Mapping[str, float] = field(default_factory=dict)
     sources: tuple[str, ...] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
@@ -64,6 +65,7 @@ def write_calibration(path: str | Path, calibration: Calibration) -> Path:
         "random_weights": calibration.random_weights,
         "num_layers": calibration.num_layers,
         "samples": calibration.samples,
+        "mean_spatial_tokens": calibration.mean_spatial_tokens,
         "sources": list(calibration.sources),
         "budget": dict(calibration.budget),
         "achieved_mean": round(calibration.achieved_mean, 6),
@@ -104,6 +106,7 @@ def read_calibration(path: str | Path) -> Calibration:
         budget, parameters = dict(data["budget"]), {k: float(v) for k, v in data["parameters"].items()}
         achieved, samples = float(data["achieved_mean"]), int(data["samples"])
         settings, made = dict(data.get("inf_settings", {})), dict(data.get("provenance", {}))
+        spatial = int(data.get("mean_spatial_tokens", 0))
         sources, spread = tuple(map(str, data.get("sources", ()))), tuple(map(float, data.get("INF_std") or ()))
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ConfigError(
@@ -127,6 +130,7 @@ def read_calibration(path: str | Path) -> Calibration:
         budget=budget,
         achieved_mean=achieved,
         samples=samples,
+        mean_spatial_tokens=spatial,
         settings=settings,
         sources=sources,
         provenance=made,

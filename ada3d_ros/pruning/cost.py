@@ -90,18 +90,20 @@ def cost_of(
     rank_lag: int = 0,
     original: int | None = None,
     queries: int = 1,
+    probe_queries: int = 0,
 ) -> Cost:
     """The cost of a prompt with spatial[i] spatial tokens alive in layer i and `text` others.
 
     original: spatial tokens of the unpruned prompt, where some were dropped before the first layer. queries: prompt tokens
-    that rank.
+    that rank; probe_queries: those that a schedule was made from.
     """
     tokens = [n + text for n in spatial]
+    probe = probe_queries * shape.hidden_size * (shape.hidden_size + tokens[0])
     full = [(spatial[0] if original is None else original) + text] * shape.num_layers
     return Cost(
         prefill_flops=2 * prefill_macs(shape, tokens),
         unpruned_prefill_flops=2 * prefill_macs(shape, full),
-        rank_flops=2 * ranking_macs(shape, spatial, text, rank_lag, queries),
+        rank_flops=2 * (ranking_macs(shape, spatial, text, rank_lag, queries) + probe),
         decode_flops=2 * decode_macs(shape, [n + 1 for n in tokens]),
         unpruned_decode_flops=2 * decode_macs(shape, [n + 1 for n in full]),
         kv_bytes=kv_bytes(shape, tokens, element_size),

@@ -7,6 +7,7 @@ solver for the mean budget, without an optimiser in alpha and M; they must agree
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -31,6 +32,11 @@ class FitSettings:
     beta: Bounds = (0.001, 2.0)
     M: Bounds = (-1.0, 1.0)
     beta_l2: float = 0.0
+
+    @property
+    def onset(self) -> int:
+        """0-based index of the layer where the decay begins (L0); the layers before it see all tokens."""
+        return math.ceil(self.L0) - 1
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -60,7 +66,9 @@ def loss_of(curve: Curve, wanted: Curve, settings: FitSettings, beta: float = 0.
 def _finish(information: Curve, settings: FitSettings, alpha: float, beta: float, M: float) -> Fit:
     curve = exponential(len(information), alpha, beta, M, settings.L0)
     loss = loss_of(curve, target_curve(information, settings.r_min), settings, beta)
-    return Fit(alpha, beta, M, loss, np.clip(curve, settings.r_min, 1.0))
+    curve = np.clip(curve, settings.r_min, 1.0)
+    curve[: settings.onset] = 1.0
+    return Fit(alpha, beta, M, loss, curve)
 
 
 def _checked(information: Curve, low: float, settings: FitSettings, name: str, held: Held | None = None) -> Curve:
@@ -103,7 +111,9 @@ def fit_endpoint(information: Curve, last: float, settings: FitSettings = FitSet
     information = _checked(information, last, settings, "budget.value")
     if last >= 1.0:
         return _everything(information, settings)
-    return _slsqp(information, settings, [lambda O: float(O[0]) - 1.0, lambda O: float(O[last_layer]) - last], None)
+    return _slsqp(
+        information, settings, [lambda O: float(O[settings.onset]) - 1.0, lambda O: float(O[last_layer]) - last], None
+    )
 
 
 def fit_measure(
@@ -113,7 +123,15 @@ def fit_measure(
     information = _checked(information, target, settings, "budget.value")
     if target >= 1.0:
         return _everything(information, settings)
-    start = closed_form(information, target, settings)
+    if measure(np.ones(len(information))) < target - 1e-9:
+        raise ConfigError(
+            f"budget.value = {target:g} is above what the tokens that enter the language model come to; allowed: up to "
+            f"{measure(np.ones(len(information))):g}."
+        )
+    try:
+        start = closed_form(information, target, settings)
+    except ConfigError:  # a mean of that value is out of reach, which the measure need not be
+        start = None
     return _slsqp(information, settings, [lambda O: measure(np.clip(O, 0.0, 1.0)) - target], start)
 
 
@@ -133,7 +151,7 @@ def _slsqp(
 
     constraints = [{"type": "eq", "fun": lambda p, f=f: f(curve_of(p))} for f in equalities]
     constraints += [
-        {"type": "ineq", "fun": lambda p: 1.0 - curve_of(p)[0]},
+        {"type": "ineq", "fun": lambda p: 1.0 - curve_of(p)[settings.onset]},
         {"type": "ineq", "fun": lambda p: curve_of(p)[-1] - settings.r_min},
     ]
     middle = float(np.mean(settings.alpha))
@@ -153,7 +171,7 @@ def _slsqp(
         curve = curve_of(result.x)
         feasible = (
             all(abs(f(curve)) < 1e-7 for f in equalities)
-            and curve[0] <= 1.0 + 1e-7
+            and curve[settings.onset] <= 1.0 + 1e-7
             and curve[-1] >= settings.r_min - 1e-7
         )
         if feasible and (best is None or result.fun < best.fun - 1e-13):
@@ -207,9 +225,9 @@ def _best_alpha(
     c, g = e - e_mean, np.gradient(e)
     y, dy = wanted - mean, np.gradient(wanted)
     low, high = settings.alpha
-    # O(1) = mean + alpha c_1 <= 1, O(L) = mean + alpha c_L >= r_min, M = mean - alpha mean(e) in its bounds
+    # O at the onset = mean + alpha c <= 1, O(L) = mean + alpha c_L >= r_min, M = mean - alpha mean(e) in its bounds
     for slope, room in itertools.chain(
-        ((c[0], 1.0 - mean), (-c[-1], mean - settings.r_min)),
+        ((c[settings.onset], 1.0 - mean), (-c[-1], mean - settings.r_min)),
         ((e_mean, mean - settings.M[0]), (-e_mean, settings.M[1] - mean)),
     ):
         if slope > 0:

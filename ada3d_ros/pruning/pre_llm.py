@@ -17,7 +17,7 @@ from ada3d_ros.config import PruningConfig
 from ada3d_ros.errors import ConfigError, ModelError
 from ada3d_ros.geometry.voxel import voxel_coords, voxel_ids
 
-JITTER = 1e-3  # on the DPP kernel's diagonal, so that more tokens than features can be ordered
+JITTER = 1e-3  # relative, on a DPP kernel's diagonal
 NEEDS_QUESTION = ("cond_dpp",)
 
 
@@ -42,6 +42,7 @@ class Selection:
     kept: torch.Tensor
     groups: torch.Tensor
     weights: torch.Tensor
+    merges: bool = True  # False: nothing is averaged
 
     def in_order(self) -> Selection:
         """The same with `kept` ascending."""
@@ -53,6 +54,8 @@ class Selection:
 
     def merge(self, values: torch.Tensor) -> torch.Tensor:
         """Values (N, C) to (k, C): weighted means of the groups, summed in float32 in fixed order."""
+        if not self.merges:
+            return values[self.kept]
         places = torch.arange(len(self.kept), device=self.groups.device)
         share = (self.groups == places[:, None]).float() * self.weights  # (k, N)
         share = share / share.sum(dim=1, keepdim=True)
@@ -63,7 +66,7 @@ def _only(kept: torch.Tensor, total: int) -> Selection:
     """Nothing is merged: everything not kept is dropped."""
     groups = torch.full((total,), -1, dtype=torch.int64, device=kept.device)
     groups[kept] = torch.arange(len(kept), device=kept.device)
-    return Selection(kept, groups, torch.ones(total, device=kept.device))
+    return Selection(kept, groups, torch.ones(total, device=kept.device), merges=False)
 
 
 def select(name: str, candidates: Candidates, budget: int, config: PruningConfig) -> Selection:
@@ -102,6 +105,17 @@ def _cosines(features: torch.Tensor) -> torch.Tensor:
     return (unit @ unit.T).fill_diagonal_(1.0)
 
 
+def _distances(xyz_m: torch.Tensor) -> torch.Tensor:
+    """Of all pairs, (N, N) metres; exact far from the map's origin too, where |a|^2 + |b|^2 - 2ab is metres off."""
+    return torch.cdist(xyz_m, xyz_m, compute_mode="donot_use_mm_for_euclid_dist")
+
+
+def _with_jitter(kernel: torch.Tensor) -> torch.Tensor:
+    """The kernel with a diagonal larger by JITTER, so that more items than features can be ordered."""
+    kernel.diagonal().mul_(1.0 + JITTER)
+    return kernel
+
+
 def greedy_dpp(kernel: torch.Tensor, count: int) -> torch.Tensor:
     """Indices (count,) of greedy MAP inference of the DPP with kernel (N, N): each time the item that adds most to the
     determinant, by updating the Cholesky factor (Chen et al. 2018). Of equals the lowest index."""
@@ -124,15 +138,15 @@ def greedy_dpp(kernel: torch.Tensor, count: int) -> torch.Tensor:
 def _voxel_dpp(candidates: Candidates, budget: int, config: PruningConfig) -> Selection:
     """The 3DZip family: a DPP on the cosines of voxel features, the rest merged into the nearest anchor by cosine."""
     cosines = _cosines(candidates.features)
-    kept = greedy_dpp(cosines + JITTER * torch.eye(len(cosines), device=cosines.device), budget)
+    kept = greedy_dpp(_with_jitter(cosines.clone()), budget)
     chosen = _only(kept, len(cosines))
     if not config.voxel_dpp.merge:
         return chosen
     radius_m = config.voxel_dpp.merge_radius_voxels * candidates.voxel_size_m
-    far = torch.cdist(candidates.xyz_m, candidates.xyz_m[kept]) > radius_m
+    far = _distances(candidates.xyz_m)[:, kept] > radius_m
     likeness, nearest = cosines[:, kept].masked_fill(far, float("-inf")).max(dim=1)
     merged = torch.where(torch.isfinite(likeness), nearest, -1)
-    return replace(chosen, groups=torch.where(chosen.groups >= 0, chosen.groups, merged))
+    return replace(chosen, groups=torch.where(chosen.groups >= 0, chosen.groups, merged), merges=True)
 
 
 def _cond_dpp(candidates: Candidates, budget: int, config: PruningConfig) -> Selection:
@@ -141,7 +155,7 @@ def _cond_dpp(candidates: Candidates, budget: int, config: PruningConfig) -> Sel
         raise ConfigError("cond_dpp needs the question: it cannot choose for a scene alone. Use voxel_dpp for that.")
     weight = candidates.relevance.clamp(min=1e-3)  # the least relevant can still be chosen
     kernel = weight[:, None] * _cosines(candidates.features) * weight
-    kept = greedy_dpp(kernel + JITTER * torch.eye(len(kernel), device=kernel.device), budget)
+    kept = greedy_dpp(_with_jitter(kernel), budget)
     return _only(kept, len(kernel))
 
 
@@ -153,7 +167,7 @@ def _geo_fps(candidates: Candidates, budget: int, config: PruningConfig) -> Sele
     """
     lam, features, xyz = config.geo_fps.lam, candidates.features.float(), candidates.xyz_m
     extent = (xyz.amax(dim=0) - xyz.amin(dim=0)).norm().clamp(min=1e-6)
-    distance = lam * torch.cdist(xyz, xyz) / extent + (1.0 - lam) * (1.0 - _cosines(features))
+    distance = lam * _distances(xyz) / extent + (1.0 - lam) * (1.0 - _cosines(features))
     likeness = F.normalize(features, dim=1) @ F.normalize(features.mean(dim=0), dim=0)
     salient = torch.sort(likeness, stable=True).indices[: max(1, int(config.geo_fps.salient_share * budget))]
     order = torch.empty(budget, dtype=torch.int64, device=xyz.device)

@@ -115,6 +115,10 @@ def stages(num_layers: int, layers: Sequence[int], ratios: Sequence[float]) -> C
         raise ConfigError(f"{len(layers)} stage layers and {len(ratios)} ratios: give one ratio for each stage layer.")
     if list(layers) != sorted(set(layers)):
         raise ConfigError(f"stage layers {list(layers)} must rise, each named once.")
+    if list(ratios) != sorted(ratios, reverse=True):
+        raise ConfigError(
+            f"stage ratios {list(ratios)} must fall: they are shares of all tokens, and dropped ones do not return."
+        )
     curve = np.ones(num_layers)
     for layer, ratio in zip(layers, ratios, strict=True):
         curve[layer:] = ratio
@@ -131,6 +135,10 @@ def solve_budget(
     ends = measure(curve_of(low)), measure(curve_of(high))
     if target < min(ends) - 1e-9:
         raise UnreachableBudgetError(name, target, min(ends))
+    if target > max(ends) + 1e-9:
+        raise ConfigError(
+            f"{name} = {target:g} is above what the tokens that enter the language model come to; allowed: up to {max(ends):g}."
+        )
     gaps = ends[0] - target, ends[1] - target
     if abs(gaps[0]) <= 1e-12 or abs(gaps[1]) <= 1e-12 or gaps[0] * gaps[1] > 0:  # at an end, within rounding
         return curve_of(low if abs(gaps[0]) <= abs(gaps[1]) else high)
@@ -157,16 +165,18 @@ def _up(value: float) -> float:
     return math.ceil(value * 1000 - 1e-6) / 1000
 
 
-def fixed(num_layers: int, measure: Measure, target: float, M: float = 0.2, name: str = "keep_ratio") -> Curve:
+def fixed(
+    num_layers: int, measure: Measure, target: float, M: float = 0.2, name: str = "keep_ratio", L0: float = 1.0
+) -> Curve:
     """Eq. 5 without calibration: O(1) = 1, floor min(M, target / 2), beta so that the measure meets the target.
 
     alpha = 0.8, M = 0.2, beta = 0.1236 on 32 layers are the paper's default (mean 0.411). Where even the steepest decay
-    keeps too much above the floor (few layers), the floor is lowered instead.
+    keeps too much above the floor (few layers), the floor is lowered instead. L0 above 1: the decay begins there.
     """
     floor = min(M, target / 2)
 
     def curve(beta: float, floor: float = floor) -> Curve:
-        return exponential(num_layers, 1.0 - floor, beta, floor)
+        return np.minimum(1.0, exponential(num_layers, 1.0 - floor, beta, floor, L0))
 
     if measure(curve(BETA_MAX)) <= target:
         return solve_budget(curve, measure, target, 0.0, BETA_MAX, name)

@@ -102,12 +102,26 @@ class Policy:
         return self.pre in NEEDS_QUESTION
 
     @property
-    def per_scene(self) -> bool:
-        """Whether the schedule is fitted to each scene's own information."""
+    def fitted(self) -> bool:
+        """Whether the schedule is fitted to measured information."""
         ada = self.config.adatoken3d
-        return (
-            self.inner == "adatoken3d" and ada.schedule == "fitted" and ada.calibration == "per_scene" and self.prunes
-        )
+        uses_it = ada.schedule == "fitted" and ada.budget.mode != "parameters"
+        return self.inner == "adatoken3d" and uses_it and self.prunes
+
+    @property
+    def per_scene(self) -> bool:
+        """Whether that information is each scene's own."""
+        return self.fitted and self.config.adatoken3d.calibration == "per_scene"
+
+    @property
+    def from_file(self) -> bool:
+        """Whether it comes from the calibration file."""
+        return self.fitted and self.config.adatoken3d.calibration == "file"
+
+    def choice_key(self, num_tokens: int) -> tuple[object, ...]:
+        """What the choice before the language model depends on, of a scene of num_tokens."""
+        c = self.config
+        return self.pre, self.entering(num_tokens), c.order, c.seed, c.voxel_dpp, c.geo_fps
 
     def entering(self, num_tokens: int) -> int:
         """Spatial tokens of num_tokens that enter the language model."""
@@ -134,8 +148,8 @@ class Policy:
     ) -> LayerPruner | None:
         """The in-LLM part for a prompt of `entered` spatial tokens, of `original` before any choice, and `text` others.
 
-        information: I per layer, for schedules fitted per scene. None where nothing is pruned inside. Raises ConfigError
-        for a budget out of reach, a calibration of another model, stage layers that the decoder lacks.
+        information: I per layer, for fitted schedules; where it is None they read their file. None where nothing is pruned
+        inside. Raises ConfigError for a budget out of reach, a calibration of another depth, stage layers the decoder lacks.
         """
         if not self.inner or not self.prunes:
             return None
@@ -146,44 +160,73 @@ class Policy:
                 self.config.n_min,
             )
             return None
-        ratio = self.keep_ratio if self.fixed_by else min(1.0, self.keep_ratio * original / max(entered, 1))
-        counts_matter = self.config.adatoken3d.budget.mode == "flops"
-        sizes = (entered, text, original) if counts_matter else (NOMINAL_SPATIAL, NOMINAL_TEXT, NOMINAL_SPATIAL)
+        return self.build(shape, entered, original, text, information)
+
+    def build(
+        self, shape: DecoderShape, entered: int, original: int, text: int, information: tuple[float, ...] | None
+    ) -> LayerPruner:
+        """The same whatever n_min."""
+        share = round(entered / max(original, 1), 6)
+        sizes = (NOMINAL_SPATIAL, NOMINAL_TEXT, NOMINAL_SPATIAL)
+        if self.config.adatoken3d.budget.mode == "flops":  # the only budget that depends on counts
+            sizes = (entered, text, original)
+        ratio = self.keep_ratio if self.fixed_by else min(1.0, self.keep_ratio / share)
+        version = _file_version(self.config) if information is None else ("", 0)
         try:
-            return _build(self.config, self.inner, ratio, shape, sizes, information, _file_version(self.config))
+            return _build(self.config, self.inner, ratio, share, shape, sizes, information, version)
         except schedule.UnreachableBudgetError as error:
-            if self.fixed_by or entered >= original:
-                raise
-            raise error.scaled(entered / original) from None  # in shares of all tokens, as it was asked
+            in_shares_of_all = self.fixed_by and self.config.adatoken3d.budget.mode == "flops"
+            raise error if in_shares_of_all else error.scaled(share) from None  # as it was asked
 
 
-def check_policy(config: PruningConfig, shape: DecoderShape, keep_ratio: float = math.nan) -> LayerPruner | None:
+def check_policy(
+    config: PruningConfig,
+    shape: DecoderShape,
+    keep_ratio: float = math.nan,
+    information: tuple[float, ...] | None = None,
+) -> LayerPruner | None:
     """The in-LLM part for a scene of the paper's size, before any scene is there.
 
     Raises ConfigError where these settings cannot work on a decoder of this shape. Schedules that follow from scene or
     question are checked with an example.
     """
     policy = Policy.of(config, keep_ratio)
-    falling = tuple(map(float, np.linspace(1.0, 0.0, shape.num_layers))) if policy.per_scene else None
-    return policy.pruner(shape, policy.entering(NOMINAL_SPATIAL), information=falling)
+    if not policy.inner or not policy.prunes:
+        return None
+    if policy.per_scene:
+        information = tuple(map(float, np.linspace(1.0, 0.0, shape.num_layers)))
+    return policy.build(shape, policy.entering(NOMINAL_SPATIAL), NOMINAL_SPATIAL, NOMINAL_TEXT, information)
 
 
-def planned_retention(config: PruningConfig, shape: DecoderShape) -> tuple[float, ...]:
-    """Share of all spatial tokens that each layer will keep, as far as it is known before a scene is there (`logistic`
-    and schedules fitted per scene decide later: what they aim at on average); () where nothing is pruned."""
+def planned_retention(
+    config: PruningConfig, shape: DecoderShape, information: tuple[float, ...] | None = None
+) -> tuple[float, ...]:
+    """Share of all spatial tokens that each layer will keep; () where nothing is pruned, or where the scene (schedules
+    fitted per scene) or the question (`logistic`) decides."""
     policy = Policy.of(config)
-    if not policy.prunes:
+    if not policy.prunes or policy.per_scene or policy.inner == "logistic":
         return ()
     share = policy.entering(NOMINAL_SPATIAL) / NOMINAL_SPATIAL
-    pruner = check_policy(config, shape)
+    pruner = check_policy(config, shape, information=information)
     inside = pruner.schedule.retention if pruner is not None else (1.0,) * shape.num_layers
     return tuple(share * value for value in inside)
+
+
+def describe_policy(config: PruningConfig, retention: tuple[float, ...]) -> str:
+    """'adatoken3d keep_ratio 0.41'; where another setting fixes what is kept, that one and the mean that comes of it."""
+    policy = Policy.of(config)
+    if not policy.prunes:
+        return "none"
+    if not policy.fixed_by:
+        return f"{config.strategy} keep_ratio {config.keep_ratio:g}"
+    mean = f", mean {np.mean(retention):.3f}" if retention else ""
+    return f"{config.strategy} {policy.fixed_by}{mean}"
 
 
 def _file_version(config: PruningConfig) -> tuple[str, int]:
     """What makes a calibration file the same file."""
     ada = config.adatoken3d
-    if ada.schedule != "fitted" or ada.calibration != "file" or not ada.calibration_file:
+    if ada.schedule != "fitted" or ada.calibration != "file":
         return "", 0
     try:
         return ada.calibration_file, Path(ada.calibration_file).expanduser().stat().st_mtime_ns
@@ -196,12 +239,13 @@ def _build(
     config: PruningConfig,
     name: str,
     ratio: float,
+    share: float,
     shape: DecoderShape,
     sizes: Sizes,
     information: tuple[float, ...] | None,
     file_version: tuple[str, int],
 ) -> LayerPruner:
-    return BUILDERS[name](config, ratio, shape, sizes, information)
+    return BUILDERS[name](config, ratio, share, shape, sizes, information)
 
 
 def _held(stairs: Staircase, curve: Curve, rounding: str = "floor") -> RetentionSchedule:
@@ -209,14 +253,19 @@ def _held(stairs: Staircase, curve: Curve, rounding: str = "floor") -> Retention
 
 
 def _adatoken3d(
-    config: PruningConfig, ratio: float, shape: DecoderShape, sizes: Sizes, information: tuple[float, ...] | None
+    config: PruningConfig,
+    ratio: float,
+    share: float,
+    shape: DecoderShape,
+    sizes: Sizes,
+    information: tuple[float, ...] | None,
 ) -> LayerPruner:
     ada = config.adatoken3d
     stairs = Staircase(shape.num_layers, ada.first_prune_layer, layer_list(ada.prune_layers))
     if ada.schedule == "stages":
         stairs = dataclasses.replace(stairs, prune_layers=layer_list(ada.stage_layers))
     spatial, text, original = sizes
-    curve = adatoken_curve(ada, stairs, ratio, shape, spatial, text, information, original)
+    curve = adatoken_curve(ada, stairs, ratio, shape, spatial, text, information, original, share)
     return LayerPruner(
         "adatoken3d",
         _held(stairs, curve),
@@ -229,7 +278,9 @@ def _adatoken3d(
     )
 
 
-def _fastv(config: PruningConfig, ratio: float, shape: DecoderShape, sizes: Sizes, information: object) -> LayerPruner:
+def _fastv(
+    config: PruningConfig, ratio: float, share: float, shape: DecoderShape, sizes: Sizes, information: object
+) -> LayerPruner:
     """All tokens up to layer k, then a fixed share, ranked by layer k's own attention row."""
     L, k = shape.num_layers, config.fastv.k
     if k >= L:
@@ -239,7 +290,9 @@ def _fastv(config: PruningConfig, ratio: float, shape: DecoderShape, sizes: Size
     return LayerPruner("fastv", _held(stairs, curve, config.fastv.round), config.n_min, rank_lag=1)
 
 
-def _pdrop(config: PruningConfig, ratio: float, shape: DecoderShape, sizes: Sizes, information: object) -> LayerPruner:
+def _pdrop(
+    config: PruningConfig, ratio: float, share: float, shape: DecoderShape, sizes: Sizes, information: object
+) -> LayerPruner:
     """Stages behind a quarter, a half and three quarters of the layers, or as listed; ranked by the next layer."""
     L = shape.num_layers
     layers = layer_list(config.pdrop.layers) or tuple(sorted({max(1, L * part // 4) for part in (1, 2, 3)} - {L}))
@@ -253,7 +306,7 @@ def _pdrop(config: PruningConfig, ratio: float, shape: DecoderShape, sizes: Size
 
 
 def _logistic(
-    config: PruningConfig, ratio: float, shape: DecoderShape, sizes: Sizes, information: object
+    config: PruningConfig, ratio: float, share: float, shape: DecoderShape, sizes: Sizes, information: object
 ) -> LayerPruner:
     """Ranked as adatoken3d; the curve follows from the prompt."""
     L, c = shape.num_layers, config.logistic

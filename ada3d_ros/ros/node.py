@@ -41,7 +41,7 @@ from ada3d_ros.ros.outputs import AgentOutputs
 from ada3d_ros.ros.parameters import ParameterBridge
 from ada3d_ros.ros.requests import RequestServer, check_scene
 from ada3d_ros.ros.sync import MIN_JUMP_NS
-from ada3d_ros.ros.tasks import add_tasks, pruning_in_words
+from ada3d_ros.ros.tasks import add_tasks
 from ada3d_ros.ros.worker import RequestWorker
 from ada3d_ros.srv import GetModelInfo
 from ada3d_ros.types import Answer, AskHooks, Question
@@ -296,7 +296,7 @@ class AgentNode(LifecycleNode):
     @guarded(lambda self, error, request, response: response)
     def _on_model_info(self, request: Any, response: Any) -> Any:
         info = self.pipeline.info if self.pipeline is not None else None
-        response.pruning = pruning_in_words(self.config.pruning)
+        response.pruning = self.pipeline.pruning_in_force()[0] if self.pipeline else self.config.pruning.strategy
         response.max_views = self.config.keyframe.max_views
         if info is not None:
             response.name, response.revision, response.sha256 = info.name, info.revision, info.sha256

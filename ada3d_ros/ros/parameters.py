@@ -104,7 +104,8 @@ class ParameterBridge:
         try:
             config = from_flat(changed, self.config)
             wanted, current = to_flat(config), to_flat(self.config)
-            self._check(config)
+            if config.pruning != self.config.pruning:  # a calibration file gone missing must not refuse anything else
+                self._check(config)
         except ConfigError as error:
             return SetParametersResult(successful=False, reason=str(error))
         if self._is_configured():

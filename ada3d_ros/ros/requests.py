@@ -228,7 +228,7 @@ class RequestServer:
         keep = _limit("keep_ratio", request.keep_ratio, "pruning.keep_ratio")
         deadline = checked_number("deadline_ms", request.deadline_ms, 1.0, 600_000.0)
         return _Request(
-            replace(question, keep_ratio=keep),
+            replace(question, keep_ratio=round(keep, 6)),  # float32 on the wire: 0.7 came as 0.699999988
             timeout_s=0.0 if math.isnan(timeout) else timeout,
             deadline_ms=deadline,
         )

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from ada3d_ros.config import PruningConfig
+from ada3d_ros.errors import ConfigError
 from ada3d_ros.msg import AgentStatus
 from ada3d_ros.ros.diagnostics import ERROR, OK, WARN, DiagnosticsPublisher, inputs_task
 
@@ -96,8 +96,14 @@ def _pruning(node: AgentNode) -> Result:
     """The schedule in force, and what the last answer kept and cost."""
     config = node.config.pruning
     values: dict[str, object] = {"strategy": config.strategy, "keep_ratio": config.keep_ratio}
+    level, words = OK, config.strategy
     if node.pipeline is not None:
-        values["retention_per_layer"] = " ".join(f"{share:.3f}" for share in node.pipeline.retention()) or "all"
+        try:
+            words, retention = node.pipeline.pruning_in_force()
+            planned = " ".join(f"{share:.3f}" for share in retention)
+            values["retention_per_layer"] = planned or ("all" if words == "none" else "decided by scene or question")
+        except ConfigError as error:  # what was measured last is shown all the same
+            level, words = WARN, str(error)
     tokens = node.inference.last_tokens
     if tokens is not None:
         values |= {
@@ -114,12 +120,7 @@ def _pruning(node: AgentNode) -> Result:
             "last.kv_mib": tokens.kv_bytes / 2**20,
             "last.unpruned_kv_mib": tokens.full_kv_bytes / 2**20,
         }
-    return OK, pruning_in_words(config), values
-
-
-def pruning_in_words(config: PruningConfig) -> str:
-    """Strategy and keep ratio for a person: 'adatoken3d keep_ratio 0.41'."""
-    return config.strategy if config.strategy == "none" else f"{config.strategy} keep_ratio {config.keep_ratio:g}"
+    return level, words, values
 
 
 def _model(node: AgentNode) -> Result:

@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from ada3d_ros.eval import bench
-from ada3d_ros.eval.bench import Spread, Timing, interleaved, ratio_of, to_json
+from ada3d_ros.eval.bench import Timing, interleaved, ratio_of
 from ada3d_ros.eval.bench_model import SHAPES, BenchShape, make_camera, make_model, make_scene
 from ada3d_ros.eval.bench_pruning import run_shape
+from ada3d_ros.eval.spread import Spread, plain
 from ada3d_ros.geometry.voxel import voxel_coords, voxel_ids
 from ada3d_ros.model.config import VisionConfig
 from ada3d_ros.model.spatial import pool_spatial_tokens
@@ -50,9 +51,9 @@ def test_ratios_are_taken_repetition_by_repetition() -> None:
 
 
 def test_json_has_no_nan() -> None:
-    text = json.dumps(to_json({"a": Spread.of([]), "b": [1 / 3, float("inf")], "c": "x", "d": True}), allow_nan=False)
+    text = json.dumps(plain({"a": Spread.of([]), "b": [1 / 3, float("inf")], "c": "x", "d": True}), allow_nan=False)
     assert json.loads(text) == {
-        "a": {"median": None, "min": None, "max": None, "n": 0}, "b": [0.333333, None], "c": "x", "d": True,
+        "a": {"median": None, "min": None, "max": None, "n": 0}, "b": [1 / 3, None], "c": "x", "d": True,
     }  # fmt: skip
 
 

@@ -180,9 +180,11 @@ def study_masses(num_layers: int = 32) -> list[Masses]:
 
 
 def write_curve(path: Path, information: Sequence[float]) -> Path:
-    """A calibration file with this information curve."""
+    """A calibration file whose masses give this information curve (0..1) under the default weights: S_self is constant, so
+    INF follows exp(0.3 S_sp + 0.35) alone, and S_sp is its inverse."""
     curve = tuple(map(float, information))
-    masses = tuple(Masses(0.5, 0.1, 0.5) for _ in curve)
+    low, high = math.exp(0.35), math.exp(0.65)
+    masses = tuple(Masses(0.5, (math.log(low + (high - low) * value) - 0.35) / 0.3, 0.5) for value in curve)
     budget = {"mode": "mean", "value": 0.41}
     return write_calibration(
         path, Calibration("tiny", "", curve, curve, masses, curve, {"alpha": 0.8}, budget, 0.41, samples=1)

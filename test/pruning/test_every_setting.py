@@ -14,6 +14,9 @@ from ada3d_ros.engine.choose import pruner_for
 from ada3d_ros.engine.information import measure_information
 from ada3d_ros.engine.prefill import prefill
 from ada3d_ros.errors import ConfigError
+from ada3d_ros.pruning.adatoken import information_settings
+from ada3d_ros.pruning.calibration import Calibration, write_calibration
+from ada3d_ros.pruning.information import Masses, information_of
 from ada3d_ros.pruning.strategies import Policy
 from ada3d_ros.types import PromptSequence
 from test.pruning.conftest import LAYERS, SHAPE, WIDTH, config_of, generator, make_decoder, scene_3d, write_curve
@@ -134,7 +137,11 @@ def made_anew(flat: dict[str, Any]) -> Outcome:
     prompt = PromptSequence(embeds, torch.arange(len(embeds)), (3, 3 + len(chosen)))
     stride = policy.config.adatoken3d.inf.query_stride
     decoder = falling_decoder()
-    pruner = pruner_for(decoder, policy, prompt, 147, lambda: measure_information(decoder, prompt, stride))
+    information = None
+    if policy.per_scene:
+        masses = measure_information(decoder, prompt, stride)
+        information = tuple(map(float, information_of(masses, information_settings(policy.config.adatoken3d)).I))
+    pruner = pruner_for(decoder, policy, prompt, 147, information)
     filled = prefill(decoder, prompt, pruner=pruner)
     shares = pruner.schedule.retention if pruner is not None else ()
     return {
@@ -206,10 +213,43 @@ def test_seed_is_that_of_rank_score_random_too() -> None:
     assert "kept" in differs(outcome(base), outcome({**base, "seed": 7}))
 
 
-def test_L0_under_a_budget_changes_the_fit() -> None:
-    """L0 and alpha are one degree of freedom, so under a budget L0 acts through alpha's bounds and the clip at 1."""
-    tight = FITTED | {"adatoken3d.fit.alpha": [0.5, 0.6]}
-    assert "shares" in differs(outcome(tight), outcome({**tight, "adatoken3d.fit.L0": 3.0}))
+@pytest.mark.parametrize(
+    ("key", "value"), [("a1", 3.0), ("a2", 0.1), ("sigma", 0.3), ("gamma", 0.05), ("eps", 2.0), ("alpha_f", 3.0)]
+)
+def test_the_weights_of_information_act_on_a_file_too(tmp_path: Path, key: str, value: float) -> None:
+    """The file holds the masses; the stored curve was taken as it stood, so that inf.* did nothing."""
+    S_self = (0.7, 0.6, 0.45, 0.4, 0.3, 0.28, 0.2, 0.18)
+    masses = tuple(Masses(s, 0.9 * s**2, 1 - s) for s in S_self)
+    curve = tuple(float(v) for v in information_of(masses).I)
+    budget = {"mode": "mean", "value": 0.41}
+    file = write_calibration(
+        tmp_path / "masses.yaml",
+        Calibration("tiny", "", curve, curve, masses, curve, {"alpha": 0.8}, budget, 0.41, samples=1),
+    )
+    settings = {
+        "adatoken3d.schedule": "fitted",
+        "adatoken3d.calibration_file": str(file),
+        "adatoken3d.on_degenerate": "flat",
+    }
+    curves = [
+        Policy.of(config_of({**settings, **extra}), 0.41).pruner(SHAPE)
+        for extra in ({}, {f"adatoken3d.inf.{key}": value})
+    ]
+    assert curves[0] is not None
+    assert curves[1] is not None
+    difference = np.abs(np.subtract(curves[0].schedule.retention, curves[1].schedule.retention)).max()
+    assert difference > 1e-4
+
+
+@pytest.mark.parametrize("base", [FITTED, {}], ids=["fitted", "fixed"])
+def test_L0_is_an_onset_under_a_budget_too(base: dict[str, Any]) -> None:
+    """The layers before it see all tokens, the budget is met by the others."""
+    usual = outcome({**base, "keep_ratio": 0.6})["shares"].numpy()
+    shares = outcome({**base, "keep_ratio": 0.6, "adatoken3d.fit.L0": 4.0})["shares"].numpy()
+    assert (shares[:3] == 1.0).all()
+    assert usual[1] < 1.0
+    assert shares[4] < shares[3]
+    assert shares.mean() == pytest.approx(0.6, abs=1e-5)
 
 
 def test_the_parameters_are_used_as_written() -> None:

@@ -120,7 +120,7 @@ def test_attention_that_leaves_the_scene_gives_a_falling_schedule(caplog: pytest
     found = information_of(masses)
     assert falls_with_depth(found.I)
     assert (found.I[0], found.I[-1]) == (1.0, 0.0)
-    pruner = pruner_for(decoder, fitted_policy(), prompt, N, lambda: masses)
+    pruner = pruner_for(decoder, fitted_policy(), prompt, N, tuple(map(float, found.I)))
     assert pruner is not None
     assert not caplog.records
     retention = pruner.schedule.retention
@@ -138,7 +138,8 @@ def test_a_scene_that_matters_longer_is_pruned_later() -> None:
     curves = []
     for sink in (early, late):
         decoder = planted_decoder(sink=sink)
-        pruner = pruner_for(decoder, fitted_policy(), prompt, N, lambda d=decoder: measure_information(d, prompt))
+        found = information_of(measure_information(decoder, prompt))
+        pruner = pruner_for(decoder, fitted_policy(), prompt, N, tuple(map(float, found.I)))
         assert pruner is not None
         curves.append(pruner.schedule.retention)
     assert curves[1][1] < curves[0][1]  # an exponential with this mean cannot be flat and then fall: it starts lower
@@ -149,8 +150,9 @@ def test_attention_that_comes_to_the_scene_late_falls_back(caplog: pytest.LogCap
     decoder, prompt = planted_decoder(sink=SINK[::-1]), planted_prompt(N, PLANTED)
     masses = measure_information(decoder, prompt)
     assert not falls_with_depth(information_of(masses).I)
+    information = tuple(map(float, information_of(masses).I))
     with caplog.at_level(logging.WARNING):
-        pruner = pruner_for(decoder, fitted_policy(), prompt, N, lambda: masses)
+        pruner = pruner_for(decoder, fitted_policy(), prompt, N, information)
     assert "the fixed curve is used" in caplog.text
     fixed = policy_of("adatoken3d", 0.5, n_min=1).pruner(SHAPE, N, N)
     assert pruner is not None

@@ -14,7 +14,7 @@ from ada3d_ros.engine.prefill import PrefillOutput, prefill
 from ada3d_ros.errors import ConfigError
 from ada3d_ros.pruning.cost import DecoderShape, cost_of
 from ada3d_ros.pruning.pre_llm import Candidates
-from ada3d_ros.pruning.strategies import Policy, check_policy, planned_retention, split_name
+from ada3d_ros.pruning.strategies import Policy, check_policy, describe_policy, planned_retention, split_name
 from ada3d_ros.types import PromptSequence
 from test.pruning.conftest import (
     INNER,
@@ -362,3 +362,52 @@ def test_a_decoder_of_one_or_two_layers() -> None:
                 assert said == ""
                 assert pruner is not None
                 assert np.mean(pruner.schedule.retention) == pytest.approx(0.6, abs=1e-6)
+
+
+def test_a_fixed_budget_is_of_all_tokens_when_two_are_joined() -> None:
+    """`mean_retained 0.4` was 0.4 of what entered: 0.256 of all."""
+    for semantics, reads in (("mean_retained", np.mean), ("last_layer_retained", lambda counts: counts[-1])):
+        policy = policy_of(
+            "uniform+adatoken3d", n_min=1, pre_keep_ratio=0.8, adatoken3d__budget__mode="endpoint",
+            adatoken3d__budget__value=0.4, adatoken3d__budget__semantics=semantics,
+        )  # fmt: skip
+        pruner = policy.pruner(SHAPE, policy.entering(5000), 5000, 60)
+        assert pruner is not None
+        assert reads(pruner.counts(4000, None)) == pytest.approx(2000, abs=5)
+
+
+@pytest.mark.parametrize("schedule", ["fixed", "quadratic"])
+def test_a_budget_above_what_enters_is_refused(schedule: str) -> None:
+    for mode, said in (("flops", "allowed: up to"), ("endpoint", "only 0.5 of them enter the language model")):
+        policy = policy_of(
+            "uniform+adatoken3d", pre_keep_ratio=0.5, adatoken3d__schedule=schedule,
+            adatoken3d__budget__mode=mode, adatoken3d__budget__value=0.9,
+        )  # fmt: skip
+        with pytest.raises(ConfigError, match=said):
+            policy.pruner(SHAPE, 2500, 5000, 60)
+
+
+def test_ratios_that_rise_are_refused() -> None:
+    for flat in ({"strategy": "pdrop", "pdrop.ratios": "0.2,0.5,0.8"},
+                 {"adatoken3d.schedule": "stages", "adatoken3d.budget.mode": "parameters",
+                  "adatoken3d.stage_layers": "2,4", "adatoken3d.stage_ratios": "0.3,0.5"}):  # fmt: skip
+        with pytest.raises(ConfigError, match="must fall: they are shares of all tokens"):
+            Policy.of(config_of(flat)).pruner(SHAPE)
+
+
+def test_what_is_in_force_in_words() -> None:
+    def words(**flat: object) -> str:
+        config = config_of({name.replace("__", "."): value for name, value in flat.items()})
+        return describe_policy(config, planned_retention(config, SHAPE))
+
+    assert words() == "adatoken3d keep_ratio 0.41"
+    assert words(strategy="none") == "none"
+    assert words(keep_ratio=1.0) == "none"
+    endpoint = words(adatoken3d__budget__mode="endpoint", adatoken3d__budget__value=0.1)
+    assert endpoint.startswith("adatoken3d pruning.adatoken3d.budget.mode = 'endpoint', mean 0.")
+    assert words(strategy="pdrop", pdrop__ratios="0.5,0.4,0.3").endswith("mean 0.550")
+    assert (
+        planned_retention(config_of({"strategy": "logistic", "keep_ratio": 0.6}), SHAPE) == ()
+    )  # the question decides
+    joined = planned_retention(config_of({"strategy": "voxel_dpp+pdrop", "keep_ratio": 0.5}), SHAPE)
+    assert np.mean(joined) == pytest.approx(0.5, abs=1e-6)

@@ -49,7 +49,7 @@ def agent(start_agent: Start) -> Harness:
 def write_curve(path: Path, layers: int = LAYERS) -> Path:
     """A calibration whose information falls with depth."""
     information = tuple(1.0 - i / (layers - 1) for i in range(layers))
-    masses = tuple(Masses(0.5, 0.3, 0.5) for _ in range(layers))
+    masses = tuple(Masses(s, 0.5 * s, 1 - s) for s in (0.7 - 0.5 * i / (layers - 1) for i in range(layers)))
     calibration = Calibration(
         "test", "", information, information, masses, information, {}, {"mode": "mean", "value": 0.41}, 0.41, 1
     )
@@ -190,3 +190,35 @@ def test_warnings_of_the_core_reach_the_nodes_log() -> None:
     log.close()
     logging.getLogger("ada3d_ros.pruning.strategies").warning("after closing")
     assert said == ["3 tokens"]
+
+
+def test_a_calibration_file_that_goes_missing_blocks_nothing_else(start_agent: Start, tmp_path: Path) -> None:
+    """It refused every parameter, and the diagnostics lost what the last answer cost."""
+    file = write_curve(tmp_path / "schedule.yaml")
+    agent = start_agent(
+        scripted(TEXT),
+        **{
+            "pruning.strategy": "adatoken3d",
+            "pruning.adatoken3d.schedule": "fitted",
+            "pruning.adatoken3d.calibration_file": str(file),
+        },
+    )
+    agent.publish_scene(2)
+    file.unlink()
+    assert set_one(agent, "sync.slop_sec", 0.03).successful
+    assert "no calibration file" in set_one(agent, "pruning.keep_ratio", 0.5).reason
+    arrays = agent.collect(DiagnosticArray, "/diagnostics")
+    assert agent.call(QueryScene, "query", ask()).answer.success
+    count = len(arrays)
+    assert wait_until(lambda: len(arrays) > count + 1)
+    values = {kv.key: kv.value for s in arrays[-1].status if s.name.endswith("Pruning") for kv in s.values}
+    assert len(values["retention_per_layer"].split()) == LAYERS
+    assert "last.kept_per_layer" in values
+
+
+def test_a_keep_ratio_is_what_the_caller_wrote(agent: Harness) -> None:
+    """0.7 in 32 bits is 0.699999988, which kept one token less of a thousand and was below a pre_keep_ratio of 0.7."""
+    assert set_one(agent, "pruning.pre_keep_ratio", 0.7).successful
+    assert set_one(agent, "pruning.strategy", "uniform+adatoken3d").successful
+    tokens = agent.call(QueryScene, "query", ask(keep_ratio=0.7)).answer.tokens
+    assert tokens.spatial_kept == math.floor(0.7 * tokens.spatial_total + 1e-9)
