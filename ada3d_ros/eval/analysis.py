@@ -211,16 +211,24 @@ def summary(results: dict[str, Any]) -> str:
     if "survival" in results:
         cell = results["survival"]["cell_m"]
         lines.append(
-            f"share of occupied {cell:g} m cells kept in the last layer; mean rank of the kept tokens (0.5 = no bias)"
+            f"share of occupied {cell:g} m cells kept in the last layer; mean rank of the kept tokens (0.5 = no bias); prefill "
+            "FLOPs, ranking included, and KV bytes over those of the unpruned prompt"
         )
-        lines.append(f"{'scene':<24} {'strategy':<14} {'keep':>5} {'achieved':>9} {'cells':>6} {'rank':>6}")
+        lines.append(
+            f"{'scene':<24} {'strategy':<14} {'keep':>5} {'achieved':>9} {'cells':>6} {'rank':>6} {'FLOPs':>6} {'KV':>5}"
+        )
         for row in results["survival"]["rows"]:
             head = f"{row['scene_name']:<24} {row['strategy']:<14} {row['keep_ratio']:>5g}"
             if row["error"]:
                 lines.append(f"{head} {row['error']}")
                 continue
             cells, rank = row["coverage"]["mean"][-1], row["position_bias"]["mean"][-1]
-            lines.append(f"{head} {row['keep_ratio_achieved']:>9.3f} {cells:>6.3f} {rank:>6.3f}")
+            cost = row["cost"]
+            flops = (cost["prefill_flops"] + cost["rank_flops"]) / cost["unpruned_prefill_flops"]
+            kv = cost["kv_bytes"] / cost["unpruned_kv_bytes"]
+            lines.append(
+                f"{head} {row['keep_ratio_achieved']:>9.3f} {cells:>6.3f} {rank:>6.3f} {flops:>6.3f} {kv:>5.2f}"
+            )
     return "\n".join(lines)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from ada3d_ros.eval.scenes import Scene, scene_prompt
 from ada3d_ros.eval.spread import spread
 from ada3d_ros.model.checkpoint import LoadedModel
 from ada3d_ros.model.config import VisionConfig
+from ada3d_ros.pruning.cost import cost_of
 from ada3d_ros.pruning.coverage import CELL_M, cell_coverage, position_bias
 from ada3d_ros.pruning.strategies import Policy
 
@@ -95,6 +96,19 @@ def measure_survival(
     }, arrays
 
 
+def prompt_cost(
+    loaded: LoadedModel, scene: Scene, question: str, policy: Policy, counts: Sequence[int]
+) -> dict[str, float]:
+    """What the prompt costs with counts[i] tokens alive in layer i, beside the same prompt unpruned."""
+    decoder = loaded.model.decoder
+    prompt, chosen = scene_prompt(loaded, scene, question, policy)
+    entered, text = len(chosen.kept), prompt.embeds.shape[0] - len(chosen.kept)
+    pruner = policy.pruner(decoder_shape(decoder.config), entered, chosen.original, text)
+    lag = pruner.rank_lag if pruner is not None else 0
+    size = decoder.dtype.itemsize
+    return asdict(cost_of(decoder_shape(decoder.config), counts, text, size, lag, chosen.original))
+
+
 def _survive(
     loaded: LoadedModel, scene: Scene, questions: Sequence[str], strategy: NamedStrategy
 ) -> tuple[dict[str, Any], torch.Tensor | None]:
@@ -116,6 +130,7 @@ def _survive(
         "depends_on_question": depends,
         "merges": _merges(policy),
         "counts": counts[0],
+        "cost": prompt_cost(loaded, scene, asked[0], policy, counts[0]),
         "drawn": {
             "tokens": len(drawn),
             "coverage": cell_coverage(xyz_m, drawn),

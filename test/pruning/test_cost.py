@@ -1,11 +1,17 @@
 """Costs: the published numbers (P17), formulas by hand, and the shares that an answer reports."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from ada3d_ros.engine.information import decoder_shape
+from ada3d_ros.engine.prefill import prefill
+from ada3d_ros.model.config import DecoderConfig
+from ada3d_ros.model.decoder import LlamaDecoder
 from ada3d_ros.pruning.cost import (
     LLAMA_7B,
     DecoderShape,
@@ -18,7 +24,8 @@ from ada3d_ros.pruning.cost import (
 from ada3d_ros.pruning.fit import fit_mean
 from ada3d_ros.pruning.information import information_of
 from ada3d_ros.pruning.schedule import exponential, quadratic, stages
-from test.pruning.conftest import SHAPE, make_decoder, study_masses
+from ada3d_ros.types import PromptSequence
+from test.pruning.conftest import SHAPE, make_decoder, policy_of, study_masses
 
 PDROP = stages(32, (8, 16, 24), (0.5, 0.25, 0.125))
 
@@ -139,3 +146,22 @@ def test_unpruned_costs_equal_pruned_costs_where_nothing_goes() -> None:
     assert cost.prefill_flops == cost.unpruned_prefill_flops
     assert cost.decode_flops == cost.unpruned_decode_flops
     assert cost.kv_bytes == cost.unpruned_kv_bytes
+
+
+@pytest.mark.parametrize("strategy", ["none", "adatoken3d", "pdrop", "fastv"])
+def test_the_cost_model_counts_what_torch_counts(strategy: str) -> None:
+    """torch.utils.flop_counter on a real prefill: matrix products as they ran, SDPA as the whole square. Ranking is the
+    difference: its queries, the scores, and the keys of tokens that go."""
+    torch.manual_seed(0)
+    config = DecoderConfig(97, 64, 176, 8, 4, 4, eos_id=-1)  # no grouped heads: torch counts them as if repeated
+    decoder = LlamaDecoder(config).requires_grad_(False).eval()
+    n, text = 60, 12
+    prompt = PromptSequence(torch.randn(n + text, 64), torch.arange(n + text), (5, 5 + n))
+    shape = decoder_shape(config)
+    pruner = policy_of(strategy, 0.6 if strategy != "none" else math.nan, n_min=1).pruner(shape, n, n, text)
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        counts = prefill(decoder, prompt, pruner=pruner).counts
+    expected = 2 * prefill_macs(shape, [c + text for c in counts], square=True)
+    if pruner is not None:
+        expected += 2 * ranking_macs(shape, counts, text, pruner.rank_lag)
+    assert counter.get_total_flops() == expected
