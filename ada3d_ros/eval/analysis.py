@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import torch
 
 from ada3d_ros.config import AgentConfig, from_flat
-from ada3d_ros.errors import Ada3DError, ConfigError
+from ada3d_ros.errors import ConfigError
 from ada3d_ros.eval.agreement import GreedyAnswer, check_layers, default_layers, greedy_answer, measure_agreement
 from ada3d_ros.eval.allocation import measure_allocation
 from ada3d_ros.eval.contribution import Progress, measure_contribution
@@ -25,15 +24,14 @@ from ada3d_ros.eval.scenes import (
     SOURCE_HELP,
     Scene,
     add_model_arguments,
-    check_writable,
     load_for,
-    parse_list,
     read_questions,
     read_scene,
     scene_prompt,
 )
 from ada3d_ros.eval.spread import plain
 from ada3d_ros.eval.survival import STRATEGIES, Arrays, NamedStrategy, measure_survival, named_strategies, patches_match
+from ada3d_ros.eval.verb import check_writable, parse_list, run_verb
 from ada3d_ros.model.checkpoint import LoadedModel
 from ada3d_ros.pruning.strategies import Policy
 from ada3d_ros.results import write_results
@@ -240,15 +238,9 @@ def main(argv: list[str]) -> int:
     def progress(text: str) -> None:
         print(f"[{time.perf_counter() - start:6.1f} s] {text}", file=sys.stderr, flush=True)
 
-    try:
+    def work() -> None:
         results, files = run(options, progress)
-    except (Ada3DError, OSError) as error:
-        print(f"ada3d analyze: {error}", file=sys.stderr)
-        return 2
-    except torch.cuda.OutOfMemoryError as error:
-        problem = str(error).splitlines()[0]
-        print(f"ada3d analyze: the GPU's memory does not suffice ({problem}); use --precision bf16.", file=sys.stderr)
-        return 2
-    print(summary(results))
-    print("\n".join(map(str, files)))
-    return 0
+        print(summary(results))
+        print("\n".join(map(str, files)))
+
+    return run_verb("analyze", work)

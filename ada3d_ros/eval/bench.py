@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,8 +18,9 @@ import torch
 from tqdm import tqdm
 
 from ada3d_ros.engine.timing import synchronize
-from ada3d_ros.errors import Ada3DError, ConfigError
+from ada3d_ros.errors import ConfigError
 from ada3d_ros.eval.spread import Spread, plain
+from ada3d_ros.eval.verb import check_writable, run_verb
 from ada3d_ros.model.checkpoint import resolve_device
 from ada3d_ros.results import write_results
 
@@ -111,23 +111,21 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of weights and scene (default 0)")
     parser.add_argument("--json", type=Path, help="write the results with their provenance")
     options = parser.parse_args(list(argv))
-    try:
+
+    def work() -> None:
         device = resolve_device(options.device)
         if options.repetitions is not None and options.repetitions < 1:
             raise ConfigError(f"--repetitions {options.repetitions}: at least 1 is needed.")
         if options.stride < 1:
             raise ConfigError(f"--stride {options.stride}: at least 1 is needed.")
+        if options.json:
+            check_writable(options.json, "--json")
         if device.type == "cpu":
             torch.set_num_threads(1)  # two threads on a shared machine wait for each other: 30 times the spread
         torch.manual_seed(options.seed)
         results = _suites()[options.suite](options, device)
-    except torch.cuda.OutOfMemoryError as error:
-        print(f"ada3d bench: the GPU's memory does not suffice ({str(error).splitlines()[0]}).", file=sys.stderr)
-        return 2
-    except (Ada3DError, OSError) as error:
-        print(f"ada3d bench: {error}", file=sys.stderr)
-        return 2
-    if options.json:
         results["load_average_after"] = os.getloadavg()[0]
-        print(f"wrote {write_results(options.json, plain(results), device_name(device), options.seed)}")
-    return 0
+        if options.json:
+            print(f"wrote {write_results(options.json, plain(results), device_name(device), options.seed)}")
+
+    return run_verb("bench", work)

@@ -37,8 +37,8 @@ from ada3d_ros.eval.bench_model import (
     make_model,
     make_scene,
 )
-from ada3d_ros.eval.scenes import parse_list
 from ada3d_ros.eval.spread import Spread
+from ada3d_ros.eval.verb import parse_list
 from ada3d_ros.model.decoder import LlamaDecoder
 from ada3d_ros.model.llava3d import Llava3D
 from ada3d_ros.model.spatial import pool_spatial_tokens

@@ -7,27 +7,24 @@ budget. The file holds the curve, so that the node can fit any other keep ratio 
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from ada3d_ros.config import AgentConfig, from_flat
 from ada3d_ros.engine.information import decoder_shape, measure_information
-from ada3d_ros.errors import Ada3DError
 from ada3d_ros.eval.scenes import (
     SOURCE_HELP,
     add_model_arguments,
-    check_writable,
     load_for,
     read_questions,
     read_scene,
     scene_prompt,
 )
+from ada3d_ros.eval.verb import check_writable, run_verb
 from ada3d_ros.model.checkpoint import LoadedModel
 from ada3d_ros.pruning.adatoken import (
     adatoken_curve,
@@ -169,18 +166,13 @@ def main(argv: Sequence[str]) -> int:
     }
     settings = {"pruning.strategy": "adatoken3d", "pruning.adatoken3d.schedule": "fitted"}
     settings |= {name: value for name, value in given.items() if value is not None}
-    try:
+
+    def work() -> None:
         check_writable(options.out, "--out")
         questions = read_questions(options.questions)
         loaded, info, config = load_for(options, **settings)
         calibration = calibrate(loaded, info.sha256, options.sources, questions, config)
-        path = write_calibration(options.out, calibration)
-    except torch.cuda.OutOfMemoryError as error:
-        print(f"ada3d calibrate: the GPU's memory does not suffice ({str(error).splitlines()[0]}).", file=sys.stderr)
-        return 2
-    except (Ada3DError, OSError) as error:
-        print(f"ada3d calibrate: {error}", file=sys.stderr)
-        return 2
-    decoder = loaded.model.decoder
-    print(describe(calibration, path, decoder_shape(decoder.config), decoder.dtype.itemsize))
-    return 0
+        path, decoder = write_calibration(options.out, calibration), loaded.model.decoder
+        print(describe(calibration, path, decoder_shape(decoder.config), decoder.dtype.itemsize))
+
+    return run_verb("calibrate", work)

@@ -6,17 +6,15 @@ The frames go through the node's own keyframe buffer and views; only their sourc
 from __future__ import annotations
 
 import argparse
-import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 
 from ada3d_ros.config import AgentConfig, from_flat, load_config
 from ada3d_ros.engine.choose import ChosenTokens, choose_tokens
-from ada3d_ros.errors import ConfigError, SourceError
+from ada3d_ros.errors import SourceError
 from ada3d_ros.geometry.voxel import voxel_coords, voxel_ids
 from ada3d_ros.model.checkpoint import LoadedModel
 from ada3d_ros.model.llava3d import to_device
@@ -31,7 +29,6 @@ from ada3d_ros.sources.folder import FolderSource
 from ada3d_ros.sources.synthetic import build_box_room
 from ada3d_ros.types import ModelInfo, MultiViewInput, PromptSequence, RgbdFrame, SpatialTokens
 
-T = TypeVar("T")
 SOURCE_HELP = "a rosbag2 folder, a posed RGB-D folder, or room:SEED for a generated room"
 DEFAULT_QUESTIONS = (
     "What is in the room?",
@@ -120,27 +117,6 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--questions", type=Path, help="text file, one question a line (default: six about rooms in general)"
     )
-
-
-def parse_list(text: str, kind: Callable[[str], T], option: str) -> list[T]:
-    """The values between commas, each once. Raises ConfigError that names the option."""
-    try:
-        values = [kind(part.strip()) for part in text.split(",") if part.strip()]
-    except ValueError:
-        values = []
-    if not values:
-        raise ConfigError(f"{option} {text!r} is not a list of values with commas between them.")
-    return list(dict.fromkeys(values))
-
-
-def check_writable(file: Path, option: str) -> None:
-    """Make the file's folder, and see that it takes files, before the long work begins. Raises ConfigError."""
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"{option} {file.parent} cannot be made ({error.strerror}); name another folder.") from None
-    if not os.access(file.parent, os.W_OK) or file.is_dir():
-        raise ConfigError(f"{option}: {file} cannot be written; name another place.")
 
 
 def load_for(options: argparse.Namespace, **settings: object) -> tuple[LoadedModel, ModelInfo, AgentConfig]:
