@@ -16,7 +16,7 @@ PRE_LLM = ("coarse_voxels", "geo_fps", "cond_dpp", "voxel_dpp")
 IN_LLM = ("adatoken3d", "fastv", "pdrop", "logistic")
 STRATEGIES = (*CONTROLS, *PRE_LLM, *IN_LLM)
 LAYER_LIST = r"\d+(,\d+)*"
-RATIO_LIST = r"(0|1|0?\.\d+|1\.0*)(,(0|1|0?\.\d+|1\.0*))*"
+RATIO_LIST = r"[\d.]+(,[\d.]+)*"
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,17 @@ def layer_list(text: str) -> tuple[int, ...]:
     return () if text in ("all", "auto") else tuple(int(part) for part in text.split(","))
 
 
+def ratio_list(text: str) -> list[float]:
+    """'0.5,0.25' as numbers. Raises ConfigError for one that is no share."""
+    try:
+        ratios = [float(part) for part in text.split(",")]
+    except ValueError:
+        ratios = [-1.0]
+    if not all(0.0 <= ratio <= 1.0 for ratio in ratios):
+        raise ConfigError(f"ratios {text!r}: each must be a share of all spatial tokens, a number from 0 to 1.")
+    return ratios
+
+
 def mean_as_held(stairs: Staircase) -> Measure:
     """The budget of mode `mean`: the mean over layers as they get the curve."""
     return lambda curve: float(stairs.hold(np.clip(curve, 0.0, 1.0)).mean())
@@ -89,7 +100,7 @@ def adatoken_curve(
                     f"pruning.adatoken3d.stage_ratios = {ada.stage_ratios!r} fix what is kept: set budget.mode to 'parameters', or "
                     "stage_ratios to 'auto' to meet the budget."
                 )
-            return schedule.stages(L, layers, [float(r) for r in ada.stage_ratios.split(",")])
+            return schedule.stages(L, layers, ratio_list(ada.stage_ratios))
         if mode == "parameters":
             raise ConfigError(
                 "budget.mode 'parameters' with schedule 'stages' needs stage_ratios, for example 0.8,0.5,0.25."

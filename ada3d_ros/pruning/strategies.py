@@ -19,7 +19,7 @@ from ada3d_ros.config import SETTINGS, PruningConfig
 from ada3d_ros.config.pruning import IN_LLM
 from ada3d_ros.errors import ConfigError
 from ada3d_ros.pruning import schedule
-from ada3d_ros.pruning.adatoken import adatoken_curve, layer_list, mean_as_held
+from ada3d_ros.pruning.adatoken import adatoken_curve, layer_list, mean_as_held, ratio_list
 from ada3d_ros.pruning.cost import DecoderShape
 from ada3d_ros.pruning.in_llm import LayerPruner, LogisticPruner
 from ada3d_ros.pruning.pre_llm import NEEDS_QUESTION, Candidates, Selection, select
@@ -298,7 +298,7 @@ def _pdrop(
     layers = layer_list(config.pdrop.layers) or tuple(sorted({max(1, L * part // 4) for part in (1, 2, 3)} - {L}))
     stairs = Staircase(L, prune_layers=layers)
     if config.pdrop.ratios != "auto":
-        listed = schedule.stages(L, layers, [float(r) for r in config.pdrop.ratios.split(",")])
+        listed = schedule.stages(L, layers, ratio_list(config.pdrop.ratios))
         held = _held(stairs, listed, "truncate")
     else:
         held = _held(stairs, schedule.equal_factors(L, layers, mean_as_held(stairs), ratio))

@@ -3,6 +3,7 @@
 import itertools
 import logging
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -290,8 +291,13 @@ def test_unknown_names_get_the_nearest() -> None:
         config_of({"keep_ratio": 1.2})
     with pytest.raises(ConfigError, match="the lower bound comes first"):
         config_of({"adatoken3d.fit.beta": [1.0, 0.5]})
-    with pytest.raises(ConfigError, match=r"pruning\.pdrop\.ratios = '0\.5,2': not of the expected form"):
-        config_of({"pdrop.ratios": "0.5,2"})
+    with pytest.raises(ConfigError, match=r"pruning\.pdrop\.ratios = '0\.5;0\.2': not of the expected form"):
+        config_of({"pdrop.ratios": "0.5;0.2"})
+    for wrong in ("0.5,2", "0.5,0.2.1"):
+        with pytest.raises(
+            ConfigError, match=rf"ratios '{re.escape(wrong)}': each must be a share of all spatial tokens"
+        ):
+            Policy.of(config_of({"strategy": "pdrop", "pdrop.ratios": wrong})).pruner(SHAPE)
 
 
 # -- few tokens, degenerate information -------------------------------------------------------------------------------
