@@ -156,6 +156,8 @@ class _Run:
         self.starting.stop()
         self.ranking.start()
         made = self.decoder.ranking_inputs(self.layer, self.first, self.rope, rows)
+        if pruner.positions == "original":
+            self.first = made.start  # positions stay, so the roped keys can too
         self.ranking.stop()
         return PruneContext(
             self.layer, made.q[0], made.q_unroped[0], made.k[0], made.k_unroped[0], rows, self.positions, self.spatial,

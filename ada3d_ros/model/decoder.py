@@ -31,35 +31,34 @@ class KeyValueStore(Protocol):
 
 @dataclass(frozen=True, eq=False, slots=True)
 class LayerStart:
-    """What a layer computes first of all its tokens: normed (B, T, D), the keys before RoPE, k_unroped (B, G, T, d), and
-    where asked for the queries, q_unroped (B, H, T, d).
+    """What a layer computes first of all its tokens: normed (B, T, D), keys (B, G, T, d), before RoPE or with it, and where
+    asked for the queries before RoPE, q_unroped (B, H, T, d).
 
     Made by `start_layer` to look at attention, it can be handed on to `run_layers`, cut to the rows that stay.
     """
 
     normed: torch.Tensor
-    k_unroped: torch.Tensor
+    keys: torch.Tensor
+    roped: bool = False
     q_unroped: torch.Tensor | None = None
 
     def rows(self, index: torch.Tensor) -> LayerStart:
         """Of the tokens (n,) int64 that stay."""
         q = None if self.q_unroped is None else self.q_unroped[:, :, index]
-        return LayerStart(self.normed[:, index], self.k_unroped[:, :, index], q)
+        return LayerStart(self.normed[:, index], self.keys[:, :, index], self.roped, q)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class RankingInputs:
     """Queries of chosen rows and keys of all rows for one layer that has not run yet: q, q_unroped (B, H, R, d); k,
-    k_unroped (B, G, T, d). `start` can be handed to `run_layers`."""
+    k_unroped (B, G, T, d). start: what to hand to
+    `run_layers` at the same positions; where they change, hand on what this was made of."""
 
     q: torch.Tensor
     q_unroped: torch.Tensor
     k: torch.Tensor
+    k_unroped: torch.Tensor
     start: LayerStart
-
-    @property
-    def k_unroped(self) -> torch.Tensor:
-        return self.start.k_unroped
 
 
 class RMSNorm(nn.Module):
@@ -127,7 +126,7 @@ class Attention(nn.Module):
         mask: torch.Tensor | None,
     ) -> torch.Tensor:
         q_unroped = self.queries(start.normed) if start.q_unroped is None else start.q_unroped
-        q, k = apply_rope(q_unroped, rope), apply_rope(start.k_unroped, rope)
+        q, k = apply_rope(q_unroped, rope), start.keys if start.roped else apply_rope(start.keys, rope)
         v = self.split_heads(self.v_proj(start.normed))
         if cache is not None:
             k, v = cache.append(layer, k, v)
@@ -158,7 +157,7 @@ class DecoderLayer(nn.Module):
     def start(self, hidden: torch.Tensor, with_queries: bool = False) -> LayerStart:
         normed = self.input_layernorm(hidden)
         queries = self.self_attn.queries(normed) if with_queries else None
-        return LayerStart(normed, self.self_attn.keys(normed), queries)
+        return LayerStart(normed, self.self_attn.keys(normed), q_unroped=queries)
 
     def forward(
         self,
@@ -242,13 +241,15 @@ class LlamaDecoder(nn.Module):
         return cast(DecoderLayer, self.layers[layer]).start(hidden, with_queries)
 
     def ranking_inputs(self, layer: int, start: LayerStart, rope: Rope, query_rows: torch.Tensor) -> RankingInputs:
-        """q of the chosen rows (R,) and k of all rows, as layer `layer` would compute them from its start; rope of all rows."""
+        """q of the chosen rows (R,) and k of all rows, as layer `layer` would compute them from its start (not roped yet); rope of all rows."""
         attention = cast(DecoderLayer, self.layers[layer]).self_attn
         if start.q_unroped is None:
             q = attention.queries(start.normed[:, query_rows])
         else:
             q = start.q_unroped[:, :, query_rows]
-        return RankingInputs(apply_rope(q, rope_rows(rope, query_rows)), q, apply_rope(start.k_unroped, rope), start)
+        k = apply_rope(start.keys, rope)
+        roped = LayerStart(start.normed, k, True, start.q_unroped)
+        return RankingInputs(apply_rope(q, rope_rows(rope, query_rows)), q, k, start.keys, roped)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Final norm and head: (..., D) to (..., vocab). Callers pass only the rows they need."""

@@ -111,10 +111,13 @@ def range_masses(
         seen = max(asked[start : start + block]) + 1  # keys behind the block's last query count for none of them
         grouped = scaled[:, start : start + block].reshape(groups, heads // groups * len(part), width)
         scores = (grouped @ k[:, :seen].transpose(1, 2)).reshape(heads, len(part), seen)
-        scores.masked_fill_(columns[:seen] > part[:, None], float("-inf"))
-        shares = torch.softmax(scores, dim=-1, dtype=torch.float32).mean(dim=0)  # exp(score - log-sum-exp of the row)
+        first = min(asked[start : start + block])  # what stands before it every query of the block sees
+        hidden = torch.zeros(len(part), seen - first, dtype=scores.dtype, device=k.device)
+        hidden.masked_fill_(columns[first:seen] > part[:, None], float("-inf"))
+        scores[..., first:].add_(hidden)
+        shares = torch.softmax(scores, dim=-1, dtype=torch.float32)  # exp(score - log-sum-exp of the row)
         for name, (low, high) in ranges.items():
-            pieces[name].append(shares[:, low:high].sum(dim=-1))
+            pieces[name].append(shares[..., low:high].sum(dim=-1).mean(dim=0))
     return {name: torch.cat(parts) for name, parts in pieces.items()}
 
 
