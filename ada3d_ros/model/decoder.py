@@ -51,8 +51,10 @@ class LayerStart:
 @dataclass(frozen=True, eq=False, slots=True)
 class RankingInputs:
     """Queries of chosen rows and keys of all rows for one layer that has not run yet: q, q_unroped (B, H, R, d); k,
-    k_unroped (B, G, T, d). start: what to hand to
-    `run_layers` at the same positions; where they change, hand on what this was made of."""
+    k_unroped (B, G, T, d).
+
+    start: what to hand to `run_layers` at the same positions; where they change, hand on what this was made of.
+    """
 
     q: torch.Tensor
     q_unroped: torch.Tensor
