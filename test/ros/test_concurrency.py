@@ -32,6 +32,7 @@ from ada3d_ros.errors import ErrorCode, NotActiveError
 from ada3d_ros.msg import AgentStatus, Answer
 from ada3d_ros.pipeline import Ada3DPipeline
 from ada3d_ros.ros.node import build_node
+from ada3d_ros.ros.requests import BURST_QOS
 from ada3d_ros.ros.worker import Job, RequestWorker
 from ada3d_ros.sources.synthetic import build_box_room
 from ada3d_ros.srv import GetModelInfo, GroundObject, QueryScene
@@ -85,7 +86,10 @@ class Goals:
 
     def __init__(self, agent: Harness) -> None:
         self._agent = agent
-        self._client = ActionClient(agent.peer, AskScene, "/ada3d_agent/ask_scene")
+        # Twenty cancel responses at once overrun a reader of the default depth 10 while this process waits for a core.
+        self._client = ActionClient(
+            agent.peer, AskScene, "/ada3d_agent/ask_scene", cancel_service_qos_profile=BURST_QOS
+        )
         assert self._client.wait_for_server(10.0)
 
     def send(self, question: str, feedback: list[Any] | None = None) -> Any:
