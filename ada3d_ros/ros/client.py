@@ -15,23 +15,11 @@ from rclpy.node import Node
 from ada3d_ros.config import SETTINGS
 from ada3d_ros.errors import ErrorCode
 from ada3d_ros.ros.arguments import parse_with_ros_args
+from ada3d_ros.ros.conversions import LATENCY_STAGES
 from ada3d_ros.srv import GroundObject, QueryScene
 
 DISCOVERY_S = 5.0  # for the service to be discovered
 MARGIN_S = 10.0  # beyond the request's own timeout
-LATENCY_STAGES = (
-    "wait",
-    "preprocess",
-    "vision",
-    "spatial",
-    "scene",
-    "prefill",
-    "rank",
-    "first_token",
-    "decode",
-    "postprocess",
-    "total",
-)
 
 
 def to_plain(message: Any) -> Any:

@@ -20,6 +20,19 @@ from ada3d_ros.msg import TokenUsage as TokenUsageMsg
 from ada3d_ros.types import Answer, Box3D, StageTimings, TokenUsage
 
 NAN = math.nan
+LATENCY_STAGES = (  # of Latency.msg, as people and diagnostics see them
+    "wait",
+    "preprocess",
+    "vision",
+    "spatial",
+    "scene",
+    "prefill",
+    "rank",
+    "first_token",
+    "decode",
+    "postprocess",
+    "total",
+)
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -20,7 +20,8 @@ from ada3d_ros.geometry.fusion import measure_box
 from ada3d_ros.msg import AgentStatus
 from ada3d_ros.report import AskedQuestion, MeasuredBox, write_report
 from ada3d_ros.results import provenance
-from ada3d_ros.ros.client import LATENCY_STAGES, describe_answer, describe_tokens
+from ada3d_ros.ros.client import describe_answer, describe_tokens
+from ada3d_ros.ros.conversions import LATENCY_STAGES
 from ada3d_ros.ros.peer import AgentPeer, PeerError, make_random_model, start_verb
 from ada3d_ros.sources.bag_writer import BagOptions, write_bag
 from ada3d_ros.sources.synthetic import BoxRoom, build_box_room

@@ -16,6 +16,7 @@ import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
 from ada3d_ros.errors import FrameReason
+from ada3d_ros.ros.conversions import LATENCY_STAGES
 from ada3d_ros.types import TokenUsage
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
@@ -102,23 +103,7 @@ class InferenceMonitor:
     failed: Counter[str] = field(default_factory=Counter)
     internal_errors: int = 0
     last_error: str = ""
-    windows: dict[str, Window] = field(
-        default_factory=lambda: {
-            k: Window()
-            for k in (
-                "wait",
-                "preprocess",
-                "vision",
-                "spatial",
-                "scene",
-                "prefill",
-                "rank",
-                "first_token",
-                "decode",
-                "total",
-            )
-        }
-    )
+    windows: dict[str, Window] = field(default_factory=lambda: {stage: Window() for stage in LATENCY_STAGES})
     tokens_per_s: Window = field(default_factory=Window)
     last_tokens: TokenUsage | None = None  # of the last answer
 
