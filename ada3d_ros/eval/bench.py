@@ -91,7 +91,7 @@ def main(argv: Sequence[str]) -> int:
         description="Measures this package against baselines in the same process, interleaved, with random weights (times are "
         "real, answers mean nothing). A shape on a CPU takes one to five minutes on one core.",
         epilog="Shapes: A d=1024 L=8 N=2560 and B d=1024 L=32 N=595 (a quarter of the 7B in every size), C d=512 L=32 N=290 (an eighth); W "
-        "the 7B's own widths with 4 layers, N=1659 (six minutes on one core); "
+        "the 7B's own widths with 4 layers, N=1659 (seven minutes on one core); "
         "7B: LLaVA-3D-7B with its vision tower, N 850, 1700, 2560, for a CUDA GPU. Example: ada3d bench --suite pruning --shape B "
         "--json docs/results/pruning_B.json",
     )
