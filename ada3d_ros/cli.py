@@ -37,6 +37,8 @@ VERBS: dict[str, tuple[str, str, bool, str]] = {
         "measure a model's information curve and fit AdaToken-3D's schedule",
     ),
     "bench": ("ada3d_ros.eval.bench", "main", False, "measure strategies against the unpruned model and their FLOPs"),
+    "eval": ("ada3d_ros.eval.synthetic", "main", False, "measure a model's answers and boxes on generated rooms"),
+    "train": ("ada3d_ros.train.run", "main", False, "train the embedded model from nothing, resumable"),
     "bench-node": ("ada3d_ros.ros.node_bench", "main", True, "measure the node: CPU per frame, drops, service latency"),
 }
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from ada3d_ros.errors import RequestError
 from ada3d_ros.geometry.fusion import count_support
+from ada3d_ros.geometry.refine import RefineSettings, floor_height_m, refine_box, world_points
 from ada3d_ros.types import Box3D, GroundingMethod, RgbdFrame
 
 MAX_EXTENT_M = 50.0  # no object is larger
@@ -85,4 +86,26 @@ def find_boxes(
         kept += check_support([box], frames, min_points)
         if len(kept) == max_count:
             break
+    return tuple(kept)
+
+
+def refine_boxes(
+    guesses: Sequence[Box3D], frames: Sequence[RgbdFrame], min_points: int, check: Callable[[], None]
+) -> tuple[Box3D, ...]:
+    """Pointed boxes with their faces moved to the surface that depth shows; those without `min_points` readings are dropped.
+
+    When `check` raises a RequestError the boxes refined so far are returned.
+    """
+    if not guesses:
+        return ()
+    settings = RefineSettings()
+    points = world_points(frames, settings.max_points)
+    floor_z_m = floor_height_m(points)
+    kept: list[Box3D] = []
+    for guess in guesses:
+        try:
+            check()
+        except RequestError:
+            break
+        kept += check_support([refine_box(points, guess, floor_z_m, settings)], frames, min_points)
     return tuple(kept)

@@ -16,11 +16,11 @@ import torch
 
 from ada3d_ros.config import AgentConfig
 from ada3d_ros.engine.choose import ChosenTokens, image_tokens
-from ada3d_ros.engine.decode import DecodeOutput, decode
 from ada3d_ros.engine.information import decoder_shape
+from ada3d_ros.engine.pointing import point_at
 from ada3d_ros.engine.prefill import PrefillOutput, prefill
-from ada3d_ros.engine.sampling import make_sampler
 from ada3d_ros.engine.scene_pruning import Once, ScenePruning
+from ada3d_ros.engine.speak import speak
 from ada3d_ros.engine.timing import StageClock
 from ada3d_ros.engine.usage import token_usage
 from ada3d_ros.errors import (
@@ -29,12 +29,11 @@ from ada3d_ros.errors import (
     NoFramesError,
     OutOfMemoryError,
     QuestionTooLongError,
-    RequestError,
-    RequestTimeoutError,
 )
-from ada3d_ros.grounding import find_boxes
+from ada3d_ros.grounding import find_boxes, refine_boxes
 from ada3d_ros.model.checkpoint import LoadedModel
-from ada3d_ros.model.prompt import ParsedQuestion, TextStream, check_question, parse_coordinates, render_question
+from ada3d_ros.model.grounding_head import LoadedHead
+from ada3d_ros.model.prompt import ParsedQuestion, check_question, parse_coordinates, render_question
 from ada3d_ros.model.startup import check_model, device_memory_mib, open_model
 from ada3d_ros.pruning.strategies import Policy
 from ada3d_ros.scene.keyframes import KeyframeBuffer
@@ -60,6 +59,7 @@ logger = logging.getLogger(__name__)
 
 MAX_PROMPT_CHARS = 100_000  # a question within question.max_chars, and the template around it
 GROUNDING_PROMPT = "Please output the 3D bounding box of {phrase}."
+NOT_SEEN = "I have not seen {phrase}."
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -129,6 +129,13 @@ class Ada3DPipeline:
     @property
     def ready(self) -> bool:
         return self._loaded is not None
+
+    @property
+    def view_side(self) -> int:
+        """Side in pixels of the square that the model sees of a view. Raises LoadingError."""
+        if self._loaded is None:
+            raise LoadingError("the weights are not loaded yet.")
+        return self._loaded.model.config.vision.image_size
 
     def device_memory_mib(self) -> tuple[float, float]:
         """Used and total memory of the model's GPU in MiB; NaN on a CPU."""
@@ -226,11 +233,13 @@ class Ada3DPipeline:
         raise OutOfMemoryError(f"the GPU's memory does not suffice ({problem}); keep fewer views (keyframe.max_views).")
 
     def ground(self, question: Question, hooks: AskHooks = AskHooks()) -> Answer:
-        """Ask for the box of a phrase (`question.text`); the boxes are those of the answer text that depth supports."""
-        asked = replace(question, text=GROUNDING_PROMPT.format(phrase=question.text.strip()), want_boxes=True)
+        """Ask for the boxes of a phrase (`question.text`): those that the model's grounding head points at, or, for a checkpoint
+        without one, those of the answer text. Depth supports each; each says how it was found."""
+        phrase = question.text.strip()
+        asked = replace(question, text=GROUNDING_PROMPT.format(phrase=phrase), phrase=phrase, want_boxes=True)
         self.check_question(question.text)  # as the user wrote it; the template may be longer
         answer = self.ask(asked, hooks)
-        boxes = tuple(replace(box, label=question.text.strip()) for box in answer.boxes)
+        boxes = tuple(replace(box, label=phrase) for box in answer.boxes)
         return replace(answer, question=question.text, boxes=boxes)
 
     def _ask(self, loaded: LoadedModel, pruning: ScenePruning, question: Question, hooks: AskHooks) -> Answer:
@@ -250,19 +259,26 @@ class Ada3DPipeline:
             )
         hooks.on_stage(Stage.PREFILL)
         hooks.check()
-        prefilled = prefill(loaded.model.decoder, prompt, self._max_new_tokens(question), pruner)
+        head = loaded.head if question.phrase and question.scope is Scope.SCENE else None
+        prefilled = prefill(
+            loaded.model.decoder, prompt, self._max_new_tokens(question), pruner, with_states=head is not None
+        )
         clock.add("prefill_s", prefilled.prefill_s)
         clock.add("rank_s", prefilled.rank_s)
         clock.add("first_token_s", clock.elapsed_s())
         hooks.on_stage(Stage.DECODING)
-        output, text = self._decode(loaded, question, prefilled, hooks)
+        output, text = speak(loaded, prefilled, config.generation, self._max_new_tokens(question), hooks)
         clock.add("first_token_s", output.first_token_s)
         clock.add("decode_s", output.decode_s)
         hooks.on_stage(Stage.POSTPROCESS)
         if not text and output.stop_reason in (StopReason.EOS, StopReason.MAX_TOKENS):
             raise ModelError("the model gave no text for this question; ask in other words.")
         with clock.stage("postprocess_s"):
-            boxes = self._boxes(text, question, scene, hooks)
+            if head is not None:
+                boxes = self._point(head, question, prefilled, chosen, scene, hooks)
+                text = text if boxes else NOT_SEEN.format(phrase=question.phrase)
+            else:
+                boxes = self._boxes(text, question, scene, hooks)
             in_room = question.scope is Scope.SCENE
             usage = token_usage(loaded.model.decoder, prompt, tokens, chosen, prefilled, pruner, in_room)
         return Answer(
@@ -350,32 +366,6 @@ class Ada3DPipeline:
         with torch.inference_mode(), clock.stage("vision_s"):
             return image_tokens(loaded.model.encode_views(pixels[None])[0])
 
-    def _decode(
-        self, loaded: LoadedModel, question: Question, prefilled: PrefillOutput, hooks: AskHooks
-    ) -> tuple[DecodeOutput, str]:
-        generation = self.config.generation
-        sampler = make_sampler(generation.temperature, generation.top_p, generation.seed, loaded.model.device)
-        stream = TextStream(loaded.tokenizer)
-        count = 0
-
-        def should_stop() -> StopReason | None:
-            try:
-                hooks.check()
-            except RequestTimeoutError:
-                return StopReason.TIMEOUT
-            except RequestError:
-                return StopReason.CANCELED
-            return None
-
-        def on_token(token_id: int) -> None:
-            nonlocal count
-            count += 1
-            hooks.on_text(stream.push(token_id), count)
-
-        output = decode(loaded.model.decoder, prefilled, self._max_new_tokens(question), sampler, should_stop, on_token)
-        hooks.on_text(stream.finish(), count)
-        return output, loaded.tokenizer.decode(output.token_ids).strip()
-
     def _max_new_tokens(self, question: Question) -> int:
         return question.max_new_tokens or self.config.generation.max_new_tokens
 
@@ -391,6 +381,18 @@ class Ada3DPipeline:
             min_points=limits.min_support_points,
             check=hooks.check,
         )
+
+    def _point(
+        self, head: LoadedHead, question: Question, prefilled: PrefillOutput, chosen: ChosenTokens, scene: _Scene, hooks: AskHooks
+    ) -> tuple[Box3D, ...]:  # fmt: skip
+        """Boxes of the grounding head at the tokens that were kept, refined against depth."""
+        assert prefilled.states is not None
+        limits, min_score = self.config.boxes, question.min_score or self.config.boxes.min_score
+        xyz_m = chosen.tokens.xyz_m[prefilled.kept[-1]]
+        guesses = point_at(
+            head, prefilled.states, xyz_m, question.phrase, question.max_boxes or limits.max_count, min_score
+        )
+        return refine_boxes(guesses, scene.frames, limits.min_support_points, hooks.check)
 
     @staticmethod
     def _used_frames(question: Question, scene: _Scene) -> Sequence[RgbdFrame]:

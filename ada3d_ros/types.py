@@ -295,6 +295,7 @@ class Question:
     keep_ratio: float = NAN
     max_boxes: int = 0
     min_score: float = 0.0
+    phrase: str = ""  # what to point at, where text asks for a box
 
 
 def _nothing(*args: object) -> None:

@@ -19,7 +19,7 @@ PACKAGE = "ada3d_ros"
 
 _BOUNDARY = {"errors", "types"}
 _BASE = _BOUNDARY | {"config", "geometry"}
-_ENGINE = _BASE | {"sources", "scene", "model", "pruning", "engine"}
+_ENGINE = _BASE | {"world", "sources", "scene", "model", "pruning", "engine"}
 _PIPELINE = _ENGINE | {"grounding", "pipeline"}
 MAY_IMPORT: dict[str, set[str]] = {
     "__init__": set(),
@@ -28,6 +28,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "config": _BOUNDARY,
     "geometry": _BOUNDARY,
     "grounding": _BOUNDARY | {"geometry"},
+    "world": _BASE,
     "sources": _BASE,
     "scene": _BASE,
     "model": _BASE,
@@ -36,7 +37,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "pipeline": _PIPELINE - {"pipeline"},
     "results": set(),
     "report": _BOUNDARY | {"geometry"},
-    "ros": _BASE | {"sources", "grounding", "pipeline", "results", "report", "msg", "srv", "action"},
+    "ros": _BASE | {"world", "sources", "grounding", "pipeline", "results", "report", "msg", "srv", "action"},
     "eval": _PIPELINE | {"results", "report"},
     "train": _PIPELINE | {"results", "report"},
     "cli": _PIPELINE | {"ros", "eval", "train", "msg"},  # msg and rclpy: to see whether they are there

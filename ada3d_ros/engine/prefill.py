@@ -23,6 +23,14 @@ from ada3d_ros.types import NAN, PromptSequence
 
 
 @dataclass(frozen=True, eq=False, slots=True)
+class FinalStates:
+    """Normed hidden states after the last layer: query (D,) of the last prompt token, spatial (N, D) of the tokens kept to the end."""
+
+    query: torch.Tensor
+    spatial: torch.Tensor
+
+
+@dataclass(frozen=True, eq=False, slots=True)
 class PrefillOutput:
     """What decode starts from.
 
@@ -37,6 +45,7 @@ class PrefillOutput:
     kept: tuple[torch.Tensor, ...]
     prefill_s: float = NAN
     rank_s: float = NAN
+    states: FinalStates | None = None  # where asked for
 
     @property
     def counts(self) -> tuple[int, ...]:
@@ -46,10 +55,14 @@ class PrefillOutput:
 
 @torch.inference_mode()
 def prefill(
-    decoder: LlamaDecoder, prompt: PromptSequence, reserve: int = 256, pruner: LayerPruner | None = None
+    decoder: LlamaDecoder,
+    prompt: PromptSequence,
+    reserve: int = 256,
+    pruner: LayerPruner | None = None,
+    with_states: bool = False,
 ) -> PrefillOutput:
     """Runs `prompt` through all layers, dropping spatial tokens as `pruner` says. reserve: tokens that decode may append
-    before a buffer must grow.
+    before a buffer must grow. with_states: hand out the final states that a grounding head points with.
 
     Raises ModelError where scores or logits are not finite (as after an overflow in float16), InvalidRequestError where no
     prompt token follows the spatial tokens that could rank them.
@@ -74,6 +87,7 @@ def prefill(
         kept=tuple(run.stages),
         prefill_s=time.perf_counter() - start,
         rank_s=run.ranking.total_s() + run.starting.total_s() if pruner is not None else NAN,
+        states=run.final_states() if with_states else None,
     )
 
 
@@ -100,6 +114,11 @@ class _Run:
     @property
     def spatial(self) -> tuple[int, int]:
         return self.start, self.start + len(self.kept)
+
+    def final_states(self) -> FinalStates:
+        """Of all layers run."""
+        normed = self.decoder.norm(self.hidden[0])
+        return FinalStates(normed[-1], normed[slice(*self.spatial)])
 
     def through(self, stop: int) -> None:
         """Run the layers up to `stop` on what is alive."""

@@ -18,6 +18,7 @@ from torch import nn
 
 from ada3d_ros.errors import CheckpointError, ConfigError, OutOfMemoryError
 from ada3d_ros.model.config import LlavaConfig
+from ada3d_ros.model.grounding_head import LoadedHead, load_grounding_head
 from ada3d_ros.model.llava3d import Llava3D
 from ada3d_ros.model.prompt import Tokenizer
 from ada3d_ros.model.weight_files import (
@@ -65,11 +66,12 @@ class CheckpointInfo:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class LoadedModel:
-    """A model ready to run (eval mode, no gradients) and its tokenizer."""
+    """A model ready to run (eval mode, no gradients), its tokenizer, and its grounding head where the folder holds one."""
 
     model: Llava3D
     tokenizer: Tokenizer
     info: CheckpointInfo
+    head: LoadedHead | None = None
 
 
 def _numel(shape: tuple[int, ...]) -> int:
@@ -235,7 +237,8 @@ def load_model(
     info = inspect_checkpoint(path, vision_path)
     tokenizer = Tokenizer(info.path / "tokenizer.model")
     _check_tokenizer(tokenizer, info)
-    return LoadedModel(load_weights(info, device, dtype, compat), tokenizer, info)
+    head = load_grounding_head(info.path, info.config.decoder.hidden_size, device)
+    return LoadedModel(load_weights(info, device, dtype, compat), tokenizer, info, head)
 
 
 def _check_tokenizer(tokenizer: Tokenizer, info: CheckpointInfo) -> None:

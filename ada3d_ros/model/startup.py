@@ -19,6 +19,7 @@ from ada3d_ros.model.checkpoint import (
     weights_sha256,
 )
 from ada3d_ros.model.config import LlavaConfig
+from ada3d_ros.model.grounding_head import inspect_grounding_head
 from ada3d_ros.types import NAN, ModelInfo
 
 
@@ -64,6 +65,16 @@ def open_model(settings: ModelConfig) -> tuple[LoadedModel, ModelInfo]:
     return loaded, _describe(settings, loaded.info, digest)
 
 
+def embedded_model_path() -> Path:
+    """The folder of the model that the package brings. Raises ConfigError where this installation lacks it."""
+    path = Path(__file__).resolve().parents[1] / "models" / "embedded"
+    if not (path / "config.json").is_file():
+        raise ConfigError(
+            f"the embedded model is not at {path}: name a checkpoint folder, or train one (`ada3d train --help`)."
+        )
+    return path
+
+
 def device_memory_mib(device: torch.device) -> tuple[float, float]:
     """Used and total memory of a GPU in MiB; NaN for a CPU, or a GPU that does not answer."""
     if device.type != "cuda":
@@ -99,7 +110,7 @@ def _describe(settings: ModelConfig, checkpoint: CheckpointInfo, sha256: str = "
         max_input_tokens=checkpoint.config.max_length,
         random_weights=checkpoint.config.random_weights,
         has_3d=checkpoint.config.has_video_tower,
-        has_grounding_head=False,
+        has_grounding_head=inspect_grounding_head(checkpoint.path, checkpoint.config.decoder.hidden_size) is not None,
     )
 
 

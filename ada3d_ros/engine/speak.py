@@ -1,0 +1,39 @@
+"""Decode as text: tokens become words for the listener as they come, and the listener may stop it."""
+
+from __future__ import annotations
+
+from ada3d_ros.config.agent import GenerationConfig
+from ada3d_ros.engine.decode import DecodeOutput, decode
+from ada3d_ros.engine.prefill import PrefillOutput
+from ada3d_ros.engine.sampling import make_sampler
+from ada3d_ros.errors import RequestError, RequestTimeoutError
+from ada3d_ros.model.checkpoint import LoadedModel
+from ada3d_ros.model.prompt import TextStream
+from ada3d_ros.types import AskHooks, StopReason
+
+
+def speak(
+    loaded: LoadedModel, prefilled: PrefillOutput, generation: GenerationConfig, max_new_tokens: int, hooks: AskHooks
+) -> tuple[DecodeOutput, str]:
+    """What decode gave, and its text, stripped. hooks.check stops it, hooks.on_text gets each new piece."""
+    sampler = make_sampler(generation.temperature, generation.top_p, generation.seed, loaded.model.device)
+    stream = TextStream(loaded.tokenizer)
+    count = 0
+
+    def should_stop() -> StopReason | None:
+        try:
+            hooks.check()
+        except RequestTimeoutError:
+            return StopReason.TIMEOUT
+        except RequestError:
+            return StopReason.CANCELED
+        return None
+
+    def on_token(token_id: int) -> None:
+        nonlocal count
+        count += 1
+        hooks.on_text(stream.push(token_id), count)
+
+    output = decode(loaded.model.decoder, prefilled, max_new_tokens, sampler, should_stop, on_token)
+    hooks.on_text(stream.finish(), count)
+    return output, loaded.tokenizer.decode(output.token_ids).strip()
