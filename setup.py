@@ -20,7 +20,7 @@ setup(
     license=text_of("license"),
     python_requires=">=3.11",
     packages=find_packages(include=["ada3d_ros", "ada3d_ros.*"]),
-    package_data={"ada3d_ros.ros": ["*.xml"]},
+    package_data={"ada3d_ros.ros": ["*.xml"], "ada3d_ros": ["models/*/*"]},
     # Lower bounds of what works; the tested versions are pinned in constraints/.
     install_requires=[
         "matplotlib>=3.6",

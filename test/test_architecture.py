@@ -1,6 +1,6 @@
 """Who may import whom, read from the source: layers, ROS at the border only, names and sizes.
 
-The layers: types, errors <- config, geometry <- sources, scene, model, pruning <- engine <- pipeline <- ros, eval,
+The layers: types, errors <- config, geometry <- world, sources, scene, model, pruning <- engine <- pipeline <- ros, eval,
 train <- cli; grounding stands between geometry and pipeline.
 """
 

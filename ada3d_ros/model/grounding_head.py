@@ -97,6 +97,7 @@ def save_grounding_head(
         path,
         {"head": json.dumps(facts)},
     )
+    path.chmod(0o644)  # save_file makes it private
     return path
 
 

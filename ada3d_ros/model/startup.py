@@ -22,6 +22,8 @@ from ada3d_ros.model.config import LlavaConfig
 from ada3d_ros.model.grounding_head import inspect_grounding_head
 from ada3d_ros.types import NAN, ModelInfo
 
+EMBEDDED = "embedded"  # model.path of the model that the package brings
+
 
 def check_model(settings: ModelConfig) -> tuple[ModelInfo, LlavaConfig]:
     """Look at the checkpoint's config and headers; reads no weights.
@@ -90,8 +92,10 @@ def _paths(settings: ModelConfig) -> tuple[str, str | None]:
     if not settings.path:
         raise ConfigError(
             "model.path is empty: name the folder of a LLaVA-3D checkpoint (config.json, tokenizer.model, weights). To try "
-            "things out: `ada3d random-model FOLDER` writes a small one with random weights."
+            "things out: model.path `embedded` is the small model that comes with the package."
         )
+    if settings.path == EMBEDDED:
+        return str(embedded_model_path()), None
     vision = str(Path(settings.vision_path).expanduser()) if settings.vision_path else None
     return str(Path(settings.path).expanduser()), vision
 

@@ -143,10 +143,10 @@ def trained_modules(session: Session, stage: Stage) -> list[nn.Module]:
     return [*rest, model.vision] if stage.shows == "images" else rest
 
 
-def learning_rate(stage: Stage, step: int, total: int) -> float:
-    """Warm-up, constant, and at the end a linear fall to a tenth where the stage has one."""
-    fall_from = total * (1 - stage.decay)
-    fall = 1.0 if step < fall_from else max(0.1, 1 - 0.9 * (step - fall_from) / max(total - fall_from, 1))
+def learning_rate(stage: Stage, step: int, progress: float) -> float:
+    """Warm-up, constant, and at the end a linear fall to a tenth where the stage has one; progress 0..1 of rooms or of time."""
+    fall_from = 1 - stage.decay
+    fall = 1.0 if progress < fall_from else max(0.1, 1 - 0.9 * (progress - fall_from) / max(1 - fall_from, 1e-6))
     return stage.lr * min(1.0, (step + 1) / WARMUP_STEPS) * fall
 
 
@@ -195,8 +195,8 @@ def patch_loss(
     report = {
         "patch": float(loss.detach()),
         "distance": float(distance.detach()),
-        "category": float(right[0]),
-        "color": float(right[1]),
+        "patch_category": float(right[0]),
+        "patch_color": float(right[1]),
     }
     return loss + distance, report
 
@@ -211,7 +211,9 @@ def batch_loss(
     report: dict[str, float] = {}
     if rgb is not None:
         pixels = torch.cat([normalise(view, session) for view in rgb])
-        features = session.model.encode_views(pixels).unflatten(0, (len(rgb), -1)).flatten(1, 2)
+        with torch.set_grad_enabled(stage.shows != "features" and torch.is_grad_enabled()):
+            features = session.model.encode_views(pixels)
+        features = features.unflatten(0, (len(rgb), -1)).flatten(1, 2)
         extra, report = patch_loss(session, rooms, points, features)
         if stage.shows == "patches":
             return extra, report, {}
@@ -283,7 +285,8 @@ def run_stage(session: Session, stage: Stage, until: float) -> None:
         with autocast(session):
             loss, report, _ = batch_loss(session, stage, "train", step)
         loss.backward()
-        optimizers.step(learning_rate(stage, step, stage.rooms // stage.batch))
+        progress = max(step * stage.batch / stage.rooms, (time.monotonic() - started) / (until - started))
+        optimizers.step(learning_rate(stage, step, progress))
         for name, value in report.items():
             recent[name].append(value)
         now = time.monotonic()
@@ -294,6 +297,8 @@ def run_stage(session: Session, stage: Stage, until: float) -> None:
             line["val"] = {name: round(v, 4) for name, v in validate(session, stage).items()}
             write_line(session.folder / "log.jsonl", line)
             recent.clear()
+            if stage.shows == "features":
+                refresh_tower(session)
             reported = time.monotonic()
         if now - saved > SAVE_EVERY_S:
             save_state(session, state, stage, optimizers)
@@ -336,8 +341,14 @@ def load_state(session: Session, path: Path, stage: Stage, optimizers: Optimizer
             module.load_state_dict(content["modules"][name])
         if content["stage"] == stage.name:
             optimizers.load(content["optimizers"])
+    if stage.shows == "features" or (stage.shows == "images" and not session.seen.get(stage.name)):
+        refresh_tower(session)
+
+
+def refresh_tower(session: Session) -> None:
+    """Take over the tower that the `vision` stage has come to."""
     tower = session.folder / "vision.pt"
-    if stage.shows == "images" and session.seen.get(stage.name, 0) == 0 and tower.exists():
+    if tower.exists():
         content = torch.load(tower, map_location=session.device, weights_only=True)
         session.model.vision.load_state_dict(content["modules"]["vision"])
 

@@ -142,7 +142,7 @@ def _draw_sizes(keys: torch.Tensor, category: torch.Tensor, small: torch.Tensor)
 def _place(
     keys: torch.Tensor, room: torch.Tensor, category: torch.Tensor, size: torch.Tensor, yaw: torch.Tensor, small: torch.Tensor,
     wanted: torch.Tensor, level: int,
-) -> tuple[torch.Tensor, ...]:  # fmt: skip
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
     """Objects one after the other where they fit; those that fit nowhere are absent. Small ones stand on a free table if there is one."""
     rooms, count = category.shape
     c, s = yaw.cos().abs(), yaw.sin().abs()
