@@ -19,7 +19,11 @@ from ada3d_ros.errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    path: str = setting("", "folder of the checkpoint (official layout); `embedded` = the small model of the package; empty fails with a clear text", read_only=True)
+    path: str = setting(
+        "",
+        "folder of the checkpoint (official layout); `embedded` = the small model of the package; empty fails with a clear text",
+        read_only=True,
+    )
     vision_path: str = setting(
         "", "folder of a CLIP checkpoint, for weights that do not contain the vision tower", read_only=True
     )

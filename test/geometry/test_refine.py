@@ -1,0 +1,54 @@
+"""Depth moves the faces of a guess to the surface; where depth says nothing, the guess stands."""
+
+import numpy as np
+import pytest
+import torch
+
+from ada3d_ros.geometry.boxes import iou_axis_aligned, points_inside
+from ada3d_ros.geometry.refine import floor_height_m, refine_box, world_points
+from ada3d_ros.types import Box3D
+from ada3d_ros.world.render import frames_of, render, true_boxes
+from ada3d_ros.world.rooms import make_rooms
+
+
+def test_perturbed_boxes_come_nearer_the_truth() -> None:
+    rooms = make_rooms("test", torch.arange(4))
+    views = render(rooms, 96)
+    rng = np.random.default_rng(0)
+    before, after = [], []
+    for b in range(4):
+        points = world_points(frames_of(rooms, views, b), 60_000)
+        floor = floor_height_m(points)
+        assert abs(floor) < 0.05
+        for box in true_boxes(rooms, b):
+            if box.center_m[2] - box.size_m[2] / 2 > 0.05 or points_inside(points, box).sum() < 150:
+                continue
+            guess = Box3D(
+                box.center_m + rng.normal(0, 0.1, 3), box.size_m * rng.uniform(0.7, 1.3, 3), label="x", score=0.7
+            )
+            refined = refine_box(points, guess, floor)
+            assert (refined.label, refined.score, refined.yaw_rad) == ("x", 0.7, 0.0)
+            before.append(iou_axis_aligned(guess, box))
+            after.append(iou_axis_aligned(refined, box))
+    assert len(after) > 15
+    assert np.mean(after) > np.mean(before) + 0.1
+    assert np.mean(after) > 0.6
+
+
+@pytest.mark.parametrize("points", [np.empty((0, 3)), np.full((500, 3), 9.0)], ids=["no depth", "elsewhere"])
+def test_without_a_surface_the_guess_stands(points: np.ndarray) -> None:
+    guess = Box3D(np.array([0.0, 0.0, 0.5]), np.array([0.5, 0.5, 1.0]))
+    assert refine_box(points, guess, 0.0) is guess
+
+
+def test_a_surface_of_another_size_does_not_replace_the_guess() -> None:
+    guess = Box3D(np.array([0.0, 0.0, 0.5]), np.array([1.0, 1.0, 1.0]))
+    speck = np.array([0.0, 0.0, 0.5]) + np.random.default_rng(0).uniform(-0.05, 0.05, (100, 3))
+    assert refine_box(speck, guess, 0.0) is guess
+
+
+def test_a_shape_that_nearly_reaches_the_floor_stands_on_it() -> None:
+    grid = np.stack(np.meshgrid(*[np.linspace(-0.3, 0.3, 13)] * 2, np.linspace(0.1, 0.9, 17)), -1).reshape(-1, 3)
+    box = refine_box(grid, Box3D(np.array([0.05, 0.0, 0.5]), np.array([0.5, 0.6, 0.8])), 0.0)
+    assert box.center_m[2] - box.size_m[2] / 2 == pytest.approx(0.0)
+    assert box.size_m == pytest.approx([0.6, 0.6, 0.9], abs=0.05)
