@@ -43,14 +43,15 @@ class AskedQuestion:
     error: str
     latency_ms: dict[str, float]
     tokens: str
+    truth: str = ""  # the true answer, where one is known
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class MeasuredBox:
-    """A true box and the one measured from depth beside it, with their IoU (None: not measured)."""
+class ComparedBox:
+    """A true box and the one found for it, with their IoU (found None: nothing was found)."""
 
     true: Box3D
-    measured: Box3D | None
+    found: Box3D | None
     iou: float
 
 
@@ -82,13 +83,13 @@ def _views(frames: Sequence[RgbdFrame]) -> str:
     return f'<div class="views">{figures}</div>'
 
 
-def map_svg(frames: Sequence[RgbdFrame], boxes: Sequence[MeasuredBox]) -> str:
+def map_svg(frames: Sequence[RgbdFrame], boxes: Sequence[ComparedBox]) -> str:
     """The room from above (x right, y up, metres): camera path with viewing directions, true and measured boxes."""
     path = np.array([f.T_world_cam[:2, 3] for f in frames])
     outlines = [
         (corners(b)[:, :2], colour)
         for m in boxes
-        for b, colour in ((m.true, "#888"), (m.measured, "#0a7d33"))
+        for b, colour in ((m.true, "#888"), (m.found, "#0a7d33"))
         if b is not None
     ]
     points = np.concatenate([path, *(outline for outline, _ in outlines)])
@@ -116,7 +117,7 @@ def map_svg(frames: Sequence[RgbdFrame], boxes: Sequence[MeasuredBox]) -> str:
 
 def _box_text(box: Box3D | None) -> list[str]:
     if box is None:
-        return ["not measured", ""]
+        return ["not asked for or not found", ""]
     return [", ".join(f"{v:.2f}" for v in box.center_m), ", ".join(f"{v:.2f}" for v in box.size_m)]
 
 
@@ -125,7 +126,7 @@ def write_report(
     title: str,
     warning: str,
     frames: Sequence[RgbdFrame],
-    boxes: Sequence[MeasuredBox],
+    boxes: Sequence[ComparedBox],
     questions: Sequence[AskedQuestion],
     facts: dict[str, str],
 ) -> Path:
@@ -136,13 +137,14 @@ def write_report(
         f'<p class="warning">{html.escape(warning)}</p>' if warning else "",
         "<h2>Questions and answers</h2>",
         _table(
-            ["question", "answer"],
+            ["question", "answer", "true answer"],
             [
                 [
                     html.escape(q.question),
                     f'<div class="answer">{html.escape(q.text)}</div>'
                     + (f'<div class="error">{html.escape(q.error)}</div>' if q.error else "")
                     + f"<small>{html.escape(q.tokens)}</small>",
+                    html.escape(q.truth),
                 ]
                 for q in questions
             ],
@@ -157,16 +159,16 @@ def write_report(
             ],
         ),
         "<h2>The room from above</h2>",
-        "<p>Blue: the camera's path and where it looked. Grey: the true boxes. Green: boxes measured from the fused depth around the true places, without any model: they show that poses, units and frames fit together.</p>",
+        "<p>Blue: the camera's path and where it looked. Grey: the true boxes. Green: the boxes that the model grounded and depth refined.</p>",
         map_svg(frames, boxes),
         _table(
-            ["box", "true centre, m", "true size, m", "measured centre, m", "measured size, m", "IoU"],
+            ["box", "true centre, m", "true size, m", "found centre, m", "found size, m", "IoU"],
             [
                 [
                     f"{i} {html.escape(m.true.label)}",
                     *_box_text(m.true),
-                    *_box_text(m.measured),
-                    f"{m.iou:.2f}" if m.measured is not None else "",
+                    *_box_text(m.found),
+                    f"{m.iou:.2f}" if m.found is not None else "",
                 ]
                 for i, m in enumerate(boxes)
             ],

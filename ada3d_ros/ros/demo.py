@@ -11,22 +11,31 @@ import math
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+
 from ada3d_ros.errors import Ada3DError, ErrorCode
-from ada3d_ros.geometry.boxes import iou_oriented
-from ada3d_ros.geometry.fusion import measure_box
+from ada3d_ros.geometry.boxes import iou_axis_aligned
 from ada3d_ros.msg import AgentStatus
-from ada3d_ros.report import AskedQuestion, MeasuredBox, write_report
+from ada3d_ros.report import AskedQuestion, ComparedBox, write_report
 from ada3d_ros.results import provenance
 from ada3d_ros.ros.client import describe_answer, describe_tokens
 from ada3d_ros.ros.conversions import LATENCY_STAGES
-from ada3d_ros.ros.peer import AgentPeer, PeerError, make_random_model, start_verb
+from ada3d_ros.ros.peer import AgentPeer, PeerError, start_verb
 from ada3d_ros.sources.bag_writer import BagOptions, write_bag
-from ada3d_ros.sources.synthetic import BoxRoom, build_box_room
 from ada3d_ros.srv import GetModelInfo, GroundObject, QueryScene
+from ada3d_ros.types import Box3D, RgbdFrame
+from ada3d_ros.world.graph import graphs
+from ada3d_ros.world.questions import RoomQuestion, make_questions
+from ada3d_ros.world.render import frames_of, render, true_boxes
+from ada3d_ros.world.rooms import make_rooms
 
+SIDE_PX = 384
+ASKED = ("existence", "color", "category", "count", "superlative", "caption", "grounding", "grounding", "absent")
 REMAPS = {
     "rgb/image/compressed": "/camera/color/image_raw/compressed",
     "rgb/camera_info": "/camera/color/camera_info",
@@ -40,32 +49,51 @@ def _say(text: str) -> None:
     print(f"\n== {text}", flush=True)
 
 
-def _questions(room: BoxRoom) -> list[QueryScene.Request]:
-    x, y, z = room.boxes[0].center_m
-    return [
-        QueryScene.Request(question="What is in the room?"),
-        QueryScene.Request(question=f"What is at [{x:.2f}, {y:.2f}, {z:.2f}]?"),
-        QueryScene.Request(question="What does the newest image show?", scope=QueryScene.Request.SCOPE_LATEST_IMAGE),
-    ]
+@dataclass(frozen=True, eq=False, slots=True)
+class _Room:
+    """A generated room: what the camera saw, what is there, and what to ask."""
+
+    frames: tuple[RgbdFrame, ...]
+    boxes: tuple[Box3D, ...]
+    questions: tuple[RoomQuestion, ...]
 
 
-def _asked(answer: Any) -> AskedQuestion:
+def _make_room(seed: int) -> _Room:
+    """A room of the test split, which no training saw, in pictures of SIDE_PX, and one question of each kind that it allows."""
+    rooms = make_rooms("test", torch.tensor([seed]))
+    known = graphs(rooms)[0]
+    questions = make_questions(known, seed, ASKED, len(ASKED))
+    return _Room(frames_of(rooms, render(rooms, SIDE_PX), 0), true_boxes(rooms, 0), tuple(questions))
+
+
+def _asked(answer: Any, how: str, truth: str) -> AskedQuestion:
     times = {stage: getattr(answer.latency, f"{stage}_ms") for stage in LATENCY_STAGES}
     return AskedQuestion(
-        question=answer.question,
+        question=f"{answer.question} ({how})",
         text=answer.text,
         error="" if answer.success else f"{ErrorCode(answer.error_code).name}: {answer.error_msg}",
         latency_ms={stage: ms for stage, ms in times.items() if not math.isnan(ms)},
         tokens=describe_tokens(answer.tokens),
+        truth=truth,
     )
 
 
-def _measure(room: BoxRoom) -> list[MeasuredBox]:
-    measured = []
-    for true in room.boxes:
-        box = measure_box(room.frames, true)
-        measured.append(MeasuredBox(true, box, iou_oriented(true, box) if box is not None else 0.0))
-    return measured
+def _box_of(message: Any) -> Box3D:
+    """An axis-aligned GroundedBox as our type."""
+    at, size = message.center.position, message.size
+    return Box3D(
+        np.array([at.x, at.y, at.z]), np.array([size.x, size.y, size.z]), label=message.label, score=message.score
+    )
+
+
+def _compare(room: _Room, grounded: dict[int, Any]) -> list[ComparedBox]:
+    """Every true box with the best box of the question that asked for it (grounded: by the object's place in the list)."""
+    compared = []
+    for number, true in enumerate(room.boxes):
+        answer = grounded.get(number)
+        found = _box_of(answer.boxes[0]) if answer is not None and answer.boxes else None
+        compared.append(ComparedBox(true, found, iou_axis_aligned(true, found) if found is not None else 0.0))
+    return compared
 
 
 def _collect(peer: AgentPeer, bag: Path, rate: float) -> int:
@@ -79,14 +107,24 @@ def _collect(peer: AgentPeer, bag: Path, rate: float) -> int:
     return int(peer.statuses[-1].keyframes)
 
 
-def _ask_all(peer: AgentPeer, room: BoxRoom) -> list[Any]:
-    answers = [peer.call(QueryScene, "query", request).answer for request in _questions(room)]
-    answers.append(
-        peer.call(GroundObject, "ground", GroundObject.Request(phrase=f"the {room.boxes[0].label or 'box'}")).answer
-    )
-    for answer in answers:
-        print(f"\n> {answer.question}\n{describe_answer(answer)}")
-    return answers
+def _ask_all(peer: AgentPeer, room: _Room) -> tuple[list[AskedQuestion], dict[int, Any]]:
+    """Every question pruned as configured and again with all tokens; the answers, and those that ground an object by its number."""
+    asked, grounded = [], {}
+    for question in room.questions:
+        for keep_ratio in (0.0, 1.0):
+            if question.phrase:
+                answer = peer.call(
+                    GroundObject, "ground", GroundObject.Request(phrase=question.phrase, keep_ratio=keep_ratio)
+                ).answer
+            else:
+                answer = peer.call(
+                    QueryScene, "query", QueryScene.Request(question=question.text, keep_ratio=keep_ratio)
+                ).answer
+            print(f"\n> {answer.question}\n{describe_answer(answer)}\ntrue answer: {question.answer}")
+            asked.append(_asked(answer, "all tokens" if keep_ratio else "pruned", question.answer))
+            if question.target is not None and not keep_ratio:
+                grounded[question.target] = answer
+    return asked, grounded
 
 
 def run(out: Path, seed: int, rate: float, model: Path | None) -> Path:
@@ -94,13 +132,12 @@ def run(out: Path, seed: int, rate: float, model: Path | None) -> Path:
     started = time.monotonic()
     out.mkdir(parents=True, exist_ok=True)
     _say(f"a generated room (seed {seed}) becomes a bag")
-    room = build_box_room(seed=seed, num_views=40)
+    room = _make_room(seed)
     bag = out / "room_bag"
     print(f"{write_bag(room.frames, bag, BagOptions(overwrite=True))} frames in {bag}")
-    model = model or make_random_model(out / "random_model")
     _say("the node starts, the player plays the bag into it")
     parameters = {
-        "model.path": model,
+        "model.path": model or "embedded",
         "use_sim_time": "true",
         "rgb_transport": "compressed",
         "generation.max_new_tokens": 24,
@@ -109,24 +146,20 @@ def run(out: Path, seed: int, rate: float, model: Path | None) -> Path:
         print(f"{_collect(peer, bag, rate)} keyframes kept")
         info = peer.call(GetModelInfo, "get_model_info", GetModelInfo.Request())
         _say("questions" + (" (RANDOM WEIGHTS: the answers are meaningless)" if info.random_weights else ""))
-        answers = _ask_all(peer, room)
-    _say("boxes measured from depth, without a model, beside the true ones")
-    boxes = _measure(room)
-    for number, m in enumerate(boxes):
-        print(f"box {number} {m.true.label}: " + (f"IoU {m.iou:.2f}" if m.measured is not None else "not measured"))
+        asked, grounded = _ask_all(peer, room)
+    _say("the model's boxes beside the true ones")
+    boxes = _compare(room, grounded)
+    for number, compared in enumerate(boxes):
+        if number in grounded:
+            print(
+                f"{compared.true.label}: " + (f"IoU {compared.iou:.2f}" if compared.found is not None else "not found")
+            )
     facts = {k: str(v) for k, v in provenance(info.device, seed).items()} | {
         "model": f"{info.name}, {info.parameters / 1e6:.1f} M parameters, {info.precision}",
         "bag": str(bag),
     }
-    report = write_report(
-        out / "report.html",
-        "ada3d_ros demo",
-        NEVER_TRAINED if info.random_weights else "",
-        room.frames,
-        boxes,
-        [_asked(a) for a in answers],
-        facts,
-    )
+    warning = NEVER_TRAINED if info.random_weights else ""
+    report = write_report(out / "report.html", "ada3d_ros demo", warning, room.frames, boxes, asked, facts)
     _say(f"done in {time.monotonic() - started:.0f} s; open {report} in a browser")
     return report
 
@@ -141,12 +174,12 @@ def main(args: Sequence[str]) -> int:
         "--out",
         type=Path,
         default=Path("demo_out"),
-        help="folder for the bag, the model and report.html (default demo_out)",
+        help="folder for the bag and report.html (default demo_out)",
     )
     parser.add_argument(
         "--model",
         type=Path,
-        help="checkpoint folder (default: a small model with random weights, whose answers mean nothing)",
+        help="checkpoint folder (default: the embedded model)",
     )
     parser.add_argument("--seed", type=int, default=0, help="of the room (default 0)")
     parser.add_argument("--rate", type=float, default=2.0, help="speed of the replay (default 2)")
