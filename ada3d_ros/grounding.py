@@ -109,3 +109,14 @@ def refine_boxes(
             break
         kept += check_support([refine_box(points, guess, floor_z_m, settings)], frames, min_points)
     return tuple(kept)
+
+
+def boxes_near(
+    guess: Box3D, written: Sequence[Box3D], frames: Sequence[RgbdFrame], min_points: int, check: Callable[[], None]
+) -> tuple[Box3D, ...]:
+    """What stands at a guessed place: the first box that the model wrote of it, else the surface that depth shows there, else nothing."""
+    if written:
+        found = replace(written[0], method=guess.method, score=guess.score, label=guess.label)
+        return (replace(found, evidence_xyz_m=guess.evidence_xyz_m, evidence_weights=guess.evidence_weights),)
+    boxes = refine_boxes([guess], frames, min_points, check)
+    return tuple(box for box in boxes if not np.array_equal(box.size_m, guess.size_m))

@@ -15,10 +15,12 @@ from dataclasses import dataclass, replace
 import torch
 
 from ada3d_ros.config import AgentConfig
-from ada3d_ros.engine.choose import ChosenTokens, image_tokens
+from ada3d_ros.engine.choose import ChosenTokens
 from ada3d_ros.engine.information import decoder_shape
+from ada3d_ros.engine.look import patch_tokens, scene_tokens
 from ada3d_ros.engine.pointing import point_at
 from ada3d_ros.engine.prefill import PrefillOutput, prefill
+from ada3d_ros.engine.relevance import NEUTRAL_PHRASE, attention_to_scene, find_peak, guess_at
 from ada3d_ros.engine.scene_pruning import Once, ScenePruning
 from ada3d_ros.engine.speak import speak
 from ada3d_ros.engine.timing import StageClock
@@ -30,14 +32,13 @@ from ada3d_ros.errors import (
     OutOfMemoryError,
     QuestionTooLongError,
 )
-from ada3d_ros.grounding import find_boxes, refine_boxes
+from ada3d_ros.grounding import boxes_near, find_boxes, refine_boxes
 from ada3d_ros.model.checkpoint import LoadedModel
 from ada3d_ros.model.grounding_head import LoadedHead
 from ada3d_ros.model.prompt import ParsedQuestion, check_question, parse_coordinates, render_question
 from ada3d_ros.model.startup import check_model, device_memory_mib, open_model
 from ada3d_ros.pruning.strategies import Policy
 from ada3d_ros.scene.keyframes import KeyframeBuffer
-from ada3d_ros.scene.views import build_multiview, preprocess_color
 from ada3d_ros.types import (
     NAN,
     Answer,
@@ -59,6 +60,7 @@ logger = logging.getLogger(__name__)
 
 MAX_PROMPT_CHARS = 100_000  # a question within question.max_chars, and the template around it
 GROUNDING_PROMPT = "Please output the 3D bounding box of {phrase}."
+LOCATED_PROMPT = "The related object is located at [{x:.3f}, {y:.3f}, {z:.3f}]. Please output the 3D bounding box of the object and then describe the object."
 NOT_SEEN = "I have not seen {phrase}."
 
 
@@ -233,8 +235,8 @@ class Ada3DPipeline:
         raise OutOfMemoryError(f"the GPU's memory does not suffice ({problem}); keep fewer views (keyframe.max_views).")
 
     def ground(self, question: Question, hooks: AskHooks = AskHooks()) -> Answer:
-        """Ask for the boxes of a phrase (`question.text`): those that the model's grounding head points at, or, for a checkpoint
-        without one, those of the answer text. Depth supports each; each says how it was found."""
+        """Ask for the boxes of a phrase (`question.text`): those that the grounding head points at; for a checkpoint without one those of
+        the answer text, else what stands where the phrase is attended to. Depth supports each; each says how it was found."""
         phrase = question.text.strip()
         asked = replace(question, text=GROUNDING_PROMPT.format(phrase=phrase), phrase=phrase, want_boxes=True)
         self.check_question(question.text)  # as the user wrote it; the template may be longer
@@ -279,6 +281,8 @@ class Ada3DPipeline:
                 text = text if boxes else NOT_SEEN.format(phrase=question.phrase)
             else:
                 boxes = self._boxes(text, question, scene, hooks)
+                if question.phrase and not boxes and question.scope is Scope.SCENE:
+                    boxes = self._by_relevance(loaded, question, chosen, prompt, scene, hooks, clock)
             in_room = question.scope is Scope.SCENE
             usage = token_usage(loaded.model.decoder, prompt, tokens, chosen, prefilled, pruner, in_room)
         return Answer(
@@ -304,10 +308,13 @@ class Ada3DPipeline:
     def _visual_tokens(
         self, loaded: LoadedModel, question: Question, scene: _Scene, hooks: AskHooks, clock: StageClock
     ) -> SpatialTokens:
-        """All tokens of the scene, or the patches of the image, that the question is about."""
-        if question.scope is Scope.SCENE:
-            return self._spatial_tokens(loaded, scene, hooks, clock)
-        return self._image_tokens(loaded, scene, clock)
+        """All tokens of the scene, made once per version, or the patches of the image, that the question is about."""
+        if question.scope is not Scope.SCENE:
+            return patch_tokens(loaded.model, scene.keyframes[-1].frame, clock)
+        compat = self.config.model.compat
+        return self._once.get(
+            "tokens", scene.version, lambda: scene_tokens(loaded.model, scene.frames, compat, hooks, clock)
+        )
 
     @staticmethod
     def _choose(
@@ -336,36 +343,6 @@ class Ada3DPipeline:
             )
         return prompt
 
-    def _spatial_tokens(self, loaded: LoadedModel, scene: _Scene, hooks: AskHooks, clock: StageClock) -> SpatialTokens:
-        """Of the scene's current version; made once per version."""
-
-        def make() -> SpatialTokens:
-            with clock.stage("preprocess_s"):
-                vision = loaded.model.config.vision
-                views = build_multiview(
-                    scene.frames, vision.image_size, self.config.model.compat, vision.image_mean, vision.image_std
-                )
-            hooks.check()
-            with clock.stage("vision_s"):
-                features = loaded.model.encode_views(views.pixels)
-            hooks.check()
-            with clock.stage("spatial_s"):
-                return loaded.model.build_spatial_tokens(features, views)
-
-        with torch.inference_mode():
-            return self._once.get("tokens", scene.version, make)
-
-    def _image_tokens(self, loaded: LoadedModel, scene: _Scene, clock: StageClock) -> SpatialTokens:
-        """The patches of the newest keyframe's colour image, without 3D."""
-        with clock.stage("preprocess_s"):
-            config, vision = loaded.model.config, loaded.model.config.vision
-            rgb = scene.keyframes[-1].frame.rgb
-            pixels = preprocess_color(
-                rgb, vision.image_size, vision.image_mean, vision.image_std, config.image_aspect_ratio
-            )
-        with torch.inference_mode(), clock.stage("vision_s"):
-            return image_tokens(loaded.model.encode_views(pixels[None])[0])
-
     def _max_new_tokens(self, question: Question) -> int:
         return question.max_new_tokens or self.config.generation.max_new_tokens
 
@@ -393,6 +370,30 @@ class Ada3DPipeline:
             head, prefilled.states, xyz_m, question.phrase, question.max_boxes or limits.max_count, min_score
         )
         return refine_boxes(guesses, scene.frames, limits.min_support_points, hooks.check)
+
+    def _by_relevance(
+        self, loaded: LoadedModel, question: Question, chosen: ChosenTokens, prompt: PromptSequence, scene: _Scene,
+        hooks: AskHooks, clock: StageClock,
+    ) -> tuple[Box3D, ...]:  # fmt: skip
+        """Without head or text box: where the phrase is attended to; the box is what the model writes of that place, or depth."""
+        neutral = parse_coordinates(GROUNDING_PROMPT.format(phrase=NEUTRAL_PHRASE))
+        phrases = (question.phrase, prompt), (NEUTRAL_PHRASE, self._build_prompt(loaded, neutral, chosen, clock))
+        attended = []
+        for phrase, asked in phrases:
+            hooks.check()
+            rows = len(loaded.tokenizer.encode(f"{phrase}. ASSISTANT:")) - 1
+            attended.append(attention_to_scene(loaded.model.decoder, asked, rows))
+        peak = find_peak(attended[0], attended[1], chosen.tokens.xyz_m)
+        if peak is None or peak.share < max(question.min_score, self.config.boxes.min_score):
+            return ()
+        x, y, z = peak.xyz_m.tolist()
+        located = self._build_prompt(loaded, parse_coordinates(LOCATED_PROMPT.format(x=x, y=y, z=z)), chosen, clock)
+        prefilled = prefill(loaded.model.decoder, located, self._max_new_tokens(question))
+        listening = AskHooks(check=hooks.check)
+        _, text = speak(loaded, prefilled, self.config.generation, self._max_new_tokens(question), listening)
+        written = self._boxes(text, question, scene, hooks)
+        guess = guess_at(peak, chosen.tokens.xyz_m, question.phrase)
+        return boxes_near(guess, written, scene.frames, self.config.boxes.min_support_points, hooks.check)
 
     @staticmethod
     def _used_frames(question: Question, scene: _Scene) -> Sequence[RgbdFrame]:

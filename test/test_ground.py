@@ -92,3 +92,20 @@ def test_a_head_of_another_model_fails_at_check(tmp_path: Path) -> None:
     folder = write_model(tmp_path, 0.0, width=7)
     with pytest.raises(CheckpointError, match="hidden size of 7"):
         Ada3DPipeline(from_flat({"model.path": str(folder)})).check()
+
+
+def test_without_a_head_the_phrase_is_found_by_relevance_or_text(tmp_path: Path) -> None:
+    write_random_checkpoint(tmp_path)
+    values = {"model.path": str(tmp_path), "generation.max_new_tokens": 6, "boxes.min_score": 0.0}
+    pipeline = Ada3DPipeline(from_flat(values))
+    assert not pipeline.check().has_grounding_head
+    pipeline.load()
+    for frame in build_box_room(num_views=8, width=160, height=120).frames:
+        pipeline.observe(frame)
+    answer = pipeline.ground(Question("the red box"))
+    assert all(box.method in (GroundingMethod.TEXT, GroundingMethod.RELEVANCE) for box in answer.boxes)
+    for box in answer.boxes:
+        assert box.support_points >= 20
+        assert box.evidence_xyz_m
+    sure = pipeline.ground(Question("the red box", min_score=0.999))
+    assert sure.boxes == ()
