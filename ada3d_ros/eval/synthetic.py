@@ -27,6 +27,7 @@ from ada3d_ros.model.startup import embedded_model_path
 from ada3d_ros.pipeline import Ada3DPipeline
 from ada3d_ros.results import write_results
 from ada3d_ros.types import Box3D, Question, RgbdFrame
+from ada3d_ros.world.export import export, scene_name
 from ada3d_ros.world.graph import graphs
 from ada3d_ros.world.questions import DIRECTIONS, NUMBERS, RoomQuestion, make_questions
 from ada3d_ros.world.render import frames_of, render, true_boxes
@@ -199,6 +200,12 @@ def main(argv: list[str]) -> int:
     synthetic.add_argument("--split", default="test", choices=("val", "test"), help="of the rooms (default test)")
     synthetic.add_argument("--shuffle-scenes", action="store_true", help="ask about another room's views")
     synthetic.add_argument("--threads", type=int, default=1, help="CPU threads (default 1)")
+    synthetic.add_argument(
+        "--export",
+        type=Path,
+        metavar="DIR",
+        help="also write the questions as ScanQA, SQA3D, ScanRefer and Scan2Cap files",
+    )
     synthetic.add_argument("--json", type=Path, help="write the results with their provenance")
     options = parser.parse_args(argv)
 
@@ -208,6 +215,18 @@ def main(argv: list[str]) -> int:
             raise ConfigError(f"--scenes {options.scenes}: at least {least}.")
         if options.json:
             check_writable(options.json, "--json")
+        if options.export:
+            seeds = torch.arange(options.scenes) + options.seed * SEEDS_APART
+            known = graphs(make_rooms(options.split, seeds, options.level))
+            rooms = zip(known, seeds.tolist(), strict=True)
+            asked = [
+                (scene_name(options.split, options.level, s), g, make_questions(g, s, ASKED, len(ASKED)))
+                for g, s in rooms
+            ]
+            print(
+                f"{options.export}: "
+                + ", ".join(f"{n} rows in {f}.json" for f, n in export(asked, options.export).items())
+            )
         pipeline = open_pipeline(options.model or embedded_model_path(), options.strategy, options.keep)
         torch.set_num_threads(options.threads)
         info = pipeline.info
