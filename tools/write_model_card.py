@@ -38,14 +38,14 @@ def row(name: str, results: list[dict[str, Any]]) -> str:
     """One metric in every column, n, chance and majority of the first."""
     cells = []
     for result in results:
-        if name not in result["metrics"]:
+        if result["metrics"].get(name) is None:
             cells.append("")
             continue
         low, high = result["details"][name]["interval"]
         cells.append(f"{result['metrics'][name]:.2f} ({low:.2f}-{high:.2f})")
     detail = results[0]["details"][name]
     majority = "" if detail["majority"] is None else f"{detail['majority']:.2f}"
-    chance = "" if name == "absent_false_box_rate" else f"{detail['chance']:.2f}"
+    chance = "" if name == "absent_false_box_rate" or detail["chance"] is None else f"{detail['chance']:.2f}"
     return f"| {name} | {detail['n']} | {chance} | {majority} | " + " | ".join(cells) + " |"
 
 

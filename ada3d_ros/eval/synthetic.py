@@ -10,7 +10,7 @@ import argparse
 import re
 import time
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,15 @@ import torch
 from tqdm import tqdm
 
 from ada3d_ros.config import AgentConfig, from_flat
-from ada3d_ros.errors import ConfigError
+from ada3d_ros.errors import ConfigError, ModelError
+from ada3d_ros.eval.metrics import IOU_PERCENT, is_found, scanqa_scores, scanrefer_scores, wilson
+from ada3d_ros.eval.spread import plain
 from ada3d_ros.eval.verb import check_writable, run_verb
 from ada3d_ros.geometry.boxes import iou_axis_aligned
 from ada3d_ros.model.startup import embedded_model_path
 from ada3d_ros.pipeline import Ada3DPipeline
 from ada3d_ros.results import write_results
-from ada3d_ros.types import Box3D, Question, RgbdFrame
+from ada3d_ros.types import Answer, Box3D, Question, RgbdFrame
 from ada3d_ros.world.export import export, scene_name
 from ada3d_ros.world.graph import graphs
 from ada3d_ros.world.questions import DIRECTIONS, NUMBERS, RoomQuestion, make_questions
@@ -37,10 +39,13 @@ ASKED = (
     "existence", "existence", "color", "color", "category", "category", "count", "relation", "multihop", "nearest", "superlative",
     "caption", "grounding", "grounding", "grounding", "absent", "absent",
 )  # fmt: skip
+METRICS = (
+    "existence", "color", "category", "count", "relation", "multihop", "nearest", "superlative", "caption", "grounding_unique_acc25",
+    "grounding_unique_acc50", "grounding_distractor_acc25", "grounding_distractor_acc50", "absent_false_box_rate",
+)  # fmt: skip
 POSSIBLE_ANSWERS = {
     "existence": 2, "color": len(COLORS), "category": len(CATEGORIES), "count": len(NUMBERS), "relation": len(DIRECTIONS),
-    "multihop": len(COLORS), "nearest": len(CATEGORIES), "superlative": len(COLORS) + len(CATEGORIES),
-    "caption": len(COLORS) * len(CATEGORIES),
+    "multihop": len(COLORS), "nearest": len(CATEGORIES), "superlative": len(CATEGORIES), "caption": len(COLORS) * len(CATEGORIES),
 }  # fmt: skip
 MAX_NEW_TOKENS = 12
 ROOMS_AT_ONCE = 8
@@ -49,18 +54,43 @@ SEEDS_APART = 100_000  # --seed S takes the rooms S * 100000 and up
 
 @dataclass
 class Tally:
-    """Right or wrong per metric; chance per question; true answers per kind."""
+    """What the questions so far came to.
+
+    right (0 or 1), chance: per metric, one entry a question; answers: true ones by kind; said: prediction and truth of the questions
+    that ScanQA would ask; ious, unique: per phrase with a target; unanswered: questions the model gave no text for, counted as wrong.
+    """
 
     right: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     chance: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     answers: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    said: list[tuple[str, str]] = field(default_factory=list)
+    ious: list[float] = field(default_factory=list)
+    unique: list[bool] = field(default_factory=list)
     methods: Counter[str] = field(default_factory=Counter)
     keep_ratios: list[float] = field(default_factory=list)
-    spatial_tokens: list[float] = field(default_factory=list)
+    spatial_tokens: list[int] = field(default_factory=list)
+    tokens_kept: list[int] = field(default_factory=list)
+    asked: int = 0
+    unanswered: int = 0
 
     def add(self, metric: str, right: float, chance: float) -> None:
         self.right[metric].append(right)
         self.chance[metric].append(chance)
+
+    def reply(self, ask: Callable[[Question], Answer], question: Question) -> Answer | None:
+        """The answer, its tokens counted; None where the model gave no text. Raises what else goes wrong."""
+        self.asked += 1
+        try:
+            answer = ask(question)
+        except ModelError as error:
+            if type(error) is not ModelError or error.__cause__ is not None:  # memory, or torch's own failure
+                raise
+            self.unanswered += 1
+            return None
+        self.keep_ratios.append(answer.tokens.keep_ratio_achieved)
+        self.spatial_tokens.append(answer.tokens.spatial_total)
+        self.tokens_kept.append(answer.tokens.spatial_kept)
+        return answer
 
 
 def open_pipeline(model: Path, strategy: str, keep: float | None, precision: str = "auto") -> Ada3DPipeline:
@@ -98,42 +128,48 @@ def ask_room(pipeline: Ada3DPipeline, asked: Sequence[RoomQuestion], boxes: dict
         if question.phrase:
             _ground(pipeline, question, boxes, tally)
             continue
-        answer = pipeline.ask(Question(question.text, want_boxes=False, max_new_tokens=MAX_NEW_TOKENS))
-        right = normal_form(answer.text) == normal_form(question.answer)
-        tally.add(question.kind, float(right), 1.0 / POSSIBLE_ANSWERS[question.kind])
+        asking = Question(question.text, want_boxes=False, max_new_tokens=MAX_NEW_TOKENS)
+        answer = tally.reply(pipeline.ask, asking)
+        text = "" if answer is None else answer.text
+        tally.add(question.kind, float(normal_form(text) == normal_form(question.answer)), 1.0 / _possible(question))
         tally.answers[question.kind][question.answer] += 1
-        tally.keep_ratios.append(answer.tokens.keep_ratio_achieved)
-        tally.spatial_tokens.append(answer.tokens.spatial_total)
+        if question.kind not in ("caption", "relation"):  # Scan2Cap's and SQA3D's, as world/export sorts them
+            tally.said.append((text, question.answer))
+
+
+def _possible(question: RoomQuestion) -> int:
+    """How many answers such a question may have."""
+    if question.kind == "superlative" and "color" in question.text:
+        return len(COLORS)
+    return POSSIBLE_ANSWERS[question.kind]
 
 
 def _ground(pipeline: Ada3DPipeline, question: RoomQuestion, boxes: dict[int, Box3D], tally: Tally) -> None:
-    answer = pipeline.ground(Question(question.phrase, max_new_tokens=MAX_NEW_TOKENS))
+    answer = tally.reply(pipeline.ground, Question(question.phrase, max_new_tokens=MAX_NEW_TOKENS))
+    found = () if answer is None else answer.boxes
     if question.target is None:
-        tally.add("absent_false_box_rate", float(bool(answer.boxes)), 1.0)
+        tally.add("absent_false_box_rate", float(bool(found)), 1.0)
         return
     target = boxes[question.target]
-    best = max(answer.boxes, key=lambda b: -1.0 if np.isnan(b.score) else b.score, default=None)
+    best = max(found, key=lambda b: -1.0 if np.isnan(b.score) else b.score, default=None)
     iou = iou_axis_aligned(best, target) if best is not None else 0.0
     tally.methods[best.method.name.lower() if best is not None else "none"] += 1
-    for threshold in (25, 50):
-        by_luck = float(np.mean([iou_axis_aligned(b, target) * 100 >= threshold for b in boxes.values()]))
-        name = "unique" if question.unique else "distractor"
-        tally.add(f"grounding_{name}_acc{threshold}", float(iou * 100 >= threshold), by_luck)
-
-
-def wilson(right: float, count: int) -> tuple[float, float]:
-    """The 95 % interval of a share."""
-    z = 1.96
-    middle = (right + z * z / (2 * count)) / (1 + z * z / count)
-    half = z / (1 + z * z / count) * np.sqrt(right * (1 - right) / count + z * z / (4 * count * count))
-    return float(middle - half), float(middle + half)
+    tally.ious.append(iou)
+    tally.unique.append(question.unique)
+    name = "unique" if question.unique else "distractor"
+    for percent in IOU_PERCENT:
+        by_luck = float(np.mean([is_found(iou_axis_aligned(box, target), percent) for box in boxes.values()]))
+        tally.add(f"grounding_{name}_acc{percent}", float(is_found(iou, percent)), by_luck)
 
 
 def evaluate(
     pipeline: Ada3DPipeline, split: str, seed: int, scenes: int, level: int, shuffle: bool, side: int
 ) -> dict[str, Any]:
-    """`metrics` and `details` over `scenes` fresh rooms. Raises ConfigError."""
-    tally, started, questions = Tally(), time.perf_counter(), 0
+    """Results over `scenes` fresh rooms seen at side px; every one of METRICS is there, None where nothing was asked.
+
+    shuffle: the questions of room i about the views of room i + 1. Raises ConfigError, ModelError.
+    """
+    tally, started = Tally(), time.perf_counter()
     before: tuple[list[RoomQuestion], dict[int, Box3D]] | None = None
     with tqdm(total=scenes, desc="rooms", mininterval=2) as bar:
         for start in range(0, scenes, ROOMS_AT_ONCE):
@@ -147,42 +183,64 @@ def evaluate(
                 if about is not None:  # shuffled, the first room's views answer nothing
                     look(pipeline, frames_of(rooms, views, b))
                     ask_room(pipeline, *about, tally)
-                    questions += len(about[0])
                 bar.update()
     seconds = time.perf_counter() - started
-    metrics = {name: float(np.mean(values)) for name, values in sorted(tally.right.items())}
-    details = {
-        name: {
-            "n": len(values),
-            "chance": float(np.mean(tally.chance[name])),
-            "majority": max(tally.answers[name].values()) / len(values) if name in tally.answers else None,
-            "interval": wilson(metrics[name], len(values)),
+    results = summary(tally)
+    results |= {"scenes": scenes, "level": level, "split": split, "shuffled": shuffle}
+    return results | {"seconds": seconds, "seconds_per_question": seconds / max(tally.asked, 1)}
+
+
+def summary(tally: Tally) -> dict[str, Any]:
+    """The numbers of a tally, NaN where there is nothing to take them of; `as_published`: the same answers scored as ScanQA and
+    ScanRefer score theirs."""
+    metrics, details = {}, {}
+    for name in METRICS:
+        right, answers = tally.right.get(name, []), tally.answers.get(name)
+        metrics[name] = _mean(right)
+        details[name] = {
+            "n": len(right),
+            "chance": _mean(tally.chance.get(name, [])),
+            "majority": max(answers.values()) / len(right) if answers else None,
+            "interval": wilson(metrics[name], len(right)),
         }
-        for name, values in sorted(tally.right.items())
-    }
     return {
         "metrics": metrics,
         "details": details,
-        "scenes": scenes,
-        "level": level,
-        "split": split,
-        "shuffled": shuffle,
+        "as_published": {
+            "scanqa": scanqa_scores([p for p, _ in tally.said], [[truth] for _, truth in tally.said]),
+            "scanrefer": scanrefer_scores(tally.ious, tally.unique),
+        },
         "grounded_by": dict(tally.methods),
-        "keep_ratio": float(np.nanmean(tally.keep_ratios)),
-        "spatial_tokens": float(np.mean(tally.spatial_tokens)),
-        "seconds": seconds,
-        "seconds_per_question": seconds / max(questions, 1),
+        "keep_ratio": _mean(tally.keep_ratios),
+        "spatial_tokens": _mean(tally.spatial_tokens),
+        "tokens_kept": _mean(tally.tokens_kept),
+        "questions": tally.asked,
+        "unanswered": tally.unanswered,
     }
 
 
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values)) if values else float("nan")
+
+
 def table(results: dict[str, Any]) -> str:
-    """One line a metric: value, interval, n, chance, majority."""
+    """One line a metric that was asked for: value, interval, n, chance, majority."""
     lines = [f"{'metric':<28}{'value':>7}  {'95 % interval':<15}{'n':>5}{'chance':>8}{'majority':>10}"]
     for name, value in results["metrics"].items():
         d = results["details"][name]
+        if d["n"] == 0:
+            continue
         majority = "" if d["majority"] is None else f"{d['majority']:.2f}"
         low, high = d["interval"]
         lines.append(f"{name:<28}{value:>7.3f}  {low:.2f} to {high:.2f}   {d['n']:>5}{d['chance']:>8.2f}{majority:>10}")
+    lines.append(
+        f"{results['tokens_kept']:.0f} of {results['spatial_tokens']:.0f} spatial tokens kept to the end, keep ratio "
+        f"{results['keep_ratio']:.2f}; {results['seconds_per_question'] * 1000:.0f} ms a question, views included"
+    )
+    if results["unanswered"]:
+        lines.append(f"{results['unanswered']} of {results['questions']} questions got no text and count as wrong.")
+    if results["shuffled"]:
+        lines.append("SHUFFLED: asked about another room's views; what is known blindly is the majority column.")
     return "\n".join(lines)
 
 
@@ -211,8 +269,14 @@ def main(argv: list[str]) -> int:
 
     def work() -> None:
         least = 2 if options.shuffle_scenes else 1
-        if options.scenes < least:
-            raise ConfigError(f"--scenes {options.scenes}: at least {least}.")
+        if not least <= options.scenes <= SEEDS_APART:
+            raise ConfigError(f"--scenes {options.scenes}: at least {least}, at most {SEEDS_APART}.")
+        if options.seed < 0:
+            raise ConfigError(f"--seed {options.seed}: 0 or more.")
+        if options.threads < 1:
+            raise ConfigError(f"--threads {options.threads}: at least 1.")
+        if options.keep is not None and options.strategy == "none":
+            raise ConfigError("--keep is a strategy's: name one with --strategy.")
         if options.json:
             check_writable(options.json, "--json")
         if options.export:
@@ -244,12 +308,13 @@ def main(argv: list[str]) -> int:
             "model": info.name,
             "sha256": info.sha256,
             "strategy": options.strategy,
+            "keep_requested": pipeline.config.pruning.keep_ratio if options.strategy != "none" else None,
             "random_weights": info.random_weights,
         }
         print(table(results))
         if info.random_weights:
             print("RANDOM WEIGHTS: these numbers say what chance looks like.")
         if options.json:
-            print(f"wrote {write_results(options.json, results, info.device, options.seed)}")
+            print(f"wrote {write_results(options.json, plain(results), info.device, options.seed)}")
 
     return run_verb("eval", work)

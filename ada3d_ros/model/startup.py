@@ -72,7 +72,7 @@ def embedded_model_path() -> Path:
     path = Path(__file__).resolve().parents[1] / "models" / "embedded"
     if not (path / "config.json").is_file():
         raise ConfigError(
-            f"the embedded model is not at {path}: name a checkpoint folder, or train one (`ada3d train --help`)."
+            f"the embedded model is not at {path}: name a checkpoint folder (--model or model.path), or train one (`ada3d train --help`)."
         )
     return path
 
