@@ -23,7 +23,7 @@ HEAD = """# The embedded model
 
 A small LLaVA-3D for generated rooms, made by `ada3d train` from nothing; see docs/training.md for world, sizes and curriculum. Licence: that of the package.
 It answers short questions about ten kinds of furniture in eight colours and grounds phrases about them, in rooms drawn by `ada3d_ros/world`. It has never seen a photograph: on real
-images its answers are guesses. It does not know left from right, and what is nearest only sometimes: see the rows against their chance.
+images its answers are guesses. Relations stay at their majority rate, and what is nearest it finds only sometimes: see the rows against chance and majority.
 
 Training: {trained_on}, on two shared CPU cores, about half an hour; seed 0; training rooms are those of split `train`.
 Weights: bfloat16, sha256 {sha256}. Boxes of a score below {threshold} are not shown.

@@ -214,7 +214,7 @@ def summary(tally: Tally) -> dict[str, Any]:
         "keep_ratio": _mean(tally.keep_ratios),
         "spatial_tokens": _mean(tally.spatial_tokens),
         "tokens_kept": _mean(tally.tokens_kept),
-        "questions": tally.asked,
+        "n": tally.asked,
         "unanswered": tally.unanswered,
     }
 
