@@ -18,9 +18,7 @@ from ada3d_ros.config import AgentConfig
 from ada3d_ros.engine.choose import ChosenTokens
 from ada3d_ros.engine.information import decoder_shape
 from ada3d_ros.engine.look import patch_tokens, scene_tokens
-from ada3d_ros.engine.pointing import point_at
-from ada3d_ros.engine.prefill import PrefillOutput, prefill
-from ada3d_ros.engine.relevance import NEUTRAL_PHRASE, attention_to_scene, find_peak, guess_at
+from ada3d_ros.engine.prefill import prefill
 from ada3d_ros.engine.scene_pruning import Once, ScenePruning
 from ada3d_ros.engine.speak import speak
 from ada3d_ros.engine.timing import StageClock
@@ -32,9 +30,9 @@ from ada3d_ros.errors import (
     OutOfMemoryError,
     QuestionTooLongError,
 )
-from ada3d_ros.grounding import boxes_near, find_boxes, refine_boxes
+from ada3d_ros.ground_phrase import GROUNDING_PROMPT, find_by_relevance, point_at_phrase
+from ada3d_ros.grounding import find_boxes
 from ada3d_ros.model.checkpoint import LoadedModel
-from ada3d_ros.model.grounding_head import LoadedHead
 from ada3d_ros.model.prompt import ParsedQuestion, check_question, parse_coordinates, render_question
 from ada3d_ros.model.startup import check_model, device_memory_mib, open_model
 from ada3d_ros.pruning.strategies import Policy
@@ -59,9 +57,6 @@ from ada3d_ros.types import (
 logger = logging.getLogger(__name__)
 
 MAX_PROMPT_CHARS = 100_000  # a question within question.max_chars, and the template around it
-GROUNDING_PROMPT = "Please output the 3D bounding box of {phrase}."
-LOCATED_PROMPT = "The related object is located at [{x:.3f}, {y:.3f}, {z:.3f}]. Please output the 3D bounding box of the object and then describe the object."
-NOT_SEEN = "I have not seen {phrase}."
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -277,12 +272,17 @@ class Ada3DPipeline:
             raise ModelError("the model gave no text for this question; ask in other words.")
         with clock.stage("postprocess_s"):
             if head is not None:
-                boxes = self._point(head, question, prefilled, chosen, scene, hooks)
-                text = text if boxes else NOT_SEEN.format(phrase=question.phrase)
+                boxes, text = point_at_phrase(
+                    head, prefilled, chosen.tokens.xyz_m, question, config, scene.frames, text, hooks
+                )
             else:
                 boxes = self._boxes(text, question, scene, hooks)
                 if question.phrase and not boxes and question.scope is Scope.SCENE:
-                    boxes = self._by_relevance(loaded, question, chosen, prompt, scene, hooks, clock)
+                    boxes = find_by_relevance(
+                        loaded, question, prompt, chosen.tokens.xyz_m, config, self._max_new_tokens(question), scene.frames,
+                        build=lambda words: self._build_prompt(loaded, parse_coordinates(words), chosen, clock),
+                        read_boxes=lambda words: self._boxes(words, question, scene, hooks), hooks=hooks,
+                    )  # fmt: skip
             in_room = question.scope is Scope.SCENE
             usage = token_usage(loaded.model.decoder, prompt, tokens, chosen, prefilled, pruner, in_room)
         return Answer(
@@ -358,42 +358,6 @@ class Ada3DPipeline:
             min_points=limits.min_support_points,
             check=hooks.check,
         )
-
-    def _point(
-        self, head: LoadedHead, question: Question, prefilled: PrefillOutput, chosen: ChosenTokens, scene: _Scene, hooks: AskHooks
-    ) -> tuple[Box3D, ...]:  # fmt: skip
-        """Boxes of the grounding head at the tokens that were kept, refined against depth."""
-        assert prefilled.states is not None
-        limits, min_score = self.config.boxes, question.min_score or self.config.boxes.min_score
-        xyz_m = chosen.tokens.xyz_m[prefilled.kept[-1]]
-        guesses = point_at(
-            head, prefilled.states, xyz_m, question.phrase, question.max_boxes or limits.max_count, min_score
-        )
-        return refine_boxes(guesses, scene.frames, limits.min_support_points, hooks.check)
-
-    def _by_relevance(
-        self, loaded: LoadedModel, question: Question, chosen: ChosenTokens, prompt: PromptSequence, scene: _Scene,
-        hooks: AskHooks, clock: StageClock,
-    ) -> tuple[Box3D, ...]:  # fmt: skip
-        """Without head or text box: where the phrase is attended to; the box is what the model writes of that place, or depth."""
-        neutral = parse_coordinates(GROUNDING_PROMPT.format(phrase=NEUTRAL_PHRASE))
-        phrases = (question.phrase, prompt), (NEUTRAL_PHRASE, self._build_prompt(loaded, neutral, chosen, clock))
-        attended = []
-        for phrase, asked in phrases:
-            hooks.check()
-            rows = len(loaded.tokenizer.encode(f"{phrase}. ASSISTANT:")) - 1
-            attended.append(attention_to_scene(loaded.model.decoder, asked, rows))
-        peak = find_peak(attended[0], attended[1], chosen.tokens.xyz_m)
-        if peak is None or peak.share < max(question.min_score, self.config.boxes.min_score):
-            return ()
-        x, y, z = peak.xyz_m.tolist()
-        located = self._build_prompt(loaded, parse_coordinates(LOCATED_PROMPT.format(x=x, y=y, z=z)), chosen, clock)
-        prefilled = prefill(loaded.model.decoder, located, self._max_new_tokens(question))
-        listening = AskHooks(check=hooks.check)
-        _, text = speak(loaded, prefilled, self.config.generation, self._max_new_tokens(question), listening)
-        written = self._boxes(text, question, scene, hooks)
-        guess = guess_at(peak, chosen.tokens.xyz_m, question.phrase)
-        return boxes_near(guess, written, scene.frames, self.config.boxes.min_support_points, hooks.check)
 
     @staticmethod
     def _used_frames(question: Question, scene: _Scene) -> Sequence[RgbdFrame]:

@@ -1,7 +1,7 @@
 """Who may import whom, read from the source: layers, ROS at the border only, names and sizes.
 
 The layers: types, errors <- config, geometry <- world, sources, scene, model, pruning <- engine <- pipeline <- ros, eval,
-train <- cli; grounding stands between geometry and pipeline.
+train <- cli; grounding stands between geometry and pipeline, ground_phrase between engine and pipeline.
 """
 
 import ast
@@ -20,7 +20,7 @@ PACKAGE = "ada3d_ros"
 _BOUNDARY = {"errors", "types"}
 _BASE = _BOUNDARY | {"config", "geometry"}
 _ENGINE = _BASE | {"world", "sources", "scene", "model", "pruning", "engine"}
-_PIPELINE = _ENGINE | {"grounding", "pipeline"}
+_PIPELINE = _ENGINE | {"grounding", "ground_phrase", "pipeline"}
 MAY_IMPORT: dict[str, set[str]] = {
     "__init__": set(),
     "errors": set(),
@@ -29,11 +29,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "geometry": _BOUNDARY,
     "grounding": _BOUNDARY | {"geometry"},
     "world": _BASE,
-    "sources": _BASE,
+    "sources": _BASE | {"world"},
     "scene": _BASE,
     "model": _BASE,
     "pruning": _BASE,
     "engine": _ENGINE - {"engine"},
+    "ground_phrase": _ENGINE | {"grounding"},
     "pipeline": _PIPELINE - {"pipeline"},
     "results": set(),
     "report": _BOUNDARY | {"geometry"},

@@ -12,8 +12,8 @@ from ada3d_ros.errors import CheckpointError
 from ada3d_ros.model.grounding_head import GroundingHead, save_grounding_head
 from ada3d_ros.model.random_checkpoint import TINY_CONFIG, write_random_checkpoint
 from ada3d_ros.pipeline import Ada3DPipeline
-from ada3d_ros.sources.synthetic import build_box_room
 from ada3d_ros.types import Answer, GroundingMethod, Question, Scope
+from test.box_room import build_box_room
 
 NO_WISHES = Question("")
 WIDTH = TINY_CONFIG.decoder.hidden_size

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from ada3d_ros.geometry.boxes import corners, iou_axis_aligned
 from ada3d_ros.grounding import MAX_COORDINATE_M, MAX_EVIDENCE, MAX_EXTENT_M, MAX_YAW_RAD, check_support, parse_boxes
-from ada3d_ros.sources.synthetic import build_box_room
 from ada3d_ros.types import Box3D, GroundingMethod
+from test.box_room import build_box_room
 
 ROOM = build_box_room(num_views=6, width=160, height=120)
 

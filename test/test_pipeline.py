@@ -31,10 +31,11 @@ from ada3d_ros.errors import (
     QuestionTooLongError,
     RequestTimeoutError,
 )
+from ada3d_ros.ground_phrase import GROUNDING_PROMPT
 from ada3d_ros.model.random_checkpoint import write_random_checkpoint
-from ada3d_ros.pipeline import GROUNDING_PROMPT, Ada3DPipeline
-from ada3d_ros.sources.synthetic import build_box_room
+from ada3d_ros.pipeline import Ada3DPipeline
 from ada3d_ros.types import Answer, AskHooks, GroundingMethod, Question, Scope, Stage, StageTimings, StopReason
+from test.box_room import build_box_room
 
 ROOM = build_box_room(num_views=5, width=160, height=120)
 BOX = ROOM.boxes[0]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from ada3d_ros.engine.prefill import FinalStates
-from ada3d_ros.model.grounding_head import LoadedHead
+from ada3d_ros.errors import ModelError
+from ada3d_ros.model.grounding_head import HEAD_FILE, LoadedHead
 from ada3d_ros.types import Box3D, GroundingMethod
 
 PEAK_RADIUS_M = 0.8  # tokens this near the strongest one belong to its peak
@@ -21,13 +22,17 @@ def point_at(
     """Boxes in the world frame, best first; none where the head says that what was asked for is not there.
 
     states: of a prefill; xyz_m (N, 3) float32 of its kept tokens. min_score: the larger of it and the head's own threshold counts.
-    score = sigmoid(presence) * share of the peak's mass in the largest one's.
+    score = sigmoid(presence) * share of the peak's mass in the largest one's. Raises ModelError where the head's output is not finite.
     """
     head, threshold = loaded.head, max(loaded.threshold, min_score)
     query, tokens = states.query.float()[None, None], states.spatial.float()[None]
     if not tokens.shape[1]:
         return []
     logits, presence = head.point(query, tokens)
+    if not bool(torch.isfinite(logits).all() & torch.isfinite(presence).all()):
+        raise ModelError(
+            f"the grounding head's output is not finite: {HEAD_FILE} is damaged; copy it again, or delete it to ground without a head."
+        )
     weights, there = logits[0, 0].float().softmax(-1), float(presence[0, 0].float().sigmoid())
     boxes: list[Box3D] = []
     free, largest = torch.ones_like(weights, dtype=torch.bool), 0.0

@@ -26,8 +26,8 @@ from ada3d_ros.scene.keyframes import KeyframeBuffer
 from ada3d_ros.scene.views import build_multiview
 from ada3d_ros.sources.bag import BagSource
 from ada3d_ros.sources.folder import FolderSource
-from ada3d_ros.sources.synthetic import build_box_room
 from ada3d_ros.types import ModelInfo, MultiViewInput, PromptSequence, RgbdFrame, SpatialTokens
+from ada3d_ros.world.generated import generate_room
 
 SOURCE_HELP = "a rosbag2 folder, a posed RGB-D folder, or room:SEED for a generated room"
 DEFAULT_QUESTIONS = (
@@ -56,7 +56,7 @@ def open_frames(source: str, config: AgentConfig) -> Iterable[RgbdFrame]:
     """The frames of a source as SOURCE_HELP describes it. Raises SourceError."""
     kind, _, seed = source.partition(":")
     if kind == "room" and (seed.isdigit() or not seed):
-        return build_box_room(int(seed or 0), num_views=20).frames
+        return generate_room(int(seed or 0), level=2).frames
     path = Path(source)
     if not path.is_dir():
         raise SourceError(f"{source} is not a folder; give {SOURCE_HELP}.")

@@ -117,9 +117,15 @@ def inspect_grounding_head(folder: Path, width: int) -> Mapping[str, object] | N
         raise CheckpointError(
             f"{path} is damaged ({error}): copy it again, or delete it to ground without a head."
         ) from None
-    if facts.get("format") != FORMAT:
+    found = facts.get("format") if isinstance(facts, dict) else None
+    if found != FORMAT:
         raise CheckpointError(
-            f"{path} has format {facts.get('format')!r}, expected {FORMAT!r}: it is not a grounding head of this package."
+            f"{path} has format {found!r}, expected {FORMAT!r}: it is not a grounding head of this package."
+        )
+    if not _is_number(facts.get("head_width"), 1, 2**20) or not _is_number(facts.get("threshold"), 0.0, 1.0):
+        raise CheckpointError(
+            f"{path} is damaged (its header says head_width {facts.get('head_width')!r}, threshold {facts.get('threshold')!r}): copy "
+            "it again, or delete it to ground without a head."
         )
     if facts.get("width") != width:
         raise CheckpointError(
@@ -134,6 +140,11 @@ def inspect_grounding_head(folder: Path, width: int) -> Mapping[str, object] | N
             f"{path}: {', '.join(wrong[:4])} missing, unexpected or of another shape: copy the file again."
         )
     return cast(Mapping[str, object], facts)
+
+
+def _is_number(value: object, low: float, high: float) -> bool:
+    """Whether a header's value is a number within bounds, NaN and true excluded."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high
 
 
 def load_grounding_head(folder: Path, width: int, device: torch.device | str = "cpu") -> LoadedHead | None:

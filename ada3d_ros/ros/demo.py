@@ -11,12 +11,10 @@ import math
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from ada3d_ros.errors import Ada3DError, ErrorCode
 from ada3d_ros.geometry.boxes import iou_axis_aligned
@@ -28,11 +26,9 @@ from ada3d_ros.ros.conversions import LATENCY_STAGES
 from ada3d_ros.ros.peer import AgentPeer, PeerError, start_verb
 from ada3d_ros.sources.bag_writer import BagOptions, write_bag
 from ada3d_ros.srv import GetModelInfo, GroundObject, QueryScene
-from ada3d_ros.types import Box3D, RgbdFrame
-from ada3d_ros.world.graph import graphs
+from ada3d_ros.types import Box3D
+from ada3d_ros.world.generated import GeneratedRoom, generate_room
 from ada3d_ros.world.questions import RoomQuestion, make_questions
-from ada3d_ros.world.render import frames_of, render, true_boxes
-from ada3d_ros.world.rooms import make_rooms
 
 SIDE_PX = 384
 ASKED = ("existence", "color", "category", "count", "superlative", "caption", "grounding", "grounding", "absent")
@@ -47,23 +43,6 @@ NEVER_TRAINED = "The model has random weights, it was never trained: its answers
 
 def _say(text: str) -> None:
     print(f"\n== {text}", flush=True)
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class _Room:
-    """A generated room: what the camera saw, what is there, and what to ask."""
-
-    frames: tuple[RgbdFrame, ...]
-    boxes: tuple[Box3D, ...]
-    questions: tuple[RoomQuestion, ...]
-
-
-def _make_room(seed: int) -> _Room:
-    """A room of the test split, which no training saw, in pictures of SIDE_PX, and one question of each kind that it allows."""
-    rooms = make_rooms("test", torch.tensor([seed]))
-    known = graphs(rooms)[0]
-    questions = make_questions(known, seed, ASKED, len(ASKED))
-    return _Room(frames_of(rooms, render(rooms, SIDE_PX), 0), true_boxes(rooms, 0), tuple(questions))
 
 
 def _asked(answer: Any, how: str, truth: str) -> AskedQuestion:
@@ -86,7 +65,7 @@ def _box_of(message: Any) -> Box3D:
     )
 
 
-def _compare(room: _Room, grounded: dict[int, Any]) -> list[ComparedBox]:
+def _compare(room: GeneratedRoom, grounded: dict[int, Any]) -> list[ComparedBox]:
     """Every true box with the best box of the question that asked for it (grounded: by the object's place in the list)."""
     compared = []
     for number, true in enumerate(room.boxes):
@@ -107,10 +86,10 @@ def _collect(peer: AgentPeer, bag: Path, rate: float) -> int:
     return int(peer.statuses[-1].keyframes)
 
 
-def _ask_all(peer: AgentPeer, room: _Room) -> tuple[list[AskedQuestion], dict[int, Any]]:
+def _ask_all(peer: AgentPeer, questions: Sequence[RoomQuestion]) -> tuple[list[AskedQuestion], dict[int, Any]]:
     """Every question pruned as configured and again with all tokens; the answers, and those that ground an object by its number."""
     asked, grounded = [], {}
-    for question in room.questions:
+    for question in questions:
         for keep_ratio in (0.0, 1.0):
             if question.phrase:
                 answer = peer.call(
@@ -132,7 +111,7 @@ def run(out: Path, seed: int, rate: float, model: Path | None) -> Path:
     started = time.monotonic()
     out.mkdir(parents=True, exist_ok=True)
     _say(f"a generated room (seed {seed}) becomes a bag")
-    room = _make_room(seed)
+    room = generate_room(seed, level=1, side_px=SIDE_PX)  # of the test split, which no training saw
     bag = out / "room_bag"
     print(f"{write_bag(room.frames, bag, BagOptions(overwrite=True))} frames in {bag}")
     _say("the node starts, the player plays the bag into it")
@@ -146,7 +125,7 @@ def run(out: Path, seed: int, rate: float, model: Path | None) -> Path:
         print(f"{_collect(peer, bag, rate)} keyframes kept")
         info = peer.call(GetModelInfo, "get_model_info", GetModelInfo.Request())
         _say("questions" + (" (RANDOM WEIGHTS: the answers are meaningless)" if info.random_weights else ""))
-        asked, grounded = _ask_all(peer, room)
+        asked, grounded = _ask_all(peer, make_questions(room.graph, seed, ASKED, len(ASKED)))
     _say("the model's boxes beside the true ones")
     boxes = _compare(room, grounded)
     for number, compared in enumerate(boxes):

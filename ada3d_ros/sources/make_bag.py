@@ -12,8 +12,9 @@ from ada3d_ros.errors import Ada3DError, SourceError
 from ada3d_ros.sources.bag_writer import BagOptions, write_bag
 from ada3d_ros.sources.folder import ROTATIONS_XYZW, FolderOptions, FolderSource, parse_rotation
 from ada3d_ros.sources.layouts import LAYOUTS
-from ada3d_ros.sources.synthetic import BoxRoom, build_box_room
 from ada3d_ros.types import RgbdFrame
+from ada3d_ros.world.generated import GeneratedRoom, generate_room
+from ada3d_ros.world.rooms import NUM_VIEWS
 
 EPILOG = """layouts:
   tum      rgb.txt depth.txt groundtruth.txt (TUM RGB-D SLAM Dataset); depth scale 5000
@@ -29,7 +30,7 @@ topics written:
 examples:
   ada3d make-bag ~/data/rgbd_dataset_freiburg3_long_office -o office --intrinsics 535.4 539.2 320.1 247.6
   ada3d make-bag scene0011_00 -o scene0011 --fps 30
-  ada3d make-bag --synthetic --seed 3 --views 40 -o room
+  ada3d make-bag --synthetic --seed 3 --level 2 -o room
 """
 
 
@@ -74,10 +75,14 @@ def build_parser() -> argparse.ArgumentParser:
         "--synthetic", action="store_true", help="write a generated room; its true boxes go to BAG/boxes.json"
     )
     room.add_argument("--seed", type=int, default=0, help="of the room (default 0)")
-    room.add_argument("--views", type=int, default=20, help="frames (default 20)")
     room.add_argument(
-        "--size", type=int, nargs=2, default=(320, 240), metavar=("W", "H"), help="image size in px (default 320 240)"
+        "--level",
+        type=int,
+        default=1,
+        choices=tuple(NUM_VIEWS),
+        help="1: 8 views, objects turned by quarters; 2: up to 20 views",
     )
+    room.add_argument("--side", type=int, default=384, metavar="PX", help="of the square images (default 384)")
     return parser
 
 
@@ -118,16 +123,15 @@ def _make_from_folder(args: argparse.Namespace, options: BagOptions) -> None:
 
 
 def _make_synthetic(args: argparse.Namespace, options: BagOptions) -> None:
-    width, height = args.size
-    if args.views < 1 or width < 8 or height < 8:
-        raise SourceError(f"--views {args.views} --size {width} {height}: at least 1 view of 8 x 8 px.")
-    room = build_box_room(args.seed, args.views, width, height)
+    if args.side < 8:
+        raise SourceError(f"--side {args.side}: at least 8 px.")
+    room = generate_room(args.seed, args.level, args.side)
     count = write_bag(_with_progress(room.frames, len(room.frames)), args.output, options)
     (args.output / "boxes.json").write_text(json.dumps(_to_json(room, args.seed), indent=1) + "\n", encoding="utf-8")
     print(f"wrote {count} frames and {len(room.boxes)} true boxes (boxes.json) to {args.output}")
 
 
-def _to_json(room: BoxRoom, seed: int) -> dict[str, object]:
+def _to_json(room: GeneratedRoom, seed: int) -> dict[str, object]:
     boxes = [
         {"label": b.label, "center_m": b.center_m.tolist(), "size_m": b.size_m.tolist(), "yaw_rad": b.yaw_rad}
         for b in room.boxes

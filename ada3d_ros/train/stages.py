@@ -27,15 +27,15 @@ class Stage:
 
 
 STAGES = (
-    Stage("symbolic", "symbolic", 60_000, 8, 17, 2e-3, per_object=1, background=3),
-    Stage("points", "symbolic", 24_000, 8, 17, 1.5e-3, per_object=5, background=16),
-    Stage("oracle", "oracle", 16_000, 4, 24, 1e-3),
-    Stage("vision", "patches", 40_000, 4, 0, 2e-3, decay=0.3),
-    Stage("features", "features", 16_000, 4, 24, 1e-3, decay=0.4),
-    Stage("images", "images", 8_000, 4, 24, 3e-4, decay=0.6),
+    Stage("symbolic", "symbolic", 16_000, 8, 22, 2e-3, per_object=1, background=3),
+    Stage("points", "symbolic", 2_000, 8, 22, 1.5e-3, per_object=5, background=16),
+    Stage("oracle", "oracle", 2_000, 4, 24, 1e-3),
+    Stage("vision", "patches", 12_000, 4, 0, 2e-3, decay=0.3),
+    Stage("features", "features", 5_000, 4, 24, 1e-3, decay=0.4),
+    Stage("images", "images", 1_000, 4, 24, 2e-4, decay=0.6),
 )
-# How often each kind of question is asked; one round is 17.
+# How often each kind of question is asked; one round is 22. Those that take several steps of thought come often: they are learned last.
 MIX = (
-    "existence", "existence", "color", "color", "category", "category", "category", "grounding", "grounding", "grounding",
-    "absent", "count", "nearest", "relation", "superlative", "multihop", "caption",
+    *("existence",) * 2, *("color",) * 2, *("category",) * 2, *("grounding",) * 3, "absent", *("count",) * 2, *("nearest",) * 3,
+    *("relation",) * 3, "superlative", *("multihop",) * 2, "caption",
 )  # fmt: skip

@@ -12,8 +12,8 @@ from ada3d_ros.geometry.boxes import iou_oriented, points_inside
 from ada3d_ros.geometry.fusion import count_support, fit_box, fuse_depth, largest_component, measure_box
 from ada3d_ros.geometry.pose import invert_pose, pose_from_quaternion
 from ada3d_ros.sources.folder import FolderOptions, FolderSource
-from ada3d_ros.sources.synthetic import build_box_room
 from ada3d_ros.types import Box3D, RgbdFrame
+from test.box_room import build_box_room
 
 T_OPTICAL_BODY = pose_from_quaternion((0, 0, 0), (0.5, -0.5, 0.5, 0.5))
 

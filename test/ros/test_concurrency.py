@@ -34,9 +34,9 @@ from ada3d_ros.pipeline import Ada3DPipeline
 from ada3d_ros.ros.node import build_node
 from ada3d_ros.ros.requests import BURST_QOS
 from ada3d_ros.ros.worker import Job, RequestWorker
-from ada3d_ros.sources.synthetic import build_box_room
 from ada3d_ros.srv import GetModelInfo, GroundObject, QueryScene
 from ada3d_ros.types import AskHooks, Question
+from test.box_room import build_box_room
 from test.ros.conftest import Harness, Spinner, frame_messages, free_domain, scripted, wait_until
 
 Start = Callable[..., Harness]

@@ -16,8 +16,9 @@ from ada3d_ros.sources.bag import BagSource
 from ada3d_ros.sources.bag_writer import BagOptions, to_millimetres, write_bag
 from ada3d_ros.sources.folder import FolderOptions, FolderSource
 from ada3d_ros.sources.make_bag import main
-from ada3d_ros.sources.synthetic import build_box_room
 from ada3d_ros.sources.topics import BagTopics, detect_topics
+from ada3d_ros.world.generated import generate_room
+from test.box_room import build_box_room
 
 STORE = get_typestore(Stores.ROS2_JAZZY)
 FRAMES = build_box_room(num_views=5, width=64, height=48).frames
@@ -268,12 +269,12 @@ def test_topics_are_detected_and_doubt_is_refused():
 
 def test_make_bag_of_a_generated_room(tmp_path, capsys):
     out = tmp_path / "deep" / "room"
-    arguments = ["--synthetic", "--seed", "2", "--views", "3", "--size", "64", "48", "-o", str(out), "--raw"]
+    arguments = ["--synthetic", "--seed", "2", "--side", "64", "-o", str(out), "--raw"]
     assert main(arguments) == 0
     captured = capsys.readouterr()
-    assert "wrote 3 frames and 4 true boxes" in captured.out
-    assert "3/3 frames" in captured.err
-    room = build_box_room(2, 3, 64, 48)
+    room = generate_room(2, 1, 64)
+    assert f"wrote 8 frames and {len(room.boxes)} true boxes" in captured.out
+    assert "8/8 frames" in captured.err
     assert_same_frames(list(BagSource(out)), room.frames)
     boxes = json.loads((out / "boxes.json").read_text())["boxes"]
     assert boxes[0]["center_m"] == room.boxes[0].center_m.tolist()
