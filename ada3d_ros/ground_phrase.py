@@ -14,7 +14,7 @@ from ada3d_ros.config import AgentConfig
 from ada3d_ros.engine.pointing import point_at
 from ada3d_ros.engine.prefill import PrefillOutput, prefill
 from ada3d_ros.engine.relevance import NEUTRAL_PHRASE, attention_to_scene, find_peak, guess_at
-from ada3d_ros.engine.speak import speak
+from ada3d_ros.engine.speak import speak, stop_asked
 from ada3d_ros.errors import RequestError
 from ada3d_ros.grounding import boxes_near, refine_boxes
 from ada3d_ros.model.checkpoint import LoadedModel
@@ -51,7 +51,7 @@ def point_at_phrase(
         question.min_score or limits.min_score,
     )
     boxes = refine_boxes(guesses, frames, limits.min_support_points, hooks.check)
-    found_nothing = not boxes and not _is_stopped(hooks)
+    found_nothing = not boxes and stop_asked(hooks) is None
     return boxes, NOT_SEEN.format(phrase=question.phrase) if found_nothing else text
 
 
@@ -86,11 +86,3 @@ def find_by_relevance(
     except RequestError as error:
         logger.info("no box for %r by relevance: %s", question.phrase, error)
         return ()
-
-
-def _is_stopped(hooks: AskHooks) -> bool:
-    try:
-        hooks.check()
-    except RequestError:
-        return True
-    return False

@@ -20,7 +20,7 @@ from ada3d_ros.engine.information import decoder_shape
 from ada3d_ros.engine.look import patch_tokens, scene_tokens
 from ada3d_ros.engine.prefill import prefill
 from ada3d_ros.engine.scene_pruning import Once, ScenePruning
-from ada3d_ros.engine.speak import speak
+from ada3d_ros.engine.speak import speak, stop_asked
 from ada3d_ros.engine.timing import StageClock
 from ada3d_ros.engine.usage import token_usage
 from ada3d_ros.errors import (
@@ -283,6 +283,9 @@ class Ada3DPipeline:
                         build=lambda words: self._build_prompt(loaded, parse_coordinates(words), chosen, clock),
                         read_boxes=lambda words: self._boxes(words, question, scene, hooks), hooks=hooks,
                     )  # fmt: skip
+            stop_reason = output.stop_reason
+            if question.phrase and not boxes:  # a search cut short has not found that there is nothing
+                stop_reason = stop_asked(hooks) or stop_reason
             in_room = question.scope is Scope.SCENE
             usage = token_usage(loaded.model.decoder, prompt, tokens, chosen, prefilled, pruner, in_room)
         return Answer(
@@ -292,7 +295,7 @@ class Ada3DPipeline:
             stamp_ns=scene.state.newest_ns,
             frame_id=scene.keyframes[-1].frame.frame_id,
             keyframe_stamps_ns=tuple(frame.stamp_ns for frame in self._used_frames(question, scene)),
-            stop_reason=output.stop_reason,
+            stop_reason=stop_reason,
             tokens=replace(
                 usage,
                 generated=len(output.token_ids),

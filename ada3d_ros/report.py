@@ -22,6 +22,7 @@ from ada3d_ros.types import Box3D, RgbdFrame
 MAX_VIEWS = 12
 VIEW_WIDTH_PX = 240
 MAP_WIDTH_PX = 560
+TRUE_COLOUR, FOUND_COLOUR = "#888", "#0a7d33"
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
@@ -30,27 +31,32 @@ h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
 table { border-collapse: collapse; width: 100%; } th, td { text-align: left; padding: .3rem .6rem; border-bottom: 1px solid #ddd; vertical-align: top; }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
 .views { display: flex; flex-wrap: wrap; gap: 6px; } .views figure { margin: 0; } .views figcaption { font-size: 12px; color: #666; }
-.error { color: #a33; } .answer { white-space: pre-wrap; overflow-wrap: anywhere; } code { background: #f3f3f3; padding: 0 .2em; }
+.error { color: #a33; } .right { color: #0a7d33; } .answer { white-space: pre-wrap; overflow-wrap: anywhere; } code { background: #f3f3f3; padding: 0 .2em; }
 """
 
 
 @dataclass(frozen=True, slots=True)
 class AskedQuestion:
-    """One question and what came of it. latency_ms: stage -> milliseconds; stages that did not run are absent."""
+    """One question and what came of it. latency_ms: stage -> milliseconds; stages that did not run are absent.
+
+    truth: the true answer, empty where none is known; right: whether the answer agrees with it, None where nobody can say.
+    """
 
     question: str
     text: str
     error: str
     latency_ms: dict[str, float]
     tokens: str
-    truth: str = ""  # the true answer, where one is known
+    truth: str = ""
+    right: bool | None = None
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class ComparedBox:
-    """A true box and the one found for it, with their IoU (found None: nothing was found)."""
+    """A phrase, its true box (None: there is no such object) and the one found for it (None: none), with their IoU."""
 
-    true: Box3D
+    phrase: str
+    true: Box3D | None
     found: Box3D | None
     iou: float
 
@@ -83,14 +89,13 @@ def _views(frames: Sequence[RgbdFrame]) -> str:
     return f'<div class="views">{figures}</div>'
 
 
-def map_svg(frames: Sequence[RgbdFrame], boxes: Sequence[ComparedBox]) -> str:
-    """The room from above (x right, y up, metres): camera path with viewing directions, true and measured boxes."""
+def map_svg(frames: Sequence[RgbdFrame], true_boxes: Sequence[Box3D], found_boxes: Sequence[Box3D]) -> str:
+    """The room from above (x right, y up, metres): camera path with viewing directions, true boxes with their labels, found boxes."""
     path = np.array([f.T_world_cam[:2, 3] for f in frames])
     outlines = [
-        (corners(b)[:, :2], colour)
-        for m in boxes
-        for b, colour in ((m.true, "#888"), (m.found, "#0a7d33"))
-        if b is not None
+        (corners(box)[:, :2], colour)
+        for boxes, colour in ((true_boxes, TRUE_COLOUR), (found_boxes, FOUND_COLOUR))
+        for box in boxes
     ]
     points = np.concatenate([path, *(outline for outline, _ in outlines)])
     low, high = points.min(axis=0) - 0.5, points.max(axis=0) + 0.5
@@ -108,17 +113,25 @@ def map_svg(frames: Sequence[RgbdFrame], boxes: Sequence[ComparedBox]) -> str:
         shapes.append(
             f'<polygon points="{" ".join(map(pixel, around))}" fill="{colour}" fill-opacity="0.15" stroke="{colour}" stroke-width="2"/>'
         )
-    for number, m in enumerate(boxes):
-        x, y = pixel(m.true.center_m[:2]).split(",")
-        shapes.append(f'<text x="{x}" y="{y}" font-size="13" text-anchor="middle">{number}</text>')
+    for box in true_boxes:
+        x, y = pixel(box.center_m[:2]).split(",")
+        label = html.escape(box.label)
+        shapes.append(f'<text x="{x}" y="{y}" font-size="12" text-anchor="middle">{label}</text>')
     height = (high[1] - low[1]) * scale
     return f'<svg viewBox="0 0 {MAP_WIDTH_PX} {height:.0f}" width="{MAP_WIDTH_PX}" role="img" aria-label="map">{"".join(shapes)}</svg>'
 
 
-def _box_text(box: Box3D | None) -> list[str]:
+def _box_text(box: Box3D | None, without: str) -> list[str]:
+    """Centre and size of a box; `without` where there is none."""
     if box is None:
-        return ["not asked for or not found", ""]
+        return [without, ""]
     return [", ".join(f"{v:.2f}" for v in box.center_m), ", ".join(f"{v:.2f}" for v in box.size_m)]
+
+
+def _verdict(right: bool | None) -> str:
+    if right is None:
+        return ""
+    return '<span class="right">right</span>' if right else '<span class="error">wrong</span>'
 
 
 def write_report(
@@ -126,7 +139,8 @@ def write_report(
     title: str,
     warning: str,
     frames: Sequence[RgbdFrame],
-    boxes: Sequence[ComparedBox],
+    true_boxes: Sequence[Box3D],
+    compared: Sequence[ComparedBox],
     questions: Sequence[AskedQuestion],
     facts: dict[str, str],
 ) -> Path:
@@ -137,7 +151,7 @@ def write_report(
         f'<p class="warning">{html.escape(warning)}</p>' if warning else "",
         "<h2>Questions and answers</h2>",
         _table(
-            ["question", "answer", "true answer"],
+            ["question", "answer", "true answer", ""],
             [
                 [
                     html.escape(q.question),
@@ -145,6 +159,7 @@ def write_report(
                     + (f'<div class="error">{html.escape(q.error)}</div>' if q.error else "")
                     + f"<small>{html.escape(q.tokens)}</small>",
                     html.escape(q.truth),
+                    _verdict(q.right),
                 ]
                 for q in questions
             ],
@@ -160,17 +175,18 @@ def write_report(
         ),
         "<h2>The room from above</h2>",
         "<p>Blue: the camera's path and where it looked. Grey: the true boxes. Green: the boxes that the model grounded and depth refined.</p>",
-        map_svg(frames, boxes),
+        map_svg(frames, true_boxes, [c.found for c in compared if c.found is not None]),
+        "<h2>Boxes</h2>",
         _table(
-            ["box", "true centre, m", "true size, m", "found centre, m", "found size, m", "IoU"],
+            ["asked for", "true centre, m", "true size, m", "found centre, m", "found size, m", "IoU"],
             [
                 [
-                    f"{i} {html.escape(m.true.label)}",
-                    *_box_text(m.true),
-                    *_box_text(m.found),
-                    f"{m.iou:.2f}" if m.found is not None else "",
+                    html.escape(c.phrase),
+                    *_box_text(c.true, "not in the room"),
+                    *_box_text(c.found, "none"),
+                    f"{c.iou:.2f}" if c.found is not None else "",
                 ]
-                for i, m in enumerate(boxes)
+                for c in compared
             ],
         ),
         "<h2>What the robot saw</h2>",

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -109,3 +110,41 @@ def test_without_a_head_the_phrase_is_found_by_relevance_or_text(tmp_path: Path)
         assert box.evidence_xyz_m
     sure = pipeline.ground(Question("the red box", min_score=0.999))
     assert sure.boxes == ()
+
+
+def test_evidence_lies_at_kept_tokens_alone(sure: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[set[tuple[float, ...]], set[tuple[float, ...]]]] = []  # places of all tokens, of the kept ones
+    real = ground_phrase.point_at_phrase
+
+    def record(*args: Any) -> Any:
+        kept, xyz_m = args[1].kept[-1], args[2]
+        seen.append(({tuple(p) for p in xyz_m.tolist()}, {tuple(p) for p in xyz_m[kept].tolist()}))
+        return real(*args)
+
+    monkeypatch.setattr("ada3d_ros.pipeline.point_at_phrase", record)
+    ground(sure)
+    answer = ground(sure, pruning__strategy="adatoken3d", pruning__keep_ratio=0.4)
+    (scene, unpruned), (_, kept) = seen
+    assert unpruned == scene
+    assert kept < scene
+    assert len(kept) == answer.tokens.spatial_kept < answer.tokens.spatial_total == len(scene)
+    assert answer.boxes
+    for box in answer.boxes:
+        assert set(box.evidence_xyz_m) <= kept
+        assert sum(box.evidence_weights) <= 1.0 + 1e-5
+
+
+def test_a_threshold_that_no_score_reaches_gives_no_box(tmp_path: Path) -> None:
+    answer = ground(write_model(tmp_path, presence=6.0, threshold=1.0))
+    assert answer.boxes == ()
+    assert answer.text == "I have not seen the red box."
+
+
+@pytest.mark.parametrize("with_head", [True, False], ids=["head", "relevance"])
+def test_without_any_depth_no_box_is_made_up(sure: Path, headless: Path, with_head: bool) -> None:
+    pipeline = Ada3DPipeline(from_flat({"model.path": str(sure if with_head else headless)}))
+    pipeline.load()
+    for frame in build_box_room(num_views=4, width=160, height=120).frames:
+        pipeline.observe(replace(frame, depth_m=np.full_like(frame.depth_m, np.nan)))
+    with pytest.raises(NoFramesError, match="depth reading"):
+        pipeline.ground(Question("the red box"))

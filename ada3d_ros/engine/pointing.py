@@ -29,10 +29,7 @@ def point_at(
     if not tokens.shape[1]:
         return []
     logits, presence = head.point(query, tokens)
-    if not bool(torch.isfinite(logits).all() & torch.isfinite(presence).all()):
-        raise ModelError(
-            f"the grounding head's output is not finite: {HEAD_FILE} is damaged; copy it again, or delete it to ground without a head."
-        )
+    _require_finite(logits, presence)
     weights, there = logits[0, 0].float().softmax(-1), float(presence[0, 0].float().sigmoid())
     boxes: list[Box3D] = []
     free, largest = torch.ones_like(weights, dtype=torch.bool), 0.0
@@ -46,6 +43,7 @@ def point_at(
             break
         share = torch.where(peak, weights, torch.zeros_like(weights)) / mass
         center, size = (v[0, 0] for v in head.boxes(query, tokens, share[None, None], xyz_m[None]))
+        _require_finite(center, size)
         order = share.argsort(descending=True)[:MAX_EVIDENCE].tolist()
         boxes.append(
             Box3D(
@@ -60,3 +58,10 @@ def point_at(
         )
         free &= ~peak & ((xyz_m - center).abs() > size / 2 + CLAIMED_MARGIN_M).any(-1)
     return boxes
+
+
+def _require_finite(*values: torch.Tensor) -> None:
+    if not all(bool(torch.isfinite(value).all()) for value in values):
+        raise ModelError(
+            f"the grounding head's output is not finite: {HEAD_FILE} is damaged; copy it again, or delete it to ground without a head."
+        )

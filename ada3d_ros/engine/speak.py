@@ -12,6 +12,17 @@ from ada3d_ros.model.prompt import TextStream
 from ada3d_ros.types import AskHooks, StopReason
 
 
+def stop_asked(hooks: AskHooks) -> StopReason | None:
+    """Why the listener wants it to end now; None where it may go on."""
+    try:
+        hooks.check()
+    except RequestTimeoutError:
+        return StopReason.TIMEOUT
+    except RequestError:
+        return StopReason.CANCELED
+    return None
+
+
 def speak(
     loaded: LoadedModel, prefilled: PrefillOutput, generation: GenerationConfig, max_new_tokens: int, hooks: AskHooks
 ) -> tuple[DecodeOutput, str]:
@@ -20,20 +31,11 @@ def speak(
     stream = TextStream(loaded.tokenizer)
     count = 0
 
-    def should_stop() -> StopReason | None:
-        try:
-            hooks.check()
-        except RequestTimeoutError:
-            return StopReason.TIMEOUT
-        except RequestError:
-            return StopReason.CANCELED
-        return None
-
     def on_token(token_id: int) -> None:
         nonlocal count
         count += 1
         hooks.on_text(stream.push(token_id), count)
 
-    output = decode(loaded.model.decoder, prefilled, max_new_tokens, sampler, should_stop, on_token)
+    output = decode(loaded.model.decoder, prefilled, max_new_tokens, sampler, lambda: stop_asked(hooks), on_token)
     hooks.on_text(stream.finish(), count)
     return output, loaded.tokenizer.decode(output.token_ids).strip()

@@ -43,6 +43,7 @@ PREFIXES = (  # our module -> official name; the first that fits
 STORED_DTYPES = ("F32", "F16", "BF16")
 FLOAT32_MODULES = ("position_embedding.", "click_encoder.")  # geometry stays float32 (model/spatial.py)
 MAX_NAMED = 8
+TOKENIZER_KEY = "ada3d_tokenizer_sha256"  # in config.json; official checkpoints have none
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -130,6 +131,12 @@ def inspect_checkpoint(path: str | Path, vision_path: str | Path | None = None) 
     if not (folder / "tokenizer.model").is_file():
         raise CheckpointError(
             f"{folder} lacks tokenizer.model: copy it from the checkpoint (for LLaVA, that of Vicuna)."
+        )
+    expected = read_json(folder / "config.json").get(TOKENIZER_KEY)
+    if expected and expected != hashlib.sha256((folder / "tokenizer.model").read_bytes()).hexdigest():
+        raise CheckpointError(
+            f"{folder}/tokenizer.model is not the one that this model was trained with (config.json, {TOKENIZER_KEY}): copy the "
+            "folder again."
         )
     return inspect_files(config, files, find_weight_files(vision_folder) if vision_folder else [])
 
@@ -302,6 +309,8 @@ def save_checkpoint(model: Llava3D, tokenizer: Tokenizer, path: str | Path, max_
     """Writes config.json, tokenizer.model and safetensors in the official layout; the folder is made."""
     folder = Path(path)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(model.config.to_json(), indent=1), encoding="utf-8")
-    (folder / "tokenizer.model").write_bytes(tokenizer.to_bytes())
+    words = tokenizer.to_bytes()
+    config = model.config.to_json() | {TOKENIZER_KEY: hashlib.sha256(words).hexdigest()}
+    (folder / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
+    (folder / "tokenizer.model").write_bytes(words)
     write_shards({official_name(name): p for name, p in model.named_parameters()}, folder, max_shard_bytes)

@@ -11,6 +11,7 @@ import math
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from ada3d_ros.report import AskedQuestion, ComparedBox, write_report
 from ada3d_ros.results import provenance
 from ada3d_ros.ros.client import describe_answer, describe_tokens
 from ada3d_ros.ros.conversions import LATENCY_STAGES
-from ada3d_ros.ros.peer import AgentPeer, PeerError, start_verb
+from ada3d_ros.ros.peer import AgentPeer, PeerError, make_random_model, start_verb
 from ada3d_ros.sources.bag_writer import BagOptions, write_bag
 from ada3d_ros.srv import GetModelInfo, GroundObject, QueryScene
 from ada3d_ros.types import Box3D
@@ -31,7 +32,10 @@ from ada3d_ros.world.generated import GeneratedRoom, generate_room
 from ada3d_ros.world.questions import RoomQuestion, make_questions
 
 SIDE_PX = 384
-ASKED = ("existence", "color", "category", "count", "superlative", "caption", "grounding", "grounding", "absent")
+ASKED = ("existence", "color", "count", "category", "nearest", "multihop", "grounding", "grounding", "absent")
+RUNS = (("pruned", 0.0), ("unpruned", 1.0))  # keep ratio of the request; 0 = as the node is configured
+EMBEDDED_MODEL = Path(__file__).resolve().parents[1] / "models" / "embedded"
+RIGHT_IOU = 0.25  # a box counts as right from here on, as in ScanRefer's lenient measure
 REMAPS = {
     "rgb/image/compressed": "/camera/color/image_raw/compressed",
     "rgb/camera_info": "/camera/color/camera_info",
@@ -45,16 +49,12 @@ def _say(text: str) -> None:
     print(f"\n== {text}", flush=True)
 
 
-def _asked(answer: Any, how: str, truth: str) -> AskedQuestion:
-    times = {stage: getattr(answer.latency, f"{stage}_ms") for stage in LATENCY_STAGES}
-    return AskedQuestion(
-        question=f"{answer.question} ({how})",
-        text=answer.text,
-        error="" if answer.success else f"{ErrorCode(answer.error_code).name}: {answer.error_msg}",
-        latency_ms={stage: ms for stage, ms in times.items() if not math.isnan(ms)},
-        tokens=describe_tokens(answer.tokens),
-        truth=truth,
-    )
+@dataclass(frozen=True, eq=False, slots=True)
+class _Result:
+    """What the report shows of all questions."""
+
+    asked: list[AskedQuestion]
+    compared: list[ComparedBox]
 
 
 def _box_of(message: Any) -> Box3D:
@@ -65,14 +65,48 @@ def _box_of(message: Any) -> Box3D:
     )
 
 
-def _compare(room: GeneratedRoom, grounded: dict[int, Any]) -> list[ComparedBox]:
-    """Every true box with the best box of the question that asked for it (grounded: by the object's place in the list)."""
-    compared = []
-    for number, true in enumerate(room.boxes):
-        answer = grounded.get(number)
-        found = _box_of(answer.boxes[0]) if answer is not None and answer.boxes else None
-        compared.append(ComparedBox(true, found, iou_axis_aligned(true, found) if found is not None else 0.0))
-    return compared
+def true_box(room: GeneratedRoom, target: int | None) -> Box3D | None:
+    """The box of the object with this number in the graph, which skips numbers where a room left places empty."""
+    boxes = {thing.number: box for thing, box in zip(room.graph.things, room.boxes, strict=True)}
+    return None if target is None else boxes[target]
+
+
+def is_right(question: RoomQuestion, text: str, compared: ComparedBox | None) -> bool:
+    """Whether the words are the true answer; where a box was asked for, whether it is on the object, or missing where there is none."""
+    if compared is None:
+        return text.strip().rstrip(".").lower() == question.answer
+    return compared.found is None if compared.true is None else compared.iou >= RIGHT_IOU
+
+
+def _truth(question: RoomQuestion, compared: ComparedBox | None) -> str:
+    """The true answer in words."""
+    if compared is None:
+        return question.answer
+    return f"the {compared.true.label}'s box" if compared.true is not None else "no such object"
+
+
+def _asked(answer: Any, question: RoomQuestion, how: str, compared: ComparedBox | None) -> AskedQuestion:
+    times = {stage: getattr(answer.latency, f"{stage}_ms") for stage in LATENCY_STAGES}
+    expected = answer.error_code == ErrorCode.NOT_GROUNDED and compared is not None and compared.true is None
+    error = "" if answer.success or expected else f"{ErrorCode(answer.error_code).name}: {answer.error_msg}"
+    return AskedQuestion(
+        question=f"{answer.question} ({how})",
+        text=answer.text,
+        error=error,
+        latency_ms={stage: ms for stage, ms in times.items() if not math.isnan(ms)},
+        tokens=describe_tokens(answer.tokens),
+        truth=_truth(question, compared),
+        # a question that failed for another reason than a missing box was not answered, hence not answered right
+        right=not error and is_right(question, answer.text, compared),
+    )
+
+
+def _compare(room: GeneratedRoom, question: RoomQuestion, answer: Any, how: str) -> ComparedBox:
+    """The best box of the answer beside the true one."""
+    true = true_box(room, question.target)
+    found = _box_of(answer.boxes[0]) if answer.boxes else None
+    iou = iou_axis_aligned(true, found) if true is not None and found is not None else 0.0
+    return ComparedBox(f"{question.phrase} ({how})", true, found, iou)
 
 
 def _collect(peer: AgentPeer, bag: Path, rate: float) -> int:
@@ -86,24 +120,39 @@ def _collect(peer: AgentPeer, bag: Path, rate: float) -> int:
     return int(peer.statuses[-1].keyframes)
 
 
-def _ask_all(peer: AgentPeer, questions: Sequence[RoomQuestion]) -> tuple[list[AskedQuestion], dict[int, Any]]:
-    """Every question pruned as configured and again with all tokens; the answers, and those that ground an object by its number."""
-    asked, grounded = [], {}
+def _ask(peer: AgentPeer, question: RoomQuestion, keep_ratio: float) -> Any:
+    """The Answer message, of ~/ground where the question has a phrase to ground, else of ~/query."""
+    if question.phrase:
+        ground = GroundObject.Request(phrase=question.phrase, keep_ratio=keep_ratio)
+        return peer.call(GroundObject, "ground", ground).answer
+    return peer.call(QueryScene, "query", QueryScene.Request(question=question.text, keep_ratio=keep_ratio)).answer
+
+
+def _ask_all(peer: AgentPeer, room: GeneratedRoom, questions: Sequence[RoomQuestion]) -> _Result:
+    """Every question pruned as configured and again with all tokens."""
+    result = _Result([], [])
     for question in questions:
-        for keep_ratio in (0.0, 1.0):
-            if question.phrase:
-                answer = peer.call(
-                    GroundObject, "ground", GroundObject.Request(phrase=question.phrase, keep_ratio=keep_ratio)
-                ).answer
-            else:
-                answer = peer.call(
-                    QueryScene, "query", QueryScene.Request(question=question.text, keep_ratio=keep_ratio)
-                ).answer
-            print(f"\n> {answer.question}\n{describe_answer(answer)}\ntrue answer: {question.answer}")
-            asked.append(_asked(answer, "all tokens" if keep_ratio else "pruned", question.answer))
-            if question.target is not None and not keep_ratio:
-                grounded[question.target] = answer
-    return asked, grounded
+        for how, keep_ratio in RUNS:
+            answer = _ask(peer, question, keep_ratio)
+            compared = _compare(room, question, answer, how) if question.phrase else None
+            asked = _asked(answer, question, how, compared)
+            iou = f", IoU {compared.iou:.2f}" if compared is not None and compared.found is not None else ""
+            print(f"\n> {asked.question}\n{describe_answer(answer)}")
+            print(f"true answer: {asked.truth} ({'right' if asked.right else 'wrong'}{iou})")
+            result.asked.append(asked)
+            if compared is not None:
+                result.compared.append(compared)
+    return result
+
+
+def _model_or_random(model: Path | None, out: Path) -> str:
+    """The model that was named, else the embedded one, else random weights where this installation lacks it."""
+    if model is not None:
+        return str(model)
+    if (EMBEDDED_MODEL / "config.json").is_file():
+        return "embedded"
+    _say("this installation lacks the embedded model: random weights instead")
+    return str(make_random_model(out / "random_model"))
 
 
 def run(out: Path, seed: int, rate: float, model: Path | None) -> Path:
@@ -116,29 +165,31 @@ def run(out: Path, seed: int, rate: float, model: Path | None) -> Path:
     print(f"{write_bag(room.frames, bag, BagOptions(overwrite=True))} frames in {bag}")
     _say("the node starts, the player plays the bag into it")
     parameters = {
-        "model.path": model or "embedded",
+        "model.path": _model_or_random(model, out),
         "use_sim_time": "true",
         "rgb_transport": "compressed",
         "generation.max_new_tokens": 24,
+        "keyframe.min_translation_m": 0.0,  # every view is kept
+        "keyframe.min_rotation_deg": 0.0,
     }
     with AgentPeer(parameters, REMAPS) as peer:
         print(f"{_collect(peer, bag, rate)} keyframes kept")
         info = peer.call(GetModelInfo, "get_model_info", GetModelInfo.Request())
         _say("questions" + (" (RANDOM WEIGHTS: the answers are meaningless)" if info.random_weights else ""))
-        asked, grounded = _ask_all(peer, make_questions(room.graph, seed, ASKED, len(ASKED)))
-    _say("the model's boxes beside the true ones")
-    boxes = _compare(room, grounded)
-    for number, compared in enumerate(boxes):
-        if number in grounded:
-            print(
-                f"{compared.true.label}: " + (f"IoU {compared.iou:.2f}" if compared.found is not None else "not found")
-            )
+        result = _ask_all(peer, room, make_questions(room.graph, seed, ASKED, len(ASKED)))
+    right = {how: sum(bool(asked.right) for asked in result.asked[i :: len(RUNS)]) for i, (how, _) in enumerate(RUNS)}
+    score = ", ".join(f"{how} {count} of {len(result.asked) // len(RUNS)}" for how, count in right.items())
     facts = {k: str(v) for k, v in provenance(info.device, seed).items()} | {
         "model": f"{info.name}, {info.parameters / 1e6:.1f} M parameters, {info.precision}",
+        "answered right": score,
+        "a box is right": f"from IoU {RIGHT_IOU} on; an absent object: if there is no box",
         "bag": str(bag),
     }
     warning = NEVER_TRAINED if info.random_weights else ""
-    report = write_report(out / "report.html", "ada3d_ros demo", warning, room.frames, boxes, asked, facts)
+    report = write_report(
+        out / "report.html", "ada3d_ros demo", warning, room.frames, room.boxes, result.compared, result.asked, facts
+    )
+    _say(f"right answers: {score}")
     _say(f"done in {time.monotonic() - started:.0f} s; open {report} in a browser")
     return report
 

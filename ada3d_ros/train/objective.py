@@ -26,7 +26,7 @@ OWNED_SHARE = 0.4  # a token belongs to an object that this share of its patches
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Packed:
-    """states: final normed hidden states, scene (B, P, D) with spatial rows (B, N, D) cut out of it, text (B, M, D); mask (B, N) bool;
+    """states: final normed hidden states, scene (B, P, D) with spatial rows (B, N, D) cut out of it, text (B, M, D); mask (Q, N) bool, what each question kept;
     xyz_m (B, N, 3); owner (B, N, O)."""
 
     text: torch.Tensor
@@ -37,71 +37,95 @@ class Packed:
 
 
 def run_packed(
-    model: Llava3D, prefix_ids: Sequence[int], rooms: Sequence[RoomTokens], packed: PackedQuestions
+    model: Llava3D,
+    prefix_ids: Sequence[int],
+    rooms: Sequence[RoomTokens],
+    packed: PackedQuestions,
+    shares: Sequence[float] = (),
 ) -> Packed:
-    """Final normed states of all rows."""
+    """Final normed states of all rows. shares: of the spatial tokens that each layer keeps for each question (AdaToken-3D during training;
+    () = all); the question's last prompt token ranks them, as in the engine. Other than there, what one question drops still informs the
+    scene's own rows, which all questions share.
+    """
     decoder, start = model.decoder, len(prefix_ids)
     counts = [r.tokens.features.shape[0] for r in rooms]
     device = decoder.device
     visual = model.project(torch.cat([r.tokens.features for r in rooms])).split(counts)
     before = decoder.embed(torch.tensor(prefix_ids, device=device))
-    scene = torch.nn.utils.rnn.pad_sequence(
-        [torch.cat((before, rows.to(before.dtype))) for rows in visual], batch_first=True
-    )
-    length = torch.tensor(counts, device=device) + start
+    pad = torch.nn.utils.rnn.pad_sequence
+    scene = pad([torch.cat((before, rows.to(before.dtype))) for rows in visual], batch_first=True)
     text = decoder.embed(packed.ids.clamp(min=0))
     if len(packed.clicks):
         text = text.masked_scatter(
             (packed.ids == CLICK_ID)[..., None], model.click_encoder(packed.clicks).to(text.dtype)
         )
-    scene_states, text_states = _run_layers(decoder, scene, length, text, packed)
-    pad = torch.nn.utils.rnn.pad_sequence
+    run = _PackedRun(decoder, torch.tensor(counts, device=device), start, scene.shape[1], packed)
+    hidden = torch.cat((scene, text), dim=1)
+    last = 1.0
+    for layer, share in zip(decoder.layers, shares or (1.0,) * len(decoder.layers), strict=True):
+        hidden = run.layer(cast(DecoderLayer, layer), hidden, share if share < last else None)
+        last = share
     return Packed(
-        text=decoder.norm(text_states),
-        spatial=decoder.norm(scene_states[:, start:]),
-        mask=torch.arange(max(counts), device=device)[None] < (length - start)[:, None],
+        text=decoder.norm(hidden[:, run.size :]),
+        spatial=decoder.norm(hidden[:, start : run.size]),
+        mask=run.kept,
         xyz_m=pad([r.tokens.xyz_m for r in rooms], batch_first=True),
         owner=pad([r.owner for r in rooms], batch_first=True),
     )
 
 
-def _run_layers(
-    decoder: LlamaDecoder, scene: torch.Tensor, length: torch.Tensor, text: torch.Tensor, packed: PackedQuestions
-) -> tuple[torch.Tensor, torch.Tensor]:
-    size, device, config = scene.shape[1], scene.device, decoder.config
-    places = torch.cat(
-        (torch.arange(size, device=device).expand(len(scene), -1), packed.offset + length[:, None]), dim=1
-    )
-    rope = rope_tables(places, config.head_dim, config.rope_theta, torch.float32)
-    block, count = packed.block, packed.block.shape[1]
-    causal = torch.arange(count, device=device)
-    own = (block[:, :, None] == block[:, None]) & (causal[None, :, None] >= causal[None, None])
-    sees_scene = (torch.arange(size, device=device)[None, None] < length[:, None, None]).expand(-1, count, -1)
-    mask = torch.cat((sees_scene, own), dim=-1)[:, None]
-    hidden = torch.cat((scene, text), dim=1)
-    for layer in decoder.layers:
-        hidden = _layer(cast(DecoderLayer, layer), hidden, rope, size, mask)
-    return hidden[:, :size], hidden[:, size:]
+class _PackedRun:
+    """Who sees whom: scene rows those before them, a question's rows the spatial tokens it kept and its own rows before them."""
 
+    def __init__(
+        self, decoder: LlamaDecoder, counts: torch.Tensor, start: int, size: int, packed: PackedQuestions
+    ) -> None:
+        device, config, length = counts.device, decoder.config, counts + start
+        self.size, self.start, self.counts, self.packed = size, start, counts, packed
+        scene_places = torch.arange(size, device=device).expand(len(counts), -1)
+        places = torch.cat((scene_places, packed.offset + length[:, None]), dim=1)
+        self.rope = rope_tables(places, config.head_dim, config.rope_theta, torch.float32)
+        block, order = packed.block, torch.arange(packed.block.shape[1], device=device)
+        own = (block[:, :, None] == block[:, None]) & (order[None, :, None] >= order[None, None])
+        scene = (scene_places < length[:, None])[:, None].expand(-1, block.shape[1], -1)
+        self.mask = torch.cat((scene, own), dim=-1)  # (B, M, P + M)
+        self.kept = (torch.arange(size - start, device=device)[None] < counts[:, None])[packed.room]  # (Q, N)
+        before = torch.bincount(packed.room, minlength=len(counts)).cumsum(0).roll(1)
+        before[0] = 0
+        self.question = (before[:, None] + block.clamp(min=0)).clamp(
+            max=len(packed.room) - 1
+        )  # (B, M): number of each row's
 
-def _layer(
-    layer: DecoderLayer, hidden: torch.Tensor, rope: tuple[torch.Tensor, torch.Tensor], size: int, mask: torch.Tensor
-) -> torch.Tensor:
-    attention = layer.self_attn
-    normed = layer.input_layernorm(hidden)
-    q, k = (
-        apply_rope(make(normed).float(), rope) for make in (attention.queries, attention.keys)
-    )  # float32: faster on CPUs
-    v = attention.split_heads(attention.v_proj(normed)).float()
-    out = torch.cat(
-        (
-            F.scaled_dot_product_attention(q[:, :, :size], k[:, :, :size], v[:, :, :size], is_causal=True),
-            F.scaled_dot_product_attention(q[:, :, size:], k, v, attn_mask=mask),
-        ),
-        dim=2,
-    )
-    hidden = hidden + attention.o_proj(out.transpose(1, 2).flatten(2))
-    return hidden + layer.mlp(layer.post_attention_layernorm(hidden))
+    def layer(self, layer: DecoderLayer, hidden: torch.Tensor, share: float | None) -> torch.Tensor:
+        """One decoder layer; with a share, every question first drops its spatial tokens down to it."""
+        attention, size = layer.self_attn, self.size
+        normed = layer.input_layernorm(hidden)
+        q = apply_rope(attention.queries(normed).float(), self.rope)  # float32: faster on CPUs
+        k = apply_rope(attention.keys(normed).float(), self.rope)
+        v = attention.split_heads(attention.v_proj(normed)).float()
+        if share is not None:
+            self._drop(q.detach(), k.detach(), share)
+        out = torch.cat(
+            (
+                F.scaled_dot_product_attention(q[:, :, :size], k[:, :, :size], v[:, :, :size], is_causal=True),
+                F.scaled_dot_product_attention(q[:, :, size:], k, v, attn_mask=self.mask[:, None]),
+            ),
+            dim=2,
+        )
+        hidden = hidden + attention.o_proj(out.transpose(1, 2).flatten(2))
+        return hidden + cast(torch.Tensor, layer.mlp(layer.post_attention_layernorm(hidden)))
+
+    @torch.no_grad()
+    def _drop(self, q: torch.Tensor, k: torch.Tensor, share: float) -> None:
+        """Keep, per question, round(share * N) of its tokens: those its last prompt token attends to most, mean over heads."""
+        room, row = self.packed.room, self.packed.query
+        logits = torch.einsum("qhd,qhtd->qht", q[room, :, self.size + row], k[room]) * q.shape[-1] ** -0.5
+        logits = logits.masked_fill(~self.mask[room, row][:, None], float("-inf"))
+        weights = logits.softmax(-1)[..., self.start : self.size].mean(1).masked_fill(~self.kept, -1.0)
+        count = (share * self.counts[room]).round().clamp(min=1)
+        self.kept = self.kept & (weights.argsort(-1, descending=True).argsort(-1) < count[:, None])
+        self.mask = self.mask.clone()
+        self.mask[..., self.start : self.size] &= self.kept[self.question]
 
 
 def losses(
@@ -112,7 +136,7 @@ def losses(
     token_loss = F.cross_entropy(decoder.lm_head(rows).float(), packed.row_target, reduction="none")
     answer = (token_loss * packed.row_weight).sum() / len(packed.room)
     query = states.text[packed.room, packed.query].float()[:, None]  # (Q, 1, D)
-    tokens, mask = states.spatial.float()[packed.room], states.mask[packed.room]
+    tokens, mask = states.spatial.float()[packed.room], states.mask
     logits, presence = head.point(query, tokens, mask)
     logits, presence = logits[:, 0], presence[:, 0]
     owned = (states.owner[packed.room] >= OWNED_SHARE) & mask[..., None]  # (Q, N, O)

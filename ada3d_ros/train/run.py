@@ -22,6 +22,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ada3d_ros.config import from_flat
+from ada3d_ros.engine.information import decoder_shape
+from ada3d_ros.engine.scene_pruning import ScenePruning
 from ada3d_ros.errors import Ada3DError, ConfigError
 from ada3d_ros.model.grounding_head import GroundingHead
 from ada3d_ros.model.llava3d import Llava3D
@@ -30,6 +33,7 @@ from ada3d_ros.train.embedded import CODE_SCALE, EMBEDDED_CONFIG, feature_code, 
 from ada3d_ros.train.export import export_model
 from ada3d_ros.train.gallery import Gallery, open_gallery
 from ada3d_ros.train.objective import losses, run_packed
+from ada3d_ros.train.optimizers import Optimizers, learning_rate
 from ada3d_ros.train.packing import PackedQuestions, Packer
 from ada3d_ros.train.stages import MIX, STAGES, Stage
 from ada3d_ros.train.tokens import (
@@ -46,7 +50,6 @@ from ada3d_ros.world.graph import graphs
 from ada3d_ros.world.questions import make_questions
 from ada3d_ros.world.rooms import CATEGORIES, Rooms, make_rooms
 
-WARMUP_STEPS = 150
 SAVE_EVERY_S = 120.0
 REPORT_EVERY_S = 30.0
 VAL_ROOMS = 64
@@ -69,6 +72,7 @@ class Session:
     seen: dict[str, int] = field(default_factory=dict)
     galleries: dict[str, Gallery] = field(default_factory=dict)
     stopped: bool = False
+    shares: tuple[float, ...] = ()  # of the spatial tokens that each layer keeps; () = all
 
     def stop(self, *args: object) -> None:
         """Finish the step, save, end: what Ctrl-C and `kill` do."""
@@ -94,38 +98,12 @@ def open_session(folder: Path, level: int, gallery_rooms: int, device: torch.dev
     return Session(folder, model.to(device), head.to(device), Packer(tokenizer), code, level, gallery_rooms, device)
 
 
-class Optimizers:
-    """Muon for the matrices of the layers, AdamW for the rest, one learning rate."""
-
-    def __init__(self, modules: list[nn.Module]) -> None:
-        matrices: list[nn.Parameter] = []
-        others: list[nn.Parameter] = []
-        for module in modules:
-            for name, parameter in module.named_parameters():
-                inside = "layers." in name and parameter.ndim == 2
-                (matrices if inside else others).append(parameter)
-        self.all: list[torch.optim.Optimizer] = [
-            torch.optim.AdamW(others, lr=1e-3, betas=(0.9, 0.98), weight_decay=0.01)
-        ]
-        if matrices:
-            self.all.append(torch.optim.Muon(matrices, lr=1e-3, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"))
-        self.parameters = matrices + others
-
-    def step(self, lr: float) -> None:
-        """One step at this rate; gradients are clipped to norm 1 and cleared."""
-        nn.utils.clip_grad_norm_(self.parameters, 1.0)
-        for optimizer in self.all:
-            for group in optimizer.param_groups:
-                group["lr"] = lr
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-
-    def state(self) -> list[dict[str, Any]]:
-        return [optimizer.state_dict() for optimizer in self.all]
-
-    def load(self, states: list[dict[str, Any]]) -> None:
-        for optimizer, state in zip(self.all, states, strict=True):
-            optimizer.load_state_dict(state)
+def planned_shares(model: Llava3D, keep_ratio: float) -> tuple[float, ...]:
+    """What adatoken3d keeps in each layer at this mean. Raises ConfigError for a ratio that it cannot meet."""
+    config = from_flat({"pruning.strategy": "adatoken3d", "pruning.keep_ratio": keep_ratio}).pruning
+    pruning = ScenePruning(decoder_shape(model.config.decoder))
+    pruning.check(config)
+    return pruning.retention(config)
 
 
 def trained_modules(session: Session, stage: Stage) -> list[nn.Module]:
@@ -141,13 +119,6 @@ def trained_modules(session: Session, stage: Stage) -> list[nn.Module]:
     if stage.shows == "patches":
         return [model.vision]
     return [*rest, model.vision] if stage.shows == "images" else rest
-
-
-def learning_rate(stage: Stage, step: int, progress: float) -> float:
-    """Warm-up, constant, and at the end a linear fall to a tenth where the stage has one; progress 0..1 of rooms or of time."""
-    fall_from = 1 - stage.decay
-    fall = 1.0 if progress < fall_from else max(0.1, 1 - 0.9 * (progress - fall_from) / max(1 - fall_from, 1e-6))
-    return stage.lr * min(1.0, (step + 1) / WARMUP_STEPS) * fall
 
 
 def normalise(rgb: torch.Tensor, session: Session) -> torch.Tensor:
@@ -226,7 +197,7 @@ def batch_loss(
     packed = session.packer.pack(known, asked, rooms.category.shape[1])
     voxel = SYMBOLIC_VOXEL_M if stage.shows == "symbolic" else session.model.config.voxel_size_m
     tokens: list[RoomTokens] = room_tokens(session.model, rooms, points, session.code, voxel)
-    states = run_packed(session.model, session.packer.prefix_ids, tokens, packed)
+    states = run_packed(session.model, session.packer.prefix_ids, tokens, packed, session.shares)
     loss, parts = losses(session.model.decoder, session.head, states, packed)
     report |= parts | {"tokens": sum(len(t.owner) for t in tokens) / len(tokens)}
     return loss + VISION_LOSS_WEIGHT * extra, report, right_answers(session, states.text, packed)
@@ -368,6 +339,13 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--rooms", type=int, default=6000, help="rendered training rooms (default 6000, 2 GB)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default 1)")
+    parser.add_argument(
+        "--keep-ratio",
+        type=float,
+        default=1.0,
+        metavar="R",
+        help="AdaToken-3D while training, as the node prunes (default 1: all tokens)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the first weights")
     parser.add_argument(
         "--export", type=Path, metavar="DIR", help="then write the checkpoint folder and its grounding head"
@@ -383,6 +361,8 @@ def main(argv: list[str]) -> int:
             if name not in known:
                 raise ConfigError(f"--stages {name!r} is not a stage; there are {', '.join(known)}.")
         session = open_session(options.out, options.level, options.rooms, torch.device(options.device), options.seed)
+        if options.keep_ratio != 1.0:
+            session.shares = planned_shares(session.model, options.keep_ratio)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, session.stop)
         for name in wanted:

@@ -67,6 +67,26 @@ def test_wrong_tensors_are_named(head: GroundingHead, tmp_path: Path, change: st
         load_grounding_head(tmp_path, 24)
 
 
+@pytest.mark.parametrize(
+    "facts",
+    [
+        [],
+        1,
+        {"format": "ada3d_grounding_head_1", "width": 24},
+        {"format": "ada3d_grounding_head_1", "width": 24, "head_width": 16},
+        {"format": "ada3d_grounding_head_1", "width": 24, "head_width": -3, "threshold": 0.5},
+        {"format": "ada3d_grounding_head_1", "width": 24, "head_width": "16", "threshold": 0.5},
+        {"format": "ada3d_grounding_head_1", "width": 24, "head_width": 16, "threshold": "x"},
+        {"format": "ada3d_grounding_head_1", "width": 24, "head_width": 16, "threshold": float("nan")},
+    ],
+    ids=str,
+)
+def test_a_header_of_nonsense_is_refused(head: GroundingHead, tmp_path: Path, facts: object) -> None:
+    save_file(head.state_dict(), tmp_path / HEAD_FILE, {"head": json.dumps(facts)})
+    with pytest.raises(CheckpointError, match=r"not a grounding head|is damaged"):
+        load_grounding_head(tmp_path, 24)
+
+
 def test_padding_changes_nothing(head: GroundingHead) -> None:
     queries, tokens = torch.randn(1, 2, 24), torch.randn(1, 9, 24)
     alone, there = head.point(queries, tokens[:, :6])
@@ -91,3 +111,25 @@ def test_it_fits_the_7b() -> None:
     logits, there = GroundingHead(4096).point(torch.randn(1, 1, 4096), torch.randn(1, 5, 4096))
     assert logits.shape == (1, 1, 5)
     assert there.shape == (1, 1)
+
+
+@pytest.mark.parametrize("damage", ["width", "format", "cut", "empty", "noise"])
+def test_every_refusal_names_the_file(head: GroundingHead, tmp_path: Path, damage: str) -> None:
+    path = save_grounding_head(head, tmp_path, 0.4)
+    if damage == "format":
+        save_file(head.state_dict(), path, {"head": json.dumps({"format": "ada3d_grounding_head_9"})})
+    elif damage != "width":
+        path.write_bytes({"cut": path.read_bytes()[:-40], "empty": b"", "noise": bytes(range(256)) * 9}[damage])
+    with pytest.raises(CheckpointError) as caught:
+        load_grounding_head(tmp_path, 25 if damage == "width" else 24)
+    assert str(caught.value).startswith(str(path))
+
+
+def test_what_stands_in_the_padding_does_not_matter(head: GroundingHead) -> None:
+    queries, tokens = torch.randn(2, 3, 24), torch.randn(2, 9, 24)
+    mask = torch.arange(9)[None] < torch.tensor([[9], [4]])
+    logits, there = head.point(queries, tokens.masked_fill(~mask[..., None], 100.0), mask)
+    for row, count in enumerate((9, 4)):
+        alone = head.point(queries[row : row + 1], tokens[row : row + 1, :count])
+        torch.testing.assert_close(logits[row : row + 1, :, :count], alone[0])
+        torch.testing.assert_close(there[row : row + 1], alone[1])

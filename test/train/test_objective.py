@@ -10,6 +10,7 @@ from ada3d_ros.model.prompt import parse_coordinates, render_question
 from ada3d_ros.train.embedded import feature_code, new_model, train_tokenizer
 from ada3d_ros.train.objective import losses, run_packed
 from ada3d_ros.train.packing import Packer
+from ada3d_ros.train.run import planned_shares
 from ada3d_ros.train.tokens import SYMBOLIC_VOXEL_M, label_shares, room_tokens, symbolic_points, turn_rooms
 from ada3d_ros.world.graph import graphs
 from ada3d_ros.world.questions import KINDS, make_questions
@@ -82,3 +83,59 @@ def test_four_quarter_turns_are_none() -> None:
     assert torch.equal(turned.center_m, rooms.center_m)
     assert torch.equal(turned.room_m, rooms.room_m)
     torch.testing.assert_close(turned.extents_m(), rooms.extents_m(), atol=1e-5, rtol=0)
+
+
+def test_pruned_training_keeps_per_question_what_the_schedule_says(packer: Packer) -> None:
+    model, head = new_model(packer.tokenizer)
+    rooms = make_rooms("val", torch.arange(2))
+    points = symbolic_points(rooms, 5, 16, torch.Generator().manual_seed(0))
+    known = graphs(rooms)
+    asked = [make_questions(graph, 5, tuple(KINDS), 11) for graph in known]
+    packed = packer.pack(known, asked, rooms.category.shape[1])
+    tokens = room_tokens(model, rooms, points, feature_code(model.config.vision.hidden_size), SYMBOLIC_VOXEL_M)
+    shares = planned_shares(model, 0.41)
+    assert len(shares) == model.config.decoder.num_layers
+    assert sum(shares) / len(shares) == pytest.approx(0.41, abs=0.01)
+    pruned = run_packed(model, packer.prefix_ids, tokens, packed, shares)
+    total = torch.tensor([len(t.owner) for t in tokens])[packed.room]
+    assert torch.equal(pruned.mask.sum(1), (shares[-1] * total).round().long())
+    assert len({tuple(row.tolist()) for row in pruned.mask[packed.room == 0]}) > 1  # each question keeps its own
+    loss, _ = losses(model.decoder, head, pruned, packed)
+    loss.backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.decoder.parameters() if p.grad is not None)
+    full = run_packed(model, packer.prefix_ids, tokens, packed)
+    same = run_packed(model, packer.prefix_ids, tokens, packed, (1.0,) * len(shares))
+    assert torch.equal(full.text, same.text)
+    assert not torch.allclose(full.text, pruned.text)
+
+
+def test_the_first_question_dropped_is_dropped_as_in_the_engine(packer: Packer) -> None:
+    """Up to the layer where tokens first go, the scene's rows are the same, so the engine keeps the same ones."""
+    model, _ = new_model(packer.tokenizer)
+    rooms = make_rooms("val", torch.tensor([4]))
+    points = symbolic_points(rooms, 5, 16, torch.Generator().manual_seed(0))
+    known = graphs(rooms)
+    asked = [make_questions(known[0], 3, tuple(KINDS), 8)]
+    packed = packer.pack(known, asked, rooms.category.shape[1])
+    with torch.no_grad():
+        tokens = room_tokens(model, rooms, points, feature_code(model.config.vision.hidden_size), SYMBOLIC_VOXEL_M)
+        layers = model.config.decoder.num_layers
+        shares = (*(1.0,) * (layers - 1), 0.25)
+        kept = run_packed(model, packer.prefix_ids, tokens, packed, shares).mask
+        spatial = tokens[0].tokens
+        for number, question in enumerate(packed.questions):
+            parsed = parse_coordinates(question.text)
+            prompt = model.build_prompt(
+                packer.tokenizer.encode(render_question(parsed.text)),
+                model.project(spatial.features),
+                model.encode_clicks(parsed.clicks),
+                spatial.xyz_m,
+            )
+            start, stop = prompt.spatial_span
+            hidden = model.decoder.run_layers(0, layers - 1, prompt.embeds[None], prompt.positions)
+            rope = model.decoder.rope(prompt.positions)
+            last = torch.tensor([len(prompt.positions) - 1])
+            made = model.decoder.ranking_inputs(layers - 1, model.decoder.start_layer(layers - 1, hidden), rope, last)
+            weights = (made.q[0] @ made.k[0].transpose(-1, -2) * made.k.shape[-1] ** -0.5).softmax(-1)[:, 0, start:stop]
+            best = weights.mean(0).topk(round(0.25 * (stop - start))).indices
+            assert set(best.tolist()) == set(torch.nonzero(kept[number])[:, 0].tolist())

@@ -9,6 +9,7 @@ import torch
 from ada3d_ros.config import from_flat
 from ada3d_ros.pipeline import Ada3DPipeline
 from ada3d_ros.train import gallery, run
+from ada3d_ros.train.optimizers import WARMUP_STEPS, learning_rate
 from ada3d_ros.train.stages import MIX, STAGES, Stage
 from ada3d_ros.world.questions import KINDS
 from ada3d_ros.world.render import frames_of, render
@@ -67,10 +68,10 @@ def test_a_run_goes_on_where_it_stopped(short: None, tmp_path: Path) -> None:
 
 def test_rates_warm_up_and_fall() -> None:
     stage = Stage("x", "images", 100, 1, 1, 1.0, decay=0.4)
-    assert run.learning_rate(stage, 0, 0.0) == pytest.approx(1 / run.WARMUP_STEPS)
-    assert run.learning_rate(stage, 1000, 0.5) == 1.0
-    assert run.learning_rate(stage, 1000, 0.8) == pytest.approx(0.55)
-    assert run.learning_rate(stage, 1000, 1.0) == pytest.approx(0.1)
+    assert learning_rate(stage, 0, 0.0) == pytest.approx(1 / WARMUP_STEPS)
+    assert learning_rate(stage, 1000, 0.5) == 1.0
+    assert learning_rate(stage, 1000, 0.8) == pytest.approx(0.55)
+    assert learning_rate(stage, 1000, 1.0) == pytest.approx(0.1)
 
 
 def test_the_mix_asks_every_kind() -> None:

@@ -5,7 +5,7 @@ import torch
 
 from ada3d_ros.errors import ConfigError
 from ada3d_ros.world.randomness import SPLITS, room_keys, uniform
-from ada3d_ros.world.rooms import ABSENT, MIN_OBJECTS, NUM_VIEWS, Rooms, make_rooms
+from ada3d_ros.world.rooms import ABSENT, MIN_OBJECTS, NUM_VIEWS, WALL_HEIGHT_M, Rooms, make_rooms
 
 LEVELS = (1, 2)
 
@@ -103,3 +103,35 @@ def test_random_numbers_are_uniform_and_streams_independent() -> None:
 def test_what_no_world_has_is_refused(split: str, seed: int, level: int, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         make_rooms(split, torch.tensor([seed]), level)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("split", SPLITS)
+def test_every_number_is_finite_and_everything_within_the_walls(split: str, level: int) -> None:
+    rooms = make_rooms(split, torch.arange(1000), level)
+    for name in ("center_m", "size_m", "yaw_rad", "T_world_cam", "room_m"):
+        assert bool(torch.isfinite(getattr(rooms, name)).all()), name
+    eye = rooms.T_world_cam[..., :3, 3]
+    assert bool((eye[..., :2].abs() < rooms.room_m[:, None] / 2).all())
+    assert bool(((eye[..., 2] > 0) & (eye[..., 2] < WALL_HEIGHT_M)).all())
+    top = rooms.center_m[..., 2] + rooms.extents_m()[..., 2] / 2
+    assert float(top[rooms.present].max()) < WALL_HEIGHT_M
+    assert torch.equal(rooms.T_world_cam[..., 3, :], torch.tensor([0.0, 0.0, 0.0, 1.0]).expand(1000, eye.shape[1], 4))
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_room_drawn_anew_does_not_depend_on_its_batch(level: int) -> None:
+    seeds = torch.arange(30_000)
+    many = make_rooms("test", seeds, level)
+    anew = torch.nonzero(many.keys != room_keys("test", seeds))[:, 0].tolist()
+    for i in [*anew[:4], 29_999]:
+        one = make_rooms("test", seeds[i : i + 1], level)
+        for name in ("keys", "category", "color", "center_m", "size_m", "yaw_rad", "T_world_cam", "support"):
+            assert torch.equal(getattr(many, name)[i], getattr(one, name)[0]), name
+    assert anew or level == 2
+
+
+def test_no_room_is_in_two_splits_or_twice_in_one() -> None:
+    rooms = [make_rooms(split, torch.arange(1000)) for split in SPLITS]
+    for name in ("center_m", "T_world_cam", "room_m"):
+        assert len(torch.cat([getattr(r, name).flatten(1) for r in rooms]).unique(dim=0)) == 3000, name

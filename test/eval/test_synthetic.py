@@ -1,0 +1,115 @@
+"""What the evaluator counts: only what was asked, with its luck beside it, and a model that says nothing is counted as wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from ada3d_ros.errors import ModelError, OutOfMemoryError
+from ada3d_ros.eval.synthetic import ASKED, METRICS, evaluate, main, open_pipeline
+from ada3d_ros.model.grounding_head import GroundingHead, save_grounding_head
+from ada3d_ros.model.random_checkpoint import write_random_checkpoint
+from ada3d_ros.pipeline import Ada3DPipeline
+from ada3d_ros.train.embedded import EMBEDDED_CONFIG
+from ada3d_ros.world.graph import graphs
+from ada3d_ros.world.questions import make_questions
+from ada3d_ros.world.rooms import make_rooms
+
+GROUNDING = {f"grounding_{group}_acc{percent}" for group in ("unique", "distractor") for percent in (25, 50)}
+KEYS = {
+    "existence",
+    "color",
+    "category",
+    "count",
+    "relation",
+    "multihop",
+    "nearest",
+    "absent_false_box_rate",
+} | GROUNDING
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    decoder = dataclasses.replace(EMBEDDED_CONFIG.decoder, vocab_size=512)
+    write_random_checkpoint(folder, config=dataclasses.replace(EMBEDDED_CONFIG, decoder=decoder, random_weights=True))
+    torch.manual_seed(0)
+    save_grounding_head(GroundingHead(decoder.hidden_size), folder, 0.0)
+    return folder
+
+
+def raising(error: Exception) -> Callable[..., None]:
+    def fail(*args: object) -> None:
+        raise error
+
+    return fail
+
+
+def test_n_is_what_the_rooms_were_asked(model: Path) -> None:
+    pipeline = open_pipeline(model, "none", None)
+    results = evaluate(pipeline, "test", 4, 3, 1, False, pipeline.view_side)
+    known = graphs(make_rooms("test", torch.arange(3) + 400_000))
+    asked = [q for i, g in enumerate(known) for q in make_questions(g, 400_000 + i, ASKED, len(ASKED))]
+    details = results["details"]
+    assert set(details) == set(results["metrics"]) == set(METRICS) >= KEYS
+    for kind in set(ASKED) - {"grounding", "absent"}:
+        assert details[kind]["n"] == sum(q.kind == kind for q in asked), kind
+    assert details["absent_false_box_rate"]["n"] == sum(q.kind == "absent" for q in asked)
+    for group, unique in (("unique", True), ("distractor", False)):
+        expected = sum(q.kind == "grounding" and q.unique == unique for q in asked)
+        assert details[f"grounding_{group}_acc25"]["n"] == details[f"grounding_{group}_acc50"]["n"] == expected
+    assert results["n"] == len(asked)
+    assert results["unanswered"] == 0
+
+
+def test_chance_is_one_over_the_possible_answers(model: Path) -> None:
+    pipeline = open_pipeline(model, "none", None)
+    details = evaluate(pipeline, "test", 0, 3, 1, False, pipeline.view_side)["details"]
+    for kind, possible in {"existence": 2, "color": 8, "category": 10, "relation": 3, "multihop": 8}.items():
+        assert details[kind]["chance"] == pytest.approx(1 / possible), kind
+    for name in GROUNDING & {name for name, detail in details.items() if detail["n"]}:
+        assert 1 / 9 - 1e-9 <= details[name]["chance"] <= 1 / 6 + 1e-9, name  # the target is one of 6 to 9 objects
+
+
+def test_a_model_without_words_is_wrong_everywhere_and_said_so(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("ask", "ground"):
+        monkeypatch.setattr(Ada3DPipeline, name, raising(ModelError("no text")))
+    out = tmp_path / "out.json"
+    assert main(["synthetic", "--model", str(model), "--scenes", "1", "--json", str(out)]) == 0
+    results = json.loads(out.read_text())
+    assert results["unanswered"] == results["n"] > 0
+    assert all(not value for value in results["metrics"].values())
+    assert re.search(rf"{results['n']} of {results['n']} questions got no text", capsys.readouterr().out)
+
+
+def test_a_failure_of_the_machine_is_no_wrong_answer(
+    model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Ada3DPipeline, "ask", raising(OutOfMemoryError("2 GiB")))
+    assert main(["synthetic", "--model", str(model), "--scenes", "1"]) == 2
+    assert "2 GiB" in capsys.readouterr().err
+
+
+def test_the_file_says_where_its_numbers_come_from(model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    arguments = ["--model", str(model), "--scenes", "2", "--seed", "7", "--shuffle-scenes", "--json", str(out)]
+    assert main(["synthetic", *arguments]) == 0
+    results = json.loads(out.read_text())
+    assert results["provenance"]["seed"] == 7
+    assert {"commit", "date", "versions", "device"} <= set(results["provenance"])
+    assert (results["scenes"], results["split"], results["shuffled"]) == (2, "test", True)
+    assert results["random_weights"]
+    assert len(results["sha256"]) == 64
+
+
+def test_no_rooms_is_one_sentence(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["synthetic", "--model", str(model), "--scenes", "0"]) == 2
+    assert capsys.readouterr().err == "ada3d eval: --scenes 0: at least 1, at most 100000.\n"
