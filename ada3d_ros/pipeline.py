@@ -306,6 +306,7 @@ class Ada3DPipeline:
             scene_epoch=scene.state.epoch,
             scene_version=scene.state.version,
             confidence=output.mean_probability,
+            kept_xyz_m=chosen.tokens.xyz_m[prefilled.kept[-1]].cpu().numpy() if in_room else None,
         )
 
     def _visual_tokens(

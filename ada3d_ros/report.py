@@ -14,15 +14,36 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+import torch
+from PIL import Image, ImageDraw
 
 from ada3d_ros.geometry.boxes import corners
+from ada3d_ros.geometry.camera import project_points
 from ada3d_ros.types import Box3D, RgbdFrame
 
 MAX_VIEWS = 12
 VIEW_WIDTH_PX = 240
 MAP_WIDTH_PX = 560
-TRUE_COLOUR, FOUND_COLOUR = "#888", "#0a7d33"
+LABEL_PX = (75.0, 14.0)  # room that a label on the map takes
+TRUE_COLOUR, FOUND_COLOUR, KEPT_COLOUR = "#888", "#0a7d33", "#ffd400"
+MIN_DEPTH_M = 0.05  # what is nearer to the image plane is not drawn
+HIDDEN_M = 0.3  # a token this far behind what depth measures is hidden
+EDGES = (
+    (0, 1),
+    (1, 2),
+    (2, 3),
+    (3, 0),
+    (4, 5),
+    (5, 6),
+    (6, 7),
+    (7, 4),
+    (0, 4),
+    (1, 5),
+    (2, 6),
+    (3, 7),
+)  # of geometry.boxes.corners
+Points = npt.NDArray[np.float64]
+NO_POINTS: Points = np.empty((0, 3))
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
@@ -71,26 +92,60 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]], numbers_from: i
     return f"<table><tr>{head}</tr>{body}</table>"
 
 
-def _thumbnail(rgb: npt.NDArray[np.uint8]) -> str:
-    image = Image.fromarray(rgb)
-    image.thumbnail((VIEW_WIDTH_PX, VIEW_WIDTH_PX))
+def _thumbnail(frame: RgbdFrame, found_boxes: Sequence[Box3D], kept_xyz_m: Points) -> str:
+    """The view as a data URL, found boxes and kept tokens drawn into it."""
+    scale = VIEW_WIDTH_PX / frame.intrinsics.width
+    image = Image.fromarray(frame.rgb).resize((VIEW_WIDTH_PX, round(frame.intrinsics.height * scale)))
+    pen = ImageDraw.Draw(image)
+    for x, y in _in_view(frame, kept_xyz_m) * scale:
+        pen.ellipse((x - 2, y - 2, x + 2, y + 2), fill=KEPT_COLOUR, outline="black")
+    for box in found_boxes:
+        uv, z = _project(frame, corners(box))
+        if (z > MIN_DEPTH_M).all():
+            for i, j in EDGES:
+                pen.line((*(uv[i] * scale), *(uv[j] * scale)), fill=FOUND_COLOUR, width=2)
     content = io.BytesIO()
-    image.save(content, "JPEG", quality=80)
+    image.save(content, "JPEG", quality=85)
     return "data:image/jpeg;base64," + base64.b64encode(content.getvalue()).decode()
 
 
-def _views(frames: Sequence[RgbdFrame]) -> str:
+def _project(frame: RgbdFrame, xyz_m: Points) -> tuple[Points, Points]:
+    """Pixels (N, 2) and depth (N,) of world points (N, 3)."""
+    K, T = torch.from_numpy(frame.intrinsics.matrix), torch.from_numpy(frame.T_world_cam.copy())
+    uv, z = project_points(torch.from_numpy(xyz_m), K, T)
+    return uv.numpy(), z.numpy()
+
+
+def _in_view(frame: RgbdFrame, xyz_m: Points) -> Points:
+    """Pixels (K, 2) of the points that nothing hides: depth measures nothing clearly nearer there."""
+    uv, z = _project(frame, xyz_m)
+    column, row = np.round(uv).T
+    camera = frame.intrinsics
+    inside = (z > MIN_DEPTH_M) & (column >= 0) & (row >= 0) & (column < camera.width) & (row < camera.height)
+    uv, z = uv[inside], z[inside]
+    reading = frame.depth_m[row[inside].astype(int), column[inside].astype(int)]
+    visible: Points = uv[~(reading < z - HIDDEN_M)]  # no reading hides nothing
+    return visible
+
+
+def _views(frames: Sequence[RgbdFrame], found_boxes: Sequence[Box3D], kept_xyz_m: Points) -> str:
     chosen = [frames[i] for i in np.unique(np.linspace(0, len(frames) - 1, min(MAX_VIEWS, len(frames))).astype(int))]
     start_ns = frames[0].stamp_ns
     figures = "".join(
-        f'<figure><img src="{_thumbnail(f.rgb)}" alt="view"><figcaption>{(f.stamp_ns - start_ns) / 1e9:.1f} s</figcaption></figure>'
+        f'<figure><img src="{_thumbnail(f, found_boxes, kept_xyz_m)}" alt="view"><figcaption>{(f.stamp_ns - start_ns) / 1e9:.1f} s</figcaption></figure>'
         for f in chosen
     )
     return f'<div class="views">{figures}</div>'
 
 
-def map_svg(frames: Sequence[RgbdFrame], true_boxes: Sequence[Box3D], found_boxes: Sequence[Box3D]) -> str:
-    """The room from above (x right, y up, metres): camera path with viewing directions, true boxes with their labels, found boxes."""
+def map_svg(
+    frames: Sequence[RgbdFrame],
+    true_boxes: Sequence[Box3D],
+    found_boxes: Sequence[Box3D],
+    kept_xyz_m: Points = NO_POINTS,
+) -> str:
+    """The room from above (x right, y up, metres): camera path with viewing directions, true boxes with their labels, found boxes,
+    kept tokens (K, 3)."""
     path = np.array([f.T_world_cam[:2, 3] for f in frames])
     outlines = [
         (corners(box)[:, :2], colour)
@@ -113,10 +168,17 @@ def map_svg(frames: Sequence[RgbdFrame], true_boxes: Sequence[Box3D], found_boxe
         shapes.append(
             f'<polygon points="{" ".join(map(pixel, around))}" fill="{colour}" fill-opacity="0.15" stroke="{colour}" stroke-width="2"/>'
         )
+    for xyz in kept_xyz_m:
+        x, y = map(float, pixel(xyz[:2]).split(","))
+        shapes.append(f'<circle cx="{x}" cy="{y}" r="3" fill="{KEPT_COLOUR}" stroke="#333" stroke-width="0.6"/>')
+    placed: list[tuple[float, float]] = []
     for box in true_boxes:
-        x, y = pixel(box.center_m[:2]).split(",")
+        x, y = map(float, pixel(box.center_m[:2]).split(","))
+        while any(abs(x - u) < LABEL_PX[0] and abs(y - v) < LABEL_PX[1] for u, v in placed):
+            y += LABEL_PX[1]  # what stands on a table has its label below the table's
+        placed.append((x, y))
         label = html.escape(box.label)
-        shapes.append(f'<text x="{x}" y="{y}" font-size="12" text-anchor="middle">{label}</text>')
+        shapes.append(f'<text x="{x:.1f}" y="{y:.1f}" font-size="12" text-anchor="middle">{label}</text>')
     height = (high[1] - low[1]) * scale
     return f'<svg viewBox="0 0 {MAP_WIDTH_PX} {height:.0f}" width="{MAP_WIDTH_PX}" role="img" aria-label="map">{"".join(shapes)}</svg>'
 
@@ -143,8 +205,11 @@ def write_report(
     compared: Sequence[ComparedBox],
     questions: Sequence[AskedQuestion],
     facts: dict[str, str],
+    kept: tuple[str, Points] = ("", NO_POINTS),
 ) -> Path:
-    """Write the HTML file; returns its path. `warning` is shown first; `facts` last."""
+    """Write the HTML file; returns its path. `warning` is shown first; `facts` last. kept: a question, and where (K, 3) the spatial tokens
+    lie that the last layer kept for it."""
+    found = [c.found for c in compared if c.found is not None]
     stages = list(dict.fromkeys(stage for q in questions for stage in q.latency_ms))
     parts = [
         f"<h1>{html.escape(title)}</h1>",
@@ -174,8 +239,14 @@ def write_report(
             ],
         ),
         "<h2>The room from above</h2>",
-        "<p>Blue: the camera's path and where it looked. Grey: the true boxes. Green: the boxes that the model grounded and depth refined.</p>",
-        map_svg(frames, true_boxes, [c.found for c in compared if c.found is not None]),
+        "<p>Blue: the camera's path and where it looked. Grey: the true boxes. Green: the boxes that the model grounded and depth refined."
+        + (
+            f" Yellow: the {len(kept[1])} spatial tokens that the last layer kept for <i>{html.escape(kept[0])}</i>."
+            if kept[0]
+            else ""
+        )
+        + "</p>",
+        map_svg(frames, true_boxes, found, kept[1]),
         "<h2>Boxes</h2>",
         _table(
             ["asked for", "true centre, m", "true size, m", "found centre, m", "found size, m", "IoU"],
@@ -184,13 +255,13 @@ def write_report(
                     html.escape(c.phrase),
                     *_box_text(c.true, "not in the room"),
                     *_box_text(c.found, "none"),
-                    f"{c.iou:.2f}" if c.found is not None else "",
+                    f"{c.iou:.2f}" if c.true is not None and c.found is not None else "",
                 ]
                 for c in compared
             ],
         ),
         "<h2>What the robot saw</h2>",
-        _views(frames),
+        _views(frames, found, kept[1]),
         "<h2>This run</h2>",
         _table(["what", "value"], [[html.escape(k), html.escape(v)] for k, v in facts.items()], numbers_from=9),
     ]

@@ -350,6 +350,7 @@ class Answer:
     stamp_ns: newest image used; frame_id: world frame of the boxes; scene_age_s: seconds from the newest image to the
     moment of answering, NaN where no clock was given; scene_staleness: share of keyframes the cached scene lacks, NaN
     without a cache.
+    kept_xyz_m (K, 3) float32: where the spatial tokens lie that the last layer kept, world frame; None for an image alone.
     """
 
     question: str
@@ -366,3 +367,4 @@ class Answer:
     scene_cached: bool = False
     scene_staleness: float = NAN
     confidence: float = NAN
+    kept_xyz_m: npt.NDArray[np.float32] | None = None

@@ -8,12 +8,21 @@ import numpy as np
 import pytest
 import torch
 
+from ada3d_ros import ground_phrase
 from ada3d_ros.config import from_flat
-from ada3d_ros.errors import CheckpointError
+from ada3d_ros.errors import (
+    CanceledError,
+    CheckpointError,
+    ModelError,
+    NoFramesError,
+    RequestError,
+    RequestTimeoutError,
+)
+from ada3d_ros.geometry.boxes import iou_axis_aligned
 from ada3d_ros.model.grounding_head import GroundingHead, save_grounding_head
 from ada3d_ros.model.random_checkpoint import TINY_CONFIG, write_random_checkpoint
 from ada3d_ros.pipeline import Ada3DPipeline
-from ada3d_ros.types import Answer, GroundingMethod, Question, Scope
+from ada3d_ros.types import Answer, AskHooks, GroundingMethod, Question, Scope, Stage, StopReason
 from test.box_room import build_box_room
 
 NO_WISHES = Question("")
@@ -32,19 +41,31 @@ def write_model(folder: Path, presence: float, width: int = WIDTH, threshold: fl
     return folder
 
 
-def ground(folder: Path, phrase: str = "the red box", question: Question = NO_WISHES, **settings: object) -> Answer:
+def start(folder: Path, **settings: object) -> Ada3DPipeline:
+    """Loaded, and having seen the room with boxes."""
     values = {"model.path": str(folder), "generation.max_new_tokens": 6, "keyframe.max_views": 6, **settings}
     pipeline = Ada3DPipeline(from_flat({name.replace("__", "."): value for name, value in values.items()}))
-    assert pipeline.check().has_grounding_head
     pipeline.load()
     for frame in build_box_room(num_views=8, width=160, height=120).frames:
         pipeline.observe(frame)
+    return pipeline
+
+
+def ground(folder: Path, phrase: str = "the red box", question: Question = NO_WISHES, **settings: object) -> Answer:
+    pipeline = start(folder, **settings)
+    assert pipeline.info is not None
+    assert pipeline.info.has_grounding_head
     return pipeline.ground(replace(question, text=phrase))
 
 
 @pytest.fixture(scope="module")
 def sure(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_model(tmp_path_factory.mktemp("sure"), presence=6.0)
+
+
+@pytest.fixture(scope="module")
+def headless(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_random_checkpoint(tmp_path_factory.mktemp("headless"))
 
 
 @pytest.mark.parametrize("strategy", ["none", "adatoken3d", "geo_fps", "random"])
@@ -112,6 +133,81 @@ def test_without_a_head_the_phrase_is_found_by_relevance_or_text(tmp_path: Path)
     assert sure.boxes == ()
 
 
+STOPS = [(RequestTimeoutError, StopReason.TIMEOUT), (CanceledError, StopReason.CANCELED)]
+
+
+@pytest.mark.parametrize("with_head", [True, False], ids=["head", "relevance"])
+@pytest.mark.parametrize(("error", "reason"), STOPS, ids=["timeout", "canceled"])
+@pytest.mark.parametrize("stage", [Stage.DECODING, Stage.POSTPROCESS])
+def test_stopped_keeps_the_text_and_does_not_claim_that_nothing_is_there(
+    sure: Path, headless: Path, with_head: bool, error: type[RequestError], reason: StopReason, stage: Stage
+) -> None:
+    pipeline = start(sure if with_head else headless)
+    pieces: list[str] = []
+    stages: list[Stage] = []
+
+    def check() -> None:
+        if stage in stages and len(pieces) >= 3:
+            raise error("enough")
+
+    hooks = AskHooks(check=check, on_stage=stages.append, on_text=lambda delta, count: pieces.append(delta))
+    answer = pipeline.ground(Question("the red box"), hooks)
+    assert (answer.boxes, answer.stop_reason) == ((), reason)
+    assert answer.text
+    assert "not seen" not in answer.text
+
+
+def test_without_depth_in_it_a_pointed_box_is_dropped(sure: Path) -> None:
+    answer = ground(sure, boxes__min_support_points=100_000)
+    assert answer.boxes == ()
+    assert answer.text == "I have not seen the red box."
+
+
+def test_relevance_finds_a_box_that_depth_shows(headless: Path) -> None:
+    pipeline = start(headless)
+    (box,) = pipeline.ground(Question("the red box")).boxes  # where random weights happen to look
+    (again,) = pipeline.ground(Question("the red box")).boxes
+    assert box.method is GroundingMethod.RELEVANCE
+    assert 0.0 < box.score <= 1.0
+    assert box.support_points >= 20
+    assert 0 < len(box.evidence_xyz_m) == len(box.evidence_weights) <= 8
+    assert any(iou_axis_aligned(box, thing) > 0.5 for thing in build_box_room(num_views=8, width=160, height=120).boxes)
+    assert np.array_equal(box.center_m, again.center_m)
+    assert np.array_equal(box.size_m, again.size_m)
+
+
+def test_a_box_that_the_model_writes_of_the_place_is_taken(headless: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline = start(headless)
+    thing = build_box_room(num_views=8, width=160, height=120).boxes[0]
+    numbers = ", ".join(f"{value:.3f}" for value in (*thing.center_m, *thing.size_m))
+    real = ground_phrase.speak
+    monkeypatch.setattr(ground_phrase, "speak", lambda *args: (real(*args)[0], f"It is at [{numbers}]."))
+    (box,) = pipeline.ground(Question("the red box")).boxes
+    assert box.method is GroundingMethod.RELEVANCE
+    assert box.center_m == pytest.approx(thing.center_m, abs=1e-3)
+    assert box.evidence_xyz_m
+
+
+def test_relevance_gives_up_where_its_own_prompt_is_too_long(headless: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline = start(headless)
+    monkeypatch.setattr(ground_phrase, "LOCATED_PROMPT", "At [{x:.3f}, {y:.3f}, {z:.3f}]. " + "word " * 4000)
+    answer = pipeline.ground(Question("the red box"))
+    assert answer.boxes == ()
+    assert answer.text
+    assert answer.stop_reason is StopReason.MAX_TOKENS
+
+
+@pytest.mark.parametrize("layer", ["presence", "box"])
+def test_a_head_that_gives_no_number_is_a_model_error(tmp_path: Path, layer: str) -> None:
+    write_model(tmp_path, 6.0)
+    head = GroundingHead(WIDTH)
+    with torch.no_grad():
+        getattr(head, layer)[2].bias.fill_(torch.nan)
+    save_grounding_head(head, tmp_path, 0.0)
+    with pytest.raises(ModelError, match="output is not finite"):
+        ground(tmp_path)
+
+
 def test_evidence_lies_at_kept_tokens_alone(sure: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[set[tuple[float, ...]], set[tuple[float, ...]]]] = []  # places of all tokens, of the kept ones
     real = ground_phrase.point_at_phrase
@@ -122,7 +218,7 @@ def test_evidence_lies_at_kept_tokens_alone(sure: Path, monkeypatch: pytest.Monk
         return real(*args)
 
     monkeypatch.setattr("ada3d_ros.pipeline.point_at_phrase", record)
-    ground(sure)
+    ground(sure, pruning__strategy="none")
     answer = ground(sure, pruning__strategy="adatoken3d", pruning__keep_ratio=0.4)
     (scene, unpruned), (_, kept) = seen
     assert unpruned == scene

@@ -33,6 +33,7 @@ TRUE = (box(0.0, "red chair"), box(2.0, NASTY))
 COMPARED = (
     ComparedBox("the red chair (pruned)", TRUE[0], box(0.25, "the red chair"), 0.6),
     ComparedBox("the blue bed (pruned)", None, None, 0.0),
+    ComparedBox("the blue bed (unpruned)", None, box(1.0, "the blue bed"), 0.0),
     ComparedBox(f"{NASTY} (pruned)", TRUE[1], None, 0.0),
 )
 QUESTIONS = (
@@ -79,7 +80,7 @@ def test_latency_has_a_row_per_run_and_a_gap_where_a_stage_did_not_run(text: str
     assert '<td class="number"></td><td class="number">47.1</td>' in row(text, r"How many chairs? (unpruned)")
 
 
-def test_boxes_show_iou_only_where_one_was_found(text: str) -> None:
+def test_iou_stands_where_there_are_two_boxes_to_compare(text: str) -> None:
     found = row(text, "the red chair (pruned)")
     assert '<td class="number">0.60</td>' in found
     assert "0.25, 0.00, 0.50" in found
@@ -87,6 +88,7 @@ def test_boxes_show_iou_only_where_one_was_found(text: str) -> None:
     assert "not in the room" in absent
     assert ">none<" in absent
     assert "0.00" not in absent
+    assert row(text, r"the blue bed (unpruned)").endswith('<td class="number"></td></tr>')  # nothing to compare with
 
 
 def test_what_comes_from_outside_is_escaped(text: str) -> None:
@@ -119,3 +121,9 @@ def test_map_is_well_formed_with_labels_and_boxes_where_they_are() -> None:
     assert (x2 - x0) / (x1 - x0) == pytest.approx(0.25 / 2.0, abs=0.01)
     camera = svg.findall("polyline")[0]
     assert middle(camera)[1] > y0  # y = -1 m lies below y = 0
+
+
+def test_labels_of_objects_on_top_of_each_other_stay_readable() -> None:
+    svg = ET.fromstring(map_svg(FRAMES, (box(0.0, "red table"), box(0.05, "white ball"), box(0.0, "blue lamp")), []))
+    heights = sorted(float(t.get("y") or "nan") for t in svg.findall("text"))
+    assert np.diff(heights).min() >= 12.0  # the font's size

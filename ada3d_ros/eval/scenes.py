@@ -56,7 +56,7 @@ def open_frames(source: str, config: AgentConfig) -> Iterable[RgbdFrame]:
     """The frames of a source as SOURCE_HELP describes it. Raises SourceError."""
     kind, _, seed = source.partition(":")
     if kind == "room" and (seed.isdigit() or not seed):
-        return generate_room(int(seed or 0), level=2).frames
+        return generate_room(int(seed or 0), level=2, split="val").frames
     path = Path(source)
     if not path.is_dir():
         raise SourceError(f"{source} is not a folder; give {SOURCE_HELP}.")

@@ -238,7 +238,7 @@ def table(results: dict[str, Any]) -> str:
         f"{results['keep_ratio']:.2f}; {results['seconds_per_question'] * 1000:.0f} ms a question, views included"
     )
     if results["unanswered"]:
-        lines.append(f"{results['unanswered']} of {results['questions']} questions got no text and count as wrong.")
+        lines.append(f"{results['unanswered']} of {results['n']} questions got no text and count as wrong.")
     if results["shuffled"]:
         lines.append("SHUFFLED: asked about another room's views; what is known blindly is the majority column.")
     return "\n".join(lines)

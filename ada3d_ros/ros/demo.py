@@ -16,25 +16,30 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from ada3d_ros.config import from_flat
 from ada3d_ros.errors import Ada3DError, ErrorCode
 from ada3d_ros.geometry.boxes import iou_axis_aligned
 from ada3d_ros.msg import AgentStatus
+from ada3d_ros.pipeline import Ada3DPipeline
 from ada3d_ros.report import AskedQuestion, ComparedBox, write_report
 from ada3d_ros.results import provenance
 from ada3d_ros.ros.client import describe_answer, describe_tokens
 from ada3d_ros.ros.conversions import LATENCY_STAGES
-from ada3d_ros.ros.peer import AgentPeer, PeerError, make_random_model, start_verb
+from ada3d_ros.ros.peer import AgentPeer, PeerError, start_verb
+from ada3d_ros.sources.bag import BagSource
 from ada3d_ros.sources.bag_writer import BagOptions, write_bag
 from ada3d_ros.srv import GetModelInfo, GroundObject, QueryScene
-from ada3d_ros.types import Box3D
+from ada3d_ros.types import Box3D, Question
 from ada3d_ros.world.generated import GeneratedRoom, generate_room
 from ada3d_ros.world.questions import RoomQuestion, make_questions
 
 SIDE_PX = 384
 ASKED = ("existence", "color", "count", "category", "nearest", "multihop", "grounding", "grounding", "absent")
 RUNS = (("pruned", 0.0), ("unpruned", 1.0))  # keep ratio of the request; 0 = as the node is configured
-EMBEDDED_MODEL = Path(__file__).resolve().parents[1] / "models" / "embedded"
+KEYFRAMES = {"keyframe.min_translation_m": 0.0, "keyframe.min_rotation_deg": 0.0}  # every view is kept
+GENERATION = {"generation.max_new_tokens": 24}
 RIGHT_IOU = 0.25  # a box counts as right from here on, as in ScanRefer's lenient measure
 REMAPS = {
     "rgb/image/compressed": "/camera/color/image_raw/compressed",
@@ -145,14 +150,17 @@ def _ask_all(peer: AgentPeer, room: GeneratedRoom, questions: Sequence[RoomQuest
     return result
 
 
-def _model_or_random(model: Path | None, out: Path) -> str:
-    """The model that was named, else the embedded one, else random weights where this installation lacks it."""
-    if model is not None:
-        return str(model)
-    if (EMBEDDED_MODEL / "config.json").is_file():
-        return "embedded"
-    _say("this installation lacks the embedded model: random weights instead")
-    return str(make_random_model(out / "random_model"))
+def _kept_tokens(model: str, bag: Path, questions: Sequence[RoomQuestion]) -> tuple[str, npt.NDArray[np.float64]]:
+    """A phrase, and where the tokens lie that the last layer kept for it: messages do not carry that, so the library asks on the same bag."""
+    pipeline = Ada3DPipeline(from_flat({"model.path": model, **KEYFRAMES, **GENERATION}))
+    pipeline.check()
+    pipeline.load()
+    for frame in BagSource(bag):
+        pipeline.observe(frame)
+    phrase = next((q.phrase for q in questions if q.target is not None), "the table")
+    answer = pipeline.ground(Question(phrase))
+    assert answer.kept_xyz_m is not None  # a question about the scene
+    return phrase, answer.kept_xyz_m.astype(np.float64)
 
 
 def run(out: Path, seed: int, rate: float, model: Path | None) -> Path:
@@ -161,22 +169,23 @@ def run(out: Path, seed: int, rate: float, model: Path | None) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     _say(f"a generated room (seed {seed}) becomes a bag")
     room = generate_room(seed, level=1, side_px=SIDE_PX)  # of the test split, which no training saw
+    questions = make_questions(room.graph, seed, ASKED, len(ASKED))
     bag = out / "room_bag"
     print(f"{write_bag(room.frames, bag, BagOptions(overwrite=True))} frames in {bag}")
     _say("the node starts, the player plays the bag into it")
+    path = str(model or "embedded")
     parameters = {
-        "model.path": _model_or_random(model, out),
+        "model.path": path,
         "use_sim_time": "true",
         "rgb_transport": "compressed",
-        "generation.max_new_tokens": 24,
-        "keyframe.min_translation_m": 0.0,  # every view is kept
-        "keyframe.min_rotation_deg": 0.0,
+        **GENERATION,
+        **KEYFRAMES,
     }
     with AgentPeer(parameters, REMAPS) as peer:
         print(f"{_collect(peer, bag, rate)} keyframes kept")
         info = peer.call(GetModelInfo, "get_model_info", GetModelInfo.Request())
         _say("questions" + (" (RANDOM WEIGHTS: the answers are meaningless)" if info.random_weights else ""))
-        result = _ask_all(peer, room, make_questions(room.graph, seed, ASKED, len(ASKED)))
+        result = _ask_all(peer, room, questions)
     right = {how: sum(bool(asked.right) for asked in result.asked[i :: len(RUNS)]) for i, (how, _) in enumerate(RUNS)}
     score = ", ".join(f"{how} {count} of {len(result.asked) // len(RUNS)}" for how, count in right.items())
     facts = {k: str(v) for k, v in provenance(info.device, seed).items()} | {
@@ -186,8 +195,17 @@ def run(out: Path, seed: int, rate: float, model: Path | None) -> Path:
         "bag": str(bag),
     }
     warning = NEVER_TRAINED if info.random_weights else ""
+    kept = _kept_tokens(path, bag, questions)
     report = write_report(
-        out / "report.html", "ada3d_ros demo", warning, room.frames, room.boxes, result.compared, result.asked, facts
+        out / "report.html",
+        "ada3d_ros demo",
+        warning,
+        room.frames,
+        room.boxes,
+        result.compared,
+        result.asked,
+        facts,
+        kept,
     )
     _say(f"right answers: {score}")
     _say(f"done in {time.monotonic() - started:.0f} s; open {report} in a browser")

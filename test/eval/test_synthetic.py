@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -44,6 +45,13 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def results(model: Path) -> dict[str, Any]:
+    """Of the test rooms 400000 to 400002."""
+    pipeline = open_pipeline(model, "none", None)
+    return evaluate(pipeline, "test", 4, 3, 1, False, pipeline.view_side)
+
+
 def raising(error: Exception) -> Callable[..., None]:
     def fail(*args: object) -> None:
         raise error
@@ -51,9 +59,7 @@ def raising(error: Exception) -> Callable[..., None]:
     return fail
 
 
-def test_n_is_what_the_rooms_were_asked(model: Path) -> None:
-    pipeline = open_pipeline(model, "none", None)
-    results = evaluate(pipeline, "test", 4, 3, 1, False, pipeline.view_side)
+def test_n_is_what_the_rooms_were_asked(results: dict[str, Any]) -> None:
     known = graphs(make_rooms("test", torch.arange(3) + 400_000))
     asked = [q for i, g in enumerate(known) for q in make_questions(g, 400_000 + i, ASKED, len(ASKED))]
     details = results["details"]
@@ -68,9 +74,8 @@ def test_n_is_what_the_rooms_were_asked(model: Path) -> None:
     assert results["unanswered"] == 0
 
 
-def test_chance_is_one_over_the_possible_answers(model: Path) -> None:
-    pipeline = open_pipeline(model, "none", None)
-    details = evaluate(pipeline, "test", 0, 3, 1, False, pipeline.view_side)["details"]
+def test_chance_is_one_over_the_possible_answers(results: dict[str, Any]) -> None:
+    details = results["details"]
     for kind, possible in {"existence": 2, "color": 8, "category": 10, "relation": 3, "multihop": 8}.items():
         assert details[kind]["chance"] == pytest.approx(1 / possible), kind
     for name in GROUNDING & {name for name, detail in details.items() if detail["n"]}:
