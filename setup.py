@@ -37,7 +37,8 @@ setup(
         "transformers>=5.17",
     ],
     extras_require={
-        "test": ["hypothesis", "pytest", "rosbags-image>=0.10"],
+        "gpus": ["accelerate>=1.0"],  # `ada3d train` on several
+        "test": ["accelerate>=1.0", "hypothesis", "pytest", "rosbags-image>=0.10"],
         "dev": ["mypy", "ruff"],
     },
     entry_points={"console_scripts": ["ada3d = ada3d_ros.cli:main"]},

@@ -46,6 +46,7 @@ from ada3d_ros.train.tokens import (
     symbolic_points,
     turn_rooms,
 )
+from ada3d_ros.train.workers import Workers
 from ada3d_ros.world.graph import graphs
 from ada3d_ros.world.questions import make_questions
 from ada3d_ros.world.rooms import CATEGORIES, Rooms, make_rooms
@@ -68,7 +69,7 @@ class Session:
     code: torch.Tensor
     level: int
     gallery_rooms: int
-    device: torch.device
+    workers: Workers
     seen: dict[str, int] = field(default_factory=dict)
     galleries: dict[str, Gallery] = field(default_factory=dict)
     stopped: bool = False
@@ -78,24 +79,36 @@ class Session:
         """Finish the step, save, end: what Ctrl-C and `kill` do."""
         self.stopped = True
 
+    @property
+    def device(self) -> torch.device:
+        return self.workers.device
+
     def gallery(self, split: str) -> Gallery:
-        """The rendered rooms of a split; made when first asked for."""
+        """The rendered rooms of a split; made by the first worker when first asked for."""
         if split not in self.galleries:
+            if not self.workers.first and split == "train":
+                self.workers.wait()
             count = self.gallery_rooms if split == "train" else VAL_ROOMS
             self.galleries[split] = open_gallery(
                 self.folder / "gallery", split, self.level, count, self.model.config.vision, device=str(self.device)
             )
+            if self.workers.first and split == "train":
+                self.workers.wait()
         return self.galleries[split]
 
 
-def open_session(folder: Path, level: int, gallery_rooms: int, device: torch.device, seed: int) -> Session:
+def open_session(folder: Path, level: int, gallery_rooms: int, workers: Workers, seed: int) -> Session:
     """A new run, or the one that `folder` holds."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "tokenizer.model"
+    path, device = folder / "tokenizer.model", workers.device
+    if not workers.first:
+        workers.wait()  # the first one makes the tokenizer
     tokenizer = Tokenizer(path) if path.exists() else train_tokenizer(path, EMBEDDED_CONFIG.decoder.vocab_size)
+    if workers.first:
+        workers.wait()
     model, head = new_model(tokenizer, seed)
     code = feature_code(model.config.vision.hidden_size).to(device)
-    return Session(folder, model.to(device), head.to(device), Packer(tokenizer), code, level, gallery_rooms, device)
+    return Session(folder, model.to(device), head.to(device), Packer(tokenizer), code, level, gallery_rooms, workers)
 
 
 def planned_shares(model: Llava3D, keep_ratio: float) -> tuple[float, ...]:
@@ -239,9 +252,12 @@ def autocast(session: Session) -> torch.autocast:
 
 def steps_of(session: Session, stage: Stage, until: float) -> Iterator[int]:
     """Numbers of the steps that are left, as long as there is time and nobody said stop."""
-    while session.seen.get(stage.name, 0) < stage.rooms and time.monotonic() < until and not session.stopped:
-        yield session.seen.get(stage.name, 0) // stage.batch
-        session.seen[stage.name] = session.seen.get(stage.name, 0) + stage.batch
+    together = stage.batch * session.workers.count
+    while session.seen.get(stage.name, 0) < stage.rooms:
+        if not session.workers.all_agree(time.monotonic() < until and not session.stopped):
+            return
+        yield session.seen.get(stage.name, 0) // together
+        session.seen[stage.name] = session.seen.get(stage.name, 0) + together
 
 
 def run_stage(session: Session, stage: Stage, until: float) -> None:
@@ -254,15 +270,18 @@ def run_stage(session: Session, stage: Stage, until: float) -> None:
     done_before = session.seen.get(stage.name, 0)
     for step in steps_of(session, stage, until):
         with autocast(session):
-            loss, report, _ = batch_loss(session, stage, "train", step)
+            loss, report, _ = batch_loss(session, stage, "train", step * session.workers.count + session.workers.rank)
         loss.backward()
-        progress = max(step * stage.batch / stage.rooms, (time.monotonic() - started) / (until - started))
+        session.workers.average_gradients(optimizers.parameters)
+        progress = max(session.seen.get(stage.name, 0) / stage.rooms, (time.monotonic() - started) / (until - started))
         optimizers.step(learning_rate(stage, step, progress))
         for name, value in report.items():
             recent[name].append(value)
+        if not session.workers.first:
+            continue
         now = time.monotonic()
         if now - reported > REPORT_EVERY_S:
-            rate = (session.seen.get(stage.name, 0) + stage.batch - done_before) / (now - started)
+            rate = (session.seen.get(stage.name, 0) - done_before) / (now - started)
             line = {"stage": stage.name, "rooms": session.seen.get(stage.name, 0), "rooms_per_s": rate}
             line |= {name: sum(v) / len(v) for name, v in recent.items()}
             line["val"] = {name: round(v, 4) for name, v in validate(session, stage).items()}
@@ -274,7 +293,9 @@ def run_stage(session: Session, stage: Stage, until: float) -> None:
         if now - saved > SAVE_EVERY_S:
             save_state(session, state, stage, optimizers)
             saved = now
-    save_state(session, state, stage, optimizers)
+    if session.workers.first:
+        save_state(session, state, stage, optimizers)
+    session.workers.wait()
 
 
 def write_line(path: Path, line: dict[str, Any]) -> None:
@@ -360,14 +381,14 @@ def main(argv: list[str]) -> int:
         for name in wanted:
             if name not in known:
                 raise ConfigError(f"--stages {name!r} is not a stage; there are {', '.join(known)}.")
-        session = open_session(options.out, options.level, options.rooms, torch.device(options.device), options.seed)
+        session = open_session(options.out, options.level, options.rooms, Workers(options.device), options.seed)
         if options.keep_ratio != 1.0:
             session.shares = planned_shares(session.model, options.keep_ratio)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, session.stop)
         for name in wanted:
             run_stage(session, known[name], until)
-        if options.export:
+        if options.export and session.workers.first:
             export_model(options.out, options.export, options.threshold, session.model, session.head)
     except (Ada3DError, OSError) as error:
         print(f"ada3d train: {error}", file=sys.stderr)
