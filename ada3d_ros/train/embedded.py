@@ -32,7 +32,7 @@ CORPUS_ROOMS = 400
 
 EMBEDDED_CONFIG = LlavaConfig(
     decoder=DecoderConfig(
-        vocab_size=1024, hidden_size=192, intermediate_size=512, num_layers=6, num_heads=3, num_kv_heads=3, max_positions=4096
+        vocab_size=1024, hidden_size=192, intermediate_size=512, num_layers=4, num_heads=3, num_kv_heads=3, max_positions=4096
     ),
     vision=VisionConfig(
         hidden_size=128, intermediate_size=512, num_hidden_layers=6, num_attention_heads=4, patch_size=8, image_size=96

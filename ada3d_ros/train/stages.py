@@ -27,12 +27,12 @@ class Stage:
 
 
 STAGES = (
-    Stage("symbolic", "symbolic", 16_000, 8, 22, 2e-3, per_object=1, background=3),
-    Stage("points", "symbolic", 2_000, 8, 22, 1.5e-3, per_object=5, background=16),
-    Stage("oracle", "oracle", 2_000, 4, 24, 1e-3),
-    Stage("vision", "patches", 12_000, 4, 0, 2e-3, decay=0.3),
-    Stage("features", "features", 5_000, 4, 24, 1e-3, decay=0.4),
-    Stage("images", "images", 1_000, 4, 24, 2e-4, decay=0.6),
+    Stage("symbolic", "symbolic", 6_000, 8, 22, 2e-3, per_object=1, background=3),
+    Stage("points", "symbolic", 1_600, 8, 22, 1.5e-3, per_object=5, background=16),
+    Stage("oracle", "oracle", 1_000, 4, 24, 1e-3),
+    Stage("vision", "patches", 10_000, 4, 0, 2e-3),
+    Stage("features", "features", 3_000, 4, 24, 1e-3, decay=0.4),
+    Stage("images", "images", 1_200, 4, 24, 3e-4, decay=0.6),
 )
 # How often each kind of question is asked; one round is 22. Those that take several steps of thought come often: they are learned last.
 MIX = (
