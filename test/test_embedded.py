@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from ada3d_ros.config import from_flat
 from ada3d_ros.errors import CheckpointError, NoFramesError
@@ -102,3 +103,15 @@ def test_another_tokenizer_is_refused(tmp_path: Path) -> None:
     (folder / "tokenizer.model").write_bytes(words.replace(b"chair", b"cheer"))
     with pytest.raises(CheckpointError, match=r"tokenizer.model is not the one"):
         Ada3DPipeline(from_flat({"model.path": str(folder)})).check()
+
+
+def test_a_head_of_other_weights_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = Path(shutil.copytree(embedded_model_path(), tmp_path / "other"))
+    tensors = load_file(folder / "model.safetensors")
+    tensors["lm_head.weight"] = tensors["lm_head.weight"] * 1.01
+    save_file(tensors, folder / "model.safetensors")
+    open_pipeline(folder, "none", None)
+    assert "grounding_head.safetensors was trained with weights of sha256" in caplog.text
+    caplog.clear()
+    open_pipeline(embedded_model_path(), "none", None)
+    assert "sha256" not in caplog.text

@@ -72,11 +72,13 @@ class GroundingHead(nn.Module):
 
 @dataclass(frozen=True, eq=False, slots=True)
 class LoadedHead:
-    """A head ready to run. threshold: boxes of a lower score are not shown; trained_on: words."""
+    """A head ready to run. threshold: boxes of a lower score are not shown; trained_on: words; model_sha256: of the weights it was trained
+    with, "" where it does not say."""
 
     head: GroundingHead
     threshold: float
     trained_on: str
+    model_sha256: str = ""
 
 
 def save_grounding_head(
@@ -156,4 +158,5 @@ def load_grounding_head(folder: Path, width: int, device: torch.device | str = "
     with safe_open(folder / HEAD_FILE, "pt") as file:
         head.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
     threshold = float(cast(float, facts["threshold"]))
-    return LoadedHead(head.to(device).eval().requires_grad_(False), threshold, str(facts.get("trained_on", "")))
+    ready = head.to(device).eval().requires_grad_(False)
+    return LoadedHead(ready, threshold, str(facts.get("trained_on", "")), str(facts.get("model_sha256", "")))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
@@ -19,8 +20,10 @@ from ada3d_ros.model.checkpoint import (
     weights_sha256,
 )
 from ada3d_ros.model.config import LlavaConfig
-from ada3d_ros.model.grounding_head import inspect_grounding_head
+from ada3d_ros.model.grounding_head import HEAD_FILE, inspect_grounding_head
 from ada3d_ros.types import NAN, ModelInfo
+
+logger = logging.getLogger(__name__)
 
 EMBEDDED = "embedded"  # model.path of the model that the package brings
 
@@ -64,6 +67,11 @@ def open_model(settings: ModelConfig) -> tuple[LoadedModel, ModelInfo]:
         )
     device = resolve_device(settings.device)
     loaded = load_model(folder, device, resolve_dtype(settings.precision, device), settings.compat, vision_folder)
+    if loaded.head is not None and loaded.head.model_sha256 not in ("", digest):
+        logger.warning(
+            "%s was trained with weights of sha256 %s..., these are %s...: its boxes may be wrong. Train it anew, or delete it.",
+            Path(folder) / HEAD_FILE, loaded.head.model_sha256[:12], digest[:12],
+        )  # fmt: skip
     return loaded, _describe(settings, loaded.info, digest)
 
 

@@ -306,7 +306,7 @@ class RequestServer:
             job.check()
         if request.ground and not message.boxes:
             raise NotGroundedError(
-                f"no box for {request.question.text!r}: the model's text gave none that depth supports. It said: {message.text[:200]!r}"
+                f"no box for {request.question.text!r}: the model gave none that depth supports. It said: {message.text[:200]!r}"
             )
         message.success = True
         message.deadline_kept = message.latency.total_ms <= request.deadline_ms  # False for NaN

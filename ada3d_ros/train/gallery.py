@@ -81,3 +81,9 @@ def _fill(gallery: Gallery, rows: slice, vision: VisionConfig, device: str) -> N
     gallery.rgb[rows] = views.rgb.cpu().numpy()
     gallery.xyz_m[rows] = xyz.flatten(1, 3).cpu().numpy()
     gallery.owners[rows] = torch.stack(around, -1).flatten(1, 3).to(torch.int8).cpu().numpy()
+
+
+def normalise(rgb: torch.Tensor, vision: VisionConfig) -> torch.Tensor:
+    """Views (V, S, S, 3) uint8 to (V, 3, S, S) float32, as the tower wants them."""
+    mean, std = (torch.tensor(values, device=rgb.device) for values in (vision.image_mean, vision.image_std))
+    return ((rgb.float() / 255 - mean) / std).permute(0, 3, 1, 2)

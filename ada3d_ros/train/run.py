@@ -31,7 +31,7 @@ from ada3d_ros.model.llava3d import Llava3D
 from ada3d_ros.model.prompt import Tokenizer
 from ada3d_ros.train.embedded import CODE_SCALE, EMBEDDED_CONFIG, feature_code, new_model, train_tokenizer
 from ada3d_ros.train.export import export_model
-from ada3d_ros.train.gallery import Gallery, open_gallery
+from ada3d_ros.train.gallery import Gallery, normalise, open_gallery
 from ada3d_ros.train.objective import losses, run_packed
 from ada3d_ros.train.optimizers import Optimizers, learning_rate
 from ada3d_ros.train.packing import PackedQuestions, Packer
@@ -134,13 +134,6 @@ def trained_modules(session: Session, stage: Stage) -> list[nn.Module]:
     return [*rest, model.vision] if stage.shows == "images" else rest
 
 
-def normalise(rgb: torch.Tensor, session: Session) -> torch.Tensor:
-    """(V, S, S, 3) uint8 to (V, 3, S, S) float32, as the tower wants it."""
-    vision = session.model.config.vision
-    mean, std = (torch.tensor(v, device=rgb.device) for v in (vision.image_mean, vision.image_std))
-    return ((rgb.float() / 255 - mean) / std).permute(0, 3, 1, 2)
-
-
 def draw_rooms(
     session: Session, stage: Stage, split: str, number: int, turn: int
 ) -> tuple[Rooms, list[Points], torch.Tensor | None]:
@@ -194,7 +187,7 @@ def batch_loss(
     extra = torch.zeros((), device=session.device)
     report: dict[str, float] = {}
     if rgb is not None:
-        pixels = torch.cat([normalise(view, session) for view in rgb])
+        pixels = torch.cat([normalise(view, session.model.config.vision) for view in rgb])
         with torch.set_grad_enabled(stage.shows != "features" and torch.is_grad_enabled()):
             features = session.model.encode_views(pixels)
         features = features.unflatten(0, (len(rgb), -1)).flatten(1, 2)
@@ -353,12 +346,14 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
     parser.add_argument(
-        "--stages", default=",".join(s.name for s in STAGES), help="which stages, in order (default: all)"
+        "--stages", default=",".join(s.name for s in STAGES), help="which, in order (default: %(default)s)"
     )
     parser.add_argument("--minutes", type=float, default=1e9, help="stop after this time; the next run goes on")
     parser.add_argument("--level", type=int, default=1, choices=(1, 2), help="of the worlds (default 1)")
     parser.add_argument("--rooms", type=int, default=6000, help="rendered training rooms (default 6000, 2 GB)")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument(
+        "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda (default: cuda if there)"
+    )
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default 1)")
     parser.add_argument(
         "--keep-ratio",
