@@ -13,15 +13,17 @@ import numpy as np
 import pytest
 import torch
 
-from ada3d_ros.errors import ModelError, OutOfMemoryError
+from ada3d_ros.config import from_flat
+from ada3d_ros.errors import ConfigError, ModelError, OutOfMemoryError
 from ada3d_ros.eval.metrics import wilson
-from ada3d_ros.eval.synthetic import ASKED, METRICS, Tally, evaluate, main, normal_form, open_pipeline
+from ada3d_ros.eval.synthetic import ASKED, METRICS, Tally, evaluate, look, main, normal_form, open_pipeline, summary
 from ada3d_ros.model.grounding_head import GroundingHead, save_grounding_head
 from ada3d_ros.model.random_checkpoint import write_random_checkpoint
 from ada3d_ros.pipeline import Ada3DPipeline
 from ada3d_ros.train.embedded import EMBEDDED_CONFIG
 from ada3d_ros.world.graph import graphs
 from ada3d_ros.world.questions import make_questions
+from ada3d_ros.world.render import frames_of, render
 from ada3d_ros.world.rooms import make_rooms
 
 GROUNDING = {f"grounding_{group}_acc{percent}" for group in ("unique", "distractor") for percent in (25, 50)}
@@ -149,7 +151,12 @@ def test_pruning_and_shuffling_are_said(model: Path) -> None:
     ("arguments", "words"),
     [
         (["--scenes", "0"], "at least 1"),
+        (["--scenes", "100001"], "at most 100000"),
         (["--scenes", "1", "--shuffle-scenes"], "at least 2"),
+        (["--seed", "-1"], "--seed -1"),
+        (["--threads", "0"], "--threads 0"),
+        (["--keep", "0.4"], "--strategy"),
+        (["--strategy", "fastv", "--keep", "2"], "keep_ratio = 2.0"),
         (["--model", "/nowhere"], "/nowhere"),
         (["--strategy", "fastw"], "fastv"),
     ],
@@ -162,6 +169,49 @@ def test_what_cannot_be_is_one_sentence(
     error = capsys.readouterr().err
     assert error.startswith("ada3d eval: ")
     assert words in error
+
+
+@pytest.mark.parametrize("arguments", [[], ["real"], ["synthetic", "--level", "3"], ["synthetic", "--split", "train"]])
+def test_what_the_parser_refuses_exits_with_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 2
+    assert "usage: ada3d eval" in capsys.readouterr().err
+
+
+def test_without_the_embedded_model_the_sentence_names_the_option(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("ada3d_ros.model.startup.__file__", str(tmp_path / "model" / "startup.py"))
+    assert main(["synthetic", "--scenes", "1"]) == 2
+    assert "--model" in capsys.readouterr().err
+
+
+def test_every_view_becomes_a_keyframe_or_it_is_said(model: Path) -> None:
+    pipeline = open_pipeline(model, "none", None)
+    rooms = make_rooms("test", torch.arange(2), 2)
+    views = render(rooms, pipeline.view_side)
+    for b in range(2):
+        frames = frames_of(rooms, views, b)
+        look(pipeline, frames)
+        assert pipeline.scene_state().num_keyframes == int(rooms.num_views[b]) == len(frames)
+    pipeline.set_config(from_flat({"keyframe.max_views": 4}, pipeline.config))
+    with pytest.raises(ConfigError, match=f"4 of {len(frames)} views became keyframes"):
+        look(pipeline, frames)
+
+
+def test_torchs_own_failure_is_no_wrong_answer(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline = open_pipeline(model, "none", None)
+    monkeypatch.setattr(pipeline, "_ask", raising(RuntimeError("shapes")))
+    with pytest.raises(ModelError, match="shapes"):
+        evaluate(pipeline, "test", 0, 1, 1, False, pipeline.view_side)
+
+
+def test_an_empty_tally_has_every_key_and_no_number() -> None:
+    results = summary(Tally())
+    assert tuple(results["metrics"]) == tuple(results["details"]) == METRICS
+    assert np.isnan(list(results["metrics"].values())).all()
+    assert all(detail["n"] == 0 for detail in results["details"].values())
 
 
 def test_answers_are_compared_without_case_and_marks() -> None:

@@ -98,6 +98,12 @@ def edit_config(**changes: Any) -> Break:
     return apply
 
 
+def other_tokenizer(folder: Path) -> None:
+    """As in an official checkpoint, whose config.json does not say which tokenizer it is for."""
+    edit_config(ada3d_tokenizer_sha256="")(folder)
+    write("tokenizer.model", "not sentencepiece")(folder)
+
+
 FAULTS: dict[str, tuple[Break, str]] = {
     "a path that does not exist": (shutil.rmtree, "is not a folder"),
     "a file instead of a folder": (lambda f: shutil.rmtree(f) or (f.write_text("x") and None), "is not a folder"),
@@ -119,11 +125,15 @@ FAULTS: dict[str, tuple[Break, str]] = {
     "a config with no heads": (edit_config(num_attention_heads=0), "config.json does not describe a model"),
     "a config below zero": (edit_config(hidden_size=-192), "config.json does not describe a model"),
     "a config of another size": (edit_config(num_hidden_layers=5), "missing"),
+    "a tokenizer of another model": (
+        write("tokenizer.model", "not sentencepiece"),
+        "is not the one that this model was",
+    ),
     "a device that is absent": (lambda f: {"model.device": "cuda:63"}, "cuda:63"),
 }
 LATE_FAULTS: dict[str, tuple[Break, str]] = {
     "another revision": (lambda f: {"model.revision_sha256": "0" * 64}, "model.revision_sha256 expects 000000"),
-    "a tokenizer that is none": (write("tokenizer.model", "not sentencepiece"), "tokenizer.model"),
+    "a tokenizer that is none": (other_tokenizer, "tokenizer.model"),
 }
 
 

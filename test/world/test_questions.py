@@ -13,7 +13,7 @@ from ada3d_ros.world.graph import Graph, Thing, graphs
 from ada3d_ros.world.questions import KINDS, NUMBERS, RoomQuestion, make_questions
 from ada3d_ros.world.rooms import CATEGORIES, COLORS, make_rooms
 
-ROOMS = 400
+ROOMS = 1000
 Asked = list[tuple[Graph, RoomQuestion]]
 
 
