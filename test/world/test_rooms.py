@@ -19,7 +19,7 @@ def rooms(request: pytest.FixtureRequest) -> Rooms:
 @pytest.mark.parametrize("split", SPLITS)
 @pytest.mark.parametrize("level", LEVELS)
 def test_every_room_has_enough_objects(split: str, level: int) -> None:
-    assert int(make_rooms(split, torch.arange(4000), level).present.sum(1).min()) >= MIN_OBJECTS
+    assert int(make_rooms(split, torch.arange(2000), level).present.sum(1).min()) >= MIN_OBJECTS
 
 
 def test_sizes_are_those_of_furniture(rooms: Rooms) -> None:
