@@ -36,7 +36,7 @@ from ada3d_ros.world.generated import GeneratedRoom, generate_room
 from ada3d_ros.world.questions import RoomQuestion, make_questions
 
 SIDE_PX = 384
-ASKED = ("existence", "color", "count", "category", "nearest", "multihop", "grounding", "grounding", "absent")
+ASKED = ("existence", "color", "count", "category", "superlative", "caption", "grounding", "grounding", "absent")
 RUNS = (("pruned", 0.0), ("unpruned", 1.0))  # keep ratio of the request; 0 = as the node is configured
 KEYFRAMES = {"keyframe.min_translation_m": 0.0, "keyframe.min_rotation_deg": 0.0}  # every view is kept
 GENERATION = {"generation.max_new_tokens": 24}
