@@ -13,6 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from ada3d_ros.errors import RequestError
+from ada3d_ros.geometry.boxes import grow_box, points_inside
 from ada3d_ros.geometry.fusion import count_support
 from ada3d_ros.geometry.refine import RefineSettings, floor_height_m, refine_box, world_points
 from ada3d_ros.types import Box3D, GroundingMethod, RgbdFrame
@@ -21,6 +22,7 @@ MAX_EXTENT_M = 50.0  # no object is larger
 MAX_COORDINATE_M = 10_000.0
 MAX_YAW_RAD = 2 * np.pi  # more is another unit, or not a number
 CANDIDATES_PER_BOX = 4  # boxes of the text that are checked against depth, for each box wanted
+PLACE_MARGIN_M = 0.3  # a written box this far from the place it was asked about is of something else
 MAX_EVIDENCE = 8  # keyframe stamps named per box
 
 _GROUP = re.compile(r"\[([^\[\]]{5,200})\]")
@@ -114,9 +116,10 @@ def refine_boxes(
 def boxes_near(
     guess: Box3D, written: Sequence[Box3D], frames: Sequence[RgbdFrame], min_points: int, check: Callable[[], None]
 ) -> tuple[Box3D, ...]:
-    """What stands at a guessed place: the first box that the model wrote of it, else the surface that depth shows there, else nothing."""
-    if written:
-        found = replace(written[0], method=guess.method, score=guess.score, label=guess.label)
+    """What stands at a guessed place: the first written box that reaches it, else the surface that depth shows there, else nothing."""
+    at_place = [box for box in written if points_inside(guess.center_m[None], grow_box(box, PLACE_MARGIN_M))[0]]
+    if at_place:
+        found = replace(at_place[0], method=guess.method, score=guess.score, label=guess.label)
         return (replace(found, evidence_xyz_m=guess.evidence_xyz_m, evidence_weights=guess.evidence_weights),)
     boxes = refine_boxes([guess], frames, min_points, check)
     return tuple(box for box in boxes if not np.array_equal(box.size_m, guess.size_m))

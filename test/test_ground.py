@@ -25,6 +25,7 @@ from ada3d_ros.pipeline import Ada3DPipeline
 from ada3d_ros.types import Answer, AskHooks, GroundingMethod, Question, Scope, Stage, StopReason
 from test.box_room import build_box_room
 
+ROOM = build_box_room(num_views=8, width=160, height=120)
 NO_WISHES = Question("")
 WIDTH = TINY_CONFIG.decoder.hidden_size
 
@@ -46,7 +47,7 @@ def start(folder: Path, **settings: object) -> Ada3DPipeline:
     values = {"model.path": str(folder), "generation.max_new_tokens": 6, "keyframe.max_views": 6, **settings}
     pipeline = Ada3DPipeline(from_flat({name.replace("__", "."): value for name, value in values.items()}))
     pipeline.load()
-    for frame in build_box_room(num_views=8, width=160, height=120).frames:
+    for frame in ROOM.frames:
         pipeline.observe(frame)
     return pipeline
 
@@ -122,7 +123,7 @@ def test_without_a_head_the_phrase_is_found_by_relevance_or_text(tmp_path: Path)
     pipeline = Ada3DPipeline(from_flat(values))
     assert not pipeline.check().has_grounding_head
     pipeline.load()
-    for frame in build_box_room(num_views=8, width=160, height=120).frames:
+    for frame in ROOM.frames:
         pipeline.observe(frame)
     answer = pipeline.ground(Question("the red box"))
     assert all(box.method in (GroundingMethod.TEXT, GroundingMethod.RELEVANCE) for box in answer.boxes)
@@ -171,21 +172,25 @@ def test_relevance_finds_a_box_that_depth_shows(headless: Path) -> None:
     assert 0.0 < box.score <= 1.0
     assert box.support_points >= 20
     assert 0 < len(box.evidence_xyz_m) == len(box.evidence_weights) <= 8
-    assert any(iou_axis_aligned(box, thing) > 0.5 for thing in build_box_room(num_views=8, width=160, height=120).boxes)
+    assert any(iou_axis_aligned(box, thing) > 0.5 for thing in ROOM.boxes)
     assert np.array_equal(box.center_m, again.center_m)
     assert np.array_equal(box.size_m, again.size_m)
 
 
 def test_a_box_that_the_model_writes_of_the_place_is_taken(headless: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pipeline = start(headless)
-    thing = build_box_room(num_views=8, width=160, height=120).boxes[0]
-    numbers = ", ".join(f"{value:.3f}" for value in (*thing.center_m, *thing.size_m))
+    (shown,) = pipeline.ground(Question("the red box")).boxes  # what depth shows at the place
+    things = sorted(ROOM.boxes, key=lambda thing: float(np.linalg.norm(thing.center_m - shown.center_m)))
     real = ground_phrase.speak
-    monkeypatch.setattr(ground_phrase, "speak", lambda *args: (real(*args)[0], f"It is at [{numbers}]."))
-    (box,) = pipeline.ground(Question("the red box")).boxes
-    assert box.method is GroundingMethod.RELEVANCE
-    assert box.center_m == pytest.approx(thing.center_m, abs=1e-3)
-    assert box.evidence_xyz_m
+    for thing, is_taken in ((things[0], True), (things[-1], False)):  # at the place; across the room
+        numbers = ", ".join(f"{value:.3f}" for value in (*thing.center_m, *thing.size_m))
+        monkeypatch.setattr(ground_phrase, "speak", lambda *args, text=numbers: (real(*args)[0], f"It is at [{text}]."))
+        (box,) = pipeline.ground(Question("the red box")).boxes
+        assert box.method is GroundingMethod.RELEVANCE
+        assert box.evidence_xyz_m
+        expected = thing if is_taken else shown
+        assert box.center_m == pytest.approx(expected.center_m, abs=1e-3)
+        assert box.size_m == pytest.approx(expected.size_m, abs=1e-3)
 
 
 def test_relevance_gives_up_where_its_own_prompt_is_too_long(headless: Path, monkeypatch: pytest.MonkeyPatch) -> None:

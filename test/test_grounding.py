@@ -10,7 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ada3d_ros.geometry.boxes import corners, iou_axis_aligned
-from ada3d_ros.grounding import MAX_COORDINATE_M, MAX_EVIDENCE, MAX_EXTENT_M, MAX_YAW_RAD, check_support, parse_boxes
+from ada3d_ros.grounding import (
+    MAX_COORDINATE_M,
+    MAX_EVIDENCE,
+    MAX_EXTENT_M,
+    MAX_YAW_RAD,
+    boxes_near,
+    check_support,
+    parse_boxes,
+)
 from ada3d_ros.types import Box3D, GroundingMethod
 from test.box_room import build_box_room
 
@@ -180,3 +188,13 @@ def test_extreme_boxes_are_counted_without_trouble(box: Box3D) -> None:
     with np.errstate(all="raise"):
         kept = check_support([box], ROOM.frames, 0)
     assert kept[0].support_points >= 0
+
+
+def test_a_written_box_counts_only_where_it_was_asked_for() -> None:
+    guess = Box3D(np.array([1.0, 0.0, 0.5]), np.full(3, 0.6), label="lamp", score=0.4, method=GroundingMethod.RELEVANCE)
+    there = Box3D(np.array([1.4, 0.0, 0.5]), np.array([0.5, 0.5, 1.0]), method=GroundingMethod.TEXT)
+    elsewhere = Box3D(np.array([4.0, 0.0, 0.5]), np.array([0.5, 0.5, 1.0]), method=GroundingMethod.TEXT)
+    (found,) = boxes_near(guess, [elsewhere, there], (), 0, lambda: None)
+    assert found.center_m.tolist() == there.center_m.tolist()
+    assert (found.method, found.score, found.label) == (GroundingMethod.RELEVANCE, 0.4, "lamp")
+    assert boxes_near(guess, [elsewhere], (), 0, lambda: None) == ()  # and depth shows nothing

@@ -44,10 +44,7 @@ def main() -> None:
     left.set(xlabel="rooms seen", ylabel="exact match, validation rooms", ylim=(0, 1.08))
     left.legend(fontsize=8, ncols=2, loc="lower right")
     for kind, name in (("patch_category", "category"), ("patch_color", "colour")):
-        shown = [
-            (line["rooms"], line["val"].get(kind, line["val"].get(kind.removeprefix("patch_")))) for line in patches
-        ]
-        right.plot(*zip(*shown, strict=True), label=name)
+        right.plot([line["rooms"] for line in patches], [line["val"][kind] for line in patches], label=name)
     right.set(xlabel="rooms seen", title="vision tower: patches on objects", ylim=(0, 1.08))
     right.legend(fontsize=8)
     figure.savefig(options.out, dpi=110)

@@ -7,7 +7,6 @@ answer stand beside each accuracy; with --shuffle-scenes the questions of one ro
 from __future__ import annotations
 
 import argparse
-import re
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
@@ -21,7 +20,7 @@ from tqdm import tqdm
 
 from ada3d_ros.config import AgentConfig, from_flat
 from ada3d_ros.errors import ConfigError, ModelError
-from ada3d_ros.eval.metrics import IOU_PERCENT, is_found, scanqa_scores, scanrefer_scores, wilson
+from ada3d_ros.eval.metrics import IOU_PERCENT, exact_match, is_found, scanqa_scores, scanrefer_scores, wilson
 from ada3d_ros.eval.spread import plain
 from ada3d_ros.eval.verb import check_writable, run_verb
 from ada3d_ros.geometry.boxes import iou_axis_aligned
@@ -93,10 +92,10 @@ class Tally:
         return answer
 
 
-def open_pipeline(model: Path, strategy: str, keep: float | None, precision: str = "auto") -> Ada3DPipeline:
+def open_pipeline(model: Path, strategy: str, keep: float | None) -> Ada3DPipeline:
     """The pipeline that takes every view as a keyframe. Raises ConfigError, ModelError."""
     values: dict[str, Any] = {
-        "model.path": str(model), "model.precision": precision, "pruning.strategy": strategy, "keyframe.min_translation_m": 0.0,
+        "model.path": str(model), "pruning.strategy": strategy, "keyframe.min_translation_m": 0.0,
         "keyframe.min_rotation_deg": 0.0,
     }  # fmt: skip
     if keep is not None:
@@ -117,11 +116,6 @@ def look(pipeline: Ada3DPipeline, frames: Sequence[RgbdFrame]) -> None:
         raise ConfigError(f"{admitted} of {len(frames)} views became keyframes; all must.")
 
 
-def normal_form(text: str) -> str:
-    """Lower case, letters, digits and single spaces: what answers are compared in."""
-    return " ".join(re.sub(r"[^a-z0-9 ]", " ", text.lower()).split())
-
-
 def ask_room(pipeline: Ada3DPipeline, asked: Sequence[RoomQuestion], boxes: dict[int, Box3D], tally: Tally) -> None:
     """Every question about the room in view, into the tally; boxes: the true ones by object."""
     for question in asked:
@@ -131,7 +125,7 @@ def ask_room(pipeline: Ada3DPipeline, asked: Sequence[RoomQuestion], boxes: dict
         asking = Question(question.text, want_boxes=False, max_new_tokens=MAX_NEW_TOKENS)
         answer = tally.reply(pipeline.ask, asking)
         text = "" if answer is None else answer.text
-        tally.add(question.kind, float(normal_form(text) == normal_form(question.answer)), 1.0 / _possible(question))
+        tally.add(question.kind, float(exact_match(text, [question.answer])[0]), 1.0 / _possible(question))
         tally.answers[question.kind][question.answer] += 1
         if question.kind not in ("caption", "relation"):  # Scan2Cap's and SQA3D's, as world/export sorts them
             tally.said.append((text, question.answer))

@@ -7,6 +7,7 @@ legacy=False; llava/mm_utils.py `tokenizer_special_token`): BOS once, every text
 from __future__ import annotations
 
 import codecs
+import io
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -174,6 +175,29 @@ class Tokenizer:
     def to_bytes(self) -> bytes:
         """The file's content, to save the tokenizer beside other weights."""
         return self._model.serialized_model_proto()
+
+
+def train_tokenizer(path: Path, texts: Sequence[str], vocab_size: int) -> Tokenizer:
+    """A sentencepiece BPE of these texts with byte fallback and LLaMA's special ids, the same every time; written to `path`.
+
+    At most vocab_size pieces, fewer where the texts do not give as many.
+    """
+    content = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(texts),
+        model_writer=content,
+        model_type="bpe",
+        vocab_size=vocab_size,
+        hard_vocab_limit=False,
+        byte_fallback=True,
+        split_digits=True,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        num_threads=1,
+        minloglevel=2,
+    )
+    path.write_bytes(content.getvalue())
+    return Tokenizer(path)
 
 
 class TextStream:

@@ -7,17 +7,15 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import io
 import sys
 from pathlib import Path
 
-import sentencepiece
 import torch
 
 from ada3d_ros.errors import Ada3DError, ConfigError
 from ada3d_ros.model.checkpoint import build_meta_model, save_checkpoint, set_parameter
 from ada3d_ros.model.config import DecoderConfig, LlavaConfig, VisionConfig
-from ada3d_ros.model.prompt import TEMPLATES, Tokenizer
+from ada3d_ros.model.prompt import TEMPLATES, train_tokenizer
 from ada3d_ros.model.weight_files import read_json
 
 TINY_CONFIG = LlavaConfig(
@@ -52,25 +50,6 @@ def _sentences() -> list[str]:
     ]
 
 
-def train_tiny_tokenizer(path: Path, vocab_size: int) -> Tokenizer:
-    """A sentencepiece BPE with byte fallback and LLaMA's special ids, the same every time."""
-    content = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(_sentences()),
-        model_writer=content,
-        model_type="bpe",
-        vocab_size=vocab_size,
-        byte_fallback=True,
-        split_digits=True,
-        normalization_rule_name="identity",
-        remove_extra_whitespaces=False,
-        num_threads=1,
-        minloglevel=2,
-    )
-    path.write_bytes(content.getvalue())
-    return Tokenizer(path)
-
-
 def _random_value(name: str, shape: torch.Size, generator: torch.Generator) -> torch.Tensor:
     """Scaled so that activations keep their size: 1 +- 0.1 for norms, 1 / sqrt(inputs) for matrices, small biases."""
     value = torch.randn(shape, generator=generator)
@@ -99,7 +78,7 @@ def write_random_checkpoint(
     if (folder / "config.json").exists() and not read_json(folder / "config.json").get("ada3d_random_weights"):
         raise ConfigError(f"{folder} holds a checkpoint that is not of random weights; name another folder.")
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer = train_tiny_tokenizer(folder / "tokenizer.model", min(config.decoder.vocab_size, 512))
+    tokenizer = train_tokenizer(folder / "tokenizer.model", _sentences(), min(config.decoder.vocab_size, 512))
     config = dataclasses.replace(
         config, decoder=dataclasses.replace(config.decoder, bos_id=tokenizer.bos_id, eos_id=tokenizer.eos_id)
     )

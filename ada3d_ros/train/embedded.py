@@ -7,12 +7,9 @@ each category and colour is at a patch's corner (`feature_code`); so the decoder
 from __future__ import annotations
 
 import dataclasses
-import io
 import math
 import random
-from pathlib import Path
 
-import sentencepiece
 import torch
 from torch import nn
 
@@ -21,11 +18,11 @@ from ada3d_ros.model.grounding_head import GroundingHead
 from ada3d_ros.model.llava3d import Llava3D
 from ada3d_ros.model.prompt import TEMPLATES, Tokenizer
 from ada3d_ros.model.vision import VisionTower
+from ada3d_ros.train.packing import prompt_text
 from ada3d_ros.world.graph import graphs
 from ada3d_ros.world.questions import KINDS, make_questions
 from ada3d_ros.world.rooms import CATEGORIES, COLORS, make_rooms
 
-BACKGROUND = len(CATEGORIES)  # its place among the category labels; colours likewise
 NUM_LABELS = len(CATEGORIES) + 1 + len(COLORS) + 1
 CODE_SCALE = 3.0
 CORPUS_ROOMS = 400
@@ -41,8 +38,8 @@ EMBEDDED_CONFIG = LlavaConfig(
 )  # fmt: skip
 
 
-def train_tokenizer(path: Path, vocab_size: int) -> Tokenizer:
-    """A sentencepiece BPE of the questions and answers of some training rooms, every word a piece; the same every time."""
+def corpus() -> list[str]:
+    """What the tokenizer is trained on: questions and answers of some training rooms, so that every word becomes a piece."""
     texts = [template.system + " USER: \n ASSISTANT: </s>" for template in TEMPLATES.values()] * 20
     texts += [
         "Please look here. At where Is What Which How Do The here not seen Do you see it? I have not seen it. Where is it? Please describe the scene concisely. yes no"
@@ -50,23 +47,8 @@ def train_tokenizer(path: Path, vocab_size: int) -> Tokenizer:
     draw = random.Random(0)
     for graph in graphs(make_rooms("train", torch.arange(CORPUS_ROOMS))):
         for question in make_questions(graph, draw.randrange(2**30), tuple(KINDS), 44):
-            texts.append(f"USER: {question.text} ASSISTANT: {question.answer}")
-    content = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(texts),
-        model_writer=content,
-        model_type="bpe",
-        vocab_size=vocab_size,
-        hard_vocab_limit=False,
-        byte_fallback=True,
-        split_digits=True,
-        normalization_rule_name="identity",
-        remove_extra_whitespaces=False,
-        num_threads=1,
-        minloglevel=2,
-    )
-    path.write_bytes(content.getvalue())
-    return Tokenizer(path)
+            texts.append(f"USER: {prompt_text(question)} ASSISTANT: {question.answer}")
+    return texts
 
 
 def feature_code(width: int) -> torch.Tensor:

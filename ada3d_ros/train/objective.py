@@ -26,8 +26,8 @@ OWNED_SHARE = 0.4  # a token belongs to an object that this share of its patches
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Packed:
-    """states: final normed hidden states, scene (B, P, D) with spatial rows (B, N, D) cut out of it, text (B, M, D); mask (Q, N) bool, what each question kept;
-    xyz_m (B, N, 3); owner (B, N, O)."""
+    """Final normed hidden states: text (B, M, D), spatial (B, N, D) of the spatial tokens; mask (Q, N) bool, those that each question kept;
+    xyz_m (B, N, 3) of the tokens; owner (B, N, O) as in RoomTokens."""
 
     text: torch.Tensor
     spatial: torch.Tensor

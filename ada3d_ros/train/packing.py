@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ada3d_ros.ground_phrase import GROUNDING_PROMPT
 from ada3d_ros.model.prompt import Tokenizer, parse_coordinates, render_question
 from ada3d_ros.world.graph import Graph
 from ada3d_ros.world.questions import RoomQuestion
@@ -42,6 +43,11 @@ class PackedQuestions:
     presence: torch.Tensor
     box_m: torch.Tensor
     questions: tuple[RoomQuestion, ...]
+
+
+def prompt_text(question: RoomQuestion) -> str:
+    """What the model is asked: a phrase to ground in the words that `Ada3DPipeline.ground` uses."""
+    return GROUNDING_PROMPT.format(phrase=question.phrase) if question.phrase else question.text
 
 
 class Packer:
@@ -77,7 +83,7 @@ class Packer:
             blocks: list[int] = []
             offsets: list[int] = []
             for number, question in enumerate(asked):
-                parsed = parse_coordinates(question.text)
+                parsed = parse_coordinates(prompt_text(question))
                 clicks += parsed.clicks
                 prompt, answer = self._prompt(parsed.text), self._answer(question.answer)
                 start = len(line)

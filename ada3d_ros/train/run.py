@@ -28,8 +28,8 @@ from ada3d_ros.engine.scene_pruning import ScenePruning
 from ada3d_ros.errors import Ada3DError, ConfigError
 from ada3d_ros.model.grounding_head import GroundingHead
 from ada3d_ros.model.llava3d import Llava3D
-from ada3d_ros.model.prompt import Tokenizer
-from ada3d_ros.train.embedded import CODE_SCALE, EMBEDDED_CONFIG, feature_code, new_model, train_tokenizer
+from ada3d_ros.model.prompt import Tokenizer, train_tokenizer
+from ada3d_ros.train.embedded import CODE_SCALE, EMBEDDED_CONFIG, corpus, feature_code, new_model
 from ada3d_ros.train.export import export_model
 from ada3d_ros.train.gallery import Gallery, normalise, open_gallery
 from ada3d_ros.train.objective import losses, run_packed
@@ -103,7 +103,9 @@ def open_session(folder: Path, level: int, gallery_rooms: int, workers: Workers,
     path, device = folder / "tokenizer.model", workers.device
     if not workers.first:
         workers.wait()  # the first one makes the tokenizer
-    tokenizer = Tokenizer(path) if path.exists() else train_tokenizer(path, EMBEDDED_CONFIG.decoder.vocab_size)
+    tokenizer = (
+        Tokenizer(path) if path.exists() else train_tokenizer(path, corpus(), EMBEDDED_CONFIG.decoder.vocab_size)
+    )
     if workers.first:
         workers.wait()
     model, head = new_model(tokenizer, seed)

@@ -14,9 +14,8 @@ import torch
 from ada3d_ros.geometry.voxel import pool_mean, voxel_coords, voxel_ids
 from ada3d_ros.model.llava3d import Llava3D
 from ada3d_ros.model.spatial import pool_spatial_tokens
-from ada3d_ros.train.embedded import BACKGROUND
 from ada3d_ros.types import SpatialTokens
-from ada3d_ros.world.rooms import ABSENT, CATEGORIES, Rooms
+from ada3d_ros.world.rooms import ABSENT, CATEGORIES, COLORS, Rooms
 
 SYMBOLIC_VOXEL_M = 0.05
 
@@ -77,17 +76,11 @@ def symbolic_points(rooms: Rooms, per_object: int, background: int, generator: t
 
 def label_shares(rooms: Rooms, room: int, owners: torch.Tensor) -> torch.Tensor:
     """(P, NUM_LABELS) float32: shares of each category (background last) and each colour (none last) among owners (P, S)."""
-    none = owners < 0
-    index = owners.clamp(min=0)
-    category = rooms.category[room][index].masked_fill(none, BACKGROUND)
-    color = rooms.color[room][index].masked_fill(none, -1)
-    num_colors = int(rooms.color.max()) + 1 if color.numel() else 0
-    num_colors = max(num_colors, 8)
-    color = color.masked_fill(color < 0, num_colors)
-    parts = (
-        torch.nn.functional.one_hot(category, len(CATEGORIES) + 1),
-        torch.nn.functional.one_hot(color, num_colors + 1),
-    )
+    none, index = owners < 0, owners.clamp(min=0)
+    parts = [
+        torch.nn.functional.one_hot(kinds[room][index].masked_fill(none, last), last + 1)
+        for kinds, last in ((rooms.category, len(CATEGORIES)), (rooms.color, len(COLORS)))
+    ]
     return torch.cat(parts, dim=-1).float().mean(dim=-2)
 
 

@@ -14,8 +14,7 @@ from typing import Any
 from ada3d_ros.world.graph import Graph, Thing
 from ada3d_ros.world.questions import RoomQuestion
 
-SQA3D_TYPES = {"relation": 5}  # SQA3D's question types 0..5: what, is, how, can, which, others
-FIRST_WORDS = {"What": 0, "Is": 1, "How": 2, "Do": 3, "Which": 4}
+SQA3D_FIRST_WORDS = ("What", "Is", "How", "Can", "Which")  # of its question types 0..4; 5 = others
 Asked = Iterable[tuple[str, Graph, Sequence[RoomQuestion]]]
 
 
@@ -55,8 +54,9 @@ def _answer(kind: str, name: str, question: RoomQuestion) -> dict[str, Any]:
     """ScanQA: a list of answers; SQA3D: one string and the question's type 0..5."""
     if kind == "scanqa":
         return {"question_id": name, "text": [question.answer]}
-    kind_number = SQA3D_TYPES.get(question.kind, FIRST_WORDS.get(question.text.split()[0], 5))
-    return {"question_id": name, "text": question.answer, "type": kind_number}
+    first = question.text.rsplit(". ", 1)[-1].split()[0]  # of the question, behind the situation
+    kinds = {word: number for number, word in enumerate(SQA3D_FIRST_WORDS)}
+    return {"question_id": name, "text": question.answer, "type": kinds.get(first, len(kinds))}
 
 
 def _box(thing: Thing) -> list[float]:

@@ -1,7 +1,8 @@
 """Questions about a room with answers from its graph: eleven types, several wordings each.
 
 Coordinates stand in the text as [x, y, z] metres, as a user of the node writes them. Answers are balanced within their type: yes
-and no, the counts, the three directions. Phrases to ground name an object by colour, by category, or by what is next to it.
+and no, the counts, the three directions. Phrases to ground name an object by its category, by colour and category, or as the largest of its
+category.
 """
 
 from __future__ import annotations
@@ -18,15 +19,14 @@ NUMBERS = ("zero", "one", "two", "three", "four", "five", "six")
 DIRECTIONS = ("left", "right", "behind")
 NEAREST_MARGIN_M = 0.25
 SUPERLATIVE_MARGIN = 1.1  # times as large as the next
-GROUNDING_PROMPT = "Please output the 3D bounding box of {phrase}."
 CAPTION_PROMPT = "The related object is located at {point}. Describe the object in detail."
 FOUND, NOT_FOUND = "here it is", "not seen"
 
 
 @dataclass(frozen=True, slots=True)
 class RoomQuestion:
-    """kind: one of KINDS; evidence: objects that the answer rests on (numbers of the graph); phrase, target: for grounding, target is the
-    object or None where there is none; unique: no other object of the target's category."""
+    """kind: one of KINDS; text: the question, of kinds to ground the phrase alone; evidence: objects that the answer rests on (numbers of
+    the graph); phrase, target: for grounding, target is the object or None where there is none; unique: no other of the target's category."""
 
     kind: str
     text: str
@@ -207,14 +207,14 @@ def _grounding(graph: Graph, draw: random.Random) -> RoomQuestion | None:
         phrase = f"largest {thing.category}"
     if not phrase:
         return None
-    return _grounded("grounding", draw.choice(("the ", "the ", "a ")) + phrase, thing, len(same) == 1)
+    words = draw.choice(("the " + phrase, "the " + phrase, _an(phrase)))
+    return _grounded("grounding", words, thing, len(same) == 1)
 
 
 def _grounded(kind: str, phrase: str, thing: Thing | None, unique: bool) -> RoomQuestion:
     number = () if thing is None else (thing.number,)
     target = None if thing is None else thing.number
-    text = GROUNDING_PROMPT.format(phrase=phrase)
-    return RoomQuestion(kind, text, FOUND if number else NOT_FOUND, number, phrase, target, unique)
+    return RoomQuestion(kind, phrase, FOUND if number else NOT_FOUND, number, phrase, target, unique)
 
 
 def _absent(graph: Graph, draw: random.Random) -> RoomQuestion | None:

@@ -100,7 +100,7 @@ def make_rooms(split: str, seeds: torch.Tensor, level: int = 1) -> Rooms:
 def _draw(keys: torch.Tensor, level: int) -> Rooms:
     count = MAX_OBJECTS[level]
     room = (4.4 if level == 1 else 4.9) + 1.7 * uniform(keys, 1, 2)
-    category = _draw_kinds(keys, count)[0]
+    category, color = _draw_kinds(keys, count)
     small = torch.zeros_like(category, dtype=torch.bool)
     for name in _SMALL:
         small |= category == CATEGORIES.index(name)
@@ -109,7 +109,7 @@ def _draw(keys: torch.Tensor, level: int) -> Rooms:
     quarter = (uniform(keys, 3, count) * 4).floor() * (math.pi / 2)
     yaw = quarter if level == 1 else 2 * math.pi * uniform(keys, 3, count)
     wanted = MIN_OBJECTS + (uniform(keys, 4, 1) * (count - MIN_OBJECTS + 1)).floor().long()
-    placed = _place(keys, room, category, size, yaw, small, wanted, level)
+    placed = _place(keys, room, category, color, size, yaw, small, wanted, level)
     return Rooms(level, keys, room, *placed, *_path(keys, room, level))
 
 
@@ -140,17 +140,17 @@ def _draw_sizes(keys: torch.Tensor, category: torch.Tensor, small: torch.Tensor)
 
 
 def _place(
-    keys: torch.Tensor, room: torch.Tensor, category: torch.Tensor, size: torch.Tensor, yaw: torch.Tensor, small: torch.Tensor,
-    wanted: torch.Tensor, level: int,
+    keys: torch.Tensor, room: torch.Tensor, category: torch.Tensor, color: torch.Tensor, size: torch.Tensor, yaw: torch.Tensor,
+    small: torch.Tensor, wanted: torch.Tensor, level: int,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
     """Objects one after the other where they fit; those that fit nowhere are absent. Small ones stand on a free table if there is one."""
     rooms, count = category.shape
     c, s = yaw.cos().abs(), yaw.sin().abs()
     half = torch.stack((size[..., 0] * c + size[..., 1] * s, size[..., 0] * s + size[..., 1] * c), -1) / 2
-    # large things first, or the late ones find no room; the first MIN_OBJECTS slots are drawn for sure
+    # large things first, or the late ones find no room; of those drawn, the first `wanted` before the others, which only fill gaps
     order = (half[..., 0] * half[..., 1] + 10.0 * ~small).argsort(dim=1, descending=True)
     order = order.gather(1, (order >= wanted).to(torch.int8).argsort(dim=1, stable=True))
-    category, color_index = category.gather(1, order), order
+    category, color = category.gather(1, order), color.gather(1, order)
     size, yaw, small = _take(size, order), yaw.gather(1, order), small.gather(1, order)
     half = _take(half, order)
     center = torch.zeros(rooms, count, 3, device=keys.device)
@@ -189,14 +189,9 @@ def _place(
         center[:, i, 2] = size[:, i, 2] / 2 + torch.where(on_table, height, torch.zeros_like(height))
         alive[:, i] = (found | on_table) & (alive.sum(1) < wanted[:, 0])
         support[:, i] = torch.where(alive[:, i], support[:, i], ABSENT)
-    color = _colors(keys, color_index)
     return (
         torch.where(alive, category, ABSENT), torch.where(alive, color, ABSENT), support, center, size, yaw,
     )  # fmt: skip
-
-
-def _colors(keys: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
-    return _draw_kinds(keys, order.shape[1])[1].gather(1, order)
 
 
 def _take(values: torch.Tensor, order: torch.Tensor) -> torch.Tensor:

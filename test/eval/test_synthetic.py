@@ -16,7 +16,7 @@ import torch
 from ada3d_ros.config import from_flat
 from ada3d_ros.errors import ConfigError, ModelError, OutOfMemoryError
 from ada3d_ros.eval.metrics import wilson
-from ada3d_ros.eval.synthetic import ASKED, METRICS, Tally, evaluate, look, main, normal_form, open_pipeline, summary
+from ada3d_ros.eval.synthetic import ASKED, METRICS, Tally, evaluate, look, main, open_pipeline, summary
 from ada3d_ros.model.grounding_head import GroundingHead, save_grounding_head
 from ada3d_ros.model.random_checkpoint import write_random_checkpoint
 from ada3d_ros.pipeline import Ada3DPipeline
@@ -212,10 +212,6 @@ def test_an_empty_tally_has_every_key_and_no_number() -> None:
     assert tuple(results["metrics"]) == tuple(results["details"]) == METRICS
     assert np.isnan(list(results["metrics"].values())).all()
     assert all(detail["n"] == 0 for detail in results["details"].values())
-
-
-def test_answers_are_compared_without_case_and_marks() -> None:
-    assert normal_form(" A red-ish Chair. ") == "a red ish chair"
 
 
 def test_interval_is_wilsons() -> None:

@@ -16,12 +16,12 @@ from ada3d_ros.model.prompt import (
     parse_coordinates,
     render_question,
 )
-from ada3d_ros.model.random_checkpoint import train_tiny_tokenizer
+from ada3d_ros.model.random_checkpoint import write_random_checkpoint
 
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
-    return train_tiny_tokenizer(tmp_path_factory.mktemp("tokenizer") / "tokenizer.model", 512)
+    return Tokenizer(write_random_checkpoint(tmp_path_factory.mktemp("tokenizer")) / "tokenizer.model")
 
 
 def test_templates_render_as_the_reference() -> None:

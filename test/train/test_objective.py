@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from ada3d_ros.engine.prefill import prefill
-from ada3d_ros.model.prompt import parse_coordinates, render_question
-from ada3d_ros.train.embedded import feature_code, new_model, train_tokenizer
+from ada3d_ros.ground_phrase import GROUNDING_PROMPT
+from ada3d_ros.model.prompt import parse_coordinates, render_question, train_tokenizer
+from ada3d_ros.train.embedded import corpus, feature_code, new_model
 from ada3d_ros.train.objective import losses, run_packed
-from ada3d_ros.train.packing import Packer
+from ada3d_ros.train.packing import Packer, prompt_text
 from ada3d_ros.train.run import planned_shares
 from ada3d_ros.train.tokens import SYMBOLIC_VOXEL_M, label_shares, room_tokens, symbolic_points, turn_rooms
 from ada3d_ros.world.graph import graphs
@@ -20,7 +21,7 @@ from ada3d_ros.world.rooms import ABSENT, make_rooms
 @pytest.fixture(scope="module")
 def packer(tmp_path_factory: pytest.TempPathFactory) -> Packer:
     folder: Path = tmp_path_factory.mktemp("tokenizer")
-    return Packer(train_tokenizer(folder / "tokenizer.model", 1024))
+    return Packer(train_tokenizer(folder / "tokenizer.model", corpus(), 1024))
 
 
 def test_packed_rows_equal_each_prompt_alone(packer: Packer) -> None:
@@ -39,7 +40,7 @@ def test_packed_rows_equal_each_prompt_alone(packer: Packer) -> None:
         assert set(parts) == {"answer", "pointing", "presence", "box"}
         for number, question in enumerate(packed.questions):
             room = int(packed.room[number])
-            parsed = parse_coordinates(question.text)
+            parsed = parse_coordinates(prompt_text(question))
             ids = packer.tokenizer.encode(render_question(parsed.text))
             spatial = tokens[room].tokens
             prompt = model.build_prompt(
@@ -124,7 +125,7 @@ def test_the_first_question_dropped_is_dropped_as_in_the_engine(packer: Packer) 
         kept = run_packed(model, packer.prefix_ids, tokens, packed, shares).mask
         spatial = tokens[0].tokens
         for number, question in enumerate(packed.questions):
-            parsed = parse_coordinates(question.text)
+            parsed = parse_coordinates(prompt_text(question))
             prompt = model.build_prompt(
                 packer.tokenizer.encode(render_question(parsed.text)),
                 model.project(spatial.features),
@@ -139,3 +140,9 @@ def test_the_first_question_dropped_is_dropped_as_in_the_engine(packer: Packer) 
             weights = (made.q[0] @ made.k[0].transpose(-1, -2) * made.k.shape[-1] ** -0.5).softmax(-1)[:, 0, start:stop]
             best = weights.mean(0).topk(round(0.25 * (stop - start))).indices
             assert set(best.tolist()) == set(torch.nonzero(kept[number])[:, 0].tolist())
+
+
+def test_grounding_is_asked_as_the_pipeline_asks() -> None:
+    graph = graphs(make_rooms("val", torch.tensor([0])))[0]
+    (question,) = make_questions(graph, 0, ("grounding",), 1)
+    assert prompt_text(question) == GROUNDING_PROMPT.format(phrase=question.phrase)

@@ -1,0 +1,71 @@
+"""How often relevance finds a phrase's object without a grounding head: docs/results/relevance_embedded.json.
+
+    python tools/measure_relevance.py [--model DIR] [--rooms N] [--json FILE]
+
+Validation rooms, up to four phrases each, all tokens. Found: the peak lies within 0.5 m of the true centre. Chance: a spatial token taken at random.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ada3d_ros.engine.look import scene_tokens
+from ada3d_ros.engine.relevance import NEUTRAL_PHRASE, attention_to_scene, find_peak
+from ada3d_ros.engine.timing import StageClock
+from ada3d_ros.eval.metrics import wilson
+from ada3d_ros.ground_phrase import GROUNDING_PROMPT
+from ada3d_ros.model.checkpoint import LoadedModel, load_model
+from ada3d_ros.model.prompt import render_question
+from ada3d_ros.model.startup import embedded_model_path
+from ada3d_ros.results import write_results
+from ada3d_ros.types import AskHooks, SpatialTokens
+from ada3d_ros.world.generated import generate_room
+from ada3d_ros.world.questions import make_questions
+
+NEAR_M = 0.5
+FIRST_SEED = 5000
+
+
+def attended(loaded: LoadedModel, tokens: SpatialTokens, phrase: str) -> torch.Tensor:
+    """Shares (layers, N) of the phrase's attention, rows as `ground_phrase.find_by_relevance` takes them."""
+    ids = loaded.tokenizer.encode(render_question(GROUNDING_PROMPT.format(phrase=phrase)))
+    prompt = loaded.model.build_prompt(ids, loaded.model.project(tokens.features), None, tokens.xyz_m)
+    rows = len(loaded.tokenizer.encode(f"{phrase}. ASSISTANT:")) - 1
+    return attention_to_scene(loaded.model.decoder, prompt, rows)
+
+
+@torch.inference_mode()
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, default=embedded_model_path())
+    parser.add_argument("--rooms", type=int, default=24)
+    parser.add_argument("--json", type=Path, default=Path("docs/results/relevance_embedded.json"))
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    loaded = load_model(options.model)
+    found, chance = [], []
+    for seed in range(FIRST_SEED, FIRST_SEED + options.rooms):
+        room = generate_room(seed, side_px=loaded.model.config.vision.image_size, split="val")
+        clock = StageClock(loaded.model.device)
+        tokens = scene_tokens(loaded.model, room.frames, "default", AskHooks(), clock)
+        neutral = attended(loaded, tokens, NEUTRAL_PHRASE)
+        centers = {thing.number: torch.tensor(thing.center_m) for thing in room.graph.things}
+        for question in make_questions(room.graph, seed, ("grounding",), 4):
+            assert question.target is not None
+            center = centers[question.target]
+            peak = find_peak(attended(loaded, tokens, question.phrase), neutral, tokens.xyz_m)
+            found.append(peak is not None and float((peak.xyz_m - center).norm()) < NEAR_M)
+            chance.append(float(((tokens.xyz_m - center).norm(dim=-1) < NEAR_M).float().mean()))
+    share = float(np.mean(found))
+    results = {"n": len(found), "found": share, "interval": wilson(share, len(found)), "chance": float(np.mean(chance))}
+    print(results)
+    print(f"wrote {write_results(options.json, results, 'cpu', FIRST_SEED)}")
+
+
+if __name__ == "__main__":
+    main()
