@@ -13,7 +13,7 @@ import torch
 from ada3d_ros.config import AgentConfig
 from ada3d_ros.engine.pointing import point_at
 from ada3d_ros.engine.prefill import PrefillOutput, prefill
-from ada3d_ros.engine.relevance import NEUTRAL_PHRASE, attention_to_scene, find_peak, guess_at
+from ada3d_ros.engine.relevance import MIN_SHARE, NEUTRAL_PHRASE, attention_to_scene, find_peak, guess_at
 from ada3d_ros.engine.speak import speak, stop_asked
 from ada3d_ros.errors import RequestError
 from ada3d_ros.grounding import boxes_near, refine_boxes
@@ -75,7 +75,7 @@ def find_by_relevance(
             rows = len(loaded.tokenizer.encode(f"{phrase}. ASSISTANT:")) - 1
             attended.append(attention_to_scene(loaded.model.decoder, prompt, rows))
         peak = find_peak(attended[0], attended[1], xyz_m)
-        if peak is None or peak.share < (question.min_score or config.boxes.min_score):
+        if peak is None or peak.share < (question.min_score or max(config.boxes.min_score, MIN_SHARE)):
             return ()
         x, y, z = peak.xyz_m.tolist()
         hooks.check()

@@ -166,8 +166,8 @@ def test_without_depth_in_it_a_pointed_box_is_dropped(sure: Path) -> None:
 
 def test_relevance_finds_a_box_that_depth_shows(headless: Path) -> None:
     pipeline = start(headless)
-    (box,) = pipeline.ground(Question("the red box")).boxes  # where random weights happen to look
-    (again,) = pipeline.ground(Question("the red box")).boxes
+    (box,) = pipeline.ground(Question("the red box", min_score=0.1)).boxes  # where random weights happen to look
+    (again,) = pipeline.ground(Question("the red box", min_score=0.1)).boxes
     assert box.method is GroundingMethod.RELEVANCE
     assert 0.0 < box.score <= 1.0
     assert box.support_points >= 20
@@ -179,18 +179,28 @@ def test_relevance_finds_a_box_that_depth_shows(headless: Path) -> None:
 
 def test_a_box_that_the_model_writes_of_the_place_is_taken(headless: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pipeline = start(headless)
-    (shown,) = pipeline.ground(Question("the red box")).boxes  # what depth shows at the place
+    (shown,) = pipeline.ground(Question("the red box", min_score=0.1)).boxes  # what depth shows at the place
     things = sorted(ROOM.boxes, key=lambda thing: float(np.linalg.norm(thing.center_m - shown.center_m)))
     real = ground_phrase.speak
     for thing, is_taken in ((things[0], True), (things[-1], False)):  # at the place; across the room
         numbers = ", ".join(f"{value:.3f}" for value in (*thing.center_m, *thing.size_m))
         monkeypatch.setattr(ground_phrase, "speak", lambda *args, text=numbers: (real(*args)[0], f"It is at [{text}]."))
-        (box,) = pipeline.ground(Question("the red box")).boxes
+        (box,) = pipeline.ground(Question("the red box", min_score=0.1)).boxes
         assert box.method is GroundingMethod.RELEVANCE
         assert box.evidence_xyz_m
         expected = thing if is_taken else shown
         assert box.center_m == pytest.approx(expected.center_m, abs=1e-3)
         assert box.size_m == pytest.approx(expected.size_m, abs=1e-3)
+
+
+def test_a_weak_peak_gives_no_box_unless_asked_for(headless: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline = start(headless)
+    (box,) = pipeline.ground(Question("the red box", min_score=0.1)).boxes
+    monkeypatch.setattr(ground_phrase, "MIN_SHARE", box.score + 0.01)
+    assert pipeline.ground(Question("the red box")).boxes == ()
+    assert len(pipeline.ground(Question("the red box", min_score=box.score - 0.01)).boxes) == 1
+    monkeypatch.setattr(ground_phrase, "MIN_SHARE", box.score - 0.01)
+    assert len(pipeline.ground(Question("the red box")).boxes) == 1
 
 
 def test_relevance_gives_up_where_its_own_prompt_is_too_long(headless: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ NEUTRAL_PHRASE = "the object"
 SMOOTHING_M = 0.3  # standard deviation of the kernel over neighbours
 MAX_EVIDENCE = 8
 GUESS_SIZE_M = 0.6
+MIN_SHARE = 0.15  # of a peak, unless a request says otherwise; what is not there attracts less (docs/log.md)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
