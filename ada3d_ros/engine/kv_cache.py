@@ -5,6 +5,8 @@ After pruning, later layers hold fewer tokens than earlier ones. Knows nothing o
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 
@@ -19,6 +21,14 @@ class KVCache:
         self._buffers: list[torch.Tensor | None] = [None] * num_layers
         self._lengths = [0] * num_layers
         self._reserve = reserve
+
+    @classmethod
+    def holding(cls, tokens: Sequence[tuple[torch.Tensor, torch.Tensor]], reserve: int = 0) -> KVCache:
+        """A cache that starts with copies of keys and values (B, G, T_i, d) per layer."""
+        cache = cls(len(tokens), reserve)
+        for layer, (keys, values) in enumerate(tokens):
+            cache.append(layer, keys, values)
+        return cache
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -41,6 +51,29 @@ class KVCache:
         buffer[1, :, :, start:stop] = values
         self._lengths[layer] = stop
         return buffer[0, :, :, :stop], buffer[1, :, :, :stop]
+
+    def held(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Views of the layer's keys and values, (B, G, length, d); the layer must hold some."""
+        buffer, length = self.buffers[layer], self._lengths[layer]
+        return buffer[0, :, :, :length], buffer[1, :, :, :length]
+
+    @property
+    def buffers(self) -> tuple[torch.Tensor, ...]:
+        """All layers' buffers (2, B, G, capacity_i, d), the room behind what is held included; every layer must hold some."""
+        made = tuple(buffer for buffer in self._buffers if buffer is not None)
+        assert len(made) == len(self._buffers), "a layer holds nothing yet"
+        return made
+
+    def reserve(self, tokens: int) -> None:
+        """Make room for so many more tokens in every layer; until they are there, no buffer moves."""
+        for layer, buffer in enumerate(self.buffers):
+            self._room(layer, buffer[0], self._lengths[layer] + tokens)
+
+    def set_lengths(self, lengths: Sequence[int]) -> None:
+        """Forget the newest tokens, or count those that were written into the buffers behind the cache's back."""
+        for buffer, length in zip(self.buffers, lengths, strict=True):
+            assert 0 <= length <= buffer.shape[3], "beyond the buffer"
+        self._lengths = list(lengths)
 
     def _room(self, layer: int, keys: torch.Tensor, needed: int) -> torch.Tensor:
         old = self._buffers[layer]

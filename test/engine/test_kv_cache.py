@@ -1,5 +1,6 @@
 """KV cache: what goes in comes out, per layer, through growth."""
 
+import pytest
 import torch
 
 from ada3d_ros.engine.kv_cache import KVCache
@@ -34,3 +35,18 @@ def test_batches_and_dtype_are_kept() -> None:
     )
     assert keys.shape == (3, 2, 5, 4)
     assert keys.dtype == torch.bfloat16
+
+
+def test_forgetting_and_reserving_keep_what_is_held() -> None:
+    k, v = torch.randn(2, 1, 2, 5, 4).unbind(0)
+    cache = KVCache.holding([(k, v), (k[:, :, :3], v[:, :, :3])])
+    cache.reserve(7)
+    before = [buffer.data_ptr() for buffer in cache.buffers]
+    for layer in range(2):
+        cache.append(layer, torch.ones(1, 2, 7, 4), torch.ones(1, 2, 7, 4))
+    assert [buffer.data_ptr() for buffer in cache.buffers] == before
+    assert cache.lengths == (12, 10)
+    cache.set_lengths((5, 3))
+    assert torch.equal(cache.held(0)[0], k) and torch.equal(cache.held(1)[1], v[:, :, :3])
+    with pytest.raises(AssertionError):
+        cache.set_lengths((5, 99))
