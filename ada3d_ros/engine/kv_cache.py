@@ -54,7 +54,8 @@ class KVCache:
 
     def held(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Views of the layer's keys and values, (B, G, length, d); the layer must hold some."""
-        buffer, length = self.buffers[layer], self._lengths[layer]
+        buffer, length = self._buffers[layer], self._lengths[layer]
+        assert buffer is not None, "the layer holds nothing yet"
         return buffer[0, :, :, :length], buffer[1, :, :, :length]
 
     @property

@@ -47,6 +47,7 @@ def test_forgetting_and_reserving_keep_what_is_held() -> None:
     assert [buffer.data_ptr() for buffer in cache.buffers] == before
     assert cache.lengths == (12, 10)
     cache.set_lengths((5, 3))
-    assert torch.equal(cache.held(0)[0], k) and torch.equal(cache.held(1)[1], v[:, :, :3])
+    assert torch.equal(cache.held(0)[0], k)
+    assert torch.equal(cache.held(1)[1], v[:, :, :3])
     with pytest.raises(AssertionError):
         cache.set_lengths((5, 99))
