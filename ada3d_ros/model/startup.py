@@ -66,7 +66,9 @@ def open_model(settings: ModelConfig) -> tuple[LoadedModel, ModelInfo]:
             "files are not the ones meant, or a copy was cut short."
         )
     device = resolve_device(settings.device)
-    loaded = load_model(folder, device, resolve_dtype(settings.precision, device), settings.compat, vision_folder)
+    loaded = load_model(
+        folder, device, resolve_dtype(settings.precision, device), settings.compat, vision_folder, settings.weights
+    )
     if loaded.head is not None and loaded.head.model_sha256 not in ("", digest):
         logger.warning(
             "%s was trained with weights of sha256 %s..., these are %s...: its boxes may be wrong. Train it anew, or delete it.",
@@ -116,9 +118,10 @@ def _describe(settings: ModelConfig, checkpoint: CheckpointInfo, sha256: str = "
         revision=sha256[:12] or "unread",
         sha256=sha256,
         device=str(device),
-        precision=str(dtype).removeprefix("torch."),
+        precision=str(dtype).removeprefix("torch.")
+        + (f" with {settings.weights} weights" if settings.weights != "full" else ""),
         parameters=checkpoint.num_parameters,
-        memory_bytes=checkpoint.weight_bytes(dtype),
+        memory_bytes=checkpoint.weight_bytes(dtype, settings.weights, device.type),
         max_input_tokens=checkpoint.config.max_length,
         random_weights=checkpoint.config.random_weights,
         has_3d=checkpoint.config.has_video_tower,
