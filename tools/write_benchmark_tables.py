@@ -81,9 +81,28 @@ MEMORY_PARTS = (  # heading, parts of a plan
 )
 
 
+ACCURACY = (  # metrics of `ada3d eval synthetic`: heading, name
+    ("existence", "existence"),
+    ("colour", "color"),
+    ("category", "category"),
+    ("counting", "count"),
+    ("superlative", "superlative"),
+    ("caption", "caption"),
+    ("boxes at IoU .25", "grounding_unique_acc25"),
+    ("at IoU .5", "grounding_unique_acc50"),
+    ("boxes of absent things", "absent_false_box_rate"),
+)
+
+
+def result(name: str) -> dict[str, Any]:
+    """One file of docs/results."""
+    data: dict[str, Any] = json.loads((ROOT / "docs" / "results" / f"{name}.json").read_text(encoding="utf-8"))
+    return data
+
+
 def render_memory() -> str:
     """What fits, and the check against what was built."""
-    data = json.loads((ROOT / "docs" / "results" / "memory.json").read_text(encoding="utf-8"))
+    data = result("memory")
     fits, sizes, made = data["fits"], data["sizes"], data["provenance"]
     scenes, cards = list(fits["rows"][0]["plans"]), list(fits["rows"][0]["largest"])
     largest_scene = scenes[-1]
@@ -111,12 +130,27 @@ def render_memory() -> str:
         "| weights | by | decoder MiB | predicted | prefill's peak MiB | predicted | error of the logits | decode ratio | prefill ratio |",
         "|---" * 9 + "|",
     ]
-    for r in data["rows"]:
+    by_torchao = [r for r in result("memory_torchao")["rows"] if r["kernel"] == "torchao"]
+    for r in data["rows"] + by_torchao:
         names = ("weight_bytes", "predicted_weight_bytes", "prefill_peak_bytes", "predicted_prefill_bytes")
         mib = " | ".join(f"{r[name] / 2**20:.1f}" for name in names)
         lines.append(
             f"| {r['weights']} | {r['kernel']} | {mib} | {r['logits_error']:.1%} | {spread(r['decode_ratio'])} | {spread(r['prefill_ratio'])} |"
         )
+    lines += [
+        "",
+        "The embedded model, which is trained, on 200 generated rooms (level 1, nothing pruned):",
+        "",
+        f"| weights | {' | '.join(heading for heading, _ in ACCURACY)} |",
+        "|---" * (1 + len(ACCURACY)) + "|",
+    ]
+    for weights, name in (
+        ("full", "embedded_level1"),
+        ("int8", "embedded_level1_int8"),
+        ("int4", "embedded_level1_int4"),
+    ):
+        metrics = result(name)["metrics"]
+        lines.append(f"| {weights} | {' | '.join(f'{metrics[metric]:.3f}' for _, metric in ACCURACY)} |")
     return "\n".join(lines)
 
 
