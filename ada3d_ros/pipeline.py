@@ -90,7 +90,7 @@ class Ada3DPipeline:
 
         Raises ConfigError, CheckpointError or OutOfMemoryError.
         """
-        self.info, model = check_model(self.config.model)
+        self.info, model = check_model(self.config.model, self.config.keyframe.max_views)
         self._pruning = ScenePruning(decoder_shape(model.decoder))
         self._pruning.check(self.config.pruning)
         self._pruning.configure(self.config.pruning)

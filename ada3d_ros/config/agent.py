@@ -37,6 +37,12 @@ class ModelConfig:
         choices=("auto", "fp32", "bf16", "fp16"),
         read_only=True,
     )
+    weights: str = setting(
+        "full",
+        "storage of the decoder's linear layers: full = in `model.precision`; int8, int4 = less memory, less exact",
+        choices=("full", "int8", "int4"),
+        read_only=True,
+    )
     compat: str = setting(
         "default",
         "reference = LLaVA-3D bit for bit, its quirks included (docs/conventions.md)",
