@@ -74,9 +74,9 @@ def ratio_of(times: Sequence[Timing], baseline: Sequence[Timing], device: torch.
 
 
 def _suites() -> dict[str, Callable[[argparse.Namespace, torch.device], dict[str, Any]]]:
-    from ada3d_ros.eval import bench_pruning
+    from ada3d_ros.eval import bench_batch, bench_pruning
 
-    return {"pruning": bench_pruning.run}
+    return {"pruning": bench_pruning.run, "batch": bench_batch.run}
 
 
 def device_name(device: torch.device) -> str:
@@ -95,7 +95,10 @@ def main(argv: Sequence[str]) -> int:
         "7B: LLaVA-3D-7B with its vision tower, N 850, 1700, 2560, for a CUDA GPU. Example: ada3d bench --suite pruning --shape B "
         "--json docs/results/pruning_B.json",
     )
-    parser.add_argument("--suite", default="pruning", choices=("pruning",), help="what to measure (default pruning)")
+    parser.add_argument(
+        "--suite", default="pruning", choices=("pruning", "batch"),
+        help="pruning: strategies; batch: questions answered together against one after the other (default pruning)",
+    )  # fmt: skip
     parser.add_argument(
         "--shape", choices=("A", "B", "C", "W", "7B"), help="sizes of the model (default: 7B on cuda, C on cpu)"
     )
