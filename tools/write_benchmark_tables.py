@@ -1,4 +1,4 @@
-"""Write the pruning tables of docs/benchmarks.md from docs/results/pruning_*.json: python tools/write_benchmark_tables.py"""
+"""Write the tables of docs/benchmarks.md from docs/results/pruning_*.json and batch_*.json: python tools/write_benchmark_tables.py"""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "benchmarks.md"
 BEGIN, END = "<!-- pruning tables: generated -->", "<!-- end -->"
+BATCH_BEGIN = "<!-- batch tables: generated -->"
 SHAPES = ("A", "B", "C", "W", "7B")
 HEAD = (
     "| strategy | keep | last layer | prefill ratio | FLOP ratio | measured / FLOPs | ranking | choosing | KV | cells |\n"
@@ -70,10 +71,34 @@ def render() -> str:
     return "\n\n".join(parts)
 
 
+def render_batch() -> str:
+    """Questions together against one after the other, a table per shape that was measured."""
+    parts = []
+    for path in sorted((ROOT / "docs" / "results").glob("batch_*.json")):
+        data = json.loads(path.read_text(encoding="utf-8"))
+        sizes = data["sizes"]
+        lines = [
+            f"**Shape {data['shape']}**: d={sizes['hidden']}, L={sizes['layers']}, m={sizes['intermediate']}, {data['question_tokens']} question and "
+            f"{data['answer_tokens']} answer tokens, {data['dtype']}, {data['provenance']['device']}, n={data['n']}.",
+            "",
+            "| N | questions | time per question, ratio | together, per question | alone | same ids | logits off |",
+            "|---|---|---|---|---|---|---|",
+        ]
+        for r in data["rows"]:
+            lines.append(
+                f"| {r['N']} | {r['questions']} | {spread(r['ratio'])} | {r['together_ms']['median']:.0f} ms | {r['alone_ms']['median']:.0f} ms | "
+                f"{r['same_ids']:.0%} | {r['logits_error']:.1e} |"
+            )
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
+
+
 def updated(page: str) -> str:
     """The page with its tables anew."""
-    pattern = re.compile(re.escape(BEGIN) + ".*?" + re.escape(END), re.DOTALL)
-    return pattern.sub(lambda _: f"{BEGIN}\n{render()}\n{END}", page)
+    for begin, text in ((BEGIN, render()), (BATCH_BEGIN, render_batch())):
+        pattern = re.compile(re.escape(begin) + ".*?" + re.escape(END), re.DOTALL)
+        page = pattern.sub(lambda _, new=f"{begin}\n{text}\n{END}": new, page)
+    return page
 
 
 if __name__ == "__main__":
