@@ -1,4 +1,4 @@
-"""Write the tables of docs/benchmarks.md from docs/results/{pruning_*,memory}.json: python tools/write_benchmark_tables.py"""
+"""Write the tables of docs/benchmarks.md from the JSON files in docs/results: python tools/write_benchmark_tables.py"""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "benchmarks.md"
 BEGIN, END = "<!-- pruning tables: generated -->", "<!-- end -->"
 MEMORY_BEGIN = "<!-- memory tables: generated -->"
+BATCH_BEGIN = "<!-- batch tables: generated -->"
 SHAPES = ("A", "B", "C", "W", "7B")
 HEAD = (
     "| strategy | keep | last layer | prefill ratio | FLOP ratio | measured / FLOPs | ranking | choosing | KV | cells |\n"
@@ -154,9 +155,31 @@ def render_memory() -> str:
     return "\n".join(lines)
 
 
+def render_batch() -> str:
+    """Questions together against one after the other, a table per shape that was measured."""
+    parts = []
+    for path in sorted((ROOT / "docs" / "results").glob("batch_*.json")):
+        data = json.loads(path.read_text(encoding="utf-8"))
+        sizes = data["sizes"]
+        lines = [
+            f"**Shape {data['shape']}**: d={sizes['hidden']}, L={sizes['layers']}, m={sizes['intermediate']}, {data['question_tokens']} question and "
+            f"{data['answer_tokens']} answer tokens, {data['dtype']}, {data['provenance']['device']}, n={data['n']}.",
+            "",
+            "| N | questions | time per question, ratio | together, per question | alone | same ids | logits off |",
+            "|---|---|---|---|---|---|---|",
+        ]
+        for r in data["rows"]:
+            lines.append(
+                f"| {r['N']} | {r['questions']} | {spread(r['ratio'])} | {r['together_ms']['median']:.0f} ms | {r['alone_ms']['median']:.0f} ms | "
+                f"{r['same_ids']:.0%} | {r['logits_error']:.1e} |"
+            )
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
+
+
 def updated(page: str) -> str:
     """The page with its tables anew."""
-    for begin, made in ((BEGIN, render), (MEMORY_BEGIN, render_memory)):
+    for begin, made in ((BEGIN, render), (MEMORY_BEGIN, render_memory), (BATCH_BEGIN, render_batch)):
         pattern = re.compile(re.escape(begin) + ".*?" + re.escape(END), re.DOTALL)
         text = f"{begin}\n{made()}\n{END}"
         page = pattern.sub(lambda _, text=text: text, page)

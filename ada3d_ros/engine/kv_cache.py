@@ -76,6 +76,10 @@ class KVCache:
             assert 0 <= length <= buffer.shape[3], "beyond the buffer"
         self._lengths = list(lengths)
 
+    def keep_rows(self, rows: torch.Tensor) -> None:
+        """Go on with rows (n,) int64 of the batch only; every layer must hold some."""
+        self._buffers = [buffer[:, rows] for buffer in self.buffers]
+
     def _room(self, layer: int, keys: torch.Tensor, needed: int) -> torch.Tensor:
         old = self._buffers[layer]
         if old is not None and old.shape[3] >= needed:

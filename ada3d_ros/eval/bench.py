@@ -73,10 +73,17 @@ def ratio_of(times: Sequence[Timing], baseline: Sequence[Timing], device: torch.
     return Spread.of([a.of(device) / b.of(device) for a, b in zip(times, baseline, strict=True)])
 
 
-def _suites() -> dict[str, Callable[[argparse.Namespace, torch.device], dict[str, Any]]]:
-    from ada3d_ros.eval import bench_memory, bench_pruning
+SUITES = {  # name: what it measures
+    "pruning": "strategies against the unpruned prefill (default)",
+    "batch": "questions answered together against one after the other",
+    "memory": "what fits, and model.weights int8 and int4 against full",
+}
 
-    return {"pruning": bench_pruning.run, "memory": bench_memory.run}
+
+def _suites() -> dict[str, Callable[[argparse.Namespace, torch.device], dict[str, Any]]]:
+    from ada3d_ros.eval import bench_batch, bench_memory, bench_pruning
+
+    return {"pruning": bench_pruning.run, "batch": bench_batch.run, "memory": bench_memory.run}
 
 
 def device_name(device: torch.device) -> str:
@@ -96,8 +103,7 @@ def main(argv: Sequence[str]) -> int:
         "--json docs/results/pruning_B.json",
     )
     parser.add_argument(
-        "--suite", default="pruning", choices=("pruning", "memory"),
-        help="what to measure: pruning (default), or memory: what fits, and model.weights int8 and int4 against full",
+        "--suite", default="pruning", choices=tuple(SUITES), help="; ".join(f"{n}: {w}" for n, w in SUITES.items()),
     )  # fmt: skip
     parser.add_argument(
         "--shape", choices=("A", "B", "C", "W", "7B"), help="sizes of the model (default: 7B on cuda, C on cpu)"
