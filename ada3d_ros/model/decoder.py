@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ada3d_ros.model.attend_one import attend_one
 from ada3d_ros.model.config import DecoderConfig
 
 Rope = tuple[torch.Tensor, torch.Tensor]  # cos, sin: (B or 1, 1, T, d)
@@ -132,8 +133,12 @@ class Attention(nn.Module):
         v = self.split_heads(self.v_proj(start.normed))
         if cache is not None:
             k, v = cache.append(layer, k, v)
-        causal = mask is None and q.shape[2] > 1
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=self.grouped)
+        if q.shape[2] == 1:
+            out = attend_one(q, k, v, mask)
+        else:
+            out = F.scaled_dot_product_attention(
+                q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=self.grouped
+            )
         return cast(torch.Tensor, self.o_proj(out.transpose(1, 2).flatten(2)))
 
 
