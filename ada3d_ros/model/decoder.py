@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ada3d_ros.model.attend_one import attend_one
 from ada3d_ros.model.config import DecoderConfig
 
 Rope = tuple[torch.Tensor, torch.Tensor]  # cos, sin: (B or 1, 1, T, d)
@@ -202,7 +203,9 @@ class CausalAttention:
         mask = self._masks[past]
         if self._cache is not None:
             k, v = self._cache.append(layer, k, v)
-        causal, grouped = mask is None and q.shape[2] > 1, k.shape[1] != q.shape[1]
+        if q.shape[2] == 1:
+            return attend_one(q, k, v, mask)
+        causal, grouped = mask is None, k.shape[1] != q.shape[1]
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=grouped)
 
 
