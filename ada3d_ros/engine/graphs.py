@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from ada3d_ros.engine.kv_cache import KVCache
+from ada3d_ros.model.attend_one import attend_one
 from ada3d_ros.model.decoder import LlamaDecoder
 
 GRANULE = 128  # capacities are multiples of it, so that caches of nearly the same lengths share a graph
@@ -93,18 +94,18 @@ class StaticStep:
         cos, sin = decoder.rope(self.positions)  # (1, 1, L, d)
         hidden_slots = self._slots > self.lengths[:, None]  # (L, largest capacity)
         bias = torch.zeros_like(hidden_slots, dtype=hidden.dtype).masked_fill(hidden_slots, -torch.inf)
-        for i, (layer, capacity) in enumerate(zip(decoder.layers, self.capacities, strict=True)):
-            rope = cos[:, :, i : i + 1], sin[:, :, i : i + 1]
-            hidden = layer(hidden, rope, i, self, bias[i, :capacity].view(1, 1, 1, capacity), None)
+
+        def attend(i: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+            keys, values = self._put(i, k, v)
+            return attend_one(q, keys, values, bias[i, : self.capacities[i]].view(1, 1, 1, -1))
+
+        for i, layer in enumerate(decoder.layers):
+            hidden = layer(hidden, (cos[:, :, i : i + 1], sin[:, :, i : i + 1]), i, attend, None)
         self.lengths += 1
         self.positions += 1
         return decoder.logits(hidden[0, -1])
 
-    def length(self, layer: int) -> int:
-        """Of the whole buffer: how much of it is filled only the device knows."""
-        return self.capacities[layer]
-
-    def append(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _put(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Stores one token's keys and values (1, G, 1, d) at the layer's length; returns the whole buffers (1, G, capacity, d)."""
         buffer, slot = self.buffers[layer], self.lengths[layer : layer + 1]
         buffer[0].index_copy_(2, slot, keys)

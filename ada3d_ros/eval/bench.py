@@ -75,15 +75,21 @@ def ratio_of(times: Sequence[Timing], baseline: Sequence[Timing], device: torch.
 
 SUITES = {  # name: what it measures
     "pruning": "strategies against the unpruned prefill (default)",
+    "cold-warm": "a question that brings the scene along against one on the cached scene, and transformers",
     "batch": "questions answered together against one after the other",
     "memory": "what fits, and model.weights int8 and int4 against full",
 }
 
 
 def _suites() -> dict[str, Callable[[argparse.Namespace, torch.device], dict[str, Any]]]:
-    from ada3d_ros.eval import bench_batch, bench_memory, bench_pruning
+    from ada3d_ros.eval import bench_batch, bench_cold_warm, bench_memory, bench_pruning
 
-    return {"pruning": bench_pruning.run, "batch": bench_batch.run, "memory": bench_memory.run}
+    return {
+        "cold-warm": bench_cold_warm.run,
+        "pruning": bench_pruning.run,
+        "batch": bench_batch.run,
+        "memory": bench_memory.run,
+    }
 
 
 def device_name(device: torch.device) -> str:
