@@ -22,7 +22,7 @@ from ada3d_ros.engine.memory_errors import out_of_memory
 from ada3d_ros.engine.prefill import PrefillOutput, prefill
 from ada3d_ros.engine.scene_cache import CacheReport, SceneCache
 from ada3d_ros.engine.scene_pruning import ScenePruning
-from ada3d_ros.engine.speak import speak, stop_asked
+from ada3d_ros.engine.speak import Heard, speak, stop_asked
 from ada3d_ros.engine.timing import StageClock
 from ada3d_ros.engine.usage import token_usage
 from ada3d_ros.engine.visual import EFFORTS, Effort, Visual, budget_for_deadline, see
@@ -90,7 +90,10 @@ class Ada3DPipeline:
 
         Raises ConfigError, CheckpointError or OutOfMemoryError.
         """
-        self.info, model = check_model(self.config.model, self.config.keyframe.max_views)
+        config, copies = self.config, 2 if self.config.cache.mode == "cached" else 1  # one answers, one is built
+        self.info, model = check_model(
+            config.model, config.keyframe.max_views, scene_copies=copies, kv_int8=config.cache.kv == "int8"
+        )
         self._pruning = ScenePruning(decoder_shape(model.decoder))
         self._pruning.check(self.config.pruning)
         self._pruning.configure(self.config.pruning)
@@ -229,7 +232,7 @@ class Ada3DPipeline:
         loaded, pruning = self._loaded, self._pruning
         if loaded is None or pruning is None:
             raise LoadingError("the weights are not loaded yet.")
-        spoken = _Spoken(hooks)
+        spoken = Heard(hooks)
         for effort in EFFORTS:
             try:
                 return self._ask(loaded, pruning, question, spoken.hooks, effort)
@@ -385,16 +388,3 @@ class Ada3DPipeline:
             min_points=limits.min_support_points,
             check=hooks.check,
         )
-
-
-class _Spoken:
-    """Hooks that note whether the caller has heard text already: then a question cannot begin anew."""
-
-    def __init__(self, hooks: AskHooks) -> None:
-        self.any = False
-        self._on_text = hooks.on_text
-        self.hooks = replace(hooks, on_text=self._hear)
-
-    def _hear(self, delta: str, num_tokens: int) -> None:
-        self.any = self.any or bool(delta)
-        self._on_text(delta, num_tokens)

@@ -11,6 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "benchmarks.md"
 BEGIN, END = "<!-- pruning tables: generated -->", "<!-- end -->"
 MEMORY_BEGIN = "<!-- memory tables: generated -->"
+COLD_WARM_BEGIN = "<!-- cold-warm tables: generated -->"
 BATCH_BEGIN = "<!-- batch tables: generated -->"
 SHAPES = ("A", "B", "C", "W", "7B")
 HEAD = (
@@ -155,6 +156,43 @@ def render_memory() -> str:
     return "\n".join(lines)
 
 
+COLD_WARM_ROWS = (  # heading, ratio, floor
+    ("first token, warm / cold", "warm_ttft_over_cold", "warm_flop_ratio"),
+    ("first token, warm and selected / cold", "warm_pruned_ttft_over_cold", None),
+    ("first token, cold pruned (adatoken3d) / cold", "pruned_prefill_over_full", "flop_ratio"),
+    ("first token, cold PyramidDrop / cold", "pdrop_prefill_over_full", None),
+    ("first token, cold FastV / cold", "fastv_prefill_over_full", None),
+    ("building the scene / cold first token", "build_over_cold", None),
+    ("30 tokens, warm / transformers", "warm_total_over_transformers", None),
+    ("30 tokens, warm and selected / transformers", "warm_pruned_total_over_transformers", None),
+)
+
+
+def render_cold_warm() -> str:
+    """The two by two of cold and warm, a table per shape that was measured."""
+    parts = []
+    for path in sorted((ROOT / "docs" / "results").glob("cold_warm_*.json")):
+        data = json.loads(path.read_text(encoding="utf-8"))
+        ratios, aims, ms = data["ratios"], data["targets"], data["ms"]
+        lines = [
+            f"**Shape {data['shape']}**: N={data['N']}, {data['dtype']}, keep ratio {data['keep_ratio']}, {data['provenance']['device']}, n={data['n']}. Cold first token "
+            f"{ms['cold']['median']:.0f} ms, warm {ms['warm']['median']:.0f} ms; 30 tokens warm {ms['total_warm']['median']:.0f} ms, transformers "
+            f"{ms['total_transformers']['median']:.0f} ms.",
+            "",
+            "| ratio | measured | floor | aim |",
+            "|---|---|---|---|",
+        ]
+        for heading, name, floor in COLD_WARM_ROWS:
+            aim = f"{aims[name]['at_most']:.3f}, {'met' if aims[name]['met'] else '**missed**'}" if name in aims else ""
+            lines.append(f"| {heading} | {spread(ratios[name])} | {f'{ratios[floor]:.3f}' if floor else ''} | {aim} |")
+        aim = aims.get("kv_bytes_pruned_over_full")
+        kept = f"{aim['at_most']:.2f}, {'met' if aim['met'] else '**missed**'}" if aim else ""
+        lines.append(f"| KV bytes, pruned / full | {ratios['kv_bytes_pruned_over_full']:.3f} | | {kept} |")
+        parts.append("\n".join(lines))
+    gpu = "**Shape 7B**: not measured, no CUDA GPU was at hand. `ada3d bench --suite cold-warm --shape 7B --json docs/results/cold_warm_7B.json` fills it on any machine that has one."
+    return "\n\n".join(parts if any("Shape 7B" in part for part in parts) else [*parts, gpu])
+
+
 def render_batch() -> str:
     """Questions together against one after the other, a table per shape that was measured."""
     parts = []
@@ -179,7 +217,12 @@ def render_batch() -> str:
 
 def updated(page: str) -> str:
     """The page with its tables anew."""
-    for begin, made in ((BEGIN, render), (MEMORY_BEGIN, render_memory), (BATCH_BEGIN, render_batch)):
+    for begin, made in (
+        (BEGIN, render),
+        (MEMORY_BEGIN, render_memory),
+        (BATCH_BEGIN, render_batch),
+        (COLD_WARM_BEGIN, render_cold_warm),
+    ):
         pattern = re.compile(re.escape(begin) + ".*?" + re.escape(END), re.DOTALL)
         text = f"{begin}\n{made()}\n{END}"
         page = pattern.sub(lambda _, text=text: text, page)

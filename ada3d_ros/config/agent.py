@@ -33,7 +33,7 @@ class ModelConfig:
     device: str = setting("auto", "where the model runs", pattern="auto|cpu|cuda(:[0-9]+)?", read_only=True)
     precision: str = setting(
         "auto",
-        "number format of the weights; auto = bf16 on cuda, fp32 on cpu",
+        "number format of the weights; auto = bf16 on cuda, and on a processor that has it from 100 million parameters on; else fp32",
         choices=("auto", "fp32", "bf16", "fp16"),
         read_only=True,
     )

@@ -19,7 +19,7 @@ class Int8KVCache(KVCache):
 
     def __init__(self, num_layers: int, reserve: int = 0) -> None:
         super().__init__(num_layers, reserve)
-        self._scales = KVCache(num_layers, reserve)  # (2, B, G, capacity, 1) float32
+        self._scales = KVCache(num_layers, reserve)  # (2, B, G, capacity, 1)
         self._dtype = torch.float32
 
     @property
@@ -36,7 +36,7 @@ class Int8KVCache(KVCache):
     def held(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
         keys, values = super().held(layer)
         key_scales, value_scales = self._scales.held(layer)
-        return (keys * key_scales).to(self._dtype), (values * value_scales).to(self._dtype)
+        return keys.to(self._dtype) * key_scales, values.to(self._dtype) * value_scales
 
     def reserve(self, tokens: int) -> None:
         super().reserve(tokens)
@@ -48,7 +48,7 @@ class Int8KVCache(KVCache):
 
 
 def quantize_vectors(vectors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Vectors (..., d) as int8 (..., d) and scales (..., 1) float32; vector = int8 * scale within half a scale."""
+    """Vectors (..., d) as int8 (..., d) and scales (..., 1) in their dtype; vector = int8 * scale within half a scale."""
     wide = vectors.float()
-    scales = wide.abs().amax(dim=-1, keepdim=True).clamp(min=1e-12) / 127.0
-    return (wide / scales).round().clamp(-127, 127).to(torch.int8), scales
+    scales = (wide.abs().amax(dim=-1, keepdim=True) / 127.0).clamp(min=1e-7).to(vectors.dtype)
+    return (wide / scales.float()).round().clamp(-127, 127).to(torch.int8), scales

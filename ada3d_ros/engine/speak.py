@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ada3d_ros.config.agent import GenerationConfig
 from ada3d_ros.engine.decode import DecodeOutput, decode
 from ada3d_ros.engine.prefill import PrefillOutput
@@ -39,3 +41,16 @@ def speak(
     output = decode(loaded.model.decoder, prefilled, max_new_tokens, sampler, lambda: stop_asked(hooks), on_token)
     hooks.on_text(stream.finish(), count)
     return output, loaded.tokenizer.decode(output.token_ids).strip()
+
+
+class Heard:
+    """Hooks that note whether the caller has heard text already: then a question cannot begin anew."""
+
+    def __init__(self, hooks: AskHooks) -> None:
+        self.any = False
+        self._on_text = hooks.on_text
+        self.hooks = replace(hooks, on_text=self._hear)
+
+    def _hear(self, delta: str, num_tokens: int) -> None:
+        self.any = self.any or bool(delta)
+        self._on_text(delta, num_tokens)

@@ -26,11 +26,11 @@ from ada3d_ros.eval.bench_model import (
     SYSTEM_TEXT,
     BenchScene,
     BenchShape,
-    has_bfloat16,
     make_model,
     make_scene,
 )
 from ada3d_ros.eval.spread import Spread
+from ada3d_ros.model.checkpoint import has_bfloat16
 from ada3d_ros.model.decoder import LlamaDecoder
 
 COUNTS = (1, 4, 8)  # questions at once

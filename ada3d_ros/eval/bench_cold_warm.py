@@ -31,13 +31,13 @@ from ada3d_ros.eval.bench_model import (
     VOXEL_M,
     BenchScene,
     BenchShape,
-    has_bfloat16,
     make_camera,
     make_model,
     make_scene,
 )
 from ada3d_ros.eval.bench_transformers import TransformersRival
 from ada3d_ros.eval.spread import Spread
+from ada3d_ros.model.checkpoint import has_bfloat16
 from ada3d_ros.model.decoder import LlamaDecoder
 from ada3d_ros.model.llava3d import Llava3D
 from ada3d_ros.model.spatial import pool_spatial_tokens

@@ -24,12 +24,12 @@ from ada3d_ros.eval.bench_model import (
     SHAPES,
     SYSTEM_TEXT,
     BenchShape,
-    has_bfloat16,
     make_model,
     make_scene,
 )
 from ada3d_ros.eval.peak_memory import peak_bytes
 from ada3d_ros.eval.spread import Spread
+from ada3d_ros.model.checkpoint import has_bfloat16
 from ada3d_ros.model.config import LlavaConfig, VisionConfig
 from ada3d_ros.model.decoder import LlamaDecoder
 from ada3d_ros.model.memory import DEFAULT_VIEWS, MemoryPlan, predict_memory

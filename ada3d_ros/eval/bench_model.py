@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
@@ -48,15 +47,6 @@ SHAPES = {
     "W": BenchShape("W", 4096, 4, 11008, (1659,)),
     "7B": BenchShape("7B", 4096, 32, 11008, (850, 1700, 2560), vision=VisionConfig()),
 }
-
-
-def has_bfloat16() -> bool:
-    """Whether this processor multiplies bfloat16 itself."""
-    try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return False
-    return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
 def make_model(shape: BenchShape, device: torch.device, dtype: torch.dtype) -> tuple[LlamaDecoder, Llava3D | None]:

@@ -32,13 +32,13 @@ from ada3d_ros.eval.bench_model import (
     BenchScene,
     BenchShape,
     Camera,
-    has_bfloat16,
     make_camera,
     make_model,
     make_scene,
 )
 from ada3d_ros.eval.spread import Spread
 from ada3d_ros.eval.verb import parse_list
+from ada3d_ros.model.checkpoint import has_bfloat16
 from ada3d_ros.model.decoder import LlamaDecoder
 from ada3d_ros.model.llava3d import Llava3D
 from ada3d_ros.model.spatial import pool_spatial_tokens

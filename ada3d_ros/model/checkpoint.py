@@ -108,6 +108,9 @@ def build_meta_model(config: LlavaConfig, compat: str = "default") -> Llava3D:
         return Llava3D(config, compat)
 
 
+LARGE = 100_000_000  # parameters from which on a CPU's bfloat16 is the faster one (docs/benchmarks.md, shapes A and B)
+
+
 def resolve_device(name: str) -> torch.device:
     """`auto`: cuda where there is one. Raises ConfigError for a cuda device that is not there."""
     if name == "auto":
@@ -120,10 +123,20 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
-def resolve_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """`auto`: bfloat16 on cuda, float32 on the CPU."""
+def has_bfloat16() -> bool:
+    """Whether this processor multiplies bfloat16 itself."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def resolve_dtype(precision: str, device: torch.device, num_parameters: int = 0) -> torch.dtype:
+    """`auto`: bfloat16 on cuda, and on a CPU that has it for a model of LARGE parameters; else float32."""
     if precision == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
+        fast = device.type == "cuda" or (num_parameters >= LARGE and has_bfloat16())
+        return torch.bfloat16 if fast else torch.float32
     if precision not in PRECISIONS:
         raise ConfigError(f"model.precision = {precision!r}; allowed: auto, {', '.join(PRECISIONS)}.")
     return PRECISIONS[precision]

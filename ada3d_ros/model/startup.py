@@ -26,6 +26,7 @@ from ada3d_ros.types import NAN, ModelInfo
 
 logger = logging.getLogger(__name__)
 
+TEXT_TOKENS = 512  # of system text, question and answer, when memory is planned
 EMBEDDED = "embedded"  # model.path of the model that the package brings
 
 
@@ -36,8 +37,8 @@ def check_model(
     scene_copies: int = 2,
     kv_int8: bool = False,
 ) -> tuple[ModelInfo, LlavaConfig]:
-    """Look at the checkpoint's config and headers; reads no weights. Plans memory for prompts of `tokens` (default: the model's
-    limit), with scene_copies KV caches of so many, in int8 or not.
+    """Look at the checkpoint's config and headers; reads no weights. Plans memory for prompts of `tokens` (default: the
+    largest scene and TEXT_TOKENS), with scene_copies KV caches of so many, in int8 or not.
 
     Raises ConfigError (no path, device absent), CheckpointError, or OutOfMemoryError with the bytes of every part.
     """
@@ -45,7 +46,7 @@ def check_model(
     try:
         checkpoint = inspect_checkpoint(folder, vision_folder)
         info = _describe(settings, checkpoint)
-        length = tokens or checkpoint.config.max_length
+        length = tokens or largest_prompt(checkpoint.config)
         plan = _plan(settings, checkpoint, length, scene_copies, kv_int8, max_views)
     except Ada3DError:
         raise
@@ -57,10 +58,19 @@ def check_model(
     if plan.total > free:
         raise OutOfMemoryError(
             f"{info.name} and prompts of {length} tokens need {plan.total / 2**20:.0f} MiB in {info.precision}, {info.device} has "
-            f"{free / 2**20:.0f} MiB free. Of it: {plan}. Ways out: {_ways_out(settings)}keyframe.max_views below {max_views}, another "
+            f"{free / 2**20:.0f} MiB free. Of it: {plan}. Ways out: {_ways_out(settings, info.precision)}keyframe.max_views below {max_views}, another "
             "device, a smaller model."
         )
     return info, checkpoint.config
+
+
+def largest_prompt(config: LlavaConfig) -> int:
+    """Tokens that memory is planned for: the largest scene with TEXT_TOKENS, as far as the model has positions."""
+    return min(config.max_length, config.token_cap + TEXT_TOKENS)
+
+
+def _dtype(settings: ModelConfig, checkpoint: CheckpointInfo) -> torch.dtype:
+    return resolve_dtype(settings.precision, resolve_device(settings.device), checkpoint.num_parameters)
 
 
 def open_model(settings: ModelConfig) -> tuple[LoadedModel, ModelInfo]:
@@ -78,7 +88,12 @@ def open_model(settings: ModelConfig) -> tuple[LoadedModel, ModelInfo]:
         )
     device = resolve_device(settings.device)
     loaded = load_model(
-        folder, device, resolve_dtype(settings.precision, device), settings.compat, vision_folder, settings.weights
+        folder,
+        device,
+        _dtype(settings, inspect_checkpoint(folder, vision_folder)),
+        settings.compat,
+        vision_folder,
+        settings.weights,
     )
     if loaded.head is not None and loaded.head.model_sha256 not in ("", digest):
         logger.warning(
@@ -123,7 +138,7 @@ def _paths(settings: ModelConfig) -> tuple[str, str | None]:
 
 def _describe(settings: ModelConfig, checkpoint: CheckpointInfo, sha256: str = "") -> ModelInfo:
     device = resolve_device(settings.device)
-    dtype = resolve_dtype(settings.precision, device)
+    dtype = _dtype(settings, checkpoint)
     return ModelInfo(
         name=checkpoint.path.resolve().name,
         revision=sha256[:12] or "unread",
@@ -146,16 +161,15 @@ def _plan(
     device = resolve_device(settings.device)
     facts = inspect_grounding_head(checkpoint.path, checkpoint.config.decoder.hidden_size)
     return predict_memory(
-        checkpoint.config, resolve_dtype(settings.precision, device), settings.weights, tokens, scene_copies, kv_int8,
+        checkpoint.config, _dtype(settings, checkpoint), settings.weights, tokens, scene_copies, kv_int8,
         device.type, max_views=max_views, head_width=0 if facts is None else int(str(facts["head_width"])),
     )  # fmt: skip
 
 
-def _ways_out(settings: ModelConfig) -> str:
+def _ways_out(settings: ModelConfig, precision: str) -> str:
     """The settings that would take less, as the start of a list."""
     smaller = {"full": "model.weights int8 or int4, ", "int8": "model.weights int4, "}.get(settings.weights, "")
-    wide = resolve_dtype(settings.precision, resolve_device(settings.device)).itemsize > 2
-    return smaller + ("model.precision bf16, " if wide else "")
+    return smaller + ("model.precision bf16, " if precision == "float32" else "")
 
 
 def _free_bytes(device: torch.device) -> float:

@@ -171,7 +171,7 @@ def settings(folder: Path, **changes: Any) -> Any:
 
 def test_a_model_too_large_is_refused_with_every_number(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = load_model(folder).info.config
-    plan = predict_memory(config, torch.float32, "full", config.max_length, 2, False, "cpu", head_width=16)
+    plan = predict_memory(config, torch.float32, "full", startup.largest_prompt(config), 2, False, "cpu", head_width=16)
     monkeypatch.setattr(startup, "_free_bytes", lambda device: float(plan.total))
     startup.check_model(settings(folder))
     monkeypatch.setattr(startup, "_free_bytes", lambda device: float(plan.total - 1))
@@ -179,7 +179,7 @@ def test_a_model_too_large_is_refused_with_every_number(folder: Path, monkeypatc
         startup.check_model(settings(folder))
     text = str(caught.value)
     assert f"need {plan.total / 2**20:.0f} MiB in float32, cpu has" in text
-    assert f"prompts of {config.max_length} tokens" in text
+    assert f"prompts of {startup.largest_prompt(config)} tokens" in text
     for part in fields(plan):
         assert f"{part.name.replace('_', ' ')} {getattr(plan, part.name) / 2**20:.1f}" in text
     numbers = re.search(r"Of it: (.*) MiB\.", text)
@@ -209,9 +209,9 @@ def test_ways_out_are_those_that_are_left(
 def test_what_counts_at_start(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fewer views, a shorter prompt, one cache, int8 keys and values: each alone lets a model start that did not fit."""
     config = load_model(folder).info.config
-    plan = predict_memory(config, torch.float32, "full", config.max_length, 2, False, "cpu", head_width=16)
+    plan = predict_memory(config, torch.float32, "full", startup.largest_prompt(config), 2, False, "cpu", head_width=16)
     monkeypatch.setattr(startup, "_free_bytes", lambda device: float(plan.total - 1))
-    for less in ({"max_views": 19}, {"tokens": config.max_length - 1}, {"scene_copies": 1}, {"kv_int8": True}):
+    for less in ({"max_views": 19}, {"tokens": startup.largest_prompt(config) - 1}, {"scene_copies": 1}, {"kv_int8": True}):
         startup.check_model(settings(folder), **less)
     for smaller in ({"weights": "int8"}, {"weights": "int4"}, {"precision": "bf16"}):
         startup.check_model(settings(folder, **smaller))
