@@ -8,58 +8,49 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 
 import torch
 
+from ada3d_ros.answering import MAX_PROMPT_CHARS, Asked, answer_together, outcome, shareable
 from ada3d_ros.config import AgentConfig
-from ada3d_ros.engine.cached_prefill import prefill_question
 from ada3d_ros.engine.information import decoder_shape
 from ada3d_ros.engine.latency import LatencyModel, Measured
 from ada3d_ros.engine.memory_errors import out_of_memory
-from ada3d_ros.engine.prefill import PrefillOutput, prefill
 from ada3d_ros.engine.scene_cache import CacheReport, SceneCache
 from ada3d_ros.engine.scene_pruning import ScenePruning
-from ada3d_ros.engine.speak import Heard, speak, stop_asked
+from ada3d_ros.engine.speak import Heard, speak
 from ada3d_ros.engine.timing import StageClock
-from ada3d_ros.engine.usage import token_usage
-from ada3d_ros.engine.visual import EFFORTS, Effort, Visual, budget_for_deadline, see
+from ada3d_ros.engine.visual import EFFORTS, Effort, budget_for_deadline, see
 from ada3d_ros.errors import (
+    Ada3DError,
     LoadingError,
     ModelError,
     NoFramesError,
     OutOfMemoryError,
-    QuestionTooLongError,
 )
-from ada3d_ros.ground_phrase import GROUNDING_PROMPT, find_by_relevance, point_at_phrase
-from ada3d_ros.grounding import find_boxes
+from ada3d_ros.ground_phrase import GROUNDING_PROMPT
 from ada3d_ros.model.checkpoint import LoadedModel
-from ada3d_ros.model.prompt import ParsedQuestion, check_question, parse_coordinates, render_question
+from ada3d_ros.model.prompt import check_question, parse_coordinates
 from ada3d_ros.model.startup import check_model, device_memory_mib, open_model
-from ada3d_ros.pruning.in_llm import LayerPruner
 from ada3d_ros.pruning.strategies import Policy
 from ada3d_ros.scene.keyframes import KeyframeBuffer, SceneSnapshot
 from ada3d_ros.types import (
     NAN,
     Answer,
     AskHooks,
-    Box3D,
     Keyframe,
     ModelInfo,
-    PromptSequence,
     Question,
     RgbdFrame,
     SceneState,
     Scope,
     Stage,
-    StopReason,
 )
 
 logger = logging.getLogger(__name__)
-
-MAX_PROMPT_CHARS = 100_000  # a question within question.max_chars, and the template around it
 
 
 class Ada3DPipeline:
@@ -252,6 +243,20 @@ class Ada3DPipeline:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
+    def ask_together(self, asked: Sequence[tuple[Question, AskHooks]]) -> list[Answer | Exception]:
+        """Answers, or what `ask` would have raised, in the order asked. Questions about the cached scene run as one batch: its keys
+        and the weights are read once for all, and nothing is selected from it; others one after the other."""
+        if len(asked) > 1 and all(shareable(question) for question, _ in asked):
+            try:
+                answers = self._ask_batch(asked)
+            except RuntimeError as error:  # memory, or torch's own: alone each gets its answer, or says what is wrong
+                logger.warning("questions are answered one after the other: %s", error)
+                self._free_memory()
+            else:
+                if answers is not None:
+                    return answers
+        return [outcome(self.ask, question, hooks) for question, hooks in asked]
+
     def ground(self, question: Question, hooks: AskHooks = AskHooks()) -> Answer:
         """Ask for the boxes of a phrase (`question.text`): those that the grounding head points at; for a checkpoint without one those of
         the answer text, else what stands where the phrase is attended to. Depth supports each; each says how it was found."""
@@ -266,125 +271,53 @@ class Ada3DPipeline:
         self, loaded: LoadedModel, pruning: ScenePruning, question: Question, hooks: AskHooks, effort: Effort
     ) -> Answer:
         assert self._cache is not None
-        clock, started = StageClock(loaded.model.device), time.perf_counter()
-        config = self.config  # of this question, whatever is set meanwhile
+        clock, config = StageClock(loaded.model.device), self.config  # of this question, whatever is set meanwhile
         parsed = parse_coordinates(check_question(question.text, MAX_PROMPT_CHARS))
-        scene, in_room = self._snapshot(), question.scope is Scope.SCENE
-        policy = budget_for_deadline(
-            self._latency, Policy.of(config.pruning, question.keep_ratio), question, config, self._cache, pruning
-        )
+        scene = self._snapshot()
+        policy = Policy.of(config.pruning, question.keep_ratio)
+        policy = budget_for_deadline(self._latency, policy, question, config, self._cache, pruning)
         hooks.on_stage(Stage.ENCODING)
-        visual = see(
-            self._cache, loaded, pruning, question, scene, policy, config, hooks, clock, effort, not self._background
-        )
-        scene, policy = visual.scene, visual.policy
-        prompt = self._build_prompt(loaded, parsed, visual, clock)
+        exact = not self._background
+        visual = see(self._cache, loaded, pruning, question, scene, policy, config, hooks, clock, effort, exact)
+        asked = Asked(loaded, question, config, hooks, visual, clock)
+        prompt = asked.build_prompt(parsed)
         hooks.check()
-        with clock.stage("scene_s") if policy.fitted else nullcontext():
+        with clock.stage("scene_s") if visual.policy.fitted else nullcontext():
             pruner = pruning.pruner(
-                loaded.model.decoder, policy, prompt, visual.chosen.original, scene.version, question.scope.name
+                loaded.model.decoder,
+                visual.policy,
+                prompt,
+                visual.chosen.original,
+                visual.scene.version,
+                question.scope.name,
             )
         hooks.on_stage(Stage.PREFILL)
         hooks.check()
-        head = loaded.head if question.phrase and in_room else None
-        prefilled = self._prefill(loaded, visual, prompt, question, pruner, with_states=head is not None)
+        prefilled = asked.prefill(prompt, pruner, with_states=asked.head is not None)
         clock.add("prefill_s", prefilled.prefill_s)
         clock.add("rank_s", prefilled.rank_s)
         clock.add("first_token_s", clock.elapsed_s())
         hooks.on_stage(Stage.DECODING)
-        output, text = speak(loaded, prefilled, config.generation, self._max_new_tokens(question), hooks)
+        output, text = speak(loaded, prefilled, config.generation, asked.max_new_tokens, hooks)
         clock.add("first_token_s", output.first_token_s)
         clock.add("decode_s", output.decode_s)
-        hooks.on_stage(Stage.POSTPROCESS)
-        if not text and output.stop_reason in (StopReason.EOS, StopReason.MAX_TOKENS):
-            raise ModelError("the model gave no text for this question; ask in other words.")
-        with clock.stage("postprocess_s"):
-            usage = token_usage(
-                loaded.model.decoder, prompt, visual.tokens, visual.chosen, prefilled, pruner, in_room,
-                cached=visual.prefix is not None,
-            )  # fmt: skip
-            xyz_m = visual.chosen.tokens.xyz_m
-            if head is not None:
-                boxes, text = point_at_phrase(head, prefilled, xyz_m, question, config, scene.frames, text, hooks)
-            else:
-                boxes = self._boxes(text, question, scene, hooks)
-                if question.phrase and not boxes and in_room:
-                    boxes = find_by_relevance(
-                        loaded, question, prompt, xyz_m, config, self._max_new_tokens(question), scene.frames,
-                        build=lambda words: self._build_prompt(loaded, parse_coordinates(words), visual, clock),
-                        run=lambda located: self._prefill(loaded, visual, located, question),
-                        read_boxes=lambda words: self._boxes(words, question, scene, hooks), hooks=hooks,
-                    )  # fmt: skip
-            stop_reason = output.stop_reason
-            if question.phrase and not boxes:  # a search cut short has not found that there is nothing
-                stop_reason = stop_asked(hooks) or stop_reason
-        timings = clock.timings()
-        if in_room and effort is EFFORTS[0]:
-            self._latency.note(visual.prefix is not None, Measured.of(usage, timings, len(output.token_ids)))
-        return Answer(
-            question=question.text,
-            text=text,
-            boxes=boxes,
-            stamp_ns=scene.state.newest_ns,
-            frame_id=scene.keyframes[-1].frame.frame_id,
-            keyframe_stamps_ns=tuple(f.stamp_ns for f in (scene.frames if in_room else scene.frames[-1:])),
-            stop_reason=stop_reason,
-            tokens=replace(
-                usage,
-                generated=len(output.token_ids),
-                keep_ratio_requested=question.keep_ratio,
-                strategy=config.pruning.strategy if usage.keep_ratio_achieved < 1.0 else "none",
-            ),
-            timings=timings,
-            scene_epoch=scene.state.epoch,
-            scene_version=scene.state.version,
-            scene_cached=visual.prefix is not None,
-            scene_staleness=visual.staleness,
-            confidence=output.mean_probability,
-            deadline_kept=time.perf_counter() - started <= question.deadline_s,  # False for NaN
-            kept_xyz_m=xyz_m[prefilled.kept[-1]].cpu().numpy() if in_room else None,
-        )
+        answer = asked.finish(prompt, prefilled, pruner, output, text)
+        if effort is EFFORTS[0] and question.scope is Scope.SCENE:
+            self._latency.note(answer.scene_cached, Measured.of(answer.tokens, answer.timings, len(output.token_ids)))
+        return answer
 
-    def _prefill(
-        self, loaded: LoadedModel, visual: Visual, prompt: PromptSequence, question: Question, pruner: LayerPruner | None = None,
-        with_states: bool = False,
-    ) -> PrefillOutput:  # fmt: skip
-        """The whole prompt through the decoder; behind a cached scene only what follows it."""
-        decoder, reserve = loaded.model.decoder, self._max_new_tokens(question)
+    def _ask_batch(self, asked: Sequence[tuple[Question, AskHooks]]) -> list[Answer | Exception] | None:
+        """Of questions that can share the cached scene; None where there is none to share."""
+        loaded, pruning, cache, config = self._loaded, self._pruning, self._cache, self.config
+        policy, clock = Policy.of(config.pruning), None if loaded is None else StageClock(loaded.model.device)
+        if loaded is None or pruning is None or cache is None or clock is None or not SceneCache.serves(policy, config):
+            return None
+        first, exact = asked[0][0], not self._background
+        try:
+            scene = self._snapshot()
+            visual = see(cache, loaded, pruning, first, scene, policy, config, AskHooks(), clock, EFFORTS[0], exact)
+        except Ada3DError:  # asked alone, each says so
+            return None
         if visual.prefix is None:
-            return prefill(decoder, prompt, reserve, pruner, with_states)
-        rows, count = prompt.embeds[prompt.spatial_span[1] :], prompt.spatial_span[1] - prompt.spatial_span[0]
-        return prefill_question(decoder, visual.prefix, rows, reserve, pruner, count, with_states)
-
-    def _build_prompt(
-        self, loaded: LoadedModel, parsed: ParsedQuestion, visual: Visual, clock: StageClock
-    ) -> PromptSequence:
-        ids = loaded.tokenizer.encode(render_question(parsed.text, self.config.model.conversation))
-        model, count = loaded.model, len(visual.rows)
-        with torch.inference_mode(), clock.stage("spatial_s"):
-            prompt = model.build_prompt(
-                ids, visual.rows, model.encode_clicks(parsed.clicks), visual.chosen.tokens.xyz_m
-            )
-        limit = model.config.decoder.max_positions
-        if prompt.embeds.shape[0] >= limit:
-            raise QuestionTooLongError(
-                f"the prompt has {prompt.embeds.shape[0]} tokens ({count} spatial), the model's positions end at {limit}: no room "
-                "for an answer. Ask a shorter question or keep fewer views (keyframe.max_views)."
-            )
-        return prompt
-
-    def _max_new_tokens(self, question: Question) -> int:
-        return question.max_new_tokens or self.config.generation.max_new_tokens
-
-    def _boxes(self, text: str, question: Question, scene: SceneSnapshot, hooks: AskHooks) -> tuple[Box3D, ...]:
-        if not question.want_boxes:
-            return ()
-        limits = self.config.boxes
-        return find_boxes(
-            text,
-            scene.frames,
-            max_count=question.max_boxes or limits.max_count,
-            min_score=question.min_score or limits.min_score,
-            min_points=limits.min_support_points,
-            check=hooks.check,
-        )
+            return None
+        return answer_together([Asked(loaded, question, config, hooks, visual, clock) for question, hooks in asked])

@@ -1,7 +1,7 @@
 """Who may import whom, read from the source: layers, ROS at the border only, names and sizes.
 
 The layers: types, errors <- config, geometry <- world, sources, scene, model, pruning <- engine <- pipeline <- ros, eval,
-train <- cli; grounding stands between geometry and pipeline, ground_phrase between engine and pipeline.
+train <- cli; grounding stands between geometry and pipeline, ground_phrase and answering between engine and pipeline.
 """
 
 import ast
@@ -20,7 +20,7 @@ PACKAGE = "ada3d_ros"
 _BOUNDARY = {"errors", "types"}
 _BASE = _BOUNDARY | {"config", "geometry"}
 _ENGINE = _BASE | {"world", "sources", "scene", "model", "pruning", "engine"}
-_PIPELINE = _ENGINE | {"grounding", "ground_phrase", "pipeline"}
+_PIPELINE = _ENGINE | {"grounding", "ground_phrase", "answering", "pipeline"}
 MAY_IMPORT: dict[str, set[str]] = {
     "__init__": set(),
     "errors": set(),
@@ -35,6 +35,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "pruning": _BASE,
     "engine": _ENGINE - {"engine"},
     "ground_phrase": _ENGINE | {"grounding"},
+    "answering": _ENGINE | {"grounding", "ground_phrase"},
     "pipeline": _PIPELINE - {"pipeline"},
     "results": set(),
     "report": _BOUNDARY | {"geometry"},

@@ -25,22 +25,36 @@ def stop_asked(hooks: AskHooks) -> StopReason | None:
     return None
 
 
+class Speaker:
+    """One answer on its way to the listener: a sampler, ids that become text as they come, and whether to stop."""
+
+    def __init__(self, loaded: LoadedModel, generation: GenerationConfig, hooks: AskHooks) -> None:
+        self.sampler = make_sampler(generation.temperature, generation.top_p, generation.seed, loaded.model.device)
+        self._tokenizer, self._stream = loaded.tokenizer, TextStream(loaded.tokenizer)
+        self._hooks, self._count = hooks, 0
+
+    def on_token(self, token_id: int) -> None:
+        self._count += 1
+        self._hooks.on_text(self._stream.push(token_id), self._count)
+
+    def should_stop(self) -> StopReason | None:
+        return stop_asked(self._hooks)
+
+    def finish(self, output: DecodeOutput) -> str:
+        """The whole text, stripped."""
+        self._hooks.on_text(self._stream.finish(), self._count)
+        return self._tokenizer.decode(output.token_ids).strip()
+
+
 def speak(
     loaded: LoadedModel, prefilled: PrefillOutput, generation: GenerationConfig, max_new_tokens: int, hooks: AskHooks
 ) -> tuple[DecodeOutput, str]:
     """What decode gave, and its text, stripped. hooks.check stops it, hooks.on_text gets each new piece."""
-    sampler = make_sampler(generation.temperature, generation.top_p, generation.seed, loaded.model.device)
-    stream = TextStream(loaded.tokenizer)
-    count = 0
-
-    def on_token(token_id: int) -> None:
-        nonlocal count
-        count += 1
-        hooks.on_text(stream.push(token_id), count)
-
-    output = decode(loaded.model.decoder, prefilled, max_new_tokens, sampler, lambda: stop_asked(hooks), on_token)
-    hooks.on_text(stream.finish(), count)
-    return output, loaded.tokenizer.decode(output.token_ids).strip()
+    speaker = Speaker(loaded, generation, hooks)
+    output = decode(
+        loaded.model.decoder, prefilled, max_new_tokens, speaker.sampler, speaker.should_stop, speaker.on_token
+    )
+    return output, speaker.finish(output)
 
 
 class Heard:

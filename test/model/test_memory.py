@@ -211,7 +211,12 @@ def test_what_counts_at_start(folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
     config = load_model(folder).info.config
     plan = predict_memory(config, torch.float32, "full", startup.largest_prompt(config), 2, False, "cpu", head_width=16)
     monkeypatch.setattr(startup, "_free_bytes", lambda device: float(plan.total - 1))
-    for less in ({"max_views": 19}, {"tokens": startup.largest_prompt(config) - 1}, {"scene_copies": 1}, {"kv_int8": True}):
+    for less in (
+        {"max_views": 19},
+        {"tokens": startup.largest_prompt(config) - 1},
+        {"scene_copies": 1},
+        {"kv_int8": True},
+    ):
         startup.check_model(settings(folder), **less)
     for smaller in ({"weights": "int8"}, {"weights": "int4"}, {"precision": "bf16"}):
         startup.check_model(settings(folder, **smaller))
