@@ -38,6 +38,8 @@ setup(
     ],
     extras_require={
         "gpus": ["accelerate>=1.0"],  # `ada3d train` on several
+        # Kernels for `model.weights` int8 and, on CUDA, int4; plain torch without it.
+        "quantisation": ["torchao>=0.18"],
         "test": ["accelerate>=1.0", "hypothesis", "pytest", "rosbags-image>=0.10"],
         "dev": ["mypy", "ruff"],
     },

@@ -12,7 +12,7 @@ import torch
 
 from ada3d_ros.config import AgentConfig
 from ada3d_ros.engine.pointing import point_at
-from ada3d_ros.engine.prefill import PrefillOutput, prefill
+from ada3d_ros.engine.prefill import PrefillOutput
 from ada3d_ros.engine.relevance import MIN_SHARE, NEUTRAL_PHRASE, attention_to_scene, find_peak, guess_at
 from ada3d_ros.engine.speak import speak, stop_asked
 from ada3d_ros.errors import RequestError
@@ -57,13 +57,13 @@ def point_at_phrase(
 
 def find_by_relevance(
     loaded: LoadedModel, question: Question, asked: PromptSequence, xyz_m: torch.Tensor, config: AgentConfig, max_new_tokens: int,
-    frames: Sequence[RgbdFrame], build: Callable[[str], PromptSequence], read_boxes: Callable[[str], tuple[Box3D, ...]],
-    hooks: AskHooks,
+    frames: Sequence[RgbdFrame], build: Callable[[str], PromptSequence], run: Callable[[PromptSequence], PrefillOutput],
+    read_boxes: Callable[[str], tuple[Box3D, ...]], hooks: AskHooks,
 ) -> tuple[Box3D, ...]:  # fmt: skip
     """Where the phrase is attended to, a box that the model writes of that place, or the surface that depth shows there.
 
     asked: the prompt with the phrase; xyz_m (N, 3) float32 of its spatial tokens; build makes a prompt of other words about the same
-    scene; read_boxes finds the supported boxes of a text. () where nothing stands out, when stopped, or where a prompt gets too long.
+    scene, run is its unpruned prefill; read_boxes finds the supported boxes of a text. () where nothing stands out, when stopped, or where a prompt gets too long.
     """
     try:
         attended = []
@@ -79,7 +79,7 @@ def find_by_relevance(
             return ()
         x, y, z = peak.xyz_m.tolist()
         hooks.check()
-        located = prefill(loaded.model.decoder, build(LOCATED_PROMPT.format(x=x, y=y, z=z)), max_new_tokens)
+        located = run(build(LOCATED_PROMPT.format(x=x, y=y, z=z)))
         _, text = speak(loaded, located, config.generation, max_new_tokens, AskHooks(check=hooks.check))
         guess = guess_at(peak, xyz_m, question.phrase)
         return boxes_near(guess, read_boxes(text), frames, config.boxes.min_support_points, hooks.check)

@@ -8,21 +8,24 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
+import time
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 
 from ada3d_ros.config import AgentConfig
-from ada3d_ros.engine.choose import ChosenTokens
+from ada3d_ros.engine.cached_prefill import prefill_question
 from ada3d_ros.engine.information import decoder_shape
-from ada3d_ros.engine.look import patch_tokens, scene_tokens
-from ada3d_ros.engine.prefill import prefill
-from ada3d_ros.engine.scene_pruning import Once, ScenePruning
+from ada3d_ros.engine.latency import LatencyModel, Measured
+from ada3d_ros.engine.memory_errors import out_of_memory
+from ada3d_ros.engine.prefill import PrefillOutput, prefill
+from ada3d_ros.engine.scene_cache import CacheReport, SceneCache
+from ada3d_ros.engine.scene_pruning import ScenePruning
 from ada3d_ros.engine.speak import speak, stop_asked
 from ada3d_ros.engine.timing import StageClock
 from ada3d_ros.engine.usage import token_usage
+from ada3d_ros.engine.visual import EFFORTS, Effort, Visual, budget_for_deadline, see
 from ada3d_ros.errors import (
     LoadingError,
     ModelError,
@@ -35,8 +38,9 @@ from ada3d_ros.grounding import find_boxes
 from ada3d_ros.model.checkpoint import LoadedModel
 from ada3d_ros.model.prompt import ParsedQuestion, check_question, parse_coordinates, render_question
 from ada3d_ros.model.startup import check_model, device_memory_mib, open_model
+from ada3d_ros.pruning.in_llm import LayerPruner
 from ada3d_ros.pruning.strategies import Policy
-from ada3d_ros.scene.keyframes import KeyframeBuffer
+from ada3d_ros.scene.keyframes import KeyframeBuffer, SceneSnapshot
 from ada3d_ros.types import (
     NAN,
     Answer,
@@ -49,7 +53,6 @@ from ada3d_ros.types import (
     RgbdFrame,
     SceneState,
     Scope,
-    SpatialTokens,
     Stage,
     StopReason,
 )
@@ -59,37 +62,26 @@ logger = logging.getLogger(__name__)
 MAX_PROMPT_CHARS = 100_000  # a question within question.max_chars, and the template around it
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class _Scene:
-    """The keyframes a question is answered from, and their state at that moment."""
-
-    keyframes: tuple[Keyframe, ...]
-    state: SceneState
-
-    @property
-    def frames(self) -> tuple[RgbdFrame, ...]:
-        return tuple(keyframe.frame for keyframe in self.keyframes)
-
-    @property
-    def version(self) -> tuple[int, int]:
-        return self.state.epoch, self.state.version
-
-
 class Ada3DPipeline:
     """One robot's scene and one model.
 
     `check` reads no weights and fails early; `load` takes long. Settings that may change are read at each question.
+
+    background: someone calls `work_ahead` between questions; then a question is answered from the cached scene that is there,
+    which may be a little behind (the answer says how much). Else every answer is about the scene as it is.
     """
 
-    def __init__(self, config: AgentConfig) -> None:
-        self.config = config
+    def __init__(self, config: AgentConfig, background: bool = False) -> None:
+        self.config, self._background = config, background
         self.info: ModelInfo | None = None
         self._pruning: ScenePruning | None = None  # from check on
         self._loaded: LoadedModel | None = None
         self._keyframes = KeyframeBuffer(config.keyframe)
         self._lock = threading.Lock()  # for the buffer; held for the milliseconds that a frame takes
-        self._scene = _Scene((), SceneState(0, 0, 0))  # replaced, never changed: readers need no lock
-        self._once = Once()  # the spatial tokens of the scene's version
+        self._scene = SceneSnapshot()  # replaced, never changed: readers need no lock
+        self._cache: SceneCache | None = None  # from load on; touched by the asking thread alone
+        self._ahead_failed: tuple[int, int] | None = None  # version of a scene
+        self._latency = LatencyModel()
 
     # -- model --------------------------------------------------------------------------------------------------------
 
@@ -98,7 +90,7 @@ class Ada3DPipeline:
 
         Raises ConfigError, CheckpointError or OutOfMemoryError.
         """
-        self.info, model = check_model(self.config.model)
+        self.info, model = check_model(self.config.model, self.config.keyframe.max_views)
         self._pruning = ScenePruning(decoder_shape(model.decoder))
         self._pruning.check(self.config.pruning)
         self._pruning.configure(self.config.pruning)
@@ -121,6 +113,7 @@ class Ada3DPipeline:
             self._pruning = ScenePruning(decoder_shape(loaded.model.config.decoder))
             self._pruning.configure(self.config.pruning)
         self._pruning.compare(self.info.sha256)
+        self._cache = SceneCache(loaded, self._pruning)
         self._loaded = loaded
 
     @property
@@ -161,7 +154,6 @@ class Ada3DPipeline:
         with self._lock:
             self._keyframes.reset()
             self._publish_scene()
-        self._once.clear()
         if self._pruning is not None:
             self._pruning.forget_scene()
 
@@ -185,14 +177,32 @@ class Ada3DPipeline:
             self._keyframes.set_config(self.config.keyframe)
 
     def _publish_scene(self) -> None:
-        buffer = self._keyframes
-        if (buffer.epoch, buffer.version) == (self._scene.state.epoch, self._scene.state.version):
-            return
-        stamps = [keyframe.frame.stamp_ns for keyframe in buffer.keyframes]
-        state = SceneState(len(stamps), buffer.epoch, buffer.version, min(stamps, default=-1), max(stamps, default=-1))
-        self._scene = _Scene(buffer.keyframes, state)
+        if (self._keyframes.epoch, self._keyframes.version) != self._scene.version:
+            self._scene = self._keyframes.snapshot()
 
-    def _snapshot(self) -> _Scene:
+    def work_ahead(self) -> bool:
+        """One bounded piece of work ahead of questions: a keyframe through the vision tower, or a chunk of the scene through the
+        language model. False where nothing is left for now. Call it on the asking thread, until False, now and then."""
+        scene = self._scene
+        if self._loaded is None or self._cache is None or scene.version == self._ahead_failed:
+            return False
+        try:
+            clock = StageClock(self._loaded.model.device)
+            return self._cache.advance(scene, Policy.of(self.config.pruning), self.config, clock)
+        except RuntimeError as error:
+            self._ahead_failed = scene.version  # once per scene; a question about it says what is wrong
+            problem = out_of_memory(error)
+            if not problem:
+                raise ModelError(f"working ahead failed: {error}") from error
+        self._free_memory()
+        logger.warning("no memory to work ahead (%s): keep fewer views (keyframe.max_views).", problem)
+        return False
+
+    def cache_report(self) -> CacheReport:
+        """The cached scene in numbers; never waits."""
+        return CacheReport() if self._cache is None else self._cache.report
+
+    def _snapshot(self) -> SceneSnapshot:
         with self._lock:
             self._apply_config()
             self._publish_scene()
@@ -219,15 +229,25 @@ class Ada3DPipeline:
         loaded, pruning = self._loaded, self._pruning
         if loaded is None or pruning is None:
             raise LoadingError("the weights are not loaded yet.")
-        try:
-            return self._ask(loaded, pruning, question, hooks)
-        except torch.cuda.OutOfMemoryError as error:
-            problem = str(error).splitlines()[0]
-        except RuntimeError as error:  # torch's own errors
-            raise ModelError(f"the model failed: {error}") from error
-        # Outside the except block: the traceback would keep the tensors alive.
-        torch.cuda.empty_cache()
-        raise OutOfMemoryError(f"the GPU's memory does not suffice ({problem}); keep fewer views (keyframe.max_views).")
+        spoken = _Spoken(hooks)
+        for effort in EFFORTS:
+            try:
+                return self._ask(loaded, pruning, question, spoken.hooks, effort)
+            except RuntimeError as error:
+                problem = out_of_memory(error)
+                if not problem:  # another of torch's own errors
+                    raise ModelError(f"the model failed: {error}") from error
+            self._free_memory()  # outside the except block: the traceback would keep the tensors alive
+            if spoken.any or effort is EFFORTS[-1]:
+                break
+            logger.warning("%s: %s; tried again with less.", question.text[:80], problem)
+        raise OutOfMemoryError(f"the memory does not suffice ({problem}); keep fewer views (keyframe.max_views).")
+
+    def _free_memory(self) -> None:
+        if self._cache is not None:
+            self._cache.forget_prefixes()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
     def ground(self, question: Question, hooks: AskHooks = AskHooks()) -> Answer:
         """Ask for the boxes of a phrase (`question.text`): those that the grounding head points at; for a checkpoint without one those of
@@ -239,27 +259,32 @@ class Ada3DPipeline:
         boxes = tuple(replace(box, label=phrase) for box in answer.boxes)
         return replace(answer, question=question.text, boxes=boxes)
 
-    def _ask(self, loaded: LoadedModel, pruning: ScenePruning, question: Question, hooks: AskHooks) -> Answer:
-        clock = StageClock(loaded.model.device)
+    def _ask(
+        self, loaded: LoadedModel, pruning: ScenePruning, question: Question, hooks: AskHooks, effort: Effort
+    ) -> Answer:
+        assert self._cache is not None
+        clock, started = StageClock(loaded.model.device), time.perf_counter()
         config = self.config  # of this question, whatever is set meanwhile
-        policy = Policy.of(config.pruning, question.keep_ratio)
         parsed = parse_coordinates(check_question(question.text, MAX_PROMPT_CHARS))
-        scene = self._snapshot()
+        scene, in_room = self._snapshot(), question.scope is Scope.SCENE
+        policy = budget_for_deadline(
+            self._latency, Policy.of(config.pruning, question.keep_ratio), question, config, self._cache, pruning
+        )
         hooks.on_stage(Stage.ENCODING)
-        tokens = self._visual_tokens(loaded, question, scene, hooks, clock)
-        chosen = self._choose(loaded, pruning, question, scene, policy, tokens, clock)
-        prompt = self._build_prompt(loaded, parsed, chosen, clock)
+        visual = see(
+            self._cache, loaded, pruning, question, scene, policy, config, hooks, clock, effort, not self._background
+        )
+        scene, policy = visual.scene, visual.policy
+        prompt = self._build_prompt(loaded, parsed, visual, clock)
         hooks.check()
         with clock.stage("scene_s") if policy.fitted else nullcontext():
             pruner = pruning.pruner(
-                loaded.model.decoder, policy, prompt, chosen.original, scene.version, question.scope.name
+                loaded.model.decoder, policy, prompt, visual.chosen.original, scene.version, question.scope.name
             )
         hooks.on_stage(Stage.PREFILL)
         hooks.check()
-        head = loaded.head if question.phrase and question.scope is Scope.SCENE else None
-        prefilled = prefill(
-            loaded.model.decoder, prompt, self._max_new_tokens(question), pruner, with_states=head is not None
-        )
+        head = loaded.head if question.phrase and in_room else None
+        prefilled = self._prefill(loaded, visual, prompt, question, pruner, with_states=head is not None)
         clock.add("prefill_s", prefilled.prefill_s)
         clock.add("rank_s", prefilled.rank_s)
         clock.add("first_token_s", clock.elapsed_s())
@@ -271,30 +296,35 @@ class Ada3DPipeline:
         if not text and output.stop_reason in (StopReason.EOS, StopReason.MAX_TOKENS):
             raise ModelError("the model gave no text for this question; ask in other words.")
         with clock.stage("postprocess_s"):
+            usage = token_usage(
+                loaded.model.decoder, prompt, visual.tokens, visual.chosen, prefilled, pruner, in_room,
+                cached=visual.prefix is not None,
+            )  # fmt: skip
+            xyz_m = visual.chosen.tokens.xyz_m
             if head is not None:
-                boxes, text = point_at_phrase(
-                    head, prefilled, chosen.tokens.xyz_m, question, config, scene.frames, text, hooks
-                )
+                boxes, text = point_at_phrase(head, prefilled, xyz_m, question, config, scene.frames, text, hooks)
             else:
                 boxes = self._boxes(text, question, scene, hooks)
-                if question.phrase and not boxes and question.scope is Scope.SCENE:
+                if question.phrase and not boxes and in_room:
                     boxes = find_by_relevance(
-                        loaded, question, prompt, chosen.tokens.xyz_m, config, self._max_new_tokens(question), scene.frames,
-                        build=lambda words: self._build_prompt(loaded, parse_coordinates(words), chosen, clock),
+                        loaded, question, prompt, xyz_m, config, self._max_new_tokens(question), scene.frames,
+                        build=lambda words: self._build_prompt(loaded, parse_coordinates(words), visual, clock),
+                        run=lambda located: self._prefill(loaded, visual, located, question),
                         read_boxes=lambda words: self._boxes(words, question, scene, hooks), hooks=hooks,
                     )  # fmt: skip
             stop_reason = output.stop_reason
             if question.phrase and not boxes:  # a search cut short has not found that there is nothing
                 stop_reason = stop_asked(hooks) or stop_reason
-            in_room = question.scope is Scope.SCENE
-            usage = token_usage(loaded.model.decoder, prompt, tokens, chosen, prefilled, pruner, in_room)
+        timings = clock.timings()
+        if in_room and effort is EFFORTS[0]:
+            self._latency.note(visual.prefix is not None, Measured.of(usage, timings, len(output.token_ids)))
         return Answer(
             question=question.text,
             text=text,
             boxes=boxes,
             stamp_ns=scene.state.newest_ns,
             frame_id=scene.keyframes[-1].frame.frame_id,
-            keyframe_stamps_ns=tuple(frame.stamp_ns for frame in self._used_frames(question, scene)),
+            keyframe_stamps_ns=tuple(f.stamp_ns for f in (scene.frames if in_room else scene.frames[-1:])),
             stop_reason=stop_reason,
             tokens=replace(
                 usage,
@@ -302,43 +332,36 @@ class Ada3DPipeline:
                 keep_ratio_requested=question.keep_ratio,
                 strategy=config.pruning.strategy if usage.keep_ratio_achieved < 1.0 else "none",
             ),
-            timings=clock.timings(),
+            timings=timings,
             scene_epoch=scene.state.epoch,
             scene_version=scene.state.version,
+            scene_cached=visual.prefix is not None,
+            scene_staleness=visual.staleness,
             confidence=output.mean_probability,
-            kept_xyz_m=chosen.tokens.xyz_m[prefilled.kept[-1]].cpu().numpy() if in_room else None,
+            deadline_kept=time.perf_counter() - started <= question.deadline_s,  # False for NaN
+            kept_xyz_m=xyz_m[prefilled.kept[-1]].cpu().numpy() if in_room else None,
         )
 
-    def _visual_tokens(
-        self, loaded: LoadedModel, question: Question, scene: _Scene, hooks: AskHooks, clock: StageClock
-    ) -> SpatialTokens:
-        """All tokens of the scene, made once per version, or the patches of the image, that the question is about."""
-        if question.scope is not Scope.SCENE:
-            return patch_tokens(loaded.model, scene.keyframes[-1].frame, clock)
-        compat = self.config.model.compat
-        return self._once.get(
-            "tokens", scene.version, lambda: scene_tokens(loaded.model, scene.frames, compat, hooks, clock)
-        )
-
-    @staticmethod
-    def _choose(
-        loaded: LoadedModel, pruning: ScenePruning, question: Question, scene: _Scene, policy: Policy, tokens: SpatialTokens,
-        clock: StageClock,
-    ) -> ChosenTokens:  # fmt: skip
-        """Those that enter the language model."""
-        key = scene.version if question.scope is Scope.SCENE else None
-        ids = loaded.tokenizer.encode(question.text)[1:] if policy.needs_question else ()
-        with clock.stage("scene_s") if policy.pre and policy.prunes else nullcontext():
-            return pruning.choose(loaded.model, tokens, policy, key, ids)
+    def _prefill(
+        self, loaded: LoadedModel, visual: Visual, prompt: PromptSequence, question: Question, pruner: LayerPruner | None = None,
+        with_states: bool = False,
+    ) -> PrefillOutput:  # fmt: skip
+        """The whole prompt through the decoder; behind a cached scene only what follows it."""
+        decoder, reserve = loaded.model.decoder, self._max_new_tokens(question)
+        if visual.prefix is None:
+            return prefill(decoder, prompt, reserve, pruner, with_states)
+        rows, count = prompt.embeds[prompt.spatial_span[1] :], prompt.spatial_span[1] - prompt.spatial_span[0]
+        return prefill_question(decoder, visual.prefix, rows, reserve, pruner, count, with_states)
 
     def _build_prompt(
-        self, loaded: LoadedModel, parsed: ParsedQuestion, chosen: ChosenTokens, clock: StageClock
+        self, loaded: LoadedModel, parsed: ParsedQuestion, visual: Visual, clock: StageClock
     ) -> PromptSequence:
         ids = loaded.tokenizer.encode(render_question(parsed.text, self.config.model.conversation))
-        model, count = loaded.model, chosen.tokens.features.shape[0]
+        model, count = loaded.model, len(visual.rows)
         with torch.inference_mode(), clock.stage("spatial_s"):
-            visual = model.project(chosen.tokens.features)
-            prompt = model.build_prompt(ids, visual, model.encode_clicks(parsed.clicks), chosen.tokens.xyz_m)
+            prompt = model.build_prompt(
+                ids, visual.rows, model.encode_clicks(parsed.clicks), visual.chosen.tokens.xyz_m
+            )
         limit = model.config.decoder.max_positions
         if prompt.embeds.shape[0] >= limit:
             raise QuestionTooLongError(
@@ -350,7 +373,7 @@ class Ada3DPipeline:
     def _max_new_tokens(self, question: Question) -> int:
         return question.max_new_tokens or self.config.generation.max_new_tokens
 
-    def _boxes(self, text: str, question: Question, scene: _Scene, hooks: AskHooks) -> tuple[Box3D, ...]:
+    def _boxes(self, text: str, question: Question, scene: SceneSnapshot, hooks: AskHooks) -> tuple[Box3D, ...]:
         if not question.want_boxes:
             return ()
         limits = self.config.boxes
@@ -363,6 +386,15 @@ class Ada3DPipeline:
             check=hooks.check,
         )
 
-    @staticmethod
-    def _used_frames(question: Question, scene: _Scene) -> Sequence[RgbdFrame]:
-        return scene.frames[-1:] if question.scope is Scope.LATEST_IMAGE else scene.frames
+
+class _Spoken:
+    """Hooks that note whether the caller has heard text already: then a question cannot begin anew."""
+
+    def __init__(self, hooks: AskHooks) -> None:
+        self.any = False
+        self._on_text = hooks.on_text
+        self.hooks = replace(hooks, on_text=self._hear)
+
+    def _hear(self, delta: str, num_tokens: int) -> None:
+        self.any = self.any or bool(delta)
+        self._on_text(delta, num_tokens)

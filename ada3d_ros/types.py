@@ -296,6 +296,7 @@ class Question:
     max_boxes: int = 0
     min_score: float = 0.0
     phrase: str = ""  # what to point at, where text asks for a box
+    deadline_s: float = NAN  # seconds from now on that the answer should take at most; the engine picks a budget for it
 
 
 def _nothing(*args: object) -> None:
@@ -348,8 +349,8 @@ class Answer:
     """Everything known about one answered question.
 
     stamp_ns: newest image used; frame_id: world frame of the boxes; scene_age_s: seconds from the newest image to the
-    moment of answering, NaN where no clock was given; scene_staleness: share of keyframes the cached scene lacks, NaN
-    without a cache.
+    moment of answering, NaN where no clock was given; scene_cached: answered from the scene cache, then scene_staleness is the
+    share of spatial tokens that it does not hold as the keyframes now have them. deadline_kept: False where none was asked.
     kept_xyz_m (K, 3) float32: where the spatial tokens lie that the last layer kept, world frame; None for an image alone.
     """
 
@@ -367,4 +368,5 @@ class Answer:
     scene_cached: bool = False
     scene_staleness: float = NAN
     confidence: float = NAN
+    deadline_kept: bool = False
     kept_xyz_m: npt.NDArray[np.float32] | None = None

@@ -13,16 +13,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ada3d_ros.engine.look import scene_tokens
 from ada3d_ros.engine.relevance import NEUTRAL_PHRASE, attention_to_scene, find_peak
-from ada3d_ros.engine.timing import StageClock
 from ada3d_ros.eval.metrics import wilson
 from ada3d_ros.ground_phrase import GROUNDING_PROMPT
 from ada3d_ros.model.checkpoint import LoadedModel, load_model
 from ada3d_ros.model.prompt import render_question
 from ada3d_ros.model.startup import embedded_model_path
 from ada3d_ros.results import write_results
-from ada3d_ros.types import AskHooks, SpatialTokens
+from ada3d_ros.scene.views import build_multiview
+from ada3d_ros.types import SpatialTokens
 from ada3d_ros.world.generated import generate_room
 from ada3d_ros.world.questions import make_questions
 
@@ -48,11 +47,11 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     loaded = load_model(options.model)
-    found, chance = [], []
+    vision, found, chance = loaded.model.config.vision, [], []
     for seed in range(FIRST_SEED, FIRST_SEED + options.rooms):
         room = generate_room(seed, side_px=loaded.model.config.vision.image_size, split="val")
-        clock = StageClock(loaded.model.device)
-        tokens = scene_tokens(loaded.model, room.frames, "default", AskHooks(), clock)
+        views = build_multiview(room.frames, vision.image_size, "default", vision.image_mean, vision.image_std)
+        tokens = loaded.model.build_spatial_tokens(loaded.model.encode_views(views.pixels), views)
         neutral = attended(loaded, tokens, NEUTRAL_PHRASE)
         centers = {thing.number: torch.tensor(thing.center_m) for thing in room.graph.things}
         for question in make_questions(room.graph, seed, ("grounding",), 4):

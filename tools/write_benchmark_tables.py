@@ -1,4 +1,4 @@
-"""Write the pruning tables of docs/benchmarks.md from docs/results/pruning_*.json: python tools/write_benchmark_tables.py"""
+"""Write the tables of docs/benchmarks.md from the JSON files in docs/results: python tools/write_benchmark_tables.py"""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "benchmarks.md"
 BEGIN, END = "<!-- pruning tables: generated -->", "<!-- end -->"
+MEMORY_BEGIN = "<!-- memory tables: generated -->"
+BATCH_BEGIN = "<!-- batch tables: generated -->"
 SHAPES = ("A", "B", "C", "W", "7B")
 HEAD = (
     "| strategy | keep | last layer | prefill ratio | FLOP ratio | measured / FLOPs | ranking | choosing | KV | cells |\n"
@@ -70,10 +72,118 @@ def render() -> str:
     return "\n\n".join(parts)
 
 
+MEMORY_PARTS = (  # heading, parts of a plan
+    ("decoder's layers", ("decoder_layers",)),
+    ("other weights", ("embeddings", "vision_tower", "projector", "point_encoders", "grounding_head")),
+    ("KV", ("kv_cache",)),
+    ("prefill", ("prefill",)),
+    ("views", ("view_features", "vision_activations")),
+    ("runtime", ("runtime",)),
+)
+
+
+ACCURACY = (  # metrics of `ada3d eval synthetic`: heading, name
+    ("existence", "existence"),
+    ("colour", "color"),
+    ("category", "category"),
+    ("counting", "count"),
+    ("superlative", "superlative"),
+    ("caption", "caption"),
+    ("boxes at IoU .25", "grounding_unique_acc25"),
+    ("at IoU .5", "grounding_unique_acc50"),
+    ("boxes of absent things", "absent_false_box_rate"),
+)
+
+
+def result(name: str) -> dict[str, Any]:
+    """One file of docs/results."""
+    data: dict[str, Any] = json.loads((ROOT / "docs" / "results" / f"{name}.json").read_text(encoding="utf-8"))
+    return data
+
+
+def render_memory() -> str:
+    """What fits, and the check against what was built."""
+    data = result("memory")
+    fits, sizes, made = data["fits"], data["sizes"], data["provenance"]
+    scenes, cards = list(fits["rows"][0]["plans"]), list(fits["rows"][0]["largest"])
+    largest_scene = scenes[-1]
+    headings = [f"N={n}" for n in scenes] + [f"{card} GB" for card in cards]
+    lines = [f"| weights | KV | {' | '.join(headings)} |", "|---" * (2 + len(headings)) + "|"]
+    for r in fits["rows"]:
+        totals = [f"{r['plans'][n]['total'] / 2**30:.1f}" for n in scenes]
+        lines.append(
+            f"| {r['weights']} | {r['kv']} | {' | '.join(totals + [str(r['largest'][card] or '-') for card in cards])} |"
+        )
+    lines += ["", f"The parts in GiB at N={largest_scene}:", ""]
+    lines += [
+        f"| weights | KV | {' | '.join(name for name, _ in MEMORY_PARTS)} |",
+        "|---" * (2 + len(MEMORY_PARTS)) + "|",
+    ]
+    for r in fits["rows"]:
+        plan = r["plans"][largest_scene]
+        parts = [f"{sum(plan[part] for part in group) / 2**30:.2f}" for _, group in MEMORY_PARTS]
+        lines.append(f"| {r['weights']} | {r['kv']} | {' | '.join(parts)} |")
+    lines += [
+        "",
+        f"**Shape {data['shape']}**: d={sizes['hidden']}, L={sizes['layers']}, m={sizes['intermediate']}, N={data['rows'][0]['N']} and "
+        f"{data['text_tokens']} text tokens, {data['dtype']}, {made['device']}, n={data['n']}, random weights.",
+        "",
+        "| weights | by | decoder MiB | predicted | prefill's peak MiB | predicted | error of the logits | decode ratio | prefill ratio |",
+        "|---" * 9 + "|",
+    ]
+    by_torchao = [r for r in result("memory_torchao")["rows"] if r["kernel"] == "torchao"]
+    for r in data["rows"] + by_torchao:
+        names = ("weight_bytes", "predicted_weight_bytes", "prefill_peak_bytes", "predicted_prefill_bytes")
+        mib = " | ".join(f"{r[name] / 2**20:.1f}" for name in names)
+        lines.append(
+            f"| {r['weights']} | {r['kernel']} | {mib} | {r['logits_error']:.1%} | {spread(r['decode_ratio'])} | {spread(r['prefill_ratio'])} |"
+        )
+    lines += [
+        "",
+        "The embedded model, which is trained, on 200 generated rooms (level 1, nothing pruned):",
+        "",
+        f"| weights | {' | '.join(heading for heading, _ in ACCURACY)} |",
+        "|---" * (1 + len(ACCURACY)) + "|",
+    ]
+    for weights, name in (
+        ("full", "embedded_level1"),
+        ("int8", "embedded_level1_int8"),
+        ("int4", "embedded_level1_int4"),
+    ):
+        metrics = result(name)["metrics"]
+        lines.append(f"| {weights} | {' | '.join(f'{metrics[metric]:.3f}' for _, metric in ACCURACY)} |")
+    return "\n".join(lines)
+
+
+def render_batch() -> str:
+    """Questions together against one after the other, a table per shape that was measured."""
+    parts = []
+    for path in sorted((ROOT / "docs" / "results").glob("batch_*.json")):
+        data = json.loads(path.read_text(encoding="utf-8"))
+        sizes = data["sizes"]
+        lines = [
+            f"**Shape {data['shape']}**: d={sizes['hidden']}, L={sizes['layers']}, m={sizes['intermediate']}, {data['question_tokens']} question and "
+            f"{data['answer_tokens']} answer tokens, {data['dtype']}, {data['provenance']['device']}, n={data['n']}.",
+            "",
+            "| N | questions | time per question, ratio | together, per question | alone | same ids | logits off |",
+            "|---|---|---|---|---|---|---|",
+        ]
+        for r in data["rows"]:
+            lines.append(
+                f"| {r['N']} | {r['questions']} | {spread(r['ratio'])} | {r['together_ms']['median']:.0f} ms | {r['alone_ms']['median']:.0f} ms | "
+                f"{r['same_ids']:.0%} | {r['logits_error']:.1e} |"
+            )
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
+
+
 def updated(page: str) -> str:
     """The page with its tables anew."""
-    pattern = re.compile(re.escape(BEGIN) + ".*?" + re.escape(END), re.DOTALL)
-    return pattern.sub(lambda _: f"{BEGIN}\n{render()}\n{END}", page)
+    for begin, made in ((BEGIN, render), (MEMORY_BEGIN, render_memory), (BATCH_BEGIN, render_batch)):
+        pattern = re.compile(re.escape(begin) + ".*?" + re.escape(END), re.DOTALL)
+        text = f"{begin}\n{made()}\n{END}"
+        page = pattern.sub(lambda _, text=text: text, page)
+    return page
 
 
 if __name__ == "__main__":

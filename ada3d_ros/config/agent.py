@@ -37,6 +37,12 @@ class ModelConfig:
         choices=("auto", "fp32", "bf16", "fp16"),
         read_only=True,
     )
+    weights: str = setting(
+        "full",
+        "storage of the decoder's linear layers: full = in `model.precision`; int8, int4 = less memory, less exact",
+        choices=("full", "int8", "int4"),
+        read_only=True,
+    )
     compat: str = setting(
         "default",
         "reference = LLaVA-3D bit for bit, its quirks included (docs/conventions.md)",
@@ -150,6 +156,35 @@ class SceneConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class CacheConfig:
+    mode: str = setting(
+        "cached",
+        "cached = the scene passes through the language model once and questions attend to the best of it; paper = every "
+        "question brings the scene along, and pruning drops tokens on the way (AdaToken-3D as published)",
+        choices=("cached", "paper"),
+    )
+    kv: str = setting(
+        "model",
+        "number format of the cached scene's keys and values: the model's own, or int8 (half the memory, an error of 1 %)",
+        choices=("model", "int8"),
+    )
+    chunk_tokens: int = setting(
+        256, "rows of the scene per piece of background work; a question waits for one piece at most", unit="tokens",
+        low=16, high=4096,
+    )  # fmt: skip
+    settle_sec: float = setting(
+        1.0,
+        "the scene is put in exact order once no keyframe and no question came for so long",
+        unit="s",
+        low=0.0,
+        high=60.0,
+    )
+    max_staleness: float = setting(
+        0.25, "share of stale spatial tokens from which on that begins without waiting", low=0.0, high=1.0
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class ActionConfig:
     policy: str = setting("queue", "what a request does when another runs", choices=("reject", "queue", "preempt"))
     queue_size: int = setting(8, "requests waiting at most; beyond it BUSY", unit="requests", low=0, high=64)
@@ -209,6 +244,7 @@ class AgentConfig:
     depth: DepthConfig = DepthConfig()
     keyframe: KeyframeConfig = KeyframeConfig()
     scene: SceneConfig = SceneConfig()
+    cache: CacheConfig = CacheConfig()
     reset_on_time_jump: bool = setting(True, "a clock that jumps back (bag loop) clears the scene")
     action: ActionConfig = ActionConfig()
     markers: MarkersConfig = MarkersConfig()

@@ -26,6 +26,12 @@ class ChosenTokens:
     kept: torch.Tensor
     original: int
 
+    def first(self, count: int) -> ChosenTokens:
+        """The first `count` of them."""
+        t = self.tokens
+        part = SpatialTokens(t.features[:count], t.xyz_m[:count], t.num_patches[:count], t.voxel_size_m)
+        return ChosenTokens(part, self.kept[:count], self.original)
+
 
 @torch.inference_mode()
 def choose_tokens(
@@ -38,6 +44,9 @@ def choose_tokens(
     total = tokens.features.shape[0]
     if policy.entering(total) == total:
         return ChosenTokens(tokens, torch.arange(total, device=tokens.features.device), total)
+    base = Policy.of(policy.config)
+    if policy.nested and policy.entering(total) < base.entering(total) < total:  # a first part, its merged groups too
+        return choose_tokens(model, tokens, base).first(policy.entering(total))
     relevance = None
     if policy.needs_question:
         ids = torch.tensor([i for i in question_ids if i >= 0], dtype=torch.int64, device=model.device)

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from ada3d_ros.engine.kv_cache import KVCache
+from ada3d_ros.model.attend_one import attend_one
 from ada3d_ros.model.decoder import LlamaDecoder
 
 GRANULE = 128  # capacities are multiples of it, so that caches of nearly the same lengths share a graph
@@ -57,8 +58,9 @@ class StaticStep:
 
     def load(self, cache: KVCache) -> None:
         """Copies what `cache` holds into the buffers."""
-        for buffer, held, length in zip(self.buffers, cache.buffers, cache.lengths, strict=True):
-            buffer[:, :, :, :length].copy_(held[:, :, :, :length])
+        for layer, (buffer, length) in enumerate(zip(self.buffers, cache.lengths, strict=True)):
+            for mine, held in zip(buffer, cache.held(layer), strict=True):
+                mine[:, :, :length].copy_(held)
 
     def __call__(self, decoder: LlamaDecoder, token: torch.Tensor) -> torch.Tensor:
         """Logits (vocab,) after `token` () int64."""
@@ -93,23 +95,20 @@ class StaticStep:
         cos, sin = decoder.rope(self.positions)  # (1, 1, L, d)
         hidden_slots = self._slots > self.lengths[:, None]  # (L, largest capacity)
         bias = torch.zeros_like(hidden_slots, dtype=hidden.dtype).masked_fill(hidden_slots, -torch.inf)
-        for i, (layer, capacity) in enumerate(zip(decoder.layers, self.capacities, strict=True)):
-            rope = cos[:, :, i : i + 1], sin[:, :, i : i + 1]
-            hidden = layer(hidden, rope, i, self, bias[i, :capacity].view(1, 1, 1, capacity), None)
+
+        def attend(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+            slot, (keys, values) = self.lengths[layer : layer + 1], self.buffers[layer]
+            keys.index_copy_(2, slot, k)
+            values.index_copy_(2, slot, v)
+            return attend_one(q, keys, values, bias[layer, : keys.shape[2]].view(1, 1, 1, -1))
+
+        for layer in range(len(self.buffers)):
+            rope = cos[:, :, layer : layer + 1], sin[:, :, layer : layer + 1]
+            position = self.positions[layer : layer + 1]
+            hidden = decoder.run_layers(layer, layer + 1, hidden, position, rope=rope, attend=attend)
         self.lengths += 1
         self.positions += 1
         return decoder.logits(hidden[0, -1])
-
-    def length(self, layer: int) -> int:
-        """Of the whole buffer: how much of it is filled only the device knows."""
-        return self.capacities[layer]
-
-    def append(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Stores one token's keys and values (1, G, 1, d) at the layer's length; returns the whole buffers (1, G, capacity, d)."""
-        buffer, slot = self.buffers[layer], self.lengths[layer : layer + 1]
-        buffer[0].index_copy_(2, slot, keys)
-        buffer[1].index_copy_(2, slot, values)
-        return buffer[0], buffer[1]
 
 
 class StaticSteps:

@@ -54,7 +54,8 @@ class KVCache:
 
     def held(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Views of the layer's keys and values, (B, G, length, d); the layer must hold some."""
-        buffer, length = self.buffers[layer], self._lengths[layer]
+        buffer, length = self._buffers[layer], self._lengths[layer]
+        assert buffer is not None, "the layer holds nothing yet"
         return buffer[0, :, :, :length], buffer[1, :, :, :length]
 
     @property
@@ -74,6 +75,10 @@ class KVCache:
         for buffer, length in zip(self.buffers, lengths, strict=True):
             assert 0 <= length <= buffer.shape[3], "beyond the buffer"
         self._lengths = list(lengths)
+
+    def keep_rows(self, rows: torch.Tensor) -> None:
+        """Go on with rows (n,) int64 of the batch only; every layer must hold some."""
+        self._buffers = [buffer[:, rows] for buffer in self.buffers]
 
     def _room(self, layer: int, keys: torch.Tensor, needed: int) -> torch.Tensor:
         old = self._buffers[layer]

@@ -74,12 +74,8 @@ def prefill(
     else:
         run.through(decoder.config.num_layers)
     logits = decoder.logits(run.hidden[0, -1])
-    if not bool(torch.isfinite(logits).all()):  # waits for the device
-        raise ModelError(
-            f"the model's output is not finite in {logits.dtype}: the weights are damaged, or float16 overflowed "
-            "(use model.precision bf16 or fp32)."
-        )
-    run.check_scores()
+    require_finite(logits)
+    require_finite_scores(run.finite)
     return PrefillOutput(
         logits=logits,
         cache=run.cache,
@@ -109,7 +105,7 @@ class _Run:
         self.ranking = Laps(self.hidden.device)
         # What a layer starts with anyway: ranking is charged the share of the tokens that go.
         self.starting = Laps(self.hidden.device, unweighed=0.0)
-        self._finite: list[tuple[int, torch.Tensor]] = []
+        self.finite: list[tuple[int, torch.Tensor]] = []
 
     @property
     def spatial(self) -> tuple[int, int]:
@@ -157,7 +153,7 @@ class _Run:
             context = probe if probe is not None and probe.layer == self.layer else self._look(pruner)
             self.ranking.start()
             scores = pruner.rank(context)
-            self._finite.append((context.layer, torch.isfinite(scores).all()))
+            self.finite.append((context.layer, torch.isfinite(scores).all()))
             self.ranking.stop()
             self.through(before)
             self.ranking.start()
@@ -205,14 +201,24 @@ class _Run:
         else:
             self.rope = rope_rows(self.rope, rows)
 
-    def check_scores(self) -> None:
-        """Raise ModelError for scores that were not finite; looked at once, at the end, so that no layer waits."""
-        if self._finite and not bool(torch.stack([flag for _, flag in self._finite]).all()):
-            layer = next(layer for layer, flag in self._finite if not bool(flag))
-            raise ModelError(
-                f"the ranking scores of layer {layer + 1} are not finite (NaN): the weights are damaged, or float16 overflowed "
-                "(use model.precision bf16 or fp32)."
-            )
+
+def require_finite(logits: torch.Tensor) -> None:
+    """Raise ModelError unless all of the logits are finite; waits for the device."""
+    if not bool(torch.isfinite(logits).all()):
+        raise ModelError(
+            f"the model's output is not finite in {logits.dtype}: the weights are damaged, or float16 overflowed "
+            "(use model.precision bf16 or fp32)."
+        )
+
+
+def require_finite_scores(flags: Sequence[tuple[int, torch.Tensor]]) -> None:
+    """Raise ModelError for a ranking that was not finite: (0-based layer, () bool). Asked once, at the end, so that no layer waits."""
+    if flags and not bool(torch.stack([flag for _, flag in flags]).all()):
+        layer = next(layer for layer, flag in flags if not bool(flag))
+        raise ModelError(
+            f"the ranking scores of layer {layer + 1} are not finite (NaN): the weights are damaged, or float16 overflowed "
+            "(use model.precision bf16 or fp32)."
+        )
 
 
 def pad_batch(prompts: Sequence[PromptSequence], side: str = "right") -> tuple[torch.Tensor, torch.Tensor]:

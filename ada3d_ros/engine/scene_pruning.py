@@ -56,6 +56,11 @@ class ScenePruning:
         calibration = self._read(config)
         check_policy(config, self.shape, information=self._information(config, calibration))
 
+    def check_policy(self, policy: Policy) -> None:
+        """The same for one request's keep ratio, with the calibration in force."""
+        information = self._information(policy.config, self._calibration)
+        check_policy(policy.config, self.shape, policy.keep_ratio, information)
+
     def configure(self, config: PruningConfig) -> None:
         """Take checked settings: reads the calibration file they name. One that cannot be read any more leaves the curve
         read before in force, with a warning."""

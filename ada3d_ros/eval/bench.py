@@ -73,10 +73,17 @@ def ratio_of(times: Sequence[Timing], baseline: Sequence[Timing], device: torch.
     return Spread.of([a.of(device) / b.of(device) for a, b in zip(times, baseline, strict=True)])
 
 
-def _suites() -> dict[str, Callable[[argparse.Namespace, torch.device], dict[str, Any]]]:
-    from ada3d_ros.eval import bench_pruning
+SUITES = {  # name: what it measures
+    "pruning": "strategies against the unpruned prefill (default)",
+    "batch": "questions answered together against one after the other",
+    "memory": "what fits, and model.weights int8 and int4 against full",
+}
 
-    return {"pruning": bench_pruning.run}
+
+def _suites() -> dict[str, Callable[[argparse.Namespace, torch.device], dict[str, Any]]]:
+    from ada3d_ros.eval import bench_batch, bench_memory, bench_pruning
+
+    return {"pruning": bench_pruning.run, "batch": bench_batch.run, "memory": bench_memory.run}
 
 
 def device_name(device: torch.device) -> str:
@@ -95,7 +102,9 @@ def main(argv: Sequence[str]) -> int:
         "7B: LLaVA-3D-7B with its vision tower, N 850, 1700, 2560, for a CUDA GPU. Example: ada3d bench --suite pruning --shape B "
         "--json docs/results/pruning_B.json",
     )
-    parser.add_argument("--suite", default="pruning", choices=("pruning",), help="what to measure (default pruning)")
+    parser.add_argument(
+        "--suite", default="pruning", choices=tuple(SUITES), help="; ".join(f"{n}: {w}" for n, w in SUITES.items()),
+    )  # fmt: skip
     parser.add_argument(
         "--shape", choices=("A", "B", "C", "W", "7B"), help="sizes of the model (default: 7B on cuda, C on cpu)"
     )

@@ -92,11 +92,11 @@ class Tally:
         return answer
 
 
-def open_pipeline(model: Path, strategy: str, keep: float | None) -> Ada3DPipeline:
+def open_pipeline(model: Path, strategy: str, keep: float | None, weights: str = "full") -> Ada3DPipeline:
     """The pipeline that takes every view as a keyframe. Raises ConfigError, ModelError."""
     values: dict[str, Any] = {
         "model.path": str(model), "pruning.strategy": strategy, "keyframe.min_translation_m": 0.0,
-        "keyframe.min_rotation_deg": 0.0,
+        "keyframe.min_rotation_deg": 0.0, "model.weights": weights,
     }  # fmt: skip
     if keep is not None:
         values["pruning.keep_ratio"] = keep
@@ -248,6 +248,7 @@ def main(argv: list[str]) -> int:
     synthetic.add_argument("--model", type=Path, help="checkpoint folder (default: the embedded model)")
     synthetic.add_argument("--strategy", default="none", help="pruning strategy (default none)")
     synthetic.add_argument("--keep", type=float, help="keep ratio of the strategy")
+    synthetic.add_argument("--weights", default="full", help="model.weights: full, int8 or int4 (default full)")
     synthetic.add_argument("--level", type=int, default=1, choices=(1, 2), help="of the rooms (default 1)")
     synthetic.add_argument("--split", default="test", choices=("val", "test"), help="of the rooms (default test)")
     synthetic.add_argument("--shuffle-scenes", action="store_true", help="ask about another room's views")
@@ -285,7 +286,9 @@ def main(argv: list[str]) -> int:
                 f"{options.export}: "
                 + ", ".join(f"{n} rows in {f}.json" for f, n in export(asked, options.export).items())
             )
-        pipeline = open_pipeline(options.model or embedded_model_path(), options.strategy, options.keep)
+        pipeline = open_pipeline(
+            options.model or embedded_model_path(), options.strategy, options.keep, options.weights
+        )
         torch.set_num_threads(options.threads)
         info = pipeline.info
         assert info is not None
@@ -301,6 +304,7 @@ def main(argv: list[str]) -> int:
         results |= {
             "model": info.name,
             "sha256": info.sha256,
+            "weights": options.weights,
             "strategy": options.strategy,
             "keep_requested": pipeline.config.pruning.keep_ratio if options.strategy != "none" else None,
             "random_weights": info.random_weights,

@@ -30,12 +30,22 @@ def voxel_ids(coords: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return ids, occupied + low
 
 
+def sum_per_voxel(values: torch.Tensor, ids: torch.Tensor, num_voxels: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sums of values (P, C) per voxel in float32, (N, C), each in the order of its patches, and counts (N,) int64.
+
+    No atomics: the same bits every time, on a GPU too.
+    """
+    counts = torch.bincount(ids, minlength=num_voxels)
+    if not len(ids):
+        return values.new_zeros(num_voxels, values.shape[1], dtype=torch.float32), counts
+    by_voxel = torch.sort(ids, stable=True).indices
+    return torch.segment_reduce(values.float()[by_voxel], "sum", lengths=counts, initial=0.0), counts
+
+
 def pool_mean(values: torch.Tensor, ids: torch.Tensor, num_voxels: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean of values (P, C) per voxel, summed in float32; in patch order on the CPU, in any order on CUDA (atomics).
+    """Mean of values (P, C) per voxel, summed in float32 in patch order.
 
     Returns means (N, C) in values' dtype and counts (N,) int64.
     """
-    counts = torch.bincount(ids, minlength=num_voxels)
-    sums = torch.zeros(num_voxels, values.shape[1], dtype=torch.float32, device=values.device)
-    sums.index_add_(0, ids, values.float())
+    sums, counts = sum_per_voxel(values, ids, num_voxels)
     return (sums / counts[:, None]).to(values.dtype), counts

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from ada3d_ros.model.config import LlavaConfig
 from ada3d_ros.model.grounding_head import LoadedHead, load_grounding_head
 from ada3d_ros.model.llava3d import Llava3D
 from ada3d_ros.model.prompt import Tokenizer
+from ada3d_ros.model.quantize import is_quantized, kernel_of, linear_bytes, quantize_linear
 from ada3d_ros.model.weight_files import (
     TensorInfo,
     find_weight_files,
@@ -29,6 +31,8 @@ from ada3d_ros.model.weight_files import (
     read_tensors,
     write_shards,
 )
+
+logger = logging.getLogger(__name__)
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 VISION_PREFIX = "model.vision_tower.vision_tower."
@@ -60,9 +64,14 @@ class CheckpointInfo:
     def num_parameters(self) -> int:
         return sum(_numel(info.shape) for _, info in self.sources.values())
 
-    def weight_bytes(self, dtype: torch.dtype) -> int:
-        """Device memory that the weights will take in this format."""
-        return sum(_numel(info.shape) * _target_dtype(name, dtype).itemsize for name, (_, info) in self.sources.items())
+    def weight_bytes(self, dtype: torch.dtype, weights: str = "full", device_type: str = "cpu") -> int:
+        """Device memory that the weights will take in this format and `model.weights`."""
+        return sum(
+            linear_bytes(info.shape, dtype, weights, device_type)
+            if is_quantized(name)
+            else _numel(info.shape) * target_dtype(name, dtype).itemsize
+            for name, (_, info) in self.sources.items()
+        )
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -82,7 +91,8 @@ def _numel(shape: tuple[int, ...]) -> int:
     return count
 
 
-def _target_dtype(name: str, dtype: torch.dtype) -> torch.dtype:
+def target_dtype(name: str, dtype: torch.dtype) -> torch.dtype:
+    """The format that one of our parameters is loaded in, where the model's is `dtype`."""
     return torch.float32 if name.startswith(FLOAT32_MODULES) else dtype
 
 
@@ -236,6 +246,7 @@ def load_model(
     dtype: torch.dtype = torch.float32,
     compat: str = "default",
     vision_path: str | Path | None = None,
+    weights: str = "full",
 ) -> LoadedModel:
     """The model and tokenizer of a checkpoint folder; vision_path is used where the folder holds no CLIP weights.
 
@@ -245,7 +256,7 @@ def load_model(
     tokenizer = Tokenizer(info.path / "tokenizer.model")
     _check_tokenizer(tokenizer, info)
     head = load_grounding_head(info.path, info.config.decoder.hidden_size, device)
-    return LoadedModel(load_weights(info, device, dtype, compat), tokenizer, info, head)
+    return LoadedModel(load_weights(info, device, dtype, compat, weights), tokenizer, info, head)
 
 
 def _check_tokenizer(tokenizer: Tokenizer, info: CheckpointInfo) -> None:
@@ -268,25 +279,37 @@ def load_weights(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     compat: str = "default",
+    weights: str = "full",
 ) -> Llava3D:
-    """The model of an inspected checkpoint, in eval mode and without gradients."""
+    """The model of an inspected checkpoint, in eval mode and without gradients; the decoder's linear layers as `model.weights` says.
+
+    Raises ConfigError where int4 does not fit their sizes.
+    """
+    device = torch.device(device)
+    needed = info.weight_bytes(dtype, weights, device.type)
     model = build_meta_model(info.config, compat)
     try:
-        _fill(model, info, torch.device(device), dtype)
+        _fill(model, info, device, dtype, weights)
     except torch.OutOfMemoryError:
         raise OutOfMemoryError(
-            f"the weights need {info.weight_bytes(dtype) / 2**30:.1f} GiB on {device}, which has less free: use "
+            f"the weights need {needed / 2**30:.1f} GiB on {device}, which has less free: use model.weights int8 or int4, "
             "model.precision bf16, close other programs, or take a smaller model."
         ) from None
+    if weights != "full":
+        logger.info("the decoder's linear layers are in %s, by %s", weights, kernel_of(weights, dtype, device.type))
     return model.eval()
 
 
-def _fill(model: Llava3D, info: CheckpointInfo, device: torch.device, dtype: torch.dtype) -> None:
+def _fill(model: Llava3D, info: CheckpointInfo, device: torch.device, dtype: torch.dtype, weights: str) -> None:
+    """Tensor by tensor; one that is to be quantised is so before the next is read."""
     for file in info.files:
         ours = {stored: name for name, (stored, tensor) in info.sources.items() if tensor.file == file}
         for stored, tensor in read_tensors(file, list(ours)):
-            value = tensor.to(device, _target_dtype(ours[stored], dtype), copy=True)  # not a view of the mapped file
+            value = tensor.to(device, target_dtype(ours[stored], dtype), copy=True)  # not a view of the mapped file
             set_parameter(model, ours[stored], value)
+            if weights != "full" and is_quantized(ours[stored]):
+                path = ours[stored].removesuffix(".weight")
+                model.set_submodule(path, quantize_linear(model.get_submodule(path), weights))
 
 
 def set_parameter(model: nn.Module, name: str, value: torch.Tensor) -> None:

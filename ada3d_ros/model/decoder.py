@@ -7,6 +7,7 @@ d head dim.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, cast
 
@@ -28,6 +29,11 @@ class KeyValueStore(Protocol):
     def append(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Stores (B, G, T, d) and returns all keys and values of the layer, (B, G, length, d)."""
         ...
+
+
+# What a layer does with its queries, keys and values: layer, q (B, H, T, d) and k, v (B, G, T, d) of the new tokens, roped,
+# to the heads' outputs (B, H, T, d).
+Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -102,7 +108,6 @@ class Attention(nn.Module):
         super().__init__()
         self.head_dim = config.head_dim
         kv_width = config.num_kv_heads * config.head_dim
-        self.grouped = config.num_kv_heads != config.num_heads
         self.q_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
         self.k_proj = nn.Linear(config.hidden_size, kv_width, bias=False)
         self.v_proj = nn.Linear(config.hidden_size, kv_width, bias=False)
@@ -125,21 +130,12 @@ class Attention(nn.Module):
         start: LayerStart,
         rope: Rope,
         layer: int,
-        cache: KeyValueStore | None,
-        mask: torch.Tensor | None,
+        attend: Attend,
     ) -> torch.Tensor:
         q_unroped = self.queries(start.normed) if start.q_unroped is None else start.q_unroped
         q, k = apply_rope(q_unroped, rope), start.keys if start.roped else apply_rope(start.keys, rope)
         v = self.split_heads(self.v_proj(start.normed))
-        if cache is not None:
-            k, v = cache.append(layer, k, v)
-        if q.shape[2] == 1:
-            out = attend_one(q, k, v, mask)
-        else:
-            out = F.scaled_dot_product_attention(
-                q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=self.grouped
-            )
-        return cast(torch.Tensor, self.o_proj(out.transpose(1, 2).flatten(2)))
+        return cast(torch.Tensor, self.o_proj(attend(layer, q, k, v).transpose(1, 2).flatten(2)))
 
 
 class MLP(nn.Module):
@@ -171,11 +167,10 @@ class DecoderLayer(nn.Module):
         hidden: torch.Tensor,
         rope: Rope,
         layer: int,
-        cache: KeyValueStore | None,
-        mask: torch.Tensor | None,
+        attend: Attend,
         start: LayerStart | None,
     ) -> torch.Tensor:
-        hidden = hidden + self.self_attn(self.start(hidden) if start is None else start, rope, layer, cache, mask)
+        hidden = hidden + self.self_attn(self.start(hidden) if start is None else start, rope, layer, attend)
         return hidden + cast(torch.Tensor, self.mlp(self.post_attention_layernorm(hidden)))
 
 
@@ -192,6 +187,26 @@ def attention_mask(past: int, tokens: int, key_mask: torch.Tensor | None, device
     if key_mask is None:
         return visible
     return (visible & key_mask[:, None, None, :].to(device)) | (columns == rows)
+
+
+class CausalAttention:
+    """SDPA over what a cache holds and the new tokens, which it adds; a mask is made once per length. See `run_layers`."""
+
+    def __init__(self, cache: KeyValueStore | None, key_mask: torch.Tensor | None) -> None:
+        self._cache, self._key_mask = cache, key_mask
+        self._masks: dict[int, torch.Tensor | None] = {}
+
+    def __call__(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        past = 0 if self._cache is None else self._cache.length(layer)
+        if past not in self._masks:
+            self._masks[past] = attention_mask(past, q.shape[2], self._key_mask, q.device)
+        mask = self._masks[past]
+        if self._cache is not None:
+            k, v = self._cache.append(layer, k, v)
+        if q.shape[2] == 1:
+            return attend_one(q, k, v, mask)
+        grouped = k.shape[1] != q.shape[1]
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=grouped)
 
 
 class LlamaDecoder(nn.Module):
@@ -227,20 +242,18 @@ class LlamaDecoder(nn.Module):
         key_mask: torch.Tensor | None = None,
         first: LayerStart | None = None,
         rope: Rope | None = None,
+        attend: Attend | None = None,
     ) -> torch.Tensor:
         """Layers start..stop-1 on hidden (B, T, D) with positions (T,) or (B, T); returns hidden (B, T, D).
 
         cache: the new tokens attend to what it holds and are added to it. key_mask (B, past + T) bool, False = padding.
         first: what `start_layer` made of layer `start` and these very tokens already. rope: the tables of these positions,
-        where the caller has them.
+        where the caller has them. attend: another attention than that over `cache` and `key_mask`, which it keeps itself.
         """
         rope = self.rope(positions) if rope is None else rope
-        masks: dict[int, torch.Tensor | None] = {}
+        attend = CausalAttention(cache, key_mask) if attend is None else attend
         for index in range(start, stop):
-            past = cache.length(index) if cache is not None else 0
-            if past not in masks:
-                masks[past] = attention_mask(past, hidden.shape[1], key_mask, hidden.device)
-            hidden = self.layers[index](hidden, rope, index, cache, masks[past], first if index == start else None)
+            hidden = self.layers[index](hidden, rope, index, attend, first if index == start else None)
         return hidden
 
     def start_layer(self, layer: int, hidden: torch.Tensor, with_queries: bool = False) -> LayerStart:

@@ -11,10 +11,11 @@ import torch
 from torch import nn
 
 from ada3d_ros.errors import ConfigError, InvalidRequestError, NoFramesError, QuestionTooLongError
+from ada3d_ros.geometry.voxel_table import VoxelSums, VoxelTable
 from ada3d_ros.model.config import LlavaConfig
 from ada3d_ros.model.decoder import LlamaDecoder
 from ada3d_ros.model.prompt import CLICK_ID, IMAGE_ID
-from ada3d_ros.model.spatial import PointEncoder, cap_spatial_tokens, pool_spatial_tokens, sample_patch_points
+from ada3d_ros.model.spatial import PointEncoder, cap_spatial_tokens, mean_tokens, sample_patch_points, sum_view
 from ada3d_ros.model.vision import VisionTower
 from ada3d_ros.types import MultiViewInput, PromptSequence, SpatialTokens
 
@@ -44,23 +45,40 @@ class Llava3D(nn.Module):
         """Patch features (V, P, C) of normalised pixels (V, 3, S, S); each view alone, so they can be kept per keyframe."""
         return self.vision(pixels.to(self.device))
 
+    def sum_views(self, features: torch.Tensor, views: MultiViewInput) -> list[VoxelSums]:
+        """What each view adds to a scene, of patch features (V, P, C) and the geometry of the same views.
+
+        Raises InvalidRequestError for a 2D-only model.
+        """
+        self._require_3d("questions about the scene")
+        views = to_device(views, self.device)
+        points = sample_patch_points(views, self.config.vision.patches_per_side).flatten(1, 2)
+        embedding, size = self.position_embedding, self.config.voxel_size_m
+        pairs = zip(features, points, strict=True)
+        return [sum_view(patches, xyz, embedding, size, keep_invalid=self.reference) for patches, xyz in pairs]
+
+    def spatial_tokens(self, table: VoxelTable) -> SpatialTokens:
+        """Spatial tokens of the views in the table, at most config.token_cap.
+
+        Raises NoFramesError if no patch of any view has a depth reading.
+        """
+        if not table.views or not len(table.sums):
+            raise NoFramesError(
+                f"none of the {len(table.views)} views has a depth reading at any patch: check the depth topic, its unit "
+                "and depth.min_m / depth.max_m."
+            )
+        tokens = mean_tokens(table.sums, self.decoder.dtype, self.config.voxel_size_m)
+        return cap_spatial_tokens(tokens, self.config.token_cap, scramble=self.reference)
+
     def build_spatial_tokens(self, features: torch.Tensor, views: MultiViewInput) -> SpatialTokens:
         """Spatial tokens of patch features (V, P, C) and the geometry of the same views, at most config.token_cap.
 
         Raises InvalidRequestError for a 2D-only model, NoFramesError if no patch of any view has a depth reading.
         """
-        self._require_3d("questions about the scene")
-        views = to_device(views, self.device)
-        xyz = sample_patch_points(views, self.config.vision.patches_per_side)
-        tokens = pool_spatial_tokens(
-            features, xyz, self.position_embedding, self.config.voxel_size_m, keep_invalid=self.reference
-        )
-        if tokens.features.shape[0] == 0:
-            raise NoFramesError(
-                f"none of the {xyz.shape[0]} views has a depth reading at any patch: check the depth topic, its unit "
-                "and depth.min_m / depth.max_m."
-            )
-        return cap_spatial_tokens(tokens, self.config.token_cap, scramble=self.reference)
+        table = VoxelTable()
+        for name, sums in enumerate(self.sum_views(features, views)):
+            table.add(name, sums)
+        return self.spatial_tokens(table)
 
     def project(self, features: torch.Tensor) -> torch.Tensor:
         """Vision features (N, C), pooled or the patches of one 2D image, to decoder rows (N, D)."""

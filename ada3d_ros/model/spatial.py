@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ada3d_ros.geometry.camera import unproject_depth
-from ada3d_ros.geometry.voxel import pool_mean, voxel_coords, voxel_ids
+from ada3d_ros.geometry.voxel_table import VoxelSums, VoxelTable
 from ada3d_ros.types import MultiViewInput, SpatialTokens
 
 
@@ -36,6 +36,30 @@ def sample_patch_points(views: MultiViewInput, patches_per_side: int) -> torch.T
     return points[:, corner][:, :, corner]
 
 
+def sum_view(
+    features: torch.Tensor,
+    xyz_m: torch.Tensor,
+    position_embedding: nn.Module,
+    voxel_size_m: float,
+    keep_invalid: bool = False,
+) -> VoxelSums:
+    """What one view adds to a scene: (patch feature + 3D position embedding) summed per voxel in float32, in patch order.
+
+    features (P, C) in the model's dtype; xyz_m (P, 3) float32 metres, world. Patches without a finite point are dropped;
+    with keep_invalid (preset `reference`, whose depth is never NaN) nothing is.
+    """
+    if not keep_invalid:
+        valid = torch.isfinite(xyz_m).all(dim=-1)
+        features, xyz_m = features[valid], xyz_m[valid]
+    return VoxelSums.of_patches(features + position_embedding(xyz_m).to(features.dtype), xyz_m, voxel_size_m)
+
+
+def mean_tokens(sums: VoxelSums, dtype: torch.dtype, voxel_size_m: float) -> SpatialTokens:
+    """One token per voxel, ascending x, y, z of the world: the means, features in `dtype`."""
+    counts = sums.num_patches[:, None]
+    return SpatialTokens((sums.features / counts).to(dtype), sums.xyz_m / counts, sums.num_patches, voxel_size_m)
+
+
 def pool_spatial_tokens(
     patch_features: torch.Tensor,
     patch_xyz: torch.Tensor,
@@ -46,18 +70,11 @@ def pool_spatial_tokens(
     """One token per occupied voxel: the mean of (patch feature + 3D position embedding) of all patches of all views.
 
     patch_features (V, P, C) in the model's dtype; patch_xyz (V, p, p, 3) float32 metres, world, P = p * p.
-    Patches without a finite point are dropped; with keep_invalid (preset `reference`, whose depth is never NaN) nothing is.
-    Order: ascending x, y, z of the world.
     """
-    features, xyz = patch_features.flatten(0, 1), patch_xyz.reshape(-1, 3)
-    if not keep_invalid:
-        valid = torch.isfinite(xyz).all(dim=-1)
-        features, xyz = features[valid], xyz[valid]
-    embedded = features + position_embedding(xyz).to(features.dtype)
-    ids, occupied = voxel_ids(voxel_coords(xyz, voxel_size_m))
-    pooled, counts = pool_mean(embedded, ids, occupied.shape[0])
-    xyz_mean, _ = pool_mean(xyz, ids, occupied.shape[0])
-    return SpatialTokens(features=pooled, xyz_m=xyz_mean, num_patches=counts, voxel_size_m=voxel_size_m)
+    table = VoxelTable()
+    for view, (features, xyz) in enumerate(zip(patch_features, patch_xyz, strict=True)):
+        table.add(view, sum_view(features, xyz.reshape(-1, 3), position_embedding, voxel_size_m, keep_invalid))
+    return mean_tokens(table.sums, patch_features.dtype, voxel_size_m)
 
 
 def cap_spatial_tokens(tokens: SpatialTokens, cap: int, scramble: bool = False) -> SpatialTokens:

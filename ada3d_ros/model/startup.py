@@ -21,6 +21,7 @@ from ada3d_ros.model.checkpoint import (
 )
 from ada3d_ros.model.config import LlavaConfig
 from ada3d_ros.model.grounding_head import HEAD_FILE, inspect_grounding_head
+from ada3d_ros.model.memory import DEFAULT_VIEWS, MemoryPlan, predict_memory
 from ada3d_ros.types import NAN, ModelInfo
 
 logger = logging.getLogger(__name__)
@@ -28,15 +29,24 @@ logger = logging.getLogger(__name__)
 EMBEDDED = "embedded"  # model.path of the model that the package brings
 
 
-def check_model(settings: ModelConfig) -> tuple[ModelInfo, LlavaConfig]:
-    """Look at the checkpoint's config and headers; reads no weights.
+def check_model(
+    settings: ModelConfig,
+    max_views: int = DEFAULT_VIEWS,
+    tokens: int | None = None,
+    scene_copies: int = 2,
+    kv_int8: bool = False,
+) -> tuple[ModelInfo, LlavaConfig]:
+    """Look at the checkpoint's config and headers; reads no weights. Plans memory for prompts of `tokens` (default: the model's
+    limit), with scene_copies KV caches of so many, in int8 or not.
 
-    Raises ConfigError (no path, device absent), CheckpointError, or OutOfMemoryError with both numbers.
+    Raises ConfigError (no path, device absent), CheckpointError, or OutOfMemoryError with the bytes of every part.
     """
     folder, vision_folder = _paths(settings)
     try:
         checkpoint = inspect_checkpoint(folder, vision_folder)
         info = _describe(settings, checkpoint)
+        length = tokens or checkpoint.config.max_length
+        plan = _plan(settings, checkpoint, length, scene_copies, kv_int8, max_views)
     except Ada3DError:
         raise
     except (ValueError, TypeError, LookupError, ArithmeticError, RuntimeError) as error:  # nonsense among the sizes
@@ -44,10 +54,11 @@ def check_model(settings: ModelConfig) -> tuple[ModelInfo, LlavaConfig]:
             f"{folder}/config.json does not describe a model ({error}): copy the file again."
         ) from error
     free = _free_bytes(resolve_device(settings.device))
-    if info.memory_bytes > free:
+    if plan.total > free:
         raise OutOfMemoryError(
-            f"the weights of {info.name} need {info.memory_bytes / 2**20:.0f} MiB in {info.precision}, {info.device} has "
-            f"{free / 2**20:.0f} MiB free; use model.precision bf16, another device or a smaller model."
+            f"{info.name} and prompts of {length} tokens need {plan.total / 2**20:.0f} MiB in {info.precision}, {info.device} has "
+            f"{free / 2**20:.0f} MiB free. Of it: {plan}. Ways out: {_ways_out(settings)}keyframe.max_views below {max_views}, another "
+            "device, a smaller model."
         )
     return info, checkpoint.config
 
@@ -66,7 +77,9 @@ def open_model(settings: ModelConfig) -> tuple[LoadedModel, ModelInfo]:
             "files are not the ones meant, or a copy was cut short."
         )
     device = resolve_device(settings.device)
-    loaded = load_model(folder, device, resolve_dtype(settings.precision, device), settings.compat, vision_folder)
+    loaded = load_model(
+        folder, device, resolve_dtype(settings.precision, device), settings.compat, vision_folder, settings.weights
+    )
     if loaded.head is not None and loaded.head.model_sha256 not in ("", digest):
         logger.warning(
             "%s was trained with weights of sha256 %s..., these are %s...: its boxes may be wrong. Train it anew, or delete it.",
@@ -116,14 +129,33 @@ def _describe(settings: ModelConfig, checkpoint: CheckpointInfo, sha256: str = "
         revision=sha256[:12] or "unread",
         sha256=sha256,
         device=str(device),
-        precision=str(dtype).removeprefix("torch."),
+        precision=str(dtype).removeprefix("torch.")
+        + (f" with {settings.weights} weights" if settings.weights != "full" else ""),
         parameters=checkpoint.num_parameters,
-        memory_bytes=checkpoint.weight_bytes(dtype),
+        memory_bytes=checkpoint.weight_bytes(dtype, settings.weights, device.type),
         max_input_tokens=checkpoint.config.max_length,
         random_weights=checkpoint.config.random_weights,
         has_3d=checkpoint.config.has_video_tower,
         has_grounding_head=inspect_grounding_head(checkpoint.path, checkpoint.config.decoder.hidden_size) is not None,
     )
+
+
+def _plan(
+    settings: ModelConfig, checkpoint: CheckpointInfo, tokens: int, scene_copies: int, kv_int8: bool, max_views: int
+) -> MemoryPlan:
+    device = resolve_device(settings.device)
+    facts = inspect_grounding_head(checkpoint.path, checkpoint.config.decoder.hidden_size)
+    return predict_memory(
+        checkpoint.config, resolve_dtype(settings.precision, device), settings.weights, tokens, scene_copies, kv_int8,
+        device.type, max_views=max_views, head_width=0 if facts is None else int(str(facts["head_width"])),
+    )  # fmt: skip
+
+
+def _ways_out(settings: ModelConfig) -> str:
+    """The settings that would take less, as the start of a list."""
+    smaller = {"full": "model.weights int8 or int4, ", "int8": "model.weights int4, "}.get(settings.weights, "")
+    wide = resolve_dtype(settings.precision, resolve_device(settings.device)).itemsize > 2
+    return smaller + ("model.precision bf16, " if wide else "")
 
 
 def _free_bytes(device: torch.device) -> float:

@@ -52,6 +52,13 @@ def prefill_macs(shape: DecoderShape, tokens: Sequence[float], square: bool = Fa
     return total + (d * shape.vocab_size if with_head else 0)
 
 
+def question_macs(shape: DecoderShape, rows: int, keys: Sequence[float], with_head: bool = True) -> float:
+    """MACs of `rows` tokens behind keys[i] cached ones in layer i; the head runs on the last."""
+    d = shape.hidden_size
+    total = float(sum(rows * shape.linear_macs + (2 * rows * n + rows * (rows + 1)) * d for n in keys))
+    return total + (d * shape.vocab_size if with_head else 0)
+
+
 def decode_macs(shape: DecoderShape, lengths: Sequence[float], with_head: bool = True) -> float:
     """MACs of one generated token that attends to lengths[i] keys in layer i, its own included."""
     total = sum(shape.linear_macs + 2.0 * shape.hidden_size * n for n in lengths)

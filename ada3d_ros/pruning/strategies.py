@@ -102,6 +102,16 @@ class Policy:
         return self.pre in NEEDS_QUESTION
 
     @property
+    def nested(self) -> bool:
+        """Whether the choice before the language model for a smaller budget is the first part of the one for a larger.
+
+        Groups that are merged are those of the larger budget then.
+        """
+        c = self.config
+        ordered = self.pre in ("random", "voxel_dpp") or (self.pre == "geo_fps" and c.geo_fps.salient_share == 0.0)
+        return ordered and c.order == "selection"
+
+    @property
     def fitted(self) -> bool:
         """Whether the schedule is fitted to measured information."""
         ada = self.config.adatoken3d

@@ -50,8 +50,9 @@ class FrameIntake:
         drops: Drops,
         warn: Callable[[str], object],
         report_error: Callable[[str, BaseException, str], None],
+        on_keyframe: Callable[[], None] = lambda: None,
     ) -> None:
-        self.config = config
+        self.config, self._on_keyframe = config, on_keyframe
         self._scene, self._drops, self._report_error = scene, drops, report_error
         self._warn = ThrottledWarning(warn)
         self._bridge = make_bridge()
@@ -94,7 +95,9 @@ class FrameIntake:
             with self._lock:
                 if era != self._era:
                     raise FrameError(FrameReason.SUPERSEDED, "the scene was reset while it was decoded.")
-                self._scene.observe(frame)
+                admitted = self._scene.observe(frame) is not None
+            if admitted:
+                self._on_keyframe()
         except FrameError as error:
             self._drops.add(error.reason)
             self._warn(error.reason, f"frame at {messages.stamp_ns / 1e9:.3f} not used ({error.reason}): {error}")

@@ -46,7 +46,7 @@ from ada3d_ros.ros.worker import RequestWorker
 from ada3d_ros.srv import GetModelInfo
 from ada3d_ros.types import Answer, AskHooks, Question
 
-PipelineFactory = Callable[[AgentConfig], Ada3DPipeline]
+PipelineFactory = Callable[..., Ada3DPipeline]  # of an AgentConfig and `background`
 OK, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 
 
@@ -64,8 +64,9 @@ class AgentNode(LifecycleNode):
         self.drops, self.inference = Drops(), InferenceMonitor()
         self.worker = RequestWorker(
             on_error=lambda error: self.report_error(
-                "delivering an answer", error, "".join(traceback.format_exception(error))
-            )
+                "the inference thread", error, "".join(traceback.format_exception(error))
+            ),
+            work_ahead=self._work_ahead,
         )
         self._core_log = CoreLog(self.get_logger().warning)
         self._settings = ParameterBridge(
@@ -110,7 +111,7 @@ class AgentNode(LifecycleNode):
         try:
             if self._settings.errors:
                 raise ConfigError("; ".join(self._settings.errors.values()))
-            pipeline = self._pipeline_factory(self.config)
+            pipeline = self._pipeline_factory(self.config, background=True)
             info = pipeline.check()
         except (Ada3DError, OSError) as error:
             self._load_error = str(error)
@@ -118,7 +119,9 @@ class AgentNode(LifecycleNode):
             self._publish_status()
             return FAILURE
         self.pipeline = pipeline
-        self.intake = FrameIntake(self.config, pipeline, self.drops, self.get_logger().warning, self.report_error)
+        self.intake = FrameIntake(
+            self.config, pipeline, self.drops, self.get_logger().warning, self.report_error, self.worker.nudge
+        )
         self.get_logger().info(
             f"loading {info.name}: {info.parameters / 1e6:.1f} M parameters, {info.memory_bytes / 2**20:.0f} MiB in {info.precision} on {info.device}"
         )
@@ -246,6 +249,11 @@ class AgentNode(LifecycleNode):
             self.intake.config = config
         if "diagnostic_updater.period" in names:
             self._periodic[1].timer_period_ns = int(config.diagnostic_updater.period * 1e9)
+
+    def _work_ahead(self) -> bool:
+        """On the inference thread, between questions: new keyframes, and the scene they make."""
+        pipeline = self.pipeline
+        return self._active and not self._paused and pipeline is not None and pipeline.work_ahead()
 
     # -- what requests need -----------------------------------------------------------------------------------------
 

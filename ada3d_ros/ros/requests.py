@@ -274,7 +274,9 @@ class RequestServer:
                 if feedback
                 else AskHooks(check=job.check)
             )
-            return (self._agent.ground if request.ground else self._agent.answer)(request.question, hooks)
+            left_s = request.deadline_ms / 1e3 - (job.started - job.accepted)  # NaN without a deadline
+            question = replace(request.question, deadline_s=left_s if left_s != left_s else max(left_s, 0.0))
+            return (self._agent.ground if request.ground else self._agent.answer)(question, hooks)
 
         def on_done(answer: Answer | None, error: BaseException | None) -> None:
             future.set_result((answer, error))

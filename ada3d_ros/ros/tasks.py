@@ -65,6 +65,18 @@ def _scene(node: AgentNode) -> Result:
         "oldest_age_s": (now_ns - scene.oldest_ns) / 1e9 if scene.num_keyframes else math.nan,
         "newest_age_s": (now_ns - scene.newest_ns) / 1e9 if scene.num_keyframes else math.nan,
     }
+    cache = node.pipeline.cache_report()
+    values |= {
+        "cache.mode": node.config.cache.mode,
+        "cache.version": cache.version,
+        "cache.keyframes": cache.keyframes,
+        "cache.spatial_tokens": cache.spatial,
+        "cache.staleness": cache.staleness,
+        "cache.kv_mib": cache.kv_bytes / 2**20,
+        "cache.rows_to_build": cache.building,
+        "cache.builds": cache.builds,
+        "cache.appends": cache.appends,
+    }
     if node.intake is not None:
         values |= {
             "valid_depth_fraction_p50": node.intake.valid_fraction.percentile(50),

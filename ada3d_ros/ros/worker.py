@@ -24,6 +24,7 @@ from ada3d_ros.errors import (
 )
 
 T = TypeVar("T")
+IDLE_PERIOD_S = 0.25  # between two looks for work ahead
 
 
 class LatestWorker(Generic[T]):
@@ -113,13 +114,18 @@ class RequestWorker:
     """Runs jobs one at a time on one thread, which owns the device.
 
     `submit` raises BusyError when the queue is full (or, under policy `reject`, when anything runs).
-    `run_later` queues internal work (loading the model) before any job.
+    `run_later` queues internal work (loading the model) before any job. Between jobs the thread calls `work_ahead`, which does
+    one bounded piece and says whether more is left; then again at once, else after IDLE_PERIOD_S or a `nudge`.
     """
 
     def __init__(
-        self, name: str = "ada3d-inference", on_error: Callable[[BaseException], None] = lambda error: None
+        self,
+        name: str = "ada3d-inference",
+        on_error: Callable[[BaseException], None] = lambda error: None,
+        work_ahead: Callable[[], bool] | None = None,
     ) -> None:
-        self._on_error = on_error  # an answer that could not be delivered
+        self._on_error = on_error  # an answer that could not be delivered, or work ahead that failed
+        self._work_ahead, self._nudged = work_ahead, False
         self._condition = threading.Condition()
         self._internal: deque[Callable[[], None]] = deque()
         self._jobs: deque[Job] = deque()
@@ -144,6 +150,12 @@ class RequestWorker:
         """Queue internal work; it must handle its own errors."""
         with self._condition:
             self._internal.append(work)
+            self._condition.notify()
+
+    def nudge(self) -> None:
+        """There is something to work ahead on."""
+        with self._condition:
+            self._nudged = True
             self._condition.notify()
 
     def submit(self, job: Job, policy: str, queue_size: int) -> None:
@@ -209,19 +221,34 @@ class RequestWorker:
         return not self._thread.is_alive()
 
     def _run(self) -> None:
+        more = False
         while True:
             with self._condition:
-                self._condition.wait_for(lambda: self._stopping or self._internal or self._jobs)
+                patience_s = None if self._work_ahead is None else 0.0 if more else IDLE_PERIOD_S
+                self._condition.wait_for(
+                    lambda: self._stopping or self._internal or self._jobs or self._nudged, patience_s
+                )
                 if self._stopping:
                     return
+                self._nudged = False
                 internal = self._internal.popleft() if self._internal else None
-                job = None if internal else self._jobs.popleft()
+                job = self._jobs.popleft() if self._jobs and internal is None else None
                 self._current = job
             if internal is not None:
                 internal()
             elif job is not None:
                 self._run_job(job)
+                more = True
+            else:
+                more = self._one_piece_ahead()
             del internal, job  # or the wait for the next one would keep a model alive
+
+    def _one_piece_ahead(self) -> bool:
+        try:
+            return self._work_ahead is not None and self._work_ahead()
+        except Exception as error:  # the thread outlives it
+            self._on_error(error)
+            return False
 
     def _run_job(self, job: Job) -> None:
         job.started = time.monotonic()

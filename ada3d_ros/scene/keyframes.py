@@ -18,7 +18,7 @@ from ada3d_ros.errors import FrameError, FrameReason
 from ada3d_ros.geometry.camera import unproject_depth
 from ada3d_ros.geometry.pose import rotation_angle_rad
 from ada3d_ros.geometry.voxel import voxel_coords, voxel_ids
-from ada3d_ros.types import Keyframe, KeyframeReason, RgbdFrame
+from ada3d_ros.types import Keyframe, KeyframeReason, RgbdFrame, SceneState
 
 COVERAGE_VOXEL_M = 0.2  # the model's voxel: what a view adds is counted in spatial tokens
 COVERAGE_GRID = 32  # readings looked at along each side of the image
@@ -30,6 +30,25 @@ Voxels = frozenset[tuple[int, int, int]]
 class _Kept:
     keyframe: Keyframe
     voxels: Voxels  # what it sees
+
+
+NOTHING_SEEN = SceneState(0, 0, 0)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class SceneSnapshot:
+    """The kept keyframes at one moment, in time order, and their state in numbers."""
+
+    keyframes: tuple[Keyframe, ...] = ()
+    state: SceneState = NOTHING_SEEN
+
+    @property
+    def frames(self) -> tuple[RgbdFrame, ...]:
+        return tuple(keyframe.frame for keyframe in self.keyframes)
+
+    @property
+    def version(self) -> tuple[int, int]:
+        return self.state.epoch, self.state.version
 
 
 class KeyframeBuffer:
@@ -65,6 +84,12 @@ class KeyframeBuffer:
     @property
     def config(self) -> KeyframeConfig:
         return self._config
+
+    def snapshot(self) -> SceneSnapshot:
+        """What is kept now."""
+        stamps = [kept.keyframe.frame.stamp_ns for kept in self._kept]
+        oldest, newest = min(stamps, default=-1), max(stamps, default=-1)
+        return SceneSnapshot(self.keyframes, SceneState(len(stamps), self.epoch, self.version, oldest, newest))
 
     def offer(self, frame: RgbdFrame) -> Keyframe | None:
         """Admits the frame and returns its keyframe, or None where it adds too little.

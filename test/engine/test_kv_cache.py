@@ -37,6 +37,16 @@ def test_batches_and_dtype_are_kept() -> None:
     assert keys.dtype == torch.bfloat16
 
 
+def test_rows_of_a_batch_go_on_with_their_reserve() -> None:
+    k, v = torch.randn(2, 4, 2, 5, 3).unbind(0)
+    cache = KVCache.holding([(k, v), (k[:, :, :3], v[:, :, :3])], reserve=2)
+    cache.keep_rows(torch.tensor([1, 3]))
+    assert cache.lengths == (5, 3)
+    assert [buffer.shape for buffer in cache.buffers] == [(2, 2, 2, 7, 3), (2, 2, 2, 5, 3)]
+    assert torch.equal(cache.held(0)[0], k[[1, 3]])
+    assert torch.equal(cache.held(1)[1], v[[1, 3], :, :3])
+
+
 def test_forgetting_and_reserving_keep_what_is_held() -> None:
     k, v = torch.randn(2, 1, 2, 5, 4).unbind(0)
     cache = KVCache.holding([(k, v), (k[:, :, :3], v[:, :, :3])])
@@ -47,6 +57,7 @@ def test_forgetting_and_reserving_keep_what_is_held() -> None:
     assert [buffer.data_ptr() for buffer in cache.buffers] == before
     assert cache.lengths == (12, 10)
     cache.set_lengths((5, 3))
-    assert torch.equal(cache.held(0)[0], k) and torch.equal(cache.held(1)[1], v[:, :, :3])
+    assert torch.equal(cache.held(0)[0], k)
+    assert torch.equal(cache.held(1)[1], v[:, :, :3])
     with pytest.raises(AssertionError):
         cache.set_lengths((5, 99))

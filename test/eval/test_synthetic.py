@@ -159,6 +159,7 @@ def test_pruning_and_shuffling_are_said(model: Path) -> None:
         (["--strategy", "fastv", "--keep", "2"], "keep_ratio = 2.0"),
         (["--model", "/nowhere"], "/nowhere"),
         (["--strategy", "fastw"], "fastv"),
+        (["--weights", "int5"], "model.weights"),
     ],
 )
 def test_what_cannot_be_is_one_sentence(

@@ -1,0 +1,245 @@
+"""Memory predicted from sizes alone: against models that are built, tensors that are counted, and the numbers of the 7B."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ada3d_ros.config import from_flat
+from ada3d_ros.engine.prefill import prefill
+from ada3d_ros.errors import ConfigError, OutOfMemoryError
+from ada3d_ros.eval.peak_memory import peak_bytes
+from ada3d_ros.model import startup
+from ada3d_ros.model.checkpoint import load_model
+from ada3d_ros.model.config import DecoderConfig, LlavaConfig, VisionConfig
+from ada3d_ros.model.grounding_head import GroundingHead, save_grounding_head
+from ada3d_ros.model.llava3d import Llava3D
+from ada3d_ros.model.memory import CUDA_CONTEXT_BYTES, MemoryPlan, kv_bytes_per_token, predict_memory
+from ada3d_ros.model.quantize import WEIGHTS, kernel_of, quantize_layers, stored_bytes
+from ada3d_ros.model.random_checkpoint import TINY_CONFIG, write_random_checkpoint
+from ada3d_ros.model.spatial import pool_spatial_tokens
+from ada3d_ros.types import PromptSequence
+
+CPU = torch.device("cpu")
+VISION = VisionConfig(64, 256, 4, 4, image_size=112)
+SHAPES = {
+    "tiny": TINY_CONFIG,
+    "wide": LlavaConfig(DecoderConfig(128, 256, 704, 3, 4, 4), VISION),
+    "grouped": LlavaConfig(DecoderConfig(128, 256, 320, 3, 8, 2), replace(VISION, intermediate_size=96)),
+    "2d": replace(TINY_CONFIG, has_video_tower=False),
+}
+DTYPES = (torch.float32, torch.bfloat16)
+
+
+def built(config: LlavaConfig, dtype: torch.dtype, weights: str = "full") -> Llava3D:
+    torch.manual_seed(0)
+    model = Llava3D(config).to(dtype).eval().requires_grad_(False)
+    if config.has_video_tower:
+        model.position_embedding.float()
+        model.click_encoder.float()
+    quantize_layers(model.decoder, weights)
+    return model
+
+
+def plan_of(
+    config: LlavaConfig, dtype: torch.dtype = torch.float32, weights: str = "full", **changes: Any
+) -> MemoryPlan:
+    settings: dict[str, Any] = {"tokens": 300, "scene_copies": 1, "kv_int8": False, "device_type": "cpu"}
+    return predict_memory(config, dtype, weights, **(settings | changes))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("weights", WEIGHTS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_weights_are_those_of_a_built_model(shape: str, weights: str, dtype: torch.dtype) -> None:
+    config = SHAPES[shape]
+    model, plan = built(config, dtype, weights), plan_of(config, dtype, weights, head_width=32)
+    points = [model.position_embedding, model.click_encoder] if config.has_video_tower else []
+    head = GroundingHead(config.decoder.hidden_size, 32)
+    assert plan.decoder_layers == stored_bytes(model.decoder.layers)
+    assert plan.decoder_layers + plan.embeddings == stored_bytes(model.decoder)
+    assert plan.vision_tower == stored_bytes(model.vision)
+    assert plan.projector == stored_bytes(model.projector)
+    assert plan.point_encoders == sum(stored_bytes(encoder) for encoder in points)
+    assert plan.grounding_head == stored_bytes(head)
+    assert plan.weights == stored_bytes(model) + stored_bytes(head)
+    assert plan.total == sum(getattr(plan, part.name) for part in fields(plan))
+    assert plan_of(config, dtype, weights).grounding_head == 0
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("weights", WEIGHTS)
+@pytest.mark.parametrize("shape", ["tiny", "wide", "grouped"])
+def test_a_prefill_takes_what_was_predicted(shape: str, weights: str, dtype: torch.dtype) -> None:
+    """Cache and activations of 300 tokens, counted tensor by tensor: never more than predicted, and not much less."""
+    config, tokens = SHAPES[shape], 300
+    decoder = built(config, dtype, weights).decoder
+
+    @torch.inference_mode()
+    def answer() -> Any:
+        rows = torch.zeros(tokens - 60, config.decoder.hidden_size, dtype=dtype)
+        text = torch.zeros(60, config.decoder.hidden_size, dtype=dtype)
+        prompt = PromptSequence(torch.cat((text, rows)), torch.arange(tokens), (60, tokens), None)
+        return prefill(decoder, prompt, reserve=0)
+
+    plan = plan_of(config, dtype, weights, tokens=tokens)
+    assert plan.kv_cache == answer().cache.num_bytes
+    peak = peak_bytes(answer, CPU)
+    assert peak <= plan.kv_cache + plan.prefill <= 1.25 * peak
+
+
+@pytest.mark.parametrize("views", [3, 12])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", ["tiny", "wide", "grouped"])
+def test_views_take_what_was_predicted(shape: str, dtype: torch.dtype, views: int) -> None:
+    config = SHAPES[shape]
+    model, side = built(config, dtype), config.vision.patches_per_side
+
+    @torch.inference_mode()
+    def encode() -> torch.Tensor:
+        return model.encode_views(torch.zeros(views, 3, config.vision.image_size, config.vision.image_size))
+
+    features, xyz = encode(), torch.rand(views, side, side, 3)
+
+    @torch.inference_mode()
+    def pool() -> Any:
+        return pool_spatial_tokens(features, xyz, model.position_embedding, 0.2)
+
+    plan = plan_of(config, dtype, max_views=views)
+    assert plan.view_features == features.nbytes
+    peak = max(peak_bytes(encode, CPU), peak_bytes(pool, CPU) + features.nbytes)
+    assert peak <= plan.view_features + plan.vision_activations <= 1.25 * peak
+
+
+def test_the_numbers_of_the_7b() -> None:
+    """Those of the performance study: 12.95 GB of linear layers, 13.48 of decoder, 0.61 of tower; 524288 bytes of KV a token, in int8
+    266240."""
+    plan = predict_memory(LlavaConfig(), torch.bfloat16, "full", 2620, 1, False, "cuda")
+    linear = 32 * (4 * 4096**2 + 3 * 4096 * 11008) * 2
+    assert linear / 1e9 == pytest.approx(12.95, abs=0.005)
+    assert plan.decoder_layers == linear + 32 * 2 * 4096 * 2
+    assert (plan.decoder_layers + plan.embeddings) / 1e9 == pytest.approx(13.48, abs=0.005)
+    assert plan.vision_tower / 1e9 == pytest.approx(0.58, abs=0.03)
+    assert plan.kv_cache == 2620 * 524_288
+    assert kv_bytes_per_token(LlavaConfig(), torch.bfloat16, True) == 266_240
+    assert plan.runtime == CUDA_CONTEXT_BYTES
+    assert predict_memory(LlavaConfig(), torch.bfloat16, "full", 2620, 2, False, "cpu").kv_cache == 2 * plan.kv_cache
+    int8, int4 = (predict_memory(LlavaConfig(), torch.bfloat16, w, 2620, 1, False, "cpu") for w in ("int8", "int4"))
+    assert int8.decoder_layers / plan.decoder_layers == pytest.approx(0.5, abs=0.001)
+    assert int4.decoder_layers / plan.decoder_layers == pytest.approx(4.5 / 16, abs=0.001)
+
+
+def test_what_takes_less() -> None:
+    plan = plan_of(SHAPES["wide"], tokens=2000)
+    assert plan_of(SHAPES["wide"], tokens=2000, kv_int8=True).kv_cache < plan.kv_cache / 2
+    chunked = plan_of(SHAPES["wide"], tokens=2000, chunk_tokens=128)
+    assert chunked.prefill < plan.prefill / 2
+    assert replace(chunked, prefill=plan.prefill) == plan
+    assert plan_of(SHAPES["wide"], tokens=2000, chunk_tokens=4000) == plan
+    fewer = plan_of(SHAPES["wide"], tokens=2000, max_views=10)
+    assert fewer.view_features == plan.view_features / 2
+    assert fewer.vision_activations < plan.vision_activations
+
+
+def test_int4_that_does_not_fit_the_sizes_is_refused_before_loading() -> None:
+    odd = LlavaConfig(DecoderConfig(128, 64, 112, 1, 4, 4), VISION)
+    assert plan_of(odd, weights="int8").total > 0
+    with pytest.raises(ConfigError, match=r"a layer of this model has 112: use model\.weights int8 or full"):
+        plan_of(odd, weights="int4")
+
+
+# -- at start ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = write_random_checkpoint(tmp_path_factory.mktemp("model") / "tiny")
+    save_grounding_head(GroundingHead(192, 16), path, 0.5)
+    return path
+
+
+def settings(folder: Path, **changes: Any) -> Any:
+    return from_flat({"model.path": str(folder)} | {f"model.{name}": value for name, value in changes.items()}).model
+
+
+def test_a_model_too_large_is_refused_with_every_number(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = load_model(folder).info.config
+    plan = predict_memory(config, torch.float32, "full", config.max_length, 2, False, "cpu", head_width=16)
+    monkeypatch.setattr(startup, "_free_bytes", lambda device: float(plan.total))
+    startup.check_model(settings(folder))
+    monkeypatch.setattr(startup, "_free_bytes", lambda device: float(plan.total - 1))
+    with pytest.raises(OutOfMemoryError) as caught:
+        startup.check_model(settings(folder))
+    text = str(caught.value)
+    assert f"need {plan.total / 2**20:.0f} MiB in float32, cpu has" in text
+    assert f"prompts of {config.max_length} tokens" in text
+    for part in fields(plan):
+        assert f"{part.name.replace('_', ' ')} {getattr(plan, part.name) / 2**20:.1f}" in text
+    numbers = re.search(r"Of it: (.*) MiB\.", text)
+    assert numbers is not None
+    assert sum(float(n) for n in re.findall(r" (\d+\.\d)", " " + numbers[1])) == pytest.approx(
+        plan.total / 2**20, abs=1
+    )
+    assert "Ways out: model.weights int8 or int4, model.precision bf16, keyframe.max_views below 20, another" in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"weights": "int8", "precision": "bf16"}, "Ways out: model.weights int4, keyframe.max_views below 20"),
+        ({"weights": "int4", "precision": "bf16"}, "Ways out: keyframe.max_views below 20"),
+        ({"weights": "int4"}, "need [0-9]+ MiB in float32 with int4 weights, cpu has 1 MiB free"),
+    ],
+)
+def test_ways_out_are_those_that_are_left(
+    folder: Path, changes: dict[str, str], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(startup, "_free_bytes", lambda device: 2.0**20)
+    with pytest.raises(OutOfMemoryError, match=said):
+        startup.check_model(settings(folder, **changes))
+
+
+def test_what_counts_at_start(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fewer views, a shorter prompt, one cache, int8 keys and values: each alone lets a model start that did not fit."""
+    config = load_model(folder).info.config
+    plan = predict_memory(config, torch.float32, "full", config.max_length, 2, False, "cpu", head_width=16)
+    monkeypatch.setattr(startup, "_free_bytes", lambda device: float(plan.total - 1))
+    for less in ({"max_views": 19}, {"tokens": config.max_length - 1}, {"scene_copies": 1}, {"kv_int8": True}):
+        startup.check_model(settings(folder), **less)
+    for smaller in ({"weights": "int8"}, {"weights": "int4"}, {"precision": "bf16"}):
+        startup.check_model(settings(folder, **smaller))
+    with pytest.raises(OutOfMemoryError):
+        startup.check_model(settings(folder), max_views=21)
+
+
+def test_model_info_counts_the_weights_alone(folder: Path) -> None:
+    for weights in WEIGHTS:
+        info, config = startup.check_model(settings(folder, weights=weights))
+        plan = predict_memory(config, torch.float32, weights, 10, 1, False, "cpu")
+        assert info.memory_bytes == plan.weights
+
+
+def test_the_pipelines_views_count(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ada3d_ros.pipeline import Ada3DPipeline
+
+    monkeypatch.setattr(startup, "_free_bytes", lambda device: 2.0**20)
+    pipeline = Ada3DPipeline(from_flat({"model.path": str(folder), "keyframe.max_views": 7}))
+    with pytest.raises(OutOfMemoryError, match=r"keyframe\.max_views below 7"):
+        pipeline.check()
+
+
+def test_a_folder_of_odd_sizes_says_so_at_start(folder: Path, tmp_path: Path) -> None:
+    odd = dataclasses.replace(TINY_CONFIG, decoder=dataclasses.replace(TINY_CONFIG.decoder, intermediate_size=520))
+    path = write_random_checkpoint(tmp_path / "odd", config=odd)
+    assert json.loads((path / "config.json").read_text())["intermediate_size"] == 520
+    startup.check_model(settings(path, weights="int8"))
+    with pytest.raises(ConfigError, match="a layer of this model has 520"):
+        startup.check_model(settings(path, weights="int4"))
+    assert kernel_of("int4", torch.float32, "cpu") == "torch"
