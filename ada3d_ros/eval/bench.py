@@ -76,14 +76,20 @@ def ratio_of(times: Sequence[Timing], baseline: Sequence[Timing], device: torch.
 SUITES = {  # name: what it measures
     "pruning": "strategies against the unpruned prefill (default)",
     "batch": "questions answered together against one after the other",
+    "decode": "time per token against the memory's floor and transformers",
     "memory": "what fits, and model.weights int8 and int4 against full",
 }
 
 
 def _suites() -> dict[str, Callable[[argparse.Namespace, torch.device], dict[str, Any]]]:
-    from ada3d_ros.eval import bench_batch, bench_memory, bench_pruning
+    from ada3d_ros.eval import bench_batch, bench_decode, bench_memory, bench_pruning
 
-    return {"pruning": bench_pruning.run, "batch": bench_batch.run, "memory": bench_memory.run}
+    return {
+        "pruning": bench_pruning.run,
+        "batch": bench_batch.run,
+        "decode": bench_decode.run,
+        "memory": bench_memory.run,
+    }
 
 
 def device_name(device: torch.device) -> str:
