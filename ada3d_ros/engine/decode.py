@@ -106,7 +106,7 @@ def decode(
     limit = min(max_new_tokens, decoder.config.max_positions - max(prefilled.next_positions))
     with ExitStack() as stack:
         step: Callable[[torch.Tensor], torch.Tensor] = _GrowingSteps(decoder, prefilled)
-        if limit > 1 and (cuda if static is None else static):
+        if limit > 1 and prefilled.cache.plain and (cuda if static is None else static):
             lender = static_steps(decoder).lent(decoder, prefilled.cache, prefilled.next_positions, limit - 1)
             lent = stack.enter_context(lender)
             step = step if lent is None else functools.partial(lent, decoder)

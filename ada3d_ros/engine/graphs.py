@@ -96,19 +96,22 @@ class StaticStep:
         hidden_slots = self._slots > self.lengths[:, None]  # (L, largest capacity)
         bias = torch.zeros_like(hidden_slots, dtype=hidden.dtype).masked_fill(hidden_slots, -torch.inf)
 
-        def attend(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-            slot, (keys, values) = self.lengths[layer : layer + 1], self.buffers[layer]
-            keys.index_copy_(2, slot, k)
-            values.index_copy_(2, slot, v)
-            return attend_one(q, keys, values, bias[layer, : keys.shape[2]].view(1, 1, 1, -1))
+        def attend(i: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+            keys, values = self._put(i, k, v)
+            return attend_one(q, keys, values, bias[i, : self.capacities[i]].view(1, 1, 1, -1))
 
-        for layer in range(len(self.buffers)):
-            rope = cos[:, :, layer : layer + 1], sin[:, :, layer : layer + 1]
-            position = self.positions[layer : layer + 1]
-            hidden = decoder.run_layers(layer, layer + 1, hidden, position, rope=rope, attend=attend)
+        for i, layer in enumerate(decoder.layers):
+            hidden = layer(hidden, (cos[:, :, i : i + 1], sin[:, :, i : i + 1]), i, attend, None)
         self.lengths += 1
         self.positions += 1
         return decoder.logits(hidden[0, -1])
+
+    def _put(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Stores one token's keys and values (1, G, 1, d) at the layer's length; returns the whole buffers (1, G, capacity, d)."""
+        buffer, slot = self.buffers[layer], self.lengths[layer : layer + 1]
+        buffer[0].index_copy_(2, slot, keys)
+        buffer[1].index_copy_(2, slot, values)
+        return buffer[0], buffer[1]
 
 
 class StaticSteps:

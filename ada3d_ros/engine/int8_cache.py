@@ -15,6 +15,8 @@ class Int8KVCache(KVCache):
     append and held hand out dequantised copies of one layer; nothing else of it is ever there in full.
     """
 
+    plain = False
+
     def __init__(self, num_layers: int, reserve: int = 0) -> None:
         super().__init__(num_layers, reserve)
         self._scales = KVCache(num_layers, reserve)  # (2, B, G, capacity, 1) float32

@@ -17,6 +17,8 @@ class KVCache:
     never into them.
     """
 
+    plain = True  # the buffers hold the keys and values themselves
+
     def __init__(self, num_layers: int, reserve: int = 0) -> None:
         self._buffers: list[torch.Tensor | None] = [None] * num_layers
         self._lengths = [0] * num_layers

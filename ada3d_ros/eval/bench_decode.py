@@ -101,7 +101,7 @@ class _Bench:
                 once = functools.partial(self._ours, output, output.cache.lengths, static)
                 self.variants.append(_Variant(engine, name, kept, read, once))
             if name == "full":
-                theirs = functools.partial(rival.decode, made.prompt.embeds, TOKENS)
+                theirs = functools.partial(rival.decode, made.prompt, TOKENS)
                 self.variants.append(_Variant("transformers", name, kept, read, theirs))
 
     def _ours(self, start: PrefillOutput, lengths: tuple[int, ...], static: bool) -> Timing:

@@ -205,8 +205,8 @@ class CausalAttention:
             k, v = self._cache.append(layer, k, v)
         if q.shape[2] == 1:
             return attend_one(q, k, v, mask)
-        grouped = k.shape[1] != q.shape[1]
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=grouped)
+        causal, grouped = mask is None, k.shape[1] != q.shape[1]
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=grouped)
 
 
 class LlamaDecoder(nn.Module):

@@ -37,7 +37,7 @@ def test_the_rival_shares_the_weights_and_gives_our_tokens() -> None:
     assert len(theirs) == len(ours)
     assert {t.data_ptr() for t in theirs.values()} == {t.data_ptr() for t in ours.values()}
     prompt = make_scene(60, 256, CPU, torch.float32, 0).prompt()
-    assert rival.total(prompt.embeds, 6) == list(decode(decoder, prefill(decoder, prompt), 6).token_ids)
+    assert rival.total(prompt, 6) == list(decode(decoder, prefill(decoder, prompt), 6).token_ids)
 
 
 def test_the_rivals_steps_are_counted_from_its_first_token() -> None:
@@ -46,7 +46,7 @@ def test_the_rivals_steps_are_counted_from_its_first_token() -> None:
     rival = TransformersRival(decoder)
     total = rival.total
     rival.total = lambda prompt, tokens, streamer: clocks.append(streamer) or total(prompt, tokens, streamer)  # type: ignore[assignment, func-returns-value]
-    timing = rival.decode(torch.randn(9, 256), 4)
+    timing = rival.decode(make_scene(9, 256, CPU, torch.float32, 0).prompt(), 4)
     assert len(clocks[0].marks) == 5
     assert timing.wall_s == clocks[0].marks[-1].wall_s - clocks[0].marks[0].wall_s > 0
 
@@ -58,7 +58,7 @@ def test_a_rival_with_other_weights_is_refused(monkeypatch: pytest.MonkeyPatch, 
     TransformersRival(decoder)
     weights = {name: 1.2 * t if name.startswith("lm_head") else t for name, t in decoder.state_dict().items()}
     monkeypatch.setattr(decoder, "state_dict", lambda: weights)
-    with pytest.raises(ModelError, match="transformers computes something else"):
+    with pytest.raises(ModelError, match="does not compute the same model"):
         TransformersRival(decoder)
 
 
