@@ -232,7 +232,7 @@ def test_evidence_lies_at_kept_tokens_alone(sure: Path, monkeypatch: pytest.Monk
         seen.append(({tuple(p) for p in xyz_m.tolist()}, {tuple(p) for p in xyz_m[kept].tolist()}))
         return real(*args)
 
-    monkeypatch.setattr("ada3d_ros.pipeline.point_at_phrase", record)
+    monkeypatch.setattr("ada3d_ros.answering.point_at_phrase", record)
     ground(sure, pruning__strategy="none")
     answer = ground(sure, pruning__strategy="adatoken3d", pruning__keep_ratio=0.4)
     (scene, unpruned), (_, kept) = seen

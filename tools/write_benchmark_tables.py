@@ -13,6 +13,7 @@ BEGIN, END = "<!-- pruning tables: generated -->", "<!-- end -->"
 MEMORY_BEGIN = "<!-- memory tables: generated -->"
 COLD_WARM_BEGIN = "<!-- cold-warm tables: generated -->"
 BATCH_BEGIN = "<!-- batch tables: generated -->"
+DECODE_BEGIN = "<!-- decode tables: generated -->"
 SHAPES = ("A", "B", "C", "W", "7B")
 HEAD = (
     "| strategy | keep | last layer | prefill ratio | FLOP ratio | measured / FLOPs | ranking | choosing | KV | cells |\n"
@@ -215,14 +216,38 @@ def render_batch() -> str:
     return "\n\n".join(parts)
 
 
+def render_decode() -> str:
+    """Time per token, a table per shape that was measured."""
+    parts = []
+    for path in sorted((ROOT / "docs" / "results").glob("decode_*.json")):
+        data = json.loads(path.read_text(encoding="utf-8"))
+        sizes, speed = data["sizes"], data["rows"][0]["bandwidth_gb_s"]
+        lines = [
+            f"**Shape {data['shape']}**: d={sizes['hidden']}, L={sizes['layers']}, m={sizes['intermediate']}, {data['tokens']} tokens, {data['dtype']}, "
+            f"{data['provenance']['device']}, n={data['n']}; memory read at {spread(speed, 1)} GB/s.",
+            "",
+            "| N | prefill | engine | ms per token | floor, ms | over the floor | over transformers |",
+            "|---|---|---|---|---|---|---|",
+        ]
+        for r in data["rows"]:
+            lines.append(
+                f"| {r['N']} | {r['prefill']}, {r['keep_ratio_achieved']:.2f} | {r['engine']} | {spread(r['ms_per_token'], 1)} | "
+                f"{r['floor_ms']['median']:.1f} | {spread(r['floor_ratio'], 2)} | {spread(r['transformers_ratio'], 2)} |"
+            )
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
+
+
 def updated(page: str) -> str:
     """The page with its tables anew."""
-    for begin, made in (
-        (BEGIN, render),
-        (MEMORY_BEGIN, render_memory),
-        (BATCH_BEGIN, render_batch),
-        (COLD_WARM_BEGIN, render_cold_warm),
-    ):
+    tables = {
+        BEGIN: render,
+        MEMORY_BEGIN: render_memory,
+        BATCH_BEGIN: render_batch,
+        COLD_WARM_BEGIN: render_cold_warm,
+        DECODE_BEGIN: render_decode,
+    }
+    for begin, made in tables.items():
         pattern = re.compile(re.escape(begin) + ".*?" + re.escape(END), re.DOTALL)
         text = f"{begin}\n{made()}\n{END}"
         page = pattern.sub(lambda _, text=text: text, page)

@@ -58,8 +58,9 @@ class StaticStep:
 
     def load(self, cache: KVCache) -> None:
         """Copies what `cache` holds into the buffers."""
-        for buffer, held, length in zip(self.buffers, cache.buffers, cache.lengths, strict=True):
-            buffer[:, :, :, :length].copy_(held[:, :, :, :length])
+        for layer, (buffer, length) in enumerate(zip(self.buffers, cache.lengths, strict=True)):
+            for mine, held in zip(buffer, cache.held(layer), strict=True):
+                mine[:, :, :length].copy_(held)
 
     def __call__(self, decoder: LlamaDecoder, token: torch.Tensor) -> torch.Tensor:
         """Logits (vocab,) after `token` () int64."""

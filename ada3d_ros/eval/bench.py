@@ -77,17 +77,19 @@ SUITES = {  # name: what it measures
     "pruning": "strategies against the unpruned prefill (default)",
     "cold-warm": "a question that brings the scene along against one on the cached scene, and transformers",
     "batch": "questions answered together against one after the other",
+    "decode": "time per token against the memory's floor and transformers",
     "memory": "what fits, and model.weights int8 and int4 against full",
 }
 
 
 def _suites() -> dict[str, Callable[[argparse.Namespace, torch.device], dict[str, Any]]]:
-    from ada3d_ros.eval import bench_batch, bench_cold_warm, bench_memory, bench_pruning
+    from ada3d_ros.eval import bench_batch, bench_cold_warm, bench_decode, bench_memory, bench_pruning
 
     return {
         "cold-warm": bench_cold_warm.run,
         "pruning": bench_pruning.run,
         "batch": bench_batch.run,
+        "decode": bench_decode.run,
         "memory": bench_memory.run,
     }
 

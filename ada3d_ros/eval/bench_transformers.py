@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import time
+
 import torch
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
+from transformers.generation.streamers import BaseStreamer
 
+from ada3d_ros.engine.timing import synchronize
 from ada3d_ros.errors import ModelError
+from ada3d_ros.eval.bench import Timing
 from ada3d_ros.model.decoder import LlamaDecoder
 from ada3d_ros.types import PromptSequence
 
@@ -40,17 +45,27 @@ class TransformersRival:
         self._check(decoder)
 
     @torch.inference_mode()
-    def total(self, prompt: PromptSequence, tokens: int) -> None:
-        """The whole prompt and exactly `tokens` tokens, greedy."""
+    def total(self, prompt: PromptSequence, tokens: int, streamer: BaseStreamer | None = None) -> list[int]:
+        """The whole prompt and exactly `tokens` tokens, greedy; their ids."""
         embeds = prompt.embeds[None]
         settings = GenerationConfig(
             max_new_tokens=tokens, min_new_tokens=tokens, do_sample=False, cache_implementation="static", eos_token_id=None,
             pad_token_id=0,
         )  # fmt: skip
         mask = torch.ones(embeds.shape[:2], dtype=torch.int64, device=embeds.device)
-        made = self.model.generate(inputs_embeds=embeds, attention_mask=mask, generation_config=settings)
+        made = self.model.generate(
+            inputs_embeds=embeds, attention_mask=mask, generation_config=settings, streamer=streamer
+        )
         if made.shape[1] != tokens:
             raise ModelError(f"transformers generated {made.shape[1]} tokens instead of {tokens}.")
+        return [int(token_id) for token_id in made[0]]
+
+    def decode(self, prompt: PromptSequence, tokens: int) -> Timing:
+        """The time from the first token to the last of `tokens` + 1: so many steps, without the prefill."""
+        clock = _Clock(prompt.embeds.device)
+        self.total(prompt, tokens + 1, clock)
+        first, last = clock.marks[-tokens - 1], clock.marks[-1]
+        return Timing(last.wall_s - first.wall_s, last.cpu_s - first.cpu_s)
 
     @torch.inference_mode()
     def _check(self, decoder: LlamaDecoder) -> None:
@@ -62,3 +77,18 @@ class TransformersRival:
         error = float((ours - theirs).abs().max() / theirs.abs().max())
         if not error <= AGREE[decoder.dtype]:
             raise ModelError(f"transformers' logits are {error:.1e} off ours: it does not compute the same model.")
+
+
+class _Clock(BaseStreamer):
+    """The time at which each token was there."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self.marks: list[Timing] = []
+
+    def put(self, value: torch.Tensor) -> None:
+        if value.numel() == 1:  # the prompt comes first, of no ids
+            self.marks.append(Timing(time.perf_counter(), time.process_time()))
+
+    def end(self) -> None:
+        synchronize(self._device)
