@@ -39,7 +39,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "pipeline": _PIPELINE - {"pipeline"},
     "results": set(),
     "report": _BOUNDARY | {"geometry"},
-    "ros": _BASE | {"world", "sources", "grounding", "pipeline", "results", "report", "msg", "srv", "action"},
+    "ros": _BASE
+    | {"world", "sources", "grounding", "answering", "pipeline", "results", "report", "msg", "srv", "action"},
     "eval": _PIPELINE | {"results", "report"},
     "train": _PIPELINE | {"results", "report"},
     "cli": _PIPELINE | {"ros", "eval", "train", "msg"},  # msg and rclpy: to see whether they are there

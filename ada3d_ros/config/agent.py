@@ -188,6 +188,10 @@ class CacheConfig:
 class ActionConfig:
     policy: str = setting("queue", "what a request does when another runs", choices=("reject", "queue", "preempt"))
     queue_size: int = setting(8, "requests waiting at most; beyond it BUSY", unit="requests", low=0, high=64)
+    batch_size: int = setting(
+        1, "questions about the cached scene answered together, unpruned, where so many wait; 1 = one after the other",
+        unit="questions", low=1, high=16,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,11 +19,12 @@ from ada3d_ros.engine.decode import decode
 from ada3d_ros.engine.prefill import PrefillOutput, prefill
 from ada3d_ros.errors import ConfigError
 from ada3d_ros.eval.bench import Timing, interleaved, ratio_of, timed
-from ada3d_ros.eval.bench_model import SHAPES, BenchScene, BenchShape, has_bfloat16, make_model, make_scene
+from ada3d_ros.eval.bench_model import SHAPES, BenchScene, BenchShape, make_model, make_scene
 from ada3d_ros.eval.bench_pruning import make_variant
 from ada3d_ros.eval.bench_transformers import TransformersRival
 from ada3d_ros.eval.spread import Spread
 from ada3d_ros.eval.verb import parse_list
+from ada3d_ros.model.checkpoint import has_bfloat16
 from ada3d_ros.model.decoder import LlamaDecoder
 
 TOKENS = 30  # steps timed per run

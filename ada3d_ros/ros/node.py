@@ -67,6 +67,7 @@ class AgentNode(LifecycleNode):
                 "the inference thread", error, "".join(traceback.format_exception(error))
             ),
             work_ahead=self._work_ahead,
+            run_batch=lambda jobs: self._ready_pipeline().ask_together([job.batch(job) for job in jobs]),
         )
         self._core_log = CoreLog(self.get_logger().warning)
         self._settings = ParameterBridge(

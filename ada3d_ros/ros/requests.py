@@ -22,6 +22,7 @@ from rclpy.task import Future
 from std_msgs.msg import String
 
 from ada3d_ros.action import AskScene
+from ada3d_ros.answering import shareable
 from ada3d_ros.config import SETTINGS, AgentConfig
 from ada3d_ros.errors import (
     Ada3DError,
@@ -267,7 +268,7 @@ class RequestServer:
         future: Future = Future(executor=executor)
         config = self._agent.config
 
-        def run(job: Job) -> Answer:
+        def prepare(job: Job) -> tuple[Question, AskHooks]:
             job.started_ns = self._node.get_clock().now().nanoseconds
             hooks = (
                 AskHooks(check=lambda: self._check(job, feedback), on_stage=feedback.on_stage, on_text=feedback.on_text)
@@ -275,8 +276,10 @@ class RequestServer:
                 else AskHooks(check=job.check)
             )
             left_s = request.deadline_ms / 1e3 - (job.started - job.accepted)  # NaN without a deadline
-            question = replace(request.question, deadline_s=left_s if left_s != left_s else max(left_s, 0.0))
-            return (self._agent.ground if request.ground else self._agent.answer)(question, hooks)
+            return replace(request.question, deadline_s=left_s if left_s != left_s else max(left_s, 0.0)), hooks
+
+        def run(job: Job) -> Answer:
+            return (self._agent.ground if request.ground else self._agent.answer)(*prepare(job))
 
         def on_done(answer: Answer | None, error: BaseException | None) -> None:
             future.set_result((answer, error))
@@ -284,6 +287,9 @@ class RequestServer:
 
         timeout_s = request.timeout_s or config.generation.timeout_sec
         job = Job(run, on_done, deadline=time.monotonic() + timeout_s, request_id=request_id)
+        if not request.ground and shareable(replace(request.question, deadline_s=request.deadline_ms)):
+            job.batch = prepare
+        self._agent.worker.batch_size = config.action.batch_size
         self._agent.worker.submit(job, config.action.policy, config.action.queue_size)
         return job, future
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -77,13 +77,14 @@ class LatestWorker(Generic[T]):
 class Job:
     """One request on its way through the worker. `deadline` is on time.monotonic()."""
 
-    run: Callable[[Job], Any]
+    run: Callable[[Job], Any]  # its result, or an exception
     on_done: Callable[[Any, BaseException | None], None]
     deadline: float
     request_id: int = 0
     accepted: float = field(default_factory=time.monotonic)
     started: float = float("nan")
     started_ns: int = -1  # node clock, set by run
+    batch: Any = None  # what run_batch needs of it; None: it cannot run together with others
     stop_error: type[CanceledError] | type[PreemptedError] | type[NotActiveError] | type[SceneResetError] | None = None
 
     def cancel(
@@ -116,6 +117,9 @@ class RequestWorker:
     `submit` raises BusyError when the queue is full (or, under policy `reject`, when anything runs).
     `run_later` queues internal work (loading the model) before any job. Between jobs the thread calls `work_ahead`, which does
     one bounded piece and says whether more is left; then again at once, else after IDLE_PERIOD_S or a `nudge`.
+
+    run_batch: runs several waiting jobs that have a `batch`, and returns a result or exception for each; at most `batch_size`
+    of them, those in front of the queue.
     """
 
     def __init__(
@@ -123,13 +127,16 @@ class RequestWorker:
         name: str = "ada3d-inference",
         on_error: Callable[[BaseException], None] = lambda error: None,
         work_ahead: Callable[[], bool] | None = None,
+        run_batch: Callable[[list[Job]], Sequence[Any]] | None = None,
     ) -> None:
+        self.batch_size = 1
+        self._run_batch = run_batch
         self._on_error = on_error  # an answer that could not be delivered, or work ahead that failed
         self._work_ahead, self._nudged = work_ahead, False
         self._condition = threading.Condition()
         self._internal: deque[Callable[[], None]] = deque()
         self._jobs: deque[Job] = deque()
-        self._current: Job | None = None
+        self._running: tuple[Job, ...] = ()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
@@ -140,7 +147,7 @@ class RequestWorker:
 
     @property
     def busy(self) -> bool:
-        return self._current is not None
+        return bool(self._running)
 
     @property
     def alive(self) -> bool:
@@ -164,11 +171,11 @@ class RequestWorker:
             if policy == "preempt":
                 displaced = list(self._jobs)
                 self._jobs.clear()
-                if self._current is not None:
-                    self._current.cancel(PreemptedError)
-            elif self._current is not None or self._jobs:
+                for running in self._running:
+                    running.cancel(PreemptedError)
+            elif self._running or self._jobs:
                 limit = queue_size if policy == "queue" else 0
-                waiting = len(self._jobs) - (self._current is None)  # then the thread is about to take the first
+                waiting = len(self._jobs) - (not self._running)  # then the thread is about to take the first
                 if waiting >= limit:
                     raise BusyError(
                         f"{waiting} requests are waiting and one is running (action.policy {policy!r}, "
@@ -184,8 +191,8 @@ class RequestWorker:
         with self._condition:
             waiting = list(self._jobs)
             self._jobs.clear()
-            if self._current is not None:
-                self._current.cancel(error)
+            for running in self._running:
+                running.cancel(error)
         for job in waiting:
             job.on_done(None, error(STOP_TEXTS[error]))
 
@@ -232,16 +239,15 @@ class RequestWorker:
                     return
                 self._nudged = False
                 internal = self._internal.popleft() if self._internal else None
-                job = self._jobs.popleft() if self._jobs and internal is None else None
-                self._current = job
+                self._running = jobs = self._take() if internal is None else ()
             if internal is not None:
                 internal()
-            elif job is not None:
-                self._run_job(job)
+            elif jobs:
+                self._run_jobs(jobs)
                 more = True
             else:
                 more = self._one_piece_ahead()
-            del internal, job  # or the wait for the next one would keep a model alive
+            del internal, jobs  # or the wait for the next one would keep a model alive
 
     def _one_piece_ahead(self) -> bool:
         try:
@@ -250,16 +256,37 @@ class RequestWorker:
             self._on_error(error)
             return False
 
-    def _run_job(self, job: Job) -> None:
-        job.started = time.monotonic()
-        result, failure = None, None
+    def _take(self) -> tuple[Job, ...]:
+        """The next job, and those behind it that can run together with it."""
+        taken: list[Job] = []
+        limit = self.batch_size if self._run_batch is not None else 1
+        while self._jobs and len(taken) < limit and (not taken or None not in (taken[0].batch, self._jobs[0].batch)):
+            taken.append(self._jobs.popleft())
+        return tuple(taken)
+
+    def _run_jobs(self, jobs: Sequence[Job]) -> None:
+        outcomes: list[tuple[Job, Any, BaseException | None]] = []
+        ready = []
+        for job in jobs:
+            job.started = time.monotonic()
+            try:
+                job.check()
+                ready.append(job)
+            except RequestError as error:
+                outcomes.append((job, None, error))
         try:
-            job.check()
-            result = job.run(job)
+            if len(ready) > 1 and self._run_batch is not None:
+                results = self._run_batch(ready)
+            else:
+                results = [job.run(job) for job in ready]
+            for job, result in zip(ready, results, strict=True):
+                failed = isinstance(result, BaseException)
+                outcomes.append((job, None, result) if failed else (job, result, None))
         except Exception as error:  # becomes an error code at the border
-            failure = error
-        self._current = None  # first: whoever gets the answer may ask again at once
-        try:
-            job.on_done(result, failure)
-        except Exception as error:  # the thread outlives it
-            self._on_error(error)
+            outcomes += [(job, None, error) for job in ready]
+        self._running = ()  # first: whoever gets the answer may ask again at once
+        for job, result, failure in outcomes:
+            try:
+                job.on_done(result, failure)
+            except Exception as error:  # the thread outlives it
+                self._on_error(error)

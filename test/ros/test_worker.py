@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from ada3d_ros.errors import BusyError, RequestTimeoutError
+from ada3d_ros.errors import BusyError, CanceledError, RequestTimeoutError
 from ada3d_ros.ros.guard import ThrottledWarning
 from ada3d_ros.ros.worker import Job, LatestWorker, RequestWorker
 from test.ros.conftest import wait_until
@@ -115,3 +115,53 @@ def test_a_burst_that_comes_before_the_thread_takes_the_first(worker: RequestWor
         worker.submit(job(lambda _: "never", results), "queue", 2)
     release.set()
     assert wait_until(lambda: results == ["done"] * 3)
+
+
+def test_waiting_jobs_that_can_run_together_do() -> None:
+    """Up to batch_size from the front of the queue, in order; one that cannot breaks the batch; each gets its own outcome."""
+    batches, results, gate = list[list[int]](), list[Any](), threading.Event()
+
+    def run_batch(jobs: list[Job]) -> list[Any]:
+        batches.append([job.batch for job in jobs])
+        return [BusyError("no") if job.batch == 3 else job.batch for job in jobs]
+
+    worker = RequestWorker(run_batch=run_batch)
+    try:
+        worker.batch_size = 3
+        worker.submit(job(lambda _: gate.wait(5.0), results), "queue", 20)
+        for number in (1, 2, 3, 4, None, 5, 6):
+            made = job(lambda _, n=number: f"alone {n}", results)
+            made.batch = number
+            worker.submit(made, "queue", 20)
+        gate.set()
+        assert wait_until(lambda: len(results) == 8, 5.0)
+    finally:
+        assert worker.stop()
+    assert batches == [[1, 2, 3], [5, 6]]
+    assert [str(result) for result in results] == ["True", "1", "2", "no", "alone 4", "alone None", "5", "6"]
+
+
+def test_cancelling_reaches_every_job_of_a_batch() -> None:
+    begun, results = threading.Event(), list[Any]()
+
+    def run_batch(jobs: list[Job]) -> list[Any]:
+        begun.set()
+        assert wait_until(lambda: all(made.stop_error is not None for made in jobs), 5.0)
+        return [RequestTimeoutError("stopped")] * len(jobs)
+
+    gate = threading.Event()
+    worker = RequestWorker(run_batch=run_batch)
+    try:
+        worker.batch_size = 2
+        worker.submit(job(lambda _: gate.wait(5.0), results), "queue", 9)
+        for number in (1, 2):
+            made = job(lambda _: None, results)
+            made.batch = number
+            worker.submit(made, "queue", 9)
+        gate.set()
+        assert begun.wait(5.0)
+        worker.cancel_all(CanceledError)
+        assert wait_until(lambda: len(results) == 3, 5.0)
+    finally:
+        assert worker.stop()
+    assert [type(result) for result in results[1:]] == [RequestTimeoutError] * 2

@@ -1,0 +1,118 @@
+"""Several questions in one batch through the pipeline: each answered as if asked alone, and one's trouble is not another's."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ada3d_ros.answering import shareable
+from ada3d_ros.errors import CanceledError, InvalidRequestError, LoadingError, NoFramesError
+from ada3d_ros.model.random_checkpoint import write_random_checkpoint
+from ada3d_ros.pipeline import Ada3DPipeline
+from ada3d_ros.types import Answer, AskHooks, Question, Scope, StopReason
+from test.test_pipeline import ROOM, configured, start
+
+QUESTIONS = [Question("What is in the room?"), Question("How many chairs?"), Question("Is it at [0.1, 0.2, 0.3]?")]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_random_checkpoint(tmp_path_factory.mktemp("model") / "tiny")
+
+
+@pytest.fixture
+def pipeline(model: Path) -> Ada3DPipeline:
+    made = start(model)
+    made.set_config(configured(model, **{"pruning.strategy": "none", "generation.max_new_tokens": 8}))
+    return made
+
+
+def asked(*questions: Question) -> list[tuple[Question, AskHooks]]:
+    return [(question, AskHooks()) for question in questions]
+
+
+def test_together_is_as_alone(pipeline: Ada3DPipeline) -> None:
+    alone = [pipeline.ask(question) for question in QUESTIONS]
+    together = pipeline.ask_together(asked(*QUESTIONS))
+    for one, other in zip(alone, together, strict=True):
+        assert isinstance(other, Answer)
+        assert other.text == one.text
+        assert other.confidence == pytest.approx(one.confidence, rel=1e-5)
+        assert other.tokens == one.tokens
+        assert (other.stop_reason, other.scene_cached) == (one.stop_reason, True)
+        assert other.timings.total_s >= other.timings.decode_s > 0
+        assert other.timings.prefill_s > 0
+    again = pipeline.ask(QUESTIONS[0])
+    assert (again.text, again.confidence) == (alone[0].text, alone[0].confidence)  # nothing stayed behind
+
+
+def test_it_is_one_batch(pipeline: Ada3DPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    from ada3d_ros import answering
+
+    real = answering.answer_batch
+    monkeypatch.setattr(answering, "answer_batch", lambda *a: (sizes.append(len(a[3])), real(*a))[1])
+    pipeline.ask_together(asked(*QUESTIONS))
+    assert sizes == [3]
+
+
+def test_errors_are_each_ones_own(pipeline: Ada3DPipeline) -> None:
+    def stopped() -> None:
+        raise CanceledError("stop")
+
+    bad, fine = Question("[1, 2]"), QUESTIONS[1]
+    results = pipeline.ask_together([*asked(bad, fine), (QUESTIONS[0], AskHooks(check=stopped))])
+    assert isinstance(results[0], InvalidRequestError)
+    assert isinstance(results[1], Answer)
+    assert isinstance(results[2], CanceledError)
+    assert results[1].text == pipeline.ask(fine).text
+
+
+def test_one_stops_in_the_middle_and_the_others_go_on(pipeline: Ada3DPipeline) -> None:
+    heard: list[str] = []
+
+    def check() -> None:
+        if len(heard) >= 3:
+            raise CanceledError("enough")
+
+    hooks = AskHooks(check=check, on_text=lambda delta, count: heard.append(delta))
+    results = pipeline.ask_together([(QUESTIONS[0], hooks), *asked(QUESTIONS[1])])
+    assert all(isinstance(result, Answer) for result in results)
+    stopped, other = (result for result in results if isinstance(result, Answer))
+    assert stopped.stop_reason is StopReason.CANCELED
+    assert stopped.tokens.generated < other.tokens.generated == 8
+    assert stopped.text == "".join(heard).strip()
+
+
+@pytest.mark.parametrize(
+    "change", [{"scope": Scope.LATEST_IMAGE}, {"phrase": "a chair"}, {"keep_ratio": 0.5}, {"deadline_s": 1.0}]
+)
+def test_what_cannot_share_is_asked_alone(change: dict[str, Any]) -> None:
+    assert shareable(QUESTIONS[0])
+    assert not shareable(dataclasses.replace(QUESTIONS[0], **change))
+
+
+def test_without_a_scene_or_weights_each_is_told(model: Path) -> None:
+    empty = start(model, 0)
+    assert [type(result) for result in empty.ask_together(asked(*QUESTIONS[:2]))] == [NoFramesError] * 2
+    unloaded = Ada3DPipeline(configured(model))
+    unloaded.observe(ROOM.frames[0])
+    assert [type(result) for result in unloaded.ask_together(asked(*QUESTIONS[:2]))] == [LoadingError] * 2
+
+
+def test_out_of_memory_in_the_batch_answers_one_by_one(
+    pipeline: Ada3DPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ada3d_ros import answering
+
+    def full(*args: Any) -> Any:
+        raise torch.cuda.OutOfMemoryError("2 GiB")
+
+    alone = [pipeline.ask(question).text for question in QUESTIONS]
+    monkeypatch.setattr(answering, "answer_batch", full)
+    results = pipeline.ask_together(asked(*QUESTIONS))
+    assert [result.text for result in results if isinstance(result, Answer)] == alone
