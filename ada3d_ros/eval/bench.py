@@ -77,13 +77,21 @@ SUITES = {  # name: what it measures
     "pruning": "strategies against the unpruned prefill (default)",
     "batch": "questions answered together against one after the other",
     "memory": "what fits, and model.weights int8 and int4 against full",
+    "scene-update": "what a new keyframe costs a cached scene",
+    "many-questions": "31 questions a scene, cold against behind the cached scene",
 }
 
 
 def _suites() -> dict[str, Callable[[argparse.Namespace, torch.device], dict[str, Any]]]:
-    from ada3d_ros.eval import bench_batch, bench_memory, bench_pruning
+    from ada3d_ros.eval import bench_batch, bench_many_questions, bench_memory, bench_pruning, bench_scene_update
 
-    return {"pruning": bench_pruning.run, "batch": bench_batch.run, "memory": bench_memory.run}
+    return {
+        "pruning": bench_pruning.run,
+        "batch": bench_batch.run,
+        "memory": bench_memory.run,
+        "scene-update": bench_scene_update.run,
+        "many-questions": bench_many_questions.run,
+    }
 
 
 def device_name(device: torch.device) -> str:
