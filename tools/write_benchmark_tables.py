@@ -14,6 +14,8 @@ MEMORY_BEGIN = "<!-- memory tables: generated -->"
 COLD_WARM_BEGIN = "<!-- cold-warm tables: generated -->"
 BATCH_BEGIN = "<!-- batch tables: generated -->"
 DECODE_BEGIN = "<!-- decode tables: generated -->"
+UPDATE_BEGIN = "<!-- scene-update tables: generated -->"
+MANY_BEGIN = "<!-- many-questions tables: generated -->"
 SHAPES = ("A", "B", "C", "W", "7B")
 HEAD = (
     "| strategy | keep | last layer | prefill ratio | FLOP ratio | measured / FLOPs | ranking | choosing | KV | cells |\n"
@@ -238,6 +240,69 @@ def render_decode() -> str:
     return "\n\n".join(parts)
 
 
+def measured(suite: str, name: str) -> tuple[list[dict[str, Any]], str]:
+    """The results of a suite in the order of SHAPES, and what stands for the 7B where it is not among them."""
+    files = [ROOT / "docs" / "results" / f"{name}_{shape}.json" for shape in SHAPES]
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in files if path.is_file()]
+    if any(data["shape"] == "7B" for data in found):
+        return found, ""
+    return found, (
+        f"**Shape 7B**: not measured, no CUDA GPU was at hand. `ada3d bench --suite {suite} --shape 7B --json "
+        f"docs/results/{name}_7B.json` fills it on any machine that has one."
+    )
+
+
+def render_scene_update() -> str:
+    """What a keyframe costs, a table per shape that was measured."""
+    results, missing = measured("scene-update", "scene_update")
+    parts = []
+    for data in results:
+        sizes, vision = data["sizes"], data["vision"]
+        lines = [
+            f"**Shape {data['shape']}**: d={sizes['hidden']}, L={sizes['layers']}, m={sizes['intermediate']}; vision tower of {vision['layers']} layers, "
+            f"width {vision['hidden']}, {vision['image_px']} px, {vision['patches']} patches; chunks of {data['chunk_tokens']} tokens, {data['dtype']}, "
+            f"{data['provenance']['device']}, n={data['n']}.",
+            "",
+            "| N | new | seen again | look | evict | append | rebuild | longest chunk | append / rebuild | append p95, target 10 ms |",
+            "|---" * 10 + "|",
+        ]
+        for r in data["rows"]:
+            steps = " | ".join(f"{step['p50_ms']:.1f} / {step['p95_ms']:.1f}" for step in r["steps"].values())
+            met = {True: "met", False: "missed", None: "for a GPU"}[r["target_met"]]
+            lines.append(
+                f"| {r['N']} | {r['new_voxels']} | {r['touched_voxels']} | {steps} | {spread(r['append_ratio'])} | {met} |"
+            )
+        parts.append("\n".join(lines))
+    return "\n\n".join([*parts, missing]).strip()
+
+
+def render_many_questions() -> str:
+    """Questions about one place, warm and cold, a table per shape that was measured."""
+    results, missing = measured("many-questions", "many_questions")
+    parts = []
+    for data in results:
+        sizes, full = data["sizes"], data["scaled_from"]
+        scaled = f" (scaled down from {full['scenes']} and {full['questions']})" if full else ""
+        lines = [
+            f"**Shape {data['shape']}**: d={sizes['hidden']}, L={sizes['layers']}, m={sizes['intermediate']}; {data['scenes']} scenes and {data['questions']} "
+            f"questions{scaled}, cold asked {data['cold_sampled']['questions']} of them; {data['question_tokens']} question and {data['answer_tokens']} answer tokens, "
+            f"{data['dtype']}, {data['provenance']['device']}.",
+            "",
+            "| variant | N | keep | all questions, ratio | target | scene, once | a question, p50 / p95 | same ids |",
+            "|---" * 8 + "|",
+        ]
+        for r in data["rows"]:
+            met = {True: f"{data['target_ratio']:.2f}, met", False: f"{data['target_ratio']:.2f}, missed", None: "-"}
+            once = f"{r['build_ms']['median']:.0f} ms" if r["build_ms"]["n"] else "-"
+            question = f"{r['question_ms']['p50']:.0f} / {r['question_ms']['p95']:.0f} ms"
+            lines.append(
+                f"| {r['variant']} | {r['N']} | {r['keep_ratio_achieved']:.3f} | {spread(r['ratio'])} | {met[r['target_met']]} | {once} | "
+                f"{question} | {r['same_ids']:.0%} |"
+            )
+        parts.append("\n".join(lines))
+    return "\n\n".join([*parts, missing]).strip()
+
+
 def updated(page: str) -> str:
     """The page with its tables anew."""
     tables = {
@@ -246,6 +311,8 @@ def updated(page: str) -> str:
         BATCH_BEGIN: render_batch,
         COLD_WARM_BEGIN: render_cold_warm,
         DECODE_BEGIN: render_decode,
+        UPDATE_BEGIN: render_scene_update,
+        MANY_BEGIN: render_many_questions,
     }
     for begin, made in tables.items():
         pattern = re.compile(re.escape(begin) + ".*?" + re.escape(END), re.DOTALL)

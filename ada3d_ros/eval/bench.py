@@ -7,6 +7,7 @@ synchronised. Absolute times are reported, never judged. The suites are in modul
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -79,19 +80,16 @@ SUITES = {  # name: what it measures
     "batch": "questions answered together against one after the other",
     "decode": "time per token against the memory's floor and transformers",
     "memory": "what fits, and model.weights int8 and int4 against full",
+    "scene-update": "what a new keyframe costs a cached scene",
+    "many-questions": "31 questions a scene, cold against behind the cached scene",
 }
 
 
-def _suites() -> dict[str, Callable[[argparse.Namespace, torch.device], dict[str, Any]]]:
-    from ada3d_ros.eval import bench_batch, bench_cold_warm, bench_decode, bench_memory, bench_pruning
-
-    return {
-        "cold-warm": bench_cold_warm.run,
-        "pruning": bench_pruning.run,
-        "batch": bench_batch.run,
-        "decode": bench_decode.run,
-        "memory": bench_memory.run,
-    }
+def run_suite(name: str, options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
+    """Run one of SUITES; what goes into the JSON."""
+    suite = importlib.import_module(f"ada3d_ros.eval.bench_{name.replace('-', '_')}")
+    results: dict[str, Any] = suite.run(options, device)
+    return results
 
 
 def device_name(device: torch.device) -> str:
@@ -140,7 +138,7 @@ def main(argv: Sequence[str]) -> int:
         if device.type == "cpu":
             torch.set_num_threads(1)  # two threads on a shared machine wait for each other: 30 times the spread
         torch.manual_seed(options.seed)
-        results = _suites()[options.suite](options, device)
+        results = run_suite(options.suite, options, device)
         results["load_average_after"] = os.getloadavg()[0]
         if options.json:
             print(f"wrote {write_results(options.json, plain(results), device_name(device), options.seed)}")
