@@ -251,12 +251,13 @@ class SceneCache:
         if not front.whole or len(new) > room:
             return False
         tokens = mean_tokens(table.sums.at(new), prefix.rows.dtype, config.voxel_size_m)
-        with torch.inference_mode():
-            prefix.put_behind(self._loaded.model.project(tokens.features), tokens, scene)
         joined = torch.cat((front.coords, now[new]))
         order = _ascending(joined)
         revisions = torch.cat((front.revisions, table.changed[new]))
-        front.coords, front.revisions = joined[order], revisions[order]
+        coords, revisions = joined[order], revisions[order]
+        with torch.inference_mode():
+            prefix.put_behind(self._loaded.model.project(tokens.features), tokens, scene)
+        front.coords, front.revisions = coords, revisions
         self._appends += 1
         return True
 
