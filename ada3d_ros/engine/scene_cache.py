@@ -323,7 +323,13 @@ def cut_to_budget(prefix: ScenePrefix, policy: Policy) -> ChosenTokens | None:
     """What of the prefix's tokens a question under this policy gets: all, or a first part where their order is nested; None where
     its budget needs a choice of its own."""
     total = prefix.chosen.original
+    if not fits_prefix(policy, total):
+        return None
     count, held = policy.entering(total), Policy.of(policy.config).entering(total)
-    if count == held:
-        return prefix.chosen
-    return prefix.chosen.first(count) if policy.nested and count < held < total else None
+    return prefix.chosen if count == held else prefix.chosen.first(count)
+
+
+def fits_prefix(policy: Policy, total: int) -> bool:
+    """Whether a prefix of `total` spatial tokens, chosen from as configured, begins with this policy's choice."""
+    count, held = policy.entering(total), Policy.of(policy.config).entering(total)
+    return count == held or (policy.nested and count < held < total)

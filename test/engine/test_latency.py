@@ -10,6 +10,7 @@ from ada3d_ros.engine.latency import MARGIN, WINDOW, LatencyModel, Measured
 from ada3d_ros.types import StageTimings, TokenUsage
 
 RATIOS = (0.8, 0.6, 0.4, 0.2)
+WARM = [(ratio, True) for ratio in RATIOS]
 
 
 def measured(tokens: float, generated: int = 11, rest_s: float = 0.1) -> Measured:
@@ -89,10 +90,26 @@ def test_measured_of_an_answer() -> None:
 def test_the_largest_budget_that_fits(wanted: int) -> None:
     model = taught(*(measured(n) for n in (100, 400, 800, 1600)))
     just = model.predict(True, RATIOS[wanted] * 1000, 100) / MARGIN
-    assert model.choose(True, 1000, RATIOS, just + 1e-9, 100) == RATIOS[wanted]
-    assert model.choose(True, 1000, RATIOS, just - 1e-6, 100) == RATIOS[min(wanted + 1, len(RATIOS) - 1)]
+    assert model.choose(WARM, 1000, just + 1e-9, 100) == RATIOS[wanted]
+    assert model.choose(WARM, 1000, just - 1e-6, 100) == RATIOS[min(wanted + 1, len(RATIOS) - 1)]
 
 
 def test_out_of_reach_and_unknown() -> None:
-    assert taught(measured(100), measured(900)).choose(True, 1000, RATIOS, 1e-3, 100) == 0.2
-    assert LatencyModel().choose(True, 1000, RATIOS, 1e-3, 100) == 0.8
+    model = taught(measured(100), measured(900))
+    assert model.choose(WARM, 1000, 1e-3, 100) == 0.2
+    assert LatencyModel().choose(WARM, 1000, 1e-3, 100) == 0.8
+    flat = taught(measured(400))
+    assert flat.choose(WARM, 1000, 1e-3, 100) == 0.2  # as fast as the others, for all that is known
+    with pytest.raises(IndexError):
+        model.choose([], 1000, 1.0, 100)
+
+
+def test_a_smaller_budget_may_be_slower() -> None:
+    """Where it needs a choice of its own, the scene passes the layers again: then it is no way to meet a deadline."""
+    model, mixed = taught(measured(100), measured(900)), [(0.8, True), (0.6, False), (0.2, False)]
+    assert model.choose(mixed, 1000, 1e-3, 100) == 0.8  # nothing is known of the others
+    for tokens in (100, 900):
+        model.note(False, Measured(tokens, 3.0 + 0.01 * tokens, 0.02, 0.1, 11))
+    assert model.choose(mixed, 1000, 1e-3, 100) == 0.8
+    assert model.choose(mixed, 1000, 100.0, 100) == 0.8
+    assert model.choose([(0.8, False), (0.6, False), (0.2, True)], 1000, 2.0, 100) == 0.2
