@@ -60,15 +60,16 @@ class LatencyModel:
         return first + max(length - 1.0, 0.0) * step + float(np.median([m.rest_s for m in seen]))
 
     def choose(
-        self, cached: bool, total: int, ratios: Sequence[float], deadline_s: float, max_new_tokens: int
+        self, budgets: Sequence[tuple[float, bool]], total: int, deadline_s: float, max_new_tokens: int
     ) -> float:
-        """The largest of the falling keep ratios, of `total` spatial tokens, that should meet the deadline; the smallest where none
-        should; the first where nothing is known yet."""
-        for ratio in ratios:
-            predicted = self.predict(cached, ratio * total, max_new_tokens)
-            if math.isnan(predicted) or predicted <= MARGIN * deadline_s:
-                return ratio
-        return ratios[-1]
+        """The largest of the falling keep ratios, of `total` spatial tokens, that should meet the deadline; the fastest where none
+        should; the first where nothing is known of it yet. budgets: each ratio, and whether it is answered from the cached scene."""
+        times = {ratio: self.predict(cached, ratio * total, max_new_tokens) for ratio, cached in budgets}
+        if math.isnan(times[budgets[0][0]]):
+            return budgets[0][0]
+        known = [ratio for ratio, seconds in times.items() if math.isfinite(seconds)]
+        fitting = [ratio for ratio in known if times[ratio] <= MARGIN * deadline_s]
+        return fitting[0] if fitting else min(reversed(known), key=lambda ratio: times[ratio])
 
 
 def _line(x: Sequence[float], y: Sequence[float], at: float, proportional: bool) -> float:

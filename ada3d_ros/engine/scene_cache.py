@@ -57,7 +57,8 @@ class _Made:
     key: tuple[object, ...]
     coords: torch.Tensor
     revisions: torch.Tensor
-    whole: bool  # row i of the prefix is voxel i: neither capped nor chosen from
+    whole: bool  # all voxels are rows of the prefix: neither capped nor chosen from
+    ordered: bool = True  # nothing was put behind it
 
     def stale_share(self, table: VoxelTable) -> float:
         """Share of the voxels, held or there now, that are not held as they are now."""
@@ -144,7 +145,7 @@ class SceneCache:
     def advance(self, scene: SceneSnapshot, policy: Policy, config: AgentConfig, clock: StageClock) -> bool:
         """One bounded piece of work ahead of questions: a keyframe looked at, or a chunk. False: nothing is left for now."""
         self._meet(scene)
-        if not scene.keyframes:
+        if not scene.keyframes or not self._loaded.model.config.has_video_tower:
             return False
         self.vision.drop_all_but(scene.keyframes)
         missing = self.vision.missing(scene.keyframes)
@@ -187,7 +188,7 @@ class SceneCache:
         front = self._serving(key)
         if front is None or front.prefix.scene.version != scene.version:
             return False
-        return front.prefix.ready and front.stale_share(self.vision.table) == 0.0
+        return front.ordered and front.prefix.ready and front.stale_share(self.vision.table) == 0.0
 
     def _serve_soon(
         self, key: tuple[object, ...], scene: SceneSnapshot, policy: Policy, config: AgentConfig, hooks: AskHooks,
@@ -223,7 +224,8 @@ class SceneCache:
                     return True
                 stale = front.stale_share(self.vision.table)
                 quiet = self._now() - self._last_change >= config.cache.settle_sec
-                if stale == 0.0 or not (quiet or stale > config.cache.max_staleness):
+                exact = front.ordered and stale == 0.0
+                if exact or not (quiet or stale > config.cache.max_staleness):
                     return False
             self._build_piece(key, scene, policy, config, clock)
         except torch.cuda.OutOfMemoryError:
@@ -251,12 +253,14 @@ class SceneCache:
         if not front.whole or len(new) > room:
             return False
         tokens = mean_tokens(table.sums.at(new), prefix.rows.dtype, config.voxel_size_m)
-        with torch.inference_mode():
-            prefix.put_behind(self._loaded.model.project(tokens.features), tokens, scene)
         joined = torch.cat((front.coords, now[new]))
         order = _ascending(joined)
         revisions = torch.cat((front.revisions, table.changed[new]))
-        front.coords, front.revisions = joined[order], revisions[order]
+        coords, revisions = joined[order], revisions[order]
+        with torch.inference_mode():
+            prefix.put_behind(self._loaded.model.project(tokens.features), tokens, scene)
+        front.coords, front.revisions = coords, revisions
+        front.ordered = front.ordered and not len(new)
         self._appends += 1
         return True
 
@@ -319,7 +323,13 @@ def cut_to_budget(prefix: ScenePrefix, policy: Policy) -> ChosenTokens | None:
     """What of the prefix's tokens a question under this policy gets: all, or a first part where their order is nested; None where
     its budget needs a choice of its own."""
     total = prefix.chosen.original
+    if not fits_prefix(policy, total):
+        return None
     count, held = policy.entering(total), Policy.of(policy.config).entering(total)
-    if count == held:
-        return prefix.chosen
-    return prefix.chosen.first(count) if policy.nested and count < held < total else None
+    return prefix.chosen if count == held else prefix.chosen.first(count)
+
+
+def fits_prefix(policy: Policy, total: int) -> bool:
+    """Whether a prefix of `total` spatial tokens, chosen from as configured, begins with this policy's choice."""
+    count, held = policy.entering(total), Policy.of(policy.config).entering(total)
+    return count == held or (policy.nested and count < held < total)

@@ -6,6 +6,8 @@ question never waits for more than one, and spatial tokens seen later can be put
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 
 from ada3d_ros.engine.choose import ChosenTokens
@@ -39,9 +41,9 @@ class ScenePrefix:
         self.decoder, self.tokens, self.chosen, self.scene = decoder, tokens, chosen, scene
         self.start, stop = prompt.spatial_span
         self.system, self.rows = prompt.embeds[: self.start], prompt.embeds[self.start : stop]
-        self.cache: KVCache = (Int8KVCache if int8 else KVCache)(
-            decoder.config.num_layers, max(stop - chunk_tokens, 0) + reserve
-        )
+        room = max(stop - chunk_tokens, 0) + reserve
+        self._empty_cache = partial(Int8KVCache if int8 else KVCache, decoder.config.num_layers, room)
+        self.cache: KVCache = self._empty_cache()
         self._waiting = prompt.embeds[:stop]  # rows that have not passed
         self._chunk_tokens = chunk_tokens
         self._states: list[torch.Tensor] | None = [] if with_states else None
@@ -76,15 +78,18 @@ class ScenePrefix:
 
     @torch.inference_mode()
     def step(self) -> bool:
-        """One chunk through all layers; whether more are waiting."""
-        chunk, self._waiting = self._waiting[: self._chunk_tokens], self._waiting[self._chunk_tokens :]
+        """One chunk through all layers; whether more are waiting. Where it fails (memory), the chunk waits on."""
+        chunk = self._waiting[: self._chunk_tokens]
         if self._passed:
             self.cut()
+        else:  # what a failed first chunk left
+            self.cache = self._empty_cache()
         positions = torch.arange(self._passed, self._passed + len(chunk), device=chunk.device)
         hidden = self.decoder.run_layers(0, self.decoder.config.num_layers, chunk[None], positions, self.cache)
-        self._passed += len(chunk)
         if self._states is not None:
             self._states.append(self.decoder.norm(hidden[0]))
+        self._passed += len(chunk)
+        self._waiting = self._waiting[len(chunk) :]
         return not self.ready
 
     def put_behind(self, rows: torch.Tensor, tokens: SpatialTokens, scene: SceneSnapshot) -> None:
@@ -96,10 +101,16 @@ class ScenePrefix:
             torch.cat((before.num_patches, tokens.num_patches)),
             before.voxel_size_m,
         )
-        total = joined.features.shape[0]
-        self.tokens, self.chosen = joined, ChosenTokens(joined, torch.arange(total, device=rows.device), total)
-        self.rows, self.scene = torch.cat((self.rows, rows.to(self.rows.dtype))), scene
-        self._waiting = torch.cat((self._waiting, rows.to(self.rows.dtype)))
+        total, rows = joined.features.shape[0], rows.to(self.rows.dtype)
+        chosen = ChosenTokens(joined, torch.arange(total, device=rows.device), total)
+        all_rows, waiting = torch.cat((self.rows, rows)), torch.cat((self._waiting, rows))
+        self.tokens, self.chosen, self.rows, self.scene = (
+            joined,
+            chosen,
+            all_rows,
+            scene,
+        )  # at once: memory may end above
+        self._waiting = waiting
 
     def final_states(self) -> torch.Tensor:
         """Normed states (N, D) of the spatial tokens after the last layer; only of a prefix made with them."""

@@ -10,7 +10,7 @@ import torch
 from ada3d_ros.config import AgentConfig
 from ada3d_ros.engine.choose import ChosenTokens
 from ada3d_ros.engine.latency import FACTORS, LatencyModel
-from ada3d_ros.engine.scene_cache import SceneCache, cut_to_budget
+from ada3d_ros.engine.scene_cache import SceneCache, cut_to_budget, fits_prefix
 from ada3d_ros.engine.scene_prefix import ScenePrefix
 from ada3d_ros.engine.scene_pruning import ScenePruning
 from ada3d_ros.engine.scene_vision import patch_tokens
@@ -124,7 +124,7 @@ def budget_for_deadline(
     ratios = keep_ratios(policy, pruning)
     if len(ratios) == 1:
         return policy
-    total = cache.num_voxels
-    cached = SceneCache.serves(policy, config)
+    total, cached = cache.num_voxels, SceneCache.serves(policy, config)
+    budgets = [(ratio, cached and fits_prefix(replace(policy, keep_ratio=ratio), total)) for ratio in ratios]
     limit = question.max_new_tokens or config.generation.max_new_tokens
-    return replace(policy, keep_ratio=latency.choose(cached, total, ratios, question.deadline_s, limit))
+    return replace(policy, keep_ratio=latency.choose(budgets, total, question.deadline_s, limit))

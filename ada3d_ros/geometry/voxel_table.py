@@ -103,31 +103,29 @@ class VoxelTable:
     def add(self, name: int, view: VoxelSums) -> None:
         """Put a view in, behind those that are in."""
         assert name not in self._views, f"view {name} is in already"
-        self._views[name] = view
-        self.revision += 1
         held = (
             view.at(torch.zeros(0, dtype=torch.int64, device=view.coords.device)) if self._sums is None else self._sums
         )
         ids, coords = voxel_ids(torch.cat((held.coords, view.coords)))
         old, new = ids[: len(held)], ids[len(held) :]
-        self._sums = held.spread(coords, old).plus(view, new)
-        self.changed = (
+        sums = held.spread(coords, old).plus(view, new)
+        changed = (
             self.changed.to(coords.device)
             .new_zeros(len(coords))
             .index_copy(0, old, self.changed.to(coords.device))
-            .index_fill(0, new, self.revision)
+            .index_fill(0, new, self.revision + 1)
         )
+        self._take(self._views | {name: view}, sums, changed)
 
     def remove(self, name: int) -> None:
         """Take a view out; the voxels it touched are summed anew from the other views."""
-        gone = self._views.pop(name)
-        self.revision += 1
-        held = self.sums
+        gone, held = self._views[name], self.sums
+        views = {other: view for other, view in self._views.items() if other != name}
         touched = find_voxels(held.coords, gone.coords)
         fresh = held.at(touched)
         empty = fresh.at(torch.zeros(0, dtype=torch.int64, device=touched.device))
         fresh = empty.spread(fresh.coords, touched.new_zeros(0))
-        for view in self._views.values():
+        for view in views.values():
             rows = find_voxels(fresh.coords, view.coords)
             mine = torch.nonzero(rows >= 0)[:, 0]
             fresh = fresh.plus(view.at(mine), rows[mine])
@@ -138,5 +136,10 @@ class VoxelTable:
             held.num_patches.index_copy(0, touched, fresh.num_patches),
         )
         kept = torch.nonzero(summed.num_patches > 0)[:, 0]
-        self._sums = summed.at(kept)
-        self.changed = self.changed.index_fill(0, touched, self.revision)[kept]
+        changed = self.changed.index_fill(0, touched, self.revision + 1)[kept]
+        self._take(views, summed.at(kept), changed)
+
+    def _take(self, views: dict[int, VoxelSums], sums: VoxelSums, changed: torch.Tensor) -> None:
+        """The next revision, all at once: where memory ended before, the last one stays whole."""
+        self._views, self._sums, self.changed = views, sums, changed
+        self.revision += 1

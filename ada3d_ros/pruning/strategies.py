@@ -129,9 +129,11 @@ class Policy:
         return self.fitted and self.config.adatoken3d.calibration == "file"
 
     def choice_key(self, num_tokens: int) -> tuple[object, ...]:
-        """What the choice before the language model depends on, of a scene of num_tokens."""
+        """What the choice before the language model depends on, of a scene of num_tokens: its budget, and the configured one, of
+        whose groups a smaller nested one is made."""
         c = self.config
-        return self.pre, self.entering(num_tokens), c.order, c.seed, c.voxel_dpp, c.geo_fps
+        budgets = self.entering(num_tokens), Policy.of(c).entering(num_tokens), c.n_min
+        return self.pre, *budgets, c.order, c.seed, c.voxel_dpp, c.geo_fps
 
     def entering(self, num_tokens: int) -> int:
         """Spatial tokens of num_tokens that enter the language model."""

@@ -165,3 +165,157 @@ def test_cancelling_reaches_every_job_of_a_batch() -> None:
     finally:
         assert worker.stop()
     assert [type(result) for result in results[1:]] == [RequestTimeoutError] * 2
+
+
+# -- work ahead -----------------------------------------------------------------------------------------------------------
+
+
+class Ahead:
+    """Work ahead whose pieces are given out one by one: each waits for `release`, and there are always more while `left` says so."""
+
+    def __init__(self, left: int, held: bool = False) -> None:
+        self.left, self.done, self.looks = left, 0, 0
+        self.release, self.begun = threading.Semaphore(0 if held else 10**6), threading.Semaphore(0)
+
+    def __call__(self) -> bool:
+        self.looks += 1
+        if not self.left:
+            return False
+        self.begun.release()
+        assert self.release.acquire(timeout=10.0)
+        self.left -= 1
+        self.done += 1
+        return True
+
+
+def working_ahead(ahead: Any, **options: Any) -> RequestWorker:
+    return RequestWorker(work_ahead=ahead, **options)
+
+
+@pytest.fixture
+def never_idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No look for work without a reason: a job, a nudge, or more that is left."""
+    monkeypatch.setattr("ada3d_ros.ros.worker.IDLE_PERIOD_S", 1000.0)
+
+
+@pytest.mark.usefixtures("never_idle")
+def test_a_nudge_wakes_it_and_it_goes_on_until_nothing_is_left() -> None:
+    ahead = Ahead(0)
+    worker = working_ahead(ahead)
+    try:
+        for count in (5, 1, 3):
+            ahead.left, before = count, ahead.done
+            worker.nudge()
+            assert wait_until(lambda before=before, count=count: ahead.done == before + count)
+        assert wait_until(lambda: ahead.looks == 9 + 3)  # one look each time that finds nothing, and no more
+    finally:
+        assert worker.stop()
+
+
+@pytest.mark.usefixtures("never_idle")
+def test_it_is_done_after_a_job_too() -> None:
+    ahead, results = Ahead(3), list[Any]()
+    worker = working_ahead(ahead)
+    try:
+        worker.submit(job(lambda _: ahead.done, results), "queue", 1)
+        assert wait_until(lambda: ahead.done == 3)
+        assert wait_until(lambda: len(results) == 1)
+    finally:
+        assert worker.stop()
+
+
+def test_it_looks_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ada3d_ros.ros.worker.IDLE_PERIOD_S", 0.001)
+    ahead = Ahead(0)
+    worker = working_ahead(ahead)
+    try:
+        assert wait_until(lambda: ahead.looks > 5)
+    finally:
+        assert worker.stop()
+
+
+@pytest.mark.usefixtures("never_idle")
+def test_a_job_waits_for_one_piece_at_most() -> None:
+    ahead = Ahead(100, held=True)
+    done_before: list[int] = []
+    results: list[Any] = []
+    worker = working_ahead(ahead)
+    try:
+        worker.nudge()
+        for number in range(1, 6):
+            assert ahead.begun.acquire(timeout=10.0)  # in the middle of a piece
+            for _ in range(2):
+                worker.submit(job(lambda _: done_before.append(ahead.done) or "done", results), "queue", 8)
+            worker.nudge()
+            assert len(results) == 2 * (number - 1)
+            ahead.release.release()
+            assert wait_until(lambda number=number: len(results) == 2 * number)
+        assert done_before == [1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
+    finally:
+        ahead.left = 1
+        ahead.release.release(100)
+        assert worker.stop()
+
+
+@pytest.mark.usefixtures("never_idle")
+def test_loading_comes_before_work_ahead() -> None:
+    ahead, order = Ahead(2, held=True), list[str]()
+    worker = working_ahead(ahead)
+    try:
+        worker.nudge()
+        assert ahead.begun.acquire(timeout=10.0)
+        worker.run_later(lambda: order.append(f"loaded after {ahead.done}"))
+        worker.submit(job(lambda _: order.append(f"answered after {ahead.done}"), []), "queue", 1)
+        ahead.release.release(2)
+        assert wait_until(lambda: len(order) == 2 and ahead.done == 2)
+        assert order == ["loaded after 1", "answered after 1"]
+    finally:
+        assert worker.stop()
+
+
+@pytest.mark.usefixtures("never_idle")
+def test_a_piece_that_fails_is_said_and_the_thread_lives_on() -> None:
+    errors: list[BaseException] = []
+    results: list[Any] = []
+    asked: list[int] = []
+    plan = [RuntimeError("planted"), True, False, ValueError("again")]
+
+    def piece() -> bool:
+        asked.append(len(asked))
+        step = plan[asked[-1]]
+        if isinstance(step, Exception):
+            raise step
+        return bool(step)
+
+    worker = working_ahead(piece, on_error=errors.append)
+    try:
+        worker.nudge()
+        assert wait_until(lambda: len(errors) == 1)
+        worker.submit(job(lambda _: "done", results), "queue", 1)
+        assert wait_until(lambda: results == ["done"])
+        assert wait_until(lambda: asked == [0, 1, 2])  # one more behind the job, and one that found nothing
+        worker.nudge()
+        assert wait_until(lambda: [str(error) for error in errors] == ["planted", "again"])
+        assert worker.alive
+    finally:
+        assert worker.stop()
+
+
+@pytest.mark.usefixtures("never_idle")
+def test_stop_leaves_pieces_undone() -> None:
+    ahead = Ahead(10**9)
+    worker = working_ahead(ahead)
+    worker.nudge()
+    assert wait_until(lambda: ahead.done > 3)
+    assert worker.stop()
+    assert not worker.alive
+    assert ahead.left > 0
+
+
+@pytest.mark.usefixtures("never_idle")
+def test_nudges_without_work_ahead_do_nothing(worker: RequestWorker) -> None:
+    results: list[Any] = []
+    for _ in range(100):
+        worker.nudge()
+    worker.submit(job(lambda _: "done", results), "queue", 1)
+    assert wait_until(lambda: results == ["done"])

@@ -1,0 +1,332 @@
+"""Memory that ends, anywhere: answered with less, said by name, and nothing is left damaged."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ada3d_ros.engine.scene_prefix import ScenePrefix
+from ada3d_ros.errors import CanceledError, ErrorCode, ModelError, OutOfMemoryError
+from ada3d_ros.geometry.voxel_table import VoxelTable
+from ada3d_ros.model.random_checkpoint import write_random_checkpoint
+from ada3d_ros.pipeline import Ada3DPipeline
+from ada3d_ros.types import AskHooks, Question, Scope, StopReason
+from test.test_cached_background import MANY, ahead, exact, library, settle, show
+from test.test_pipeline import ASK, ROOM, start
+
+CUDA = torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+CPU = RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory: you tried to ...")
+OTHER = RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+PRUNED = {"pruning.strategy": "voxel_dpp", "pruning.keep_ratio": 0.6}
+STAGES = {  # settings under which a question passes there, module or object, name
+    "vision": {},
+    "projector": {},
+    "prefix": {},
+    "cached_prefill": {},
+    "cold_prefill": {"cache.mode": "paper"},
+    "decode": {},
+}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_random_checkpoint(tmp_path_factory.mktemp("model") / "tiny")
+
+
+def place(pipeline: Ada3DPipeline, stage: str) -> tuple[Any, str]:
+    """What is called at the stage: an object and the name of its method."""
+    from ada3d_ros import pipeline as module
+
+    assert pipeline._loaded is not None
+    return {
+        "vision": (pipeline._loaded.model, "encode_views"),
+        "projector": (pipeline._loaded.model, "project"),
+        "prefix": (ScenePrefix, "step"),
+        "cached_prefill": (module, "prefill_question"),
+        "cold_prefill": (module, "prefill"),
+        "decode": (module, "speak"),
+        "layers": (pipeline._loaded.model.decoder, "run_layers"),
+    }[stage]
+
+
+def fail(
+    patch: pytest.MonkeyPatch, where: tuple[Any, str], error: Exception, times: float, after: int = 0
+) -> list[int]:
+    """Raise `error` at so many calls, the first `after` calls being right; the number of each call."""
+    owner, name = where
+    real, calls = getattr(owner, name), itertools.count()
+    seen: list[int] = []
+
+    def call(*args: Any, **options: Any) -> Any:
+        seen.append(next(calls))
+        if after <= seen[-1] < after + times:
+            raise error
+        return real(*args, **options)
+
+    patch.setattr(owner, name, call)
+    return seen
+
+
+@pytest.mark.parametrize("error", [CUDA, CPU], ids=["cuda", "cpu"])
+@pytest.mark.parametrize("stage", STAGES)
+def test_once_is_answered_with_fewer_views(
+    model: Path, stage: str, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = start(model, 5, **STAGES[stage]).ask(ASK)
+    pipeline = start(model, 5, **STAGES[stage])
+    with monkeypatch.context() as patch:
+        fail(patch, place(pipeline, stage), error, 1)
+        answer = pipeline.ask(ASK)
+    assert answer.keyframe_stamps_ns == (ROOM.frames[2].stamp_ns, ROOM.frames[4].stamp_ns)
+    assert answer.stamp_ns == ROOM.frames[4].stamp_ns
+    assert not answer.scene_cached
+    assert answer.text
+    again = pipeline.ask(ASK)
+    assert (again.text, again.confidence) == (expected.text, expected.confidence)
+    assert again.scene_cached == expected.scene_cached
+    assert again.keyframe_stamps_ns == expected.keyframe_stamps_ns
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_twice_is_answered_with_less_of_them(model: Path, stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {**STAGES[stage], **PRUNED}
+    expected = start(model, 5, **settings).ask(ASK)
+    pipeline = start(model, 5, **settings)
+    with monkeypatch.context() as patch:
+        fail(patch, place(pipeline, stage), CUDA, 1 if stage in ("prefix", "cached_prefill") else 2)
+        if stage in ("prefix", "cached_prefill"):  # the second try goes without the cached scene
+            fail(patch, place(pipeline, "cold_prefill"), CUDA, 1)
+        answer = pipeline.ask(ASK)
+    assert len(answer.keyframe_stamps_ns) == 2
+    assert answer.keyframe_stamps_ns[-1] == ROOM.frames[4].stamp_ns
+    assert answer.tokens.keep_ratio_achieved < 0.2
+    again = pipeline.ask(ASK)
+    assert (again.text, again.confidence) == (expected.text, expected.confidence)
+    assert again.tokens.keep_ratio_achieved == expected.tokens.keep_ratio_achieved
+
+
+@pytest.mark.parametrize("error", [CUDA, CPU], ids=["cuda", "cpu"])
+@pytest.mark.parametrize("stage", STAGES)
+def test_always_is_said_by_name(model: Path, stage: str, error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline = start(model, 5, **STAGES[stage])
+    expected = pipeline.ask(ASK)
+    pipeline.observe(dataclasses.replace(ROOM.frames[0], stamp_ns=ROOM.frames[-1].stamp_ns + 1))
+    fresh = start(model, 5, **STAGES[stage])
+    with monkeypatch.context() as patch:
+        fail(patch, place(fresh, stage), error, 1e9)
+        fail(patch, place(fresh, "cold_prefill"), error, 1e9)
+        for _ in range(2):
+            with pytest.raises(OutOfMemoryError, match=r"allocate.*keyframe\.max_views") as caught:
+                fresh.ask(ASK)
+            assert caught.value.code == ErrorCode.OUT_OF_MEMORY
+            assert "\n" not in str(caught.value)
+    answer = fresh.ask(ASK)
+    assert (answer.text, answer.confidence) == (expected.text, expected.confidence)
+    assert answer.scene_cached == expected.scene_cached
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_another_error_is_the_models_and_leaves_nothing(
+    model: Path, stage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = start(model, 5, **STAGES[stage]).ask(ASK)
+    pipeline = start(model, 5, **STAGES[stage])
+    with monkeypatch.context() as patch:
+        calls = fail(patch, place(pipeline, stage), OTHER, 1)
+        with pytest.raises(ModelError, match="the model failed: mat1"):
+            pipeline.ask(ASK)
+        assert len(calls) == 1  # not tried again
+    answer = pipeline.ask(ASK)
+    assert (answer.text, answer.confidence) == (expected.text, expected.confidence)
+
+
+@pytest.mark.parametrize("error", [CUDA, CPU, OTHER], ids=["cuda", "cpu", "other"])
+@pytest.mark.parametrize("after", range(14))
+def test_any_call_of_the_layers(model: Path, after: int, error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the middle of the first chunk, of a later one, of the question: what comes next is as if nothing had been."""
+    pipeline = ahead(model, MANY[:3])
+    pipeline.observe(MANY[3])
+    assert pipeline._loaded is not None
+    layer = pipeline._loaded.model.decoder.layers[2]
+    with monkeypatch.context() as patch:
+        fail(patch, (layer.mlp, "forward"), error, 1, after)
+        try:
+            pipeline.ask(ASK)
+        except ModelError:
+            assert error is OTHER
+    settle(pipeline)
+    exact(pipeline, library(model, MANY[:4]))
+
+
+def test_heard_text_is_not_taken_back(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline = start(model, 3)
+    expected = pipeline.ask(ASK)
+    assert pipeline._loaded is not None
+    heard: list[str] = []
+    with monkeypatch.context() as patch:
+        real = pipeline._loaded.model.decoder.logits
+
+        def logits(hidden: torch.Tensor) -> torch.Tensor:
+            if "".join(heard):
+                raise CUDA
+            return real(hidden)
+
+        patch.setattr(pipeline._loaded.model.decoder, "logits", logits)
+        with pytest.raises(OutOfMemoryError):
+            pipeline.ask(ASK, AskHooks(on_text=lambda delta, count: heard.append(delta)))
+    assert expected.text.startswith("".join(heard).strip())  # once, from its beginning
+    assert pipeline.ask(ASK).confidence == expected.confidence
+
+
+def test_an_image_is_tried_as_often(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline = start(model, 2)
+    image = dataclasses.replace(ASK, scope=Scope.LATEST_IMAGE)
+    expected = pipeline.ask(image)
+    with monkeypatch.context() as patch:
+        fail(patch, place(pipeline, "cold_prefill"), CUDA, 2)
+        assert pipeline.ask(image).confidence == expected.confidence
+    with monkeypatch.context() as patch:
+        fail(patch, place(pipeline, "vision"), CUDA, 1e9)
+        with pytest.raises(OutOfMemoryError):
+            pipeline.ask(image)
+
+
+# -- ahead of questions -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", [CUDA, CPU], ids=["cuda", "cpu"])
+@pytest.mark.parametrize("stage", ["vision", "projector", "prefix", "layers"])
+def test_working_ahead_gives_up_on_this_scene_alone(
+    model: Path, stage: str, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline = ahead(model, MANY[:3])
+    with monkeypatch.context() as patch:
+        calls = fail(patch, place(pipeline, stage), error, 1e9)
+        settle(pipeline)
+        for _ in range(5):
+            assert not pipeline.work_ahead()
+        assert len(calls) == 1
+    exact(pipeline, library(model, MANY[:3]))
+    show(pipeline, MANY[3:4])
+    assert settle(pipeline) > 1
+    exact(pipeline, library(model, MANY[:4]))
+
+
+@pytest.mark.parametrize("error", [CUDA, CPU], ids=["cuda", "cpu"])
+@pytest.mark.parametrize("pieces", range(6))
+def test_memory_ends_while_voxels_are_put_behind(
+    model: Path, pieces: int, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A chunk of the prefix in front that failed was lost, and questions went on without its tokens."""
+    pipeline = ahead(model, MANY[:2])
+    settle(pipeline)
+    show(pipeline, MANY[2:4])
+    for _ in range(pieces):
+        pipeline.work_ahead()
+    with monkeypatch.context() as patch:
+        assert pipeline._loaded is not None
+        fail(patch, (pipeline._loaded.model.decoder.layers[2].mlp, "forward"), error, 1)
+        settle(pipeline)
+    twin = ahead(model, MANY[:2], **{"cache.settle_sec": 60.0, "cache.max_staleness": 1.0})
+    settle(twin)
+    show(twin, MANY[2:4])
+    answer, expected = pipeline.ask(ASK), twin.ask(ASK)
+    if answer.scene_staleness > 0.0:
+        assert (answer.text, answer.confidence) == (expected.text, expected.confidence)
+    show(pipeline, MANY[4:5])
+    settle(pipeline)
+    exact(pipeline, library(model, MANY[:5]))
+
+
+def test_another_error_ahead_is_said_once(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline = ahead(model, MANY[:2])
+    with monkeypatch.context() as patch:
+        fail(patch, place(pipeline, "vision"), OTHER, 1e9)
+        with pytest.raises(ModelError, match="working ahead failed: mat1"):
+            settle(pipeline)
+        assert not pipeline.work_ahead()
+    exact(pipeline, library(model, MANY[:2]))
+
+
+@pytest.mark.parametrize("name", ["spread", "plus", "at"])
+def test_memory_ends_inside_the_voxel_table(model: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A view half put in or half taken out: the table is as before, or its voxels would be wrong for good."""
+    from ada3d_ros.geometry.voxel_table import VoxelSums
+
+    settings = {"keyframe.max_views": 3}
+    pipeline = ahead(model, MANY[:3], **settings)
+    settle(pipeline)
+    assert pipeline._cache is not None
+    table: VoxelTable = pipeline._cache.vision.table
+    before = table.views, table.revision
+    show(pipeline, MANY[3:4])  # one goes, one comes
+    with monkeypatch.context() as patch:
+        fail(patch, (VoxelSums, name), CUDA, 1e9)
+        assert not pipeline.work_ahead()
+        assert (table.views, table.revision) == before
+    exact(pipeline, library(model, MANY[:4], **settings))
+
+
+# -- stopped ----------------------------------------------------------------------------------------------------------
+
+
+def stop_at(token: int, error: Callable[[str], Exception] = CanceledError) -> AskHooks:
+    """Hooks that stop a question once so many tokens are there."""
+    count = 0
+
+    def hear(delta: str, num_tokens: int) -> None:
+        nonlocal count
+        count = num_tokens
+
+    def check() -> None:
+        if count >= token:
+            raise error("enough")
+
+    return AskHooks(check=check, on_text=hear)
+
+
+@pytest.mark.parametrize("strategy", ["none", "adatoken3d", "voxel_dpp"])
+def test_a_question_canceled_while_it_answers(model: Path, strategy: str) -> None:
+    settings = {"pruning.strategy": strategy} | ({"pruning.keep_ratio": 0.6} if strategy != "none" else {})
+    pipeline, fresh = start(model, 4, **settings), start(model, 4, **settings)
+    whole = fresh.ask(ASK)
+    other = fresh.ask(Question("How many chairs?"))
+    for token in range(1, 8):
+        answer = pipeline.ask(ASK, stop_at(token))
+        assert answer.stop_reason is StopReason.CANCELED
+        assert answer.tokens.generated == token
+        assert whole.text.startswith(answer.text.rstrip("\N{REPLACEMENT CHARACTER}"))
+        next_one = pipeline.ask(Question("How many chairs?"))
+        assert (next_one.text, next_one.confidence) == (other.text, other.confidence)
+
+
+def live_bytes() -> int:
+    """Of all tensors that Python knows."""
+    gc.collect()
+    storages = {}
+    for thing in gc.get_objects():
+        if type(thing) in (torch.Tensor, torch.nn.Parameter) and thing.device.type == "cpu":
+            storage = thing.untyped_storage()
+            storages[storage.data_ptr()] = storage.nbytes()
+    return sum(storages.values())
+
+
+def test_nothing_piles_up(model: Path) -> None:
+    pipeline = start(model, 0)
+    levels: list[int] = []
+    for i in range(200):
+        for frame in ROOM.frames[:2]:
+            pipeline.observe(frame)
+        pipeline.ask(ASK, stop_at(1 + i % 3))
+        pipeline.reset_scene()
+        pipeline.work_ahead()
+        if i % 50 == 49:
+            levels.append(live_bytes())
+    assert len(set(levels)) == 1
