@@ -220,7 +220,7 @@ def test_working_ahead_gives_up_on_this_scene_alone(
 
 
 @pytest.mark.parametrize("error", [CUDA, CPU], ids=["cuda", "cpu"])
-@pytest.mark.parametrize("pieces", range(6))
+@pytest.mark.parametrize("pieces", [0, 2, 5])
 def test_memory_ends_while_voxels_are_put_behind(
     model: Path, pieces: int, error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
