@@ -42,7 +42,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def place(pipeline: Ada3DPipeline, stage: str) -> tuple[Any, str]:
     """What is called at the stage: an object and the name of its method."""
-    from ada3d_ros import pipeline as module
+    from ada3d_ros import answering as module
+    from ada3d_ros import pipeline as way
 
     assert pipeline._loaded is not None
     return {
@@ -51,7 +52,7 @@ def place(pipeline: Ada3DPipeline, stage: str) -> tuple[Any, str]:
         "prefix": (ScenePrefix, "step"),
         "cached_prefill": (module, "prefill_question"),
         "cold_prefill": (module, "prefill"),
-        "decode": (module, "speak"),
+        "decode": (way, "speak"),
         "layers": (pipeline._loaded.model.decoder, "run_layers"),
     }[stage]
 
