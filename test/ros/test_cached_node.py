@@ -1,0 +1,131 @@
+"""The cached scene in the node: questions behind it, deadlines, several robots at once, what diagnostics say."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+pytest.importorskip("rclpy")
+
+from diagnostic_msgs.msg import DiagnosticArray
+from std_srvs.srv import Trigger
+
+from ada3d_ros.errors import ErrorCode
+from ada3d_ros.pipeline import Ada3DPipeline
+from ada3d_ros.srv import QueryScene
+from test.ros.conftest import Harness, wait_until
+
+Start = Callable[..., Harness]
+QUESTIONS = ["What is there?", "How many chairs are in the room?", "Is it at [0.1, 2.0, 1.0]?", "Where is the red box?"]
+
+
+def ask(question: str = QUESTIONS[0], **fields: Any) -> Any:
+    return QueryScene.Request(question=question, **fields)
+
+
+def settled(agent: Harness) -> bool:
+    """Whether every keyframe is in the cached scene, in order."""
+
+    def done() -> bool:
+        assert agent.node.pipeline is not None
+        report, scene = agent.node.pipeline.cache_report(), agent.node.pipeline.scene_state()
+        return report.version == scene.version and report.staleness == 0.0 and not report.building
+
+    return wait_until(done, 20.0)
+
+
+def test_the_scene_is_ready_before_anybody_asks(start_agent: Start) -> None:
+    agent = start_agent(**{"cache.settle_sec": 0.0})
+    agent.publish_scene(3)
+    assert settled(agent)
+    answer = agent.call(QueryScene, "query", ask()).answer
+    assert answer.success
+    assert answer.scene_cached
+    assert answer.scene_staleness == 0.0
+    assert len(answer.keyframe_stamps) == 3
+    assert math.isnan(answer.latency.vision_ms)
+    agent.publish_scene(4, first_s=10)  # the robot goes on
+    later = agent.call(QueryScene, "query", ask()).answer
+    assert later.keyframe_stamps[-1].sec == 13  # what was seen last is in
+    assert later.scene_version > answer.scene_version
+
+
+def test_a_cold_node_answers_as_the_paper_does(start_agent: Start) -> None:
+    cached = start_agent(**{"cache.settle_sec": 0.0})
+    cached.publish_scene(3)
+    assert settled(cached)
+    warm = cached.call(QueryScene, "query", ask()).answer
+    cached.close = lambda: None  # type: ignore[method-assign]  # closed here: two nodes of one name would mix
+    Harness.close(cached)
+    paper = start_agent(**{"cache.mode": "paper"})
+    paper.publish_scene(3)
+    cold = paper.call(QueryScene, "query", ask()).answer
+    assert (cold.scene_cached, math.isnan(cold.scene_staleness)) == (False, True)
+    assert cold.text == warm.text
+    assert cold.confidence == pytest.approx(warm.confidence, rel=1e-5)
+
+
+def test_a_deadline_is_planned_for_and_reported(start_agent: Start) -> None:
+    agent = start_agent(**{"pruning.strategy": "adatoken3d"})
+    agent.publish_scene(3)
+    easy = agent.call(QueryScene, "query", ask(deadline_ms=60_000.0)).answer
+    assert easy.success
+    assert easy.deadline_kept
+    hopeless = agent.call(QueryScene, "query", ask(deadline_ms=1.0)).answer
+    assert hopeless.success  # late, and said to be
+    assert not hopeless.deadline_kept
+    assert hopeless.deadline_ms == 1.0
+    assert hopeless.tokens.keep_ratio_achieved < easy.tokens.keep_ratio_achieved
+    refused = agent.call(QueryScene, "query", ask(deadline_ms=-1.0)).answer
+    assert refused.error_code == ErrorCode.INVALID_REQUEST
+    assert "deadline_ms = -1" in refused.error_msg
+
+
+def test_several_robots_at_once_get_their_own_answers(start_agent: Start) -> None:
+    """Four clients' questions wait together behind a slow one, and run as one batch."""
+    gate, sizes = threading.Event(), list[int]()
+
+    class Gated(Ada3DPipeline):
+        def ask(self, question: Any, hooks: Any = None) -> Any:
+            if question.text == "wait":
+                assert gate.wait(20.0)
+            return super().ask(question, hooks)
+
+        def ask_together(self, asked: Any) -> Any:
+            sizes.append(len(asked))
+            return super().ask_together(asked)
+
+    agent = start_agent(Gated, **{"action.batch_size": 4})
+    agent.publish_scene(3)
+    alone = [agent.call(QueryScene, "query", ask(text)).answer for text in QUESTIONS]
+    waiting = [agent.call_async(QueryScene, "query", ask(text)) for text in ("wait", *QUESTIONS)]
+    assert wait_until(lambda: agent.node.worker.queued == 4)
+    gate.set()
+    together = [result().answer for result in waiting][1:]
+    assert sizes == [4]
+    assert [answer.text for answer in together] == [answer.text for answer in alone]
+    assert all(answer.success and answer.scene_cached for answer in together)
+    assert len({answer.request_id for answer in together}) == 4
+
+
+def test_diagnostics_and_reset(start_agent: Start) -> None:
+    agent = start_agent(**{"cache.settle_sec": 0.0, "diagnostic_updater.period": 0.1})
+    received = agent.collect(DiagnosticArray, "/diagnostics")
+    agent.publish_scene(3)
+    assert settled(agent)
+
+    def shown(key: str) -> str:
+        tasks = [task for array in received[-1:] for task in array.status if task.name.endswith("Scene")]
+        return next((pair.value for task in tasks for pair in task.values if pair.key == key), "")
+
+    assert wait_until(lambda: shown("cache.keyframes") == "3")
+    assert shown("cache.mode") == "cached"
+    assert float(shown("cache.kv_mib")) > 0
+    assert float(shown("cache.staleness")) == 0.0
+    assert agent.call(Trigger, "reset_scene").success
+    assert agent.call(QueryScene, "query", ask()).answer.error_code == ErrorCode.NO_FRAMES
+    assert wait_until(lambda: shown("cache.kv_mib") == "0.000")
