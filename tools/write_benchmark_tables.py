@@ -191,6 +191,11 @@ def render_cold_warm() -> str:
         aim = aims.get("kv_bytes_pruned_over_full")
         kept = f"{aim['at_most']:.2f}, {'met' if aim['met'] else '**missed**'}" if aim else ""
         lines.append(f"| KV bytes, pruned / full | {ratios['kv_bytes_pruned_over_full']:.3f} | | {kept} |")
+        checks = data["checks"]
+        lines.append(
+            f"\nLogits of the first token, relative to the cold ones: warm {checks['warm_logits_error']:.1e}; with keys and values in int8 "
+            f"{checks['int8_kv_logits_error']:.1e}, in {checks['int8_kv_bytes_share']:.2f} of the bytes."
+        )
         parts.append("\n".join(lines))
     gpu = "**Shape 7B**: not measured, no CUDA GPU was at hand. `ada3d bench --suite cold-warm --shape 7B --json docs/results/cold_warm_7B.json` fills it on any machine that has one."
     return "\n\n".join(parts if any("Shape 7B" in part for part in parts) else [*parts, gpu])

@@ -165,7 +165,7 @@ class CacheConfig:
     )
     kv: str = setting(
         "model",
-        "number format of the cached scene's keys and values: the model's own, or int8 (half the memory, an error of 1 %)",
+        "number format of the cached scene's keys and values: the model's own, or int8 (about half the memory of 16 bits; docs/benchmarks.md has the error)",
         choices=("model", "int8"),
     )
     chunk_tokens: int = setting(

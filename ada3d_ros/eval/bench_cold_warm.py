@@ -120,11 +120,13 @@ class _Asked:
         assert pruner is not None
         return pruner
 
-    def build(self) -> ScenePrefix:
-        """The scene through the decoder, in chunks."""
+    def build(self, int8: bool = False) -> ScenePrefix:
+        """The scene through the decoder, in chunks; its keys and values in 8 bits or not."""
         start, stop = self.prompt.spatial_span
         part = PromptSequence(self.prompt.embeds[:stop], self.prompt.positions[:stop], (start, stop), self.prompt.xyz_m)
-        prefix = ScenePrefix(self.decoder, part, self.chosen.tokens, self.chosen, SceneSnapshot(), reserve=128)
+        prefix = ScenePrefix(
+            self.decoder, part, self.chosen.tokens, self.chosen, SceneSnapshot(), int8=int8, reserve=128
+        )
         while prefix.step():
             pass
         return prefix
@@ -154,12 +156,20 @@ class _Asked:
             raise ModelError("an answer ended early: the times would not compare.")
 
     def check(self) -> dict[str, float]:
-        """Relative difference of warm and cold logits. Raises ModelError where it is more than rounding."""
-        cold, warm = (prefill(self.decoder, self.prompt, 1).logits.float(), self.warm().logits.float())
-        error = float((cold - warm).abs().max() / cold.abs().max())
+        """Relative difference of warm and cold logits, and of those with keys and values in 8 bits. Raises ModelError where the
+        first is more than rounding."""
+        cold = prefill(self.decoder, self.prompt, 1).logits.float()
+
+        def off(logits: torch.Tensor) -> float:
+            return float((cold - logits.float()).abs().max() / cold.abs().max())
+
+        error = off(self.warm().logits)
         if not error <= EXACT[self.decoder.dtype]:
             raise ModelError(f"a question on the cached scene is {error:.1e} off the full prompt: nothing to compare.")
-        return {"warm_logits_error": error}
+        small = self.build(int8=True)
+        rounded = prefill_question(self.decoder, small, self.question, ANSWER).logits
+        share = small.num_bytes / self.prefix.num_bytes
+        return {"warm_logits_error": error, "int8_kv_logits_error": off(rounded), "int8_kv_bytes_share": share}
 
     def measure(self, repetitions: int, label: str) -> dict[str, Any]:
         """All variants interleaved."""
