@@ -25,10 +25,10 @@ ANSWERS = (
 )
 
 
-def draw(axes: Any, ratios: dict[str, Any], bars: tuple[tuple[str, str, str | None, str], ...]) -> None:
+def draw(axes: Any, data: dict[str, Any], bars: tuple[tuple[str, str, str | None, str], ...]) -> None:
     """Medians with least and largest; a black tick where the FLOPs say it ends."""
     for row, (_, name, floor, colour) in enumerate(bars):
-        spread = ratios[name]
+        spread, ratios = data["spread"][name], data["ratios"]
         error = [[spread["median"] - spread["min"]], [spread["max"] - spread["median"]]]
         axes.barh(row, spread["median"], xerr=error, color=colour, height=0.7, capsize=3)
         axes.text(spread["max"] + 0.015, row, f"{spread['median']:.3f}", va="center", fontsize=8)
@@ -44,8 +44,8 @@ def main() -> None:
     found = [json.loads(path.read_text()) for path in sorted((ROOT / "docs" / "results").glob("cold_warm_*.json"))]
     figure, axes = plt.subplots(2, len(found), figsize=(3.6 * len(found), 4.6), height_ratios=(5, 2), squeeze=False)
     for column, data in enumerate(found):
-        draw(axes[0][column], data["ratios"], BARS)
-        draw(axes[1][column], data["ratios"], ANSWERS)
+        draw(axes[0][column], data, BARS)
+        draw(axes[1][column], data, ANSWERS)
         title = f"shape {data['shape']}: N={data['N']}, {data['dtype']}, {data['provenance']['device']}, n={data['n']}"
         axes[0][column].set_title(title, fontsize=9)
         axes[0][column].set_xlabel("first token / cold unpruned (black: FLOPs)", fontsize=8)

@@ -187,7 +187,9 @@ def render_cold_warm() -> str:
         ]
         for heading, name, floor in COLD_WARM_ROWS:
             aim = f"{aims[name]['at_most']:.3f}, {'met' if aims[name]['met'] else '**missed**'}" if name in aims else ""
-            lines.append(f"| {heading} | {spread(ratios[name])} | {f'{ratios[floor]:.3f}' if floor else ''} | {aim} |")
+            lines.append(
+                f"| {heading} | {spread(data['spread'][name])} | {f'{ratios[floor]:.3f}' if floor else ''} | {aim} |"
+            )
         aim = aims.get("kv_bytes_pruned_over_full")
         kept = f"{aim['at_most']:.2f}, {'met' if aim['met'] else '**missed**'}" if aim else ""
         lines.append(f"| KV bytes, pruned / full | {ratios['kv_bytes_pruned_over_full']:.3f} | | {kept} |")

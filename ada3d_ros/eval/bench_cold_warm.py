@@ -198,20 +198,22 @@ class _Asked:
         cost = cost_of(shape, counts, text, element, original=spatial)
         keys = [SYSTEM_TEXT + spatial] * shape.num_layers
         full = prefill_macs(shape, [text + spatial] * shape.num_layers)
+        ratios: dict[str, Spread | float] = {
+            "warm_ttft_over_cold": over("warm", "cold"),
+            "warm_pruned_ttft_over_cold": over("warm_adatoken3d", "cold"),
+            "pruned_prefill_over_full": over("cold_adatoken3d", "cold"),
+            "pdrop_prefill_over_full": over("cold_pdrop", "cold"),
+            "fastv_prefill_over_full": over("cold_fastv", "cold"),
+            "build_over_cold": over("build", "cold"),
+            "warm_total_over_transformers": over("total_warm", "total_transformers"),
+            "warm_pruned_total_over_transformers": over("total_warm_adatoken3d", "total_transformers"),
+            "flop_ratio": cost.prefill_flops / cost.unpruned_prefill_flops,
+            "warm_flop_ratio": question_macs(shape, QUESTION_TEXT, keys) / full,
+            "kv_bytes_pruned_over_full": cost.kv_bytes / cost.unpruned_kv_bytes,
+        }
         return {
-            "ratios": {
-                "warm_ttft_over_cold": over("warm", "cold"),
-                "warm_pruned_ttft_over_cold": over("warm_adatoken3d", "cold"),
-                "pruned_prefill_over_full": over("cold_adatoken3d", "cold"),
-                "pdrop_prefill_over_full": over("cold_pdrop", "cold"),
-                "fastv_prefill_over_full": over("cold_fastv", "cold"),
-                "build_over_cold": over("build", "cold"),
-                "warm_total_over_transformers": over("total_warm", "total_transformers"),
-                "warm_pruned_total_over_transformers": over("total_warm_adatoken3d", "total_transformers"),
-                "flop_ratio": cost.prefill_flops / cost.unpruned_prefill_flops,
-                "warm_flop_ratio": question_macs(shape, QUESTION_TEXT, keys) / full,
-                "kv_bytes_pruned_over_full": cost.kv_bytes / cost.unpruned_kv_bytes,
-            },
+            "ratios": {name: r.median if isinstance(r, Spread) else r for name, r in ratios.items()},
+            "spread": {name: r for name, r in ratios.items() if isinstance(r, Spread)},
             "keep_ratio_achieved": float(np.mean(counts)) / spatial,
             "kv_mib": kv_bytes(shape, [text + spatial] * shape.num_layers, element) / 2**20,
             "ms": {name: Spread.of([t.of(self.device) * 1e3 for t in values]) for name, values in times.items()},
@@ -219,17 +221,13 @@ class _Asked:
         }
 
 
-def _targets(ratios: dict[str, Any], where: str, device: torch.device) -> dict[str, Any]:
+def _targets(ratios: dict[str, float], where: str, device: torch.device) -> dict[str, Any]:
     """Aims by ratio: the largest value allowed, and whether the median keeps it; shapes without an aim are left out."""
-
-    def value(name: str) -> float:
-        ratio = ratios[name]
-        return float(ratio.median if isinstance(ratio, Spread) else ratio)
 
     aims = {name: by[where] for name, by in TARGETS.items() if where in by}
     cuda = device.type == "cuda"
     aims["pruned_prefill_over_full"] = PRUNED_ON_CUDA if cuda else PRUNED_OVER_FLOPS * ratios["flop_ratio"]
-    return {name: {"at_most": aim, "met": value(name) <= aim} for name, aim in aims.items()}
+    return {name: {"at_most": aim, "met": ratios[name] <= aim} for name, aim in aims.items()}
 
 
 def table(results: dict[str, Any]) -> str:
@@ -241,5 +239,5 @@ def table(results: dict[str, Any]) -> str:
     ]
     for name, ratio in r.items():
         aim = f"   aim {aims[name]['at_most']:.3f}: {'met' if aims[name]['met'] else 'missed'}" if name in aims else ""
-        lines.append(f"  {name:<36} {ratio if isinstance(ratio, Spread) else f'{ratio:.3f}'!s}{aim}")
+        lines.append(f"  {name:<36} {results['spread'].get(name, f'{ratio:.3f}')!s}{aim}")
     return "\n".join(lines)
