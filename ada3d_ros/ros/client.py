@@ -67,8 +67,9 @@ def describe_answer(answer: Any) -> str:
         )
     tokens = answer.tokens
     if tokens.prompt:
+        cached = f", cached scene ({answer.scene_staleness:.0%} stale)" if answer.scene_cached else ""
         lines.append(
-            f"tokens: {describe_tokens(tokens)}; {len(answer.keyframe_stamps)} keyframes, newest image {answer.scene_age_s:.1f} s old"
+            f"tokens: {describe_tokens(tokens)}; {len(answer.keyframe_stamps)} keyframes, newest image {answer.scene_age_s:.1f} s old{cached}"
         )
         times = [(stage, getattr(answer.latency, f"{stage}_ms")) for stage in LATENCY_STAGES]
         lines.append("latency ms: " + ", ".join(f"{stage} {ms:.1f}" for stage, ms in times if not math.isnan(ms)))
