@@ -102,7 +102,8 @@ def test_several_robots_at_once_get_their_own_answers(start_agent: Start) -> Non
     agent = start_agent(Gated, **{"action.batch_size": 4})
     agent.publish_scene(3)
     alone = [agent.call(QueryScene, "query", ask(text)).answer for text in QUESTIONS]
-    waiting = [agent.call_async(QueryScene, "query", ask(text)) for text in ("wait", *QUESTIONS)]
+    slow = ask("wait", keep_ratio=1.0)  # with a budget of its own it cannot run together with others
+    waiting = [agent.call_async(QueryScene, "query", request) for request in (slow, *map(ask, QUESTIONS))]
     assert wait_until(lambda: agent.node.worker.queued == 4)
     gate.set()
     together = [result().answer for result in waiting][1:]
