@@ -87,8 +87,10 @@ SUITES = {  # name: what it measures
 
 def run_suite(name: str, options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     """Run one of SUITES; what goes into the JSON."""
+    from ada3d_ros.eval.bench_model import choose_shape
+
     suite = importlib.import_module(f"ada3d_ros.eval.bench_{name.replace('-', '_')}")
-    results: dict[str, Any] = suite.run(options, device)
+    results: dict[str, Any] = suite.run_shape(choose_shape(options.shape, device), options, device)
     return results
 
 

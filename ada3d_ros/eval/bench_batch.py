@@ -18,40 +18,30 @@ from ada3d_ros.engine.decode import DecodeOutput, decode
 from ada3d_ros.engine.kv_cache import KVCache
 from ada3d_ros.engine.prefill import PrefillOutput
 from ada3d_ros.engine.sampling import greedy
-from ada3d_ros.errors import ConfigError
 from ada3d_ros.eval.bench import Timing, interleaved, ratio_of
 from ada3d_ros.eval.bench_model import (
     QUESTION_TEXT,
-    SHAPES,
     SYSTEM_TEXT,
     BenchScene,
     BenchShape,
+    choose_dtype,
+    head_of,
     make_model,
     make_scene,
 )
 from ada3d_ros.eval.spread import Spread
-from ada3d_ros.model.checkpoint import has_bfloat16
 from ada3d_ros.model.decoder import LlamaDecoder
 
 COUNTS = (1, 4, 8)  # questions at once
 ANSWER = 10  # tokens each
 
 
-def run(options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
-    """The suite; prints a table and returns what goes into the JSON."""
-    name = options.shape or ("7B" if device.type == "cuda" else "C")
-    if name == "7B" and device.type == "cpu":
-        raise ConfigError("shape 7B is for a CUDA GPU; use A, B or C on a CPU.")
-    return run_shape(SHAPES[name], options, device)
-
-
 @torch.inference_mode()
 def run_shape(shape: BenchShape, options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     """All scene sizes of one shape."""
-    low = shape.low_precision and (device.type == "cuda" or has_bfloat16())
-    dtype = {"auto": torch.bfloat16 if low else torch.float32, "bf16": torch.bfloat16, "fp32": torch.float32}
+    dtype = choose_dtype(shape, options.precision, device)
     repetitions = options.repetitions or (20 if device.type == "cuda" else 5)
-    decoder, _ = make_model(shape, device, dtype[options.precision])
+    decoder, _ = make_model(shape, device, dtype)
     decoder.config = dataclasses.replace(decoder.config, eos_id=-1)  # every answer has all its tokens
     rows = []
     for count in shape.spatial:
@@ -59,15 +49,9 @@ def run_shape(shape: BenchShape, options: argparse.Namespace, device: torch.devi
         rows += _Asked(decoder, scene, options.seed).rows(repetitions, f"shape {shape.name}, N = {count}")
     print(table(rows))
     return {
-        "suite": "batch",
-        "shape": shape.name,
-        "n": repetitions,
-        "random_weights": True,
-        "dtype": str(decoder.dtype).removeprefix("torch."),
-        "threads": torch.get_num_threads() if device.type == "cpu" else None,
+        **head_of("batch", shape, repetitions, dtype, device),
         "question_tokens": QUESTION_TEXT,
         "answer_tokens": ANSWER,
-        "sizes": {"hidden": shape.hidden, "layers": shape.layers, "intermediate": shape.intermediate},
         "rows": rows,
     }
 

@@ -17,35 +17,32 @@ import torch
 
 from ada3d_ros.config import from_flat
 from ada3d_ros.engine.cached_prefill import prefill_question
-from ada3d_ros.engine.choose import ChosenTokens, pruner_for
+from ada3d_ros.engine.choose import pruner_for
 from ada3d_ros.engine.decode import decode
 from ada3d_ros.engine.information import decoder_shape
 from ada3d_ros.engine.prefill import PrefillOutput, prefill
-from ada3d_ros.engine.scene_prefix import ScenePrefix
-from ada3d_ros.errors import ConfigError, ModelError
+from ada3d_ros.errors import ModelError
 from ada3d_ros.eval.bench import interleaved, ratio_of
 from ada3d_ros.eval.bench_model import (
     QUESTION_TEXT,
-    SHAPES,
     SYSTEM_TEXT,
     VOXEL_M,
     BenchScene,
     BenchShape,
+    choose_dtype,
+    head_of,
     make_camera,
     make_model,
     make_scene,
 )
 from ada3d_ros.eval.bench_transformers import TransformersRival
 from ada3d_ros.eval.spread import Spread
-from ada3d_ros.model.checkpoint import has_bfloat16
 from ada3d_ros.model.decoder import LlamaDecoder
 from ada3d_ros.model.llava3d import Llava3D
 from ada3d_ros.model.spatial import pool_spatial_tokens
 from ada3d_ros.pruning.cost import cost_of, kv_bytes, prefill_macs, question_macs
 from ada3d_ros.pruning.in_llm import LayerPruner
 from ada3d_ros.pruning.strategies import Policy
-from ada3d_ros.scene.keyframes import SceneSnapshot
-from ada3d_ros.types import PromptSequence, SpatialTokens
 
 KEEP_RATIO = 0.37
 ANSWER = 30  # tokens
@@ -58,21 +55,12 @@ TARGETS = {  # largest ratio: on a CPU by shape, on a GPU
 PRUNED_OVER_FLOPS, PRUNED_ON_CUDA = 1.15, 0.55
 
 
-def run(options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
-    """The suite; prints a table and returns what goes into the JSON."""
-    name = options.shape or ("7B" if device.type == "cuda" else "C")
-    if name == "7B" and device.type == "cpu":
-        raise ConfigError("shape 7B is for a CUDA GPU; use A, B or C on a CPU.")
-    return run_shape(SHAPES[name], options, device)
-
-
 @torch.inference_mode()
 def run_shape(shape: BenchShape, options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     """The largest scene of a shape."""
-    low = shape.low_precision and (device.type == "cuda" or has_bfloat16())
-    dtype = {"auto": torch.bfloat16 if low else torch.float32, "bf16": torch.bfloat16, "fp32": torch.float32}
+    dtype = choose_dtype(shape, options.precision, device)
     repetitions = options.repetitions or (20 if device.type == "cuda" else 3)
-    decoder, model = make_model(shape, device, dtype[options.precision])
+    decoder, model = make_model(shape, device, dtype)
     decoder.config = dataclasses.replace(decoder.config, eos_id=-1)  # every answer has all its tokens
     scene = make_scene(max(shape.spatial), shape.hidden, device, decoder.dtype, options.seed)
     bench = _Asked(decoder, model, scene, options.seed)
@@ -80,18 +68,12 @@ def run_shape(shape: BenchShape, options: argparse.Namespace, device: torch.devi
     results = bench.measure(repetitions, f"shape {shape.name}")
     results["targets"] = _targets(results["ratios"], "cuda" if device.type == "cuda" else shape.name, device)
     results = {
-        "suite": "cold-warm",
-        "shape": shape.name,
-        "n": repetitions,
-        "random_weights": True,
-        "dtype": str(decoder.dtype).removeprefix("torch."),
-        "threads": torch.get_num_threads() if device.type == "cpu" else None,
+        **head_of("cold-warm", shape, repetitions, dtype, device),
         "N": len(scene.rows),
         "text_tokens": SYSTEM_TEXT + QUESTION_TEXT,
         "answer_tokens": ANSWER,
         "keep_ratio": KEEP_RATIO,
         "with_vision": model is not None,
-        "sizes": {"hidden": shape.hidden, "layers": shape.layers, "intermediate": shape.intermediate},
         "checks": checks,
         **results,
     }
@@ -104,14 +86,11 @@ class _Asked:
 
     def __init__(self, decoder: LlamaDecoder, model: Llava3D | None, scene: BenchScene, seed: int) -> None:
         self.decoder, self.model, self.scene, self.device = decoder, model, scene, decoder.device
-        self.prompt, total = scene.prompt(), len(scene.rows)
+        self.prompt = scene.prompt()
         self.question = self.prompt.embeds[self.prompt.spatial_span[1] :]
         self.pruners = {name: self._pruner(name) for name in ("adatoken3d", "pdrop", "fastv")}
         self.camera = make_camera(model.config.vision, scene, seed) if model is not None else None
-        c = scene.candidates
-        tokens = SpatialTokens(c.features, c.xyz_m, c.num_patches, c.voxel_size_m)
-        self.chosen = ChosenTokens(tokens, torch.arange(total, device=self.device), total)
-        self.prefix = self.build()
+        self.prefix = scene.build_prefix(decoder)
         self.rival = TransformersRival(decoder)
 
     def _pruner(self, name: str) -> LayerPruner:
@@ -119,17 +98,6 @@ class _Asked:
         pruner = pruner_for(self.decoder, policy, self.prompt, len(self.scene.rows))
         assert pruner is not None
         return pruner
-
-    def build(self, int8: bool = False) -> ScenePrefix:
-        """The scene through the decoder, in chunks; its keys and values in 8 bits or not."""
-        start, stop = self.prompt.spatial_span
-        part = PromptSequence(self.prompt.embeds[:stop], self.prompt.positions[:stop], (start, stop), self.prompt.xyz_m)
-        prefix = ScenePrefix(
-            self.decoder, part, self.chosen.tokens, self.chosen, SceneSnapshot(), int8=int8, reserve=128
-        )
-        while prefix.step():
-            pass
-        return prefix
 
     def cold(self, strategy: str = "") -> PrefillOutput:
         """From pixels where there is a vision tower, else from the projected rows, to the first token."""
@@ -166,7 +134,7 @@ class _Asked:
         error = off(self.warm().logits)
         if not error <= EXACT[self.decoder.dtype]:
             raise ModelError(f"a question on the cached scene is {error:.1e} off the full prompt: nothing to compare.")
-        small = self.build(int8=True)
+        small = self.scene.build_prefix(self.decoder, int8=True)
         rounded = prefill_question(self.decoder, small, self.question, ANSWER).logits
         share = small.num_bytes / self.prefix.num_bytes
         return {"warm_logits_error": error, "int8_kv_logits_error": off(rounded), "int8_kv_bytes_share": share}
@@ -178,7 +146,7 @@ class _Asked:
             "cold_adatoken3d": functools.partial(self.cold, "adatoken3d"),
             "cold_pdrop": functools.partial(self.cold, "pdrop"),
             "cold_fastv": functools.partial(self.cold, "fastv"),
-            "build": self.build,
+            "build": functools.partial(self.scene.build_prefix, self.decoder),
             "warm": self.warm,
             "warm_adatoken3d": functools.partial(self.warm, "adatoken3d"),
             "total_warm": functools.partial(self.answer, self.warm),

@@ -17,35 +17,24 @@ import torch
 
 from ada3d_ros.engine.decode import decode
 from ada3d_ros.engine.prefill import PrefillOutput, prefill
-from ada3d_ros.errors import ConfigError
 from ada3d_ros.eval.bench import Timing, interleaved, ratio_of, timed
-from ada3d_ros.eval.bench_model import SHAPES, BenchScene, BenchShape, make_model, make_scene
+from ada3d_ros.eval.bench_model import BenchScene, BenchShape, choose_dtype, head_of, make_model, make_scene
 from ada3d_ros.eval.bench_pruning import make_variant
 from ada3d_ros.eval.bench_transformers import TransformersRival
 from ada3d_ros.eval.spread import Spread
 from ada3d_ros.eval.verb import parse_list
-from ada3d_ros.model.checkpoint import has_bfloat16
 from ada3d_ros.model.decoder import LlamaDecoder
 
 TOKENS = 30  # steps timed per run
 READ_BYTES = {"cpu": 2**28, "cuda": 2**31}  # far more than any cache holds
 
 
-def run(options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
-    """The suite; prints a table and returns what goes into the JSON."""
-    name = options.shape or ("7B" if device.type == "cuda" else "C")
-    if name == "7B" and device.type == "cpu":
-        raise ConfigError("shape 7B is for a CUDA GPU; use A, B or C on a CPU.")
-    return run_shape(SHAPES[name], options, device)
-
-
 def run_shape(shape: BenchShape, options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     """All scene sizes of one shape; the first keep ratio asked for."""
-    low = shape.low_precision and (device.type == "cuda" or has_bfloat16())
-    dtype = {"auto": torch.bfloat16 if low else torch.float32, "bf16": torch.bfloat16, "fp32": torch.float32}
+    dtype = choose_dtype(shape, options.precision, device)
     repetitions = options.repetitions or (20 if device.type == "cuda" else 5)
     keep = parse_list(options.keep_ratio, float, "--keep-ratio")[0]
-    decoder, _ = make_model(shape, device, dtype[options.precision])
+    decoder, _ = make_model(shape, device, dtype)
     decoder.config = dataclasses.replace(decoder.config, eos_id=-1)  # every answer has all its tokens
     rival, rows = TransformersRival(decoder), []
     for count in shape.spatial:
@@ -53,14 +42,8 @@ def run_shape(shape: BenchShape, options: argparse.Namespace, device: torch.devi
         rows += _Bench(decoder, rival, scene, keep, options.seed).rows(repetitions, f"shape {shape.name}, N = {count}")
     print(table(rows))
     return {
-        "suite": "decode",
-        "shape": shape.name,
-        "n": repetitions,
-        "random_weights": True,
-        "dtype": str(decoder.dtype).removeprefix("torch."),
-        "threads": torch.get_num_threads() if device.type == "cpu" else None,
+        **head_of("decode", shape, repetitions, dtype, device),
         "tokens": TOKENS,
-        "sizes": {"hidden": shape.hidden, "layers": shape.layers, "intermediate": shape.intermediate},
         "rows": rows,
     }
 

@@ -19,30 +19,26 @@ from tqdm import tqdm
 
 from ada3d_ros.config import from_flat
 from ada3d_ros.engine.cached_prefill import prefill_question
-from ada3d_ros.engine.choose import ChosenTokens, pruner_for
+from ada3d_ros.engine.choose import pruner_for
 from ada3d_ros.engine.decode import DecodeOutput, decode
 from ada3d_ros.engine.prefill import PrefillOutput, prefill
 from ada3d_ros.engine.scene_prefix import ScenePrefix
-from ada3d_ros.errors import ConfigError
 from ada3d_ros.eval.bench import Timing, timed
 from ada3d_ros.eval.bench_batch import same_ids
 from ada3d_ros.eval.bench_model import (
     QUESTION_TEXT,
-    SHAPES,
     SYSTEM_TEXT,
-    VOXEL_M,
     BenchScene,
     BenchShape,
+    choose_dtype,
+    head_of,
     make_model,
     make_scene,
 )
 from ada3d_ros.eval.spread import Spread
-from ada3d_ros.model.checkpoint import has_bfloat16
 from ada3d_ros.model.decoder import LlamaDecoder
 from ada3d_ros.pruning.in_llm import LayerPruner
 from ada3d_ros.pruning.strategies import Policy
-from ada3d_ros.scene.keyframes import SceneSnapshot
-from ada3d_ros.types import SpatialTokens
 
 FULL = {"scenes": 32, "questions": 1000}  # on a GPU
 CPU_SCENES = 2
@@ -53,14 +49,6 @@ STRATEGY, KEEP_RATIO = "adatoken3d", 0.37
 BASE = "cold unpruned"
 COLD, WARM = (BASE, "cold pruned"), ("warm unpruned", "warm selected")
 TARGET_RATIO = 0.30  # warm over cold unpruned, all questions of a scene
-
-
-def run(options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
-    """The suite; prints a table and returns what goes into the JSON."""
-    name = options.shape or ("7B" if device.type == "cuda" else "C")
-    if name == "7B" and device.type == "cpu":
-        raise ConfigError("shape 7B is for a CUDA GPU; use A, B or C on a CPU.")
-    return run_shape(SHAPES[name], options, device)
 
 
 def questions_per_scene(shape: BenchShape, repetitions: int | None, device: torch.device) -> list[int]:
@@ -74,9 +62,8 @@ def questions_per_scene(shape: BenchShape, repetitions: int | None, device: torc
 @torch.inference_mode()
 def run_shape(shape: BenchShape, options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     """Scenes of the shape's middle size, one after the other."""
-    low = shape.low_precision and (device.type == "cuda" or has_bfloat16())
-    dtype = {"auto": torch.bfloat16 if low else torch.float32, "bf16": torch.bfloat16, "fp32": torch.float32}
-    decoder, _ = make_model(shape, device, dtype[options.precision])
+    dtype = choose_dtype(shape, options.precision, device)
+    decoder, _ = make_model(shape, device, dtype)
     decoder.config = dataclasses.replace(decoder.config, eos_id=-1)  # every answer has all its tokens
     spatial = shape.spatial[len(shape.spatial) // 2]
     asked = questions_per_scene(shape, options.repetitions, device)
@@ -98,13 +85,7 @@ def run_shape(shape: BenchShape, options: argparse.Namespace, device: torch.devi
     rows = [row(variant, scenes, spatial) for variant in (*COLD, *WARM)]
     print(table(rows))
     return {
-        "suite": "many-questions",
-        "shape": shape.name,
-        "n": len(asked),
-        "random_weights": True,
-        "dtype": str(decoder.dtype).removeprefix("torch."),
-        "threads": torch.get_num_threads() if device.type == "cpu" else None,
-        "sizes": {"hidden": shape.hidden, "layers": shape.layers, "intermediate": shape.intermediate},
+        **head_of("many-questions", shape, len(asked), dtype, device),
         "scenes": len(asked),
         "questions_per_scene": asked[-1],
         "questions": sum(asked),
@@ -144,15 +125,7 @@ class _Place:
 
     def build(self, variant: str) -> None:
         """The scene through the decoder, in chunks."""
-        prompt, candidates = self.scene.prompt(), self.scene.candidates
-        tokens = SpatialTokens(candidates.features, candidates.xyz_m, candidates.num_patches, VOXEL_M)
-        total = len(self.scene.rows)
-        chosen = ChosenTokens(tokens, torch.arange(total, device=self.device), total)
-        chunk = from_flat({}).cache.chunk_tokens
-        prefix = ScenePrefix(self.decoder, prompt, tokens, chosen, SceneSnapshot(), chunk)
-        while prefix.step():
-            pass
-        self.prefixes[variant] = prefix
+        self.prefixes[variant] = self.scene.build_prefix(self.decoder)
 
     def filled(self, variant: str, number: int) -> PrefillOutput:
         """Prefill of one question."""

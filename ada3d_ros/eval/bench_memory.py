@@ -17,19 +17,18 @@ import torch
 from ada3d_ros.config import AgentConfig
 from ada3d_ros.engine.decode import decode_step
 from ada3d_ros.engine.prefill import PrefillOutput, prefill
-from ada3d_ros.errors import ConfigError
 from ada3d_ros.eval.bench import interleaved, ratio_of
 from ada3d_ros.eval.bench_model import (
     QUESTION_TEXT,
-    SHAPES,
     SYSTEM_TEXT,
     BenchShape,
+    choose_dtype,
+    head_of,
     make_model,
     make_scene,
 )
 from ada3d_ros.eval.peak_memory import peak_bytes
 from ada3d_ros.eval.spread import Spread
-from ada3d_ros.model.checkpoint import has_bfloat16
 from ada3d_ros.model.config import LlavaConfig, VisionConfig
 from ada3d_ros.model.decoder import LlamaDecoder
 from ada3d_ros.model.memory import DEFAULT_VIEWS, MemoryPlan, predict_memory
@@ -44,34 +43,17 @@ SCENE_COPIES = 2
 WARM_UPS = 1
 
 
-def run(options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
-    """The suite; prints both tables and returns what goes into the JSON."""
-    name = options.shape or ("7B" if device.type == "cuda" else "C")
-    if name == "7B" and device.type == "cpu":
-        raise ConfigError(
-            "shape 7B is for a CUDA GPU (a prefill would take minutes on a core); use A, B or C on a CPU."
-        )
-    return run_shape(SHAPES[name], options, device)
-
-
 def run_shape(shape: BenchShape, options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     """What fits, and the check of one shape."""
-    low = shape.low_precision and (device.type == "cuda" or has_bfloat16())
-    dtypes = {"auto": torch.bfloat16 if low else torch.float32, "bf16": torch.bfloat16, "fp32": torch.float32}
+    dtype = choose_dtype(shape, options.precision, device)
     repetitions = options.repetitions or (20 if device.type == "cuda" else 5)
     fits = fit_rows()
     print(fit_table(fits))
-    rows = measure(shape, dtypes[options.precision], repetitions, device, options.seed)
+    rows = measure(shape, dtype, repetitions, device, options.seed)
     print(check_table(rows))
     return {
-        "suite": "memory",
-        "shape": shape.name,
-        "n": repetitions,
-        "random_weights": True,
-        "dtype": str(dtypes[options.precision]).removeprefix("torch."),
-        "threads": torch.get_num_threads() if device.type == "cpu" else None,
+        **head_of("memory", shape, repetitions, dtype, device),
         "text_tokens": SYSTEM_TEXT + QUESTION_TEXT,
-        "sizes": {"hidden": shape.hidden, "layers": shape.layers, "intermediate": shape.intermediate},
         "rows": rows,
         "fits": {
             "model": "LLaVA-3D-7B", "dtype": "bfloat16", "device": "cuda", "views": DEFAULT_VIEWS, "scene_copies": SCENE_COPIES,

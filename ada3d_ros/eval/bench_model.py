@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
+from ada3d_ros.config import AgentConfig
+from ada3d_ros.engine.choose import ChosenTokens
+from ada3d_ros.engine.scene_prefix import ScenePrefix
+from ada3d_ros.errors import ConfigError
+from ada3d_ros.model.checkpoint import has_bfloat16
 from ada3d_ros.model.config import DecoderConfig, LlavaConfig, VisionConfig
 from ada3d_ros.model.decoder import LlamaDecoder
 from ada3d_ros.model.llava3d import Llava3D
 from ada3d_ros.pruning.pre_llm import Candidates
-from ada3d_ros.types import PromptSequence
+from ada3d_ros.scene.keyframes import SceneSnapshot
+from ada3d_ros.types import PromptSequence, SpatialTokens
 
 SYSTEM_TEXT, QUESTION_TEXT = 36, 24  # tokens before and behind the scene, as LLaVA-3D's template has them
 FEATURE_WIDTH = 1024  # of CLIP ViT-L
@@ -49,6 +56,37 @@ SHAPES = {
 }
 
 
+def choose_shape(name: str | None, device: torch.device) -> BenchShape:
+    """The shape of a name; without one 7B on a GPU, C on a CPU. Raises ConfigError for 7B on a CPU."""
+    name = name or ("7B" if device.type == "cuda" else "C")
+    if name == "7B" and device.type == "cpu":
+        raise ConfigError(
+            "shape 7B is for a CUDA GPU (a prefill would take minutes on a core); use A, B or C on a CPU."
+        )
+    return SHAPES[name]
+
+
+def choose_dtype(shape: BenchShape, precision: str, device: torch.device) -> torch.dtype:
+    """`auto`: bfloat16 on a GPU, and on a processor that has it but for shapes that ask for float32."""
+    if precision == "auto":
+        low = shape.low_precision and (device.type == "cuda" or has_bfloat16())
+        return torch.bfloat16 if low else torch.float32
+    return {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]
+
+
+def head_of(suite: str, shape: BenchShape, n: int, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
+    """What every suite's results begin with."""
+    return {
+        "suite": suite,
+        "shape": shape.name,
+        "n": n,
+        "random_weights": True,
+        "dtype": str(dtype).removeprefix("torch."),
+        "threads": torch.get_num_threads() if device.type == "cpu" else None,
+        "sizes": {"hidden": shape.hidden, "layers": shape.layers, "intermediate": shape.intermediate},
+    }
+
+
 def make_model(shape: BenchShape, device: torch.device, dtype: torch.dtype) -> tuple[LlamaDecoder, Llava3D | None]:
     """Random weights made on the device: N(0, 0.02), norms 1. The decoder, and the whole model where the shape has a tower."""
     with torch.device("meta"):
@@ -73,6 +111,22 @@ class BenchScene:
     candidates: Candidates
     rows: torch.Tensor  # (N, D)
     text: torch.Tensor  # (SYSTEM_TEXT + QUESTION_TEXT, D)
+
+    @property
+    def tokens(self) -> SpatialTokens:
+        """All of them, before the projector."""
+        c = self.candidates
+        return SpatialTokens(c.features, c.xyz_m, c.num_patches, c.voxel_size_m)
+
+    def build_prefix(self, decoder: LlamaDecoder, int8: bool = False) -> ScenePrefix:
+        """The cached scene: system text and all tokens through the decoder, in chunks of the default size."""
+        total = len(self.rows)
+        chosen = ChosenTokens(self.tokens, torch.arange(total, device=self.rows.device), total)
+        chunk = AgentConfig().cache.chunk_tokens
+        prefix = ScenePrefix(decoder, self.prompt(), chosen.tokens, chosen, SceneSnapshot(), chunk, int8)
+        while prefix.step():
+            pass
+        return prefix
 
     def prompt(self, kept: torch.Tensor | None = None) -> PromptSequence:
         """The prompt with all spatial tokens, or with those kept (k,)."""

@@ -22,23 +22,23 @@ from ada3d_ros.engine.choose import choose_tokens, pruner_for
 from ada3d_ros.engine.decode import decode_step
 from ada3d_ros.engine.information import decoder_shape, measure_information
 from ada3d_ros.engine.prefill import PrefillOutput, prefill
-from ada3d_ros.errors import Ada3DError, ConfigError
+from ada3d_ros.errors import Ada3DError
 from ada3d_ros.eval.bench import Timing, interleaved, ratio_of, timed
 from ada3d_ros.eval.bench_model import (
     QUESTION_TEXT,
-    SHAPES,
     SYSTEM_TEXT,
     VOXEL_M,
     BenchScene,
     BenchShape,
     Camera,
+    choose_dtype,
+    head_of,
     make_camera,
     make_model,
     make_scene,
 )
 from ada3d_ros.eval.spread import Spread
 from ada3d_ros.eval.verb import parse_list
-from ada3d_ros.model.checkpoint import has_bfloat16
 from ada3d_ros.model.decoder import LlamaDecoder
 from ada3d_ros.model.llava3d import Llava3D
 from ada3d_ros.model.spatial import pool_spatial_tokens
@@ -115,26 +115,15 @@ def make_variant(
     return Variant(strategy, keep, policy, prompt, pruner, kept, seconds, [], [], reserve=repetitions + WARM_UPS)
 
 
-def run(options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
-    """The suite; prints a table and returns what goes into the JSON."""
-    name = options.shape or ("7B" if device.type == "cuda" else "C")
-    if name == "7B" and device.type == "cpu":
-        raise ConfigError(
-            "shape 7B is for a CUDA GPU (a prefill would take minutes on a core); use A, B or C on a CPU."
-        )
-    return run_shape(SHAPES[name], options, device)
-
-
 def run_shape(shape: BenchShape, options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     """All strategies, keep ratios and scene sizes of one shape."""
-    low = shape.low_precision and (device.type == "cuda" or has_bfloat16())
-    dtype = {"auto": torch.bfloat16 if low else torch.float32, "bf16": torch.bfloat16, "fp32": torch.float32}
+    dtype = choose_dtype(shape, options.precision, device)
     repetitions = options.repetitions or (20 if device.type == "cuda" else 5)
     strategies = parse_list(options.strategy, str, "--strategy") if options.strategy else ALL_STRATEGIES
     keep_ratios = parse_list(options.keep_ratio, float, "--keep-ratio")
     for strategy in strategies:
         from_flat({"pruning.strategy": strategy})  # an unknown name ends it here
-    decoder, model = make_model(shape, device, dtype[options.precision])
+    decoder, model = make_model(shape, device, dtype)
     rows, information, skipped = [], [], []
     for count in shape.spatial:
         scene = make_scene(count, shape.hidden, device, decoder.dtype, options.seed)
@@ -167,14 +156,8 @@ def run_shape(shape: BenchShape, options: argparse.Namespace, device: torch.devi
     for item in skipped:
         print(f"not run: {item['strategy']} at keep ratio {item['keep_ratio']:g}: {item['why']}")
     return {
-        "suite": "pruning",
-        "shape": shape.name,
-        "n": repetitions,
-        "random_weights": True,
-        "dtype": str(decoder.dtype).removeprefix("torch."),
-        "threads": torch.get_num_threads() if device.type == "cpu" else None,
+        **head_of("pruning", shape, repetitions, dtype, device),
         "text_tokens": SYSTEM_TEXT + QUESTION_TEXT,
-        "sizes": {"hidden": shape.hidden, "layers": shape.layers, "intermediate": shape.intermediate},
         "rows": rows,
         "information": information,
         "not_run": skipped,

@@ -23,17 +23,17 @@ from ada3d_ros.engine.scene_prefix import ScenePrefix
 from ada3d_ros.errors import ConfigError, ModelError
 from ada3d_ros.eval.bench import Timing, ratio_of, timed
 from ada3d_ros.eval.bench_model import (
-    SHAPES,
     SYSTEM_TEXT,
     VIEWS,
     VOXEL_M,
     BenchShape,
+    choose_dtype,
+    head_of,
     make_model,
     make_scene,
 )
 from ada3d_ros.eval.spread import Spread
 from ada3d_ros.geometry.voxel_table import VoxelSums, VoxelTable, find_voxels
-from ada3d_ros.model.checkpoint import has_bfloat16
 from ada3d_ros.model.config import VisionConfig
 from ada3d_ros.model.llava3d import Llava3D
 from ada3d_ros.model.spatial import mean_tokens, sum_view
@@ -50,26 +50,17 @@ SMALL_TOWER = VisionConfig(  # of a CPU: as many patches as a keyframe has voxel
 )
 
 
-def run(options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
-    """The suite; prints a table and returns what goes into the JSON."""
-    name = options.shape or ("7B" if device.type == "cuda" else "C")
-    if name == "7B" and device.type == "cpu":
-        raise ConfigError("shape 7B is for a CUDA GPU; use A, B or C on a CPU.")
-    return run_shape(SHAPES[name], options, device)
-
-
 @torch.inference_mode()
 def run_shape(shape: BenchShape, options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     """All scene sizes of one shape; a scene leaves room for the keyframe's voxels under the model's cap."""
-    low = shape.low_precision and (device.type == "cuda" or has_bfloat16())
-    dtype = {"auto": torch.bfloat16 if low else torch.float32, "bf16": torch.bfloat16, "fp32": torch.float32}
+    dtype = choose_dtype(shape, options.precision, device)
     repetitions = options.repetitions or REPETITIONS
     vision = shape.vision or (VisionConfig() if device.type == "cuda" else SMALL_TOWER)
     print(
         f"vision tower: {vision.num_run_layers} of {vision.num_hidden_layers} layers of {vision.hidden_size}, "
         f"{vision.image_size} px, {vision.patches_per_side**2} patches a view"
     )
-    _, model = make_model(dataclasses.replace(shape, vision=vision), device, dtype[options.precision])
+    _, model = make_model(dataclasses.replace(shape, vision=vision), device, dtype)
     assert model is not None
     rows = []
     for count in shape.spatial:
@@ -78,13 +69,7 @@ def run_shape(shape: BenchShape, options: argparse.Namespace, device: torch.devi
         rows.append(keyframes.row(f"shape {shape.name}, N = {count}"))
     print(table(rows))
     return {
-        "suite": "scene-update",
-        "shape": shape.name,
-        "n": repetitions,
-        "random_weights": True,
-        "dtype": str(model.decoder.dtype).removeprefix("torch."),
-        "threads": torch.get_num_threads() if device.type == "cpu" else None,
-        "sizes": {"hidden": shape.hidden, "layers": shape.layers, "intermediate": shape.intermediate},
+        **head_of("scene-update", shape, repetitions, dtype, device),
         "vision": {
             "hidden": vision.hidden_size,
             "layers": vision.num_run_layers,

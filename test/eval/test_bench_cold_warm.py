@@ -11,7 +11,7 @@ import torch
 
 from ada3d_ros.errors import ModelError
 from ada3d_ros.eval import bench, bench_cold_warm
-from ada3d_ros.eval.bench_model import BenchShape, make_model
+from ada3d_ros.eval.bench_model import SHAPES, BenchShape, make_model
 from ada3d_ros.eval.bench_transformers import TransformersRival
 
 TINY = BenchShape("T", 256, 8, 320, (40,), low_precision=False)
@@ -24,7 +24,7 @@ def options() -> argparse.Namespace:
 
 
 def test_the_json_has_what_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(bench_cold_warm.SHAPES, "C", TINY)
+    monkeypatch.setitem(SHAPES, "C", TINY)
     path = tmp_path / "out.json"
     arguments = ["--suite", "cold-warm", "--shape", "C", "--repetitions", "2", "--json", str(path), "--device", "cpu"]
     assert bench.main(arguments) == 0
