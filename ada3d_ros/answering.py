@@ -193,26 +193,15 @@ def answer_together(asked: Sequence[Asked]) -> list[Answer | Exception]:
         outputs = answer_batch(decoder, prefix.cache, prefix.next_position, waiting)
         took_s = asked[0].clock.elapsed_s() - before_s
         reading_s = took_s - max(output.first_token_s + output.decode_s for output in outputs)
-        everything = torch.arange(len(prefix.rows), device=prefix.rows.device)
+        layers = decoder.config.num_layers
+        everything = (torch.arange(len(prefix.rows), device=prefix.rows.device),) * layers
         for (i, prompt, speaker), output in zip(ready, outputs, strict=True):
-            layers, text = decoder.config.num_layers, speaker.finish(output)
-            position = prefix.next_position + waiting[0].embeds.shape[0]
-            shared = PrefillOutput(
-                prefix.rows.new_zeros(0), prefix.cache, (position,) * layers, (everything,) * layers, reading_s
-            )
-            timings = replace(
-                asked[i].clock.timings(),
-                prefill_s=reading_s,
-                first_token_s=before_s + reading_s + output.first_token_s,
-                decode_s=output.decode_s,
-            )
-            results[i] = outcome(
-                lambda _, __, i=i, prompt=prompt, shared=shared, output=output, text=text, timings=timings: asked[
-                    i
-                ].finish(  # type: ignore[misc]
-                    prompt, shared, None, output, text, timings
-                ),
-                asked[i].question,
-                asked[i].hooks,
-            )
+            one, text, position = asked[i], speaker.finish(output), len(prompt.embeds)
+            read = PrefillOutput(prefix.rows.new_zeros(0), prefix.cache, (position,) * layers, everything, reading_s)
+            first_s = before_s + reading_s + output.first_token_s
+            timings = replace(one.clock.timings(), prefill_s=reading_s, first_token_s=first_s, decode_s=output.decode_s)
+            try:
+                results[i] = one.finish(prompt, read, None, output, text, timings)
+            except Ada3DError as error:
+                results[i] = error
     return [result for result in results if result is not None]

@@ -17,6 +17,7 @@ import torch
 
 from ada3d_ros.config.agent import AgentConfig
 from ada3d_ros.engine.choose import ChosenTokens
+from ada3d_ros.engine.memory_errors import out_of_memory
 from ada3d_ros.engine.scene_prefix import ScenePrefix
 from ada3d_ros.engine.scene_pruning import ScenePruning
 from ada3d_ros.engine.scene_vision import SceneVision
@@ -59,9 +60,16 @@ class _Made:
     revisions: torch.Tensor
     whole: bool  # all voxels are rows of the prefix: neither capped nor chosen from
     ordered: bool = True  # nothing was put behind it
+    _known: tuple[int, int, float] | None = None  # revision of the table, voxels held, and the share that came of it
 
     def stale_share(self, table: VoxelTable) -> float:
         """Share of the voxels, held or there now, that are not held as they are now."""
+        state = table.revision, len(self.coords)
+        if self._known is None or self._known[:2] != state:
+            self._known = (*state, self._count_stale(table))
+        return self._known[2]
+
+    def _count_stale(self, table: VoxelTable) -> float:
         now = table.sums.coords
         rows = find_voxels(self.coords, now)
         known = rows >= 0
@@ -196,9 +204,8 @@ class SceneCache:
     ) -> None:  # fmt: skip
         front = self._serving(key)
         if front is not None and front.stale_share(self.vision.table) > config.cache.max_staleness:
-            self._build_piece(
-                key, scene, policy, config, clock
-            )  # one chunk, or questions without a pause would keep it stale
+            # One chunk: questions without a pause would keep it stale.
+            self._build_piece(key, scene, policy, config, clock)
         while self._serving(key) is None:
             hooks.check()
             self._build_piece(key, scene, policy, config, clock)
@@ -228,9 +235,10 @@ class SceneCache:
                 if exact or not (quiet or stale > config.cache.max_staleness):
                     return False
             self._build_piece(key, scene, policy, config, clock)
-        except torch.cuda.OutOfMemoryError:
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
             self._back, self._refused = None, (key, scene.version)
-            torch.cuda.empty_cache()
             logger.warning(
                 "no memory for the cached scene: questions go on with what is there; keep fewer views or use cache.kv int8."
             )

@@ -40,7 +40,7 @@ class ScenePrefix:
     ) -> None:
         self.decoder, self.tokens, self.chosen, self.scene = decoder, tokens, chosen, scene
         self.start, stop = prompt.spatial_span
-        self.system, self.rows = prompt.embeds[: self.start], prompt.embeds[self.start : stop]
+        self.rows = prompt.embeds[self.start : stop]
         room = max(stop - chunk_tokens, 0) + reserve
         self._empty_cache = partial(Int8KVCache if int8 else KVCache, decoder.config.num_layers, room)
         self.cache: KVCache = self._empty_cache()
@@ -104,13 +104,8 @@ class ScenePrefix:
         total, rows = joined.features.shape[0], rows.to(self.rows.dtype)
         chosen = ChosenTokens(joined, torch.arange(total, device=rows.device), total)
         all_rows, waiting = torch.cat((self.rows, rows)), torch.cat((self._waiting, rows))
-        self.tokens, self.chosen, self.rows, self.scene = (
-            joined,
-            chosen,
-            all_rows,
-            scene,
-        )  # at once: memory may end above
-        self._waiting = waiting
+        # All at once, since memory may end above.
+        self.tokens, self.chosen, self.rows, self.scene, self._waiting = joined, chosen, all_rows, scene, waiting
 
     def final_states(self) -> torch.Tensor:
         """Normed states (N, D) of the spatial tokens after the last layer; only of a prefix made with them."""

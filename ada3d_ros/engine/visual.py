@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import torch
@@ -24,7 +25,8 @@ from ada3d_ros.types import NAN, AskHooks, Question, SceneState, Scope, SpatialT
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """How much a question may ask of memory: the share of keyframes, whether at the lowest keep ratio, and from the cache."""
+    """How much memory a question may take: the share of the keyframes, and whether at the lowest keep ratio. Only a full one uses
+    the cached scene."""
 
     views: float = 1.0
     least: bool = False
@@ -75,10 +77,7 @@ def see(
             tokens = cache.part([keyframe.index for keyframe in scene.keyframes], clock)
     key = scene.version if in_room and effort.full else None
     ids = loaded.tokenizer.encode(question.text)[1:] if policy.needs_question else ()
-    if policy.pre and policy.prunes:
-        with clock.stage("scene_s"):
-            chosen = pruning.choose(loaded.model, tokens, policy, key, ids)
-    else:
+    with clock.stage("scene_s") if policy.pre and policy.prunes else nullcontext():
         chosen = pruning.choose(loaded.model, tokens, policy, key, ids)
     with clock.stage("spatial_s"):
         rows = loaded.model.project(chosen.tokens.features)
