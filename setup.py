@@ -1,4 +1,6 @@
-"""`pip install .` without colcon: the Python side only; the interfaces come from CMake (`make setup` does both)."""
+"""`pip install .` without colcon: the Python side only; the interfaces come from CMake (`make
+setup` does both).
+"""
 
 import xml.etree.ElementTree as ET
 from pathlib import Path

@@ -1,4 +1,6 @@
-"""ada3d_ros: a robot that can be asked about the place it is in (LLaVA-3D with AdaToken-3D pruning, on ROS 2)."""
+"""ada3d_ros: a robot that can be asked about the place it is in (LLaVA-3D with AdaToken-3D pruning,
+on ROS 2).
+"""
 
 import pkgutil
 

@@ -1,4 +1,6 @@
-"""One question on its way: prompt, prefill, and what becomes of the model's words; or several of them in one batch."""
+"""One question on its way: prompt, prefill, and what becomes of the model's words; or several of
+them in one batch.
+"""
 
 from __future__ import annotations
 
@@ -13,18 +15,33 @@ from ada3d_ros.engine.batch import WaitingQuestion, answer_batch
 from ada3d_ros.engine.cached_prefill import prefill_question
 from ada3d_ros.engine.decode import DecodeOutput
 from ada3d_ros.engine.prefill import PrefillOutput, prefill
-from ada3d_ros.engine.speak import Speaker, stop_asked
+from ada3d_ros.engine.scene_context import Visual
+from ada3d_ros.engine.streaming import Speaker, stop_asked
 from ada3d_ros.engine.timing import StageClock
 from ada3d_ros.engine.usage import token_usage
-from ada3d_ros.engine.visual import Visual
 from ada3d_ros.errors import Ada3DError, ModelError, QuestionTooLongError
-from ada3d_ros.ground_phrase import find_by_relevance, point_at_phrase
-from ada3d_ros.grounding import find_boxes
+from ada3d_ros.grounding.from_text import find_boxes
+from ada3d_ros.grounding.phrase import find_by_relevance, point_at_phrase
 from ada3d_ros.model.checkpoint import LoadedModel
 from ada3d_ros.model.grounding_head import LoadedHead
-from ada3d_ros.model.prompt import ParsedQuestion, check_question, parse_coordinates, render_question
+from ada3d_ros.model.prompt import (
+    ParsedQuestion,
+    check_question,
+    parse_coordinates,
+    render_question,
+)
 from ada3d_ros.pruning.in_llm import LayerPruner
-from ada3d_ros.types import Answer, AskHooks, Box3D, PromptSequence, Question, Scope, Stage, StageTimings, StopReason
+from ada3d_ros.types import (
+    Answer,
+    AskHooks,
+    Box3D,
+    PromptSequence,
+    Question,
+    Scope,
+    Stage,
+    StageTimings,
+    StopReason,
+)
 
 MAX_PROMPT_CHARS = 100_000  # a question within question.max_chars, and the template around it
 
@@ -56,7 +73,9 @@ class Asked:
 
     def build_prompt(self, parsed: ParsedQuestion) -> PromptSequence:
         """The whole prompt. Raises InvalidRequestError, QuestionTooLongError."""
-        ids = self.loaded.tokenizer.encode(render_question(parsed.text, self.config.model.conversation))
+        ids = self.loaded.tokenizer.encode(
+            render_question(parsed.text, self.config.model.conversation)
+        )
         model, visual = self.loaded.model, self.visual
         with torch.inference_mode(), self.clock.stage("spatial_s"):
             prompt = model.build_prompt(
@@ -65,8 +84,9 @@ class Asked:
         limit = model.config.decoder.max_positions
         if prompt.embeds.shape[0] >= limit:
             raise QuestionTooLongError(
-                f"the prompt has {prompt.embeds.shape[0]} tokens ({len(visual.rows)} spatial), the model's positions end at {limit}: "
-                "no room for an answer. Ask a shorter question or keep fewer views (keyframe.max_views)."
+                f"the prompt has {prompt.embeds.shape[0]} tokens ({len(visual.rows)} spatial), the"
+                f" model's positions end at {limit}: no room for an answer. Ask a shorter question"
+                " or keep fewer views (keyframe.max_views)."
             )
         return prompt
 
@@ -79,7 +99,9 @@ class Asked:
             return prefill(decoder, prompt, self.max_new_tokens, pruner, with_states)
         start, stop = prompt.spatial_span
         rows = prompt.embeds[stop:]
-        return prefill_question(decoder, prefix, rows, self.max_new_tokens, pruner, stop - start, with_states)
+        return prefill_question(
+            decoder, prefix, rows, self.max_new_tokens, pruner, stop - start, with_states
+        )
 
     def boxes(self, text: str) -> tuple[Box3D, ...]:
         """Those that the text names and depth supports."""
@@ -96,10 +118,16 @@ class Asked:
         )
 
     def finish(
-        self, prompt: PromptSequence, prefilled: PrefillOutput, pruner: LayerPruner | None, output: DecodeOutput, text: str,
+        self,
+        prompt: PromptSequence,
+        prefilled: PrefillOutput,
+        pruner: LayerPruner | None,
+        output: DecodeOutput,
+        text: str,
         timings: StageTimings | None = None,
-    ) -> Answer:  # fmt: skip
-        """Boxes, counts and times of what was said. timings: where the clock is not this question's alone.
+    ) -> Answer:
+        """Boxes, counts and times of what was said. timings: where the clock is not this question's
+        alone.
 
         Raises ModelError where the model said nothing.
         """
@@ -110,21 +138,39 @@ class Asked:
             raise ModelError("the model gave no text for this question; ask in other words.")
         with self.clock.stage("postprocess_s"):
             usage = token_usage(
-                self.loaded.model.decoder, prompt, visual.tokens, visual.chosen, prefilled, pruner, self.in_room,
+                self.loaded.model.decoder,
+                prompt,
+                visual.tokens,
+                visual.chosen,
+                prefilled,
+                pruner,
+                self.in_room,
                 cached=visual.prefix is not None,
-            )  # fmt: skip
+            )
             if self.head is not None:
-                boxes, text = point_at_phrase(self.head, prefilled, xyz_m, question, config, scene.frames, text, hooks)
+                boxes, text = point_at_phrase(
+                    self.head, prefilled, xyz_m, question, config, scene.frames, text, hooks
+                )
             else:
                 boxes = self.boxes(text)
                 if question.phrase and not boxes and self.in_room:
                     boxes = find_by_relevance(
-                        self.loaded, question, prompt, xyz_m, config, self.max_new_tokens, scene.frames,
-                        build=lambda words: self.build_prompt(parse_coordinates(words)), run=self.prefill,
-                        read_boxes=self.boxes, hooks=hooks,
-                    )  # fmt: skip
+                        self.loaded,
+                        question,
+                        prompt,
+                        xyz_m,
+                        config,
+                        self.max_new_tokens,
+                        scene.frames,
+                        build=lambda words: self.build_prompt(parse_coordinates(words)),
+                        run=self.prefill,
+                        read_boxes=self.boxes,
+                        hooks=hooks,
+                    )
             stop_reason = output.stop_reason
-            if question.phrase and not boxes:  # a search cut short has not found that there is nothing
+            if (
+                question.phrase and not boxes
+            ):  # a search cut short has not found that there is nothing
                 stop_reason = stop_asked(hooks) or stop_reason
         return Answer(
             question=question.text,
@@ -132,7 +178,9 @@ class Asked:
             boxes=boxes,
             stamp_ns=scene.state.newest_ns,
             frame_id=scene.keyframes[-1].frame.frame_id,
-            keyframe_stamps_ns=tuple(f.stamp_ns for f in (scene.frames if self.in_room else scene.frames[-1:])),
+            keyframe_stamps_ns=tuple(
+                f.stamp_ns for f in (scene.frames if self.in_room else scene.frames[-1:])
+            ),
             stop_reason=stop_reason,
             tokens=replace(
                 usage,
@@ -146,18 +194,25 @@ class Asked:
             scene_cached=visual.prefix is not None,
             scene_staleness=visual.staleness,
             confidence=output.mean_probability,
-            deadline_kept=time.perf_counter() - self.started <= question.deadline_s,  # False for NaN
+            deadline_kept=time.perf_counter() - self.started
+            <= question.deadline_s,  # False for NaN
             kept_xyz_m=xyz_m[prefilled.kept[-1]].cpu().numpy() if self.in_room else None,
         )
 
 
 def shareable(question: Question) -> bool:
-    """Whether it can run in a batch: about the scene, no phrase to point at, no budget or deadline of its own."""
-    own_budget = question.keep_ratio == question.keep_ratio or question.deadline_s == question.deadline_s  # not NaN
+    """Whether it can run in a batch: about the scene, no phrase to point at, no budget or deadline
+    of its own.
+    """
+    own_budget = (
+        question.keep_ratio == question.keep_ratio or question.deadline_s == question.deadline_s
+    )  # not NaN
     return question.scope is Scope.SCENE and not question.phrase and not own_budget
 
 
-def outcome(ask: Callable[[Question, AskHooks], Answer], question: Question, hooks: AskHooks) -> Answer | Exception:
+def outcome(
+    ask: Callable[[Question, AskHooks], Answer], question: Question, hooks: AskHooks
+) -> Answer | Exception:
     """The answer, or what was raised instead."""
     try:
         return ask(question, hooks)
@@ -166,7 +221,9 @@ def outcome(ask: Callable[[Question, AskHooks], Answer], question: Question, hoo
 
 
 def answer_together(asked: Sequence[Asked]) -> list[Answer | Exception]:
-    """Questions on one cached scene in one batch, unpruned inside the language model; in the order asked, each its answer or error."""
+    """Questions on one cached scene in one batch, unpruned inside the language model; in the order
+    asked, each its answer or error.
+    """
     results: list[Answer | Exception | None] = [None] * len(asked)
     ready: list[tuple[int, PromptSequence, Speaker]] = []
     for i, one in enumerate(asked):
@@ -185,11 +242,14 @@ def answer_together(asked: Sequence[Asked]) -> list[Answer | Exception]:
         before_s = asked[0].clock.elapsed_s()
         waiting = [
             WaitingQuestion(
-                prompt.embeds[prompt.spatial_span[1] :], asked[i].max_new_tokens, speaker.sampler, speaker.should_stop,
+                prompt.embeds[prompt.spatial_span[1] :],
+                asked[i].max_new_tokens,
+                speaker.sampler,
+                speaker.should_stop,
                 speaker.on_token,
             )
             for i, prompt, speaker in ready
-        ]  # fmt: skip
+        ]
         outputs = answer_batch(decoder, prefix.cache, prefix.next_position, waiting)
         took_s = asked[0].clock.elapsed_s() - before_s
         reading_s = took_s - max(output.first_token_s + output.decode_s for output in outputs)
@@ -197,9 +257,16 @@ def answer_together(asked: Sequence[Asked]) -> list[Answer | Exception]:
         everything = (torch.arange(len(prefix.rows), device=prefix.rows.device),) * layers
         for (i, prompt, speaker), output in zip(ready, outputs, strict=True):
             one, text, position = asked[i], speaker.finish(output), len(prompt.embeds)
-            read = PrefillOutput(prefix.rows.new_zeros(0), prefix.cache, (position,) * layers, everything, reading_s)
+            read = PrefillOutput(
+                prefix.rows.new_zeros(0), prefix.cache, (position,) * layers, everything, reading_s
+            )
             first_s = before_s + reading_s + output.first_token_s
-            timings = replace(one.clock.timings(), prefill_s=reading_s, first_token_s=first_s, decode_s=output.decode_s)
+            timings = replace(
+                one.clock.timings(),
+                prefill_s=reading_s,
+                first_token_s=first_s,
+                decode_s=output.decode_s,
+            )
             try:
                 results[i] = one.finish(prompt, read, None, output, text, timings)
             except Ada3DError as error:

@@ -1,7 +1,8 @@
 """The data that crosses a folder boundary: frozen dataclasses with shape, dtype, unit and frame.
 
-Knows nothing of ROS, and imports torch only for type checkers. Conventions: `T_a_b` maps b-coordinates to a;
-camera frames are optical (x right, y down, z forward); the world is z up; pixel centres lie at integers.
+Knows nothing of ROS, and imports torch only for type checkers. Conventions: `T_a_b` maps
+b-coordinates to a; camera frames are optical (x right, y down, z forward); the world is z up; pixel
+centres lie at integers.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ def _freeze(*arrays: npt.NDArray[np.generic]) -> None:
 class Intrinsics:
     """A pinhole camera. fx fy cx cy in px, pixel centres at integers; size in px.
 
-    Raises FrameError (BAD_INTRINSICS) for a focal length or size that is zero, negative or not finite.
+    Raises FrameError (BAD_INTRINSICS) for a focal length or size that is zero, negative or not
+    finite.
     """
 
     fx: float
@@ -46,12 +48,14 @@ class Intrinsics:
         if not all(np.isfinite(values)) or self.fx <= 0 or self.fy <= 0:
             raise FrameError(
                 FrameReason.BAD_INTRINSICS,
-                f"camera_info K has fx={self.fx} fy={self.fy} cx={self.cx} cy={self.cy}: the camera is not calibrated "
-                "(fx and fy must be finite and above 0). Publish a calibrated camera_info.",
+                f"camera_info K has fx={self.fx} fy={self.fy} cx={self.cx} cy={self.cy}: the camera"
+                " is not calibrated (fx and fy must be finite and above 0). Publish a calibrated"
+                " camera_info.",
             )
         if self.width <= 0 or self.height <= 0:
             raise FrameError(
-                FrameReason.BAD_INTRINSICS, f"image size {self.width}x{self.height} px; both must be above 0."
+                FrameReason.BAD_INTRINSICS,
+                f"image size {self.width}x{self.height} px; both must be above 0.",
             )
 
     @property
@@ -86,10 +90,13 @@ class RgbdFrame:
         if self.depth_m.shape != (height, width) or self.depth_m.dtype != np.float32:
             raise FrameError(
                 FrameReason.BAD_SIZE,
-                f"depth is {self.depth_m.shape} {self.depth_m.dtype}, expected ({height}, {width}) float32.",
+                f"depth is {self.depth_m.shape} {self.depth_m.dtype}, expected ({height}, {width})"
+                " float32.",
             )
         if self.T_world_cam.shape != (4, 4) or not np.isfinite(self.T_world_cam).all():
-            raise PoseError(f"T_world_cam must be a finite (4, 4) matrix, got shape {self.T_world_cam.shape}.")
+            raise PoseError(
+                f"T_world_cam must be a finite (4, 4) matrix, got shape {self.T_world_cam.shape}."
+            )
         _freeze(self.rgb, self.depth_m, self.T_world_cam)
 
 
@@ -105,7 +112,9 @@ class KeyframeReason(StrEnum):
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Keyframe:
-    """A frame admitted to the keyframe buffer. `index` grows by one per admission and is never reused."""
+    """A frame admitted to the keyframe buffer. `index` grows by one per admission and is never
+    reused.
+    """
 
     frame: RgbdFrame
     index: int
@@ -116,9 +125,9 @@ class Keyframe:
 class MultiViewInput:
     """Views ready for the model: square images of side S and the geometry that belongs to them.
 
-    pixels (V, 3, S, S) float32, CLIP-normalised; depth_m (V, S, S) float32 metres; K (V, 3, 3) float32 px at side S;
-    T_world_cam (V, 4, 4) float32; stamp_ns (V,) int64. Depth is NaN where there is no reading
-    (0 under the `reference` preset, which does not mask).
+    pixels (V, 3, S, S) float32, CLIP-normalised; depth_m (V, S, S) float32 metres; K (V, 3, 3)
+    float32 px at side S; T_world_cam (V, 4, 4) float32; stamp_ns (V,) int64. Depth is NaN where
+    there is no reading (0 under the `reference` preset, which does not mask).
     """
 
     pixels: torch.Tensor
@@ -138,7 +147,8 @@ class MultiViewInput:
         for name, shape in shapes.items():
             if tuple(getattr(self, name).shape) != shape:
                 raise ValueError(
-                    f"MultiViewInput.{name} has shape {tuple(getattr(self, name).shape)}, expected {shape}."
+                    f"MultiViewInput.{name} has shape {tuple(getattr(self, name).shape)}, expected"
+                    f" {shape}."
                 )
 
 
@@ -146,8 +156,8 @@ class MultiViewInput:
 class SpatialTokens:
     """One token per occupied voxel, in ascending x, y, z order of the world frame.
 
-    features (N, C) in the model's dtype: mean of (patch feature + 3D position embedding) before the projector;
-    xyz_m (N, 3) float32 world, mean of the patch points; num_patches (N,) int64.
+    features (N, C) in the model's dtype: mean of (patch feature + 3D position embedding) before the
+    projector; xyz_m (N, 3) float32 world, mean of the patch points; num_patches (N,) int64.
     """
 
     features: torch.Tensor
@@ -159,14 +169,17 @@ class SpatialTokens:
         count = self.features.shape[0]
         if tuple(self.xyz_m.shape) != (count, 3) or tuple(self.num_patches.shape) != (count,):
             raise ValueError(
-                f"SpatialTokens: {count} features, xyz_m {tuple(self.xyz_m.shape)}, num_patches {tuple(self.num_patches.shape)}."
+                f"SpatialTokens: {count} features, xyz_m {tuple(self.xyz_m.shape)}, num_patches"
+                f" {tuple(self.num_patches.shape)}."
             )
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class PromptSequence:
-    """What the decoder reads: embeds (T, D); positions (T,) int64; the span [start, stop) of the N spatial tokens in it;
-    xyz_m (N, 3) float32 of those tokens in the world frame, of an image's patches (column, row, 0), None where unknown."""
+    """What the decoder reads: embeds (T, D); positions (T,) int64; the span [start, stop) of the N
+    spatial tokens in it; xyz_m (N, 3) float32 of those tokens in the world frame, of an image's
+    patches (column, row, 0), None where unknown.
+    """
 
     embeds: torch.Tensor
     positions: torch.Tensor
@@ -175,12 +188,18 @@ class PromptSequence:
 
     def __post_init__(self) -> None:
         start, stop = self.spatial_span
-        if not 0 <= start <= stop <= self.embeds.shape[0] or self.positions.shape[0] != self.embeds.shape[0]:
+        if (
+            not 0 <= start <= stop <= self.embeds.shape[0]
+            or self.positions.shape[0] != self.embeds.shape[0]
+        ):
             raise ValueError(
-                f"PromptSequence: span {self.spatial_span}, {self.embeds.shape[0]} embeds, {self.positions.shape[0]} positions."
+                f"PromptSequence: span {self.spatial_span}, {self.embeds.shape[0]} embeds,"
+                f" {self.positions.shape[0]} positions."
             )
         if self.xyz_m is not None and tuple(self.xyz_m.shape) != (stop - start, 3):
-            raise ValueError(f"PromptSequence: {stop - start} spatial tokens, xyz_m {tuple(self.xyz_m.shape)}.")
+            raise ValueError(
+                f"PromptSequence: {stop - start} spatial tokens, xyz_m {tuple(self.xyz_m.shape)}."
+            )
 
 
 class StopReason(IntEnum):
@@ -200,7 +219,9 @@ class StageTimings:
     preprocess_s: float = NAN  # views resized and normalised
     vision_s: float = NAN  # CLIP tower
     spatial_s: float = NAN  # unprojection, 3D position embedding, voxel pooling, projector
-    scene_s: float = NAN  # choosing tokens before the language model, fitting a schedule to the scene
+    scene_s: float = (
+        NAN  # choosing tokens before the language model, fitting a schedule to the scene
+    )
     prefill_s: float = NAN  # prompt through the decoder, ranking included
     rank_s: float = NAN  # ranking and selection inside prefill
     first_token_s: float = NAN  # TTFT: from taking the request up to the first token
@@ -211,10 +232,12 @@ class StageTimings:
 
 @dataclass(frozen=True, slots=True)
 class TokenUsage:
-    """Counts and costs of one answer. Spatial tokens are the scene's, or the patches of the image a 2D question is about.
+    """Counts and costs of one answer. Spatial tokens are the scene's, or the patches of the image a
+    2D question is about.
 
-    keep ratio = mean over layers of kept / total spatial tokens; per_layer: kept in each layer. FLOP = 2 multiply-accumulates,
-    from the actual counts; `full_` = the same prompt unpruned; decode: one generated token.
+    keep ratio = mean over layers of kept / total spatial tokens; per_layer: kept in each layer.
+    FLOP = 2 multiply-accumulates, from the actual counts; `full_` = the same prompt unpruned;
+    decode: one generated token.
     """
 
     prompt: int = 0  # all tokens that entered the decoder
@@ -232,7 +255,8 @@ class TokenUsage:
     decode_flops: float = NAN
     full_decode_flops: float = NAN
     per_layer: tuple[int, ...] = ()
-    coverage: float = NAN  # share of the occupied 0.5 m cells that the last layer's tokens still lie in; NaN in 2D
+    # share of the occupied 0.5 m cells that the last layer's tokens still lie in; NaN in 2D
+    coverage: float = NAN
 
 
 class GroundingMethod(IntEnum):
@@ -246,9 +270,10 @@ class GroundingMethod(IntEnum):
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Box3D:
-    """A box in the world frame: center_m (3,) float64 metres; size_m (3,) float64 FULL extents in metres along the
-    box axes; yaw_rad about world z. score 0..1 or NaN if the model gives none. support_points: valid depth points
-    inside, summed over the keyframes; 0 = not checked."""
+    """A box in the world frame: center_m (3,) float64 metres; size_m (3,) float64 FULL extents in
+    metres along the box axes; yaw_rad about world z. score 0..1 or NaN if the model gives none.
+    support_points: valid depth points inside, summed over the keyframes; 0 = not checked.
+    """
 
     center_m: npt.NDArray[np.float64]
     size_m: npt.NDArray[np.float64]
@@ -263,7 +288,10 @@ class Box3D:
 
     def __post_init__(self) -> None:
         if self.center_m.shape != (3,) or self.size_m.shape != (3,):
-            raise ValueError(f"Box3D: center_m {self.center_m.shape} and size_m {self.size_m.shape} must both be (3,).")
+            raise ValueError(
+                f"Box3D: center_m {self.center_m.shape} and size_m {self.size_m.shape} must both be"
+                " (3,)."
+            )
         _freeze(self.center_m, self.size_m)
 
 
@@ -296,7 +324,8 @@ class Question:
     max_boxes: int = 0
     min_score: float = 0.0
     phrase: str = ""  # what to point at, where text asks for a box
-    deadline_s: float = NAN  # seconds from now on that the answer should take at most; the engine picks a budget for it
+    # seconds from now on that the answer should take at most; the engine picks a budget for it
+    deadline_s: float = NAN
 
 
 def _nothing(*args: object) -> None:
@@ -307,8 +336,8 @@ def _nothing(*args: object) -> None:
 class AskHooks:
     """How a caller follows and stops a question. All are called on the asking thread.
 
-    check() raises a RequestError to stop (between stages and before each token); on_stage(stage); on_text(delta,
-    num_tokens) gets each new piece of text.
+    check() raises a RequestError to stop (between stages and before each token); on_stage(stage);
+    on_text(delta, num_tokens) gets each new piece of text.
     """
 
     check: Callable[[], None] = _nothing
@@ -348,10 +377,12 @@ class ModelInfo:
 class Answer:
     """Everything known about one answered question.
 
-    stamp_ns: newest image used; frame_id: world frame of the boxes; scene_age_s: seconds from the newest image to the
-    moment of answering, NaN where no clock was given; scene_cached: answered from the scene cache, then scene_staleness is the
-    share of spatial tokens that it does not hold as the keyframes now have them. deadline_kept: False where none was asked.
-    kept_xyz_m (K, 3) float32: where the spatial tokens lie that the last layer kept, world frame; None for an image alone.
+    stamp_ns: newest image used; frame_id: world frame of the boxes; scene_age_s: seconds from the
+    newest image to the moment of answering, NaN where no clock was given; scene_cached: answered
+    from the scene cache, then scene_staleness is the share of spatial tokens that it does not hold
+    as the keyframes now have them. deadline_kept: False where none was asked. kept_xyz_m (K, 3)
+    float32: where the spatial tokens lie that the last layer kept, world frame; None for an image
+    alone.
     """
 
     question: str

@@ -33,7 +33,9 @@ SWITCH = ["true", "false", "True", "False"]
 
 ARGUMENTS = [
     DeclareLaunchArgument(
-        "namespace", default_value="", description="namespace of the node, for example the robot's name"
+        "namespace",
+        default_value="",
+        description="namespace of the node, for example the robot's name",
     ),
     DeclareLaunchArgument(
         "params_file",
@@ -41,28 +43,42 @@ ARGUMENTS = [
         description="parameter file (docs/parameters.md)",
     ),
     DeclareLaunchArgument(
-        "model_path", default_value="", description="folder of the checkpoint; empty: as in params_file"
+        "model_path",
+        default_value="",
+        description="folder of the checkpoint; empty: as in params_file",
     ),
     DeclareLaunchArgument(
-        "device", default_value="", description="auto, cpu, cuda or cuda:N; empty: as in params_file"
+        "device",
+        default_value="",
+        description="auto, cpu, cuda or cuda:N; empty: as in params_file",
     ),
     DeclareLaunchArgument(
-        "precision", default_value="", description="auto, fp32, bf16 or fp16; empty: as in params_file"
+        "precision",
+        default_value="",
+        description="auto, fp32, bf16 or fp16; empty: as in params_file",
     ),
     DeclareLaunchArgument(
         "pruning_strategy",
         default_value="",
-        description="how spatial tokens are pruned: none, adatoken3d, voxel_dpp, ... (docs/pruning.md); empty: as in params_file",
+        description=(
+            "how spatial tokens are pruned: none, adatoken3d, voxel_dpp, ... (docs/pruning.md);"
+            " empty: as in params_file"
+        ),
     ),
     DeclareLaunchArgument(
         "keep_ratio",
         default_value="",
-        description="mean over layers of kept / total spatial tokens, 0.05 to 1; empty: as in params_file",
+        description=(
+            "mean over layers of kept / total spatial tokens, 0.05 to 1; empty: as in params_file"
+        ),
     ),
     DeclareLaunchArgument(
         "rgb_topic",
         default_value="camera/camera/color/image_raw",
-        description="colour image, sensor_msgs/Image (without /compressed); a relative name lies in the namespace",
+        description=(
+            "colour image, sensor_msgs/Image (without /compressed); a relative name lies in the"
+            " namespace"
+        ),
     ),
     DeclareLaunchArgument(
         "depth_topic",
@@ -70,21 +86,33 @@ ARGUMENTS = [
         description="depth registered to colour, sensor_msgs/Image (without /compressedDepth)",
     ),
     DeclareLaunchArgument(
-        "camera_info_topic", default_value="camera/camera/color/camera_info", description="of the colour camera"
+        "camera_info_topic",
+        default_value="camera/camera/color/camera_info",
+        description="of the colour camera",
     ),
     DeclareLaunchArgument(
         "pose_topic",
         default_value="pose",
         description="geometry_msgs/PoseStamped of the colour optical frame, for pose_source pose",
     ),
-    DeclareLaunchArgument("odom_topic", default_value="odom", description="nav_msgs/Odometry, for pose_source odom"),
-    DeclareLaunchArgument("rgb_transport", default_value="", description="raw or compressed; empty: as in params_file"),
     DeclareLaunchArgument(
-        "depth_transport", default_value="", description="raw or compressedDepth; empty: as in params_file"
+        "odom_topic", default_value="odom", description="nav_msgs/Odometry, for pose_source odom"
     ),
-    DeclareLaunchArgument("pose_source", default_value="", description="pose or odom; empty: as in params_file"),
     DeclareLaunchArgument(
-        "world_frame", default_value="", description="frame of poses and boxes, z up; empty: as in params_file"
+        "rgb_transport", default_value="", description="raw or compressed; empty: as in params_file"
+    ),
+    DeclareLaunchArgument(
+        "depth_transport",
+        default_value="",
+        description="raw or compressedDepth; empty: as in params_file",
+    ),
+    DeclareLaunchArgument(
+        "pose_source", default_value="", description="pose or odom; empty: as in params_file"
+    ),
+    DeclareLaunchArgument(
+        "world_frame",
+        default_value="",
+        description="frame of poses and boxes, z up; empty: as in params_file",
     ),
     DeclareLaunchArgument(
         "use_sim_time",
@@ -99,7 +127,10 @@ ARGUMENTS = [
         description="configure and activate the node; false: leave that to a lifecycle manager",
     ),
     DeclareLaunchArgument(
-        "rviz", default_value="false", choices=SWITCH, description="start RViz with the boxes and the camera pose"
+        "rviz",
+        default_value="false",
+        choices=SWITCH,
+        description="start RViz with the boxes and the camera pose",
     ),
     DeclareLaunchArgument(
         "log_level",
@@ -134,7 +165,10 @@ def start_agent(context):
         namespace=namespace,
         output="screen",
         # autostart off in the node itself: the transitions below start it, never both
-        parameters=[value("params_file"), {**overrides, "autostart": False, "use_sim_time": is_on("use_sim_time")}],
+        parameters=[
+            value("params_file"),
+            {**overrides, "autostart": False, "use_sim_time": is_on("use_sim_time")},
+        ],
         remappings=[
             ("rgb/image", value("rgb_topic")),
             ("rgb/image/compressed", value("rgb_topic") + "/compressed"),
@@ -150,7 +184,9 @@ def start_agent(context):
     if is_on("autostart"):
         actions += autostart(agent)
     if is_on("rviz"):
-        actions.append(start_rviz(namespace, value("world_frame"), value("pose_topic"), is_on("use_sim_time")))
+        actions.append(
+            start_rviz(namespace, value("world_frame"), value("pose_topic"), is_on("use_sim_time"))
+        )
     return actions
 
 
@@ -159,14 +195,20 @@ def to_number(argument, text):
     try:
         return float(text)
     except ValueError:
-        raise RuntimeError(f"{argument}:={text} is not a number; --show-args tells what it means.") from None
+        raise RuntimeError(
+            f"{argument}:={text} is not a number; --show-args tells what it means."
+        ) from None
 
 
 def autostart(agent):
     """Configure, and activate once that has succeeded."""
 
     def change_state(transition):
-        return EmitEvent(event=ChangeState(lifecycle_node_matcher=matches_action(agent), transition_id=transition))
+        return EmitEvent(
+            event=ChangeState(
+                lifecycle_node_matcher=matches_action(agent), transition_id=transition
+            )
+        )
 
     # start_state="configuring": a later deactivate by hand is not undone
     activate = OnStateTransition(
@@ -184,7 +226,11 @@ def start_rviz(namespace, world_frame, pose_topic, use_sim_time):
         package="rviz2",
         executable="rviz2",
         namespace=namespace,
-        arguments=["-d", str(SHARE / "config" / "ada3d.rviz"), *(["-f", world_frame] if world_frame else [])],
+        arguments=[
+            "-d",
+            str(SHARE / "config" / "ada3d.rviz"),
+            *(["-f", world_frame] if world_frame else []),
+        ],
         parameters=[{"use_sim_time": use_sim_time}],
         remappings=[("/ada3d_agent/markers", "ada3d_agent/markers"), ("/pose", pose_topic)],
     )

@@ -1,14 +1,21 @@
-"""Play a bag into the agent: `ros2 launch ada3d_ros replay.launch.py bag:=FOLDER model_path:=FOLDER`.
+"""Play a bag into the agent: `ros2 launch ada3d_ros replay.launch.py bag:=FOLDER
+model_path:=FOLDER`.
 
-Recorded stamps are years old, so the agent runs with use_sim_time and the player publishes /clock. The player starts
-when the agent is active. Every argument of agent.launch.py can be given too (topics, transports, model, ...).
+Recorded stamps are years old, so the agent runs with use_sim_time and the player publishes /clock.
+The player starts when the agent is active. Every argument of agent.launch.py can be given too
+(topics, transports, model, ...).
 """
 
 from pathlib import Path
 
 from ament_index_python.packages import get_package_share_directory
 from launch import LaunchDescription
-from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription, OpaqueFunction, RegisterEventHandler
+from launch.actions import (
+    DeclareLaunchArgument,
+    IncludeLaunchDescription,
+    OpaqueFunction,
+    RegisterEventHandler,
+)
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
@@ -20,9 +27,14 @@ SWITCH = ["true", "false", "True", "False"]
 
 ARGUMENTS = [
     DeclareLaunchArgument("bag", description="rosbag2 folder (mcap or sqlite3)"),
-    DeclareLaunchArgument("rate", default_value="1.0", description="speed of the replay; 2.0 = twice as fast"),
     DeclareLaunchArgument(
-        "loop", default_value="false", choices=SWITCH, description="play until interrupted; stamps keep rising"
+        "rate", default_value="1.0", description="speed of the replay; 2.0 = twice as fast"
+    ),
+    DeclareLaunchArgument(
+        "loop",
+        default_value="false",
+        choices=SWITCH,
+        description="play until interrupted; stamps keep rising",
     ),
     DeclareLaunchArgument(
         "start_paused",
@@ -54,6 +66,9 @@ def generate_launch_description():
         PythonLaunchDescriptionSource(str(SHARE / "launch" / "agent.launch.py")),
         launch_arguments={"use_sim_time": "true"}.items(),
     )
-    # Not before the agent listens: the player would take any other subscriber, RViz for one, as the sign to begin.
-    play = OnStateTransition(goal_state="active", entities=[OpaqueFunction(function=start_player)], handle_once=True)
+    # Not before the agent listens: the player would take any other subscriber, RViz for one, as the
+    # sign to begin.
+    play = OnStateTransition(
+        goal_state="active", entities=[OpaqueFunction(function=start_player)], handle_once=True
+    )
     return LaunchDescription([*ARGUMENTS, RegisterEventHandler(play), agent])

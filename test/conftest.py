@@ -1,4 +1,6 @@
-"""What every test may rely on: no network, one torch thread, and the recorded data beside the checkout."""
+"""What every test may rely on: no network, one torch thread, and the recorded data beside the
+checkout.
+"""
 
 import os
 import sys
@@ -6,16 +8,22 @@ from pathlib import Path
 
 import pytest
 
-os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: a test that would download fails instead
+os.environ["HF_HUB_OFFLINE"] = (
+    "1"  # before transformers is imported: a test that would download fails instead
+)
 os.environ["TRANSFORMERS_OFFLINE"] = "1"
 
 
 @pytest.fixture(scope="session")
 def shared_dir() -> Path:
-    """The folder with golden/ and data/: $ADA3D_SHARED, or `shared` beside the checkout; skips where there is none."""
+    """The folder with golden/ and data/: $ADA3D_SHARED, or `shared` beside the checkout; skips
+    where there is none.
+    """
     path = Path(os.environ.get("ADA3D_SHARED") or Path(__file__).resolve().parents[2] / "shared")
     if not (path / "golden").is_dir():
-        pytest.skip(f"no recorded data: {path}/golden is absent (ADA3D_SHARED chooses another folder)")
+        pytest.skip(
+            f"no recorded data: {path}/golden is absent (ADA3D_SHARED chooses another folder)"
+        )
     return path
 
 

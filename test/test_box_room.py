@@ -1,4 +1,6 @@
-"""The generated room: its depth agrees between views and with its true boxes, and everything follows from the seed."""
+"""The generated room: its depth agrees between views and with its true boxes, and everything
+follows from the seed.
+"""
 
 import numpy as np
 import pytest
@@ -16,7 +18,8 @@ def room():
 
 def world_points(frame):
     depth, K, T = (
-        torch.from_numpy(a.astype(np.float64)) for a in (frame.depth_m, frame.intrinsics.matrix, frame.T_world_cam)
+        torch.from_numpy(a.astype(np.float64))
+        for a in (frame.depth_m, frame.intrinsics.matrix, frame.T_world_cam)
     )
     return unproject_depth(depth, K, T).numpy().reshape(-1, 3)
 
@@ -39,7 +42,9 @@ def test_views_agree_on_depth(room):
     points = world_points(room.frames[0])[::97]
     other = room.frames[1]
     uv, z = project_points(
-        torch.from_numpy(points), torch.from_numpy(other.intrinsics.matrix), torch.from_numpy(other.T_world_cam.copy())
+        torch.from_numpy(points),
+        torch.from_numpy(other.intrinsics.matrix),
+        torch.from_numpy(other.T_world_cam.copy()),
     )
     u, v = np.round(uv.numpy()).astype(int).T
     seen = (z.numpy() > 0) & (u >= 0) & (u < 320) & (v >= 0) & (v < 240)

@@ -1,4 +1,6 @@
-"""Questions while someone works ahead: about the newest keyframes, at most one piece of waiting, and the exact scene in the end."""
+"""Questions while someone works ahead: about the newest keyframes, at most one piece of waiting,
+and the exact scene in the end.
+"""
 
 from __future__ import annotations
 
@@ -67,7 +69,9 @@ def exact(pipeline: Ada3DPipeline, other: Ada3DPipeline) -> None:
 
 @pytest.mark.parametrize("strategy", ["none", "voxel_dpp", "voxel_dpp+adatoken3d", "adatoken3d"])
 def test_a_settled_scene_is_exact(model: Path, strategy: str) -> None:
-    settings = {"pruning.strategy": strategy} | ({"pruning.keep_ratio": 0.6} if strategy != "none" else {})
+    settings = {"pruning.strategy": strategy} | (
+        {"pruning.keep_ratio": 0.6} if strategy != "none" else {}
+    )
     pipeline = ahead(model, **settings)
     for count in (2, 3, 5):
         show(pipeline, MANY[pipeline.scene_state().num_keyframes : count])
@@ -80,7 +84,9 @@ def test_a_settled_scene_is_exact(model: Path, strategy: str) -> None:
 
 
 def test_a_question_about_frames_that_just_came(model: Path) -> None:
-    """Nothing worked ahead since: their voxels are put behind, what changed of the others is stale until it is built anew."""
+    """Nothing worked ahead since: their voxels are put behind, what changed of the others is stale
+    until it is built anew.
+    """
     pipeline = ahead(model, MANY[:3], **NEVER)
     settle(pipeline)
     before = pipeline.ask(ASK)
@@ -109,7 +115,9 @@ def library_tokens(model: Path, count: int) -> int:
 
 
 def test_the_same_course_gives_the_same_answer(model: Path) -> None:
-    """An answer from an appended scene follows from the order of arrival alone, not from when work was done."""
+    """An answer from an appended scene follows from the order of arrival alone, not from when work
+    was done.
+    """
 
     def course(work: int, questions: bool) -> Ada3DPipeline:
         pipeline = ahead(model, MANY[:2], **NEVER)
@@ -123,7 +131,9 @@ def test_the_same_course_gives_the_same_answer(model: Path) -> None:
             pipeline.ask(OTHER) if not work else settle(pipeline)
         return pipeline
 
-    answers = [course(*how).ask(ASK) for how in ((0, False), (0, True), (2, False), (2, True), (50, True))]
+    answers = [
+        course(*how).ask(ASK) for how in ((0, False), (0, True), (2, False), (2, True), (50, True))
+    ]
     assert len({(answer.text, answer.confidence) for answer in answers}) == 1
     assert len({answer.scene_staleness for answer in answers}) == 1
 
@@ -148,7 +158,9 @@ def test_a_question_in_the_middle_of_a_rebuild(model: Path, pieces: int) -> None
 
 @pytest.mark.parametrize("pieces", [0, 1, 2, 3, 5])
 def test_frames_in_the_middle_of_a_rebuild(model: Path, pieces: int) -> None:
-    """The rebuild goes on with the scene that it was begun with, and what came since is put behind it."""
+    """The rebuild goes on with the scene that it was begun with, and what came since is put behind
+    it.
+    """
     pipeline = ahead(model, MANY[:2])
     settle(pipeline)
     for count in range(3, 8):
@@ -181,7 +193,9 @@ def test_keyframes_that_are_kept_no_more(model: Path, strategy: str) -> None:
 
 
 def test_questions_alone_bring_a_stale_scene_up_to_date(model: Path) -> None:
-    """Each builds one piece of the next prefix where too much is stale, so that they never starve it."""
+    """Each builds one piece of the next prefix where too much is stale, so that they never starve
+    it.
+    """
     pipeline = ahead(model, MANY[:2], **{"cache.max_staleness": 0.05})
     settle(pipeline)
     show(pipeline, MANY[2:5])
@@ -213,14 +227,18 @@ def test_reset_between_two_pieces(model: Path) -> None:
 
 
 def test_voxels_that_only_join_are_put_in_order_too(model: Path) -> None:
-    """A view that shares no voxel leaves nothing stale; the order is still that of arrival until it is built anew."""
+    """A view that shares no voxel leaves nothing stale; the order is still that of arrival until it
+    is built anew.
+    """
     left, far = MANY[0], dataclasses.replace(MANY[1], T_world_cam=moved(MANY[1], -50.0))
     pipeline = ahead(model, (left,))
     settle(pipeline)
     show(pipeline, (far,))
     settle(pipeline)
     exact(pipeline, library(model, (left, far)))
-    held = start(model, 0, **{"cache.settle_sec": 60.0})  # a library pipeline that works ahead all the same
+    held = start(
+        model, 0, **{"cache.settle_sec": 60.0}
+    )  # a library pipeline that works ahead all the same
     show(held, (left,))
     settle(held)
     show(held, (far,))
@@ -264,7 +282,9 @@ def test_other_settings_between_two_pieces(model: Path) -> None:
     exact(pipeline, library(model, MANY[:3]))
 
 
-def test_a_model_without_3d_is_not_worked_ahead_for(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_without_3d_is_not_worked_ahead_for(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pipeline = ahead(model, MANY[:2])
     assert pipeline._loaded is not None
     plain = dataclasses.replace(pipeline._loaded.model.config, has_video_tower=False)

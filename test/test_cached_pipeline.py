@@ -1,4 +1,6 @@
-"""Questions on the cached scene against the paper's mode, in a pipeline that nobody works ahead for: always the scene as it is."""
+"""Questions on the cached scene against the paper's mode, in a pipeline that nobody works ahead
+for: always the scene as it is.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from ada3d_ros.engine.scene_cache import ROOM_TOKENS
+from ada3d_ros.engine.prefix_cache import ROOM_TOKENS
 from ada3d_ros.errors import NoFramesError, QuestionTooLongError
 from ada3d_ros.model.random_checkpoint import TINY_CONFIG, write_random_checkpoint
 from ada3d_ros.pipeline import Ada3DPipeline
@@ -56,7 +58,9 @@ def cold(answer: Answer) -> None:
 
 @pytest.mark.parametrize("order", ["selection", "sorted"])
 @pytest.mark.parametrize("strategy", CHOICES)
-def test_what_does_not_ask_the_question_equals_the_paper(model: Path, strategy: str, order: str) -> None:
+def test_what_does_not_ask_the_question_equals_the_paper(
+    model: Path, strategy: str, order: str
+) -> None:
     """Also after frames came, when the prefix is built anew exactly."""
     settings: dict[str, Any] = {"pruning.strategy": strategy, "pruning.order": order}
     if strategy != "none":
@@ -83,7 +87,9 @@ def test_every_keyframe_is_looked_at_once(model: Path, monkeypatch: pytest.Monke
         admitted += pipeline.observe(frame) is not None
         for _ in range(2):
             pipeline.ask(ASK)
-        pipeline.ask(dataclasses.replace(ASK, keep_ratio=0.9))  # not from the cache, from the same looks
+        pipeline.ask(
+            dataclasses.replace(ASK, keep_ratio=0.9)
+        )  # not from the cache, from the same looks
     assert admitted == len(ROOM.frames)
     assert looked == [1] * admitted
 
@@ -107,7 +113,9 @@ def count_looks(pipeline: Ada3DPipeline, monkeypatch: pytest.MonkeyPatch) -> lis
         ({}, dataclasses.replace(ASK, scope=Scope.LATEST_IMAGE)),
     ],
 )
-def test_what_is_not_answered_from_the_cache(model: Path, settings: dict[str, Any], question: Question) -> None:
+def test_what_is_not_answered_from_the_cache(
+    model: Path, settings: dict[str, Any], question: Question
+) -> None:
     pipeline = start(model, 3, **settings)
     for _ in range(2):
         cold(pipeline.ask(question))
@@ -124,8 +132,12 @@ def test_what_is_not_answered_from_the_cache(model: Path, settings: dict[str, An
         {"pruning.strategy": "voxel_dpp+adatoken3d"},
     ],
 )
-def test_a_smaller_budget_is_the_first_part_of_the_cached_scene(model: Path, settings: dict[str, Any]) -> None:
-    cached, paper = pair(model, **{"pruning.order": "selection", "pruning.keep_ratio": 0.6, **settings})
+def test_a_smaller_budget_is_the_first_part_of_the_cached_scene(
+    model: Path, settings: dict[str, Any]
+) -> None:
+    cached, paper = pair(
+        model, **{"pruning.order": "selection", "pruning.keep_ratio": 0.6, **settings}
+    )
     for keep_ratio in (0.6, 0.4, 0.2):
         question = dataclasses.replace(ASK, keep_ratio=keep_ratio)
         answer, expected = cached.ask(question), paper.ask(question)
@@ -148,10 +160,16 @@ def test_a_smaller_budget_is_the_first_part_of_the_cached_scene(model: Path, set
         {"pruning.strategy": "coarse_voxels"},
         {"pruning.strategy": "uniform"},
         {"pruning.strategy": "voxel_dpp", "pruning.order": "sorted"},
-        {"pruning.strategy": "geo_fps", "pruning.geo_fps.salient_share": 0.3, "pruning.order": "selection"},
+        {
+            "pruning.strategy": "geo_fps",
+            "pruning.geo_fps.salient_share": 0.3,
+            "pruning.order": "selection",
+        },
     ],
 )
-def test_a_budget_that_needs_its_own_choice_is_answered_cold(model: Path, settings: dict[str, Any]) -> None:
+def test_a_budget_that_needs_its_own_choice_is_answered_cold(
+    model: Path, settings: dict[str, Any]
+) -> None:
     cached, paper = pair(model, **{"pruning.keep_ratio": 0.6, **settings})
     for keep_ratio in (0.3, 0.8):
         question = dataclasses.replace(ASK, keep_ratio=keep_ratio)
@@ -167,7 +185,9 @@ def test_pruning_inside_the_language_model(model: Path, strategy: str) -> None:
     for question in QUESTIONS:
         answer, expected = cached.ask(question), paper.ask(question)
         cached_and_fresh(answer)
-        if strategy != "logistic":  # its slope follows from masses, which are other ones behind the first pruned layer
+        if (
+            strategy != "logistic"
+        ):  # its slope follows from masses, which are other ones behind the first pruned layer
             assert answer.tokens.per_layer == expected.tokens.per_layer
         assert answer.tokens.keep_ratio_achieved == pytest.approx(0.6, abs=0.03)
         assert answer.tokens.prefill_flops < expected.tokens.prefill_flops
@@ -190,20 +210,34 @@ def spatial_places(pipeline: Ada3DPipeline) -> set[tuple[float, ...]]:
     ("before", "after"),
     [
         ({}, {"pruning.strategy": "voxel_dpp"}),
-        ({"pruning.strategy": "voxel_dpp"}, {"pruning.strategy": "voxel_dpp", "pruning.keep_ratio": 0.2}),
+        (
+            {"pruning.strategy": "voxel_dpp"},
+            {"pruning.strategy": "voxel_dpp", "pruning.keep_ratio": 0.2},
+        ),
         ({"pruning.strategy": "random"}, {"pruning.strategy": "random", "pruning.seed": 5}),
-        ({"pruning.strategy": "random"}, {"pruning.strategy": "random", "pruning.order": "selection"}),
+        (
+            {"pruning.strategy": "random"},
+            {"pruning.strategy": "random", "pruning.order": "selection"},
+        ),
         (
             {"pruning.strategy": "random", "pruning.keep_ratio": 0.05},
             {"pruning.strategy": "random", "pruning.keep_ratio": 0.05, "pruning.n_min": 150},
         ),
-        ({"pruning.strategy": "voxel_dpp"}, {"pruning.strategy": "voxel_dpp", "pruning.voxel_dpp.merge": False}),
-        ({"pruning.strategy": "geo_fps"}, {"pruning.strategy": "geo_fps", "pruning.geo_fps.lam": 0.9}),
+        (
+            {"pruning.strategy": "voxel_dpp"},
+            {"pruning.strategy": "voxel_dpp", "pruning.voxel_dpp.merge": False},
+        ),
+        (
+            {"pruning.strategy": "geo_fps"},
+            {"pruning.strategy": "geo_fps", "pruning.geo_fps.lam": 0.9},
+        ),
         ({"model.conversation": "llava_v1"}, {"model.conversation": "vicuna_v1"}),
         ({}, {"cache.kv": "int8"}),
     ],
 )
-def test_settings_that_change_make_another_prefix(model: Path, before: dict[str, Any], after: dict[str, Any]) -> None:
+def test_settings_that_change_make_another_prefix(
+    model: Path, before: dict[str, Any], after: dict[str, Any]
+) -> None:
     base = {"pruning.keep_ratio": 0.5}
     pipeline = start(model, 4, **{**base, **before})
     pipeline.ask(ASK)
@@ -218,9 +252,11 @@ def test_settings_that_change_make_another_prefix(model: Path, before: dict[str,
 def test_a_part_of_another_choice_is_made_anew(model: Path) -> None:
     """Merged groups are those of the configured budget, so a smaller one depends on both."""
     base = {
-        "cache.mode": "paper", "pruning.strategy": "voxel_dpp", "pruning.order": "selection",
+        "cache.mode": "paper",
+        "pruning.strategy": "voxel_dpp",
+        "pruning.order": "selection",
         "pruning.voxel_dpp.merge": True,
-    }  # fmt: skip
+    }
     asked = dataclasses.replace(ASK, keep_ratio=0.2)
     pipeline = start(model, 4, **{**base, "pruning.keep_ratio": 0.3})
     pipeline.ask(asked)
@@ -246,7 +282,9 @@ def test_a_scene_beyond_the_models_positions(tmp_path: Path, limit: str, backgro
     size = {"max_positions": 200, "max_length": 200}[limit]
     if limit == "max_positions":
         config = dataclasses.replace(
-            TINY_CONFIG, decoder=dataclasses.replace(TINY_CONFIG.decoder, max_positions=size), max_length=size
+            TINY_CONFIG,
+            decoder=dataclasses.replace(TINY_CONFIG.decoder, max_positions=size),
+            max_length=size,
         )
     else:
         config = dataclasses.replace(TINY_CONFIG, max_length=size)
@@ -290,7 +328,9 @@ def test_room_for_the_question_is_in_the_prefix(model: Path) -> None:
 
 
 def test_a_scene_without_depth(model: Path) -> None:
-    """Working ahead gives up on it, once; the question says what is wrong; depth that comes later is used."""
+    """Working ahead gives up on it, once; the question says what is wrong; depth that comes later
+    is used.
+    """
     blind = dataclasses.replace(ROOM.frames[0], depth_m=torch.full((120, 160), math.nan).numpy())
     pipeline = Ada3DPipeline(configured(model, **{"cache.settle_sec": 0.0}), background=True)
     pipeline.load()

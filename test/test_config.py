@@ -1,4 +1,6 @@
-"""Settings: every default passes its own check, and what does not pass is named with the allowed range."""
+"""Settings: every default passes its own check, and what does not pass is named with the allowed
+range.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,15 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ada3d_ros.config import SETTINGS, AgentConfig, Setting, from_flat, iter_settings, load_config, to_flat
+from ada3d_ros.config import (
+    SETTINGS,
+    AgentConfig,
+    Setting,
+    from_flat,
+    iter_settings,
+    load_config,
+    to_flat,
+)
 from ada3d_ros.errors import ConfigError, ErrorCode
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -85,7 +95,9 @@ def test_values_of_another_type_are_refused(setting: Setting) -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [math.nan, math.inf, -math.inf, 10**400, -(10**400)], ids=["nan", "inf", "-inf", "huge", "-huge"]
+    "value",
+    [math.nan, math.inf, -math.inf, 10**400, -(10**400)],
+    ids=["nan", "inf", "-inf", "huge", "-huge"],
 )
 def test_numbers_that_are_none(value: float) -> None:
     """An int too large for a float raised OverflowError, not ConfigError."""
@@ -117,7 +129,9 @@ def test_choices(setting: Setting) -> None:
 def test_a_near_choice_and_a_near_name_are_proposed() -> None:
     with pytest.raises(ConfigError, match="did you mean 'best_effort'"):
         from_flat({"qos.rgb": "best-effort"})
-    with pytest.raises(ConfigError, match=r"unknown setting 'sync\.slop_sek'; did you mean 'sync\.slop_sec'"):
+    with pytest.raises(
+        ConfigError, match=r"unknown setting 'sync\.slop_sek'; did you mean 'sync\.slop_sec'"
+    ):
         from_flat({"sync.slop_sek": 0.1})
     with pytest.raises(ConfigError, match=r"docs/parameters\.md"):
         from_flat({"zzzzzzzz": 1})
@@ -131,7 +145,11 @@ def test_a_near_choice_and_a_near_name_are_proposed() -> None:
             ["auto", "cpu", "cuda", "cuda:0", "cuda:11"],
             ["gpu", "cuda:", "cuda:-1", "cuda:a", "CPU", ""],
         ),
-        ("model.revision_sha256", ["", "0" * 64, "af" * 32], ["0" * 63, "0" * 65, "G" * 64, "AF" * 32]),
+        (
+            "model.revision_sha256",
+            ["", "0" * 64, "af" * 32],
+            ["0" * 63, "0" * 65, "G" * 64, "AF" * 32],
+        ),
         ("world_frame", ["map", "odom", "robot/map"], ["", " ", "my map", "map\n"]),
     ],
 )
@@ -167,7 +185,7 @@ def test_the_error_has_a_code_and_is_a_value_error() -> None:
     assert caught.value.code == ErrorCode.INVALID_REQUEST
 
 
-# -- flat and back ----------------------------------------------------------------------------------------------------
+# -- flat and back
 
 
 def value_of(setting: Setting) -> st.SearchStrategy[Any]:
@@ -187,7 +205,11 @@ def value_of(setting: Setting) -> st.SearchStrategy[Any]:
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.fixed_dictionaries({name: value_of(s) for name, s in SETTINGS.items() if not name.startswith("depth.m")}))
+@given(
+    st.fixed_dictionaries(
+        {name: value_of(s) for name, s in SETTINGS.items() if not name.startswith("depth.m")}
+    )
+)
 def test_round_trip(values: dict[str, Any]) -> None:
     config = from_flat(values)
     assert to_flat(config) | values == to_flat(config)
@@ -198,7 +220,12 @@ def test_round_trip(values: dict[str, Any]) -> None:
 @given(
     st.sampled_from(list(SETTINGS)),
     st.one_of(
-        st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8), st.lists(st.floats(), max_size=5)
+        st.none(),
+        st.booleans(),
+        st.integers(),
+        st.floats(),
+        st.text(max_size=8),
+        st.lists(st.floats(), max_size=5),
     ),
 )
 def test_no_value_raises_anything_else_or_slips_through(name: str, value: Any) -> None:
@@ -223,7 +250,7 @@ def test_flat_names_are_the_nested_fields() -> None:
     assert from_flat({"sync.slop_sec": 0.5}, base=changed).keyframe.max_views == 7
 
 
-# -- files --------------------------------------------------------------------------------------------------------------
+# -- files
 
 
 def write(path: Path, text: str) -> Path:
@@ -241,7 +268,10 @@ def test_the_shipped_file_loads() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "/**:\n  ros__parameters:\n    sync:\n      slop_sec: 0.1\n    world_frame: odom\n    use_sim_time: true\n",
+        (
+            "/**:\n  ros__parameters:\n    sync:\n      slop_sec: 0.1\n    world_frame: odom\n   "
+            " use_sim_time: true\n"
+        ),
         "/**:\n  ros__parameters:\n    sync.slop_sec: 0.1\n    world_frame: odom\n",
         "sync: {slop_sec: 0.1}\nworld_frame: odom\n",
         "ros__parameters:\n  sync: {slop_sec: 0.1}\n  world_frame: odom\n",

@@ -1,4 +1,6 @@
-"""The documentation is true: generated tables are current, named files exist, named verbs and parameters exist."""
+"""The documentation is true: generated tables are current, named files exist, named verbs and
+parameters exist.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ def load(path: Path) -> ModuleType:
 
 def test_parameter_table_is_current() -> None:
     page = (ROOT / "docs" / "parameters.md").read_text(encoding="utf-8")
-    assert page == load(ROOT / "tools" / "write_parameter_docs.py").render(), "run python tools/write_parameter_docs.py"
+    assert page == load(ROOT / "tools" / "write_parameter_docs.py").render(), (
+        "run python tools/write_parameter_docs.py"
+    )
 
 
 def test_benchmark_tables_are_current() -> None:
@@ -47,7 +51,9 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_named_verbs_exist(page: Path) -> None:
-    for verb in re.findall(r"(?:^|[`/ ])ada3d ([a-z][a-z-]+)", page.read_text(encoding="utf-8"), re.MULTILINE):
+    for verb in re.findall(
+        r"(?:^|[`/ ])ada3d ([a-z][a-z-]+)", page.read_text(encoding="utf-8"), re.MULTILINE
+    ):
         assert verb in VERBS or verb in ("command", "script"), f"{page.name}: ada3d {verb}"
 
 
@@ -75,12 +81,16 @@ def test_architecture_names_every_room() -> None:
 def test_result_files_say_how_they_were_made() -> None:
     for path in (ROOT / "docs" / "results").glob("*.json"):
         data = json.loads(path.read_text(encoding="utf-8"))
-        assert {"commit", "versions", "device", "date", "processor"} <= set(data["provenance"]), path.name
+        assert {"commit", "versions", "device", "date", "processor"} <= set(data["provenance"]), (
+            path.name
+        )
         assert "n" in data, path.name
 
 
 def test_make_targets_named_in_the_docs_exist() -> None:
-    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    targets = set(
+        re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    )
     for page in PAGES:
         for target in re.findall(r"`make ([a-z-]+)", page.read_text(encoding="utf-8")):
             assert target in targets, f"{page.name}: make {target}"

@@ -14,15 +14,18 @@ import torch
 
 from ada3d_ros.engine.scene_prefix import ScenePrefix
 from ada3d_ros.errors import CanceledError, ErrorCode, ModelError, OutOfMemoryError
-from ada3d_ros.geometry.voxel_table import VoxelTable
 from ada3d_ros.model.random_checkpoint import write_random_checkpoint
 from ada3d_ros.pipeline import Ada3DPipeline
+from ada3d_ros.scene.voxel_table import VoxelTable
 from ada3d_ros.types import AskHooks, Question, Scope, StopReason
 from test.test_cached_background import MANY, ahead, exact, library, settle, show
 from test.test_pipeline import ASK, ROOM, start
 
 CUDA = torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-CPU = RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory: you tried to ...")
+CPU = RuntimeError(
+    "[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory: you tried"
+    " to ..."
+)
 OTHER = RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 PRUNED = {"pruning.strategy": "voxel_dpp", "pruning.keep_ratio": 0.6}
 STAGES = {  # settings under which a question passes there, module or object, name
@@ -58,7 +61,11 @@ def place(pipeline: Ada3DPipeline, stage: str) -> tuple[Any, str]:
 
 
 def fail(
-    patch: pytest.MonkeyPatch, where: tuple[Any, str], error: Exception, times: float, after: int = 0
+    patch: pytest.MonkeyPatch,
+    where: tuple[Any, str],
+    error: Exception,
+    times: float,
+    after: int = 0,
 ) -> list[int]:
     """Raise `error` at so many calls, the first `after` calls being right; the number of each call."""
     owner, name = where
@@ -96,7 +103,9 @@ def test_once_is_answered_with_fewer_views(
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_twice_is_answered_with_less_of_them(model: Path, stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_twice_is_answered_with_less_of_them(
+    model: Path, stage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings = {**STAGES[stage], **PRUNED}
     expected = start(model, 5, **settings).ask(ASK)
     pipeline = start(model, 5, **settings)
@@ -115,7 +124,9 @@ def test_twice_is_answered_with_less_of_them(model: Path, stage: str, monkeypatc
 
 @pytest.mark.parametrize("error", [CUDA, CPU], ids=["cuda", "cpu"])
 @pytest.mark.parametrize("stage", STAGES)
-def test_always_is_said_by_name(model: Path, stage: str, error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_always_is_said_by_name(
+    model: Path, stage: str, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pipeline = start(model, 5, **STAGES[stage])
     expected = pipeline.ask(ASK)
     pipeline.observe(dataclasses.replace(ROOM.frames[0], stamp_ns=ROOM.frames[-1].stamp_ns + 1))
@@ -150,8 +161,12 @@ def test_another_error_is_the_models_and_leaves_nothing(
 
 @pytest.mark.parametrize("error", [CUDA, CPU, OTHER], ids=["cuda", "cpu", "other"])
 @pytest.mark.parametrize("after", range(14))
-def test_any_call_of_the_layers(model: Path, after: int, error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the middle of the first chunk, of a later one, of the question: what comes next is as if nothing had been."""
+def test_any_call_of_the_layers(
+    model: Path, after: int, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the middle of the first chunk, of a later one, of the question: what comes next is as if
+    nothing had been.
+    """
     pipeline = ahead(model, MANY[:3])
     pipeline.observe(MANY[3])
     assert pipeline._loaded is not None
@@ -199,7 +214,7 @@ def test_an_image_is_tried_as_often(model: Path, monkeypatch: pytest.MonkeyPatch
             pipeline.ask(image)
 
 
-# -- ahead of questions -----------------------------------------------------------------------------------------------
+# -- ahead of questions
 
 
 @pytest.mark.parametrize("error", [CUDA, CPU], ids=["cuda", "cpu"])
@@ -225,7 +240,9 @@ def test_working_ahead_gives_up_on_this_scene_alone(
 def test_memory_ends_while_voxels_are_put_behind(
     model: Path, pieces: int, error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A chunk of the prefix in front that failed was lost, and questions went on without its tokens."""
+    """A chunk of the prefix in front that failed was lost, and questions went on without its
+    tokens.
+    """
     pipeline = ahead(model, MANY[:2])
     settle(pipeline)
     show(pipeline, MANY[2:4])
@@ -257,9 +274,13 @@ def test_another_error_ahead_is_said_once(model: Path, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("name", ["spread", "plus", "at"])
-def test_memory_ends_inside_the_voxel_table(model: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A view half put in or half taken out: the table is as before, or its voxels would be wrong for good."""
-    from ada3d_ros.geometry.voxel_table import VoxelSums
+def test_memory_ends_inside_the_voxel_table(
+    model: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A view half put in or half taken out: the table is as before, or its voxels would be wrong
+    for good.
+    """
+    from ada3d_ros.scene.voxel_table import VoxelSums
 
     settings = {"keyframe.max_views": 3}
     pipeline = ahead(model, MANY[:3], **settings)
@@ -275,7 +296,7 @@ def test_memory_ends_inside_the_voxel_table(model: Path, name: str, monkeypatch:
     exact(pipeline, library(model, MANY[:4], **settings))
 
 
-# -- stopped ----------------------------------------------------------------------------------------------------------
+# -- stopped
 
 
 def stop_at(token: int, error: Callable[[str], Exception] = CanceledError) -> AskHooks:
@@ -295,7 +316,9 @@ def stop_at(token: int, error: Callable[[str], Exception] = CanceledError) -> As
 
 @pytest.mark.parametrize("strategy", ["none", "adatoken3d", "voxel_dpp"])
 def test_a_question_canceled_while_it_answers(model: Path, strategy: str) -> None:
-    settings = {"pruning.strategy": strategy} | ({"pruning.keep_ratio": 0.6} if strategy != "none" else {})
+    settings = {"pruning.strategy": strategy} | (
+        {"pruning.keep_ratio": 0.6} if strategy != "none" else {}
+    )
     pipeline, fresh = start(model, 4, **settings), start(model, 4, **settings)
     whole = fresh.ask(ASK)
     other = fresh.ask(Question("How many chairs?"))
@@ -315,7 +338,9 @@ def live_bytes() -> int:
     for thing in gc.get_objects():
         if type(thing) not in (torch.Tensor, torch.nn.Parameter):
             continue
-        if thing.device.type == "cpu" and thing.layout is torch.strided:  # another test's sparse ones have no storage
+        if (
+            thing.device.type == "cpu" and thing.layout is torch.strided
+        ):  # another test's sparse ones have no storage
             storage = thing.untyped_storage()
             storages[storage.data_ptr()] = storage.nbytes()
     return sum(storages.values())

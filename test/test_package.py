@@ -1,4 +1,6 @@
-"""The package as installed: what the `ada3d` script runs, one version, and numbers that agree with the interfaces."""
+"""The package as installed: what the `ada3d` script runs, one version, and numbers that agree with
+the interfaces.
+"""
 
 import os
 import re
@@ -20,7 +22,8 @@ INTERFACES = sorted(f for folder in ("msg", "srv", "action") for f in (ROOT / fo
 # Numbers that need a unit or a range beside them.
 MEASURE = re.compile(r"^(float32|float64)(\[\])? +\w+")
 UNIT = re.compile(
-    r"metre|second|\bms\b|millisecond|MiB|\d\.\.\d|bytes|multiply|mean over|asked|same|probability|hertz|share"
+    r"metre|second|\bms\b|millisecond|MiB|\d\.\.\d|bytes|multiply|mean"
+    r" over|asked|same|probability|hertz|share"
 )
 UNIT_IN_NAME = re.compile(r"_(m|s|ms|sec|ns|px|rad|hz|mib|bytes|flops)$")
 
@@ -38,7 +41,11 @@ def members(enum: type[Enum]) -> dict[str, int]:
 
 def clean_env() -> dict[str, str]:
     """The environment without folders that would be searched before the installed ones."""
-    return {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "AMENT_PREFIX_PATH")}
+    return {
+        key: value
+        for key, value in os.environ.items()
+        if key not in ("PYTHONPATH", "AMENT_PREFIX_PATH")
+    }
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +57,9 @@ def script() -> Path:
 
 
 def test_the_script_runs_the_checkout(script: Path, tmp_path: Path) -> None:
-    """A copy in the environment would win over the source silently: every module must come from this folder."""
+    """A copy in the environment would win over the source silently: every module must come from
+    this folder.
+    """
     parts = ["", *(f".{f.stem}" for f in (ROOT / "ada3d_ros").glob("[a-z]*.py"))]
     parts += [f".{f.parent.name}" for f in (ROOT / "ada3d_ros").glob("*/__init__.py")]
     code = (
@@ -58,30 +67,44 @@ def test_the_script_runs_the_checkout(script: Path, tmp_path: Path) -> None:
         f"for part in {parts}: print(os.path.realpath(u.find_spec('ada3d_ros' + part).origin))\n"
     )
     interpreter = script.read_text().splitlines()[0].removeprefix("#!")
-    done = subprocess.run([interpreter, "-c", code], cwd=tmp_path, env=clean_env(), capture_output=True, text=True)
+    done = subprocess.run(
+        [interpreter, "-c", code], cwd=tmp_path, env=clean_env(), capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
-    strangers = [line for line in done.stdout.splitlines() if not line.startswith(f"{ROOT}{os.sep}ada3d_ros{os.sep}")]
+    strangers = [
+        line
+        for line in done.stdout.splitlines()
+        if not line.startswith(f"{ROOT}{os.sep}ada3d_ros{os.sep}")
+    ]
     assert not strangers, f"run `make setup`: these come from elsewhere: {strangers}"
     assert "from ada3d_ros.cli import main" in script.read_text()
 
 
 def test_the_script_knows_its_version(script: Path, tmp_path: Path) -> None:
-    done = subprocess.run([script, "--version"], cwd=tmp_path, env=clean_env(), capture_output=True, text=True)
+    done = subprocess.run(
+        [script, "--version"], cwd=tmp_path, env=clean_env(), capture_output=True, text=True
+    )
     assert (done.returncode, done.stdout.strip()) == (0, ada3d_ros.__version__), done.stderr
 
 
-@pytest.mark.parametrize("name", sorted(f.name for f in (ROOT / "scripts").iterdir() if f.is_file()))
+@pytest.mark.parametrize(
+    "name", sorted(f.name for f in (ROOT / "scripts").iterdir() if f.is_file())
+)
 def test_ros2_run_scripts_are_verbs(name: str) -> None:
     """What `ros2 run ada3d_ros NAME` executes: installed by CMake, and a verb of the command line."""
     file = ROOT / "scripts" / name
     assert os.access(file, os.X_OK)
     assert f"scripts/{name}" in (ROOT / "CMakeLists.txt").read_text()
-    assert name == "ada3d" or (name in VERBS and f'main(["{name}", *sys.argv[1:]])' in file.read_text())
+    assert name == "ada3d" or (
+        name in VERBS and f'main(["{name}", *sys.argv[1:]])' in file.read_text()
+    )
 
 
 def test_a_ros2_run_script_starts(tmp_path: Path) -> None:
     command = [sys.executable, ROOT / "scripts" / "ada3d", "--help"]
-    folders = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))  # installed or not
+    folders = os.pathsep.join(
+        filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])
+    )  # installed or not
     env = {**os.environ, "PYTHONPATH": folders}
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -91,14 +114,18 @@ def test_a_ros2_run_script_starts(tmp_path: Path) -> None:
 def test_one_version() -> None:
     declared = ET.parse(ROOT / "package.xml").getroot().findtext("version")
     command = [sys.executable, "-W", "ignore", "setup.py", "--version"]
-    from_setup = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()[-1]
+    from_setup = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split()[-1]
     assert ada3d_ros.__version__ == declared == from_setup
 
 
 def test_every_interface_is_built() -> None:
     cmake = (ROOT / "CMakeLists.txt").read_text()
     listed = re.findall(r"^  ((?:msg|srv|action)/\w+\.\w+)$", cmake, re.MULTILINE)
-    assert listed == sorted(listed, key=lambda f: (["msg", "srv", "action"].index(f.split("/")[0]), f))
+    assert listed == sorted(
+        listed, key=lambda f: (["msg", "srv", "action"].index(f.split("/")[0]), f)
+    )
     assert sorted(listed) == sorted(str(f.relative_to(ROOT)) for f in INTERFACES)
 
 
@@ -117,7 +144,9 @@ def test_numbers_agree_with_the_interfaces(file: str, prefix: str, enum: type[En
 
 
 def test_every_error_code_is_of_some_error_class() -> None:
-    """A code that nothing raises would never reach a caller; NONE is success and UNKNOWN the base class."""
+    """A code that nothing raises would never reach a caller; NONE is success and UNKNOWN the base
+    class.
+    """
     raised: set[ErrorCode] = set()
     classes: list[type[Ada3DError]] = [Ada3DError]
     while classes:
@@ -147,7 +176,11 @@ def test_no_package_registry_is_named() -> None:
         ROOT / "tools" / "setup_venv.py",
         ROOT / ".ci" / "run",
     ]
-    assert not [f.name for f in files if re.search(r"https?://|--(extra-)?index-url=?\s+\w|pypi\.", f.read_text())]
+    assert not [
+        f.name
+        for f in files
+        if re.search(r"https?://|--(extra-)?index-url=?\s+\w|pypi\.", f.read_text())
+    ]
 
 
 def test_the_licence_is_whole() -> None:

@@ -16,7 +16,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ada3d_ros.config import AgentConfig, from_flat
-from ada3d_ros.engine.reference import reference_generate
 from ada3d_ros.errors import (
     CanceledError,
     CheckpointError,
@@ -31,10 +30,20 @@ from ada3d_ros.errors import (
     QuestionTooLongError,
     RequestTimeoutError,
 )
-from ada3d_ros.ground_phrase import GROUNDING_PROMPT
+from ada3d_ros.grounding.phrase import GROUNDING_PROMPT
+from ada3d_ros.lab.parity.reference_engine import reference_generate
 from ada3d_ros.model.random_checkpoint import write_random_checkpoint
 from ada3d_ros.pipeline import Ada3DPipeline
-from ada3d_ros.types import Answer, AskHooks, GroundingMethod, Question, Scope, Stage, StageTimings, StopReason
+from ada3d_ros.types import (
+    Answer,
+    AskHooks,
+    GroundingMethod,
+    Question,
+    Scope,
+    Stage,
+    StageTimings,
+    StopReason,
+)
 from test.box_room import build_box_room
 
 ROOM = build_box_room(num_views=5, width=160, height=120)
@@ -54,7 +63,8 @@ def model_2d(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = Path(shutil.copytree(model, tmp_path_factory.mktemp("model") / "plain"))
     tensors = load_file(folder / "model.safetensors")
     save_file(
-        {name: t.clone() for name, t in tensors.items() if ".video_tower." not in name}, folder / "model.safetensors"
+        {name: t.clone() for name, t in tensors.items() if ".video_tower." not in name},
+        folder / "model.safetensors",
     )
     config = json.loads((folder / "config.json").read_text())
     del config["mm_video_tower"]
@@ -99,7 +109,7 @@ def say(pipeline: Ada3DPipeline, monkeypatch: pytest.MonkeyPatch, text: str) -> 
     return ids[:-1]
 
 
-# -- the path ---------------------------------------------------------------------------------------------------------
+# -- the path
 
 
 def test_ask(pipeline: Ada3DPipeline) -> None:
@@ -131,7 +141,11 @@ def test_the_whole_path_equals_the_reference_engine(pipeline: Ada3DPipeline) -> 
 
     loaded.model.build_prompt = spy  # type: ignore[method-assign]
     try:
-        for question in (ASK, Question("How many chairs?"), Question("What is at [0.1, 0.2, 0.3]?")):
+        for question in (
+            ASK,
+            Question("How many chairs?"),
+            Question("What is at [0.1, 0.2, 0.3]?"),
+        ):
             answer = pipeline.ask(question)
             ids, _ = reference_generate(loaded.model.decoder, prompts[-1], 8)
             assert answer.text == loaded.tokenizer.decode(ids).strip()
@@ -155,7 +169,9 @@ def test_the_same_question_twice_gives_the_same_answer(model: Path) -> None:
 
 def test_sampling_follows_the_seed(model: Path) -> None:
     def ask(seed: int) -> str:
-        return start(model, **{"generation.temperature": 1.5, "generation.seed": seed}).ask(ASK).text
+        return (
+            start(model, **{"generation.temperature": 1.5, "generation.seed": seed}).ask(ASK).text
+        )
 
     assert ask(1) == ask(1)
     assert len({ask(1), ask(2), ask(3)}) > 1
@@ -177,14 +193,22 @@ def test_scene_tokens_are_made_once_per_version(model: Path) -> None:
     pipeline.reset_scene()
     pipeline.observe(dataclasses.replace(ROOM.frames[4]))
     after_reset = pipeline.ask(ASK)
-    assert after_reset.timings.vision_s > 0  # the same number of keyframes would not be enough to tell
+    assert (
+        after_reset.timings.vision_s > 0
+    )  # the same number of keyframes would not be enough to tell
     assert after_reset.scene_epoch == 1
 
 
 def test_times_add_up(pipeline: Ada3DPipeline) -> None:
     for scope in Scope:
         times = pipeline.ask(dataclasses.replace(ASK, scope=scope)).timings
-        parts = [times.preprocess_s, times.vision_s, times.spatial_s, times.prefill_s, times.decode_s]
+        parts = [
+            times.preprocess_s,
+            times.vision_s,
+            times.spatial_s,
+            times.prefill_s,
+            times.decode_s,
+        ]
         parts += [times.postprocess_s]
         known = [part for part in parts if not math.isnan(part)]
         assert all(part >= 0 for part in known)
@@ -210,10 +234,12 @@ def test_hooks_are_called_in_order(pipeline: Ada3DPipeline) -> None:
     assert counts[-1] == answer.tokens.generated
     decoding = events[events.index(Stage.DECODING) : events.index(Stage.POSTPROCESS)]
     assert decoding.count("check") == answer.tokens.generated  # before each token
-    assert all(type(events[events.index(t) - 1]) is str for t in texts[:1])  # asked before, not after
+    assert all(
+        type(events[events.index(t) - 1]) is str for t in texts[:1]
+    )  # asked before, not after
 
 
-# -- stopping -----------------------------------------------------------------------------------------------------------
+# -- stopping
 
 
 @pytest.mark.parametrize(
@@ -231,7 +257,9 @@ def test_stopped_while_decoding_keeps_the_text(
         if len(seen) >= 3:
             raise error("enough")
 
-    answer = pipeline.ask(ASK, AskHooks(check=check, on_text=lambda delta, count: seen.append(delta)))
+    answer = pipeline.ask(
+        ASK, AskHooks(check=check, on_text=lambda delta, count: seen.append(delta))
+    )
     assert answer.stop_reason is reason
     assert answer.tokens.generated == 3
     assert answer.text
@@ -262,7 +290,11 @@ def test_stopped_at_the_first_token(pipeline: Ada3DPipeline) -> None:
             raise CanceledError("enough")
 
     answer = pipeline.ask(ASK, AskHooks(check=check, on_stage=stages.append))
-    assert (answer.text, answer.tokens.generated, answer.stop_reason) == ("", 0, StopReason.CANCELED)
+    assert (answer.text, answer.tokens.generated, answer.stop_reason) == (
+        "",
+        0,
+        StopReason.CANCELED,
+    )
     assert math.isnan(answer.confidence)
 
 
@@ -272,7 +304,7 @@ def test_the_number_of_tokens(pipeline: Ada3DPipeline) -> None:
     assert whole.startswith(pipeline.ask(dataclasses.replace(ASK, max_new_tokens=3)).text)
 
 
-# -- boxes --------------------------------------------------------------------------------------------------------------
+# -- boxes
 
 
 def test_ground(pipeline: Ada3DPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -281,7 +313,9 @@ def test_ground(pipeline: Ada3DPipeline, monkeypatch: pytest.MonkeyPatch) -> Non
     assert loaded is not None
     real = loaded.tokenizer.encode
     say(pipeline, monkeypatch, BOX_TEXT)
-    monkeypatch.setattr(loaded.tokenizer, "encode", lambda text: (asked.append(text), real(text))[1])
+    monkeypatch.setattr(
+        loaded.tokenizer, "encode", lambda text: (asked.append(text), real(text))[1]
+    )
     answer = pipeline.ground(Question("  the red box ", max_new_tokens=200))
     assert GROUNDING_PROMPT.format(phrase="the red box") in asked[0]
     assert asked[0].count("<image>") == 1
@@ -296,7 +330,9 @@ def test_ground(pipeline: Ada3DPipeline, monkeypatch: pytest.MonkeyPatch) -> Non
     assert answer.question.strip() == "the red box"
 
 
-def test_unsupported_and_unwanted_boxes(pipeline: Ada3DPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unsupported_and_unwanted_boxes(
+    pipeline: Ada3DPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
     say(pipeline, monkeypatch, "It is at [20.0, 20.0, 1.0, 1.0, 1.0, 1.0].")
     answer = pipeline.ground(Question("the unicorn", max_new_tokens=200))
     assert answer.boxes == ()
@@ -310,19 +346,22 @@ def test_unsupported_and_unwanted_boxes(pipeline: Ada3DPipeline, monkeypatch: py
 def test_boxes_at_most_max_count(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pipeline = start(model, **{"boxes.max_count": 2})
     x, y, z = BOX.center_m
-    text = " ".join(f"[{x:.3f}, {y:.3f}, {z:.3f}, {s:.1f}, {s:.1f}, {s:.1f}]" for s in (1.0, 1.1, 1.2))
+    text = " ".join(
+        f"[{x:.3f}, {y:.3f}, {z:.3f}, {s:.1f}, {s:.1f}, {s:.1f}]" for s in (1.0, 1.1, 1.2)
+    )
     say(pipeline, monkeypatch, text)
     answer = pipeline.ask(Question("Where?", max_new_tokens=400))
     assert answer.text == text
     assert [round(float(box.size_m[0]), 1) for box in answer.boxes] == [1.0, 1.1]
 
 
-# -- questions ------------------------------------------------------------------------------------------------------------
+# -- questions
 
 
 def test_a_coordinate_becomes_a_click(pipeline: Ada3DPipeline) -> None:
     answers = {
-        text: pipeline.ask(Question(text)) for text in ("[0.5, 0.2, 0.3]", "[0.5, 0.2, 0.9]", "[1, 2, 3, 1, 1, 1]")
+        text: pipeline.ask(Question(text))
+        for text in ("[0.5, 0.2, 0.3]", "[0.5, 0.2, 0.9]", "[1, 2, 3, 1, 1, 1]")
     }
     prompts = {answer.tokens.prompt for answer in answers.values()}
     assert len(prompts) == 1  # each is one row, whatever its digits
@@ -353,12 +392,16 @@ def test_what_is_not_a_question(pipeline: Ada3DPipeline, text: str, error: type[
         pipeline.check_question(text)
     with pytest.raises(error):
         pipeline.ground(Question(text))
-    if error is not QuestionTooLongError:  # question.max_chars is for what callers write, templates may be longer
+    if (
+        error is not QuestionTooLongError
+    ):  # question.max_chars is for what callers write, templates may be longer
         with pytest.raises(error):
             pipeline.ask(Question(text))
 
 
-def test_a_prompt_beyond_the_models_length(pipeline: Ada3DPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_prompt_beyond_the_models_length(
+    pipeline: Ada3DPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
     loaded = pipeline._loaded
     assert loaded is not None
     short = dataclasses.replace(loaded.model.config, max_length=64)
@@ -395,7 +438,7 @@ def test_a_2d_checkpoint(model_2d: Path) -> None:
     assert answer.tokens.generated == 8
 
 
-# -- the scene ------------------------------------------------------------------------------------------------------------
+# -- the scene
 
 
 def test_no_keyframe_yet(model: Path) -> None:
@@ -411,7 +454,9 @@ def test_a_scene_without_any_depth(model: Path) -> None:
     """Frames with so little depth are not admitted by the node; the model must still fail by name."""
     pipeline = Ada3DPipeline(configured(model))
     pipeline.load()
-    blind = dataclasses.replace(ROOM.frames[0], depth_m=np.full_like(ROOM.frames[0].depth_m, np.nan))
+    blind = dataclasses.replace(
+        ROOM.frames[0], depth_m=np.full_like(ROOM.frames[0].depth_m, np.nan)
+    )
     assert pipeline.observe(blind) is not None
     with pytest.raises(NoFramesError, match="none of the 1 views has a depth reading"):
         pipeline.ask(ASK)
@@ -437,7 +482,9 @@ def test_observe_and_reset(model: Path) -> None:
 def test_settings_apply_from_the_next_question(model: Path) -> None:
     pipeline = start(model)
     assert pipeline.ask(ASK).tokens.generated == 8
-    pipeline.set_config(configured(model, **{"generation.max_new_tokens": 2, "keyframe.max_views": 2}))
+    pipeline.set_config(
+        configured(model, **{"generation.max_new_tokens": 2, "keyframe.max_views": 2})
+    )
     answer = pipeline.ask(ASK)
     assert (answer.tokens.generated, len(answer.keyframe_stamps_ns)) == (2, 2)
 
@@ -462,10 +509,12 @@ def test_frames_that_come_while_a_question_runs_wait_for_the_next(model: Path) -
     assert version_2.ask(ASK).confidence == pipeline.ask(ASK).confidence
 
 
-# -- model ------------------------------------------------------------------------------------------------------------------
+# -- model
 
 
-def test_check_reads_no_weights_and_load_fills_in(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_reads_no_weights_and_load_fills_in(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from ada3d_ros.model import startup
 
     def forbidden(*args: Any) -> None:
@@ -501,7 +550,9 @@ def test_check_reads_no_weights_and_load_fills_in(model: Path, monkeypatch: pyte
         ({"model.vision_path": "/nowhere"}, CheckpointError, "/nowhere"),
     ],
 )
-def test_check_fails_by_name(model: Path, settings: dict[str, Any], error: type[Exception], words: str) -> None:
+def test_check_fails_by_name(
+    model: Path, settings: dict[str, Any], error: type[Exception], words: str
+) -> None:
     with pytest.raises(error, match=words):
         Ada3DPipeline(configured(model, **settings)).check()
 
@@ -541,7 +592,9 @@ def test_torchs_own_errors_are_a_model_error(model: Path, monkeypatch: pytest.Mo
         with pytest.raises(ModelError, match="the model failed: mat1"):
             pipeline.ask(ASK)
         patch.setattr(
-            loaded.model, "encode_views", lambda *a: (_ for _ in ()).throw(torch.cuda.OutOfMemoryError("2 GiB"))
+            loaded.model,
+            "encode_views",
+            lambda *a: (_ for _ in ()).throw(torch.cuda.OutOfMemoryError("2 GiB")),
         )
         with pytest.raises(OutOfMemoryError, match="2 GiB"):
             pipeline.ask(ASK)
@@ -549,7 +602,9 @@ def test_torchs_own_errors_are_a_model_error(model: Path, monkeypatch: pytest.Mo
 
 
 def test_preset_reference_runs_and_differs(model: Path) -> None:
-    """It neither masks nor orders as the default does; a room without holes differs in the intrinsics alone."""
+    """It neither masks nor orders as the default does; a room without holes differs in the
+    intrinsics alone.
+    """
     default, reference = start(model), start(model, **{"model.compat": "reference"})
     a, b = default.ask(ASK), reference.ask(ASK)
     assert b.tokens.generated == 8

@@ -1,4 +1,6 @@
-"""Pruning on the main path, without ROS: strategies on scenes and images, what is made once, what the answer says."""
+"""Pruning on the main path, without ROS: strategies on scenes and images, what is made once, what
+the answer says.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +23,18 @@ from ada3d_ros.types import Question, Scope
 from test.test_pipeline import ASK, ROOM, configured, start
 
 LAYERS = 4  # of the tiny model
-QUESTIONS = [Question("What is in the room?"), Question("How many chairs?"), Question("Is it at [0.1, 0.2, 0.3]?")]
-PAIRS = ["voxel_dpp+adatoken3d", "cond_dpp+fastv", "geo_fps+pdrop", "coarse_voxels+logistic", "random+adatoken3d"]
+QUESTIONS = [
+    Question("What is in the room?"),
+    Question("How many chairs?"),
+    Question("Is it at [0.1, 0.2, 0.3]?"),
+]
+PAIRS = [
+    "voxel_dpp+adatoken3d",
+    "cond_dpp+fastv",
+    "geo_fps+pdrop",
+    "coarse_voxels+logistic",
+    "random+adatoken3d",
+]
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +56,9 @@ def prune(pipeline: Ada3DPipeline, model: Path, **settings: Any) -> Ada3DPipelin
 
 @pytest.mark.parametrize("scope", list(Scope))
 @pytest.mark.parametrize("strategy", [*STRATEGIES, *PAIRS])
-def test_every_strategy_answers(pipeline: Ada3DPipeline, model: Path, strategy: str, scope: Scope) -> None:
+def test_every_strategy_answers(
+    pipeline: Ada3DPipeline, model: Path, strategy: str, scope: Scope
+) -> None:
     prune(pipeline, model, strategy=strategy, keep_ratio=0.55)
     answer = pipeline.ask(dataclasses.replace(ASK, scope=scope))
     tokens = answer.tokens
@@ -54,7 +68,9 @@ def test_every_strategy_answers(pipeline: Ada3DPipeline, model: Path, strategy: 
     assert tokens.strategy == strategy
     low = 0.35 if strategy == "coarse_voxels" else 0.52  # on a grid of patches voxels grow in steps
     assert low < tokens.keep_ratio_achieved <= 0.57
-    assert tokens.keep_ratio_achieved == pytest.approx(sum(tokens.per_layer) / LAYERS / tokens.spatial_total)
+    assert tokens.keep_ratio_achieved == pytest.approx(
+        sum(tokens.per_layer) / LAYERS / tokens.spatial_total
+    )
     assert list(tokens.per_layer) == sorted(tokens.per_layer, reverse=True)
     inside = strategy.split("+")[-1] in IN_LLM
     assert (tokens.per_layer[0] > tokens.per_layer[-1]) == inside
@@ -69,13 +85,19 @@ def test_every_strategy_answers(pipeline: Ada3DPipeline, model: Path, strategy: 
 
 
 @pytest.mark.parametrize("strategy", [*STRATEGIES[1:], *PAIRS])
-def test_keep_ratio_one_is_the_unpruned_model(pipeline: Ada3DPipeline, model: Path, strategy: str) -> None:
+def test_keep_ratio_one_is_the_unpruned_model(
+    pipeline: Ada3DPipeline, model: Path, strategy: str
+) -> None:
     """Bit for bit: text and confidence."""
     plain = [prune(pipeline, model, strategy="none").ask(question) for question in QUESTIONS]
     prune(pipeline, model, strategy=strategy, keep_ratio=0.6)
     for question, expected in zip(QUESTIONS, plain, strict=True):
         whole = pipeline.ask(dataclasses.replace(question, keep_ratio=1.0))
-        assert (whole.text, whole.confidence, whole.tokens.strategy) == (expected.text, expected.confidence, "none")
+        assert (whole.text, whole.confidence, whole.tokens.strategy) == (
+            expected.text,
+            expected.confidence,
+            "none",
+        )
         assert (whole.tokens.keep_ratio_requested, whole.tokens.keep_ratio_achieved) == (1.0, 1.0)
 
 
@@ -134,15 +156,23 @@ def test_cond_dpp_chooses_by_the_question(
 def test_a_schedule_fitted_to_the_scene(
     model: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The scene's first question pays one unpruned pass; random weights give no falling curve, and it is said."""
+    """The scene's first question pays one unpruned pass; random weights give no falling curve, and
+    it is said.
+    """
     from ada3d_ros.engine import scene_pruning as module
 
     calls: list[int] = []
     real = module.measure_information
     monkeypatch.setattr(module, "measure_information", lambda *a: (calls.append(1), real(*a))[1])
     pipeline = start(model, 3)
-    settings = {"adatoken3d.schedule": "fitted", "adatoken3d.calibration": "per_scene", "keep_ratio": 0.6}
-    prune(pipeline, model, strategy="adatoken3d", **settings, **{"adatoken3d.on_degenerate": "flat"})
+    settings = {
+        "adatoken3d.schedule": "fitted",
+        "adatoken3d.calibration": "per_scene",
+        "keep_ratio": 0.6,
+    }
+    prune(
+        pipeline, model, strategy="adatoken3d", **settings, **{"adatoken3d.on_degenerate": "flat"}
+    )
     first, second = pipeline.ask(ASK), pipeline.ask(QUESTIONS[0])
     assert len(calls) == 1
     assert first.timings.scene_s > 0
@@ -155,8 +185,13 @@ def test_a_schedule_fitted_to_the_scene(
     with caplog.at_level(logging.WARNING, "ada3d_ros"):
         fallback = pipeline.ask(ASK).tokens
     assert fallback.keep_ratio_achieved == pytest.approx(0.6, abs=0.02)
-    assert "flat or rises with depth, so it says nothing about where to prune: the fixed curve is used" in caplog.text
-    prune(pipeline, model, strategy="adatoken3d", **settings, **{"adatoken3d.on_degenerate": "error"})
+    assert (
+        "flat or rises with depth, so it says nothing about where to prune: the fixed curve is used"
+        in caplog.text
+    )
+    prune(
+        pipeline, model, strategy="adatoken3d", **settings, **{"adatoken3d.on_degenerate": "error"}
+    )
     with pytest.raises(ConfigError, match="flat or rises with depth"):
         pipeline.ask(ASK)
 
@@ -164,30 +199,51 @@ def test_a_schedule_fitted_to_the_scene(
 def test_settings_that_cannot_work_with_the_model_fail_early(model: Path, tmp_path: Path) -> None:
     for settings, said in [
         ({"pruning.keep_ratio": 0.2}, "allowed: 0.25 to 1"),
-        ({"pruning.strategy": "fastv", "pruning.fastv.k": 4, "pruning.keep_ratio": 0.9}, "allowed: 1 to 3"),
-        ({"pruning.adatoken3d.prune_layers": "4", "pruning.keep_ratio": 0.9}, "behind layers 1 to 3"),
+        (
+            {"pruning.strategy": "fastv", "pruning.fastv.k": 4, "pruning.keep_ratio": 0.9},
+            "allowed: 1 to 3",
+        ),
+        (
+            {"pruning.adatoken3d.prune_layers": "4", "pruning.keep_ratio": 0.9},
+            "behind layers 1 to 3",
+        ),
         ({"pruning.adatoken3d.schedule": "fitted"}, "ada3d calibrate"),
         (
-            {"pruning.adatoken3d.schedule": "fitted", "pruning.adatoken3d.calibration_file": str(tmp_path / "no.yaml")},
+            {
+                "pruning.adatoken3d.schedule": "fitted",
+                "pruning.adatoken3d.calibration_file": str(tmp_path / "no.yaml"),
+            },
             "no calibration file",
         ),
     ]:
         broken = Ada3DPipeline(configured(model, **{"pruning.strategy": "adatoken3d", **settings}))
         with pytest.raises(ConfigError, match=said):
             broken.check()
-    assert Ada3DPipeline(configured(model, **{"pruning.strategy": "adatoken3d"})).check().random_weights
+    assert (
+        Ada3DPipeline(configured(model, **{"pruning.strategy": "adatoken3d"}))
+        .check()
+        .random_weights
+    )
 
 
 def test_what_was_asked_for_and_cannot_be_is_refused(pipeline: Ada3DPipeline, model: Path) -> None:
     prune(pipeline, model, strategy="adatoken3d", keep_ratio=0.5)
-    with pytest.raises(ConfigError, match=r"keep_ratio = 0\.2 cannot be met on this decoder; allowed: 0\.25 to 1"):
+    with pytest.raises(
+        ConfigError, match=r"keep_ratio = 0\.2 cannot be met on this decoder; allowed: 0\.25 to 1"
+    ):
         pipeline.ask(dataclasses.replace(ASK, keep_ratio=0.2))
     prune(pipeline, model, strategy="pdrop", **{"pdrop.ratios": "0.5,0.4,0.3"})
-    assert pipeline.ask(ASK).tokens.keep_ratio_achieved == pytest.approx((1 + 0.5 + 0.4 + 0.3) / 4, abs=0.01)
-    with pytest.raises(ConfigError, match=r"pruning\.pdrop\.ratios = '0\.5,0\.4,0\.3' fixes what is kept"):
+    assert pipeline.ask(ASK).tokens.keep_ratio_achieved == pytest.approx(
+        (1 + 0.5 + 0.4 + 0.3) / 4, abs=0.01
+    )
+    with pytest.raises(
+        ConfigError, match=r"pruning\.pdrop\.ratios = '0\.5,0\.4,0\.3' fixes what is kept"
+    ):
         pipeline.ask(dataclasses.replace(ASK, keep_ratio=0.5))
     prune(pipeline, model, strategy="none")
-    with pytest.raises(ConfigError, match=r"keep_ratio = 0\.2 was asked for, but pruning\.strategy is 'none'"):
+    with pytest.raises(
+        ConfigError, match=r"keep_ratio = 0\.2 was asked for, but pruning\.strategy is 'none'"
+    ):
         pipeline.ask(dataclasses.replace(ASK, keep_ratio=0.2))
     assert pipeline.ask(dataclasses.replace(ASK, keep_ratio=1.0)).tokens.keep_ratio_achieved == 1.0
 
@@ -199,10 +255,15 @@ def test_pruning_leaves_the_models_limits_in_place(
     loaded = pipeline._loaded
     assert loaded is not None
     total = prune(pipeline, model, strategy="none").ask(ASK).tokens.prompt
-    monkeypatch.setattr(loaded.model, "config", dataclasses.replace(loaded.model.config, max_length=total - 50))
+    monkeypatch.setattr(
+        loaded.model, "config", dataclasses.replace(loaded.model.config, max_length=total - 50)
+    )
     with pytest.raises(QuestionTooLongError):
         pipeline.ask(ASK)
-    assert prune(pipeline, model, strategy="geo_fps", keep_ratio=0.4).ask(ASK).tokens.prompt < total - 50
+    assert (
+        prune(pipeline, model, strategy="geo_fps", keep_ratio=0.4).ask(ASK).tokens.prompt
+        < total - 50
+    )
 
 
 def test_weights_that_are_not_finite_are_named(model: Path) -> None:
@@ -215,9 +276,12 @@ def test_weights_that_are_not_finite_are_named(model: Path) -> None:
         pipeline.ask(ASK)
 
 
-def test_masses_are_measured_anew_for_another_choice_before_them(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They were kept under the strategy's name alone: a schedule for 81 tokens was fitted to the masses of 153. And scenes
-    and images took turns in one place, so that every question paid."""
+def test_masses_are_measured_anew_for_another_choice_before_them(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They were kept under the strategy's name alone: a schedule for 81 tokens was fitted to the
+    masses of 153. And scenes and images took turns in one place, so that every question paid.
+    """
     from ada3d_ros.engine import scene_pruning as module
 
     sizes: list[int] = []
@@ -243,21 +307,41 @@ def test_masses_are_measured_anew_for_another_choice_before_them(model: Path, mo
     assert sizes[2:] == [entered]
 
 
-def test_a_calibration_of_other_weights_is_said(model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_calibration_of_other_weights_is_said(
+    model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     masses = tuple(Masses(s, s**2, 1 - s) for s in (0.7, 0.5, 0.35, 0.3))
     curve = (1.0, 0.5, 0.2, 0.0)
     made = Calibration(
-        "other", "f" * 64, curve, curve, masses, curve, {}, {"mode": "mean", "value": 0.5}, 0.5, 3, random_weights=True
+        "other",
+        "f" * 64,
+        curve,
+        curve,
+        masses,
+        curve,
+        {},
+        {"mode": "mean", "value": 0.5},
+        0.5,
+        3,
+        random_weights=True,
     )
     file = write_calibration(tmp_path / "other.yaml", made)
-    settings = {"pruning.adatoken3d.schedule": "fitted", "pruning.adatoken3d.calibration_file": str(file)}
+    settings = {
+        "pruning.adatoken3d.schedule": "fitted",
+        "pruning.adatoken3d.calibration_file": str(file),
+    }
     pipeline = Ada3DPipeline(
-        configured(model, **{"pruning.strategy": "adatoken3d", "pruning.keep_ratio": 0.6}, **settings)
+        configured(
+            model, **{"pruning.strategy": "adatoken3d", "pruning.keep_ratio": 0.6}, **settings
+        )
     )
     pipeline.check()
     with caplog.at_level(logging.WARNING, "ada3d_ros"):
         pipeline.load()
-    assert "the calibration was measured on other (sha256 ffffffffffff), the loaded weights have sha256" in caplog.text
+    assert (
+        "the calibration was measured on other (sha256 ffffffffffff), the loaded weights have"
+        " sha256" in caplog.text
+    )
     assert "measured on random weights" in caplog.text
 
 
@@ -266,7 +350,9 @@ def test_a_calibration_file_that_goes_missing_stays_in_force(
 ) -> None:
     masses = tuple(Masses(s, s**2, 1 - s) for s in (0.7, 0.5, 0.35, 0.3))
     curve = (1.0, 0.5, 0.2, 0.0)
-    made = Calibration("m", "", curve, curve, masses, curve, {}, {"mode": "mean", "value": 0.5}, 0.5, 3)
+    made = Calibration(
+        "m", "", curve, curve, masses, curve, {}, {"mode": "mean", "value": 0.5}, 0.5, 3
+    )
     file = write_calibration(tmp_path / "curve.yaml", made)
     fitted = {
         "strategy": "adatoken3d",
@@ -279,11 +365,13 @@ def test_a_calibration_file_that_goes_missing_stays_in_force(
     before = pipeline.ask(ASK).tokens.per_layer
     file.unlink()
     assert pipeline.ask(ASK).tokens.per_layer == before
-    assert pipeline.ask(dataclasses.replace(ASK, keep_ratio=0.8)).tokens.keep_ratio_achieved == pytest.approx(
-        0.8, abs=0.02
-    )
+    assert pipeline.ask(
+        dataclasses.replace(ASK, keep_ratio=0.8)
+    ).tokens.keep_ratio_achieved == pytest.approx(0.8, abs=0.02)
     assert pipeline.pruning_in_force()[0] == "adatoken3d keep_ratio 0.6"
-    with pytest.raises(ConfigError, match="no calibration file"):  # as a new setting it would be refused
+    with pytest.raises(
+        ConfigError, match="no calibration file"
+    ):  # as a new setting it would be refused
         pipeline.check_settings(configured(model, **settings | {"pruning.keep_ratio": 0.7}))
     with caplog.at_level(logging.WARNING, "ada3d_ros"):
         prune(pipeline, model, **fitted | {"keep_ratio": 0.7})
@@ -291,9 +379,13 @@ def test_a_calibration_file_that_goes_missing_stays_in_force(
     assert pipeline.ask(ASK).tokens.keep_ratio_achieved == pytest.approx(0.7, abs=0.02)
 
 
-def test_the_reference_preset_says_that_pruning_is_on(model: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_reference_preset_says_that_pruning_is_on(
+    model: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level(logging.WARNING, "ada3d_ros"):
         Ada3DPipeline(configured(model, **{"model.compat": "reference"})).check()
         assert not caplog.records
-        Ada3DPipeline(configured(model, **{"model.compat": "reference", "pruning.strategy": "pdrop"})).check()
+        Ada3DPipeline(
+            configured(model, **{"model.compat": "reference", "pruning.strategy": "pdrop"})
+        ).check()
     assert "LLaVA-3D as published keeps all tokens ('none')" in caplog.text

@@ -1,4 +1,6 @@
-"""Several questions in one batch through the pipeline: each answered as if asked alone, and one's trouble is not another's."""
+"""Several questions in one batch through the pipeline: each answered as if asked alone, and one's
+trouble is not another's.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,11 @@ from ada3d_ros.pipeline import Ada3DPipeline
 from ada3d_ros.types import Answer, AskHooks, Question, Scope, StopReason
 from test.test_pipeline import ROOM, configured, start
 
-QUESTIONS = [Question("What is in the room?"), Question("How many chairs?"), Question("Is it at [0.1, 0.2, 0.3]?")]
+QUESTIONS = [
+    Question("What is in the room?"),
+    Question("How many chairs?"),
+    Question("Is it at [0.1, 0.2, 0.3]?"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +33,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def pipeline(model: Path) -> Ada3DPipeline:
     made = start(model)
-    made.set_config(configured(model, **{"pruning.strategy": "none", "generation.max_new_tokens": 8}))
+    made.set_config(
+        configured(model, **{"pruning.strategy": "none", "generation.max_new_tokens": 8})
+    )
     return made
 
 
@@ -47,7 +55,10 @@ def test_together_is_as_alone(pipeline: Ada3DPipeline) -> None:
         assert other.timings.total_s >= other.timings.decode_s > 0
         assert other.timings.prefill_s > 0
     again = pipeline.ask(QUESTIONS[0])
-    assert (again.text, again.confidence) == (alone[0].text, alone[0].confidence)  # nothing stayed behind
+    assert (again.text, again.confidence) == (
+        alone[0].text,
+        alone[0].confidence,
+    )  # nothing stayed behind
 
 
 def test_it_is_one_batch(pipeline: Ada3DPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,7 +66,9 @@ def test_it_is_one_batch(pipeline: Ada3DPipeline, monkeypatch: pytest.MonkeyPatc
     from ada3d_ros import answering
 
     real = answering.answer_batch
-    monkeypatch.setattr(answering, "answer_batch", lambda *a: (sizes.append(len(a[3])), real(*a))[1])
+    monkeypatch.setattr(
+        answering, "answer_batch", lambda *a: (sizes.append(len(a[3])), real(*a))[1]
+    )
     pipeline.ask_together(asked(*QUESTIONS))
     assert sizes == [3]
 
@@ -89,7 +102,13 @@ def test_one_stops_in_the_middle_and_the_others_go_on(pipeline: Ada3DPipeline) -
 
 
 @pytest.mark.parametrize(
-    "change", [{"scope": Scope.LATEST_IMAGE}, {"phrase": "a chair"}, {"keep_ratio": 0.5}, {"deadline_s": 1.0}]
+    "change",
+    [
+        {"scope": Scope.LATEST_IMAGE},
+        {"phrase": "a chair"},
+        {"keep_ratio": 0.5},
+        {"deadline_s": 1.0},
+    ],
 )
 def test_what_cannot_share_is_asked_alone(change: dict[str, Any]) -> None:
     assert shareable(QUESTIONS[0])
@@ -98,10 +117,14 @@ def test_what_cannot_share_is_asked_alone(change: dict[str, Any]) -> None:
 
 def test_without_a_scene_or_weights_each_is_told(model: Path) -> None:
     empty = start(model, 0)
-    assert [type(result) for result in empty.ask_together(asked(*QUESTIONS[:2]))] == [NoFramesError] * 2
+    assert [type(result) for result in empty.ask_together(asked(*QUESTIONS[:2]))] == [
+        NoFramesError
+    ] * 2
     unloaded = Ada3DPipeline(configured(model))
     unloaded.observe(ROOM.frames[0])
-    assert [type(result) for result in unloaded.ask_together(asked(*QUESTIONS[:2]))] == [LoadingError] * 2
+    assert [type(result) for result in unloaded.ask_together(asked(*QUESTIONS[:2]))] == [
+        LoadingError
+    ] * 2
 
 
 def test_out_of_memory_in_the_batch_answers_one_by_one(

@@ -1,6 +1,8 @@
-"""How the presets `default` and `reference` differ on a recorded bag; docs/conventions.md quotes the result.
+"""How the presets `default` and `reference` differ on a recorded bag; docs/conventions.md quotes
+the result.
 
-python tools/measure_presets.py ../shared/data/tum_fr3_cabinet_ros2bag --json docs/results/presets_cabinet.json
+python tools/measure_presets.py ../shared/data/tum_fr3_cabinet_ros2bag --json
+docs/results/presets_cabinet.json
 """
 
 from __future__ import annotations
@@ -12,9 +14,9 @@ import torch
 
 from ada3d_ros.config import KeyframeConfig
 from ada3d_ros.geometry.voxel import voxel_coords, voxel_ids
+from ada3d_ros.lab.results import write_results
 from ada3d_ros.model.config import CLIP_MEAN, CLIP_STD
 from ada3d_ros.model.spatial import sample_patch_points
-from ada3d_ros.results import write_results
 from ada3d_ros.scene.keyframes import KeyframeBuffer
 from ada3d_ros.scene.views import build_multiview
 from ada3d_ros.sources.bag import BagSource
@@ -45,12 +47,15 @@ def main() -> None:
     invalid = (points["reference"][:, None] - centres).norm(dim=2).min(dim=1).values < 1e-3
     both = valid & ~invalid
     shift = (points["default"][both] - points["reference"][both]).norm(dim=1)
-    other = (voxel_coords(points["default"][both], VOXEL_M) != voxel_coords(points["reference"][both], VOXEL_M)).any(
-        dim=1
-    )
+    other = (
+        voxel_coords(points["default"][both], VOXEL_M)
+        != voxel_coords(points["reference"][both], VOXEL_M)
+    ).any(dim=1)
     rounded = points["reference"].bfloat16().float()
     bf16_shift = (rounded - points["reference"])[both].norm(dim=1)
-    bf16_other = (voxel_coords(rounded[both], VOXEL_M) != voxel_coords(points["reference"][both], VOXEL_M)).any(dim=1)
+    bf16_other = (
+        voxel_coords(rounded[both], VOXEL_M) != voxel_coords(points["reference"][both], VOXEL_M)
+    ).any(dim=1)
     results = {
         "bag": options.bag.name,
         "n": int(both.numel()),
@@ -65,7 +70,10 @@ def main() -> None:
             "max": float(shift.max()),
         },
         "patches_in_another_voxel_share": float(other.float().mean()),
-        "bfloat16_points_shift_m": {"median": float(bf16_shift.median()), "max": float(bf16_shift.max())},
+        "bfloat16_points_shift_m": {
+            "median": float(bf16_shift.median()),
+            "max": float(bf16_shift.max()),
+        },
         "bfloat16_points_in_another_voxel_share": float(bf16_other.float().mean()),
     }
     for name, value in results.items():

@@ -1,8 +1,10 @@
-"""How often relevance finds a phrase's object without a grounding head: docs/results/relevance_embedded.json.
+"""How often relevance finds a phrase's object without a grounding head:
+docs/results/relevance_embedded.json.
 
     python tools/measure_relevance.py [--model DIR] [--rooms N] [--json FILE]
 
-Validation rooms, up to four phrases each, all tokens. Found: the peak lies within 0.5 m of the true centre. Chance: a spatial token taken at random.
+Validation rooms, up to four phrases each, all tokens. Found: the peak lies within 0.5 m of the true
+centre. Chance: a spatial token taken at random.
 """
 
 from __future__ import annotations
@@ -13,26 +15,30 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ada3d_ros.engine.relevance import NEUTRAL_PHRASE, attention_to_scene, find_peak
-from ada3d_ros.eval.metrics import wilson
-from ada3d_ros.ground_phrase import GROUNDING_PROMPT
+from ada3d_ros.grounding.from_attention import NEUTRAL_PHRASE, attention_to_scene, find_peak
+from ada3d_ros.grounding.phrase import GROUNDING_PROMPT
+from ada3d_ros.lab.evaluation.metrics import wilson
+from ada3d_ros.lab.results import write_results
+from ada3d_ros.lab.world.generated import generate_room
+from ada3d_ros.lab.world.questions import make_questions
 from ada3d_ros.model.checkpoint import LoadedModel, load_model
 from ada3d_ros.model.prompt import render_question
 from ada3d_ros.model.startup import embedded_model_path
-from ada3d_ros.results import write_results
 from ada3d_ros.scene.views import build_multiview
 from ada3d_ros.types import SpatialTokens
-from ada3d_ros.world.generated import generate_room
-from ada3d_ros.world.questions import make_questions
 
 NEAR_M = 0.5
 FIRST_SEED = 5000
 
 
 def attended(loaded: LoadedModel, tokens: SpatialTokens, phrase: str) -> torch.Tensor:
-    """Shares (layers, N) of the phrase's attention, rows as `ground_phrase.find_by_relevance` takes them."""
+    """Shares (layers, N) of the phrase's attention, rows as `ground_phrase.find_by_relevance` takes
+    them.
+    """
     ids = loaded.tokenizer.encode(render_question(GROUNDING_PROMPT.format(phrase=phrase)))
-    prompt = loaded.model.build_prompt(ids, loaded.model.project(tokens.features), None, tokens.xyz_m)
+    prompt = loaded.model.build_prompt(
+        ids, loaded.model.project(tokens.features), None, tokens.xyz_m
+    )
     rows = len(loaded.tokenizer.encode(f"{phrase}. ASSISTANT:")) - 1
     return attention_to_scene(loaded.model.decoder, prompt, rows)
 
@@ -40,7 +46,9 @@ def attended(loaded: LoadedModel, tokens: SpatialTokens, phrase: str) -> torch.T
 @torch.inference_mode()
 def main() -> None:
     """Measure, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", type=Path, default=embedded_model_path())
     parser.add_argument("--rooms", type=int, default=24)
     parser.add_argument("--json", type=Path, default=Path("docs/results/relevance_embedded.json"))
@@ -50,7 +58,9 @@ def main() -> None:
     vision, found, chance = loaded.model.config.vision, [], []
     for seed in range(FIRST_SEED, FIRST_SEED + options.rooms):
         room = generate_room(seed, side_px=loaded.model.config.vision.image_size, split="val")
-        views = build_multiview(room.frames, vision.image_size, "default", vision.image_mean, vision.image_std)
+        views = build_multiview(
+            room.frames, vision.image_size, "default", vision.image_mean, vision.image_std
+        )
         tokens = loaded.model.build_spatial_tokens(loaded.model.encode_views(views.pixels), views)
         neutral = attended(loaded, tokens, NEUTRAL_PHRASE)
         centers = {thing.number: torch.tensor(thing.center_m) for thing in room.graph.things}
@@ -61,7 +71,12 @@ def main() -> None:
             found.append(peak is not None and float((peak.xyz_m - center).norm()) < NEAR_M)
             chance.append(float(((tokens.xyz_m - center).norm(dim=-1) < NEAR_M).float().mean()))
     share = float(np.mean(found))
-    results = {"n": len(found), "found": share, "interval": wilson(share, len(found)), "chance": float(np.mean(chance))}
+    results = {
+        "n": len(found),
+        "found": share,
+        "interval": wilson(share, len(found)),
+        "chance": float(np.mean(chance)),
+    }
     print(results)
     print(f"wrote {write_results(options.json, results, 'cpu', FIRST_SEED)}")
 

@@ -25,7 +25,9 @@ ANSWERS = (
 )
 
 
-def draw(axes: Any, data: dict[str, Any], bars: tuple[tuple[str, str, str | None, str], ...]) -> None:
+def draw(
+    axes: Any, data: dict[str, Any], bars: tuple[tuple[str, str, str | None, str], ...]
+) -> None:
     """Medians with least and largest; a black tick where the FLOPs say it ends."""
     for row, (_, name, floor, colour) in enumerate(bars):
         spread, ratios = data["spread"][name], data["ratios"]
@@ -41,15 +43,25 @@ def draw(axes: Any, data: dict[str, Any], bars: tuple[tuple[str, str, str | None
 
 def main() -> None:
     """One column per shape that was measured."""
-    found = [json.loads(path.read_text()) for path in sorted((ROOT / "docs" / "results").glob("cold_warm_*.json"))]
-    figure, axes = plt.subplots(2, len(found), figsize=(3.6 * len(found), 4.6), height_ratios=(5, 2), squeeze=False)
+    found = [
+        json.loads(path.read_text())
+        for path in sorted((ROOT / "docs" / "results").glob("cold_warm_*.json"))
+    ]
+    figure, axes = plt.subplots(
+        2, len(found), figsize=(3.6 * len(found), 4.6), height_ratios=(5, 2), squeeze=False
+    )
     for column, data in enumerate(found):
         draw(axes[0][column], data, BARS)
         draw(axes[1][column], data, ANSWERS)
-        title = f"shape {data['shape']}: N={data['N']}, {data['dtype']}, {data['provenance']['device']}, n={data['n']}"
+        title = (
+            f"shape {data['shape']}: N={data['N']}, {data['dtype']},"
+            f" {data['provenance']['device']}, n={data['n']}"
+        )
         axes[0][column].set_title(title, fontsize=9)
         axes[0][column].set_xlabel("first token / cold unpruned (black: FLOPs)", fontsize=8)
-        axes[1][column].set_xlabel(f"{data['answer_tokens']} tokens / transformers generate", fontsize=8)
+        axes[1][column].set_xlabel(
+            f"{data['answer_tokens']} tokens / transformers generate", fontsize=8
+        )
     figure.tight_layout()
     path = ROOT / "docs" / "cold_warm.png"
     figure.savefig(path, dpi=110)

@@ -1,8 +1,10 @@
-"""The embedded model's learning curves: docs/results/embedded_learning.jsonl to docs/learning_curves.png.
+"""The embedded model's learning curves: docs/results/embedded_learning.jsonl to
+docs/learning_curves.png.
 
     python tools/plot_learning_curves.py [LOG.jsonl ...] [--out docs/learning_curves.png]
 
-Each log is one process (stages that ran one after the other); x counts the rooms seen in its stages. Validation rooms, exact match.
+Each log is one process (stages that ran one after the other); x counts the rooms seen in its
+stages. Validation rooms, exact match.
 """
 
 from __future__ import annotations
@@ -17,19 +19,39 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 ROOT = Path(__file__).resolve().parents[1]
-ANSWERS = ("existence", "category", "color", "count", "nearest", "relation", "superlative", "multihop", "caption")
+ANSWERS = (
+    "existence",
+    "category",
+    "color",
+    "count",
+    "nearest",
+    "relation",
+    "superlative",
+    "multihop",
+    "caption",
+)
 
 
 def main() -> None:
     """Draw one panel per log."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("logs", nargs="*", type=Path, default=[ROOT / "docs/results/embedded_learning.jsonl"])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "logs", nargs="*", type=Path, default=[ROOT / "docs/results/embedded_learning.jsonl"]
+    )
     parser.add_argument("--out", type=Path, default=ROOT / "docs/learning_curves.png")
     options = parser.parse_args()
-    lines = [json.loads(line) for path in options.logs for line in path.read_text(encoding="utf-8").splitlines()]
+    lines = [
+        json.loads(line)
+        for path in options.logs
+        for line in path.read_text(encoding="utf-8").splitlines()
+    ]
     answers = [line for line in lines if line["stage"] != "vision"]
     patches = [line for line in lines if line["stage"] == "vision"]
-    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.5), width_ratios=(3, 1), layout="constrained")
+    figure, (left, right) = plt.subplots(
+        1, 2, figsize=(12, 4.5), width_ratios=(3, 1), layout="constrained"
+    )
     x, before, starts = [], 0, {}
     for line, following in zip(answers, [*answers[1:], None], strict=True):
         starts.setdefault(line["stage"], before)
@@ -44,7 +66,9 @@ def main() -> None:
     left.set(xlabel="rooms seen", ylabel="exact match, validation rooms", ylim=(0, 1.08))
     left.legend(fontsize=8, ncols=2, loc="lower right")
     for kind, name in (("patch_category", "category"), ("patch_color", "colour")):
-        right.plot([line["rooms"] for line in patches], [line["val"][kind] for line in patches], label=name)
+        right.plot(
+            [line["rooms"] for line in patches], [line["val"][kind] for line in patches], label=name
+        )
     right.set(xlabel="rooms seen", title="vision tower: patches on objects", ylim=(0, 1.08))
     right.legend(fontsize=8)
     figure.savefig(options.out, dpi=110)

@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
-"""Make the virtual environment: Python packages, ROS 2 from wheels, our interfaces and the `ada3d` command.
+"""Make the virtual environment: Python packages, ROS 2 from wheels, our interfaces and the `ada3d`
+command.
 
-`make setup` calls this. Each step leaves a stamp of what it was made from under VENV/.setup, so a second run repeats
-only what changed. Needs nothing but the standard library, and syntax old enough that an old Python can say so.
+`make setup` calls this. Each step leaves a stamp of what it was made from under VENV/.setup, so a
+second run repeats only what changed. Needs nothing but the standard library, and syntax old enough
+that an old Python can say so.
 """
 
 from __future__ import annotations
@@ -24,10 +26,14 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 DISTRIBUTIONS = ("jazzy", "kilted")
-OLDEST, NEWEST = (3, 11), (3, 13)  # numpy, scipy and transformers of today need 3.11; ROS wheels end at 3.13
+OLDEST, NEWEST = (
+    (3, 11),
+    (3, 13),
+)  # numpy, scipy and transformers of today need 3.11; ROS wheels end at 3.13
 OLDEST_CMAKE = (3, 16)
 INTERFACE_FOLDERS = ("msg", "srv", "action")
-# Left by another virtual environment, a sourced workspace or a wheel's start-up hook: they would be loaded instead of ours.
+# Left by another virtual environment, a sourced workspace or a wheel's start-up hook: they would be
+# loaded instead of ours.
 FOREIGN_VARIABLES = (
     "_ROS_WHEELS_BOOTSTRAP_COMPLETE",
     "AMENT_PREFIX_PATH",
@@ -38,7 +44,9 @@ FOREIGN_VARIABLES = (
     "PYTHONPATH",
 )
 # Folders of the machine the wheels were built on, as they stand in their exported CMake files.
-BUILDER_NUMPY = re.compile(r"/opt/python/cp\d+-cp\d+/lib/python3\.\d+/site-packages/numpy/_core/include")
+BUILDER_NUMPY = re.compile(
+    r"/opt/python/cp\d+-cp\d+/lib/python3\.\d+/site-packages/numpy/_core/include"
+)
 BUILDER_PYTHON = re.compile(r"/opt/python/cp\d+-cp\d+/include/python3\.\d+")
 
 
@@ -46,38 +54,47 @@ class SetupError(Exception):
     """Something on this machine is missing or in the way; the text says what to do."""
 
 
-# --- what the machine must have -------------------------------------------------------------------------------------
+# --- what the machine must have
 
 
 def check_python() -> None:
     """This interpreter becomes the environment's: its version, headers and venv module."""
     version = sys.version_info[:2]
     if not OLDEST <= version <= NEWEST:
-        found = [name for minor in (13, 12, 11) for name in [f"python3.{minor}"] if shutil.which(name)]
+        found = [
+            name for minor in (13, 12, 11) for name in [f"python3.{minor}"] if shutil.which(name)
+        ]
         hint = (
             f"Found {found[0]}: make setup PYTHON={found[0]}"
             if found
             else "Install one and name it: make setup PYTHON=python3.12"
         )
         raise SetupError(
-            f"Python 3.11, 3.12 or 3.13 is needed; {sys.executable} is {platform.python_version()}. {hint}"
+            f"Python 3.11, 3.12 or 3.13 is needed; {sys.executable} is {platform.python_version()}."
+            f" {hint}"
         )
     try:
         import ensurepip  # noqa: F401
         import venv  # noqa: F401
     except ImportError:
-        raise SetupError(f"{sys.executable} has no venv module (Debian, Ubuntu: apt install python3-venv).") from None
+        raise SetupError(
+            f"{sys.executable} has no venv module (Debian, Ubuntu: apt install python3-venv)."
+        ) from None
     header = Path(sysconfig.get_path("include")) / "Python.h"
     if not header.is_file():
-        raise SetupError(f"{header} is missing: the interfaces are compiled (Debian, Ubuntu: apt install python3-dev).")
+        raise SetupError(
+            f"{header} is missing: the interfaces are compiled (Debian, Ubuntu: apt install"
+            " python3-dev)."
+        )
 
 
 def check_machine() -> None:
     """The wheels are for x86-64 Linux."""
     if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
         raise SetupError(
-            f"ROS 2 wheels exist for x86-64 Linux only, this is {platform.system()} {platform.machine()}. "
-            "Use a ROS distribution: docs/install.md, 'With a ROS distribution'."
+            f"ROS 2 wheels exist for x86-64 Linux only, this is {platform.system()}"
+            f" {platform.machine()}. Use a ROS distribution: docs/install.md, 'With a ROS"
+            " distribution'."
         )
 
 
@@ -90,11 +107,14 @@ def check_build_tools() -> None:
             f"not found on PATH: {', '.join(missing)}. The ROS interfaces are compiled "
             "(Debian, Ubuntu: apt install cmake build-essential)."
         )
-    words = subprocess.run(["cmake", "--version"], stdout=subprocess.PIPE, text=True, check=True).stdout
+    words = subprocess.run(
+        ["cmake", "--version"], stdout=subprocess.PIPE, text=True, check=True
+    ).stdout
     found = re.search(r"(\d+)\.(\d+)", words)
     if found is None or (int(found.group(1)), int(found.group(2))) < OLDEST_CMAKE:
         raise SetupError(
-            f"cmake {OLDEST_CMAKE[0]}.{OLDEST_CMAKE[1]} or newer is needed; found: {words.splitlines()[0]}."
+            f"cmake {OLDEST_CMAKE[0]}.{OLDEST_CMAKE[1]} or newer is needed; found:"
+            f" {words.splitlines()[0]}."
         )
 
 
@@ -102,16 +122,19 @@ def check_no_distribution() -> None:
     """A sourced ROS distribution and the wheels would load each other's libraries."""
     for prefix in filter(None, os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep)):
         is_wheels = (Path(prefix) / "pyvenv.cfg").is_file()
-        if prefix.startswith("/opt/ros") or (Path(prefix, "share", "rclpy").is_dir() and not is_wheels):
+        if prefix.startswith("/opt/ros") or (
+            Path(prefix, "share", "rclpy").is_dir() and not is_wheels
+        ):
             raise SetupError(
-                f"this shell has a ROS distribution sourced (AMENT_PREFIX_PATH names {prefix}), and its libraries must not "
-                "be mixed with ROS 2 from wheels. Either use it: docs/install.md, 'With a ROS distribution'. Or go on "
-                "without it: open a shell that does not source it, or run\n"
-                "    env -u AMENT_PREFIX_PATH -u ROS_DISTRO -u PYTHONPATH -u LD_LIBRARY_PATH make setup"
+                f"this shell has a ROS distribution sourced (AMENT_PREFIX_PATH names {prefix}), and"
+                " its libraries must not be mixed with ROS 2 from wheels. Either use it:"
+                " docs/install.md, 'With a ROS distribution'. Or go on without it: open a shell"
+                " that does not source it, or run\n    env -u AMENT_PREFIX_PATH -u ROS_DISTRO -u"
+                " PYTHONPATH -u LD_LIBRARY_PATH make setup"
             )
 
 
-# --- running things -------------------------------------------------------------------------------------------------
+# --- running things
 
 
 class Setup:
@@ -167,34 +190,57 @@ class Setup:
 
     def pip_install(self, *arguments: object) -> None:
         """pip install into the environment."""
-        self.run(self.python, "-m", "pip", "install", "--disable-pip-version-check", *arguments, log="pip")
+        self.run(
+            self.python,
+            "-m",
+            "pip",
+            "install",
+            "--disable-pip-version-check",
+            *arguments,
+            log="pip",
+        )
 
-    # --- the steps --------------------------------------------------------------------------------------------------
+    # --- the steps
 
     def make_venv(self) -> None:
         """Create the environment; take over one that a person made with the same Python."""
         wanted = f"{platform.python_version()} {os.path.realpath(sys.executable)} {self.venv}"
         config, stamp = self.venv / "pyvenv.cfg", self.stamps / "venv.stamp"
         if stamp.is_file() and stamp.read_text() != wanted:
-            print(f"-- {self.venv} was made by another Python or in another place: making it anew", flush=True)
+            print(
+                f"-- {self.venv} was made by another Python or in another place: making it anew",
+                flush=True,
+            )
             shutil.rmtree(self.venv)
         elif config.is_file() and not self.matches_this_python():
             raise SetupError(
-                f"{self.venv} is of another Python and not made by `make setup`: remove it, or choose another with VENV=."
+                f"{self.venv} is of another Python and not made by `make setup`: remove it, or"
+                " choose another with VENV=."
             )
-        elif self.venv.exists() and not config.is_file() and any(f for f in self.venv.iterdir() if f.name != ".setup"):
-            raise SetupError(f"{self.venv} exists and is not a virtual environment: choose another folder with VENV=.")
+        elif (
+            self.venv.exists()
+            and not config.is_file()
+            and any(f for f in self.venv.iterdir() if f.name != ".setup")
+        ):
+            raise SetupError(
+                f"{self.venv} exists and is not a virtual environment: choose another folder with"
+                " VENV=."
+            )
         self.stamps.mkdir(parents=True, exist_ok=True)
         with self.step("venv", f"virtual environment {self.venv}", wanted) as needed:
             if needed and not config.is_file():
                 self.run(sys.executable, "-m", "venv", self.venv, log="venv")
-        (self.stamps / "base-python").write_text(os.path.realpath(sys.executable))  # the Makefile stays with it
+        (self.stamps / "base-python").write_text(
+            os.path.realpath(sys.executable)
+        )  # the Makefile stays with it
 
     def matches_this_python(self) -> bool:
         """Whether the environment's own interpreter still runs and has this one's version."""
         ask = [str(self.python), "-c", "import platform; print(platform.python_version())"]
         try:
-            done = subprocess.run(ask, env=self.env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+            done = subprocess.run(
+                ask, env=self.env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+            )
         except OSError:
             return False
         return done.returncode == 0 and done.stdout.strip() == platform.python_version()
@@ -204,7 +250,8 @@ class Setup:
         note = self.stamps / "ros_distro"
         if note.is_file() and note.read_text() != self.distribution:
             raise SetupError(
-                f"{self.venv} holds ROS 2 {note.read_text()}: choose another folder with VENV=, or remove it."
+                f"{self.venv} holds ROS 2 {note.read_text()}: choose another folder with VENV=, or"
+                " remove it."
             )
         note.write_text(self.distribution)
 
@@ -218,17 +265,24 @@ class Setup:
             "torch", f"{pin.group()} from {self.torch_index}", f"{pin.group()} {self.torch_index}"
         ) as needed:
             if needed:
-                self.pip_install("--index-url", self.torch_index, "--force-reinstall", "--no-deps", pin.group())
+                self.pip_install(
+                    "--index-url", self.torch_index, "--force-reinstall", "--no-deps", pin.group()
+                )
 
     def install_packages(self) -> None:
         """Everything of the constraints files, in one go."""
         folder = ROOT / "constraints"
         files = [folder / "python.txt", folder / f"ros-{self.distribution}.txt"]
         arguments: list[object] = [word for file in files for word in ("-r", file)]
-        if not (self.torch_index or (self.stamps / "torch.stamp").is_file()):  # another build has libraries of its own
+        if not (
+            self.torch_index or (self.stamps / "torch.stamp").is_file()
+        ):  # another build has libraries of its own
             files.append(folder / "torch-cuda.txt")
             arguments += ["-c", files[-1]]
-        title = f"Python packages and ROS 2 {self.distribution} (torch alone is 0.2 GB for CPU, 3 GB for CUDA)"
+        title = (
+            f"Python packages and ROS 2 {self.distribution} (torch alone is 0.2 GB for CPU, 3 GB"
+            " for CUDA)"
+        )
         with self.step("packages", title, digest(files)) as needed:
             if needed:
                 (self.stamps / "interfaces.stamp").unlink(missing_ok=True)
@@ -237,14 +291,23 @@ class Setup:
 
     def mend_cmake_files(self) -> None:
         """Put this Python's and this numpy's include folders where the wheels name their builder's."""
-        query = "import numpy, sysconfig; print(sysconfig.get_path('include')); print(numpy.get_include())"
+        query = (
+            "import numpy, sysconfig; print(sysconfig.get_path('include'));"
+            " print(numpy.get_include())"
+        )
         done = subprocess.run(
-            [str(self.python), "-c", query], env=self.env, stdout=subprocess.PIPE, text=True, check=True
+            [str(self.python), "-c", query],
+            env=self.env,
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
         )
         python_include, numpy_include = done.stdout.splitlines()
         for file in (self.venv / "share").glob("*/cmake/*.cmake"):
             text = file.read_text()
-            mended = BUILDER_PYTHON.sub(lambda _: python_include, BUILDER_NUMPY.sub(lambda _: numpy_include, text))
+            mended = BUILDER_PYTHON.sub(
+                lambda _: python_include, BUILDER_NUMPY.sub(lambda _: numpy_include, text)
+            )
             if mended != text:
                 file.write_text(mended)
 
@@ -254,18 +317,30 @@ class Setup:
         with self.step("package", "the ada3d command", f"{ROOT} {digest(files)}") as needed:
             if needed:
                 # compat: a path file, so that modules added later are found too.
-                options = ("--no-deps", "--no-build-isolation", "--config-settings", "editable_mode=compat")
+                options = (
+                    "--no-deps",
+                    "--no-build-isolation",
+                    "--config-settings",
+                    "editable_mode=compat",
+                )
                 self.pip_install("--editable", ROOT, *options)
 
     def install_interfaces(self) -> None:
         """Generate, compile and install ada3d_ros.msg, .srv and .action into the environment."""
         sources = sorted(f for folder in INTERFACE_FOLDERS for f in (ROOT / folder).glob("*.*"))
         linked = sorted(
-            f for folder in ("launch", "config", "scripts") for f in (ROOT / folder).rglob("*") if f.is_file()
+            f
+            for folder in ("launch", "config", "scripts")
+            for f in (ROOT / folder).rglob("*")
+            if f.is_file()
         )
         names = "\n".join(str(f.relative_to(ROOT)) for f in sources + linked)
-        made_from = f"{ROOT} {digest([*sources, ROOT / 'CMakeLists.txt', ROOT / 'package.xml'])}\n{names}"
-        with self.step("interfaces", "the ROS interfaces (compiled, under a minute)", made_from) as needed:
+        made_from = (
+            f"{ROOT} {digest([*sources, ROOT / 'CMakeLists.txt', ROOT / 'package.xml'])}\n{names}"
+        )
+        with self.step(
+            "interfaces", "the ROS interfaces (compiled, under a minute)", made_from
+        ) as needed:
             if needed:
                 self.forget_removed_interfaces(sources)
                 self.build_interfaces()
@@ -296,10 +371,21 @@ class Setup:
             "BUILD_TESTING": "OFF",
         }
         options = [f"-D{name}={value}" for name, value in definitions.items()]
-        self.run("cmake", "-S", ROOT, "-B", self.build_dir, *options, log="interfaces", extra_env=env)
-        self.run("cmake", "--build", self.build_dir, "-j", os.cpu_count() or 1, log="interfaces", extra_env=env)
+        self.run(
+            "cmake", "-S", ROOT, "-B", self.build_dir, *options, log="interfaces", extra_env=env
+        )
+        self.run(
+            "cmake",
+            "--build",
+            self.build_dir,
+            "-j",
+            os.cpu_count() or 1,
+            log="interfaces",
+            extra_env=env,
+        )
         self.run("cmake", "--install", self.build_dir, log="interfaces", extra_env=env)
-        # A second metadata folder beside pip's: pip would take the generated modules for its own and remove them.
+        # A second metadata folder beside pip's: pip would take the generated modules for its own
+        # and remove them.
         for egg in self.site_packages().glob("ada3d_ros-*.egg-info"):
             shutil.rmtree(egg)
 
@@ -309,7 +395,10 @@ class Setup:
 
     def check(self) -> None:
         """Import what was made, from another folder."""
-        probe = "from ada3d_ros.msg import Answer; from ada3d_ros.srv import QueryScene; from ada3d_ros.action import AskScene"
+        probe = (
+            "from ada3d_ros.msg import Answer; from ada3d_ros.srv import QueryScene; from"
+            " ada3d_ros.action import AskScene"
+        )
         self.run(self.python, "-c", f"{probe}; import ada3d_ros.types", log="check")
 
 
@@ -323,14 +412,22 @@ def digest(files: Iterable[Path]) -> str:
 
 def parse_arguments() -> argparse.Namespace:
     """The command line; `make setup` fills it in."""
-    parser = argparse.ArgumentParser(description="Make or update the virtual environment (`make setup`).")
+    parser = argparse.ArgumentParser(
+        description="Make or update the virtual environment (`make setup`)."
+    )
     parser.add_argument("--venv", type=Path, default=ROOT / ".venv", help="its folder")
-    parser.add_argument("--ros-distro", default="jazzy", help=f"which ROS 2: {' or '.join(DISTRIBUTIONS)}")
     parser.add_argument(
-        "--torch-index", default="", help="package index for torch alone, for another CPU or CUDA build"
+        "--ros-distro", default="jazzy", help=f"which ROS 2: {' or '.join(DISTRIBUTIONS)}"
     )
     parser.add_argument(
-        "--rebuild-interfaces", action="store_true", help="build the interfaces even if nothing changed"
+        "--torch-index",
+        default="",
+        help="package index for torch alone, for another CPU or CUDA build",
+    )
+    parser.add_argument(
+        "--rebuild-interfaces",
+        action="store_true",
+        help="build the interfaces even if nothing changed",
     )
     return parser.parse_args()
 
@@ -339,11 +436,15 @@ def set_up(arguments: argparse.Namespace) -> bool:
     """Check the machine and run every step that is due. Returns whether any was."""
     check_no_distribution()
     if arguments.ros_distro not in DISTRIBUTIONS:
-        raise SetupError(f"ROS_DISTRO={arguments.ros_distro}: choose one of {', '.join(DISTRIBUTIONS)}.")
+        raise SetupError(
+            f"ROS_DISTRO={arguments.ros_distro}: choose one of {', '.join(DISTRIBUTIONS)}."
+        )
     check_machine()
     check_python()
     check_build_tools()
-    setup = Setup(Path(os.path.abspath(arguments.venv)), arguments.ros_distro, arguments.torch_index)
+    setup = Setup(
+        Path(os.path.abspath(arguments.venv)), arguments.ros_distro, arguments.torch_index
+    )
     lock = os.open(ROOT, os.O_RDONLY)
     fcntl.flock(lock, fcntl.LOCK_EX)  # two `make` at once: the second waits and finds nothing to do
     setup.make_venv()
@@ -370,7 +471,10 @@ def main() -> int:
         print(f"\nsetup: {error}", file=sys.stderr)
         return 1
     state = "ready" if changed else "up to date"
-    print(f"-- {arguments.venv} is {state}: ROS 2 {arguments.ros_distro}, {time.monotonic() - start:.1f} s")
+    print(
+        f"-- {arguments.venv} is {state}: ROS 2 {arguments.ros_distro},"
+        f" {time.monotonic() - start:.1f} s"
+    )
     return 0
 
 

@@ -1,4 +1,6 @@
-"""Write the tables of docs/benchmarks.md from the JSON files in docs/results: python tools/write_benchmark_tables.py"""
+"""Write the tables of docs/benchmarks.md from the JSON files in docs/results: python
+tools/write_benchmark_tables.py
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,8 @@ UPDATE_BEGIN = "<!-- scene-update tables: generated -->"
 MANY_BEGIN = "<!-- many-questions tables: generated -->"
 SHAPES = ("A", "B", "C", "W", "7B")
 HEAD = (
-    "| strategy | keep | last layer | prefill ratio | FLOP ratio | measured / FLOPs | ranking | choosing | KV | cells |\n"
-    "|---|---|---|---|---|---|---|---|---|---|"
+    "| strategy | keep | last layer | prefill ratio | FLOP ratio | measured / FLOPs | ranking |"
+    " choosing | KV | cells |\n|---|---|---|---|---|---|---|---|---|---|"
 )
 
 
@@ -33,8 +35,9 @@ def row(r: dict[str, Any]) -> str:
     chosen = f"{r['selection_ms']['median']:.0f} ms" if r["selection_ms"]["n"] else "-"
     ranked = f"{r['rank_share']['median']:.1%}" if r["rank_share"]["median"] else "-"
     return (
-        f"| {r['strategy']} | {r['keep_ratio_achieved']:.3f} | {r['kept_last_layer']} | {spread(r['prefill_ratio'])} | {r['flop_ratio']:.3f} | "
-        f"{r['prefill_over_flops']:.2f} | {ranked} | {chosen} | {r['kv_ratio']:.2f} | {r['coverage_0.5m']:.2f} |"
+        f"| {r['strategy']} | {r['keep_ratio_achieved']:.3f} | {r['kept_last_layer']} |"
+        f" {spread(r['prefill_ratio'])} | {r['flop_ratio']:.3f} | {r['prefill_over_flops']:.2f} |"
+        f" {ranked} | {chosen} | {r['kv_ratio']:.2f} | {r['coverage_0.5m']:.2f} |"
     )
 
 
@@ -43,8 +46,11 @@ def section(data: dict[str, Any]) -> str:
     sizes, made = data["sizes"], data["provenance"]
     counts = ", ".join(str(n) for n in sorted({r["N"] for r in data["rows"]}))
     lines = [
-        f"**Shape {data['shape']}**: d={sizes['hidden']}, L={sizes['layers']}, m={sizes['intermediate']}, N={counts} and "
-        f"{data['text_tokens']} text tokens, {data['dtype']}, {made['device']}, n={data['n']}.",
+        (
+            f"**Shape {data['shape']}**: d={sizes['hidden']}, L={sizes['layers']},"
+            f" m={sizes['intermediate']}, N={counts} and {data['text_tokens']} text tokens,"
+            f" {data['dtype']}, {made['device']}, n={data['n']}."
+        ),
         "",
         HEAD,
         *(row(r) for r in data["rows"] if r["strategy"] != "none"),
@@ -52,8 +58,8 @@ def section(data: dict[str, Any]) -> str:
     ]
     for item in data["information"]:
         lines.append(
-            f"Measuring information at N={item['N']}, every {item['stride']}th query: {spread(item['ratio'])} of an unpruned pass; "
-            f"{item['flop_share']:.2%} more FLOPs.  "
+            f"Measuring information at N={item['N']}, every {item['stride']}th query:"
+            f" {spread(item['ratio'])} of an unpruned pass; {item['flop_share']:.2%} more FLOPs.  "
         )
     missing = [f"{item['strategy']} at {item['keep_ratio']:g}" for item in data["not_run"]]
     if missing:
@@ -70,15 +76,19 @@ def render() -> str:
             parts.append(section(json.loads(path.read_text(encoding="utf-8"))))
         else:
             parts.append(
-                f"**Shape {shape}**: not measured, no CUDA GPU was at hand. `ada3d bench --suite pruning --shape {shape} --json "
-                f"docs/results/pruning_{shape}.json` fills it on any machine that has one."
+                f"**Shape {shape}**: not measured, no CUDA GPU was at hand. `ada3d bench --suite"
+                f" pruning --shape {shape} --json docs/results/pruning_{shape}.json` fills it on"
+                " any machine that has one."
             )
     return "\n\n".join(parts)
 
 
 MEMORY_PARTS = (  # heading, parts of a plan
     ("decoder's layers", ("decoder_layers",)),
-    ("other weights", ("embeddings", "vision_tower", "projector", "point_encoders", "grounding_head")),
+    (
+        "other weights",
+        ("embeddings", "vision_tower", "projector", "point_encoders", "grounding_head"),
+    ),
     ("KV", ("kv_cache",)),
     ("prefill", ("prefill",)),
     ("views", ("view_features", "vision_activations")),
@@ -101,7 +111,9 @@ ACCURACY = (  # metrics of `ada3d eval synthetic`: heading, name
 
 def result(name: str) -> dict[str, Any]:
     """One file of docs/results."""
-    data: dict[str, Any] = json.loads((ROOT / "docs" / "results" / f"{name}.json").read_text(encoding="utf-8"))
+    data: dict[str, Any] = json.loads(
+        (ROOT / "docs" / "results" / f"{name}.json").read_text(encoding="utf-8")
+    )
     return data
 
 
@@ -116,7 +128,8 @@ def render_memory() -> str:
     for r in fits["rows"]:
         totals = [f"{r['plans'][n]['total'] / 2**30:.1f}" for n in scenes]
         lines.append(
-            f"| {r['weights']} | {r['kv']} | {' | '.join(totals + [str(r['largest'][card] or '-') for card in cards])} |"
+            f"| {r['weights']} | {r['kv']} |"
+            f" {' | '.join(totals + [str(r['largest'][card] or '-') for card in cards])} |"
         )
     lines += ["", f"The parts in GiB at N={largest_scene}:", ""]
     lines += [
@@ -129,18 +142,30 @@ def render_memory() -> str:
         lines.append(f"| {r['weights']} | {r['kv']} | {' | '.join(parts)} |")
     lines += [
         "",
-        f"**Shape {data['shape']}**: d={sizes['hidden']}, L={sizes['layers']}, m={sizes['intermediate']}, N={data['rows'][0]['N']} and "
-        f"{data['text_tokens']} text tokens, {data['dtype']}, {made['device']}, n={data['n']}, random weights.",
+        (
+            f"**Shape {data['shape']}**: d={sizes['hidden']}, L={sizes['layers']},"
+            f" m={sizes['intermediate']}, N={data['rows'][0]['N']} and {data['text_tokens']} text"
+            f" tokens, {data['dtype']}, {made['device']}, n={data['n']}, random weights."
+        ),
         "",
-        "| weights | by | decoder MiB | predicted | prefill's peak MiB | predicted | error of the logits | decode ratio | prefill ratio |",
+        (
+            "| weights | by | decoder MiB | predicted | prefill's peak MiB | predicted | error of"
+            " the logits | decode ratio | prefill ratio |"
+        ),
         "|---" * 9 + "|",
     ]
     by_torchao = [r for r in result("memory_torchao")["rows"] if r["kernel"] == "torchao"]
     for r in data["rows"] + by_torchao:
-        names = ("weight_bytes", "predicted_weight_bytes", "prefill_peak_bytes", "predicted_prefill_bytes")
+        names = (
+            "weight_bytes",
+            "predicted_weight_bytes",
+            "prefill_peak_bytes",
+            "predicted_prefill_bytes",
+        )
         mib = " | ".join(f"{r[name] / 2**20:.1f}" for name in names)
         lines.append(
-            f"| {r['weights']} | {r['kernel']} | {mib} | {r['logits_error']:.1%} | {spread(r['decode_ratio'])} | {spread(r['prefill_ratio'])} |"
+            f"| {r['weights']} | {r['kernel']} | {mib} | {r['logits_error']:.1%} |"
+            f" {spread(r['decode_ratio'])} | {spread(r['prefill_ratio'])} |"
         )
     lines += [
         "",
@@ -155,7 +180,9 @@ def render_memory() -> str:
         ("int4", "embedded_level1_int4"),
     ):
         metrics = result(name)["metrics"]
-        lines.append(f"| {weights} | {' | '.join(f'{metrics[metric]:.3f}' for _, metric in ACCURACY)} |")
+        lines.append(
+            f"| {weights} | {' | '.join(f'{metrics[metric]:.3f}' for _, metric in ACCURACY)} |"
+        )
     return "\n".join(lines)
 
 
@@ -178,28 +205,44 @@ def render_cold_warm() -> str:
         data = json.loads(path.read_text(encoding="utf-8"))
         ratios, aims, ms = data["ratios"], data["targets"], data["ms"]
         lines = [
-            f"**Shape {data['shape']}**: N={data['N']}, {data['dtype']}, keep ratio {data['keep_ratio']}, {data['provenance']['device']}, n={data['n']}. Cold first token "
-            f"{ms['cold']['median']:.0f} ms, warm {ms['warm']['median']:.0f} ms; 30 tokens warm {ms['total_warm']['median']:.0f} ms, transformers "
-            f"{ms['total_transformers']['median']:.0f} ms.",
+            (
+                f"**Shape {data['shape']}**: N={data['N']}, {data['dtype']}, keep ratio"
+                f" {data['keep_ratio']}, {data['provenance']['device']}, n={data['n']}. Cold first"
+                f" token {ms['cold']['median']:.0f} ms, warm {ms['warm']['median']:.0f} ms; 30"
+                f" tokens warm {ms['total_warm']['median']:.0f} ms, transformers"
+                f" {ms['total_transformers']['median']:.0f} ms."
+            ),
             "",
             "| ratio | measured | floor | aim |",
             "|---|---|---|---|",
         ]
         for heading, name, floor in COLD_WARM_ROWS:
-            aim = f"{aims[name]['at_most']:.3f}, {'met' if aims[name]['met'] else '**missed**'}" if name in aims else ""
+            aim = (
+                f"{aims[name]['at_most']:.3f}, {'met' if aims[name]['met'] else '**missed**'}"
+                if name in aims
+                else ""
+            )
             lines.append(
-                f"| {heading} | {spread(data['spread'][name])} | {f'{ratios[floor]:.3f}' if floor else ''} | {aim} |"
+                f"| {heading} | {spread(data['spread'][name])} |"
+                f" {f'{ratios[floor]:.3f}' if floor else ''} | {aim} |"
             )
         aim = aims.get("kv_bytes_pruned_over_full")
         kept = f"{aim['at_most']:.2f}, {'met' if aim['met'] else '**missed**'}" if aim else ""
-        lines.append(f"| KV bytes, pruned / full | {ratios['kv_bytes_pruned_over_full']:.3f} | | {kept} |")
+        lines.append(
+            f"| KV bytes, pruned / full | {ratios['kv_bytes_pruned_over_full']:.3f} | | {kept} |"
+        )
         checks = data["checks"]
         lines.append(
-            f"\nLogits of the first token, relative to the cold ones: warm {checks['warm_logits_error']:.1e}; with keys and values in int8 "
-            f"{checks['int8_kv_logits_error']:.1e}, in {checks['int8_kv_bytes_share']:.2f} of the bytes."
+            "\nLogits of the first token, relative to the cold ones: warm"
+            f" {checks['warm_logits_error']:.1e}; with keys and values in int8"
+            f" {checks['int8_kv_logits_error']:.1e}, in {checks['int8_kv_bytes_share']:.2f} of the"
+            " bytes."
         )
         parts.append("\n".join(lines))
-    gpu = "**Shape 7B**: not measured, no CUDA GPU was at hand. `ada3d bench --suite cold-warm --shape 7B --json docs/results/cold_warm_7B.json` fills it on any machine that has one."
+    gpu = (
+        "**Shape 7B**: not measured, no CUDA GPU was at hand. `ada3d bench --suite cold-warm"
+        " --shape 7B --json docs/results/cold_warm_7B.json` fills it on any machine that has one."
+    )
     return "\n\n".join(parts if any("Shape 7B" in part for part in parts) else [*parts, gpu])
 
 
@@ -210,16 +253,24 @@ def render_batch() -> str:
         data = json.loads(path.read_text(encoding="utf-8"))
         sizes = data["sizes"]
         lines = [
-            f"**Shape {data['shape']}**: d={sizes['hidden']}, L={sizes['layers']}, m={sizes['intermediate']}, {data['question_tokens']} question and "
-            f"{data['answer_tokens']} answer tokens, {data['dtype']}, {data['provenance']['device']}, n={data['n']}.",
+            (
+                f"**Shape {data['shape']}**: d={sizes['hidden']}, L={sizes['layers']},"
+                f" m={sizes['intermediate']}, {data['question_tokens']} question and"
+                f" {data['answer_tokens']} answer tokens, {data['dtype']},"
+                f" {data['provenance']['device']}, n={data['n']}."
+            ),
             "",
-            "| N | questions | time per question, ratio | together, per question | alone | same ids | logits off |",
+            (
+                "| N | questions | time per question, ratio | together, per question | alone | same"
+                " ids | logits off |"
+            ),
             "|---|---|---|---|---|---|---|",
         ]
         for r in data["rows"]:
             lines.append(
-                f"| {r['N']} | {r['questions']} | {spread(r['ratio'])} | {r['together_ms']['median']:.0f} ms | {r['alone_ms']['median']:.0f} ms | "
-                f"{r['same_ids']:.0%} | {r['logits_error']:.1e} |"
+                f"| {r['N']} | {r['questions']} | {spread(r['ratio'])} |"
+                f" {r['together_ms']['median']:.0f} ms | {r['alone_ms']['median']:.0f} ms |"
+                f" {r['same_ids']:.0%} | {r['logits_error']:.1e} |"
             )
         parts.append("\n".join(lines))
     return "\n\n".join(parts)
@@ -232,30 +283,43 @@ def render_decode() -> str:
         data = json.loads(path.read_text(encoding="utf-8"))
         sizes, speed = data["sizes"], data["rows"][0]["bandwidth_gb_s"]
         lines = [
-            f"**Shape {data['shape']}**: d={sizes['hidden']}, L={sizes['layers']}, m={sizes['intermediate']}, {data['tokens']} tokens, {data['dtype']}, "
-            f"{data['provenance']['device']}, n={data['n']}; memory read at {spread(speed, 1)} GB/s.",
+            (
+                f"**Shape {data['shape']}**: d={sizes['hidden']}, L={sizes['layers']},"
+                f" m={sizes['intermediate']}, {data['tokens']} tokens, {data['dtype']},"
+                f" {data['provenance']['device']}, n={data['n']}; memory read at {spread(speed, 1)}"
+                " GB/s."
+            ),
             "",
-            "| N | prefill | engine | ms per token | floor, ms | over the floor | over transformers |",
+            (
+                "| N | prefill | engine | ms per token | floor, ms | over the floor | over"
+                " transformers |"
+            ),
             "|---|---|---|---|---|---|---|",
         ]
         for r in data["rows"]:
             lines.append(
-                f"| {r['N']} | {r['prefill']}, {r['keep_ratio_achieved']:.2f} | {r['engine']} | {spread(r['ms_per_token'], 1)} | "
-                f"{r['floor_ms']['median']:.1f} | {spread(r['floor_ratio'], 2)} | {spread(r['transformers_ratio'], 2)} |"
+                f"| {r['N']} | {r['prefill']}, {r['keep_ratio_achieved']:.2f} | {r['engine']} |"
+                f" {spread(r['ms_per_token'], 1)} | {r['floor_ms']['median']:.1f} |"
+                f" {spread(r['floor_ratio'], 2)} | {spread(r['transformers_ratio'], 2)} |"
             )
         parts.append("\n".join(lines))
     return "\n\n".join(parts)
 
 
 def measured(suite: str, name: str) -> tuple[list[dict[str, Any]], str]:
-    """The results of a suite in the order of SHAPES, and what stands for the 7B where it is not among them."""
+    """The results of a suite in the order of SHAPES, and what stands for the 7B where it is not
+    among them.
+    """
     files = [ROOT / "docs" / "results" / f"{name}_{shape}.json" for shape in SHAPES]
     found = [json.loads(path.read_text(encoding="utf-8")) for path in files if path.is_file()]
     if any(data["shape"] == "7B" for data in found):
         return found, ""
-    return found, (
-        f"**Shape 7B**: not measured, no CUDA GPU was at hand. `ada3d bench --suite {suite} --shape 7B --json "
-        f"docs/results/{name}_7B.json` fills it on any machine that has one."
+    return (
+        found,
+        (
+            f"**Shape 7B**: not measured, no CUDA GPU was at hand. `ada3d bench --suite {suite}"
+            f" --shape 7B --json docs/results/{name}_7B.json` fills it on any machine that has one."
+        ),
     )
 
 
@@ -266,18 +330,28 @@ def render_scene_update() -> str:
     for data in results:
         sizes, vision = data["sizes"], data["vision"]
         lines = [
-            f"**Shape {data['shape']}**: d={sizes['hidden']}, L={sizes['layers']}, m={sizes['intermediate']}; vision tower of {vision['layers']} layers, "
-            f"width {vision['hidden']}, {vision['image_px']} px, {vision['patches']} patches; chunks of {data['chunk_tokens']} tokens, {data['dtype']}, "
-            f"{data['provenance']['device']}, n={data['n']}.",
+            (
+                f"**Shape {data['shape']}**: d={sizes['hidden']}, L={sizes['layers']},"
+                f" m={sizes['intermediate']}; vision tower of {vision['layers']} layers, width"
+                f" {vision['hidden']}, {vision['image_px']} px, {vision['patches']} patches; chunks"
+                f" of {data['chunk_tokens']} tokens, {data['dtype']},"
+                f" {data['provenance']['device']}, n={data['n']}."
+            ),
             "",
-            "| N | new | seen again | look | evict | append | rebuild | longest chunk | append / rebuild | append p95, target 10 ms |",
+            (
+                "| N | new | seen again | look | evict | append | rebuild | longest chunk | append"
+                " / rebuild | append p95, target 10 ms |"
+            ),
             "|---" * 10 + "|",
         ]
         for r in data["rows"]:
-            steps = " | ".join(f"{step['p50_ms']:.1f} / {step['p95_ms']:.1f}" for step in r["steps"].values())
+            steps = " | ".join(
+                f"{step['p50_ms']:.1f} / {step['p95_ms']:.1f}" for step in r["steps"].values()
+            )
             met = {True: "met", False: "missed", None: "for a GPU"}[r["target_met"]]
             lines.append(
-                f"| {r['N']} | {r['new_voxels']} | {r['touched_voxels']} | {steps} | {spread(r['append_ratio'])} | {met} |"
+                f"| {r['N']} | {r['new_voxels']} | {r['touched_voxels']} | {steps} |"
+                f" {spread(r['append_ratio'])} | {met} |"
             )
         parts.append("\n".join(lines))
     return "\n\n".join([*parts, missing]).strip()
@@ -291,20 +365,32 @@ def render_many_questions() -> str:
         sizes, full = data["sizes"], data["scaled_from"]
         scaled = f" (scaled down from {full['scenes']} and {full['questions']})" if full else ""
         lines = [
-            f"**Shape {data['shape']}**: d={sizes['hidden']}, L={sizes['layers']}, m={sizes['intermediate']}; {data['scenes']} scenes and {data['questions']} "
-            f"questions{scaled}, cold asked {data['cold_sampled']['questions']} of them; {data['question_tokens']} question and {data['answer_tokens']} answer tokens, "
-            f"{data['dtype']}, {data['provenance']['device']}.",
+            (
+                f"**Shape {data['shape']}**: d={sizes['hidden']}, L={sizes['layers']},"
+                f" m={sizes['intermediate']}; {data['scenes']} scenes and {data['questions']}"
+                f" questions{scaled}, cold asked {data['cold_sampled']['questions']} of them;"
+                f" {data['question_tokens']} question and {data['answer_tokens']} answer tokens,"
+                f" {data['dtype']}, {data['provenance']['device']}."
+            ),
             "",
-            "| variant | N | keep | all questions, ratio | target | scene, once | a question, p50 / p95 | same ids |",
+            (
+                "| variant | N | keep | all questions, ratio | target | scene, once | a question,"
+                " p50 / p95 | same ids |"
+            ),
             "|---" * 8 + "|",
         ]
         for r in data["rows"]:
-            met = {True: f"{data['target_ratio']:.2f}, met", False: f"{data['target_ratio']:.2f}, missed", None: "-"}
+            met = {
+                True: f"{data['target_ratio']:.2f}, met",
+                False: f"{data['target_ratio']:.2f}, missed",
+                None: "-",
+            }
             once = f"{r['build_ms']['median']:.0f} ms" if r["build_ms"]["n"] else "-"
             question = f"{r['question_ms']['p50']:.0f} / {r['question_ms']['p95']:.0f} ms"
             lines.append(
-                f"| {r['variant']} | {r['N']} | {r['keep_ratio_achieved']:.3f} | {spread(r['ratio'])} | {met[r['target_met']]} | {once} | "
-                f"{question} | {r['same_ids']:.0%} |"
+                f"| {r['variant']} | {r['N']} | {r['keep_ratio_achieved']:.3f} |"
+                f" {spread(r['ratio'])} | {met[r['target_met']]} | {once} | {question} |"
+                f" {r['same_ids']:.0%} |"
             )
         parts.append("\n".join(lines))
     return "\n\n".join([*parts, missing]).strip()

@@ -1,8 +1,10 @@
-"""The embedded model's card, ada3d_ros/models/embedded/README.md, from the evaluations in docs/results.
+"""The embedded model's card, ada3d_ros/models/embedded/README.md, from the evaluations in
+docs/results.
 
     python tools/write_model_card.py
 
-Evaluations: `ada3d eval synthetic --scenes N [--level 2] [--shuffle-scenes] [--strategy NAME --keep R] --json docs/results/embedded_WHAT.json`.
+Evaluations: `ada3d eval synthetic --scenes N [--level 2] [--shuffle-scenes] [--strategy NAME --keep
+R] --json docs/results/embedded_WHAT.json`.
 """
 
 from __future__ import annotations
@@ -46,7 +48,11 @@ def row(name: str, results: list[dict[str, Any]]) -> str:
         cells.append(f"{result['metrics'][name]:.2f} ({low:.2f}-{high:.2f})")
     detail = results[0]["details"][name]
     majority = "" if detail["majority"] is None else f"{detail['majority']:.2f}"
-    chance = "" if name == "absent_false_box_rate" or detail["chance"] is None else f"{detail['chance']:.2f}"
+    chance = (
+        ""
+        if name == "absent_false_box_rate" or detail["chance"] is None
+        else f"{detail['chance']:.2f}"
+    )
     return f"| {name} | {detail['n']} | {chance} | {majority} | " + " | ".join(cells) + " |"
 
 
@@ -57,10 +63,16 @@ def render() -> str:
     config = json.loads((FOLDER / "config.json").read_text(encoding="utf-8"))
     facts = inspect_grounding_head(FOLDER, config["hidden_size"])
     assert facts is not None
-    present = {heading: ROOT / "docs" / "results" / f"{file}.json" for heading, file in COLUMNS.items()}
-    results = {h: json.loads(p.read_text(encoding="utf-8")) for h, p in present.items() if p.exists()}
+    present = {
+        heading: ROOT / "docs" / "results" / f"{file}.json" for heading, file in COLUMNS.items()
+    }
+    results = {
+        h: json.loads(p.read_text(encoding="utf-8")) for h, p in present.items() if p.exists()
+    }
     first = next(iter(results.values()))
-    text = HEAD.format(trained_on=facts["trained_on"], sha256=first["sha256"], threshold=facts["threshold"])
+    text = HEAD.format(
+        trained_on=facts["trained_on"], sha256=first["sha256"], threshold=facts["threshold"]
+    )
     text += (
         "| metric | n | chance | majority | "
         + " | ".join(f"{h} ({r['scenes']} rooms)" for h, r in results.items())

@@ -35,7 +35,8 @@ def render() -> str:
     for s in SETTINGS.values():
         allowed = s.allowed.replace("|", "\\|")
         rows.append(
-            f"| `{s.name}` | {default_text(s)} | {allowed} | {s.description} | {'fixed' if s.read_only else 'any time'} |"
+            f"| `{s.name}` | {default_text(s)} | {allowed} | {s.description} |"
+            f" {'fixed' if s.read_only else 'any time'} |"
         )
     return HEAD + "\n".join(rows) + "\n"
 

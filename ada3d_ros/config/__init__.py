@@ -1,7 +1,8 @@
-"""Every setting of the agent, its default, unit and range: written once, in the dataclasses of this room.
+"""Every setting of the agent, its default, unit and range: written once, in the dataclasses of this
+room.
 
-ROS parameters are declared from them (ros/parameters.py), YAML files only override them (`load_config`), and
-docs/parameters.md is generated from them. Knows nothing of ROS or torch.
+ROS parameters are declared from them (ros/parameters.py), YAML files only override them
+(`load_config`), and docs/parameters.md is generated from them. Knows nothing of ROS or torch.
 """
 
 from ada3d_ros.config.agent import (

@@ -1,4 +1,6 @@
-"""The settings of the agent as one tree, and how values by dotted name or from a YAML file become it."""
+"""The settings of the agent as one tree, and how values by dotted name or from a YAML file become
+it.
+"""
 
 from __future__ import annotations
 
@@ -21,25 +23,35 @@ from ada3d_ros.errors import ConfigError
 class ModelConfig:
     path: str = setting(
         "",
-        "folder of the checkpoint (official layout); `embedded` = the small model of the package; empty fails with a clear text",
+        "folder of the checkpoint (official layout); `embedded` = the small model of the package;"
+        " empty fails with a clear text",
         read_only=True,
     )
     vision_path: str = setting(
-        "", "folder of a CLIP checkpoint, for weights that do not contain the vision tower", read_only=True
+        "",
+        "folder of a CLIP checkpoint, for weights that do not contain the vision tower",
+        read_only=True,
     )
     revision_sha256: str = setting(
-        "", "expected sha256 over the weight files; empty = not checked", pattern="([0-9a-f]{64})?", read_only=True
+        "",
+        "expected sha256 over the weight files; empty = not checked",
+        pattern="([0-9a-f]{64})?",
+        read_only=True,
     )
-    device: str = setting("auto", "where the model runs", pattern="auto|cpu|cuda(:[0-9]+)?", read_only=True)
+    device: str = setting(
+        "auto", "where the model runs", pattern="auto|cpu|cuda(:[0-9]+)?", read_only=True
+    )
     precision: str = setting(
         "auto",
-        "number format of the weights; auto = bf16 on cuda, and on a processor that has it from 100 million parameters on; else fp32",
+        "number format of the weights; auto = bf16 on cuda, and on a processor that has it from 100"
+        " million parameters on; else fp32",
         choices=("auto", "fp32", "bf16", "fp16"),
         read_only=True,
     )
     weights: str = setting(
         "full",
-        "storage of the decoder's linear layers: full = in `model.precision`; int8, int4 = less memory, less exact",
+        "storage of the decoder's linear layers: full = in `model.precision`; int8, int4 = less"
+        " memory, less exact",
         choices=("full", "int8", "int4"),
         read_only=True,
     )
@@ -49,7 +61,9 @@ class ModelConfig:
         choices=("default", "reference"),
         read_only=True,
     )
-    conversation: str = setting("llava_v1", "prompt template", choices=("llava_v1", "vicuna_v1"), read_only=True)
+    conversation: str = setting(
+        "llava_v1", "prompt template", choices=("llava_v1", "vicuna_v1"), read_only=True
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +72,9 @@ class GenerationConfig:
     temperature: float = setting(0.0, "0 = greedy, the same answer every time", low=0.0, high=2.0)
     top_p: float = setting(1.0, "nucleus sampling; 1 = off", low=0.01, high=1.0)
     seed: int = setting(0, "of the sampler, used when temperature > 0", low=0, high=2**31 - 1)
-    timeout_sec: float = setting(30.0, "time for one request, waiting included", unit="s", low=0.1, high=600.0)
+    timeout_sec: float = setting(
+        30.0, "time for one request, waiting included", unit="s", low=0.1, high=600.0
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,15 +94,26 @@ class ExtrinsicConfig:
         read_only=True,
     )
     quat_xyzw: tuple[float, ...] = setting(
-        (0.0, 0.0, 0.0, 1.0), "rotation of the same; norm 1 +- 1e-3", length=4, low=-1.0, high=1.0, read_only=True
+        (0.0, 0.0, 0.0, 1.0),
+        "rotation of the same; norm 1 +- 1e-3",
+        length=4,
+        low=-1.0,
+        high=1.0,
+        read_only=True,
     )
 
 
 @dataclass(frozen=True, slots=True)
 class PoseConfig:
-    timeout_sec: float = setting(0.2, "how long a frame waits for its pose to arrive", unit="s", low=0.0, high=2.0)
+    timeout_sec: float = setting(
+        0.2, "how long a frame waits for its pose to arrive", unit="s", low=0.0, high=2.0
+    )
     max_gap_sec: float = setting(
-        0.2, "largest gap between two poses that an image stamp is interpolated over", unit="s", low=0.001, high=2.0
+        0.2,
+        "largest gap between two poses that an image stamp is interpolated over",
+        unit="s",
+        low=0.001,
+        high=2.0,
     )
 
 
@@ -94,21 +121,30 @@ class PoseConfig:
 class QosConfig:
     rgb: str = setting(
         "auto",
-        "reliability of the colour subscription; auto starts reliable and follows a best-effort publisher",
+        "reliability of the colour subscription; auto starts reliable and follows a best-effort"
+        " publisher",
         choices=("auto", "reliable", "best_effort"),
         read_only=True,
     )
-    depth: str = setting("auto", "same for depth", choices=("auto", "reliable", "best_effort"), read_only=True)
+    depth: str = setting(
+        "auto", "same for depth", choices=("auto", "reliable", "best_effort"), read_only=True
+    )
     camera_info: str = setting(
         "auto", "same for camera_info", choices=("auto", "reliable", "best_effort"), read_only=True
     )
-    pose: str = setting("auto", "same for pose or odom", choices=("auto", "reliable", "best_effort"), read_only=True)
+    pose: str = setting(
+        "auto", "same for pose or odom", choices=("auto", "reliable", "best_effort"), read_only=True
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class SyncConfig:
     slop_sec: float = setting(
-        0.02, "largest stamp difference of colour and depth, inclusive; 0 = exact", unit="s", low=0.0, high=1.0
+        0.02,
+        "largest stamp difference of colour and depth, inclusive; 0 = exact",
+        unit="s",
+        low=0.0,
+        high=1.0,
     )
     queue_size: int = setting(
         30, "messages kept per input while waiting for partners", unit="messages", low=2, high=500
@@ -117,7 +153,9 @@ class SyncConfig:
 
 @dataclass(frozen=True, slots=True)
 class InputConfig:
-    max_age_sec: float = setting(1.0, "older frames are dropped (node clock); 0 = off", unit="s", low=0.0, high=60.0)
+    max_age_sec: float = setting(
+        1.0, "older frames are dropped (node clock); 0 = off", unit="s", low=0.0, high=60.0
+    )
     max_rate_hz: float = setting(
         5.0, "frames beyond this rate are dropped before decoding", unit="Hz", low=0.1, high=60.0
     )
@@ -125,10 +163,14 @@ class InputConfig:
 
 @dataclass(frozen=True, slots=True)
 class DepthConfig:
-    scale: float = setting(1.0, "factor after the encoding's own rule (16UC1 mm, 32FC1 m)", low=1e-4, high=1e3)
+    scale: float = setting(
+        1.0, "factor after the encoding's own rule (16UC1 mm, 32FC1 m)", low=1e-4, high=1e3
+    )
     min_m: float = setting(0.1, "nearer readings are invalid", unit="m", low=0.0, high=100.0)
     max_m: float = setting(10.0, "farther readings are invalid", unit="m", low=0.0, high=100.0)
-    min_valid_fraction: float = setting(0.05, "frames with less valid depth are dropped", low=0.0, high=1.0)
+    min_valid_fraction: float = setting(
+        0.05, "frames with less valid depth are dropped", low=0.0, high=1.0
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,21 +179,34 @@ class KeyframeConfig:
         0.2, "a frame this far from every kept keyframe is admitted", unit="m", low=0.0, high=100.0
     )
     min_rotation_deg: float = setting(
-        10.0, "or turned by this much against every keyframe near it", unit="deg", low=0.0, high=180.0
+        10.0,
+        "or turned by this much against every keyframe near it",
+        unit="deg",
+        low=0.0,
+        high=180.0,
     )
     max_interval_sec: float = setting(
         5.0, "or this long after the last admission; 0 = off", unit="s", low=0.0, high=3600.0
     )
     min_new_coverage: float = setting(
-        0.0, "or with at least this share of its 0.2 m voxels new to the scene; 0 = off", low=0.0, high=1.0
+        0.0,
+        "or with at least this share of its 0.2 m voxels new to the scene; 0 = off",
+        low=0.0,
+        high=1.0,
     )
-    max_views: int = setting(20, "keyframes kept and given to the model", unit="views", low=1, high=64)
+    max_views: int = setting(
+        20, "keyframes kept and given to the model", unit="views", low=1, high=64
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class SceneConfig:
     max_age_sec: float = setting(
-        0.0, "questions about an older scene get STALE_SCENE; 0 = keep for ever", unit="s", low=0.0, high=86400.0
+        0.0,
+        "questions about an older scene get STALE_SCENE; 0 = keep for ever",
+        unit="s",
+        low=0.0,
+        high=86400.0,
     )
 
 
@@ -159,19 +214,24 @@ class SceneConfig:
 class CacheConfig:
     mode: str = setting(
         "cached",
-        "cached = the scene passes through the language model once and questions attend to the best of it; paper = every "
-        "question brings the scene along, and pruning drops tokens on the way (AdaToken-3D as published)",
+        "cached = the scene passes through the language model once and questions attend to the best"
+        " of it; paper = every question brings the scene along, and pruning drops tokens on the way"
+        " (AdaToken-3D as published)",
         choices=("cached", "paper"),
     )
     kv: str = setting(
         "model",
-        "number format of the cached scene's keys and values: the model's own, or int8 (about half the memory of 16 bits; docs/benchmarks.md has the error)",
+        "number format of the cached scene's keys and values: the model's own, or int8 (about half"
+        " the memory of 16 bits; docs/benchmarks.md has the error)",
         choices=("model", "int8"),
     )
     chunk_tokens: int = setting(
-        256, "rows of the scene per piece of background work; a question waits for one piece at most", unit="tokens",
-        low=16, high=4096,
-    )  # fmt: skip
+        256,
+        "rows of the scene per piece of background work; a question waits for one piece at most",
+        unit="tokens",
+        low=16,
+        high=4096,
+    )
     settle_sec: float = setting(
         1.0,
         "the scene is put in exact order once no keyframe and no question came for so long",
@@ -180,18 +240,29 @@ class CacheConfig:
         high=60.0,
     )
     max_staleness: float = setting(
-        0.25, "share of stale spatial tokens from which on that begins without waiting", low=0.0, high=1.0
+        0.25,
+        "share of stale spatial tokens from which on that begins without waiting",
+        low=0.0,
+        high=1.0,
     )
 
 
 @dataclass(frozen=True, slots=True)
 class ActionConfig:
-    policy: str = setting("queue", "what a request does when another runs", choices=("reject", "queue", "preempt"))
-    queue_size: int = setting(8, "requests waiting at most; beyond it BUSY", unit="requests", low=0, high=64)
+    policy: str = setting(
+        "queue", "what a request does when another runs", choices=("reject", "queue", "preempt")
+    )
+    queue_size: int = setting(
+        8, "requests waiting at most; beyond it BUSY", unit="requests", low=0, high=64
+    )
     batch_size: int = setting(
-        1, "questions about the cached scene answered together, unpruned, where so many wait; 1 = one after the other",
-        unit="questions", low=1, high=16,
-    )  # fmt: skip
+        1,
+        "questions about the cached scene answered together, unpruned, where so many wait; 1 = one"
+        " after the other",
+        unit="questions",
+        low=1,
+        high=16,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,17 +295,27 @@ class AgentConfig:
     pruning: PruningConfig = PruningConfig()
     generation: GenerationConfig = GenerationConfig()
     question: QuestionConfig = QuestionConfig()
-    pose_source: str = setting("pose", "which input gives the camera pose", choices=("pose", "odom"), read_only=True)
+    pose_source: str = setting(
+        "pose", "which input gives the camera pose", choices=("pose", "odom"), read_only=True
+    )
     world_frame: str = setting(
-        "map", "frame of boxes and keyframes, z up; poses in another frame are refused", pattern=r"\S+", read_only=True
+        "map",
+        "frame of boxes and keyframes, z up; poses in another frame are refused",
+        pattern=r"\S+",
+        read_only=True,
     )
     pose_child_frame: str = setting(
-        "", "for odom: a message with another child_frame_id is refused; empty = any", read_only=True
+        "",
+        "for odom: a message with another child_frame_id is refused; empty = any",
+        read_only=True,
     )
     extrinsic: ExtrinsicConfig = ExtrinsicConfig()
     pose: PoseConfig = PoseConfig()
     rgb_transport: str = setting(
-        "raw", "compressed subscribes rgb/image/compressed", choices=("raw", "compressed"), read_only=True
+        "raw",
+        "compressed subscribes rgb/image/compressed",
+        choices=("raw", "compressed"),
+        read_only=True,
     )
     depth_transport: str = setting(
         "raw",
@@ -254,17 +335,21 @@ class AgentConfig:
     markers: MarkersConfig = MarkersConfig()
     boxes: BoxesConfig = BoxesConfig()
     diagnostic_updater: DiagnosticUpdaterConfig = DiagnosticUpdaterConfig()
-    autostart: bool = setting(False, "configure and activate at start, without a lifecycle manager", read_only=True)
+    autostart: bool = setting(
+        False, "configure and activate at start, without a lifecycle manager", read_only=True
+    )
 
     def __post_init__(self) -> None:
         if self.depth.min_m >= self.depth.max_m:
             raise ConfigError(
-                f"depth.min_m = {self.depth.min_m} must be below depth.max_m = {self.depth.max_m} (metres)."
+                f"depth.min_m = {self.depth.min_m} must be below depth.max_m = {self.depth.max_m}"
+                " (metres)."
             )
         norm = math.sqrt(sum(q * q for q in self.extrinsic.quat_xyzw))
         if abs(norm - 1.0) > 1e-3:
             raise ConfigError(
-                f"extrinsic.quat_xyzw = {self.extrinsic.quat_xyzw} has norm {norm:.4f}; it must be 1 within 1e-3."
+                f"extrinsic.quat_xyzw = {self.extrinsic.quat_xyzw} has norm {norm:.4f}; it must be"
+                " 1 within 1e-3."
             )
 
 
@@ -302,7 +387,8 @@ def from_flat(values: Mapping[str, Any], base: AgentConfig | None = None) -> Age
         if name not in SETTINGS:
             near = difflib.get_close_matches(name, SETTINGS, 1)
             raise ConfigError(
-                f"unknown setting {name!r}" + (f"; did you mean {near[0]!r}?" if near else "; see docs/parameters.md.")
+                f"unknown setting {name!r}"
+                + (f"; did you mean {near[0]!r}?" if near else "; see docs/parameters.md.")
             )
         flat[name] = SETTINGS[name].check(value)
 
@@ -310,7 +396,9 @@ def from_flat(values: Mapping[str, Any], base: AgentConfig | None = None) -> Age
         kwargs: dict[str, Any] = {}
         for f in dataclasses.fields(cls):
             nested = dataclasses.is_dataclass(f.default)
-            kwargs[f.name] = build(type(f.default), f"{prefix}{f.name}.") if nested else flat[prefix + f.name]
+            kwargs[f.name] = (
+                build(type(f.default), f"{prefix}{f.name}.") if nested else flat[prefix + f.name]
+            )
         return cls(**kwargs)
 
     return build(AgentConfig, "")
@@ -336,7 +424,8 @@ def load_config(path: str | Path, base: AgentConfig | None = None) -> AgentConfi
     def flatten(node: Any, prefix: str) -> Iterator[tuple[str, Any]]:
         if not isinstance(node, dict):
             raise ConfigError(
-                f"{path}: expected a mapping at {prefix.rstrip('.') or 'the top'}, got {type(node).__name__}."
+                f"{path}: expected a mapping at {prefix.rstrip('.') or 'the top'}, got"
+                f" {type(node).__name__}."
             )
         for key, value in node.items():
             if isinstance(value, dict):

@@ -16,7 +16,8 @@ Value = bool | int | float | str | tuple[float, ...]
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What a person needs to know about one setting. `low` and `high` are inclusive; `length` is for lists.
+    """What a person needs to know about one setting. `low` and `high` are inclusive; `length` is
+    for lists.
 
     joined: two groups of choices of which one each may be written together, `first+second`.
     """
@@ -37,7 +38,11 @@ class Setting:
     def allowed(self) -> str:
         """The allowed values as one readable phrase."""
         if self.choices:
-            pair = f", or two joined, as '{self.joined[0][-1]}+{self.joined[1][0]}'" if self.joined[0] else ""
+            pair = (
+                f", or two joined, as '{self.joined[0][-1]}+{self.joined[1][0]}'"
+                if self.joined[0]
+                else ""
+            )
             return "one of " + ", ".join(repr(choice) for choice in self.choices) + pair
         if self.pattern:
             return f"text matching {self.pattern}"
@@ -49,9 +54,14 @@ class Setting:
         return {bool: "true or false", str: "text"}.get(type(self.default), "any")
 
     def check(self, value: Any) -> Value:
-        """`value` in the type of the default. Raises ConfigError with the value, the allowed range and the default."""
+        """`value` in the type of the default. Raises ConfigError with the value, the allowed range
+        and the default.
+        """
         kind = type(self.default)
-        if any(type(v) is int and abs(v) >= 2**63 for v in (value if isinstance(value, (list, tuple)) else [value])):
+        if any(
+            type(v) is int and abs(v) >= 2**63
+            for v in (value if isinstance(value, (list, tuple)) else [value])
+        ):
             raise self._error(value, "out of range")  # more than ROS can send, or a float can hold
         if kind is float and type(value) is int:
             value = float(value)
@@ -63,15 +73,25 @@ class Setting:
             value = tuple(float(v) for v in value)
         if type(value) is not kind:
             raise self._error(
-                value, f"expected {'a list of numbers' if kind is tuple else kind.__name__}, got {type(value).__name__}"
+                value,
+                f"expected {'a list of numbers' if kind is tuple else kind.__name__}, got"
+                f" {type(value).__name__}",
             )
-        numbers = value if isinstance(value, tuple) else (value,) if isinstance(value, (int, float)) else ()
+        numbers = (
+            value
+            if isinstance(value, tuple)
+            else (value,)
+            if isinstance(value, (int, float))
+            else ()
+        )
         if self.length is not None and isinstance(value, tuple) and len(value) != self.length:
             raise self._error(value, f"expected {self.length} numbers, got {len(value)}")
         for number in numbers:
             if not math.isfinite(number):
                 raise self._error(value, "not a finite number")
-            if (self.low is not None and number < self.low) or (self.high is not None and number > self.high):
+            if (self.low is not None and number < self.low) or (
+                self.high is not None and number > self.high
+            ):
                 raise self._error(value, "out of range")
         if self.choices and value not in self.choices:
             self._check_joined(str(value))
@@ -81,19 +101,27 @@ class Setting:
 
     def _check_joined(self, value: str) -> None:
         parts = value.split("+")
-        if len(parts) == 2 and all(part in group for part, group in zip(parts, self.joined, strict=True)):
+        if len(parts) == 2 and all(
+            part in group for part, group in zip(parts, self.joined, strict=True)
+        ):
             return
         if len(parts) == 2 and all(part in self.choices for part in parts):
             first, second = self.joined
             raise self._error(
-                value, f"cannot be joined so; one of {first} comes before the + and one of {second} behind it"
+                value,
+                f"cannot be joined so; one of {first} comes before the + and one of {second}"
+                " behind it",
             )
         unknown = next((part for part in parts if part not in self.choices), value)
         near = difflib.get_close_matches(unknown, self.choices, 1)
-        raise self._error(value, "not a known choice" + (f", did you mean {near[0]!r}?" if near else ""))
+        raise self._error(
+            value, "not a known choice" + (f", did you mean {near[0]!r}?" if near else "")
+        )
 
     def _error(self, value: Any, why: str) -> ConfigError:
-        return ConfigError(f"{self.name} = {value!r}: {why}; allowed: {self.allowed} (default {self.default!r}).")
+        return ConfigError(
+            f"{self.name} = {value!r}: {why}; allowed: {self.allowed} (default {self.default!r})."
+        )
 
 
 def setting(default: Any, description: str, **details: Any) -> Any:

@@ -1,7 +1,9 @@
-"""Several questions about one scene at once: the scene's keys and values are read once for all, the weights once per step.
+"""Several questions about one scene at once: the scene's keys and values are read once for all, the
+weights once per step.
 
-A question attends to the prefix, all of it visible, and to its own tokens; the two softmaxes are merged by their
-log-sum-exp, so the prefix is never copied per question. Shapes as in model/decoder.py; P prefix tokens, R = H / G.
+A question attends to the prefix, all of it visible, and to its own tokens; the two softmaxes are
+merged by their log-sum-exp, so the prefix is never copied per question. Shapes as in
+model/decoder.py; P prefix tokens, R = H / G.
 """
 
 from __future__ import annotations
@@ -36,26 +38,37 @@ class WaitingQuestion:
 def answer_batch(
     decoder: LlamaDecoder, prefix: KVCache, next_position: int, questions: Sequence[WaitingQuestion]
 ) -> list[DecodeOutput]:
-    """Answers in the order of `questions`, each as if asked alone; `prefix` (batch 1, at least one token a layer) stays as it is.
+    """Answers in the order of `questions`, each as if asked alone; `prefix` (batch 1, at least one
+    token a layer) stays as it is.
 
-    next_position: of every question's first token, in all layers. A question that ends leaves the batch, the others go on.
-    should_stop is read before a question's tokens are read and before every later token is computed. first_token_s and
-    decode_s count from when all questions are read. Raises ModelError where the logits are not finite.
+    next_position: of every question's first token, in all layers. A question that ends leaves the
+    batch, the others go on. should_stop is read before a question's tokens are read and before
+    every later token is computed. first_token_s and decode_s count from when all questions are
+    read. Raises ModelError where the logits are not finite.
     """
     if not all(len(question.embeds) for question in questions):
         raise ValueError("answer_batch: a question has no tokens.")
     room = decoder.config.max_positions - next_position
-    answers = [_Answer(q, min(q.max_new_tokens, room - len(q.embeds)), decoder.config.eos_id) for q in questions]
+    answers = [
+        _Answer(q, min(q.max_new_tokens, room - len(q.embeds)), decoder.config.eos_id)
+        for q in questions
+    ]
     live = [answer for answer in answers if answer.goes_on()]
     if live:
         reserve = max(answer.limit for answer in live) - 1  # the last token is not fed
-        batch = _Batch(decoder, prefix, next_position, [answer.question.embeds for answer in live], reserve)
+        batch = _Batch(
+            decoder, prefix, next_position, [answer.question.embeds for answer in live], reserve
+        )
         logits = batch.read()
         if not bool(torch.isfinite(logits).all()):  # waits for the device
-            raise ModelError("the model's output is not finite: the weights are damaged, or float16 overflowed.")
+            raise ModelError(
+                "the model's output is not finite: the weights are damaged, or float16 overflowed."
+            )
     start = time.perf_counter()
     while live:
-        tokens = torch.stack([answer.question.sampler(row) for answer, row in zip(live, logits, strict=True)])
+        tokens = torch.stack(
+            [answer.question.sampler(row) for answer, row in zip(live, logits, strict=True)]
+        )
         probabilities = torch.softmax(logits.float(), dim=-1).gather(1, tokens[:, None])[:, 0]
         chosen, now = tokens.tolist(), time.perf_counter() - start  # the list waits for the device
         for answer, token_id, probability in zip(live, chosen, probabilities, strict=True):
@@ -81,13 +94,20 @@ class _Answer:
     def goes_on(self) -> bool:
         """Whether another token is wanted."""
         if self._reason is None:
-            self._reason = StopReason.MAX_TOKENS if len(self._token_ids) >= self.limit else self.question.should_stop()
+            self._reason = (
+                StopReason.MAX_TOKENS
+                if len(self._token_ids) >= self.limit
+                else self.question.should_stop()
+            )
         return self._reason is None
 
     def take(self, token_id: int, probability: torch.Tensor, now_s: float) -> None:
         """The next token and its probability () float32, chosen now_s after the start."""
         self._probabilities.append(probability)
-        self._first_s, self._last_s = (now_s if len(self._probabilities) == 1 else self._first_s), now_s
+        self._first_s, self._last_s = (
+            (now_s if len(self._probabilities) == 1 else self._first_s),
+            now_s,
+        )
         if token_id == self._eos_id:
             self._reason = StopReason.EOS
         else:
@@ -99,19 +119,27 @@ class _Answer:
         return DecodeOutput(
             token_ids=tuple(self._token_ids),
             stop_reason=self._reason,
-            mean_probability=float(torch.stack(self._probabilities).mean()) if self._probabilities else NAN,
+            mean_probability=(
+                float(torch.stack(self._probabilities).mean()) if self._probabilities else NAN
+            ),
             first_token_s=self._first_s,
             decode_s=self._last_s - self._first_s,
         )
 
 
 class _Batch:
-    """Questions (T_i, D) as rows of one batch, padded on the left: so the last column is every question's last token, and
-    all rows write their next key at the same place."""
+    """Questions (T_i, D) as rows of one batch, padded on the left: so the last column is every
+    question's last token, and all rows write their next key at the same place.
+    """
 
     def __init__(
-        self, decoder: LlamaDecoder, prefix: KVCache, next_position: int, questions: Sequence[torch.Tensor], reserve: int
-    ) -> None:  # fmt: skip
+        self,
+        decoder: LlamaDecoder,
+        prefix: KVCache,
+        next_position: int,
+        questions: Sequence[torch.Tensor],
+        reserve: int,
+    ) -> None:
         self._decoder, self._prefix = decoder, prefix
         self._own = KVCache(decoder.config.num_layers, reserve)
         self._embeds = pad_sequence(list(questions), batch_first=True, padding_side="left")
@@ -119,18 +147,26 @@ class _Batch:
         padding = torch.tensor([[width - len(question)] for question in questions], device=device)
         columns = torch.arange(width + reserve, device=device)
         self._present = columns >= padding  # (B, width + reserve) bool: no padding
-        self._positions = next_position + columns - padding  # of every column; padding's mean nothing
+        self._positions = (
+            next_position + columns - padding
+        )  # of every column; padding's mean nothing
 
     def read(self) -> torch.Tensor:
         """Logits (B, vocab) after the questions' last tokens."""
         return self._run(self._embeds)
 
     def step(self, rows: Sequence[int], tokens: torch.Tensor) -> torch.Tensor:
-        """Logits (n, vocab) after `tokens` (B,) int64 of the n rows that go on; the other rows leave the batch."""
+        """Logits (n, vocab) after `tokens` (B,) int64 of the n rows that go on; the other rows
+        leave the batch.
+        """
         if len(rows) < len(tokens):
             kept = torch.tensor(rows, device=tokens.device)
             self._own.keep_rows(kept)
-            self._present, self._positions, tokens = self._present[kept], self._positions[kept], tokens[kept]
+            self._present, self._positions, tokens = (
+                self._present[kept],
+                self._positions[kept],
+                tokens[kept],
+            )
         return self._run(self._decoder.embed(tokens[:, None]))
 
     def _run(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -139,24 +175,33 @@ class _Batch:
         mask = attention_mask(start, hidden.shape[1], self._present[:, :stop], hidden.device)
         assert mask is not None, "a mask was given"
         hidden = self._decoder.run_layers(
-            0, self._decoder.config.num_layers, hidden, self._positions[:, start:stop],
+            0,
+            self._decoder.config.num_layers,
+            hidden,
+            self._positions[:, start:stop],
             attend=SharedPrefixAttention(self._prefix, self._own, mask),
-        )  # fmt: skip
+        )
         return self._decoder.logits(hidden[:, -1])
 
 
 class SharedPrefixAttention:
-    """An `Attend` of B rows over one prefix, read once, and over each row's own tokens in `own`, to which it adds the new
-    ones. mask (B, 1, T, own tokens with the new ones) bool: what a row sees of its own, never nothing."""
+    """An `Attend` of B rows over one prefix, read once, and over each row's own tokens in `own`, to
+    which it adds the new ones. mask (B, 1, T, own tokens with the new ones) bool: what a row sees
+    of its own, never nothing.
+    """
 
     def __init__(self, prefix: KVCache, own: KVCache, mask: torch.Tensor) -> None:
         self._prefix, self._own, self._hidden = prefix, own, ~mask[:, :, None]
 
-    def __call__(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    def __call__(
+        self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor
+    ) -> torch.Tensor:
         rows, groups, (tokens, width) = q.shape[0], k.shape[1], q.shape[2:]
         k, v = self._own.append(layer, k, v)
         heads = q.unflatten(1, (groups, -1))  # (B, G, R, T, d)
-        folded = heads.transpose(0, 1).reshape(1, groups, -1, width)  # all rows' queries, (1, G, B * R * T, d)
+        folded = heads.transpose(0, 1).reshape(
+            1, groups, -1, width
+        )  # all rows' queries, (1, G, B * R * T, d)
         shared, shared_lse = attend_to_all(folded, *self._prefix.held(layer))
         shared = shared.reshape(groups, rows, -1, tokens, width).transpose(0, 1).float()
         shared_lse = shared_lse.reshape(groups, rows, -1, tokens).transpose(0, 1)
@@ -165,12 +210,18 @@ class SharedPrefixAttention:
         lse = scores.logsumexp(dim=-1)  # (B, G, R, T)
         weights = torch.exp(scores - lse[..., None])
         own = (weights.flatten(2, 3) @ v.float()).unflatten(2, (-1, tokens))
-        out = torch.sigmoid(shared_lse - lse)[..., None] * shared + torch.sigmoid(lse - shared_lse)[..., None] * own
+        out = (
+            torch.sigmoid(shared_lse - lse)[..., None] * shared
+            + torch.sigmoid(lse - shared_lse)[..., None] * own
+        )
         return out.flatten(1, 2).to(q.dtype)
 
 
-def attend_to_all(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention of q (1, G, n, d) to all of k, v (1, G, P, d): the output, and the scores' log-sum-exp (1, G, n) float32.
+def attend_to_all(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention of q (1, G, n, d) to all of k, v (1, G, P, d): the output, and the scores'
+    log-sum-exp (1, G, n) float32.
 
     The kernels of SDPA, called by name: the public function keeps the log-sum-exp to itself.
     """

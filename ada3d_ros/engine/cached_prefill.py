@@ -1,9 +1,11 @@
-"""A question on a scene whose keys and values are there already: only the question's own rows pass through the layers.
+"""A question on a scene whose keys and values are there already: only the question's own rows pass
+through the layers.
 
-Unpruned this is the full prefill exactly, in another order of sums. With a pruner each layer attends to the best of the
-scene's keys for this question, as many as the schedule says (mode `cached`). That is not the paper's computation: there a
-kept token has seen only kept ones, here it has seen the whole scene; both are one up to the first pruned layer. A key left
-out in one layer may be chosen in a later one, and positions stay as they are in the scene.
+Unpruned this is the full prefill exactly, in another order of sums. With a pruner each layer
+attends to the best of the scene's keys for this question, as many as the schedule says (mode
+`cached`). That is not the paper's computation: there a kept token has seen only kept ones, here it
+has seen the whole scene; both are one up to the first pruned layer. A key left out in one layer may
+be chosen in a later one, and positions stay as they are in the scene.
 """
 
 from __future__ import annotations
@@ -13,13 +15,18 @@ import time
 import torch
 
 from ada3d_ros.engine.kv_cache import KVCache
-from ada3d_ros.engine.prefill import FinalStates, PrefillOutput, require_finite, require_finite_scores
+from ada3d_ros.engine.prefill import (
+    FinalStates,
+    PrefillOutput,
+    require_finite,
+    require_finite_scores,
+)
 from ada3d_ros.engine.scene_prefix import ScenePrefix
 from ada3d_ros.engine.timing import Laps
 from ada3d_ros.errors import ConfigError, InvalidRequestError
 from ada3d_ros.model.decoder import LayerStart, LlamaDecoder, apply_rope
 from ada3d_ros.pruning.in_llm import LayerPruner
-from ada3d_ros.pruning.scores import PruneContext, keep_best
+from ada3d_ros.pruning.ranking import PruneContext, keep_best
 from ada3d_ros.types import NAN
 
 
@@ -35,12 +42,15 @@ def prefill_question(
 ) -> PrefillOutput:
     """Rows (T, D) of the question behind the first `count` spatial tokens of the scene (None: all).
 
-    Unpruned the output's cache is the prefix's own, lent until its next question; else a copy of what is attended to.
-    `kept` are indices into the prefix's spatial tokens. Raises as `prefill` does.
+    Unpruned the output's cache is the prefix's own, lent until its next question; else a copy of
+    what is attended to. `kept` are indices into the prefix's spatial tokens. Raises as `prefill`
+    does.
     """
     began = time.perf_counter()
     if not len(question):
-        raise InvalidRequestError("no prompt token follows the spatial tokens: put the question behind the scene.")
+        raise InvalidRequestError(
+            "no prompt token follows the spatial tokens: put the question behind the scene."
+        )
     run = _Question(decoder, prefix, question, len(prefix.rows) if count is None else count)
     if pruner is None or not run.count:
         run.through(run.whole_cache(reserve))
@@ -66,7 +76,9 @@ def prefill_question(
 class _Question:
     """One question on its way through the layers."""
 
-    def __init__(self, decoder: LlamaDecoder, prefix: ScenePrefix, question: torch.Tensor, count: int) -> None:
+    def __init__(
+        self, decoder: LlamaDecoder, prefix: ScenePrefix, question: torch.Tensor, count: int
+    ) -> None:
         self.decoder, self.prefix, self.count = decoder, prefix, count
         device, start = question.device, prefix.start
         self.hidden = question[None]
@@ -95,16 +107,25 @@ class _Question:
     def through(self, cache: KVCache) -> None:
         """All layers, attending to all that the cache holds."""
         self.cache, layers = cache, self.decoder.config.num_layers
-        self.hidden = self.decoder.run_layers(0, layers, self.hidden, self.positions, cache, rope=self.rope)
+        self.hidden = self.decoder.run_layers(
+            0, layers, self.hidden, self.positions, cache, rope=self.rope
+        )
         self.kept = [self.all_kept] * layers
 
     def select(self, pruner: LayerPruner, reserve: int) -> None:
         """All layers, each attending to the spatial keys that ranking and schedule leave it."""
         layers = self.decoder.config.num_layers
         self.cache = KVCache(layers, self.hidden.shape[1] + reserve)
-        counts = (self.count,) * layers if pruner.probe_layer is not None else pruner.counts(self.count, None)
+        counts = (
+            (self.count,) * layers
+            if pruner.probe_layer is not None
+            else pruner.counts(self.count, None)
+        )
         if len(counts) != layers:
-            raise ConfigError(f"{pruner.name}: the schedule is for {len(counts)} layers, this decoder has {layers}.")
+            raise ConfigError(
+                f"{pruner.name}: the schedule is for {len(counts)} layers, this decoder has"
+                f" {layers}."
+            )
         selected = self.all_kept
         for layer in range(layers):
             self.first = None
@@ -130,19 +151,33 @@ class _Question:
         return best
 
     def _look(self, layer: int, pruner: LayerPruner, all_queries: bool = False) -> PruneContext:
-        """What a ranking sees of the layer about to run: the question's queries, all keys. The layer reuses its part."""
+        """What a ranking sees of the layer about to run: the question's queries, all keys. The
+        layer reuses its part.
+        """
         tokens, device = self.hidden.shape[1], self.hidden.device
-        rows = torch.arange(0 if all_queries or pruner.query == "all" else tokens - 1, tokens, device=device)
-        made = self.decoder.ranking_inputs(layer, self.decoder.start_layer(layer, self.hidden), self.rope, rows)
+        rows = torch.arange(
+            0 if all_queries or pruner.query == "all" else tokens - 1, tokens, device=device
+        )
+        made = self.decoder.ranking_inputs(
+            layer, self.decoder.start_layer(layer, self.hidden), self.rope, rows
+        )
         self.first = made.start
         stop = self.prefix.start + self.count
         keys = self.prefix.cache.held(layer)[0][:, :, :stop]
         k = torch.cat((keys, made.k), dim=2)[0]
         k_unroped = k if pruner.rope else torch.cat((self._unroped(keys), made.k_unroped), dim=2)[0]
         return PruneContext(
-            layer, made.q[0], made.q_unroped[0], k, k_unroped, stop + rows, torch.arange(stop + tokens, device=device),
-            (self.prefix.start, stop), self.all_kept, self.prefix.xyz_m[: self.count],
-        )  # fmt: skip
+            layer,
+            made.q[0],
+            made.q_unroped[0],
+            k,
+            k_unroped,
+            stop + rows,
+            torch.arange(stop + tokens, device=device),
+            (self.prefix.start, stop),
+            self.all_kept,
+            self.prefix.xyz_m[: self.count],
+        )
 
     def _unroped(self, keys: torch.Tensor) -> torch.Tensor:
         """Stored keys turned back, exact up to rounding."""
@@ -159,6 +194,12 @@ class _Question:
             keys, values = keys[:, :, rows], values[:, :, rows]
         self.cache.append(layer, keys, values)
         self.hidden = self.decoder.run_layers(
-            layer, layer + 1, self.hidden, self.positions, self.cache, first=self.first, rope=self.rope
+            layer,
+            layer + 1,
+            self.hidden,
+            self.positions,
+            self.cache,
+            first=self.first,
+            rope=self.rope,
         )
         self.kept.append(selected)

@@ -1,4 +1,6 @@
-"""Decode: one token per step on the KV cache, until end of sequence, a limit, or a word from the caller."""
+"""Decode: one token per step on the KV cache, until end of sequence, a limit, or a word from the
+caller.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +13,11 @@ from dataclasses import dataclass
 
 import torch
 
-from ada3d_ros.engine.graphs import static_steps
 from ada3d_ros.engine.kv_cache import KVCache
 from ada3d_ros.engine.onednn import without_onednn
 from ada3d_ros.engine.prefill import PrefillOutput
 from ada3d_ros.engine.sampling import Sampler, greedy
+from ada3d_ros.engine.static_decode import static_steps
 from ada3d_ros.engine.timing import synchronize
 from ada3d_ros.model.decoder import LlamaDecoder
 from ada3d_ros.types import NAN, StopReason
@@ -26,8 +28,10 @@ OnToken = Callable[[int], None]
 
 @dataclass(frozen=True, eq=False, slots=True)
 class DecodeOutput:
-    """token_ids without the end-of-sequence id; mean_probability: of the chosen tokens (the end one included) at
-    temperature 1, NaN where none was chosen; first_token_s: sampling of the first token; decode_s: all after it."""
+    """token_ids without the end-of-sequence id; mean_probability: of the chosen tokens (the end one
+    included) at temperature 1, NaN where none was chosen; first_token_s: sampling of the first
+    token; decode_s: all after it.
+    """
 
     token_ids: tuple[int, ...]
     stop_reason: StopReason
@@ -36,13 +40,21 @@ class DecodeOutput:
     decode_s: float = NAN
 
 
-def decode_step(decoder: LlamaDecoder, token: torch.Tensor, positions: Sequence[int], cache: KVCache) -> torch.Tensor:
-    """Logits (vocab,) after `token` () int64 at positions[i] in layer i; its keys and values are added to the cache."""
+def decode_step(
+    decoder: LlamaDecoder, token: torch.Tensor, positions: Sequence[int], cache: KVCache
+) -> torch.Tensor:
+    """Logits (vocab,) after `token` () int64 at positions[i] in layer i; its keys and values are
+    added to the cache.
+    """
     hidden, start = decoder.embed(token.view(1, 1)), 0
     with without_onednn(hidden):
-        for position, layers in itertools.groupby(positions):  # one run, unless pruning counted positions anew
+        for position, layers in itertools.groupby(
+            positions
+        ):  # one run, unless pruning counted positions anew
             stop = start + len(list(layers))
-            hidden = decoder.run_layers(start, stop, hidden, torch.tensor([position], device=token.device), cache)
+            hidden = decoder.run_layers(
+                start, stop, hidden, torch.tensor([position], device=token.device), cache
+            )
             start = stop
         return decoder.logits(hidden[0, -1])
 
@@ -60,7 +72,9 @@ class _GrowingSteps:
 
 
 class _Reading:
-    """Token ids on their way to the host: the copy is queued at once, `read` waits for it and not for what came after."""
+    """Token ids on their way to the host: the copy is queued at once, `read` waits for it and not
+    for what came after.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self._cuda, self._token = device.type == "cuda", torch.empty(0)
@@ -92,12 +106,14 @@ def decode(
     ahead: int | None = None,
     static: bool | None = None,
 ) -> DecodeOutput:
-    """Generates up to max_new_tokens, fewer where the model's positions end. Uses up `prefilled.cache`.
+    """Generates up to max_new_tokens, fewer where the model's positions end. Uses up
+    `prefilled.cache`.
 
-    should_stop is read before every token; on_token gets each id that is part of the answer, as soon as it is chosen.
-    ahead 1: the step after a token is queued before its id is read, so that the device never waits for the host; after the
-    last id it was for nothing. static: steps of fixed shapes (engine/graphs.py), in a CUDA graph where there is CUDA; the
-    cache's lengths then stay. Both: yes on CUDA, no on a CPU. Neither changes the answer. A cache with room for
+    should_stop is read before every token; on_token gets each id that is part of the answer, as
+    soon as it is chosen. ahead 1: the step after a token is queued before its id is read, so that
+    the device never waits for the host; after the last id it was for nothing. static: steps of
+    fixed shapes (engine/graphs.py), in a CUDA graph where there is CUDA; the cache's lengths then
+    stay. Both: yes on CUDA, no on a CPU. Neither changes the answer. A cache with room for
     max_new_tokens - 1 tokens is not moved.
     """
     cuda = decoder.device.type == "cuda"
@@ -107,7 +123,9 @@ def decode(
     with ExitStack() as stack:
         step: Callable[[torch.Tensor], torch.Tensor] = _GrowingSteps(decoder, prefilled)
         if limit > 1 and prefilled.cache.plain and (cuda if static is None else static):
-            lender = static_steps(decoder).lent(decoder, prefilled.cache, prefilled.next_positions, limit - 1)
+            lender = static_steps(decoder).lent(
+                decoder, prefilled.cache, prefilled.next_positions, limit - 1
+            )
             lent = stack.enter_context(lender)
             step = step if lent is None else functools.partial(lent, decoder)
         return _decode(decoder, prefilled, limit, step, ahead == 1, sampler, should_stop, on_token)

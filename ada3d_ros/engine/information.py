@@ -1,4 +1,6 @@
-"""Measuring information contribution: one unpruned pass over a prompt, three attention masses per layer."""
+"""Measuring information contribution: one unpruned pass over a prompt, three attention masses per
+layer.
+"""
 
 from __future__ import annotations
 
@@ -26,23 +28,32 @@ def decoder_shape(config: DecoderConfig) -> DecoderShape:
 
 
 @torch.inference_mode()
-def measure_information(decoder: LlamaDecoder, prompt: PromptSequence, stride: int = 1) -> list[Masses]:
-    """Masses of every layer. Each layer's queries and keys are made once, for the measurement and the layer.
+def measure_information(
+    decoder: LlamaDecoder, prompt: PromptSequence, stride: int = 1
+) -> list[Masses]:
+    """Masses of every layer. Each layer's queries and keys are made once, for the measurement and
+    the layer.
 
-    stride: every n-th spatial token is a query. Raises InvalidRequestError without spatial tokens or text behind them,
-    ModelError where attention is not finite.
+    stride: every n-th spatial token is a query. Raises InvalidRequestError without spatial tokens
+    or text behind them, ModelError where attention is not finite.
     """
     hidden, span = prompt.embeds[None], prompt.spatial_span
     rows = query_rows(prompt.embeds.shape[0], span, stride, hidden.device)
     found, rope = [], decoder.rope(prompt.positions)
     for layer in range(decoder.config.num_layers):
-        made = decoder.ranking_inputs(layer, decoder.start_layer(layer, hidden, with_queries=True), rope, rows)
+        made = decoder.ranking_inputs(
+            layer, decoder.start_layer(layer, hidden, with_queries=True), rope, rows
+        )
         found.append(layer_masses(made.q[0], made.k[0], rows, span))
-        hidden = decoder.run_layers(layer, layer + 1, hidden, prompt.positions, first=made.start, rope=rope)
-    bad = next((i for i, m in enumerate(found) if not math.isfinite(m.S_self + m.S_sp + m.S_ss)), None)
+        hidden = decoder.run_layers(
+            layer, layer + 1, hidden, prompt.positions, first=made.start, rope=rope
+        )
+    bad = next(
+        (i for i, m in enumerate(found) if not math.isfinite(m.S_self + m.S_sp + m.S_ss)), None
+    )
     if bad is not None:
         raise ModelError(
-            f"the attention of layer {bad + 1} is not finite: the weights are damaged, or float16 overflowed (use "
-            "model.precision bf16 or fp32)."
+            f"the attention of layer {bad + 1} is not finite: the weights are damaged, or float16"
+            " overflowed (use model.precision bf16 or fp32)."
         )
     return found

@@ -1,6 +1,7 @@
 """Keys and values of past tokens: one buffer per layer, each with its own length.
 
-After pruning, later layers hold fewer tokens than earlier ones. Knows nothing of positions: a key is stored roped.
+After pruning, later layers hold fewer tokens than earlier ones. Knows nothing of positions: a key
+is stored roped.
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ import torch
 
 
 class KVCache:
-    """Buffers (2, B, G, capacity, d) per layer, made at a layer's first append with room for `reserve` more tokens.
+    """Buffers (2, B, G, capacity, d) per layer, made at a layer's first append with room for
+    `reserve` more tokens.
 
-    A full buffer is replaced by one of twice the size. `append` returns views: the next append may write behind them,
-    never into them.
+    A full buffer is replaced by one of twice the size. `append` returns views: the next append may
+    write behind them, never into them.
     """
 
     plain = True  # the buffers hold the keys and values themselves
@@ -25,7 +27,9 @@ class KVCache:
         self._reserve = reserve
 
     @classmethod
-    def holding(cls, tokens: Sequence[tuple[torch.Tensor, torch.Tensor]], reserve: int = 0) -> KVCache:
+    def holding(
+        cls, tokens: Sequence[tuple[torch.Tensor, torch.Tensor]], reserve: int = 0
+    ) -> KVCache:
         """A cache that starts with copies of keys and values (B, G, T_i, d) per layer."""
         cache = cls(len(tokens), reserve)
         for layer, (keys, values) in enumerate(tokens):
@@ -40,12 +44,16 @@ class KVCache:
     @property
     def num_bytes(self) -> int:
         """Memory of the buffers, the reserved room included."""
-        return sum(buffer.numel() * buffer.element_size() for buffer in self._buffers if buffer is not None)
+        return sum(
+            buffer.numel() * buffer.element_size() for buffer in self._buffers if buffer is not None
+        )
 
     def length(self, layer: int) -> int:
         return self._lengths[layer]
 
-    def append(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def append(
+        self, layer: int, keys: torch.Tensor, values: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Stores keys and values (B, G, T, d); returns all of the layer, (B, G, length, d)."""
         start, stop = self._lengths[layer], self._lengths[layer] + keys.shape[2]
         buffer = self._room(layer, keys, stop)
@@ -62,7 +70,9 @@ class KVCache:
 
     @property
     def buffers(self) -> tuple[torch.Tensor, ...]:
-        """All layers' buffers (2, B, G, capacity_i, d), the room behind what is held included; every layer must hold some."""
+        """All layers' buffers (2, B, G, capacity_i, d), the room behind what is held included;
+        every layer must hold some.
+        """
         made = tuple(buffer for buffer in self._buffers if buffer is not None)
         assert len(made) == len(self._buffers), "a layer holds nothing yet"
         return made
@@ -73,7 +83,9 @@ class KVCache:
             self._room(layer, buffer[0], self._lengths[layer] + tokens)
 
     def set_lengths(self, lengths: Sequence[int]) -> None:
-        """Forget the newest tokens, or count those that were written into the buffers behind the cache's back."""
+        """Forget the newest tokens, or count those that were written into the buffers behind the
+        cache's back.
+        """
         for buffer, length in zip(self.buffers, lengths, strict=True):
             assert 0 <= length <= buffer.shape[3], "beyond the buffer"
         self._lengths = list(lengths)

@@ -1,4 +1,6 @@
-"""Products of a matrix with one vector on a CPU: oneDNN's bfloat16 kernels read the weights at half the speed of torch's own."""
+"""Products of a matrix with one vector on a CPU: oneDNN's bfloat16 kernels read the weights at half
+the speed of torch's own.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +17,11 @@ _before = True
 
 @contextmanager
 def without_onednn(tensor: torch.Tensor) -> Iterator[None]:
-    """Torch's own products inside, where `tensor` is bfloat16 on a CPU; sums are in float32 either way.
+    """Torch's own products inside, where `tensor` is bfloat16 on a CPU; sums are in float32 either
+    way.
 
-    For one row only: from eight rows on oneDNN is the faster one. A thread that multiplies meanwhile is slower, not wrong.
+    For one row only: from eight rows on oneDNN is the faster one. A thread that multiplies
+    meanwhile is slower, not wrong.
     """
     global _inside, _before
     if tensor.device.type != "cpu" or tensor.dtype != torch.bfloat16:

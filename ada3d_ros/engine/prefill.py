@@ -1,7 +1,8 @@
-"""Prefill: the prompt through all decoder layers, keys and values kept, logits of the last token only.
+"""Prefill: the prompt through all decoder layers, keys and values kept, logits of the last token
+only.
 
-Between layers a pruner may drop spatial tokens; the decoder itself has no pruning branch. Text tokens never drop, dropped
-tokens never return, and each layer's KV cache has its own length.
+Between layers a pruner may drop spatial tokens; the decoder itself has no pruning branch. Text
+tokens never drop, dropped tokens never return, and each layer's KV cache has its own length.
 """
 
 from __future__ import annotations
@@ -18,13 +19,15 @@ from ada3d_ros.engine.timing import Laps
 from ada3d_ros.errors import ConfigError, InvalidRequestError, ModelError
 from ada3d_ros.model.decoder import LayerStart, LlamaDecoder, rope_rows
 from ada3d_ros.pruning.in_llm import LayerPruner
-from ada3d_ros.pruning.scores import PruneContext, keep_best
+from ada3d_ros.pruning.ranking import PruneContext, keep_best
 from ada3d_ros.types import NAN, PromptSequence
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class FinalStates:
-    """Normed hidden states after the last layer: query (D,) of the last prompt token, spatial (N, D) of the tokens kept to the end."""
+    """Normed hidden states after the last layer: query (D,) of the last prompt token, spatial (N,
+    D) of the tokens kept to the end.
+    """
 
     query: torch.Tensor
     spatial: torch.Tensor
@@ -34,9 +37,10 @@ class FinalStates:
 class PrefillOutput:
     """What decode starts from.
 
-    logits (vocab,) of the last prompt token; next_positions: of the first generated token, per layer; kept: per layer
-    (N_i,) int64, ascending indices into the N spatial tokens of the prompt. rank_s: what ranking and dropping add to
-    prefill_s: queries, scores, selection, gathering, and the keys of tokens that go (the others' keys the layer reuses).
+    logits (vocab,) of the last prompt token; next_positions: of the first generated token, per
+    layer; kept: per layer (N_i,) int64, ascending indices into the N spatial tokens of the prompt.
+    rank_s: what ranking and dropping add to prefill_s: queries, scores, selection, gathering, and
+    the keys of tokens that go (the others' keys the layer reuses).
     """
 
     logits: torch.Tensor
@@ -61,11 +65,12 @@ def prefill(
     pruner: LayerPruner | None = None,
     with_states: bool = False,
 ) -> PrefillOutput:
-    """Runs `prompt` through all layers, dropping spatial tokens as `pruner` says. reserve: tokens that decode may append
-    before a buffer must grow. with_states: hand out the final states that a grounding head points with.
+    """Runs `prompt` through all layers, dropping spatial tokens as `pruner` says. reserve: tokens
+    that decode may append before a buffer must grow. with_states: hand out the final states that a
+    grounding head points with.
 
-    Raises ModelError where scores or logits are not finite (as after an overflow in float16), InvalidRequestError where no
-    prompt token follows the spatial tokens that could rank them.
+    Raises ModelError where scores or logits are not finite (as after an overflow in float16),
+    InvalidRequestError where no prompt token follows the spatial tokens that could rank them.
     """
     start = time.perf_counter()
     run = _Run(decoder, prompt, KVCache(decoder.config.num_layers, reserve))
@@ -121,7 +126,13 @@ class _Run:
         if stop <= self.layer:
             return
         self.hidden = self.decoder.run_layers(
-            self.layer, stop, self.hidden, self.positions, self.cache, first=self.first, rope=self.rope
+            self.layer,
+            stop,
+            self.hidden,
+            self.positions,
+            self.cache,
+            first=self.first,
+            rope=self.rope,
         )
         self.stages += [self.kept] * (stop - self.layer)
         self.next_positions += [self.next_position] * (stop - self.layer)
@@ -131,8 +142,8 @@ class _Run:
         """Run all layers, ranking and dropping where the pruner's counts fall."""
         if self.spatial[1] >= self.hidden.shape[1]:
             raise InvalidRequestError(
-                "no prompt token follows the spatial tokens, so nothing can rank them: put the question behind the scene, or "
-                "use a strategy before the language model."
+                "no prompt token follows the spatial tokens, so nothing can rank them: put the"
+                " question behind the scene, or use a strategy before the language model."
             )
         probe = None
         if pruner.probe_layer is not None:
@@ -144,13 +155,16 @@ class _Run:
             self.ranking.stop()
         if len(counts) != self.decoder.config.num_layers:
             raise ConfigError(
-                f"{pruner.name}: the schedule is for {len(counts)} layers, this decoder has {self.decoder.config.num_layers}."
+                f"{pruner.name}: the schedule is for {len(counts)} layers, this decoder has"
+                f" {self.decoder.config.num_layers}."
             )
         for before in range(max(1, self.layer), len(counts)):
             if counts[before] >= counts[before - 1]:
                 continue
             self.through(before - pruner.rank_lag)
-            context = probe if probe is not None and probe.layer == self.layer else self._look(pruner)
+            context = (
+                probe if probe is not None and probe.layer == self.layer else self._look(pruner)
+            )
             self.ranking.start()
             scores = pruner.rank(context)
             self.finite.append((context.layer, torch.isfinite(scores).all()))
@@ -175,9 +189,17 @@ class _Run:
             self.first = made.start  # positions stay, so the roped keys can too
         self.ranking.stop()
         return PruneContext(
-            self.layer, made.q[0], made.q_unroped[0], made.k[0], made.k_unroped[0], rows, self.positions, self.spatial,
-            self.kept, self.xyz_m,
-        )  # fmt: skip
+            self.layer,
+            made.q[0],
+            made.q_unroped[0],
+            made.k[0],
+            made.k_unroped[0],
+            rows,
+            self.positions,
+            self.spatial,
+            self.kept,
+            self.xyz_m,
+        )
 
     def _drop(self, selected: torch.Tensor, compact: bool) -> None:
         """Keep the spatial tokens of ascending indices `selected` among those alive, and all text."""
@@ -185,7 +207,11 @@ class _Run:
         tokens = self.hidden.shape[1]
         device = self.hidden.device
         rows = torch.cat(
-            (torch.arange(start, device=device), start + selected, torch.arange(stop, tokens, device=device))
+            (
+                torch.arange(start, device=device),
+                start + selected,
+                torch.arange(stop, tokens, device=device),
+            )
         )
         self.hidden, self.positions = self.hidden[:, rows], self.positions[rows]
         self.kept = self.kept[selected]
@@ -206,23 +232,29 @@ def require_finite(logits: torch.Tensor) -> None:
     """Raise ModelError unless all of the logits are finite; waits for the device."""
     if not bool(torch.isfinite(logits).all()):
         raise ModelError(
-            f"the model's output is not finite in {logits.dtype}: the weights are damaged, or float16 overflowed "
-            "(use model.precision bf16 or fp32)."
+            f"the model's output is not finite in {logits.dtype}: the weights are damaged, or"
+            " float16 overflowed (use model.precision bf16 or fp32)."
         )
 
 
 def require_finite_scores(flags: Sequence[tuple[int, torch.Tensor]]) -> None:
-    """Raise ModelError for a ranking that was not finite: (0-based layer, () bool). Asked once, at the end, so that no layer waits."""
+    """Raise ModelError for a ranking that was not finite: (0-based layer, () bool). Asked once, at
+    the end, so that no layer waits.
+    """
     if flags and not bool(torch.stack([flag for _, flag in flags]).all()):
         layer = next(layer for layer, flag in flags if not bool(flag))
         raise ModelError(
-            f"the ranking scores of layer {layer + 1} are not finite (NaN): the weights are damaged, or float16 overflowed "
-            "(use model.precision bf16 or fp32)."
+            f"the ranking scores of layer {layer + 1} are not finite (NaN): the weights are"
+            " damaged, or float16 overflowed (use model.precision bf16 or fp32)."
         )
 
 
-def pad_batch(prompts: Sequence[PromptSequence], side: str = "right") -> tuple[torch.Tensor, torch.Tensor]:
-    """Prompts of several lengths as one batch: embeds (B, T, D), zero-padded, and key_mask (B, T) bool for `run_layers`."""
+def pad_batch(
+    prompts: Sequence[PromptSequence], side: str = "right"
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Prompts of several lengths as one batch: embeds (B, T, D), zero-padded, and key_mask (B, T)
+    bool for `run_layers`.
+    """
     rows = [prompt.embeds for prompt in prompts]
     embeds = pad_sequence(rows, batch_first=True, padding_side=side)
     ones = [torch.ones(row.shape[0], dtype=torch.bool, device=row.device) for row in rows]

@@ -1,5 +1,6 @@
-"""What pruning keeps between questions: the calibration file that was read, and per scene the choice before the language
-model and the measured attention masses."""
+"""What pruning keeps between questions: the calibration file that was read, and per scene the
+choice before the language model and the measured attention masses.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +9,8 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar, cast
 
 from ada3d_ros.config import PruningConfig
-from ada3d_ros.engine.choose import ChosenTokens, choose_tokens, pruner_for
 from ada3d_ros.engine.information import measure_information
+from ada3d_ros.engine.token_selection import ChosenTokens, choose_tokens, pruner_for
 from ada3d_ros.errors import ConfigError
 from ada3d_ros.model.decoder import LlamaDecoder
 from ada3d_ros.model.llava3d import Llava3D
@@ -18,7 +19,7 @@ from ada3d_ros.pruning.calibration import Calibration
 from ada3d_ros.pruning.cost import DecoderShape
 from ada3d_ros.pruning.in_llm import LayerPruner
 from ada3d_ros.pruning.information import information_of
-from ada3d_ros.pruning.strategies import Policy, check_policy, describe_policy, planned_retention
+from ada3d_ros.pruning.policy import Policy, check_policy, describe_policy, planned_retention
 from ada3d_ros.types import PromptSequence, SpatialTokens
 
 logger = logging.getLogger(__name__)
@@ -27,7 +28,9 @@ SceneKey = tuple[object, ...]  # what makes two scenes the same one
 
 
 class Once:
-    """Values made once for a key, one per name; made anew when the key changes. Safe to clear from another thread."""
+    """Values made once for a key, one per name; made anew when the key changes. Safe to clear from
+    another thread.
+    """
 
     def __init__(self) -> None:
         self._made: dict[str, tuple[object, object]] = {}
@@ -44,7 +47,9 @@ class Once:
 
 
 class ScenePruning:
-    """One robot's pruning on one decoder. Settings come with every call; nothing here decides what they are."""
+    """One robot's pruning on one decoder. Settings come with every call; nothing here decides what
+    they are.
+    """
 
     def __init__(self, shape: DecoderShape) -> None:
         self.shape = shape
@@ -52,7 +57,9 @@ class ScenePruning:
         self._calibration: Calibration | None = None
 
     def check(self, config: PruningConfig) -> None:
-        """Raise ConfigError where these settings do not work with the model: budgets, layers, calibration files."""
+        """Raise ConfigError where these settings do not work with the model: budgets, layers,
+        calibration files.
+        """
         calibration = self._read(config)
         check_policy(config, self.shape, information=self._information(config, calibration))
 
@@ -62,54 +69,84 @@ class ScenePruning:
         check_policy(policy.config, self.shape, policy.keep_ratio, information)
 
     def configure(self, config: PruningConfig) -> None:
-        """Take checked settings: reads the calibration file they name. One that cannot be read any more leaves the curve
-        read before in force, with a warning."""
+        """Take checked settings: reads the calibration file they name. One that cannot be read any
+        more leaves the curve read before in force, with a warning.
+        """
         try:
             self._calibration = self._read(config)
         except ConfigError as error:
             logger.warning("%s The curve read before stays in force.", error)
 
     def compare(self, sha256: str) -> None:
-        """Warn where the calibration was measured on other weights than those loaded, or on random ones."""
+        """Warn where the calibration was measured on other weights than those loaded, or on random
+        ones.
+        """
         calibration = self._calibration
         if calibration is None:
             return
         if calibration.random_weights:
-            logger.warning("the calibration was measured on random weights: its curve means nothing.")
+            logger.warning(
+                "the calibration was measured on random weights: its curve means nothing."
+            )
         if calibration.sha256 and sha256 and calibration.sha256 != sha256:
             logger.warning(
-                "the calibration was measured on %s (sha256 %s), the loaded weights have sha256 %s: calibrate this model.",
-                calibration.model, calibration.sha256[:12], sha256[:12],
-            )  # fmt: skip
+                "the calibration was measured on %s (sha256 %s), the loaded weights have sha256 %s:"
+                " calibrate this model.",
+                calibration.model,
+                calibration.sha256[:12],
+                sha256[:12],
+            )
 
     def forget_scene(self) -> None:
         self._once.clear()
 
     def choose(
-        self, model: Llava3D, tokens: SpatialTokens, policy: Policy, scene: SceneKey | None, question_ids: Sequence[int]
+        self,
+        model: Llava3D,
+        tokens: SpatialTokens,
+        policy: Policy,
+        scene: SceneKey | None,
+        question_ids: Sequence[int],
     ) -> ChosenTokens:
-        """The choice before the language model; made once per scene, unless it asks the question or scene is None."""
+        """The choice before the language model; made once per scene, unless it asks the question or
+        scene is None.
+        """
         if scene is None or policy.needs_question:
             return choose_tokens(model, tokens, policy, question_ids)
         key = (*scene, policy.choice_key(tokens.features.shape[0]))
         return self._once.get("choice", key, lambda: choose_tokens(model, tokens, policy))
 
     def pruner(
-        self, decoder: LlamaDecoder, policy: Policy, prompt: PromptSequence, original: int, scene: SceneKey, scope: str
+        self,
+        decoder: LlamaDecoder,
+        policy: Policy,
+        prompt: PromptSequence,
+        original: int,
+        scene: SceneKey,
+        scope: str,
     ) -> LayerPruner | None:
-        """The part inside the language model. A schedule fitted per scene pays one unpruned pass at the scene's first
-        question of this scope; with `cond_dpp` before it, that question's tokens are measured."""
-        information, ada = self._information(policy.config, self._calibration), policy.config.adatoken3d
+        """The part inside the language model. A schedule fitted per scene pays one unpruned pass at
+        the scene's first question of this scope; with `cond_dpp` before it, that question's tokens
+        are measured.
+        """
+        information, ada = (
+            self._information(policy.config, self._calibration),
+            policy.config.adatoken3d,
+        )
         if policy.per_scene:
             key = (*scene, policy.choice_key(original), ada.inf.query_stride)
             masses = self._once.get(
-                f"masses {scope}", key, lambda: measure_information(decoder, prompt, ada.inf.query_stride)
+                f"masses {scope}",
+                key,
+                lambda: measure_information(decoder, prompt, ada.inf.query_stride),
             )
             information = tuple(map(float, information_of(masses, information_settings(ada)).I))
         return pruner_for(decoder, policy, prompt, original, information)
 
     def retention(self, config: PruningConfig) -> tuple[float, ...]:
-        """Share of all spatial tokens that each layer will keep; () where all are, or where scene or question decide."""
+        """Share of all spatial tokens that each layer will keep; () where all are, or where scene
+        or question decide.
+        """
         return planned_retention(config, self.shape, self._information(config, self._calibration))
 
     def in_words(self, config: PruningConfig) -> str:
@@ -117,10 +154,20 @@ class ScenePruning:
         return describe_policy(config, self.retention(config))
 
     def _read(self, config: PruningConfig) -> Calibration | None:
-        return filed_calibration(config.adatoken3d, self.shape.num_layers) if Policy.of(config).from_file else None
+        return (
+            filed_calibration(config.adatoken3d, self.shape.num_layers)
+            if Policy.of(config).from_file
+            else None
+        )
 
-    def _information(self, config: PruningConfig, calibration: Calibration | None) -> tuple[float, ...] | None:
+    def _information(
+        self, config: PruningConfig, calibration: Calibration | None
+    ) -> tuple[float, ...] | None:
         """I of the file's masses under the configured weights of eqs. 2-4."""
         if calibration is None or not Policy.of(config).from_file:
             return None
-        return tuple(map(float, information_of(calibration.masses, information_settings(config.adatoken3d)).I))
+        return tuple(
+            map(
+                float, information_of(calibration.masses, information_settings(config.adatoken3d)).I
+            )
+        )

@@ -21,7 +21,8 @@ def synchronize(device: torch.device) -> None:
 class StageClock:
     """Collects seconds per stage of one request.
 
-    `with clock.stage("vision_s"): ...`; names are the fields of StageTimings. A stage entered twice adds up.
+    `with clock.stage("vision_s"): ...`; names are the fields of StageTimings. A stage entered twice
+    adds up.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -52,10 +53,11 @@ class StageClock:
 
 
 class Laps:
-    """Adds up the time between start() and stop() without making the host wait: CUDA events on a GPU, a clock on the CPU.
+    """Adds up the time between start() and stop() without making the host wait: CUDA events on a
+    GPU, a clock on the CPU.
 
-    `weigh_last` counts only a share of the last lap; a lap that is never weighed counts in whole, or not at all where
-    `unweighed` is 0.
+    `weigh_last` counts only a share of the last lap; a lap that is never weighed counts in whole,
+    or not at all where `unweighed` is 0.
     """
 
     def __init__(self, device: torch.device, unweighed: float = 1.0) -> None:
@@ -77,7 +79,10 @@ class Laps:
     def total_s(self) -> float:
         """Seconds of all laps; waits for the device."""
         synchronize(self._device)
-        seconds = [begin.elapsed_time(end) / 1e3 if self._cuda else end - begin for begin, end in self._laps]
+        seconds = [
+            begin.elapsed_time(end) / 1e3 if self._cuda else end - begin
+            for begin, end in self._laps
+        ]
         return float(sum(s * self._weights.get(i, self._unweighed) for i, s in enumerate(seconds)))
 
     def _mark(self) -> Any:

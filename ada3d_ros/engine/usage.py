@@ -6,9 +6,9 @@ import itertools
 
 import numpy as np
 
-from ada3d_ros.engine.choose import ChosenTokens
 from ada3d_ros.engine.information import decoder_shape
 from ada3d_ros.engine.prefill import PrefillOutput
+from ada3d_ros.engine.token_selection import ChosenTokens
 from ada3d_ros.model.decoder import LlamaDecoder
 from ada3d_ros.pruning.cost import cost_of, question_macs
 from ada3d_ros.pruning.coverage import cell_coverage
@@ -26,9 +26,11 @@ def token_usage(
     in_room: bool,
     cached: bool = False,
 ) -> TokenUsage:
-    """Of all `tokens`, those chosen to enter the prompt, and those each layer kept; what the request asked and what was
-    generated is the caller's to add. in_room: whether tokens have places (an image's patches have none). cached: only what is behind
-    the spatial tokens passed the layers, so prefill_flops and rank_flops are of that."""
+    """Of all `tokens`, those chosen to enter the prompt, and those each layer kept; what the
+    request asked and what was generated is the caller's to add. in_room: whether tokens have places
+    (an image's patches have none). cached: only what is behind the spatial tokens passed the
+    layers, so prefill_flops and rank_flops are of that.
+    """
     counts, behind = prefilled.counts, prompt.embeds.shape[0] - prompt.spatial_span[1]
     cost = cost_of(
         decoder_shape(decoder.config),
@@ -40,9 +42,15 @@ def token_usage(
         queries=behind if pruner is not None and pruner.query == "all" else 1,
         probe_queries=behind if pruner is not None and pruner.probe_layer is not None else 0,
     )
-    shape, prefill_flops, rank_flops = decoder_shape(decoder.config), cost.prefill_flops, cost.rank_flops
+    shape, prefill_flops, rank_flops = (
+        decoder_shape(decoder.config),
+        cost.prefill_flops,
+        cost.rank_flops,
+    )
     if cached:
-        prefill_flops = 2 * question_macs(shape, behind, [n + prompt.spatial_span[0] for n in counts])
+        prefill_flops = 2 * question_macs(
+            shape, behind, [n + prompt.spatial_span[0] for n in counts]
+        )
         drops = sum(after < before for before, after in itertools.pairwise(counts))
         asking = behind if pruner is not None and pruner.query == "all" else 1
         rank_flops = 2.0 * drops * asking * shape.hidden_size * prompt.embeds.shape[0]
@@ -59,5 +67,9 @@ def token_usage(
         decode_flops=cost.decode_flops,
         full_decode_flops=cost.unpruned_decode_flops,
         per_layer=counts,
-        coverage=cell_coverage(tokens.xyz_m, chosen.kept[prefilled.kept[-1]]) if in_room and counts[-1] else NAN,
+        coverage=(
+            cell_coverage(tokens.xyz_m, chosen.kept[prefilled.kept[-1]])
+            if in_room and counts[-1]
+            else NAN
+        ),
     )

@@ -1,4 +1,5 @@
-"""Box maths in the world frame, numpy float64: corners, inside tests, axis-aligned and oriented IoU.
+"""Box maths in the world frame, numpy float64: corners, inside tests, axis-aligned and oriented
+IoU.
 
 Boxes are full extents, turned by a yaw about world z; roll and pitch do not exist here.
 """
@@ -16,7 +17,16 @@ Array = npt.NDArray[np.float64]
 
 # Bottom face counter-clockwise seen from above, then the top face alike.
 CORNER_SIGNS = np.array(
-    [[-1, -1, -1], [1, -1, -1], [1, 1, -1], [-1, 1, -1], [-1, -1, 1], [1, -1, 1], [1, 1, 1], [-1, 1, 1]],
+    [
+        [-1, -1, -1],
+        [1, -1, -1],
+        [1, 1, -1],
+        [-1, 1, -1],
+        [-1, -1, 1],
+        [1, -1, 1],
+        [1, 1, 1],
+        [-1, 1, 1],
+    ],
     dtype=np.float64,
 )
 
@@ -30,15 +40,17 @@ def yaw_rotation(yaw_rad: float) -> Array:
 def corners(box: Box3D) -> Array:
     """The 8 corners (8, 3) in metres, world frame.
 
-    Order in box axes: 0-3 the bottom face (-x-y, +x-y, +x+y, -x+y: counter-clockwise seen from above), 4-7 the top
-    face over 0-3.
+    Order in box axes: 0-3 the bottom face (-x-y, +x-y, +x+y, -x+y: counter-clockwise seen from
+    above), 4-7 the top face over 0-3.
     """
     return (CORNER_SIGNS * box.size_m / 2.0) @ yaw_rotation(box.yaw_rad).T + box.center_m
 
 
 def grow_box(box: Box3D, margin_m: float) -> Box3D:
     """The box with every face moved outwards by margin_m (inwards where negative, down to size 0)."""
-    return dataclasses.replace(box, center_m=box.center_m.copy(), size_m=np.maximum(box.size_m + 2.0 * margin_m, 0.0))
+    return dataclasses.replace(
+        box, center_m=box.center_m.copy(), size_m=np.maximum(box.size_m + 2.0 * margin_m, 0.0)
+    )
 
 
 def points_inside(xyz_m: Array, box: Box3D) -> npt.NDArray[np.bool_]:
@@ -50,7 +62,8 @@ def points_inside(xyz_m: Array, box: Box3D) -> npt.NDArray[np.bool_]:
 def iou_axis_aligned(a: Box3D, b: Box3D) -> float:
     """Intersection over union, 0..1, of the world-axis-aligned boxes that enclose a and b.
 
-    For boxes without yaw this is their IoU; use iou_oriented for the others. 0 where the union has no volume.
+    For boxes without yaw this is their IoU; use iou_oriented for the others. 0 where the union has
+    no volume.
     """
     corners_a, corners_b = corners(a), corners(b)
     low_a, high_a = corners_a.min(axis=0), corners_a.max(axis=0)
@@ -60,9 +73,13 @@ def iou_axis_aligned(a: Box3D, b: Box3D) -> float:
 
 
 def iou_oriented(a: Box3D, b: Box3D) -> float:
-    """Intersection over union, 0..1, of two yawed boxes, exact in float64. 0 where the union has no volume."""
+    """Intersection over union, 0..1, of two yawed boxes, exact in float64. 0 where the union has no
+    volume.
+    """
     half_a, half_b = a.size_m[2] / 2.0, b.size_m[2] / 2.0
-    height = min(a.center_m[2] + half_a, b.center_m[2] + half_b) - max(a.center_m[2] - half_a, b.center_m[2] - half_b)
+    height = min(a.center_m[2] + half_a, b.center_m[2] + half_b) - max(
+        a.center_m[2] - half_a, b.center_m[2] - half_b
+    )
     if height <= 0.0:
         return 0.0
     origin = a.center_m[:2]  # small numbers keep the clipping exact far from the world's origin
@@ -76,7 +93,9 @@ def _ratio(shared: float, union: float) -> float:
 
 
 def _clip_convex(subject: Array, clip: Array) -> Array:
-    """The part (M, 2) of a convex polygon (N, 2) inside another, both counter-clockwise (Sutherland and Hodgman)."""
+    """The part (M, 2) of a convex polygon (N, 2) inside another, both counter-clockwise (Sutherland
+    and Hodgman).
+    """
     for start, stop in zip(clip, np.roll(clip, -1, axis=0), strict=True):
         if len(subject) == 0:
             break

@@ -1,17 +1,20 @@
 """Pinhole unprojection and projection on torch tensors, any device.
 
-Pixel centres lie at integers: u = column index, v = row index, no half-pixel shift
-(LLaVA-3D `llava/model/multimodal_encoder/unproject.py`). Depth is z along the optical axis, not ray length.
+Pixel centres lie at integers: u = column index, v = row index, no half-pixel shift (LLaVA-3D
+`llava/model/multimodal_encoder/unproject.py`). Depth is z along the optical axis, not ray length.
 """
 
 import torch
 
 
-def unproject_depth(depth_m: torch.Tensor, K: torch.Tensor, T_world_cam: torch.Tensor) -> torch.Tensor:
+def unproject_depth(
+    depth_m: torch.Tensor, K: torch.Tensor, T_world_cam: torch.Tensor
+) -> torch.Tensor:
     """World points of every pixel.
 
-    depth_m (..., H, W) metres; K (..., 3, 3) px; T_world_cam (..., 4, 4), camera to world. Returns (..., H, W, 3) metres,
-    in depth_m's dtype. NaN depth gives NaN points; zero depth gives the camera centre.
+    depth_m (..., H, W) metres; K (..., 3, 3) px; T_world_cam (..., 4, 4), camera to world. Returns
+    (..., H, W, 3) metres, in depth_m's dtype. NaN depth gives NaN points; zero depth gives the
+    camera centre.
     """
     height, width = depth_m.shape[-2:]
     v, u = torch.meshgrid(
@@ -21,7 +24,9 @@ def unproject_depth(depth_m: torch.Tensor, K: torch.Tensor, T_world_cam: torch.T
     )
     fx, fy = K[..., 0, 0, None, None], K[..., 1, 1, None, None]
     cx, cy = K[..., 0, 2, None, None], K[..., 1, 2, None, None]
-    points = torch.stack(((u - cx) * depth_m / fx, (v - cy) * depth_m / fy, depth_m), dim=-1)  # (..., H, W, 3) camera
+    points = torch.stack(
+        ((u - cx) * depth_m / fx, (v - cy) * depth_m / fy, depth_m), dim=-1
+    )  # (..., H, W, 3) camera
     rotation, translation = T_world_cam[..., :3, :3], T_world_cam[..., :3, 3]
     return points @ rotation.transpose(-1, -2).unsqueeze(-3) + translation[..., None, None, :]
 
@@ -29,7 +34,9 @@ def unproject_depth(depth_m: torch.Tensor, K: torch.Tensor, T_world_cam: torch.T
 def project_points(
     xyz_m: torch.Tensor, K: torch.Tensor, T_world_cam: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pixels and depth of world points: xyz_m (..., N, 3) -> uv (..., N, 2) px, z (..., N) metres (z <= 0: behind)."""
+    """Pixels and depth of world points: xyz_m (..., N, 3) -> uv (..., N, 2) px, z (..., N) metres
+    (z <= 0: behind).
+    """
     rotation, translation = T_world_cam[..., :3, :3], T_world_cam[..., :3, 3]
     points = (xyz_m - translation[..., None, :]) @ rotation  # R^T p, row vectors
     z = points[..., 2]

@@ -1,7 +1,8 @@
-"""Undistortion of colour and depth to the same pinhole camera (new camera matrix = K, same size), by OpenCV.
+"""Undistortion of colour and depth to the same pinhole camera (new camera matrix = K, same size),
+by OpenCV.
 
-Takes distortion as ROS camera_info states it: a model name and its coefficients D. Depth registered to a distorted
-colour image is distorted alike, so one rectification map serves both.
+Takes distortion as ROS camera_info states it: a model name and its coefficients D. Depth registered
+to a distorted colour image is distorted alike, so one rectification map serves both.
 """
 
 from __future__ import annotations
@@ -21,27 +22,33 @@ COEFFICIENT_COUNTS: dict[str, tuple[int, ...]] = {
     "rational_polynomial": (8,),
     "equidistant": (4,),
 }
-SUPPORTED = "; ".join(f"{name} ({' or '.join(map(str, n))} coefficients)" for name, n in COEFFICIENT_COUNTS.items())
+SUPPORTED = "; ".join(
+    f"{name} ({' or '.join(map(str, n))} coefficients)" for name, n in COEFFICIENT_COUNTS.items()
+)
 
 Maps = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
 
 
 def is_undistorted(model: str, D: Sequence[float]) -> bool:
-    """Whether the image is a pinhole image already: D is empty or all zero, whatever the model is called.
+    """Whether the image is a pinhole image already: D is empty or all zero, whatever the model is
+    called.
 
-    Raises FrameError (BAD_DISTORTION) for an unknown model, a wrong number of coefficients, or one not finite.
+    Raises FrameError (BAD_DISTORTION) for an unknown model, a wrong number of coefficients, or one
+    not finite.
     """
     if not any(D):
         return True
     if model not in COEFFICIENT_COUNTS:
         raise FrameError(
             FrameReason.BAD_DISTORTION,
-            f"camera_info distortion model {model!r} is not known; supported: {SUPPORTED}, or an undistorted image with an empty D.",
+            f"camera_info distortion model {model!r} is not known; supported: {SUPPORTED}, or an"
+            " undistorted image with an empty D.",
         )
     if len(D) not in COEFFICIENT_COUNTS[model] or not np.isfinite(D).all():
         raise FrameError(
             FrameReason.BAD_DISTORTION,
-            f"camera_info has {len(D)} distortion coefficients {[float(d) for d in D]} for {model!r}; supported: {SUPPORTED}, all finite.",
+            f"camera_info has {len(D)} distortion coefficients {[float(d) for d in D]} for"
+            f" {model!r}; supported: {SUPPORTED}, all finite.",
         )
     return False
 
@@ -51,17 +58,24 @@ def _rectification_maps(intrinsics: Intrinsics, model: str, D: tuple[float, ...]
     K, size = intrinsics.matrix, (intrinsics.width, intrinsics.height)
     coefficients = np.array(D, dtype=np.float64)
     if model == "equidistant":
-        map_x, map_y = cv2.fisheye.initUndistortRectifyMap(K, coefficients, np.eye(3), K, size, cv2.CV_32FC1)
+        map_x, map_y = cv2.fisheye.initUndistortRectifyMap(
+            K, coefficients, np.eye(3), K, size, cv2.CV_32FC1
+        )
     else:
-        map_x, map_y = cv2.initUndistortRectifyMap(K, coefficients, np.eye(3), K, size, cv2.CV_32FC1)
+        map_x, map_y = cv2.initUndistortRectifyMap(
+            K, coefficients, np.eye(3), K, size, cv2.CV_32FC1
+        )
     return np.asarray(map_x, dtype=np.float32), np.asarray(map_y, dtype=np.float32)
 
 
-def _maps_for(shape: tuple[int, ...], intrinsics: Intrinsics, model: str, D: Sequence[float]) -> Maps:
+def _maps_for(
+    shape: tuple[int, ...], intrinsics: Intrinsics, model: str, D: Sequence[float]
+) -> Maps:
     if shape[:2] != (intrinsics.height, intrinsics.width):
         raise FrameError(
             FrameReason.BAD_SIZE,
-            f"image is {shape[1]}x{shape[0]} px but camera_info says {intrinsics.width}x{intrinsics.height}.",
+            f"image is {shape[1]}x{shape[0]} px but camera_info says"
+            f" {intrinsics.width}x{intrinsics.height}.",
         )
     return _rectification_maps(intrinsics, model, tuple(float(d) for d in D))
 
@@ -69,7 +83,8 @@ def _maps_for(shape: tuple[int, ...], intrinsics: Intrinsics, model: str, D: Seq
 def undistort_color(
     rgb: npt.NDArray[np.uint8], intrinsics: Intrinsics, model: str, D: Sequence[float]
 ) -> npt.NDArray[np.uint8]:
-    """rgb (H, W, 3) uint8 as a pinhole image of the same K and size, bilinear; black where the lens saw nothing.
+    """rgb (H, W, 3) uint8 as a pinhole image of the same K and size, bilinear; black where the lens
+    saw nothing.
 
     Returns rgb itself where D is empty or zero. Raises FrameError (BAD_DISTORTION, BAD_SIZE).
     """
@@ -91,5 +106,7 @@ def undistort_depth(
         return depth_m
     map_x, map_y = _maps_for(depth_m.shape, intrinsics, model, D)
     nan = (float("nan"),) * 4
-    out = cv2.remap(depth_m, map_x, map_y, cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT, borderValue=nan)
+    out = cv2.remap(
+        depth_m, map_x, map_y, cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT, borderValue=nan
+    )
     return np.asarray(out, dtype=np.float32)

@@ -1,9 +1,11 @@
-"""Depth of many views fused into world voxels, and the box of the largest thing in them; numpy float64.
+"""Depth of many views fused into world voxels, and the box of the largest thing in them; numpy
+float64.
 
-A voxel counts as surface when enough views put a reading into it (`min_hits`, once per view) AND the views that look
-at it agree (`min_agreement`): a view that measures a surface there supports it, a view that measures something
-clearly behind it has seen through it and speaks against it, a view blocked by something nearer says nothing.
-Hits alone do not notice a wrong pose: many blurred views still fill voxels. Agreement does.
+A voxel counts as surface when enough views put a reading into it (`min_hits`, once per view) AND
+the views that look at it agree (`min_agreement`): a view that measures a surface there supports it,
+a view that measures something clearly behind it has seen through it and speaks against it, a view
+blocked by something nearer says nothing. Hits alone do not notice a wrong pose: many blurred views
+still fill voxels. Agreement does.
 """
 
 from __future__ import annotations
@@ -25,18 +27,26 @@ from ada3d_ros.types import Box3D, RgbdFrame
 Points = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
 
-NEAR_M = 1e-3  # a box corner nearer than this to the image plane: take the whole image as its window
+NEAR_M = (
+    1e-3  # a box corner nearer than this to the image plane: take the whole image as its window
+)
 
 
 @dataclass(frozen=True, slots=True)
 class FusionSettings:
-    """What counts as surface and as an object. The floor is the plane z = floor_z_m of the world frame."""
+    """What counts as surface and as an object. The floor is the plane z = floor_z_m of the world
+    frame.
+    """
 
     voxel_size_m: float = 0.02
-    stride_px: int = 2  # rows and columns looked at; a voxel of 2 cm spans 5 px at 2 m and 500 px focal length
+    stride_px: int = (
+        2  # rows and columns looked at; a voxel of 2 cm spans 5 px at 2 m and 500 px focal length
+    )
     min_hits: int = 5  # views with a reading in the voxel
     min_agreement: float = 0.7  # supporting / (supporting + seen through)
-    tolerance_m: float = 0.02  # along the optical axis, between a voxel's centre and a reading that supports it
+    tolerance_m: float = (
+        0.02  # along the optical axis, between a voxel's centre and a reading that supports it
+    )
     min_component_voxels: int = 100  # a smaller component is no object
     floor_z_m: float = 0.0
     floor_clearance_m: float = 0.05  # voxels below this height are floor
@@ -45,10 +55,11 @@ class FusionSettings:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class VoxelMap:
-    """Occupied voxels in ascending x, y, z order: coords (N, 3) int64, centres at coords * voxel_size_m in the world.
+    """Occupied voxels in ascending x, y, z order: coords (N, 3) int64, centres at coords *
+    voxel_size_m in the world.
 
-    num_hits (N,): views with a reading in the voxel; num_support, num_seen_through (N,): views that measure a surface
-    at the voxel, or clearly behind it.
+    num_hits (N,): views with a reading in the voxel; num_support, num_seen_through (N,): views that
+    measure a surface at the voxel, or clearly behind it.
     """
 
     coords: Counts
@@ -70,7 +81,9 @@ class VoxelMap:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class DepthSupport:
-    """Valid depth readings inside a box: num_points in all, per_frame (F,) int64 in the order of the frames."""
+    """Valid depth readings inside a box: num_points in all, per_frame (F,) int64 in the order of
+    the frames.
+    """
 
     num_points: int
     per_frame: Counts
@@ -79,20 +92,27 @@ class DepthSupport:
 def count_support(frames: Sequence[RgbdFrame], box: Box3D, stride_px: int = 2) -> DepthSupport:
     """How many depth readings of the frames lie inside the box, faces included.
 
-    Looks at every stride_px-th row and column, from row and column 0 on, and counts what it looked at: the numbers
-    fall with stride_px squared and are the same at every call. A box behind the camera or out of view counts 0.
+    Looks at every stride_px-th row and column, from row and column 0 on, and counts what it looked
+    at: the numbers fall with stride_px squared and are the same at every call. A box behind the
+    camera or out of view counts 0.
     """
-    per_frame = np.array([len(_points_in_box(frame, box, stride_px)) for frame in frames], dtype=np.int64)
+    per_frame = np.array(
+        [len(_points_in_box(frame, box, stride_px)) for frame in frames], dtype=np.int64
+    )
     return DepthSupport(int(per_frame.sum()), per_frame)
 
 
 def fuse_depth(
     frames: Sequence[RgbdFrame], region: Box3D, settings: FusionSettings = FusionSettings()
 ) -> VoxelMap | None:
-    """The voxels inside `region` that at least min_hits frames have a reading in, with their votes; None if none."""
+    """The voxels inside `region` that at least min_hits frames have a reading in, with their votes;
+    None if none.
+    """
     size = settings.voxel_size_m
     seen = [
-        voxel_ids(voxel_coords(torch.from_numpy(_points_in_box(frame, region, settings.stride_px)), size))[1]
+        voxel_ids(
+            voxel_coords(torch.from_numpy(_points_in_box(frame, region, settings.stride_px)), size)
+        )[1]
         for frame in frames
     ]  # each frame's voxels, once
     if not seen:
@@ -113,10 +133,11 @@ def measure_box(
     margin_m: float = 0.25,
     settings: FusionSettings = FusionSettings(),
 ) -> Box3D | None:
-    """The box of the largest object in `around` grown by margin_m, measured from the frames' depth alone.
+    """The box of the largest object in `around` grown by margin_m, measured from the frames' depth
+    alone.
 
-    Label and score are those of `around`; support_points counts as count_support does. None where no component of
-    agreed voxels is large enough.
+    Label and score are those of `around`; support_points counts as count_support does. None where
+    no component of agreed voxels is large enough.
     """
     voxels = fuse_depth(frames, grow_box(around, margin_m), settings)
     if voxels is None:
@@ -127,14 +148,19 @@ def measure_box(
     component = largest_component(voxels.coords[surface])
     if len(component) < settings.min_component_voxels:
         return None
-    center_m, size_m, yaw_rad = fit_box(component.astype(np.float64) * voxels.voxel_size_m, settings)
+    center_m, size_m, yaw_rad = fit_box(
+        component.astype(np.float64) * voxels.voxel_size_m, settings
+    )
     box = Box3D(center_m, size_m, yaw_rad, label=around.label, score=around.score)
     support = count_support(frames, box).num_points
-    return Box3D(center_m, size_m, yaw_rad, label=around.label, score=around.score, support_points=support)
+    return Box3D(
+        center_m, size_m, yaw_rad, label=around.label, score=around.score, support_points=support
+    )
 
 
 def largest_component(coords: Counts) -> Counts:
-    """The largest set of voxels (M, 3) of coords (N, 3) int64 that hang together by a face, an edge or a corner.
+    """The largest set of voxels (M, 3) of coords (N, 3) int64 that hang together by a face, an edge
+    or a corner.
 
     Among equally large ones the first in ascending x, y, z order.
     """
@@ -148,11 +174,15 @@ def largest_component(coords: Counts) -> Counts:
     return coords[component == np.bincount(component).argmax()]
 
 
-def fit_box(xyz_m: Points, settings: FusionSettings = FusionSettings()) -> tuple[Points, Points, float]:
-    """The upright box that holds the voxels with centres xyz_m (N, 3): center_m (3,), size_m (3,), yaw_rad.
+def fit_box(
+    xyz_m: Points, settings: FusionSettings = FusionSettings()
+) -> tuple[Points, Points, float]:
+    """The upright box that holds the voxels with centres xyz_m (N, 3): center_m (3,), size_m (3,),
+    yaw_rad.
 
-    Footprint: smallest rectangle around the voxel centres, widened by half a voxel on each side; x is its longer
-    side, yaw in (-pi/2, pi/2]. Height: from the floor to the top quantile of the heights.
+    Footprint: smallest rectangle around the voxel centres, widened by half a voxel on each side; x
+    is its longer side, yaw in (-pi/2, pi/2]. Height: from the floor to the top quantile of the
+    heights.
     """
     middle = xyz_m[:, :2].mean(axis=0)  # OpenCV computes in float32: keep the numbers small
     (x, y), (width, depth), angle_deg = cv2.minAreaRect((xyz_m[:, :2] - middle).astype(np.float32))
@@ -177,20 +207,27 @@ def _points_in_box(frame: RgbdFrame, box: Box3D, stride_px: int) -> Points:
     K[1, 2] -= rows.start
     K[:2] /= stride_px
     depth_m = torch.from_numpy(frame.depth_m[rows, columns].astype(np.float64))
-    xyz_m = unproject_depth(depth_m, torch.from_numpy(K), torch.from_numpy(frame.T_world_cam.copy())).numpy()
+    xyz_m = unproject_depth(
+        depth_m, torch.from_numpy(K), torch.from_numpy(frame.T_world_cam.copy())
+    ).numpy()
     points: Points = xyz_m.reshape(-1, 3)
     return points[points_inside(points, box)]  # a NaN reading makes a NaN point, which is outside
 
 
 def _pixel_window(frame: RgbdFrame, box: Box3D, stride_px: int) -> tuple[slice, slice] | None:
-    """Rows and columns, starting on the stride grid, that the box's corners span in the image; None if out of view."""
+    """Rows and columns, starting on the stride grid, that the box's corners span in the image; None
+    if out of view.
+    """
     uv_px, z_m = _project(frame, corners(box))
     height, width = frame.depth_m.shape
     if (z_m < NEAR_M).all():
         return None
     low, high = np.zeros(2), np.array([width, height]) - 1.0
     if (z_m >= NEAR_M).all():
-        low, high = np.maximum(np.floor(uv_px.min(axis=0)), low), np.minimum(np.ceil(uv_px.max(axis=0)), high)
+        low, high = (
+            np.maximum(np.floor(uv_px.min(axis=0)), low),
+            np.minimum(np.ceil(uv_px.max(axis=0)), high),
+        )
     if (low > high).any():
         return None
     column, row = (int(v) // stride_px * stride_px for v in low)
@@ -210,12 +247,16 @@ def _vote(frames: Sequence[RgbdFrame], xyz_m: Points, tolerance_m: float) -> tup
 def _measured_behind(
     frames: Sequence[RgbdFrame], xyz_m: Points
 ) -> Iterator[tuple[npt.NDArray[np.intp], npt.NDArray[np.float64]]]:
-    """Per frame: indices of the points in view, and how far behind each the reading at its nearest pixel lies (m)."""
+    """Per frame: indices of the points in view, and how far behind each the reading at its nearest
+    pixel lies (m).
+    """
     for frame in frames:
         uv_px, z_m = _project(frame, xyz_m)
         height, width = frame.depth_m.shape
         column, row = np.round(uv_px).T
-        inside = np.flatnonzero((z_m > NEAR_M) & (column >= 0) & (column < width) & (row >= 0) & (row < height))
+        inside = np.flatnonzero(
+            (z_m > NEAR_M) & (column >= 0) & (column < width) & (row >= 0) & (row < height)
+        )
         reading_m = frame.depth_m[row[inside].astype(np.int64), column[inside].astype(np.int64)]
         yield inside, reading_m - z_m[inside]
 
@@ -223,6 +264,8 @@ def _measured_behind(
 def _project(frame: RgbdFrame, xyz_m: Points) -> tuple[Points, Points]:
     """Pixels (N, 2) and depth (N,) of world points (N, 3) in the frame's camera."""
     uv_px, z_m = project_points(
-        torch.from_numpy(xyz_m), torch.from_numpy(frame.intrinsics.matrix), torch.from_numpy(frame.T_world_cam.copy())
+        torch.from_numpy(xyz_m),
+        torch.from_numpy(frame.intrinsics.matrix),
+        torch.from_numpy(frame.T_world_cam.copy()),
     )
     return uv_px.numpy(), z_m.numpy()

@@ -24,25 +24,37 @@ MAX_NORM_ERROR = 0.05  # of a quaternion; beyond it the four numbers are not a r
 
 
 def pose_from_quaternion(translation_m: Vector, quat_xyzw: Vector) -> Matrix:
-    """T (4, 4) float64 from a translation (3,) in metres and a quaternion (4,) x, y, z, w, which is normalised.
+    """T (4, 4) float64 from a translation (3,) in metres and a quaternion (4,) x, y, z, w, which is
+    normalised.
 
-    Raises PoseError for a number that is not finite, an all-zero quaternion, or a norm off 1 by more than 0.05.
+    Raises PoseError for a number that is not finite, an all-zero quaternion, or a norm off 1 by
+    more than 0.05.
     """
     translation = np.asarray(translation_m, dtype=np.float64)
     quat = np.asarray(quat_xyzw, dtype=np.float64)
     if translation.shape != (3,) or quat.shape != (4,):
         raise PoseError(
-            f"a pose needs 3 translation and 4 quaternion numbers, got {translation.shape} and {quat.shape}."
+            f"a pose needs 3 translation and 4 quaternion numbers, got {translation.shape} and"
+            f" {quat.shape}."
         )
     if not np.isfinite(translation).all():
-        raise PoseError(f"translation {translation.tolist()} m is not finite; the pose source has no fix.")
+        raise PoseError(
+            f"translation {translation.tolist()} m is not finite; the pose source has no fix."
+        )
     if not np.isfinite(quat).all():
-        raise PoseError(f"quaternion (x, y, z, w) = {quat.tolist()} is not finite; the pose source has no fix.")
+        raise PoseError(
+            f"quaternion (x, y, z, w) = {quat.tolist()} is not finite; the pose source has no fix."
+        )
     norm = float(np.linalg.norm(quat))
     if abs(norm - 1.0) > MAX_NORM_ERROR:
-        hint = "all zero: the pose was never set" if norm == 0.0 else "not a rotation; is the order x, y, z, w?"
+        hint = (
+            "all zero: the pose was never set"
+            if norm == 0.0
+            else "not a rotation; is the order x, y, z, w?"
+        )
         raise PoseError(
-            f"quaternion (x, y, z, w) = {quat.tolist()} has norm {norm:.4f}, allowed 1 +- {MAX_NORM_ERROR} ({hint})."
+            f"quaternion (x, y, z, w) = {quat.tolist()} has norm {norm:.4f}, allowed 1 +-"
+            f" {MAX_NORM_ERROR} ({hint})."
         )
     T = np.eye(4)
     T[:3, :3] = Rotation.from_quat(quat).as_matrix()
@@ -69,7 +81,9 @@ def rotation_angle_rad(T_a: Matrix, T_b: Matrix) -> float:
 
 
 def interpolate_pose(T_a: Matrix, T_b: Matrix, fraction: float) -> Matrix:
-    """The pose (4, 4) at `fraction` 0..1 of the way from T_a to T_b: straight line, shortest-arc slerp."""
+    """The pose (4, 4) at `fraction` 0..1 of the way from T_a to T_b: straight line, shortest-arc
+    slerp.
+    """
     slerp = Slerp([0.0, 1.0], Rotation.from_matrix(np.stack((T_a[:3, :3], T_b[:3, :3]))))
     T = np.eye(4)
     T[:3, :3] = slerp(fraction).as_matrix()
@@ -87,7 +101,9 @@ class PoseStatus(Enum):
 
 @dataclass(frozen=True, eq=False, slots=True)
 class PoseLookup:
-    """Answer of PoseBuffer.lookup: T_world_child (4, 4) float64 where FOUND, else None and `why` in words."""
+    """Answer of PoseBuffer.lookup: T_world_child (4, 4) float64 where FOUND, else None and `why` in
+    words.
+    """
 
     status: PoseStatus
     T_world_child: Matrix | None = None
@@ -97,13 +113,16 @@ class PoseLookup:
 class PoseBuffer:
     """Stamped poses of one child frame, interpolated on lookup.
 
-    Takes poses in any order; a second pose of the same stamp replaces the first. Holds `max_poses` and forgets the
-    one that ARRIVED first, not the oldest stamp: after a bag loop the new poses carry older stamps and must stay.
+    Takes poses in any order; a second pose of the same stamp replaces the first. Holds `max_poses`
+    and forgets the one that ARRIVED first, not the oldest stamp: after a bag loop the new poses
+    carry older stamps and must stay.
     """
 
     def __init__(self, max_poses: int = 2000) -> None:
         if max_poses < 2:
-            raise ValueError(f"PoseBuffer: max_poses = {max_poses}, at least 2 are needed to interpolate.")
+            raise ValueError(
+                f"PoseBuffer: max_poses = {max_poses}, at least 2 are needed to interpolate."
+            )
         self._max_poses = max_poses
         self._poses: dict[int, Matrix] = {}  # in order of arrival
         self._stamps: list[int] = []  # ascending
@@ -115,7 +134,10 @@ class PoseBuffer:
         """Keeps a pose (4, 4). Raises PoseError if it is not a finite (4, 4) matrix."""
         T = np.array(T_world_child, dtype=np.float64)
         if T.shape != (4, 4) or not np.isfinite(T).all():
-            raise PoseError(f"T_world_child at {stamp_ns} ns must be a finite (4, 4) matrix, got shape {T.shape}.")
+            raise PoseError(
+                f"T_world_child at {stamp_ns} ns must be a finite (4, 4) matrix, got shape"
+                f" {T.shape}."
+            )
         T.setflags(write=False)
         if self._poses.pop(stamp_ns, None) is None:
             bisect.insort(self._stamps, stamp_ns)
@@ -126,29 +148,41 @@ class PoseBuffer:
             del self._stamps[bisect.bisect_left(self._stamps, first)]
 
     def lookup(self, stamp_ns: int, max_gap_s: float) -> PoseLookup:
-        """The pose at a stamp: exact where there is one, else interpolated between neighbours at most max_gap_s apart.
+        """The pose at a stamp: exact where there is one, else interpolated between neighbours at
+        most max_gap_s apart.
 
-        NOT_YET where no pose is newer than the stamp (also when the buffer is empty); NEVER where none is older, or
-        the gap is too wide.
+        NOT_YET where no pose is newer than the stamp (also when the buffer is empty); NEVER where
+        none is older, or the gap is too wide.
         """
         if stamp_ns in self._poses:
             return PoseLookup(PoseStatus.FOUND, self._poses[stamp_ns])
         after = bisect.bisect_left(self._stamps, stamp_ns)
         if after == len(self._stamps):
-            behind = f"{(stamp_ns - self._stamps[-1]) * 1e-9:.3f} s older than the image" if self._stamps else "missing"
+            behind = (
+                f"{(stamp_ns - self._stamps[-1]) * 1e-9:.3f} s older than the image"
+                if self._stamps
+                else "missing"
+            )
             return PoseLookup(PoseStatus.NOT_YET, why=f"the newest pose is {behind}.")
         if after == 0:
             early_s = (self._stamps[0] - stamp_ns) * 1e-9
-            return PoseLookup(PoseStatus.NEVER, why=f"the image is {early_s:.3f} s older than the oldest pose kept.")
+            return PoseLookup(
+                PoseStatus.NEVER,
+                why=f"the image is {early_s:.3f} s older than the oldest pose kept.",
+            )
         start, stop = self._stamps[after - 1], self._stamps[after]
         if stop - start > round(max_gap_s * 1e9):
             return PoseLookup(
                 PoseStatus.NEVER,
-                why=f"the poses around the image are {(stop - start) * 1e-9:.3f} s apart, allowed {max_gap_s} s "
-                "(pose.max_gap_sec).",
+                why=(
+                    f"the poses around the image are {(stop - start) * 1e-9:.3f} s apart, allowed"
+                    f" {max_gap_s} s (pose.max_gap_sec)."
+                ),
             )
         fraction = (stamp_ns - start) / (stop - start)
-        return PoseLookup(PoseStatus.FOUND, interpolate_pose(self._poses[start], self._poses[stop], fraction))
+        return PoseLookup(
+            PoseStatus.FOUND, interpolate_pose(self._poses[start], self._poses[stop], fraction)
+        )
 
     def clear(self) -> None:
         """Forgets every pose (clock jumped back, scene reset)."""

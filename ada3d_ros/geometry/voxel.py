@@ -1,21 +1,25 @@
 """Voxel ids and mean pooling on torch tensors.
 
-Voxel centres lie at multiples of the voxel size: id = round-half-to-even(xyz / size), as in LLaVA-3D
-(`llava/model/multimodal_encoder/unproject.py`, `voxelize`). Order is ascending x, then y, then z.
+Voxel centres lie at multiples of the voxel size: id = round-half-to-even(xyz / size), as in
+LLaVA-3D (`llava/model/multimodal_encoder/unproject.py`, `voxelize`). Order is ascending x, then y,
+then z.
 """
 
 import torch
 
 
 def voxel_coords(xyz_m: torch.Tensor, voxel_size_m: float) -> torch.Tensor:
-    """Integer voxel coordinates, (..., 3) int64, of world points (..., 3). Not for NaN points: mask them before."""
+    """Integer voxel coordinates, (..., 3) int64, of world points (..., 3). Not for NaN points: mask
+    them before.
+    """
     return torch.round(xyz_m / voxel_size_m).to(torch.int64)
 
 
 def voxel_ids(coords: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Dense ids of voxel coordinates (P, 3) int64.
 
-    Returns ids (P,) int64 in 0..N-1 and the N occupied voxels' coordinates (N, 3) int64 in id order.
+    Returns ids (P,) int64 in 0..N-1 and the N occupied voxels' coordinates (N, 3) int64 in id
+    order.
     """
     if coords.shape[0] == 0:
         return coords.new_zeros(0), coords
@@ -25,13 +29,17 @@ def voxel_ids(coords: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     keys = (shifted[:, 0] * extent[1] + shifted[:, 1]) * extent[2] + shifted[:, 2]
     unique, ids = torch.unique(keys, return_inverse=True)
     occupied = torch.stack(
-        (unique // (extent[1] * extent[2]), unique // extent[2] % extent[1], unique % extent[2]), dim=-1
+        (unique // (extent[1] * extent[2]), unique // extent[2] % extent[1], unique % extent[2]),
+        dim=-1,
     )
     return ids, occupied + low
 
 
-def sum_per_voxel(values: torch.Tensor, ids: torch.Tensor, num_voxels: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Sums of values (P, C) per voxel in float32, (N, C), each in the order of its patches, and counts (N,) int64.
+def sum_per_voxel(
+    values: torch.Tensor, ids: torch.Tensor, num_voxels: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sums of values (P, C) per voxel in float32, (N, C), each in the order of its patches, and
+    counts (N,) int64.
 
     No atomics: the same bits every time, on a GPU too.
     """
@@ -39,10 +47,15 @@ def sum_per_voxel(values: torch.Tensor, ids: torch.Tensor, num_voxels: int) -> t
     if not len(ids):
         return values.new_zeros(num_voxels, values.shape[1], dtype=torch.float32), counts
     by_voxel = torch.sort(ids, stable=True).indices
-    return torch.segment_reduce(values.float()[by_voxel], "sum", lengths=counts, initial=0.0), counts
+    return (
+        torch.segment_reduce(values.float()[by_voxel], "sum", lengths=counts, initial=0.0),
+        counts,
+    )
 
 
-def pool_mean(values: torch.Tensor, ids: torch.Tensor, num_voxels: int) -> tuple[torch.Tensor, torch.Tensor]:
+def pool_mean(
+    values: torch.Tensor, ids: torch.Tensor, num_voxels: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean of values (P, C) per voxel, summed in float32 in patch order.
 
     Returns means (N, C) in values' dtype and counts (N,) int64.

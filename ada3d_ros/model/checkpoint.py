@@ -1,7 +1,8 @@
 """Checkpoints in LLaVA-3D's official layout: inspect, load strictly, save.
 
-Names, shapes and formats are checked against the config before a value is read; the model is built without memory (meta device)
-and filled tensor by tensor in the target format, so that loading needs the model's size once. No network, no pickle code.
+Names, shapes and formats are checked against the config before a value is read; the model is built
+without memory (meta device) and filled tensor by tensor in the target format, so that loading needs
+the model's size once. No network, no pickle code.
 """
 
 from __future__ import annotations
@@ -41,19 +42,26 @@ PREFIXES = (  # our module -> official name; the first that fits
     ("decoder.", "model."),
     ("vision.", VISION_PREFIX + "vision_model."),
     ("projector.", "model.mm_projector."),
-    ("position_embedding.", "model.video_tower.video_tower.positional_embedding.position_embedding_head."),
+    (
+        "position_embedding.",
+        "model.video_tower.video_tower.positional_embedding.position_embedding_head.",
+    ),
     ("click_encoder.", "model.video_tower.prompt_encoder.pos_emb3d.position_embedding_head."),
 )
 STORED_DTYPES = ("F32", "F16", "BF16")
-FLOAT32_MODULES = ("position_embedding.", "click_encoder.")  # geometry stays float32 (model/spatial.py)
+FLOAT32_MODULES = (
+    "position_embedding.",
+    "click_encoder.",
+)  # geometry stays float32 (model/spatial.py)
 MAX_NAMED = 8
 TOKENIZER_KEY = "ada3d_tokenizer_sha256"  # in config.json; official checkpoints have none
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class CheckpointInfo:
-    """A checkpoint whose names, shapes and formats are right; no value has been read. sources: our parameter name -> stored tensor
-    (its name in the file, and where)."""
+    """A checkpoint whose names, shapes and formats are right; no value has been read. sources: our
+    parameter name -> stored tensor (its name in the file, and where).
+    """
 
     path: Path
     config: LlavaConfig
@@ -64,19 +72,25 @@ class CheckpointInfo:
     def num_parameters(self) -> int:
         return sum(_numel(info.shape) for _, info in self.sources.values())
 
-    def weight_bytes(self, dtype: torch.dtype, weights: str = "full", device_type: str = "cpu") -> int:
+    def weight_bytes(
+        self, dtype: torch.dtype, weights: str = "full", device_type: str = "cpu"
+    ) -> int:
         """Device memory that the weights will take in this format and `model.weights`."""
         return sum(
-            linear_bytes(info.shape, dtype, weights, device_type)
-            if is_quantized(name)
-            else _numel(info.shape) * target_dtype(name, dtype).itemsize
+            (
+                linear_bytes(info.shape, dtype, weights, device_type)
+                if is_quantized(name)
+                else _numel(info.shape) * target_dtype(name, dtype).itemsize
+            )
             for name, (_, info) in self.sources.items()
         )
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class LoadedModel:
-    """A model ready to run (eval mode, no gradients), its tokenizer, and its grounding head where the folder holds one."""
+    """A model ready to run (eval mode, no gradients), its tokenizer, and its grounding head where
+    the folder holds one.
+    """
 
     model: Llava3D
     tokenizer: Tokenizer
@@ -108,7 +122,8 @@ def build_meta_model(config: LlavaConfig, compat: str = "default") -> Llava3D:
         return Llava3D(config, compat)
 
 
-LARGE = 100_000_000  # parameters from which on a CPU's bfloat16 is the faster one (docs/benchmarks.md, shapes A and B)
+# parameters from which on a CPU's bfloat16 is the faster one (docs/benchmarks.md, shapes A and B)
+LARGE = 100_000_000
 
 
 def resolve_device(name: str) -> torch.device:
@@ -118,7 +133,8 @@ def resolve_device(name: str) -> torch.device:
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ConfigError(
-            f"model.device = {name!r}: torch sees {torch.cuda.device_count()} CUDA device(s); use cpu or auto."
+            f"model.device = {name!r}: torch sees {torch.cuda.device_count()} CUDA device(s); use"
+            " cpu or auto."
         )
     return device
 
@@ -133,19 +149,24 @@ def has_bfloat16() -> bool:
 
 
 def resolve_dtype(precision: str, device: torch.device, num_parameters: int = 0) -> torch.dtype:
-    """`auto`: bfloat16 on cuda, and on a CPU that has it for a model of LARGE parameters; else float32."""
+    """`auto`: bfloat16 on cuda, and on a CPU that has it for a model of LARGE parameters; else
+    float32.
+    """
     if precision == "auto":
         fast = device.type == "cuda" or (num_parameters >= LARGE and has_bfloat16())
         return torch.bfloat16 if fast else torch.float32
     if precision not in PRECISIONS:
-        raise ConfigError(f"model.precision = {precision!r}; allowed: auto, {', '.join(PRECISIONS)}.")
+        raise ConfigError(
+            f"model.precision = {precision!r}; allowed: auto, {', '.join(PRECISIONS)}."
+        )
     return PRECISIONS[precision]
 
 
 def inspect_checkpoint(path: str | Path, vision_path: str | Path | None = None) -> CheckpointInfo:
     """Checks a folder from its config and file headers alone; fast even for 7B.
 
-    Raises CheckpointError that names what is missing, unexpected, of another shape or format, unsafe or damaged.
+    Raises CheckpointError that names what is missing, unexpected, of another shape or format,
+    unsafe or damaged.
     """
     folder, vision_folder = Path(path), Path(vision_path) if vision_path else None
     files = find_weight_files(folder)
@@ -153,19 +174,27 @@ def inspect_checkpoint(path: str | Path, vision_path: str | Path | None = None) 
     config = LlavaConfig.from_json(read_json(folder / "config.json"), vision_config)
     if not (folder / "tokenizer.model").is_file():
         raise CheckpointError(
-            f"{folder} lacks tokenizer.model: copy it from the checkpoint (for LLaVA, that of Vicuna)."
+            f"{folder} lacks tokenizer.model: copy it from the checkpoint (for LLaVA, that of"
+            " Vicuna)."
         )
     expected = read_json(folder / "config.json").get(TOKENIZER_KEY)
-    if expected and expected != hashlib.sha256((folder / "tokenizer.model").read_bytes()).hexdigest():
+    if (
+        expected
+        and expected != hashlib.sha256((folder / "tokenizer.model").read_bytes()).hexdigest()
+    ):
         raise CheckpointError(
-            f"{folder}/tokenizer.model is not the one that this model was trained with (config.json, {TOKENIZER_KEY}): copy the "
-            "folder again."
+            f"{folder}/tokenizer.model is not the one that this model was trained with"
+            f" (config.json, {TOKENIZER_KEY}): copy the folder again."
         )
     return inspect_files(config, files, find_weight_files(vision_folder) if vision_folder else [])
 
 
-def inspect_files(config: LlavaConfig, files: Sequence[Path], vision_files: Sequence[Path] = ()) -> CheckpointInfo:
-    """The same for weight files and a config that are already known; vision_files (CLIP) are used if `files` hold no tower."""
+def inspect_files(
+    config: LlavaConfig, files: Sequence[Path], vision_files: Sequence[Path] = ()
+) -> CheckpointInfo:
+    """The same for weight files and a config that are already known; vision_files (CLIP) are used
+    if `files` hold no tower.
+    """
     stored = {_normalize(name): (name, info) for name, info in read_headers(files).items()}
     if vision_files and not any(name.startswith(VISION_PREFIX) for name in stored):
         files = [*files, *vision_files]
@@ -193,19 +222,26 @@ def _clip_tensors(headers: Mapping[str, TensorInfo]) -> dict[str, tuple[str, Ten
 
 
 def _is_unused(name: str, num_run_layers: int) -> bool:
-    """Stored tensors that no output depends on: old buffers, CLIP blocks after the selected layer, CLIP's last norm."""
+    """Stored tensors that no output depends on: old buffers, CLIP blocks after the selected layer,
+    CLIP's last norm.
+    """
     if name.endswith(("rotary_emb.inv_freq", "embeddings.position_ids")):
         return True
     if not name.startswith(VISION_PREFIX):
         return False
     layer = re.search(r"encoder\.layers\.(\d+)\.", name)
-    return ".post_layernorm." in name or (layer is not None and int(layer.group(1)) >= num_run_layers)
+    return ".post_layernorm." in name or (
+        layer is not None and int(layer.group(1)) >= num_run_layers
+    )
 
 
 def _match(
     config: LlavaConfig, stored: Mapping[str, tuple[str, TensorInfo]], folder: Path
 ) -> dict[str, tuple[str, TensorInfo]]:
-    expected = {official_name(name): (name, tuple(p.shape)) for name, p in build_meta_model(config).named_parameters()}
+    expected = {
+        official_name(name): (name, tuple(p.shape))
+        for name, p in build_meta_model(config).named_parameters()
+    }
     formats = [
         f"{name} is stored as {stored[name][1].dtype}"
         for name in expected
@@ -213,8 +249,8 @@ def _match(
     ]
     if formats:
         raise CheckpointError(
-            f"{folder}: {_shortened(formats, '; ')}. Only {', '.join(STORED_DTYPES)} are read: take the checkpoint without "
-            "quantisation."
+            f"{folder}: {_shortened(formats, '; ')}. Only {', '.join(STORED_DTYPES)} are read: take"
+            " the checkpoint without quantisation."
         )
     missing = [name for name in expected if name not in stored]
     if (
@@ -223,11 +259,13 @@ def _match(
         and not any(name.startswith(VISION_PREFIX) for name in stored)
     ):
         raise CheckpointError(
-            f"{folder} holds no vision tower ({VISION_PREFIX}*): set model.vision_path to a local folder with the CLIP "
-            "checkpoint that config.json names as mm_vision_tower."
+            f"{folder} holds no vision tower ({VISION_PREFIX}*): set model.vision_path to a local"
+            " folder with the CLIP checkpoint that config.json names as mm_vision_tower."
         )
     unexpected = [
-        name for name in stored if name not in expected and not _is_unused(name, config.vision.num_run_layers)
+        name
+        for name in stored
+        if name not in expected and not _is_unused(name, config.vision.num_run_layers)
     ]
     if missing or unexpected:
         parts = [
@@ -236,7 +274,8 @@ def _match(
             if n
         ]
         raise CheckpointError(
-            f"{folder} does not fit its config.json; {'; '.join(parts)}. Is it a LLaVA-3D checkpoint?"
+            f"{folder} does not fit its config.json; {'; '.join(parts)}. Is it a LLaVA-3D"
+            " checkpoint?"
         )
     wrong = [
         f"{name} has shape {stored[name][1].shape}, expected {shape}"
@@ -261,9 +300,11 @@ def load_model(
     vision_path: str | Path | None = None,
     weights: str = "full",
 ) -> LoadedModel:
-    """The model and tokenizer of a checkpoint folder; vision_path is used where the folder holds no CLIP weights.
+    """The model and tokenizer of a checkpoint folder; vision_path is used where the folder holds no
+    CLIP weights.
 
-    Raises CheckpointError as `inspect_checkpoint` does, OutOfMemoryError with both sizes where the device is too small.
+    Raises CheckpointError as `inspect_checkpoint` does, OutOfMemoryError with both sizes where the
+    device is too small.
     """
     info = inspect_checkpoint(path, vision_path)
     tokenizer = Tokenizer(info.path / "tokenizer.model")
@@ -276,14 +317,17 @@ def _check_tokenizer(tokenizer: Tokenizer, info: CheckpointInfo) -> None:
     decoder = info.config.decoder
     if tokenizer.vocab_size > decoder.vocab_size:
         raise CheckpointError(
-            f"{info.path}: tokenizer.model has {tokenizer.vocab_size} tokens, the model's embedding only "
-            f"{decoder.vocab_size}: they are not of the same checkpoint."
+            f"{info.path}: tokenizer.model has {tokenizer.vocab_size} tokens, the model's embedding"
+            f" only {decoder.vocab_size}: they are not of the same checkpoint."
         )
-    for name, ours, theirs in (("bos", tokenizer.bos_id, decoder.bos_id), ("eos", tokenizer.eos_id, decoder.eos_id)):
+    for name, ours, theirs in (
+        ("bos", tokenizer.bos_id, decoder.bos_id),
+        ("eos", tokenizer.eos_id, decoder.eos_id),
+    ):
         if ours != theirs:
             raise CheckpointError(
-                f"{info.path}: tokenizer.model has {name} id {ours}, config.json has {name}_token_id {theirs}: they are not of "
-                "the same checkpoint."
+                f"{info.path}: tokenizer.model has {name} id {ours}, config.json has"
+                f" {name}_token_id {theirs}: they are not of the same checkpoint."
             )
 
 
@@ -294,7 +338,8 @@ def load_weights(
     compat: str = "default",
     weights: str = "full",
 ) -> Llava3D:
-    """The model of an inspected checkpoint, in eval mode and without gradients; the decoder's linear layers as `model.weights` says.
+    """The model of an inspected checkpoint, in eval mode and without gradients; the decoder's
+    linear layers as `model.weights` says.
 
     Raises ConfigError where int4 does not fit their sizes.
     """
@@ -305,20 +350,31 @@ def load_weights(
         _fill(model, info, device, dtype, weights)
     except torch.OutOfMemoryError:
         raise OutOfMemoryError(
-            f"the weights need {needed / 2**30:.1f} GiB on {device}, which has less free: use model.weights int8 or int4, "
-            "model.precision bf16, close other programs, or take a smaller model."
+            f"the weights need {needed / 2**30:.1f} GiB on {device}, which has less free: use"
+            " model.weights int8 or int4, model.precision bf16, close other programs, or take a"
+            " smaller model."
         ) from None
     if weights != "full":
-        logger.info("the decoder's linear layers are in %s, by %s", weights, kernel_of(weights, dtype, device.type))
+        logger.info(
+            "the decoder's linear layers are in %s, by %s",
+            weights,
+            kernel_of(weights, dtype, device.type),
+        )
     return model.eval()
 
 
-def _fill(model: Llava3D, info: CheckpointInfo, device: torch.device, dtype: torch.dtype, weights: str) -> None:
+def _fill(
+    model: Llava3D, info: CheckpointInfo, device: torch.device, dtype: torch.dtype, weights: str
+) -> None:
     """Tensor by tensor; one that is to be quantised is so before the next is read."""
     for file in info.files:
-        ours = {stored: name for name, (stored, tensor) in info.sources.items() if tensor.file == file}
+        ours = {
+            stored: name for name, (stored, tensor) in info.sources.items() if tensor.file == file
+        }
         for stored, tensor in read_tensors(file, list(ours)):
-            value = tensor.to(device, target_dtype(ours[stored], dtype), copy=True)  # not a view of the mapped file
+            value = tensor.to(
+                device, target_dtype(ours[stored], dtype), copy=True
+            )  # not a view of the mapped file
             set_parameter(model, ours[stored], value)
             if weights != "full" and is_quantized(ours[stored]):
                 path = ours[stored].removesuffix(".weight")
@@ -341,12 +397,18 @@ def weights_sha256(path: str | Path) -> str:
     return digest.hexdigest()
 
 
-def save_checkpoint(model: Llava3D, tokenizer: Tokenizer, path: str | Path, max_shard_bytes: int = 5 * 10**9) -> None:
-    """Writes config.json, tokenizer.model and safetensors in the official layout; the folder is made."""
+def save_checkpoint(
+    model: Llava3D, tokenizer: Tokenizer, path: str | Path, max_shard_bytes: int = 5 * 10**9
+) -> None:
+    """Writes config.json, tokenizer.model and safetensors in the official layout; the folder is
+    made.
+    """
     folder = Path(path)
     folder.mkdir(parents=True, exist_ok=True)
     words = tokenizer.to_bytes()
     config = model.config.to_json() | {TOKENIZER_KEY: hashlib.sha256(words).hexdigest()}
     (folder / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
     (folder / "tokenizer.model").write_bytes(words)
-    write_shards({official_name(name): p for name, p in model.named_parameters()}, folder, max_shard_bytes)
+    write_shards(
+        {official_name(name): p for name, p in model.named_parameters()}, folder, max_shard_bytes
+    )

@@ -1,7 +1,9 @@
-"""Sizes and settings of one LLaVA-3D (or plain LLaVA-1.5) model, read from the checkpoint's own config.json.
+"""Sizes and settings of one LLaVA-3D (or plain LLaVA-1.5) model, read from the checkpoint's own
+config.json.
 
-Defaults are LLaVA-3D-7B (reference: llava/model/multimodal_encoder, scripts/train). Keys of ours that the official
-file does not have: `mm_vision_config`, `mm_voxel_size_m`, `mm_token_cap`, `ada3d_random_weights`.
+Defaults are LLaVA-3D-7B (reference: llava/model/multimodal_encoder, scripts/train). Keys of ours
+that the official file does not have: `mm_vision_config`, `mm_voxel_size_m`, `mm_token_cap`,
+`ada3d_random_weights`.
 """
 
 from __future__ import annotations
@@ -38,8 +40,9 @@ class DecoderConfig:
     def __post_init__(self) -> None:
         if self.hidden_size % self.num_heads or self.num_heads % self.num_kv_heads:
             raise CheckpointError(
-                f"config.json: hidden_size {self.hidden_size}, num_attention_heads {self.num_heads} and "
-                f"num_key_value_heads {self.num_kv_heads} must divide each other in this order."
+                f"config.json: hidden_size {self.hidden_size}, num_attention_heads {self.num_heads}"
+                f" and num_key_value_heads {self.num_kv_heads} must divide each other in this"
+                " order."
             )
 
     @property
@@ -49,7 +52,9 @@ class DecoderConfig:
 
 @dataclass(frozen=True, slots=True)
 class VisionConfig:
-    """CLIP ViT sizes. select_layer indexes transformers' hidden_states (0 = embeddings, -2 = all blocks but the last)."""
+    """CLIP ViT sizes. select_layer indexes transformers' hidden_states (0 = embeddings, -2 = all
+    blocks but the last).
+    """
 
     hidden_size: int = 1024
     intermediate_size: int = 4096
@@ -66,18 +71,21 @@ class VisionConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.num_run_layers <= self.num_hidden_layers:
             raise CheckpointError(
-                f"config.json: mm_vision_select_layer {self.select_layer} does not exist in a tower of "
-                f"{self.num_hidden_layers} layers (allowed: {-self.num_hidden_layers - 1} to {self.num_hidden_layers})."
+                f"config.json: mm_vision_select_layer {self.select_layer} does not exist in a tower"
+                f" of {self.num_hidden_layers} layers (allowed: {-self.num_hidden_layers - 1} to"
+                f" {self.num_hidden_layers})."
             )
         if self.hidden_act not in VISION_ACTIVATIONS:
             raise CheckpointError(
-                f"config.json: hidden_act = {self.hidden_act!r} of the vision tower is not supported "
-                f"(allowed: {', '.join(VISION_ACTIVATIONS)})."
+                f"config.json: hidden_act = {self.hidden_act!r} of the vision tower is not"
+                f" supported (allowed: {', '.join(VISION_ACTIVATIONS)})."
             )
 
     @property
     def num_run_layers(self) -> int:
-        """Blocks that are built and run: the selected hidden state is the output of the last of them."""
+        """Blocks that are built and run: the selected hidden state is the output of the last of
+        them.
+        """
         return self.select_layer + (self.num_hidden_layers + 1 if self.select_layer < 0 else 0)
 
     @property
@@ -104,7 +112,9 @@ HUB_TOWERS = {  # CLIP sizes are not in LLaVA's config.json, only the tower's na
 
 @dataclass(frozen=True, slots=True)
 class LlavaConfig:
-    """The whole model. has_video_tower False: a 2D-only LLaVA-1.5 without position embedding and click encoder."""
+    """The whole model. has_video_tower False: a 2D-only LLaVA-1.5 without position embedding and
+    click encoder.
+    """
 
     decoder: DecoderConfig = DecoderConfig()
     vision: VisionConfig = VisionConfig()
@@ -118,7 +128,8 @@ class LlavaConfig:
     def __post_init__(self) -> None:
         if self.image_aspect_ratio not in ("square", "pad"):
             raise CheckpointError(
-                f"config.json: image_aspect_ratio {self.image_aspect_ratio!r} is not supported (square or pad)."
+                f"config.json: image_aspect_ratio {self.image_aspect_ratio!r} is not supported"
+                " (square or pad)."
             )
 
     @property
@@ -128,19 +139,27 @@ class LlavaConfig:
 
     @property
     def click_encoder_width(self) -> int:
-        """Of the click encoder: its rows stand among the decoder's embeddings, so they have their width."""
+        """Of the click encoder: its rows stand among the decoder's embeddings, so they have their
+        width.
+        """
         return self.decoder.hidden_size
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any], vision_data: Mapping[str, Any] | None = None) -> LlavaConfig:
-        """From an official config.json; vision_data is the CLIP folder's config.json where one is given.
+    def from_json(
+        cls, data: Mapping[str, Any], vision_data: Mapping[str, Any] | None = None
+    ) -> LlavaConfig:
+        """From an official config.json; vision_data is the CLIP folder's config.json where one is
+        given.
 
-        Raises CheckpointError for an architecture that this package does not run; the setting is named.
+        Raises CheckpointError for an architecture that this package does not run; the setting is
+        named.
         """
         _check_supported(data)
         video_tower = data.get("mm_video_tower")
         if video_tower not in (None, VIDEO_TOWER):
-            raise CheckpointError(f"config.json: mm_video_tower {video_tower!r} is not known (only {VIDEO_TOWER!r}).")
+            raise CheckpointError(
+                f"config.json: mm_video_tower {video_tower!r} is not known (only {VIDEO_TOWER!r})."
+            )
         return cls(
             decoder=_decoder_from_json(data),
             vision=_vision_from_json(data, vision_data),
@@ -205,16 +224,20 @@ def _check_supported(data: Mapping[str, Any]) -> None:
     }
     for name, allowed in expected.items():
         if name in data and data[name] not in allowed:
-            raise CheckpointError(f"config.json: {name} = {data[name]!r} is not supported (only {allowed[0]!r}).")
+            raise CheckpointError(
+                f"config.json: {name} = {data[name]!r} is not supported (only {allowed[0]!r})."
+            )
     if data.get("quantization_config") is not None:
         raise CheckpointError(
-            "config.json has a quantization_config: quantised weights are not supported; take the checkpoint in float32, "
-            "float16 or bfloat16."
+            "config.json has a quantization_config: quantised weights are not supported; take the"
+            " checkpoint in float32, float16 or bfloat16."
         )
 
 
 def _rope_theta(data: Mapping[str, Any]) -> float:
-    """From rope_theta or, as transformers 5 writes it, rope_parameters. Scaled positions are refused in both spellings."""
+    """From rope_theta or, as transformers 5 writes it, rope_parameters. Scaled positions are
+    refused in both spellings.
+    """
     found = {"rope_theta": data.get("rope_theta")}
     for name in ("rope_scaling", "rope_parameters"):
         value = data.get(name)
@@ -225,12 +248,14 @@ def _rope_theta(data: Mapping[str, Any]) -> float:
         found[f"{name}.rope_theta"] = rope.pop("rope_theta", None)
         if kind != "default" or rope.pop("partial_rotary_factor", 1.0) != 1.0 or rope:
             raise CheckpointError(
-                f"config.json: {name} = {value!r} is not supported (only rope_type 'default' with a rope_theta)."
+                f"config.json: {name} = {value!r} is not supported (only rope_type 'default' with a"
+                " rope_theta)."
             )
     given = {name: float(theta) for name, theta in found.items() if theta is not None}
     if len(set(given.values())) > 1:
         raise CheckpointError(
-            f"config.json contradicts itself: {', '.join(f'{name} = {theta:g}' for name, theta in given.items())}."
+            "config.json contradicts itself:"
+            f" {', '.join(f'{name} = {theta:g}' for name, theta in given.items())}."
         )
     return next(iter(given.values()), 10000.0)
 
@@ -243,20 +268,29 @@ def _token_id(data: Mapping[str, Any], name: str, default: int) -> int:
     ids = value if isinstance(value, list) else [value]
     if len(ids) != 1:
         raise CheckpointError(
-            f"config.json: {name} = {value!r} is a list of {len(ids)} ids, exactly one is supported: "
-            "write the id that tokenizer.model has."
+            f"config.json: {name} = {value!r} is a list of {len(ids)} ids, exactly one is"
+            " supported: write the id that tokenizer.model has."
         )
     if not isinstance(ids[0], int) or isinstance(ids[0], bool):
-        raise CheckpointError(f"config.json: {name} = {value!r} is not a token id (a whole number).")
+        raise CheckpointError(
+            f"config.json: {name} = {value!r} is not a token id (a whole number)."
+        )
     return ids[0]
 
 
 def _decoder_from_json(data: Mapping[str, Any]) -> DecoderConfig:
-    required = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    required = (
+        "vocab_size",
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+    )
     missing = [name for name in required if name not in data]
     if missing:
         raise CheckpointError(
-            f"config.json lacks {', '.join(missing)}: is this folder a LLaVA-3D or LLaVA-1.5 checkpoint?"
+            f"config.json lacks {', '.join(missing)}: is this folder a LLaVA-3D or LLaVA-1.5"
+            " checkpoint?"
         )
     decoder = DecoderConfig(
         vocab_size=int(data["vocab_size"]),
@@ -273,25 +307,33 @@ def _decoder_from_json(data: Mapping[str, Any]) -> DecoderConfig:
     )
     if data.get("head_dim") not in (None, decoder.head_dim):
         raise CheckpointError(
-            f"config.json: head_dim {data['head_dim']} differs from hidden_size / num_attention_heads = {decoder.head_dim}; "
-            "other widths of a head are not supported."
+            f"config.json: head_dim {data['head_dim']} differs from hidden_size /"
+            f" num_attention_heads = {decoder.head_dim}; other widths of a head are not supported."
         )
     return decoder
 
 
-def _vision_from_json(data: Mapping[str, Any], vision_data: Mapping[str, Any] | None) -> VisionConfig:
+def _vision_from_json(
+    data: Mapping[str, Any], vision_data: Mapping[str, Any] | None
+) -> VisionConfig:
     select_layer = int(data.get("mm_vision_select_layer", -2))
-    tower = str(data.get("mm_vision_tower", "clip-vit-large-patch14-336")).rstrip("/").rsplit("/", 1)[-1]
+    tower = (
+        str(data.get("mm_vision_tower", "clip-vit-large-patch14-336"))
+        .rstrip("/")
+        .rsplit("/", 1)[-1]
+    )
     sizes = data.get("mm_vision_config") or vision_data or HUB_TOWERS.get(tower)
     if sizes is None:
         raise CheckpointError(
-            f"config.json: the sizes of mm_vision_tower {tower!r} are not known; set model.vision_path to the folder of "
-            f"that CLIP checkpoint (known by name: {', '.join(HUB_TOWERS)})."
+            f"config.json: the sizes of mm_vision_tower {tower!r} are not known; set"
+            " model.vision_path to the folder of that CLIP checkpoint (known by name:"
+            f" {', '.join(HUB_TOWERS)})."
         )
     vision = VisionConfig.from_json(sizes, select_layer)
     if data.get("mm_hidden_size", vision.hidden_size) != vision.hidden_size:
         raise CheckpointError(
-            f"config.json: mm_hidden_size {data['mm_hidden_size']} differs from the vision tower's width "
-            f"{vision.hidden_size}; model.vision_path must name the tower the checkpoint was trained with."
+            f"config.json: mm_hidden_size {data['mm_hidden_size']} differs from the vision tower's"
+            f" width {vision.hidden_size}; model.vision_path must name the tower the checkpoint was"
+            " trained with."
         )
     return vision

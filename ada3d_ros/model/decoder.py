@@ -1,8 +1,8 @@
 """The LLaMA decoder: RMSNorm, rotate-half RoPE, grouped-query attention, SiLU-gated MLP, SDPA.
 
-Runs any range of layers, so that the engine can act between them; it knows nothing of pruning, images or text.
-Module names are those of transformers' LlamaModel. Shapes: B batch, T tokens, D hidden, H heads, G key-value heads,
-d head dim.
+Runs any range of layers, so that the engine can act between them; it knows nothing of pruning,
+images or text. Module names are those of transformers' LlamaModel. Shapes: B batch, T tokens, D
+hidden, H heads, G key-value heads, d head dim.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ada3d_ros.model.attend_one import attend_one
 from ada3d_ros.model.config import DecoderConfig
+from ada3d_ros.model.decode_attention import attend_one
 
 Rope = tuple[torch.Tensor, torch.Tensor]  # cos, sin: (B or 1, 1, T, d)
 
@@ -26,22 +26,26 @@ class KeyValueStore(Protocol):
 
     def length(self, layer: int) -> int: ...
 
-    def append(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def append(
+        self, layer: int, keys: torch.Tensor, values: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Stores (B, G, T, d) and returns all keys and values of the layer, (B, G, length, d)."""
         ...
 
 
-# What a layer does with its queries, keys and values: layer, q (B, H, T, d) and k, v (B, G, T, d) of the new tokens, roped,
+# What a layer does with its queries, keys and values: layer, q (B, H, T, d) and k, v (B, G, T, d)
+# of the new tokens, roped,
 # to the heads' outputs (B, H, T, d).
 Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class LayerStart:
-    """What a layer computes first of all its tokens: normed (B, T, D), keys (B, G, T, d), before RoPE or with it, and where
-    asked for the queries before RoPE, q_unroped (B, H, T, d).
+    """What a layer computes first of all its tokens: normed (B, T, D), keys (B, G, T, d), before
+    RoPE or with it, and where asked for the queries before RoPE, q_unroped (B, H, T, d).
 
-    Made by `start_layer` to look at attention, it can be handed on to `run_layers`, cut to the rows that stay.
+    Made by `start_layer` to look at attention, it can be handed on to `run_layers`, cut to the rows
+    that stay.
     """
 
     normed: torch.Tensor
@@ -57,10 +61,11 @@ class LayerStart:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class RankingInputs:
-    """Queries of chosen rows and keys of all rows for one layer that has not run yet: q, q_unroped (B, H, R, d); k,
-    k_unroped (B, G, T, d).
+    """Queries of chosen rows and keys of all rows for one layer that has not run yet: q, q_unroped
+    (B, H, R, d); k, k_unroped (B, G, T, d).
 
-    start: what to hand to `run_layers` at the same positions; where they change, hand on what this was made of.
+    start: what to hand to `run_layers` at the same positions; where they change, hand on what this
+    was made of.
     """
 
     q: torch.Tensor
@@ -86,8 +91,12 @@ class RMSNorm(nn.Module):
 
 def rope_tables(positions: torch.Tensor, head_dim: int, theta: float, dtype: torch.dtype) -> Rope:
     """cos and sin of positions (T,) or (B, T) int64, angles in float32; shapes (1 or B, 1, T, d)."""
-    exponents = torch.arange(0, head_dim, 2, dtype=torch.float32, device=positions.device) / head_dim
-    angles = positions.reshape(-1, positions.shape[-1], 1).float() * (1.0 / theta**exponents)  # (B, T, d/2)
+    exponents = (
+        torch.arange(0, head_dim, 2, dtype=torch.float32, device=positions.device) / head_dim
+    )
+    angles = positions.reshape(-1, positions.shape[-1], 1).float() * (
+        1.0 / theta**exponents
+    )  # (B, T, d/2)
     angles = torch.cat((angles, angles), dim=-1).unsqueeze(1)
     return angles.cos().to(dtype), angles.sin().to(dtype)
 
@@ -133,7 +142,10 @@ class Attention(nn.Module):
         attend: Attend,
     ) -> torch.Tensor:
         q_unroped = self.queries(start.normed) if start.q_unroped is None else start.q_unroped
-        q, k = apply_rope(q_unroped, rope), start.keys if start.roped else apply_rope(start.keys, rope)
+        q, k = (
+            apply_rope(q_unroped, rope),
+            start.keys if start.roped else apply_rope(start.keys, rope),
+        )
         v = self.split_heads(self.v_proj(start.normed))
         return cast(torch.Tensor, self.o_proj(attend(layer, q, k, v).transpose(1, 2).flatten(2)))
 
@@ -170,14 +182,20 @@ class DecoderLayer(nn.Module):
         attend: Attend,
         start: LayerStart | None,
     ) -> torch.Tensor:
-        hidden = hidden + self.self_attn(self.start(hidden) if start is None else start, rope, layer, attend)
+        hidden = hidden + self.self_attn(
+            self.start(hidden) if start is None else start, rope, layer, attend
+        )
         return hidden + cast(torch.Tensor, self.mlp(self.post_attention_layernorm(hidden)))
 
 
-def attention_mask(past: int, tokens: int, key_mask: torch.Tensor | None, device: torch.device) -> torch.Tensor | None:
-    """Which keys each new token sees, (B or 1, 1, T, past + T) bool; None where SDPA's own causal rule says the same.
+def attention_mask(
+    past: int, tokens: int, key_mask: torch.Tensor | None, device: torch.device
+) -> torch.Tensor | None:
+    """Which keys each new token sees, (B or 1, 1, T, past + T) bool; None where SDPA's own causal
+    rule says the same.
 
-    key_mask (B, past + T) bool: False marks padding. A padded row still sees itself, so that its softmax is defined.
+    key_mask (B, past + T) bool: False marks padding. A padded row still sees itself, so that its
+    softmax is defined.
     """
     if key_mask is None and (past == 0 or tokens == 1):
         return None
@@ -190,13 +208,17 @@ def attention_mask(past: int, tokens: int, key_mask: torch.Tensor | None, device
 
 
 class CausalAttention:
-    """SDPA over what a cache holds and the new tokens, which it adds; a mask is made once per length. See `run_layers`."""
+    """SDPA over what a cache holds and the new tokens, which it adds; a mask is made once per
+    length. See `run_layers`.
+    """
 
     def __init__(self, cache: KeyValueStore | None, key_mask: torch.Tensor | None) -> None:
         self._cache, self._key_mask = cache, key_mask
         self._masks: dict[int, torch.Tensor | None] = {}
 
-    def __call__(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    def __call__(
+        self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor
+    ) -> torch.Tensor:
         past = 0 if self._cache is None else self._cache.length(layer)
         if past not in self._masks:
             self._masks[past] = attention_mask(past, q.shape[2], self._key_mask, q.device)
@@ -206,11 +228,15 @@ class CausalAttention:
         if q.shape[2] == 1:
             return attend_one(q, k, v, mask)
         causal, grouped = mask is None, k.shape[1] != q.shape[1]
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=grouped)
+        return F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=grouped
+        )
 
 
 class LlamaDecoder(nn.Module):
-    """Embedding, layers, final norm and head. All positions are absolute, 1-D, chosen by the caller."""
+    """Embedding, layers, final norm and head. All positions are absolute, 1-D, chosen by the
+    caller.
+    """
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
@@ -244,24 +270,36 @@ class LlamaDecoder(nn.Module):
         rope: Rope | None = None,
         attend: Attend | None = None,
     ) -> torch.Tensor:
-        """Layers start..stop-1 on hidden (B, T, D) with positions (T,) or (B, T); returns hidden (B, T, D).
+        """Layers start..stop-1 on hidden (B, T, D) with positions (T,) or (B, T); returns hidden
+        (B, T, D).
 
-        cache: the new tokens attend to what it holds and are added to it. key_mask (B, past + T) bool, False = padding.
-        first: what `start_layer` made of layer `start` and these very tokens already. rope: the tables of these positions,
-        where the caller has them. attend: another attention than that over `cache` and `key_mask`, which it keeps itself.
+        cache: the new tokens attend to what it holds and are added to it. key_mask (B, past + T)
+        bool, False = padding. first: what `start_layer` made of layer `start` and these very tokens
+        already. rope: the tables of these positions, where the caller has them. attend: another
+        attention than that over `cache` and `key_mask`, which it keeps itself.
         """
         rope = self.rope(positions) if rope is None else rope
         attend = CausalAttention(cache, key_mask) if attend is None else attend
         for index in range(start, stop):
-            hidden = self.layers[index](hidden, rope, index, attend, first if index == start else None)
+            hidden = self.layers[index](
+                hidden, rope, index, attend, first if index == start else None
+            )
         return hidden
 
-    def start_layer(self, layer: int, hidden: torch.Tensor, with_queries: bool = False) -> LayerStart:
-        """Layer `layer`'s norm and keys of hidden (B, T, D); its queries too, for those who will look at many."""
+    def start_layer(
+        self, layer: int, hidden: torch.Tensor, with_queries: bool = False
+    ) -> LayerStart:
+        """Layer `layer`'s norm and keys of hidden (B, T, D); its queries too, for those who will
+        look at many.
+        """
         return cast(DecoderLayer, self.layers[layer]).start(hidden, with_queries)
 
-    def ranking_inputs(self, layer: int, start: LayerStart, rope: Rope, query_rows: torch.Tensor) -> RankingInputs:
-        """q of the chosen rows (R,) and k of all rows, as layer `layer` would compute them from its start (not roped yet); rope of all rows."""
+    def ranking_inputs(
+        self, layer: int, start: LayerStart, rope: Rope, query_rows: torch.Tensor
+    ) -> RankingInputs:
+        """q of the chosen rows (R,) and k of all rows, as layer `layer` would compute them from its
+        start (not roped yet); rope of all rows.
+        """
         attention = cast(DecoderLayer, self.layers[layer]).self_attn
         if start.q_unroped is None:
             q = attention.queries(start.normed[:, query_rows])

@@ -1,6 +1,8 @@
-"""LLaVA-3D put together: views -> spatial tokens -> projected rows, clicks -> rows, and the splice into the prompt.
+"""LLaVA-3D put together: views -> spatial tokens -> projected rows, clicks -> rows, and the splice
+into the prompt.
 
-Nothing here generates text (engine/) or reads files (checkpoint.py). Reference: llava/model/llava_arch.py.
+Nothing here generates text (engine/) or reads files (checkpoint.py). Reference:
+llava/model/llava_arch.py.
 """
 
 from __future__ import annotations
@@ -11,27 +13,39 @@ import torch
 from torch import nn
 
 from ada3d_ros.errors import ConfigError, InvalidRequestError, NoFramesError, QuestionTooLongError
-from ada3d_ros.geometry.voxel_table import VoxelSums, VoxelTable
 from ada3d_ros.model.config import LlavaConfig
 from ada3d_ros.model.decoder import LlamaDecoder
 from ada3d_ros.model.prompt import CLICK_ID, IMAGE_ID
-from ada3d_ros.model.spatial import PointEncoder, cap_spatial_tokens, mean_tokens, sample_patch_points, sum_view
+from ada3d_ros.model.spatial import (
+    PointEncoder,
+    cap_spatial_tokens,
+    mean_tokens,
+    sample_patch_points,
+    sum_view,
+)
 from ada3d_ros.model.vision import VisionTower
+from ada3d_ros.scene.voxel_table import VoxelSums, VoxelTable
 from ada3d_ros.types import MultiViewInput, PromptSequence, SpatialTokens
 
 
 class Llava3D(nn.Module):
-    """The model. compat `reference` keeps invalid patches, caps at random and truncates long prompts; `default` does not."""
+    """The model. compat `reference` keeps invalid patches, caps at random and truncates long
+    prompts; `default` does not.
+    """
 
     def __init__(self, config: LlavaConfig, compat: str = "default") -> None:
         super().__init__()
         if compat not in ("default", "reference"):
-            raise ConfigError(f"model.compat = {compat!r}: not a known choice; allowed: 'default', 'reference'.")
+            raise ConfigError(
+                f"model.compat = {compat!r}: not a known choice; allowed: 'default', 'reference'."
+            )
         self.config = config
         self.reference = compat == "reference"
         width = config.decoder.hidden_size
         self.vision = VisionTower(config.vision)
-        self.projector = nn.Sequential(nn.Linear(config.vision.hidden_size, width), nn.GELU(), nn.Linear(width, width))
+        self.projector = nn.Sequential(
+            nn.Linear(config.vision.hidden_size, width), nn.GELU(), nn.Linear(width, width)
+        )
         self.decoder = LlamaDecoder(config.decoder)
         if config.has_video_tower:
             self.position_embedding = PointEncoder(config.position_embedding_width)
@@ -42,11 +56,14 @@ class Llava3D(nn.Module):
         return self.decoder.device
 
     def encode_views(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Patch features (V, P, C) of normalised pixels (V, 3, S, S); each view alone, so they can be kept per keyframe."""
+        """Patch features (V, P, C) of normalised pixels (V, 3, S, S); each view alone, so they can
+        be kept per keyframe.
+        """
         return self.vision(pixels.to(self.device))
 
     def sum_views(self, features: torch.Tensor, views: MultiViewInput) -> list[VoxelSums]:
-        """What each view adds to a scene, of patch features (V, P, C) and the geometry of the same views.
+        """What each view adds to a scene, of patch features (V, P, C) and the geometry of the same
+        views.
 
         Raises InvalidRequestError for a 2D-only model.
         """
@@ -55,7 +72,10 @@ class Llava3D(nn.Module):
         points = sample_patch_points(views, self.config.vision.patches_per_side).flatten(1, 2)
         embedding, size = self.position_embedding, self.config.voxel_size_m
         pairs = zip(features, points, strict=True)
-        return [sum_view(patches, xyz, embedding, size, keep_invalid=self.reference) for patches, xyz in pairs]
+        return [
+            sum_view(patches, xyz, embedding, size, keep_invalid=self.reference)
+            for patches, xyz in pairs
+        ]
 
     def spatial_tokens(self, table: VoxelTable) -> SpatialTokens:
         """Spatial tokens of the views in the table, at most config.token_cap.
@@ -64,16 +84,18 @@ class Llava3D(nn.Module):
         """
         if not table.views or not len(table.sums):
             raise NoFramesError(
-                f"none of the {len(table.views)} views has a depth reading at any patch: check the depth topic, its unit "
-                "and depth.min_m / depth.max_m."
+                f"none of the {len(table.views)} views has a depth reading at any patch: check the"
+                " depth topic, its unit and depth.min_m / depth.max_m."
             )
         tokens = mean_tokens(table.sums, self.decoder.dtype, self.config.voxel_size_m)
         return cap_spatial_tokens(tokens, self.config.token_cap, scramble=self.reference)
 
     def build_spatial_tokens(self, features: torch.Tensor, views: MultiViewInput) -> SpatialTokens:
-        """Spatial tokens of patch features (V, P, C) and the geometry of the same views, at most config.token_cap.
+        """Spatial tokens of patch features (V, P, C) and the geometry of the same views, at most
+        config.token_cap.
 
-        Raises InvalidRequestError for a 2D-only model, NoFramesError if no patch of any view has a depth reading.
+        Raises InvalidRequestError for a 2D-only model, NoFramesError if no patch of any view has a
+        depth reading.
         """
         table = VoxelTable()
         for name, sums in enumerate(self.sum_views(features, views)):
@@ -87,7 +109,9 @@ class Llava3D(nn.Module):
     def encode_clicks(self, clicks: Sequence[Sequence[float]]) -> torch.Tensor:
         """Points (n, 3) in metres in the world frame to decoder rows (n, D)."""
         if not len(clicks):
-            return torch.zeros(0, self.config.decoder.hidden_size, dtype=self.decoder.dtype, device=self.device)
+            return torch.zeros(
+                0, self.config.decoder.hidden_size, dtype=self.decoder.dtype, device=self.device
+            )
         self._require_3d("coordinates in a question")
         points = torch.tensor(clicks, dtype=torch.float32, device=self.device)
         return self.click_encoder(points).to(self.decoder.dtype)
@@ -99,15 +123,20 @@ class Llava3D(nn.Module):
         clicks: torch.Tensor | None = None,
         xyz_m: torch.Tensor | None = None,
     ) -> PromptSequence:
-        """Text ids with each IMAGE_ID replaced by `visual` (N, D) and each CLICK_ID by the next row of `clicks` (n, D).
+        """Text ids with each IMAGE_ID replaced by `visual` (N, D) and each CLICK_ID by the next row
+        of `clicks` (n, D).
 
-        xyz_m (N, 3): where the visual rows lie, kept with the prompt for strategies that rank by place.
+        xyz_m (N, 3): where the visual rows lie, kept with the prompt for strategies that rank by
+        place.
 
-        Raises InvalidRequestError where placeholders and rows differ in number, QuestionTooLongError beyond
-        config.max_length tokens (preset `reference` cuts the end off instead).
+        Raises InvalidRequestError where placeholders and rows differ in number,
+        QuestionTooLongError beyond config.max_length tokens (preset `reference` cuts the end off
+        instead).
         """
         rows = clicks if clicks is not None else self.encode_clicks(())
-        _check_count("<image>", list(ids).count(IMAGE_ID), 0 if visual is None else 1, "image or scene")
+        _check_count(
+            "<image>", list(ids).count(IMAGE_ID), 0 if visual is None else 1, "image or scene"
+        )
         _check_count("<boxes>", list(ids).count(CLICK_ID), rows.shape[0], "coordinate(s)")
         token_ids = torch.tensor(ids, dtype=torch.int64, device=self.device)
         text = self.decoder.embed(token_ids.clamp(min=0))
@@ -120,19 +149,23 @@ class Llava3D(nn.Module):
         limit = self.config.max_length
         if text.shape[0] > limit and not self.reference:
             raise QuestionTooLongError(
-                f"the prompt has {text.shape[0]} tokens ({span[1] - span[0]} of them spatial), the model takes {limit}: "
-                "ask a shorter question or keep fewer views (keyframe.max_views)."
+                f"the prompt has {text.shape[0]} tokens ({span[1] - span[0]} of them spatial), the"
+                f" model takes {limit}: ask a shorter question or keep fewer views"
+                " (keyframe.max_views)."
             )
         text = text[:limit]
         positions = torch.arange(text.shape[0], device=self.device)
         start, stop = min(span[0], limit), min(span[1], limit)
-        return PromptSequence(text, positions, (start, stop), None if xyz_m is None else xyz_m[: stop - start])
+        return PromptSequence(
+            text, positions, (start, stop), None if xyz_m is None else xyz_m[: stop - start]
+        )
 
     def _require_3d(self, what: str) -> None:
         if not self.config.has_video_tower:
             raise InvalidRequestError(
-                f"the loaded model is 2D only (its config.json has no mm_video_tower), so it cannot take {what}; ask with "
-                "scope LATEST_IMAGE and without coordinates, or load a LLaVA-3D checkpoint."
+                "the loaded model is 2D only (its config.json has no mm_video_tower), so it cannot"
+                f" take {what}; ask with scope LATEST_IMAGE and without coordinates, or load a"
+                " LLaVA-3D checkpoint."
             )
 
 

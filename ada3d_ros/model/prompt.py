@@ -1,7 +1,9 @@
-"""Text in and out: conversation templates, question checks, coordinates, tokenizer, streaming detokenisation.
+"""Text in and out: conversation templates, question checks, coordinates, tokenizer, streaming
+detokenisation.
 
-Knows nothing of tensors. The tokenizer is plain sentencepiece with the reference's rules (LlamaTokenizer slow,
-legacy=False; llava/mm_utils.py `tokenizer_special_token`): BOS once, every text chunk between placeholders alone.
+Knows nothing of tensors. The tokenizer is plain sentencepiece with the reference's rules
+(LlamaTokenizer slow, legacy=False; llava/mm_utils.py `tokenizer_special_token`): BOS once, every
+text chunk between placeholders alone.
 """
 
 from __future__ import annotations
@@ -24,10 +26,26 @@ MAX_COORDINATE_M = 1e6  # a larger click would overflow 16-bit arithmetic
 PLACEHOLDERS = {"<image>": IMAGE_ID, "<boxes>": CLICK_ID}
 
 CONTROL_TOKENS = (
-    "<image>", "<video>", "<boxes>", "<points>", "<im_patch>", "<im_start>", "<im_end>", "<vid_start>", "<vid_end>",
-    "<loc_start>", "<loc_end>", "<image-placeholder>", "<video-placeholder>", "<s>", "</s>", "<unk>", "<pad>",
-    "USER:", "ASSISTANT:",
-)  # fmt: skip
+    "<image>",
+    "<video>",
+    "<boxes>",
+    "<points>",
+    "<im_patch>",
+    "<im_start>",
+    "<im_end>",
+    "<vid_start>",
+    "<vid_end>",
+    "<loc_start>",
+    "<loc_end>",
+    "<image-placeholder>",
+    "<video-placeholder>",
+    "<s>",
+    "</s>",
+    "<unk>",
+    "<pad>",
+    "USER:",
+    "ASSISTANT:",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +55,17 @@ class Template:
     system: str
 
     def render(self, turns: Sequence[tuple[str, str | None]]) -> str:
-        """The prompt of (question, answer) turns; the last answer is None where the model shall speak.
+        """The prompt of (question, answer) turns; the last answer is None where the model shall
+        speak.
 
-        `</s>` follows an answer directly and the next `USER:` follows that directly, as in the reference.
+        `</s>` follows an answer directly and the next `USER:` follows that directly, as in the
+        reference.
         """
         text = self.system + " "
         for question, answer in turns:
-            text += f"USER: {question} ASSISTANT:" + (f" {answer}</s>" if answer is not None else "")
+            text += f"USER: {question} ASSISTANT:" + (
+                f" {answer}</s>" if answer is not None else ""
+            )
         return text
 
 
@@ -51,12 +73,17 @@ _SYSTEM = (
     "A chat between a curious {0} and an artificial intelligence assistant. "
     "The assistant gives helpful, detailed, and polite answers to the {0}'s questions."
 )
-TEMPLATES = {"llava_v1": Template(_SYSTEM.format("human")), "vicuna_v1": Template(_SYSTEM.format("user"))}
+TEMPLATES = {
+    "llava_v1": Template(_SYSTEM.format("human")),
+    "vicuna_v1": Template(_SYSTEM.format("user")),
+}
 
 
 @dataclass(frozen=True, slots=True)
 class ParsedQuestion:
-    """A question whose coordinates became placeholders; clicks are points in metres, world frame, one per `<boxes>`."""
+    """A question whose coordinates became placeholders; clicks are points in metres, world frame,
+    one per `<boxes>`.
+    """
 
     text: str
     clicks: tuple[tuple[float, float, float], ...]
@@ -68,31 +95,39 @@ def render_question(question: str, template: str = "llava_v1", with_image: bool 
 
 
 def check_question(text: str, max_chars: int) -> str:
-    """The question, stripped. Raises InvalidRequestError (empty, control tokens or characters), QuestionTooLongError."""
+    """The question, stripped. Raises InvalidRequestError (empty, control tokens or characters),
+    QuestionTooLongError.
+    """
     text = text.strip()
     if not text:
-        raise InvalidRequestError("the question is empty: send a sentence, for example 'What is on the table?'.")
+        raise InvalidRequestError(
+            "the question is empty: send a sentence, for example 'What is on the table?'."
+        )
     if len(text) > max_chars:
         raise QuestionTooLongError(
             f"the question has {len(text)} characters, at most {max_chars} are allowed: shorten it."
         )
     for token in CONTROL_TOKENS:
         if token in text:
-            raise InvalidRequestError(f"the question contains {token!r}, which steers the model: remove it.")
+            raise InvalidRequestError(
+                f"the question contains {token!r}, which steers the model: remove it."
+            )
     for char in text:
         if unicodedata.category(char) in ("Cc", "Cs") and char not in "\t\n":
             raise InvalidRequestError(
-                f"the question contains the control character U+{ord(char):04X}: only printable text, tab and newline "
-                "are allowed."
+                f"the question contains the control character U+{ord(char):04X}: only printable"
+                " text, tab and newline are allowed."
             )
     return text
 
 
 def parse_coordinates(text: str) -> ParsedQuestion:
-    """Every [x, y, z], [x, y, z, dx, dy, dz] or 9-number box in metres becomes `<boxes>` with its centre as click.
+    """Every [x, y, z], [x, y, z, dx, dy, dz] or 9-number box in metres becomes `<boxes>` with its
+    centre as click.
 
-    Unlike the reference, which gives every group a placeholder but only the first a click (run_llava_3d.py), so that two
-    groups crash it. Clicks are rounded to 3 decimals, as in training. Raises InvalidRequestError for other brackets.
+    Unlike the reference, which gives every group a placeholder but only the first a click
+    (run_llava_3d.py), so that two groups crash it. Clicks are rounded to 3 decimals, as in
+    training. Raises InvalidRequestError for other brackets.
     """
     clicks: list[tuple[float, float, float]] = []
 
@@ -113,32 +148,47 @@ def _parse_point(group: str) -> tuple[float, float, float]:
         numbers = [float(part) for part in group.split(",")]
     except ValueError:
         numbers = []
-    if len(numbers) not in (3, 6, 9) or not all(abs(number) <= MAX_COORDINATE_M for number in numbers):  # NaN fails too
+    if len(numbers) not in (3, 6, 9) or not all(
+        abs(number) <= MAX_COORDINATE_M for number in numbers
+    ):  # NaN fails too
         raise InvalidRequestError(
-            f"[{group}] is not a coordinate: square brackets hold 3 numbers (a point), 6 (centre, size) or 9 (centre, size, "
-            f"angles) in metres, within +-{MAX_COORDINATE_M:g}, with commas between them; use round brackets for text."
+            f"[{group}] is not a coordinate: square brackets hold 3 numbers (a point), 6 (centre,"
+            f" size) or 9 (centre, size, angles) in metres, within +-{MAX_COORDINATE_M:g}, with"
+            " commas between them; use round brackets for text."
         )
     x, y, z = (round(number, 3) for number in numbers[:3])
     return x, y, z
 
 
 class Tokenizer:
-    """The checkpoint's sentencepiece model. Raises CheckpointError where the file is absent or not a model."""
+    """The checkpoint's sentencepiece model. Raises CheckpointError where the file is absent or not
+    a model.
+    """
 
     def __init__(self, path: str | Path) -> None:
         if not Path(path).is_file():
-            raise CheckpointError(f"no tokenizer at {path}: copy tokenizer.model of the checkpoint into its folder.")
+            raise CheckpointError(
+                f"no tokenizer at {path}: copy tokenizer.model of the checkpoint into its folder."
+            )
         try:
             self._model = sentencepiece.SentencePieceProcessor(model_file=str(path))
         except (RuntimeError, OSError) as error:
-            raise CheckpointError(f"{path} is not a sentencepiece model ({error}): copy the file again.") from None
-        self.bos_id, self.eos_id, self.unk_id = self._model.bos_id(), self._model.eos_id(), self._model.unk_id()
+            raise CheckpointError(
+                f"{path} is not a sentencepiece model ({error}): copy the file again."
+            ) from None
+        self.bos_id, self.eos_id, self.unk_id = (
+            self._model.bos_id(),
+            self._model.eos_id(),
+            self._model.unk_id(),
+        )
         self.special_ids = (self.bos_id, self.eos_id, self.unk_id)
         self.vocab_size: int = self._model.vocab_size()
         self._anchor = self._model.encode("\n")
 
     def encode(self, prompt: str) -> list[int]:
-        """Ids of a rendered prompt, BOS first; `<image>` and `<boxes>` become IMAGE_ID and CLICK_ID, `</s>` eos_id."""
+        """Ids of a rendered prompt, BOS first; `<image>` and `<boxes>` become IMAGE_ID and
+        CLICK_ID, `</s>` eos_id.
+        """
         ids = [self.bos_id]
         for chunk in re.split("(<image>|<boxes>)", prompt):
             if chunk in PLACEHOLDERS:
@@ -151,7 +201,9 @@ class Tokenizer:
         return ids
 
     def _encode_continued(self, text: str) -> list[int]:
-        """Ids without sentencepiece's leading space: encoded behind a newline, which merges with nothing, then cut."""
+        """Ids without sentencepiece's leading space: encoded behind a newline, which merges with
+        nothing, then cut.
+        """
         return self._model.encode("\n" + text)[len(self._anchor) :]
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -163,11 +215,15 @@ class Tokenizer:
         return token < self.vocab_size and token not in self.special_ids
 
     def pending_bytes(self, ids: Sequence[int]) -> int:
-        """How many byte tokens at the end are the start of a UTF-8 character whose other bytes are not there yet."""
+        """How many byte tokens at the end are the start of a UTF-8 character whose other bytes are
+        not there yet.
+        """
         start = len(ids)
         while start > 0 and self._model.is_byte(ids[start - 1]):
             start -= 1
-        run = bytes(int(self._model.id_to_piece(token)[3:5], 16) for token in ids[start:])  # piece "<0xE2>"
+        run = bytes(
+            int(self._model.id_to_piece(token)[3:5], 16) for token in ids[start:]
+        )  # piece "<0xE2>"
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         decoder.decode(run)
         return len(decoder.getstate()[0])
@@ -178,7 +234,8 @@ class Tokenizer:
 
 
 def train_tokenizer(path: Path, texts: Sequence[str], vocab_size: int) -> Tokenizer:
-    """A sentencepiece BPE of these texts with byte fallback and LLaMA's special ids, the same every time; written to `path`.
+    """A sentencepiece BPE of these texts with byte fallback and LLaMA's special ids, the same every
+    time; written to `path`.
 
     At most vocab_size pieces, fewer where the texts do not give as many.
     """
@@ -201,7 +258,9 @@ def train_tokenizer(path: Path, texts: Sequence[str], vocab_size: int) -> Tokeni
 
 
 class TextStream:
-    """Turns generated ids into text as they come. The pieces joined equal Tokenizer.decode of all ids."""
+    """Turns generated ids into text as they come. The pieces joined equal Tokenizer.decode of all
+    ids.
+    """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer

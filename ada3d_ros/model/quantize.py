@@ -1,8 +1,10 @@
-"""Weight-only quantisation of the decoder's linear layers (`model.weights`): fewer bytes, products still in the model's format.
+"""Weight-only quantisation of the decoder's linear layers (`model.weights`): fewer bytes, products
+still in the model's format.
 
-int8: one scale per output channel, symmetric. int4: groups of inputs with a lowest value and a step each. Where torchao is installed
-it does the work (int8 everywhere but in float16, int4 on CUDA in bfloat16); else `WeightOnlyLinear`, plain torch. Embeddings, lm_head,
-norms, vision tower and projector stay as they are.
+int8: one scale per output channel, symmetric. int4: groups of inputs with a lowest value and a step
+each. Where torchao is installed it does the work (int8 everywhere but in float16, int4 on CUDA in
+bfloat16); else `WeightOnlyLinear`, plain torch. Embeddings, lm_head, norms, vision tower and
+projector stay as they are.
 """
 
 from __future__ import annotations
@@ -19,21 +21,26 @@ from torch.nn import functional as F
 from ada3d_ros.errors import ConfigError
 
 WEIGHTS = ("full", "int8", "int4")
-QUANTIZED = re.compile(r"(decoder\.)?layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)\.weight")
+QUANTIZED = re.compile(
+    r"(decoder\.)?layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)\.weight"
+)
 MAX_LEVEL_INT8 = 127
 MAX_LEVEL_INT4 = 15
-GROUP = 64  # inputs that share a step and a lowest value in int4; 32 where 64 does not divide the inputs
+# inputs that share a step and a lowest value in int4; 32 where 64 does not divide the inputs
+GROUP = 64
 MIN_GROUP = 32  # of torchao's CUDA kernel
 TILE_INPUTS, TILE_OUTPUTS = 1024, 8  # that kernel pads a matrix to multiples of these
 MIN_CAPABILITY = (8, 0)  # of a GPU, for that kernel
 
 
 class WeightOnlyLinear(nn.Module):
-    """A linear layer without bias whose weight (out, in) is kept in int8 or int4; rows (..., in) to (..., out) in their own format.
+    """A linear layer without bias whose weight (out, in) is kept in int8 or int4; rows (..., in) to
+    (..., out) in their own format.
 
-    int8: levels (out, in) int8 and step (out, 1) float32, weight = level * step, level -127 to 127. int4: levels (out, in / 2) uint8,
-    two a byte (even input in the low half), step and lowest (out, in / group, 1) in the weight's format, weight = lowest + level *
-    step, level 0 to 15. Raises ConfigError where int4 has no group for this many inputs.
+    int8: levels (out, in) int8 and step (out, 1) float32, weight = level * step, level -127 to 127.
+    int4: levels (out, in / 2) uint8, two a byte (even input in the low half), step and lowest (out,
+    in / group, 1) in the weight's format, weight = lowest + level * step, level 0 to 15. Raises
+    ConfigError where int4 has no group for this many inputs.
     """
 
     levels: torch.Tensor
@@ -63,24 +70,31 @@ class WeightOnlyLinear(nn.Module):
         return wide.view(self.out_features, self.in_features)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if self.lowest is not None or x.dtype == torch.float16:  # sums of int8 levels overflow float16
+        if (
+            self.lowest is not None or x.dtype == torch.float16
+        ):  # sums of int8 levels overflow float16
             return F.linear(x, self.dequantized(x.dtype))
         return F.linear(x, self.levels.to(x.dtype)) * self.step[:, 0].to(x.dtype)
 
 
 def quantize_int8(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:
-    """Levels (out, in) int8 and step (out, 1) float32 of a weight (out, in); off by half a step at most."""
+    """Levels (out, in) int8 and step (out, 1) float32 of a weight (out, in); off by half a step at
+    most.
+    """
     wide = weight.float()
-    step = (wide.abs().amax(dim=1, keepdim=True) / MAX_LEVEL_INT8).clamp(min=torch.finfo(torch.float32).tiny)
+    step = (wide.abs().amax(dim=1, keepdim=True) / MAX_LEVEL_INT8).clamp(
+        min=torch.finfo(torch.float32).tiny
+    )
     levels = (wide / step).round_().clamp_(-MAX_LEVEL_INT8, MAX_LEVEL_INT8)
     return levels.to(torch.int8), step, None
 
 
 def quantize_int4(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Packed levels (out, in / 2) uint8, step and lowest (out, in / group, 1) in the weight's format, of a weight (out, in).
+    """Packed levels (out, in / 2) uint8, step and lowest (out, in / group, 1) in the weight's
+    format, of a weight (out, in).
 
-    Off by half a step at most, or by the rounding of `lowest` where that is more. The step is rounded up, so that 15 of them span
-    the group.
+    Off by half a step at most, or by the rounding of `lowest` where that is more. The step is
+    rounded up, so that 15 of them span the group.
     """
     dtype, info = weight.dtype, torch.finfo(weight.dtype)
     wide = weight.float().unflatten(1, (-1, group_size(weight.shape[1])))
@@ -101,8 +115,8 @@ def group_size(in_features: int) -> int:
     group = math.gcd(in_features, GROUP)
     if group < MIN_GROUP:
         raise ConfigError(
-            f"model.weights int4 works on groups of {MIN_GROUP} or {GROUP} inputs, a layer of this model has {in_features}: use "
-            "model.weights int8 or full."
+            f"model.weights int4 works on groups of {MIN_GROUP} or {GROUP} inputs, a layer of this"
+            f" model has {in_features}: use model.weights int8 or full."
         )
     return group
 
@@ -113,19 +127,29 @@ def is_quantized(name: str) -> bool:
 
 
 def kernel_of(weights: str, dtype: torch.dtype, device_type: str) -> str:
-    """Who multiplies with quantised weights: 'torchao', or 'torch' for WeightOnlyLinear. Looks for torchao without loading it."""
-    fits = dtype != torch.float16 if weights == "int8" else device_type == "cuda" and dtype == torch.bfloat16
+    """Who multiplies with quantised weights: 'torchao', or 'torch' for WeightOnlyLinear. Looks for
+    torchao without loading it.
+    """
+    fits = (
+        dtype != torch.float16
+        if weights == "int8"
+        else device_type == "cuda" and dtype == torch.bfloat16
+    )
     return "torchao" if fits and importlib.util.find_spec("torchao") is not None else "torch"
 
 
 def linear_bytes(shape: tuple[int, ...], dtype: torch.dtype, weights: str, device_type: str) -> int:
-    """Bytes that one linear layer's weight (out, in) takes under `model.weights`. Raises ConfigError as `group_size` does."""
+    """Bytes that one linear layer's weight (out, in) takes under `model.weights`. Raises
+    ConfigError as `group_size` does.
+    """
     outputs, inputs = shape
     if weights == "full":
         return outputs * inputs * dtype.itemsize
     torchao = kernel_of(weights, dtype, device_type) == "torchao"
     if weights == "int8":
-        return outputs * (inputs + (5 if torchao else 4))  # a float32 step, and torchao's zero point
+        return outputs * (
+            inputs + (5 if torchao else 4)
+        )  # a float32 step, and torchao's zero point
     group = group_size(inputs)
     if torchao:
         inputs, outputs = _padded(inputs, TILE_INPUTS), _padded(outputs, TILE_OUTPUTS)
@@ -137,11 +161,15 @@ def _padded(size: int, multiple: int) -> int:
 
 
 def quantize_linear(linear: nn.Module, weights: str) -> nn.Module:
-    """The layer with its weight in int8 or int4; its old weight is let go. Raises ConfigError as `group_size` does."""
+    """The layer with its weight in int8 or int4; its old weight is let go. Raises ConfigError as
+    `group_size` does.
+    """
     weight = linear.get_parameter("weight").detach()
     group = group_size(weight.shape[1]) if weights == "int4" else 0
     kernel = kernel_of(weights, weight.dtype, weight.device.type)
-    if kernel == "torch" or (group and torch.cuda.get_device_capability(weight.device) < MIN_CAPABILITY):
+    if kernel == "torch" or (
+        group and torch.cuda.get_device_capability(weight.device) < MIN_CAPABILITY
+    ):
         return WeightOnlyLinear(weight, weights)
     _quantize_by_torchao(linear, weights, group)
     return linear
@@ -152,18 +180,23 @@ def _quantize_by_torchao(linear: nn.Module, weights: str, group: int) -> None:
         from torchao.quantization import Int4WeightOnlyConfig, Int8WeightOnlyConfig, quantize_
     except ImportError as error:
         raise ConfigError(
-            f"model.weights {weights}: torchao is installed but cannot be imported ({error}): install one that fits this torch, or "
-            "remove it, and plain torch does its work."
+            f"model.weights {weights}: torchao is installed but cannot be imported ({error}):"
+            " install one that fits this torch, or remove it, and plain torch does its work."
         ) from error
     if weights == "int8":
         quantize_(linear, Int8WeightOnlyConfig(set_inductor_config=False))
     else:  # of its packings the one that torch's own CUDA kernel reads
         packing: Any = "tile_packed_to_4d"
-        quantize_(linear, Int4WeightOnlyConfig(group, int4_packing_format=packing, set_inductor_config=False))
+        quantize_(
+            linear,
+            Int4WeightOnlyConfig(group, int4_packing_format=packing, set_inductor_config=False),
+        )
 
 
 def quantize_layers(decoder: nn.Module, weights: str) -> None:
-    """Quantise the linear layers of a LlamaDecoder in place, one after the other; nothing for `full`."""
+    """Quantise the linear layers of a LlamaDecoder in place, one after the other; nothing for
+    `full`.
+    """
     if weights == "full":
         return
     for name in [name for name, _ in decoder.named_parameters() if is_quantized(name)]:
@@ -172,7 +205,9 @@ def quantize_layers(decoder: nn.Module, weights: str) -> None:
 
 
 def stored_bytes(module: nn.Module) -> int:
-    """Bytes of all weights that a module really holds, quantised ones included; buffers that are no weights are left out."""
+    """Bytes of all weights that a module really holds, quantised ones included; buffers that are no
+    weights are left out.
+    """
     found: list[torch.Tensor] = list(module.parameters())
     for layer in module.modules():
         if isinstance(layer, WeightOnlyLinear):

@@ -1,6 +1,7 @@
 """A tiny LLaVA-3D folder with random weights: the whole path runs, its answers mean nothing.
 
-For tests and for trying the node without a trained checkpoint; config.json says so (`ada3d_random_weights`).
+For tests and for trying the node without a trained checkpoint; config.json says so
+(`ada3d_random_weights`).
 """
 
 from __future__ import annotations
@@ -20,18 +21,49 @@ from ada3d_ros.model.weight_files import read_json
 
 TINY_CONFIG = LlavaConfig(
     decoder=DecoderConfig(
-        vocab_size=512, hidden_size=192, intermediate_size=512, num_layers=4, num_heads=6, num_kv_heads=6
+        vocab_size=512,
+        hidden_size=192,
+        intermediate_size=512,
+        num_layers=4,
+        num_heads=6,
+        num_kv_heads=6,
     ),
     vision=VisionConfig(
-        hidden_size=96, intermediate_size=384, num_hidden_layers=4, num_attention_heads=4, image_size=112
+        hidden_size=96,
+        intermediate_size=384,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        image_size=112,
     ),
     random_weights=True,
 )  # 2.6 million parameters
 
 OBJECTS = (
-    "chair", "table", "desk", "cabinet", "bed", "sofa", "door", "window", "lamp", "shelf", "monitor", "keyboard", "bin",
-    "box", "plant", "curtain", "mirror", "sink", "towel", "fridge", "microwave", "picture", "whiteboard", "backpack",
-)  # fmt: skip
+    "chair",
+    "table",
+    "desk",
+    "cabinet",
+    "bed",
+    "sofa",
+    "door",
+    "window",
+    "lamp",
+    "shelf",
+    "monitor",
+    "keyboard",
+    "bin",
+    "box",
+    "plant",
+    "curtain",
+    "mirror",
+    "sink",
+    "towel",
+    "fridge",
+    "microwave",
+    "picture",
+    "whiteboard",
+    "backpack",
+)
 PATTERNS = (
     "What color is the {0} next to the {1}?",
     "How many of these are in the room: {0}, {1}?",
@@ -46,12 +78,15 @@ def _sentences() -> list[str]:
     pairs = zip(OBJECTS, OBJECTS[7:] + OBJECTS[:7], strict=True)
     texts = [pattern.format(*pair) for pair in pairs for pattern in PATTERNS]
     return texts + [
-        template.system + " USER: Describe the scene concisely. ASSISTANT:" for template in TEMPLATES.values()
+        template.system + " USER: Describe the scene concisely. ASSISTANT:"
+        for template in TEMPLATES.values()
     ]
 
 
 def _random_value(name: str, shape: torch.Size, generator: torch.Generator) -> torch.Tensor:
-    """Scaled so that activations keep their size: 1 +- 0.1 for norms, 1 / sqrt(inputs) for matrices, small biases."""
+    """Scaled so that activations keep their size: 1 +- 0.1 for norms, 1 / sqrt(inputs) for
+    matrices, small biases.
+    """
     value = torch.randn(shape, generator=generator)
     if name.endswith("bias"):
         return 0.02 * value
@@ -63,24 +98,38 @@ def _random_value(name: str, shape: torch.Size, generator: torch.Generator) -> t
 
 
 def write_random_checkpoint(
-    path: str | Path, seed: int = 0, config: LlavaConfig = TINY_CONFIG, max_shard_bytes: int = 5 * 10**9
+    path: str | Path,
+    seed: int = 0,
+    config: LlavaConfig = TINY_CONFIG,
+    max_shard_bytes: int = 5 * 10**9,
 ) -> Path:
-    """Writes config.json, tokenizer.model and float32 safetensors; the same bytes for the same seed and config.
+    """Writes config.json, tokenizer.model and float32 safetensors; the same bytes for the same seed
+    and config.
 
-    Raises ConfigError where config.random_weights is not set (such a folder must say what it is), and for a folder that
-    holds another checkpoint already.
+    Raises ConfigError where config.random_weights is not set (such a folder must say what it is),
+    and for a folder that holds another checkpoint already.
     """
     if not config.random_weights:
         raise ConfigError(
-            "write_random_checkpoint: config.random_weights is False; set it, so that the folder says what it is."
+            "write_random_checkpoint: config.random_weights is False; set it, so that the folder"
+            " says what it is."
         )
     folder = Path(path)
-    if (folder / "config.json").exists() and not read_json(folder / "config.json").get("ada3d_random_weights"):
-        raise ConfigError(f"{folder} holds a checkpoint that is not of random weights; name another folder.")
+    if (folder / "config.json").exists() and not read_json(folder / "config.json").get(
+        "ada3d_random_weights"
+    ):
+        raise ConfigError(
+            f"{folder} holds a checkpoint that is not of random weights; name another folder."
+        )
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer = train_tokenizer(folder / "tokenizer.model", _sentences(), min(config.decoder.vocab_size, 512))
+    tokenizer = train_tokenizer(
+        folder / "tokenizer.model", _sentences(), min(config.decoder.vocab_size, 512)
+    )
     config = dataclasses.replace(
-        config, decoder=dataclasses.replace(config.decoder, bos_id=tokenizer.bos_id, eos_id=tokenizer.eos_id)
+        config,
+        decoder=dataclasses.replace(
+            config.decoder, bos_id=tokenizer.bos_id, eos_id=tokenizer.eos_id
+        ),
     )
     model, generator = build_meta_model(config), torch.Generator().manual_seed(seed)
     for name, parameter in list(model.named_parameters()):
@@ -93,9 +142,16 @@ def main(argv: list[str]) -> int:
     """`ada3d random-model FOLDER`: returns 0, or 2 where the folder cannot be written."""
     parser = argparse.ArgumentParser(
         prog="ada3d random-model",
-        description="Writes a small LLaVA-3D checkpoint with random weights. Everything runs on it; its answers mean nothing.",
+        description=(
+            "Writes a small LLaVA-3D checkpoint with random weights. Everything runs on it; its"
+            " answers mean nothing."
+        ),
     )
-    parser.add_argument("folder", type=Path, help="where to write config.json, tokenizer.model and model.safetensors")
+    parser.add_argument(
+        "folder",
+        type=Path,
+        help="where to write config.json, tokenizer.model and model.safetensors",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the weights (default 0)")
     options = parser.parse_args(argv)
     try:
@@ -103,5 +159,7 @@ def main(argv: list[str]) -> int:
     except (Ada3DError, OSError) as error:
         print(f"ada3d random-model: {error}", file=sys.stderr)
         return 2
-    print(f"{folder}: random weights, seed {options.seed}; start the node with model.path:={folder}")
+    print(
+        f"{folder}: random weights, seed {options.seed}; start the node with model.path:={folder}"
+    )
     return 0

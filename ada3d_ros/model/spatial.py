@@ -1,7 +1,9 @@
-"""From patch features and depth to spatial tokens: 3D position embedding, voxel pooling, token cap; click encoder.
+"""From patch features and depth to spatial tokens: 3D position embedding, voxel pooling, token cap;
+click encoder.
 
-Geometry is float32 always, whatever the dtype of the weights. Reference: llava/model/multimodal_encoder
-(unproject.py, video_encoder.py, spatial_aware_module.py); what preset `default` does otherwise is said per function.
+Geometry is float32 always, whatever the dtype of the weights. Reference:
+llava/model/multimodal_encoder (unproject.py, video_encoder.py, spatial_aware_module.py); what
+preset `default` does otherwise is said per function.
 """
 
 from __future__ import annotations
@@ -10,27 +12,32 @@ import torch
 from torch import nn
 
 from ada3d_ros.geometry.camera import unproject_depth
-from ada3d_ros.geometry.voxel_table import VoxelSums, VoxelTable
+from ada3d_ros.scene.voxel_table import VoxelSums, VoxelTable
 from ada3d_ros.types import MultiViewInput, SpatialTokens
 
 
 class PointEncoder(nn.Sequential):
-    """Linear(3, C), LayerNorm, ReLU, Linear(C, C) on points in metres: the 3D position embedding and the click encoder.
+    """Linear(3, C), LayerNorm, ReLU, Linear(C, C) on points in metres: the 3D position embedding
+    and the click encoder.
 
     Its weights stay float32 under every model dtype: 16-bit metres have steps of 3 cm at 4 m.
     """
 
     def __init__(self, width: int) -> None:
-        super().__init__(nn.Linear(3, width), nn.LayerNorm(width, eps=1e-5), nn.ReLU(), nn.Linear(width, width))
+        super().__init__(
+            nn.Linear(3, width), nn.LayerNorm(width, eps=1e-5), nn.ReLU(), nn.Linear(width, width)
+        )
 
 
 def sample_patch_points(views: MultiViewInput, patches_per_side: int) -> torch.Tensor:
     """World point of every patch, (V, p, p, 3) float32 metres: that of the patch's top-left pixel.
 
-    The reference resizes the point map with nearest interpolation, which takes pixel floor(i * S / p); the published
-    weights were trained with it.
+    The reference resizes the point map with nearest interpolation, which takes pixel floor(i * S /
+    p); the published weights were trained with it.
     """
-    points = unproject_depth(views.depth_m.float(), views.K.float(), views.T_world_cam.float())  # (V, S, S, 3)
+    points = unproject_depth(
+        views.depth_m.float(), views.K.float(), views.T_world_cam.float()
+    )  # (V, S, S, 3)
     side = views.depth_m.shape[-1]
     corner = torch.arange(patches_per_side, device=points.device) * side // patches_per_side
     return points[:, corner][:, :, corner]
@@ -43,21 +50,27 @@ def sum_view(
     voxel_size_m: float,
     keep_invalid: bool = False,
 ) -> VoxelSums:
-    """What one view adds to a scene: (patch feature + 3D position embedding) summed per voxel in float32, in patch order.
+    """What one view adds to a scene: (patch feature + 3D position embedding) summed per voxel in
+    float32, in patch order.
 
-    features (P, C) in the model's dtype; xyz_m (P, 3) float32 metres, world. Patches without a finite point are dropped;
-    with keep_invalid (preset `reference`, whose depth is never NaN) nothing is.
+    features (P, C) in the model's dtype; xyz_m (P, 3) float32 metres, world. Patches without a
+    finite point are dropped; with keep_invalid (preset `reference`, whose depth is never NaN)
+    nothing is.
     """
     if not keep_invalid:
         valid = torch.isfinite(xyz_m).all(dim=-1)
         features, xyz_m = features[valid], xyz_m[valid]
-    return VoxelSums.of_patches(features + position_embedding(xyz_m).to(features.dtype), xyz_m, voxel_size_m)
+    return VoxelSums.of_patches(
+        features + position_embedding(xyz_m).to(features.dtype), xyz_m, voxel_size_m
+    )
 
 
 def mean_tokens(sums: VoxelSums, dtype: torch.dtype, voxel_size_m: float) -> SpatialTokens:
     """One token per voxel, ascending x, y, z of the world: the means, features in `dtype`."""
     counts = sums.num_patches[:, None]
-    return SpatialTokens((sums.features / counts).to(dtype), sums.xyz_m / counts, sums.num_patches, voxel_size_m)
+    return SpatialTokens(
+        (sums.features / counts).to(dtype), sums.xyz_m / counts, sums.num_patches, voxel_size_m
+    )
 
 
 def pool_spatial_tokens(
@@ -67,25 +80,33 @@ def pool_spatial_tokens(
     voxel_size_m: float,
     keep_invalid: bool = False,
 ) -> SpatialTokens:
-    """One token per occupied voxel: the mean of (patch feature + 3D position embedding) of all patches of all views.
+    """One token per occupied voxel: the mean of (patch feature + 3D position embedding) of all
+    patches of all views.
 
-    patch_features (V, P, C) in the model's dtype; patch_xyz (V, p, p, 3) float32 metres, world, P = p * p.
+    patch_features (V, P, C) in the model's dtype; patch_xyz (V, p, p, 3) float32 metres, world, P =
+    p * p.
     """
     table = VoxelTable()
     for view, (features, xyz) in enumerate(zip(patch_features, patch_xyz, strict=True)):
-        table.add(view, sum_view(features, xyz.reshape(-1, 3), position_embedding, voxel_size_m, keep_invalid))
+        table.add(
+            view,
+            sum_view(features, xyz.reshape(-1, 3), position_embedding, voxel_size_m, keep_invalid),
+        )
     return mean_tokens(table.sums, patch_features.dtype, voxel_size_m)
 
 
 def cap_spatial_tokens(tokens: SpatialTokens, cap: int, scramble: bool = False) -> SpatialTokens:
     """At most `cap` tokens. An evenly spread subset in sorted order, the same one every time.
 
-    With scramble (preset `reference`): torch.randperm(N)[:cap] on the global CPU generator, which picks a random subset
-    and loses the order, as the reference does (llava_arch.py, prepare_inputs_labels_for_multimodal).
+    With scramble (preset `reference`): torch.randperm(N)[:cap] on the global CPU generator, which
+    picks a random subset and loses the order, as the reference does (llava_arch.py,
+    prepare_inputs_labels_for_multimodal).
     """
     count = tokens.features.shape[0]
     if count <= cap:
         return tokens
     keep = torch.randperm(count)[:cap] if scramble else torch.arange(cap) * count // cap
     keep = keep.to(tokens.features.device)
-    return SpatialTokens(tokens.features[keep], tokens.xyz_m[keep], tokens.num_patches[keep], tokens.voxel_size_m)
+    return SpatialTokens(
+        tokens.features[keep], tokens.xyz_m[keep], tokens.num_patches[keep], tokens.voxel_size_m
+    )

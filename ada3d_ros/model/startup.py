@@ -1,4 +1,6 @@
-"""From the model settings to a model: check early without reading weights, then load; what the device's memory holds."""
+"""From the model settings to a model: check early without reading weights, then load; what the
+device's memory holds.
+"""
 
 from __future__ import annotations
 
@@ -37,10 +39,12 @@ def check_model(
     scene_copies: int = 2,
     kv_int8: bool = False,
 ) -> tuple[ModelInfo, LlavaConfig]:
-    """Look at the checkpoint's config and headers; reads no weights. Plans memory for prompts of `tokens` (default: the
-    largest scene and TEXT_TOKENS), with scene_copies KV caches of so many, in int8 or not.
+    """Look at the checkpoint's config and headers; reads no weights. Plans memory for prompts of
+    `tokens` (default: the largest scene and TEXT_TOKENS), with scene_copies KV caches of so many,
+    in int8 or not.
 
-    Raises ConfigError (no path, device absent), CheckpointError, or OutOfMemoryError with the bytes of every part.
+    Raises ConfigError (no path, device absent), CheckpointError, or OutOfMemoryError with the bytes
+    of every part.
     """
     folder, vision_folder = _paths(settings)
     try:
@@ -50,27 +54,38 @@ def check_model(
         plan = _plan(settings, checkpoint, length, scene_copies, kv_int8, max_views)
     except Ada3DError:
         raise
-    except (ValueError, TypeError, LookupError, ArithmeticError, RuntimeError) as error:  # nonsense among the sizes
+    except (
+        ValueError,
+        TypeError,
+        LookupError,
+        ArithmeticError,
+        RuntimeError,
+    ) as error:  # nonsense among the sizes
         raise CheckpointError(
             f"{folder}/config.json does not describe a model ({error}): copy the file again."
         ) from error
     free = _free_bytes(resolve_device(settings.device))
     if plan.total > free:
         raise OutOfMemoryError(
-            f"{info.name} and prompts of {length} tokens need {plan.total / 2**20:.0f} MiB in {info.precision}, {info.device} has "
-            f"{free / 2**20:.0f} MiB free. Of it: {plan}. Ways out: {_ways_out(settings, info.precision)}keyframe.max_views below {max_views}, another "
-            "device, a smaller model."
+            f"{info.name} and prompts of {length} tokens need {plan.total / 2**20:.0f} MiB in"
+            f" {info.precision}, {info.device} has {free / 2**20:.0f} MiB free. Of it: {plan}. Ways"
+            f" out: {_ways_out(settings, info.precision)}keyframe.max_views below {max_views},"
+            " another device, a smaller model."
         )
     return info, checkpoint.config
 
 
 def largest_prompt(config: LlavaConfig) -> int:
-    """Tokens that memory is planned for: the largest scene with TEXT_TOKENS, as far as the model has positions."""
+    """Tokens that memory is planned for: the largest scene with TEXT_TOKENS, as far as the model
+    has positions.
+    """
     return min(config.max_length, config.token_cap + TEXT_TOKENS)
 
 
 def _dtype(settings: ModelConfig, checkpoint: CheckpointInfo) -> torch.dtype:
-    return resolve_dtype(settings.precision, resolve_device(settings.device), checkpoint.num_parameters)
+    return resolve_dtype(
+        settings.precision, resolve_device(settings.device), checkpoint.num_parameters
+    )
 
 
 def open_model(settings: ModelConfig) -> tuple[LoadedModel, ModelInfo]:
@@ -83,8 +98,9 @@ def open_model(settings: ModelConfig) -> tuple[LoadedModel, ModelInfo]:
     digest = weights_sha256(folder)
     if settings.revision_sha256 and digest != settings.revision_sha256:
         raise CheckpointError(
-            f"the weights in {folder} have sha256 {digest}, model.revision_sha256 expects {settings.revision_sha256}: the "
-            "files are not the ones meant, or a copy was cut short."
+            f"the weights in {folder} have sha256 {digest}, model.revision_sha256 expects"
+            f" {settings.revision_sha256}: the files are not the ones meant, or a copy was cut"
+            " short."
         )
     device = resolve_device(settings.device)
     loaded = load_model(
@@ -97,18 +113,24 @@ def open_model(settings: ModelConfig) -> tuple[LoadedModel, ModelInfo]:
     )
     if loaded.head is not None and loaded.head.model_sha256 not in ("", digest):
         logger.warning(
-            "%s was trained with weights of sha256 %s..., these are %s...: its boxes may be wrong. Train it anew, or delete it.",
-            Path(folder) / HEAD_FILE, loaded.head.model_sha256[:12], digest[:12],
-        )  # fmt: skip
+            "%s was trained with weights of sha256 %s..., these are %s...: its boxes may be wrong."
+            " Train it anew, or delete it.",
+            Path(folder) / HEAD_FILE,
+            loaded.head.model_sha256[:12],
+            digest[:12],
+        )
     return loaded, _describe(settings, loaded.info, digest)
 
 
 def embedded_model_path() -> Path:
-    """The folder of the model that the package brings. Raises ConfigError where this installation lacks it."""
+    """The folder of the model that the package brings. Raises ConfigError where this installation
+    lacks it.
+    """
     path = Path(__file__).resolve().parents[1] / "models" / "embedded"
     if not (path / "config.json").is_file():
         raise ConfigError(
-            f"the embedded model is not at {path}: name a checkpoint folder (--model or model.path), or train one (`ada3d train --help`)."
+            f"the embedded model is not at {path}: name a checkpoint folder (--model or"
+            " model.path), or train one (`ada3d train --help`)."
         )
     return path
 
@@ -127,8 +149,9 @@ def device_memory_mib(device: torch.device) -> tuple[float, float]:
 def _paths(settings: ModelConfig) -> tuple[str, str | None]:
     if not settings.path:
         raise ConfigError(
-            "model.path is empty: name the folder of a LLaVA-3D checkpoint (config.json, tokenizer.model, weights). To try "
-            "things out: model.path `embedded` is the small model that comes with the package."
+            "model.path is empty: name the folder of a LLaVA-3D checkpoint (config.json,"
+            " tokenizer.model, weights). To try things out: model.path `embedded` is the small"
+            " model that comes with the package."
         )
     if settings.path == EMBEDDED:
         return str(embedded_model_path()), None
@@ -151,30 +174,51 @@ def _describe(settings: ModelConfig, checkpoint: CheckpointInfo, sha256: str = "
         max_input_tokens=checkpoint.config.max_length,
         random_weights=checkpoint.config.random_weights,
         has_3d=checkpoint.config.has_video_tower,
-        has_grounding_head=inspect_grounding_head(checkpoint.path, checkpoint.config.decoder.hidden_size) is not None,
+        has_grounding_head=inspect_grounding_head(
+            checkpoint.path, checkpoint.config.decoder.hidden_size
+        )
+        is not None,
     )
 
 
 def _plan(
-    settings: ModelConfig, checkpoint: CheckpointInfo, tokens: int, scene_copies: int, kv_int8: bool, max_views: int
+    settings: ModelConfig,
+    checkpoint: CheckpointInfo,
+    tokens: int,
+    scene_copies: int,
+    kv_int8: bool,
+    max_views: int,
 ) -> MemoryPlan:
     device = resolve_device(settings.device)
     facts = inspect_grounding_head(checkpoint.path, checkpoint.config.decoder.hidden_size)
     return predict_memory(
-        checkpoint.config, _dtype(settings, checkpoint), settings.weights, tokens, scene_copies, kv_int8,
-        device.type, max_views=max_views, head_width=0 if facts is None else int(str(facts["head_width"])),
-    )  # fmt: skip
+        checkpoint.config,
+        _dtype(settings, checkpoint),
+        settings.weights,
+        tokens,
+        scene_copies,
+        kv_int8,
+        device.type,
+        max_views=max_views,
+        head_width=0 if facts is None else int(str(facts["head_width"])),
+    )
 
 
 def _ways_out(settings: ModelConfig, precision: str) -> str:
     """The settings that would take less, as the start of a list."""
-    smaller = {"full": "model.weights int8 or int4, ", "int8": "model.weights int4, "}.get(settings.weights, "")
+    smaller = {"full": "model.weights int8 or int4, ", "int8": "model.weights int4, "}.get(
+        settings.weights, ""
+    )
     return smaller + ("model.precision bf16, " if precision == "float32" else "")
 
 
 def _free_bytes(device: torch.device) -> float:
     if device.type == "cuda":
-        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # ours to use again
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(
+            device
+        )  # ours to use again
         return float(torch.cuda.mem_get_info(device)[0] + cached)
-    fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines())
+    fields = dict(
+        line.split(":") for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+    )
     return float(fields["MemAvailable"].split()[0]) * 1024

@@ -1,7 +1,8 @@
 """The CLIP vision tower up to the selected layer: patch features of views.
 
-Built from transformers' CLIP blocks. Blocks after the selected hidden state and the post-LayerNorm do not exist here,
-since they never influence a feature. Parameter names are those of transformers' vision model.
+Built from transformers' CLIP blocks. Blocks after the selected hidden state and the post-LayerNorm
+do not exist here, since they never influence a feature. Parameter names are those of transformers'
+vision model.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from transformers.models.clip.modeling_clip import CLIPEncoder
 
 from ada3d_ros.model.config import VisionConfig
 
-MAX_VIEWS_PER_BATCH = 8  # bounds the activations: 8 views of ViT-L/14-336 take about 0.3 GB in 16 bits
+MAX_VIEWS_PER_BATCH = (
+    8  # bounds the activations: 8 views of ViT-L/14-336 take about 0.3 GB in 16 bits
+)
 
 
 class PatchEmbeddings(nn.Module):
@@ -25,7 +28,9 @@ class PatchEmbeddings(nn.Module):
         super().__init__()
         width = config.hidden_size
         self.class_embedding = nn.Parameter(torch.zeros(width))
-        self.patch_embedding = nn.Conv2d(3, width, config.patch_size, stride=config.patch_size, bias=False)
+        self.patch_embedding = nn.Conv2d(
+            3, width, config.patch_size, stride=config.patch_size, bias=False
+        )
         self.position_embedding = nn.Embedding(config.patches_per_side**2 + 1, width)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -35,7 +40,9 @@ class PatchEmbeddings(nn.Module):
 
 
 class VisionTower(nn.Module):
-    """CLIP blocks 1..num_run_layers; the output is transformers' hidden_states[select_layer] without the class token."""
+    """CLIP blocks 1..num_run_layers; the output is transformers' hidden_states[select_layer]
+    without the class token.
+    """
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
@@ -55,7 +62,9 @@ class VisionTower(nn.Module):
         self.encoder = CLIPEncoder(clip)  # type: ignore[arg-type]  # declared for CLIPConfig, reads the fields of both
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Patch features (V, P, C), row-major, in the tower's dtype, of normalised pixels (V, 3, S, S)."""
+        """Patch features (V, P, C), row-major, in the tower's dtype, of normalised pixels (V, 3, S,
+        S).
+        """
         pixels = pixels.to(self.pre_layrnorm.weight)
         return torch.cat([self._encode(batch) for batch in pixels.split(MAX_VIEWS_PER_BATCH)])
 

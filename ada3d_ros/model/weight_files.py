@@ -1,8 +1,9 @@
-"""Weight files of a checkpoint folder: which there are, what their headers say, reading and writing them tensor by tensor.
+"""Weight files of a checkpoint folder: which there are, what their headers say, reading and writing
+them tensor by tensor.
 
-Safetensors or pytorch_model*.bin (weights_only: a pickle with code in it is refused), whole or sharded with an index.
-Torch's own words about a refused pickle are never passed on: they advise to run its code.
-Knows nothing of the model's names.
+Safetensors or pytorch_model*.bin (weights_only: a pickle with code in it is refused), whole or
+sharded with an index. Torch's own words about a refused pickle are never passed on: they advise to
+run its code. Knows nothing of the model's names.
 """
 
 from __future__ import annotations
@@ -26,9 +27,14 @@ from ada3d_ros.errors import CheckpointError
 
 WHOLE_FILES = ("model.safetensors", "pytorch_model.bin")
 INDEX_FILES = tuple(f"{name}.index.json" for name in WHOLE_FILES)
-DTYPE_NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}  # as safetensors writes them
+DTYPE_NAMES = {
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+}  # as safetensors writes them
 TENSOR_GLOBALS = re.compile(  # what a pickle of plain tensors names
-    r"collections OrderedDict|torch\._utils _rebuild\w+|torch(\.storage)? \w*Storage|torch\.nn\.parameter Parameter"
+    r"collections OrderedDict|torch\._utils _rebuild\w+|torch(\.storage)?"
+    r" \w*Storage|torch\.nn\.parameter Parameter"
 )
 SCANNED_BYTES = 1 << 26
 LEGACY_PICKLES = 5  # torch's format before zip: magic number, version, system, data, storage keys
@@ -36,7 +42,9 @@ LEGACY_PICKLES = 5  # torch's format before zip: magic number, version, system, 
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """Where one tensor is stored, its shape, and its format as safetensors spells it (F32, F16, BF16, I8, F8_E4M3, ...)."""
+    """Where one tensor is stored, its shape, and its format as safetensors spells it (F32, F16,
+    BF16, I8, F8_E4M3, ...).
+    """
 
     file: Path
     shape: tuple[int, ...]
@@ -49,21 +57,27 @@ def read_json(path: Path) -> dict[str, Any]:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(
-            f"{path} is missing: a checkpoint folder holds config.json, weights and tokenizer.model."
+            f"{path} is missing: a checkpoint folder holds config.json, weights and"
+            " tokenizer.model."
         ) from None
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read as JSON ({error}): copy the file again.") from None
+        raise CheckpointError(
+            f"{path} cannot be read as JSON ({error}): copy the file again."
+        ) from None
     if not isinstance(data, dict):
         raise CheckpointError(f"{path} holds a {type(data).__name__}, expected a JSON object.")
     return data
 
 
 def find_weight_files(folder: Path) -> list[Path]:
-    """The weight files of a folder, sorted. Safetensors win over .bin. Raises CheckpointError for none or missing shards."""
+    """The weight files of a folder, sorted. Safetensors win over .bin. Raises CheckpointError for
+    none or missing shards.
+    """
     if not folder.is_dir():
         raise CheckpointError(
-            f"{folder} is not a folder: give the path of a checkpoint folder on this machine (nothing is downloaded); "
-            "`ada3d random-model FOLDER` makes one with random weights for a try-out."
+            f"{folder} is not a folder: give the path of a checkpoint folder on this machine"
+            " (nothing is downloaded); `ada3d random-model FOLDER` makes one with random weights"
+            " for a try-out."
         )
     for whole, index in zip(WHOLE_FILES, INDEX_FILES, strict=True):
         if (folder / index).is_file():
@@ -71,7 +85,8 @@ def find_weight_files(folder: Path) -> list[Path]:
         if (folder / whole).is_file():
             return [folder / whole]
     raise CheckpointError(
-        f"{folder} holds no weights: expected one of {', '.join(WHOLE_FILES + INDEX_FILES)} (shards need their index)."
+        f"{folder} holds no weights: expected one of {', '.join(WHOLE_FILES + INDEX_FILES)} (shards"
+        " need their index)."
     )
 
 
@@ -83,14 +98,15 @@ def _shards_of(index: Path) -> list[Path]:
     outside = [name for name in names if Path(name).is_absolute() or ".." in Path(name).parts]
     if outside:
         raise CheckpointError(
-            f"{index} names files outside its folder: {', '.join(outside[:8])}. Shards are read from the folder only."
+            f"{index} names files outside its folder: {', '.join(outside[:8])}. Shards are read"
+            " from the folder only."
         )
     files = [index.parent / name for name in names]
     missing = [file.name for file in files if not file.is_file()]
     if missing:
         raise CheckpointError(
-            f"{index.parent} lacks {len(missing)} of {len(files)} shards that {index.name} names: {', '.join(missing[:8])}. "
-            "Copy them into the folder."
+            f"{index.parent} lacks {len(missing)} of {len(files)} shards that {index.name} names:"
+            f" {', '.join(missing[:8])}. Copy them into the folder."
         )
     return files
 
@@ -102,7 +118,8 @@ def read_headers(files: Sequence[Path]) -> dict[str, TensorInfo]:
         for name, info in _header(file).items():
             if name in found:
                 raise CheckpointError(
-                    f"tensor {name} is in both {found[name].file.name} and {file.name} of {file.parent}."
+                    f"tensor {name} is in both {found[name].file.name} and {file.name} of"
+                    f" {file.parent}."
                 )
             found[name] = info
     return found
@@ -111,19 +128,28 @@ def read_headers(files: Sequence[Path]) -> dict[str, TensorInfo]:
 def _header(file: Path) -> dict[str, TensorInfo]:
     if file.suffix == ".bin":
         return {
-            name: TensorInfo(file, tuple(t.shape), DTYPE_NAMES.get(t.dtype, str(t.dtype).removeprefix("torch.")))
+            name: TensorInfo(
+                file, tuple(t.shape), DTYPE_NAMES.get(t.dtype, str(t.dtype).removeprefix("torch."))
+            )
             for name, t in _load_bin(file, "meta").items()
         }
     try:
         with safe_open(file, framework="pt") as handle:
             slices = {name: handle.get_slice(name) for name in handle.keys()}  # noqa: SIM118
-            return {name: TensorInfo(file, tuple(s.get_shape()), s.get_dtype()) for name, s in slices.items()}
+            return {
+                name: TensorInfo(file, tuple(s.get_shape()), s.get_dtype())
+                for name, s in slices.items()
+            }
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{file} is damaged or cut short ({error}): copy the file again.") from None
+        raise CheckpointError(
+            f"{file} is damaged or cut short ({error}): copy the file again."
+        ) from None
 
 
 def read_tensors(file: Path, names: list[str]) -> Iterator[tuple[str, torch.Tensor]]:
-    """The named tensors of one file on the CPU, one at a time; they may be views of the mapped file."""
+    """The named tensors of one file on the CPU, one at a time; they may be views of the mapped
+    file.
+    """
     if file.suffix == ".bin":
         tensors = _load_bin(file, "cpu")
         yield from ((name, tensors[name]) for name in names)
@@ -139,29 +165,41 @@ def _load_bin(file: Path, device: str) -> dict[str, torch.Tensor]:
     except Exception as error:  # the unpickler of torch raises nearly everything on a damaged file
         if _may_hold_code(file, zipped):
             raise CheckpointError(
-                f"{file} is unsafe: it is a pickle that holds more than tensors, and loading it could run code. It was not "
-                "loaded. Use a safetensors version of this checkpoint."
+                f"{file} is unsafe: it is a pickle that holds more than tensors, and loading it"
+                " could run code. It was not loaded. Use a safetensors version of this checkpoint."
             ) from None
         advice = isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error)
-        reason = "not a pickle of tensors" if advice else f"{type(error).__name__}: {str(error)[:200]}"
-        raise CheckpointError(f"{file} is damaged or cut short ({reason}): copy the file again.") from None
+        reason = (
+            "not a pickle of tensors" if advice else f"{type(error).__name__}: {str(error)[:200]}"
+        )
+        raise CheckpointError(
+            f"{file} is damaged or cut short ({reason}): copy the file again."
+        ) from None
     if not isinstance(data, dict) or not all(
         isinstance(name, str) and isinstance(value, torch.Tensor) and value.layout == torch.strided
         for name, value in data.items()
     ):
-        raise CheckpointError(f"{file} does not hold a dictionary of dense tensors by name (a state_dict).")
+        raise CheckpointError(
+            f"{file} does not hold a dictionary of dense tensors by name (a state_dict)."
+        )
     return data
 
 
 def _may_hold_code(file: Path, zipped: bool) -> bool:
-    """Whether a file that torch refused names anything but tensors, or hides what it names. Parses, never unpickles."""
+    """Whether a file that torch refused names anything but tensors, or hides what it names. Parses,
+    never unpickles.
+    """
     try:
         if zipped:
             with zipfile.ZipFile(file) as archive:
                 names = archive.namelist()
                 if any(name.endswith("/constants.pkl") for name in names):  # TorchScript: a program
                     return True
-                heads = [archive.open(name).read(SCANNED_BYTES) for name in names if name.endswith(".pkl")]
+                heads = [
+                    archive.open(name).read(SCANNED_BYTES)
+                    for name in names
+                    if name.endswith(".pkl")
+                ]
         else:
             with file.open("rb") as handle:
                 heads = [handle.read(SCANNED_BYTES)]
@@ -175,9 +213,16 @@ def _names_code(content: bytes) -> bool:
     try:
         for _ in range(LEGACY_PICKLES):
             for opcode, argument, _ in pickletools.genops(stream):
-                if opcode.name in ("GLOBAL", "INST") and not TENSOR_GLOBALS.fullmatch(str(argument)):
+                if opcode.name in ("GLOBAL", "INST") and not TENSOR_GLOBALS.fullmatch(
+                    str(argument)
+                ):
                     return True
-                if opcode.name in ("STACK_GLOBAL", "EXT1", "EXT2", "EXT4"):  # names that are made while loading
+                if opcode.name in (
+                    "STACK_GLOBAL",
+                    "EXT1",
+                    "EXT2",
+                    "EXT4",
+                ):  # names that are made while loading
                     return True
     except Exception:  # the end of what can be parsed
         return False
@@ -185,7 +230,9 @@ def _names_code(content: bytes) -> bool:
 
 
 def write_shards(tensors: Mapping[str, torch.Tensor], folder: Path, max_shard_bytes: int) -> None:
-    """Safetensors in shards of at most max_shard_bytes (a larger tensor gets its own), with an index if there are two."""
+    """Safetensors in shards of at most max_shard_bytes (a larger tensor gets its own), with an
+    index if there are two.
+    """
     shards: list[list[str]] = [[]]
     room = max_shard_bytes
     for name, tensor in tensors.items():
@@ -198,10 +245,18 @@ def write_shards(tensors: Mapping[str, torch.Tensor], folder: Path, max_shard_by
     names = [f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
     names = [WHOLE_FILES[0]] if len(shards) == 1 else names
     for file, shard in zip(names, shards, strict=True):
-        save_file({name: tensors[name].detach().cpu().contiguous() for name in shard}, folder / file, {"format": "pt"})
-        (folder / file).chmod(0o644)  # safetensors makes them private, which a node under another user cannot read
+        save_file(
+            {name: tensors[name].detach().cpu().contiguous() for name in shard},
+            folder / file,
+            {"format": "pt"},
+        )
+        (folder / file).chmod(
+            0o644
+        )  # safetensors makes them private, which a node under another user cannot read
     if len(shards) > 1:
-        weight_map = {name: file for file, shard in zip(names, shards, strict=True) for name in shard}
+        weight_map = {
+            name: file for file, shard in zip(names, shards, strict=True) for name in shard
+        }
         total = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
         (folder / INDEX_FILES[0]).write_text(json.dumps(index, indent=1), encoding="utf-8")

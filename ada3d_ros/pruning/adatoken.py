@@ -1,6 +1,8 @@
-"""AdaToken-3D's retention curve: the configured reading of the paper, its budget, and where its information comes from.
+"""AdaToken-3D's retention curve: the configured reading of the paper, its budget, and where its
+information comes from.
 
-Each ambiguity of the paper is a key of `pruning.adatoken3d`; docs/pruning.md says which reading is the default and why.
+Each ambiguity of the paper is a key of `pruning.adatoken3d`; docs/pruning.md says which reading is
+the default and why.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ def fit_settings(config: AdaTokenConfig) -> FitSettings:
     """The fit's settings as the fit takes them."""
     f = config.fit
     bounds = {name: (getattr(f, name)[0], getattr(f, name)[1]) for name in ("alpha", "beta", "M")}
-    return FitSettings(f.lam, f.L0, f.r_min, bounds["alpha"], bounds["beta"], bounds["M"], f.beta_l2)
+    return FitSettings(
+        f.lam, f.L0, f.r_min, bounds["alpha"], bounds["beta"], bounds["M"], f.beta_l2
+    )
 
 
 def information_settings(config: AdaTokenConfig) -> InformationSettings:
@@ -48,7 +52,9 @@ def ratio_list(text: str) -> list[float]:
     except ValueError:
         ratios = [-1.0]
     if not all(0.0 <= ratio <= 1.0 for ratio in ratios):
-        raise ConfigError(f"ratios {text!r}: each must be a share of all spatial tokens, a number from 0 to 1.")
+        raise ConfigError(
+            f"ratios {text!r}: each must be a share of all spatial tokens, a number from 0 to 1."
+        )
     return ratios
 
 
@@ -68,13 +74,16 @@ def adatoken_curve(
     original: int | None = None,
     share: float = 1.0,
 ) -> Curve:
-    """O(i) under the configured schedule and budget, before counts; see docs/pruning.md for the readings of the paper.
+    """O(i) under the configured schedule and budget, before counts; see docs/pruning.md for the
+    readings of the paper.
 
-    ratio: the mean to keep of what enters the decoder; share: of all tokens, what enters (budgets of modes endpoint and
-    flops are of all).
+    ratio: the mean to keep of what enters the decoder; share: of all tokens, what enters (budgets
+    of modes endpoint and flops are of all).
     """
     mode, target = budget_of(ada, ratio, share)
-    if target >= 1.0 and (mode in ("mean", "endpoint") or (mode == "flops" and spatial == (original or spatial))):
+    if target >= 1.0 and (
+        mode in ("mean", "endpoint") or (mode == "flops" and spatial == (original or spatial))
+    ):
         return np.ones(shape.num_layers)
     measures = budget_measures(stairs, shape, spatial, text, original)
     name = "keep_ratio" if ada.budget.mode == "mean" else f"budget.value ({mode})"
@@ -85,10 +94,14 @@ def adatoken_curve(
             raise ConfigError(f"the information curve is of {len(I)} layers, this decoder has {L}.")
         if falls_with_depth(I) or ada.on_degenerate == "flat":
             return fit_information(ada, stairs, I, mode, measures, target).curve
-        problem = "the measured information is flat or rises with depth, so it says nothing about where to prune"
+        problem = (
+            "the measured information is flat or rises with depth, so it says nothing about where"
+            " to prune"
+        )
         if ada.on_degenerate == "error":
             raise ConfigError(
-                f"{problem} (pruning.adatoken3d.on_degenerate is 'error'; 'fallback' takes the fixed curve)."
+                f"{problem} (pruning.adatoken3d.on_degenerate is 'error'; 'fallback' takes the"
+                " fixed curve)."
             )
         logger.warning("%s: the fixed curve is used (pruning.adatoken3d.on_degenerate).", problem)
         return schedule.fixed(L, measures[mode], target, ada.M, name, ada.fit.L0)
@@ -97,19 +110,22 @@ def adatoken_curve(
         if ada.stage_ratios != "auto":
             if mode != "parameters":
                 raise ConfigError(
-                    f"pruning.adatoken3d.stage_ratios = {ada.stage_ratios!r} fix what is kept: set budget.mode to 'parameters', or "
-                    "stage_ratios to 'auto' to meet the budget."
+                    f"pruning.adatoken3d.stage_ratios = {ada.stage_ratios!r} fix what is kept: set"
+                    " budget.mode to 'parameters', or stage_ratios to 'auto' to meet the budget."
                 )
             return schedule.stages(L, layers, ratio_list(ada.stage_ratios))
         if mode == "parameters":
             raise ConfigError(
-                "budget.mode 'parameters' with schedule 'stages' needs stage_ratios, for example 0.8,0.5,0.25."
+                "budget.mode 'parameters' with schedule 'stages' needs stage_ratios, for example"
+                " 0.8,0.5,0.25."
             )
         return schedule.equal_factors(L, layers, measures[mode], target, name)
     if ada.schedule == "quadratic":
         if mode == "parameters":
             return schedule.quadratic(L, ada.budget.value)
-        return schedule.solve_budget(lambda last: schedule.quadratic(L, last), measures[mode], target, 0.0, 1.0, name)
+        return schedule.solve_budget(
+            lambda last: schedule.quadratic(L, last), measures[mode], target, 0.0, 1.0, name
+        )
     if mode == "parameters":
         return np.clip(schedule.exponential(L, ada.alpha, ada.beta, ada.M, ada.fit.L0), 0.0, 1.0)
     return schedule.fixed(L, measures[mode], target, ada.M, name, ada.fit.L0)
@@ -118,7 +134,9 @@ def adatoken_curve(
 def budget_measures(
     stairs: Staircase, shape: DecoderShape, spatial: int, text: int, original: int | None = None
 ) -> dict[str, Measure]:
-    """What each budget mode measures of a curve: of `spatial` tokens that enter the decoder, of `original` before any choice."""
+    """What each budget mode measures of a curve: of `spatial` tokens that enter the decoder, of
+    `original` before any choice.
+    """
 
     def held(curve: Curve) -> Curve:
         return stairs.hold(np.clip(curve, 0.0, 1.0))
@@ -132,7 +150,8 @@ def budget_measures(
 
 
 def budget_of(ada: AdaTokenConfig, ratio: float, share: float = 1.0) -> tuple[str, float]:
-    """The mode and its target in shares of what enters the decoder; the paper's 'ratio' read as configured.
+    """The mode and its target in shares of what enters the decoder; the paper's 'ratio' read as
+    configured.
 
     Raises ConfigError for a budget above what enters.
     """
@@ -145,10 +164,12 @@ def budget_of(ada: AdaTokenConfig, ratio: float, share: float = 1.0) -> tuple[st
         value = 1.0 - value
     if value > share + 1e-9:
         raise ConfigError(
-            f"pruning.adatoken3d.budget keeps {value:g} of all spatial tokens, but only {share:g} of them enter the language "
-            f"model (pruning.pre_keep_ratio); allowed: up to {share:g}."
+            f"pruning.adatoken3d.budget keeps {value:g} of all spatial tokens, but only {share:g}"
+            f" of them enter the language model (pruning.pre_keep_ratio); allowed: up to {share:g}."
         )
-    return ("endpoint" if ada.budget.semantics == "last_layer_retained" else "mean"), min(1.0, value / share)
+    return ("endpoint" if ada.budget.semantics == "last_layer_retained" else "mean"), min(
+        1.0, value / share
+    )
 
 
 def _filed_information(ada: AdaTokenConfig, num_layers: int) -> Curve:
@@ -156,23 +177,31 @@ def _filed_information(ada: AdaTokenConfig, num_layers: int) -> Curve:
 
 
 def filed_calibration(ada: AdaTokenConfig, num_layers: int) -> Calibration:
-    """The configured calibration file. Raises ConfigError where there is none, or it is of another depth."""
+    """The configured calibration file. Raises ConfigError where there is none, or it is of another
+    depth.
+    """
     if not ada.calibration_file:
         raise ConfigError(
-            "pruning.adatoken3d.schedule is 'fitted' and calibration_file is empty: write one with `ada3d calibrate`, or set "
-            "pruning.adatoken3d.calibration to 'per_scene'."
+            "pruning.adatoken3d.schedule is 'fitted' and calibration_file is empty: write one with"
+            " `ada3d calibrate`, or set pruning.adatoken3d.calibration to 'per_scene'."
         )
     calibration = read_calibration(ada.calibration_file)
     if calibration.num_layers != num_layers:
         raise ConfigError(
-            f"{ada.calibration_file} was measured on {calibration.model or 'a model'} with {calibration.num_layers} layers, this "
-            f"decoder has {num_layers}: write one for this model with `ada3d calibrate`."
+            f"{ada.calibration_file} was measured on {calibration.model or 'a model'} with"
+            f" {calibration.num_layers} layers, this decoder has {num_layers}: write one for this"
+            " model with `ada3d calibrate`."
         )
     return calibration
 
 
 def fit_information(
-    ada: AdaTokenConfig, stairs: Staircase, I: Curve, mode: str, measures: dict[str, Measure], target: float
+    ada: AdaTokenConfig,
+    stairs: Staircase,
+    I: Curve,
+    mode: str,
+    measures: dict[str, Measure],
+    target: float,
 ) -> Fit:
     """Eq. 5 fitted to information I (L,) under the budget."""
     settings = fit_settings(ada)
@@ -184,9 +213,13 @@ def fit_information(
 
 
 def fit_held_mean(I: Curve, mean: float, stairs: Staircase, settings: FitSettings) -> Fit:
-    """The fitted curve whose mean AS THE LAYERS GET IT is `mean`: layer 1 always sees all tokens, which the study's own
-    constraint does not know. Raises ConfigError where the bounds allow no such curve."""
-    onset = dataclasses.replace(stairs, first=max(stairs.first, math.ceil(settings.L0)))  # layers before L0 see all
+    """The fitted curve whose mean AS THE LAYERS GET IT is `mean`: layer 1 always sees all tokens,
+    which the study's own constraint does not know. Raises ConfigError where the bounds allow no
+    such curve.
+    """
+    onset = dataclasses.replace(
+        stairs, first=max(stairs.first, math.ceil(settings.L0))
+    )  # layers before L0 see all
     weights, constant = onset.linear_mean()
     if constant >= 1.0:  # nothing may be dropped anywhere
         raise schedule.UnreachableBudgetError("keep_ratio", mean, 1.0)

@@ -1,7 +1,7 @@
 """Calibration files: the measured information curve of one model, as YAML, with what it came from.
 
-Written by `ada3d calibrate`, read by the node (`pruning.adatoken3d.calibration_file`). It holds the curve, not only one
-schedule: any keep ratio is fitted from it.
+Written by `ada3d calibrate`, read by the node (`pruning.adatoken3d.calibration_file`). It holds the
+curve, not only one schedule: any keep ratio is fitted from it.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ KIND = "ada3d_ros retention schedule"
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """What a file holds. Per layer, floats: masses, INF, I (information), retention (the schedule fitted for `budget`).
+    """What a file holds. Per layer, floats: masses, INF, I (information), retention (the schedule
+    fitted for `budget`).
 
-    model: name of the checkpoint; sha256: of its weights; budget: mode and value; achieved_mean: of `retention` as the
-    layers get it; provenance: commit, versions, device, seed.
+    model: name of the checkpoint; sha256: of its weights; budget: mode and value; achieved_mean: of
+    `retention` as the layers get it; provenance: commit, versions, device, seed.
     """
 
     model: str
@@ -80,8 +81,14 @@ def write_calibration(path: str | Path, calibration: Calibration) -> Path:
         "S_ss": _numbers([m.S_ss for m in calibration.masses]),
         "provenance": dict(calibration.provenance),
     }
-    head = "# Information contribution of spatial tokens per decoder layer, and the retention schedule fitted to it.\n"
-    path.write_text(head + yaml.safe_dump(data, sort_keys=False, default_flow_style=None, width=110), encoding="utf-8")
+    head = (
+        "# Information contribution of spatial tokens per decoder layer, and the retention schedule"
+        " fitted to it.\n"
+    )
+    path.write_text(
+        head + yaml.safe_dump(data, sort_keys=False, default_flow_style=None, width=110),
+        encoding="utf-8",
+    )
     return path
 
 
@@ -94,7 +101,9 @@ def read_calibration(path: str | Path) -> Calibration:
     except FileNotFoundError:
         raise ConfigError(f"no calibration file at {file}: {again}.") from None
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ConfigError(f"{file} cannot be read as a calibration file ({error}): {again}.") from None
+        raise ConfigError(
+            f"{file} cannot be read as a calibration file ({error}): {again}."
+        ) from None
     if not isinstance(data, dict) or data.get("kind") != KIND:
         raise ConfigError(f"{file} is not a calibration file (kind: {KIND!r} is missing): {again}.")
     try:
@@ -103,28 +112,41 @@ def read_calibration(path: str | Path) -> Calibration:
             for name in ("information", "INF", "retention", "S_self", "S_sp", "S_ss")
         }
         count = int(data["num_layers"])
-        budget, parameters = dict(data["budget"]), {k: float(v) for k, v in data["parameters"].items()}
+        budget, parameters = (
+            dict(data["budget"]),
+            {k: float(v) for k, v in data["parameters"].items()},
+        )
         achieved, samples = float(data["achieved_mean"]), int(data["samples"])
         settings, made = dict(data.get("inf_settings", {})), dict(data.get("provenance", {}))
         spatial = int(data.get("mean_spatial_tokens", 0))
-        sources, spread = tuple(map(str, data.get("sources", ()))), tuple(map(float, data.get("INF_std") or ()))
+        sources, spread = (
+            tuple(map(str, data.get("sources", ()))),
+            tuple(map(float, data.get("INF_std") or ())),
+        )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ConfigError(
-            f"{file}: {type(error).__name__} {error}: a field is missing or of another type; {again}."
+            f"{file}: {type(error).__name__} {error}: a field is missing or of another type;"
+            f" {again}."
         ) from None
     for name, curve in curves.items():
         if len(curve) != count or not all(map(math.isfinite, curve)):
             raise ConfigError(
-                f"{file}: {name} has {len(curve)} values for {count} layers, or one is not finite; {again}."
+                f"{file}: {name} has {len(curve)} values for {count} layers, or one is not finite;"
+                f" {again}."
             )
-        if name in ("information", "retention") and not all(-1e-6 <= value <= 1 + 1e-6 for value in curve):
+        if name in ("information", "retention") and not all(
+            -1e-6 <= value <= 1 + 1e-6 for value in curve
+        ):
             raise ConfigError(f"{file}: {name} holds a value outside 0..1; {again}.")
     return Calibration(
         model=str(data.get("model", "")),
         sha256=str(data.get("sha256", "")),
         information=curves["information"],
         INF=curves["INF"],
-        masses=tuple(Masses(*row) for row in zip(curves["S_self"], curves["S_sp"], curves["S_ss"], strict=True)),
+        masses=tuple(
+            Masses(*row)
+            for row in zip(curves["S_self"], curves["S_sp"], curves["S_ss"], strict=True)
+        ),
         retention=curves["retention"],
         parameters=parameters,
         budget=budget,

@@ -1,7 +1,9 @@
-"""What a prompt costs in a LLaMA decoder: multiply-accumulates (MAC; 1 MAC = 2 FLOP) and bytes, from the tokens in each layer.
+"""What a prompt costs in a LLaMA decoder: multiply-accumulates (MAC; 1 MAC = 2 FLOP) and bytes,
+from the tokens in each layer.
 
-Two conventions for attention: `square` counts the whole n x n score matrix, as the published numbers do (PyramidDrop and
-AdaToken-3D, which call MACs of the spatial tokens alone "FLOPs"); causal counts the n (n + 1) / 2 scores that are needed.
+Two conventions for attention: `square` counts the whole n x n score matrix, as the published
+numbers do (PyramidDrop and AdaToken-3D, which call MACs of the spatial tokens alone "FLOPs");
+causal counts the n (n + 1) / 2 scores that are needed.
 """
 
 from __future__ import annotations
@@ -33,7 +35,9 @@ LLAMA_7B = DecoderShape(32, 4096, 4096, 11008, 32000)
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Of one prompt, beside the same prompt unpruned. decode_flops: of the first generated token. FLOP = 2 MAC, causal."""
+    """Of one prompt, beside the same prompt unpruned. decode_flops: of the first generated token.
+    FLOP = 2 MAC, causal.
+    """
 
     prefill_flops: float
     unpruned_prefill_flops: float
@@ -44,7 +48,9 @@ class Cost:
     unpruned_kv_bytes: int
 
 
-def prefill_macs(shape: DecoderShape, tokens: Sequence[float], square: bool = False, with_head: bool = True) -> float:
+def prefill_macs(
+    shape: DecoderShape, tokens: Sequence[float], square: bool = False, with_head: bool = True
+) -> float:
     """MACs of a prefill with tokens[i] alive in layer i; the head runs on the last token."""
     d, total = shape.hidden_size, 0.0
     for n in tokens:
@@ -52,10 +58,14 @@ def prefill_macs(shape: DecoderShape, tokens: Sequence[float], square: bool = Fa
     return total + (d * shape.vocab_size if with_head else 0)
 
 
-def question_macs(shape: DecoderShape, rows: int, keys: Sequence[float], with_head: bool = True) -> float:
+def question_macs(
+    shape: DecoderShape, rows: int, keys: Sequence[float], with_head: bool = True
+) -> float:
     """MACs of `rows` tokens behind keys[i] cached ones in layer i; the head runs on the last."""
     d = shape.hidden_size
-    total = float(sum(rows * shape.linear_macs + (2 * rows * n + rows * (rows + 1)) * d for n in keys))
+    total = float(
+        sum(rows * shape.linear_macs + (2 * rows * n + rows * (rows + 1)) * d for n in keys)
+    )
     return total + (d * shape.vocab_size if with_head else 0)
 
 
@@ -65,9 +75,13 @@ def decode_macs(shape: DecoderShape, lengths: Sequence[float], with_head: bool =
     return total + (shape.hidden_size * shape.vocab_size if with_head else 0)
 
 
-def ranking_macs(shape: DecoderShape, spatial: Sequence[int], text: int, rank_lag: int = 0, queries: int = 1) -> float:
-    """Extra MACs of ranking before each drop, the ranked layer reusing the keys: keys of the tokens that go, the queries
-    and their scores over all keys. With rank_lag 1 the ranked layer still holds all tokens, so no key is lost."""
+def ranking_macs(
+    shape: DecoderShape, spatial: Sequence[int], text: int, rank_lag: int = 0, queries: int = 1
+) -> float:
+    """Extra MACs of ranking before each drop, the ranked layer reusing the keys: keys of the tokens
+    that go, the queries and their scores over all keys. With rank_lag 1 the ranked layer still
+    holds all tokens, so no key is lost.
+    """
     total = 0.0
     for before, after in itertools.pairwise(spatial):
         if after < before:
@@ -76,9 +90,13 @@ def ranking_macs(shape: DecoderShape, spatial: Sequence[int], text: int, rank_la
     return total
 
 
-def information_macs(shape: DecoderShape, spatial: int, text_behind: int, system: int, stride: int) -> float:
-    """Extra MACs of measuring attention masses in every layer: the scores of every stride-th spatial token and of the text
-    behind the scene over the keys they see. The queries and keys themselves the layers need anyway."""
+def information_macs(
+    shape: DecoderShape, spatial: int, text_behind: int, system: int, stride: int
+) -> float:
+    """Extra MACs of measuring attention masses in every layer: the scores of every stride-th
+    spatial token and of the text behind the scene over the keys they see. The queries and keys
+    themselves the layers need anyway.
+    """
     tokens = system + spatial + text_behind
     asked = -(-spatial // stride) * (system + spatial / 2) + text_behind * tokens
     return shape.num_layers * shape.hidden_size * asked
@@ -101,8 +119,8 @@ def cost_of(
 ) -> Cost:
     """The cost of a prompt with spatial[i] spatial tokens alive in layer i and `text` others.
 
-    original: spatial tokens of the unpruned prompt, where some were dropped before the first layer. queries: prompt tokens
-    that rank; probe_queries: those that a schedule was made from.
+    original: spatial tokens of the unpruned prompt, where some were dropped before the first layer.
+    queries: prompt tokens that rank; probe_queries: those that a schedule was made from.
     """
     tokens = [n + text for n in spatial]
     probe = probe_queries * shape.hidden_size * (shape.hidden_size + tokens[0])

@@ -1,7 +1,9 @@
-"""Fitting the retention curve to measured information (AdaToken-3D eqs. 5 and 7), by SLSQP as the paper names it.
+"""Fitting the retention curve to measured information (AdaToken-3D eqs. 5 and 7), by SLSQP as the
+paper names it.
 
-O_pre(i) = alpha exp(-beta (i - L0)) + M is fitted to J = r_min + (1 - r_min) I under a budget. `closed_form` is a second
-solver for the mean budget, without an optimiser in alpha and M; they must agree.
+O_pre(i) = alpha exp(-beta (i - L0)) + M is fitted to J = r_min + (1 - r_min) I under a budget.
+`closed_form` is a second solver for the mean budget, without an optimiser in alpha and M; they must
+agree.
 """
 
 from __future__ import annotations
@@ -18,7 +20,9 @@ from ada3d_ros.errors import ConfigError
 from ada3d_ros.pruning.schedule import Curve, UnreachableBudgetError, exponential
 
 Bounds = tuple[float, float]
-Held = tuple[Curve, float]  # weights (L,), constant: the mean that a budget is about is weights . O + constant
+Held = tuple[
+    Curve, float
+]  # weights (L,), constant: the mean that a budget is about is weights . O + constant
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +39,17 @@ class FitSettings:
 
     @property
     def onset(self) -> int:
-        """0-based index of the layer where the decay begins (L0); the layers before it see all tokens."""
+        """0-based index of the layer where the decay begins (L0); the layers before it see all
+        tokens.
+        """
         return math.ceil(self.L0) - 1
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Fit:
-    """curve: O(i) = clip(O_pre, r_min, 1). Compare curves, never parameters: near beta = 0 only alpha * beta and alpha + M
-    are determined."""
+    """curve: O(i) = clip(O_pre, r_min, 1). Compare curves, never parameters: near beta = 0 only
+    alpha * beta and alpha + M are determined.
+    """
 
     alpha: float
     beta: float
@@ -57,10 +64,14 @@ def target_curve(information: Curve, r_min: float) -> Curve:
 
 
 def loss_of(curve: Curve, wanted: Curve, settings: FitSettings, beta: float = 0.0) -> float:
-    """Eq. 7: mean squared difference plus lam times that of the slopes (numpy.gradient), plus beta_l2 beta^2."""
+    """Eq. 7: mean squared difference plus lam times that of the slopes (numpy.gradient), plus
+    beta_l2 beta^2.
+    """
     difference = curve - wanted
     slopes = np.gradient(curve) - np.gradient(wanted)
-    return float(np.mean(difference**2) + settings.lam * np.mean(slopes**2) + settings.beta_l2 * beta**2)
+    return float(
+        np.mean(difference**2) + settings.lam * np.mean(slopes**2) + settings.beta_l2 * beta**2
+    )
 
 
 def _finish(information: Curve, settings: FitSettings, alpha: float, beta: float, M: float) -> Fit:
@@ -71,11 +82,14 @@ def _finish(information: Curve, settings: FitSettings, alpha: float, beta: float
     return Fit(alpha, beta, M, loss, curve)
 
 
-def _checked(information: Curve, low: float, settings: FitSettings, name: str, held: Held | None = None) -> Curve:
+def _checked(
+    information: Curve, low: float, settings: FitSettings, name: str, held: Held | None = None
+) -> Curve:
     information = np.asarray(information, dtype=np.float64)
     if information.ndim != 1 or len(information) < 3 or not np.isfinite(information).all():
         raise ConfigError(
-            f"information curve of shape {information.shape}: expected one finite number for each of at least 3 layers."
+            f"information curve of shape {information.shape}: expected one finite number for each"
+            " of at least 3 layers."
         )
     weights, constant = _held(information, held)
     least = settings.r_min * float(weights.sum()) + constant
@@ -83,13 +97,17 @@ def _checked(information: Curve, low: float, settings: FitSettings, name: str, h
         raise UnreachableBudgetError(name, low, least)
     if not least - 1e-12 <= low <= 1.0:
         raise ConfigError(
-            f"{name} = {low:g} cannot be fitted; allowed: {settings.r_min:g} (pruning.adatoken3d.fit.r_min) to 1."
+            f"{name} = {low:g} cannot be fitted; allowed: {settings.r_min:g}"
+            " (pruning.adatoken3d.fit.r_min) to 1."
         )
     return information
 
 
-def fit_mean(information: Curve, mean: float, settings: FitSettings = FitSettings(), held: Held | None = None) -> Fit:
-    """The curve whose mean is `mean`; with `held` (Staircase.linear_mean) the mean as the layers get it.
+def fit_mean(
+    information: Curve, mean: float, settings: FitSettings = FitSettings(), held: Held | None = None
+) -> Fit:
+    """The curve whose mean is `mean`; with `held` (Staircase.linear_mean) the mean as the layers
+    get it.
 
     Raises ConfigError for a mean below what r_min allows, or above 1.
     """
@@ -106,18 +124,28 @@ def _held(information: Curve, held: Held | None) -> Held:
     return held if held is not None else (np.full(count, 1.0 / max(count, 1)), 0.0)
 
 
-def fit_endpoint(information: Curve, last: float, settings: FitSettings = FitSettings(), last_layer: int = -1) -> Fit:
-    """The curve with O(1) = 1 and, in the layer of 0-based index last_layer, O = last. Raises ConfigError outside r_min..1."""
+def fit_endpoint(
+    information: Curve, last: float, settings: FitSettings = FitSettings(), last_layer: int = -1
+) -> Fit:
+    """The curve with O(1) = 1 and, in the layer of 0-based index last_layer, O = last. Raises
+    ConfigError outside r_min..1.
+    """
     information = _checked(information, last, settings, "budget.value")
     if last >= 1.0:
         return _everything(information, settings)
     return _slsqp(
-        information, settings, [lambda O: float(O[settings.onset]) - 1.0, lambda O: float(O[last_layer]) - last], None
+        information,
+        settings,
+        [lambda O: float(O[settings.onset]) - 1.0, lambda O: float(O[last_layer]) - last],
+        None,
     )
 
 
 def fit_measure(
-    information: Curve, measure: Callable[[Curve], float], target: float, settings: FitSettings = FitSettings()
+    information: Curve,
+    measure: Callable[[Curve], float],
+    target: float,
+    settings: FitSettings = FitSettings(),
 ) -> Fit:
     """The curve whose smooth measure (as its share of FLOPs) is `target`."""
     information = _checked(information, target, settings, "budget.value")
@@ -125,8 +153,8 @@ def fit_measure(
         return _everything(information, settings)
     if measure(np.ones(len(information))) < target - 1e-9:
         raise ConfigError(
-            f"budget.value = {target:g} is above what the tokens that enter the language model come to; allowed: up to "
-            f"{measure(np.ones(len(information))):g}."
+            f"budget.value = {target:g} is above what the tokens that enter the language model come"
+            f" to; allowed: up to {measure(np.ones(len(information))):g}."
         )
     try:
         start = closed_form(information, target, settings)
@@ -138,11 +166,16 @@ def fit_measure(
 def _everything(information: Curve, settings: FitSettings) -> Fit:
     """Nothing is pruned: the only curve with a mean or an end of 1."""
     ones = np.ones(len(information))
-    return Fit(0.0, 0.0, 1.0, loss_of(ones, target_curve(information, settings.r_min), settings), ones)
+    return Fit(
+        0.0, 0.0, 1.0, loss_of(ones, target_curve(information, settings.r_min), settings), ones
+    )
 
 
 def _slsqp(
-    information: Curve, settings: FitSettings, equalities: list[Callable[[Curve], float]], start: Fit | None
+    information: Curve,
+    settings: FitSettings,
+    equalities: list[Callable[[Curve], float]],
+    start: Fit | None,
 ) -> Fit:
     count, wanted = len(information), target_curve(information, settings.r_min)
 
@@ -155,7 +188,10 @@ def _slsqp(
         {"type": "ineq", "fun": lambda p: curve_of(p)[-1] - settings.r_min},
     ]
     middle = float(np.mean(settings.alpha))
-    starts = [(middle, beta, 0.0) for beta in np.geomspace(max(settings.beta[0], 1e-3), max(settings.beta[1], 1e-3), 5)]
+    starts = [
+        (middle, beta, 0.0)
+        for beta in np.geomspace(max(settings.beta[0], 1e-3), max(settings.beta[1], 1e-3), 5)
+    ]
     if start is not None:
         starts.insert(0, (start.alpha, start.beta, start.M))
     best = None
@@ -178,8 +214,8 @@ def _slsqp(
             best = result
     if best is None:
         raise ConfigError(
-            "no retention curve meets this budget within the bounds: widen pruning.adatoken3d.fit.alpha, beta or M, or "
-            "choose another budget."
+            "no retention curve meets this budget within the bounds: widen"
+            " pruning.adatoken3d.fit.alpha, beta or M, or choose another budget."
         )
     return _finish(information, settings, *map(float, best.x))
 
@@ -187,8 +223,9 @@ def _slsqp(
 def closed_form(
     information: Curve, mean: float, settings: FitSettings = FitSettings(), held: Held | None = None
 ) -> Fit:
-    """The mean budget of `fit_mean` by variable projection: for each beta of a fine scan M follows from the mean, the loss is a
-    quadratic in alpha, and its minimum is clipped to what bounds and constraints allow. Needs no optimiser.
+    """The mean budget of `fit_mean` by variable projection: for each beta of a fine scan M follows
+    from the mean, the loss is a quadratic in alpha, and its minimum is clipped to what bounds and
+    constraints allow. Needs no optimiser.
 
     Raises ConfigError where no beta leaves a feasible alpha.
     """
@@ -208,7 +245,8 @@ def closed_form(
         grid = np.linspace(max(low, best[2] - step), min(high, best[2] + step), 41)
     if best is None:
         raise ConfigError(
-            f"no retention curve with mean {mean:g} lies within the bounds: widen pruning.adatoken3d.fit.alpha, beta or M."
+            f"no retention curve with mean {mean:g} lies within the bounds: widen"
+            " pruning.adatoken3d.fit.alpha, beta or M."
         )
     return _finish(information, settings, *best[1:])
 
@@ -225,7 +263,8 @@ def _best_alpha(
     c, g = e - e_mean, np.gradient(e)
     y, dy = wanted - mean, np.gradient(wanted)
     low, high = settings.alpha
-    # O at the onset = mean + alpha c <= 1, O(L) = mean + alpha c_L >= r_min, M = mean - alpha mean(e) in its bounds
+    # O at the onset = mean + alpha c <= 1, O(L) = mean + alpha c_L >= r_min, M = mean - alpha
+    # mean(e) in its bounds
     for slope, room in itertools.chain(
         ((c[settings.onset], 1.0 - mean), (-c[-1], mean - settings.r_min)),
         ((e_mean, mean - settings.M[0]), (-e_mean, settings.M[1] - mean)),

@@ -1,8 +1,8 @@
 """Strategies before the decoder: choose (and merge) spatial tokens by their features and places.
 
-All but `cond_dpp` look at the scene alone, so their choice can be kept for every question about it. The orders of random,
-geo_fps (without a salient share) and the DPPs are nested: the first k are the choice for budget k. Written from the papers'
-descriptions; sources in docs/pruning.md.
+All but `cond_dpp` look at the scene alone, so their choice can be kept for every question about it.
+The orders of random, geo_fps (without a salient share) and the DPPs are nested: the first k are the
+choice for budget k. Written from the papers' descriptions; sources in docs/pruning.md.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ NEEDS_QUESTION = ("cond_dpp",)
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Candidates:
-    """What can be chosen from: features (N, C); xyz_m (N, 3) float32 in metres, or in 2D (column, row, 0) in patches;
-    num_patches (N,) that each stands for; the size of a voxel (in 2D 1); relevance (N,) float32 in 0..1 to the question,
-    None for strategies that do not ask."""
+    """What can be chosen from: features (N, C); xyz_m (N, 3) float32 in metres, or in 2D (column,
+    row, 0) in patches; num_patches (N,) that each stands for; the size of a voxel (in 2D 1);
+    relevance (N,) float32 in 0..1 to the question, None for strategies that do not ask.
+    """
 
     features: torch.Tensor
     xyz_m: torch.Tensor
@@ -36,8 +37,10 @@ class Candidates:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Selection:
-    """kept (k,) int64: indices into the N candidates, in the order of choice; groups (N,) int64: for each candidate the
-    place in `kept` of the one it is averaged into, -1 = dropped; weights (N,) float32 of that average."""
+    """kept (k,) int64: indices into the N candidates, in the order of choice; groups (N,) int64:
+    for each candidate the place in `kept` of the one it is averaged into, -1 = dropped; weights
+    (N,) float32 of that average.
+    """
 
     kept: torch.Tensor
     groups: torch.Tensor
@@ -72,16 +75,27 @@ def _only(kept: torch.Tensor, total: int) -> Selection:
 def select(name: str, candidates: Candidates, budget: int, config: PruningConfig) -> Selection:
     """Choose `budget` of the candidates (coarse_voxels: at most that many) by the strategy `name`.
 
-    Raises ConfigError for an unknown name or a budget outside 1..N, ModelError for features that are not finite.
+    Raises ConfigError for an unknown name or a budget outside 1..N, ModelError for features that
+    are not finite.
     """
     total = candidates.features.shape[0]
     if name not in SELECTORS:
-        raise ConfigError(f"{name!r} is not a strategy before the language model; allowed: {', '.join(SELECTORS)}.")
+        raise ConfigError(
+            f"{name!r} is not a strategy before the language model; allowed:"
+            f" {', '.join(SELECTORS)}."
+        )
     if not 1 <= budget <= total:
-        raise ConfigError(f"a budget of {budget} tokens for {name}; allowed: 1 to {total}, the tokens there are.")
-    for what, values in (("spatial features", candidates.features), ("relevance", candidates.relevance)):
+        raise ConfigError(
+            f"a budget of {budget} tokens for {name}; allowed: 1 to {total}, the tokens there are."
+        )
+    for what, values in (
+        ("spatial features", candidates.features),
+        ("relevance", candidates.relevance),
+    ):
         if values is not None and not bool(torch.isfinite(values).all()):
-            raise ModelError(f"{name}: {what} are not finite (NaN); the weights are damaged or overflowed.")
+            raise ModelError(
+                f"{name}: {what} are not finite (NaN); the weights are damaged or overflowed."
+            )
     if budget == total:
         return _only(torch.arange(total, device=candidates.features.device), total)
     return SELECTORS[name](candidates, budget, config)
@@ -100,13 +114,17 @@ def _uniform(candidates: Candidates, budget: int, config: PruningConfig) -> Sele
 
 
 def _cosines(features: torch.Tensor) -> torch.Tensor:
-    """Of all pairs, (N, N) float32; 1 with itself exactly, so that which token a DPP starts from is no matter of rounding."""
+    """Of all pairs, (N, N) float32; 1 with itself exactly, so that which token a DPP starts from is
+    no matter of rounding.
+    """
     unit = F.normalize(features.float(), dim=1)
     return (unit @ unit.T).fill_diagonal_(1.0)
 
 
 def _distances(xyz_m: torch.Tensor) -> torch.Tensor:
-    """Of all pairs, (N, N) metres; exact far from the map's origin too, where |a|^2 + |b|^2 - 2ab is metres off."""
+    """Of all pairs, (N, N) metres; exact far from the map's origin too, where |a|^2 + |b|^2 - 2ab
+    is metres off.
+    """
     return torch.cdist(xyz_m, xyz_m, compute_mode="donot_use_mm_for_euclid_dist")
 
 
@@ -117,8 +135,10 @@ def _with_jitter(kernel: torch.Tensor) -> torch.Tensor:
 
 
 def greedy_dpp(kernel: torch.Tensor, count: int) -> torch.Tensor:
-    """Indices (count,) of greedy MAP inference of the DPP with kernel (N, N): each time the item that adds most to the
-    determinant, by updating the Cholesky factor (Chen et al. 2018). Of equals the lowest index."""
+    """Indices (count,) of greedy MAP inference of the DPP with kernel (N, N): each time the item
+    that adds most to the determinant, by updating the Cholesky factor (Chen et al. 2018). Of equals
+    the lowest index.
+    """
     total = kernel.shape[0]
     gains = kernel.diagonal().clone()
     factor = kernel.new_zeros(count, total)
@@ -136,7 +156,9 @@ def greedy_dpp(kernel: torch.Tensor, count: int) -> torch.Tensor:
 
 
 def _voxel_dpp(candidates: Candidates, budget: int, config: PruningConfig) -> Selection:
-    """The 3DZip family: a DPP on the cosines of voxel features, the rest merged into the nearest anchor by cosine."""
+    """The 3DZip family: a DPP on the cosines of voxel features, the rest merged into the nearest
+    anchor by cosine.
+    """
     cosines = _cosines(candidates.features)
     kept = greedy_dpp(_with_jitter(cosines.clone()), budget)
     chosen = _only(kept, len(cosines))
@@ -146,13 +168,20 @@ def _voxel_dpp(candidates: Candidates, budget: int, config: PruningConfig) -> Se
     far = _distances(candidates.xyz_m)[:, kept] > radius_m
     likeness, nearest = cosines[:, kept].masked_fill(far, float("-inf")).max(dim=1)
     merged = torch.where(torch.isfinite(likeness), nearest, -1)
-    return replace(chosen, groups=torch.where(chosen.groups >= 0, chosen.groups, merged), merges=True)
+    return replace(
+        chosen, groups=torch.where(chosen.groups >= 0, chosen.groups, merged), merges=True
+    )
 
 
 def _cond_dpp(candidates: Candidates, budget: int, config: PruningConfig) -> Selection:
-    """The CDPruner family: a DPP on relevance x cosine x relevance; asks the question, so it cannot be kept for the next."""
+    """The CDPruner family: a DPP on relevance x cosine x relevance; asks the question, so it cannot
+    be kept for the next.
+    """
     if candidates.relevance is None:
-        raise ConfigError("cond_dpp needs the question: it cannot choose for a scene alone. Use voxel_dpp for that.")
+        raise ConfigError(
+            "cond_dpp needs the question: it cannot choose for a scene alone. Use voxel_dpp for"
+            " that."
+        )
     weight = candidates.relevance.clamp(min=1e-3)  # the least relevant can still be chosen
     kernel = weight[:, None] * _cosines(candidates.features) * weight
     kept = greedy_dpp(_with_jitter(kernel), budget)
@@ -162,26 +191,32 @@ def _cond_dpp(candidates: Candidates, budget: int, config: PruningConfig) -> Sel
 def _geo_fps(candidates: Candidates, budget: int, config: PruningConfig) -> Selection:
     """The SeGPruner family: farthest-point sampling on lam d_xyz / d_max + (1 - lam)(1 - cosine).
 
-    Starts from the most distinct token, the one least like the scene's mean feature; salient_share of the budget goes to
-    the next most distinct ones first.
+    Starts from the most distinct token, the one least like the scene's mean feature; salient_share
+    of the budget goes to the next most distinct ones first.
     """
     lam, features, xyz = config.geo_fps.lam, candidates.features.float(), candidates.xyz_m
     extent = (xyz.amax(dim=0) - xyz.amin(dim=0)).norm().clamp(min=1e-6)
     distance = lam * _distances(xyz) / extent + (1.0 - lam) * (1.0 - _cosines(features))
     likeness = F.normalize(features, dim=1) @ F.normalize(features.mean(dim=0), dim=0)
-    salient = torch.sort(likeness, stable=True).indices[: max(1, int(config.geo_fps.salient_share * budget))]
+    salient = torch.sort(likeness, stable=True).indices[
+        : max(1, int(config.geo_fps.salient_share * budget))
+    ]
     order = torch.empty(budget, dtype=torch.int64, device=xyz.device)
     order[: len(salient)] = salient
     nearest = distance[salient].amin(dim=0).index_fill(0, salient, float("-inf"))
     for step in range(len(salient), budget):
         best = nearest.argmax().view(1)
         order[step : step + 1] = best
-        nearest = torch.minimum(nearest, distance.index_select(0, best)[0]).index_fill(0, best, float("-inf"))
+        nearest = torch.minimum(nearest, distance.index_select(0, best)[0]).index_fill(
+            0, best, float("-inf")
+        )
     return _only(order, len(xyz))
 
 
 def _coarse_voxels(candidates: Candidates, budget: int, config: PruningConfig) -> Selection:
-    """Larger voxels, as fine as the budget allows: tokens of one voxel become their mean, weighted by their patches."""
+    """Larger voxels, as fine as the budget allows: tokens of one voxel become their mean, weighted
+    by their patches.
+    """
     best = voxel_ids(torch.zeros_like(candidates.xyz_m, dtype=torch.int64))
     low = candidates.voxel_size_m
     high = float((candidates.xyz_m.amax(dim=0) - candidates.xyz_m.amin(dim=0)).max()) * 2 + low
@@ -213,7 +248,9 @@ SELECTORS: dict[str, Selector] = {
 
 
 def patch_grid(num_patches: int, device: torch.device | None = None) -> torch.Tensor:
-    """(P, 3) float32: column, row, 0 of an image's patches in row-major order; they stand in for xyz in 2D."""
+    """(P, 3) float32: column, row, 0 of an image's patches in row-major order; they stand in for
+    xyz in 2D.
+    """
     side = round(num_patches**0.5)
     index = torch.arange(num_patches, device=device)
     return torch.stack((index % side, index // side, torch.zeros_like(index)), dim=1).float()

@@ -1,7 +1,8 @@
 """Retention schedules: how many of a scene's spatial tokens each decoder layer sees.
 
-O(i) is the share of the ORIGINAL N alive in layer i = 1..L (AdaToken-3D eq. 5). Layer 1 sees all, counts never grow, and
-the budget is met by what the layers get after the rules of a `Staircase` (which layers may drop). Numpy only.
+O(i) is the share of the ORIGINAL N alive in layer i = 1..L (AdaToken-3D eq. 5). Layer 1 sees all,
+counts never grow, and the budget is met by what the layers get after the rules of a `Staircase`
+(which layers may drop). Numpy only.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from scipy.optimize import brentq
 from ada3d_ros.errors import ConfigError
 
 Curve = npt.NDArray[np.float64]
-Measure = Callable[[Curve], float]  # what a budget is about: the mean of a curve, its end, its share of FLOPs
+Measure = Callable[
+    [Curve], float
+]  # what a budget is about: the mean of a curve, its end, its share of FLOPs
 BETA_MAX = 20.0  # exp(-20): everything gone after one layer
 ROUNDING = 1e-9  # of float products that should be whole
 ROUNDINGS: dict[str, Callable[[float], int]] = {
@@ -29,8 +32,9 @@ ROUNDINGS: dict[str, Callable[[float], int]] = {
 
 @dataclass(frozen=True, slots=True)
 class Staircase:
-    """Where tokens may be dropped: prune_layers 1-based layers behind which they may (empty = all), first 1-based layer
-    that may see fewer."""
+    """Where tokens may be dropped: prune_layers 1-based layers behind which they may (empty = all),
+    first 1-based layer that may see fewer.
+    """
 
     num_layers: int
     first: int = 2
@@ -40,21 +44,27 @@ class Staircase:
         too_deep = [layer for layer in self.prune_layers if not 1 <= layer < self.num_layers]
         if too_deep:
             raise ConfigError(
-                f"prune layer {too_deep[0]} is not one of the decoder's: tokens can be dropped behind layers 1 to "
-                f"{self.num_layers - 1}."
+                f"prune layer {too_deep[0]} is not one of the decoder's: tokens can be dropped"
+                f" behind layers 1 to {self.num_layers - 1}."
             )
 
     def may_drop_before(self, index: int) -> bool:
         """Whether the layer of 0-based index may see fewer tokens than the one before it."""
-        return index + 1 >= max(self.first, 2) and (not self.prune_layers or index in self.prune_layers)
+        return index + 1 >= max(self.first, 2) and (
+            not self.prune_layers or index in self.prune_layers
+        )
 
     @property
     def last_drop(self) -> int:
-        """0-based index of the last layer that may see fewer tokens than the one before it; 0 where none may."""
+        """0-based index of the last layer that may see fewer tokens than the one before it; 0 where
+        none may.
+        """
         return max((i for i in range(1, self.num_layers) if self.may_drop_before(i)), default=0)
 
     def linear_mean(self) -> tuple[Curve, float]:
-        """weights (L,) and a constant: the mean of `hold` of a falling curve O within 0..1 is weights . O + constant."""
+        """weights (L,) and a constant: the mean of `hold` of a falling curve O within 0..1 is
+        weights . O + constant.
+        """
         weights, source = np.zeros(self.num_layers), -1
         for index in range(self.num_layers):
             source = index if index and self.may_drop_before(index) else source
@@ -63,7 +73,9 @@ class Staircase:
         return weights, 1.0 - float(weights.sum())
 
     def hold(self, curve: Curve) -> Curve:
-        """The curve as the layers get it: 1 in layer 1, changed only where tokens may drop, never growing."""
+        """The curve as the layers get it: 1 in layer 1, changed only where tokens may drop, never
+        growing.
+        """
         held = np.empty(self.num_layers)
         alive = 1.0
         for index in range(self.num_layers):
@@ -75,10 +87,11 @@ class Staircase:
 
 @dataclass(frozen=True, slots=True)
 class RetentionSchedule:
-    """A curve ready to use: retention[i] = share of N alive in the layer of 0-based index i, already held.
+    """A curve ready to use: retention[i] = share of N alive in the layer of 0-based index i,
+    already held.
 
-    rounding `floor` (AdaToken-3D: down, products that are whole but for float error being whole), `truncate` (PyramidDrop:
-    Python's int of the product as it is) or `round` (FastV: half to even).
+    rounding `floor` (AdaToken-3D: down, products that are whole but for float error being whole),
+    `truncate` (PyramidDrop: Python's int of the product as it is) or `round` (FastV: half to even).
     """
 
     retention: tuple[float, ...]
@@ -90,7 +103,9 @@ class RetentionSchedule:
         return float(np.mean(self.retention))
 
     def counts(self, num_tokens: int, n_min: int = 1) -> tuple[int, ...]:
-        """Tokens alive in each layer for a scene of num_tokens: never growing, at least n_min (or all, if fewer)."""
+        """Tokens alive in each layer for a scene of num_tokens: never growing, at least n_min (or
+        all, if fewer).
+        """
         alive, counts = num_tokens, []
         for share in self.retention:
             wanted = share * num_tokens
@@ -105,19 +120,27 @@ def exponential(num_layers: int, alpha: float, beta: float, M: float, L0: float 
 
 
 def quadratic(num_layers: int, last: float) -> Curve:
-    """O(i) = 1 - (1 - last) x^2, x from 0 in layer 1 to 1 in layer L: the curve of the paper's figure 3."""
+    """O(i) = 1 - (1 - last) x^2, x from 0 in layer 1 to 1 in layer L: the curve of the paper's
+    figure 3.
+    """
     return 1.0 - (1.0 - last) * np.linspace(0.0, 1.0, num_layers) ** 2
 
 
 def stages(num_layers: int, layers: Sequence[int], ratios: Sequence[float]) -> Curve:
-    """1 up to layers[0] (1-based), ratios[0] behind it, ratios[1] behind layers[1], and so on (PyramidDrop)."""
+    """1 up to layers[0] (1-based), ratios[0] behind it, ratios[1] behind layers[1], and so on
+    (PyramidDrop).
+    """
     if len(layers) != len(ratios):
-        raise ConfigError(f"{len(layers)} stage layers and {len(ratios)} ratios: give one ratio for each stage layer.")
+        raise ConfigError(
+            f"{len(layers)} stage layers and {len(ratios)} ratios: give one ratio for each stage"
+            " layer."
+        )
     if list(layers) != sorted(set(layers)):
         raise ConfigError(f"stage layers {list(layers)} must rise, each named once.")
     if list(ratios) != sorted(ratios, reverse=True):
         raise ConfigError(
-            f"stage ratios {list(ratios)} must fall: they are shares of all tokens, and dropped ones do not return."
+            f"stage ratios {list(ratios)} must fall: they are shares of all tokens, and dropped"
+            " ones do not return."
         )
     curve = np.ones(num_layers)
     for layer, ratio in zip(layers, ratios, strict=True):
@@ -126,9 +149,15 @@ def stages(num_layers: int, layers: Sequence[int], ratios: Sequence[float]) -> C
 
 
 def solve_budget(
-    curve_of: Callable[[float], Curve], measure: Measure, target: float, low: float, high: float, name: str
+    curve_of: Callable[[float], Curve],
+    measure: Measure,
+    target: float,
+    low: float,
+    high: float,
+    name: str,
 ) -> Curve:
-    """The curve of the parameter in low..high whose measure meets the target; the measure must be monotone between them.
+    """The curve of the parameter in low..high whose measure meets the target; the measure must be
+    monotone between them.
 
     Raises ConfigError with the least that can be reached where the target lies below it.
     """
@@ -137,21 +166,31 @@ def solve_budget(
         raise UnreachableBudgetError(name, target, min(ends))
     if target > max(ends) + 1e-9:
         raise ConfigError(
-            f"{name} = {target:g} is above what the tokens that enter the language model come to; allowed: up to {max(ends):g}."
+            f"{name} = {target:g} is above what the tokens that enter the language model come to;"
+            f" allowed: up to {max(ends):g}."
         )
     gaps = ends[0] - target, ends[1] - target
-    if abs(gaps[0]) <= 1e-12 or abs(gaps[1]) <= 1e-12 or gaps[0] * gaps[1] > 0:  # at an end, within rounding
+    if (
+        abs(gaps[0]) <= 1e-12 or abs(gaps[1]) <= 1e-12 or gaps[0] * gaps[1] > 0
+    ):  # at an end, within rounding
         return curve_of(low if abs(gaps[0]) <= abs(gaps[1]) else high)
-    return curve_of(brentq(lambda x: measure(curve_of(x)) - target, low, high, xtol=1e-14, rtol=1e-13, maxiter=500))
+    return curve_of(
+        brentq(
+            lambda x: measure(curve_of(x)) - target, low, high, xtol=1e-14, rtol=1e-13, maxiter=500
+        )
+    )
 
 
 class UnreachableBudgetError(ConfigError):
-    """A budget below what a schedule can reach on a decoder; `scaled` tells it in shares of more tokens."""
+    """A budget below what a schedule can reach on a decoder; `scaled` tells it in shares of more
+    tokens.
+    """
 
     def __init__(self, name: str, target: float, least: float) -> None:
         super().__init__(
-            f"{name} = {target:g} cannot be met on this decoder; allowed: {_up(least):g} to 1 (its first layers see all tokens; a "
-            "strategy before the language model, as voxel_dpp, can go lower)."
+            f"{name} = {target:g} cannot be met on this decoder; allowed: {_up(least):g} to 1 (its"
+            " first layers see all tokens; a strategy before the language model, as voxel_dpp, can"
+            " go lower)."
         )
         self.name, self.target, self.least = name, target, least
 
@@ -166,12 +205,19 @@ def _up(value: float) -> float:
 
 
 def fixed(
-    num_layers: int, measure: Measure, target: float, M: float = 0.2, name: str = "keep_ratio", L0: float = 1.0
+    num_layers: int,
+    measure: Measure,
+    target: float,
+    M: float = 0.2,
+    name: str = "keep_ratio",
+    L0: float = 1.0,
 ) -> Curve:
-    """Eq. 5 without calibration: O(1) = 1, floor min(M, target / 2), beta so that the measure meets the target.
+    """Eq. 5 without calibration: O(1) = 1, floor min(M, target / 2), beta so that the measure meets
+    the target.
 
-    alpha = 0.8, M = 0.2, beta = 0.1236 on 32 layers are the paper's default (mean 0.411). Where even the steepest decay
-    keeps too much above the floor (few layers), the floor is lowered instead. L0 above 1: the decay begins there.
+    alpha = 0.8, M = 0.2, beta = 0.1236 on 32 layers are the paper's default (mean 0.411). Where
+    even the steepest decay keeps too much above the floor (few layers), the floor is lowered
+    instead. L0 above 1: the decay begins there.
     """
     floor = min(M, target / 2)
 
@@ -184,9 +230,15 @@ def fixed(
 
 
 def equal_factors(
-    num_layers: int, layers: Sequence[int], measure: Measure, target: float, name: str = "keep_ratio"
+    num_layers: int,
+    layers: Sequence[int],
+    measure: Measure,
+    target: float,
+    name: str = "keep_ratio",
 ) -> Curve:
-    """Stages that each keep the same share of what the one before kept, so that the measure meets the target."""
+    """Stages that each keep the same share of what the one before kept, so that the measure meets
+    the target.
+    """
     return solve_budget(
         lambda factor: stages(num_layers, layers, [factor ** (n + 1) for n in range(len(layers))]),
         measure,
@@ -197,12 +249,18 @@ def equal_factors(
     )
 
 
-def logistic(num_layers: int, slope: float, midpoint: float, target_mean: float, first: int = 2) -> Curve:
-    """O(i) = min(1, A / (1 + exp(slope (x - midpoint)))), x = relative depth, layers before `first` at 1; A is such that
-    the mean over all layers is target_mean exactly (AutoPrune's curve; closed form, clipped layers taken out in turn)."""
+def logistic(
+    num_layers: int, slope: float, midpoint: float, target_mean: float, first: int = 2
+) -> Curve:
+    """O(i) = min(1, A / (1 + exp(slope (x - midpoint)))), x = relative depth, layers before `first`
+    at 1; A is such that the mean over all layers is target_mean exactly (AutoPrune's curve; closed
+    form, clipped layers taken out in turn).
+    """
     x = np.linspace(0.0, 1.0, num_layers)
     shape = 1.0 / (1.0 + np.exp(np.clip(slope * (x - midpoint), -500.0, 500.0)))
-    budget = target_mean * num_layers - (first - 1)  # what the layers from `first` on may keep together
+    budget = target_mean * num_layers - (
+        first - 1
+    )  # what the layers from `first` on may keep together
     rest = shape[first - 1 :]  # falling: the clipped layers are the first ones
     if budget < 0.0:
         raise UnreachableBudgetError("keep_ratio", target_mean, (first - 1) / num_layers)

@@ -24,7 +24,9 @@ Inputs: rgb/image, depth/image, rgb/camera_info, pose or odom. Without autostart
 
 
 def main(args: list[str] | None = None) -> int:
-    """Run the node until it is interrupted. Returns 0; 2 for an argument that is not a ROS argument, or a bad one."""
+    """Run the node until it is interrupted. Returns 0; 2 for an argument that is not a ROS
+    argument, or a bad one.
+    """
     args = sys.argv[1:] if args is None else args
     if args and args[0] != "--ros-args":
         wanted = args[0] in ("-h", "--help")
@@ -50,7 +52,9 @@ def main(args: list[str] | None = None) -> int:
             raise
     finally:
         uninstall_signal_handlers()
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # launch sends a second one while we are taking things down
+        signal.signal(
+            signal.SIGINT, signal.SIG_IGN
+        )  # launch sends a second one while we are taking things down
         if node is not None:
             executor.remove_node(node)
             node.destroy_node()

@@ -25,7 +25,9 @@ MARGIN_S = 10.0  # beyond the request's own timeout
 def to_plain(message: Any) -> Any:
     """A message as dicts, lists and numbers, ready for JSON; NaN becomes None."""
     if hasattr(message, "get_fields_and_field_types"):
-        return {name: to_plain(getattr(message, name)) for name in message.get_fields_and_field_types()}
+        return {
+            name: to_plain(getattr(message, name)) for name in message.get_fields_and_field_types()
+        }
     if isinstance(message, (bytes, str, bool, int)):
         return message
     if isinstance(message, float):
@@ -52,27 +54,41 @@ def describe_tokens(tokens: Any) -> str:
 def describe_answer(answer: Any) -> str:
     """An Answer message as text for a terminal: answer, boxes, tokens, latency."""
     name = ErrorCode(answer.error_code).name
-    lines = [answer.text or "(no text)"] if answer.success else [f"{name} ({answer.error_code}): {answer.error_msg}"]
+    lines = (
+        [answer.text or "(no text)"]
+        if answer.success
+        else [f"{name} ({answer.error_code}): {answer.error_msg}"]
+    )
     if not answer.success and answer.text:
         lines.append(f"text so far: {answer.text}")
     if "(random weights)" in answer.model:
-        lines.insert(0, "NOTE: this model has random weights, it was never trained: the answer is meaningless.")
+        lines.insert(
+            0,
+            "NOTE: this model has random weights, it was never trained: the answer is meaningless.",
+        )
     for index, box in enumerate(answer.boxes):
         c, s = box.center.position, box.size
         yaw = 2 * math.atan2(box.center.orientation.z, box.center.orientation.w)
         score = "" if math.isnan(box.score) else f", score {box.score:.2f}"
         lines.append(
-            f"box {index} {box.label!r}: centre ({c.x:.3f}, {c.y:.3f}, {c.z:.3f}) m, size ({s.x:.3f}, {s.y:.3f}, {s.z:.3f}) m, "
-            f"yaw {math.degrees(yaw):.1f} deg in {answer.header.frame_id!r}, {box.support_points} depth points{score}"
+            f"box {index} {box.label!r}: centre ({c.x:.3f}, {c.y:.3f}, {c.z:.3f}) m, size"
+            f" ({s.x:.3f}, {s.y:.3f}, {s.z:.3f}) m, yaw {math.degrees(yaw):.1f} deg in"
+            f" {answer.header.frame_id!r}, {box.support_points} depth points{score}"
         )
     tokens = answer.tokens
     if tokens.prompt:
-        cached = f", cached scene ({answer.scene_staleness:.0%} stale)" if answer.scene_cached else ""
+        cached = (
+            f", cached scene ({answer.scene_staleness:.0%} stale)" if answer.scene_cached else ""
+        )
         lines.append(
-            f"tokens: {describe_tokens(tokens)}; {len(answer.keyframe_stamps)} keyframes, newest image {answer.scene_age_s:.1f} s old{cached}"
+            f"tokens: {describe_tokens(tokens)}; {len(answer.keyframe_stamps)} keyframes, newest"
+            f" image {answer.scene_age_s:.1f} s old{cached}"
         )
         times = [(stage, getattr(answer.latency, f"{stage}_ms")) for stage in LATENCY_STAGES]
-        lines.append("latency ms: " + ", ".join(f"{stage} {ms:.1f}" for stage, ms in times if not math.isnan(ms)))
+        lines.append(
+            "latency ms: "
+            + ", ".join(f"{stage} {ms:.1f}" for stage, ms in times if not math.isnan(ms))
+        )
     return "\n".join(lines)
 
 
@@ -83,8 +99,12 @@ def _parser(verb: str, what: str, example: str) -> argparse.ArgumentParser:
         epilog=f'Example: ada3d {verb} "{example}"',
     )
     parser.add_argument("text", help=f"for example {example!r}")
-    parser.add_argument("--node", default="/ada3d_agent", help="full name of the agent node (default /ada3d_agent)")
-    parser.add_argument("--timeout", type=float, default=0.0, help="seconds for the answer (default: the node's)")
+    parser.add_argument(
+        "--node", default="/ada3d_agent", help="full name of the agent node (default /ada3d_agent)"
+    )
+    parser.add_argument(
+        "--timeout", type=float, default=0.0, help="seconds for the answer (default: the node's)"
+    )
     parser.add_argument(
         "--keep-ratio",
         type=float,
@@ -92,21 +112,26 @@ def _parser(verb: str, what: str, example: str) -> argparse.ArgumentParser:
         help="share of spatial tokens kept, mean over layers (default: the node's)",
     )
     parser.add_argument(
-        "--deadline-ms", type=float, default=0.0, help="milliseconds the answer should take at most (default: none)"
+        "--deadline-ms",
+        type=float,
+        default=0.0,
+        help="milliseconds the answer should take at most (default: none)",
     )
     parser.add_argument("--json", action="store_true", help="print the whole answer as JSON")
     return parser
 
 
-def _call(options: argparse.Namespace, ros_args: Sequence[str], service: type, name: str, request: Any) -> Any | None:
+def _call(
+    options: argparse.Namespace, ros_args: Sequence[str], service: type, name: str, request: Any
+) -> Any | None:
     rclpy.init(args=list(ros_args))
     node = Node("ada3d_client")
     try:
         client = node.create_client(service, f"{options.node.rstrip('/')}/{name}")
         if not client.wait_for_service(timeout_sec=DISCOVERY_S):
             print(
-                f"no service {client.service_name} within {DISCOVERY_S:.0f} s: start the node with `ada3d agent`, or name it with --node; "
-                "`ada3d doctor` shows what is alive.",
+                f"no service {client.service_name} within {DISCOVERY_S:.0f} s: start the node with"
+                " `ada3d agent`, or name it with --node; `ada3d doctor` shows what is alive.",
                 file=sys.stderr,
             )
             return None
@@ -134,12 +159,18 @@ def _report(options: argparse.Namespace, answer: Any | None) -> int:
 def ask_main(args: Sequence[str]) -> int:
     """`ada3d ask`."""
     parser = _parser("ask", "Ask the agent a question about the place.", "What is on the table?")
-    parser.add_argument("--latest-image", action="store_true", help="ask about the newest image alone, in 2D")
+    parser.add_argument(
+        "--latest-image", action="store_true", help="ask about the newest image alone, in 2D"
+    )
     parser.add_argument("--max-new-tokens", type=int, default=0, help="(default: the node's)")
     options, ros_args = parse_with_ros_args(parser, args)
     request = QueryScene.Request(
         question=options.text,
-        scope=QueryScene.Request.SCOPE_LATEST_IMAGE if options.latest_image else QueryScene.Request.SCOPE_SCENE,
+        scope=(
+            QueryScene.Request.SCOPE_LATEST_IMAGE
+            if options.latest_image
+            else QueryScene.Request.SCOPE_SCENE
+        ),
         timeout_sec=options.timeout,
         deadline_ms=options.deadline_ms,
         keep_ratio=options.keep_ratio,
@@ -151,7 +182,9 @@ def ask_main(args: Sequence[str]) -> int:
 
 def ground_main(args: Sequence[str]) -> int:
     """`ada3d ground`."""
-    parser = _parser("ground", "Find an object by a phrase; prints boxes in the world frame.", "the red chair")
+    parser = _parser(
+        "ground", "Find an object by a phrase; prints boxes in the world frame.", "the red chair"
+    )
     parser.add_argument("--max-boxes", type=int, default=0, help="(default: the node's)")
     parser.add_argument("--min-score", type=float, default=0.0, help="0 to 1 (default: the node's)")
     options, ros_args = parse_with_ros_args(parser, args)

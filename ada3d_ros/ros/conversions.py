@@ -37,7 +37,9 @@ LATENCY_STAGES = (  # of Latency.msg, as people and diagnostics see them
 
 @dataclass(frozen=True, eq=False, slots=True)
 class PosedSet:
-    """Messages of one moment and the camera pose that belongs to them: T_world_cam (4, 4) float64, optical frame."""
+    """Messages of one moment and the camera pose that belongs to them: T_world_cam (4, 4) float64,
+    optical frame.
+    """
 
     rgb: Any
     depth: Any
@@ -57,7 +59,10 @@ def box_to_msg(box: Box3D) -> GroundedBox:
     return GroundedBox(
         label=box.label,
         score=float(box.score),
-        center=Pose(position=_point(box.center_m), orientation=Quaternion(z=math.sin(half), w=math.cos(half))),
+        center=Pose(
+            position=_point(box.center_m),
+            orientation=Quaternion(z=math.sin(half), w=math.cos(half)),
+        ),
         size=Vector3(x=float(box.size_m[0]), y=float(box.size_m[1]), z=float(box.size_m[2])),
         support_points=box.support_points,
         method=int(box.method),
@@ -71,7 +76,9 @@ def _point(xyz: Any) -> Point:
     return Point(x=float(xyz[0]), y=float(xyz[1]), z=float(xyz[2]))
 
 
-def _latency_to_msg(timings: StageTimings, wait_s: float, input_age_s: float, total_s: float) -> Latency:
+def _latency_to_msg(
+    timings: StageTimings, wait_s: float, input_age_s: float, total_s: float
+) -> Latency:
     def ms(seconds: float) -> float:
         return seconds * 1e3
 
@@ -125,7 +132,9 @@ def empty_answer_msg(question: str, request_id: int, frame_id: str, model: str) 
 def fill_answer_msg(
     message: AnswerMsg, answer: Answer, wait_s: float, total_s: float, started_ns: int, now_ns: int
 ) -> None:
-    """Put a finished answer into the message; started_ns and now_ns on the node clock, 0 where it has no time yet."""
+    """Put a finished answer into the message; started_ns and now_ns on the node clock, 0 where it
+    has no time yet.
+    """
     age_s = (now_ns - answer.stamp_ns) / 1e9 if now_ns > 0 else NAN
     input_age_s = (started_ns - answer.stamp_ns) / 1e9 if started_ns > 0 else NAN
     message.header = Header(stamp=ns_to_time(answer.stamp_ns), frame_id=answer.frame_id)
@@ -142,12 +151,15 @@ def fill_answer_msg(
 
 
 def error_of(error: BaseException) -> tuple[int, str]:
-    """The error code and sentence for an exception; unexpected ones become UNKNOWN and name their type."""
+    """The error code and sentence for an exception; unexpected ones become UNKNOWN and name their
+    type.
+    """
     if isinstance(error, Ada3DError):
         return int(error.code), str(error)
-    return int(
-        ErrorCode.UNKNOWN
-    ), f"unexpected {type(error).__name__}: {error}. The node goes on; the log has the details."
+    return (
+        int(ErrorCode.UNKNOWN),
+        f"unexpected {type(error).__name__}: {error}. The node goes on; the log has the details.",
+    )
 
 
 def boxes_to_msg(answer: AnswerMsg) -> GroundedBoxArray:
@@ -173,7 +185,11 @@ def boxes_to_markers(answer: AnswerMsg, lifetime_s: float) -> MarkerArray:
             scale=box.size,
         )
         cube.color = ColorRGBA(r=0.1, g=0.8, b=0.3, a=0.35)
-        top = Point(x=box.center.position.x, y=box.center.position.y, z=box.center.position.z + box.size.z / 2 + 0.1)
+        top = Point(
+            x=box.center.position.x,
+            y=box.center.position.y,
+            z=box.center.position.z + box.size.z / 2 + 0.1,
+        )
         score = "" if math.isnan(box.score) else f" {box.score:.2f}"
         text = Marker(
             header=answer.header,

@@ -1,4 +1,6 @@
-"""Warnings of the package's core (stdlib `logging`) in the node's log, each at most once in ten seconds."""
+"""Warnings of the package's core (stdlib `logging`) in the node's log, each at most once in ten
+seconds.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Counters, rolling windows and the diagnostics tasks on /diagnostics.
 
-Publishes a DiagnosticArray itself (diagnostic_updater has no wheel), with that library's parameter names and task
-naming, so that aggregators and rqt_robot_monitor work.
+Publishes a DiagnosticArray itself (diagnostic_updater has no wheel), with that library's parameter
+names and task naming, so that aggregators and rqt_robot_monitor work.
 """
 
 from __future__ import annotations
@@ -87,7 +87,11 @@ class InputMonitor:
     @property
     def rate_hz(self) -> float:
         recent = [t for t in self.arrivals if t > time.monotonic() - 10.0]
-        return (len(recent) - 1) / (recent[-1] - recent[0]) if len(recent) > 1 and recent[-1] > recent[0] else 0.0
+        return (
+            (len(recent) - 1) / (recent[-1] - recent[0])
+            if len(recent) > 1 and recent[-1] > recent[0]
+            else 0.0
+        )
 
     @property
     def silent_s(self) -> float:
@@ -103,7 +107,9 @@ class InferenceMonitor:
     failed: Counter[str] = field(default_factory=Counter)
     internal_errors: int = 0
     last_error: str = ""
-    windows: dict[str, Window] = field(default_factory=lambda: {stage: Window() for stage in LATENCY_STAGES})
+    windows: dict[str, Window] = field(
+        default_factory=lambda: {stage: Window() for stage in LATENCY_STAGES}
+    )
     tokens_per_s: Window = field(default_factory=Window)
     last_tokens: TokenUsage | None = None  # of the last answer
 
@@ -112,7 +118,9 @@ Task = Callable[[], tuple[bytes, str, Mapping[str, object]]]
 
 
 class DiagnosticsPublisher:
-    """Collects tasks and turns them into one DiagnosticArray. A task that raises becomes an ERROR line."""
+    """Collects tasks and turns them into one DiagnosticArray. A task that raises becomes an ERROR
+    line.
+    """
 
     def __init__(self, node_name: str, hardware_id: str) -> None:
         self.node_name = node_name

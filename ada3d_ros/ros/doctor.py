@@ -32,7 +32,10 @@ PYTHON_PACKAGES = {
 }
 ROS_PACKAGES = {
     "rclpy": ("ROS 2 in Python", "make setup, or source /opt/ros/<distribution>/setup.bash"),
-    "ada3d_ros.msg": ("the interfaces of this package", "make setup, or colcon build and source install/setup.bash"),
+    "ada3d_ros.msg": (
+        "the interfaces of this package",
+        "make setup, or colcon build and source install/setup.bash",
+    ),
 }
 # absent ones have a stand-in, or switch one output off
 OPTIONAL_ROS_PACKAGES = {
@@ -88,13 +91,16 @@ def check_packages() -> Iterator[Finding]:
     for module, without in OPTIONAL_ROS_PACKAGES.items():
         problem = _can_import(module)
         yield (
-            Finding(NOTE, module, f"not installed: {without}") if problem else Finding(OK, module, "the distribution's")
+            Finding(NOTE, module, f"not installed: {without}")
+            if problem
+            else Finding(OK, module, "the distribution's")
         )
     if shutil.which("ros2") is None:
         yield Finding(
             NOTE,
             "ros2 command",
-            "not installed (it has no wheel): `ada3d agent`, `ask`, `ground` and `replay` do without it",
+            "not installed (it has no wheel): `ada3d agent`, `ask`, `ground` and `replay` do"
+            " without it",
         )
 
 
@@ -117,7 +123,8 @@ def check_device() -> Iterator[Finding]:
         yield Finding(
             OK,
             f"cuda:{index}",
-            f"{torch.cuda.get_device_name(index)}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free",
+            f"{torch.cuda.get_device_name(index)}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB"
+            " free",
         )
 
 
@@ -136,7 +143,8 @@ def check_model(path: str) -> Iterator[Finding]:
     yield Finding(
         OK,
         "model",
-        f"{info.name}: {info.parameters / 1e6:.1f} M parameters, {info.memory_bytes / 2**20:.0f} MiB in {info.precision} on {info.device}{note}",
+        f"{info.name}: {info.parameters / 1e6:.1f} M parameters, {info.memory_bytes / 2**20:.0f}"
+        f" MiB in {info.precision} on {info.device}{note}",
     )
 
 
@@ -185,18 +193,34 @@ def _check_status(node: Any, node_name: str) -> Iterator[Finding]:
 
     received: list[Any] = []
     latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-    subscription = node.create_subscription(AgentStatus, f"{node_name}/status", received.append, latched)
+    subscription = node.create_subscription(
+        AgentStatus, f"{node_name}/status", received.append, latched
+    )
     end = time.monotonic() + DISCOVERY_S
     while not received and time.monotonic() < end:
         rclpy.spin_once(node, timeout_sec=0.1)
     node.destroy_subscription(subscription)
     if not received:
-        yield Finding(BAD, f"{node_name}/status", "silent: the node hangs or is of another version", "restart the node")
+        yield Finding(
+            BAD,
+            f"{node_name}/status",
+            "silent: the node hangs or is of another version",
+            "restart the node",
+        )
         return
     status = received[0]
     names = {
         getattr(AgentStatus, n): n
-        for n in ("UNCONFIGURED", "LOADING", "WAITING_FOR_DATA", "READY", "BUSY", "PAUSED", "ERROR", "INACTIVE")
+        for n in (
+            "UNCONFIGURED",
+            "LOADING",
+            "WAITING_FOR_DATA",
+            "READY",
+            "BUSY",
+            "PAUSED",
+            "ERROR",
+            "INACTIVE",
+        )
     }
     level = (
         OK
@@ -206,7 +230,9 @@ def _check_status(node: Any, node_name: str) -> Iterator[Finding]:
         else NOTE
     )
     yield Finding(
-        level, "state", f"{names.get(status.state, status.state)}, {status.keyframes} keyframes: {status.detail}"
+        level,
+        "state",
+        f"{names.get(status.state, status.state)}, {status.keyframes} keyframes: {status.detail}",
     )
 
 
@@ -223,7 +249,9 @@ def _check_topics(node: Any, node_name: str) -> Iterator[Finding]:
                 BAD,
                 topic,
                 f"{types[0]}: no publisher (subscribed {wanted})",
-                "start the camera or bag, or remap the input: ada3d agent --ros-args -r INPUT:=TOPIC (INPUT: rgb/image, depth/image, rgb/camera_info, pose, odom; compressed ones end in /compressed, /compressedDepth)",
+                "start the camera or bag, or remap the input: ada3d agent --ros-args -r"
+                " INPUT:=TOPIC (INPUT: rgb/image, depth/image, rgb/camera_info, pose, odom;"
+                " compressed ones end in /compressed, /compressedDepth)",
             )
             continue
         offered = sorted({p.qos_profile.reliability.name.lower() for p in publishers})
@@ -244,7 +272,10 @@ def _check_topics(node: Any, node_name: str) -> Iterator[Finding]:
             )
         else:
             yield Finding(
-                OK, topic, f"{types[0]}: {len(publishers)} publisher(s) {'/'.join(offered)}, subscribed {wanted}"
+                OK,
+                topic,
+                f"{types[0]}: {len(publishers)} publisher(s) {'/'.join(offered)}, subscribed"
+                f" {wanted}",
             )
 
 
@@ -259,7 +290,10 @@ def _list_candidates(node: Any) -> Iterator[Finding]:
     for topic, types in node.get_topic_names_and_types():
         if any(t in wanted for t in types):
             publishers = node.get_publishers_info_by_topic(topic)
-            offered = "/".join(sorted({p.qos_profile.reliability.name.lower() for p in publishers})) or "no publisher"
+            offered = (
+                "/".join(sorted({p.qos_profile.reliability.name.lower() for p in publishers}))
+                or "no publisher"
+            )
             yield Finding(NOTE, topic, f"{', '.join(types)} ({offered}): could be an input")
 
 
@@ -267,9 +301,14 @@ def main(args: Sequence[str]) -> int:
     """`ada3d doctor`. Returns 0 if nothing is missing, 1 otherwise."""
     parser = argparse.ArgumentParser(
         prog="ada3d doctor",
-        description="Check the installation, a model folder and the running node. Exit code 1 if something is missing.",
+        description=(
+            "Check the installation, a model folder and the running node. Exit code 1 if something"
+            " is missing."
+        ),
     )
-    parser.add_argument("--node", default="/ada3d_agent", help="full name of the agent node (default /ada3d_agent)")
+    parser.add_argument(
+        "--node", default="/ada3d_agent", help="full name of the agent node (default /ada3d_agent)"
+    )
     parser.add_argument("--model", default="", help="also check this checkpoint folder")
     parser.add_argument("--no-graph", action="store_true", help="do not look for running nodes")
     options = parser.parse_args(list(args))

@@ -1,7 +1,8 @@
 """`SimpleFilter` and `Subscriber` of message_filters, or a stand-in of the same small surface.
 
-A ROS distribution provides message_filters; the wheels do not. Our synchroniser needs two things of it: callbacks that
-can be chained, and a subscriber that is such a filter. The stand-in has exactly those, with the same names.
+A ROS distribution provides message_filters; the wheels do not. Our synchroniser needs two things of
+it: callbacks that can be chained, and a subscriber that is such a filter. The stand-in has exactly
+those, with the same names.
 """
 
 from collections.abc import Callable
@@ -34,13 +35,17 @@ except ImportError:
                 callback(*(msg + args))
 
     class Subscriber(SimpleFilter):  # type: ignore[no-redef]
-        """A subscription as a filter; arguments as message_filters: (node, type, topic, **create_subscription options)."""
+        """A subscription as a filter; arguments as message_filters: (node, type, topic,
+        **create_subscription options).
+        """
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__()
             self.node, message_type, self.topic = args[:3]
             kwargs.setdefault("qos_profile", 10)
-            self.sub = self.node.create_subscription(message_type, self.topic, self.callback, **kwargs)
+            self.sub = self.node.create_subscription(
+                message_type, self.topic, self.callback, **kwargs
+            )
 
         def callback(self, msg: Any) -> None:
             self.signalMessage(msg)

@@ -1,7 +1,8 @@
 """Nothing raises out of a callback, and nothing floods the log.
 
-An exception in an async service callback ends `spin()` and the node is deaf; one in a lifecycle transition is swallowed
-without a line. `guarded` turns either into a log line, a counter and a result the caller can read.
+An exception in an async service callback ends `spin()` and the node is deaf; one in a lifecycle
+transition is swallowed without a line. `guarded` turns either into a log line, a counter and a
+result the caller can read.
 """
 
 import functools
@@ -15,7 +16,8 @@ from typing import Any, Protocol
 class ThrottledWarning:
     """A warning at most once per `period_s` and key; how many were held back is said with the next.
 
-    rclpy's own throttling looks up the caller's file for every call, some milliseconds each, also for what it then drops.
+    rclpy's own throttling looks up the caller's file for every call, some milliseconds each, also
+    for what it then drops.
     """
 
     def __init__(self, warn: Callable[[str], Any], period_s: float = 10.0) -> None:
@@ -39,11 +41,13 @@ class Reporter(Protocol):
     def report_error(self, where: str, error: BaseException, trace: str) -> None: ...
 
 
-def guarded(fallback: Callable[..., Any] | None = None) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def guarded(
+    fallback: Callable[..., Any] | None = None,
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Decorate a method of an object that has `report_error`.
 
-    On an exception the error is reported and `fallback(self, error, *args)` gives the result (default: None).
-    Works for plain and `async def` methods.
+    On an exception the error is reported and `fallback(self, error, *args)` gives the result
+    (default: None). Works for plain and `async def` methods.
     """
 
     def decorate(method: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,7 +1,7 @@
 """Subscriptions to colour, depth, camera_info and pose; out come complete, posed sets of messages.
 
-Callbacks only look at stamps and queue; nothing here decodes an image. Every message that is given up is counted
-under its FrameReason.
+Callbacks only look at stamps and queue; nothing here decodes an image. Every message that is given
+up is counted under its FrameReason.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ class _Waiting:
 class FrameInputs:
     """All inputs of the node: subscribe, synchronise, wait for the pose, limit the rate.
 
-    `on_ready(PosedSet)` gets each set; `on_time_jump(old_ns, new_ns)` fires when stamps of all inputs fall back.
+    `on_ready(PosedSet)` gets each set; `on_time_jump(old_ns, new_ns)` fires when stamps of all
+    inputs fall back.
     """
 
     def __init__(
@@ -56,9 +57,17 @@ class FrameInputs:
         self._node, self.config, self._drops = node, config, drops
         self._on_ready, self._on_time_jump, self.report_error = on_ready, on_time_jump, report_error
         self.monitors = {
-            "rgb": InputMonitor("rgb", "rgb/image/compressed" if config.rgb_transport == "compressed" else "rgb/image"),
+            "rgb": InputMonitor(
+                "rgb",
+                "rgb/image/compressed" if config.rgb_transport == "compressed" else "rgb/image",
+            ),
             "depth": InputMonitor(
-                "depth", "depth/image/compressedDepth" if config.depth_transport == "compressedDepth" else "depth/image"
+                "depth",
+                (
+                    "depth/image/compressedDepth"
+                    if config.depth_transport == "compressedDepth"
+                    else "depth/image"
+                ),
             ),
             "camera_info": InputMonitor("camera_info", "rgb/camera_info"),
             "pose": InputMonitor("pose", config.pose_source),
@@ -69,7 +78,9 @@ class FrameInputs:
         self.poses = PoseBuffer()
         self._last_accepted_ns = self._last_pose_ns = -1
         self._waiting: list[_Waiting] = []
-        self._T_child_cam = pose_from_quaternion(np.array(config.extrinsic.xyz), np.array(config.extrinsic.quat_xyzw))
+        self._T_child_cam = pose_from_quaternion(
+            np.array(config.extrinsic.xyz), np.array(config.extrinsic.quat_xyzw)
+        )
         self.matcher = NearestStampMatcher(
             3,
             slop_ns=int(config.sync.slop_sec * 1e9),
@@ -83,8 +94,12 @@ class FrameInputs:
         self._sync = NearestStampSynchronizer(images, self.matcher, drops.add)
         self._sync.registerCallback(self._on_set)
         self._subscriptions["pose"].registerCallback(self._on_pose)
-        steady = Clock(clock_type=ClockType.STEADY_TIME)  # fires also under use_sim_time without /clock
-        self._poll_timer = node.create_timer(POSE_POLL_S, self._release_waiting, clock=steady, autostart=False)
+        steady = Clock(
+            clock_type=ClockType.STEADY_TIME
+        )  # fires also under use_sim_time without /clock
+        self._poll_timer = node.create_timer(
+            POSE_POLL_S, self._release_waiting, clock=steady, autostart=False
+        )
 
     def _subscribe_all(self) -> dict[str, InputSubscription]:
         types = {
@@ -94,11 +109,21 @@ class FrameInputs:
             "pose": Odometry if self.config.pose_source == "odom" else PoseStamped,
         }
         qos = self.config.qos
-        modes = {"rgb": qos.rgb, "depth": qos.depth, "camera_info": qos.camera_info, "pose": qos.pose}
+        modes = {
+            "rgb": qos.rgb,
+            "depth": qos.depth,
+            "camera_info": qos.camera_info,
+            "pose": qos.pose,
+        }
         depths = {"rgb": 5, "depth": 5, "camera_info": 50, "pose": 50}  # small messages may wait
         return {
             name: InputSubscription(
-                self._node, self.monitors[name], message_type, modes[name], depths[name], self._on_corrupt
+                self._node,
+                self.monitors[name],
+                message_type,
+                modes[name],
+                depths[name],
+                self._on_corrupt,
             )
             for name, message_type in types.items()
         }
@@ -136,13 +161,20 @@ class FrameInputs:
         if self.sets == 0:
             gap = self.matcher.smallest_miss_ns
             hint = (
-                f" (nearest stamps differ by {gap / 1e6:.1f} ms: raise sync.slop_sec above {gap / 1e9:.4f})"
+                f" (nearest stamps differ by {gap / 1e6:.1f} ms: raise sync.slop_sec above"
+                f" {gap / 1e9:.4f})"
                 if gap
                 else ""
             )
-            return f"all inputs arrive, but no colour, depth and camera_info within sync.slop_sec {self.config.sync.slop_sec} s{hint}."
+            return (
+                "all inputs arrive, but no colour, depth and camera_info within sync.slop_sec"
+                f" {self.config.sync.slop_sec} s{hint}."
+            )
         dropped = {reason.value: n for reason, n in self._drops.snapshot().items() if n}
-        return f"{self.sets} sets were synchronised, none became a keyframe; dropped: {dropped or 'none'}."
+        return (
+            f"{self.sets} sets were synchronised, none became a keyframe; dropped:"
+            f" {dropped or 'none'}."
+        )
 
     @guarded()
     def _jumped(self, old_ns: int, new_ns: int) -> None:
@@ -169,11 +201,14 @@ class FrameInputs:
             monitor.wrong_frame += 1
             self._warn(
                 "wrong frame",
-                f"{monitor.topic} is in frame {message.header.frame_id!r}, world_frame is {self.config.world_frame!r}: pose not used. "
-                "Set world_frame to the frame of the pose.",
+                f"{monitor.topic} is in frame {message.header.frame_id!r}, world_frame is"
+                f" {self.config.world_frame!r}: pose not used. Set world_frame to the frame of the"
+                " pose.",
             )
             return
-        if stamp_ns < self._last_pose_ns - MIN_JUMP_NS:  # poses of before a time jump belong to another run
+        if (
+            stamp_ns < self._last_pose_ns - MIN_JUMP_NS
+        ):  # poses of before a time jump belong to another run
             self.poses.clear()
         self._last_pose_ns = stamp_ns
         child = getattr(message, "child_frame_id", self.config.pose_child_frame)
@@ -181,7 +216,8 @@ class FrameInputs:
             monitor.wrong_frame += 1
             self._warn(
                 "wrong child",
-                f"{monitor.topic} has child_frame_id {child!r}, pose_child_frame is {self.config.pose_child_frame!r}: not used.",
+                f"{monitor.topic} has child_frame_id {child!r}, pose_child_frame is"
+                f" {self.config.pose_child_frame!r}: not used.",
             )
             return
         try:
@@ -211,8 +247,10 @@ class FrameInputs:
             late_s = (self._node.get_clock().now().nanoseconds - stamp_ns) / 1e9
             self._warn(
                 "stale",
-                f"image stamps differ from the node's clock by {late_s:.1f} s (input.max_age_sec {self.config.input.max_age_sec}); frames are not used. "
-                "Replaying a bag: set use_sim_time and publish /clock. Otherwise check the clocks, or set input.max_age_sec to 0.",
+                f"image stamps differ from the node's clock by {late_s:.1f} s (input.max_age_sec"
+                f" {self.config.input.max_age_sec}); frames are not used. Replaying a bag: set"
+                " use_sim_time and publish /clock. Otherwise check the clocks, or set"
+                " input.max_age_sec to 0.",
             )
             return FrameReason.STALE
         period_ns = 1e9 / self.config.input.max_rate_hz
@@ -226,14 +264,22 @@ class FrameInputs:
 
     @guarded()
     def _release_waiting(self) -> None:
-        waiting, self._waiting = self._waiting, []  # taken first: what raises is not tried again at every poll
+        waiting, self._waiting = (
+            self._waiting,
+            [],
+        )  # taken first: what raises is not tried again at every poll
         still_waiting = []
         for item in waiting:
             found = self.poses.lookup(item.stamp_ns, self.config.pose.max_gap_sec)
             if found.T_world_child is not None:
                 T_world_cam = found.T_world_child @ self._T_child_cam
-                self._on_ready(PosedSet(*item.messages, stamp_ns=item.stamp_ns, T_world_cam=T_world_cam))
-            elif found.status is PoseStatus.NEVER or time.monotonic() - item.since > self.config.pose.timeout_sec:
+                self._on_ready(
+                    PosedSet(*item.messages, stamp_ns=item.stamp_ns, T_world_cam=T_world_cam)
+                )
+            elif (
+                found.status is PoseStatus.NEVER
+                or time.monotonic() - item.since > self.config.pose.timeout_sec
+            ):
                 self._drops.add(FrameReason.NO_POSE)
                 self._warn("no pose", self._no_pose_text(item.stamp_ns, found.why))
             else:
@@ -247,5 +293,11 @@ class FrameInputs:
     def _no_pose_text(self, stamp_ns: int, why: str) -> str:
         monitor = self.monitors["pose"]
         if monitor.received == 0:
-            return f"no pose for the image at {stamp_ns / 1e9:.3f}: nothing received on {monitor.topic} ({monitor.type_name})."
-        return f"no pose in {self.config.world_frame!r} for the image at {stamp_ns / 1e9:.3f} (waited pose.timeout_sec {self.config.pose.timeout_sec}): {why}"
+            return (
+                f"no pose for the image at {stamp_ns / 1e9:.3f}: nothing received on"
+                f" {monitor.topic} ({monitor.type_name})."
+            )
+        return (
+            f"no pose in {self.config.world_frame!r} for the image at {stamp_ns / 1e9:.3f} (waited"
+            f" pose.timeout_sec {self.config.pose.timeout_sec}): {why}"
+        )

@@ -26,7 +26,9 @@ UPSIDE_DOWN_FRAMES = 20
 
 
 def make_bridge() -> ImageBridge | None:
-    """A distribution's cv_bridge; None where there is none, or one that does not import (built for another numpy)."""
+    """A distribution's cv_bridge; None where there is none, or one that does not import (built for
+    another numpy).
+    """
     try:
         from cv_bridge import CvBridge
     except Exception:
@@ -94,13 +96,18 @@ class FrameIntake:
             )
             with self._lock:
                 if era != self._era:
-                    raise FrameError(FrameReason.SUPERSEDED, "the scene was reset while it was decoded.")
+                    raise FrameError(
+                        FrameReason.SUPERSEDED, "the scene was reset while it was decoded."
+                    )
                 admitted = self._scene.observe(frame) is not None
             if admitted:
                 self._on_keyframe()
         except FrameError as error:
             self._drops.add(error.reason)
-            self._warn(error.reason, f"frame at {messages.stamp_ns / 1e9:.3f} not used ({error.reason}): {error}")
+            self._warn(
+                error.reason,
+                f"frame at {messages.stamp_ns / 1e9:.3f} not used ({error.reason}): {error}",
+            )
             return
         except PoseError as error:
             self._drops.add(FrameReason.BAD_POSE)
@@ -115,12 +122,15 @@ class FrameIntake:
         if self._last_intrinsics not in (None, frame.intrinsics):
             self.camera_info_changes += 1
         self._last_intrinsics = frame.intrinsics
-        self._upside_down = self._upside_down + 1 if frame.T_world_cam[2, 1] > 0.5 else 0  # camera y axis points up
+        self._upside_down = (
+            self._upside_down + 1 if frame.T_world_cam[2, 1] > 0.5 else 0
+        )  # camera y axis points up
         if self._upside_down == UPSIDE_DOWN_FRAMES:
             self._warn(
                 "upside down",
-                f"the camera's down axis has pointed up for {UPSIDE_DOWN_FRAMES} frames: the pose looks like a body frame (x forward, z up), "
-                "not an optical frame (z forward, y down). Set extrinsic.quat_xyzw, e.g. [-0.5, 0.5, -0.5, 0.5] for a body frame.",
+                f"the camera's down axis has pointed up for {UPSIDE_DOWN_FRAMES} frames: the pose"
+                " looks like a body frame (x forward, z up), not an optical frame (z forward, y"
+                " down). Set extrinsic.quat_xyzw, e.g. [-0.5, 0.5, -0.5, 0.5] for a body frame.",
             )
 
     def _failed(self, error: BaseException) -> None:

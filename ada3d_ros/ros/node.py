@@ -1,7 +1,8 @@
 """The lifecycle node: wires parameters, inputs, the pipeline, requests and diagnostics together.
 
-configure checks files and starts loading the weights in the inference thread; activate opens the inputs; services
-answer in every state, with an error code where they cannot help. The executor thread never does torch work.
+configure checks files and starts loading the weights in the inference thread; activate opens the
+inputs; services answer in every state, with an error code where they cannot help. The executor
+thread never does torch work.
 """
 
 from __future__ import annotations
@@ -67,7 +68,9 @@ class AgentNode(LifecycleNode):
                 "the inference thread", error, "".join(traceback.format_exception(error))
             ),
             work_ahead=self._work_ahead,
-            run_batch=lambda jobs: self._ready_pipeline().ask_together([job.batch(job) for job in jobs]),
+            run_batch=lambda jobs: self._ready_pipeline().ask_together(
+                [job.batch(job) for job in jobs]
+            ),
         )
         self._core_log = CoreLog(self.get_logger().warning)
         self._settings = ParameterBridge(
@@ -80,12 +83,16 @@ class AgentNode(LifecycleNode):
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._periodic = [
             self.create_timer(1.0, self._publish_status, clock=steady),
-            self.create_timer(self.config.diagnostic_updater.period, self._publish_diagnostics, clock=steady),
+            self.create_timer(
+                self.config.diagnostic_updater.period, self._publish_diagnostics, clock=steady
+            ),
         ]
         backward = JumpThreshold(
             min_forward=None, min_backward=Duration(nanoseconds=-MIN_JUMP_NS), on_clock_change=False
         )
-        self._jump_handle = self.get_clock().create_jump_callback(backward, post_callback=self._clock_jumped)
+        self._jump_handle = self.get_clock().create_jump_callback(
+            backward, post_callback=self._clock_jumped
+        )
         self._publish_status()
 
     @property
@@ -94,20 +101,26 @@ class AgentNode(LifecycleNode):
 
     def _create_services(self) -> None:
         group = ReentrantCallbackGroup()
-        self.create_service(GetModelInfo, "~/get_model_info", self._on_model_info, callback_group=group)
+        self.create_service(
+            GetModelInfo, "~/get_model_info", self._on_model_info, callback_group=group
+        )
         self.create_service(Trigger, "~/reset_scene", self._on_reset, callback_group=group)
         self.create_service(SetBool, "~/set_paused", self._on_pause, callback_group=group)
 
-    # -- lifecycle --------------------------------------------------------------------------------------------------
+    # -- lifecycle
 
-    def _failed_transition(self, error: Exception, state: LifecycleState) -> TransitionCallbackReturn:
+    def _failed_transition(
+        self, error: Exception, state: LifecycleState
+    ) -> TransitionCallbackReturn:
         self._load_error = str(error)
         self._publish_status()
         return FAILURE
 
     @guarded(_failed_transition)
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Check everything that can be checked without reading weights, then load them in the worker."""
+        """Check everything that can be checked without reading weights, then load them in the
+        worker.
+        """
         self._load_error = ""
         try:
             if self._settings.errors:
@@ -121,14 +134,21 @@ class AgentNode(LifecycleNode):
             return FAILURE
         self.pipeline = pipeline
         self.intake = FrameIntake(
-            self.config, pipeline, self.drops, self.get_logger().warning, self.report_error, self.worker.nudge
+            self.config,
+            pipeline,
+            self.drops,
+            self.get_logger().warning,
+            self.report_error,
+            self.worker.nudge,
         )
         self.get_logger().info(
-            f"loading {info.name}: {info.parameters / 1e6:.1f} M parameters, {info.memory_bytes / 2**20:.0f} MiB in {info.precision} on {info.device}"
+            f"loading {info.name}: {info.parameters / 1e6:.1f} M parameters,"
+            f" {info.memory_bytes / 2**20:.0f} MiB in {info.precision} on {info.device}"
         )
         if info.random_weights:
             self.get_logger().warning(
-                "this checkpoint has random weights, it was never trained: every answer is meaningless."
+                "this checkpoint has random weights, it was never trained: every answer is"
+                " meaningless."
             )
         self.worker.run_later(lambda: self._load(pipeline))
         self._publish_status()
@@ -148,7 +168,9 @@ class AgentNode(LifecycleNode):
 
     @guarded(_failed_transition)
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        self.inputs = FrameInputs(self, self.config, self.drops, self._on_set, self._stamps_jumped, self.report_error)
+        self.inputs = FrameInputs(
+            self, self.config, self.drops, self._on_set, self._stamps_jumped, self.report_error
+        )
         self._active = True
         self._publish_status()
         return super().on_activate(state)
@@ -192,7 +214,9 @@ class AgentNode(LifecycleNode):
         self.pipeline = None
 
     def destroy_node(self) -> None:
-        """Stop the threads, then the node. rclpy leaves the lifecycle services, and with them the node, alive in the graph."""
+        """Stop the threads, then the node. rclpy leaves the lifecycle services, and with them the
+        node, alive in the graph.
+        """
         self._release()
         self.worker.stop()
         self._requests.close()
@@ -200,7 +224,7 @@ class AgentNode(LifecycleNode):
         super().destroy_node()
         self._state_machine.destroy_when_not_in_use()
 
-    # -- scene ------------------------------------------------------------------------------------------------------
+    # -- scene
 
     def _on_set(self, messages: PosedSet) -> None:
         if self.intake is None or self.pipeline is None or self._paused:
@@ -229,7 +253,9 @@ class AgentNode(LifecycleNode):
         self._reset_scene()
 
     def _reset_scene(self) -> None:
-        self.worker.cancel_all(SceneResetError)  # first: no waiting question may start on the empty scene
+        self.worker.cancel_all(
+            SceneResetError
+        )  # first: no waiting question may start on the empty scene
         if self.intake is not None:
             self.intake.clear()
         if self.pipeline is not None:
@@ -256,7 +282,7 @@ class AgentNode(LifecycleNode):
         pipeline = self.pipeline
         return self._active and not self._paused and pipeline is not None and pipeline.work_ahead()
 
-    # -- what requests need -----------------------------------------------------------------------------------------
+    # -- what requests need
 
     def admit(self, text: str) -> None:
         """Raise the RequestError that says why a question cannot be taken now, or is none."""
@@ -264,15 +290,20 @@ class AgentNode(LifecycleNode):
             raise ModelError(f"the model could not be loaded: {self._load_error}")
         if self.pipeline is None or not self._active or self.inputs is None:
             raise NotActiveError(
-                "the node is not active; run `ros2 lifecycle set <node> configure` and `activate`, or launch with autostart:=true."
+                "the node is not active; run `ros2 lifecycle set <node> configure` and `activate`,"
+                " or launch with autostart:=true."
             )
         if self._paused:
             raise NotActiveError("the node is paused; call ~/set_paused with data: false.")
         if not self.pipeline.ready:
-            raise LoadingError("the weights are still loading; ask again in a moment (~/status tells when).")
+            raise LoadingError(
+                "the weights are still loading; ask again in a moment (~/status tells when)."
+            )
         self.pipeline.check_question(text)
         now_ns = self.get_clock().now().nanoseconds
-        check_scene(self.pipeline.scene_state(), self.inputs.missing, now_ns, self.config.scene.max_age_sec)
+        check_scene(
+            self.pipeline.scene_state(), self.inputs.missing, now_ns, self.config.scene.max_age_sec
+        )
 
     def _ready_pipeline(self) -> Ada3DPipeline:
         pipeline = self.pipeline
@@ -296,7 +327,7 @@ class AgentNode(LifecycleNode):
     def publish_answer(self, message: AnswerMsg) -> None:
         self._outputs.publish_answer(message, self.config.markers.lifetime_sec)
 
-    # -- services ---------------------------------------------------------------------------------------------------
+    # -- services
 
     def _failed_trigger(self, error: Exception, request: Any, response: Any) -> Any:
         response.success, response.message = False, error_of(error)[1]
@@ -305,11 +336,21 @@ class AgentNode(LifecycleNode):
     @guarded(lambda self, error, request, response: response)
     def _on_model_info(self, request: Any, response: Any) -> Any:
         info = self.pipeline.info if self.pipeline is not None else None
-        response.pruning = self.pipeline.pruning_in_force()[0] if self.pipeline else self.config.pruning.strategy
+        response.pruning = (
+            self.pipeline.pruning_in_force()[0] if self.pipeline else self.config.pruning.strategy
+        )
         response.max_views = self.config.keyframe.max_views
         if info is not None:
-            response.name, response.revision, response.sha256 = info.name, info.revision, info.sha256
-            response.device, response.precision, response.parameters = info.device, info.precision, info.parameters
+            response.name, response.revision, response.sha256 = (
+                info.name,
+                info.revision,
+                info.sha256,
+            )
+            response.device, response.precision, response.parameters = (
+                info.device,
+                info.precision,
+                info.parameters,
+            )
             response.max_input_tokens = info.max_input_tokens
             response.random_weights, response.has_3d, response.has_grounding_head = (
                 info.random_weights,
@@ -334,7 +375,7 @@ class AgentNode(LifecycleNode):
         )
         return response
 
-    # -- reports ----------------------------------------------------------------------------------------------------
+    # -- reports
 
     def report_error(self, where: str, error: BaseException, trace: str) -> None:
         """Count and log an error that nothing else handles."""
@@ -359,7 +400,10 @@ class AgentNode(LifecycleNode):
         if self.worker.busy:
             return AgentStatus.BUSY, "answering a question."
         if self.pipeline.scene_state().num_keyframes == 0:
-            return AgentStatus.WAITING_FOR_DATA, self.inputs.missing() if self.inputs else "no inputs."
+            return (
+                AgentStatus.WAITING_FOR_DATA,
+                self.inputs.missing() if self.inputs else "no inputs.",
+            )
         return AgentStatus.READY, "ask on ~/query, ~/ground, ~/ask_scene or ~/question."
 
     @guarded()
@@ -381,7 +425,11 @@ class AgentNode(LifecycleNode):
             used, total = self.pipeline.device_memory_mib()
         else:
             used = total = math.nan
-        message.queued, message.gpu_memory_used_mib, message.gpu_memory_total_mib = self.worker.queued, used, total
+        message.queued, message.gpu_memory_used_mib, message.gpu_memory_total_mib = (
+            self.worker.queued,
+            used,
+            total,
+        )
         self._outputs.statuses.publish(message)
 
     @guarded()
@@ -390,9 +438,11 @@ class AgentNode(LifecycleNode):
 
 
 def build_node(pipeline_factory: PipelineFactory = Ada3DPipeline, **options: Any) -> AgentNode:
-    """An agent node for an executor of yours; `options` go to the node (namespace, context, parameter_overrides).
+    """An agent node for an executor of yours; `options` go to the node (namespace, context,
+    parameter_overrides).
 
-    With the parameter `autostart` it configures and activates itself; a failure leaves it unconfigured, in state ERROR.
+    With the parameter `autostart` it configures and activates itself; a failure leaves it
+    unconfigured, in state ERROR.
     """
     node = AgentNode(pipeline_factory, **options)
     if node.config.autostart and node.trigger_configure() == OK:

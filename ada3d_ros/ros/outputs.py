@@ -16,19 +16,27 @@ from ada3d_ros.msg import AgentStatus, Answer, GroundedBoxArray
 from ada3d_ros.ros.conversions import boxes_to_markers, boxes_to_msg, boxes_to_poses
 from ada3d_ros.ros.diagnostics import DiagnosticsPublisher
 
-LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+LATCHED = QoSProfile(
+    depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
+)
 
 
 def _publisher(node: Node, message_type: type, topic: str, qos: QoSProfile | int) -> Publisher:
-    """Without rclpy's default events: two waitables a publisher, each of which every turn of the executor pays for.
-    Whoever subscribes with an incompatible QoS is told on its own side."""
+    """Without rclpy's default events: two waitables a publisher, each of which every turn of the
+    executor pays for. Whoever subscribes with an incompatible QoS is told on its own side.
+    """
     return node.create_publisher(
-        message_type, topic, qos, event_callbacks=PublisherEventCallbacks(use_default_callbacks=False)
+        message_type,
+        topic,
+        qos,
+        event_callbacks=PublisherEventCallbacks(use_default_callbacks=False),
     )
 
 
 class AgentOutputs:
-    """All publishers of the agent node. Plain publishers, not lifecycle-gated: an error must reach people in any state."""
+    """All publishers of the agent node. Plain publishers, not lifecycle-gated: an error must reach
+    people in any state.
+    """
 
     def __init__(self, node: Node, use_fqn: bool) -> None:
         self._answers = _publisher(node, Answer, "~/answer", 10)
@@ -42,10 +50,18 @@ class AgentOutputs:
         self.updater = DiagnosticsPublisher(name, node.resolve_topic_name("rgb/image"))
 
     def publish_answer(self, message: Answer, marker_lifetime_s: float) -> None:
-        """The answer on every topic; a failure goes to ~/answer and, as `[code] sentence`, to ~/answer_text."""
+        """The answer on every topic; a failure goes to ~/answer and, as `[code] sentence`, to
+        ~/answer_text.
+        """
         self._answers.publish(message)
         self._texts.publish(
-            String(data=message.text if message.success else f"[{message.error_code}] {message.error_msg}")
+            String(
+                data=(
+                    message.text
+                    if message.success
+                    else f"[{message.error_code}] {message.error_msg}"
+                )
+            )
         )
         if message.success:
             self._boxes.publish(boxes_to_msg(message))

@@ -1,4 +1,6 @@
-"""ROS parameters declared from the config dataclasses: one source for default, description, unit and range."""
+"""ROS parameters declared from the config dataclasses: one source for default, description, unit
+and range.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,12 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
+from rcl_interfaces.msg import (
+    FloatingPointRange,
+    IntegerRange,
+    ParameterDescriptor,
+    SetParametersResult,
+)
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.node import Node
 from rclpy.parameter import Parameter
@@ -25,19 +32,24 @@ def descriptor(setting: Setting) -> ParameterDescriptor:
     if setting.low is not None and setting.high is not None:
         if isinstance(setting.default, float):
             result.floating_point_range = [
-                FloatingPointRange(from_value=float(setting.low), to_value=float(setting.high), step=0.0)
+                FloatingPointRange(
+                    from_value=float(setting.low), to_value=float(setting.high), step=0.0
+                )
             ]
         elif type(setting.default) is int:
-            result.integer_range = [IntegerRange(from_value=int(setting.low), to_value=int(setting.high), step=1)]
+            result.integer_range = [
+                IntegerRange(from_value=int(setting.low), to_value=int(setting.high), step=1)
+            ]
     return result
 
 
 class ParameterBridge:
     """Keeps an AgentConfig equal to the node's parameters.
 
-    A value that came with the start (YAML, command line) and does not pass is remembered in `errors`; configure fails
-    on it and says so, and setting a good value clears it. Changes are checked all together, then applied; `check` raises
-    ConfigError for what only the loaded model can refuse.
+    A value that came with the start (YAML, command line) and does not pass is remembered in
+    `errors`; configure fails on it and says so, and setting a good value clears it. Changes are
+    checked all together, then applied; `check` raises ConfigError for what only the loaded model
+    can refuse.
     """
 
     def __init__(
@@ -60,18 +72,26 @@ class ParameterBridge:
 
     def _declare(self) -> AgentConfig:
         for name, setting in SETTINGS.items():
-            default = list(setting.default) if isinstance(setting.default, tuple) else setting.default
+            default = (
+                list(setting.default) if isinstance(setting.default, tuple) else setting.default
+            )
             try:
                 self._node.declare_parameter(name, default, descriptor(setting))
             except (InvalidParameterValueException, InvalidParameterTypeException) as error:
                 self.errors[name] = str(error)
-                self._node.declare_parameter(name, default, descriptor(setting), ignore_override=True)
+                self._node.declare_parameter(
+                    name, default, descriptor(setting), ignore_override=True
+                )
         return self._read()
 
     def _read(self) -> AgentConfig:
-        """What the parameters say; the default stands in for a value that does not pass, which goes to `errors`."""
+        """What the parameters say; the default stands in for a value that does not pass, which goes
+        to `errors`.
+        """
         values = {}
-        for name, value in self._ours([self._node.get_parameter(name) for name in SETTINGS]).items():
+        for name, value in self._ours(
+            [self._node.get_parameter(name) for name in SETTINGS]
+        ).items():
             try:
                 values[name] = SETTINGS[name].check(value)
             except ConfigError as error:
@@ -96,7 +116,9 @@ class ParameterBridge:
 
     def _ours(self, parameters: Sequence[Parameter]) -> dict[str, Any]:
         return {
-            p.name: list(p.value) if hasattr(p.value, "tolist") else p.value for p in parameters if p.name in SETTINGS
+            p.name: list(p.value) if hasattr(p.value, "tolist") else p.value
+            for p in parameters
+            if p.name in SETTINGS
         }
 
     def _validate(self, parameters: Sequence[Parameter]) -> SetParametersResult:
@@ -104,7 +126,9 @@ class ParameterBridge:
         try:
             config = from_flat(changed, self.config)
             wanted, current = to_flat(config), to_flat(self.config)
-            if config.pruning != self.config.pruning:  # a calibration file gone missing must not refuse anything else
+            if (
+                config.pruning != self.config.pruning
+            ):  # a calibration file gone missing must not refuse anything else
                 self._check(config)
         except ConfigError as error:
             return SetParametersResult(successful=False, reason=str(error))
@@ -113,7 +137,10 @@ class ParameterBridge:
                 if SETTINGS[name].read_only and wanted[name] != current[name]:
                     return SetParametersResult(
                         successful=False,
-                        reason=f"{name} is fixed while the node is configured; call cleanup, set it, configure again.",
+                        reason=(
+                            f"{name} is fixed while the node is configured; call cleanup, set it,"
+                            " configure again."
+                        ),
                     )
         return SetParametersResult(successful=True)
 

@@ -1,4 +1,6 @@
-"""A node that starts an agent in a process of its own and talks to it, as the demo and the node benchmark do."""
+"""A node that starts an agent in a process of its own and talks to it, as the demo and the node
+benchmark do.
+"""
 
 from __future__ import annotations
 
@@ -29,15 +31,25 @@ class PeerError(Ada3DError):
 
 
 def use_large_image_transport() -> None:
-    """Let Fast DDS send whole RGB-D frames through shared memory, unless the environment chooses; call before init."""
-    for name in ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE"):  # Fast DDS 2 and 3
+    """Let Fast DDS send whole RGB-D frames through shared memory, unless the environment chooses;
+    call before init.
+    """
+    for name in (
+        "FASTRTPS_DEFAULT_PROFILES_FILE",
+        "FASTDDS_DEFAULT_PROFILES_FILE",
+    ):  # Fast DDS 2 and 3
         os.environ.setdefault(name, str(LARGE_IMAGES_PROFILE))
 
 
 def start_verb(*args: str) -> subprocess.Popen[bytes]:
     """`ada3d <args>` in a process of its own, with this Python."""
     return subprocess.Popen(
-        [sys.executable, "-c", "import sys; from ada3d_ros.cli import main; sys.exit(main())", *args]
+        [
+            sys.executable,
+            "-c",
+            "import sys; from ada3d_ros.cli import main; sys.exit(main())",
+            *args,
+        ]
     )
 
 
@@ -49,10 +61,15 @@ def make_random_model(folder: Path) -> Path:
 
 
 class AgentPeer:
-    """The agent process and a node beside it. Use as a context manager: the process ends with the block."""
+    """The agent process and a node beside it. Use as a context manager: the process ends with the
+    block.
+    """
 
     def __init__(
-        self, parameters: Mapping[str, object], remaps: Mapping[str, str] | None = None, log: IO[bytes] | None = None
+        self,
+        parameters: Mapping[str, object],
+        remaps: Mapping[str, str] | None = None,
+        log: IO[bytes] | None = None,
     ) -> None:
         use_large_image_transport()
         command = [sys.executable, "-m", "ada3d_ros.ros.agent", "--ros-args"]
@@ -68,7 +85,9 @@ class AgentPeer:
         self.statuses: list[AgentStatus] = []
         self.diagnostics: list[DiagnosticArray] = []
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-        self.node.create_subscription(AgentStatus, "/ada3d_agent/status", self.statuses.append, latched)
+        self.node.create_subscription(
+            AgentStatus, "/ada3d_agent/status", self.statuses.append, latched
+        )
         self.node.create_subscription(DiagnosticArray, "/diagnostics", self.diagnostics.append, 10)
         self._clients: dict[str, Any] = {}
 
@@ -76,7 +95,10 @@ class AgentPeer:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.process.terminate()
         try:
@@ -98,13 +120,16 @@ class AgentPeer:
         return condition()
 
     def wait_for_state(self, states: set[int], timeout_s: float) -> None:
-        """Raises PeerError with the node's own sentence if it gets into ERROR, ends, or takes too long."""
+        """Raises PeerError with the node's own sentence if it gets into ERROR, ends, or takes too
+        long.
+        """
 
         def reached() -> bool:
             failed = bool(self.statuses) and self.statuses[-1].state == AgentStatus.ERROR
             if failed or self.process.poll() is not None:
                 raise PeerError(
-                    f"the agent failed: {self.statuses[-1].detail if failed else f'exit code {self.process.returncode}'}"
+                    "the agent failed:"
+                    f" {self.statuses[-1].detail if failed else f'exit code {self.process.returncode}'}"
                 )
             return bool(self.statuses) and self.statuses[-1].state in states
 
@@ -132,4 +157,7 @@ class AgentPeer:
         count = len(self.diagnostics)
         if not self.spin_until(lambda: len(self.diagnostics) > count + 1, 10.0):
             raise PeerError("no diagnostics within 10 s.")
-        return {s.name.split(": ", 1)[1]: {kv.key: kv.value for kv in s.values} for s in self.diagnostics[-1].status}
+        return {
+            s.name.split(": ", 1)[1]: {kv.key: kv.value for kv in s.values}
+            for s in self.diagnostics[-1].status
+        }

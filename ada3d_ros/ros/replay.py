@@ -1,8 +1,8 @@
 """Plays a rosbag2 (mcap or sqlite3) into ROS: raw CDR bytes, no deserialising, with /clock.
 
-Recorded stamps are years old, so /clock is published by default and nodes should run with use_sim_time. A loop keeps
-stamps rising: each pass is shifted behind the one before. On a ROS distribution `ros2 bag play --clock` does the same
-without loops.
+Recorded stamps are years old, so /clock is published by default and nodes should run with
+use_sim_time. A loop keeps stamps rising: each pass is shifted behind the one before. On a ROS
+distribution `ros2 bag play --clock` does the same without loops.
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ MAX_STAMP_NS = 2**31 * 1_000_000_000 - 1  # seconds are int32
 
 @dataclass(frozen=True, slots=True)
 class ReplayOptions:
-    """rate: 1 = as recorded. restamp: stamps become now. clock: publish /clock. loop: play until interrupted."""
+    """rate: 1 = as recorded. restamp: stamps become now. clock: publish /clock. loop: play until
+    interrupted.
+    """
 
     rate: float = 1.0
     loop: bool = False
@@ -66,7 +68,9 @@ def message_class(type_name: str) -> type | None:
 
 
 def starts_with_header(cls: Any) -> bool:
-    """Whether the message's first field is a std_msgs/Header, so that its stamp lies at a fixed place in the CDR bytes."""
+    """Whether the message's first field is a std_msgs/Header, so that its stamp lies at a fixed
+    place in the CDR bytes.
+    """
     fields = list(cls.get_fields_and_field_types().values())
     return bool(fields) and fields[0] == "std_msgs/Header"
 
@@ -80,7 +84,9 @@ def header_stamp_ns(cdr: bytes) -> int:
 
 
 def shift_header_stamp(cdr: bytes, shift_ns: int) -> bytes:
-    """CDR bytes with header.stamp moved by `shift_ns`. The stamp follows the 4-byte encapsulation: int32 s, uint32 ns."""
+    """CDR bytes with header.stamp moved by `shift_ns`. The stamp follows the 4-byte encapsulation:
+    int32 s, uint32 ns.
+    """
     stamp_ns = header_stamp_ns(cdr)
     if stamp_ns == 0:
         return cdr  # not set: leave it visible as such
@@ -102,8 +108,8 @@ def shift_transforms(cls: Any, cdr: bytes, shift_ns: int) -> bytes:
 class Player(Node):
     """A node `ada3d_replay` that publishes one bag. `~/set_paused` (SetBool) pauses and resumes.
 
-    Raises SourceError where the bag is absent, unreadable or holds no type that can be imported; `play` raises it where
-    the bag turns out to be damaged or empty.
+    Raises SourceError where the bag is absent, unreadable or holds no type that can be imported;
+    `play` raises it where the bag turns out to be damaged or empty.
     """
 
     def __init__(self, bag: Path, options: ReplayOptions, **node_options: Any) -> None:
@@ -119,10 +125,13 @@ class Player(Node):
             self._advertise(connection)
         if not self._out:
             raise SourceError(
-                f"{bag}: none of its message types can be imported: {sorted(set(self.skipped.values()))}; source their packages."
+                f"{bag}: none of its message types can be imported:"
+                f" {sorted(set(self.skipped.values()))}; source their packages."
             )
         self._clock_publisher = (
-            self.create_publisher(Clock, "/clock", 10) if options.clock and not options.restamp else None
+            self.create_publisher(Clock, "/clock", 10)
+            if options.clock and not options.restamp
+            else None
         )
         self.create_service(SetBool, "~/set_paused", self._on_set_paused)
         self.published = 0
@@ -130,7 +139,9 @@ class Player(Node):
 
     def _advertise(self, connection: Any) -> None:
         cls = message_class(connection.msgtype)
-        if cls is None or connection.topic == "/clock":  # the recorded one would contradict ours, and loops
+        if (
+            cls is None or connection.topic == "/clock"
+        ):  # the recorded one would contradict ours, and loops
             self.skipped[connection.topic] = connection.msgtype
             return
         static = connection.topic.endswith("tf_static")
@@ -160,7 +171,9 @@ class Player(Node):
         return response
 
     def wait_for_subscribers(self) -> bool:
-        """Wait until somebody listens to any topic of the bag, at most options.wait_s; True if somebody does."""
+        """Wait until somebody listens to any topic of the bag, at most options.wait_s; True if
+        somebody does.
+        """
         end = time.monotonic() + self.options.wait_s
         while time.monotonic() < end:
             if any(publisher.get_subscription_count() for publisher, _ in self._out.values()):
@@ -174,7 +187,9 @@ class Player(Node):
         passes = 0
         start_ns, end_ns = self._reader.start_time, self._reader.end_time
         while rclpy.ok(context=self.context):
-            shift_ns = 0 if self.options.loop_jumps_back else passes * (end_ns - start_ns + LOOP_GAP_NS)
+            shift_ns = (
+                0 if self.options.loop_jumps_back else passes * (end_ns - start_ns + LOOP_GAP_NS)
+            )
             self._play_once(shift_ns)
             passes += 1
             if self.published == 0 and rclpy.ok(context=self.context):
@@ -186,7 +201,9 @@ class Player(Node):
                 publisher.wait_for_all_acked(Duration(seconds=2.0))
 
     def _play_once(self, shift_ns: int) -> None:
-        """Raises SourceError where the bag is damaged, at the latest when messages are missing at its end."""
+        """Raises SourceError where the bag is damaged, at the latest when messages are missing at
+        its end.
+        """
         connections = [c for c in self._reader.connections if c.topic in self._out]
         seen = 0
         pace = _Pace(self._reader.start_time, self.options.rate)
@@ -212,7 +229,9 @@ class Player(Node):
             for connection, bag_ns, cdr in self._reader.messages(connections=connections):
                 yield connection, bag_ns, bytes(cdr)
         except Exception as error:  # a damaged file makes the readers raise almost anything
-            raise SourceError(f"the bag is damaged after {self.published} messages: {_one_line(error)}") from error
+            raise SourceError(
+                f"the bag is damaged after {self.published} messages: {_one_line(error)}"
+            ) from error
 
     def _wait_until(self, pace: _Pace, bag_ns: int, shift_ns: int) -> bool:
         """Sleep until it is time for `bag_ns`, keeping /clock alive; False when ROS shuts down."""
@@ -229,7 +248,9 @@ class Player(Node):
         return False
 
     def _publish_clock(self, stamp_ns: int) -> None:
-        stamp_ns = self._clock_ns = max(stamp_ns, self._clock_ns)  # within a pass the clock never falls back
+        stamp_ns = self._clock_ns = max(
+            stamp_ns, self._clock_ns
+        )  # within a pass the clock never falls back
         if self._clock_publisher is not None:
             self._clock_publisher.publish(
                 Clock(clock=Time(sec=stamp_ns // 1_000_000_000, nanosec=stamp_ns % 1_000_000_000))
@@ -268,14 +289,19 @@ def open_bag(path: Path) -> AnyReader:
     if not path.exists():
         raise SourceError(f"no bag at {path}.")
     try:
-        reader = AnyReader([path], default_typestore=get_typestore(Stores.LATEST))  # older bags hold no definitions
+        reader = AnyReader(
+            [path], default_typestore=get_typestore(Stores.LATEST)
+        )  # older bags hold no definitions
         reader.open()
     except Exception as error:  # rosbags, sqlite and struct have errors of their own
         raise SourceError(
-            f"{path} is not a readable rosbag2 (a folder with metadata.yaml and .mcap or .db3 files): {_one_line(error)}"
+            f"{path} is not a readable rosbag2 (a folder with metadata.yaml and .mcap or .db3"
+            f" files): {_one_line(error)}"
         ) from None
     if not reader.is2:
-        raise SourceError(f"{path} is a ROS 1 bag; convert it with `rosbags-convert --src {path} --dst <folder>`.")
+        raise SourceError(
+            f"{path} is a ROS 1 bag; convert it with `rosbags-convert --src {path} --dst <folder>`."
+        )
     return reader
 
 
@@ -293,11 +319,21 @@ def _positive(text: str) -> float:
 def parse_args(args: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(
         prog="ada3d replay",
-        description="Play a rosbag2 (mcap or sqlite3) into ROS. ROS arguments (remaps) go behind --ros-args.",
+        description=(
+            "Play a rosbag2 (mcap or sqlite3) into ROS. ROS arguments (remaps) go behind"
+            " --ros-args."
+        ),
     )
     parser.add_argument("bag", type=Path, help="bag folder or file")
-    parser.add_argument("--rate", type=_positive, default=1.0, help="speed; 2 = twice as fast (0.01 to 100, default 1)")
-    parser.add_argument("--loop", action="store_true", help="play until interrupted; stamps keep rising")
+    parser.add_argument(
+        "--rate",
+        type=_positive,
+        default=1.0,
+        help="speed; 2 = twice as fast (0.01 to 100, default 1)",
+    )
+    parser.add_argument(
+        "--loop", action="store_true", help="play until interrupted; stamps keep rising"
+    )
     parser.add_argument(
         "--loop-jumps-back",
         action="store_true",
@@ -306,20 +342,30 @@ def parse_args(args: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument(
         "--start-paused",
         action="store_true",
-        help="wait for `ros2 service call /ada3d_replay/set_paused std_srvs/srv/SetBool '{data: false}'`",
+        help=(
+            "wait for `ros2 service call /ada3d_replay/set_paused std_srvs/srv/SetBool '{data:"
+            " false}'`"
+        ),
     )
     parser.add_argument(
-        "--restamp", action="store_true", help="stamps become now; no /clock (nodes run without use_sim_time)"
+        "--restamp",
+        action="store_true",
+        help="stamps become now; no /clock (nodes run without use_sim_time)",
     )
     parser.add_argument("--no-clock", action="store_true", help="do not publish /clock")
     parser.add_argument(
-        "--wait-sec", type=float, default=10.0, help="wait this long for a subscriber before playing (default 10)"
+        "--wait-sec",
+        type=float,
+        default=10.0,
+        help="wait this long for a subscriber before playing (default 10)",
     )
     return parse_with_ros_args(parser, args)
 
 
 def main(args: Sequence[str]) -> int:
-    """`ada3d replay`. Returns 0; with a sentence on stderr 2, or 1 where the bag turns out to be damaged."""
+    """`ada3d replay`. Returns 0; with a sentence on stderr 2, or 1 where the bag turns out to be
+    damaged.
+    """
     options, ros_args = parse_args(args)
     replay = ReplayOptions(
         options.rate,
@@ -340,7 +386,11 @@ def main(args: Sequence[str]) -> int:
         return 2
     print(f"playing {options.bag}: {', '.join(player.topics)}")
     for topic, type_name in player.skipped.items():
-        why = "the player has a clock of its own" if topic == "/clock" else f"{type_name} cannot be imported here"
+        why = (
+            "the player has a clock of its own"
+            if topic == "/clock"
+            else f"{type_name} cannot be imported here"
+        )
         print(f"skipped {topic}: {why}")
     executor = SingleThreadedExecutor()
     executor.add_node(player)

@@ -1,7 +1,8 @@
 """Questions in, answers out: the services, the action and the plain-text topic, all on one path.
 
-Every entry makes a `_Request`, queues it on the RequestWorker and awaits a Future that the worker completes. The
-callbacks are `async` and in a reentrant group: with the default group the same code dead-locks.
+Every entry makes a `_Request`, queues it on the RequestWorker and awaits a Future that the worker
+completes. The callbacks are `async` and in a reentrant group: with the default group the same code
+dead-locks.
 """
 
 from __future__ import annotations
@@ -42,7 +43,9 @@ from ada3d_ros.srv import GroundObject, QueryScene
 from ada3d_ros.types import Answer, AskHooks, Question, SceneState, Scope, Stage, StopReason
 
 FEEDBACK_PERIOD_S = 0.05
-BURST_QOS = QoSProfile(depth=100)  # reliable; with the default depth of 10 a burst of requests is lost in silence
+BURST_QOS = QoSProfile(
+    depth=100
+)  # reliable; with the default depth of 10 a burst of requests is lost in silence
 
 
 class Agent(Protocol):
@@ -80,7 +83,8 @@ def checked_number(name: str, value: float, low: float, high: float) -> float:
         return math.nan
     if not low <= value <= high:  # also catches NaN
         raise InvalidRequestError(
-            f"{name} = {value:g} is out of range; allowed: {low:g} to {high:g}, or 0 for the node's default."
+            f"{name} = {value:g} is out of range; allowed: {low:g} to {high:g}, or 0 for the node's"
+            " default."
         )
     return float(value)
 
@@ -90,14 +94,17 @@ def _limit(name: str, value: float, setting: str) -> float:
     return checked_number(name, value, float(s.low or 0.0), float(s.high or math.inf))
 
 
-def check_scene(scene: SceneState, missing: Callable[[], str], now_ns: int, max_age_s: float) -> None:
+def check_scene(
+    scene: SceneState, missing: Callable[[], str], now_ns: int, max_age_s: float
+) -> None:
     """Refuse a question without a scene, or about one older than `max_age_s` (0 = any age)."""
     if scene.num_keyframes == 0:
         raise NoFramesError(f"no keyframe yet: {missing()}")
     age_s = (now_ns - scene.newest_ns) / 1e9
     if max_age_s > 0 and age_s > max_age_s:
         raise StaleSceneError(
-            f"the newest keyframe is {age_s:.1f} s old, scene.max_age_sec is {max_age_s:g}; move the camera or check the inputs."
+            f"the newest keyframe is {age_s:.1f} s old, scene.max_age_sec is {max_age_s:g}; move"
+            " the camera or check the inputs."
         )
 
 
@@ -109,9 +116,15 @@ class RequestServer:
         self._last_id = 0
         self._goals: dict[bytes, _GoalFeedback] = {}  # those that wait or run, by goal id
         group = ReentrantCallbackGroup()
-        node.create_service(QueryScene, "~/query", self._on_query, callback_group=group, qos_profile=BURST_QOS)
-        node.create_service(GroundObject, "~/ground", self._on_ground, callback_group=group, qos_profile=BURST_QOS)
-        node.create_subscription(String, "~/question", self._on_question, BURST_QOS, callback_group=group)
+        node.create_service(
+            QueryScene, "~/query", self._on_query, callback_group=group, qos_profile=BURST_QOS
+        )
+        node.create_service(
+            GroundObject, "~/ground", self._on_ground, callback_group=group, qos_profile=BURST_QOS
+        )
+        node.create_subscription(
+            String, "~/question", self._on_question, BURST_QOS, callback_group=group
+        )
         self._action = ActionServer(
             node,
             AskScene,
@@ -131,7 +144,7 @@ class RequestServer:
     def report_error(self, where: str, error: BaseException, trace: str) -> None:
         self._agent.report_error(where, error, trace)
 
-    # -- entries ----------------------------------------------------------------------------------------------------
+    # -- entries
 
     def _failed_query(self, error: Exception, request: Any, response: Any) -> Any:
         response.answer = self._failure_msg(request.question, error)
@@ -149,7 +162,11 @@ class RequestServer:
     @guarded(_failed_ground)
     async def _on_ground(self, request: Any, response: Any) -> Any:
         answer = await self._handle(request.phrase, lambda: self._ground_request(request))
-        response.success, response.error_code, response.error_msg = answer.success, answer.error_code, answer.error_msg
+        response.success, response.error_code, response.error_msg = (
+            answer.success,
+            answer.error_code,
+            answer.error_msg,
+        )
         response.result, response.answer = boxes_to_msg(answer), answer
         return response
 
@@ -178,7 +195,9 @@ class RequestServer:
             handle.abort()
         code, text = error_of(error)
         return AskScene.Result(
-            error_code=code, error_msg=text, answer=self._failure_msg(handle.request.question, error)
+            error_code=code,
+            error_msg=text,
+            answer=self._failure_msg(handle.request.question, error),
         )
 
     @guarded(_failed_goal)
@@ -186,7 +205,9 @@ class RequestServer:
         key, goal = bytes(handle.goal_id.uuid), _GoalFeedback(handle)
         self._goals[key] = goal
         try:
-            answer = await self._handle(handle.request.question, lambda: self._goal_request(handle.request), goal)
+            answer = await self._handle(
+                handle.request.question, lambda: self._goal_request(handle.request), goal
+            )
         finally:
             del self._goals[key]
         if answer.error_code == ErrorCode.CANCELED and handle.is_cancel_requested:
@@ -196,18 +217,27 @@ class RequestServer:
         else:
             handle.abort()
         return AskScene.Result(
-            success=answer.success, error_code=answer.error_code, error_msg=answer.error_msg, answer=answer
+            success=answer.success,
+            error_code=answer.error_code,
+            error_msg=answer.error_msg,
+            answer=answer,
         )
 
-    # -- what was asked ---------------------------------------------------------------------------------------------
+    # -- what was asked
 
     def _query_request(self, request: Any) -> _Request:
         if request.scope not in list(Scope):
             raise InvalidRequestError(
-                f"scope = {request.scope}; allowed: {', '.join(f'{s.value} ({s.name})' for s in Scope)}."
+                f"scope = {request.scope}; allowed:"
+                f" {', '.join(f'{s.value} ({s.name})' for s in Scope)}."
             )
         return self._common(
-            request, Question(request.question, scope=Scope(request.scope), max_new_tokens=self._max_tokens(request))
+            request,
+            Question(
+                request.question,
+                scope=Scope(request.scope),
+                max_new_tokens=self._max_tokens(request),
+            ),
         )
 
     def _goal_request(self, goal: Any) -> _Request:
@@ -217,7 +247,9 @@ class RequestServer:
     def _ground_request(self, request: Any) -> _Request:
         _limit("max_boxes", request.max_boxes, "boxes.max_count")
         _limit("min_score", request.min_score, "boxes.min_score")
-        question = Question(request.phrase, max_boxes=request.max_boxes, min_score=request.min_score)
+        question = Question(
+            request.phrase, max_boxes=request.max_boxes, min_score=request.min_score
+        )
         return replace(self._common(request, question), ground=True)
 
     def _max_tokens(self, request: Any) -> int:
@@ -229,20 +261,26 @@ class RequestServer:
         keep = _limit("keep_ratio", request.keep_ratio, "pruning.keep_ratio")
         deadline = checked_number("deadline_ms", request.deadline_ms, 1.0, 600_000.0)
         return _Request(
-            replace(question, keep_ratio=round(keep, 6)),  # float32 on the wire: 0.7 came as 0.699999988
+            replace(
+                question, keep_ratio=round(keep, 6)
+            ),  # float32 on the wire: 0.7 came as 0.699999988
             timeout_s=0.0 if math.isnan(timeout) else timeout,
             deadline_ms=deadline,
         )
 
-    # -- the one path -----------------------------------------------------------------------------------------------
+    # -- the one path
 
     async def _handle(
         self, text: str, build: Callable[[], _Request], feedback: _GoalFeedback | None = None
     ) -> AnswerMsg:
-        """Check, queue, wait, publish. Every outcome is an Answer message with a code; nothing is raised."""
+        """Check, queue, wait, publish. Every outcome is an Answer message with a code; nothing is
+        raised.
+        """
         self._agent.inference.requests += 1
         self._last_id += 1
-        message = empty_answer_msg(text, self._last_id, self._agent.config.world_frame, self._agent.model_name())
+        message = empty_answer_msg(
+            text, self._last_id, self._agent.config.world_frame, self._agent.model_name()
+        )
         try:
             self._agent.admit(text)
             request = build()
@@ -253,16 +291,22 @@ class RequestServer:
             answer, error = await future
             self._complete(message, request, job, answer, error)
         except Exception as error:
-            if not isinstance(error, Ada3DError) or error.__cause__ is not None:  # not raised on purpose alone
+            if (
+                not isinstance(error, Ada3DError) or error.__cause__ is not None
+            ):  # not raised on purpose alone
                 self._agent.report_error(
-                    f"request {message.request_id}", error, "".join(traceback.format_exception(error))
+                    f"request {message.request_id}",
+                    error,
+                    "".join(traceback.format_exception(error)),
                 )
             message.error_code, message.error_msg = error_of(error)
         self._note(message)
         self._agent.publish_answer(message)
         return message
 
-    def _submit(self, request: _Request, request_id: int, feedback: _GoalFeedback | None) -> tuple[Job, Future]:
+    def _submit(
+        self, request: _Request, request_id: int, feedback: _GoalFeedback | None
+    ) -> tuple[Job, Future]:
         executor = self._node.executor
         assert executor is not None  # a callback of this node is running
         future: Future = Future(executor=executor)
@@ -271,12 +315,23 @@ class RequestServer:
         def prepare(job: Job) -> tuple[Question, AskHooks]:
             job.started_ns = self._node.get_clock().now().nanoseconds
             hooks = (
-                AskHooks(check=lambda: self._check(job, feedback), on_stage=feedback.on_stage, on_text=feedback.on_text)
+                AskHooks(
+                    check=lambda: self._check(job, feedback),
+                    on_stage=feedback.on_stage,
+                    on_text=feedback.on_text,
+                )
                 if feedback
                 else AskHooks(check=job.check)
             )
-            left_s = request.deadline_ms / 1e3 - (job.started - job.accepted)  # NaN without a deadline
-            return replace(request.question, deadline_s=left_s if left_s != left_s else max(left_s, 0.0)), hooks
+            left_s = request.deadline_ms / 1e3 - (
+                job.started - job.accepted
+            )  # NaN without a deadline
+            return (
+                replace(
+                    request.question, deadline_s=left_s if left_s != left_s else max(left_s, 0.0)
+                ),
+                hooks,
+            )
 
         def run(job: Job) -> Answer:
             return (self._agent.ground if request.ground else self._agent.answer)(*prepare(job))
@@ -287,7 +342,9 @@ class RequestServer:
 
         timeout_s = request.timeout_s or config.generation.timeout_sec
         job = Job(run, on_done, deadline=time.monotonic() + timeout_s, request_id=request_id)
-        if not request.ground and shareable(replace(request.question, deadline_s=request.deadline_ms)):
+        if not request.ground and shareable(
+            replace(request.question, deadline_s=request.deadline_ms)
+        ):
             job.batch = prepare
         self._agent.worker.batch_size = config.action.batch_size
         self._agent.worker.submit(job, config.action.policy, config.action.queue_size)
@@ -300,7 +357,12 @@ class RequestServer:
         job.check()
 
     def _complete(
-        self, message: AnswerMsg, request: _Request, job: Job, answer: Answer | None, error: BaseException | None
+        self,
+        message: AnswerMsg,
+        request: _Request,
+        job: Job,
+        answer: Answer | None,
+        error: BaseException | None,
     ) -> None:
         finished = time.monotonic()
         wait_s = (finished if math.isnan(job.started) else job.started) - job.accepted
@@ -310,17 +372,23 @@ class RequestServer:
         now_ns = self._node.get_clock().now().nanoseconds
         self._agent.inference.last_tokens = answer.tokens
         fill_answer_msg(message, answer, wait_s, finished - job.accepted, job.started_ns, now_ns)
-        if answer.stop_reason in (StopReason.TIMEOUT, StopReason.CANCELED):  # the text so far is kept
+        if answer.stop_reason in (
+            StopReason.TIMEOUT,
+            StopReason.CANCELED,
+        ):  # the text so far is kept
             job.check()
         if request.ground and not message.boxes:
             raise NotGroundedError(
-                f"no box for {request.question.text!r}: the model gave none that depth supports. It said: {message.text[:200]!r}"
+                f"no box for {request.question.text!r}: the model gave none that depth supports. It"
+                f" said: {message.text[:200]!r}"
             )
         message.success = True
         message.deadline_kept = message.latency.total_ms <= request.deadline_ms  # False for NaN
 
     def _failure_msg(self, text: str, error: Exception) -> AnswerMsg:
-        message = empty_answer_msg(text, self._last_id, self._agent.config.world_frame, self._agent.model_name())
+        message = empty_answer_msg(
+            text, self._last_id, self._agent.config.world_frame, self._agent.model_name()
+        )
         message.error_code, message.error_msg = error_of(error)
         return message
 
@@ -330,7 +398,9 @@ class RequestServer:
             name = ErrorCode(message.error_code).name.lower()
             monitor.failed[name] += 1
             monitor.last_error = message.error_msg
-            self._node.get_logger().warning(f"request {message.request_id}: {name}: {message.error_msg}")
+            self._node.get_logger().warning(
+                f"request {message.request_id}: {name}: {message.error_msg}"
+            )
             return
         monitor.succeeded += 1
         latency = message.latency
@@ -341,7 +411,9 @@ class RequestServer:
 
 
 class _GoalFeedback:
-    """Turns the pipeline's hooks into action feedback; text is sent in pieces at most every FEEDBACK_PERIOD_S."""
+    """Turns the pipeline's hooks into action feedback; text is sent in pieces at most every
+    FEEDBACK_PERIOD_S.
+    """
 
     def __init__(self, handle: ServerGoalHandle) -> None:
         self.handle = handle
@@ -368,6 +440,11 @@ class _GoalFeedback:
             return
         elapsed_ms = (time.monotonic() - self._started) * 1e3
         self.handle.publish_feedback(
-            AskScene.Feedback(stage=self._stage.value, delta=self._pending, tokens=self._tokens, elapsed_ms=elapsed_ms)
+            AskScene.Feedback(
+                stage=self._stage.value,
+                delta=self._pending,
+                tokens=self._tokens,
+                elapsed_ms=elapsed_ms,
+            )
         )
         self._pending, self._last_sent = "", time.monotonic()

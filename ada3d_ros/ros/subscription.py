@@ -1,4 +1,6 @@
-"""One input: a message filter that survives a change of its subscription's QoS, and counts what it sees."""
+"""One input: a message filter that survives a change of its subscription's QoS, and counts what it
+sees.
+"""
 
 from __future__ import annotations
 
@@ -16,17 +18,22 @@ from ada3d_ros.ros.diagnostics import InputMonitor
 from ada3d_ros.ros.filters import SimpleFilter, Subscriber
 from ada3d_ros.sources.messages import stamp_of
 
-# rclpy copies an image byte by byte into a Python array (0.6 ms for 640x480x3); rosbags reads the same CDR bytes as a
+# rclpy copies an image byte by byte into a Python array (0.6 ms for 640x480x3); rosbags reads the
+# same CDR bytes as a
 # view (0.03 ms). The fields are the same.
 TYPES = get_typestore(Stores.LATEST)
-READ_BY_ROSBAGS = {Image: "sensor_msgs/msg/Image", CompressedImage: "sensor_msgs/msg/CompressedImage"}
+READ_BY_ROSBAGS = {
+    Image: "sensor_msgs/msg/Image",
+    CompressedImage: "sensor_msgs/msg/CompressedImage",
+}
 
 
 class InputSubscription(SimpleFilter):
     """A subscription whose messages go through `monitor` to the registered callbacks.
 
-    mode `auto` starts reliable and finds a best-effort publisher by itself: when the middleware reports an incompatible
-    one, it subscribes again best-effort, once, and warns. Bytes that are not the message go to `on_corrupt(text)`.
+    mode `auto` starts reliable and finds a best-effort publisher by itself: when the middleware
+    reports an incompatible one, it subscribes again best-effort, once, and warns. Bytes that are
+    not the message go to `on_corrupt(text)`.
     """
 
     def __init__(
@@ -53,13 +60,19 @@ class InputSubscription(SimpleFilter):
         self._monitor.reliability = reliability.name.lower()
         self._monitor.type_name = self._type.__name__
         options: dict[str, Any] = {
-            "event_callbacks": SubscriptionEventCallbacks(incompatible_qos=self._on_incompatible_qos),
+            "event_callbacks": SubscriptionEventCallbacks(
+                incompatible_qos=self._on_incompatible_qos
+            ),
             "raw": self._raw_name is not None,
         }
         if first:  # qos_overrides./<topic>.subscription.* parameters
             options["qos_overriding_options"] = QoSOverridingOptions.with_default_policies()
-        profile = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=self._depth, reliability=reliability)
-        source = Subscriber(self._node, self._type, self._monitor.topic, qos_profile=profile, **options)
+        profile = QoSProfile(
+            history=HistoryPolicy.KEEP_LAST, depth=self._depth, reliability=reliability
+        )
+        source = Subscriber(
+            self._node, self._type, self._monitor.topic, qos_profile=profile, **options
+        )
         self._monitor.topic = source.sub.topic_name
         source.registerCallback(self._on_message)
         return source
@@ -69,7 +82,9 @@ class InputSubscription(SimpleFilter):
             try:
                 message = TYPES.deserialize_cdr(message, self._raw_name)
             except Exception as error:  # damaged bytes make it raise almost anything
-                self._on_corrupt(f"{self._monitor.topic}: {len(message)} bytes are no {self._raw_name}: {error}")
+                self._on_corrupt(
+                    f"{self._monitor.topic}: {len(message)} bytes are no {self._raw_name}: {error}"
+                )
                 return
         self._monitor.note(stamp_of(message))
         self.signalMessage(message)
@@ -79,16 +94,20 @@ class InputSubscription(SimpleFilter):
         log = self._node.get_logger()
         if not self._may_fall_back:
             log.warning(
-                f"{self._monitor.topic}: a publisher offers another reliability than the {self._monitor.reliability} one asked "
-                f"for; nothing arrives from it. Set qos.{self._monitor.name} to 'auto' or 'best_effort'."
+                f"{self._monitor.topic}: a publisher offers another reliability than the"
+                f" {self._monitor.reliability} one asked for; nothing arrives from it. Set"
+                f" qos.{self._monitor.name} to 'auto' or 'best_effort'."
             )
             return
         self._may_fall_back = False
         log.warning(
-            f"{self._monitor.topic}: the publisher is best-effort; subscribing again best-effort (images may be lost)."
+            f"{self._monitor.topic}: the publisher is best-effort; subscribing again best-effort"
+            " (images may be lost)."
         )
         assert self._node.executor is not None  # it runs this callback
-        self._node.executor.create_task(self._renew)  # not from within the event of the subscription to destroy
+        self._node.executor.create_task(
+            self._renew
+        )  # not from within the event of the subscription to destroy
 
     def _renew(self) -> None:
         if self._closed:  # between the event and this task

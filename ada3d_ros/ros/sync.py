@@ -1,8 +1,8 @@
 """Nearest-stamp synchronisation: colour, depth and camera_info of one moment.
 
-The stock Python ApproximateTimeSynchronizer locks up after a callback exception, never recovers from a bag loop and
-pairs greedily; this one does none of that. `NearestStampMatcher` is the policy (no ROS, no clock, no threads);
-`NearestStampSynchronizer` is the message filter around it.
+The stock Python ApproximateTimeSynchronizer locks up after a callback exception, never recovers
+from a bag loop and pairs greedily; this one does none of that. `NearestStampMatcher` is the policy
+(no ROS, no clock, no threads); `NearestStampSynchronizer` is the message filter around it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ class _Queue:
     stamps: list[int] = field(default_factory=list)
     messages: list[Any] = field(default_factory=list)
     newest_ns: int = -1  # newest stamp ever seen in this era
-    after_jump: list[tuple[int, Any]] = field(default_factory=list)  # arrived with a stamp far in the past
+    after_jump: list[tuple[int, Any]] = field(
+        default_factory=list
+    )  # arrived with a stamp far in the past
 
     def insert(self, stamp_ns: int, message: Any) -> None:
         position = bisect.bisect_left(self.stamps, stamp_ns)
@@ -42,11 +44,13 @@ class _Queue:
 class NearestStampMatcher:
     """Pairs each message of input 0 (the anchor) with the nearest message of every other input.
 
-    An anchor is decided once every other input has shown a stamp at or after it (so no better partner can come), and
-    matches where all partners lie within `slop_ns`, inclusive. A partner is used once: it goes to the anchor that is
-    nearest to it among those waiting. Undecided anchors beyond `queue_size` are dropped, oldest first.
+    An anchor is decided once every other input has shown a stamp at or after it (so no better
+    partner can come), and matches where all partners lie within `slop_ns`, inclusive. A partner is
+    used once: it goes to the anchor that is nearest to it among those waiting. Undecided anchors
+    beyond `queue_size` are dropped, oldest first.
 
-    `on_drop(reason)` is called for each message given up; `on_jump(old_ns, new_ns)` when all inputs fell back in time.
+    `on_drop(reason)` is called for each message given up; `on_jump(old_ns, new_ns)` when all inputs
+    fell back in time.
     """
 
     def __init__(
@@ -60,7 +64,8 @@ class NearestStampMatcher:
     ) -> None:
         if num_inputs < 2 or len(missing) != num_inputs - 1:
             raise ValueError(
-                f"{num_inputs} inputs need {num_inputs - 1} reasons for a missing partner, got {len(missing)}."
+                f"{num_inputs} inputs need {num_inputs - 1} reasons for a missing partner, got"
+                f" {len(missing)}."
             )
         self.slop_ns = slop_ns
         self.queue_size = queue_size
@@ -107,7 +112,9 @@ class NearestStampMatcher:
         stamp = queue.stamps[0]
         queue.pop(0)
         if input_index == 0:
-            lacking = next((i for i, other in enumerate(self._queues[1:]) if other.newest_ns < stamp), 0)
+            lacking = next(
+                (i for i, other in enumerate(self._queues[1:]) if other.newest_ns < stamp), 0
+            )
             self._on_drop(self._missing[lacking])
             self._decided_ns = max(self._decided_ns, stamp)
 
@@ -122,7 +129,12 @@ class NearestStampMatcher:
         kept = [q.after_jump for q in self._queues]
         self.clear()
         self._on_jump(old_ns, stamp_ns)
-        return [match for i, messages in enumerate(kept) for stamp, m in messages for match in self.add(i, stamp, m)]
+        return [
+            match
+            for i, messages in enumerate(kept)
+            for stamp, m in messages
+            for match in self.add(i, stamp, m)
+        ]
 
     def _decide(self) -> list[tuple[Any, ...]]:
         matches = []
@@ -167,7 +179,9 @@ class NearestStampMatcher:
             return None
         gap = abs(queue.stamps[best] - stamp)
         if gap > self.slop_ns:
-            self.smallest_miss_ns = gap if self.smallest_miss_ns is None else min(self.smallest_miss_ns, gap)
+            self.smallest_miss_ns = (
+                gap if self.smallest_miss_ns is None else min(self.smallest_miss_ns, gap)
+            )
             return None
         return best
 
@@ -181,13 +195,16 @@ class NearestStampMatcher:
 class NearestStampSynchronizer(SimpleFilter):
     """A message filter that sends (colour, depth, camera_info) sets of one moment.
 
-    `inputs` are message filters in that order. Messages need a `header.stamp`; one with a zero stamp is dropped and
-    counted. A callback that raises does not stop the filter: the error leaves through the caller, the next message
-    is handled as usual.
+    `inputs` are message filters in that order. Messages need a `header.stamp`; one with a zero
+    stamp is dropped and counted. A callback that raises does not stop the filter: the error leaves
+    through the caller, the next message is handled as usual.
     """
 
     def __init__(
-        self, inputs: Sequence[Any], matcher: NearestStampMatcher, on_drop: Callable[[FrameReason], None]
+        self,
+        inputs: Sequence[Any],
+        matcher: NearestStampMatcher,
+        on_drop: Callable[[FrameReason], None],
     ) -> None:
         super().__init__()
         self.matcher = matcher

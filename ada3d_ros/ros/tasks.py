@@ -1,4 +1,6 @@
-"""The diagnostics tasks of the agent: Inputs, Synchronization, Scene, Inference, Pruning, Model and GPU."""
+"""The diagnostics tasks of the agent: Inputs, Synchronization, Scene, Inference, Pruning, Model and
+GPU.
+"""
 
 from __future__ import annotations
 
@@ -98,9 +100,16 @@ def _inference(node: AgentNode) -> Result:
     }
     values |= {f"failed.{name}": count for name, count in sorted(monitor.failed.items())}
     for stage, window in monitor.windows.items():
-        values |= {f"{stage}_ms_p50": window.percentile(50), f"{stage}_ms_p95": window.percentile(95)}
+        values |= {
+            f"{stage}_ms_p50": window.percentile(50),
+            f"{stage}_ms_p95": window.percentile(95),
+        }
     if monitor.internal_errors:
-        return WARN, f"{monitor.internal_errors} internal errors, the last: {monitor.last_error}", values
+        return (
+            WARN,
+            f"{monitor.internal_errors} internal errors, the last: {monitor.last_error}",
+            values,
+        )
     return OK, f"{monitor.succeeded} of {monitor.requests} requests answered", values
 
 
@@ -113,7 +122,9 @@ def _pruning(node: AgentNode) -> Result:
         try:
             words, retention = node.pipeline.pruning_in_force()
             planned = " ".join(f"{share:.3f}" for share in retention)
-            values["retention_per_layer"] = planned or ("all" if words == "none" else "decided by scene or question")
+            values["retention_per_layer"] = planned or (
+                "all" if words == "none" else "decided by scene or question"
+            )
         except ConfigError as error:  # what was measured last is shown all the same
             level, words = WARN, str(error)
     tokens = node.inference.last_tokens

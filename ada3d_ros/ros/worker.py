@@ -1,7 +1,8 @@
 """The two threads beside the executor: one takes frames in (newest wins), one owns the model.
 
-`LatestWorker` holds one waiting item and replaces it when a newer one comes. `RequestWorker` runs jobs in order, with
-a bounded queue and a policy for what happens when it is busy. Both survive an exception in the work they are given.
+`LatestWorker` holds one waiting item and replaces it when a newer one comes. `RequestWorker` runs
+jobs in order, with a bounded queue and a policy for what happens when it is busy. Both survive an
+exception in the work they are given.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ IDLE_PERIOD_S = 0.25  # between two looks for work ahead
 
 
 class LatestWorker(Generic[T]):
-    """Runs `work(item)` on its own thread for the newest item given; older waiting ones go to `on_replaced`."""
+    """Runs `work(item)` on its own thread for the newest item given; older waiting ones go to
+    `on_replaced`.
+    """
 
     def __init__(
         self,
@@ -85,10 +88,22 @@ class Job:
     started: float = float("nan")
     started_ns: int = -1  # node clock, set by run
     batch: Any = None  # what run_batch needs of it; None: it cannot run together with others
-    stop_error: type[CanceledError] | type[PreemptedError] | type[NotActiveError] | type[SceneResetError] | None = None
+    stop_error: (
+        type[CanceledError]
+        | type[PreemptedError]
+        | type[NotActiveError]
+        | type[SceneResetError]
+        | None
+    ) = None
 
     def cancel(
-        self, error: type[CanceledError] | type[PreemptedError] | type[NotActiveError] | type[SceneResetError]
+        self,
+        error: (
+            type[CanceledError]
+            | type[PreemptedError]
+            | type[NotActiveError]
+            | type[SceneResetError]
+        ),
     ) -> None:
         """Ask the job to stop at the next token; the first reason given stays."""
         self.stop_error = self.stop_error or error
@@ -99,7 +114,8 @@ class Job:
             raise self.stop_error(STOP_TEXTS[self.stop_error])
         if time.monotonic() > self.deadline:
             raise RequestTimeoutError(
-                f"no answer within {self.deadline - self.accepted:.1f} s; raise timeout_sec (or generation.timeout_sec), or ask for fewer tokens."
+                f"no answer within {self.deadline - self.accepted:.1f} s; raise timeout_sec (or"
+                " generation.timeout_sec), or ask for fewer tokens."
             )
 
 
@@ -114,12 +130,13 @@ STOP_TEXTS: dict[type, str] = {
 class RequestWorker:
     """Runs jobs one at a time on one thread, which owns the device.
 
-    `submit` raises BusyError when the queue is full (or, under policy `reject`, when anything runs).
-    `run_later` queues internal work (loading the model) before any job. Between jobs the thread calls `work_ahead`, which does
-    one bounded piece and says whether more is left; then again at once, else after IDLE_PERIOD_S or a `nudge`.
+    `submit` raises BusyError when the queue is full (or, under policy `reject`, when anything
+    runs). `run_later` queues internal work (loading the model) before any job. Between jobs the
+    thread calls `work_ahead`, which does one bounded piece and says whether more is left; then
+    again at once, else after IDLE_PERIOD_S or a `nudge`.
 
-    run_batch: runs several waiting jobs that have a `batch`, and returns a result or exception for each; at most `batch_size`
-    of them, those in front of the queue.
+    run_batch: runs several waiting jobs that have a `batch`, and returns a result or exception for
+    each; at most `batch_size` of them, those in front of the queue.
     """
 
     def __init__(
@@ -131,7 +148,9 @@ class RequestWorker:
     ) -> None:
         self.batch_size = 1
         self._run_batch = run_batch
-        self._on_error = on_error  # an answer that could not be delivered, or work ahead that failed
+        self._on_error = (
+            on_error  # an answer that could not be delivered, or work ahead that failed
+        )
         self._work_ahead, self._nudged = work_ahead, False
         self._condition = threading.Condition()
         self._internal: deque[Callable[[], None]] = deque()
@@ -175,18 +194,22 @@ class RequestWorker:
                     running.cancel(PreemptedError)
             elif self._running or self._jobs:
                 limit = queue_size if policy == "queue" else 0
-                waiting = len(self._jobs) - (not self._running)  # then the thread is about to take the first
+                waiting = len(self._jobs) - (
+                    not self._running
+                )  # then the thread is about to take the first
                 if waiting >= limit:
                     raise BusyError(
-                        f"{waiting} requests are waiting and one is running (action.policy {policy!r}, "
-                        f"action.queue_size {queue_size}); ask again later."
+                        f"{waiting} requests are waiting and one is running (action.policy"
+                        f" {policy!r}, action.queue_size {queue_size}); ask again later."
                     )
             self._jobs.append(job)
             self._condition.notify()
         for old in displaced:
             old.on_done(None, PreemptedError(STOP_TEXTS[PreemptedError]))
 
-    def cancel_all(self, error: type[CanceledError] | type[NotActiveError] | type[SceneResetError]) -> None:
+    def cancel_all(
+        self, error: type[CanceledError] | type[NotActiveError] | type[SceneResetError]
+    ) -> None:
         """Stop the running job and answer the waiting ones with `error`."""
         with self._condition:
             waiting = list(self._jobs)
@@ -233,7 +256,8 @@ class RequestWorker:
             with self._condition:
                 patience_s = None if self._work_ahead is None else 0.0 if more else IDLE_PERIOD_S
                 self._condition.wait_for(
-                    lambda: self._stopping or self._internal or self._jobs or self._nudged, patience_s
+                    lambda: self._stopping or self._internal or self._jobs or self._nudged,
+                    patience_s,
                 )
                 if self._stopping:
                     return
@@ -260,7 +284,11 @@ class RequestWorker:
         """The next job, and those behind it that can run together with it."""
         taken: list[Job] = []
         limit = self.batch_size if self._run_batch is not None else 1
-        while self._jobs and len(taken) < limit and (not taken or None not in (taken[0].batch, self._jobs[0].batch)):
+        while (
+            self._jobs
+            and len(taken) < limit
+            and (not taken or None not in (taken[0].batch, self._jobs[0].batch))
+        ):
             taken.append(self._jobs.popleft())
         return tuple(taken)
 

@@ -1,7 +1,7 @@
 """The keyframe buffer: which frames are kept, and which goes when the buffer is full.
 
-A pure state holder: time is the frames' stamps, there is no clock, thread or randomness, so the same frames give the
-same keyframes. The caller serialises calls.
+A pure state holder: time is the frames' stamps, there is no clock, thread or randomness, so the
+same frames give the same keyframes. The caller serialises calls.
 """
 
 from __future__ import annotations
@@ -54,12 +54,14 @@ class SceneSnapshot:
 class KeyframeBuffer:
     """Keyframes in time order, at most config.max_views.
 
-    A frame is admitted when it is the first, or at least min_translation_m from every kept keyframe, or turned by at
-    least min_rotation_deg against every keyframe nearer than that, or max_interval_sec after the last admission, or
-    when at least min_new_coverage of the voxels it sees are seen by no kept keyframe.
+    A frame is admitted when it is the first, or at least min_translation_m from every kept
+    keyframe, or turned by at least min_rotation_deg against every keyframe nearer than that, or
+    max_interval_sec after the last admission, or when at least min_new_coverage of the voxels it
+    sees are seen by no kept keyframe.
 
-    When full, the keyframe goes that alone sees the fewest voxels, the oldest among equals; never the newest. So the
-    place stays covered, and a robot that stands still renews its view instead of losing the others.
+    When full, the keyframe goes that alone sees the fewest voxels, the oldest among equals; never
+    the newest. So the place stays covered, and a robot that stands still renews its view instead of
+    losing the others.
 
     `version` grows with each change of the set, `epoch` with each reset; neither ever goes back.
     """
@@ -67,7 +69,9 @@ class KeyframeBuffer:
     def __init__(self, config: KeyframeConfig) -> None:
         self._config = config
         self._kept: list[_Kept] = []
-        self._seen_by: Counter[tuple[int, int, int]] = Counter()  # voxel -> kept keyframes that see it
+        self._seen_by: Counter[tuple[int, int, int]] = (
+            Counter()
+        )  # voxel -> kept keyframes that see it
         self._last_stamp_ns: int | None = None
         self._next_index = 0
         self.version = 0
@@ -89,13 +93,15 @@ class KeyframeBuffer:
         """What is kept now."""
         stamps = [kept.keyframe.frame.stamp_ns for kept in self._kept]
         oldest, newest = min(stamps, default=-1), max(stamps, default=-1)
-        return SceneSnapshot(self.keyframes, SceneState(len(stamps), self.epoch, self.version, oldest, newest))
+        return SceneSnapshot(
+            self.keyframes, SceneState(len(stamps), self.epoch, self.version, oldest, newest)
+        )
 
     def offer(self, frame: RgbdFrame) -> Keyframe | None:
         """Admits the frame and returns its keyframe, or None where it adds too little.
 
-        Raises FrameError: BACKWARD_STAMP if the stamp is not newer than the last one offered, FRAME_MISMATCH if its
-        world frame is not the kept keyframes'.
+        Raises FrameError: BACKWARD_STAMP if the stamp is not newer than the last one offered,
+        FRAME_MISMATCH if its world frame is not the kept keyframes'.
         """
         self._check(frame)
         self._last_stamp_ns = frame.stamp_ns
@@ -131,14 +137,16 @@ class KeyframeBuffer:
         if self._last_stamp_ns is not None and frame.stamp_ns <= self._last_stamp_ns:
             raise FrameError(
                 FrameReason.BACKWARD_STAMP,
-                f"frame stamp {frame.stamp_ns} ns is not newer than the last one, {self._last_stamp_ns} ns; stamps must "
-                "rise. Reset the scene after a clock jump or a bag loop.",
+                f"frame stamp {frame.stamp_ns} ns is not newer than the last one,"
+                f" {self._last_stamp_ns} ns; stamps must rise. Reset the scene after a clock jump"
+                " or a bag loop.",
             )
         if self._kept and frame.frame_id != self._kept[0].keyframe.frame.frame_id:
             raise FrameError(
                 FrameReason.FRAME_MISMATCH,
-                f"frame is posed in {frame.frame_id!r}, the keyframes in {self._kept[0].keyframe.frame.frame_id!r}; "
-                "reset the scene to change the world frame.",
+                f"frame is posed in {frame.frame_id!r}, the keyframes in"
+                f" {self._kept[0].keyframe.frame.frame_id!r}; reset the scene to change the world"
+                " frame.",
             )
 
     def _reason_to_admit(self, frame: RgbdFrame) -> KeyframeReason | None:
@@ -146,7 +154,9 @@ class KeyframeBuffer:
             return KeyframeReason.FIRST
         config = self._config
         kept = [k.keyframe.frame for k in self._kept]
-        distance_m = np.linalg.norm([f.T_world_cam[:3, 3] - frame.T_world_cam[:3, 3] for f in kept], axis=1)
+        distance_m = np.linalg.norm(
+            [f.T_world_cam[:3, 3] - frame.T_world_cam[:3, 3] for f in kept], axis=1
+        )
         near = [f for f, d in zip(kept, distance_m, strict=True) if d < config.min_translation_m]
         if not near:
             return KeyframeReason.TRANSLATION
@@ -173,7 +183,9 @@ class KeyframeBuffer:
         surplus = max(len(self._kept) - self._config.max_views, 0)
         for _ in range(surplus):
             # min() takes the first, that is the oldest, of equals
-            gone = min(self._kept[:-1], key=lambda k: sum(self._seen_by[voxel] == 1 for voxel in k.voxels))
+            gone = min(
+                self._kept[:-1], key=lambda k: sum(self._seen_by[voxel] == 1 for voxel in k.voxels)
+            )
             self._kept.remove(gone)
             for voxel in gone.voxels:
                 self._seen_by[voxel] -= 1
@@ -183,14 +195,18 @@ class KeyframeBuffer:
 
 
 def visible_voxels(frame: RgbdFrame) -> Voxels:
-    """The world voxels of COVERAGE_VOXEL_M that a sparse grid of the frame's readings falls into; empty without depth."""
+    """The world voxels of COVERAGE_VOXEL_M that a sparse grid of the frame's readings falls into;
+    empty without depth.
+    """
     rows = _grid(frame.intrinsics.height)
     columns = _grid(frame.intrinsics.width)
     depth_m = torch.from_numpy(frame.depth_m[rows, columns].astype(np.float64))
     K = frame.intrinsics.matrix
     K[0] /= columns.step
     K[1] /= rows.step
-    xyz_m = unproject_depth(depth_m, torch.from_numpy(K), torch.from_numpy(frame.T_world_cam.copy())).reshape(-1, 3)
+    xyz_m = unproject_depth(
+        depth_m, torch.from_numpy(K), torch.from_numpy(frame.T_world_cam.copy())
+    ).reshape(-1, 3)
     _, occupied = voxel_ids(voxel_coords(xyz_m[xyz_m.isfinite().all(dim=1)], COVERAGE_VOXEL_M))
     triples: npt.NDArray[np.int64] = occupied.numpy()
     return frozenset((int(x), int(y), int(z)) for x, y, z in triples)

@@ -1,7 +1,9 @@
-"""A recorded rosbag2 (mcap or sqlite3) as an iterable of RgbdFrame, read with rosbags: no ROS installation needed.
+"""A recorded rosbag2 (mcap or sqlite3) as an iterable of RgbdFrame, read with rosbags: no ROS
+installation needed.
 
-Two passes: the first reads stamps, camera_info and poses, and decides what belongs together; the second decodes
-images in the order of the recording, holding only those whose partner has not come yet.
+Two passes: the first reads stamps, camera_info and poses, and decides what belongs together; the
+second decodes images in the order of the recording, holding only those whose partner has not come
+yet.
 """
 
 from __future__ import annotations
@@ -42,13 +44,17 @@ class _Index:
 
 
 class BagSource:
-    """The frames of a bag in stamp order; iterate as often as needed. `dropped` counts what the last pass left out.
+    """The frames of a bag in stamp order; iterate as often as needed. `dropped` counts what the
+    last pass left out.
 
-    `config` gives what the node would use: depth.*, sync.slop_sec, pose.max_gap_sec, world_frame, extrinsic.*.
-    Raises SourceError, at construction or while reading, for a bag that is missing, broken or lacks an input.
+    `config` gives what the node would use: depth.*, sync.slop_sec, pose.max_gap_sec, world_frame,
+    extrinsic.*. Raises SourceError, at construction or while reading, for a bag that is missing,
+    broken or lacks an input.
     """
 
-    def __init__(self, path: str | Path, topics: BagTopics | None = None, config: AgentConfig | None = None) -> None:
+    def __init__(
+        self, path: str | Path, topics: BagTopics | None = None, config: AgentConfig | None = None
+    ) -> None:
         self.path = Path(path)
         self.config = config or AgentConfig()
         with _open(self.path) as reader:
@@ -92,8 +98,9 @@ class BagSource:
         index.infos.sort(key=lambda item: item[0])
         if len(index.poses) == 0 and index.pose_frames - {self.config.world_frame}:
             raise SourceError(
-                f"{self.path}: {self.topics.pose} holds poses in {', '.join(sorted(index.pose_frames))}, none in "
-                f"world_frame {self.config.world_frame!r}; set world_frame to the recorded one."
+                f"{self.path}: {self.topics.pose} holds poses in"
+                f" {', '.join(sorted(index.pose_frames))}, none in world_frame"
+                f" {self.config.world_frame!r}; set world_frame to the recorded one."
             )
         return index
 
@@ -116,7 +123,9 @@ class BagSource:
         except PoseError:
             self.dropped[FrameReason.BAD_POSE] += 1
 
-    def _read_images(self, reader: AnyReader, places: list[tuple[int, int]]) -> Iterator[tuple[Any, Any]]:
+    def _read_images(
+        self, reader: AnyReader, places: list[tuple[int, int]]
+    ) -> Iterator[tuple[Any, Any]]:
         """Pairs of messages in the order of `places` (colour place, depth place)."""
         wanted_rgb, wanted_depth = {i for i, _ in places}, {j for _, j in places}
         rgb: dict[int, Any] = {}
@@ -126,7 +135,9 @@ class BagSource:
         pair = next(todo, None)
         for topic, message in _messages(reader, {self.topics.rgb, self.topics.depth}):
             wanted, held, count = (
-                (wanted_rgb, rgb, count_rgb) if topic == self.topics.rgb else (wanted_depth, depth, count_depth)
+                (wanted_rgb, rgb, count_rgb)
+                if topic == self.topics.rgb
+                else (wanted_depth, depth, count_depth)
             )
             if (place := next(count)) in wanted:
                 held[place] = message
@@ -140,7 +151,9 @@ class BagSource:
         pose = index.poses.lookup(stamp_ns, self.config.pose.max_gap_sec)
         if pose.T_world_child is None:
             raise FrameError(FrameReason.NO_POSE, f"no pose at {stamp_ns} ns: {pose.why}")
-        return frame_of(rgb, depth, info, pose.T_world_child.copy(), self.config.world_frame, self.config.depth)
+        return frame_of(
+            rgb, depth, info, pose.T_world_child.copy(), self.config.world_frame, self.config.depth
+        )
 
 
 def _names(topics: BagTopics) -> tuple[str, ...]:
@@ -153,7 +166,9 @@ def _stamps(places: list[tuple[int, int]]) -> np.ndarray[tuple[int], np.dtype[np
 
 def _nearest_info(infos: list[tuple[int, Any]], stamp_ns: int, slop_s: float) -> Any:
     at = bisect.bisect_left(infos, stamp_ns, key=lambda item: item[0])
-    near = min(infos[max(at - 1, 0) : at + 1], key=lambda item: abs(item[0] - stamp_ns), default=None)
+    near = min(
+        infos[max(at - 1, 0) : at + 1], key=lambda item: abs(item[0] - stamp_ns), default=None
+    )
     if near is None or abs(near[0] - stamp_ns) > round(slop_s * 1e9):
         raise FrameError(FrameReason.NO_INFO, f"no camera_info within {slop_s} s of {stamp_ns} ns.")
     return near[1]

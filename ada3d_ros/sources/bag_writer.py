@@ -1,4 +1,6 @@
-"""Writes RgbdFrames into a rosbag2 mcap, as an RGB-D camera's driver and a localisation would have recorded them."""
+"""Writes RgbdFrames into a rosbag2 mcap, as an RGB-D camera's driver and a localisation would have
+recorded them.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from rosbags.interfaces import Connection, Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
+from rosbags.interfaces import (
+    Connection,
+    Qos,
+    QosDurability,
+    QosHistory,
+    QosLiveliness,
+    QosReliability,
+    QosTime,
+)
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.rosbag2.writer import WriterError
 from rosbags.typesys import Stores, get_typestore
@@ -32,7 +42,9 @@ POSE_TOPIC = "/camera/pose"
 BODY_FRAME = "camera_link"
 TF_MESSAGE = "tf2_msgs/msg/TFMessage"
 
-T_BODY_OPTICAL = pose_from_quaternion((0.0, 0.0, 0.0), (-0.5, 0.5, -0.5, 0.5))  # REP 103: x forward to z forward
+T_BODY_OPTICAL = pose_from_quaternion(
+    (0.0, 0.0, 0.0), (-0.5, 0.5, -0.5, 0.5)
+)  # REP 103: x forward to z forward
 MAX_DEPTH_MM = 65535
 FOREVER = QosTime(9223372036, 854775807)
 LATCHED = Qos(
@@ -52,27 +64,35 @@ _store = get_typestore(Stores.ROS2_JAZZY)
 
 @dataclass(frozen=True, slots=True)
 class BagOptions:
-    """How images are stored: colour as JPEG of jpeg_quality, or raw rgb8 (exact, about 20 times larger)."""
+    """How images are stored: colour as JPEG of jpeg_quality, or raw rgb8 (exact, about 20 times
+    larger).
+    """
 
     raw: bool = False
     jpeg_quality: int = 95
     overwrite: bool = False
 
 
-def write_bag(frames: Iterable[RgbdFrame], path: str | Path, options: BagOptions = BagOptions()) -> int:
+def write_bag(
+    frames: Iterable[RgbdFrame], path: str | Path, options: BagOptions = BagOptions()
+) -> int:
     """Writes the frames into a new bag folder and returns how many there were.
 
-    Colour, depth (16UC1 millimetres: rounded to 1 mm, beyond 65.535 m none), camera_info, pose of the optical frame,
-    /tf of the body frame and one /tf_static body to optical; everything stamped like the frame.
-    Raises SourceError where the path exists (and overwrite is off), cannot be written, or no frame came; a bag without
-    a frame is not left behind.
+    Colour, depth (16UC1 millimetres: rounded to 1 mm, beyond 65.535 m none), camera_info, pose of
+    the optical frame, /tf of the body frame and one /tf_static body to optical; everything stamped
+    like the frame. Raises SourceError where the path exists (and overwrite is off), cannot be
+    written, or no frame came; a bag without a frame is not left behind.
     """
     path = Path(path)
     if path.exists():
         if not options.overwrite:
-            raise SourceError(f"{path} exists already; choose another path, or overwrite it with --overwrite.")
+            raise SourceError(
+                f"{path} exists already; choose another path, or overwrite it with --overwrite."
+            )
         if not (path / "metadata.yaml").is_file():
-            raise SourceError(f"{path} is not a bag (no metadata.yaml in it): it is not overwritten.")
+            raise SourceError(
+                f"{path} is not a bag (no metadata.yaml in it): it is not overwritten."
+            )
         shutil.rmtree(path)
     count = 0
     try:
@@ -113,7 +133,11 @@ class _Recorder:
     def write(self, frame: RgbdFrame) -> None:
         header = _header(frame.stamp_ns, frame.camera_frame_id)
         T_world_body = frame.T_world_cam @ invert_pose(T_BODY_OPTICAL)
-        self._write(self._tf, frame.stamp_ns, _transform(frame.stamp_ns, frame.frame_id, BODY_FRAME, T_world_body))
+        self._write(
+            self._tf,
+            frame.stamp_ns,
+            _transform(frame.stamp_ns, frame.frame_id, BODY_FRAME, T_world_body),
+        )
         self._write(self._pose, frame.stamp_ns, _pose(frame))
         self._write(self._info, frame.stamp_ns, _camera_info(header, frame))
         rgb = (
@@ -122,7 +146,9 @@ class _Recorder:
             else _jpeg(header, frame.rgb, self._options.jpeg_quality)
         )
         self._write(self._rgb, frame.stamp_ns, rgb)
-        self._write(self._depth, frame.stamp_ns, _image(header, "16UC1", to_millimetres(frame.depth_m)))
+        self._write(
+            self._depth, frame.stamp_ns, _image(header, "16UC1", to_millimetres(frame.depth_m))
+        )
 
     def _add(self, topic: str, kind: str, qos: tuple[Qos, ...] = ()) -> Connection:
         return self._writer.add_connection(topic, kind, typestore=_store, offered_qos_profiles=qos)
@@ -132,7 +158,9 @@ class _Recorder:
 
 
 def to_millimetres(depth_m: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
-    """depth_m (H, W) float32 metres as uint16 millimetres, rounded; 0 where NaN, negative or beyond 65.535 m."""
+    """depth_m (H, W) float32 metres as uint16 millimetres, rounded; 0 where NaN, negative or beyond
+    65.535 m.
+    """
     mm = np.rint(depth_m.astype(np.float64) * 1000.0)
     valid = (mm >= 0) & (mm <= MAX_DEPTH_MM)  # false for NaN
     return np.where(valid, mm, 0).astype(np.uint16)
@@ -170,14 +198,23 @@ def _transform(stamp_ns: int, parent: str, child: str, T_parent_child: Matrix) -
 def _pose(frame: RgbdFrame) -> Any:
     translation_m, quat = to_quaternion(frame.T_world_cam)
     pose = _new(
-        "geometry_msgs/msg/Pose", position=_vector("Point", translation_m), orientation=_vector("Quaternion", quat)
+        "geometry_msgs/msg/Pose",
+        position=_vector("Point", translation_m),
+        orientation=_vector("Quaternion", quat),
     )
     return _new(POSE_STAMPED, header=_header(frame.stamp_ns, frame.frame_id), pose=pose)
 
 
 def _camera_info(header: Any, frame: RgbdFrame) -> Any:
     K = frame.intrinsics.matrix
-    region = _new("sensor_msgs/msg/RegionOfInterest", x_offset=0, y_offset=0, height=0, width=0, do_rectify=False)
+    region = _new(
+        "sensor_msgs/msg/RegionOfInterest",
+        x_offset=0,
+        y_offset=0,
+        height=0,
+        width=0,
+        do_rectify=False,
+    )
     return _new(
         CAMERA_INFO,
         header=header,

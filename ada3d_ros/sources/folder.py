@@ -1,4 +1,6 @@
-"""Posed RGB-D folders as an iterable of RgbdFrame. Layouts are in layouts.py; pixels are decoded by images.py."""
+"""Posed RGB-D folders as an iterable of RgbdFrame. Layouts are in layouts.py; pixels are decoded by
+images.py.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +23,12 @@ from ada3d_ros.types import Intrinsics, RgbdFrame
 FIRST_STAMP_NS = 1_000_000_000  # of folders without stamps; a zero stamp means "not set"
 ROTATIONS_XYZW = {  # named rotations of --rotate-world
     "none": (0.0, 0.0, 0.0, 1.0),
-    "y-up": tuple(Rotation.from_euler("x", 90, degrees=True).as_quat()),  # HoloLens, Unity-like: y up to z up
-    "y-down": tuple(Rotation.from_euler("x", -90, degrees=True).as_quat()),  # first camera as world: -y up to z up
+    "y-up": tuple(
+        Rotation.from_euler("x", 90, degrees=True).as_quat()
+    ),  # HoloLens, Unity-like: y up to z up
+    "y-down": tuple(
+        Rotation.from_euler("x", -90, degrees=True).as_quat()
+    ),  # first camera as world: -y up to z up
 }
 
 
@@ -33,8 +39,12 @@ class FolderOptions:
     layout: str = "auto"
     depth_scale: float | None = None  # depth units per metre: 5000 for TUM, 1000 for millimetres
     fps: float = 10.0  # frames per second where the folder has no stamps
-    intrinsics: tuple[float, float, float, float] | None = None  # fx fy cx cy, px; where the folder has no K file
-    rotate_world_xyzw: tuple[float, ...] = ROTATIONS_XYZW["none"]  # the folder's world to a z-up world
+    intrinsics: tuple[float, float, float, float] | None = (
+        None  # fx fy cx cy, px; where the folder has no K file
+    )
+    rotate_world_xyzw: tuple[float, ...] = ROTATIONS_XYZW[
+        "none"
+    ]  # the folder's world to a z-up world
     frame_id: str = "map"
     camera_frame_id: str = "camera_color_optical_frame"
     min_m: float = 0.0  # nearer readings become NaN
@@ -42,7 +52,8 @@ class FolderOptions:
 
 
 class FolderSource:
-    """The frames of a folder in order; iterate as often as needed. `dropped` counts what the last pass left out.
+    """The frames of a folder in order; iterate as often as needed. `dropped` counts what the last
+    pass left out.
 
     Raises SourceError at construction for a folder, file or number that is missing or malformed.
     """
@@ -52,9 +63,13 @@ class FolderSource:
         self.options = options
         self._listing = list_folder(self.folder, options.layout)
         self.layout = self._listing.layout
-        self.depth_scale = self._listing.depth_scale if options.depth_scale is None else options.depth_scale
+        self.depth_scale = (
+            self._listing.depth_scale if options.depth_scale is None else options.depth_scale
+        )
         if not self.depth_scale > 0 or not options.fps > 0:
-            raise SourceError(f"depth_scale = {self.depth_scale} and fps = {options.fps} must both be above 0.")
+            raise SourceError(
+                f"depth_scale = {self.depth_scale} and fps = {options.fps} must both be above 0."
+            )
         self._K_depth, self._K_color = self._matrices()
         self._T_up_world = pose_from_quaternion((0.0, 0.0, 0.0), options.rotate_world_xyzw)
         self.dropped: Counter[FrameReason] = Counter()
@@ -80,8 +95,8 @@ class FolderSource:
             return K, K
         if self._listing.K_depth is None or self._listing.K_color is None:
             raise SourceError(
-                f"{self.folder} has no camera matrix; give --intrinsics FX FY CX CY (px), or put K.txt there "
-                "(3x3, or `fx fy cx cy`)."
+                f"{self.folder} has no camera matrix; give --intrinsics FX FY CX CY (px), or put"
+                " K.txt there (3x3, or `fx fy cx cy`)."
             )
         return self._listing.K_depth, self._listing.K_color
 
@@ -98,7 +113,12 @@ class FolderSource:
             rgb=self._registered(rgb, width, height, entry),
             depth_m=depth_m,
             intrinsics=Intrinsics(
-                float(K[0, 0]), float(K[1, 1]), float(K[0, 2]), float(K[1, 2]), int(width), int(height)
+                float(K[0, 0]),
+                float(K[1, 1]),
+                float(K[0, 2]),
+                float(K[1, 2]),
+                int(width),
+                int(height),
             ),
             T_world_cam=self._T_up_world @ entry.T_world_cam,
             frame_id=self.options.frame_id,
@@ -110,14 +130,18 @@ class FolderSource:
             return entry.stamp_ns
         return FIRST_STAMP_NS + round(number * 1e9 / self.options.fps)
 
-    def _registered(self, rgb: npt.NDArray[np.uint8], width: int, height: int, entry: Entry) -> npt.NDArray[np.uint8]:
-        """Colour as the depth camera would see it, the two cameras taken to be in one place (ScanNet: 0 to 2 cm)."""
+    def _registered(
+        self, rgb: npt.NDArray[np.uint8], width: int, height: int, entry: Entry
+    ) -> npt.NDArray[np.uint8]:
+        """Colour as the depth camera would see it, the two cameras taken to be in one place
+        (ScanNet: 0 to 2 cm).
+        """
         if self._K_color is self._K_depth:
             if rgb.shape[:2] != (height, width):
                 raise FrameError(
                     FrameReason.BAD_SIZE,
-                    f"{entry.rgb} is {rgb.shape[1]}x{rgb.shape[0]} px, its depth {width}x{height}; with one camera "
-                    "matrix they must be equal.",
+                    f"{entry.rgb} is {rgb.shape[1]}x{rgb.shape[0]} px, its depth {width}x{height};"
+                    " with one camera matrix they must be equal.",
                 )
             return rgb
         maps = cv2.initUndistortRectifyMap(
@@ -127,7 +151,9 @@ class FolderSource:
 
 
 def parse_rotation(text: str) -> tuple[float, ...]:
-    """A rotation x, y, z, w from one of ROTATIONS_XYZW's names or four comma-separated numbers. Raises SourceError."""
+    """A rotation x, y, z, w from one of ROTATIONS_XYZW's names or four comma-separated numbers.
+    Raises SourceError.
+    """
     if text in ROTATIONS_XYZW:
         return ROTATIONS_XYZW[text]
     try:
@@ -135,7 +161,9 @@ def parse_rotation(text: str) -> tuple[float, ...]:
     except ValueError:
         values = ()
     if len(values) != 4:
-        raise SourceError(f"rotation {text!r}: expected {', '.join(ROTATIONS_XYZW)} or four numbers QX,QY,QZ,QW.")
+        raise SourceError(
+            f"rotation {text!r}: expected {', '.join(ROTATIONS_XYZW)} or four numbers QX,QY,QZ,QW."
+        )
     return values
 
 

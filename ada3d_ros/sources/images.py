@@ -1,7 +1,8 @@
-"""Pixel encodings to arrays: ROS raw images, JPEG and PNG, compressedDepth. The only place that knows depth units.
+"""Pixel encodings to arrays: ROS raw images, JPEG and PNG, compressedDepth. The only place that
+knows depth units.
 
-Plain values in (the fields of sensor_msgs Image and CompressedImage), numpy out. Every malformed input raises
-FrameError with the reason to count; nothing else leaves these functions.
+Plain values in (the fields of sensor_msgs Image and CompressedImage), numpy out. Every malformed
+input raises FrameError with the reason to count; nothing else leaves these functions.
 """
 
 from __future__ import annotations
@@ -23,7 +24,10 @@ Color = npt.NDArray[np.uint8]
 Depth = npt.NDArray[np.float32]
 
 MAX_PIXELS = 64_000_000  # larger images are refused before any memory is taken
-MIN_MEDIAN_M, MAX_MEDIAN_M = 0.05, 50.0  # of a depth image in metres; outside, the unit must be wrong
+MIN_MEDIAN_M, MAX_MEDIAN_M = (
+    0.05,
+    50.0,
+)  # of a depth image in metres; outside, the unit must be wrong
 
 # channels, and OpenCV's way to RGB (None: it is RGB)
 COLOR_ENCODINGS: dict[str, tuple[int, int | None]] = {
@@ -38,14 +42,19 @@ COLOR_ENCODINGS: dict[str, tuple[int, int | None]] = {
     "bayer_grbg8": (1, cv2.COLOR_BayerGRBG2RGB),
 }
 DEPTH_ENCODINGS = ("16UC1", "mono16", "32FC1")
-COMPRESSED_DEPTH_HEADER = struct.Struct("<iff")  # compressed_depth_image_transport: format, quantisation a and b
+COMPRESSED_DEPTH_HEADER = struct.Struct(
+    "<iff"
+)  # compressed_depth_image_transport: format, quantisation a and b
 
 
-def decode_color(height: int, width: int, encoding: str, is_bigendian: bool | int, step: int, data: Data) -> Color:
+def decode_color(
+    height: int, width: int, encoding: str, is_bigendian: bool | int, step: int, data: Data
+) -> Color:
     """rgb (H, W, 3) uint8 RGB of a raw colour image, a copy that owns its memory.
 
-    is_bigendian completes the message's fields and changes nothing: 8-bit pixels have no byte order.
-    Raises FrameError: BAD_ENCODING, BAD_SIZE (no pixels, or more than MAX_PIXELS), CORRUPT (short data, wrong step).
+    is_bigendian completes the message's fields and changes nothing: 8-bit pixels have no byte
+    order. Raises FrameError: BAD_ENCODING, BAD_SIZE (no pixels, or more than MAX_PIXELS), CORRUPT
+    (short data, wrong step).
     """
     pixels = color_pixels(height, width, encoding, step, data)
     to_rgb = COLOR_ENCODINGS[encoding][1]
@@ -55,13 +64,18 @@ def decode_color(height: int, width: int, encoding: str, is_bigendian: bool | in
 
 
 def color_pixels(height: int, width: int, encoding: str, step: int, data: Data) -> Color:
-    """The checked pixels of a raw colour image as they are coded: a view (H, W, channels) uint8. Raises as decode_color."""
+    """The checked pixels of a raw colour image as they are coded: a view (H, W, channels) uint8.
+    Raises as decode_color.
+    """
     if encoding not in COLOR_ENCODINGS:
         raise _bad_encoding("colour", encoding, tuple(COLOR_ENCODINGS))
     channels = COLOR_ENCODINGS[encoding][0]
     pixels = _rows(height, width, channels, step, data).reshape(height, width, channels)
     if encoding.startswith("bayer") and (height < 2 or width < 2):
-        raise FrameError(FrameReason.BAD_SIZE, f"a {encoding} image of {width}x{height} px has no full Bayer cell.")
+        raise FrameError(
+            FrameReason.BAD_SIZE,
+            f"a {encoding} image of {width}x{height} px has no full Bayer cell.",
+        )
     return pixels
 
 
@@ -78,8 +92,9 @@ def decode_depth(
 ) -> Depth:
     """depth_m (H, W) float32 metres, NaN = no reading, of a raw depth image.
 
-    16UC1 and mono16 are millimetres, 32FC1 metres; `scale` multiplies the metres; readings outside min_m..max_m (both
-    inclusive), 0, negative and not finite become NaN. Raises FrameError: BAD_ENCODING, BAD_SIZE, CORRUPT, BAD_UNITS.
+    16UC1 and mono16 are millimetres, 32FC1 metres; `scale` multiplies the metres; readings outside
+    min_m..max_m (both inclusive), 0, negative and not finite become NaN. Raises FrameError:
+    BAD_ENCODING, BAD_SIZE, CORRUPT, BAD_UNITS.
     """
     values = depth_pixels(height, width, encoding, is_bigendian, step, data)
     return depth_in_metres(values, encoding, scale, min_m, max_m)
@@ -88,52 +103,68 @@ def decode_depth(
 def depth_pixels(
     height: int, width: int, encoding: str, is_bigendian: bool | int, step: int, data: Data
 ) -> npt.NDArray[np.generic]:
-    """The checked values (H, W) of a raw depth image in the message's unit and byte order. Raises as decode_depth."""
+    """The checked values (H, W) of a raw depth image in the message's unit and byte order. Raises
+    as decode_depth.
+    """
     if encoding not in DEPTH_ENCODINGS:
         raise _bad_encoding("depth", encoding, DEPTH_ENCODINGS)
-    kind = np.dtype("f4" if encoding == "32FC1" else "u2").newbyteorder(">" if is_bigendian else "<")
+    kind = np.dtype("f4" if encoding == "32FC1" else "u2").newbyteorder(
+        ">" if is_bigendian else "<"
+    )
     return np.ascontiguousarray(_rows(height, width, kind.itemsize, step, data)).view(kind)
 
 
-def depth_in_metres(values: npt.NDArray[np.generic], encoding: str, scale: float, min_m: float, max_m: float) -> Depth:
-    """depth_m (H, W) float32 metres, NaN = no reading, of depth values (H, W). Raises FrameError (BAD_UNITS)."""
+def depth_in_metres(
+    values: npt.NDArray[np.generic], encoding: str, scale: float, min_m: float, max_m: float
+) -> Depth:
+    """depth_m (H, W) float32 metres, NaN = no reading, of depth values (H, W). Raises FrameError
+    (BAD_UNITS).
+    """
     return _valid_depth(values, 1.0 if encoding == "32FC1" else 1000.0, scale, min_m, max_m)
 
 
 def decode_compressed_color(data: Data, format: str) -> Color:
     """rgb (H, W, 3) uint8 RGB of a CompressedImage (JPEG or PNG).
 
-    `format` is the message's, e.g. "rgb8; jpeg compressed bgr8"; the pixels of such images are coded as their codec
-    says, so only a depth format is refused by it. Raises FrameError: BAD_ENCODING, BAD_SIZE, CORRUPT.
+    `format` is the message's, e.g. "rgb8; jpeg compressed bgr8"; the pixels of such images are
+    coded as their codec says, so only a depth format is refused by it. Raises FrameError:
+    BAD_ENCODING, BAD_SIZE, CORRUPT.
     """
     if "compresseddepth" in format.lower() or format.startswith(DEPTH_ENCODINGS):
         raise FrameError(
-            FrameReason.BAD_ENCODING, f"compressed colour has format {format!r}: that is depth; expected jpeg or png."
+            FrameReason.BAD_ENCODING,
+            f"compressed colour has format {format!r}: that is depth; expected jpeg or png.",
         )
     image = _decode_codec(_as_bytes(data).tobytes(), ("JPEG", "PNG"))
     if image.mode not in ("RGB", "L", "RGBA", "P", "1", "LA"):
         raise FrameError(
             FrameReason.BAD_ENCODING,
-            f"compressed colour holds {image.mode!r} pixels; expected 8-bit colour or grey (RGB, RGBA, L).",
+            f"compressed colour holds {image.mode!r} pixels; expected 8-bit colour or grey (RGB,"
+            " RGBA, L).",
         )
     return np.array(image.convert("RGB"), dtype=np.uint8)
 
 
-def decode_compressed_depth(data: Data, format: str, scale: float, min_m: float, max_m: float) -> Depth:
+def decode_compressed_depth(
+    data: Data, format: str, scale: float, min_m: float, max_m: float
+) -> Depth:
     """depth_m (H, W) float32 metres, NaN = no reading, of a compressedDepth CompressedImage.
 
-    12-byte header, then a 16-bit PNG: millimetres for 16UC1; for 32FC1 inverse depth, quantised by the two numbers of
-    the header. Raises FrameError: BAD_ENCODING, BAD_SIZE, CORRUPT, BAD_UNITS.
+    12-byte header, then a 16-bit PNG: millimetres for 16UC1; for 32FC1 inverse depth, quantised by
+    the two numbers of the header. Raises FrameError: BAD_ENCODING, BAD_SIZE, CORRUPT, BAD_UNITS.
     """
     encoding, _, codec = (part.strip() for part in format.partition(";"))
     if encoding not in DEPTH_ENCODINGS or codec not in ("compressedDepth", "compressedDepth png"):
         raise _bad_encoding(
-            "compressed depth", format, tuple(f"{name}; compressedDepth png" for name in DEPTH_ENCODINGS)
+            "compressed depth",
+            format,
+            tuple(f"{name}; compressedDepth png" for name in DEPTH_ENCODINGS),
         )
     raw = _as_bytes(data).tobytes()
     if len(raw) <= COMPRESSED_DEPTH_HEADER.size:
         raise FrameError(
-            FrameReason.CORRUPT, f"compressedDepth has {len(raw)} bytes: no image after the 12-byte header."
+            FrameReason.CORRUPT,
+            f"compressedDepth has {len(raw)} bytes: no image after the 12-byte header.",
         )
     _, quant_a, quant_b = COMPRESSED_DEPTH_HEADER.unpack_from(raw)
     values = decode_grey16_png(raw[COMPRESSED_DEPTH_HEADER.size :]).astype(np.float32)
@@ -142,8 +173,11 @@ def decode_compressed_depth(data: Data, format: str, scale: float, min_m: float,
     return _valid_depth(values, 1000.0, scale, min_m, max_m)
 
 
-def depth_from_units(values: npt.NDArray[np.uint16], units_per_m: float, min_m: float, max_m: float) -> Depth:
-    """depth_m (H, W) float32 metres, NaN = no reading, of a 16-bit depth image on disk (5000 units per metre in TUM).
+def depth_from_units(
+    values: npt.NDArray[np.uint16], units_per_m: float, min_m: float, max_m: float
+) -> Depth:
+    """depth_m (H, W) float32 metres, NaN = no reading, of a 16-bit depth image on disk (5000 units
+    per metre in TUM).
 
     Raises FrameError (BAD_UNITS) where the median is implausible.
     """
@@ -151,15 +185,21 @@ def depth_from_units(values: npt.NDArray[np.uint16], units_per_m: float, min_m: 
 
 
 def decode_grey16_png(content: bytes) -> npt.NDArray[np.uint16]:
-    """Pixels (H, W) uint16 of a 16-bit grey PNG. Raises FrameError: BAD_ENCODING, BAD_SIZE, CORRUPT."""
+    """Pixels (H, W) uint16 of a 16-bit grey PNG. Raises FrameError: BAD_ENCODING, BAD_SIZE,
+    CORRUPT.
+    """
     image = _decode_codec(content, ("PNG",))
     if not image.mode.startswith("I"):
-        raise FrameError(FrameReason.BAD_ENCODING, f"depth is a PNG of {image.mode!r} pixels; expected 16-bit grey.")
+        raise FrameError(
+            FrameReason.BAD_ENCODING,
+            f"depth is a PNG of {image.mode!r} pixels; expected 16-bit grey.",
+        )
     return np.array(image, dtype=np.uint16)
 
 
 def depth_units_plausible(depth_m: Depth) -> bool:
-    """Whether the median of the valid readings (H, W), metres, lies in 0.05..50 m; true where there are none.
+    """Whether the median of the valid readings (H, W), metres, lies in 0.05..50 m; true where there
+    are none.
 
     Looks at every 4th row and column of a large image: the question is one of orders of magnitude.
     """
@@ -168,26 +208,33 @@ def depth_units_plausible(depth_m: Depth) -> bool:
 
 
 def check_valid_fraction(depth_m: Depth, minimum: float) -> None:
-    """Raises FrameError (LOW_VALID_DEPTH) where less than `minimum` (0..1) of depth_m (H, W) is a reading."""
+    """Raises FrameError (LOW_VALID_DEPTH) where less than `minimum` (0..1) of depth_m (H, W) is a
+    reading.
+    """
     valid = float(np.isfinite(depth_m).mean())
     if valid < minimum:
         raise FrameError(
             FrameReason.LOW_VALID_DEPTH,
-            f"{valid:.1%} of the depth is valid, below {minimum:.1%} (depth.min_valid_fraction); is the sensor covered, "
-            "too near, or depth.min_m/max_m too narrow?",
+            f"{valid:.1%} of the depth is valid, below {minimum:.1%} (depth.min_valid_fraction); is"
+            " the sensor covered, too near, or depth.min_m/max_m too narrow?",
         )
 
 
-def _rows(height: int, width: int, bytes_per_pixel: int, step: int, data: Data) -> npt.NDArray[np.uint8]:
+def _rows(
+    height: int, width: int, bytes_per_pixel: int, step: int, data: Data
+) -> npt.NDArray[np.uint8]:
     """The image's bytes without row padding, a view (H, W * bytes_per_pixel) uint8."""
     _check_pixels(height, width)
     row_bytes = width * bytes_per_pixel
     if step < row_bytes:
-        raise FrameError(FrameReason.CORRUPT, f"step is {step} bytes, but a row of {width} px needs {row_bytes}.")
+        raise FrameError(
+            FrameReason.CORRUPT, f"step is {step} bytes, but a row of {width} px needs {row_bytes}."
+        )
     flat = _as_bytes(data)
     if flat.size < step * height:
         raise FrameError(
-            FrameReason.CORRUPT, f"image data has {flat.size} bytes, expected step x height = {step * height}."
+            FrameReason.CORRUPT,
+            f"image data has {flat.size} bytes, expected step x height = {step * height}.",
         )
     return flat[: step * height].reshape(height, step)[:, :row_bytes]
 
@@ -199,23 +246,32 @@ def _as_bytes(data: Data) -> npt.NDArray[np.uint8]:
 def _check_pixels(height: int, width: int) -> None:
     if height <= 0 or width <= 0 or height * width > MAX_PIXELS:
         raise FrameError(
-            FrameReason.BAD_SIZE, f"image is {width}x{height} px; allowed 1 to {MAX_PIXELS // 1_000_000} megapixels."
+            FrameReason.BAD_SIZE,
+            f"image is {width}x{height} px; allowed 1 to {MAX_PIXELS // 1_000_000} megapixels.",
         )
 
 
 def _decode_codec(content: bytes, codecs: tuple[str, ...]) -> Image.Image:
-    """A decoded picture. Pillow, not OpenCV: it refuses a truncated file, where OpenCV fills up with grey."""
+    """A decoded picture. Pillow, not OpenCV: it refuses a truncated file, where OpenCV fills up
+    with grey.
+    """
     try:
         image = Image.open(io.BytesIO(content), formats=codecs)
         _check_pixels(image.height, image.width)
         image.load()
     except FrameError:
         raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # Pillow looks before we can
-        raise FrameError(FrameReason.BAD_SIZE, f"{error}; allowed are {MAX_PIXELS // 1_000_000} megapixels.") from error
+    except (
+        Image.DecompressionBombError,
+        Image.DecompressionBombWarning,
+    ) as error:  # Pillow looks before we can
+        raise FrameError(
+            FrameReason.BAD_SIZE, f"{error}; allowed are {MAX_PIXELS // 1_000_000} megapixels."
+        ) from error
     except Exception as error:  # damaged files make the codecs raise almost anything
         raise FrameError(
-            FrameReason.CORRUPT, f"{len(content)} bytes do not decode as {' or '.join(codecs)}: {error}"
+            FrameReason.CORRUPT,
+            f"{len(content)} bytes do not decode as {' or '.join(codecs)}: {error}",
         ) from error
     return image
 
@@ -229,7 +285,8 @@ def _median_m(depth_m: Depth) -> float:
 def _dequantise(values: Depth, quant_a: float, quant_b: float) -> Depth:
     if not (np.isfinite(quant_a) and np.isfinite(quant_b)) or quant_a <= 0:
         raise FrameError(
-            FrameReason.CORRUPT, f"compressedDepth 32FC1 has quantisation a={quant_a} b={quant_b}; a must be above 0."
+            FrameReason.CORRUPT,
+            f"compressedDepth 32FC1 has quantisation a={quant_a} b={quant_b}; a must be above 0.",
         )
     with np.errstate(divide="ignore", over="ignore"):
         metres: Depth = np.float32(quant_a) / (values - np.float32(quant_b))
@@ -248,15 +305,18 @@ def _valid_depth(
         if not depth_units_plausible(metres):
             raise FrameError(
                 FrameReason.BAD_UNITS,
-                f"the depth's median is {_median_m(metres):.4g} m, plausible is {MIN_MEDIAN_M} to {MAX_MEDIAN_M:g} m: "
-                "metres and millimetres mixed up? 16UC1 must hold millimetres, 32FC1 metres; depth.scale corrects a "
-                "camera that differs.",
+                f"the depth's median is {_median_m(metres):.4g} m, plausible is {MIN_MEDIAN_M} to"
+                f" {MAX_MEDIAN_M:g} m: metres and millimetres mixed up? 16UC1 must hold"
+                " millimetres, 32FC1 metres; depth.scale corrects a camera that differs.",
             )
-        metres[~((metres > 0) & (metres >= np.float32(min_m)) & (metres <= np.float32(max_m)))] = np.nan
+        metres[~((metres > 0) & (metres >= np.float32(min_m)) & (metres <= np.float32(max_m)))] = (
+            np.nan
+        )
     return metres
 
 
 def _bad_encoding(kind: str, got: str, expected: tuple[str, ...]) -> FrameError:
     return FrameError(
-        FrameReason.BAD_ENCODING, f"{kind} image has encoding {got!r}; expected one of {', '.join(expected)}."
+        FrameReason.BAD_ENCODING,
+        f"{kind} image has encoding {got!r}; expected one of {', '.join(expected)}.",
     )

@@ -1,9 +1,11 @@
-"""Folder layouts of posed RGB-D data sets: which image, depth and pose files make one frame. Reads no pixels.
+"""Folder layouts of posed RGB-D data sets: which image, depth and pose files make one frame. Reads
+no pixels.
 
-tum      rgb.txt depth.txt groundtruth.txt naming rgb/ and depth/ (TUM RGB-D SLAM Dataset), 5000 depth units per metre
-cabinet  raw_imgs/ depth_imgs/ truth_cam_poses.txt, in file order (CubeSLAM's TUM selection), 5000 per metre
-scannet  color/ depth/ pose/ intrinsic/, one number per frame (ScanNet export), 1000 per metre
-plain    rgb/ (or color/, images/), depth/, poses/ (or pose/) with a 4x4 text file per frame, K file; 1000 per metre
+tum      rgb.txt depth.txt groundtruth.txt naming rgb/ and depth/ (TUM RGB-D SLAM Dataset), 5000
+depth units per metre cabinet  raw_imgs/ depth_imgs/ truth_cam_poses.txt, in file order (CubeSLAM's
+TUM selection), 5000 per metre scannet  color/ depth/ pose/ intrinsic/, one number per frame
+(ScanNet export), 1000 per metre plain    rgb/ (or color/, images/), depth/, poses/ (or pose/) with
+a 4x4 text file per frame, K file; 1000 per metre
 """
 
 from __future__ import annotations
@@ -32,7 +34,9 @@ Matrix = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Entry:
-    """Files of one frame. stamp_ns is None where the layout has no stamps; T_world_cam None where it has no pose."""
+    """Files of one frame. stamp_ns is None where the layout has no stamps; T_world_cam None where
+    it has no pose.
+    """
 
     rgb: Path
     depth: Path
@@ -44,7 +48,8 @@ class Entry:
 class Listing:
     """A folder's frames in order. K_depth, K_color (3, 3) px, None where the folder does not say.
 
-    They differ where depth was not registered to colour (ScanNet): colour is then resampled into the depth camera.
+    They differ where depth was not registered to colour (ScanNet): colour is then resampled into
+    the depth camera.
     """
 
     layout: str
@@ -56,17 +61,25 @@ class Listing:
 
 
 def list_folder(folder: Path, layout: str = "auto") -> Listing:
-    """The frames of a folder; `auto` recognises the layout by its files. Raises SourceError naming what is missing."""
+    """The frames of a folder; `auto` recognises the layout by its files. Raises SourceError naming
+    what is missing.
+    """
     if not folder.is_dir():
         raise SourceError(f"no folder at {folder}.")
     if layout == "auto":
         layout = _recognise(folder)
     if layout not in LAYOUTS:
-        raise SourceError(f"layout {layout!r} is not known; choose one of auto, {', '.join(LAYOUTS)}.")
+        raise SourceError(
+            f"layout {layout!r} is not known; choose one of auto, {', '.join(LAYOUTS)}."
+        )
     listing = LAYOUTS[layout](folder)
-    missing = [path for entry in listing.entries for path in (entry.rgb, entry.depth) if not path.is_file()]
+    missing = [
+        path for entry in listing.entries for path in (entry.rgb, entry.depth) if not path.is_file()
+    ]
     if missing:
-        raise SourceError(f"{folder}: {len(missing)} image files are missing, the first is {missing[0]}.")
+        raise SourceError(
+            f"{folder}: {len(missing)} image files are missing, the first is {missing[0]}."
+        )
     if not listing.entries:
         raise SourceError(f"{folder} holds no frame of layout {layout!r}.")
     return listing
@@ -82,8 +95,9 @@ def _recognise(folder: Path) -> str:
     if any((folder / name).is_dir() for name in POSE_FOLDERS):
         return "plain"
     raise SourceError(
-        f"{folder} has none of the known layouts: tum (groundtruth.txt), cabinet (truth_cam_poses.txt), scannet (color/ "
-        "intrinsic/), plain (rgb/ depth/ poses/). Name one with --layout to see what it lacks."
+        f"{folder} has none of the known layouts: tum (groundtruth.txt), cabinet"
+        " (truth_cam_poses.txt), scannet (color/ intrinsic/), plain (rgb/ depth/ poses/). Name one"
+        " with --layout to see what it lacks."
     )
 
 
@@ -93,10 +107,14 @@ def _tum(folder: Path) -> Listing:
     for stamp_ns, T_world_cam in _stamped_poses(folder / "groundtruth.txt"):
         poses.add(stamp_ns, T_world_cam)
     pairs = pair_nearest(
-        np.array([s for s, _ in rgb], dtype=np.int64), np.array([s for s, _ in depth], dtype=np.int64), TUM_MAX_GAP_S
+        np.array([s for s, _ in rgb], dtype=np.int64),
+        np.array([s for s, _ in depth], dtype=np.int64),
+        TUM_MAX_GAP_S,
     )
     entries = tuple(
-        Entry(rgb[i][1], depth[j][1], poses.lookup(rgb[i][0], POSE_MAX_GAP_S).T_world_child, rgb[i][0])
+        Entry(
+            rgb[i][1], depth[j][1], poses.lookup(rgb[i][0], POSE_MAX_GAP_S).T_world_child, rgb[i][0]
+        )
         for i, j in pairs
     )
     K = _folder_K(folder)
@@ -107,7 +125,9 @@ def _cabinet(folder: Path) -> Listing:
     rgb, depth = _images(folder, ("raw_imgs",)), _images(folder, ("depth_imgs",))
     poses = _stamped_poses(folder / "truth_cam_poses.txt")
     _same_count(folder, rgb, depth, poses)
-    entries = tuple(Entry(c, d, T, stamp_ns) for c, d, (stamp_ns, T) in zip(rgb, depth, poses, strict=True))
+    entries = tuple(
+        Entry(c, d, T, stamp_ns) for c, d, (stamp_ns, T) in zip(rgb, depth, poses, strict=True)
+    )
     K = _folder_K(folder)
     return Listing("cabinet", entries, 5000.0, K, K)
 
@@ -116,7 +136,9 @@ def _scannet(folder: Path) -> Listing:
     rgb, depth = _images(folder, ("color",)), _images(folder, ("depth",))
     poses = _pose_files(folder)
     _same_count(folder, rgb, depth, poses)
-    K_color, K_depth = (_read_K(folder / "intrinsic" / f"intrinsic_{name}.txt") for name in ("color", "depth"))
+    K_color, K_depth = (
+        _read_K(folder / "intrinsic" / f"intrinsic_{name}.txt") for name in ("color", "depth")
+    )
     return Listing("scannet", _zip_entries(rgb, depth, poses), 1000.0, K_depth, K_color)
 
 
@@ -128,7 +150,12 @@ def _plain(folder: Path) -> Listing:
     return Listing("plain", _zip_entries(rgb, depth, poses), 1000.0, K, K)
 
 
-LAYOUTS: dict[str, Callable[[Path], Listing]] = {"tum": _tum, "cabinet": _cabinet, "scannet": _scannet, "plain": _plain}
+LAYOUTS: dict[str, Callable[[Path], Listing]] = {
+    "tum": _tum,
+    "cabinet": _cabinet,
+    "scannet": _scannet,
+    "plain": _plain,
+}
 
 
 def _zip_entries(rgb: list[Path], depth: list[Path], poses: list[Path]) -> tuple[Entry, ...]:
@@ -138,7 +165,10 @@ def _zip_entries(rgb: list[Path], depth: list[Path], poses: list[Path]) -> tuple
 def _images(folder: Path, names: tuple[str, ...]) -> list[Path]:
     for name in names:
         if (folder / name).is_dir():
-            return sorted((p for p in (folder / name).iterdir() if p.suffix.lower() in IMAGE_SUFFIXES), key=_by_number)
+            return sorted(
+                (p for p in (folder / name).iterdir() if p.suffix.lower() in IMAGE_SUFFIXES),
+                key=_by_number,
+            )
     raise SourceError(f"{folder} has no folder {' or '.join(f'{name}/' for name in names)}.")
 
 
@@ -146,7 +176,10 @@ def _pose_files(folder: Path) -> list[Path]:
     for name in POSE_FOLDERS:
         if (folder / name).is_dir():
             return sorted((folder / name).glob("*.txt"), key=_by_number)
-    raise SourceError(f"{folder} has no folder {' or '.join(f'{name}/' for name in POSE_FOLDERS)} with 4x4 text files.")
+    raise SourceError(
+        f"{folder} has no folder {' or '.join(f'{name}/' for name in POSE_FOLDERS)} with 4x4 text"
+        " files."
+    )
 
 
 def _by_number(path: Path) -> tuple[list[int], str]:
@@ -154,10 +187,15 @@ def _by_number(path: Path) -> tuple[list[int], str]:
     return [int(digits) for digits in re.findall(r"\d+", path.stem)], path.name
 
 
-def _same_count(folder: Path, rgb: Iterable[object], depth: Iterable[object], poses: Iterable[object]) -> None:
+def _same_count(
+    folder: Path, rgb: Iterable[object], depth: Iterable[object], poses: Iterable[object]
+) -> None:
     counts = [len(list(items)) for items in (rgb, depth, poses)]
     if len(set(counts)) != 1:
-        raise SourceError(f"{folder} has {counts[0]} colour images, {counts[1]} depth images and {counts[2]} poses.")
+        raise SourceError(
+            f"{folder} has {counts[0]} colour images, {counts[1]} depth images and {counts[2]}"
+            " poses."
+        )
 
 
 def _stamped_files(folder: Path, name: str) -> list[tuple[int, Path]]:
@@ -185,7 +223,9 @@ def _stamped_poses(path: Path) -> list[tuple[int, Matrix]]:
             values = [float(number) for number in numbers]
             poses.append((_to_ns(stamp), pose_from_quaternion(values[:3], values[3:])))
         except ValueError as error:  # PoseError is one
-            raise SourceError(f"{path}: `{line.strip()}` is not `timestamp tx ty tz qx qy qz qw`: {error}") from None
+            raise SourceError(
+                f"{path}: `{line.strip()}` is not `timestamp tx ty tz qx qy qz qw`: {error}"
+            ) from None
     return poses
 
 
@@ -196,10 +236,14 @@ def _to_ns(seconds: str) -> int:
 
 
 def _read_pose(path: Path) -> Matrix | None:
-    """T_world_cam (4, 4), or None where the file holds infinities: ScanNet's mark for a lost camera."""
+    """T_world_cam (4, 4), or None where the file holds infinities: ScanNet's mark for a lost
+    camera.
+    """
     matrix = _read_matrix(path)
     if matrix.shape != (4, 4):
-        raise SourceError(f"{path} holds {matrix.shape} numbers, expected a 4x4 camera-to-world matrix.")
+        raise SourceError(
+            f"{path} holds {matrix.shape} numbers, expected a 4x4 camera-to-world matrix."
+        )
     return matrix if np.isfinite(matrix).all() else None
 
 
@@ -215,7 +259,9 @@ def _read_K(path: Path) -> Matrix:
         fx, fy, cx, cy = matrix.ravel()
         return np.array([[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]])
     if matrix.shape not in ((3, 3), (4, 4)):
-        raise SourceError(f"{path} holds {matrix.shape} numbers, expected K as 3x3, 4x4 or `fx fy cx cy`.")
+        raise SourceError(
+            f"{path} holds {matrix.shape} numbers, expected K as 3x3, 4x4 or `fx fy cx cy`."
+        )
     return matrix[:3, :3]
 
 

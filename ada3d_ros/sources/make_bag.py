@@ -1,4 +1,6 @@
-"""`ada3d make-bag`: a posed RGB-D folder, or the generated room, into a rosbag2 mcap that the node can replay."""
+"""`ada3d make-bag`: a posed RGB-D folder, or the generated room, into a rosbag2 mcap that the node
+can replay.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +9,16 @@ import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ada3d_ros.errors import Ada3DError, SourceError
 from ada3d_ros.sources.bag_writer import BagOptions, write_bag
 from ada3d_ros.sources.folder import ROTATIONS_XYZW, FolderOptions, FolderSource, parse_rotation
 from ada3d_ros.sources.layouts import LAYOUTS
 from ada3d_ros.types import RgbdFrame
-from ada3d_ros.world.generated import GeneratedRoom, generate_room
-from ada3d_ros.world.rooms import NUM_VIEWS
+
+if TYPE_CHECKING:
+    from ada3d_ros.lab.world.generated import GeneratedRoom
 
 EPILOG = """layouts:
   tum      rgb.txt depth.txt groundtruth.txt (TUM RGB-D SLAM Dataset); depth scale 5000
@@ -35,26 +39,49 @@ examples:
 
 
 def build_parser() -> argparse.ArgumentParser:
+    from ada3d_ros.lab.world.rooms import NUM_VIEWS
+
     parser = argparse.ArgumentParser(
         prog="ada3d make-bag",
         description="Write a posed RGB-D folder, or a generated room, into a rosbag2 mcap.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("folder", nargs="?", type=Path, help="the posed RGB-D folder; leave out with --synthetic")
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="BAG", help="bag folder to create")
-    parser.add_argument("--raw", action="store_true", help="store colour as raw rgb8 (exact) instead of JPEG")
-    parser.add_argument("--jpeg-quality", type=_quality, default=95, metavar="1-100", help="of the JPEGs (default 95)")
+    parser.add_argument(
+        "folder", nargs="?", type=Path, help="the posed RGB-D folder; leave out with --synthetic"
+    )
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="BAG", help="bag folder to create"
+    )
+    parser.add_argument(
+        "--raw", action="store_true", help="store colour as raw rgb8 (exact) instead of JPEG"
+    )
+    parser.add_argument(
+        "--jpeg-quality",
+        type=_quality,
+        default=95,
+        metavar="1-100",
+        help="of the JPEGs (default 95)",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing bag at BAG")
     folder = parser.add_argument_group("folder")
     folder.add_argument(
-        "--layout", default="auto", choices=("auto", *LAYOUTS), help="how the folder is laid out (default auto)"
+        "--layout",
+        default="auto",
+        choices=("auto", *LAYOUTS),
+        help="how the folder is laid out (default auto)",
     )
     folder.add_argument(
-        "--depth-scale", type=float, metavar="UNITS", help="depth image units per metre (default: the layout's)"
+        "--depth-scale",
+        type=float,
+        metavar="UNITS",
+        help="depth image units per metre (default: the layout's)",
     )
     folder.add_argument(
-        "--fps", type=float, default=10.0, help="frames per second where the folder has no stamps (default 10)"
+        "--fps",
+        type=float,
+        default=10.0,
+        help="frames per second where the folder has no stamps (default 10)",
     )
     folder.add_argument(
         "--intrinsics",
@@ -67,12 +94,17 @@ def build_parser() -> argparse.ArgumentParser:
         "--rotate-world",
         default="none",
         metavar="ROTATION",
-        help=f"turn the folder's world to z up: {', '.join(ROTATIONS_XYZW)} or QX,QY,QZ,QW (default none)",
+        help=(
+            f"turn the folder's world to z up: {', '.join(ROTATIONS_XYZW)} or QX,QY,QZ,QW (default"
+            " none)"
+        ),
     )
     folder.add_argument("--frame-id", default="map", help="name of the world frame (default map)")
     room = parser.add_argument_group("generated room")
     room.add_argument(
-        "--synthetic", action="store_true", help="write a generated room; its true boxes go to BAG/boxes.json"
+        "--synthetic",
+        action="store_true",
+        help="write a generated room; its true boxes go to BAG/boxes.json",
     )
     room.add_argument("--seed", type=int, default=0, help="of the room (default 0)")
     room.add_argument(
@@ -82,12 +114,16 @@ def build_parser() -> argparse.ArgumentParser:
         choices=tuple(NUM_VIEWS),
         help="1: 8 views, objects turned by quarters; 2: up to 20 views",
     )
-    room.add_argument("--side", type=int, default=384, metavar="PX", help="of the square images (default 384)")
+    room.add_argument(
+        "--side", type=int, default=384, metavar="PX", help="of the square images (default 384)"
+    )
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status 0; 1 with a sentence on standard error where an input is missing or bad; 2 for wrong usage."""
+    """Exit status 0; 1 with a sentence on standard error where an input is missing or bad; 2 for
+    wrong usage.
+    """
     parser = build_parser()
     args = parser.parse_args(argv)
     if args.synthetic == (args.folder is not None):
@@ -116,7 +152,10 @@ def _make_from_folder(args: argparse.Namespace, options: BagOptions) -> None:
             frame_id=args.frame_id,
         ),
     )
-    print(f"{args.folder}: layout {source.layout}, {len(source)} frames, {source.depth_scale:g} depth units per metre")
+    print(
+        f"{args.folder}: layout {source.layout}, {len(source)} frames, {source.depth_scale:g} depth"
+        " units per metre"
+    )
     count = write_bag(_with_progress(source, len(source)), args.output, options)
     dropped = ", ".join(f"{reason} {n}" for reason, n in sorted(source.dropped.items()))
     print(f"wrote {count} frames to {args.output}" + (f"; left out: {dropped}" if dropped else ""))
@@ -125,28 +164,44 @@ def _make_from_folder(args: argparse.Namespace, options: BagOptions) -> None:
 def _make_synthetic(args: argparse.Namespace, options: BagOptions) -> None:
     if args.side < 8:
         raise SourceError(f"--side {args.side}: at least 8 px.")
+    from ada3d_ros.lab.world.generated import generate_room  # the laboratory, when it is asked for
+
     room = generate_room(args.seed, args.level, args.side)
     count = write_bag(_with_progress(room.frames, len(room.frames)), args.output, options)
-    (args.output / "boxes.json").write_text(json.dumps(_to_json(room, args.seed), indent=1) + "\n", encoding="utf-8")
+    (args.output / "boxes.json").write_text(
+        json.dumps(_to_json(room, args.seed), indent=1) + "\n", encoding="utf-8"
+    )
     print(f"wrote {count} frames and {len(room.boxes)} true boxes (boxes.json) to {args.output}")
 
 
 def _to_json(room: GeneratedRoom, seed: int) -> dict[str, object]:
     boxes = [
-        {"label": b.label, "center_m": b.center_m.tolist(), "size_m": b.size_m.tolist(), "yaw_rad": b.yaw_rad}
+        {
+            "label": b.label,
+            "center_m": b.center_m.tolist(),
+            "size_m": b.size_m.tolist(),
+            "yaw_rad": b.yaw_rad,
+        }
         for b in room.boxes
     ]
     return {"seed": seed, "frame": room.frames[0].frame_id, "boxes": boxes}
 
 
 def _with_progress(frames: Iterable[RgbdFrame], total: int) -> Iterator[RgbdFrame]:
-    """The frames, with a line on standard error: rewritten in place on a terminal, every tenth part elsewhere."""
+    """The frames, with a line on standard error: rewritten in place on a terminal, every tenth part
+    elsewhere.
+    """
     terminal = sys.stderr.isatty()
     every = 1 if terminal else max(total // 10, 1)
     for number, frame in enumerate(frames, start=1):
         yield frame
         if number % every == 0 or number == total:
-            print(f"{number}/{total} frames", end="\r" if terminal else "\n", file=sys.stderr, flush=True)
+            print(
+                f"{number}/{total} frames",
+                end="\r" if terminal else "\n",
+                file=sys.stderr,
+                flush=True,
+            )
     if terminal:
         print(file=sys.stderr)
 

@@ -1,5 +1,5 @@
-"""Camera messages to an RgbdFrame: decode, compare, undistort. By field names only, so that rosbags' and rclpy's
-messages both serve; imports neither.
+"""Camera messages to an RgbdFrame: decode, compare, undistort. By field names only, so that
+rosbags' and rclpy's messages both serve; imports neither.
 """
 
 from __future__ import annotations
@@ -34,14 +34,17 @@ def stamp_of(message: Any) -> int:
 class ImageBridge(Protocol):
     """cv_bridge.CvBridge, as far as it is needed here: raw Image messages to arrays."""
 
-    def imgmsg_to_cv2(self, img_msg: Any, desired_encoding: str = "passthrough") -> npt.NDArray[Any]: ...
+    def imgmsg_to_cv2(
+        self, img_msg: Any, desired_encoding: str = "passthrough"
+    ) -> npt.NDArray[Any]: ...
 
 
 def color_of(message: Any, bridge: ImageBridge | None = None) -> npt.NDArray[np.uint8]:
     """rgb (H, W, 3) uint8 RGB of an Image or CompressedImage. Raises FrameError.
 
-    A raw image is checked here, then converted by `bridge` (a distribution's cv_bridge), or by OpenCV where there is
-    none. Compressed images never go through it: it takes a truncated JPEG for a whole one.
+    A raw image is checked here, then converted by `bridge` (a distribution's cv_bridge), or by
+    OpenCV where there is none. Compressed images never go through it: it takes a truncated JPEG for
+    a whole one.
     """
     if not hasattr(message, "encoding"):
         return decode_compressed_color(message.data, message.format)
@@ -52,12 +55,23 @@ def color_of(message: Any, bridge: ImageBridge | None = None) -> npt.NDArray[np.
     return np.array(_bridged(bridge, message, "rgb8"), dtype=np.uint8)
 
 
-def depth_of(message: Any, config: DepthConfig, bridge: ImageBridge | None = None) -> npt.NDArray[np.float32]:
-    """depth_m (H, W) float32 metres, NaN invalid, of an Image or a compressedDepth CompressedImage. Raises FrameError."""
+def depth_of(
+    message: Any, config: DepthConfig, bridge: ImageBridge | None = None
+) -> npt.NDArray[np.float32]:
+    """depth_m (H, W) float32 metres, NaN invalid, of an Image or a compressedDepth CompressedImage.
+    Raises FrameError.
+    """
     limits = (config.scale, config.min_m, config.max_m)
     if not hasattr(message, "encoding"):
         return decode_compressed_depth(message.data, message.format, *limits)
-    fields = (message.height, message.width, message.encoding, message.is_bigendian, message.step, message.data)
+    fields = (
+        message.height,
+        message.width,
+        message.encoding,
+        message.is_bigendian,
+        message.step,
+        message.data,
+    )
     if bridge is None:
         return decode_depth(*fields, *limits)
     depth_pixels(*fields)
@@ -80,7 +94,9 @@ def intrinsics_of(info: Any) -> Intrinsics:
 
 
 def pose_of(message: Any) -> npt.NDArray[np.float64]:
-    """T (4, 4) of a PoseStamped or Odometry: its child frame to its header's frame. Raises PoseError."""
+    """T (4, 4) of a PoseStamped or Odometry: its child frame to its header's frame. Raises
+    PoseError.
+    """
     pose = message.pose.pose if hasattr(message, "child_frame_id") else message.pose
     p, q = pose.position, pose.orientation
     return pose_from_quaternion((p.x, p.y, p.z), (q.x, q.y, q.z, q.w))
@@ -95,18 +111,20 @@ def frame_of(
     config: DepthConfig,
     bridge: ImageBridge | None = None,
 ) -> RgbdFrame:
-    """One undistorted frame, stamped like the colour image; T_world_cam (4, 4), world frame `frame_id`.
+    """One undistorted frame, stamped like the colour image; T_world_cam (4, 4), world frame
+    `frame_id`.
 
-    Raises FrameError for every message that cannot be used: frames or sizes that differ, bad intrinsics or distortion,
-    undecodable pixels, implausible units, too little valid depth.
+    Raises FrameError for every message that cannot be used: frames or sizes that differ, bad
+    intrinsics or distortion, undecodable pixels, implausible units, too little valid depth.
     """
     camera = rgb_message.header.frame_id
     for name, message in (("depth", depth_message), ("camera_info", info)):
         if message.header.frame_id != camera:
             raise FrameError(
                 FrameReason.FRAME_MISMATCH,
-                f"{name} is in frame {message.header.frame_id!r}, colour in {camera!r}: depth must be registered to "
-                "colour (realsense: align_depth.enable:=true) and camera_info be the colour camera's.",
+                f"{name} is in frame {message.header.frame_id!r}, colour in {camera!r}: depth must"
+                " be registered to colour (realsense: align_depth.enable:=true) and camera_info be"
+                " the colour camera's.",
             )
     intrinsics = intrinsics_of(info)
     model, D = info.distortion_model, [float(value) for value in info.d]
@@ -115,8 +133,9 @@ def frame_of(
     if rgb.shape[:2] != size or depth_m.shape != size:
         raise FrameError(
             FrameReason.BAD_SIZE,
-            f"colour is {rgb.shape[1]}x{rgb.shape[0]} px, depth {depth_m.shape[1]}x{depth_m.shape[0]}, camera_info "
-            f"{size[1]}x{size[0]}; all must be equal (realsense: align_depth.enable:=true).",
+            f"colour is {rgb.shape[1]}x{rgb.shape[0]} px, depth"
+            f" {depth_m.shape[1]}x{depth_m.shape[0]}, camera_info {size[1]}x{size[0]}; all must be"
+            " equal (realsense: align_depth.enable:=true).",
         )
     depth_m = undistort_depth(depth_m, intrinsics, model, D)
     check_valid_fraction(depth_m, config.min_valid_fraction)

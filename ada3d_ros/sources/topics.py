@@ -1,4 +1,6 @@
-"""Which topics of a recording are colour, depth, camera_info and pose: by message type, then by name."""
+"""Which topics of a recording are colour, depth, camera_info and pose: by message type, then by
+name.
+"""
 
 from __future__ import annotations
 
@@ -36,17 +38,24 @@ class BagTopics:
 def detect_topics(types: Mapping[str, str], wanted: BagTopics = BagTopics()) -> BagTopics:
     """Complete topics from the recording's {topic: message type}.
 
-    Names that are given must exist with a fitting type. Detected: colour is an image that is not named like depth or
-    infrared; depth has `depth` in its name, `aligned` preferred; camera_info is the one beside the colour image; the
-    pose is the only PoseStamped or Odometry. A raw topic goes before its compressed twin.
-    Raises SourceError where nothing fits, or several do: it never guesses between cameras.
+    Names that are given must exist with a fitting type. Detected: colour is an image that is not
+    named like depth or infrared; depth has `depth` in its name, `aligned` preferred; camera_info is
+    the one beside the colour image; the pose is the only PoseStamped or Odometry. A raw topic goes
+    before its compressed twin. Raises SourceError where nothing fits, or several do: it never
+    guesses between cameras.
     """
-    rgb = wanted.rgb or _only("rgb", [t for t in _of("rgb", types) if not _is_depth(t) and _is_color(t)], types)
-    depth = wanted.depth or _only("depth", _aligned_first([t for t in _of("depth", types) if _is_depth(t)]), types)
+    rgb = wanted.rgb or _only(
+        "rgb", [t for t in _of("rgb", types) if not _is_depth(t) and _is_color(t)], types
+    )
+    depth = wanted.depth or _only(
+        "depth", _aligned_first([t for t in _of("depth", types) if _is_depth(t)]), types
+    )
     infos = _of("camera_info", types)
     sibling = f"{_base(rgb).rpartition('/')[0]}/camera_info"
     info = wanted.camera_info or (
-        sibling if sibling in infos else _only("camera_info", [t for t in infos if not _is_depth(t)], types)
+        sibling
+        if sibling in infos
+        else _only("camera_info", [t for t in infos if not _is_depth(t)], types)
     )
     pose = wanted.pose or _only("pose", _of("pose", types), types)
     found = BagTopics(rgb, depth, info, pose)
@@ -54,8 +63,8 @@ def detect_topics(types: Mapping[str, str], wanted: BagTopics = BagTopics()) -> 
         topic = getattr(found, role)
         if types.get(topic) not in allowed:
             raise SourceError(
-                f"{role} topic {topic!r} is {types.get(topic, 'not in the bag')}; expected a topic of type "
-                f"{' or '.join(allowed)}. The bag has: {_listing(types)}."
+                f"{role} topic {topic!r} is {types.get(topic, 'not in the bag')}; expected a topic"
+                f" of type {' or '.join(allowed)}. The bag has: {_listing(types)}."
             )
     return found
 
@@ -83,12 +92,15 @@ def _aligned_first(topics: list[str]) -> list[str]:
 
 
 def _only(role: str, candidates: list[str], types: Mapping[str, str]) -> str:
-    cameras = {_base(topic): topic for topic in sorted(candidates, reverse=True)}  # the raw topic, else the compressed
+    cameras = {
+        _base(topic): topic for topic in sorted(candidates, reverse=True)
+    }  # the raw topic, else the compressed
     if len(cameras) == 1:
         return next(iter(cameras.values()))
     found = f"{len(cameras)} fit ({', '.join(sorted(cameras))})" if cameras else "none fits"
     raise SourceError(
-        f"cannot tell the {role} topic: {found}; name it (type {' or '.join(TYPES[role])}). The bag has: {_listing(types)}."
+        f"cannot tell the {role} topic: {found}; name it (type {' or '.join(TYPES[role])}). The bag"
+        f" has: {_listing(types)}."
     )
 
 

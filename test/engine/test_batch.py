@@ -1,4 +1,6 @@
-"""Questions answered together against each answered alone: logits, ids, stops, samplers; the scene is neither changed nor copied."""
+"""Questions answered together against each answered alone: logits, ids, stops, samplers; the scene
+is neither changed nor copied.
+"""
 
 from __future__ import annotations
 
@@ -25,11 +27,15 @@ from test.pruning.conftest import LAYERS, WIDTH, generator
 
 P, CPU = 70, torch.device("cpu")
 PREFIX = torch.randn(P, WIDTH, generator=generator(1))
-ASKED = [torch.randn(length, WIDTH, generator=generator(10 + n)) for n, length in enumerate((6, 1, 9, 6))]
+ASKED = [
+    torch.randn(length, WIDTH, generator=generator(10 + n)) for n, length in enumerate((6, 1, 9, 6))
+]
 
 
 def make_decoder(num_kv_heads: int = 2, max_positions: int = 4096) -> LlamaDecoder:
-    """Of smaller weights: rounding errors do not grow from layer to layer (a cached prefix alone would be 4e-6 off)."""
+    """Of smaller weights: rounding errors do not grow from layer to layer (a cached prefix alone
+    would be 4e-6 off).
+    """
     decoder = conftest.make_decoder(num_kv_heads=num_kv_heads, max_positions=max_positions)
     for name, parameter in decoder.layers.named_parameters():
         if "layernorm" not in name:
@@ -41,16 +47,26 @@ def scene_of(decoder: LlamaDecoder, positions: torch.Tensor | None = None) -> KV
     """The prefix, prefilled."""
     cache = KVCache(LAYERS, reserve=5)
     decoder.run_layers(
-        0, LAYERS, PREFIX.to(decoder.dtype)[None], torch.arange(P) if positions is None else positions, cache
+        0,
+        LAYERS,
+        PREFIX.to(decoder.dtype)[None],
+        torch.arange(P) if positions is None else positions,
+        cache,
     )
     return cache
 
 
-def prefill_alone(decoder: LlamaDecoder, embeds: torch.Tensor, positions: torch.Tensor | None = None) -> PrefillOutput:
-    """Scene and question in one prompt; positions (P,) of the scene, the question's come behind the last."""
+def prefill_alone(
+    decoder: LlamaDecoder, embeds: torch.Tensor, positions: torch.Tensor | None = None
+) -> PrefillOutput:
+    """Scene and question in one prompt; positions (P,) of the scene, the question's come behind the
+    last.
+    """
     scene = torch.arange(P) if positions is None else positions
     positions = torch.cat((scene, int(scene[-1]) + 1 + torch.arange(len(embeds))))
-    return prefill(decoder, PromptSequence(torch.cat((PREFIX, embeds)).to(decoder.dtype), positions, (3, P)))
+    return prefill(
+        decoder, PromptSequence(torch.cat((PREFIX, embeds)).to(decoder.dtype), positions, (3, P))
+    )
 
 
 class Recorder:
@@ -67,7 +83,9 @@ class Recorder:
 
 def relative(a: Sequence[torch.Tensor], b: Sequence[torch.Tensor]) -> float:
     """Largest difference over the largest value."""
-    return float((torch.stack(list(a)) - torch.stack(list(b))).abs().max() / torch.stack(list(b)).abs().max())
+    return float(
+        (torch.stack(list(a)) - torch.stack(list(b))).abs().max() / torch.stack(list(b)).abs().max()
+    )
 
 
 def same(together: DecodeOutput, alone: DecodeOutput) -> None:
@@ -96,7 +114,12 @@ def test_together_as_alone(count: int, num_kv_heads: int) -> None:
     outputs = answer_batch(decoder, scene_of(decoder), P, questions)
     for question, recorder, output, words in zip(questions, recorders, outputs, heard, strict=True):
         alone = Recorder()
-        same(output, decode(decoder, prefill_alone(decoder, question.embeds), question.max_new_tokens, alone))
+        same(
+            output,
+            decode(
+                decoder, prefill_alone(decoder, question.embeds), question.max_new_tokens, alone
+            ),
+        )
         assert relative(recorder.seen, alone.seen) < 2e-6
         assert words == list(output.token_ids)
         assert len(words) == question.max_new_tokens
@@ -112,14 +135,20 @@ def test_bfloat16_stays_near_the_same_engine_alone() -> None:
     answer_batch(decoder, scene_of(decoder), P, questions)
     for embeds, recorder in zip(ASKED, recorders, strict=True):
         assert relative(recorder.seen, [prefill_alone(decoder, embeds).logits.float()]) < 0.03
-        assert relative(recorder.seen, [prefill_alone(make_decoder(), embeds).logits]) < 0.03  # float32, alone
+        assert (
+            relative(recorder.seen, [prefill_alone(make_decoder(), embeds).logits]) < 0.03
+        )  # float32, alone
 
 
 def test_one_ends_by_eos_the_others_go_on() -> None:
     decoder = make_decoder()
     free = [decode(decoder, prefill_alone(decoder, embeds), 12).token_ids for embeds in ASKED]
-    ending_with(decoder, next(word for word in free[1][1:] if any(word not in other for other in free)))
-    outputs = answer_batch(decoder, scene_of(decoder), P, [WaitingQuestion(embeds, 12) for embeds in ASKED])
+    ending_with(
+        decoder, next(word for word in free[1][1:] if any(word not in other for other in free))
+    )
+    outputs = answer_batch(
+        decoder, scene_of(decoder), P, [WaitingQuestion(embeds, 12) for embeds in ASKED]
+    )
     for embeds, output in zip(ASKED, outputs, strict=True):
         same(output, decode(decoder, prefill_alone(decoder, embeds), 12))
     assert outputs[1].stop_reason is StopReason.EOS
@@ -135,25 +164,40 @@ def stop_after(tokens: int, reason: StopReason) -> Callable[[], StopReason | Non
 
 def test_each_is_stopped_by_its_own_caller() -> None:
     decoder = make_decoder()
-    stops = [(3, StopReason.TIMEOUT), (99, StopReason.CANCELED), (0, StopReason.CANCELED), (1, StopReason.TIMEOUT)]
+    stops = [
+        (3, StopReason.TIMEOUT),
+        (99, StopReason.CANCELED),
+        (0, StopReason.CANCELED),
+        (1, StopReason.TIMEOUT),
+    ]
     questions = [
-        WaitingQuestion(embeds, 7, should_stop=stop_after(*stop)) for embeds, stop in zip(ASKED, stops, strict=True)
+        WaitingQuestion(embeds, 7, should_stop=stop_after(*stop))
+        for embeds, stop in zip(ASKED, stops, strict=True)
     ]
     outputs = answer_batch(decoder, scene_of(decoder), P, questions)
     for embeds, stop, output in zip(ASKED, stops, outputs, strict=True):
-        same(output, decode(decoder, prefill_alone(decoder, embeds), 7, should_stop=stop_after(*stop)))
+        same(
+            output,
+            decode(decoder, prefill_alone(decoder, embeds), 7, should_stop=stop_after(*stop)),
+        )
     assert [len(output.token_ids) for output in outputs] == [3, 7, 0, 1]
     assert math.isnan(outputs[2].mean_probability)
     assert math.isnan(outputs[2].first_token_s)
 
 
 def test_all_stopped_before_anything_is_computed() -> None:
-    questions = [WaitingQuestion(ASKED[0], 4, should_stop=lambda: StopReason.CANCELED), WaitingQuestion(ASKED[1], 0)]
+    questions = [
+        WaitingQuestion(ASKED[0], 4, should_stop=lambda: StopReason.CANCELED),
+        WaitingQuestion(ASKED[1], 0),
+    ]
     decoder = make_decoder()
     prefix = scene_of(decoder)
     decoder.norm.weight[0] = float("inf")  # would raise
     outputs = answer_batch(decoder, prefix, P, questions)
-    assert [output.stop_reason for output in outputs] == [StopReason.CANCELED, StopReason.MAX_TOKENS]
+    assert [output.stop_reason for output in outputs] == [
+        StopReason.CANCELED,
+        StopReason.MAX_TOKENS,
+    ]
     assert answer_batch(decoder, prefix, P, []) == []
 
 
@@ -169,13 +213,16 @@ def test_samplers_keep_their_own_seeds() -> None:
     for embeds, sampler, output in zip(ASKED, samplers(), outputs, strict=True):
         same(output, decode(decoder, prefill_alone(decoder, embeds), 9, sampler))
     assert (
-        outputs[0].token_ids != answer_batch(decoder, scene_of(decoder), P, [WaitingQuestion(ASKED[0], 9)])[0].token_ids
+        outputs[0].token_ids
+        != answer_batch(decoder, scene_of(decoder), P, [WaitingQuestion(ASKED[0], 9)])[0].token_ids
     )
 
 
 def test_the_models_positions_end_the_longer_question_first() -> None:
     decoder = make_decoder(max_positions=P + 12)
-    outputs = answer_batch(decoder, scene_of(decoder), P, [WaitingQuestion(embeds, 30) for embeds in ASKED])
+    outputs = answer_batch(
+        decoder, scene_of(decoder), P, [WaitingQuestion(embeds, 30) for embeds in ASKED]
+    )
     assert [len(output.token_ids) for output in outputs] == [6, 11, 3, 6]
     for embeds, output in zip(ASKED, outputs, strict=True):
         same(output, decode(decoder, prefill_alone(decoder, embeds), 30))
@@ -183,13 +230,19 @@ def test_the_models_positions_end_the_longer_question_first() -> None:
 
 @pytest.mark.parametrize("first", [P + 40, P - 25])
 def test_positions_need_not_be_those_of_the_prefix_in_the_cache(first: int) -> None:
-    """Kept tokens at their old places (the next position lies beyond the cache's length), or counted anew below it."""
+    """Kept tokens at their old places (the next position lies beyond the cache's length), or
+    counted anew below it.
+    """
     decoder = make_decoder()
     places = torch.linspace(0, first - 1, P).long()
-    outputs = answer_batch(decoder, scene_of(decoder, places), first, [WaitingQuestion(embeds, 8) for embeds in ASKED])
+    outputs = answer_batch(
+        decoder, scene_of(decoder, places), first, [WaitingQuestion(embeds, 8) for embeds in ASKED]
+    )
     for embeds, output in zip(ASKED, outputs, strict=True):
         same(output, decode(decoder, prefill_alone(decoder, embeds, places), 8))
-    other = answer_batch(decoder, scene_of(decoder, places), P, [WaitingQuestion(embeds, 8) for embeds in ASKED])
+    other = answer_batch(
+        decoder, scene_of(decoder, places), P, [WaitingQuestion(embeds, 8) for embeds in ASKED]
+    )
     assert [output.token_ids for output in other] != [output.token_ids for output in outputs]
 
 
@@ -197,8 +250,12 @@ def test_layers_may_hold_different_numbers_of_prefix_tokens() -> None:
     decoder, kept = make_decoder(), torch.arange(0, P, 3)
     whole = scene_of(decoder)
     held = [whole.held(layer) for layer in range(LAYERS)]
-    tokens = [(k, v) if layer < 3 else (k[:, :, kept], v[:, :, kept]) for layer, (k, v) in enumerate(held)]
-    outputs = answer_batch(decoder, KVCache.holding(tokens), P, [WaitingQuestion(embeds, 6) for embeds in ASKED])
+    tokens = [
+        (k, v) if layer < 3 else (k[:, :, kept], v[:, :, kept]) for layer, (k, v) in enumerate(held)
+    ]
+    outputs = answer_batch(
+        decoder, KVCache.holding(tokens), P, [WaitingQuestion(embeds, 6) for embeds in ASKED]
+    )
     for embeds, output in zip(ASKED, outputs, strict=True):
         cache, end = KVCache.holding(tokens, reserve=20), P + len(embeds)
         hidden = decoder.run_layers(0, LAYERS, embeds[None], torch.arange(P, end), cache)
@@ -229,15 +286,21 @@ class NewTensors(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(out):
-            if isinstance(tensor, torch.Tensor) and tensor.untyped_storage().data_ptr() not in self.known:
-                self.largest = max(self.largest, tensor.untyped_storage().nbytes() // tensor.element_size())
+            if (
+                isinstance(tensor, torch.Tensor)
+                and tensor.untyped_storage().data_ptr() not in self.known
+            ):
+                self.largest = max(
+                    self.largest, tensor.untyped_storage().nbytes() // tensor.element_size()
+                )
         return out
 
 
 @pytest.mark.parametrize("num_kv_heads", [4, 2])
 def test_no_copy_of_the_prefix_is_made(num_kv_heads: int) -> None:
-    """Everything made is smaller than one layer's keys of the prefix, let alone one per question; a mutation that repeats
-    them is seen."""
+    """Everything made is smaller than one layer's keys of the prefix, let alone one per question; a
+    mutation that repeats them is seen.
+    """
     decoder = make_decoder(num_kv_heads=num_kv_heads)
     long = torch.randn(1, num_kv_heads, 4000, 8, generator=generator(4))
     prefix = KVCache.holding([(long, long)] * LAYERS)
@@ -269,8 +332,15 @@ def test_a_question_without_tokens_is_refused() -> None:
 def test_the_kernels_of_cuda_say_the_same(dtype: torch.dtype, tolerance: float) -> None:
     on_gpu, recorders = make_decoder().to("cuda", dtype), [Recorder() for _ in ASKED]
     cache = KVCache(LAYERS)
-    on_gpu.run_layers(0, LAYERS, PREFIX.to("cuda", dtype)[None], torch.arange(P, device="cuda"), cache)
-    questions = [WaitingQuestion(e.to("cuda", dtype), 1, r) for e, r in zip(ASKED, recorders, strict=True)]
+    on_gpu.run_layers(
+        0, LAYERS, PREFIX.to("cuda", dtype)[None], torch.arange(P, device="cuda"), cache
+    )
+    questions = [
+        WaitingQuestion(e.to("cuda", dtype), 1, r) for e, r in zip(ASKED, recorders, strict=True)
+    ]
     answer_batch(on_gpu, cache, P, questions)
     for embeds, recorder in zip(ASKED, recorders, strict=True):
-        assert relative([recorder.seen[0].cpu()], [prefill_alone(make_decoder(), embeds).logits]) < tolerance
+        assert (
+            relative([recorder.seen[0].cpu()], [prefill_alone(make_decoder(), embeds).logits])
+            < tolerance
+        )

@@ -10,15 +10,15 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from ada3d_ros.engine import graphs
+from ada3d_ros.engine import static_decode as graphs
 from ada3d_ros.engine.decode import DecodeOutput, decode, decode_step
-from ada3d_ros.engine.graphs import StaticStep, StaticSteps, static_steps
 from ada3d_ros.engine.kv_cache import KVCache
 from ada3d_ros.engine.onednn import without_onednn
 from ada3d_ros.engine.prefill import PrefillOutput, prefill
 from ada3d_ros.engine.sampling import greedy, make_sampler
-from ada3d_ros.model.attend_one import attend_one
+from ada3d_ros.engine.static_decode import StaticStep, StaticSteps, static_steps
 from ada3d_ros.model.config import DecoderConfig
+from ada3d_ros.model.decode_attention import attend_one
 from ada3d_ros.model.decoder import LlamaDecoder
 from ada3d_ros.types import PromptSequence, StopReason
 
@@ -30,18 +30,26 @@ def make_decoder(num_kv_heads: int = 2, eos_id: int = 96) -> LlamaDecoder:
     decoder = LlamaDecoder(DecoderConfig(97, 32, 64, 3, 4, num_kv_heads, eos_id=eos_id))
     decoder.requires_grad_(False).eval()
     for name, parameter in decoder.named_parameters():
-        parameter.copy_(1 + 0.1 * torch.randn_like(parameter) if "norm" in name else 0.2 * torch.randn_like(parameter))
+        parameter.copy_(
+            1 + 0.1 * torch.randn_like(parameter)
+            if "norm" in name
+            else 0.2 * torch.randn_like(parameter)
+        )
     return decoder
 
 
 def make_prompt(decoder: LlamaDecoder) -> PromptSequence:
-    embeds = torch.randn(20, 32, generator=torch.Generator().manual_seed(1)).to(decoder.device, decoder.dtype)
+    embeds = torch.randn(20, 32, generator=torch.Generator().manual_seed(1)).to(
+        decoder.device, decoder.dtype
+    )
     return PromptSequence(embeds, torch.arange(20, device=decoder.device), (3, 12))
 
 
 @torch.inference_mode()
 def pruned(decoder: LlamaDecoder, compact: bool = False, reserve: int = 16) -> PrefillOutput:
-    """Layers that hold 20, 14 and 9 tokens; compact: positions counted anew, so that every layer goes on at its own."""
+    """Layers that hold 20, 14 and 9 tokens; compact: positions counted anew, so that every layer
+    goes on at its own.
+    """
     whole, prompt = prefill(decoder, make_prompt(decoder)), make_prompt(decoder)
     cache, hidden, positions = KVCache(3, reserve), prompt.embeds[None], prompt.positions
     lengths = (20, 14, 9)
@@ -53,7 +61,9 @@ def pruned(decoder: LlamaDecoder, compact: bool = False, reserve: int = 16) -> P
             positions = torch.arange(count, device=decoder.device)
         hidden = decoder.run_layers(layer, layer + 1, hidden, positions, cache)
     following = lengths if compact else (20, 20, 20)
-    return dataclasses.replace(whole, cache=cache, logits=decoder.logits(hidden[0, -1]), next_positions=following)
+    return dataclasses.replace(
+        whole, cache=cache, logits=decoder.logits(hidden[0, -1]), next_positions=following
+    )
 
 
 CASES = {
@@ -64,15 +74,24 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize(("num_kv_heads", "dtype", "tolerance"), [
-    (4, torch.float32, 2e-6), (2, torch.float32, 2e-6), (4, torch.bfloat16, 0.03), (2, torch.bfloat16, 0.03),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("num_kv_heads", "dtype", "tolerance"),
+    [
+        (4, torch.float32, 2e-6),
+        (2, torch.float32, 2e-6),
+        (4, torch.bfloat16, 0.03),
+        (2, torch.bfloat16, 0.03),
+    ],
+)
 def test_static_step_equals_the_ordinary_one(
     case: str, num_kv_heads: int, dtype: torch.dtype, tolerance: float
 ) -> None:
     decoder = make_decoder(num_kv_heads).to(dtype)
     ordinary, source = CASES[case](decoder), CASES[case](decoder)
-    with torch.inference_mode(), StaticSteps().lent(decoder, source.cache, source.next_positions, 8) as step:
+    with (
+        torch.inference_mode(),
+        StaticSteps().lent(decoder, source.cache, source.next_positions, 8) as step,
+    ):
         assert step is not None
         assert step.capacities == (128, 128, 128)
         for n in range(8):
@@ -92,14 +111,18 @@ def test_static_decoding_gives_the_same_ids(case: str, seed: int | None) -> None
 
     def answer(static: bool, ahead: int) -> tuple[int, ...]:
         sampler = greedy if seed is None else make_sampler(0.9, 0.9, seed, CPU)
-        return decode(decoder, CASES[case](decoder), 16, sampler, static=static, ahead=ahead).token_ids
+        return decode(
+            decoder, CASES[case](decoder), 16, sampler, static=static, ahead=ahead
+        ).token_ids
 
     answers = [answer(static, ahead) for static in (False, True) for ahead in (0, 1)]
     assert answers == [answers[0]] * 4
     assert len(set(answers[0])) > 1
 
 
-def compare(decoder: LlamaDecoder, tokens: int, seed: int | None, stop_at: int | None = None) -> DecodeOutput:
+def compare(
+    decoder: LlamaDecoder, tokens: int, seed: int | None, stop_at: int | None = None
+) -> DecodeOutput:
     """Decodes with ahead 0 and 1; the outputs, the order of calls and the cache must be the same."""
     outputs, calls, lengths, drawn = [], [], [], []
     for ahead in (0, 1):
@@ -117,7 +140,9 @@ def compare(decoder: LlamaDecoder, tokens: int, seed: int | None, stop_at: int |
         outputs.append(decode(decoder, start, tokens, sampler, should_stop, on_token, ahead=ahead))
         calls.append(log)
         lengths.append(start.cache.lengths)
-        drawn.append([int(sampler(torch.linspace(0, 1, 97))) for _ in range(8)])  # the generator is where it was
+        drawn.append(
+            [int(sampler(torch.linspace(0, 1, 97))) for _ in range(8)]
+        )  # the generator is where it was
     assert calls[0] == calls[1]
     assert lengths[0] == lengths[1]
     assert drawn[0] == drawn[1]
@@ -137,7 +162,10 @@ def test_a_step_ahead_changes_nothing(seed: int | None) -> None:
     assert (ended.stop_reason, ended.token_ids) == (StopReason.EOS, free.token_ids[:first])
     for stop_at in (0, 1, 5):
         stopped = compare(decoder, 12, seed, stop_at)
-        assert (stopped.stop_reason, stopped.token_ids) == (StopReason.CANCELED, free.token_ids[:stop_at])
+        assert (stopped.stop_reason, stopped.token_ids) == (
+            StopReason.CANCELED,
+            free.token_ids[:stop_at],
+        )
     assert compare(decoder, 1, seed).token_ids == free.token_ids[:1]
 
 
@@ -193,7 +221,10 @@ def test_buffers_are_used_again_and_bounded() -> None:
     steps = StaticSteps()
     for reserve in (8, 60, 300, 8, 600, 300):  # capacities 128, 128, 384, 128, 640, 384
         start = prefill(decoder, make_prompt(decoder))
-        with torch.inference_mode(), steps.lent(decoder, start.cache, start.next_positions, reserve) as step:
+        with (
+            torch.inference_mode(),
+            steps.lent(decoder, start.cache, start.next_positions, reserve) as step,
+        ):
             assert step is not None
             seen.append(step)
     assert seen[0] is seen[1] is seen[3]
@@ -207,7 +238,10 @@ def test_what_lies_behind_the_length_does_not_matter() -> None:
     results = []
     for _ in range(2):
         start = pruned(decoder)
-        with torch.inference_mode(), steps.lent(decoder, start.cache, start.next_positions, 4) as step:
+        with (
+            torch.inference_mode(),
+            steps.lent(decoder, start.cache, start.next_positions, 4) as step,
+        ):
             assert step is not None
             results.append(step(decoder, torch.tensor(5)))
             for buffer in step.buffers:
@@ -232,9 +266,14 @@ def test_weights_that_moved_are_noticed() -> None:
     decoder, steps, seen = make_decoder(), StaticSteps(), list[StaticStep | None]()
     for _ in range(2):
         start = pruned(decoder)
-        with torch.inference_mode(), steps.lent(decoder, start.cache, start.next_positions, 4) as step:
+        with (
+            torch.inference_mode(),
+            steps.lent(decoder, start.cache, start.next_positions, 4) as step,
+        ):
             seen.append(step)
-        decoder.lm_head.weight = torch.nn.Parameter(decoder.lm_head.weight.clone(), requires_grad=False)
+        decoder.lm_head.weight = torch.nn.Parameter(
+            decoder.lm_head.weight.clone(), requires_grad=False
+        )
     assert seen[0] is not seen[1]
 
 
@@ -243,19 +282,28 @@ def test_weights_that_moved_are_noticed() -> None:
 def test_attention_of_one_query_over_more_than_a_chunk(
     monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, groups: int
 ) -> None:
-    monkeypatch.setattr("ada3d_ros.model.attend_one.CHUNK", groups * 16 * 10)  # ten tokens at a time
+    monkeypatch.setattr(
+        "ada3d_ros.model.decode_attention.CHUNK", groups * 16 * 10
+    )  # ten tokens at a time
     generator = torch.Generator().manual_seed(0)
-    q, k, v = (torch.randn(1, n, t, 16, generator=generator).to(dtype) for n, t in ((8, 1), (groups, 37), (groups, 37)))
+    q, k, v = (
+        torch.randn(1, n, t, 16, generator=generator).to(dtype)
+        for n, t in ((8, 1), (groups, 37), (groups, 37))
+    )
     hidden = torch.rand(1, 1, 1, 37, generator=generator) < 0.5
     added = torch.zeros(1, 1, 1, 37, dtype=dtype).masked_fill(hidden, -torch.inf)
     for mask in (None, ~hidden, added):
         visible = None if mask is None else ~hidden
-        expected = scaled_dot_product_attention(q.double(), k.double(), v.double(), visible, enable_gqa=True)
+        expected = scaled_dot_product_attention(
+            q.double(), k.double(), v.double(), visible, enable_gqa=True
+        )
         for gradients in (False, True):
             with torch.set_grad_enabled(gradients):
                 found = attend_one(q, k, v, mask)
             assert found.dtype == dtype
-            assert torch.allclose(found.double(), expected, atol=1e-6 if dtype == torch.float32 else 0.02)
+            assert torch.allclose(
+                found.double(), expected, atol=1e-6 if dtype == torch.float32 else 0.02
+            )
 
 
 def test_one_draw_is_that_of_multinomial() -> None:

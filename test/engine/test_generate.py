@@ -10,9 +10,9 @@ from ada3d_ros.engine.decode import decode
 from ada3d_ros.engine.information import decoder_shape
 from ada3d_ros.engine.kv_cache import KVCache
 from ada3d_ros.engine.prefill import prefill
-from ada3d_ros.engine.reference import reference_generate, reference_logits
 from ada3d_ros.engine.sampling import greedy, make_sampler
 from ada3d_ros.errors import ModelError
+from ada3d_ros.lab.parity.reference_engine import reference_generate, reference_logits
 from ada3d_ros.model.config import DecoderConfig
 from ada3d_ros.model.decoder import LlamaDecoder
 from ada3d_ros.pruning.cost import kv_bytes
@@ -21,10 +21,16 @@ from ada3d_ros.types import PromptSequence, StopReason
 
 def make_decoder(num_kv_heads: int = 2, max_positions: int = 4096) -> LlamaDecoder:
     torch.manual_seed(0)
-    decoder = LlamaDecoder(DecoderConfig(97, 32, 64, 3, 4, num_kv_heads, max_positions=max_positions, eos_id=96))
+    decoder = LlamaDecoder(
+        DecoderConfig(97, 32, 64, 3, 4, num_kv_heads, max_positions=max_positions, eos_id=96)
+    )
     decoder.requires_grad_(False).eval()
     for name, parameter in decoder.named_parameters():
-        parameter.copy_(1 + 0.1 * torch.randn_like(parameter) if "norm" in name else 0.2 * torch.randn_like(parameter))
+        parameter.copy_(
+            1 + 0.1 * torch.randn_like(parameter)
+            if "norm" in name
+            else 0.2 * torch.randn_like(parameter)
+        )
     return decoder
 
 
@@ -52,8 +58,12 @@ def test_fast_path_equals_reference_engine(num_kv_heads: int, seed: int) -> None
 
 def test_sampled_fast_path_equals_reference_engine() -> None:
     decoder, prompt = make_decoder(), make_prompt()
-    fast = decode(decoder, prefill(decoder, prompt), 16, make_sampler(0.8, 0.9, 5, torch.device("cpu")))
-    slow, _ = reference_generate(decoder, prompt, 16, make_sampler(0.8, 0.9, 5, torch.device("cpu")))
+    fast = decode(
+        decoder, prefill(decoder, prompt), 16, make_sampler(0.8, 0.9, 5, torch.device("cpu"))
+    )
+    slow, _ = reference_generate(
+        decoder, prompt, 16, make_sampler(0.8, 0.9, 5, torch.device("cpu"))
+    )
     assert list(fast.token_ids) == slow
     assert slow != reference_generate(decoder, prompt, 16)[0]
 
@@ -61,7 +71,9 @@ def test_sampled_fast_path_equals_reference_engine() -> None:
 def test_prefill_keeps_last_logits_all_tokens_and_per_layer_lengths() -> None:
     decoder, prompt = make_decoder(), make_prompt()
     output = prefill(decoder, prompt, reserve=7)
-    assert torch.allclose(output.logits, reference_logits(decoder, prompt.embeds, prompt.positions)[-1], atol=1e-4)
+    assert torch.allclose(
+        output.logits, reference_logits(decoder, prompt.embeds, prompt.positions)[-1], atol=1e-4
+    )
     assert output.cache.lengths == (20, 20, 20)
     assert output.cache.num_bytes == kv_bytes(decoder_shape(decoder.config), [27] * 3, 4)
     assert output.next_positions == (20, 20, 20)
@@ -77,13 +89,17 @@ def test_decode_grows_a_cache_without_reserve() -> None:
 
 
 def test_decode_goes_on_where_layers_hold_different_numbers_of_tokens() -> None:
-    """As after pruning: layer 0 keeps all 20 tokens, layers 1 and 2 keep 12; every layer continues at position 20."""
+    """As after pruning: layer 0 keeps all 20 tokens, layers 1 and 2 keep 12; every layer continues
+    at position 20.
+    """
     decoder, prompt = make_decoder(), make_prompt()
     keep = torch.tensor([0, 1, 2, 4, 6, 8, 10, 12, 14, 16, 18, 19])
     cache = KVCache(3, reserve=8)
     hidden = decoder.run_layers(0, 1, prompt.embeds[None], prompt.positions, cache)
     hidden = decoder.run_layers(1, 3, hidden[:, keep], prompt.positions[keep], cache)
-    pruned = dataclasses.replace(prefill(decoder, prompt), cache=cache, logits=decoder.logits(hidden[0, -1]))
+    pruned = dataclasses.replace(
+        prefill(decoder, prompt), cache=cache, logits=decoder.logits(hidden[0, -1])
+    )
     output = decode(decoder, pruned, 5)
     assert len(output.token_ids) == 5
     assert cache.lengths == (24, 16, 16)
@@ -118,7 +134,9 @@ def test_stop_reasons() -> None:
 
 def test_stopped_before_the_first_token() -> None:
     decoder = make_decoder()
-    output = decode(decoder, prefill(decoder, make_prompt()), 4, should_stop=lambda: StopReason.CANCELED)
+    output = decode(
+        decoder, prefill(decoder, make_prompt()), 4, should_stop=lambda: StopReason.CANCELED
+    )
     assert output.token_ids == ()
     assert math.isnan(output.mean_probability)
 
@@ -142,4 +160,6 @@ def test_mean_probability_is_that_of_the_chosen_tokens() -> None:
     decoder, prompt = make_decoder(), make_prompt()
     ids, logits = reference_generate(decoder, prompt, 6)
     expected = torch.softmax(logits, dim=-1)[torch.arange(6), torch.tensor(ids)].mean()
-    assert decode(decoder, prefill(decoder, prompt), 6).mean_probability == pytest.approx(float(expected), abs=1e-5)
+    assert decode(decoder, prefill(decoder, prompt), 6).mean_probability == pytest.approx(
+        float(expected), abs=1e-5
+    )

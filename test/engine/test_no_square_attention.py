@@ -1,4 +1,6 @@
-"""No strategy, and no measurement, ever holds a T x T tensor: a mode that looks at every tensor torch makes."""
+"""No strategy, and no measurement, ever holds a T x T tensor: a mode that looks at every tensor
+torch makes.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ class SquareError(AssertionError):
 
 
 class NoSquares(TorchDispatchMode):
-    """Raises where an operation returns a tensor with two dimensions of at least `limit`, but for those inside SDPA."""
+    """Raises where an operation returns a tensor with two dimensions of at least `limit`, but for
+    those inside SDPA.
+    """
 
     def __init__(self, limit: int) -> None:
         super().__init__()
@@ -71,7 +75,9 @@ STRATEGIES = [
 @pytest.mark.parametrize(("strategy", "flat"), STRATEGIES)
 @pytest.mark.parametrize("kv_heads", [2, 4])
 def test_pruned_prefill_holds_no_square(strategy: str, flat: dict[str, Any], kv_heads: int) -> None:
-    """The limit is the number of spatial tokens still alive at the end, not T: a square of what is left counts as well."""
+    """The limit is the number of spatial tokens still alive at the end, not T: a square of what is
+    left counts as well.
+    """
     decoder, prompt = make_decoder(num_kv_heads=kv_heads), make_prompt(N, SYSTEM, TEXT)
     pruner = policy_of(strategy, 0.7, n_min=100, **flat).pruner(SHAPE, N, N, SYSTEM + TEXT)
     assert pruner is not None
@@ -81,7 +87,9 @@ def test_pruned_prefill_holds_no_square(strategy: str, flat: dict[str, Any], kv_
 
 
 @pytest.mark.parametrize("stride", [1, 10])
-def test_measuring_information_holds_no_square(stride: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_measuring_information_holds_no_square(
+    stride: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Blocks of queries, however many spatial tokens ask."""
     monkeypatch.setattr(information, "BLOCK_ELEMENTS", 4 * TOTAL * 16)
     decoder, prompt = make_decoder(), make_prompt(N, SYSTEM, TEXT)

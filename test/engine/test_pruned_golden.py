@@ -1,4 +1,6 @@
-"""P15: recorded runs of the real FastV and PyramidDrop, through strategies built from settings; every size from the case."""
+"""P15: recorded runs of the real FastV and PyramidDrop, through strategies built from settings;
+every size from the case.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,7 @@ from ada3d_ros.engine.sampling import greedy
 from ada3d_ros.model.config import DecoderConfig
 from ada3d_ros.model.decoder import LlamaDecoder
 from ada3d_ros.pruning.in_llm import LayerPruner
-from ada3d_ros.pruning.strategies import Policy
+from ada3d_ros.pruning.policy import Policy
 from ada3d_ros.types import PromptSequence
 
 
@@ -36,13 +38,22 @@ class Case:
 def read(folder: Path) -> Case:
     c, inputs = (json.loads((folder / name).read_text()) for name in ("config.json", "inputs.json"))
     config = DecoderConfig(
-        c["vocab_size"], c["hidden_size"], c["intermediate_size"], c["num_hidden_layers"], c["num_attention_heads"],
-        c["num_key_value_heads"], c["rms_norm_eps"], c["rope_theta"], c["max_position_embeddings"],
+        c["vocab_size"],
+        c["hidden_size"],
+        c["intermediate_size"],
+        c["num_hidden_layers"],
+        c["num_attention_heads"],
+        c["num_key_value_heads"],
+        c["rms_norm_eps"],
+        c["rope_theta"],
+        c["max_position_embeddings"],
         eos_id=-1 if c["eos_token_id"] is None else c["eos_token_id"],
-    )  # fmt: skip
+    )
     decoder = LlamaDecoder(config).requires_grad_(False).eval()
     weights = load_file(folder / "weights.safetensors")
-    decoder.load_state_dict({n.removeprefix("model."): t for n, t in weights.items() if not n.endswith("inv_freq")})
+    decoder.load_state_dict(
+        {n.removeprefix("model."): t for n, t in weights.items() if not n.endswith("inv_freq")}
+    )
     embeds = load_file(folder / "inputs.safetensors")["inputs_embeds"][0]
     start = inputs["image_token_start_index"]
     span = start, start + inputs["image_token_length"]
@@ -59,7 +70,11 @@ def cases(shared_dir: Path, name: str) -> Iterator[Case]:
 
 
 def pruner_of(case: Case, flat: dict[str, Any]) -> LayerPruner:
-    policy = Policy.of(from_flat({f"pruning.{name}": value for name, value in {"n_min": 1, **flat}.items()}).pruning)
+    policy = Policy.of(
+        from_flat(
+            {f"pruning.{name}": value for name, value in {"n_min": 1, **flat}.items()}
+        ).pruning
+    )
     spatial = case.prompt.spatial_span[1] - case.prompt.spatial_span[0]
     text = case.prompt.embeds.shape[0] - spatial
     pruner = policy.pruner(decoder_shape(case.decoder.config), spatial, spatial, text)
@@ -85,15 +100,21 @@ def pdrop(case: Case) -> LayerPruner:
 
 
 def adatoken_with_stages(case: Case) -> LayerPruner:
-    """The same lists in adatoken3d's schedule `stages`, with compact positions: its ranking is PyramidDrop's."""
+    """The same lists in adatoken3d's schedule `stages`, with compact positions: its ranking is
+    PyramidDrop's.
+    """
     layers, ratios = stage_lists(case)
     return pruner_of(
         case,
         {
-            "strategy": "adatoken3d", "adatoken3d.schedule": "stages", "adatoken3d.stage_layers": layers,
-            "adatoken3d.stage_ratios": ratios, "adatoken3d.budget.mode": "parameters", "adatoken3d.positions": "compact",
+            "strategy": "adatoken3d",
+            "adatoken3d.schedule": "stages",
+            "adatoken3d.stage_layers": layers,
+            "adatoken3d.stage_ratios": ratios,
+            "adatoken3d.budget.mode": "parameters",
+            "adatoken3d.positions": "compact",
         },
-    )  # fmt: skip
+    )
 
 
 def check(case: Case, pruner: LayerPruner) -> None:
@@ -127,9 +148,15 @@ def test_p15_fastv(shared_dir: Path) -> None:
 
 
 def test_p15_fastv_ranked_anew_at_every_token(shared_dir: Path) -> None:
-    """P15: FastV without a cache, as its paper has it: each token a new pruned prefill of everything so far."""
+    """P15: FastV without a cache, as its paper has it: each token a new pruned prefill of
+    everything so far.
+    """
     for case in cases(shared_dir, "fastv"):
-        golden, embeds, tokens = case.expected["no_cache_variant"]["greedy_tokens"], case.prompt.embeds, list[int]()
+        golden, embeds, tokens = (
+            case.expected["no_cache_variant"]["greedy_tokens"],
+            case.prompt.embeds,
+            list[int](),
+        )
         for _ in golden:
             longer = PromptSequence(embeds, torch.arange(len(embeds)), case.prompt.spatial_span)
             tokens.append(int(prefill(case.decoder, longer, pruner=fastv(case)).logits.argmax()))
@@ -150,9 +177,16 @@ def test_p15_adatoken3d_with_stages_is_pyramid_drop(shared_dir: Path) -> None:
 
 
 def test_p15_another_reading_does_not_pass(shared_dir: Path) -> None:
-    """The recorded runs tell the readings apart: original positions, or ranking by the layer before, fail."""
+    """The recorded runs tell the readings apart: original positions, or ranking by the layer
+    before, fail.
+    """
     for case in cases(shared_dir, "pdrop"):
         layers, ratios = stage_lists(case)
-        flat = {"strategy": "pdrop", "pdrop.layers": layers, "pdrop.ratios": ratios, "pdrop.positions": "original"}
+        flat = {
+            "strategy": "pdrop",
+            "pdrop.layers": layers,
+            "pdrop.ratios": ratios,
+            "pdrop.positions": "original",
+        }
         with pytest.raises(AssertionError):
             check(case, pruner_of(case, flat))

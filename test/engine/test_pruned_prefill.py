@@ -1,4 +1,6 @@
-"""Pruned prefill and decode against an engine written out here: whole attention matrices, float64, nothing reused."""
+"""Pruned prefill and decode against an engine written out here: whole attention matrices, float64,
+nothing reused.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,16 @@ from ada3d_ros.model.spatial import cap_spatial_tokens
 from ada3d_ros.pruning.in_llm import LayerPruner, LogisticPruner
 from ada3d_ros.pruning.schedule import RetentionSchedule, logistic
 from ada3d_ros.types import PromptSequence, SpatialTokens
-from test.pruning.conftest import INNER, LAYERS, SHAPE, attention_of, generator, make_decoder, make_prompt, policy_of
+from test.pruning.conftest import (
+    INNER,
+    LAYERS,
+    SHAPE,
+    attention_of,
+    generator,
+    make_decoder,
+    make_prompt,
+    policy_of,
+)
 
 N, SYSTEM, TEXT = 40, 3, 5
 TOTAL = SYSTEM + N + TEXT
@@ -49,14 +60,21 @@ def pruner_of(
 variants = pytest.mark.parametrize(("strategy", "flat"), VARIANTS)
 
 
-# -- the slow engine --------------------------------------------------------------------------------------------------
+# -- the slow engine
 
 
-def layer_output(decoder: LlamaDecoder, layer: int, hidden: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+def layer_output(
+    decoder: LlamaDecoder, layer: int, hidden: torch.Tensor, positions: torch.Tensor
+) -> torch.Tensor:
     block = decoder.layers[layer]
     attention, values = attention_of(decoder, layer, hidden, positions)
-    hidden = hidden + (attention @ values).transpose(0, 1).flatten(1) @ block.self_attn.o_proj.weight.double().T
-    y = hidden * torch.rsqrt(hidden.square().mean(dim=1, keepdim=True) + decoder.config.rms_norm_eps)
+    hidden = (
+        hidden
+        + (attention @ values).transpose(0, 1).flatten(1) @ block.self_attn.o_proj.weight.double().T
+    )
+    y = hidden * torch.rsqrt(
+        hidden.square().mean(dim=1, keepdim=True) + decoder.config.rms_norm_eps
+    )
     y = y * block.post_attention_layernorm.weight.double()
     gate, up = y @ block.mlp.gate_proj.weight.double().T, y @ block.mlp.up_proj.weight.double().T
     return hidden + (gate / (1 + torch.exp(-gate)) * up) @ block.mlp.down_proj.weight.double().T
@@ -76,7 +94,11 @@ def slow_prefill(
     given: Sequence[Sequence[int]] = (),
 ) -> Slow:
     """Every layer anew. given: the spatial tokens each layer sees, instead of ranking them."""
-    hidden, positions, alive = embeds.double(), torch.arange(len(embeds)), list(range(span[1] - span[0]))
+    hidden, positions, alive = (
+        embeds.double(),
+        torch.arange(len(embeds)),
+        list(range(span[1] - span[0])),
+    )
     counts, kept, attention_before = None, [], None
     for layer in range(decoder.config.num_layers):
         start, stop = span[0], span[0] + len(alive)
@@ -100,7 +122,9 @@ def slow_prefill(
         if pruner.rank_lag:
             attention_before, _ = attention_of(decoder, layer, hidden, positions)
         hidden = layer_output(decoder, layer, hidden, positions)
-    x = hidden * torch.rsqrt(hidden.square().mean(dim=1, keepdim=True) + decoder.config.rms_norm_eps)
+    x = hidden * torch.rsqrt(
+        hidden.square().mean(dim=1, keepdim=True) + decoder.config.rms_norm_eps
+    )
     return Slow(kept, x * decoder.norm.weight.double() @ decoder.lm_head.weight.double().T)
 
 
@@ -117,20 +141,31 @@ def slow_counts(
     attention, _ = attention_of(decoder, layer, hidden, positions)
     joint = attention.mean(dim=0)[span[1] :, span[0] : span[1]]
     joint = joint / joint.sum()
-    terms = joint * (joint / (joint.sum(dim=1, keepdim=True) * joint.sum(dim=0, keepdim=True))).log()
-    slope = p.slope_min + (p.slope_max - p.slope_min) * float(terms.sum()) / math.log(min(joint.shape))
-    return RetentionSchedule(tuple(logistic(LAYERS, slope, p.midpoint, p.keep_ratio))).counts(N, p.n_min)
+    terms = (
+        joint * (joint / (joint.sum(dim=1, keepdim=True) * joint.sum(dim=0, keepdim=True))).log()
+    )
+    slope = p.slope_min + (p.slope_max - p.slope_min) * float(terms.sum()) / math.log(
+        min(joint.shape)
+    )
+    return RetentionSchedule(tuple(logistic(LAYERS, slope, p.midpoint, p.keep_ratio))).counts(
+        N, p.n_min
+    )
 
 
-# -- against it -------------------------------------------------------------------------------------------------------
+# -- against it
 
 
 @variants
 @pytest.mark.parametrize("kv_heads", [2, 4])
-def test_pruned_prefill_equals_the_slow_engine(strategy: str, flat: dict[str, Any], kv_heads: int) -> None:
+def test_pruned_prefill_equals_the_slow_engine(
+    strategy: str, flat: dict[str, Any], kv_heads: int
+) -> None:
     """The same tokens in every layer, the same logits."""
     for seed in range(4):
-        decoder, prompt = make_decoder(num_kv_heads=kv_heads, seed=seed), make_prompt(N, SYSTEM, TEXT, seed)
+        decoder, prompt = (
+            make_decoder(num_kv_heads=kv_heads, seed=seed),
+            make_prompt(N, SYSTEM, TEXT, seed),
+        )
         pruner = pruner_of(strategy, **flat)
         fast, slow = (
             prefill(decoder, prompt, pruner=pruner),
@@ -144,8 +179,10 @@ def test_pruned_prefill_equals_the_slow_engine(strategy: str, flat: dict[str, An
 
 @variants
 def test_p16_decode_goes_on_with_what_each_layer_kept(strategy: str, flat: dict[str, Any]) -> None:
-    """P16: the KV cache of layer i holds text + n_i + t tokens; every step's logits are those of the whole sequence run
-    anew with the same tokens in every layer, at the positions the strategy gives them."""
+    """P16: the KV cache of layer i holds text + n_i + t tokens; every step's logits are those of
+    the whole sequence run anew with the same tokens in every layer, at the positions the strategy
+    gives them.
+    """
     decoder, prompt, steps = make_decoder(), make_prompt(N, SYSTEM, TEXT), list[torch.Tensor]()
 
     def recording(logits: torch.Tensor) -> torch.Tensor:
@@ -156,21 +193,29 @@ def test_p16_decode_goes_on_with_what_each_layer_kept(strategy: str, flat: dict[
     filled = prefill(decoder, prompt, pruner=pruner)
     assert filled.cache.lengths == tuple(SYSTEM + TEXT + n for n in filled.counts)
     output = decode(decoder, filled, 6, recording)
-    assert filled.cache.lengths == tuple(SYSTEM + TEXT + n + 5 for n in filled.counts)  # the last is not fed
+    assert filled.cache.lengths == tuple(
+        SYSTEM + TEXT + n + 5 for n in filled.counts
+    )  # the last is not fed
     ids = torch.tensor(output.token_ids[:-1])
     longer = torch.cat((prompt.embeds, decoder.embed(ids)))
     kept = [stage.tolist() for stage in filled.kept]
     slow = slow_prefill(decoder, longer, prompt.spatial_span, pruner, given=kept)
     assert (torch.stack(steps).double() - slow.logits[-6:]).abs().max() < 1e-4
-    expected = [SYSTEM + TEXT + n if pruner.positions == "compact" else TOTAL for n in filled.counts]
+    expected = [
+        SYSTEM + TEXT + n if pruner.positions == "compact" else TOTAL for n in filled.counts
+    ]
     assert list(filled.next_positions) == expected
 
 
 @pytest.mark.parametrize("strategy", INNER)
 @pytest.mark.parametrize("ratio", [0.4, 0.8])
-def test_p13_kept_tokens_are_sorted_unique_and_nested_and_text_stays(strategy: str, ratio: float) -> None:
+def test_p13_kept_tokens_are_sorted_unique_and_nested_and_text_stays(
+    strategy: str, ratio: float
+) -> None:
     """P13: each stage a sorted, unique subset of the one before; no text token ever goes."""
-    filled = prefill(make_decoder(), make_prompt(N, SYSTEM, TEXT), pruner=pruner_of(strategy, ratio))
+    filled = prefill(
+        make_decoder(), make_prompt(N, SYSTEM, TEXT), pruner=pruner_of(strategy, ratio)
+    )
     previous = set(range(N))
     assert filled.kept[0].tolist() == list(range(N))
     for stage, length in zip(filled.kept, filled.cache.lengths, strict=True):
@@ -180,16 +225,23 @@ def test_p13_kept_tokens_are_sorted_unique_and_nested_and_text_stays(strategy: s
         previous = set(stage.tolist())
 
 
-# -- nothing dropped, cached scenes, repeatability --------------------------------------------------------------------
+# -- nothing dropped, cached scenes, repeatability
 
 NOTHING_DROPPED = {
-    "adatoken3d endpoint": ("adatoken3d", {"adatoken3d__budget__mode": "endpoint", "adatoken3d__budget__value": 1.0}),
-    "adatoken3d flops": ("adatoken3d", {"adatoken3d__budget__mode": "flops", "adatoken3d__budget__value": 1.0}),
+    "adatoken3d endpoint": (
+        "adatoken3d",
+        {"adatoken3d__budget__mode": "endpoint", "adatoken3d__budget__value": 1.0},
+    ),
+    "adatoken3d flops": (
+        "adatoken3d",
+        {"adatoken3d__budget__mode": "flops", "adatoken3d__budget__value": 1.0},
+    ),
     "adatoken3d parameters": (
-        "adatoken3d", {"adatoken3d__budget__mode": "parameters", "adatoken3d__alpha": 0.0, "adatoken3d__M": 1.0}
+        "adatoken3d",
+        {"adatoken3d__budget__mode": "parameters", "adatoken3d__alpha": 0.0, "adatoken3d__M": 1.0},
     ),
     "pdrop": ("pdrop", {"pdrop__ratios": "1,1,1"}),
-}  # fmt: skip
+}
 
 
 def unpruned_pruners() -> list[LayerPruner]:
@@ -200,7 +252,9 @@ def unpruned_pruners() -> list[LayerPruner]:
         LayerPruner("pdrop", ones, positions="compact"),
         LogisticPruner("logistic", ones, probe_layer=1, keep_ratio=1.0),
     ]
-    built = [policy_of(name, **flat).pruner(SHAPE, N, N, 8) for name, flat in NOTHING_DROPPED.values()]
+    built = [
+        policy_of(name, **flat).pruner(SHAPE, N, N, 8) for name, flat in NOTHING_DROPPED.values()
+    ]
     return [*direct, *(pruner for pruner in built if pruner is not None)]
 
 
@@ -225,26 +279,39 @@ def test_p12_a_budget_of_1_is_the_unpruned_model_bit_for_bit() -> None:
 
 
 def test_p14_a_cached_scene_prefix_answers_like_one_shot_prefill() -> None:
-    """P14: system and scene first, then two questions on copies of that cache, each as if asked at once."""
+    """P14: system and scene first, then two questions on copies of that cache, each as if asked at
+    once.
+    """
     decoder, made = make_decoder(), generator(3)
     prefix = make_prompt(N, SYSTEM, TEXT).embeds[: SYSTEM + N]
     for length in (4, 9):
         question = torch.randn(length, prefix.shape[1], generator=made)
         total, cache = SYSTEM + N + length, KVCache(LAYERS, reserve=32)
         decoder.run_layers(0, LAYERS, prefix[None], torch.arange(SYSTEM + N), cache)
-        hidden = decoder.run_layers(0, LAYERS, question[None], torch.arange(SYSTEM + N, total), cache)
-        prompt = PromptSequence(torch.cat((prefix, question)), torch.arange(total), (SYSTEM, SYSTEM + N))
+        hidden = decoder.run_layers(
+            0, LAYERS, question[None], torch.arange(SYSTEM + N, total), cache
+        )
+        prompt = PromptSequence(
+            torch.cat((prefix, question)), torch.arange(total), (SYSTEM, SYSTEM + N)
+        )
         whole = prefill(decoder, prompt)
         logits = decoder.logits(hidden[0, -1])
-        assert (logits - whole.logits).abs().max() < 1e-5  # SDPA with a mask or without: other kernels, other last bits
+        assert (
+            logits - whole.logits
+        ).abs().max() < 1e-5  # SDPA with a mask or without: other kernels, other last bits
         assert cache.lengths == whole.cache.lengths
         cached = dataclasses.replace(whole, logits=logits, cache=cache)
-        assert decode(decoder, cached, 8).token_ids == decode(decoder, prefill(decoder, prompt), 8).token_ids
+        assert (
+            decode(decoder, cached, 8).token_ids
+            == decode(decoder, prefill(decoder, prompt), 8).token_ids
+        )
 
 
 @variants
 def test_p18_identical_inputs_give_identical_keeps(strategy: str, flat: dict[str, Any]) -> None:
-    """P18: twice the same prompt, and a prompt of which all spatial tokens are alike but for their places."""
+    """P18: twice the same prompt, and a prompt of which all spatial tokens are alike but for their
+    places.
+    """
     decoder, prompt, pruner = make_decoder(), make_prompt(N), pruner_of(strategy, **flat)
     a, b = prefill(decoder, prompt, pruner=pruner), prefill(decoder, prompt, pruner=pruner)
     assert torch.equal(a.logits, b.logits)
@@ -252,7 +319,9 @@ def test_p18_identical_inputs_give_identical_keeps(strategy: str, flat: dict[str
 
 
 def test_p18_ties_go_to_the_lowest_index() -> None:
-    """P18: where rotary positions do not count and all spatial tokens are the same, the first n stay."""
+    """P18: where rotary positions do not count and all spatial tokens are the same, the first n
+    stay.
+    """
     decoder, prompt = make_decoder(), make_prompt(N)
     embeds = prompt.embeds.clone()
     embeds[SYSTEM : SYSTEM + N] = embeds[SYSTEM]
@@ -263,10 +332,15 @@ def test_p18_ties_go_to_the_lowest_index() -> None:
 
 
 def test_p20_a_scene_above_the_models_cap_is_pruned_alike_every_time() -> None:
-    """P20: N > cap: the same subset, in order, and the same tokens kept from it, whatever the global random state."""
+    """P20: N > cap: the same subset, in order, and the same tokens kept from it, whatever the
+    global random state.
+    """
     made = generator(4)
     scene = SpatialTokens(
-        torch.randn(300, 32, generator=made), torch.rand(300, 3, generator=made), torch.ones(300).long(), 0.2
+        torch.randn(300, 32, generator=made),
+        torch.rand(300, 3, generator=made),
+        torch.ones(300).long(),
+        0.2,
     )
     decoder, words, found = make_decoder(), make_prompt(0).embeds, []
     for seed in (0, 1):
@@ -286,7 +360,9 @@ def test_p20_a_scene_above_the_models_cap_is_pruned_alike_every_time() -> None:
 def test_p21_reused_keys_give_the_same_keeps_as_recomputed_ones(
     strategy: str, flat: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """P21: the ranked layer computing its norm and keys anew keeps the same tokens; the logits agree within 1e-6."""
+    """P21: the ranked layer computing its norm and keys anew keeps the same tokens; the logits
+    agree within 1e-6.
+    """
     decoder, prompt, pruner = make_decoder(), make_prompt(N), pruner_of(strategy, **flat)
     reused = prefill(decoder, prompt, pruner=pruner)
     run_layers, handed = decoder.run_layers, list[bool]()
@@ -299,19 +375,24 @@ def test_p21_reused_keys_give_the_same_keeps_as_recomputed_ones(
     anew = prefill(decoder, prompt, pruner=pruner)
     assert any(handed)  # keys were there to be reused
     assert all(map(torch.equal, reused.kept, anew.kept))
-    assert (reused.logits - anew.logits).abs().max() < 1e-6 * max(1.0, float(anew.logits.abs().max()))
+    assert (reused.logits - anew.logits).abs().max() < 1e-6 * max(
+        1.0, float(anew.logits.abs().max())
+    )
 
 
-# -- errors -----------------------------------------------------------------------------------------------------------
+# -- errors
 
 
 @variants
-def test_p19_no_prompt_token_behind_the_scene_is_an_error(strategy: str, flat: dict[str, Any]) -> None:
+def test_p19_no_prompt_token_behind_the_scene_is_an_error(
+    strategy: str, flat: dict[str, Any]
+) -> None:
     """P19: not the row of index -1, which would be a spatial token."""
     embeds = make_prompt(N).embeds[: SYSTEM + N]
     prompt = PromptSequence(embeds, torch.arange(len(embeds)), (SYSTEM, SYSTEM + N))
     with pytest.raises(
-        InvalidRequestError, match=r"no prompt token follows the spatial tokens.*put the question behind"
+        InvalidRequestError,
+        match=r"no prompt token follows the spatial tokens.*put the question behind",
     ):
         prefill(make_decoder(), prompt, pruner=pruner_of(strategy, **flat))
     with pytest.raises(InvalidRequestError, match="40 spatial tokens and 0 behind them"):
@@ -344,7 +425,9 @@ def test_nan_scores_are_an_error_even_where_the_logits_are_finite() -> None:
             return torch.full((context.kept.shape[0],), float("nan"))
 
     pruner = Broken("x", RetentionSchedule((1.0, 1.0, 1.0, *([0.5] * 5))))
-    with pytest.raises(ModelError, match=r"ranking scores of layer 4 are not finite \(NaN\).*model\.precision"):
+    with pytest.raises(
+        ModelError, match=r"ranking scores of layer 4 are not finite \(NaN\).*model\.precision"
+    ):
         prefill(make_decoder(), make_prompt(N), pruner=pruner)
 
 

@@ -19,7 +19,8 @@ def test_greedy_takes_the_first_maximum() -> None:
 
 
 @pytest.mark.parametrize(
-    ("top_p", "kept"), [(1.0, [0, 1, 2, 3]), (0.9, [1, 2, 3]), (0.79, [1, 3]), (0.4, [1]), (0.01, [1])]
+    ("top_p", "kept"),
+    [(1.0, [0, 1, 2, 3]), (0.9, [1, 2, 3]), (0.79, [1, 3]), (0.4, [1]), (0.01, [1])],
 )
 def test_nucleus_keeps_the_smallest_set_that_reaches_top_p(top_p: float, kept: list[int]) -> None:
     probabilities = nucleus_probabilities(LOGITS, 1.0, top_p)
@@ -28,7 +29,9 @@ def test_nucleus_keeps_the_smallest_set_that_reaches_top_p(top_p: float, kept: l
 
 
 def test_temperature_sharpens() -> None:
-    assert torch.allclose(nucleus_probabilities(LOGITS, 0.5, 1.0), LOGITS.exp() ** 2 / (LOGITS.exp() ** 2).sum())
+    assert torch.allclose(
+        nucleus_probabilities(LOGITS, 0.5, 1.0), LOGITS.exp() ** 2 / (LOGITS.exp() ** 2).sum()
+    )
 
 
 def test_same_seed_same_tokens_and_frequencies_follow_probabilities() -> None:
@@ -43,7 +46,9 @@ def test_same_seed_same_tokens_and_frequencies_follow_probabilities() -> None:
     assert tokens.count(1) / 2000 == pytest.approx(0.5 / 0.95, abs=0.04)
 
 
-@pytest.mark.parametrize(("temperature", "top_p"), [(-0.1, 1.0), (2.1, 1.0), (math.nan, 1.0), (1.0, 0.0), (1.0, 1.1)])
+@pytest.mark.parametrize(
+    ("temperature", "top_p"), [(-0.1, 1.0), (2.1, 1.0), (math.nan, 1.0), (1.0, 0.0), (1.0, 1.1)]
+)
 def test_values_out_of_range_are_refused(temperature: float, top_p: float) -> None:
     with pytest.raises(ConfigError, match="allowed 0 to 2"):
         make_sampler(temperature, top_p, 0, torch.device("cpu"))

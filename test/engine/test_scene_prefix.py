@@ -1,4 +1,6 @@
-"""Questions on a cached scene against the full prompt: equal within the order of sums, pruned ones against an attention written out."""
+"""Questions on a cached scene against the full prompt: equal within the order of sums, pruned ones
+against an attention written out.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +12,10 @@ import pytest
 import torch
 
 from ada3d_ros.engine.cached_prefill import prefill_question
-from ada3d_ros.engine.choose import ChosenTokens
 from ada3d_ros.engine.decode import decode
 from ada3d_ros.engine.prefill import prefill
 from ada3d_ros.engine.scene_prefix import ScenePrefix
+from ada3d_ros.engine.token_selection import ChosenTokens
 from ada3d_ros.errors import InvalidRequestError, ModelError
 from ada3d_ros.model.decoder import LlamaDecoder
 from ada3d_ros.pruning.in_llm import LayerPruner
@@ -23,11 +25,16 @@ from test.pruning.conftest import LAYERS, SHAPE, make_prompt, policy_of
 from test.pruning.conftest import make_decoder as wild_decoder
 
 N, SYSTEM, TEXT = 40, 3, 5
-TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 0.03}  # relative to the largest value; the same sums in another order
+TOLERANCE = {
+    torch.float32: 2e-6,
+    torch.bfloat16: 0.03,
+}  # relative to the largest value; the same sums in another order
 
 
 def make_decoder(num_kv_heads: int = 2, seed: int = 0) -> LlamaDecoder:
-    """Weights of a half of the usual size, which amplify rounding less: with those the full prefill itself is 3e-6 from float64."""
+    """Weights of a half of the usual size, which amplify rounding less: with those the full prefill
+    itself is 3e-6 from float64.
+    """
     decoder = wild_decoder(num_kv_heads=num_kv_heads, seed=seed)
     with torch.no_grad():
         for name, parameter in decoder.named_parameters():
@@ -42,7 +49,9 @@ def tokens_of(prompt: PromptSequence, count: int = N) -> SpatialTokens:
     return SpatialTokens(rows, torch.randn(count, 3), torch.ones(count, dtype=torch.int64), 0.2)
 
 
-def prefix_of(decoder: LlamaDecoder, prompt: PromptSequence, chunk: int = 16, **options: Any) -> ScenePrefix:
+def prefix_of(
+    decoder: LlamaDecoder, prompt: PromptSequence, chunk: int = 16, **options: Any
+) -> ScenePrefix:
     start, stop = prompt.spatial_span
     part = PromptSequence(prompt.embeds[:stop], prompt.positions[:stop], (start, stop))
     tokens = tokens_of(prompt, stop - start)
@@ -70,7 +79,9 @@ def pruner_of(strategy: str, ratio: float = 0.5, **flat: Any) -> LayerPruner:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
 @pytest.mark.parametrize("chunk", [7, 16, 1000])
-def test_a_question_on_the_cached_scene_is_the_full_prefill(dtype: torch.dtype, kv_heads: int, chunk: int) -> None:
+def test_a_question_on_the_cached_scene_is_the_full_prefill(
+    dtype: torch.dtype, kv_heads: int, chunk: int
+) -> None:
     decoder = make_decoder(num_kv_heads=kv_heads, seed=kv_heads).to(dtype)
     prompt = make_prompt(N, SYSTEM, TEXT, seed=chunk)
     prompt = dataclasses.replace(prompt, embeds=prompt.embeds.to(dtype))
@@ -92,7 +103,9 @@ def test_a_question_on_the_cached_scene_is_the_full_prefill(dtype: torch.dtype, 
 
 
 def test_questions_leave_no_trace() -> None:
-    """Hundreds of questions, with answers: the first one's logits come again bit for bit, and memory stays."""
+    """Hundreds of questions, with answers: the first one's logits come again bit for bit, and
+    memory stays.
+    """
     decoder, prompt = make_decoder(seed=0), make_prompt(N, SYSTEM, TEXT, seed=0)
     prefix = prefix_of(decoder, prompt)
     first = prefill_question(decoder, prefix, question_of(prompt), 8).logits
@@ -118,7 +131,10 @@ def test_a_smaller_budget_is_a_prefix_of_the_scene(count: int) -> None:
     assert warm.counts == (count,) * LAYERS
     assert decode(decoder, warm, 6).token_ids == decode(decoder, expected, 6).token_ids
     whole = prefill(decoder, prompt, 8)
-    assert relative(prefill_question(decoder, prefix, question_of(prompt), 8).logits, whole.logits) <= 2e-6
+    assert (
+        relative(prefill_question(decoder, prefix, question_of(prompt), 8).logits, whole.logits)
+        <= 2e-6
+    )
 
 
 def test_what_is_put_behind_equals_a_scene_in_that_order() -> None:
@@ -157,8 +173,12 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("strategy", "flat"), VARIANTS)
-def test_selection_is_attention_to_the_best_keys_written_out(strategy: str, flat: dict[str, Any]) -> None:
-    """float64, whole matrices: the scene's rows see the whole scene, the question's rows the text and the kept keys of each layer."""
+def test_selection_is_attention_to_the_best_keys_written_out(
+    strategy: str, flat: dict[str, Any]
+) -> None:
+    """float64, whole matrices: the scene's rows see the whole scene, the question's rows the text
+    and the kept keys of each layer.
+    """
     decoder, prompt = make_decoder(seed=3), make_prompt(N, SYSTEM, TEXT, seed=3)
     pruner = pruner_of(strategy, **flat)
     warm = prefill_question(decoder, prefix_of(decoder, prompt), question_of(prompt), 8, pruner)
@@ -171,18 +191,28 @@ def test_selection_is_attention_to_the_best_keys_written_out(strategy: str, flat
         assert stage.tolist() == sorted(set(stage.tolist()))
 
 
-def attend_to_kept(decoder: LlamaDecoder, prompt: PromptSequence, kept: list[list[int]]) -> torch.Tensor:
+def attend_to_kept(
+    decoder: LlamaDecoder, prompt: PromptSequence, kept: list[list[int]]
+) -> torch.Tensor:
     config, (start, stop) = decoder.config, prompt.spatial_span
     x, total = prompt.embeds.double(), len(prompt.embeds)
     half = config.head_dim // 2
-    angle = torch.arange(total)[:, None].double() / config.rope_theta ** (torch.arange(half).double() / half)
+    angle = torch.arange(total)[:, None].double() / config.rope_theta ** (
+        torch.arange(half).double() / half
+    )
 
     def rotate(v: torch.Tensor) -> torch.Tensor:
         a, b = v[:, :half], v[:, half:]
-        return torch.cat((a * angle.cos() - b * angle.sin(), b * angle.cos() + a * angle.sin()), dim=1)
+        return torch.cat(
+            (a * angle.cos() - b * angle.sin(), b * angle.cos() + a * angle.sin()), dim=1
+        )
 
     def norm(v: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        return v / torch.sqrt((v * v).mean(dim=-1, keepdim=True) + config.rms_norm_eps) * weight.double()
+        return (
+            v
+            / torch.sqrt((v * v).mean(dim=-1, keepdim=True) + config.rms_norm_eps)
+            * weight.double()
+        )
 
     for layer, alive in zip(decoder.layers, kept, strict=True):
         w = {name: tensor.double() for name, tensor in layer.state_dict().items()}
@@ -194,7 +224,11 @@ def attend_to_kept(decoder: LlamaDecoder, prompt: PromptSequence, kept: list[lis
         outputs, d = [], config.head_dim
         for head in range(config.num_heads):
             group = head * config.num_kv_heads // config.num_heads
-            scores = rotate(q[:, head * d : head * d + d]) @ rotate(k[:, group * d : group * d + d]).T / math.sqrt(d)
+            scores = (
+                rotate(q[:, head * d : head * d + d])
+                @ rotate(k[:, group * d : group * d + d]).T
+                / math.sqrt(d)
+            )
             weights = torch.softmax(scores.masked_fill(hidden, -math.inf), dim=-1)
             outputs.append(weights @ v[:, group * d : group * d + d])
         x = x + torch.cat(outputs, dim=1) @ w["self_attn.o_proj.weight"].T
@@ -229,7 +263,9 @@ def test_eight_bit_keys_are_near_and_half_the_size() -> None:
             if layer == 0:  # deeper layers' inputs differ too
                 assert bool(((ours - exact).abs() <= 0.51 * step).all())
     expected = prefill_question(decoder, plain, question_of(prompt), 8).logits
-    assert relative(prefill_question(decoder, small, question_of(prompt), 8).logits, expected) < 0.05
+    assert (
+        relative(prefill_question(decoder, small, question_of(prompt), 8).logits, expected) < 0.05
+    )
 
 
 def test_a_question_without_rows_is_refused() -> None:

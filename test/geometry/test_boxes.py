@@ -7,7 +7,14 @@ from hypothesis import strategies as st
 from scipy.optimize import linprog
 from scipy.spatial import ConvexHull, HalfspaceIntersection
 
-from ada3d_ros.geometry.boxes import corners, grow_box, iou_axis_aligned, iou_oriented, points_inside, yaw_rotation
+from ada3d_ros.geometry.boxes import (
+    corners,
+    grow_box,
+    iou_axis_aligned,
+    iou_oriented,
+    points_inside,
+    yaw_rotation,
+)
 from ada3d_ros.types import Box3D
 
 coordinate = st.floats(-1.5, 1.5, allow_nan=False)
@@ -31,7 +38,10 @@ def volume_of_intersection(a, b):
     spaces = np.concatenate((half_spaces(a), half_spaces(b)))
     # the point deepest inside: maximise r with A x + b + r <= 0
     result = linprog(
-        [0, 0, 0, -1], A_ub=np.column_stack((spaces[:, :3], np.ones(12))), b_ub=-spaces[:, 3], bounds=[(None, None)] * 4
+        [0, 0, 0, -1],
+        A_ub=np.column_stack((spaces[:, :3], np.ones(12))),
+        b_ub=-spaces[:, 3],
+        bounds=[(None, None)] * 4,
     )
     if result.x[3] < 1e-7:
         return 0.0
@@ -68,8 +78,12 @@ def test_iou_ignores_where_the_world_begins_and_quarter_turns(box, shift, quarte
 def test_known_values():
     a = Box3D(np.zeros(3), np.full(3, 2.0))
     assert iou_oriented(a, Box3D(np.array([1.0, 0, 0]), np.full(3, 2.0))) == pytest.approx(1 / 3)
-    assert iou_axis_aligned(a, Box3D(np.array([1.0, 0, 0]), np.full(3, 2.0))) == pytest.approx(1 / 3)
-    octagon = 8 * (np.sqrt(2) - 1)  # a 2 x 2 square and the same turned by 45 degrees share this area
+    assert iou_axis_aligned(a, Box3D(np.array([1.0, 0, 0]), np.full(3, 2.0))) == pytest.approx(
+        1 / 3
+    )
+    octagon = 8 * (
+        np.sqrt(2) - 1
+    )  # a 2 x 2 square and the same turned by 45 degrees share this area
     turned = Box3D(np.zeros(3), np.full(3, 2.0), np.pi / 4)
     assert iou_oriented(a, turned) == pytest.approx(octagon / (8 - octagon))
     assert iou_axis_aligned(a, turned) == pytest.approx(0.5)  # its bounds are 2.83 x 2.83 x 2
@@ -80,7 +94,16 @@ def test_known_values():
 
 def test_corner_order():
     box = Box3D(np.array([1.0, 2.0, 3.0]), np.array([2.0, 4.0, 6.0]))
-    expected = [[0, 0, 0], [2, 0, 0], [2, 4, 0], [0, 4, 0], [0, 0, 6], [2, 0, 6], [2, 4, 6], [0, 4, 6]]
+    expected = [
+        [0, 0, 0],
+        [2, 0, 0],
+        [2, 4, 0],
+        [0, 4, 0],
+        [0, 0, 6],
+        [2, 0, 6],
+        [2, 4, 6],
+        [0, 4, 6],
+    ]
     np.testing.assert_allclose(corners(box), expected)
     turned = Box3D(np.zeros(3), np.array([2.0, 4.0, 6.0]), np.pi / 2)
     np.testing.assert_allclose(corners(turned)[0], [2, -1, -3], atol=1e-12)

@@ -58,7 +58,9 @@ def test_undistortion_inverts_the_lens(model):
 
 
 def test_depth_is_never_mixed_and_nan_is_kept():
-    depth = np.where(np.arange(320) < 160, 1.0, 5.0).astype(np.float32) * np.ones((240, 1), np.float32)
+    depth = np.where(np.arange(320) < 160, 1.0, 5.0).astype(np.float32) * np.ones(
+        (240, 1), np.float32
+    )
     depth[100:120] = np.nan
     out = undistort_depth(depth, CAMERA, "plumb_bob", CASES["plumb_bob"])
     assert set(np.unique(out[~np.isnan(out)])) == {1.0, 5.0}
@@ -74,7 +76,9 @@ def test_what_the_lens_did_not_see_is_nan():
     assert np.isnan(out[outside]).all()
 
 
-@pytest.mark.parametrize(("model", "D"), [("plumb_bob", []), ("plumb_bob", [0.0] * 5), ("", []), ("unheard_of", [0.0])])
+@pytest.mark.parametrize(
+    ("model", "D"), [("plumb_bob", []), ("plumb_bob", [0.0] * 5), ("", []), ("unheard_of", [0.0])]
+)
 def test_no_distortion_is_the_same_array(model, D):
     depth = np.ones((240, 320), np.float32)
     assert undistort_depth(depth, CAMERA, model, D) is depth

@@ -1,5 +1,6 @@
-"""The weightless main job: depth and poses of the recorded sequence alone give the measured box, and only the right
-units, frames, pose direction and stamps do. And exact answers on the generated room.
+"""The weightless main job: depth and poses of the recorded sequence alone give the measured box,
+and only the right units, frames, pose direction and stamps do. And exact answers on the generated
+room.
 """
 
 import itertools
@@ -9,7 +10,13 @@ import numpy as np
 import pytest
 
 from ada3d_ros.geometry.boxes import iou_oriented, points_inside
-from ada3d_ros.geometry.fusion import count_support, fit_box, fuse_depth, largest_component, measure_box
+from ada3d_ros.geometry.fusion import (
+    count_support,
+    fit_box,
+    fuse_depth,
+    largest_component,
+    measure_box,
+)
 from ada3d_ros.geometry.pose import invert_pose, pose_from_quaternion
 from ada3d_ros.sources.folder import FolderOptions, FolderSource
 from ada3d_ros.types import Box3D, RgbdFrame
@@ -37,9 +44,14 @@ def cabinet_frames(shared_dir):
 
 @pytest.fixture(scope="module")
 def cabinet(shared_dir):
-    measured = json.loads((shared_dir / "data" / "tum_fr3_cabinet" / "box_measured_from_depth.json").read_text())
+    measured = json.loads(
+        (shared_dir / "data" / "tum_fr3_cabinet" / "box_measured_from_depth.json").read_text()
+    )
     return Box3D(
-        np.array(measured["center_m"]), np.array(measured["size_m"]), measured["yaw_rad"], label=measured["label"]
+        np.array(measured["center_m"]),
+        np.array(measured["size_m"]),
+        measured["yaw_rad"],
+        label=measured["label"],
     )
 
 
@@ -58,15 +70,25 @@ def test_the_cabinet_is_where_it_was_measured(cabinet_frames, cabinet):
 
 
 MUTATIONS = {
-    "millimetres read as metres": lambda fs: [changed(f, depth_m=f.depth_m * np.float32(1000)) for f in fs],
-    "metres read as millimetres": lambda fs: [changed(f, depth_m=f.depth_m / np.float32(1000)) for f in fs],
-    "optical pose read as body": lambda fs: [changed(f, T_world_cam=f.T_world_cam @ T_OPTICAL_BODY) for f in fs],
+    "millimetres read as metres": lambda fs: [
+        changed(f, depth_m=f.depth_m * np.float32(1000)) for f in fs
+    ],
+    "metres read as millimetres": lambda fs: [
+        changed(f, depth_m=f.depth_m / np.float32(1000)) for f in fs
+    ],
+    "optical pose read as body": lambda fs: [
+        changed(f, T_world_cam=f.T_world_cam @ T_OPTICAL_BODY) for f in fs
+    ],
     "body pose read as optical": lambda fs: [
         changed(f, T_world_cam=f.T_world_cam @ invert_pose(T_OPTICAL_BODY)) for f in fs
     ],
     "pose inverted": lambda fs: [changed(f, T_world_cam=invert_pose(f.T_world_cam)) for f in fs],
-    "depth one stamp late": lambda fs: [changed(g, depth_m=f.depth_m) for f, g in itertools.pairwise(fs)],
-    "depth one stamp early": lambda fs: [changed(f, depth_m=g.depth_m) for f, g in itertools.pairwise(fs)],
+    "depth one stamp late": lambda fs: [
+        changed(g, depth_m=f.depth_m) for f, g in itertools.pairwise(fs)
+    ],
+    "depth one stamp early": lambda fs: [
+        changed(f, depth_m=g.depth_m) for f, g in itertools.pairwise(fs)
+    ],
 }
 
 
@@ -92,7 +114,9 @@ def test_support_counts_every_reading_inside_and_no_other(room):
         z = frame.depth_m.astype(float)
         points = np.stack(((u - K.cx) / K.fx * z, (v - K.cy) / K.fy * z, z), axis=-1).reshape(-1, 3)
         world = points @ frame.T_world_cam[:3, :3].T + frame.T_world_cam[:3, 3]
-        assert count == pytest.approx(points_inside(world, box).sum(), abs=3)  # a face is a matter of rounding
+        assert count == pytest.approx(
+            points_inside(world, box).sum(), abs=3
+        )  # a face is a matter of rounding
     assert support.num_points == support.per_frame.sum() > 1000
     sparse = count_support(room.frames, box, stride_px=4)
     assert sparse.num_points == pytest.approx(support.num_points / 16, rel=0.1)
@@ -126,7 +150,12 @@ def test_largest_component_joins_corners():
 
 @pytest.mark.parametrize("yaw", [-1.5, -0.6, 0.0, 0.3, 1.2, np.pi / 2])
 def test_fit_finds_a_turned_box(yaw):
-    grid = np.stack(np.meshgrid(np.linspace(-0.5, 0.5, 60), np.linspace(-0.2, 0.2, 30), np.linspace(0, 0.8, 40)), -1)
+    grid = np.stack(
+        np.meshgrid(
+            np.linspace(-0.5, 0.5, 60), np.linspace(-0.2, 0.2, 30), np.linspace(0, 0.8, 40)
+        ),
+        -1,
+    )
     points = grid.reshape(-1, 3)
     c, s = np.cos(yaw), np.sin(yaw)
     turned = points @ np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]]).T + [30.0, -20.0, 0]

@@ -1,4 +1,6 @@
-"""Official layout: names against the 7B list, every way a folder can be wrong, saving, random checkpoints."""
+"""Official layout: names against the 7B list, every way a folder can be wrong, saving, random
+checkpoints.
+"""
 
 import dataclasses
 import json
@@ -56,7 +58,9 @@ def rewrite(folder: Path, change: Any) -> None:
 def edit_config(folder: Path, **changes: Any) -> None:
     data = json.loads((folder / "config.json").read_text())
     data |= changes
-    (folder / "config.json").write_text(json.dumps({k: v for k, v in data.items() if v is not None}))
+    (folder / "config.json").write_text(
+        json.dumps({k: v for k, v in data.items() if v is not None})
+    )
 
 
 def state_of(path: Path, **options: Any) -> dict[str, torch.Tensor]:
@@ -66,15 +70,24 @@ def state_of(path: Path, **options: Any) -> dict[str, torch.Tensor]:
 def test_7b_names_and_shapes_are_those_of_the_reference(shared_dir: Path) -> None:
     recorded = json.loads((shared_dir / "reference/llava3d_7b_keys.json").read_text())
     model = build_meta_model(LlavaConfig())
-    ours = {official_name(name): list(parameter.shape) for name, parameter in model.named_parameters()}
-    unused = {name for name in recorded if name.startswith((CLIP + "encoder.layers.23.", CLIP + "post_layernorm."))}
+    ours = {
+        official_name(name): list(parameter.shape) for name, parameter in model.named_parameters()
+    }
+    unused = {
+        name
+        for name in recorded
+        if name.startswith((CLIP + "encoder.layers.23.", CLIP + "post_layernorm."))
+    }
     assert ours == {name: shape for name, shape in recorded.items() if name not in unused}
     assert len(recorded) == 698
     assert len(unused) == 18
 
 
 def test_random_checkpoint_is_reproducible_small_and_says_what_it_is(tmp_path: Path) -> None:
-    first, second = write_random_checkpoint(tmp_path / "a", seed=1), write_random_checkpoint(tmp_path / "b", seed=1)
+    first, second = (
+        write_random_checkpoint(tmp_path / "a", seed=1),
+        write_random_checkpoint(tmp_path / "b", seed=1),
+    )
     for name in ("config.json", "tokenizer.model", "model.safetensors"):
         assert (first / name).read_bytes() == (second / name).read_bytes()
     assert weights_sha256(first) != weights_sha256(write_random_checkpoint(tmp_path / "c", seed=2))
@@ -87,7 +100,9 @@ def test_random_checkpoint_is_reproducible_small_and_says_what_it_is(tmp_path: P
         write_random_checkpoint(tmp_path / "d", config=LlavaConfig())
 
 
-def test_random_model_command(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_random_model_command(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main([str(tmp_path / "new"), "--seed", "4"]) == 0
     assert load_model(tmp_path / "new").info.config.random_weights
     edit_config(folder, ada3d_random_weights=False)
@@ -106,7 +121,9 @@ def test_save_and_load_in_shards(source: Path, tmp_path: Path) -> None:
     assert again.keys() == state.keys()
     assert all(torch.equal(again[name], state[name]) for name in state)
     assert inspect_checkpoint(tmp_path).config == loaded.info.config
-    assert {p.stat().st_mode & 0o044 for p in shards} == {0o044}  # readable for a node that runs as another user
+    assert {p.stat().st_mode & 0o044 for p in shards} == {
+        0o044
+    }  # readable for a node that runs as another user
 
 
 @pytest.mark.parametrize("zipped", [True, False])
@@ -114,9 +131,16 @@ def test_bin_shards_load_like_safetensors(folder: Path, zipped: bool) -> None:
     expected, tensors = state_of(folder), load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
     names = sorted(tensors)
-    parts = {"pytorch_model-00001-of-00002.bin": names[::2], "pytorch_model-00002-of-00002.bin": names[1::2]}
+    parts = {
+        "pytorch_model-00001-of-00002.bin": names[::2],
+        "pytorch_model-00002-of-00002.bin": names[1::2],
+    }
     for file, part in parts.items():
-        torch.save({name: tensors[name] for name in part}, folder / file, _use_new_zipfile_serialization=zipped)
+        torch.save(
+            {name: tensors[name] for name in part},
+            folder / file,
+            _use_new_zipfile_serialization=zipped,
+        )
     index = {"weight_map": {name: file for file, part in parts.items() for name in part}}
     (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index))
     actual = state_of(folder)
@@ -128,7 +152,11 @@ def test_clip_names_of_transformers_5_23_and_tolerated_extras(folder: Path) -> N
 
     def change(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         renamed = {name.replace(CLIP, VISION_PREFIX): tensor for name, tensor in tensors.items()}
-        extras = ("embeddings.position_ids", "post_layernorm.weight", "encoder.layers.2.mlp.fc1.weight")
+        extras = (
+            "embeddings.position_ids",
+            "post_layernorm.weight",
+            "encoder.layers.2.mlp.fc1.weight",
+        )
         renamed |= {VISION_PREFIX + name: torch.zeros(3) for name in extras}
         return renamed | {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.zeros(4)}
 
@@ -139,26 +167,42 @@ def test_clip_names_of_transformers_5_23_and_tolerated_extras(folder: Path) -> N
 
 @pytest.mark.parametrize("prefix", ["vision_model.", ""])
 def test_clip_from_its_own_folder(folder: Path, tmp_path: Path, prefix: str) -> None:
-    expected, tensors, clip = state_of(folder), load_file(folder / "model.safetensors"), tmp_path / "clip"
+    expected, tensors, clip = (
+        state_of(folder),
+        load_file(folder / "model.safetensors"),
+        tmp_path / "clip",
+    )
     clip.mkdir()
-    vision = {prefix + name.removeprefix(CLIP): t.clone() for name, t in tensors.items() if name.startswith(CLIP)}
-    save_file(vision | {"text_model.final_layer_norm.weight": torch.zeros(2)}, clip / "model.safetensors")
+    vision = {
+        prefix + name.removeprefix(CLIP): t.clone()
+        for name, t in tensors.items()
+        if name.startswith(CLIP)
+    }
+    save_file(
+        vision | {"text_model.final_layer_norm.weight": torch.zeros(2)}, clip / "model.safetensors"
+    )
     sizes = json.loads((folder / "config.json").read_text())["mm_vision_config"]
     (clip / "config.json").write_text(json.dumps({"vision_config": sizes}))
-    rewrite(folder, lambda t: {name: value for name, value in t.items() if not name.startswith(CLIP)})
+    rewrite(
+        folder, lambda t: {name: value for name, value in t.items() if not name.startswith(CLIP)}
+    )
     edit_config(folder, mm_vision_config=None)
     actual = state_of(folder, vision_path=clip)
     assert all(torch.equal(actual[name], expected[name]) for name in expected)
 
 
 def test_without_clip_weights_the_way_out_is_named(folder: Path) -> None:
-    rewrite(folder, lambda t: {name: value for name, value in t.items() if not name.startswith(CLIP)})
+    rewrite(
+        folder, lambda t: {name: value for name, value in t.items() if not name.startswith(CLIP)}
+    )
     with pytest.raises(CheckpointError, match=r"no vision tower.*set model\.vision_path"):
         inspect_checkpoint(folder)
 
 
 def test_plain_llava_without_video_tower_loads_as_2d(folder: Path) -> None:
-    rewrite(folder, lambda t: {name: value for name, value in t.items() if ".video_tower." not in name})
+    rewrite(
+        folder, lambda t: {name: value for name, value in t.items() if ".video_tower." not in name}
+    )
     with pytest.raises(CheckpointError, match="12 missing"):
         inspect_checkpoint(folder)
     edit_config(folder, mm_video_tower=None, image_aspect_ratio="pad")
@@ -184,13 +228,17 @@ def test_missing_and_unexpected_names_are_listed_up_to_eight(folder: Path) -> No
 
 def test_a_name_too_many_is_refused(folder: Path) -> None:
     rewrite(folder, lambda t: t.update({"model.grounding_head.weight": torch.zeros(1)}))
-    with pytest.raises(CheckpointError, match=r"1 unexpected tensor\(s\): model\.grounding_head\.weight"):
+    with pytest.raises(
+        CheckpointError, match=r"1 unexpected tensor\(s\): model\.grounding_head\.weight"
+    ):
         inspect_checkpoint(folder)
 
 
 def test_wrong_shape_names_key_got_and_expected(folder: Path) -> None:
     rewrite(folder, lambda t: t.update({"lm_head.weight": torch.zeros(512, 31)}))
-    with pytest.raises(CheckpointError, match=r"lm_head.weight has shape \(512, 31\), expected \(512, 32\)"):
+    with pytest.raises(
+        CheckpointError, match=r"lm_head.weight has shape \(512, 31\), expected \(512, 32\)"
+    ):
         inspect_checkpoint(folder)
 
 
@@ -209,12 +257,19 @@ class Bomb:
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_pickle_with_code_is_refused_as_unsafe(folder: Path, zipped: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pickle_with_code_is_refused_as_unsafe(
+    folder: Path, zipped: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     called: list[str] = []
     monkeypatch.setattr(os, "system", called.append)
     (folder / "model.safetensors").unlink()
     data = {"lm_head.weight": torch.zeros(1), "bomb": Bomb()}
-    torch.save(data, folder / "pytorch_model.bin", _use_new_zipfile_serialization=zipped, pickle_module=pickle)
+    torch.save(
+        data,
+        folder / "pytorch_model.bin",
+        _use_new_zipfile_serialization=zipped,
+        pickle_module=pickle,
+    )
     called.clear()
     for attempt in (inspect_checkpoint, load_model):
         with pytest.raises(CheckpointError, match=r"pytorch_model.bin is unsafe.*not loaded"):
@@ -235,14 +290,21 @@ class Maker:
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("protocol", range(6))
 @pytest.mark.parametrize("kind", ["pickle", "torch", "legacy torch"])
-def test_code_in_every_pickle_protocol_is_called_unsafe(folder: Path, protocol: int, kind: str) -> None:
+def test_code_in_every_pickle_protocol_is_called_unsafe(
+    folder: Path, protocol: int, kind: str
+) -> None:
     """In our words: torch's own end with advice to load the file with weights_only=False."""
     (folder / "model.safetensors").unlink()
-    data, file = {"lm_head.weight": torch.zeros(3), "x": Maker(folder / "code_ran")}, folder / "pytorch_model.bin"
+    data, file = (
+        {"lm_head.weight": torch.zeros(3), "x": Maker(folder / "code_ran")},
+        folder / "pytorch_model.bin",
+    )
     if kind == "pickle":
         file.write_bytes(pickle.dumps({"x": data["x"]}, protocol=protocol))
     else:
-        torch.save(data, file, pickle_protocol=protocol, _use_new_zipfile_serialization=kind == "torch")
+        torch.save(
+            data, file, pickle_protocol=protocol, _use_new_zipfile_serialization=kind == "torch"
+        )
     with pytest.raises(CheckpointError, match=r"pytorch_model.bin is unsafe.*not loaded") as caught:
         inspect_checkpoint(folder)
     assert "weights_only" not in str(caught.value)
@@ -287,7 +349,9 @@ def test_damaged_pickles_are_checkpoint_errors(folder: Path, content: bytes) -> 
 @pytest.mark.parametrize("zipped", [True, False])
 def test_flipped_bytes_never_raise_anything_else(tmp_path: Path, zipped: bool) -> None:
     file = tmp_path / "pytorch_model.bin"
-    torch.save({f"t{i}": torch.ones(3) for i in range(4)}, file, _use_new_zipfile_serialization=zipped)
+    torch.save(
+        {f"t{i}": torch.ones(3) for i in range(4)}, file, _use_new_zipfile_serialization=zipped
+    )
     content, generator = file.read_bytes(), random.Random(5)
     refusals = []
     for _ in range(300):
@@ -303,19 +367,30 @@ def test_flipped_bytes_never_raise_anything_else(tmp_path: Path, zipped: bool) -
     assert not any("weights_only" in text for text in refusals)
 
 
-@pytest.mark.parametrize("data", [{1: torch.zeros(1)}, {"a": torch.zeros(2, 2).to_sparse()}, [torch.zeros(1)]])
+@pytest.mark.parametrize(
+    "data", [{1: torch.zeros(1)}, {"a": torch.zeros(2, 2).to_sparse()}, [torch.zeros(1)]]
+)
 def test_a_bin_that_is_no_state_dict(folder: Path, data: Any) -> None:
     (folder / "model.safetensors").unlink()
     torch.save(data, folder / "pytorch_model.bin")
-    with pytest.raises(CheckpointError, match="does not hold a dictionary of dense tensors by name"):
+    with pytest.raises(
+        CheckpointError, match="does not hold a dictionary of dense tensors by name"
+    ):
         inspect_checkpoint(folder)
 
 
 @pytest.mark.parametrize(
     ("dtype", "stored"),
-    [(torch.int8, "I8"), (torch.uint8, "U8"), (torch.float8_e4m3fn, "F8_E4M3"), (torch.float64, "F64")],
+    [
+        (torch.int8, "I8"),
+        (torch.uint8, "U8"),
+        (torch.float8_e4m3fn, "F8_E4M3"),
+        (torch.float64, "F64"),
+    ],
 )
-def test_a_quantised_tensor_is_refused_with_its_format(folder: Path, dtype: torch.dtype, stored: str) -> None:
+def test_a_quantised_tensor_is_refused_with_its_format(
+    folder: Path, dtype: torch.dtype, stored: str
+) -> None:
     key = "model.layers.0.mlp.up_proj.weight"
     rewrite(folder, lambda t: t.update({key: t[key].to(dtype)}))
     with pytest.raises(CheckpointError, match=f"{key} is stored as {stored}.*F32, F16, BF16"):
@@ -323,7 +398,9 @@ def test_a_quantised_tensor_is_refused_with_its_format(folder: Path, dtype: torc
     tensors = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
     torch.save(tensors, folder / "pytorch_model.bin")
-    with pytest.raises(CheckpointError, match=f"{key} is stored as {str(dtype).removeprefix('torch.')}"):
+    with pytest.raises(
+        CheckpointError, match=f"{key} is stored as {str(dtype).removeprefix('torch.')}"
+    ):
         inspect_checkpoint(folder)
 
 
@@ -332,14 +409,18 @@ def test_a_quantised_tensor_is_refused_with_its_format(folder: Path, dtype: torc
 def test_16_bit_weights_and_whole_numbers_that_are_no_parameters_load(
     folder: Path, dtype: torch.dtype, binary: bool
 ) -> None:
-    tensors = {name: tensor.to(dtype) for name, tensor in load_file(folder / "model.safetensors").items()}
+    tensors = {
+        name: tensor.to(dtype) for name, tensor in load_file(folder / "model.safetensors").items()
+    }
     tensors[CLIP + "embeddings.position_ids"] = torch.arange(5)[None]
     if binary:
         (folder / "model.safetensors").unlink()
         torch.save(tensors, folder / "pytorch_model.bin")
     else:
         save_file(tensors, folder / "model.safetensors")
-    assert torch.equal(state_of(folder)["decoder.lm_head.weight"], tensors["lm_head.weight"].float())
+    assert torch.equal(
+        state_of(folder)["decoder.lm_head.weight"], tensors["lm_head.weight"].float()
+    )
 
 
 @pytest.mark.parametrize("absolute", [True, False])
@@ -347,14 +428,18 @@ def test_an_index_that_leaves_the_folder(folder: Path, absolute: bool) -> None:
     shutil.move(folder / "model.safetensors", folder.parent / "x.safetensors")
     name = str(folder.parent / "x.safetensors") if absolute else "../x.safetensors"
     names = ("lm_head.weight",)
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": dict.fromkeys(names, name)}))
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": dict.fromkeys(names, name)})
+    )
     with pytest.raises(CheckpointError, match=r"names files outside its folder: .*x\.safetensors"):
         inspect_checkpoint(folder)
 
 
 def test_a_nonsense_index(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": ["x"], "b": 1}}))
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": {"a": ["x"], "b": 1}})
+    )
     with pytest.raises(CheckpointError, match="lacks 2 of 2 shards"):
         inspect_checkpoint(folder)
 
@@ -364,7 +449,8 @@ def test_a_tokenizer_with_other_special_ids(folder: Path, name: str) -> None:
     edit_config(folder, **{f"{name}_token_id": 7})
     own = {"bos": 1, "eos": 2}[name]
     with pytest.raises(
-        CheckpointError, match=f"tokenizer.model has {name} id {own}, config.json has {name}_token_id 7"
+        CheckpointError,
+        match=f"tokenizer.model has {name} id {own}, config.json has {name}_token_id 7",
     ):
         load_model(folder)
 
@@ -408,10 +494,15 @@ def test_folders_that_are_no_checkpoint(folder: Path, tmp_path: Path) -> None:
         ({"image_aspect_ratio": "anyres"}, "image_aspect_ratio 'anyres'"),
         ({"num_attention_heads": 5}, "must divide each other"),
         ({"hidden_size": None}, "lacks hidden_size"),
-        ({"mm_vision_config": None, "mm_vision_tower": "org/siglip"}, r"siglip.*set model\.vision_path"),
+        (
+            {"mm_vision_config": None, "mm_vision_tower": "org/siglip"},
+            r"siglip.*set model\.vision_path",
+        ),
     ],
 )
-def test_config_that_this_package_cannot_run(folder: Path, changes: dict[str, Any], match: str) -> None:
+def test_config_that_this_package_cannot_run(
+    folder: Path, changes: dict[str, Any], match: str
+) -> None:
     edit_config(folder, **changes)
     with pytest.raises(CheckpointError, match=match):
         inspect_checkpoint(folder)
@@ -420,7 +511,10 @@ def test_config_that_this_package_cannot_run(folder: Path, changes: dict[str, An
 def test_tokenizer_of_another_checkpoint(folder: Path) -> None:
     edit_config(folder, vocab_size=500)
     rewrite(
-        folder, lambda t: t.update({n: t[n][:500].clone() for n in ("lm_head.weight", "model.embed_tokens.weight")})
+        folder,
+        lambda t: t.update(
+            {n: t[n][:500].clone() for n in ("lm_head.weight", "model.embed_tokens.weight")}
+        ),
     )
     with pytest.raises(CheckpointError, match=r"512 tokens, the model's embedding only\s+500"):
         load_model(folder)
@@ -460,7 +554,10 @@ def test_weights_are_copies_of_the_file(folder: Path) -> None:
 def test_sha256_of_one_file_is_sha256sum(folder: Path) -> None:
     import hashlib
 
-    assert weights_sha256(folder) == hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    assert (
+        weights_sha256(folder)
+        == hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    )
 
 
 def test_device_and_precision_names() -> None:

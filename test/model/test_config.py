@@ -55,7 +55,9 @@ def test_rope_theta_of_both_spellings(changes: dict[str, Any], theta: float) -> 
 
 
 def test_two_rope_thetas_are_a_contradiction() -> None:
-    with pytest.raises(CheckpointError, match=r"rope_theta = 10000, rope_parameters\.rope_theta = 500000"):
+    with pytest.raises(
+        CheckpointError, match=r"rope_theta = 10000, rope_parameters\.rope_theta = 500000"
+    ):
         read(rope_theta=1e4, rope_parameters={"rope_theta": 5e5})
 
 
@@ -72,11 +74,17 @@ def test_quantised_checkpoints_are_refused_by_name() -> None:
             read(quantization_config=value)
 
 
-@pytest.mark.parametrize(("name", "field", "default"), [("bos_token_id", "bos_id", 1), ("eos_token_id", "eos_id", 2)])
+@pytest.mark.parametrize(
+    ("name", "field", "default"), [("bos_token_id", "bos_id", 1), ("eos_token_id", "eos_id", 2)]
+)
 def test_token_ids(name: str, field: str, default: int) -> None:
     for value, expected in ((None, default), ([5], 5), (5, 5), (0, 0)):
         assert getattr(read(**{name: value}).decoder, field) == expected
-    for value, words in (([2, 32000], "a list of 2 ids"), ([], "a list of 0 ids"), ("two", "not a token id")):
+    for value, words in (
+        ([2, 32000], "a list of 2 ids"),
+        ([], "a list of 0 ids"),
+        ("two", "not a token id"),
+    ):
         with pytest.raises(CheckpointError, match=f"{name} = .*{words}"):
             read(**{name: value})
     without = {k: v for k, v in BASE.items() if k != name}
@@ -87,7 +95,9 @@ def test_token_ids(name: str, field: str, default: int) -> None:
 def test_unknown_activations_are_refused(act: Any) -> None:
     with pytest.raises(CheckpointError, match=r"hidden_act = .* is not supported"):
         read(hidden_act=act)
-    with pytest.raises(CheckpointError, match=r"hidden_act = .* of the vision tower is not supported"):
+    with pytest.raises(
+        CheckpointError, match=r"hidden_act = .* of the vision tower is not supported"
+    ):
         read(mm_vision_config={**BASE["mm_vision_config"], "hidden_act": act})
 
 

@@ -14,11 +14,17 @@ def make_decoder(num_kv_heads: int = 2, seed: int = 0) -> LlamaDecoder:
     config = DecoderConfig(61, 32, 48, 3, 4, num_kv_heads, rope_theta=500.0)
     decoder = LlamaDecoder(config).requires_grad_(False).eval()
     for name, parameter in decoder.named_parameters():
-        parameter.copy_(1 + 0.1 * torch.randn_like(parameter) if "norm" in name else 0.15 * torch.randn_like(parameter))
+        parameter.copy_(
+            1 + 0.1 * torch.randn_like(parameter)
+            if "norm" in name
+            else 0.15 * torch.randn_like(parameter)
+        )
     return decoder
 
 
-def full_hidden(decoder: LlamaDecoder, hidden: torch.Tensor, key_mask: torch.Tensor | None = None) -> torch.Tensor:
+def full_hidden(
+    decoder: LlamaDecoder, hidden: torch.Tensor, key_mask: torch.Tensor | None = None
+) -> torch.Tensor:
     return decoder.run_layers(0, 3, hidden, torch.arange(hidden.shape[1]), key_mask=key_mask)
 
 
@@ -33,19 +39,30 @@ def test_equals_transformers(num_kv_heads: int) -> None:
         "num_attention_heads": 4,
     }
     config = LlamaConfig(
-        **sizes, num_key_value_heads=num_kv_heads, rms_norm_eps=1e-5, rope_parameters={"rope_type": "default", "rope_theta": 500.0}
-    )  # fmt: skip
+        **sizes,
+        num_key_value_heads=num_kv_heads,
+        rms_norm_eps=1e-5,
+        rope_parameters={"rope_type": "default", "rope_theta": 500.0},
+    )
     oracle = LlamaForCausalLM(config).eval()
-    state = {("" if name.startswith("lm_head") else "model.") + name: t for name, t in decoder.state_dict().items()}
+    state = {
+        ("" if name.startswith("lm_head") else "model.") + name: t
+        for name, t in decoder.state_dict().items()
+    }
     oracle.load_state_dict(state)
     ids = torch.randint(0, 61, (2, 17), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         expected = oracle(input_ids=ids).logits
-    assert torch.allclose(decoder.logits(full_hidden(decoder, decoder.embed(ids))), expected, atol=1e-5)
+    assert torch.allclose(
+        decoder.logits(full_hidden(decoder, decoder.embed(ids))), expected, atol=1e-5
+    )
 
 
 def test_ranges_and_cache_equal_one_pass() -> None:
-    decoder, hidden = make_decoder(), torch.randn(1, 12, 32, generator=torch.Generator().manual_seed(2))
+    decoder, hidden = (
+        make_decoder(),
+        torch.randn(1, 12, 32, generator=torch.Generator().manual_seed(2)),
+    )
     whole, cache = full_hidden(decoder, hidden), KVCache(3)
     parts = []
     for start, stop in ((0, 5), (5, 11), (11, 12)):
@@ -57,7 +74,10 @@ def test_ranges_and_cache_equal_one_pass() -> None:
 
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_padding_does_not_change_real_rows(side: str) -> None:
-    decoder, hidden = make_decoder(), torch.randn(1, 7, 32, generator=torch.Generator().manual_seed(3))
+    decoder, hidden = (
+        make_decoder(),
+        torch.randn(1, 7, 32, generator=torch.Generator().manual_seed(3)),
+    )
     pad = 4
     padded = torch.zeros(2, 7 + pad, 32)
     padded[1] = torch.randn(7 + pad, 32, generator=torch.Generator().manual_seed(4))
@@ -73,15 +93,25 @@ def test_padding_does_not_change_real_rows(side: str) -> None:
 
 
 def test_future_tokens_have_no_influence() -> None:
-    decoder, hidden = make_decoder(), torch.randn(1, 9, 32, generator=torch.Generator().manual_seed(5))
+    decoder, hidden = (
+        make_decoder(),
+        torch.randn(1, 9, 32, generator=torch.Generator().manual_seed(5)),
+    )
     changed = hidden.clone()
     changed[:, 6:] += 1.0
-    assert torch.allclose(full_hidden(decoder, hidden)[:, :6], full_hidden(decoder, changed)[:, :6], atol=1e-6)
-    assert not torch.allclose(full_hidden(decoder, hidden)[:, 6:], full_hidden(decoder, changed)[:, 6:], atol=1e-2)
+    assert torch.allclose(
+        full_hidden(decoder, hidden)[:, :6], full_hidden(decoder, changed)[:, :6], atol=1e-6
+    )
+    assert not torch.allclose(
+        full_hidden(decoder, hidden)[:, 6:], full_hidden(decoder, changed)[:, 6:], atol=1e-2
+    )
 
 
 def test_only_relative_positions_matter() -> None:
-    decoder, hidden = make_decoder(), torch.randn(1, 9, 32, generator=torch.Generator().manual_seed(6))
+    decoder, hidden = (
+        make_decoder(),
+        torch.randn(1, 9, 32, generator=torch.Generator().manual_seed(6)),
+    )
     moved = decoder.run_layers(0, 3, hidden, torch.arange(9) + 40)
     stretched = decoder.run_layers(0, 3, hidden, torch.arange(9) * 3)
     assert torch.allclose(moved, full_hidden(decoder, hidden), atol=1e-4)
@@ -89,24 +119,40 @@ def test_only_relative_positions_matter() -> None:
 
 
 def test_dropping_rows_with_a_reused_start_equals_computing_it_again() -> None:
-    """What a pruning strategy does: rank with the next layer's q and k, keep some rows, hand on what the layer started with."""
-    decoder, hidden = make_decoder(), torch.randn(1, 10, 32, generator=torch.Generator().manual_seed(7))
+    """What a pruning strategy does: rank with the next layer's q and k, keep some rows, hand on
+    what the layer started with.
+    """
+    decoder, hidden = (
+        make_decoder(),
+        torch.randn(1, 10, 32, generator=torch.Generator().manual_seed(7)),
+    )
     positions, keep = torch.arange(10), torch.tensor([0, 1, 4, 5, 8, 9])
     hidden = decoder.run_layers(0, 1, hidden, positions)
-    ranking = decoder.ranking_inputs(1, decoder.start_layer(1, hidden), decoder.rope(positions), torch.tensor([9]))
+    ranking = decoder.ranking_inputs(
+        1, decoder.start_layer(1, hidden), decoder.rope(positions), torch.tensor([9])
+    )
     assert ranking.q.shape == (1, 4, 1, 8)
     assert ranking.k.shape == ranking.k_unroped.shape == (1, 2, 10, 8)
     anew = decoder.run_layers(1, 3, hidden[:, keep], positions[keep])
-    reused = decoder.run_layers(1, 3, hidden[:, keep], positions[keep], first=ranking.start.rows(keep))
-    wrong = decoder.run_layers(1, 3, hidden[:, keep], positions[keep], first=ranking.start.rows(torch.arange(6)))
+    reused = decoder.run_layers(
+        1, 3, hidden[:, keep], positions[keep], first=ranking.start.rows(keep)
+    )
+    wrong = decoder.run_layers(
+        1, 3, hidden[:, keep], positions[keep], first=ranking.start.rows(torch.arange(6))
+    )
     assert torch.allclose(anew, reused, atol=1e-6)
     assert not torch.allclose(anew, wrong, atol=1e-3)
 
 
 def test_ranking_inputs_give_the_layers_own_attention() -> None:
-    decoder, hidden = make_decoder(), torch.randn(1, 6, 32, generator=torch.Generator().manual_seed(8))
+    decoder, hidden = (
+        make_decoder(),
+        torch.randn(1, 6, 32, generator=torch.Generator().manual_seed(8)),
+    )
     positions, cache = torch.arange(6), KVCache(3)
-    ranking = decoder.ranking_inputs(0, decoder.start_layer(0, hidden), decoder.rope(positions), torch.tensor([5, 2]))
+    ranking = decoder.ranking_inputs(
+        0, decoder.start_layer(0, hidden), decoder.rope(positions), torch.tensor([5, 2])
+    )
     decoder.run_layers(0, 1, hidden, positions, cache)
     keys, _ = cache.append(0, hidden.new_zeros(1, 2, 0, 8), hidden.new_zeros(1, 2, 0, 8))
     assert torch.allclose(ranking.k, keys, atol=1e-6)
@@ -117,7 +163,10 @@ def test_ranking_inputs_give_the_layers_own_attention() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_16_bit_is_close_to_float32(dtype: torch.dtype) -> None:
-    decoder, hidden = make_decoder(), torch.randn(1, 8, 32, generator=torch.Generator().manual_seed(9))
+    decoder, hidden = (
+        make_decoder(),
+        torch.randn(1, 8, 32, generator=torch.Generator().manual_seed(9)),
+    )
     expected = decoder.logits(full_hidden(decoder, hidden))
     actual = decoder.to(dtype).logits(full_hidden(decoder, hidden.to(dtype)))
     assert actual.dtype == dtype

@@ -1,4 +1,6 @@
-"""The head's file: round trip, and every way it can be wrong. Its arithmetic: padding, moving worlds, wide models."""
+"""The head's file: round trip, and every way it can be wrong. Its arithmetic: padding, moving
+worlds, wide models.
+"""
 
 import json
 from pathlib import Path
@@ -8,7 +10,12 @@ import torch
 from safetensors.torch import save_file
 
 from ada3d_ros.errors import CheckpointError
-from ada3d_ros.model.grounding_head import HEAD_FILE, GroundingHead, load_grounding_head, save_grounding_head
+from ada3d_ros.model.grounding_head import (
+    HEAD_FILE,
+    GroundingHead,
+    load_grounding_head,
+    save_grounding_head,
+)
 
 
 @pytest.fixture
@@ -77,11 +84,18 @@ def test_wrong_tensors_are_named(head: GroundingHead, tmp_path: Path, change: st
         {"format": "ada3d_grounding_head_1", "width": 24, "head_width": -3, "threshold": 0.5},
         {"format": "ada3d_grounding_head_1", "width": 24, "head_width": "16", "threshold": 0.5},
         {"format": "ada3d_grounding_head_1", "width": 24, "head_width": 16, "threshold": "x"},
-        {"format": "ada3d_grounding_head_1", "width": 24, "head_width": 16, "threshold": float("nan")},
+        {
+            "format": "ada3d_grounding_head_1",
+            "width": 24,
+            "head_width": 16,
+            "threshold": float("nan"),
+        },
     ],
     ids=str,
 )
-def test_a_header_of_nonsense_is_refused(head: GroundingHead, tmp_path: Path, facts: object) -> None:
+def test_a_header_of_nonsense_is_refused(
+    head: GroundingHead, tmp_path: Path, facts: object
+) -> None:
     save_file(head.state_dict(), tmp_path / HEAD_FILE, {"head": json.dumps(facts)})
     with pytest.raises(CheckpointError, match=r"not a grounding head|is damaged"):
         load_grounding_head(tmp_path, 24)
@@ -117,9 +131,13 @@ def test_it_fits_the_7b() -> None:
 def test_every_refusal_names_the_file(head: GroundingHead, tmp_path: Path, damage: str) -> None:
     path = save_grounding_head(head, tmp_path, 0.4)
     if damage == "format":
-        save_file(head.state_dict(), path, {"head": json.dumps({"format": "ada3d_grounding_head_9"})})
+        save_file(
+            head.state_dict(), path, {"head": json.dumps({"format": "ada3d_grounding_head_9"})}
+        )
     elif damage != "width":
-        path.write_bytes({"cut": path.read_bytes()[:-40], "empty": b"", "noise": bytes(range(256)) * 9}[damage])
+        path.write_bytes(
+            {"cut": path.read_bytes()[:-40], "empty": b"", "noise": bytes(range(256)) * 9}[damage]
+        )
     with pytest.raises(CheckpointError) as caught:
         load_grounding_head(tmp_path, 25 if damage == "width" else 24)
     assert str(caught.value).startswith(str(path))

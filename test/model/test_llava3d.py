@@ -51,18 +51,24 @@ def test_splice_puts_rows_in_the_place_of_their_placeholders() -> None:
         ([1, IMAGE_ID, CLICK_ID], True, 0, "1 <boxes>.*0 coord"),
     ],
 )
-def test_counts_that_differ_are_named(ids: list[int], has_visual: bool, num_clicks: int, numbers: str) -> None:
+def test_counts_that_differ_are_named(
+    ids: list[int], has_visual: bool, num_clicks: int, numbers: str
+) -> None:
     """The reference ignores some of these silently and dies of an index error on the others."""
     model = make_model()
     with pytest.raises(InvalidRequestError, match=numbers):
         model.build_prompt(
-            ids, torch.zeros(2, 192) if has_visual else None, model.encode_clicks([(0.0, 0.0, 0.0)] * num_clicks)
+            ids,
+            torch.zeros(2, 192) if has_visual else None,
+            model.encode_clicks([(0.0, 0.0, 0.0)] * num_clicks),
         )
 
 
 def test_long_prompt_is_refused_by_default_and_cut_by_reference() -> None:
     ids, visual = [1, IMAGE_ID, *range(10, 20)], torch.zeros(5, 192)
-    with pytest.raises(QuestionTooLongError, match=r"16 tokens \(5 of them spatial\), the model takes 8"):
+    with pytest.raises(
+        QuestionTooLongError, match=r"16 tokens \(5 of them spatial\), the model takes 8"
+    ):
         make_model(max_length=8).build_prompt(ids, visual)
     cut = make_model("reference", max_length=4).build_prompt(ids, visual)
     assert cut.embeds.shape[0] == 4

@@ -1,4 +1,6 @@
-"""Memory predicted from sizes alone: against models that are built, tensors that are counted, and the numbers of the 7B."""
+"""Memory predicted from sizes alone: against models that are built, tensors that are counted, and
+the numbers of the 7B.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +17,18 @@ import torch
 from ada3d_ros.config import from_flat
 from ada3d_ros.engine.prefill import prefill
 from ada3d_ros.errors import ConfigError, OutOfMemoryError
-from ada3d_ros.eval.peak_memory import peak_bytes
+from ada3d_ros.lab.benchmarks.peak_memory import peak_bytes
 from ada3d_ros.model import startup
 from ada3d_ros.model.checkpoint import load_model
 from ada3d_ros.model.config import DecoderConfig, LlavaConfig, VisionConfig
 from ada3d_ros.model.grounding_head import GroundingHead, save_grounding_head
 from ada3d_ros.model.llava3d import Llava3D
-from ada3d_ros.model.memory import CUDA_CONTEXT_BYTES, MemoryPlan, kv_bytes_per_token, predict_memory
+from ada3d_ros.model.memory import (
+    CUDA_CONTEXT_BYTES,
+    MemoryPlan,
+    kv_bytes_per_token,
+    predict_memory,
+)
 from ada3d_ros.model.quantize import WEIGHTS, kernel_of, quantize_layers, stored_bytes
 from ada3d_ros.model.random_checkpoint import TINY_CONFIG, write_random_checkpoint
 from ada3d_ros.model.spatial import pool_spatial_tokens
@@ -32,7 +39,9 @@ VISION = VisionConfig(64, 256, 4, 4, image_size=112)
 SHAPES = {
     "tiny": TINY_CONFIG,
     "wide": LlavaConfig(DecoderConfig(128, 256, 704, 3, 4, 4), VISION),
-    "grouped": LlavaConfig(DecoderConfig(128, 256, 320, 3, 8, 2), replace(VISION, intermediate_size=96)),
+    "grouped": LlavaConfig(
+        DecoderConfig(128, 256, 320, 3, 8, 2), replace(VISION, intermediate_size=96)
+    ),
     "2d": replace(TINY_CONFIG, has_video_tower=False),
 }
 DTYPES = (torch.float32, torch.bfloat16)
@@ -51,7 +60,12 @@ def built(config: LlavaConfig, dtype: torch.dtype, weights: str = "full") -> Lla
 def plan_of(
     config: LlavaConfig, dtype: torch.dtype = torch.float32, weights: str = "full", **changes: Any
 ) -> MemoryPlan:
-    settings: dict[str, Any] = {"tokens": 300, "scene_copies": 1, "kv_int8": False, "device_type": "cpu"}
+    settings: dict[str, Any] = {
+        "tokens": 300,
+        "scene_copies": 1,
+        "kv_int8": False,
+        "device_type": "cpu",
+    }
     return predict_memory(config, dtype, weights, **(settings | changes))
 
 
@@ -78,7 +92,9 @@ def test_weights_are_those_of_a_built_model(shape: str, weights: str, dtype: tor
 @pytest.mark.parametrize("weights", WEIGHTS)
 @pytest.mark.parametrize("shape", ["tiny", "wide", "grouped"])
 def test_a_prefill_takes_what_was_predicted(shape: str, weights: str, dtype: torch.dtype) -> None:
-    """Cache and activations of 300 tokens, counted tensor by tensor: never more than predicted, and not much less."""
+    """Cache and activations of 300 tokens, counted tensor by tensor: never more than predicted, and
+    not much less.
+    """
     config, tokens = SHAPES[shape], 300
     decoder = built(config, dtype, weights).decoder
 
@@ -104,7 +120,9 @@ def test_views_take_what_was_predicted(shape: str, dtype: torch.dtype, views: in
 
     @torch.inference_mode()
     def encode() -> torch.Tensor:
-        return model.encode_views(torch.zeros(views, 3, config.vision.image_size, config.vision.image_size))
+        return model.encode_views(
+            torch.zeros(views, 3, config.vision.image_size, config.vision.image_size)
+        )
 
     features, xyz = encode(), torch.rand(views, side, side, 3)
 
@@ -119,8 +137,9 @@ def test_views_take_what_was_predicted(shape: str, dtype: torch.dtype, views: in
 
 
 def test_the_numbers_of_the_7b() -> None:
-    """Those of the performance study: 12.95 GB of linear layers, 13.48 of decoder, 0.61 of tower; 524288 bytes of KV a token, in int8
-    266240."""
+    """Those of the performance study: 12.95 GB of linear layers, 13.48 of decoder, 0.61 of tower;
+    524288 bytes of KV a token, in int8 266240.
+    """
     plan = predict_memory(LlavaConfig(), torch.bfloat16, "full", 2620, 1, False, "cuda")
     linear = 32 * (4 * 4096**2 + 3 * 4096 * 11008) * 2
     assert linear / 1e9 == pytest.approx(12.95, abs=0.005)
@@ -130,8 +149,14 @@ def test_the_numbers_of_the_7b() -> None:
     assert plan.kv_cache == 2620 * 524_288
     assert kv_bytes_per_token(LlavaConfig(), torch.bfloat16, True) == 266_240
     assert plan.runtime == CUDA_CONTEXT_BYTES
-    assert predict_memory(LlavaConfig(), torch.bfloat16, "full", 2620, 2, False, "cpu").kv_cache == 2 * plan.kv_cache
-    int8, int4 = (predict_memory(LlavaConfig(), torch.bfloat16, w, 2620, 1, False, "cpu") for w in ("int8", "int4"))
+    assert (
+        predict_memory(LlavaConfig(), torch.bfloat16, "full", 2620, 2, False, "cpu").kv_cache
+        == 2 * plan.kv_cache
+    )
+    int8, int4 = (
+        predict_memory(LlavaConfig(), torch.bfloat16, w, 2620, 1, False, "cpu")
+        for w in ("int8", "int4")
+    )
     assert int8.decoder_layers / plan.decoder_layers == pytest.approx(0.5, abs=0.001)
     assert int4.decoder_layers / plan.decoder_layers == pytest.approx(4.5 / 16, abs=0.001)
 
@@ -151,11 +176,13 @@ def test_what_takes_less() -> None:
 def test_int4_that_does_not_fit_the_sizes_is_refused_before_loading() -> None:
     odd = LlavaConfig(DecoderConfig(128, 64, 112, 1, 4, 4), VISION)
     assert plan_of(odd, weights="int8").total > 0
-    with pytest.raises(ConfigError, match=r"a layer of this model has 112: use model\.weights int8 or full"):
+    with pytest.raises(
+        ConfigError, match=r"a layer of this model has 112: use model\.weights int8 or full"
+    ):
         plan_of(odd, weights="int4")
 
 
-# -- at start ---------------------------------------------------------------------------------------------------------
+# -- at start
 
 
 @pytest.fixture(scope="module")
@@ -166,12 +193,25 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def settings(folder: Path, **changes: Any) -> Any:
-    return from_flat({"model.path": str(folder)} | {f"model.{name}": value for name, value in changes.items()}).model
+    return from_flat(
+        {"model.path": str(folder)} | {f"model.{name}": value for name, value in changes.items()}
+    ).model
 
 
-def test_a_model_too_large_is_refused_with_every_number(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_too_large_is_refused_with_every_number(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = load_model(folder).info.config
-    plan = predict_memory(config, torch.float32, "full", startup.largest_prompt(config), 2, False, "cpu", head_width=16)
+    plan = predict_memory(
+        config,
+        torch.float32,
+        "full",
+        startup.largest_prompt(config),
+        2,
+        False,
+        "cpu",
+        head_width=16,
+    )
     monkeypatch.setattr(startup, "_free_bytes", lambda device: float(plan.total))
     startup.check_model(settings(folder))
     monkeypatch.setattr(startup, "_free_bytes", lambda device: float(plan.total - 1))
@@ -187,13 +227,19 @@ def test_a_model_too_large_is_refused_with_every_number(folder: Path, monkeypatc
     assert sum(float(n) for n in re.findall(r" (\d+\.\d)", " " + numbers[1])) == pytest.approx(
         plan.total / 2**20, abs=1
     )
-    assert "Ways out: model.weights int8 or int4, model.precision bf16, keyframe.max_views below 20, another" in text
+    assert (
+        "Ways out: model.weights int8 or int4, model.precision bf16, keyframe.max_views below 20,"
+        " another" in text
+    )
 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"weights": "int8", "precision": "bf16"}, "Ways out: model.weights int4, keyframe.max_views below 20"),
+        (
+            {"weights": "int8", "precision": "bf16"},
+            "Ways out: model.weights int4, keyframe.max_views below 20",
+        ),
         ({"weights": "int4", "precision": "bf16"}, "Ways out: keyframe.max_views below 20"),
         ({"weights": "int4"}, "need [0-9]+ MiB in float32 with int4 weights, cpu has 1 MiB free"),
     ],
@@ -207,9 +253,20 @@ def test_ways_out_are_those_that_are_left(
 
 
 def test_what_counts_at_start(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fewer views, a shorter prompt, one cache, int8 keys and values: each alone lets a model start that did not fit."""
+    """Fewer views, a shorter prompt, one cache, int8 keys and values: each alone lets a model start
+    that did not fit.
+    """
     config = load_model(folder).info.config
-    plan = predict_memory(config, torch.float32, "full", startup.largest_prompt(config), 2, False, "cpu", head_width=16)
+    plan = predict_memory(
+        config,
+        torch.float32,
+        "full",
+        startup.largest_prompt(config),
+        2,
+        False,
+        "cpu",
+        head_width=16,
+    )
     monkeypatch.setattr(startup, "_free_bytes", lambda device: float(plan.total - 1))
     for less in (
         {"max_views": 19},
@@ -241,7 +298,9 @@ def test_the_pipelines_views_count(folder: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_folder_of_odd_sizes_says_so_at_start(folder: Path, tmp_path: Path) -> None:
-    odd = dataclasses.replace(TINY_CONFIG, decoder=dataclasses.replace(TINY_CONFIG.decoder, intermediate_size=520))
+    odd = dataclasses.replace(
+        TINY_CONFIG, decoder=dataclasses.replace(TINY_CONFIG.decoder, intermediate_size=520)
+    )
     path = write_random_checkpoint(tmp_path / "odd", config=odd)
     assert json.loads((path / "config.json").read_text())["intermediate_size"] == 520
     startup.check_model(settings(path, weights="int8"))

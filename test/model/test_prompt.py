@@ -21,12 +21,16 @@ from ada3d_ros.model.random_checkpoint import write_random_checkpoint
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
-    return Tokenizer(write_random_checkpoint(tmp_path_factory.mktemp("tokenizer")) / "tokenizer.model")
+    return Tokenizer(
+        write_random_checkpoint(tmp_path_factory.mktemp("tokenizer")) / "tokenizer.model"
+    )
 
 
 def test_templates_render_as_the_reference() -> None:
     assert render_question("Hi?").endswith("human's questions. USER: <image>\nHi? ASSISTANT:")
-    assert render_question("Hi?", "vicuna_v1", with_image=False).endswith("the user's questions. USER: Hi? ASSISTANT:")
+    assert render_question("Hi?", "vicuna_v1", with_image=False).endswith(
+        "the user's questions. USER: Hi? ASSISTANT:"
+    )
     turns = TEMPLATES["llava_v1"].render([("one", "two"), ("three", None)])
     assert turns.endswith("USER: one ASSISTANT: two</s>USER: three ASSISTANT:")
 
@@ -48,7 +52,8 @@ def test_empty_question_is_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "code"), [("a\0b", "0000"), ("a\x1bb", "001B"), ("a\x7fb", "007F"), ("a\ud800b", "D800")]
+    ("text", "code"),
+    [("a\0b", "0000"), ("a\x1bb", "001B"), ("a\x7fb", "007F"), ("a\ud800b", "D800")],
 )
 def test_control_characters_are_refused(text: str, code: str) -> None:
     with pytest.raises(InvalidRequestError, match=code):
@@ -62,14 +67,27 @@ def test_long_question_is_refused_with_both_numbers() -> None:
 
 def test_every_coordinate_gets_its_own_click() -> None:
     """The reference made two placeholders and one click of this, and crashed."""
-    parsed = parse_coordinates("from [1.23456, -2, 3e0] to [4,5,6,.1,.2,.3] or [7,8,9,1,1,1,0,0,0]?")
+    parsed = parse_coordinates(
+        "from [1.23456, -2, 3e0] to [4,5,6,.1,.2,.3] or [7,8,9,1,1,1,0,0,0]?"
+    )
     assert parsed.text == "from <boxes> to <boxes> or <boxes>?"
     assert parsed.clicks == ((1.235, -2.0, 3.0), (4.0, 5.0, 6.0), (7.0, 8.0, 9.0))
     assert parse_coordinates("no coordinates").clicks == ()
 
 
 @pytest.mark.parametrize(
-    "group", ["[1,2]", "[1,2,3,4]", "[abc]", "[]", "[1,2,nan]", "[1,inf,3]", "[1,2,1e7]", "[1 2 3]", "[1,,3]"]
+    "group",
+    [
+        "[1,2]",
+        "[1,2,3,4]",
+        "[abc]",
+        "[]",
+        "[1,2,nan]",
+        "[1,inf,3]",
+        "[1,2,1e7]",
+        "[1 2 3]",
+        "[1,,3]",
+    ],
 )
 def test_malformed_coordinates_say_what_is_allowed(group: str) -> None:
     with pytest.raises(InvalidRequestError, match=r"3 numbers \(a point\), 6 .* or 9"):
@@ -98,7 +116,9 @@ def test_stream_joins_to_the_decoded_text(tokenizer: Tokenizer) -> None:
     for _ in range(200):
         ids = [generator.randrange(tokenizer.vocab_size + 3) for _ in range(30)]
         stream = TextStream(tokenizer)
-        assert "".join([stream.push(token) for token in ids] + [stream.finish()]) == tokenizer.decode(ids)
+        assert "".join(
+            [stream.push(token) for token in ids] + [stream.finish()]
+        ) == tokenizer.decode(ids)
 
 
 def test_stream_never_breaks_a_character(tokenizer: Tokenizer) -> None:

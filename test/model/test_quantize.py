@@ -1,4 +1,6 @@
-"""Weight-only int8 and int4: errors within the quantiser's own step, packing, bytes, every path of the engine, loading, the pipeline."""
+"""Weight-only int8 and int4: errors within the quantiser's own step, packing, bytes, every path of
+the engine, loading, the pipeline.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +13,11 @@ import torch
 from torch import nn
 
 from ada3d_ros.config import from_flat
-from ada3d_ros.engine.choose import pruner_for
 from ada3d_ros.engine.decode import decode_step
 from ada3d_ros.engine.prefill import prefill
+from ada3d_ros.engine.token_selection import pruner_for
 from ada3d_ros.errors import ConfigError
-from ada3d_ros.eval.peak_memory import peak_bytes
+from ada3d_ros.lab.benchmarks.peak_memory import peak_bytes
 from ada3d_ros.model.checkpoint import load_model
 from ada3d_ros.model.config import DecoderConfig
 from ada3d_ros.model.decoder import LlamaDecoder
@@ -33,12 +35,14 @@ from ada3d_ros.model.quantize import (
 )
 from ada3d_ros.model.random_checkpoint import write_random_checkpoint
 from ada3d_ros.pipeline import Ada3DPipeline
-from ada3d_ros.pruning.strategies import Policy
+from ada3d_ros.pruning.policy import Policy
 from ada3d_ros.types import PromptSequence, Question
 from test.box_room import build_box_room
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-CONFIG = DecoderConfig(vocab_size=64, hidden_size=64, intermediate_size=96, num_layers=4, num_heads=4, num_kv_heads=2)
+CONFIG = DecoderConfig(
+    vocab_size=64, hidden_size=64, intermediate_size=96, num_layers=4, num_heads=4, num_kv_heads=2
+)
 
 
 def weight_of(kind: str, dtype: torch.dtype, outputs: int = 24, inputs: int = 192) -> torch.Tensor:
@@ -72,7 +76,9 @@ def test_int8_is_off_by_half_a_step_at_most(kind: str, dtype: torch.dtype) -> No
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("kind", ["normal", "outliers", "offset", "constant", "zero", "tiny"])
-def test_int4_is_off_by_half_a_step_or_the_rounding_of_the_lowest(kind: str, dtype: torch.dtype) -> None:
+def test_int4_is_off_by_half_a_step_or_the_rounding_of_the_lowest(
+    kind: str, dtype: torch.dtype
+) -> None:
     weight = weight_of(kind, dtype)
     layer = WeightOnlyLinear(weight, "int4")
     assert layer.lowest is not None
@@ -85,9 +91,16 @@ def test_int4_is_off_by_half_a_step_or_the_rounding_of_the_lowest(kind: str, dty
     assert ((lowest - low).abs() <= rounding).all()
     assert (15 * step >= (high - low) * (1 - 1e-6)).all()
     assert (step <= ((high - low) / 15 * (1 + 2 * info.eps)).clamp(min=info.tiny)).all()
-    levels = torch.stack((layer.levels & 15, layer.levels >> 4), -1).flatten(1).unflatten(1, (-1, 64)).double()
+    levels = (
+        torch.stack((layer.levels & 15, layer.levels >> 4), -1)
+        .flatten(1)
+        .unflatten(1, (-1, 64))
+        .double()
+    )
     off = (lowest + levels * step - wide).abs()
-    assert (off <= torch.maximum(step / 2, rounding) * (1 + 1e-5) + wide.abs() * 2**-23).all()  # computed in float32
+    assert (
+        off <= torch.maximum(step / 2, rounding) * (1 + 1e-5) + wide.abs() * 2**-23
+    ).all()  # computed in float32
 
 
 def test_packing_keeps_every_pair_of_levels() -> None:
@@ -102,7 +115,9 @@ def test_packing_keeps_every_pair_of_levels() -> None:
 @pytest.mark.parametrize("inputs", [64, 96, 192])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("weights", ["int8", "int4"])
-def test_products_are_those_of_the_dequantized_weight(weights: str, dtype: torch.dtype, inputs: int) -> None:
+def test_products_are_those_of_the_dequantized_weight(
+    weights: str, dtype: torch.dtype, inputs: int
+) -> None:
     layer = WeightOnlyLinear(weight_of("normal", dtype, inputs=inputs), weights)
     x = torch.randn(2, 5, inputs, generator=torch.Generator().manual_seed(1)).to(dtype)
     result = layer(x)
@@ -134,7 +149,10 @@ def test_fewer_bytes_are_really_stored(dtype: torch.dtype) -> None:
     for weights in WEIGHTS:
         linear = nn.Linear(192, 24, bias=False, dtype=dtype)
         predicted = linear_bytes((24, 192), dtype, weights, "cpu")
-        assert stored_bytes(linear if weights == "full" else quantize_linear(linear, weights)) == predicted
+        assert (
+            stored_bytes(linear if weights == "full" else quantize_linear(linear, weights))
+            == predicted
+        )
 
 
 def test_who_multiplies(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,20 +164,30 @@ def test_who_multiplies(monkeypatch: pytest.MonkeyPatch) -> None:
         for device in ("cpu", "cuda")
     }
     assert {key for key, kernel in found.items() if kernel == "torchao"} == {
-        ("int8", "float32", "cpu"), ("int8", "bfloat16", "cpu"), ("int8", "float32", "cuda"), ("int8", "bfloat16", "cuda"),
+        ("int8", "float32", "cpu"),
+        ("int8", "bfloat16", "cpu"),
+        ("int8", "float32", "cuda"),
+        ("int8", "bfloat16", "cuda"),
         ("int4", "bfloat16", "cuda"),
-    }  # fmt: skip
+    }
     # torchao's CUDA kernel pads 11008 inputs to 11264
-    assert linear_bytes((4096, 11008), torch.bfloat16, "int4", "cuda") == 4096 * 11264 * (1 / 2 + 4 / 64)
+    assert linear_bytes((4096, 11008), torch.bfloat16, "int4", "cuda") == 4096 * 11264 * (
+        1 / 2 + 4 / 64
+    )
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert {kernel_of(w, d, "cuda") for w in ("int8", "int4") for d in DTYPES} == {"torch"}
-    assert linear_bytes((4096, 11008), torch.bfloat16, "int4", "cuda") == 4096 * 11008 * (1 / 2 + 4 / 64)
+    assert linear_bytes((4096, 11008), torch.bfloat16, "int4", "cuda") == 4096 * 11008 * (
+        1 / 2 + 4 / 64
+    )
 
 
 def test_int4_needs_groups() -> None:
     assert [group_size(n) for n in (4096, 11008, 1376, 96)] == [64, 64, 32, 32]
     for inputs in (48, 100, 33):
-        with pytest.raises(ConfigError, match=rf"groups of 32 or 64 inputs, a layer of this model has {inputs}: use"):
+        with pytest.raises(
+            ConfigError,
+            match=rf"groups of 32 or 64 inputs, a layer of this model has {inputs}: use",
+        ):
             WeightOnlyLinear(torch.zeros(4, inputs), "int4")
 
 
@@ -167,7 +195,12 @@ def test_only_the_linear_layers_of_the_decoder_are_concerned() -> None:
     names = [name for name, _ in LlamaDecoder(CONFIG).named_parameters()]
     concerned = {name for name in names if is_quantized(name)}
     assert len(concerned) == 7 * CONFIG.num_layers
-    assert {name.split(".")[0] for name in set(names) - concerned} == {"embed_tokens", "layers", "norm", "lm_head"}
+    assert {name.split(".")[0] for name in set(names) - concerned} == {
+        "embed_tokens",
+        "layers",
+        "norm",
+        "lm_head",
+    }
     assert all("norm" in name for name in set(names) - concerned if name.startswith("layers."))
     assert is_quantized("decoder.layers.11.mlp.down_proj.weight")
     assert not is_quantized("vision.encoder.layers.0.self_attn.q_proj.weight")
@@ -188,13 +221,18 @@ def test_the_engine_runs_on_them(weights: str, strategy: str) -> None:
                 unit_rows = layer(torch.eye(parameter.shape[1]))
             parameter.copy_(unit_rows.T)
     if kernel_of(weights, torch.float32, "cpu") == "torch":
-        assert sum(isinstance(layer, WeightOnlyLinear) for layer in decoder.modules()) == 7 * CONFIG.num_layers
+        assert (
+            sum(isinstance(layer, WeightOnlyLinear) for layer in decoder.modules())
+            == 7 * CONFIG.num_layers
+        )
     assert (decoder.dtype, decoder.device.type) == (torch.float32, "cpu")
     prompt = PromptSequence(torch.randn(60, 64), torch.arange(60), (10, 50), torch.rand(40, 3))
     policy = Policy.of(from_flat({"pruning.strategy": strategy, "pruning.keep_ratio": 0.6}).pruning)
     outputs = []
     for one in (decoder, rounded):
-        output = prefill(one, prompt, pruner=pruner_for(one, policy, prompt, 40) if strategy != "none" else None)
+        output = prefill(
+            one, prompt, pruner=pruner_for(one, policy, prompt, 40) if strategy != "none" else None
+        )
         with torch.inference_mode():
             step = decode_step(one, output.logits.argmax(), output.next_positions, output.cache)
         outputs.append((output, step))
@@ -205,7 +243,7 @@ def test_the_engine_runs_on_them(weights: str, strategy: str) -> None:
     assert torch.allclose(next_logits, expected_next, rtol=1e-4, atol=1e-5)
 
 
-# -- loading ----------------------------------------------------------------------------------------------------------
+# -- loading
 
 
 @pytest.fixture(scope="module")
@@ -227,7 +265,9 @@ def test_loading_predicts_its_bytes_and_says_who_multiplies(
 
 
 def test_full_and_quantized_weights_are_never_there_together(folder: Path) -> None:
-    """While loading, memory is that of the quantised model and of a few matrices, not of both models."""
+    """While loading, memory is that of the quantised model and of a few matrices, not of both
+    models.
+    """
     full = stored_bytes(load_model(folder).model)
     largest = 512 * 192 * 4
     kept = []
@@ -259,12 +299,14 @@ def test_another_name_is_refused() -> None:
         from_flat({"model.weights": "int5"})
 
 
-# -- torchao ----------------------------------------------------------------------------------------------------------
+# -- torchao
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_torchao_int8_is_off_by_a_step_at_most(dtype: torch.dtype) -> None:
-    """Its levels reach from -128, its step may be a little larger than ours; rounding gives half of it."""
+    """Its levels reach from -128, its step may be a little larger than ours; rounding gives half of
+    it.
+    """
     pytest.importorskip("torchao")
     weight = weight_of("outliers", dtype)
     linear = nn.Linear(192, 24, bias=False, dtype=dtype).requires_grad_(False)
@@ -274,7 +316,9 @@ def test_torchao_int8_is_off_by_a_step_at_most(dtype: torch.dtype) -> None:
     step = weight.double().abs().amax(1, keepdim=True) / 127
     with torch.inference_mode():
         off = (made(torch.eye(192, dtype=dtype)).double().T - weight.double()).abs()
-    rounding = 2 * torch.finfo(dtype).eps * weight.double().abs()  # of the step and the product in the model's format
+    rounding = (
+        2 * torch.finfo(dtype).eps * weight.double().abs()
+    )  # of the step and the product in the model's format
     assert (off <= step / 2 * (1 + 1e-3) + rounding).all()
 
 
@@ -284,7 +328,9 @@ def test_torchao_int8_is_off_by_a_step_at_most(dtype: torch.dtype) -> None:
 def test_cuda_gives_what_plain_torch_gives(weights: str) -> None:
     """Whoever multiplies there: near WeightOnlyLinear on the CPU, and as many bytes as predicted."""
     weight = weight_of("normal", torch.bfloat16, 128, 1376)
-    linear = nn.Linear(1376, 128, bias=False, dtype=torch.bfloat16, device="cuda").requires_grad_(False)
+    linear = nn.Linear(1376, 128, bias=False, dtype=torch.bfloat16, device="cuda").requires_grad_(
+        False
+    )
     linear.weight.copy_(weight)
     made = quantize_linear(linear, weights)
     assert stored_bytes(made) == linear_bytes((128, 1376), torch.bfloat16, weights, "cuda")

@@ -3,7 +3,12 @@
 import numpy as np
 import torch
 
-from ada3d_ros.model.spatial import PointEncoder, cap_spatial_tokens, pool_spatial_tokens, sample_patch_points
+from ada3d_ros.model.spatial import (
+    PointEncoder,
+    cap_spatial_tokens,
+    pool_spatial_tokens,
+    sample_patch_points,
+)
 from ada3d_ros.types import MultiViewInput, SpatialTokens
 
 NAN = float("nan")
@@ -18,7 +23,11 @@ def make_views(depth: torch.Tensor) -> MultiViewInput:
     count, side = depth.shape[:2]
     K = torch.tensor([[10.0, 0.0, 0.0], [0.0, 10.0, 0.0], [0.0, 0.0, 1.0]]).repeat(count, 1, 1)
     return MultiViewInput(
-        torch.zeros(count, 3, side, side), depth, K, torch.eye(4).repeat(count, 1, 1), np.zeros(count, np.int64)
+        torch.zeros(count, 3, side, side),
+        depth,
+        K,
+        torch.eye(4).repeat(count, 1, 1),
+        np.zeros(count, np.int64),
     )
 
 
@@ -28,11 +37,15 @@ def test_patch_point_is_that_of_its_top_left_pixel() -> None:
     assert points.shape == (1, 2, 2, 3)
     for row, column in ((0, 0), (0, 1), (1, 0), (1, 1)):
         z = float(depth[0, 14 * row, 14 * column])
-        assert torch.allclose(points[0, row, column], torch.tensor([1.4 * column * z, 1.4 * row * z, z]))
+        assert torch.allclose(
+            points[0, row, column], torch.tensor([1.4 * column * z, 1.4 * row * z, z])
+        )
 
 
 def test_same_voxel_is_averaged_over_views_and_order_is_x_y_z() -> None:
-    xyz = torch.tensor([[[[1.0, 0, 0], [0.0, 0, 0.4]]], [[[0.99, 0.01, 0.0], [0.0, 0.0, 0.0]]]])  # (2, 1, 2, 3)
+    xyz = torch.tensor(
+        [[[[1.0, 0, 0], [0.0, 0, 0.4]]], [[[0.99, 0.01, 0.0], [0.0, 0.0, 0.0]]]]
+    )  # (2, 1, 2, 3)
     features = torch.tensor([[[1.0], [5.0]], [[2.0], [7.0]]])
     tokens = pool_spatial_tokens(features, xyz, NoEmbedding(), 0.2)
     assert tokens.features[:, 0].tolist() == [7.0, 5.0, 1.5]
@@ -50,12 +63,16 @@ def test_invalid_patches_are_dropped_by_default_only() -> None:
 
 
 def test_no_valid_patch_gives_no_token() -> None:
-    tokens = pool_spatial_tokens(torch.ones(1, 1, 1), torch.full((1, 1, 1, 3), NAN), NoEmbedding(), 0.2)
+    tokens = pool_spatial_tokens(
+        torch.ones(1, 1, 1), torch.full((1, 1, 1, 3), NAN), NoEmbedding(), 0.2
+    )
     assert tokens.features.shape == (0, 1)
 
 
 def test_embedding_is_added_per_patch_and_pooled_in_float32() -> None:
-    """Mean of (feature + embedding), not embedding of the mean; 16-bit features do not make 16-bit geometry."""
+    """Mean of (feature + embedding), not embedding of the mean; 16-bit features do not make 16-bit
+    geometry.
+    """
     torch.manual_seed(0)
     encoder = PointEncoder(8).requires_grad_(False)
     xyz = torch.rand(1, 3, 3, 3) * 0.05 + 4.0
@@ -68,7 +85,9 @@ def test_embedding_is_added_per_patch_and_pooled_in_float32() -> None:
 
 
 def test_cap_is_spread_sorted_and_the_same_every_time() -> None:
-    tokens = SpatialTokens(torch.arange(10.0)[:, None], torch.zeros(10, 3), torch.ones(10, dtype=torch.int64), 0.2)
+    tokens = SpatialTokens(
+        torch.arange(10.0)[:, None], torch.zeros(10, 3), torch.ones(10, dtype=torch.int64), 0.2
+    )
     assert cap_spatial_tokens(tokens, 10) is tokens
     assert cap_spatial_tokens(tokens, 4).features[:, 0].tolist() == [0.0, 2.0, 5.0, 7.0]
     torch.manual_seed(3)

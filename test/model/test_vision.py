@@ -24,18 +24,25 @@ def test_equals_transformers_hidden_state(select_layer: int) -> None:
     torch.manual_seed(0)
     oracle = CLIPVisionModel(CLIPVisionConfig(**SIZES)).eval().requires_grad_(False)
     tower = VisionTower(VisionConfig(**SIZES, select_layer=select_layer)).requires_grad_(False)
-    state = {name.removeprefix("vision_model."): tensor for name, tensor in oracle.state_dict().items()}
+    state = {
+        name.removeprefix("vision_model."): tensor for name, tensor in oracle.state_dict().items()
+    }
     tower.load_state_dict({name: state[name] for name in tower.state_dict()})
     pixels = torch.randn(3, 3, 42, 42)
     with torch.no_grad():
         expected = oracle(pixels, output_hidden_states=True).hidden_states[select_layer][:, 1:]
-    assert len(tower.encoder.layers) == VisionConfig(**SIZES, select_layer=select_layer).num_run_layers
+    assert (
+        len(tower.encoder.layers) == VisionConfig(**SIZES, select_layer=select_layer).num_run_layers
+    )
     assert torch.allclose(tower(pixels), expected, atol=1e-5)
 
 
 def test_views_are_independent_of_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(1)
-    tower, pixels = VisionTower(VisionConfig(**SIZES)).requires_grad_(False), torch.randn(5, 3, 42, 42)
+    tower, pixels = (
+        VisionTower(VisionConfig(**SIZES)).requires_grad_(False),
+        torch.randn(5, 3, 42, 42),
+    )
     for parameter in tower.parameters():
         parameter.normal_(std=0.2)
     whole = tower(pixels)

@@ -1,4 +1,6 @@
-"""What the pruning tests are made of: small decoders (random, and with planted attention), scenes, curves, calibration files."""
+"""What the pruning tests are made of: small decoders (random, and with planted attention), scenes,
+curves, calibration files.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +17,13 @@ from ada3d_ros.config import from_flat
 from ada3d_ros.config.pruning import PruningConfig
 from ada3d_ros.model.config import DecoderConfig
 from ada3d_ros.model.decoder import LlamaDecoder
-from ada3d_ros.pruning import strategies
+from ada3d_ros.pruning import policy as strategies
 from ada3d_ros.pruning.calibration import Calibration, write_calibration
 from ada3d_ros.pruning.cost import DecoderShape
 from ada3d_ros.pruning.information import Masses
+from ada3d_ros.pruning.policy import Policy
 from ada3d_ros.pruning.pre_llm import Candidates, patch_grid
 from ada3d_ros.pruning.schedule import Curve
-from ada3d_ros.pruning.strategies import Policy
 from ada3d_ros.types import PromptSequence
 
 LAYERS = 8
@@ -57,21 +59,30 @@ def make_decoder(
 ) -> LlamaDecoder:
     """Random weights; SHAPE is its shape."""
     torch.manual_seed(seed)
-    config = DecoderConfig(97, WIDTH, 64, num_layers, 4, num_kv_heads, max_positions=max_positions, eos_id=-1)
+    config = DecoderConfig(
+        97, WIDTH, 64, num_layers, 4, num_kv_heads, max_positions=max_positions, eos_id=-1
+    )
     decoder = LlamaDecoder(config).requires_grad_(False).eval()
     for name, parameter in decoder.named_parameters():
-        parameter.copy_(1 + 0.1 * torch.randn_like(parameter) if "norm" in name else 0.25 * torch.randn_like(parameter))
+        parameter.copy_(
+            1 + 0.1 * torch.randn_like(parameter)
+            if "norm" in name
+            else 0.25 * torch.randn_like(parameter)
+        )
     return decoder
 
 
 def make_prompt(spatial: int = 40, system: int = 3, text: int = 5, seed: int = 1) -> PromptSequence:
     """Random embeddings, places scattered in a room."""
     total, made = system + spatial + text, generator(seed)
-    embeds, xyz = torch.randn(total, WIDTH, generator=made), 4 * torch.rand(spatial, 3, generator=made)
+    embeds, xyz = (
+        torch.randn(total, WIDTH, generator=made),
+        4 * torch.rand(spatial, 3, generator=made),
+    )
     return PromptSequence(embeds, torch.arange(total), (system, system + spatial), xyz)
 
 
-# -- attention written out -------------------------------------------------------------------------------------------
+# -- attention written out
 
 
 def rotated(x: torch.Tensor, positions: torch.Tensor, theta: float) -> torch.Tensor:
@@ -82,7 +93,11 @@ def rotated(x: torch.Tensor, positions: torch.Tensor, theta: float) -> torch.Ten
 
 
 def attention_of(
-    decoder: LlamaDecoder, layer: int, hidden: torch.Tensor, positions: torch.Tensor, rope: bool = True
+    decoder: LlamaDecoder,
+    layer: int,
+    hidden: torch.Tensor,
+    positions: torch.Tensor,
+    rope: bool = True,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Attention (H, T, T) and values (H, T, d) of a layer on its input, float64."""
     block, config = decoder.layers[layer], decoder.config
@@ -102,20 +117,27 @@ def attention_of(
     return torch.softmax(scores.masked_fill(future, -math.inf), dim=-1), v
 
 
-# -- planted attention: channel 0 marks planted tokens, 1 the asker, 2 system tokens, 3 whoever may look at those ------
+# -- planted attention: channel 0 marks planted tokens, 1 the asker, 2 system tokens, 3 whoever may
+# look at those ------
 
 MARK, ASK, SYSTEM, READ = 0, 1, 2, 3
 
 
-def planted_decoder(num_layers: int = LAYERS, sink: Sequence[float] = (), plant: float = 4.0) -> LlamaDecoder:
-    """Layers that pass tokens on unchanged and attend as planted: the asker to marked tokens, in layer i with strength
-    `plant`; readers to system tokens with strength sink[i]. The rotary pairs used turn by less than 1e-2 rad."""
+def planted_decoder(
+    num_layers: int = LAYERS, sink: Sequence[float] = (), plant: float = 4.0
+) -> LlamaDecoder:
+    """Layers that pass tokens on unchanged and attend as planted: the asker to marked tokens, in
+    layer i with strength `plant`; readers to system tokens with strength sink[i]. The rotary pairs
+    used turn by less than 1e-2 rad.
+    """
     config = DecoderConfig(97, WIDTH, 64, num_layers, 2, 2, rope_theta=1e6, eos_id=-1)
     decoder = LlamaDecoder(config).requires_grad_(False).eval()
     torch.manual_seed(0)
     for name, parameter in decoder.named_parameters():
         if "norm" not in name:
-            parameter.copy_(torch.randn_like(parameter) if "embed" in name or "head" in name else 0 * parameter)
+            parameter.copy_(
+                torch.randn_like(parameter) if "embed" in name or "head" in name else 0 * parameter
+            )
     for index, layer in enumerate(decoder.layers):
         for head in range(2):
             attention, first = layer.self_attn, head * 16
@@ -140,11 +162,13 @@ def planted_prompt(
     return PromptSequence(embeds, torch.arange(total), (system, system + spatial))
 
 
-# -- scenes before the language model ---------------------------------------------------------------------------------
+# -- scenes before the language model
 
 
 def scene_3d(count: int = 200, seed: int = 3, channels: int = 24) -> Candidates:
-    """Tokens scattered in a room of 4 x 3 x 2 m, ordered as the model orders them, features that vary smoothly in space."""
+    """Tokens scattered in a room of 4 x 3 x 2 m, ordered as the model orders them, features that
+    vary smoothly in space.
+    """
     made = generator(seed)
     xyz = torch.rand(count, 3, generator=made) * torch.tensor([4.0, 3.0, 2.0])
     xyz = xyz[torch.argsort(xyz[:, 0])]
@@ -158,16 +182,21 @@ def scene_3d(count: int = 200, seed: int = 3, channels: int = 24) -> Candidates:
 def scene_2d(side: int = 12, seed: int = 4, channels: int = 24) -> Candidates:
     """The patches of one image."""
     made, count = generator(seed), side * side
-    features, ones = torch.randn(count, channels, generator=made), torch.ones(count, dtype=torch.int64)
+    features, ones = (
+        torch.randn(count, channels, generator=made),
+        torch.ones(count, dtype=torch.int64),
+    )
     return Candidates(features, patch_grid(count), ones, 1.0, torch.rand(count, generator=made))
 
 
-# -- information ------------------------------------------------------------------------------------------------------
+# -- information
 
 
 def study_masses(num_layers: int = 32) -> list[Masses]:
-    """Masses shaped like the paper's figure 2B: S_self .70 -> .16, S_sp .38 -> .08, S_ss = 1 - S_self. The shape was
-    fitted so that INF and I are those the study of the algorithm tabulates, within rounding."""
+    """Masses shaped like the paper's figure 2B: S_self .70 -> .16, S_sp .38 -> .08, S_ss = 1 -
+    S_self. The shape was fitted so that INF and I are those the study of the algorithm tabulates,
+    within rounding.
+    """
     u = np.linspace(0.0, 1.0, num_layers)
 
     def from_1_to_0(values: Curve) -> Curve:
@@ -180,12 +209,18 @@ def study_masses(num_layers: int = 32) -> list[Masses]:
 
 
 def write_curve(path: Path, information: Sequence[float]) -> Path:
-    """A calibration file whose masses give this information curve (0..1) under the default weights: S_self is constant, so
-    INF follows exp(0.3 S_sp + 0.35) alone, and S_sp is its inverse."""
+    """A calibration file whose masses give this information curve (0..1) under the default weights:
+    S_self is constant, so INF follows exp(0.3 S_sp + 0.35) alone, and S_sp is its inverse.
+    """
     curve = tuple(map(float, information))
     low, high = math.exp(0.35), math.exp(0.65)
-    masses = tuple(Masses(0.5, (math.log(low + (high - low) * value) - 0.35) / 0.3, 0.5) for value in curve)
+    masses = tuple(
+        Masses(0.5, (math.log(low + (high - low) * value) - 0.35) / 0.3, 0.5) for value in curve
+    )
     budget = {"mode": "mean", "value": 0.41}
     return write_calibration(
-        path, Calibration("tiny", "", curve, curve, masses, curve, {"alpha": 0.8}, budget, 0.41, samples=1)
+        path,
+        Calibration(
+            "tiny", "", curve, curve, masses, curve, {"alpha": 0.8}, budget, 0.41, samples=1
+        ),
     )

@@ -1,4 +1,6 @@
-"""Every key of `pruning.*` changes something: schedules, choices, scores or outputs. A key that does not is dead."""
+"""Every key of `pruning.*` changes something: schedules, choices, scores or outputs. A key that
+does not is dead.
+"""
 
 import functools
 import math
@@ -10,21 +12,40 @@ import pytest
 import torch
 
 from ada3d_ros.config import SETTINGS
-from ada3d_ros.engine.choose import pruner_for
 from ada3d_ros.engine.information import measure_information
 from ada3d_ros.engine.prefill import prefill
+from ada3d_ros.engine.token_selection import pruner_for
 from ada3d_ros.errors import ConfigError
 from ada3d_ros.pruning.adatoken import information_settings
 from ada3d_ros.pruning.calibration import Calibration, write_calibration
 from ada3d_ros.pruning.information import Masses, information_of
-from ada3d_ros.pruning.strategies import Policy
+from ada3d_ros.pruning.policy import Policy
 from ada3d_ros.types import PromptSequence
-from test.pruning.conftest import LAYERS, SHAPE, WIDTH, config_of, generator, make_decoder, scene_3d, write_curve
+from test.pruning.conftest import (
+    LAYERS,
+    SHAPE,
+    WIDTH,
+    config_of,
+    generator,
+    make_decoder,
+    scene_3d,
+    write_curve,
+)
 
 KEYS = tuple(name.removeprefix("pruning.") for name in SETTINGS if name.startswith("pruning."))
 REFUSE = {"adatoken3d.on_degenerate": "error"}  # a fallback would hide a key
-FITTED = {**REFUSE, "adatoken3d.schedule": "fitted", "adatoken3d.calibration_file": "falling.yaml", "keep_ratio": 0.33}
-PER_SCENE = {**REFUSE, "adatoken3d.schedule": "fitted", "adatoken3d.calibration": "per_scene", "keep_ratio": 0.33}
+FITTED = {
+    **REFUSE,
+    "adatoken3d.schedule": "fitted",
+    "adatoken3d.calibration_file": "falling.yaml",
+    "keep_ratio": 0.33,
+}
+PER_SCENE = {
+    **REFUSE,
+    "adatoken3d.schedule": "fitted",
+    "adatoken3d.calibration": "per_scene",
+    "keep_ratio": 0.33,
+}
 PARAMETERS = {"adatoken3d.budget.mode": "parameters"}
 STAGES = {"adatoken3d.schedule": "stages", "adatoken3d.stage_layers": "2,4,6"}
 ENDPOINT = {"adatoken3d.budget.mode": "endpoint"}
@@ -42,7 +63,10 @@ CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "adatoken3d.beta": (0.4, PARAMETERS),
     "adatoken3d.M": (0.05, {}),
     "adatoken3d.stage_layers": ("3,5", STAGES | {"keep_ratio": 0.6}),
-    "adatoken3d.stage_ratios": ("0.8,0.3,0.1", STAGES | PARAMETERS | {"adatoken3d.stage_ratios": "0.9,0.5,0.2"}),
+    "adatoken3d.stage_ratios": (
+        "0.8,0.3,0.1",
+        STAGES | PARAMETERS | {"adatoken3d.stage_ratios": "0.9,0.5,0.2"},
+    ),
     "adatoken3d.budget.mode": ("flops", {"adatoken3d.budget.value": 0.5}),
     "adatoken3d.budget.value": (0.5, ENDPOINT),
     "adatoken3d.budget.semantics": ("mean_retained", ENDPOINT | {"adatoken3d.budget.value": 0.5}),
@@ -70,7 +94,11 @@ CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "adatoken3d.calibration_file": ("steep.yaml", FITTED),
     "adatoken3d.on_degenerate": (
         "flat",
-        FITTED | {"adatoken3d.calibration_file": "rising.yaml", "adatoken3d.on_degenerate": "fallback"},
+        FITTED
+        | {
+            "adatoken3d.calibration_file": "rising.yaml",
+            "adatoken3d.on_degenerate": "fallback",
+        },
     ),
     "fastv.k": (4, {"strategy": "fastv", "keep_ratio": 0.6}),
     "fastv.round": ("floor", {"strategy": "fastv", "keep_ratio": 0.6}),
@@ -99,7 +127,9 @@ def _in_a_folder_with_curves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 @functools.cache
 def falling_decoder() -> Any:
-    """Random weights, the queries of deeper layers drawn ever more to the first token: information falls with depth."""
+    """Random weights, the queries of deeper layers drawn ever more to the first token: information
+    falls with depth.
+    """
     decoder = make_decoder()
     decoder.embed_tokens.weight[0] = 0.0
     for layer, block in enumerate(decoder.layers):
@@ -122,7 +152,9 @@ def outcome(flat: dict[str, Any]) -> Outcome:
 
 
 def made_anew(flat: dict[str, Any]) -> Outcome:
-    """All that a question's answer depends on: the choice, the tokens it makes, every layer's tokens and the logits."""
+    """All that a question's answer depends on: the choice, the tokens it makes, every layer's
+    tokens and the logits.
+    """
     policy, scene = Policy.of(config_of(flat)), scene_3d(147)
     features, chosen = scene.features, torch.arange(147)
     if policy.entering(147) < 147:
@@ -140,7 +172,9 @@ def made_anew(flat: dict[str, Any]) -> Outcome:
     information = None
     if policy.per_scene:
         masses = measure_information(decoder, prompt, stride)
-        information = tuple(map(float, information_of(masses, information_settings(policy.config.adatoken3d)).I))
+        information = tuple(
+            map(float, information_of(masses, information_settings(policy.config.adatoken3d)).I)
+        )
     pruner = pruner_for(decoder, policy, prompt, 147, information)
     filled = prefill(decoder, prompt, pruner=pruner)
     shares = pruner.schedule.retention if pruner is not None else ()
@@ -159,7 +193,8 @@ def differs(a: Outcome, b: Outcome) -> list[str]:
     return [
         name
         for name in a
-        if a[name].shape != b[name].shape or not torch.allclose(a[name].double(), b[name].double(), atol=1e-6, rtol=0.0)
+        if a[name].shape != b[name].shape
+        or not torch.allclose(a[name].double(), b[name].double(), atol=1e-6, rtol=0.0)
     ]
 
 
@@ -214,9 +249,12 @@ def test_seed_is_that_of_rank_score_random_too() -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("a1", 3.0), ("a2", 0.1), ("sigma", 0.3), ("gamma", 0.05), ("eps", 2.0), ("alpha_f", 3.0)]
+    ("key", "value"),
+    [("a1", 3.0), ("a2", 0.1), ("sigma", 0.3), ("gamma", 0.05), ("eps", 2.0), ("alpha_f", 3.0)],
 )
-def test_the_weights_of_information_act_on_a_file_too(tmp_path: Path, key: str, value: float) -> None:
+def test_the_weights_of_information_act_on_a_file_too(
+    tmp_path: Path, key: str, value: float
+) -> None:
     """The file holds the masses; the stored curve was taken as it stood, so that inf.* did nothing."""
     S_self = (0.7, 0.6, 0.45, 0.4, 0.3, 0.28, 0.2, 0.18)
     masses = tuple(Masses(s, 0.9 * s**2, 1 - s) for s in S_self)
@@ -224,7 +262,9 @@ def test_the_weights_of_information_act_on_a_file_too(tmp_path: Path, key: str, 
     budget = {"mode": "mean", "value": 0.41}
     file = write_calibration(
         tmp_path / "masses.yaml",
-        Calibration("tiny", "", curve, curve, masses, curve, {"alpha": 0.8}, budget, 0.41, samples=1),
+        Calibration(
+            "tiny", "", curve, curve, masses, curve, {"alpha": 0.8}, budget, 0.41, samples=1
+        ),
     )
     settings = {
         "adatoken3d.schedule": "fitted",
@@ -237,7 +277,9 @@ def test_the_weights_of_information_act_on_a_file_too(tmp_path: Path, key: str, 
     ]
     assert curves[0] is not None
     assert curves[1] is not None
-    difference = np.abs(np.subtract(curves[0].schedule.retention, curves[1].schedule.retention)).max()
+    difference = np.abs(
+        np.subtract(curves[0].schedule.retention, curves[1].schedule.retention)
+    ).max()
     assert difference > 1e-4
 
 
@@ -253,7 +295,12 @@ def test_L0_is_an_onset_under_a_budget_too(base: dict[str, Any]) -> None:
 
 
 def test_the_parameters_are_used_as_written() -> None:
-    flat = PARAMETERS | {"adatoken3d.alpha": 0.7, "adatoken3d.beta": 0.3, "adatoken3d.M": 0.1, "adatoken3d.fit.L0": 2.0}
+    flat = PARAMETERS | {
+        "adatoken3d.alpha": 0.7,
+        "adatoken3d.beta": 0.3,
+        "adatoken3d.M": 0.1,
+        "adatoken3d.fit.L0": 2.0,
+    }
     i = np.arange(1, LAYERS + 1)
     expected = np.minimum(1.0, 0.7 * np.exp(-0.3 * (i - 2.0)) + 0.1)
     expected[0] = 1.0
@@ -276,9 +323,17 @@ def test_a_value_out_of_range_names_key_value_and_range(key: str) -> None:
         bad = (setting.high or 0) + 1
     with pytest.raises(ConfigError) as error:
         config_of({key: bad})
-    for part in (f"pruning.{key} = ", repr(bad) if not isinstance(bad, list) else "nan", "allowed: ", "(default "):
+    for part in (
+        f"pruning.{key} = ",
+        repr(bad) if not isinstance(bad, list) else "nan",
+        "allowed: ",
+        "(default ",
+    ):
         assert part in str(error.value)
 
 
 def test_shape_of_the_decoder_used_here() -> None:
-    assert (falling_decoder().config.num_layers, falling_decoder().config.hidden_size) == (SHAPE.num_layers, WIDTH)
+    assert (falling_decoder().config.num_layers, falling_decoder().config.hidden_size) == (
+        SHAPE.num_layers,
+        WIDTH,
+    )

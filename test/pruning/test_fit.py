@@ -1,4 +1,6 @@
-"""The fit of eq. 5 to measured information (P6 to P10), against a second solver, a grid, and the study's worked example."""
+"""The fit of eq. 5 to measured information (P6 to P10), against a second solver, a grid, and the
+study's worked example.
+"""
 
 import itertools
 
@@ -40,7 +42,9 @@ def falling_curves(draw: st.DrawFn) -> Curve:
     u = np.linspace(0, 1, L)
     noise = np.array(draw(st.lists(st.floats(-0.1, 0.1), min_size=L, max_size=L)))
     curve = (
-        (1 - u) ** draw(st.floats(0.3, 5.0)) + draw(st.floats(0.0, 0.15)) * np.sin(u * draw(st.floats(1, 20))) + noise
+        (1 - u) ** draw(st.floats(0.3, 5.0))
+        + draw(st.floats(0.0, 0.15)) * np.sin(u * draw(st.floats(1, 20)))
+        + noise
     )
     assume(np.ptp(curve) > 0.2)
     return (curve - curve.min()) / np.ptp(curve)
@@ -54,7 +58,7 @@ def tokens_of(curve: Curve, total: int = N) -> list[int]:
     return list(RetentionSchedule(tuple(map(float, held))).counts(total))
 
 
-# -- the worked example -----------------------------------------------------------------------------------------------
+# -- the worked example
 
 WORKED = [  # mode, budget, O(1), O(32), loss, MAC in 1e12 at N = 1659
     ("mean", 0.2, 0.874, 0.050, 0.0235, 2.25),
@@ -70,17 +74,19 @@ WORKED = [  # mode, budget, O(1), O(32), loss, MAC in 1e12 at N = 1659
 def test_the_studys_table_of_budgets(
     mode: str, budget: float, first: float, last: float, loss: float, macs: float
 ) -> None:
-    """Section 7: O(1), O(32), loss and cost of each budget, to the digits printed there (the masses' shape is ours)."""
+    """Section 7: O(1), O(32), loss and cost of each budget, to the digits printed there (the
+    masses' shape is ours).
+    """
     found = (fit_mean if mode == "mean" else fit_endpoint)(STUDY, budget)
     assert found.curve[0] == pytest.approx(first, abs=1.5e-3)
     assert found.curve[-1] == pytest.approx(last, abs=1.5e-3)
     assert found.loss == pytest.approx(loss, abs=2e-4)
-    assert prefill_macs(LLAMA_7B, tokens_of(found.curve), square=True, with_head=False) / 1e12 == pytest.approx(
-        macs, abs=0.01
-    )
+    assert prefill_macs(
+        LLAMA_7B, tokens_of(found.curve), square=True, with_head=False
+    ) / 1e12 == pytest.approx(macs, abs=0.01)
 
 
-# -- P6 to P10 --------------------------------------------------------------------------------------------------------
+# -- P6 to P10
 
 
 @FEW
@@ -97,7 +103,9 @@ def test_p6_the_budget_is_met(information: Curve, budget: float) -> None:
 
 @FEW
 @given(falling_curves(), budgets)
-def test_p7_curves_never_rise_and_stay_within_r_min_and_1(information: Curve, budget: float) -> None:
+def test_p7_curves_never_rise_and_stay_within_r_min_and_1(
+    information: Curve, budget: float
+) -> None:
     """P7: O non-increasing, in [r_min, 1]; parameters within their bounds."""
     for found in (fit_mean(information, budget), fit_endpoint(information, budget)):
         assert (np.diff(found.curve) <= 1e-12).all()
@@ -110,10 +118,17 @@ def test_p7_curves_never_rise_and_stay_within_r_min_and_1(information: Curve, bu
 
 @FEW
 @given(falling_curves(), budgets, st.floats(0.0, 10.0))
-def test_p8_slsqp_is_no_worse_than_the_closed_form(information: Curve, budget: float, lam: float) -> None:
-    """P8: SLSQP's loss is at most that of variable projection + 1e-5, and the closed form is no better by accident."""
+def test_p8_slsqp_is_no_worse_than_the_closed_form(
+    information: Curve, budget: float, lam: float
+) -> None:
+    """P8: SLSQP's loss is at most that of variable projection + 1e-5, and the closed form is no
+    better by accident.
+    """
     weights = FitSettings(lam=lam)
-    slsqp, oracle = fit_mean(information, budget, weights), closed_form(information, budget, weights)
+    slsqp, oracle = (
+        fit_mean(information, budget, weights),
+        closed_form(information, budget, weights),
+    )
     assert slsqp.loss <= oracle.loss + 1e-5
     assert oracle.loss <= slsqp.loss + 1e-5
     assert oracle.curve.mean() == pytest.approx(budget, abs=1e-6)
@@ -121,11 +136,15 @@ def test_p8_slsqp_is_no_worse_than_the_closed_form(information: Curve, budget: f
 
 @pytest.mark.parametrize("budget", [0.2, 0.3, 0.414, 0.6, 0.8])
 def test_p8_both_solvers_against_a_brute_grid(budget: float) -> None:
-    """P8: M follows from the mean; alpha and beta on a grid, refined by Nelder-Mead: nothing feasible is better."""
+    """P8: M follows from the mean; alpha and beta on a grid, refined by Nelder-Mead: nothing
+    feasible is better.
+    """
     wanted = target_curve(STUDY, DEFAULT.r_min)
 
     def best_on_grid(beta: float) -> float:
-        """The least loss over alpha for this beta, on grids that grow finer; the loss is convex in alpha."""
+        """The least loss over alpha for this beta, on grids that grow finer; the loss is convex in
+        alpha.
+        """
         low, high, least = 0.5, 1.2, 10.0
         for _ in range(4):
             alphas = np.linspace(low, high, 61)
@@ -133,7 +152,10 @@ def test_p8_both_solvers_against_a_brute_grid(budget: float) -> None:
             M = budget - bare.mean(axis=1)
             curves = bare + M[:, None]
             feasible = (curves[:, 0] <= 1) & (curves[:, -1] >= DEFAULT.r_min) & (M >= -1) & (M <= 1)
-            losses = [loss_of(c, wanted, DEFAULT) if ok else 10.0 for c, ok in zip(curves, feasible, strict=True)]
+            losses = [
+                loss_of(c, wanted, DEFAULT) if ok else 10.0
+                for c, ok in zip(curves, feasible, strict=True)
+            ]
             at, step = int(np.argmin(losses)), alphas[1] - alphas[0]
             least = min(least, losses[at])
             low, high = max(0.5, alphas[at] - step), min(1.2, alphas[at] + step)
@@ -150,32 +172,46 @@ def test_p8_both_solvers_against_a_brute_grid(budget: float) -> None:
 
 
 STARTS = [(0.5, 0.5, 0.4), (1.2, 2.0, -1.0), (0.8, 0.1236, 0.2), (1.1, 0.3, -0.5)]
-NASTY = [(0.5, 0.001, 1.0), (1.2, 0.001, 1.0), (0.5, 2.0, -1.0), (1.2, 0.3, 1.0)]  # far outside what is feasible
+NASTY = [
+    (0.5, 0.001, 1.0),
+    (1.2, 0.001, 1.0),
+    (0.5, 2.0, -1.0),
+    (1.2, 0.3, 1.0),
+]  # far outside what is feasible
 
 
 @pytest.mark.parametrize("budget", [0.2, 0.3, 0.414, 0.6])
 def test_p9_the_same_curve_from_four_starts(budget: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """P9: the fit's own problem, solved from each of four far-apart starts alone, gives the same O within 1e-4."""
+    """P9: the fit's own problem, solved from each of four far-apart starts alone, gives the same O
+    within 1e-4.
+    """
     expected, curves = fit_mean(STUDY, budget).curve, []
     for start in STARTS:
-        monkeypatch.setattr(fit, "minimize", lambda f, x0, s=start, **k: optimize.minimize(f, np.array(s), **k))
+        monkeypatch.setattr(
+            fit, "minimize", lambda f, x0, s=start, **k: optimize.minimize(f, np.array(s), **k)
+        )
         curves.append(fit_mean(STUDY, budget).curve)
     assert max(np.abs(curve - expected).max() for curve in curves) < 1e-4
 
 
 @pytest.mark.parametrize("budget", [0.2, 0.414])
 def test_p9_a_bad_start_among_the_others_changes_nothing(budget: float) -> None:
-    """P9: at mean .2 a slow start (beta up to .02) ends in a local optimum at the bound alpha = .5, loss .043 for .024; the
-    fit takes the best of several starts, so none of them decides."""
+    """P9: at mean .2 a slow start (beta up to .02) ends in a local optimum at the bound alpha = .5,
+    loss .043 for .024; the fit takes the best of several starts, so none of them decides.
+    """
     expected = fit_mean(STUDY, budget).curve
     for start in NASTY:
-        found = fit._slsqp(STUDY, DEFAULT, [lambda O: float(O.mean()) - budget], Fit(*start, 0.0, expected))
+        found = fit._slsqp(
+            STUDY, DEFAULT, [lambda O: float(O.mean()) - budget], Fit(*start, 0.0, expected)
+        )
         assert np.abs(found.curve - expected).max() < 1e-4
 
 
 @FEWER
 @given(falling_curves(), st.lists(st.floats(0.15, 0.95), min_size=2, max_size=3, unique=True))
-def test_p10_a_larger_budget_keeps_more_and_costs_more(information: Curve, asked: list[float]) -> None:
+def test_p10_a_larger_budget_keeps_more_and_costs_more(
+    information: Curve, asked: list[float]
+) -> None:
     """P10: the mean of O is the budget, and FLOPs rise with it."""
     found = [fit_mean(information, budget).curve for budget in sorted(asked)]
     assert [curve.mean() for curve in found] == pytest.approx(sorted(asked), abs=1e-6)
@@ -183,7 +219,7 @@ def test_p10_a_larger_budget_keeps_more_and_costs_more(information: Curve, asked
     assert all(b >= a for a, b in itertools.pairwise(macs))
 
 
-# -- degenerate input -------------------------------------------------------------------------------------------------
+# -- degenerate input
 
 
 def test_a_flat_curve_gives_a_flat_schedule_at_the_budget() -> None:
@@ -215,11 +251,14 @@ def test_an_exponential_cannot_be_concave() -> None:
 def test_bad_curves_and_budgets(function: object) -> None:
     assert callable(function)
     for curve in (np.full(32, np.nan), np.zeros(2), np.zeros((2, 8)), np.array([1.0, np.inf, 0.0])):
-        with pytest.raises(ConfigError, match="expected one finite number for each of at least 3 layers"):
+        with pytest.raises(
+            ConfigError, match="expected one finite number for each of at least 3 layers"
+        ):
             function(curve, 0.3)
     for budget in (0.0, 0.04, 1.2):
         with pytest.raises(
-            ConfigError, match=rf"= {budget:g} cannot be fitted; allowed: 0.05 \(pruning.adatoken3d.fit.r_min\)"
+            ConfigError,
+            match=rf"= {budget:g} cannot be fitted; allowed: 0.05 \(pruning.adatoken3d.fit.r_min\)",
         ):
             function(STUDY, budget)
     with pytest.raises(ConfigError, match="nan cannot be fitted"):
@@ -234,7 +273,9 @@ def test_bounds_that_leave_nothing() -> None:
 
 
 @pytest.mark.parametrize("beta", [(0.0, 0.0), (0.0, 0.5), (0.1, 0.1)])
-def test_every_allowed_bound_of_beta_gives_a_curve_or_a_config_error(beta: tuple[float, float]) -> None:
+def test_every_allowed_bound_of_beta_gives_a_curve_or_a_config_error(
+    beta: tuple[float, float],
+) -> None:
     """The settings allow 0 as a bound of beta; whatever follows is typed."""
     refused = ""
     try:
@@ -245,18 +286,24 @@ def test_every_allowed_bound_of_beta_gives_a_curve_or_a_config_error(beta: tuple
 
 
 def test_everything_kept() -> None:
-    for found in (fit_mean(STUDY, 1.0), fit_endpoint(STUDY, 1.0), fit_measure(STUDY, lambda c: float(c.mean()), 1.0)):
+    for found in (
+        fit_mean(STUDY, 1.0),
+        fit_endpoint(STUDY, 1.0),
+        fit_measure(STUDY, lambda c: float(c.mean()), 1.0),
+    ):
         assert (found.curve == 1.0).all()
 
 
-# -- weights of the loss, onset, other measures -----------------------------------------------------------------------
+# -- weights of the loss, onset, other measures
 
 
 def test_loss_by_hand() -> None:
     curve, wanted = np.array([1.0, 0.5, 0.2]), np.array([1.0, 0.4, 0.4])
     slopes = np.array([-0.5, -0.4, -0.3]) - np.array([-0.6, -0.3, 0.0])
     expected = (0.01 + 0.04) / 3 + 2.0 * np.mean(slopes**2) + 3.0 * 0.5**2
-    assert loss_of(curve, wanted, FitSettings(lam=2.0, beta_l2=3.0), beta=0.5) == pytest.approx(expected)
+    assert loss_of(curve, wanted, FitSettings(lam=2.0, beta_l2=3.0), beta=0.5) == pytest.approx(
+        expected
+    )
 
 
 def test_beta_l2_slows_the_decay() -> None:
@@ -283,14 +330,18 @@ def test_fit_measure_meets_a_share_of_flops() -> None:
 @pytest.mark.parametrize("behind", [(), (4, 12, 24)])
 @pytest.mark.parametrize("budget", [0.25, 0.414])
 def test_the_held_mean_is_the_budget(budget: float, behind: tuple[int, ...]) -> None:
-    """As the layers get it: layer 1 sees everything, whatever O(1) is, and between prune layers counts are held."""
+    """As the layers get it: layer 1 sees everything, whatever O(1) is, and between prune layers
+    counts are held.
+    """
     stairs = Staircase(32, prune_layers=behind)
     found = fit_held_mean(STUDY, budget, stairs, DEFAULT)
     assert stairs.hold(found.curve).mean() == pytest.approx(budget, abs=1.1e-6)
 
 
 def test_fits_compare_by_curve() -> None:
-    """Near beta = 0 only alpha beta and alpha + M are determined: two far-apart parameter pairs, one curve."""
+    """Near beta = 0 only alpha beta and alpha + M are determined: two far-apart parameter pairs,
+    one curve.
+    """
     a, b = exponential(32, 0.5, 0.0012, -0.2), exponential(32, 0.6, 0.001, -0.3)
     assert np.abs(a - b).max() < 8e-5
     assert isinstance(closed_form(STUDY, 0.3), Fit)

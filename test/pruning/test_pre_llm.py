@@ -1,4 +1,6 @@
-"""Strategies before the language model, against brute force: determinants, naive loops, pooling by hand."""
+"""Strategies before the language model, against brute force: determinants, naive loops, pooling by
+hand.
+"""
 
 import dataclasses
 import itertools
@@ -23,9 +25,12 @@ NESTED = ("random", "geo_fps", "cond_dpp", "voxel_dpp")
 def small(count: int, seed: int, channels: int = 6) -> Candidates:
     made = generator(seed)
     return Candidates(
-        torch.randn(count, channels, generator=made), 2 * torch.rand(count, 3, generator=made),
-        torch.randint(1, 6, (count,), generator=made), 0.2, torch.rand(count, generator=made),
-    )  # fmt: skip
+        torch.randn(count, channels, generator=made),
+        2 * torch.rand(count, 3, generator=made),
+        torch.randint(1, 6, (count,), generator=made),
+        0.2,
+        torch.rand(count, generator=made),
+    )
 
 
 def cosines_of(features: torch.Tensor) -> np.ndarray:
@@ -34,11 +39,13 @@ def cosines_of(features: torch.Tensor) -> np.ndarray:
     return unit @ unit.T
 
 
-# -- greedy DPP -------------------------------------------------------------------------------------------------------
+# -- greedy DPP
 
 
 def greedy_by_determinants(kernel: np.ndarray, count: int) -> list[int]:
-    """Each time the item with the largest determinant of what is then chosen; of equals the lowest index."""
+    """Each time the item with the largest determinant of what is then chosen; of equals the lowest
+    index.
+    """
     chosen: list[int] = []
     for _ in range(count):
         rest = [i for i in range(len(kernel)) if i not in chosen]
@@ -50,7 +57,9 @@ def greedy_by_determinants(kernel: np.ndarray, count: int) -> list[int]:
 
 @SETTINGS
 @given(st.integers(2, 9), st.integers(1, 9), st.integers(0, 10_000))
-def test_greedy_dpp_takes_the_largest_determinant_each_time(total: int, count: int, seed: int) -> None:
+def test_greedy_dpp_takes_the_largest_determinant_each_time(
+    total: int, count: int, seed: int
+) -> None:
     features = torch.randn(total, 12, generator=generator(seed), dtype=torch.float64)
     kernel = features @ features.T / 12 + 0.01 * torch.eye(total, dtype=torch.float64)
     count = min(count, total)
@@ -58,7 +67,9 @@ def test_greedy_dpp_takes_the_largest_determinant_each_time(total: int, count: i
 
 
 def test_greedy_dpp_is_near_the_best_subset() -> None:
-    """Greedy is not optimal; over all subsets of 3 of 8 it reaches at least (1 - 1/e) of the best log-determinant."""
+    """Greedy is not optimal; over all subsets of 3 of 8 it reaches at least (1 - 1/e) of the best
+    log-determinant.
+    """
     for seed in range(10):
         features = torch.randn(8, 5, generator=generator(seed), dtype=torch.float64)
         kernel = (features @ features.T + torch.eye(8, dtype=torch.float64)).numpy()
@@ -72,7 +83,9 @@ def test_greedy_dpp_takes_one_of_each_before_copies() -> None:
     directions = torch.eye(3, dtype=torch.float64).repeat(10, 1)
     kernel = directions @ directions.T + JITTER * torch.eye(30, dtype=torch.float64)
     assert greedy_dpp(kernel, 3).tolist() == [0, 1, 2]
-    assert sorted(greedy_dpp(kernel, 30).tolist()) == list(range(30))  # more than the rank, still each once
+    assert sorted(greedy_dpp(kernel, 30).tolist()) == list(
+        range(30)
+    )  # more than the rank, still each once
 
 
 def test_greedy_dpp_orders_more_tokens_than_features() -> None:
@@ -89,9 +102,13 @@ def test_voxel_dpp_against_determinants() -> None:
 
 
 def test_p18_voxel_dpp_begins_with_the_lowest_index_of_equals() -> None:
-    """P18: every token is as like itself as any other, so the first choice is a tie, and ties go to the lowest index
-    whatever the last bit of a norm is (it differs between machines)."""
-    firsts = [int(select("voxel_dpp", small(200, seed, channels=24), 20, CONFIG).kept[0]) for seed in range(4)]
+    """P18: every token is as like itself as any other, so the first choice is a tie, and ties go to
+    the lowest index whatever the last bit of a norm is (it differs between machines).
+    """
+    firsts = [
+        int(select("voxel_dpp", small(200, seed, channels=24), 20, CONFIG).kept[0])
+        for seed in range(4)
+    ]
     assert firsts == [0, 0, 0, 0]
 
 
@@ -107,7 +124,7 @@ def test_cond_dpp_against_determinants_and_relevance() -> None:
     assert select("cond_dpp", other, 5, CONFIG).kept.tolist() != kept
 
 
-# -- farthest points --------------------------------------------------------------------------------------------------
+# -- farthest points
 
 
 def naive_fps(scene: Candidates, budget: int, lam: float, salient: int) -> list[int]:
@@ -124,7 +141,8 @@ def naive_fps(scene: Candidates, budget: int, lam: float, salient: int) -> list[
             if i in chosen:
                 continue
             nearest = min(
-                lam * np.linalg.norm(xyz[i] - xyz[j]) / extent + (1 - lam) * (1 - cosine[i, j]) for j in chosen
+                lam * np.linalg.norm(xyz[i] - xyz[j]) / extent + (1 - lam) * (1 - cosine[i, j])
+                for j in chosen
             )
             if nearest > best_distance:
                 best, best_distance = i, nearest
@@ -143,7 +161,9 @@ def test_geo_fps_against_a_naive_loop(lam: float, share: float) -> None:
 
 
 def test_geo_fps_covers_a_line_evenly() -> None:
-    """Eleven points on a line, space alone: after the start the far ends, then the middle of the largest gap."""
+    """Eleven points on a line, space alone: after the start the far ends, then the middle of the
+    largest gap.
+    """
     xyz = torch.zeros(11, 3)
     xyz[:, 0] = torch.arange(11.0)
     features = torch.ones(11, 4)
@@ -154,7 +174,7 @@ def test_geo_fps_covers_a_line_evenly() -> None:
     assert set(kept[3:]) <= {2, 3, 7, 8}
 
 
-# -- orders are nested ------------------------------------------------------------------------------------------------
+# -- orders are nested
 
 
 @pytest.mark.parametrize("name", NESTED)
@@ -165,7 +185,7 @@ def test_the_first_k_are_the_choice_for_budget_k(name: str, scene: Candidates) -
         assert select(name, scene, budget, CONFIG).kept.tolist() == order[:budget]
 
 
-# -- merging ----------------------------------------------------------------------------------------------------------
+# -- merging
 
 
 def test_merged_tokens_are_means_of_their_groups() -> None:
@@ -199,10 +219,14 @@ def test_voxel_dpp_merges_into_the_most_similar_anchor_within_the_radius(radius:
 def test_order_sorted_or_selection_are_the_same_tokens(name: str) -> None:
     """The same groups and means, only the rows' order differs."""
     scene = scene_3d(80)
-    chosen, ordered = (policy_of(name, 0.4, order=order).select(scene) for order in ("selection", "sorted"))
+    chosen, ordered = (
+        policy_of(name, 0.4, order=order).select(scene) for order in ("selection", "sorted")
+    )
     assert ordered.kept.tolist() == sorted(chosen.kept.tolist())
     rows = torch.argsort(chosen.kept)
-    assert torch.allclose(ordered.merge(scene.features), chosen.merge(scene.features)[rows], atol=1e-7)
+    assert torch.allclose(
+        ordered.merge(scene.features), chosen.merge(scene.features)[rows], atol=1e-7
+    )
     for token in range(80):
         a, b = int(chosen.groups[token]), int(ordered.groups[token])
         assert (a < 0) == (b < 0)
@@ -219,38 +243,49 @@ def test_without_merging_features_pass_unchanged(name: str, dtype: torch.dtype) 
 
 
 def test_weights_count_in_the_mean() -> None:
-    selection = Selection(torch.tensor([1, 2]), torch.tensor([0, 0, 1, -1]), torch.tensor([3.0, 1.0, 2.0, 9.0]))
+    selection = Selection(
+        torch.tensor([1, 2]), torch.tensor([0, 0, 1, -1]), torch.tensor([3.0, 1.0, 2.0, 9.0])
+    )
     values = torch.tensor([[1.0], [5.0], [7.0], [100.0]])
     assert selection.merge(values).flatten().tolist() == [2.0, 7.0]
-    swapped = dataclasses.replace(selection, kept=torch.tensor([2, 1]), groups=torch.tensor([1, 1, 0, -1]))
+    swapped = dataclasses.replace(
+        selection, kept=torch.tensor([2, 1]), groups=torch.tensor([1, 1, 0, -1])
+    )
     assert swapped.in_order().kept.tolist() == [1, 2]
     assert swapped.in_order().merge(values).flatten().tolist() == [2.0, 7.0]
 
 
-# -- coarse voxels ----------------------------------------------------------------------------------------------------
+# -- coarse voxels
 
 
 def test_coarse_voxels_pool_by_hand() -> None:
-    """A 4 x 4 grid of 0.2 m from -0.1 m on, in which 2 x 2 fall into one voxel of 0.34 to 0.6 m: means weighted by patches."""
+    """A 4 x 4 grid of 0.2 m from -0.1 m on, in which 2 x 2 fall into one voxel of 0.34 to 0.6 m:
+    means weighted by patches.
+    """
     x, y = torch.meshgrid(torch.arange(4.0), torch.arange(4.0), indexing="ij")
     xyz = torch.stack((x.flatten(), y.flatten(), torch.zeros(16)), dim=1) * 0.2 - 0.1
     features, patches = torch.arange(32.0).view(16, 2), torch.arange(1, 17)
     selection = select("coarse_voxels", Candidates(features, xyz, patches, 0.2), 4, CONFIG)
     assert len(selection.kept) == 4
     merged = selection.merge(features)
-    cells = {int(group): [i for i in range(16) if selection.groups[i] == group] for group in range(4)}
+    cells = {
+        int(group): [i for i in range(16) if selection.groups[i] == group] for group in range(4)
+    }
     assert sorted(map(len, cells.values())) == [4, 4, 4, 4]
     for place, members in cells.items():
         assert selection.kept[place] == min(members)
         weights = patches[members].double() / patches[members].sum()
-        assert torch.allclose(merged[place].double(), weights @ features[members].double(), atol=1e-5)
+        assert torch.allclose(
+            merged[place].double(), weights @ features[members].double(), atol=1e-5
+        )
 
 
 @pytest.mark.parametrize("scene", [scene_3d(150), scene_2d(10)])
 @pytest.mark.parametrize("budget", [1, 3, 10, 40, 80])
 def test_coarse_voxels_are_as_fine_as_the_budget_allows(scene: Candidates, budget: int) -> None:
-    """Every token in the group of its voxel; no size of a fine scan gives more groups within the budget, less one tenth
-    (the count is not monotone in the size, and the search is a bisection)."""
+    """Every token in the group of its voxel; no size of a fine scan gives more groups within the
+    budget, less one tenth (the count is not monotone in the size, and the search is a bisection).
+    """
     selection = select("coarse_voxels", scene, budget, CONFIG)
     assert 1 <= len(selection.kept) <= budget
     assert (selection.groups >= 0).all()
@@ -261,7 +296,7 @@ def test_coarse_voxels_are_as_fine_as_the_budget_allows(scene: Candidates, budge
     assert len(selection.kept) >= 0.9 * max(scan)
 
 
-# -- controls, budgets, bad input -------------------------------------------------------------------------------------
+# -- controls, budgets, bad input
 
 
 def test_uniform_is_evenly_spread() -> None:
@@ -286,13 +321,16 @@ def test_a_budget_of_all_changes_nothing(name: str) -> None:
 @pytest.mark.parametrize("name", PRE)
 @pytest.mark.parametrize("budget", [0, -1, 13])
 def test_budgets_out_of_range(name: str, budget: int) -> None:
-    with pytest.raises(ConfigError, match=rf"a budget of {budget} tokens for {name}; allowed: 1 to 12"):
+    with pytest.raises(
+        ConfigError, match=rf"a budget of {budget} tokens for {name}; allowed: 1 to 12"
+    ):
         select(name, small(12, 3), budget, CONFIG)
 
 
 def test_unknown_strategy_names_the_known_ones() -> None:
     with pytest.raises(
-        ConfigError, match="'fps' is not a strategy before the language model; allowed: random, uniform"
+        ConfigError,
+        match="'fps' is not a strategy before the language model; allowed: random, uniform",
     ):
         select("fps", small(12, 3), 4, CONFIG)
 
@@ -320,9 +358,13 @@ def test_cond_dpp_without_a_question() -> None:
 
 @pytest.mark.parametrize("name", PRE)
 def test_tokens_all_alike_and_in_one_place(name: str) -> None:
-    scene = Candidates(torch.ones(9, 4), torch.zeros(9, 3), torch.ones(9, dtype=torch.int64), 0.2, torch.zeros(9))
+    scene = Candidates(
+        torch.ones(9, 4), torch.zeros(9, 3), torch.ones(9, dtype=torch.int64), 0.2, torch.zeros(9)
+    )
     selection = select(name, scene, 4, CONFIG)
-    assert len(selection.kept.unique()) == len(selection.kept) == (1 if name == "coarse_voxels" else 4)
+    assert (
+        len(selection.kept.unique()) == len(selection.kept) == (1 if name == "coarse_voxels" else 4)
+    )
     assert torch.isfinite(selection.merge(scene.features)).all()
 
 
@@ -333,8 +375,9 @@ def test_patch_grid() -> None:
 
 @pytest.mark.parametrize("name", ["geo_fps", "voxel_dpp", "coarse_voxels"])
 def test_a_room_far_from_the_maps_origin_is_chosen_alike(name: str) -> None:
-    """cdist's default computes |a|^2 + |b|^2 - 2ab: at 1 km its distances were metres off and another 40 of 200 were chosen.
-    The shift is a power of two, so that float32 holds the same room."""
+    """cdist's default computes |a|^2 + |b|^2 - 2ab: at 1 km its distances were metres off and
+    another 40 of 200 were chosen. The shift is a power of two, so that float32 holds the same room.
+    """
     here = scene_3d(300)
     xyz = torch.round(here.xyz_m * 64) / 64
     here = dataclasses.replace(here, xyz_m=xyz)

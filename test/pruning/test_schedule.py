@@ -1,4 +1,6 @@
-"""Retention schedules: curves, where tokens may drop, budgets that are met, and how shares become whole tokens."""
+"""Retention schedules: curves, where tokens may drop, budgets that are met, and how shares become
+whole tokens.
+"""
 
 import math
 from fractions import Fraction
@@ -31,7 +33,7 @@ def mean(curve: np.ndarray) -> float:
     return float(np.mean(curve))
 
 
-# -- P11: whole tokens ------------------------------------------------------------------------------------------------
+# -- P11: whole tokens
 
 
 @SETTINGS
@@ -39,7 +41,9 @@ def mean(curve: np.ndarray) -> float:
 def test_p11_counts_start_with_all_never_grow_and_keep_n_min(
     curve: list[float], total: int, n_min: int, rounding: str
 ) -> None:
-    """P11: n_1 = N, non-increasing, at least n_min (or all there are), floor(O N) or N's nearest whole number."""
+    """P11: n_1 = N, non-increasing, at least n_min (or all there are), floor(O N) or N's nearest
+    whole number.
+    """
     held = Staircase(len(curve)).hold(np.array(curve))
     counts = RetentionSchedule(tuple(map(float, held)), rounding).counts(total, n_min)
     assert counts[0] == total
@@ -55,7 +59,9 @@ def test_p11_counts_start_with_all_never_grow_and_keep_n_min(
 @SETTINGS
 @given(curves, st.integers(1, 3000))
 def test_p11_sum_of_counts_matches_the_mean(curve: list[float], total: int) -> None:
-    """P11: the mean over layers of the counts is the schedule's mean, less what rounding down takes (under a token)."""
+    """P11: the mean over layers of the counts is the schedule's mean, less what rounding down takes
+    (under a token).
+    """
     schedule = RetentionSchedule(tuple(map(float, Staircase(len(curve)).hold(np.array(curve)))))
     achieved = sum(schedule.counts(total, 0)) / len(curve) / total
     assert schedule.mean - 1.0 / total < achieved <= schedule.mean + 1e-9
@@ -63,18 +69,28 @@ def test_p11_sum_of_counts_matches_the_mean(curve: list[float], total: int) -> N
 
 @pytest.mark.parametrize(
     ("share", "total", "down", "nearest"),
-    [(0.4, 144, 57, 58), (0.5, 101, 50, 50), (0.5, 103, 51, 52), (0.29, 100, 29, 29), (0.7, 10, 7, 7), (0.1, 9, 0, 1)],
+    [
+        (0.4, 144, 57, 58),
+        (0.5, 101, 50, 50),
+        (0.5, 103, 51, 52),
+        (0.29, 100, 29, 29),
+        (0.7, 10, 7, 7),
+        (0.1, 9, 0, 1),
+    ],
 )
 def test_rounding_down_or_half_to_even(share: float, total: int, down: int, nearest: int) -> None:
-    """FastV rounds half to even (50.5 -> 50, 51.5 -> 52); a product that should be whole does not lose a token to floats
-    (0.29 * 100 = 28.999...)."""
+    """FastV rounds half to even (50.5 -> 50, 51.5 -> 52); a product that should be whole does not
+    lose a token to floats (0.29 * 100 = 28.999...).
+    """
     assert RetentionSchedule((1.0, share)).counts(total, 0) == (total, down)
     assert RetentionSchedule((1.0, share), "round").counts(total, 0) == (total, nearest)
 
 
 @pytest.mark.parametrize("total", [101, 103, 145, 147])
 def test_fastv_as_configured_rounds_half_to_even(total: int) -> None:
-    """A keep ratio that means 'half behind layer 2' must not depend on the last bit of the solved share."""
+    """A keep ratio that means 'half behind layer 2' must not depend on the last bit of the solved
+    share.
+    """
     pruner = policy_of("fastv", (2 + 6 * 0.5) / 8, n_min=1).pruner(SHAPE, total, total)
     assert pruner is not None
     assert pruner.counts(total, None)[-1] == round(Fraction(total, 2))
@@ -82,13 +98,17 @@ def test_fastv_as_configured_rounds_half_to_even(total: int) -> None:
 
 @pytest.mark.parametrize("total", [64, 512, 1600])
 def test_pdrop_as_configured_loses_no_token_to_the_solver(total: int) -> None:
-    """A keep ratio that means 'half behind each quarter': a solved share of 0.49999999999999 is a half."""
-    pruner = policy_of("pdrop", (2 + 2 * 0.5 + 2 * 0.25 + 2 * 0.125) / 8, n_min=1).pruner(SHAPE, total, total)
+    """A keep ratio that means 'half behind each quarter': a solved share of 0.49999999999999 is a
+    half.
+    """
+    pruner = policy_of("pdrop", (2 + 2 * 0.5 + 2 * 0.25 + 2 * 0.125) / 8, n_min=1).pruner(
+        SHAPE, total, total
+    )
     assert pruner is not None
     assert pruner.counts(total, None)[2::2] == (total // 2, total // 4, total // 8)
 
 
-# -- where tokens may drop --------------------------------------------------------------------------------------------
+# -- where tokens may drop
 
 
 def naive_hold(curve: list[float], first: int, prune_layers: tuple[int, ...]) -> list[float]:
@@ -123,11 +143,13 @@ def test_prune_layers_that_the_decoder_lacks(layer: int) -> None:
         Staircase(6, prune_layers=(2, layer))
 
 
-# -- curves -----------------------------------------------------------------------------------------------------------
+# -- curves
 
 
 def test_the_papers_default_curve() -> None:
-    """alpha .8, M .2, beta .1236 on 32 layers: mean .411, last layer .217; asked for that mean, `fixed` finds that beta."""
+    """alpha .8, M .2, beta .1236 on 32 layers: mean .411, last layer .217; asked for that mean,
+    `fixed` finds that beta.
+    """
     curve = exponential(32, 0.8, 0.1236, 0.2)
     assert curve[0] == 1.0
     assert curve.mean() == pytest.approx(0.411, abs=5e-4)
@@ -144,7 +166,16 @@ def test_quadratic_is_the_figure() -> None:
 
 
 def test_stages_by_hand() -> None:
-    assert stages(8, (2, 4, 6), (0.5, 0.25, 0.125)).tolist() == [1, 1, 0.5, 0.5, 0.25, 0.25, 0.125, 0.125]
+    assert stages(8, (2, 4, 6), (0.5, 0.25, 0.125)).tolist() == [
+        1,
+        1,
+        0.5,
+        0.5,
+        0.25,
+        0.25,
+        0.125,
+        0.125,
+    ]
     with pytest.raises(ConfigError, match="2 stage layers and 1 ratios"):
         stages(8, (2, 4), (0.5,))
     for layers in ((4, 2), (2, 2)):
@@ -153,7 +184,13 @@ def test_stages_by_hand() -> None:
 
 
 @SETTINGS
-@given(st.integers(2, 40), st.floats(0.0, 100.0), st.floats(0.0, 1.0), st.floats(0.05, 1.0), st.integers(2, 4))
+@given(
+    st.integers(2, 40),
+    st.floats(0.0, 100.0),
+    st.floats(0.0, 1.0),
+    st.floats(0.05, 1.0),
+    st.integers(2, 4),
+)
 def test_logistic_meets_its_mean_exactly_even_where_it_is_clipped(
     L: int, slope: float, midpoint: float, target: float, first: int
 ) -> None:
@@ -174,7 +211,9 @@ def test_logistic_meets_its_mean_exactly_even_where_it_is_clipped(
 
 @pytest.mark.parametrize("target", [0.2, 0.5, 0.8])
 def test_logistic_against_scaling_by_bisection(target: float) -> None:
-    """The scale A solved numerically: mean over all layers of min(1, A / (1 + exp(k (x - x0)))), layer 1 at 1."""
+    """The scale A solved numerically: mean over all layers of min(1, A / (1 + exp(k (x - x0)))),
+    layer 1 at 1.
+    """
     x = np.linspace(0, 1, 24)
     shape = 1 / (1 + np.exp(9.0 * (x - 0.35)))
     low, high = 0.0, 1e6
@@ -187,7 +226,7 @@ def test_logistic_against_scaling_by_bisection(target: float) -> None:
     assert (logistic(24, 9.0, 0.35, 0.8) == 1.0).sum() > 2  # the clip was at work
 
 
-# -- budgets ----------------------------------------------------------------------------------------------------------
+# -- budgets
 
 
 @SETTINGS
@@ -196,12 +235,16 @@ def test_fixed_meets_every_mean_within_reach(L: int, where: float, M: float) -> 
     stairs = Staircase(L)
     least = 1.0 / L
     target = least + where * (1.0 - least)
-    held = stairs.hold(np.clip(fixed(L, lambda c: mean(stairs.hold(np.clip(c, 0, 1))), target, M), 0, 1))
+    held = stairs.hold(
+        np.clip(fixed(L, lambda c: mean(stairs.hold(np.clip(c, 0, 1))), target, M), 0, 1)
+    )
     assert held.mean() == pytest.approx(target, abs=1e-8)
 
 
 @SETTINGS
-@given(st.floats(0.0, 1.0), st.lists(st.integers(1, LAYERS - 1), unique=True, min_size=1, max_size=5))
+@given(
+    st.floats(0.0, 1.0), st.lists(st.integers(1, LAYERS - 1), unique=True, min_size=1, max_size=5)
+)
 def test_equal_factors_meet_the_mean_with_equal_factors(where: float, behind: list[int]) -> None:
     layers = sorted(behind)
     least = layers[0] / LAYERS
@@ -209,15 +252,21 @@ def test_equal_factors_meet_the_mean_with_equal_factors(where: float, behind: li
     curve = equal_factors(LAYERS, layers, mean, target)
     assert curve.mean() == pytest.approx(target, abs=1e-9)
     factor = curve[layers[0]]
-    assert [curve[layer] for layer in layers] == pytest.approx([factor ** (n + 1) for n in range(len(layers))])
+    assert [curve[layer] for layer in layers] == pytest.approx(
+        [factor ** (n + 1) for n in range(len(layers))]
+    )
 
 
 def test_a_budget_out_of_reach_names_the_least() -> None:
     with pytest.raises(ConfigError) as error:
         equal_factors(8, (2,), mean, 0.1)
-    assert str(error.value).startswith("keep_ratio = 0.1 cannot be met on this decoder; allowed: 0.25 to 1")
+    assert str(error.value).startswith(
+        "keep_ratio = 0.1 cannot be met on this decoder; allowed: 0.25 to 1"
+    )
     assert "voxel_dpp" in str(error.value)
-    with pytest.raises(ConfigError, match=r"allowed: 0\.334 to 1"):  # rounded up: the bound itself works
+    with pytest.raises(
+        ConfigError, match=r"allowed: 0\.334 to 1"
+    ):  # rounded up: the bound itself works
         equal_factors(3, (1,), mean, 0.3)
     assert equal_factors(3, (1,), mean, 0.334).mean() == pytest.approx(0.334)
 

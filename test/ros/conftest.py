@@ -15,8 +15,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-rclpy = pytest.importorskip("rclpy", reason="rclpy is not importable: run `make setup`, or source a ROS distribution")
-pytest.importorskip("ada3d_ros.msg", reason="the interfaces are not built: run `make setup` or colcon build")
+rclpy = pytest.importorskip(
+    "rclpy", reason="rclpy is not importable: run `make setup`, or source a ROS distribution"
+)
+pytest.importorskip(
+    "ada3d_ros.msg", reason="the interfaces are not built: run `make setup` or colcon build"
+)
 
 from geometry_msgs.msg import PoseStamped  # noqa: E402
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor  # noqa: E402
@@ -93,7 +97,9 @@ class Spinner:
         self.executor.shutdown(timeout_sec=2.0)
         self._thread.join(5.0)
         assert not self._thread.is_alive(), "the executor did not stop"
-        assert self.error is None, f"spin() ended with {self.error!r}: something raised out of a callback"
+        assert self.error is None, (
+            f"spin() ended with {self.error!r}: something raised out of a callback"
+        )
 
 
 def wait_until(condition: Callable[[], bool], timeout_s: float = 10.0) -> bool:
@@ -109,14 +115,20 @@ class Harness:
     """An agent node, and a peer node that talks to it over DDS."""
 
     def __init__(
-        self, context: Any, tiny_model: Path, factory: Callable[..., Ada3DPipeline], **parameters: Any
+        self,
+        context: Any,
+        tiny_model: Path,
+        factory: Callable[..., Ada3DPipeline],
+        **parameters: Any,
     ) -> None:
         defaults = {
             "model.path": str(tiny_model),
             "autostart": True,
             "generation.max_new_tokens": 8,
             "input.max_age_sec": 0.0,
-            "pruning.strategy": "none",  # random weights: what they say must not depend on which tokens stay
+            "pruning.strategy": (
+                "none"
+            ),  # random weights: what they say must not depend on which tokens stay
         }
         values = {**defaults, **parameters}
         overrides = [Parameter(name, value=value) for name, value in values.items()]
@@ -143,12 +155,16 @@ class Harness:
     def call(self, service: type, name: str, request: Any = None, timeout_s: float = 30.0) -> Any:
         return self.call_async(service, name, request, timeout_s)()
 
-    def call_async(self, service: type, name: str, request: Any = None, timeout_s: float = 30.0) -> Callable[[], Any]:
+    def call_async(
+        self, service: type, name: str, request: Any = None, timeout_s: float = 30.0
+    ) -> Callable[[], Any]:
         """Send now; the returned function waits for the answer."""
         if name not in self._clients:
             self._clients[name] = self.peer.create_client(service, f"/ada3d_agent/{name}")
         client = self._clients[name]
-        assert client.wait_for_service(30.0), f"no service {name}"  # discovery is slow on a busy machine
+        assert client.wait_for_service(30.0), (
+            f"no service {name}"
+        )  # discovery is slow on a busy machine
         future = client.call_async(request if request is not None else service.Request())
 
         def result() -> Any:
@@ -171,10 +187,16 @@ class Harness:
         return self._publishers[topic]
 
     def publish_frame(self, stamp_ns: int, x_m: float = 0.0, **changes: Any) -> None:
-        """One posed frame of a camera that looks along world y; `changes` replace messages (rgb=, depth=, info=, pose=).
-        A message given as None is not sent."""
+        """One posed frame of a camera that looks along world y; `changes` replace messages (rgb=,
+        depth=, info=, pose=). A message given as None is not sent.
+        """
         messages = {**frame_messages(stamp_ns, x_m), **changes}
-        topics = {"pose": "/pose", "info": "/rgb/camera_info", "rgb": "/rgb/image", "depth": "/depth/image"}
+        topics = {
+            "pose": "/pose",
+            "info": "/rgb/camera_info",
+            "rgb": "/rgb/image",
+            "depth": "/depth/image",
+        }
         for name, topic in topics.items():
             if messages[name] is not None:
                 self.publisher(topic, type(messages[name])).publish(messages[name])
@@ -184,9 +206,9 @@ class Harness:
         assert self.ready()
         for index in range(num_keyframes):
             self.publish_frame((first_s + index) * 1_000_000_000, x_m=0.5 * index)
-            assert wait_until(lambda n=index + 1: self.node.pipeline.scene_state().num_keyframes >= n), (
-                self.why_no_keyframe()
-            )
+            assert wait_until(
+                lambda n=index + 1: self.node.pipeline.scene_state().num_keyframes >= n
+            ), self.why_no_keyframe()
 
     def why_no_keyframe(self) -> str:
         scene = self.node.pipeline.scene_state() if self.node.pipeline else None
@@ -234,10 +256,11 @@ def start_agent(ros_context: Any, tiny_model: Path) -> Iterator[Callable[..., Ha
 
 
 def scripted(text: str, step_s: float = 0.0) -> Callable[..., Ada3DPipeline]:
-    """A pipeline whose decoder says `text`, whatever it is asked: random weights cannot be made to write a box.
+    """A pipeline whose decoder says `text`, whatever it is asked: random weights cannot be made to
+    write a box.
 
-    Only the decoder's logits are replaced; views, prompt, prefill, decode and grounding are the real ones.
-    step_s slows each token down.
+    Only the decoder's logits are replaced; views, prompt, prefill, decode and grounding are the
+    real ones. step_s slows each token down.
     """
     import torch
 

@@ -1,4 +1,6 @@
-"""Checkpoints that cannot be used, through the node: state ERROR and a sentence, services that answer, a second try."""
+"""Checkpoints that cannot be used, through the node: state ERROR and a sentence, services that
+answer, a second try.
+"""
 
 from __future__ import annotations
 
@@ -106,7 +108,10 @@ def other_tokenizer(folder: Path) -> None:
 
 FAULTS: dict[str, tuple[Break, str]] = {
     "a path that does not exist": (shutil.rmtree, "is not a folder"),
-    "a file instead of a folder": (lambda f: shutil.rmtree(f) or (f.write_text("x") and None), "is not a folder"),
+    "a file instead of a folder": (
+        lambda f: shutil.rmtree(f) or (f.write_text("x") and None),
+        "is not a folder",
+    ),
     "an empty folder": (lambda f: shutil.rmtree(f) or f.mkdir(), "holds no weights"),
     "no path": (lambda f: {"model.path": ""}, "model.path is empty"),
     "a missing shard": (missing_shard, "shards"),
@@ -118,11 +123,20 @@ FAULTS: dict[str, tuple[Break, str]] = {
     "a torch file with code": (torch_file_with_code, "unsafe"),
     "no tokenizer": (lambda f: (f / "tokenizer.model").unlink(), "tokenizer.model"),
     "no config": (lambda f: (f / "config.json").unlink(), "config.json is missing"),
-    "a config that is not JSON": (write("config.json", "{ hidden_size: 12"), "cannot be read as JSON"),
+    "a config that is not JSON": (
+        write("config.json", "{ hidden_size: 12"),
+        "cannot be read as JSON",
+    ),
     "a config that is a list": (write("config.json", "[1, 2]"), "expected a JSON object"),
     "a config without sizes": (write("config.json", "{}"), "config.json"),
-    "a config with words for numbers": (edit_config(hidden_size="many"), "config.json does not describe a model"),
-    "a config with no heads": (edit_config(num_attention_heads=0), "config.json does not describe a model"),
+    "a config with words for numbers": (
+        edit_config(hidden_size="many"),
+        "config.json does not describe a model",
+    ),
+    "a config with no heads": (
+        edit_config(num_attention_heads=0),
+        "config.json does not describe a model",
+    ),
     "a config below zero": (edit_config(hidden_size=-192), "config.json does not describe a model"),
     "a config of another size": (edit_config(num_hidden_layers=5), "missing"),
     "a tokenizer of another model": (
@@ -132,7 +146,10 @@ FAULTS: dict[str, tuple[Break, str]] = {
     "a device that is absent": (lambda f: {"model.device": "cuda:63"}, "cuda:63"),
 }
 LATE_FAULTS: dict[str, tuple[Break, str]] = {
-    "another revision": (lambda f: {"model.revision_sha256": "0" * 64}, "model.revision_sha256 expects 000000"),
+    "another revision": (
+        lambda f: {"model.revision_sha256": "0" * 64},
+        "model.revision_sha256 expects 000000",
+    ),
     "a tokenizer that is none": (other_tokenizer, "tokenizer.model"),
 }
 
@@ -153,7 +170,9 @@ def state(agent: Harness) -> int:
 
 def assert_error_is_told(agent: Harness, words: str) -> None:
     """By ~/status, by every service that answers questions; and the other services answer."""
-    assert wait_until(lambda: agent.node.state_and_detail()[0] == AgentStatus.ERROR), agent.node.state_and_detail()
+    assert wait_until(lambda: agent.node.state_and_detail()[0] == AgentStatus.ERROR), (
+        agent.node.state_and_detail()
+    )
     detail = agent.node.state_and_detail()[1]
     assert words in detail
     assert detail.endswith((".", "?")) or "(" in detail  # a sentence
@@ -178,7 +197,9 @@ def assert_second_try_works(agent: Harness, tiny_model: Path) -> None:
     assert change(agent, Transition.TRANSITION_CONFIGURE)
     assert change(agent, Transition.TRANSITION_ACTIVATE)
     agent.publish_scene(1)
-    assert agent.call(QueryScene, "query", QueryScene.Request(question="What is there?")).answer.success
+    assert agent.call(
+        QueryScene, "query", QueryScene.Request(question="What is there?")
+    ).answer.success
 
 
 @pytest.fixture
@@ -194,7 +215,9 @@ def test_configure_fails_with_the_reason_and_works_the_second_time(
     breaks, words = FAULTS[name]
     agent = start_broken(start_agent, folder, breaks)
     assert_error_is_told(agent, words)
-    assert agent.node.inference.internal_errors == 0, agent.node.inference.last_error  # no traceback per question
+    assert agent.node.inference.internal_errors == 0, (
+        agent.node.inference.last_error
+    )  # no traceback per question
     assert not (folder / "code_ran").exists()
     assert state(agent) == State.PRIMARY_STATE_UNCONFIGURED
     assert not change(agent, Transition.TRANSITION_CONFIGURE)  # nothing was mended
@@ -203,7 +226,9 @@ def test_configure_fails_with_the_reason_and_works_the_second_time(
 
 
 @pytest.mark.parametrize("name", LATE_FAULTS)
-def test_a_fault_found_while_loading(start_agent: Start, folder: Path, tiny_model: Path, name: str) -> None:
+def test_a_fault_found_while_loading(
+    start_agent: Start, folder: Path, tiny_model: Path, name: str
+) -> None:
     """Configure succeeded already: cleanup leads back."""
     breaks, words = LATE_FAULTS[name]
     agent = start_broken(start_agent, folder, breaks)

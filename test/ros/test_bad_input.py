@@ -1,4 +1,6 @@
-"""Faulty camera messages over real DDS: each is counted under its reason, makes no keyframe, and the node serves on."""
+"""Faulty camera messages over real DDS: each is counted under its reason, makes no keyframe, and
+the node serves on.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,16 @@ from ada3d_ros.geometry.pose import pose_from_quaternion
 from ada3d_ros.pipeline import Ada3DPipeline
 from ada3d_ros.ros.conversions import ns_to_time
 from ada3d_ros.srv import QueryScene
-from test.ros.conftest import FOCAL_PX, HEIGHT, WIDTH, Harness, frame_messages, free_domain, scripted, wait_until
+from test.ros.conftest import (
+    FOCAL_PX,
+    HEIGHT,
+    WIDTH,
+    Harness,
+    frame_messages,
+    free_domain,
+    scripted,
+    wait_until,
+)
 
 Messages = dict[str, Any]
 Spoil = Callable[[Messages], object]
@@ -36,9 +47,13 @@ SECOND = 1_000_000_000
 
 
 class Feed:
-    """An agent and a camera that moves half a metre and a second per frame, so that a good frame is always admitted."""
+    """An agent and a camera that moves half a metre and a second per frame, so that a good frame is
+    always admitted.
+    """
 
-    def __init__(self, agent: Harness, encode: Callable[[Messages], object] = lambda messages: None) -> None:
+    def __init__(
+        self, agent: Harness, encode: Callable[[Messages], object] = lambda messages: None
+    ) -> None:
         self.agent, self._encode = agent, encode
         self._frames = itertools.count(1)
         assert agent.ready()
@@ -52,10 +67,16 @@ class Feed:
 
     def send(self, messages: Messages) -> None:
         topics = {
-            "pose": ("/odom" if isinstance(messages["pose"], Odometry) else "/pose"),
+            "pose": "/odom" if isinstance(messages["pose"], Odometry) else "/pose",
             "info": "/rgb/camera_info",
-            "rgb": "/rgb/image" + ("/compressed" if isinstance(messages["rgb"], CompressedImage) else ""),
-            "depth": "/depth/image" + ("/compressedDepth" if isinstance(messages["depth"], CompressedImage) else ""),
+            "rgb": (
+                "/rgb/image"
+                + ("/compressed" if isinstance(messages["rgb"], CompressedImage) else "")
+            ),
+            "depth": (
+                "/depth/image"
+                + ("/compressedDepth" if isinstance(messages["depth"], CompressedImage) else "")
+            ),
         }
         for name, topic in topics.items():
             if messages[name] is not None:
@@ -84,7 +105,9 @@ class Feed:
         assert self.version == version
 
     def ask(self) -> Any:
-        return self.agent.call(QueryScene, "query", QueryScene.Request(question="What is there?")).answer
+        return self.agent.call(
+            QueryScene, "query", QueryScene.Request(question="What is there?")
+        ).answer
 
     def serves_on(self) -> None:
         self.admit()
@@ -93,7 +116,9 @@ class Feed:
         assert self.agent.node.inference.internal_errors == 0, self.agent.node.inference.last_error
 
 
-def start_feed(tiny_model: Any, encode: Callable[[Messages], object], **parameters: Any) -> Iterator[Feed]:
+def start_feed(
+    tiny_model: Any, encode: Callable[[Messages], object], **parameters: Any
+) -> Iterator[Feed]:
     """One agent in a domain of its own; few views and tokens keep a question short."""
     with free_domain() as domain:
         context = rclpy.Context()
@@ -110,12 +135,14 @@ def feed(tiny_model: Any) -> Iterator[Feed]:
     yield from start_feed(tiny_model, lambda messages: None)
 
 
-# -- raw transport --------------------------------------------------------------------------------------------------
+# -- raw transport
 
 
 def image(like: Image, pixels: np.ndarray, encoding: str) -> Image:
     """`pixels` as an Image with the header of another."""
-    result = Image(header=like.header, height=pixels.shape[0], width=pixels.shape[1], encoding=encoding)
+    result = Image(
+        header=like.header, height=pixels.shape[0], width=pixels.shape[1], encoding=encoding
+    )
     result.step, result.data = pixels.strides[0], pixels.tobytes()
     return result
 
@@ -154,20 +181,35 @@ HALF = (HEIGHT // 2, WIDTH // 2)
 R = FrameReason
 
 RAW_FAULTS: dict[str, tuple[Spoil, FrameReason]] = {
-    "depth of another size": (replace_pixels("depth", np.full(HALF, 2000, np.uint16), "16UC1"), R.BAD_SIZE),
-    "colour of another size": (replace_pixels("rgb", np.zeros((*HALF, 3), np.uint8), "rgb8"), R.BAD_SIZE),
+    "depth of another size": (
+        replace_pixels("depth", np.full(HALF, 2000, np.uint16), "16UC1"),
+        R.BAD_SIZE,
+    ),
+    "colour of another size": (
+        replace_pixels("rgb", np.zeros((*HALF, 3), np.uint8), "rgb8"),
+        R.BAD_SIZE,
+    ),
     "camera_info of another size": (set_fields("info", height=HALF[0], width=HALF[1]), R.BAD_SIZE),
     "camera_info without a size": (set_fields("info", height=0, width=0), R.BAD_INTRINSICS),
     "colour without pixels": (set_fields("rgb", height=0, width=0, step=0, data=b""), R.BAD_SIZE),
     "depth without pixels": (set_fields("depth", height=0, width=0, step=0, data=b""), R.BAD_SIZE),
-    "colour said to be huge": (set_fields("rgb", height=60_000, width=60_000, step=180_000), R.BAD_SIZE),
-    "depth said to be huge": (set_fields("depth", height=2**32 - 1, width=2**32 - 1, step=2**32 - 1), R.BAD_SIZE),
+    "colour said to be huge": (
+        set_fields("rgb", height=60_000, width=60_000, step=180_000),
+        R.BAD_SIZE,
+    ),
+    "depth said to be huge": (
+        set_fields("depth", height=2**32 - 1, width=2**32 - 1, step=2**32 - 1),
+        R.BAD_SIZE,
+    ),
     "colour cut short": (set_fields("rgb", data=bytes(3 * WIDTH * HEIGHT - 1)), R.CORRUPT),
     "depth cut short": (set_fields("depth", data=bytes(100)), R.CORRUPT),
     "colour without data": (set_fields("rgb", data=b""), R.CORRUPT),
     "step of one channel": (set_fields("rgb", step=WIDTH), R.CORRUPT),
     "step of zero": (set_fields("depth", step=0), R.CORRUPT),
-    "depth on the colour topic": (replace_pixels("rgb", depth_of(2000, np.uint16), "16UC1"), R.BAD_ENCODING),
+    "depth on the colour topic": (
+        replace_pixels("rgb", depth_of(2000, np.uint16), "16UC1"),
+        R.BAD_ENCODING,
+    ),
     "colour on the depth topic": (
         replace_pixels("depth", np.zeros((HEIGHT, WIDTH, 3), np.uint8), "rgb8"),
         R.BAD_ENCODING,
@@ -183,20 +225,35 @@ RAW_FAULTS: dict[str, tuple[Spoil, FrameReason]] = {
     "depth of inf": (replace_pixels("depth", depth_of(np.inf), "32FC1"), R.LOW_VALID_DEPTH),
     "depth of -inf": (replace_pixels("depth", depth_of(-np.inf), "32FC1"), R.LOW_VALID_DEPTH),
     "depth below zero": (replace_pixels("depth", depth_of(-2.0), "32FC1"), R.LOW_VALID_DEPTH),
-    "depth beyond depth.max_m": (replace_pixels("depth", depth_of(30.0), "32FC1"), R.LOW_VALID_DEPTH),
+    "depth beyond depth.max_m": (
+        replace_pixels("depth", depth_of(30.0), "32FC1"),
+        R.LOW_VALID_DEPTH,
+    ),
     "millimetres as metres": (replace_pixels("depth", depth_of(2000.0), "32FC1"), R.BAD_UNITS),
-    "metres as millimetres": (replace_pixels("depth", depth_of(2, np.uint16), "16UC1"), R.BAD_UNITS),
+    "metres as millimetres": (
+        replace_pixels("depth", depth_of(2, np.uint16), "16UC1"),
+        R.BAD_UNITS,
+    ),
     "byte order swapped": (set_fields("depth", is_bigendian=1), R.BAD_UNITS),
     "K of zeros": (set_fields("info", k=[0.0] * 9), R.BAD_INTRINSICS),
     "K of NaN": (set_fields("info", k=k_with(float("nan"))), R.BAD_INTRINSICS),
     "K of inf": (set_fields("info", k=k_with(float("inf"))), R.BAD_INTRINSICS),
     "K below zero": (set_fields("info", k=k_with(-FOCAL_PX)), R.BAD_INTRINSICS),
-    "unknown distortion": (set_fields("info", distortion_model="kannala", d=[0.1, 0.0, 0.0, 0.0]), R.BAD_DISTORTION),
-    "no distortion model": (set_fields("info", distortion_model="", d=[0.1, 0.0, 0.0, 0.0, 0.0]), R.BAD_DISTORTION),
+    "unknown distortion": (
+        set_fields("info", distortion_model="kannala", d=[0.1, 0.0, 0.0, 0.0]),
+        R.BAD_DISTORTION,
+    ),
+    "no distortion model": (
+        set_fields("info", distortion_model="", d=[0.1, 0.0, 0.0, 0.0, 0.0]),
+        R.BAD_DISTORTION,
+    ),
     "too few coefficients": (set_fields("info", d=[0.1, 0.01]), R.BAD_DISTORTION),
     "too many coefficients": (set_fields("info", d=[0.1] * 14), R.BAD_DISTORTION),
-    "coefficient of NaN": (set_fields("info", d=[float("nan"), 0.0, 0.0, 0.0, 0.0]), R.BAD_DISTORTION),
-}  # fmt: skip
+    "coefficient of NaN": (
+        set_fields("info", d=[float("nan"), 0.0, 0.0, 0.0, 0.0]),
+        R.BAD_DISTORTION,
+    ),
+}
 
 
 @pytest.mark.parametrize("name", RAW_FAULTS)
@@ -210,7 +267,9 @@ def test_a_faulty_raw_frame(feed: Feed, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["depth", "info"])
 def test_another_camera_frame(feed: Feed, name: str) -> None:
-    """A realsense without align_depth: everything arrives, but depth belongs to another optical frame."""
+    """A realsense without align_depth: everything arrives, but depth belongs to another optical
+    frame.
+    """
     messages = feed.next()
     messages[name].header.frame_id = "camera_depth_optical_frame"
     feed.refuse(messages, R.FRAME_MISMATCH)
@@ -222,16 +281,21 @@ PADDED = np.pad(depth_of(2000, np.uint16), ((0, 0), (0, 7)))
 GOOD_FRAMES: dict[str, Spoil] = {
     "32FC1 metres": replace_pixels("depth", depth_of(2.0), "32FC1"),
     "mono16 millimetres": set_fields("depth", encoding="mono16"),
-    "big-endian": lambda m: set_fields("depth", is_bigendian=1, data=depth_of(2000, np.uint16).byteswap().tobytes())(m),
+    "big-endian": lambda m: set_fields(
+        "depth", is_bigendian=1, data=depth_of(2000, np.uint16).byteswap().tobytes()
+    )(m),
     "padded rows": set_fields("depth", step=PADDED.strides[0], data=PADDED.tobytes()),
     "more data than rows": set_fields("rgb", data=bytes(3 * WIDTH * HEIGHT + 999)),
     "half the depth missing": replace_pixels(
         "depth", np.where(np.arange(WIDTH) % 2, np.nan, depth_of(2.0)).astype(np.float32), "32FC1"
     ),
-    "zero distortion of an unknown model": set_fields("info", distortion_model="whatever", d=[0.0] * 3),
+    "zero distortion of an unknown model": set_fields(
+        "info", distortion_model="whatever", d=[0.0] * 3
+    ),
     "mono8": replace_pixels("rgb", BAYER, "mono8"),
     **{
-        f"bayer_{order}8": replace_pixels("rgb", BAYER, f"bayer_{order}8") for order in ("rggb", "bggr", "gbrg", "grbg")
+        f"bayer_{order}8": replace_pixels("rgb", BAYER, f"bayer_{order}8")
+        for order in ("rggb", "bggr", "gbrg", "grbg")
     },
 }
 
@@ -269,17 +333,26 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
 @pytest.mark.parametrize("damage", DAMAGE)
 @pytest.mark.parametrize("name", ["rgb", "depth", "info", "pose"])
 def test_bytes_that_are_not_the_message(feed: Feed, name: str, damage: str) -> None:
-    """What a faulty bridge or another version of the interface puts on the wire; spin() must not end with it."""
+    """What a faulty bridge or another version of the interface puts on the wire; spin() must not
+    end with it.
+    """
     feed.admit()
-    topic = {"rgb": "/rgb/image", "depth": "/depth/image", "info": "/rgb/camera_info", "pose": "/pose"}[name]
+    topic = {
+        "rgb": "/rgb/image",
+        "depth": "/depth/image",
+        "info": "/rgb/camera_info",
+        "pose": "/pose",
+    }[name]
     before = feed.agent.drops().get("corrupt", 0)
     feed.agent._publishers[topic].publish(DAMAGE[damage](cdr(feed.next()[name])))
     if name in ("rgb", "depth"):  # the others are read by the middleware, which lets them vanish
-        assert wait_until(lambda: feed.agent.drops().get("corrupt", 0) == before + 1), feed.agent._agent_spinner.error
+        assert wait_until(lambda: feed.agent.drops().get("corrupt", 0) == before + 1), (
+            feed.agent._agent_spinner.error
+        )
     feed.serves_on()
 
 
-# -- stamps ---------------------------------------------------------------------------------------------------------
+# -- stamps
 
 IMAGES = ("rgb", "depth", "info")
 
@@ -297,15 +370,18 @@ def test_a_stamp_that_is_not_set(feed: Feed, name: str) -> None:
 
 @pytest.mark.parametrize("sec", [-1, -(2**31)])
 def test_stamps_before_1970(feed: Feed, sec: int) -> None:
-    """header.stamp.sec is signed; the synchroniser took a negative stamp for a time jump, again and again, until the
-    recursion limit ended spin()."""
+    """header.stamp.sec is signed; the synchroniser took a negative stamp for a time jump, again and
+    again, until the recursion limit ended spin().
+    """
     feed.admit()
     messages, version = feed.next(), feed.version
     before = feed.agent.drops().get("zero_stamp", 0)
     for message in messages.values():
         message.header.stamp.sec = sec
     feed.send(messages)
-    assert wait_until(lambda: feed.agent.drops().get("zero_stamp", 0) == before + 4), feed.agent.drops()
+    assert wait_until(lambda: feed.agent.drops().get("zero_stamp", 0) == before + 4), (
+        feed.agent.drops()
+    )
     assert feed.version == version
     feed.serves_on()
 
@@ -342,7 +418,9 @@ def test_a_colour_stamp_that_falls_back_alone(feed: Feed) -> None:
     feed.admit()
     epoch = feed.version[0]
     messages = feed.next()
-    shift_stamps(("rgb",), -3600 * SECOND if messages["rgb"].header.stamp.sec > 3600 else -5 * SECOND)(messages)
+    shift_stamps(
+        ("rgb",), -3600 * SECOND if messages["rgb"].header.stamp.sec > 3600 else -5 * SECOND
+    )(messages)
     before = feed.agent.drops()
     feed.send(messages)
     feed.serves_on()
@@ -367,7 +445,7 @@ def test_the_same_stamp_twice(feed: Feed) -> None:
     feed.serves_on()
 
 
-# -- poses ----------------------------------------------------------------------------------------------------------
+# -- poses
 
 
 def test_no_pose(feed: Feed) -> None:
@@ -404,7 +482,12 @@ NAN = float("nan")
 
 @pytest.mark.parametrize(
     "quaternion",
-    [(0.0, 0.0, 0.0, 0.0), (0.0, 0.0, 0.0, 2.0), (NAN, 0.0, 0.0, 1.0), (0.0, float("inf"), 0.0, 1.0)],
+    [
+        (0.0, 0.0, 0.0, 0.0),
+        (0.0, 0.0, 0.0, 2.0),
+        (NAN, 0.0, 0.0, 1.0),
+        (0.0, float("inf"), 0.0, 1.0),
+    ],
     ids=["zero", "norm 2", "NaN", "inf"],
 )
 def test_a_quaternion_that_is_no_rotation(feed: Feed, quaternion: tuple[float, ...]) -> None:
@@ -423,7 +506,7 @@ def test_a_position_that_is_not_finite(feed: Feed, value: float) -> None:
     feed.serves_on()
 
 
-# -- cameras that change --------------------------------------------------------------------------------------------
+# -- cameras that change
 
 
 def test_a_camera_info_that_changes_is_counted(feed: Feed) -> None:
@@ -444,7 +527,9 @@ def test_another_resolution_is_taken_over(feed: Feed) -> None:
     messages = feed.next()
     replace_pixels("rgb", np.zeros((*HALF, 3), np.uint8), "rgb8")(messages)
     replace_pixels("depth", np.full(HALF, 2000, np.uint16), "16UC1")(messages)
-    set_fields("info", height=HALF[0], width=HALF[1], k=[70.0, 0.0, 40.0, 0.0, 70.0, 30.0, 0.0, 0.0, 1.0])(messages)
+    set_fields(
+        "info", height=HALF[0], width=HALF[1], k=[70.0, 0.0, 40.0, 0.0, 70.0, 30.0, 0.0, 0.0, 1.0]
+    )(messages)
     feed.admit(messages)
     assert feed.ask().success  # one question about views of two sizes
     feed.serves_on()
@@ -456,13 +541,17 @@ def test_publishers_that_restart(feed: Feed) -> None:
     epoch = feed.version[0]
     for topic in ("/rgb/image", "/depth/image", "/rgb/camera_info", "/pose"):
         feed.agent.peer.destroy_publisher(feed.agent._publishers.pop(topic))
-    for topic, kind in (("/rgb/image", "rgb"), ("/depth/image", "depth"), ("/rgb/camera_info", "info")):
+    for topic, kind in (
+        ("/rgb/image", "rgb"),
+        ("/depth/image", "depth"),
+        ("/rgb/camera_info", "info"),
+    ):
         feed.agent.publisher(topic, type(frame_messages(1)[kind]))
     feed.serves_on()
     assert feed.version[0] == epoch
 
 
-# -- logs, load -----------------------------------------------------------------------------------------------------
+# -- logs, load
 
 
 def test_the_log_line_says_what_to_do_and_is_throttled(
@@ -473,7 +562,9 @@ def test_the_log_line_says_what_to_do_and_is_throttled(
         messages = feed.next()
         messages["rgb"].encoding = "yuv422"
         feed.send(messages)
-        assert wait_until(lambda n=count: feed.agent.drops().get("bad_encoding") == n), feed.agent.drops()
+        assert wait_until(lambda n=count: feed.agent.drops().get("bad_encoding") == n), (
+            feed.agent.drops()
+        )
     lines = [line for line in capfd.readouterr().err.splitlines() if "yuv422" in line]
     assert len(lines) == 1, lines
     assert "rgb8" in lines[0]
@@ -485,10 +576,14 @@ def test_the_log_line_says_what_to_do_and_is_throttled(
 def test_a_fast_camera_is_limited_before_decoding(
     start_agent: Callable[..., Harness], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """90 Hz, as from an event camera: images beyond input.max_rate_hz cost no decoding and no memory."""
+    """90 Hz, as from an event camera: images beyond input.max_rate_hz cost no decoding and no
+    memory.
+    """
     decoded = itertools.count()
     real = ada3d_ros.ros.intake.frame_of
-    monkeypatch.setattr(ada3d_ros.ros.intake, "frame_of", lambda *args: (next(decoded), real(*args))[1])
+    monkeypatch.setattr(
+        ada3d_ros.ros.intake, "frame_of", lambda *args: (next(decoded), real(*args))[1]
+    )
     feed = Feed(start_agent(**{"input.max_rate_hz": 5.0}))
     agent = feed.agent
     feed.admit()
@@ -498,7 +593,9 @@ def test_a_fast_camera_is_limited_before_decoding(
     for index in range(num_frames):
         time.sleep(max(0.0, start + index / 90 - time.monotonic()))
         feed.send(frame_messages(10 * SECOND + index * SECOND // 90, x_m=0.01 * index))
-        largest = max(largest, *(len(q.stamps) for q in inputs.matcher._queues), inputs.waiting_for_pose)
+        largest = max(
+            largest, *(len(q.stamps) for q in inputs.matcher._queues), inputs.waiting_for_pose
+        )
     assert wait_until(lambda: inputs.monitors["rgb"].received > num_frames - 10)
     time.sleep(0.3)
     drops, sets = agent.drops(), inputs.sets
@@ -534,14 +631,16 @@ def test_poses_that_never_come_take_no_memory(start_agent: Callable[..., Harness
     feed.serves_on()
 
 
-# -- the node's clock -----------------------------------------------------------------------------------------------
+# -- the node's clock
 
 
 @pytest.mark.parametrize("years", [-10, 10], ids=["back", "ahead"])
 def test_stamps_years_off_are_stale_and_change_nothing(
     start_agent: Callable[..., Harness], capfd: pytest.CaptureFixture[str], years: int
 ) -> None:
-    """One such frame on every input looked like a time jump (there, or on the way back) and the scene was thrown away."""
+    """One such frame on every input looked like a time jump (there, or on the way back) and the
+    scene was thrown away.
+    """
     feed = Feed(start_agent(**{"input.max_age_sec": 1.0, "input.max_rate_hz": 60.0}))
     positions = itertools.count()
 
@@ -552,7 +651,9 @@ def test_stamps_years_off_are_stale_and_change_nothing(
     for _ in range(2):
         before, version = feed.agent.drops().get("stale", 0), feed.version
         feed.send(now(years * 365 * 86400 * SECOND) | {"pose": None})
-        assert wait_until(lambda n=before: feed.agent.drops().get("stale", 0) == n + 1), feed.agent.drops()
+        assert wait_until(lambda n=before: feed.agent.drops().get("stale", 0) == n + 1), (
+            feed.agent.drops()
+        )
         assert feed.version == version
         time.sleep(0.02)
         feed.admit(now())
@@ -563,8 +664,9 @@ def test_stamps_years_off_are_stale_and_change_nothing(
 def test_a_frame_of_before_a_reset_does_not_enter_the_new_scene(
     start_agent: Callable[..., Harness], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A bag loop: the last frame of the old pass, still being decoded, would be admitted behind the reset, and every
-    frame of the new pass refused as older."""
+    """A bag loop: the last frame of the old pass, still being decoded, would be admitted behind the
+    reset, and every frame of the new pass refused as older.
+    """
     import threading
 
     decoding, go_on = threading.Event(), threading.Event()
@@ -587,13 +689,19 @@ def test_a_frame_of_before_a_reset_does_not_enter_the_new_scene(
     go_on.set()
     assert wait_until(lambda: feed.agent.node.pipeline.scene_state().num_keyframes == 1)
     feed.send(frame_messages(6 * SECOND, x_m=3.0))
-    assert wait_until(lambda: feed.agent.node.pipeline.scene_state().num_keyframes == 2), feed.agent.drops()
+    assert wait_until(lambda: feed.agent.node.pipeline.scene_state().num_keyframes == 2), (
+        feed.agent.drops()
+    )
     stamps = [k.frame.stamp_ns // SECOND for k in feed.agent.node.pipeline._snapshot().keyframes]
     assert stamps == [5, 6]
 
 
-def test_a_subscription_is_not_renewed_after_the_node_was_deactivated(start_agent: Callable[..., Harness]) -> None:
-    """The best-effort fallback runs a moment after its event; in between the inputs may have been closed."""
+def test_a_subscription_is_not_renewed_after_the_node_was_deactivated(
+    start_agent: Callable[..., Harness],
+) -> None:
+    """The best-effort fallback runs a moment after its event; in between the inputs may have been
+    closed.
+    """
     agent = start_agent()
     assert agent.ready()
     assert wait_until(lambda: agent.node.count_subscribers("/rgb/image") == 1)
@@ -628,8 +736,12 @@ def test_an_error_while_handling_a_time_jump_stays_inside(
     assert feed.ask().success
 
 
-def test_a_scene_of_an_earlier_activation_does_not_shut_the_new_one_out(start_agent: Callable[..., Harness]) -> None:
-    """Time fell back while the inputs were closed: nothing saw the jump, and every frame was refused as older."""
+def test_a_scene_of_an_earlier_activation_does_not_shut_the_new_one_out(
+    start_agent: Callable[..., Harness],
+) -> None:
+    """Time fell back while the inputs were closed: nothing saw the jump, and every frame was
+    refused as older.
+    """
     feed = Feed(start_agent())
     feed.admit(frame_messages(98 * SECOND))
     feed.agent.node.trigger_deactivate()
@@ -639,12 +751,14 @@ def test_a_scene_of_an_earlier_activation_does_not_shut_the_new_one_out(start_ag
     time.sleep(0.2)  # the other way round, too
     feed.send(frame_messages(5 * SECOND, x_m=5.0))
     assert wait_until(lambda: feed.version[0] == 1), feed.agent.drops()
-    assert wait_until(lambda: feed.agent.node.pipeline.scene_state().num_keyframes == 1), feed.agent.drops()
+    assert wait_until(lambda: feed.agent.node.pipeline.scene_state().num_keyframes == 1), (
+        feed.agent.drops()
+    )
     feed.admit(frame_messages(6 * SECOND, x_m=6.0))
     assert feed.ask().scene_epoch == 1
 
 
-# -- odometry -------------------------------------------------------------------------------------------------------
+# -- odometry
 
 
 def test_odometry_and_extrinsic_give_the_camera_pose(start_agent: Callable[..., Harness]) -> None:
@@ -665,11 +779,13 @@ def test_odometry_and_extrinsic_give_the_camera_pose(start_agent: Callable[..., 
     expected = pose_from_quaternion(body, turn) @ pose_from_quaternion(xyz, quat)
     np.testing.assert_allclose(got, expected, atol=1e-9)
     forward = got[:3, 2]  # the optical axis points where the body looks: 70 degrees from x
-    np.testing.assert_allclose(forward, [np.cos(np.deg2rad(70)), np.sin(np.deg2rad(70)), 0.0], atol=1e-9)
+    np.testing.assert_allclose(
+        forward, [np.cos(np.deg2rad(70)), np.sin(np.deg2rad(70)), 0.0], atol=1e-9
+    )
     assert feed.ask().success
 
 
-# -- compressed transports ------------------------------------------------------------------------------------------
+# -- compressed transports
 
 
 def coded(pixels: np.ndarray, codec: str) -> bytes:
@@ -678,7 +794,9 @@ def coded(pixels: np.ndarray, codec: str) -> bytes:
     return buffer.getvalue()
 
 
-COLOR = np.broadcast_to(np.linspace(0, 255, WIDTH).astype(np.uint8)[None, :, None], (HEIGHT, WIDTH, 3)).copy()
+COLOR = np.broadcast_to(
+    np.linspace(0, 255, WIDTH).astype(np.uint8)[None, :, None], (HEIGHT, WIDTH, 3)
+).copy()
 JPEG, PNG = coded(COLOR, "JPEG"), coded(COLOR, "PNG")
 DEPTH_PNG = coded(depth_of(2000, np.uint16), "PNG")
 DEPTH_HEADER = struct.pack("<iff", 0, 0.0, 0.0)
@@ -732,14 +850,27 @@ COMPRESSED_FAULTS: dict[str, tuple[Spoil, FrameReason]] = {
     "header cut short": (set_fields("depth", data=DEPTH_HEADER[:7]), R.CORRUPT),
     "header alone": (set_fields("depth", data=DEPTH_HEADER), R.CORRUPT),
     "no header": (set_fields("depth", data=DEPTH_PNG), R.CORRUPT),
-    "depth PNG cut in half": (set_fields("depth", data=DEPTH_HEADER + DEPTH_PNG[: len(DEPTH_PNG) // 2]), R.CORRUPT),
+    "depth PNG cut in half": (
+        set_fields("depth", data=DEPTH_HEADER + DEPTH_PNG[: len(DEPTH_PNG) // 2]),
+        R.CORRUPT,
+    ),
     "8-bit depth": (set_fields("depth", data=DEPTH_HEADER + coded(GREY, "PNG")), R.BAD_ENCODING),
     "colour as depth": (set_fields("depth", data=DEPTH_HEADER + PNG), R.BAD_ENCODING),
-    "JPEG as depth": (set_fields("depth", format="rgb8; jpeg compressed bgr8", data=JPEG), R.BAD_ENCODING),
+    "JPEG as depth": (
+        set_fields("depth", format="rgb8; jpeg compressed bgr8", data=JPEG),
+        R.BAD_ENCODING,
+    ),
     "depth without format": (set_fields("depth", format=""), R.BAD_ENCODING),
-    "depth said to be huge": (set_fields("depth", data=DEPTH_HEADER + png_claiming(60_000, 60_000)), R.BAD_SIZE),
+    "depth said to be huge": (
+        set_fields("depth", data=DEPTH_HEADER + png_claiming(60_000, 60_000)),
+        R.BAD_SIZE,
+    ),
     "quantisation of NaN": (
-        set_fields("depth", format="32FC1; compressedDepth png", data=struct.pack("<iff", 0, NAN, NAN) + DEPTH_PNG),
+        set_fields(
+            "depth",
+            format="32FC1; compressedDepth png",
+            data=struct.pack("<iff", 0, NAN, NAN) + DEPTH_PNG,
+        ),
         R.CORRUPT,
     ),
     "depth of zeros": (

@@ -1,4 +1,6 @@
-"""The cached scene in the node: questions behind it, deadlines, several robots at once, what diagnostics say."""
+"""The cached scene in the node: questions behind it, deadlines, several robots at once, what
+diagnostics say.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,12 @@ from ada3d_ros.srv import QueryScene
 from test.ros.conftest import Harness, wait_until
 
 Start = Callable[..., Harness]
-QUESTIONS = ["What is there?", "How many chairs are in the room?", "Is it at [0.1, 2.0, 1.0]?", "Where is the red box?"]
+QUESTIONS = [
+    "What is there?",
+    "How many chairs are in the room?",
+    "Is it at [0.1, 2.0, 1.0]?",
+    "Where is the red box?",
+]
 
 
 def ask(question: str = QUESTIONS[0], **fields: Any) -> Any:
@@ -102,8 +109,12 @@ def test_several_robots_at_once_get_their_own_answers(start_agent: Start) -> Non
     agent = start_agent(Gated, **{"action.batch_size": 4})
     agent.publish_scene(3)
     alone = [agent.call(QueryScene, "query", ask(text)).answer for text in QUESTIONS]
-    slow = ask("wait", keep_ratio=1.0)  # with a budget of its own it cannot run together with others
-    waiting = [agent.call_async(QueryScene, "query", request) for request in (slow, *map(ask, QUESTIONS))]
+    slow = ask(
+        "wait", keep_ratio=1.0
+    )  # with a budget of its own it cannot run together with others
+    waiting = [
+        agent.call_async(QueryScene, "query", request) for request in (slow, *map(ask, QUESTIONS))
+    ]
     assert wait_until(lambda: agent.node.worker.queued == 4)
     gate.set()
     together = [result().answer for result in waiting][1:]
@@ -120,7 +131,9 @@ def test_diagnostics_and_reset(start_agent: Start) -> None:
     assert settled(agent)
 
     def shown(key: str) -> str:
-        tasks = [task for array in received[-1:] for task in array.status if task.name.endswith("Scene")]
+        tasks = [
+            task for array in received[-1:] for task in array.status if task.name.endswith("Scene")
+        ]
         return next((pair.value for task in tasks for pair in task.values if pair.key == key), "")
 
     assert wait_until(lambda: shown("cache.keyframes") == "3")

@@ -44,7 +44,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def gated(text: str = "yes") -> tuple[Callable[..., Ada3DPipeline], threading.Event]:
-    """A pipeline whose questions wait for the event before they start, still listening to hooks.check."""
+    """A pipeline whose questions wait for the event before they start, still listening to
+    hooks.check.
+    """
     gate = threading.Event()
 
     class Gated(scripted(text)):  # type: ignore[misc]
@@ -56,7 +58,9 @@ def gated(text: str = "yes") -> tuple[Callable[..., Ada3DPipeline], threading.Ev
     return Gated, gate
 
 
-def slow_load(fails: bool = False) -> tuple[Callable[..., Ada3DPipeline], threading.Event, threading.Event]:
+def slow_load(
+    fails: bool = False,
+) -> tuple[Callable[..., Ada3DPipeline], threading.Event, threading.Event]:
     """A pipeline whose first load waits for the second event; the first says that it has begun."""
     begun, go_on = threading.Event(), threading.Event()
 
@@ -86,7 +90,8 @@ class Goals:
 
     def __init__(self, agent: Harness) -> None:
         self._agent = agent
-        # Twenty cancel responses at once overrun a reader of the default depth 10 while this process waits for a core.
+        # Twenty cancel responses at once overrun a reader of the default depth 10 while this
+        # process waits for a core.
         self._client = ActionClient(
             agent.peer, AskScene, "/ada3d_agent/ask_scene", cancel_service_qos_profile=BURST_QOS
         )
@@ -94,7 +99,9 @@ class Goals:
 
     def send(self, question: str, feedback: list[Any] | None = None) -> Any:
         follow = None if feedback is None else (lambda message: feedback.append(message.feedback))
-        sending = self._client.send_goal_async(AskScene.Goal(question=question), feedback_callback=follow)
+        sending = self._client.send_goal_async(
+            AskScene.Goal(question=question), feedback_callback=follow
+        )
         assert wait_until(sending.done)
         assert sending.result().accepted
         return sending.result()
@@ -125,7 +132,9 @@ def callers(ros_context: Any) -> Iterator[Callable[[int], list[Node]]]:
 
 
 def test_thirty_questions_at_once(start_agent: Start, callers: Callable[[int], list[Node]]) -> None:
-    """By query, ground and the text topic, from three nodes: some are BUSY, none is lost, each has its own id."""
+    """By query, ground and the text topic, from three nodes: some are BUSY, none is lost, each has
+    its own id.
+    """
     factory, gate = gated()
     agent = start_agent(factory, **{"action.queue_size": 8})
     answers = agent.collect(Answer, "/ada3d_agent/answer", 100)
@@ -149,13 +158,17 @@ def test_thirty_questions_at_once(start_agent: Start, callers: Callable[[int], l
         text.publish(String(data=f"text {index}"))
     inference = agent.node.inference
     assert wait_until(lambda: inference.requests == 30), inference.requests
-    assert wait_until(lambda: inference.failed["busy"] == 30 - 1 - 8), inference.failed  # one runs, eight wait
+    assert wait_until(lambda: inference.failed["busy"] == 30 - 1 - 8), (
+        inference.failed
+    )  # one runs, eight wait
     gate.set()
     assert wait_until(lambda: all(future.done() for future in futures))
     assert wait_until(lambda: len(answers) == 30), len(answers)
     assert len({a.request_id for a in answers}) == 30
     assert sorted(a.question for a in answers) == sorted(
-        [f"query {i}" for i in range(12)] + [f"ground {i}" for i in range(12)] + [f"text {i}" for i in range(6)]
+        [f"query {i}" for i in range(12)]
+        + [f"ground {i}" for i in range(12)]
+        + [f"text {i}" for i in range(6)]
     )
     codes = [a.error_code for a in answers]
     assert codes.count(ErrorCode.BUSY) == 21
@@ -172,7 +185,9 @@ def test_thirty_questions_at_once(start_agent: Start, callers: Callable[[int], l
 
 
 def test_who_gets_an_answer_may_ask_again_at_once() -> None:
-    """Under policy `reject` the next question was BUSY: the worker was still marked as busy when it answered."""
+    """Under policy `reject` the next question was BUSY: the worker was still marked as busy when it
+    answered.
+    """
     worker, busy = RequestWorker(), list[bool]()
     for _ in range(3):
         done = threading.Event()
@@ -188,7 +203,9 @@ def test_who_gets_an_answer_may_ask_again_at_once() -> None:
 
 
 def test_the_inference_thread_outlives_an_answer_that_cannot_be_delivered() -> None:
-    """As when the executor goes away in the middle: the exception came out of the thread's loop and ended it."""
+    """As when the executor goes away in the middle: the exception came out of the thread's loop and
+    ended it.
+    """
     errors, answered = list[BaseException](), threading.Event()
     worker = RequestWorker(on_error=errors.append)
 
@@ -196,7 +213,11 @@ def test_the_inference_thread_outlives_an_answer_that_cannot_be_delivered() -> N
         raise RuntimeError("planted")
 
     worker.submit(Job(lambda job: "yes", broken, deadline=time.monotonic() + 10), "queue", 8)
-    worker.submit(Job(lambda job: "yes", lambda r, e: answered.set(), deadline=time.monotonic() + 10), "queue", 8)
+    worker.submit(
+        Job(lambda job: "yes", lambda r, e: answered.set(), deadline=time.monotonic() + 10),
+        "queue",
+        8,
+    )
     assert answered.wait(5.0)
     assert [str(error) for error in errors] == ["planted"]
     assert worker.alive
@@ -250,7 +271,10 @@ def test_deactivate_while_questions_run_and_wait(start_agent: Start) -> None:
     assert change(agent, Transition.TRANSITION_DEACTIVATE)
     assert [result().answer.error_code for result in pending] == [ErrorCode.NOT_ACTIVE] * 3
     outcome = goals.result(handle)
-    assert (outcome.status, outcome.result.error_code) == (GoalStatus.STATUS_ABORTED, ErrorCode.NOT_ACTIVE)
+    assert (outcome.status, outcome.result.error_code) == (
+        GoalStatus.STATUS_ABORTED,
+        ErrorCode.NOT_ACTIVE,
+    )
     assert time.monotonic() - started < 2.0
     assert agent.node.state_and_detail()[0] == AgentStatus.INACTIVE
     assert change(agent, Transition.TRANSITION_ACTIVATE)
@@ -293,7 +317,9 @@ def test_reset_while_loading(start_agent: Start) -> None:
     agent = start_agent(factory)
     assert begun.wait(10.0)
     agent.publish_frame(10**9)
-    assert wait_until(lambda: agent.node.pipeline.scene_state().num_keyframes == 1)  # frames come in meanwhile
+    assert wait_until(
+        lambda: agent.node.pipeline.scene_state().num_keyframes == 1
+    )  # frames come in meanwhile
     assert agent.call(Trigger, "reset_scene").success
     assert agent.call(QueryScene, "query", ask()).answer.error_code == ErrorCode.LOADING
     go_on.set()
@@ -323,22 +349,36 @@ def test_parameters_that_change_while_a_question_runs(start_agent: Start) -> Non
         "question.max_chars": 30,
         "depth.min_m": 0.2,
     }
-    results = agent.node.set_parameters([Parameter(name, value=value) for name, value in changes.items()])
+    results = agent.node.set_parameters(
+        [Parameter(name, value=value) for name, value in changes.items()]
+    )
     assert all(result.successful for result in results)
     assert agent.node.worker.busy  # still the same question
-    assert agent.call(QueryScene, "query", ask()).answer.error_code == ErrorCode.BUSY  # the new policy, at once
+    assert (
+        agent.call(QueryScene, "query", ask()).answer.error_code == ErrorCode.BUSY
+    )  # the new policy, at once
     first = goals.result(running).result.answer
     assert first.success, first.error_msg
-    assert (first.tokens.generated, len(first.keyframe_stamps)) == (30, 3)  # as it was when it began
+    assert (first.tokens.generated, len(first.keyframe_stamps)) == (
+        30,
+        3,
+    )  # as it was when it began
     second = agent.call(QueryScene, "query", ask()).answer
     assert (second.tokens.generated, len(second.keyframe_stamps)) == (2, 1)
-    assert agent.call(QueryScene, "query", ask("x" * 31)).answer.error_code == ErrorCode.QUESTION_TOO_LONG
+    assert (
+        agent.call(QueryScene, "query", ask("x" * 31)).answer.error_code
+        == ErrorCode.QUESTION_TOO_LONG
+    )
     assert agent.node.inference.internal_errors == 0
 
 
 def test_frames_and_resets_while_questions_run(start_agent: Start) -> None:
-    """Keyframes come, go and are all forgotten under a running question: it fails by name, or it is right."""
-    agent = start_agent(**{"keyframe.max_views": 3, "action.queue_size": 64, "generation.max_new_tokens": 4})
+    """Keyframes come, go and are all forgotten under a running question: it fails by name, or it is
+    right.
+    """
+    agent = start_agent(
+        **{"keyframe.max_views": 3, "action.queue_size": 64, "generation.max_new_tokens": 4}
+    )
     agent.publish_scene(2)
     pending = []
     for index in range(12):
@@ -389,8 +429,9 @@ sys.exit(agent.main(sys.argv[1:]))
 
 
 class AgentProcess:
-    """The node's main() in a process of its own, with a decoder that takes 20 s for an answer, and a peer that talks
-    to it."""
+    """The node's main() in a process of its own, with a decoder that takes 20 s for an answer, and
+    a peer that talks to it.
+    """
 
     def __init__(self, domain: int, tiny_model: Path, log: Path) -> None:
         self._log = log
@@ -401,7 +442,9 @@ class AgentProcess:
             "input.max_age_sec": "0.0",
             "generation.max_new_tokens": "400",
         }
-        arguments = [word for name, value in settings.items() for word in ("-p", f"{name}:={value}")]
+        arguments = [
+            word for name, value in settings.items() for word in ("-p", f"{name}:={value}")
+        ]
         with log.open("wb") as file:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", AGENT_SCRIPT, "--ros-args", *arguments],
@@ -442,9 +485,16 @@ def test_ctrl_c_while_answering(agent_process: AgentProcess) -> None:
     """One goal streams, two questions wait: exit 0, no traceback, within seconds."""
     node, statuses = agent_process.node, list[AgentStatus]()
     node.create_subscription(AgentStatus, "/ada3d_agent/status", statuses.append, 10)
-    topics = {"pose": "/pose", "info": "/rgb/camera_info", "rgb": "/rgb/image", "depth": "/depth/image"}
+    topics = {
+        "pose": "/pose",
+        "info": "/rgb/camera_info",
+        "rgb": "/rgb/image",
+        "depth": "/depth/image",
+    }
     frame = frame_messages(10**9)
-    publishers = {name: node.create_publisher(type(frame[name]), topic, 10) for name, topic in topics.items()}
+    publishers = {
+        name: node.create_publisher(type(frame[name]), topic, 10) for name, topic in topics.items()
+    }
     query = node.create_client(QueryScene, "/ada3d_agent/query")
     action = ActionClient(node, AskScene, "/ada3d_agent/ask_scene")
     assert query.wait_for_service(30.0), agent_process.log
@@ -452,7 +502,9 @@ def test_ctrl_c_while_answering(agent_process: AgentProcess) -> None:
     assert wait_until(lambda: "model ready" in agent_process.log, 20.0)
     for name, publisher in publishers.items():
         publisher.publish(frame[name])
-    assert wait_until(lambda: bool(statuses) and statuses[-1].keyframes == 1, 10.0), agent_process.log
+    assert wait_until(lambda: bool(statuses) and statuses[-1].keyframes == 1, 10.0), (
+        agent_process.log
+    )
     feedback: list[Any] = []
     assert action.wait_for_server(10.0)
     action.send_goal_async(AskScene.Goal(question="hello?"), feedback_callback=feedback.append)
@@ -468,7 +520,10 @@ def test_ctrl_c_while_answering(agent_process: AgentProcess) -> None:
 
 
 def test_sigterm_while_answering(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], domain_id: int, tiny_model: Path
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    domain_id: int,
+    tiny_model: Path,
 ) -> None:
     """As a service manager stops it: main() returns 0, no thread is left."""
     monkeypatch.setenv("ROS_DOMAIN_ID", str(domain_id))
@@ -481,7 +536,9 @@ def test_sigterm_while_answering(
         return nodes[-1]
 
     def ask_and_terminate() -> None:
-        assert wait_until(lambda: bool(nodes) and nodes[0].pipeline is not None and nodes[0].pipeline.ready)
+        assert wait_until(
+            lambda: bool(nodes) and nodes[0].pipeline is not None and nodes[0].pipeline.ready
+        )
         node = nodes[0]
         node.pipeline.observe(build_box_room(num_views=1, width=64, height=48).frames[0])
         for _ in range(2):
@@ -534,17 +591,26 @@ def test_a_signal_while_the_node_is_being_built(
 
 
 @pytest.mark.parametrize(
-    "args", [["--params-file", "/nowhere.yaml"], ["-p", "no_value"], ["-r", "no_target"], ["--no-such-option"]]
+    "args",
+    [
+        ["--params-file", "/nowhere.yaml"],
+        ["-p", "no_value"],
+        ["-r", "no_target"],
+        ["--no-such-option"],
+    ],
 )
-def test_bad_ros_arguments_end_with_a_sentence(capsys: pytest.CaptureFixture[str], args: list[str]) -> None:
+def test_bad_ros_arguments_end_with_a_sentence(
+    capsys: pytest.CaptureFixture[str], args: list[str]
+) -> None:
     assert ada3d_ros.ros.agent.main(["--ros-args", *args]) == 2
     assert args[-1] in capsys.readouterr().err
     assert not rclpy.ok()
 
 
 def test_a_destroyed_node_is_gone(ros_context: Any) -> None:
-    """Its lifecycle services stayed in the graph until Python's collector ran: a second node of the name, in the same
-    process, was now and then never found."""
+    """Its lifecycle services stayed in the graph until Python's collector ran: a second node of the
+    name, in the same process, was now and then never found.
+    """
     observer = Node("observer", context=ros_context)
     for index in range(3):
         node = build_node(context=ros_context, namespace=f"robot{index}")
@@ -566,7 +632,9 @@ def test_cancel_all_reaches_what_waits_and_what_runs() -> None:
             time.sleep(0.001)
 
     for _ in range(3):
-        job = Job(work, lambda result, error: outcomes.append(error), deadline=time.monotonic() + 10)
+        job = Job(
+            work, lambda result, error: outcomes.append(error), deadline=time.monotonic() + 10
+        )
         worker.submit(job, "queue", 8)
     assert started.wait(5.0)
     worker.cancel_all(NotActiveError)

@@ -1,4 +1,6 @@
-"""The main job, as a robot does it: a bag played by our player into the real node, each in a process of its own."""
+"""The main job, as a robot does it: a bag played by our player into the real node, each in a
+process of its own.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 
 class Processes:
-    """Child processes in one ROS domain; all are stopped at the end, and must stop cleanly on SIGINT."""
+    """Child processes in one ROS domain; all are stopped at the end, and must stop cleanly on
+    SIGINT.
+    """
 
     def __init__(self, domain: int, folder: Path) -> None:
         self._env = {
@@ -41,15 +45,27 @@ class Processes:
         self._children: list[tuple[str, subprocess.Popen[bytes]]] = []
 
     def start(self, name: str, *args: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-c", "import sys; from ada3d_ros.cli import main; sys.exit(main())", *args]
+        command = [
+            sys.executable,
+            "-c",
+            "import sys; from ada3d_ros.cli import main; sys.exit(main())",
+            *args,
+        ]
         with (self._folder / f"{name}.log").open("wb") as log:
             child = subprocess.Popen(command, env=self._env, stdout=log, stderr=subprocess.STDOUT)
         self._children.append((name, child))
         return child
 
     def run(self, *args: str, timeout_s: float = 60.0) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-c", "import sys; from ada3d_ros.cli import main; sys.exit(main())", *args]
-        return subprocess.run(command, env=self._env, capture_output=True, text=True, timeout=timeout_s, check=False)
+        command = [
+            sys.executable,
+            "-c",
+            "import sys; from ada3d_ros.cli import main; sys.exit(main())",
+            *args,
+        ]
+        return subprocess.run(
+            command, env=self._env, capture_output=True, text=True, timeout=timeout_s, check=False
+        )
 
     def log(self, name: str) -> str:
         return (self._folder / f"{name}.log").read_text(errors="replace")
@@ -89,11 +105,15 @@ def bag(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 AGENT_REMAPS = [
-    "-r", "rgb/image/compressed:=/camera/color/image_raw/compressed",
-    "-r", "rgb/camera_info:=/camera/color/camera_info",
-    "-r", "depth/image:=/camera/aligned_depth_to_color/image_raw",
-    "-r", "pose:=/camera/pose",
-]  # fmt: skip
+    "-r",
+    "rgb/image/compressed:=/camera/color/image_raw/compressed",
+    "-r",
+    "rgb/camera_info:=/camera/color/camera_info",
+    "-r",
+    "depth/image:=/camera/aligned_depth_to_color/image_raw",
+    "-r",
+    "pose:=/camera/pose",
+]
 
 
 class Listener:
@@ -124,19 +144,35 @@ class Listener:
 
 
 def test_bag_to_answer(processes: tuple[Processes, int], bag: Path, tiny_model: Path) -> None:
-    """Keyframes from the bag, then a question by service on an otherwise idle node: an answer with its latency."""
+    """Keyframes from the bag, then a question by service on an otherwise idle node: an answer with
+    its latency.
+    """
     children, domain = processes
     children.start(
-        "agent", "agent", "--ros-args", "-p", f"model.path:={tiny_model}", "-p", "autostart:=true", "-p", "use_sim_time:=true",
-        "-p", "rgb_transport:=compressed", "-p", "generation.max_new_tokens:=8", *AGENT_REMAPS,
-    )  # fmt: skip
+        "agent",
+        "agent",
+        "--ros-args",
+        "-p",
+        f"model.path:={tiny_model}",
+        "-p",
+        "autostart:=true",
+        "-p",
+        "use_sim_time:=true",
+        "-p",
+        "rgb_transport:=compressed",
+        "-p",
+        "generation.max_new_tokens:=8",
+        *AGENT_REMAPS,
+    )
     listener = Listener(domain)
     try:
         statuses = listener.collect(AgentStatus, "/ada3d_agent/status", LATCHED)
         diagnostics = listener.collect(DiagnosticArray, "/diagnostics")
         answers = listener.collect(Answer, "/ada3d_agent/answer")
         waiting = AgentStatus.WAITING_FOR_DATA
-        assert listener.spin_until(lambda: statuses and statuses[-1].state == waiting, 60.0), children.log("agent")
+        assert listener.spin_until(lambda: statuses and statuses[-1].state == waiting, 60.0), (
+            children.log("agent")
+        )
         player = children.start("replay", "replay", str(bag), "--rate", "5", "--wait-sec", "30")
         assert listener.spin_until(lambda: player.poll() is not None, 90.0), children.log("replay")
         assert player.returncode == 0, children.log("replay")
@@ -159,7 +195,9 @@ def test_bag_to_answer(processes: tuple[Processes, int], bag: Path, tiny_model: 
         assert answer["scene_staleness"] == 0.0  # and put in order while nothing was asked
         assert sum(stages) <= latency["total_ms"]
         assert listener.spin_until(lambda: bool(answers), 5.0)
-        assert listener.spin_until(lambda: _value(diagnostics[-1], "Inference", "succeeded") == "1", 5.0)
+        assert listener.spin_until(
+            lambda: _value(diagnostics[-1], "Inference", "succeeded") == "1", 5.0
+        )
         assert float(_value(diagnostics[-1], "Inference", "total_ms_p95")) > 0
         assert _value(diagnostics[-1], "Inference", "internal_errors") == "0"
         assert (

@@ -1,4 +1,6 @@
-"""The agent node over real DDS: answers, error codes, lifecycle, parameters, QoS, time. One process, real executors."""
+"""The agent node over real DDS: answers, error codes, lifecycle, parameters, QoS, time. One
+process, real executors.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ from ada3d_ros.srv import GetModelInfo, GroundObject, QueryScene
 from test.ros.conftest import Harness, frame_messages, free_domain, scripted, wait_until
 
 Start = Callable[..., Harness]
-BOX_TEXT = "It is localized at [0.2, 2.0, 1.0, 1.0, 0.4, 1.0]."  # on the wall that the test camera sees
+BOX_TEXT = (  # on the wall that the test camera sees
+    "It is localized at [0.2, 2.0, 1.0, 1.0, 0.4, 1.0]."
+)
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 
@@ -39,7 +43,9 @@ def ask(question: str = "What is there?", **fields: Any) -> Any:
 
 
 def test_an_idle_node_answers(start_agent: Start) -> None:
-    """A future set from another thread does not wake an idle executor unless told: the node has no other traffic here."""
+    """A future set from another thread does not wake an idle executor unless told: the node has no
+    other traffic here.
+    """
     agent = start_agent()
     agent.publish_scene()
     time.sleep(1.0)
@@ -101,7 +107,9 @@ def test_ground_without_a_supported_box_says_so(start_agent: Start, text: str) -
     assert (response.success, response.error_code) == (False, ErrorCode.NOT_GROUNDED)
     assert text[:20] in response.error_msg
     assert response.result.boxes == []
-    assert agent.call(QueryScene, "query", ask("Where is the unicorn?")).answer.success  # text alone is an answer
+    assert agent.call(
+        QueryScene, "query", ask("Where is the unicorn?")
+    ).answer.success  # text alone is an answer
 
 
 @pytest.mark.parametrize(
@@ -119,7 +127,11 @@ def test_ground_without_a_supported_box_says_so(start_agent: Start, text: str) -
         ({"question": "hi", "keep_ratio": float("nan")}, ErrorCode.INVALID_REQUEST, "keep_ratio"),
         ({"question": "hi", "timeout_sec": -1.0}, ErrorCode.INVALID_REQUEST, "timeout_sec = -1"),
         ({"question": "hi", "deadline_ms": -5.0}, ErrorCode.INVALID_REQUEST, "deadline_ms = -5"),
-        ({"question": "hi", "max_new_tokens": 99999}, ErrorCode.INVALID_REQUEST, "max_new_tokens = 99999"),
+        (
+            {"question": "hi", "max_new_tokens": 99999},
+            ErrorCode.INVALID_REQUEST,
+            "max_new_tokens = 99999",
+        ),
     ],
 )
 def test_bad_requests_get_a_code_and_a_sentence(
@@ -152,7 +164,9 @@ def shared_agent(tiny_model: Path) -> Any:
 def test_coordinates_and_2d_questions(shared_agent: Harness) -> None:
     point = shared_agent.call(QueryScene, "query", ask("What is at [0.2, 2.0, 1.0]?")).answer
     assert point.success, point.error_msg
-    image = shared_agent.call(QueryScene, "query", ask(scope=QueryScene.Request.SCOPE_LATEST_IMAGE)).answer
+    image = shared_agent.call(
+        QueryScene, "query", ask(scope=QueryScene.Request.SCOPE_LATEST_IMAGE)
+    ).answer
     assert image.success, image.error_msg
     assert len(image.keyframe_stamps) == 1
     assert image.tokens.spatial_total == image.tokens.spatial_kept == 64  # the image's patches
@@ -180,9 +194,18 @@ def test_status_and_diagnostics(shared_agent: Harness) -> None:
     statuses = shared_agent.collect(AgentStatus, "/ada3d_agent/status", LATCHED)
     arrays = shared_agent.collect(DiagnosticArray, "/diagnostics")
     assert shared_agent.call(QueryScene, "query", ask()).answer.success
-    assert wait_until(lambda: len(arrays) > 2 and any(s.state == AgentStatus.READY for s in statuses))
+    assert wait_until(
+        lambda: len(arrays) > 2 and any(s.state == AgentStatus.READY for s in statuses)
+    )
     tasks = {status.name.removeprefix("ada3d_agent: "): status for status in arrays[-1].status}
-    assert set(tasks) == {"Inputs", "Synchronization", "Scene", "Inference", "Pruning", "Model and GPU"}
+    assert set(tasks) == {
+        "Inputs",
+        "Synchronization",
+        "Scene",
+        "Inference",
+        "Pruning",
+        "Model and GPU",
+    }
     values = {kv.key: kv.value for kv in tasks["Inference"].values}
     assert float(values["total_ms_p50"]) > 0
     assert float(values["first_token_ms_p95"]) > 0
@@ -198,7 +221,9 @@ def test_no_frames_names_the_missing_input(start_agent: Start) -> None:
     assert answer.error_code == ErrorCode.NO_FRAMES
     assert "/depth/image" in answer.error_msg
     agent.publish_frame(10**9, depth=None)
-    assert wait_until(lambda: "/depth/image." in agent.call(QueryScene, "query", ask()).answer.error_msg)
+    assert wait_until(
+        lambda: "/depth/image." in agent.call(QueryScene, "query", ask()).answer.error_msg
+    )
 
 
 def test_lifecycle_twice_and_codes_in_every_state(start_agent: Start) -> None:
@@ -206,7 +231,11 @@ def test_lifecycle_twice_and_codes_in_every_state(start_agent: Start) -> None:
 
     def change(transition: int) -> bool:
         return bool(
-            agent.call(ChangeState, "change_state", ChangeState.Request(transition=Transition(id=transition))).success
+            agent.call(
+                ChangeState,
+                "change_state",
+                ChangeState.Request(transition=Transition(id=transition)),
+            ).success
         )
 
     def code() -> int:
@@ -227,7 +256,9 @@ def test_lifecycle_twice_and_codes_in_every_state(start_agent: Start) -> None:
     assert agent.call(GetState, "get_state").current_state.id == State.PRIMARY_STATE_UNCONFIGURED
 
 
-def test_configure_fails_with_the_reason_and_can_be_retried(start_agent: Start, tiny_model: Path) -> None:
+def test_configure_fails_with_the_reason_and_can_be_retried(
+    start_agent: Start, tiny_model: Path
+) -> None:
     agent = start_agent(**{"model.path": "/nowhere/at/all", "autostart": True})
     answer = agent.call(QueryScene, "query", ask()).answer
     assert answer.error_code == ErrorCode.MODEL_ERROR
@@ -311,7 +342,9 @@ def test_requests_are_served_in_order_and_beyond_the_queue_busy(start_agent: Sta
 
 
 def test_other_services_answer_while_a_question_runs(start_agent: Start) -> None:
-    agent = start_agent(scripted("a b c d e f g h", step_s=0.1), **{"generation.max_new_tokens": 64})
+    agent = start_agent(
+        scripted("a b c d e f g h", step_s=0.1), **{"generation.max_new_tokens": 64}
+    )
     agent.publish_scene(1)
     running = agent.call_async(QueryScene, "query", ask())
     assert wait_until(lambda: agent.node.worker.busy)
@@ -332,7 +365,8 @@ def test_a_timeout_keeps_the_text_so_far(start_agent: Start) -> None:
 
 def test_preempt_policy(start_agent: Start) -> None:
     agent = start_agent(
-        scripted("word " * 60, step_s=0.02), **{"generation.max_new_tokens": 40, "action.policy": "preempt"}
+        scripted("word " * 60, step_s=0.02),
+        **{"generation.max_new_tokens": 40, "action.policy": "preempt"},
     )
     agent.publish_scene(1)
     first = agent.call_async(QueryScene, "query", ask("first"))
@@ -377,7 +411,9 @@ def test_action_streams_the_text(start_agent: Start) -> None:
     outcome = result(handle)
     assert outcome.status == GoalStatus.STATUS_SUCCEEDED
     assert outcome.result.answer.text == text
-    assert wait_until(lambda: "".join(f.delta for f in feedback).strip() == text), [f.delta for f in feedback]
+    assert wait_until(lambda: "".join(f.delta for f in feedback).strip() == text), [
+        f.delta for f in feedback
+    ]
     assert sum(bool(f.delta) for f in feedback) > 1
     stages = [f.stage for f in feedback]
     assert stages == sorted(stages)
@@ -416,7 +452,9 @@ def test_a_best_effort_camera_is_found(start_agent: Start) -> None:
         "depth": "/depth/image",
     }.items():
         agent.publisher(topic, type(frame_messages(1)[name]))
-    assert wait_until(lambda: all(m.reliability == "best_effort" for m in agent.node.inputs.monitors.values()))
+    assert wait_until(
+        lambda: all(m.reliability == "best_effort" for m in agent.node.inputs.monitors.values())
+    )
     stamps = iter(range(1, 100))
 
     def admitted() -> bool:
@@ -467,13 +505,17 @@ def test_a_clock_that_jumps_back_starts_a_new_epoch(start_agent: Start) -> None:
     assert wait_until(lambda: agent.node.get_clock().now().nanoseconds == 100 * 10**9)
     agent.publish_frame(100 * 10**9)
     assert wait_until(
-        lambda: agent.node.pipeline is not None and agent.node.pipeline.scene_state().num_keyframes == 1
+        lambda: (
+            agent.node.pipeline is not None and agent.node.pipeline.scene_state().num_keyframes == 1
+        )
     ), agent.why_no_keyframe()
     clock.publish(Clock(clock=Time(sec=5)))
     assert wait_until(lambda: agent.node.pipeline.scene_state().epoch == 1)
     assert agent.node.pipeline.scene_state().num_keyframes == 0
     agent.publish_frame(6 * 10**9)
-    assert wait_until(lambda: agent.node.pipeline.scene_state().num_keyframes == 1), agent.why_no_keyframe()
+    assert wait_until(lambda: agent.node.pipeline.scene_state().num_keyframes == 1), (
+        agent.why_no_keyframe()
+    )
 
 
 def test_sim_time_without_a_clock_still_reports(start_agent: Start) -> None:
@@ -489,7 +531,9 @@ def test_stamps_that_fall_back_on_all_inputs_start_a_new_epoch(start_agent: Star
     agent.publish_scene(3, first_s=50)
     for count, second in enumerate((10, 11), start=1):
         agent.publish_frame(second * 10**9, x_m=second)
-        assert wait_until(lambda n=count: agent.node.pipeline.scene_state().num_keyframes == n), agent.why_no_keyframe()
+        assert wait_until(lambda n=count: agent.node.pipeline.scene_state().num_keyframes == n), (
+            agent.why_no_keyframe()
+        )
     assert agent.node.pipeline.scene_state().epoch == 1
 
 
@@ -503,7 +547,9 @@ def test_two_robots_do_not_mix(ros_context: Any, tiny_model: Path) -> None:
         found += node.get_subscriber_names_and_types_by_node("ada3d_agent", f"/robot{index}")
         found += node.get_service_names_and_types_by_node("ada3d_agent", f"/robot{index}")
         assert len(found) > 15
-        assert all(name.startswith(f"/robot{index}/") for name, _ in found if name not in shared), found
+        assert all(name.startswith(f"/robot{index}/") for name, _ in found if name not in shared), (
+            found
+        )
     for node in nodes:
         node.destroy_node()
 
@@ -515,7 +561,10 @@ def test_twenty_restarts_leave_no_thread(ros_context: Any, tiny_model: Path) -> 
     for _ in range(20):
         node = build_node(
             context=ros_context,
-            parameter_overrides=[Parameter("model.path", value=str(tiny_model)), Parameter("autostart", value=True)],
+            parameter_overrides=[
+                Parameter("model.path", value=str(tiny_model)),
+                Parameter("autostart", value=True),
+            ],
         )
         assert wait_until(lambda n=node: n.pipeline is not None and n.pipeline.ready, 30.0)
         node.destroy_node()

@@ -1,4 +1,6 @@
-"""ROS parameters: every setting is declared with description, unit and range; changes are checked, then applied."""
+"""ROS parameters: every setting is declared with description, unit and range; changes are checked,
+then applied.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,13 @@ import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.msg import Parameter as ParameterMsg
 from rcl_interfaces.msg import ParameterDescriptor, ParameterType, ParameterValue
-from rcl_interfaces.srv import DescribeParameters, GetParameters, ListParameters, SetParameters, SetParametersAtomically
+from rcl_interfaces.srv import (
+    DescribeParameters,
+    GetParameters,
+    ListParameters,
+    SetParameters,
+    SetParametersAtomically,
+)
 from rclpy.parameter import Parameter
 
 from ada3d_ros.config import SETTINGS, Setting, to_flat
@@ -68,15 +76,21 @@ def test_every_setting_is_declared_and_nothing_else(agent: Harness) -> None:
 
 def test_descriptors_over_dds_tell_description_unit_and_range(agent: Harness) -> None:
     names = list(SETTINGS)
-    answer = agent.call(DescribeParameters, "describe_parameters", DescribeParameters.Request(names=names))
+    answer = agent.call(
+        DescribeParameters, "describe_parameters", DescribeParameters.Request(names=names)
+    )
     for setting, told in zip(SETTINGS.values(), answer.descriptors, strict=True):
         assert told.name == setting.name
         assert setting.description in told.description
         assert f"[{setting.unit}]" in told.description or not setting.unit
         assert all(choice in told.description for choice in setting.choices)
         assert ("fixed while configured" in told.description) == setting.read_only
-        assert not told.read_only  # the middleware's flag would forbid it for ever, not only while configured
-        low_high = [(r.from_value, r.to_value) for r in (*told.floating_point_range, *told.integer_range)]
+        assert (
+            not told.read_only
+        )  # the middleware's flag would forbid it for ever, not only while configured
+        low_high = [
+            (r.from_value, r.to_value) for r in (*told.floating_point_range, *told.integer_range)
+        ]
         if type(setting.default) in (int, float):
             assert low_high == [(setting.low, setting.high)]
         else:
@@ -92,7 +106,9 @@ def test_the_descriptor_is_a_valid_message(setting: Setting) -> None:
 
 
 def test_values_over_dds_are_the_configs(agent: Harness) -> None:
-    answer = agent.call(GetParameters, "get_parameters", GetParameters.Request(names=list(SETTINGS)))
+    answer = agent.call(
+        GetParameters, "get_parameters", GetParameters.Request(names=list(SETTINGS))
+    )
     kinds = {
         bool: (ParameterType.PARAMETER_BOOL, "bool_value"),
         int: (ParameterType.PARAMETER_INTEGER, "integer_value"),
@@ -157,7 +173,14 @@ def test_dynamic_numbers_change_within_their_range_only(agent: Harness, setting:
     kind = type(setting.default)
     assert setting.low is not None
     assert setting.high is not None
-    for bad in (kind(setting.high) * 2 + 1, kind(setting.low) - 1, float("nan"), "many", True, [1.0, 2.0]):
+    for bad in (
+        kind(setting.high) * 2 + 1,
+        kind(setting.low) - 1,
+        float("nan"),
+        "many",
+        True,
+        [1.0, 2.0],
+    ):
         result = set_one(agent, setting.name, bad)
         assert not result.successful, bad
         assert setting.name in result.reason
@@ -176,19 +199,28 @@ def test_an_int_for_a_float_and_back(agent: Harness) -> None:
 
 
 def test_a_parameter_cannot_be_unset(agent: Harness) -> None:
-    nothing = ParameterMsg(name="sync.slop_sec", value=ParameterValue(type=ParameterType.PARAMETER_NOT_SET))
-    result = agent.call(SetParameters, "set_parameters", SetParameters.Request(parameters=[nothing])).results[0]
+    nothing = ParameterMsg(
+        name="sync.slop_sec", value=ParameterValue(type=ParameterType.PARAMETER_NOT_SET)
+    )
+    result = agent.call(
+        SetParameters, "set_parameters", SetParameters.Request(parameters=[nothing])
+    ).results[0]
     assert not result.successful
     assert agent.node.has_parameter("sync.slop_sec")
 
 
 def test_several_at_once_are_judged_together(agent: Harness) -> None:
     def atomically(**values: Any) -> Any:
-        parameters = [Parameter(name.replace("__", "."), value=v).to_parameter_msg() for name, v in values.items()]
+        parameters = [
+            Parameter(name.replace("__", "."), value=v).to_parameter_msg()
+            for name, v in values.items()
+        ]
         request = SetParametersAtomically.Request(parameters=parameters)
         return agent.call(SetParametersAtomically, "set_parameters_atomically", request).result
 
-    assert atomically(depth__min_m=20.0, depth__max_m=30.0).successful  # either alone would be wrong
+    assert atomically(
+        depth__min_m=20.0, depth__max_m=30.0
+    ).successful  # either alone would be wrong
     assert agent.node.config.depth.min_m == 20.0
     assert atomically(depth__min_m=0.1, depth__max_m=10.0).successful
     refused = atomically(sync__slop_sec=0.5, pose__timeout_sec=99.0)
@@ -204,7 +236,9 @@ def test_applied_settings_reach_every_part(agent: Harness) -> None:
     assert set_one(agent, "keyframe.max_views", 3).successful
     assert (node.inputs.matcher.slop_ns, node.inputs.matcher.queue_size) == (250_000_000, 7)
     assert node.intake.config.sync.queue_size == node.pipeline.config.sync.queue_size == 7
-    assert node.pipeline.config.keyframe.max_views == 3  # the buffer takes it with the next frame or question
+    assert (
+        node.pipeline.config.keyframe.max_views == 3
+    )  # the buffer takes it with the next frame or question
     for name in ("sync.slop_sec", "sync.queue_size", "keyframe.max_views"):
         assert set_one(agent, name, SETTINGS[name].default).successful
 
@@ -247,16 +281,22 @@ def test_fixed_settings_can_be_set_after_cleanup(start_agent: Start, tiny_model:
         ({"depth.min_m": 20.0}, "must be below depth.max_m"),
     ],
 )
-def test_a_start_value_that_is_wrong(start_agent: Start, parameters: dict[str, Any], words: str) -> None:
+def test_a_start_value_that_is_wrong(
+    start_agent: Start, parameters: dict[str, Any], words: str
+) -> None:
     """The node lives, says which and why, and works once it is set right."""
     agent = start_agent(**parameters)
     state, detail = agent.node.state_and_detail()
     assert state == AgentStatus.ERROR
     assert words in detail
-    assert words in agent.call(QueryScene, "query", QueryScene.Request(question="hi")).answer.error_msg
+    assert (
+        words in agent.call(QueryScene, "query", QueryScene.Request(question="hi")).answer.error_msg
+    )
     for name in parameters:
         default = SETTINGS[name].default
-        assert set_one(agent, name, list(default) if isinstance(default, tuple) else default).successful
+        assert set_one(
+            agent, name, list(default) if isinstance(default, tuple) else default
+        ).successful
     agent.node.trigger_configure()
     agent.node.trigger_activate()
     agent.publish_scene(1)
@@ -267,7 +307,11 @@ def test_start_values_that_contradict_each_other_leave_the_rest(start_agent: Sta
     """All of them were forgotten, autostart included, and mending one mended only that one."""
     agent = start_agent(**{"depth.min_m": 20.0, "depth.max_m": 15.0, "sync.slop_sec": 0.1})
     config = agent.node.config
-    assert (config.autostart, config.sync.slop_sec, config.generation.max_new_tokens) == (True, 0.1, 8)
+    assert (config.autostart, config.sync.slop_sec, config.generation.max_new_tokens) == (
+        True,
+        0.1,
+        8,
+    )
     assert agent.node.state_and_detail()[0] == AgentStatus.ERROR
     assert set_one(agent, "depth.max_m", 30.0).successful
     config = agent.node.config
@@ -279,11 +323,20 @@ def test_start_values_that_contradict_each_other_leave_the_rest(start_agent: Sta
 def test_start_values_as_integers_and_lists_of_integers(start_agent: Start) -> None:
     """As a YAML file written by hand has them: `xyz: [1, 0, 0]`."""
     agent = start_agent(
-        **{"extrinsic.xyz": [1, 0, 0], "extrinsic.quat_xyzw": [0, 0, 0, 1], "depth.max_m": 8, "pose.timeout_sec": 1}
+        **{
+            "extrinsic.xyz": [1, 0, 0],
+            "extrinsic.quat_xyzw": [0, 0, 0, 1],
+            "depth.max_m": 8,
+            "pose.timeout_sec": 1,
+        }
     )
     assert agent.ready(), agent.node.state_and_detail()
     config = agent.node.config
-    assert (config.extrinsic.xyz, config.depth.max_m, config.pose.timeout_sec) == ((1.0, 0.0, 0.0), 8.0, 1.0)
+    assert (config.extrinsic.xyz, config.depth.max_m, config.pose.timeout_sec) == (
+        (1.0, 0.0, 0.0),
+        8.0,
+        1.0,
+    )
 
 
 def test_an_unknown_start_parameter_is_named_with_the_nearest(
@@ -299,7 +352,8 @@ def test_a_parameter_file_written_by_hand(tmp_path: Path, domain_id: int) -> Non
     """The whole way through rcl's own YAML parser, under a namespace."""
     file = tmp_path / "agent.yaml"
     file.write_text(
-        "/**:\n  ros__parameters:\n    extrinsic:\n      xyz: [1, 2, 3]\n    sync:\n      slop_sec: 1\n    world_frame: odom\n"
+        "/**:\n  ros__parameters:\n    extrinsic:\n      xyz: [1, 2, 3]\n    sync:\n      slop_sec:"
+        " 1\n    world_frame: odom\n"
     )
     context = rclpy.Context()
     arguments = ["--ros-args", "--params-file", str(file), "-r", "__ns:=/robot"]
@@ -308,7 +362,11 @@ def test_a_parameter_file_written_by_hand(tmp_path: Path, domain_id: int) -> Non
     try:
         config = node.config
         assert node._settings.errors == {}
-        assert (config.extrinsic.xyz, config.sync.slop_sec, config.world_frame) == ((1.0, 2.0, 3.0), 1.0, "odom")
+        assert (config.extrinsic.xyz, config.sync.slop_sec, config.world_frame) == (
+            (1.0, 2.0, 3.0),
+            1.0,
+            "odom",
+        )
     finally:
         node.destroy_node()
         rclpy.try_shutdown(context=context)

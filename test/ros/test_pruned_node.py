@@ -1,4 +1,6 @@
-"""Pruning in the node: parameters that change while it runs, what answers and diagnostics say, what is refused."""
+"""Pruning in the node: parameters that change while it runs, what answers and diagnostics say, what
+is refused.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,9 @@ def set_one(agent: Harness, name: str, value: Any) -> Any:
 
 @pytest.fixture
 def agent(start_agent: Start) -> Harness:
-    """A node with the default strategy that has seen a scene; what it says is scripted, what it prunes is real."""
+    """A node with the default strategy that has seen a scene; what it says is scripted, what it
+    prunes is real.
+    """
     harness = start_agent(scripted(TEXT), **{"pruning.strategy": "adatoken3d"})
     harness.publish_scene(3)
     return harness
@@ -49,9 +53,20 @@ def agent(start_agent: Start) -> Harness:
 def write_curve(path: Path, layers: int = LAYERS) -> Path:
     """A calibration whose information falls with depth."""
     information = tuple(1.0 - i / (layers - 1) for i in range(layers))
-    masses = tuple(Masses(s, 0.5 * s, 1 - s) for s in (0.7 - 0.5 * i / (layers - 1) for i in range(layers)))
+    masses = tuple(
+        Masses(s, 0.5 * s, 1 - s) for s in (0.7 - 0.5 * i / (layers - 1) for i in range(layers))
+    )
     calibration = Calibration(
-        "test", "", information, information, masses, information, {}, {"mode": "mean", "value": 0.41}, 0.41, 1
+        "test",
+        "",
+        information,
+        information,
+        masses,
+        information,
+        {},
+        {"mode": "mean", "value": 0.41},
+        0.41,
+        1,
     )
     return write_calibration(path, calibration)
 
@@ -60,20 +75,30 @@ def test_the_answer_says_what_was_kept(agent: Harness) -> None:
     tokens = agent.call(QueryScene, "query", ask()).answer.tokens
     assert tokens.strategy == "adatoken3d"
     assert 8 <= tokens.spatial_kept < tokens.spatial_total
-    assert tokens.keep_ratio_achieved == pytest.approx(0.41, abs=1.5 / tokens.spatial_total * LAYERS)
+    assert tokens.keep_ratio_achieved == pytest.approx(
+        0.41, abs=1.5 / tokens.spatial_total * LAYERS
+    )
     assert math.isnan(tokens.keep_ratio_requested)
     assert tokens.prefill_flops > 0
     full = agent.call(QueryScene, "query", ask(keep_ratio=1.0)).answer.tokens
-    assert (full.spatial_kept, full.keep_ratio_achieved, full.strategy) == (full.spatial_total, 1.0, "none")
+    assert (full.spatial_kept, full.keep_ratio_achieved, full.strategy) == (
+        full.spatial_total,
+        1.0,
+        "none",
+    )
     assert full.keep_ratio_requested == 1.0
     assert full.prefill_flops > tokens.prefill_flops
     assert full.kv_bytes > tokens.kv_bytes
-    grounded = agent.call(GroundObject, "ground", GroundObject.Request(phrase="the wall", keep_ratio=0.7)).answer.tokens
+    grounded = agent.call(
+        GroundObject, "ground", GroundObject.Request(phrase="the wall", keep_ratio=0.7)
+    ).answer.tokens
     assert grounded.keep_ratio_achieved == pytest.approx(0.7, abs=0.02)
     assert grounded.keep_ratio_requested == pytest.approx(0.7)
 
 
-@pytest.mark.parametrize("strategy", ["voxel_dpp", "fastv", "pdrop", "logistic", "cond_dpp+adatoken3d", "none"])
+@pytest.mark.parametrize(
+    "strategy", ["voxel_dpp", "fastv", "pdrop", "logistic", "cond_dpp+adatoken3d", "none"]
+)
 def test_the_strategy_changes_while_the_node_runs(agent: Harness, strategy: str) -> None:
     assert set_one(agent, "pruning.keep_ratio", 0.6).successful
     assert set_one(agent, "pruning.strategy", strategy).successful
@@ -94,7 +119,11 @@ def test_a_change_does_not_touch_the_running_question(start_agent: Start) -> Non
     assert set_one(agent, "pruning.keep_ratio", 0.55).successful
     assert set_one(agent, "pruning.strategy", "fastv").successful
     first = running().answer
-    assert (first.success, first.tokens.strategy, first.tokens.keep_ratio_achieved) == (True, "none", 1.0)
+    assert (first.success, first.tokens.strategy, first.tokens.keep_ratio_achieved) == (
+        True,
+        "none",
+        1.0,
+    )
     second = agent.call(QueryScene, "query", ask()).answer
     assert (second.success, second.tokens.strategy) == (True, "fastv")
 
@@ -105,11 +134,19 @@ def test_what_is_refused_and_changes_nothing(agent: Harness, tmp_path: Path) -> 
         ("pruning.strategy", "adatoken", "did you mean 'adatoken3d'?"),
         ("pruning.strategy", "fastv+voxel_dpp", "cannot be joined so"),
         ("pruning.keep_ratio", 0.01, "0.05 to 1"),
-        ("pruning.keep_ratio", 0.2, "keep_ratio = 0.2 cannot be met on this decoder; allowed: 0.25 to 1"),
+        (
+            "pruning.keep_ratio",
+            0.2,
+            "keep_ratio = 0.2 cannot be met on this decoder; allowed: 0.25 to 1",
+        ),
         ("pruning.adatoken3d.prune_layers", "2,9", "prune layer 9 is not one of the decoder's"),
         ("pruning.adatoken3d.prune_layers", "two", "not of the expected form"),
         ("pruning.adatoken3d.schedule", "fitted", "calibration_file is empty"),
-        ("pruning.strategy", "fastv", "keep_ratio = 0.41 cannot be met on this decoder; allowed: 0.5 to 1"),
+        (
+            "pruning.strategy",
+            "fastv",
+            "keep_ratio = 0.41 cannot be met on this decoder; allowed: 0.5 to 1",
+        ),
         ("pruning.fastv.k", 0, "1 to 1000"),
     ]:
         result = set_one(agent, name, value)
@@ -129,7 +166,10 @@ def test_what_is_refused_and_changes_nothing(agent: Harness, tmp_path: Path) -> 
 
 
 def test_a_keep_ratio_out_of_reach_is_answered(agent: Harness) -> None:
-    for keep, said in [(0.1, "cannot be met on this decoder; allowed: 0.25 to 1"), (1.5, "0.05 to 1")]:
+    for keep, said in [
+        (0.1, "cannot be met on this decoder; allowed: 0.25 to 1"),
+        (1.5, "0.05 to 1"),
+    ]:
         answer = agent.call(QueryScene, "query", ask(keep_ratio=keep)).answer
         assert answer.error_code == ErrorCode.INVALID_REQUEST
         assert said in answer.error_msg
@@ -137,7 +177,9 @@ def test_a_keep_ratio_out_of_reach_is_answered(agent: Harness) -> None:
 
 
 def test_a_fitted_schedule_from_a_file(start_agent: Start, tmp_path: Path) -> None:
-    """Configure fails on the missing file and says so; with the file the schedule is the fitted one."""
+    """Configure fails on the missing file and says so; with the file the schedule is the fitted
+    one.
+    """
     file = tmp_path / "schedule.yaml"
     settings = {
         "pruning.strategy": "adatoken3d",
@@ -173,7 +215,9 @@ def test_diagnostics_show_the_schedule_and_the_costs(agent: Harness) -> None:
     assert sum(retention) / LAYERS == pytest.approx(0.41, abs=2e-3)
     kept = [int(count) for count in values["last.kept_per_layer"].split()]
     assert (kept[0], kept[-1]) == (answer.tokens.spatial_total, answer.tokens.spatial_kept)
-    assert float(values["last.prefill_gflop"]) == pytest.approx(answer.tokens.prefill_flops / 1e9, abs=2e-3)
+    assert float(values["last.prefill_gflop"]) == pytest.approx(
+        answer.tokens.prefill_flops / 1e9, abs=2e-3
+    )
     assert float(values["last.prefill_gflop"]) < float(values["last.unpruned_prefill_gflop"])
     assert float(values["last.kv_mib"]) < float(values["last.unpruned_kv_mib"])
     assert 0 < float(values["last.coverage_0.5m"]) <= 1
@@ -184,15 +228,19 @@ def test_diagnostics_show_the_schedule_and_the_costs(agent: Harness) -> None:
 def test_warnings_of_the_core_reach_the_nodes_log() -> None:
     said: list[str] = []
     log = CoreLog(said.append)
-    logging.getLogger("ada3d_ros.pruning.strategies").warning("%d tokens", 3)
-    logging.getLogger("ada3d_ros.pruning.strategies").warning("%d tokens", 4)  # the same line within ten seconds
-    logging.getLogger("ada3d_ros.pruning.strategies").info("not this")
+    logging.getLogger("ada3d_ros.pruning.policy").warning("%d tokens", 3)
+    logging.getLogger("ada3d_ros.pruning.policy").warning(
+        "%d tokens", 4
+    )  # the same line within ten seconds
+    logging.getLogger("ada3d_ros.pruning.policy").info("not this")
     log.close()
-    logging.getLogger("ada3d_ros.pruning.strategies").warning("after closing")
+    logging.getLogger("ada3d_ros.pruning.policy").warning("after closing")
     assert said == ["3 tokens"]
 
 
-def test_a_calibration_file_that_goes_missing_blocks_nothing_else(start_agent: Start, tmp_path: Path) -> None:
+def test_a_calibration_file_that_goes_missing_blocks_nothing_else(
+    start_agent: Start, tmp_path: Path
+) -> None:
     """It refused every parameter, and the diagnostics lost what the last answer cost."""
     file = write_curve(tmp_path / "schedule.yaml")
     agent = start_agent(
@@ -211,13 +259,17 @@ def test_a_calibration_file_that_goes_missing_blocks_nothing_else(start_agent: S
     assert agent.call(QueryScene, "query", ask()).answer.success
     count = len(arrays)
     assert wait_until(lambda: len(arrays) > count + 1)
-    values = {kv.key: kv.value for s in arrays[-1].status if s.name.endswith("Pruning") for kv in s.values}
+    values = {
+        kv.key: kv.value for s in arrays[-1].status if s.name.endswith("Pruning") for kv in s.values
+    }
     assert len(values["retention_per_layer"].split()) == LAYERS
     assert "last.kept_per_layer" in values
 
 
 def test_a_keep_ratio_is_what_the_caller_wrote(agent: Harness) -> None:
-    """0.7 in 32 bits is 0.699999988, which kept one token less of a thousand and was below a pre_keep_ratio of 0.7."""
+    """0.7 in 32 bits is 0.699999988, which kept one token less of a thousand and was below a
+    pre_keep_ratio of 0.7.
+    """
     assert set_one(agent, "pruning.pre_keep_ratio", 0.7).successful
     assert set_one(agent, "pruning.strategy", "uniform+adatoken3d").successful
     tokens = agent.call(QueryScene, "query", ask(keep_ratio=0.7)).answer.tokens

@@ -59,7 +59,7 @@ POSE, TEXT, CLOCK, THING = (
 )
 
 
-# -- stamps in CDR bytes --------------------------------------------------------------------------------------------------
+# -- stamps in CDR bytes
 
 
 def pose_cdr(stamp_ns: int, frame_id: str = "map") -> bytes:
@@ -80,8 +80,12 @@ def stamp_in(cdr: bytes) -> int:
     return int(sec) * SECOND + int(nanosec)
 
 
-@pytest.mark.parametrize("encode", [lambda cdr: cdr, big_endian], ids=["little-endian", "big-endian"])
-@pytest.mark.parametrize("shift_ns", [0, 1, -1, 999_999_999, 5 * SECOND + 7, -3 * SECOND - 123, -90 * SECOND])
+@pytest.mark.parametrize(
+    "encode", [lambda cdr: cdr, big_endian], ids=["little-endian", "big-endian"]
+)
+@pytest.mark.parametrize(
+    "shift_ns", [0, 1, -1, 999_999_999, 5 * SECOND + 7, -3 * SECOND - 123, -90 * SECOND]
+)
 def test_shift_header_stamp(encode: Callable[[bytes], bytes], shift_ns: int) -> None:
     stamp_ns = START_NS + 700_000_000
     cdr = encode(pose_cdr(stamp_ns))
@@ -117,7 +121,7 @@ def test_message_classes() -> None:
     assert not starts_with_header(Clock)
 
 
-# -- a small bag ------------------------------------------------------------------------------------------------------------
+# -- a small bag
 
 
 def pose_message(stamp_ns: int) -> Any:
@@ -131,7 +135,9 @@ def clock_message(stamp_ns: int) -> Any:
 Recorded = tuple[str, str, int, Any]  # topic, type, log time, message or bytes
 
 
-def record(path: Path, messages: Sequence[Recorded], storage: StoragePlugin = StoragePlugin.MCAP) -> Path:
+def record(
+    path: Path, messages: Sequence[Recorded], storage: StoragePlugin = StoragePlugin.MCAP
+) -> Path:
     with Writer(path, version=9, storage_plugin=storage) as writer:
         connections = {}
         for topic, kind, log_ns, message in messages:
@@ -143,9 +149,14 @@ def record(path: Path, messages: Sequence[Recorded], storage: StoragePlugin = St
 
 
 def small_bag(
-    path: Path, count: int = 8, period_ns: int = 50_000_000, storage: StoragePlugin = StoragePlugin.MCAP
+    path: Path,
+    count: int = 8,
+    period_ns: int = 50_000_000,
+    storage: StoragePlugin = StoragePlugin.MCAP,
 ) -> Path:
-    """Poses on two topics with the same stamps, the second logged 40 ms later; a text; a type that does not import."""
+    """Poses on two topics with the same stamps, the second logged 40 ms later; a text; a type that
+    does not import.
+    """
     messages: list[Recorded] = []
     for index in range(count):
         stamp_ns = START_NS + index * period_ns
@@ -175,9 +186,13 @@ class Playback:
     def __init__(self, listener: Node, domain: int, bag: Path, **options: Any) -> None:
         self.heard = Heard([], [], [], [], [])
         for topic, store in (("/pose", self.heard.poses), ("/late_pose", self.heard.late_poses)):
-            listener.create_subscription(PoseStamped, topic, lambda m, s=store, t=topic: self._hear_pose(m, s, t), 200)
+            listener.create_subscription(
+                PoseStamped, topic, lambda m, s=store, t=topic: self._hear_pose(m, s, t), 200
+            )
         listener.create_subscription(Clock, "/clock", self._hear_clock, 1000)
-        listener.create_subscription(String, "/text", lambda m: self.heard.texts.append(m.data), 200)
+        listener.create_subscription(
+            String, "/text", lambda m: self.heard.texts.append(m.data), 200
+        )
         self.context = rclpy.Context()
         rclpy.init(context=self.context, domain_id=domain)
         self.player = Player(bag, ReplayOptions(**options), context=self.context)
@@ -203,7 +218,9 @@ class Playback:
             self.error = error
 
     def start(self) -> None:
-        assert wait_until(lambda: all(p.get_subscription_count() for p, _ in self.player._out.values()))
+        assert wait_until(
+            lambda: all(p.get_subscription_count() for p, _ in self.player._out.values())
+        )
         self._thread.start()
 
     def finish(self, timeout_s: float = 10.0) -> Heard:
@@ -223,7 +240,11 @@ class Playback:
 
 @pytest.fixture
 def replay(ros_context: Any, domain_id: int) -> Iterator[Callable[..., Playback]]:
-    listener, spinner, started = Node("listener", context=ros_context), Spinner(ros_context), list[Playback]()
+    listener, spinner, started = (
+        Node("listener", context=ros_context),
+        Spinner(ros_context),
+        list[Playback](),
+    )
     spinner.executor.add_node(listener)
     spinner.start()
 
@@ -248,7 +269,9 @@ def never_falling(values: Sequence[int]) -> bool:
 
 
 @pytest.mark.parametrize("storage", list(StoragePlugin), ids=lambda s: s.name.lower())
-def test_a_bag_once(replay: Callable[..., Playback], tmp_path: Path, storage: StoragePlugin) -> None:
+def test_a_bag_once(
+    replay: Callable[..., Playback], tmp_path: Path, storage: StoragePlugin
+) -> None:
     """Everything arrives with its own stamp, /clock never falls and is there before what it dates."""
     playback = replay(small_bag(tmp_path / "bag", storage=storage))
     assert playback.player.wait_for_subscribers()
@@ -265,8 +288,12 @@ def test_a_bag_once(replay: Callable[..., Playback], tmp_path: Path, storage: St
     assert len(set(heard.clocks)) > 17  # also between the messages
 
 
-def test_the_clock_does_not_fall_within_a_pass(replay: Callable[..., Playback], tmp_path: Path) -> None:
-    """As when sleeping took a little longer than asked for: the next message is dated before what was told already."""
+def test_the_clock_does_not_fall_within_a_pass(
+    replay: Callable[..., Playback], tmp_path: Path
+) -> None:
+    """As when sleeping took a little longer than asked for: the next message is dated before what
+    was told already.
+    """
     playback = replay(small_bag(tmp_path / "bag"), start_paused=True)
     for stamp_ns in (10, 30, 20, 40):
         playback.player._publish_clock(stamp_ns)
@@ -293,7 +320,9 @@ def test_a_loop_keeps_stamps_rising(replay: Callable[..., Playback], tmp_path: P
     assert never_falling(heard.clocks)
     passes = [heard.poses[i : i + 8] for i in (0, 8)]
     period_ns = passes[1][0] - passes[0][0]
-    assert [b - a for a, b in zip(*passes, strict=True)] == [period_ns] * 8  # the pass as it was, later
+    assert [b - a for a, b in zip(*passes, strict=True)] == [
+        period_ns
+    ] * 8  # the pass as it was, later
     duration_ns = 7 * 50_000_000 + 40_000_000
     assert duration_ns + LOOP_GAP_NS <= period_ns <= duration_ns + LOOP_GAP_NS + 10
 
@@ -309,8 +338,12 @@ def test_a_loop_that_jumps_back(replay: Callable[..., Playback], tmp_path: Path)
 
 
 @pytest.mark.parametrize("rate", [1.0, 4.0])
-def test_restamped_messages_are_of_now(replay: Callable[..., Playback], tmp_path: Path, rate: float) -> None:
-    """And what had one stamp keeps one, though logged 40 ms apart: else colour and depth would not pair at a rate."""
+def test_restamped_messages_are_of_now(
+    replay: Callable[..., Playback], tmp_path: Path, rate: float
+) -> None:
+    """And what had one stamp keeps one, though logged 40 ms apart: else colour and depth would not
+    pair at a rate.
+    """
     before = time.time_ns()
     playback = replay(small_bag(tmp_path / "bag"), restamp=True, rate=rate)
     heard = playback.finish()
@@ -337,7 +370,9 @@ def test_restamp_after_a_pause(replay: Callable[..., Playback], tmp_path: Path) 
     assert rising(heard.poses)
 
 
-def test_start_paused_and_resume_by_service(replay: Callable[..., Playback], tmp_path: Path, ros_context: Any) -> None:
+def test_start_paused_and_resume_by_service(
+    replay: Callable[..., Playback], tmp_path: Path, ros_context: Any
+) -> None:
     playback = replay(small_bag(tmp_path / "bag"), start_paused=True)
     heard = playback.heard
     caller = Node("caller", context=ros_context)
@@ -380,7 +415,9 @@ def test_no_clock(replay: Callable[..., Playback], tmp_path: Path) -> None:
     assert heard.clocks == []
 
 
-@pytest.mark.parametrize("options", [{}, {"clock": False}, {"restamp": True}], ids=["clock", "no clock", "restamp"])
+@pytest.mark.parametrize(
+    "options", [{}, {"clock": False}, {"restamp": True}], ids=["clock", "no clock", "restamp"]
+)
 def test_a_recorded_clock_is_not_played(
     replay: Callable[..., Playback], tmp_path: Path, options: dict[str, Any]
 ) -> None:
@@ -401,7 +438,9 @@ def test_a_recorded_clock_is_not_played(
     assert "/clock" in playback.player.skipped
 
 
-def test_a_damaged_message_does_not_end_a_loop(replay: Callable[..., Playback], tmp_path: Path) -> None:
+def test_a_damaged_message_does_not_end_a_loop(
+    replay: Callable[..., Playback], tmp_path: Path
+) -> None:
     messages: list[Recorded] = [
         ("/pose", POSE, START_NS, pose_message(START_NS)),
         ("/pose", POSE, START_NS + 10**7, b"\x00\x01\x00\x00\x05"),
@@ -413,13 +452,16 @@ def test_a_damaged_message_does_not_end_a_loop(replay: Callable[..., Playback], 
     assert rising(playback.heard.poses)
 
 
-def test_sqlite_bags_of_older_distributions(replay: Callable[..., Playback], tmp_path: Path) -> None:
+def test_sqlite_bags_of_older_distributions(
+    replay: Callable[..., Playback], tmp_path: Path
+) -> None:
     """Foxy to Humble wrote no message definitions; the player needs none."""
     bag = tmp_path / "bag"
     bag.mkdir()
     connection = sqlite3.connect(bag / "bag_0.db3")
     connection.execute(
-        "CREATE TABLE topics(id INTEGER PRIMARY KEY, name, type, serialization_format, offered_qos_profiles)"
+        "CREATE TABLE topics(id INTEGER PRIMARY KEY, name, type, serialization_format,"
+        " offered_qos_profiles)"
     )
     connection.execute("CREATE TABLE messages(id INTEGER PRIMARY KEY, topic_id, timestamp, data)")
     connection.execute("INSERT INTO topics VALUES (1, '/pose', ?, 'cdr', '')", (POSE,))
@@ -428,7 +470,12 @@ def test_sqlite_bags_of_older_distributions(replay: Callable[..., Playback], tmp
     connection.executemany("INSERT INTO messages(topic_id, timestamp, data) VALUES (?, ?, ?)", rows)
     connection.commit()
     connection.close()
-    topic = {"name": "/pose", "type": POSE, "serialization_format": "cdr", "offered_qos_profiles": ""}
+    topic = {
+        "name": "/pose",
+        "type": POSE,
+        "serialization_format": "cdr",
+        "offered_qos_profiles": "",
+    }
     information = {
         "version": 5,
         "storage_identifier": "sqlite3",
@@ -446,7 +493,7 @@ def test_sqlite_bags_of_older_distributions(replay: Callable[..., Playback], tmp
     assert wait_until(lambda: heard.poses == stamps)
 
 
-# -- what is no bag -----------------------------------------------------------------------------------------------------------
+# -- what is no bag
 
 
 def cut(path: Path) -> None:
@@ -472,14 +519,20 @@ BROKEN: dict[str, Callable[[Path], Path | None]] = {
     "a text file": lambda bag: Path(shutil.copy(__file__, bag.parent / "bag.txt")),
     "a text file called mcap": lambda bag: Path(shutil.copy(__file__, bag.parent / "bag.mcap")),
     "a text file called db3": lambda bag: Path(shutil.copy(__file__, bag.parent / "bag.db3")),
-    "a ROS 1 bag": lambda bag: (bag.parent / "old.bag").write_bytes(b"#ROSBAG V2.0\n") and bag.parent / "old.bag",
-}  # fmt: skip
+    "a ROS 1 bag": lambda bag: (
+        (bag.parent / "old.bag").write_bytes(b"#ROSBAG V2.0\n") and bag.parent / "old.bag"
+    ),
+}
 
 
 @pytest.mark.parametrize("name", BROKEN)
 @pytest.mark.parametrize("storage", list(StoragePlugin), ids=lambda s: s.name.lower())
 def test_a_bag_that_is_none_ends_with_a_sentence(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], domain_id: int, storage: StoragePlugin, name: str
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    domain_id: int,
+    storage: StoragePlugin,
+    name: str,
 ) -> None:
     bag = small_bag(tmp_path / "bag", storage=storage)
     path = BROKEN[name](bag) or bag
@@ -492,9 +545,14 @@ def test_a_bag_that_is_none_ends_with_a_sentence(
 
 
 def test_damage_found_while_playing(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], domain_id: int, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    domain_id: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The index is whole, a chunk of messages is not: what comes before it is played, then a sentence."""
+    """The index is whole, a chunk of messages is not: what comes before it is played, then a
+    sentence.
+    """
     real = AnyReader.messages
 
     def messages(self: AnyReader, *args: Any, **kwargs: Any) -> Iterator[Any]:
@@ -507,7 +565,9 @@ def test_damage_found_while_playing(
     assert not rclpy.ok()
 
 
-def test_messages_missing_at_the_end(tmp_path: Path, capsys: pytest.CaptureFixture[str], domain_id: int) -> None:
+def test_messages_missing_at_the_end(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], domain_id: int
+) -> None:
     """A database whose last rows were lost: what is there is played, then a sentence."""
     bag = small_bag(tmp_path / "bag", storage=StoragePlugin.SQLITE3)
     connection = sqlite3.connect(storage_file(bag))
@@ -519,7 +579,9 @@ def test_messages_missing_at_the_end(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert not rclpy.ok()
 
 
-def test_a_bag_without_messages(tmp_path: Path, capsys: pytest.CaptureFixture[str], domain_id: int) -> None:
+def test_a_bag_without_messages(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], domain_id: int
+) -> None:
     """--loop would spin on it for ever."""
     with Writer(tmp_path / "bag", version=9, storage_plugin=StoragePlugin.MCAP) as writer:
         writer.add_connection("/pose", POSE, typestore=STORE)
@@ -537,9 +599,19 @@ def test_a_bag_of_unknown_types_alone(tmp_path: Path, domain_id: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--rate", "0"], ["--rate", "-1"], ["--rate", "nan"], ["--rate", "fast"], ["--lopp"], ["extra"]]
+    "arguments",
+    [
+        ["--rate", "0"],
+        ["--rate", "-1"],
+        ["--rate", "nan"],
+        ["--rate", "fast"],
+        ["--lopp"],
+        ["extra"],
+    ],
 )
-def test_wrong_options_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
+def test_wrong_options_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
     """A misspelled option was handed on to ROS, which said nothing."""
     with pytest.raises(SystemExit) as caught:
         main([str(small_bag(tmp_path / "bag")), *arguments])
@@ -547,16 +619,35 @@ def test_wrong_options_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture
     assert arguments[-1] in capsys.readouterr().err
 
 
-COMMAND = [sys.executable, "-c", "import sys; from ada3d_ros.cli import main; sys.exit(main())", "replay"]
+COMMAND = [
+    sys.executable,
+    "-c",
+    "import sys; from ada3d_ros.cli import main; sys.exit(main())",
+    "replay",
+]
 
 
 def test_the_command(tmp_path: Path, domain_id: int) -> None:
-    """Skipped types are listed once; ROS arguments go behind --ros-args; Ctrl-C ends a loop with exit code 0."""
+    """Skipped types are listed once; ROS arguments go behind --ros-args; Ctrl-C ends a loop with
+    exit code 0.
+    """
     bag = small_bag(tmp_path / "bag")
-    arguments = [str(bag), "--loop", "--rate", "2", "--wait-sec", "0.1", "--ros-args", "-r", "/pose:=/robot/pose"]
+    arguments = [
+        str(bag),
+        "--loop",
+        "--rate",
+        "2",
+        "--wait-sec",
+        "0.1",
+        "--ros-args",
+        "-r",
+        "/pose:=/robot/pose",
+    ]
     environment = {**os.environ, "ROS_DOMAIN_ID": str(domain_id), "PYTHONUNBUFFERED": "1"}
     with (tmp_path / "log").open("wb") as log:
-        process = subprocess.Popen([*COMMAND, *arguments], env=environment, stdout=log, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            [*COMMAND, *arguments], env=environment, stdout=log, stderr=subprocess.STDOUT
+        )
     text = lambda: (tmp_path / "log").read_text()  # noqa: E731
     try:
         assert wait_until(lambda: "nobody has subscribed" in text(), 20.0), text()

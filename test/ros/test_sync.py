@@ -1,4 +1,6 @@
-"""The nearest-stamp synchroniser: properties on random streams, real stamps, loops, and callback errors."""
+"""The nearest-stamp synchroniser: properties on random streams, real stamps, loops, and callback
+errors.
+"""
 
 from __future__ import annotations
 
@@ -42,14 +44,19 @@ def test_identical_stamps_match_at_zero_slop() -> None:
 @pytest.mark.parametrize(("gap_ms", "matches"), [(20, True), (21, False)])
 def test_slop_is_inclusive(gap_ms: int, matches: bool) -> None:
     base = 1000 * MS
-    result = feed(matcher(slop_ms=20), [(0, base), (1, base + gap_ms * MS), (0, base + 500 * MS), (1, base + 500 * MS)])
+    result = feed(
+        matcher(slop_ms=20),
+        [(0, base), (1, base + gap_ms * MS), (0, base + 500 * MS), (1, base + 500 * MS)],
+    )
     assert ((base, base + gap_ms * MS) in result) is matches
 
 
 def test_waits_for_the_nearer_partner() -> None:
     """A greedy matcher takes the partner at -15 ms that came first; the nearest is at +5 ms."""
     base = 1000 * MS
-    assert feed(matcher(), [(1, base - 15 * MS), (0, base), (1, base + 5 * MS)]) == [(base, base + 5 * MS)]
+    assert feed(matcher(), [(1, base - 15 * MS), (0, base), (1, base + 5 * MS)]) == [
+        (base, base + 5 * MS)
+    ]
 
 
 def test_a_partner_goes_to_the_anchor_nearest_to_it() -> None:
@@ -73,7 +80,9 @@ def test_depth_that_never_comes_does_not_grow_the_queue() -> None:
 
 
 def test_real_stamps_pair_as_the_nearest_do(shared_dir: Path) -> None:
-    """freiburg1: 723 colour and 722 depth stamps at 30 Hz that differ; nearest pair median 12.0 ms, maximum 19.8 ms."""
+    """freiburg1: 723 colour and 722 depth stamps at 30 Hz that differ; nearest pair median 12.0 ms,
+    maximum 19.8 ms.
+    """
     folder = shared_dir / "data" / "tum_fr1_stamps"
     colour, depth = (
         [
@@ -91,7 +100,12 @@ def test_real_stamps_pair_as_the_nearest_do(shared_dir: Path) -> None:
     assert np.median(gaps_ms) == pytest.approx(12.0, abs=0.3)
     assert gaps_ms.max() <= 20.0
     partner = {b: a for a, b in pairs}
-    for a, b in pairs:  # a nearer depth image was not free: an earlier colour image had it, or one nearer to it
+    for (
+        a,
+        b,
+    ) in (
+        pairs
+    ):  # a nearer depth image was not free: an earlier colour image had it, or one nearer to it
         for nearer in (d for d in depth if abs(d - a) < abs(b - a)):
             assert partner[nearer] < a or abs(partner[nearer] - nearer) <= abs(a - nearer)
 
@@ -99,14 +113,20 @@ def test_real_stamps_pair_as_the_nearest_do(shared_dir: Path) -> None:
 @settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_properties_on_random_streams(data: st.DataObject) -> None:
-    """Whatever the stamps and the order of arrival: within slop, each used once, colour stamps rising, bounded queues."""
-    stamps = st.lists(st.integers(1, 480), min_size=0, max_size=60, unique=True)  # too near together for a time jump
+    """Whatever the stamps and the order of arrival: within slop, each used once, colour stamps
+    rising, bounded queues.
+    """
+    stamps = st.lists(
+        st.integers(1, 480), min_size=0, max_size=60, unique=True
+    )  # too near together for a time jump
     a, b = (sorted(s * MS for s in data.draw(stamps)) for _ in range(2))
     arrivals = in_order(a, b)
     jitter = data.draw(st.lists(st.integers(0, 6), min_size=len(arrivals), max_size=len(arrivals)))
     arrivals = [
         item
-        for _, item in sorted(zip([i + j for i, j in enumerate(jitter)], arrivals, strict=True), key=lambda p: p[0])
+        for _, item in sorted(
+            zip([i + j for i, j in enumerate(jitter)], arrivals, strict=True), key=lambda p: p[0]
+        )
     ]
     slop_ms, queue_size = data.draw(st.integers(0, 60)), data.draw(st.integers(2, 40))
     m = matcher(slop_ms=slop_ms, queue_size=queue_size)
@@ -120,7 +140,9 @@ def test_properties_on_random_streams(data: st.DataObject) -> None:
 @settings(max_examples=100, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(5, 12))
 def test_nearest_wins_on_regular_streams(seed: int, offset_ms: int) -> None:
-    """Two 30 Hz streams with jitter below half a period: every interior colour image gets its nearest depth image."""
+    """Two 30 Hz streams with jitter below half a period: every interior colour image gets its
+    nearest depth image.
+    """
     rng = np.random.default_rng(seed)
     a = (np.arange(40) * 33 * MS + rng.integers(-1, 2, 40) * MS + 1000 * MS).tolist()
     b = (np.arange(40) * 33 * MS + rng.integers(-1, 2, 40) * MS + (1000 + offset_ms) * MS).tolist()
@@ -138,7 +160,9 @@ def test_a_bag_loop_goes_on_matching(order: str) -> None:
     arrivals = in_order(one_pass, one_pass)
     if order == "depth far behind":
         arrivals = (
-            [(0, s) for s in one_pass[:8]] + [(1, s) for s in one_pass[:8]] + in_order(one_pass[8:], one_pass[8:])
+            [(0, s) for s in one_pass[:8]]
+            + [(1, s) for s in one_pass[:8]]
+            + in_order(one_pass[8:], one_pass[8:])
         )
     assert len(feed(m, arrivals)) == 100
     assert len(feed(m, arrivals)) == 100
@@ -148,7 +172,10 @@ def test_a_bag_loop_goes_on_matching(order: str) -> None:
 
 def test_one_input_jumping_back_is_a_glitch() -> None:
     drops: list[FrameReason] = []
-    m = matcher(on_drop=drops.append, on_jump=lambda old, new: pytest.fail("no jump: only one input fell back"))
+    m = matcher(
+        on_drop=drops.append,
+        on_jump=lambda old, new: pytest.fail("no jump: only one input fell back"),
+    )
     feed(m, in_order([5000 * MS], [5000 * MS]))
     feed(m, [(0, 100 * MS)])
     assert feed(m, in_order([5033 * MS], [5033 * MS])) == [(5033 * MS, 5033 * MS)]
@@ -157,7 +184,9 @@ def test_one_input_jumping_back_is_a_glitch() -> None:
 
 def message(stamp_ns: int) -> Any:
     return SimpleNamespace(
-        header=SimpleNamespace(stamp=SimpleNamespace(sec=stamp_ns // 10**9, nanosec=stamp_ns % 10**9))
+        header=SimpleNamespace(
+            stamp=SimpleNamespace(sec=stamp_ns // 10**9, nanosec=stamp_ns % 10**9)
+        )
     )
 
 

@@ -25,7 +25,11 @@ def worker() -> Iterator[RequestWorker]:
 
 
 def job(run: Any, results: list[Any], timeout_s: float = 10.0) -> Job:
-    return Job(run, lambda result, error: results.append(error or result), deadline=time.monotonic() + timeout_s)
+    return Job(
+        run,
+        lambda result, error: results.append(error or result),
+        deadline=time.monotonic() + timeout_s,
+    )
 
 
 def test_the_idle_worker_keeps_nothing_alive(worker: RequestWorker) -> None:
@@ -61,7 +65,9 @@ def test_an_idle_worker_takes_a_request_whatever_the_queue_size(worker: RequestW
 
 
 @pytest.mark.parametrize(("policy", "size"), [("reject", 8), ("queue", 0)])
-def test_a_busy_worker_refuses_beyond_its_queue(worker: RequestWorker, policy: str, size: int) -> None:
+def test_a_busy_worker_refuses_beyond_its_queue(
+    worker: RequestWorker, policy: str, size: int
+) -> None:
     release = threading.Event()
     worker.submit(job(lambda _: release.wait(10.0), []), policy, size)
     with pytest.raises(BusyError, match=policy):
@@ -106,9 +112,13 @@ def test_throttled_warnings_say_how_many_were_held_back() -> None:
 
 
 def test_a_burst_that_comes_before_the_thread_takes_the_first(worker: RequestWorker) -> None:
-    """The first of five counted as waiting, so that a queue of two took two instead of three; under load only."""
+    """The first of five counted as waiting, so that a queue of two took two instead of three; under
+    load only.
+    """
     release, results = threading.Event(), list[Any]()
-    worker.run_later(lambda: release.wait(10.0))  # the thread is busy with something that is no request
+    worker.run_later(
+        lambda: release.wait(10.0)
+    )  # the thread is busy with something that is no request
     for _ in range(3):
         worker.submit(job(lambda _: "done", results), "queue", 2)
     with pytest.raises(BusyError, match="2 requests are waiting and one is running"):
@@ -118,7 +128,9 @@ def test_a_burst_that_comes_before_the_thread_takes_the_first(worker: RequestWor
 
 
 def test_waiting_jobs_that_can_run_together_do() -> None:
-    """Up to batch_size from the front of the queue, in order; one that cannot breaks the batch; each gets its own outcome."""
+    """Up to batch_size from the front of the queue, in order; one that cannot breaks the batch;
+    each gets its own outcome.
+    """
     batches, results, gate = list[list[int]](), list[Any](), threading.Event()
 
     def run_batch(jobs: list[Job]) -> list[Any]:
@@ -138,7 +150,16 @@ def test_waiting_jobs_that_can_run_together_do() -> None:
     finally:
         assert worker.stop()
     assert batches == [[1, 2, 3], [5, 6]]
-    assert [str(result) for result in results] == ["True", "1", "2", "no", "alone 4", "alone None", "5", "6"]
+    assert [str(result) for result in results] == [
+        "True",
+        "1",
+        "2",
+        "no",
+        "alone 4",
+        "alone None",
+        "5",
+        "6",
+    ]
 
 
 def test_cancelling_reaches_every_job_of_a_batch() -> None:
@@ -167,11 +188,13 @@ def test_cancelling_reaches_every_job_of_a_batch() -> None:
     assert [type(result) for result in results[1:]] == [RequestTimeoutError] * 2
 
 
-# -- work ahead -----------------------------------------------------------------------------------------------------------
+# -- work ahead
 
 
 class Ahead:
-    """Work ahead whose pieces are given out one by one: each waits for `release`, and there are always more while `left` says so."""
+    """Work ahead whose pieces are given out one by one: each waits for `release`, and there are
+    always more while `left` says so.
+    """
 
     def __init__(self, left: int, held: bool = False) -> None:
         self.left, self.done, self.looks = left, 0, 0
@@ -207,7 +230,9 @@ def test_a_nudge_wakes_it_and_it_goes_on_until_nothing_is_left() -> None:
             ahead.left, before = count, ahead.done
             worker.nudge()
             assert wait_until(lambda before=before, count=count: ahead.done == before + count)
-        assert wait_until(lambda: ahead.looks == 9 + 3)  # one look each time that finds nothing, and no more
+        assert wait_until(
+            lambda: ahead.looks == 9 + 3
+        )  # one look each time that finds nothing, and no more
     finally:
         assert worker.stop()
 
@@ -245,7 +270,9 @@ def test_a_job_waits_for_one_piece_at_most() -> None:
         for number in range(1, 6):
             assert ahead.begun.acquire(timeout=10.0)  # in the middle of a piece
             for _ in range(2):
-                worker.submit(job(lambda _: done_before.append(ahead.done) or "done", results), "queue", 8)
+                worker.submit(
+                    job(lambda _: done_before.append(ahead.done) or "done", results), "queue", 8
+                )
             worker.nudge()
             assert len(results) == 2 * (number - 1)
             ahead.release.release()
@@ -293,7 +320,9 @@ def test_a_piece_that_fails_is_said_and_the_thread_lives_on() -> None:
         assert wait_until(lambda: len(errors) == 1)
         worker.submit(job(lambda _: "done", results), "queue", 1)
         assert wait_until(lambda: results == ["done"])
-        assert wait_until(lambda: asked == [0, 1, 2])  # one more behind the job, and one that found nothing
+        assert wait_until(
+            lambda: asked == [0, 1, 2]
+        )  # one more behind the job, and one that found nothing
         worker.nudge()
         assert wait_until(lambda: [str(error) for error in errors] == ["planted", "again"])
         assert worker.alive

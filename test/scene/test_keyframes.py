@@ -16,13 +16,17 @@ from test.box_room import build_box_room
 
 SIZE = 8
 CAMERA = Intrinsics(8.0, 8.0, 3.5, 3.5, SIZE, SIZE)
-BY_MOTION = KeyframeConfig(min_translation_m=0.5, min_rotation_deg=20.0, max_interval_sec=0.0, max_views=20)
+BY_MOTION = KeyframeConfig(
+    min_translation_m=0.5, min_rotation_deg=20.0, max_interval_sec=0.0, max_views=20
+)
 
 
 def frame(stamp_s, x=0.0, yaw_deg=0.0, depth_m=2.0, frame_id="map"):
     T = pose_from_quaternion((x, 0, 1), Rotation.from_euler("y", yaw_deg, degrees=True).as_quat())
     depth = np.full((SIZE, SIZE), depth_m, np.float32)
-    return RgbdFrame(round(stamp_s * 1e9), np.zeros((SIZE, SIZE, 3), np.uint8), depth, CAMERA, T, frame_id)
+    return RgbdFrame(
+        round(stamp_s * 1e9), np.zeros((SIZE, SIZE, 3), np.uint8), depth, CAMERA, T, frame_id
+    )
 
 
 def test_each_threshold_is_inclusive_and_named():
@@ -129,7 +133,10 @@ def test_set_config_shrinks_at_once():
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.lists(st.tuples(st.floats(-3, 3), st.floats(0, 360), st.floats(0.5, 4)), max_size=40), st.integers(1, 6))
+@given(
+    st.lists(st.tuples(st.floats(-3, 3), st.floats(0, 360), st.floats(0.5, 4)), max_size=40),
+    st.integers(1, 6),
+)
 def test_invariants_and_determinism(moves, max_views):
     config = KeyframeConfig(max_views=max_views, max_interval_sec=3.0, min_new_coverage=0.3)
     first, second = KeyframeBuffer(config), KeyframeBuffer(config)
@@ -155,7 +162,8 @@ def test_eviction_keeps_most_of_a_room_covered():
         large.offer(f)
     assert len(small) == 8 < len(large)
     covered, all_seen = (
-        frozenset().union(*(visible_voxels(k.frame) for k in buffer.keyframes)) for buffer in (small, large)
+        frozenset().union(*(visible_voxels(k.frame) for k in buffer.keyframes))
+        for buffer in (small, large)
     )
     newest = frozenset().union(*(visible_voxels(f) for f in frames[-8:]))
     assert len(covered) > 0.75 * len(all_seen)
@@ -164,7 +172,8 @@ def test_eviction_keeps_most_of_a_room_covered():
 
 def test_the_recorded_sequence(shared_dir):
     source = FolderSource(
-        shared_dir / "data" / "tum_fr3_cabinet", FolderOptions(intrinsics=(535.4, 539.2, 320.1, 247.6))
+        shared_dir / "data" / "tum_fr3_cabinet",
+        FolderOptions(intrinsics=(535.4, 539.2, 320.1, 247.6)),
     )
     default = KeyframeBuffer(KeyframeConfig())
     coarse = KeyframeBuffer(KeyframeConfig(min_translation_m=0.5, min_rotation_deg=30.0))

@@ -1,4 +1,6 @@
-"""Pairing of recorded stamps: against the definition, and on real colour and depth stamps that differ."""
+"""Pairing of recorded stamps: against the definition, and on real colour and depth stamps that
+differ.
+"""
 
 import numpy as np
 from hypothesis import given
@@ -6,7 +8,9 @@ from hypothesis import strategies as st
 
 from ada3d_ros.sources.association import pair_nearest
 
-stamps = st.lists(st.integers(0, 60), max_size=25, unique=True).map(lambda s: np.array(sorted(s), dtype=np.int64))
+stamps = st.lists(st.integers(0, 60), max_size=25, unique=True).map(
+    lambda s: np.array(sorted(s), dtype=np.int64)
+)
 
 
 @given(stamps, stamps, st.integers(0, 10))
@@ -19,7 +23,9 @@ def test_pairs_are_near_one_to_one_and_leave_no_free_pair(a, b, gap):
     for i in range(len(a)):
         for j in range(len(b)):
             distance = abs(a[i] - b[j])
-            if distance <= gap:  # whoever could do better together is kept apart by someone at least as near
+            if (
+                distance <= gap
+            ):  # whoever could do better together is kept apart by someone at least as near
                 assert min(gap_of_a.get(i, 99), gap_of_b.get(j, 99)) <= distance
 
 
@@ -32,7 +38,9 @@ def test_empty_and_zero_slop():
 
 def read_stamps(path, column=0):
     """Nanoseconds; the files hold microseconds as decimal seconds."""
-    lines = [line.split() for line in path.read_text().splitlines() if line and not line.startswith("#")]
+    lines = [
+        line.split() for line in path.read_text().splitlines() if line and not line.startswith("#")
+    ]
     return [int(line[column].replace(".", "")) * 1000 for line in lines]
 
 

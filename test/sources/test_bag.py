@@ -1,4 +1,6 @@
-"""Bags: what is written is read back, the recorded bag is the recorded folder, and bad messages are counted."""
+"""Bags: what is written is read back, the recorded bag is the recorded folder, and bad messages are
+counted.
+"""
 
 import json
 
@@ -11,13 +13,13 @@ from scipy.spatial.transform import Rotation
 from ada3d_ros.config import from_flat
 from ada3d_ros.errors import FrameReason, SourceError
 from ada3d_ros.geometry.pose import pose_from_quaternion
+from ada3d_ros.lab.world.generated import generate_room
 from ada3d_ros.sources import bag_writer
 from ada3d_ros.sources.bag import BagSource
 from ada3d_ros.sources.bag_writer import BagOptions, to_millimetres, write_bag
 from ada3d_ros.sources.folder import FolderOptions, FolderSource
 from ada3d_ros.sources.make_bag import main
 from ada3d_ros.sources.topics import BagTopics, detect_topics
-from ada3d_ros.world.generated import generate_room
 from test.box_room import build_box_room
 
 STORE = get_typestore(Stores.ROS2_JAZZY)
@@ -60,7 +62,9 @@ def odometry(stamp_ns, T, frame_id="map"):
         header=header(stamp_ns, frame_id),
         child_frame_id="base_link",
         pose=message("geometry_msgs/msg/PoseWithCovariance", pose=pose, covariance=np.zeros(36)),
-        twist=message("geometry_msgs/msg/TwistWithCovariance", twist=twist, covariance=np.zeros(36)),
+        twist=message(
+            "geometry_msgs/msg/TwistWithCovariance", twist=twist, covariance=np.zeros(36)
+        ),
     )
 
 
@@ -72,7 +76,8 @@ def record(path, messages, storage=StoragePlugin.MCAP):
     """messages: (topic, type, log time, message)."""
     with Writer(path, version=9, storage_plugin=storage) as writer:
         connections = {
-            t: writer.add_connection(t, k, typestore=STORE) for t, k in dict.fromkeys((m[0], m[1]) for m in messages)
+            t: writer.add_connection(t, k, typestore=STORE)
+            for t, k in dict.fromkeys((m[0], m[1]) for m in messages)
         }
         for topic, kind, log_ns, content in messages:
             data = content if isinstance(content, bytes) else STORE.serialize_cdr(content, kind)
@@ -91,7 +96,12 @@ def base_messages(T_child_cam=None, depth_delay_ns=0):
             ("/odom", ODOM, s, odometry(s, f.T_world_cam @ np.linalg.inv(T_child_cam))),
             ("/cam/rgb/camera_info", INFO, s, info(s, f)),
             ("/cam/rgb/image", IMAGE, s, image(s, f.rgb, "rgb8")),
-            ("/cam/depth/image", IMAGE, s + 50_000_000, image(s + depth_delay_ns, to_millimetres(f.depth_m), "16UC1")),
+            (
+                "/cam/depth/image",
+                IMAGE,
+                s + 50_000_000,
+                image(s + depth_delay_ns, to_millimetres(f.depth_m), "16UC1"),
+            ),
         ]
     return out
 
@@ -99,7 +109,11 @@ def base_messages(T_child_cam=None, depth_delay_ns=0):
 def assert_same_frames(read, frames, exact_color=True):
     assert len(read) == len(frames)
     for got, want in zip(read, frames, strict=True):
-        assert (got.stamp_ns, got.intrinsics, got.frame_id) == (want.stamp_ns, want.intrinsics, want.frame_id)
+        assert (got.stamp_ns, got.intrinsics, got.frame_id) == (
+            want.stamp_ns,
+            want.intrinsics,
+            want.frame_id,
+        )
         np.testing.assert_allclose(got.T_world_cam, want.T_world_cam, atol=1e-9)
         np.testing.assert_array_equal(np.isnan(got.depth_m), np.isnan(want.depth_m))
         np.testing.assert_allclose(got.depth_m, want.depth_m, atol=1e-3)
@@ -116,14 +130,18 @@ def test_round_trip(tmp_path, raw):
     assert_same_frames(list(source), FRAMES, exact_color=raw)
     assert_same_frames(list(source), FRAMES, exact_color=raw)  # a second pass
     assert source.dropped == {}
-    assert source.topics.rgb == ("/camera/color/image_raw" if raw else "/camera/color/image_raw/compressed")
+    assert source.topics.rgb == (
+        "/camera/color/image_raw" if raw else "/camera/color/image_raw/compressed"
+    )
 
 
 def test_holes_in_depth_survive_the_bag(tmp_path):
     frame = FRAMES[0]
     depth = frame.depth_m.copy()
     depth[:10] = np.nan
-    holed = type(frame)(frame.stamp_ns, frame.rgb, depth, frame.intrinsics, frame.T_world_cam, "map", "cam")
+    holed = type(frame)(
+        frame.stamp_ns, frame.rgb, depth, frame.intrinsics, frame.T_world_cam, "map", "cam"
+    )
     write_bag([holed], tmp_path / "bag", BagOptions(raw=True))
     assert_same_frames(list(BagSource(tmp_path / "bag")), [holed])
 
@@ -131,7 +149,8 @@ def test_holes_in_depth_survive_the_bag(tmp_path):
 def test_the_recorded_bag_is_the_recorded_folder(shared_dir):
     data = shared_dir / "data"
     folder = FolderSource(
-        data / "tum_fr3_cabinet", FolderOptions(intrinsics=(535.4, 539.2, 320.1, 247.6), min_m=0.1, max_m=9.99)
+        data / "tum_fr3_cabinet",
+        FolderOptions(intrinsics=(535.4, 539.2, 320.1, 247.6), min_m=0.1, max_m=9.99),
     )
     bag = BagSource(data / "tum_fr3_cabinet_ros2bag", config=from_flat({"depth.max_m": 9.99}))
     count = 0
@@ -140,7 +159,9 @@ def test_the_recorded_bag_is_the_recorded_folder(shared_dir):
         assert a.stamp_ns == b.stamp_ns
         np.testing.assert_allclose(a.T_world_cam, b.T_world_cam, atol=1e-9)
         both = ~np.isnan(a.depth_m) & ~np.isnan(b.depth_m)
-        assert (np.isnan(a.depth_m) != np.isnan(b.depth_m)).mean() < 1e-3  # rounding at the limits of range
+        assert (
+            np.isnan(a.depth_m) != np.isnan(b.depth_m)
+        ).mean() < 1e-3  # rounding at the limits of range
         assert np.abs(a.depth_m[both] - b.depth_m[both]).max() < 1e-3
         count += 1
     assert count == 58
@@ -181,7 +202,11 @@ FAULTS = [
     (RGB, replace(image(S2, FRAMES[2].rgb[:20], "rgb8")), FrameReason.BAD_SIZE),
     (RGB, replace(b"\x00\x01\x00\x00short"), FrameReason.CORRUPT),
     (DEPTH, lambda messages, at: messages.pop(at), FrameReason.NO_DEPTH),
-    (DEPTH, replace(image(S2, to_millimetres(FRAMES[2].depth_m), "16UC1", "depth_cam")), FrameReason.FRAME_MISMATCH),
+    (
+        DEPTH,
+        replace(image(S2, to_millimetres(FRAMES[2].depth_m), "16UC1", "depth_cam")),
+        FrameReason.FRAME_MISMATCH,
+    ),
     (DEPTH, replace(image(S2, np.zeros(SHAPE, np.uint16), "16UC1")), FrameReason.LOW_VALID_DEPTH),
     (DEPTH, replace(image(S2, np.full(SHAPE, 2, np.uint16), "16UC1")), FrameReason.BAD_UNITS),
     (CAMERA_INFO, lambda messages, at: messages.pop(at), FrameReason.NO_INFO),
@@ -256,7 +281,10 @@ REALSENSE = {
 def test_topics_are_detected_and_doubt_is_refused():
     found = detect_topics(REALSENSE)
     assert found == BagTopics(
-        "/camera/color/image_raw", "/camera/aligned_depth_to_color/image_raw", "/camera/color/camera_info", "/pose"
+        "/camera/color/image_raw",
+        "/camera/aligned_depth_to_color/image_raw",
+        "/camera/color/camera_info",
+        "/pose",
     )
     with pytest.raises(SourceError, match=r"pose topic: 2 fit \(/odom, /pose\)"):
         detect_topics({**REALSENSE, "/odom": ODOM})
@@ -285,9 +313,25 @@ def test_make_bag_of_a_generated_room(tmp_path, capsys):
 
 def test_make_bag_of_a_folder(tmp_path, shared_dir, capsys):
     folder = shared_dir / "data" / "tum_fr3_cabinet"
-    assert main([str(folder), "-o", str(tmp_path / "bag"), "--intrinsics", "535.4", "539.2", "320.1", "247.6"]) == 0
+    assert (
+        main(
+            [
+                str(folder),
+                "-o",
+                str(tmp_path / "bag"),
+                "--intrinsics",
+                "535.4",
+                "539.2",
+                "320.1",
+                "247.6",
+            ]
+        )
+        == 0
+    )
     assert "layout cabinet, 58 frames, 5000 depth units per metre" in capsys.readouterr().out
-    read = list(BagSource(tmp_path / "bag", config=from_flat({"depth.min_m": 0.0, "depth.max_m": 70.0})))
+    read = list(
+        BagSource(tmp_path / "bag", config=from_flat({"depth.min_m": 0.0, "depth.max_m": 70.0}))
+    )
     source = FolderSource(folder, FolderOptions(intrinsics=(535.4, 539.2, 320.1, 247.6)))
     assert_same_frames(read, list(source), exact_color=False)
 
@@ -303,7 +347,10 @@ def test_make_bag_says_what_is_wrong(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["--help"])
     help_text = capsys.readouterr().out
-    assert all(option in help_text for option in ("--layout", "--depth-scale", "--fps", "--rotate-world", "--raw"))
+    assert all(
+        option in help_text
+        for option in ("--layout", "--depth-scale", "--fps", "--rotate-world", "--raw")
+    )
 
 
 def test_nothing_is_left_of_a_bag_without_frames(tmp_path):

@@ -1,7 +1,7 @@
 """Raw images through cv_bridge and through our own decoders give the same frames.
 
-cv_bridge has no wheel; rosbags-image, which nobody here wrote, has the same conversions and stands in its place. Where
-a distribution provides cv_bridge, it is compared too.
+cv_bridge has no wheel; rosbags-image, which nobody here wrote, has the same conversions and stands
+in its place. Where a distribution provides cv_bridge, it is compared too.
 """
 
 from __future__ import annotations
@@ -24,10 +24,18 @@ RNG = np.random.default_rng(0)
 
 
 class RosbagsBridge:
-    """The surface of CvBridge over rosbags-image, which does not know row padding: give it tight rows."""
+    """The surface of CvBridge over rosbags-image, which does not know row padding: give it tight
+    rows.
+    """
 
-    def imgmsg_to_cv2(self, img_msg: Any, desired_encoding: str = "passthrough") -> npt.NDArray[Any]:
-        return np.asarray(message_to_cvimage(img_msg, None if desired_encoding == "passthrough" else desired_encoding))
+    def imgmsg_to_cv2(
+        self, img_msg: Any, desired_encoding: str = "passthrough"
+    ) -> npt.NDArray[Any]:
+        return np.asarray(
+            message_to_cvimage(
+                img_msg, None if desired_encoding == "passthrough" else desired_encoding
+            )
+        )
 
 
 def bridges() -> list[ImageBridge]:
@@ -43,13 +51,17 @@ def bridges() -> list[ImageBridge]:
 
 def image(encoding: str, pixels: npt.NDArray[Any], big: bool = False) -> Any:
     data = pixels.astype(pixels.dtype.newbyteorder(">" if big else "<")).tobytes()
-    return SimpleNamespace(height=H, width=W, encoding=encoding, is_bigendian=int(big), step=len(data) // H, data=data)
+    return SimpleNamespace(
+        height=H, width=W, encoding=encoding, is_bigendian=int(big), step=len(data) // H, data=data
+    )
 
 
 @pytest.mark.parametrize("bridge", bridges(), ids=lambda b: type(b).__name__)
 @pytest.mark.parametrize("encoding", COLOR_ENCODINGS)
 def test_colour_is_the_same(encoding: str, bridge: ImageBridge) -> None:
-    message = image(encoding, RNG.integers(0, 256, (H, W, COLOR_ENCODINGS[encoding][0]), dtype=np.uint8))
+    message = image(
+        encoding, RNG.integers(0, 256, (H, W, COLOR_ENCODINGS[encoding][0]), dtype=np.uint8)
+    )
     np.testing.assert_array_equal(color_of(message, bridge), color_of(message))
 
 
@@ -58,14 +70,22 @@ def test_colour_is_the_same(encoding: str, bridge: ImageBridge) -> None:
 @pytest.mark.parametrize("encoding", DEPTH_ENCODINGS)
 def test_depth_is_the_same(encoding: str, big: bool, bridge: ImageBridge) -> None:
     millimetres = RNG.integers(0, 9000, (H, W))
-    values = (millimetres / 1000).astype(np.float32) if encoding == "32FC1" else millimetres.astype(np.uint16)
+    values = (
+        (millimetres / 1000).astype(np.float32)
+        if encoding == "32FC1"
+        else millimetres.astype(np.uint16)
+    )
     message = image(encoding, values, big)
-    np.testing.assert_array_equal(depth_of(message, DepthConfig(), bridge), depth_of(message, DepthConfig()))
+    np.testing.assert_array_equal(
+        depth_of(message, DepthConfig(), bridge), depth_of(message, DepthConfig())
+    )
 
 
 def test_a_bridge_that_raises_is_a_corrupt_frame() -> None:
     class Broken:
-        def imgmsg_to_cv2(self, img_msg: Any, desired_encoding: str = "passthrough") -> npt.NDArray[Any]:
+        def imgmsg_to_cv2(
+            self, img_msg: Any, desired_encoding: str = "passthrough"
+        ) -> npt.NDArray[Any]:
             raise TypeError("planted")
 
     message = image("rgb8", np.zeros((H, W, 3), np.uint8))

@@ -25,7 +25,11 @@ def save(path, pixels):
 
 
 def write_tum(folder, frames, depth_delay_ns=8_000_000):
-    lines = {"rgb": ["# timestamp filename"], "depth": [], "groundtruth": ["# timestamp tx ty tz qx qy qz qw"]}
+    lines = {
+        "rgb": ["# timestamp filename"],
+        "depth": [],
+        "groundtruth": ["# timestamp tx ty tz qx qy qz qw"],
+    }
     for f in frames:
         t, td = (f"{s // 10**9}.{s % 10**9:09d}" for s in (f.stamp_ns, f.stamp_ns + depth_delay_ns))
         save(folder / "rgb" / f"{t}.png", f.rgb)
@@ -83,7 +87,9 @@ def test_plain_with_numeric_order_and_a_rotated_world(tmp_path, frames):
     read = list(source)
     assert_same(read, frames * 3)
     assert [f.stamp_ns for f in read[:3]] == [1_000_000_000, 1_250_000_000, 1_500_000_000]
-    turned = next(iter(FolderSource(tmp_path, FolderOptions(rotate_world_xyzw=parse_rotation("y-up")))))
+    turned = next(
+        iter(FolderSource(tmp_path, FolderOptions(rotate_world_xyzw=parse_rotation("y-up"))))
+    )
     x, y, z = frames[0].T_world_cam[:3, 3]
     np.testing.assert_allclose(turned.T_world_cam[:3, 3], [x, -z, y], atol=1e-12)
 
@@ -104,14 +110,17 @@ def test_scannet_registers_colour_and_skips_lost_poses(tmp_path, frames):
     read = list(source)
     assert source.dropped == {FrameReason.NO_POSE: 1}
     assert [f.stamp_ns for f in read] == [1_000_000_000, 1_100_000_000, 1_300_000_000]
-    difference = np.abs(read[0].rgb.astype(int) - frames[0].rgb)  # the same view at half the size, but for the edges
+    difference = np.abs(
+        read[0].rgb.astype(int) - frames[0].rgb
+    )  # the same view at half the size, but for the edges
     assert np.median(difference) <= 4
     assert read[0].intrinsics == frames[0].intrinsics
 
 
 def test_the_cabinet_layout(shared_dir):
     source = FolderSource(
-        shared_dir / "data" / "tum_fr3_cabinet", FolderOptions(intrinsics=(535.4, 539.2, 320.1, 247.6))
+        shared_dir / "data" / "tum_fr3_cabinet",
+        FolderOptions(intrinsics=(535.4, 539.2, 320.1, 247.6)),
     )
     assert (source.layout, len(source)) == ("cabinet", 58)
     first = next(iter(source))
@@ -128,7 +137,11 @@ def test_a_corrupt_image_is_counted_and_the_rest_is_read(tmp_path, frames):
     save(tmp_path / "rgb" / "3.png", frames[0].rgb[:50])
     source = FolderSource(tmp_path)
     assert_same(list(source), frames[:1])
-    assert source.dropped == {FrameReason.CORRUPT: 1, FrameReason.BAD_ENCODING: 1, FrameReason.BAD_SIZE: 1}
+    assert source.dropped == {
+        FrameReason.CORRUPT: 1,
+        FrameReason.BAD_ENCODING: 1,
+        FrameReason.BAD_SIZE: 1,
+    }
 
 
 def break_nothing_there(folder):
@@ -177,7 +190,11 @@ def test_tum_files_that_are_broken_are_named(tmp_path, frames):
 def test_options_out_of_range(tmp_path, frames):
     write_plain(tmp_path, frames)
     (tmp_path / "K.txt").write_text(K_TEXT)
-    for options in (FolderOptions(depth_scale=0.0), FolderOptions(fps=-1.0), FolderOptions(layout="kitti")):
+    for options in (
+        FolderOptions(depth_scale=0.0),
+        FolderOptions(fps=-1.0),
+        FolderOptions(layout="kitti"),
+    ):
         with pytest.raises(SourceError):
             FolderSource(tmp_path, options)
     with pytest.raises(SourceError, match="y-up"):

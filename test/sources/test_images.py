@@ -1,4 +1,6 @@
-"""Pixel decoding: every encoding against arrays made here, every malformed input to the right reason, and fuzz."""
+"""Pixel decoding: every encoding against arrays made here, every malformed input to the right
+reason, and fuzz.
+"""
 
 import array
 import io
@@ -33,7 +35,9 @@ LIMITS = (1.0, 0.1, 10.0)
 def color(encoding, pixels, padding=0):
     rows = pixels.reshape(len(pixels), -1)
     padded = np.pad(rows, ((0, 0), (0, padding)), constant_values=77)
-    return decode_color(pixels.shape[0], pixels.shape[1], encoding, 0, padded.shape[1], padded.tobytes())
+    return decode_color(
+        pixels.shape[0], pixels.shape[1], encoding, 0, padded.shape[1], padded.tobytes()
+    )
 
 
 def encoded(pixels, codec, **options):
@@ -53,18 +57,29 @@ def test_colour_encodings(padding):
     np.testing.assert_array_equal(color("rgb8", RGB, padding), RGB)
     np.testing.assert_array_equal(color("bgr8", RGB[..., ::-1], padding), RGB)
     np.testing.assert_array_equal(color("rgba8", np.concatenate((RGB, alpha), -1), padding), RGB)
-    np.testing.assert_array_equal(color("bgra8", np.concatenate((RGB[..., ::-1], alpha), -1), padding), RGB)
-    np.testing.assert_array_equal(color("mono8", RGB[..., 0], padding), np.repeat(RGB[..., :1], 3, -1))
+    np.testing.assert_array_equal(
+        color("bgra8", np.concatenate((RGB[..., ::-1], alpha), -1), padding), RGB
+    )
+    np.testing.assert_array_equal(
+        color("mono8", RGB[..., 0], padding), np.repeat(RGB[..., :1], 3, -1)
+    )
 
 
 @pytest.mark.parametrize("encoding", ["bayer_rggb8", "bayer_bggr8", "bayer_gbrg8", "bayer_grbg8"])
 def test_bayer_patterns_give_the_right_channels(encoding):
-    """ROS names a pattern by its first row, OpenCV's old constants by another: a swap turns red into blue."""
+    """ROS names a pattern by its first row, OpenCV's old constants by another: a swap turns red
+    into blue.
+    """
     red_green_blue = {"r": 200, "g": 120, "b": 40}
     pattern = encoding.removeprefix("bayer_").removesuffix("8")
-    mosaic = np.array([[red_green_blue[c] for c in pattern[:2]], [red_green_blue[c] for c in pattern[2:]]], np.uint8)
+    mosaic = np.array(
+        [[red_green_blue[c] for c in pattern[:2]], [red_green_blue[c] for c in pattern[2:]]],
+        np.uint8,
+    )
     out = color(encoding, np.tile(mosaic, (6, 8)))
-    np.testing.assert_array_equal(out[3:-3, 3:-3], np.broadcast_to(np.uint8([200, 120, 40]), out[3:-3, 3:-3].shape))
+    np.testing.assert_array_equal(
+        out[3:-3, 3:-3], np.broadcast_to(np.uint8([200, 120, 40]), out[3:-3, 3:-3].shape)
+    )
 
 
 def test_data_as_messages_carry_it_and_the_result_owns_its_memory():
@@ -73,7 +88,9 @@ def test_data_as_messages_carry_it_and_the_result_owns_its_memory():
     data[0] ^= 255
     np.testing.assert_array_equal(out, RGB)
     np.testing.assert_array_equal(decode_color(6, 10, "rgb8", 0, 30, RGB.reshape(-1)), RGB)
-    np.testing.assert_array_equal(decode_color(6, 10, "rgb8", 0, 30, memoryview(RGB.tobytes())), RGB)
+    np.testing.assert_array_equal(
+        decode_color(6, 10, "rgb8", 0, 30, memoryview(RGB.tobytes())), RGB
+    )
 
 
 @pytest.mark.parametrize("big", [0, 1])
@@ -89,7 +106,9 @@ def test_millimetres_become_metres_and_zero_nan(encoding, big):
 
 @pytest.mark.parametrize("big", [0, 1])
 def test_float_metres_and_their_invalid_values(big):
-    metres = np.array([[np.nan, np.inf, -np.inf, -1.0], [0.0, 0.05, 1.5, 11.0]], dtype=">f4" if big else "<f4")
+    metres = np.array(
+        [[np.nan, np.inf, -np.inf, -1.0], [0.0, 0.05, 1.5, 11.0]], dtype=">f4" if big else "<f4"
+    )
     out = decode_depth(2, 4, "32FC1", big, 16, metres.tobytes(), *LIMITS)
     expected = np.full((2, 4), np.nan, np.float32)
     expected[1, 2] = 1.5
@@ -115,7 +134,9 @@ def test_units_check_alone():
     assert depth_units_plausible(np.float32([[0.05, 0.05, np.nan]]))
     assert not depth_units_plausible(np.float32([[0.049, np.nan]]))
     assert not depth_units_plausible(np.full((480, 640), 50.5, np.float32))
-    np.testing.assert_array_equal(depth_from_units(np.uint16([[5000, 0]]), 5000, 0, 9), np.float32([[1, np.nan]]))
+    np.testing.assert_array_equal(
+        depth_from_units(np.uint16([[5000, 0]]), 5000, 0, 9), np.float32([[1, np.nan]])
+    )
 
 
 def test_too_little_depth_is_refused():
@@ -127,7 +148,9 @@ def test_too_little_depth_is_refused():
     assert caught.value.reason is FrameReason.LOW_VALID_DEPTH
 
 
-@pytest.mark.parametrize("format", ["jpeg", "rgb8; jpeg compressed bgr8", "bgr8; jpeg compressed bgr8", ""])
+@pytest.mark.parametrize(
+    "format", ["jpeg", "rgb8; jpeg compressed bgr8", "bgr8; jpeg compressed bgr8", ""]
+)
 def test_jpeg(format):
     pixels = smooth_image()
     out = decode_compressed_color(encoded(pixels, "JPEG", quality=95), format)
@@ -135,7 +158,9 @@ def test_jpeg(format):
 
 
 def test_png_is_exact_and_grey_becomes_rgb():
-    np.testing.assert_array_equal(decode_compressed_color(encoded(RGB, "PNG"), "bgr8; png compressed bgr8"), RGB)
+    np.testing.assert_array_equal(
+        decode_compressed_color(encoded(RGB, "PNG"), "bgr8; png compressed bgr8"), RGB
+    )
     grey = decode_compressed_color(encoded(RGB[..., 0], "PNG"), "mono8; png compressed ")
     np.testing.assert_array_equal(grey, np.repeat(RGB[..., :1], 3, -1))
 
@@ -147,11 +172,15 @@ def test_compressed_depth_in_millimetres():
     data = struct.pack("<iff", 0, 0.0, 0.0) + encoded(MM, "PNG")
     for format in ("16UC1; compressedDepth", "16UC1; compressedDepth png"):
         out = decode_compressed_depth(data, format, *LIMITS)
-        np.testing.assert_array_equal(out, np.where(MM > 0, MM / np.float32(1000), np.float32(np.nan)))
+        np.testing.assert_array_equal(
+            out, np.where(MM > 0, MM / np.float32(1000), np.float32(np.nan))
+        )
 
 
 def test_compressed_depth_of_floats_is_dequantised():
-    """compressed_depth_image_transport: value = a / depth + b, a = quantisation (q + 1), b = 1 - a / depth_max."""
+    """compressed_depth_image_transport: value = a / depth + b, a = quantisation (q + 1), b = 1 - a
+    / depth_max.
+    """
     depth, depth_max, quantisation = np.float32([[0.5, 1, 2], [4, 8, 9.5]]), 10.0, 100.0
     a = quantisation * (quantisation + 1.0)
     b = 1.0 - a / depth_max
@@ -172,14 +201,39 @@ def refused(reason, function, *arguments, match=None):
 
 def test_malformed_raw_images():
     data = RGB.tobytes()
-    refused(FrameReason.BAD_ENCODING, decode_color, 6, 10, "16UC1", 0, 30, data, match="'16UC1'.*rgb8")
-    refused(FrameReason.BAD_ENCODING, decode_depth, 6, 10, "rgb8", 0, 30, data, *LIMITS, match="'rgb8'.*16UC1")
-    refused(FrameReason.CORRUPT, decode_color, 6, 10, "rgb8", 0, 30, data[:-1], match="179 bytes.*180")
+    refused(
+        FrameReason.BAD_ENCODING, decode_color, 6, 10, "16UC1", 0, 30, data, match="'16UC1'.*rgb8"
+    )
+    refused(
+        FrameReason.BAD_ENCODING,
+        decode_depth,
+        6,
+        10,
+        "rgb8",
+        0,
+        30,
+        data,
+        *LIMITS,
+        match="'rgb8'.*16UC1",
+    )
+    refused(
+        FrameReason.CORRUPT, decode_color, 6, 10, "rgb8", 0, 30, data[:-1], match="179 bytes.*180"
+    )
     refused(FrameReason.CORRUPT, decode_color, 6, 10, "rgb8", 0, 29, data, match="step is 29")
     refused(FrameReason.CORRUPT, decode_color, 6, 10, "rgb8", 0, 0, data)
     refused(FrameReason.CORRUPT, decode_depth, 6, 10, "32FC1", 0, 40, b"", *LIMITS)
     refused(FrameReason.BAD_SIZE, decode_color, 0, 10, "rgb8", 0, 30, data)
-    refused(FrameReason.BAD_SIZE, decode_color, 100_000, 100_000, "rgb8", 0, 300_000, data, match="64 megapixels")
+    refused(
+        FrameReason.BAD_SIZE,
+        decode_color,
+        100_000,
+        100_000,
+        "rgb8",
+        0,
+        300_000,
+        data,
+        match="64 megapixels",
+    )
     refused(FrameReason.BAD_SIZE, decode_color, 1, 10, "bayer_rggb8", 0, 10, data)
 
 
@@ -192,28 +246,64 @@ def test_malformed_compressed_images():
         refused(FrameReason.CORRUPT, decode_compressed_color, png[:cut], "png")
     refused(FrameReason.CORRUPT, decode_compressed_color, encoded(smooth_image(), "BMP"), "jpeg")
     depth = struct.pack("<iff", 0, 0, 0) + encoded(MM, "PNG")
-    refused(FrameReason.BAD_ENCODING, decode_compressed_color, depth, "16UC1; compressedDepth png", match="depth")
-    refused(FrameReason.BAD_ENCODING, decode_compressed_color, encoded(MM, "PNG"), "png")
-    refused(FrameReason.CORRUPT, decode_compressed_depth, depth[:12], "16UC1; compressedDepth", *LIMITS)
-    refused(FrameReason.CORRUPT, decode_compressed_depth, depth[:-30], "16UC1; compressedDepth", *LIMITS)
     refused(
-        FrameReason.BAD_ENCODING, decode_compressed_depth, depth, "16UC1; compressedDepth rvl", *LIMITS, match="rvl"
+        FrameReason.BAD_ENCODING,
+        decode_compressed_color,
+        depth,
+        "16UC1; compressedDepth png",
+        match="depth",
+    )
+    refused(FrameReason.BAD_ENCODING, decode_compressed_color, encoded(MM, "PNG"), "png")
+    refused(
+        FrameReason.CORRUPT, decode_compressed_depth, depth[:12], "16UC1; compressedDepth", *LIMITS
+    )
+    refused(
+        FrameReason.CORRUPT, decode_compressed_depth, depth[:-30], "16UC1; compressedDepth", *LIMITS
+    )
+    refused(
+        FrameReason.BAD_ENCODING,
+        decode_compressed_depth,
+        depth,
+        "16UC1; compressedDepth rvl",
+        *LIMITS,
+        match="rvl",
     )
     refused(FrameReason.BAD_ENCODING, decode_compressed_depth, depth, "jpeg", *LIMITS)
     eight_bit = struct.pack("<iff", 0, 0, 0) + png
-    refused(FrameReason.BAD_ENCODING, decode_compressed_depth, eight_bit, "16UC1; compressedDepth", *LIMITS)
-    refused(FrameReason.CORRUPT, decode_compressed_depth, depth, "32FC1; compressedDepth", *LIMITS, match="a=0")
+    refused(
+        FrameReason.BAD_ENCODING,
+        decode_compressed_depth,
+        eight_bit,
+        "16UC1; compressedDepth",
+        *LIMITS,
+    )
+    refused(
+        FrameReason.CORRUPT,
+        decode_compressed_depth,
+        depth,
+        "32FC1; compressedDepth",
+        *LIMITS,
+        match="a=0",
+    )
 
 
 def test_a_decompression_bomb_is_refused_before_it_unpacks():
     header = encoded(np.zeros((2, 2), np.uint8), "PNG")
     huge = header[:16] + struct.pack(">II", 60_000, 60_000) + header[24:]
     huge = huge[:29] + struct.pack(">I", zlib.crc32(huge[12:29])) + huge[33:]
-    refused(FrameReason.BAD_SIZE, decode_compressed_color, huge, "png", match="3600000000 pixels.*64 megapixels")
+    refused(
+        FrameReason.BAD_SIZE,
+        decode_compressed_color,
+        huge,
+        "png",
+        match="3600000000 pixels.*64 megapixels",
+    )
 
 
 sizes = st.one_of(st.integers(-2, 12), st.sampled_from([2**16, 2**31, 2**32 - 1]))
-encodings = st.one_of(st.sampled_from([*COLOR_ENCODINGS, *DEPTH_ENCODINGS, "yuv422", "8UC3"]), st.text(max_size=8))
+encodings = st.one_of(
+    st.sampled_from([*COLOR_ENCODINGS, *DEPTH_ENCODINGS, "yuv422", "8UC3"]), st.text(max_size=8)
+)
 
 
 @settings(max_examples=400, deadline=None)
@@ -226,7 +316,9 @@ encodings = st.one_of(st.sampled_from([*COLOR_ENCODINGS, *DEPTH_ENCODINGS, "yuv4
     st.binary(max_size=300),
     st.sampled_from([1.0, 1e-4, 1e3]),
 )
-def test_random_messages_decode_or_raise_frame_error(height, width, encoding, big, step, data, scale):
+def test_random_messages_decode_or_raise_frame_error(
+    height, width, encoding, big, step, data, scale
+):
     for decode in (decode_color, lambda *a: decode_depth(*a, scale, 0.1, 10.0)):
         try:
             out = decode(height, width, encoding, big, step, data)
@@ -247,7 +339,9 @@ GOOD = {
     st.sampled_from(list(GOOD)),
     st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), max_size=8),
     st.one_of(st.none(), st.integers(0, 4000)),
-    st.sampled_from(["jpeg", "16UC1; compressedDepth", "32FC1; compressedDepth png", "mono16; compressedDepth"]),
+    st.sampled_from(
+        ["jpeg", "16UC1; compressedDepth", "32FC1; compressedDepth png", "mono16; compressedDepth"]
+    ),
 )
 @example("depth", [], None, "32FC1; compressedDepth png")
 def test_damaged_files_decode_or_raise_frame_error(kind, edits, cut, format):

@@ -1,0 +1,117 @@
+"""How long a question takes, learnt from those that were answered, and the budget that a deadline
+leaves.
+
+Time to the first token and time per further token are straight lines over the spatial tokens that a
+layer holds on average; one model for questions on a cached scene, one for the others.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ada3d_ros.types import StageTimings, TokenUsage
+
+WINDOW = 64  # answers that count
+MARGIN = 0.9  # of the deadline that a prediction may use up
+FACTORS = (
+    1.0,
+    0.85,
+    0.7,
+    0.55,
+    0.4,
+    0.3,
+    0.2,
+    0.1,
+)  # of the keep ratio that would be used without a deadline
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One answered question. tokens: spatial tokens per layer, mean; step_s: per token after the
+    first, NaN without one.
+    """
+
+    tokens: float
+    first_token_s: float
+    step_s: float
+    rest_s: float
+    generated: int
+
+    @classmethod
+    def of(cls, usage: TokenUsage, timings: StageTimings, generated: int) -> Measured:
+        """From an answer's counts and times."""
+        rest = timings.total_s - timings.first_token_s - timings.decode_s
+        step = timings.decode_s / (generated - 1) if generated > 1 else math.nan
+        return cls(float(np.mean(usage.per_layer)), timings.first_token_s, step, rest, generated)
+
+
+class LatencyModel:
+    """What questions took. Used by the thread that owns the model alone."""
+
+    def __init__(self) -> None:
+        self._seen: dict[bool, deque[Measured]] = {
+            kind: deque(maxlen=WINDOW) for kind in (False, True)
+        }
+
+    def note(self, cached: bool, measured: Measured) -> None:
+        """Learn from an answer."""
+        self._seen[cached].append(measured)
+
+    def predict(self, cached: bool, tokens: float, max_new_tokens: int) -> float:
+        """Seconds to the end of an answer of usual length; NaN before anything was measured."""
+        seen = list(self._seen[cached])
+        if not seen:
+            return math.nan
+        steps = [m for m in seen if math.isfinite(m.step_s)]
+        first = _line(
+            [m.tokens for m in seen],
+            [m.first_token_s for m in seen],
+            tokens,
+            proportional=not cached,
+        )
+        step = (
+            _line([m.tokens for m in steps], [m.step_s for m in steps], tokens, proportional=False)
+            if steps
+            else 0.0
+        )
+        length = min(float(np.median([m.generated for m in seen])), max_new_tokens)
+        return first + max(length - 1.0, 0.0) * step + float(np.median([m.rest_s for m in seen]))
+
+    def choose(
+        self,
+        budgets: Sequence[tuple[float, bool]],
+        total: int,
+        deadline_s: float,
+        max_new_tokens: int,
+    ) -> float:
+        """The largest of the falling keep ratios, of `total` spatial tokens, that should meet the
+        deadline; the fastest where none should; the first where nothing is known of it yet.
+        budgets: each ratio, and whether it is answered from the cached scene.
+        """
+        times = {
+            ratio: self.predict(cached, ratio * total, max_new_tokens) for ratio, cached in budgets
+        }
+        if math.isnan(times[budgets[0][0]]):
+            return budgets[0][0]
+        known = [ratio for ratio, seconds in times.items() if math.isfinite(seconds)]
+        fitting = [ratio for ratio in known if times[ratio] <= MARGIN * deadline_s]
+        return fitting[0] if fitting else min(reversed(known), key=lambda ratio: times[ratio])
+
+
+def _line(x: Sequence[float], y: Sequence[float], at: float, proportional: bool) -> float:
+    """The least-squares line through (x, y) at `at`, never falling. Where all x are alike it goes
+    through the origin (proportional) or is flat.
+    """
+    mean_x, mean_y = float(np.mean(x)), float(np.mean(y))
+    centered = np.asarray(x) - mean_x
+    spread = float(centered @ centered)
+    if spread > (0.02 * max(mean_x, 1.0)) ** 2 * len(x):
+        slope = max(float(centered @ np.asarray(y)) / spread, 0.0)
+    else:
+        slope = mean_y / mean_x if proportional and mean_x > 0 else 0.0
+    return max(mean_y + slope * (at - mean_x), 0.0)

@@ -1,0 +1,99 @@
+"""A pruning policy applied to one prompt: the choice before the language model, and the pruner for
+inside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from ada3d_ros.engine.information import decoder_shape
+from ada3d_ros.model.decoder import LlamaDecoder
+from ada3d_ros.model.llava3d import Llava3D
+from ada3d_ros.pruning.in_llm import LayerPruner
+from ada3d_ros.pruning.policy import Policy
+from ada3d_ros.pruning.pre_llm import Candidates, patch_grid
+from ada3d_ros.pruning.ranking import question_relevance
+from ada3d_ros.types import PromptSequence, SpatialTokens
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class ChosenTokens:
+    """Spatial tokens that enter the prompt; kept (k,) int64: which of the `original` ones they are
+    (of a merged group its anchor).
+    """
+
+    tokens: SpatialTokens
+    kept: torch.Tensor
+    original: int
+
+    def first(self, count: int) -> ChosenTokens:
+        """The first `count` of them."""
+        t = self.tokens
+        part = SpatialTokens(
+            t.features[:count], t.xyz_m[:count], t.num_patches[:count], t.voxel_size_m
+        )
+        return ChosenTokens(part, self.kept[:count], self.original)
+
+
+@torch.inference_mode()
+def choose_tokens(
+    model: Llava3D, tokens: SpatialTokens, policy: Policy, question_ids: Sequence[int] = ()
+) -> ChosenTokens:
+    """The strategy's choice among all spatial tokens; all of them where it has no part before the
+    language model.
+
+    question_ids: text ids of the question, for strategies that ask it (`Policy.needs_question`).
+    """
+    total = tokens.features.shape[0]
+    if policy.entering(total) == total:
+        return ChosenTokens(tokens, torch.arange(total, device=tokens.features.device), total)
+    base = Policy.of(policy.config)
+    if (
+        policy.nested and policy.entering(total) < base.entering(total) < total
+    ):  # a first part, its merged groups too
+        return choose_tokens(model, tokens, base).first(policy.entering(total))
+    relevance = None
+    if policy.needs_question:
+        ids = torch.tensor(
+            [i for i in question_ids if i >= 0], dtype=torch.int64, device=model.device
+        )
+        relevance = question_relevance(model.project(tokens.features), model.decoder.embed(ids))
+    choice = policy.select(
+        Candidates(
+            tokens.features, tokens.xyz_m, tokens.num_patches, tokens.voxel_size_m, relevance
+        )
+    )
+    merged, patches = choice.groups >= 0, torch.zeros_like(tokens.num_patches[choice.kept])
+    patches.index_add_(0, choice.groups[merged], tokens.num_patches[merged])
+    chosen = SpatialTokens(
+        choice.merge(tokens.features), tokens.xyz_m[choice.kept], patches, tokens.voxel_size_m
+    )
+    return ChosenTokens(chosen, choice.kept, total)
+
+
+def image_tokens(features: torch.Tensor) -> SpatialTokens:
+    """The patches (P, C) of one image as tokens: patch coordinates stand in for places, a patch for
+    a voxel.
+    """
+    count = features.shape[0]
+    ones = torch.ones(count, dtype=torch.int64, device=features.device)
+    return SpatialTokens(features, patch_grid(count, features.device), ones, voxel_size_m=1.0)
+
+
+def pruner_for(
+    decoder: LlamaDecoder,
+    policy: Policy,
+    prompt: PromptSequence,
+    original: int,
+    information: tuple[float, ...] | None = None,
+) -> LayerPruner | None:
+    """The policy's part inside the language model for a prompt, `original` spatial tokens before
+    any choice; None where there is none. information: I per layer, for fitted schedules (None: the
+    policy reads its file).
+    """
+    entered = prompt.spatial_span[1] - prompt.spatial_span[0]
+    shape, text = decoder_shape(decoder.config), prompt.embeds.shape[0] - entered
+    return policy.pruner(shape, entered, original, text, information)

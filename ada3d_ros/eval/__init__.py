@@ -1,1 +1,0 @@
-"""Evaluation: parity with the recorded reference (parity, golden_case)."""

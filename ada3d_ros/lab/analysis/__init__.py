@@ -1,0 +1,1 @@
+"""`ada3d analyze` and `ada3d calibrate`: information, attention and survivors, layer by layer."""

@@ -1,0 +1,99 @@
+"""Figure 2: how much attention each kind of token pays to each kind, layer by layer.
+
+The answer is the one that the unpruned model gave, run behind the prompt in one pass; masses per
+key range, no T x T matrix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from ada3d_ros.lab.analysis.contribution import Array, Progress
+from ada3d_ros.lab.benchmarks.spread import spread
+from ada3d_ros.model.decoder import LlamaDecoder
+from ada3d_ros.pruning.information import query_rows, range_masses
+from ada3d_ros.types import PromptSequence
+
+QUERY_KINDS = ("spatial", "prompt", "answer")
+KEY_KINDS = ("system", "spatial", "prompt", "answer")
+
+
+@torch.inference_mode()
+def attention_allocation(
+    decoder: LlamaDecoder, prompt: PromptSequence, answer_ids: Sequence[int], stride: int = 1
+) -> Array:
+    """Shares of attention (query kinds, key kinds, L) float64: means over heads and over the
+    queries of a kind; each query kind's shares sum to 1. NaN for the answer where there is none.
+
+    stride: every n-th spatial token is a query. Raises InvalidRequestError without spatial tokens
+    or text behind them.
+    """
+    start, stop = prompt.spatial_span
+    length, device = prompt.embeds.shape[0], prompt.embeds.device
+    answer = torch.tensor(list(answer_ids), dtype=torch.int64, device=device)
+    hidden = torch.cat((prompt.embeds, decoder.embed(answer).to(prompt.embeds.dtype)))[None]
+    tail = prompt.positions[-1] + 1 + torch.arange(len(answer), device=device)
+    positions, total = torch.cat((prompt.positions, tail)), length + len(answer)
+    rows = query_rows(total, (start, stop), stride, device)
+    kinds = (rows < stop, (rows >= stop) & (rows < length), rows >= length)
+    ranges = {
+        "system": (0, start),
+        "spatial": (start, stop),
+        "prompt": (stop, length),
+        "answer": (length, total),
+    }
+    rope = decoder.rope(positions)
+    shares = np.full((len(QUERY_KINDS), len(KEY_KINDS), decoder.config.num_layers), np.nan)
+    for layer in range(decoder.config.num_layers):
+        made = decoder.ranking_inputs(layer, decoder.start_layer(layer, hidden), rope, rows)
+        found = range_masses(made.q[0], made.k[0], rows, ranges)
+        for row, chosen in enumerate(kinds):
+            for column, key in enumerate(KEY_KINDS):
+                shares[row, column, layer] = float(
+                    found[key][chosen].double().mean()
+                )  # NaN of nothing
+        hidden = decoder.run_layers(
+            layer, layer + 1, hidden, positions, first=made.start, rope=rope
+        )
+    return shares
+
+
+def measure_allocation(
+    decoder: LlamaDecoder,
+    prompts: Sequence[PromptSequence],
+    answers: Sequence[Sequence[int]],
+    stride: int,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Allocation over all prompts: query kind -> key kind -> mean and spread per layer; and how
+    many tokens each kind has, without which a share says little.
+    """
+    samples = []
+    for index, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
+        progress(f"attention allocation, prompt {index + 1} of {len(prompts)}")
+        samples.append(attention_allocation(decoder, prompt, answer, stride))
+    stacked = np.stack(samples)  # (n, query, key, L)
+    counts = [
+        (
+            p.spatial_span[0],
+            p.spatial_span[1] - p.spatial_span[0],
+            len(p.embeds) - p.spatial_span[1],
+            len(a),
+        )
+        for p, a in zip(prompts, answers, strict=True)
+    ]
+    return {
+        "n": len(prompts),
+        "n_with_answer": sum(1 for answer in answers if answer),
+        "stride": stride,
+        "layers": list(range(1, decoder.config.num_layers + 1)),
+        "mean_tokens": dict(zip(KEY_KINDS, np.mean(counts, axis=0).tolist(), strict=True)),
+        "attention": {
+            query: {key: spread(stacked[:, row, column]) for column, key in enumerate(KEY_KINDS)}
+            for row, query in enumerate(QUERY_KINDS)
+        },
+    }

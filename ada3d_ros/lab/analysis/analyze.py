@@ -1,0 +1,321 @@
+"""`ada3d analyze`: the figures of the AdaToken-3D paper for any model and scene, as JSON and PNG.
+
+1 information contribution (contribution.py), 2 attention allocation (allocation.py), 3 answers
+against the pruned share (agreement.py), 4 which tokens survive (survival.py). Pictures are drawn
+from the written data alone (plots.py).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from ada3d_ros.config import AgentConfig, from_flat
+from ada3d_ros.errors import ConfigError
+from ada3d_ros.lab.analysis.allocation import measure_allocation
+from ada3d_ros.lab.analysis.contribution import Progress, measure_contribution
+from ada3d_ros.lab.analysis.survival import (
+    STRATEGIES,
+    Arrays,
+    NamedStrategy,
+    measure_survival,
+    named_strategies,
+    patches_match,
+)
+from ada3d_ros.lab.benchmarks.spread import plain
+from ada3d_ros.lab.command_line import check_writable, parse_list, run_verb
+from ada3d_ros.lab.evaluation.agreement import (
+    GreedyAnswer,
+    check_layers,
+    default_layers,
+    greedy_answer,
+    measure_agreement,
+)
+from ada3d_ros.lab.evaluation.scenes import (
+    SOURCE_HELP,
+    Scene,
+    add_model_arguments,
+    load_for,
+    read_questions,
+    read_scene,
+    scene_prompt,
+)
+from ada3d_ros.lab.results import write_results
+from ada3d_ros.model.checkpoint import LoadedModel
+from ada3d_ros.pruning.policy import Policy
+from ada3d_ros.types import PromptSequence
+
+T = TypeVar("T")
+KIND = "ada3d_ros analysis"
+ARRAYS_FILE = "survival.npz"
+FIGURES = (1, 2, 3, 4)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The arguments of `ada3d analyze`."""
+    default = AgentConfig().pruning
+    parser = argparse.ArgumentParser(
+        prog="ada3d analyze",
+        description=(
+            "Measures what spatial tokens contribute in each layer, who attends to whom, how"
+            " answers change as tokens are dropped, and which tokens survive each strategy; writes"
+            " JSON and PNG."
+        ),
+        epilog=(
+            "Figures: 1 information contribution and retention curves; 2 attention allocation; 3"
+            " answers against the pruned share; 4 surviving tokens. Exit status: 0 done, 2 an"
+            " argument, source or checkpoint that cannot be used."
+        ),
+    )
+    parser.add_argument("sources", metavar="SOURCE", nargs="+", help=SOURCE_HELP)
+    add_model_arguments(parser)
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder for the pictures and data; made if absent"
+    )
+    parser.add_argument("--json", type=Path, help="where the data goes (default OUT/analysis.json)")
+    parser.add_argument(
+        "--strategy",
+        default=",".join(STRATEGIES),
+        help=(
+            "of figure 4, with commas: names of pruning.strategy, or ada-unroped (default"
+            " %(default)s)"
+        ),
+    )
+    parser.add_argument(
+        "--keep-ratio",
+        default=f"{default.keep_ratio:g}",
+        help="keep ratios of figures 1 and 4, with commas (default %(default)s)",
+    )
+    parser.add_argument(
+        "--stride",
+        type=int,
+        default=default.adatoken3d.inf.query_stride,
+        help="every n-th spatial token is a query of figures 1 and 2 (default %(default)s)",
+    )
+    parser.add_argument(
+        "--layers",
+        default="",
+        help="of figure 3, 1-based, with commas (default an eighth, three eighths, three quarters)",
+    )
+    parser.add_argument(
+        "--answer-tokens", type=int, default=16, help="length of the answers (default %(default)s)"
+    )
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        help="of random rankings and strategies (default %(default)s)",
+    )
+    parser.add_argument(
+        "--figures", default="1,2,3,4", help="which to make, with commas (default %(default)s)"
+    )
+    return parser
+
+
+def check_options(
+    options: argparse.Namespace,
+) -> tuple[list[int], list[float], list[NamedStrategy]]:
+    """Figures, keep ratios and strategies, everything looked at before the weights are read. Raises
+    ConfigError.
+    """
+    figures = parse_list(options.figures, int, "--figures")
+    if not set(figures) <= set(FIGURES):
+        raise ConfigError(f"--figures {options.figures}: there are {', '.join(map(str, FIGURES))}.")
+    if options.answer_tokens < 1:
+        raise ConfigError(
+            f"--answer-tokens {options.answer_tokens}: an answer has at least 1 token."
+        )
+    ratios = parse_list(options.keep_ratio, float, "--keep-ratio")
+    base = from_flat(
+        {"pruning.seed": options.seed, "pruning.adatoken3d.inf.query_stride": options.stride}
+    )
+    return (
+        figures,
+        ratios,
+        named_strategies(parse_list(options.strategy, str, "--strategy"), ratios, base),
+    )
+
+
+class Analysis:
+    """One run: a model, its scenes and questions, and what figures share (prompts, answers of the
+    unpruned model).
+    """
+
+    def __init__(self, options: argparse.Namespace, progress: Progress) -> None:
+        self.options, self.progress = options, progress
+        self.figures, self.keep_ratios, self.strategies = check_options(options)
+        self.questions = list(read_questions(options.questions))
+        self.loaded, self.info, self.config = load_for(options, **{"pruning.seed": options.seed})
+        decoder = self.loaded.model.decoder
+        self.layers: tuple[int, ...] = ()
+        if 3 in self.figures:
+            count = decoder.config.num_layers
+            wanted = parse_list(options.layers, int, "--layers") if options.layers else None
+            self.layers = default_layers(count) if wanted is None else check_layers(wanted, count)
+        self.scenes = [self._read(source) for source in options.sources]
+        self.prompts = unpruned_prompts(self.loaded, self.scenes, self.questions)
+        self.answers: list[GreedyAnswer] = []
+        if {2, 3} & set(self.figures):
+            progress(f"answers of the unpruned model to {len(self.prompts)} prompts")
+            self.answers = [
+                greedy_answer(decoder, prompt, options.answer_tokens) for prompt in self.prompts
+            ]
+
+    def _read(self, source: str) -> Scene:
+        self.progress(f"reading {source}")
+        return read_scene(self.loaded, source, self.config)
+
+    def measure(self) -> tuple[dict[str, Any], Arrays]:
+        """The JSON data, and the arrays of figure 4."""
+        options, decoder, progress = self.options, self.loaded.model.decoder, self.progress
+        results, arrays = self._head(), Arrays()
+        if 1 in self.figures:
+            results["contribution"] = measure_contribution(
+                decoder,
+                self.prompts,
+                self.config.pruning,
+                self.keep_ratios,
+                options.stride,
+                progress,
+            )
+        if 2 in self.figures:
+            ids = [answer.token_ids for answer in self.answers]
+            results["allocation"] = measure_allocation(
+                decoder, self.prompts, ids, options.stride, progress
+            )
+        if 3 in self.figures:
+            results["agreement"] = measure_agreement(
+                decoder,
+                self.prompts,
+                self.answers,
+                self.layers,
+                options.answer_tokens,
+                options.seed,
+                progress,
+            )
+        if 4 in self.figures:
+            results["survival"], arrays = measure_survival(
+                self.loaded, self.scenes, self.questions, self.strategies, progress
+            )
+        return plain(results), arrays
+
+    def _head(self) -> dict[str, Any]:
+        model, info = self.loaded.model, self.loaded.info
+        texts = [self.loaded.tokenizer.decode(answer.token_ids) for answer in self.answers]
+        return {
+            "kind": KIND,
+            "model": info.path.resolve().name,
+            "sha256": self.info.sha256,
+            "random_weights": info.config.random_weights,
+            "num_layers": model.decoder.config.num_layers,
+            "precision": str(model.decoder.dtype).removeprefix("torch."),
+            "n": len(self.prompts),
+            "seeds": [self.options.seed],
+            "keep_ratios": self.keep_ratios,
+            "questions": self.questions,
+            "scenes": [
+                {
+                    "name": scene.name,
+                    "views": len(scene.frames),
+                    "spatial_tokens": len(scene.tokens.xyz_m),
+                    "voxel_size_m": scene.tokens.voxel_size_m,
+                    "patches_match": patches_match(scene),
+                }
+                for scene in self.scenes
+            ],
+            "unpruned_answers": texts,
+        }
+
+
+def unpruned_prompts(
+    loaded: LoadedModel, scenes: Sequence[Scene], questions: Sequence[str]
+) -> list[PromptSequence]:
+    """Every question about every scene, all spatial tokens in it; scene by scene."""
+    policy = Policy.of(from_flat({"pruning.strategy": "none"}).pruning)
+    return [
+        scene_prompt(loaded, scene, question, policy)[0]
+        for scene in scenes
+        for question in questions
+    ]
+
+
+def run(options: argparse.Namespace, progress: Progress) -> tuple[dict[str, Any], list[Path]]:
+    """Measure, write, draw. Returns the data and the files. Raises Ada3DError, OSError."""
+    from ada3d_ros.lab.analysis.plots import draw_figures
+
+    data_file = options.json or options.out / "analysis.json"
+    check_writable(options.out / ARRAYS_FILE, "--out")
+    check_writable(data_file, "--json")
+    analysis = Analysis(options, progress)
+    results, arrays = analysis.measure()
+    device = str(analysis.loaded.model.device)
+    files = [write_results(data_file, results, device, options.seed)]
+    if arrays:
+        named: dict[str, Any] = dict(arrays)
+        np.savez_compressed(options.out / ARRAYS_FILE, **named)
+        files.append(options.out / ARRAYS_FILE)
+    progress("drawing")
+    return results, files + draw_figures(results, arrays, options.out)
+
+
+def summary(results: dict[str, Any]) -> str:
+    """What a person wants to see at once: the stride's deviation, and how much of the room each
+    strategy keeps.
+    """
+    lines = []
+    if results["random_weights"]:
+        lines.append("RANDOM WEIGHTS: curves mean nothing.")
+    if "contribution" in results:
+        found = results["contribution"]["stride_deviation"]
+        lines.append(
+            f"query stride {found['stride']} against 1, largest difference: masses"
+            f" {found['masses']:.2e}, INF {found['INF']:.2e}, I {found['I']:.2e} (of the mean"
+            f" curve: INF {found['INF_of_mean_masses']:.2e}, I {found['I_of_mean_masses']:.2e})"
+        )
+    if "survival" in results:
+        cell = results["survival"]["cell_m"]
+        lines.append(
+            f"share of occupied {cell:g} m cells kept in the last layer; mean rank of the kept"
+            " tokens (0.5 = no bias); prefill FLOPs, ranking included, and KV bytes over those of"
+            " the unpruned prompt"
+        )
+        lines.append(
+            f"{'scene':<24} {'strategy':<14} {'keep':>5} {'achieved':>9} {'cells':>6} {'rank':>6}"
+            f" {'FLOPs':>6} {'KV':>5}"
+        )
+        for row in results["survival"]["rows"]:
+            head = f"{row['scene_name']:<24} {row['strategy']:<14} {row['keep_ratio']:>5g}"
+            if row["error"]:
+                lines.append(f"{head} {row['error']}")
+                continue
+            cells, rank = row["coverage"]["mean"][-1], row["position_bias"]["mean"][-1]
+            cost = row["cost"]
+            flops = (cost["prefill_flops"] + cost["rank_flops"]) / cost["unpruned_prefill_flops"]
+            kv = cost["kv_bytes"] / cost["unpruned_kv_bytes"]
+            lines.append(
+                f"{head} {row['keep_ratio_achieved']:>9.3f} {cells:>6.3f} {rank:>6.3f}"
+                f" {flops:>6.3f} {kv:>5.2f}"
+            )
+    return "\n".join(lines)
+
+
+def main(argv: list[str]) -> int:
+    """`ada3d analyze`: returns 0, or 2 with a sentence on stderr."""
+    options = build_parser().parse_args(argv)
+    start = time.perf_counter()
+
+    def progress(text: str) -> None:
+        print(f"[{time.perf_counter() - start:6.1f} s] {text}", file=sys.stderr, flush=True)
+
+    def work() -> None:
+        results, files = run(options, progress)
+        print(summary(results))
+        print("\n".join(map(str, files)))
+
+    return run_verb("analyze", work)

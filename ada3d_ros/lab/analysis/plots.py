@@ -1,0 +1,323 @@
+"""Pictures of an analysis, from its JSON data and arrays alone; no model, no measurement.
+
+matplotlib is imported when something is drawn, and never opens a window (Agg). Colours are Okabe
+and Ito's, which colour-blind readers can tell apart; a strategy has the same one in every figure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ada3d_ros.errors import ConfigError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Results = Mapping[str, Any]
+Arrays = Mapping[str, npt.NDArray[Any]]
+Array = npt.NDArray[np.float64]
+DPI = 110
+BLACK, ORANGE, SKY, GREEN, BLUE, VERMILION, PURPLE, GREY = (
+    "#000000",
+    "#E69F00",
+    "#56B4E9",
+    "#009E73",
+    "#0072B2",
+    "#D55E00",
+    "#CC79A7",
+    "#7F7F7F",
+)
+STRATEGY_STYLES: dict[str, tuple[str, str]] = {  # label -> colour, marker
+    "adatoken3d": (BLUE, "o"),
+    "ada-unroped": (SKY, "s"),
+    "random": (BLACK, "x"),
+    "uniform": (GREY, "+"),
+    "voxel_dpp": (GREEN, "^"),
+    "geo_fps": (ORANGE, "v"),
+    "pdrop": (PURPLE, "D"),
+    "fastv": (VERMILION, "P"),
+    "coarse_voxels": ("#661100", "<"),
+    "cond_dpp": ("#999933", ">"),
+    "logistic": ("#332288", "p"),
+    "none": ("#882255", "*"),
+}
+OTHER_COLORS = ("#44AA99", "#AA4499", "#6699CC", "#117733")  # of strategies joined by +
+KEY_COLORS = {"system": GREY, "spatial": BLUE, "prompt": ORANGE, "answer": PURPLE}
+KEEP_COLORS = (VERMILION, BLUE, GREEN, ORANGE, PURPLE)
+
+
+def strategy_style(label: str) -> tuple[str, str]:
+    """Colour and marker of a strategy: the same everywhere, for names without a fixed one too."""
+    if label in STRATEGY_STYLES:
+        return STRATEGY_STYLES[label]
+    return OTHER_COLORS[sum(label.encode()) % len(OTHER_COLORS)], "h"
+
+
+def new_figure(width_in: float, height_in: float, layout: str = "constrained") -> Figure:
+    """An empty figure that belongs to no window. Raises ConfigError where matplotlib is absent."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ConfigError(
+            f"matplotlib cannot be imported ({error}), so there are no pictures; the data is"
+            " written. Install matplotlib."
+        ) from None
+    return Figure(figsize=(width_in, height_in), dpi=DPI, layout=layout)  # type: ignore[arg-type]
+
+
+def set_title(figure: Figure, title: str, results: Results, n: int) -> None:
+    """What, of which model, from how much; in red where the weights are random."""
+    text = f"{title}\nmodel {results['model']}, n = {n}"
+    if results["random_weights"]:
+        figure.suptitle(
+            f"{text}\nRANDOM WEIGHTS: curves mean nothing",
+            color="red",
+            fontweight="bold",
+            parse_math=False,
+        )
+    else:
+        figure.suptitle(text, parse_math=False)  # a dollar sign in a question is no formula
+
+
+def save(figure: Figure, path: Path) -> Path:
+    """Write the PNG; returns its path."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    FigureCanvasAgg(figure).print_png(path)
+    return path
+
+
+def numbers(values: Sequence[Any]) -> Array:
+    """JSON numbers as floats, None as NaN."""
+    return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+
+
+def draw_spread(axes: Axes, x: Sequence[float], measured: Results, **style: Any) -> None:
+    """A line at the mean with a band of one standard deviation; no band where there is but one
+    sample.
+    """
+    mean = numbers(measured["mean"])
+    (line,) = axes.plot(x, mean, markersize=4, linewidth=1.6, **style)
+    if measured["std"] is not None:
+        std = numbers(measured["std"])
+        axes.fill_between(
+            x, mean - std, mean + std, color=line.get_color(), alpha=0.15, linewidth=0
+        )
+
+
+def legend_below(axes: Axes, columns: int) -> None:
+    """Under the axes, where it covers nothing."""
+    axes.legend(
+        loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=columns, frameon=False, fontsize=9
+    )
+
+
+def layer_axis(axes: Axes, layers: Sequence[int]) -> None:
+    """Whole layers on x."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set_xlabel("decoder layer (1 = first)")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=9))
+    axes.set_xlim(layers[0] - 0.3, layers[-1] + 0.3)
+    axes.grid(alpha=0.25)
+
+
+def draw_figures(results: Results, arrays: Arrays, out: Path) -> list[Path]:
+    """Every figure that the data holds; returns the files. Raises ConfigError where matplotlib is
+    absent.
+    """
+    from ada3d_ros.lab.analysis.survival_plots import draw_survival
+
+    files = []
+    for name, draw in (
+        ("contribution", draw_contribution),
+        ("allocation", draw_allocation),
+        ("agreement", draw_agreement),
+    ):
+        if name in results:
+            files.append(draw(results, out / f"{name}.png"))
+    if "survival" in results:
+        files += draw_survival(results, arrays, out)
+    return files
+
+
+def draw_contribution(results: Results, path: Path) -> Path:
+    """Figure 1: masses; F and INF; I with the retention curves."""
+    data = results["contribution"]
+    layers = data["layers"]
+    figure = new_figure(15, 6)
+    masses, terms, curves = figure.subplots(1, 3)
+    styles = {
+        "S_self": (BLUE, "o", "spatial → spatial"),
+        "S_ss": (GREY, "s", "spatial → system"),
+        "S_sp": (ORANGE, "^", "prompt → spatial"),
+        "S_cross": (PURPLE, "D", "a1 S_sp + a2 S_ss"),
+    }
+    for name, (color, marker, meaning) in styles.items():
+        draw_spread(
+            masses, layers, data[name], color=color, marker=marker, label=f"{name}: {meaning}"
+        )
+    masses.set(
+        title="Attention masses", ylabel="share of a query's attention (0 to 1)", ylim=(-0.03, 1.03)
+    )
+    for name, color, marker in (("INF", VERMILION, "o"), ("F", GREEN, "s")):
+        draw_spread(terms, layers, data[name], color=color, marker=marker, label=name)
+    terms.set(title="Self term F and information INF (eqs. 2, 4)", ylabel="value (no unit)")
+    _draw_retention(curves, data)
+    for axes in (masses, terms, curves):
+        layer_axis(axes, layers)
+        legend_below(axes, 1 if axes is curves else 2)
+    set_title(
+        figure,
+        f"Information contribution of spatial tokens (query stride {data['stride']})",
+        results,
+        data["n"],
+    )
+    return save(figure, path)
+
+
+def _draw_retention(axes: Axes, data: Results) -> None:
+    layers = data["layers"]
+    axes.plot(
+        layers,
+        data["I"]["of_mean_masses"],
+        color=BLACK,
+        marker="o",
+        markersize=4,
+        linewidth=1.2,
+        label="I (eq. 6)",
+    )
+    title, problems = "Normalised information and retention", []
+    for retention, color in zip(
+        data["retention"], KEEP_COLORS * len(data["retention"]), strict=False
+    ):
+        for kind, line in (("fitted", "-"), ("fixed", "--")):
+            found = retention[kind]
+            if "error" in found:
+                problems.append(f"keep {retention['keep_ratio']:g}, {kind}: {found['error']}")
+                continue
+            name = f"{kind}, keep {retention['keep_ratio']:g} (mean {found['mean']:.3f})"
+            axes.plot(
+                layers,
+                found["curve"],
+                color=color,
+                linestyle=line,
+                linewidth=1.8,
+                drawstyle="steps-mid",
+                label=name,
+            )
+    if not data["falls_with_depth"]:
+        title += "\nI does not fall with depth: the fixed curve is used"
+    axes.set(title=title, ylabel="I; share of spatial tokens alive (0 to 1)", ylim=(-0.03, 1.03))
+    write_problems(axes, problems)
+
+
+def write_problems(axes: Axes, problems: Sequence[str]) -> None:
+    """Sentences in the middle of the axes, wrapped."""
+    import textwrap
+
+    if problems:
+        text = "\n".join(textwrap.fill(problem, 46) for problem in problems)
+        box = {"facecolor": "white", "edgecolor": "red", "alpha": 0.9}
+        axes.text(
+            0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", fontsize=8, bbox=box
+        )
+
+
+def draw_allocation(results: Results, path: Path) -> Path:
+    """Figure 2: for each kind of query, its attention on each kind of key, stacked."""
+    data = results["allocation"]
+    layers = data["layers"]
+    figure = new_figure(15, 5.6)
+    panels = figure.subplots(1, 3, sharey=True)
+    for axes, (query, keys) in zip(panels, data["attention"].items(), strict=True):
+        present = [key for key in KEY_COLORS if keys[key]["mean"][0] is not None]
+        count = data["n_with_answer"] if query == "answer" else data["n"]
+        axes.set_title(f"{query} tokens attend to (n = {count})")
+        layer_axis(axes, layers)
+        axes.set(xlim=(layers[0], layers[-1]), ylim=(0, 1))
+        if not present:
+            write_problems(axes, ["No answer: the model ended at once."])
+            continue
+        stacked = [numbers(keys[key]["mean"]) for key in present]
+        axes.stackplot(
+            layers,
+            stacked,
+            colors=[KEY_COLORS[key] for key in present],
+            alpha=0.9,
+            edgecolor="white",
+            linewidth=0.6,
+        )
+    panels[0].set_ylabel("share of attention (0 to 1)")
+    from matplotlib.patches import Patch
+
+    handles = [
+        Patch(color=color, label=f"{key} keys (mean {data['mean_tokens'][key]:.0f} tokens)")
+        for key, color in KEY_COLORS.items()
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
+    set_title(figure, "Attention allocation by kind of token", results, data["n"])
+    return save(figure, path)
+
+
+def standard_error(points: Sequence[Results]) -> dict[str, list[float]]:
+    """Means of measured points, with the standard error of each in place of the spread; NaN of one
+    sample.
+    """
+    means, stds = (numbers([point[name] for point in points]) for name in ("mean", "std"))
+    counts = np.array([max(point["n"], 1) for point in points])
+    return {"mean": means.tolist(), "std": (stds / np.sqrt(counts)).tolist()}
+
+
+def draw_agreement(results: Results, path: Path) -> Path:
+    """Figure 3: three measures of agreement (rows) for each layer (columns) against the pruned
+    share.
+    """
+    data = results["agreement"]
+    layers = data["layers"]
+    figure = new_figure(4.6 * max(len(layers), 2), 10)
+    grid = figure.subplots(3, len(layers), sharex=True, sharey="row", squeeze=False)
+    measures = {
+        "identical": "share of identical answers",
+        "prefix": "agreeing beginning\n(share of answer tokens)",
+        "kl_nats": "KL of the first token\n(unpruned || pruned), nats",
+    }
+    for curve in data["curves"]:
+        column, (color, marker) = layers.index(curve["layer"]), strategy_style(curve["ranking"])
+        dashes = "--" if curve["ranking"] == "random" else "-"
+        x = [100 * point["dropped"]["mean"] for point in curve["points"]]
+        for row, name in enumerate(measures):
+            measured = standard_error([point[name] for point in curve["points"]])
+            label = f"{curve['ranking']} ranking"
+            draw_spread(
+                grid[row, column],
+                x,
+                measured,
+                color=color,
+                marker=marker,
+                linestyle=dashes,
+                label=label,
+            )
+    for column, layer in enumerate(layers):
+        grid[0, column].set_title(f"dropped once behind layer {layer} of {results['num_layers']}")
+        grid[2, column].set_xlabel("spatial tokens dropped (%)")
+    for row, label in enumerate(measures.values()):
+        grid[row, 0].set_ylabel(label)
+        for axes in grid[row]:
+            axes.grid(alpha=0.25)
+            axes.set_ylim(*((-0.03, 1.03) if row < 2 else (0, None)))
+    handles, names = grid[0, 0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=2, frameon=False)
+    set_title(
+        figure,
+        "Agreement with the unpruned model's answers (bands: standard error of the mean)",
+        results,
+        data["n"],
+    )
+    return save(figure, path)

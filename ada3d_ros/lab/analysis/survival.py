@@ -1,0 +1,225 @@
+"""Figure 4: which spatial tokens survive each strategy, and how much of the room they still cover."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ada3d_ros.config import AgentConfig, PruningConfig, from_flat
+from ada3d_ros.engine.information import decoder_shape
+from ada3d_ros.engine.prefill import prefill
+from ada3d_ros.errors import ConfigError
+from ada3d_ros.lab.analysis.contribution import Progress
+from ada3d_ros.lab.benchmarks.spread import spread
+from ada3d_ros.lab.evaluation.scenes import Scene, scene_prompt
+from ada3d_ros.model.checkpoint import LoadedModel
+from ada3d_ros.model.config import VisionConfig
+from ada3d_ros.pruning.cost import cost_of
+from ada3d_ros.pruning.coverage import CELL_M, cell_coverage, position_bias
+from ada3d_ros.pruning.policy import Policy
+
+UNROPED = (  # AdaToken-3D ranking without rotary positions, beside it to show what they prefer
+    "ada-unroped"
+)
+STRATEGIES = ("adatoken3d", UNROPED, "random", "uniform", "voxel_dpp", "geo_fps", "pdrop", "fastv")
+MAX_VIEWS = 6
+Arrays = dict[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class NamedStrategy:
+    """A row of the figure: label, and its settings at one keep ratio."""
+
+    label: str
+    config: PruningConfig
+    keep_ratio: float
+
+
+def named_strategies(
+    labels: Sequence[str], keep_ratios: Sequence[float], base: AgentConfig
+) -> list[NamedStrategy]:
+    """Every label at every keep ratio. Raises ConfigError for a name or ratio that does not exist."""
+    rows = []
+    for ratio in keep_ratios:
+        for label in labels:
+            settings: dict[str, object] = {"pruning.strategy": label, "pruning.keep_ratio": ratio}
+            if label == UNROPED:
+                settings |= {
+                    "pruning.strategy": "adatoken3d",
+                    "pruning.adatoken3d.rank.rope": False,
+                }
+            rows.append(NamedStrategy(label, from_flat(settings, base).pruning, ratio))
+    return rows
+
+
+@torch.inference_mode()
+def kept_by_layer(
+    loaded: LoadedModel, scene: Scene, question: str, policy: Policy
+) -> list[torch.Tensor]:
+    """Per layer the spatial tokens (k,) int64 alive, as ascending indices into all N of the scene
+    (of a merged group its anchor). Raises ConfigError where this decoder cannot reach the keep
+    ratio.
+    """
+    decoder = loaded.model.decoder
+    shape = decoder_shape(decoder.config)
+    prompt, chosen = scene_prompt(loaded, scene, question, policy)
+    entered = len(chosen.kept)
+    text = prompt.embeds.shape[0] - entered
+    pruner = policy.pruner(shape, entered, chosen.original, text)
+    if pruner is None:
+        return [chosen.kept] * shape.num_layers
+    return [chosen.kept[stage] for stage in prefill(decoder, prompt, 1, pruner).kept]
+
+
+def measure_survival(
+    loaded: LoadedModel,
+    scenes: Sequence[Scene],
+    questions: Sequence[str],
+    strategies: Sequence[NamedStrategy],
+    progress: Progress,
+) -> tuple[dict[str, Any], Arrays]:
+    """JSON rows per scene, keep ratio and strategy (coverage and position bias per layer over the
+    questions), and the arrays to draw: views, places, and the tokens alive in the last layer for
+    the first question.
+    """
+    rows: list[dict[str, Any]] = []
+    arrays: Arrays = {}
+    for number, scene in enumerate(scenes):
+        arrays |= scene_arrays(number, scene, loaded.model.config.vision)
+        for strategy in strategies:
+            progress(
+                f"survival: {scene.name}, {strategy.label}, keep ratio {strategy.keep_ratio:g}"
+            )
+            row, kept = _survive(loaded, scene, questions, strategy)
+            rows.append({"scene": number, "scene_name": scene.name, **row})
+            if kept is not None:
+                mask = torch.zeros(len(scene.tokens.xyz_m), dtype=torch.bool)
+                mask[kept.cpu()] = True
+                arrays[mask_name(number, strategy.label, strategy.keep_ratio)] = mask.numpy()
+    return {
+        "n": len(scenes) * len(questions),
+        "cell_m": CELL_M,
+        "drawn_question": questions[0],
+        "labels": list(dict.fromkeys(strategy.label for strategy in strategies)),
+        "seed": strategies[0].config.seed,
+        "rows": rows,
+    }, arrays
+
+
+def prompt_cost(
+    loaded: LoadedModel, scene: Scene, question: str, policy: Policy, counts: Sequence[int]
+) -> dict[str, float]:
+    """What the prompt costs with counts[i] tokens alive in layer i, beside the same prompt
+    unpruned.
+    """
+    decoder = loaded.model.decoder
+    prompt, chosen = scene_prompt(loaded, scene, question, policy)
+    entered, text = len(chosen.kept), prompt.embeds.shape[0] - len(chosen.kept)
+    pruner = policy.pruner(decoder_shape(decoder.config), entered, chosen.original, text)
+    lag = pruner.rank_lag if pruner is not None else 0
+    size = decoder.dtype.itemsize
+    return asdict(cost_of(decoder_shape(decoder.config), counts, text, size, lag, chosen.original))
+
+
+def _survive(
+    loaded: LoadedModel, scene: Scene, questions: Sequence[str], strategy: NamedStrategy
+) -> tuple[dict[str, Any], torch.Tensor | None]:
+    """The row of one strategy, and its last layer's tokens for the first question (None where it
+    cannot work).
+    """
+    head: dict[str, Any] = {
+        "strategy": strategy.label,
+        "keep_ratio": strategy.keep_ratio,
+        "error": "",
+    }
+    xyz_m = scene.tokens.xyz_m
+    try:
+        policy = Policy.of(strategy.config, strategy.keep_ratio)
+        depends = bool(policy.inner) or policy.needs_question
+        asked = (
+            questions if depends else questions[:1]
+        )  # the choice is the scene's: one question stands for all
+        survivors = [kept_by_layer(loaded, scene, question, policy) for question in asked]
+    except ConfigError as error:
+        return {**head, "error": str(error)}, None
+    counts = [[len(kept) for kept in layers] for layers in survivors]
+    drawn = survivors[0][-1]
+    return {
+        **head,
+        "n": len(asked),
+        "depends_on_question": depends,
+        "merges": _merges(policy),
+        "counts": counts[0],
+        "cost": prompt_cost(loaded, scene, asked[0], policy, counts[0]),
+        "drawn": {
+            "tokens": len(drawn),
+            "coverage": cell_coverage(xyz_m, drawn),
+            "position_bias": position_bias(xyz_m, drawn),
+        },
+        "keep_ratio_achieved": float(np.mean(counts)) / len(xyz_m),
+        "coverage": spread(
+            [[cell_coverage(xyz_m, kept) for kept in layers] for layers in survivors]
+        ),
+        "position_bias": spread(
+            [[position_bias(xyz_m, kept) for kept in layers] for layers in survivors]
+        ),
+    }, drawn
+
+
+def _merges(policy: Policy) -> bool:
+    """Whether tokens that are not kept live on in the mean of one that is."""
+    return policy.pre == "coarse_voxels" or (
+        policy.pre == "voxel_dpp" and policy.config.voxel_dpp.merge
+    )
+
+
+def patches_match(scene: Scene) -> bool:
+    """Whether the patches said to have gone into each token are as many as did: they are counted
+    anew on the CPU, where a point on a voxel's border may fall to the other side. If not, the views
+    show some patches wrongly.
+    """
+    found = torch.bincount(
+        scene.patch_token[scene.patch_token >= 0], minlength=len(scene.tokens.num_patches)
+    )
+    return torch.equal(found, scene.tokens.num_patches.cpu())
+
+
+def mask_name(scene: int, label: str, keep_ratio: float) -> str:
+    """Name of the array (N,) bool of tokens alive in the last layer."""
+    return f"scene{scene}.kept.{label}.{keep_ratio:g}"
+
+
+def scene_arrays(number: int, scene: Scene, vision: VisionConfig) -> Arrays:
+    """What is drawn of a scene: `views` (V, S, S, 3) uint8 and `patch_token` (V, P) int64 of up to
+    MAX_VIEWS views spread over the recording, `xyz_m` (N, 3) of the tokens and `camera_m` (all
+    views, 3) float32, world frame.
+    """
+    total = scene.patch_token.shape[0]
+    chosen = torch.arange(min(total, MAX_VIEWS)) * total // min(total, MAX_VIEWS)
+    mean, std = (
+        torch.tensor(values).view(3, 1, 1) for values in (vision.image_mean, vision.image_std)
+    )
+    pixels = (scene.views.pixels[chosen].cpu() * std + mean).clamp(0.0, 1.0)
+    prefix = f"scene{number}."
+    return {
+        prefix + "views": (pixels * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy(),
+        prefix + "patch_token": scene.patch_token[chosen].cpu().numpy(),
+        prefix + "xyz_m": scene.tokens.xyz_m.float().cpu().numpy(),
+        prefix + "camera_m": scene.views.T_world_cam[:, :3, 3].float().cpu().numpy(),
+    }
+
+
+def patch_states(
+    patch_token: npt.NDArray[np.int64], kept: npt.NDArray[np.bool_]
+) -> npt.NDArray[np.int8]:
+    """(V, P) int8: 1 where a patch's token is kept, 0 where it was dropped, -1 where the patch has
+    no token.
+    """
+    states = kept[np.maximum(patch_token, 0)].astype(np.int8)
+    states[patch_token < 0] = -1
+    return states

@@ -1,0 +1,225 @@
+"""Models and scenes for benchmarks: the sizes of performance studies, random weights made on the
+device, rooms of N voxels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ada3d_ros.config import AgentConfig
+from ada3d_ros.engine.scene_prefix import ScenePrefix
+from ada3d_ros.engine.token_selection import ChosenTokens
+from ada3d_ros.errors import ConfigError
+from ada3d_ros.model.checkpoint import has_bfloat16
+from ada3d_ros.model.config import DecoderConfig, LlavaConfig, VisionConfig
+from ada3d_ros.model.decoder import LlamaDecoder
+from ada3d_ros.model.llava3d import Llava3D
+from ada3d_ros.pruning.pre_llm import Candidates
+from ada3d_ros.scene.keyframes import SceneSnapshot
+from ada3d_ros.types import PromptSequence, SpatialTokens
+
+SYSTEM_TEXT, QUESTION_TEXT = (
+    36,
+    24,
+)  # tokens before and behind the scene, as LLaVA-3D's template has them
+FEATURE_WIDTH = 1024  # of CLIP ViT-L
+ROOM_M = (8.0, 6.0, 2.8)  # its surface has more voxels than the largest scene asked for
+VOXEL_M = 0.2
+VIEWS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class BenchShape:
+    """Sizes of a decoder and its scenes; d, m and N shrink together, so that attention keeps its
+    share.
+    """
+
+    name: str
+    hidden: int
+    layers: int
+    intermediate: int
+    spatial: tuple[int, ...]
+    low_precision: bool = True  # bf16 where the processor has it
+    vision: VisionConfig | None = (
+        None  # with it, the time to the first token from pixels is measured too
+    )
+
+    @property
+    def config(self) -> DecoderConfig:
+        heads = self.hidden // 128
+        return DecoderConfig(
+            vocab_size=32000,
+            hidden_size=self.hidden,
+            intermediate_size=self.intermediate,
+            num_layers=self.layers,
+            num_heads=heads,
+            num_kv_heads=heads,
+        )
+
+
+SHAPES = {
+    "A": BenchShape("A", 1024, 8, 2752, (2560,)),
+    "B": BenchShape("B", 1024, 32, 2752, (595,)),
+    "C": BenchShape("C", 512, 32, 1376, (290,), low_precision=False),
+    "W": BenchShape("W", 4096, 4, 11008, (1659,)),
+    "7B": BenchShape("7B", 4096, 32, 11008, (850, 1700, 2560), vision=VisionConfig()),
+}
+
+
+def choose_shape(name: str | None, device: torch.device) -> BenchShape:
+    """The shape of a name; without one 7B on a GPU, C on a CPU. Raises ConfigError for 7B on a CPU."""
+    name = name or ("7B" if device.type == "cuda" else "C")
+    if name == "7B" and device.type == "cpu":
+        raise ConfigError(
+            "shape 7B is for a CUDA GPU (a prefill would take minutes on a core); use A, B or C on"
+            " a CPU."
+        )
+    return SHAPES[name]
+
+
+def choose_dtype(shape: BenchShape, precision: str, device: torch.device) -> torch.dtype:
+    """`auto`: bfloat16 on a GPU, and on a processor that has it but for shapes that ask for
+    float32.
+    """
+    if precision == "auto":
+        low = shape.low_precision and (device.type == "cuda" or has_bfloat16())
+        return torch.bfloat16 if low else torch.float32
+    return {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]
+
+
+def head_of(
+    suite: str, shape: BenchShape, n: int, dtype: torch.dtype, device: torch.device
+) -> dict[str, Any]:
+    """What every suite's results begin with."""
+    return {
+        "suite": suite,
+        "shape": shape.name,
+        "n": n,
+        "random_weights": True,
+        "dtype": str(dtype).removeprefix("torch."),
+        "threads": torch.get_num_threads() if device.type == "cpu" else None,
+        "sizes": {
+            "hidden": shape.hidden,
+            "layers": shape.layers,
+            "intermediate": shape.intermediate,
+        },
+    }
+
+
+def make_model(
+    shape: BenchShape, device: torch.device, dtype: torch.dtype
+) -> tuple[LlamaDecoder, Llava3D | None]:
+    """Random weights made on the device: N(0, 0.02), norms 1. The decoder, and the whole model
+    where the shape has a tower.
+    """
+    with torch.device("meta"):
+        made = (
+            LlamaDecoder(shape.config)
+            if shape.vision is None
+            else Llava3D(LlavaConfig(shape.config, shape.vision))
+        )
+    made = made.to(dtype)
+    if isinstance(made, Llava3D):  # geometry stays float32, as in a loaded checkpoint
+        made.position_embedding.float()
+        made.click_encoder.float()
+    made = made.to_empty(device=device).requires_grad_(False).eval()
+    for name, parameter in made.named_parameters():
+        if "norm" in name:
+            parameter.fill_(0.0 if name.endswith("bias") else 1.0)
+        else:
+            parameter.normal_(0.0, 0.02)
+    return (made.decoder, made) if isinstance(made, Llava3D) else (made, None)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class BenchScene:
+    """Spatial tokens as pooling would give them, and the rows that the projector would make of
+    them.
+    """
+
+    candidates: Candidates
+    rows: torch.Tensor  # (N, D)
+    text: torch.Tensor  # (SYSTEM_TEXT + QUESTION_TEXT, D)
+
+    @property
+    def tokens(self) -> SpatialTokens:
+        """All of them, before the projector."""
+        c = self.candidates
+        return SpatialTokens(c.features, c.xyz_m, c.num_patches, c.voxel_size_m)
+
+    def build_prefix(self, decoder: LlamaDecoder, int8: bool = False) -> ScenePrefix:
+        """The cached scene: system text and all tokens through the decoder, in chunks of the
+        default size.
+        """
+        total = len(self.rows)
+        chosen = ChosenTokens(self.tokens, torch.arange(total, device=self.rows.device), total)
+        chunk = AgentConfig().cache.chunk_tokens
+        prefix = ScenePrefix(
+            decoder, self.prompt(), chosen.tokens, chosen, SceneSnapshot(), chunk, int8
+        )
+        while prefix.step():
+            pass
+        return prefix
+
+    def prompt(self, kept: torch.Tensor | None = None) -> PromptSequence:
+        """The prompt with all spatial tokens, or with those kept (k,)."""
+        rows, xyz = self.rows, self.candidates.xyz_m
+        if kept is not None:
+            rows, xyz = rows[kept], xyz[kept]
+        embeds = torch.cat((self.text[:SYSTEM_TEXT], rows, self.text[SYSTEM_TEXT:]))
+        span = (SYSTEM_TEXT, SYSTEM_TEXT + len(rows))
+        return PromptSequence(embeds, torch.arange(len(embeds), device=embeds.device), span, xyz)
+
+
+def make_scene(
+    count: int, hidden: int, device: torch.device, dtype: torch.dtype, seed: int
+) -> BenchScene:
+    """`count` voxels on the floor and walls of a room, x-major; features of neighbours are alike,
+    as a real room's are.
+    """
+    axes = [torch.arange(0.0, size + 1e-6, VOXEL_M) for size in ROOM_M]
+    grid = torch.cartesian_prod(*axes)
+    size = torch.tensor(ROOM_M)
+    surface = (
+        (grid[:, 2] == 0)
+        | (grid[:, :2] < 1e-6).any(dim=1)
+        | (grid[:, :2] > size[:2] - 1e-3).any(dim=1)
+    )
+    points = grid[surface]
+    generator = torch.Generator().manual_seed(seed)
+    chosen = torch.sort(torch.randperm(len(points), generator=generator)[:count]).values
+    xyz = points[chosen]
+    waves = torch.randn(3, FEATURE_WIDTH, generator=generator)
+    features = torch.sin(xyz @ waves) + 0.5 * torch.randn(count, FEATURE_WIDTH, generator=generator)
+    relevance = torch.rand(count, generator=generator)
+    ones = torch.ones(count, dtype=torch.int64)
+    candidates = Candidates(
+        features.to(device, dtype), xyz.to(device), ones.to(device), VOXEL_M, relevance.to(device)
+    )
+    rows = torch.randn(count, hidden, generator=generator).to(device, dtype)
+    text = torch.randn(SYSTEM_TEXT + QUESTION_TEXT, hidden, generator=generator).to(device, dtype)
+    return BenchScene(candidates, rows, text)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Camera:
+    """What a scene's views give the model: pixels (V, 3, S, S), and a point for every patch (V, p,
+    p, 3), so spread over the scene's voxels that pooling finds exactly those.
+    """
+
+    pixels: torch.Tensor
+    patch_xyz: torch.Tensor
+
+
+def make_camera(vision: VisionConfig, scene: BenchScene, seed: int) -> Camera:
+    """VIEWS random images that together see every voxel of the scene."""
+    side, p = vision.image_size, vision.patches_per_side
+    xyz = scene.candidates.xyz_m
+    pixels = torch.randn(VIEWS, 3, side, side, generator=torch.Generator().manual_seed(seed)).to(
+        xyz.device
+    )
+    index = torch.arange(VIEWS * p * p, device=xyz.device) % len(xyz)
+    return Camera(pixels, xyz[index].reshape(VIEWS, p, p, 3))

@@ -1,0 +1,297 @@
+"""`ada3d demo`: the whole path on a generated room, in two minutes and without any download.
+
+A room becomes a bag, our player plays it into the real node over DDS, questions are asked by
+service; answers, boxes and times go to the terminal and into an HTML report.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ada3d_ros.config import from_flat
+from ada3d_ros.errors import Ada3DError, ErrorCode
+from ada3d_ros.geometry.boxes import iou_axis_aligned
+from ada3d_ros.lab.report import AskedQuestion, ComparedBox, write_report
+from ada3d_ros.lab.results import provenance
+from ada3d_ros.lab.world.generated import GeneratedRoom, generate_room
+from ada3d_ros.lab.world.questions import RoomQuestion, make_questions
+from ada3d_ros.msg import AgentStatus
+from ada3d_ros.pipeline import Ada3DPipeline
+from ada3d_ros.ros.client import describe_answer, describe_tokens
+from ada3d_ros.ros.conversions import LATENCY_STAGES
+from ada3d_ros.ros.peer import AgentPeer, PeerError, start_verb
+from ada3d_ros.sources.bag import BagSource
+from ada3d_ros.sources.bag_writer import BagOptions, write_bag
+from ada3d_ros.srv import GetModelInfo, GroundObject, QueryScene
+from ada3d_ros.types import Box3D, Question
+
+SIDE_PX = 384
+ASKED = (
+    "existence",
+    "color",
+    "count",
+    "category",
+    "superlative",
+    "caption",
+    "grounding",
+    "grounding",
+    "absent",
+)
+RUNS = (
+    ("pruned", 0.0),
+    ("unpruned", 1.0),
+)  # keep ratio of the request; 0 = as the node is configured
+KEYFRAMES = {
+    "keyframe.min_translation_m": 0.0,
+    "keyframe.min_rotation_deg": 0.0,
+}  # every view is kept
+GENERATION = {"generation.max_new_tokens": 24}
+RIGHT_IOU = 0.25  # a box counts as right from here on, as in ScanRefer's lenient measure
+REMAPS = {
+    "rgb/image/compressed": "/camera/color/image_raw/compressed",
+    "rgb/camera_info": "/camera/color/camera_info",
+    "depth/image": "/camera/aligned_depth_to_color/image_raw",
+    "pose": "/camera/pose",
+}
+NEVER_TRAINED = (
+    "The model has random weights, it was never trained: its answers are meaningless. What is real:"
+    " the bag, the node, the messages, the geometry and the times."
+)
+
+
+def _say(text: str) -> None:
+    print(f"\n== {text}", flush=True)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Result:
+    """What the report shows of all questions."""
+
+    asked: list[AskedQuestion]
+    compared: list[ComparedBox]
+
+
+def _box_of(message: Any) -> Box3D:
+    """An axis-aligned GroundedBox as our type."""
+    at, size = message.center.position, message.size
+    return Box3D(
+        np.array([at.x, at.y, at.z]),
+        np.array([size.x, size.y, size.z]),
+        label=message.label,
+        score=message.score,
+    )
+
+
+def true_box(room: GeneratedRoom, target: int | None) -> Box3D | None:
+    """The box of the object with this number in the graph, which skips numbers where a room left
+    places empty.
+    """
+    boxes = {thing.number: box for thing, box in zip(room.graph.things, room.boxes, strict=True)}
+    return None if target is None else boxes[target]
+
+
+def is_right(question: RoomQuestion, text: str, compared: ComparedBox | None) -> bool:
+    """Whether the words are the true answer; where a box was asked for, whether it is on the
+    object, or missing where there is none.
+    """
+    if compared is None:
+        return text.strip().rstrip(".").lower() == question.answer
+    return compared.found is None if compared.true is None else compared.iou >= RIGHT_IOU
+
+
+def _truth(question: RoomQuestion, compared: ComparedBox | None) -> str:
+    """The true answer in words."""
+    if compared is None:
+        return question.answer
+    return f"the {compared.true.label}'s box" if compared.true is not None else "no such object"
+
+
+def _asked(
+    answer: Any, question: RoomQuestion, how: str, compared: ComparedBox | None
+) -> AskedQuestion:
+    times = {stage: getattr(answer.latency, f"{stage}_ms") for stage in LATENCY_STAGES}
+    expected = (
+        answer.error_code == ErrorCode.NOT_GROUNDED
+        and compared is not None
+        and compared.true is None
+    )
+    error = (
+        ""
+        if answer.success or expected
+        else f"{ErrorCode(answer.error_code).name}: {answer.error_msg}"
+    )
+    return AskedQuestion(
+        question=f"{answer.question} ({how})",
+        text=answer.text,
+        error=error,
+        latency_ms={stage: ms for stage, ms in times.items() if not math.isnan(ms)},
+        tokens=describe_tokens(answer.tokens),
+        truth=_truth(question, compared),
+        # a question that failed for another reason than a missing box was not answered, hence not
+        # answered right
+        right=not error and is_right(question, answer.text, compared),
+    )
+
+
+def _compare(room: GeneratedRoom, question: RoomQuestion, answer: Any, how: str) -> ComparedBox:
+    """The best box of the answer beside the true one."""
+    true = true_box(room, question.target)
+    found = _box_of(answer.boxes[0]) if answer.boxes else None
+    iou = iou_axis_aligned(true, found) if true is not None and found is not None else 0.0
+    return ComparedBox(f"{question.phrase} ({how})", true, found, iou)
+
+
+def _collect(peer: AgentPeer, bag: Path, rate: float) -> int:
+    """Play the bag into the node; returns the keyframes it kept."""
+    peer.wait_for_state({AgentStatus.WAITING_FOR_DATA}, 120.0)
+    player = start_verb("replay", str(bag), "--rate", str(rate))
+    if not peer.spin_until(lambda: player.poll() is not None, 300.0) or player.returncode:
+        player.kill()
+        raise PeerError("the player did not finish.")
+    peer.wait_for_state({AgentStatus.READY}, 10.0)
+    return int(peer.statuses[-1].keyframes)
+
+
+def _ask(peer: AgentPeer, question: RoomQuestion, keep_ratio: float) -> Any:
+    """The Answer message, of ~/ground where the question has a phrase to ground, else of ~/query."""
+    if question.phrase:
+        ground = GroundObject.Request(phrase=question.phrase, keep_ratio=keep_ratio)
+        return peer.call(GroundObject, "ground", ground).answer
+    return peer.call(
+        QueryScene, "query", QueryScene.Request(question=question.text, keep_ratio=keep_ratio)
+    ).answer
+
+
+def _ask_all(peer: AgentPeer, room: GeneratedRoom, questions: Sequence[RoomQuestion]) -> _Result:
+    """Every question pruned as configured and again with all tokens."""
+    result = _Result([], [])
+    for question in questions:
+        for how, keep_ratio in RUNS:
+            answer = _ask(peer, question, keep_ratio)
+            compared = _compare(room, question, answer, how) if question.phrase else None
+            asked = _asked(answer, question, how, compared)
+            iou = (
+                f", IoU {compared.iou:.2f}"
+                if compared is not None and compared.found is not None
+                else ""
+            )
+            print(f"\n> {asked.question}\n{describe_answer(answer)}")
+            print(f"true answer: {asked.truth} ({'right' if asked.right else 'wrong'}{iou})")
+            result.asked.append(asked)
+            if compared is not None:
+                result.compared.append(compared)
+    return result
+
+
+def _kept_tokens(
+    model: str, bag: Path, questions: Sequence[RoomQuestion]
+) -> tuple[str, npt.NDArray[np.float64]]:
+    """A phrase, and where the tokens lie that the last layer kept for it: messages do not carry
+    that, so the library asks on the same bag.
+    """
+    pipeline = Ada3DPipeline(from_flat({"model.path": model, **KEYFRAMES, **GENERATION}))
+    pipeline.check()
+    pipeline.load()
+    for frame in BagSource(bag):
+        pipeline.observe(frame)
+    phrase = next((q.phrase for q in questions if q.target is not None), "the table")
+    answer = pipeline.ground(Question(phrase))
+    assert answer.kept_xyz_m is not None  # a question about the scene
+    return phrase, answer.kept_xyz_m.astype(np.float64)
+
+
+def run(out: Path, seed: int, rate: float, model: Path | None) -> Path:
+    """The demo; returns the report's path. Raises Ada3DError."""
+    started = time.monotonic()
+    out.mkdir(parents=True, exist_ok=True)
+    _say(f"a generated room (seed {seed}) becomes a bag")
+    room = generate_room(seed, level=1, side_px=SIDE_PX)  # of the test split, which no training saw
+    questions = make_questions(room.graph, seed, ASKED, len(ASKED))
+    bag = out / "room_bag"
+    print(f"{write_bag(room.frames, bag, BagOptions(overwrite=True))} frames in {bag}")
+    _say("the node starts, the player plays the bag into it")
+    path = str(model or "embedded")
+    parameters = {
+        "model.path": path,
+        "use_sim_time": "true",
+        "rgb_transport": "compressed",
+        **GENERATION,
+        **KEYFRAMES,
+    }
+    with AgentPeer(parameters, REMAPS) as peer:
+        print(f"{_collect(peer, bag, rate)} keyframes kept")
+        info = peer.call(GetModelInfo, "get_model_info", GetModelInfo.Request())
+        _say(
+            "questions"
+            + (" (RANDOM WEIGHTS: the answers are meaningless)" if info.random_weights else "")
+        )
+        result = _ask_all(peer, room, questions)
+    right = {
+        how: sum(bool(asked.right) for asked in result.asked[i :: len(RUNS)])
+        for i, (how, _) in enumerate(RUNS)
+    }
+    score = ", ".join(
+        f"{how} {count} of {len(result.asked) // len(RUNS)}" for how, count in right.items()
+    )
+    facts = {k: str(v) for k, v in provenance(info.device, seed).items()} | {
+        "model": f"{info.name}, {info.parameters / 1e6:.1f} M parameters, {info.precision}",
+        "answered right": score,
+        "a box is right": f"from IoU {RIGHT_IOU} on; an absent object: if there is no box",
+        "bag": str(bag),
+    }
+    warning = NEVER_TRAINED if info.random_weights else ""
+    kept = _kept_tokens(path, bag, questions)
+    report = write_report(
+        out / "report.html",
+        "ada3d_ros demo",
+        warning,
+        room.frames,
+        room.boxes,
+        result.compared,
+        result.asked,
+        facts,
+        kept,
+    )
+    _say(f"right answers: {score}")
+    _say(f"done in {time.monotonic() - started:.0f} s; open {report} in a browser")
+    return report
+
+
+def main(args: Sequence[str]) -> int:
+    """Returns 0; 1 with a sentence on stderr if a step failed."""
+    parser = argparse.ArgumentParser(
+        prog="ada3d demo",
+        description=(
+            "The whole path on a generated room: bag, node, questions, report. Needs no download."
+        ),
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("demo_out"),
+        help="folder for the bag and report.html (default demo_out)",
+    )
+    parser.add_argument(
+        "--model",
+        type=Path,
+        help="checkpoint folder (default: the embedded model)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the room (default 0)")
+    parser.add_argument("--rate", type=float, default=2.0, help="speed of the replay (default 2)")
+    options = parser.parse_args(list(args))
+    try:
+        run(options.out, options.seed, options.rate, options.model)
+    except Ada3DError as error:
+        print(f"ada3d demo: {error}", file=sys.stderr)
+        return 1
+    return 0

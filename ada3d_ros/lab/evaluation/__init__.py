@@ -1,0 +1,1 @@
+"""How right answers are: metrics, generated questions, agreement with the unpruned model."""

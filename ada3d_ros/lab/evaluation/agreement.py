@@ -1,0 +1,163 @@
+"""Figure 3: how far the answer changes when a share of the spatial tokens is dropped once, behind
+one layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from ada3d_ros.engine.decode import decode
+from ada3d_ros.engine.prefill import prefill
+from ada3d_ros.errors import ConfigError
+from ada3d_ros.lab.analysis.contribution import Array, Progress
+from ada3d_ros.lab.benchmarks.spread import spread
+from ada3d_ros.model.decoder import LlamaDecoder
+from ada3d_ros.pruning import schedule
+from ada3d_ros.pruning.in_llm import LayerPruner
+from ada3d_ros.pruning.schedule import RetentionSchedule
+from ada3d_ros.types import PromptSequence
+
+SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+RANKINGS = {"adatoken3d": "softmax_mean", "random": "random"}  # name -> score of a LayerPruner
+DEPTHS = (1 / 8, 3 / 8, 3 / 4)  # the paper's layers 4, 12 and 24 of 32
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class GreedyAnswer:
+    """token_ids without the end-of-sequence id; log_probs (vocab,) float64 of the first token."""
+
+    token_ids: tuple[int, ...]
+    log_probs: Array
+
+
+def greedy_answer(
+    decoder: LlamaDecoder,
+    prompt: PromptSequence,
+    num_tokens: int,
+    pruner: LayerPruner | None = None,
+) -> GreedyAnswer:
+    """Up to num_tokens greedy tokens. Raises ModelError where the output is not finite."""
+    prefilled = prefill(decoder, prompt, num_tokens, pruner)
+    log_probs = torch.log_softmax(prefilled.logits.double(), dim=-1).cpu().numpy()
+    return GreedyAnswer(decode(decoder, prefilled, num_tokens).token_ids, log_probs)
+
+
+def single_drop(
+    num_layers: int, layer: int, share: float, ranking: str, seed: int = 0
+) -> LayerPruner:
+    """Drops `share` of the spatial tokens behind the 1-based layer, the next layer ranking; at
+    least one token stays.
+    """
+    curve = schedule.stages(num_layers, (layer,), (1.0 - share,))
+    return LayerPruner(
+        ranking, RetentionSchedule(tuple(map(float, curve))), 1, RANKINGS[ranking], seed=seed
+    )
+
+
+def prefix_agreement(first: Sequence[int], second: Sequence[int]) -> float:
+    """Length of the common beginning over the longer length, 0..1; 1 for two empty answers."""
+    longer = max(len(first), len(second))
+    same = next(
+        (i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b),
+        min(len(first), len(second)),
+    )
+    return same / longer if longer else 1.0
+
+
+def kl_divergence_nats(log_p: Array, log_q: Array) -> float:
+    """KL(p || q) of two log-probability vectors (vocab,)."""
+    return max(0.0, float(np.sum(np.exp(log_p) * (log_p - log_q))))
+
+
+def default_layers(num_layers: int) -> tuple[int, ...]:
+    """DEPTHS of the decoder's layers, 1-based, each once. Raises ConfigError for a decoder that has
+    none to drop behind.
+    """
+    if num_layers < 2:
+        raise ConfigError(
+            f"this decoder has {num_layers} layer: tokens can only be dropped between layers; leave"
+            " figure 3 out (--figures)."
+        )
+    return tuple(sorted({min(max(int(depth * num_layers), 1), num_layers - 1) for depth in DEPTHS}))
+
+
+def check_layers(layers: Sequence[int], num_layers: int) -> tuple[int, ...]:
+    """The layers, ascending and each once. Raises ConfigError for one that nothing can be dropped
+    behind.
+    """
+    wrong = [layer for layer in layers if not 1 <= layer < num_layers]
+    if wrong:
+        raise ConfigError(
+            f"--layers {wrong[0]}: tokens can be dropped behind layers 1 to {num_layers - 1} of"
+            " this decoder."
+        )
+    return tuple(sorted(set(layers)))
+
+
+def measure_agreement(
+    decoder: LlamaDecoder,
+    prompts: Sequence[PromptSequence],
+    unpruned: Sequence[GreedyAnswer],
+    layers: Sequence[int],
+    num_tokens: int,
+    seed: int,
+    progress: Progress,
+    shares: Sequence[float] = SHARES,
+) -> dict[str, Any]:
+    """Agreement with the unpruned answers for every layer, ranking and pruned share. Prompt i ranks
+    at random with seed seed + i, so that its spread is over draws too.
+    """
+    seeds = [seed + index for index in range(len(prompts))]
+    curves = []
+    for layer in layers:
+        for ranking in RANKINGS:
+            points = []
+            for share in shares:
+                progress(
+                    f"answer agreement: {share:.0%} dropped behind layer {layer}, {ranking} ranking"
+                )
+                points.append(
+                    _point(decoder, prompts, unpruned, layer, ranking, share, num_tokens, seeds)
+                )
+            curves.append({"layer": layer, "ranking": ranking, "points": points})
+    return {
+        "n": len(prompts),
+        "seeds": seeds,
+        "answer_tokens": num_tokens,
+        "layers": list(layers),
+        "shares": list(shares),
+        "curves": curves,
+    }
+
+
+def _point(
+    decoder: LlamaDecoder,
+    prompts: Sequence[PromptSequence],
+    unpruned: Sequence[GreedyAnswer],
+    layer: int,
+    ranking: str,
+    share: float,
+    num_tokens: int,
+    seeds: Sequence[int],
+) -> dict[str, Any]:
+    identical, prefix, divergence, dropped = [], [], [], []
+    for prompt, true, seed in zip(prompts, unpruned, seeds, strict=True):
+        pruner = single_drop(decoder.config.num_layers, layer, share, ranking, seed)
+        found = greedy_answer(decoder, prompt, num_tokens, pruner)
+        total = prompt.spatial_span[1] - prompt.spatial_span[0]
+        dropped.append(1.0 - pruner.counts(total, None)[-1] / total)
+        identical.append(float(found.token_ids == true.token_ids))
+        prefix.append(prefix_agreement(found.token_ids, true.token_ids))
+        divergence.append(kl_divergence_nats(true.log_probs, found.log_probs))
+    return {
+        "share": share,
+        "dropped": spread(dropped),
+        "identical": spread(identical),
+        "prefix": spread(prefix),
+        "kl_nats": spread(divergence),
+    }

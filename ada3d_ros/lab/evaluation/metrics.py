@@ -1,0 +1,155 @@
+"""How ScanQA, SQA3D and ScanRefer are scored: answer cleaning, exact match as LLaVA-3D's scripts
+count it, accuracy at an IoU.
+
+Rules of reference/llava3d.md 5.3, oddities kept: an empty prediction is contained in every
+reference, so its refined match is 1; "1.5" becomes "fifteen"; letters outside a-z vanish. The
+n-gram scores (BLEU, METEOR, CIDEr) need pycocoevalcap and are not here.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+
+IOU_PERCENT = (25, 50)
+SQA3D_TYPES = 6  # what, is, how, can, which, others
+_NUMBERS = (
+    "zero",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+    "twelve",
+    "thirteen",
+    "fourteen",
+    "fifteen",
+    "sixteen",
+    "seventeen",
+    "eighteen",
+    "nineteen",
+    "twenty",
+)
+_WORDS = {  # whole words only
+    "letf": "left",
+    "let": "left",
+    "tehre": "there",
+    "rigth": "right",
+    "rght": "right",
+    "behine": "behind",
+    "tv": "TV",
+    "chai": "chair",
+    "wasing": "washing",
+    "waslked": "walked",
+    "oclock": "o'clock",
+    "none": "zero",
+    "23": "twenty-three",
+    **{str(value): word for value, word in enumerate(_NUMBERS)},
+}
+_WORD = re.compile(r"\b(" + "|".join(sorted(_WORDS, key=len, reverse=True)) + r")\b")
+
+
+def clean_answer(text: str) -> str:
+    """What answers are compared in: lower case but `TV`, few marks, numbers as words, known
+    misspellings mended, no articles.
+    """
+    text = re.sub(" {2,}", " ", text.lower().strip(" "))
+    text = re.sub(r"\.[ ]{2,}", ". ", text)
+    text = re.sub(r"[^a-zA-Z0-9,'\s\-:]+", "", text)
+    text = _WORD.sub(lambda match: _WORDS[match[1]], text)
+    text = re.sub(r"\bo' +clock\b", "o'clock", text)
+    text = re.sub(r"\b([a-zA-Z]+)[0-9]\b", r"\1", text)
+    for article in ("a", "an", "the"):
+        text = re.sub(rf"\b{article} ([a-zA-Z]+)", r"\1", text)
+    return re.sub(r"\bbackwards\b", "backward", text)
+
+
+def exact_match(prediction: str, references: Sequence[str]) -> tuple[bool, bool]:
+    """Of the cleaned texts: equal to one reference; and the refined match, which also takes one
+    text within the other, blanks aside.
+    """
+    cleaned, known = clean_answer(prediction), [clean_answer(reference) for reference in references]
+    if cleaned in known:
+        return True, True
+    joined, others = "".join(cleaned.split()), ["".join(reference.split()) for reference in known]
+    return False, any(joined in other or other in joined for other in others)
+
+
+def scanqa_scores(
+    predictions: Sequence[str], references: Sequence[Sequence[str]]
+) -> dict[str, float]:
+    """`EM1` and `EM1_refined` as fractions over all questions; NaN without any. Raises ValueError
+    for lists of other lengths.
+    """
+    matches = [exact_match(p, r) for p, r in zip(predictions, references, strict=True)]
+    return {
+        "EM1": _mean([float(m[0]) for m in matches]),
+        "EM1_refined": _mean([float(m[1]) for m in matches]),
+    }
+
+
+def sqa3d_scores(
+    predictions: Sequence[str], references: Sequence[str], types: Sequence[int]
+) -> dict[str, float]:
+    """As ScanQA with one reference each, and `EM_type0` to `EM_refined_type5` by the question's
+    type 0..5 (0 where there is none of it).
+
+    Raises ValueError for lists of other lengths.
+    """
+    scores = scanqa_scores(predictions, [[reference] for reference in references])
+    matches = [exact_match(p, [r]) for p, r in zip(predictions, references, strict=True)]
+    for kind in range(SQA3D_TYPES):
+        of_kind = [match for match, its in zip(matches, types, strict=True) if its == kind]
+        divisor = len(of_kind) + 1e-10  # theirs
+        scores[f"EM_type{kind}"] = sum(match[0] for match in of_kind) / divisor
+        scores[f"EM_refined_type{kind}"] = sum(match[1] for match in of_kind) / divisor
+    return scores
+
+
+def is_found(iou: float, percent: int) -> bool:
+    """ScanRefer's Acc@percent: an IoU (0..1) of at least that."""
+    return iou >= percent / 100
+
+
+def scanrefer_scores(ious: Sequence[float], unique: Sequence[bool]) -> dict[str, float]:
+    """`overall_acc25`, `unique_acc50`, `multiple_acc25` ...: fractions of descriptions whose best
+    box reaches the IoU; NaN without any.
+
+    ious: of the best-scored box with the target, 0 without a box; unique: the target is alone of
+    its category. Raises ValueError for lists of other lengths.
+    """
+    groups = {
+        "overall": list(ious),
+        "unique": [iou for iou, alone in zip(ious, unique, strict=True) if alone],
+        "multiple": [iou for iou, alone in zip(ious, unique, strict=True) if not alone],
+    }
+    return {
+        f"{name}_acc{percent}": _mean([float(is_found(iou, percent)) for iou in values])
+        for name, values in groups.items()
+        for percent in IOU_PERCENT
+    }
+
+
+def wilson(share: float, count: int) -> tuple[float, float]:
+    """The 95 % interval of a share (0..1) of `count`; (0, 1) without any."""
+    if count == 0:
+        return 0.0, 1.0
+    z = 1.96
+    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = (
+        z
+        / (1 + z * z / count)
+        * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    )
+    return max(middle - half, 0.0), min(middle + half, 1.0)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else math.nan

@@ -1,0 +1,182 @@
+"""Scenes for calibration, analysis and benchmarks: a bag, an RGB-D folder or a generated room
+becomes spatial tokens and prompts.
+
+The frames go through the node's own keyframe buffer and views; only their source differs.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ada3d_ros.config import AgentConfig, from_flat, load_config
+from ada3d_ros.engine.token_selection import ChosenTokens, choose_tokens
+from ada3d_ros.errors import SourceError
+from ada3d_ros.geometry.voxel import voxel_coords, voxel_ids
+from ada3d_ros.lab.world.generated import generate_room
+from ada3d_ros.model.checkpoint import LoadedModel
+from ada3d_ros.model.llava3d import to_device
+from ada3d_ros.model.prompt import check_question, parse_coordinates, render_question
+from ada3d_ros.model.spatial import sample_patch_points
+from ada3d_ros.model.startup import open_model
+from ada3d_ros.pruning.policy import Policy
+from ada3d_ros.scene.keyframes import KeyframeBuffer
+from ada3d_ros.scene.views import build_multiview
+from ada3d_ros.sources.bag import BagSource
+from ada3d_ros.sources.folder import FolderSource
+from ada3d_ros.types import ModelInfo, MultiViewInput, PromptSequence, RgbdFrame, SpatialTokens
+
+SOURCE_HELP = "a rosbag2 folder, a posed RGB-D folder, or room:SEED for a generated room"
+DEFAULT_QUESTIONS = (
+    "What is in the room?",
+    "How many chairs are there?",
+    "What color is the largest object?",
+    "Is there a door?",
+    "What is next to the table?",
+    "Describe the scene concisely.",
+)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Scene:
+    """One scene ready to be asked about. patch_token (V, P) int64: the spatial token that each
+    patch of each view went into, -1 where it has no depth or its token fell to the cap.
+    """
+
+    name: str
+    frames: tuple[RgbdFrame, ...]
+    views: MultiViewInput
+    tokens: SpatialTokens
+    patch_token: torch.Tensor
+
+
+def open_frames(source: str, config: AgentConfig) -> Iterable[RgbdFrame]:
+    """The frames of a source as SOURCE_HELP describes it. Raises SourceError."""
+    kind, _, seed = source.partition(":")
+    if kind == "room" and (seed.isdigit() or not seed):
+        return generate_room(int(seed or 0), level=2, split="val").frames
+    path = Path(source)
+    if not path.is_dir():
+        raise SourceError(f"{source} is not a folder; give {SOURCE_HELP}.")
+    return (
+        BagSource(path, config=config) if (path / "metadata.yaml").is_file() else FolderSource(path)
+    )
+
+
+@torch.inference_mode()
+def read_scene(loaded: LoadedModel, source: str, config: AgentConfig) -> Scene:
+    """Keyframes of the source, encoded and pooled. Raises SourceError, or NoFramesError without
+    usable depth.
+    """
+    buffer = KeyframeBuffer(config.keyframe)
+    for frame in open_frames(source, config):
+        buffer.offer(frame)
+    frames = tuple(keyframe.frame for keyframe in buffer.keyframes)
+    if not frames:
+        raise SourceError(f"{source} has no frame that could become a keyframe.")
+    vision = loaded.model.config.vision
+    views = build_multiview(
+        frames, vision.image_size, config.model.compat, vision.image_mean, vision.image_std
+    )
+    tokens = loaded.model.build_spatial_tokens(loaded.model.encode_views(views.pixels), views)
+    return Scene(
+        Path(source).name or source, frames, views, tokens, _patch_tokens(loaded, views, tokens)
+    )
+
+
+def _patch_tokens(
+    loaded: LoadedModel, views: MultiViewInput, tokens: SpatialTokens
+) -> torch.Tensor:
+    """Pooling orders tokens by voxel; the cap keeps every N/cap-th (model/spatial.py)."""
+    views = to_device(
+        views, loaded.model.device
+    )  # where they were pooled: a point on a border must round the same way
+    xyz = sample_patch_points(views, loaded.model.config.vision.patches_per_side).flatten(
+        1, 2
+    )  # (V, P, 3)
+    valid = torch.isfinite(xyz).all(dim=-1)
+    ids, occupied = voxel_ids(voxel_coords(xyz[valid], tokens.voxel_size_m))
+    total, kept = len(occupied), tokens.features.shape[0]
+    token_of = torch.full((total,), -1, dtype=torch.int64)
+    token_of[torch.arange(kept) * total // kept] = torch.arange(kept)
+    result = torch.full(valid.shape, -1, dtype=torch.int64)
+    result[valid.cpu()] = token_of[ids.cpu()]
+    return result
+
+
+@torch.inference_mode()
+def scene_prompt(
+    loaded: LoadedModel, scene: Scene, question: str, policy: Policy, conversation: str = "llava_v1"
+) -> tuple[PromptSequence, ChosenTokens]:
+    """The prompt of one question about a scene, after the policy's choice before the language
+    model.
+    """
+    model, parsed = loaded.model, parse_coordinates(question)
+    ids = loaded.tokenizer.encode(render_question(parsed.text, conversation))
+    chosen = choose_tokens(model, scene.tokens, policy, loaded.tokenizer.encode(question)[1:])
+    visual = model.project(chosen.tokens.features)
+    return (
+        model.build_prompt(ids, visual, model.encode_clicks(parsed.clicks), chosen.tokens.xyz_m),
+        chosen,
+    )
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """--model, --device, --precision, --config, --questions: what every verb that runs a model on
+    scenes takes.
+    """
+    parser.add_argument(
+        "--model", type=Path, required=True, help="folder of the checkpoint (official layout)"
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default auto)")
+    parser.add_argument(
+        "--precision", default="auto", help="auto, fp32, bf16 or fp16 (default auto)"
+    )
+    parser.add_argument(
+        "--config",
+        type=Path,
+        help="parameter file as the node takes: keyframes, depth, pruning (default: the defaults)",
+    )
+    parser.add_argument(
+        "--questions",
+        type=Path,
+        help="text file, one question a line (default: six about rooms in general)",
+    )
+
+
+def load_for(
+    options: argparse.Namespace, **settings: object
+) -> tuple[LoadedModel, ModelInfo, AgentConfig]:
+    """The model, what is known of it, and the configuration that those arguments name. Raises
+    Ada3DError.
+    """
+    config = from_flat(
+        {
+            "model.path": str(options.model),
+            "model.device": options.device,
+            "model.precision": options.precision,
+            **settings,
+        },
+        load_config(options.config) if getattr(options, "config", None) else None,
+    )
+    return *open_model(config.model), config
+
+
+def read_questions(path: Path | None) -> Sequence[str]:
+    """The questions of a file, empty lines left out. Raises SourceError where there are none,
+    RequestError for a line that is no question.
+    """
+    if path is None:
+        return DEFAULT_QUESTIONS
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError) as error:
+        raise SourceError(f"{path} cannot be read as questions ({error}).") from None
+    questions = [check_question(line, AgentConfig().question.max_chars) for line in lines if line]
+    if not questions:
+        raise SourceError(f"{path} holds no question; write one a line.")
+    return questions

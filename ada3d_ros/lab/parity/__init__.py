@@ -1,0 +1,1 @@
+"""`ada3d parity`: our numbers beside recorded ones of the reference codes."""

@@ -1,0 +1,96 @@
+"""The slow, obviously right engine: no cache, everything computed anew for each token, attention
+written out, float32.
+
+The fast path (prefill.py, decode.py) must equal it token for token. It shares only the weights with
+the decoder's code.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from ada3d_ros.engine.sampling import Sampler, greedy
+from ada3d_ros.model.config import DecoderConfig
+from ada3d_ros.model.decoder import LlamaDecoder
+from ada3d_ros.types import PromptSequence
+
+Weights = dict[str, torch.Tensor]
+
+
+def _norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    return x / torch.sqrt((x * x).mean(dim=-1, keepdim=True) + eps) * weight
+
+
+def _rotate(x: torch.Tensor, positions: torch.Tensor, theta: float) -> torch.Tensor:
+    """x (T, d): the pair (i, i + d/2) turned by position / theta^(2i/d)."""
+    half = x.shape[1] // 2
+    angle = positions[:, None].float() / theta ** (
+        torch.arange(half, device=x.device) / half
+    )  # (T, d/2)
+    a, b = x[:, :half], x[:, half:]
+    return torch.cat((a * angle.cos() - b * angle.sin(), b * angle.cos() + a * angle.sin()), dim=1)
+
+
+def _attend(
+    x: torch.Tensor, positions: torch.Tensor, weights: Weights, config: DecoderConfig
+) -> torch.Tensor:
+    q, k, v = (x @ weights[f"self_attn.{name}_proj.weight"].T for name in "qkv")
+    d, outputs = config.head_dim, []
+    hidden_future = torch.ones(len(x), len(x), dtype=torch.bool, device=x.device).triu(1)
+    for head in range(config.num_heads):
+        group = head * config.num_kv_heads // config.num_heads
+        q_head = _rotate(q[:, head * d : (head + 1) * d], positions, config.rope_theta)
+        k_head = _rotate(k[:, group * d : (group + 1) * d], positions, config.rope_theta)
+        scores = (q_head @ k_head.T / math.sqrt(d)).masked_fill(hidden_future, -math.inf)
+        outputs.append(torch.softmax(scores, dim=-1) @ v[:, group * d : (group + 1) * d])
+    return torch.cat(outputs, dim=1) @ weights["self_attn.o_proj.weight"].T
+
+
+@torch.inference_mode()
+def reference_logits(
+    decoder: LlamaDecoder, embeds: torch.Tensor, positions: torch.Tensor
+) -> torch.Tensor:
+    """Logits (T, vocab) float32 of embeds (T, D) at positions (T,), all layers anew."""
+    config, x = decoder.config, embeds.float()
+    for layer in decoder.layers:
+        weights = {name: tensor.float() for name, tensor in layer.state_dict().items()}
+        x = x + _attend(
+            _norm(x, weights["input_layernorm.weight"], config.rms_norm_eps),
+            positions,
+            weights,
+            config,
+        )
+        y = _norm(x, weights["post_attention_layernorm.weight"], config.rms_norm_eps)
+        gate = y @ weights["mlp.gate_proj.weight"].T
+        up = y @ weights["mlp.up_proj.weight"].T
+        x = x + (gate / (1 + torch.exp(-gate)) * up) @ weights["mlp.down_proj.weight"].T
+    return (
+        _norm(x, decoder.norm.weight.float(), config.rms_norm_eps)
+        @ decoder.lm_head.weight.float().T
+    )
+
+
+@torch.inference_mode()
+def reference_generate(
+    decoder: LlamaDecoder, prompt: PromptSequence, max_new_tokens: int, sampler: Sampler = greedy
+) -> tuple[list[int], torch.Tensor]:
+    """Generated ids without the end-of-sequence id, and the logits (steps, vocab) float32 each was
+    chosen from.
+    """
+    embeds, positions, ids, steps = (
+        prompt.embeds.float(),
+        prompt.positions,
+        list[int](),
+        list[torch.Tensor](),
+    )
+    while len(ids) < max_new_tokens:
+        steps.append(reference_logits(decoder, embeds, positions)[-1])
+        token = sampler(steps[-1])
+        if int(token) == decoder.config.eos_id:
+            break
+        ids.append(int(token))
+        embeds = torch.cat((embeds, decoder.embed(token.view(1)).float()))
+        positions = torch.cat((positions, positions[-1:] + 1))
+    return ids, torch.stack(steps)

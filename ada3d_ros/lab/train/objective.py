@@ -1,0 +1,212 @@
+"""One training step's forward pass: packed questions behind their rooms, and the losses.
+
+The layers are the decoder's own modules; only the attention is arranged anew: scene rows see scene
+rows, a question's rows see the scene and themselves. A test holds the result against the engine's
+prefill of each question alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch.nn import functional as F
+
+from ada3d_ros.lab.train.packing import PackedQuestions
+from ada3d_ros.lab.train.tokens import RoomTokens
+from ada3d_ros.model.decoder import DecoderLayer, LlamaDecoder, apply_rope, rope_tables
+from ada3d_ros.model.grounding_head import GroundingHead
+from ada3d_ros.model.llava3d import Llava3D
+from ada3d_ros.model.prompt import CLICK_ID
+
+POINTER_WEIGHT, PRESENCE_WEIGHT, BOX_WEIGHT = 0.5, 0.3, 1.0
+OWNED_SHARE = 0.4  # a token belongs to an object that this share of its patches lie on
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Packed:
+    """Final normed hidden states: text (B, M, D), spatial (B, N, D) of the spatial tokens; mask (Q,
+    N) bool, those that each question kept; xyz_m (B, N, 3) of the tokens; owner (B, N, O) as in
+    RoomTokens.
+    """
+
+    text: torch.Tensor
+    spatial: torch.Tensor
+    mask: torch.Tensor
+    xyz_m: torch.Tensor
+    owner: torch.Tensor
+
+
+def run_packed(
+    model: Llava3D,
+    prefix_ids: Sequence[int],
+    rooms: Sequence[RoomTokens],
+    packed: PackedQuestions,
+    shares: Sequence[float] = (),
+) -> Packed:
+    """Final normed states of all rows. shares: of the spatial tokens that each layer keeps for each
+    question (AdaToken-3D during training; () = all); the question's last prompt token ranks them,
+    as in the engine. Other than there, what one question drops still informs the scene's own rows,
+    which all questions share.
+    """
+    decoder, start = model.decoder, len(prefix_ids)
+    counts = [r.tokens.features.shape[0] for r in rooms]
+    device = decoder.device
+    visual = model.project(torch.cat([r.tokens.features for r in rooms])).split(counts)
+    before = decoder.embed(torch.tensor(prefix_ids, device=device))
+    pad = torch.nn.utils.rnn.pad_sequence
+    scene = pad([torch.cat((before, rows.to(before.dtype))) for rows in visual], batch_first=True)
+    text = decoder.embed(packed.ids.clamp(min=0))
+    if len(packed.clicks):
+        text = text.masked_scatter(
+            (packed.ids == CLICK_ID)[..., None], model.click_encoder(packed.clicks).to(text.dtype)
+        )
+    run = _PackedRun(decoder, torch.tensor(counts, device=device), start, scene.shape[1], packed)
+    hidden = torch.cat((scene, text), dim=1)
+    last = 1.0
+    for layer, share in zip(decoder.layers, shares or (1.0,) * len(decoder.layers), strict=True):
+        hidden = run.layer(cast(DecoderLayer, layer), hidden, share if share < last else None)
+        last = share
+    return Packed(
+        text=decoder.norm(hidden[:, run.size :]),
+        spatial=decoder.norm(hidden[:, start : run.size]),
+        mask=run.kept,
+        xyz_m=pad([r.tokens.xyz_m for r in rooms], batch_first=True),
+        owner=pad([r.owner for r in rooms], batch_first=True),
+    )
+
+
+class _PackedRun:
+    """Who sees whom: scene rows those before them, a question's rows the spatial tokens it kept and
+    its own rows before them.
+    """
+
+    def __init__(
+        self,
+        decoder: LlamaDecoder,
+        counts: torch.Tensor,
+        start: int,
+        size: int,
+        packed: PackedQuestions,
+    ) -> None:
+        device, config, length = counts.device, decoder.config, counts + start
+        self.size, self.start, self.counts, self.packed = size, start, counts, packed
+        scene_places = torch.arange(size, device=device).expand(len(counts), -1)
+        places = torch.cat((scene_places, packed.offset + length[:, None]), dim=1)
+        self.rope = rope_tables(places, config.head_dim, config.rope_theta, torch.float32)
+        block, order = packed.block, torch.arange(packed.block.shape[1], device=device)
+        own = (block[:, :, None] == block[:, None]) & (order[None, :, None] >= order[None, None])
+        scene = (scene_places < length[:, None])[:, None].expand(-1, block.shape[1], -1)
+        self.mask = torch.cat((scene, own), dim=-1)  # (B, M, P + M)
+        self.kept = (torch.arange(size - start, device=device)[None] < counts[:, None])[
+            packed.room
+        ]  # (Q, N)
+        before = torch.bincount(packed.room, minlength=len(counts)).cumsum(0).roll(1)
+        before[0] = 0
+        self.question = (before[:, None] + block.clamp(min=0)).clamp(
+            max=len(packed.room) - 1
+        )  # (B, M): number of each row's
+
+    def layer(self, layer: DecoderLayer, hidden: torch.Tensor, share: float | None) -> torch.Tensor:
+        """One decoder layer; with a share, every question first drops its spatial tokens down to
+        it.
+        """
+        attention, size = layer.self_attn, self.size
+        normed = layer.input_layernorm(hidden)
+        q = apply_rope(attention.queries(normed).float(), self.rope)  # float32: faster on CPUs
+        k = apply_rope(attention.keys(normed).float(), self.rope)
+        v = attention.split_heads(attention.v_proj(normed)).float()
+        if share is not None:
+            self._drop(q.detach(), k.detach(), share)
+        out = torch.cat(
+            (
+                F.scaled_dot_product_attention(
+                    q[:, :, :size], k[:, :, :size], v[:, :, :size], is_causal=True
+                ),
+                F.scaled_dot_product_attention(q[:, :, size:], k, v, attn_mask=self.mask[:, None]),
+            ),
+            dim=2,
+        )
+        hidden = hidden + attention.o_proj(out.transpose(1, 2).flatten(2))
+        return hidden + cast(torch.Tensor, layer.mlp(layer.post_attention_layernorm(hidden)))
+
+    @torch.no_grad()
+    def _drop(self, q: torch.Tensor, k: torch.Tensor, share: float) -> None:
+        """Keep, per question, round(share * N) of its tokens: those its last prompt token attends
+        to most, mean over heads.
+        """
+        room, row = self.packed.room, self.packed.query
+        logits = (
+            torch.einsum("qhd,qhtd->qht", q[room, :, self.size + row], k[room])
+            * q.shape[-1] ** -0.5
+        )
+        logits = logits.masked_fill(~self.mask[room, row][:, None], float("-inf"))
+        weights = (
+            logits.softmax(-1)[..., self.start : self.size].mean(1).masked_fill(~self.kept, -1.0)
+        )
+        count = (share * self.counts[room]).round().clamp(min=1)
+        self.kept = self.kept & (weights.argsort(-1, descending=True).argsort(-1) < count[:, None])
+        self.mask = self.mask.clone()
+        self.mask[..., self.start : self.size] &= self.kept[self.question]
+
+
+def losses(
+    decoder: LlamaDecoder, head: GroundingHead, states: Packed, packed: PackedQuestions
+) -> tuple[torch.Tensor, dict[str, float]]:
+    """The sum to minimise, and its parts for the log: answer tokens, pointing, presence, boxes."""
+    rows = states.text[packed.row_room, packed.row_place]
+    token_loss = F.cross_entropy(decoder.lm_head(rows).float(), packed.row_target, reduction="none")
+    answer = (token_loss * packed.row_weight).sum() / len(packed.room)
+    query = states.text[packed.room, packed.query].float()[:, None]  # (Q, 1, D)
+    tokens, mask = states.spatial.float()[packed.room], states.mask
+    logits, presence = head.point(query, tokens, mask)
+    logits, presence = logits[:, 0], presence[:, 0]
+    owned = (states.owner[packed.room] >= OWNED_SHARE) & mask[..., None]  # (Q, N, O)
+    target = (owned & packed.evidence[:, None]).any(-1).float()
+    seen = target.sum(-1) > 0
+    log_weights = F.log_softmax(logits.masked_fill(~mask, -1e4), dim=-1)
+    pointing = -(torch.logsumexp(log_weights + (target + 1e-9).log(), -1))[seen].sum() / len(seen)
+    asked = packed.presence >= 0
+    there = F.binary_cross_entropy_with_logits(presence[asked].float(), packed.presence[asked])
+    want = torch.isfinite(packed.box_m[:, 0]) & seen
+    box = _box_loss(
+        head,
+        query[want],
+        tokens[want],
+        log_weights[want],
+        states.xyz_m[packed.room][want],
+        packed.box_m[want],
+        target[want],
+    )
+    total = (
+        answer
+        + POINTER_WEIGHT * pointing
+        + PRESENCE_WEIGHT * there
+        + BOX_WEIGHT * box * want.float().mean()
+    )
+    parts = {"answer": answer, "pointing": pointing, "presence": there, "box": box}
+    return total, {name: float(value.detach()) for name, value in parts.items()}
+
+
+def _box_loss(
+    head: GroundingHead,
+    query: torch.Tensor,
+    tokens: torch.Tensor,
+    log_weights: torch.Tensor,
+    xyz_m: torch.Tensor,
+    box_m: torch.Tensor,
+    target: torch.Tensor,
+) -> torch.Tensor:
+    """L1 of centre (metres) and of log size, the weights being those on the object's own tokens, as
+    they are at a clean peak.
+    """
+    if not len(query):
+        return query.new_zeros(())
+    weights = log_weights.detach().exp() * target + 1e-3 * target
+    weights = weights / weights.sum(-1, keepdim=True)
+    center, size = head.boxes(query, tokens, weights[:, None], xyz_m)
+    return (center[:, 0] - box_m[:, :3]).abs().mean() + (
+        size[:, 0].log() - box_m[:, 3:].log()
+    ).abs().mean()

@@ -1,0 +1,46 @@
+"""The curriculum: what each stage shows, for how long, and which weights it moves.
+
+From the study of what learns (docs/log.md): answers start from a few true points per room, never
+from images; perception is taught apart, on patches; pictures come last. `vision` may run beside the
+other stages in a process of its own: its features mean the same as the oracle's, so `features`
+takes over a tower that has got better meanwhile.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One stage. rooms: passes over a room until it is done; batch: rooms a step; questions: a
+    room; lr: peak of AdamW and Muon; per_object, background: points of symbolic rooms; decay: share
+    of the stage's end over which the rate falls to a tenth.
+    """
+
+    name: str
+    # symbolic, oracle, patches, features (images through a tower that stays as it is), images
+    shows: str
+    rooms: int
+    batch: int
+    questions: int
+    lr: float
+    per_object: int = 0
+    background: int = 0
+    decay: float = 0.0
+
+
+STAGES = (
+    Stage("symbolic", "symbolic", 6_000, 8, 22, 2e-3, per_object=1, background=3),
+    Stage("points", "symbolic", 1_600, 8, 22, 1.5e-3, per_object=5, background=16),
+    Stage("oracle", "oracle", 1_000, 4, 24, 1e-3),
+    Stage("vision", "patches", 10_000, 4, 0, 2e-3),
+    Stage("features", "features", 3_000, 4, 24, 1e-3, decay=0.4),
+    Stage("images", "images", 1_200, 4, 24, 3e-4, decay=0.6),
+)
+# How often each kind of question is asked; one round is 22. Those that take several steps of
+# thought come often: they are learned last.
+MIX = (
+    *("existence",) * 2, *("color",) * 2, *("category",) * 2, *("grounding",) * 3, "absent", *("count",) * 2, *("nearest",) * 3,
+    *("relation",) * 3, "superlative", *("multihop",) * 2, "caption",
+)  # fmt: skip

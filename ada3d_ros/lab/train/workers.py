@@ -1,0 +1,64 @@
+"""One process, or several on their own GPUs by Accelerate: `accelerate launch --multi_gpu -m
+ada3d_ros.lab.train.run --out RUN`.
+
+Every worker trains its own rooms; gradients are averaged before each step. The first one renders,
+validates, writes and saves.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from ada3d_ros.errors import ConfigError
+
+
+class Workers:
+    """count and rank of the workers; device of this one. With one worker nothing of Accelerate is
+    imported.
+
+    Raises ConfigError where several were launched and Accelerate is not installed.
+    """
+
+    def __init__(self, device: str) -> None:
+        self.count, self.rank, self.device = 1, 0, torch.device(device)
+        self._accelerator = None
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            try:
+                from accelerate import Accelerator
+            except ImportError:
+                raise ConfigError(
+                    "several workers need Accelerate: pip install accelerate."
+                ) from None
+            self._accelerator = Accelerator(cpu=self.device.type == "cpu")
+            self.count, self.rank = self._accelerator.num_processes, self._accelerator.process_index
+            self.device = self._accelerator.device
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+    def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """The mean over all workers, in place. A parameter that a worker's rooms did not use counts
+        as zero there.
+        """
+        if self._accelerator is None:
+            return
+        for parameter in parameters:
+            gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            parameter.grad = self._accelerator.reduce(gradient, "mean")
+
+    def all_agree(self, go_on: bool) -> bool:
+        """Whether every worker wants to go on; one that stops stops all, at the same step."""
+        if self._accelerator is None:
+            return go_on
+        stops = self._accelerator.reduce(torch.tensor(float(not go_on), device=self.device), "sum")
+        return float(stops) == 0.0
+
+    def wait(self) -> None:
+        """Until all are here."""
+        if self._accelerator is not None:
+            self._accelerator.wait_for_everyone()

@@ -1,0 +1,123 @@
+"""The latency model on times made by a known line, and the budgets it picks."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from ada3d_ros.engine.deadline import MARGIN, WINDOW, LatencyModel, Measured
+from ada3d_ros.types import StageTimings, TokenUsage
+
+RATIOS = (0.8, 0.6, 0.4, 0.2)
+WARM = [(ratio, True) for ratio in RATIOS]
+
+
+def measured(tokens: float, generated: int = 11, rest_s: float = 0.1) -> Measured:
+    """First token 0.5 s and 1 ms per spatial token, 20 ms and 10 us per step."""
+    return Measured(tokens, 0.5 + 0.001 * tokens, 0.02 + 1e-5 * tokens, rest_s, generated)
+
+
+def taught(*answers: Measured, cached: bool = True) -> LatencyModel:
+    model = LatencyModel()
+    for answer in answers:
+        model.note(cached, answer)
+    return model
+
+
+@pytest.mark.parametrize("cached", [False, True])
+@pytest.mark.parametrize("tokens", [0.0, 250.0, 1000.0, 3000.0])
+def test_lines_are_found_again(cached: bool, tokens: float) -> None:
+    model = taught(*(measured(n) for n in (100, 400, 800, 1600)), cached=cached)
+    expected = 0.5 + 0.001 * tokens + 10 * (0.02 + 1e-5 * tokens) + 0.1
+    assert model.predict(cached, tokens, 100) == pytest.approx(expected)
+    assert math.isnan(model.predict(not cached, tokens, 100))  # learnt apart
+
+
+def test_an_answer_is_of_usual_length_within_the_limit() -> None:
+    model = taught(
+        measured(100, generated=5), measured(200, generated=11), measured(300, generated=99)
+    )
+    per_step = 0.02 + 1e-5 * 200
+    assert model.predict(True, 200, 100) == pytest.approx(0.7 + 10 * per_step + 0.1)
+    assert model.predict(True, 200, 4) == pytest.approx(0.7 + 3 * per_step + 0.1)
+    assert model.predict(True, 200, 1) == pytest.approx(0.8)
+
+
+def test_one_budget_only() -> None:
+    """A line through one x: cold questions through the origin, cached ones flat, as most of their
+    time is the question's own.
+    """
+    cold, cached = taught(measured(400), cached=False), taught(measured(400), measured(401))
+    steps = 10 * (0.02 + 1e-5 * 400)
+    assert cold.predict(False, 200, 100) == pytest.approx(0.45 + steps + 0.1)
+    assert cold.predict(False, 800, 100) == pytest.approx(1.8 + steps + 0.1)
+    assert cached.predict(True, 100, 100) == pytest.approx(cached.predict(True, 800, 100))
+
+
+def test_a_line_never_falls() -> None:
+    """Noise may say that more tokens take less: then they take as long."""
+    fast, slow = Measured(1000, 0.1, 0.01, 0.0, 2), Measured(100, 0.5, 0.03, 0.0, 2)
+    model = taught(fast, slow)
+    assert model.predict(True, 50, 10) == model.predict(True, 2000, 10) == pytest.approx(0.3 + 0.02)
+
+
+def test_what_was_not_measured() -> None:
+    """Answers of one token have no step time, and do not spoil that of others."""
+    alone = taught(Measured(100, 0.5, math.nan, 0.1, 1))
+    assert alone.predict(True, 100, 50) == pytest.approx(0.6)
+    mixed = taught(Measured(100, 0.5, math.nan, 0.1, 1), measured(100), measured(100))
+    assert math.isfinite(mixed.predict(True, 100, 50))
+    assert math.isnan(LatencyModel().predict(True, 100, 50))
+    zero = taught(Measured(0.0, 0.5, math.nan, 0.1, 1), cached=False)
+    assert zero.predict(False, 100, 50) == pytest.approx(0.6)
+
+
+def test_the_newest_answers_count() -> None:
+    slow = Measured(100, 9.0, 1.0, 0.0, 2)
+    model = taught(*[slow] * WINDOW, *[Measured(100, 0.1, 0.0, 0.0, 2)] * WINDOW)
+    assert model.predict(True, 100, 2) == pytest.approx(0.1)
+
+
+def test_measured_of_an_answer() -> None:
+    usage = TokenUsage(per_layer=(100, 100, 50, 50))
+    made = Measured.of(usage, StageTimings(first_token_s=0.4, decode_s=0.9, total_s=1.5), 10)
+    assert (made.tokens, made.first_token_s, made.generated) == (75.0, 0.4, 10)
+    assert made.step_s == pytest.approx(0.1)
+    assert made.rest_s == pytest.approx(0.2)
+    for generated in (0, 1):
+        once = Measured.of(
+            usage, StageTimings(first_token_s=0.4, decode_s=0.0, total_s=0.5), generated
+        )
+        assert math.isnan(once.step_s)
+
+
+@pytest.mark.parametrize("wanted", range(len(RATIOS)))
+def test_the_largest_budget_that_fits(wanted: int) -> None:
+    model = taught(*(measured(n) for n in (100, 400, 800, 1600)))
+    just = model.predict(True, RATIOS[wanted] * 1000, 100) / MARGIN
+    assert model.choose(WARM, 1000, just + 1e-9, 100) == RATIOS[wanted]
+    assert model.choose(WARM, 1000, just - 1e-6, 100) == RATIOS[min(wanted + 1, len(RATIOS) - 1)]
+
+
+def test_out_of_reach_and_unknown() -> None:
+    model = taught(measured(100), measured(900))
+    assert model.choose(WARM, 1000, 1e-3, 100) == 0.2
+    assert LatencyModel().choose(WARM, 1000, 1e-3, 100) == 0.8
+    flat = taught(measured(400))
+    assert flat.choose(WARM, 1000, 1e-3, 100) == 0.2  # as fast as the others, for all that is known
+    with pytest.raises(IndexError):
+        model.choose([], 1000, 1.0, 100)
+
+
+def test_a_smaller_budget_may_be_slower() -> None:
+    """Where it needs a choice of its own, the scene passes the layers again: then it is no way to
+    meet a deadline.
+    """
+    model, mixed = taught(measured(100), measured(900)), [(0.8, True), (0.6, False), (0.2, False)]
+    assert model.choose(mixed, 1000, 1e-3, 100) == 0.8  # nothing is known of the others
+    for tokens in (100, 900):
+        model.note(False, Measured(tokens, 3.0 + 0.01 * tokens, 0.02, 0.1, 11))
+    assert model.choose(mixed, 1000, 1e-3, 100) == 0.8
+    assert model.choose(mixed, 1000, 100.0, 100) == 0.8
+    assert model.choose([(0.8, False), (0.6, False), (0.2, True)], 1000, 2.0, 100) == 0.2

@@ -1,0 +1,97 @@
+"""Depth moves the faces of a guess to the surface; where depth says nothing, the guess stands."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from ada3d_ros.geometry.boxes import iou_axis_aligned, points_inside
+from ada3d_ros.grounding.refine import floor_height_m, refine_box, world_points
+from ada3d_ros.lab.world.generated import generate_room
+from ada3d_ros.types import Box3D
+from test.box_room import build_box_room
+
+
+def shifted_and_stretched(rng: np.random.Generator, box: Box3D) -> Box3D:
+    return Box3D(
+        box.center_m + rng.normal(0, 0.1, 3),
+        box.size_m * rng.uniform(0.7, 1.3, 3),
+        label="x",
+        score=0.7,
+    )
+
+
+def small_and_beside(rng: np.random.Generator, box: Box3D) -> Box3D:
+    away = rng.normal(size=3)
+    return Box3D(
+        box.center_m + 0.12 * away / np.linalg.norm(away), 0.8 * box.size_m, label="x", score=0.7
+    )
+
+
+@pytest.mark.parametrize(
+    ("spoil", "gain", "least"), [(shifted_and_stretched, 0.1, 0.6), (small_and_beside, 0.0, 0.5)]
+)
+def test_spoilt_boxes_come_nearer_the_truth(
+    spoil: Callable[[np.random.Generator, Box3D], Box3D], gain: float, least: float
+) -> None:
+    rng = np.random.default_rng(0)
+    before, after = [], []
+    for seed in range(4):
+        room = generate_room(seed, side_px=96)
+        points = world_points(room.frames, 60_000)
+        floor = floor_height_m(points)
+        assert abs(floor) < 0.05
+        far = Box3D(np.array([20.0, -20.0, 0.5]), np.ones(3))
+        assert refine_box(points, far, floor) is far
+        for box in room.boxes:
+            if box.center_m[2] - box.size_m[2] / 2 > 0.05 or points_inside(points, box).sum() < 150:
+                continue
+            guess = spoil(rng, box)
+            refined = refine_box(points, guess, floor)
+            assert (refined.label, refined.score, refined.yaw_rad) == ("x", 0.7, 0.0)
+            before.append(iou_axis_aligned(guess, box))
+            after.append(iou_axis_aligned(refined, box))
+    assert len(after) > 15
+    assert np.mean(after) > np.mean(before) + gain
+    assert np.mean(after) > least
+
+
+@pytest.mark.parametrize(
+    "points", [np.empty((0, 3)), np.full((500, 3), 9.0)], ids=["no depth", "elsewhere"]
+)
+def test_without_a_surface_the_guess_stands(points: np.ndarray) -> None:
+    guess = Box3D(np.array([0.0, 0.0, 0.5]), np.array([0.5, 0.5, 1.0]))
+    assert refine_box(points, guess, 0.0) is guess
+
+
+def test_a_surface_of_another_size_does_not_replace_the_guess() -> None:
+    guess = Box3D(np.array([0.0, 0.0, 0.5]), np.array([1.0, 1.0, 1.0]))
+    speck = np.array([0.0, 0.0, 0.5]) + np.random.default_rng(0).uniform(-0.05, 0.05, (100, 3))
+    assert refine_box(speck, guess, 0.0) is guess
+
+
+def test_a_shape_that_nearly_reaches_the_floor_stands_on_it() -> None:
+    grid = np.stack(
+        np.meshgrid(*[np.linspace(-0.3, 0.3, 13)] * 2, np.linspace(0.1, 0.9, 17)), -1
+    ).reshape(-1, 3)
+    box = refine_box(grid, Box3D(np.array([0.05, 0.0, 0.5]), np.array([0.5, 0.6, 0.8])), 0.0)
+    assert box.center_m[2] - box.size_m[2] / 2 == pytest.approx(0.0)
+    assert box.size_m == pytest.approx([0.6, 0.6, 0.9], abs=0.05)
+
+
+@pytest.mark.parametrize(("width", "height"), [(96, 96), (640, 480)])
+def test_the_generated_rooms_boxes_are_found_from_a_perturbed_guess(
+    width: int, height: int
+) -> None:
+    room = build_box_room(num_views=8, width=width, height=height)
+    rng = np.random.default_rng(0)
+    guesses = [
+        Box3D(b.center_m + rng.normal(0, 0.08, 3), b.size_m * rng.uniform(0.8, 1.25, 3))
+        for b in room.boxes
+    ]
+    points = world_points(room.frames, 60_000)
+    floor_z_m = floor_height_m(points)
+    refined = [refine_box(points, guess, floor_z_m) for guess in guesses]
+    assert len(points) <= 61_000
+    for box, truth in zip(refined, room.boxes, strict=True):
+        assert iou_axis_aligned(box, truth) > 0.6

@@ -1,0 +1,184 @@
+"""`ada3d calibrate`: from scenes to a file that the node's strategy takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ada3d_ros.config import from_flat
+from ada3d_ros.engine.information import decoder_shape
+from ada3d_ros.lab.analysis import calibrate as verb
+from ada3d_ros.lab.evaluation.scenes import read_scene, scene_prompt
+from ada3d_ros.model.random_checkpoint import write_random_checkpoint
+from ada3d_ros.model.startup import open_model
+from ada3d_ros.pruning.calibration import read_calibration
+from ada3d_ros.pruning.information import Masses, attention_masses, information_of
+from ada3d_ros.pruning.policy import Policy
+from test.engine.test_generate import make_decoder, make_prompt
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_random_checkpoint(tmp_path_factory.mktemp("model") / "tiny")
+
+
+@pytest.fixture
+def questions(tmp_path: Path) -> Path:
+    path = tmp_path / "questions.txt"
+    path.write_text("What is in the room?\n\nIs there a red box?\n")
+    return path
+
+
+def falling(decoder: object, prompt: object, stride: int) -> list[Masses]:
+    """Masses as a trained model has them: deeper layers attend less to spatial tokens."""
+    return [Masses(s, 0.5 * s, 1 - s) for s in (0.7, 0.4, 0.25, 0.2)]
+
+
+def test_a_file_that_the_strategy_takes(
+    model: Path,
+    questions: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The masses are planted; everything before and behind them is real."""
+    monkeypatch.setattr(verb, "measure_information", falling)
+    file = tmp_path / "out" / "schedule.yaml"
+    arguments = [
+        "room:0",
+        "--model",
+        str(model),
+        "--questions",
+        str(questions),
+        "-o",
+        str(file),
+        "--keep-ratio",
+        "0.5",
+    ]
+    assert verb.main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert "achieved mean keep ratio 0.500" in printed
+    assert "random weights" in printed
+    assert "nothing could be fitted" not in printed
+    calibration = read_calibration(file)
+    assert (calibration.num_layers, calibration.samples, calibration.sources) == (4, 2, ("room:0",))
+    assert calibration.information[0] == 1.0
+    assert calibration.information[-1] == 0.0
+    assert np.mean(calibration.retention) == pytest.approx(0.5, abs=1e-5)
+    assert set(calibration.parameters) == {"alpha", "beta", "M", "L0", "loss"}
+    assert calibration.random_weights
+    assert calibration.INF_std == pytest.approx((0.0,) * 4)
+    assert len(calibration.sha256) == 64
+    assert {"commit", "versions", "device", "date"} <= set(calibration.provenance)
+    settings = {
+        "pruning.adatoken3d.schedule": "fitted",
+        "pruning.adatoken3d.calibration_file": str(file),
+    }
+    loaded, _ = open_model(from_flat({"model.path": str(model)}).model)
+    shape = decoder_shape(loaded.model.decoder.config)
+    for keep in (0.5, 0.7):  # another keep ratio than the file's is fitted from its curve
+        pruner = Policy.of(from_flat(settings).pruning, keep).pruner(shape)
+        assert pruner is not None
+        assert pruner.schedule.mean == pytest.approx(keep, abs=1e-5)
+        assert (np.diff(pruner.schedule.retention) <= 0).all()
+    pruner = Policy.of(from_flat(settings).pruning, 0.5).pruner(shape)
+    assert pruner is not None
+    assert pruner.schedule.retention == pytest.approx(calibration.retention, abs=1e-6)
+
+
+def test_random_weights_are_measured_for_real(
+    model: Path, questions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two runs of the real measurement agree; stride 1 differs from the default by little."""
+    files = [tmp_path / f"{n}.yaml" for n in range(3)]
+    for file, stride in zip(files, ("10", "10", "1"), strict=True):
+        arguments = [
+            "room:1",
+            "--model",
+            str(model),
+            "--questions",
+            str(questions),
+            "-o",
+            str(file),
+            "--stride",
+            stride,
+        ]
+        assert verb.main(arguments) == 0
+    first, again, exact = map(read_calibration, files)
+    assert first.masses == again.masses
+    assert first.INF_std[0] > 0
+    for strided, whole in zip(first.masses, exact.masses, strict=True):
+        assert strided.S_self + strided.S_ss == pytest.approx(1.0, abs=1e-6)
+        assert strided.S_self == pytest.approx(whole.S_self, abs=0.05)
+        assert strided.S_sp == pytest.approx(
+            whole.S_sp, abs=1e-6
+        )  # all prompt tokens are asked at any stride
+    assert "NOTE: this model has random weights" in capsys.readouterr().out
+
+
+def test_the_engine_measures_what_full_attention_has() -> None:
+    """Attention written out, layer by layer, beside the production pass at stride 1."""
+    import torch
+
+    from ada3d_ros.engine.information import measure_information
+
+    decoder, prompt = make_decoder(), make_prompt()
+    found = measure_information(decoder, prompt, stride=1)
+    hidden = prompt.embeds[None]
+    rows = torch.arange(len(prompt.positions))
+    for layer, masses in enumerate(found):
+        made = decoder.ranking_inputs(
+            layer, decoder.start_layer(layer, hidden), decoder.rope(prompt.positions), rows
+        )
+        k = made.k.repeat_interleave(made.q.shape[1] // made.k.shape[1], dim=1)
+        scores = (made.q @ k.transpose(-1, -2))[0] / made.q.shape[-1] ** 0.5
+        scores.masked_fill_(torch.ones(len(rows), len(rows), dtype=torch.bool).triu(1), -torch.inf)
+        whole = attention_masses(torch.softmax(scores, dim=-1), prompt.spatial_span)
+        for name in ("S_self", "S_sp", "S_ss"):
+            assert getattr(masses, name) == pytest.approx(getattr(whole, name), abs=1e-6)
+        hidden = decoder.run_layers(layer, layer + 1, hidden, prompt.positions)
+    assert information_of(found).INF.shape == (3,)
+
+
+def test_patches_know_their_token(model: Path) -> None:
+    loaded, _ = open_model(from_flat({"model.path": str(model)}).model)
+    scene = read_scene(loaded, "room:2", from_flat({}))
+    counts = np.bincount(
+        scene.patch_token[scene.patch_token >= 0].numpy(), minlength=len(scene.tokens.num_patches)
+    )
+    assert counts.tolist() == scene.tokens.num_patches.tolist()
+    prompt, chosen = scene_prompt(
+        loaded,
+        scene,
+        "Is it at [0, 1, 2]?",
+        Policy.of(from_flat({"pruning.strategy": "none"}).pruning),
+    )
+    assert chosen.original == prompt.spatial_span[1] - prompt.spatial_span[0] == len(counts)
+    assert prompt.xyz_m is not None
+    assert np.allclose(prompt.xyz_m, scene.tokens.xyz_m)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nowhere"], "nowhere is not a folder; give a rosbag2 folder"),
+        (
+            ["room:0", "--keep-ratio", "7"],
+            "pruning.keep_ratio = 7.0: out of range; allowed: 0.05 to 1",
+        ),
+        (["room:0", "--keep-ratio", "0.1"], "keep_ratio = 0.1 cannot be met on this decoder"),
+        (["room:0", "--stride", "0"], "query_stride = 0: out of range"),
+        (["room:0", "--questions", "absent.txt"], "absent.txt cannot be read as questions"),
+        (["room:0", "--device", "cuda:99"], "CUDA device"),
+    ],
+)
+def test_what_is_refused(
+    model: Path, arguments: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status = verb.main([*arguments, "--model", str(model), "-o", str(tmp_path / "never.yaml")])
+    error = capsys.readouterr().err
+    assert status == 2
+    assert said in error
+    assert not (tmp_path / "never.yaml").exists()

@@ -1,0 +1,209 @@
+"""`ada3d bench`: what is run in which order, what the rows say; no time is judged here."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from ada3d_ros.geometry.voxel import voxel_coords, voxel_ids
+from ada3d_ros.lab.benchmarks import bench
+from ada3d_ros.lab.benchmarks.bench import Timing, interleaved, ratio_of
+from ada3d_ros.lab.benchmarks.models import SHAPES, BenchShape, make_camera, make_model, make_scene
+from ada3d_ros.lab.benchmarks.pruning import run_shape
+from ada3d_ros.lab.benchmarks.spread import Spread, plain
+from ada3d_ros.model.config import VisionConfig
+from ada3d_ros.model.spatial import pool_spatial_tokens
+
+CPU = torch.device("cpu")
+VISION = VisionConfig(
+    hidden_size=1024,
+    intermediate_size=64,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    image_size=56,
+)
+TINY = BenchShape("tiny", 128, 6, 176, (120,), low_precision=False, vision=VISION)
+
+
+def options(**changes: object) -> argparse.Namespace:
+    values = {
+        "repetitions": 2,
+        "strategy": "",
+        "keep_ratio": "0.5",
+        "precision": "fp32",
+        "seed": 0,
+        "stride": 10,
+    }
+    return argparse.Namespace(**(values | changes))
+
+
+def test_variants_take_turns_and_the_order_reverses() -> None:
+    ran: list[str] = []
+    variants = {name: lambda n=name: ran.append(n) for name in "abc"}
+    times = interleaved(variants, 3, CPU, warm_ups=1)
+    assert "".join(ran) == "abc" + "abc" + "cba" + "abc"
+    assert {name: len(values) for name, values in times.items()} == {
+        "a": 3,
+        "b": 3,
+        "c": 3,
+    }  # the warm-up does not count
+
+
+def test_ratios_are_taken_repetition_by_repetition() -> None:
+    """The machine became ten times slower in the second repetition; the ratio does not see it."""
+    baseline = [Timing(1.0, 1.0), Timing(10.0, 10.0), Timing(1.0, 1.0)]
+    times = [Timing(9.0, 0.5), Timing(9.0, 5.0), Timing(9.0, 0.4)]
+    assert ratio_of(times, baseline, CPU) == Spread(0.5, 0.4, 0.5, 3)
+    assert str(Spread(0.5, 0.4, 0.5, 3)) == "0.500 [0.400-0.500]"
+    assert math.isnan(Spread.of([]).median)
+
+
+def test_json_has_no_nan() -> None:
+    text = json.dumps(
+        plain({"a": Spread.of([]), "b": [1 / 3, float("inf")], "c": "x", "d": True}),
+        allow_nan=False,
+    )
+    assert json.loads(text) == {
+        "a": {"median": None, "min": None, "max": None, "n": 0},
+        "b": [1 / 3, None],
+        "c": "x",
+        "d": True,
+    }
+
+
+def test_every_strategy_gets_a_row(capsys: pytest.CaptureFixture[str]) -> None:
+    results = run_shape(TINY, options(), CPU)
+    rows = {row["strategy"]: row for row in results["rows"]}
+    assert set(rows) == {
+        "none",
+        "random",
+        "uniform",
+        "coarse_voxels",
+        "geo_fps",
+        "cond_dpp",
+        "voxel_dpp",
+        "adatoken3d",
+        "fastv",
+        "pdrop",
+        "logistic",
+        "voxel_dpp+adatoken3d",
+    }
+    assert results["not_run"] == []
+    assert [(item["N"], item["stride"], item["ratio"].n) for item in results["information"]] == [
+        (120, 10, 2)
+    ]
+    assert 0 < results["information"][0]["flop_share"] < 0.1
+    assert (results["n"], results["random_weights"], results["threads"]) == (
+        2,
+        True,
+        torch.get_num_threads(),
+    )
+    whole = rows["none"]
+    assert (whole["prefill_ratio"], whole["flop_ratio"]) == (Spread(1.0, 1.0, 1.0, 2), 1.0)
+    assert (whole["kv_ratio"], whole["coverage_0.5m"], whole["kept_last_layer"]) == (1.0, 1.0, 120)
+    assert whole["position_bias"] == pytest.approx(0.5)
+    for name, row in rows.items():
+        if name == "none":
+            continue
+        assert row["keep_ratio_achieved"] == pytest.approx(
+            0.5, abs=0.09 if name == "coarse_voxels" else 0.02
+        ), name
+        assert 0.5 < row["flop_ratio"] < 0.8  # 60 of 180 tokens are text
+        assert row["kv_ratio"] == pytest.approx((row["keep_ratio_achieved"] * 120 + 60) / 180)
+        assert 0.0 < row["coverage_0.5m"] <= 1.0
+        assert row["first_token_ratio"].n == row["prefill_ratio"].n == row["decode_ratio"].n == 2
+        assert row["selection_ms"].n == (
+            0 if name in ("adatoken3d", "fastv", "pdrop", "logistic") else 2
+        ), name
+        assert (row["rank_share"].median > 0) == (
+            name in ("adatoken3d", "fastv", "pdrop", "logistic", "voxel_dpp+adatoken3d")
+        )
+    assert "adatoken3d" in capsys.readouterr().out
+
+
+def test_what_cannot_be_met_is_said_and_not_run(capsys: pytest.CaptureFixture[str]) -> None:
+    results = run_shape(TINY, options(keep_ratio="0.2", strategy="fastv,voxel_dpp"), CPU)
+    assert [item["strategy"] for item in results["not_run"]] == ["fastv"]
+    assert "cannot be met on this decoder" in results["not_run"][0]["why"]
+    assert [row["strategy"] for row in results["rows"]] == ["none", "voxel_dpp"]
+    assert "not run: fastv at keep ratio 0.2" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("count", [290, 595, 850, 1659, 2560])
+def test_scenes_have_the_voxels_they_say(count: int) -> None:
+    """Distinct voxels in the model's order; pooling the camera's patches finds exactly those."""
+    scene = make_scene(count, 64, CPU, torch.float32, seed=3)
+    coords = voxel_coords(scene.candidates.xyz_m, scene.candidates.voxel_size_m)
+    ids, occupied = voxel_ids(coords)
+    assert len(occupied) == count
+    assert ids.tolist() == list(range(count))
+    prompt = scene.prompt()
+    assert prompt.spatial_span == (36, 36 + count)
+    assert len(prompt.positions) == count + 60
+    camera = make_camera(VisionConfig(), scene, 0)
+    _, model = make_model(TINY, CPU, torch.float32)
+    assert model is not None
+    tokens = pool_spatial_tokens(
+        torch.zeros(20, 576, 1024), camera.patch_xyz, model.position_embedding, 0.2
+    )
+    assert tokens.features.shape[0] == count
+    assert torch.allclose(tokens.xyz_m, scene.candidates.xyz_m, atol=1e-5)
+
+
+def test_shapes_are_those_of_the_study() -> None:
+    """d, m and N of A, B, C; 7B is LLaVA-3D's."""
+    assert [(s.hidden, s.layers, s.intermediate, s.spatial[-1]) for s in SHAPES.values()] == [
+        (1024, 8, 2752, 2560),
+        (1024, 32, 2752, 595),
+        (512, 32, 1376, 290),
+        (4096, 4, 11008, 1659),
+        (4096, 32, 11008, 2560),
+    ]
+    assert all(s.config.head_dim == 128 for s in SHAPES.values())
+
+
+def test_the_verb_writes_json_with_provenance(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(SHAPES, "C", TINY)
+    file = tmp_path / "bench.json"
+    arguments = [
+        "--shape",
+        "C",
+        "--repetitions",
+        "1",
+        "--keep-ratio",
+        "0.5",
+        "--strategy",
+        "adatoken3d",
+        "--device",
+        "cpu",
+    ]
+    assert bench.main([*arguments, "--json", str(file)]) == 0
+    data = json.loads(file.read_text())
+    assert {"commit", "versions", "device", "seed", "processor"} <= set(data["provenance"])
+    assert data["provenance"]["device"] == "cpu"
+    assert (data["n"], len(data["rows"])) == (1, 2)
+    assert "wrote" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--shape", "7B", "--device", "cpu"], "shape 7B is for a CUDA GPU"),
+        (["--device", "cuda:42"], "CUDA device"),
+        (["--repetitions", "0", "--device", "cpu"], "--repetitions 0: at least 1 is needed"),
+        (["--strategy", "fastw", "--device", "cpu"], "did you mean 'fastv'?"),
+        (["--keep-ratio", "much", "--device", "cpu"], "--keep-ratio 'much'"),
+    ],
+)
+def test_what_is_refused(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert bench.main(arguments) == 2
+    assert said in capsys.readouterr().err

@@ -1,0 +1,113 @@
+"""Suite `many-questions` of `ada3d bench` at a tiny shape: what its rows say; no time is judged
+here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from ada3d_ros.lab.benchmarks import bench
+from ada3d_ros.lab.benchmarks import many_questions as bench_many_questions
+from ada3d_ros.lab.benchmarks.bench import Timing
+from ada3d_ros.lab.benchmarks.many_questions import (
+    BASE,
+    COLD,
+    FULL,
+    WARM,
+    _Place,
+    questions_per_scene,
+    run_shape,
+)
+from ada3d_ros.lab.benchmarks.models import SHAPES, BenchShape, make_model, make_scene
+
+CPU = torch.device("cpu")
+TINY = BenchShape("tiny", 128, 6, 176, (60, 120, 130), low_precision=False)
+
+
+def test_every_variant_gets_a_row(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bench_many_questions, "QUESTIONS", 7)
+    results = run_shape(TINY, argparse.Namespace(repetitions=2, precision="fp32", seed=0), CPU)
+    assert {name: results[name] for name in ("suite", "shape", "n", "random_weights", "dtype")} == {
+        "suite": "many-questions",
+        "shape": "tiny",
+        "n": 2,
+        "random_weights": True,
+        "dtype": "float32",
+    }
+    assert (results["scenes"], results["questions_per_scene"], results["questions"]) == (2, 7, 14)
+    assert results["scaled_from"] == FULL
+    assert (results["cold_sampled"]["every"], results["cold_sampled"]["questions"]) == (5, 4)
+    rows = {row["variant"]: row for row in results["rows"]}
+    assert list(rows) == [*COLD, *WARM]
+    for variant, row in rows.items():
+        assert row["N"] == 120
+        assert row["ratio"].n == 2
+        assert row["question_ms"]["n"] == (4 if variant in COLD else 14)
+        assert row["build_ms"].n == (0 if variant in COLD else 2)
+        assert (row["target_met"] is None) == (variant in COLD)
+    assert rows[BASE]["ratio"].max == 1.0
+    assert rows["warm unpruned"]["same_ids"] == 1.0
+    for variant in ("cold pruned", "warm selected"):
+        assert rows[variant]["keep_ratio_achieved"] == pytest.approx(0.37, abs=0.02)
+    assert rows["warm unpruned"]["keep_ratio_achieved"] == 1.0
+    printed = capsys.readouterr().out
+    assert "scaled down: 2 scenes and 14 questions of 32 and 1000" in printed
+    assert "cold is measured on every 5th question" in printed
+
+
+@torch.inference_mode()
+def test_totals_count_the_scene_once_and_scale_what_was_sampled() -> None:
+    decoder, _ = make_model(TINY, CPU, torch.float32)
+    place = _Place(decoder, make_scene(60, TINY.hidden, CPU, torch.float32, 0), 10, 0)
+    place.times[BASE] = [Timing(9.0, 2.0), Timing(9.0, 4.0)]
+    place.times["warm unpruned"] = [Timing(9.0, 0.5)] * 10
+    place.builds["warm unpruned"] = Timing(9.0, 3.0)
+    assert place.total_s(BASE) == 30.0
+    assert place.total_s("warm unpruned") == 8.0
+
+
+def test_1000_questions_are_spread_over_32_scenes_where_there_is_a_gpu() -> None:
+    cuda = torch.device("cuda")
+    asked = questions_per_scene(SHAPES["7B"], None, cuda)
+    assert (len(asked), sum(asked), min(asked), max(asked)) == (32, 1000, 31, 32)
+    assert questions_per_scene(SHAPES["7B"], 3, cuda) == [31, 31, 31]
+    assert questions_per_scene(SHAPES["C"], None, CPU) == [31, 31]
+
+
+def test_the_verb_writes_the_suites_json(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(SHAPES, "C", TINY)
+    monkeypatch.setattr(bench_many_questions, "QUESTIONS", 3)
+    file = tmp_path / "many.json"
+    arguments = [
+        "--suite",
+        "many-questions",
+        "--shape",
+        "C",
+        "--repetitions",
+        "1",
+        "--device",
+        "cpu",
+    ]
+    assert bench.main([*arguments, "--json", str(file)]) == 0
+    data = json.loads(file.read_text())
+    assert (data["suite"], data["n"], [row["variant"] for row in data["rows"]]) == (
+        "many-questions",
+        1,
+        [*COLD, *WARM],
+    )
+    assert "commit" in data["provenance"]
+    assert "wrote" in capsys.readouterr().out
+
+
+def test_7b_is_refused_on_a_cpu(capsys: pytest.CaptureFixture[str]) -> None:
+    assert bench.main(["--suite", "many-questions", "--shape", "7B", "--device", "cpu"]) == 2
+    assert "shape 7B is for a CUDA GPU" in capsys.readouterr().err

@@ -1,0 +1,131 @@
+"""`ada3d bench --suite memory`: what fits agrees with the plan, the check has its rows; no time is
+judged here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from ada3d_ros.lab.benchmarks import bench
+from ada3d_ros.lab.benchmarks.memory import (
+    OTHER_TOKENS,
+    SIZES_GIB,
+    SPATIAL,
+    fit_rows,
+    largest_scene,
+    plan_7b,
+    run_shape,
+)
+from ada3d_ros.lab.benchmarks.models import SHAPES, BenchShape
+from ada3d_ros.lab.benchmarks.peak_memory import peak_bytes
+from ada3d_ros.model.quantize import WEIGHTS
+
+CPU = torch.device("cpu")
+TINY = BenchShape("tiny", 128, 3, 192, (120,), low_precision=False)
+
+
+def test_what_fits_is_what_the_plan_says() -> None:
+    rows = fit_rows()
+    assert [(r["weights"], r["kv"]) for r in rows] == [
+        (w, kv) for w in WEIGHTS for kv in ("bf16", "int8")
+    ]
+    for r in rows:
+        totals = [r["plans"][str(n)]["total"] for n in SPATIAL]
+        assert totals == sorted(totals)
+        for size in SIZES_GIB:
+            assert r["fits"][str(size)] == {
+                str(n): total <= size * 2**30 for n, total in zip(SPATIAL, totals, strict=True)
+            }
+            assert all(
+                r["fits"][str(size)][str(n)] == (n <= r["largest"][str(size)]) for n in SPATIAL
+            )
+
+
+@pytest.mark.parametrize("size", SIZES_GIB)
+@pytest.mark.parametrize("weights", WEIGHTS)
+def test_the_largest_scene_is_the_largest(weights: str, size: int) -> None:
+    memory, limit = size * 2**30, 4096 - OTHER_TOKENS
+    found = largest_scene(weights, False, memory)
+    assert 0 <= found <= limit
+    assert found == 0 or plan_7b(weights, False, found).total <= memory
+    assert found == limit or plan_7b(weights, False, found + 1).total > memory
+
+
+def test_every_kind_of_weights_gets_a_row(capsys: pytest.CaptureFixture[str]) -> None:
+    results = run_shape(TINY, argparse.Namespace(repetitions=2, precision="fp32", seed=0), CPU)
+    assert {k: results[k] for k in ("suite", "shape", "n", "random_weights", "dtype")} == {
+        "suite": "memory",
+        "shape": "tiny",
+        "n": 2,
+        "random_weights": True,
+        "dtype": "float32",
+    }
+    rows = {r["weights"]: r for r in results["rows"]}
+    assert tuple(rows) == WEIGHTS
+    for r in rows.values():
+        assert r["weight_bytes"] == r["predicted_weight_bytes"]
+        assert (
+            r["prefill_peak_bytes"]
+            <= r["predicted_prefill_bytes"]
+            <= 1.25 * r["prefill_peak_bytes"]
+        )
+        assert r["decode_ratio"].n == r["prefill_ratio"].n == r["decode_ms"].n == 2
+    assert rows["full"]["logits_error"] == 0.0
+    assert 0 < rows["int8"]["logits_error"] < rows["int4"]["logits_error"] < 0.5
+    assert (
+        rows["int4"]["weight_bytes"] < rows["int8"]["weight_bytes"] < rows["full"]["weight_bytes"]
+    )
+    said = capsys.readouterr().out
+    assert "LLaVA-3D-7B" in said
+    assert "decode ratio" in said
+
+
+def test_the_verb_knows_the_suite(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(SHAPES, "C", TINY)
+    file = tmp_path / "memory.json"
+    arguments = [
+        "--suite",
+        "memory",
+        "--shape",
+        "C",
+        "--device",
+        "cpu",
+        "--repetitions",
+        "1",
+        "--json",
+        str(file),
+    ]
+    assert bench.main(arguments) == 0
+    data = json.loads(file.read_text())
+    assert (data["suite"], data["n"], len(data["rows"]), len(data["fits"]["rows"])) == (
+        "memory",
+        1,
+        3,
+        6,
+    )
+    assert data["provenance"]["device"] == "cpu"
+    capsys.readouterr()
+    assert bench.main(["--suite", "memory", "--shape", "7B", "--device", "cpu"]) == 2
+    assert "shape 7B is for a CUDA GPU" in capsys.readouterr().err
+
+
+def test_peaks_are_counted_tensor_by_tensor() -> None:
+    """Of 1000 float32: what is alive together counts, what was there before and views do not."""
+    before = torch.ones(1000)
+
+    def chain() -> None:
+        doubled = before * 2  # 4000
+        view = doubled[10:]
+        tripled = view + 1  # 4000 + 3960
+        del doubled, view
+        _ = tripled + 1  # 3960 * 2
+
+    assert peak_bytes(chain, CPU) == 7960
+    assert peak_bytes(lambda: before[3:].view(-1), CPU) == 0

@@ -1,0 +1,283 @@
+"""What the evaluator counts: only what was asked, with its luck beside it, and a model that says
+nothing is counted as wrong.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from ada3d_ros.config import from_flat
+from ada3d_ros.errors import ConfigError, ModelError, OutOfMemoryError
+from ada3d_ros.lab.evaluation.metrics import wilson
+from ada3d_ros.lab.evaluation.synthetic import (
+    ASKED,
+    METRICS,
+    Tally,
+    evaluate,
+    look,
+    main,
+    open_pipeline,
+    summary,
+)
+from ada3d_ros.lab.train.embedded import EMBEDDED_CONFIG
+from ada3d_ros.lab.world.graph import graphs
+from ada3d_ros.lab.world.questions import make_questions
+from ada3d_ros.lab.world.render import frames_of, render
+from ada3d_ros.lab.world.rooms import make_rooms
+from ada3d_ros.model.grounding_head import GroundingHead, save_grounding_head
+from ada3d_ros.model.random_checkpoint import write_random_checkpoint
+from ada3d_ros.pipeline import Ada3DPipeline
+
+GROUNDING = {
+    f"grounding_{group}_acc{percent}" for group in ("unique", "distractor") for percent in (25, 50)
+}
+KEYS = {
+    "existence",
+    "color",
+    "category",
+    "count",
+    "relation",
+    "multihop",
+    "nearest",
+    "absent_false_box_rate",
+} | GROUNDING
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    decoder = dataclasses.replace(EMBEDDED_CONFIG.decoder, vocab_size=512)
+    write_random_checkpoint(
+        folder, config=dataclasses.replace(EMBEDDED_CONFIG, decoder=decoder, random_weights=True)
+    )
+    torch.manual_seed(0)
+    save_grounding_head(GroundingHead(decoder.hidden_size), folder, 0.0)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def results(model: Path) -> dict[str, Any]:
+    """Of the test rooms 400000 to 400002."""
+    pipeline = open_pipeline(model, "none", None)
+    return evaluate(pipeline, "test", 4, 3, 1, False, pipeline.view_side)
+
+
+def raising(error: Exception) -> Callable[..., None]:
+    def fail(*args: object) -> None:
+        raise error
+
+    return fail
+
+
+def test_n_is_what_the_rooms_were_asked(results: dict[str, Any]) -> None:
+    known = graphs(make_rooms("test", torch.arange(3) + 400_000))
+    asked = [
+        q for i, g in enumerate(known) for q in make_questions(g, 400_000 + i, ASKED, len(ASKED))
+    ]
+    details = results["details"]
+    assert set(details) == set(results["metrics"]) == set(METRICS) >= KEYS
+    for kind in set(ASKED) - {"grounding", "absent"}:
+        assert details[kind]["n"] == sum(q.kind == kind for q in asked), kind
+    assert details["absent_false_box_rate"]["n"] == sum(q.kind == "absent" for q in asked)
+    for group, unique in (("unique", True), ("distractor", False)):
+        expected = sum(q.kind == "grounding" and q.unique == unique for q in asked)
+        assert (
+            details[f"grounding_{group}_acc25"]["n"]
+            == details[f"grounding_{group}_acc50"]["n"]
+            == expected
+        )
+    assert results["n"] == len(asked)
+    assert results["unanswered"] == 0
+
+
+def test_chance_is_one_over_the_possible_answers(results: dict[str, Any]) -> None:
+    details = results["details"]
+    for kind, possible in {
+        "existence": 2,
+        "color": 8,
+        "category": 10,
+        "relation": 3,
+        "multihop": 8,
+    }.items():
+        assert details[kind]["chance"] == pytest.approx(1 / possible), kind
+    for name in GROUNDING & {name for name, detail in details.items() if detail["n"]}:
+        assert 1 / 9 - 1e-9 <= details[name]["chance"] <= 1 / 6 + 1e-9, (
+            name
+        )  # the target is one of 6 to 9 objects
+
+
+def test_a_model_without_words_is_wrong_everywhere_and_said_so(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("ask", "ground"):
+        monkeypatch.setattr(Ada3DPipeline, name, raising(ModelError("no text")))
+    out = tmp_path / "out.json"
+    assert main(["synthetic", "--model", str(model), "--scenes", "1", "--json", str(out)]) == 0
+    results = json.loads(out.read_text())
+    assert results["unanswered"] == results["n"] > 0
+    assert all(not value for value in results["metrics"].values())
+    assert re.search(
+        rf"{results['n']} of {results['n']} questions got no text", capsys.readouterr().out
+    )
+
+
+def test_a_failure_of_the_machine_is_no_wrong_answer(
+    model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Ada3DPipeline, "ask", raising(OutOfMemoryError("2 GiB")))
+    assert main(["synthetic", "--model", str(model), "--scenes", "1"]) == 2
+    assert "2 GiB" in capsys.readouterr().err
+
+
+def test_the_file_says_where_its_numbers_come_from(model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    arguments = [
+        "--model",
+        str(model),
+        "--scenes",
+        "2",
+        "--seed",
+        "7",
+        "--shuffle-scenes",
+        "--json",
+        str(out),
+    ]
+    assert main(["synthetic", *arguments]) == 0
+    results = json.loads(out.read_text())
+    assert results["provenance"]["seed"] == 7
+    assert {"commit", "date", "versions", "device"} <= set(results["provenance"])
+    assert (results["scenes"], results["split"], results["shuffled"]) == (2, "test", True)
+    assert results["random_weights"]
+    assert len(results["sha256"]) == 64
+
+
+def test_results_have_every_key_with_n_and_chance(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out.json"
+    assert (
+        main(
+            ["synthetic", "--model", str(model), "--scenes", "3", "--seed", "5", "--json", str(out)]
+        )
+        == 0
+    )
+    results = json.loads(out.read_text())
+    assert set(results["metrics"]) >= KEYS
+    assert any(
+        name.startswith("grounding_") and name.endswith("acc25") for name in results["metrics"]
+    )
+    for name, detail in results["details"].items():
+        assert detail["n"] > 0
+        assert 0.0 < detail["chance"] <= 1.0 or name.startswith("grounding")
+        assert detail["interval"][0] <= results["metrics"][name] <= detail["interval"][1] + 1e-9
+    assert results["provenance"]["seed"] == 5
+    assert results["spatial_tokens"] > 100
+    assert results["keep_ratio"] == 1.0
+    shown = capsys.readouterr().out
+    assert "RANDOM WEIGHTS" in shown
+    assert "existence" in shown
+
+
+def test_pruning_and_shuffling_are_said(model: Path) -> None:
+    pipeline = open_pipeline(model, "adatoken3d", 0.5)
+    results = evaluate(pipeline, "test", 0, 3, 1, True, pipeline.view_side)
+    assert results["shuffled"]
+    assert results["keep_ratio"] == pytest.approx(0.5, abs=0.02)
+    assert results["details"]["existence"]["n"] == 4  # two rooms of three are asked about
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--scenes", "0"], "at least 1"),
+        (["--scenes", "100001"], "at most 100000"),
+        (["--scenes", "1", "--shuffle-scenes"], "at least 2"),
+        (["--seed", "-1"], "--seed -1"),
+        (["--threads", "0"], "--threads 0"),
+        (["--keep", "0.4"], "--strategy"),
+        (["--strategy", "fastv", "--keep", "2"], "keep_ratio = 2.0"),
+        (["--model", "/nowhere"], "/nowhere"),
+        (["--strategy", "fastw"], "fastv"),
+        (["--weights", "int5"], "model.weights"),
+    ],
+)
+def test_what_cannot_be_is_one_sentence(
+    model: Path, arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [] if "--model" in arguments else ["--model", str(model)]
+    assert main(["synthetic", *given, *arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("ada3d eval: ")
+    assert words in error
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["real"], ["synthetic", "--level", "3"], ["synthetic", "--split", "train"]]
+)
+def test_what_the_parser_refuses_exits_with_2(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 2
+    assert "usage: ada3d eval" in capsys.readouterr().err
+
+
+def test_without_the_embedded_model_the_sentence_names_the_option(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("ada3d_ros.model.startup.__file__", str(tmp_path / "model" / "startup.py"))
+    assert main(["synthetic", "--scenes", "1"]) == 2
+    assert "--model" in capsys.readouterr().err
+
+
+def test_every_view_becomes_a_keyframe_or_it_is_said(model: Path) -> None:
+    pipeline = open_pipeline(model, "none", None)
+    rooms = make_rooms("test", torch.arange(2), 2)
+    views = render(rooms, pipeline.view_side)
+    for b in range(2):
+        frames = frames_of(rooms, views, b)
+        look(pipeline, frames)
+        assert pipeline.scene_state().num_keyframes == int(rooms.num_views[b]) == len(frames)
+    pipeline.set_config(from_flat({"keyframe.max_views": 4}, pipeline.config))
+    with pytest.raises(ConfigError, match=f"4 of {len(frames)} views became keyframes"):
+        look(pipeline, frames)
+
+
+def test_torchs_own_failure_is_no_wrong_answer(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline = open_pipeline(model, "none", None)
+    monkeypatch.setattr(pipeline, "_ask", raising(RuntimeError("shapes")))
+    with pytest.raises(ModelError, match="shapes"):
+        evaluate(pipeline, "test", 0, 1, 1, False, pipeline.view_side)
+
+
+def test_an_empty_tally_has_every_key_and_no_number() -> None:
+    results = summary(Tally())
+    assert tuple(results["metrics"]) == tuple(results["details"]) == METRICS
+    assert np.isnan(list(results["metrics"].values())).all()
+    assert all(detail["n"] == 0 for detail in results["details"].values())
+
+
+def test_interval_is_wilsons() -> None:
+    assert wilson(0.5, 100) == pytest.approx((0.4038, 0.5962), abs=1e-4)
+    low, high = wilson(0.0, 10)
+    assert (low, high) == pytest.approx((0.0, 0.2775), abs=1e-3)
+
+
+def test_a_tally_counts() -> None:
+    tally = Tally()
+    tally.add("x", 1.0, 0.5)
+    tally.add("x", 0.0, 0.25)
+    assert np.mean(tally.right["x"]) == 0.5
+    assert tally.chance["x"] == [0.5, 0.25]

@@ -1,0 +1,104 @@
+"""`ada3d train` learns, stops, goes on where it stopped, and exports what the node loads."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from ada3d_ros.config import from_flat
+from ada3d_ros.lab.train import gallery, run
+from ada3d_ros.lab.train.optimizers import WARMUP_STEPS, learning_rate
+from ada3d_ros.lab.train.stages import MIX, STAGES, Stage
+from ada3d_ros.lab.world.questions import KINDS
+from ada3d_ros.lab.world.render import frames_of, render
+from ada3d_ros.lab.world.rooms import make_rooms
+from ada3d_ros.pipeline import Ada3DPipeline
+
+SHORT = tuple(
+    Stage(
+        s.name,
+        s.shows,
+        4,
+        2,
+        min(s.questions, 5),
+        s.lr,
+        min(s.per_object, 2),
+        min(s.background, 3),
+        s.decay,
+    )
+    for s in STAGES
+)
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "STAGES", SHORT)
+    monkeypatch.setattr(run, "REPORT_EVERY_S", 0.0)
+    monkeypatch.setattr(run, "VAL_ROOMS", 2)
+    monkeypatch.setattr(gallery, "ROOMS_AT_ONCE", 2)
+
+
+def test_every_stage_runs_and_the_export_answers(short: None, tmp_path: Path) -> None:
+    out, folder = tmp_path / "run", tmp_path / "model"
+    assert (
+        run.main(["--out", str(out), "--rooms", "4", "--export", str(folder), "--threshold", "0.0"])
+        == 0
+    )
+    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    assert {line["stage"] for line in lines} == {stage.name for stage in STAGES}
+    assert all(
+        torch.isfinite(torch.tensor(value)) for line in lines for value in line["val"].values()
+    )
+    state = torch.load(out / "state.pt", weights_only=True)
+    assert {name: state["seen"][name] for name in state["seen"]} == {
+        stage.name: 4 for stage in STAGES
+    }
+
+    pipeline = Ada3DPipeline(
+        from_flat(
+            {"model.path": str(folder), "generation.max_new_tokens": 4, "pruning.strategy": "none"}
+        )
+    )
+    info = pipeline.check()
+    assert info.has_grounding_head
+    assert not info.random_weights
+    pipeline.load()
+    rooms = make_rooms("test", torch.tensor([0]))
+    for frame in frames_of(rooms, render(rooms, 96), 0):
+        pipeline.observe(frame)
+    assert pipeline.scene_state().num_keyframes >= 4
+
+
+def test_a_run_goes_on_where_it_stopped(short: None, tmp_path: Path) -> None:
+    assert run.main(["--out", str(tmp_path), "--stages", "symbolic", "--minutes", "0"]) == 0
+    first = torch.load(tmp_path / "state.pt", weights_only=True)
+    assert first["seen"] == {}
+    assert run.main(["--out", str(tmp_path), "--stages", "symbolic"]) == 0
+    second = torch.load(tmp_path / "state.pt", weights_only=True)
+    assert second["seen"] == {"symbolic": 4}
+    assert second["optimizers"][0]["state"]
+    before, after = (c["modules"]["model"]["decoder.embed_tokens.weight"] for c in (first, second))
+    assert not torch.equal(before, after)
+    assert run.main(["--out", str(tmp_path), "--stages", "symbolic"]) == 0
+    third = torch.load(tmp_path / "state.pt", weights_only=True)
+    assert torch.equal(
+        third["modules"]["model"]["decoder.embed_tokens.weight"], after
+    )  # the stage is done
+
+
+def test_rates_warm_up_and_fall() -> None:
+    stage = Stage("x", "images", 100, 1, 1, 1.0, decay=0.4)
+    assert learning_rate(stage, 0, 0.0) == pytest.approx(1 / WARMUP_STEPS)
+    assert learning_rate(stage, 1000, 0.5) == 1.0
+    assert learning_rate(stage, 1000, 0.8) == pytest.approx(0.55)
+    assert learning_rate(stage, 1000, 1.0) == pytest.approx(0.1)
+
+
+def test_the_mix_asks_every_kind() -> None:
+    assert set(MIX) == set(KINDS)
+
+
+def test_an_unknown_stage_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run.main(["--out", str(tmp_path), "--stages", "symbolik"]) == 2
+    assert "symbolik" in capsys.readouterr().err

@@ -1,0 +1,135 @@
+"""A question with a deadline: the largest budget that should meet it, by what earlier questions
+took.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ada3d_ros.engine.deadline import FACTORS, LatencyModel, Measured
+from ada3d_ros.model.random_checkpoint import write_random_checkpoint
+from ada3d_ros.pipeline import Ada3DPipeline
+from ada3d_ros.types import Scope
+from test.test_pipeline import ASK, start
+
+NESTED = {"pruning.strategy": "voxel_dpp", "pruning.order": "selection", "pruning.keep_ratio": 0.8}
+HURRIED = dataclasses.replace(ASK, deadline_s=1.0)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_random_checkpoint(tmp_path_factory.mktemp("model") / "tiny")
+
+
+def teach(pipeline: Ada3DPipeline, seconds_at: dict[float, float], cached: bool = True) -> None:
+    """Questions with this share of the scene's tokens took so long, all of it before the first
+    token.
+    """
+    assert pipeline._cache is not None
+    pipeline._latency = LatencyModel()
+    for share, seconds in seconds_at.items():
+        tokens = share * pipeline._cache.num_voxels
+        pipeline._latency.note(cached, Measured(tokens, seconds, 0.0, 0.0, 8))
+
+
+def taught(model: Path, seconds_at: dict[float, float], **settings: Any) -> Ada3DPipeline:
+    pipeline = start(model, 4, **{**NESTED, **settings})
+    pipeline.ask(ASK)
+    teach(pipeline, seconds_at)
+    return pipeline
+
+
+def test_without_history_as_configured(model: Path) -> None:
+    pipeline = start(model, 4, **NESTED)
+    for deadline_s in (1e-9, 1e9):
+        pipeline._latency = LatencyModel()
+        answer = pipeline.ask(dataclasses.replace(ASK, deadline_s=deadline_s))
+        assert answer.tokens.keep_ratio_achieved == pytest.approx(0.8, abs=0.01)
+        assert answer.deadline_kept == (deadline_s > 1)
+    assert not pipeline.ask(ASK).deadline_kept  # none was asked
+
+
+@pytest.mark.parametrize("factor", FACTORS)
+@pytest.mark.parametrize("strategy", ["voxel_dpp", "random", "adatoken3d"])
+def test_the_largest_budget_that_fits(model: Path, factor: float, strategy: str) -> None:
+    """Time as the tokens, so that this share takes 0.9 of the deadline."""
+    pipeline = taught(model, {0.0: 0.0, factor * 0.8: 0.8999}, **{"pruning.strategy": strategy})
+    answer = pipeline.ask(HURRIED)
+    reached = [f for f in FACTORS if strategy != "adatoken3d" or f >= lowest(pipeline)]
+    chosen = next((f for f in reached if f <= factor), reached[-1])
+    assert answer.tokens.keep_ratio_achieved == pytest.approx(0.8 * chosen, abs=0.02)
+    assert answer.scene_cached
+    assert math.isnan(answer.tokens.keep_ratio_requested)
+
+
+def lowest(pipeline: Ada3DPipeline) -> float:
+    from ada3d_ros.engine.scene_context import keep_ratios
+    from ada3d_ros.pruning.policy import Policy
+
+    assert pipeline._pruning is not None
+    ratios = keep_ratios(Policy.of(pipeline.config.pruning), pipeline._pruning)
+    assert ratios == sorted(ratios, reverse=True)
+    return ratios[-1] / 0.8 - 1e-6
+
+
+def test_none_fits(model: Path) -> None:
+    answer = taught(model, {0.0: 50.0, 1.0: 99.0}).ask(dataclasses.replace(ASK, deadline_s=1e-6))
+    assert answer.tokens.keep_ratio_achieved == pytest.approx(0.08, abs=0.02)
+    assert answer.text
+    assert not answer.deadline_kept
+
+
+def test_all_fit_and_never_above_the_budget(model: Path) -> None:
+    pipeline = taught(model, {0.0: 0.0, 1.0: 1e-6})
+    assert pipeline.ask(HURRIED).tokens.keep_ratio_achieved == pytest.approx(0.8, abs=0.01)
+    asked = dataclasses.replace(HURRIED, keep_ratio=0.5, deadline_s=1e6)
+    answer = pipeline.ask(asked)
+    assert answer.tokens.keep_ratio_achieved == pytest.approx(0.5, abs=0.01)
+    assert answer.deadline_kept
+    teach(pipeline, {0.0: 0.0, 0.4: 0.8999})
+    below = pipeline.ask(dataclasses.replace(asked, deadline_s=1.0))
+    assert below.tokens.keep_ratio_achieved == pytest.approx(
+        0.35, abs=0.01
+    )  # 0.7 of what was asked
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"pruning.strategy": "none", "pruning.keep_ratio": 0.4},
+        {"pruning.strategy": "pdrop", "pruning.pdrop.ratios": "0.9,0.8,0.7"},
+    ],
+)
+def test_where_no_keep_ratio_decides(model: Path, settings: dict[str, Any]) -> None:
+    pipeline = taught(model, {0.0: 50.0, 1.0: 99.0}, **settings)
+    assert pipeline.ask(HURRIED).tokens.per_layer == pipeline.ask(ASK).tokens.per_layer
+
+
+def test_a_choice_that_is_not_nested_stays_on_the_cached_scene(model: Path) -> None:
+    """A smaller budget of it would pass the scene through the layers again, which takes longer."""
+    pipeline = taught(model, {0.0: 2.0, 1.0: 3.0}, **{"pruning.strategy": "uniform"})
+    answer = pipeline.ask(HURRIED)
+    assert answer.scene_cached
+    assert answer.tokens.keep_ratio_achieved == pytest.approx(0.8, abs=0.01)
+
+
+def test_an_image_has_no_budget_of_the_room(model: Path) -> None:
+    pipeline = taught(model, {0.0: 50.0, 1.0: 99.0})
+    answer = pipeline.ask(dataclasses.replace(HURRIED, scope=Scope.LATEST_IMAGE, deadline_s=1e6))
+    assert answer.tokens.keep_ratio_achieved == pytest.approx(0.8, abs=0.01)
+    assert answer.deadline_kept
+
+
+def test_answers_are_learnt_from(model: Path) -> None:
+    pipeline = start(model, 4, **NESTED)
+    for question in (ASK, dataclasses.replace(ASK, keep_ratio=0.9)):
+        pipeline.ask(question)
+    for cached in (True, False):
+        assert pipeline._latency.predict(cached, 100, 8) > 0
+    pipeline.ask(dataclasses.replace(ASK, scope=Scope.LATEST_IMAGE))
+    assert len(pipeline._latency._seen[False]) == len(pipeline._latency._seen[True]) == 1
