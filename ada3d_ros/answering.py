@@ -15,8 +15,8 @@ from ada3d_ros.engine.batch import WaitingQuestion, answer_batch
 from ada3d_ros.engine.cached_prefill import prefill_question
 from ada3d_ros.engine.decode import DecodeOutput
 from ada3d_ros.engine.prefill import PrefillOutput, prefill
-from ada3d_ros.engine.scene_context import Visual
-from ada3d_ros.engine.streaming import Speaker, stop_asked
+from ada3d_ros.engine.scene_context import SceneContext
+from ada3d_ros.engine.streaming import TextStreamer, stop_asked
 from ada3d_ros.engine.timing import StageClock
 from ada3d_ros.engine.usage import token_usage
 from ada3d_ros.errors import Ada3DError, ModelError, QuestionTooLongError
@@ -47,14 +47,14 @@ MAX_PROMPT_CHARS = 100_000  # a question within question.max_chars, and the temp
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Asked:
+class QueryContext:
     """A question, what it looks at, and the settings and clock of its time."""
 
     loaded: LoadedModel
     question: Question
     config: AgentConfig
     hooks: AskHooks
-    visual: Visual
+    visual: SceneContext
     clock: StageClock
     started: float = field(default_factory=time.perf_counter)
 
@@ -220,25 +220,25 @@ def outcome(
         return error
 
 
-def answer_together(asked: Sequence[Asked]) -> list[Answer | Exception]:
+def answer_together(asked: Sequence[QueryContext]) -> list[Answer | Exception]:
     """Questions on one cached scene in one batch, unpruned inside the language model; in the order
     asked, each its answer or error.
     """
     results: list[Answer | Exception | None] = [None] * len(asked)
-    ready: list[tuple[int, PromptSequence, Speaker]] = []
+    ready: list[tuple[int, PromptSequence, TextStreamer]] = []
     for i, one in enumerate(asked):
         try:
             parsed = parse_coordinates(check_question(one.question.text, MAX_PROMPT_CHARS))
             prompt = one.build_prompt(parsed)
             one.hooks.check()
             one.hooks.on_stage(Stage.PREFILL)
-            ready.append((i, prompt, Speaker(one.loaded, one.config.generation, one.hooks)))
+            ready.append((i, prompt, TextStreamer(one.loaded, one.config.generation, one.hooks)))
         except Ada3DError as error:
             results[i] = error
     if ready:
         prefix, decoder = asked[0].visual.prefix, asked[0].loaded.model.decoder
         assert prefix is not None
-        prefix.cut()
+        prefix.crop()
         before_s = asked[0].clock.elapsed_s()
         waiting = [
             WaitingQuestion(

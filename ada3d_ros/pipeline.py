@@ -14,15 +14,20 @@ from dataclasses import replace
 
 import torch
 
-from ada3d_ros.answering import MAX_PROMPT_CHARS, Asked, answer_together, outcome, shareable
+from ada3d_ros.answering import MAX_PROMPT_CHARS, QueryContext, answer_together, outcome, shareable
 from ada3d_ros.config import AgentConfig
 from ada3d_ros.engine.deadline import LatencyModel, Measured
 from ada3d_ros.engine.information import decoder_shape
 from ada3d_ros.engine.memory_errors import out_of_memory
-from ada3d_ros.engine.prefix_cache import CacheReport, SceneCache
-from ada3d_ros.engine.scene_context import EFFORTS, Effort, budget_for_deadline, see
+from ada3d_ros.engine.prefix_cache import CacheReport, PrefixCache
+from ada3d_ros.engine.scene_context import (
+    MEMORY_FALLBACKS,
+    MemoryFallback,
+    budget_for_deadline,
+    encode_scene,
+)
 from ada3d_ros.engine.scene_pruning import ScenePruning
-from ada3d_ros.engine.streaming import Heard, speak
+from ada3d_ros.engine.streaming import EmissionGuard, generate_text
 from ada3d_ros.engine.timing import StageClock
 from ada3d_ros.errors import (
     Ada3DError,
@@ -59,7 +64,7 @@ class Ada3DPipeline:
     `check` reads no weights and fails early; `load` takes long. Settings that may change are read
     at each question.
 
-    background: someone calls `work_ahead` between questions; then a question is answered from the
+    background: someone calls `run_background_step` between questions; then a question is answered from the
     cached scene that is there, which may be a little behind (the answer says how much). Else every
     answer is about the scene as it is.
     """
@@ -74,7 +79,7 @@ class Ada3DPipeline:
             threading.Lock()
         )  # for the buffer; held for the milliseconds that a frame takes
         self._scene = SceneSnapshot()  # replaced, never changed: readers need no lock
-        self._cache: SceneCache | None = None  # from load on; touched by the asking thread alone
+        self._cache: PrefixCache | None = None  # from load on; touched by the asking thread alone
         self._ahead_failed: tuple[int, int] | None = None  # version of a scene
         self._latency = LatencyModel()
 
@@ -118,8 +123,8 @@ class Ada3DPipeline:
         if self._pruning is None:
             self._pruning = ScenePruning(decoder_shape(loaded.model.config.decoder))
             self._pruning.configure(self.config.pruning)
-        self._pruning.compare(self.info.sha256)
-        self._cache = SceneCache(loaded, self._pruning)
+        self._pruning.warn_on_weight_mismatch(self.info.sha256)
+        self._cache = PrefixCache(loaded, self._pruning)
         self._loaded = loaded
 
     @property
@@ -144,7 +149,7 @@ class Ada3DPipeline:
         """
         if self._pruning is None:
             return self.config.pruning.strategy, ()
-        return self._pruning.in_words(self.config.pruning), self._pruning.retention(
+        return self._pruning.describe(self.config.pruning), self._pruning.retention(
             self.config.pruning
         )
 
@@ -189,7 +194,7 @@ class Ada3DPipeline:
         if (self._keyframes.epoch, self._keyframes.version) != self._scene.version:
             self._scene = self._keyframes.snapshot()
 
-    def work_ahead(self) -> bool:
+    def run_background_step(self) -> bool:
         """One bounded piece of work ahead of questions: a keyframe through the vision tower, or a
         chunk of the scene through the language model. False where nothing is left for now. Call it
         on the asking thread, until False, now and then.
@@ -199,7 +204,9 @@ class Ada3DPipeline:
             return False
         try:
             clock = StageClock(self._loaded.model.device)
-            return self._cache.advance(scene, Policy.of(self.config.pruning), self.config, clock)
+            return self._cache.step(
+                scene, Policy.from_config(self.config.pruning), self.config, clock
+            )
         except RuntimeError as error:
             self._ahead_failed = (
                 scene.version
@@ -247,8 +254,8 @@ class Ada3DPipeline:
         loaded, pruning = self._loaded, self._pruning
         if loaded is None or pruning is None:
             raise LoadingError("the weights are not loaded yet.")
-        spoken = Heard(hooks)
-        for effort in EFFORTS:
+        spoken = EmissionGuard(hooks)
+        for effort in MEMORY_FALLBACKS:
             try:
                 return self._ask(loaded, pruning, question, spoken.hooks, effort)
             except RuntimeError as error:
@@ -257,7 +264,7 @@ class Ada3DPipeline:
                     raise ModelError(f"the model failed: {error}") from error
             # outside the except block: the traceback would keep the tensors alive
             self._free_memory()
-            if spoken.any or effort is EFFORTS[-1]:
+            if spoken.any or effort is MEMORY_FALLBACKS[-1]:
                 break
             logger.warning("%s: %s; tried again with less.", question.text[:80], problem)
         raise OutOfMemoryError(
@@ -308,7 +315,7 @@ class Ada3DPipeline:
         pruning: ScenePruning,
         question: Question,
         hooks: AskHooks,
-        effort: Effort,
+        effort: MemoryFallback,
     ) -> Answer:
         assert self._cache is not None
         clock, config = (
@@ -317,11 +324,11 @@ class Ada3DPipeline:
         )  # of this question, whatever is set meanwhile
         parsed = parse_coordinates(check_question(question.text, MAX_PROMPT_CHARS))
         scene = self._snapshot()
-        policy = Policy.of(config.pruning, question.keep_ratio)
+        policy = Policy.from_config(config.pruning, question.keep_ratio)
         policy = budget_for_deadline(self._latency, policy, question, config, self._cache, pruning)
         hooks.on_stage(Stage.ENCODING)
         exact = not self._background
-        visual = see(
+        visual = encode_scene(
             self._cache,
             loaded,
             pruning,
@@ -334,7 +341,7 @@ class Ada3DPipeline:
             effort,
             exact,
         )
-        asked = Asked(loaded, question, config, hooks, visual, clock)
+        asked = QueryContext(loaded, question, config, hooks, visual, clock)
         prompt = asked.build_prompt(parsed)
         hooks.check()
         with clock.stage("scene_s") if visual.policy.fitted else nullcontext():
@@ -342,7 +349,7 @@ class Ada3DPipeline:
                 loaded.model.decoder,
                 visual.policy,
                 prompt,
-                visual.chosen.original,
+                visual.chosen.num_before_selection,
                 visual.scene.version,
                 question.scope.name,
             )
@@ -353,14 +360,16 @@ class Ada3DPipeline:
         clock.add("rank_s", prefilled.rank_s)
         clock.add("first_token_s", clock.elapsed_s())
         hooks.on_stage(Stage.DECODING)
-        output, text = speak(loaded, prefilled, config.generation, asked.max_new_tokens, hooks)
+        output, text = generate_text(
+            loaded, prefilled, config.generation, asked.max_new_tokens, hooks
+        )
         clock.add("first_token_s", output.first_token_s)
         clock.add("decode_s", output.decode_s)
         answer = asked.finish(prompt, prefilled, pruner, output, text)
-        if effort is EFFORTS[0] and question.scope is Scope.SCENE:
+        if effort is MEMORY_FALLBACKS[0] and question.scope is Scope.SCENE:
             self._latency.note(
                 answer.scene_cached,
-                Measured.of(answer.tokens, answer.timings, len(output.token_ids)),
+                Measured.from_answer(answer.tokens, answer.timings, len(output.token_ids)),
             )
         return answer
 
@@ -370,7 +379,7 @@ class Ada3DPipeline:
         """Of questions that can share the cached scene; None where there is none to share."""
         loaded, pruning, cache, config = self._loaded, self._pruning, self._cache, self.config
         policy, clock = (
-            Policy.of(config.pruning),
+            Policy.from_config(config.pruning),
             None if loaded is None else StageClock(loaded.model.device),
         )
         if (
@@ -378,13 +387,13 @@ class Ada3DPipeline:
             or pruning is None
             or cache is None
             or clock is None
-            or not SceneCache.serves(policy, config)
+            or not PrefixCache.serves(policy, config)
         ):
             return None
         first, exact = asked[0][0], not self._background
         try:
             scene = self._snapshot()
-            visual = see(
+            visual = encode_scene(
                 cache,
                 loaded,
                 pruning,
@@ -394,7 +403,7 @@ class Ada3DPipeline:
                 config,
                 AskHooks(),
                 clock,
-                EFFORTS[0],
+                MEMORY_FALLBACKS[0],
                 exact,
             )
         except Ada3DError:  # asked alone, each says so
@@ -402,5 +411,8 @@ class Ada3DPipeline:
         if visual.prefix is None:
             return None
         return answer_together(
-            [Asked(loaded, question, config, hooks, visual, clock) for question, hooks in asked]
+            [
+                QueryContext(loaded, question, config, hooks, visual, clock)
+                for question, hooks in asked
+            ]
         )

@@ -46,7 +46,7 @@ def show(pipeline: Ada3DPipeline, frames: tuple[RgbdFrame, ...]) -> None:
 def settle(pipeline: Ada3DPipeline, limit: int = 200) -> int:
     """Work ahead until nothing is left; the number of pieces."""
     for pieces in range(limit):
-        if not pipeline.work_ahead():
+        if not pipeline.run_background_step():
             return pieces
     raise AssertionError("working ahead does not end")
 
@@ -125,7 +125,7 @@ def test_the_same_course_gives_the_same_answer(model: Path) -> None:
         for frame in MANY[2:5]:
             show(pipeline, (frame,))
             for _ in range(work):
-                pipeline.work_ahead()
+                pipeline.run_background_step()
             if questions:
                 pipeline.ask(OTHER)
             pipeline.ask(OTHER) if not work else settle(pipeline)
@@ -145,7 +145,7 @@ def test_a_question_in_the_middle_of_a_rebuild(model: Path, pieces: int) -> None
         settle(each)
         show(each, MANY[3:5])
     for _ in range(pieces):
-        assert pipeline.work_ahead()
+        assert pipeline.run_background_step()
     answer, expected = pipeline.ask(ASK), twin.ask(ASK)
     if answer.scene_staleness > 0.0:  # the prefix in front is the one that the twin has
         assert (answer.text, answer.confidence) == (expected.text, expected.confidence)
@@ -166,7 +166,7 @@ def test_frames_in_the_middle_of_a_rebuild(model: Path, pieces: int) -> None:
     for count in range(3, 8):
         show(pipeline, MANY[count - 1 : count])
         for _ in range(pieces):
-            pipeline.work_ahead()
+            pipeline.run_background_step()
         answer = pipeline.ask(ASK)
         assert answer.stamp_ns == MANY[count - 1].stamp_ns
         assert answer.scene_staleness == pipeline.cache_report().staleness
@@ -181,7 +181,7 @@ def test_keyframes_that_are_kept_no_more(model: Path, strategy: str) -> None:
     for i, frame in enumerate(MANY):
         show(pipeline, (frame,))
         for _ in range(i % 4):
-            pipeline.work_ahead()
+            pipeline.run_background_step()
         answer = pipeline.ask(ASK)
         assert answer.scene_cached
         assert 0.0 <= answer.scene_staleness <= 1.0
@@ -211,11 +211,11 @@ def test_reset_between_two_pieces(model: Path) -> None:
     pipeline = ahead(model, MANY[:3])
     for pieces in range(1, 8):
         for _ in range(pieces):
-            assert pipeline.work_ahead()
+            assert pipeline.run_background_step()
         pipeline.reset_scene()
         with pytest.raises(NoFramesError):
             pipeline.ask(ASK)
-        assert not pipeline.work_ahead()
+        assert not pipeline.run_background_step()
         report = pipeline.cache_report()
         assert (report.kv_bytes, report.spatial, report.building) == (0, 0, 0)
         assert math.isnan(report.staleness)
@@ -275,7 +275,7 @@ def test_other_settings_between_two_pieces(model: Path) -> None:
     pipeline = ahead(model, MANY[:3])
     for strategy in ("voxel_dpp", "none", "random", "cond_dpp", "none"):
         for _ in range(3):
-            pipeline.work_ahead()
+            pipeline.run_background_step()
         config = {"cache.settle_sec": 0.0, "cache.chunk_tokens": 16, "pruning.strategy": strategy}
         pipeline.set_config(configured(model, **config))
     settle(pipeline)
@@ -290,12 +290,12 @@ def test_a_model_without_3d_is_not_worked_ahead_for(
     plain = dataclasses.replace(pipeline._loaded.model.config, has_video_tower=False)
     monkeypatch.setattr(pipeline._loaded.model, "config", plain)
     for _ in range(3):
-        assert not pipeline.work_ahead()
+        assert not pipeline.run_background_step()
 
 
 def test_before_loading_and_without_frames(model: Path) -> None:
     pipeline = Ada3DPipeline(configured(model), background=True)
-    assert not pipeline.work_ahead()
+    assert not pipeline.run_background_step()
     assert pipeline.cache_report().kv_bytes == 0
     pipeline.load()
-    assert not pipeline.work_ahead()
+    assert not pipeline.run_background_step()

@@ -295,7 +295,7 @@ def test_a_scene_beyond_the_models_positions(tmp_path: Path, limit: str, backgro
         pipeline.observe(frame)
     for _ in range(2):
         pieces = 0
-        while pipeline.work_ahead():
+        while pipeline.run_background_step():
             pieces += 1
             assert pieces < 50
         with pytest.raises(QuestionTooLongError, match=str(size)):
@@ -322,8 +322,8 @@ def test_room_for_the_question_is_in_the_prefix(model: Path) -> None:
     for question in QUESTIONS:
         pipeline.ask(question)
     assert pipeline._cache is not None
-    assert pipeline._cache._front is not None
-    assert pipeline._cache._front.prefix.num_bytes == before
+    assert pipeline._cache._active is not None
+    assert pipeline._cache._active.prefix.num_bytes == before
     assert ROOM_TOKENS > 100
 
 
@@ -335,12 +335,12 @@ def test_a_scene_without_depth(model: Path) -> None:
     pipeline = Ada3DPipeline(configured(model, **{"cache.settle_sec": 0.0}), background=True)
     pipeline.load()
     pipeline.observe(blind)
-    assert pipeline.work_ahead()  # the look
-    assert not pipeline.work_ahead()
-    assert not pipeline.work_ahead()
+    assert pipeline.run_background_step()  # the look
+    assert not pipeline.run_background_step()
+    assert not pipeline.run_background_step()
     with pytest.raises(NoFramesError, match="depth"):
         pipeline.ask(ASK)
     pipeline.observe(ROOM.frames[1])
-    while pipeline.work_ahead():
+    while pipeline.run_background_step():
         pass
     cached_and_fresh(pipeline.ask(ASK))

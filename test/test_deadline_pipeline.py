@@ -72,7 +72,7 @@ def lowest(pipeline: Ada3DPipeline) -> float:
     from ada3d_ros.pruning.policy import Policy
 
     assert pipeline._pruning is not None
-    ratios = keep_ratios(Policy.of(pipeline.config.pruning), pipeline._pruning)
+    ratios = keep_ratios(Policy.from_config(pipeline.config.pruning), pipeline._pruning)
     assert ratios == sorted(ratios, reverse=True)
     return ratios[-1] / 0.8 - 1e-6
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from ada3d_ros.config import from_flat
 from ada3d_ros.errors import CheckpointError, NoFramesError
-from ada3d_ros.lab.evaluation.synthetic import evaluate, look, open_pipeline
+from ada3d_ros.lab.evaluation.synthetic import evaluate, load_room, open_pipeline
 from ada3d_ros.lab.world.generated import GeneratedRoom, generate_room
 from ada3d_ros.lab.world.render import frames_of, render
 from ada3d_ros.lab.world.rooms import ABSENT, make_rooms
@@ -65,7 +65,7 @@ def test_without_its_head_it_grounds_by_relevance(room: GeneratedRoom, tmp_path:
     found = 0
     for seed in range(3):
         seen = generate_room(seed, side_px=96, split="val")
-        look(headless, seen.frames)
+        load_room(headless, seen.frames)
         for thing, box in zip(seen.graph.things, seen.boxes, strict=True):
             if len(seen.graph.of(thing.category, thing.color)) == 1:
                 answer = headless.ground(
@@ -82,7 +82,7 @@ def test_without_its_head_it_grounds_by_relevance(room: GeneratedRoom, tmp_path:
 def test_an_empty_room_has_nothing_to_point_at(pipeline: Ada3DPipeline) -> None:
     rooms = make_rooms("val", torch.tensor([7]))
     empty = replace(rooms, category=torch.full_like(rooms.category, ABSENT))
-    look(pipeline, frames_of(empty, render(empty, 96), 0))
+    load_room(pipeline, frames_of(empty, render(empty, 96), 0))
     for phrase in ("the red chair", "the blue sofa", "the lamp"):
         answer = pipeline.ground(Question(phrase))
         assert answer.boxes == ()
@@ -91,7 +91,7 @@ def test_an_empty_room_has_nothing_to_point_at(pipeline: Ada3DPipeline) -> None:
 
 
 def test_views_without_any_depth_are_refused(pipeline: Ada3DPipeline, room: GeneratedRoom) -> None:
-    look(pipeline, [replace(f, depth_m=np.full_like(f.depth_m, np.nan)) for f in room.frames])
+    load_room(pipeline, [replace(f, depth_m=np.full_like(f.depth_m, np.nan)) for f in room.frames])
     with pytest.raises(NoFramesError, match="depth"):
         pipeline.ground(Question("the red chair"))
 
@@ -101,7 +101,7 @@ def test_one_surface_that_fills_the_view_is_no_object_of_the_phrase(
 ) -> None:
     frame = room.frames[0]
     rgb = np.full_like(frame.rgb, (40, 70, 200))
-    look(pipeline, [replace(frame, rgb=rgb, depth_m=np.full_like(frame.depth_m, 0.6))])
+    load_room(pipeline, [replace(frame, rgb=rgb, depth_m=np.full_like(frame.depth_m, 0.6))])
     for box in pipeline.ground(Question("the red chair")).boxes:
         assert box.support_points >= 20  # if anything, then something that depth shows
         assert bool((box.size_m < 5.0).all())

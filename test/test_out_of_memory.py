@@ -55,7 +55,7 @@ def place(pipeline: Ada3DPipeline, stage: str) -> tuple[Any, str]:
         "prefix": (ScenePrefix, "step"),
         "cached_prefill": (module, "prefill_question"),
         "cold_prefill": (module, "prefill"),
-        "decode": (way, "speak"),
+        "decode": (way, "generate_text"),
         "layers": (pipeline._loaded.model.decoder, "run_layers"),
     }[stage]
 
@@ -227,7 +227,7 @@ def test_working_ahead_gives_up_on_this_scene_alone(
         calls = fail(patch, place(pipeline, stage), error, 1e9)
         settle(pipeline)
         for _ in range(5):
-            assert not pipeline.work_ahead()
+            assert not pipeline.run_background_step()
         assert len(calls) == 1
     exact(pipeline, library(model, MANY[:3]))
     show(pipeline, MANY[3:4])
@@ -247,7 +247,7 @@ def test_memory_ends_while_voxels_are_put_behind(
     settle(pipeline)
     show(pipeline, MANY[2:4])
     for _ in range(pieces):
-        pipeline.work_ahead()
+        pipeline.run_background_step()
     with monkeypatch.context() as patch:
         assert pipeline._loaded is not None
         fail(patch, (pipeline._loaded.model.decoder.layers[2].mlp, "forward"), error, 1)
@@ -269,7 +269,7 @@ def test_another_error_ahead_is_said_once(model: Path, monkeypatch: pytest.Monke
         fail(patch, place(pipeline, "vision"), OTHER, 1e9)
         with pytest.raises(ModelError, match="working ahead failed: mat1"):
             settle(pipeline)
-        assert not pipeline.work_ahead()
+        assert not pipeline.run_background_step()
     exact(pipeline, library(model, MANY[:2]))
 
 
@@ -291,7 +291,7 @@ def test_memory_ends_inside_the_voxel_table(
     show(pipeline, MANY[3:4])  # one goes, one comes
     with monkeypatch.context() as patch:
         fail(patch, (VoxelSums, name), CUDA, 1e9)
-        assert not pipeline.work_ahead()
+        assert not pipeline.run_background_step()
         assert (table.views, table.revision) == before
     exact(pipeline, library(model, MANY[:4], **settings))
 
@@ -354,7 +354,7 @@ def test_nothing_piles_up(model: Path) -> None:
             pipeline.observe(frame)
         pipeline.ask(ASK, stop_at(1 + i % 3))
         pipeline.reset_scene()
-        pipeline.work_ahead()
+        pipeline.run_background_step()
         if i % 50 == 49:
             levels.append(live_bytes())
     assert len(set(levels)) == 1

@@ -22,7 +22,7 @@ from ada3d_ros.engine.prefill import (
     require_finite_scores,
 )
 from ada3d_ros.engine.scene_prefix import ScenePrefix
-from ada3d_ros.engine.timing import Laps
+from ada3d_ros.engine.timing import EventTimer
 from ada3d_ros.errors import ConfigError, InvalidRequestError
 from ada3d_ros.model.decoder import LayerStart, LlamaDecoder, apply_rope
 from ada3d_ros.pruning.in_llm import LayerPruner
@@ -89,10 +89,10 @@ class _Question:
         self.all_kept = torch.arange(count, device=device)
         self.kept: list[torch.Tensor] = []
         self.finite: list[tuple[int, torch.Tensor]] = []
-        self.ranking = Laps(device)
+        self.ranking = EventTimer(device)
         self.first: LayerStart | None = None  # of the layer about to run, if ranking made it
         self.cache: KVCache
-        prefix.cut()
+        prefix.crop()
 
     def whole_cache(self, reserve: int) -> KVCache:
         """The prefix's cache, lent; of a smaller budget a copy."""
@@ -131,7 +131,9 @@ class _Question:
             self.first = None
             if layer == pruner.probe_layer:
                 self.ranking.start()
-                counts = pruner.counts(self.count, self._look(layer, pruner, all_queries=True))
+                counts = pruner.counts(
+                    self.count, self._ranking_inputs(layer, pruner, all_queries=True)
+                )
                 self.ranking.stop()
             ranked, best = layer + pruner.rank_lag, selected
             if 0 < ranked < layers and counts[ranked] < counts[ranked - 1]:
@@ -144,13 +146,15 @@ class _Question:
     def _rank(self, layer: int, pruner: LayerPruner, count: int) -> torch.Tensor:
         """Ascending indices (count,) of the scene's best keys by the attention of `layer`."""
         self.ranking.start()
-        scores = pruner.rank(self._look(layer, pruner))
+        scores = pruner.rank(self._ranking_inputs(layer, pruner))
         self.finite.append((layer, torch.isfinite(scores).all()))
         best = keep_best(scores, count)
         self.ranking.stop()
         return best
 
-    def _look(self, layer: int, pruner: LayerPruner, all_queries: bool = False) -> PruneContext:
+    def _ranking_inputs(
+        self, layer: int, pruner: LayerPruner, all_queries: bool = False
+    ) -> PruneContext:
         """What a ranking sees of the layer about to run: the question's queries, all keys. The
         layer reuses its part.
         """

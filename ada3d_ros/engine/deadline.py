@@ -43,7 +43,7 @@ class Measured:
     generated: int
 
     @classmethod
-    def of(cls, usage: TokenUsage, timings: StageTimings, generated: int) -> Measured:
+    def from_answer(cls, usage: TokenUsage, timings: StageTimings, generated: int) -> Measured:
         """From an answer's counts and times."""
         rest = timings.total_s - timings.first_token_s - timings.decode_s
         step = timings.decode_s / (generated - 1) if generated > 1 else math.nan

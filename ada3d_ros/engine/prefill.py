@@ -15,7 +15,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from ada3d_ros.engine.kv_cache import KVCache
-from ada3d_ros.engine.timing import Laps
+from ada3d_ros.engine.timing import EventTimer
 from ada3d_ros.errors import ConfigError, InvalidRequestError, ModelError
 from ada3d_ros.model.decoder import LayerStart, LlamaDecoder, rope_rows
 from ada3d_ros.pruning.in_llm import LayerPruner
@@ -107,9 +107,9 @@ class _Run:
         self.first: LayerStart | None = None  # of the layer about to run, if ranking made it
         self.stages: list[torch.Tensor] = []
         self.next_positions: list[int] = []
-        self.ranking = Laps(self.hidden.device)
+        self.ranking = EventTimer(self.hidden.device)
         # What a layer starts with anyway: ranking is charged the share of the tokens that go.
-        self.starting = Laps(self.hidden.device, unweighed=0.0)
+        self.starting = EventTimer(self.hidden.device, unweighed=0.0)
         self.finite: list[tuple[int, torch.Tensor]] = []
 
     @property
@@ -148,7 +148,7 @@ class _Run:
         probe = None
         if pruner.probe_layer is not None:
             self.through(pruner.probe_layer)
-            probe = self._look(pruner, all_queries=True)
+            probe = self._ranking_inputs(pruner, all_queries=True)
             self.ranking.start()
         counts = pruner.counts(len(self.kept), probe)
         if probe is not None:
@@ -163,7 +163,9 @@ class _Run:
                 continue
             self.through(before - pruner.rank_lag)
             context = (
-                probe if probe is not None and probe.layer == self.layer else self._look(pruner)
+                probe
+                if probe is not None and probe.layer == self.layer
+                else self._ranking_inputs(pruner)
             )
             self.ranking.start()
             scores = pruner.rank(context)
@@ -175,7 +177,7 @@ class _Run:
             self.ranking.stop()
         self.through(len(counts))
 
-    def _look(self, pruner: LayerPruner, all_queries: bool = False) -> PruneContext:
+    def _ranking_inputs(self, pruner: LayerPruner, all_queries: bool = False) -> PruneContext:
         """Queries and keys of the layer about to run; it will reuse the keys."""
         tokens = self.hidden.shape[1]
         first = self.spatial[1] if all_queries or pruner.query == "all" else tokens - 1
@@ -219,7 +221,7 @@ class _Run:
             self.xyz_m = self.xyz_m[selected]
         if self.first is not None:
             self.first = self.first.rows(rows)
-            self.starting.weigh_last((tokens - len(rows)) / tokens)
+            self.starting.attribute_share((tokens - len(rows)) / tokens)
         if compact:
             self.next_position -= tokens - len(rows)
             self.positions = torch.arange(len(rows), device=device)

@@ -1,6 +1,6 @@
 """The scene paid once: what is kept of it between questions, brought up to date a piece at a time.
 
-A prefix in front answers questions. Voxels that new keyframes add are put behind it (order of
+A prefix in active answers questions. Voxels that new keyframes add are put behind it (order of
 arrival, earlier means frozen: exact for that order); the exact prefix in voxel order is built anew
 beside it when nothing else is to do, or when too much is stale, and then takes its place. All of it
 belongs to the thread that owns the model.
@@ -18,7 +18,7 @@ import torch
 
 from ada3d_ros.config.agent import AgentConfig
 from ada3d_ros.engine.memory_errors import out_of_memory
-from ada3d_ros.engine.scene_encoder import SceneVision
+from ada3d_ros.engine.scene_encoder import SceneEncoder
 from ada3d_ros.engine.scene_prefix import ScenePrefix
 from ada3d_ros.engine.scene_pruning import ScenePruning
 from ada3d_ros.engine.timing import StageClock
@@ -54,7 +54,7 @@ class CacheReport:
 
 
 @dataclass(eq=False, slots=True)
-class _Made:
+class PrefixEntry:
     """A prefix and the state of the voxels it was made of: coords (V, 3), and the table's revision
     at each.
     """
@@ -85,17 +85,17 @@ class _Made:
         return (int(changed.sum()) + gone) / max(len(now) + gone, 1)
 
 
-class SceneCache:
+class PrefixCache:
     """One robot's scene in one model."""
 
     def __init__(
         self, loaded: LoadedModel, pruning: ScenePruning, now: Callable[[], float] = time.monotonic
     ) -> None:
-        self.vision = SceneVision(loaded.model)
+        self.vision = SceneEncoder(loaded.model)
         self.report = CacheReport()  # replaced, never changed: other threads may read it
         self._loaded, self._pruning, self._now = loaded, pruning, now
-        self._front: _Made | None = None
-        self._back: _Made | None = None
+        self._active: PrefixEntry | None = None
+        self._pending: PrefixEntry | None = None
         self._epoch = -1
         self._refused: tuple[object, ...] | None = (
             None  # a scene and settings that no prefix can be made of
@@ -110,18 +110,18 @@ class SceneCache:
         return (
             config.cache.mode == "cached"
             and config.model.compat != "reference"
-            and not policy.needs_question
+            and not policy.is_query_conditioned
         )
 
     def forget(self) -> None:
         """Free everything."""
-        self._front = self._back = None
+        self._active = self._pending = None
         self.vision.forget()
         self._report()
 
     def forget_prefixes(self) -> None:
         """Free the keys and values; what was seen stays."""
-        self._front = self._back = None
+        self._active = self._pending = None
         self._report()
 
     @property
@@ -131,7 +131,7 @@ class SceneCache:
 
     def follow(self, scene: SceneSnapshot, hooks: AskHooks, clock: StageClock) -> SpatialTokens:
         """All spatial tokens of the scene as it is; looks at keyframes not looked at yet."""
-        self._meet(scene)
+        self._on_scene_change(scene)
         self.vision.follow(scene.keyframes, hooks, clock)
         return self.vision.tokens(clock)
 
@@ -156,35 +156,35 @@ class SceneCache:
         prefix where too much of this one is stale. Raises what hooks.check raises, NoFramesError,
         QuestionTooLongError.
         """
-        self._meet(scene)
+        self._on_scene_change(scene)
         self._last_change = self._now()
         key = self._key(scene, policy, config)
         self.vision.follow(scene.keyframes, hooks, clock)
         if exact:
-            if self._back is not None and self._back.prefix.scene.version != scene.version:
-                self._back = None
+            if self._pending is not None and self._pending.prefix.scene.version != scene.version:
+                self._pending = None
             while not self._is_exact(key, scene):
                 hooks.check()
                 self._build_piece(key, scene, policy, config, clock)
         else:
-            self._serve_soon(key, scene, policy, config, hooks, clock)
-        assert self._front is not None
+            self._ensure_usable(key, scene, policy, config, hooks, clock)
+        assert self._active is not None
         self._report()
-        return self._front.prefix
+        return self._active.prefix
 
-    def advance(
+    def step(
         self, scene: SceneSnapshot, policy: Policy, config: AgentConfig, clock: StageClock
     ) -> bool:
         """One bounded piece of work ahead of questions: a keyframe looked at, or a chunk. False:
         nothing is left for now.
         """
-        self._meet(scene)
+        self._on_scene_change(scene)
         if not scene.keyframes or not self._loaded.model.config.has_video_tower:
             return False
         self.vision.drop_all_but(scene.keyframes)
         missing = self.vision.missing(scene.keyframes)
         if missing and not self.vision.model.reference:
-            self.vision.look(missing[0], clock)
+            self.vision.encode_keyframe(missing[0], clock)
             return True
         if missing or not self.serves(policy, config):
             return False
@@ -193,16 +193,16 @@ class SceneCache:
         return worked
 
     def staleness(self) -> float:
-        """Of the prefix in front: share of the scene's voxels that it does not hold as they are;
+        """Of the prefix in active: share of the scene's voxels that it does not hold as they are;
         NaN without one.
         """
-        if self._front is None or not self.vision.table.views:
+        if self._active is None or not self.vision.table.views:
             return NAN
-        return self._front.stale_share(self.vision.table)
+        return self._active.stale_share(self.vision.table)
 
     # -- inside
 
-    def _meet(self, scene: SceneSnapshot) -> None:
+    def _on_scene_change(self, scene: SceneSnapshot) -> None:
         """Forget another scene; note when this one changes."""
         if scene.state.epoch != self._epoch:
             self.forget()
@@ -212,25 +212,27 @@ class SceneCache:
 
     def _key(self, scene: SceneSnapshot, policy: Policy, config: AgentConfig) -> tuple[object, ...]:
         """What a prefix must agree in to serve, beside how up to date it is."""
-        base = Policy.of(policy.config)
+        base = Policy.from_config(policy.config)
         choice = (
-            (base.pre, base.keep_ratio, base.choice_key(1 << 20))
-            if base.pre and base.prunes
+            (base.pre_llm, base.keep_ratio, base.choice_key(1 << 20))
+            if base.pre_llm and base.prunes
             else ()
         )
         return scene.state.epoch, choice, config.model.conversation, config.cache.kv
 
-    def _serving(self, key: tuple[object, ...]) -> _Made | None:
-        """The prefix in front, if it serves under these settings."""
-        return self._front if self._front is not None and self._front.key == key else None
+    def _serving(self, key: tuple[object, ...]) -> PrefixEntry | None:
+        """The prefix in active, if it serves under these settings."""
+        return self._active if self._active is not None and self._active.key == key else None
 
     def _is_exact(self, key: tuple[object, ...], scene: SceneSnapshot) -> bool:
-        front = self._serving(key)
-        if front is None or front.prefix.scene.version != scene.version:
+        active = self._serving(key)
+        if active is None or active.prefix.scene.version != scene.version:
             return False
-        return front.ordered and front.prefix.ready and front.stale_share(self.vision.table) == 0.0
+        return (
+            active.ordered and active.prefix.ready and active.stale_share(self.vision.table) == 0.0
+        )
 
-    def _serve_soon(
+    def _ensure_usable(
         self,
         key: tuple[object, ...],
         scene: SceneSnapshot,
@@ -239,20 +241,23 @@ class SceneCache:
         hooks: AskHooks,
         clock: StageClock,
     ) -> None:
-        front = self._serving(key)
-        if front is not None and front.stale_share(self.vision.table) > config.cache.max_staleness:
+        active = self._serving(key)
+        if (
+            active is not None
+            and active.stale_share(self.vision.table) > config.cache.max_staleness
+        ):
             # One chunk: questions without a pause would keep it stale.
             self._build_piece(key, scene, policy, config, clock)
         while self._serving(key) is None:
             hooks.check()
             self._build_piece(key, scene, policy, config, clock)
-        front = self._serving(key)
-        assert front is not None
+        active = self._serving(key)
+        assert active is not None
         with clock.stage("scene_s"):
-            self._catch_up(front, scene)
-            while not front.prefix.ready:
+            self._append_new_voxels(active, scene)
+            while not active.prefix.ready:
                 hooks.check()
-                front.prefix.step()
+                active.prefix.step()
 
     def _advance_prefix(
         self, scene: SceneSnapshot, policy: Policy, config: AgentConfig, clock: StageClock
@@ -260,46 +265,46 @@ class SceneCache:
         key = self._key(scene, policy, config)
         if self._refused == (key, scene.version):
             return False
-        front = self._serving(key)
+        active = self._serving(key)
         try:
-            if front is not None:
-                if not front.prefix.ready:
-                    front.prefix.step()
+            if active is not None:
+                if not active.prefix.ready:
+                    active.prefix.step()
                     return True
-                if self._catch_up(front, scene):
+                if self._append_new_voxels(active, scene):
                     return True
-                stale = front.stale_share(self.vision.table)
+                stale = active.stale_share(self.vision.table)
                 quiet = self._now() - self._last_change >= config.cache.settle_sec
-                exact = front.ordered and stale == 0.0
+                exact = active.ordered and stale == 0.0
                 if exact or not (quiet or stale > config.cache.max_staleness):
                     return False
             self._build_piece(key, scene, policy, config, clock)
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
-            self._back, self._refused = None, (key, scene.version)
+            self._pending, self._refused = None, (key, scene.version)
             logger.warning(
                 "no memory for the cached scene: questions go on with what is there; keep fewer"
                 " views or use cache.kv int8."
             )
             return False
         except Ada3DError as error:  # no depth, too long: the question says so too
-            self._back, self._refused = None, (key, scene.version)
+            self._pending, self._refused = None, (key, scene.version)
             logger.info("no cached scene for now: %s", error)
             return False
         return True
 
-    def _catch_up(self, front: _Made, scene: SceneSnapshot) -> bool:
+    def _append_new_voxels(self, active: PrefixEntry, scene: SceneSnapshot) -> bool:
         """Put the voxels behind that the scene has and the prefix lacks; whether there was anything
         to do.
         """
-        if front.prefix.scene.version == scene.version:
+        if active.prefix.scene.version == scene.version:
             return False
-        table, prefix = self.vision.table, front.prefix
+        table, prefix = self.vision.table, active.prefix
         now = table.sums.coords
         new = (
-            torch.nonzero(find_voxels(front.coords, now) < 0)[:, 0]
-            if front.whole
+            torch.nonzero(find_voxels(active.coords, now) < 0)[:, 0]
+            if active.whole
             else now.new_zeros(0, 1)[:, 0]
         )
         config = self._loaded.model.config
@@ -307,17 +312,17 @@ class SceneCache:
             config.token_cap - len(prefix.rows),
             config.max_length - prefix.next_position - ROOM_TOKENS,
         )
-        if not front.whole or len(new) > room:
+        if not active.whole or len(new) > room:
             return False
         tokens = mean_tokens(table.sums.at(new), prefix.rows.dtype, config.voxel_size_m)
-        joined = torch.cat((front.coords, now[new]))
+        joined = torch.cat((active.coords, now[new]))
         order = _ascending(joined)
-        revisions = torch.cat((front.revisions, table.changed[new]))
+        revisions = torch.cat((active.revisions, table.changed[new]))
         coords, revisions = joined[order], revisions[order]
         with torch.inference_mode():
-            prefix.put_behind(self._loaded.model.project(tokens.features), tokens, scene)
-        front.coords, front.revisions = coords, revisions
-        front.ordered = front.ordered and not len(new)
+            prefix.append_tokens(self._loaded.model.project(tokens.features), tokens, scene)
+        active.coords, active.revisions = coords, revisions
+        active.ordered = active.ordered and not len(new)
         self._appends += 1
         return True
 
@@ -329,28 +334,30 @@ class SceneCache:
         config: AgentConfig,
         clock: StageClock,
     ) -> None:
-        """One chunk of the next prefix, begun if there is none; in front once it is ready."""
-        if self._back is None or self._back.key != key:
-            self._back = None
-            self._back = self._begin(key, scene, Policy.of(policy.config), config, clock)
+        """One chunk of the next prefix, begun if there is none; in active once it is ready."""
+        if self._pending is None or self._pending.key != key:
+            self._pending = None
+            self._pending = self._start_build(
+                key, scene, Policy.from_config(policy.config), config, clock
+            )
         with clock.stage("scene_s"):
-            self._back.prefix.step()
-        if self._back.prefix.ready:
-            self._front, self._back = self._back, None
+            self._pending.prefix.step()
+        if self._pending.prefix.ready:
+            self._active, self._pending = self._pending, None
             self._builds += 1
 
     @torch.inference_mode()
-    def _begin(
+    def _start_build(
         self,
         key: tuple[object, ...],
         scene: SceneSnapshot,
         policy: Policy,
         config: AgentConfig,
         clock: StageClock,
-    ) -> _Made:
+    ) -> PrefixEntry:
         loaded, table = self._loaded, self.vision.table
         tokens = self.vision.tokens(clock)
-        with clock.stage("scene_s") if policy.pre and policy.prunes else nullcontext():
+        with clock.stage("scene_s") if policy.pre_llm and policy.prunes else nullcontext():
             chosen = self._pruning.choose(loaded.model, tokens, policy, scene.version, ())
         with clock.stage("spatial_s"):
             rows = loaded.model.project(chosen.tokens.features)
@@ -370,20 +377,24 @@ class SceneCache:
             reserve=ROOM_TOKENS,
         )
         revisions = torch.full_like(table.changed, table.revision)
-        whole = len(rows) == len(table.sums) == chosen.original
-        return _Made(
-            prefix, key, table.sums.coords, revisions, whole and not (policy.pre and policy.prunes)
+        whole = len(rows) == len(table.sums) == chosen.num_before_selection
+        return PrefixEntry(
+            prefix,
+            key,
+            table.sums.coords,
+            revisions,
+            whole and not (policy.pre_llm and policy.prunes),
         )
 
     def _report(self) -> None:
-        front, back = self._front, self._back
+        active, pending = self._active, self._pending
         self.report = CacheReport(
-            version=front.prefix.scene.state.version if front else 0,
-            spatial=len(front.prefix.rows) if front else 0,
-            keyframes=len(front.prefix.scene.keyframes) if front else 0,
+            version=active.prefix.scene.state.version if active else 0,
+            spatial=len(active.prefix.rows) if active else 0,
+            keyframes=len(active.prefix.scene.keyframes) if active else 0,
             staleness=self.staleness(),
-            kv_bytes=sum(made.prefix.num_bytes for made in (front, back) if made is not None),
-            building=back.prefix.waiting if back else 0,
+            kv_bytes=sum(made.prefix.num_bytes for made in (active, pending) if made is not None),
+            building=pending.prefix.waiting if pending else 0,
             builds=self._builds,
             appends=self._appends,
         )
@@ -397,14 +408,17 @@ def _ascending(coords: torch.Tensor) -> torch.Tensor:
     return order
 
 
-def cut_to_budget(prefix: ScenePrefix, policy: Policy) -> ChosenTokens | None:
+def crop_to_budget(prefix: ScenePrefix, policy: Policy) -> ChosenTokens | None:
     """What of the prefix's tokens a question under this policy gets: all, or a first part where
     their order is nested; None where its budget needs a choice of its own.
     """
-    total = prefix.chosen.original
+    total = prefix.chosen.num_before_selection
     if not fits_prefix(policy, total):
         return None
-    count, held = policy.entering(total), Policy.of(policy.config).entering(total)
+    count, held = (
+        policy.num_kept_pre_llm(total),
+        Policy.from_config(policy.config).num_kept_pre_llm(total),
+    )
     return prefix.chosen if count == held else prefix.chosen.first(count)
 
 
@@ -412,5 +426,8 @@ def fits_prefix(policy: Policy, total: int) -> bool:
     """Whether a prefix of `total` spatial tokens, chosen from as configured, begins with this
     policy's choice.
     """
-    count, held = policy.entering(total), Policy.of(policy.config).entering(total)
+    count, held = (
+        policy.num_kept_pre_llm(total),
+        Policy.from_config(policy.config).num_kept_pre_llm(total),
+    )
     return count == held or (policy.nested and count < held < total)

@@ -12,7 +12,7 @@ import torch
 
 from ada3d_ros.config import AgentConfig
 from ada3d_ros.engine.deadline import FACTORS, LatencyModel
-from ada3d_ros.engine.prefix_cache import SceneCache, cut_to_budget, fits_prefix
+from ada3d_ros.engine.prefix_cache import PrefixCache, crop_to_budget, fits_prefix
 from ada3d_ros.engine.scene_encoder import patch_tokens
 from ada3d_ros.engine.scene_prefix import ScenePrefix
 from ada3d_ros.engine.scene_pruning import ScenePruning
@@ -26,7 +26,7 @@ from ada3d_ros.types import NAN, AskHooks, Question, SceneState, Scope, SpatialT
 
 
 @dataclass(frozen=True, slots=True)
-class Effort:
+class MemoryFallback:
     """How much memory a question may take: the share of the keyframes, and whether at the lowest
     keep ratio. Only a full one uses the cached scene.
     """
@@ -39,15 +39,15 @@ class Effort:
         return self.views == 1.0
 
 
-EFFORTS = (
-    Effort(),
-    Effort(views=0.5),
-    Effort(views=0.5, least=True),
+MEMORY_FALLBACKS = (
+    MemoryFallback(),
+    MemoryFallback(views=0.5),
+    MemoryFallback(views=0.5, least=True),
 )  # tried in turn when memory runs out
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Visual:
+class SceneContext:
     """tokens: all spatial tokens (or patches); chosen: those that enter the language model, rows
     (N, D) as it gets them; scene: the keyframes they are of; policy: what prunes them; prefix: the
     cached scene that holds them, or None; staleness of that.
@@ -63,8 +63,8 @@ class Visual:
 
 
 @torch.inference_mode()
-def see(
-    cache: SceneCache,
+def encode_scene(
+    cache: PrefixCache,
     loaded: LoadedModel,
     pruning: ScenePruning,
     question: Question,
@@ -73,21 +73,21 @@ def see(
     config: AgentConfig,
     hooks: AskHooks,
     clock: StageClock,
-    effort: Effort,
+    effort: MemoryFallback,
     exact: bool,
-) -> Visual:
+) -> SceneContext:
     """What this question looks at. exact: the scene as it is, not one a little behind. Raises what
     the stages raise.
     """
     if effort.least:
         policy = replace(policy, keep_ratio=keep_ratios(policy, pruning)[-1])
     in_room = question.scope is Scope.SCENE
-    if in_room and effort.full and SceneCache.serves(policy, config):
+    if in_room and effort.full and PrefixCache.serves(policy, config):
         prefix = cache.for_question(scene, policy, config, hooks, clock, exact)
-        chosen = cut_to_budget(prefix, policy)
+        chosen = crop_to_budget(prefix, policy)
         if chosen is not None:
             rows = prefix.rows[: chosen.tokens.features.shape[0]]
-            return Visual(
+            return SceneContext(
                 prefix.tokens, chosen, rows, prefix.scene, policy, prefix, cache.staleness()
             )
     if not in_room:
@@ -98,12 +98,12 @@ def see(
             scene = thin(scene, effort.views)
             tokens = cache.part([keyframe.index for keyframe in scene.keyframes], clock)
     key = scene.version if in_room and effort.full else None
-    ids = loaded.tokenizer.encode(question.text)[1:] if policy.needs_question else ()
-    with clock.stage("scene_s") if policy.pre and policy.prunes else nullcontext():
+    ids = loaded.tokenizer.encode(question.text)[1:] if policy.is_query_conditioned else ()
+    with clock.stage("scene_s") if policy.pre_llm and policy.prunes else nullcontext():
         chosen = pruning.choose(loaded.model, tokens, policy, key, ids)
     with clock.stage("spatial_s"):
         rows = loaded.model.project(chosen.tokens.features)
-    return Visual(tokens, chosen, rows, scene, policy)
+    return SceneContext(tokens, chosen, rows, scene, policy)
 
 
 def thin(scene: SceneSnapshot, share: float) -> SceneSnapshot:
@@ -120,12 +120,12 @@ def keep_ratios(policy: Policy, pruning: ScenePruning) -> list[float]:
     """The keep ratios, falling from the policy's own, that its strategy can meet; that one alone
     where another setting decides.
     """
-    if policy.fixed_by or not (policy.pre or policy.inner):
+    if policy.fixed_by or not (policy.pre_llm or policy.in_llm):
         return [policy.keep_ratio]
     met = []
     for factor in FACTORS:
         try:
-            lower = Policy.of(policy.config, round(factor * policy.keep_ratio, 6))
+            lower = Policy.from_config(policy.config, round(factor * policy.keep_ratio, 6))
             pruning.check_policy(lower)
         except ConfigError:  # below what a request may ask, or what the strategy reaches
             continue
@@ -138,7 +138,7 @@ def budget_for_deadline(
     policy: Policy,
     question: Question,
     config: AgentConfig,
-    cache: SceneCache,
+    cache: PrefixCache,
     pruning: ScenePruning,
 ) -> Policy:
     """The policy with the largest keep ratio, up to its own, that should keep the question's
@@ -149,7 +149,7 @@ def budget_for_deadline(
     ratios = keep_ratios(policy, pruning)
     if len(ratios) == 1:
         return policy
-    total, cached = cache.num_voxels, SceneCache.serves(policy, config)
+    total, cached = cache.num_voxels, PrefixCache.serves(policy, config)
     budgets = [
         (ratio, cached and fits_prefix(replace(policy, keep_ratio=ratio), total))
         for ratio in ratios

@@ -20,7 +20,7 @@ from ada3d_ros.scene.voxel_table import VoxelTable
 from ada3d_ros.types import AskHooks, Keyframe, RgbdFrame, SpatialTokens
 
 
-class SceneVision:
+class SceneEncoder:
     """What one model has seen of one scene. Used by the thread that owns the model alone."""
 
     def __init__(self, model: Llava3D) -> None:
@@ -38,7 +38,7 @@ class SceneVision:
         return [keyframe for keyframe in keyframes if keyframe.index not in seen]
 
     @torch.inference_mode()
-    def look(self, keyframe: Keyframe, clock: StageClock) -> None:
+    def encode_keyframe(self, keyframe: Keyframe, clock: StageClock) -> None:
         """One keyframe through the vision tower, and into the table. Not under preset `reference`."""
         assert not self.model.reference
         self._add([keyframe], clock)
@@ -54,7 +54,7 @@ class SceneVision:
             return
         for keyframe in missing:
             hooks.check()
-            self.look(keyframe, clock)
+            self.encode_keyframe(keyframe, clock)
 
     def drop_all_but(self, keyframes: Sequence[Keyframe]) -> None:
         """Take out keyframes that are kept no more."""

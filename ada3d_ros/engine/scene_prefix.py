@@ -78,7 +78,7 @@ class ScenePrefix:
         """Memory of the keys and values, the room for questions included."""
         return self.cache.num_bytes
 
-    def cut(self) -> None:
+    def crop(self) -> None:
         """Forget the last question."""
         self.cache.set_lengths([self._passed] * self.decoder.config.num_layers)
 
@@ -89,7 +89,7 @@ class ScenePrefix:
         """
         chunk = self._waiting[: self._chunk_tokens]
         if self._passed:
-            self.cut()
+            self.crop()
         else:  # what a failed first chunk left
             self.cache = self._empty_cache()
         positions = torch.arange(self._passed, self._passed + len(chunk), device=chunk.device)
@@ -102,7 +102,9 @@ class ScenePrefix:
         self._waiting = self._waiting[len(chunk) :]
         return not self.ready
 
-    def put_behind(self, rows: torch.Tensor, tokens: SpatialTokens, scene: SceneSnapshot) -> None:
+    def append_tokens(
+        self, rows: torch.Tensor, tokens: SpatialTokens, scene: SceneSnapshot
+    ) -> None:
         """More spatial tokens, rows (M, D), behind those that are in; they pass with the next
         steps. What is in stays as it is.
         """

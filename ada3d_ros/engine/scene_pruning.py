@@ -27,7 +27,7 @@ T = TypeVar("T")
 SceneKey = tuple[object, ...]  # what makes two scenes the same one
 
 
-class Once:
+class KeyedMemo:
     """Values made once for a key, one per name; made anew when the key changes. Safe to clear from
     another thread.
     """
@@ -53,7 +53,7 @@ class ScenePruning:
 
     def __init__(self, shape: DecoderShape) -> None:
         self.shape = shape
-        self._once = Once()
+        self._memo = KeyedMemo()
         self._calibration: Calibration | None = None
 
     def check(self, config: PruningConfig) -> None:
@@ -77,7 +77,7 @@ class ScenePruning:
         except ConfigError as error:
             logger.warning("%s The curve read before stays in force.", error)
 
-    def compare(self, sha256: str) -> None:
+    def warn_on_weight_mismatch(self, sha256: str) -> None:
         """Warn where the calibration was measured on other weights than those loaded, or on random
         ones.
         """
@@ -98,7 +98,7 @@ class ScenePruning:
             )
 
     def forget_scene(self) -> None:
-        self._once.clear()
+        self._memo.clear()
 
     def choose(
         self,
@@ -111,17 +111,17 @@ class ScenePruning:
         """The choice before the language model; made once per scene, unless it asks the question or
         scene is None.
         """
-        if scene is None or policy.needs_question:
+        if scene is None or policy.is_query_conditioned:
             return choose_tokens(model, tokens, policy, question_ids)
         key = (*scene, policy.choice_key(tokens.features.shape[0]))
-        return self._once.get("choice", key, lambda: choose_tokens(model, tokens, policy))
+        return self._memo.get("choice", key, lambda: choose_tokens(model, tokens, policy))
 
     def pruner(
         self,
         decoder: LlamaDecoder,
         policy: Policy,
         prompt: PromptSequence,
-        original: int,
+        num_before_selection: int,
         scene: SceneKey,
         scope: str,
     ) -> LayerPruner | None:
@@ -134,14 +134,14 @@ class ScenePruning:
             policy.config.adatoken3d,
         )
         if policy.per_scene:
-            key = (*scene, policy.choice_key(original), ada.inf.query_stride)
-            masses = self._once.get(
+            key = (*scene, policy.choice_key(num_before_selection), ada.inf.query_stride)
+            masses = self._memo.get(
                 f"masses {scope}",
                 key,
                 lambda: measure_information(decoder, prompt, ada.inf.query_stride),
             )
             information = tuple(map(float, information_of(masses, information_settings(ada)).I))
-        return pruner_for(decoder, policy, prompt, original, information)
+        return pruner_for(decoder, policy, prompt, num_before_selection, information)
 
     def retention(self, config: PruningConfig) -> tuple[float, ...]:
         """Share of all spatial tokens that each layer will keep; () where all are, or where scene
@@ -149,14 +149,14 @@ class ScenePruning:
         """
         return planned_retention(config, self.shape, self._information(config, self._calibration))
 
-    def in_words(self, config: PruningConfig) -> str:
+    def describe(self, config: PruningConfig) -> str:
         """Strategy and what decides how much is kept, for a person."""
         return describe_policy(config, self.retention(config))
 
     def _read(self, config: PruningConfig) -> Calibration | None:
         return (
             filed_calibration(config.adatoken3d, self.shape.num_layers)
-            if Policy.of(config).from_file
+            if Policy.from_config(config).from_file
             else None
         )
 
@@ -164,7 +164,7 @@ class ScenePruning:
         self, config: PruningConfig, calibration: Calibration | None
     ) -> tuple[float, ...] | None:
         """I of the file's masses under the configured weights of eqs. 2-4."""
-        if calibration is None or not Policy.of(config).from_file:
+        if calibration is None or not Policy.from_config(config).from_file:
             return None
         return tuple(
             map(

@@ -25,7 +25,7 @@ def stop_asked(hooks: AskHooks) -> StopReason | None:
     return None
 
 
-class Speaker:
+class TextStreamer:
     """One answer on its way to the listener: a sampler, ids that become text as they come, and
     whether to stop.
     """
@@ -50,7 +50,7 @@ class Speaker:
         return self._tokenizer.decode(output.token_ids).strip()
 
 
-def speak(
+def generate_text(
     loaded: LoadedModel,
     prefilled: PrefillOutput,
     generation: GenerationConfig,
@@ -60,7 +60,7 @@ def speak(
     """What decode gave, and its text, stripped. hooks.check stops it, hooks.on_text gets each new
     piece.
     """
-    speaker = Speaker(loaded, generation, hooks)
+    speaker = TextStreamer(loaded, generation, hooks)
     output = decode(
         loaded.model.decoder,
         prefilled,
@@ -72,7 +72,7 @@ def speak(
     return output, speaker.finish(output)
 
 
-class Heard:
+class EmissionGuard:
     """Hooks that note whether the caller has heard text already: then a question cannot begin anew."""
 
     def __init__(self, hooks: AskHooks) -> None:

@@ -52,11 +52,11 @@ class StageClock:
         return StageTimings(**{**self._seconds, "total_s": self.elapsed_s()})
 
 
-class Laps:
+class EventTimer:
     """Adds up the time between start() and stop() without making the host wait: CUDA events on a
     GPU, a clock on the CPU.
 
-    `weigh_last` counts only a share of the last lap; a lap that is never weighed counts in whole,
+    `attribute_share` counts only a share of the last lap; a lap that is never weighed counts in whole,
     or not at all where `unweighed` is 0.
     """
 
@@ -73,7 +73,7 @@ class Laps:
     def stop(self) -> None:
         self._laps.append((self._begun, self._mark()))
 
-    def weigh_last(self, share: float) -> None:
+    def attribute_share(self, share: float) -> None:
         self._weights[len(self._laps) - 1] = share
 
     def total_s(self) -> float:

@@ -21,13 +21,13 @@ from ada3d_ros.types import PromptSequence, SpatialTokens
 
 @dataclass(frozen=True, eq=False, slots=True)
 class ChosenTokens:
-    """Spatial tokens that enter the prompt; kept (k,) int64: which of the `original` ones they are
+    """Spatial tokens that enter the prompt; kept (k,) int64: which of the `num_before_selection` ones they are
     (of a merged group its anchor).
     """
 
     tokens: SpatialTokens
     kept: torch.Tensor
-    original: int
+    num_before_selection: int
 
     def first(self, count: int) -> ChosenTokens:
         """The first `count` of them."""
@@ -35,7 +35,7 @@ class ChosenTokens:
         part = SpatialTokens(
             t.features[:count], t.xyz_m[:count], t.num_patches[:count], t.voxel_size_m
         )
-        return ChosenTokens(part, self.kept[:count], self.original)
+        return ChosenTokens(part, self.kept[:count], self.num_before_selection)
 
 
 @torch.inference_mode()
@@ -45,18 +45,18 @@ def choose_tokens(
     """The strategy's choice among all spatial tokens; all of them where it has no part before the
     language model.
 
-    question_ids: text ids of the question, for strategies that ask it (`Policy.needs_question`).
+    question_ids: text ids of the question, for strategies that ask it (`Policy.is_query_conditioned`).
     """
     total = tokens.features.shape[0]
-    if policy.entering(total) == total:
+    if policy.num_kept_pre_llm(total) == total:
         return ChosenTokens(tokens, torch.arange(total, device=tokens.features.device), total)
-    base = Policy.of(policy.config)
+    base = Policy.from_config(policy.config)
     if (
-        policy.nested and policy.entering(total) < base.entering(total) < total
+        policy.nested and policy.num_kept_pre_llm(total) < base.num_kept_pre_llm(total) < total
     ):  # a first part, its merged groups too
-        return choose_tokens(model, tokens, base).first(policy.entering(total))
+        return choose_tokens(model, tokens, base).first(policy.num_kept_pre_llm(total))
     relevance = None
-    if policy.needs_question:
+    if policy.is_query_conditioned:
         ids = torch.tensor(
             [i for i in question_ids if i >= 0], dtype=torch.int64, device=model.device
         )
@@ -87,13 +87,13 @@ def pruner_for(
     decoder: LlamaDecoder,
     policy: Policy,
     prompt: PromptSequence,
-    original: int,
+    num_before_selection: int,
     information: tuple[float, ...] | None = None,
 ) -> LayerPruner | None:
-    """The policy's part inside the language model for a prompt, `original` spatial tokens before
+    """The policy's part inside the language model for a prompt, `num_before_selection` spatial tokens before
     any choice; None where there is none. information: I per layer, for fitted schedules (None: the
     policy reads its file).
     """
     entered = prompt.spatial_span[1] - prompt.spatial_span[0]
     shape, text = decoder_shape(decoder.config), prompt.embeds.shape[0] - entered
-    return policy.pruner(shape, entered, original, text, information)
+    return policy.pruner(shape, entered, num_before_selection, text, information)

@@ -38,7 +38,7 @@ def token_usage(
         text=prompt.embeds.shape[0] - counts[0],
         element_size=prompt.embeds.element_size(),
         rank_lag=pruner.rank_lag if pruner is not None else 0,
-        original=chosen.original,
+        num_before_selection=chosen.num_before_selection,
         queries=behind if pruner is not None and pruner.query == "all" else 1,
         probe_queries=behind if pruner is not None and pruner.probe_layer is not None else 0,
     )
@@ -56,9 +56,11 @@ def token_usage(
         rank_flops = 2.0 * drops * asking * shape.hidden_size * prompt.embeds.shape[0]
     return TokenUsage(
         prompt=prompt.embeds.shape[0],
-        spatial_total=chosen.original,
+        spatial_total=chosen.num_before_selection,
         spatial_kept=counts[-1],
-        keep_ratio_achieved=float(np.mean(counts)) / chosen.original if chosen.original else NAN,
+        keep_ratio_achieved=float(np.mean(counts)) / chosen.num_before_selection
+        if chosen.num_before_selection
+        else NAN,
         kv_bytes=cost.kv_bytes,
         full_kv_bytes=cost.unpruned_kv_bytes,
         prefill_flops=prefill_flops,

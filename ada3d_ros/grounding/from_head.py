@@ -27,7 +27,7 @@ def point_at(
     min_score: float,
 ) -> list[Box3D]:
     """Boxes in the world frame, best first; none where the head says that what was asked for is not
-    there.
+    presence_prob.
 
     states: of a prefill; xyz_m (N, 3) float32 of its kept tokens. min_score: the larger of it and
     the head's own threshold counts. score = sigmoid(presence) * share of the peak's mass in the
@@ -39,7 +39,10 @@ def point_at(
         return []
     logits, presence = head.point(query, tokens)
     _require_finite(logits, presence)
-    weights, there = logits[0, 0].float().softmax(-1), float(presence[0, 0].float().sigmoid())
+    weights, presence_prob = (
+        logits[0, 0].float().softmax(-1),
+        float(presence[0, 0].float().sigmoid()),
+    )
     boxes: list[Box3D] = []
     free, largest = torch.ones_like(weights, dtype=torch.bool), 0.0
     while len(boxes) < max_boxes and bool(free.any()):
@@ -47,7 +50,7 @@ def point_at(
         peak = free & ((xyz_m - xyz_m[strongest]).norm(dim=-1) <= PEAK_RADIUS_M)
         mass = float(weights[peak].sum())
         largest = max(largest, mass)
-        score = there * mass / largest
+        score = presence_prob * mass / largest
         if score < threshold or (boxes and mass < MIN_PEAK_SHARE):
             break
         share = torch.where(peak, weights, torch.zeros_like(weights)) / mass

@@ -14,7 +14,7 @@ import torch
 
 from ada3d_ros.config import AgentConfig
 from ada3d_ros.engine.prefill import PrefillOutput
-from ada3d_ros.engine.streaming import speak, stop_asked
+from ada3d_ros.engine.streaming import generate_text, stop_asked
 from ada3d_ros.errors import RequestError
 from ada3d_ros.grounding.from_attention import (
     MIN_SHARE,
@@ -109,7 +109,7 @@ def find_by_relevance(
         x, y, z = peak.xyz_m.tolist()
         hooks.check()
         located = run(build(LOCATED_PROMPT.format(x=x, y=y, z=z)))
-        _, text = speak(
+        _, text = generate_text(
             loaded, located, config.generation, max_new_tokens, AskHooks(check=hooks.check)
         )
         guess = guess_at(peak, xyz_m, question.phrase)

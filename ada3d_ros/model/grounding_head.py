@@ -85,10 +85,12 @@ class GroundingHead(nn.Module):
         """
         middle = weights @ xyz_m
         spread = ((xyz_m[:, None] - middle[:, :, None]).square() * weights[..., None]).sum(2)
-        said = self.box(
+        offset_and_log_size = self.box(
             torch.cat((queries, weights @ tokens, (spread + 1e-8).sqrt()), dim=-1)
         ).float()
-        return middle + said[..., :3], said[..., 3:].clamp(*LOG_SIZE_RANGE).exp()
+        return middle + offset_and_log_size[..., :3], offset_and_log_size[..., 3:].clamp(
+            *LOG_SIZE_RANGE
+        ).exp()
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -111,7 +113,7 @@ def save_grounding_head(
     model_sha256: str = "",
 ) -> Path:
     """Writes the head beside a checkpoint. model_sha256: of the weights it was trained with ("" =
-    not said).
+    not offset_and_log_size).
     """
     facts = {
         "format": FORMAT,

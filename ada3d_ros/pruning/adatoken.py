@@ -71,7 +71,7 @@ def adatoken_curve(
     spatial: int,
     text: int,
     information: tuple[float, ...] | None = None,
-    original: int | None = None,
+    num_before_selection: int | None = None,
     share: float = 1.0,
 ) -> Curve:
     """O(i) under the configured schedule and budget, before counts; see docs/pruning.md for the
@@ -82,10 +82,11 @@ def adatoken_curve(
     """
     mode, target = budget_of(ada, ratio, share)
     if target >= 1.0 and (
-        mode in ("mean", "endpoint") or (mode == "flops" and spatial == (original or spatial))
+        mode in ("mean", "endpoint")
+        or (mode == "flops" and spatial == (num_before_selection or spatial))
     ):
         return np.ones(shape.num_layers)
-    measures = budget_measures(stairs, shape, spatial, text, original)
+    measures = budget_measures(stairs, shape, spatial, text, num_before_selection)
     name = "keep_ratio" if ada.budget.mode == "mean" else f"budget.value ({mode})"
     L = shape.num_layers
     if ada.schedule == "fitted" and mode != "parameters":
@@ -132,16 +133,20 @@ def adatoken_curve(
 
 
 def budget_measures(
-    stairs: Staircase, shape: DecoderShape, spatial: int, text: int, original: int | None = None
+    stairs: Staircase,
+    shape: DecoderShape,
+    spatial: int,
+    text: int,
+    num_before_selection: int | None = None,
 ) -> dict[str, Measure]:
     """What each budget mode measures of a curve: of `spatial` tokens that enter the decoder, of
-    `original` before any choice.
+    `num_before_selection` before any choice.
     """
 
     def held(curve: Curve) -> Curve:
         return stairs.hold(np.clip(curve, 0.0, 1.0))
 
-    unpruned = prefill_macs(shape, [(original or spatial) + text] * shape.num_layers)
+    unpruned = prefill_macs(shape, [(num_before_selection or spatial) + text] * shape.num_layers)
     return {
         "mean": mean_as_held(stairs),
         "endpoint": lambda curve: float(held(curve)[-1]),

@@ -113,18 +113,20 @@ def cost_of(
     text: int,
     element_size: int,
     rank_lag: int = 0,
-    original: int | None = None,
+    num_before_selection: int | None = None,
     queries: int = 1,
     probe_queries: int = 0,
 ) -> Cost:
     """The cost of a prompt with spatial[i] spatial tokens alive in layer i and `text` others.
 
-    original: spatial tokens of the unpruned prompt, where some were dropped before the first layer.
+    num_before_selection: spatial tokens of the unpruned prompt, where some were dropped before the first layer.
     queries: prompt tokens that rank; probe_queries: those that a schedule was made from.
     """
     tokens = [n + text for n in spatial]
     probe = probe_queries * shape.hidden_size * (shape.hidden_size + tokens[0])
-    full = [(spatial[0] if original is None else original) + text] * shape.num_layers
+    full = [
+        (spatial[0] if num_before_selection is None else num_before_selection) + text
+    ] * shape.num_layers
     return Cost(
         prefill_flops=2 * prefill_macs(shape, tokens),
         unpruned_prefill_flops=2 * prefill_macs(shape, full),

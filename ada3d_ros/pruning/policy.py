@@ -23,7 +23,7 @@ from ada3d_ros.pruning import schedule
 from ada3d_ros.pruning.adatoken import adatoken_curve, layer_list, mean_as_held, ratio_list
 from ada3d_ros.pruning.cost import DecoderShape
 from ada3d_ros.pruning.in_llm import LayerPruner, LogisticPruner
-from ada3d_ros.pruning.pre_llm import NEEDS_QUESTION, Candidates, Selection, select
+from ada3d_ros.pruning.pre_llm import QUERY_CONDITIONED, Candidates, Selection, select
 from ada3d_ros.pruning.schedule import Curve, RetentionSchedule, Staircase
 
 logger = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ class Policy:
     asked: bool = False
 
     @classmethod
-    def of(cls, config: PruningConfig, keep_ratio: float = math.nan) -> Policy:
+    def from_config(cls, config: PruningConfig, keep_ratio: float = math.nan) -> Policy:
         """keep_ratio NaN or 0: the configured one. Raises ConfigError for a ratio that the strategy
         cannot take.
         """
@@ -65,13 +65,13 @@ class Policy:
             SETTINGS["pruning.keep_ratio"].check(float(keep_ratio))
         policy = cls(config, keep_ratio if asked else config.keep_ratio, asked)
         ratio, share = policy.keep_ratio, config.pre_keep_ratio
-        if policy.pre and policy.inner and share and share < ratio:
+        if policy.pre_llm and policy.in_llm and share and share < ratio:
             raise ConfigError(
                 f"pruning.pre_keep_ratio = {share:g} is below the keep ratio {ratio:g}: what does"
                 f" not enter the language model cannot be kept in it; allowed: {ratio:g} to 1, or 0"
                 " for the square root of the keep ratio."
             )
-        if asked and ratio < 1.0 and not (policy.pre or policy.inner):
+        if asked and ratio < 1.0 and not (policy.pre_llm or policy.in_llm):
             raise ConfigError(
                 f"keep_ratio = {ratio:g} was asked for, but pruning.strategy is 'none', which keeps"
                 " all tokens: set a strategy (docs/pruning.md), or leave keep_ratio at 0."
@@ -84,12 +84,12 @@ class Policy:
         return policy
 
     @property
-    def pre(self) -> str:
+    def pre_llm(self) -> str:
         """Strategy before the language model, or ''."""
         return split_name(self.config.strategy)[0]
 
     @property
-    def inner(self) -> str:
+    def in_llm(self) -> str:
         """Strategy inside the language model, or ''."""
         return split_name(self.config.strategy)[1]
 
@@ -97,22 +97,22 @@ class Policy:
     def fixed_by(self) -> str:
         """The setting that decides what is kept instead of keep_ratio, or ''."""
         c = self.config
-        if self.inner == "adatoken3d" and c.adatoken3d.budget.mode != "mean":
+        if self.in_llm == "adatoken3d" and c.adatoken3d.budget.mode != "mean":
             return f"pruning.adatoken3d.budget.mode = {c.adatoken3d.budget.mode!r}"
-        if self.inner == "pdrop" and c.pdrop.ratios != "auto":
+        if self.in_llm == "pdrop" and c.pdrop.ratios != "auto":
             return f"pruning.pdrop.ratios = {c.pdrop.ratios!r}"
         return ""
 
     @property
     def prunes(self) -> bool:
-        return bool(self.pre or self.inner) and (self.keep_ratio < 1.0 or bool(self.fixed_by))
+        return bool(self.pre_llm or self.in_llm) and (self.keep_ratio < 1.0 or bool(self.fixed_by))
 
     @property
-    def needs_question(self) -> bool:
+    def is_query_conditioned(self) -> bool:
         """Whether the choice before the language model depends on the question, so that it cannot
         be kept for the next.
         """
-        return self.pre in NEEDS_QUESTION
+        return self.pre_llm in QUERY_CONDITIONED
 
     @property
     def nested(self) -> bool:
@@ -122,8 +122,8 @@ class Policy:
         Groups that are merged are those of the larger budget then.
         """
         c = self.config
-        ordered = self.pre in ("random", "voxel_dpp") or (
-            self.pre == "geo_fps" and c.geo_fps.salient_share == 0.0
+        ordered = self.pre_llm in ("random", "voxel_dpp") or (
+            self.pre_llm == "geo_fps" and c.geo_fps.salient_share == 0.0
         )
         return ordered and c.order == "selection"
 
@@ -132,7 +132,7 @@ class Policy:
         """Whether the schedule is fitted to measured information."""
         ada = self.config.adatoken3d
         uses_it = ada.schedule == "fitted" and ada.budget.mode != "parameters"
-        return self.inner == "adatoken3d" and uses_it and self.prunes
+        return self.in_llm == "adatoken3d" and uses_it and self.prunes
 
     @property
     def per_scene(self) -> bool:
@@ -149,15 +149,19 @@ class Policy:
         budget, and the configured one, of whose groups a smaller nested one is made.
         """
         c = self.config
-        budgets = self.entering(num_tokens), Policy.of(c).entering(num_tokens), c.n_min
-        return self.pre, *budgets, c.order, c.seed, c.voxel_dpp, c.geo_fps
+        budgets = (
+            self.num_kept_pre_llm(num_tokens),
+            Policy.from_config(c).num_kept_pre_llm(num_tokens),
+            c.n_min,
+        )
+        return self.pre_llm, *budgets, c.order, c.seed, c.voxel_dpp, c.geo_fps
 
-    def entering(self, num_tokens: int) -> int:
+    def num_kept_pre_llm(self, num_tokens: int) -> int:
         """Spatial tokens of num_tokens that enter the language model."""
-        if not self.pre or not self.prunes:
+        if not self.pre_llm or not self.prunes:
             return num_tokens
         share = self.keep_ratio
-        if self.inner:
+        if self.in_llm:
             share = self.config.pre_keep_ratio or math.sqrt(self.keep_ratio)
         wanted = math.floor(share * num_tokens + schedule.ROUNDING)
         return min(num_tokens, max(wanted, self.config.n_min))
@@ -165,7 +169,10 @@ class Policy:
     def select(self, candidates: Candidates) -> Selection:
         """The choice before the language model, in the configured order."""
         chosen = select(
-            self.pre, candidates, self.entering(candidates.features.shape[0]), self.config
+            self.pre_llm,
+            candidates,
+            self.num_kept_pre_llm(candidates.features.shape[0]),
+            self.config,
         )
         return chosen.in_order() if self.config.order == "sorted" else chosen
 
@@ -173,18 +180,18 @@ class Policy:
         self,
         shape: DecoderShape,
         entered: int = NOMINAL_SPATIAL,
-        original: int = NOMINAL_SPATIAL,
+        num_before_selection: int = NOMINAL_SPATIAL,
         text: int = NOMINAL_TEXT,
         information: tuple[float, ...] | None = None,
     ) -> LayerPruner | None:
-        """The in-LLM part for a prompt of `entered` spatial tokens, of `original` before any
+        """The in-LLM part for a prompt of `entered` spatial tokens, of `num_before_selection` before any
         choice, and `text` others.
 
         information: I per layer, for fitted schedules; where it is None they read their file. None
         where nothing is pruned inside. Raises ConfigError for a budget out of reach, a calibration
         of another depth, stage layers the decoder lacks.
         """
-        if not self.inner or not self.prunes:
+        if not self.in_llm or not self.prunes:
             return None
         if entered <= self.config.n_min:
             logger.warning(
@@ -194,25 +201,27 @@ class Policy:
                 self.config.n_min,
             )
             return None
-        return self.build(shape, entered, original, text, information)
+        return self.build(shape, entered, num_before_selection, text, information)
 
     def build(
         self,
         shape: DecoderShape,
         entered: int,
-        original: int,
+        num_before_selection: int,
         text: int,
         information: tuple[float, ...] | None,
     ) -> LayerPruner:
         """The same whatever n_min."""
-        share = round(entered / max(original, 1), 6)
+        share = round(entered / max(num_before_selection, 1), 6)
         sizes = (NOMINAL_SPATIAL, NOMINAL_TEXT, NOMINAL_SPATIAL)
         if self.config.adatoken3d.budget.mode == "flops":  # the only budget that depends on counts
-            sizes = (entered, text, original)
+            sizes = (entered, text, num_before_selection)
         ratio = self.keep_ratio if self.fixed_by else min(1.0, self.keep_ratio / share)
         version = _file_version(self.config) if information is None else ("", 0)
         try:
-            return _build(self.config, self.inner, ratio, share, shape, sizes, information, version)
+            return _build(
+                self.config, self.in_llm, ratio, share, shape, sizes, information, version
+            )
         except schedule.UnreachableBudgetError as error:
             in_shares_of_all = self.fixed_by and self.config.adatoken3d.budget.mode == "flops"
             raise error if in_shares_of_all else error.scaled(share) from None  # as it was asked
@@ -229,13 +238,13 @@ def check_policy(
     Raises ConfigError where these settings cannot work on a decoder of this shape. Schedules that
     follow from scene or question are checked with an example.
     """
-    policy = Policy.of(config, keep_ratio)
-    if not policy.inner or not policy.prunes:
+    policy = Policy.from_config(config, keep_ratio)
+    if not policy.in_llm or not policy.prunes:
         return None
     if policy.per_scene:
         information = tuple(map(float, np.linspace(1.0, 0.0, shape.num_layers)))
     return policy.build(
-        shape, policy.entering(NOMINAL_SPATIAL), NOMINAL_SPATIAL, NOMINAL_TEXT, information
+        shape, policy.num_kept_pre_llm(NOMINAL_SPATIAL), NOMINAL_SPATIAL, NOMINAL_TEXT, information
     )
 
 
@@ -245,10 +254,10 @@ def planned_retention(
     """Share of all spatial tokens that each layer will keep; () where nothing is pruned, or where
     the scene (schedules fitted per scene) or the question (`logistic`) decides.
     """
-    policy = Policy.of(config)
-    if not policy.prunes or policy.per_scene or policy.inner == "logistic":
+    policy = Policy.from_config(config)
+    if not policy.prunes or policy.per_scene or policy.in_llm == "logistic":
         return ()
-    share = policy.entering(NOMINAL_SPATIAL) / NOMINAL_SPATIAL
+    share = policy.num_kept_pre_llm(NOMINAL_SPATIAL) / NOMINAL_SPATIAL
     pruner = check_policy(config, shape, information=information)
     inside = pruner.schedule.retention if pruner is not None else (1.0,) * shape.num_layers
     return tuple(share * value for value in inside)
@@ -258,7 +267,7 @@ def describe_policy(config: PruningConfig, retention: tuple[float, ...]) -> str:
     """'adatoken3d keep_ratio 0.41'; where another setting fixes what is kept, that one and the mean
     that comes of it.
     """
-    policy = Policy.of(config)
+    policy = Policy.from_config(config)
     if not policy.prunes:
         return "none"
     if not policy.fixed_by:
@@ -308,8 +317,10 @@ def _adatoken3d(
     stairs = Staircase(shape.num_layers, ada.first_prune_layer, layer_list(ada.prune_layers))
     if ada.schedule == "stages":
         stairs = dataclasses.replace(stairs, prune_layers=layer_list(ada.stage_layers))
-    spatial, text, original = sizes
-    curve = adatoken_curve(ada, stairs, ratio, shape, spatial, text, information, original, share)
+    spatial, text, num_before_selection = sizes
+    curve = adatoken_curve(
+        ada, stairs, ratio, shape, spatial, text, information, num_before_selection, share
+    )
     return LayerPruner(
         "adatoken3d",
         _held(stairs, curve),

@@ -18,7 +18,7 @@ from ada3d_ros.errors import ConfigError, ModelError
 from ada3d_ros.geometry.voxel import voxel_coords, voxel_ids
 
 JITTER = 1e-3  # relative, on a DPP kernel's diagonal
-NEEDS_QUESTION = ("cond_dpp",)
+QUERY_CONDITIONED = ("cond_dpp",)
 
 
 @dataclass(frozen=True, eq=False, slots=True)

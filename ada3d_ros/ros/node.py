@@ -67,7 +67,7 @@ class AgentNode(LifecycleNode):
             on_error=lambda error: self.report_error(
                 "the inference thread", error, "".join(traceback.format_exception(error))
             ),
-            work_ahead=self._work_ahead,
+            run_background_step=self._run_background_step,
             run_batch=lambda jobs: self._ready_pipeline().ask_together(
                 [job.batch(job) for job in jobs]
             ),
@@ -139,7 +139,7 @@ class AgentNode(LifecycleNode):
             self.drops,
             self.get_logger().warning,
             self.report_error,
-            self.worker.nudge,
+            self.worker.notify,
         )
         self.get_logger().info(
             f"loading {info.name}: {info.parameters / 1e6:.1f} M parameters,"
@@ -277,10 +277,15 @@ class AgentNode(LifecycleNode):
         if "diagnostic_updater.period" in names:
             self._periodic[1].timer_period_ns = int(config.diagnostic_updater.period * 1e9)
 
-    def _work_ahead(self) -> bool:
+    def _run_background_step(self) -> bool:
         """On the inference thread, between questions: new keyframes, and the scene they make."""
         pipeline = self.pipeline
-        return self._active and not self._paused and pipeline is not None and pipeline.work_ahead()
+        return (
+            self._active
+            and not self._paused
+            and pipeline is not None
+            and pipeline.run_background_step()
+        )
 
     # -- what requests need
 

@@ -132,8 +132,8 @@ class RequestWorker:
 
     `submit` raises BusyError when the queue is full (or, under policy `reject`, when anything
     runs). `run_later` queues internal work (loading the model) before any job. Between jobs the
-    thread calls `work_ahead`, which does one bounded piece and says whether more is left; then
-    again at once, else after IDLE_PERIOD_S or a `nudge`.
+    thread calls `run_background_step`, which does one bounded piece and says whether more is left; then
+    again at once, else after IDLE_PERIOD_S or a `notify`.
 
     run_batch: runs several waiting jobs that have a `batch`, and returns a result or exception for
     each; at most `batch_size` of them, those in front of the queue.
@@ -143,7 +143,7 @@ class RequestWorker:
         self,
         name: str = "ada3d-inference",
         on_error: Callable[[BaseException], None] = lambda error: None,
-        work_ahead: Callable[[], bool] | None = None,
+        run_background_step: Callable[[], bool] | None = None,
         run_batch: Callable[[list[Job]], Sequence[Any]] | None = None,
     ) -> None:
         self.batch_size = 1
@@ -151,7 +151,7 @@ class RequestWorker:
         self._on_error = (
             on_error  # an answer that could not be delivered, or work ahead that failed
         )
-        self._work_ahead, self._nudged = work_ahead, False
+        self._run_background_step, self._notified = run_background_step, False
         self._condition = threading.Condition()
         self._internal: deque[Callable[[], None]] = deque()
         self._jobs: deque[Job] = deque()
@@ -178,10 +178,10 @@ class RequestWorker:
             self._internal.append(work)
             self._condition.notify()
 
-    def nudge(self) -> None:
+    def notify(self) -> None:
         """There is something to work ahead on."""
         with self._condition:
-            self._nudged = True
+            self._notified = True
             self._condition.notify()
 
     def submit(self, job: Job, policy: str, queue_size: int) -> None:
@@ -254,14 +254,16 @@ class RequestWorker:
         more = False
         while True:
             with self._condition:
-                patience_s = None if self._work_ahead is None else 0.0 if more else IDLE_PERIOD_S
+                patience_s = (
+                    None if self._run_background_step is None else 0.0 if more else IDLE_PERIOD_S
+                )
                 self._condition.wait_for(
-                    lambda: self._stopping or self._internal or self._jobs or self._nudged,
+                    lambda: self._stopping or self._internal or self._jobs or self._notified,
                     patience_s,
                 )
                 if self._stopping:
                     return
-                self._nudged = False
+                self._notified = False
                 internal = self._internal.popleft() if self._internal else None
                 self._running = jobs = self._take() if internal is None else ()
             if internal is not None:
@@ -275,7 +277,7 @@ class RequestWorker:
 
     def _one_piece_ahead(self) -> bool:
         try:
-            return self._work_ahead is not None and self._work_ahead()
+            return self._run_background_step is not None and self._run_background_step()
         except Exception as error:  # the thread outlives it
             self._on_error(error)
             return False

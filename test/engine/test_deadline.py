@@ -81,12 +81,14 @@ def test_the_newest_answers_count() -> None:
 
 def test_measured_of_an_answer() -> None:
     usage = TokenUsage(per_layer=(100, 100, 50, 50))
-    made = Measured.of(usage, StageTimings(first_token_s=0.4, decode_s=0.9, total_s=1.5), 10)
+    made = Measured.from_answer(
+        usage, StageTimings(first_token_s=0.4, decode_s=0.9, total_s=1.5), 10
+    )
     assert (made.tokens, made.first_token_s, made.generated) == (75.0, 0.4, 10)
     assert made.step_s == pytest.approx(0.1)
     assert made.rest_s == pytest.approx(0.2)
     for generated in (0, 1):
-        once = Measured.of(
+        once = Measured.from_answer(
             usage, StageTimings(first_token_s=0.4, decode_s=0.0, total_s=0.5), generated
         )
         assert math.isnan(once.step_s)

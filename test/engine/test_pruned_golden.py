@@ -70,7 +70,7 @@ def cases(shared_dir: Path, name: str) -> Iterator[Case]:
 
 
 def pruner_of(case: Case, flat: dict[str, Any]) -> LayerPruner:
-    policy = Policy.of(
+    policy = Policy.from_config(
         from_flat(
             {f"pruning.{name}": value for name, value in {"n_min": 1, **flat}.items()}
         ).pruning

@@ -149,7 +149,7 @@ def test_what_is_put_behind_equals_a_scene_in_that_order() -> None:
     prefill_question(decoder, prefix, question_of(early), 8)  # a question in between
     tokens = tokens_of(prompt)
     later = SpatialTokens(tokens.features[25:], tokens.xyz_m[25:], tokens.num_patches[25:], 0.2)
-    prefix.put_behind(prompt.embeds[start + 25 : start + N], later, SceneSnapshot())
+    prefix.append_tokens(prompt.embeds[start + 25 : start + N], later, SceneSnapshot())
     assert not prefix.ready
     while prefix.step():
         pass

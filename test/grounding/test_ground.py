@@ -209,7 +209,7 @@ def test_a_box_that_the_model_writes_of_the_place_is_taken(
     things = sorted(
         ROOM.boxes, key=lambda thing: float(np.linalg.norm(thing.center_m - shown.center_m))
     )
-    real = ground_phrase.speak
+    real = ground_phrase.generate_text
     for thing, is_taken in (
         (things[0], True),
         (things[-1], False),
@@ -217,7 +217,7 @@ def test_a_box_that_the_model_writes_of_the_place_is_taken(
         numbers = ", ".join(f"{value:.3f}" for value in (*thing.center_m, *thing.size_m))
         monkeypatch.setattr(
             ground_phrase,
-            "speak",
+            "generate_text",
             lambda *args, text=numbers: (real(*args)[0], f"It is at [{text}]."),
         )
         (box,) = pipeline.ground(Question("the red box", min_score=0.1)).boxes

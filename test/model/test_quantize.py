@@ -227,7 +227,9 @@ def test_the_engine_runs_on_them(weights: str, strategy: str) -> None:
         )
     assert (decoder.dtype, decoder.device.type) == (torch.float32, "cpu")
     prompt = PromptSequence(torch.randn(60, 64), torch.arange(60), (10, 50), torch.rand(40, 3))
-    policy = Policy.of(from_flat({"pruning.strategy": strategy, "pruning.keep_ratio": 0.6}).pruning)
+    policy = Policy.from_config(
+        from_flat({"pruning.strategy": strategy, "pruning.keep_ratio": 0.6}).pruning
+    )
     outputs = []
     for one in (decoder, rounded):
         output = prefill(

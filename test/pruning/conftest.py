@@ -47,7 +47,7 @@ def config_of(flat: Mapping[str, Any]) -> PruningConfig:
 def policy_of(strategy: str, keep_ratio: float = math.nan, **flat: Any) -> Policy:
     """A checked policy; settings as keywords with __ for the dot (adatoken3d__budget__mode)."""
     named = {name.replace("__", "."): value for name, value in flat.items()}
-    return Policy.of(config_of({"strategy": strategy, **named}), keep_ratio)
+    return Policy.from_config(config_of({"strategy": strategy, **named}), keep_ratio)
 
 
 def generator(seed: int) -> torch.Generator:

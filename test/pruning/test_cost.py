@@ -153,7 +153,7 @@ def test_cost_of_a_pruned_prompt() -> None:
     assert (pdrop.kv_bytes, pdrop.unpruned_kv_bytes) == tuple(
         kv_bytes(LLAMA_7B, n, 2) for n in (tokens, [1720] * 32)
     )
-    few = cost_of(LLAMA_7B, [128] * 32, 61, 2, original=1659)
+    few = cost_of(LLAMA_7B, [128] * 32, 61, 2, num_before_selection=1659)
     assert few.unpruned_prefill_flops == pdrop.unpruned_prefill_flops
     assert few.rank_flops == 0.0
 

@@ -155,9 +155,9 @@ def made_anew(flat: dict[str, Any]) -> Outcome:
     """All that a question's answer depends on: the choice, the tokens it makes, every layer's
     tokens and the logits.
     """
-    policy, scene = Policy.of(config_of(flat)), scene_3d(147)
+    policy, scene = Policy.from_config(config_of(flat)), scene_3d(147)
     features, chosen = scene.features, torch.arange(147)
-    if policy.entering(147) < 147:
+    if policy.num_kept_pre_llm(147) < 147:
         selection = policy.select(scene)
         features, chosen = selection.merge(scene.features), selection.kept
     made = generator(8)
@@ -272,7 +272,7 @@ def test_the_weights_of_information_act_on_a_file_too(
         "adatoken3d.on_degenerate": "flat",
     }
     curves = [
-        Policy.of(config_of({**settings, **extra}), 0.41).pruner(SHAPE)
+        Policy.from_config(config_of({**settings, **extra}), 0.41).pruner(SHAPE)
         for extra in ({}, {f"adatoken3d.inf.{key}": value})
     ]
     assert curves[0] is not None

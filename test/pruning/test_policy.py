@@ -50,7 +50,7 @@ def run(policy: Policy, scene: Candidates, text: int = 6) -> tuple[PrefillOutput
     """Scene -> choice -> prompt -> pruned prefill; the indices into the scene that entered."""
     total = len(scene.features)
     features, kept = scene.features, torch.arange(total)
-    if policy.entering(total) < total:
+    if policy.num_kept_pre_llm(total) < total:
         selection = policy.select(scene)
         features, kept = selection.merge(scene.features), selection.kept
     project = torch.randn(features.shape[1], WIDTH, generator=generator(9)) / 4
@@ -109,15 +109,15 @@ def test_names_are_split() -> None:
 
 
 def test_what_enters_the_language_model() -> None:
-    assert policy_of("voxel_dpp", 0.3).entering(200) == 60
-    assert policy_of("voxel_dpp+pdrop", 0.36).entering(200) == 120  # the square root
-    assert policy_of("voxel_dpp+pdrop", 0.36, pre_keep_ratio=0.5).entering(200) == 100
-    assert policy_of("pdrop", 0.3).entering(200) == 200
-    assert policy_of("voxel_dpp", 0.3).entering(20) == 8  # n_min
-    assert policy_of("voxel_dpp", 0.3).entering(5) == 5
-    assert policy_of("voxel_dpp", 0.3).entering(0) == 0
-    assert policy_of("voxel_dpp", 1.0).entering(200) == 200
-    assert policy_of("voxel_dpp", 0.29).entering(100) == 29
+    assert policy_of("voxel_dpp", 0.3).num_kept_pre_llm(200) == 60
+    assert policy_of("voxel_dpp+pdrop", 0.36).num_kept_pre_llm(200) == 120  # the square root
+    assert policy_of("voxel_dpp+pdrop", 0.36, pre_keep_ratio=0.5).num_kept_pre_llm(200) == 100
+    assert policy_of("pdrop", 0.3).num_kept_pre_llm(200) == 200
+    assert policy_of("voxel_dpp", 0.3).num_kept_pre_llm(20) == 8  # n_min
+    assert policy_of("voxel_dpp", 0.3).num_kept_pre_llm(5) == 5
+    assert policy_of("voxel_dpp", 0.3).num_kept_pre_llm(0) == 0
+    assert policy_of("voxel_dpp", 1.0).num_kept_pre_llm(200) == 200
+    assert policy_of("voxel_dpp", 0.29).num_kept_pre_llm(100) == 29
 
 
 @pytest.mark.parametrize("mode", ["endpoint", "flops"])
@@ -176,9 +176,11 @@ def test_flops_budget_is_a_share_of_the_unpruned_prompt_with_a_choice_before_it(
         adatoken3d__budget__mode="flops",
         adatoken3d__budget__value=0.4,
     )
-    pruner = policy.pruner(SHAPE, policy.entering(5000), 5000, 60)
+    pruner = policy.pruner(SHAPE, policy.num_kept_pre_llm(5000), 5000, 60)
     assert pruner is not None
-    cost = cost_of(SHAPE, pruner.counts(policy.entering(5000), None), 60, 4, original=5000)
+    cost = cost_of(
+        SHAPE, pruner.counts(policy.num_kept_pre_llm(5000), None), 60, 4, num_before_selection=5000
+    )
     assert cost.prefill_flops / cost.unpruned_prefill_flops == pytest.approx(0.4, abs=2e-3)
 
 
@@ -309,7 +311,7 @@ def test_entering_with_less_than_is_to_be_kept() -> None:
     ):
         policy_of("voxel_dpp+pdrop", 0.5, pre_keep_ratio=0.3)
     assert (
-        policy_of("voxel_dpp", 0.5, pre_keep_ratio=0.3).entering(100) == 50
+        policy_of("voxel_dpp", 0.5, pre_keep_ratio=0.3).num_kept_pre_llm(100) == 50
     )  # one strategy alone: not asked
 
 
@@ -385,7 +387,9 @@ def test_unknown_names_get_the_nearest() -> None:
             ConfigError,
             match=rf"ratios '{re.escape(wrong)}': each must be a share of all spatial tokens",
         ):
-            Policy.of(config_of({"strategy": "pdrop", "pdrop.ratios": wrong})).pruner(SHAPE)
+            Policy.from_config(config_of({"strategy": "pdrop", "pdrop.ratios": wrong})).pruner(
+                SHAPE
+            )
 
 
 # -- few tokens, degenerate information
@@ -486,7 +490,7 @@ def test_a_fixed_budget_is_of_all_tokens_when_two_are_joined() -> None:
             adatoken3d__budget__value=0.4,
             adatoken3d__budget__semantics=semantics,
         )
-        pruner = policy.pruner(SHAPE, policy.entering(5000), 5000, 60)
+        pruner = policy.pruner(SHAPE, policy.num_kept_pre_llm(5000), 5000, 60)
         assert pruner is not None
         assert reads(pruner.counts(4000, None)) == pytest.approx(2000, abs=5)
 
@@ -519,7 +523,7 @@ def test_ratios_that_rise_are_refused() -> None:
         },
     ):
         with pytest.raises(ConfigError, match="must fall: they are shares of all tokens"):
-            Policy.of(config_of(flat)).pruner(SHAPE)
+            Policy.from_config(config_of(flat)).pruner(SHAPE)
 
 
 def test_what_is_in_force_in_words() -> None:

@@ -170,7 +170,7 @@ def small_bag(
 
 
 @dataclass
-class Heard:
+class EmissionGuard:
     """What a subscriber got, in order of arrival."""
 
     poses: list[int]
@@ -184,7 +184,7 @@ class Playback:
     """A player in a context of its own, its play() on a thread, and a node that listens."""
 
     def __init__(self, listener: Node, domain: int, bag: Path, **options: Any) -> None:
-        self.heard = Heard([], [], [], [], [])
+        self.heard = EmissionGuard([], [], [], [], [])
         for topic, store in (("/pose", self.heard.poses), ("/late_pose", self.heard.late_poses)):
             listener.create_subscription(
                 PoseStamped, topic, lambda m, s=store, t=topic: self._hear_pose(m, s, t), 200
@@ -223,7 +223,7 @@ class Playback:
         )
         self._thread.start()
 
-    def finish(self, timeout_s: float = 10.0) -> Heard:
+    def finish(self, timeout_s: float = 10.0) -> EmissionGuard:
         self._thread.join(timeout_s)
         assert not self._thread.is_alive(), "play() did not end"
         assert self.error is None, repr(self.error)

@@ -212,12 +212,12 @@ class Ahead:
 
 
 def working_ahead(ahead: Any, **options: Any) -> RequestWorker:
-    return RequestWorker(work_ahead=ahead, **options)
+    return RequestWorker(run_background_step=ahead, **options)
 
 
 @pytest.fixture
 def never_idle(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No look for work without a reason: a job, a nudge, or more that is left."""
+    """No look for work without a reason: a job, a notify, or more that is left."""
     monkeypatch.setattr("ada3d_ros.ros.worker.IDLE_PERIOD_S", 1000.0)
 
 
@@ -228,7 +228,7 @@ def test_a_nudge_wakes_it_and_it_goes_on_until_nothing_is_left() -> None:
     try:
         for count in (5, 1, 3):
             ahead.left, before = count, ahead.done
-            worker.nudge()
+            worker.notify()
             assert wait_until(lambda before=before, count=count: ahead.done == before + count)
         assert wait_until(
             lambda: ahead.looks == 9 + 3
@@ -266,14 +266,14 @@ def test_a_job_waits_for_one_piece_at_most() -> None:
     results: list[Any] = []
     worker = working_ahead(ahead)
     try:
-        worker.nudge()
+        worker.notify()
         for number in range(1, 6):
             assert ahead.begun.acquire(timeout=10.0)  # in the middle of a piece
             for _ in range(2):
                 worker.submit(
                     job(lambda _: done_before.append(ahead.done) or "done", results), "queue", 8
                 )
-            worker.nudge()
+            worker.notify()
             assert len(results) == 2 * (number - 1)
             ahead.release.release()
             assert wait_until(lambda number=number: len(results) == 2 * number)
@@ -289,7 +289,7 @@ def test_loading_comes_before_work_ahead() -> None:
     ahead, order = Ahead(2, held=True), list[str]()
     worker = working_ahead(ahead)
     try:
-        worker.nudge()
+        worker.notify()
         assert ahead.begun.acquire(timeout=10.0)
         worker.run_later(lambda: order.append(f"loaded after {ahead.done}"))
         worker.submit(job(lambda _: order.append(f"answered after {ahead.done}"), []), "queue", 1)
@@ -316,14 +316,14 @@ def test_a_piece_that_fails_is_said_and_the_thread_lives_on() -> None:
 
     worker = working_ahead(piece, on_error=errors.append)
     try:
-        worker.nudge()
+        worker.notify()
         assert wait_until(lambda: len(errors) == 1)
         worker.submit(job(lambda _: "done", results), "queue", 1)
         assert wait_until(lambda: results == ["done"])
         assert wait_until(
             lambda: asked == [0, 1, 2]
         )  # one more behind the job, and one that found nothing
-        worker.nudge()
+        worker.notify()
         assert wait_until(lambda: [str(error) for error in errors] == ["planted", "again"])
         assert worker.alive
     finally:
@@ -334,7 +334,7 @@ def test_a_piece_that_fails_is_said_and_the_thread_lives_on() -> None:
 def test_stop_leaves_pieces_undone() -> None:
     ahead = Ahead(10**9)
     worker = working_ahead(ahead)
-    worker.nudge()
+    worker.notify()
     assert wait_until(lambda: ahead.done > 3)
     assert worker.stop()
     assert not worker.alive
@@ -345,6 +345,6 @@ def test_stop_leaves_pieces_undone() -> None:
 def test_nudges_without_work_ahead_do_nothing(worker: RequestWorker) -> None:
     results: list[Any] = []
     for _ in range(100):
-        worker.nudge()
+        worker.notify()
     worker.submit(job(lambda _: "done", results), "queue", 1)
     assert wait_until(lambda: results == ["done"])

@@ -237,7 +237,7 @@ def unpruned_prompts(
     loaded: LoadedModel, scenes: Sequence[Scene], questions: Sequence[str]
 ) -> list[PromptSequence]:
     """Every question about every scene, all spatial tokens in it; scene by scene."""
-    policy = Policy.of(from_flat({"pruning.strategy": "none"}).pruning)
+    policy = Policy.from_config(from_flat({"pruning.strategy": "none"}).pruning)
     return [
         scene_prompt(loaded, scene, question, policy)[0]
         for scene in scenes

@@ -57,7 +57,7 @@ def measure_scenes(
     goes to stderr.
     """
     policy, samples, sizes = (
-        Policy.of(from_flat({"pruning.strategy": "none"}).pruning),
+        Policy.from_config(from_flat({"pruning.strategy": "none"}).pruning),
         Samples(),
         list[int](),
     )

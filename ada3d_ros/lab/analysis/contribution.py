@@ -133,7 +133,9 @@ def _retention(
 ) -> dict[str, Any]:
     pruning = dataclasses.replace(pruning, strategy="adatoken3d", keep_ratio=keep_ratio)
     try:
-        pruner = Policy.of(pruning, keep_ratio).pruner(shape, information=tuple(map(float, I)))
+        pruner = Policy.from_config(pruning, keep_ratio).pruner(
+            shape, information=tuple(map(float, I))
+        )
     except ConfigError as error:
         return {"error": str(error)}
     curve = np.ones(shape.num_layers) if pruner is None else np.array(pruner.schedule.retention)

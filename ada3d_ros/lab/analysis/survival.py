@@ -70,7 +70,7 @@ def kept_by_layer(
     prompt, chosen = scene_prompt(loaded, scene, question, policy)
     entered = len(chosen.kept)
     text = prompt.embeds.shape[0] - entered
-    pruner = policy.pruner(shape, entered, chosen.original, text)
+    pruner = policy.pruner(shape, entered, chosen.num_before_selection, text)
     if pruner is None:
         return [chosen.kept] * shape.num_layers
     return [chosen.kept[stage] for stage in prefill(decoder, prompt, 1, pruner).kept]
@@ -120,10 +120,14 @@ def prompt_cost(
     decoder = loaded.model.decoder
     prompt, chosen = scene_prompt(loaded, scene, question, policy)
     entered, text = len(chosen.kept), prompt.embeds.shape[0] - len(chosen.kept)
-    pruner = policy.pruner(decoder_shape(decoder.config), entered, chosen.original, text)
+    pruner = policy.pruner(
+        decoder_shape(decoder.config), entered, chosen.num_before_selection, text
+    )
     lag = pruner.rank_lag if pruner is not None else 0
     size = decoder.dtype.itemsize
-    return asdict(cost_of(decoder_shape(decoder.config), counts, text, size, lag, chosen.original))
+    return asdict(
+        cost_of(decoder_shape(decoder.config), counts, text, size, lag, chosen.num_before_selection)
+    )
 
 
 def _survive(
@@ -139,8 +143,8 @@ def _survive(
     }
     xyz_m = scene.tokens.xyz_m
     try:
-        policy = Policy.of(strategy.config, strategy.keep_ratio)
-        depends = bool(policy.inner) or policy.needs_question
+        policy = Policy.from_config(strategy.config, strategy.keep_ratio)
+        depends = bool(policy.in_llm) or policy.is_query_conditioned
         asked = (
             questions if depends else questions[:1]
         )  # the choice is the scene's: one question stands for all
@@ -173,8 +177,8 @@ def _survive(
 
 def _merges(policy: Policy) -> bool:
     """Whether tokens that are not kept live on in the mean of one that is."""
-    return policy.pre == "coarse_voxels" or (
-        policy.pre == "voxel_dpp" and policy.config.voxel_dpp.merge
+    return policy.pre_llm == "coarse_voxels" or (
+        policy.pre_llm == "voxel_dpp" and policy.config.voxel_dpp.merge
     )
 
 

@@ -125,8 +125,8 @@ class _Asked:
                     "N": self.spatial,
                     "questions": count,
                     "ratio": ratio_of(each, one, self.device),
-                    "together_ms": Spread.of([t.of(self.device) * 1e3 for t in each]),
-                    "alone_ms": Spread.of([t.of(self.device) * 1e3 for t in one]),
+                    "together_ms": Spread.from_values([t.of(self.device) * 1e3 for t in each]),
+                    "alone_ms": Spread.from_values([t.of(self.device) * 1e3 for t in one]),
                     "same_ids": same_ids(outputs, alone[:count]),
                     "logits_error": float(
                         (torch.stack(first) - expected).abs().max() / expected.abs().max()

@@ -78,7 +78,9 @@ def interleaved(
 
 def ratio_of(times: Sequence[Timing], baseline: Sequence[Timing], device: torch.device) -> Spread:
     """Repetition by repetition."""
-    return Spread.of([a.of(device) / b.of(device) for a, b in zip(times, baseline, strict=True)])
+    return Spread.from_values(
+        [a.of(device) / b.of(device) for a, b in zip(times, baseline, strict=True)]
+    )
 
 
 SUITES = {  # name: what it measures

@@ -108,7 +108,7 @@ class _Asked:
         self.rival = TransformersRival(decoder)
 
     def _pruner(self, name: str) -> LayerPruner:
-        policy = Policy.of(from_flat({"pruning.strategy": name}).pruning, KEEP_RATIO)
+        policy = Policy.from_config(from_flat({"pruning.strategy": name}).pruning, KEEP_RATIO)
         pruner = pruner_for(self.decoder, policy, self.prompt, len(self.scene.rows))
         assert pruner is not None
         return pruner
@@ -195,7 +195,7 @@ class _Asked:
         shape, spatial = decoder_shape(self.decoder.config), len(self.scene.rows)
         counts = self.pruners["adatoken3d"].counts(spatial, None)
         text, element = SYSTEM_TEXT + QUESTION_TEXT, self.prompt.embeds.element_size()
-        cost = cost_of(shape, counts, text, element, original=spatial)
+        cost = cost_of(shape, counts, text, element, num_before_selection=spatial)
         keys = [SYSTEM_TEXT + spatial] * shape.num_layers
         full = prefill_macs(shape, [text + spatial] * shape.num_layers)
         ratios: dict[str, Spread | float] = {
@@ -221,11 +221,12 @@ class _Asked:
             "keep_ratio_achieved": float(np.mean(counts)) / spatial,
             "kv_mib": kv_bytes(shape, [text + spatial] * shape.num_layers, element) / 2**20,
             "ms": {
-                name: Spread.of([t.of(self.device) * 1e3 for t in values])
+                name: Spread.from_values([t.of(self.device) * 1e3 for t in values])
                 for name, values in times.items()
             },
             "wall_ms": {
-                name: Spread.of([t.wall_s * 1e3 for t in values]) for name, values in times.items()
+                name: Spread.from_values([t.wall_s * 1e3 for t in values])
+                for name, values in times.items()
             },
         }
 

@@ -150,14 +150,16 @@ class _Bench:
                     "engine": v.engine,
                     "prefill": v.prefill,
                     "keep_ratio_achieved": v.keep_ratio,
-                    "ms_per_token": Spread.of([t.of(self.device) * 1e3 for t in each]),
-                    "wall_ms_per_token": Spread.of([t.wall_s * 1e3 for t in each]),
-                    "floor_ms": Spread.of([t.of(self.device) * 1e3 for t in floors]),
+                    "ms_per_token": Spread.from_values([t.of(self.device) * 1e3 for t in each]),
+                    "wall_ms_per_token": Spread.from_values([t.wall_s * 1e3 for t in each]),
+                    "floor_ms": Spread.from_values([t.of(self.device) * 1e3 for t in floors]),
                     "floor_ratio": ratio_of(each, floors, self.device),
                     "transformers_ratio": ratio_of(v.times[1:], rival, self.device),
                     "weight_mib": weights / 2**20,
                     "kv_mib": v.kv_bytes / 2**20,
-                    "bandwidth_gb_s": Spread.of([moved / t.of(self.device) / 1e9 for t in passes]),
+                    "bandwidth_gb_s": Spread.from_values(
+                        [moved / t.of(self.device) / 1e9 for t in passes]
+                    ),
                 }
             )
         return rows

@@ -124,7 +124,7 @@ class _Place:
         made = torch.Generator().manual_seed(seed)
         embeds = torch.randn(questions, QUESTION_TEXT, decoder.config.hidden_size, generator=made)
         self.questions = embeds.to(self.device, decoder.dtype)
-        policy = Policy.of(
+        policy = Policy.from_config(
             from_flat({"pruning.strategy": STRATEGY, "pruning.seed": seed}).pruning, KEEP_RATIO
         )
         self.pruner = pruner_for(decoder, policy, scene.prompt(), len(scene.rows))
@@ -206,13 +206,13 @@ class _Place:
 def row(variant: str, scenes: Sequence[_Place], spatial: int) -> dict[str, Any]:
     """One variant over all scenes; ratios scene by scene."""
     ms = [t.of(scene.device) * 1e3 for scene in scenes for t in scene.times[variant]]
-    ratio = Spread.of([scene.total_s(variant) / scene.total_s(BASE) for scene in scenes])
+    ratio = Spread.from_values([scene.total_s(variant) / scene.total_s(BASE) for scene in scenes])
     return {
         "variant": variant,
         "N": spatial,
         "keep_ratio_achieved": scenes[0].kept[variant],
         "total_s": sum(scene.total_s(variant) for scene in scenes),
-        "build_ms": Spread.of(
+        "build_ms": Spread.from_values(
             [scene.build_s(variant) * 1e3 for scene in scenes] if variant in WARM else []
         ),
         "question_ms": {

@@ -162,7 +162,9 @@ def measure(
                 "predicted_weight_bytes": plan.decoder_layers + plan.embeddings,
                 "prefill_peak_bytes": peaks[v.weights],
                 "predicted_prefill_bytes": plan.prefill + plan.kv_cache,
-                "decode_ms": Spread.of([t.of(device) * 1e3 for t in decode_times[v.weights]]),
+                "decode_ms": Spread.from_values(
+                    [t.of(device) * 1e3 for t in decode_times[v.weights]]
+                ),
                 "decode_ratio": ratio_of(
                     decode_times[v.weights], decode_times[base.weights], device
                 ),

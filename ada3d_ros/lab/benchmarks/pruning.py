@@ -97,7 +97,7 @@ def choose(scene: BenchScene, policy: Policy) -> Selection:
     question where it asks.
     """
     candidates = scene.candidates
-    if policy.needs_question:
+    if policy.is_query_conditioned:
         candidates = replace(
             candidates, relevance=question_relevance(scene.rows, scene.text[SYSTEM_TEXT:])
         )
@@ -117,12 +117,12 @@ def make_variant(
     """Chooses before the language model (timed), builds the prompt and the pruner. Raises
     ConfigError out of reach.
     """
-    policy = Policy.of(
+    policy = Policy.from_config(
         from_flat({"pruning.strategy": strategy, "pruning.seed": seed}).pruning, keep
     )
     total, device = len(scene.rows), scene.rows.device
     kept, seconds = torch.arange(total, device=device), list[float]()
-    if policy.entering(total) < total:
+    if policy.num_kept_pre_llm(total) < total:
         kept = choose(scene, policy).kept  # also the warm-up
         seconds = [
             timed(lambda: choose(scene, policy), device).of(device) for _ in range(repetitions)
@@ -250,14 +250,14 @@ class _Bench:
             text=len(v.prompt.positions) - output.counts[0],
             element_size=v.prompt.embeds.element_size(),
             rank_lag=v.pruner.rank_lag if v.pruner is not None else 0,
-            original=total,
+            num_before_selection=total,
         )
         last, xyz = v.entered[output.kept[-1]], self.scene.candidates.xyz_m
         measured, flop_ratio = (
             ratio_of(times, baseline, device),
             cost.prefill_flops / cost.unpruned_prefill_flops,
         )
-        overhead = Spread.of(v.shares[1:])  # without the warm-up
+        overhead = Spread.from_values(v.shares[1:])  # without the warm-up
         target: float | None = TOLERANCE * flop_ratio
         if (
             device.type == "cuda"
@@ -278,11 +278,11 @@ class _Bench:
             "prefill_over_flops": measured.median / flop_ratio,
             "rank_share": overhead,
             "rank_flop_share": cost.rank_flops / (cost.prefill_flops + cost.rank_flops),
-            "selection_ms": Spread.of([s * 1e3 for s in v.selection_s]),
-            "prefill_ms": Spread.of([t.of(device) * 1e3 for t in times]),
-            "prefill_wall_ms": Spread.of([t.wall_s * 1e3 for t in times]),
+            "selection_ms": Spread.from_values([s * 1e3 for s in v.selection_s]),
+            "prefill_ms": Spread.from_values([t.of(device) * 1e3 for t in times]),
+            "prefill_wall_ms": Spread.from_values([t.wall_s * 1e3 for t in times]),
             "decode_ratio": ratio_of(steps, base_steps, device),
-            "decode_step_ms": Spread.of([t.of(device) * 1e3 for t in steps]),
+            "decode_step_ms": Spread.from_values([t.of(device) * 1e3 for t in steps]),
             "prefill_tflop": cost.prefill_flops / 1e12,
             "decode_gflop": cost.decode_flops / 1e9,
             "kv_ratio": cost.kv_bytes / cost.unpruned_kv_bytes,
@@ -330,7 +330,9 @@ class _Bench:
         return [
             row
             | {
-                "first_token_ms": Spread.of([t.of(self.device) * 1e3 for t in times[v.name]]),
+                "first_token_ms": Spread.from_values(
+                    [t.of(self.device) * 1e3 for t in times[v.name]]
+                ),
                 "first_token_ratio": ratio_of(times[v.name], base, self.device),
                 "peak_memory_mib": peaks[v.name],
             }

@@ -180,7 +180,7 @@ class _Keyframes:
         front = copy.copy(self.front)
         new = torch.nonzero(find_voxels(self.base.sums.coords, table.sums.coords) < 0)[:, 0]
         tokens = self.tokens(table.sums.at(new))
-        front.put_behind(self.model.project(tokens.features), tokens, SceneSnapshot())
+        front.append_tokens(self.model.project(tokens.features), tokens, SceneSnapshot())
         while front.step():
             pass
         return len(new)
@@ -248,7 +248,7 @@ def milliseconds(times: Sequence[Timing], device: torch.device) -> dict[str, Any
     return {
         "p50_ms": float(np.percentile(values, 50)),
         "p95_ms": float(np.percentile(values, 95)),
-        "ms": Spread.of(values),
+        "ms": Spread.from_values(values),
     }
 
 

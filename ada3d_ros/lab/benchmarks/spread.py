@@ -21,7 +21,7 @@ class Spread:
     n: int
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> Spread:
+    def from_values(cls, values: Sequence[float]) -> Spread:
         if not values:
             return cls(math.nan, math.nan, math.nan, 0)
         return cls(float(np.median(values)), float(min(values)), float(max(values)), len(values))

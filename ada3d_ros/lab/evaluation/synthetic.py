@@ -164,7 +164,7 @@ def open_pipeline(
     return pipeline
 
 
-def look(pipeline: Ada3DPipeline, frames: Sequence[RgbdFrame]) -> None:
+def load_room(pipeline: Ada3DPipeline, frames: Sequence[RgbdFrame]) -> None:
     """Forget the last room and see this one. Raises ConfigError where a view was not admitted."""
     pipeline.reset_scene()
     for frame in frames:
@@ -253,7 +253,7 @@ def evaluate(
                 )
                 about, before = (before if shuffle else (asked, boxes)), (asked, boxes)
                 if about is not None:  # shuffled, the first room's views answer nothing
-                    look(pipeline, frames_of(rooms, views, b))
+                    load_room(pipeline, frames_of(rooms, views, b))
                     ask_room(pipeline, *about, tally)
                 bar.update()
     seconds = time.perf_counter() - started

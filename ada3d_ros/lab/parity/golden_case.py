@@ -130,7 +130,7 @@ def homogeneous(K: torch.Tensor) -> torch.Tensor:
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Visual:
+class SceneContext:
     """One scene or image of a case: its recorded arrays by name, and its projected rows (N, D)."""
 
     name: str
@@ -140,7 +140,7 @@ class Visual:
 
 
 @torch.inference_mode()
-def run_scene(model: Llava3D, name: str, views: MultiViewInput) -> Visual:
+def run_scene(model: Llava3D, name: str, views: MultiViewInput) -> SceneContext:
     """A scene through tower, position embedding, pooling, projector and cap."""
     features = model.encode_views(views.pixels)
     xyz = sample_patch_points(views, model.config.vision.patches_per_side)
@@ -165,11 +165,11 @@ def run_scene(model: Llava3D, name: str, views: MultiViewInput) -> Visual:
         "projected_features": model.project(pooled.features),
     }
     tokens = cap_spatial_tokens(pooled, model.config.token_cap, scramble=True)
-    return Visual(name, arrays, model.project(tokens.features), True)
+    return SceneContext(name, arrays, model.project(tokens.features), True)
 
 
 @torch.inference_mode()
-def run_image(model: Llava3D, name: str, rgb: torch.Tensor, aspect: str) -> Visual:
+def run_image(model: Llava3D, name: str, rgb: torch.Tensor, aspect: str) -> SceneContext:
     """One 2D image, rgb (1, H, W, 3) or (H, W, 3) uint8, through tower and projector."""
     vision = model.config.vision
     pixels = preprocess_color(
@@ -181,7 +181,7 @@ def run_image(model: Llava3D, name: str, rgb: torch.Tensor, aspect: str) -> Visu
     )[None]
     features = model.encode_views(pixels)
     rows = model.project(features[0])
-    return Visual(
+    return SceneContext(
         name,
         {"pixel_values": pixels, "vision_features": features, "projected_features": rows[None]},
         rows,
@@ -243,7 +243,7 @@ class GoldenCase:
         )
         return {"dataset": "scannet", "depth_scale": 1000} | settings
 
-    def run_visuals(self, aspect: str) -> list[Visual]:
+    def run_visuals(self, aspect: str) -> list[SceneContext]:
         """Every scene and image of the case; images by `aspect`, or by the case's own where that is
         empty.
         """
@@ -264,15 +264,15 @@ class GoldenCase:
 
 @torch.inference_mode()
 def build_rows(
-    case: GoldenCase, visuals: list[Visual], prefix: str
-) -> tuple[list[PromptSequence], list[Visual | None]]:
+    case: GoldenCase, visuals: list[SceneContext], prefix: str
+) -> tuple[list[PromptSequence], list[SceneContext | None]]:
     """The prompt of every sample, and which visual it took.
 
     A batch does not record which sample took which visual. Of the unused ones whose number of rows
     fits the sample's recorded length, the nearest to the recorded embeddings is taken (they are
     compared afterwards all the same).
     """
-    prompts, taken, unused = [], list[Visual | None](), list(visuals)
+    prompts, taken, unused = [], list[SceneContext | None](), list(visuals)
     embeds, mask = (
         case.expected.get(prefix + "inputs_embeds"),
         case.expected.get(prefix + "attention_mask"),
@@ -302,8 +302,8 @@ def build_rows(
 
 
 def _nearest_visual(
-    candidates: list[Visual], ids: list[int], recorded: torch.Tensor | None
-) -> Visual:
+    candidates: list[SceneContext], ids: list[int], recorded: torch.Tensor | None
+) -> SceneContext:
     if recorded is None or len(candidates) == 1:
         return candidates[0]
     start, length = ids.index(IMAGE_ID), len(recorded) - len(ids) + 1

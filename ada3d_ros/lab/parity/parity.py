@@ -22,8 +22,8 @@ from ada3d_ros.lab.benchmarks.comparison import Row, compare, exact
 from ada3d_ros.lab.parity.golden_case import (
     CASE_FILES,
     GoldenCase,
+    SceneContext,
     Tensors,
-    Visual,
     build_rows,
     find_tokenizer,
     homogeneous,
@@ -74,7 +74,7 @@ def check_case(folder: Path) -> Iterator[Row]:
 
 
 def _by_name(
-    case: GoldenCase, visuals: list[Visual], taken: list[Visual | None], prefix: str
+    case: GoldenCase, visuals: list[SceneContext], taken: list[SceneContext | None], prefix: str
 ) -> Tensors:
     """Arrays by recorded name: `s0.depth_m` of one visual, and without prefix those of all scenes
     in batch order.

@@ -345,12 +345,12 @@ def test_survivors_are_those_of_the_last_layer(
     loaded: LoadedModel, scene: Scene, analysed: dict[str, Any], arrays: dict[str, np.ndarray]
 ) -> None:
     for strategy in named_strategies(("adatoken3d", UNROPED, "uniform"), KEEP, AgentConfig()):
-        policy = Policy.of(strategy.config, strategy.keep_ratio)
+        policy = Policy.from_config(strategy.config, strategy.keep_ratio)
         prompt, chosen = scene_prompt(loaded, scene, QUESTIONS[0], policy)
         kept = chosen.kept
-        if policy.inner:
+        if policy.in_llm:
             pruner = policy.pruner(
-                decoder_shape(loaded.model.decoder.config), len(kept), chosen.original
+                decoder_shape(loaded.model.decoder.config), len(kept), chosen.num_before_selection
             )
             kept = prefill(loaded.model.decoder, prompt, pruner=pruner).kept[-1]
         mask = arrays[mask_name(0, strategy.label, strategy.keep_ratio)]
@@ -394,7 +394,7 @@ def test_indices_of_joined_strategies_are_those_of_the_scene(
 ) -> None:
     """What the decoder keeps are places among the tokens that entered, not among all."""
     (joined,) = named_strategies(("random+adatoken3d",), (0.41,), AgentConfig())
-    policy = Policy.of(joined.config, 0.41)
+    policy = Policy.from_config(joined.config, 0.41)
     kept = kept_by_layer(loaded, scene, QUESTIONS[0], policy)
     _, chosen = scene_prompt(loaded, scene, QUESTIONS[0], policy)
     assert kept[0].tolist() == chosen.kept.tolist()

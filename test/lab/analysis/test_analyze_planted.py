@@ -126,9 +126,9 @@ def test_rotary_preference_for_late_tokens_shows_as_position_bias(
     )  # pair 4 turns by 0.01 per position
     scene, biases = read_scene(made, "room:0", AgentConfig()), {}
     for strategy in named_strategies(("adatoken3d", UNROPED), (0.41,), AgentConfig()):
-        kept = kept_by_layer(made, scene, "What is in the room?", Policy.of(strategy.config, 0.41))[
-            -1
-        ]
+        kept = kept_by_layer(
+            made, scene, "What is in the room?", Policy.from_config(strategy.config, 0.41)
+        )[-1]
         biases[strategy.label] = float(kept.double().mean()) / (len(scene.tokens.xyz_m) - 1)
     assert biases["adatoken3d"] > 0.7
     assert abs(biases[UNROPED] - 0.5) < 0.15

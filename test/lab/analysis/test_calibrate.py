@@ -79,11 +79,11 @@ def test_a_file_that_the_strategy_takes(
     loaded, _ = open_model(from_flat({"model.path": str(model)}).model)
     shape = decoder_shape(loaded.model.decoder.config)
     for keep in (0.5, 0.7):  # another keep ratio than the file's is fitted from its curve
-        pruner = Policy.of(from_flat(settings).pruning, keep).pruner(shape)
+        pruner = Policy.from_config(from_flat(settings).pruning, keep).pruner(shape)
         assert pruner is not None
         assert pruner.schedule.mean == pytest.approx(keep, abs=1e-5)
         assert (np.diff(pruner.schedule.retention) <= 0).all()
-    pruner = Policy.of(from_flat(settings).pruning, 0.5).pruner(shape)
+    pruner = Policy.from_config(from_flat(settings).pruning, 0.5).pruner(shape)
     assert pruner is not None
     assert pruner.schedule.retention == pytest.approx(calibration.retention, abs=1e-6)
 
@@ -153,9 +153,13 @@ def test_patches_know_their_token(model: Path) -> None:
         loaded,
         scene,
         "Is it at [0, 1, 2]?",
-        Policy.of(from_flat({"pruning.strategy": "none"}).pruning),
+        Policy.from_config(from_flat({"pruning.strategy": "none"}).pruning),
     )
-    assert chosen.original == prompt.spatial_span[1] - prompt.spatial_span[0] == len(counts)
+    assert (
+        chosen.num_before_selection
+        == prompt.spatial_span[1] - prompt.spatial_span[0]
+        == len(counts)
+    )
     assert prompt.xyz_m is not None
     assert np.allclose(prompt.xyz_m, scene.tokens.xyz_m)
 

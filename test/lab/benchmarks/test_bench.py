@@ -60,12 +60,12 @@ def test_ratios_are_taken_repetition_by_repetition() -> None:
     times = [Timing(9.0, 0.5), Timing(9.0, 5.0), Timing(9.0, 0.4)]
     assert ratio_of(times, baseline, CPU) == Spread(0.5, 0.4, 0.5, 3)
     assert str(Spread(0.5, 0.4, 0.5, 3)) == "0.500 [0.400-0.500]"
-    assert math.isnan(Spread.of([]).median)
+    assert math.isnan(Spread.from_values([]).median)
 
 
 def test_json_has_no_nan() -> None:
     text = json.dumps(
-        plain({"a": Spread.of([]), "b": [1 / 3, float("inf")], "c": "x", "d": True}),
+        plain({"a": Spread.from_values([]), "b": [1 / 3, float("inf")], "c": "x", "d": True}),
         allow_nan=False,
     )
     assert json.loads(text) == {

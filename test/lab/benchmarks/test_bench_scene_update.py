@@ -91,7 +91,7 @@ def test_a_keyframe_brings_what_it_says_and_leaves_the_scene_as_it_was() -> None
         before,
         VIEWS,
     )
-    frames.front.cut()
+    frames.front.crop()
     assert set(frames.front.cache.lengths) == {SYSTEM_TEXT + 60}
 
 

@@ -23,7 +23,7 @@ from ada3d_ros.lab.evaluation.synthetic import (
     METRICS,
     Tally,
     evaluate,
-    look,
+    load_room,
     main,
     open_pipeline,
     summary,
@@ -246,11 +246,11 @@ def test_every_view_becomes_a_keyframe_or_it_is_said(model: Path) -> None:
     views = render(rooms, pipeline.view_side)
     for b in range(2):
         frames = frames_of(rooms, views, b)
-        look(pipeline, frames)
+        load_room(pipeline, frames)
         assert pipeline.scene_state().num_keyframes == int(rooms.num_views[b]) == len(frames)
     pipeline.set_config(from_flat({"keyframe.max_views": 4}, pipeline.config))
     with pytest.raises(ConfigError, match=f"4 of {len(frames)} views became keyframes"):
-        look(pipeline, frames)
+        load_room(pipeline, frames)
 
 
 def test_torchs_own_failure_is_no_wrong_answer(

@@ -16,11 +16,11 @@ from ada3d_ros.lab.world.questions import KINDS, NUMBERS, RoomQuestion, make_que
 from ada3d_ros.lab.world.rooms import CATEGORIES, COLORS, make_rooms
 
 ROOMS = 1000
-Asked = list[tuple[Graph, RoomQuestion]]
+QueryContext = list[tuple[Graph, RoomQuestion]]
 
 
 @pytest.fixture(scope="module", params=[1, 2])
-def asked(request: pytest.FixtureRequest) -> Asked:
+def asked(request: pytest.FixtureRequest) -> QueryContext:
     known = graphs(make_rooms("test", torch.arange(ROOMS), request.param))
     return [
         (g, q)
@@ -117,7 +117,7 @@ def answer_again(graph: Graph, question: RoomQuestion) -> str:
     return "behind" if abs(turn) > 130 else "left" if turn > 0 else "right"
 
 
-def test_answers_derived_again_are_the_same(asked: Asked) -> None:
+def test_answers_derived_again_are_the_same(asked: QueryContext) -> None:
     counted: Counter[str] = Counter()
     for graph, question in asked:
         if not question.phrase:
@@ -127,7 +127,7 @@ def test_answers_derived_again_are_the_same(asked: Asked) -> None:
     assert min(counted.values()) > ROOMS // 2
 
 
-def test_no_answer_is_too_frequent(asked: Asked) -> None:
+def test_no_answer_is_too_frequent(asked: QueryContext) -> None:
     answers: dict[str, Counter[str]] = defaultdict(Counter)
     for _, question in asked:
         answers[question.kind][question.answer] += 1
@@ -136,7 +136,7 @@ def test_no_answer_is_too_frequent(asked: Asked) -> None:
             assert max(count.values()) / sum(count.values()) <= 0.55, kind
 
 
-def test_phrases_name_their_target_alone_and_absent_ones_nothing(asked: Asked) -> None:
+def test_phrases_name_their_target_alone_and_absent_ones_nothing(asked: QueryContext) -> None:
     for graph, question in asked:
         if question.kind == "grounding":
             things = named(graph, question.phrase.removeprefix("the ").removeprefix("a "))
@@ -149,7 +149,7 @@ def test_phrases_name_their_target_alone_and_absent_ones_nothing(asked: Asked) -
     assert {q.unique for _, q in asked if q.kind == "grounding"} == {True, False}
 
 
-def test_evidence_is_what_the_answer_rests_on(asked: Asked) -> None:
+def test_evidence_is_what_the_answer_rests_on(asked: QueryContext) -> None:
     for graph, question in asked:
         things = [t for t in graph.things if t.number in question.evidence]
         assert len(things) == len(question.evidence)
