@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from ada3d_ros.grounding.from_attention import NEUTRAL_PHRASE, attention_to_scene, find_peak
-from ada3d_ros.grounding.phrase import GROUNDING_PROMPT
+from ada3d_ros.grounding.from_text import GROUNDING_PROMPT
 from ada3d_ros.lab.evaluation.metrics import wilson
 from ada3d_ros.lab.results import write_results
 from ada3d_ros.lab.world.generated import generate_room

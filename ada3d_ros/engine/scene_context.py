@@ -1,109 +1,95 @@
-"""What a question looks at: the cached scene, the scene's tokens as they are, or one image; and how
-much of it.
+"""What a question is answered from: the scene's spatial tokens, and the cached prefix or a fresh
+selection of them; how much of it memory and deadline allow.
 """
 
 from __future__ import annotations
 
 import math
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 
-from ada3d_ros.config import AgentConfig
 from ada3d_ros.engine.deadline import FACTORS, LatencyModel
-from ada3d_ros.engine.prefix_cache import PrefixCache, crop_to_budget, fits_prefix
-from ada3d_ros.engine.scene_encoder import patch_tokens
+from ada3d_ros.engine.prefix_cache import PrefixCache
+from ada3d_ros.engine.query_context import QueryContext
+from ada3d_ros.engine.scene_encoder import SceneEncoder, patch_tokens
 from ada3d_ros.engine.scene_prefix import ScenePrefix
 from ada3d_ros.engine.scene_pruning import ScenePruning
-from ada3d_ros.engine.timing import StageClock
-from ada3d_ros.engine.token_selection import ChosenTokens
+from ada3d_ros.engine.token_selection import ChosenTokens, SceneContext
 from ada3d_ros.errors import ConfigError
-from ada3d_ros.model.checkpoint import LoadedModel
 from ada3d_ros.pruning.policy import Policy
 from ada3d_ros.scene.keyframes import SceneSnapshot
-from ada3d_ros.types import NAN, AskHooks, Question, SceneState, Scope, SpatialTokens
+from ada3d_ros.types import SceneState, SpatialTokens, Stage
 
 
-@dataclass(frozen=True, slots=True)
-class MemoryFallback:
-    """How much memory a question may take: the share of the keyframes, and whether at the lowest
-    keep ratio. Only a full one uses the cached scene.
+def encode_scene(query: QueryContext, encoder: SceneEncoder) -> SpatialTokens:
+    """All spatial tokens of the keyframes, or the patches of the newest image; keyframes not encoded
+    yet pass the vision tower now.
+
+    Raises NoFramesError without depth, what hooks.check raises.
     """
-
-    views: float = 1.0
-    least: bool = False
-
-    @property
-    def full(self) -> bool:
-        return self.views == 1.0
-
-
-MEMORY_FALLBACKS = (
-    MemoryFallback(),
-    MemoryFallback(views=0.5),
-    MemoryFallback(views=0.5, least=True),
-)  # tried in turn when memory runs out
+    query.hooks.on_stage(Stage.ENCODING)
+    if not query.in_scene:
+        frame = query.scene.keyframes[-1].frame
+        return patch_tokens(query.loaded.model, frame, query.clock)
+    encoder.update(query.scene, query.clock, query.hooks.check)
+    if query.fallback.view_share < 1.0:
+        return encoder.tokens_of(thin(query.scene, query.fallback.view_share), query.clock)
+    return encoder.tokens(query.clock)
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class SceneContext:
-    """tokens: all spatial tokens (or patches); chosen: those that enter the language model, rows
-    (N, D) as it gets them; scene: the keyframes they are of; policy: what prunes them; prefix: the
-    cached scene that holds them, or None; staleness of that.
-    """
-
-    tokens: SpatialTokens
-    chosen: ChosenTokens
-    rows: torch.Tensor
-    scene: SceneSnapshot
-    policy: Policy
-    prefix: ScenePrefix | None = None
-    staleness: float = NAN
-
-
-@torch.inference_mode()
-def encode_scene(
-    cache: PrefixCache,
-    loaded: LoadedModel,
-    pruning: ScenePruning,
-    question: Question,
-    scene: SceneSnapshot,
-    policy: Policy,
-    config: AgentConfig,
-    hooks: AskHooks,
-    clock: StageClock,
-    effort: MemoryFallback,
-    exact: bool,
+def select_context(
+    query: QueryContext, tokens: SpatialTokens, cache: PrefixCache, pruning: ScenePruning
 ) -> SceneContext:
-    """What this question looks at. exact: the scene as it is, not one a little behind. Raises what
-    the stages raise.
+    """The cached prefix where one serves the question, else a fresh selection of the tokens.
+
+    Raises what the selection and the building of a prefix raise.
     """
-    if effort.least:
-        policy = replace(policy, keep_ratio=keep_ratios(policy, pruning)[-1])
-    in_room = question.scope is Scope.SCENE
-    if in_room and effort.full and PrefixCache.serves(policy, config):
-        prefix = cache.for_question(scene, policy, config, hooks, clock, exact)
-        chosen = crop_to_budget(prefix, policy)
-        if chosen is not None:
-            rows = prefix.rows[: chosen.tokens.features.shape[0]]
-            return SceneContext(
-                prefix.tokens, chosen, rows, prefix.scene, policy, prefix, cache.staleness()
-            )
-    if not in_room:
-        tokens = patch_tokens(loaded.model, scene.keyframes[-1].frame, clock)
-    else:
-        tokens = cache.follow(scene, hooks, clock)
-        if not effort.full:
-            scene = thin(scene, effort.views)
-            tokens = cache.part([keyframe.index for keyframe in scene.keyframes], clock)
-    key = scene.version if in_room and effort.full else None
-    ids = loaded.tokenizer.encode(question.text)[1:] if policy.is_query_conditioned else ()
+    # The cached prefix, or its first part for a smaller budget.
+    whole = query.in_scene and query.fallback.view_share == 1.0
+    if whole:
+        prefix = cache.ensure_usable(query)
+        chosen = None if prefix is None else crop_to_budget(prefix, query.policy)
+        if prefix is not None and chosen is not None:
+            embeds = prefix.embeds[: len(chosen.kept)]
+            staleness = cache.staleness
+            return SceneContext(prefix.scene, prefix.tokens, chosen, embeds, prefix, staleness)
+
+    # A selection for this question alone, kept for the next one about the same scene.
+    model, policy, clock = query.loaded.model, query.policy, query.clock
+    conditioned = policy.is_query_conditioned
+    ids = query.loaded.tokenizer.encode(query.question.text)[1:] if conditioned else ()
     with clock.stage("scene_s") if policy.pre_llm and policy.prunes else nullcontext():
-        chosen = pruning.choose(loaded.model, tokens, policy, key, ids)
-    with clock.stage("spatial_s"):
-        rows = loaded.model.project(chosen.tokens.features)
-    return SceneContext(tokens, chosen, rows, scene, policy)
+        key = query.scene.version if whole else None
+        chosen = pruning.choose(model, tokens, policy, key, ids)
+    with clock.stage("spatial_s"), torch.inference_mode():
+        embeds = model.project(chosen.tokens.features)
+    scene = query.scene
+    if query.in_scene and not whole:
+        scene = thin(scene, query.fallback.view_share)
+    return SceneContext(scene, tokens, chosen, embeds)
+
+
+def crop_to_budget(prefix: ScenePrefix, policy: Policy) -> ChosenTokens | None:
+    """What of the prefix's tokens a question under this policy gets: all, or a first part where
+    their order is nested; None where its budget needs a choice of its own.
+    """
+    total = prefix.chosen.num_before_selection
+    if not fits_prefix(policy, total):
+        return None
+    count = policy.num_kept_pre_llm(total)
+    held = Policy.from_config(policy.config).num_kept_pre_llm(total)
+    return prefix.chosen if count == held else prefix.chosen.first(count)
+
+
+def fits_prefix(policy: Policy, total: int) -> bool:
+    """Whether a prefix of `total` spatial tokens, chosen from as configured, begins with this
+    policy's choice.
+    """
+    count = policy.num_kept_pre_llm(total)
+    held = Policy.from_config(policy.config).num_kept_pre_llm(total)
+    return count == held or (policy.nested and count < held < total)
 
 
 def thin(scene: SceneSnapshot, share: float) -> SceneSnapshot:
@@ -134,25 +120,25 @@ def keep_ratios(policy: Policy, pruning: ScenePruning) -> list[float]:
 
 
 def budget_for_deadline(
+    query: QueryContext,
     latency: LatencyModel,
-    policy: Policy,
-    question: Question,
-    config: AgentConfig,
-    cache: PrefixCache,
     pruning: ScenePruning,
+    encoder: SceneEncoder,
+    cache: PrefixCache,
 ) -> Policy:
     """The policy with the largest keep ratio, up to its own, that should keep the question's
     deadline; itself without one.
     """
-    if math.isnan(question.deadline_s) or question.scope is not Scope.SCENE:
+    policy, deadline_s = query.policy, query.question.deadline_s
+    if math.isnan(deadline_s) or not query.in_scene:
         return policy
     ratios = keep_ratios(policy, pruning)
     if len(ratios) == 1:
         return policy
-    total, cached = cache.num_voxels, PrefixCache.serves(policy, config)
+    total, cached = encoder.num_voxels, cache.serves_under(query.config)
     budgets = [
         (ratio, cached and fits_prefix(replace(policy, keep_ratio=ratio), total))
         for ratio in ratios
     ]
-    limit = question.max_new_tokens or config.generation.max_new_tokens
-    return replace(policy, keep_ratio=latency.choose(budgets, total, question.deadline_s, limit))
+    ratio = latency.choose(budgets, total, deadline_s, query.max_new_tokens)
+    return replace(policy, keep_ratio=ratio)

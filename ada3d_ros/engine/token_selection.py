@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -16,7 +17,11 @@ from ada3d_ros.pruning.in_llm import LayerPruner
 from ada3d_ros.pruning.policy import Policy
 from ada3d_ros.pruning.pre_llm import Candidates, patch_grid
 from ada3d_ros.pruning.ranking import question_relevance
-from ada3d_ros.types import PromptSequence, SpatialTokens
+from ada3d_ros.scene.keyframes import SceneSnapshot
+from ada3d_ros.types import NAN, PromptSequence, SpatialTokens
+
+if TYPE_CHECKING:
+    from ada3d_ros.engine.scene_prefix import ScenePrefix
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -36,6 +41,23 @@ class ChosenTokens:
             t.features[:count], t.xyz_m[:count], t.num_patches[:count], t.voxel_size_m
         )
         return ChosenTokens(part, self.kept[:count], self.num_before_selection)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class SceneContext:
+    """What a question is answered from.
+
+    scene: the keyframes; tokens: all spatial tokens of them, or an image's patches; chosen: those
+    that enter the language model; embeds (N, D): the same as it gets them; prefix: the cached
+    prefix that holds them, or None; staleness: of that, NaN without one.
+    """
+
+    scene: SceneSnapshot
+    tokens: SpatialTokens
+    chosen: ChosenTokens
+    embeds: torch.Tensor
+    prefix: ScenePrefix | None = None
+    staleness: float = NAN
 
 
 @torch.inference_mode()

@@ -14,6 +14,8 @@ from dataclasses import replace
 
 import numpy as np
 
+from ada3d_ros.engine.query_context import QueryContext
+from ada3d_ros.engine.token_selection import SceneContext
 from ada3d_ros.errors import RequestError
 from ada3d_ros.geometry.boxes import grow_box, points_inside
 from ada3d_ros.geometry.fusion import count_support
@@ -28,6 +30,13 @@ PLACE_MARGIN_M = (
     0.3  # a written box this far from the place it was asked about is of something else
 )
 MAX_EVIDENCE = 8  # keyframe stamps named per box
+
+GROUNDING_PROMPT = "Please output the 3D bounding box of {phrase}."
+LOCATED_PROMPT = (
+    "The related object is located at [{x:.3f}, {y:.3f}, {z:.3f}]. Please output the 3D bounding"
+    " box of the object and then describe the object."
+)
+NOT_SEEN = "I have not seen {phrase}."
 
 _GROUP = re.compile(r"\[([^\[\]]{5,200})\]")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
@@ -157,3 +166,18 @@ def boxes_near(
         )
     boxes = refine_boxes([guess], frames, min_points, check)
     return tuple(box for box in boxes if not np.array_equal(box.size_m, guess.size_m))
+
+
+def find_query_boxes(query: QueryContext, context: SceneContext, text: str) -> tuple[Box3D, ...]:
+    """The boxes of a text that the question's limits and depth leave; () where none are wanted."""
+    question, limits = query.question, query.config.boxes
+    if not question.want_boxes:
+        return ()
+    return find_boxes(
+        text,
+        context.scene.frames,
+        max_count=question.max_boxes or limits.max_count,
+        min_score=question.min_score or limits.min_score,
+        min_points=limits.min_support_points,
+        check=query.hooks.check,
+    )

@@ -33,46 +33,29 @@ class KeyValueStore(Protocol):
         ...
 
 
-# What a layer does with its queries, keys and values: layer, q (B, H, T, d) and k, v (B, G, T, d)
-# of the new tokens, roped,
-# to the heads' outputs (B, H, T, d).
+# A layer's attention: layer, q (B, H, T, d) and k, v (B, G, T, d) of the new tokens, roped, to the
+# heads' outputs (B, H, T, d).
 Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class LayerStart:
-    """What a layer computes first of all its tokens: normed (B, T, D), keys (B, G, T, d), before
-    RoPE or with it, and where asked for the queries before RoPE, q_unroped (B, H, T, d).
+class LayerInputs:
+    """What a layer computes first of all its tokens, for those who inspect its attention before it runs.
 
-    Made by `start_layer` to look at attention, it can be handed on to `run_layers`, cut to the rows
-    that stay.
+    normed (B, T, D); k_unroped (B, G, T, d) and, once roped, k; q_unroped (B, H, T, d) where all
+    queries were asked for. Handed to `run_layer` nothing of it is computed twice.
     """
 
     normed: torch.Tensor
-    keys: torch.Tensor
-    roped: bool = False
+    k_unroped: torch.Tensor
+    k: torch.Tensor | None = None
     q_unroped: torch.Tensor | None = None
 
-    def rows(self, index: torch.Tensor) -> LayerStart:
-        """Of the tokens (n,) int64 that stay."""
+    def take(self, index: torch.Tensor) -> LayerInputs:
+        """Of the tokens index (n,) int64 that stay."""
+        k = None if self.k is None else self.k[:, :, index]
         q = None if self.q_unroped is None else self.q_unroped[:, :, index]
-        return LayerStart(self.normed[:, index], self.keys[:, :, index], self.roped, q)
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class RankingInputs:
-    """Queries of chosen rows and keys of all rows for one layer that has not run yet: q, q_unroped
-    (B, H, R, d); k, k_unroped (B, G, T, d).
-
-    start: what to hand to `run_layers` at the same positions; where they change, hand on what this
-    was made of.
-    """
-
-    q: torch.Tensor
-    q_unroped: torch.Tensor
-    k: torch.Tensor
-    k_unroped: torch.Tensor
-    start: LayerStart
+        return LayerInputs(self.normed[:, index], self.k_unroped[:, :, index], k, q)
 
 
 class RMSNorm(nn.Module):
@@ -134,20 +117,12 @@ class Attention(nn.Module):
         """Keys (B, G, T, d) of normed x (B, T, D), before RoPE."""
         return self.split_heads(self.k_proj(x))
 
-    def forward(
-        self,
-        start: LayerStart,
-        rope: Rope,
-        layer: int,
-        attend: Attend,
-    ) -> torch.Tensor:
-        q_unroped = self.queries(start.normed) if start.q_unroped is None else start.q_unroped
-        q, k = (
-            apply_rope(q_unroped, rope),
-            start.keys if start.roped else apply_rope(start.keys, rope),
-        )
-        v = self.split_heads(self.v_proj(start.normed))
-        return cast(torch.Tensor, self.o_proj(attend(layer, q, k, v).transpose(1, 2).flatten(2)))
+    def forward(self, inputs: LayerInputs, rope: Rope, layer: int, attend: Attend) -> torch.Tensor:
+        q = self.queries(inputs.normed) if inputs.q_unroped is None else inputs.q_unroped
+        k = apply_rope(inputs.k_unroped, rope) if inputs.k is None else inputs.k
+        v = self.split_heads(self.v_proj(inputs.normed))
+        out = attend(layer, apply_rope(q, rope), k, v)
+        return cast(torch.Tensor, self.o_proj(out.transpose(1, 2).flatten(2)))
 
 
 class MLP(nn.Module):
@@ -169,10 +144,10 @@ class DecoderLayer(nn.Module):
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
-    def start(self, hidden: torch.Tensor, with_queries: bool = False) -> LayerStart:
+    def inputs(self, hidden: torch.Tensor, with_queries: bool = False) -> LayerInputs:
         normed = self.input_layernorm(hidden)
         queries = self.self_attn.queries(normed) if with_queries else None
-        return LayerStart(normed, self.self_attn.keys(normed), q_unroped=queries)
+        return LayerInputs(normed, self.self_attn.keys(normed), q_unroped=queries)
 
     def forward(
         self,
@@ -180,11 +155,10 @@ class DecoderLayer(nn.Module):
         rope: Rope,
         layer: int,
         attend: Attend,
-        start: LayerStart | None,
+        inputs: LayerInputs | None = None,
     ) -> torch.Tensor:
-        hidden = hidden + self.self_attn(
-            self.start(hidden) if start is None else start, rope, layer, attend
-        )
+        inputs = self.inputs(hidden) if inputs is None else inputs
+        hidden = hidden + self.self_attn(inputs, rope, layer, attend)
         return hidden + cast(torch.Tensor, self.mlp(self.post_attention_layernorm(hidden)))
 
 
@@ -207,30 +181,30 @@ def attention_mask(
     return (visible & key_mask[:, None, None, :].to(device)) | (columns == rows)
 
 
-class CausalAttention:
-    """SDPA over what a cache holds and the new tokens, which it adds; a mask is made once per
-    length. See `run_layers`.
+def causal_attention(
+    cache: KeyValueStore | None = None, key_mask: torch.Tensor | None = None
+) -> Attend:
+    """SDPA over what `cache` holds and the new tokens, which are added to it.
+
+    key_mask as in `run_layers`. A mask is made once per length of the past, not per layer.
     """
+    masks: dict[int, torch.Tensor | None] = {}
 
-    def __init__(self, cache: KeyValueStore | None, key_mask: torch.Tensor | None) -> None:
-        self._cache, self._key_mask = cache, key_mask
-        self._masks: dict[int, torch.Tensor | None] = {}
-
-    def __call__(
-        self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor
-    ) -> torch.Tensor:
-        past = 0 if self._cache is None else self._cache.length(layer)
-        if past not in self._masks:
-            self._masks[past] = attention_mask(past, q.shape[2], self._key_mask, q.device)
-        mask = self._masks[past]
-        if self._cache is not None:
-            k, v = self._cache.append(layer, k, v)
+    def attend(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        past = 0 if cache is None else cache.length(layer)
+        if past not in masks:
+            masks[past] = attention_mask(past, q.shape[2], key_mask, q.device)
+        mask = masks[past]
+        if cache is not None:
+            k, v = cache.append(layer, k, v)
         if q.shape[2] == 1:
             return attend_one(q, k, v, mask)
-        causal, grouped = mask is None, k.shape[1] != q.shape[1]
+        grouped = k.shape[1] != q.shape[1]
         return F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=grouped
+            q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=grouped
         )
+
+    return attend
 
 
 class LlamaDecoder(nn.Module):
@@ -240,7 +214,7 @@ class LlamaDecoder(nn.Module):
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.head_dim = config, config.head_dim
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.num_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
@@ -258,6 +232,19 @@ class LlamaDecoder(nn.Module):
         """Token ids (...,) int64 to embeddings (..., D)."""
         return cast(torch.Tensor, self.embed_tokens(ids))
 
+    def run_layer(
+        self,
+        layer: int,
+        hidden: torch.Tensor,
+        rope: Rope,
+        attend: Attend,
+        inputs: LayerInputs | None = None,
+    ) -> torch.Tensor:
+        """One layer on hidden (B, T, D), (B, T, D). inputs: what `layer_inputs` made of these very
+        tokens already.
+        """
+        return cast(torch.Tensor, self.layers[layer](hidden, rope, layer, attend, inputs))
+
     def run_layers(
         self,
         start: int,
@@ -266,48 +253,41 @@ class LlamaDecoder(nn.Module):
         positions: torch.Tensor,
         cache: KeyValueStore | None = None,
         key_mask: torch.Tensor | None = None,
-        first: LayerStart | None = None,
-        rope: Rope | None = None,
-        attend: Attend | None = None,
     ) -> torch.Tensor:
         """Layers start..stop-1 on hidden (B, T, D) with positions (T,) or (B, T); returns hidden
         (B, T, D).
 
         cache: the new tokens attend to what it holds and are added to it. key_mask (B, past + T)
-        bool, False = padding. first: what `start_layer` made of layer `start` and these very tokens
-        already. rope: the tables of these positions, where the caller has them. attend: another
-        attention than that over `cache` and `key_mask`, which it keeps itself.
+        bool, False = padding.
         """
-        rope = self.rope(positions) if rope is None else rope
-        attend = CausalAttention(cache, key_mask) if attend is None else attend
-        for index in range(start, stop):
-            hidden = self.layers[index](
-                hidden, rope, index, attend, first if index == start else None
-            )
+        rope, attend = self.rope(positions), causal_attention(cache, key_mask)
+        for layer in range(start, stop):
+            hidden = self.run_layer(layer, hidden, rope, attend)
         return hidden
 
-    def start_layer(
+    def layer_inputs(
         self, layer: int, hidden: torch.Tensor, with_queries: bool = False
-    ) -> LayerStart:
-        """Layer `layer`'s norm and keys of hidden (B, T, D); its queries too, for those who will
-        look at many.
+    ) -> LayerInputs:
+        """Layer `layer`'s norm and keys of hidden (B, T, D); its queries too, where many will be
+        ranked by.
         """
-        return cast(DecoderLayer, self.layers[layer]).start(hidden, with_queries)
+        return cast(DecoderLayer, self.layers[layer]).inputs(hidden, with_queries)
 
     def ranking_inputs(
-        self, layer: int, start: LayerStart, rope: Rope, query_rows: torch.Tensor
-    ) -> RankingInputs:
-        """q of the chosen rows (R,) and k of all rows, as layer `layer` would compute them from its
-        start (not roped yet); rope of all rows.
+        self, layer: int, inputs: LayerInputs, rope: Rope, query_index: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, LayerInputs]:
+        """Queries of the tokens query_index (R,), as layer `layer` would compute them: roped and
+        unroped (B, H, R, d), and the inputs with their keys roped. rope: of all tokens.
         """
         attention = cast(DecoderLayer, self.layers[layer]).self_attn
-        if start.q_unroped is None:
-            q = attention.queries(start.normed[:, query_rows])
+        if inputs.q_unroped is None:
+            q = attention.queries(inputs.normed[:, query_index])
         else:
-            q = start.q_unroped[:, :, query_rows]
-        k = apply_rope(start.keys, rope)
-        roped = LayerStart(start.normed, k, True, start.q_unroped)
-        return RankingInputs(apply_rope(q, rope_rows(rope, query_rows)), q, k, start.keys, roped)
+            q = inputs.q_unroped[:, :, query_index]
+        roped = LayerInputs(
+            inputs.normed, inputs.k_unroped, apply_rope(inputs.k_unroped, rope), inputs.q_unroped
+        )
+        return apply_rope(q, rope_rows(rope, query_index)), q, roped
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Final norm and head: (..., D) to (..., vocab). Callers pass only the rows they need."""
@@ -315,4 +295,4 @@ class LlamaDecoder(nn.Module):
 
     def rope(self, positions: torch.Tensor) -> Rope:
         """cos and sin of positions (T,) or (B, T) in the model's dtype."""
-        return rope_tables(positions, self.config.head_dim, self.config.rope_theta, self.dtype)
+        return rope_tables(positions, self.head_dim, self.config.rope_theta, self.dtype)

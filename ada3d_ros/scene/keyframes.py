@@ -7,7 +7,7 @@ same frames give the same keyframes. The caller serialises calls.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -41,14 +41,14 @@ class SceneSnapshot:
 
     keyframes: tuple[Keyframe, ...] = ()
     state: SceneState = NOTHING_SEEN
+    frames: tuple[RgbdFrame, ...] = field(init=False)
+    version: tuple[int, int] = field(init=False)  # epoch and version of the state
 
-    @property
-    def frames(self) -> tuple[RgbdFrame, ...]:
-        return tuple(keyframe.frame for keyframe in self.keyframes)
-
-    @property
-    def version(self) -> tuple[int, int]:
-        return self.state.epoch, self.state.version
+    def __post_init__(self) -> None:
+        # Computed once, since every question reads them.
+        frames = tuple(keyframe.frame for keyframe in self.keyframes)
+        object.__setattr__(self, "frames", frames)
+        object.__setattr__(self, "version", (self.state.epoch, self.state.version))
 
 
 class KeyframeBuffer:

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ada3d_ros.engine.batch import WaitingQuestion, answer_batch
-from ada3d_ros.engine.decode import DecodeOutput, decode
+from ada3d_ros.engine.decode import DecodeOutput, GenerationRequest, decode
 from ada3d_ros.engine.kv_cache import KVCache
 from ada3d_ros.engine.prefill import PrefillOutput, prefill
 from ada3d_ros.engine.sampling import Sampler, greedy, make_sampler
@@ -117,7 +117,9 @@ def test_together_as_alone(count: int, num_kv_heads: int) -> None:
         same(
             output,
             decode(
-                decoder, prefill_alone(decoder, question.embeds), question.max_new_tokens, alone
+                decoder,
+                prefill_alone(decoder, question.embeds),
+                GenerationRequest(question.max_new_tokens, alone),
             ),
         )
         assert relative(recorder.seen, alone.seen) < 2e-6
@@ -142,7 +144,10 @@ def test_bfloat16_stays_near_the_same_engine_alone() -> None:
 
 def test_one_ends_by_eos_the_others_go_on() -> None:
     decoder = make_decoder()
-    free = [decode(decoder, prefill_alone(decoder, embeds), 12).token_ids for embeds in ASKED]
+    free = [
+        decode(decoder, prefill_alone(decoder, embeds), GenerationRequest(12)).token_ids
+        for embeds in ASKED
+    ]
     ending_with(
         decoder, next(word for word in free[1][1:] if any(word not in other for other in free))
     )
@@ -150,7 +155,7 @@ def test_one_ends_by_eos_the_others_go_on() -> None:
         decoder, scene_of(decoder), P, [WaitingQuestion(embeds, 12) for embeds in ASKED]
     )
     for embeds, output in zip(ASKED, outputs, strict=True):
-        same(output, decode(decoder, prefill_alone(decoder, embeds), 12))
+        same(output, decode(decoder, prefill_alone(decoder, embeds), GenerationRequest(12)))
     assert outputs[1].stop_reason is StopReason.EOS
     assert len(outputs[1].token_ids) < 12
     assert any(output.stop_reason is StopReason.MAX_TOKENS for output in outputs)
@@ -178,7 +183,11 @@ def test_each_is_stopped_by_its_own_caller() -> None:
     for embeds, stop, output in zip(ASKED, stops, outputs, strict=True):
         same(
             output,
-            decode(decoder, prefill_alone(decoder, embeds), 7, should_stop=stop_after(*stop)),
+            decode(
+                decoder,
+                prefill_alone(decoder, embeds),
+                GenerationRequest(7, should_stop=stop_after(*stop)),
+            ),
         )
     assert [len(output.token_ids) for output in outputs] == [3, 7, 0, 1]
     assert math.isnan(outputs[2].mean_probability)
@@ -211,7 +220,7 @@ def test_samplers_keep_their_own_seeds() -> None:
     questions = [WaitingQuestion(e, 9, s) for e, s in zip(ASKED, samplers(), strict=True)]
     outputs = answer_batch(decoder, scene_of(decoder), P, questions)
     for embeds, sampler, output in zip(ASKED, samplers(), outputs, strict=True):
-        same(output, decode(decoder, prefill_alone(decoder, embeds), 9, sampler))
+        same(output, decode(decoder, prefill_alone(decoder, embeds), GenerationRequest(9, sampler)))
     assert (
         outputs[0].token_ids
         != answer_batch(decoder, scene_of(decoder), P, [WaitingQuestion(ASKED[0], 9)])[0].token_ids
@@ -225,7 +234,7 @@ def test_the_models_positions_end_the_longer_question_first() -> None:
     )
     assert [len(output.token_ids) for output in outputs] == [6, 11, 3, 6]
     for embeds, output in zip(ASKED, outputs, strict=True):
-        same(output, decode(decoder, prefill_alone(decoder, embeds), 30))
+        same(output, decode(decoder, prefill_alone(decoder, embeds), GenerationRequest(30)))
 
 
 @pytest.mark.parametrize("first", [P + 40, P - 25])
@@ -239,7 +248,7 @@ def test_positions_need_not_be_those_of_the_prefix_in_the_cache(first: int) -> N
         decoder, scene_of(decoder, places), first, [WaitingQuestion(embeds, 8) for embeds in ASKED]
     )
     for embeds, output in zip(ASKED, outputs, strict=True):
-        same(output, decode(decoder, prefill_alone(decoder, embeds, places), 8))
+        same(output, decode(decoder, prefill_alone(decoder, embeds, places), GenerationRequest(8)))
     other = answer_batch(
         decoder, scene_of(decoder, places), P, [WaitingQuestion(embeds, 8) for embeds in ASKED]
     )
@@ -260,7 +269,7 @@ def test_layers_may_hold_different_numbers_of_prefix_tokens() -> None:
         cache, end = KVCache.holding(tokens, reserve=20), P + len(embeds)
         hidden = decoder.run_layers(0, LAYERS, embeds[None], torch.arange(P, end), cache)
         alone = PrefillOutput(decoder.logits(hidden[0, -1]), cache, (end,) * LAYERS, ())
-        same(output, decode(decoder, alone, 6))
+        same(output, decode(decoder, alone, GenerationRequest(6)))
 
 
 def test_the_prefix_stays_as_it_is() -> None:

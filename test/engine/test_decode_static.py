@@ -11,7 +11,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from ada3d_ros.engine import static_decode as graphs
-from ada3d_ros.engine.decode import DecodeOutput, decode, decode_step
+from ada3d_ros.engine.decode import DecodeOutput, GenerationRequest, decode, decode_step
 from ada3d_ros.engine.kv_cache import KVCache
 from ada3d_ros.engine.onednn import without_onednn
 from ada3d_ros.engine.prefill import PrefillOutput, prefill
@@ -112,7 +112,11 @@ def test_static_decoding_gives_the_same_ids(case: str, seed: int | None) -> None
     def answer(static: bool, ahead: int) -> tuple[int, ...]:
         sampler = greedy if seed is None else make_sampler(0.9, 0.9, seed, CPU)
         return decode(
-            decoder, CASES[case](decoder), 16, sampler, static=static, ahead=ahead
+            decoder,
+            CASES[case](decoder),
+            GenerationRequest(16, sampler),
+            static=static,
+            steps_ahead=ahead,
         ).token_ids
 
     answers = [answer(static, ahead) for static in (False, True) for ahead in (0, 1)]
@@ -137,7 +141,14 @@ def compare(
             log.append(str(token_id))
 
         start = prefill(decoder, make_prompt(decoder))
-        outputs.append(decode(decoder, start, tokens, sampler, should_stop, on_token, ahead=ahead))
+        outputs.append(
+            decode(
+                decoder,
+                start,
+                GenerationRequest(tokens, sampler, should_stop, on_token),
+                steps_ahead=ahead,
+            )
+        )
         calls.append(log)
         lengths.append(start.cache.lengths)
         drawn.append(
@@ -178,13 +189,15 @@ def test_steps_run_ahead_of_the_ids_only_where_asked(monkeypatch: pytest.MonkeyP
         return ordinary(*args)  # type: ignore[arg-type]
 
     monkeypatch.setattr("ada3d_ros.engine.decode.decode_step", counting)
-    free = decode(decoder, prefill(decoder, make_prompt(decoder)), 6)
+    free = decode(decoder, prefill(decoder, make_prompt(decoder)), GenerationRequest(6))
     assert len(steps) == 5  # the last token is not fed
     ending = make_decoder(eos_id=free.token_ids[2])
     first = free.token_ids.index(free.token_ids[2])
     for ahead, wasted in ((0, 0), (1, 1)):
         steps.clear()
-        decode(ending, prefill(ending, make_prompt(ending)), 6, ahead=ahead)
+        decode(
+            ending, prefill(ending, make_prompt(ending)), GenerationRequest(6), steps_ahead=ahead
+        )
         assert len(steps) == first + wasted
 
 
@@ -193,14 +206,14 @@ def test_buffers_with_room_stay_where_they_are() -> None:
     start = prefill(decoder, make_prompt(decoder), reserve=0)
     start.cache.reserve(5)
     places = [buffer.data_ptr() for buffer in start.cache.buffers]
-    decode(decoder, start, 6)
+    decode(decoder, start, GenerationRequest(6))
     assert [buffer.data_ptr() for buffer in start.cache.buffers] == places
     assert start.cache.lengths == (25, 25, 25)
 
 
 def test_adopted_buffers_are_used_in_place() -> None:
     decoder, start = make_decoder(), pruned(make_decoder())
-    expected = decode(decoder, pruned(decoder), 6).token_ids
+    expected = decode(decoder, pruned(decoder), GenerationRequest(6)).token_ids
     steps = StaticSteps()
     steps.adopt(decoder, start.cache)
     with torch.inference_mode(), steps.lent(decoder, start.cache, start.next_positions, 5) as step:
@@ -251,11 +264,16 @@ def test_what_lies_behind_the_length_does_not_matter() -> None:
 
 def test_one_thread_at_a_time_and_others_still_decode() -> None:
     decoder = make_decoder()
-    expected, found = decode(decoder, pruned(decoder), 6).token_ids, list[tuple[int, ...]]()
+    expected, found = (
+        decode(decoder, pruned(decoder), GenerationRequest(6)).token_ids,
+        list[tuple[int, ...]](),
+    )
     start = pruned(decoder)
     with static_steps(decoder).lent(decoder, start.cache, start.next_positions, 4):
         other = threading.Thread(
-            target=lambda: found.append(decode(decoder, pruned(decoder), 6, static=True).token_ids)
+            target=lambda: found.append(
+                decode(decoder, pruned(decoder), GenerationRequest(6), static=True).token_ids
+            )
         )
         other.start()
         other.join()
@@ -338,9 +356,12 @@ def test_a_refused_capture_is_said_once_and_decoding_goes_on(
     monkeypatch.setattr(graphs, "can_capture", lambda device: True)
     monkeypatch.setattr(StaticStep, "capture", refuse)
     decoder = make_decoder()
-    expected = decode(decoder, pruned(decoder), 6).token_ids
+    expected = decode(decoder, pruned(decoder), GenerationRequest(6)).token_ids
     for tokens in (6, 200):
-        assert decode(decoder, pruned(decoder), tokens, static=True).token_ids[:6] == expected
+        assert (
+            decode(decoder, pruned(decoder), GenerationRequest(tokens), static=True).token_ids[:6]
+            == expected
+        )
     assert len([r for r in caplog.records if "cannot be captured" in r.message]) == 1
 
 
@@ -349,7 +370,9 @@ def test_a_refused_capture_is_said_once_and_decoding_goes_on(
 @pytest.mark.parametrize("case", CASES)
 def test_the_graph_gives_the_same_ids(case: str) -> None:
     decoder = make_decoder().cuda()
-    expected = decode(decoder, CASES[case](decoder), 16, static=False, ahead=0).token_ids
+    expected = decode(
+        decoder, CASES[case](decoder), GenerationRequest(16), static=False, steps_ahead=0
+    ).token_ids
     for _ in range(2):  # captured, then used again
-        assert decode(decoder, CASES[case](decoder), 16).token_ids == expected
+        assert decode(decoder, CASES[case](decoder), GenerationRequest(16)).token_ids == expected
     assert static_steps(decoder)._held[-1]._graph is not None

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from ada3d_ros.engine.decode import decode
+from ada3d_ros.engine.decode import GenerationRequest, decode
 from ada3d_ros.engine.information import decoder_shape
 from ada3d_ros.engine.kv_cache import KVCache
 from ada3d_ros.engine.prefill import prefill
@@ -49,7 +49,7 @@ def test_fast_path_equals_reference_engine(num_kv_heads: int, seed: int) -> None
         seen.append(logits)
         return greedy(logits)
 
-    output = decode(decoder, prefill(decoder, prompt), 16, recording)
+    output = decode(decoder, prefill(decoder, prompt), GenerationRequest(16, recording))
     ids, logits = reference_generate(decoder, prompt, 16)
     assert list(output.token_ids) == ids
     assert len(set(ids)) > 1  # not one token over and over
@@ -59,7 +59,9 @@ def test_fast_path_equals_reference_engine(num_kv_heads: int, seed: int) -> None
 def test_sampled_fast_path_equals_reference_engine() -> None:
     decoder, prompt = make_decoder(), make_prompt()
     fast = decode(
-        decoder, prefill(decoder, prompt), 16, make_sampler(0.8, 0.9, 5, torch.device("cpu"))
+        decoder,
+        prefill(decoder, prompt),
+        GenerationRequest(16, make_sampler(0.8, 0.9, 5, torch.device("cpu"))),
     )
     slow, _ = reference_generate(
         decoder, prompt, 16, make_sampler(0.8, 0.9, 5, torch.device("cpu"))
@@ -84,7 +86,10 @@ def test_prefill_keeps_last_logits_all_tokens_and_per_layer_lengths() -> None:
 def test_decode_grows_a_cache_without_reserve() -> None:
     decoder, prompt = make_decoder(), make_prompt()
     small, large = prefill(decoder, prompt, reserve=0), prefill(decoder, prompt, reserve=64)
-    assert decode(decoder, small, 30).token_ids == decode(decoder, large, 30).token_ids
+    assert (
+        decode(decoder, small, GenerationRequest(30)).token_ids
+        == decode(decoder, large, GenerationRequest(30)).token_ids
+    )
     assert small.cache.lengths == (49, 49, 49)  # the last token is not fed
 
 
@@ -100,22 +105,25 @@ def test_decode_goes_on_where_layers_hold_different_numbers_of_tokens() -> None:
     pruned = dataclasses.replace(
         prefill(decoder, prompt), cache=cache, logits=decoder.logits(hidden[0, -1])
     )
-    output = decode(decoder, pruned, 5)
+    output = decode(decoder, pruned, GenerationRequest(5))
     assert len(output.token_ids) == 5
     assert cache.lengths == (24, 16, 16)
-    assert output.token_ids != decode(decoder, prefill(decoder, prompt), 5).token_ids
+    assert (
+        output.token_ids
+        != decode(decoder, prefill(decoder, prompt), GenerationRequest(5)).token_ids
+    )
 
 
 def test_stop_reasons() -> None:
     decoder, prompt = make_decoder(), make_prompt()
-    free = decode(decoder, prefill(decoder, prompt), 12)
+    free = decode(decoder, prefill(decoder, prompt), GenerationRequest(12))
     assert free.stop_reason is StopReason.MAX_TOKENS
     assert len(free.token_ids) == 12
     stop_at = free.token_ids[5]
     first = free.token_ids.index(stop_at)
     ending = make_decoder()
     ending.config = dataclasses.replace(ending.config, eos_id=stop_at)
-    ended = decode(ending, prefill(ending, prompt), 12)
+    ended = decode(ending, prefill(ending, prompt), GenerationRequest(12))
     assert ended.stop_reason is StopReason.EOS
     assert ended.token_ids == free.token_ids[:first]
     for reason in (StopReason.TIMEOUT, StopReason.CANCELED):
@@ -123,10 +131,9 @@ def test_stop_reasons() -> None:
         stopped = decode(
             decoder,
             prefill(decoder, prompt),
-            12,
-            greedy,
-            lambda w=words, r=reason: r if len(w) == 3 else None,
-            words.append,
+            GenerationRequest(
+                12, greedy, lambda w=words, r=reason: r if len(w) == 3 else None, words.append
+            ),
         )
         assert stopped.stop_reason is reason
         assert list(stopped.token_ids) == words == list(free.token_ids[:3])
@@ -135,7 +142,9 @@ def test_stop_reasons() -> None:
 def test_stopped_before_the_first_token() -> None:
     decoder = make_decoder()
     output = decode(
-        decoder, prefill(decoder, make_prompt()), 4, should_stop=lambda: StopReason.CANCELED
+        decoder,
+        prefill(decoder, make_prompt()),
+        GenerationRequest(4, should_stop=lambda: StopReason.CANCELED),
     )
     assert output.token_ids == ()
     assert math.isnan(output.mean_probability)
@@ -143,7 +152,7 @@ def test_stopped_before_the_first_token() -> None:
 
 def test_generation_ends_with_the_models_positions() -> None:
     decoder = make_decoder(max_positions=23)
-    output = decode(decoder, prefill(decoder, make_prompt(20)), 12)
+    output = decode(decoder, prefill(decoder, make_prompt(20)), GenerationRequest(12))
     assert len(output.token_ids) == 3
     assert output.stop_reason is StopReason.MAX_TOKENS
 
@@ -160,6 +169,6 @@ def test_mean_probability_is_that_of_the_chosen_tokens() -> None:
     decoder, prompt = make_decoder(), make_prompt()
     ids, logits = reference_generate(decoder, prompt, 6)
     expected = torch.softmax(logits, dim=-1)[torch.arange(6), torch.tensor(ids)].mean()
-    assert decode(decoder, prefill(decoder, prompt), 6).mean_probability == pytest.approx(
-        float(expected), abs=1e-5
-    )
+    assert decode(
+        decoder, prefill(decoder, prompt), GenerationRequest(6)
+    ).mean_probability == pytest.approx(float(expected), abs=1e-5)

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from ada3d_ros.config import from_flat
-from ada3d_ros.engine.decode import decode
+from ada3d_ros.engine.decode import GenerationRequest, decode
 from ada3d_ros.engine.information import decoder_shape
 from ada3d_ros.engine.prefill import prefill
 from ada3d_ros.engine.sampling import greedy
@@ -136,7 +136,9 @@ def check(case: Case, pruner: LayerPruner) -> None:
         steps.append(logits)
         return greedy(logits)
 
-    output = decode(case.decoder, filled, len(expected["greedy_tokens"]), recording)
+    output = decode(
+        case.decoder, filled, GenerationRequest(len(expected["greedy_tokens"]), recording)
+    )
     assert list(output.token_ids) == expected["greedy_tokens"]
     assert (torch.stack(steps) - case.arrays["step_logits"]).abs().max() < 1e-3
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from ada3d_ros.engine.decode import decode
+from ada3d_ros.engine.decode import GenerationRequest, decode
 from ada3d_ros.engine.information import measure_information
 from ada3d_ros.engine.kv_cache import KVCache
 from ada3d_ros.engine.prefill import PrefillOutput, prefill
@@ -192,7 +192,7 @@ def test_p16_decode_goes_on_with_what_each_layer_kept(strategy: str, flat: dict[
     pruner = pruner_of(strategy, **flat)
     filled = prefill(decoder, prompt, pruner=pruner)
     assert filled.cache.lengths == tuple(SYSTEM + TEXT + n for n in filled.counts)
-    output = decode(decoder, filled, 6, recording)
+    output = decode(decoder, filled, GenerationRequest(6, recording))
     assert filled.cache.lengths == tuple(
         SYSTEM + TEXT + n + 5 for n in filled.counts
     )  # the last is not fed
@@ -262,7 +262,7 @@ def test_p12_a_budget_of_1_is_the_unpruned_model_bit_for_bit() -> None:
     """P12: no strategy at keep_ratio 1, and every strategy that runs but drops nothing."""
     decoder, prompt = make_decoder(), make_prompt(N)
     plain = prefill(decoder, prompt)
-    tokens = decode(decoder, plain, 8)
+    tokens = decode(decoder, plain, GenerationRequest(8))
     for strategy in (*INNER, "voxel_dpp", "geo_fps+pdrop"):
         policy = policy_of(strategy, 1.0)
         assert not policy.prunes
@@ -273,7 +273,7 @@ def test_p12_a_budget_of_1_is_the_unpruned_model_bit_for_bit() -> None:
         filled = prefill(decoder, prompt, pruner=pruner)
         assert filled.counts == (N,) * LAYERS
         assert torch.equal(filled.logits, plain.logits)
-        again = decode(decoder, filled, 8)
+        again = decode(decoder, filled, GenerationRequest(8))
         assert again.token_ids == tokens.token_ids
         assert again.mean_probability == tokens.mean_probability
 
@@ -302,8 +302,8 @@ def test_p14_a_cached_scene_prefix_answers_like_one_shot_prefill() -> None:
         assert cache.lengths == whole.cache.lengths
         cached = dataclasses.replace(whole, logits=logits, cache=cache)
         assert (
-            decode(decoder, cached, 8).token_ids
-            == decode(decoder, prefill(decoder, prompt), 8).token_ids
+            decode(decoder, cached, GenerationRequest(8)).token_ids
+            == decode(decoder, prefill(decoder, prompt), GenerationRequest(8)).token_ids
         )
 
 

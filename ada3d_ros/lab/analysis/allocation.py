@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ada3d_ros.engine.layer_walk import inspect_layers
 from ada3d_ros.lab.analysis.contribution import Array, Progress
 from ada3d_ros.lab.benchmarks.spread import spread
 from ada3d_ros.model.decoder import LlamaDecoder
@@ -35,7 +36,7 @@ def attention_allocation(
     start, stop = prompt.spatial_span
     length, device = prompt.embeds.shape[0], prompt.embeds.device
     answer = torch.tensor(list(answer_ids), dtype=torch.int64, device=device)
-    hidden = torch.cat((prompt.embeds, decoder.embed(answer).to(prompt.embeds.dtype)))[None]
+    hidden = torch.cat((prompt.embeds, decoder.embed(answer).to(prompt.embeds.dtype)))
     tail = prompt.positions[-1] + 1 + torch.arange(len(answer), device=device)
     positions, total = torch.cat((prompt.positions, tail)), length + len(answer)
     rows = query_rows(total, (start, stop), stride, device)
@@ -46,19 +47,17 @@ def attention_allocation(
         "prompt": (stop, length),
         "answer": (length, total),
     }
-    rope = decoder.rope(positions)
     shares = np.full((len(QUERY_KINDS), len(KEY_KINDS), decoder.config.num_layers), np.nan)
-    for layer in range(decoder.config.num_layers):
-        made = decoder.ranking_inputs(layer, decoder.start_layer(layer, hidden), rope, rows)
-        found = range_masses(made.q[0], made.k[0], rows, ranges)
+
+    def inspect(q: torch.Tensor, k: torch.Tensor) -> dict[str, torch.Tensor]:
+        return range_masses(q, k, rows, ranges)
+
+    # One pass over prompt and answer; a mean of nothing is NaN.
+    sequence = PromptSequence(hidden, positions, (start, stop))
+    for layer, found in enumerate(inspect_layers(decoder, sequence, rows, inspect)):
         for row, chosen in enumerate(kinds):
             for column, key in enumerate(KEY_KINDS):
-                shares[row, column, layer] = float(
-                    found[key][chosen].double().mean()
-                )  # NaN of nothing
-        hidden = decoder.run_layers(
-            layer, layer + 1, hidden, positions, first=made.start, rope=rope
-        )
+                shares[row, column, layer] = float(found[key][chosen].double().mean())
     return shares
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from ada3d_ros.engine.batch import WaitingQuestion, answer_batch
-from ada3d_ros.engine.decode import DecodeOutput, decode
+from ada3d_ros.engine.decode import DecodeOutput, GenerationRequest, decode
 from ada3d_ros.engine.kv_cache import KVCache
 from ada3d_ros.engine.prefill import PrefillOutput
 from ada3d_ros.engine.sampling import greedy
@@ -101,7 +101,7 @@ class _Asked:
             filled = PrefillOutput(
                 logits, self.prefix, (self.next_position + QUESTION_TEXT,) * layers, ()
             )
-            outputs.append(decode(self.decoder, filled, ANSWER, _Sampler(first)))
+            outputs.append(decode(self.decoder, filled, GenerationRequest(ANSWER, _Sampler(first))))
             self.prefix.set_lengths(held)
         return outputs
 

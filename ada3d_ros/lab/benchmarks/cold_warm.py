@@ -18,10 +18,9 @@ import numpy as np
 import torch
 
 from ada3d_ros.config import from_flat
-from ada3d_ros.engine.cached_prefill import prefill_question
-from ada3d_ros.engine.decode import decode
+from ada3d_ros.engine.decode import GenerationRequest, decode
 from ada3d_ros.engine.information import decoder_shape
-from ada3d_ros.engine.prefill import PrefillOutput, prefill
+from ada3d_ros.engine.prefill import PrefillOutput, prefill, prefill_question
 from ada3d_ros.engine.token_selection import pruner_for
 from ada3d_ros.errors import ModelError
 from ada3d_ros.lab.benchmarks.bench import interleaved, ratio_of
@@ -132,13 +131,13 @@ class _Asked:
     def warm(self, strategy: str = "") -> PrefillOutput:
         """The question on the cached scene, to the first token."""
         pruner = self.pruners[strategy] if strategy else None
-        output = prefill_question(self.decoder, self.prefix, self.question, ANSWER, pruner)
+        output = prefill_question(self.prefix, self.question, ANSWER, pruner)
         output.logits.argmax().item()
         return output
 
     def answer(self, ask: Callable[[], PrefillOutput]) -> None:
         """All ANSWER tokens."""
-        if len(decode(self.decoder, ask(), ANSWER).token_ids) != ANSWER:
+        if len(decode(self.decoder, ask(), GenerationRequest(ANSWER)).token_ids) != ANSWER:
             raise ModelError("an answer ended early: the times would not compare.")
 
     def check(self) -> dict[str, float]:
@@ -157,7 +156,7 @@ class _Asked:
                 " compare."
             )
         small = self.scene.build_prefix(self.decoder, int8=True)
-        rounded = prefill_question(self.decoder, small, self.question, ANSWER).logits
+        rounded = prefill_question(small, self.question, ANSWER).logits
         share = small.num_bytes / self.prefix.num_bytes
         return {
             "warm_logits_error": error,

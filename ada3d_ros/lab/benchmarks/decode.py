@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from ada3d_ros.engine.decode import decode
+from ada3d_ros.engine.decode import GenerationRequest, decode
 from ada3d_ros.engine.prefill import PrefillOutput, prefill
 from ada3d_ros.lab.benchmarks.bench import Timing, interleaved, ratio_of, timed
 from ada3d_ros.lab.benchmarks.models import (
@@ -115,7 +115,10 @@ class _Bench:
 
     def _ours(self, start: PrefillOutput, lengths: tuple[int, ...], static: bool) -> Timing:
         start.cache.set_lengths(lengths)
-        return timed(lambda: decode(self.decoder, start, TOKENS + 1, static=static), self.device)
+        return timed(
+            lambda: decode(self.decoder, start, GenerationRequest(TOKENS + 1), static=static),
+            self.device,
+        )
 
     def _pass(self) -> None:
         """The memory's speed: one large tensor read on a CPU, copied on a GPU."""

@@ -19,9 +19,8 @@ import torch
 from tqdm import tqdm
 
 from ada3d_ros.config import from_flat
-from ada3d_ros.engine.cached_prefill import prefill_question
-from ada3d_ros.engine.decode import DecodeOutput, decode
-from ada3d_ros.engine.prefill import PrefillOutput, prefill
+from ada3d_ros.engine.decode import DecodeOutput, GenerationRequest, decode
+from ada3d_ros.engine.prefill import PrefillOutput, prefill, prefill_question
 from ada3d_ros.engine.scene_prefix import ScenePrefix
 from ada3d_ros.engine.token_selection import pruner_for
 from ada3d_ros.lab.benchmarks.batch import same_ids
@@ -147,7 +146,7 @@ class _Place:
         """Prefill of one question."""
         question, pruner = self.questions[number], self.pruner_of(variant)
         if variant in WARM:
-            return prefill_question(self.decoder, self.prefixes[variant], question, ANSWER, pruner)
+            return prefill_question(self.prefixes[variant], question, ANSWER, pruner)
         text = torch.cat((self.scene.text[:SYSTEM_TEXT], question))
         return prefill(
             self.decoder, dataclasses.replace(self.scene, text=text).prompt(), ANSWER, pruner
@@ -156,7 +155,7 @@ class _Place:
     def answer(self, variant: str, number: int) -> None:
         """One question, prefill and decode."""
         filled = self.filled(variant, number)
-        self.answers[variant][number] = decode(self.decoder, filled, ANSWER)
+        self.answers[variant][number] = decode(self.decoder, filled, GenerationRequest(ANSWER))
         self.kept[variant] = float(np.mean(filled.counts)) / len(self.scene.rows)
 
     def warm_up(self) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ada3d_ros.engine.decode import decode
+from ada3d_ros.engine.decode import GenerationRequest, decode
 from ada3d_ros.engine.prefill import prefill
 from ada3d_ros.errors import ConfigError
 from ada3d_ros.lab.analysis.contribution import Array, Progress
@@ -44,7 +44,9 @@ def greedy_answer(
     """Up to num_tokens greedy tokens. Raises ModelError where the output is not finite."""
     prefilled = prefill(decoder, prompt, num_tokens, pruner)
     log_probs = torch.log_softmax(prefilled.logits.double(), dim=-1).cpu().numpy()
-    return GreedyAnswer(decode(decoder, prefilled, num_tokens).token_ids, log_probs)
+    return GreedyAnswer(
+        decode(decoder, prefilled, GenerationRequest(num_tokens)).token_ids, log_probs
+    )
 
 
 def single_drop(

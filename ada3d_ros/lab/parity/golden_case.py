@@ -20,7 +20,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from ada3d_ros.engine.decode import decode
+from ada3d_ros.engine.decode import GenerationRequest, decode
 from ada3d_ros.engine.prefill import pad_batch, prefill
 from ada3d_ros.engine.sampling import greedy
 from ada3d_ros.errors import SourceError
@@ -346,7 +346,11 @@ def run_greedy(case: GoldenCase, prompt: PromptSequence, num_tokens: int) -> Ten
         steps.append(logits)
         return greedy(logits)
 
-    output = decode(case.model.decoder, prefill(case.model.decoder, prompt), num_tokens, recording)
+    output = decode(
+        case.model.decoder,
+        prefill(case.model.decoder, prompt),
+        GenerationRequest(num_tokens, recording),
+    )
     logits = torch.stack(steps)
     top = logits.topk(2).values
     return {

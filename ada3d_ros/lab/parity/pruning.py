@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ada3d_ros.engine.decode import decode
+from ada3d_ros.engine.decode import GenerationRequest, decode
 from ada3d_ros.engine.prefill import PrefillOutput, prefill
 from ada3d_ros.engine.sampling import greedy
 from ada3d_ros.errors import SourceError
@@ -219,7 +219,7 @@ def _check_decode(
         steps.append(logits)
         return greedy(logits)
 
-    output = decode(seen.decoder, filled, len(golden), recording)
+    output = decode(seen.decoder, filled, GenerationRequest(len(golden), recording))
     yield exact(label, "greedy_tokens", list(output.token_ids), golden)
     yield _close(label, "step_logits", torch.stack(steps), arrays["step_logits"], LOGITS)
     positions = [[call[layer][0] for layer in sorted(call)] for call in seen.positions[1:]]

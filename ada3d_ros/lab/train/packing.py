@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ada3d_ros.grounding.phrase import GROUNDING_PROMPT
+from ada3d_ros.grounding.from_text import GROUNDING_PROMPT
 from ada3d_ros.lab.world.graph import Graph
 from ada3d_ros.lab.world.questions import RoomQuestion
 from ada3d_ros.model.prompt import Tokenizer, parse_coordinates, render_question

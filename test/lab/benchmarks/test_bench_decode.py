@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ada3d_ros.engine.decode import decode
+from ada3d_ros.engine.decode import GenerationRequest, decode
 from ada3d_ros.engine.prefill import prefill
 from ada3d_ros.errors import ModelError
 from ada3d_ros.lab.benchmarks import bench
@@ -41,7 +41,9 @@ def test_the_rival_shares_the_weights_and_gives_our_tokens() -> None:
     assert len(theirs) == len(ours)
     assert {t.data_ptr() for t in theirs.values()} == {t.data_ptr() for t in ours.values()}
     prompt = make_scene(60, 256, CPU, torch.float32, 0).prompt()
-    assert rival.total(prompt, 6) == list(decode(decoder, prefill(decoder, prompt), 6).token_ids)
+    assert rival.total(prompt, 6) == list(
+        decode(decoder, prefill(decoder, prompt), GenerationRequest(6)).token_ids
+    )
 
 
 def test_the_rivals_steps_are_counted_from_its_first_token() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ada3d_ros.engine.prefill import prefill
-from ada3d_ros.grounding.phrase import GROUNDING_PROMPT
+from ada3d_ros.grounding.from_text import GROUNDING_PROMPT
 from ada3d_ros.lab.train.embedded import corpus, feature_code, new_model
 from ada3d_ros.lab.train.objective import losses, run_packed
 from ada3d_ros.lab.train.packing import Packer, prompt_text
