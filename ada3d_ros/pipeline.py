@@ -17,7 +17,7 @@ import torch
 
 from ada3d_ros.config import AgentConfig
 from ada3d_ros.engine.answer import build_answer
-from ada3d_ros.engine.deadline import LatencyModel
+from ada3d_ros.engine.deadline import LatencyModel, Measured
 from ada3d_ros.engine.information import decoder_shape
 from ada3d_ros.engine.memory_fallback import MEMORY_FALLBACKS, MemoryFallback, out_of_memory
 from ada3d_ros.engine.prefix_cache import CacheReport, PrefixCache
@@ -414,7 +414,7 @@ class Ada3DPipeline:
     def _learn(self, query: QueryContext, answer: Answer) -> Answer:
         """The answer, once the latency model has seen it."""
         if query.in_scene and query.fallback is MEMORY_FALLBACKS[0]:
-            self._latency.record(answer)
+            self._latency.note(answer.scene_cached, Measured.from_answer(answer))
         return answer
 
 

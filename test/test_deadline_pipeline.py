@@ -30,10 +30,9 @@ def teach(pipeline: Ada3DPipeline, seconds_at: dict[float, float], cached: bool 
     """Questions with this share of the scene's tokens took so long, all of it before the first
     token.
     """
-    assert pipeline._cache is not None
     pipeline._latency = LatencyModel()
     for share, seconds in seconds_at.items():
-        tokens = share * pipeline._cache.num_voxels
+        tokens = share * pipeline.prefix_cache.encoder.num_voxels
         pipeline._latency.note(cached, Measured(tokens, seconds, 0.0, 0.0, 8))
 
 

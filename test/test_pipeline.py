@@ -95,8 +95,8 @@ def pipeline(model: Path) -> Ada3DPipeline:
 
 def say(pipeline: Ada3DPipeline, monkeypatch: pytest.MonkeyPatch, text: str) -> list[int]:
     """Make the decoder say `text`; returns its ids. Everything before and after the logits is real."""
-    loaded = pipeline._loaded
-    assert loaded is not None
+    loaded = pipeline.model
+
     ids = [*loaded.tokenizer.encode(text)[1:], loaded.tokenizer.eos_id]
     steps = iter(ids)
 
@@ -130,8 +130,8 @@ def test_ask(pipeline: Ada3DPipeline) -> None:
 
 def test_the_whole_path_equals_the_reference_engine(pipeline: Ada3DPipeline) -> None:
     """Prompt and scene as the pipeline makes them, decoded by the slow and obviously right engine."""
-    loaded = pipeline._loaded
-    assert loaded is not None
+    loaded = pipeline.model
+
     prompts = []
     real = loaded.model.build_prompt
 
@@ -309,8 +309,8 @@ def test_the_number_of_tokens(pipeline: Ada3DPipeline) -> None:
 
 def test_ground(pipeline: Ada3DPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
-    loaded = pipeline._loaded
-    assert loaded is not None
+    loaded = pipeline.model
+
     real = loaded.tokenizer.encode
     say(pipeline, monkeypatch, BOX_TEXT)
     monkeypatch.setattr(
@@ -402,8 +402,8 @@ def test_what_is_not_a_question(pipeline: Ada3DPipeline, text: str, error: type[
 def test_a_prompt_beyond_the_models_length(
     pipeline: Ada3DPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loaded = pipeline._loaded
-    assert loaded is not None
+    loaded = pipeline.model
+
     short = dataclasses.replace(loaded.model.config, max_length=64)
     monkeypatch.setattr(loaded.model, "config", short)
     with pytest.raises(QuestionTooLongError, match="the model takes 64"):
@@ -581,8 +581,7 @@ def test_16_bit(model: Path, precision: str) -> None:
 
 def test_torchs_own_errors_are_a_model_error(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pipeline = start(model, 2)
-    loaded = pipeline._loaded
-    assert loaded is not None
+    loaded = pipeline.model
 
     def broken(*args: Any) -> None:
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")

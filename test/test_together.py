@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from ada3d_ros.answering import shareable
+from ada3d_ros.engine import together as together_module
+from ada3d_ros.engine.together import shareable
 from ada3d_ros.errors import CanceledError, InvalidRequestError, LoadingError, NoFramesError
 from ada3d_ros.model.random_checkpoint import write_random_checkpoint
 from ada3d_ros.pipeline import Ada3DPipeline
@@ -63,11 +64,9 @@ def test_together_is_as_alone(pipeline: Ada3DPipeline) -> None:
 
 def test_it_is_one_batch(pipeline: Ada3DPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
-    from ada3d_ros import answering
-
-    real = answering.answer_batch
+    real = together_module.answer_batch
     monkeypatch.setattr(
-        answering, "answer_batch", lambda *a: (sizes.append(len(a[3])), real(*a))[1]
+        together_module, "answer_batch", lambda *a: (sizes.append(len(a[3])), real(*a))[1]
     )
     pipeline.ask_together(asked(*QUESTIONS))
     assert sizes == [3]
@@ -130,12 +129,10 @@ def test_without_a_scene_or_weights_each_is_told(model: Path) -> None:
 def test_out_of_memory_in_the_batch_answers_one_by_one(
     pipeline: Ada3DPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ada3d_ros import answering
-
     def full(*args: Any) -> Any:
         raise torch.cuda.OutOfMemoryError("2 GiB")
 
     alone = [pipeline.ask(question).text for question in QUESTIONS]
-    monkeypatch.setattr(answering, "answer_batch", full)
+    monkeypatch.setattr(together_module, "answer_batch", full)
     results = pipeline.ask_together(asked(*QUESTIONS))
     assert [result.text for result in results if isinstance(result, Answer)] == alone

@@ -52,6 +52,8 @@ def answer_batch(
     """
     if not all(len(question.embeds) for question in questions):
         raise ValueError("answer_batch: a question has no tokens.")
+    if not questions:
+        return BatchOutput([], 0.0)
     now = questions[0].request.now
     begun, room = now(), decoder.config.max_positions - next_position
     answers = [

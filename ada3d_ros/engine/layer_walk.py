@@ -8,12 +8,11 @@ attends to the best keys of a cached scene), `InspectAttention` (measure, attend
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 import torch
 
 from ada3d_ros.engine.kv_cache import KVCache
-from ada3d_ros.engine.scene_prefix import ScenePrefix
 from ada3d_ros.engine.timing import EventTimer
 from ada3d_ros.errors import ConfigError
 from ada3d_ros.model.decoder import (
@@ -26,6 +25,9 @@ from ada3d_ros.model.decoder import (
 from ada3d_ros.pruning.in_llm import LayerPruner
 from ada3d_ros.pruning.ranking import PruneContext, keep_best
 from ada3d_ros.types import PromptSequence
+
+if TYPE_CHECKING:
+    from ada3d_ros.engine.scene_prefix import ScenePrefix
 
 T = TypeVar("T")
 
@@ -68,7 +70,8 @@ class LayerWalk:
 
     def run(self, visitor: LayerVisitor | None = None) -> None:
         """All layers, each after the visitor's visit."""
-        for self.layer in range(self.decoder.config.num_layers):
+        for layer in range(self.decoder.config.num_layers):
+            self.layer = layer
             if visitor is not None:
                 visitor.before_layer(self)
             self.run_layer()
@@ -291,7 +294,7 @@ class RankAndSelect(RankAndDrop):
         self.timer.stop()
 
 
-class InspectAttention:
+class InspectAttention(Generic[T]):
     """Calls inspect(q (H, R, d), k (G, T, d)) with each layer's roped queries of the tokens `index`
     (R,) and keys of all tokens, and keeps what it returns in `found`, one entry per layer.
 

@@ -170,7 +170,8 @@ class PrefixCache:
         self.active: PrefixEntry | None = None
         self.pending: PrefixEntry | None = None
         self._serves = False  # whether questions under the settings are answered from here
-        self._loaded, self._pruning, self._encoder, self._now = loaded, pruning, encoder, now
+        self.encoder = encoder
+        self._loaded, self._pruning, self._now = loaded, pruning, now
         self._config: AgentConfig | None = None
         self._policy: Policy | None = None
         self._key: tuple[Any, ...] = ()  # what a prefix must agree in to serve
@@ -213,7 +214,7 @@ class PrefixCache:
         """Share of the scene's voxels that the active prefix does not hold as they are; NaN without
         one.
         """
-        if self.active is None or not self._encoder.table.views:
+        if self.active is None or not self.encoder.table.views:
             return NAN
         return 0.0 if self.state is PrefixState.READY else self._stale_share(self.active)
 
@@ -251,7 +252,7 @@ class PrefixCache:
         """
         self._configure(config)
         self._on_scene_change(scene)
-        encoder = self._encoder
+        encoder = self.encoder
         missing = encoder.follow(scene)
         if not scene.keyframes or not self._loaded.model.config.has_video_tower:
             return False
@@ -350,7 +351,7 @@ class PrefixCache:
             self._go(PrefixEvent.CAUGHT_UP)
 
     def _stale_share(self, entry: PrefixEntry) -> float:
-        return entry.stale_share(self._encoder.table)
+        return entry.stale_share(self.encoder.table)
 
     # -- building and appending
 
@@ -372,13 +373,14 @@ class PrefixCache:
     def _start_build(self, scene: SceneSnapshot, clock: StageClock) -> PrefixEntry:
         loaded, table, config, policy = (
             self._loaded,
-            self._encoder.table,
+            self.encoder.table,
             self._config,
             self._policy,
         )
-        assert config is not None and policy is not None
+        assert config is not None
+        assert policy is not None
         # Spatial tokens, those chosen of them, and the prompt up to them.
-        tokens, selected = self._encoder.tokens(clock), bool(policy.pre_llm) and policy.prunes
+        tokens, selected = self.encoder.tokens(clock), bool(policy.pre_llm) and policy.prunes
         with clock.stage("scene_s") if selected else nullcontext():
             chosen = self._pruning.choose(loaded.model, tokens, policy, scene.version, ())
         with clock.stage("spatial_s"):
@@ -409,7 +411,7 @@ class PrefixCache:
         """
         if active.scene.version == scene.version or not active.whole:
             return False
-        table, config = self._encoder.table, self._loaded.model.config
+        table, config = self.encoder.table, self._loaded.model.config
         now = table.sums.coords
         new = torch.nonzero(find_voxels(active.coords, now) < 0)[:, 0]
         room = min(

@@ -23,7 +23,6 @@ from rclpy.task import Future
 from std_msgs.msg import String
 
 from ada3d_ros.action import AskScene
-from ada3d_ros.answering import shareable
 from ada3d_ros.config import SETTINGS, AgentConfig
 from ada3d_ros.errors import (
     Ada3DError,
@@ -35,6 +34,7 @@ from ada3d_ros.errors import (
     StaleSceneError,
 )
 from ada3d_ros.msg import Answer as AnswerMsg
+from ada3d_ros.pipeline import shareable
 from ada3d_ros.ros.conversions import boxes_to_msg, empty_answer_msg, error_of, fill_answer_msg
 from ada3d_ros.ros.diagnostics import InferenceMonitor
 from ada3d_ros.ros.guard import guarded

@@ -14,7 +14,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from ada3d_ros.engine.batch import WaitingQuestion, answer_batch
+from ada3d_ros.engine.batch import BatchedQuestion, answer_batch
 from ada3d_ros.engine.decode import DecodeOutput, GenerationRequest, decode
 from ada3d_ros.engine.kv_cache import KVCache
 from ada3d_ros.engine.prefill import PrefillOutput, prefill
@@ -69,6 +69,14 @@ def prefill_alone(
     )
 
 
+def waiting(embeds: torch.Tensor, *args: Any, **kwargs: Any) -> BatchedQuestion:
+    return BatchedQuestion(embeds, GenerationRequest(*args, **kwargs))
+
+
+def answers_of(*args: Any) -> list[DecodeOutput]:
+    return answer_batch(*args).outputs
+
+
 class Recorder:
     """A sampler that writes down the logits it chose from."""
 
@@ -108,10 +116,10 @@ def test_together_as_alone(count: int, num_kv_heads: int) -> None:
     recorders = [Recorder() for _ in range(count)]
     heard: list[list[int]] = [[] for _ in range(count)]
     questions = [
-        WaitingQuestion(embeds, limit, recorder, on_token=words.append)
+        waiting(embeds, limit, recorder, on_token=words.append)
         for embeds, limit, recorder, words in zip(ASKED, limits, recorders, heard, strict=False)
     ]
-    outputs = answer_batch(decoder, scene_of(decoder), P, questions)
+    outputs = answers_of(decoder, scene_of(decoder), P, questions)
     for question, recorder, output, words in zip(questions, recorders, outputs, heard, strict=True):
         alone = Recorder()
         same(
@@ -119,12 +127,12 @@ def test_together_as_alone(count: int, num_kv_heads: int) -> None:
             decode(
                 decoder,
                 prefill_alone(decoder, question.embeds),
-                GenerationRequest(question.max_new_tokens, alone),
+                GenerationRequest(question.request.max_new_tokens, alone),
             ),
         )
         assert relative(recorder.seen, alone.seen) < 2e-6
         assert words == list(output.token_ids)
-        assert len(words) == question.max_new_tokens
+        assert len(words) == question.request.max_new_tokens
         assert output.first_token_s > 0
         assert output.decode_s >= 0
     assert len({output.token_ids for output in outputs}) == count  # the questions matter
@@ -133,8 +141,8 @@ def test_together_as_alone(count: int, num_kv_heads: int) -> None:
 def test_bfloat16_stays_near_the_same_engine_alone() -> None:
     decoder = make_decoder().bfloat16()
     recorders = [Recorder() for _ in ASKED]
-    questions = [WaitingQuestion(e.bfloat16(), 1, r) for e, r in zip(ASKED, recorders, strict=True)]
-    answer_batch(decoder, scene_of(decoder), P, questions)
+    questions = [waiting(e.bfloat16(), 1, r) for e, r in zip(ASKED, recorders, strict=True)]
+    answers_of(decoder, scene_of(decoder), P, questions)
     for embeds, recorder in zip(ASKED, recorders, strict=True):
         assert relative(recorder.seen, [prefill_alone(decoder, embeds).logits.float()]) < 0.03
         assert (
@@ -151,9 +159,7 @@ def test_one_ends_by_eos_the_others_go_on() -> None:
     ending_with(
         decoder, next(word for word in free[1][1:] if any(word not in other for other in free))
     )
-    outputs = answer_batch(
-        decoder, scene_of(decoder), P, [WaitingQuestion(embeds, 12) for embeds in ASKED]
-    )
+    outputs = answers_of(decoder, scene_of(decoder), P, [waiting(embeds, 12) for embeds in ASKED])
     for embeds, output in zip(ASKED, outputs, strict=True):
         same(output, decode(decoder, prefill_alone(decoder, embeds), GenerationRequest(12)))
     assert outputs[1].stop_reason is StopReason.EOS
@@ -176,10 +182,10 @@ def test_each_is_stopped_by_its_own_caller() -> None:
         (1, StopReason.TIMEOUT),
     ]
     questions = [
-        WaitingQuestion(embeds, 7, should_stop=stop_after(*stop))
+        waiting(embeds, 7, should_stop=stop_after(*stop))
         for embeds, stop in zip(ASKED, stops, strict=True)
     ]
-    outputs = answer_batch(decoder, scene_of(decoder), P, questions)
+    outputs = answers_of(decoder, scene_of(decoder), P, questions)
     for embeds, stop, output in zip(ASKED, stops, outputs, strict=True):
         same(
             output,
@@ -196,18 +202,18 @@ def test_each_is_stopped_by_its_own_caller() -> None:
 
 def test_all_stopped_before_anything_is_computed() -> None:
     questions = [
-        WaitingQuestion(ASKED[0], 4, should_stop=lambda: StopReason.CANCELED),
-        WaitingQuestion(ASKED[1], 0),
+        waiting(ASKED[0], 4, should_stop=lambda: StopReason.CANCELED),
+        waiting(ASKED[1], 0),
     ]
     decoder = make_decoder()
     prefix = scene_of(decoder)
     decoder.norm.weight[0] = float("inf")  # would raise
-    outputs = answer_batch(decoder, prefix, P, questions)
+    outputs = answers_of(decoder, prefix, P, questions)
     assert [output.stop_reason for output in outputs] == [
         StopReason.CANCELED,
         StopReason.MAX_TOKENS,
     ]
-    assert answer_batch(decoder, prefix, P, []) == []
+    assert answers_of(decoder, prefix, P, []) == []
 
 
 def test_samplers_keep_their_own_seeds() -> None:
@@ -217,21 +223,19 @@ def test_samplers_keep_their_own_seeds() -> None:
     def samplers() -> list[Sampler]:
         return [make_sampler(t, 0.95, seed, CPU) for seed, t in enumerate(temperatures)]
 
-    questions = [WaitingQuestion(e, 9, s) for e, s in zip(ASKED, samplers(), strict=True)]
-    outputs = answer_batch(decoder, scene_of(decoder), P, questions)
+    questions = [waiting(e, 9, s) for e, s in zip(ASKED, samplers(), strict=True)]
+    outputs = answers_of(decoder, scene_of(decoder), P, questions)
     for embeds, sampler, output in zip(ASKED, samplers(), outputs, strict=True):
         same(output, decode(decoder, prefill_alone(decoder, embeds), GenerationRequest(9, sampler)))
     assert (
         outputs[0].token_ids
-        != answer_batch(decoder, scene_of(decoder), P, [WaitingQuestion(ASKED[0], 9)])[0].token_ids
+        != answers_of(decoder, scene_of(decoder), P, [waiting(ASKED[0], 9)])[0].token_ids
     )
 
 
 def test_the_models_positions_end_the_longer_question_first() -> None:
     decoder = make_decoder(max_positions=P + 12)
-    outputs = answer_batch(
-        decoder, scene_of(decoder), P, [WaitingQuestion(embeds, 30) for embeds in ASKED]
-    )
+    outputs = answers_of(decoder, scene_of(decoder), P, [waiting(embeds, 30) for embeds in ASKED])
     assert [len(output.token_ids) for output in outputs] == [6, 11, 3, 6]
     for embeds, output in zip(ASKED, outputs, strict=True):
         same(output, decode(decoder, prefill_alone(decoder, embeds), GenerationRequest(30)))
@@ -244,13 +248,13 @@ def test_positions_need_not_be_those_of_the_prefix_in_the_cache(first: int) -> N
     """
     decoder = make_decoder()
     places = torch.linspace(0, first - 1, P).long()
-    outputs = answer_batch(
-        decoder, scene_of(decoder, places), first, [WaitingQuestion(embeds, 8) for embeds in ASKED]
+    outputs = answers_of(
+        decoder, scene_of(decoder, places), first, [waiting(embeds, 8) for embeds in ASKED]
     )
     for embeds, output in zip(ASKED, outputs, strict=True):
         same(output, decode(decoder, prefill_alone(decoder, embeds, places), GenerationRequest(8)))
-    other = answer_batch(
-        decoder, scene_of(decoder, places), P, [WaitingQuestion(embeds, 8) for embeds in ASKED]
+    other = answers_of(
+        decoder, scene_of(decoder, places), P, [waiting(embeds, 8) for embeds in ASKED]
     )
     assert [output.token_ids for output in other] != [output.token_ids for output in outputs]
 
@@ -262,8 +266,8 @@ def test_layers_may_hold_different_numbers_of_prefix_tokens() -> None:
     tokens = [
         (k, v) if layer < 3 else (k[:, :, kept], v[:, :, kept]) for layer, (k, v) in enumerate(held)
     ]
-    outputs = answer_batch(
-        decoder, KVCache.holding(tokens), P, [WaitingQuestion(embeds, 6) for embeds in ASKED]
+    outputs = answers_of(
+        decoder, KVCache.holding(tokens), P, [waiting(embeds, 6) for embeds in ASKED]
     )
     for embeds, output in zip(ASKED, outputs, strict=True):
         cache, end = KVCache.holding(tokens, reserve=20), P + len(embeds)
@@ -277,7 +281,7 @@ def test_the_prefix_stays_as_it_is() -> None:
     prefix = scene_of(decoder)
     before = [buffer.clone() for buffer in prefix.buffers]
     places = [buffer.data_ptr() for buffer in prefix.buffers]
-    answer_batch(decoder, prefix, P, [WaitingQuestion(embeds, 5) for embeds in ASKED])
+    answers_of(decoder, prefix, P, [waiting(embeds, 5) for embeds in ASKED])
     assert prefix.lengths == (P,) * LAYERS
     assert [buffer.data_ptr() for buffer in prefix.buffers] == places
     for buffer, was in zip(prefix.buffers, before, strict=True):
@@ -314,7 +318,7 @@ def test_no_copy_of_the_prefix_is_made(num_kv_heads: int) -> None:
     long = torch.randn(1, num_kv_heads, 4000, 8, generator=generator(4))
     prefix = KVCache.holding([(long, long)] * LAYERS)
     with NewTensors(prefix.buffers) as seen:
-        answer_batch(decoder, prefix, 90, [WaitingQuestion(embeds, 3) for embeds in ASKED])
+        answers_of(decoder, prefix, 90, [waiting(embeds, 3) for embeds in ASKED])
     assert 0 < seen.largest < long.numel() / 2
     with NewTensors(prefix.buffers) as seen:
         prefix.held(0)[0].expand(4, -1, -1, -1).contiguous()
@@ -326,13 +330,13 @@ def test_output_that_is_not_finite_is_an_error() -> None:
     prefix = scene_of(decoder)
     decoder.norm.weight[3] = float("inf")
     with pytest.raises(ModelError, match="not finite"):
-        answer_batch(decoder, prefix, P, [WaitingQuestion(ASKED[0], 3)])
+        answers_of(decoder, prefix, P, [waiting(ASKED[0], 3)])
 
 
 def test_a_question_without_tokens_is_refused() -> None:
     decoder = make_decoder()
     with pytest.raises(ValueError, match="no tokens"):
-        answer_batch(decoder, scene_of(decoder), P, [WaitingQuestion(ASKED[0][:0], 3)])
+        answers_of(decoder, scene_of(decoder), P, [waiting(ASKED[0][:0], 3)])
 
 
 @pytest.mark.gpu
@@ -344,10 +348,8 @@ def test_the_kernels_of_cuda_say_the_same(dtype: torch.dtype, tolerance: float) 
     on_gpu.run_layers(
         0, LAYERS, PREFIX.to("cuda", dtype)[None], torch.arange(P, device="cuda"), cache
     )
-    questions = [
-        WaitingQuestion(e.to("cuda", dtype), 1, r) for e, r in zip(ASKED, recorders, strict=True)
-    ]
-    answer_batch(on_gpu, cache, P, questions)
+    questions = [waiting(e.to("cuda", dtype), 1, r) for e, r in zip(ASKED, recorders, strict=True)]
+    answers_of(on_gpu, cache, P, questions)
     for embeds, recorder in zip(ASKED, recorders, strict=True):
         assert (
             relative([recorder.seen[0].cpu()], [prefill_alone(make_decoder(), embeds).logits])

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from ada3d_ros.engine.deadline import MARGIN, WINDOW, LatencyModel, Measured
-from ada3d_ros.types import StageTimings, TokenUsage
+from ada3d_ros.types import Answer, StageTimings, StopReason, TokenUsage
 
 RATIOS = (0.8, 0.6, 0.4, 0.2)
 WARM = [(ratio, True) for ratio in RATIOS]
@@ -79,17 +79,21 @@ def test_the_newest_answers_count() -> None:
     assert model.predict(True, 100, 2) == pytest.approx(0.1)
 
 
+def answered(generated: int, timings: StageTimings) -> Answer:
+    usage = TokenUsage(per_layer=(100, 100, 50, 50), generated=generated)
+    return Answer("", "", (), 0, "", (), StopReason.EOS, usage, timings)
+
+
 def test_measured_of_an_answer() -> None:
-    usage = TokenUsage(per_layer=(100, 100, 50, 50))
     made = Measured.from_answer(
-        usage, StageTimings(first_token_s=0.4, decode_s=0.9, total_s=1.5), 10
+        answered(10, StageTimings(first_token_s=0.4, decode_s=0.9, total_s=1.5))
     )
     assert (made.tokens, made.first_token_s, made.generated) == (75.0, 0.4, 10)
     assert made.step_s == pytest.approx(0.1)
     assert made.rest_s == pytest.approx(0.2)
     for generated in (0, 1):
         once = Measured.from_answer(
-            usage, StageTimings(first_token_s=0.4, decode_s=0.0, total_s=0.5), generated
+            answered(generated, StageTimings(first_token_s=0.4, decode_s=0.0, total_s=0.5))
         )
         assert math.isnan(once.step_s)
 

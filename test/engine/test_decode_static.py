@@ -11,9 +11,14 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from ada3d_ros.engine import static_decode as graphs
-from ada3d_ros.engine.decode import DecodeOutput, GenerationRequest, decode, decode_step
+from ada3d_ros.engine.decode import (
+    DecodeOutput,
+    GenerationRequest,
+    decode,
+    decode_step,
+    without_onednn,
+)
 from ada3d_ros.engine.kv_cache import KVCache
-from ada3d_ros.engine.onednn import without_onednn
 from ada3d_ros.engine.prefill import PrefillOutput, prefill
 from ada3d_ros.engine.sampling import greedy, make_sampler
 from ada3d_ros.engine.static_decode import StaticStep, StaticSteps, static_steps

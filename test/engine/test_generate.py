@@ -80,7 +80,6 @@ def test_prefill_keeps_last_logits_all_tokens_and_per_layer_lengths() -> None:
     assert output.cache.num_bytes == kv_bytes(decoder_shape(decoder.config), [27] * 3, 4)
     assert output.next_positions == (20, 20, 20)
     assert [layer.tolist() for layer in output.kept] == [list(range(9))] * 3
-    assert output.prefill_s > 0
 
 
 def test_decode_grows_a_cache_without_reserve() -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +20,7 @@ from ada3d_ros.engine.kv_cache import KVCache
 from ada3d_ros.engine.prefill import PrefillOutput, prefill
 from ada3d_ros.engine.sampling import greedy
 from ada3d_ros.errors import Ada3DError, InvalidRequestError, ModelError
-from ada3d_ros.model.decoder import LayerStart, LlamaDecoder
+from ada3d_ros.model.decoder import LayerInputs, LlamaDecoder
 from ada3d_ros.model.spatial import cap_spatial_tokens
 from ada3d_ros.pruning.in_llm import LayerPruner, LogisticPruner
 from ada3d_ros.pruning.schedule import RetentionSchedule, logistic
@@ -365,13 +366,14 @@ def test_p21_reused_keys_give_the_same_keeps_as_recomputed_ones(
     """
     decoder, prompt, pruner = make_decoder(), make_prompt(N), pruner_of(strategy, **flat)
     reused = prefill(decoder, prompt, pruner=pruner)
-    run_layers, handed = decoder.run_layers, list[bool]()
+    run_layer, handed = decoder.run_layer, list[bool]()
 
-    def forgetful(*args: Any, first: LayerStart | None = None, **kwargs: Any) -> torch.Tensor:
-        handed.append(first is not None)
-        return run_layers(*args, **kwargs)
+    def forgetful(*args: Any) -> torch.Tensor:
+        inputs: LayerInputs | None = args[4]
+        handed.append(inputs is not None)
+        return run_layer(*args[:4])
 
-    monkeypatch.setattr(decoder, "run_layers", forgetful)
+    monkeypatch.setattr(decoder, "run_layer", forgetful)
     anew = prefill(decoder, prompt, pruner=pruner)
     assert any(handed)  # keys were there to be reused
     assert all(map(torch.equal, reused.kept, anew.kept))
@@ -440,6 +442,7 @@ def test_a_schedule_for_another_number_of_layers_is_refused(length: int) -> None
 
 
 def test_ranking_time_is_part_of_prefill_time() -> None:
+    start = time.perf_counter()
     filled: PrefillOutput = prefill(make_decoder(), make_prompt(N), pruner=pruner_of("adatoken3d"))
-    assert 0.0 < filled.rank_s < filled.prefill_s
+    assert 0.0 < filled.rank_s < time.perf_counter() - start
     assert math.isnan(prefill(make_decoder(), make_prompt(N)).rank_s)

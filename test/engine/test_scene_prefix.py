@@ -13,8 +13,8 @@ import torch
 
 from ada3d_ros.engine.decode import GenerationRequest, decode
 from ada3d_ros.engine.prefill import prefill, prefill_question
-from ada3d_ros.engine.scene_prefix import ScenePrefix
-from ada3d_ros.engine.token_selection import ChosenTokens
+from ada3d_ros.engine.scene_prefix import PrefixOptions, ScenePrefix
+from ada3d_ros.engine.token_selection import ChosenTokens, SceneContext
 from ada3d_ros.errors import InvalidRequestError, ModelError
 from ada3d_ros.model.decoder import LlamaDecoder
 from ada3d_ros.pruning.in_llm import LayerPruner
@@ -55,7 +55,8 @@ def prefix_of(
     part = PromptSequence(prompt.embeds[:stop], prompt.positions[:stop], (start, stop))
     tokens = tokens_of(prompt, stop - start)
     chosen = ChosenTokens(tokens, torch.arange(stop - start), stop - start)
-    prefix = ScenePrefix(decoder, part, tokens, chosen, SceneSnapshot(), chunk, **options)
+    context = SceneContext(SceneSnapshot(), tokens, chosen, prompt.embeds[start:stop])
+    prefix = ScenePrefix(decoder, part, context, PrefixOptions(chunk, **options))
     while prefix.step():
         pass
     return prefix
@@ -86,7 +87,7 @@ def test_a_question_on_the_cached_scene_is_the_full_prefill(
     prompt = dataclasses.replace(prompt, embeds=prompt.embeds.to(dtype))
     full = prefill(decoder, prompt, 8, with_states=True)
     prefix = prefix_of(decoder, prompt, chunk, with_states=True)
-    warm = prefill_question(question_of(prompt), 8, with_states=True)
+    warm = prefill_question(prefix, question_of(prompt), 8, with_states=True)
     assert relative(warm.logits, full.logits) <= TOLERANCE[dtype]
     assert warm.counts == full.counts
     assert warm.next_positions == full.next_positions
@@ -110,7 +111,7 @@ def test_questions_leave_no_trace() -> None:
     """
     decoder, prompt = make_decoder(seed=0), make_prompt(N, SYSTEM, TEXT, seed=0)
     prefix = prefix_of(decoder, prompt)
-    first = prefill_question(question_of(prompt), 8).logits
+    first = prefill_question(prefix, question_of(prompt), 8).logits
     size = prefix.num_bytes
     for seed in range(200):
         other = make_prompt(N, SYSTEM, 2 + seed % 7, seed=seed)
@@ -118,7 +119,7 @@ def test_questions_leave_no_trace() -> None:
         decode(
             decoder, prefill_question(prefix, question_of(other), 8, pruner), GenerationRequest(4)
         )
-    assert torch.equal(prefill_question(question_of(prompt), 8).logits, first)
+    assert torch.equal(prefill_question(prefix, question_of(prompt), 8).logits, first)
     assert prefix.num_bytes == size
 
 
@@ -130,7 +131,7 @@ def test_a_smaller_budget_is_a_prefix_of_the_scene(count: int) -> None:
     fresh = PromptSequence(embeds, torch.arange(len(embeds)), (start, start + count))
     expected = prefill(decoder, fresh, 8)
     prefix = prefix_of(decoder, prompt)
-    warm = prefill_question(question_of(prompt), 8, count=count)
+    warm = prefill_question(prefix, question_of(prompt), 8, count=count)
     assert relative(warm.logits, expected.logits) <= 2e-6
     assert warm.counts == (count,) * LAYERS
     assert (
@@ -138,7 +139,7 @@ def test_a_smaller_budget_is_a_prefix_of_the_scene(count: int) -> None:
         == decode(decoder, expected, GenerationRequest(6)).token_ids
     )
     whole = prefill(decoder, prompt, 8)
-    assert relative(prefill_question(question_of(prompt), 8).logits, whole.logits) <= 2e-6
+    assert relative(prefill_question(prefix, question_of(prompt), 8).logits, whole.logits) <= 2e-6
 
 
 def test_what_is_put_behind_equals_a_scene_in_that_order() -> None:
@@ -150,7 +151,7 @@ def test_what_is_put_behind_equals_a_scene_in_that_order() -> None:
         (start, start + 25),
     )
     prefix = prefix_of(decoder, early, with_states=True)
-    prefill_question(question_of(early), 8)  # a question in between
+    prefill_question(prefix, question_of(early), 8)  # a question in between
     tokens = tokens_of(prompt)
     later = SpatialTokens(tokens.features[25:], tokens.xyz_m[25:], tokens.num_patches[25:], 0.2)
     prefix.append_tokens(prompt.embeds[start + 25 : start + N], later, SceneSnapshot())
@@ -158,7 +159,7 @@ def test_what_is_put_behind_equals_a_scene_in_that_order() -> None:
     while prefix.step():
         pass
     full = prefill(decoder, prompt, 8, with_states=True)
-    warm = prefill_question(question_of(prompt), 8, with_states=True)
+    warm = prefill_question(prefix, question_of(prompt), 8, with_states=True)
     assert relative(warm.logits, full.logits) <= 2e-6
     assert full.states is not None
     assert warm.states is not None
@@ -185,7 +186,7 @@ def test_selection_is_attention_to_the_best_keys_written_out(
     """
     decoder, prompt = make_decoder(seed=3), make_prompt(N, SYSTEM, TEXT, seed=3)
     pruner = pruner_of(strategy, **flat)
-    warm = prefill_question(question_of(prompt), 8, pruner)
+    warm = prefill_question(prefix_of(decoder, prompt), question_of(prompt), 8, pruner)
     expected = attend_to_kept(decoder, prompt, [stage.tolist() for stage in warm.kept])
     assert relative(warm.logits, expected) <= 1e-5
     counts = pruner.counts(N, None) if pruner.probe_layer is None else warm.counts
@@ -249,7 +250,7 @@ def test_the_first_drop_keeps_what_the_paper_keeps(strategy: str) -> None:
     flat = {"pdrop__positions": "original"} if strategy == "pdrop" else {}
     pruner = pruner_of(strategy, **flat)
     paper = prefill(decoder, prompt, 8, pruner)
-    warm = prefill_question(question_of(prompt), 8, pruner)
+    warm = prefill_question(prefix_of(decoder, prompt), question_of(prompt), 8, pruner)
     first = next(i for i in range(LAYERS) if paper.counts[i] < N)
     assert warm.kept[first].tolist() == paper.kept[first].tolist()
     assert warm.counts == paper.counts
@@ -266,14 +267,14 @@ def test_eight_bit_keys_are_near_and_half_the_size() -> None:
             step = exact.abs().amax(dim=-1, keepdim=True) / 127
             if layer == 0:  # deeper layers' inputs differ too
                 assert bool(((ours - exact).abs() <= 0.51 * step).all())
-    expected = prefill_question(question_of(prompt), 8).logits
-    assert relative(prefill_question(question_of(prompt), 8).logits, expected) < 0.05
+    expected = prefill_question(plain, question_of(prompt), 8).logits
+    assert relative(prefill_question(small, question_of(prompt), 8).logits, expected) < 0.05
 
 
 def test_a_question_without_rows_is_refused() -> None:
     decoder, prompt = make_decoder(seed=6), make_prompt(N, SYSTEM, TEXT, seed=6)
     with pytest.raises(InvalidRequestError, match="behind the scene"):
-        prefill_question(prompt.embeds[:0], 8)
+        prefill_question(prefix_of(decoder, prompt), prompt.embeds[:0], 8)
 
 
 def test_damaged_weights_are_named() -> None:
@@ -282,4 +283,4 @@ def test_damaged_weights_are_named() -> None:
     with torch.no_grad():
         decoder.layers[2].self_attn.q_proj.weight.fill_(math.nan)
     with pytest.raises(ModelError, match="not finite"):
-        prefill_question(question_of(prompt), 8, pruner_of("adatoken3d"))
+        prefill_question(prefix, question_of(prompt), 8, pruner_of("adatoken3d"))

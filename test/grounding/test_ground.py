@@ -20,7 +20,8 @@ from ada3d_ros.errors import (
     RequestTimeoutError,
 )
 from ada3d_ros.geometry.boxes import iou_axis_aligned
-from ada3d_ros.grounding import phrase as ground_phrase
+from ada3d_ros.grounding import from_attention
+from ada3d_ros.grounding.ground import ground_answer
 from ada3d_ros.model.grounding_head import GroundingHead, save_grounding_head
 from ada3d_ros.model.random_checkpoint import TINY_CONFIG, write_random_checkpoint
 from ada3d_ros.pipeline import Ada3DPipeline
@@ -209,16 +210,16 @@ def test_a_box_that_the_model_writes_of_the_place_is_taken(
     things = sorted(
         ROOM.boxes, key=lambda thing: float(np.linalg.norm(thing.center_m - shown.center_m))
     )
-    real = ground_phrase.generate_text
+    real = from_attention.generate_text
     for thing, is_taken in (
         (things[0], True),
         (things[-1], False),
     ):  # at the place; across the room
         numbers = ", ".join(f"{value:.3f}" for value in (*thing.center_m, *thing.size_m))
         monkeypatch.setattr(
-            ground_phrase,
+            from_attention,
             "generate_text",
-            lambda *args, text=numbers: (real(*args)[0], f"It is at [{text}]."),
+            lambda *args, text=numbers: replace(real(*args), text=f"It is at [{text}]."),
         )
         (box,) = pipeline.ground(Question("the red box", min_score=0.1)).boxes
         assert box.method is GroundingMethod.RELEVANCE
@@ -233,10 +234,10 @@ def test_a_weak_peak_gives_no_box_unless_asked_for(
 ) -> None:
     pipeline = start(headless)
     (box,) = pipeline.ground(Question("the red box", min_score=0.1)).boxes
-    monkeypatch.setattr(ground_phrase, "MIN_SHARE", box.score + 0.01)
+    monkeypatch.setattr(from_attention, "MIN_SHARE", box.score + 0.01)
     assert pipeline.ground(Question("the red box")).boxes == ()
     assert len(pipeline.ground(Question("the red box", min_score=box.score - 0.01)).boxes) == 1
-    monkeypatch.setattr(ground_phrase, "MIN_SHARE", box.score - 0.01)
+    monkeypatch.setattr(from_attention, "MIN_SHARE", box.score - 0.01)
     assert len(pipeline.ground(Question("the red box")).boxes) == 1
 
 
@@ -245,7 +246,7 @@ def test_relevance_gives_up_where_its_own_prompt_is_too_long(
 ) -> None:
     pipeline = start(headless)
     monkeypatch.setattr(
-        ground_phrase, "LOCATED_PROMPT", "At [{x:.3f}, {y:.3f}, {z:.3f}]. " + "word " * 4000
+        from_attention, "LOCATED_PROMPT", "At [{x:.3f}, {y:.3f}, {z:.3f}]. " + "word " * 4000
     )
     answer = pipeline.ground(Question("the red box"))
     assert answer.boxes == ()
@@ -268,14 +269,14 @@ def test_evidence_lies_at_kept_tokens_alone(sure: Path, monkeypatch: pytest.Monk
     seen: list[
         tuple[set[tuple[float, ...]], set[tuple[float, ...]]]
     ] = []  # places of all tokens, of the kept ones
-    real = ground_phrase.point_at_phrase
+    real = ground_answer
 
     def record(*args: Any) -> Any:
-        kept, xyz_m = args[1].kept[-1], args[2]
+        kept, xyz_m = args[3].kept[-1], args[1].chosen.tokens.xyz_m
         seen.append(({tuple(p) for p in xyz_m.tolist()}, {tuple(p) for p in xyz_m[kept].tolist()}))
         return real(*args)
 
-    monkeypatch.setattr("ada3d_ros.answering.point_at_phrase", record)
+    monkeypatch.setattr("ada3d_ros.pipeline.ground_answer", record)
     ground(sure, pruning__strategy="none")
     answer = ground(sure, pruning__strategy="adatoken3d", pruning__keep_ratio=0.4)
     (scene, unpruned), (_, kept) = seen

@@ -6,7 +6,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from ada3d_ros.engine.kv_cache import KVCache
 from ada3d_ros.model.config import DecoderConfig
-from ada3d_ros.model.decoder import LlamaDecoder
+from ada3d_ros.model.decoder import LlamaDecoder, causal_attention, rope_rows
 
 
 def make_decoder(num_kv_heads: int = 2, seed: int = 0) -> LlamaDecoder:
@@ -128,18 +128,22 @@ def test_dropping_rows_with_a_reused_start_equals_computing_it_again() -> None:
     )
     positions, keep = torch.arange(10), torch.tensor([0, 1, 4, 5, 8, 9])
     hidden = decoder.run_layers(0, 1, hidden, positions)
-    ranking = decoder.ranking_inputs(
-        1, decoder.start_layer(1, hidden), decoder.rope(positions), torch.tensor([9])
+    rope = decoder.rope(positions)
+    q, q_unroped, inputs = decoder.ranking_inputs(
+        1, decoder.layer_inputs(1, hidden), rope, torch.tensor([9])
     )
-    assert ranking.q.shape == (1, 4, 1, 8)
-    assert ranking.k.shape == ranking.k_unroped.shape == (1, 2, 10, 8)
+    assert q.shape == q_unroped.shape == (1, 4, 1, 8)
+    assert inputs.k is not None
+    assert inputs.k.shape == inputs.k_unroped.shape == (1, 2, 10, 8)
     anew = decoder.run_layers(1, 3, hidden[:, keep], positions[keep])
-    reused = decoder.run_layers(
-        1, 3, hidden[:, keep], positions[keep], first=ranking.start.rows(keep)
-    )
-    wrong = decoder.run_layers(
-        1, 3, hidden[:, keep], positions[keep], first=ranking.start.rows(torch.arange(6))
-    )
+
+    def reuse(index: torch.Tensor) -> torch.Tensor:
+        """Layer 1 on the tokens kept, with inputs of the tokens `index`; then layer 2."""
+        kept = hidden[:, keep], rope_rows(rope, keep)
+        out = decoder.run_layer(1, *kept, causal_attention(), inputs.take(index))
+        return decoder.run_layers(2, 3, out, positions[keep])
+
+    reused, wrong = reuse(keep), reuse(torch.arange(6))
     assert torch.allclose(anew, reused, atol=1e-6)
     assert not torch.allclose(anew, wrong, atol=1e-3)
 
@@ -150,15 +154,16 @@ def test_ranking_inputs_give_the_layers_own_attention() -> None:
         torch.randn(1, 6, 32, generator=torch.Generator().manual_seed(8)),
     )
     positions, cache = torch.arange(6), KVCache(3)
-    ranking = decoder.ranking_inputs(
-        0, decoder.start_layer(0, hidden), decoder.rope(positions), torch.tensor([5, 2])
+    q, _, inputs = decoder.ranking_inputs(
+        0, decoder.layer_inputs(0, hidden), decoder.rope(positions), torch.tensor([5, 2])
     )
     decoder.run_layers(0, 1, hidden, positions, cache)
     keys, _ = cache.append(0, hidden.new_zeros(1, 2, 0, 8), hidden.new_zeros(1, 2, 0, 8))
-    assert torch.allclose(ranking.k, keys, atol=1e-6)
-    start = decoder.start_layer(0, hidden[:, 2:3])
-    row_2 = decoder.ranking_inputs(0, start, decoder.rope(positions[2:3]), torch.tensor([0])).q
-    assert torch.allclose(ranking.q[:, :, 1], row_2[:, :, 0], atol=1e-6)
+    assert inputs.k is not None
+    assert torch.allclose(inputs.k, keys, atol=1e-6)
+    alone = decoder.layer_inputs(0, hidden[:, 2:3])
+    row_2, _, _ = decoder.ranking_inputs(0, alone, decoder.rope(positions[2:3]), torch.tensor([0]))
+    assert torch.allclose(q[:, :, 1], row_2[:, :, 0], atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

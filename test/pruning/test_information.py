@@ -287,11 +287,11 @@ def test_measured_masses_are_those_of_the_layers_own_attention(stride: int) -> N
     rows = query_rows(total, prompt.spatial_span, stride)
     spatial, text = rows[rows < 33], rows[rows >= 33]
     for layer, found in enumerate(measure_information(decoder, prompt, stride)):
-        start = decoder.start_layer(layer, hidden)
-        made = decoder.ranking_inputs(
+        start = decoder.layer_inputs(layer, hidden)
+        q, _, made = decoder.ranking_inputs(
             layer, start, decoder.rope(prompt.positions), torch.arange(total)
         )
-        attention = full_attention(made.q[0], made.k[0]).mean(dim=0)
+        attention = full_attention(q[0], made.k[0]).mean(dim=0)
         assert found.S_self == pytest.approx(
             float(attention[spatial, 3:33].sum(dim=1).mean()), abs=1e-6
         )

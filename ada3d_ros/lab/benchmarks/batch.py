@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from ada3d_ros.engine.batch import WaitingQuestion, answer_batch
+from ada3d_ros.engine.batch import BatchedQuestion, answer_batch
 from ada3d_ros.engine.decode import DecodeOutput, GenerationRequest, decode
 from ada3d_ros.engine.kv_cache import KVCache
 from ada3d_ros.engine.prefill import PrefillOutput
@@ -88,8 +88,9 @@ class _Asked:
         """Answers of the first `count` questions; `first` gets the logits of each one's first
         token.
         """
-        waiting = [WaitingQuestion(q, ANSWER, _Sampler(first)) for q in self.questions[:count]]
-        return answer_batch(self.decoder, self.prefix, self.next_position, waiting)
+        request = GenerationRequest(ANSWER, _Sampler(first))
+        waiting = [BatchedQuestion(q, request) for q in self.questions[:count]]
+        return answer_batch(self.decoder, self.prefix, self.next_position, waiting).outputs
 
     def alone(self, first: list[torch.Tensor] | None = None) -> list[DecodeOutput]:
         """Answers of all questions, one after the other on the same cache, which is cut back behind

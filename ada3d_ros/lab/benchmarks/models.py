@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from ada3d_ros.config import AgentConfig
-from ada3d_ros.engine.scene_prefix import ScenePrefix
-from ada3d_ros.engine.token_selection import ChosenTokens
+from ada3d_ros.engine.scene_prefix import PrefixOptions, ScenePrefix
+from ada3d_ros.engine.token_selection import ChosenTokens, SceneContext
 from ada3d_ros.errors import ConfigError
 from ada3d_ros.model.checkpoint import has_bfloat16
 from ada3d_ros.model.config import DecoderConfig, LlavaConfig, VisionConfig
@@ -156,10 +156,9 @@ class BenchScene:
         """
         total = len(self.rows)
         chosen = ChosenTokens(self.tokens, torch.arange(total, device=self.rows.device), total)
-        chunk = AgentConfig().cache.chunk_tokens
-        prefix = ScenePrefix(
-            decoder, self.prompt(), chosen.tokens, chosen, SceneSnapshot(), chunk, int8
-        )
+        context = SceneContext(SceneSnapshot(), chosen.tokens, chosen, self.rows)
+        options = PrefixOptions(AgentConfig().cache.chunk_tokens, int8)
+        prefix = ScenePrefix(decoder, self.prompt(), context, options)
         while prefix.step():
             pass
         return prefix

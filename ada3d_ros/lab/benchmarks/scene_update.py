@@ -19,8 +19,8 @@ import torch
 from tqdm import tqdm
 
 from ada3d_ros.config import from_flat
-from ada3d_ros.engine.scene_prefix import ScenePrefix
-from ada3d_ros.engine.token_selection import ChosenTokens
+from ada3d_ros.engine.scene_prefix import PrefixOptions, ScenePrefix
+from ada3d_ros.engine.token_selection import ChosenTokens, SceneContext
 from ada3d_ros.errors import ConfigError, ModelError
 from ada3d_ros.lab.benchmarks.bench import Timing, ratio_of, timed
 from ada3d_ros.lab.benchmarks.models import (
@@ -168,9 +168,8 @@ class _Keyframes:
             tokens, torch.arange(len(table.sums), device=self.device), len(table.sums)
         )
         prompt = PromptSequence(embeds, positions, span, tokens.xyz_m)
-        return ScenePrefix(
-            self.model.decoder, prompt, tokens, chosen, SceneSnapshot(), chunk_tokens()
-        )
+        context = SceneContext(SceneSnapshot(), tokens, chosen, embeds[SYSTEM_TEXT:])
+        return ScenePrefix(self.model.decoder, prompt, context, PrefixOptions(chunk_tokens()))
 
     def append(self, table: VoxelTable) -> int:
         """The voxels of `table` that the front prefix lacks, put behind it in a copy that shares

@@ -2,7 +2,7 @@
 AdaToken-3D's equations.
 
 Every size, index and parameter comes from the case. The runs go through the engine's own prefill
-and decode; what each layer was given is read off by a wrapper round `run_layers`.
+and decode; what each layer was given is read off by wrappers around them.
 """
 
 from __future__ import annotations
@@ -10,14 +10,17 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
 
 from ada3d_ros.engine.decode import GenerationRequest, decode
+from ada3d_ros.engine.layer_walk import LayerWalk
 from ada3d_ros.engine.prefill import PrefillOutput, prefill
 from ada3d_ros.engine.sampling import greedy
 from ada3d_ros.errors import SourceError
@@ -63,31 +66,44 @@ class _Recording(LayerPruner):
 
 
 class _Observed:
-    """A decoder whose calls are written down: positions of every layer per call, and the last
-    layer's output.
+    """A decoder whose calls are written down while observed: positions of every layer per pass, and
+    the last layer's output.
     """
 
     def __init__(self, decoder: LlamaDecoder) -> None:
         self.decoder = decoder
         self.positions: list[dict[int, list[int]]] = []
         self.last_hidden = torch.empty(0)
-        self._run_layers = decoder.run_layers
-        decoder.run_layers = self._observe  # type: ignore[method-assign]
 
-    def _observe(
-        self,
-        start: int,
-        stop: int,
-        hidden: torch.Tensor,
-        positions: torch.Tensor,
-        *a: Any,
-        **k: Any,
-    ) -> Any:
-        if start == 0:
+    def note(self, layer: int, positions: torch.Tensor, hidden: torch.Tensor) -> None:
+        if layer == 0:
             self.positions.append({})
-        self.positions[-1] |= dict.fromkeys(range(start, stop), positions.tolist())
-        self.last_hidden = self._run_layers(start, stop, hidden, positions, *a, **k)
-        return self.last_hidden
+        self.positions[-1][layer] = positions.tolist()
+        self.last_hidden = hidden
+
+    @contextmanager
+    def watch(self) -> Iterator[None]:
+        """Prefill walks layer by layer, a decode step runs ranges of layers: both are observed."""
+        walk_layer, run_layers = LayerWalk.run_layer, self.decoder.run_layers
+
+        def observe_walk(walk: LayerWalk) -> None:
+            layer, positions = walk.layer, walk.positions
+            walk_layer(walk)
+            self.note(layer, positions, walk.hidden)
+
+        def observe_step(
+            start: int, stop: int, hidden: torch.Tensor, positions: torch.Tensor, *rest: Any
+        ) -> torch.Tensor:
+            out = run_layers(start, stop, hidden, positions, *rest)
+            for layer in range(start, stop):
+                self.note(layer, positions, out)
+            return out
+
+        with (
+            patch.object(LayerWalk, "run_layer", observe_walk),
+            patch.object(self.decoder, "run_layers", observe_step),
+        ):
+            yield
 
 
 def _pruner(case: dict[str, Any], num_layers: int) -> _Recording:
@@ -144,7 +160,8 @@ def check_pruned(folder: Path) -> Iterator[Row]:
         embeds, torch.arange(len(embeds)), (start, start + case["image_token_length"])
     )
     seen, pruner = _Observed(decoder), _pruner(case, decoder.config.num_layers)
-    filled = prefill(decoder, prompt, pruner=pruner)
+    with seen.watch():
+        filled = prefill(decoder, prompt, pruner=pruner)
     yield from _check_stages(label, expected, arrays, filled, pruner, start)
     yield from _check_layers(label, expected, filled, seen)
     with torch.inference_mode():
@@ -219,7 +236,8 @@ def _check_decode(
         steps.append(logits)
         return greedy(logits)
 
-    output = decode(seen.decoder, filled, GenerationRequest(len(golden), recording))
+    with seen.watch():
+        output = decode(seen.decoder, filled, GenerationRequest(len(golden), recording))
     yield exact(label, "greedy_tokens", list(output.token_ids), golden)
     yield _close(label, "step_logits", torch.stack(steps), arrays["step_logits"], LOGITS)
     positions = [[call[layer][0] for layer in sorted(call)] for call in seen.positions[1:]]

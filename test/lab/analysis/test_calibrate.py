@@ -129,11 +129,11 @@ def test_the_engine_measures_what_full_attention_has() -> None:
     hidden = prompt.embeds[None]
     rows = torch.arange(len(prompt.positions))
     for layer, masses in enumerate(found):
-        made = decoder.ranking_inputs(
-            layer, decoder.start_layer(layer, hidden), decoder.rope(prompt.positions), rows
+        q, _, made = decoder.ranking_inputs(
+            layer, decoder.layer_inputs(layer, hidden), decoder.rope(prompt.positions), rows
         )
-        k = made.k.repeat_interleave(made.q.shape[1] // made.k.shape[1], dim=1)
-        scores = (made.q @ k.transpose(-1, -2))[0] / made.q.shape[-1] ** 0.5
+        k = made.k.repeat_interleave(q.shape[1] // made.k.shape[1], dim=1)
+        scores = (q @ k.transpose(-1, -2))[0] / q.shape[-1] ** 0.5
         scores.masked_fill_(torch.ones(len(rows), len(rows), dtype=torch.bool).triu(1), -torch.inf)
         whole = attention_masses(torch.softmax(scores, dim=-1), prompt.spatial_span)
         for name in ("S_self", "S_sp", "S_ss"):

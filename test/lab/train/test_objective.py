@@ -157,12 +157,12 @@ def test_the_first_question_dropped_is_dropped_as_in_the_engine(packer: Packer) 
             hidden = model.decoder.run_layers(0, layers - 1, prompt.embeds[None], prompt.positions)
             rope = model.decoder.rope(prompt.positions)
             last = torch.tensor([len(prompt.positions) - 1])
-            made = model.decoder.ranking_inputs(
-                layers - 1, model.decoder.start_layer(layers - 1, hidden), rope, last
+            q, _, made = model.decoder.ranking_inputs(
+                layers - 1, model.decoder.layer_inputs(layers - 1, hidden), rope, last
             )
-            weights = (made.q[0] @ made.k[0].transpose(-1, -2) * made.k.shape[-1] ** -0.5).softmax(
-                -1
-            )[:, 0, start:stop]
+            weights = (q[0] @ made.k[0].transpose(-1, -2) * made.k.shape[-1] ** -0.5).softmax(-1)[
+                :, 0, start:stop
+            ]
             best = weights.mean(0).topk(round(0.25 * (stop - start))).indices
             assert set(best.tolist()) == set(torch.nonzero(kept[number])[:, 0].tolist())
 
