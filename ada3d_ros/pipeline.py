@@ -17,15 +17,15 @@ import torch
 
 from ada3d_ros.config import AgentConfig
 from ada3d_ros.engine.answer import build_answer
-from ada3d_ros.engine.deadline import LatencyModel, Measured
+from ada3d_ros.engine.deadline import LatencyModel
 from ada3d_ros.engine.information import decoder_shape
-from ada3d_ros.engine.memory_fallback import MEMORY_FALLBACKS, MemoryFallback, out_of_memory
+from ada3d_ros.engine.memory_fallback import MEMORY_FALLBACKS, out_of_memory
 from ada3d_ros.engine.prefix_cache import CacheReport, PrefixCache
 from ada3d_ros.engine.query_context import (
     MAX_PROMPT_CHARS,
     QueryContext,
-    build_prompt,
     prefill_pruned,
+    timed_prompt,
 )
 from ada3d_ros.engine.scene_context import (
     budget_for_deadline,
@@ -59,7 +59,6 @@ from ada3d_ros.types import (
     AskHooks,
     Keyframe,
     ModelInfo,
-    PromptSequence,
     Question,
     RgbdFrame,
     SceneState,
@@ -89,11 +88,14 @@ def with_memory_fallbacks(ask: Ask) -> Ask:
         watched = replace(hooks, on_text=on_text)
         for fallback in MEMORY_FALLBACKS:
             try:
-                return ask(pipeline, question, watched, fallback)
+                pipeline.fallback = fallback
+                return ask(pipeline, question, watched)
             except RuntimeError as error:
                 problem = out_of_memory(error)
                 if not problem:  # another of torch's own errors
                     raise ModelError(f"the model failed: {error}") from error
+            finally:
+                pipeline.fallback = MEMORY_FALLBACKS[0]
             # Outside the except block: the traceback would keep the tensors alive.
             pipeline.free_memory()
             if emitted or fallback is MEMORY_FALLBACKS[-1]:
@@ -122,10 +124,10 @@ class Ada3DPipeline:
     ) -> None:
         self.config, self._background, self._now = config, background, now
         self.info: ModelInfo | None = None
+        self.fallback = MEMORY_FALLBACKS[0]  # of the question being asked
         self.prefix_cache: PrefixCache | None = None  # from load on; for the asking thread alone
         self._pruning: ScenePruning | None = None  # from check on
         self._loaded: LoadedModel | None = None
-        self._encoder: SceneEncoder | None = None  # from load on
         self._keyframes = KeyframeBuffer(config.keyframe)
         self._lock = threading.Lock()  # for the buffer; held for the milliseconds a frame takes
         self._scene = SceneSnapshot()  # replaced, never changed: readers need no lock
@@ -171,8 +173,7 @@ class Ada3DPipeline:
             self._pruning = ScenePruning(decoder_shape(loaded.model.config.decoder))
             self._pruning.configure(self.config.pruning)
         self._pruning.warn_on_weight_mismatch(self.info.sha256)
-        self._encoder = SceneEncoder(loaded.model)
-        self.prefix_cache = PrefixCache(loaded, self._pruning, self._encoder)
+        self.prefix_cache = PrefixCache(loaded, self._pruning, SceneEncoder(loaded.model))
         self._loaded = loaded
 
     @property
@@ -287,31 +288,26 @@ class Ada3DPipeline:
         parse_coordinates(check_question(text, self.config.question.max_chars))
 
     @with_memory_fallbacks
-    def ask(
-        self,
-        question: Question,
-        hooks: AskHooks = AskHooks(),
-        fallback: MemoryFallback = MEMORY_FALLBACKS[0],
-    ) -> Answer:
+    def ask(self, question: Question, hooks: AskHooks = AskHooks()) -> Answer:
         """Answer one question about the scene, or about the newest image alone.
 
         Raises a RequestError (bad question, no keyframe, stopped by hooks.check before the first
         token), a ConfigError (a keep ratio that the strategy cannot meet) or a ModelError. When
         stopped later, the answer holds the text so far and its stop_reason says so.
         """
-        query, encoder, cache, pruning = self._open(question, hooks, fallback)
+        query, cache = self._open(question, hooks)
 
         # 1. Scene to tokens: keyframes that are new pass the vision tower, each once.
-        tokens = encode_scene(query, encoder)
+        tokens = encode_scene(query, cache.encoder)
 
         # 2. Tokens to prefix: the cached one, or a fresh selection (pruning before the model).
-        context = select_context(query, tokens, cache, pruning)
+        context = select_context(query, tokens, cache)
 
         # 3. Prompt: system, scene, question and its coordinates as embeddings.
-        prompt = self._timed_prompt(query, context)
+        prompt = timed_prompt(query, context)
 
         # 4. Prefill: through the decoder, spatial tokens pruned layer by layer.
-        prefilled = prefill_pruned(query, context, prompt, pruning)
+        prefilled = prefill_pruned(query, context, prompt)
 
         # 5. Decode: token by token, streamed to the caller.
         generated = stream_answer(query, prefilled)
@@ -320,7 +316,10 @@ class Ada3DPipeline:
         boxes, generated = ground_answer(query, context, prompt, prefilled, generated)
 
         # 7. Answer: with its counts, costs and times.
-        return self._learn(query, build_answer(query, context, prompt, prefilled, generated, boxes))
+        answer = build_answer(query, context, prompt, prefilled, generated, boxes)
+        if query.in_scene and query.fallback is MEMORY_FALLBACKS[0]:
+            self._latency.record(answer)
+        return answer
 
     def ground(self, question: Question, hooks: AskHooks = AskHooks()) -> Answer:
         """Ask for the boxes of a phrase (`question.text`): those that the grounding head points at;
@@ -358,8 +357,8 @@ class Ada3DPipeline:
     ) -> list[Answer | Exception] | None:
         """Of questions that can share the cached scene; None where there is none to share."""
         try:
-            shared, encoder, cache, pruning = self._open(asked[0][0], AskHooks())
-            context = select_context(shared, encode_scene(shared, encoder), cache, pruning)
+            shared, cache = self._open(asked[0][0], AskHooks())
+            context = select_context(shared, encode_scene(shared, cache.encoder), cache)
         except Ada3DError:  # asked alone, each says so
             return None
         if context.prefix is None:
@@ -379,15 +378,16 @@ class Ada3DPipeline:
         except Ada3DError as error:
             return error
 
-    def _open(
-        self, question: Question, hooks: AskHooks, fallback: MemoryFallback = MEMORY_FALLBACKS[0]
-    ) -> tuple[QueryContext, SceneEncoder, PrefixCache, ScenePruning]:
+    def _open(self, question: Question, hooks: AskHooks) -> tuple[QueryContext, PrefixCache]:
         """A question with model, scene, settings and budget of now, checked before anything runs."""
-        loaded, config = self.model, self.config
-        encoder, cache, pruning = self._encoder, self.prefix_cache, self._pruning
-        assert encoder is not None
-        assert cache is not None
-        assert pruning is not None
+        loaded, config, pruning, cache = (
+            self._loaded,
+            self.config,
+            self._pruning,
+            self.prefix_cache,
+        )
+        if loaded is None or pruning is None or cache is None:
+            raise LoadingError("the weights are not loaded yet.")
         clock = StageClock(loaded.model.device, self._now)
         parse_coordinates(check_question(question.text, MAX_PROMPT_CHARS))
         scene = self._scene
@@ -397,25 +397,23 @@ class Ada3DPipeline:
                 " pose arrive."
             )
         policy = Policy.from_config(config.pruning, question.keep_ratio)
-        exact = not self._background
-        query = QueryContext(loaded, question, hooks, config, scene, policy, clock, exact, fallback)
+        query = QueryContext(
+            loaded=loaded,
+            question=question,
+            hooks=hooks,
+            config=config,
+            scene=scene,
+            policy=policy,
+            pruning=pruning,
+            clock=clock,
+            exact=not self._background,
+            fallback=self.fallback,
+        )
         if question.deadline_s == question.deadline_s:  # not NaN
-            policy = budget_for_deadline(query, self._latency, pruning, encoder, cache)
-            query = replace(query, policy=policy)
-        if fallback.lowest_keep_ratio:
-            policy = replace(query.policy, keep_ratio=keep_ratios(query.policy, pruning)[-1])
-            query = replace(query, policy=policy)
-        return query, encoder, cache, pruning
-
-    def _timed_prompt(self, query: QueryContext, context: SceneContext) -> PromptSequence:
-        with query.clock.stage("spatial_s"):
-            return build_prompt(query, context)
-
-    def _learn(self, query: QueryContext, answer: Answer) -> Answer:
-        """The answer, once the latency model has seen it."""
-        if query.in_scene and query.fallback is MEMORY_FALLBACKS[0]:
-            self._latency.note(answer.scene_cached, Measured.from_answer(answer))
-        return answer
+            policy = budget_for_deadline(query, self._latency, cache)
+        if self.fallback.lowest_keep_ratio:
+            policy = replace(policy, keep_ratio=keep_ratios(policy, pruning)[-1])
+        return replace(query, policy=policy), cache
 
 
 def _outcome(ask: Ask, question: Question, hooks: AskHooks) -> Answer | Exception:

@@ -45,8 +45,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def place(pipeline: Ada3DPipeline, stage: str) -> tuple[Any, str]:
     """What is called at the stage: an object and the name of its method."""
-    from ada3d_ros import answering as module
-    from ada3d_ros import pipeline as way
+    from ada3d_ros.engine import query_context as module
+    from ada3d_ros.engine import streaming as way
 
     return {
         "vision": (pipeline.model.model, "encode_views"),

@@ -253,7 +253,7 @@ def test_pruning_leaves_the_models_limits_in_place(
 ) -> None:
     """Fewer tokens enter: a scene too long for the model fits once a strategy before it has chosen."""
     loaded = pipeline.model
-    assert loaded is not None
+
     total = prune(pipeline, model, strategy="none").ask(ASK).tokens.prompt
     monkeypatch.setattr(
         loaded.model, "config", dataclasses.replace(loaded.model.config, max_length=total - 50)
@@ -269,7 +269,7 @@ def test_pruning_leaves_the_models_limits_in_place(
 def test_weights_that_are_not_finite_are_named(model: Path) -> None:
     pipeline = prune(start(model, 2), model, strategy="voxel_dpp", keep_ratio=0.5)
     loaded = pipeline.model
-    assert loaded is not None
+
     with torch.no_grad():
         loaded.model.position_embedding[3].bias.fill_(float("nan"))
     with pytest.raises(ModelError, match="voxel_dpp: spatial features are not finite"):

@@ -7,7 +7,6 @@ import itertools
 import numpy as np
 
 from ada3d_ros.engine.decode import DecodeOutput
-from ada3d_ros.engine.information import decoder_shape
 from ada3d_ros.engine.prefill import PrefillOutput
 from ada3d_ros.engine.query_context import QueryContext
 from ada3d_ros.engine.token_selection import SceneContext
@@ -66,7 +65,7 @@ def token_usage(
     chosen, pruner, counts = context.chosen, prefilled.pruner, prefilled.counts
     total, length = chosen.num_before_selection, prompt.embeds.shape[0]
     num_after = length - prompt.spatial_span[1]  # tokens after the spatial ones
-    shape = decoder_shape(query.loaded.model.decoder.config)
+    shape = query.pruning.shape
 
     # Ranking by all queries asks with every token after the scene, else with the last one.
     num_queries = num_after if pruner is not None and pruner.query == "all" else 1

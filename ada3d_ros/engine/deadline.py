@@ -34,15 +34,6 @@ class Measured:
     rest_s: float
     generated: int
 
-    @classmethod
-    def from_answer(cls, answer: Answer) -> Measured:
-        """From an answer's counts and times."""
-        times, generated = answer.timings, answer.tokens.generated
-        rest_s = times.total_s - times.first_token_s - times.decode_s
-        step_s = times.decode_s / (generated - 1) if generated > 1 else math.nan
-        tokens = float(np.mean(answer.tokens.per_layer))
-        return cls(tokens, times.first_token_s, step_s, rest_s, generated)
-
 
 class LatencyModel:
     """What questions took. Used by the thread that owns the model alone."""
@@ -52,9 +43,17 @@ class LatencyModel:
             kind: deque(maxlen=WINDOW) for kind in (False, True)
         }
 
-    def note(self, cached: bool, measured: Measured) -> None:
-        """Learn from an answer."""
-        self._seen[cached].append(measured)
+    def record(self, answer: Answer) -> None:
+        """Learn from the counts and times of an answer about the scene."""
+        times, generated = answer.timings, answer.tokens.generated
+        measured = Measured(
+            tokens=float(np.mean(answer.tokens.per_layer)),
+            first_token_s=times.first_token_s,
+            step_s=times.decode_s / (generated - 1) if generated > 1 else math.nan,
+            rest_s=times.total_s - times.first_token_s - times.decode_s,
+            generated=generated,
+        )
+        self._seen[answer.scene_cached].append(measured)
 
     def predict(self, cached: bool, tokens: float, max_new_tokens: int) -> float:
         """Seconds to the end of an answer of usual length; NaN before anything was measured."""

@@ -25,7 +25,7 @@ OnToken = Callable[[int], None]
 Step = Callable[[torch.Tensor], torch.Tensor]  # a token id () int64 to the logits (vocab,) after it
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(eq=False)
 class GenerationRequest:
     """What is asked of decode: at most max_new_tokens, chosen by `sampler`.
 

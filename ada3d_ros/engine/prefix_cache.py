@@ -192,9 +192,12 @@ class PrefixCache:
         raises, QuestionTooLongError.
         """
         scene, check, clock = query.scene, query.hooks.check, query.clock
-        if not self.serves_under(query.config):
+        if query.config is not self._config:
+            self._configure(query.config)
+        if not self._serves:
             return None
-        self._on_scene_change(scene)
+        if scene.version != self._version:
+            self._on_scene_change(scene)
         self._changed_at = self._now()
         if self.state is not PrefixState.READY:
             if query.exact:
@@ -214,9 +217,11 @@ class PrefixCache:
         """Share of the scene's voxels that the active prefix does not hold as they are; NaN without
         one.
         """
+        if self.state is PrefixState.READY:
+            return 0.0
         if self.active is None or not self.encoder.table.views:
             return NAN
-        return 0.0 if self.state is PrefixState.READY else self._stale_share(self.active)
+        return self._stale_share(self.active)
 
     def _build_exact(
         self, scene: SceneSnapshot, clock: StageClock, check: Callable[[], None]

@@ -28,7 +28,7 @@ MAX_PROMPT_CHARS = 100_000  # a question within question.max_chars, and the temp
 class QueryContext:
     """A question, and the model, scene, settings and clock of its time.
 
-    policy: what prunes its spatial tokens; exact: answer from the scene as it is, not from one a
+    policy, pruning: what prunes its spatial tokens, and what is kept for that between questions; exact: answer from the scene as it is, not from one a
     little behind.
     """
 
@@ -38,23 +38,23 @@ class QueryContext:
     config: AgentConfig
     scene: SceneSnapshot
     policy: Policy
+    pruning: ScenePruning
     clock: StageClock
     exact: bool = True
     fallback: MemoryFallback = field(default_factory=MemoryFallback)
 
-    @property
-    def in_scene(self) -> bool:
-        """Whether it is about the scene, not about one image."""
-        return self.question.scope is Scope.SCENE
+    # From those above:
+    in_scene: bool = field(init=False)  # it is about the scene, not about one image
+    points: bool = field(init=False)  # the grounding head answers it
+    max_new_tokens: int = field(init=False)
 
-    @property
-    def max_new_tokens(self) -> int:
-        return self.question.max_new_tokens or self.config.generation.max_new_tokens
-
-    @property
-    def points(self) -> bool:
-        """Whether the grounding head answers it."""
-        return bool(self.question.phrase) and self.in_scene and self.loaded.head is not None
+    def __post_init__(self) -> None:
+        question, in_scene = self.question, self.question.scope is Scope.SCENE
+        limit = question.max_new_tokens or self.config.generation.max_new_tokens
+        points = bool(question.phrase) and in_scene and self.loaded.head is not None
+        object.__setattr__(self, "in_scene", in_scene)
+        object.__setattr__(self, "points", points)
+        object.__setattr__(self, "max_new_tokens", limit)
 
 
 @torch.inference_mode()
@@ -81,6 +81,12 @@ def build_prompt(
     return prompt
 
 
+def timed_prompt(query: QueryContext, context: SceneContext) -> PromptSequence:
+    """The question's prompt, timed as spatial_s."""
+    with query.clock.stage("spatial_s"):
+        return build_prompt(query, context)
+
+
 def prefill_prompt(
     query: QueryContext,
     context: SceneContext,
@@ -97,7 +103,7 @@ def prefill_prompt(
 
 
 def prefill_pruned(
-    query: QueryContext, context: SceneContext, prompt: PromptSequence, pruning: ScenePruning
+    query: QueryContext, context: SceneContext, prompt: PromptSequence
 ) -> PrefillOutput:
     """The prompt through the decoder under the question's pruning policy, timed.
 
@@ -110,7 +116,7 @@ def prefill_pruned(
     with clock.stage("scene_s") if query.policy.fitted else nullcontext():
         total, scope = context.chosen.num_before_selection, query.question.scope.name
         decoder = query.loaded.model.decoder
-        pruner = pruning.pruner(decoder, query.policy, prompt, total, scene.version, scope)
+        pruner = query.pruning.pruner(decoder, query.policy, prompt, total, scene.version, scope)
 
     hooks.on_stage(Stage.PREFILL)
     hooks.check()

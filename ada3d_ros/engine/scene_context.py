@@ -33,15 +33,14 @@ def encode_scene(query: QueryContext, encoder: SceneEncoder) -> SpatialTokens:
     if not query.in_scene:
         frame = query.scene.keyframes[-1].frame
         return patch_tokens(query.loaded.model, frame, query.clock)
-    encoder.update(query.scene, query.clock, query.hooks.check)
+    if query.scene.version != encoder.version:
+        encoder.update(query.scene, query.clock, query.hooks.check)
     if query.fallback.view_share < 1.0:
         return encoder.tokens_of(thin(query.scene, query.fallback.view_share), query.clock)
     return encoder.tokens(query.clock)
 
 
-def select_context(
-    query: QueryContext, tokens: SpatialTokens, cache: PrefixCache, pruning: ScenePruning
-) -> SceneContext:
+def select_context(query: QueryContext, tokens: SpatialTokens, cache: PrefixCache) -> SceneContext:
     """The cached prefix where one serves the question, else a fresh selection of the tokens.
 
     Raises what the selection and the building of a prefix raise.
@@ -50,7 +49,9 @@ def select_context(
     whole = query.in_scene and query.fallback.view_share == 1.0
     if whole:
         prefix = cache.ensure_usable(query)
-        chosen = None if prefix is None else crop_to_budget(prefix, query.policy)
+        chosen = None if prefix is None else prefix.chosen
+        if prefix is not None and query.policy.keep_ratio != query.config.pruning.keep_ratio:
+            chosen = crop_to_budget(prefix, query.policy)
         if prefix is not None and chosen is not None:
             embeds = prefix.embeds[: len(chosen.kept)]
             staleness = cache.staleness
@@ -62,7 +63,7 @@ def select_context(
     ids = query.loaded.tokenizer.encode(query.question.text)[1:] if conditioned else ()
     with clock.stage("scene_s") if policy.pre_llm and policy.prunes else nullcontext():
         key = query.scene.version if whole else None
-        chosen = pruning.choose(model, tokens, policy, key, ids)
+        chosen = query.pruning.choose(model, tokens, policy, key, ids)
     with clock.stage("spatial_s"), torch.inference_mode():
         embeds = model.project(chosen.tokens.features)
     scene = query.scene
@@ -119,23 +120,17 @@ def keep_ratios(policy: Policy, pruning: ScenePruning) -> list[float]:
     return met or [policy.keep_ratio]
 
 
-def budget_for_deadline(
-    query: QueryContext,
-    latency: LatencyModel,
-    pruning: ScenePruning,
-    encoder: SceneEncoder,
-    cache: PrefixCache,
-) -> Policy:
+def budget_for_deadline(query: QueryContext, latency: LatencyModel, cache: PrefixCache) -> Policy:
     """The policy with the largest keep ratio, up to its own, that should keep the question's
     deadline; itself without one.
     """
     policy, deadline_s = query.policy, query.question.deadline_s
     if math.isnan(deadline_s) or not query.in_scene:
         return policy
-    ratios = keep_ratios(policy, pruning)
+    ratios = keep_ratios(policy, query.pruning)
     if len(ratios) == 1:
         return policy
-    total, cached = encoder.num_voxels, cache.serves_under(query.config)
+    total, cached = cache.encoder.num_voxels, cache.serves_under(query.config)
     budgets = [
         (ratio, cached and fits_prefix(replace(policy, keep_ratio=ratio), total))
         for ratio in ratios

@@ -30,7 +30,7 @@ class SceneEncoder:
         self.table = VoxelTable()
         self._tokens: tuple[int, SpatialTokens] | None = None  # of a revision of the table
         self._epoch = -1
-        self._version: tuple[int, int] | None = None  # of the scene that is held in whole
+        self.version: tuple[int, int] | None = None  # of the scene that is held in whole
 
     @property
     def num_voxels(self) -> int:
@@ -51,8 +51,6 @@ class SceneEncoder:
 
     def update(self, scene: SceneSnapshot, clock: StageClock, check: Callable[[], None]) -> None:
         """Hold the keyframes of the scene and no others; `check` is called before each is encoded."""
-        if scene.version == self._version:
-            return
         missing = self.follow(scene)
         if self.model.reference and (missing or len(self.table.views) != len(scene.keyframes)):
             self._clear()
@@ -62,7 +60,7 @@ class SceneEncoder:
         for keyframe in missing:
             check()
             self.encode_keyframe(keyframe, clock)
-        self._version = scene.version
+        self.version = scene.version
 
     def encode_keyframe(self, keyframe: Keyframe, clock: StageClock) -> None:
         """One keyframe through the vision tower, and into the table. Not under preset `reference`."""
@@ -83,7 +81,7 @@ class SceneEncoder:
             return self.model.spatial_tokens(self.table.of_views(indices))
 
     def _clear(self) -> None:
-        self.table, self._tokens, self._version = VoxelTable(), None, None
+        self.table, self._tokens, self.version = VoxelTable(), None, None
 
     @torch.inference_mode()
     def _add(self, keyframes: Sequence[Keyframe], clock: StageClock) -> None:

@@ -10,7 +10,7 @@ from typing import TypeVar, cast
 
 from ada3d_ros.config import PruningConfig
 from ada3d_ros.engine.information import measure_information
-from ada3d_ros.engine.token_selection import ChosenTokens, choose_tokens, pruner_for
+from ada3d_ros.engine.token_selection import ChosenTokens, choose_tokens
 from ada3d_ros.errors import ConfigError
 from ada3d_ros.model.decoder import LlamaDecoder
 from ada3d_ros.model.llava3d import Llava3D
@@ -55,6 +55,7 @@ class ScenePruning:
         self.shape = shape
         self._memo = KeyedMemo()
         self._calibration: Calibration | None = None
+        self._configured: tuple[PruningConfig, tuple[float, ...] | None] | None = None
 
     def check(self, config: PruningConfig) -> None:
         """Raise ConfigError where these settings do not work with the model: budgets, layers,
@@ -76,6 +77,7 @@ class ScenePruning:
             self._calibration = self._read(config)
         except ConfigError as error:
             logger.warning("%s The curve read before stays in force.", error)
+        self._configured = config, self._information(config, self._calibration)
 
     def warn_on_weight_mismatch(self, sha256: str) -> None:
         """Warn where the calibration was measured on other weights than those loaded, or on random
@@ -129,11 +131,12 @@ class ScenePruning:
         the scene's first question of this scope; with `cond_dpp` before it, that question's tokens
         are measured.
         """
-        information, ada = (
-            self._information(policy.config, self._calibration),
-            policy.config.adatoken3d,
-        )
+        if self._configured is not None and self._configured[0] is policy.config:
+            information = self._configured[1]
+        else:
+            information = self._information(policy.config, self._calibration)
         if policy.per_scene:
+            ada = policy.config.adatoken3d
             key = (*scene, policy.choice_key(num_before_selection), ada.inf.query_stride)
             masses = self._memo.get(
                 f"masses {scope}",
@@ -141,7 +144,9 @@ class ScenePruning:
                 lambda: measure_information(decoder, prompt, ada.inf.query_stride),
             )
             information = tuple(map(float, information_of(masses, information_settings(ada)).I))
-        return pruner_for(decoder, policy, prompt, num_before_selection, information)
+        start, stop = prompt.spatial_span
+        num_text = prompt.embeds.shape[0] - (stop - start)
+        return policy.pruner(self.shape, stop - start, num_before_selection, num_text, information)
 
     def retention(self, config: PruningConfig) -> tuple[float, ...]:
         """Share of all spatial tokens that each layer will keep; () where all are, or where scene

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 
 from ada3d_ros.engine.decode import DecodeOutput, GenerationRequest, decode
@@ -9,7 +10,6 @@ from ada3d_ros.engine.prefill import PrefillOutput
 from ada3d_ros.engine.query_context import QueryContext
 from ada3d_ros.engine.sampling import make_sampler
 from ada3d_ros.errors import ModelError, RequestError, RequestTimeoutError
-from ada3d_ros.model.prompt import Tokenizer
 from ada3d_ros.types import AskHooks, Stage, StopReason
 
 
@@ -24,15 +24,35 @@ def stop_asked(hooks: AskHooks) -> StopReason | None:
     return None
 
 
-class TextStreamer:
-    """One answer on its way to the caller. The pieces joined equal Tokenizer.decode of all ids."""
+class TextStreamer(GenerationRequest):
+    """A request that hands out its text as it comes, sampled as configured, stopped and timed as
+    the question says. The pieces joined equal Tokenizer.decode of all ids.
 
-    def __init__(self, tokenizer: Tokenizer, hooks: AskHooks) -> None:
-        self._tokenizer, self._hooks = tokenizer, hooks
+    hooks (None: the question's): check stops it, on_text gets each new piece.
+    """
+
+    def __init__(self, query: QueryContext, hooks: AskHooks | None = None) -> None:
+        generation, self._tokenizer = query.config.generation, query.loaded.tokenizer
+        self._hooks = query.hooks if hooks is None else hooks
         self._ids: list[int] = []  # those that are text
         self._count = self._sent = 0
+        super().__init__(
+            query.max_new_tokens,
+            make_sampler(
+                generation.temperature, generation.top_p, generation.seed, query.loaded.model.device
+            ),
+            should_stop=functools.partial(stop_asked, self._hooks),
+            on_token=self._stream,
+            now=query.clock.now,
+        )
 
-    def on_token(self, token_id: int) -> None:
+    def finish(self) -> str:
+        """Hand out what was held back; the whole text, stripped."""
+        text = self._tokenizer.decode(self._ids)
+        self._emit(text, len(text))
+        return text.strip()
+
+    def _stream(self, token_id: int) -> None:
         """Hand out the text that this id completes; '' while a UTF-8 character is incomplete."""
         self._count += 1
         if not self._tokenizer.is_text(token_id):
@@ -42,40 +62,17 @@ class TextStreamer:
         text = self._tokenizer.decode(self._ids)
         self._emit(text, len(text) - self._tokenizer.pending_bytes(self._ids))
 
-    def should_stop(self) -> StopReason | None:
-        return stop_asked(self._hooks)
-
-    def finish(self) -> str:
-        """Hand out what was held back; the whole text, stripped."""
-        text = self._tokenizer.decode(self._ids)
-        self._emit(text, len(text))
-        return text.strip()
-
     def _emit(self, text: str, stop: int) -> None:
         piece, self._sent = text[self._sent : stop], max(self._sent, stop)
         self._hooks.on_text(piece, self._count)
 
 
-def generation_request(query: QueryContext, streamer: TextStreamer) -> GenerationRequest:
-    """What is asked of decode: the configured sampling, this streamer, the question's clock."""
-    generation = query.config.generation
-    sampler = make_sampler(
-        generation.temperature, generation.top_p, generation.seed, query.loaded.model.device
-    )
-    return GenerationRequest(
-        query.max_new_tokens, sampler, streamer.should_stop, streamer.on_token, query.clock.now
-    )
-
-
 def generate_text(
     query: QueryContext, prefilled: PrefillOutput, hooks: AskHooks | None = None
 ) -> DecodeOutput:
-    """Decode after a prefill, with its text. hooks (None: the question's): check stops it, on_text
-    gets each new piece.
-    """
-    streamer = TextStreamer(query.loaded.tokenizer, query.hooks if hooks is None else hooks)
-    request = generation_request(query, streamer)
-    output = decode(query.loaded.model.decoder, prefilled, request)
+    """Decode after a prefill, with its text; see TextStreamer."""
+    streamer = TextStreamer(query, hooks)
+    output = decode(query.loaded.model.decoder, prefilled, streamer)
     return replace(output, text=streamer.finish())
 
 

@@ -12,7 +12,7 @@ from ada3d_ros.engine.batch import BatchedQuestion, answer_batch
 from ada3d_ros.engine.decode import DecodeOutput
 from ada3d_ros.engine.prefill import PrefillOutput
 from ada3d_ros.engine.query_context import QueryContext, build_prompt
-from ada3d_ros.engine.streaming import TextStreamer, generation_request, require_text
+from ada3d_ros.engine.streaming import TextStreamer, require_text
 from ada3d_ros.engine.timing import StageClock
 from ada3d_ros.engine.token_selection import SceneContext
 from ada3d_ros.errors import Ada3DError
@@ -57,7 +57,7 @@ def generate_together(
                 prompt = build_prompt(query, context)
                 query.hooks.check()
                 query.hooks.on_stage(Stage.PREFILL)
-                ready.append((i, prompt, TextStreamer(query.loaded.tokenizer, query.hooks)))
+                ready.append((i, prompt, TextStreamer(query)))
             except Ada3DError as error:
                 results[i] = error
     if not ready:
@@ -67,10 +67,8 @@ def generate_together(
     prefix.crop()
     before_s = clock.elapsed_s()
     questions = [
-        BatchedQuestion(
-            prompt.embeds[prompt.spatial_span[1] :], generation_request(queries[i], streamer)
-        )
-        for i, prompt, streamer in ready
+        BatchedQuestion(prompt.embeds[prompt.spatial_span[1] :], streamer)
+        for _, prompt, streamer in ready
     ]
     batch = answer_batch(prefix.decoder, prefix.cache, prefix.next_position, questions)
     clock.record("prefill_s", batch.prefill_s)
