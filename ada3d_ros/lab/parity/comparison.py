@@ -1,4 +1,4 @@
-"""One comparison with a recorded value: a row of `ada3d parity`, and the tolerance of each array."""
+"""One comparison with a recorded value, a row of `ada3d parity`, and the tolerances."""
 
 from __future__ import annotations
 

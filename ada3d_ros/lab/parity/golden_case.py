@@ -146,7 +146,7 @@ class GoldenCase:
         return _one_or_more(self.text, "question")
 
     def scene_settings(self, prefix: str) -> dict[str, Any]:
-        """dataset, depth_scale, n_total_frames of a scene; what the case lacks is the recorder's."""
+        """dataset, depth_scale, n_total_frames of a scene, else the recorder's standard."""
         recorded = (
             self.data.get("scenes", {}).get(prefix)
             or self.data.get(prefix)

@@ -1,4 +1,4 @@
-"""`ada3d parity CASE --record DIR`: one scene of a recorded LLaVA-3D case as a small case of its own.
+"""`ada3d parity CASE --record DIR`: one scene of a recorded LLaVA-3D case as a small case.
 
 Every array written is a part of the recorded one; nothing is computed anew but the first greedy
 token, the largest of the recorded logits. Left out is what no output depends on or what another
@@ -28,8 +28,8 @@ PER_SAMPLE = ("inputs_embeds", "hidden_mid", "hidden_last")  # (B, T, D)
 def record_sample(source: Path, target: Path, sample: int) -> None:
     """Writes sample number `sample` of the case `source` to the folder `target`.
 
-    Raises SourceError where the case has no such sample or that has no scene, and for a `target` that
-    exists.
+    Raises SourceError where the case has no such sample or that has no scene, and for a `target`
+    that exists.
     """
     case = GoldenCase(source)
     if "logits" not in case.expected:
@@ -96,7 +96,7 @@ def _sample_arrays(case: GoldenCase, sample: int, scene_stop: int) -> Tensors:
     logits = case.expected["logits"][sample, mask][None]
     found[AFTER_SCENE] = logits[:, scene_stop:]
 
-    # Greedy tokens are recorded of single samples alone; else the first one follows from the logits.
+    # Greedy tokens are recorded of single samples; else the first one follows from the logits.
     greedy = {name: t for name, t in case.expected.items() if name.startswith("greedy_")}
     return found | (greedy or {"greedy_ids": logits[0, -1:].argmax(dim=-1)})
 

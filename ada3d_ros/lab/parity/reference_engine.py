@@ -1,7 +1,7 @@
 """The slow, obviously right engine: no cache, attention written out, everything anew per token.
 
-float32 throughout. The fast path (prefill.py, decode.py) must equal it token for token. It shares only the weights with
-the decoder's code.
+float32 throughout. The fast path (prefill.py, decode.py) must equal it token for token. It shares
+only the weights with the decoder's code.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The cases in the repository: what they weigh, and that the small 3D one is a part of the recording."""
+"""The cases in the repository: their size, and that the 3D one is a part of the recording."""
 
 import json
 import re
