@@ -27,6 +27,12 @@ def shared_dir() -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def golden_dir() -> Path:
+    """The small recorded cases that are part of the repository (test/data/golden/README.md)."""
+    return Path(__file__).resolve().parent / "data/golden"
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """One torch thread, so that sums do not depend on the machine; torch is not imported for this."""

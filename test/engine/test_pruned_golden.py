@@ -62,8 +62,8 @@ def read(folder: Path) -> Case:
     return Case(decoder, prompt, inputs, expected, load_file(folder / "expected.safetensors"))
 
 
-def cases(shared_dir: Path, name: str) -> Iterator[Case]:
-    folders = sorted((shared_dir / "golden" / name).glob("case_*"))
+def cases(golden_dir: Path, name: str) -> Iterator[Case]:
+    folders = sorted((golden_dir / name).glob("case_*"))
     if not folders:
         pytest.skip(f"no recorded runs of {name}")
     yield from map(read, folders)
@@ -143,17 +143,17 @@ def check(case: Case, pruner: LayerPruner) -> None:
     assert (torch.stack(steps) - case.arrays["step_logits"]).abs().max() < 1e-3
 
 
-def test_p15_fastv(shared_dir: Path) -> None:
+def test_p15_fastv(golden_dir: Path) -> None:
     """P15: a single drop behind layer K, original positions, scores of layer K - 1's attention row."""
-    for case in cases(shared_dir, "fastv"):
+    for case in cases(golden_dir, "fastv"):
         check(case, fastv(case))
 
 
-def test_p15_fastv_ranked_anew_at_every_token(shared_dir: Path) -> None:
+def test_p15_fastv_ranked_anew_at_every_token(golden_dir: Path) -> None:
     """P15: FastV without a cache, as its paper has it: each token a new pruned prefill of
     everything so far.
     """
-    for case in cases(shared_dir, "fastv"):
+    for case in cases(golden_dir, "fastv"):
         golden, embeds, tokens = (
             case.expected["no_cache_variant"]["greedy_tokens"],
             case.prompt.embeds,
@@ -166,23 +166,23 @@ def test_p15_fastv_ranked_anew_at_every_token(shared_dir: Path) -> None:
         assert tokens == golden
 
 
-def test_p15_pyramid_drop(shared_dir: Path) -> None:
+def test_p15_pyramid_drop(golden_dir: Path) -> None:
     """P15: stage lists, scores of the next layer's queries and keys, compact positions."""
-    for case in cases(shared_dir, "pdrop"):
+    for case in cases(golden_dir, "pdrop"):
         check(case, pdrop(case))
 
 
-def test_p15_adatoken3d_with_stages_is_pyramid_drop(shared_dir: Path) -> None:
+def test_p15_adatoken3d_with_stages_is_pyramid_drop(golden_dir: Path) -> None:
     """P15: the module's own ranking reproduces PyramidDrop's recorded run."""
-    for case in cases(shared_dir, "pdrop"):
+    for case in cases(golden_dir, "pdrop"):
         check(case, adatoken_with_stages(case))
 
 
-def test_p15_another_reading_does_not_pass(shared_dir: Path) -> None:
+def test_p15_another_reading_does_not_pass(golden_dir: Path) -> None:
     """The recorded runs tell the readings apart: original positions, or ranking by the layer
     before, fail.
     """
-    for case in cases(shared_dir, "pdrop"):
+    for case in cases(golden_dir, "pdrop"):
         layers, ratios = stage_lists(case)
         flat = {
             "strategy": "pdrop",

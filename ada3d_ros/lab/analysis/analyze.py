@@ -31,6 +31,7 @@ from ada3d_ros.lab.analysis.survival import (
 from ada3d_ros.lab.benchmarks.spread import plain
 from ada3d_ros.lab.command_line import check_writable, parse_list, run_verb
 from ada3d_ros.lab.evaluation.agreement import (
+    DropSweep,
     GreedyAnswer,
     check_layers,
     default_layers,
@@ -190,14 +191,9 @@ class Analysis:
                 decoder, self.prompts, ids, options.stride, progress
             )
         if 3 in self.figures:
+            sweep = DropSweep(self.layers, options.answer_tokens, options.seed)
             results["agreement"] = measure_agreement(
-                decoder,
-                self.prompts,
-                self.answers,
-                self.layers,
-                options.answer_tokens,
-                options.seed,
-                progress,
+                decoder, self.prompts, self.answers, sweep, progress
             )
         if 4 in self.figures:
             results["survival"], arrays = measure_survival(

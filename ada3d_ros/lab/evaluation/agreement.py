@@ -1,5 +1,5 @@
-"""Figure 3: how far the answer changes when a share of the spatial tokens is dropped once, behind
-one layer.
+"""Figure 3: how far the answer changes when a share of the spatial tokens is dropped after one
+layer.
 """
 
 from __future__ import annotations
@@ -52,13 +52,12 @@ def greedy_answer(
 def single_drop(
     num_layers: int, layer: int, share: float, ranking: str, seed: int = 0
 ) -> LayerPruner:
-    """Drops `share` of the spatial tokens behind the 1-based layer, the next layer ranking; at
-    least one token stays.
+    """Drops `share` of the spatial tokens after the 1-based layer, the next layer ranking; at least
+    one token stays.
     """
     curve = schedule.stages(num_layers, (layer,), (1.0 - share,))
-    return LayerPruner(
-        ranking, RetentionSchedule(tuple(map(float, curve))), 1, RANKINGS[ranking], seed=seed
-    )
+    held = RetentionSchedule(tuple(map(float, curve)))
+    return LayerPruner(ranking, held, 1, RANKINGS[ranking], seed=seed)
 
 
 def prefix_agreement(first: Sequence[int], second: Sequence[int]) -> float:
@@ -78,7 +77,7 @@ def kl_divergence_nats(log_p: Array, log_q: Array) -> float:
 
 def default_layers(num_layers: int) -> tuple[int, ...]:
     """DEPTHS of the decoder's layers, 1-based, each once. Raises ConfigError for a decoder that has
-    none to drop behind.
+    none to drop after.
     """
     if num_layers < 2:
         raise ConfigError(
@@ -90,7 +89,7 @@ def default_layers(num_layers: int) -> tuple[int, ...]:
 
 def check_layers(layers: Sequence[int], num_layers: int) -> tuple[int, ...]:
     """The layers, ascending and each once. Raises ConfigError for one that nothing can be dropped
-    behind.
+    after.
     """
     wrong = [layer for layer in layers if not 1 <= layer < num_layers]
     if wrong:
@@ -101,55 +100,62 @@ def check_layers(layers: Sequence[int], num_layers: int) -> tuple[int, ...]:
     return tuple(sorted(set(layers)))
 
 
+@dataclass(frozen=True, slots=True)
+class DropSweep:
+    """What is measured: shares of the spatial tokens dropped after each of the 1-based layers, over
+    num_tokens greedy tokens.
+
+    Prompt i ranks at random with seed seed + i, so that its spread is over draws too.
+    """
+
+    layers: tuple[int, ...]
+    num_tokens: int
+    seed: int = 0
+    shares: tuple[float, ...] = SHARES
+
+
 def measure_agreement(
     decoder: LlamaDecoder,
     prompts: Sequence[PromptSequence],
     unpruned: Sequence[GreedyAnswer],
-    layers: Sequence[int],
-    num_tokens: int,
-    seed: int,
+    sweep: DropSweep,
     progress: Progress,
-    shares: Sequence[float] = SHARES,
 ) -> dict[str, Any]:
-    """Agreement with the unpruned answers for every layer, ranking and pruned share. Prompt i ranks
-    at random with seed seed + i, so that its spread is over draws too.
-    """
-    seeds = [seed + index for index in range(len(prompts))]
+    """Agreement with the unpruned answers, one a prompt, for every layer, ranking and share."""
+    num_layers = decoder.config.num_layers
+    seeds = [sweep.seed + index for index in range(len(prompts))]
     curves = []
-    for layer in layers:
+    for layer in sweep.layers:
         for ranking in RANKINGS:
             points = []
-            for share in shares:
+            for share in sweep.shares:
                 progress(
                     f"answer agreement: {share:.0%} dropped behind layer {layer}, {ranking} ranking"
                 )
-                points.append(
-                    _point(decoder, prompts, unpruned, layer, ranking, share, num_tokens, seeds)
-                )
+                pruners = [single_drop(num_layers, layer, share, ranking, s) for s in seeds]
+                point = _measure_point(decoder, prompts, unpruned, pruners, sweep.num_tokens)
+                points.append({"share": share} | point)
             curves.append({"layer": layer, "ranking": ranking, "points": points})
     return {
         "n": len(prompts),
         "seeds": seeds,
-        "answer_tokens": num_tokens,
-        "layers": list(layers),
-        "shares": list(shares),
+        "answer_tokens": sweep.num_tokens,
+        "layers": list(sweep.layers),
+        "shares": list(sweep.shares),
         "curves": curves,
     }
 
 
-def _point(
+def _measure_point(
     decoder: LlamaDecoder,
     prompts: Sequence[PromptSequence],
     unpruned: Sequence[GreedyAnswer],
-    layer: int,
-    ranking: str,
-    share: float,
+    pruners: Sequence[LayerPruner],
     num_tokens: int,
-    seeds: Sequence[int],
 ) -> dict[str, Any]:
+    """Every prompt with its own pruner beside its unpruned answer."""
     identical, prefix, divergence, dropped = [], [], [], []
-    for prompt, true, seed in zip(prompts, unpruned, seeds, strict=True):
-        pruner = single_drop(decoder.config.num_layers, layer, share, ranking, seed)
+    for prompt, true, pruner in zip(prompts, unpruned, pruners, strict=True):
         found = greedy_answer(decoder, prompt, num_tokens, pruner)
         total = prompt.spatial_span[1] - prompt.spatial_span[0]
         dropped.append(1.0 - pruner.counts(total, None)[-1] / total)
@@ -157,7 +163,6 @@ def _point(
         prefix.append(prefix_agreement(found.token_ids, true.token_ids))
         divergence.append(kl_divergence_nats(true.log_probs, found.log_probs))
     return {
-        "share": share,
         "dropped": spread(dropped),
         "identical": spread(identical),
         "prefix": spread(prefix),

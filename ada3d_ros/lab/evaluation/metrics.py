@@ -1,7 +1,6 @@
-"""How ScanQA, SQA3D and ScanRefer are scored: answer cleaning, exact match as LLaVA-3D's scripts
-count it, accuracy at an IoU.
+"""How ScanQA, SQA3D and ScanRefer are scored, as LLaVA-3D's scripts and ScanRefer count.
 
-Rules of reference/llava3d.md 5.3, oddities kept: an empty prediction is contained in every
+Answer cleaning, exact match, accuracy at an IoU. Rules of reference/llava3d.md 5.3, oddities kept: an empty prediction is contained in every
 reference, so its refined match is 1; "1.5" becomes "fifteen"; letters outside a-z vanish. The
 n-gram scores (BLEU, METEOR, CIDEr) need pycocoevalcap and are not here.
 """
@@ -15,27 +14,9 @@ from collections.abc import Sequence
 IOU_PERCENT = (25, 50)
 SQA3D_TYPES = 6  # what, is, how, can, which, others
 _NUMBERS = (
-    "zero",
-    "one",
-    "two",
-    "three",
-    "four",
-    "five",
-    "six",
-    "seven",
-    "eight",
-    "nine",
-    "ten",
-    "eleven",
-    "twelve",
-    "thirteen",
-    "fourteen",
-    "fifteen",
-    "sixteen",
-    "seventeen",
-    "eighteen",
-    "nineteen",
-    "twenty",
+    *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"),
+    *("eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen"),
+    *("eighteen", "nineteen", "twenty"),
 )
 _WORDS = {  # whole words only
     "letf": "left",
@@ -60,12 +41,17 @@ def clean_answer(text: str) -> str:
     """What answers are compared in: lower case but `TV`, few marks, numbers as words, known
     misspellings mended, no articles.
     """
+    # Lower case, single blanks, marks removed.
     text = re.sub(" {2,}", " ", text.lower().strip(" "))
     text = re.sub(r"\.[ ]{2,}", ". ", text)
     text = re.sub(r"[^a-zA-Z0-9,'\s\-:]+", "", text)
+
+    # Word by word: numbers, misspellings, a letter's trailing digit.
     text = _WORD.sub(lambda match: _WORDS[match[1]], text)
     text = re.sub(r"\bo' +clock\b", "o'clock", text)
     text = re.sub(r"\b([a-zA-Z]+)[0-9]\b", r"\1", text)
+
+    # No articles.
     for article in ("a", "an", "the"):
         text = re.sub(rf"\b{article} ([a-zA-Z]+)", r"\1", text)
     return re.sub(r"\bbackwards\b", "backward", text)
@@ -142,12 +128,9 @@ def wilson(share: float, count: int) -> tuple[float, float]:
     if count == 0:
         return 0.0, 1.0
     z = 1.96
-    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
-    half = (
-        z
-        / (1 + z * z / count)
-        * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    )
+    shrink = 1 + z * z / count
+    middle = (share + z * z / (2 * count)) / shrink
+    half = z / shrink * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
     return max(middle - half, 0.0), min(middle + half, 1.0)
 
 

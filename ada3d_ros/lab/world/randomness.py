@@ -1,5 +1,4 @@
-"""Random numbers as a pure function of (key, stream): the same for a room whatever batch or device
-it is made in.
+"""Random numbers as a pure function of (key, stream), whatever batch or device a room is made in.
 
 A 32-bit mixer (the finaliser of MurmurHash3) over int64 tensors. Splits occupy different bits of
 the key, so that training, validation and test rooms cannot coincide.

@@ -14,7 +14,7 @@ from ada3d_ros.config import AgentConfig
 from ada3d_ros.lab.analysis.allocation import QUERY_KINDS
 from ada3d_ros.lab.analysis.analyze import main
 from ada3d_ros.lab.analysis.survival import UNROPED, kept_by_layer, named_strategies
-from ada3d_ros.lab.evaluation.agreement import greedy_answer, measure_agreement
+from ada3d_ros.lab.evaluation.agreement import DropSweep, greedy_answer, measure_agreement
 from ada3d_ros.lab.evaluation.scenes import load_for, read_scene
 from ada3d_ros.model.checkpoint import LoadedModel, save_checkpoint
 from ada3d_ros.model.config import DecoderConfig
@@ -163,7 +163,9 @@ def test_attention_ranking_keeps_the_token_that_the_answer_needs() -> None:
     unpruned = [greedy_answer(decoder, prompt, 2) for prompt in prompts]
     assert all(answer.token_ids[0] == 7 for answer in unpruned)
     shares = (0.0, 0.5, 0.9)
-    data = measure_agreement(decoder, prompts, unpruned, (1,), 2, 0, lambda text: None, shares)
+    data = measure_agreement(
+        decoder, prompts, unpruned, DropSweep((1,), 2, 0, shares), lambda text: None
+    )
     ada, random = ([p["identical"]["mean"] for p in curve["points"]] for curve in data["curves"])
     assert ada == [1.0, 1.0, 1.0]
     assert random[0] == 1.0

@@ -20,18 +20,18 @@ from ada3d_ros.errors import ConfigError, ModelError, OutOfMemoryError
 from ada3d_ros.lab.evaluation.metrics import wilson
 from ada3d_ros.lab.evaluation.synthetic import (
     ASKED,
-    METRICS,
-    Tally,
+    RoomSelection,
     evaluate,
     load_room,
     main,
     open_pipeline,
-    summary,
 )
+from ada3d_ros.lab.evaluation.tally import METRICS, Tally, summary
 from ada3d_ros.lab.train.embedded import EMBEDDED_CONFIG
+from ada3d_ros.lab.world.generated import frames_of
 from ada3d_ros.lab.world.graph import graphs
 from ada3d_ros.lab.world.questions import make_questions
-from ada3d_ros.lab.world.render import frames_of, render
+from ada3d_ros.lab.world.render import render
 from ada3d_ros.lab.world.rooms import make_rooms
 from ada3d_ros.model.grounding_head import GroundingHead, save_grounding_head
 from ada3d_ros.model.random_checkpoint import write_random_checkpoint
@@ -68,7 +68,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def results(model: Path) -> dict[str, Any]:
     """Of the test rooms 400000 to 400002."""
     pipeline = open_pipeline(model, "none", None)
-    return evaluate(pipeline, "test", 4, 3, 1, False, pipeline.view_side)
+    return evaluate(pipeline, RoomSelection(seed=4, scenes=3))
 
 
 def raising(error: Exception) -> Callable[..., None]:
@@ -189,7 +189,7 @@ def test_results_have_every_key_with_n_and_chance(
 
 def test_pruning_and_shuffling_are_said(model: Path) -> None:
     pipeline = open_pipeline(model, "adatoken3d", 0.5)
-    results = evaluate(pipeline, "test", 0, 3, 1, True, pipeline.view_side)
+    results = evaluate(pipeline, RoomSelection(scenes=3, shuffle=True))
     assert results["shuffled"]
     assert results["keep_ratio"] == pytest.approx(0.5, abs=0.02)
     assert results["details"]["existence"]["n"] == 4  # two rooms of three are asked about
@@ -259,7 +259,7 @@ def test_torchs_own_failure_is_no_wrong_answer(
     pipeline = open_pipeline(model, "none", None)
     monkeypatch.setattr(pipeline, "_ask", raising(RuntimeError("shapes")))
     with pytest.raises(ModelError, match="shapes"):
-        evaluate(pipeline, "test", 0, 1, 1, False, pipeline.view_side)
+        evaluate(pipeline, RoomSelection(scenes=1))
 
 
 def test_an_empty_tally_has_every_key_and_no_number() -> None:

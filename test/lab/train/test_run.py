@@ -10,8 +10,9 @@ from ada3d_ros.config import from_flat
 from ada3d_ros.lab.train import gallery, run
 from ada3d_ros.lab.train.optimizers import WARMUP_STEPS, learning_rate
 from ada3d_ros.lab.train.stages import MIX, STAGES, Stage
+from ada3d_ros.lab.world.generated import frames_of
 from ada3d_ros.lab.world.questions import KINDS
-from ada3d_ros.lab.world.render import frames_of, render
+from ada3d_ros.lab.world.render import render
 from ada3d_ros.lab.world.rooms import make_rooms
 from ada3d_ros.pipeline import Ada3DPipeline
 

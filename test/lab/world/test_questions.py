@@ -142,7 +142,7 @@ def test_phrases_name_their_target_alone_and_absent_ones_nothing(asked: QueryCon
             things = named(graph, question.phrase.removeprefix("the ").removeprefix("a "))
             thing = largest(things) if "largest" in question.phrase else only(things)
             assert thing.number == question.target
-            assert question.unique == (len(graph.of(category=thing.category)) == 1)
+            assert question.unique == (len(graph.matching(category=thing.category)) == 1)
         elif question.kind == "absent":
             assert named(graph, question.phrase) == [], question.phrase
             assert question.target is None

@@ -1,6 +1,4 @@
-"""One comparison with a recorded value: a row of `ada3d parity`, and the tolerance of each kind of
-array.
-"""
+"""One comparison with a recorded value, a row of `ada3d parity`, and the tolerances."""
 
 from __future__ import annotations
 
@@ -11,13 +9,12 @@ from typing import Any
 import torch
 
 PIXELS, POINTS, FEATURES, LOGITS = 1e-6, 1e-5, 1e-4, 5e-4
-TOLERANCES = {  # absolute; every array of integers is exact
+INTRINSICS = 1e-5  # px; float32 has steps of 3e-5 px at 300 px, so 1e-6 px would mean exact
+TOLERANCES = {  # absolute, by the name after the last dot; every array of integers is exact
     "pixel_values": PIXELS,
     "depth_m": PIXELS,
     "poses_aligned": PIXELS,
-    "intrinsics_adjusted": (
-        1e-5
-    ),  # px; float32 has steps of 3e-5 px at 300 px, so 1e-6 px would mean exact
+    "intrinsics_adjusted": INTRINSICS,
     "xyz_full": POINTS,
     "patch_xyz": POINTS,
     "logits": LOGITS,
@@ -53,30 +50,28 @@ class Row:
         )
 
 
-def compare(case: str, name: str, ours: torch.Tensor, golden: torch.Tensor, note: str = "") -> Row:
+def compare(
+    case: str,
+    name: str,
+    ours: torch.Tensor,
+    golden: torch.Tensor,
+    note: str = "",
+    tolerance: float | None = None,
+) -> Row:
     """Element by element; an array of another shape fails, NaN and inf must stand at the same
-    places.
+    places. tolerance: absolute; None takes that of TOLERANCES.
     """
-    tolerance = (
-        TOLERANCES.get(name.rpartition(".")[2], FEATURES) if golden.is_floating_point() else 0.0
-    )
+    if tolerance is None:
+        by_name = TOLERANCES.get(name.rpartition(".")[2], FEATURES)
+        tolerance = by_name if golden.is_floating_point() else 0.0
     if ours.shape != golden.shape:
-        return Row(
-            case,
-            name,
-            math.inf,
-            tolerance,
-            f"shape {tuple(ours.shape)}, expected {tuple(golden.shape)}",
-        )
+        shapes = f"shape {tuple(ours.shape)}, expected {tuple(golden.shape)}"
+        return Row(case, name, math.inf, tolerance, shapes)
+
     same = (ours == golden) | (ours.isnan() & golden.isnan())
     error = torch.where(same, 0.0, (ours.double() - golden.double()).abs())
-    return Row(
-        case,
-        name,
-        float(error.max()) if error.numel() else 0.0,
-        tolerance,
-        note or str(tuple(golden.shape)),
-    )
+    largest = float(error.max()) if error.numel() else 0.0
+    return Row(case, name, largest, tolerance, note or str(tuple(golden.shape)))
 
 
 def exact(case: str, name: str, ours: Any, golden: Any, note: str = "") -> Row:
@@ -84,3 +79,8 @@ def exact(case: str, name: str, ours: Any, golden: Any, note: str = "") -> Row:
     if ours == golden:
         return Row(case, name, 0.0, 0.0, note)
     return Row(case, name, math.inf, 0.0, f"{str(ours)[:60]!r}, expected {str(golden)[:60]!r}")
+
+
+def not_compared(case: str, name: str, reason: str) -> Row:
+    """A recorded value that is listed with the reason why it is not compared."""
+    return Row(case, name, math.nan, 0.0, reason, compared=False)
