@@ -132,6 +132,18 @@ class Ada3DPipeline:
         return self._loaded is not None
 
     @property
+    def model(self) -> LoadedModel:
+        """The loaded weights and their tokenizer. Raises LoadingError."""
+        if self._loaded is None:
+            raise LoadingError("the weights are not loaded yet.")
+        return self._loaded
+
+    @property
+    def prefix_cache(self) -> PrefixCache | None:
+        """The cached scene; None before `load`. Only the thread that asks may change it."""
+        return self._cache
+
+    @property
     def view_side(self) -> int:
         """Side in pixels of the square that the model sees of a view. Raises LoadingError."""
         if self._loaded is None:

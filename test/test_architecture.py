@@ -195,6 +195,42 @@ def test_files_stay_short() -> None:
     )
 
 
+def imports_of_tests(path: str, source: str) -> list[str]:
+    """Where a file of test/ imports a test or a conftest; what is shared lives in test/support/."""
+    return [
+        f"{path}:{item.line}: share it through test/support/ ({item.name})"
+        for item in imports_of(source, path)
+        if item.name.startswith("test.")
+        and any(part.startswith("test_") or part == "conftest" for part in item.name.split("."))
+    ]
+
+
+def test_no_test_imports_another() -> None:
+    report(
+        line
+        for path, file in files_under("test")
+        for line in imports_of_tests(path, file.read_text())
+    )
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from test.test_pipeline import start",
+        "from test import test_pipeline",
+        "from test.ros.conftest import Harness",
+        "from .conftest import Harness",
+        "from .. import test_pipeline",
+        "def late():\n    import test.ros.test_node as node",
+    ],
+)
+def test_a_planted_import_of_a_test_is_caught(source: str) -> None:
+    assert len(imports_of_tests("test/ros/test_new.py", source)) == 1
+    assert (
+        imports_of_tests("test/ros/test_new.py", "from test.support.pipelines import start") == []
+    )
+
+
 @pytest.mark.parametrize(
     "modules",
     ["ada3d_ros", "ada3d_ros.types, ada3d_ros.errors", "ada3d_ros.config", "ada3d_ros.cli"],

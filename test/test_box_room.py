@@ -8,7 +8,7 @@ import torch
 
 from ada3d_ros.geometry.boxes import corners, grow_box, points_inside
 from ada3d_ros.geometry.camera import project_points, unproject_depth
-from test.box_room import ROOM_SIZE_M, build_box_room
+from test.support.box_room import ROOM_SIZE_M, build_box_room
 
 
 @pytest.fixture(scope="module")

@@ -14,57 +14,26 @@ import pytest
 from ada3d_ros.errors import CanceledError, NoFramesError
 from ada3d_ros.model.random_checkpoint import write_random_checkpoint
 from ada3d_ros.pipeline import Ada3DPipeline
-from ada3d_ros.types import AskHooks, Question, RgbdFrame
-from test.box_room import build_box_room
-from test.test_pipeline import ASK, configured, start
+from ada3d_ros.types import AskHooks, RgbdFrame
+from test.support.pipelines import (
+    ASK,
+    MANY,
+    OTHER,
+    ahead,
+    configured,
+    exact,
+    library,
+    settle,
+    show,
+    start,
+)
 
-MANY = build_box_room(num_views=10, width=160, height=120).frames
-OTHER = Question("How many chairs?")
 NEVER = {"cache.settle_sec": 60.0, "cache.max_staleness": 1.0}  # nothing is built anew
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_random_checkpoint(tmp_path_factory.mktemp("model") / "tiny")
-
-
-def ahead(model: Path, frames: tuple[RgbdFrame, ...] = (), **settings: Any) -> Ada3DPipeline:
-    """Someone works ahead for it; small pieces, and a scene settles at once."""
-    small = {"cache.settle_sec": 0.0, "cache.chunk_tokens": 16}
-    pipeline = Ada3DPipeline(configured(model, **{**small, **settings}), background=True)
-    pipeline.check()
-    pipeline.load()
-    show(pipeline, frames)
-    return pipeline
-
-
-def show(pipeline: Ada3DPipeline, frames: tuple[RgbdFrame, ...]) -> None:
-    for frame in frames:
-        assert pipeline.observe(frame) is not None
-
-
-def settle(pipeline: Ada3DPipeline, limit: int = 200) -> int:
-    """Work ahead until nothing is left; the number of pieces."""
-    for pieces in range(limit):
-        if not pipeline.run_background_step():
-            return pieces
-    raise AssertionError("working ahead does not end")
-
-
-def library(model: Path, frames: tuple[RgbdFrame, ...], **settings: Any) -> Ada3DPipeline:
-    pipeline = start(model, 0, **{"cache.chunk_tokens": 16, **settings})
-    show(pipeline, frames)
-    return pipeline
-
-
-def exact(pipeline: Ada3DPipeline, other: Ada3DPipeline) -> None:
-    """Both answer alike, bit for bit, from the whole scene."""
-    for question in (ASK, OTHER):
-        answer, expected = pipeline.ask(question), other.ask(question)
-        assert (answer.text, answer.confidence) == (expected.text, expected.confidence)
-        assert answer.keyframe_stamps_ns == expected.keyframe_stamps_ns
-        assert (answer.scene_version, answer.scene_staleness) == (expected.scene_version, 0.0)
-        assert answer.tokens.per_layer == expected.tokens.per_layer
 
 
 @pytest.mark.parametrize("strategy", ["none", "voxel_dpp", "voxel_dpp+adatoken3d", "adatoken3d"])

@@ -17,7 +17,7 @@ from ada3d_ros.errors import NoFramesError, QuestionTooLongError
 from ada3d_ros.model.random_checkpoint import TINY_CONFIG, write_random_checkpoint
 from ada3d_ros.pipeline import Ada3DPipeline
 from ada3d_ros.types import Answer, Question, Scope
-from test.test_pipeline import ASK, ROOM, configured, start
+from test.support.pipelines import ASK, ROOM, configured, start
 
 QUESTIONS = [ASK, Question("How many chairs?"), Question("Is it at [0.1, 0.2, 0.3]?")]
 CHOICES = ["none", "random", "uniform", "coarse_voxels", "geo_fps", "voxel_dpp"]

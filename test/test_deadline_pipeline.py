@@ -15,7 +15,7 @@ from ada3d_ros.engine.deadline import FACTORS, LatencyModel, Measured
 from ada3d_ros.model.random_checkpoint import write_random_checkpoint
 from ada3d_ros.pipeline import Ada3DPipeline
 from ada3d_ros.types import Scope
-from test.test_pipeline import ASK, start
+from test.support.pipelines import ASK, start
 
 NESTED = {"pruning.strategy": "voxel_dpp", "pruning.order": "selection", "pruning.keep_ratio": 0.8}
 HURRIED = dataclasses.replace(ASK, deadline_s=1.0)

@@ -18,8 +18,7 @@ from ada3d_ros.model.random_checkpoint import write_random_checkpoint
 from ada3d_ros.pipeline import Ada3DPipeline
 from ada3d_ros.scene.voxel_table import VoxelTable
 from ada3d_ros.types import AskHooks, Question, Scope, StopReason
-from test.test_cached_background import MANY, ahead, exact, library, settle, show
-from test.test_pipeline import ASK, ROOM, start
+from test.support.pipelines import ASK, MANY, ROOM, ahead, exact, library, settle, show, start
 
 CUDA = torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 CPU = RuntimeError(

@@ -15,7 +15,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from ada3d_ros.config import AgentConfig, from_flat
 from ada3d_ros.errors import (
     CanceledError,
     CheckpointError,
@@ -44,12 +43,10 @@ from ada3d_ros.types import (
     StageTimings,
     StopReason,
 )
-from test.box_room import build_box_room
+from test.support.pipelines import ASK, ROOM, configured, start
 
-ROOM = build_box_room(num_views=5, width=160, height=120)
 BOX = ROOM.boxes[0]
 BOX_TEXT = f"It is at [{', '.join(f'{v:.3f}' for v in (*BOX.center_m, *BOX.size_m))}]."
-ASK = Question("What is there?")
 
 
 @pytest.fixture(scope="module")
@@ -70,21 +67,6 @@ def model_2d(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     del config["mm_video_tower"]
     (folder / "config.json").write_text(json.dumps(config | {"image_aspect_ratio": "pad"}))
     return folder
-
-
-def configured(model: Path, **settings: Any) -> AgentConfig:
-    flat = {"model.path": str(model), "generation.max_new_tokens": 8, "pruning.strategy": "none"}
-    return from_flat(flat | settings)
-
-
-def start(model: Path, num_frames: int = len(ROOM.frames), **settings: Any) -> Ada3DPipeline:
-    """A loaded pipeline that has seen the first frames of the room."""
-    pipeline = Ada3DPipeline(configured(model, **settings))
-    pipeline.check()
-    pipeline.load()
-    for frame in ROOM.frames[:num_frames]:
-        pipeline.observe(frame)
-    return pipeline
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from ada3d_ros.pipeline import Ada3DPipeline
 from ada3d_ros.pruning.calibration import Calibration, write_calibration
 from ada3d_ros.pruning.information import Masses
 from ada3d_ros.types import Question, Scope
-from test.test_pipeline import ASK, ROOM, configured, start
+from test.support.pipelines import ASK, ROOM, configured, start
 
 LAYERS = 4  # of the tiny model
 QUESTIONS = [

@@ -16,7 +16,7 @@ from ada3d_ros.errors import CanceledError, InvalidRequestError, LoadingError, N
 from ada3d_ros.model.random_checkpoint import write_random_checkpoint
 from ada3d_ros.pipeline import Ada3DPipeline
 from ada3d_ros.types import Answer, AskHooks, Question, Scope, StopReason
-from test.test_pipeline import ROOM, configured, start
+from test.support.pipelines import ROOM, configured, start
 
 QUESTIONS = [
     Question("What is in the room?"),

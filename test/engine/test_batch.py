@@ -22,8 +22,8 @@ from ada3d_ros.engine.sampling import Sampler, greedy, make_sampler
 from ada3d_ros.errors import ModelError
 from ada3d_ros.model.decoder import LlamaDecoder
 from ada3d_ros.types import PromptSequence, StopReason
-from test.pruning import conftest
-from test.pruning.conftest import LAYERS, WIDTH, generator
+from test.support import decoders
+from test.support.decoders import LAYERS, WIDTH, generator
 
 P, CPU = 70, torch.device("cpu")
 PREFIX = torch.randn(P, WIDTH, generator=generator(1))
@@ -36,7 +36,7 @@ def make_decoder(num_kv_heads: int = 2, max_positions: int = 4096) -> LlamaDecod
     """Of smaller weights: rounding errors do not grow from layer to layer (a cached prefix alone
     would be 4e-6 off).
     """
-    decoder = conftest.make_decoder(num_kv_heads=num_kv_heads, max_positions=max_positions)
+    decoder = decoders.make_decoder(num_kv_heads=num_kv_heads, max_positions=max_positions)
     for name, parameter in decoder.layers.named_parameters():
         if "layernorm" not in name:
             parameter.mul_(0.6)

@@ -18,7 +18,7 @@ from ada3d_ros.engine.information import measure_information
 from ada3d_ros.engine.prefill import prefill
 from ada3d_ros.pruning import information
 from ada3d_ros.pruning.information import attention_masses
-from test.pruning.conftest import INNER, SHAPE, make_decoder, make_prompt, policy_of
+from test.support.decoders import INNER, SHAPE, make_decoder, make_prompt, policy_of
 
 N, SYSTEM, TEXT = 300, 20, 6
 TOTAL = SYSTEM + N + TEXT

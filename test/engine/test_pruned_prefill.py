@@ -24,7 +24,7 @@ from ada3d_ros.model.spatial import cap_spatial_tokens
 from ada3d_ros.pruning.in_llm import LayerPruner, LogisticPruner
 from ada3d_ros.pruning.schedule import RetentionSchedule, logistic
 from ada3d_ros.types import PromptSequence, SpatialTokens
-from test.pruning.conftest import (
+from test.support.decoders import (
     INNER,
     LAYERS,
     SHAPE,

@@ -21,8 +21,8 @@ from ada3d_ros.model.decoder import LlamaDecoder
 from ada3d_ros.pruning.in_llm import LayerPruner
 from ada3d_ros.scene.keyframes import SceneSnapshot
 from ada3d_ros.types import PromptSequence, SpatialTokens
-from test.pruning.conftest import LAYERS, SHAPE, make_prompt, policy_of
-from test.pruning.conftest import make_decoder as wild_decoder
+from test.support.decoders import LAYERS, SHAPE, make_prompt, policy_of
+from test.support.decoders import make_decoder as wild_decoder
 
 N, SYSTEM, TEXT = 40, 3, 5
 TOLERANCE = {

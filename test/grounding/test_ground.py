@@ -25,7 +25,7 @@ from ada3d_ros.model.grounding_head import GroundingHead, save_grounding_head
 from ada3d_ros.model.random_checkpoint import TINY_CONFIG, write_random_checkpoint
 from ada3d_ros.pipeline import Ada3DPipeline
 from ada3d_ros.types import Answer, AskHooks, GroundingMethod, Question, Scope, Stage, StopReason
-from test.box_room import build_box_room
+from test.support.box_room import build_box_room
 
 ROOM = build_box_room(num_views=8, width=160, height=120)
 NO_WISHES = Question("")

@@ -37,7 +37,7 @@ from ada3d_ros.model.random_checkpoint import write_random_checkpoint
 from ada3d_ros.pipeline import Ada3DPipeline
 from ada3d_ros.pruning.policy import Policy
 from ada3d_ros.types import PromptSequence, Question
-from test.box_room import build_box_room
+from test.support.box_room import build_box_room
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 CONFIG = DecoderConfig(

@@ -27,7 +27,7 @@ from ada3d_ros.errors import ErrorCode
 from ada3d_ros.model.checkpoint import load_model, save_checkpoint
 from ada3d_ros.msg import AgentStatus
 from ada3d_ros.srv import GetModelInfo, GroundObject, QueryScene
-from test.ros.conftest import Harness, wait_until
+from test.support.ros_harness import Harness, wait_until
 
 Start = Callable[..., Harness]
 Break = Callable[[Path], dict[str, Any] | None]

@@ -30,7 +30,7 @@ from ada3d_ros.geometry.pose import pose_from_quaternion
 from ada3d_ros.pipeline import Ada3DPipeline
 from ada3d_ros.ros.conversions import ns_to_time
 from ada3d_ros.srv import QueryScene
-from test.ros.conftest import (
+from test.support.ros_harness import (
     FOCAL_PX,
     HEIGHT,
     WIDTH,

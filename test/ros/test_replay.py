@@ -45,7 +45,7 @@ from ada3d_ros.ros.replay import (
     shift_header_stamp,
     starts_with_header,
 )
-from test.ros.conftest import Spinner, wait_until
+from test.support.ros_harness import Spinner, wait_until
 
 SECOND = 1_000_000_000
 START_NS = 1_600_000_000 * SECOND

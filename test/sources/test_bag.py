@@ -20,7 +20,7 @@ from ada3d_ros.sources.bag_writer import BagOptions, to_millimetres, write_bag
 from ada3d_ros.sources.folder import FolderOptions, FolderSource
 from ada3d_ros.sources.make_bag import main
 from ada3d_ros.sources.topics import BagTopics, detect_topics
-from test.box_room import build_box_room
+from test.support.box_room import build_box_room
 
 STORE = get_typestore(Stores.ROS2_JAZZY)
 FRAMES = build_box_room(num_views=5, width=64, height=48).frames
