@@ -194,6 +194,11 @@ class Ada3DPipeline:
             self._pruning.configure(config.pruning)
         self.config = config
 
+    @property
+    def scene(self) -> SceneSnapshot:
+        """The keyframes that a question asked now is about; replaced by the next one, never changed."""
+        return self._scene
+
     def scene_state(self) -> SceneState:
         """The scene in numbers; never waits."""
         return self._scene.state

@@ -54,6 +54,7 @@ LAUNCH_MODULES = re.compile(r"launch(_ros|_testing\w*|_xml|_yaml)?")
 BAD_NAMES = re.compile(r"utils?|common|helpers?|misc|\w+_(utils?|helpers?|v\d+|legacy|old|new)")
 GENERATED_NAMES = {"msg", "srv", "action"}
 MAX_LINES = 400
+MAX_PRIVATE_REACHES = 10
 MAX_LINES_OF = {"ada3d_ros/model/decoder.py": 500}
 
 
@@ -229,6 +230,51 @@ def test_a_planted_import_of_a_test_is_caught(source: str) -> None:
     assert (
         imports_of_tests("test/ros/test_new.py", "from test.support.pipelines import start") == []
     )
+
+
+def private_reaches(path: str, source: str) -> list[str]:
+    """Where a test reads, imports or patches a name with one leading underscore that is not its own."""
+    found: list[tuple[int, str]] = []
+    for node in ast.walk(ast.parse(source, path)):
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) not in ("self", "cls"):
+            names = [node.attr]
+        elif isinstance(node, ast.ImportFrom):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.Call) and re.search(
+            r"(set|get|del|has)attr$", ast.unparse(node.func)
+        ):
+            texts = [a.value for a in node.args if isinstance(a, ast.Constant)]
+            names = [text.rsplit(".", 1)[-1] for text in texts if isinstance(text, str)]
+        else:
+            continue
+        found += [(node.lineno, name) for name in names if re.match(r"_(?!_)", name)]
+    return [f"{path}:{line}: {name}" for line, name in sorted(found)]
+
+
+def test_tests_reach_into_few_private_names() -> None:
+    """What a test needs to see is worth a public name, or can be injected."""
+    found = [
+        line
+        for path, file in files_under("test")
+        for line in private_reaches(path, file.read_text())
+    ]
+    assert len(found) <= MAX_PRIVATE_REACHES, "\n" + "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    ("source", "count"),
+    [
+        ("pipeline._cache", 1),
+        ("pipeline._cache._active", 2),
+        ("from ada3d_ros.pruning.fit import _slsqp, fit_mean", 1),
+        ("monkeypatch.setattr(startup, '_free', 1)", 1),
+        ("monkeypatch.setattr('ada3d_ros.model.startup._free', 1)", 1),
+        ("getattr(node, '_settings')", 1),
+        ("self._thread.start(); cls._made; node.__class__; say('_free')", 0),
+    ],
+)
+def test_a_planted_reach_is_counted(source: str, count: int) -> None:
+    assert len(private_reaches("test/test_new.py", source)) == count
 
 
 @pytest.mark.parametrize(

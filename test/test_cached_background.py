@@ -255,9 +255,8 @@ def test_a_model_without_3d_is_not_worked_ahead_for(
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pipeline = ahead(model, MANY[:2])
-    assert pipeline._loaded is not None
-    plain = dataclasses.replace(pipeline._loaded.model.config, has_video_tower=False)
-    monkeypatch.setattr(pipeline._loaded.model, "config", plain)
+    plain = dataclasses.replace(pipeline.model.model.config, has_video_tower=False)
+    monkeypatch.setattr(pipeline.model.model, "config", plain)
     for _ in range(3):
         assert not pipeline.run_background_step()
 

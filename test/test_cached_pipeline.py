@@ -17,7 +17,7 @@ from ada3d_ros.errors import NoFramesError, QuestionTooLongError
 from ada3d_ros.model.random_checkpoint import TINY_CONFIG, write_random_checkpoint
 from ada3d_ros.pipeline import Ada3DPipeline
 from ada3d_ros.types import Answer, Question, Scope
-from test.support.pipelines import ASK, ROOM, configured, start
+from test.support.pipelines import ASK, ROOM, cache_of, configured, start
 
 QUESTIONS = [ASK, Question("How many chairs?"), Question("Is it at [0.1, 0.2, 0.3]?")]
 CHOICES = ["none", "random", "uniform", "coarse_voxels", "geo_fps", "voxel_dpp"]
@@ -96,10 +96,9 @@ def test_every_keyframe_is_looked_at_once(model: Path, monkeypatch: pytest.Monke
 
 def count_looks(pipeline: Ada3DPipeline, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Views per call of the vision tower."""
-    assert pipeline._loaded is not None
-    real, looked = pipeline._loaded.model.encode_views, list[int]()
+    real, looked = pipeline.model.model.encode_views, list[int]()
     spy = lambda pixels: (looked.append(len(pixels)), real(pixels))[1]  # noqa: E731
-    monkeypatch.setattr(pipeline._loaded.model, "encode_views", spy)
+    monkeypatch.setattr(pipeline.model.model, "encode_views", spy)
     return looked
 
 
@@ -200,10 +199,8 @@ def test_pruning_inside_the_language_model(model: Path, strategy: str) -> None:
 
 
 def spatial_places(pipeline: Ada3DPipeline) -> set[tuple[float, ...]]:
-    assert pipeline._cache is not None
-    assert pipeline._loaded is not None
-    table = pipeline._cache.vision.table
-    return {tuple(place) for place in pipeline._loaded.model.spatial_tokens(table).xyz_m.tolist()}
+    table = cache_of(pipeline).encoder.table
+    return {tuple(place) for place in pipeline.model.model.spatial_tokens(table).xyz_m.tolist()}
 
 
 @pytest.mark.parametrize(
@@ -321,9 +318,9 @@ def test_room_for_the_question_is_in_the_prefix(model: Path) -> None:
     before = pipeline.cache_report().kv_bytes
     for question in QUESTIONS:
         pipeline.ask(question)
-    assert pipeline._cache is not None
-    assert pipeline._cache._active is not None
-    assert pipeline._cache._active.prefix.num_bytes == before
+    active = cache_of(pipeline).active
+    assert active is not None
+    assert active.num_bytes == before
     assert ROOM_TOKENS > 100
 
 

@@ -18,7 +18,18 @@ from ada3d_ros.model.random_checkpoint import write_random_checkpoint
 from ada3d_ros.pipeline import Ada3DPipeline
 from ada3d_ros.scene.voxel_table import VoxelTable
 from ada3d_ros.types import AskHooks, Question, Scope, StopReason
-from test.support.pipelines import ASK, MANY, ROOM, ahead, exact, library, settle, show, start
+from test.support.pipelines import (
+    ASK,
+    MANY,
+    ROOM,
+    ahead,
+    cache_of,
+    exact,
+    library,
+    settle,
+    show,
+    start,
+)
 
 CUDA = torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 CPU = RuntimeError(
@@ -47,15 +58,14 @@ def place(pipeline: Ada3DPipeline, stage: str) -> tuple[Any, str]:
     from ada3d_ros import answering as module
     from ada3d_ros import pipeline as way
 
-    assert pipeline._loaded is not None
     return {
-        "vision": (pipeline._loaded.model, "encode_views"),
-        "projector": (pipeline._loaded.model, "project"),
+        "vision": (pipeline.model.model, "encode_views"),
+        "projector": (pipeline.model.model, "project"),
         "prefix": (ScenePrefix, "step"),
         "cached_prefill": (module, "prefill_question"),
         "cold_prefill": (module, "prefill"),
         "decode": (way, "generate_text"),
-        "layers": (pipeline._loaded.model.decoder, "run_layers"),
+        "layers": (pipeline.model.model.decoder, "run_layers"),
     }[stage]
 
 
@@ -168,8 +178,7 @@ def test_any_call_of_the_layers(
     """
     pipeline = ahead(model, MANY[:3])
     pipeline.observe(MANY[3])
-    assert pipeline._loaded is not None
-    layer = pipeline._loaded.model.decoder.layers[2]
+    layer = pipeline.model.model.decoder.layers[2]
     with monkeypatch.context() as patch:
         fail(patch, (layer.mlp, "forward"), error, 1, after)
         try:
@@ -183,17 +192,16 @@ def test_any_call_of_the_layers(
 def test_heard_text_is_not_taken_back(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pipeline = start(model, 3)
     expected = pipeline.ask(ASK)
-    assert pipeline._loaded is not None
     heard: list[str] = []
     with monkeypatch.context() as patch:
-        real = pipeline._loaded.model.decoder.logits
+        real = pipeline.model.model.decoder.logits
 
         def logits(hidden: torch.Tensor) -> torch.Tensor:
             if "".join(heard):
                 raise CUDA
             return real(hidden)
 
-        patch.setattr(pipeline._loaded.model.decoder, "logits", logits)
+        patch.setattr(pipeline.model.model.decoder, "logits", logits)
         with pytest.raises(OutOfMemoryError):
             pipeline.ask(ASK, AskHooks(on_text=lambda delta, count: heard.append(delta)))
     assert expected.text.startswith("".join(heard).strip())  # once, from its beginning
@@ -248,8 +256,7 @@ def test_memory_ends_while_voxels_are_put_behind(
     for _ in range(pieces):
         pipeline.run_background_step()
     with monkeypatch.context() as patch:
-        assert pipeline._loaded is not None
-        fail(patch, (pipeline._loaded.model.decoder.layers[2].mlp, "forward"), error, 1)
+        fail(patch, (pipeline.model.model.decoder.layers[2].mlp, "forward"), error, 1)
         settle(pipeline)
     twin = ahead(model, MANY[:2], **{"cache.settle_sec": 60.0, "cache.max_staleness": 1.0})
     settle(twin)
@@ -284,8 +291,7 @@ def test_memory_ends_inside_the_voxel_table(
     settings = {"keyframe.max_views": 3}
     pipeline = ahead(model, MANY[:3], **settings)
     settle(pipeline)
-    assert pipeline._cache is not None
-    table: VoxelTable = pipeline._cache.vision.table
+    table: VoxelTable = cache_of(pipeline).encoder.table
     before = table.views, table.revision
     show(pipeline, MANY[3:4])  # one goes, one comes
     with monkeypatch.context() as patch:

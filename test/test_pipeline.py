@@ -77,8 +77,7 @@ def pipeline(model: Path) -> Ada3DPipeline:
 
 def say(pipeline: Ada3DPipeline, monkeypatch: pytest.MonkeyPatch, text: str) -> list[int]:
     """Make the decoder say `text`; returns its ids. Everything before and after the logits is real."""
-    loaded = pipeline._loaded
-    assert loaded is not None
+    loaded = pipeline.model
     ids = [*loaded.tokenizer.encode(text)[1:], loaded.tokenizer.eos_id]
     steps = iter(ids)
 
@@ -112,8 +111,7 @@ def test_ask(pipeline: Ada3DPipeline) -> None:
 
 def test_the_whole_path_equals_the_reference_engine(pipeline: Ada3DPipeline) -> None:
     """Prompt and scene as the pipeline makes them, decoded by the slow and obviously right engine."""
-    loaded = pipeline._loaded
-    assert loaded is not None
+    loaded = pipeline.model
     prompts = []
     real = loaded.model.build_prompt
 
@@ -291,8 +289,7 @@ def test_the_number_of_tokens(pipeline: Ada3DPipeline) -> None:
 
 def test_ground(pipeline: Ada3DPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
-    loaded = pipeline._loaded
-    assert loaded is not None
+    loaded = pipeline.model
     real = loaded.tokenizer.encode
     say(pipeline, monkeypatch, BOX_TEXT)
     monkeypatch.setattr(
@@ -384,8 +381,7 @@ def test_what_is_not_a_question(pipeline: Ada3DPipeline, text: str, error: type[
 def test_a_prompt_beyond_the_models_length(
     pipeline: Ada3DPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loaded = pipeline._loaded
-    assert loaded is not None
+    loaded = pipeline.model
     short = dataclasses.replace(loaded.model.config, max_length=64)
     monkeypatch.setattr(loaded.model, "config", short)
     with pytest.raises(QuestionTooLongError, match="the model takes 64"):
@@ -540,7 +536,7 @@ def test_check_fails_by_name(
 
 
 def test_memory_is_checked_with_both_numbers(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ada3d_ros.model.startup._free_bytes", lambda device: 2.0**20)
+    monkeypatch.setattr("ada3d_ros.model.startup.free_bytes", lambda device: 2.0**20)
     with pytest.raises(OutOfMemoryError, match=r"need \d+ MiB in float32, cpu has 1 MiB free"):
         Ada3DPipeline(configured(model)).check()
 
@@ -563,8 +559,7 @@ def test_16_bit(model: Path, precision: str) -> None:
 
 def test_torchs_own_errors_are_a_model_error(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pipeline = start(model, 2)
-    loaded = pipeline._loaded
-    assert loaded is not None
+    loaded = pipeline.model
 
     def broken(*args: Any) -> None:
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")

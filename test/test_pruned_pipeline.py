@@ -252,8 +252,7 @@ def test_pruning_leaves_the_models_limits_in_place(
     pipeline: Ada3DPipeline, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Fewer tokens enter: a scene too long for the model fits once a strategy before it has chosen."""
-    loaded = pipeline._loaded
-    assert loaded is not None
+    loaded = pipeline.model
     total = prune(pipeline, model, strategy="none").ask(ASK).tokens.prompt
     monkeypatch.setattr(
         loaded.model, "config", dataclasses.replace(loaded.model.config, max_length=total - 50)
@@ -268,8 +267,7 @@ def test_pruning_leaves_the_models_limits_in_place(
 
 def test_weights_that_are_not_finite_are_named(model: Path) -> None:
     pipeline = prune(start(model, 2), model, strategy="voxel_dpp", keep_ratio=0.5)
-    loaded = pipeline._loaded
-    assert loaded is not None
+    loaded = pipeline.model
     with torch.no_grad():
         loaded.model.position_embedding[3].bias.fill_(float("nan"))
     with pytest.raises(ModelError, match="voxel_dpp: spatial features are not finite"):

@@ -69,6 +69,11 @@ class PrefixEntry:
         None  # revision of the table, voxels held, and the share that came of it
     )
 
+    @property
+    def num_bytes(self) -> int:
+        """Size of its keys and values."""
+        return self.prefix.num_bytes
+
     def stale_share(self, table: VoxelTable) -> float:
         """Share of the voxels, held or there now, that are not held as they are now."""
         state = table.revision, len(self.coords)
@@ -123,6 +128,21 @@ class PrefixCache:
         """Free the keys and values; what was seen stays."""
         self._active = self._pending = None
         self._report()
+
+    @property
+    def encoder(self) -> SceneEncoder:
+        """What was seen: the keyframes' patches by voxel."""
+        return self.vision
+
+    @property
+    def active(self) -> PrefixEntry | None:
+        """The prefix that answers questions."""
+        return self._active
+
+    @property
+    def pending(self) -> PrefixEntry | None:
+        """The prefix that is being built."""
+        return self._pending
 
     @property
     def num_voxels(self) -> int:

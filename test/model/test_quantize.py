@@ -289,9 +289,8 @@ def test_the_pipeline_answers(folder: Path, weights: str) -> None:
         pipeline.observe(frame)
     answer = pipeline.ask(Question("What is there?"))
     assert answer.tokens.generated == 4
-    assert pipeline._loaded is not None
     assert pipeline.info is not None
-    assert predicted == pipeline.info.memory_bytes == stored_bytes(pipeline._loaded.model)
+    assert predicted == pipeline.info.memory_bytes == stored_bytes(pipeline.model.model)
     assert pipeline.info.precision == f"float32 with {weights} weights"
     assert pipeline.info.parameters == sum(p.numel() for p in load_model(folder).model.parameters())
 

@@ -548,8 +548,9 @@ def test_sigterm_while_answering(
         )
         node = nodes[0]
         node.pipeline.observe(build_box_room(num_views=1, width=64, height=48).frames[0])
+        (question,) = (s for s in node.subscriptions if s.topic_name.endswith("/question"))
         for _ in range(2):
-            node.executor.create_task(node._requests._on_question, String(data="hello?"))
+            node.executor.create_task(question.callback, String(data="hello?"))
         wait_until(lambda: node.worker.queued == 1)
         os.kill(os.getpid(), signal.SIGTERM)
 

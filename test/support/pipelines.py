@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ada3d_ros.config import AgentConfig, from_flat
+from ada3d_ros.engine.prefix_cache import PrefixCache
 from ada3d_ros.pipeline import Ada3DPipeline
 from ada3d_ros.types import Question, RgbdFrame
 from test.support.box_room import build_box_room
@@ -29,6 +30,12 @@ def start(model: Path, num_frames: int = len(ROOM.frames), **settings: Any) -> A
     for frame in ROOM.frames[:num_frames]:
         pipeline.observe(frame)
     return pipeline
+
+
+def cache_of(pipeline: Ada3DPipeline) -> PrefixCache:
+    """The prefix cache of a loaded pipeline."""
+    assert pipeline.prefix_cache is not None
+    return pipeline.prefix_cache
 
 
 def ahead(model: Path, frames: tuple[RgbdFrame, ...] = (), **settings: Any) -> Ada3DPipeline:

@@ -112,20 +112,20 @@ class Harness:
         }
         values = {**defaults, **parameters}
         overrides = [Parameter(name, value=value) for name, value in values.items()]
-        self._agent_spinner, self._peer_spinner = Spinner(context), Spinner(context)
+        self.agent_spinner, self._peer_spinner = Spinner(context), Spinner(context)
         self.node: AgentNode = build_node(factory, context=context, parameter_overrides=overrides)
         self.peer = Node("peer", context=context)
-        self._agent_spinner.executor.add_node(self.node)
+        self.agent_spinner.executor.add_node(self.node)
         self._peer_spinner.executor.add_node(self.peer)
-        self._publishers: dict[str, Any] = {}
+        self.publishers: dict[str, Any] = {}
         self._clients: dict[str, Any] = {}
         self.reliability = ReliabilityPolicy.RELIABLE
-        for spinner in (self._agent_spinner, self._peer_spinner):
+        for spinner in (self.agent_spinner, self._peer_spinner):
             spinner.start()
 
     def close(self) -> None:
         self._peer_spinner.stop()
-        self._agent_spinner.stop()
+        self.agent_spinner.stop()
         self.peer.destroy_node()
         self.node.destroy_node()
 
@@ -160,11 +160,11 @@ class Harness:
         return received
 
     def publisher(self, topic: str, message_type: type) -> Any:
-        if topic not in self._publishers:
+        if topic not in self.publishers:
             qos = QoSProfile(depth=50, reliability=self.reliability)
-            self._publishers[topic] = self.peer.create_publisher(message_type, topic, qos)
-            wait_until(lambda: self._publishers[topic].get_subscription_count() > 0, 5.0)
-        return self._publishers[topic]
+            self.publishers[topic] = self.peer.create_publisher(message_type, topic, qos)
+            wait_until(lambda: self.publishers[topic].get_subscription_count() > 0, 5.0)
+        return self.publishers[topic]
 
     def publish_frame(self, stamp_ns: int, x_m: float = 0.0, **changes: Any) -> None:
         """One posed frame of a camera that looks along world y; `changes` replace messages (rgb=,
