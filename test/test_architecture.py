@@ -8,14 +8,12 @@ import ast
 import re
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
-PACKAGE = "ada3d_ros"
+from test.support.sources import PACKAGE, ROOT, files_under, report
 
 _BOUNDARY = {"errors", "types"}
 _BASE = _BOUNDARY | {"config", "geometry"}
@@ -138,19 +136,6 @@ def _objection(path: str, item: Import) -> str:
     if unit == "cli" and item.at_once and target not in CLI_MAY_IMPORT_AT_ONCE:
         return f"cli imports {target} inside the verb that needs it"
     return ""
-
-
-def files_under(*folders: str) -> Iterator[tuple[str, Path]]:
-    """Python files by their path in the checkout."""
-    for folder in folders:
-        for file in sorted((ROOT / folder).rglob("*.py")):
-            yield str(file.relative_to(ROOT)), file
-
-
-def report(problems: Iterable[str]) -> None:
-    """Fail with one line per problem."""
-    lines = list(problems)
-    assert not lines, "\n" + "\n".join(lines)
 
 
 def test_imports_follow_the_layers() -> None:
