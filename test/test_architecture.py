@@ -53,12 +53,13 @@ BAD_NAMES = re.compile(r"utils?|common|helpers?|misc|\w+_(utils?|helpers?|v\d+|l
 GENERATED_NAMES = {"msg", "srv", "action"}
 MAX_LINES = 400
 MAX_PRIVATE_REACHES = 10
+REACHING_CALLS = r"(set|get|del|has)attr$"
 MAX_LINES_OF = {"ada3d_ros/model/decoder.py": 500}
 
 
 @dataclass(frozen=True)
 class Import:
-    """One imported name with all its dots; `at_once`: when the module loads, not inside a function."""
+    """One imported name with all its dots; at_once: when the module loads, not in a function."""
 
     name: str
     line: int
@@ -66,24 +67,19 @@ class Import:
 
 
 def imports_of(source: str, path: str) -> Iterator[Import]:
-    """Every import of a file: absolute, relative, `from package import x`, and
-    import_module("...").
-    """
+    """Every import of a file: absolute, relative, `from package import x`, by import_module."""
     tree = ast.parse(source, path)
-    functions = [
-        n
-        for n in ast.walk(tree)
-        if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
-    ]
-    typing_only = [
-        n
-        for n in ast.walk(tree)
-        if isinstance(n, ast.If) and "TYPE_CHECKING" in ast.unparse(n.test)
-    ]
-    late = {id(inner) for node in [*functions, *typing_only] for inner in ast.walk(node)}
+    late = {id(inner) for node in ast.walk(tree) if _runs_late(node) for inner in ast.walk(node)}
     for node in ast.walk(tree):
         for name in _names(node, path):
             yield Import(name, getattr(node, "lineno", 0), id(node) not in late)
+
+
+def _runs_late(node: ast.AST) -> bool:
+    """What is inside a function, or under TYPE_CHECKING, does not run when the module loads."""
+    if isinstance(node, ast.If):
+        return "TYPE_CHECKING" in ast.unparse(node.test)
+    return isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
 
 
 def _names(node: ast.AST, path: str) -> list[str]:
@@ -115,6 +111,8 @@ def violations(path: str, source: str) -> list[str]:
 def _objection(path: str, item: Import) -> str:
     top, *rest = item.name.split(".")
     in_package = path.startswith(f"{PACKAGE}/")
+
+    # Who may know ROS and its launch system.
     if LAUNCH_MODULES.fullmatch(top) and not path.startswith("launch/"):
         return "only launch/ imports launch"
     is_probe = in_package and unit_of(path) == "cli" and not item.at_once
@@ -123,6 +121,8 @@ def _objection(path: str, item: Import) -> str:
         return "only ros/ imports ROS"
     if top != PACKAGE or not in_package:
         return ""
+
+    # Which layer may import which.
     unit, target = unit_of(path), rest[0] if rest else ""
     if target == unit or target in ("", "__version__"):
         return ""
@@ -133,6 +133,8 @@ def _objection(path: str, item: Import) -> str:
         allowed.add("lab")
     if target not in allowed:
         return f"{unit} must not import {target}"
+
+    # The command starts fast.
     if unit == "cli" and item.at_once and target not in CLI_MAY_IMPORT_AT_ONCE:
         return f"cli imports {target} inside the verb that needs it"
     return ""
@@ -218,16 +220,14 @@ def test_a_planted_import_of_a_test_is_caught(source: str) -> None:
 
 
 def private_reaches(path: str, source: str) -> list[str]:
-    """Where a test reads, imports or patches a name with one leading underscore that is not its own."""
+    """Where a test reads, imports or patches another's name with one leading underscore."""
     found: list[tuple[int, str]] = []
     for node in ast.walk(ast.parse(source, path)):
         if isinstance(node, ast.Attribute) and ast.unparse(node.value) not in ("self", "cls"):
             names = [node.attr]
         elif isinstance(node, ast.ImportFrom):
             names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.Call) and re.search(
-            r"(set|get|del|has)attr$", ast.unparse(node.func)
-        ):
+        elif isinstance(node, ast.Call) and re.search(REACHING_CALLS, ast.unparse(node.func)):
             texts = [a.value for a in node.args if isinstance(a, ast.Constant)]
             names = [text.rsplit(".", 1)[-1] for text in texts if isinstance(text, str)]
         else:

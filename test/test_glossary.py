@@ -1,4 +1,4 @@
-"""Names come from docs/glossary.md: the words that they replaced are not used, what it names exists.
+"""Names come from docs/glossary.md: what it names exists, what that replaced is not used.
 
 Looked at: identifiers, docstrings and comments of the package, and the pages a reader is sent to.
 Texts for users (error sentences, log lines) are left alone, and so is quoted code in pages.
@@ -97,7 +97,7 @@ OLD_PHRASES = (
 
 
 def identifiers(tree: ast.AST) -> Iterator[tuple[int, str, bool]]:
-    """Line, name, and whether it is one of a method, function or attribute; builtins' are let be."""
+    """Line, name, and whether it is that of a method, function, class or attribute."""
     for node in ast.walk(tree):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             yield node.lineno, node.name, True
@@ -302,7 +302,7 @@ def test_a_planted_old_word_is_found(text: str) -> None:
 
 def test_english_and_texts_for_users_are_let_be() -> None:
     source = '''
-"""Looks at the keyframes; look up a name, see the paper. Best-effort images overlap behind a wall."""
+"""Looks at the keyframes; look up a name, see the paper. Best-effort images overlap at the back."""
 look_at = original_size = pre_llm = seen = behind = None
 raise ModelError("working ahead failed; put the question behind the scene")
 '''

@@ -76,7 +76,7 @@ def fail(
     times: float,
     after: int = 0,
 ) -> list[int]:
-    """Raise `error` at so many calls, the first `after` calls being right; the number of each call."""
+    """Raise `error` at so many calls, after `after` right ones; the number of each call."""
     owner, name = where
     real, calls = getattr(owner, name), itertools.count()
     seen: list[int] = []
@@ -173,9 +173,7 @@ def test_another_error_is_the_models_and_leaves_nothing(
 def test_any_call_of_the_layers(
     model: Path, after: int, error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In the middle of the first chunk, of a later one, of the question: what comes next is as if
-    nothing had been.
-    """
+    """In the middle of a first chunk, a later one, or the question: nothing is left of it."""
     pipeline = ahead(model, MANY[:3])
     pipeline.observe(MANY[3])
     layer = pipeline.model.model.decoder.layers[2]
@@ -247,9 +245,7 @@ def test_working_ahead_gives_up_on_this_scene_alone(
 def test_memory_ends_while_voxels_are_put_behind(
     model: Path, pieces: int, error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A chunk of the prefix in front that failed was lost, and questions went on without its
-    tokens.
-    """
+    """A chunk of the active prefix that failed was lost, and questions went on without it."""
     pipeline = ahead(model, MANY[:2])
     settle(pipeline)
     show(pipeline, MANY[2:4])
@@ -283,9 +279,7 @@ def test_another_error_ahead_is_said_once(model: Path, monkeypatch: pytest.Monke
 def test_memory_ends_inside_the_voxel_table(
     model: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A view half put in or half taken out: the table is as before, or its voxels would be wrong
-    for good.
-    """
+    """A view half put in or taken out would leave wrong voxels for good: the table is as before."""
     from ada3d_ros.scene.voxel_table import VoxelSums
 
     settings = {"keyframe.max_views": 3}
@@ -343,9 +337,8 @@ def live_bytes() -> int:
     for thing in gc.get_objects():
         if type(thing) not in (torch.Tensor, torch.nn.Parameter):
             continue
-        if (
-            thing.device.type == "cpu" and thing.layout is torch.strided
-        ):  # another test's sparse ones have no storage
+        # Another test's sparse ones have no storage.
+        if thing.device.type == "cpu" and thing.layout is torch.strided:
             storage = thing.untyped_storage()
             storages[storage.data_ptr()] = storage.nbytes()
     return sum(storages.values())

@@ -1,4 +1,4 @@
-"""The main path without ROS, on the synthetic room: frames in, questions in, answers and boxes out."""
+"""The main path without ROS, on the generated room: frames and questions in, answers out."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def pipeline(model: Path) -> Ada3DPipeline:
 
 
 def say(pipeline: Ada3DPipeline, monkeypatch: pytest.MonkeyPatch, text: str) -> list[int]:
-    """Make the decoder say `text`; returns its ids. Everything before and after the logits is real."""
+    """Make the decoder say `text`; returns its ids. All before and after the logits is real."""
     loaded = pipeline.model
     ids = [*loaded.tokenizer.encode(text)[1:], loaded.tokenizer.eos_id]
     steps = iter(ids)
@@ -110,7 +110,7 @@ def test_ask(pipeline: Ada3DPipeline) -> None:
 
 
 def test_the_whole_path_equals_the_reference_engine(pipeline: Ada3DPipeline) -> None:
-    """Prompt and scene as the pipeline makes them, decoded by the slow and obviously right engine."""
+    """Prompt and scene as the pipeline makes them, decoded by the slow reference engine."""
     loaded = pipeline.model
     prompts = []
     real = loaded.model.build_prompt
@@ -173,9 +173,8 @@ def test_scene_tokens_are_made_once_per_version(model: Path) -> None:
     pipeline.reset_scene()
     pipeline.observe(dataclasses.replace(ROOM.frames[4]))
     after_reset = pipeline.ask(ASK)
-    assert (
-        after_reset.timings.vision_s > 0
-    )  # the same number of keyframes would not be enough to tell
+    # The same number of keyframes would not be enough to tell.
+    assert after_reset.timings.vision_s > 0
     assert after_reset.scene_epoch == 1
 
 
@@ -214,9 +213,8 @@ def test_hooks_are_called_in_order(pipeline: Ada3DPipeline) -> None:
     assert counts[-1] == answer.tokens.generated
     decoding = events[events.index(Stage.DECODING) : events.index(Stage.POSTPROCESS)]
     assert decoding.count("check") == answer.tokens.generated  # before each token
-    assert all(
-        type(events[events.index(t) - 1]) is str for t in texts[:1]
-    )  # asked before, not after
+    # Asked before the text is handed out, not after.
+    assert all(type(events[events.index(t) - 1]) is str for t in texts[:1])
 
 
 # -- stopping
@@ -371,9 +369,8 @@ def test_what_is_not_a_question(pipeline: Ada3DPipeline, text: str, error: type[
         pipeline.check_question(text)
     with pytest.raises(error):
         pipeline.ground(Question(text))
-    if (
-        error is not QuestionTooLongError
-    ):  # question.max_chars is for what callers write, templates may be longer
+    # question.max_chars is for what callers write, templates may be longer.
+    if error is not QuestionTooLongError:
         with pytest.raises(error):
             pipeline.ask(Question(text))
 
@@ -429,7 +426,7 @@ def test_no_keyframe_yet(model: Path) -> None:
 
 
 def test_a_scene_without_any_depth(model: Path) -> None:
-    """Frames with so little depth are not admitted by the node; the model must still fail by name."""
+    """The node does not admit frames with so little depth; the model must fail by name."""
     pipeline = Ada3DPipeline(configured(model))
     pipeline.load()
     blind = dataclasses.replace(
@@ -579,8 +576,9 @@ def test_torchs_own_errors_are_a_model_error(model: Path, monkeypatch: pytest.Mo
 
 
 def test_preset_reference_runs_and_differs(model: Path) -> None:
-    """It neither masks nor orders as the default does; a room without holes differs in the
-    intrinsics alone.
+    """It neither masks nor orders as the default does.
+
+    A room without holes differs in the intrinsics alone.
     """
     default, reference = start(model), start(model, **{"model.compat": "reference"})
     a, b = default.ask(ASK), reference.ask(ASK)

@@ -48,9 +48,7 @@ def make_prompt(decoder: LlamaDecoder) -> PromptSequence:
 
 @torch.inference_mode()
 def pruned(decoder: LlamaDecoder, compact: bool = False, reserve: int = 16) -> PrefillOutput:
-    """Layers that hold 20, 14 and 9 tokens; compact: positions counted anew, so that every layer
-    goes on at its own.
-    """
+    """Layers that hold 20, 14 and 9 tokens; compact: positions counted anew in each layer."""
     whole, prompt = prefill(decoder, make_prompt(decoder)), make_prompt(decoder)
     cache, hidden, positions = KVCache(3, reserve), prompt.embeds[None], prompt.positions
     lengths = (20, 14, 9)
@@ -124,7 +122,7 @@ def test_static_decoding_gives_the_same_ids(case: str, seed: int | None) -> None
 def compare(
     decoder: LlamaDecoder, tokens: int, seed: int | None, stop_at: int | None = None
 ) -> DecodeOutput:
-    """Decodes with ahead 0 and 1; the outputs, the order of calls and the cache must be the same."""
+    """Decodes with ahead 0 and 1; outputs, the order of calls and the cache are the same."""
     outputs, calls, lengths, drawn = [], [], [], []
     for ahead in (0, 1):
         log: list[str] = []
@@ -141,9 +139,8 @@ def compare(
         outputs.append(decode(decoder, start, tokens, sampler, should_stop, on_token, ahead=ahead))
         calls.append(log)
         lengths.append(start.cache.lengths)
-        drawn.append(
-            [int(sampler(torch.linspace(0, 1, 97))) for _ in range(8)]
-        )  # the generator is where it was
+        # The generator is where it was.
+        drawn.append([int(sampler(torch.linspace(0, 1, 97))) for _ in range(8)])
     assert calls[0] == calls[1]
     assert lengths[0] == lengths[1]
     assert drawn[0] == drawn[1]
@@ -287,14 +284,11 @@ def test_weights_that_moved_are_noticed() -> None:
 def test_attention_of_one_query_over_more_than_a_chunk(
     monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, groups: int
 ) -> None:
-    monkeypatch.setattr(
-        "ada3d_ros.model.decode_attention.CHUNK", groups * 16 * 10
-    )  # ten tokens at a time
+    # Ten tokens at a time.
+    monkeypatch.setattr("ada3d_ros.model.decode_attention.CHUNK", groups * 16 * 10)
     generator = torch.Generator().manual_seed(0)
-    q, k, v = (
-        torch.randn(1, n, t, 16, generator=generator).to(dtype)
-        for n, t in ((8, 1), (groups, 37), (groups, 37))
-    )
+    shapes = (8, 1), (groups, 37), (groups, 37)
+    q, k, v = (torch.randn(1, n, t, 16, generator=generator).to(dtype) for n, t in shapes)
     hidden = torch.rand(1, 1, 1, 37, generator=generator) < 0.5
     added = torch.zeros(1, 1, 1, 37, dtype=dtype).masked_fill(hidden, -torch.inf)
     for mask in (None, ~hidden, added):

@@ -1,4 +1,4 @@
-"""Small decoders (random weights, planted attention), prompts, scenes, curves, calibration files."""
+"""Small decoders (random weights, planted attention), prompts, scenes, curves, calibrations."""
 
 from __future__ import annotations
 
@@ -65,11 +65,9 @@ def make_decoder(
 def make_prompt(spatial: int = 40, system: int = 3, text: int = 5, seed: int = 1) -> PromptSequence:
     """Random embeddings, places scattered in a room."""
     total, made = system + spatial + text, generator(seed)
-    embeds, xyz = (
-        torch.randn(total, WIDTH, generator=made),
-        4 * torch.rand(spatial, 3, generator=made),
-    )
-    return PromptSequence(embeds, torch.arange(total), (system, system + spatial), xyz)
+    embeds = torch.randn(total, WIDTH, generator=made)
+    xyz_m = 4 * torch.rand(spatial, 3, generator=made)
+    return PromptSequence(embeds, torch.arange(total), (system, system + spatial), xyz_m)
 
 
 # -- attention written out
@@ -91,24 +89,28 @@ def attention_of(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Attention (H, T, T) and values (H, T, d) of a layer on its input, float64."""
     block, config = decoder.layers[layer], decoder.config
+
+    # RMS norm.
     x = hidden * torch.rsqrt(hidden.square().mean(dim=1, keepdim=True) + config.rms_norm_eps)
     x = x * block.input_layernorm.weight.double()
-    q, k, v = (
-        (x @ getattr(block.self_attn, f"{name}_proj").weight.double().T)
-        .unflatten(1, (-1, config.head_dim))
-        .transpose(0, 1)
-        for name in "qkv"
-    )
+
+    # Queries, keys and values (heads, T, d); each key and value head serves a group of queries.
+    def heads(name: str) -> torch.Tensor:
+        weight = getattr(block.self_attn, f"{name}_proj").weight.double()
+        return (x @ weight.T).unflatten(1, (-1, config.head_dim)).transpose(0, 1)
+
+    q, k, v = map(heads, "qkv")
     k, v = (t.repeat_interleave(config.num_heads // config.num_kv_heads, dim=0) for t in (k, v))
     if rope:
         q, k = rotated(q, positions, config.rope_theta), rotated(k, positions, config.rope_theta)
+
+    # Causal softmax.
     scores = q @ k.transpose(1, 2) / math.sqrt(config.head_dim)
     future = torch.ones(len(x), len(x), dtype=torch.bool).triu(1)
     return torch.softmax(scores.masked_fill(future, -math.inf), dim=-1), v
 
 
-# -- planted attention: channel 0 marks planted tokens, 1 the asker, 2 system tokens, 3 whoever may
-# look at those ------
+# -- planted attention: channel 0 marks planted tokens, 1 the asker, 2 system tokens, 3 their readers
 
 MARK, ASK, SYSTEM, READ = 0, 1, 2, 3
 
@@ -116,18 +118,23 @@ MARK, ASK, SYSTEM, READ = 0, 1, 2, 3
 def planted_decoder(
     num_layers: int = LAYERS, sink: Sequence[float] = (), plant: float = 4.0
 ) -> LlamaDecoder:
-    """Layers that pass tokens on unchanged and attend as planted: the asker to marked tokens, in
-    layer i with strength `plant`; readers to system tokens with strength sink[i]. The rotary pairs
-    used turn by less than 1e-2 rad.
+    """Layers that pass tokens on unchanged and attend as planted.
+
+    The asker attends to marked tokens, in layer i with strength `plant`; readers to system tokens
+    with strength sink[i]. The rotary pairs used turn by less than 1e-2 rad.
     """
     config = DecoderConfig(97, WIDTH, 64, num_layers, 2, 2, rope_theta=1e6, eos_id=-1)
     decoder = LlamaDecoder(config).requires_grad_(False).eval()
     torch.manual_seed(0)
+
+    # Everything is zero but the embedding and the head.
     for name, parameter in decoder.named_parameters():
         if "norm" not in name:
             parameter.copy_(
                 torch.randn_like(parameter) if "embed" in name or "head" in name else 0 * parameter
             )
+
+    # Both heads attend along the slowest rotary pairs.
     for index, layer in enumerate(decoder.layers):
         for head in range(2):
             attention, first = layer.self_attn, head * 16
@@ -156,8 +163,9 @@ def planted_prompt(
 
 
 def scene_3d(count: int = 200, seed: int = 3, channels: int = 24) -> Candidates:
-    """Tokens scattered in a room of 4 x 3 x 2 m, ordered as the model orders them, features that
-    vary smoothly in space.
+    """Tokens scattered in a room of 4 x 3 x 2 m, in the order that the model has them.
+
+    Features vary smoothly in space.
     """
     made = generator(seed)
     xyz = torch.rand(count, 3, generator=made) * torch.tensor([4.0, 3.0, 2.0])
@@ -172,10 +180,8 @@ def scene_3d(count: int = 200, seed: int = 3, channels: int = 24) -> Candidates:
 def scene_2d(side: int = 12, seed: int = 4, channels: int = 24) -> Candidates:
     """The patches of one image."""
     made, count = generator(seed), side * side
-    features, ones = (
-        torch.randn(count, channels, generator=made),
-        torch.ones(count, dtype=torch.int64),
-    )
+    features = torch.randn(count, channels, generator=made)
+    ones = torch.ones(count, dtype=torch.int64)
     return Candidates(features, patch_grid(count), ones, 1.0, torch.rand(count, generator=made))
 
 
@@ -183,9 +189,10 @@ def scene_2d(side: int = 12, seed: int = 4, channels: int = 24) -> Candidates:
 
 
 def study_masses(num_layers: int = 32) -> list[Masses]:
-    """Masses shaped like the paper's figure 2B: S_self .70 -> .16, S_sp .38 -> .08, S_ss = 1 -
-    S_self. The shape was fitted so that INF and I are those the study of the algorithm tabulates,
-    within rounding.
+    """Masses shaped like the paper's figure 2B: S_self .70 -> .16, S_sp .38 -> .08.
+
+    S_ss = 1 - S_self. The shape was fitted so that INF and I are those the study of the algorithm
+    tabulates, within rounding.
     """
     u = np.linspace(0.0, 1.0, num_layers)
 
@@ -199,7 +206,8 @@ def study_masses(num_layers: int = 32) -> list[Masses]:
 
 
 def write_curve(path: Path, information: Sequence[float]) -> Path:
-    """A calibration file whose masses give this information curve (0..1) under the default weights:
+    """A calibration file whose masses give this information curve (0..1) by default weights.
+
     S_self is constant, so INF follows exp(0.3 S_sp + 0.35) alone, and S_sp is its inverse.
     """
     curve = tuple(map(float, information))

@@ -106,17 +106,19 @@ class Harness:
             "autostart": True,
             "generation.max_new_tokens": 8,
             "input.max_age_sec": 0.0,
-            "pruning.strategy": (
-                "none"
-            ),  # random weights: what they say must not depend on which tokens stay
+            # Random weights: what they say must not depend on which tokens stay.
+            "pruning.strategy": "none",
         }
         values = {**defaults, **parameters}
         overrides = [Parameter(name, value=value) for name, value in values.items()]
+
+        # Each node on an executor of its own.
         self.agent_spinner, self._peer_spinner = Spinner(context), Spinner(context)
         self.node: AgentNode = build_node(factory, context=context, parameter_overrides=overrides)
         self.peer = Node("peer", context=context)
         self.agent_spinner.executor.add_node(self.node)
         self._peer_spinner.executor.add_node(self.peer)
+
         self.publishers: dict[str, Any] = {}
         self._clients: dict[str, Any] = {}
         self.reliability = ReliabilityPolicy.RELIABLE
@@ -142,9 +144,8 @@ class Harness:
         if name not in self._clients:
             self._clients[name] = self.peer.create_client(service, f"/ada3d_agent/{name}")
         client = self._clients[name]
-        assert client.wait_for_service(30.0), (
-            f"no service {name}"
-        )  # discovery is slow on a busy machine
+        # Discovery is slow on a busy machine.
+        assert client.wait_for_service(30.0), f"no service {name}"
         future = client.call_async(request if request is not None else service.Request())
 
         def result() -> Any:
@@ -167,8 +168,9 @@ class Harness:
         return self.publishers[topic]
 
     def publish_frame(self, stamp_ns: int, x_m: float = 0.0, **changes: Any) -> None:
-        """One posed frame of a camera that looks along world y; `changes` replace messages (rgb=,
-        depth=, info=, pose=). A message given as None is not sent.
+        """One posed frame of a camera that looks along world y.
+
+        `changes` replace messages (rgb=, depth=, info=, pose=); one given as None is not sent.
         """
         messages = {**frame_messages(stamp_ns, x_m), **changes}
         topics = {
@@ -200,7 +202,7 @@ class Harness:
 
 
 def frame_messages(stamp_ns: int, x_m: float = 0.0) -> dict[str, Any]:
-    """Colour gradient, a wall at 2 m, K, and a z-up world pose of the optical frame at (x, 0, 1)."""
+    """Colour gradient, a wall at 2 m, K, and a z-up pose of the optical frame at (x, 0, 1)."""
     stamp = ns_to_time(stamp_ns)
     frame = "camera_color_optical_frame"
     rgb = Image(height=HEIGHT, width=WIDTH, encoding="rgb8", step=3 * WIDTH)
@@ -221,8 +223,7 @@ def frame_messages(stamp_ns: int, x_m: float = 0.0) -> dict[str, Any]:
 
 
 def scripted(text: str, step_s: float = 0.0) -> Callable[..., Ada3DPipeline]:
-    """A pipeline whose decoder says `text`, whatever it is asked: random weights cannot be made to
-    write a box.
+    """A pipeline whose decoder says `text`: random weights cannot be made to write a box.
 
     Only the decoder's logits are replaced; views, prompt, prefill, decode and grounding are the
     real ones. step_s slows each token down.
