@@ -132,7 +132,7 @@ class Ada3DPipeline:
         self._lock = threading.Lock()  # for the buffer; held for the milliseconds a frame takes
         self._scene = SceneSnapshot()  # replaced, never changed: readers need no lock
         self._failed_version: tuple[int, int] | None = None  # of a scene no step can be made for
-        self._latency = LatencyModel()
+        self.latency = LatencyModel()
 
     # -- model
 
@@ -238,6 +238,11 @@ class Ada3DPipeline:
                 self._keyframes.set_config(config.keyframe)
                 self._publish_scene()
 
+    @property
+    def scene(self) -> SceneSnapshot:
+        """The keyframes that a question asked now is about; replaced by the next one, never changed."""
+        return self._scene
+
     def scene_state(self) -> SceneState:
         """The scene in numbers; never waits."""
         return self._scene.state
@@ -318,7 +323,7 @@ class Ada3DPipeline:
         # 7. Answer: with its counts, costs and times.
         answer = build_answer(query, context, prompt, prefilled, generated, boxes)
         if query.in_scene and query.fallback is MEMORY_FALLBACKS[0]:
-            self._latency.record(answer)
+            self.latency.record(answer)
         return answer
 
     def ground(self, question: Question, hooks: AskHooks = AskHooks()) -> Answer:
@@ -410,7 +415,7 @@ class Ada3DPipeline:
             fallback=self.fallback,
         )
         if question.deadline_s == question.deadline_s:  # not NaN
-            policy = budget_for_deadline(query, self._latency, cache)
+            policy = budget_for_deadline(query, self.latency, cache)
         if self.fallback.lowest_keep_ratio:
             policy = replace(policy, keep_ratio=keep_ratios(policy, pruning)[-1])
         return replace(query, policy=policy), cache

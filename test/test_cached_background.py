@@ -1,6 +1,4 @@
-"""Questions while someone works ahead: about the newest keyframes, at most one piece of waiting,
-and the exact scene in the end.
-"""
+"""Questions between background steps: the newest keyframes, little waiting, exact in the end."""
 
 from __future__ import annotations
 
@@ -14,57 +12,26 @@ import pytest
 from ada3d_ros.errors import CanceledError, NoFramesError
 from ada3d_ros.model.random_checkpoint import write_random_checkpoint
 from ada3d_ros.pipeline import Ada3DPipeline
-from ada3d_ros.types import AskHooks, Question, RgbdFrame
-from test.box_room import build_box_room
-from test.test_pipeline import ASK, configured, start
+from ada3d_ros.types import AskHooks, RgbdFrame
+from test.support.pipelines import (
+    ASK,
+    MANY,
+    OTHER,
+    ahead,
+    configured,
+    exact,
+    library,
+    settle,
+    show,
+    start,
+)
 
-MANY = build_box_room(num_views=10, width=160, height=120).frames
-OTHER = Question("How many chairs?")
 NEVER = {"cache.settle_sec": 60.0, "cache.max_staleness": 1.0}  # nothing is built anew
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_random_checkpoint(tmp_path_factory.mktemp("model") / "tiny")
-
-
-def ahead(model: Path, frames: tuple[RgbdFrame, ...] = (), **settings: Any) -> Ada3DPipeline:
-    """Someone works ahead for it; small pieces, and a scene settles at once."""
-    small = {"cache.settle_sec": 0.0, "cache.chunk_tokens": 16}
-    pipeline = Ada3DPipeline(configured(model, **{**small, **settings}), background=True)
-    pipeline.check()
-    pipeline.load()
-    show(pipeline, frames)
-    return pipeline
-
-
-def show(pipeline: Ada3DPipeline, frames: tuple[RgbdFrame, ...]) -> None:
-    for frame in frames:
-        assert pipeline.observe(frame) is not None
-
-
-def settle(pipeline: Ada3DPipeline, limit: int = 200) -> int:
-    """Work ahead until nothing is left; the number of pieces."""
-    for pieces in range(limit):
-        if not pipeline.run_background_step():
-            return pieces
-    raise AssertionError("working ahead does not end")
-
-
-def library(model: Path, frames: tuple[RgbdFrame, ...], **settings: Any) -> Ada3DPipeline:
-    pipeline = start(model, 0, **{"cache.chunk_tokens": 16, **settings})
-    show(pipeline, frames)
-    return pipeline
-
-
-def exact(pipeline: Ada3DPipeline, other: Ada3DPipeline) -> None:
-    """Both answer alike, bit for bit, from the whole scene."""
-    for question in (ASK, OTHER):
-        answer, expected = pipeline.ask(question), other.ask(question)
-        assert (answer.text, answer.confidence) == (expected.text, expected.confidence)
-        assert answer.keyframe_stamps_ns == expected.keyframe_stamps_ns
-        assert (answer.scene_version, answer.scene_staleness) == (expected.scene_version, 0.0)
-        assert answer.tokens.per_layer == expected.tokens.per_layer
 
 
 @pytest.mark.parametrize("strategy", ["none", "voxel_dpp", "voxel_dpp+adatoken3d", "adatoken3d"])
@@ -84,9 +51,7 @@ def test_a_settled_scene_is_exact(model: Path, strategy: str) -> None:
 
 
 def test_a_question_about_frames_that_just_came(model: Path) -> None:
-    """Nothing worked ahead since: their voxels are put behind, what changed of the others is stale
-    until it is built anew.
-    """
+    """New voxels are appended; what changed of the others is stale until it is built anew."""
     pipeline = ahead(model, MANY[:3], **NEVER)
     settle(pipeline)
     before = pipeline.ask(ASK)
@@ -115,8 +80,9 @@ def library_tokens(model: Path, count: int) -> int:
 
 
 def test_the_same_course_gives_the_same_answer(model: Path) -> None:
-    """An answer from an appended scene follows from the order of arrival alone, not from when work
-    was done.
+    """An answer from an appended scene follows from the order of arrival alone.
+
+    When the work was done does not matter.
     """
 
     def course(work: int, questions: bool) -> Ada3DPipeline:
@@ -158,9 +124,7 @@ def test_a_question_in_the_middle_of_a_rebuild(model: Path, pieces: int) -> None
 
 @pytest.mark.parametrize("pieces", [0, 1, 2, 3, 5])
 def test_frames_in_the_middle_of_a_rebuild(model: Path, pieces: int) -> None:
-    """The rebuild goes on with the scene that it was begun with, and what came since is put behind
-    it.
-    """
+    """The rebuild goes on with the scene it was begun with; what came since is appended."""
     pipeline = ahead(model, MANY[:2])
     settle(pipeline)
     for count in range(3, 8):
@@ -193,9 +157,7 @@ def test_keyframes_that_are_kept_no_more(model: Path, strategy: str) -> None:
 
 
 def test_questions_alone_bring_a_stale_scene_up_to_date(model: Path) -> None:
-    """Each builds one piece of the next prefix where too much is stale, so that they never starve
-    it.
-    """
+    """Each builds one piece of the pending prefix where too much is stale: it never starves."""
     pipeline = ahead(model, MANY[:2], **{"cache.max_staleness": 0.05})
     settle(pipeline)
     show(pipeline, MANY[2:5])
@@ -227,8 +189,9 @@ def test_reset_between_two_pieces(model: Path) -> None:
 
 
 def test_voxels_that_only_join_are_put_in_order_too(model: Path) -> None:
-    """A view that shares no voxel leaves nothing stale; the order is still that of arrival until it
-    is built anew.
+    """A view that shares no voxel leaves nothing stale; the order is that of arrival.
+
+    Until the prefix is built anew, in voxel order.
     """
     left, far = MANY[0], dataclasses.replace(MANY[1], T_world_cam=moved(MANY[1], -50.0))
     pipeline = ahead(model, (left,))
@@ -236,9 +199,8 @@ def test_voxels_that_only_join_are_put_in_order_too(model: Path) -> None:
     show(pipeline, (far,))
     settle(pipeline)
     exact(pipeline, library(model, (left, far)))
-    held = start(
-        model, 0, **{"cache.settle_sec": 60.0}
-    )  # a library pipeline that works ahead all the same
+    # A library pipeline with background steps all the same.
+    held = start(model, 0, **{"cache.settle_sec": 60.0})
     show(held, (left,))
     settle(held)
     show(held, (far,))

@@ -1,5 +1,6 @@
-"""Questions on the cached scene against the paper's mode, in a pipeline that nobody works ahead
-for: always the scene as it is.
+"""Questions on the cached scene against the paper's mode, without background steps.
+
+Every answer is about the scene as it is.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from ada3d_ros.errors import NoFramesError, QuestionTooLongError
 from ada3d_ros.model.random_checkpoint import TINY_CONFIG, write_random_checkpoint
 from ada3d_ros.pipeline import Ada3DPipeline
 from ada3d_ros.types import Answer, Question, Scope
-from test.test_pipeline import ASK, ROOM, configured, start
+from test.support.pipelines import ASK, ROOM, cache_of, configured, start
 
 QUESTIONS = [ASK, Question("How many chairs?"), Question("Is it at [0.1, 0.2, 0.3]?")]
 CHOICES = ["none", "random", "uniform", "coarse_voxels", "geo_fps", "voxel_dpp"]
@@ -87,9 +88,8 @@ def test_every_keyframe_is_looked_at_once(model: Path, monkeypatch: pytest.Monke
         admitted += pipeline.observe(frame) is not None
         for _ in range(2):
             pipeline.ask(ASK)
-        pipeline.ask(
-            dataclasses.replace(ASK, keep_ratio=0.9)
-        )  # not from the cache, from the same looks
+        # Not from the cached scene, but from the same patches.
+        pipeline.ask(dataclasses.replace(ASK, keep_ratio=0.9))
     assert admitted == len(ROOM.frames)
     assert looked == [1] * admitted
 
@@ -134,9 +134,8 @@ def test_what_is_not_answered_from_the_cache(
 def test_a_smaller_budget_is_the_first_part_of_the_cached_scene(
     model: Path, settings: dict[str, Any]
 ) -> None:
-    cached, paper = pair(
-        model, **{"pruning.order": "selection", "pruning.keep_ratio": 0.6, **settings}
-    )
+    nested = {"pruning.order": "selection", "pruning.keep_ratio": 0.6}
+    cached, paper = pair(model, **{**nested, **settings})
     for keep_ratio in (0.6, 0.4, 0.2):
         question = dataclasses.replace(ASK, keep_ratio=keep_ratio)
         answer, expected = cached.ask(question), paper.ask(question)
@@ -184,9 +183,8 @@ def test_pruning_inside_the_language_model(model: Path, strategy: str) -> None:
     for question in QUESTIONS:
         answer, expected = cached.ask(question), paper.ask(question)
         cached_and_fresh(answer)
-        if (
-            strategy != "logistic"
-        ):  # its slope follows from masses, which are other ones behind the first pruned layer
+        # logistic's slope follows from masses, which differ after the first pruned layer.
+        if strategy != "logistic":
             assert answer.tokens.per_layer == expected.tokens.per_layer
         assert answer.tokens.keep_ratio_achieved == pytest.approx(0.6, abs=0.03)
         assert answer.tokens.prefill_flops < expected.tokens.prefill_flops
@@ -199,7 +197,7 @@ def test_pruning_inside_the_language_model(model: Path, strategy: str) -> None:
 
 
 def spatial_places(pipeline: Ada3DPipeline) -> set[tuple[float, ...]]:
-    table = pipeline.prefix_cache.encoder.table
+    table = cache_of(pipeline).encoder.table
     return {tuple(place) for place in pipeline.model.model.spatial_tokens(table).xyz_m.tolist()}
 
 
@@ -318,14 +316,16 @@ def test_room_for_the_question_is_in_the_prefix(model: Path) -> None:
     before = pipeline.cache_report().kv_bytes
     for question in QUESTIONS:
         pipeline.ask(question)
-    assert pipeline.prefix_cache.active is not None
-    assert pipeline.prefix_cache.active.num_bytes == before
+    active = cache_of(pipeline).active
+    assert active is not None
+    assert active.num_bytes == before
     assert RESERVED_TOKENS > 100
 
 
 def test_a_scene_without_depth(model: Path) -> None:
-    """Working ahead gives up on it, once; the question says what is wrong; depth that comes later
-    is used.
+    """Background steps give up on it, once; the question says what is wrong.
+
+    Depth that comes later is used.
     """
     blind = dataclasses.replace(ROOM.frames[0], depth_m=torch.full((120, 160), math.nan).numpy())
     pipeline = Ada3DPipeline(configured(model, **{"cache.settle_sec": 0.0}), background=True)

@@ -18,8 +18,18 @@ from ada3d_ros.model.random_checkpoint import write_random_checkpoint
 from ada3d_ros.pipeline import Ada3DPipeline
 from ada3d_ros.scene.voxel_table import VoxelTable
 from ada3d_ros.types import AskHooks, Question, Scope, StopReason
-from test.test_cached_background import MANY, ahead, exact, library, settle, show
-from test.test_pipeline import ASK, ROOM, start
+from test.support.pipelines import (
+    ASK,
+    MANY,
+    ROOM,
+    ahead,
+    cache_of,
+    exact,
+    library,
+    settle,
+    show,
+    start,
+)
 
 CUDA = torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 CPU = RuntimeError(
@@ -66,7 +76,7 @@ def fail(
     times: float,
     after: int = 0,
 ) -> list[int]:
-    """Raise `error` at so many calls, the first `after` calls being right; the number of each call."""
+    """Raise `error` at so many calls, after `after` right ones; the number of each call."""
     owner, name = where
     real, calls = getattr(owner, name), itertools.count()
     seen: list[int] = []
@@ -163,9 +173,7 @@ def test_another_error_is_the_models_and_leaves_nothing(
 def test_any_call_of_the_layers(
     model: Path, after: int, error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In the middle of the first chunk, of a later one, of the question: what comes next is as if
-    nothing had been.
-    """
+    """In the middle of a first chunk, a later one, or the question: nothing is left of it."""
     pipeline = ahead(model, MANY[:3])
     pipeline.observe(MANY[3])
     layer = pipeline.model.model.decoder.layers[2]
@@ -237,9 +245,7 @@ def test_working_ahead_gives_up_on_this_scene_alone(
 def test_memory_ends_while_voxels_are_put_behind(
     model: Path, pieces: int, error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A chunk of the prefix in front that failed was lost, and questions went on without its
-    tokens.
-    """
+    """A chunk of the active prefix that failed was lost, and questions went on without it."""
     pipeline = ahead(model, MANY[:2])
     settle(pipeline)
     show(pipeline, MANY[2:4])
@@ -273,15 +279,13 @@ def test_another_error_ahead_is_said_once(model: Path, monkeypatch: pytest.Monke
 def test_memory_ends_inside_the_voxel_table(
     model: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A view half put in or half taken out: the table is as before, or its voxels would be wrong
-    for good.
-    """
+    """A view half put in or taken out would leave wrong voxels for good: the table is as before."""
     from ada3d_ros.scene.voxel_table import VoxelSums
 
     settings = {"keyframe.max_views": 3}
     pipeline = ahead(model, MANY[:3], **settings)
     settle(pipeline)
-    table: VoxelTable = pipeline.prefix_cache.encoder.table
+    table: VoxelTable = cache_of(pipeline).encoder.table
     before = table.views, table.revision
     show(pipeline, MANY[3:4])  # one goes, one comes
     with monkeypatch.context() as patch:
@@ -333,9 +337,8 @@ def live_bytes() -> int:
     for thing in gc.get_objects():
         if type(thing) not in (torch.Tensor, torch.nn.Parameter):
             continue
-        if (
-            thing.device.type == "cpu" and thing.layout is torch.strided
-        ):  # another test's sparse ones have no storage
+        # Another test's sparse ones have no storage.
+        if thing.device.type == "cpu" and thing.layout is torch.strided:
             storage = thing.untyped_storage()
             storages[storage.data_ptr()] = storage.nbytes()
     return sum(storages.values())

@@ -1,4 +1,4 @@
-"""The main path without ROS, on the synthetic room: frames in, questions in, answers and boxes out."""
+"""The main path without ROS, on the generated room: frames and questions in, answers out."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from ada3d_ros.config import AgentConfig, from_flat
 from ada3d_ros.errors import (
     CanceledError,
     CheckpointError,
@@ -30,7 +29,7 @@ from ada3d_ros.errors import (
     QuestionTooLongError,
     RequestTimeoutError,
 )
-from ada3d_ros.grounding.from_text import GROUNDING_PROMPT
+from ada3d_ros.grounding.phrase import GROUNDING_PROMPT
 from ada3d_ros.lab.parity.reference_engine import reference_generate
 from ada3d_ros.model.random_checkpoint import write_random_checkpoint
 from ada3d_ros.pipeline import Ada3DPipeline
@@ -44,12 +43,10 @@ from ada3d_ros.types import (
     StageTimings,
     StopReason,
 )
-from test.box_room import build_box_room
+from test.support.pipelines import ASK, ROOM, configured, start
 
-ROOM = build_box_room(num_views=5, width=160, height=120)
 BOX = ROOM.boxes[0]
 BOX_TEXT = f"It is at [{', '.join(f'{v:.3f}' for v in (*BOX.center_m, *BOX.size_m))}]."
-ASK = Question("What is there?")
 
 
 @pytest.fixture(scope="module")
@@ -72,21 +69,6 @@ def model_2d(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def configured(model: Path, **settings: Any) -> AgentConfig:
-    flat = {"model.path": str(model), "generation.max_new_tokens": 8, "pruning.strategy": "none"}
-    return from_flat(flat | settings)
-
-
-def start(model: Path, num_frames: int = len(ROOM.frames), **settings: Any) -> Ada3DPipeline:
-    """A loaded pipeline that has seen the first frames of the room."""
-    pipeline = Ada3DPipeline(configured(model, **settings))
-    pipeline.check()
-    pipeline.load()
-    for frame in ROOM.frames[:num_frames]:
-        pipeline.observe(frame)
-    return pipeline
-
-
 @pytest.fixture(scope="module")
 def pipeline(model: Path) -> Ada3DPipeline:
     """Shared by tests that change nothing."""
@@ -94,9 +76,8 @@ def pipeline(model: Path) -> Ada3DPipeline:
 
 
 def say(pipeline: Ada3DPipeline, monkeypatch: pytest.MonkeyPatch, text: str) -> list[int]:
-    """Make the decoder say `text`; returns its ids. Everything before and after the logits is real."""
+    """Make the decoder say `text`; returns its ids. All before and after the logits is real."""
     loaded = pipeline.model
-
     ids = [*loaded.tokenizer.encode(text)[1:], loaded.tokenizer.eos_id]
     steps = iter(ids)
 
@@ -129,9 +110,8 @@ def test_ask(pipeline: Ada3DPipeline) -> None:
 
 
 def test_the_whole_path_equals_the_reference_engine(pipeline: Ada3DPipeline) -> None:
-    """Prompt and scene as the pipeline makes them, decoded by the slow and obviously right engine."""
+    """Prompt and scene as the pipeline makes them, decoded by the slow reference engine."""
     loaded = pipeline.model
-
     prompts = []
     real = loaded.model.build_prompt
 
@@ -193,9 +173,8 @@ def test_scene_tokens_are_made_once_per_version(model: Path) -> None:
     pipeline.reset_scene()
     pipeline.observe(dataclasses.replace(ROOM.frames[4]))
     after_reset = pipeline.ask(ASK)
-    assert (
-        after_reset.timings.vision_s > 0
-    )  # the same number of keyframes would not be enough to tell
+    # The same number of keyframes would not be enough to tell.
+    assert after_reset.timings.vision_s > 0
     assert after_reset.scene_epoch == 1
 
 
@@ -234,9 +213,8 @@ def test_hooks_are_called_in_order(pipeline: Ada3DPipeline) -> None:
     assert counts[-1] == answer.tokens.generated
     decoding = events[events.index(Stage.DECODING) : events.index(Stage.POSTPROCESS)]
     assert decoding.count("check") == answer.tokens.generated  # before each token
-    assert all(
-        type(events[events.index(t) - 1]) is str for t in texts[:1]
-    )  # asked before, not after
+    # Asked before the text is handed out, not after.
+    assert all(type(events[events.index(t) - 1]) is str for t in texts[:1])
 
 
 # -- stopping
@@ -310,7 +288,6 @@ def test_the_number_of_tokens(pipeline: Ada3DPipeline) -> None:
 def test_ground(pipeline: Ada3DPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
     loaded = pipeline.model
-
     real = loaded.tokenizer.encode
     say(pipeline, monkeypatch, BOX_TEXT)
     monkeypatch.setattr(
@@ -392,9 +369,8 @@ def test_what_is_not_a_question(pipeline: Ada3DPipeline, text: str, error: type[
         pipeline.check_question(text)
     with pytest.raises(error):
         pipeline.ground(Question(text))
-    if (
-        error is not QuestionTooLongError
-    ):  # question.max_chars is for what callers write, templates may be longer
+    # question.max_chars is for what callers write, templates may be longer.
+    if error is not QuestionTooLongError:
         with pytest.raises(error):
             pipeline.ask(Question(text))
 
@@ -403,7 +379,6 @@ def test_a_prompt_beyond_the_models_length(
     pipeline: Ada3DPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded = pipeline.model
-
     short = dataclasses.replace(loaded.model.config, max_length=64)
     monkeypatch.setattr(loaded.model, "config", short)
     with pytest.raises(QuestionTooLongError, match="the model takes 64"):
@@ -451,7 +426,7 @@ def test_no_keyframe_yet(model: Path) -> None:
 
 
 def test_a_scene_without_any_depth(model: Path) -> None:
-    """Frames with so little depth are not admitted by the node; the model must still fail by name."""
+    """The node does not admit frames with so little depth; the model must fail by name."""
     pipeline = Ada3DPipeline(configured(model))
     pipeline.load()
     blind = dataclasses.replace(
@@ -558,7 +533,7 @@ def test_check_fails_by_name(
 
 
 def test_memory_is_checked_with_both_numbers(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ada3d_ros.model.startup._free_bytes", lambda device: 2.0**20)
+    monkeypatch.setattr("ada3d_ros.model.startup.free_bytes", lambda device: 2.0**20)
     with pytest.raises(OutOfMemoryError, match=r"need \d+ MiB in float32, cpu has 1 MiB free"):
         Ada3DPipeline(configured(model)).check()
 
@@ -601,8 +576,9 @@ def test_torchs_own_errors_are_a_model_error(model: Path, monkeypatch: pytest.Mo
 
 
 def test_preset_reference_runs_and_differs(model: Path) -> None:
-    """It neither masks nor orders as the default does; a room without holes differs in the
-    intrinsics alone.
+    """It neither masks nor orders as the default does.
+
+    A room without holes differs in the intrinsics alone.
     """
     default, reference = start(model), start(model, **{"model.compat": "reference"})
     a, b = default.ask(ASK), reference.ask(ASK)

@@ -1,6 +1,4 @@
-"""Several questions in one batch through the pipeline: each answered as if asked alone, and one's
-trouble is not another's.
-"""
+"""Several questions in one batch: each answered as if asked alone, each with its own trouble."""
 
 from __future__ import annotations
 
@@ -17,7 +15,7 @@ from ada3d_ros.errors import CanceledError, InvalidRequestError, LoadingError, N
 from ada3d_ros.model.random_checkpoint import write_random_checkpoint
 from ada3d_ros.pipeline import Ada3DPipeline
 from ada3d_ros.types import Answer, AskHooks, Question, Scope, StopReason
-from test.test_pipeline import ROOM, configured, start
+from test.support.pipelines import ROOM, configured, start
 
 QUESTIONS = [
     Question("What is in the room?"),
@@ -56,10 +54,8 @@ def test_together_is_as_alone(pipeline: Ada3DPipeline) -> None:
         assert other.timings.total_s >= other.timings.decode_s > 0
         assert other.timings.prefill_s > 0
     again = pipeline.ask(QUESTIONS[0])
-    assert (again.text, again.confidence) == (
-        alone[0].text,
-        alone[0].confidence,
-    )  # nothing stayed behind
+    # Nothing stayed in the cache.
+    assert (again.text, again.confidence) == (alone[0].text, alone[0].confidence)
 
 
 def test_it_is_one_batch(pipeline: Ada3DPipeline, monkeypatch: pytest.MonkeyPatch) -> None:

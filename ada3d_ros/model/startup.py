@@ -64,7 +64,7 @@ def check_model(
         raise CheckpointError(
             f"{folder}/config.json does not describe a model ({error}): copy the file again."
         ) from error
-    free = _free_bytes(resolve_device(settings.device))
+    free = free_bytes(resolve_device(settings.device))
     if plan.total > free:
         raise OutOfMemoryError(
             f"{info.name} and prompts of {length} tokens need {plan.total / 2**20:.0f} MiB in"
@@ -212,7 +212,7 @@ def _ways_out(settings: ModelConfig, precision: str) -> str:
     return smaller + ("model.precision bf16, " if precision == "float32" else "")
 
 
-def _free_bytes(device: torch.device) -> float:
+def free_bytes(device: torch.device) -> float:
     if device.type == "cuda":
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(
             device

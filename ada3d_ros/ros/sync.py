@@ -104,6 +104,11 @@ class NearestStampMatcher:
         return self._decide()
 
     @property
+    def waiting(self) -> tuple[int, ...]:
+        """Messages held of each input."""
+        return tuple(len(queue.stamps) for queue in self._queues)
+
+    @property
     def _jump_ns(self) -> int:
         return max(self.slop_ns * self.queue_size, MIN_JUMP_NS)
 

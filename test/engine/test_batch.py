@@ -1,5 +1,6 @@
-"""Questions answered together against each answered alone: logits, ids, stops, samplers; the scene
-is neither changed nor copied.
+"""Questions answered together against each alone: logits, ids, stops, samplers.
+
+The scene is neither changed nor copied.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from ada3d_ros.engine.sampling import Sampler, greedy, make_sampler
 from ada3d_ros.errors import ModelError
 from ada3d_ros.model.decoder import LlamaDecoder
 from ada3d_ros.types import PromptSequence, StopReason
-from test.pruning import conftest
-from test.pruning.conftest import LAYERS, WIDTH, generator
+from test.support import decoders
+from test.support.decoders import LAYERS, WIDTH, generator
 
 P, CPU = 70, torch.device("cpu")
 PREFIX = torch.randn(P, WIDTH, generator=generator(1))
@@ -33,10 +34,11 @@ ASKED = [
 
 
 def make_decoder(num_kv_heads: int = 2, max_positions: int = 4096) -> LlamaDecoder:
-    """Of smaller weights: rounding errors do not grow from layer to layer (a cached prefix alone
-    would be 4e-6 off).
+    """Of smaller weights, so that rounding errors do not grow from layer to layer.
+
+    A cached prefix alone would be 4e-6 off.
     """
-    decoder = conftest.make_decoder(num_kv_heads=num_kv_heads, max_positions=max_positions)
+    decoder = decoders.make_decoder(num_kv_heads=num_kv_heads, max_positions=max_positions)
     for name, parameter in decoder.layers.named_parameters():
         if "layernorm" not in name:
             parameter.mul_(0.6)
@@ -59,8 +61,9 @@ def scene_of(decoder: LlamaDecoder, positions: torch.Tensor | None = None) -> KV
 def prefill_alone(
     decoder: LlamaDecoder, embeds: torch.Tensor, positions: torch.Tensor | None = None
 ) -> PrefillOutput:
-    """Scene and question in one prompt; positions (P,) of the scene, the question's come behind the
-    last.
+    """Scene and question in one prompt; positions (P,) of the scene.
+
+    The question's come after the last.
     """
     scene = torch.arange(P) if positions is None else positions
     positions = torch.cat((scene, int(scene[-1]) + 1 + torch.arange(len(embeds))))
@@ -145,9 +148,8 @@ def test_bfloat16_stays_near_the_same_engine_alone() -> None:
     answers_of(decoder, scene_of(decoder), P, questions)
     for embeds, recorder in zip(ASKED, recorders, strict=True):
         assert relative(recorder.seen, [prefill_alone(decoder, embeds).logits.float()]) < 0.03
-        assert (
-            relative(recorder.seen, [prefill_alone(make_decoder(), embeds).logits]) < 0.03
-        )  # float32, alone
+        in_float32 = prefill_alone(make_decoder(), embeds).logits
+        assert relative(recorder.seen, [in_float32]) < 0.03
 
 
 def test_one_ends_by_eos_the_others_go_on() -> None:
@@ -243,8 +245,9 @@ def test_the_models_positions_end_the_longer_question_first() -> None:
 
 @pytest.mark.parametrize("first", [P + 40, P - 25])
 def test_positions_need_not_be_those_of_the_prefix_in_the_cache(first: int) -> None:
-    """Kept tokens at their old places (the next position lies beyond the cache's length), or
-    counted anew below it.
+    """Kept tokens at their old places, or counted anew.
+
+    Old: the next position lies beyond the cache's length.
     """
     decoder = make_decoder()
     places = torch.linspace(0, first - 1, P).long()
@@ -299,20 +302,19 @@ class NewTensors(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(out):
-            if (
-                isinstance(tensor, torch.Tensor)
-                and tensor.untyped_storage().data_ptr() not in self.known
-            ):
-                self.largest = max(
-                    self.largest, tensor.untyped_storage().nbytes() // tensor.element_size()
-                )
+            if not isinstance(tensor, torch.Tensor):
+                continue
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in self.known:
+                self.largest = max(self.largest, storage.nbytes() // tensor.element_size())
         return out
 
 
 @pytest.mark.parametrize("num_kv_heads", [4, 2])
 def test_no_copy_of_the_prefix_is_made(num_kv_heads: int) -> None:
-    """Everything made is smaller than one layer's keys of the prefix, let alone one per question; a
-    mutation that repeats them is seen.
+    """Everything made is smaller than one layer's keys of the prefix.
+
+    Let alone one per question; a mutation that repeats them is seen.
     """
     decoder = make_decoder(num_kv_heads=num_kv_heads)
     long = torch.randn(1, num_kv_heads, 4000, 8, generator=generator(4))

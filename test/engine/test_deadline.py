@@ -45,8 +45,9 @@ def test_an_answer_is_of_usual_length_within_the_limit() -> None:
 
 
 def test_one_budget_only() -> None:
-    """A line through one x: cold questions through the origin, cached ones flat, as most of their
-    time is the question's own.
+    """A line through one x: cold questions through the origin, cached ones flat.
+
+    Most of a cached question's time is its own.
     """
     cold, cached = taught(measured(400), cached=False), taught(measured(400), measured(401))
     steps = 10 * (0.02 + 1e-5 * 400)
@@ -117,9 +118,7 @@ def test_out_of_reach_and_unknown() -> None:
 
 
 def test_a_smaller_budget_may_be_slower() -> None:
-    """Where it needs a choice of its own, the scene passes the layers again: then it is no way to
-    meet a deadline.
-    """
+    """A budget with a choice of its own passes the layers again: no way to meet a deadline."""
     model, mixed = taught(measured(100), measured(900)), [(0.8, True), (0.6, False), (0.2, False)]
     assert model.choose(mixed, 1000, 1e-3, 100) == 0.8  # nothing is known of the others
     for tokens in (100, 900):

@@ -1,4 +1,4 @@
-"""Prefill and decode against the slow reference engine, token for token; stop reasons; callbacks."""
+"""Prefill and decode against the slow reference engine, token for token; how they stop."""
 
 import dataclasses
 import math
@@ -58,14 +58,11 @@ def test_fast_path_equals_reference_engine(num_kv_heads: int, seed: int) -> None
 
 def test_sampled_fast_path_equals_reference_engine() -> None:
     decoder, prompt = make_decoder(), make_prompt()
+    cpu = torch.device("cpu")
     fast = decode(
-        decoder,
-        prefill(decoder, prompt),
-        GenerationRequest(16, make_sampler(0.8, 0.9, 5, torch.device("cpu"))),
+        decoder, prefill(decoder, prompt), GenerationRequest(16, make_sampler(0.8, 0.9, 5, cpu))
     )
-    slow, _ = reference_generate(
-        decoder, prompt, 16, make_sampler(0.8, 0.9, 5, torch.device("cpu"))
-    )
+    slow, _ = reference_generate(decoder, prompt, 16, make_sampler(0.8, 0.9, 5, cpu))
     assert list(fast.token_ids) == slow
     assert slow != reference_generate(decoder, prompt, 16)[0]
 
@@ -93,9 +90,7 @@ def test_decode_grows_a_cache_without_reserve() -> None:
 
 
 def test_decode_goes_on_where_layers_hold_different_numbers_of_tokens() -> None:
-    """As after pruning: layer 0 keeps all 20 tokens, layers 1 and 2 keep 12; every layer continues
-    at position 20.
-    """
+    """As after pruning: layer 0 keeps 20 tokens, layers 1 and 2 keep 12, all go on at 20."""
     decoder, prompt = make_decoder(), make_prompt()
     keep = torch.tensor([0, 1, 2, 4, 6, 8, 10, 12, 14, 16, 18, 19])
     cache = KVCache(3, reserve=8)

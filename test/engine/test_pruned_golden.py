@@ -1,5 +1,6 @@
-"""P15: recorded runs of the real FastV and PyramidDrop, through strategies built from settings;
-every size from the case.
+"""P15: recorded runs of the real FastV and PyramidDrop, by strategies built from settings.
+
+Every size comes from the case.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class Case:
 
 
 def read(folder: Path) -> Case:
-    c, inputs = (json.loads((folder / name).read_text()) for name in ("config.json", "inputs.json"))
+    c = json.loads((folder / "config.json").read_text())
     config = DecoderConfig(
         c["vocab_size"],
         c["hidden_size"],
@@ -49,11 +50,16 @@ def read(folder: Path) -> Case:
         c["max_position_embeddings"],
         eos_id=-1 if c["eos_token_id"] is None else c["eos_token_id"],
     )
+
+    # The recorded weights.
     decoder = LlamaDecoder(config).requires_grad_(False).eval()
     weights = load_file(folder / "weights.safetensors")
     decoder.load_state_dict(
         {n.removeprefix("model."): t for n, t in weights.items() if not n.endswith("inv_freq")}
     )
+
+    # The recorded prompt, and what came of it.
+    inputs = json.loads((folder / "inputs.json").read_text())
     embeds = load_file(folder / "inputs.safetensors")["inputs_embeds"][0]
     start = inputs["image_token_start_index"]
     span = start, start + inputs["image_token_length"]
@@ -62,19 +68,16 @@ def read(folder: Path) -> Case:
     return Case(decoder, prompt, inputs, expected, load_file(folder / "expected.safetensors"))
 
 
-def cases(golden_dir: Path, name: str) -> Iterator[Case]:
-    folders = sorted((golden_dir / name).glob("case_*"))
+def cases(shared_dir: Path, name: str) -> Iterator[Case]:
+    folders = sorted((shared_dir / "golden" / name).glob("case_*"))
     if not folders:
         pytest.skip(f"no recorded runs of {name}")
     yield from map(read, folders)
 
 
 def pruner_of(case: Case, flat: dict[str, Any]) -> LayerPruner:
-    policy = Policy.from_config(
-        from_flat(
-            {f"pruning.{name}": value for name, value in {"n_min": 1, **flat}.items()}
-        ).pruning
-    )
+    named = {f"pruning.{name}": value for name, value in {"n_min": 1, **flat}.items()}
+    policy = Policy.from_config(from_flat(named).pruning)
     spatial = case.prompt.spatial_span[1] - case.prompt.spatial_span[0]
     text = case.prompt.embeds.shape[0] - spatial
     pruner = policy.pruner(decoder_shape(case.decoder.config), spatial, spatial, text)
@@ -100,8 +103,9 @@ def pdrop(case: Case) -> LayerPruner:
 
 
 def adatoken_with_stages(case: Case) -> LayerPruner:
-    """The same lists in adatoken3d's schedule `stages`, with compact positions: its ranking is
-    PyramidDrop's.
+    """The same lists in adatoken3d's schedule `stages`: its ranking is PyramidDrop's.
+
+    With compact positions.
     """
     layers, ratios = stage_lists(case)
     return pruner_of(
@@ -120,6 +124,8 @@ def adatoken_with_stages(case: Case) -> LayerPruner:
 def check(case: Case, pruner: LayerPruner) -> None:
     """Indices exact, KV lengths exact, logits 1e-3, greedy tokens exact."""
     expected, (start, _) = case.expected, case.prompt.spatial_span
+
+    # Prefill: what is kept in every stage, what the cache holds, where decoding goes on.
     filled = prefill(case.decoder, case.prompt, pruner=pruner)
     for stage in expected["stages"]:
         layer = stage.get("prune_before_layer_index", stage.get("after_layer_count"))
@@ -130,6 +136,8 @@ def check(case: Case, pruner: LayerPruner) -> None:
     assert list(filled.cache.lengths) == expected["kv_cache_length_per_layer_after_prefill"]
     assert (filled.logits - case.arrays["prefill_logits"][-1]).abs().max() < 1e-3
     assert list(filled.next_positions) == expected["decode_position_id_per_step_per_layer"][0]
+
+    # Decode, with the logits of each step.
     steps: list[torch.Tensor] = []
 
     def recording(logits: torch.Tensor) -> torch.Tensor:
@@ -143,22 +151,17 @@ def check(case: Case, pruner: LayerPruner) -> None:
     assert (torch.stack(steps) - case.arrays["step_logits"]).abs().max() < 1e-3
 
 
-def test_p15_fastv(golden_dir: Path) -> None:
-    """P15: a single drop behind layer K, original positions, scores of layer K - 1's attention row."""
-    for case in cases(golden_dir, "fastv"):
+def test_p15_fastv(shared_dir: Path) -> None:
+    """P15: a single drop behind layer K, original positions, scores of layer K - 1's row."""
+    for case in cases(shared_dir, "fastv"):
         check(case, fastv(case))
 
 
-def test_p15_fastv_ranked_anew_at_every_token(golden_dir: Path) -> None:
-    """P15: FastV without a cache, as its paper has it: each token a new pruned prefill of
-    everything so far.
-    """
-    for case in cases(golden_dir, "fastv"):
-        golden, embeds, tokens = (
-            case.expected["no_cache_variant"]["greedy_tokens"],
-            case.prompt.embeds,
-            list[int](),
-        )
+def test_p15_fastv_ranked_anew_at_every_token(shared_dir: Path) -> None:
+    """P15: FastV without a cache, as its paper has it: a new pruned prefill for each token."""
+    for case in cases(shared_dir, "fastv"):
+        golden = case.expected["no_cache_variant"]["greedy_tokens"]
+        embeds, tokens = case.prompt.embeds, list[int]()
         for _ in golden:
             longer = PromptSequence(embeds, torch.arange(len(embeds)), case.prompt.spatial_span)
             tokens.append(int(prefill(case.decoder, longer, pruner=fastv(case)).logits.argmax()))
@@ -166,23 +169,24 @@ def test_p15_fastv_ranked_anew_at_every_token(golden_dir: Path) -> None:
         assert tokens == golden
 
 
-def test_p15_pyramid_drop(golden_dir: Path) -> None:
+def test_p15_pyramid_drop(shared_dir: Path) -> None:
     """P15: stage lists, scores of the next layer's queries and keys, compact positions."""
-    for case in cases(golden_dir, "pdrop"):
+    for case in cases(shared_dir, "pdrop"):
         check(case, pdrop(case))
 
 
-def test_p15_adatoken3d_with_stages_is_pyramid_drop(golden_dir: Path) -> None:
+def test_p15_adatoken3d_with_stages_is_pyramid_drop(shared_dir: Path) -> None:
     """P15: the module's own ranking reproduces PyramidDrop's recorded run."""
-    for case in cases(golden_dir, "pdrop"):
+    for case in cases(shared_dir, "pdrop"):
         check(case, adatoken_with_stages(case))
 
 
-def test_p15_another_reading_does_not_pass(golden_dir: Path) -> None:
-    """The recorded runs tell the readings apart: original positions, or ranking by the layer
-    before, fail.
+def test_p15_another_reading_does_not_pass(shared_dir: Path) -> None:
+    """The recorded runs tell the readings apart.
+
+    Original positions, or ranking by the layer before, fail.
     """
-    for case in cases(golden_dir, "pdrop"):
+    for case in cases(shared_dir, "pdrop"):
         layers, ratios = stage_lists(case)
         flat = {
             "strategy": "pdrop",

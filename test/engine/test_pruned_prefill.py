@@ -1,5 +1,6 @@
-"""Pruned prefill and decode against an engine written out here: whole attention matrices, float64,
-nothing reused.
+"""Pruned prefill and decode against an engine written out here, in float64.
+
+Whole attention matrices, nothing reused.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from ada3d_ros.model.spatial import cap_spatial_tokens
 from ada3d_ros.pruning.in_llm import LayerPruner, LogisticPruner
 from ada3d_ros.pruning.schedule import RetentionSchedule, logistic
 from ada3d_ros.types import PromptSequence, SpatialTokens
-from test.pruning.conftest import (
+from test.support.decoders import (
     INNER,
     LAYERS,
     SHAPE,
@@ -95,17 +96,18 @@ def slow_prefill(
     given: Sequence[Sequence[int]] = (),
 ) -> Slow:
     """Every layer anew. given: the spatial tokens each layer sees, instead of ranking them."""
-    hidden, positions, alive = (
-        embeds.double(),
-        torch.arange(len(embeds)),
-        list(range(span[1] - span[0])),
-    )
+    hidden, positions = embeds.double(), torch.arange(len(embeds))
+    alive = list(range(span[1] - span[0]))
     counts, kept, attention_before = None, [], None
     for layer in range(decoder.config.num_layers):
         start, stop = span[0], span[0] + len(alive)
+
+        # How many stay: as given, as the pruner counts, or all.
         if layer == (pruner.probe_layer or 0) and not given:
             counts = slow_counts(decoder, layer, hidden, positions, (start, stop), pruner)
         wanted = len(given[layer]) if given else counts[layer] if counts else len(alive)
+
+        # Which ones: the highest scores, the first of equal ones.
         if wanted < len(alive):
             if given:
                 chosen = [alive.index(token) for token in given[layer]]
@@ -120,6 +122,8 @@ def slow_prefill(
             if pruner.positions == "compact":
                 positions = torch.arange(len(rows))
         kept.append(alive)
+
+        # The layer itself.
         if pruner.rank_lag:
             attention_before, _ = attention_of(decoder, layer, hidden, positions)
         hidden = layer_output(decoder, layer, hidden, positions)
@@ -163,15 +167,11 @@ def test_pruned_prefill_equals_the_slow_engine(
 ) -> None:
     """The same tokens in every layer, the same logits."""
     for seed in range(4):
-        decoder, prompt = (
-            make_decoder(num_kv_heads=kv_heads, seed=seed),
-            make_prompt(N, SYSTEM, TEXT, seed),
-        )
+        decoder = make_decoder(num_kv_heads=kv_heads, seed=seed)
+        prompt = make_prompt(N, SYSTEM, TEXT, seed)
         pruner = pruner_of(strategy, **flat)
-        fast, slow = (
-            prefill(decoder, prompt, pruner=pruner),
-            slow_prefill(decoder, prompt.embeds, prompt.spatial_span, pruner),
-        )
+        fast = prefill(decoder, prompt, pruner=pruner)
+        slow = slow_prefill(decoder, prompt.embeds, prompt.spatial_span, pruner)
         assert [stage.tolist() for stage in fast.kept] == slow.kept
         assert (fast.logits.double() - slow.logits[-1]).abs().max() < 1e-4
         assert fast.counts[-1] < N
@@ -180,9 +180,10 @@ def test_pruned_prefill_equals_the_slow_engine(
 
 @variants
 def test_p16_decode_goes_on_with_what_each_layer_kept(strategy: str, flat: dict[str, Any]) -> None:
-    """P16: the KV cache of layer i holds text + n_i + t tokens; every step's logits are those of
-    the whole sequence run anew with the same tokens in every layer, at the positions the strategy
-    gives them.
+    """P16: the KV cache of layer i holds text + n_i + t tokens.
+
+    Every step's logits are those of the whole sequence run anew with the same tokens in every
+    layer, at the positions the strategy gives them.
     """
     decoder, prompt, steps = make_decoder(), make_prompt(N, SYSTEM, TEXT), list[torch.Tensor]()
 
@@ -194,9 +195,8 @@ def test_p16_decode_goes_on_with_what_each_layer_kept(strategy: str, flat: dict[
     filled = prefill(decoder, prompt, pruner=pruner)
     assert filled.cache.lengths == tuple(SYSTEM + TEXT + n for n in filled.counts)
     output = decode(decoder, filled, GenerationRequest(6, recording))
-    assert filled.cache.lengths == tuple(
-        SYSTEM + TEXT + n + 5 for n in filled.counts
-    )  # the last is not fed
+    # Of six tokens the last is not fed.
+    assert filled.cache.lengths == tuple(SYSTEM + TEXT + n + 5 for n in filled.counts)
     ids = torch.tensor(output.token_ids[:-1])
     longer = torch.cat((prompt.embeds, decoder.embed(ids)))
     kept = [stage.tolist() for stage in filled.kept]
@@ -280,8 +280,9 @@ def test_p12_a_budget_of_1_is_the_unpruned_model_bit_for_bit() -> None:
 
 
 def test_p14_a_cached_scene_prefix_answers_like_one_shot_prefill() -> None:
-    """P14: system and scene first, then two questions on copies of that cache, each as if asked at
-    once.
+    """P14: system and scene first, then two questions on copies of that cache.
+
+    Each as if asked at once.
     """
     decoder, made = make_decoder(), generator(3)
     prefix = make_prompt(N, SYSTEM, TEXT).embeds[: SYSTEM + N]
@@ -310,9 +311,7 @@ def test_p14_a_cached_scene_prefix_answers_like_one_shot_prefill() -> None:
 
 @variants
 def test_p18_identical_inputs_give_identical_keeps(strategy: str, flat: dict[str, Any]) -> None:
-    """P18: twice the same prompt, and a prompt of which all spatial tokens are alike but for their
-    places.
-    """
+    """P18: twice the same prompt, and one whose spatial tokens differ in their places alone."""
     decoder, prompt, pruner = make_decoder(), make_prompt(N), pruner_of(strategy, **flat)
     a, b = prefill(decoder, prompt, pruner=pruner), prefill(decoder, prompt, pruner=pruner)
     assert torch.equal(a.logits, b.logits)
@@ -320,9 +319,7 @@ def test_p18_identical_inputs_give_identical_keeps(strategy: str, flat: dict[str
 
 
 def test_p18_ties_go_to_the_lowest_index() -> None:
-    """P18: where rotary positions do not count and all spatial tokens are the same, the first n
-    stay.
-    """
+    """P18: without rotary positions, of spatial tokens that are all the same, the first n stay."""
     decoder, prompt = make_decoder(), make_prompt(N)
     embeds = prompt.embeds.clone()
     embeds[SYSTEM : SYSTEM + N] = embeds[SYSTEM]
@@ -333,8 +330,9 @@ def test_p18_ties_go_to_the_lowest_index() -> None:
 
 
 def test_p20_a_scene_above_the_models_cap_is_pruned_alike_every_time() -> None:
-    """P20: N > cap: the same subset, in order, and the same tokens kept from it, whatever the
-    global random state.
+    """P20: N > cap: the same subset, in order, and the same tokens kept from it.
+
+    Whatever the global random state.
     """
     made = generator(4)
     scene = SpatialTokens(
@@ -361,8 +359,9 @@ def test_p20_a_scene_above_the_models_cap_is_pruned_alike_every_time() -> None:
 def test_p21_reused_keys_give_the_same_keeps_as_recomputed_ones(
     strategy: str, flat: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """P21: the ranked layer computing its norm and keys anew keeps the same tokens; the logits
-    agree within 1e-6.
+    """P21: the ranked layer computing its norm and keys anew keeps the same tokens.
+
+    The logits agree within 1e-6.
     """
     decoder, prompt, pruner = make_decoder(), make_prompt(N), pruner_of(strategy, **flat)
     reused = prefill(decoder, prompt, pruner=pruner)

@@ -1,5 +1,6 @@
-"""Questions on a cached scene against the full prompt: equal within the order of sums, pruned ones
-against an attention written out.
+"""Questions on a cached scene against the full prompt.
+
+Equal within the order of sums; pruned ones against an attention written out.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from ada3d_ros.model.decoder import LlamaDecoder
 from ada3d_ros.pruning.in_llm import LayerPruner
 from ada3d_ros.scene.keyframes import SceneSnapshot
 from ada3d_ros.types import PromptSequence, SpatialTokens
-from test.pruning.conftest import LAYERS, SHAPE, make_prompt, policy_of
-from test.pruning.conftest import make_decoder as wild_decoder
+from test.support.decoders import LAYERS, SHAPE, make_prompt, policy_of
+from test.support.decoders import make_decoder as wild_decoder
 
 N, SYSTEM, TEXT = 40, 3, 5
 TOLERANCE = {
@@ -31,8 +32,9 @@ TOLERANCE = {
 
 
 def make_decoder(num_kv_heads: int = 2, seed: int = 0) -> LlamaDecoder:
-    """Weights of a half of the usual size, which amplify rounding less: with those the full prefill
-    itself is 3e-6 from float64.
+    """Weights of half the usual size, which amplify rounding less.
+
+    With the usual ones the full prefill itself is 3e-6 from float64.
     """
     decoder = wild_decoder(num_kv_heads=num_kv_heads, seed=seed)
     with torch.no_grad():
@@ -106,8 +108,9 @@ def test_a_question_on_the_cached_scene_is_the_full_prefill(
 
 
 def test_questions_leave_no_trace() -> None:
-    """Hundreds of questions, with answers: the first one's logits come again bit for bit, and
-    memory stays.
+    """Hundreds of questions with answers: the first one's logits come again bit for bit.
+
+    And memory stays.
     """
     decoder, prompt = make_decoder(seed=0), make_prompt(N, SYSTEM, TEXT, seed=0)
     prefix = prefix_of(decoder, prompt)
@@ -181,8 +184,9 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
 def test_selection_is_attention_to_the_best_keys_written_out(
     strategy: str, flat: dict[str, Any]
 ) -> None:
-    """float64, whole matrices: the scene's rows see the whole scene, the question's rows the text
-    and the kept keys of each layer.
+    """float64, whole matrices: scene tokens see the whole scene, the question what is kept.
+
+    The question's tokens see the text and the kept keys of each layer.
     """
     decoder, prompt = make_decoder(seed=3), make_prompt(N, SYSTEM, TEXT, seed=3)
     pruner = pruner_of(strategy, **flat)

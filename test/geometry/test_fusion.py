@@ -20,7 +20,7 @@ from ada3d_ros.geometry.fusion import (
 from ada3d_ros.geometry.pose import invert_pose, pose_from_quaternion
 from ada3d_ros.sources.folder import FolderOptions, FolderSource
 from ada3d_ros.types import Box3D, RgbdFrame
-from test.box_room import build_box_room
+from test.support.box_room import build_box_room
 
 T_OPTICAL_BODY = pose_from_quaternion((0, 0, 0), (0.5, -0.5, 0.5, 0.5))
 

@@ -1,6 +1,4 @@
-"""Relevance: the attention is the decoder's own, the peak is where a planted gain lies, no gain is
-no peak.
-"""
+"""Relevance: the attention is the decoder's own, the peak is where a planted gain lies."""
 
 import dataclasses
 

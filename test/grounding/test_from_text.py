@@ -22,7 +22,7 @@ from ada3d_ros.grounding.from_text import (
     parse_boxes,
 )
 from ada3d_ros.types import Box3D, GroundingMethod
-from test.box_room import build_box_room
+from test.support.box_room import build_box_room
 
 ROOM = build_box_room(num_views=6, width=160, height=120)
 

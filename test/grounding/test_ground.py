@@ -1,6 +1,4 @@
-"""Free phrases through the pipeline with a grounding head: pointing at what was kept, an honest
-answer where nothing is found.
-"""
+"""Free phrases through the pipeline with a grounding head: boxes, or an honest answer."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +24,7 @@ from ada3d_ros.model.grounding_head import GroundingHead, save_grounding_head
 from ada3d_ros.model.random_checkpoint import TINY_CONFIG, write_random_checkpoint
 from ada3d_ros.pipeline import Ada3DPipeline
 from ada3d_ros.types import Answer, AskHooks, GroundingMethod, Question, Scope, Stage, StopReason
-from test.box_room import build_box_room
+from test.support.box_room import build_box_room
 
 ROOM = build_box_room(num_views=8, width=160, height=120)
 NO_WISHES = Question("")
@@ -187,10 +185,9 @@ def test_without_depth_in_it_a_pointed_box_is_dropped(sure: Path) -> None:
 
 def test_relevance_finds_a_box_that_depth_shows(headless: Path) -> None:
     pipeline = start(headless)
-    (box,) = pipeline.ground(
-        Question("the red box", min_score=0.1)
-    ).boxes  # where random weights happen to look
-    (again,) = pipeline.ground(Question("the red box", min_score=0.1)).boxes
+    question = Question("the red box", min_score=0.1)
+    (box,) = pipeline.ground(question).boxes  # where random weights happen to attend
+    (again,) = pipeline.ground(question).boxes
     assert box.method is GroundingMethod.RELEVANCE
     assert 0.0 < box.score <= 1.0
     assert box.support_points >= 20
@@ -204,9 +201,8 @@ def test_a_box_that_the_model_writes_of_the_place_is_taken(
     headless: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pipeline = start(headless)
-    (shown,) = pipeline.ground(
-        Question("the red box", min_score=0.1)
-    ).boxes  # what depth shows at the place
+    question = Question("the red box", min_score=0.1)
+    (shown,) = pipeline.ground(question).boxes  # what depth shows at the place
     things = sorted(
         ROOM.boxes, key=lambda thing: float(np.linalg.norm(thing.center_m - shown.center_m))
     )

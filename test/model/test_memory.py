@@ -212,9 +212,9 @@ def test_a_model_too_large_is_refused_with_every_number(
         "cpu",
         head_width=16,
     )
-    monkeypatch.setattr(startup, "_free_bytes", lambda device: float(plan.total))
+    monkeypatch.setattr(startup, "free_bytes", lambda device: float(plan.total))
     startup.check_model(settings(folder))
-    monkeypatch.setattr(startup, "_free_bytes", lambda device: float(plan.total - 1))
+    monkeypatch.setattr(startup, "free_bytes", lambda device: float(plan.total - 1))
     with pytest.raises(OutOfMemoryError) as caught:
         startup.check_model(settings(folder))
     text = str(caught.value)
@@ -247,7 +247,7 @@ def test_a_model_too_large_is_refused_with_every_number(
 def test_ways_out_are_those_that_are_left(
     folder: Path, changes: dict[str, str], said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(startup, "_free_bytes", lambda device: 2.0**20)
+    monkeypatch.setattr(startup, "free_bytes", lambda device: 2.0**20)
     with pytest.raises(OutOfMemoryError, match=said):
         startup.check_model(settings(folder, **changes))
 
@@ -267,7 +267,7 @@ def test_what_counts_at_start(folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
         "cpu",
         head_width=16,
     )
-    monkeypatch.setattr(startup, "_free_bytes", lambda device: float(plan.total - 1))
+    monkeypatch.setattr(startup, "free_bytes", lambda device: float(plan.total - 1))
     for less in (
         {"max_views": 19},
         {"tokens": startup.largest_prompt(config) - 1},
@@ -291,7 +291,7 @@ def test_model_info_counts_the_weights_alone(folder: Path) -> None:
 def test_the_pipelines_views_count(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from ada3d_ros.pipeline import Ada3DPipeline
 
-    monkeypatch.setattr(startup, "_free_bytes", lambda device: 2.0**20)
+    monkeypatch.setattr(startup, "free_bytes", lambda device: 2.0**20)
     pipeline = Ada3DPipeline(from_flat({"model.path": str(folder), "keyframe.max_views": 7}))
     with pytest.raises(OutOfMemoryError, match=r"keyframe\.max_views below 7"):
         pipeline.check()

@@ -37,7 +37,7 @@ from ada3d_ros.model.random_checkpoint import write_random_checkpoint
 from ada3d_ros.pipeline import Ada3DPipeline
 from ada3d_ros.pruning.policy import Policy
 from ada3d_ros.types import PromptSequence, Question
-from test.box_room import build_box_room
+from test.support.box_room import build_box_room
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 CONFIG = DecoderConfig(
@@ -289,9 +289,8 @@ def test_the_pipeline_answers(folder: Path, weights: str) -> None:
         pipeline.observe(frame)
     answer = pipeline.ask(Question("What is there?"))
     assert answer.tokens.generated == 4
-    assert pipeline._loaded is not None
     assert pipeline.info is not None
-    assert predicted == pipeline.info.memory_bytes == stored_bytes(pipeline._loaded.model)
+    assert predicted == pipeline.info.memory_bytes == stored_bytes(pipeline.model.model)
     assert pipeline.info.precision == f"float32 with {weights} weights"
     assert pipeline.info.parameters == sum(p.numel() for p in load_model(folder).model.parameters())
 

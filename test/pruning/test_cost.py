@@ -25,7 +25,7 @@ from ada3d_ros.pruning.fit import fit_mean
 from ada3d_ros.pruning.information import information_of
 from ada3d_ros.pruning.schedule import exponential, quadratic, stages
 from ada3d_ros.types import PromptSequence
-from test.pruning.conftest import SHAPE, make_decoder, policy_of, study_masses
+from test.support.decoders import SHAPE, make_decoder, policy_of, study_masses
 
 PDROP = stages(32, (8, 16, 24), (0.5, 0.25, 0.125))
 

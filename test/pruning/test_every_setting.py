@@ -21,7 +21,7 @@ from ada3d_ros.pruning.calibration import Calibration, write_calibration
 from ada3d_ros.pruning.information import Masses, information_of
 from ada3d_ros.pruning.policy import Policy
 from ada3d_ros.types import PromptSequence
-from test.pruning.conftest import (
+from test.support.decoders import (
     LAYERS,
     SHAPE,
     WIDTH,

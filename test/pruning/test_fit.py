@@ -26,7 +26,7 @@ from ada3d_ros.pruning.fit import (
 )
 from ada3d_ros.pruning.information import information_of
 from ada3d_ros.pruning.schedule import Curve, RetentionSchedule, Staircase, exponential
-from test.pruning.conftest import study_masses
+from test.support.decoders import study_masses
 
 FEW = settings(deadline=None, derandomize=True, max_examples=5)
 FEWER = settings(FEW, max_examples=3)

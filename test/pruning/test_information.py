@@ -26,7 +26,7 @@ from ada3d_ros.pruning.information import (
     range_masses,
 )
 from ada3d_ros.types import PromptSequence
-from test.pruning.conftest import (
+from test.support.decoders import (
     generator,
     make_decoder,
     make_prompt,

@@ -17,7 +17,7 @@ from ada3d_ros.pruning.information import falls_with_depth, information_of
 from ada3d_ros.pruning.policy import Policy
 from ada3d_ros.pruning.ranking import PruneContext, keep_best, rank_scores
 from ada3d_ros.types import PromptSequence
-from test.pruning.conftest import (
+from test.support.decoders import (
     LAYERS,
     SHAPE,
     make_decoder,

@@ -25,7 +25,7 @@ from ada3d_ros.pruning.policy import (
 )
 from ada3d_ros.pruning.pre_llm import Candidates
 from ada3d_ros.types import PromptSequence
-from test.pruning.conftest import (
+from test.support.decoders import (
     INNER,
     LAYERS,
     PRE,

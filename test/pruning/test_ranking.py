@@ -19,7 +19,7 @@ from ada3d_ros.pruning.ranking import (
     rank_scores,
 )
 from ada3d_ros.pruning.schedule import RetentionSchedule
-from test.pruning.conftest import generator
+from test.support.decoders import generator
 
 SETTINGS = settings(deadline=None, derandomize=True, max_examples=40)
 START, SPATIAL, TEXT = 3, 20, 4

@@ -22,7 +22,7 @@ from ada3d_ros.pruning.schedule import (
     solve_budget,
     stages,
 )
-from test.pruning.conftest import LAYERS, SHAPE, policy_of
+from test.support.decoders import LAYERS, SHAPE, policy_of
 
 SETTINGS = settings(deadline=None, derandomize=True, max_examples=60)
 shares = st.floats(0.0, 1.0, allow_nan=False)

@@ -27,7 +27,7 @@ from ada3d_ros.errors import ErrorCode
 from ada3d_ros.model.checkpoint import load_model, save_checkpoint
 from ada3d_ros.msg import AgentStatus
 from ada3d_ros.srv import GetModelInfo, GroundObject, QueryScene
-from test.ros.conftest import Harness, wait_until
+from test.support.ros_harness import Harness, wait_until
 
 Start = Callable[..., Harness]
 Break = Callable[[Path], dict[str, Any] | None]
@@ -261,7 +261,7 @@ def test_a_matching_revision_loads(start_agent: Start, tiny_model: Path) -> None
 def test_a_model_that_cannot_fit_is_refused_before_loading(
     start_agent: Start, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ada3d_ros.model.startup._free_bytes", lambda device: 1_000_000.0)
+    monkeypatch.setattr("ada3d_ros.model.startup.free_bytes", lambda device: 1_000_000.0)
     agent = start_agent()
     status, detail = agent.node.state_and_detail()
     assert status == AgentStatus.ERROR

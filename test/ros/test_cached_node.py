@@ -19,7 +19,7 @@ from std_srvs.srv import Trigger
 from ada3d_ros.errors import ErrorCode
 from ada3d_ros.pipeline import Ada3DPipeline
 from ada3d_ros.srv import QueryScene
-from test.ros.conftest import Harness, wait_until
+from test.support.ros_harness import Harness, wait_until
 
 Start = Callable[..., Harness]
 QUESTIONS = [

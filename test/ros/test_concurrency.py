@@ -36,8 +36,15 @@ from ada3d_ros.ros.requests import BURST_QOS
 from ada3d_ros.ros.worker import Job, RequestWorker
 from ada3d_ros.srv import GetModelInfo, GroundObject, QueryScene
 from ada3d_ros.types import AskHooks, Question
-from test.box_room import build_box_room
-from test.ros.conftest import Harness, Spinner, frame_messages, free_domain, scripted, wait_until
+from test.support.box_room import build_box_room
+from test.support.ros_harness import (
+    Harness,
+    Spinner,
+    frame_messages,
+    free_domain,
+    scripted,
+    wait_until,
+)
 
 Start = Callable[..., Harness]
 ROOT = Path(__file__).resolve().parents[2]
@@ -420,7 +427,7 @@ def test_a_caller_that_dies_takes_nobody_along(start_agent: Start, domain_id: in
 AGENT_SCRIPT = """
 import sys
 import ada3d_ros.ros.agent as agent
-from test.ros.conftest import scripted
+from test.support.ros_harness import scripted
 
 real = agent.build_node
 agent.build_node = lambda: real(scripted("word " * 400, step_s=0.05))
@@ -541,8 +548,9 @@ def test_sigterm_while_answering(
         )
         node = nodes[0]
         node.pipeline.observe(build_box_room(num_views=1, width=64, height=48).frames[0])
+        (question,) = (s for s in node.subscriptions if s.topic_name.endswith("/question"))
         for _ in range(2):
-            node.executor.create_task(node._requests._on_question, String(data="hello?"))
+            node.executor.create_task(question.callback, String(data="hello?"))
         wait_until(lambda: node.worker.queued == 1)
         os.kill(os.getpid(), signal.SIGTERM)
 

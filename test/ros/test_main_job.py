@@ -24,7 +24,7 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
 
 from ada3d_ros.msg import AgentStatus, Answer
-from test.ros.conftest import free_domain
+from test.support.ros_harness import free_domain
 
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 

@@ -32,7 +32,7 @@ from ada3d_ros.pipeline import Ada3DPipeline
 from ada3d_ros.ros.node import build_node
 from ada3d_ros.ros.parameters import descriptor
 from ada3d_ros.srv import QueryScene
-from test.ros.conftest import Harness, free_domain, wait_until
+from test.support.ros_harness import Harness, free_domain, wait_until
 
 Start = Callable[..., Harness]
 GIVEN = {

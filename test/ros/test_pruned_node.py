@@ -25,7 +25,7 @@ from ada3d_ros.pruning.calibration import Calibration, write_calibration
 from ada3d_ros.pruning.information import Masses
 from ada3d_ros.ros.core_log import CoreLog
 from ada3d_ros.srv import GetModelInfo, GroundObject, QueryScene
-from test.ros.conftest import Harness, scripted, wait_until
+from test.support.ros_harness import Harness, scripted, wait_until
 
 Start = Callable[..., Harness]
 TEXT = "It is there."

@@ -45,7 +45,7 @@ from ada3d_ros.ros.replay import (
     shift_header_stamp,
     starts_with_header,
 )
-from test.ros.conftest import Spinner, wait_until
+from test.support.ros_harness import Spinner, wait_until
 
 SECOND = 1_000_000_000
 START_NS = 1_600_000_000 * SECOND
@@ -170,7 +170,7 @@ def small_bag(
 
 
 @dataclass
-class EmissionGuard:
+class Received:
     """What a subscriber got, in order of arrival."""
 
     poses: list[int]
@@ -184,7 +184,7 @@ class Playback:
     """A player in a context of its own, its play() on a thread, and a node that listens."""
 
     def __init__(self, listener: Node, domain: int, bag: Path, **options: Any) -> None:
-        self.heard = EmissionGuard([], [], [], [], [])
+        self.heard = Received([], [], [], [], [])
         for topic, store in (("/pose", self.heard.poses), ("/late_pose", self.heard.late_poses)):
             listener.create_subscription(
                 PoseStamped, topic, lambda m, s=store, t=topic: self._hear_pose(m, s, t), 200
@@ -218,12 +218,13 @@ class Playback:
             self.error = error
 
     def start(self) -> None:
-        assert wait_until(
-            lambda: all(p.get_subscription_count() for p, _ in self.player._out.values())
-        )
+        topics = [topic for topic in self.player.topics if topic != "/clock"]
+        out = [p for p in self.player.publishers if p.topic_name in topics]
+        assert len(out) == len(topics)
+        assert wait_until(lambda: all(p.get_subscription_count() for p in out))
         self._thread.start()
 
-    def finish(self, timeout_s: float = 10.0) -> EmissionGuard:
+    def finish(self, timeout_s: float = 10.0) -> Received:
         self._thread.join(timeout_s)
         assert not self._thread.is_alive(), "play() did not end"
         assert self.error is None, repr(self.error)
@@ -362,7 +363,8 @@ def test_restamp_after_a_pause(replay: Callable[..., Playback], tmp_path: Path) 
     """The stamps stayed those of the moment before the pause, so that every frame was stale."""
     playback = replay(small_bag(tmp_path / "bag"), restamp=True, start_paused=True)
     time.sleep(0.8)
-    playback.player._resumed.set()
+    (set_paused,) = (s for s in playback.player.services if s.srv_name.endswith("/set_paused"))
+    set_paused.callback(SetBool.Request(data=False), SetBool.Response())
     resumed_ns = time.time_ns()
     heard = playback.finish()
     assert wait_until(lambda: len(heard.poses) == 8)

@@ -14,7 +14,7 @@ import pytest
 from ada3d_ros.errors import BusyError, CanceledError, RequestTimeoutError
 from ada3d_ros.ros.guard import ThrottledWarning
 from ada3d_ros.ros.worker import Job, LatestWorker, RequestWorker
-from test.ros.conftest import wait_until
+from test.support.ros_harness import wait_until
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from ada3d_ros.geometry.pose import pose_from_quaternion
 from ada3d_ros.scene.keyframes import KeyframeBuffer, visible_voxels
 from ada3d_ros.sources.folder import FolderOptions, FolderSource
 from ada3d_ros.types import Intrinsics, KeyframeReason, RgbdFrame
-from test.box_room import build_box_room
+from test.support.box_room import build_box_room
 
 SIZE = 8
 CAMERA = Intrinsics(8.0, 8.0, 3.5, 3.5, SIZE, SIZE)

@@ -14,13 +14,12 @@ from ada3d_ros.config import from_flat
 from ada3d_ros.errors import FrameReason, SourceError
 from ada3d_ros.geometry.pose import pose_from_quaternion
 from ada3d_ros.lab.world.generated import generate_room
-from ada3d_ros.sources import bag_writer
 from ada3d_ros.sources.bag import BagSource
 from ada3d_ros.sources.bag_writer import BagOptions, to_millimetres, write_bag
 from ada3d_ros.sources.folder import FolderOptions, FolderSource
 from ada3d_ros.sources.make_bag import main
 from ada3d_ros.sources.topics import BagTopics, detect_topics
-from test.box_room import build_box_room
+from test.support.box_room import build_box_room
 
 STORE = get_typestore(Stores.ROS2_JAZZY)
 FRAMES = build_box_room(num_views=5, width=64, height=48).frames
@@ -69,7 +68,22 @@ def odometry(stamp_ns, T, frame_id="map"):
 
 
 def info(stamp_ns, frame, frame_id="cam"):
-    return bag_writer._camera_info(header(stamp_ns, frame_id), frame)
+    K = frame.intrinsics.matrix
+    whole = {"x_offset": 0, "y_offset": 0, "height": 0, "width": 0, "do_rectify": False}
+    return message(
+        "sensor_msgs/msg/CameraInfo",
+        header=header(stamp_ns, frame_id),
+        height=frame.intrinsics.height,
+        width=frame.intrinsics.width,
+        distortion_model="plumb_bob",
+        d=np.zeros(5),
+        k=K.ravel(),
+        r=np.eye(3).ravel(),
+        p=np.hstack((K, np.zeros((3, 1)))).ravel(),
+        binning_x=0,
+        binning_y=0,
+        roi=message("sensor_msgs/msg/RegionOfInterest", **whole),
+    )
 
 
 def record(path, messages, storage=StoragePlugin.MCAP):

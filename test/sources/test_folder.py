@@ -8,7 +8,7 @@ from ada3d_ros.errors import FrameReason, SourceError
 from ada3d_ros.geometry.pose import to_quaternion
 from ada3d_ros.sources.bag_writer import to_millimetres
 from ada3d_ros.sources.folder import FolderOptions, FolderSource, parse_rotation
-from test.box_room import build_box_room
+from test.support.box_room import build_box_room
 
 K = (128.0, 128.0, 79.5, 59.5)
 K_TEXT = "128 0 79.5\n0 128 59.5\n0 0 1\n"

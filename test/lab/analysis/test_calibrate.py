@@ -16,7 +16,7 @@ from ada3d_ros.model.startup import open_model
 from ada3d_ros.pruning.calibration import read_calibration
 from ada3d_ros.pruning.information import Masses, attention_masses, information_of
 from ada3d_ros.pruning.policy import Policy
-from test.engine.test_generate import make_decoder, make_prompt
+from test.support.decoders import LAYERS, make_decoder, make_prompt
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +139,7 @@ def test_the_engine_measures_what_full_attention_has() -> None:
         for name in ("S_self", "S_sp", "S_ss"):
             assert getattr(masses, name) == pytest.approx(getattr(whole, name), abs=1e-6)
         hidden = decoder.run_layers(layer, layer + 1, hidden, prompt.positions)
-    assert information_of(found).INF.shape == (3,)
+    assert information_of(found).INF.shape == (LAYERS,)
 
 
 def test_patches_know_their_token(model: Path) -> None:

@@ -257,7 +257,7 @@ def test_torchs_own_failure_is_no_wrong_answer(
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pipeline = open_pipeline(model, "none", None)
-    monkeypatch.setattr(pipeline, "_ask", raising(RuntimeError("shapes")))
+    monkeypatch.setattr(pipeline.model.model, "encode_views", raising(RuntimeError("shapes")))
     with pytest.raises(ModelError, match="shapes"):
         evaluate(pipeline, RoomSelection(scenes=1))
 

@@ -1,5 +1,4 @@
-"""A generated room with coloured boxes, ray-cast exactly: posed RGB-D with known boxes, for tests
-and the demo bag.
+"""A generated room with coloured boxes, ray-cast exactly: posed RGB-D with known boxes.
 
 Everything follows from the seed. The world is z up with the floor at z = 0 and the room's centre at
 x = y = 0.
@@ -29,16 +28,17 @@ PALETTE: dict[str, tuple[int, int, int]] = {
     "purple": (140, 50, 170),
     "orange": (230, 130, 30),
 }
+# Of the walls across x, the walls across y, the floor and the ceiling.
 WALL_COLORS = np.array(
     [[190, 180, 165], [175, 190, 200], [150, 120, 90], [235, 235, 235]], dtype=np.float64
 )
-# colours of the walls across x, the walls across y, the floor and the ceiling
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class BoxRoom:
-    """frames along a smooth trajectory, and the true boxes, labelled "red box" and so on; both in
-    one world frame.
+    """Frames along a smooth trajectory, and the true boxes, in one world frame.
+
+    Boxes are labelled "red box" and so on.
     """
 
     frames: tuple[RgbdFrame, ...]
@@ -53,10 +53,10 @@ def build_box_room(
     num_boxes: int = 4,
     frame_id: str = "map",
 ) -> BoxRoom:
-    """A room seen from num_views poses on an ellipse, camera towards the boxes; num_boxes up to 6,
-    on the floor.
+    """A room seen from num_views poses on an ellipse, the camera towards the boxes.
 
-    Depth is exact to float32, without noise or holes; frames are 0.2 s apart from 1 s on.
+    num_boxes, up to 6, stand on the floor. Depth is exact to float32, without noise or holes;
+    frames are 0.2 s apart from 1 s on.
     """
     if not 0 <= num_boxes <= len(PALETTE):
         raise ValueError(f"num_boxes = {num_boxes}, allowed 0 to {len(PALETTE)}.")
@@ -97,9 +97,7 @@ def _place_boxes(rng: np.random.Generator, num_boxes: int) -> tuple[Box3D, ...]:
 
 
 def _trajectory(fraction: float) -> Array:
-    """T_world_cam (4, 4): three quarters of an ellipse along the walls, looking at a point near the
-    middle.
-    """
+    """T_world_cam (4, 4) on three quarters of an ellipse along the walls, facing the middle."""
     angle = 1.5 * np.pi * fraction
     room = np.array(ROOM_SIZE_M)
     eye = np.array(
@@ -114,9 +112,8 @@ def _trajectory(fraction: float) -> Array:
     right = np.cross(forward, (0.0, 0.0, 1.0))
     right /= np.linalg.norm(right)
     T = np.eye(4)
-    T[:3, :3] = np.stack(
-        (right, np.cross(forward, right), forward), axis=1
-    )  # x right, y down, z forward
+    # Optical frame: x right, y down, z forward.
+    T[:3, :3] = np.stack((right, np.cross(forward, right), forward), axis=1)
     T[:3, 3] = eye
     return T
 
@@ -128,18 +125,23 @@ def _render(
     boxes: tuple[Box3D, ...],
     frame_id: str,
 ) -> RgbdFrame:
+    # A ray per pixel, with z = 1: the ray parameter is the depth.
     v, u = np.mgrid[: intrinsics.height, : intrinsics.width].astype(np.float64)
     rays = np.stack(
         ((u - intrinsics.cx) / intrinsics.fx, (v - intrinsics.cy) / intrinsics.fy, np.ones_like(u)),
         axis=-1,
-    ).reshape(-1, 3)  # z = 1: the ray parameter is the depth
+    ).reshape(-1, 3)
     directions = rays @ T_world_cam[:3, :3].T
     eye = T_world_cam[:3, 3]
+
+    # The room's walls, seen from inside.
     room = Box3D(np.array([0.0, 0.0, ROOM_SIZE_M[2] / 2]), np.array(ROOM_SIZE_M))
     _, depth, face = _slab(eye, directions, room)
     color = _textured(
         WALL_COLORS[_wall_index(face, directions)], eye + depth[:, None] * directions, face, room
     )
+
+    # Boxes where they are nearer.
     for box in boxes:
         entry, leave, box_face = _slab(eye, directions, box, entering=True)
         hit = (entry < leave) & (entry > 0) & (entry < depth)
@@ -149,6 +151,7 @@ def _render(
         )
         color[hit] = _textured(base, points, box_face[hit], box)
         depth[hit] = entry[hit]
+
     shape = (intrinsics.height, intrinsics.width)
     return RgbdFrame(
         stamp_ns=stamp_ns,
@@ -164,8 +167,9 @@ def _render(
 def _slab(
     eye: Array, directions: Array, box: Box3D, entering: bool = False
 ) -> tuple[Array, Array, npt.NDArray[np.intp]]:
-    """Ray parameters (R,) where rays enter and leave a box, and the axis 0-2 of the face entered
-    (else left).
+    """Ray parameters (R,) where rays enter and leave a box, and the axis of a face.
+
+    The axis 0-2 is that of the face entered where `entering`, else of the one left.
     """
     R = yaw_rotation(box.yaw_rad)
     start, half = ((eye - box.center_m) @ R)[:, None], box.size_m[:, None] / 2
@@ -182,8 +186,9 @@ def _wall_index(face: npt.NDArray[np.intp], directions: Array) -> npt.NDArray[np
 
 
 def _textured(base: Array, points: Array, face: npt.NDArray[np.intp], box: Box3D) -> Array:
-    """base (P, 3) with a checker of 0.2 m squares, fine stripes, and a shade per face, in box
-    coordinates.
+    """base (P, 3) with a checker of 0.2 m squares, fine stripes, and a shade per face.
+
+    The pattern is fixed in box coordinates.
     """
     local = ((points - box.center_m) @ yaw_rotation(box.yaw_rad)).T
     flat = np.where(np.arange(3)[:, None] == face, 0.0, local)  # the two coordinates along the face
