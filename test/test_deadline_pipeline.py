@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ada3d_ros.engine.deadline import FACTORS, LatencyModel, Measured
+from ada3d_ros.engine.deadline import FACTORS, LatencyModel
 from ada3d_ros.engine.information import decoder_shape
 from ada3d_ros.engine.scene_context import keep_ratios
 from ada3d_ros.engine.scene_pruning import ScenePruning
@@ -17,7 +17,7 @@ from ada3d_ros.model.random_checkpoint import write_random_checkpoint
 from ada3d_ros.pipeline import Ada3DPipeline
 from ada3d_ros.pruning.policy import Policy
 from ada3d_ros.types import Scope
-from test.support.pipelines import ASK, cache_of, start
+from test.support.pipelines import ASK, cache_of, start, timed_answer
 
 NESTED = {"pruning.strategy": "voxel_dpp", "pruning.order": "selection", "pruning.keep_ratio": 0.8}
 HURRIED = dataclasses.replace(ASK, deadline_s=1.0)
@@ -36,7 +36,7 @@ def teach(pipeline: Ada3DPipeline, seconds_at: dict[float, float], cached: bool 
     latency = LatencyModel()
     for share, seconds in seconds_at.items():
         tokens = share * cache_of(pipeline).encoder.num_voxels
-        latency.note(cached, Measured(tokens, seconds, 0.0, 0.0, 8))
+        latency.record(timed_answer(tokens, seconds, 0.0, 0.0, 8, cached))
     pipeline.latency = latency
 
 

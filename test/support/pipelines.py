@@ -8,7 +8,14 @@ from typing import Any
 from ada3d_ros.config import AgentConfig, from_flat
 from ada3d_ros.engine.prefix_cache import PrefixCache
 from ada3d_ros.pipeline import Ada3DPipeline
-from ada3d_ros.types import Question, RgbdFrame
+from ada3d_ros.types import (
+    Answer,
+    Question,
+    RgbdFrame,
+    StageTimings,
+    StopReason,
+    TokenUsage,
+)
 from test.support.box_room import build_box_room
 
 ROOM = build_box_room(num_views=5, width=160, height=120)
@@ -30,6 +37,29 @@ def start(model: Path, num_frames: int = len(ROOM.frames), **settings: Any) -> A
     for frame in ROOM.frames[:num_frames]:
         pipeline.observe(frame)
     return pipeline
+
+
+def timed_answer(
+    tokens: float, first_token_s: float, step_s: float, rest_s: float, generated: int, cached: bool
+) -> Answer:
+    """An answer whose layers held so many spatial tokens, and that took so long."""
+    decode_s = step_s * (generated - 1) if generated > 1 else 0.0
+    return Answer(
+        question="",
+        text="",
+        boxes=(),
+        stamp_ns=0,
+        frame_id="map",
+        keyframe_stamps_ns=(),
+        stop_reason=StopReason.EOS,
+        tokens=TokenUsage(per_layer=(tokens,), generated=generated),  # type: ignore[arg-type]
+        timings=StageTimings(
+            first_token_s=first_token_s,
+            decode_s=decode_s,
+            total_s=first_token_s + decode_s + rest_s,
+        ),
+        scene_cached=cached,
+    )
 
 
 def cache_of(pipeline: Ada3DPipeline) -> PrefixCache:
