@@ -59,11 +59,9 @@ LEGEND = ("ros", "scene", "model", "engine", "pruning", "grounding")
 
 
 def text(x: float, y: float, words: str, size: int = 14, style: str = "", colour: str = INK) -> str:
-    """One line of text, its baseline at y."""
-    return (
-        f'<text x="{x:g}" y="{y:g}" font-size="{size}" fill="{colour}"{" " + style if style else ""}>'
-        f"{html.escape(words)}</text>"
-    )
+    """One line of text, its baseline at y. style: further attributes."""
+    place = f'x="{x:g}" y="{y:g}" font-size="{size}" fill="{colour}" {style}'.rstrip()
+    return f"<text {place}>{html.escape(words)}</text>"
 
 
 def frame(x: float, y: float, width: float, height: float, room: str, dashed: bool = False) -> str:
@@ -220,7 +218,8 @@ def footer() -> list[str]:
     for room in LEGEND:
         fill, border = COLOURS[room]
         parts.append(
-            f'<rect x="{x:g}" y="{y + 10}" width="16" height="16" rx="3" fill="{fill}" stroke="{border}"/>'
+            f'<rect x="{x:g}" y="{y + 10}" width="16" height="16" rx="3" fill="{fill}"'
+            f' stroke="{border}"/>'
         )
         parts.append(text(x + 23, y + 23, f"{room}/", 13))
         x += 50 + 7.6 * len(room)
@@ -242,8 +241,9 @@ def render() -> str:
         ' aria-label="the main path: from messages to keyframes, from a question to its answer">'
     )
     marker = (
-        '<defs><marker id="head" viewBox="0 0 10 10" refX="8" refY="5" markerWidth="7" markerHeight="7"'
-        f' orient="auto"><path d="M0,0 L10,5 L0,10 z" fill="{SOFT}"/></marker></defs>'
+        '<defs><marker id="head" viewBox="0 0 10 10" refX="8" refY="5" markerWidth="7"'
+        ' markerHeight="7" orient="auto">'
+        f'<path d="M0,0 L10,5 L0,10 z" fill="{SOFT}"/></marker></defs>'
     )
     parts = [head, marker, f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#ffffff"/>']
     parts.append(text(LEFT, 40, "Frames come in", 18, 'font-weight="600"'))

@@ -41,7 +41,7 @@ def read_keyframes(bag: Path) -> list[RgbdFrame]:
 
 
 def default_region(frames: list[RgbdFrame]) -> Box3D:
-    """What the cameras stand around: their paths' extent on the floor, up to the highest of them."""
+    """What the cameras stand around: the extent of their path, from the floor up."""
     path = np.array([frame.T_world_cam[:3, 3] for frame in frames])
     low, high = path.min(axis=0), path.max(axis=0)
     low[2] = 0.0

@@ -21,8 +21,9 @@ from ada3d_ros.cli import VERBS
 TARGET = Path(__file__).resolve().parents[1] / "docs" / "commands.md"
 HEAD = """# Commands
 
-Generated from the commands' own parsers by `python tools/write_command_docs.py`; a test compares them.
-`ada3d COMMAND --help` prints the same. Commands marked *ROS* need rclpy and the built interfaces.
+Generated from the commands' own parsers by `python tools/write_command_docs.py`; a test compares
+them. `ada3d COMMAND --help` prints the same. Commands marked *ROS* need rclpy and the built
+interfaces.
 
 | command | what it does |
 |---|---|

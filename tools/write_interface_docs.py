@@ -6,15 +6,16 @@ The topics and services of the node stand here; test_docs.py compares their name
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 TARGET = ROOT / "docs" / "interfaces.md"
 HEAD = """# Topics, services, messages
 
-Generated from `msg/`, `srv/` and `action/` by `python tools/write_interface_docs.py`; a test compares them.
-Names are relative to the node `ada3d_agent` and its namespace; only `/diagnostics` and `/clock` are absolute.
+Generated from `msg/`, `srv/` and `action/` by `python tools/write_interface_docs.py`; a test
+compares them. Names are relative to the node `ada3d_agent` and its namespace; only `/diagnostics`
+and `/clock` are absolute.
 """
 Table = tuple[tuple[str, str, str], ...]
 INPUTS: Table = (
@@ -69,7 +70,7 @@ FIELD = re.compile(
 )
 
 
-def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     """A Markdown table."""
     lines = [head, ("---",) * len(head), *rows]
     return "\n".join(
