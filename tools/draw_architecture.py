@@ -53,7 +53,7 @@ STEPS = (
     ),
     Step("decode, streamed", "text", ("engine/decode", "engine/streaming")),
     Step("ground", "boxes on depth", ("grounding/from_head", "grounding/refine")),
-    Step("answer", "Answer", ("pipeline",)),
+    Step("answer", "Answer", ("engine/answer",)),
 )
 LEGEND = ("ros", "scene", "model", "engine", "pruning", "grounding")
 
