@@ -93,7 +93,7 @@ def check_machine() -> None:
     if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
         raise SetupError(
             f"ROS 2 wheels exist for x86-64 Linux only, this is {platform.system()}"
-            f" {platform.machine()}. Use a ROS distribution: docs/install.md, 'With a ROS"
+            f" {platform.machine()}. Use a ROS distribution: docs/how-to/install.md, 'With a ROS"
             " distribution'."
         )
 
@@ -128,8 +128,8 @@ def check_no_distribution() -> None:
             raise SetupError(
                 f"this shell has a ROS distribution sourced (AMENT_PREFIX_PATH names {prefix}), and"
                 " its libraries must not be mixed with ROS 2 from wheels. Either use it:"
-                " docs/install.md, 'With a ROS distribution'. Or go on without it: open a shell"
-                " that does not source it, or run\n    env -u AMENT_PREFIX_PATH -u ROS_DISTRO -u"
+                " docs/how-to/install.md, 'With a ROS distribution'. Or go on without it: open a"
+                " shell that does not source it, or run\n    env -u AMENT_PREFIX_PATH -u ROS_DISTRO -u"
                 " PYTHONPATH -u LD_LIBRARY_PATH make setup"
             )
 
@@ -290,7 +290,7 @@ class Setup:
                 self.mend_cmake_files()
 
     def mend_cmake_files(self) -> None:
-        """Put this Python's and this numpy's include folders where the wheels name their builder's."""
+        """Put this Python's and numpy's include folders where the wheels name their builder's."""
         query = (
             "import numpy, sysconfig; print(sysconfig.get_path('include'));"
             " print(numpy.get_include())"

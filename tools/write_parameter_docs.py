@@ -11,9 +11,10 @@ HEAD = """# Parameters
 
 Generated from `ada3d_ros/config/` by `python tools/write_parameter_docs.py`; a test compares them.
 
-Set them in a parameter file (`/**: ros__parameters:`), with `-p name:=value` at start, or with `ros2 param set`. *fixed* means:
-only while the node is unconfigured (call cleanup first). A value out of range is refused with a sentence; at start it makes
-configure fail and stays visible in `~/status`. An unknown name is reported with the nearest known one.
+Set them in a parameter file (`/**: ros__parameters:`), with `-p name:=value` at start, or with
+`ros2 param set`. *fixed* means: only while the node is unconfigured (call cleanup first). A value
+out of range is refused with a sentence; at start it makes configure fail and stays visible in
+`~/status`. An unknown name is reported with the nearest known one.
 
 | name | default | allowed | meaning | when |
 |---|---|---|---|---|
