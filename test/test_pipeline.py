@@ -29,7 +29,7 @@ from ada3d_ros.errors import (
     QuestionTooLongError,
     RequestTimeoutError,
 )
-from ada3d_ros.grounding.phrase import GROUNDING_PROMPT
+from ada3d_ros.grounding.from_text import GROUNDING_PROMPT
 from ada3d_ros.lab.parity.reference_engine import reference_generate
 from ada3d_ros.model.random_checkpoint import write_random_checkpoint
 from ada3d_ros.pipeline import Ada3DPipeline
