@@ -20,6 +20,8 @@ from ada3d_ros.model.decoder import DecoderLayer, LlamaDecoder, apply_rope, rope
 from ada3d_ros.model.grounding_head import GroundingHead
 from ada3d_ros.model.llava3d import Llava3D
 from ada3d_ros.model.prompt import CLICK_ID
+from ada3d_ros.pruning.in_llm import LayerPruner
+from ada3d_ros.pruning.ranking import keep_best
 
 POINTER_WEIGHT, PRESENCE_WEIGHT, BOX_WEIGHT = 0.5, 0.3, 1.0
 OWNED_SHARE = 0.4  # a token belongs to an object that this share of its patches lie on
@@ -44,12 +46,12 @@ def run_packed(
     prefix_ids: Sequence[int],
     rooms: Sequence[RoomTokens],
     packed: PackedQuestions,
-    shares: Sequence[float] = (),
+    pruner: LayerPruner | None = None,
 ) -> Packed:
-    """Final normed states of all rows. shares: of the spatial tokens that each layer keeps for each
-    question (AdaToken-3D during training; () = all); the question's last prompt token ranks them,
-    as in the engine. Other than there, what one question drops still informs the scene's own rows,
-    which all questions share.
+    """Final normed states of all rows. pruner: how many spatial tokens each layer keeps for each
+    question (AdaToken-3D during training; None = all); the question's last prompt token ranks
+    them, and counts and choice are the engine's own functions. Other than there, what one question
+    drops still informs the scene's own rows, which all questions share.
     """
     decoder, start = model.decoder, len(prefix_ids)
     counts = [r.tokens.features.shape[0] for r in rooms]
@@ -65,10 +67,14 @@ def run_packed(
         )
     run = _PackedRun(decoder, torch.tensor(counts, device=device), start, scene.shape[1], packed)
     hidden = torch.cat((scene, text), dim=1)
-    last = 1.0
-    for layer, share in zip(decoder.layers, shares or (1.0,) * len(decoder.layers), strict=True):
-        hidden = run.layer(cast(DecoderLayer, layer), hidden, share if share < last else None)
-        last = share
+    # Spatial tokens of each room alive in each layer.
+    layers = len(decoder.layers)
+    alive = [pruner.counts(n, None) if pruner else (n,) * layers for n in counts]
+    for i, layer in enumerate(decoder.layers):
+        falls = i > 0 and any(room[i] < room[i - 1] for room in alive)
+        hidden = run.layer(
+            cast(DecoderLayer, layer), hidden, [room[i] for room in alive] if falls else None
+        )
     return Packed(
         text=decoder.norm(hidden[:, run.size :]),
         spatial=decoder.norm(hidden[:, start : run.size]),
@@ -109,17 +115,19 @@ class _PackedRun:
             max=len(packed.room) - 1
         )  # (B, M): number of each row's
 
-    def layer(self, layer: DecoderLayer, hidden: torch.Tensor, share: float | None) -> torch.Tensor:
-        """One decoder layer; with a share, every question first drops its spatial tokens down to
-        it.
+    def layer(
+        self, layer: DecoderLayer, hidden: torch.Tensor, counts: Sequence[int] | None
+    ) -> torch.Tensor:
+        """One decoder layer; with counts, one per room, every question first drops its spatial
+        tokens down to its room's.
         """
         attention, size = layer.self_attn, self.size
         normed = layer.input_layernorm(hidden)
         q = apply_rope(attention.queries(normed).float(), self.rope)  # float32: faster on CPUs
         k = apply_rope(attention.keys(normed).float(), self.rope)
         v = attention.split_heads(attention.v_proj(normed)).float()
-        if share is not None:
-            self._drop(q.detach(), k.detach(), share)
+        if counts is not None:
+            self._drop(q.detach(), k.detach(), counts)
         out = torch.cat(
             (
                 F.scaled_dot_product_attention(
@@ -133,9 +141,9 @@ class _PackedRun:
         return hidden + cast(torch.Tensor, layer.mlp(layer.post_attention_layernorm(hidden)))
 
     @torch.no_grad()
-    def _drop(self, q: torch.Tensor, k: torch.Tensor, share: float) -> None:
-        """Keep, per question, round(share * N) of its tokens: those its last prompt token attends
-        to most, mean over heads.
+    def _drop(self, q: torch.Tensor, k: torch.Tensor, counts: Sequence[int]) -> None:
+        """Keep, per question, its room's count of tokens: those its last prompt token attends to
+        most, mean over heads.
         """
         room, row = self.packed.room, self.packed.query
         logits = (
@@ -146,8 +154,10 @@ class _PackedRun:
         weights = (
             logits.softmax(-1)[..., self.start : self.size].mean(1).masked_fill(~self.kept, -1.0)
         )
-        count = (share * self.counts[room]).round().clamp(min=1)
-        self.kept = self.kept & (weights.argsort(-1, descending=True).argsort(-1) < count[:, None])
+        kept = torch.zeros_like(self.kept)
+        for question, number in enumerate(room.tolist()):
+            kept[question, keep_best(weights[question], counts[number])] = True
+        self.kept = kept
         self.mask = self.mask.clone()
         self.mask[..., self.start : self.size] &= self.kept[self.question]
 

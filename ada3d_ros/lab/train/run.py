@@ -25,7 +25,6 @@ from torch.nn import functional as F
 
 from ada3d_ros.config import from_flat
 from ada3d_ros.engine.information import decoder_shape
-from ada3d_ros.engine.scene_pruning import ScenePruning
 from ada3d_ros.errors import Ada3DError, ConfigError
 from ada3d_ros.lab.train.embedded import (
     CODE_SCALE,
@@ -57,6 +56,8 @@ from ada3d_ros.lab.world.rooms import CATEGORIES, Rooms, make_rooms
 from ada3d_ros.model.grounding_head import GroundingHead
 from ada3d_ros.model.llava3d import Llava3D
 from ada3d_ros.model.prompt import Tokenizer, train_tokenizer
+from ada3d_ros.pruning.in_llm import LayerPruner
+from ada3d_ros.pruning.policy import Policy
 
 SAVE_EVERY_S = 120.0
 REPORT_EVERY_S = 30.0
@@ -80,7 +81,7 @@ class Session:
     seen: dict[str, int] = field(default_factory=dict)
     galleries: dict[str, Gallery] = field(default_factory=dict)
     stopped: bool = False
-    shares: tuple[float, ...] = ()  # of the spatial tokens that each layer keeps; () = all
+    pruner: LayerPruner | None = None  # of spatial tokens while training; None = all are kept
 
     def stop(self, *args: object) -> None:
         """Finish the step, save, end: what Ctrl-C and `kill` do."""
@@ -138,14 +139,12 @@ def open_session(
     )
 
 
-def planned_shares(model: Llava3D, keep_ratio: float) -> tuple[float, ...]:
-    """What adatoken3d keeps in each layer at this mean. Raises ConfigError for a ratio that it
-    cannot meet.
+def planned_pruner(model: Llava3D, keep_ratio: float) -> LayerPruner | None:
+    """The adatoken3d that keeps this mean, as the engine would have it. Raises ConfigError for a
+    ratio that it cannot meet.
     """
     config = from_flat({"pruning.strategy": "adatoken3d", "pruning.keep_ratio": keep_ratio}).pruning
-    pruning = ScenePruning(decoder_shape(model.config.decoder))
-    pruning.check(config)
-    return pruning.retention(config)
+    return Policy.from_config(config).pruner(decoder_shape(model.config.decoder))
 
 
 def trained_modules(session: Session, stage: Stage) -> list[nn.Module]:
@@ -244,7 +243,7 @@ def batch_loss(
     packed = session.packer.pack(known, asked, rooms.category.shape[1])
     voxel = SYMBOLIC_VOXEL_M if stage.shows == "symbolic" else session.model.config.voxel_size_m
     tokens: list[RoomTokens] = room_tokens(session.model, rooms, points, session.code, voxel)
-    states = run_packed(session.model, session.packer.prefix_ids, tokens, packed, session.shares)
+    states = run_packed(session.model, session.packer.prefix_ids, tokens, packed, session.pruner)
     loss, parts = losses(session.model.decoder, session.head, states, packed)
     report |= parts | {"tokens": sum(len(t.owner) for t in tokens) / len(tokens)}
     return loss + VISION_LOSS_WEIGHT * extra, report, right_answers(session, states.text, packed)
@@ -462,7 +461,7 @@ def main(argv: list[str]) -> int:
             options.out, options.level, options.rooms, Workers(options.device), options.seed
         )
         if options.keep_ratio != 1.0:
-            session.shares = planned_shares(session.model, options.keep_ratio)
+            session.pruner = planned_pruner(session.model, options.keep_ratio)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, session.stop)
         for name in wanted:

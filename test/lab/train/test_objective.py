@@ -2,6 +2,8 @@
 prefilled alone.
 """
 
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ from ada3d_ros.grounding.from_text import GROUNDING_PROMPT
 from ada3d_ros.lab.train.embedded import corpus, feature_code, new_model
 from ada3d_ros.lab.train.objective import losses, run_packed
 from ada3d_ros.lab.train.packing import Packer, prompt_text
-from ada3d_ros.lab.train.run import planned_shares
+from ada3d_ros.lab.train.run import planned_pruner
 from ada3d_ros.lab.train.tokens import (
     SYMBOLIC_VOXEL_M,
     label_shares,
@@ -24,6 +26,8 @@ from ada3d_ros.lab.world.graph import graphs
 from ada3d_ros.lab.world.questions import KINDS, make_questions
 from ada3d_ros.lab.world.rooms import ABSENT, make_rooms
 from ada3d_ros.model.prompt import parse_coordinates, render_question, train_tokenizer
+from ada3d_ros.pruning.in_llm import LayerPruner
+from ada3d_ros.pruning.schedule import RetentionSchedule
 
 
 @pytest.fixture(scope="module")
@@ -107,12 +111,15 @@ def test_pruned_training_keeps_per_question_what_the_schedule_says(packer: Packe
     tokens = room_tokens(
         model, rooms, points, feature_code(model.config.vision.hidden_size), SYMBOLIC_VOXEL_M
     )
-    shares = planned_shares(model, 0.41)
+    pruner = planned_pruner(model, 0.41)
+    assert pruner is not None
+    shares = pruner.schedule.retention
     assert len(shares) == model.config.decoder.num_layers
     assert sum(shares) / len(shares) == pytest.approx(0.41, abs=0.01)
-    pruned = run_packed(model, packer.prefix_ids, tokens, packed, shares)
-    total = torch.tensor([len(t.owner) for t in tokens])[packed.room]
-    assert torch.equal(pruned.mask.sum(1), (shares[-1] * total).round().long())
+    pruned = run_packed(model, packer.prefix_ids, tokens, packed, pruner)
+    counts = [pruner.counts(len(t.owner), None)[-1] for t in tokens]
+    assert counts == [max(math.floor(shares[-1] * len(t.owner)), pruner.n_min) for t in tokens]
+    assert torch.equal(pruned.mask.sum(1), torch.tensor(counts)[packed.room])
     assert (
         len({tuple(row.tolist()) for row in pruned.mask[packed.room == 0]}) > 1
     )  # each question keeps its own
@@ -122,7 +129,8 @@ def test_pruned_training_keeps_per_question_what_the_schedule_says(packer: Packe
         torch.isfinite(p.grad).all() for p in model.decoder.parameters() if p.grad is not None
     )
     full = run_packed(model, packer.prefix_ids, tokens, packed)
-    same = run_packed(model, packer.prefix_ids, tokens, packed, (1.0,) * len(shares))
+    everything = replace(pruner, schedule=RetentionSchedule((1.0,) * len(shares)))
+    same = run_packed(model, packer.prefix_ids, tokens, packed, everything)
     assert torch.equal(full.text, same.text)
     assert not torch.allclose(full.text, pruned.text)
 
@@ -142,8 +150,8 @@ def test_the_first_question_dropped_is_dropped_as_in_the_engine(packer: Packer) 
             model, rooms, points, feature_code(model.config.vision.hidden_size), SYMBOLIC_VOXEL_M
         )
         layers = model.config.decoder.num_layers
-        shares = (*(1.0,) * (layers - 1), 0.25)
-        kept = run_packed(model, packer.prefix_ids, tokens, packed, shares).mask
+        pruner = LayerPruner("last", RetentionSchedule((*(1.0,) * (layers - 1), 0.25)))
+        kept = run_packed(model, packer.prefix_ids, tokens, packed, pruner).mask
         spatial = tokens[0].tokens
         for number, question in enumerate(packed.questions):
             parsed = parse_coordinates(prompt_text(question))
@@ -153,18 +161,8 @@ def test_the_first_question_dropped_is_dropped_as_in_the_engine(packer: Packer) 
                 model.encode_clicks(parsed.clicks),
                 spatial.xyz_m,
             )
-            start, stop = prompt.spatial_span
-            hidden = model.decoder.run_layers(0, layers - 1, prompt.embeds[None], prompt.positions)
-            rope = model.decoder.rope(prompt.positions)
-            last = torch.tensor([len(prompt.positions) - 1])
-            q, _, made = model.decoder.ranking_inputs(
-                layers - 1, model.decoder.layer_inputs(layers - 1, hidden), rope, last
-            )
-            weights = (q[0] @ made.k[0].transpose(-1, -2) * made.k.shape[-1] ** -0.5).softmax(-1)[
-                :, 0, start:stop
-            ]
-            best = weights.mean(0).topk(round(0.25 * (stop - start))).indices
-            assert set(best.tolist()) == set(torch.nonzero(kept[number])[:, 0].tolist())
+            filled = prefill(model.decoder, prompt, pruner=pruner)
+            assert filled.kept[-1].tolist() == torch.nonzero(kept[number])[:, 0].tolist()
 
 
 def test_grounding_is_asked_as_the_pipeline_asks() -> None:
