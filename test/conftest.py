@@ -31,6 +31,14 @@ def golden_dir() -> Path:
     return Path(__file__).resolve().parent / "data/golden"
 
 
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small checkpoint with random weights, which no test changes."""
+    from ada3d_ros.model.random_checkpoint import write_random_checkpoint
+
+    return write_random_checkpoint(tmp_path_factory.mktemp("model") / "tiny")
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """One torch thread, so that sums do not depend on the machine; this imports no torch."""

@@ -25,11 +25,6 @@ CHOICES = ["none", "random", "uniform", "coarse_voxels", "geo_fps", "voxel_dpp"]
 INSIDE = ["adatoken3d", "fastv", "pdrop", "logistic", "voxel_dpp+adatoken3d"]
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_random_checkpoint(tmp_path_factory.mktemp("model") / "tiny")
-
-
 def pair(model: Path, num_frames: int = 4, **settings: Any) -> tuple[Ada3DPipeline, Ada3DPipeline]:
     """The same scene and settings, cached and as the paper has it."""
     cached = start(model, num_frames, **{"cache.mode": "cached", **settings})
@@ -80,9 +75,9 @@ def test_what_does_not_ask_the_question_equals_the_paper(
     assert cached.cache_report().builds == 3  # one per scene, not per question
 
 
-def test_every_keyframe_is_looked_at_once(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_keyframe_is_encoded_once(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pipeline = start(model, 0, **{"pruning.strategy": "voxel_dpp", "keyframe.max_views": 3})
-    looked = count_looks(pipeline, monkeypatch)
+    encoded = count_encoded(pipeline, monkeypatch)
     admitted = 0
     for frame in ROOM.frames:
         admitted += pipeline.observe(frame) is not None
@@ -91,15 +86,15 @@ def test_every_keyframe_is_looked_at_once(model: Path, monkeypatch: pytest.Monke
         # Not from the cached scene, but from the same patches.
         pipeline.ask(dataclasses.replace(ASK, keep_ratio=0.9))
     assert admitted == len(ROOM.frames)
-    assert looked == [1] * admitted
+    assert encoded == [1] * admitted
 
 
-def count_looks(pipeline: Ada3DPipeline, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+def count_encoded(pipeline: Ada3DPipeline, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Views per call of the vision tower."""
-    real, looked = pipeline.model.model.encode_views, list[int]()
-    spy = lambda pixels: (looked.append(len(pixels)), real(pixels))[1]  # noqa: E731
+    real, encoded = pipeline.model.model.encode_views, list[int]()
+    spy = lambda pixels: (encoded.append(len(pixels)), real(pixels))[1]  # noqa: E731
     monkeypatch.setattr(pipeline.model.model, "encode_views", spy)
-    return looked
+    return encoded
 
 
 @pytest.mark.parametrize(
@@ -331,7 +326,7 @@ def test_a_scene_without_depth(model: Path) -> None:
     pipeline = Ada3DPipeline(configured(model, **{"cache.settle_sec": 0.0}), background=True)
     pipeline.load()
     pipeline.observe(blind)
-    assert pipeline.run_background_step()  # the look
+    assert pipeline.run_background_step()  # encodes the keyframe
     assert not pipeline.run_background_step()
     assert not pipeline.run_background_step()
     with pytest.raises(NoFramesError, match="depth"):

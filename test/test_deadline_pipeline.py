@@ -13,7 +13,6 @@ from ada3d_ros.engine.deadline import FACTORS, LatencyModel
 from ada3d_ros.engine.information import decoder_shape
 from ada3d_ros.engine.scene_context import keep_ratios
 from ada3d_ros.engine.scene_pruning import ScenePruning
-from ada3d_ros.model.random_checkpoint import write_random_checkpoint
 from ada3d_ros.pipeline import Ada3DPipeline
 from ada3d_ros.pruning.policy import Policy
 from ada3d_ros.types import Scope
@@ -21,11 +20,6 @@ from test.support.pipelines import ASK, cache_of, start, timed_answer
 
 NESTED = {"pruning.strategy": "voxel_dpp", "pruning.order": "selection", "pruning.keep_ratio": 0.8}
 HURRIED = dataclasses.replace(ASK, deadline_s=1.0)
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_random_checkpoint(tmp_path_factory.mktemp("model") / "tiny")
 
 
 def teach(pipeline: Ada3DPipeline, seconds_at: dict[float, float], cached: bool = True) -> None:

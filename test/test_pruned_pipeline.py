@@ -13,7 +13,6 @@ import torch
 
 from ada3d_ros.config.pruning import IN_LLM, STRATEGIES
 from ada3d_ros.errors import ConfigError, ModelError, QuestionTooLongError
-from ada3d_ros.model.random_checkpoint import write_random_checkpoint
 from ada3d_ros.pipeline import Ada3DPipeline
 from ada3d_ros.pruning.calibration import Calibration, write_calibration
 from ada3d_ros.pruning.information import Masses
@@ -33,11 +32,6 @@ PAIRS = [
     "coarse_voxels+logistic",
     "random+adatoken3d",
 ]
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_random_checkpoint(tmp_path_factory.mktemp("model") / "tiny")
 
 
 @pytest.fixture(scope="module")

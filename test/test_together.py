@@ -12,7 +12,6 @@ import torch
 from ada3d_ros.engine import together as together_module
 from ada3d_ros.engine.together import shareable
 from ada3d_ros.errors import CanceledError, InvalidRequestError, LoadingError, NoFramesError
-from ada3d_ros.model.random_checkpoint import write_random_checkpoint
 from ada3d_ros.pipeline import Ada3DPipeline
 from ada3d_ros.types import Answer, AskHooks, Question, Scope, StopReason
 from test.support.pipelines import ROOM, configured, start
@@ -22,11 +21,6 @@ QUESTIONS = [
     Question("How many chairs?"),
     Question("Is it at [0.1, 0.2, 0.3]?"),
 ]
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_random_checkpoint(tmp_path_factory.mktemp("model") / "tiny")
 
 
 @pytest.fixture
@@ -81,19 +75,19 @@ def test_errors_are_each_ones_own(pipeline: Ada3DPipeline) -> None:
 
 
 def test_one_stops_in_the_middle_and_the_others_go_on(pipeline: Ada3DPipeline) -> None:
-    heard: list[str] = []
+    sent: list[str] = []
 
     def check() -> None:
-        if len(heard) >= 3:
+        if len(sent) >= 3:
             raise CanceledError("enough")
 
-    hooks = AskHooks(check=check, on_text=lambda delta, count: heard.append(delta))
+    hooks = AskHooks(check=check, on_text=lambda delta, count: sent.append(delta))
     results = pipeline.ask_together([(QUESTIONS[0], hooks), *asked(QUESTIONS[1])])
     assert all(isinstance(result, Answer) for result in results)
     stopped, other = (result for result in results if isinstance(result, Answer))
     assert stopped.stop_reason is StopReason.CANCELED
     assert stopped.tokens.generated < other.tokens.generated == 8
-    assert stopped.text == "".join(heard).strip()
+    assert stopped.text == "".join(sent).strip()
 
 
 @pytest.mark.parametrize(

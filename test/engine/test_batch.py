@@ -117,13 +117,13 @@ def test_together_as_alone(count: int, num_kv_heads: int) -> None:
     decoder = make_decoder(num_kv_heads=num_kv_heads)
     limits = (12, 5, 1, 8)
     recorders = [Recorder() for _ in range(count)]
-    heard: list[list[int]] = [[] for _ in range(count)]
+    sent: list[list[int]] = [[] for _ in range(count)]
     questions = [
         waiting(embeds, limit, recorder, on_token=words.append)
-        for embeds, limit, recorder, words in zip(ASKED, limits, recorders, heard, strict=False)
+        for embeds, limit, recorder, words in zip(ASKED, limits, recorders, sent, strict=False)
     ]
     outputs = answers_of(decoder, scene_of(decoder), P, questions)
-    for question, recorder, output, words in zip(questions, recorders, outputs, heard, strict=True):
+    for question, recorder, output, words in zip(questions, recorders, outputs, sent, strict=True):
         alone = Recorder()
         same(
             output,

@@ -1,15 +1,10 @@
-"""Pruned prefill and decode against an engine written out here, in float64.
-
-Whole attention matrices, nothing reused.
-"""
+"""Pruned prefill and decode against a slow engine: whole attention matrices, nothing reused."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -21,21 +16,21 @@ from ada3d_ros.engine.kv_cache import KVCache
 from ada3d_ros.engine.prefill import PrefillOutput, prefill
 from ada3d_ros.engine.sampling import greedy
 from ada3d_ros.errors import Ada3DError, InvalidRequestError, ModelError
-from ada3d_ros.model.decoder import LayerInputs, LlamaDecoder
+from ada3d_ros.model.decoder import LayerInputs
 from ada3d_ros.model.spatial import cap_spatial_tokens
 from ada3d_ros.pruning.in_llm import LayerPruner, LogisticPruner
-from ada3d_ros.pruning.schedule import RetentionSchedule, logistic
+from ada3d_ros.pruning.schedule import RetentionSchedule
 from ada3d_ros.types import PromptSequence, SpatialTokens
 from test.support.decoders import (
     INNER,
     LAYERS,
     SHAPE,
-    attention_of,
     generator,
     make_decoder,
     make_prompt,
     policy_of,
 )
+from test.support.slow_engine import slow_prefill
 
 N, SYSTEM, TEXT = 40, 3, 5
 TOTAL = SYSTEM + N + TEXT
@@ -60,104 +55,6 @@ def pruner_of(
 
 
 variants = pytest.mark.parametrize(("strategy", "flat"), VARIANTS)
-
-
-# -- the slow engine
-
-
-def layer_output(
-    decoder: LlamaDecoder, layer: int, hidden: torch.Tensor, positions: torch.Tensor
-) -> torch.Tensor:
-    block = decoder.layers[layer]
-    attention, values = attention_of(decoder, layer, hidden, positions)
-    hidden = (
-        hidden
-        + (attention @ values).transpose(0, 1).flatten(1) @ block.self_attn.o_proj.weight.double().T
-    )
-    y = hidden * torch.rsqrt(
-        hidden.square().mean(dim=1, keepdim=True) + decoder.config.rms_norm_eps
-    )
-    y = y * block.post_attention_layernorm.weight.double()
-    gate, up = y @ block.mlp.gate_proj.weight.double().T, y @ block.mlp.up_proj.weight.double().T
-    return hidden + (gate / (1 + torch.exp(-gate)) * up) @ block.mlp.down_proj.weight.double().T
-
-
-@dataclass
-class Slow:
-    kept: list[list[int]]
-    logits: torch.Tensor  # (rows that are left, vocab)
-
-
-def slow_prefill(
-    decoder: LlamaDecoder,
-    embeds: torch.Tensor,
-    span: tuple[int, int],
-    pruner: LayerPruner,
-    given: Sequence[Sequence[int]] = (),
-) -> Slow:
-    """Every layer anew. given: the spatial tokens each layer sees, instead of ranking them."""
-    hidden, positions = embeds.double(), torch.arange(len(embeds))
-    alive = list(range(span[1] - span[0]))
-    counts, kept, attention_before = None, [], None
-    for layer in range(decoder.config.num_layers):
-        start, stop = span[0], span[0] + len(alive)
-
-        # How many stay: as given, as the pruner counts, or all.
-        if layer == (pruner.probe_layer or 0) and not given:
-            counts = slow_counts(decoder, layer, hidden, positions, (start, stop), pruner)
-        wanted = len(given[layer]) if given else counts[layer] if counts else len(alive)
-
-        # Which ones: the highest scores, the first of equal ones.
-        if wanted < len(alive):
-            if given:
-                chosen = [alive.index(token) for token in given[layer]]
-            else:
-                here, _ = attention_of(decoder, layer, hidden, positions, pruner.rope)
-                attention = attention_before if pruner.rank_lag else here
-                assert attention is not None
-                scores = attention.mean(dim=0)[-1, start:stop].tolist()
-                chosen = sorted(sorted(range(len(alive)), key=lambda i: (-scores[i], i))[:wanted])
-            rows = [*range(start), *(start + i for i in chosen), *range(stop, len(hidden))]
-            hidden, positions, alive = hidden[rows], positions[rows], [alive[i] for i in chosen]
-            if pruner.positions == "compact":
-                positions = torch.arange(len(rows))
-        kept.append(alive)
-
-        # The layer itself.
-        if pruner.rank_lag:
-            attention_before, _ = attention_of(decoder, layer, hidden, positions)
-        hidden = layer_output(decoder, layer, hidden, positions)
-    x = hidden * torch.rsqrt(
-        hidden.square().mean(dim=1, keepdim=True) + decoder.config.rms_norm_eps
-    )
-    return Slow(kept, x * decoder.norm.weight.double() @ decoder.lm_head.weight.double().T)
-
-
-def slow_counts(
-    decoder: LlamaDecoder,
-    layer: int,
-    hidden: torch.Tensor,
-    positions: torch.Tensor,
-    span: tuple[int, int],
-    p: LayerPruner,
-) -> tuple[int, ...]:
-    if not isinstance(p, LogisticPruner):
-        return p.counts(N, None)
-    attention, _ = attention_of(decoder, layer, hidden, positions)
-    joint = attention.mean(dim=0)[span[1] :, span[0] : span[1]]
-    joint = joint / joint.sum()
-    terms = (
-        joint * (joint / (joint.sum(dim=1, keepdim=True) * joint.sum(dim=0, keepdim=True))).log()
-    )
-    slope = p.slope_min + (p.slope_max - p.slope_min) * float(terms.sum()) / math.log(
-        min(joint.shape)
-    )
-    return RetentionSchedule(tuple(logistic(LAYERS, slope, p.midpoint, p.keep_ratio))).counts(
-        N, p.n_min
-    )
-
-
-# -- against it
 
 
 @variants
@@ -385,7 +282,7 @@ def test_p21_reused_keys_give_the_same_keeps_as_recomputed_ones(
 
 
 @variants
-def test_p19_no_prompt_token_behind_the_scene_is_an_error(
+def test_p19_no_prompt_token_after_the_scene_is_an_error(
     strategy: str, flat: dict[str, Any]
 ) -> None:
     """P19: not the row of index -1, which would be a spatial token."""

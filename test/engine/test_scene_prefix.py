@@ -145,7 +145,7 @@ def test_a_smaller_budget_is_a_prefix_of_the_scene(count: int) -> None:
     assert relative(prefill_question(prefix, question_of(prompt), 8).logits, whole.logits) <= 2e-6
 
 
-def test_what_is_put_behind_equals_a_scene_in_that_order() -> None:
+def test_what_is_appended_equals_a_scene_in_that_order() -> None:
     decoder, prompt = make_decoder(seed=2), make_prompt(N, SYSTEM, TEXT, seed=2)
     start = prompt.spatial_span[0]
     early = PromptSequence(

@@ -143,7 +143,7 @@ def _render(
 
     # Boxes where they are nearer.
     for box in boxes:
-        entry, leave, box_face = _slab(eye, directions, box, entering=True)
+        entry, leave, box_face = _slab(eye, directions, box, from_outside=True)
         hit = (entry < leave) & (entry > 0) & (entry < depth)
         points = eye + entry[hit, None] * directions[hit]
         base = np.broadcast_to(
@@ -165,11 +165,11 @@ def _render(
 
 
 def _slab(
-    eye: Array, directions: Array, box: Box3D, entering: bool = False
+    eye: Array, directions: Array, box: Box3D, from_outside: bool = False
 ) -> tuple[Array, Array, npt.NDArray[np.intp]]:
     """Ray parameters (R,) where rays enter and leave a box, and the axis of a face.
 
-    The axis 0-2 is that of the face entered where `entering`, else of the one left.
+    The axis 0-2 is that of the face entered where `from_outside`, else of the one left.
     """
     R = yaw_rotation(box.yaw_rad)
     start, half = ((eye - box.center_m) @ R)[:, None], box.size_m[:, None] / 2
@@ -177,7 +177,7 @@ def _slab(
     ray[np.abs(ray) < 1e-12] = 1e-12
     first, second = (-half - start) / ray, (half - start) / ray
     near, far = np.minimum(first, second), np.maximum(first, second)
-    face = near.argmax(axis=0) if entering else far.argmin(axis=0)
+    face = near.argmax(axis=0) if from_outside else far.argmin(axis=0)
     return near.max(axis=0), far.min(axis=0), face
 
 

@@ -68,8 +68,10 @@ def cache_of(pipeline: Ada3DPipeline) -> PrefixCache:
     return pipeline.prefix_cache
 
 
-def ahead(model: Path, frames: tuple[RgbdFrame, ...] = (), **settings: Any) -> Ada3DPipeline:
-    """Someone works ahead for it; small pieces, and a scene settles at once."""
+def start_background(
+    model: Path, frames: tuple[RgbdFrame, ...] = (), **settings: Any
+) -> Ada3DPipeline:
+    """Someone takes background steps; they are small, and a scene settles at once."""
     small = {"cache.settle_sec": 0.0, "cache.chunk_tokens": 16}
     pipeline = Ada3DPipeline(configured(model, **{**small, **settings}), background=True)
     pipeline.check()
@@ -84,11 +86,11 @@ def show(pipeline: Ada3DPipeline, frames: tuple[RgbdFrame, ...]) -> None:
 
 
 def settle(pipeline: Ada3DPipeline, limit: int = 200) -> int:
-    """Work ahead until nothing is left; the number of pieces."""
+    """Background steps until nothing is left to do; how many."""
     for pieces in range(limit):
         if not pipeline.run_background_step():
             return pieces
-    raise AssertionError("working ahead does not end")
+    raise AssertionError("background steps do not end")
 
 
 def library(model: Path, frames: tuple[RgbdFrame, ...], **settings: Any) -> Ada3DPipeline:
