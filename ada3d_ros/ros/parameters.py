@@ -69,9 +69,8 @@ class ParameterBridge:
     def _declare(self) -> AgentConfig:
         declare = self._node.declare_parameter
         for name, setting in SETTINGS.items():
-            default = setting.default
-            if isinstance(default, tuple):
-                default = list(default)
+            value = setting.default
+            default = list(value) if isinstance(value, tuple) else value
             try:
                 declare(name, default, descriptor(setting))
             except (InvalidParameterValueException, InvalidParameterTypeException) as error:

@@ -34,17 +34,9 @@ from std_msgs.msg import String
 from std_srvs.srv import SetBool
 
 from ada3d_ros.errors import SourceError
+from ada3d_ros.ros.cdr_stamps import header_stamp_ns, shift_header_stamp, starts_with_header
 from ada3d_ros.ros.conversions import ns_to_time
-from ada3d_ros.ros.replay import (
-    LOOP_GAP_NS,
-    Player,
-    ReplayOptions,
-    header_stamp_ns,
-    main,
-    message_class,
-    shift_header_stamp,
-    starts_with_header,
-)
+from ada3d_ros.ros.replay import LOOP_GAP_NS, Player, ReplayOptions, main, message_class
 from test.ros.conftest import Spinner, wait_until
 
 SECOND = 1_000_000_000
@@ -170,7 +162,7 @@ def small_bag(
 
 
 @dataclass
-class EmissionGuard:
+class Received:
     """What a subscriber got, in order of arrival."""
 
     poses: list[int]
@@ -184,7 +176,7 @@ class Playback:
     """A player in a context of its own, its play() on a thread, and a node that listens."""
 
     def __init__(self, listener: Node, domain: int, bag: Path, **options: Any) -> None:
-        self.heard = EmissionGuard([], [], [], [], [])
+        self.heard = Received([], [], [], [], [])
         for topic, store in (("/pose", self.heard.poses), ("/late_pose", self.heard.late_poses)):
             listener.create_subscription(
                 PoseStamped, topic, lambda m, s=store, t=topic: self._hear_pose(m, s, t), 200
@@ -223,7 +215,7 @@ class Playback:
         )
         self._thread.start()
 
-    def finish(self, timeout_s: float = 10.0) -> EmissionGuard:
+    def finish(self, timeout_s: float = 10.0) -> Received:
         self._thread.join(timeout_s)
         assert not self._thread.is_alive(), "play() did not end"
         assert self.error is None, repr(self.error)
@@ -496,7 +488,7 @@ def test_sqlite_bags_of_older_distributions(
 # -- what is no bag
 
 
-def cut(path: Path) -> None:
+def truncate(path: Path) -> None:
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
 
@@ -513,7 +505,7 @@ BROKEN: dict[str, Callable[[Path], Path | None]] = {
     "metadata of something else": lambda bag: (bag / "metadata.yaml").write_text("a: 1\n") and None,
     "metadata that is empty": lambda bag: (bag / "metadata.yaml").write_text("") and None,
     "no storage file": lambda bag: storage_file(bag).unlink(),
-    "a storage file cut in half": lambda bag: cut(storage_file(bag)),
+    "a storage file cut in half": lambda bag: truncate(storage_file(bag)),
     "an empty storage file": lambda bag: storage_file(bag).write_bytes(b"") and None,
     "a storage file of noise": lambda bag: storage_file(bag).write_bytes(os.urandom(5000)) and None,
     "a text file": lambda bag: Path(shutil.copy(__file__, bag.parent / "bag.txt")),
