@@ -134,13 +134,15 @@ def service_ms(
     return times
 
 
-def measure_services(peer: AgentPeer, count: int) -> dict[str, Any]:
-    """get_model_info on an idle node and while it answers a question, in turn."""
+def measure_services(peer: AgentPeer, count: int, max_new_tokens: int) -> dict[str, Any]:
+    """get_model_info on an idle node, and while it writes an answer of so many tokens, in turn."""
     idle: list[float] = []
     busy: list[float] = []
     tokens = 0
     question = QueryScene.Request(
-        question="What is in front of the robot?", max_new_tokens=2048, timeout_sec=120.0
+        question="What is in front of the robot?",
+        max_new_tokens=max_new_tokens,
+        timeout_sec=120.0,
     )
     for _ in range(ROUNDS):
         # Idle.
@@ -186,7 +188,7 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
             "n": options.repetitions,
             "max_rate_hz": options.max_rate_hz,
             "frames": measure_frames(peer, options.seconds, options.repetitions),
-            "services": measure_services(peer, options.calls),
+            "services": measure_services(peer, options.calls, options.max_new_tokens),
         }
 
 
@@ -208,6 +210,12 @@ def main(args: Sequence[str]) -> int:
     add("--seconds", type=float, default=10.0, help="per repetition (default 10)")
     add("--repetitions", type=int, default=5, help="(default 5)")
     add("--calls", type=int, default=400, help="service calls, idle and busy each (default 400)")
+    add(
+        "--max-new-tokens",
+        type=int,
+        default=2048,
+        help="length of the answers that keep the node busy (default 2048)",
+    )
     add("--json", type=Path, help="write the results here")
     options = parser.parse_args(list(args))
 
