@@ -169,6 +169,7 @@ def _inputs(node: AgentNode) -> Report:
     values: dict[str, object] = {}
     silent = []
     now_ns = node.get_clock().now().nanoseconds
+    # One input after the other.
     for m in node.inputs.monitors.values() if node.inputs else ():
         publishers = node.count_publishers(m.topic)
         age_ms = (now_ns - m.last_stamp_ns) / 1e6 if m.last_stamp_ns >= 0 else math.nan
@@ -185,6 +186,7 @@ def _inputs(node: AgentNode) -> Report:
         }
         if m.silent_s > SILENT_AFTER_S:
             silent.append(f"{m.topic} ({m.type_name}, {m.reliability}, {publishers} publishers)")
+
     if not values:
         return WARN, "not active: no inputs are subscribed", values
     if silent:

@@ -93,6 +93,7 @@ def _can_import(module: str) -> str:
 
 def check_packages() -> Iterator[Finding]:
     """Python, the libraries, ROS."""
+    # What must be there.
     yield Finding(OK, "python", f"{platform.python_version()} at {sys.executable}")
     for module, (purpose, cure) in {**PYTHON_PACKAGES, **ROS_PACKAGES}.items():
         problem = _can_import(module)
@@ -100,13 +101,13 @@ def check_packages() -> Iterator[Finding]:
             yield Finding(BAD, module, f"{purpose}: {problem}", cure)
         else:
             yield Finding(OK, module, "importable" if "." in module else _version(module))
+
+    # What may be there.
     for module, without in OPTIONAL_ROS_PACKAGES.items():
-        problem = _can_import(module)
-        yield (
-            Finding(NOTE, module, f"not installed: {without}")
-            if problem
-            else Finding(OK, module, "the distribution's")
-        )
+        if _can_import(module):
+            yield Finding(NOTE, module, f"not installed: {without}")
+        else:
+            yield Finding(OK, module, "the distribution's")
     if shutil.which("ros2") is None:
         yield Finding(
             NOTE,
@@ -132,12 +133,8 @@ def check_device() -> Iterator[Finding]:
         return
     for index in range(torch.cuda.device_count()):
         free, total = torch.cuda.mem_get_info(index)
-        yield Finding(
-            OK,
-            f"cuda:{index}",
-            f"{torch.cuda.get_device_name(index)}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB"
-            " free",
-        )
+        memory = f"{free / 2**30:.1f} of {total / 2**30:.1f} GiB free"
+        yield Finding(OK, f"cuda:{index}", f"{torch.cuda.get_device_name(index)}, {memory}")
 
 
 def check_model(path: str) -> Iterator[Finding]:
@@ -152,12 +149,9 @@ def check_model(path: str) -> Iterator[Finding]:
         yield Finding(BAD, "model", str(error))
         return
     note = ", RANDOM WEIGHTS: answers are meaningless" if info.random_weights else ""
-    yield Finding(
-        OK,
-        "model",
-        f"{info.name}: {info.parameters / 1e6:.1f} M parameters, {info.memory_bytes / 2**20:.0f}"
-        f" MiB in {info.precision} on {info.device}{note}",
-    )
+    size = f"{info.parameters / 1e6:.1f} M parameters, {info.memory_bytes / 2**20:.0f} MiB"
+    text = f"{info.name}: {size} in {info.precision} on {info.device}{note}"
+    yield Finding(OK, "model", text)
 
 
 def check_graph(node_name: str) -> Iterator[Finding]:

@@ -1,4 +1,4 @@
-"""ROS parameters from the config dataclasses: one source of default, description, unit and range."""
+"""ROS parameters from the config dataclasses: one source of default, text, unit and range."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ada3d_ros.errors import ConfigError
 
 
 def descriptor(setting: Setting) -> ParameterDescriptor:
-    """What `ros2 param describe` shows. Ranges are checked by us too, with a sentence that helps."""
+    """What `ros2 param describe` shows. We check ranges too, with a sentence that helps."""
     text = setting.description + (f" [{setting.unit}]" if setting.unit else "")
     text += f"; {setting.allowed}" if setting.choices or setting.pattern or setting.length else ""
     text += "; fixed while configured" if setting.read_only else ""
@@ -60,9 +60,13 @@ class ParameterBridge:
         self._check = check
         self._on_change = on_change
         self._lock = threading.Lock()
+
+        # What the node was started with.
         self.errors: dict[str, str] = {}
         self.config = self._declare()
         self._warn_unknown()
+
+        # What changes from here on.
         node.add_on_set_parameters_callback(self._validate)
         node.add_post_set_parameters_callback(self._apply)
 

@@ -242,9 +242,12 @@ class _Pace:
 
 def open_bag(path: Path) -> AnyReader:
     """An open reader. Raises SourceError naming the path."""
+    # It is there.
     path = path.expanduser()  # a launch argument keeps its ~
     if not path.exists():
         raise SourceError(f"no bag at {path}.")
+
+    # It can be read.
     try:
         store = get_typestore(Stores.LATEST)  # older bags hold no definitions
         reader = AnyReader([path], default_typestore=store)
@@ -254,6 +257,8 @@ def open_bag(path: Path) -> AnyReader:
             f"{path} is not a readable rosbag2 (a folder with metadata.yaml and .mcap or .db3"
             f" files): {_one_line(error)}"
         ) from None
+
+    # It is of ROS 2.
     if not reader.is2:
         raise SourceError(
             f"{path} is a ROS 1 bag; convert it with `rosbags-convert --src {path} --dst <folder>`."

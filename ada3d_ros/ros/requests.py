@@ -96,6 +96,8 @@ class RequestServer:
         self._node, self._agent = node, agent
         self._last_id = 0
         self._goals: dict[bytes, _GoalFeedback] = {}  # those that wait or run, by goal id
+
+        # Reentrant: one question waits for its answer while others come in.
         group = ReentrantCallbackGroup()
         create = partial(node.create_service, callback_group=group, qos_profile=BURST_QOS)
         create(QueryScene, "~/query", self._on_query)
@@ -203,7 +205,7 @@ class RequestServer:
     async def _handle(
         self, text: str, build: Callable[[], Request], feedback: _GoalFeedback | None = None
     ) -> AnswerMsg:
-        """Check, queue, wait, publish. Every outcome is a message with a code; nothing is raised."""
+        """Check, queue, wait, publish. Every outcome is a message with a code; nothing raises."""
         self._agent.inference.requests += 1
         self._last_id += 1
         message = self._new_answer_msg(text)
@@ -259,6 +261,7 @@ class RequestServer:
             future.set_result((answer, error))
             executor.wake()  # a future set from another thread does not wake an idle executor
 
+        # Only questions that may share the model's steps with others run as one batch.
         timeout_s = request.timeout_s or config.generation.timeout_sec
         job = Job(run, on_done, deadline=time.monotonic() + timeout_s, request_id=request_id)
         question = replace(request.question, deadline_s=request.deadline_ms)

@@ -39,7 +39,7 @@ STOP_TEXTS: dict[type, str] = {
 
 
 class LatestWorker(Generic[T]):
-    """Runs `work(item)` on its own thread for the newest item; replaced ones go to `on_replaced`."""
+    """Runs `work(item)` on its own thread for the newest item; others go to `on_replaced`."""
 
     def __init__(
         self,

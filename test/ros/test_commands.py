@@ -1,6 +1,4 @@
-"""Commands as a person types them: `ada3d doctor`, `demo` and `bench-node`, each in a process of its
-own: the exit code, and what is printed.
-"""
+"""`ada3d doctor`, `demo` and `bench-node` as a person types them: exit code and what is printed."""
 
 from __future__ import annotations
 
@@ -155,7 +153,7 @@ def test_doctor_and_a_model_folder(doctor_here: Any, tiny_model: Path) -> None:
 def test_doctor_and_inputs_that_do_not_fit(
     doctor_here: Any, start_agent: Any, camera: Node
 ) -> None:
-    """One that nobody sends, one of another type, one whose QoS does not match: each with its cure."""
+    """One that nobody sends, one of another type, one of another QoS: each with its cure."""
     assert start_agent(**{"qos.rgb": "reliable"}).ready()
     best_effort = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
     camera.create_publisher(Image, "/rgb/image", best_effort)

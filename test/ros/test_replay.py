@@ -146,8 +146,9 @@ def small_bag(
     period_ns: int = 50_000_000,
     storage: StoragePlugin = StoragePlugin.MCAP,
 ) -> Path:
-    """Poses on two topics with the same stamps, the second logged 40 ms later; a text; a type that
-    does not import.
+    """Poses on two topics with the same stamps, a text, a type that does not import.
+
+    The second topic's poses are logged 40 ms later.
     """
     messages: list[Recorded] = []
     for index in range(count):
@@ -264,7 +265,7 @@ def never_falling(values: Sequence[int]) -> bool:
 def test_a_bag_once(
     replay: Callable[..., Playback], tmp_path: Path, storage: StoragePlugin
 ) -> None:
-    """Everything arrives with its own stamp, /clock never falls and is there before what it dates."""
+    """Everything arrives with its own stamp; /clock never falls, and comes before what it dates."""
     playback = replay(small_bag(tmp_path / "bag", storage=storage))
     assert playback.player.wait_for_subscribers()
     assert playback.player.skipped == {"/thing": THING}  # listed, not fatal
@@ -283,9 +284,7 @@ def test_a_bag_once(
 def test_the_clock_does_not_fall_within_a_pass(
     replay: Callable[..., Playback], tmp_path: Path
 ) -> None:
-    """As when sleeping took a little longer than asked for: the next message is dated before what
-    was told already.
-    """
+    """As when a sleep took too long: the next message is dated before what was published last."""
     playback = replay(small_bag(tmp_path / "bag"), start_paused=True)
     for stamp_ns in (10, 30, 20, 40):
         playback.player._publish_clock(stamp_ns)
@@ -312,9 +311,8 @@ def test_a_loop_keeps_stamps_rising(replay: Callable[..., Playback], tmp_path: P
     assert never_falling(heard.clocks)
     passes = [heard.poses[i : i + 8] for i in (0, 8)]
     period_ns = passes[1][0] - passes[0][0]
-    assert [b - a for a, b in zip(*passes, strict=True)] == [
-        period_ns
-    ] * 8  # the pass as it was, later
+    later_by = [b - a for a, b in zip(*passes, strict=True)]
+    assert later_by == [period_ns] * 8
     duration_ns = 7 * 50_000_000 + 40_000_000
     assert duration_ns + LOOP_GAP_NS <= period_ns <= duration_ns + LOOP_GAP_NS + 10
 
@@ -333,9 +331,7 @@ def test_a_loop_that_jumps_back(replay: Callable[..., Playback], tmp_path: Path)
 def test_restamped_messages_are_of_now(
     replay: Callable[..., Playback], tmp_path: Path, rate: float
 ) -> None:
-    """And what had one stamp keeps one, though logged 40 ms apart: else colour and depth would not
-    pair at a rate.
-    """
+    """And what had one stamp keeps one, though logged 40 ms apart: as colour and depth have."""
     before = time.time_ns()
     playback = replay(small_bag(tmp_path / "bag"), restamp=True, rate=rate)
     heard = playback.finish()
@@ -542,9 +538,7 @@ def test_damage_found_while_playing(
     domain_id: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The index is whole, a chunk of messages is not: what comes before it is played, then a
-    sentence.
-    """
+    """The index is whole, a chunk of messages is not: what is before it is played."""
     real = AnyReader.messages
 
     def messages(self: AnyReader, *args: Any, **kwargs: Any) -> Iterator[Any]:
@@ -620,9 +614,7 @@ COMMAND = [
 
 
 def test_the_command(tmp_path: Path, domain_id: int) -> None:
-    """Skipped types are listed once; ROS arguments go behind --ros-args; Ctrl-C ends a loop with
-    exit code 0.
-    """
+    """Skipped types are listed once; --ros-args are for ROS; Ctrl-C ends a loop with code 0."""
     bag = small_bag(tmp_path / "bag")
     arguments = [
         str(bag),

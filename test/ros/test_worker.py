@@ -112,9 +112,7 @@ def test_throttled_warnings_say_how_many_were_held_back() -> None:
 
 
 def test_a_burst_that_comes_before_the_thread_takes_the_first(worker: RequestWorker) -> None:
-    """The first of five counted as waiting, so that a queue of two took two instead of three; under
-    load only.
-    """
+    """The first counted as waiting under load, so that a queue of two took two, not three."""
     release, results = threading.Event(), list[Any]()
     worker.run_later(lambda: release.wait(10.0))  # the thread is busy, but with no request
     for _ in range(3):
@@ -126,8 +124,9 @@ def test_a_burst_that_comes_before_the_thread_takes_the_first(worker: RequestWor
 
 
 def test_waiting_jobs_that_can_run_together_do() -> None:
-    """Up to batch_size from the front of the queue, in order; one that cannot breaks the batch;
-    each gets its own outcome.
+    """Up to batch_size from the head of the queue, in order; each gets its own outcome.
+
+    One that cannot run with others ends the batch.
     """
     batches, results, gate = list[list[int]](), list[Any](), threading.Event()
 
@@ -190,7 +189,7 @@ def test_cancelling_reaches_every_job_of_a_batch() -> None:
 
 
 class Steps:
-    """Background steps that are given out one by one: each waits for `release`, `left` are to do."""
+    """Background steps, given out one by one: each waits for `release`, `left` are to do."""
 
     def __init__(self, left: int, held: bool = False) -> None:
         self.left, self.done, self.calls = left, 0, 0
