@@ -21,7 +21,7 @@ import numpy.typing as npt
 from ada3d_ros.config import from_flat
 from ada3d_ros.errors import Ada3DError, ErrorCode
 from ada3d_ros.geometry.boxes import iou_axis_aligned
-from ada3d_ros.lab.report import AskedQuestion, ComparedBox, write_report
+from ada3d_ros.lab.report import AnsweredQuestion, ComparedBox, RunReport, write_report
 from ada3d_ros.lab.results import provenance
 from ada3d_ros.lab.world.generated import GeneratedRoom, generate_room
 from ada3d_ros.lab.world.questions import RoomQuestion, make_questions
@@ -77,7 +77,7 @@ def _say(text: str) -> None:
 class _Result:
     """What the report shows of all questions."""
 
-    asked: list[AskedQuestion]
+    asked: list[AnsweredQuestion]
     compared: list[ComparedBox]
 
 
@@ -118,7 +118,7 @@ def _truth(question: RoomQuestion, compared: ComparedBox | None) -> str:
 
 def _asked(
     answer: Any, question: RoomQuestion, how: str, compared: ComparedBox | None
-) -> AskedQuestion:
+) -> AnsweredQuestion:
     times = {stage: getattr(answer.latency, f"{stage}_ms") for stage in LATENCY_STAGES}
     expected = (
         answer.error_code == ErrorCode.NOT_GROUNDED
@@ -130,7 +130,7 @@ def _asked(
         if answer.success or expected
         else f"{ErrorCode(answer.error_code).name}: {answer.error_msg}"
     )
-    return AskedQuestion(
+    return AnsweredQuestion(
         question=f"{answer.question} ({how})",
         text=answer.text,
         error=error,
@@ -249,19 +249,19 @@ def run(out: Path, seed: int, rate: float, model: Path | None) -> Path:
         "a box is right": f"from IoU {RIGHT_IOU} on; an absent object: if there is no box",
         "bag": str(bag),
     }
-    warning = NEVER_TRAINED if info.random_weights else ""
-    kept = _kept_tokens(path, bag, questions)
-    report = write_report(
-        out / "report.html",
-        "ada3d_ros demo",
-        warning,
-        room.frames,
-        room.boxes,
-        result.compared,
-        result.asked,
-        facts,
-        kept,
+    kept_for, kept_xyz_m = _kept_tokens(path, bag, questions)
+    content = RunReport(
+        title="ada3d_ros demo",
+        warning=NEVER_TRAINED if info.random_weights else "",
+        frames=room.frames,
+        true_boxes=room.boxes,
+        compared=result.compared,
+        questions=result.asked,
+        facts=facts,
+        kept_for=kept_for,
+        kept_xyz_m=kept_xyz_m,
     )
+    report = write_report(out / "report.html", content)
     _say(f"right answers: {score}")
     _say(f"done in {time.monotonic() - started:.0f} s; open {report} in a browser")
     return report
