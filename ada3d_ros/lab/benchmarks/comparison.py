@@ -1,4 +1,6 @@
-"""One comparison with a recorded value: a row of `ada3d parity`, and each array's tolerance."""
+"""One comparison with a recorded value: a row of `ada3d parity`, and the tolerance of each kind of
+array.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +15,9 @@ TOLERANCES = {  # absolute; every array of integers is exact
     "pixel_values": PIXELS,
     "depth_m": PIXELS,
     "poses_aligned": PIXELS,
-    # px; float32 has steps of 3e-5 px at 300 px, so 1e-6 px would mean exact
-    "intrinsics_adjusted": 1e-5,
+    "intrinsics_adjusted": (
+        1e-5
+    ),  # px; float32 has steps of 3e-5 px at 300 px, so 1e-6 px would mean exact
     "xyz_full": POINTS,
     "patch_xyz": POINTS,
     "logits": LOGITS,
@@ -25,7 +28,9 @@ TOLERANCES = {  # absolute; every array of integers is exact
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One comparison. max_error: inf for another shape or text; note: why it was not compared."""
+    """One comparison. max_error is inf for another shape or text; note says why an array was not
+    compared.
+    """
 
     case: str
     name: str
@@ -49,18 +54,29 @@ class Row:
 
 
 def compare(case: str, name: str, ours: torch.Tensor, golden: torch.Tensor, note: str = "") -> Row:
-    """Element by element; NaN and inf must stand at the same places. Another shape fails."""
-    tolerance = 0.0
-    if golden.is_floating_point():
-        tolerance = TOLERANCES.get(name.rpartition(".")[2], FEATURES)
+    """Element by element; an array of another shape fails, NaN and inf must stand at the same
+    places.
+    """
+    tolerance = (
+        TOLERANCES.get(name.rpartition(".")[2], FEATURES) if golden.is_floating_point() else 0.0
+    )
     if ours.shape != golden.shape:
-        shapes = f"shape {tuple(ours.shape)}, expected {tuple(golden.shape)}"
-        return Row(case, name, math.inf, tolerance, shapes)
-
+        return Row(
+            case,
+            name,
+            math.inf,
+            tolerance,
+            f"shape {tuple(ours.shape)}, expected {tuple(golden.shape)}",
+        )
     same = (ours == golden) | (ours.isnan() & golden.isnan())
     error = torch.where(same, 0.0, (ours.double() - golden.double()).abs())
-    max_error = float(error.max()) if error.numel() else 0.0
-    return Row(case, name, max_error, tolerance, note or str(tuple(golden.shape)))
+    return Row(
+        case,
+        name,
+        float(error.max()) if error.numel() else 0.0,
+        tolerance,
+        note or str(tuple(golden.shape)),
+    )
 
 
 def exact(case: str, name: str, ours: Any, golden: Any, note: str = "") -> Row:
