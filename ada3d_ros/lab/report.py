@@ -30,7 +30,7 @@ HEADING_M = 0.25  # length of a viewing direction on the map
 LABEL_PX = (75.0, 14.0)  # room that a label on the map takes
 TRUE_COLOUR, FOUND_COLOUR, KEPT_COLOUR = "#888", "#0a7d33", "#ffd400"
 MIN_DEPTH_M = 0.05  # what is nearer to the image plane is not drawn
-HIDDEN_M = 0.3  # a token this far behind what depth measures is hidden
+HIDDEN_M = 0.3  # a token this far beyond what depth measures is hidden
 # Of geometry.boxes.corners: bottom, top, and what joins them.
 EDGES = [(i, (i + 1) % 4) for i in range(4)]
 EDGES += [(i + 4, j + 4) for i, j in EDGES] + [(i, i + 4) for i in range(4)]

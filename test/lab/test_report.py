@@ -101,7 +101,7 @@ class Page(HTMLParser):
             row[-1] = f"{row[-1]} {text}".strip()
 
     def row(self, table: int, first: str) -> list[str]:
-        """The cells behind the one that begins a row."""
+        """The other cells of the one row that begins so."""
         (cells,) = [row[1:] for row in self.tables[table] if row and row[0] == first]
         return cells
 

@@ -41,8 +41,14 @@ from ada3d_ros.types import PromptSequence, SpatialTokens
 
 NEW_VOXELS = 85  # that a keyframe adds
 TOUCHED = 0.15  # share of the old voxels that it sees too
-# Names in the result files; `look` is the vision tower on one view.
-STEPS = ("look", "evict", "append", "rebuild", "longest_chunk")
+# Names in the result files, and what the terminal calls them.
+STEPS = {
+    "look": "encode",
+    "evict": "evict",
+    "append": "append",
+    "rebuild": "rebuild",
+    "longest_chunk": "longest chunk",
+}
 TARGET_MS = 10.0  # append, p95, on a GPU
 REPETITIONS = 20
 CHUNK_TOKENS = AgentConfig().cache.chunk_tokens  # of a prefix, as the node builds by default
@@ -261,7 +267,7 @@ def percentiles(times: Sequence[Timing], device: torch.device) -> dict[str, Any]
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """The rows for a terminal: p50 / p95 in ms."""
-    headings = " ".join(f"{step.replace('_', ' '):>15}" for step in STEPS)
+    headings = " ".join(f"{heading:>15}" for heading in STEPS.values())
     lines = [f"{'N':>5} {headings} {'append / rebuild':>21}"]
     for r in rows:
         steps = [r["steps"][step] for step in STEPS]

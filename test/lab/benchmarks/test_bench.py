@@ -173,7 +173,7 @@ def test_7b_is_refused_on_a_cpu(suite: str, capsys: pytest.CaptureFixture[str]) 
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--device", "cuda:42"], "CUDA device"),
         (["--repetitions", "0", "--device", "cpu"], "--repetitions 0: at least 1 is needed"),
@@ -182,7 +182,7 @@ def test_7b_is_refused_on_a_cpu(suite: str, capsys: pytest.CaptureFixture[str]) 
     ],
 )
 def test_what_is_refused(
-    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert bench.main(arguments) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err

@@ -74,9 +74,9 @@ def test_every_kind_of_weights_gets_a_row(
     assert 0 < rows["int8"]["logits_error"] < rows["int4"]["logits_error"] < 0.5
     sizes = [rows[weights]["weight_bytes"] for weights in ("int4", "int8", "full")]
     assert sizes == sorted(set(sizes))
-    said = capsys.readouterr().out
-    assert "LLaVA-3D-7B" in said
-    assert "decode ratio" in said
+    printed = capsys.readouterr().out
+    assert "LLaVA-3D-7B" in printed
+    assert "decode ratio" in printed
 
 
 def test_the_verb_knows_the_suite(run_verb: Callable[..., dict[str, Any]]) -> None:
