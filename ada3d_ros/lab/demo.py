@@ -22,7 +22,7 @@ import numpy.typing as npt
 from ada3d_ros.config import from_flat
 from ada3d_ros.errors import Ada3DError, ErrorCode
 from ada3d_ros.geometry.boxes import iou_axis_aligned
-from ada3d_ros.lab.report import AskedQuestion, ComparedBox, write_report
+from ada3d_ros.lab.report import AnsweredQuestion, ComparedBox, RunReport, write_report
 from ada3d_ros.lab.results import provenance
 from ada3d_ros.lab.world.generated import GeneratedRoom, generate_room
 from ada3d_ros.lab.world.questions import RoomQuestion, make_questions
@@ -65,7 +65,7 @@ def _print_step(text: str) -> None:
 class _Result:
     """What the report shows of all questions."""
 
-    asked: list[AskedQuestion]
+    asked: list[AnsweredQuestion]
     compared: list[ComparedBox]
 
     def score(self) -> str:
@@ -114,7 +114,7 @@ def _truth(question: RoomQuestion, compared: ComparedBox | None) -> str:
 
 def _report_row(
     answer: Any, question: RoomQuestion, how: str, compared: ComparedBox | None
-) -> AskedQuestion:
+) -> AnsweredQuestion:
     """One Answer message as the report shows it."""
     # No box for an object that is not there is no error; any other failure is a wrong answer.
     is_absent = compared is not None and compared.true is None
@@ -123,7 +123,7 @@ def _report_row(
         error = f"{ErrorCode(answer.error_code).name}: {answer.error_msg}"
 
     times = {stage: getattr(answer.latency, f"{stage}_ms") for stage in LATENCY_STAGES}
-    return AskedQuestion(
+    return AnsweredQuestion(
         question=f"{answer.question} ({how})",
         text=answer.text,
         error=error,
@@ -243,17 +243,19 @@ def run(out: Path, seed: int, rate: float, model: Path | None) -> Path:
         "a box is right": f"from IoU {RIGHT_IOU} on; an absent object: if there is no box",
         "bag": str(bag),
     }
-    report = write_report(
-        out / "report.html",
-        "ada3d_ros demo",
-        NEVER_TRAINED if info.random_weights else "",
-        room.frames,
-        room.boxes,
-        result.compared,
-        result.asked,
-        facts,
-        _kept_tokens(path, bag, questions),
+    kept_for, kept_xyz_m = _kept_tokens(path, bag, questions)
+    content = RunReport(
+        title="ada3d_ros demo",
+        warning=NEVER_TRAINED if info.random_weights else "",
+        frames=room.frames,
+        true_boxes=room.boxes,
+        compared=result.compared,
+        questions=result.asked,
+        facts=facts,
+        kept_for=kept_for,
+        kept_xyz_m=kept_xyz_m,
     )
+    report = write_report(out / "report.html", content)
     _print_step(f"right answers: {score}")
     _print_step(f"done in {time.monotonic() - started:.0f} s; open {report} in a browser")
     return report
