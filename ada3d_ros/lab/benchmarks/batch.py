@@ -77,8 +77,10 @@ class _BatchBench:
         self, count: int, first: list[torch.Tensor] | None = None
     ) -> list[DecodeOutput]:
         """The first `count` questions; `first` gets the logits (V,) of each one's first token."""
-        request = GenerationRequest(ANSWER, _Sampler(first))
-        waiting = [BatchedQuestion(q, request) for q in self.questions[:count]]
+        waiting = [
+            BatchedQuestion(question, GenerationRequest(ANSWER, _Sampler(first)))
+            for question in self.questions[:count]
+        ]
         return answer_batch(self.decoder, self.cache, self.next_position, waiting).outputs
 
     def answer_alone(self, first: list[torch.Tensor] | None = None) -> list[DecodeOutput]:

@@ -14,7 +14,7 @@ import torch
 
 from ada3d_ros.config import AgentConfig, from_flat
 from ada3d_ros.engine.scene_prefix import PrefixOptions, ScenePrefix
-from ada3d_ros.engine.token_selection import ChosenTokens, pruner_for
+from ada3d_ros.engine.token_selection import ChosenTokens, SceneContext, pruner_for
 from ada3d_ros.errors import ConfigError
 from ada3d_ros.model.checkpoint import has_bfloat16
 from ada3d_ros.model.config import DecoderConfig, LlavaConfig, VisionConfig
