@@ -10,7 +10,7 @@ from ada3d_ros.engine.information import decoder_shape
 from ada3d_ros.engine.prefill import PrefillOutput
 from ada3d_ros.engine.token_selection import ChosenTokens
 from ada3d_ros.model.decoder import LlamaDecoder
-from ada3d_ros.pruning.cost import cost_of, question_macs
+from ada3d_ros.pruning.cost import RankingQueries, cost_of, question_macs
 from ada3d_ros.pruning.coverage import cell_coverage
 from ada3d_ros.pruning.in_llm import LayerPruner
 from ada3d_ros.types import NAN, PromptSequence, SpatialTokens, TokenUsage
@@ -32,15 +32,14 @@ def token_usage(
     layers, so prefill_flops and rank_flops are of that.
     """
     counts, behind = prefilled.counts, prompt.embeds.shape[0] - prompt.spatial_span[1]
+    ranking = pruner.ranking_queries(behind) if pruner is not None else RankingQueries()
     cost = cost_of(
         decoder_shape(decoder.config),
         counts,
         text=prompt.embeds.shape[0] - counts[0],
         element_size=prompt.embeds.element_size(),
-        rank_lag=pruner.rank_lag if pruner is not None else 0,
         num_before_selection=chosen.num_before_selection,
-        queries=behind if pruner is not None and pruner.query == "all" else 1,
-        probe_queries=behind if pruner is not None and pruner.probe_layer is not None else 0,
+        ranking=ranking,
     )
     shape, prefill_flops, rank_flops = (
         decoder_shape(decoder.config),
@@ -52,8 +51,8 @@ def token_usage(
             shape, behind, [n + prompt.spatial_span[0] for n in counts]
         )
         drops = sum(after < before for before, after in itertools.pairwise(counts))
-        asking = behind if pruner is not None and pruner.query == "all" else 1
-        rank_flops = 2.0 * drops * asking * shape.hidden_size * prompt.embeds.shape[0]
+        queries = ranking.num_queries
+        rank_flops = 2.0 * drops * queries * shape.hidden_size * prompt.embeds.shape[0]
     return TokenUsage(
         prompt=prompt.embeds.shape[0],
         spatial_total=chosen.num_before_selection,

@@ -17,7 +17,7 @@ from ada3d_ros.config import from_flat
 from ada3d_ros.config.pruning import PruningConfig
 from ada3d_ros.model.config import DecoderConfig
 from ada3d_ros.model.decoder import LlamaDecoder
-from ada3d_ros.pruning import policy as strategies
+from ada3d_ros.pruning import policy
 from ada3d_ros.pruning.calibration import Calibration, write_calibration
 from ada3d_ros.pruning.cost import DecoderShape
 from ada3d_ros.pruning.information import Masses
@@ -36,7 +36,7 @@ INNER = ("adatoken3d", "fastv", "pdrop", "logistic")
 @pytest.fixture(autouse=True)
 def _nothing_built_before() -> None:
     """Strategies are kept once built; a warning is logged only when one is."""
-    strategies._build.cache_clear()
+    policy.build_pruner.cache_clear()
 
 
 def config_of(flat: Mapping[str, Any]) -> PruningConfig:

@@ -201,7 +201,7 @@ def test_p9_a_bad_start_among_the_others_changes_nothing(budget: float) -> None:
     """
     expected = fit_mean(STUDY, budget).curve
     for start in NASTY:
-        found = fit._slsqp(
+        found = fit.solve_slsqp(
             STUDY, DEFAULT, [lambda O: float(O.mean()) - budget], Fit(*start, 0.0, expected)
         )
         assert np.abs(found.curve - expected).max() < 1e-4

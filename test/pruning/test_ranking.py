@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ada3d_ros.errors import ModelError
-from ada3d_ros.pruning.in_llm import LayerPruner, LogisticPruner
+from ada3d_ros.pruning.baselines.logistic import LogisticPruner, mutual_information
+from ada3d_ros.pruning.in_llm import LayerPruner
 from ada3d_ros.pruning.ranking import (
     PruneContext,
     keep_best,
-    mutual_information,
     question_relevance,
     random_scores,
     rank_scores,

@@ -19,7 +19,7 @@ from ada3d_ros.lab.benchmarks.spread import spread
 from ada3d_ros.lab.evaluation.scenes import Scene, scene_prompt
 from ada3d_ros.model.checkpoint import LoadedModel
 from ada3d_ros.model.config import VisionConfig
-from ada3d_ros.pruning.cost import cost_of
+from ada3d_ros.pruning.cost import RankingQueries, cost_of
 from ada3d_ros.pruning.coverage import CELL_M, cell_coverage, position_bias
 from ada3d_ros.pruning.policy import Policy
 
@@ -126,7 +126,14 @@ def prompt_cost(
     lag = pruner.rank_lag if pruner is not None else 0
     size = decoder.dtype.itemsize
     return asdict(
-        cost_of(decoder_shape(decoder.config), counts, text, size, lag, chosen.num_before_selection)
+        cost_of(
+            decoder_shape(decoder.config),
+            counts,
+            text,
+            size,
+            chosen.num_before_selection,
+            RankingQueries(lag),
+        )
     )
 
 

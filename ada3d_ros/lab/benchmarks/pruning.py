@@ -44,7 +44,7 @@ from ada3d_ros.lab.command_line import parse_list
 from ada3d_ros.model.decoder import LlamaDecoder
 from ada3d_ros.model.llava3d import Llava3D
 from ada3d_ros.model.spatial import pool_spatial_tokens
-from ada3d_ros.pruning.cost import cost_of, information_macs, prefill_macs
+from ada3d_ros.pruning.cost import RankingQueries, cost_of, information_macs, prefill_macs
 from ada3d_ros.pruning.coverage import cell_coverage, position_bias
 from ada3d_ros.pruning.in_llm import LayerPruner
 from ada3d_ros.pruning.policy import Policy
@@ -249,8 +249,8 @@ class _Bench:
             output.counts,
             text=len(v.prompt.positions) - output.counts[0],
             element_size=v.prompt.embeds.element_size(),
-            rank_lag=v.pruner.rank_lag if v.pruner is not None else 0,
             num_before_selection=total,
+            ranking=RankingQueries(v.pruner.rank_lag if v.pruner is not None else 0),
         )
         last, xyz = v.entered[output.kept[-1]], self.scene.candidates.xyz_m
         measured, flop_ratio = (
