@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from ada3d_ros.config import DepthConfig
 from ada3d_ros.errors import FrameError, FrameReason
-from ada3d_ros.geometry.distortion import undistort_color, undistort_depth
+from ada3d_ros.geometry.camera import undistort_color, undistort_depth
 from ada3d_ros.geometry.pose import pose_from_quaternion
 from ada3d_ros.sources.images import (
     check_valid_fraction,
