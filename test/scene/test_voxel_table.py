@@ -15,7 +15,7 @@ def make_view(generator: torch.Generator, points: int = 200) -> VoxelSums:
     xyz = torch.rand(points, 3, generator=generator) * torch.tensor([2.0, 2.0, 1.0]) + torch.tensor(
         [-700.0, 31.0, 0.0]
     )
-    return VoxelSums.of_patches(torch.randn(points, 6, generator=generator), xyz, VOXEL_M)
+    return VoxelSums.from_patches(torch.randn(points, 6, generator=generator), xyz, VOXEL_M)
 
 
 def same_bits(a: VoxelTable, b: VoxelTable) -> bool:
@@ -37,7 +37,7 @@ def test_sums_are_those_of_a_loop_over_all_points() -> None:
     table = VoxelTable()
     for view in range(3):
         rows = slice(100 * view, 100 * view + 100)
-        table.add(view, VoxelSums.of_patches(features[rows], xyz[rows], VOXEL_M))
+        table.add(view, VoxelSums.from_patches(features[rows], xyz[rows], VOXEL_M))
     expected: dict[tuple[int, ...], list[np.ndarray]] = {}
     for point, feature in zip(xyz.numpy(), features.double().numpy(), strict=True):
         expected.setdefault(tuple(int(v) for v in np.rint(point / np.float32(VOXEL_M))), []).append(
@@ -76,7 +76,7 @@ def test_the_last_view_taken_out_leaves_nothing() -> None:
 
 def test_changes_are_dated_per_voxel() -> None:
     def view(*xs: float) -> VoxelSums:
-        return VoxelSums.of_patches(
+        return VoxelSums.from_patches(
             torch.ones(len(xs), 1), torch.tensor([[x, 0.0, 0.0] for x in xs]), 1.0
         )
 
@@ -99,6 +99,6 @@ def test_finding_voxels_names_the_absent_ones() -> None:
 def test_training_gradients_pass_through() -> None:
     features = torch.randn(10, 3, requires_grad=True)
     table = VoxelTable()
-    table.add(0, VoxelSums.of_patches(features, torch.zeros(10, 3), 1.0))
+    table.add(0, VoxelSums.from_patches(features, torch.zeros(10, 3), 1.0))
     table.sums.features.sum().backward()
     assert torch.equal(features.grad, torch.ones(10, 3))
