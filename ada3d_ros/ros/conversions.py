@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 from builtin_interfaces.msg import Time
 from geometry_msgs.msg import Point, Pose, PoseArray, Quaternion, Vector3
 from std_msgs.msg import ColorRGBA, Header
@@ -33,19 +30,6 @@ LATENCY_STAGES = (  # of Latency.msg, as people and diagnostics see them
     "postprocess",
     "total",
 )
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class PosedSet:
-    """Messages of one moment and the camera pose that belongs to them: T_world_cam (4, 4) float64,
-    optical frame.
-    """
-
-    rgb: Any
-    depth: Any
-    info: Any
-    stamp_ns: int
-    T_world_cam: npt.NDArray[np.float64]
 
 
 def ns_to_time(stamp_ns: int) -> Time:

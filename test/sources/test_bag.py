@@ -69,7 +69,7 @@ def odometry(stamp_ns, T, frame_id="map"):
 
 
 def info(stamp_ns, frame, frame_id="cam"):
-    return bag_writer._camera_info(header(stamp_ns, frame_id), frame)
+    return bag_writer.camera_info(header(stamp_ns, frame_id), frame)
 
 
 def record(path, messages, storage=StoragePlugin.MCAP):
