@@ -1,10 +1,10 @@
 """Depth of many views fused into world voxels, and the box of the largest object; numpy float64.
 
 A voxel counts as surface when enough views put a reading into it (`min_hits`, once per view) AND
-the views that look at it agree (`min_agreement`): a view that measures a surface there supports it,
-a view that measures something clearly behind it has seen through it and speaks against it, a view
-blocked by something nearer says nothing. Hits alone do not notice a wrong pose: many blurred views
-still fill voxels. Agreement does.
+its views agree (`min_agreement`): a view that measures a surface there supports it, a view that
+measures something clearly behind it sees through it and votes against it, a view blocked by
+something nearer has no vote. Hits alone do not notice a wrong pose: many blurred views still fill
+voxels. Agreement does.
 """
 
 from __future__ import annotations

@@ -148,6 +148,7 @@ def budget_measure(
     if mode == "mean":
         return stairs.held_mean
 
+    # The last layer's share, or that of the unpruned prompt's FLOPs.
     def held(curve: Curve) -> Curve:
         return stairs.hold(np.clip(curve, 0.0, 1.0))
 
@@ -210,11 +211,14 @@ def _information_is_usable(ada: AdaTokenConfig, budget: LayerBudget) -> bool:
 
     Raises ConfigError for information of another depth, or where on_degenerate refuses it.
     """
+    # Of this decoder, and falling.
     I, L = budget.information, budget.shape.num_layers
     if len(I) != L:
         raise ConfigError(f"the information curve is of {len(I)} layers, this decoder has {L}.")
     if falls_with_depth(np.array(I)) or ada.on_degenerate == "flat":
         return True
+
+    # What to do with information that says nothing.
     problem = (
         "the measured information is flat or rises with depth, so it says nothing about where to"
         " prune"
@@ -243,10 +247,10 @@ def fit_information(ada: AdaTokenConfig, stairs: Staircase, budget: LayerBudget)
 def fit_held_mean(I: Curve, mean: float, stairs: Staircase, settings: FitSettings) -> Fit:
     """The fitted curve whose mean AS THE LAYERS GET IT is `mean`.
 
-    Layer 1 always sees all tokens, which the study's own constraint does not know. Raises
+    Layer 1 always gets all tokens, which the study's own constraint does not know. Raises
     ConfigError where the bounds allow no such curve.
     """
-    first = max(stairs.first, math.ceil(settings.L0))  # layers before the onset L0 see all
+    first = max(stairs.first, math.ceil(settings.L0))  # layers before the onset L0 get all
     weights, constant = dataclasses.replace(stairs, first=first).linear_mean()
     if constant >= 1.0:  # nothing may be dropped anywhere
         raise schedule.UnreachableBudgetError("keep_ratio", mean, 1.0)

@@ -37,7 +37,7 @@ class FitSettings:
 
     @property
     def onset(self) -> int:
-        """0-based index of the layer where the decay begins (L0); those before it see all."""
+        """0-based index of the layer where the decay begins (L0); those before it get all."""
         return math.ceil(self.L0) - 1
 
 
@@ -151,12 +151,15 @@ def _checked(
     held: HeldMean | None = None,
 ) -> Curve:
     """The information (L,) float64. Raises ConfigError for a bad curve or a value out of reach."""
+    # A number for each layer.
     information = np.asarray(information, dtype=np.float64)
     if information.ndim != 1 or len(information) < 3 or not np.isfinite(information).all():
         raise ConfigError(
             f"information curve of shape {information.shape}: expected one finite number for each"
             " of at least 3 layers."
         )
+
+    # A value that a curve of at least r_min can have.
     weights, constant = _plain_mean(information) if held is None else held
     least = settings.r_min * float(weights.sum()) + constant
     if held is not None and value < least - 1e-12:

@@ -39,14 +39,10 @@ def split_name(strategy: str) -> tuple[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """A strategy and its keep ratio.
-
-    asked: whether the request itself named the keep ratio (else the node's setting).
-    """
+    """A strategy and the keep ratio in force: the request's, or the node's setting."""
 
     config: PruningConfig
     keep_ratio: float
-    asked: bool = False
 
     @classmethod
     def from_config(cls, config: PruningConfig, keep_ratio: float = math.nan) -> Policy:
@@ -55,10 +51,10 @@ class Policy:
         Raises ConfigError for a ratio that the strategy cannot take.
         """
         # The ratio in force, within the range of its setting.
-        asked = not (math.isnan(keep_ratio) or keep_ratio == 0.0)
-        if asked:
+        is_requested = not (math.isnan(keep_ratio) or keep_ratio == 0.0)
+        if is_requested:
             SETTINGS["pruning.keep_ratio"].check(float(keep_ratio))
-        policy = cls(config, keep_ratio if asked else config.keep_ratio, asked)
+        policy = cls(config, keep_ratio if is_requested else config.keep_ratio)
         ratio, share = policy.keep_ratio, config.pre_keep_ratio
 
         # What contradicts it.
@@ -68,12 +64,12 @@ class Policy:
                 f" not enter the language model cannot be kept in it; allowed: {ratio:g} to 1, or 0"
                 " for the square root of the keep ratio."
             )
-        if asked and ratio < 1.0 and not (policy.pre_llm or policy.in_llm):
+        if is_requested and ratio < 1.0 and not (policy.pre_llm or policy.in_llm):
             raise ConfigError(
                 f"keep_ratio = {ratio:g} was asked for, but pruning.strategy is 'none', which keeps"
                 " all tokens: set a strategy (docs/pruning.md), or leave keep_ratio at 0."
             )
-        if asked and policy.fixed_by:
+        if is_requested and policy.fixed_by:
             raise ConfigError(
                 f"keep_ratio = {keep_ratio:g} was asked for, but {policy.fixed_by} fixes what is"
                 " kept; leave keep_ratio at 0, or let the node's settings meet a mean keep ratio."

@@ -1,6 +1,6 @@
-"""Retention schedules: how many of a scene's spatial tokens each decoder layer sees.
+"""Retention schedules: how many of a scene's spatial tokens each decoder layer gets.
 
-O(i) is the share of the scene's N tokens alive in layer i = 1..L (AdaToken-3D eq. 5). Layer 1 sees
+O(i) is the share of the scene's N tokens alive in layer i = 1..L (AdaToken-3D eq. 5). Layer 1 gets
 all, counts never grow, and the budget is met by what the layers get after the rules of a
 `Staircase` (which layers may drop). Numpy only.
 """
@@ -58,7 +58,7 @@ class RetentionSchedule:
 class Staircase:
     """Where tokens may be dropped.
 
-    first: 1-based first layer that may see fewer; prune_layers: 1-based layers behind which tokens
+    first: 1-based first layer that may get fewer; prune_layers: 1-based layers behind which tokens
     may go (empty = all). Raises ConfigError for a layer that the decoder lacks.
     """
 
@@ -75,13 +75,13 @@ class Staircase:
             )
 
     def may_drop_before(self, index: int) -> bool:
-        """Whether the layer of 0-based index may see fewer tokens than the one before it."""
+        """Whether the layer of 0-based index may get fewer tokens than the one before it."""
         late_enough = index + 1 >= max(self.first, 2)
         return late_enough and (not self.prune_layers or index in self.prune_layers)
 
     @property
     def last_drop(self) -> int:
-        """0-based index of the last layer that may see fewer than the one before it; or 0."""
+        """0-based index of the last layer that may get fewer than the one before it; or 0."""
         return max((i for i in range(1, self.num_layers) if self.may_drop_before(i)), default=0)
 
     def hold(self, curve: Curve) -> Curve:

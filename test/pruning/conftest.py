@@ -1,5 +1,6 @@
-"""What the pruning tests are made of: small decoders (random, and with planted attention), scenes,
-curves, calibration files.
+"""What the pruning tests are made of: small decoders, scenes, curves, calibration files.
+
+Decoders are random, or attend as planted.
 """
 
 from __future__ import annotations
@@ -75,10 +76,8 @@ def make_decoder(
 def make_prompt(spatial: int = 40, system: int = 3, text: int = 5, seed: int = 1) -> PromptSequence:
     """Random embeddings, places scattered in a room."""
     total, made = system + spatial + text, generator(seed)
-    embeds, xyz = (
-        torch.randn(total, WIDTH, generator=made),
-        4 * torch.rand(spatial, 3, generator=made),
-    )
+    embeds = torch.randn(total, WIDTH, generator=made)
+    xyz = 4 * torch.rand(spatial, 3, generator=made)
     return PromptSequence(embeds, torch.arange(total), (system, system + spatial), xyz)
 
 
@@ -117,8 +116,8 @@ def attention_of(
     return torch.softmax(scores.masked_fill(future, -math.inf), dim=-1), v
 
 
-# -- planted attention: channel 0 marks planted tokens, 1 the asker, 2 system tokens, 3 whoever may
-# look at those ------
+# -- planted attention
+# Channel 0 marks planted tokens, 1 the asker, 2 system tokens, 3 whoever may attend to those.
 
 MARK, ASK, SYSTEM, READ = 0, 1, 2, 3
 
@@ -126,9 +125,10 @@ MARK, ASK, SYSTEM, READ = 0, 1, 2, 3
 def planted_decoder(
     num_layers: int = LAYERS, sink: Sequence[float] = (), plant: float = 4.0
 ) -> LlamaDecoder:
-    """Layers that pass tokens on unchanged and attend as planted: the asker to marked tokens, in
-    layer i with strength `plant`; readers to system tokens with strength sink[i]. The rotary pairs
-    used turn by less than 1e-2 rad.
+    """Layers that pass tokens on unchanged and attend as planted.
+
+    The asker to marked tokens, in layer i with strength `plant`; readers to system tokens with
+    strength sink[i]. The rotary pairs used turn by less than 1e-2 rad.
     """
     config = DecoderConfig(97, WIDTH, 64, num_layers, 2, 2, rope_theta=1e6, eos_id=-1)
     decoder = LlamaDecoder(config).requires_grad_(False).eval()
@@ -166,9 +166,7 @@ def planted_prompt(
 
 
 def scene_3d(count: int = 200, seed: int = 3, channels: int = 24) -> Candidates:
-    """Tokens scattered in a room of 4 x 3 x 2 m, ordered as the model orders them, features that
-    vary smoothly in space.
-    """
+    """Tokens scattered in a room of 4 x 3 x 2 m, in the model's order, with smooth features."""
     made = generator(seed)
     xyz = torch.rand(count, 3, generator=made) * torch.tensor([4.0, 3.0, 2.0])
     xyz = xyz[torch.argsort(xyz[:, 0])]
@@ -182,10 +180,8 @@ def scene_3d(count: int = 200, seed: int = 3, channels: int = 24) -> Candidates:
 def scene_2d(side: int = 12, seed: int = 4, channels: int = 24) -> Candidates:
     """The patches of one image."""
     made, count = generator(seed), side * side
-    features, ones = (
-        torch.randn(count, channels, generator=made),
-        torch.ones(count, dtype=torch.int64),
-    )
+    features = torch.randn(count, channels, generator=made)
+    ones = torch.ones(count, dtype=torch.int64)
     return Candidates(features, patch_grid(count), ones, 1.0, torch.rand(count, generator=made))
 
 
@@ -193,9 +189,10 @@ def scene_2d(side: int = 12, seed: int = 4, channels: int = 24) -> Candidates:
 
 
 def study_masses(num_layers: int = 32) -> list[Masses]:
-    """Masses shaped like the paper's figure 2B: S_self .70 -> .16, S_sp .38 -> .08, S_ss = 1 -
-    S_self. The shape was fitted so that INF and I are those the study of the algorithm tabulates,
-    within rounding.
+    """Masses shaped like the paper's figure 2B: S_self .70 -> .16, S_sp .38 -> .08.
+
+    S_ss = 1 - S_self. The shape was fitted so that INF and I are those the study of the algorithm
+    tabulates, within rounding.
     """
     u = np.linspace(0.0, 1.0, num_layers)
 
@@ -209,7 +206,8 @@ def study_masses(num_layers: int = 32) -> list[Masses]:
 
 
 def write_curve(path: Path, information: Sequence[float]) -> Path:
-    """A calibration file whose masses give this information curve (0..1) under the default weights:
+    """A calibration file whose masses give this information (0..1) under the default weights.
+
     S_self is constant, so INF follows exp(0.3 S_sp + 0.35) alone, and S_sp is its inverse.
     """
     curve = tuple(map(float, information))

@@ -34,7 +34,7 @@ def select(candidates: Candidates, budget: int, settings: None) -> Selection:
             low = size
             continue
         high = size
-        if len(found[1]) >= len(best[1]):  # not monotone in the size: keep the finest seen
+        if len(found[1]) >= len(best[1]):  # not monotone in the size: keep the finest found
             best = found
 
     # The first token of each voxel stands for it.
