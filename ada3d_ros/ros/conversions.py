@@ -6,8 +6,6 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 from builtin_interfaces.msg import Duration, Time
 from geometry_msgs.msg import Point, Pose, PoseArray, Quaternion, Vector3
 from std_msgs.msg import ColorRGBA, Header
@@ -35,20 +33,6 @@ LATENCY_STAGES = (
     "postprocess",
     "total",
 )
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class PosedSet:
-    """Messages of one moment and the camera pose of that moment.
-
-    T_world_cam: (4, 4) float64, from the optical frame to the world.
-    """
-
-    rgb: Any
-    depth: Any
-    info: Any
-    stamp_ns: int
-    T_world_cam: npt.NDArray[np.float64]
 
 
 def ns_to_time(stamp_ns: int) -> Time:

@@ -30,17 +30,17 @@ from ada3d_ros.lab.results import provenance
 from ada3d_ros.model.checkpoint import LoadedModel
 from ada3d_ros.pruning.adatoken import (
     adatoken_curve,
-    budget_measures,
     budget_of,
     fit_information,
     information_settings,
     layer_list,
 )
 from ada3d_ros.pruning.calibration import Calibration, write_calibration
-from ada3d_ros.pruning.cost import DecoderShape, cost_of
+from ada3d_ros.pruning.cost import DecoderShape, PromptSizes, cost_of
 from ada3d_ros.pruning.information import Masses, falls_with_depth, information_of, mean_masses
-from ada3d_ros.pruning.policy import NOMINAL_SPATIAL, NOMINAL_TEXT, Policy
+from ada3d_ros.pruning.policy import NOMINAL_TEXT, Policy
 from ada3d_ros.pruning.schedule import RetentionSchedule, Staircase
+from ada3d_ros.pruning.strategy import LayerBudget
 
 Samples = list[list[Masses]]
 
@@ -83,19 +83,18 @@ def calibrate(
     stairs = Staircase(shape.num_layers, ada.first_prune_layer, layer_list(ada.prune_layers))
     falling = tuple(map(float, np.linspace(1.0, 0.0, shape.num_layers)))
     # Can the budget be met at all? Asked before the long part.
-    adatoken_curve(ada, stairs, ratio, shape, NOMINAL_SPATIAL, NOMINAL_TEXT, falling)
+    adatoken_curve(ada, stairs, LayerBudget(shape, ratio, information=falling))
     samples, sizes = measure_scenes(loaded, sources, questions, config, ada.inf.query_stride)
     masses, settings = mean_masses(samples), information_settings(ada)
     found = information_of(masses, settings)
-    I, size, text = tuple(map(float, found.I)), int(np.mean(sizes)), NOMINAL_TEXT
-    curve = adatoken_curve(ada, stairs, ratio, shape, size, text, I)
+    I, size = tuple(map(float, found.I)), int(np.mean(sizes))
+    goal = LayerBudget(shape, ratio, sizes=PromptSizes(size, NOMINAL_TEXT, size), information=I)
+    curve = adatoken_curve(ada, stairs, goal)
     retention = stairs.hold(np.clip(curve, 0.0, 1.0))
     mode, target = budget_of(ada, ratio)
     parameters: dict[str, float] = {}
     if falls_with_depth(found.I) and mode != "parameters":
-        fit = fit_information(
-            ada, stairs, found.I, mode, budget_measures(stairs, shape, size, text), target
-        )
+        fit = fit_information(ada, stairs, goal)
         parameters = {
             "alpha": fit.alpha,
             "beta": fit.beta,

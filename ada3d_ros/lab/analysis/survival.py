@@ -117,12 +117,12 @@ def prompt_cost(
     decoder = loaded.model.decoder
     prompt, chosen = scene_prompt(loaded, scene, question, policy)
     text = prompt.embeds.shape[0] - len(chosen.kept)
-    pruner = pruner_for(decoder, policy, prompt, chosen.num_before_selection)
-    lag = pruner.rank_lag if pruner is not None else 0
-    size = decoder.dtype.itemsize
-    return asdict(
-        cost_of(decoder_shape(decoder.config), counts, text, size, lag, chosen.num_before_selection)
-    )
+    total, shape = chosen.num_before_selection, decoder_shape(decoder.config)
+    pruner, rank_macs = pruner_for(decoder, policy, prompt, total), 0.0
+    if pruner is not None:
+        text_after = prompt.embeds.shape[0] - prompt.spatial_span[1]
+        rank_macs = pruner.ranking_macs(shape, counts, text, text_after)
+    return asdict(cost_of(shape, counts, text, decoder.dtype.itemsize, total, rank_macs))
 
 
 def _survive(

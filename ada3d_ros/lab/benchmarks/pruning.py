@@ -115,15 +115,13 @@ class Variant:
     def cost(self, decoder: LlamaDecoder, total: int) -> Cost:
         """FLOPs and bytes of the last output, of a scene with `total` tokens."""
         assert self.output is not None
-        counts = self.output.counts
-        return cost_of(
-            decoder_shape(decoder.config),
-            counts,
-            text=len(self.prompt.positions) - counts[0],
-            element_size=self.prompt.embeds.element_size(),
-            rank_lag=self.pruner.rank_lag if self.pruner is not None else 0,
-            num_before_selection=total,
-        )
+        shape, counts = decoder_shape(decoder.config), self.output.counts
+        length, text = len(self.prompt.positions), len(self.prompt.positions) - counts[0]
+        rank_macs, after = 0.0, length - self.prompt.spatial_span[1]
+        if self.pruner is not None:
+            rank_macs = self.pruner.ranking_macs(shape, counts, text, after)
+        size = self.prompt.embeds.element_size()
+        return cost_of(shape, counts, text, size, total, rank_macs)
 
 
 def select_and_merge(scene: BenchScene, policy: Policy) -> Selection:
