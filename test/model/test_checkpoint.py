@@ -22,13 +22,13 @@ from ada3d_ros.model.checkpoint import (
     inspect_checkpoint,
     load_model,
     official_name,
-    resolve_device,
-    resolve_dtype,
     save_checkpoint,
     weights_sha256,
 )
 from ada3d_ros.model.config import DecoderConfig, LlavaConfig, VisionConfig
+from ada3d_ros.model.quantize import WeightFormat
 from ada3d_ros.model.random_checkpoint import TINY_CONFIG, main, write_random_checkpoint
+from ada3d_ros.model.startup import resolve_device, resolve_dtype
 from ada3d_ros.model.weight_files import read_headers
 
 SMALL = dataclasses.replace(
@@ -526,11 +526,9 @@ def test_precision_and_predicted_memory(folder: Path, precision: str) -> None:
     dtype = resolve_dtype(precision, torch.device("cpu"))
     loaded = load_model(folder, "cpu", dtype)
     actual = sum(p.numel() * p.element_size() for p in loaded.model.parameters())
-    assert (
-        inspect_checkpoint(folder).weight_bytes(dtype)
-        == actual
-        < inspect_checkpoint(folder).weight_bytes(torch.float32)
-    )
+    info = inspect_checkpoint(folder)
+    assert info.weight_bytes(WeightFormat(dtype)) == actual
+    assert actual < info.weight_bytes(WeightFormat(torch.float32))
     assert loaded.model.decoder.dtype == dtype
     assert loaded.model.position_embedding[0].weight.dtype == torch.float32
     ids = loaded.tokenizer.encode("<image>\nat <boxes>?")

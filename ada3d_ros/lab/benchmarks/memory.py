@@ -33,8 +33,8 @@ from ada3d_ros.lab.benchmarks.peak_memory import peak_bytes
 from ada3d_ros.lab.benchmarks.spread import Spread
 from ada3d_ros.model.config import LlavaConfig, VisionConfig
 from ada3d_ros.model.decoder import LlamaDecoder
-from ada3d_ros.model.memory import DEFAULT_VIEWS, MemoryPlan, predict_memory
-from ada3d_ros.model.quantize import WEIGHTS, kernel_of, quantize_layers, stored_bytes
+from ada3d_ros.model.memory import DEFAULT_VIEWS, MemoryPlan, Workload, predict_memory
+from ada3d_ros.model.quantize import WEIGHTS, WeightFormat, quantize_layers, stored_bytes
 from ada3d_ros.types import PromptSequence
 
 SIZES_GIB = (8, 16, 24, 48, 64)  # memories of cards and boards
@@ -73,14 +73,9 @@ def run_shape(
 
 def plan_7b(weights: str, kv_int8: bool, spatial: int) -> MemoryPlan:
     """LLaVA-3D-7B in bfloat16 on CUDA with a scene of so many spatial tokens."""
+    form = WeightFormat(torch.bfloat16, weights, "cuda")
     return predict_memory(
-        LlavaConfig(),
-        torch.bfloat16,
-        weights,
-        spatial + OTHER_TOKENS,
-        SCENE_COPIES,
-        kv_int8,
-        "cuda",
+        LlavaConfig(), form, Workload(spatial + OTHER_TOKENS, SCENE_COPIES, kv_int8)
     )
 
 
@@ -150,13 +145,12 @@ def measure(
     rows = []
     for v in variants:
         tokens = len(prompt.embeds) + reserve
-        plan = predict_memory(config, dtype, v.weights, tokens, 1, False, device.type)
+        form = WeightFormat(dtype, v.weights, device.type)
+        plan = predict_memory(config, form, Workload(tokens))
         rows.append(
             {
                 "weights": v.weights,
-                "kernel": (
-                    kernel_of(v.weights, dtype, device.type) if v.weights != "full" else "torch"
-                ),
+                "kernel": "torch" if v.weights == "full" else "torchao",
                 "N": spatial,
                 "weight_bytes": stored_bytes(v.decoder),
                 "predicted_weight_bytes": plan.decoder_layers + plan.embeddings,

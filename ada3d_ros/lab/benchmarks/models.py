@@ -13,10 +13,10 @@ from ada3d_ros.config import AgentConfig
 from ada3d_ros.engine.scene_prefix import ScenePrefix
 from ada3d_ros.engine.token_selection import ChosenTokens
 from ada3d_ros.errors import ConfigError
-from ada3d_ros.model.checkpoint import has_bfloat16
 from ada3d_ros.model.config import DecoderConfig, LlavaConfig, VisionConfig
 from ada3d_ros.model.decoder import LlamaDecoder
 from ada3d_ros.model.llava3d import Llava3D
+from ada3d_ros.model.startup import has_bfloat16
 from ada3d_ros.pruning.pre_llm import Candidates
 from ada3d_ros.scene.keyframes import SceneSnapshot
 from ada3d_ros.types import PromptSequence, SpatialTokens
