@@ -63,7 +63,8 @@ class Setting:
         # The type; integers serve as floats, a list of numbers as a tuple.
         value = self._in_kind(value)
         kind: type = type(self.default)
-        if type(value) is not kind:
+        is_kind = type(value) is kind  # True is an int, too
+        if not is_kind:
             wanted = "a list of numbers" if kind is tuple else kind.__name__
             raise self._error(value, f"expected {wanted}, got {type(value).__name__}")
         if self.length is not None and len(value) != self.length:
