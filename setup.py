@@ -1,5 +1,6 @@
-"""`pip install .` without colcon: the Python side only. The interfaces come from CMake; `make setup`
-does both.
+"""`pip install .` without colcon: the Python side only.
+
+The interfaces come from CMake; `make setup` does both.
 """
 
 import xml.etree.ElementTree as ET

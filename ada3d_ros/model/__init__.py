@@ -6,7 +6,7 @@ at 91d979d.
 
 import logging
 
-# transformers imports torchao, which warns of each CUDA extension that does not load here (nothing of
-# ours uses them), and of what torch will deprecate.
+# transformers imports torchao, which warns of every CUDA extension that does not load (nothing of
+# ours uses them) and of what torch will deprecate.
 for _name in ("torchao", "torch.utils._pytree"):
     logging.getLogger(_name).setLevel(logging.ERROR)

@@ -76,7 +76,7 @@ class CheckpointInfo:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class LoadedModel:
-    """A model ready to run (eval mode, no gradients), its tokenizer, and its grounding head if any."""
+    """A model ready to run (eval mode, no gradients), its tokenizer, its grounding head if any."""
 
     model: Llava3D
     tokenizer: Tokenizer
@@ -163,8 +163,9 @@ def _clip_tensors(headers: Mapping[str, TensorInfo]) -> dict[str, tuple[str, Ten
 
 
 def _is_unused(name: str, num_run_layers: int) -> bool:
-    """Whether no output depends on a stored tensor: old buffers, and of CLIP the blocks after the
-    selected layer and the last norm.
+    """Whether no output depends on a stored tensor.
+
+    Such are old buffers, and of CLIP the blocks after the selected layer and the last norm.
     """
     if name.endswith(("rotary_emb.inv_freq", "embeddings.position_ids")):
         return True
@@ -256,16 +257,18 @@ def load_model(
 
 
 def _check_tokenizer(tokenizer: Tokenizer, info: CheckpointInfo) -> None:
+    # An embedding may be larger than the vocabulary, not smaller.
     decoder = info.config.decoder
     if tokenizer.vocab_size > decoder.vocab_size:
         raise CheckpointError(
             f"{info.path}: tokenizer.model has {tokenizer.vocab_size} tokens, the model's embedding"
             f" only {decoder.vocab_size}: they are not of the same checkpoint."
         )
-    for name, ours, theirs in (
-        ("bos", tokenizer.bos_id, decoder.bos_id),
-        ("eos", tokenizer.eos_id, decoder.eos_id),
-    ):
+
+    # Prompts begin and answers end with these.
+    bos = ("bos", tokenizer.bos_id, decoder.bos_id)
+    eos = ("eos", tokenizer.eos_id, decoder.eos_id)
+    for name, ours, theirs in (bos, eos):
         if ours != theirs:
             raise CheckpointError(
                 f"{info.path}: tokenizer.model has {name} id {ours}, config.json has"

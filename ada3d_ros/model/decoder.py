@@ -33,8 +33,8 @@ class KeyValueStore(Protocol):
         ...
 
 
-# What a layer does with its queries, keys and values: layer, q (B, H, T, d) and k, v (B, G, T, d) of
-# the new tokens, roped, to the heads' outputs (B, H, T, d).
+# What a layer does with its queries, keys and values: layer index, q (B, H, T, d) and k, v
+# (B, G, T, d) of the new tokens, roped, to the heads' outputs (B, H, T, d).
 Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
@@ -89,7 +89,7 @@ class RMSNorm(nn.Module):
 
 
 def rope_tables(positions: torch.Tensor, head_dim: int, theta: float, dtype: torch.dtype) -> Rope:
-    """cos and sin of positions (T,) or (B, T) int64, angles in float32; shapes (1 or B, 1, T, d)."""
+    """cos and sin (1 or B, 1, T, d) of positions (T,) or (B, T) int64, the angles in float32."""
     pairs = torch.arange(0, head_dim, 2, dtype=torch.float32, device=positions.device)
     inv_freq = 1.0 / theta ** (pairs / head_dim)
     angles = positions.reshape(-1, positions.shape[-1], 1).float() * inv_freq  # (B, T, d / 2)
@@ -193,10 +193,8 @@ class Attention(nn.Module):
         attend: Attend,
     ) -> torch.Tensor:
         q_unroped = self.queries(start.normed) if start.q_unroped is None else start.q_unroped
-        q, k = (
-            apply_rope(q_unroped, rope),
-            start.keys if start.roped else apply_rope(start.keys, rope),
-        )
+        q = apply_rope(q_unroped, rope)
+        k = start.keys if start.roped else apply_rope(start.keys, rope)
         v = self.split_heads(self.v_proj(start.normed))
         return cast(torch.Tensor, self.o_proj(attend(layer, q, k, v).transpose(1, 2).flatten(2)))
 
@@ -242,11 +240,10 @@ class DecoderLayer(nn.Module):
 def attention_mask(
     past: int, tokens: int, key_mask: torch.Tensor | None, device: torch.device
 ) -> torch.Tensor | None:
-    """Which keys each new token attends to, (B or 1, 1, T, past + T) bool; None where SDPA's own
-    causal rule says the same.
+    """Which keys each new token attends to, (B or 1, 1, T, past + T) bool.
 
-    key_mask (B, past + T) bool: False marks padding. A padded token still attends to itself, so
-    that its softmax is defined.
+    None where SDPA's own causal rule says the same. key_mask (B, past + T) bool: False marks
+    padding. A padded token still attends to itself, so that its softmax is defined.
     """
     if key_mask is None and (past == 0 or tokens == 1):
         return None
@@ -259,8 +256,9 @@ def attention_mask(
 
 
 class CausalAttention:
-    """SDPA over what a cache holds and the new tokens, which it adds; a mask is made once per
-    length. See `run_layers`.
+    """SDPA over what a cache holds and the new tokens, which it adds; one mask per length.
+
+    See `run_layers` for cache and key_mask.
     """
 
     def __init__(self, cache: KeyValueStore | None, key_mask: torch.Tensor | None) -> None:

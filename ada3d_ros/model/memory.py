@@ -1,5 +1,4 @@
-"""Peak memory before a weight is read: every part in bytes, from the model's sizes and settings
-alone.
+"""Peak memory before a weight is read: every part in bytes, from sizes and settings alone.
 
 Weights and cache are exact. Activations are counted along model/decoder.py and model/vision.py: the
 tensors that are alive at the worst moment. Parts that are never alive together are still added, so
@@ -46,9 +45,11 @@ class Workload:
 
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
-    """Bytes by part. decoder_layers: as `model.weights` says; embeddings: of the tokens, with
-    lm_head and last norm; prefill: activations of the prompt; vision_activations: of one batch of
-    views, or of pooling where that is more.
+    """Bytes by part.
+
+    decoder_layers: as `model.weights` says. embeddings: of the vocabulary, with lm_head and last
+    norm. prefill: activations of the prompt. vision_activations: of one batch of views, or of
+    pooling where that is more.
     """
 
     decoder_layers: int
@@ -120,8 +121,9 @@ def predict_memory(
 
 
 def kv_bytes_per_token(config: LlavaConfig, dtype: torch.dtype, kv_int8: bool) -> int:
-    """Keys and values of one token in all layers. int8: with one scale per head and token in the
-    model's format.
+    """Keys and values of one token in all layers.
+
+    In int8 with one scale per head and token in the model's format.
     """
     decoder = config.decoder
     per_head = decoder.head_dim + dtype.itemsize if kv_int8 else decoder.head_dim * dtype.itemsize
@@ -148,9 +150,7 @@ def _part_of(name: str) -> str:
 
 
 def _prefill_bytes(config: LlavaConfig, form: WeightFormat, load: Workload) -> int:
-    """Activations of one chunk of the prompt in one decoder layer at the worst moment, and the
-    prompt's embeddings themselves.
-    """
+    """The prompt's embeddings, and one chunk's activations in a decoder layer at their most."""
     decoder, size = config.decoder, form.dtype.itemsize
     width, hidden = decoder.hidden_size, decoder.intermediate_size
     kv = decoder.num_kv_heads * decoder.head_dim
@@ -185,9 +185,7 @@ def _prefill_bytes(config: LlavaConfig, form: WeightFormat, load: Workload) -> i
 
 
 def _vision_bytes(config: LlavaConfig, dtype: torch.dtype, views: int) -> int:
-    """Pixels of all views, and the larger of one batch in a CLIP block and of pooling the views'
-    features into voxels.
-    """
+    """Pixels of all views, and the larger of one batch in a CLIP block and of voxel pooling."""
     vision, size = config.vision, dtype.itemsize
     patches = vision.patches_per_side**2
 

@@ -33,8 +33,9 @@ MIN_CAPABILITY = (8, 0)  # of a GPU, for that kernel
 
 @dataclass(frozen=True, slots=True)
 class WeightFormat:
-    """How a model's weights are stored: its `dtype`, the decoder's linear layers as `model.weights`
-    says, on `cpu` or `cuda`.
+    """How a model's weights are stored.
+
+    In `dtype`, the decoder's linear layers as `weights` (`model.weights`) says, on `cpu` or `cuda`.
     """
 
     dtype: torch.dtype
@@ -146,12 +147,10 @@ def _torchao(weights: str) -> tuple[ModuleType, ModuleType]:
 
 
 class Int4Linear(nn.Linear):
-    """A linear layer with an int4 weight: embeddings (..., in) to (..., out) in their own format,
-    the product in bfloat16.
-    """
+    """A linear layer with an int4 weight: (..., in) to (..., out) in the format of its input."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return F.linear(x.bfloat16(), self.weight).to(x.dtype)
+        return F.linear(x.bfloat16(), self.weight).to(x.dtype)  # what torchao's kernels take
 
 
 def quantize_linear(linear: nn.Linear, weights: str) -> nn.Linear:

@@ -82,7 +82,7 @@ def check_model(
 
 
 def largest_prompt(config: LlavaConfig) -> int:
-    """Tokens that memory is planned for: the largest scene and its text, up to the model's limit."""
+    """Tokens that memory is planned for: the largest scene and its text, at most the model's."""
     return min(config.max_length, config.token_cap + TEXT_TOKENS)
 
 
@@ -109,7 +109,9 @@ def has_bfloat16() -> bool:
 
 
 def resolve_dtype(precision: str, device: torch.device, num_parameters: int = 0) -> torch.dtype:
-    """`auto`: bfloat16 on cuda, and on a CPU that has it for a model of LARGE parameters; else
+    """The number format of `model.precision`. Raises ConfigError for an unknown one.
+
+    `auto`: bfloat16 on cuda, and for a model of LARGE parameters on a CPU that has it; else
     float32.
     """
     if precision == "auto":
