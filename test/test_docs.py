@@ -1,6 +1,4 @@
-"""The documentation is true: generated tables are current, named files exist, named verbs and
-parameters exist.
-"""
+"""The documentation is true: generated tables are current; named files, verbs, parameters exist."""
 
 from __future__ import annotations
 

@@ -203,6 +203,7 @@ def _placement(
 
 
 def _describe(settings: ModelConfig, checkpoint: CheckpointInfo, sha256: str = "") -> ModelInfo:
+    # In the words of the answer message: the format, and the quantisation if any.
     device, form = _placement(settings, checkpoint)
     precision = str(form.dtype).removeprefix("torch.")
     quantized = f" with {form.weights} weights" if form.weights != "full" else ""

@@ -1,4 +1,4 @@
-"""Memory predicted from sizes alone: against built models, counted tensors, and the 7B's numbers."""
+"""Memory predicted from sizes alone, against built models, counted tensors and the 7B's numbers."""
 
 from __future__ import annotations
 
@@ -90,17 +90,18 @@ def test_weights_are_those_of_a_built_model(shape: str, weights: str, dtype: tor
 @pytest.mark.parametrize("weights", WEIGHTS)
 @pytest.mark.parametrize("shape", ["tiny", "wide", "grouped"])
 def test_a_prefill_takes_what_was_predicted(shape: str, weights: str, dtype: torch.dtype) -> None:
-    """Cache and activations of 300 tokens, counted tensor by tensor: never more than predicted, and
-    not much less.
-    """
+    """Cache and activations of 300 tokens, counted: at most as predicted, and not much less."""
     config, tokens = SHAPES[shape], 300
     decoder = built(config, dtype, weights).decoder
 
     @torch.inference_mode()
     def answer() -> Any:
-        rows = torch.zeros(tokens - 60, config.decoder.hidden_size, dtype=dtype)
-        text = torch.zeros(60, config.decoder.hidden_size, dtype=dtype)
-        prompt = PromptSequence(torch.cat((text, rows)), torch.arange(tokens), (60, tokens), None)
+        # 60 tokens of text and 240 of a scene.
+        text, scene = (
+            torch.zeros(count, config.decoder.hidden_size, dtype=dtype)
+            for count in (60, tokens - 60)
+        )
+        prompt = PromptSequence(torch.cat((text, scene)), torch.arange(tokens), (60, tokens), None)
         return prefill(decoder, prompt, reserve=0)
 
     plan = plan_of(config, dtype, weights, tokens=tokens)
@@ -115,12 +116,11 @@ def test_a_prefill_takes_what_was_predicted(shape: str, weights: str, dtype: tor
 def test_views_take_what_was_predicted(shape: str, dtype: torch.dtype, views: int) -> None:
     config = SHAPES[shape]
     model, side = built(config, dtype), config.vision.patches_per_side
+    size = config.vision.image_size
 
     @torch.inference_mode()
     def encode() -> torch.Tensor:
-        return model.encode_views(
-            torch.zeros(views, 3, config.vision.image_size, config.vision.image_size)
-        )
+        return model.encode_views(torch.zeros(views, 3, size, size))
 
     features, xyz = encode(), torch.rand(views, side, side, 3)
 
@@ -128,6 +128,7 @@ def test_views_take_what_was_predicted(shape: str, dtype: torch.dtype, views: in
     def pool() -> Any:
         return pool_spatial_tokens(features, xyz, model.position_embedding, 0.2)
 
+    # Encoding and pooling are never alive together; the features outlive both.
     plan = plan_of(config, dtype, max_views=views)
     assert plan.view_features == features.nbytes
     peak = max(peak_bytes(encode, CPU), peak_bytes(pool, CPU) + features.nbytes)
@@ -135,9 +136,7 @@ def test_views_take_what_was_predicted(shape: str, dtype: torch.dtype, views: in
 
 
 def test_the_numbers_of_the_7b() -> None:
-    """Those of the performance study: 12.95 GB of linear layers, 13.48 of decoder, 0.61 of tower;
-    524288 bytes of KV a token, in int8 266240.
-    """
+    """Those of the performance study, in GB: linear layers 12.95, decoder 13.48, tower 0.61."""
     plan, int8, int4 = (
         predict_memory(LlavaConfig(), WeightFormat(torch.bfloat16, weights, "cuda"), Workload(2620))
         for weights in WEIGHTS
@@ -208,6 +207,8 @@ def test_a_model_too_large_is_refused_with_every_number(
     monkeypatch.setattr(startup, "_free_bytes", lambda device: float(plan.total - 1))
     with pytest.raises(OutOfMemoryError) as caught:
         startup.check_model(settings(folder))
+
+    # Every part, and their sum.
     text = str(caught.value)
     assert f"need {plan.total / 2**20:.0f} MiB in float32, cpu has" in text
     assert f"prompts of {largest} tokens" in text
@@ -244,13 +245,13 @@ def test_ways_out_are_those_that_are_left(
 
 
 def test_what_counts_at_start(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fewer views, a shorter prompt, one cache, int8 keys and values: each alone lets a model start
-    that did not fit.
-    """
+    """Each alone lets a model start that did not fit: less to keep, or smaller weights."""
     config = load_model(folder).info.config
     largest = startup.largest_prompt(config)
     plan = plan_of(config, head_width=16, tokens=largest, scene_copies=2)
     monkeypatch.setattr(startup, "_free_bytes", lambda device: float(plan.total - 1))
+
+    # Less to keep, or smaller weights.
     for less in (
         {"max_views": 19},
         {"tokens": largest - 1},

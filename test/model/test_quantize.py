@@ -1,11 +1,13 @@
-"""Weight-only int8 and int4 by torchao: what is stored, against an oracle in plain torch, products,
-bytes, every path of the engine, loading, the pipeline, refusals.
+"""Weight-only int8 and int4 by torchao, against an oracle in plain torch.
+
+What is stored, products, bytes, refusals, every path of the engine, loading, the pipeline.
 """
 
 from __future__ import annotations
 
 import copy
 import logging
+import subprocess
 import sys
 from pathlib import Path
 
@@ -40,29 +42,20 @@ from ada3d_ros.pipeline import Ada3DPipeline
 from ada3d_ros.pruning.policy import Policy
 from ada3d_ros.types import PromptSequence, Question
 from test.box_room import build_box_room
-from test.model.weight_oracle import Quantized, quantize_int4, quantize_int8
+from test.model.weight_oracle import (
+    DTYPES,
+    KINDS,
+    OracleLinear,
+    Quantized,
+    packed,
+    quantize_int4,
+    quantize_int8,
+    weight_of,
+)
 
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-KINDS = ("normal", "outliers", "offset", "constant", "zero", "tiny")
 CONFIG = DecoderConfig(
     vocab_size=64, hidden_size=64, intermediate_size=96, num_layers=4, num_heads=4, num_kv_heads=2
 )
-
-
-def weight_of(kind: str, dtype: torch.dtype, outputs: int = 32, inputs: int = 192) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(len(kind))
-    weight = torch.randn(outputs, inputs, generator=generator) * 0.02
-    if kind == "outliers":
-        weight[::3, ::50] *= 40
-    elif kind == "offset":  # far from zero: the zero point is rounded by more than a step
-        weight += 3.0
-    elif kind == "constant":
-        weight = torch.full_like(weight, 0.7)
-    elif kind == "zero":
-        weight = torch.zeros_like(weight)
-    elif kind == "tiny":
-        weight *= 1e-4
-    return weight.to(dtype)
 
 
 def linear_of(weight: torch.Tensor) -> nn.Linear:
@@ -104,11 +97,6 @@ def test_int4_stores_what_the_oracle_does(kind: str, dtype: torch.dtype) -> None
     assert torch.equal(stored.qdata, packed(expected.levels))
 
 
-def packed(levels: torch.Tensor) -> torch.Tensor:
-    """Levels 0 to 15 in the layout of torch's CPU kernel."""
-    return torch.ops.aten._convert_weight_to_int4pack_for_cpu(levels.int(), 1)
-
-
 def test_packing_keeps_every_pair_of_levels() -> None:
     """A weight of whole steps from 0 to 15 comes back as it was, every pair of neighbours in it."""
     pairs = torch.cartesian_prod(torch.arange(16), torch.arange(16)).reshape(8, 64)
@@ -125,9 +113,7 @@ def test_packing_keeps_every_pair_of_levels() -> None:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("kind", KINDS)
 def test_int8_is_off_by_half_a_step_at_most(kind: str, dtype: torch.dtype) -> None:
-    """Half a step, and at the largest weight what its format rounds the step by: level 127 ends
-    there.
-    """
+    """Half a step; at the largest weight also what its format rounds the step by."""
     weight = weight_of(kind, dtype)
     found = oracle_of(weight, "int8")
     wide, step = weight.double(), found.steps()
@@ -148,11 +134,11 @@ def test_int8_is_off_by_half_a_step_at_most(kind: str, dtype: torch.dtype) -> No
 def test_int4_is_off_by_half_a_step_or_the_rounding_of_the_zero_point(
     kind: str, dtype: torch.dtype
 ) -> None:
-    """Everything is computed in bfloat16: levels to a sixteenth of a step, the zero point and the
-    weights themselves to 8 bits.
-    """
+    """All in bfloat16: levels to a sixteenth of a step, zero point and weights to 8 bits."""
     weight = weight_of(kind, dtype)
     found = oracle_of(weight, "int4")
+
+    # The step and the lowest value of a group.
     eps = torch.finfo(torch.bfloat16).eps
     wide = weight.double().unflatten(1, (-1, 64))
     step, zero = found.step.double(), found.zero.double()
@@ -160,6 +146,8 @@ def test_int4_is_off_by_half_a_step_or_the_rounding_of_the_zero_point(
     reach = wide.abs().amax(2)
     assert ((zero - 8 * step - low).abs() <= 2 * eps * (reach + 8 * step)).all()
     assert ((step - ((high - low) / 15).clamp(min=1e-6)).abs() <= eps * (step + reach / 15)).all()
+
+    # The weights.
     off = (found.weight().unflatten(1, (-1, 64)) - wide).abs()
     bound = step * (1 / 2 + 1 / 16) + 2 * eps * (reach + 8 * step)
     assert (off <= bound[..., None]).all()
@@ -256,6 +244,13 @@ def test_without_torchao_the_way_out_is_named_before_anything_is_read(
     assert startup.check_model(from_flat({"model.path": str(folder)}).model)[0].parameters > 0
 
 
+def test_the_import_of_the_model_says_nothing() -> None:
+    """transformers imports torchao, which would warn of kernels that nobody asked for."""
+    code = "import ada3d_ros.model.llava3d"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
 def test_a_gpu_without_the_kernel_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
     require_kernel("int8", torch.device("cuda"))
@@ -280,30 +275,11 @@ def test_only_the_linear_layers_of_the_decoder_are_concerned() -> None:
     assert not is_quantized("vision.encoder.layers.0.self_attn.q_proj.weight")
 
 
-class OracleLinear(nn.Module):
-    """A product with the oracle's numbers: in int8 with the weight that they stand for, in int4 by
-    torch's kernel on the numbers themselves, which rounds to bfloat16.
-    """
-
-    def __init__(self, weight: torch.Tensor, weights: str) -> None:
-        super().__init__()
-        self.oracle, self.weights = oracle_of(weight, weights), weights
-        self.group = weight.shape[1] // self.oracle.step.shape[1]
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if self.weights == "int8":
-            return nn.functional.linear(x, self.oracle.weight().to(x.dtype))
-        scales = torch.stack((self.oracle.step.T, self.oracle.zero.T), dim=2).contiguous()
-        made = torch.ops.aten._weight_int4pack_mm_for_cpu(
-            x.bfloat16().flatten(0, -2), packed(self.oracle.levels), self.group, scales
-        )
-        return made.unflatten(0, x.shape[:-1]).to(x.dtype)
-
-
 @pytest.mark.parametrize("strategy", ["none", "adatoken3d", "fastv"])
 @pytest.mark.parametrize("weights", ["int8", "int4"])
 def test_the_engine_runs_on_them(weights: str, strategy: str) -> None:
     """Prefill, pruning inside it and decode give what a decoder of the oracle's layers gives."""
+    # The same weights, quantised by torchao and by the oracle.
     torch.manual_seed(0)
     decoder = LlamaDecoder(CONFIG).eval().requires_grad_(False)
     expected_decoder = copy.deepcopy(decoder)
@@ -311,10 +287,11 @@ def test_the_engine_runs_on_them(weights: str, strategy: str) -> None:
     names = [name for name, _ in expected_decoder.named_parameters() if is_quantized(name)]
     assert len(names) == 7 * CONFIG.num_layers
     for name in names:
-        weight = expected_decoder.get_parameter(name)
-        expected_decoder.set_submodule(name.removesuffix(".weight"), OracleLinear(weight, weights))
+        layer = OracleLinear(oracle_of(expected_decoder.get_parameter(name), weights))
+        expected_decoder.set_submodule(name.removesuffix(".weight"), layer)
     assert (decoder.dtype, decoder.device.type) == (torch.float32, "cpu")
 
+    # A prompt with 40 spatial tokens, and one more token.
     prompt = PromptSequence(torch.randn(60, 64), torch.arange(60), (10, 50), torch.rand(40, 3))
     policy = Policy.from_config(
         from_flat({"pruning.strategy": strategy, "pruning.keep_ratio": 0.6}).pruning
@@ -357,9 +334,7 @@ def test_loading_predicts_its_bytes_and_says_who_multiplies(
 
 
 def test_full_and_quantized_weights_are_never_there_together(folder: Path) -> None:
-    """While loading, memory is that of the quantised model and of a few matrices, not of both
-    models.
-    """
+    """While loading, memory is that of the quantised model and of a few matrices."""
     full = stored_bytes(load_model(folder).model)
     largest = 512 * 192 * 4
     kept = []
@@ -379,9 +354,9 @@ def test_the_pipeline_answers(folder: Path, weights: str) -> None:
         pipeline.observe(frame)
     answer = pipeline.ask(Question("What is there?"))
     assert answer.tokens.generated == 4
-    assert pipeline._loaded is not None
     assert pipeline.info is not None
-    assert predicted == pipeline.info.memory_bytes == stored_bytes(pipeline._loaded.model)
+    loaded = load_model(folder, weights=weights)
+    assert predicted == pipeline.info.memory_bytes == stored_bytes(loaded.model)
     assert pipeline.info.precision == f"float32 with {weights} weights"
     assert pipeline.info.parameters == sum(p.numel() for p in load_model(folder).model.parameters())
 
