@@ -154,8 +154,7 @@ def render_memory() -> str:
         ),
         "|---" * 9 + "|",
     ]
-    by_torchao = [r for r in result("memory_torchao")["rows"] if r["kernel"] == "torchao"]
-    for r in data["rows"] + by_torchao:
+    for r in data["rows"]:
         names = (
             "weight_bytes",
             "predicted_weight_bytes",
