@@ -10,7 +10,7 @@ from ada3d_ros.engine.decode import DecodeOutput
 from ada3d_ros.engine.prefill import PrefillOutput
 from ada3d_ros.engine.query_context import QueryContext
 from ada3d_ros.engine.token_selection import SceneContext
-from ada3d_ros.pruning.cost import cost_of, question_macs
+from ada3d_ros.pruning.cost import decode_macs, kv_bytes, prefill_macs, question_macs
 from ada3d_ros.pruning.coverage import cell_coverage
 from ada3d_ros.types import NAN, Answer, Box3D, PromptSequence, TokenUsage
 
@@ -67,19 +67,22 @@ def token_usage(
     num_after = length - prompt.spatial_span[1]  # tokens after the spatial ones
     shape = query.pruning.shape
 
-    # What the layers computed and held; after a cached prefix only the question's own tokens.
-    num_text, rank_macs = length - counts[0], 0.0
-    if pruner is not None:
-        rank_macs = pruner.ranking_macs(shape, counts, num_text, num_after)
-    size = prompt.embeds.element_size()
-    cost = cost_of(shape, counts, num_text, size, total, rank_macs)
-    prefill_flops, rank_flops = cost.prefill_flops, cost.rank_flops
+    # What the layers held, and what all spatial tokens would have taken.
+    num_text, size = length - counts[0], prompt.embeds.element_size()
+    held, full = [n + num_text for n in counts], [total + num_text] * shape.num_layers
+
+    # What they computed: the whole prompt, or after a cached prefix the question's own tokens.
+    rank_macs = 0.0
     if context.prefix is not None:
         keys = [n + prompt.spatial_span[0] for n in counts]
         prefill_flops = 2 * question_macs(shape, num_after, keys)
         drops = sum([after < before for before, after in itertools.pairwise(counts)])
         queries = num_after if pruner is not None and pruner.query == "all" else 1
-        rank_flops = 2.0 * drops * queries * shape.hidden_size * length
+        rank_macs = float(drops * queries * shape.hidden_size * length)
+    else:
+        prefill_flops = 2 * prefill_macs(shape, held)
+        if pruner is not None:
+            rank_macs = pruner.ranking_macs(shape, counts, num_text, num_after)
     coverage = NAN
     if query.in_scene and counts[-1]:
         coverage = cell_coverage(context.tokens.xyz_m, chosen.kept[prefilled.kept[-1]])
@@ -92,13 +95,13 @@ def token_usage(
         keep_ratio_requested=query.question.keep_ratio,
         keep_ratio_achieved=achieved,
         strategy=query.config.pruning.strategy if achieved < 1.0 else "none",
-        kv_bytes=cost.kv_bytes,
-        full_kv_bytes=cost.unpruned_kv_bytes,
+        kv_bytes=kv_bytes(shape, held, size),
+        full_kv_bytes=kv_bytes(shape, full, size),
         prefill_flops=prefill_flops,
-        full_prefill_flops=cost.unpruned_prefill_flops,
-        rank_flops=rank_flops,
-        decode_flops=cost.decode_flops,
-        full_decode_flops=cost.unpruned_decode_flops,
+        full_prefill_flops=2 * prefill_macs(shape, full),
+        rank_flops=2 * rank_macs,
+        decode_flops=2 * decode_macs(shape, [n + 1 for n in held]),
+        full_decode_flops=2 * decode_macs(shape, [n + 1 for n in full]),
         per_layer=counts,
         coverage=coverage,
     )

@@ -101,7 +101,7 @@ def _generate(
     probabilities: list[torch.Tensor] = []
     logits, start, first_token_s = prefilled.logits, request.now(), NAN
     reason, cache = StopReason.MAX_TOKENS, prefilled.cache
-    start_reading = _host_reader(decoder.device)
+    read_later = _host_reader(decoder.device) if decoder.device.type == "cuda" else None
     while len(token_ids) < limit:
         stop = request.should_stop()
         if stop is not None:
@@ -111,7 +111,7 @@ def _generate(
         # Choose a token; its id is on the way to the host while the next step may run already.
         token = request.sampler(logits)
         probabilities.append(torch.softmax(logits.float(), dim=-1).gather(0, token.view(1)))
-        read = start_reading(token)
+        read = functools.partial(int, token) if read_later is None else read_later(token)
         last, lengths = len(token_ids) + 1 == limit, cache.lengths
         if ahead and not last:
             logits = step(token)
@@ -160,17 +160,14 @@ def _growing_step(decoder: LlamaDecoder, prefilled: PrefillOutput) -> Step:
     fed = itertools.count()
 
     def step(token: torch.Tensor) -> torch.Tensor:
-        offset = next(fed)
-        positions = [first + offset for first in prefilled.next_positions]
+        positions = list(map(next(fed).__add__, prefilled.next_positions))
         return decode_step(decoder, token, positions, prefilled.cache)
 
     return step
 
 
 def _host_reader(device: torch.device) -> Callable[[torch.Tensor], Callable[[], int]]:
-    """Starts to copy a token id to the host, and hands out what waits for it, not for what came after."""
-    if device.type != "cuda":
-        return lambda token: functools.partial(int, token)
+    """Starts to copy a token id from a GPU, and hands out what waits for it, not for what came after."""
     host = torch.empty((), dtype=torch.int64, pin_memory=True)
     arrived = torch.cuda.Event()
 

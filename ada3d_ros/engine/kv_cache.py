@@ -8,6 +8,7 @@ is stored roped.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 
@@ -24,6 +25,7 @@ class KVCache:
 
     def __init__(self, num_layers: int, reserve: int = 0) -> None:
         self._buffers: list[torch.Tensor | None] = [None] * num_layers
+        self._num_empty = num_layers  # layers without a buffer
         self._lengths = [0] * num_layers
         self._reserve = reserve
 
@@ -74,9 +76,8 @@ class KVCache:
         """All layers' buffers (2, B, G, capacity_i, d), the room behind what is held included;
         every layer must hold some.
         """
-        made = tuple(buffer for buffer in self._buffers if buffer is not None)
-        assert len(made) == len(self._buffers), "a layer holds nothing yet"
-        return made
+        assert not self._num_empty, "a layer holds nothing yet"
+        return cast(tuple[torch.Tensor, ...], tuple(self._buffers))
 
     def reserve(self, tokens: int) -> None:
         """Make room for so many more tokens in every layer; until they are there, no buffer moves."""
@@ -105,6 +106,7 @@ class KVCache:
             length = self._lengths[layer]
             buffer[:, :, :, :length] = old[:, :, :, :length]
         self._buffers[layer] = buffer
+        self._num_empty -= old is None
         return buffer
 
 

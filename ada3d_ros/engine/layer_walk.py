@@ -122,13 +122,16 @@ class LayerWalk:
 class RankAndDrop:
     """Ranks and drops spatial tokens where the pruner's counts fall (AdaToken-3D, FastV, PyramidDrop).
 
-    finite: per ranking its 0-based layer and whether all scores were finite, () bool.
+    ranked_layers, finite: the 0-based layers whose attention ranked, and whether all scores were
+    finite, () bool each.
     """
 
-    def __init__(self, pruner: LayerPruner, device: torch.device) -> None:
-        self.pruner, self.timer = pruner, EventTimer(device)
+    def __init__(self, pruner: LayerPruner, total: int, device: torch.device) -> None:
+        """total: spatial tokens of the prompt or of the cached scene."""
+        self.pruner, self.timer, self._total = pruner, EventTimer(device), total
         self.counts: tuple[int, ...] = ()
-        self.finite: list[tuple[int, torch.Tensor]] = []
+        self.ranked_layers: list[int] = []
+        self.finite: list[torch.Tensor] = []
         self._scores: torch.Tensor | None = None  # of the tokens alive, not acted on yet
 
     def before_layer(self, walk: LayerWalk) -> None:
@@ -145,13 +148,13 @@ class RankAndDrop:
         """The counts of all layers, once they can be known; the attention they were made from."""
         layers, probe, context = walk.decoder.config.num_layers, self.pruner.probe_layer, None
         if walk.layer == 0:
-            self.counts = (self._num_candidates(walk),) * layers
+            self.counts = (self._total,) * layers
         if walk.layer != (probe or 0):
             return None
         if probe is not None:  # the schedule follows from this layer's attention
             context = self._context(walk, all_queries=True)
         self.timer.start()
-        self.counts = self.pruner.counts(self._num_candidates(walk), context)
+        self.counts = self.pruner.counts(self._total, context)
         self.timer.stop(1.0 if probe is not None else 0.0)
         if len(self.counts) != layers:
             raise ConfigError(
@@ -169,13 +172,11 @@ class RankAndDrop:
             context = self._context(walk, all_queries=False)
         self.timer.start()
         self._scores = self.pruner.rank(context)
-        self.finite.append((context.layer, torch.isfinite(self._scores).all()))
+        self.ranked_layers.append(context.layer)
+        self.finite.append(torch.isfinite(self._scores).all())
         self.timer.stop()
 
     # What differs between dropping and selecting.
-
-    def _num_candidates(self, walk: LayerWalk) -> int:
-        return len(walk.kept)
 
     def _context(self, walk: LayerWalk, all_queries: bool) -> PruneContext:
         """Queries and keys of the layer about to run, which reuses the keys where positions stay."""
@@ -232,7 +233,7 @@ class RankAndSelect(RankAndDrop):
     """
 
     def __init__(self, pruner: LayerPruner, prefix: ScenePrefix, count: int) -> None:
-        super().__init__(pruner, prefix.embeds.device)
+        super().__init__(pruner, count, prefix.embeds.device)
         self._prefix, self._stop = prefix, prefix.start + count
         self._all = torch.arange(count, device=prefix.embeds.device)
         self._selected = self._all
@@ -251,9 +252,6 @@ class RankAndSelect(RankAndDrop):
         system = torch.arange(start, device=self._all.device)
         index = torch.cat((system, start + self._selected))
         return keys[:, :, index], values[:, :, index]
-
-    def _num_candidates(self, walk: LayerWalk) -> int:
-        return len(self._all)
 
     def _context(self, walk: LayerWalk, all_queries: bool) -> PruneContext:
         """The question's queries, and the keys of scene and question."""

@@ -54,7 +54,7 @@ class PrefillOutput:
     @property
     def counts(self) -> tuple[int, ...]:
         """Spatial tokens alive in each layer."""
-        return tuple(kept.shape[0] for kept in self.kept)
+        return tuple(map(len, self.kept))
 
 
 @torch.inference_mode()
@@ -80,7 +80,7 @@ def prefill(
                 "no prompt token follows the spatial tokens, so nothing can rank them: put the"
                 " question behind the scene, or use a strategy before the language model."
             )
-        visitor = RankAndDrop(pruner, decoder.device)
+        visitor = RankAndDrop(pruner, len(walk.kept), decoder.device)
     walk.run(visitor)
     states = None
     if with_states:
@@ -155,7 +155,7 @@ def _finish(
     logits = walk.decoder.logits(walk.hidden[0, -1])
     require_finite(logits)
     if visitor is not None:
-        require_finite_scores(visitor.finite)
+        require_finite_scores(visitor)
     assert walk.cache is not None
     return PrefillOutput(
         logits=logits,
@@ -177,12 +177,13 @@ def require_finite(logits: torch.Tensor) -> None:
         )
 
 
-def require_finite_scores(flags: Sequence[tuple[int, torch.Tensor]]) -> None:
-    """Raise ModelError for a ranking that was not finite: (0-based layer, () bool). Asked once, at
-    the end, so that no layer waits.
+def require_finite_scores(visitor: RankAndDrop) -> None:
+    """Raise ModelError for a ranking that was not finite. Asked once, at the end, so that no layer
+    waits.
     """
-    if flags and not bool(torch.stack([flag for _, flag in flags]).all()):
-        layer = next(layer for layer, flag in flags if not bool(flag))
+    if visitor.finite and not bool(torch.stack(visitor.finite).all()):
+        finite = torch.stack(visitor.finite).tolist()
+        layer = visitor.ranked_layers[finite.index(False)]
         raise ModelError(
             f"the ranking scores of layer {layer + 1} are not finite (NaN): the weights are"
             " damaged, or float16 overflowed (use model.precision bf16 or fp32)."

@@ -67,9 +67,9 @@ def build_prompt(
     """
     loaded, model = query.loaded, query.loaded.model
     words = query.question.text if text is None else text
-    parsed = parse_coordinates(check_question(words, MAX_PROMPT_CHARS))
-    ids = loaded.tokenizer.encode(render_question(parsed.text, query.config.model.conversation))
-    clicks = model.encode_clicks(parsed.clicks)
+    text, points = parse_coordinates(check_question(words, MAX_PROMPT_CHARS))
+    ids = loaded.tokenizer.encode(render_question(text, query.config.model.conversation))
+    clicks = model.encode_clicks(points) if points else None
     prompt = model.build_prompt(ids, context.embeds, clicks, context.chosen.tokens.xyz_m)
     length, limit = prompt.embeds.shape[0], model.config.decoder.max_positions
     if length >= limit:

@@ -135,14 +135,15 @@ class Llava3D(nn.Module):
         """
         # As many placeholders as there is to put in.
         ids = list(ids)
-        clicks = clicks if clicks is not None else self.encode_clicks(())
+        num_clicks = 0 if clicks is None else clicks.shape[0]
         _check_count("<image>", ids.count(IMAGE_ID), int(visual is not None), "image or scene")
-        _check_count("<boxes>", ids.count(CLICK_ID), clicks.shape[0], "coordinate(s)")
+        _check_count("<boxes>", ids.count(CLICK_ID), num_clicks, "coordinate(s)")
 
         # Text and clicks, one embedding each; placeholder ids are below 0.
         token_ids = torch.tensor(ids, dtype=torch.int64, device=self.device)
         embeds = self.decoder.embed(token_ids.clamp(min=0))
-        embeds[token_ids == CLICK_ID] = clicks.to(embeds.dtype)
+        if clicks is not None:
+            embeds[token_ids == CLICK_ID] = clicks.to(embeds.dtype)
 
         # The image or scene in the place of its placeholder.
         start = stop = 0

@@ -12,7 +12,6 @@ import io
 import re
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import sentencepiece
@@ -47,50 +46,32 @@ CONTROL_TOKENS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Template:
-    """A Vicuna-style conversation (llava/conversation.py, SeparatorStyle.TWO)."""
-
-    system: str
-
-    def render(self, turns: Sequence[tuple[str, str | None]]) -> str:
-        """The prompt of (question, answer) turns; the last answer is None: the model writes it.
-
-        `</s>` follows an answer directly and the next `USER:` follows that directly, as in the
-        reference.
-        """
-        text = self.system + " "
-        for question, answer in turns:
-            text += f"USER: {question} ASSISTANT:"
-            text += f" {answer}</s>" if answer is not None else ""
-        return text
-
+Click = tuple[float, float, float]  # a point in metres, world frame
 
 _SYSTEM = (
     "A chat between a curious {0} and an artificial intelligence assistant. "
     "The assistant gives helpful, detailed, and polite answers to the {0}'s questions."
 )
-TEMPLATES = {
-    "llava_v1": Template(_SYSTEM.format("human")),
-    "vicuna_v1": Template(_SYSTEM.format("user")),
-}
+SYSTEM_PROMPTS = {"llava_v1": _SYSTEM.format("human"), "vicuna_v1": _SYSTEM.format("user")}
 
 
-@dataclass(frozen=True, slots=True)
-class ParsedQuestion:
-    """A question whose coordinates became placeholders.
+def render_conversation(template: str, turns: Sequence[tuple[str, str | None]]) -> str:
+    """The prompt of (question, answer) turns; the last answer is None: the model writes it.
 
-    clicks: points in metres, world frame, one per `<boxes>`.
+    `</s>` follows an answer directly and the next `USER:` follows that directly, as in the
+    reference (llava/conversation.py, SeparatorStyle.TWO).
     """
-
-    text: str
-    clicks: tuple[tuple[float, float, float], ...]
+    text = SYSTEM_PROMPTS[template] + " "
+    for question, answer in turns:
+        text += f"USER: {question} ASSISTANT:"
+        text += f" {answer}</s>" if answer is not None else ""
+    return text
 
 
 def render_question(question: str, template: str = "llava_v1", with_image: bool = True) -> str:
     """The single-turn prompt of a checked question, the scene or image before it."""
     image = "<image>\n" if with_image else ""
-    return TEMPLATES[template].render([(image + question, None)])
+    return render_conversation(template, [(image + question, None)])
 
 
 def check_question(text: str, max_chars: int) -> str:
@@ -123,7 +104,7 @@ def check_question(text: str, max_chars: int) -> str:
     return text
 
 
-def parse_coordinates(text: str) -> ParsedQuestion:
+def parse_coordinates(text: str) -> tuple[str, tuple[Click, ...]]:
     """Every point or box in square brackets becomes `<boxes>`, with its centre as click.
 
     In metres: [x, y, z], [x, y, z, dx, dy, dz], or the same with three angles. Unlike the
@@ -131,7 +112,7 @@ def parse_coordinates(text: str) -> ParsedQuestion:
     so that two groups crash it. Clicks are rounded to 3 decimals, as in training. Raises
     InvalidRequestError for other brackets.
     """
-    clicks: list[tuple[float, float, float]] = []
+    clicks: list[Click] = []
 
     def replace(match: re.Match[str]) -> str:
         clicks.append(_parse_point(match.group(1)))
@@ -142,10 +123,10 @@ def parse_coordinates(text: str) -> ParsedQuestion:
         raise InvalidRequestError(
             f"a square bracket without its partner in {text!r}; coordinates are written [x, y, z]."
         )
-    return ParsedQuestion(replaced.replace("\0", "<boxes>"), tuple(clicks))
+    return replaced.replace("\0", "<boxes>"), tuple(clicks)
 
 
-def _parse_point(group: str) -> tuple[float, float, float]:
+def _parse_point(group: str) -> Click:
     """The point that a bracket's content names: its first three numbers."""
     try:
         numbers = [float(part) for part in group.split(",")]
@@ -223,6 +204,8 @@ class Tokenizer:
         start = len(ids)
         while start > 0 and self._model.is_byte(ids[start - 1]):
             start -= 1
+        if start == len(ids):
+            return 0
         run = bytes(int(self._model.id_to_piece(token)[3:5], 16) for token in ids[start:])
 
         # What a decoder of UTF-8 keeps back of them.

@@ -16,7 +16,7 @@ import torch
 from ada3d_ros.errors import Ada3DError, ConfigError
 from ada3d_ros.model.checkpoint import build_meta_model, save_checkpoint, set_parameter
 from ada3d_ros.model.config import DecoderConfig, LlavaConfig, VisionConfig
-from ada3d_ros.model.prompt import TEMPLATES, train_tokenizer
+from ada3d_ros.model.prompt import SYSTEM_PROMPTS, train_tokenizer
 from ada3d_ros.model.weight_files import read_json
 
 TINY_CONFIG = LlavaConfig(
@@ -78,8 +78,8 @@ def _sentences() -> list[str]:
     pairs = zip(OBJECTS, OBJECTS[7:] + OBJECTS[:7], strict=True)
     texts = [pattern.format(*pair) for pair in pairs for pattern in PATTERNS]
     return texts + [
-        template.system + " USER: Describe the scene concisely. ASSISTANT:"
-        for template in TEMPLATES.values()
+        system + " USER: Describe the scene concisely. ASSISTANT:"
+        for system in SYSTEM_PROMPTS.values()
     ]
 
 

@@ -6,6 +6,7 @@ positions of what stays; the engine knows only `LayerPruner`.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -39,7 +40,7 @@ class LayerPruner:
 
     def counts(self, num_tokens: int, probe: PruneContext | None) -> tuple[int, ...]:
         """Spatial tokens alive in each layer."""
-        return self.schedule.counts(num_tokens, self.n_min)
+        return _counts(self.schedule, num_tokens, self.n_min)
 
     def rank(self, context: PruneContext) -> torch.Tensor:
         """Scores (n,) float32 of the spatial tokens alive; higher stays."""
@@ -60,3 +61,9 @@ class LayerPruner:
             tokens = counts[0] + num_text
             macs += num_text_after * shape.hidden_size * (shape.hidden_size + tokens)
         return macs
+
+
+@functools.lru_cache(maxsize=64)
+def _counts(schedule: RetentionSchedule, num_tokens: int, n_min: int) -> tuple[int, ...]:
+    """Those of the schedule; the same for every question about a scene."""
+    return schedule.counts(num_tokens, n_min)

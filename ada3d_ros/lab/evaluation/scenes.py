@@ -118,10 +118,10 @@ def scene_prompt(
     """The prompt of one question about a scene, after the policy's choice before the language
     model.
     """
-    model, parsed = loaded.model, parse_coordinates(question)
-    ids = loaded.tokenizer.encode(render_question(parsed.text, conversation))
+    model, (text, points) = loaded.model, parse_coordinates(question)
+    ids = loaded.tokenizer.encode(render_question(text, conversation))
     chosen = choose_tokens(model, scene.tokens, policy, loaded.tokenizer.encode(question)[1:])
-    embeds, clicks = model.project(chosen.tokens.features), model.encode_clicks(parsed.clicks)
+    embeds, clicks = model.project(chosen.tokens.features), model.encode_clicks(points)
     return model.build_prompt(ids, embeds, clicks, chosen.tokens.xyz_m), chosen
 
 

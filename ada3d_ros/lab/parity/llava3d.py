@@ -16,7 +16,7 @@ from ada3d_ros.lab.parity.forward import (
     run_greedy,
 )
 from ada3d_ros.lab.parity.golden_case import GoldenCase, Tensors
-from ada3d_ros.model.prompt import TEMPLATES, render_question
+from ada3d_ros.model.prompt import SYSTEM_PROMPTS, render_question
 from ada3d_ros.scene.views import sample_reference_frames
 
 NO_RULE = "no rule for an array of this name"
@@ -129,7 +129,7 @@ def _check_text(case: GoldenCase) -> Iterator[Row]:
     for row, (prompt, ids) in enumerate(zip(case.prompts, case.prompt_ids, strict=False)):
         yield exact(label, f"input_ids[{row}]", case.tokenizer.encode(prompt), ids, "prompt -> ids")
     for row, (question, prompt) in enumerate(zip(case.questions, case.prompts, strict=False)):
-        begins = (name for name, t in TEMPLATES.items() if prompt.startswith(t.system))
+        begins = (name for name, t in SYSTEM_PROMPTS.items() if prompt.startswith(t))
         template = next(begins, "llava_v1")
         rendered = render_question(question, template)
         yield exact(label, f"prompt[{row}]", rendered, prompt, f"{template} template")

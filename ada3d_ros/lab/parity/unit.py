@@ -122,8 +122,8 @@ def _check_boxes(label: str, data: dict[str, Any]) -> Iterator[Row]:
     for number, item in enumerate(data.get("query_parse", [])):
         name, clicks = f"boxes.query_parse[{number}]", item.get("clicks", [])
         if item.get("n_placeholders") == len(clicks) and all(len(click) == 3 for click in clicks):
-            parsed = parse_coordinates(item["query"])
-            ours = (parsed.text, [list(click) for click in parsed.clicks])
+            text, points = parse_coordinates(item["query"])
+            ours = (text, [list(point) for point in points])
             yield exact(label, name, ours, (item["rewritten"], clicks), item["query"][:40])
         else:  # the reference crashes or drops a click; ours gives each group its click or refuses
             yield not_compared(label, name, f"reference bug; ours: {_outcome(item['query'])}")
@@ -134,6 +134,6 @@ def _check_boxes(label: str, data: dict[str, Any]) -> Iterator[Row]:
 
 def _outcome(query: str) -> str:
     try:
-        return f"{len(parse_coordinates(query).clicks)} click(s)"
+        return f"{len(parse_coordinates(query)[1])} click(s)"
     except InvalidRequestError:
         return "refused"

@@ -22,7 +22,7 @@ from ada3d_ros.lab.world.rooms import CATEGORIES, COLORS, make_rooms
 from ada3d_ros.model.config import DecoderConfig, LlavaConfig, VisionConfig
 from ada3d_ros.model.grounding_head import GroundingHead
 from ada3d_ros.model.llava3d import Llava3D
-from ada3d_ros.model.prompt import TEMPLATES, Tokenizer
+from ada3d_ros.model.prompt import SYSTEM_PROMPTS, Tokenizer
 from ada3d_ros.model.vision import VisionTower
 
 NUM_LABELS = len(CATEGORIES) + 1 + len(COLORS) + 1
@@ -55,7 +55,7 @@ def corpus() -> list[str]:
     """What the tokenizer is trained on: questions and answers of some training rooms, so that every
     word becomes a piece.
     """
-    texts = [template.system + " USER: \n ASSISTANT: </s>" for template in TEMPLATES.values()] * 20
+    texts = [system + " USER: \n ASSISTANT: </s>" for system in SYSTEM_PROMPTS.values()] * 20
     texts += [
         "Please look here. At where Is What Which How Do The here not seen Do you see it? I have"
         " not seen it. Where is it? Please describe the scene concisely. yes no"

@@ -87,9 +87,9 @@ class Packer:
             blocks: list[int] = []
             offsets: list[int] = []
             for number, question in enumerate(asked):
-                parsed = parse_coordinates(prompt_text(question))
-                clicks += parsed.clicks
-                prompt, answer = self._prompt(parsed.text), self._answer(question.answer)
+                text, points = parse_coordinates(prompt_text(question))
+                clicks += points
+                prompt, answer = self._prompt(text), self._answer(question.answer)
                 start = len(line)
                 line += [*prompt, *answer[:-1]]
                 size = len(line) - start

@@ -52,13 +52,13 @@ def test_packed_rows_equal_each_prompt_alone(packer: Packer) -> None:
         assert set(parts) == {"answer", "pointing", "presence", "box"}
         for number, question in enumerate(packed.questions):
             room = int(packed.room[number])
-            parsed = parse_coordinates(prompt_text(question))
-            ids = packer.tokenizer.encode(render_question(parsed.text))
+            text, points = parse_coordinates(prompt_text(question))
+            ids = packer.tokenizer.encode(render_question(text))
             spatial = tokens[room].tokens
             prompt = model.build_prompt(
                 ids,
                 model.project(spatial.features),
-                model.encode_clicks(parsed.clicks),
+                model.encode_clicks(points),
                 spatial.xyz_m,
             )
             alone = prefill(model.decoder, prompt).logits
@@ -154,11 +154,11 @@ def test_the_first_question_dropped_is_dropped_as_in_the_engine(packer: Packer) 
         kept = run_packed(model, packer.prefix_ids, tokens, packed, pruner).mask
         spatial = tokens[0].tokens
         for number, question in enumerate(packed.questions):
-            parsed = parse_coordinates(prompt_text(question))
+            text, points = parse_coordinates(prompt_text(question))
             prompt = model.build_prompt(
-                packer.tokenizer.encode(render_question(parsed.text)),
+                packer.tokenizer.encode(render_question(text)),
                 model.project(spatial.features),
-                model.encode_clicks(parsed.clicks),
+                model.encode_clicks(points),
                 spatial.xyz_m,
             )
             filled = prefill(model.decoder, prompt, pruner=pruner)
