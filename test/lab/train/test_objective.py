@@ -1,6 +1,4 @@
-"""Training sees what the engine will see: packed questions give the same states as each question
-prefilled alone.
-"""
+"""Packed questions give the same states as each question prefilled alone, as the engine does."""
 
 from pathlib import Path
 
@@ -51,12 +49,8 @@ def test_packed_rows_equal_each_prompt_alone(packer: Packer) -> None:
             parsed = parse_coordinates(prompt_text(question))
             ids = packer.tokenizer.encode(render_question(parsed.text))
             spatial = tokens[room].tokens
-            prompt = model.build_prompt(
-                ids,
-                model.project(spatial.features),
-                model.encode_clicks(parsed.clicks),
-                spatial.xyz_m,
-            )
+            embeds, clicks = model.project(spatial.features), model.encode_clicks(parsed.clicks)
+            prompt = model.build_prompt(ids, embeds, clicks, spatial.xyz_m)
             alone = prefill(model.decoder, prompt).logits
             together = model.decoder.lm_head(states.text[room, packed.query[number]])
             torch.testing.assert_close(together, alone, rtol=2e-4, atol=2e-4)
@@ -68,13 +62,13 @@ def test_targets_are_the_answers(packer: Packer) -> None:
     packed = packer.pack(known, asked, 9)
     eos, place = packer.tokenizer.eos_id, 0
     for question in packed.questions:
-        size = round(1 / float(packed.row_weight[place]))
-        ids = packed.row_target[place : place + size].tolist()
+        size = round(1 / float(packed.target_weight[place]))
+        ids = packed.target_id[place : place + size].tolist()
         assert ids[-1] == eos
         assert packer.tokenizer.decode(ids) == question.answer
         place += size
-    assert place == len(packed.row_target)
-    assert float(packed.row_weight.sum()) == pytest.approx(len(packed.questions))
+    assert place == len(packed.target_id)
+    assert float(packed.target_weight.sum()) == pytest.approx(len(packed.questions))
     boxed = torch.isfinite(packed.box_m[:, 0])
     assert boxed.tolist() == [q.target is not None for q in packed.questions]
 
@@ -104,18 +98,16 @@ def test_pruned_training_keeps_per_question_what_the_schedule_says(packer: Packe
     known = graphs(rooms)
     asked = [make_questions(graph, 5, tuple(KINDS), 11) for graph in known]
     packed = packer.pack(known, asked, rooms.category.shape[1])
-    tokens = room_tokens(
-        model, rooms, points, feature_code(model.config.vision.hidden_size), SYMBOLIC_VOXEL_M
-    )
+    code = feature_code(model.config.vision.hidden_size)
+    tokens = room_tokens(model, rooms, points, code, SYMBOLIC_VOXEL_M)
     shares = planned_shares(model, 0.41)
     assert len(shares) == model.config.decoder.num_layers
     assert sum(shares) / len(shares) == pytest.approx(0.41, abs=0.01)
     pruned = run_packed(model, packer.prefix_ids, tokens, packed, shares)
     total = torch.tensor([len(t.owner) for t in tokens])[packed.room]
     assert torch.equal(pruned.mask.sum(1), (shares[-1] * total).round().long())
-    assert (
-        len({tuple(row.tolist()) for row in pruned.mask[packed.room == 0]}) > 1
-    )  # each question keeps its own
+    masks = {tuple(mask.tolist()) for mask in pruned.mask[packed.room == 0]}
+    assert len(masks) > 1  # each question keeps its own
     loss, _ = losses(model.decoder, head, pruned, packed)
     loss.backward()
     assert all(
@@ -128,9 +120,7 @@ def test_pruned_training_keeps_per_question_what_the_schedule_says(packer: Packe
 
 
 def test_the_first_question_dropped_is_dropped_as_in_the_engine(packer: Packer) -> None:
-    """Up to the layer where tokens first go, the scene's rows are the same, so the engine keeps the
-    same ones.
-    """
+    """Until tokens first go, the scene's states are the same, so the engine keeps the same ones."""
     model, _ = new_model(packer.tokenizer)
     rooms = make_rooms("val", torch.tensor([4]))
     points = symbolic_points(rooms, 5, 16, torch.Generator().manual_seed(0))
