@@ -141,6 +141,8 @@ def _parser() -> argparse.ArgumentParser:
         ),
     )
     parser.add_argument("--quiet", action="store_true", help="print failures and the summary only")
+
+    # Making a small case of a recorded one.
     parser.add_argument(
         "--record",
         type=Path,

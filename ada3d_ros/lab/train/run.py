@@ -127,6 +127,8 @@ def _parser() -> argparse.ArgumentParser:
             " holds."
         ),
     )
+
+    # Which stages and rooms, on what, and what is written in the end.
     add, device = parser.add_argument, "cuda" if torch.cuda.is_available() else "cpu"
     names = ",".join(s.name for s in STAGES)
     add("--out", type=Path, required=True, help="folder of the run")
