@@ -176,8 +176,8 @@ def build_prompts(
 
         # Clicks are used up in the order of the samples.
         count = ids.count(CLICK_ID)
-        visual = chosen.embeds if chosen else None
-        prompts.append(case.model.build_prompt(ids, visual, clicks[:count]))
+        tokens = chosen.embeds if chosen else None
+        prompts.append(case.model.build_prompt(ids, tokens, clicks[:count]))
         clicks = clicks[count:]
         taken.append(chosen)
     return prompts, taken

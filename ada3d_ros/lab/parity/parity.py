@@ -62,10 +62,10 @@ def _run_folder(folder: Path) -> Iterator[Row | Ada3DError]:
     """Rows of one case folder, or of those directly in it."""
     checks = _find_checks(folder)
     if checks is None:
-        inner = [child for child in _children(folder) if _find_checks(child) is not None]
-        for child in inner:
+        cases = [child for child in _children(folder) if _find_checks(child) is not None]
+        for child in cases:
             yield from _run_folder(child)
-        if not inner:
+        if not cases:
             yield not_compared(folder.name, "-", "no data that this command compares")
         return
     try:
