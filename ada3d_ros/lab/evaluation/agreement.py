@@ -1,6 +1,4 @@
-"""Figure 3: how far the answer changes when a share of the spatial tokens is dropped after one
-layer.
-"""
+"""Figure 3: how far the answer changes when spatial tokens are dropped after one layer."""
 
 from __future__ import annotations
 
@@ -52,8 +50,9 @@ def greedy_answer(
 def single_drop(
     num_layers: int, layer: int, share: float, ranking: str, seed: int = 0
 ) -> LayerPruner:
-    """Drops `share` of the spatial tokens after the 1-based layer, the next layer ranking; at least
-    one token stays.
+    """Drops `share` of the spatial tokens after the 1-based layer; the next layer ranks them.
+
+    At least one token stays.
     """
     curve = schedule.stages(num_layers, (layer,), (1.0 - share,))
     held = RetentionSchedule(tuple(map(float, curve)))
@@ -76,8 +75,9 @@ def kl_divergence_nats(log_p: Array, log_q: Array) -> float:
 
 
 def default_layers(num_layers: int) -> tuple[int, ...]:
-    """DEPTHS of the decoder's layers, 1-based, each once. Raises ConfigError for a decoder that has
-    none to drop after.
+    """DEPTHS of the decoder's layers, 1-based, each once.
+
+    Raises ConfigError for a decoder of a single layer, which has none to drop after.
     """
     if num_layers < 2:
         raise ConfigError(
@@ -88,8 +88,9 @@ def default_layers(num_layers: int) -> tuple[int, ...]:
 
 
 def check_layers(layers: Sequence[int], num_layers: int) -> tuple[int, ...]:
-    """The layers, ascending and each once. Raises ConfigError for one that nothing can be dropped
-    after.
+    """The layers, ascending and each once.
+
+    Raises ConfigError for one that nothing can be dropped after.
     """
     wrong = [layer for layer in layers if not 1 <= layer < num_layers]
     if wrong:
@@ -102,10 +103,10 @@ def check_layers(layers: Sequence[int], num_layers: int) -> tuple[int, ...]:
 
 @dataclass(frozen=True, slots=True)
 class DropSweep:
-    """What is measured: shares of the spatial tokens dropped after each of the 1-based layers, over
-    num_tokens greedy tokens.
+    """What is measured: shares of the spatial tokens, each dropped after each of the layers.
 
-    Prompt i ranks at random with seed seed + i, so that its spread is over draws too.
+    layers: 1-based; num_tokens: greedy tokens of an answer. Prompt i ranks at random with seed seed
+    + i, so that its spread is over draws too.
     """
 
     layers: tuple[int, ...]
@@ -132,6 +133,8 @@ def measure_agreement(
                 progress(
                     f"answer agreement: {share:.0%} dropped behind layer {layer}, {ranking} ranking"
                 )
+
+                # Each prompt draws its own random ranking.
                 pruners = [single_drop(num_layers, layer, share, ranking, s) for s in seeds]
                 point = _measure_point(decoder, prompts, unpruned, pruners, sweep.num_tokens)
                 points.append({"share": share} | point)

@@ -1,6 +1,7 @@
 """Scenes for calibration, analysis and benchmarks, from any source to spatial tokens and prompts.
 
-A source is a bag, an RGB-D folder or a generated room. The frames go through the node's own keyframe buffer and views; only their source differs.
+A source is a bag, an RGB-D folder or a generated room. The frames go through the node's own
+keyframe buffer and views; only their source differs.
 """
 
 from __future__ import annotations
@@ -70,8 +71,9 @@ def open_frames(source: str, config: AgentConfig) -> Iterable[RgbdFrame]:
 
 @torch.inference_mode()
 def read_scene(loaded: LoadedModel, source: str, config: AgentConfig) -> Scene:
-    """Keyframes of the source, encoded and pooled. Raises SourceError, or NoFramesError without
-    usable depth.
+    """Keyframes of the source, encoded and pooled.
+
+    Raises SourceError, or NoFramesError without usable depth.
     """
     # The frames that the node would keep.
     buffer = KeyframeBuffer(config.keyframe)
@@ -94,8 +96,9 @@ def read_scene(loaded: LoadedModel, source: str, config: AgentConfig) -> Scene:
 def _patch_tokens(
     loaded: LoadedModel, views: MultiViewInput, tokens: SpatialTokens
 ) -> torch.Tensor:
-    """(V, P) as Scene.patch_token: pooling orders tokens by voxel, the cap keeps every N/cap-th
-    (model/spatial.py).
+    """(V, P) as Scene.patch_token.
+
+    Pooling orders tokens by voxel; the cap keeps every N/cap-th (model/spatial.py).
     """
     # On the device where they were pooled: a point on a border must round the same way.
     views = to_device(views, loaded.model.device)
@@ -115,9 +118,7 @@ def _patch_tokens(
 def scene_prompt(
     loaded: LoadedModel, scene: Scene, question: str, policy: Policy, conversation: str = "llava_v1"
 ) -> tuple[PromptSequence, ChosenTokens]:
-    """The prompt of one question about a scene, after the policy's choice before the language
-    model.
-    """
+    """The prompt of one question about a scene, after the policy's selection before the LLM."""
     model, (text, points) = loaded.model, parse_coordinates(question)
     ids = loaded.tokenizer.encode(render_question(text, conversation))
     chosen = choose_tokens(model, scene.tokens, policy, loaded.tokenizer.encode(question)[1:])
@@ -126,9 +127,7 @@ def scene_prompt(
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """--model, --device, --precision, --config, --questions: what every verb that runs a model on
-    scenes takes.
-    """
+    """--model, --device, --precision, --config, --questions: of every verb that runs a model."""
     add = parser.add_argument
     add("--model", type=Path, required=True, help="folder of the checkpoint (official layout)")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N (default auto)")
@@ -148,8 +147,9 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 def load_for(
     options: argparse.Namespace, **settings: object
 ) -> tuple[LoadedModel, ModelInfo, AgentConfig]:
-    """The model, what is known of it, and the configuration that those arguments name. Raises
-    Ada3DError.
+    """The model, what is known of it, and the configuration that those arguments name.
+
+    Raises Ada3DError.
     """
     given = {
         "model.path": str(options.model),
@@ -162,8 +162,9 @@ def load_for(
 
 
 def read_questions(path: Path | None) -> Sequence[str]:
-    """The questions of a file, empty lines left out. Raises SourceError where there are none,
-    RequestError for a line that is no question.
+    """The questions of a file, empty lines left out.
+
+    Raises SourceError where there are none, RequestError for a line that is no question.
     """
     if path is None:
         return DEFAULT_QUESTIONS

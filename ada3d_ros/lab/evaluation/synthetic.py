@@ -233,6 +233,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     verbs = parser.add_subparsers(dest="what", required=True)
     synthetic = verbs.add_parser("synthetic", help="on fresh generated rooms", description=__doc__)
+
+    # Which rooms, which model, what is written.
     add = synthetic.add_argument
     add("--seed", type=int, default=0, help="which rooms (default 0)")
     add("--scenes", type=int, default=200, help="how many rooms (default 200)")

@@ -62,8 +62,9 @@ class Tally:
         self.chance[metric].append(chance)
 
     def reply(self, ask: Callable[[Question], Answer], question: Question) -> Answer | None:
-        """The answer, its tokens counted; None where the model gave no text. Raises what else goes
-        wrong.
+        """The answer, its tokens counted; None where the model gave no text.
+
+        Raises what else goes wrong.
         """
         self.asked += 1
         try:
@@ -81,9 +82,11 @@ class Tally:
 
 
 def summary(tally: Tally) -> dict[str, Any]:
-    """The numbers of a tally, NaN where there is nothing to take them of; every one of METRICS is
-    there. `as_published`: the same answers scored as ScanQA and ScanRefer score theirs.
+    """The numbers of a tally; every one of METRICS is there, NaN where nothing was asked.
+
+    `as_published`: the same answers scored as ScanQA and ScanRefer score theirs.
     """
+    # Each metric, and what to read it beside.
     metrics, details = {}, {}
     for name in METRICS:
         right, answers = tally.right.get(name, []), tally.answers.get(name)
@@ -94,6 +97,8 @@ def summary(tally: Tally) -> dict[str, Any]:
             "majority": max(answers.values()) / len(right) if answers else None,
             "interval": wilson(metrics[name], len(right)),
         }
+
+    # The same answers as published evaluators score them.
     predictions, references = [p for p, _ in tally.texts], [[truth] for _, truth in tally.texts]
     return {
         "metrics": metrics,
@@ -116,8 +121,9 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def format_table(results: dict[str, Any]) -> str:
-    """One line a metric that was asked for: value, interval, n, chance, majority; then the tokens
-    and the time. results: of `summary`, with `shuffled` and `seconds_per_question`.
+    """One line a metric that was asked for: value, interval, n, chance, majority; then the tokens.
+
+    results: of `summary`, with `shuffled` and `seconds_per_question`.
     """
     interval = "95 % interval"
     lines = [f"{'metric':<28}{'value':>7}  {interval:<15}{'n':>5}{'chance':>8}{'majority':>10}"]

@@ -79,8 +79,9 @@ def _check_reading(
 
 
 def _masses_by_log_sum_exp(attention: torch.Tensor, span: tuple[int, int]) -> Masses:
-    """The production path on recorded attention (H, T, T): queries log(A) and keys that pick one
-    column each have these scores.
+    """The production path on recorded attention (H, T, T).
+
+    Queries log(A) and keys that pick one column each have these scores.
     """
     tokens = attention.shape[-1]
     q = attention.clamp(min=1e-30).log()

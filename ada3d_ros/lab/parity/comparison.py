@@ -25,8 +25,9 @@ TOLERANCES = {  # absolute, by the name after the last dot; every array of integ
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One comparison. max_error is inf for another shape or text; note says why an array was not
-    compared.
+    """One comparison.
+
+    max_error is inf for another shape or text; note says why an array was not compared.
     """
 
     case: str
@@ -58,8 +59,9 @@ def compare(
     note: str = "",
     tolerance: float | None = None,
 ) -> Row:
-    """Element by element; an array of another shape fails, NaN and inf must stand at the same
-    places. tolerance: absolute; None takes that of TOLERANCES.
+    """Element by element; an array of another shape fails, NaN and inf must be at the same places.
+
+    tolerance: absolute; None takes that of TOLERANCES.
     """
     if tolerance is None:
         by_name = TOLERANCES.get(name.rpartition(".")[2], FEATURES)

@@ -107,6 +107,7 @@ def encode_scene(model: Llava3D, name: str, views: MultiViewInput) -> EncodedInp
 @torch.inference_mode()
 def encode_image(model: Llava3D, name: str, rgb: torch.Tensor, aspect: str) -> EncodedInput:
     """One 2D image, rgb (1, H, W, 3) or (H, W, 3) uint8, through tower and projector."""
+    # Resized and cropped, or padded to a square first.
     vision = model.config.vision
     pixels = preprocess_color(
         rgb.reshape(rgb.shape[-3:]).numpy(),
@@ -115,6 +116,8 @@ def encode_image(model: Llava3D, name: str, rgb: torch.Tensor, aspect: str) -> E
         vision.image_std,
         aspect,
     )[None]
+
+    # No position embedding, no pooling: every patch is a token.
     features = model.encode_views(pixels)
     embeds = model.project(features[0])
     arrays = {
@@ -172,8 +175,8 @@ def build_prompts(
 
         # Clicks are used up in the order of the samples.
         count = ids.count(CLICK_ID)
-        visual = chosen.embeds if chosen else None
-        prompts.append(case.model.build_prompt(ids, visual, clicks[:count]))
+        tokens = chosen.embeds if chosen else None
+        prompts.append(case.model.build_prompt(ids, tokens, clicks[:count]))
         clicks = clicks[count:]
         taken.append(chosen)
     return prompts, taken

@@ -67,8 +67,9 @@ def _run(case: GoldenCase, aspect: str, prefix: str) -> Tensors:
 def _by_name(
     case: GoldenCase, encoded: list[EncodedInput], taken: list[EncodedInput | None], prefix: str
 ) -> Tensors:
-    """Arrays by recorded name: `s0.depth_m` of one scene or image, and without a prefix those of
-    all scenes in batch order.
+    """Arrays by recorded name.
+
+    `s0.depth_m` of one scene or image, and without a prefix those of all scenes in batch order.
     """
     named = {
         f"{item.name}.{name}": array

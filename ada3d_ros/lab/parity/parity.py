@@ -24,10 +24,10 @@ MISFITS = (KeyError, IndexError, TypeError, ValueError, RuntimeError)  # arrays 
 
 
 def run_parity(path: str | Path) -> Iterator[Row | Ada3DError]:
-    """Rows of a case folder, or of every case folder in it; an error in place of a folder that
-    cannot be read.
+    """Rows of a case folder, or of every case folder in it.
 
-    Folders of other golden data give one row that was not compared.
+    An error in place of a folder that cannot be read; folders of other golden data give one row
+    that was not compared.
     """
     folder = Path(path)
     if not folder.is_dir():
@@ -62,10 +62,10 @@ def _run_folder(folder: Path) -> Iterator[Row | Ada3DError]:
     """Rows of one case folder, or of those directly in it."""
     checks = _find_checks(folder)
     if checks is None:
-        inner = [child for child in _children(folder) if _find_checks(child) is not None]
-        for child in inner:
+        cases = [child for child in _children(folder) if _find_checks(child) is not None]
+        for child in cases:
             yield from _run_folder(child)
-        if not inner:
+        if not cases:
             yield not_compared(folder.name, "-", "no data that this command compares")
         return
     try:
@@ -94,6 +94,7 @@ def _find_checks(folder: Path) -> Callable[[Path], Iterator[Row]] | None:
 
 def _report(results: Iterable[Row | Ada3DError], quiet: bool) -> int:
     """Prints the rows and their summary; the exit status."""
+    # One line each.
     passed = failed = listed = errors = 0
     for result in results:
         if isinstance(result, Ada3DError):
@@ -105,6 +106,8 @@ def _report(results: Iterable[Row | Ada3DError], quiet: bool) -> int:
         listed += not result.compared
         if not quiet or not result.passed:
             print(result)
+
+    # A folder in which nothing was compared has shown nothing.
     print(
         f"{passed} passed, {failed} failed, {listed} not compared (reasons above), {errors}"
         " folder(s) not readable"
@@ -138,6 +141,8 @@ def _parser() -> argparse.ArgumentParser:
         ),
     )
     parser.add_argument("--quiet", action="store_true", help="print failures and the summary only")
+
+    # Making a small case of a recorded one.
     parser.add_argument(
         "--record",
         type=Path,
@@ -154,8 +159,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str]) -> int:
-    """`ada3d parity DIR`: prints the rows; returns 0 if all passed, 1 over a tolerance, 2 for an
-    unreadable folder.
+    """`ada3d parity DIR`: prints the rows.
+
+    Returns 0 if all passed, 1 over a tolerance, 2 for an unreadable folder.
     """
     options = _parser().parse_args(argv)
     folder = options.dir

@@ -49,8 +49,9 @@ class _Recording(LayerPruner):
 
 
 class _Observed:
-    """A decoder whose calls are written down while observed: positions of every layer per pass, and
-    the last layer's output.
+    """A decoder whose calls are written down.
+
+    positions: of every layer per call; last_hidden: the last layer's output.
     """
 
     def __init__(self, decoder: LlamaDecoder) -> None:
@@ -107,8 +108,9 @@ class _PrunedRun:
 
 
 def check_pruned(folder: Path) -> Iterator[Row]:
-    """All rows of one FastV or PyramidDrop case: kept indices, positions, lengths, scores, logits,
-    tokens. Raises SourceError for another method.
+    """All rows of one FastV or PyramidDrop case.
+
+    Kept indices, positions, lengths, scores, logits, tokens. Raises SourceError for another method.
     """
     run = _prefill_case(folder)
     yield from _check_stages(run)
@@ -124,12 +126,14 @@ def check_pruned(folder: Path) -> Iterator[Row]:
 
 def _prefill_case(folder: Path) -> _PrunedRun:
     """The recorded prompt through the engine's prefill, pruned by the case's own parameters."""
+    # The prompt: text, spatial tokens, text.
     case = read_json(folder / "inputs.json")
     embeds = read_tensors(folder / "inputs.safetensors")["inputs_embeds"][0]
     start = case["image_token_start_index"]
     span = start, start + case["image_token_length"]
     prompt = PromptSequence(embeds, torch.arange(len(embeds)), span)
 
+    # Every call of a layer and every ranking is written down on the way.
     decoder = _load_decoder(folder)
     seen, pruner = _Observed(decoder), _pruner(case, decoder.config.num_layers)
     with seen.watch():
@@ -211,6 +215,7 @@ def _check_decode(run: _PrunedRun) -> Iterator[Row]:
         steps.append(logits)
         return greedy(logits)
 
+    # Tokens, and the logits each was chosen from.
     golden = expected["greedy_tokens"]
     with run.seen.watch():
         output = decode(run.seen.decoder, run.filled, GenerationRequest(len(golden), recording))
@@ -218,6 +223,7 @@ def _check_decode(run: _PrunedRun) -> Iterator[Row]:
     logits = torch.stack(steps)
     yield compare(run.label, "step_logits", logits, run.arrays["step_logits"], tolerance=LOGITS)
 
+    # Where each step wrote into the cache.
     positions = [[call[layer][0] for layer in sorted(call)] for call in run.seen.positions[1:]]
     golden = expected["decode_position_id_per_step_per_layer"]
     yield exact(run.label, "decode_positions", positions, golden)
@@ -229,6 +235,7 @@ def _check_decode(run: _PrunedRun) -> Iterator[Row]:
 
 def _check_uncached(run: _PrunedRun, expected: dict[str, Any]) -> Iterator[Row]:
     """FastV without a cache: every token is a new prefill, ranked and pruned anew."""
+    # The prompt grows by each token; the kept set may be another every time.
     decoder, embeds = run.seen.decoder, run.prompt.embeds
     kept, steps, tokens = [], list[torch.Tensor](), list[int]()
     for _ in expected["greedy_tokens"]:

@@ -73,8 +73,9 @@ def reference_logits(
 def reference_generate(
     decoder: LlamaDecoder, prompt: PromptSequence, max_new_tokens: int, sampler: Sampler = greedy
 ) -> tuple[list[int], torch.Tensor]:
-    """Generated ids without the end-of-sequence id, and the logits (steps, vocab) float32 each was
-    chosen from.
+    """Generated ids without the end-of-sequence id, and the logits each was chosen from.
+
+    logits: (steps, vocab) float32.
     """
     embeds, positions = prompt.embeds.float(), prompt.positions
     ids, steps = list[int](), list[torch.Tensor]()

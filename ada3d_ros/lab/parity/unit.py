@@ -1,6 +1,4 @@
-"""Parity of a `unit` folder: preprocessing, voxel ids, frame sampling, prompts and box text, each
-apart.
-"""
+"""Parity of a `unit` folder: preprocessing, voxel ids, frame sampling, prompts, box text."""
 
 from __future__ import annotations
 
@@ -58,6 +56,7 @@ def check_unit(folder: Path) -> Iterator[Row]:
 
 def _check_preprocessing(folder: Path, label: str) -> Iterator[Row]:
     """Groups `NAME/in.*` and `NAME/out.*`: a scene's raw frames, or points to voxelise."""
+    # By name, inputs and outputs apart.
     datasets = _read_dataset_table(folder / "README.md")
     groups: dict[str, Tensors] = {}
     for key, tensor in read_tensors(folder / UNIT_FILES[0]).items():
@@ -67,6 +66,8 @@ def _check_preprocessing(folder: Path, label: str) -> Iterator[Row]:
     for name, group in sorted(groups.items()):
         inputs = {k.removeprefix("in."): t for k, t in group.items() if k.startswith("in.")}
         golden = {k.removeprefix("out."): t for k, t in group.items() if k.startswith("out.")}
+
+        # Points are voxelised, frames preprocessed.
         if "xyz" in inputs:
             ours = _voxelize(inputs["xyz"])
         else:

@@ -1,8 +1,8 @@
-"""One training step's forward pass: packed questions behind their rooms, and the losses.
+"""One training step's forward pass: packed questions after their rooms, and the losses.
 
-The layers are the decoder's own modules; only the attention is arranged anew: scene rows see scene
-rows, a question's rows see the scene and themselves. A test holds the result against the engine's
-prefill of each question alone.
+The layers are the decoder's own modules; only the attention is arranged anew: the scene attends to
+itself, a question to the scene and to itself. A test holds the result against the engine's prefill
+of each question alone.
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ OWNED_SHARE = 0.4  # a token belongs to an object that this share of its patches
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Packed:
-    """Final normed hidden states: text (B, M, D), spatial (B, N, D) of the spatial tokens; mask (Q,
-    N) bool, those that each question kept; xyz_m (B, N, 3) of the tokens; owner (B, N, O) as in
-    RoomTokens.
+    """Final normed hidden states: text (B, M, D) of the questions, spatial (B, N, D) of the scenes.
+
+    mask (Q, N) bool: spatial tokens that each question kept; xyz_m (B, N, 3) of the tokens; owner
+    (B, N, O) as in RoomTokens.
     """
 
     text: torch.Tensor
@@ -166,57 +167,64 @@ def losses(
     decoder: LlamaDecoder, head: GroundingHead, states: Packed, packed: PackedQuestions
 ) -> tuple[torch.Tensor, dict[str, float]]:
     """The sum to minimise, and its parts for the log: answer tokens, pointing, presence, boxes."""
-    rows = states.text[packed.row_room, packed.row_place]
-    token_loss = F.cross_entropy(decoder.lm_head(rows).float(), packed.row_target, reduction="none")
-    answer = (token_loss * packed.row_weight).sum() / len(packed.room)
+    # Answers: cross-entropy, every question weighing the same.
+    predicting = states.text[packed.target_room, packed.target_place]
+    logits = decoder.lm_head(predicting).float()
+    token_loss = F.cross_entropy(logits, packed.target_id, reduction="none")
+    answer = (token_loss * packed.target_weight).sum() / len(packed.room)
+
+    # The grounding head on each question's last prompt token and the spatial tokens it kept.
     query = states.text[packed.room, packed.query].float()[:, None]  # (Q, 1, D)
     tokens, mask = states.spatial.float()[packed.room], states.mask
-    logits, presence = head.point(query, tokens, mask)
-    logits, presence = logits[:, 0], presence[:, 0]
+    pointed, presence = (value[:, 0] for value in head.point(query, tokens, mask))
+
+    # Pointing: all weight on tokens of the object, of questions that kept one.
     owned = (states.owner[packed.room] >= OWNED_SHARE) & mask[..., None]  # (Q, N, O)
     target = (owned & packed.evidence[:, None]).any(-1).float()
-    seen = target.sum(-1) > 0
-    log_weights = F.log_softmax(logits.masked_fill(~mask, -1e4), dim=-1)
-    pointing = -(torch.logsumexp(log_weights + (target + 1e-9).log(), -1))[seen].sum() / len(seen)
+    has_target = target.sum(-1) > 0
+    log_weights = F.log_softmax(pointed.masked_fill(~mask, -1e4), dim=-1)
+    on_target = torch.logsumexp(log_weights + (target + 1e-9).log(), -1)
+    pointing = -on_target[has_target].sum() / len(has_target)
+
+    # Presence: whether the room has what is named, where that is the question.
     asked = packed.presence >= 0
-    there = F.binary_cross_entropy_with_logits(presence[asked].float(), packed.presence[asked])
-    want = torch.isfinite(packed.box_m[:, 0]) & seen
-    box = _box_loss(
-        head,
-        query[want],
-        tokens[want],
-        log_weights[want],
-        states.xyz_m[packed.room][want],
-        packed.box_m[want],
-        target[want],
+    presence_loss = F.binary_cross_entropy_with_logits(
+        presence[asked].float(), packed.presence[asked]
     )
+
+    # Boxes, of questions that ask for one.
+    has_box = torch.isfinite(packed.box_m[:, 0]) & has_target
+    box = _box_loss(head, states, packed, has_box, log_weights.detach(), target)
     total = (
         answer
         + POINTER_WEIGHT * pointing
-        + PRESENCE_WEIGHT * there
-        + BOX_WEIGHT * box * want.float().mean()
+        + PRESENCE_WEIGHT * presence_loss
+        + BOX_WEIGHT * box * has_box.float().mean()
     )
-    parts = {"answer": answer, "pointing": pointing, "presence": there, "box": box}
+    parts = {"answer": answer, "pointing": pointing, "presence": presence_loss, "box": box}
     return total, {name: float(value.detach()) for name, value in parts.items()}
 
 
 def _box_loss(
     head: GroundingHead,
-    query: torch.Tensor,
-    tokens: torch.Tensor,
+    states: Packed,
+    packed: PackedQuestions,
+    has_box: torch.Tensor,
     log_weights: torch.Tensor,
-    xyz_m: torch.Tensor,
-    box_m: torch.Tensor,
     target: torch.Tensor,
 ) -> torch.Tensor:
-    """L1 of centre (metres) and of log size, the weights being those on the object's own tokens, as
-    they are at a clean peak.
+    """L1 of centre (metres) and of log size over the questions with has_box (Q,).
+
+    log_weights (Q, N) of pointing; target (Q, N), 1 on the object's own tokens: the weights on
+    these alone are taken, as they are at a clean peak.
     """
+    room, box_m, target = packed.room[has_box], packed.box_m[has_box], target[has_box]
+    query = states.text[room, packed.query[has_box]].float()[:, None]
     if not len(query):
         return query.new_zeros(())
-    weights = log_weights.detach().exp() * target + 1e-3 * target
+    weights = log_weights[has_box].exp() * target + 1e-3 * target
     weights = weights / weights.sum(-1, keepdim=True)
+    tokens, xyz_m = states.spatial.float()[room], states.xyz_m[room]
     center, size = head.boxes(query, tokens, weights[:, None], xyz_m)
-    return (center[:, 0] - box_m[:, :3]).abs().mean() + (
-        size[:, 0].log() - box_m[:, 3:].log()
-    ).abs().mean()
+    off_center = (center[:, 0] - box_m[:, :3]).abs().mean()
+    return off_center + (size[:, 0].log() - box_m[:, 3:].log()).abs().mean()

@@ -1,8 +1,8 @@
 """Generated rooms and questions in the file shapes of ScanQA, SQA3D, ScanRefer and Scan2Cap.
 
-Their evaluators read them. Shapes: reference/llava3d.md 5.2 (question lists and ground truth as LLaVA-3D's scripts read them),
-ScanRefer's own annotation list with a box added. Points and boxes are metres in the world frame,
-boxes centre and full extents.
+Their evaluators read them. Shapes: reference/llava3d.md 5.2 (question lists and ground truth as
+LLaVA-3D's scripts read them), ScanRefer's own annotation list with a box added. Points and boxes
+are metres in the world frame, boxes centre and full extents.
 """
 
 from __future__ import annotations

@@ -32,8 +32,9 @@ class GeneratedRoom:
 def generate_room(
     seed: int, level: int = 1, side_px: int = 384, split: str = "test"
 ) -> GeneratedRoom:
-    """The room of a seed in square pictures of side_px. Raises ConfigError for a seed, level or
-    split that does not exist.
+    """The room of a seed in square pictures of side_px.
+
+    Raises ConfigError for a seed, level or split that does not exist.
     """
     rooms = make_rooms(split, torch.tensor([seed]), level)
     frames = frames_of(rooms, render(rooms, side_px), 0)

@@ -1,6 +1,4 @@
-"""One room as plain Python, what questions and their answers are made from: objects, names,
-distances.
-"""
+"""One room as plain Python: objects, names, distances. Questions are made from it."""
 
 from __future__ import annotations
 
@@ -48,8 +46,9 @@ class Graph:
         return [t for t in self.things if category in ("", t.category) and color in ("", t.color)]
 
     def nearest(self, anchor: Thing, margin_m: float) -> Thing | None:
-        """The object nearest to `anchor` on the floor plan, if the next one is at least margin_m
-        farther.
+        """The object nearest to `anchor` on the floor plan.
+
+        None unless the next one is at least margin_m farther.
         """
         others = sorted((distance_m(anchor, t), t.number) for t in self.things if t is not anchor)
         if len(others) < 2 or others[1][0] - others[0][0] < margin_m:

@@ -37,8 +37,9 @@ def _mix(value: torch.Tensor) -> torch.Tensor:
 
 
 def uniform(keys: torch.Tensor, stream: int, *shape: int) -> torch.Tensor:
-    """(B, *shape) float32 in [0, 1) for keys (B,) int64; another `stream` gives independent
-    numbers.
+    """(B, *shape) float32 in [0, 1) for keys (B,) int64.
+
+    Another `stream` gives independent numbers.
     """
     count = 1
     for size in shape:

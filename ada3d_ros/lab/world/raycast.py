@@ -62,9 +62,11 @@ class Rays:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Surfaces:
-    """What each pixel shows. depth_m (B V S S,) along the optical axis; primitive (B V S S,) int64,
-    BACKGROUND where it is the room; wall_m, face (B, V, S, S): the room behind all objects, its
-    depth and which face (-x +x -y +y floor ceiling).
+    """What each pixel shows.
+
+    depth_m (B V S S,) along the optical axis; primitive (B V S S,) int64, BACKGROUND where it is
+    the room; wall_m, face (B, V, S, S): the room itself, its depth and which face (-x +x -y +y
+    floor ceiling).
     """
 
     depth_m: torch.Tensor
@@ -190,8 +192,10 @@ class Windows:
 
 
 def _meet_primitives(rays: Rays, nearest: torch.Tensor) -> None:
-    """Lowers `nearest` (B V S S,) int64, depth bits << 8 | primitive, where a primitive is nearer:
-    as integers, depths above 0 are ordered as they are as floats.
+    """Lowers `nearest` (B V S S,) int64 where a primitive is nearer.
+
+    nearest: depth bits << 8 | primitive; as integers, depths above 0 are ordered as they are as
+    floats.
     """
     side, local, count = rays.side, rays.local, rays.shapes.kind.shape[1]
     windows, views = _windows(rays), rays.rooms.T_world_cam.shape[1]

@@ -89,8 +89,9 @@ class Rooms:
         return self.category >= 0
 
     def extents_m(self) -> torch.Tensor:
-        """Full extents (B, O, 3) of the world-axis-aligned boxes that enclose the objects, as
-        ScanRefer's boxes are.
+        """Full extents (B, O, 3) of the world-axis-aligned boxes that enclose the objects.
+
+        ScanRefer's boxes are such boxes.
         """
         c, s = self.yaw_rad.cos().abs(), self.yaw_rad.sin().abs()
         length, width, height = self.size_m.unbind(-1)
@@ -121,8 +122,10 @@ def make_rooms(split: str, seeds: torch.Tensor, level: int = 1) -> Rooms:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class _Objects:
-    """Objects that are to be placed: category, color, yaw_rad (B, O), size_m (B, O, 3) full extents
-    before yaw; small (B, O) bool, those that may stand on a table.
+    """Objects that are to be placed.
+
+    category, color, yaw_rad (B, O); size_m (B, O, 3) full extents before yaw; small (B, O) bool,
+    those that may stand on a table.
     """
 
     category: torch.Tensor
@@ -184,8 +187,9 @@ def _draw(keys: torch.Tensor, level: int) -> Rooms:
 
 
 def _draw_kinds(keys: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Categories and colours (B, O). Palettes of a few per room make distractors: objects that
-    share one of the two.
+    """Categories and colours (B, O).
+
+    Palettes of a few per room make distractors: objects that share one of the two.
     """
 
     def palette(stream: int, kinds: int, low: int) -> torch.Tensor:
@@ -296,8 +300,9 @@ def look_at(eye: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 
 def _path(keys: torch.Tensor, room: torch.Tensor, level: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Poses (B, V, 4, 4) near the walls above every object, looking across the room; and how many
-    count (B,).
+    """Poses (B, V, 4, 4) near the walls above every object, looking across the room.
+
+    And how many of them count (B,).
     """
     # How far along the path each view is; the last ones repeat its end.
     views = NUM_VIEWS[level]

@@ -44,8 +44,10 @@ def color_noise(rooms: Rooms, side: int) -> torch.Tensor:
 
 
 def measure_depth(rooms: Rooms, depth: torch.Tensor, cosine: torch.Tensor) -> torch.Tensor:
-    """Depth (B, V, S, S) in metres with noise that grows with its square, and NaN at grazing angles
-    (cosine to the surface's normal), at edges and at random.
+    """Depth (B, V, S, S) in metres as a sensor gives it.
+
+    Noise grows with the square of depth; NaN at grazing angles (cosine to the surface's normal), at
+    edges and at random.
     """
     side = depth.shape[-1]
     normal = _table_slice(rooms, _normal_table, 111, side * side).reshape(depth.shape)

@@ -26,8 +26,9 @@ _LIGHT = (0.45, 0.30, 0.841)  # towards the lamp, length 1
 
 
 def shade(rays: Rays, surfaces: Surfaces) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Colour (B V S S, 3) in 0..1, cosine (B V S S,) to the surface's normal, and object_index
-    (B V S S,) int16, NOTHING for the room itself.
+    """Colour (B V S S, 3) in 0..1, cosine (B V S S,) to the surface's normal, object_index.
+
+    object_index (B V S S,) int16, NOTHING for the room itself.
     """
     color, cosine = _room_colors(rays, surfaces)
     color, cosine = color.reshape(-1, 3), cosine.flatten()
@@ -76,8 +77,9 @@ def _palettes(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _primitive_colors(rooms: Rooms, shapes: Primitives) -> tuple[torch.Tensor, torch.Tensor]:
-    """Colours (B P, 3), the object's with its own jitter, and the brightness of dark lines
-    (B P,).
+    """Colours (B P, 3) of the primitives, and the brightness of their dark lines (B P,).
+
+    The object's colour has a jitter of its own.
     """
     palette, neutral = _palettes(rooms.keys.device)
     count = rooms.color.shape[1]

@@ -109,7 +109,9 @@ class Primitives:
 
 @lru_cache(maxsize=8)
 def _tables(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """(10, 6, 5) int64: valid, kind, tint, pattern, bands; (10, 6, 6) float32: middle, half size in
+    """All categories' primitives.
+
+    (10, 6, 5) int64: valid, kind, tint, pattern, bands; (10, 6, 6) float32: middle, half size in
     the unit box.
     """
     whole = torch.zeros(len(CATEGORIES), MAX_PRIMITIVES, 5, dtype=torch.int64)
@@ -150,9 +152,11 @@ def primitives(rooms: Rooms) -> Primitives:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class SurfacePoints:
-    """N points on primitives. primitive (N,) int64 into the flattened (B P,) primitives; local: x,
-    y, z (N,) in units of their half sizes. All others (N,) bool: lid, top or bottom faces; on_x,
-    on_y, upright faces of boxes across length and width; upright, all but lids and ellipsoids.
+    """N points on primitives.
+
+    primitive (N,) int64 into the flattened (B P,) primitives; local: x, y, z (N,) in units of their
+    half sizes. All others (N,) bool: lid, top or bottom faces; on_x, on_y, upright faces of boxes
+    across length and width; upright, all but lids and ellipsoids.
     """
 
     primitive: torch.Tensor

@@ -90,8 +90,9 @@ def test_every_input_of_the_small_case_counts(golden_dir: Path, tmp_path: Path, 
 
 
 def test_every_weight_of_the_small_case_counts(golden_dir: Path, tmp_path: Path) -> None:
-    """No tensor is stored that no compared array depends on, but for the keys' biases: adding the
-    same vector to all keys leaves a softmax as it is.
+    """No tensor is stored that no compared array depends on.
+
+    But for the keys' biases: adding the same vector to all keys leaves a softmax as it is.
     """
     case = copy_case(golden_dir, SMALL, tmp_path)
     weights = load_file(case / "weights.safetensors")
@@ -132,8 +133,9 @@ def test_text_checks_can_fail(golden: Path, tmp_path: Path, name: str) -> None:
 
 
 def test_batch_in_another_order_is_recognised(shared_dir: Path, tmp_path: Path) -> None:
-    """An unseen batch may have its samples in any order: samples reversed, the scenes' arrays
-    swapped with them.
+    """An unseen batch may have its samples in any order.
+
+    Samples reversed, the scenes' arrays swapped with them.
     """
     case = copy_case(shared_dir / "golden", "case_e", tmp_path)
     inputs = load_file(case / "inputs.safetensors")

@@ -1,6 +1,4 @@
-"""Recorded runs of FastV and PyramidDrop and numbers of AdaToken-3D, array by array; and that every
-comparison can fail.
-"""
+"""Recorded runs of FastV and PyramidDrop, numbers of AdaToken-3D; every comparison can fail."""
 
 from __future__ import annotations
 

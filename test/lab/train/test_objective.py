@@ -1,6 +1,4 @@
-"""Training sees what the engine will see: packed questions give the same states as each question
-prefilled alone.
-"""
+"""Packed questions give the same states as each question prefilled alone, as the engine does."""
 
 import math
 from dataclasses import replace
@@ -55,12 +53,8 @@ def test_packed_rows_equal_each_prompt_alone(packer: Packer) -> None:
             text, points = parse_coordinates(prompt_text(question))
             ids = packer.tokenizer.encode(render_question(text))
             spatial = tokens[room].tokens
-            prompt = model.build_prompt(
-                ids,
-                model.project(spatial.features),
-                model.encode_clicks(points),
-                spatial.xyz_m,
-            )
+            embeds, clicks = model.project(spatial.features), model.encode_clicks(points)
+            prompt = model.build_prompt(ids, embeds, clicks, spatial.xyz_m)
             alone = prefill(model.decoder, prompt).logits
             together = model.decoder.lm_head(states.text[room, packed.query[number]])
             torch.testing.assert_close(together, alone, rtol=2e-4, atol=2e-4)
@@ -72,13 +66,13 @@ def test_targets_are_the_answers(packer: Packer) -> None:
     packed = packer.pack(known, asked, 9)
     eos, place = packer.tokenizer.eos_id, 0
     for question in packed.questions:
-        size = round(1 / float(packed.row_weight[place]))
-        ids = packed.row_target[place : place + size].tolist()
+        size = round(1 / float(packed.target_weight[place]))
+        ids = packed.target_id[place : place + size].tolist()
         assert ids[-1] == eos
         assert packer.tokenizer.decode(ids) == question.answer
         place += size
-    assert place == len(packed.row_target)
-    assert float(packed.row_weight.sum()) == pytest.approx(len(packed.questions))
+    assert place == len(packed.target_id)
+    assert float(packed.target_weight.sum()) == pytest.approx(len(packed.questions))
     boxed = torch.isfinite(packed.box_m[:, 0])
     assert boxed.tolist() == [q.target is not None for q in packed.questions]
 
@@ -108,9 +102,8 @@ def test_pruned_training_keeps_per_question_what_the_schedule_says(packer: Packe
     known = graphs(rooms)
     asked = [make_questions(graph, 5, tuple(KINDS), 11) for graph in known]
     packed = packer.pack(known, asked, rooms.category.shape[1])
-    tokens = room_tokens(
-        model, rooms, points, feature_code(model.config.vision.hidden_size), SYMBOLIC_VOXEL_M
-    )
+    code = feature_code(model.config.vision.hidden_size)
+    tokens = room_tokens(model, rooms, points, code, SYMBOLIC_VOXEL_M)
     pruner = planned_pruner(model, 0.41)
     assert pruner is not None
     shares = pruner.schedule.retention
@@ -120,9 +113,8 @@ def test_pruned_training_keeps_per_question_what_the_schedule_says(packer: Packe
     counts = [pruner.counts(len(t.owner), None)[-1] for t in tokens]
     assert counts == [max(math.floor(shares[-1] * len(t.owner)), pruner.n_min) for t in tokens]
     assert torch.equal(pruned.mask.sum(1), torch.tensor(counts)[packed.room])
-    assert (
-        len({tuple(row.tolist()) for row in pruned.mask[packed.room == 0]}) > 1
-    )  # each question keeps its own
+    masks = {tuple(mask.tolist()) for mask in pruned.mask[packed.room == 0]}
+    assert len(masks) > 1  # each question keeps its own
     loss, _ = losses(model.decoder, head, pruned, packed)
     loss.backward()
     assert all(
@@ -136,9 +128,7 @@ def test_pruned_training_keeps_per_question_what_the_schedule_says(packer: Packe
 
 
 def test_the_first_question_dropped_is_dropped_as_in_the_engine(packer: Packer) -> None:
-    """Up to the layer where tokens first go, the scene's rows are the same, so the engine keeps the
-    same ones.
-    """
+    """Until tokens first go, the scene's states are the same, so the engine keeps the same ones."""
     model, _ = new_model(packer.tokenizer)
     rooms = make_rooms("val", torch.tensor([4]))
     points = symbolic_points(rooms, 5, 16, torch.Generator().manual_seed(0))
