@@ -22,9 +22,14 @@ setup(
     license=text_of("license"),
     python_requires=">=3.11",
     packages=find_packages(include=["ada3d_ros", "ada3d_ros.*"]),
-    package_data={"ada3d_ros.ros": ["*.xml"], "ada3d_ros": ["models/*/*"]},
+    package_data={
+        "ada3d_ros": ["models/*/*"],
+        "ada3d_ros.lab": ["*.j2"],
+        "ada3d_ros.ros": ["*.xml"],
+    },
     # Lower bounds of what works; the tested versions are pinned in constraints/.
     install_requires=[
+        "jinja2>=3.0",
         "matplotlib>=3.6",
         "numpy>=1.26",
         "opencv-python-headless>=4.6",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -133,6 +134,9 @@ class Ada3DPipeline:
         self._scene = SceneSnapshot()  # replaced, never changed: readers need no lock
         self._failed_version: tuple[int, int] | None = None  # of a scene no step can be made for
         self.latency = LatencyModel()
+        self._policy = Policy(
+            config.pruning, config.pruning.keep_ratio
+        )  # of questions without their own ratio
 
     # -- model
 
@@ -233,6 +237,7 @@ class Ada3DPipeline:
         if self._pruning is not None and config.pruning != self.config.pruning:
             self._pruning.configure(config.pruning)
         self.config = config
+        self._policy = Policy(config.pruning, config.pruning.keep_ratio)
         with self._lock:
             if self._keyframes.config != config.keyframe:
                 self._keyframes.set_config(config.keyframe)
@@ -401,7 +406,9 @@ class Ada3DPipeline:
                 "no keyframe yet: move the camera, or check that colour, depth, camera_info and"
                 " pose arrive."
             )
-        policy = Policy.from_config(config.pruning, question.keep_ratio)
+        policy = self._policy
+        if policy.config is not config.pruning or not math.isnan(question.keep_ratio):
+            policy = Policy.from_config(config.pruning, question.keep_ratio)
         query = QueryContext(
             loaded=loaded,
             question=question,

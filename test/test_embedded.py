@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from ada3d_ros.config import from_flat
 from ada3d_ros.errors import CheckpointError, NoFramesError
 from ada3d_ros.lab.evaluation.synthetic import evaluate, load_room, open_pipeline
-from ada3d_ros.lab.world.generated import GeneratedRoom, generate_room
-from ada3d_ros.lab.world.render import frames_of, render
+from ada3d_ros.lab.world.generated import GeneratedRoom, frames_of, generate_room
+from ada3d_ros.lab.world.render import render
 from ada3d_ros.lab.world.rooms import ABSENT, make_rooms
 from ada3d_ros.model.grounding_head import HEAD_FILE
 from ada3d_ros.model.startup import embedded_model_path

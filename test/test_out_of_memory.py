@@ -273,7 +273,7 @@ def test_another_error_in_the_background_is_said_once(
     exact(pipeline, library(model, MANY[:2]))
 
 
-@pytest.mark.parametrize("name", ["spread", "plus", "at"])
+@pytest.mark.parametrize("name", ["put", "plus", "at"])
 def test_memory_ends_inside_the_voxel_table(
     model: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

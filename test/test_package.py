@@ -173,7 +173,7 @@ def test_no_package_registry_is_named() -> None:
     files = [
         *(ROOT / "constraints").iterdir(),
         ROOT / "Makefile",
-        ROOT / "tools" / "setup_venv.py",
+        *(ROOT / "tools").glob("*venv*.py"),
         ROOT / ".ci" / "run",
     ]
     assert not [

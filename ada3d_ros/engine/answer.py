@@ -67,25 +67,19 @@ def token_usage(
     num_after = length - prompt.spatial_span[1]  # tokens after the spatial ones
     shape = query.pruning.shape
 
-    # Ranking by all queries asks with every token after the scene, else with the last one.
-    num_queries = num_after if pruner is not None and pruner.query == "all" else 1
-    probes = num_after if pruner is not None and pruner.probe_layer is not None else 0
-    cost = cost_of(
-        shape,
-        counts,
-        text=length - counts[0],
-        element_size=prompt.embeds.element_size(),
-        rank_lag=pruner.rank_lag if pruner is not None else 0,
-        num_before_selection=total,
-        queries=num_queries,
-        probe_queries=probes,
-    )
+    # What the layers computed and held; after a cached prefix only the question's own tokens.
+    num_text, rank_macs = length - counts[0], 0.0
+    if pruner is not None:
+        rank_macs = pruner.ranking_macs(shape, counts, num_text, num_after)
+    size = prompt.embeds.element_size()
+    cost = cost_of(shape, counts, num_text, size, total, rank_macs)
     prefill_flops, rank_flops = cost.prefill_flops, cost.rank_flops
     if context.prefix is not None:
         keys = [n + prompt.spatial_span[0] for n in counts]
         prefill_flops = 2 * question_macs(shape, num_after, keys)
         drops = sum([after < before for before, after in itertools.pairwise(counts)])
-        rank_flops = 2.0 * drops * num_queries * shape.hidden_size * length
+        queries = num_after if pruner is not None and pruner.query == "all" else 1
+        rank_flops = 2.0 * drops * queries * shape.hidden_size * length
     coverage = NAN
     if query.in_scene and counts[-1]:
         coverage = cell_coverage(context.tokens.xyz_m, chosen.kept[prefilled.kept[-1]])

@@ -273,7 +273,7 @@ class PrefixCache:
     def forget(self) -> None:
         """Free the keys and values."""
         self.active = self.pending = None
-        self._go(PrefixEvent.FORGOTTEN)
+        self.transition(PrefixEvent.FORGOTTEN)
         self._report()
 
     def _step_prefix(self, scene: SceneSnapshot, clock: StageClock) -> bool:
@@ -317,7 +317,8 @@ class PrefixCache:
 
     # -- state
 
-    def _go(self, event: PrefixEvent) -> None:
+    def transition(self, event: PrefixEvent) -> None:
+        """Move to the next state. Raises KeyError for an event that the state does not know."""
         self.state = TRANSITIONS[self.state, event]
 
     def _configure(self, config: AgentConfig) -> None:
@@ -345,7 +346,7 @@ class PrefixCache:
             self.forget()
         if scene.version != self._version:
             self._version, self._changed_at = scene.version, self._now()
-            self._go(PrefixEvent.SCENE_CHANGED)
+            self.transition(PrefixEvent.SCENE_CHANGED)
 
     def _note_if_caught_up(self, scene: SceneSnapshot) -> None:
         active = self.active
@@ -353,7 +354,7 @@ class PrefixCache:
             return
         current = active.scene.version == scene.version and active.ordered and active.ready
         if current and self._stale_share(active) == 0.0:
-            self._go(PrefixEvent.CAUGHT_UP)
+            self.transition(PrefixEvent.CAUGHT_UP)
 
     def _stale_share(self, entry: PrefixEntry) -> float:
         return entry.stale_share(self.encoder.table)
@@ -364,15 +365,15 @@ class PrefixCache:
         """One chunk of the pending prefix, begun if there is none; active once it is ready."""
         if self.pending is None:
             self.pending = self._start_build(scene, clock)
-            self._go(PrefixEvent.BUILD_STARTED)
+            self.transition(PrefixEvent.BUILD_STARTED)
         with clock.stage("scene_s"):
             self.pending.step()
         if self.pending.ready:
             self.active, self.pending = self.pending, None
             self._builds += 1
-            self._go(PrefixEvent.BUILD_FINISHED)
+            self.transition(PrefixEvent.BUILD_FINISHED)
             if self.active.scene.version != scene.version:
-                self._go(PrefixEvent.SCENE_CHANGED)
+                self.transition(PrefixEvent.SCENE_CHANGED)
 
     @torch.inference_mode()
     def _start_build(self, scene: SceneSnapshot, clock: StageClock) -> PrefixEntry:
@@ -408,7 +409,7 @@ class PrefixCache:
     def _abandon_build(self) -> None:
         if self.pending is not None:
             self.pending = None
-            self._go(PrefixEvent.BUILD_ABANDONED)
+            self.transition(PrefixEvent.BUILD_ABANDONED)
 
     def _append_new_voxels(self, active: PrefixEntry, scene: SceneSnapshot) -> bool:
         """Append the voxels that the scene has and the prefix lacks; whether there was anything to

@@ -5,7 +5,7 @@ choice before the language model and the measured attention masses.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import TypeVar, cast
 
 from ada3d_ros.config import PruningConfig
@@ -54,6 +54,7 @@ class ScenePruning:
     def __init__(self, shape: DecoderShape) -> None:
         self.shape = shape
         self._memo = KeyedMemo()
+        self._pruners: dict[Hashable, LayerPruner | None] = {}
         self._calibration: Calibration | None = None
         self._configured: tuple[PruningConfig, tuple[float, ...] | None] | None = None
 
@@ -137,16 +138,19 @@ class ScenePruning:
             information = self._information(policy.config, self._calibration)
         if policy.per_scene:
             ada = policy.config.adatoken3d
-            key = (*scene, policy.choice_key(num_before_selection), ada.inf.query_stride)
+            measured = (*scene, policy.choice_key(num_before_selection), ada.inf.query_stride)
             masses = self._memo.get(
                 f"masses {scope}",
-                key,
+                measured,
                 lambda: measure_information(decoder, prompt, ada.inf.query_stride),
             )
             information = tuple(map(float, information_of(masses, information_settings(ada)).I))
         start, stop = prompt.spatial_span
-        num_text = prompt.embeds.shape[0] - (stop - start)
-        return policy.pruner(self.shape, stop - start, num_before_selection, num_text, information)
+        sizes = stop - start, num_before_selection, prompt.embeds.shape[0] - (stop - start)
+        key = policy, sizes, information
+        if key not in self._pruners:  # the last one serves the next question
+            self._pruners = {key: policy.pruner(self.shape, *sizes, information)}
+        return self._pruners[key]
 
     def retention(self, config: PruningConfig) -> tuple[float, ...]:
         """Share of all spatial tokens that each layer will keep; () where all are, or where scene

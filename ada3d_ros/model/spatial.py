@@ -60,7 +60,7 @@ def sum_view(
     if not keep_invalid:
         valid = torch.isfinite(xyz_m).all(dim=-1)
         features, xyz_m = features[valid], xyz_m[valid]
-    return VoxelSums.of_patches(
+    return VoxelSums.from_patches(
         features + position_embedding(xyz_m).to(features.dtype), xyz_m, voxel_size_m
     )
 

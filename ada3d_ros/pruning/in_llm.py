@@ -1,5 +1,4 @@
-"""Strategies inside the decoder: a schedule of counts and a ranking, called by the engine between
-layer ranges.
+"""A strategy inside the decoder: a schedule of counts and a ranking, called between its layers.
 
 adatoken3d, fastv, pdrop and logistic differ in the schedule, in whose attention ranks and in the
 positions of what stays; the engine knows only `LayerPruner`.
@@ -7,13 +6,14 @@ positions of what stays; the engine knows only `LayerPruner`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
-from ada3d_ros.errors import ModelError
-from ada3d_ros.pruning.ranking import PruneContext, mutual_information, random_scores, rank_scores
-from ada3d_ros.pruning.schedule import RetentionSchedule, logistic
+from ada3d_ros.pruning.cost import DecoderShape, ranking_macs
+from ada3d_ros.pruning.ranking import PruneContext, random_scores, rank_scores
+from ada3d_ros.pruning.schedule import RetentionSchedule
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,35 +42,21 @@ class LayerPruner:
         return self.schedule.counts(num_tokens, self.n_min)
 
     def rank(self, context: PruneContext) -> torch.Tensor:
-        """Scores (n,) of the spatial tokens alive; higher stays."""
+        """Scores (n,) float32 of the spatial tokens alive; higher stays."""
         if self.score == "random":
             return random_scores(context, self.seed)
         return rank_scores(context, self.score, self.query, self.rope)
 
+    def ranking_macs(
+        self, shape: DecoderShape, counts: Sequence[int], num_text: int, num_text_after: int
+    ) -> float:
+        """Extra MACs of a prefill that ranked for these counts of spatial tokens per layer.
 
-@dataclass(frozen=True, slots=True)
-class LogisticPruner(LayerPruner):
-    """A curve per prompt: the mutual information of prompt and scene in layer 2 sets the steepness
-    of a logistic curve whose mean is keep_ratio (AutoPrune's idea). One pass; one host
-    synchronisation.
-    """
-
-    keep_ratio: float = 1.0
-    slope_min: float = 2.0
-    slope_max: float = 20.0
-    midpoint: float = 0.3
-
-    def counts(self, num_tokens: int, probe: PruneContext | None) -> tuple[int, ...]:
-        if probe is None:
-            raise ModelError(
-                "logistic: the schedule needs the attention of layer 2, which was not measured."
-            )
-        information = float(mutual_information(probe))
-        if information != information:
-            raise ModelError(
-                "logistic: the attention of layer 2 is not finite (NaN); the weights are damaged or"
-                " overflowed."
-            )
-        slope = self.slope_min + (self.slope_max - self.slope_min) * information
-        curve = logistic(len(self.schedule.retention), slope, self.midpoint, self.keep_ratio)
-        return RetentionSchedule(tuple(map(float, curve))).counts(num_tokens, self.n_min)
+        num_text: other tokens of the prompt; num_text_after: those of them after the scene tokens.
+        """
+        queries = num_text_after if self.query == "all" else 1
+        macs = ranking_macs(shape, counts, num_text, self.rank_lag, queries)
+        if self.probe_layer is not None:  # the attention that the schedule was made from
+            tokens = counts[0] + num_text
+            macs += num_text_after * shape.hidden_size * (shape.hidden_size + tokens)
+        return macs

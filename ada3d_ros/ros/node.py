@@ -34,7 +34,7 @@ from ada3d_ros.msg import Answer as AnswerMsg
 from ada3d_ros.pipeline import Ada3DPipeline
 from ada3d_ros.ros.conversions import error_of
 from ada3d_ros.ros.core_log import CoreLog
-from ada3d_ros.ros.diagnostics import Drops, InferenceMonitor
+from ada3d_ros.ros.diagnostics import Drops, InferenceMonitor, add_tasks
 from ada3d_ros.ros.guard import guarded
 from ada3d_ros.ros.inputs import FrameInputs, PosedSet
 from ada3d_ros.ros.intake import FrameIntake
@@ -42,7 +42,6 @@ from ada3d_ros.ros.outputs import AgentOutputs
 from ada3d_ros.ros.parameters import ParameterBridge
 from ada3d_ros.ros.requests import RequestServer, check_scene
 from ada3d_ros.ros.sync import MIN_JUMP_NS
-from ada3d_ros.ros.tasks import add_tasks
 from ada3d_ros.ros.worker import RequestWorker
 from ada3d_ros.srv import GetModelInfo
 from ada3d_ros.types import Answer, AskHooks, Question

@@ -2,10 +2,10 @@
 
 import pytest
 
-from ada3d_ros.pruning import policy as strategies
+from ada3d_ros.pruning import policy
 
 
 @pytest.fixture(autouse=True)
 def _nothing_built_before() -> None:
     """Strategies are kept once built; a warning is logged only when one is."""
-    strategies._build.cache_clear()
+    policy.build_pruner.cache_clear()

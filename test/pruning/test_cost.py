@@ -32,10 +32,8 @@ PDROP = stages(32, (8, 16, 24), (0.5, 0.25, 0.125))
 
 def published(tokens: object) -> float:
     """The papers' convention: MACs called FLOPs, spatial tokens alone, whole squares, no head."""
-    return (
-        prefill_macs(LLAMA_7B, list(np.asarray(tokens, dtype=float)), square=True, with_head=False)
-        / 1e12
-    )
+    counts = list(np.asarray(tokens, dtype=float))
+    return prefill_macs(LLAMA_7B, counts, square=True, with_head=False) / 1e12
 
 
 # -- P17
@@ -48,8 +46,9 @@ def test_p17_the_unpruned_model() -> None:
 
 
 def test_p17_the_papers_default_curve() -> None:
-    """P17: alpha .8, beta .1236, M .2 cost 4.57e12 at N = 1659; so do the two other convex curves
-    of the study.
+    """P17: alpha .8, beta .1236, M .2 cost 4.57e12 at N = 1659.
+
+    So do the two other convex curves of the study.
     """
     assert published(1659 * exponential(32, 0.8, 0.1236, 0.2)) == pytest.approx(4.57, abs=5e-3)
     i = np.arange(32)
@@ -60,8 +59,9 @@ def test_p17_the_papers_default_curve() -> None:
 
 
 def test_p17_pyramid_drop() -> None:
-    """P17: 5.273e12 at 1659 tokens, 5.230e12 at 1646, 1.777e12 at 576; mean retention .4685 (floors
-    counted).
+    """P17: 5.273e12 at 1659 tokens, 5.230e12 at 1646, 1.777e12 at 576.
+
+    Mean retention .4685, floors counted.
     """
     for total, expected in ((1659, 5.273), (1646, 5.230), (576, 1.777)):
         assert published(np.floor(total * PDROP)) == pytest.approx(expected, abs=1e-3)
@@ -77,8 +77,9 @@ def test_p17_the_papers_figure_contradicts_its_flops() -> None:
 
 
 def test_prefill_macs_against_a_count_of_the_decoders_own_products() -> None:
-    """What torch counts while the decoder runs, attention written out: there it is the whole
-    square. FLOP = 2 MAC.
+    """What torch counts while the decoder runs; attention written out is the whole square.
+
+    FLOP = 2 MAC.
     """
     decoder, total = make_decoder(num_kv_heads=4), 24
     hidden = torch.randn(1, total, 32)
@@ -108,14 +109,11 @@ def test_decode_and_kv_by_hand() -> None:
 def test_ranking_costs_only_where_tokens_go() -> None:
     d, kv = 32, 16
     assert ranking_macs(SHAPE, [10] * 8, 5) == 0
-    one = ranking_macs(SHAPE, [10, 10, 6, 6], 5)
-    assert (
-        one == 4 * d * kv + d * d + 15 * d
-    )  # keys of four that go, one query, its scores over 15 keys
-    assert ranking_macs(SHAPE, [10, 10, 6, 6], 5, rank_lag=1) == d * d + 15 * d
-    assert ranking_macs(SHAPE, [10, 6, 3], 5, queries=3) == 7 * d * kv + 3 * (
-        2 * d * d + (15 + 11) * d
-    )
+    query = d * d + 15 * d  # one query, its scores over 15 keys
+    assert ranking_macs(SHAPE, [10, 10, 6, 6], 5) == 4 * d * kv + query  # keys of four that go
+    assert ranking_macs(SHAPE, [10, 10, 6, 6], 5, rank_lag=1) == query
+    two_drops = 7 * d * kv + 3 * (2 * d * d + (15 + 11) * d)
+    assert ranking_macs(SHAPE, [10, 6, 3], 5, queries=3) == two_drops
 
 
 def test_ranking_with_reused_keys_is_cheap_at_every_layer() -> None:
@@ -167,13 +165,13 @@ def test_unpruned_costs_equal_pruned_costs_where_nothing_goes() -> None:
 
 @pytest.mark.parametrize("strategy", ["none", "adatoken3d", "pdrop", "fastv"])
 def test_the_cost_model_counts_what_torch_counts(strategy: str) -> None:
-    """torch.utils.flop_counter on a real prefill: matrix products as they ran, SDPA as the whole
-    square. Ranking is the difference: its queries, the scores, and the keys of tokens that go.
+    """torch.utils.flop_counter on a real prefill: products as they ran, SDPA as the whole square.
+
+    Ranking is the difference: its queries, the scores, and the keys of tokens that go.
     """
     torch.manual_seed(0)
-    config = DecoderConfig(
-        97, 64, 176, 8, 4, 4, eos_id=-1
-    )  # no grouped heads: torch counts them as if repeated
+    # No grouped heads: torch counts them as if repeated.
+    config = DecoderConfig(97, 64, 176, 8, 4, 4, eos_id=-1)
     decoder = LlamaDecoder(config).requires_grad_(False).eval()
     n, text = 60, 12
     prompt = PromptSequence(torch.randn(n + text, 64), torch.arange(n + text), (5, 5 + n))

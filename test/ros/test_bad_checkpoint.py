@@ -1,6 +1,4 @@
-"""Checkpoints that cannot be used, through the node: state ERROR and a sentence, services that
-answer, a second try.
-"""
+"""Checkpoints that cannot be used: ERROR and a sentence, services that answer, a second try."""
 
 from __future__ import annotations
 
@@ -215,9 +213,8 @@ def test_configure_fails_with_the_reason_and_works_the_second_time(
     breaks, words = FAULTS[name]
     agent = start_broken(start_agent, folder, breaks)
     assert_error_is_told(agent, words)
-    assert agent.node.inference.internal_errors == 0, (
-        agent.node.inference.last_error
-    )  # no traceback per question
+    inference = agent.node.inference
+    assert inference.internal_errors == 0, inference.last_error  # no traceback per question
     assert not (folder / "code_ran").exists()
     assert state(agent) == State.PRIMARY_STATE_UNCONFIGURED
     assert not change(agent, Transition.TRANSITION_CONFIGURE)  # nothing was mended

@@ -110,9 +110,8 @@ def test_scannet_registers_colour_and_skips_lost_poses(tmp_path, frames):
     read = list(source)
     assert source.dropped == {FrameReason.NO_POSE: 1}
     assert [f.stamp_ns for f in read] == [1_000_000_000, 1_100_000_000, 1_300_000_000]
-    difference = np.abs(
-        read[0].rgb.astype(int) - frames[0].rgb
-    )  # the same view at half the size, but for the edges
+    # The same view at half the size, but for the edges.
+    difference = np.abs(read[0].rgb.astype(int) - frames[0].rgb)
     assert np.median(difference) <= 4
     assert read[0].intrinsics == frames[0].intrinsics
 

@@ -1,6 +1,6 @@
 """Figure 2: how much attention each kind of token pays to each kind, layer by layer.
 
-The answer is the one that the unpruned model gave, run behind the prompt in one pass; masses per
+The answer is the one that the unpruned model gave, run after the prompt in one pass; masses per
 key range, no T x T matrix.
 """
 
@@ -27,11 +27,11 @@ KEY_KINDS = ("system", "spatial", "prompt", "answer")
 def attention_allocation(
     decoder: LlamaDecoder, prompt: PromptSequence, answer_ids: Sequence[int], stride: int = 1
 ) -> Array:
-    """Shares of attention (query kinds, key kinds, L) float64: means over heads and over the
-    queries of a kind; each query kind's shares sum to 1. NaN for the answer where there is none.
+    """Shares of attention (query kinds, key kinds, L) float64.
 
-    stride: every n-th spatial token is a query. Raises InvalidRequestError without spatial tokens
-    or text behind them.
+    Means over heads and over the queries of a kind; each query kind's shares sum to 1. NaN for the
+    answer where there is none. stride: every n-th spatial token is a query. Raises
+    InvalidRequestError without spatial tokens or text after them.
     """
     start, stop = prompt.spatial_span
     length, device = prompt.embeds.shape[0], prompt.embeds.device
@@ -68,23 +68,22 @@ def measure_allocation(
     stride: int,
     progress: Progress,
 ) -> dict[str, Any]:
-    """Allocation over all prompts: query kind -> key kind -> mean and spread per layer; and how
-    many tokens each kind has, without which a share says little.
+    """Allocation over all prompts: query kind -> key kind -> mean and spread per layer.
+
+    With how many tokens each kind has, without which a share says little.
     """
+    # Prompt by prompt, then stacked: (n, query, key, L).
     samples = []
     for index, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
         progress(f"attention allocation, prompt {index + 1} of {len(prompts)}")
         samples.append(attention_allocation(decoder, prompt, answer, stride))
-    stacked = np.stack(samples)  # (n, query, key, L)
-    counts = [
-        (
-            p.spatial_span[0],
-            p.spatial_span[1] - p.spatial_span[0],
-            len(p.embeds) - p.spatial_span[1],
-            len(a),
-        )
-        for p, a in zip(prompts, answers, strict=True)
-    ]
+    stacked = np.stack(samples)
+
+    # Tokens of each kind, in the order of KEY_KINDS.
+    counts = []
+    for prompt, answer in zip(prompts, answers, strict=True):
+        start, stop = prompt.spatial_span
+        counts.append((start, stop - start, len(prompt.embeds) - stop, len(answer)))
     return {
         "n": len(prompts),
         "n_with_answer": sum(1 for answer in answers if answer),

@@ -22,7 +22,7 @@ from ada3d_ros.model.config import VisionConfig
 from ada3d_ros.model.llava3d import Llava3D
 from ada3d_ros.model.prompt import CLICK_ID, IMAGE_ID
 from ada3d_ros.model.spatial import cap_spatial_tokens, pool_spatial_tokens, sample_patch_points
-from ada3d_ros.scene.views import build_reference_multiview, preprocess_color
+from ada3d_ros.scene.views import RecordedViews, build_reference_multiview, preprocess_color
 from ada3d_ros.types import MultiViewInput, PromptSequence
 
 
@@ -50,18 +50,17 @@ def reference_views(
     rgb, depth = inputs["raw_rgb"].numpy(), inputs["raw_depth"].numpy()
     image, name = (depth, "intrinsic_depth") if dataset == "scannet" else (rgb, "intrinsic_color")
     align = inputs["axis_align_matrix"].numpy() if "axis_align_matrix" in inputs else None
-    return build_reference_multiview(
+    recorded = RecordedViews(
         list(rgb),
         list(depth),
         np.broadcast_to(inputs[name].numpy(), (len(rgb), 4, 4)),
         (image.shape[2], image.shape[1]),
         inputs["poses"].numpy(),
-        vision.image_size,
-        vision.image_mean,
-        vision.image_std,
         depth_scale,
         align,
     )
+    mean, std = vision.image_mean, vision.image_std
+    return build_reference_multiview(recorded, vision.image_size, mean, std)
 
 
 def homogeneous(K: torch.Tensor) -> torch.Tensor:
