@@ -1,4 +1,4 @@
-"""One training step's forward pass: packed questions behind their rooms, and the losses.
+"""One training step's forward pass: packed questions after their scenes, and the losses.
 
 The layers are the decoder's own modules; only the attention is arranged anew: scene rows see scene
 rows, a question's rows see the scene and themselves. A test holds the result against the engine's
@@ -179,7 +179,9 @@ def losses(
     log_weights = F.log_softmax(logits.masked_fill(~mask, -1e4), dim=-1)
     pointing = -(torch.logsumexp(log_weights + (target + 1e-9).log(), -1))[seen].sum() / len(seen)
     asked = packed.presence >= 0
-    there = F.binary_cross_entropy_with_logits(presence[asked].float(), packed.presence[asked])
+    presence_loss = F.binary_cross_entropy_with_logits(
+        presence[asked].float(), packed.presence[asked]
+    )
     want = torch.isfinite(packed.box_m[:, 0]) & seen
     box = _box_loss(
         head,
@@ -193,10 +195,10 @@ def losses(
     total = (
         answer
         + POINTER_WEIGHT * pointing
-        + PRESENCE_WEIGHT * there
+        + PRESENCE_WEIGHT * presence_loss
         + BOX_WEIGHT * box * want.float().mean()
     )
-    parts = {"answer": answer, "pointing": pointing, "presence": there, "box": box}
+    parts = {"answer": answer, "pointing": pointing, "presence": presence_loss, "box": box}
     return total, {name: float(value.detach()) for name, value in parts.items()}
 
 

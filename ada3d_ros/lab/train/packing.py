@@ -26,7 +26,7 @@ class PackedQuestions:
     """Text of B rooms with Q questions in all, padded to M tokens.
 
     ids (B, M) int64 (CLICK_ID for a point); block (B, M) int64, number of the question within its
-    room, -1 padding; offset (B, M) int64, place behind the scene; clicks (n, 3) float32 in order of
+    room, -1 padding; offset (B, M) int64, place after the scene tokens; clicks (n, 3) float32 in order of
     appearance. Per predicted token: row_room, row_place, row_target (R,), row_weight (R,), which
     sum to 1 per question. Per question: room (Q,), query (Q,) place of its last prompt token;
     evidence (Q, O) bool; presence (Q,) 1, 0 or -1 (not asked); box_m (Q, 6) centre and full
@@ -64,7 +64,7 @@ class Packer:
         self._answer = functools.lru_cache(maxsize=10_000)(self._encode_answer)
 
     def _encode_prompt(self, text: str) -> tuple[int, ...]:
-        """Ids behind the scene, up to `ASSISTANT:`; the same as in a prompt of its own."""
+        """Ids after the scene tokens, up to `ASSISTANT:`; the same as in a prompt of its own."""
         ids = self.tokenizer.encode(render_question(text, self.template))
         return tuple(ids[len(self.prefix_ids) + 1 :])
 
