@@ -175,8 +175,7 @@ def render_memory() -> str:
         "",
         *head(HEADS["memory"]),
     ]
-    by_torchao = [r for r in result("memory_torchao")["rows"] if r["kernel"] == "torchao"]
-    for r in data["rows"] + by_torchao:
+    for r in data["rows"]:
         mib = " | ".join(f"{r[name] / 2**20:.1f}" for name in MEMORY_BYTES)
         lines.append(
             f"| {r['weights']} | {r['kernel']} | {mib} | {r['logits_error']:.1%} |"

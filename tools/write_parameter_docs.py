@@ -32,14 +32,13 @@ def default_text(setting: Setting) -> str:
 
 def render() -> str:
     """The whole page."""
-    rows = []
+    lines = []
     for s in SETTINGS.values():
         allowed = s.allowed.replace("|", "\\|")
-        rows.append(
-            f"| `{s.name}` | {default_text(s)} | {allowed} | {s.description} |"
-            f" {'fixed' if s.read_only else 'any time'} |"
-        )
-    return HEAD + "\n".join(rows) + "\n"
+        when = "fixed" if s.read_only else "any time"
+        cells = (f"`{s.name}`", default_text(s), allowed, s.description, when)
+        lines.append(f"| {' | '.join(cells)} |\n")
+    return HEAD + "".join(lines)
 
 
 if __name__ == "__main__":

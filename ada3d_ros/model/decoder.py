@@ -2,11 +2,12 @@
 
 Runs any range of layers, so that the engine can act between them; it knows nothing of pruning,
 images or text. Module names are those of transformers' LlamaModel. Shapes: B batch, T tokens, D
-hidden, H heads, G key-value heads, d head dim.
+hidden, H heads, G key-value heads, d head dimension.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, cast
@@ -16,7 +17,6 @@ from torch import nn
 from torch.nn import functional as F
 
 from ada3d_ros.model.config import DecoderConfig
-from ada3d_ros.model.decode_attention import attend_one
 
 Rope = tuple[torch.Tensor, torch.Tensor]  # cos, sin: (B or 1, 1, T, d)
 
@@ -73,13 +73,10 @@ class RMSNorm(nn.Module):
 
 
 def rope_tables(positions: torch.Tensor, head_dim: int, theta: float, dtype: torch.dtype) -> Rope:
-    """cos and sin of positions (T,) or (B, T) int64, angles in float32; shapes (1 or B, 1, T, d)."""
-    exponents = (
-        torch.arange(0, head_dim, 2, dtype=torch.float32, device=positions.device) / head_dim
-    )
-    angles = positions.reshape(-1, positions.shape[-1], 1).float() * (
-        1.0 / theta**exponents
-    )  # (B, T, d/2)
+    """cos and sin (1 or B, 1, T, d) of positions (T,) or (B, T) int64, the angles in float32."""
+    pairs = torch.arange(0, head_dim, 2, dtype=torch.float32, device=positions.device)
+    inv_freq = 1.0 / theta ** (pairs / head_dim)
+    angles = positions.reshape(-1, positions.shape[-1], 1).float() * inv_freq  # (B, T, d / 2)
     angles = torch.cat((angles, angles), dim=-1).unsqueeze(1)
     return angles.cos().to(dtype), angles.sin().to(dtype)
 
@@ -93,6 +90,61 @@ def apply_rope(x: torch.Tensor, rope: Rope) -> torch.Tensor:
     """x (B, heads, T, d) rotated, LLaMA's rotate-half layout: dimension i pairs with i + d/2."""
     low, high = x.chunk(2, dim=-1)
     return x * rope[0] + torch.cat((-high, low), dim=-1) * rope[1]
+
+
+CPU_CHUNK = 2**19  # float32 values of keys at a time on a CPU: what its cache holds
+_thread = threading.local()
+
+
+def attend_one(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None
+) -> torch.Tensor:
+    """Attention of one query per head over many keys, which decoding asks for token by token.
+
+    q (B, H, 1, d), k and v (B, G, T, d); returns (B, H, 1, d). mask (B or 1, 1, 1, T): bool, or
+    added to the scores. On a CPU in float32 and by hand: SDPA's kernel reads keys and values at a
+    tenth of the memory's speed there.
+    """
+    # The heads of a group are the queries of one product, so that no key is copied.
+    queries = q.reshape(*k.shape[:2], -1, k.shape[3])  # (B, G, H / G, d)
+    if q.device.type != "cpu" or torch.is_grad_enabled():
+        return F.scaled_dot_product_attention(queries, k, v, attn_mask=mask).reshape(q.shape)
+
+    # Scores (B, G, T, H / G), a chunk of keys at a time.
+    chunk = max(1, CPU_CHUNK // (k.shape[0] * k.shape[1] * k.shape[3]))
+    scaled = queries.float().mT * k.shape[3] ** -0.5  # (B, G, d, H / G)
+    scores = torch.cat([_to_float32(part) @ scaled for part in k.split(chunk, dim=2)], dim=2)
+    if mask is not None and mask.is_floating_point():
+        scores = scores + mask.mT
+    elif mask is not None:
+        scores = scores.masked_fill(~mask.mT, -torch.inf)
+    weights = torch.softmax(scores, dim=2)
+
+    # The weighted sum of the values, by the same chunks.
+    out = torch.zeros_like(queries, dtype=torch.float32)
+    for w, part in zip(weights.split(chunk, dim=2), v.split(chunk, dim=2), strict=True):
+        if queries.shape[2] > 1:
+            out += w.mT @ _to_float32(part)
+        else:  # a sum reads twice as fast as a product of one row
+            out += torch.mul(_to_float32(part), w, out=_scratch(part)).sum(2, keepdim=True)
+    return out.to(q.dtype).reshape(q.shape)
+
+
+def _to_float32(part: torch.Tensor) -> torch.Tensor:
+    """In float32: itself, or a copy in this thread's scratch."""
+    return part if part.dtype == torch.float32 else _scratch(part).copy_(part)
+
+
+def _scratch(part: torch.Tensor) -> torch.Tensor:
+    """This thread's float32 memory in the shape of `part`.
+
+    Kept between calls: fresh pages at every call would cost more than the sums.
+    """
+    held: torch.Tensor | None = getattr(_thread, "scratch", None)
+    if held is None or held.numel() < part.numel():
+        with torch.inference_mode(False):
+            held = _thread.scratch = torch.empty(max(CPU_CHUNK, part.numel()), dtype=torch.float32)
+    return held[: part.numel()].view(part.shape)
 
 
 class Attention(nn.Module):
@@ -165,20 +217,19 @@ class DecoderLayer(nn.Module):
 def attention_mask(
     past: int, tokens: int, key_mask: torch.Tensor | None, device: torch.device
 ) -> torch.Tensor | None:
-    """Which keys each new token sees, (B or 1, 1, T, past + T) bool; None where SDPA's own causal
-    rule says the same.
+    """Which keys each new token attends to, (B or 1, 1, T, past + T) bool.
 
-    key_mask (B, past + T) bool: False marks padding. A padded row still sees itself, so that its
-    softmax is defined.
+    None where SDPA's own causal rule says the same. key_mask (B, past + T) bool: False marks
+    padding. A padded token still attends to itself, so that its softmax is defined.
     """
     if key_mask is None and (past == 0 or tokens == 1):
         return None
-    rows = torch.arange(past, past + tokens, device=device)[:, None]
-    columns = torch.arange(past + tokens, device=device)
-    visible = (columns <= rows)[None, None]
+    query_index = torch.arange(past, past + tokens, device=device)[:, None]
+    key_index = torch.arange(past + tokens, device=device)
+    visible = (key_index <= query_index)[None, None]
     if key_mask is None:
         return visible
-    return (visible & key_mask[:, None, None, :].to(device)) | (columns == rows)
+    return (visible & key_mask[:, None, None, :].to(device)) | (key_index == query_index)
 
 
 def causal_attention(

@@ -1,18 +1,17 @@
-"""Weight-only quantisation of the decoder's linear layers (`model.weights`): fewer bytes, products
-still in the model's format.
+"""Weight-only quantisation of the decoder's linear layers (`model.weights`), done by torchao.
 
-int8: one scale per output channel, symmetric. int4: groups of inputs with a lowest value and a step
-each. Where torchao is installed it does the work (int8 everywhere but in float16, int4 on CUDA in
-bfloat16); else `WeightOnlyLinear`, plain torch. Embeddings, lm_head, norms, vision tower and
-projector stay as they are.
+int8: one scale per output channel, symmetric; the products are in the model's format. int4: groups
+of 64 or 32 inputs with a scale and a zero point each; the products are in bfloat16, which torchao's
+kernels are made for. Embeddings, lm_head, norms, vision tower and projector stay as they are.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import re
-from typing import Any
+from dataclasses import dataclass
+from types import ModuleType
+from typing import cast
 
 import torch
 from torch import nn
@@ -24,94 +23,91 @@ WEIGHTS = ("full", "int8", "int4")
 QUANTIZED = re.compile(
     r"(decoder\.)?layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)\.weight"
 )
-MAX_LEVEL_INT8 = 127
-MAX_LEVEL_INT4 = 15
-# inputs that share a step and a lowest value in int4; 32 where 64 does not divide the inputs
-GROUP = 64
-MIN_GROUP = 32  # of torchao's CUDA kernel
-TILE_INPUTS, TILE_OUTPUTS = 1024, 8  # that kernel pads a matrix to multiples of these
+FLOAT32_MODULES = ("position_embedding.", "click_encoder.")  # geometry (model/spatial.py)
+# int4: inputs that share a scale and a zero point; 32 where 64 does not divide the inputs.
+GROUP, MIN_GROUP = 64, 32
+CPU_OUTPUTS = 16  # torchao's CPU kernel takes multiples of so many outputs
+CUDA_INPUTS, CUDA_OUTPUTS = 1024, 8  # its CUDA kernel pads a matrix to multiples of these
 MIN_CAPABILITY = (8, 0)  # of a GPU, for that kernel
 
 
-class WeightOnlyLinear(nn.Module):
-    """A linear layer without bias whose weight (out, in) is kept in int8 or int4; rows (..., in) to
-    (..., out) in their own format.
+@dataclass(frozen=True, slots=True)
+class WeightFormat:
+    """How a model's weights are stored.
 
-    int8: levels (out, in) int8 and step (out, 1) float32, weight = level * step, level -127 to 127.
-    int4: levels (out, in / 2) uint8, two a byte (even input in the low half), step and lowest (out,
-    in / group, 1) in the weight's format, weight = lowest + level * step, level 0 to 15. Raises
-    ConfigError where int4 has no group for this many inputs.
+    In `dtype`, the decoder's linear layers as `weights` (`model.weights`) says, on `cpu` or `cuda`.
     """
 
-    levels: torch.Tensor
-    step: torch.Tensor
-    lowest: torch.Tensor | None
+    dtype: torch.dtype
+    weights: str = "full"
+    device_type: str = "cpu"
 
-    def __init__(self, weight: torch.Tensor, weights: str) -> None:
-        super().__init__()
-        self.out_features, self.in_features = weight.shape
-        make = quantize_int8 if weights == "int8" else quantize_int4
-        for name, value in zip(("levels", "step", "lowest"), make(weight), strict=True):
-            self.register_buffer(name, value)
+    def is_quantized(self, name: str) -> bool:
+        """Whether the parameter of this name in Llava3D is stored in int8 or int4."""
+        return self.weights != "full" and is_quantized(name)
 
-    def extra_repr(self) -> str:
-        bits = 8 if self.lowest is None else 4
-        return f"in_features={self.in_features}, out_features={self.out_features}, bits={bits}"
+    def num_bytes(self, name: str, shape: tuple[int, ...]) -> int:
+        """Bytes that one parameter takes. Raises ConfigError as `linear_bytes` does."""
+        if self.is_quantized(name):
+            return linear_bytes(shape, self)
+        return math.prod(shape) * target_dtype(name, self.dtype).itemsize
 
-    def dequantized(self, dtype: torch.dtype) -> torch.Tensor:
-        """The weight (out, in) that the stored numbers stand for."""
-        if self.lowest is None:
-            return self.levels.to(dtype) * self.step.to(dtype)
-        wide = torch.empty(*self.levels.shape, 2, dtype=dtype, device=self.levels.device)
-        wide[..., 0] = self.levels & 15
-        wide[..., 1] = self.levels >> 4
-        groups = wide.view(self.out_features, self.step.shape[1], -1)
-        groups.mul_(self.step.to(dtype)).add_(self.lowest.to(dtype))
-        return wide.view(self.out_features, self.in_features)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if (
-            self.lowest is not None or x.dtype == torch.float16
-        ):  # sums of int8 levels overflow float16
-            return F.linear(x, self.dequantized(x.dtype))
-        return F.linear(x, self.levels.to(x.dtype)) * self.step[:, 0].to(x.dtype)
+    def scratch_bytes(self, shape: tuple[int, ...]) -> int:
+        """Bytes that a product with one of the decoder's linear layers takes to dequantise it."""
+        if self.weights != "int8":  # full needs nothing of the kind, int4 is read as it is packed
+            return 0
+        # Levels in the model's format; float16 (int8_groups) takes the weight in float32 besides.
+        width = 6 if self.dtype == torch.float16 else self.dtype.itemsize
+        return math.prod(shape) * width
 
 
-def quantize_int8(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:
-    """Levels (out, in) int8 and step (out, 1) float32 of a weight (out, in); off by half a step at
-    most.
+def target_dtype(name: str, dtype: torch.dtype) -> torch.dtype:
+    """The format that one of our parameters is loaded in, where the model's is `dtype`."""
+    return torch.float32 if name.startswith(FLOAT32_MODULES) else dtype
+
+
+def is_quantized(name: str) -> bool:
+    """Whether `model.weights` concerns the parameter of this name in Llava3D or LlamaDecoder."""
+    return QUANTIZED.fullmatch(name) is not None
+
+
+def linear_bytes(shape: tuple[int, ...], form: WeightFormat) -> int:
+    """Bytes that one linear layer's weight (out, in) takes in torchao's layout.
+
+    Raises ConfigError where int4 does not fit the shape.
     """
-    wide = weight.float()
-    step = (wide.abs().amax(dim=1, keepdim=True) / MAX_LEVEL_INT8).clamp(
-        min=torch.finfo(torch.float32).tiny
-    )
-    levels = (wide / step).round_().clamp_(-MAX_LEVEL_INT8, MAX_LEVEL_INT8)
-    return levels.to(torch.int8), step, None
+    outputs, inputs = shape
+    if form.weights == "int8":
+        groups = int8_groups(form.dtype)
+        return outputs * (inputs + groups * 5)  # a float32 scale and an int8 zero point a group
+
+    # int4: 4 bits a weight; a bfloat16 scale and zero point per group of inputs.
+    group = group_size(inputs)
+    if form.device_type == "cuda":
+        inputs, outputs = _padded(inputs, CUDA_INPUTS), _padded(outputs, CUDA_OUTPUTS)
+    elif outputs % CPU_OUTPUTS:
+        raise ConfigError(
+            f"model.weights int4 works on multiples of {CPU_OUTPUTS} outputs on a CPU, a layer of"
+            f" this model has {outputs}: use model.weights int8 or full."
+        )
+    return outputs * inputs // 2 + outputs * (inputs // group) * 4
 
 
-def quantize_int4(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Packed levels (out, in / 2) uint8, step and lowest (out, in / group, 1) in the weight's
-    format, of a weight (out, in).
+def _padded(size: int, multiple: int) -> int:
+    return -(-size // multiple) * multiple
 
-    Off by half a step at most, or by the rounding of `lowest` where that is more. The step is
-    rounded up, so that 15 of them span the group.
+
+def int8_groups(dtype: torch.dtype) -> int:
+    """Scales per output channel in int8: 1, or 2 in float16.
+
+    With one scale torchao multiplies the levels themselves, whose sums overflow float16; with more
+    it dequantises the weight before the product.
     """
-    dtype, info = weight.dtype, torch.finfo(weight.dtype)
-    wide = weight.float().unflatten(1, (-1, group_size(weight.shape[1])))
-    low, high = wide.aminmax(dim=2, keepdim=True)
-    step = ((high - low) / MAX_LEVEL_INT4 * (1 + info.eps)).clamp(min=info.tiny).to(dtype)
-    lowest = low.to(dtype)
-    levels = ((wide - lowest.float()) / step.float()).round_().clamp_(0, MAX_LEVEL_INT4)
-    return pack_int4(levels.flatten(1).to(torch.uint8)), step, lowest
-
-
-def pack_int4(levels: torch.Tensor) -> torch.Tensor:
-    """Levels (out, in) uint8, 0 to 15, to (out, in / 2): even inputs in the low half of a byte."""
-    return levels[:, ::2] | (levels[:, 1::2] << 4)
+    return 2 if dtype == torch.float16 else 1
 
 
 def group_size(in_features: int) -> int:
-    """Inputs that share a step in int4: 64 or 32. Raises ConfigError where neither divides."""
+    """Inputs that share a scale in int4: 64 or 32. Raises ConfigError where neither divides."""
     group = math.gcd(in_features, GROUP)
     if group < MIN_GROUP:
         raise ConfigError(
@@ -121,98 +117,88 @@ def group_size(in_features: int) -> int:
     return group
 
 
-def is_quantized(name: str) -> bool:
-    """Whether `model.weights` concerns the parameter of this name in Llava3D or LlamaDecoder."""
-    return QUANTIZED.fullmatch(name) is not None
-
-
-def kernel_of(weights: str, dtype: torch.dtype, device_type: str) -> str:
-    """Who multiplies with quantised weights: 'torchao', or 'torch' for WeightOnlyLinear. Looks for
-    torchao without loading it.
-    """
-    fits = (
-        dtype != torch.float16
-        if weights == "int8"
-        else device_type == "cuda" and dtype == torch.bfloat16
-    )
-    return "torchao" if fits and importlib.util.find_spec("torchao") is not None else "torch"
-
-
-def linear_bytes(shape: tuple[int, ...], dtype: torch.dtype, weights: str, device_type: str) -> int:
-    """Bytes that one linear layer's weight (out, in) takes under `model.weights`. Raises
-    ConfigError as `group_size` does.
-    """
-    outputs, inputs = shape
+def require_kernel(weights: str, device: torch.device) -> None:
+    """Raises ConfigError where torchao is missing, or has no kernel for `model.weights` there."""
     if weights == "full":
-        return outputs * inputs * dtype.itemsize
-    torchao = kernel_of(weights, dtype, device_type) == "torchao"
-    if weights == "int8":
-        return outputs * (
-            inputs + (5 if torchao else 4)
-        )  # a float32 step, and torchao's zero point
-    group = group_size(inputs)
-    if torchao:
-        inputs, outputs = _padded(inputs, TILE_INPUTS), _padded(outputs, TILE_OUTPUTS)
-    return outputs * inputs // 2 + outputs * (inputs // group) * 2 * dtype.itemsize
+        return
+    _torchao(weights)
+    if weights == "int4" and device.type == "cuda":
+        found = torch.cuda.get_device_capability(device)
+        if found < MIN_CAPABILITY:
+            raise ConfigError(
+                f"model.weights int4 needs a GPU of compute capability"
+                f" {MIN_CAPABILITY[0]}.{MIN_CAPABILITY[1]} or more, {device} has"
+                f" {found[0]}.{found[1]}: use model.weights int8 or full."
+            )
 
 
-def _padded(size: int, multiple: int) -> int:
-    return -(-size // multiple) * multiple
-
-
-def quantize_linear(linear: nn.Module, weights: str) -> nn.Module:
-    """The layer with its weight in int8 or int4; its old weight is let go. Raises ConfigError as
-    `group_size` does.
-    """
-    weight = linear.get_parameter("weight").detach()
-    group = group_size(weight.shape[1]) if weights == "int4" else 0
-    kernel = kernel_of(weights, weight.dtype, weight.device.type)
-    if kernel == "torch" or (
-        group and torch.cuda.get_device_capability(weight.device) < MIN_CAPABILITY
-    ):
-        return WeightOnlyLinear(weight, weights)
-    _quantize_by_torchao(linear, weights, group)
-    return linear
-
-
-def _quantize_by_torchao(linear: nn.Module, weights: str, group: int) -> None:
+def _torchao(weights: str) -> tuple[ModuleType, ModuleType]:
+    """torchao's quantisation API and its int4 for CPUs. Raises ConfigError."""
     try:
-        from torchao.quantization import Int4WeightOnlyConfig, Int8WeightOnlyConfig, quantize_
-    except ImportError as error:
+        from torchao import quantization
+        from torchao.prototype.quantization import int4
+    except Exception as error:  # a wheel that does not fit this torch fails in many ways
         raise ConfigError(
-            f"model.weights {weights}: torchao is installed but cannot be imported ({error}):"
-            " install one that fits this torch, or remove it, and plain torch does its work."
+            f"model.weights {weights} needs torchao, which cannot be imported ({error}): install it"
+            " with `pip install .[quantisation]` (tested versions: constraints/python.txt), or use"
+            " model.weights full."
         ) from error
+    return quantization, int4
+
+
+class Int4Linear(nn.Linear):
+    """A linear layer with an int4 weight: (..., in) to (..., out) in the format of its input."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.linear(x.bfloat16(), self.weight).to(x.dtype)  # what torchao's kernels take
+
+
+def quantize_linear(linear: nn.Linear, weights: str) -> nn.Linear:
+    """The layer with its weight in int8 or int4; its old weight is let go.
+
+    Raises ConfigError where torchao is missing, or int4 does not fit the shape.
+    """
+    api, int4 = _torchao(weights)
+    inputs, outputs = linear.in_features, linear.out_features
+    weight = linear.weight.detach()
+    form = WeightFormat(weight.dtype, weights, weight.device.type)
+    linear_bytes((outputs, inputs), form)  # refuses a shape that does not fit
+
     if weights == "int8":
-        quantize_(linear, Int8WeightOnlyConfig(set_inductor_config=False))
-    else:  # of its packings the one that torch's own CUDA kernel reads
-        packing: Any = "tile_packed_to_4d"
-        quantize_(
-            linear,
-            Int4WeightOnlyConfig(group, int4_packing_format=packing, set_inductor_config=False),
-        )
+        groups = int8_groups(weight.dtype)
+        granularity = api.PerRow() if groups == 1 else api.PerGroup(inputs // groups)
+        config = api.Int8WeightOnlyConfig(granularity=granularity, set_inductor_config=False)
+        made = linear
+    else:
+        made = Int4Linear(inputs, outputs, bias=False, device="meta")
+        made.weight = nn.Parameter(weight.bfloat16(), requires_grad=False)
+        if form.device_type == "cuda":  # of torchao's packings the one of torch's own kernel
+            config = api.Int4WeightOnlyConfig(
+                group_size(inputs),
+                int4_packing_format="tile_packed_to_4d",
+                set_inductor_config=False,
+            )
+        else:
+            config = int4.PrototypeInt4WeightOnlyConfig(
+                group_size(inputs), set_inductor_config=False
+            )
+    api.quantize_(made, config)
+    return made
 
 
 def quantize_layers(decoder: nn.Module, weights: str) -> None:
-    """Quantise the linear layers of a LlamaDecoder in place, one after the other; nothing for
-    `full`.
-    """
+    """Quantises the linear layers of a LlamaDecoder in place, one by one; nothing for `full`."""
     if weights == "full":
         return
     for name in [name for name, _ in decoder.named_parameters() if is_quantized(name)]:
         path = name.removesuffix(".weight")
-        decoder.set_submodule(path, quantize_linear(decoder.get_submodule(path), weights))
+        linear = cast(nn.Linear, decoder.get_submodule(path))
+        decoder.set_submodule(path, quantize_linear(linear, weights))
 
 
 def stored_bytes(module: nn.Module) -> int:
-    """Bytes of all weights that a module really holds, quantised ones included; buffers that are no
-    weights are left out.
-    """
-    found: list[torch.Tensor] = list(module.parameters())
-    for layer in module.modules():
-        if isinstance(layer, WeightOnlyLinear):
-            found += layer.buffers(recurse=False)
-    return sum(_tensor_bytes(value) for value in found)
+    """Bytes of all weights that a module really holds, quantised ones included."""
+    return sum(_tensor_bytes(value) for value in module.parameters())
 
 
 def _tensor_bytes(tensor: torch.Tensor) -> int:

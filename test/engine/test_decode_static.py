@@ -24,8 +24,7 @@ from ada3d_ros.engine.prefill import PrefillOutput, prefill
 from ada3d_ros.engine.sampling import greedy, make_sampler
 from ada3d_ros.engine.static_decode import StaticStep, StaticSteps, static_steps
 from ada3d_ros.model.config import DecoderConfig
-from ada3d_ros.model.decode_attention import attend_one
-from ada3d_ros.model.decoder import LlamaDecoder
+from ada3d_ros.model.decoder import LlamaDecoder, attend_one
 from ada3d_ros.types import PromptSequence, StopReason
 
 CPU = torch.device("cpu")
@@ -307,8 +306,9 @@ def test_weights_that_moved_are_noticed() -> None:
 def test_attention_of_one_query_over_more_than_a_chunk(
     monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, groups: int
 ) -> None:
-    # Ten tokens at a time.
-    monkeypatch.setattr("ada3d_ros.model.decode_attention.CHUNK", groups * 16 * 10)
+    monkeypatch.setattr(
+        "ada3d_ros.model.decoder.CPU_CHUNK", groups * 16 * 10
+    )  # ten tokens at a time
     generator = torch.Generator().manual_seed(0)
     shapes = (8, 1), (groups, 37), (groups, 37)
     q, k, v = (torch.randn(1, n, t, 16, generator=generator).to(dtype) for n, t in shapes)

@@ -24,7 +24,7 @@ from ada3d_ros.errors import ConfigError
 from ada3d_ros.lab.benchmarks.spread import Spread, plain
 from ada3d_ros.lab.command_line import check_writable, run_verb
 from ada3d_ros.lab.results import write_results
-from ada3d_ros.model.checkpoint import resolve_device
+from ada3d_ros.model.startup import resolve_device
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,8 +30,8 @@ from ada3d_ros.lab.benchmarks.models import (
 from ada3d_ros.lab.benchmarks.peak_memory import peak_bytes
 from ada3d_ros.model.config import LlavaConfig, VisionConfig
 from ada3d_ros.model.decoder import LlamaDecoder
-from ada3d_ros.model.memory import DEFAULT_VIEWS, MemoryPlan, predict_memory
-from ada3d_ros.model.quantize import WEIGHTS, kernel_of, quantize_layers, stored_bytes
+from ada3d_ros.model.memory import DEFAULT_VIEWS, MemoryPlan, Workload, predict_memory
+from ada3d_ros.model.quantize import WEIGHTS, WeightFormat, quantize_layers, stored_bytes
 from ada3d_ros.types import PromptSequence
 
 SIZES_GIB = (8, 16, 24, 48, 64)  # memories of cards and boards
@@ -80,14 +80,9 @@ def run_shape(
 
 def plan_7b(weights: str, kv_int8: bool, spatial: int) -> MemoryPlan:
     """LLaVA-3D-7B in bfloat16 on CUDA with a scene of so many spatial tokens."""
+    form = WeightFormat(torch.bfloat16, weights, "cuda")
     return predict_memory(
-        LlavaConfig(),
-        torch.bfloat16,
-        weights,
-        spatial + OTHER_TOKENS,
-        SCENE_COPIES,
-        kv_int8,
-        "cuda",
+        LlavaConfig(), form, Workload(spatial + OTHER_TOKENS, SCENE_COPIES, kv_int8)
     )
 
 
@@ -151,7 +146,7 @@ def measure(settings: BenchSettings) -> list[dict[str, Any]]:
     return [
         {
             "weights": v.weights,
-            "kernel": _kernel(v.weights, settings),
+            "kernel": "torch" if v.weights == "full" else "torchao",
             "N": spatial,
             **_bytes(v, settings, len(prompt.embeds) + reserve, peaks[v.weights]),
             **_times(v, base, decode_times, prefill_times),
@@ -161,18 +156,12 @@ def measure(settings: BenchSettings) -> list[dict[str, Any]]:
     ]
 
 
-def _kernel(weights: str, settings: BenchSettings) -> str:
-    """Whose kernel multiplies with these weights."""
-    if weights == "full":
-        return "torch"
-    return kernel_of(weights, settings.dtype, settings.device.type)
-
-
 def _bytes(v: _Variant, settings: BenchSettings, tokens: int, peak: int) -> dict[str, int]:
     """What was measured beside what was predicted for a prompt of `tokens`, in bytes."""
     shape = settings.shape
     config = LlavaConfig(shape.config, shape.vision or VisionConfig())
-    plan = predict_memory(config, settings.dtype, v.weights, tokens, 1, False, settings.device.type)
+    form = WeightFormat(settings.dtype, v.weights, settings.device.type)
+    plan = predict_memory(config, form, Workload(tokens))
     return {
         "weight_bytes": stored_bytes(v.decoder),
         "predicted_weight_bytes": plan.decoder_layers + plan.embeddings,

@@ -16,11 +16,11 @@ from ada3d_ros.config import AgentConfig, from_flat
 from ada3d_ros.engine.scene_prefix import PrefixOptions, ScenePrefix
 from ada3d_ros.engine.token_selection import ChosenTokens, SceneContext, pruner_for
 from ada3d_ros.errors import ConfigError
-from ada3d_ros.model.checkpoint import has_bfloat16
 from ada3d_ros.model.config import DecoderConfig, LlavaConfig, VisionConfig
 from ada3d_ros.model.decoder import LlamaDecoder
 from ada3d_ros.model.llava3d import Llava3D
 from ada3d_ros.model.spatial import pool_spatial_tokens
+from ada3d_ros.model.startup import has_bfloat16
 from ada3d_ros.pruning.in_llm import LayerPruner
 from ada3d_ros.pruning.policy import Policy
 from ada3d_ros.pruning.pre_llm import Candidates
