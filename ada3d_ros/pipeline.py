@@ -257,7 +257,7 @@ class Ada3DPipeline:
             self._scene = self._keyframes.snapshot()
 
     def run_background_step(self) -> bool:
-        """One bounded piece of work ahead of questions: a keyframe through the vision tower, or a
+        """One bounded piece of work between questions: a keyframe through the vision tower, or a
         chunk of the scene through the language model. False where nothing is left for now. Call it
         on the asking thread, until False, now and then.
         """

@@ -205,7 +205,7 @@ def test_no_test_imports_another() -> None:
     [
         "from test.test_pipeline import start",
         "from test import test_pipeline",
-        "from test.support.ros_harness import Harness",
+        "from test.ros import conftest",
         "from .conftest import Harness",
         "from .. import test_pipeline",
         "def late():\n    import test.ros.test_node as node",

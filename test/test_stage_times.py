@@ -1,6 +1,4 @@
-"""Each second of a question is counted in exactly one stage: by equality, on a clock that the test
-moves.
-"""
+"""Each second of a question counts in exactly one stage: by equality, on a moved clock."""
 
 from __future__ import annotations
 
@@ -19,7 +17,6 @@ from ada3d_ros.errors import CanceledError
 from ada3d_ros.grounding import from_attention, ground
 from ada3d_ros.model.decoder import LlamaDecoder
 from ada3d_ros.model.llava3d import Llava3D
-from ada3d_ros.model.random_checkpoint import write_random_checkpoint
 from ada3d_ros.pipeline import Ada3DPipeline
 from ada3d_ros.types import Answer, AskHooks, Question, StageTimings
 from test.support.pipelines import ROOM, configured
@@ -45,11 +42,6 @@ class MovedClock:
 
     def __call__(self) -> float:
         return self.now
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_random_checkpoint(tmp_path_factory.mktemp("model") / "tiny")
 
 
 @pytest.fixture
@@ -170,7 +162,7 @@ def test_a_search_by_attention_is_post_processing_alone(
 def test_a_batch_shares_its_stages_and_nothing_else(
     model: Path, clock: MovedClock, monkeypatch: pytest.MonkeyPatch, stopped: bool
 ) -> None:
-    """Each answer has its own post-processing; one stopped before its first token spoils nothing."""
+    """Each answer has its own post-processing; one stopped before its first token harms none."""
     monkeypatch.setattr(together, "build_prompt", query_context.build_prompt)
     pipeline = made(model, clock)
     pipeline.ask(Question("What is in the room?"))

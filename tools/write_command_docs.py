@@ -44,8 +44,9 @@ def find_parser(verb: str) -> argparse.ArgumentParser | str:
     def give(parser: argparse.ArgumentParser, *_: Any, **__: Any) -> NoReturn:
         raise _ParserFoundError(parser)
 
-    module, function, _, _ = VERBS[verb]
-    main, printed = getattr(importlib.import_module(module), function), io.StringIO()
+    module, function = VERBS[verb].function.split(":")
+    main = getattr(importlib.import_module(f"ada3d_ros.{module}"), function)
+    printed = io.StringIO()
     patched = mock.patch.multiple(argparse.ArgumentParser, parse_args=give, parse_known_args=give)
     with patched, contextlib.redirect_stdout(printed):
         try:
@@ -112,8 +113,8 @@ def describe(parser: argparse.ArgumentParser) -> Iterator[str]:
 def render() -> str:
     """The whole page."""
     rows = [
-        f"| [`{verb}`](#ada3d-{verb}) | {summary}{' (*ROS*)' if needs_ros else ''} |"
-        for verb, (_, _, needs_ros, summary) in VERBS.items()
+        f"| [`{name}`](#ada3d-{name}) | {verb.description}{' (*ROS*)' if verb.needs_ros else ''} |"
+        for name, verb in VERBS.items()
     ]
     parts = [HEAD + "\n".join(rows)]
     for verb in VERBS:

@@ -252,7 +252,7 @@ class PrefixCache:
     # -- between questions
 
     def step(self, scene: SceneSnapshot, config: AgentConfig, clock: StageClock) -> bool:
-        """One bounded piece of work ahead of questions: a keyframe encoded, or a chunk of a prefix.
+        """One bounded piece of work between questions: a keyframe encoded, or a chunk of a prefix.
         False: nothing is left for now.
         """
         self._configure(config)

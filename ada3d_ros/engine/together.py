@@ -83,11 +83,11 @@ def generate_together(
         own.record("decode_s", output.decode_s)
         positions = (len(prompt.embeds),) * layers
         prefilled = PrefillOutput(prefix.embeds.new_zeros(0), prefix.cache, positions, kept)
-        spoken = replace(output, text=streamer.finish())
+        finished = replace(output, text=streamer.finish())
         try:
-            require_text(spoken)
+            require_text(finished)
             query = replace(queries[i], clock=own)
-            results[i] = Generated(query, prompt, prefilled, spoken)
+            results[i] = Generated(query, prompt, prefilled, finished)
         except Ada3DError as error:
             results[i] = error
     return [result for result in results if result is not None]

@@ -87,7 +87,7 @@ def test_the_newest_answers_count() -> None:
 
 
 def test_an_answer_gives_its_mean_of_tokens_and_its_time_per_step() -> None:
-    """Four layers of 75 on average, 0.4 s to the first of 10 tokens, 0.9 s for the others, 0.2 s beside."""
+    """75 tokens a layer on average; 0.4 s to the first of 10, 0.9 s for the others, 0.2 s more."""
     answer = timed_answer(0, 0.4, 0.1, 0.2, 10, cached=True)
     usage = TokenUsage(per_layer=(100, 100, 50, 50), generated=10)
     model = LatencyModel()

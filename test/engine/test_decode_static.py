@@ -270,10 +270,8 @@ def test_what_lies_behind_the_length_does_not_matter() -> None:
 
 def test_one_thread_at_a_time_and_others_still_decode() -> None:
     decoder = make_decoder()
-    expected, found = (
-        decode(decoder, pruned(decoder), GenerationRequest(6)).token_ids,
-        list[tuple[int, ...]](),
-    )
+    expected = decode(decoder, pruned(decoder), GenerationRequest(6)).token_ids
+    found: list[tuple[int, ...]] = []
     start = pruned(decoder)
     with static_steps(decoder).lent(decoder, start.cache, start.next_positions, 4):
         other = threading.Thread(
@@ -306,9 +304,8 @@ def test_weights_that_moved_are_noticed() -> None:
 def test_attention_of_one_query_over_more_than_a_chunk(
     monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, groups: int
 ) -> None:
-    monkeypatch.setattr(
-        "ada3d_ros.model.decoder.CPU_CHUNK", groups * 16 * 10
-    )  # ten tokens at a time
+    # Ten tokens at a time.
+    monkeypatch.setattr("ada3d_ros.model.decoder.CPU_CHUNK", groups * 16 * 10)
     generator = torch.Generator().manual_seed(0)
     shapes = (8, 1), (groups, 37), (groups, 37)
     q, k, v = (torch.randn(1, n, t, 16, generator=generator).to(dtype) for n, t in shapes)

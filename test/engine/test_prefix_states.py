@@ -1,4 +1,4 @@
-"""The prefix cache's states: the table in the docstring is the code's, and a real cache walks it."""
+"""The prefix cache's states: the docstring's table is the code's, and a cache walks it."""
 
 from __future__ import annotations
 
@@ -14,17 +14,11 @@ import pytest
 from ada3d_ros.engine.prefix_cache import TRANSITIONS, PrefixCache, PrefixEvent, PrefixState
 from ada3d_ros.engine.scene_prefix import ScenePrefix
 from ada3d_ros.errors import QuestionTooLongError
-from ada3d_ros.model.random_checkpoint import write_random_checkpoint
 from ada3d_ros.pipeline import Ada3DPipeline
 from ada3d_ros.types import Question
 from test.support.pipelines import ASK, ROOM, cache_of, configured
 
 ABSENT, BUILDING, READY, STALE = PrefixState
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_random_checkpoint(tmp_path_factory.mktemp("model") / "tiny")
 
 
 def test_the_docstring_has_the_table_of_the_code() -> None:
@@ -70,7 +64,7 @@ def walk(pipeline: Ada3DPipeline, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 def test_a_scene_walks_every_row_of_the_table(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Frames, questions, steps, a failure and a reset: each row is taken, and none that is not there."""
+    """Frames, questions, steps, a failure and a reset: each row is taken, and no other."""
     pipeline = background(model)
     seen = walk(pipeline, monkeypatch)
     cache = cache_of(pipeline)

@@ -35,12 +35,8 @@ def test_attention_is_that_of_the_layers(decoder: LlamaDecoder) -> None:
     with torch.no_grad():
         hidden = prompt.embeds[None]
         for layer in range(3):
-            q, _, made = decoder.ranking_inputs(
-                layer,
-                decoder.layer_inputs(layer, hidden),
-                decoder.rope(prompt.positions),
-                torch.arange(30),
-            )
+            inputs, rope = decoder.layer_inputs(layer, hidden), decoder.rope(prompt.positions)
+            q, _, made = decoder.ranking_inputs(layer, inputs, rope, torch.arange(30))
             keys = made.k.repeat_interleave(2, dim=1)
             scores = (q @ keys.transpose(-1, -2) / 8**0.5).masked_fill(
                 ~torch.ones(30, 30).tril().bool(), -torch.inf

@@ -41,7 +41,8 @@ from ada3d_ros.model.random_checkpoint import write_random_checkpoint
 from ada3d_ros.pipeline import Ada3DPipeline
 from ada3d_ros.pruning.policy import Policy
 from ada3d_ros.types import PromptSequence, Question
-from test.model.weight_oracle import (
+from test.support.box_room import build_box_room
+from test.support.weight_oracle import (
     DTYPES,
     KINDS,
     OracleLinear,
@@ -51,7 +52,6 @@ from test.model.weight_oracle import (
     quantize_int8,
     weight_of,
 )
-from test.support.box_room import build_box_room
 
 CONFIG = DecoderConfig(
     vocab_size=64, hidden_size=64, intermediate_size=96, num_layers=4, num_heads=4, num_kv_heads=2

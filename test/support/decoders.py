@@ -110,7 +110,7 @@ def attention_of(
     return torch.softmax(scores.masked_fill(future, -math.inf), dim=-1), v
 
 
-# -- planted attention: channel 0 marks planted tokens, 1 the asker, 2 system tokens, 3 their readers
+# -- planted attention: channels that mark planted tokens, the asker, system tokens, their readers
 
 MARK, ASK, SYSTEM, READ = 0, 1, 2, 3
 

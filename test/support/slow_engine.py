@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 
 from ada3d_ros.model.decoder import LlamaDecoder
-from ada3d_ros.pruning.in_llm import LayerPruner, LogisticPruner
+from ada3d_ros.pruning.baselines.logistic import LogisticPruner
+from ada3d_ros.pruning.in_llm import LayerPruner
 from ada3d_ros.pruning.schedule import RetentionSchedule, logistic
 from test.support.decoders import attention_of
 

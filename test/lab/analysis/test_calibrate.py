@@ -11,17 +11,11 @@ from ada3d_ros.config import from_flat
 from ada3d_ros.engine.information import decoder_shape
 from ada3d_ros.lab.analysis import calibrate as verb
 from ada3d_ros.lab.evaluation.scenes import read_scene, scene_prompt
-from ada3d_ros.model.random_checkpoint import write_random_checkpoint
 from ada3d_ros.model.startup import open_model
 from ada3d_ros.pruning.calibration import read_calibration
 from ada3d_ros.pruning.information import Masses, attention_masses, information_of
 from ada3d_ros.pruning.policy import Policy
 from test.support.decoders import LAYERS, make_decoder, make_prompt
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_random_checkpoint(tmp_path_factory.mktemp("model") / "tiny")
 
 
 @pytest.fixture
@@ -114,9 +108,8 @@ def test_the_engine_measures_what_full_attention_has() -> None:
     hidden = prompt.embeds[None]
     rows = torch.arange(len(prompt.positions))
     for layer, masses in enumerate(found):
-        q, _, made = decoder.ranking_inputs(
-            layer, decoder.layer_inputs(layer, hidden), decoder.rope(prompt.positions), rows
-        )
+        inputs, rope = decoder.layer_inputs(layer, hidden), decoder.rope(prompt.positions)
+        q, _, made = decoder.ranking_inputs(layer, inputs, rope, rows)
         k = made.k.repeat_interleave(q.shape[1] // made.k.shape[1], dim=1)
         scores = (q @ k.transpose(-1, -2))[0] / q.shape[-1] ** 0.5
         scores.masked_fill_(torch.ones(len(rows), len(rows), dtype=torch.bool).triu(1), -torch.inf)
