@@ -6,21 +6,25 @@ keyframes that were there when it began. Knows nothing of ROS.
 
 from __future__ import annotations
 
-import functools
 import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 
 from ada3d_ros.config import AgentConfig
 from ada3d_ros.engine.answer import build_answer
 from ada3d_ros.engine.deadline import LatencyModel
-from ada3d_ros.engine.information import decoder_shape
-from ada3d_ros.engine.memory_fallback import MEMORY_FALLBACKS, out_of_memory
+from ada3d_ros.engine.memory_fallback import (
+    MEMORY_FALLBACKS,
+    Ask,
+    out_of_memory,
+    with_memory_fallbacks,
+)
 from ada3d_ros.engine.prefix_cache import CacheReport, PrefixCache
 from ada3d_ros.engine.query_context import (
     MAX_PROMPT_CHARS,
@@ -38,20 +42,19 @@ from ada3d_ros.engine.scene_encoder import SceneEncoder
 from ada3d_ros.engine.scene_pruning import ScenePruning
 from ada3d_ros.engine.streaming import stream_answer
 from ada3d_ros.engine.timing import Now, StageClock
-from ada3d_ros.engine.together import Generated, generate_together, shareable
 from ada3d_ros.engine.token_selection import SceneContext
 from ada3d_ros.errors import (
     Ada3DError,
     LoadingError,
     ModelError,
     NoFramesError,
-    OutOfMemoryError,
 )
 from ada3d_ros.grounding.from_text import GROUNDING_PROMPT
 from ada3d_ros.grounding.ground import ground_answer
 from ada3d_ros.model.checkpoint import LoadedModel
 from ada3d_ros.model.prompt import check_question, parse_coordinates
 from ada3d_ros.model.startup import check_model, device_memory_mib, open_model
+from ada3d_ros.pruning.cost import DecoderShape
 from ada3d_ros.pruning.policy import Policy
 from ada3d_ros.scene.keyframes import KeyframeBuffer, SceneSnapshot
 from ada3d_ros.types import (
@@ -65,48 +68,10 @@ from ada3d_ros.types import (
     SceneState,
 )
 
+if TYPE_CHECKING:
+    from ada3d_ros.engine.together import Generated
+
 logger = logging.getLogger(__name__)
-
-
-Ask = Callable[..., Answer]
-
-
-def with_memory_fallbacks(ask: Ask) -> Ask:
-    """`ask`, tried again with less where memory runs out before any text was emitted.
-
-    Raises OutOfMemoryError where nothing is left to try, ModelError for torch's other errors.
-    """
-
-    @functools.wraps(ask)
-    def tried(pipeline: Ada3DPipeline, question: Question, hooks: AskHooks = AskHooks()) -> Answer:
-        emitted = False
-
-        def on_text(delta: str, num_tokens: int) -> None:
-            nonlocal emitted
-            emitted = emitted or bool(delta)
-            hooks.on_text(delta, num_tokens)
-
-        watched = replace(hooks, on_text=on_text)
-        for fallback in MEMORY_FALLBACKS:
-            try:
-                pipeline.fallback = fallback
-                return ask(pipeline, question, watched)
-            except RuntimeError as error:
-                problem = out_of_memory(error)
-                if not problem:  # another of torch's own errors
-                    raise ModelError(f"the model failed: {error}") from error
-            finally:
-                pipeline.fallback = MEMORY_FALLBACKS[0]
-            # Outside the except block: the traceback would keep the tensors alive.
-            pipeline.free_memory()
-            if emitted or fallback is MEMORY_FALLBACKS[-1]:
-                break
-            logger.warning("%s: %s; tried again with less.", question.text[:80], problem)
-        raise OutOfMemoryError(
-            f"the memory does not suffice ({problem}); keep fewer views (keyframe.max_views)."
-        )
-
-    return tried
 
 
 class Ada3DPipeline:
@@ -154,7 +119,7 @@ class Ada3DPipeline:
             scene_copies=copies,
             kv_int8=config.cache.kv == "int8",
         )
-        self._pruning = ScenePruning(decoder_shape(model.decoder))
+        self._pruning = ScenePruning(DecoderShape.from_config(model.decoder))
         self._pruning.check(self.config.pruning)
         self._pruning.configure(self.config.pruning)
         if self.config.model.compat == "reference" and self.config.pruning.strategy != "none":
@@ -174,7 +139,7 @@ class Ada3DPipeline:
         """Load the weights; call it on the thread that will ask. Raises ConfigError, ModelError."""
         loaded, self.info = open_model(self.config.model)
         if self._pruning is None:
-            self._pruning = ScenePruning(decoder_shape(loaded.model.config.decoder))
+            self._pruning = ScenePruning(DecoderShape.from_config(loaded.model.config.decoder))
             self._pruning.configure(self.config.pruning)
         self._pruning.warn_on_weight_mismatch(self.info.sha256)
         self.prefix_cache = PrefixCache(loaded, self._pruning, SceneEncoder(loaded.model))
@@ -350,7 +315,7 @@ class Ada3DPipeline:
         scene run as one batch: its keys and the weights are read once for all, and nothing is
         selected from it; others one after the other.
         """
-        if len(asked) > 1 and all(shareable(question) for question, _ in asked):
+        if len(asked) > 1 and all(question.shareable for question, _ in asked):
             try:
                 answers = self._ask_batch(asked)
             except RuntimeError as error:
@@ -373,6 +338,8 @@ class Ada3DPipeline:
             return None
         if context.prefix is None:
             return None
+        from ada3d_ros.engine.together import generate_together  # where questions are batched
+
         queries = [replace(shared, question=question, hooks=hooks) for question, hooks in asked]
         generated = generate_together(queries, context, shared.clock)
         return [self._finish(one, context) for one in generated]

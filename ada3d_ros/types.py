@@ -327,6 +327,12 @@ class Question:
     # seconds from now on that the answer should take at most; the engine picks a budget for it
     deadline_s: float = NAN
 
+    @property
+    def shareable(self) -> bool:
+        """Whether it can run in a batch: about the scene, no phrase, no budget or deadline of its own."""
+        own_budget = not (np.isnan(self.keep_ratio) and np.isnan(self.deadline_s))
+        return self.scope is Scope.SCENE and not self.phrase and not own_budget
+
 
 def _nothing(*args: object) -> None:
     """The default hook."""

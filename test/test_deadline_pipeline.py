@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from ada3d_ros.engine.deadline import FACTORS, LatencyModel
-from ada3d_ros.engine.information import decoder_shape
 from ada3d_ros.engine.scene_context import keep_ratios
 from ada3d_ros.engine.scene_pruning import ScenePruning
 from ada3d_ros.pipeline import Ada3DPipeline
+from ada3d_ros.pruning.cost import DecoderShape
 from ada3d_ros.pruning.policy import Policy
 from ada3d_ros.types import Scope
 from test.support.pipelines import ASK, cache_of, start, timed_answer
@@ -65,7 +65,7 @@ def test_the_largest_budget_that_fits(model: Path, factor: float, strategy: str)
 
 
 def lowest(pipeline: Ada3DPipeline) -> float:
-    pruning = ScenePruning(decoder_shape(pipeline.model.model.config.decoder))
+    pruning = ScenePruning(DecoderShape.from_config(pipeline.model.model.config.decoder))
     pruning.configure(pipeline.config.pruning)
     ratios = keep_ratios(Policy.from_config(pipeline.config.pruning), pruning)
     assert ratios == sorted(ratios, reverse=True)

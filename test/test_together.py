@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from ada3d_ros.engine import together as together_module
-from ada3d_ros.engine.together import shareable
 from ada3d_ros.errors import CanceledError, InvalidRequestError, LoadingError, NoFramesError
 from ada3d_ros.pipeline import Ada3DPipeline
 from ada3d_ros.types import Answer, AskHooks, Question, Scope, StopReason
@@ -100,8 +99,8 @@ def test_one_stops_in_the_middle_and_the_others_go_on(pipeline: Ada3DPipeline) -
     ],
 )
 def test_what_cannot_share_is_asked_alone(change: dict[str, Any]) -> None:
-    assert shareable(QUESTIONS[0])
-    assert not shareable(dataclasses.replace(QUESTIONS[0], **change))
+    assert QUESTIONS[0].shareable
+    assert not dataclasses.replace(QUESTIONS[0], **change).shareable
 
 
 def test_without_a_scene_or_weights_each_is_told(model: Path) -> None:

@@ -11,7 +11,7 @@ from ada3d_ros.engine.prefill import PrefillOutput
 from ada3d_ros.engine.query_context import QueryContext
 from ada3d_ros.engine.token_selection import SceneContext
 from ada3d_ros.pruning.cost import decode_macs, kv_bytes, prefill_macs, question_macs
-from ada3d_ros.pruning.coverage import cell_coverage
+from ada3d_ros.pruning.ranking import cell_coverage
 from ada3d_ros.types import NAN, Answer, Box3D, PromptSequence, TokenUsage
 
 

@@ -15,7 +15,6 @@ import torch
 from ada3d_ros.engine.kv_cache import KVCache
 from ada3d_ros.engine.prefill import PrefillOutput
 from ada3d_ros.engine.sampling import Sampler, greedy
-from ada3d_ros.engine.static_decode import static_steps
 from ada3d_ros.engine.timing import Now, synchronize
 from ada3d_ros.model.decoder import LlamaDecoder
 from ada3d_ros.types import NAN, StopReason
@@ -81,6 +80,8 @@ def decode(
     with ExitStack() as stack:
         step = _growing_step(decoder, prefilled)
         if limit > 1 and prefilled.cache.plain and (cuda if static is None else static):
+            from ada3d_ros.engine.static_decode import static_steps  # where steps are static
+
             lender = static_steps(decoder).lent(
                 decoder, prefilled.cache, prefilled.next_positions, limit - 1
             )

@@ -10,22 +10,9 @@ import torch
 
 from ada3d_ros.engine.layer_walk import inspect_layers
 from ada3d_ros.errors import ModelError
-from ada3d_ros.model.config import DecoderConfig
 from ada3d_ros.model.decoder import LlamaDecoder
-from ada3d_ros.pruning.cost import DecoderShape
 from ada3d_ros.pruning.information import Masses, layer_masses, query_rows
 from ada3d_ros.types import PromptSequence
-
-
-def decoder_shape(config: DecoderConfig) -> DecoderShape:
-    """The sizes that pruning's cost model needs."""
-    return DecoderShape(
-        config.num_layers,
-        config.hidden_size,
-        config.num_kv_heads * config.head_dim,
-        config.intermediate_size,
-        config.vocab_size,
-    )
 
 
 def measure_information(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -16,7 +15,7 @@ from ada3d_ros.engine.streaming import TextStreamer, require_text
 from ada3d_ros.engine.timing import StageClock
 from ada3d_ros.engine.token_selection import SceneContext
 from ada3d_ros.errors import Ada3DError
-from ada3d_ros.types import PromptSequence, Question, Scope, Stage
+from ada3d_ros.types import PromptSequence, Stage
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -27,14 +26,6 @@ class Generated:
     prompt: PromptSequence
     prefilled: PrefillOutput
     output: DecodeOutput
-
-
-def shareable(question: Question) -> bool:
-    """Whether it can run in a batch: about the scene, no phrase to point at, no budget or deadline
-    of its own.
-    """
-    own_budget = not (math.isnan(question.keep_ratio) and math.isnan(question.deadline_s))
-    return question.scope is Scope.SCENE and not question.phrase and not own_budget
 
 
 def generate_together(

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ada3d_ros.engine.information import decoder_shape
 from ada3d_ros.model.decoder import LlamaDecoder
 from ada3d_ros.model.llava3d import Llava3D
+from ada3d_ros.pruning.cost import DecoderShape
 from ada3d_ros.pruning.in_llm import LayerPruner
 from ada3d_ros.pruning.policy import Policy
 from ada3d_ros.pruning.pre_llm import Candidates, patch_grid
@@ -117,5 +117,5 @@ def pruner_for(
     policy reads its file).
     """
     entered = prompt.spatial_span[1] - prompt.spatial_span[0]
-    shape, text = decoder_shape(decoder.config), prompt.embeds.shape[0] - entered
+    shape, text = DecoderShape.from_config(decoder.config), prompt.embeds.shape[0] - entered
     return policy.pruner(shape, entered, num_before_selection, text, information)

@@ -14,7 +14,6 @@ from ada3d_ros.engine.prefill import PrefillOutput
 from ada3d_ros.engine.query_context import QueryContext
 from ada3d_ros.engine.streaming import stop_asked
 from ada3d_ros.engine.token_selection import SceneContext
-from ada3d_ros.grounding.from_attention import locate_phrase
 from ada3d_ros.grounding.from_head import point_at
 from ada3d_ros.grounding.from_text import NOT_SEEN, find_query_boxes, refine_boxes
 from ada3d_ros.types import Box3D, PromptSequence, Stage
@@ -42,6 +41,8 @@ def ground_answer(
         else:
             boxes = find_query_boxes(query, context, generated.text)
             if question.phrase and not boxes and query.in_scene:
+                from ada3d_ros.grounding.from_attention import locate_phrase  # without a head
+
                 boxes = locate_phrase(query, context, prompt)
         if question.phrase and not boxes:  # a search cut short has not found that there is nothing
             stopped = stop_asked(query.hooks)

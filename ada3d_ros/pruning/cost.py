@@ -10,6 +10,24 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
+
+
+class DecoderSizes(Protocol):
+    """What a decoder's configuration says of its sizes."""
+
+    @property
+    def num_layers(self) -> int: ...
+    @property
+    def hidden_size(self) -> int: ...
+    @property
+    def num_kv_heads(self) -> int: ...
+    @property
+    def head_dim(self) -> int: ...
+    @property
+    def intermediate_size(self) -> int: ...
+    @property
+    def vocab_size(self) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +39,17 @@ class DecoderShape:
     kv_width: int
     intermediate_size: int
     vocab_size: int
+
+    @classmethod
+    def from_config(cls, config: DecoderSizes) -> DecoderShape:
+        """Of a decoder's configuration (model/config.py)."""
+        return cls(
+            config.num_layers,
+            config.hidden_size,
+            config.num_kv_heads * config.head_dim,
+            config.intermediate_size,
+            config.vocab_size,
+        )
 
     @property
     def linear_macs(self) -> int:

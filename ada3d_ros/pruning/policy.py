@@ -18,7 +18,6 @@ from ada3d_ros.config import SETTINGS, PruningConfig
 from ada3d_ros.config.pruning import IN_LLM
 from ada3d_ros.errors import ConfigError
 from ada3d_ros.pruning import schedule
-from ada3d_ros.pruning.adatoken import filed_information
 from ada3d_ros.pruning.cost import DecoderShape, PromptSizes
 from ada3d_ros.pruning.in_llm import LayerPruner
 from ada3d_ros.pruning.pre_llm import Candidates, Selection, select
@@ -180,8 +179,11 @@ class Policy:
         share = round(sizes.num_spatial / max(sizes.num_before_selection, 1), 6)
         by_sizes = traits_of(self.in_llm, self.config).depends_on_sizes
         if information is None:
-            ada = self.config.adatoken3d
-            information = filed_information(ada, shape.num_layers) if self.fitted else ()
+            information = ()
+            if self.fitted:
+                from ada3d_ros.pruning.fitted import filed_information
+
+                information = filed_information(self.config.adatoken3d, shape.num_layers)
         budget = LayerBudget(
             shape,
             keep_ratio=self.keep_ratio if self.fixed_by else min(1.0, self.keep_ratio / share),

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F
 
+from ada3d_ros.geometry.voxel import voxel_coords, voxel_ids
 from ada3d_ros.pruning.information import Span
 
 
@@ -101,3 +102,24 @@ def question_relevance(projected: torch.Tensor, question: torch.Tensor) -> torch
     cosine = F.normalize(projected.float(), dim=1) @ mean
     extent = (cosine.max() - cosine.min()).clamp(min=1e-12)
     return (cosine - cosine.min()) / extent
+
+
+# -- what is left of the scene: attention can empty one side of it unseen
+
+CELL_M = 0.5
+
+
+def cell_coverage(xyz_m: torch.Tensor, kept: torch.Tensor, cell_m: float = CELL_M) -> float:
+    """Share of the cells occupied by xyz_m (N, 3) that hold one of the kept (k,) indices."""
+    ids, occupied = voxel_ids(voxel_coords(xyz_m, cell_m))
+    return float(ids[kept].unique().numel()) / max(len(occupied), 1)
+
+
+def position_bias(xyz_m: torch.Tensor, kept: torch.Tensor) -> float:
+    """Mean rank in 0..1 of the kept indices among all N.
+
+    0.5 without bias, above it where late tokens are preferred (LLaVA-3D's tokens are sorted by x
+    first, so this is the room's far side in x).
+    """
+    total = xyz_m.shape[0]
+    return float(kept.double().mean()) / max(total - 1, 1)

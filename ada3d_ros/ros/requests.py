@@ -34,7 +34,6 @@ from ada3d_ros.errors import (
     StaleSceneError,
 )
 from ada3d_ros.msg import Answer as AnswerMsg
-from ada3d_ros.pipeline import shareable
 from ada3d_ros.ros.conversions import (
     Request,
     boxes_to_msg,
@@ -265,7 +264,7 @@ class RequestServer:
         timeout_s = request.timeout_s or config.generation.timeout_sec
         job = Job(run, on_done, deadline=time.monotonic() + timeout_s, request_id=request_id)
         question = replace(request.question, deadline_s=request.deadline_ms)
-        if not request.ground and shareable(question):
+        if not request.ground and question.shareable:
             job.batch = prepare
         self._agent.worker.batch_size = config.action.batch_size
         self._agent.worker.submit(job, config.action.policy, config.action.queue_size)

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from ada3d_ros.engine.decode import GenerationRequest, decode
-from ada3d_ros.engine.information import decoder_shape
 from ada3d_ros.engine.kv_cache import KVCache
 from ada3d_ros.engine.prefill import prefill
 from ada3d_ros.engine.sampling import greedy, make_sampler
@@ -15,7 +14,7 @@ from ada3d_ros.errors import ModelError
 from ada3d_ros.lab.parity.reference_engine import reference_generate, reference_logits
 from ada3d_ros.model.config import DecoderConfig
 from ada3d_ros.model.decoder import LlamaDecoder
-from ada3d_ros.pruning.cost import kv_bytes
+from ada3d_ros.pruning.cost import DecoderShape, kv_bytes
 from ada3d_ros.types import PromptSequence, StopReason
 
 
@@ -74,7 +73,7 @@ def test_prefill_keeps_last_logits_all_tokens_and_per_layer_lengths() -> None:
         output.logits, reference_logits(decoder, prompt.embeds, prompt.positions)[-1], atol=1e-4
     )
     assert output.cache.lengths == (20, 20, 20)
-    assert output.cache.num_bytes == kv_bytes(decoder_shape(decoder.config), [27] * 3, 4)
+    assert output.cache.num_bytes == kv_bytes(DecoderShape.from_config(decoder.config), [27] * 3, 4)
     assert output.next_positions == (20, 20, 20)
     assert [layer.tolist() for layer in output.kept] == [list(range(9))] * 3
 

@@ -17,11 +17,11 @@ from safetensors.torch import load_file
 
 from ada3d_ros.config import from_flat
 from ada3d_ros.engine.decode import GenerationRequest, decode
-from ada3d_ros.engine.information import decoder_shape
 from ada3d_ros.engine.prefill import prefill
 from ada3d_ros.engine.sampling import greedy
 from ada3d_ros.model.config import DecoderConfig
 from ada3d_ros.model.decoder import LlamaDecoder
+from ada3d_ros.pruning.cost import DecoderShape
 from ada3d_ros.pruning.in_llm import LayerPruner
 from ada3d_ros.pruning.policy import Policy
 from ada3d_ros.types import PromptSequence
@@ -80,7 +80,7 @@ def pruner_of(case: Case, flat: dict[str, Any]) -> LayerPruner:
     policy = Policy.from_config(from_flat(named).pruning)
     spatial = case.prompt.spatial_span[1] - case.prompt.spatial_span[0]
     text = case.prompt.embeds.shape[0] - spatial
-    pruner = policy.pruner(decoder_shape(case.decoder.config), spatial, spatial, text)
+    pruner = policy.pruner(DecoderShape.from_config(case.decoder.config), spatial, spatial, text)
     assert pruner is not None
     return pruner
 

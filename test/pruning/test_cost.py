@@ -8,7 +8,6 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from ada3d_ros.engine.information import decoder_shape
 from ada3d_ros.engine.prefill import prefill
 from ada3d_ros.model.config import DecoderConfig
 from ada3d_ros.model.decoder import LlamaDecoder
@@ -175,7 +174,7 @@ def test_the_cost_model_counts_what_torch_counts(strategy: str) -> None:
     decoder = LlamaDecoder(config).requires_grad_(False).eval()
     n, text = 60, 12
     prompt = PromptSequence(torch.randn(n + text, 64), torch.arange(n + text), (5, 5 + n))
-    shape = decoder_shape(config)
+    shape = DecoderShape.from_config(config)
     pruner = policy_of(strategy, 0.6 if strategy != "none" else math.nan, n_min=1).pruner(
         shape, n, n, text
     )

@@ -17,8 +17,8 @@ from ada3d_ros.engine.information import measure_information
 from ada3d_ros.engine.prefill import prefill
 from ada3d_ros.engine.token_selection import pruner_for
 from ada3d_ros.errors import ConfigError
-from ada3d_ros.pruning.adatoken import information_settings
 from ada3d_ros.pruning.calibration import Calibration, write_calibration
+from ada3d_ros.pruning.fitted import information_settings
 from ada3d_ros.pruning.information import Masses, information_of
 from ada3d_ros.pruning.policy import Policy
 from ada3d_ros.types import PromptSequence

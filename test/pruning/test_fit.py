@@ -10,7 +10,6 @@ from scipy import optimize
 
 from ada3d_ros.errors import ConfigError
 from ada3d_ros.pruning import fit
-from ada3d_ros.pruning.adatoken import fit_held_mean
 from ada3d_ros.pruning.cost import LLAMA_7B, prefill_macs
 from ada3d_ros.pruning.fit import (
     Fit,
@@ -22,6 +21,7 @@ from ada3d_ros.pruning.fit import (
     loss_of,
     target_curve,
 )
+from ada3d_ros.pruning.fitted import fit_held_mean
 from ada3d_ros.pruning.information import information_of
 from ada3d_ros.pruning.schedule import Curve, RetentionSchedule, Staircase, exponential
 from test.support.decoders import study_masses

@@ -16,7 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ada3d_ros.config import AgentConfig, from_flat
-from ada3d_ros.engine.information import decoder_shape, measure_information
+from ada3d_ros.engine.information import measure_information
 from ada3d_ros.lab.command_line import check_writable, run_verb
 from ada3d_ros.lab.evaluation.scenes import (
     SOURCE_HELP,
@@ -28,15 +28,10 @@ from ada3d_ros.lab.evaluation.scenes import (
 )
 from ada3d_ros.lab.results import provenance
 from ada3d_ros.model.checkpoint import LoadedModel
-from ada3d_ros.pruning.adatoken import (
-    adatoken_curve,
-    budget_of,
-    fit_information,
-    information_settings,
-    layer_list,
-)
+from ada3d_ros.pruning.adatoken import adatoken_curve, budget_of, layer_list
 from ada3d_ros.pruning.calibration import Calibration, write_calibration
 from ada3d_ros.pruning.cost import DecoderShape, PromptSizes, cost_of
+from ada3d_ros.pruning.fitted import fit_information, information_settings
 from ada3d_ros.pruning.information import Masses, falls_with_depth, information_of, mean_masses
 from ada3d_ros.pruning.policy import NOMINAL_TEXT, Policy
 from ada3d_ros.pruning.schedule import RetentionSchedule, Staircase
@@ -79,7 +74,7 @@ def calibrate(
 ) -> Calibration:
     """The calibration of a model on these scenes, under the budget of `config.pruning`."""
     ada = config.pruning.adatoken3d
-    shape, ratio = decoder_shape(loaded.model.decoder.config), config.pruning.keep_ratio
+    shape, ratio = DecoderShape.from_config(loaded.model.decoder.config), config.pruning.keep_ratio
     stairs = Staircase(shape.num_layers, ada.first_prune_layer, layer_list(ada.prune_layers))
     falling = tuple(map(float, np.linspace(1.0, 0.0, shape.num_layers)))
     # Can the budget be met at all? Asked before the long part.
@@ -233,6 +228,10 @@ def main(argv: Sequence[str]) -> int:
         loaded, info, config = load_for(options, **settings)
         calibration = calibrate(loaded, info.sha256, options.sources, questions, config)
         path, decoder = write_calibration(options.out, calibration), loaded.model.decoder
-        print(describe(calibration, path, decoder_shape(decoder.config), decoder.dtype.itemsize))
+        print(
+            describe(
+                calibration, path, DecoderShape.from_config(decoder.config), decoder.dtype.itemsize
+            )
+        )
 
     return run_verb("calibrate", work)

@@ -10,13 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from ada3d_ros.config import PruningConfig
-from ada3d_ros.engine.information import decoder_shape, measure_information
+from ada3d_ros.engine.information import measure_information
 from ada3d_ros.errors import ConfigError
 from ada3d_ros.lab.benchmarks.spread import plain, spread
 from ada3d_ros.model.decoder import LlamaDecoder
-from ada3d_ros.pruning.adatoken import fit_settings, information_settings
 from ada3d_ros.pruning.cost import DecoderShape
 from ada3d_ros.pruning.fit import fit_mean
+from ada3d_ros.pruning.fitted import fit_settings, information_settings
 from ada3d_ros.pruning.information import Masses, falls_with_depth, information_of, mean_masses
 from ada3d_ros.pruning.policy import Policy
 from ada3d_ros.types import PromptSequence
@@ -54,7 +54,7 @@ def measure_contribution(
     samples = [information_of(masses, settings) for masses in measured[stride]]
     mean = information_of(mean_masses(measured[stride]), settings)
     stacked = mass_table(measured[stride])
-    shape = decoder_shape(decoder.config)
+    shape = DecoderShape.from_config(decoder.config)
     return {
         "n": len(prompts),
         "stride": stride,

@@ -11,7 +11,6 @@ import numpy.typing as npt
 import torch
 
 from ada3d_ros.config import AgentConfig, PruningConfig, from_flat
-from ada3d_ros.engine.information import decoder_shape
 from ada3d_ros.engine.prefill import prefill
 from ada3d_ros.engine.token_selection import pruner_for
 from ada3d_ros.errors import ConfigError
@@ -20,9 +19,9 @@ from ada3d_ros.lab.benchmarks.spread import spread
 from ada3d_ros.lab.evaluation.scenes import Scene, scene_prompt
 from ada3d_ros.model.checkpoint import LoadedModel
 from ada3d_ros.model.config import VisionConfig
-from ada3d_ros.pruning.cost import cost_of
-from ada3d_ros.pruning.coverage import CELL_M, cell_coverage, position_bias
+from ada3d_ros.pruning.cost import DecoderShape, cost_of
 from ada3d_ros.pruning.policy import Policy
+from ada3d_ros.pruning.ranking import CELL_M, cell_coverage, position_bias
 
 UNROPED = "ada-unroped"  # ranking without rotary positions, to show what those prefer
 STRATEGIES = ("adatoken3d", UNROPED, "random", "uniform", "voxel_dpp", "geo_fps", "pdrop", "fastv")
@@ -117,7 +116,7 @@ def prompt_cost(
     decoder = loaded.model.decoder
     prompt, chosen = scene_prompt(loaded, scene, question, policy)
     text = prompt.embeds.shape[0] - len(chosen.kept)
-    total, shape = chosen.num_before_selection, decoder_shape(decoder.config)
+    total, shape = chosen.num_before_selection, DecoderShape.from_config(decoder.config)
     pruner, rank_macs = pruner_for(decoder, policy, prompt, total), 0.0
     if pruner is not None:
         text_after = prompt.embeds.shape[0] - prompt.spatial_span[1]

@@ -18,7 +18,6 @@ import numpy as np
 import torch
 
 from ada3d_ros.engine.decode import GenerationRequest, decode
-from ada3d_ros.engine.information import decoder_shape
 from ada3d_ros.engine.prefill import PrefillOutput, prefill, prefill_question
 from ada3d_ros.errors import ModelError
 from ada3d_ros.lab.benchmarks.bench import (
@@ -42,7 +41,7 @@ from ada3d_ros.lab.benchmarks.spread import Spread
 from ada3d_ros.lab.benchmarks.transformers_baseline import TransformersRival
 from ada3d_ros.model.decoder import LlamaDecoder
 from ada3d_ros.model.llava3d import Llava3D
-from ada3d_ros.pruning.cost import cost_of, kv_bytes, prefill_macs, question_macs
+from ada3d_ros.pruning.cost import DecoderShape, cost_of, kv_bytes, prefill_macs, question_macs
 from ada3d_ros.pruning.in_llm import LayerPruner
 
 KEEP_RATIO = 0.37
@@ -206,13 +205,13 @@ class _ColdWarmBench:
 
     def _kv_bytes(self) -> float:
         """Of the unpruned prompt."""
-        shape = decoder_shape(self.decoder.config)
+        shape = DecoderShape.from_config(self.decoder.config)
         total = len(self.prompt.positions)
         return kv_bytes(shape, [total] * shape.num_layers, self.prompt.embeds.element_size())
 
     def _computed(self, counts: list[int]) -> dict[str, float]:
         """Ratios of FLOPs and bytes, which need no clock."""
-        shape, spatial = decoder_shape(self.decoder.config), len(self.scene)
+        shape, spatial = DecoderShape.from_config(self.decoder.config), len(self.scene)
         text = SYSTEM_TEXT + QUESTION_TEXT
         element = self.prompt.embeds.element_size()
         cost = cost_of(shape, counts, text, element, num_before_selection=spatial)

@@ -21,7 +21,7 @@ import torch
 from ada3d_ros.config import from_flat
 from ada3d_ros.config.pruning import STRATEGIES
 from ada3d_ros.engine.decode import decode_step
-from ada3d_ros.engine.information import decoder_shape, measure_information
+from ada3d_ros.engine.information import measure_information
 from ada3d_ros.engine.prefill import PrefillOutput, prefill
 from ada3d_ros.engine.token_selection import choose_tokens, pruner_for
 from ada3d_ros.errors import Ada3DError
@@ -48,12 +48,11 @@ from ada3d_ros.lab.benchmarks.spread import Spread
 from ada3d_ros.lab.command_line import parse_list
 from ada3d_ros.model.decoder import LlamaDecoder
 from ada3d_ros.model.llava3d import Llava3D
-from ada3d_ros.pruning.cost import Cost, cost_of, information_macs, prefill_macs
-from ada3d_ros.pruning.coverage import cell_coverage, position_bias
+from ada3d_ros.pruning.cost import Cost, DecoderShape, cost_of, information_macs, prefill_macs
 from ada3d_ros.pruning.in_llm import LayerPruner
 from ada3d_ros.pruning.policy import Policy
 from ada3d_ros.pruning.pre_llm import Selection
-from ada3d_ros.pruning.ranking import question_relevance
+from ada3d_ros.pruning.ranking import cell_coverage, position_bias, question_relevance
 from ada3d_ros.types import PromptSequence
 
 ALL_STRATEGIES = [*(name for name in STRATEGIES if name != "none"), "voxel_dpp+adatoken3d"]
@@ -115,7 +114,7 @@ class Variant:
     def cost(self, decoder: LlamaDecoder, total: int) -> Cost:
         """FLOPs and bytes of the last output, of a scene with `total` tokens."""
         assert self.output is not None
-        shape, counts = decoder_shape(decoder.config), self.output.counts
+        shape, counts = DecoderShape.from_config(decoder.config), self.output.counts
         length, text = len(self.prompt.positions), len(self.prompt.positions) - counts[0]
         rank_macs, after = 0.0, length - self.prompt.spatial_span[1]
         if self.pruner is not None:
@@ -296,7 +295,7 @@ class _PruningBench:
         times = interleaved(runs, self.repetitions, self.device, label="information")
 
         # What the FLOPs say.
-        shape, count = decoder_shape(decoder.config), len(self.scene)
+        shape, count = DecoderShape.from_config(decoder.config), len(self.scene)
         full = prefill_macs(shape, [len(prompt.positions)] * shape.num_layers, with_head=False)
         more = information_macs(shape, count, QUESTION_TEXT, SYSTEM_TEXT, stride)
         return {

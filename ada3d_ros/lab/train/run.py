@@ -19,7 +19,6 @@ from typing import Any
 import torch
 
 from ada3d_ros.config import from_flat
-from ada3d_ros.engine.information import decoder_shape
 from ada3d_ros.errors import Ada3DError, ConfigError
 from ada3d_ros.lab.train.batches import autocast, batch_loss, validate
 from ada3d_ros.lab.train.export import export_model
@@ -35,6 +34,7 @@ from ada3d_ros.lab.train.session import (
 from ada3d_ros.lab.train.stages import STAGES, Stage
 from ada3d_ros.lab.train.workers import Workers
 from ada3d_ros.model.llava3d import Llava3D
+from ada3d_ros.pruning.cost import DecoderShape
 from ada3d_ros.pruning.in_llm import LayerPruner
 from ada3d_ros.pruning.policy import Policy
 
@@ -48,7 +48,7 @@ def planned_pruner(model: Llava3D, keep_ratio: float) -> LayerPruner | None:
     Raises ConfigError for a ratio that it cannot meet.
     """
     config = from_flat({"pruning.strategy": "adatoken3d", "pruning.keep_ratio": keep_ratio}).pruning
-    return Policy.from_config(config).pruner(decoder_shape(model.config.decoder))
+    return Policy.from_config(config).pruner(DecoderShape.from_config(model.config.decoder))
 
 
 def steps_of(session: Session, stage: Stage, until: float) -> Iterator[int]:

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from ada3d_ros.config import from_flat
-from ada3d_ros.engine.information import decoder_shape
 from ada3d_ros.lab.analysis import calibrate as verb
 from ada3d_ros.lab.evaluation.scenes import read_scene, scene_prompt
 from ada3d_ros.model.startup import open_model
 from ada3d_ros.pruning.calibration import read_calibration
+from ada3d_ros.pruning.cost import DecoderShape
 from ada3d_ros.pruning.information import Masses, attention_masses, information_of
 from ada3d_ros.pruning.policy import Policy
 from test.support.decoders import LAYERS, make_decoder, make_prompt
@@ -67,7 +67,7 @@ def test_a_file_that_the_strategy_takes(
         "pruning.adatoken3d.calibration_file": str(file),
     }
     loaded, _ = open_model(from_flat({"model.path": str(model)}).model)
-    shape = decoder_shape(loaded.model.decoder.config)
+    shape = DecoderShape.from_config(loaded.model.decoder.config)
     schedules = {}
     for keep in (0.5, 0.7):
         pruner = Policy.from_config(from_flat(settings).pruning, keep).pruner(shape)

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from ada3d_ros.config import AgentConfig
-from ada3d_ros.engine.information import decoder_shape
 from ada3d_ros.engine.prefill import prefill
 from ada3d_ros.lab.analysis.survival import (
     UNROPED,
@@ -19,6 +18,7 @@ from ada3d_ros.lab.analysis.survival import (
 from ada3d_ros.lab.evaluation.scenes import Scene, scene_prompt
 from ada3d_ros.model.checkpoint import LoadedModel
 from ada3d_ros.model.config import LlavaConfig
+from ada3d_ros.pruning.cost import DecoderShape
 from ada3d_ros.pruning.policy import Policy
 
 
@@ -39,7 +39,7 @@ def test_survivors_are_those_of_the_last_layer(
         prompt, chosen = scene_prompt(loaded, scene, question, policy)
         kept = chosen.kept
         if policy.in_llm:
-            shape = decoder_shape(loaded.model.decoder.config)
+            shape = DecoderShape.from_config(loaded.model.decoder.config)
             pruner = policy.pruner(shape, len(kept), chosen.num_before_selection)
             kept = prefill(loaded.model.decoder, prompt, pruner=pruner).kept[-1]
         mask = arrays[mask_name(0, strategy.label, strategy.keep_ratio)]
