@@ -49,8 +49,8 @@ from ada3d_ros.errors import (
     ModelError,
     NoFramesError,
 )
+from ada3d_ros.grounding import ground_answer
 from ada3d_ros.grounding.from_text import GROUNDING_PROMPT
-from ada3d_ros.grounding.ground import ground_answer
 from ada3d_ros.model.checkpoint import LoadedModel
 from ada3d_ros.model.prompt import check_question, parse_coordinates
 from ada3d_ros.model.startup import check_model, device_memory_mib, open_model

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
+from ada3d_ros import grounding as ground
 from ada3d_ros.engine import answer as answer_module
 from ada3d_ros.engine import decode, query_context, scene_encoder, streaming, together
 from ada3d_ros.engine.scene_prefix import ScenePrefix
 from ada3d_ros.errors import CanceledError
-from ada3d_ros.grounding import from_attention, ground
+from ada3d_ros.grounding import from_attention
 from ada3d_ros.model.decoder import LlamaDecoder
 from ada3d_ros.model.llava3d import Llava3D
 from ada3d_ros.pipeline import Ada3DPipeline

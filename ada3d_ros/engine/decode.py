@@ -14,14 +14,23 @@ import torch
 
 from ada3d_ros.engine.kv_cache import KVCache
 from ada3d_ros.engine.prefill import PrefillOutput
-from ada3d_ros.engine.sampling import Sampler, greedy
 from ada3d_ros.engine.timing import Now, synchronize
+from ada3d_ros.errors import ConfigError
 from ada3d_ros.model.decoder import LlamaDecoder
 from ada3d_ros.types import NAN, StopReason
+
+Sampler = Callable[
+    [torch.Tensor], torch.Tensor
+]  # logits (vocab,) to a token id () int64 on the same device
 
 StoppingCriteria = Callable[[], StopReason | None]  # TIMEOUT or CANCELED to stop, None to go on
 OnToken = Callable[[int], None]
 Step = Callable[[torch.Tensor], torch.Tensor]  # a token id () int64 to the logits (vocab,) after it
+
+
+def greedy(logits: torch.Tensor) -> torch.Tensor:
+    """The most likely token; the lowest id of equals."""
+    return logits.argmax(dim=-1)
 
 
 @dataclass(eq=False)
@@ -213,3 +222,44 @@ def without_onednn(tensor: torch.Tensor) -> Iterator[None]:
             _inside -= 1
             if _inside == 0:
                 torch._C._set_mkldnn_enabled(_before)
+
+
+# -- sampling
+
+
+def nucleus_probabilities(logits: torch.Tensor, temperature: float, top_p: float) -> torch.Tensor:
+    """Probabilities (vocab,) float32 of the smallest set of tokens whose probability reaches top_p;
+    0 for the others.
+    """
+    probabilities = torch.softmax(logits.float() / temperature, dim=-1)
+    if top_p >= 1.0:
+        return probabilities
+    ordered, order = probabilities.sort(descending=True, stable=True)
+    outside = ordered.cumsum(dim=-1) - ordered >= top_p  # the token that crosses top_p stays
+    kept = probabilities.scatter(-1, order, ordered.masked_fill(outside, 0.0))
+    return kept / kept.sum()
+
+
+def make_sampler(temperature: float, top_p: float, seed: int, device: torch.device) -> Sampler:
+    """temperature 0: greedy. Otherwise a sampler with its own generator: the same seed gives the
+    same answer.
+
+    Raises ConfigError outside temperature 0..2 and top_p 0.01..1.
+    """
+    if not 0.0 <= temperature <= 2.0 or not 0.01 <= top_p <= 1.0:
+        raise ConfigError(
+            f"temperature = {temperature} (allowed 0 to 2), top_p = {top_p} (allowed 0.01 to 1)."
+        )
+    if temperature == 0.0:
+        return greedy
+    generator = torch.Generator(device).manual_seed(seed)
+
+    def sample(logits: torch.Tensor) -> torch.Tensor:
+        probabilities = nucleus_probabilities(logits, temperature, top_p)
+        # torch.multinomial's own way for one draw, without its check, for which a GPU's host would
+        # wait at every token.
+        return probabilities.div_(
+            torch.empty_like(probabilities).exponential_(1, generator=generator)
+        ).argmax(dim=-1)
+
+    return sample

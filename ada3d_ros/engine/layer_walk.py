@@ -22,8 +22,8 @@ from ada3d_ros.model.decoder import (
     causal_attention,
     rope_rows,
 )
-from ada3d_ros.pruning.in_llm import LayerPruner
 from ada3d_ros.pruning.ranking import PruneContext, keep_best
+from ada3d_ros.pruning.strategy import LayerPruner
 from ada3d_ros.types import PromptSequence
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from ada3d_ros.engine.layer_walk import LayerWalk, RankAndDrop, RankAndSelect
 from ada3d_ros.engine.scene_prefix import ScenePrefix
 from ada3d_ros.errors import InvalidRequestError, ModelError
 from ada3d_ros.model.decoder import LlamaDecoder
-from ada3d_ros.pruning.in_llm import LayerPruner
+from ada3d_ros.pruning.strategy import LayerPruner
 from ada3d_ros.types import NAN, PromptSequence
 
 

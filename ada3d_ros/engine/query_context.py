@@ -16,8 +16,8 @@ from ada3d_ros.engine.token_selection import SceneContext
 from ada3d_ros.errors import QuestionTooLongError
 from ada3d_ros.model.checkpoint import LoadedModel
 from ada3d_ros.model.prompt import check_question, parse_coordinates, render_question
-from ada3d_ros.pruning.in_llm import LayerPruner
 from ada3d_ros.pruning.policy import Policy
+from ada3d_ros.pruning.strategy import LayerPruner
 from ada3d_ros.scene.keyframes import SceneSnapshot
 from ada3d_ros.types import AskHooks, PromptSequence, Question, Scope, Stage
 

@@ -14,8 +14,8 @@ from ada3d_ros.errors import ConfigError
 from ada3d_ros.model.decoder import LlamaDecoder
 from ada3d_ros.model.llava3d import Llava3D
 from ada3d_ros.pruning.cost import DecoderShape
-from ada3d_ros.pruning.in_llm import LayerPruner
 from ada3d_ros.pruning.policy import Policy, check_policy, describe_policy, planned_retention
+from ada3d_ros.pruning.strategy import LayerPruner
 from ada3d_ros.types import PromptSequence, SpatialTokens
 
 if TYPE_CHECKING:

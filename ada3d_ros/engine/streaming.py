@@ -5,10 +5,9 @@ from __future__ import annotations
 import functools
 from dataclasses import replace
 
-from ada3d_ros.engine.decode import DecodeOutput, GenerationRequest, decode
+from ada3d_ros.engine.decode import DecodeOutput, GenerationRequest, decode, make_sampler
 from ada3d_ros.engine.prefill import PrefillOutput
 from ada3d_ros.engine.query_context import QueryContext
-from ada3d_ros.engine.sampling import make_sampler
 from ada3d_ros.errors import ModelError, RequestError, RequestTimeoutError
 from ada3d_ros.types import AskHooks, Stage, StopReason
 

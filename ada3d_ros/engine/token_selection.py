@@ -13,10 +13,9 @@ import torch
 from ada3d_ros.model.decoder import LlamaDecoder
 from ada3d_ros.model.llava3d import Llava3D
 from ada3d_ros.pruning.cost import DecoderShape
-from ada3d_ros.pruning.in_llm import LayerPruner
 from ada3d_ros.pruning.policy import Policy
-from ada3d_ros.pruning.pre_llm import Candidates, patch_grid
 from ada3d_ros.pruning.ranking import question_relevance
+from ada3d_ros.pruning.strategy import Candidates, LayerPruner, patch_grid
 from ada3d_ros.scene.keyframes import SceneSnapshot
 from ada3d_ros.types import NAN, PromptSequence, SpatialTokens
 

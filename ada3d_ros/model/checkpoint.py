@@ -25,7 +25,6 @@ from ada3d_ros.model.config import LlavaConfig
 from ada3d_ros.model.grounding_head import LoadedHead, load_grounding_head
 from ada3d_ros.model.llava3d import Llava3D
 from ada3d_ros.model.prompt import Tokenizer
-from ada3d_ros.model.quantize import WeightFormat, quantize_linear, require_kernel, target_dtype
 from ada3d_ros.model.weight_files import (
     TensorInfo,
     find_weight_files,
@@ -34,6 +33,7 @@ from ada3d_ros.model.weight_files import (
     read_tensors,
     write_shards,
 )
+from ada3d_ros.model.weight_format import WeightFormat, target_dtype
 
 logger = logging.getLogger(__name__)
 
@@ -291,7 +291,10 @@ def load_weights(
     # Refuse before anything is read.
     device = torch.device(device)
     form = WeightFormat(dtype, weights, device.type)
-    require_kernel(weights, device)
+    if weights != "full":  # torchao is loaded where it is needed
+        from ada3d_ros.model.quantize import require_kernel
+
+        require_kernel(weights, device)
     needed = info.weight_bytes(form)
 
     # Fill a model that takes no memory yet.
@@ -319,6 +322,8 @@ def _fill(model: Llava3D, info: CheckpointInfo, device: torch.device, form: Weig
             value = tensor.to(device, target_dtype(name, form.dtype), copy=True)
             set_parameter(model, name, value)
             if form.is_quantized(name):
+                from ada3d_ros.model.quantize import quantize_linear
+
                 path = name.removesuffix(".weight")
                 linear = cast(nn.Linear, model.get_submodule(path))
                 model.set_submodule(path, quantize_linear(linear, form.weights))

@@ -170,10 +170,11 @@ class Attention(nn.Module):
         return self.split_heads(self.k_proj(x))
 
     def forward(self, inputs: LayerInputs, rope: Rope, layer: int, attend: Attend) -> torch.Tensor:
-        q = self.queries(inputs.normed) if inputs.q_unroped is None else inputs.q_unroped
+        q_unroped = self.queries(inputs.normed) if inputs.q_unroped is None else inputs.q_unroped
+        q = apply_rope(q_unroped, rope)
         k = apply_rope(inputs.k_unroped, rope) if inputs.k is None else inputs.k
         v = self.split_heads(self.v_proj(inputs.normed))
-        out = attend(layer, apply_rope(q, rope), k, v)
+        out = attend(layer, q, k, v)
         return cast(torch.Tensor, self.o_proj(out.transpose(1, 2).flatten(2)))
 
 
@@ -209,8 +210,10 @@ class DecoderLayer(nn.Module):
         attend: Attend,
         inputs: LayerInputs | None = None,
     ) -> torch.Tensor:
-        inputs = self.inputs(hidden) if inputs is None else inputs
-        hidden = hidden + self.self_attn(inputs, rope, layer, attend)
+        # No name for what is made here: the MLP's memory would come on top of it.
+        hidden = hidden + self.self_attn(
+            self.inputs(hidden) if inputs is None else inputs, rope, layer, attend
+        )
         return hidden + cast(torch.Tensor, self.mlp(self.post_attention_layernorm(hidden)))
 
 

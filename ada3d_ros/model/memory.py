@@ -16,8 +16,8 @@ from ada3d_ros.config import KeyframeConfig
 from ada3d_ros.model.checkpoint import build_meta_model
 from ada3d_ros.model.config import LlavaConfig
 from ada3d_ros.model.grounding_head import GroundingHead
-from ada3d_ros.model.quantize import WeightFormat
 from ada3d_ros.model.vision import MAX_VIEWS_PER_BATCH
+from ada3d_ros.model.weight_format import WeightFormat
 
 CUDA_CONTEXT_BYTES = 600 * 2**20  # driver context, kernels and library workspaces of one process
 DEFAULT_VIEWS = KeyframeConfig().max_views

@@ -241,32 +241,3 @@ def train_tokenizer(path: Path, texts: Sequence[str], vocab_size: int) -> Tokeni
     )
     path.write_bytes(content.getvalue())
     return Tokenizer(path)
-
-
-class TextStream:
-    """Turns generated ids into text as they come.
-
-    The pieces joined equal Tokenizer.decode of all ids.
-    """
-
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
-        self._ids: list[int] = []
-        self._sent = 0
-
-    def push(self, token_id: int) -> str:
-        """The text that this id completes; empty while a UTF-8 character is incomplete."""
-        if not self._tokenizer.is_text(token_id):
-            return ""
-        self._ids.append(token_id)
-        text = self._tokenizer.decode(self._ids)
-        return self._take(text, len(text) - self._tokenizer.pending_bytes(self._ids))
-
-    def finish(self) -> str:
-        """What was held back."""
-        text = self._tokenizer.decode(self._ids)
-        return self._take(text, len(text))
-
-    def _take(self, text: str, stop: int) -> str:
-        piece, self._sent = text[self._sent : stop], max(self._sent, stop)
-        return piece

@@ -23,7 +23,7 @@ from ada3d_ros.model.checkpoint import (
 from ada3d_ros.model.config import LlavaConfig
 from ada3d_ros.model.grounding_head import HEAD_FILE, inspect_grounding_head
 from ada3d_ros.model.memory import DEFAULT_VIEWS, Workload, predict_memory
-from ada3d_ros.model.quantize import WeightFormat, require_kernel
+from ada3d_ros.model.weight_format import WeightFormat
 from ada3d_ros.types import NAN, ModelInfo
 
 logger = logging.getLogger(__name__)
@@ -54,7 +54,10 @@ def check_model(
         # The checkpoint, and what the settings make of it.
         checkpoint = inspect_checkpoint(folder, vision_folder)
         device, form = _placement(settings, checkpoint)
-        require_kernel(settings.weights, device)
+        if settings.weights != "full":  # torchao is loaded where it is needed
+            from ada3d_ros.model.quantize import require_kernel
+
+            require_kernel(settings.weights, device)
         info = _describe(settings, checkpoint)
 
         # The memory that it will take.

@@ -15,9 +15,8 @@ from ada3d_ros.config.pruning import AdaTokenConfig, PruningConfig
 from ada3d_ros.errors import ConfigError
 from ada3d_ros.pruning import schedule
 from ada3d_ros.pruning.cost import DecoderShape, PromptSizes, prefill_macs
-from ada3d_ros.pruning.in_llm import LayerPruner
 from ada3d_ros.pruning.schedule import Curve, Measure, Staircase, layer_list, ratio_list
-from ada3d_ros.pruning.strategy import LayerBudget, Traits
+from ada3d_ros.pruning.strategy import LayerBudget, LayerPruner, Traits
 
 # -- the strategy
 

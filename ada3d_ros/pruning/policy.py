@@ -19,9 +19,16 @@ from ada3d_ros.config.pruning import IN_LLM
 from ada3d_ros.errors import ConfigError
 from ada3d_ros.pruning import schedule
 from ada3d_ros.pruning.cost import DecoderShape, PromptSizes
-from ada3d_ros.pruning.in_llm import LayerPruner
-from ada3d_ros.pruning.pre_llm import Candidates, Selection, select
-from ada3d_ros.pruning.strategy import NOMINAL_SIZES, LayerBudget, Traits, load_strategy
+from ada3d_ros.pruning.strategy import (
+    NOMINAL_SIZES,
+    Candidates,
+    LayerBudget,
+    LayerPruner,
+    Selection,
+    Traits,
+    load_strategy,
+    select,
+)
 
 logger = logging.getLogger(__name__)
 

@@ -16,10 +16,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ada3d_ros.engine.batch import BatchedQuestion, answer_batch
-from ada3d_ros.engine.decode import DecodeOutput, GenerationRequest, decode
+from ada3d_ros.engine.decode import (
+    DecodeOutput,
+    GenerationRequest,
+    Sampler,
+    decode,
+    greedy,
+    make_sampler,
+)
 from ada3d_ros.engine.kv_cache import KVCache
 from ada3d_ros.engine.prefill import PrefillOutput, prefill
-from ada3d_ros.engine.sampling import Sampler, greedy, make_sampler
 from ada3d_ros.errors import ModelError
 from ada3d_ros.model.decoder import LlamaDecoder
 from ada3d_ros.types import PromptSequence, StopReason

@@ -17,11 +17,12 @@ from ada3d_ros.engine.decode import (
     GenerationRequest,
     decode,
     decode_step,
+    greedy,
+    make_sampler,
     without_onednn,
 )
 from ada3d_ros.engine.kv_cache import KVCache
 from ada3d_ros.engine.prefill import PrefillOutput, prefill
-from ada3d_ros.engine.sampling import greedy, make_sampler
 from ada3d_ros.engine.static_decode import StaticStep, StaticSteps, static_steps
 from ada3d_ros.model.config import DecoderConfig
 from ada3d_ros.model.decoder import LlamaDecoder, attend_one

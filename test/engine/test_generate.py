@@ -6,10 +6,9 @@ import math
 import pytest
 import torch
 
-from ada3d_ros.engine.decode import GenerationRequest, decode
+from ada3d_ros.engine.decode import GenerationRequest, decode, greedy, make_sampler
 from ada3d_ros.engine.kv_cache import KVCache
 from ada3d_ros.engine.prefill import prefill
-from ada3d_ros.engine.sampling import greedy, make_sampler
 from ada3d_ros.errors import ModelError
 from ada3d_ros.lab.parity.reference_engine import reference_generate, reference_logits
 from ada3d_ros.model.config import DecoderConfig

@@ -16,14 +16,13 @@ import torch
 from safetensors.torch import load_file
 
 from ada3d_ros.config import from_flat
-from ada3d_ros.engine.decode import GenerationRequest, decode
+from ada3d_ros.engine.decode import GenerationRequest, decode, greedy
 from ada3d_ros.engine.prefill import prefill
-from ada3d_ros.engine.sampling import greedy
 from ada3d_ros.model.config import DecoderConfig
 from ada3d_ros.model.decoder import LlamaDecoder
 from ada3d_ros.pruning.cost import DecoderShape
-from ada3d_ros.pruning.in_llm import LayerPruner
 from ada3d_ros.pruning.policy import Policy
+from ada3d_ros.pruning.strategy import LayerPruner
 from ada3d_ros.types import PromptSequence
 
 

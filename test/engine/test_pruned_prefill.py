@@ -10,17 +10,16 @@ from typing import Any
 import pytest
 import torch
 
-from ada3d_ros.engine.decode import GenerationRequest, decode
+from ada3d_ros.engine.decode import GenerationRequest, decode, greedy
 from ada3d_ros.engine.information import measure_information
 from ada3d_ros.engine.kv_cache import KVCache
 from ada3d_ros.engine.prefill import PrefillOutput, prefill
-from ada3d_ros.engine.sampling import greedy
 from ada3d_ros.errors import Ada3DError, InvalidRequestError, ModelError
 from ada3d_ros.model.decoder import LayerInputs
 from ada3d_ros.model.spatial import cap_spatial_tokens
 from ada3d_ros.pruning.baselines.logistic import LogisticPruner
-from ada3d_ros.pruning.in_llm import LayerPruner
 from ada3d_ros.pruning.schedule import RetentionSchedule
+from ada3d_ros.pruning.strategy import LayerPruner
 from ada3d_ros.types import PromptSequence, SpatialTokens
 from test.support.decoders import (
     INNER,

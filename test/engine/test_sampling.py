@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from ada3d_ros.engine.sampling import greedy, make_sampler, nucleus_probabilities
+from ada3d_ros.engine.decode import greedy, make_sampler, nucleus_probabilities
 from ada3d_ros.errors import ConfigError
 
 LOGITS = torch.log(torch.tensor([0.05, 0.5, 0.15, 0.3]))

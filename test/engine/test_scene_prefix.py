@@ -18,7 +18,7 @@ from ada3d_ros.engine.scene_prefix import PrefixOptions, ScenePrefix
 from ada3d_ros.engine.token_selection import ChosenTokens, SceneContext
 from ada3d_ros.errors import InvalidRequestError, ModelError
 from ada3d_ros.model.decoder import LlamaDecoder
-from ada3d_ros.pruning.in_llm import LayerPruner
+from ada3d_ros.pruning.strategy import LayerPruner
 from ada3d_ros.scene.keyframes import SceneSnapshot
 from ada3d_ros.types import PromptSequence, SpatialTokens
 from test.support.decoders import LAYERS, SHAPE, make_prompt, policy_of

@@ -18,8 +18,7 @@ from ada3d_ros.errors import (
     RequestTimeoutError,
 )
 from ada3d_ros.geometry.boxes import iou_axis_aligned
-from ada3d_ros.grounding import from_attention
-from ada3d_ros.grounding.ground import ground_answer
+from ada3d_ros.grounding import from_attention, ground_answer
 from ada3d_ros.model.grounding_head import GroundingHead, save_grounding_head
 from ada3d_ros.model.random_checkpoint import TINY_CONFIG, write_random_checkpoint
 from ada3d_ros.pipeline import Ada3DPipeline

@@ -19,9 +19,9 @@ from ada3d_ros.model.checkpoint import (
     weights_sha256,
 )
 from ada3d_ros.model.config import LlavaConfig
-from ada3d_ros.model.quantize import WeightFormat
 from ada3d_ros.model.random_checkpoint import main, write_random_checkpoint
 from ada3d_ros.model.startup import resolve_device, resolve_dtype
+from ada3d_ros.model.weight_format import WeightFormat
 
 CLIP = VISION_PREFIX + "vision_model."
 

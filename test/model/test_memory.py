@@ -28,9 +28,10 @@ from ada3d_ros.model.memory import (
     kv_bytes_per_token,
     predict_memory,
 )
-from ada3d_ros.model.quantize import WEIGHTS, WeightFormat, quantize_layers, stored_bytes
+from ada3d_ros.model.quantize import quantize_layers, stored_bytes
 from ada3d_ros.model.random_checkpoint import TINY_CONFIG, write_random_checkpoint
 from ada3d_ros.model.spatial import pool_spatial_tokens
+from ada3d_ros.model.weight_format import WEIGHTS, WeightFormat
 from ada3d_ros.types import PromptSequence
 
 CPU = torch.device("cpu")

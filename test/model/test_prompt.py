@@ -1,7 +1,5 @@
 """Templates, question checks, coordinates, streaming."""
 
-import random
-
 import pytest
 
 from ada3d_ros.errors import CheckpointError, InvalidRequestError, QuestionTooLongError
@@ -9,7 +7,6 @@ from ada3d_ros.model.prompt import (
     CLICK_ID,
     CONTROL_TOKENS,
     IMAGE_ID,
-    TextStream,
     Tokenizer,
     check_question,
     parse_coordinates,
@@ -109,28 +106,6 @@ def test_encode_marks_placeholders_and_end(tokenizer: Tokenizer) -> None:
     after_end = ids[ids.index(tokenizer.eos_id) + 1 :]
     assert tokenizer.decode(after_end) == "USER: x"
     assert after_end != tokenizer.encode("USER: x")[1:]  # no leading space piece after </s>
-
-
-def test_stream_joins_to_the_decoded_text(tokenizer: Tokenizer) -> None:
-    generator = random.Random(0)
-    for _ in range(200):
-        ids = [generator.randrange(tokenizer.vocab_size + 3) for _ in range(30)]
-        stream = TextStream(tokenizer)
-        assert "".join(
-            [stream.push(token) for token in ids] + [stream.finish()]
-        ) == tokenizer.decode(ids)
-
-
-def test_stream_never_breaks_a_character(tokenizer: Tokenizer) -> None:
-    text = "naïve 椅子 🤖."
-    byte_ids = [tokenizer.encode(char)[-1] for char in "a"] + [3 + byte for byte in text.encode()]
-    stream = TextStream(tokenizer)
-    pieces = [stream.push(token) for token in byte_ids]
-    assert all("�" not in piece for piece in pieces)
-    assert "".join(pieces).endswith(text)
-    cut = TextStream(tokenizer)
-    assert [cut.push(3 + byte) for byte in "子".encode()[:2]] == ["", ""]
-    assert cut.finish() == "��"
 
 
 def test_bad_tokenizer_files(tmp_path: pytest.TempPathFactory) -> None:

@@ -25,19 +25,16 @@ from ada3d_ros.model import startup
 from ada3d_ros.model.checkpoint import load_model
 from ada3d_ros.model.config import DecoderConfig
 from ada3d_ros.model.decoder import LlamaDecoder
-from ada3d_ros.model.quantize import (
+from ada3d_ros.model.quantize import quantize_layers, quantize_linear, require_kernel, stored_bytes
+from ada3d_ros.model.random_checkpoint import write_random_checkpoint
+from ada3d_ros.model.weight_format import (
     WEIGHTS,
     WeightFormat,
     group_size,
     int8_groups,
     is_quantized,
     linear_bytes,
-    quantize_layers,
-    quantize_linear,
-    require_kernel,
-    stored_bytes,
 )
-from ada3d_ros.model.random_checkpoint import write_random_checkpoint
 from ada3d_ros.pipeline import Ada3DPipeline
 from ada3d_ros.pruning.policy import Policy
 from ada3d_ros.types import PromptSequence, Question

@@ -11,9 +11,7 @@ import torch
 
 from ada3d_ros.config.pruning import CONTROLS, IN_LLM, PRE_LLM, STRATEGIES, PruningConfig
 from ada3d_ros.pruning import baselines
-from ada3d_ros.pruning.in_llm import LayerPruner
-from ada3d_ros.pruning.pre_llm import Selection
-from ada3d_ros.pruning.strategy import LayerBudget, Traits, load_strategy
+from ada3d_ros.pruning.strategy import LayerBudget, LayerPruner, Selection, Traits, load_strategy
 from test.support.decoders import SHAPE, config_of, policy_of, scene_3d
 
 BEFORE = (*CONTROLS[1:], *PRE_LLM)

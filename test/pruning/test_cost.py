@@ -142,7 +142,8 @@ def test_true_flops_of_the_studys_prompt(spatial: np.ndarray, flops: float) -> N
 def test_cost_of_a_pruned_prompt() -> None:
     """Counts in, shares out: against the formulas, beside the same prompt unpruned."""
     spatial = [int(1659 * share) for share in PDROP]
-    pdrop, tokens = cost_of(LLAMA_7B, spatial, 61, 2), [n + 61 for n in spatial]
+    rank_macs, tokens = ranking_macs(LLAMA_7B, spatial, 61), [n + 61 for n in spatial]
+    pdrop = cost_of(LLAMA_7B, spatial, 61, 2, rank_macs=rank_macs)
     assert pdrop.prefill_flops == 2 * prefill_macs(LLAMA_7B, tokens)
     assert pdrop.unpruned_prefill_flops == 2 * prefill_macs(LLAMA_7B, [1720] * 32)
     assert pdrop.rank_flops == 2 * ranking_macs(LLAMA_7B, spatial, 61)

@@ -21,7 +21,7 @@ from ada3d_ros.pruning.policy import (
     planned_retention,
     split_name,
 )
-from ada3d_ros.pruning.pre_llm import Candidates
+from ada3d_ros.pruning.strategy import Candidates
 from ada3d_ros.types import PromptSequence
 from test.support.decoders import (
     INNER,

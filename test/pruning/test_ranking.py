@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from ada3d_ros.errors import ModelError
 from ada3d_ros.pruning.baselines.logistic import LogisticPruner, mutual_information
-from ada3d_ros.pruning.in_llm import LayerPruner
 from ada3d_ros.pruning.ranking import (
     PruneContext,
     keep_best,
@@ -19,6 +18,7 @@ from ada3d_ros.pruning.ranking import (
     rank_scores,
 )
 from ada3d_ros.pruning.schedule import RetentionSchedule
+from ada3d_ros.pruning.strategy import LayerPruner
 from test.support.decoders import generator
 
 SETTINGS = settings(deadline=None, derandomize=True, max_examples=40)

@@ -18,8 +18,8 @@ from ada3d_ros.pruning.calibration import Calibration, write_calibration
 from ada3d_ros.pruning.cost import DecoderShape
 from ada3d_ros.pruning.information import Masses
 from ada3d_ros.pruning.policy import Policy
-from ada3d_ros.pruning.pre_llm import Candidates, patch_grid
 from ada3d_ros.pruning.schedule import Curve
+from ada3d_ros.pruning.strategy import Candidates, patch_grid
 from ada3d_ros.types import PromptSequence
 
 LAYERS = 8

@@ -10,8 +10,8 @@ import torch
 
 from ada3d_ros.model.decoder import LlamaDecoder
 from ada3d_ros.pruning.baselines.logistic import LogisticPruner
-from ada3d_ros.pruning.in_llm import LayerPruner
 from ada3d_ros.pruning.schedule import RetentionSchedule, logistic
+from ada3d_ros.pruning.strategy import LayerPruner
 from test.support.decoders import attention_of
 
 

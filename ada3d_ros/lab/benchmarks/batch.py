@@ -14,10 +14,9 @@ from typing import Any
 import torch
 
 from ada3d_ros.engine.batch import BatchedQuestion, answer_batch
-from ada3d_ros.engine.decode import DecodeOutput, GenerationRequest, decode
+from ada3d_ros.engine.decode import DecodeOutput, GenerationRequest, decode, greedy
 from ada3d_ros.engine.kv_cache import KVCache
 from ada3d_ros.engine.prefill import PrefillOutput
-from ada3d_ros.engine.sampling import greedy
 from ada3d_ros.lab.benchmarks.bench import interleaved, milliseconds, ratio_of
 from ada3d_ros.lab.benchmarks.models import (
     QUESTION_TEXT,

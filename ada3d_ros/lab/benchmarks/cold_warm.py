@@ -42,7 +42,7 @@ from ada3d_ros.lab.benchmarks.transformers_baseline import TransformersRival
 from ada3d_ros.model.decoder import LlamaDecoder
 from ada3d_ros.model.llava3d import Llava3D
 from ada3d_ros.pruning.cost import DecoderShape, cost_of, kv_bytes, prefill_macs, question_macs
-from ada3d_ros.pruning.in_llm import LayerPruner
+from ada3d_ros.pruning.strategy import LayerPruner
 
 KEEP_RATIO = 0.37
 ANSWER = 30  # tokens

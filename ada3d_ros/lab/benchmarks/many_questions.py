@@ -32,7 +32,7 @@ from ada3d_ros.lab.benchmarks.models import (
 )
 from ada3d_ros.lab.benchmarks.spread import Spread
 from ada3d_ros.model.decoder import LlamaDecoder
-from ada3d_ros.pruning.in_llm import LayerPruner
+from ada3d_ros.pruning.strategy import LayerPruner
 
 FULL = {"scenes": 32, "questions": 1000}  # on a GPU
 CPU_SCENES = 2

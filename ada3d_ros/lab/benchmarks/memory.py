@@ -31,7 +31,8 @@ from ada3d_ros.lab.benchmarks.peak_memory import peak_bytes
 from ada3d_ros.model.config import LlavaConfig, VisionConfig
 from ada3d_ros.model.decoder import LlamaDecoder
 from ada3d_ros.model.memory import DEFAULT_VIEWS, MemoryPlan, Workload, predict_memory
-from ada3d_ros.model.quantize import WEIGHTS, WeightFormat, quantize_layers, stored_bytes
+from ada3d_ros.model.quantize import quantize_layers, stored_bytes
+from ada3d_ros.model.weight_format import WEIGHTS, WeightFormat
 from ada3d_ros.types import PromptSequence
 
 SIZES_GIB = (8, 16, 24, 48, 64)  # memories of cards and boards

@@ -21,9 +21,8 @@ from ada3d_ros.model.decoder import LlamaDecoder
 from ada3d_ros.model.llava3d import Llava3D
 from ada3d_ros.model.spatial import pool_spatial_tokens
 from ada3d_ros.model.startup import has_bfloat16
-from ada3d_ros.pruning.in_llm import LayerPruner
 from ada3d_ros.pruning.policy import Policy
-from ada3d_ros.pruning.pre_llm import Candidates
+from ada3d_ros.pruning.strategy import Candidates, LayerPruner
 from ada3d_ros.scene.keyframes import SceneSnapshot
 from ada3d_ros.types import PromptSequence, SpatialTokens
 

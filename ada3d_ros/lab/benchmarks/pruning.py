@@ -49,10 +49,9 @@ from ada3d_ros.lab.command_line import parse_list
 from ada3d_ros.model.decoder import LlamaDecoder
 from ada3d_ros.model.llava3d import Llava3D
 from ada3d_ros.pruning.cost import Cost, DecoderShape, cost_of, information_macs, prefill_macs
-from ada3d_ros.pruning.in_llm import LayerPruner
 from ada3d_ros.pruning.policy import Policy
-from ada3d_ros.pruning.pre_llm import Selection
 from ada3d_ros.pruning.ranking import cell_coverage, position_bias, question_relevance
+from ada3d_ros.pruning.strategy import LayerPruner, Selection
 from ada3d_ros.types import PromptSequence
 
 ALL_STRATEGIES = [*(name for name in STRATEGIES if name != "none"), "voxel_dpp+adatoken3d"]

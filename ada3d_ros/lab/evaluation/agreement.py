@@ -16,8 +16,8 @@ from ada3d_ros.lab.analysis.contribution import Array, Progress
 from ada3d_ros.lab.benchmarks.spread import spread
 from ada3d_ros.model.decoder import LlamaDecoder
 from ada3d_ros.pruning import schedule
-from ada3d_ros.pruning.in_llm import LayerPruner
 from ada3d_ros.pruning.schedule import RetentionSchedule
+from ada3d_ros.pruning.strategy import LayerPruner
 from ada3d_ros.types import PromptSequence
 
 SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)

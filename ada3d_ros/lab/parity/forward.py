@@ -11,9 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ada3d_ros.engine.decode import GenerationRequest, decode
+from ada3d_ros.engine.decode import GenerationRequest, decode, greedy
 from ada3d_ros.engine.prefill import pad_batch, prefill
-from ada3d_ros.engine.sampling import greedy
 from ada3d_ros.errors import SourceError
 from ada3d_ros.geometry.camera import unproject_depth
 from ada3d_ros.geometry.voxel import voxel_coords, voxel_ids

@@ -15,17 +15,16 @@ from unittest.mock import patch
 
 import torch
 
-from ada3d_ros.engine.decode import GenerationRequest, decode
+from ada3d_ros.engine.decode import GenerationRequest, decode, greedy
 from ada3d_ros.engine.layer_walk import LayerWalk
 from ada3d_ros.engine.prefill import PrefillOutput, prefill
-from ada3d_ros.engine.sampling import greedy
 from ada3d_ros.errors import SourceError
 from ada3d_ros.lab.parity.comparison import Row, compare, exact
 from ada3d_ros.lab.parity.golden_case import Tensors, decoder_config, read_json, read_tensors
 from ada3d_ros.model.decoder import LlamaDecoder
-from ada3d_ros.pruning.in_llm import LayerPruner
 from ada3d_ros.pruning.ranking import PruneContext
 from ada3d_ros.pruning.schedule import RetentionSchedule, stages
+from ada3d_ros.pruning.strategy import LayerPruner
 from ada3d_ros.types import PromptSequence
 
 METHODS = ("fastv", "pyramiddrop")

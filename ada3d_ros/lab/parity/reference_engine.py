@@ -10,7 +10,7 @@ import math
 
 import torch
 
-from ada3d_ros.engine.sampling import Sampler, greedy
+from ada3d_ros.engine.decode import Sampler, greedy
 from ada3d_ros.model.config import DecoderConfig
 from ada3d_ros.model.decoder import LlamaDecoder
 from ada3d_ros.types import PromptSequence

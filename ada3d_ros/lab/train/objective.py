@@ -20,8 +20,8 @@ from ada3d_ros.model.decoder import DecoderLayer, LlamaDecoder, apply_rope, rope
 from ada3d_ros.model.grounding_head import GroundingHead
 from ada3d_ros.model.llava3d import Llava3D
 from ada3d_ros.model.prompt import CLICK_ID
-from ada3d_ros.pruning.in_llm import LayerPruner
 from ada3d_ros.pruning.ranking import keep_best
+from ada3d_ros.pruning.strategy import LayerPruner
 
 POINTER_WEIGHT, PRESENCE_WEIGHT, BOX_WEIGHT = 0.5, 0.3, 1.0
 OWNED_SHARE = 0.4  # a token belongs to an object that this share of its patches lie on

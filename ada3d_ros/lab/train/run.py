@@ -35,8 +35,8 @@ from ada3d_ros.lab.train.stages import STAGES, Stage
 from ada3d_ros.lab.train.workers import Workers
 from ada3d_ros.model.llava3d import Llava3D
 from ada3d_ros.pruning.cost import DecoderShape
-from ada3d_ros.pruning.in_llm import LayerPruner
 from ada3d_ros.pruning.policy import Policy
+from ada3d_ros.pruning.strategy import LayerPruner
 
 SAVE_EVERY_S = 120.0
 REPORT_EVERY_S = 30.0

@@ -6,8 +6,7 @@ import torch
 
 from ada3d_ros.config.pruning import PruningConfig
 from ada3d_ros.geometry.voxel import voxel_coords, voxel_ids
-from ada3d_ros.pruning.pre_llm import Candidates, Selection
-from ada3d_ros.pruning.strategy import Traits
+from ada3d_ros.pruning.strategy import Candidates, Selection, Traits
 
 NUM_BISECTIONS = 30
 

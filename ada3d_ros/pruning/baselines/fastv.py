@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from ada3d_ros.config.pruning import FastvConfig, PruningConfig
 from ada3d_ros.errors import ConfigError
-from ada3d_ros.pruning.in_llm import LayerPruner
 from ada3d_ros.pruning.schedule import Staircase, equal_factors
-from ada3d_ros.pruning.strategy import LayerBudget, Traits
+from ada3d_ros.pruning.strategy import LayerBudget, LayerPruner, Traits
 
 
 def read_settings(config: PruningConfig) -> FastvConfig:

@@ -6,8 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from ada3d_ros.config.pruning import GeoFpsConfig, PruningConfig
-from ada3d_ros.pruning.pre_llm import Candidates, Selection
-from ada3d_ros.pruning.strategy import Traits
+from ada3d_ros.pruning.strategy import Candidates, Selection, Traits
 
 
 def read_settings(config: PruningConfig) -> GeoFpsConfig:

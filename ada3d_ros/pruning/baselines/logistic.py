@@ -9,10 +9,9 @@ import torch
 from ada3d_ros.config.pruning import LogisticConfig, PruningConfig
 from ada3d_ros.errors import ModelError
 from ada3d_ros.pruning import schedule
-from ada3d_ros.pruning.in_llm import LayerPruner
 from ada3d_ros.pruning.ranking import PruneContext
 from ada3d_ros.pruning.schedule import RetentionSchedule
-from ada3d_ros.pruning.strategy import LayerBudget, Traits
+from ada3d_ros.pruning.strategy import LayerBudget, LayerPruner, Traits
 
 
 @dataclass(frozen=True, slots=True)

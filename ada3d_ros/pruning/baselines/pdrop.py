@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from ada3d_ros.config.pruning import PdropConfig, PruningConfig
-from ada3d_ros.pruning.in_llm import LayerPruner
 from ada3d_ros.pruning.schedule import Staircase, equal_factors, layer_list, ratio_list, stages
-from ada3d_ros.pruning.strategy import LayerBudget, Traits
+from ada3d_ros.pruning.strategy import LayerBudget, LayerPruner, Traits
 
 
 def read_settings(config: PruningConfig) -> PdropConfig:

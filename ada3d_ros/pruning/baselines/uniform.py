@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 
 from ada3d_ros.config.pruning import PruningConfig
-from ada3d_ros.pruning.pre_llm import Candidates, Selection
-from ada3d_ros.pruning.strategy import Traits
+from ada3d_ros.pruning.strategy import Candidates, Selection, Traits
 
 
 def read_settings(config: PruningConfig) -> None:

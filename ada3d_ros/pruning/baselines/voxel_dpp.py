@@ -7,8 +7,7 @@ from dataclasses import replace
 import torch
 
 from ada3d_ros.config.pruning import PruningConfig, VoxelDppConfig
-from ada3d_ros.pruning.pre_llm import Candidates, Selection
-from ada3d_ros.pruning.strategy import Traits
+from ada3d_ros.pruning.strategy import Candidates, Selection, Traits
 
 JITTER = 1e-3  # relative, on a DPP kernel's diagonal
 

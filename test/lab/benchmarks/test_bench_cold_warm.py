@@ -42,8 +42,8 @@ def test_a_cache_that_is_off_is_refused(
 ) -> None:
     real = bench_cold_warm.prefill_question
 
-    def wrong(decoder: object, prefix: object, question: torch.Tensor, *args: object) -> object:
-        return real(decoder, prefix, 1.01 * question + 0.05, *args)  # type: ignore[arg-type]
+    def wrong(prefix: object, question: torch.Tensor, *args: object) -> object:
+        return real(prefix, 1.01 * question + 0.05, *args)  # type: ignore[arg-type]
 
     monkeypatch.setattr(bench_cold_warm, "prefill_question", wrong)
     with pytest.raises(ModelError, match="off the full prompt"):

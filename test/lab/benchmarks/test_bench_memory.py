@@ -23,7 +23,7 @@ from ada3d_ros.lab.benchmarks.memory import (
 )
 from ada3d_ros.lab.benchmarks.models import BenchShape
 from ada3d_ros.lab.benchmarks.peak_memory import peak_bytes
-from ada3d_ros.model.quantize import WEIGHTS
+from ada3d_ros.model.weight_format import WEIGHTS
 
 CPU = torch.device("cpu")
 TINY = BenchShape("tiny", 128, 3, 192, (120,), low_precision=False)
