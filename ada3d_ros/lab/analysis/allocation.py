@@ -33,6 +33,7 @@ def attention_allocation(
     answer where there is none. stride: every n-th spatial token is a query. Raises
     InvalidRequestError without spatial tokens or text after them.
     """
+    # Prompt and answer as one sequence, with the borders of each kind of token.
     start, stop = prompt.spatial_span
     length, device = prompt.embeds.shape[0], prompt.embeds.device
     answer = torch.tensor(list(answer_ids), dtype=torch.int64, device=device)

@@ -73,6 +73,7 @@ def calibrate(
     config: AgentConfig,
 ) -> Calibration:
     """The calibration of a model on these scenes, under the budget of `config.pruning`."""
+    # The decoder, the keep ratio, and the layers that drop.
     ada = config.pruning.adatoken3d
     shape, ratio = DecoderShape.from_config(loaded.model.decoder.config), config.pruning.keep_ratio
     stairs = Staircase(shape.num_layers, ada.first_prune_layer, layer_list(ada.prune_layers))
@@ -97,6 +98,8 @@ def calibrate(
             "L0": ada.fit.L0,
             "loss": fit.loss,
         }
+
+    # What the file holds.
     model = loaded.info
     return Calibration(
         model=model.path.resolve().name,
