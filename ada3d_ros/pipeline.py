@@ -357,12 +357,8 @@ class Ada3DPipeline:
 
     def _open(self, question: Question, hooks: AskHooks) -> tuple[QueryContext, PrefixCache]:
         """A question with model, scene, settings and budget of now, checked before anything runs."""
-        loaded, config, pruning, cache = (
-            self._loaded,
-            self.config,
-            self._pruning,
-            self.prefix_cache,
-        )
+        loaded, config = self._loaded, self.config
+        pruning, cache = self._pruning, self.prefix_cache
         if loaded is None or pruning is None or cache is None:
             raise LoadingError("the weights are not loaded yet.")
         clock = StageClock(loaded.model.device, self._now)

@@ -22,17 +22,15 @@ from ada3d_ros.config.agent import AgentConfig
 from ada3d_ros.engine.memory_fallback import out_of_memory
 from ada3d_ros.engine.query_context import QueryContext
 from ada3d_ros.engine.scene_encoder import SceneEncoder
-from ada3d_ros.engine.scene_prefix import PrefixOptions, ScenePrefix
+from ada3d_ros.engine.scene_prefix import PrefixEntry, PrefixOptions
 from ada3d_ros.engine.scene_pruning import ScenePruning
 from ada3d_ros.engine.timing import StageClock
 from ada3d_ros.engine.token_selection import SceneContext
 from ada3d_ros.errors import Ada3DError
 from ada3d_ros.model.checkpoint import LoadedModel
 from ada3d_ros.model.prompt import IMAGE_ID, render_question
-from ada3d_ros.model.spatial import mean_tokens
 from ada3d_ros.pruning.policy import Policy
 from ada3d_ros.scene.keyframes import SceneSnapshot
-from ada3d_ros.scene.voxel_table import VoxelTable, find_voxels
 from ada3d_ros.types import NAN
 
 logger = logging.getLogger(__name__)
@@ -115,44 +113,6 @@ class CacheReport:
     building: int = 0
     builds: int = 0
     appends: int = 0
-
-
-class PrefixEntry(ScenePrefix):
-    """A prefix and the state of the voxels it was made of: coords (V, 3) int64 ascending, and the
-    table's revision (V,) at each.
-
-    whole: all voxels are tokens of the prefix, neither capped nor chosen from; ordered: in voxel
-    order, nothing was appended.
-    """
-
-    coords: torch.Tensor
-    revisions: torch.Tensor
-    whole: bool
-    ordered: bool
-    _known: tuple[int, int, float] | None  # table's revision, voxels held, and what came of it
-
-    def hold(self, table: VoxelTable, selected: bool) -> None:
-        """Note that it was made of these voxels. selected: only some of them became tokens."""
-        self.coords = table.sums.coords
-        self.revisions = torch.full_like(table.changed, table.revision)
-        total = self.chosen.num_before_selection
-        self.whole = not selected and len(self.embeds) == len(table.sums) == total
-        self.ordered, self._known = True, None
-
-    def stale_share(self, table: VoxelTable) -> float:
-        """Share of the voxels, held or there now, that are not held as they are now."""
-        state = table.revision, len(self.coords)
-        if self._known is None or self._known[:2] != state:
-            self._known = (*state, self._count_stale(table))
-        return self._known[2]
-
-    def _count_stale(self, table: VoxelTable) -> float:
-        now = table.sums.coords
-        index = find_voxels(self.coords, now)
-        known = index >= 0
-        changed = table.changed > torch.where(known, self.revisions[index.clamp(min=0)], -1)
-        vanished = len(self.coords) - int(known.sum())
-        return (int(changed.sum()) + vanished) / max(len(now) + vanished, 1)
 
 
 class PrefixCache:
@@ -293,14 +253,14 @@ class PrefixCache:
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
-            self._refuse(scene)
+            self._abandon_build(scene)
             logger.warning(
                 "no memory for the cached scene: questions go on with what is there; keep fewer"
                 " views or use cache.kv int8."
             )
             return False
         except Ada3DError as error:  # no depth, too long: the question says so too
-            self._refuse(scene)
+            self._abandon_build(scene)
             logger.info("no cached scene for now: %s", error)
             return False
         return True
@@ -310,10 +270,6 @@ class PrefixCache:
         cache = self._config.cache
         quiet = self._now() - self._changed_at >= cache.settle_sec
         return quiet or self._stale_share(active) > cache.max_staleness
-
-    def _refuse(self, scene: SceneSnapshot) -> None:
-        self._abandon_build()
-        self._refused = (self._key, scene.version)
 
     # -- state
 
@@ -377,12 +333,7 @@ class PrefixCache:
 
     @torch.inference_mode()
     def _start_build(self, scene: SceneSnapshot, clock: StageClock) -> PrefixEntry:
-        loaded, table, config, policy = (
-            self._loaded,
-            self.encoder.table,
-            self._config,
-            self._policy,
-        )
+        loaded, config, policy = self._loaded, self._config, self._policy
         assert config is not None
         assert policy is not None
         # Spatial tokens, those chosen of them, and the prompt up to them.
@@ -403,41 +354,25 @@ class PrefixCache:
         )
         context = SceneContext(scene, tokens, chosen, embeds)
         entry = PrefixEntry(loaded.model.decoder, prompt, context, options)
-        entry.hold(table, selected)
+        entry.hold(self.encoder.table, selected)
         return entry
 
-    def _abandon_build(self) -> None:
+    def _abandon_build(self, refused: SceneSnapshot | None = None) -> None:
+        """refused: a scene of which no prefix can be made under these settings."""
+        if refused is not None:
+            self._refused = (self._key, refused.version)
         if self.pending is not None:
             self.pending = None
             self.transition(PrefixEvent.BUILD_ABANDONED)
 
     def _append_new_voxels(self, active: PrefixEntry, scene: SceneSnapshot) -> bool:
-        """Append the voxels that the scene has and the prefix lacks; whether there was anything to
-        do.
-        """
-        if active.scene.version == scene.version or not active.whole:
+        """Append the voxels that the scene has and the prefix lacks; whether any were due."""
+        if active.scene.version == scene.version:
             return False
-        table, config = self.encoder.table, self._loaded.model.config
-        now = table.sums.coords
-        new = torch.nonzero(find_voxels(active.coords, now) < 0)[:, 0]
-        room = min(
-            config.token_cap - len(active.embeds),
-            config.max_length - active.next_position - RESERVED_TOKENS,
-        )
-        if len(new) > room:
-            return False
-        tokens = mean_tokens(table.sums.at(new), active.embeds.dtype, config.voxel_size_m)
-        joined = torch.cat((active.coords, now[new]))
-        order = _ascending(joined)
-        revisions = torch.cat((active.revisions, table.changed[new]))
-        coords, revisions = joined[order], revisions[order]
-        with torch.inference_mode():
-            embeds = self._loaded.model.project(tokens.features)
-            active.append_tokens(embeds, tokens, scene)
-        active.coords, active.revisions = coords, revisions
-        active.ordered = active.ordered and not len(new)
-        self._appends += 1
-        return True
+        model = self._loaded.model
+        appended = active.append_new_voxels(self.encoder.table, model, scene, RESERVED_TOKENS)
+        self._appends += appended
+        return appended
 
     def _report(self) -> None:
         active, pending = self.active, self.pending
@@ -451,11 +386,3 @@ class PrefixCache:
             builds=self._builds,
             appends=self._appends,
         )
-
-
-def _ascending(coords: torch.Tensor) -> torch.Tensor:
-    """The order (N,) that sorts distinct voxels (N, 3) by x, then y, then z."""
-    order = torch.arange(len(coords), device=coords.device)
-    for axis in (2, 1, 0):
-        order = order[torch.sort(coords[order, axis], stable=True).indices]
-    return order

@@ -14,7 +14,10 @@ import torch
 from ada3d_ros.engine.kv_cache import Int8KVCache, KVCache
 from ada3d_ros.engine.token_selection import ChosenTokens, SceneContext
 from ada3d_ros.model.decoder import LlamaDecoder
+from ada3d_ros.model.llava3d import Llava3D
+from ada3d_ros.model.spatial import mean_tokens
 from ada3d_ros.scene.keyframes import SceneSnapshot
+from ada3d_ros.scene.voxel_table import VoxelTable, ascending_order, find_voxels
 from ada3d_ros.types import PromptSequence, SpatialTokens
 
 
@@ -136,3 +139,66 @@ class ScenePrefix:
     def _empty_cache(self) -> KVCache:
         kind = Int8KVCache if self.options.int8 else KVCache
         return kind(self.decoder.config.num_layers, self._capacity)
+
+
+class PrefixEntry(ScenePrefix):
+    """A prefix and the state of the voxels it was made of: coords (V, 3) int64 ascending, and the
+    table's revision (V,) at each.
+
+    whole: all voxels are tokens of the prefix, neither capped nor chosen from; ordered: in voxel
+    order, nothing was appended.
+    """
+
+    coords: torch.Tensor
+    revisions: torch.Tensor
+    whole: bool
+    ordered: bool
+    _known: tuple[int, int, float] | None  # table's revision, voxels held, and what came of it
+
+    def hold(self, table: VoxelTable, selected: bool) -> None:
+        """Note that it was made of these voxels. selected: only some of them became tokens."""
+        self.coords = table.sums.coords
+        self.revisions = torch.full_like(table.changed, table.revision)
+        total = self.chosen.num_before_selection
+        self.whole = not selected and len(self.embeds) == len(table.sums) == total
+        self.ordered, self._known = True, None
+
+    def stale_share(self, table: VoxelTable) -> float:
+        """Share of the voxels, held or there now, that are not held as they are now."""
+        state = table.revision, len(self.coords)
+        if self._known is None or self._known[:2] != state:
+            self._known = (*state, self._count_stale(table))
+        return self._known[2]
+
+    @torch.inference_mode()
+    def append_new_voxels(
+        self, table: VoxelTable, model: Llava3D, scene: SceneSnapshot, reserve: int
+    ) -> bool:
+        """Append the table's voxels that are not held; False where there is no way or no room.
+
+        reserve: positions kept free after them. Voxels held already keep their earlier means.
+        """
+        now, config = table.sums.coords, model.config
+        new = torch.nonzero(find_voxels(self.coords, now) < 0)[:, 0]
+        room = min(
+            config.token_cap - len(self.embeds), config.max_length - self.next_position - reserve
+        )
+        if not self.whole or len(new) > room:
+            return False
+        tokens = mean_tokens(table.sums.at(new), self.embeds.dtype, config.voxel_size_m)
+        joined = torch.cat((self.coords, now[new]))
+        order = ascending_order(joined)
+        revisions = torch.cat((self.revisions, table.changed[new]))
+        coords, revisions = joined[order], revisions[order]
+        self.append_tokens(model.project(tokens.features), tokens, scene)
+        self.coords, self.revisions = coords, revisions
+        self.ordered = self.ordered and not len(new)
+        return True
+
+    def _count_stale(self, table: VoxelTable) -> float:
+        now = table.sums.coords
+        index = find_voxels(self.coords, now)
+        known = index >= 0
+        changed = table.changed > torch.where(known, self.revisions[index.clamp(min=0)], -1)
+        vanished = len(self.coords) - int(known.sum())
+        return (int(changed.sum()) + vanished) / max(len(now) + vanished, 1)

@@ -86,6 +86,14 @@ def find_voxels(coords: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
     return index_of[ids[len(coords) :]]
 
 
+def ascending_order(coords: torch.Tensor) -> torch.Tensor:
+    """The order (N,) that sorts distinct voxels (N, 3) by x, then y, then z."""
+    order = torch.arange(len(coords), device=coords.device)
+    for axis in (2, 1, 0):
+        order = order[torch.sort(coords[order, axis], stable=True).indices]
+    return order
+
+
 class VoxelTable:
     """The sums of all views that are in.
 
