@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from ada3d_ros.config import from_flat
 from ada3d_ros.errors import CheckpointError, NoFramesError
-from ada3d_ros.lab.evaluation.synthetic import evaluate, load_room, open_pipeline
+from ada3d_ros.lab.evaluation.synthetic import RoomSelection, evaluate, load_room, open_pipeline
 from ada3d_ros.lab.world.generated import GeneratedRoom, frames_of, generate_room
 from ada3d_ros.lab.world.render import render
 from ada3d_ros.lab.world.rooms import ABSENT, make_rooms
@@ -45,7 +45,7 @@ def test_it_is_small_and_says_what_it_is() -> None:
 @pytest.mark.parametrize(("strategy", "keep"), [("none", None), ("adatoken3d", 0.41)])
 def test_it_answers_rooms_it_has_not_seen(strategy: str, keep: float | None) -> None:
     pipeline = open_pipeline(embedded_model_path(), strategy, keep)
-    metrics = evaluate(pipeline, "val", 11, SCENES, 1, False, 96)["metrics"]
+    metrics = evaluate(pipeline, RoomSelection("val", seed=11, scenes=SCENES))["metrics"]
     assert metrics["existence"] >= 0.85
     assert metrics["category"] >= 0.75
     assert metrics["color"] >= 0.75
@@ -63,7 +63,7 @@ def test_without_its_head_it_grounds_by_relevance(room: GeneratedRoom, tmp_path:
         seen = generate_room(seed, side_px=96, split="val")
         load_room(headless, seen.frames)
         for thing, box in zip(seen.graph.things, seen.boxes, strict=True):
-            if len(seen.graph.of(thing.category, thing.color)) > 1:
+            if len(seen.graph.matching(thing.category, thing.color)) > 1:
                 continue  # the phrase means one of several
             phrase = Question(f"the {thing.name}", max_new_tokens=8, min_score=0.01)
             boxes = headless.ground(phrase).boxes
