@@ -157,8 +157,8 @@ def check_graph(node_name: str) -> Iterator[Finding]:
     rclpy.init()
     node = Node("ada3d_doctor")
     try:
-        found = _wait_for_node(node, node_name)
-        if not found:
+        count = _count_nodes(node, node_name)
+        if not count:
             yield Finding(
                 BAD,
                 node_name,
@@ -167,37 +167,53 @@ def check_graph(node_name: str) -> Iterator[Finding]:
             )
             yield from _list_candidates(node)
             return
-        yield Finding(OK, node_name, f"alive on ROS_DOMAIN_ID {domain}")
-        yield from _check_status(node, node_name)
+        if count > 1:
+            yield Finding(
+                BAD,
+                node_name,
+                f"{count} nodes of this name on ROS_DOMAIN_ID {domain}: one of them answers, which"
+                " one is chance",
+                "end all but one, or give each a namespace: ada3d agent --ros-args -r __ns:=/robot2",
+            )
+        else:
+            yield Finding(OK, node_name, f"alive on ROS_DOMAIN_ID {domain}")
+        yield from _check_status(node, node_name, count)
         yield from _check_topics(node, node_name)
     finally:
         node.destroy_node()
         rclpy.try_shutdown()
 
 
-def _wait_for_node(node: Any, name: str) -> bool:
+def _count_nodes(node: Any, name: str) -> int:
+    """How many nodes of that full name are found within DISCOVERY_S."""
     end = time.monotonic() + DISCOVERY_S
     while time.monotonic() < end:
-        if name in {f"{ns.rstrip('/')}/{n}" for n, ns in node.get_node_names_and_namespaces()}:
-            time.sleep(0.5)  # its topics follow
-            return True
+        if _full_names(node).count(name):
+            time.sleep(0.5)  # its topics follow, and others of the name
+            return _full_names(node).count(name)
         time.sleep(0.1)
-    return False
+    return 0
 
 
-def _check_status(node: Any, node_name: str) -> Iterator[Finding]:
+def _full_names(node: Any) -> list[str]:
+    return [f"{ns.rstrip('/')}/{name}" for name, ns in node.get_node_names_and_namespaces()]
+
+
+def _check_status(node: Any, node_name: str, count: int) -> Iterator[Finding]:
+    """The state of each node of that name, from ~/status; equal ones once."""
     import rclpy
     from rclpy.qos import DurabilityPolicy, QoSProfile
 
     from ada3d_ros.msg import AgentStatus
 
+    # the last status of each of them comes at once
     received: list[Any] = []
-    latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    latched = QoSProfile(depth=count, durability=DurabilityPolicy.TRANSIENT_LOCAL)
     subscription = node.create_subscription(
         AgentStatus, f"{node_name}/status", received.append, latched
     )
     end = time.monotonic() + DISCOVERY_S
-    while not received and time.monotonic() < end:
+    while len(received) < count and time.monotonic() < end:
         rclpy.spin_once(node, timeout_sec=0.1)
     node.destroy_subscription(subscription)
     if not received:
@@ -208,7 +224,8 @@ def _check_status(node: Any, node_name: str) -> Iterator[Finding]:
             "restart the node",
         )
         return
-    status = received[0]
+
+    # what each state means, and the command that leads out of it
     names = {
         getattr(AgentStatus, n): n
         for n in (
@@ -222,18 +239,28 @@ def _check_status(node: Any, node_name: str) -> Iterator[Finding]:
             "INACTIVE",
         )
     }
-    level = (
-        OK
-        if status.state in (AgentStatus.READY, AgentStatus.BUSY)
-        else BAD
-        if status.state == AgentStatus.ERROR
-        else NOTE
-    )
-    yield Finding(
-        level,
-        "state",
-        f"{names.get(status.state, status.state)}, {status.keyframes} keyframes: {status.detail}",
-    )
+    levels = {
+        AgentStatus.READY: OK,
+        AgentStatus.BUSY: OK,
+        AgentStatus.ERROR: BAD,
+        AgentStatus.UNCONFIGURED: BAD,
+        AgentStatus.INACTIVE: BAD,
+    }
+    steps = {
+        AgentStatus.UNCONFIGURED: ("configure", "activate"),
+        AgentStatus.INACTIVE: ("activate",),
+    }
+    for status in {status.state: status for status in received}.values():
+        commands = [
+            f"ros2 lifecycle set {node_name} {step}" for step in steps.get(status.state, ())
+        ]
+        yield Finding(
+            levels.get(status.state, NOTE),
+            "state",
+            f"{names.get(status.state, status.state)}, {status.keyframes} keyframes:"
+            f" {status.detail}",
+            " && ".join(commands) + "; or start it with -p autostart:=true" if commands else "",
+        )
 
 
 def _check_topics(node: Any, node_name: str) -> Iterator[Finding]:

@@ -16,7 +16,7 @@ from typing import Any
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.clock import Clock, ClockType, JumpThreshold, TimeJump
 from rclpy.duration import Duration
-from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from std_msgs.msg import Header
 from std_srvs.srv import SetBool, Trigger
 
@@ -38,6 +38,7 @@ from ada3d_ros.ros.diagnostics import Drops, InferenceMonitor
 from ada3d_ros.ros.guard import guarded
 from ada3d_ros.ros.inputs import FrameInputs, PosedSet
 from ada3d_ros.ros.intake import FrameIntake
+from ada3d_ros.ros.lifecycle import ManagedNode
 from ada3d_ros.ros.outputs import AgentOutputs
 from ada3d_ros.ros.parameters import ParameterBridge
 from ada3d_ros.ros.requests import RequestServer, check_scene
@@ -51,7 +52,7 @@ PipelineFactory = Callable[..., Ada3DPipeline]  # of an AgentConfig and `backgro
 OK, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 
 
-class AgentNode(LifecycleNode):
+class AgentNode(ManagedNode):
     """`ada3d_agent`: questions about the place in, answers and 3D boxes out."""
 
     def __init__(self, pipeline_factory: PipelineFactory = Ada3DPipeline, **options: Any) -> None:
@@ -214,15 +215,12 @@ class AgentNode(LifecycleNode):
         self._last_set_ns = -1
 
     def destroy_node(self) -> None:
-        """Stop the threads, then the node. rclpy leaves the lifecycle services, and with them the
-        node, alive in the graph.
-        """
+        """Stop the threads, then the node."""
         self._release()
         self.worker.stop()
         self._requests.close()
         self._core_log.close()
         super().destroy_node()
-        self._state_machine.destroy_when_not_in_use()
 
     # -- scene
 
