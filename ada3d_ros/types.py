@@ -321,7 +321,7 @@ class Question:
 
     @property
     def shareable(self) -> bool:
-        """Whether it can run in a batch: about the scene, no phrase, no budget or deadline of its own."""
+        """Whether it can run in a batch: about the scene, no phrase, budget or deadline of its own."""
         own_budget = not (np.isnan(self.keep_ratio) and np.isnan(self.deadline_s))
         return self.scope is Scope.SCENE and not self.phrase and not own_budget
 

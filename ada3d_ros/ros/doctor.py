@@ -40,15 +40,17 @@ ROS_PACKAGES = {
 }
 # Of AgentStatus.msg; what is neither good nor bad is a note.
 STATE_LEVELS = {
-    "UNCONFIGURED": NOTE,
+    "UNCONFIGURED": BAD,
     "LOADING": NOTE,
     "WAITING_FOR_DATA": NOTE,
     "READY": OK,
     "BUSY": OK,
     "PAUSED": NOTE,
     "ERROR": BAD,
-    "INACTIVE": NOTE,
+    "INACTIVE": BAD,
 }
+# The lifecycle transitions that lead out of a state.
+STATE_STEPS = {"UNCONFIGURED": ("configure", "activate"), "INACTIVE": ("activate",)}
 # absent ones have a stand-in, or switch one output off
 OPTIONAL_ROS_PACKAGES = {
     "message_filters": "a stand-in of the same surface is used",
@@ -164,7 +166,8 @@ def check_graph(node_name: str) -> Iterator[Finding]:
     node = Node("ada3d_doctor")
     try:
         # Without the node: what starts it, and which topics it could take.
-        if not _wait_for_node(node, node_name):
+        count = _count_nodes(node, node_name)
+        if not count:
             yield Finding(
                 BAD,
                 node_name,
@@ -175,44 +178,61 @@ def check_graph(node_name: str) -> Iterator[Finding]:
             return
 
         # With it: its state, and whether its inputs come.
-        yield Finding(OK, node_name, f"alive on ROS_DOMAIN_ID {domain}")
-        yield from _check_status(node, node_name)
+        if count > 1:
+            yield Finding(
+                BAD,
+                node_name,
+                f"{count} nodes of this name on ROS_DOMAIN_ID {domain}: one of them answers, which"
+                " one is chance",
+                "end all but one, or give each a namespace: ada3d agent --ros-args -r __ns:=/robot2",
+            )
+        else:
+            yield Finding(OK, node_name, f"alive on ROS_DOMAIN_ID {domain}")
+        yield from _check_status(node, node_name, count)
         yield from _check_topics(node, node_name)
     finally:
         node.destroy_node()
         rclpy.try_shutdown()
 
 
-def _wait_for_node(node: Any, name: str) -> bool:
-    """Whether the node is there; then the topics, which follow one by one, are there too."""
-    names: set[str] = set()
+def _count_nodes(node: Any, name: str) -> int:
+    """How many nodes of that full name there are, once the graph is quiet or DISCOVERY_S have
+    passed; then their topics, which follow one by one, are there too.
+    """
+    names: list[str] = []
     endpoints: object = None
     changed = time.monotonic()
     end = changed + DISCOVERY_S
     while time.monotonic() < end and not (name in names and time.monotonic() > changed + QUIET_S):
-        names = {f"{ns.rstrip('/')}/{n}" for n, ns in node.get_node_names_and_namespaces()}
+        names = [f"{ns.rstrip('/')}/{n}" for n, ns in node.get_node_names_and_namespaces()]
         topics = [topic for topic, _ in node.get_topic_names_and_types()]
         before = endpoints
-        endpoints = [(t, node.count_publishers(t), node.count_subscribers(t)) for t in topics]
+        counts = [(t, node.count_publishers(t), node.count_subscribers(t)) for t in topics]
+        endpoints = counts, names.count(name)
         if endpoints != before:
             changed = time.monotonic()
         time.sleep(0.1)
-    return name in names
+    return names.count(name)
 
 
-def _check_status(node: Any, node_name: str) -> Iterator[Finding]:
+def _full_names(node: Any) -> list[str]:
+    return [f"{ns.rstrip('/')}/{name}" for name, ns in node.get_node_names_and_namespaces()]
+
+
+def _check_status(node: Any, node_name: str, count: int) -> Iterator[Finding]:
+    """The state of each node of that name, from ~/status; equal ones once."""
     import rclpy
     from rclpy.qos import DurabilityPolicy, QoSProfile
 
     from ada3d_ros.msg import AgentStatus
 
-    # The last one, which the node keeps for those who come late.
+    # The last one of each of them, which they keep for those who come late.
     received: list[Any] = []
-    latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    latched = QoSProfile(depth=count, durability=DurabilityPolicy.TRANSIENT_LOCAL)
     topic = f"{node_name}/status"
     subscription = node.create_subscription(AgentStatus, topic, received.append, latched)
     end = time.monotonic() + DISCOVERY_S
-    while not received and time.monotonic() < end:
+    while len(received) < count and time.monotonic() < end:
         rclpy.spin_once(node, timeout_sec=0.1)
     node.destroy_subscription(subscription)
     if not received:
@@ -220,12 +240,14 @@ def _check_status(node: Any, node_name: str) -> Iterator[Finding]:
         yield Finding(BAD, topic, silent, "restart the node")
         return
 
-    # Its state by name, and the node's own sentence on it.
-    status = received[0]
+    # Their states by name, their own sentences, and the command that leads out of each.
     names = {getattr(AgentStatus, name): name for name in STATE_LEVELS}
-    state = names.get(status.state, str(status.state))
-    text = f"{state}, {status.keyframes} keyframes: {status.detail}"
-    yield Finding(STATE_LEVELS.get(state, NOTE), "state", text)
+    for status in {status.state: status for status in received}.values():
+        state = names.get(status.state, str(status.state))
+        text = f"{state}, {status.keyframes} keyframes: {status.detail}"
+        steps = [f"ros2 lifecycle set {node_name} {step}" for step in STATE_STEPS.get(state, ())]
+        cure = " && ".join(steps) + "; or start it with -p autostart:=true" if steps else ""
+        yield Finding(STATE_LEVELS.get(state, NOTE), "state", text, cure)
 
 
 def _check_topics(node: Any, node_name: str) -> Iterator[Finding]:

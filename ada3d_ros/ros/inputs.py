@@ -20,18 +20,47 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from ada3d_ros.config import AgentConfig
 from ada3d_ros.errors import FrameReason, PoseError
-from ada3d_ros.geometry.pose import PoseBuffer, PoseStatus, pose_from_quaternion
+from ada3d_ros.geometry.pose import Matrix, PoseBuffer, PoseStatus, pose_from_quaternion
 from ada3d_ros.ros.diagnostics import Drops, InputMonitor, Window
 from ada3d_ros.ros.guard import ThrottledWarning, guarded
 from ada3d_ros.ros.subscription import InputSubscription
-from ada3d_ros.ros.sync import MIN_JUMP_NS, NearestStampMatcher, NearestStampSynchronizer
+from ada3d_ros.ros.sync import (
+    MIN_JUMP_NS,
+    SAME_TIME_NS,
+    NearestStampMatcher,
+    NearestStampSynchronizer,
+    stamps_between,
+)
 from ada3d_ros.sources.messages import PosedSet, pose_of, stamp_of
 
 POSE_POLL_S = 0.02
+MAX_HELD_POSES = 200
+IMAGES = ("rgb", "depth", "camera_info")  # in the order of the synchroniser's inputs
+DEPTHS = {"rgb": 5, "depth": 5, "camera_info": 50, "pose": 50}  # small messages may wait
+
+
+def _topics(config: AgentConfig) -> dict[str, tuple[str, type]]:
+    """Topic, before remapping, and message type of every input."""
+    compressed_rgb = config.rgb_transport == "compressed"
+    compressed_depth = config.depth_transport == "compressedDepth"
+    return {
+        "rgb": ("rgb/image/compressed", CompressedImage)
+        if compressed_rgb
+        else ("rgb/image", Image),
+        "depth": (
+            ("depth/image/compressedDepth", CompressedImage)
+            if compressed_depth
+            else ("depth/image", Image)
+        ),
+        "camera_info": ("rgb/camera_info", CameraInfo),
+        "pose": (config.pose_source, Odometry if config.pose_source == "odom" else PoseStamped),
+    }
 
 
 @dataclass(eq=False, slots=True)
 class _Waiting:
+    """A synchronised set whose pose has not arrived."""
+
     messages: tuple[Any, Any, Any]
     stamp_ns: int
     since: float  # time.monotonic()
@@ -40,8 +69,8 @@ class _Waiting:
 class FrameInputs:
     """All inputs of the node: subscribe, synchronise, wait for the pose, limit the rate.
 
-    `on_ready(PosedSet)` gets each set; `on_time_jump(old_ns, new_ns)` fires when stamps of all
-    inputs fall back.
+    `on_ready(PosedSet)` gets each set; its stamp is older than the one before where time has fallen
+    back on all inputs.
     """
 
     def __init__(
@@ -50,82 +79,58 @@ class FrameInputs:
         config: AgentConfig,
         drops: Drops,
         on_ready: Callable[[PosedSet], None],
-        on_time_jump: Callable[[int, int], None],
         report_error: Callable[[str, BaseException, str], None],
     ) -> None:
         self._node, self.config, self._drops = node, config, drops
-        self._on_ready, self._on_time_jump, self.report_error = on_ready, on_time_jump, report_error
-        self.monitors = {
-            "rgb": InputMonitor(
-                "rgb",
-                "rgb/image/compressed" if config.rgb_transport == "compressed" else "rgb/image",
-            ),
-            "depth": InputMonitor(
-                "depth",
-                (
-                    "depth/image/compressedDepth"
-                    if config.depth_transport == "compressedDepth"
-                    else "depth/image"
-                ),
-            ),
-            "camera_info": InputMonitor("camera_info", "rgb/camera_info"),
-            "pose": InputMonitor("pose", config.pose_source),
-        }
+        self._on_ready, self.report_error = on_ready, report_error
         self._warn = ThrottledWarning(node.get_logger().warning)
         self.sets = 0
         self.gap_ms = Window()
-        self.poses = PoseBuffer()
-        self._last_accepted_ns = self._last_pose_ns = -1
-        self._waiting: list[_Waiting] = []
-        self._T_child_cam = pose_from_quaternion(
-            np.array(config.extrinsic.xyz), np.array(config.extrinsic.quat_xyzw)
-        )
+
+        # sets of one moment
         self.matcher = NearestStampMatcher(
-            3,
+            len(IMAGES),
             slop_ns=int(config.sync.slop_sec * 1e9),
             queue_size=config.sync.queue_size,
             missing=(FrameReason.NO_DEPTH, FrameReason.NO_INFO),
-            on_drop=drops.add,
+            on_drop=self._on_drop,
             on_jump=self._jumped,
         )
-        self._subscriptions = self._subscribe_all()
-        images = [self._subscriptions[name] for name in ("rgb", "depth", "camera_info")]
+        self._last_accepted_ns = -1
+        self._waiting: list[_Waiting] = []
+
+        # their poses
+        self.poses = PoseBuffer()
+        self._last_pose_ns = -1
+        self._held_poses: list[tuple[int, Matrix]] = []  # stamped far ahead of all inputs
+        extrinsic = config.extrinsic
+        self._T_child_cam = pose_from_quaternion(
+            np.array(extrinsic.xyz), np.array(extrinsic.quat_xyzw)
+        )
+
+        topics = _topics(config)
+        self.monitors = {name: InputMonitor(name, topic) for name, (topic, _) in topics.items()}
+        self._subscriptions = {
+            name: InputSubscription(
+                node,
+                self.monitors[name],
+                message_type,
+                getattr(config.qos, name),
+                DEPTHS[name],
+                self._on_corrupt,
+            )
+            for name, (_, message_type) in topics.items()
+        }
+        images = [self._subscriptions[name] for name in IMAGES]
         self._sync = NearestStampSynchronizer(images, self.matcher, drops.add)
         self._sync.registerCallback(self._on_set)
         self._subscriptions["pose"].registerCallback(self._on_pose)
-        steady = Clock(
-            clock_type=ClockType.STEADY_TIME
-        )  # fires also under use_sim_time without /clock
+
+        # a steady clock fires also under use_sim_time without /clock
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._poll_timer = node.create_timer(
             POSE_POLL_S, self._release_waiting, clock=steady, autostart=False
         )
-
-    def _subscribe_all(self) -> dict[str, InputSubscription]:
-        types = {
-            "rgb": CompressedImage if self.config.rgb_transport == "compressed" else Image,
-            "depth": CompressedImage if self.config.depth_transport == "compressedDepth" else Image,
-            "camera_info": CameraInfo,
-            "pose": Odometry if self.config.pose_source == "odom" else PoseStamped,
-        }
-        qos = self.config.qos
-        modes = {
-            "rgb": qos.rgb,
-            "depth": qos.depth,
-            "camera_info": qos.camera_info,
-            "pose": qos.pose,
-        }
-        depths = {"rgb": 5, "depth": 5, "camera_info": 50, "pose": 50}  # small messages may wait
-        return {
-            name: InputSubscription(
-                self._node,
-                self.monitors[name],
-                message_type,
-                modes[name],
-                depths[name],
-                self._on_corrupt,
-            )
-            for name, message_type in types.items()
-        }
 
     def close(self) -> None:
         """Destroy all subscriptions; waiting sets are dropped."""
@@ -135,12 +140,14 @@ class FrameInputs:
         self.clear()
 
     def clear(self) -> None:
-        """Forget queued messages and poses, as after a time jump."""
+        """Forget queued messages and poses: what comes next is taken as the first."""
         self.matcher.clear()
-        self.poses.clear()
         self._waiting.clear()
         self._last_accepted_ns = -1
         self.gap_ms.clear()
+        self.poses.clear()
+        self._last_pose_ns = -1
+        self._held_poses.clear()
 
     def set_config(self, config: AgentConfig) -> None:
         """Apply the settings that may change while active."""
@@ -175,19 +182,40 @@ class FrameInputs:
             f" {dropped or 'none'}."
         )
 
-    @guarded()
-    def _jumped(self, old_ns: int, new_ns: int) -> None:
-        if self._is_stale(old_ns) or self._is_stale(new_ns):
-            return  # a camera's glitch: frames of that time were, or will be, refused one by one
-        if self._last_pose_ns > new_ns + MIN_JUMP_NS:  # the poses have not jumped yet
-            self.poses.clear()
-        self._waiting.clear()
-        self._last_accepted_ns = -1
-        self._on_time_jump(old_ns, new_ns)
+    # -- messages that are given up
+
+    def _on_drop(self, reason: FrameReason) -> None:
+        self._drops.add(reason)
+        if reason is FrameReason.FUTURE_STAMP:
+            index, lead_ns = self.matcher.last_ahead
+            self._warn_of_future(IMAGES[index], lead_ns)
+
+    def _warn_of_future(self, name: str, lead_ns: int) -> None:
+        topic = self.monitors[name].topic
+        self._warn(
+            f"future {topic}",
+            f"{topic}: stamped {lead_ns / 1e9:.1f} s ahead of the other messages; not used. Check the"
+            " clock of its publisher.",
+        )
 
     def _on_corrupt(self, text: str) -> None:
         self._drops.add(FrameReason.CORRUPT)
         self._warn("corrupt", text)
+
+    @guarded()
+    def _jumped(self, old_ns: int, new_ns: int) -> None:
+        """The images fell back in time: what still waits ahead of them is of before."""
+        if self._is_stale(new_ns):
+            return  # a camera's glitch: frames of that time will be refused one by one
+        if self._last_pose_ns > new_ns + MIN_JUMP_NS:  # the poses have not jumped yet
+            self.poses.clear()
+        for item in self._waiting:
+            if item.stamp_ns > new_ns:
+                self._drops.add(FrameReason.NO_POSE)
+        self._waiting = [item for item in self._waiting if item.stamp_ns <= new_ns]
+        self._last_accepted_ns = -1
+
+    # -- poses
 
     @guarded()
     def _on_pose(self, message: Any) -> None:
@@ -196,6 +224,8 @@ class FrameInputs:
         if stamp_ns <= 0:
             self._drops.add(FrameReason.ZERO_STAMP)
             return
+
+        # only poses of our child frame in our world frame
         if message.header.frame_id.lstrip("/") != self.config.world_frame:
             monitor.wrong_frame += 1
             self._warn(
@@ -205,11 +235,6 @@ class FrameInputs:
                 " pose.",
             )
             return
-        if (
-            stamp_ns < self._last_pose_ns - MIN_JUMP_NS
-        ):  # poses of before a time jump belong to another run
-            self.poses.clear()
-        self._last_pose_ns = stamp_ns
         child = getattr(message, "child_frame_id", self.config.pose_child_frame)
         if self.config.pose_child_frame not in ("", child):
             monitor.wrong_frame += 1
@@ -219,14 +244,49 @@ class FrameInputs:
                 f" {self.config.pose_child_frame!r}: not used.",
             )
             return
+
         try:
-            T_world_child = pose_of(message)
+            self._add_pose(stamp_ns, pose_of(message))
         except PoseError as error:
             self._drops.add(FrameReason.BAD_POSE)
             self._warn("bad pose", f"{monitor.topic}: {error}")
             return
-        self.poses.add(stamp_ns, T_world_child)
         self._release_waiting()
+
+    def _add_pose(self, stamp_ns: int, T_world_child: Matrix) -> None:
+        """Keep a pose (4, 4); one far ahead of all inputs is held until images get there."""
+        self._take_held_poses()
+        images_ns = self.matcher.newest_ns
+        newest_ns = max(self._last_pose_ns, images_ns)
+        if min(self._last_pose_ns, images_ns) >= 0 and stamp_ns > newest_ns + MIN_JUMP_NS:
+            if len(self._held_poses) == MAX_HELD_POSES:
+                self._drop_held_pose(newest_ns)
+            self._held_poses.append((stamp_ns, T_world_child))
+            return
+
+        # poses go on as before, or fell back: what was held was stamped wrongly
+        for expected_ns in stamps_between(self._last_pose_ns, stamp_ns, len(self._held_poses)):
+            self._drop_held_pose(expected_ns)
+        if stamp_ns < self._last_pose_ns - MIN_JUMP_NS:  # those of before belong to another run
+            self.poses.clear()
+        self.poses.add(stamp_ns, T_world_child)
+        self._last_pose_ns = stamp_ns
+
+    def _take_held_poses(self) -> None:
+        """Keep the poses held whose time the images have reached: all inputs went ahead."""
+        limit_ns = self.matcher.newest_ns + SAME_TIME_NS
+        for stamp_ns, T_world_child in self._held_poses:
+            if stamp_ns <= limit_ns:
+                self.poses.add(stamp_ns, T_world_child)
+                self._last_pose_ns = stamp_ns
+        self._held_poses = [held for held in self._held_poses if held[0] > limit_ns]
+
+    def _drop_held_pose(self, expected_ns: int) -> None:
+        stamp_ns, _ = self._held_poses.pop(0)
+        self._drops.add(FrameReason.FUTURE_STAMP)
+        self._warn_of_future("pose", stamp_ns - expected_ns)
+
+    # -- sets
 
     @guarded()
     def _on_set(self, rgb: Any, depth: Any, info: Any) -> None:
@@ -238,6 +298,7 @@ class FrameInputs:
             self._drops.add(reason)
             return
         self._last_accepted_ns = stamp_ns
+        self._take_held_poses()
         self._waiting.append(_Waiting((rgb, depth, info), stamp_ns, time.monotonic()))
         self._release_waiting()
 
@@ -263,31 +324,28 @@ class FrameInputs:
 
     @guarded()
     def _release_waiting(self) -> None:
-        waiting, self._waiting = (
-            self._waiting,
-            [],
-        )  # taken first: what raises is not tried again at every poll
+        """Hand on the sets whose pose is there; drop those whose pose will not come."""
+        # taken first: what raises is not tried again at every poll
+        waiting, self._waiting = self._waiting, []
         still_waiting = []
         for item in waiting:
             found = self.poses.lookup(item.stamp_ns, self.config.pose.max_gap_sec)
+            waited_s = time.monotonic() - item.since
             if found.T_world_child is not None:
                 T_world_cam = found.T_world_child @ self._T_child_cam
-                self._on_ready(
-                    PosedSet(*item.messages, stamp_ns=item.stamp_ns, T_world_cam=T_world_cam)
-                )
-            elif (
-                found.status is PoseStatus.NEVER
-                or time.monotonic() - item.since > self.config.pose.timeout_sec
-            ):
+                self._on_ready(PosedSet(*item.messages, item.stamp_ns, T_world_cam))
+            elif found.status is PoseStatus.NEVER or waited_s > self.config.pose.timeout_sec:
                 self._drops.add(FrameReason.NO_POSE)
                 self._warn("no pose", self._no_pose_text(item.stamp_ns, found.why))
             else:
                 still_waiting.append(item)
         self._waiting += still_waiting
-        if still_waiting and self._poll_timer.is_canceled():
-            self._poll_timer.reset()
-        elif not still_waiting:  # an idle timer would wake the executor 50 times a second
+
+        # an idle timer would wake the executor 50 times a second
+        if not still_waiting:
             self._poll_timer.cancel()
+        elif self._poll_timer.is_canceled():
+            self._poll_timer.reset()
 
     def _no_pose_text(self, stamp_ns: int, why: str) -> str:
         monitor = self.monitors["pose"]

@@ -16,7 +16,7 @@ from typing import Any
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.clock import Clock, ClockType, JumpThreshold, TimeJump
 from rclpy.duration import Duration
-from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from std_msgs.msg import Header
 from std_srvs.srv import SetBool, Trigger
 
@@ -38,6 +38,7 @@ from ada3d_ros.ros.diagnostics import Drops, InferenceMonitor, add_tasks
 from ada3d_ros.ros.guard import guarded
 from ada3d_ros.ros.inputs import FrameInputs, PosedSet
 from ada3d_ros.ros.intake import FrameIntake
+from ada3d_ros.ros.lifecycle import ManagedNode
 from ada3d_ros.ros.outputs import AgentOutputs
 from ada3d_ros.ros.parameters import ParameterBridge
 from ada3d_ros.ros.requests import RequestServer, check_scene
@@ -50,7 +51,7 @@ PipelineFactory = Callable[..., Ada3DPipeline]  # of an AgentConfig and `backgro
 OK, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 
 
-class AgentNode(LifecycleNode):
+class AgentNode(ManagedNode):
     """`ada3d_agent`: questions about the place in, answers and 3D boxes out."""
 
     def __init__(self, pipeline_factory: PipelineFactory = Ada3DPipeline, **options: Any) -> None:
@@ -61,6 +62,7 @@ class AgentNode(LifecycleNode):
         self.inputs: FrameInputs | None = None
         self.intake: FrameIntake | None = None
         self._active = self._paused = False
+        self._last_set_ns = -1  # stamp of the last set for the scene
         self.drops, self.inference = Drops(), InferenceMonitor()
         self.worker = RequestWorker(
             on_error=lambda error: self.report_error(
@@ -167,9 +169,7 @@ class AgentNode(LifecycleNode):
 
     @guarded(_failed_transition)
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        self.inputs = FrameInputs(
-            self, self.config, self.drops, self._on_set, self._stamps_jumped, self.report_error
-        )
+        self.inputs = FrameInputs(self, self.config, self.drops, self._on_set, self.report_error)
         self._active = True
         self._publish_status()
         return super().on_activate(state)
@@ -211,35 +211,33 @@ class AgentNode(LifecycleNode):
             self.intake.stop()
             self.intake = None
         self.pipeline = None
+        self._last_set_ns = -1
 
     def destroy_node(self) -> None:
-        """Stop the threads, then the node. rclpy leaves the lifecycle services, and with them the
-        node, alive in the graph.
-        """
+        """Stop the threads, then the node."""
         self._release()
         self.worker.stop()
         self._requests.close()
         self._core_log.close()
         super().destroy_node()
-        self._state_machine.destroy_when_not_in_use()
 
     # -- scene
 
     def _on_set(self, messages: PosedSet) -> None:
         if self.intake is None or self.pipeline is None or self._paused:
             return
-        newest_ns = self.pipeline.scene_state().newest_ns
-        if messages.stamp_ns < newest_ns - MIN_JUMP_NS and self.config.reset_on_time_jump:
-            self._stamps_jumped(newest_ns, messages.stamp_ns)  # while the inputs were closed
+        old_ns, self._last_set_ns = self._last_set_ns, messages.stamp_ns
+        if messages.stamp_ns < old_ns - MIN_JUMP_NS:
+            self._time_jump(
+                f"image stamps fell back from {old_ns / 1e9:.3f} to {messages.stamp_ns / 1e9:.3f}"
+            )
         self.intake.put(messages)
-
-    def _stamps_jumped(self, old_ns: int, new_ns: int) -> None:
-        self._time_jump(f"image stamps fell back from {old_ns / 1e9:.3f} to {new_ns / 1e9:.3f}")
 
     @guarded()
     def _clock_jumped(self, jump: TimeJump) -> None:
         if self.inputs is not None:
             self.inputs.clear()
+        self._last_set_ns = -1
         self._time_jump(f"the clock jumped back by {-jump.delta.nanoseconds / 1e9:.3f} s")
 
     def _time_jump(self, what: str) -> None:
@@ -365,6 +363,9 @@ class AgentNode(LifecycleNode):
 
     @guarded(_failed_trigger)
     def _on_reset(self, request: Any, response: Any) -> Any:
+        if self.inputs is not None:
+            self.inputs.clear()
+        self._last_set_ns = -1
         self._reset_scene()
         response.success, response.message = True, "the scene starts anew."
         return response

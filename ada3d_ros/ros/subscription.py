@@ -15,7 +15,7 @@ from rosbags.typesys import Stores, get_typestore
 from sensor_msgs.msg import CompressedImage, Image
 
 from ada3d_ros.ros.diagnostics import InputMonitor
-from ada3d_ros.ros.filters import SimpleFilter, Subscriber
+from ada3d_ros.ros.sync import SimpleFilter, Subscriber
 from ada3d_ros.sources.messages import stamp_of
 
 # rclpy copies an image byte by byte into a Python array (0.6 ms for 640x480x3); rosbags reads the

@@ -3,42 +3,98 @@
 The stock Python ApproximateTimeSynchronizer locks up after a callback exception, never recovers
 from a bag loop and pairs greedily; this one does none of that. `NearestStampMatcher` is the policy
 (no ROS, no clock, no threads); `NearestStampSynchronizer` is the message filter around it.
+
+A ROS distribution provides message_filters; the wheels do not. `SimpleFilter` and `Subscriber` are
+the distribution's, or a stand-in with the part of their surface that is needed here.
 """
 
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from ada3d_ros.errors import FrameReason
-from ada3d_ros.ros.filters import SimpleFilter
 from ada3d_ros.sources.messages import stamp_of
 
-MIN_JUMP_NS = 500_000_000  # a stamp must fall back by at least this to count as a time jump
+try:
+    from message_filters import SimpleFilter, Subscriber
+except ImportError:
+
+    class SimpleFilter:  # type: ignore[no-redef]
+        """A source of messages that calls every registered callback in order."""
+
+        def __init__(self) -> None:
+            self.callbacks: dict[int, tuple[Callable[..., Any], tuple[Any, ...]]] = {}
+
+        def registerCallback(self, cb: Callable[..., Any], *args: Any) -> int:
+            """Call `cb(*messages, *args)` for each output; returns a connection number."""
+            connection = len(self.callbacks)
+            self.callbacks[connection] = (cb, args)
+            return connection
+
+        def signalMessage(self, *msg: Any) -> None:
+            """Send one output to every callback."""
+            for callback, args in self.callbacks.values():
+                callback(*(msg + args))
+
+    class Subscriber(SimpleFilter):  # type: ignore[no-redef]
+        """A subscription as a filter: (node, type, topic, **create_subscription options)."""
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__()
+            self.node, message_type, self.topic = args[:3]
+            kwargs.setdefault("qos_profile", 10)
+            self.sub = self.node.create_subscription(
+                message_type, self.topic, self.signalMessage, **kwargs
+            )
+
+
+MIN_JUMP_NS = 500_000_000  # stamps that differ by less are never taken for a jump in time
+SAME_TIME_NS = 100_000_000  # inputs whose stamps differ by less stand at the same time
+
+
+def stamps_between(first_ns: int, last_ns: int, count: int) -> list[int]:
+    """Stamps that `count` messages between two others should have had; evenly spaced.
+
+    All are `last_ns` where the first is not set (-1) or not before the last.
+    """
+    gap_ns = last_ns - first_ns if 0 <= first_ns < last_ns else 0
+    return [last_ns - gap_ns * i // (count + 1) for i in range(count, 0, -1)]
 
 
 @dataclass(slots=True)
-class _Queue:
+class _Input:
     """Messages of one input in stamp order; stamps are unique."""
 
     stamps: list[int] = field(default_factory=list)
     messages: list[Any] = field(default_factory=list)
-    newest_ns: int = -1  # newest stamp ever seen in this era
-    after_jump: list[tuple[int, Any]] = field(
-        default_factory=list
-    )  # arrived with a stamp far in the past
+    last_ns: int = -1  # stamp of the message taken last: where the input stands
+    held: list[tuple[int, Any]] = field(default_factory=list)  # stamp, message as they arrived
+    contradicted: bool = False  # another input went on as before while messages were held
+    confirmed: bool = False  # an input agreed with its last jump, or a set was made since
+
+    @property
+    def num_kept(self) -> int:
+        return len(self.stamps) + len(self.held)
 
     def insert(self, stamp_ns: int, message: Any) -> None:
         position = bisect.bisect_left(self.stamps, stamp_ns)
         self.stamps.insert(position, stamp_ns)
         self.messages.insert(position, message)
-        self.newest_ns = max(self.newest_ns, stamp_ns)
 
     def pop(self, position: int) -> Any:
         self.stamps.pop(position)
         return self.messages.pop(position)
+
+    def distance_ns(self, stamp_ns: int) -> int:
+        """How far a stamp lies outside of what is queued and was taken last."""
+        taken = (self.last_ns, *self.stamps[:1], *self.stamps[-1:])
+        return max(min(taken) - stamp_ns, stamp_ns - max(taken), 0)
+
+    def holds(self, stamp_ns: int, within_ns: int) -> bool:
+        return any(abs(held_ns - stamp_ns) <= within_ns for held_ns, _ in self.held)
 
 
 class NearestStampMatcher:
@@ -49,8 +105,14 @@ class NearestStampMatcher:
     used once: it goes to the anchor that is nearest to it among those waiting. Undecided anchors
     beyond `queue_size` are dropped, oldest first.
 
-    `on_drop(reason)` is called for each message given up; `on_jump(old_ns, new_ns)` when all inputs
-    fell back in time.
+    One wrong stamp decides nothing. A message far from its input's last stamp (ahead by more than
+    0.5 s and `slop_ns`, behind by more than 0.5 s and `slop_ns * queue_size`) is held until more of
+    the other inputs stand at its stamp than at that last one: then time has jumped, or the last one
+    was wrong, and the input goes on from there. Where the input goes on as before instead, what it
+    held is dropped (FUTURE_STAMP, BACKWARD_STAMP). At most `queue_size` messages are held.
+
+    `on_drop(reason)` is called for each message given up; `on_jump(old_ns, new_ns)` before the
+    first set that is older than the set before it, when all inputs have fallen back in time.
     """
 
     def __init__(
@@ -72,129 +134,230 @@ class NearestStampMatcher:
         self._missing = tuple(missing)
         self._on_drop = on_drop
         self._on_jump = on_jump
-        self._queues = [_Queue() for _ in range(num_inputs)]
-        self._decided_ns = -1  # stamp of the last decided anchor
-        self.smallest_miss_ns: int | None = (
-            None  # nearest partner that was out of slop: the slop that would have worked
-        )
+        # input of the last message dropped as FUTURE_STAMP, and how far ahead it was, ns
+        self.last_ahead = (0, 0)
+        self._inputs = [_Input() for _ in range(num_inputs)]
+        self.clear()
 
     def clear(self) -> None:
         """Forget everything, as after a time jump."""
-        self._queues = [_Queue() for _ in self._queues]
-        self._decided_ns = -1
-        self.smallest_miss_ns = None
+        self._inputs = [_Input() for _ in self._inputs]
+        self._decided_ns = -1  # stamp of the last decided anchor
+        self._matched_ns = -1  # stamp of the last set
+        # nearest partner that was out of slop: the slop that would have worked
+        self.smallest_miss_ns: int | None = None
+
+    @property
+    def newest_ns(self) -> int:
+        """The newest stamp of all inputs, -1 before the first; held messages do not count."""
+        return max(source.last_ns for source in self._inputs)
+
+    @property
+    def num_queued(self) -> list[int]:
+        """How many messages of each input wait, for partners or held; at most `queue_size`."""
+        return [source.num_kept for source in self._inputs]
 
     def add(self, input_index: int, stamp_ns: int, message: Any) -> list[tuple[Any, ...]]:
         """Take one message; returns the sets it completes, oldest first."""
-        queue = self._queues[input_index]
-        if stamp_ns < queue.newest_ns - self._jump_ns:
-            return self._add_after_jump(queue, stamp_ns, message)
-        for _ in queue.after_jump:  # it was a glitch, this input goes on as before
-            self._on_drop(FrameReason.BACKWARD_STAMP)
-        queue.after_jump.clear()
-        if stamp_ns in queue.stamps:
-            self._on_drop(FrameReason.BACKWARD_STAMP)
-            return []
-        if input_index == 0 and stamp_ns <= self._decided_ns:
-            self._on_drop(FrameReason.LATE)
-            return []
-        queue.insert(stamp_ns, message)
-        if len(queue.stamps) > self.queue_size:
-            self._overflow(input_index)
+        source = self._inputs[input_index]
+        if self._continues(source, stamp_ns):
+            # the input goes on as before: what it held was stamped wrongly
+            expected = stamps_between(source.last_ns, stamp_ns, len(source.held))
+            for (held_ns, _), expected_ns in zip(source.held, expected, strict=True):
+                self._drop_held(input_index, held_ns, expected_ns)
+            source.held.clear()
+            source.contradicted = False
+            self._take(input_index, stamp_ns, message)
+            for other in self._inputs:
+                other.contradicted |= bool(other.held)
+        else:
+            source.held.append((stamp_ns, message))
+        self._settle(input_index)
         return self._decide()
 
-    @property
-    def waiting(self) -> tuple[int, ...]:
-        """Messages held of each input."""
-        return tuple(len(queue.stamps) for queue in self._queues)
+    # -- which stamps are of this time
 
     @property
-    def _jump_ns(self) -> int:
+    def _ahead_ns(self) -> int:
+        return max(self.slop_ns, MIN_JUMP_NS)
+
+    @property
+    def _same_ns(self) -> int:
+        return max(self.slop_ns, SAME_TIME_NS)
+
+    @property
+    def _behind_ns(self) -> int:
         return max(self.slop_ns * self.queue_size, MIN_JUMP_NS)
 
-    def _overflow(self, input_index: int) -> None:
-        queue = self._queues[input_index]
-        stamp = queue.stamps[0]
-        queue.pop(0)
-        if input_index == 0:
-            lacking = next(
-                (i for i, other in enumerate(self._queues[1:]) if other.newest_ns < stamp), 0
-            )
-            self._on_drop(self._missing[lacking])
+    def _continues(self, source: _Input, stamp_ns: int) -> bool:
+        if source.last_ns < 0:  # its first: the others tell where time stands, if anyone does
+            return self.newest_ns < 0 or stamp_ns <= self.newest_ns + self._ahead_ns
+        oldest_ns, newest_ns = source.last_ns - self._behind_ns, source.last_ns + self._ahead_ns
+        return oldest_ns <= stamp_ns <= newest_ns
+
+    def _settle(self, input_index: int) -> None:
+        """Let inputs follow the messages they hold, until none has a reason to."""
+        while any(self._follow(index) for index in range(len(self._inputs))):
+            pass
+
+        # nobody confirmed them and nobody speaks against them: the input has moved on alone
+        source = self._inputs[input_index]
+        if source.held and source.num_kept > self.queue_size:
+            if source.contradicted and source.last_ns >= 0:
+                self._drop_held(input_index, source.held.pop(0)[0], self.newest_ns)
+            else:
+                self._move(input_index, len(source.held) - 1)
+                source.confirmed = False
+
+    def _follow(self, index: int) -> bool:
+        """Let one input go on from a message it holds, if the others agree; whether it did."""
+        held = self._inputs[index].held
+        for position in reversed(range(len(held))):
+            if self._others_agree(index, held[position][0]):
+                self._move(index, position)
+                return True
+        return False
+
+    def _others_agree(self, index: int, stamp_ns: int) -> bool:
+        """Whether more of the other inputs stand at `stamp_ns` than at this input's last stamp."""
+        last_ns = self._inputs[index].last_ns
+        within_ns = self._same_ns
+        at_stamp = at_last = 0
+        for other in self._inputs:
+            if other.last_ns < 0 or other is self._inputs[index]:
+                continue
+            distance_ns = other.distance_ns(stamp_ns)
+            if distance_ns <= within_ns or other.holds(stamp_ns, within_ns):
+                at_stamp += 1
+            elif last_ns < 0 or other.distance_ns(last_ns) <= distance_ns + self._ahead_ns:
+                at_last += 1
+        return at_stamp > at_last or at_last == 0
+
+    def _move(self, index: int, position: int) -> None:
+        """Let one input go on from the message at `position` of those it holds."""
+        source = self._inputs[index]
+        earlier, later = source.held[:position], source.held[position:]
+        stamp_ns, old_ns = later[0][0], source.last_ns
+        source.held, source.contradicted = [], False
+        limit_ns = stamp_ns + self._same_ns
+
+        # what is queued ahead is of before the jump; if nobody confirmed it, it was stamped wrongly
+        if stamp_ns < old_ns:
+            while source.stamps and source.stamps[-1] > limit_ns:
+                if not source.confirmed:
+                    self._drop_ahead(index, source.stamps[-1] - stamp_ns)
+                source.pop(-1)
+            if index == 0:
+                self._decided_ns = -1
+        source.confirmed = True
+
+        expected = stamps_between(old_ns, stamp_ns, len(earlier))
+        for (held_ns, message), expected_ns in zip(earlier, expected, strict=True):
+            if held_ns > limit_ns or held_ns < old_ns < stamp_ns:
+                self._drop_held(index, held_ns, expected_ns)
+            else:
+                self._take(index, held_ns, message)
+        self._take(index, *later[0])
+        for held_ns, message in later[1:]:
+            if self._continues(source, held_ns):
+                self._take(index, held_ns, message)
+            else:
+                source.held.append((held_ns, message))
+
+    def _drop_held(self, index: int, stamp_ns: int, expected_ns: int) -> None:
+        """Give up a message that was to be stamped about `expected_ns`."""
+        if stamp_ns > expected_ns:
+            self._drop_ahead(index, stamp_ns - expected_ns)
+        else:
+            self._on_drop(FrameReason.BACKWARD_STAMP)
+
+    def _drop_ahead(self, index: int, lead_ns: int) -> None:
+        self.last_ahead = index, lead_ns
+        self._on_drop(FrameReason.FUTURE_STAMP)
+
+    # -- which messages belong together
+
+    def _take(self, index: int, stamp_ns: int, message: Any) -> None:
+        """Queue one message."""
+        source = self._inputs[index]
+        source.last_ns = stamp_ns
+        if stamp_ns in source.stamps:  # the later one is the one that was stamped in order
+            source.messages[source.stamps.index(stamp_ns)] = message
+            self._on_drop(FrameReason.BACKWARD_STAMP)
+            return
+        if index == 0 and stamp_ns <= self._decided_ns:
+            self._on_drop(FrameReason.LATE)
+            return
+        source.insert(stamp_ns, message)
+        if len(source.stamps) > self.queue_size:
+            self._overflow(index)
+
+    def _overflow(self, index: int) -> None:
+        source = self._inputs[index]
+        stamp = source.stamps[0]
+        source.pop(0)
+        if index == 0:
+            behind = (i for i, other in enumerate(self._inputs[1:]) if other.last_ns < stamp)
+            self._on_drop(self._missing[next(behind, 0)])
             self._decided_ns = max(self._decided_ns, stamp)
 
-    def _add_after_jump(self, queue: _Queue, stamp_ns: int, message: Any) -> list[tuple[Any, ...]]:
-        queue.after_jump.append((stamp_ns, message))
-        if len(queue.after_jump) > self.queue_size:
-            queue.after_jump.pop(0)
-            self._on_drop(FrameReason.BACKWARD_STAMP)
-        if not all(q.after_jump or (not q.stamps and q.newest_ns < 0) for q in self._queues):
-            return []
-        old_ns = max(q.newest_ns for q in self._queues)
-        kept = [q.after_jump for q in self._queues]
-        self.clear()
-        self._on_jump(old_ns, stamp_ns)
-        return [
-            match
-            for i, messages in enumerate(kept)
-            for stamp, m in messages
-            for match in self.add(i, stamp, m)
-        ]
-
     def _decide(self) -> list[tuple[Any, ...]]:
+        anchors, *partners = self._inputs
         matches = []
-        anchors = self._queues[0]
-        while anchors.stamps and all(q.newest_ns >= anchors.stamps[0] for q in self._queues[1:]):
+        while anchors.stamps and all(p.last_ns >= anchors.stamps[0] for p in partners):
             match = self._match_oldest()
             if match is not None:
                 matches.append(match)
         return matches
 
     def _match_oldest(self) -> tuple[Any, ...] | None:
-        anchors = self._queues[0]
+        """Decide the oldest anchor: its set, or None where a partner is missing."""
+        anchors, *partners = self._inputs
         stamp = anchors.stamps[0]
-        positions = []
-        for index, queue in enumerate(self._queues[1:]):
-            position = self._nearest_free(queue, stamp)
+        positions: list[int] = []
+        for index, partner in enumerate(partners):
+            position = self._nearest_free(partner, stamp)
             if position is None:
                 self._on_drop(self._missing[index])
                 break
             positions.append(position)
+
+        # the set is taken out of the queues
+        match = None
         anchor = anchors.pop(0)
         self._decided_ns = stamp
-        if len(positions) < len(self._queues) - 1:
-            self._discard_unreachable()
-            return None
-        match = (anchor, *(q.pop(p) for q, p in zip(self._queues[1:], positions, strict=True)))
-        self._discard_unreachable()
+        if len(positions) == len(partners):
+            match = (anchor, *(p.pop(at) for p, at in zip(partners, positions, strict=True)))
+            if stamp < self._matched_ns - self._behind_ns:
+                self._on_jump(self._matched_ns, stamp)
+            self._matched_ns = stamp
+            for source in self._inputs:
+                source.confirmed = True
+
+        # partners older than any later anchor could use
+        for partner in partners:
+            while partner.stamps and partner.stamps[0] < stamp - self.slop_ns:
+                partner.pop(0)
         return match
 
-    def _nearest_free(self, queue: _Queue, stamp: int) -> int | None:
+    def _nearest_free(self, partner: _Input, stamp: int) -> int | None:
         """Position of the nearest partner within slop that no waiting anchor is nearer to."""
-        waiting = self._queues[0].stamps[1:]
-        best: int | None = None
-        for position, candidate in enumerate(queue.stamps):
-            gap = abs(candidate - stamp)
-            if best is not None and gap >= abs(queue.stamps[best] - stamp):
-                continue
-            if any(abs(candidate - other) < gap for other in waiting):
-                continue
-            best = position
+        best = min(self._free(partner, stamp), key=lambda item: item[1], default=None)
         if best is None:
             return None
-        gap = abs(queue.stamps[best] - stamp)
+        position, gap = best
         if gap > self.slop_ns:
-            self.smallest_miss_ns = (
-                gap if self.smallest_miss_ns is None else min(self.smallest_miss_ns, gap)
-            )
+            self.smallest_miss_ns = min(gap, self.smallest_miss_ns or gap)
             return None
-        return best
+        return position
 
-    def _discard_unreachable(self) -> None:
-        """Partners older than any future anchor could use."""
-        for queue in self._queues[1:]:
-            while queue.stamps and queue.stamps[0] < self._decided_ns - self.slop_ns:
-                queue.pop(0)
+    def _free(self, partner: _Input, stamp: int) -> Iterator[tuple[int, int]]:
+        """Position and gap, ns, of each partner that no waiting anchor is nearer to."""
+        waiting = self._inputs[0].stamps[1:]
+        for position, candidate in enumerate(partner.stamps):
+            gap = abs(candidate - stamp)
+            if all(abs(candidate - other) >= gap for other in waiting):
+                yield position, gap
 
 
 class NearestStampSynchronizer(SimpleFilter):

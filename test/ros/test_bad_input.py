@@ -23,6 +23,7 @@ from nav_msgs.msg import Odometry
 from rclpy.serialization import serialize_message
 from scipy.spatial.transform import Rotation
 from sensor_msgs.msg import CompressedImage, Image
+from std_srvs.srv import Trigger
 
 import ada3d_ros.ros.intake
 import ada3d_ros.ros.subscription
@@ -446,6 +447,68 @@ def test_the_same_stamp_twice(feed: Feed) -> None:
     feed.serves_on()
 
 
+@pytest.mark.parametrize(
+    ("name", "ahead_s"),
+    [("rgb", 3600), ("depth", 0.6), ("info", 315_360_000), ("pose", 3600), ("pose", 0.6)],
+)
+def test_one_stamp_ahead_costs_only_its_own_frame(
+    start_agent: Callable[..., Harness],
+    capfd: pytest.CaptureFixture[str],
+    name: str,
+    ahead_s: float,
+) -> None:
+    """60 frames at 5 Hz, one message of the tenth stamped ahead: no keyframe was made after it."""
+    feed = Feed(start_agent(**{"input.max_rate_hz": 60.0, "keyframe.max_views": 2}))
+    agent, inputs = feed.agent, feed.agent.node.inputs
+    versions = []
+    for index in range(60):
+        messages = frame_messages(100 * SECOND + index * SECOND // 5, x_m=0.5 * index)
+        if index == 10:
+            shift_stamps((name,), round(ahead_s * SECOND))(messages)
+        feed.send(messages)
+        assert wait_until(
+            lambda n=index + 1: all(m.received == n for m in inputs.monitors.values())
+        )
+        versions.append(feed.version[1])
+        if index == 13:  # three frames after the wrong message the scene grows again
+            assert wait_until(lambda: feed.version[1] > versions[11]), agent.why_no_keyframe()
+
+    # at most the sets around it are lost, and it is counted and named, once
+    assert wait_until(lambda: inputs.sets >= 58), agent.drops()
+    assert feed.version[0] == 0
+    assert agent.drops()["future_stamp"] == 1
+    log = [line for line in capfd.readouterr().err.splitlines() if "ahead of the other" in line]
+    assert len(log) == 1, log
+    assert inputs.monitors["camera_info" if name == "info" else name].topic in log[0]
+    assert f"{ahead_s:.1f} s ahead" in log[0]
+    answer = feed.ask()
+    assert answer.success, answer.error_msg
+    assert answer.keyframe_stamps[-1].sec >= 111
+
+    # after a reset the synchroniser starts empty
+    assert agent.call(Trigger, "reset_scene").success
+    assert inputs.matcher.num_queued == [0, 0, 0]
+    feed.send(frame_messages(SECOND))
+    assert wait_until(lambda: agent.node.pipeline.scene_state().num_keyframes == 1), agent.drops()
+    assert feed.version[0] == 1
+
+
+def test_poses_that_jump_ahead_with_the_images_are_followed(feed: Feed) -> None:
+    """All inputs an hour ahead: a real jump, as behind a pause."""
+    feed.admit()
+    epoch = feed.version[0]
+    for _ in range(3):
+        messages = feed.next()
+        shift_stamps((*IMAGES, "pose"), 3600 * SECOND)(messages)
+        feed.admit(messages)
+    assert feed.version[0] == epoch
+    assert feed.agent.drops().get("future_stamp", 0) == 0
+    feed.send(feed.next())  # and back: a new scene
+    assert wait_until(lambda: feed.version[0] == epoch + 1)
+    assert wait_until(lambda: feed.agent.node.pipeline.scene_state().num_keyframes == 1)
+    feed.serves_on()
+
+
 # -- poses
 
 
@@ -597,7 +660,7 @@ def test_a_fast_camera_is_limited_before_decoding(
     for index in range(num_frames):
         time.sleep(max(0.0, start + index / 90 - time.monotonic()))
         feed.send(frame_messages(10 * SECOND + index * SECOND // 90, x_m=0.01 * index))
-        largest = max(largest, *inputs.matcher.waiting, inputs.waiting_for_pose)
+        largest = max(largest, *inputs.matcher.num_queued, inputs.waiting_for_pose)
     assert wait_until(lambda: inputs.monitors["rgb"].received > num_frames - 10)
     time.sleep(0.3)
     drops, sets = agent.drops(), inputs.sets
@@ -618,7 +681,7 @@ def test_partners_that_never_come_take_no_memory(start_agent: Callable[..., Harn
         feed.send(feed.next() | {"depth": None})
         received = index + 2
         assert wait_until(lambda n=received: agent.node.inputs.monitors["rgb"].received == n)
-    assert max(agent.node.inputs.matcher.waiting) <= 4
+    assert all(count <= 4 for count in agent.node.inputs.matcher.num_queued)
     assert agent.drops().get("no_depth", 0) == 12 - 4, agent.drops()
     feed.serves_on()
 

@@ -4,6 +4,8 @@ errors.
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,8 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ada3d_ros.errors import FrameReason
-from ada3d_ros.ros.filters import SimpleFilter
-from ada3d_ros.ros.sync import NearestStampMatcher, NearestStampSynchronizer
+from ada3d_ros.ros.sync import NearestStampMatcher, NearestStampSynchronizer, SimpleFilter
 
 MS = 1_000_000
 Pairs = list[tuple[int, int]]
@@ -134,7 +135,7 @@ def test_properties_on_random_streams(data: st.DataObject) -> None:
     assert all(abs(x - y) <= slop_ms * MS for x, y in pairs)
     assert len({x for x, _ in pairs}) == len({y for _, y in pairs}) == len(pairs)
     assert [x for x, _ in pairs] == sorted(x for x, _ in pairs)
-    assert max(m.waiting) <= queue_size
+    assert max(m.num_queued) <= queue_size
 
 
 @settings(max_examples=100, deadline=None)
@@ -180,6 +181,204 @@ def test_one_input_jumping_back_is_a_glitch() -> None:
     feed(m, [(0, 100 * MS)])
     assert feed(m, in_order([5033 * MS], [5033 * MS])) == [(5033 * MS, 5033 * MS)]
     assert drops == [FrameReason.BACKWARD_STAMP]
+
+
+# -- stamps of another time: a matcher of three inputs, frames at 5 Hz
+
+START_MS = 1_700_000_000_000
+PERIOD_MS = 200
+NUM_FRAMES = 60
+HOUR_MS, TEN_YEARS_MS = 3_600_000, 10 * 365 * 24 * 3_600_000
+
+
+class Frames:
+    """Frames of three inputs fed into a matcher; a message is (input, number of its frame)."""
+
+    def __init__(self, queue_size: int = 30) -> None:
+        self.drops: Counter[FrameReason] = Counter()
+        self.jumps: list[tuple[int, int]] = []
+        self.sets: list[int] = []  # numbers of the frames that became sets
+        self.sets_after: list[int] = []  # how many sets there are after each frame
+        self.matcher = NearestStampMatcher(
+            3,
+            20 * MS,
+            queue_size,
+            (FrameReason.NO_DEPTH, FrameReason.NO_INFO),
+            on_drop=lambda reason: self.drops.update([reason]),
+            on_jump=lambda old, new: self.jumps.append((old, new)),
+        )
+
+    def feed(
+        self, number: int, stamp_ms: int, order: Sequence[int] = (2, 0, 1), **shift: int
+    ) -> None:
+        """One frame; shift_0, shift_1, shift_2 move the stamp of one input, in ms."""
+        for index in order:
+            stamp_ns = (stamp_ms + shift.get(f"shift_{index}", 0)) * MS
+            for messages in self.matcher.add(index, stamp_ns, (index, number)):
+                assert [i for i, _ in messages] == [0, 1, 2]
+                assert len({n for _, n in messages}) == 1, f"paired across frames: {messages}"
+                self.sets.append(messages[0][1])
+        self.sets_after.append(len(self.sets))
+
+
+# first wrong message and how many in a row; more than the queue holds where that can be told from
+# a stream that leads the others
+RUNS = [(0, 1), (1, 1), (10, 1), (10, 3), (0, 5), (NUM_FRAMES - 1, 1), (NUM_FRAMES - 3, 3)]
+AHEAD = [(ms, *run) for ms in (2_000, HOUR_MS, TEN_YEARS_MS) for run in RUNS]
+AHEAD += [(HOUR_MS, 10, 35), (TEN_YEARS_MS, 10, 35)]
+ORDERS = [(2, 0, 1), (0, 1, 2), (1, 2, 0)]  # in which the messages of a frame arrive
+
+
+@pytest.mark.parametrize("order", ORDERS, ids=str)
+@pytest.mark.parametrize(("ahead_ms", "first", "count"), AHEAD)
+@pytest.mark.parametrize("index", [0, 1, 2])
+def test_stamps_ahead_cost_only_their_own_sets(
+    index: int, ahead_ms: int, first: int, count: int, order: tuple[int, ...]
+) -> None:
+    """One colour image an hour ahead ended matching for good: its stamp was taken for the time."""
+    frames = Frames()
+    wrong = range(first, first + count)
+    for number in range(NUM_FRAMES):
+        shift = {f"shift_{index}": ahead_ms} if number in wrong else {}
+        frames.feed(number, START_MS + PERIOD_MS * number, order, **shift)
+
+    # no set of a wrong message; of the others at most one is lost
+    assert not set(frames.sets) & set(wrong)
+    assert len(frames.sets) >= NUM_FRAMES - count - 1, frames.drops
+    assert frames.sets == sorted(frames.sets)
+    assert frames.jumps == []
+
+    # sets go on one frame after the last wrong message
+    if first + count + 1 < NUM_FRAMES:
+        assert frames.sets_after[first + count + 1] > frames.sets_after[first + count - 1]
+
+    # each is counted once, as soon as its input has gone on as before
+    ended = first + count < NUM_FRAMES
+    assert frames.drops[FrameReason.FUTURE_STAMP] == (count if ended else 0), frames.drops
+    if ended:
+        assert frames.matcher.last_ahead[0] == index
+        assert frames.matcher.last_ahead[1] / MS == pytest.approx(ahead_ms, abs=count * PERIOD_MS)
+        if first > 0 and count < 30:
+            assert frames.matcher.last_ahead[1] == ahead_ms * MS
+
+
+@pytest.mark.parametrize("order", ORDERS, ids=str)
+@pytest.mark.parametrize("first", [0, 10, NUM_FRAMES - 1])
+@pytest.mark.parametrize("index", [0, 1, 2])
+def test_a_stamp_little_ahead(index: int, first: int, order: tuple[int, ...]) -> None:
+    """0.6 s, three frames: as the first message it may take another's place, no more than that."""
+    frames = Frames()
+    for number in range(NUM_FRAMES):
+        shift = {f"shift_{index}": 600} if number == first else {}
+        frames.feed(number, START_MS + PERIOD_MS * number, order, **shift)
+    assert len(frames.sets) >= NUM_FRAMES - 2, frames.drops
+    assert frames.jumps == []
+    assert sum(frames.drops.values()) <= 3
+    if first == 10:
+        assert frames.drops[FrameReason.FUTURE_STAMP] == 1
+
+
+@pytest.mark.parametrize("hz", [1.0, 2.0, 30.0])
+@pytest.mark.parametrize("index", [0, 1, 2])
+def test_a_stamp_ahead_at_other_rates(index: int, hz: float) -> None:
+    frames = Frames()
+    for number in range(NUM_FRAMES):
+        shift = {f"shift_{index}": HOUR_MS} if number == 10 else {}
+        frames.feed(number, START_MS + round(number * 1000 / hz), **shift)
+    assert len(frames.sets) >= NUM_FRAMES - 2
+    assert frames.drops[FrameReason.FUTURE_STAMP] == 1
+
+
+@pytest.mark.parametrize("indices", [(0, 1), (0, 2), (1, 2)], ids=str)
+def test_two_inputs_ahead_together_are_still_the_odd_ones(indices: tuple[int, int]) -> None:
+    frames = Frames()
+    for number in range(NUM_FRAMES):
+        shift = {f"shift_{i}": HOUR_MS for i in indices} if 10 <= number < 13 else {}
+        frames.feed(number, START_MS + PERIOD_MS * number, **shift)
+    assert len(frames.sets) >= NUM_FRAMES - 4
+    assert frames.jumps == []
+    assert frames.drops[FrameReason.FUTURE_STAMP] == 6
+
+
+def test_a_stamp_far_behind_costs_only_its_own_set() -> None:
+    frames = Frames()
+    for number in range(NUM_FRAMES):
+        shift = {"shift_1": -HOUR_MS} if number in (0, 10, 11) else {}
+        frames.feed(number, START_MS + PERIOD_MS * number, **shift)
+    assert len(frames.sets) >= NUM_FRAMES - 4
+    assert frames.jumps == []
+    assert frames.drops[FrameReason.BACKWARD_STAMP] == 2
+
+
+@pytest.mark.parametrize("jump_ms", [2_000, HOUR_MS, TEN_YEARS_MS, -2_000, -HOUR_MS], ids=str)
+@pytest.mark.parametrize("order", ORDERS, ids=str)
+def test_a_jump_of_all_inputs_is_followed(jump_ms: int, order: tuple[int, ...]) -> None:
+    """A paused bag, a looping one, another bag: no set is lost, only a jump back is told."""
+    frames = Frames()
+    stamps = [START_MS + PERIOD_MS * n + (jump_ms if n >= 30 else 0) for n in range(NUM_FRAMES)]
+    for number, stamp_ms in enumerate(stamps):
+        frames.feed(number, stamp_ms, order)
+    assert frames.sets == list(range(NUM_FRAMES))
+    assert frames.jumps == ([(stamps[29] * MS, stamps[30] * MS)] if jump_ms < 0 else [])
+    assert not frames.drops
+
+
+def test_all_inputs_ahead_for_one_frame() -> None:
+    """A camera that stamps a whole frame wrongly: ahead and back again, and no frame is lost."""
+    frames = Frames()
+    for number in range(NUM_FRAMES):
+        ahead_ms = HOUR_MS if number == 10 else 0
+        frames.feed(number, START_MS + PERIOD_MS * number + ahead_ms)
+    assert frames.sets == list(range(NUM_FRAMES))
+    assert len(frames.jumps) == 1
+
+
+@pytest.mark.parametrize("clear", [True, False])
+def test_a_stray_message_of_another_time_after_a_reset(clear: bool) -> None:
+    """The last message of the pass before arrives after the matcher was cleared."""
+    frames = Frames()
+    for number in range(10):
+        frames.feed(number, START_MS + HOUR_MS + PERIOD_MS * number)
+    if clear:
+        frames.matcher.clear()
+        assert frames.matcher.newest_ns == -1
+        assert frames.matcher.num_queued == [0, 0, 0]
+        assert frames.matcher.add(0, (START_MS + HOUR_MS + 2_000) * MS, (0, 99)) == []
+    for number in range(10, 40):
+        frames.feed(number, START_MS + PERIOD_MS * number)
+    assert len(frames.sets) >= 39
+    assert len(frames.jumps) == (0 if clear else 1)
+
+
+def test_a_slow_stream_is_not_taken_for_a_wrong_one() -> None:
+    """Images 1.5 s apart, depth 2 s later than colour, a third of all messages lost."""
+    frames, rng = Frames(), np.random.default_rng(5)
+    arrivals = sorted(
+        (number * 1500 + (2000 if index == 1 else 0), index, number)
+        for number in range(200)
+        for index in range(3)
+        if rng.random() < 0.7
+    )
+    kept = Counter(number for _, _, number in arrivals)
+    complete = [number for number, count in kept.items() if count == 3]
+    for _, index, number in arrivals:
+        for messages in frames.matcher.add(index, (START_MS + 1500 * number) * MS, (index, number)):
+            frames.sets.append(messages[0][1])
+    assert frames.sets == sorted(complete)[: len(frames.sets)]
+    assert len(complete) - len(frames.sets) <= 2  # at the end
+    assert frames.drops[FrameReason.FUTURE_STAMP] == frames.drops[FrameReason.BACKWARD_STAMP] == 0
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.data())
+def test_wrong_stamps_keep_no_memory(data: st.DataObject) -> None:
+    """Whatever the stamps, at most queue_size messages of an input are kept."""
+    frames = Frames(queue_size=data.draw(st.integers(2, 12)))
+    stamps = st.sampled_from([0, 200, 400, 100_000, HOUR_MS, TEN_YEARS_MS])
+    for number in range(data.draw(st.integers(1, 60))):
+        index, offset_ms = data.draw(st.integers(0, 2)), data.draw(stamps)
+        frames.matcher.add(index, (START_MS + 10 * number + offset_ms) * MS, (index, number))
+        assert max(frames.matcher.num_queued) <= frames.matcher.queue_size
 
 
 def message(stamp_ns: int) -> Any:
