@@ -29,14 +29,12 @@ from ada3d_ros.engine.prefix_cache import CacheReport, PrefixCache
 from ada3d_ros.engine.query_context import (
     MAX_PROMPT_CHARS,
     QueryContext,
-    prefill_pruned,
-    timed_prompt,
-)
-from ada3d_ros.engine.scene_context import (
     budget_for_deadline,
     encode_scene,
     keep_ratios,
+    prefill_pruned,
     select_context,
+    timed_prompt,
 )
 from ada3d_ros.engine.scene_encoder import SceneEncoder
 from ada3d_ros.engine.scene_pruning import ScenePruning
@@ -178,7 +176,7 @@ class Ada3DPipeline:
     # -- scene
 
     def observe(self, frame: RgbdFrame) -> Keyframe | None:
-        """Offer a frame to the keyframe buffer; the keyframe if it was admitted. Raises FrameError."""
+        """Offer a frame; the keyframe if it was admitted. Raises FrameError."""
         with self._lock:
             keyframe = self._keyframes.offer(frame)
             self._publish_scene()
@@ -210,7 +208,7 @@ class Ada3DPipeline:
 
     @property
     def scene(self) -> SceneSnapshot:
-        """The keyframes that a question asked now is about; replaced by the next one, never changed."""
+        """The keyframes that a question asked now is about; replaced, never changed."""
         return self._scene
 
     def scene_state(self) -> SceneState:
@@ -356,7 +354,7 @@ class Ada3DPipeline:
             return error
 
     def _open(self, question: Question, hooks: AskHooks) -> tuple[QueryContext, PrefixCache]:
-        """A question with model, scene, settings and budget of now, checked before anything runs."""
+        """A question with model, scene, settings and budget of now, checked."""
         loaded, config = self._loaded, self.config
         pruning, cache = self._pruning, self.prefix_cache
         if loaded is None or pruning is None or cache is None:

@@ -209,7 +209,7 @@ class StopReason(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class StageTimings:
-    """Seconds per stage, the device synchronised at each stage's end; NaN = the stage did not run."""
+    """Seconds per stage, the device synchronised at its end; NaN = the stage did not run."""
 
     preprocess_s: float = NAN  # views resized and normalised
     vision_s: float = NAN  # CLIP tower
@@ -321,7 +321,7 @@ class Question:
 
     @property
     def shareable(self) -> bool:
-        """Whether it can run in a batch: about the scene, no phrase, budget or deadline of its own."""
+        """Whether it can run in a batch: on the scene, without phrase, budget or deadline."""
         own_budget = not (np.isnan(self.keep_ratio) and np.isnan(self.deadline_s))
         return self.scope is Scope.SCENE and not self.phrase and not own_budget
 

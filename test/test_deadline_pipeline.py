@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ada3d_ros.engine.deadline import FACTORS, LatencyModel
-from ada3d_ros.engine.scene_context import keep_ratios
+from ada3d_ros.engine.query_context import keep_ratios
 from ada3d_ros.engine.scene_pruning import ScenePruning
 from ada3d_ros.pipeline import Ada3DPipeline
 from ada3d_ros.pruning.cost import DecoderShape

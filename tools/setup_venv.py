@@ -103,7 +103,8 @@ def check_no_distribution() -> None:
             raise SetupError(
                 f"this shell has a ROS distribution sourced (AMENT_PREFIX_PATH names {prefix}), and"
                 " its libraries must not be mixed with ROS 2 from wheels. Either use it:"
-                " docs/how-to/install.md, 'With a ROS distribution'. Or go on without it: open a shell"
+                " docs/how-to/install.md, 'With a ROS distribution'. Or go on without it: open a"
+                " shell"
                 " that does not source it, or run\n    env -u AMENT_PREFIX_PATH -u ROS_DISTRO -u"
                 " PYTHONPATH -u LD_LIBRARY_PATH make setup"
             )

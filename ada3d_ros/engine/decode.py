@@ -1,4 +1,4 @@
-"""Decode: one token per step on the KV cache, until end of sequence, a limit, or a stopping criterion."""
+"""Decode: one token per step on the KV cache, until end of sequence, a limit, or a stop."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ def _growing_step(decoder: LlamaDecoder, prefilled: PrefillOutput) -> Step:
 
 
 def _host_reader(device: torch.device) -> Callable[[torch.Tensor], Callable[[], int]]:
-    """Starts to copy a token id from a GPU, and hands out what waits for it, not for what came after."""
+    """Starts to copy a token id from a GPU; what is handed out waits for that alone."""
     host = torch.empty((), dtype=torch.int64, pin_memory=True)
     arrived = torch.cuda.Event()
 

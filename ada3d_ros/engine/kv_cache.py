@@ -80,7 +80,7 @@ class KVCache:
         return cast(tuple[torch.Tensor, ...], tuple(self._buffers))
 
     def reserve(self, tokens: int) -> None:
-        """Make room for so many more tokens in every layer; until they are there, no buffer moves."""
+        """Make room for so many more tokens in every layer; until then no buffer moves."""
         for layer, buffer in enumerate(self.buffers):
             self._room(layer, buffer[0], self._lengths[layer] + tokens)
 

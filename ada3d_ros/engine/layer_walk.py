@@ -39,7 +39,7 @@ class LayerVisitor(Protocol):
 
 
 class LayerWalk:
-    """One prompt on its way through the layers: what enters the layer about to run, and what each has seen.
+    """One prompt on its way through the layers: what enters the next one, what each has seen.
 
     hidden (1, T, D) and positions (T,) of the tokens alive; spatial: the span [start, stop) of the
     spatial tokens among them; kept (n,): which of the prompt's they are; kept_per_layer and
@@ -120,7 +120,7 @@ class LayerWalk:
 
 
 class RankAndDrop:
-    """Ranks and drops spatial tokens where the pruner's counts fall (AdaToken-3D, FastV, PyramidDrop).
+    """Ranks and drops spatial tokens where the pruner's counts fall (as AdaToken-3D and FastV).
 
     ranked_layers, finite: the 0-based layers whose attention ranked, and whether all scores were
     finite, () bool each.
@@ -179,7 +179,7 @@ class RankAndDrop:
     # What differs between dropping and selecting.
 
     def _context(self, walk: LayerWalk, all_queries: bool) -> PruneContext:
-        """Queries and keys of the layer about to run, which reuses the keys where positions stay."""
+        """Queries and keys of the layer about to run, which reuses keys where positions stay."""
         tokens, pruner = walk.hidden.shape[1], self.pruner
         first = walk.spatial[1] if all_queries or pruner.query == "all" else tokens - 1
         index = torch.arange(first, tokens, device=walk.hidden.device)
@@ -225,7 +225,7 @@ class RankAndDrop:
 
 
 class RankAndSelect(RankAndDrop):
-    """Lets each layer attend to the best of a cached scene's keys for this question (`cache.mode` cached).
+    """Lets each layer attend to the best of a cached scene's keys (`cache.mode` cached).
 
     Nothing is dropped: every ranking is among all `count` spatial tokens of the prefix, so a key
     left out in one layer may be selected in a later one, and positions stay as they are in the
@@ -322,7 +322,7 @@ def inspect_layers(
     inspect: Callable[[torch.Tensor, torch.Tensor], T],
     many: bool = False,
 ) -> list[T]:
-    """What `inspect` finds in every layer of one unpruned pass over a prompt; see InspectAttention."""
+    """What `inspect` finds in every layer of one unpruned pass; see InspectAttention."""
     visitor = InspectAttention(index, inspect, many)
     with torch.inference_mode():
         LayerWalk(decoder, prompt).run(visitor)

@@ -1,4 +1,4 @@
-"""When memory does not suffice: telling it from other errors of torch, and asking again for less."""
+"""When memory does not suffice: telling it from torch's other errors, asking again for less."""
 
 from __future__ import annotations
 

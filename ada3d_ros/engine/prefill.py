@@ -1,4 +1,4 @@
-"""Prefill: a prompt through all decoder layers, keys and values kept, logits of the last token only.
+"""Prefill: a prompt through all layers, keys and values kept, logits of the last token only.
 
 Two ways: the whole prompt (`prefill`), dropping spatial tokens between layers as published; or a
 question after a scene whose keys and values are cached (`prefill_question`), each layer attending

@@ -1,4 +1,4 @@
-"""The prefix cache: a scene's keys and values, kept between questions and brought up to date in steps.
+"""The prefix cache: a scene's keys and values, kept between questions, updated in steps.
 
 The active prefix answers questions. Voxels that new keyframes add are appended to it (order of
 arrival, earlier means frozen: exact for that order); the exact prefix in voxel order is built anew
@@ -14,13 +14,12 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ada3d_ros.config.agent import AgentConfig
 from ada3d_ros.engine.memory_fallback import out_of_memory
-from ada3d_ros.engine.query_context import QueryContext
 from ada3d_ros.engine.scene_encoder import SceneEncoder
 from ada3d_ros.engine.scene_prefix import PrefixEntry, PrefixOptions
 from ada3d_ros.engine.scene_pruning import ScenePruning
@@ -32,6 +31,9 @@ from ada3d_ros.model.prompt import IMAGE_ID, render_question
 from ada3d_ros.pruning.policy import Policy
 from ada3d_ros.scene.keyframes import SceneSnapshot
 from ada3d_ros.types import NAN
+
+if TYPE_CHECKING:
+    from ada3d_ros.engine.query_context import QueryContext
 
 logger = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""From keyframes to spatial tokens, as they come: each keyframe passes the vision tower once, alone.
+"""From keyframes to spatial tokens: each keyframe passes the vision tower once, alone.
 
 So the tokens are the same, bit for bit, whether keyframes were encoded one by one as they came or
 all at a question, and whether others were kept meanwhile. Preset `reference` is the exception:
@@ -50,7 +50,7 @@ class SceneEncoder:
         return [keyframe for keyframe in scene.keyframes if keyframe.index not in encoded]
 
     def update(self, scene: SceneSnapshot, clock: StageClock, check: Callable[[], None]) -> None:
-        """Hold the keyframes of the scene and no others; `check` is called before each is encoded."""
+        """Hold the scene's keyframes and no others; `check` is called before each is encoded."""
         missing = self.follow(scene)
         if self.model.reference and (missing or len(self.table.views) != len(scene.keyframes)):
             self._clear()
@@ -63,7 +63,7 @@ class SceneEncoder:
         self.version = scene.version
 
     def encode_keyframe(self, keyframe: Keyframe, clock: StageClock) -> None:
-        """One keyframe through the vision tower, and into the table. Not under preset `reference`."""
+        """One keyframe through the vision tower, into the table; not under preset `reference`."""
         assert not self.model.reference
         self._add([keyframe], clock)
 

@@ -1,4 +1,4 @@
-"""The part of the prompt before the question, through the decoder once: system prompt and spatial tokens.
+"""System prompt and spatial tokens, the part of a prompt before the question, decoded once.
 
 Its keys and values do not depend on the question, since attention looks back only. It is built a
 chunk at a time, so that a question waits for one chunk and not for all, and spatial tokens seen

@@ -48,7 +48,7 @@ class StageClock:
             self.record(name, self.now() - start)
 
     def record(self, name: str, seconds: float) -> None:
-        """Add seconds that were measured elsewhere: part of a stage, or of one that is not timed here."""
+        """Add seconds that were measured elsewhere."""
         self._seconds[name] = self._seconds.get(name, 0.0) + seconds
 
     def elapsed_s(self) -> float:
@@ -57,7 +57,7 @@ class StageClock:
         return self.now() - self._start
 
     def fork(self) -> StageClock:
-        """A clock with the same start and the stages so far: what a batch shares, for one of its questions."""
+        """A clock with the same start and stages so far: what the questions of a batch share."""
         clock = StageClock(self.device, self.now)
         clock._start, clock._seconds = self._start, dict(self._seconds)
         return clock

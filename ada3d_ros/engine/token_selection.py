@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class ChosenTokens:
-    """Spatial tokens that enter the prompt; kept (k,) int64: which of the `num_before_selection` ones they are
-    (of a merged group its anchor).
+    """Spatial tokens that enter the prompt.
+
+    kept (k,) int64: which of the num_before_selection ones they are, of a merged group its anchor.
     """
 
     tokens: SpatialTokens
@@ -66,7 +67,7 @@ def choose_tokens(
     """The strategy's choice among all spatial tokens; all of them where it has no part before the
     language model.
 
-    question_ids: text ids of the question, for strategies that ask it (`Policy.is_query_conditioned`).
+    question_ids: text ids of the question, for strategies conditioned on it.
     """
     total = tokens.features.shape[0]
     if policy.num_kept_pre_llm(total) == total:
@@ -111,9 +112,10 @@ def pruner_for(
     num_before_selection: int,
     information: tuple[float, ...] | None = None,
 ) -> LayerPruner | None:
-    """The policy's part inside the language model for a prompt, `num_before_selection` spatial tokens before
-    any choice; None where there is none. information: I per layer, for fitted schedules (None: the
-    policy reads its file).
+    """The policy's part inside the language model for a prompt; None where there is none.
+
+    num_before_selection: spatial tokens before any choice; information: I per layer, for fitted
+    schedules (None: the policy reads its file).
     """
     entered = prompt.spatial_span[1] - prompt.spatial_span[0]
     shape, text = DecoderShape.from_config(decoder.config), prompt.embeds.shape[0] - entered

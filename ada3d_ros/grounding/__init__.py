@@ -1,5 +1,5 @@
-"""The boxes of an answer: those that its text names, that the grounding head points at, or, without a
-head, what stands where the phrase is attended to.
+"""The boxes of an answer: named by its text, pointed at by the grounding head, or, without a head,
+what stands where the phrase is attended to.
 
 Called once the answer's text is there, so a caller who stops it (`hooks.check` raises a
 RequestError) loses boxes, never the text.

@@ -40,7 +40,7 @@ Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 @dataclass(frozen=True, eq=False, slots=True)
 class LayerInputs:
-    """What a layer computes first of all its tokens, for those who inspect its attention before it runs.
+    """What a layer computes first of all its tokens, for those who rank by its attention.
 
     normed (B, T, D); k_unroped (B, G, T, d) and, once roped, k; q_unroped (B, H, T, d) where all
     queries were asked for. Handed to `run_layer` nothing of it is computed twice.

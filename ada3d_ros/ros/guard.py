@@ -7,6 +7,7 @@ result the caller can read.
 
 import functools
 import inspect
+import logging
 import time
 import traceback
 from collections.abc import Callable
@@ -76,3 +77,19 @@ def guarded(
         return run
 
     return decorate
+
+
+class CoreLog(logging.Handler):
+    """Hands every warning of `ada3d_ros.*` (stdlib `logging`) to `warn` until closed."""
+
+    def __init__(self, warn: Callable[[str], Any]) -> None:
+        super().__init__(logging.WARNING)
+        self._warn = ThrottledWarning(warn)
+        logging.getLogger("ada3d_ros").addHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._warn(str(record.msg), record.getMessage())
+
+    def close(self) -> None:
+        logging.getLogger("ada3d_ros").removeHandler(self)
+        super().close()

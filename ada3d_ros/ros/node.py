@@ -33,9 +33,8 @@ from ada3d_ros.msg import AgentStatus
 from ada3d_ros.msg import Answer as AnswerMsg
 from ada3d_ros.pipeline import Ada3DPipeline
 from ada3d_ros.ros.conversions import error_of
-from ada3d_ros.ros.core_log import CoreLog
 from ada3d_ros.ros.diagnostics import Drops, InferenceMonitor, add_tasks
-from ada3d_ros.ros.guard import guarded
+from ada3d_ros.ros.guard import CoreLog, guarded
 from ada3d_ros.ros.inputs import FrameInputs, PosedSet
 from ada3d_ros.ros.intake import FrameIntake
 from ada3d_ros.ros.lifecycle import ManagedNode

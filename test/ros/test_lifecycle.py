@@ -1,4 +1,4 @@
-"""Lifecycle requests over real DDS that are not possible, and what `ada3d doctor` says about them."""
+"""Impossible lifecycle requests over real DDS, and what `ada3d doctor` says about them."""
 
 from __future__ import annotations
 
