@@ -52,10 +52,8 @@ class Intrinsics:
                 " camera_info.",
             )
         if self.width <= 0 or self.height <= 0:
-            raise FrameError(
-                FrameReason.BAD_INTRINSICS,
-                f"image size {self.width}x{self.height} px; both must be above 0.",
-            )
+            size = f"image size {self.width}x{self.height} px; both must be above 0."
+            raise FrameError(FrameReason.BAD_INTRINSICS, size)
 
     @property
     def matrix(self) -> npt.NDArray[np.float64]:

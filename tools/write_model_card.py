@@ -30,7 +30,8 @@ Relations stay at their majority rate, and what is nearest it finds only sometim
 against chance and majority.
 
 Training: {trained_on};
-the vision tower 9804 beside it; about 50 minutes on two shared CPU cores; seed 0; rooms of split `train`.
+the vision tower 9804 beside it; about 50 minutes on two shared CPU cores; seed 0; rooms of
+split `train`.
 Schedule: `ada3d calibrate` on six validation rooms (schedule.yaml); this model shows no falling
 information, so it holds the fixed curve.
 Weights: bfloat16, sha256 {sha256}.

@@ -20,7 +20,7 @@ from ada3d_ros.errors import ErrorCode
 from ada3d_ros.pipeline import Ada3DPipeline
 from ada3d_ros.ros.doctor import BAD, Finding, check_graph
 from ada3d_ros.srv import QueryScene
-from test.ros.conftest import Harness, free_domain, scripted, wait_until
+from test.support.ros_harness import Harness, free_domain, scripted, wait_until
 
 Start = Callable[..., Harness]
 
