@@ -1,4 +1,4 @@
-"""Lifecycle requests over real DDS that are not possible, and what `ada3d doctor` says about them."""
+"""Lifecycle requests over real DDS that are not possible, and what `ada3d doctor` says of them."""
 
 from __future__ import annotations
 

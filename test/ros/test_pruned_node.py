@@ -23,7 +23,7 @@ from ada3d_ros.errors import ErrorCode
 from ada3d_ros.msg import AgentStatus
 from ada3d_ros.pruning.calibration import Calibration, write_calibration
 from ada3d_ros.pruning.information import Masses
-from ada3d_ros.ros.core_log import CoreLog
+from ada3d_ros.ros.guard import CoreLog
 from ada3d_ros.srv import GetModelInfo, GroundObject, QueryScene
 from test.ros.conftest import Harness, scripted, wait_until
 
