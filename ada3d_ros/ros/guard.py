@@ -2,7 +2,8 @@
 
 An exception in an async service callback ends `spin()` and the node is deaf; one in a lifecycle
 transition is swallowed without a line. `guarded` turns either into a log line, a counter and a
-result the caller can read.
+result the caller can read. Warnings repeat at most once in ten seconds; those of the package's core
+come through stdlib `logging`.
 """
 
 import functools
@@ -15,7 +16,7 @@ from typing import Any, Protocol
 
 
 class ThrottledWarning:
-    """A warning at most once per `period_s` and key; how many were held back is said with the next.
+    """A warning at most once per `period_s` and key; the next says how many were held back.
 
     rclpy's own throttling looks up the caller's file for every call, some milliseconds each, also
     for what it then drops.
@@ -34,6 +35,22 @@ class ThrottledWarning:
         self._said[key] = now
         held_back = self._held_back.pop(key, 0)
         self._warn(text + (f" ({held_back} more like this)" if held_back else ""))
+
+
+class CoreLog(logging.Handler):
+    """Hands every warning of `ada3d_ros.*` (stdlib `logging`) to `warn` until closed."""
+
+    def __init__(self, warn: Callable[[str], Any]) -> None:
+        super().__init__(logging.WARNING)
+        self._warn = ThrottledWarning(warn)
+        logging.getLogger("ada3d_ros").addHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._warn(str(record.msg), record.getMessage())
+
+    def close(self) -> None:
+        logging.getLogger("ada3d_ros").removeHandler(self)
+        super().close()
 
 
 class Reporter(Protocol):
@@ -77,19 +94,3 @@ def guarded(
         return run
 
     return decorate
-
-
-class CoreLog(logging.Handler):
-    """Hands every warning of `ada3d_ros.*` (stdlib `logging`) to `warn` until closed."""
-
-    def __init__(self, warn: Callable[[str], Any]) -> None:
-        super().__init__(logging.WARNING)
-        self._warn = ThrottledWarning(warn)
-        logging.getLogger("ada3d_ros").addHandler(self)
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._warn(str(record.msg), record.getMessage())
-
-    def close(self) -> None:
-        logging.getLogger("ada3d_ros").removeHandler(self)
-        super().close()

@@ -25,12 +25,10 @@ UPSIDE_DOWN_FRAMES = 20
 
 
 def make_bridge() -> ImageBridge | None:
-    """A distribution's cv_bridge; None where there is none, or one that does not import (built for
-    another numpy).
-    """
+    """A distribution's cv_bridge; None where there is none that imports."""
     try:
         from cv_bridge import CvBridge
-    except Exception:
+    except Exception:  # also: built for another numpy
         return None
     return CvBridge()
 
@@ -57,37 +55,42 @@ class FrameIntake:
         self._scene, self._drops, self._report_error = scene, drops, report_error
         self._warn = ThrottledWarning(warn)
         self._bridge = make_bridge()
-        self._upside_down = 0
-        self._last_intrinsics: object = None
-        self.camera_info_changes = 0
+
+        # what diagnostics tell of the frames
         self.frames = 0
-        self.cpu_ms = Window()
-        self.valid_fraction = Window()
-        self._era = 0  # grows at a reset: what came before it stays out of the new scene
+        self.cpu_ms, self.valid_fraction = Window(), Window()
+        self.camera_info_changes = 0
+        self._last_intrinsics: object = None
+        self._num_upside_down = 0
+
+        # the epoch grows at a reset: what came before it stays out of the new scene
+        self._epoch = 0
         self._lock = threading.Lock()
         self._worker: LatestWorker[tuple[int, PosedSet]] = LatestWorker(
             "ada3d-frames", self._take, lambda _: drops.add(FrameReason.SUPERSEDED), self._failed
         )
 
     def put(self, messages: PosedSet) -> None:
-        self._worker.put((self._era, messages))
+        self._worker.put((self._epoch, messages))
 
     def clear(self) -> None:
         """Let nothing that was put before reach the scene; call it before the scene is reset."""
         with self._lock:
-            self._era += 1
+            self._epoch += 1
 
     def stop(self) -> bool:
         return self._worker.stop()
 
     def _take(self, item: tuple[int, PosedSet]) -> None:
         started = time.thread_time()
-        era, messages = item
+        epoch, messages = item
+
+        # decode and check; the scene takes it unless it was reset meanwhile
         try:
             config = self.config
             frame = frame_of(messages, config.world_frame, config.depth, self._bridge)
             with self._lock:
-                if era != self._era:
+                if epoch != self._epoch:
                     raise FrameError(
                         FrameReason.SUPERSEDED, "the scene was reset while it was decoded."
                     )
@@ -105,6 +108,7 @@ class FrameIntake:
             self._drops.add(FrameReason.BAD_POSE)
             self._warn("pose", f"frame at {messages.stamp_ns / 1e9:.3f} not used: {error}")
             return
+
         self.frames += 1
         self.cpu_ms.add((time.thread_time() - started) * 1e3)
         self.valid_fraction.add(float(np.isfinite(frame.depth_m).mean()))
@@ -114,10 +118,11 @@ class FrameIntake:
         if self._last_intrinsics not in (None, frame.intrinsics):
             self.camera_info_changes += 1
         self._last_intrinsics = frame.intrinsics
-        self._upside_down = (
-            self._upside_down + 1 if frame.T_world_cam[2, 1] > 0.5 else 0
-        )  # camera y axis points up
-        if self._upside_down == UPSIDE_DOWN_FRAMES:
+
+        # the camera's y axis points down unless the pose is of a body frame
+        points_up = frame.T_world_cam[2, 1] > 0.5
+        self._num_upside_down = self._num_upside_down + 1 if points_up else 0
+        if self._num_upside_down == UPSIDE_DOWN_FRAMES:
             self._warn(
                 "upside down",
                 f"the camera's down axis has pointed up for {UPSIDE_DOWN_FRAMES} frames: the pose"

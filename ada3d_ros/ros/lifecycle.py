@@ -1,12 +1,29 @@
-"""A lifecycle node that lives on when it is asked for a transition that is not possible."""
+"""The agent's lifecycle: which part exists in which state, and requests that are not possible."""
 
 from __future__ import annotations
 
+import time
+import traceback
+from abc import abstractmethod
+from collections.abc import Callable
 from typing import Any
 
-from rclpy.lifecycle import LifecycleNode
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 
-from ada3d_ros.ros.guard import guarded
+from ada3d_ros.config import AgentConfig
+from ada3d_ros.errors import Ada3DError, ConfigError, NotActiveError
+from ada3d_ros.msg import AgentStatus
+from ada3d_ros.pipeline import Ada3DPipeline
+from ada3d_ros.ros.diagnostics import Drops, InferenceMonitor
+from ada3d_ros.ros.guard import CoreLog, guarded
+from ada3d_ros.ros.inputs import FrameInputs
+from ada3d_ros.ros.intake import FrameIntake
+from ada3d_ros.ros.parameters import ParameterBridge
+from ada3d_ros.ros.worker import RequestWorker
+from ada3d_ros.sources.messages import PosedSet
+
+PipelineFactory = Callable[..., Ada3DPipeline]  # of an AgentConfig and `background`
+OK, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 
 
 def _refuse(self: Any, error: Exception, request: Any, response: Any) -> Any:
@@ -36,6 +53,7 @@ class ManagedNode(LifecycleNode):
         if wanted.label in possible.values() if wanted.label else wanted.id in possible:
             return self._change_state(request, response)
 
+        # refused: which one, in which state, and what would be possible
         known = {number: label for number, label, *_ in self._state_machine.transition_graph}
         label = wanted.label[:80] or known.get(wanted.id, "unknown")
         choices = ", ".join(f"{label} ({number})" for number, label in possible.items())
@@ -46,13 +64,219 @@ class ManagedNode(LifecycleNode):
         response.success = False
         return response
 
-    def report_error(self, where: str, error: BaseException, trace: str) -> None:
-        """Log an error that nothing else handles."""
-        self.get_logger().error(f"{where}: {error!r}\n{trace}")
-
     def destroy_node(self) -> None:
-        """Destroy the node. rclpy leaves the lifecycle services, and with them the node, alive in
-        the graph.
-        """
+        """Destroy the node, also its lifecycle services: rclpy leaves them alive in the graph."""
         super().destroy_node()
         self._state_machine.destroy_when_not_in_use()
+
+
+class AgentLifecycle(ManagedNode):
+    """The parts of the agent, and when each exists.
+
+    always: the parameters, the inference thread (`worker`), the counters; configured: `pipeline`
+    and `intake`, from the moment the weights start to load; active: `inputs`.
+    """
+
+    def __init__(self, pipeline_factory: PipelineFactory, **options: Any) -> None:
+        super().__init__("ada3d_agent", **options)
+        # what comes and goes with the states
+        self._pipeline_factory = pipeline_factory
+        self.pipeline: Ada3DPipeline | None = None
+        self.intake: FrameIntake | None = None
+        self.inputs: FrameInputs | None = None
+        self.load_error = ""  # why there is no model, for people
+        self.paused = False
+        self._last_set_ns = -1  # stamp of the last set for the scene
+
+        # what there always is
+        self.drops, self.inference = Drops(), InferenceMonitor()
+        self._core_log = CoreLog(self.get_logger().warning)
+        self.worker = RequestWorker(
+            on_error=self._worker_failed,
+            run_background_step=self._run_background_step,
+            run_batch=lambda jobs: self._ready_pipeline().ask_together(
+                [job.batch(job) for job in jobs]
+            ),
+        )
+        self._settings = ParameterBridge(
+            self, lambda: self.pipeline is not None, self._settings_changed, self._check_settings
+        )
+
+    @property
+    def config(self) -> AgentConfig:
+        return self._settings.config
+
+    @abstractmethod
+    def _on_set(self, messages: PosedSet) -> None:
+        """A set of messages is complete and has its pose."""
+
+    @abstractmethod
+    def _publish_status(self) -> None:
+        """Tell ~/status what `state_and_detail` says."""
+
+    def report_error(self, where: str, error: BaseException, trace: str) -> None:
+        """Count and log an error that nothing else handles."""
+        self.inference.internal_errors += 1
+        self.inference.last_error = f"{where}: {error!r}"
+        self.get_logger().error(f"{where}: {error!r}\n{trace}")
+
+    def _worker_failed(self, error: BaseException) -> None:
+        trace = "".join(traceback.format_exception(error))
+        self.report_error("the inference thread", error, trace)
+
+    def state_and_detail(self) -> tuple[int, str]:
+        """The AgentStatus state, and one sentence on it; the most serious comes first."""
+        # what keeps it from working at all
+        if self.load_error:
+            return AgentStatus.ERROR, self.load_error
+        if not self.worker.alive:
+            return AgentStatus.ERROR, "the inference thread has ended; restart the node."
+
+        # the lifecycle
+        if self.pipeline is None:
+            return AgentStatus.UNCONFIGURED, "configure the node to load the model."
+        if not self.pipeline.ready:
+            return AgentStatus.LOADING, "the weights are loading."
+        if self.inputs is None:
+            return AgentStatus.INACTIVE, "activate the node to open its inputs."
+        if self.paused:
+            return AgentStatus.PAUSED, "call ~/set_paused with data: false to go on."
+
+        # questions
+        if self.worker.busy:
+            return AgentStatus.BUSY, "answering a question."
+        if self.pipeline.scene_state().num_keyframes == 0:
+            return AgentStatus.WAITING_FOR_DATA, self.inputs.missing()
+        return AgentStatus.READY, "ask on ~/query, ~/ground, ~/ask_scene or ~/question."
+
+    # -- transitions
+
+    def _failed_transition(
+        self, error: Exception, state: LifecycleState
+    ) -> TransitionCallbackReturn:
+        self.load_error = str(error)
+        self._publish_status()
+        return FAILURE
+
+    @guarded(_failed_transition)
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Check all that can be checked without reading weights, then load them in the worker."""
+        # what a person can mend fails here, with a sentence
+        self.load_error = ""
+        try:
+            if self._settings.errors:
+                raise ConfigError("; ".join(self._settings.errors.values()))
+            pipeline = self._pipeline_factory(self.config, background=True)
+            info = pipeline.check()
+        except (Ada3DError, OSError) as error:
+            self.load_error = str(error)
+            self.get_logger().error(f"configure failed: {error}")
+            self._publish_status()
+            return FAILURE
+
+        self.pipeline = pipeline
+        self.intake = FrameIntake(
+            self.config,
+            pipeline,
+            self.drops,
+            self.get_logger().warning,
+            self.report_error,
+            self.worker.notify,
+        )
+
+        # the weights are read in the inference thread, while services answer
+        self.get_logger().info(
+            f"loading {info.name}: {info.parameters / 1e6:.1f} M parameters,"
+            f" {info.memory_bytes / 2**20:.0f} MiB in {info.precision} on {info.device}"
+        )
+        if info.random_weights:
+            self.get_logger().warning(
+                "this checkpoint has random weights, it was never trained: every answer is"
+                " meaningless."
+            )
+        self.worker.run_later(lambda: self._load(pipeline))
+        self._publish_status()
+        return OK
+
+    def _load(self, pipeline: Ada3DPipeline) -> None:
+        """On the inference thread."""
+        started = time.monotonic()
+        try:
+            pipeline.load()
+        except Exception as error:
+            if pipeline is self.pipeline:  # else: cleaned up, perhaps configured anew, meanwhile
+                self.load_error = str(error)
+            self.report_error("loading the model", error, traceback.format_exc())
+            return
+        self.get_logger().info(f"model ready after {time.monotonic() - started:.1f} s")
+
+    @guarded(_failed_transition)
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self.inputs = FrameInputs(self, self.config, self.drops, self._on_set, self.report_error)
+        self._publish_status()
+        return super().on_activate(state)
+
+    @guarded(_failed_transition)
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._close_inputs()
+        self.worker.cancel_all(NotActiveError)
+        self._publish_status()
+        return super().on_deactivate(state)
+
+    @guarded(_failed_transition)
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._release()
+        self.load_error = ""
+        self._publish_status()
+        return OK
+
+    @guarded(_failed_transition)
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._release()
+        return OK
+
+    @guarded(_failed_transition)
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._release()
+        return OK  # back to unconfigured, so that configure can be tried again
+
+    def _close_inputs(self) -> None:
+        inputs, self.inputs = self.inputs, None
+        if inputs is not None:
+            inputs.close()
+
+    def _release(self) -> None:
+        self._close_inputs()
+        self.worker.cancel_all(NotActiveError)
+        if self.intake is not None:
+            self.intake.stop()
+            self.intake = None
+        self.pipeline = None
+        self._last_set_ns = -1
+
+    # -- the inference thread and the parameters reach into the parts
+
+    def _ready_pipeline(self) -> Ada3DPipeline:
+        pipeline = self.pipeline
+        if pipeline is None:
+            raise NotActiveError("the node was deactivated while the question waited.")
+        return pipeline
+
+    def _run_background_step(self) -> bool:
+        """On the inference thread, between questions: new keyframes, and the scene they make."""
+        pipeline = self.pipeline
+        if self.inputs is None or self.paused or pipeline is None:
+            return False
+        return pipeline.run_background_step()
+
+    def _check_settings(self, config: AgentConfig) -> None:
+        if self.pipeline is not None:
+            self.pipeline.check_settings(config)
+
+    def _settings_changed(self, config: AgentConfig, names: set[str]) -> None:
+        if self.pipeline is not None:
+            self.pipeline.set_config(config)
+        if self.inputs is not None:
+            self.inputs.set_config(config)
+        if self.intake is not None:
+            self.intake.config = config

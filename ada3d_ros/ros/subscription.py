@@ -1,6 +1,4 @@
-"""One input: a message filter that survives a change of its subscription's QoS, and counts what it
-sees.
-"""
+"""One input: a message filter that counts what it sees and survives a change of its QoS."""
 
 from __future__ import annotations
 
@@ -19,8 +17,7 @@ from ada3d_ros.ros.sync import SimpleFilter, Subscriber
 from ada3d_ros.sources.messages import stamp_of
 
 # rclpy copies an image byte by byte into a Python array (0.6 ms for 640x480x3); rosbags reads the
-# same CDR bytes as a
-# view (0.03 ms). The fields are the same.
+# same CDR bytes as a view (0.03 ms). The fields are the same.
 TYPES = get_typestore(Stores.LATEST)
 READ_BY_ROSBAGS = {
     Image: "sensor_msgs/msg/Image",
@@ -46,34 +43,36 @@ class InputSubscription(SimpleFilter):
         on_corrupt: Callable[[str], None],
     ) -> None:
         super().__init__()
+        self._node, self._monitor = node, monitor
+        self._type, self._depth = message_type, depth
         self._on_corrupt = on_corrupt
-        self._node, self._monitor, self._type, self._depth = node, monitor, message_type, depth
         self._raw_name = READ_BY_ROSBAGS.get(message_type)
         self._may_fall_back = mode == "auto"
         self._closed = False
-        best_effort = mode == "best_effort"
+        reliable = mode != "best_effort"
         self._source = self._subscribe(
-            ReliabilityPolicy.BEST_EFFORT if best_effort else ReliabilityPolicy.RELIABLE, first=True
+            ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT, first=True
         )
 
     def _subscribe(self, reliability: ReliabilityPolicy, first: bool) -> Subscriber:
-        self._monitor.reliability = reliability.name.lower()
-        self._monitor.type_name = self._type.__name__
-        options: dict[str, Any] = {
-            "event_callbacks": SubscriptionEventCallbacks(
-                incompatible_qos=self._on_incompatible_qos
-            ),
-            "raw": self._raw_name is not None,
-        }
-        if first:  # qos_overrides./<topic>.subscription.* parameters
-            options["qos_overriding_options"] = QoSOverridingOptions.with_default_policies()
+        events = SubscriptionEventCallbacks(incompatible_qos=self._on_incompatible_qos)
         profile = QoSProfile(
             history=HistoryPolicy.KEEP_LAST, depth=self._depth, reliability=reliability
         )
+        # qos_overrides./<topic>.subscription.* parameters can be declared once only
+        overrides = QoSOverridingOptions.with_default_policies() if first else None
         source = Subscriber(
-            self._node, self._type, self._monitor.topic, qos_profile=profile, **options
+            self._node,
+            self._type,
+            self._monitor.topic,
+            qos_profile=profile,
+            event_callbacks=events,
+            raw=self._raw_name is not None,
+            qos_overriding_options=overrides,
         )
-        self._monitor.topic = source.sub.topic_name
+        self._monitor.reliability = reliability.name.lower()
+        self._monitor.type_name = self._type.__name__
+        self._monitor.topic = source.sub.topic_name  # as remapped
         source.registerCallback(self._on_message)
         return source
 
@@ -92,6 +91,8 @@ class InputSubscription(SimpleFilter):
     def _on_incompatible_qos(self, event: Any) -> None:
         self._monitor.qos_incompatible += 1
         log = self._node.get_logger()
+
+        # asked for by a parameter: only said
         if not self._may_fall_back:
             log.warning(
                 f"{self._monitor.topic}: a publisher offers another reliability than the"
@@ -99,15 +100,16 @@ class InputSubscription(SimpleFilter):
                 f" qos.{self._monitor.name} to 'auto' or 'best_effort'."
             )
             return
+
+        # found out by ourselves: once
         self._may_fall_back = False
         log.warning(
             f"{self._monitor.topic}: the publisher is best-effort; subscribing again best-effort"
             " (images may be lost)."
         )
+        # not from within the event of the subscription to destroy
         assert self._node.executor is not None  # it runs this callback
-        self._node.executor.create_task(
-            self._renew
-        )  # not from within the event of the subscription to destroy
+        self._node.executor.create_task(self._renew)
 
     def _renew(self) -> None:
         if self._closed:  # between the event and this task
