@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from ada3d_ros.engine.decode import GenerationRequest, decode, greedy
-from ada3d_ros.engine.prefill import pad_batch, prefill
+from ada3d_ros.engine.prefill import prefill
 from ada3d_ros.errors import SourceError
 from ada3d_ros.geometry.camera import unproject_depth
 from ada3d_ros.geometry.voxel import voxel_coords, voxel_ids
@@ -245,3 +246,15 @@ def run_greedy(case: GoldenCase, prompt: PromptSequence, num_tokens: int) -> Ten
         "greedy_margin": top[:, 0] - top[:, 1],
         "greedy_logits": logits,
     }
+
+
+def pad_batch(
+    prompts: Sequence[PromptSequence], side: str = "right"
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Prompts of several lengths as one batch: embeds (B, T, D), zero-padded, and key_mask (B, T)
+    bool for `run_layers`.
+    """
+    rows = [prompt.embeds for prompt in prompts]
+    embeds = pad_sequence(rows, batch_first=True, padding_side=side)
+    ones = [torch.ones(row.shape[0], dtype=torch.bool, device=row.device) for row in rows]
+    return embeds, pad_sequence(ones, batch_first=True, padding_side=side)

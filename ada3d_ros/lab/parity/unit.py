@@ -18,7 +18,6 @@ from ada3d_ros.lab.parity.llava3d import NO_RULE
 from ada3d_ros.model.config import VisionConfig
 from ada3d_ros.model.prompt import Tokenizer, parse_coordinates
 from ada3d_ros.model.spatial import sample_patch_points
-from ada3d_ros.scene.views import sample_reference_frames
 
 UNIT_FILES = ("preproc_voxel.safetensors", "sampling.json", "prompts.json", "boxes.json")
 
@@ -138,3 +137,16 @@ def _outcome(query: str) -> str:
         return f"{len(parse_coordinates(query)[1])} click(s)"
     except InvalidRequestError:
         return "refused"
+
+
+def sample_reference_frames(n_total: int, num_frames: int) -> list[int]:
+    """The F frames that the reference takes of a recording of n.
+
+    Every (n // F)-th, or all, repeated cyclically up to F. Raises ConfigError for none.
+    """
+    if n_total <= 0 or num_frames <= 0:
+        raise ConfigError(
+            f"n_total = {n_total} and num_frames = {num_frames} must both be above 0."
+        )
+    step = max(n_total // num_frames, 1)
+    return [index * step % n_total for index in range(num_frames)]
