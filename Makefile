@@ -52,8 +52,8 @@ test-unit: setup ## tests that need no ROS process: architecture, units, golden 
 test-ros: setup ## tests of the node over DDS, in separate processes
 	$(call step,test-ros,$(PYTEST) test/ros)
 
-parity: setup ## recorded outputs of the reference model, where ../shared has them
-	$(call step,parity,if [ -d "$(SHARED)/golden" ]; then $(BIN)/ada3d parity "$(SHARED)/golden"; else echo "skipped: no $(SHARED)/golden"; fi)
+parity: setup ## recorded outputs of the reference codes: ours in test/data, the larger ones where ../shared has them
+	$(call step,parity,$(BIN)/ada3d parity test/data/golden && if [ -d "$(SHARED)/golden" ]; then $(BIN)/ada3d parity "$(SHARED)/golden"; else echo "skipped: no $(SHARED)/golden"; fi)
 
 clean: ## remove what was built, keep the environment (remove it with rm -r .venv)
 	rm -rf build install log *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis demo_out

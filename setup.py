@@ -1,5 +1,6 @@
-"""`pip install .` without colcon: the Python side only; the interfaces come from CMake (`make
-setup` does both).
+"""`pip install .` without colcon: the Python side only.
+
+The interfaces come from CMake; `make setup` does both.
 """
 
 import xml.etree.ElementTree as ET
@@ -22,9 +23,14 @@ setup(
     license=text_of("license"),
     python_requires=">=3.11",
     packages=find_packages(include=["ada3d_ros", "ada3d_ros.*"]),
-    package_data={"ada3d_ros.ros": ["*.xml"], "ada3d_ros": ["models/*/*"]},
+    package_data={
+        "ada3d_ros": ["models/*/*"],
+        "ada3d_ros.lab": ["*.j2"],
+        "ada3d_ros.ros": ["*.xml"],
+    },
     # Lower bounds of what works; the tested versions are pinned in constraints/.
     install_requires=[
+        "jinja2>=3.0",
         "matplotlib>=3.6",
         "numpy>=1.26",
         "opencv-python-headless>=4.6",
@@ -35,13 +41,13 @@ setup(
         "scipy>=1.11",
         "sentencepiece>=0.2",
         "torch>=2.11",
+        "torchao>=0.18",
         "tqdm>=4.64",
         "transformers>=5.17",
     ],
     extras_require={
         "gpus": ["accelerate>=1.0"],  # `ada3d train` on several
-        # Kernels for `model.weights` int8 and, on CUDA, int4; plain torch without it.
-        "quantisation": ["torchao>=0.18"],
+        "quantisation": ["torchao>=0.18"],  # `model.weights` int8, int4; required above already
         "test": ["accelerate>=1.0", "hypothesis", "pytest", "rosbags-image>=0.10"],
         "dev": ["mypy", "ruff"],
     },

@@ -72,7 +72,7 @@ class FrameReason(StrEnum):
     BAD_UNITS = "bad_units"  # the depth's median is implausible: metres and millimetres mixed up?
     ZERO_STAMP = "zero_stamp"  # header.stamp is not set
     BACKWARD_STAMP = "backward_stamp"  # not newer than the stamp before it
-    FUTURE_STAMP = "future_stamp"  # ahead of all other inputs, and its own input did not go on there
+    FUTURE_STAMP = "future_stamp"  # ahead of the other inputs; its own did not go on there
     SCENE_ERROR = "scene_error"  # an unexpected error while taking the frame in
 
 

@@ -7,39 +7,52 @@ keyframes that were there when it began. Knows nothing of ROS.
 from __future__ import annotations
 
 import logging
+import math
 import threading
+import time
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 
-from ada3d_ros.answering import MAX_PROMPT_CHARS, QueryContext, answer_together, outcome, shareable
 from ada3d_ros.config import AgentConfig
-from ada3d_ros.engine.deadline import LatencyModel, Measured
-from ada3d_ros.engine.information import decoder_shape
-from ada3d_ros.engine.memory_errors import out_of_memory
-from ada3d_ros.engine.prefix_cache import CacheReport, PrefixCache
-from ada3d_ros.engine.scene_context import (
+from ada3d_ros.engine.answer import build_answer
+from ada3d_ros.engine.deadline import LatencyModel
+from ada3d_ros.engine.memory_fallback import (
     MEMORY_FALLBACKS,
-    MemoryFallback,
+    Ask,
+    out_of_memory,
+    with_memory_fallbacks,
+)
+from ada3d_ros.engine.prefix_cache import CacheReport, PrefixCache
+from ada3d_ros.engine.query_context import (
+    MAX_PROMPT_CHARS,
+    QueryContext,
     budget_for_deadline,
     encode_scene,
+    keep_ratios,
+    prefill_pruned,
+    select_context,
+    timed_prompt,
 )
+from ada3d_ros.engine.scene_encoder import SceneEncoder
 from ada3d_ros.engine.scene_pruning import ScenePruning
-from ada3d_ros.engine.streaming import EmissionGuard, generate_text
-from ada3d_ros.engine.timing import StageClock
+from ada3d_ros.engine.streaming import stream_answer
+from ada3d_ros.engine.timing import Now, StageClock
+from ada3d_ros.engine.token_selection import SceneContext
 from ada3d_ros.errors import (
     Ada3DError,
     LoadingError,
     ModelError,
     NoFramesError,
-    OutOfMemoryError,
 )
-from ada3d_ros.grounding.phrase import GROUNDING_PROMPT
+from ada3d_ros.grounding import ground_answer
+from ada3d_ros.grounding.from_text import GROUNDING_PROMPT
 from ada3d_ros.model.checkpoint import LoadedModel
 from ada3d_ros.model.prompt import check_question, parse_coordinates
 from ada3d_ros.model.startup import check_model, device_memory_mib, open_model
+from ada3d_ros.pruning.cost import DecoderShape
 from ada3d_ros.pruning.policy import Policy
 from ada3d_ros.scene.keyframes import KeyframeBuffer, SceneSnapshot
 from ada3d_ros.types import (
@@ -51,9 +64,10 @@ from ada3d_ros.types import (
     Question,
     RgbdFrame,
     SceneState,
-    Scope,
-    Stage,
 )
+
+if TYPE_CHECKING:
+    from ada3d_ros.engine.together import Generated
 
 logger = logging.getLogger(__name__)
 
@@ -64,24 +78,28 @@ class Ada3DPipeline:
     `check` reads no weights and fails early; `load` takes long. Settings that may change are read
     at each question.
 
-    background: someone calls `run_background_step` between questions; then a question is answered from the
-    cached scene that is there, which may be a little behind (the answer says how much). Else every
-    answer is about the scene as it is.
+    background: someone calls `run_background_step` between questions; then a question is answered
+    from the prefix cache as it is, which may be a little behind (the answer says how much). Else
+    every answer is about the scene as it is. now: the clock that times are read from.
     """
 
-    def __init__(self, config: AgentConfig, background: bool = False) -> None:
-        self.config, self._background = config, background
+    def __init__(
+        self, config: AgentConfig, background: bool = False, now: Now = time.perf_counter
+    ) -> None:
+        self.config, self._background, self._now = config, background, now
         self.info: ModelInfo | None = None
+        self.fallback = MEMORY_FALLBACKS[0]  # of the question being asked
+        self.prefix_cache: PrefixCache | None = None  # from load on; for the asking thread alone
         self._pruning: ScenePruning | None = None  # from check on
         self._loaded: LoadedModel | None = None
         self._keyframes = KeyframeBuffer(config.keyframe)
-        self._lock = (
-            threading.Lock()
-        )  # for the buffer; held for the milliseconds that a frame takes
+        self._lock = threading.Lock()  # for the buffer; held for the milliseconds a frame takes
         self._scene = SceneSnapshot()  # replaced, never changed: readers need no lock
-        self._cache: PrefixCache | None = None  # from load on; touched by the asking thread alone
-        self._ahead_failed: tuple[int, int] | None = None  # version of a scene
-        self._latency = LatencyModel()
+        self._failed_version: tuple[int, int] | None = None  # of a scene no step can be made for
+        self.latency = LatencyModel()
+        self._policy = Policy(
+            config.pruning, config.pruning.keep_ratio
+        )  # of questions without their own ratio
 
     # -- model
 
@@ -91,17 +109,15 @@ class Ada3DPipeline:
 
         Raises ConfigError, CheckpointError or OutOfMemoryError.
         """
-        config, copies = (
-            self.config,
-            2 if self.config.cache.mode == "cached" else 1,
-        )  # one answers, one is built
+        config = self.config
+        copies = 2 if config.cache.mode == "cached" else 1  # one answers, one is built
         self.info, model = check_model(
             config.model,
             config.keyframe.max_views,
             scene_copies=copies,
             kv_int8=config.cache.kv == "int8",
         )
-        self._pruning = ScenePruning(decoder_shape(model.decoder))
+        self._pruning = ScenePruning(DecoderShape.from_config(model.decoder))
         self._pruning.check(self.config.pruning)
         self._pruning.configure(self.config.pruning)
         if self.config.model.compat == "reference" and self.config.pruning.strategy != "none":
@@ -121,10 +137,10 @@ class Ada3DPipeline:
         """Load the weights; call it on the thread that will ask. Raises ConfigError, ModelError."""
         loaded, self.info = open_model(self.config.model)
         if self._pruning is None:
-            self._pruning = ScenePruning(decoder_shape(loaded.model.config.decoder))
+            self._pruning = ScenePruning(DecoderShape.from_config(loaded.model.config.decoder))
             self._pruning.configure(self.config.pruning)
         self._pruning.warn_on_weight_mismatch(self.info.sha256)
-        self._cache = PrefixCache(loaded, self._pruning)
+        self.prefix_cache = PrefixCache(loaded, self._pruning, SceneEncoder(loaded.model))
         self._loaded = loaded
 
     @property
@@ -132,11 +148,16 @@ class Ada3DPipeline:
         return self._loaded is not None
 
     @property
-    def view_side(self) -> int:
-        """Side in pixels of the square that the model sees of a view. Raises LoadingError."""
+    def model(self) -> LoadedModel:
+        """The loaded model. Raises LoadingError before `load`."""
         if self._loaded is None:
             raise LoadingError("the weights are not loaded yet.")
-        return self._loaded.model.config.vision.image_size
+        return self._loaded
+
+    @property
+    def view_side(self) -> int:
+        """Side in pixels of the square that the model sees of a view. Raises LoadingError."""
+        return self.model.model.config.vision.image_size
 
     def device_memory_mib(self) -> tuple[float, float]:
         """Used and total memory of the model's GPU in MiB; NaN on a CPU."""
@@ -149,16 +170,14 @@ class Ada3DPipeline:
         """
         if self._pruning is None:
             return self.config.pruning.strategy, ()
-        return self._pruning.describe(self.config.pruning), self._pruning.retention(
-            self.config.pruning
-        )
+        pruning = self.config.pruning
+        return self._pruning.describe(pruning), self._pruning.retention(pruning)
 
     # -- scene
 
     def observe(self, frame: RgbdFrame) -> Keyframe | None:
-        """Offer a frame to the keyframe buffer; the keyframe if it was admitted. Raises FrameError."""
+        """Offer a frame; the keyframe if it was admitted. Raises FrameError."""
         with self._lock:
-            self._apply_config()
             keyframe = self._keyframes.offer(frame)
             self._publish_scene()
             return keyframe
@@ -181,60 +200,57 @@ class Ada3DPipeline:
         if self._pruning is not None and config.pruning != self.config.pruning:
             self._pruning.configure(config.pruning)
         self.config = config
+        self._policy = Policy(config.pruning, config.pruning.keep_ratio)
+        with self._lock:
+            if self._keyframes.config != config.keyframe:
+                self._keyframes.set_config(config.keyframe)
+                self._publish_scene()
+
+    @property
+    def scene(self) -> SceneSnapshot:
+        """The keyframes that a question asked now is about; replaced, never changed."""
+        return self._scene
 
     def scene_state(self) -> SceneState:
         """The scene in numbers; never waits."""
         return self._scene.state
-
-    def _apply_config(self) -> None:
-        if self._keyframes.config != self.config.keyframe:
-            self._keyframes.set_config(self.config.keyframe)
 
     def _publish_scene(self) -> None:
         if (self._keyframes.epoch, self._keyframes.version) != self._scene.version:
             self._scene = self._keyframes.snapshot()
 
     def run_background_step(self) -> bool:
-        """One bounded piece of work ahead of questions: a keyframe through the vision tower, or a
+        """One bounded piece of work between questions: a keyframe through the vision tower, or a
         chunk of the scene through the language model. False where nothing is left for now. Call it
         on the asking thread, until False, now and then.
         """
-        scene = self._scene
-        if self._loaded is None or self._cache is None or scene.version == self._ahead_failed:
+        scene, cache = self._scene, self.prefix_cache
+        if self._loaded is None or cache is None or scene.version == self._failed_version:
             return False
         try:
-            clock = StageClock(self._loaded.model.device)
-            return self._cache.step(
-                scene, Policy.from_config(self.config.pruning), self.config, clock
-            )
+            return cache.step(scene, self.config, StageClock(self._loaded.model.device, self._now))
         except RuntimeError as error:
-            self._ahead_failed = (
-                scene.version
-            )  # once per scene; a question about it says what is wrong
+            # Once per scene; a question about it says what is wrong.
+            self._failed_version = scene.version
             problem = out_of_memory(error)
             if not problem:
                 raise ModelError(f"working ahead failed: {error}") from error
-        self._free_memory()
+        self.free_memory()
         logger.warning(
             "no memory to work ahead (%s): keep fewer views (keyframe.max_views).", problem
         )
         return False
 
     def cache_report(self) -> CacheReport:
-        """The cached scene in numbers; never waits."""
-        return CacheReport() if self._cache is None else self._cache.report
+        """The prefix cache in numbers; never waits."""
+        return CacheReport() if self.prefix_cache is None else self.prefix_cache.report
 
-    def _snapshot(self) -> SceneSnapshot:
-        with self._lock:
-            self._apply_config()
-            self._publish_scene()
-        scene = self._scene
-        if not scene.keyframes:
-            raise NoFramesError(
-                "no keyframe yet: move the camera, or check that colour, depth, camera_info and"
-                " pose arrive."
-            )
-        return scene
+    def free_memory(self) -> None:
+        """Free what can be made again: the prefix cache, and torch's own cache."""
+        if self.prefix_cache is not None:
+            self.prefix_cache.forget()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
     # -- questions
 
@@ -244,6 +260,7 @@ class Ada3DPipeline:
         """
         parse_coordinates(check_question(text, self.config.question.max_chars))
 
+    @with_memory_fallbacks
     def ask(self, question: Question, hooks: AskHooks = AskHooks()) -> Answer:
         """Answer one question about the scene, or about the newest image alone.
 
@@ -251,49 +268,31 @@ class Ada3DPipeline:
         token), a ConfigError (a keep ratio that the strategy cannot meet) or a ModelError. When
         stopped later, the answer holds the text so far and its stop_reason says so.
         """
-        loaded, pruning = self._loaded, self._pruning
-        if loaded is None or pruning is None:
-            raise LoadingError("the weights are not loaded yet.")
-        spoken = EmissionGuard(hooks)
-        for effort in MEMORY_FALLBACKS:
-            try:
-                return self._ask(loaded, pruning, question, spoken.hooks, effort)
-            except RuntimeError as error:
-                problem = out_of_memory(error)
-                if not problem:  # another of torch's own errors
-                    raise ModelError(f"the model failed: {error}") from error
-            # outside the except block: the traceback would keep the tensors alive
-            self._free_memory()
-            if spoken.any or effort is MEMORY_FALLBACKS[-1]:
-                break
-            logger.warning("%s: %s; tried again with less.", question.text[:80], problem)
-        raise OutOfMemoryError(
-            f"the memory does not suffice ({problem}); keep fewer views (keyframe.max_views)."
-        )
+        query, cache = self._open(question, hooks)
 
-    def _free_memory(self) -> None:
-        if self._cache is not None:
-            self._cache.forget_prefixes()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        # 1. Scene to tokens: keyframes that are new pass the vision tower, each once.
+        tokens = encode_scene(query, cache.encoder)
 
-    def ask_together(self, asked: Sequence[tuple[Question, AskHooks]]) -> list[Answer | Exception]:
-        """Answers, or what `ask` would have raised, in the order asked. Questions about the cached
-        scene run as one batch: its keys and the weights are read once for all, and nothing is
-        selected from it; others one after the other.
-        """
-        if len(asked) > 1 and all(shareable(question) for question, _ in asked):
-            try:
-                answers = self._ask_batch(asked)
-            except (
-                RuntimeError
-            ) as error:  # memory, or torch's own: alone each gets its answer, or says what is wrong
-                logger.warning("questions are answered one after the other: %s", error)
-                self._free_memory()
-            else:
-                if answers is not None:
-                    return answers
-        return [outcome(self.ask, question, hooks) for question, hooks in asked]
+        # 2. Tokens to prefix: the cached one, or a fresh selection (pruning before the model).
+        context = select_context(query, tokens, cache)
+
+        # 3. Prompt: system, scene, question and its coordinates as embeddings.
+        prompt = timed_prompt(query, context)
+
+        # 4. Prefill: through the decoder, spatial tokens pruned layer by layer.
+        prefilled = prefill_pruned(query, context, prompt)
+
+        # 5. Decode: token by token, streamed to the caller.
+        generated = stream_answer(query, prefilled)
+
+        # 6. Ground: boxes for what was asked, checked against depth.
+        boxes, generated = ground_answer(query, context, prompt, prefilled, generated)
+
+        # 7. Answer: with its counts, costs and times.
+        answer = build_answer(query, context, prompt, prefilled, generated, boxes)
+        if query.in_scene and query.fallback is MEMORY_FALLBACKS[0]:
+            self.latency.record(answer)
+        return answer
 
     def ground(self, question: Question, hooks: AskHooks = AskHooks()) -> Answer:
         """Ask for the boxes of a phrase (`question.text`): those that the grounding head points at;
@@ -309,110 +308,90 @@ class Ada3DPipeline:
         boxes = tuple(replace(box, label=phrase) for box in answer.boxes)
         return replace(answer, question=question.text, boxes=boxes)
 
-    def _ask(
-        self,
-        loaded: LoadedModel,
-        pruning: ScenePruning,
-        question: Question,
-        hooks: AskHooks,
-        effort: MemoryFallback,
-    ) -> Answer:
-        assert self._cache is not None
-        clock, config = (
-            StageClock(loaded.model.device),
-            self.config,
-        )  # of this question, whatever is set meanwhile
-        parsed = parse_coordinates(check_question(question.text, MAX_PROMPT_CHARS))
-        scene = self._snapshot()
-        policy = Policy.from_config(config.pruning, question.keep_ratio)
-        policy = budget_for_deadline(self._latency, policy, question, config, self._cache, pruning)
-        hooks.on_stage(Stage.ENCODING)
-        exact = not self._background
-        visual = encode_scene(
-            self._cache,
-            loaded,
-            pruning,
-            question,
-            scene,
-            policy,
-            config,
-            hooks,
-            clock,
-            effort,
-            exact,
-        )
-        asked = QueryContext(loaded, question, config, hooks, visual, clock)
-        prompt = asked.build_prompt(parsed)
-        hooks.check()
-        with clock.stage("scene_s") if visual.policy.fitted else nullcontext():
-            pruner = pruning.pruner(
-                loaded.model.decoder,
-                visual.policy,
-                prompt,
-                visual.chosen.num_before_selection,
-                visual.scene.version,
-                question.scope.name,
-            )
-        hooks.on_stage(Stage.PREFILL)
-        hooks.check()
-        prefilled = asked.prefill(prompt, pruner, with_states=asked.head is not None)
-        clock.add("prefill_s", prefilled.prefill_s)
-        clock.add("rank_s", prefilled.rank_s)
-        clock.add("first_token_s", clock.elapsed_s())
-        hooks.on_stage(Stage.DECODING)
-        output, text = generate_text(
-            loaded, prefilled, config.generation, asked.max_new_tokens, hooks
-        )
-        clock.add("first_token_s", output.first_token_s)
-        clock.add("decode_s", output.decode_s)
-        answer = asked.finish(prompt, prefilled, pruner, output, text)
-        if effort is MEMORY_FALLBACKS[0] and question.scope is Scope.SCENE:
-            self._latency.note(
-                answer.scene_cached,
-                Measured.from_answer(answer.tokens, answer.timings, len(output.token_ids)),
-            )
-        return answer
+    def ask_together(self, asked: Sequence[tuple[Question, AskHooks]]) -> list[Answer | Exception]:
+        """Answers, or what `ask` would have raised, in the order asked. Questions about the cached
+        scene run as one batch: its keys and the weights are read once for all, and nothing is
+        selected from it; others one after the other.
+        """
+        if len(asked) > 1 and all(question.shareable for question, _ in asked):
+            try:
+                answers = self._ask_batch(asked)
+            except RuntimeError as error:
+                # Memory, or torch's own: alone each gets its answer, or says what is wrong.
+                logger.warning("questions are answered one after the other: %s", error)
+                self.free_memory()
+            else:
+                if answers is not None:
+                    return answers
+        return [_outcome(self.ask, question, hooks) for question, hooks in asked]
 
     def _ask_batch(
         self, asked: Sequence[tuple[Question, AskHooks]]
     ) -> list[Answer | Exception] | None:
         """Of questions that can share the cached scene; None where there is none to share."""
-        loaded, pruning, cache, config = self._loaded, self._pruning, self._cache, self.config
-        policy, clock = (
-            Policy.from_config(config.pruning),
-            None if loaded is None else StageClock(loaded.model.device),
-        )
-        if (
-            loaded is None
-            or pruning is None
-            or cache is None
-            or clock is None
-            or not PrefixCache.serves(policy, config)
-        ):
-            return None
-        first, exact = asked[0][0], not self._background
         try:
-            scene = self._snapshot()
-            visual = encode_scene(
-                cache,
-                loaded,
-                pruning,
-                first,
-                scene,
-                policy,
-                config,
-                AskHooks(),
-                clock,
-                MEMORY_FALLBACKS[0],
-                exact,
-            )
+            shared, cache = self._open(asked[0][0], AskHooks())
+            context = select_context(shared, encode_scene(shared, cache.encoder), cache)
         except Ada3DError:  # asked alone, each says so
             return None
-        if visual.prefix is None:
+        if context.prefix is None:
             return None
-        return answer_together(
-            [
-                QueryContext(loaded, question, config, hooks, visual, clock)
-                for question, hooks in asked
-            ]
+        from ada3d_ros.engine.together import generate_together  # where questions are batched
+
+        queries = [replace(shared, question=question, hooks=hooks) for question, hooks in asked]
+        generated = generate_together(queries, context, shared.clock)
+        return [self._finish(one, context) for one in generated]
+
+    def _finish(self, one: Generated | Ada3DError, context: SceneContext) -> Answer | Exception:
+        """Steps 6 and 7 for one question of a batch."""
+        if isinstance(one, Ada3DError):
+            return one
+        try:
+            parts = one.query, context, one.prompt, one.prefilled
+            boxes, output = ground_answer(*parts, one.output)
+            return build_answer(*parts, output, boxes)
+        except Ada3DError as error:
+            return error
+
+    def _open(self, question: Question, hooks: AskHooks) -> tuple[QueryContext, PrefixCache]:
+        """A question with model, scene, settings and budget of now, checked."""
+        loaded, config = self._loaded, self.config
+        pruning, cache = self._pruning, self.prefix_cache
+        if loaded is None or pruning is None or cache is None:
+            raise LoadingError("the weights are not loaded yet.")
+        clock = StageClock(loaded.model.device, self._now)
+        parse_coordinates(check_question(question.text, MAX_PROMPT_CHARS))
+        scene = self._scene
+        if not scene.keyframes:
+            raise NoFramesError(
+                "no keyframe yet: move the camera, or check that colour, depth, camera_info and"
+                " pose arrive."
+            )
+        policy = self._policy
+        if policy.config is not config.pruning or not math.isnan(question.keep_ratio):
+            policy = Policy.from_config(config.pruning, question.keep_ratio)
+        query = QueryContext(
+            loaded=loaded,
+            question=question,
+            hooks=hooks,
+            config=config,
+            scene=scene,
+            policy=policy,
+            pruning=pruning,
+            clock=clock,
+            exact=not self._background,
+            fallback=self.fallback,
         )
+        if question.deadline_s == question.deadline_s:  # not NaN
+            policy = budget_for_deadline(query, self.latency, cache)
+        if self.fallback.lowest_keep_ratio:
+            policy = replace(policy, keep_ratio=keep_ratios(policy, pruning)[-1])
+        return replace(query, policy=policy), cache
+
+
+def _outcome(ask: Ask, question: Question, hooks: AskHooks) -> Answer | Exception:
+    """The answer, or what was raised instead."""
+    try:
+        return ask(question, hooks)
+    except Exception as error:  # told to this caller; the others go on
+        return error

@@ -32,8 +32,7 @@ def _freeze(*arrays: npt.NDArray[np.generic]) -> None:
 class Intrinsics:
     """A pinhole camera. fx fy cx cy in px, pixel centres at integers; size in px.
 
-    Raises FrameError (BAD_INTRINSICS) for a focal length or size that is zero, negative or not
-    finite.
+    Raises FrameError (BAD_INTRINSICS) for a focal length or size that is not finite or not above 0.
     """
 
     fx: float
@@ -53,10 +52,8 @@ class Intrinsics:
                 " camera_info.",
             )
         if self.width <= 0 or self.height <= 0:
-            raise FrameError(
-                FrameReason.BAD_INTRINSICS,
-                f"image size {self.width}x{self.height} px; both must be above 0.",
-            )
+            size = f"image size {self.width}x{self.height} px; both must be above 0."
+            raise FrameError(FrameReason.BAD_INTRINSICS, size)
 
     @property
     def matrix(self) -> npt.NDArray[np.float64]:
@@ -145,11 +142,9 @@ class MultiViewInput:
             "stamp_ns": (views,),
         }
         for name, shape in shapes.items():
-            if tuple(getattr(self, name).shape) != shape:
-                raise ValueError(
-                    f"MultiViewInput.{name} has shape {tuple(getattr(self, name).shape)}, expected"
-                    f" {shape}."
-                )
+            found = tuple(getattr(self, name).shape)
+            if found != shape:
+                raise ValueError(f"MultiViewInput.{name} has shape {found}, expected {shape}.")
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -167,10 +162,10 @@ class SpatialTokens:
 
     def __post_init__(self) -> None:
         count = self.features.shape[0]
-        if tuple(self.xyz_m.shape) != (count, 3) or tuple(self.num_patches.shape) != (count,):
+        xyz, patches = tuple(self.xyz_m.shape), tuple(self.num_patches.shape)
+        if xyz != (count, 3) or patches != (count,):
             raise ValueError(
-                f"SpatialTokens: {count} features, xyz_m {tuple(self.xyz_m.shape)}, num_patches"
-                f" {tuple(self.num_patches.shape)}."
+                f"SpatialTokens: {count} features, xyz_m {xyz}, num_patches {patches}."
             )
 
 
@@ -188,12 +183,10 @@ class PromptSequence:
 
     def __post_init__(self) -> None:
         start, stop = self.spatial_span
-        if (
-            not 0 <= start <= stop <= self.embeds.shape[0]
-            or self.positions.shape[0] != self.embeds.shape[0]
-        ):
+        length = self.embeds.shape[0]
+        if not 0 <= start <= stop <= length or self.positions.shape[0] != length:
             raise ValueError(
-                f"PromptSequence: span {self.spatial_span}, {self.embeds.shape[0]} embeds,"
+                f"PromptSequence: span {self.spatial_span}, {length} embeds,"
                 f" {self.positions.shape[0]} positions."
             )
         if self.xyz_m is not None and tuple(self.xyz_m.shape) != (stop - start, 3):
@@ -214,14 +207,12 @@ class StopReason(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class StageTimings:
-    """Seconds per stage, the device synchronised at each stage's end; NaN = the stage did not run."""
+    """Seconds per stage, the device synchronised at its end; NaN = the stage did not run."""
 
     preprocess_s: float = NAN  # views resized and normalised
     vision_s: float = NAN  # CLIP tower
     spatial_s: float = NAN  # unprojection, 3D position embedding, voxel pooling, projector
-    scene_s: float = (
-        NAN  # choosing tokens before the language model, fitting a schedule to the scene
-    )
+    scene_s: float = NAN  # selection before the model, a schedule's fit, the scene's prefix
     prefill_s: float = NAN  # prompt through the decoder, ranking included
     rank_s: float = NAN  # ranking and selection inside prefill
     first_token_s: float = NAN  # TTFT: from taking the request up to the first token
@@ -232,8 +223,7 @@ class StageTimings:
 
 @dataclass(frozen=True, slots=True)
 class TokenUsage:
-    """Counts and costs of one answer. Spatial tokens are the scene's, or the patches of the image a
-    2D question is about.
+    """Counts and costs of one answer; spatial tokens are the scene's or, in 2D, an image's patches.
 
     keep ratio = mean over layers of kept / total spatial tokens; per_layer: kept in each layer.
     FLOP = 2 multiply-accumulates, from the actual counts; `full_` = the same prompt unpruned;
@@ -326,6 +316,12 @@ class Question:
     phrase: str = ""  # what to point at, where text asks for a box
     # seconds from now on that the answer should take at most; the engine picks a budget for it
     deadline_s: float = NAN
+
+    @property
+    def shareable(self) -> bool:
+        """Whether it can run in a batch: on the scene, without phrase, budget or deadline."""
+        own_budget = not (np.isnan(self.keep_ratio) and np.isnan(self.deadline_s))
+        return self.scope is Scope.SCENE and not self.phrase and not own_budget
 
 
 def _nothing(*args: object) -> None:

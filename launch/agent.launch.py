@@ -1,4 +1,4 @@
-"""Start the agent node: `ros2 launch ada3d_ros agent.launch.py --show-args` lists every argument."""
+"""Start the agent node; `ros2 launch ada3d_ros agent.launch.py --show-args` lists the arguments."""
 
 from pathlib import Path
 
@@ -15,7 +15,9 @@ from lifecycle_msgs.msg import Transition
 
 SHARE = Path(get_package_share_directory("ada3d_ros"))
 
+SWITCH = ["true", "false", "True", "False"]
 NUMBERS = ("keep_ratio",)  # the other arguments are text
+
 # Overrides of the parameter file; left empty, the file's value stays. argument -> parameter
 OVERRIDES = {
     "model_path": "model.path",
@@ -29,114 +31,73 @@ OVERRIDES = {
     "depth_transport": "depth_transport",
 }
 
-SWITCH = ["true", "false", "True", "False"]
+
+def argument(name, description, default="", **options):
+    """One argument of this file; an override says that it may be left empty."""
+    if name in OVERRIDES:
+        description += "; empty: as in params_file"
+    return DeclareLaunchArgument(name, default_value=default, description=description, **options)
+
 
 ARGUMENTS = [
-    DeclareLaunchArgument(
-        "namespace",
-        default_value="",
-        description="namespace of the node, for example the robot's name",
-    ),
-    DeclareLaunchArgument(
+    argument("namespace", "namespace of the node, for example the robot's name"),
+    argument(
         "params_file",
-        default_value=str(SHARE / "config" / "agent.yaml"),
-        description="parameter file (docs/parameters.md)",
+        "parameter file (docs/parameters.md)",
+        default=str(SHARE / "config" / "agent.yaml"),
     ),
-    DeclareLaunchArgument(
-        "model_path",
-        default_value="",
-        description="folder of the checkpoint; empty: as in params_file",
-    ),
-    DeclareLaunchArgument(
-        "device",
-        default_value="",
-        description="auto, cpu, cuda or cuda:N; empty: as in params_file",
-    ),
-    DeclareLaunchArgument(
-        "precision",
-        default_value="",
-        description="auto, fp32, bf16 or fp16; empty: as in params_file",
-    ),
-    DeclareLaunchArgument(
+    argument("model_path", "folder of the checkpoint"),
+    argument("device", "auto, cpu, cuda or cuda:N"),
+    argument("precision", "auto, fp32, bf16 or fp16"),
+    argument(
         "pruning_strategy",
-        default_value="",
-        description=(
-            "how spatial tokens are pruned: none, adatoken3d, voxel_dpp, ... (docs/pruning.md);"
-            " empty: as in params_file"
-        ),
+        "how spatial tokens are pruned: none, adatoken3d, voxel_dpp, ... (docs/pruning.md)",
     ),
-    DeclareLaunchArgument(
-        "keep_ratio",
-        default_value="",
-        description=(
-            "mean over layers of kept / total spatial tokens, 0.05 to 1; empty: as in params_file"
-        ),
-    ),
-    DeclareLaunchArgument(
+    argument("keep_ratio", "mean over layers of kept / total spatial tokens, 0.05 to 1"),
+    argument(
         "rgb_topic",
-        default_value="camera/camera/color/image_raw",
-        description=(
-            "colour image, sensor_msgs/Image (without /compressed); a relative name lies in the"
-            " namespace"
-        ),
+        "colour image, sensor_msgs/Image (without /compressed); a relative name lies in the"
+        " namespace",
+        default="camera/camera/color/image_raw",
     ),
-    DeclareLaunchArgument(
+    argument(
         "depth_topic",
-        default_value="camera/camera/aligned_depth_to_color/image_raw",
-        description="depth registered to colour, sensor_msgs/Image (without /compressedDepth)",
+        "depth registered to colour, sensor_msgs/Image (without /compressedDepth)",
+        default="camera/camera/aligned_depth_to_color/image_raw",
     ),
-    DeclareLaunchArgument(
-        "camera_info_topic",
-        default_value="camera/camera/color/camera_info",
-        description="of the colour camera",
+    argument(
+        "camera_info_topic", "of the colour camera", default="camera/camera/color/camera_info"
     ),
-    DeclareLaunchArgument(
+    argument(
         "pose_topic",
-        default_value="pose",
-        description="geometry_msgs/PoseStamped of the colour optical frame, for pose_source pose",
+        "geometry_msgs/PoseStamped of the colour optical frame, for pose_source pose",
+        default="pose",
     ),
-    DeclareLaunchArgument(
-        "odom_topic", default_value="odom", description="nav_msgs/Odometry, for pose_source odom"
-    ),
-    DeclareLaunchArgument(
-        "rgb_transport", default_value="", description="raw or compressed; empty: as in params_file"
-    ),
-    DeclareLaunchArgument(
-        "depth_transport",
-        default_value="",
-        description="raw or compressedDepth; empty: as in params_file",
-    ),
-    DeclareLaunchArgument(
-        "pose_source", default_value="", description="pose or odom; empty: as in params_file"
-    ),
-    DeclareLaunchArgument(
-        "world_frame",
-        default_value="",
-        description="frame of poses and boxes, z up; empty: as in params_file",
-    ),
-    DeclareLaunchArgument(
+    argument("odom_topic", "nav_msgs/Odometry, for pose_source odom", default="odom"),
+    argument("rgb_transport", "raw or compressed"),
+    argument("depth_transport", "raw or compressedDepth"),
+    argument("pose_source", "pose or odom"),
+    argument("world_frame", "frame of poses and boxes, z up"),
+    argument(
         "use_sim_time",
-        default_value="false",
+        "take time from /clock (bag replay, simulation)",
+        default="false",
         choices=SWITCH,
-        description="take time from /clock (bag replay, simulation)",
     ),
-    DeclareLaunchArgument(
+    argument(
         "autostart",
-        default_value="true",
+        "configure and activate the node; false: leave that to a lifecycle manager",
+        default="true",
         choices=SWITCH,
-        description="configure and activate the node; false: leave that to a lifecycle manager",
     ),
-    DeclareLaunchArgument(
-        "rviz",
-        default_value="false",
-        choices=SWITCH,
-        description="start RViz with the boxes and the camera pose",
+    argument(
+        "rviz", "start RViz with the boxes and the camera pose", default="false", choices=SWITCH
     ),
-    DeclareLaunchArgument(
+    argument(
         "log_level",
-        default_value="info",
+        "least severe messages to log",
+        default="info",
         choices=["debug", "info", "warn", "error", "fatal"],
-        description="least severe messages to log",
     ),
 ]
 
@@ -150,14 +111,18 @@ def start_agent(context):
     def is_on(name):
         return value(name).lower() == "true"
 
-    namespace = value("namespace")
+    # What was asked for, over what the parameter file says.
     overrides = {
-        parameter: to_number(argument, value(argument)) if argument in NUMBERS else value(argument)
-        for argument, parameter in OVERRIDES.items()
-        if value(argument)
+        parameter: to_number(name, value(name)) if name in NUMBERS else value(name)
+        for name, parameter in OVERRIDES.items()
+        if value(name)
     }
+
+    # The node's own log level, not that of the middleware: by its full name.
+    namespace = value("namespace")
     full_namespace = prefix_namespace(context.launch_configurations.get("ros_namespace"), namespace)
     logger = f"{full_namespace.strip('/')}/ada3d_agent".lstrip("/").replace("/", ".")
+
     agent = LifecycleNode(
         package="ada3d_ros",
         executable="agent",
@@ -180,6 +145,8 @@ def start_agent(context):
         ],
         ros_arguments=["--log-level", f"{logger}:={value('log_level')}"],
     )
+
+    # What starts beside it.
     actions = [agent]
     if is_on("autostart"):
         actions += autostart(agent)
@@ -190,13 +157,13 @@ def start_agent(context):
     return actions
 
 
-def to_number(argument, text):
+def to_number(name, text):
     """A launch argument that must be a number: the node would take text for the wrong type."""
     try:
         return float(text)
     except ValueError:
         raise RuntimeError(
-            f"{argument}:={text} is not a number; --show-args tells what it means."
+            f"{name}:={text} is not a number; --show-args tells what it means."
         ) from None
 
 
@@ -204,10 +171,9 @@ def autostart(agent):
     """Configure, and activate once that has succeeded."""
 
     def change_state(transition):
+        matcher = matches_action(agent)
         return EmitEvent(
-            event=ChangeState(
-                lifecycle_node_matcher=matches_action(agent), transition_id=transition
-            )
+            event=ChangeState(lifecycle_node_matcher=matcher, transition_id=transition)
         )
 
     # start_state="configuring": a later deactivate by hand is not undone
@@ -222,15 +188,12 @@ def autostart(agent):
 
 def start_rviz(namespace, world_frame, pose_topic, use_sim_time):
     """RViz; the topics in its file are those of a node without namespace."""
+    frame = ["-f", world_frame] if world_frame else []
     return Node(
         package="rviz2",
         executable="rviz2",
         namespace=namespace,
-        arguments=[
-            "-d",
-            str(SHARE / "config" / "ada3d.rviz"),
-            *(["-f", world_frame] if world_frame else []),
-        ],
+        arguments=["-d", str(SHARE / "config" / "ada3d.rviz"), *frame],
         parameters=[{"use_sim_time": use_sim_time}],
         remappings=[("/ada3d_agent/markers", "ada3d_agent/markers"), ("/pose", pose_topic)],
     )

@@ -1,5 +1,6 @@
-"""Play a bag into the agent: `ros2 launch ada3d_ros replay.launch.py bag:=FOLDER
-model_path:=FOLDER`.
+"""Play a bag into the agent.
+
+`ros2 launch ada3d_ros replay.launch.py bag:=FOLDER model_path:=FOLDER`
 
 Recorded stamps are years old, so the agent runs with use_sim_time and the player publishes /clock.
 The player starts when the agent is active. Every argument of agent.launch.py can be given too

@@ -1,6 +1,4 @@
-"""What every test may rely on: no network, one torch thread, and the recorded data beside the
-checkout.
-"""
+"""What every test may rely on: no network, one torch thread, recorded data."""
 
 import os
 import sys
@@ -8,16 +6,16 @@ from pathlib import Path
 
 import pytest
 
-os.environ["HF_HUB_OFFLINE"] = (
-    "1"  # before transformers is imported: a test that would download fails instead
-)
+# Before transformers is imported: a test that would download fails instead.
+os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_OFFLINE"] = "1"
 
 
 @pytest.fixture(scope="session")
 def shared_dir() -> Path:
-    """The folder with golden/ and data/: $ADA3D_SHARED, or `shared` beside the checkout; skips
-    where there is none.
+    """The folder with golden/ and data/: $ADA3D_SHARED, or `shared` beside the checkout.
+
+    Skips where there is none.
     """
     path = Path(os.environ.get("ADA3D_SHARED") or Path(__file__).resolve().parents[2] / "shared")
     if not (path / "golden").is_dir():
@@ -27,9 +25,23 @@ def shared_dir() -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def golden_dir() -> Path:
+    """The small recorded cases that are part of the repository (test/data/golden/README.md)."""
+    return Path(__file__).resolve().parent / "data/golden"
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small checkpoint with random weights, which no test changes."""
+    from ada3d_ros.model.random_checkpoint import write_random_checkpoint
+
+    return write_random_checkpoint(tmp_path_factory.mktemp("model") / "tiny")
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """One torch thread, so that sums do not depend on the machine; torch is not imported for this."""
+    """One torch thread, so that sums do not depend on the machine; this imports no torch."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.get_num_threads() != 1:
         torch.set_num_threads(1)

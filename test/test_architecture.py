@@ -8,19 +8,17 @@ import ast
 import re
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
-PACKAGE = "ada3d_ros"
+from test.support.sources import PACKAGE, ROOT, files_under, report
 
 _BOUNDARY = {"errors", "types"}
 _BASE = _BOUNDARY | {"config", "geometry"}
 _ENGINE = _BASE | {"scene", "model", "pruning"}
-_PIPELINE = _ENGINE | {"engine", "grounding", "answering"}
+_PIPELINE = _ENGINE | {"engine", "grounding"}
 _GENERATED = {"msg", "srv", "action"}
 MAY_IMPORT: dict[str, set[str]] = {
     "__init__": set(),
@@ -34,9 +32,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "model": _BASE | {"scene"},
     "engine": _ENGINE,
     "grounding": _ENGINE | {"engine"},
-    "answering": _ENGINE | {"engine", "grounding"},
     "pipeline": _PIPELINE,
-    "ros": _BASE | {"sources", "grounding", "answering", "pipeline"} | _GENERATED,
+    "ros": _BASE | {"sources", "grounding", "pipeline"} | _GENERATED,
     "lab": _PIPELINE | {"sources", "pipeline"},
     "cli": {"ros", "lab", "sources", "model", "msg"} | _BASE,
 }
@@ -54,12 +51,14 @@ LAUNCH_MODULES = re.compile(r"launch(_ros|_testing\w*|_xml|_yaml)?")
 BAD_NAMES = re.compile(r"utils?|common|helpers?|misc|\w+_(utils?|helpers?|v\d+|legacy|old|new)")
 GENERATED_NAMES = {"msg", "srv", "action"}
 MAX_LINES = 400
+MAX_PRIVATE_REACHES = 10
+REACHING_CALLS = r"(set|get|del|has)attr$"
 MAX_LINES_OF = {"ada3d_ros/model/decoder.py": 500}
 
 
 @dataclass(frozen=True)
 class Import:
-    """One imported name with all its dots; `at_once`: when the module loads, not inside a function."""
+    """One imported name with all its dots; at_once: when the module loads, not in a function."""
 
     name: str
     line: int
@@ -67,24 +66,19 @@ class Import:
 
 
 def imports_of(source: str, path: str) -> Iterator[Import]:
-    """Every import of a file: absolute, relative, `from package import x`, and
-    import_module("...").
-    """
+    """Every import of a file: absolute, relative, `from package import x`, by import_module."""
     tree = ast.parse(source, path)
-    functions = [
-        n
-        for n in ast.walk(tree)
-        if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
-    ]
-    typing_only = [
-        n
-        for n in ast.walk(tree)
-        if isinstance(n, ast.If) and "TYPE_CHECKING" in ast.unparse(n.test)
-    ]
-    late = {id(inner) for node in [*functions, *typing_only] for inner in ast.walk(node)}
+    late = {id(inner) for node in ast.walk(tree) if _runs_late(node) for inner in ast.walk(node)}
     for node in ast.walk(tree):
         for name in _names(node, path):
             yield Import(name, getattr(node, "lineno", 0), id(node) not in late)
+
+
+def _runs_late(node: ast.AST) -> bool:
+    """What is inside a function, or under TYPE_CHECKING, does not run when the module loads."""
+    if isinstance(node, ast.If):
+        return "TYPE_CHECKING" in ast.unparse(node.test)
+    return isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
 
 
 def _names(node: ast.AST, path: str) -> list[str]:
@@ -116,6 +110,8 @@ def violations(path: str, source: str) -> list[str]:
 def _objection(path: str, item: Import) -> str:
     top, *rest = item.name.split(".")
     in_package = path.startswith(f"{PACKAGE}/")
+
+    # Who may know ROS and its launch system.
     if LAUNCH_MODULES.fullmatch(top) and not path.startswith("launch/"):
         return "only launch/ imports launch"
     is_probe = in_package and unit_of(path) == "cli" and not item.at_once
@@ -124,6 +120,8 @@ def _objection(path: str, item: Import) -> str:
         return "only ros/ imports ROS"
     if top != PACKAGE or not in_package:
         return ""
+
+    # Which layer may import which.
     unit, target = unit_of(path), rest[0] if rest else ""
     if target == unit or target in ("", "__version__"):
         return ""
@@ -134,22 +132,11 @@ def _objection(path: str, item: Import) -> str:
         allowed.add("lab")
     if target not in allowed:
         return f"{unit} must not import {target}"
+
+    # The command starts fast.
     if unit == "cli" and item.at_once and target not in CLI_MAY_IMPORT_AT_ONCE:
         return f"cli imports {target} inside the verb that needs it"
     return ""
-
-
-def files_under(*folders: str) -> Iterator[tuple[str, Path]]:
-    """Python files by their path in the checkout."""
-    for folder in folders:
-        for file in sorted((ROOT / folder).rglob("*.py")):
-            yield str(file.relative_to(ROOT)), file
-
-
-def report(problems: Iterable[str]) -> None:
-    """Fail with one line per problem."""
-    lines = list(problems)
-    assert not lines, "\n" + "\n".join(lines)
 
 
 def test_imports_follow_the_layers() -> None:
@@ -193,6 +180,85 @@ def test_files_stay_short() -> None:
         for path, size in sizes
         if size > MAX_LINES_OF.get(path, MAX_LINES)
     )
+
+
+def imports_of_tests(path: str, source: str) -> list[str]:
+    """Where a file of test/ imports a test or a conftest; what is shared lives in test/support/."""
+    return [
+        f"{path}:{item.line}: share it through test/support/ ({item.name})"
+        for item in imports_of(source, path)
+        if item.name.startswith("test.")
+        and any(part.startswith("test_") or part == "conftest" for part in item.name.split("."))
+    ]
+
+
+def test_no_test_imports_another() -> None:
+    report(
+        line
+        for path, file in files_under("test")
+        for line in imports_of_tests(path, file.read_text())
+    )
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from test.test_pipeline import start",
+        "from test import test_pipeline",
+        "from test.ros import conftest",
+        "from .conftest import Harness",
+        "from .. import test_pipeline",
+        "def late():\n    import test.ros.test_node as node",
+    ],
+)
+def test_a_planted_import_of_a_test_is_caught(source: str) -> None:
+    assert len(imports_of_tests("test/ros/test_new.py", source)) == 1
+    assert (
+        imports_of_tests("test/ros/test_new.py", "from test.support.pipelines import start") == []
+    )
+
+
+def private_reaches(path: str, source: str) -> list[str]:
+    """Where a test reads, imports or patches another's name with one leading underscore."""
+    found: list[tuple[int, str]] = []
+    for node in ast.walk(ast.parse(source, path)):
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) not in ("self", "cls"):
+            names = [node.attr]
+        elif isinstance(node, ast.ImportFrom):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.Call) and re.search(REACHING_CALLS, ast.unparse(node.func)):
+            texts = [a.value for a in node.args if isinstance(a, ast.Constant)]
+            names = [text.rsplit(".", 1)[-1] for text in texts if isinstance(text, str)]
+        else:
+            continue
+        found += [(node.lineno, name) for name in names if re.match(r"_(?!_)", name)]
+    return [f"{path}:{line}: {name}" for line, name in sorted(found)]
+
+
+def test_tests_reach_into_few_private_names() -> None:
+    """What a test needs to see is worth a public name, or can be injected."""
+    found = [
+        line
+        for path, file in files_under("test")
+        for line in private_reaches(path, file.read_text())
+    ]
+    assert len(found) <= MAX_PRIVATE_REACHES, "\n" + "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    ("source", "count"),
+    [
+        ("pipeline._cache", 1),
+        ("pipeline._cache._active", 2),
+        ("from ada3d_ros.pruning.fit import _slsqp, fit_mean", 1),
+        ("monkeypatch.setattr(startup, '_free', 1)", 1),
+        ("monkeypatch.setattr('ada3d_ros.model.startup._free', 1)", 1),
+        ("getattr(node, '_settings')", 1),
+        ("self._thread.start(); cls._made; node.__class__; say('_free')", 0),
+    ],
+)
+def test_a_planted_reach_is_counted(source: str, count: int) -> None:
+    assert len(private_reaches("test/test_new.py", source)) == count
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,4 @@
-"""The generated room: its depth agrees between views and with its true boxes, and everything
-follows from the seed.
-"""
+"""The generated room: depth agrees between views and with the boxes; the seed decides all."""
 
 import numpy as np
 import pytest
@@ -8,7 +6,7 @@ import torch
 
 from ada3d_ros.geometry.boxes import corners, grow_box, points_inside
 from ada3d_ros.geometry.camera import project_points, unproject_depth
-from test.box_room import ROOM_SIZE_M, build_box_room
+from test.support.box_room import ROOM_SIZE_M, build_box_room
 
 
 @pytest.fixture(scope="module")
@@ -17,10 +15,8 @@ def room():
 
 
 def world_points(frame):
-    depth, K, T = (
-        torch.from_numpy(a.astype(np.float64))
-        for a in (frame.depth_m, frame.intrinsics.matrix, frame.T_world_cam)
-    )
+    arrays = frame.depth_m, frame.intrinsics.matrix, frame.T_world_cam
+    depth, K, T = (torch.from_numpy(array.astype(np.float64)) for array in arrays)
     return unproject_depth(depth, K, T).numpy().reshape(-1, 3)
 
 
@@ -41,11 +37,8 @@ def test_every_reading_lies_on_a_wall_or_on_a_box(room):
 def test_views_agree_on_depth(room):
     points = world_points(room.frames[0])[::97]
     other = room.frames[1]
-    uv, z = project_points(
-        torch.from_numpy(points),
-        torch.from_numpy(other.intrinsics.matrix),
-        torch.from_numpy(other.T_world_cam.copy()),
-    )
+    K, T = torch.from_numpy(other.intrinsics.matrix), torch.from_numpy(other.T_world_cam.copy())
+    uv, z = project_points(torch.from_numpy(points), K, T)
     u, v = np.round(uv.numpy()).astype(int).T
     seen = (z.numpy() > 0) & (u >= 0) & (u < 320) & (v >= 0) & (v < 240)
     difference = other.depth_m[v[seen], u[seen]] - z.numpy()[seen]

@@ -1,6 +1,4 @@
-"""Questions while someone works ahead: about the newest keyframes, at most one piece of waiting,
-and the exact scene in the end.
-"""
+"""Questions between background steps: the newest keyframes, little waiting, exact in the end."""
 
 from __future__ import annotations
 
@@ -12,59 +10,22 @@ from typing import Any
 import pytest
 
 from ada3d_ros.errors import CanceledError, NoFramesError
-from ada3d_ros.model.random_checkpoint import write_random_checkpoint
 from ada3d_ros.pipeline import Ada3DPipeline
-from ada3d_ros.types import AskHooks, Question, RgbdFrame
-from test.box_room import build_box_room
-from test.test_pipeline import ASK, configured, start
+from ada3d_ros.types import AskHooks, RgbdFrame
+from test.support.pipelines import (
+    ASK,
+    MANY,
+    OTHER,
+    configured,
+    exact,
+    library,
+    settle,
+    show,
+    start,
+    start_background,
+)
 
-MANY = build_box_room(num_views=10, width=160, height=120).frames
-OTHER = Question("How many chairs?")
 NEVER = {"cache.settle_sec": 60.0, "cache.max_staleness": 1.0}  # nothing is built anew
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_random_checkpoint(tmp_path_factory.mktemp("model") / "tiny")
-
-
-def ahead(model: Path, frames: tuple[RgbdFrame, ...] = (), **settings: Any) -> Ada3DPipeline:
-    """Someone works ahead for it; small pieces, and a scene settles at once."""
-    small = {"cache.settle_sec": 0.0, "cache.chunk_tokens": 16}
-    pipeline = Ada3DPipeline(configured(model, **{**small, **settings}), background=True)
-    pipeline.check()
-    pipeline.load()
-    show(pipeline, frames)
-    return pipeline
-
-
-def show(pipeline: Ada3DPipeline, frames: tuple[RgbdFrame, ...]) -> None:
-    for frame in frames:
-        assert pipeline.observe(frame) is not None
-
-
-def settle(pipeline: Ada3DPipeline, limit: int = 200) -> int:
-    """Work ahead until nothing is left; the number of pieces."""
-    for pieces in range(limit):
-        if not pipeline.run_background_step():
-            return pieces
-    raise AssertionError("working ahead does not end")
-
-
-def library(model: Path, frames: tuple[RgbdFrame, ...], **settings: Any) -> Ada3DPipeline:
-    pipeline = start(model, 0, **{"cache.chunk_tokens": 16, **settings})
-    show(pipeline, frames)
-    return pipeline
-
-
-def exact(pipeline: Ada3DPipeline, other: Ada3DPipeline) -> None:
-    """Both answer alike, bit for bit, from the whole scene."""
-    for question in (ASK, OTHER):
-        answer, expected = pipeline.ask(question), other.ask(question)
-        assert (answer.text, answer.confidence) == (expected.text, expected.confidence)
-        assert answer.keyframe_stamps_ns == expected.keyframe_stamps_ns
-        assert (answer.scene_version, answer.scene_staleness) == (expected.scene_version, 0.0)
-        assert answer.tokens.per_layer == expected.tokens.per_layer
 
 
 @pytest.mark.parametrize("strategy", ["none", "voxel_dpp", "voxel_dpp+adatoken3d", "adatoken3d"])
@@ -72,7 +33,7 @@ def test_a_settled_scene_is_exact(model: Path, strategy: str) -> None:
     settings = {"pruning.strategy": strategy} | (
         {"pruning.keep_ratio": 0.6} if strategy != "none" else {}
     )
-    pipeline = ahead(model, **settings)
+    pipeline = start_background(model, **settings)
     for count in (2, 3, 5):
         show(pipeline, MANY[pipeline.scene_state().num_keyframes : count])
         settle(pipeline)
@@ -84,10 +45,8 @@ def test_a_settled_scene_is_exact(model: Path, strategy: str) -> None:
 
 
 def test_a_question_about_frames_that_just_came(model: Path) -> None:
-    """Nothing worked ahead since: their voxels are put behind, what changed of the others is stale
-    until it is built anew.
-    """
-    pipeline = ahead(model, MANY[:3], **NEVER)
+    """New voxels are appended; what changed of the others is stale until it is built anew."""
+    pipeline = start_background(model, MANY[:3], **NEVER)
     settle(pipeline)
     before = pipeline.ask(ASK)
     assert before.scene_staleness == 0.0
@@ -115,12 +74,13 @@ def library_tokens(model: Path, count: int) -> int:
 
 
 def test_the_same_course_gives_the_same_answer(model: Path) -> None:
-    """An answer from an appended scene follows from the order of arrival alone, not from when work
-    was done.
+    """An answer from an appended scene follows from the order of arrival alone.
+
+    When the work was done does not matter.
     """
 
     def course(work: int, questions: bool) -> Ada3DPipeline:
-        pipeline = ahead(model, MANY[:2], **NEVER)
+        pipeline = start_background(model, MANY[:2], **NEVER)
         settle(pipeline)
         for frame in MANY[2:5]:
             show(pipeline, (frame,))
@@ -140,14 +100,14 @@ def test_the_same_course_gives_the_same_answer(model: Path) -> None:
 
 @pytest.mark.parametrize("pieces", range(0, 12, 2))
 def test_a_question_in_the_middle_of_a_rebuild(model: Path, pieces: int) -> None:
-    pipeline, twin = ahead(model, MANY[:3]), ahead(model, MANY[:3], **NEVER)
+    pipeline, twin = start_background(model, MANY[:3]), start_background(model, MANY[:3], **NEVER)
     for each in (pipeline, twin):
         settle(each)
         show(each, MANY[3:5])
     for _ in range(pieces):
         assert pipeline.run_background_step()
     answer, expected = pipeline.ask(ASK), twin.ask(ASK)
-    if answer.scene_staleness > 0.0:  # the prefix in front is the one that the twin has
+    if answer.scene_staleness > 0.0:  # the active prefix is the one that the twin has
         assert (answer.text, answer.confidence) == (expected.text, expected.confidence)
         assert answer.scene_staleness == expected.scene_staleness
     assert answer.keyframe_stamps_ns == expected.keyframe_stamps_ns
@@ -158,10 +118,8 @@ def test_a_question_in_the_middle_of_a_rebuild(model: Path, pieces: int) -> None
 
 @pytest.mark.parametrize("pieces", [0, 1, 2, 3, 5])
 def test_frames_in_the_middle_of_a_rebuild(model: Path, pieces: int) -> None:
-    """The rebuild goes on with the scene that it was begun with, and what came since is put behind
-    it.
-    """
-    pipeline = ahead(model, MANY[:2])
+    """The rebuild goes on with the scene it was begun with; what came since is appended."""
+    pipeline = start_background(model, MANY[:2])
     settle(pipeline)
     for count in range(3, 8):
         show(pipeline, MANY[count - 1 : count])
@@ -177,7 +135,7 @@ def test_frames_in_the_middle_of_a_rebuild(model: Path, pieces: int) -> None:
 @pytest.mark.parametrize("strategy", ["none", "voxel_dpp"])
 def test_keyframes_that_are_kept_no_more(model: Path, strategy: str) -> None:
     settings: dict[str, Any] = {"keyframe.max_views": 3, "pruning.strategy": strategy}
-    pipeline = ahead(model, **settings)
+    pipeline = start_background(model, **settings)
     for i, frame in enumerate(MANY):
         show(pipeline, (frame,))
         for _ in range(i % 4):
@@ -193,10 +151,8 @@ def test_keyframes_that_are_kept_no_more(model: Path, strategy: str) -> None:
 
 
 def test_questions_alone_bring_a_stale_scene_up_to_date(model: Path) -> None:
-    """Each builds one piece of the next prefix where too much is stale, so that they never starve
-    it.
-    """
-    pipeline = ahead(model, MANY[:2], **{"cache.max_staleness": 0.05})
+    """Each builds one piece of the pending prefix where too much is stale: it never starves."""
+    pipeline = start_background(model, MANY[:2], **{"cache.max_staleness": 0.05})
     settle(pipeline)
     show(pipeline, MANY[2:5])
     builds = pipeline.cache_report().builds
@@ -208,7 +164,7 @@ def test_questions_alone_bring_a_stale_scene_up_to_date(model: Path) -> None:
 
 
 def test_reset_between_two_pieces(model: Path) -> None:
-    pipeline = ahead(model, MANY[:3])
+    pipeline = start_background(model, MANY[:3])
     for pieces in range(1, 8):
         for _ in range(pieces):
             assert pipeline.run_background_step()
@@ -227,18 +183,18 @@ def test_reset_between_two_pieces(model: Path) -> None:
 
 
 def test_voxels_that_only_join_are_put_in_order_too(model: Path) -> None:
-    """A view that shares no voxel leaves nothing stale; the order is still that of arrival until it
-    is built anew.
+    """A view that shares no voxel leaves nothing stale; the order is that of arrival.
+
+    Until the prefix is built anew, in voxel order.
     """
     left, far = MANY[0], dataclasses.replace(MANY[1], T_world_cam=moved(MANY[1], -50.0))
-    pipeline = ahead(model, (left,))
+    pipeline = start_background(model, (left,))
     settle(pipeline)
     show(pipeline, (far,))
     settle(pipeline)
     exact(pipeline, library(model, (left, far)))
-    held = start(
-        model, 0, **{"cache.settle_sec": 60.0}
-    )  # a library pipeline that works ahead all the same
+    # A library pipeline with background steps all the same.
+    held = start(model, 0, **{"cache.settle_sec": 60.0})
     show(held, (left,))
     settle(held)
     show(held, (far,))
@@ -257,7 +213,7 @@ def moved(frame: RgbdFrame, x_m: float) -> Any:
 @pytest.mark.parametrize("at", [0, 1, 3, 6])
 def test_a_question_stopped_while_it_waits_for_the_scene(model: Path, at: int) -> None:
     """Before the first prefix is there; what was done so far is not lost and not spoiled."""
-    pipeline = ahead(model, MANY[:3])
+    pipeline = start_background(model, MANY[:3])
     asked = 0
 
     def check() -> None:
@@ -272,7 +228,7 @@ def test_a_question_stopped_while_it_waits_for_the_scene(model: Path, at: int) -
 
 
 def test_other_settings_between_two_pieces(model: Path) -> None:
-    pipeline = ahead(model, MANY[:3])
+    pipeline = start_background(model, MANY[:3])
     for strategy in ("voxel_dpp", "none", "random", "cond_dpp", "none"):
         for _ in range(3):
             pipeline.run_background_step()
@@ -282,13 +238,12 @@ def test_other_settings_between_two_pieces(model: Path) -> None:
     exact(pipeline, library(model, MANY[:3]))
 
 
-def test_a_model_without_3d_is_not_worked_ahead_for(
+def test_a_model_without_3d_has_no_background_steps(
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pipeline = ahead(model, MANY[:2])
-    assert pipeline._loaded is not None
-    plain = dataclasses.replace(pipeline._loaded.model.config, has_video_tower=False)
-    monkeypatch.setattr(pipeline._loaded.model, "config", plain)
+    pipeline = start_background(model, MANY[:2])
+    plain = dataclasses.replace(pipeline.model.model.config, has_video_tower=False)
+    monkeypatch.setattr(pipeline.model.model, "config", plain)
     for _ in range(3):
         assert not pipeline.run_background_step()
 

@@ -1,5 +1,6 @@
-"""Questions on the cached scene against the paper's mode, in a pipeline that nobody works ahead
-for: always the scene as it is.
+"""Questions on the cached scene against the paper's mode, without background steps.
+
+Every answer is about the scene as it is.
 """
 
 from __future__ import annotations
@@ -12,21 +13,16 @@ from typing import Any
 import pytest
 import torch
 
-from ada3d_ros.engine.prefix_cache import ROOM_TOKENS
+from ada3d_ros.engine.prefix_cache import RESERVED_TOKENS
 from ada3d_ros.errors import NoFramesError, QuestionTooLongError
 from ada3d_ros.model.random_checkpoint import TINY_CONFIG, write_random_checkpoint
 from ada3d_ros.pipeline import Ada3DPipeline
 from ada3d_ros.types import Answer, Question, Scope
-from test.test_pipeline import ASK, ROOM, configured, start
+from test.support.pipelines import ASK, ROOM, cache_of, configured, start
 
 QUESTIONS = [ASK, Question("How many chairs?"), Question("Is it at [0.1, 0.2, 0.3]?")]
 CHOICES = ["none", "random", "uniform", "coarse_voxels", "geo_fps", "voxel_dpp"]
 INSIDE = ["adatoken3d", "fastv", "pdrop", "logistic", "voxel_dpp+adatoken3d"]
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_random_checkpoint(tmp_path_factory.mktemp("model") / "tiny")
 
 
 def pair(model: Path, num_frames: int = 4, **settings: Any) -> tuple[Ada3DPipeline, Ada3DPipeline]:
@@ -79,28 +75,26 @@ def test_what_does_not_ask_the_question_equals_the_paper(
     assert cached.cache_report().builds == 3  # one per scene, not per question
 
 
-def test_every_keyframe_is_looked_at_once(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_keyframe_is_encoded_once(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pipeline = start(model, 0, **{"pruning.strategy": "voxel_dpp", "keyframe.max_views": 3})
-    looked = count_looks(pipeline, monkeypatch)
+    encoded = count_encoded(pipeline, monkeypatch)
     admitted = 0
     for frame in ROOM.frames:
         admitted += pipeline.observe(frame) is not None
         for _ in range(2):
             pipeline.ask(ASK)
-        pipeline.ask(
-            dataclasses.replace(ASK, keep_ratio=0.9)
-        )  # not from the cache, from the same looks
+        # Not from the cached scene, but from the same patches.
+        pipeline.ask(dataclasses.replace(ASK, keep_ratio=0.9))
     assert admitted == len(ROOM.frames)
-    assert looked == [1] * admitted
+    assert encoded == [1] * admitted
 
 
-def count_looks(pipeline: Ada3DPipeline, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+def count_encoded(pipeline: Ada3DPipeline, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Views per call of the vision tower."""
-    assert pipeline._loaded is not None
-    real, looked = pipeline._loaded.model.encode_views, list[int]()
-    spy = lambda pixels: (looked.append(len(pixels)), real(pixels))[1]  # noqa: E731
-    monkeypatch.setattr(pipeline._loaded.model, "encode_views", spy)
-    return looked
+    real, encoded = pipeline.model.model.encode_views, list[int]()
+    spy = lambda pixels: (encoded.append(len(pixels)), real(pixels))[1]  # noqa: E731
+    monkeypatch.setattr(pipeline.model.model, "encode_views", spy)
+    return encoded
 
 
 @pytest.mark.parametrize(
@@ -135,9 +129,8 @@ def test_what_is_not_answered_from_the_cache(
 def test_a_smaller_budget_is_the_first_part_of_the_cached_scene(
     model: Path, settings: dict[str, Any]
 ) -> None:
-    cached, paper = pair(
-        model, **{"pruning.order": "selection", "pruning.keep_ratio": 0.6, **settings}
-    )
+    nested = {"pruning.order": "selection", "pruning.keep_ratio": 0.6}
+    cached, paper = pair(model, **{**nested, **settings})
     for keep_ratio in (0.6, 0.4, 0.2):
         question = dataclasses.replace(ASK, keep_ratio=keep_ratio)
         answer, expected = cached.ask(question), paper.ask(question)
@@ -185,9 +178,8 @@ def test_pruning_inside_the_language_model(model: Path, strategy: str) -> None:
     for question in QUESTIONS:
         answer, expected = cached.ask(question), paper.ask(question)
         cached_and_fresh(answer)
-        if (
-            strategy != "logistic"
-        ):  # its slope follows from masses, which are other ones behind the first pruned layer
+        # logistic's slope follows from masses, which differ after the first pruned layer.
+        if strategy != "logistic":
             assert answer.tokens.per_layer == expected.tokens.per_layer
         assert answer.tokens.keep_ratio_achieved == pytest.approx(0.6, abs=0.03)
         assert answer.tokens.prefill_flops < expected.tokens.prefill_flops
@@ -200,10 +192,8 @@ def test_pruning_inside_the_language_model(model: Path, strategy: str) -> None:
 
 
 def spatial_places(pipeline: Ada3DPipeline) -> set[tuple[float, ...]]:
-    assert pipeline._cache is not None
-    assert pipeline._loaded is not None
-    table = pipeline._cache.vision.table
-    return {tuple(place) for place in pipeline._loaded.model.spatial_tokens(table).xyz_m.tolist()}
+    table = cache_of(pipeline).encoder.table
+    return {tuple(place) for place in pipeline.model.model.spatial_tokens(table).xyz_m.tolist()}
 
 
 @pytest.mark.parametrize(
@@ -321,21 +311,22 @@ def test_room_for_the_question_is_in_the_prefix(model: Path) -> None:
     before = pipeline.cache_report().kv_bytes
     for question in QUESTIONS:
         pipeline.ask(question)
-    assert pipeline._cache is not None
-    assert pipeline._cache._active is not None
-    assert pipeline._cache._active.prefix.num_bytes == before
-    assert ROOM_TOKENS > 100
+    active = cache_of(pipeline).active
+    assert active is not None
+    assert active.num_bytes == before
+    assert RESERVED_TOKENS > 100
 
 
 def test_a_scene_without_depth(model: Path) -> None:
-    """Working ahead gives up on it, once; the question says what is wrong; depth that comes later
-    is used.
+    """Background steps give up on it, once; the question says what is wrong.
+
+    Depth that comes later is used.
     """
     blind = dataclasses.replace(ROOM.frames[0], depth_m=torch.full((120, 160), math.nan).numpy())
     pipeline = Ada3DPipeline(configured(model, **{"cache.settle_sec": 0.0}), background=True)
     pipeline.load()
     pipeline.observe(blind)
-    assert pipeline.run_background_step()  # the look
+    assert pipeline.run_background_step()  # encodes the keyframe
     assert not pipeline.run_background_step()
     assert not pipeline.run_background_step()
     with pytest.raises(NoFramesError, match="depth"):

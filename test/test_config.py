@@ -1,6 +1,4 @@
-"""Settings: every default passes its own check, and what does not pass is named with the allowed
-range.
-"""
+"""Settings: every default passes its own check; what does not is named with what is allowed."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""A question with a deadline: the largest budget that should meet it, by what earlier questions
-took.
-"""
+"""A question with a deadline: the largest budget that should meet it, by what others took."""
 
 from __future__ import annotations
 
@@ -11,30 +9,29 @@ from typing import Any
 
 import pytest
 
-from ada3d_ros.engine.deadline import FACTORS, LatencyModel, Measured
-from ada3d_ros.model.random_checkpoint import write_random_checkpoint
+from ada3d_ros.engine.deadline import FACTORS, LatencyModel
+from ada3d_ros.engine.query_context import keep_ratios
+from ada3d_ros.engine.scene_pruning import ScenePruning
 from ada3d_ros.pipeline import Ada3DPipeline
+from ada3d_ros.pruning.cost import DecoderShape
+from ada3d_ros.pruning.policy import Policy
 from ada3d_ros.types import Scope
-from test.test_pipeline import ASK, start
+from test.support.pipelines import ASK, cache_of, start, timed_answer
 
 NESTED = {"pruning.strategy": "voxel_dpp", "pruning.order": "selection", "pruning.keep_ratio": 0.8}
 HURRIED = dataclasses.replace(ASK, deadline_s=1.0)
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_random_checkpoint(tmp_path_factory.mktemp("model") / "tiny")
-
-
 def teach(pipeline: Ada3DPipeline, seconds_at: dict[float, float], cached: bool = True) -> None:
-    """Questions with this share of the scene's tokens took so long, all of it before the first
-    token.
+    """Note that questions with this share of the scene's tokens took so long.
+
+    All of it before the first token.
     """
-    assert pipeline._cache is not None
-    pipeline._latency = LatencyModel()
+    latency = LatencyModel()
     for share, seconds in seconds_at.items():
-        tokens = share * pipeline._cache.num_voxels
-        pipeline._latency.note(cached, Measured(tokens, seconds, 0.0, 0.0, 8))
+        tokens = share * cache_of(pipeline).encoder.num_voxels
+        latency.record(timed_answer(tokens, seconds, 0.0, 0.0, 8, cached))
+    pipeline.latency = latency
 
 
 def taught(model: Path, seconds_at: dict[float, float], **settings: Any) -> Ada3DPipeline:
@@ -47,7 +44,7 @@ def taught(model: Path, seconds_at: dict[float, float], **settings: Any) -> Ada3
 def test_without_history_as_configured(model: Path) -> None:
     pipeline = start(model, 4, **NESTED)
     for deadline_s in (1e-9, 1e9):
-        pipeline._latency = LatencyModel()
+        teach(pipeline, {})
         answer = pipeline.ask(dataclasses.replace(ASK, deadline_s=deadline_s))
         assert answer.tokens.keep_ratio_achieved == pytest.approx(0.8, abs=0.01)
         assert answer.deadline_kept == (deadline_s > 1)
@@ -68,11 +65,9 @@ def test_the_largest_budget_that_fits(model: Path, factor: float, strategy: str)
 
 
 def lowest(pipeline: Ada3DPipeline) -> float:
-    from ada3d_ros.engine.scene_context import keep_ratios
-    from ada3d_ros.pruning.policy import Policy
-
-    assert pipeline._pruning is not None
-    ratios = keep_ratios(Policy.from_config(pipeline.config.pruning), pipeline._pruning)
+    pruning = ScenePruning(DecoderShape.from_config(pipeline.model.model.config.decoder))
+    pruning.configure(pipeline.config.pruning)
+    ratios = keep_ratios(Policy.from_config(pipeline.config.pruning), pruning)
     assert ratios == sorted(ratios, reverse=True)
     return ratios[-1] / 0.8 - 1e-6
 
@@ -92,10 +87,8 @@ def test_all_fit_and_never_above_the_budget(model: Path) -> None:
     assert answer.tokens.keep_ratio_achieved == pytest.approx(0.5, abs=0.01)
     assert answer.deadline_kept
     teach(pipeline, {0.0: 0.0, 0.4: 0.8999})
-    below = pipeline.ask(dataclasses.replace(asked, deadline_s=1.0))
-    assert below.tokens.keep_ratio_achieved == pytest.approx(
-        0.35, abs=0.01
-    )  # 0.7 of what was asked
+    below = pipeline.ask(dataclasses.replace(asked, deadline_s=1.0)).tokens
+    assert below.keep_ratio_achieved == pytest.approx(0.35, abs=0.01)  # 0.7 of what was asked
 
 
 @pytest.mark.parametrize(
@@ -125,11 +118,18 @@ def test_an_image_has_no_budget_of_the_room(model: Path) -> None:
     assert answer.deadline_kept
 
 
-def test_answers_are_learnt_from(model: Path) -> None:
-    pipeline = start(model, 4, **NESTED)
-    for question in (ASK, dataclasses.replace(ASK, keep_ratio=0.9)):
-        pipeline.ask(question)
-    for cached in (True, False):
-        assert pipeline._latency.predict(cached, 100, 8) > 0
+@pytest.mark.parametrize("mode", ["cached", "paper"])
+def test_answers_are_learnt_from(model: Path, mode: str) -> None:
+    """Those about the room, each kind for itself: an image's time says nothing of a room's."""
+    pipeline = start(model, 4, **{**NESTED, "cache.mode": mode})
+    late = dataclasses.replace(ASK, deadline_s=1e-9)
     pipeline.ask(dataclasses.replace(ASK, scope=Scope.LATEST_IMAGE))
-    assert len(pipeline._latency._seen[False]) == len(pipeline._latency._seen[True]) == 1
+
+    first, second = pipeline.ask(late), pipeline.ask(late)
+    assert first.scene_cached == second.scene_cached == (mode == "cached")
+    assert first.tokens.keep_ratio_achieved == pytest.approx(0.8, abs=0.01)
+    assert second.tokens.keep_ratio_achieved == pytest.approx(0.08, abs=0.02)
+
+    if mode == "cached":  # above what is cached, and no such question was timed yet
+        above = pipeline.ask(dataclasses.replace(late, keep_ratio=0.9))
+        assert above.tokens.keep_ratio_achieved == pytest.approx(0.9, abs=0.01)

@@ -1,6 +1,4 @@
-"""The model that ships: it answers for real on rooms nobody trained on, and makes nothing up where
-there is nothing to see.
-"""
+"""The model that ships: it answers on rooms nobody trained on, and makes nothing up."""
 
 import shutil
 from dataclasses import replace
@@ -13,17 +11,16 @@ from safetensors.torch import load_file, save_file
 
 from ada3d_ros.config import from_flat
 from ada3d_ros.errors import CheckpointError, NoFramesError
-from ada3d_ros.lab.evaluation.synthetic import evaluate, load_room, open_pipeline
-from ada3d_ros.lab.world.generated import GeneratedRoom, generate_room
-from ada3d_ros.lab.world.render import frames_of, render
+from ada3d_ros.lab.evaluation.synthetic import RoomSelection, evaluate, load_room, open_pipeline
+from ada3d_ros.lab.world.generated import GeneratedRoom, frames_of, generate_room
+from ada3d_ros.lab.world.render import render
 from ada3d_ros.lab.world.rooms import ABSENT, make_rooms
 from ada3d_ros.model.grounding_head import HEAD_FILE
 from ada3d_ros.model.startup import embedded_model_path
 from ada3d_ros.pipeline import Ada3DPipeline
 from ada3d_ros.types import GroundingMethod, Question
 
-# 32 questions of the common kinds: each bound below is 3 standard errors under the measured value
-SCENES = 16
+SCENES = 16  # 32 questions of the common kinds: each bound is 3 standard errors under the measured
 
 
 @pytest.fixture(scope="module")
@@ -47,9 +44,8 @@ def test_it_is_small_and_says_what_it_is() -> None:
 
 @pytest.mark.parametrize(("strategy", "keep"), [("none", None), ("adatoken3d", 0.41)])
 def test_it_answers_rooms_it_has_not_seen(strategy: str, keep: float | None) -> None:
-    metrics = evaluate(
-        open_pipeline(embedded_model_path(), strategy, keep), "val", 11, SCENES, 1, False, 96
-    )["metrics"]
+    pipeline = open_pipeline(embedded_model_path(), strategy, keep)
+    metrics = evaluate(pipeline, RoomSelection("val", seed=11, scenes=SCENES))["metrics"]
     assert metrics["existence"] >= 0.85
     assert metrics["category"] >= 0.75
     assert metrics["color"] >= 0.75
@@ -67,15 +63,12 @@ def test_without_its_head_it_grounds_by_relevance(room: GeneratedRoom, tmp_path:
         seen = generate_room(seed, side_px=96, split="val")
         load_room(headless, seen.frames)
         for thing, box in zip(seen.graph.things, seen.boxes, strict=True):
-            if len(seen.graph.of(thing.category, thing.color)) == 1:
-                answer = headless.ground(
-                    Question(f"the {thing.name}", max_new_tokens=8, min_score=0.01)
-                )
-                assert all(
-                    b.method in (GroundingMethod.RELEVANCE, GroundingMethod.TEXT)
-                    for b in answer.boxes
-                )
-                found += any(np.linalg.norm(b.center_m - box.center_m) < 0.5 for b in answer.boxes)
+            if len(seen.graph.matching(thing.category, thing.color)) > 1:
+                continue  # the phrase means one of several
+            phrase = Question(f"the {thing.name}", max_new_tokens=8, min_score=0.01)
+            boxes = headless.ground(phrase).boxes
+            assert {b.method for b in boxes} <= {GroundingMethod.RELEVANCE, GroundingMethod.TEXT}
+            found += any(np.linalg.norm(b.center_m - box.center_m) < 0.5 for b in boxes)
     assert found >= 8  # of about 20; a random token lies so near in 1 % of cases
 
 

@@ -14,12 +14,21 @@ import torch
 
 from ada3d_ros.engine.scene_prefix import ScenePrefix
 from ada3d_ros.errors import CanceledError, ErrorCode, ModelError, OutOfMemoryError
-from ada3d_ros.model.random_checkpoint import write_random_checkpoint
 from ada3d_ros.pipeline import Ada3DPipeline
 from ada3d_ros.scene.voxel_table import VoxelTable
 from ada3d_ros.types import AskHooks, Question, Scope, StopReason
-from test.test_cached_background import MANY, ahead, exact, library, settle, show
-from test.test_pipeline import ASK, ROOM, start
+from test.support.pipelines import (
+    ASK,
+    MANY,
+    ROOM,
+    cache_of,
+    exact,
+    library,
+    settle,
+    show,
+    start,
+    start_background,
+)
 
 CUDA = torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 CPU = RuntimeError(
@@ -38,25 +47,19 @@ STAGES = {  # settings under which a question passes there, module or object, na
 }
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_random_checkpoint(tmp_path_factory.mktemp("model") / "tiny")
-
-
 def place(pipeline: Ada3DPipeline, stage: str) -> tuple[Any, str]:
     """What is called at the stage: an object and the name of its method."""
-    from ada3d_ros import answering as module
-    from ada3d_ros import pipeline as way
+    from ada3d_ros.engine import query_context as module
+    from ada3d_ros.engine import streaming as way
 
-    assert pipeline._loaded is not None
     return {
-        "vision": (pipeline._loaded.model, "encode_views"),
-        "projector": (pipeline._loaded.model, "project"),
+        "vision": (pipeline.model.model, "encode_views"),
+        "projector": (pipeline.model.model, "project"),
         "prefix": (ScenePrefix, "step"),
         "cached_prefill": (module, "prefill_question"),
         "cold_prefill": (module, "prefill"),
         "decode": (way, "generate_text"),
-        "layers": (pipeline._loaded.model.decoder, "run_layers"),
+        "layers": (pipeline.model.model.decoder, "run_layers"),
     }[stage]
 
 
@@ -67,7 +70,7 @@ def fail(
     times: float,
     after: int = 0,
 ) -> list[int]:
-    """Raise `error` at so many calls, the first `after` calls being right; the number of each call."""
+    """Raise `error` at so many calls, after `after` right ones; the number of each call."""
     owner, name = where
     real, calls = getattr(owner, name), itertools.count()
     seen: list[int] = []
@@ -164,13 +167,10 @@ def test_another_error_is_the_models_and_leaves_nothing(
 def test_any_call_of_the_layers(
     model: Path, after: int, error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In the middle of the first chunk, of a later one, of the question: what comes next is as if
-    nothing had been.
-    """
-    pipeline = ahead(model, MANY[:3])
+    """In the middle of a first chunk, a later one, or the question: nothing is left of it."""
+    pipeline = start_background(model, MANY[:3])
     pipeline.observe(MANY[3])
-    assert pipeline._loaded is not None
-    layer = pipeline._loaded.model.decoder.layers[2]
+    layer = pipeline.model.model.decoder.layers[2]
     with monkeypatch.context() as patch:
         fail(patch, (layer.mlp, "forward"), error, 1, after)
         try:
@@ -181,23 +181,22 @@ def test_any_call_of_the_layers(
     exact(pipeline, library(model, MANY[:4]))
 
 
-def test_heard_text_is_not_taken_back(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_text_that_was_sent_is_not_taken_back(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pipeline = start(model, 3)
     expected = pipeline.ask(ASK)
-    assert pipeline._loaded is not None
-    heard: list[str] = []
+    sent: list[str] = []
     with monkeypatch.context() as patch:
-        real = pipeline._loaded.model.decoder.logits
+        real = pipeline.model.model.decoder.logits
 
         def logits(hidden: torch.Tensor) -> torch.Tensor:
-            if "".join(heard):
+            if "".join(sent):
                 raise CUDA
             return real(hidden)
 
-        patch.setattr(pipeline._loaded.model.decoder, "logits", logits)
+        patch.setattr(pipeline.model.model.decoder, "logits", logits)
         with pytest.raises(OutOfMemoryError):
-            pipeline.ask(ASK, AskHooks(on_text=lambda delta, count: heard.append(delta)))
-    assert expected.text.startswith("".join(heard).strip())  # once, from its beginning
+            pipeline.ask(ASK, AskHooks(on_text=lambda delta, count: sent.append(delta)))
+    assert expected.text.startswith("".join(sent).strip())  # once, from its beginning
     assert pipeline.ask(ASK).confidence == expected.confidence
 
 
@@ -214,15 +213,15 @@ def test_an_image_is_tried_as_often(model: Path, monkeypatch: pytest.MonkeyPatch
             pipeline.ask(image)
 
 
-# -- ahead of questions
+# -- in the background
 
 
 @pytest.mark.parametrize("error", [CUDA, CPU], ids=["cuda", "cpu"])
 @pytest.mark.parametrize("stage", ["vision", "projector", "prefix", "layers"])
-def test_working_ahead_gives_up_on_this_scene_alone(
+def test_background_steps_give_up_on_this_scene_alone(
     model: Path, stage: str, error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pipeline = ahead(model, MANY[:3])
+    pipeline = start_background(model, MANY[:3])
     with monkeypatch.context() as patch:
         calls = fail(patch, place(pipeline, stage), error, 1e9)
         settle(pipeline)
@@ -237,22 +236,21 @@ def test_working_ahead_gives_up_on_this_scene_alone(
 
 @pytest.mark.parametrize("error", [CUDA, CPU], ids=["cuda", "cpu"])
 @pytest.mark.parametrize("pieces", [0, 2, 5])
-def test_memory_ends_while_voxels_are_put_behind(
+def test_memory_ends_while_voxels_are_appended(
     model: Path, pieces: int, error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A chunk of the prefix in front that failed was lost, and questions went on without its
-    tokens.
-    """
-    pipeline = ahead(model, MANY[:2])
+    """A chunk of the active prefix that failed was lost, and questions went on without it."""
+    pipeline = start_background(model, MANY[:2])
     settle(pipeline)
     show(pipeline, MANY[2:4])
     for _ in range(pieces):
         pipeline.run_background_step()
     with monkeypatch.context() as patch:
-        assert pipeline._loaded is not None
-        fail(patch, (pipeline._loaded.model.decoder.layers[2].mlp, "forward"), error, 1)
+        fail(patch, (pipeline.model.model.decoder.layers[2].mlp, "forward"), error, 1)
         settle(pipeline)
-    twin = ahead(model, MANY[:2], **{"cache.settle_sec": 60.0, "cache.max_staleness": 1.0})
+    twin = start_background(
+        model, MANY[:2], **{"cache.settle_sec": 60.0, "cache.max_staleness": 1.0}
+    )
     settle(twin)
     show(twin, MANY[2:4])
     answer, expected = pipeline.ask(ASK), twin.ask(ASK)
@@ -263,8 +261,10 @@ def test_memory_ends_while_voxels_are_put_behind(
     exact(pipeline, library(model, MANY[:5]))
 
 
-def test_another_error_ahead_is_said_once(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pipeline = ahead(model, MANY[:2])
+def test_another_error_in_the_background_is_said_once(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline = start_background(model, MANY[:2])
     with monkeypatch.context() as patch:
         fail(patch, place(pipeline, "vision"), OTHER, 1e9)
         with pytest.raises(ModelError, match="working ahead failed: mat1"):
@@ -273,20 +273,17 @@ def test_another_error_ahead_is_said_once(model: Path, monkeypatch: pytest.Monke
     exact(pipeline, library(model, MANY[:2]))
 
 
-@pytest.mark.parametrize("name", ["spread", "plus", "at"])
+@pytest.mark.parametrize("name", ["put", "plus", "at"])
 def test_memory_ends_inside_the_voxel_table(
     model: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A view half put in or half taken out: the table is as before, or its voxels would be wrong
-    for good.
-    """
+    """A view half put in or taken out would leave wrong voxels for good: the table is as before."""
     from ada3d_ros.scene.voxel_table import VoxelSums
 
     settings = {"keyframe.max_views": 3}
-    pipeline = ahead(model, MANY[:3], **settings)
+    pipeline = start_background(model, MANY[:3], **settings)
     settle(pipeline)
-    assert pipeline._cache is not None
-    table: VoxelTable = pipeline._cache.vision.table
+    table: VoxelTable = cache_of(pipeline).encoder.table
     before = table.views, table.revision
     show(pipeline, MANY[3:4])  # one goes, one comes
     with monkeypatch.context() as patch:
@@ -303,7 +300,7 @@ def stop_at(token: int, error: Callable[[str], Exception] = CanceledError) -> As
     """Hooks that stop a question once so many tokens are there."""
     count = 0
 
-    def hear(delta: str, num_tokens: int) -> None:
+    def count_tokens(delta: str, num_tokens: int) -> None:
         nonlocal count
         count = num_tokens
 
@@ -311,7 +308,7 @@ def stop_at(token: int, error: Callable[[str], Exception] = CanceledError) -> As
         if count >= token:
             raise error("enough")
 
-    return AskHooks(check=check, on_text=hear)
+    return AskHooks(check=check, on_text=count_tokens)
 
 
 @pytest.mark.parametrize("strategy", ["none", "adatoken3d", "voxel_dpp"])
@@ -338,9 +335,8 @@ def live_bytes() -> int:
     for thing in gc.get_objects():
         if type(thing) not in (torch.Tensor, torch.nn.Parameter):
             continue
-        if (
-            thing.device.type == "cpu" and thing.layout is torch.strided
-        ):  # another test's sparse ones have no storage
+        # Another test's sparse ones have no storage.
+        if thing.device.type == "cpu" and thing.layout is torch.strided:
             storage = thing.untyped_storage()
             storages[storage.data_ptr()] = storage.nbytes()
     return sum(storages.values())

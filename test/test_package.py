@@ -1,6 +1,4 @@
-"""The package as installed: what the `ada3d` script runs, one version, and numbers that agree with
-the interfaces.
-"""
+"""The package as installed: what `ada3d` runs, one version, the numbers of the interfaces."""
 
 import os
 import re
@@ -57,9 +55,8 @@ def script() -> Path:
 
 
 def test_the_script_runs_the_checkout(script: Path, tmp_path: Path) -> None:
-    """A copy in the environment would win over the source silently: every module must come from
-    this folder.
-    """
+    """Every module comes from this folder: a copy elsewhere would win over the source silently."""
+    # Ask the script's own interpreter, away from the checkout.
     parts = ["", *(f".{f.stem}" for f in (ROOT / "ada3d_ros").glob("[a-z]*.py"))]
     parts += [f".{f.parent.name}" for f in (ROOT / "ada3d_ros").glob("*/__init__.py")]
     code = (
@@ -91,7 +88,7 @@ def test_the_script_knows_its_version(script: Path, tmp_path: Path) -> None:
     "name", sorted(f.name for f in (ROOT / "scripts").iterdir() if f.is_file())
 )
 def test_ros2_run_scripts_are_verbs(name: str) -> None:
-    """What `ros2 run ada3d_ros NAME` executes: installed by CMake, and a verb of the command line."""
+    """What `ros2 run ada3d_ros NAME` executes is installed by CMake, and a verb of `ada3d`."""
     file = ROOT / "scripts" / name
     assert os.access(file, os.X_OK)
     assert f"scripts/{name}" in (ROOT / "CMakeLists.txt").read_text()
@@ -102,9 +99,8 @@ def test_ros2_run_scripts_are_verbs(name: str) -> None:
 
 def test_a_ros2_run_script_starts(tmp_path: Path) -> None:
     command = [sys.executable, ROOT / "scripts" / "ada3d", "--help"]
-    folders = os.pathsep.join(
-        filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])
-    )  # installed or not
+    # Installed or not.
+    folders = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     env = {**os.environ, "PYTHONPATH": folders}
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -144,9 +140,7 @@ def test_numbers_agree_with_the_interfaces(file: str, prefix: str, enum: type[En
 
 
 def test_every_error_code_is_of_some_error_class() -> None:
-    """A code that nothing raises would never reach a caller; NONE is success and UNKNOWN the base
-    class.
-    """
+    """A code that nothing raises would never reach a caller; NONE is success, UNKNOWN the base."""
     raised: set[ErrorCode] = set()
     classes: list[type[Ada3DError]] = [Ada3DError]
     while classes:
@@ -169,11 +163,11 @@ def test_interfaces_say_their_units(file: Path) -> None:
 
 
 def test_no_package_registry_is_named() -> None:
-    """pip's configuration chooses the registry; a host name here would override a robot's mirror."""
+    """pip's configuration chooses the registry; a host name would override a robot's mirror."""
     files = [
         *(ROOT / "constraints").iterdir(),
         ROOT / "Makefile",
-        ROOT / "tools" / "setup_venv.py",
+        *(ROOT / "tools").glob("*venv*.py"),
         ROOT / ".ci" / "run",
     ]
     assert not [

@@ -1,6 +1,4 @@
-"""Pruning on the main path, without ROS: strategies on scenes and images, what is made once, what
-the answer says.
-"""
+"""Pruning on the main path, without ROS: strategies, what is made once, what is said."""
 
 from __future__ import annotations
 
@@ -15,12 +13,11 @@ import torch
 
 from ada3d_ros.config.pruning import IN_LLM, STRATEGIES
 from ada3d_ros.errors import ConfigError, ModelError, QuestionTooLongError
-from ada3d_ros.model.random_checkpoint import write_random_checkpoint
 from ada3d_ros.pipeline import Ada3DPipeline
 from ada3d_ros.pruning.calibration import Calibration, write_calibration
 from ada3d_ros.pruning.information import Masses
 from ada3d_ros.types import Question, Scope
-from test.test_pipeline import ASK, ROOM, configured, start
+from test.support.pipelines import ASK, ROOM, configured, start
 
 LAYERS = 4  # of the tiny model
 QUESTIONS = [
@@ -35,11 +32,6 @@ PAIRS = [
     "coarse_voxels+logistic",
     "random+adatoken3d",
 ]
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_random_checkpoint(tmp_path_factory.mktemp("model") / "tiny")
 
 
 @pytest.fixture(scope="module")
@@ -156,8 +148,9 @@ def test_cond_dpp_chooses_by_the_question(
 def test_a_schedule_fitted_to_the_scene(
     model: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The scene's first question pays one unpruned pass; random weights give no falling curve, and
-    it is said.
+    """The scene's first question pays one unpruned pass.
+
+    Random weights give no falling curve, and it is said.
     """
     from ada3d_ros.engine import scene_pruning as module
 
@@ -251,9 +244,8 @@ def test_what_was_asked_for_and_cannot_be_is_refused(pipeline: Ada3DPipeline, mo
 def test_pruning_leaves_the_models_limits_in_place(
     pipeline: Ada3DPipeline, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Fewer tokens enter: a scene too long for the model fits once a strategy before it has chosen."""
-    loaded = pipeline._loaded
-    assert loaded is not None
+    """A scene too long for the model fits once a strategy before it has chosen."""
+    loaded = pipeline.model
     total = prune(pipeline, model, strategy="none").ask(ASK).tokens.prompt
     monkeypatch.setattr(
         loaded.model, "config", dataclasses.replace(loaded.model.config, max_length=total - 50)
@@ -268,8 +260,7 @@ def test_pruning_leaves_the_models_limits_in_place(
 
 def test_weights_that_are_not_finite_are_named(model: Path) -> None:
     pipeline = prune(start(model, 2), model, strategy="voxel_dpp", keep_ratio=0.5)
-    loaded = pipeline._loaded
-    assert loaded is not None
+    loaded = pipeline.model
     with torch.no_grad():
         loaded.model.position_embedding[3].bias.fill_(float("nan"))
     with pytest.raises(ModelError, match="voxel_dpp: spatial features are not finite"):
@@ -279,8 +270,10 @@ def test_weights_that_are_not_finite_are_named(model: Path) -> None:
 def test_masses_are_measured_anew_for_another_choice_before_them(
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They were kept under the strategy's name alone: a schedule for 81 tokens was fitted to the
-    masses of 153. And scenes and images took turns in one place, so that every question paid.
+    """Masses were kept under the strategy's name alone.
+
+    A schedule for 81 tokens was fitted to the masses of 153. And scenes and images took turns in
+    one place, so that every question paid.
     """
     from ada3d_ros.engine import scene_pruning as module
 
@@ -369,9 +362,8 @@ def test_a_calibration_file_that_goes_missing_stays_in_force(
         dataclasses.replace(ASK, keep_ratio=0.8)
     ).tokens.keep_ratio_achieved == pytest.approx(0.8, abs=0.02)
     assert pipeline.pruning_in_force()[0] == "adatoken3d keep_ratio 0.6"
-    with pytest.raises(
-        ConfigError, match="no calibration file"
-    ):  # as a new setting it would be refused
+    # As a new setting it would be refused.
+    with pytest.raises(ConfigError, match="no calibration file"):
         pipeline.check_settings(configured(model, **settings | {"pruning.keep_ratio": 0.7}))
     with caplog.at_level(logging.WARNING, "ada3d_ros"):
         prune(pipeline, model, **fitted | {"keep_ratio": 0.7})

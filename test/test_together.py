@@ -1,6 +1,4 @@
-"""Several questions in one batch through the pipeline: each answered as if asked alone, and one's
-trouble is not another's.
-"""
+"""Several questions in one batch: each answered as if asked alone, each with its own trouble."""
 
 from __future__ import annotations
 
@@ -11,23 +9,17 @@ from typing import Any
 import pytest
 import torch
 
-from ada3d_ros.answering import shareable
+from ada3d_ros.engine import together as together_module
 from ada3d_ros.errors import CanceledError, InvalidRequestError, LoadingError, NoFramesError
-from ada3d_ros.model.random_checkpoint import write_random_checkpoint
 from ada3d_ros.pipeline import Ada3DPipeline
 from ada3d_ros.types import Answer, AskHooks, Question, Scope, StopReason
-from test.test_pipeline import ROOM, configured, start
+from test.support.pipelines import ROOM, configured, start
 
 QUESTIONS = [
     Question("What is in the room?"),
     Question("How many chairs?"),
     Question("Is it at [0.1, 0.2, 0.3]?"),
 ]
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_random_checkpoint(tmp_path_factory.mktemp("model") / "tiny")
 
 
 @pytest.fixture
@@ -55,19 +47,15 @@ def test_together_is_as_alone(pipeline: Ada3DPipeline) -> None:
         assert other.timings.total_s >= other.timings.decode_s > 0
         assert other.timings.prefill_s > 0
     again = pipeline.ask(QUESTIONS[0])
-    assert (again.text, again.confidence) == (
-        alone[0].text,
-        alone[0].confidence,
-    )  # nothing stayed behind
+    # Nothing stayed in the cache.
+    assert (again.text, again.confidence) == (alone[0].text, alone[0].confidence)
 
 
 def test_it_is_one_batch(pipeline: Ada3DPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
-    from ada3d_ros import answering
-
-    real = answering.answer_batch
+    real = together_module.answer_batch
     monkeypatch.setattr(
-        answering, "answer_batch", lambda *a: (sizes.append(len(a[3])), real(*a))[1]
+        together_module, "answer_batch", lambda *a: (sizes.append(len(a[3])), real(*a))[1]
     )
     pipeline.ask_together(asked(*QUESTIONS))
     assert sizes == [3]
@@ -86,19 +74,19 @@ def test_errors_are_each_ones_own(pipeline: Ada3DPipeline) -> None:
 
 
 def test_one_stops_in_the_middle_and_the_others_go_on(pipeline: Ada3DPipeline) -> None:
-    heard: list[str] = []
+    sent: list[str] = []
 
     def check() -> None:
-        if len(heard) >= 3:
+        if len(sent) >= 3:
             raise CanceledError("enough")
 
-    hooks = AskHooks(check=check, on_text=lambda delta, count: heard.append(delta))
+    hooks = AskHooks(check=check, on_text=lambda delta, count: sent.append(delta))
     results = pipeline.ask_together([(QUESTIONS[0], hooks), *asked(QUESTIONS[1])])
     assert all(isinstance(result, Answer) for result in results)
     stopped, other = (result for result in results if isinstance(result, Answer))
     assert stopped.stop_reason is StopReason.CANCELED
     assert stopped.tokens.generated < other.tokens.generated == 8
-    assert stopped.text == "".join(heard).strip()
+    assert stopped.text == "".join(sent).strip()
 
 
 @pytest.mark.parametrize(
@@ -111,8 +99,8 @@ def test_one_stops_in_the_middle_and_the_others_go_on(pipeline: Ada3DPipeline) -
     ],
 )
 def test_what_cannot_share_is_asked_alone(change: dict[str, Any]) -> None:
-    assert shareable(QUESTIONS[0])
-    assert not shareable(dataclasses.replace(QUESTIONS[0], **change))
+    assert QUESTIONS[0].shareable
+    assert not dataclasses.replace(QUESTIONS[0], **change).shareable
 
 
 def test_without_a_scene_or_weights_each_is_told(model: Path) -> None:
@@ -130,12 +118,10 @@ def test_without_a_scene_or_weights_each_is_told(model: Path) -> None:
 def test_out_of_memory_in_the_batch_answers_one_by_one(
     pipeline: Ada3DPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ada3d_ros import answering
-
     def full(*args: Any) -> Any:
         raise torch.cuda.OutOfMemoryError("2 GiB")
 
     alone = [pipeline.ask(question).text for question in QUESTIONS]
-    monkeypatch.setattr(answering, "answer_batch", full)
+    monkeypatch.setattr(together_module, "answer_batch", full)
     results = pipeline.ask_together(asked(*QUESTIONS))
     assert [result.text for result in results if isinstance(result, Answer)] == alone

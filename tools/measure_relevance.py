@@ -1,7 +1,8 @@
-"""How often relevance finds a phrase's object without a grounding head:
-docs/results/relevance_embedded.json.
+"""How often attention finds a phrase's object without a grounding head.
 
     python tools/measure_relevance.py [--model DIR] [--rooms N] [--json FILE]
+
+Made docs/results/relevance_embedded.json.
 
 Validation rooms, up to four phrases each, all tokens. Found: the peak lies within 0.5 m of the true
 centre. Chance: a spatial token taken at random.
@@ -16,7 +17,7 @@ import numpy as np
 import torch
 
 from ada3d_ros.grounding.from_attention import NEUTRAL_PHRASE, attention_to_scene, find_peak
-from ada3d_ros.grounding.phrase import GROUNDING_PROMPT
+from ada3d_ros.grounding.from_text import GROUNDING_PROMPT
 from ada3d_ros.lab.evaluation.metrics import wilson
 from ada3d_ros.lab.results import write_results
 from ada3d_ros.lab.world.generated import generate_room
@@ -32,9 +33,7 @@ FIRST_SEED = 5000
 
 
 def attended(loaded: LoadedModel, tokens: SpatialTokens, phrase: str) -> torch.Tensor:
-    """Shares (layers, N) of the phrase's attention, rows as `ground_phrase.find_by_relevance` takes
-    them.
-    """
+    """Shares (layers, N) of the phrase's attention, measured as grounding by attention does."""
     ids = loaded.tokenizer.encode(render_question(GROUNDING_PROMPT.format(phrase=phrase)))
     prompt = loaded.model.build_prompt(
         ids, loaded.model.project(tokens.features), None, tokens.xyz_m
@@ -56,8 +55,10 @@ def main() -> None:
     torch.set_num_threads(1)
     loaded = load_model(options.model)
     vision, found, chance = loaded.model.config.vision, [], []
+
+    # Room by room: what its phrases find, and what a token at random would.
     for seed in range(FIRST_SEED, FIRST_SEED + options.rooms):
-        room = generate_room(seed, side_px=loaded.model.config.vision.image_size, split="val")
+        room = generate_room(seed, side_px=vision.image_size, split="val")
         views = build_multiview(
             room.frames, vision.image_size, "default", vision.image_mean, vision.image_std
         )
@@ -70,6 +71,7 @@ def main() -> None:
             peak = find_peak(attended(loaded, tokens, question.phrase), neutral, tokens.xyz_m)
             found.append(peak is not None and float((peak.xyz_m - center).norm()) < NEAR_M)
             chance.append(float(((tokens.xyz_m - center).norm(dim=-1) < NEAR_M).float().mean()))
+
     share = float(np.mean(found))
     results = {
         "n": len(found),

@@ -1,7 +1,8 @@
-"""The embedded model's learning curves: docs/results/embedded_learning.jsonl to
-docs/learning_curves.png.
+"""The embedded model's learning curves, docs/learning_curves.png.
 
     python tools/plot_learning_curves.py [LOG.jsonl ...] [--out docs/learning_curves.png]
+
+From docs/results/embedded_learning.jsonl, or other logs of `ada3d train`.
 
 Each log is one process (stages that ran one after the other); x counts the rooms seen in its
 stages. Validation rooms, exact match.
@@ -33,7 +34,7 @@ ANSWERS = (
 
 
 def main() -> None:
-    """Draw one panel per log."""
+    """Left: answers against rooms seen, all stages in a row. Right: patches of the vision tower."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -42,22 +43,24 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=ROOT / "docs/learning_curves.png")
     options = parser.parse_args()
-    lines = [
-        json.loads(line)
-        for path in options.logs
-        for line in path.read_text(encoding="utf-8").splitlines()
-    ]
+    texts = [path.read_text(encoding="utf-8") for path in options.logs]
+    lines = [json.loads(line) for text in texts for line in text.splitlines()]
     answers = [line for line in lines if line["stage"] != "vision"]
     patches = [line for line in lines if line["stage"] == "vision"]
+    size = (12, 4.5)
     figure, (left, right) = plt.subplots(
-        1, 2, figsize=(12, 4.5), width_ratios=(3, 1), layout="constrained"
+        1, 2, figsize=size, width_ratios=(3, 1), layout="constrained"
     )
+
+    # Rooms seen when a line was written: each stage counts its own from 0.
     x, before, starts = [], 0, {}
     for line, following in zip(answers, [*answers[1:], None], strict=True):
         starts.setdefault(line["stage"], before)
         x.append(before + line["rooms"])
         if following is not None and following["stage"] != line["stage"]:
             before += line["rooms"]
+
+    # Answers by kind, with a line where a stage begins.
     for kind in ANSWERS:
         left.plot(x, [line["val"].get(kind) for line in answers], label=kind, linewidth=1.4)
     for stage, start in starts.items():
@@ -65,10 +68,11 @@ def main() -> None:
         left.text(start, 1.03, " " + stage, fontsize=9, color="#555")
     left.set(xlabel="rooms seen", ylabel="exact match, validation rooms", ylim=(0, 1.08))
     left.legend(fontsize=8, ncols=2, loc="lower right")
+
+    # Patches on objects.
     for kind, name in (("patch_category", "category"), ("patch_color", "colour")):
-        right.plot(
-            [line["rooms"] for line in patches], [line["val"][kind] for line in patches], label=name
-        )
+        rooms, shares = zip(*((line["rooms"], line["val"][kind]) for line in patches), strict=True)
+        right.plot(rooms, shares, label=name)
     right.set(xlabel="rooms seen", title="vision tower: patches on objects", ylim=(0, 1.08))
     right.legend(fontsize=8)
     figure.savefig(options.out, dpi=110)

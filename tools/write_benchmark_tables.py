@@ -1,33 +1,53 @@
-"""Write the tables of docs/benchmarks.md from the JSON files in docs/results: python
-tools/write_benchmark_tables.py
-"""
+"""Write docs/benchmarks.md's tables: python tools/write_benchmark_tables.py"""
 
 from __future__ import annotations
 
+import itertools
 import json
-import re
+import textwrap
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "benchmarks.md"
-BEGIN, END = "<!-- pruning tables: generated -->", "<!-- end -->"
-MEMORY_BEGIN = "<!-- memory tables: generated -->"
-COLD_WARM_BEGIN = "<!-- cold-warm tables: generated -->"
-BATCH_BEGIN = "<!-- batch tables: generated -->"
-DECODE_BEGIN = "<!-- decode tables: generated -->"
-UPDATE_BEGIN = "<!-- scene-update tables: generated -->"
-MANY_BEGIN = "<!-- many-questions tables: generated -->"
+RESULTS = ROOT / "docs" / "results"
+COLUMNS = 116
+BEGIN, END = "<!-- {} tables: generated -->", "<!-- end -->"
 SHAPES = ("A", "B", "C", "W", "7B")
-HEAD = (
-    "| strategy | keep | last layer | prefill ratio | FLOP ratio | measured / FLOPs | ranking |"
-    " choosing | KV | cells |\n|---|---|---|---|---|---|---|---|---|---|"
-)
+HEADS = {
+    "pruning": "strategy | keep | last layer | prefill ratio | FLOP ratio | measured / FLOPs"
+    " | ranking | choosing | KV | cells",
+    "memory": "weights | by | decoder MiB | predicted | prefill's peak MiB | predicted"
+    " | error of the logits | decode ratio | prefill ratio",
+    "cold-warm": "ratio | measured | floor | aim",
+    "batch": "N | questions | time per question, ratio | together, per question | alone"
+    " | same ids | logits off",
+    "decode": "N | prefill | engine | ms per token | floor, ms | over the floor"
+    " | over transformers",
+    "scene-update": "N | new | seen again | encode | evict | append | rebuild | longest chunk"
+    " | append / rebuild | append p95, target 10 ms",
+    "many-questions": "variant | N | keep | all questions, ratio | target | scene, once"
+    " | a question, p50 / p95 | same ids",
+}
 
 
 def spread(value: dict[str, float], digits: int = 3) -> str:
     """'0.361 (0.350 to 0.372)'."""
     return f"{value['median']:.{digits}f} ({value['min']:.{digits}f} to {value['max']:.{digits}f})"
+
+
+def shape(data: dict[str, Any]) -> str:
+    """'**Shape B**: d=1024, L=32, m=2752'."""
+    sizes = data["sizes"]
+    return (
+        f"**Shape {data['shape']}**: d={sizes['hidden']}, L={sizes['layers']},"
+        f" m={sizes['intermediate']}"
+    )
+
+
+def head(columns: str) -> list[str]:
+    """The first two lines of a table; columns as 'a | b | c'."""
+    return [f"| {columns} |", "|---" * (columns.count(" | ") + 1) + "|"]
 
 
 def row(r: dict[str, Any]) -> str:
@@ -47,12 +67,11 @@ def section(data: dict[str, Any]) -> str:
     counts = ", ".join(str(n) for n in sorted({r["N"] for r in data["rows"]}))
     lines = [
         (
-            f"**Shape {data['shape']}**: d={sizes['hidden']}, L={sizes['layers']},"
-            f" m={sizes['intermediate']}, N={counts} and {data['text_tokens']} text tokens,"
+            f"{shape(data)}, N={counts} and {data['text_tokens']} text tokens,"
             f" {data['dtype']}, {made['device']}, n={data['n']}."
         ),
         "",
-        HEAD,
+        *head(HEADS["pruning"]),
         *(row(r) for r in data["rows"] if r["strategy"] != "none"),
         "",
     ]
@@ -67,20 +86,34 @@ def section(data: dict[str, Any]) -> str:
     return "\n".join(lines).rstrip()
 
 
+def measured(suite: str, name: str) -> tuple[list[dict[str, Any]], list[str]]:
+    """The results of a suite in the order of SHAPES, and what stands for the 7B where it is not
+    among them.
+    """
+    files = [RESULTS / f"{name}_{shape}.json" for shape in SHAPES]
+    found = [result(path.stem) for path in files if path.is_file()]
+    missing = (
+        f"**Shape 7B**: not measured, no CUDA GPU was at hand. `ada3d bench --suite {suite} --shape"
+        f" 7B --json docs/results/{name}_7B.json` fills it on any machine that has one."
+    )
+    return found, [] if any(data["shape"] == "7B" for data in found) else [missing]
+
+
+def result(name: str) -> dict[str, Any]:
+    """One file of docs/results."""
+    data: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    return data
+
+
+def results_of(pattern: str) -> list[dict[str, Any]]:
+    """All files of docs/results of that name."""
+    return [result(path.stem) for path in sorted(RESULTS.glob(pattern))]
+
+
 def render() -> str:
-    """What stands between the marks."""
-    parts = []
-    for shape in SHAPES:
-        path = ROOT / "docs" / "results" / f"pruning_{shape}.json"
-        if path.is_file():
-            parts.append(section(json.loads(path.read_text(encoding="utf-8"))))
-        else:
-            parts.append(
-                f"**Shape {shape}**: not measured, no CUDA GPU was at hand. `ada3d bench --suite"
-                f" pruning --shape {shape} --json docs/results/pruning_{shape}.json` fills it on"
-                " any machine that has one."
-            )
-    return "\n\n".join(parts)
+    """All shapes, those that were not measured named."""
+    results, missing = measured("pruning", "pruning")
+    return "\n\n".join([*map(section, results), *missing])
 
 
 MEMORY_PARTS = (  # heading, parts of a plan
@@ -96,6 +129,8 @@ MEMORY_PARTS = (  # heading, parts of a plan
 )
 
 
+MEMORY_BYTES = ["weight_bytes", "predicted_weight_bytes"]
+MEMORY_BYTES += ["prefill_peak_bytes", "predicted_prefill_bytes"]
 ACCURACY = (  # metrics of `ada3d eval synthetic`: heading, name
     ("existence", "existence"),
     ("colour", "color"),
@@ -109,22 +144,14 @@ ACCURACY = (  # metrics of `ada3d eval synthetic`: heading, name
 )
 
 
-def result(name: str) -> dict[str, Any]:
-    """One file of docs/results."""
-    data: dict[str, Any] = json.loads(
-        (ROOT / "docs" / "results" / f"{name}.json").read_text(encoding="utf-8")
-    )
-    return data
-
-
 def render_memory() -> str:
     """What fits, and the check against what was built."""
     data = result("memory")
-    fits, sizes, made = data["fits"], data["sizes"], data["provenance"]
+    fits, made = data["fits"], data["provenance"]
     scenes, cards = list(fits["rows"][0]["plans"]), list(fits["rows"][0]["largest"])
     largest_scene = scenes[-1]
     headings = [f"N={n}" for n in scenes] + [f"{card} GB" for card in cards]
-    lines = [f"| weights | KV | {' | '.join(headings)} |", "|---" * (2 + len(headings)) + "|"]
+    lines = head(" | ".join(["weights", "KV", *headings]))
     for r in fits["rows"]:
         totals = [f"{r['plans'][n]['total'] / 2**30:.1f}" for n in scenes]
         lines.append(
@@ -133,8 +160,7 @@ def render_memory() -> str:
         )
     lines += ["", f"The parts in GiB at N={largest_scene}:", ""]
     lines += [
-        f"| weights | KV | {' | '.join(name for name, _ in MEMORY_PARTS)} |",
-        "|---" * (2 + len(MEMORY_PARTS)) + "|",
+        *head(" | ".join(["weights", "KV", *(name for name, _ in MEMORY_PARTS)])),
     ]
     for r in fits["rows"]:
         plan = r["plans"][largest_scene]
@@ -143,26 +169,14 @@ def render_memory() -> str:
     lines += [
         "",
         (
-            f"**Shape {data['shape']}**: d={sizes['hidden']}, L={sizes['layers']},"
-            f" m={sizes['intermediate']}, N={data['rows'][0]['N']} and {data['text_tokens']} text"
+            f"{shape(data)}, N={data['rows'][0]['N']} and {data['text_tokens']} text"
             f" tokens, {data['dtype']}, {made['device']}, n={data['n']}, random weights."
         ),
         "",
-        (
-            "| weights | by | decoder MiB | predicted | prefill's peak MiB | predicted | error of"
-            " the logits | decode ratio | prefill ratio |"
-        ),
-        "|---" * 9 + "|",
+        *head(HEADS["memory"]),
     ]
-    by_torchao = [r for r in result("memory_torchao")["rows"] if r["kernel"] == "torchao"]
-    for r in data["rows"] + by_torchao:
-        names = (
-            "weight_bytes",
-            "predicted_weight_bytes",
-            "prefill_peak_bytes",
-            "predicted_prefill_bytes",
-        )
-        mib = " | ".join(f"{r[name] / 2**20:.1f}" for name in names)
+    for r in data["rows"]:
+        mib = " | ".join(f"{r[name] / 2**20:.1f}" for name in MEMORY_BYTES)
         lines.append(
             f"| {r['weights']} | {r['kernel']} | {mib} | {r['logits_error']:.1%} |"
             f" {spread(r['decode_ratio'])} | {spread(r['prefill_ratio'])} |"
@@ -171,8 +185,7 @@ def render_memory() -> str:
         "",
         "The embedded model, which is trained, on 200 generated rooms (level 1, nothing pruned):",
         "",
-        f"| weights | {' | '.join(heading for heading, _ in ACCURACY)} |",
-        "|---" * (1 + len(ACCURACY)) + "|",
+        *head(" | ".join(["weights", *(heading for heading, _ in ACCURACY)])),
     ]
     for weights, name in (
         ("full", "embedded_level1"),
@@ -200,9 +213,9 @@ COLD_WARM_ROWS = (  # heading, ratio, floor
 
 def render_cold_warm() -> str:
     """The two by two of cold and warm, a table per shape that was measured."""
+    results, missing = measured("cold-warm", "cold_warm")
     parts = []
-    for path in sorted((ROOT / "docs" / "results").glob("cold_warm_*.json")):
-        data = json.loads(path.read_text(encoding="utf-8"))
+    for data in results:
         ratios, aims, ms = data["ratios"], data["targets"], data["ms"]
         lines = [
             (
@@ -213,8 +226,7 @@ def render_cold_warm() -> str:
                 f" {ms['total_transformers']['median']:.0f} ms."
             ),
             "",
-            "| ratio | measured | floor | aim |",
-            "|---|---|---|---|",
+            *head(HEADS["cold-warm"]),
         ]
         for heading, name, floor in COLD_WARM_ROWS:
             aim = (
@@ -239,32 +251,21 @@ def render_cold_warm() -> str:
             " bytes."
         )
         parts.append("\n".join(lines))
-    gpu = (
-        "**Shape 7B**: not measured, no CUDA GPU was at hand. `ada3d bench --suite cold-warm"
-        " --shape 7B --json docs/results/cold_warm_7B.json` fills it on any machine that has one."
-    )
-    return "\n\n".join(parts if any("Shape 7B" in part for part in parts) else [*parts, gpu])
+    return "\n\n".join([*parts, *missing])
 
 
 def render_batch() -> str:
     """Questions together against one after the other, a table per shape that was measured."""
     parts = []
-    for path in sorted((ROOT / "docs" / "results").glob("batch_*.json")):
-        data = json.loads(path.read_text(encoding="utf-8"))
-        sizes = data["sizes"]
+    for data in results_of("batch_*.json"):
         lines = [
             (
-                f"**Shape {data['shape']}**: d={sizes['hidden']}, L={sizes['layers']},"
-                f" m={sizes['intermediate']}, {data['question_tokens']} question and"
+                f"{shape(data)}, {data['question_tokens']} question and"
                 f" {data['answer_tokens']} answer tokens, {data['dtype']},"
                 f" {data['provenance']['device']}, n={data['n']}."
             ),
             "",
-            (
-                "| N | questions | time per question, ratio | together, per question | alone | same"
-                " ids | logits off |"
-            ),
-            "|---|---|---|---|---|---|---|",
+            *head(HEADS["batch"]),
         ]
         for r in data["rows"]:
             lines.append(
@@ -279,22 +280,16 @@ def render_batch() -> str:
 def render_decode() -> str:
     """Time per token, a table per shape that was measured."""
     parts = []
-    for path in sorted((ROOT / "docs" / "results").glob("decode_*.json")):
-        data = json.loads(path.read_text(encoding="utf-8"))
-        sizes, speed = data["sizes"], data["rows"][0]["bandwidth_gb_s"]
+    for data in results_of("decode_*.json"):
+        speed = data["rows"][0]["bandwidth_gb_s"]
         lines = [
             (
-                f"**Shape {data['shape']}**: d={sizes['hidden']}, L={sizes['layers']},"
-                f" m={sizes['intermediate']}, {data['tokens']} tokens, {data['dtype']},"
+                f"{shape(data)}, {data['tokens']} tokens, {data['dtype']},"
                 f" {data['provenance']['device']}, n={data['n']}; memory read at {spread(speed, 1)}"
                 " GB/s."
             ),
             "",
-            (
-                "| N | prefill | engine | ms per token | floor, ms | over the floor | over"
-                " transformers |"
-            ),
-            "|---|---|---|---|---|---|---|",
+            *head(HEADS["decode"]),
         ]
         for r in data["rows"]:
             lines.append(
@@ -306,43 +301,21 @@ def render_decode() -> str:
     return "\n\n".join(parts)
 
 
-def measured(suite: str, name: str) -> tuple[list[dict[str, Any]], str]:
-    """The results of a suite in the order of SHAPES, and what stands for the 7B where it is not
-    among them.
-    """
-    files = [ROOT / "docs" / "results" / f"{name}_{shape}.json" for shape in SHAPES]
-    found = [json.loads(path.read_text(encoding="utf-8")) for path in files if path.is_file()]
-    if any(data["shape"] == "7B" for data in found):
-        return found, ""
-    return (
-        found,
-        (
-            f"**Shape 7B**: not measured, no CUDA GPU was at hand. `ada3d bench --suite {suite}"
-            f" --shape 7B --json docs/results/{name}_7B.json` fills it on any machine that has one."
-        ),
-    )
-
-
 def render_scene_update() -> str:
     """What a keyframe costs, a table per shape that was measured."""
     results, missing = measured("scene-update", "scene_update")
     parts = []
     for data in results:
-        sizes, vision = data["sizes"], data["vision"]
+        vision = data["vision"]
         lines = [
             (
-                f"**Shape {data['shape']}**: d={sizes['hidden']}, L={sizes['layers']},"
-                f" m={sizes['intermediate']}; vision tower of {vision['layers']} layers, width"
+                f"{shape(data)}; vision tower of {vision['layers']} layers, width"
                 f" {vision['hidden']}, {vision['image_px']} px, {vision['patches']} patches; chunks"
                 f" of {data['chunk_tokens']} tokens, {data['dtype']},"
                 f" {data['provenance']['device']}, n={data['n']}."
             ),
             "",
-            (
-                "| N | new | seen again | look | evict | append | rebuild | longest chunk | append"
-                " / rebuild | append p95, target 10 ms |"
-            ),
-            "|---" * 10 + "|",
+            *head(HEADS["scene-update"]),
         ]
         for r in data["rows"]:
             steps = " | ".join(
@@ -354,7 +327,7 @@ def render_scene_update() -> str:
                 f" {spread(r['append_ratio'])} | {met} |"
             )
         parts.append("\n".join(lines))
-    return "\n\n".join([*parts, missing]).strip()
+    return "\n\n".join([*parts, *missing])
 
 
 def render_many_questions() -> str:
@@ -362,22 +335,17 @@ def render_many_questions() -> str:
     results, missing = measured("many-questions", "many_questions")
     parts = []
     for data in results:
-        sizes, full = data["sizes"], data["scaled_from"]
+        full = data["scaled_from"]
         scaled = f" (scaled down from {full['scenes']} and {full['questions']})" if full else ""
         lines = [
             (
-                f"**Shape {data['shape']}**: d={sizes['hidden']}, L={sizes['layers']},"
-                f" m={sizes['intermediate']}; {data['scenes']} scenes and {data['questions']}"
+                f"{shape(data)}; {data['scenes']} scenes and {data['questions']}"
                 f" questions{scaled}, cold asked {data['cold_sampled']['questions']} of them;"
                 f" {data['question_tokens']} question and {data['answer_tokens']} answer tokens,"
                 f" {data['dtype']}, {data['provenance']['device']}."
             ),
             "",
-            (
-                "| variant | N | keep | all questions, ratio | target | scene, once | a question,"
-                " p50 / p95 | same ids |"
-            ),
-            "|---" * 8 + "|",
+            *head(HEADS["many-questions"]),
         ]
         for r in data["rows"]:
             met = {
@@ -393,24 +361,35 @@ def render_many_questions() -> str:
                 f" {r['same_ids']:.0%} |"
             )
         parts.append("\n".join(lines))
-    return "\n\n".join([*parts, missing]).strip()
+    return "\n\n".join([*parts, *missing])
+
+
+def wrapped(text: str) -> str:
+    """Prose broken into lines; rows of tables, and lines that end in a break, stay whole."""
+    lines = (
+        textwrap.wrap(line, COLUMNS, break_on_hyphens=False)
+        if len(line) > COLUMNS and not line.startswith("|")
+        else [line]
+        for line in text.split("\n")
+    )
+    return "\n".join(itertools.chain.from_iterable(lines))
 
 
 def updated(page: str) -> str:
     """The page with its tables anew."""
     tables = {
-        BEGIN: render,
-        MEMORY_BEGIN: render_memory,
-        BATCH_BEGIN: render_batch,
-        COLD_WARM_BEGIN: render_cold_warm,
-        DECODE_BEGIN: render_decode,
-        UPDATE_BEGIN: render_scene_update,
-        MANY_BEGIN: render_many_questions,
+        "pruning": render,
+        "memory": render_memory,
+        "batch": render_batch,
+        "cold-warm": render_cold_warm,
+        "decode": render_decode,
+        "scene-update": render_scene_update,
+        "many-questions": render_many_questions,
     }
-    for begin, made in tables.items():
-        pattern = re.compile(re.escape(begin) + ".*?" + re.escape(END), re.DOTALL)
-        text = f"{begin}\n{made()}\n{END}"
-        page = pattern.sub(lambda _, text=text: text, page)
+    for name, made in tables.items():
+        before, rest = page.split(BEGIN.format(name), 1)
+        after = rest.split(END, 1)[1]
+        page = f"{before}{BEGIN.format(name)}\n{wrapped(made())}\n{END}{after}"
     return page
 
 

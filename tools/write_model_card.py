@@ -1,5 +1,4 @@
-"""The embedded model's card, ada3d_ros/models/embedded/README.md, from the evaluations in
-docs/results.
+"""The embedded model's card, ada3d_ros/models/embedded/README.md, from docs/results.
 
     python tools/write_model_card.py
 
@@ -23,16 +22,24 @@ COLUMNS = {  # heading -> result file
 }
 HEAD = """# The embedded model
 
-A small LLaVA-3D for generated rooms, made by `ada3d train` from nothing; see docs/training.md for world, sizes and curriculum. Licence: that of the package.
-It answers short questions about ten kinds of furniture in eight colours and grounds phrases about them, in rooms drawn by `ada3d_ros/world`. It has never seen a photograph: on real
-images its answers are guesses. Relations stay at their majority rate, and what is nearest it finds only sometimes: see the rows against chance and majority.
+A small LLaVA-3D for generated rooms, made by `ada3d train` from nothing; see docs/training.md for
+world, sizes and curriculum. Licence: that of the package. It answers short questions about ten
+kinds of furniture in eight colours and grounds phrases about them, in rooms drawn by
+`ada3d_ros/lab/world`. It has never seen a photograph: on real images its answers are guesses.
+Relations stay at their majority rate, and what is nearest it finds only sometimes: see the rows
+against chance and majority.
 
-Training: {trained_on}; the vision tower 9804 beside it; about 50 minutes on two shared CPU cores; seed 0; rooms of split `train`. Schedule: `ada3d calibrate` on six
-validation rooms (schedule.yaml); this model shows no falling information, so it holds the fixed curve.
-Weights: bfloat16, sha256 {sha256}. Boxes of a score below {threshold} are not shown.
+Training: {trained_on};
+the vision tower 9804 beside it; about 50 minutes on two shared CPU cores; seed 0; rooms of
+split `train`.
+Schedule: `ada3d calibrate` on six validation rooms (schedule.yaml); this model shows no falling
+information, so it holds the fixed curve.
+Weights: bfloat16, sha256 {sha256}.
+Boxes of a score below {threshold} are not shown.
 
-Greedy answers, exact match, on fresh rooms of split `test`; `chance` is a guess among the possible answers (for boxes: a true box taken at random); `majority` the most frequent true answer;
-95 % intervals (Wilson) behind the value. Commands: tools/write_model_card.py.
+Greedy answers, exact match, on fresh rooms of split `test`; `chance` is a guess among the possible
+answers (for boxes: a true box taken at random); `majority` the most frequent true answer; 95 %
+intervals (Wilson) after the value. Commands: tools/write_model_card.py.
 
 """
 

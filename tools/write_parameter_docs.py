@@ -11,9 +11,10 @@ HEAD = """# Parameters
 
 Generated from `ada3d_ros/config/` by `python tools/write_parameter_docs.py`; a test compares them.
 
-Set them in a parameter file (`/**: ros__parameters:`), with `-p name:=value` at start, or with `ros2 param set`. *fixed* means:
-only while the node is unconfigured (call cleanup first). A value out of range is refused with a sentence; at start it makes
-configure fail and stays visible in `~/status`. An unknown name is reported with the nearest known one.
+Set them in a parameter file (`/**: ros__parameters:`), with `-p name:=value` at start, or with
+`ros2 param set`. *fixed* means: only while the node is unconfigured (call cleanup first). A value
+out of range is refused with a sentence; at start it makes configure fail and stays visible in
+`~/status`. An unknown name is reported with the nearest known one.
 
 | name | default | allowed | meaning | when |
 |---|---|---|---|---|
@@ -31,14 +32,13 @@ def default_text(setting: Setting) -> str:
 
 def render() -> str:
     """The whole page."""
-    rows = []
+    lines = []
     for s in SETTINGS.values():
         allowed = s.allowed.replace("|", "\\|")
-        rows.append(
-            f"| `{s.name}` | {default_text(s)} | {allowed} | {s.description} |"
-            f" {'fixed' if s.read_only else 'any time'} |"
-        )
-    return HEAD + "\n".join(rows) + "\n"
+        when = "fixed" if s.read_only else "any time"
+        cells = (f"`{s.name}`", default_text(s), allowed, s.description, when)
+        lines.append(f"| {' | '.join(cells)} |\n")
+    return HEAD + "".join(lines)
 
 
 if __name__ == "__main__":

@@ -1,22 +1,15 @@
-"""The settings of the agent as one tree, and how values by dotted name or from a YAML file become
-it.
-"""
+"""The settings of the agent as one tree; nested classes give the dotted names (`sync.slop_sec`)."""
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
 import math
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, cast
-
-import yaml
 
 from ada3d_ros.config.pruning import PruningConfig
-from ada3d_ros.config.setting import Setting, Value, setting
+from ada3d_ros.config.setting import setting
 from ada3d_ros.errors import ConfigError
+
+RELIABILITY = ("auto", "reliable", "best_effort")
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,18 +116,12 @@ class QosConfig:
         "auto",
         "reliability of the colour subscription; auto starts reliable and follows a best-effort"
         " publisher",
-        choices=("auto", "reliable", "best_effort"),
+        choices=RELIABILITY,
         read_only=True,
     )
-    depth: str = setting(
-        "auto", "same for depth", choices=("auto", "reliable", "best_effort"), read_only=True
-    )
-    camera_info: str = setting(
-        "auto", "same for camera_info", choices=("auto", "reliable", "best_effort"), read_only=True
-    )
-    pose: str = setting(
-        "auto", "same for pose or odom", choices=("auto", "reliable", "best_effort"), read_only=True
-    )
+    depth: str = setting("auto", "same for depth", choices=RELIABILITY, read_only=True)
+    camera_info: str = setting("auto", "same for camera_info", choices=RELIABILITY, read_only=True)
+    pose: str = setting("auto", "same for pose or odom", choices=RELIABILITY, read_only=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +214,7 @@ class CacheConfig:
     )
     chunk_tokens: int = setting(
         256,
-        "rows of the scene per piece of background work; a question waits for one piece at most",
+        "scene tokens per piece of background work; a question waits for one piece at most",
         unit="tokens",
         low=16,
         high=4096,
@@ -289,7 +276,7 @@ class DiagnosticUpdaterConfig:
 
 @dataclass(frozen=True, slots=True)
 class AgentConfig:
-    """All settings; nested classes give the dotted names (`sync.slop_sec`)."""
+    """All settings."""
 
     model: ModelConfig = ModelConfig()
     pruning: PruningConfig = PruningConfig()
@@ -351,87 +338,3 @@ class AgentConfig:
                 f"extrinsic.quat_xyzw = {self.extrinsic.quat_xyzw} has norm {norm:.4f}; it must be"
                 " 1 within 1e-3."
             )
-
-
-def iter_settings(cls: type = AgentConfig, prefix: str = "") -> Iterator[Setting]:
-    """Every setting in file order, dotted names."""
-    for f in dataclasses.fields(cls):
-        if dataclasses.is_dataclass(f.default):
-            yield from iter_settings(type(f.default), f"{prefix}{f.name}.")
-        else:
-            yield Setting(name=f"{prefix}{f.name}", default=cast(Value, f.default), **f.metadata)
-
-
-SETTINGS: dict[str, Setting] = {s.name: s for s in iter_settings()}
-
-
-def to_flat(config: AgentConfig) -> dict[str, Value]:
-    """The config's values by dotted name."""
-
-    def value_of(name: str) -> Value:
-        node: Any = config
-        for part in name.split("."):
-            node = getattr(node, part)
-        return node
-
-    return {name: value_of(name) for name in SETTINGS}
-
-
-def from_flat(values: Mapping[str, Any], base: AgentConfig | None = None) -> AgentConfig:
-    """A config from dotted names over `base` (default: all defaults).
-
-    Raises ConfigError for an unknown name (the nearest is named) or a value out of range.
-    """
-    flat: dict[str, Value] = to_flat(base or AgentConfig())
-    for name, value in values.items():
-        if name not in SETTINGS:
-            near = difflib.get_close_matches(name, SETTINGS, 1)
-            raise ConfigError(
-                f"unknown setting {name!r}"
-                + (f"; did you mean {near[0]!r}?" if near else "; see docs/parameters.md.")
-            )
-        flat[name] = SETTINGS[name].check(value)
-
-    def build(cls: type, prefix: str) -> Any:
-        kwargs: dict[str, Any] = {}
-        for f in dataclasses.fields(cls):
-            nested = dataclasses.is_dataclass(f.default)
-            kwargs[f.name] = (
-                build(type(f.default), f"{prefix}{f.name}.") if nested else flat[prefix + f.name]
-            )
-        return cls(**kwargs)
-
-    return build(AgentConfig, "")
-
-
-def load_config(path: str | Path, base: AgentConfig | None = None) -> AgentConfig:
-    """A config from a ROS 2 parameter file (`/**: ros__parameters:`) or a plain nested YAML.
-
-    Raises ConfigError where the file is absent, not YAML, or holds an unknown or bad setting.
-    """
-    try:
-        tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"no configuration file at {path}.") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from None
-    except (OSError, ValueError) as error:  # a folder, not allowed, not text
-        raise ConfigError(f"{path} cannot be read: {error}") from None
-    for root in ("/**", "ros__parameters"):
-        if isinstance(tree, dict) and root in tree:
-            tree = tree[root]
-
-    def flatten(node: Any, prefix: str) -> Iterator[tuple[str, Any]]:
-        if not isinstance(node, dict):
-            raise ConfigError(
-                f"{path}: expected a mapping at {prefix.rstrip('.') or 'the top'}, got"
-                f" {type(node).__name__}."
-            )
-        for key, value in node.items():
-            if isinstance(value, dict):
-                yield from flatten(value, f"{prefix}{key}.")
-            else:
-                yield f"{prefix}{key}", value
-
-    values = {name: value for name, value in flatten(tree or {}, "") if name != "use_sim_time"}
-    return from_flat(values, base)

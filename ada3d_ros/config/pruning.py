@@ -112,7 +112,8 @@ class RankConfig:
     )
     query: str = setting(
         "last",
-        "which prompt tokens ask: the last one, or all behind the scene (the largest score counts)",
+        "which prompt tokens are the queries: the last one, or all after the scene tokens (the"
+        " largest score counts)",
         choices=("last", "all"),
     )
     rope: bool = setting(

@@ -16,10 +16,10 @@ Value = bool | int | float | str | tuple[float, ...]
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What a person needs to know about one setting. `low` and `high` are inclusive; `length` is
-    for lists.
+    """What a person needs to know about one setting.
 
-    joined: two groups of choices of which one each may be written together, `first+second`.
+    low, high: inclusive. length: of a list. joined: two groups of choices of which one each may be
+    written together, `first+second`.
     """
 
     name: str
@@ -38,12 +38,9 @@ class Setting:
     def allowed(self) -> str:
         """The allowed values as one readable phrase."""
         if self.choices:
-            pair = (
-                f", or two joined, as '{self.joined[0][-1]}+{self.joined[1][0]}'"
-                if self.joined[0]
-                else ""
-            )
-            return "one of " + ", ".join(repr(choice) for choice in self.choices) + pair
+            first, second = self.joined
+            pair = f", or two joined, as '{first[-1]}+{second[0]}'" if first else ""
+            return "one of " + ", ".join(map(repr, self.choices)) + pair
         if self.pattern:
             return f"text matching {self.pattern}"
         if self.low is not None or self.high is not None:
@@ -54,69 +51,69 @@ class Setting:
         return {bool: "true or false", str: "text"}.get(type(self.default), "any")
 
     def check(self, value: Any) -> Value:
-        """`value` in the type of the default. Raises ConfigError with the value, the allowed range
-        and the default.
+        """`value` in the type of the default.
+
+        Raises ConfigError with the value, the allowed range and the default.
         """
-        kind = type(self.default)
-        if any(
-            type(v) is int and abs(v) >= 2**63
-            for v in (value if isinstance(value, (list, tuple)) else [value])
-        ):
-            raise self._error(value, "out of range")  # more than ROS can send, or a float can hold
-        if kind is float and type(value) is int:
-            value = float(value)
-        if (
-            kind is tuple
-            and isinstance(value, (list, tuple))
-            and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in value)
-        ):
-            value = tuple(float(v) for v in value)
-        if type(value) is not kind:
-            raise self._error(
-                value,
-                f"expected {'a list of numbers' if kind is tuple else kind.__name__}, got"
-                f" {type(value).__name__}",
-            )
-        numbers = (
-            value
-            if isinstance(value, tuple)
-            else (value,)
-            if isinstance(value, (int, float))
-            else ()
-        )
-        if self.length is not None and isinstance(value, tuple) and len(value) != self.length:
+        # More than ROS can send, or a float can hold.
+        for v in value if isinstance(value, (list, tuple)) else (value,):
+            if type(v) is int and abs(v) >= 2**63:
+                raise self._error(value, "out of range")
+
+        # The type; integers serve as floats, a list of numbers as a tuple.
+        value = self._in_kind(value)
+        kind: type = type(self.default)
+        is_kind = type(value) is kind  # True is an int, too
+        if not is_kind:
+            wanted = "a list of numbers" if kind is tuple else kind.__name__
+            raise self._error(value, f"expected {wanted}, got {type(value).__name__}")
+        if self.length is not None and len(value) != self.length:
             raise self._error(value, f"expected {self.length} numbers, got {len(value)}")
+
+        # Numbers: finite and in range, those of a list each.
+        numbers = value if kind is tuple else (value,) if kind in (bool, int, float) else ()
         for number in numbers:
             if not math.isfinite(number):
                 raise self._error(value, "not a finite number")
-            if (self.low is not None and number < self.low) or (
-                self.high is not None and number > self.high
-            ):
+            too_low = self.low is not None and number < self.low
+            if too_low or (self.high is not None and number > self.high):
                 raise self._error(value, "out of range")
+
+        # Text: one of the choices, or of the form.
         if self.choices and value not in self.choices:
             self._check_joined(str(value))
         if self.pattern and not re.fullmatch(self.pattern, str(value)):
             raise self._error(value, "not of the expected form")
         return value
 
+    def _in_kind(self, value: Any) -> Any:
+        """An integer as a float and numbers as a tuple, where the default is one; else itself."""
+        kind: type = type(self.default)
+        if kind is float and type(value) is int:
+            return float(value)
+        if kind is tuple and isinstance(value, (list, tuple)):
+            numeric = (isinstance(v, (int, float)) and not isinstance(v, bool) for v in value)
+            return tuple(float(v) for v in value) if all(numeric) else value
+        return value
+
     def _check_joined(self, value: str) -> None:
+        """Raises ConfigError unless `value` is two choices joined in the right order."""
         parts = value.split("+")
-        if len(parts) == 2 and all(
-            part in group for part, group in zip(parts, self.joined, strict=True)
-        ):
+        first, second = self.joined
+        if len(parts) == 2 and parts[0] in first and parts[1] in second:
             return
         if len(parts) == 2 and all(part in self.choices for part in parts):
-            first, second = self.joined
             raise self._error(
                 value,
                 f"cannot be joined so; one of {first} comes before the + and one of {second}"
                 " behind it",
             )
+
+        # Otherwise the part that no choice is called, and the one that is nearest to it.
         unknown = next((part for part in parts if part not in self.choices), value)
         near = difflib.get_close_matches(unknown, self.choices, 1)
-        raise self._error(
-            value, "not a known choice" + (f", did you mean {near[0]!r}?" if near else "")
-        )
+        advice = f", did you mean {near[0]!r}?" if near else ""
+        raise self._error(value, "not a known choice" + advice)
 
     def _error(self, value: Any, why: str) -> ConfigError:
         return ConfigError(

@@ -8,82 +8,89 @@ model/decoder.py; P prefix tokens, R = H / G.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from ada3d_ros.engine.decode import DecodeOutput, OnToken, ShouldStop
+from ada3d_ros.engine.decode import DecodeOutput, GenerationRequest
 from ada3d_ros.engine.kv_cache import KVCache
-from ada3d_ros.engine.sampling import Sampler, greedy
-from ada3d_ros.errors import ModelError
+from ada3d_ros.engine.prefill import require_finite
 from ada3d_ros.model.decoder import LlamaDecoder, attention_mask
 from ada3d_ros.types import NAN, StopReason
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class WaitingQuestion:
-    """embeds (T, D): the tokens behind the scene, at least one. The rest is what `decode` takes."""
+class BatchedQuestion:
+    """embeds (T, D): the tokens after the scene, at least one; request: as for `decode`."""
 
     embeds: torch.Tensor
-    max_new_tokens: int
-    sampler: Sampler = greedy
-    should_stop: ShouldStop = lambda: None
-    on_token: OnToken = lambda token_id: None
+    request: GenerationRequest
+
+
+@dataclass(frozen=True, slots=True)
+class BatchOutput:
+    """outputs: in the order of the questions, their times counted from when all questions have
+    passed the layers; prefill_s: until then, 0 where none did.
+    """
+
+    outputs: list[DecodeOutput]
+    prefill_s: float
 
 
 @torch.inference_mode()
 def answer_batch(
-    decoder: LlamaDecoder, prefix: KVCache, next_position: int, questions: Sequence[WaitingQuestion]
-) -> list[DecodeOutput]:
-    """Answers in the order of `questions`, each as if asked alone; `prefix` (batch 1, at least one
-    token a layer) stays as it is.
+    decoder: LlamaDecoder, prefix: KVCache, next_position: int, questions: Sequence[BatchedQuestion]
+) -> BatchOutput:
+    """Each question's answer as if asked alone; `prefix` (batch 1, at least one token a layer)
+    stays as it is.
 
     next_position: of every question's first token, in all layers. A question that ends leaves the
     batch, the others go on. should_stop is read before a question's tokens are read and before
-    every later token is computed. first_token_s and decode_s count from when all questions are
-    read. Raises ModelError where the logits are not finite.
+    every later token is computed. Raises ModelError where the logits are not finite.
     """
     if not all(len(question.embeds) for question in questions):
         raise ValueError("answer_batch: a question has no tokens.")
-    room = decoder.config.max_positions - next_position
+    if not questions:
+        return BatchOutput([], 0.0)
+    now = questions[0].request.now
+    begun, room = now(), decoder.config.max_positions - next_position
     answers = [
-        _Answer(q, min(q.max_new_tokens, room - len(q.embeds)), decoder.config.eos_id)
+        _Answer(q, min(q.request.max_new_tokens, room - len(q.embeds)), decoder.config.eos_id)
         for q in questions
     ]
+
+    # Prefill: all questions that have not stopped already, padded to one width.
     live = [answer for answer in answers if answer.goes_on()]
     if live:
         reserve = max(answer.limit for answer in live) - 1  # the last token is not fed
-        batch = _Batch(
-            decoder, prefix, next_position, [answer.question.embeds for answer in live], reserve
-        )
-        logits = batch.read()
-        if not bool(torch.isfinite(logits).all()):  # waits for the device
-            raise ModelError(
-                "the model's output is not finite: the weights are damaged, or float16 overflowed."
-            )
-    start = time.perf_counter()
+        embeds = [answer.question.embeds for answer in live]
+        batch = _Batch(decoder, prefix, next_position, embeds, reserve)
+        logits = batch.prefill()
+        require_finite(logits)  # waits for the device
+    start = now()
+
+    # Decode: one token each per step, until the last question has ended.
     while live:
         tokens = torch.stack(
-            [answer.question.sampler(row) for answer, row in zip(live, logits, strict=True)]
+            [answer.question.request.sampler(row) for answer, row in zip(live, logits, strict=True)]
         )
         probabilities = torch.softmax(logits.float(), dim=-1).gather(1, tokens[:, None])[:, 0]
-        chosen, now = tokens.tolist(), time.perf_counter() - start  # the list waits for the device
+        chosen, at_s = tokens.tolist(), now() - start  # the list waits for the device
         for answer, token_id, probability in zip(live, chosen, probabilities, strict=True):
-            answer.take(token_id, probability, now)
-        rows = [row for row, answer in enumerate(live) if answer.goes_on()]
-        live = [live[row] for row in rows]
+            answer.take(token_id, probability, at_s)
+        staying = [i for i, answer in enumerate(live) if answer.goes_on()]
+        live = [live[i] for i in staying]
         if live:
-            logits = batch.step(rows, tokens)
-    return [answer.output() for answer in answers]
+            logits = batch.step(staying, tokens)
+    return BatchOutput([answer.output() for answer in answers], start - begun)
 
 
 class _Answer:
     """One question's tokens so far, and why they ended."""
 
-    def __init__(self, question: WaitingQuestion, limit: int, eos_id: int) -> None:
+    def __init__(self, question: BatchedQuestion, limit: int, eos_id: int) -> None:
         self.question, self.limit = question, limit
         self._eos_id = eos_id
         self._token_ids: list[int] = []
@@ -94,42 +101,37 @@ class _Answer:
     def goes_on(self) -> bool:
         """Whether another token is wanted."""
         if self._reason is None:
-            self._reason = (
-                StopReason.MAX_TOKENS
-                if len(self._token_ids) >= self.limit
-                else self.question.should_stop()
-            )
+            full = len(self._token_ids) >= self.limit
+            self._reason = StopReason.MAX_TOKENS if full else self.question.request.should_stop()
         return self._reason is None
 
     def take(self, token_id: int, probability: torch.Tensor, now_s: float) -> None:
-        """The next token and its probability () float32, chosen now_s after the start."""
+        """The next token and its probability () float32, chosen now_s after the prefill."""
+        if not self._probabilities:
+            self._first_s = now_s
+        self._last_s = now_s
         self._probabilities.append(probability)
-        self._first_s, self._last_s = (
-            (now_s if len(self._probabilities) == 1 else self._first_s),
-            now_s,
-        )
         if token_id == self._eos_id:
             self._reason = StopReason.EOS
         else:
             self._token_ids.append(token_id)
-            self.question.on_token(token_id)
+            self.question.request.on_token(token_id)
 
     def output(self) -> DecodeOutput:
         assert self._reason is not None, "not at its end"
+        chosen = self._probabilities
         return DecodeOutput(
             token_ids=tuple(self._token_ids),
             stop_reason=self._reason,
-            mean_probability=(
-                float(torch.stack(self._probabilities).mean()) if self._probabilities else NAN
-            ),
+            mean_probability=float(torch.stack(chosen).mean()) if chosen else NAN,
             first_token_s=self._first_s,
             decode_s=self._last_s - self._first_s,
         )
 
 
 class _Batch:
-    """Questions (T_i, D) as rows of one batch, padded on the left: so the last column is every
-    question's last token, and all rows write their next key at the same place.
+    """Questions (T_i, D) as one batch, padded on the left: so the last column is every question's
+    last token, and all write their next key at the same place.
     """
 
     def __init__(
@@ -147,26 +149,22 @@ class _Batch:
         padding = torch.tensor([[width - len(question)] for question in questions], device=device)
         columns = torch.arange(width + reserve, device=device)
         self._present = columns >= padding  # (B, width + reserve) bool: no padding
-        self._positions = (
-            next_position + columns - padding
-        )  # of every column; padding's mean nothing
+        # Of every column; those of padding mean nothing.
+        self._positions = next_position + columns - padding
 
-    def read(self) -> torch.Tensor:
+    def prefill(self) -> torch.Tensor:
         """Logits (B, vocab) after the questions' last tokens."""
         return self._run(self._embeds)
 
-    def step(self, rows: Sequence[int], tokens: torch.Tensor) -> torch.Tensor:
-        """Logits (n, vocab) after `tokens` (B,) int64 of the n rows that go on; the other rows
+    def step(self, staying: Sequence[int], tokens: torch.Tensor) -> torch.Tensor:
+        """Logits (n, vocab) after `tokens` (B,) int64 of the n questions that go on; the others
         leave the batch.
         """
-        if len(rows) < len(tokens):
-            kept = torch.tensor(rows, device=tokens.device)
+        if len(staying) < len(tokens):
+            kept = torch.tensor(staying, device=tokens.device)
             self._own.keep_rows(kept)
-            self._present, self._positions, tokens = (
-                self._present[kept],
-                self._positions[kept],
-                tokens[kept],
-            )
+            self._present, self._positions = self._present[kept], self._positions[kept]
+            tokens = tokens[kept]
         return self._run(self._decoder.embed(tokens[:, None]))
 
     def _run(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -174,20 +172,17 @@ class _Batch:
         stop = start + hidden.shape[1]
         mask = attention_mask(start, hidden.shape[1], self._present[:, :stop], hidden.device)
         assert mask is not None, "a mask was given"
-        hidden = self._decoder.run_layers(
-            0,
-            self._decoder.config.num_layers,
-            hidden,
-            self._positions[:, start:stop],
-            attend=SharedPrefixAttention(self._prefix, self._own, mask),
-        )
+        attend = SharedPrefixAttention(self._prefix, self._own, mask)
+        rope = self._decoder.rope(self._positions[:, start:stop])
+        for layer in range(self._decoder.config.num_layers):
+            hidden = self._decoder.run_layer(layer, hidden, rope, attend)
         return self._decoder.logits(hidden[:, -1])
 
 
 class SharedPrefixAttention:
-    """An `Attend` of B rows over one prefix, read once, and over each row's own tokens in `own`, to
-    which it adds the new ones. mask (B, 1, T, own tokens with the new ones) bool: what a row sees
-    of its own, never nothing.
+    """An `Attend` of B questions over one prefix, read once, and over each one's own tokens in
+    `own`, to which it adds the new ones. mask (B, 1, T, own tokens with the new ones) bool: what a
+    token sees of its own question, never nothing.
     """
 
     def __init__(self, prefix: KVCache, own: KVCache, mask: torch.Tensor) -> None:
@@ -196,20 +191,24 @@ class SharedPrefixAttention:
     def __call__(
         self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor
     ) -> torch.Tensor:
-        rows, groups, (tokens, width) = q.shape[0], k.shape[1], q.shape[2:]
+        batch, groups, (tokens, width) = q.shape[0], k.shape[1], q.shape[2:]
         k, v = self._own.append(layer, k, v)
         heads = q.unflatten(1, (groups, -1))  # (B, G, R, T, d)
-        folded = heads.transpose(0, 1).reshape(
-            1, groups, -1, width
-        )  # all rows' queries, (1, G, B * R * T, d)
+
+        # The prefix, all questions' queries folded into one: (1, G, B * R * T, d).
+        folded = heads.transpose(0, 1).reshape(1, groups, -1, width)
         shared, shared_lse = attend_to_all(folded, *self._prefix.held(layer))
-        shared = shared.reshape(groups, rows, -1, tokens, width).transpose(0, 1).float()
-        shared_lse = shared_lse.reshape(groups, rows, -1, tokens).transpose(0, 1)
-        scores = heads.flatten(2, 3).float() @ k.float().mT * width**-0.5  # (B, G, R * T, own)
+        shared = shared.reshape(groups, batch, -1, tokens, width).transpose(0, 1).float()
+        shared_lse = shared_lse.reshape(groups, batch, -1, tokens).transpose(0, 1)
+
+        # Each question's own tokens: (B, G, R * T, own).
+        scores = heads.flatten(2, 3).float() @ k.float().mT * width**-0.5
         scores = scores.unflatten(2, (-1, tokens)).masked_fill(self._hidden, -torch.inf)
         lse = scores.logsumexp(dim=-1)  # (B, G, R, T)
         weights = torch.exp(scores - lse[..., None])
         own = (weights.flatten(2, 3) @ v.float()).unflatten(2, (-1, tokens))
+
+        # Both softmaxes as one: each weighted by its share of the sum of exponentials.
         out = (
             torch.sigmoid(shared_lse - lse)[..., None] * shared
             + torch.sigmoid(lse - shared_lse)[..., None] * own

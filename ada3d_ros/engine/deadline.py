@@ -14,20 +14,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ada3d_ros.types import StageTimings, TokenUsage
+from ada3d_ros.types import Answer
 
 WINDOW = 64  # answers that count
 MARGIN = 0.9  # of the deadline that a prediction may use up
-FACTORS = (
-    1.0,
-    0.85,
-    0.7,
-    0.55,
-    0.4,
-    0.3,
-    0.2,
-    0.1,
-)  # of the keep ratio that would be used without a deadline
+# Of the keep ratio that would be used without a deadline.
+FACTORS = (1.0, 0.85, 0.7, 0.55, 0.4, 0.3, 0.2, 0.1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +34,6 @@ class Measured:
     rest_s: float
     generated: int
 
-    @classmethod
-    def from_answer(cls, usage: TokenUsage, timings: StageTimings, generated: int) -> Measured:
-        """From an answer's counts and times."""
-        rest = timings.total_s - timings.first_token_s - timings.decode_s
-        step = timings.decode_s / (generated - 1) if generated > 1 else math.nan
-        return cls(float(np.mean(usage.per_layer)), timings.first_token_s, step, rest, generated)
-
 
 class LatencyModel:
     """What questions took. Used by the thread that owns the model alone."""
@@ -58,9 +43,17 @@ class LatencyModel:
             kind: deque(maxlen=WINDOW) for kind in (False, True)
         }
 
-    def note(self, cached: bool, measured: Measured) -> None:
-        """Learn from an answer."""
-        self._seen[cached].append(measured)
+    def record(self, answer: Answer) -> None:
+        """Learn from the counts and times of an answer about the scene."""
+        times, generated = answer.timings, answer.tokens.generated
+        measured = Measured(
+            tokens=float(np.mean(answer.tokens.per_layer)),
+            first_token_s=times.first_token_s,
+            step_s=times.decode_s / (generated - 1) if generated > 1 else math.nan,
+            rest_s=times.total_s - times.first_token_s - times.decode_s,
+            generated=generated,
+        )
+        self._seen[answer.scene_cached].append(measured)
 
     def predict(self, cached: bool, tokens: float, max_new_tokens: int) -> float:
         """Seconds to the end of an answer of usual length; NaN before anything was measured."""

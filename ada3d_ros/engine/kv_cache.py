@@ -1,4 +1,5 @@
-"""Keys and values of past tokens: one buffer per layer, each with its own length.
+"""Keys and values of past tokens: one buffer per layer, each with its own length; in the model's
+format or in 8 bits.
 
 After pruning, later layers hold fewer tokens than earlier ones. Knows nothing of positions: a key
 is stored roped.
@@ -7,6 +8,7 @@ is stored roped.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 
@@ -23,6 +25,7 @@ class KVCache:
 
     def __init__(self, num_layers: int, reserve: int = 0) -> None:
         self._buffers: list[torch.Tensor | None] = [None] * num_layers
+        self._num_empty = num_layers  # layers without a buffer
         self._lengths = [0] * num_layers
         self._reserve = reserve
 
@@ -73,12 +76,11 @@ class KVCache:
         """All layers' buffers (2, B, G, capacity_i, d), the room behind what is held included;
         every layer must hold some.
         """
-        made = tuple(buffer for buffer in self._buffers if buffer is not None)
-        assert len(made) == len(self._buffers), "a layer holds nothing yet"
-        return made
+        assert not self._num_empty, "a layer holds nothing yet"
+        return cast(tuple[torch.Tensor, ...], tuple(self._buffers))
 
     def reserve(self, tokens: int) -> None:
-        """Make room for so many more tokens in every layer; until they are there, no buffer moves."""
+        """Make room for so many more tokens in every layer; until then no buffer moves."""
         for layer, buffer in enumerate(self.buffers):
             self._room(layer, buffer[0], self._lengths[layer] + tokens)
 
@@ -104,4 +106,58 @@ class KVCache:
             length = self._lengths[layer]
             buffer[:, :, :, :length] = old[:, :, :, :length]
         self._buffers[layer] = buffer
+        self._num_empty -= old is None
         return buffer
+
+
+class Int8KVCache(KVCache):
+    """A cache that rounds every key and value vector (per token and head) to 127 steps of its
+    largest element each way.
+
+    append and held hand out dequantised copies of one layer; nothing else of it is ever there in
+    full.
+    """
+
+    plain = False
+
+    def __init__(self, num_layers: int, reserve: int = 0) -> None:
+        super().__init__(num_layers, reserve)
+        self._scales = KVCache(num_layers, reserve)  # (2, B, G, capacity, 1)
+        self._dtype = torch.float32
+
+    @property
+    def num_bytes(self) -> int:
+        return super().num_bytes + self._scales.num_bytes
+
+    def append(
+        self, layer: int, keys: torch.Tensor, values: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self._dtype = keys.dtype
+        rounded, scales = zip(
+            *(quantize_vectors(vectors) for vectors in (keys, values)), strict=True
+        )
+        super().append(layer, *rounded)
+        self._scales.append(layer, *scales)
+        return self.held(layer)
+
+    def held(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+        keys, values = super().held(layer)
+        key_scales, value_scales = self._scales.held(layer)
+        return keys.to(self._dtype) * key_scales, values.to(self._dtype) * value_scales
+
+    def reserve(self, tokens: int) -> None:
+        super().reserve(tokens)
+        self._scales.reserve(tokens)
+
+    def set_lengths(self, lengths: Sequence[int]) -> None:
+        super().set_lengths(lengths)
+        self._scales.set_lengths(lengths)
+
+
+def quantize_vectors(vectors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Vectors (..., d) as int8 (..., d) and scales (..., 1) in their dtype; vector = int8 * scale
+    within half a scale.
+    """
+    wide = vectors.float()
+    scales = (wide.abs().amax(dim=-1, keepdim=True) / 127.0).clamp(min=1e-7).to(vectors.dtype)
+    return (wide / scales.float()).round().clamp(-127, 127).to(torch.int8), scales

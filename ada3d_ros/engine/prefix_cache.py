@@ -1,46 +1,110 @@
-"""The scene paid once: what is kept of it between questions, brought up to date a piece at a time.
+"""The prefix cache: a scene's keys and values, kept between questions, updated in steps.
 
-A prefix in active answers questions. Voxels that new keyframes add are put behind it (order of
+The active prefix answers questions. Voxels that new keyframes add are appended to it (order of
 arrival, earlier means frozen: exact for that order); the exact prefix in voxel order is built anew
-beside it when nothing else is to do, or when too much is stale, and then takes its place. All of it
-belongs to the thread that owns the model.
+as the pending one when nothing else is to do, or when too much is stale, and then becomes active.
+All of it belongs to the thread that owns the model.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ada3d_ros.config.agent import AgentConfig
-from ada3d_ros.engine.memory_errors import out_of_memory
+from ada3d_ros.engine.memory_fallback import out_of_memory
 from ada3d_ros.engine.scene_encoder import SceneEncoder
-from ada3d_ros.engine.scene_prefix import ScenePrefix
+from ada3d_ros.engine.scene_prefix import PrefixEntry, PrefixOptions
 from ada3d_ros.engine.scene_pruning import ScenePruning
 from ada3d_ros.engine.timing import StageClock
-from ada3d_ros.engine.token_selection import ChosenTokens
+from ada3d_ros.engine.token_selection import SceneContext
 from ada3d_ros.errors import Ada3DError
 from ada3d_ros.model.checkpoint import LoadedModel
 from ada3d_ros.model.prompt import IMAGE_ID, render_question
-from ada3d_ros.model.spatial import mean_tokens
 from ada3d_ros.pruning.policy import Policy
 from ada3d_ros.scene.keyframes import SceneSnapshot
-from ada3d_ros.scene.voxel_table import VoxelTable, find_voxels
-from ada3d_ros.types import NAN, AskHooks, SpatialTokens
+from ada3d_ros.types import NAN
+
+if TYPE_CHECKING:
+    from ada3d_ros.engine.query_context import QueryContext
 
 logger = logging.getLogger(__name__)
 
-ROOM_TOKENS = 512  # kept free behind the scene for a question and its answer
+RESERVED_TOKENS = 512  # kept free after the scene for a question and its answer
+
+
+class PrefixState(Enum):
+    """Whether questions can be answered from the cache, and how true it is to the scene.
+
+    | state    | event           | next     |
+    |----------|-----------------|----------|
+    | ABSENT   | BUILD_STARTED   | BUILDING |
+    | ABSENT   | SCENE_CHANGED   | ABSENT   |
+    | ABSENT   | FORGOTTEN       | ABSENT   |
+    | BUILDING | BUILD_FINISHED  | READY    |
+    | BUILDING | BUILD_ABANDONED | ABSENT   |
+    | BUILDING | SCENE_CHANGED   | BUILDING |
+    | BUILDING | FORGOTTEN       | ABSENT   |
+    | READY    | SCENE_CHANGED   | STALE    |
+    | READY    | FORGOTTEN       | ABSENT   |
+    | STALE    | BUILD_STARTED   | STALE    |
+    | STALE    | BUILD_FINISHED  | READY    |
+    | STALE    | BUILD_ABANDONED | STALE    |
+    | STALE    | SCENE_CHANGED   | STALE    |
+    | STALE    | CAUGHT_UP       | READY    |
+    | STALE    | FORGOTTEN       | ABSENT   |
+
+    A build that finishes for a scene that has changed meanwhile goes through READY to STALE at
+    once. Any other pair is a programming error and raises.
+    """
+
+    ABSENT = "absent"  # nothing answers questions, nothing is being built
+    BUILDING = "building"  # the first prefix is being built
+    READY = "ready"  # the active prefix is the scene as it is, in voxel order
+    STALE = "stale"  # the active prefix answers, but the scene has changed since
+
+
+class PrefixEvent(Enum):
+    """What moves the cache from one state to another."""
+
+    BUILD_STARTED = "build started"
+    BUILD_FINISHED = "build finished"
+    BUILD_ABANDONED = "build abandoned"
+    SCENE_CHANGED = "scene changed"
+    CAUGHT_UP = "caught up"
+    FORGOTTEN = "forgotten"
+
+
+TRANSITIONS = {
+    (PrefixState.ABSENT, PrefixEvent.BUILD_STARTED): PrefixState.BUILDING,
+    (PrefixState.ABSENT, PrefixEvent.SCENE_CHANGED): PrefixState.ABSENT,
+    (PrefixState.ABSENT, PrefixEvent.FORGOTTEN): PrefixState.ABSENT,
+    (PrefixState.BUILDING, PrefixEvent.BUILD_FINISHED): PrefixState.READY,
+    (PrefixState.BUILDING, PrefixEvent.BUILD_ABANDONED): PrefixState.ABSENT,
+    (PrefixState.BUILDING, PrefixEvent.SCENE_CHANGED): PrefixState.BUILDING,
+    (PrefixState.BUILDING, PrefixEvent.FORGOTTEN): PrefixState.ABSENT,
+    (PrefixState.READY, PrefixEvent.SCENE_CHANGED): PrefixState.STALE,
+    (PrefixState.READY, PrefixEvent.FORGOTTEN): PrefixState.ABSENT,
+    (PrefixState.STALE, PrefixEvent.BUILD_STARTED): PrefixState.STALE,
+    (PrefixState.STALE, PrefixEvent.BUILD_FINISHED): PrefixState.READY,
+    (PrefixState.STALE, PrefixEvent.BUILD_ABANDONED): PrefixState.STALE,
+    (PrefixState.STALE, PrefixEvent.SCENE_CHANGED): PrefixState.STALE,
+    (PrefixState.STALE, PrefixEvent.CAUGHT_UP): PrefixState.READY,
+    (PrefixState.STALE, PrefixEvent.FORGOTTEN): PrefixState.ABSENT,
+}
 
 
 @dataclass(frozen=True, slots=True)
 class CacheReport:
-    """The scene cache in numbers, for diagnostics. staleness as in `Answer`; building: rows that
-    wait in the prefix being built.
+    """The prefix cache in numbers, for diagnostics. staleness as in `Answer`; building: tokens that
+    wait in the pending prefix.
     """
 
     version: int = 0
@@ -53,381 +117,274 @@ class CacheReport:
     appends: int = 0
 
 
-@dataclass(eq=False, slots=True)
-class PrefixEntry:
-    """A prefix and the state of the voxels it was made of: coords (V, 3), and the table's revision
-    at each.
-    """
-
-    prefix: ScenePrefix
-    key: tuple[object, ...]
-    coords: torch.Tensor
-    revisions: torch.Tensor
-    whole: bool  # all voxels are rows of the prefix: neither capped nor chosen from
-    ordered: bool = True  # nothing was put behind it
-    _known: tuple[int, int, float] | None = (
-        None  # revision of the table, voxels held, and the share that came of it
-    )
-
-    def stale_share(self, table: VoxelTable) -> float:
-        """Share of the voxels, held or there now, that are not held as they are now."""
-        state = table.revision, len(self.coords)
-        if self._known is None or self._known[:2] != state:
-            self._known = (*state, self._count_stale(table))
-        return self._known[2]
-
-    def _count_stale(self, table: VoxelTable) -> float:
-        now = table.sums.coords
-        rows = find_voxels(self.coords, now)
-        known = rows >= 0
-        changed = table.changed > torch.where(known, self.revisions[rows.clamp(min=0)], -1)
-        gone = len(self.coords) - int(known.sum())
-        return (int(changed.sum()) + gone) / max(len(now) + gone, 1)
-
-
 class PrefixCache:
-    """One robot's scene in one model."""
+    """One robot's scene in one model. `state` says what it can do now; see PrefixState."""
 
     def __init__(
-        self, loaded: LoadedModel, pruning: ScenePruning, now: Callable[[], float] = time.monotonic
+        self,
+        loaded: LoadedModel,
+        pruning: ScenePruning,
+        encoder: SceneEncoder,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.vision = SceneEncoder(loaded.model)
+        self.state = PrefixState.ABSENT
         self.report = CacheReport()  # replaced, never changed: other threads may read it
+        self.active: PrefixEntry | None = None
+        self.pending: PrefixEntry | None = None
+        self._serves = False  # whether questions under the settings are answered from here
+        self.encoder = encoder
         self._loaded, self._pruning, self._now = loaded, pruning, now
-        self._active: PrefixEntry | None = None
-        self._pending: PrefixEntry | None = None
+        self._config: AgentConfig | None = None
+        self._policy: Policy | None = None
+        self._key: tuple[Any, ...] = ()  # what a prefix must agree in to serve
         self._epoch = -1
-        self._refused: tuple[object, ...] | None = (
-            None  # a scene and settings that no prefix can be made of
-        )
-        self._last_change = now()
-        self._seen_version: tuple[int, int] = (-1, -1)
+        self._version = (-1, -1)  # of the scene
+        self._changed_at = now()
+        self._refused: tuple[Any, ...] = ()  # a scene and settings of which no prefix can be made
         self._builds = self._appends = 0
 
-    @staticmethod
-    def serves(policy: Policy, config: AgentConfig) -> bool:
-        """Whether questions under these settings are answered from a cached scene."""
-        return (
-            config.cache.mode == "cached"
-            and config.model.compat != "reference"
-            and not policy.is_query_conditioned
-        )
+    # -- for questions
 
-    def forget(self) -> None:
-        """Free everything."""
-        self._active = self._pending = None
-        self.vision.forget()
-        self._report()
+    def ensure_usable(self, query: QueryContext) -> PrefixEntry | None:
+        """The prefix that answers a question asked now; None where the settings allow none.
 
-    def forget_prefixes(self) -> None:
-        """Free the keys and values; what was seen stays."""
-        self._active = self._pending = None
-        self._report()
+        query.exact: of this very scene in voxel order, however long that takes. Else, once there is
+        one, a question waits for its new voxels, and for one chunk of the next prefix where too
+        much of this one is stale. The encoder holds the scene's keyframes. Raises what hooks.check
+        raises, QuestionTooLongError.
+        """
+        scene, check, clock = query.scene, query.hooks.check, query.clock
+        if query.config is not self._config:
+            self._configure(query.config)
+        if not self._serves:
+            return None
+        if scene.version != self._version:
+            self._on_scene_change(scene)
+        self._changed_at = self._now()
+        if self.state is not PrefixState.READY:
+            if query.exact:
+                self._build_exact(scene, clock, check)
+            else:
+                self._refresh(scene, clock, check)
+            self._report()
+        return self.active
+
+    def serves_under(self, config: AgentConfig) -> bool:
+        """Whether questions under these settings are answered from here."""
+        self._configure(config)
+        return self._serves
 
     @property
-    def num_voxels(self) -> int:
-        """Voxels seen, an upper bound of the spatial tokens."""
-        return len(self.vision.table.sums) if self.vision.table.views else 0
-
-    def follow(self, scene: SceneSnapshot, hooks: AskHooks, clock: StageClock) -> SpatialTokens:
-        """All spatial tokens of the scene as it is; looks at keyframes not looked at yet."""
-        self._on_scene_change(scene)
-        self.vision.follow(scene.keyframes, hooks, clock)
-        return self.vision.tokens(clock)
-
-    def part(self, names: Sequence[int], clock: StageClock) -> SpatialTokens:
-        """The spatial tokens of some of the keyframes (by index) that were looked at."""
-        with clock.stage("spatial_s"), torch.inference_mode():
-            return self._loaded.model.spatial_tokens(self.vision.table.of_views(names))
-
-    def for_question(
-        self,
-        scene: SceneSnapshot,
-        policy: Policy,
-        config: AgentConfig,
-        hooks: AskHooks,
-        clock: StageClock,
-        exact: bool,
-    ) -> ScenePrefix:
-        """The prefix that answers a question asked now, of this scene or a little behind it.
-
-        exact: of this very scene in voxel order, however long that takes. Else, once there is one,
-        a question waits for the keyframes still to be looked at, and for one chunk of the next
-        prefix where too much of this one is stale. Raises what hooks.check raises, NoFramesError,
-        QuestionTooLongError.
+    def staleness(self) -> float:
+        """Share of the scene's voxels that the active prefix does not hold as they are; NaN without
+        one.
         """
-        self._on_scene_change(scene)
-        self._last_change = self._now()
-        key = self._key(scene, policy, config)
-        self.vision.follow(scene.keyframes, hooks, clock)
-        if exact:
-            if self._pending is not None and self._pending.prefix.scene.version != scene.version:
-                self._pending = None
-            while not self._is_exact(key, scene):
-                hooks.check()
-                self._build_piece(key, scene, policy, config, clock)
-        else:
-            self._ensure_usable(key, scene, policy, config, hooks, clock)
-        assert self._active is not None
-        self._report()
-        return self._active.prefix
+        if self.state is PrefixState.READY:
+            return 0.0
+        if self.active is None or not self.encoder.table.views:
+            return NAN
+        return self._stale_share(self.active)
 
-    def step(
-        self, scene: SceneSnapshot, policy: Policy, config: AgentConfig, clock: StageClock
-    ) -> bool:
-        """One bounded piece of work ahead of questions: a keyframe looked at, or a chunk. False:
-        nothing is left for now.
+    def _build_exact(
+        self, scene: SceneSnapshot, clock: StageClock, check: Callable[[], None]
+    ) -> None:
+        if self.pending is not None and self.pending.scene.version != scene.version:
+            self._abandon_build()
+        self._note_if_caught_up(scene)
+        while self.state is not PrefixState.READY:
+            check()
+            self._build_chunk(scene, clock)
+
+    def _refresh(self, scene: SceneSnapshot, clock: StageClock, check: Callable[[], None]) -> None:
+        """Make the active prefix hold all voxels of the scene, old ones as they were."""
+        assert self._config is not None
+        limit = self._config.cache.max_staleness
+        if self.active is not None and self._stale_share(self.active) > limit:
+            self._build_chunk(scene, clock)  # else questions without a pause would keep it stale
+        while self.active is None:
+            check()
+            self._build_chunk(scene, clock)
+        with clock.stage("scene_s"):
+            self._append_new_voxels(self.active, scene)
+            while not self.active.ready:
+                check()
+                self.active.step()
+        self._note_if_caught_up(scene)
+
+    # -- between questions
+
+    def step(self, scene: SceneSnapshot, config: AgentConfig, clock: StageClock) -> bool:
+        """One bounded piece of work between questions: a keyframe encoded, or a chunk of a prefix.
+        False: nothing is left for now.
         """
+        self._configure(config)
         self._on_scene_change(scene)
+        encoder = self.encoder
+        missing = encoder.follow(scene)
         if not scene.keyframes or not self._loaded.model.config.has_video_tower:
             return False
-        self.vision.drop_all_but(scene.keyframes)
-        missing = self.vision.missing(scene.keyframes)
-        if missing and not self.vision.model.reference:
-            self.vision.encode_keyframe(missing[0], clock)
+        if missing and not encoder.model.reference:
+            encoder.encode_keyframe(missing[0], clock)
             return True
-        if missing or not self.serves(policy, config):
+        if missing or not self._serves or self._refused == (self._key, scene.version):
             return False
-        worked = self._advance_prefix(scene, policy, config, clock)
+        worked = self._step_prefix(scene, clock)
         self._report()
         return worked
 
-    def staleness(self) -> float:
-        """Of the prefix in active: share of the scene's voxels that it does not hold as they are;
-        NaN without one.
-        """
-        if self._active is None or not self.vision.table.views:
-            return NAN
-        return self._active.stale_share(self.vision.table)
+    def forget(self) -> None:
+        """Free the keys and values."""
+        self.active = self.pending = None
+        self.transition(PrefixEvent.FORGOTTEN)
+        self._report()
 
-    # -- inside
-
-    def _on_scene_change(self, scene: SceneSnapshot) -> None:
-        """Forget another scene; note when this one changes."""
-        if scene.state.epoch != self._epoch:
-            self.forget()
-            self._epoch = scene.state.epoch
-        if scene.version != self._seen_version:
-            self._seen_version, self._last_change = scene.version, self._now()
-
-    def _key(self, scene: SceneSnapshot, policy: Policy, config: AgentConfig) -> tuple[object, ...]:
-        """What a prefix must agree in to serve, beside how up to date it is."""
-        base = Policy.from_config(policy.config)
-        choice = (
-            (base.pre_llm, base.keep_ratio, base.choice_key(1 << 20))
-            if base.pre_llm and base.prunes
-            else ()
-        )
-        return scene.state.epoch, choice, config.model.conversation, config.cache.kv
-
-    def _serving(self, key: tuple[object, ...]) -> PrefixEntry | None:
-        """The prefix in active, if it serves under these settings."""
-        return self._active if self._active is not None and self._active.key == key else None
-
-    def _is_exact(self, key: tuple[object, ...], scene: SceneSnapshot) -> bool:
-        active = self._serving(key)
-        if active is None or active.prefix.scene.version != scene.version:
-            return False
-        return (
-            active.ordered and active.prefix.ready and active.stale_share(self.vision.table) == 0.0
-        )
-
-    def _ensure_usable(
-        self,
-        key: tuple[object, ...],
-        scene: SceneSnapshot,
-        policy: Policy,
-        config: AgentConfig,
-        hooks: AskHooks,
-        clock: StageClock,
-    ) -> None:
-        active = self._serving(key)
-        if (
-            active is not None
-            and active.stale_share(self.vision.table) > config.cache.max_staleness
-        ):
-            # One chunk: questions without a pause would keep it stale.
-            self._build_piece(key, scene, policy, config, clock)
-        while self._serving(key) is None:
-            hooks.check()
-            self._build_piece(key, scene, policy, config, clock)
-        active = self._serving(key)
-        assert active is not None
-        with clock.stage("scene_s"):
-            self._append_new_voxels(active, scene)
-            while not active.prefix.ready:
-                hooks.check()
-                active.prefix.step()
-
-    def _advance_prefix(
-        self, scene: SceneSnapshot, policy: Policy, config: AgentConfig, clock: StageClock
-    ) -> bool:
-        key = self._key(scene, policy, config)
-        if self._refused == (key, scene.version):
-            return False
-        active = self._serving(key)
+    def _step_prefix(self, scene: SceneSnapshot, clock: StageClock) -> bool:
         try:
-            if active is not None:
-                if not active.prefix.ready:
-                    active.prefix.step()
+            if self.active is not None:
+                # What answers comes first: chunks that wait, then voxels that are new.
+                if not self.active.ready:
+                    self.active.step()
+                    self._note_if_caught_up(scene)
                     return True
-                if self._append_new_voxels(active, scene):
+                if self._append_new_voxels(self.active, scene):
+                    self._note_if_caught_up(scene)
                     return True
-                stale = active.stale_share(self.vision.table)
-                quiet = self._now() - self._last_change >= config.cache.settle_sec
-                exact = active.ordered and stale == 0.0
-                if exact or not (quiet or stale > config.cache.max_staleness):
+                if self.state is PrefixState.READY or not self._rebuild_is_due(self.active):
                     return False
-            self._build_piece(key, scene, policy, config, clock)
+            self._build_chunk(scene, clock)
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
-            self._pending, self._refused = None, (key, scene.version)
+            self._abandon_build(scene)
             logger.warning(
                 "no memory for the cached scene: questions go on with what is there; keep fewer"
                 " views or use cache.kv int8."
             )
             return False
         except Ada3DError as error:  # no depth, too long: the question says so too
-            self._pending, self._refused = None, (key, scene.version)
+            self._abandon_build(scene)
             logger.info("no cached scene for now: %s", error)
             return False
         return True
 
-    def _append_new_voxels(self, active: PrefixEntry, scene: SceneSnapshot) -> bool:
-        """Put the voxels behind that the scene has and the prefix lacks; whether there was anything
-        to do.
-        """
-        if active.prefix.scene.version == scene.version:
-            return False
-        table, prefix = self.vision.table, active.prefix
-        now = table.sums.coords
-        new = (
-            torch.nonzero(find_voxels(active.coords, now) < 0)[:, 0]
-            if active.whole
-            else now.new_zeros(0, 1)[:, 0]
-        )
-        config = self._loaded.model.config
-        room = min(
-            config.token_cap - len(prefix.rows),
-            config.max_length - prefix.next_position - ROOM_TOKENS,
-        )
-        if not active.whole or len(new) > room:
-            return False
-        tokens = mean_tokens(table.sums.at(new), prefix.rows.dtype, config.voxel_size_m)
-        joined = torch.cat((active.coords, now[new]))
-        order = _ascending(joined)
-        revisions = torch.cat((active.revisions, table.changed[new]))
-        coords, revisions = joined[order], revisions[order]
-        with torch.inference_mode():
-            prefix.append_tokens(self._loaded.model.project(tokens.features), tokens, scene)
-        active.coords, active.revisions = coords, revisions
-        active.ordered = active.ordered and not len(new)
-        self._appends += 1
-        return True
+    def _rebuild_is_due(self, active: PrefixEntry) -> bool:
+        assert self._config is not None
+        cache = self._config.cache
+        quiet = self._now() - self._changed_at >= cache.settle_sec
+        return quiet or self._stale_share(active) > cache.max_staleness
 
-    def _build_piece(
-        self,
-        key: tuple[object, ...],
-        scene: SceneSnapshot,
-        policy: Policy,
-        config: AgentConfig,
-        clock: StageClock,
-    ) -> None:
-        """One chunk of the next prefix, begun if there is none; in active once it is ready."""
-        if self._pending is None or self._pending.key != key:
-            self._pending = None
-            self._pending = self._start_build(
-                key, scene, Policy.from_config(policy.config), config, clock
-            )
+    # -- state
+
+    def transition(self, event: PrefixEvent) -> None:
+        """Move to the next state. Raises KeyError for an event that the state does not know."""
+        self.state = TRANSITIONS[self.state, event]
+
+    def _configure(self, config: AgentConfig) -> None:
+        """Take the settings of now; a prefix made under others is forgotten."""
+        if config is self._config:
+            return
+        policy = Policy.from_config(config.pruning)
+        self._config, self._policy = config, policy
+        reference = config.model.compat == "reference"
+        self._serves = (
+            config.cache.mode == "cached" and not reference and not policy.is_query_conditioned
+        )
+        choice: tuple[Any, ...] = ()
+        if policy.pre_llm and policy.prunes:
+            choice = (policy.pre_llm, policy.keep_ratio, policy.choice_key(1 << 20))
+        key = choice, config.model.conversation, config.cache.kv
+        if key != self._key and self.state is not PrefixState.ABSENT:
+            self.forget()
+        self._key = key
+
+    def _on_scene_change(self, scene: SceneSnapshot) -> None:
+        """Forget another scene; note when this one changes."""
+        if scene.state.epoch != self._epoch:
+            self._epoch = scene.state.epoch
+            self.forget()
+        if scene.version != self._version:
+            self._version, self._changed_at = scene.version, self._now()
+            self.transition(PrefixEvent.SCENE_CHANGED)
+
+    def _note_if_caught_up(self, scene: SceneSnapshot) -> None:
+        active = self.active
+        if self.state is not PrefixState.STALE or active is None:
+            return
+        current = active.scene.version == scene.version and active.ordered and active.ready
+        if current and self._stale_share(active) == 0.0:
+            self.transition(PrefixEvent.CAUGHT_UP)
+
+    def _stale_share(self, entry: PrefixEntry) -> float:
+        return entry.stale_share(self.encoder.table)
+
+    # -- building and appending
+
+    def _build_chunk(self, scene: SceneSnapshot, clock: StageClock) -> None:
+        """One chunk of the pending prefix, begun if there is none; active once it is ready."""
+        if self.pending is None:
+            self.pending = self._start_build(scene, clock)
+            self.transition(PrefixEvent.BUILD_STARTED)
         with clock.stage("scene_s"):
-            self._pending.prefix.step()
-        if self._pending.prefix.ready:
-            self._active, self._pending = self._pending, None
+            self.pending.step()
+        if self.pending.ready:
+            self.active, self.pending = self.pending, None
             self._builds += 1
+            self.transition(PrefixEvent.BUILD_FINISHED)
+            if self.active.scene.version != scene.version:
+                self.transition(PrefixEvent.SCENE_CHANGED)
 
     @torch.inference_mode()
-    def _start_build(
-        self,
-        key: tuple[object, ...],
-        scene: SceneSnapshot,
-        policy: Policy,
-        config: AgentConfig,
-        clock: StageClock,
-    ) -> PrefixEntry:
-        loaded, table = self._loaded, self.vision.table
-        tokens = self.vision.tokens(clock)
-        with clock.stage("scene_s") if policy.pre_llm and policy.prunes else nullcontext():
+    def _start_build(self, scene: SceneSnapshot, clock: StageClock) -> PrefixEntry:
+        loaded, config, policy = self._loaded, self._config, self._policy
+        assert config is not None
+        assert policy is not None
+        # Spatial tokens, those chosen of them, and the prompt up to them.
+        tokens, selected = self.encoder.tokens(clock), bool(policy.pre_llm) and policy.prunes
+        with clock.stage("scene_s") if selected else nullcontext():
             chosen = self._pruning.choose(loaded.model, tokens, policy, scene.version, ())
         with clock.stage("spatial_s"):
-            rows = loaded.model.project(chosen.tokens.features)
+            embeds = loaded.model.project(chosen.tokens.features)
         ids = loaded.tokenizer.encode(render_question("", config.model.conversation))
         prompt = loaded.model.build_prompt(
-            ids[: ids.index(IMAGE_ID) + 1], rows, None, chosen.tokens.xyz_m
+            ids[: ids.index(IMAGE_ID) + 1], embeds, None, chosen.tokens.xyz_m
         )
-        prefix = ScenePrefix(
-            loaded.model.decoder,
-            prompt,
-            tokens,
-            chosen,
-            scene,
-            config.cache.chunk_tokens,
-            config.cache.kv == "int8",
+        options = PrefixOptions(
+            chunk_tokens=config.cache.chunk_tokens,
+            int8=config.cache.kv == "int8",
             with_states=loaded.head is not None,
-            reserve=ROOM_TOKENS,
+            reserve=RESERVED_TOKENS,
         )
-        revisions = torch.full_like(table.changed, table.revision)
-        whole = len(rows) == len(table.sums) == chosen.num_before_selection
-        return PrefixEntry(
-            prefix,
-            key,
-            table.sums.coords,
-            revisions,
-            whole and not (policy.pre_llm and policy.prunes),
-        )
+        context = SceneContext(scene, tokens, chosen, embeds)
+        entry = PrefixEntry(loaded.model.decoder, prompt, context, options)
+        entry.hold(self.encoder.table, selected)
+        return entry
+
+    def _abandon_build(self, refused: SceneSnapshot | None = None) -> None:
+        """refused: a scene of which no prefix can be made under these settings."""
+        if refused is not None:
+            self._refused = (self._key, refused.version)
+        if self.pending is not None:
+            self.pending = None
+            self.transition(PrefixEvent.BUILD_ABANDONED)
+
+    def _append_new_voxels(self, active: PrefixEntry, scene: SceneSnapshot) -> bool:
+        """Append the voxels that the scene has and the prefix lacks; whether any were due."""
+        if active.scene.version == scene.version:
+            return False
+        model = self._loaded.model
+        appended = active.append_new_voxels(self.encoder.table, model, scene, RESERVED_TOKENS)
+        self._appends += appended
+        return appended
 
     def _report(self) -> None:
-        active, pending = self._active, self._pending
+        active, pending = self.active, self.pending
         self.report = CacheReport(
-            version=active.prefix.scene.state.version if active else 0,
-            spatial=len(active.prefix.rows) if active else 0,
-            keyframes=len(active.prefix.scene.keyframes) if active else 0,
-            staleness=self.staleness(),
-            kv_bytes=sum(made.prefix.num_bytes for made in (active, pending) if made is not None),
-            building=pending.prefix.waiting if pending else 0,
+            version=active.scene.state.version if active else 0,
+            spatial=len(active.embeds) if active else 0,
+            keyframes=len(active.scene.keyframes) if active else 0,
+            staleness=self.staleness,
+            kv_bytes=sum(entry.num_bytes for entry in (active, pending) if entry is not None),
+            building=pending.num_waiting if pending else 0,
             builds=self._builds,
             appends=self._appends,
         )
-
-
-def _ascending(coords: torch.Tensor) -> torch.Tensor:
-    """The order (N,) that sorts distinct voxels (N, 3) by x, then y, then z."""
-    order = torch.arange(len(coords), device=coords.device)
-    for axis in (2, 1, 0):
-        order = order[torch.sort(coords[order, axis], stable=True).indices]
-    return order
-
-
-def crop_to_budget(prefix: ScenePrefix, policy: Policy) -> ChosenTokens | None:
-    """What of the prefix's tokens a question under this policy gets: all, or a first part where
-    their order is nested; None where its budget needs a choice of its own.
-    """
-    total = prefix.chosen.num_before_selection
-    if not fits_prefix(policy, total):
-        return None
-    count, held = (
-        policy.num_kept_pre_llm(total),
-        Policy.from_config(policy.config).num_kept_pre_llm(total),
-    )
-    return prefix.chosen if count == held else prefix.chosen.first(count)
-
-
-def fits_prefix(policy: Policy, total: int) -> bool:
-    """Whether a prefix of `total` spatial tokens, chosen from as configured, begins with this
-    policy's choice.
-    """
-    count, held = (
-        policy.num_kept_pre_llm(total),
-        Policy.from_config(policy.config).num_kept_pre_llm(total),
-    )
-    return count == held or (policy.nested and count < held < total)

@@ -1,75 +1,87 @@
-"""From keyframes to spatial tokens, as they come: every keyframe goes through the vision tower
-once, alone.
+"""From keyframes to spatial tokens: each keyframe passes the vision tower once, alone.
 
-So the tokens are the same, bit for bit, whether keyframes were looked at one by one as they came or
+So the tokens are the same, bit for bit, whether keyframes were encoded one by one as they came or
 all at a question, and whether others were kept meanwhile. Preset `reference` is the exception:
-there one view's intrinsics serve all, so that a changed scene is looked at anew.
+there one view's intrinsics serve all, so that a changed scene is encoded anew.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
 from ada3d_ros.engine.timing import StageClock
 from ada3d_ros.engine.token_selection import image_tokens
 from ada3d_ros.model.llava3d import Llava3D
+from ada3d_ros.scene.keyframes import SceneSnapshot
 from ada3d_ros.scene.views import build_multiview, preprocess_color
 from ada3d_ros.scene.voxel_table import VoxelTable
-from ada3d_ros.types import AskHooks, Keyframe, RgbdFrame, SpatialTokens
+from ada3d_ros.types import Keyframe, RgbdFrame, SpatialTokens
 
 
 class SceneEncoder:
-    """What one model has seen of one scene. Used by the thread that owns the model alone."""
+    """The keyframes of one scene in one model, as sums per voxel. Used by the thread that owns the
+    model alone.
+    """
 
     def __init__(self, model: Llava3D) -> None:
         self.model = model
         self.table = VoxelTable()
         self._tokens: tuple[int, SpatialTokens] | None = None  # of a revision of the table
+        self._epoch = -1
+        self.version: tuple[int, int] | None = None  # of the scene that is held in whole
 
-    def forget(self) -> None:
-        """Start with an empty scene."""
-        self.table, self._tokens = VoxelTable(), None
+    @property
+    def num_voxels(self) -> int:
+        """Voxels seen, an upper bound of the spatial tokens."""
+        return len(self.table.sums) if self.table.views else 0
 
-    def missing(self, keyframes: Sequence[Keyframe]) -> list[Keyframe]:
-        """Those not looked at yet."""
-        seen = set(self.table.views)
-        return [keyframe for keyframe in keyframes if keyframe.index not in seen]
+    def follow(self, scene: SceneSnapshot) -> list[Keyframe]:
+        """Take out keyframes that the scene keeps no more; those of it that are not encoded yet."""
+        if scene.state.epoch != self._epoch:
+            self._epoch = scene.state.epoch
+            self._clear()
+        kept = {keyframe.index for keyframe in scene.keyframes}
+        for index in self.table.views:
+            if index not in kept:
+                self.table.remove(index)
+        encoded = set(self.table.views)
+        return [keyframe for keyframe in scene.keyframes if keyframe.index not in encoded]
 
-    @torch.inference_mode()
+    def update(self, scene: SceneSnapshot, clock: StageClock, check: Callable[[], None]) -> None:
+        """Hold the scene's keyframes and no others; `check` is called before each is encoded."""
+        missing = self.follow(scene)
+        if self.model.reference and (missing or len(self.table.views) != len(scene.keyframes)):
+            self._clear()
+            check()
+            self._add(scene.keyframes, clock)
+            missing = []
+        for keyframe in missing:
+            check()
+            self.encode_keyframe(keyframe, clock)
+        self.version = scene.version
+
     def encode_keyframe(self, keyframe: Keyframe, clock: StageClock) -> None:
-        """One keyframe through the vision tower, and into the table. Not under preset `reference`."""
+        """One keyframe through the vision tower, into the table; not under preset `reference`."""
         assert not self.model.reference
         self._add([keyframe], clock)
 
-    def follow(self, keyframes: Sequence[Keyframe], hooks: AskHooks, clock: StageClock) -> None:
-        """Hold these keyframes and no others; hooks.check is asked before each look."""
-        missing = self.missing(keyframes)
-        self.drop_all_but(keyframes)
-        if self.model.reference and (missing or len(self.table.views) != len(keyframes)):
-            self.forget()
-            hooks.check()
-            self._add(keyframes, clock)
-            return
-        for keyframe in missing:
-            hooks.check()
-            self.encode_keyframe(keyframe, clock)
-
-    def drop_all_but(self, keyframes: Sequence[Keyframe]) -> None:
-        """Take out keyframes that are kept no more."""
-        kept = {keyframe.index for keyframe in keyframes}
-        for name in self.table.views:
-            if name not in kept:
-                self.table.remove(name)
-
-    @torch.inference_mode()
     def tokens(self, clock: StageClock) -> SpatialTokens:
         """The spatial tokens of what is held, made once. Raises NoFramesError without depth."""
         if self._tokens is None or self._tokens[0] != self.table.revision:
-            with clock.stage("spatial_s"):
+            with clock.stage("spatial_s"), torch.inference_mode():
                 self._tokens = self.table.revision, self.model.spatial_tokens(self.table)
         return self._tokens[1]
+
+    def tokens_of(self, scene: SceneSnapshot, clock: StageClock) -> SpatialTokens:
+        """The spatial tokens of some of the keyframes held."""
+        indices = [keyframe.index for keyframe in scene.keyframes]
+        with clock.stage("spatial_s"), torch.inference_mode():
+            return self.model.spatial_tokens(self.table.of_views(indices))
+
+    def _clear(self) -> None:
+        self.table, self._tokens, self.version = VoxelTable(), None, None
 
     @torch.inference_mode()
     def _add(self, keyframes: Sequence[Keyframe], clock: StageClock) -> None:
@@ -77,9 +89,8 @@ class SceneEncoder:
         compat = "reference" if self.model.reference else "default"
         with clock.stage("preprocess_s"):
             frames = [keyframe.frame for keyframe in keyframes]
-            views = build_multiview(
-                frames, vision.image_size, compat, vision.image_mean, vision.image_std
-            )
+            mean, std = vision.image_mean, vision.image_std
+            views = build_multiview(frames, vision.image_size, compat, mean, std)
         with clock.stage("vision_s"):
             features = self.model.encode_views(views.pixels)
         with clock.stage("spatial_s"):

@@ -5,22 +5,23 @@ choice before the language model and the measured attention masses.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from typing import TypeVar, cast
+from collections.abc import Callable, Hashable, Sequence
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from ada3d_ros.config import PruningConfig
-from ada3d_ros.engine.information import measure_information
-from ada3d_ros.engine.token_selection import ChosenTokens, choose_tokens, pruner_for
+from ada3d_ros.engine.token_selection import ChosenTokens, choose_tokens
 from ada3d_ros.errors import ConfigError
 from ada3d_ros.model.decoder import LlamaDecoder
 from ada3d_ros.model.llava3d import Llava3D
-from ada3d_ros.pruning.adatoken import filed_calibration, information_settings
-from ada3d_ros.pruning.calibration import Calibration
 from ada3d_ros.pruning.cost import DecoderShape
-from ada3d_ros.pruning.in_llm import LayerPruner
-from ada3d_ros.pruning.information import information_of
 from ada3d_ros.pruning.policy import Policy, check_policy, describe_policy, planned_retention
+from ada3d_ros.pruning.strategy import LayerPruner
 from ada3d_ros.types import PromptSequence, SpatialTokens
+
+if TYPE_CHECKING:
+    from ada3d_ros.config.pruning import AdaTokenConfig
+    from ada3d_ros.pruning.calibration import Calibration
+    from ada3d_ros.pruning.information import Masses
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -54,7 +55,9 @@ class ScenePruning:
     def __init__(self, shape: DecoderShape) -> None:
         self.shape = shape
         self._memo = KeyedMemo()
+        self._pruners: dict[Hashable, LayerPruner | None] = {}
         self._calibration: Calibration | None = None
+        self._configured: tuple[PruningConfig, tuple[float, ...] | None] | None = None
 
     def check(self, config: PruningConfig) -> None:
         """Raise ConfigError where these settings do not work with the model: budgets, layers,
@@ -76,6 +79,7 @@ class ScenePruning:
             self._calibration = self._read(config)
         except ConfigError as error:
             logger.warning("%s The curve read before stays in force.", error)
+        self._configured = config, self._information(config, self._calibration)
 
     def warn_on_weight_mismatch(self, sha256: str) -> None:
         """Warn where the calibration was measured on other weights than those loaded, or on random
@@ -129,19 +133,27 @@ class ScenePruning:
         the scene's first question of this scope; with `cond_dpp` before it, that question's tokens
         are measured.
         """
-        information, ada = (
-            self._information(policy.config, self._calibration),
-            policy.config.adatoken3d,
-        )
+        if self._configured is not None and self._configured[0] is policy.config:
+            information = self._configured[1]
+        else:
+            information = self._information(policy.config, self._calibration)
         if policy.per_scene:
-            key = (*scene, policy.choice_key(num_before_selection), ada.inf.query_stride)
+            from ada3d_ros.engine.information import measure_information
+
+            ada = policy.config.adatoken3d
+            measured = (*scene, policy.choice_key(num_before_selection), ada.inf.query_stride)
             masses = self._memo.get(
                 f"masses {scope}",
-                key,
+                measured,
                 lambda: measure_information(decoder, prompt, ada.inf.query_stride),
             )
-            information = tuple(map(float, information_of(masses, information_settings(ada)).I))
-        return pruner_for(decoder, policy, prompt, num_before_selection, information)
+            information = self._curve(masses, ada)
+        start, stop = prompt.spatial_span
+        sizes = stop - start, num_before_selection, prompt.embeds.shape[0] - (stop - start)
+        key = policy, sizes, information
+        if key not in self._pruners:  # the last one serves the next question
+            self._pruners = {key: policy.pruner(self.shape, *sizes, information)}
+        return self._pruners[key]
 
     def retention(self, config: PruningConfig) -> tuple[float, ...]:
         """Share of all spatial tokens that each layer will keep; () where all are, or where scene
@@ -154,11 +166,11 @@ class ScenePruning:
         return describe_policy(config, self.retention(config))
 
     def _read(self, config: PruningConfig) -> Calibration | None:
-        return (
-            filed_calibration(config.adatoken3d, self.shape.num_layers)
-            if Policy.from_config(config).from_file
-            else None
-        )
+        if not Policy.from_config(config).from_file:
+            return None
+        from ada3d_ros.pruning.fitted import filed_calibration  # where something is fitted
+
+        return filed_calibration(config.adatoken3d, self.shape.num_layers)
 
     def _information(
         self, config: PruningConfig, calibration: Calibration | None
@@ -166,8 +178,11 @@ class ScenePruning:
         """I of the file's masses under the configured weights of eqs. 2-4."""
         if calibration is None or not Policy.from_config(config).from_file:
             return None
-        return tuple(
-            map(
-                float, information_of(calibration.masses, information_settings(config.adatoken3d)).I
-            )
-        )
+        return self._curve(calibration.masses, config.adatoken3d)
+
+    @staticmethod
+    def _curve(masses: Sequence[Masses], config: AdaTokenConfig) -> tuple[float, ...]:
+        from ada3d_ros.pruning.fitted import information_settings
+        from ada3d_ros.pruning.information import information_of
+
+        return tuple(map(float, information_of(masses, information_settings(config)).I))

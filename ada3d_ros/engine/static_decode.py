@@ -18,8 +18,7 @@ from typing import Any
 import torch
 
 from ada3d_ros.engine.kv_cache import KVCache
-from ada3d_ros.model.decode_attention import attend_one
-from ada3d_ros.model.decoder import LlamaDecoder
+from ada3d_ros.model.decoder import LlamaDecoder, attend_one
 
 GRANULE = (
     128  # capacities are multiples of it, so that caches of nearly the same lengths share a graph

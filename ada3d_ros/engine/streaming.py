@@ -1,21 +1,19 @@
-"""Decode as text: tokens become words for the listener as they come, and the listener may stop it."""
+"""Decoding as text: ids become words for the caller as they come, and the caller may stop it."""
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 
-from ada3d_ros.config.agent import GenerationConfig
-from ada3d_ros.engine.decode import DecodeOutput, decode
+from ada3d_ros.engine.decode import DecodeOutput, GenerationRequest, decode, make_sampler
 from ada3d_ros.engine.prefill import PrefillOutput
-from ada3d_ros.engine.sampling import make_sampler
-from ada3d_ros.errors import RequestError, RequestTimeoutError
-from ada3d_ros.model.checkpoint import LoadedModel
-from ada3d_ros.model.prompt import TextStream
-from ada3d_ros.types import AskHooks, StopReason
+from ada3d_ros.engine.query_context import QueryContext
+from ada3d_ros.errors import ModelError, RequestError, RequestTimeoutError
+from ada3d_ros.types import AskHooks, Stage, StopReason
 
 
 def stop_asked(hooks: AskHooks) -> StopReason | None:
-    """Why the listener wants it to end now; None where it may go on."""
+    """Why the caller wants it to end now; None where it may go on."""
     try:
         hooks.check()
     except RequestTimeoutError:
@@ -25,61 +23,71 @@ def stop_asked(hooks: AskHooks) -> StopReason | None:
     return None
 
 
-class TextStreamer:
-    """One answer on its way to the listener: a sampler, ids that become text as they come, and
-    whether to stop.
+class TextStreamer(GenerationRequest):
+    """A request that hands out its text as it comes, sampled as configured, stopped and timed as
+    the question says. The pieces joined equal Tokenizer.decode of all ids.
+
+    hooks (None: the question's): check stops it, on_text gets each new piece.
     """
 
-    def __init__(self, loaded: LoadedModel, generation: GenerationConfig, hooks: AskHooks) -> None:
-        self.sampler = make_sampler(
-            generation.temperature, generation.top_p, generation.seed, loaded.model.device
+    def __init__(self, query: QueryContext, hooks: AskHooks | None = None) -> None:
+        generation, self._tokenizer = query.config.generation, query.loaded.tokenizer
+        self._hooks = query.hooks if hooks is None else hooks
+        self._ids: list[int] = []  # those that are text
+        self._count = self._sent = 0
+        super().__init__(
+            query.max_new_tokens,
+            make_sampler(
+                generation.temperature, generation.top_p, generation.seed, query.loaded.model.device
+            ),
+            should_stop=functools.partial(stop_asked, self._hooks),
+            on_token=self._stream,
+            now=query.clock.now,
         )
-        self._tokenizer, self._stream = loaded.tokenizer, TextStream(loaded.tokenizer)
-        self._hooks, self._count = hooks, 0
 
-    def on_token(self, token_id: int) -> None:
+    def finish(self) -> str:
+        """Hand out what was held back; the whole text, stripped."""
+        text = self._tokenizer.decode(self._ids)
+        self._emit(text, len(text))
+        return text.strip()
+
+    def _stream(self, token_id: int) -> None:
+        """Hand out the text that this id completes; '' while a UTF-8 character is incomplete."""
         self._count += 1
-        self._hooks.on_text(self._stream.push(token_id), self._count)
+        if not self._tokenizer.is_text(token_id):
+            self._hooks.on_text("", self._count)
+            return
+        self._ids.append(token_id)
+        text = self._tokenizer.decode(self._ids)
+        self._emit(text, len(text) - self._tokenizer.pending_bytes(self._ids))
 
-    def should_stop(self) -> StopReason | None:
-        return stop_asked(self._hooks)
-
-    def finish(self, output: DecodeOutput) -> str:
-        """The whole text, stripped."""
-        self._hooks.on_text(self._stream.finish(), self._count)
-        return self._tokenizer.decode(output.token_ids).strip()
+    def _emit(self, text: str, stop: int) -> None:
+        piece, self._sent = text[self._sent : stop], max(self._sent, stop)
+        self._hooks.on_text(piece, self._count)
 
 
 def generate_text(
-    loaded: LoadedModel,
-    prefilled: PrefillOutput,
-    generation: GenerationConfig,
-    max_new_tokens: int,
-    hooks: AskHooks,
-) -> tuple[DecodeOutput, str]:
-    """What decode gave, and its text, stripped. hooks.check stops it, hooks.on_text gets each new
-    piece.
-    """
-    speaker = TextStreamer(loaded, generation, hooks)
-    output = decode(
-        loaded.model.decoder,
-        prefilled,
-        max_new_tokens,
-        speaker.sampler,
-        speaker.should_stop,
-        speaker.on_token,
-    )
-    return output, speaker.finish(output)
+    query: QueryContext, prefilled: PrefillOutput, hooks: AskHooks | None = None
+) -> DecodeOutput:
+    """Decode after a prefill, with its text; see TextStreamer."""
+    streamer = TextStreamer(query, hooks)
+    output = decode(query.loaded.model.decoder, prefilled, streamer)
+    return replace(output, text=streamer.finish())
 
 
-class EmissionGuard:
-    """Hooks that note whether the caller has heard text already: then a question cannot begin anew."""
+def stream_answer(query: QueryContext, prefilled: PrefillOutput) -> DecodeOutput:
+    """The answer's text, streamed and timed. Raises ModelError where the model said nothing."""
+    query.hooks.on_stage(Stage.DECODING)
+    clock = query.clock
+    before_s = clock.elapsed_s()
+    output = generate_text(query, prefilled)
+    clock.record("first_token_s", before_s + output.first_token_s)
+    clock.record("decode_s", output.decode_s)
+    require_text(output)
+    return output
 
-    def __init__(self, hooks: AskHooks) -> None:
-        self.any = False
-        self._on_text = hooks.on_text
-        self.hooks = replace(hooks, on_text=self._hear)
 
-    def _hear(self, delta: str, num_tokens: int) -> None:
-        self.any = self.any or bool(delta)
-        self._on_text(delta, num_tokens)
+def require_text(output: DecodeOutput) -> None:
+    """Raise ModelError where the model ended without a word."""
+    if not output.text and output.stop_reason in (StopReason.EOS, StopReason.MAX_TOKENS):
+        raise ModelError("the model gave no text for this question; ask in other words.")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 
 from ada3d_ros.types import StageTimings
+
+Now = Callable[[], float]  # seconds of a monotonic clock
 
 
 def synchronize(device: torch.device) -> None:
@@ -19,33 +21,46 @@ def synchronize(device: torch.device) -> None:
 
 
 class StageClock:
-    """Collects seconds per stage of one request.
+    """Seconds per stage of one request; names are the fields of StageTimings.
 
-    `with clock.stage("vision_s"): ...`; names are the fields of StageTimings. A stage entered twice
-    adds up.
+    Time is counted once: `with clock.stage("vision_s"): ...` raises RuntimeError inside another
+    stage. A stage entered twice adds up. now: the clock that is read.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._start = time.perf_counter()
+    def __init__(self, device: torch.device, now: Now = time.perf_counter) -> None:
+        self.device, self.now = device, now
+        self._start = now()
         self._seconds: dict[str, float] = {}
+        self._open = ""
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
+        if self._open:
+            raise RuntimeError(
+                f"stage {name} inside stage {self._open}: its time would count twice"
+            )
+        start, self._open = self.now(), name
         try:
             yield
         finally:
-            synchronize(self._device)
-            self.add(name, time.perf_counter() - start)
+            synchronize(self.device)
+            self._open = ""
+            self.record(name, self.now() - start)
 
-    def add(self, name: str, seconds: float) -> None:
+    def record(self, name: str, seconds: float) -> None:
+        """Add seconds that were measured elsewhere."""
         self._seconds[name] = self._seconds.get(name, 0.0) + seconds
 
     def elapsed_s(self) -> float:
         """Seconds since the clock was made, the device synchronised."""
-        synchronize(self._device)
-        return time.perf_counter() - self._start
+        synchronize(self.device)
+        return self.now() - self._start
+
+    def fork(self) -> StageClock:
+        """A clock with the same start and stages so far: what the questions of a batch share."""
+        clock = StageClock(self.device, self.now)
+        clock._start, clock._seconds = self._start, dict(self._seconds)
+        return clock
 
     def timings(self) -> StageTimings:
         """All stages so far; total_s runs up to now."""
@@ -55,39 +70,37 @@ class StageClock:
 class EventTimer:
     """Adds up the time between start() and stop() without making the host wait: CUDA events on a
     GPU, a clock on the CPU.
-
-    `attribute_share` counts only a share of the last lap; a lap that is never weighed counts in whole,
-    or not at all where `unweighed` is 0.
     """
 
-    def __init__(self, device: torch.device, unweighed: float = 1.0) -> None:
-        self._device, self._cuda = device, device.type == "cuda"
-        self._unweighed = unweighed
-        self._laps: list[tuple[Any, Any]] = []
-        self._weights: dict[int, float] = {}
+    def __init__(self, device: torch.device, now: Now = time.perf_counter) -> None:
+        self._device, self._now = device, now
+        self._laps: list[tuple[Any, Any, float]] = []
         self._begun: Any = None
 
     def start(self) -> None:
         self._begun = self._mark()
 
-    def stop(self) -> None:
-        self._laps.append((self._begun, self._mark()))
+    def stop(self, share: float = 1.0) -> None:
+        """End the interval; only this share of it counts."""
+        self._laps.append((self._begun, self._mark(), share))
 
     def attribute_share(self, share: float) -> None:
-        self._weights[len(self._laps) - 1] = share
+        """Count only this share of the last interval."""
+        begin, end, _ = self._laps[-1]
+        self._laps[-1] = (begin, end, share)
 
     def total_s(self) -> float:
-        """Seconds of all laps; waits for the device."""
+        """Seconds of all intervals; waits for the device."""
         synchronize(self._device)
-        seconds = [
-            begin.elapsed_time(end) / 1e3 if self._cuda else end - begin
-            for begin, end in self._laps
-        ]
-        return float(sum(s * self._weights.get(i, self._unweighed) for i, s in enumerate(seconds)))
+        total = 0.0
+        for begin, end, share in self._laps:
+            seconds = begin.elapsed_time(end) / 1e3 if self._device.type == "cuda" else end - begin
+            total += share * seconds
+        return total
 
     def _mark(self) -> Any:
-        if not self._cuda:
-            return time.perf_counter()
+        if self._device.type != "cuda":
+            return self._now()
         event = torch.cuda.Event(enable_timing=True)
         event.record(torch.cuda.current_stream(self._device))
         return event

@@ -6,23 +6,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 
-from ada3d_ros.engine.information import decoder_shape
 from ada3d_ros.model.decoder import LlamaDecoder
 from ada3d_ros.model.llava3d import Llava3D
-from ada3d_ros.pruning.in_llm import LayerPruner
+from ada3d_ros.pruning.cost import DecoderShape
 from ada3d_ros.pruning.policy import Policy
-from ada3d_ros.pruning.pre_llm import Candidates, patch_grid
 from ada3d_ros.pruning.ranking import question_relevance
-from ada3d_ros.types import PromptSequence, SpatialTokens
+from ada3d_ros.pruning.strategy import Candidates, LayerPruner, patch_grid
+from ada3d_ros.scene.keyframes import SceneSnapshot
+from ada3d_ros.types import NAN, PromptSequence, SpatialTokens
+
+if TYPE_CHECKING:
+    from ada3d_ros.engine.scene_prefix import ScenePrefix
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class ChosenTokens:
-    """Spatial tokens that enter the prompt; kept (k,) int64: which of the `num_before_selection` ones they are
-    (of a merged group its anchor).
+    """Spatial tokens that enter the prompt.
+
+    kept (k,) int64: which of the num_before_selection ones they are, of a merged group its anchor.
     """
 
     tokens: SpatialTokens
@@ -38,6 +43,23 @@ class ChosenTokens:
         return ChosenTokens(part, self.kept[:count], self.num_before_selection)
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class SceneContext:
+    """What a question is answered from.
+
+    scene: the keyframes; tokens: all spatial tokens of them, or an image's patches; chosen: those
+    that enter the language model; embeds (N, D): the same as it gets them; prefix: the cached
+    prefix that holds them, or None; staleness: of that, NaN without one.
+    """
+
+    scene: SceneSnapshot
+    tokens: SpatialTokens
+    chosen: ChosenTokens
+    embeds: torch.Tensor
+    prefix: ScenePrefix | None = None
+    staleness: float = NAN
+
+
 @torch.inference_mode()
 def choose_tokens(
     model: Llava3D, tokens: SpatialTokens, policy: Policy, question_ids: Sequence[int] = ()
@@ -45,7 +67,7 @@ def choose_tokens(
     """The strategy's choice among all spatial tokens; all of them where it has no part before the
     language model.
 
-    question_ids: text ids of the question, for strategies that ask it (`Policy.is_query_conditioned`).
+    question_ids: text ids of the question, for strategies conditioned on it.
     """
     total = tokens.features.shape[0]
     if policy.num_kept_pre_llm(total) == total:
@@ -90,10 +112,11 @@ def pruner_for(
     num_before_selection: int,
     information: tuple[float, ...] | None = None,
 ) -> LayerPruner | None:
-    """The policy's part inside the language model for a prompt, `num_before_selection` spatial tokens before
-    any choice; None where there is none. information: I per layer, for fitted schedules (None: the
-    policy reads its file).
+    """The policy's part inside the language model for a prompt; None where there is none.
+
+    num_before_selection: spatial tokens before any choice; information: I per layer, for fitted
+    schedules (None: the policy reads its file).
     """
     entered = prompt.spatial_span[1] - prompt.spatial_span[0]
-    shape, text = decoder_shape(decoder.config), prompt.embeds.shape[0] - entered
+    shape, text = DecoderShape.from_config(decoder.config), prompt.embeds.shape[0] - entered
     return policy.pruner(shape, entered, num_before_selection, text, information)

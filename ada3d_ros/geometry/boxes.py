@@ -1,5 +1,4 @@
-"""Box maths in the world frame, numpy float64: corners, inside tests, axis-aligned and oriented
-IoU.
+"""Box maths in the world frame, numpy float64: corners, inside tests, IoU.
 
 Boxes are full extents, turned by a yaw about world z; roll and pitch do not exist here.
 """
@@ -47,10 +46,9 @@ def corners(box: Box3D) -> Array:
 
 
 def grow_box(box: Box3D, margin_m: float) -> Box3D:
-    """The box with every face moved outwards by margin_m (inwards where negative, down to size 0)."""
-    return dataclasses.replace(
-        box, center_m=box.center_m.copy(), size_m=np.maximum(box.size_m + 2.0 * margin_m, 0.0)
-    )
+    """The box with every face moved outwards by margin_m (negative: inwards, down to size 0)."""
+    size_m = np.maximum(box.size_m + 2.0 * margin_m, 0.0)
+    return dataclasses.replace(box, center_m=box.center_m.copy(), size_m=size_m)
 
 
 def points_inside(xyz_m: Array, box: Box3D) -> npt.NDArray[np.bool_]:
@@ -73,15 +71,19 @@ def iou_axis_aligned(a: Box3D, b: Box3D) -> float:
 
 
 def iou_oriented(a: Box3D, b: Box3D) -> float:
-    """Intersection over union, 0..1, of two yawed boxes, exact in float64. 0 where the union has no
-    volume.
+    """Intersection over union, 0..1, of two yawed boxes, exact in float64.
+
+    0 where the union has no volume.
     """
+    # Shared height.
     half_a, half_b = a.size_m[2] / 2.0, b.size_m[2] / 2.0
-    height = min(a.center_m[2] + half_a, b.center_m[2] + half_b) - max(
-        a.center_m[2] - half_a, b.center_m[2] - half_b
-    )
+    top = min(a.center_m[2] + half_a, b.center_m[2] + half_b)
+    bottom = max(a.center_m[2] - half_a, b.center_m[2] - half_b)
+    height = top - bottom
     if height <= 0.0:
         return 0.0
+
+    # Shared footprint.
     origin = a.center_m[:2]  # small numbers keep the clipping exact far from the world's origin
     footprint = _clip_convex(corners(a)[:4, :2] - origin, corners(b)[:4, :2] - origin)
     shared = _polygon_area(footprint) * height
@@ -93,15 +95,19 @@ def _ratio(shared: float, union: float) -> float:
 
 
 def _clip_convex(subject: Array, clip: Array) -> Array:
-    """The part (M, 2) of a convex polygon (N, 2) inside another, both counter-clockwise (Sutherland
-    and Hodgman).
+    """The part (M, 2) of a convex polygon (N, 2) inside another, both counter-clockwise.
+
+    Sutherland and Hodgman.
     """
     for start, stop in zip(clip, np.roll(clip, -1, axis=0), strict=True):
         if len(subject) == 0:
             break
-        edge = stop - start
-        offset = subject - start
-        side = edge[0] * offset[:, 1] - edge[1] * offset[:, 0]  # >= 0: inside
+
+        # On which side of this edge every corner lies; >= 0: inside.
+        edge, offset = stop - start, subject - start
+        side = edge[0] * offset[:, 1] - edge[1] * offset[:, 0]
+
+        # Corners inside stay; where an edge crosses, the crossing is a new corner.
         kept: list[Array] = []
         for i in range(len(subject)):
             j = (i + 1) % len(subject)

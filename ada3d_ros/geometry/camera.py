@@ -1,10 +1,36 @@
-"""Pinhole unprojection and projection on torch tensors, any device.
+"""Pinhole cameras: unprojection and projection on torch tensors, undistortion by OpenCV.
 
 Pixel centres lie at integers: u = column index, v = row index, no half-pixel shift (LLaVA-3D
 `llava/model/multimodal_encoder/unproject.py`). Depth is z along the optical axis, not ray length.
+
+Undistortion keeps the camera matrix K and the size. Depth registered to a distorted colour image is
+distorted alike, so one rectification map serves both.
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import cv2
+import numpy as np
+import numpy.typing as npt
 import torch
+
+from ada3d_ros.errors import FrameError, FrameReason
+from ada3d_ros.types import Intrinsics
+
+# Distortion as ROS camera_info states it: the model's name, and how many coefficients D it has.
+COEFFICIENT_COUNTS: dict[str, tuple[int, ...]] = {
+    "plumb_bob": (4, 5),
+    "rational_polynomial": (8,),
+    "equidistant": (4,),
+}
+SUPPORTED = "; ".join(
+    f"{name} ({' or '.join(map(str, n))} coefficients)" for name, n in COEFFICIENT_COUNTS.items()
+)
+
+Maps = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
 
 
 def unproject_depth(
@@ -16,17 +42,18 @@ def unproject_depth(
     (..., H, W, 3) metres, in depth_m's dtype. NaN depth gives NaN points; zero depth gives the
     camera centre.
     """
+    # Pixel coordinates.
     height, width = depth_m.shape[-2:]
     v, u = torch.meshgrid(
         torch.arange(height, dtype=depth_m.dtype, device=depth_m.device),
         torch.arange(width, dtype=depth_m.dtype, device=depth_m.device),
         indexing="ij",
     )
+
+    # Points (..., H, W, 3) in the camera frame, then in the world.
     fx, fy = K[..., 0, 0, None, None], K[..., 1, 1, None, None]
     cx, cy = K[..., 0, 2, None, None], K[..., 1, 2, None, None]
-    points = torch.stack(
-        ((u - cx) * depth_m / fx, (v - cy) * depth_m / fy, depth_m), dim=-1
-    )  # (..., H, W, 3) camera
+    points = torch.stack(((u - cx) * depth_m / fx, (v - cy) * depth_m / fy, depth_m), dim=-1)
     rotation, translation = T_world_cam[..., :3, :3], T_world_cam[..., :3, 3]
     return points @ rotation.transpose(-1, -2).unsqueeze(-3) + translation[..., None, None, :]
 
@@ -34,8 +61,9 @@ def unproject_depth(
 def project_points(
     xyz_m: torch.Tensor, K: torch.Tensor, T_world_cam: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pixels and depth of world points: xyz_m (..., N, 3) -> uv (..., N, 2) px, z (..., N) metres
-    (z <= 0: behind).
+    """Pixels uv (..., N, 2) and depth z (..., N) metres of world points xyz_m (..., N, 3).
+
+    z <= 0: behind the camera.
     """
     rotation, translation = T_world_cam[..., :3, :3], T_world_cam[..., :3, 3]
     points = (xyz_m - translation[..., None, :]) @ rotation  # R^T p, row vectors
@@ -43,3 +71,82 @@ def project_points(
     u = points[..., 0] / z * K[..., 0, 0, None] + K[..., 0, 2, None]
     v = points[..., 1] / z * K[..., 1, 1, None] + K[..., 1, 2, None]
     return torch.stack((u, v), dim=-1), z
+
+
+# -- undistortion
+
+
+def is_undistorted(model: str, D: Sequence[float]) -> bool:
+    """Whether the image is a pinhole image already: D is empty or all zero, whatever the model.
+
+    Raises FrameError (BAD_DISTORTION) for an unknown model, a wrong number of coefficients, or one
+    not finite.
+    """
+    if not any(D):
+        return True
+    if model not in COEFFICIENT_COUNTS:
+        raise FrameError(
+            FrameReason.BAD_DISTORTION,
+            f"camera_info distortion model {model!r} is not known; supported: {SUPPORTED}, or an"
+            " undistorted image with an empty D.",
+        )
+    if len(D) not in COEFFICIENT_COUNTS[model] or not np.isfinite(D).all():
+        raise FrameError(
+            FrameReason.BAD_DISTORTION,
+            f"camera_info has {len(D)} distortion coefficients {[float(d) for d in D]} for"
+            f" {model!r}; supported: {SUPPORTED}, all finite.",
+        )
+    return False
+
+
+def undistort_color(
+    rgb: npt.NDArray[np.uint8], intrinsics: Intrinsics, model: str, D: Sequence[float]
+) -> npt.NDArray[np.uint8]:
+    """rgb (H, W, 3) uint8 as a pinhole image of the same K and size, bilinear.
+
+    Black where the lens saw nothing; rgb itself where D is empty or zero. Raises FrameError
+    (BAD_DISTORTION, BAD_SIZE).
+    """
+    if is_undistorted(model, D):
+        return rgb
+    map_x, map_y = _maps_for(rgb.shape, intrinsics, model, D)
+    return np.asarray(cv2.remap(rgb, map_x, map_y, cv2.INTER_LINEAR), dtype=np.uint8)
+
+
+def undistort_depth(
+    depth_m: npt.NDArray[np.float32], intrinsics: Intrinsics, model: str, D: Sequence[float]
+) -> npt.NDArray[np.float32]:
+    """depth_m (H, W) float32 metres as a pinhole image of the same K and size.
+
+    Nearest reading, never a mean of two surfaces; NaN stays NaN, and is what the lens did not see.
+    Returns depth_m itself where D is empty or zero. Raises FrameError (BAD_DISTORTION, BAD_SIZE).
+    """
+    if is_undistorted(model, D):
+        return depth_m
+    map_x, map_y = _maps_for(depth_m.shape, intrinsics, model, D)
+    nan = (float("nan"),) * 4
+    out = cv2.remap(
+        depth_m, map_x, map_y, cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT, borderValue=nan
+    )
+    return np.asarray(out, dtype=np.float32)
+
+
+def _maps_for(
+    shape: tuple[int, ...], intrinsics: Intrinsics, model: str, D: Sequence[float]
+) -> Maps:
+    if shape[:2] != (intrinsics.height, intrinsics.width):
+        raise FrameError(
+            FrameReason.BAD_SIZE,
+            f"image is {shape[1]}x{shape[0]} px but camera_info says"
+            f" {intrinsics.width}x{intrinsics.height}.",
+        )
+    return _rectification_maps(intrinsics, model, tuple(float(d) for d in D))
+
+
+@lru_cache(maxsize=8)
+def _rectification_maps(intrinsics: Intrinsics, model: str, D: tuple[float, ...]) -> Maps:
+    K, size = intrinsics.matrix, (intrinsics.width, intrinsics.height)
+    lens = cv2.fisheye if model == "equidistant" else cv2
+    coefficients = np.array(D, dtype=np.float64)
+    maps = lens.initUndistortRectifyMap(K, coefficients, np.eye(3), K, size, cv2.CV_32FC1)
+    return np.asarray(maps[0], dtype=np.float32), np.asarray(maps[1], dtype=np.float32)

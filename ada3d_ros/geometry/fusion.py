@@ -1,15 +1,15 @@
-"""Depth of many views fused into world voxels, and the box of the largest thing in them; numpy
-float64.
+"""Depth of many views fused into world voxels, and the box of the largest object; numpy float64.
 
 A voxel counts as surface when enough views put a reading into it (`min_hits`, once per view) AND
-the views that look at it agree (`min_agreement`): a view that measures a surface there supports it,
-a view that measures something clearly behind it has seen through it and speaks against it, a view
-blocked by something nearer says nothing. Hits alone do not notice a wrong pose: many blurred views
-still fill voxels. Agreement does.
+its views agree (`min_agreement`): a view that measures a surface there supports it, a view that
+measures something clearly behind it sees through it and votes against it, a view blocked by
+something nearer has no vote. Hits alone do not notice a wrong pose: many blurred views still fill
+voxels. Agreement does.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -19,34 +19,31 @@ import numpy.typing as npt
 import torch
 from scipy import ndimage
 
-from ada3d_ros.geometry.boxes import corners, grow_box, points_inside
-from ada3d_ros.geometry.camera import project_points, unproject_depth
+from ada3d_ros.geometry.boxes import grow_box
+from ada3d_ros.geometry.depth_support import (
+    NEAR_M,
+    Counts,
+    Points,
+    count_support,
+    project_to_frame,
+    readings_in_box,
+)
 from ada3d_ros.geometry.voxel import voxel_coords, voxel_ids
 from ada3d_ros.types import Box3D, RgbdFrame
-
-Points = npt.NDArray[np.float64]
-Counts = npt.NDArray[np.int64]
-
-NEAR_M = (
-    1e-3  # a box corner nearer than this to the image plane: take the whole image as its window
-)
 
 
 @dataclass(frozen=True, slots=True)
 class FusionSettings:
-    """What counts as surface and as an object. The floor is the plane z = floor_z_m of the world
-    frame.
+    """What counts as surface and as an object.
+
+    The floor is the plane z = floor_z_m of the world frame.
     """
 
     voxel_size_m: float = 0.02
-    stride_px: int = (
-        2  # rows and columns looked at; a voxel of 2 cm spans 5 px at 2 m and 500 px focal length
-    )
+    stride_px: int = 2  # of rows and columns; 2 cm span 5 px at 2 m and 500 px focal length
     min_hits: int = 5  # views with a reading in the voxel
     min_agreement: float = 0.7  # supporting / (supporting + seen through)
-    tolerance_m: float = (
-        0.02  # along the optical axis, between a voxel's centre and a reading that supports it
-    )
+    tolerance_m: float = 0.02  # along the optical axis, from a voxel's centre to its reading
     min_component_voxels: int = 100  # a smaller component is no object
     floor_z_m: float = 0.0
     floor_clearance_m: float = 0.05  # voxels below this height are floor
@@ -55,11 +52,11 @@ class FusionSettings:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class VoxelMap:
-    """Occupied voxels in ascending x, y, z order: coords (N, 3) int64, centres at coords *
-    voxel_size_m in the world.
+    """Occupied voxels in ascending x, y, z order.
 
-    num_hits (N,): views with a reading in the voxel; num_support, num_seen_through (N,): views that
-    measure a surface at the voxel, or clearly behind it.
+    coords (N, 3) int64: centres at coords * voxel_size_m in the world; num_hits (N,): views with a
+    reading in the voxel; num_support, num_seen_through (N,): views that measure a surface at the
+    voxel, or clearly behind it.
     """
 
     coords: Counts
@@ -79,49 +76,30 @@ class VoxelMap:
         return self.num_support / np.maximum(self.num_support + self.num_seen_through, 1)
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class DepthSupport:
-    """Valid depth readings inside a box: num_points in all, per_frame (F,) int64 in the order of
-    the frames.
-    """
-
-    num_points: int
-    per_frame: Counts
-
-
-def count_support(frames: Sequence[RgbdFrame], box: Box3D, stride_px: int = 2) -> DepthSupport:
-    """How many depth readings of the frames lie inside the box, faces included.
-
-    Looks at every stride_px-th row and column, from row and column 0 on, and counts what it looked
-    at: the numbers fall with stride_px squared and are the same at every call. A box behind the
-    camera or out of view counts 0.
-    """
-    per_frame = np.array(
-        [len(_points_in_box(frame, box, stride_px)) for frame in frames], dtype=np.int64
-    )
-    return DepthSupport(int(per_frame.sum()), per_frame)
-
-
 def fuse_depth(
     frames: Sequence[RgbdFrame], region: Box3D, settings: FusionSettings = FusionSettings()
 ) -> VoxelMap | None:
-    """The voxels inside `region` that at least min_hits frames have a reading in, with their votes;
-    None if none.
+    """The voxels inside `region` that at least min_hits frames have a reading in, with their votes.
+
+    None if there are none.
     """
+    # Each frame's voxels, once.
     size = settings.voxel_size_m
-    seen = [
-        voxel_ids(
-            voxel_coords(torch.from_numpy(_points_in_box(frame, region, settings.stride_px)), size)
-        )[1]
-        for frame in frames
-    ]  # each frame's voxels, once
-    if not seen:
+    per_frame = []
+    for frame in frames:
+        points = torch.from_numpy(readings_in_box(frame, region, settings.stride_px))
+        per_frame.append(voxel_ids(voxel_coords(points, size))[1])
+    if not per_frame:
         return None
-    ids, coords = voxel_ids(torch.cat(seen))
+
+    # Those that enough frames have.
+    ids, coords = voxel_ids(torch.cat(per_frame))
     hits = torch.bincount(ids, minlength=len(coords))
     enough = hits >= settings.min_hits
     if not bool(enough.any()):
         return None
+
+    # Their votes.
     kept = coords[enough].numpy()
     support, seen_through = _vote(frames, kept.astype(np.float64) * size, settings.tolerance_m)
     return VoxelMap(kept, hits[enough].numpy(), support, seen_through, size)
@@ -133,36 +111,33 @@ def measure_box(
     margin_m: float = 0.25,
     settings: FusionSettings = FusionSettings(),
 ) -> Box3D | None:
-    """The box of the largest object in `around` grown by margin_m, measured from the frames' depth
-    alone.
+    """The box of the largest object in `around` grown by margin_m, from the frames' depth alone.
 
     Label and score are those of `around`; support_points counts as count_support does. None where
     no component of agreed voxels is large enough.
     """
+    # Voxels that the views agree on, above the floor.
     voxels = fuse_depth(frames, grow_box(around, margin_m), settings)
     if voxels is None:
         return None
     surface = (voxels.agreement >= settings.min_agreement) & (
         voxels.xyz_m[:, 2] > settings.floor_z_m + settings.floor_clearance_m
     )
+
+    # The largest object among them, and its box.
     component = largest_component(voxels.coords[surface])
     if len(component) < settings.min_component_voxels:
         return None
-    center_m, size_m, yaw_rad = fit_box(
-        component.astype(np.float64) * voxels.voxel_size_m, settings
-    )
-    box = Box3D(center_m, size_m, yaw_rad, label=around.label, score=around.score)
-    support = count_support(frames, box).num_points
-    return Box3D(
-        center_m, size_m, yaw_rad, label=around.label, score=around.score, support_points=support
-    )
+    centres_m = component.astype(np.float64) * voxels.voxel_size_m
+    box = Box3D(*fit_box(centres_m, settings), label=around.label, score=around.score)
+    return dataclasses.replace(box, support_points=count_support(frames, box).num_points)
 
 
 def largest_component(coords: Counts) -> Counts:
-    """The largest set of voxels (M, 3) of coords (N, 3) int64 that hang together by a face, an edge
-    or a corner.
+    """The largest connected component (M, 3) of voxels coords (N, 3) int64.
 
-    Among equally large ones the first in ascending x, y, z order.
+    Connected by a face, an edge or a corner; among equally large ones the first in ascending x, y,
+    z order.
     """
     if len(coords) == 0:
         return coords
@@ -177,61 +152,25 @@ def largest_component(coords: Counts) -> Counts:
 def fit_box(
     xyz_m: Points, settings: FusionSettings = FusionSettings()
 ) -> tuple[Points, Points, float]:
-    """The upright box that holds the voxels with centres xyz_m (N, 3): center_m (3,), size_m (3,),
-    yaw_rad.
+    """center_m (3,), size_m (3,), yaw_rad of the upright box of the voxels at xyz_m (N, 3).
 
     Footprint: smallest rectangle around the voxel centres, widened by half a voxel on each side; x
     is its longer side, yaw in (-pi/2, pi/2]. Height: from the floor to the top quantile of the
     heights.
     """
+    # Footprint and yaw.
     middle = xyz_m[:, :2].mean(axis=0)  # OpenCV computes in float32: keep the numbers small
     (x, y), (width, depth), angle_deg = cv2.minAreaRect((xyz_m[:, :2] - middle).astype(np.float32))
     yaw_rad = float(np.deg2rad(angle_deg))
     if width < depth:
         width, depth, yaw_rad = depth, width, yaw_rad + np.pi / 2
     yaw_rad = float(np.pi / 2 - (np.pi / 2 - yaw_rad) % np.pi)
+
+    # Height above the floor.
     height = float(np.quantile(xyz_m[:, 2], settings.top_quantile)) - settings.floor_z_m
     center_m = np.array([middle[0] + x, middle[1] + y, settings.floor_z_m + height / 2])
     size_m = np.array([width + settings.voxel_size_m, depth + settings.voxel_size_m, height])
     return center_m, size_m, yaw_rad
-
-
-def _points_in_box(frame: RgbdFrame, box: Box3D, stride_px: int) -> Points:
-    """World points (P, 3) float64 of the valid readings on the stride grid that lie inside the box."""
-    window = _pixel_window(frame, box, stride_px)
-    if window is None:
-        return np.empty((0, 3))
-    rows, columns = window
-    K = frame.intrinsics.matrix
-    K[0, 2] -= columns.start
-    K[1, 2] -= rows.start
-    K[:2] /= stride_px
-    depth_m = torch.from_numpy(frame.depth_m[rows, columns].astype(np.float64))
-    xyz_m = unproject_depth(
-        depth_m, torch.from_numpy(K), torch.from_numpy(frame.T_world_cam.copy())
-    ).numpy()
-    points: Points = xyz_m.reshape(-1, 3)
-    return points[points_inside(points, box)]  # a NaN reading makes a NaN point, which is outside
-
-
-def _pixel_window(frame: RgbdFrame, box: Box3D, stride_px: int) -> tuple[slice, slice] | None:
-    """Rows and columns, starting on the stride grid, that the box's corners span in the image; None
-    if out of view.
-    """
-    uv_px, z_m = _project(frame, corners(box))
-    height, width = frame.depth_m.shape
-    if (z_m < NEAR_M).all():
-        return None
-    low, high = np.zeros(2), np.array([width, height]) - 1.0
-    if (z_m >= NEAR_M).all():
-        low, high = (
-            np.maximum(np.floor(uv_px.min(axis=0)), low),
-            np.minimum(np.ceil(uv_px.max(axis=0)), high),
-        )
-    if (low > high).any():
-        return None
-    column, row = (int(v) // stride_px * stride_px for v in low)
-    return slice(row, int(high[1]) + 1, stride_px), slice(column, int(high[0]) + 1, stride_px)
 
 
 def _vote(frames: Sequence[RgbdFrame], xyz_m: Points, tolerance_m: float) -> tuple[Counts, Counts]:
@@ -247,11 +186,9 @@ def _vote(frames: Sequence[RgbdFrame], xyz_m: Points, tolerance_m: float) -> tup
 def _measured_behind(
     frames: Sequence[RgbdFrame], xyz_m: Points
 ) -> Iterator[tuple[npt.NDArray[np.intp], npt.NDArray[np.float64]]]:
-    """Per frame: indices of the points in view, and how far behind each the reading at its nearest
-    pixel lies (m).
-    """
+    """Per frame: indices of the points in view, and how far behind each its reading lies (m)."""
     for frame in frames:
-        uv_px, z_m = _project(frame, xyz_m)
+        uv_px, z_m = project_to_frame(frame, xyz_m)
         height, width = frame.depth_m.shape
         column, row = np.round(uv_px).T
         inside = np.flatnonzero(
@@ -259,13 +196,3 @@ def _measured_behind(
         )
         reading_m = frame.depth_m[row[inside].astype(np.int64), column[inside].astype(np.int64)]
         yield inside, reading_m - z_m[inside]
-
-
-def _project(frame: RgbdFrame, xyz_m: Points) -> tuple[Points, Points]:
-    """Pixels (N, 2) and depth (N,) of world points (N, 3) in the frame's camera."""
-    uv_px, z_m = project_points(
-        torch.from_numpy(xyz_m),
-        torch.from_numpy(frame.intrinsics.matrix),
-        torch.from_numpy(frame.T_world_cam.copy()),
-    )
-    return uv_px.numpy(), z_m.numpy()

@@ -24,12 +24,12 @@ MAX_NORM_ERROR = 0.05  # of a quaternion; beyond it the four numbers are not a r
 
 
 def pose_from_quaternion(translation_m: Vector, quat_xyzw: Vector) -> Matrix:
-    """T (4, 4) float64 from a translation (3,) in metres and a quaternion (4,) x, y, z, w, which is
-    normalised.
+    """T (4, 4) float64 from a translation (3,) in metres and a quaternion (4,) x, y, z, w.
 
-    Raises PoseError for a number that is not finite, an all-zero quaternion, or a norm off 1 by
-    more than 0.05.
+    The quaternion is normalised. Raises PoseError for a number that is not finite, an all-zero
+    quaternion, or a norm off 1 by more than 0.05.
     """
+    # Seven finite numbers.
     translation = np.asarray(translation_m, dtype=np.float64)
     quat = np.asarray(quat_xyzw, dtype=np.float64)
     if translation.shape != (3,) or quat.shape != (4,):
@@ -45,6 +45,8 @@ def pose_from_quaternion(translation_m: Vector, quat_xyzw: Vector) -> Matrix:
         raise PoseError(
             f"quaternion (x, y, z, w) = {quat.tolist()} is not finite; the pose source has no fix."
         )
+
+    # A rotation within rounding.
     norm = float(np.linalg.norm(quat))
     if abs(norm - 1.0) > MAX_NORM_ERROR:
         hint = (
@@ -56,6 +58,8 @@ def pose_from_quaternion(translation_m: Vector, quat_xyzw: Vector) -> Matrix:
             f"quaternion (x, y, z, w) = {quat.tolist()} has norm {norm:.4f}, allowed 1 +-"
             f" {MAX_NORM_ERROR} ({hint})."
         )
+
+    # The transform; scipy normalises the quaternion.
     T = np.eye(4)
     T[:3, :3] = Rotation.from_quat(quat).as_matrix()
     T[:3, 3] = translation
@@ -81,8 +85,9 @@ def rotation_angle_rad(T_a: Matrix, T_b: Matrix) -> float:
 
 
 def interpolate_pose(T_a: Matrix, T_b: Matrix, fraction: float) -> Matrix:
-    """The pose (4, 4) at `fraction` 0..1 of the way from T_a to T_b: straight line, shortest-arc
-    slerp.
+    """The pose (4, 4) at `fraction` 0..1 of the way from T_a to T_b.
+
+    Straight line and shortest-arc slerp.
     """
     slerp = Slerp([0.0, 1.0], Rotation.from_matrix(np.stack((T_a[:3, :3], T_b[:3, :3]))))
     T = np.eye(4)
@@ -101,9 +106,7 @@ class PoseStatus(Enum):
 
 @dataclass(frozen=True, eq=False, slots=True)
 class PoseLookup:
-    """Answer of PoseBuffer.lookup: T_world_child (4, 4) float64 where FOUND, else None and `why` in
-    words.
-    """
+    """T_world_child (4, 4) float64 where FOUND, else None and a sentence that says why."""
 
     status: PoseStatus
     T_world_child: Matrix | None = None
@@ -132,6 +135,7 @@ class PoseBuffer:
 
     def add(self, stamp_ns: int, T_world_child: Matrix) -> None:
         """Keeps a pose (4, 4). Raises PoseError if it is not a finite (4, 4) matrix."""
+        # A copy that stays as it is.
         T = np.array(T_world_child, dtype=np.float64)
         if T.shape != (4, 4) or not np.isfinite(T).all():
             raise PoseError(
@@ -139,50 +143,51 @@ class PoseBuffer:
                 f" {T.shape}."
             )
         T.setflags(write=False)
+
+        # The newest of its stamp.
         if self._poses.pop(stamp_ns, None) is None:
             bisect.insort(self._stamps, stamp_ns)
         self._poses[stamp_ns] = T
+
+        # When full, the one that arrived first goes.
         if len(self._poses) > self._max_poses:
             first = next(iter(self._poses))
             del self._poses[first]
             del self._stamps[bisect.bisect_left(self._stamps, first)]
 
     def lookup(self, stamp_ns: int, max_gap_s: float) -> PoseLookup:
-        """The pose at a stamp: exact where there is one, else interpolated between neighbours at
-        most max_gap_s apart.
+        """The pose at a stamp, or interpolated between neighbours at most max_gap_s apart.
 
         NOT_YET where no pose is newer than the stamp (also when the buffer is empty); NEVER where
         none is older, or the gap is too wide.
         """
+        # Exactly this stamp.
         if stamp_ns in self._poses:
             return PoseLookup(PoseStatus.FOUND, self._poses[stamp_ns])
+
+        # Only older poses, or only newer ones.
         after = bisect.bisect_left(self._stamps, stamp_ns)
         if after == len(self._stamps):
-            behind = (
-                f"{(stamp_ns - self._stamps[-1]) * 1e-9:.3f} s older than the image"
-                if self._stamps
-                else "missing"
-            )
-            return PoseLookup(PoseStatus.NOT_YET, why=f"the newest pose is {behind}.")
+            age = "missing"
+            if self._stamps:
+                age = f"{(stamp_ns - self._stamps[-1]) * 1e-9:.3f} s older than the image"
+            return PoseLookup(PoseStatus.NOT_YET, why=f"the newest pose is {age}.")
         if after == 0:
             early_s = (self._stamps[0] - stamp_ns) * 1e-9
-            return PoseLookup(
-                PoseStatus.NEVER,
-                why=f"the image is {early_s:.3f} s older than the oldest pose kept.",
-            )
+            why = f"the image is {early_s:.3f} s older than the oldest pose kept."
+            return PoseLookup(PoseStatus.NEVER, why=why)
+
+        # Between its two neighbours.
         start, stop = self._stamps[after - 1], self._stamps[after]
         if stop - start > round(max_gap_s * 1e9):
-            return PoseLookup(
-                PoseStatus.NEVER,
-                why=(
-                    f"the poses around the image are {(stop - start) * 1e-9:.3f} s apart, allowed"
-                    f" {max_gap_s} s (pose.max_gap_sec)."
-                ),
+            why = (
+                f"the poses around the image are {(stop - start) * 1e-9:.3f} s apart, allowed"
+                f" {max_gap_s} s (pose.max_gap_sec)."
             )
+            return PoseLookup(PoseStatus.NEVER, why=why)
         fraction = (stamp_ns - start) / (stop - start)
-        return PoseLookup(
-            PoseStatus.FOUND, interpolate_pose(self._poses[start], self._poses[stop], fraction)
-        )
+        T = interpolate_pose(self._poses[start], self._poses[stop], fraction)
+        return PoseLookup(PoseStatus.FOUND, T)
 
     def clear(self) -> None:
         """Forgets every pose (clock jumped back, scene reset)."""

@@ -9,8 +9,9 @@ import torch
 
 
 def voxel_coords(xyz_m: torch.Tensor, voxel_size_m: float) -> torch.Tensor:
-    """Integer voxel coordinates, (..., 3) int64, of world points (..., 3). Not for NaN points: mask
-    them before.
+    """Integer voxel coordinates, (..., 3) int64, of world points (..., 3).
+
+    Not for NaN points: mask them before.
     """
     return torch.round(xyz_m / voxel_size_m).to(torch.int64)
 
@@ -23,34 +24,31 @@ def voxel_ids(coords: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """
     if coords.shape[0] == 0:
         return coords.new_zeros(0), coords
+
+    # One number per voxel, which ascends with x, then y, then z.
     low = coords.min(dim=0).values
     shifted = coords - low
     extent = shifted.max(dim=0).values + 1
     keys = (shifted[:, 0] * extent[1] + shifted[:, 1]) * extent[2] + shifted[:, 2]
     unique, ids = torch.unique(keys, return_inverse=True)
-    occupied = torch.stack(
-        (unique // (extent[1] * extent[2]), unique // extent[2] % extent[1], unique % extent[2]),
-        dim=-1,
-    )
-    return ids, occupied + low
+
+    # The numbers that occur, back as coordinates.
+    x, y = unique // (extent[1] * extent[2]), unique // extent[2] % extent[1]
+    return ids, torch.stack((x, y, unique % extent[2]), dim=-1) + low
 
 
 def sum_per_voxel(
     values: torch.Tensor, ids: torch.Tensor, num_voxels: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Sums of values (P, C) per voxel in float32, (N, C), each in the order of its patches, and
-    counts (N,) int64.
+    """Sums of values (P, C) per voxel in float32, (N, C), and counts (N,) int64.
 
-    No atomics: the same bits every time, on a GPU too.
+    Each in the order of its patches and without atomics: the same bits every time, on a GPU too.
     """
     counts = torch.bincount(ids, minlength=num_voxels)
     if not len(ids):
         return values.new_zeros(num_voxels, values.shape[1], dtype=torch.float32), counts
-    by_voxel = torch.sort(ids, stable=True).indices
-    return (
-        torch.segment_reduce(values.float()[by_voxel], "sum", lengths=counts, initial=0.0),
-        counts,
-    )
+    by_voxel = values.float()[torch.sort(ids, stable=True).indices]
+    return torch.segment_reduce(by_voxel, "sum", lengths=counts, initial=0.0), counts
 
 
 def pool_mean(

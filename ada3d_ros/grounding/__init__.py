@@ -1,3 +1,71 @@
-"""Boxes for a phrase: from the grounding head, from the answer text, or from attention; refined and
-checked by depth.
+"""The boxes of an answer: named by its text, pointed at by the grounding head, or, without a head,
+what stands where the phrase is attended to.
+
+Called once the answer's text is there, so a caller who stops it (`hooks.check` raises a
+RequestError) loses boxes, never the text.
 """
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ada3d_ros.engine.decode import DecodeOutput
+from ada3d_ros.engine.prefill import PrefillOutput
+from ada3d_ros.engine.query_context import QueryContext
+from ada3d_ros.engine.streaming import stop_asked
+from ada3d_ros.engine.token_selection import SceneContext
+from ada3d_ros.grounding.from_head import point_at
+from ada3d_ros.grounding.from_text import NOT_SEEN, find_query_boxes, refine_boxes
+from ada3d_ros.types import Box3D, PromptSequence, Stage
+
+Grounded = tuple[tuple[Box3D, ...], DecodeOutput]
+
+
+def ground_answer(
+    query: QueryContext,
+    context: SceneContext,
+    prompt: PromptSequence,
+    prefilled: PrefillOutput,
+    generated: DecodeOutput,
+) -> Grounded:
+    """Boxes in the world frame, and what was generated: its text says so where a phrase was not
+    found, its stop reason where the search was cut short. Timed as postprocess_s.
+
+    Raises ModelError where the grounding head's output is not finite.
+    """
+    query.hooks.on_stage(Stage.POSTPROCESS)
+    question = query.question
+    with query.clock.stage("postprocess_s"):
+        if query.points:
+            boxes, generated = _point_at_phrase(query, context, prefilled, generated)
+        else:
+            boxes = find_query_boxes(query, context, generated.text)
+            if question.phrase and not boxes and query.in_scene:
+                from ada3d_ros.grounding.from_attention import locate_phrase  # without a head
+
+                boxes = locate_phrase(query, context, prompt)
+        if question.phrase and not boxes:  # a search cut short has not found that there is nothing
+            stopped = stop_asked(query.hooks)
+            generated = replace(generated, stop_reason=stopped or generated.stop_reason)
+    return boxes, generated
+
+
+def _point_at_phrase(
+    query: QueryContext, context: SceneContext, prefilled: PrefillOutput, generated: DecodeOutput
+) -> Grounded:
+    """Boxes of the grounding head at the tokens that pruning kept, refined against depth."""
+    question, limits, check = query.question, query.config.boxes, query.hooks.check
+    assert query.loaded.head is not None
+    assert prefilled.states is not None
+    guesses = point_at(
+        query.loaded.head,
+        prefilled.states,
+        context.chosen.tokens.xyz_m[prefilled.kept[-1]],
+        question.phrase,
+        question.max_boxes or limits.max_count,
+        question.min_score or limits.min_score,
+    )
+    boxes = refine_boxes(guesses, context.scene.frames, limits.min_support_points, check)
+    if not boxes and stop_asked(query.hooks) is None:
+        generated = replace(generated, text=NOT_SEEN.format(phrase=question.phrase))
+    return boxes, generated

@@ -9,13 +9,27 @@ passes.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from ada3d_ros.engine.layer_walk import inspect_layers
+from ada3d_ros.engine.query_context import QueryContext, build_prompt, prefill_prompt
+from ada3d_ros.engine.streaming import generate_text
+from ada3d_ros.engine.token_selection import SceneContext
+from ada3d_ros.errors import RequestError
+from ada3d_ros.grounding.from_text import (
+    GROUNDING_PROMPT,
+    LOCATED_PROMPT,
+    boxes_near,
+    find_query_boxes,
+)
 from ada3d_ros.model.decoder import LlamaDecoder
-from ada3d_ros.types import Box3D, GroundingMethod, PromptSequence
+from ada3d_ros.types import AskHooks, Box3D, GroundingMethod, PromptSequence
+
+logger = logging.getLogger(__name__)
 
 NEUTRAL_PHRASE = "the object"
 SMOOTHING_M = 0.3  # standard deviation of the kernel over neighbours
@@ -37,34 +51,25 @@ class RelevancePeak:
     relevance: torch.Tensor
 
 
-@torch.inference_mode()
 def attention_to_scene(
-    decoder: LlamaDecoder, prompt: PromptSequence, num_rows: int
+    decoder: LlamaDecoder, prompt: PromptSequence, num_queries: int
 ) -> torch.Tensor:
     """Shares (layers, N) float32 of the spatial tokens in the attention of the prompt's last
-    num_rows rows, each layer summing to 1.
+    num_queries tokens, each layer summing to 1.
     """
     start, stop = prompt.spatial_span
-    hidden, rope = prompt.embeds[None], decoder.rope(prompt.positions)
-    total = hidden.shape[1]
-    rows = torch.arange(max(stop, total - num_rows), total, device=hidden.device)
-    shares = []
-    for layer in range(decoder.config.num_layers):
-        first = decoder.start_layer(layer, hidden)
-        made = decoder.ranking_inputs(layer, first, rope, rows)
-        keys = made.k[0].float().repeat_interleave(made.q.shape[1] // made.k.shape[1], dim=0)
-        scores = made.q[0].float() @ keys.transpose(-1, -2) * keys.shape[-1] ** -0.5  # (H, R, T)
-        visible = torch.arange(total, device=hidden.device)[None] <= rows[:, None]
-        weights = (
-            scores.masked_fill(~visible, float("-inf"))
-            .softmax(-1)[..., start:stop]
-            .mean(dim=(0, 1))
-        )
-        shares.append(weights / weights.sum().clamp(min=1e-12))
-        hidden = decoder.run_layers(
-            layer, layer + 1, hidden, prompt.positions, first=made.start, rope=rope
-        )
-    return torch.stack(shares)
+    total, device = prompt.embeds.shape[0], prompt.embeds.device
+    index = torch.arange(max(stop, total - num_queries), total, device=device)
+    visible = torch.arange(total, device=device)[None] <= index[:, None]
+
+    def inspect(q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+        keys = k.float().repeat_interleave(q.shape[0] // k.shape[0], dim=0)
+        scores = q.float() @ keys.transpose(-1, -2) * keys.shape[-1] ** -0.5  # (H, R, T)
+        weights = scores.masked_fill(~visible, float("-inf")).softmax(-1)[..., start:stop]
+        shares = weights.mean(dim=(0, 1))
+        return shares / shares.sum().clamp(min=1e-12)
+
+    return torch.stack(inspect_layers(decoder, prompt, index, inspect))
 
 
 def find_peak(
@@ -112,3 +117,42 @@ def guess_at(peak: RelevancePeak, xyz_m: torch.Tensor, label: str) -> Box3D:
         ),
         evidence_weights=tuple(float(peak.relevance[i]) for i in strongest),
     )
+
+
+def locate_phrase(
+    query: QueryContext, context: SceneContext, prompt: PromptSequence
+) -> tuple[Box3D, ...]:
+    """Where the question's phrase is attended to: a box that the model writes of that place, or the
+    surface that depth shows there.
+
+    prompt: the question's. () where nothing stands out, when stopped, or where a prompt gets too
+    long.
+    """
+    question, limits = query.question, query.config.boxes
+    frames, check = context.scene.frames, query.hooks.check
+    try:
+        # Attention of the phrase, less that of a phrase without content.
+        neutral = build_prompt(query, context, GROUNDING_PROMPT.format(phrase=NEUTRAL_PHRASE))
+        attended = []
+        for phrase, words in ((question.phrase, prompt), (NEUTRAL_PHRASE, neutral)):
+            check()
+            num_queries = len(query.loaded.tokenizer.encode(f"{phrase}. ASSISTANT:")) - 1
+            attended.append(attention_to_scene(query.loaded.model.decoder, words, num_queries))
+        xyz_m = context.chosen.tokens.xyz_m
+        peak = find_peak(attended[0], attended[1], xyz_m)
+        least = question.min_score or max(limits.min_score, MIN_SHARE)
+        if peak is None or peak.share < least:
+            return ()
+
+        # What the model writes of that place, else what depth shows there.
+        x, y, z = peak.xyz_m.tolist()
+        check()
+        located = build_prompt(query, context, LOCATED_PROMPT.format(x=x, y=y, z=z))
+        prefilled = prefill_prompt(query, context, located)
+        written = generate_text(query, prefilled, AskHooks(check=check))
+        guess = guess_at(peak, xyz_m, question.phrase)
+        boxes = find_query_boxes(query, context, written.text)
+        return boxes_near(guess, boxes, frames, limits.min_support_points, check)
+    except RequestError as error:
+        logger.info("no box for %r by relevance: %s", question.phrase, error)
+        return ()

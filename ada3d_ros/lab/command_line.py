@@ -1,6 +1,4 @@
-"""What the verbs that run a model share on the command line: lists with commas, places to write,
-errors as one sentence.
-"""
+"""What the verbs that run a model share: lists with commas, places to write, error sentences."""
 
 from __future__ import annotations
 
@@ -18,8 +16,9 @@ T = TypeVar("T")
 
 
 def run_verb(verb: str, work: Callable[[], None]) -> int:
-    """Exit code of `ada3d <verb>`: 0, or 2 with one sentence on stderr for an error of ours, of the
-    files or of memory.
+    """Exit code of `ada3d <verb>`: 0, or 2 with one sentence on stderr.
+
+    For errors of ours, of the files or of memory; any other is raised.
     """
     try:
         work()
@@ -48,8 +47,9 @@ def parse_list(text: str, kind: Callable[[str], T], option: str) -> list[T]:
 
 
 def check_writable(file: Path, option: str) -> None:
-    """Make the file's folder, and see that it takes files, before the long work begins. Raises
-    ConfigError.
+    """Make the file's folder, and see that it takes files, before the long work begins.
+
+    Raises ConfigError.
     """
     try:
         file.parent.mkdir(parents=True, exist_ok=True)

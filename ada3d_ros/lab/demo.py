@@ -7,6 +7,7 @@ service; answers, boxes and times go to the terminal and into an HTML report.
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 import sys
 import time
@@ -21,7 +22,7 @@ import numpy.typing as npt
 from ada3d_ros.config import from_flat
 from ada3d_ros.errors import Ada3DError, ErrorCode
 from ada3d_ros.geometry.boxes import iou_axis_aligned
-from ada3d_ros.lab.report import AskedQuestion, ComparedBox, write_report
+from ada3d_ros.lab.report import AnsweredQuestion, ComparedBox, RunReport, write_report
 from ada3d_ros.lab.results import provenance
 from ada3d_ros.lab.world.generated import GeneratedRoom, generate_room
 from ada3d_ros.lab.world.questions import RoomQuestion, make_questions
@@ -36,25 +37,12 @@ from ada3d_ros.srv import GetModelInfo, GroundObject, QueryScene
 from ada3d_ros.types import Box3D, Question
 
 SIDE_PX = 384
-ASKED = (
-    "existence",
-    "color",
-    "count",
-    "category",
-    "superlative",
-    "caption",
-    "grounding",
-    "grounding",
-    "absent",
-)
-RUNS = (
-    ("pruned", 0.0),
-    ("unpruned", 1.0),
-)  # keep ratio of the request; 0 = as the node is configured
-KEYFRAMES = {
-    "keyframe.min_translation_m": 0.0,
-    "keyframe.min_rotation_deg": 0.0,
-}  # every view is kept
+TEXT_KINDS = ("existence", "color", "count", "category", "superlative", "caption")
+QUESTION_KINDS = (*TEXT_KINDS, "grounding", "grounding", "absent")
+# Each question twice. Keep ratio of the request: 0 = as the node is configured.
+RUNS = (("pruned", 0.0), ("unpruned", 1.0))
+# Every view is kept.
+KEYFRAMES = {"keyframe.min_translation_m": 0.0, "keyframe.min_rotation_deg": 0.0}
 GENERATION = {"generation.max_new_tokens": 24}
 RIGHT_IOU = 0.25  # a box counts as right from here on, as in ScanRefer's lenient measure
 REMAPS = {
@@ -69,7 +57,7 @@ NEVER_TRAINED = (
 )
 
 
-def _say(text: str) -> None:
+def _print_step(text: str) -> None:
     print(f"\n== {text}", flush=True)
 
 
@@ -77,8 +65,14 @@ def _say(text: str) -> None:
 class _Result:
     """What the report shows of all questions."""
 
-    asked: list[AskedQuestion]
+    asked: list[AnsweredQuestion]
     compared: list[ComparedBox]
+
+    def score(self) -> str:
+        """How many were answered right, pruned and unpruned."""
+        total = len(self.asked) // len(RUNS)
+        right = [sum(bool(a.right) for a in self.asked[i :: len(RUNS)]) for i in range(len(RUNS))]
+        return ", ".join(f"{how} {n} of {total}" for (how, _), n in zip(RUNS, right, strict=True))
 
 
 def _box_of(message: Any) -> Box3D:
@@ -93,16 +87,18 @@ def _box_of(message: Any) -> Box3D:
 
 
 def true_box(room: GeneratedRoom, target: int | None) -> Box3D | None:
-    """The box of the object with this number in the graph, which skips numbers where a room left
-    places empty.
+    """The box of the object with this number in the graph.
+
+    The graph's numbers have gaps where a room left places empty.
     """
     boxes = {thing.number: box for thing, box in zip(room.graph.things, room.boxes, strict=True)}
     return None if target is None else boxes[target]
 
 
 def is_right(question: RoomQuestion, text: str, compared: ComparedBox | None) -> bool:
-    """Whether the words are the true answer; where a box was asked for, whether it is on the
-    object, or missing where there is none.
+    """Whether the text is the true answer.
+
+    Where a box was asked for: whether it is on the object, or missing where there is no object.
     """
     if compared is None:
         return text.strip().rstrip(".").lower() == question.answer
@@ -116,29 +112,24 @@ def _truth(question: RoomQuestion, compared: ComparedBox | None) -> str:
     return f"the {compared.true.label}'s box" if compared.true is not None else "no such object"
 
 
-def _asked(
+def _report_row(
     answer: Any, question: RoomQuestion, how: str, compared: ComparedBox | None
-) -> AskedQuestion:
+) -> AnsweredQuestion:
+    """One Answer message as the report shows it."""
+    # No box for an object that is not there is no error; any other failure is a wrong answer.
+    is_absent = compared is not None and compared.true is None
+    error = ""
+    if not answer.success and not (is_absent and answer.error_code == ErrorCode.NOT_GROUNDED):
+        error = f"{ErrorCode(answer.error_code).name}: {answer.error_msg}"
+
     times = {stage: getattr(answer.latency, f"{stage}_ms") for stage in LATENCY_STAGES}
-    expected = (
-        answer.error_code == ErrorCode.NOT_GROUNDED
-        and compared is not None
-        and compared.true is None
-    )
-    error = (
-        ""
-        if answer.success or expected
-        else f"{ErrorCode(answer.error_code).name}: {answer.error_msg}"
-    )
-    return AskedQuestion(
+    return AnsweredQuestion(
         question=f"{answer.question} ({how})",
         text=answer.text,
         error=error,
         latency_ms={stage: ms for stage, ms in times.items() if not math.isnan(ms)},
         tokens=describe_tokens(answer.tokens),
         truth=_truth(question, compared),
-        # a question that failed for another reason than a missing box was not answered, hence not
-        # answered right
         right=not error and is_right(question, answer.text, compared),
     )
 
@@ -163,107 +154,110 @@ def _collect(peer: AgentPeer, bag: Path, rate: float) -> int:
 
 
 def _ask(peer: AgentPeer, question: RoomQuestion, keep_ratio: float) -> Any:
-    """The Answer message, of ~/ground where the question has a phrase to ground, else of ~/query."""
+    """The Answer message, of ~/ground where there is a phrase to ground, else of ~/query."""
     if question.phrase:
-        ground = GroundObject.Request(phrase=question.phrase, keep_ratio=keep_ratio)
-        return peer.call(GroundObject, "ground", ground).answer
-    return peer.call(
-        QueryScene, "query", QueryScene.Request(question=question.text, keep_ratio=keep_ratio)
-    ).answer
+        phrase = GroundObject.Request(phrase=question.phrase, keep_ratio=keep_ratio)
+        return peer.call(GroundObject, "ground", phrase).answer
+    query = QueryScene.Request(question=question.text, keep_ratio=keep_ratio)
+    return peer.call(QueryScene, "query", query).answer
 
 
 def _ask_all(peer: AgentPeer, room: GeneratedRoom, questions: Sequence[RoomQuestion]) -> _Result:
     """Every question pruned as configured and again with all tokens."""
     result = _Result([], [])
-    for question in questions:
-        for how, keep_ratio in RUNS:
-            answer = _ask(peer, question, keep_ratio)
-            compared = _compare(room, question, answer, how) if question.phrase else None
-            asked = _asked(answer, question, how, compared)
-            iou = (
-                f", IoU {compared.iou:.2f}"
-                if compared is not None and compared.found is not None
-                else ""
-            )
-            print(f"\n> {asked.question}\n{describe_answer(answer)}")
-            print(f"true answer: {asked.truth} ({'right' if asked.right else 'wrong'}{iou})")
-            result.asked.append(asked)
-            if compared is not None:
-                result.compared.append(compared)
+    for question, (how, keep_ratio) in itertools.product(questions, RUNS):
+        # Ask, and compare with the truth.
+        answer = _ask(peer, question, keep_ratio)
+        compared = _compare(room, question, answer, how) if question.phrase else None
+        row = _report_row(answer, question, how, compared)
+
+        # Show it here.
+        verdict = "right" if row.right else "wrong"
+        if compared is not None and compared.found is not None:
+            verdict += f", IoU {compared.iou:.2f}"
+        print(f"\n> {row.question}\n{describe_answer(answer)}")
+        print(f"true answer: {row.truth} ({verdict})")
+
+        # Keep it for the report.
+        result.asked.append(row)
+        if compared is not None:
+            result.compared.append(compared)
     return result
 
 
 def _kept_tokens(
     model: str, bag: Path, questions: Sequence[RoomQuestion]
 ) -> tuple[str, npt.NDArray[np.float64]]:
-    """A phrase, and where the tokens lie that the last layer kept for it: messages do not carry
-    that, so the library asks on the same bag.
+    """A phrase, and where the tokens lie that the last layer kept for it: (N, 3), metres, world.
+
+    Messages do not carry that, so the library asks on the same bag.
     """
+    # As the node was configured.
     pipeline = Ada3DPipeline(from_flat({"model.path": model, **KEYFRAMES, **GENERATION}))
     pipeline.check()
     pipeline.load()
     for frame in BagSource(bag):
         pipeline.observe(frame)
+
     phrase = next((q.phrase for q in questions if q.target is not None), "the table")
     answer = pipeline.ground(Question(phrase))
     assert answer.kept_xyz_m is not None  # a question about the scene
     return phrase, answer.kept_xyz_m.astype(np.float64)
 
 
+def _facts(info: Any, seed: int) -> dict[str, str]:
+    """What a reader of the report needs to trust it: commit, versions, machine, model."""
+    facts = provenance(info.device, seed)
+    facts["versions"] = ", ".join(f"{name} {number}" for name, number in facts["versions"].items())
+    facts["model"] = f"{info.name}, {info.parameters / 1e6:.1f} M parameters, {info.precision}"
+    return {name: str(value) for name, value in facts.items() if value != ""}
+
+
 def run(out: Path, seed: int, rate: float, model: Path | None) -> Path:
     """The demo; returns the report's path. Raises Ada3DError."""
     started = time.monotonic()
     out.mkdir(parents=True, exist_ok=True)
-    _say(f"a generated room (seed {seed}) becomes a bag")
-    room = generate_room(seed, level=1, side_px=SIDE_PX)  # of the test split, which no training saw
-    questions = make_questions(room.graph, seed, ASKED, len(ASKED))
+
+    # 1. A room of the test split, which no training saw, and questions about it.
+    _print_step(f"a generated room (seed {seed}) becomes a bag")
+    room = generate_room(seed, level=1, side_px=SIDE_PX)
+    questions = make_questions(room.graph, seed, QUESTION_KINDS, len(QUESTION_KINDS))
     bag = out / "room_bag"
     print(f"{write_bag(room.frames, bag, BagOptions(overwrite=True))} frames in {bag}")
-    _say("the node starts, the player plays the bag into it")
+
+    # 2. The node sees it, and is asked.
+    _print_step("the node starts, the player plays the bag into it")
     path = str(model or "embedded")
-    parameters = {
-        "model.path": path,
-        "use_sim_time": "true",
-        "rgb_transport": "compressed",
-        **GENERATION,
-        **KEYFRAMES,
-    }
-    with AgentPeer(parameters, REMAPS) as peer:
+    inputs = {"use_sim_time": "true", "rgb_transport": "compressed"}
+    with AgentPeer({"model.path": path, **inputs, **GENERATION, **KEYFRAMES}, REMAPS) as peer:
         print(f"{_collect(peer, bag, rate)} keyframes kept")
         info = peer.call(GetModelInfo, "get_model_info", GetModelInfo.Request())
-        _say(
-            "questions"
-            + (" (RANDOM WEIGHTS: the answers are meaningless)" if info.random_weights else "")
-        )
+        note = " (RANDOM WEIGHTS: the answers are meaningless)" if info.random_weights else ""
+        _print_step(f"questions{note}")
         result = _ask_all(peer, room, questions)
-    right = {
-        how: sum(bool(asked.right) for asked in result.asked[i :: len(RUNS)])
-        for i, (how, _) in enumerate(RUNS)
-    }
-    score = ", ".join(
-        f"{how} {count} of {len(result.asked) // len(RUNS)}" for how, count in right.items()
-    )
-    facts = {k: str(v) for k, v in provenance(info.device, seed).items()} | {
-        "model": f"{info.name}, {info.parameters / 1e6:.1f} M parameters, {info.precision}",
+
+    # 3. The report.
+    score = result.score()
+    facts = _facts(info, seed) | {
         "answered right": score,
         "a box is right": f"from IoU {RIGHT_IOU} on; an absent object: if there is no box",
         "bag": str(bag),
     }
-    warning = NEVER_TRAINED if info.random_weights else ""
-    kept = _kept_tokens(path, bag, questions)
-    report = write_report(
-        out / "report.html",
-        "ada3d_ros demo",
-        warning,
-        room.frames,
-        room.boxes,
-        result.compared,
-        result.asked,
-        facts,
-        kept,
+    kept_for, kept_xyz_m = _kept_tokens(path, bag, questions)
+    content = RunReport(
+        title="ada3d_ros demo",
+        warning=NEVER_TRAINED if info.random_weights else "",
+        frames=room.frames,
+        true_boxes=room.boxes,
+        compared=result.compared,
+        questions=result.asked,
+        facts=facts,
+        kept_for=kept_for,
+        kept_xyz_m=kept_xyz_m,
     )
-    _say(f"right answers: {score}")
-    _say(f"done in {time.monotonic() - started:.0f} s; open {report} in a browser")
+    report = write_report(out / "report.html", content)
+    _print_step(f"right answers: {score}")
+    _print_step(f"done in {time.monotonic() - started:.0f} s; open {report} in a browser")
     return report
 
 
@@ -271,24 +265,21 @@ def main(args: Sequence[str]) -> int:
     """Returns 0; 1 with a sentence on stderr if a step failed."""
     parser = argparse.ArgumentParser(
         prog="ada3d demo",
-        description=(
-            "The whole path on a generated room: bag, node, questions, report. Needs no download."
-        ),
+        description="The whole path on a generated room: bag, node, questions, report. Needs no"
+        " download.",
     )
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         "--out",
         type=Path,
         default=Path("demo_out"),
         help="folder for the bag and report.html (default demo_out)",
     )
-    parser.add_argument(
-        "--model",
-        type=Path,
-        help="checkpoint folder (default: the embedded model)",
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of the room (default 0)")
-    parser.add_argument("--rate", type=float, default=2.0, help="speed of the replay (default 2)")
+    add("--model", type=Path, help="checkpoint folder (default: the embedded model)")
+    add("--seed", type=int, default=0, help="of the room (default 0)")
+    add("--rate", type=float, default=2.0, help="speed of the replay (default 2)")
     options = parser.parse_args(list(args))
+
     try:
         run(options.out, options.seed, options.rate, options.model)
     except Ada3DError as error:

@@ -1,6 +1,4 @@
-"""Result files: JSON with what a reader needs to trust a number (commit, versions, machine, seed,
-n).
-"""
+"""Result files: JSON with what makes a number trustworthy (commit, versions, machine, seed, n)."""
 
 from __future__ import annotations
 
@@ -18,13 +16,15 @@ PACKAGES = ("torch", "transformers", "numpy", "scipy", "opencv-python-headless",
 
 
 def _git(*args: str) -> str:
+    """What git prints; empty where there is no git or no checkout."""
+    folder = Path(__file__).resolve().parent
     try:
-        root = Path(__file__).resolve().parents[1]
-        return subprocess.run(
-            ["git", *args], cwd=root, capture_output=True, text=True, check=True, timeout=10
-        ).stdout.strip()
+        done = subprocess.run(
+            ["git", *args], cwd=folder, capture_output=True, text=True, check=True, timeout=10
+        )
     except (OSError, subprocess.SubprocessError):
         return ""
+    return done.stdout.strip()
 
 
 def _version(package: str) -> str:
@@ -68,8 +68,6 @@ def write_results(
     """Write `results` with their provenance as JSON; returns the path."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(
-        json.dumps({"provenance": provenance(device, seed), **results}, indent=1) + "\n",
-        encoding="utf-8",
-    )
+    data = {"provenance": provenance(device, seed), **results}
+    path.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
     return path

@@ -10,20 +10,21 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import nn
 
-from ada3d_ros.errors import CheckpointError, ConfigError, OutOfMemoryError
+from ada3d_ros.errors import CheckpointError, OutOfMemoryError
 from ada3d_ros.model.config import LlavaConfig
 from ada3d_ros.model.grounding_head import LoadedHead, load_grounding_head
 from ada3d_ros.model.llava3d import Llava3D
 from ada3d_ros.model.prompt import Tokenizer
-from ada3d_ros.model.quantize import is_quantized, kernel_of, linear_bytes, quantize_linear
 from ada3d_ros.model.weight_files import (
     TensorInfo,
     find_weight_files,
@@ -32,35 +33,31 @@ from ada3d_ros.model.weight_files import (
     read_tensors,
     write_shards,
 )
+from ada3d_ros.model.weight_format import WeightFormat, target_dtype
 
 logger = logging.getLogger(__name__)
 
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 VISION_PREFIX = "model.vision_tower.vision_tower."
+VIDEO_PREFIX = "model.video_tower."
+POSITION_HEAD = "position_embedding_head."
 PREFIXES = (  # our module -> official name; the first that fits
     ("decoder.lm_head.", "lm_head."),
     ("decoder.", "model."),
     ("vision.", VISION_PREFIX + "vision_model."),
     ("projector.", "model.mm_projector."),
-    (
-        "position_embedding.",
-        "model.video_tower.video_tower.positional_embedding.position_embedding_head.",
-    ),
-    ("click_encoder.", "model.video_tower.prompt_encoder.pos_emb3d.position_embedding_head."),
+    ("position_embedding.", VIDEO_PREFIX + "video_tower.positional_embedding." + POSITION_HEAD),
+    ("click_encoder.", VIDEO_PREFIX + "prompt_encoder.pos_emb3d." + POSITION_HEAD),
 )
 STORED_DTYPES = ("F32", "F16", "BF16")
-FLOAT32_MODULES = (
-    "position_embedding.",
-    "click_encoder.",
-)  # geometry stays float32 (model/spatial.py)
 MAX_NAMED = 8
 TOKENIZER_KEY = "ada3d_tokenizer_sha256"  # in config.json; official checkpoints have none
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class CheckpointInfo:
-    """A checkpoint whose names, shapes and formats are right; no value has been read. sources: our
-    parameter name -> stored tensor (its name in the file, and where).
+    """A checkpoint whose names, shapes and formats are right; no value has been read.
+
+    sources: our parameter name -> stored tensor (its name in the file, and where).
     """
 
     path: Path
@@ -70,44 +67,21 @@ class CheckpointInfo:
 
     @property
     def num_parameters(self) -> int:
-        return sum(_numel(info.shape) for _, info in self.sources.values())
+        return sum(math.prod(info.shape) for _, info in self.sources.values())
 
-    def weight_bytes(
-        self, dtype: torch.dtype, weights: str = "full", device_type: str = "cpu"
-    ) -> int:
-        """Device memory that the weights will take in this format and `model.weights`."""
-        return sum(
-            (
-                linear_bytes(info.shape, dtype, weights, device_type)
-                if is_quantized(name)
-                else _numel(info.shape) * target_dtype(name, dtype).itemsize
-            )
-            for name, (_, info) in self.sources.items()
-        )
+    def weight_bytes(self, form: WeightFormat) -> int:
+        """Device memory that the weights will take in this format."""
+        return sum(form.num_bytes(name, info.shape) for name, (_, info) in self.sources.items())
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class LoadedModel:
-    """A model ready to run (eval mode, no gradients), its tokenizer, and its grounding head where
-    the folder holds one.
-    """
+    """A model ready to run (eval mode, no gradients), its tokenizer, its grounding head if any."""
 
     model: Llava3D
     tokenizer: Tokenizer
     info: CheckpointInfo
     head: LoadedHead | None = None
-
-
-def _numel(shape: tuple[int, ...]) -> int:
-    count = 1
-    for size in shape:
-        count *= size
-    return count
-
-
-def target_dtype(name: str, dtype: torch.dtype) -> torch.dtype:
-    """The format that one of our parameters is loaded in, where the model's is `dtype`."""
-    return torch.float32 if name.startswith(FLOAT32_MODULES) else dtype
 
 
 def official_name(name: str) -> str:
@@ -122,78 +96,45 @@ def build_meta_model(config: LlavaConfig, compat: str = "default") -> Llava3D:
         return Llava3D(config, compat)
 
 
-# parameters from which on a CPU's bfloat16 is the faster one (docs/benchmarks.md, shapes A and B)
-LARGE = 100_000_000
-
-
-def resolve_device(name: str) -> torch.device:
-    """`auto`: cuda where there is one. Raises ConfigError for a cuda device that is not there."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(name)
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(
-            f"model.device = {name!r}: torch sees {torch.cuda.device_count()} CUDA device(s); use"
-            " cpu or auto."
-        )
-    return device
-
-
-def has_bfloat16() -> bool:
-    """Whether this processor multiplies bfloat16 itself."""
-    try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return False
-    return "avx512_bf16" in flags or "amx_bf16" in flags
-
-
-def resolve_dtype(precision: str, device: torch.device, num_parameters: int = 0) -> torch.dtype:
-    """`auto`: bfloat16 on cuda, and on a CPU that has it for a model of LARGE parameters; else
-    float32.
-    """
-    if precision == "auto":
-        fast = device.type == "cuda" or (num_parameters >= LARGE and has_bfloat16())
-        return torch.bfloat16 if fast else torch.float32
-    if precision not in PRECISIONS:
-        raise ConfigError(
-            f"model.precision = {precision!r}; allowed: auto, {', '.join(PRECISIONS)}."
-        )
-    return PRECISIONS[precision]
-
-
 def inspect_checkpoint(path: str | Path, vision_path: str | Path | None = None) -> CheckpointInfo:
     """Checks a folder from its config and file headers alone; fast even for 7B.
 
     Raises CheckpointError that names what is missing, unexpected, of another shape or format,
     unsafe or damaged.
     """
-    folder, vision_folder = Path(path), Path(vision_path) if vision_path else None
+    folder = Path(path)
+    vision_folder = Path(vision_path) if vision_path else None
+
+    # The sizes, of the model and of a vision tower that lies elsewhere.
     files = find_weight_files(folder)
-    vision_config = read_json(vision_folder / "config.json") if vision_folder else None
-    config = LlavaConfig.from_json(read_json(folder / "config.json"), vision_config)
-    if not (folder / "tokenizer.model").is_file():
+    data = read_json(folder / "config.json")
+    vision_data = read_json(vision_folder / "config.json") if vision_folder else None
+    config = LlavaConfig.from_json(data, vision_data)
+
+    # The tokenizer: there, and the one that config.json was written with.
+    tokenizer = folder / "tokenizer.model"
+    if not tokenizer.is_file():
         raise CheckpointError(
             f"{folder} lacks tokenizer.model: copy it from the checkpoint (for LLaVA, that of"
             " Vicuna)."
         )
-    expected = read_json(folder / "config.json").get(TOKENIZER_KEY)
-    if (
-        expected
-        and expected != hashlib.sha256((folder / "tokenizer.model").read_bytes()).hexdigest()
-    ):
+    expected = data.get(TOKENIZER_KEY)
+    if expected and expected != hashlib.sha256(tokenizer.read_bytes()).hexdigest():
         raise CheckpointError(
-            f"{folder}/tokenizer.model is not the one that this model was trained with"
+            f"{tokenizer} is not the one that this model was trained with"
             f" (config.json, {TOKENIZER_KEY}): copy the folder again."
         )
+
+    # The weight files, by their headers.
     return inspect_files(config, files, find_weight_files(vision_folder) if vision_folder else [])
 
 
 def inspect_files(
     config: LlavaConfig, files: Sequence[Path], vision_files: Sequence[Path] = ()
 ) -> CheckpointInfo:
-    """The same for weight files and a config that are already known; vision_files (CLIP) are used
-    if `files` hold no tower.
+    """The same for weight files and a config that are already known.
+
+    vision_files: of a CLIP checkpoint, used if `files` hold no vision tower.
     """
     stored = {_normalize(name): (name, info) for name, info in read_headers(files).items()}
     if vision_files and not any(name.startswith(VISION_PREFIX) for name in stored):
@@ -222,26 +163,30 @@ def _clip_tensors(headers: Mapping[str, TensorInfo]) -> dict[str, tuple[str, Ten
 
 
 def _is_unused(name: str, num_run_layers: int) -> bool:
-    """Stored tensors that no output depends on: old buffers, CLIP blocks after the selected layer,
-    CLIP's last norm.
+    """Whether no output depends on a stored tensor.
+
+    Such are old buffers, and of CLIP the blocks after the selected layer and the last norm.
     """
     if name.endswith(("rotary_emb.inv_freq", "embeddings.position_ids")):
         return True
     if not name.startswith(VISION_PREFIX):
         return False
+    if ".post_layernorm." in name:
+        return True
     layer = re.search(r"encoder\.layers\.(\d+)\.", name)
-    return ".post_layernorm." in name or (
-        layer is not None and int(layer.group(1)) >= num_run_layers
-    )
+    return layer is not None and int(layer.group(1)) >= num_run_layers
 
 
 def _match(
     config: LlavaConfig, stored: Mapping[str, tuple[str, TensorInfo]], folder: Path
 ) -> dict[str, tuple[str, TensorInfo]]:
+    """Our parameter name -> stored tensor, for a model of this config and what the headers say."""
     expected = {
         official_name(name): (name, tuple(p.shape))
         for name, p in build_meta_model(config).named_parameters()
     }
+
+    # Formats first: a quantised checkpoint has other names too, and its format says why.
     formats = [
         f"{name} is stored as {stored[name][1].dtype}"
         for name in expected
@@ -252,31 +197,29 @@ def _match(
             f"{folder}: {_shortened(formats, '; ')}. Only {', '.join(STORED_DTYPES)} are read: take"
             " the checkpoint without quantisation."
         )
+
+    # Names: a vision tower that is missing as a whole lies in a folder of its own.
     missing = [name for name in expected if name not in stored]
-    if (
-        missing
-        and all(name.startswith(VISION_PREFIX) for name in missing)
-        and not any(name.startswith(VISION_PREFIX) for name in stored)
-    ):
+    has_tower = any(name.startswith(VISION_PREFIX) for name in stored)
+    if missing and not has_tower and all(name.startswith(VISION_PREFIX) for name in missing):
         raise CheckpointError(
             f"{folder} holds no vision tower ({VISION_PREFIX}*): set model.vision_path to a local"
             " folder with the CLIP checkpoint that config.json names as mm_vision_tower."
         )
-    unexpected = [
-        name
-        for name in stored
-        if name not in expected and not _is_unused(name, config.vision.num_run_layers)
-    ]
+    unused_from = config.vision.num_run_layers
+    unexpected = [n for n in stored if n not in expected and not _is_unused(n, unused_from)]
     if missing or unexpected:
         parts = [
-            f"{len(n)} {w} tensor(s): {_shortened(n)}"
-            for w, n in (("missing", missing), ("unexpected", unexpected))
-            if n
+            f"{len(names)} {what} tensor(s): {_shortened(names)}"
+            for what, names in (("missing", missing), ("unexpected", unexpected))
+            if names
         ]
         raise CheckpointError(
             f"{folder} does not fit its config.json; {'; '.join(parts)}. Is it a LLaVA-3D"
             " checkpoint?"
         )
+
+    # Shapes.
     wrong = [
         f"{name} has shape {stored[name][1].shape}, expected {shape}"
         for name, (_, shape) in expected.items()
@@ -300,11 +243,11 @@ def load_model(
     vision_path: str | Path | None = None,
     weights: str = "full",
 ) -> LoadedModel:
-    """The model and tokenizer of a checkpoint folder; vision_path is used where the folder holds no
-    CLIP weights.
+    """The model, tokenizer and grounding head of a checkpoint folder.
 
-    Raises CheckpointError as `inspect_checkpoint` does, OutOfMemoryError with both sizes where the
-    device is too small.
+    vision_path: of a CLIP checkpoint, used where the folder holds no vision tower. Raises
+    CheckpointError as `inspect_checkpoint` does, ConfigError and OutOfMemoryError as
+    `load_weights` does.
     """
     info = inspect_checkpoint(path, vision_path)
     tokenizer = Tokenizer(info.path / "tokenizer.model")
@@ -314,16 +257,18 @@ def load_model(
 
 
 def _check_tokenizer(tokenizer: Tokenizer, info: CheckpointInfo) -> None:
+    # An embedding may be larger than the vocabulary, not smaller.
     decoder = info.config.decoder
     if tokenizer.vocab_size > decoder.vocab_size:
         raise CheckpointError(
             f"{info.path}: tokenizer.model has {tokenizer.vocab_size} tokens, the model's embedding"
             f" only {decoder.vocab_size}: they are not of the same checkpoint."
         )
-    for name, ours, theirs in (
-        ("bos", tokenizer.bos_id, decoder.bos_id),
-        ("eos", tokenizer.eos_id, decoder.eos_id),
-    ):
+
+    # Prompts begin and answers end with these.
+    bos = ("bos", tokenizer.bos_id, decoder.bos_id)
+    eos = ("eos", tokenizer.eos_id, decoder.eos_id)
+    for name, ours, theirs in (bos, eos):
         if ours != theirs:
             raise CheckpointError(
                 f"{info.path}: tokenizer.model has {name} id {ours}, config.json has"
@@ -338,16 +283,24 @@ def load_weights(
     compat: str = "default",
     weights: str = "full",
 ) -> Llava3D:
-    """The model of an inspected checkpoint, in eval mode and without gradients; the decoder's
-    linear layers as `model.weights` says.
+    """The model of an inspected checkpoint, in eval mode and without gradients.
 
-    Raises ConfigError where int4 does not fit their sizes.
+    weights: of the decoder's linear layers, as `model.weights` says. Raises ConfigError where they
+    cannot be quantised so, OutOfMemoryError with the size where the device is too small.
     """
+    # Refuse before anything is read.
     device = torch.device(device)
-    needed = info.weight_bytes(dtype, weights, device.type)
+    form = WeightFormat(dtype, weights, device.type)
+    if weights != "full":  # torchao is loaded where it is needed
+        from ada3d_ros.model.quantize import require_kernel
+
+        require_kernel(weights, device)
+    needed = info.weight_bytes(form)
+
+    # Fill a model that takes no memory yet.
     model = build_meta_model(info.config, compat)
     try:
-        _fill(model, info, device, dtype, weights)
+        _fill(model, info, device, form)
     except torch.OutOfMemoryError:
         raise OutOfMemoryError(
             f"the weights need {needed / 2**30:.1f} GiB on {device}, which has less free: use"
@@ -355,30 +308,25 @@ def load_weights(
             " smaller model."
         ) from None
     if weights != "full":
-        logger.info(
-            "the decoder's linear layers are in %s, by %s",
-            weights,
-            kernel_of(weights, dtype, device.type),
-        )
+        logger.info("the decoder's linear layers are in %s, by torchao", weights)
     return model.eval()
 
 
-def _fill(
-    model: Llava3D, info: CheckpointInfo, device: torch.device, dtype: torch.dtype, weights: str
-) -> None:
+def _fill(model: Llava3D, info: CheckpointInfo, device: torch.device, form: WeightFormat) -> None:
     """Tensor by tensor; one that is to be quantised is so before the next is read."""
     for file in info.files:
-        ours = {
-            stored: name for name, (stored, tensor) in info.sources.items() if tensor.file == file
-        }
+        ours = {stored: name for name, (stored, t) in info.sources.items() if t.file == file}
         for stored, tensor in read_tensors(file, list(ours)):
-            value = tensor.to(
-                device, target_dtype(ours[stored], dtype), copy=True
-            )  # not a view of the mapped file
-            set_parameter(model, ours[stored], value)
-            if weights != "full" and is_quantized(ours[stored]):
-                path = ours[stored].removesuffix(".weight")
-                model.set_submodule(path, quantize_linear(model.get_submodule(path), weights))
+            name = ours[stored]
+            # A copy always: the tensor may be a view of the mapped file.
+            value = tensor.to(device, target_dtype(name, form.dtype), copy=True)
+            set_parameter(model, name, value)
+            if form.is_quantized(name):
+                from ada3d_ros.model.quantize import quantize_linear
+
+                path = name.removesuffix(".weight")
+                linear = cast(nn.Linear, model.get_submodule(path))
+                model.set_submodule(path, quantize_linear(linear, form.weights))
 
 
 def set_parameter(model: nn.Module, name: str, value: torch.Tensor) -> None:
@@ -400,15 +348,12 @@ def weights_sha256(path: str | Path) -> str:
 def save_checkpoint(
     model: Llava3D, tokenizer: Tokenizer, path: str | Path, max_shard_bytes: int = 5 * 10**9
 ) -> None:
-    """Writes config.json, tokenizer.model and safetensors in the official layout; the folder is
-    made.
-    """
+    """Writes config.json, tokenizer.model and safetensors in the official layout to a folder."""
     folder = Path(path)
     folder.mkdir(parents=True, exist_ok=True)
-    words = tokenizer.to_bytes()
-    config = model.config.to_json() | {TOKENIZER_KEY: hashlib.sha256(words).hexdigest()}
+    vocabulary = tokenizer.to_bytes()
+    config = model.config.to_json() | {TOKENIZER_KEY: hashlib.sha256(vocabulary).hexdigest()}
     (folder / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
-    (folder / "tokenizer.model").write_bytes(words)
-    write_shards(
-        {official_name(name): p for name, p in model.named_parameters()}, folder, max_shard_bytes
-    )
+    (folder / "tokenizer.model").write_bytes(vocabulary)
+    tensors = {official_name(name): p for name, p in model.named_parameters()}
+    write_shards(tensors, folder, max_shard_bytes)

@@ -1,5 +1,4 @@
-"""Sizes and settings of one LLaVA-3D (or plain LLaVA-1.5) model, read from the checkpoint's own
-config.json.
+"""Sizes and settings of one LLaVA-3D (or plain LLaVA-1.5) model, as its config.json has them.
 
 Defaults are LLaVA-3D-7B (reference: llava/model/multimodal_encoder, scripts/train). Keys of ours
 that the official file does not have: `mm_vision_config`, `mm_voxel_size_m`, `mm_token_cap`,
@@ -52,8 +51,9 @@ class DecoderConfig:
 
 @dataclass(frozen=True, slots=True)
 class VisionConfig:
-    """CLIP ViT sizes. select_layer indexes transformers' hidden_states (0 = embeddings, -2 = all
-    blocks but the last).
+    """CLIP ViT sizes.
+
+    select_layer indexes transformers' hidden_states: 0 = embeddings, -2 = all blocks but the last.
     """
 
     hidden_size: int = 1024
@@ -83,9 +83,7 @@ class VisionConfig:
 
     @property
     def num_run_layers(self) -> int:
-        """Blocks that are built and run: the selected hidden state is the output of the last of
-        them.
-        """
+        """Blocks that are built and run; the last one's output is the selected hidden state."""
         return self.select_layer + (self.num_hidden_layers + 1 if self.select_layer < 0 else 0)
 
     @property
@@ -112,8 +110,9 @@ HUB_TOWERS = {  # CLIP sizes are not in LLaVA's config.json, only the tower's na
 
 @dataclass(frozen=True, slots=True)
 class LlavaConfig:
-    """The whole model. has_video_tower False: a 2D-only LLaVA-1.5 without position embedding and
-    click encoder.
+    """The whole model.
+
+    has_video_tower False: a 2D-only LLaVA-1.5 without position embedding and click encoder.
     """
 
     decoder: DecoderConfig = DecoderConfig()
@@ -134,32 +133,32 @@ class LlavaConfig:
 
     @property
     def position_embedding_width(self) -> int:
-        """Of the 3D position embedding: added to CLIP features, so it has their width."""
+        """Of the 3D position embedding: it is added to CLIP features."""
         return self.vision.hidden_size
 
     @property
     def click_encoder_width(self) -> int:
-        """Of the click encoder: its rows stand among the decoder's embeddings, so they have their
-        width.
-        """
+        """Of the click encoder: its results stand among the decoder's embeddings."""
         return self.decoder.hidden_size
 
     @classmethod
     def from_json(
         cls, data: Mapping[str, Any], vision_data: Mapping[str, Any] | None = None
     ) -> LlavaConfig:
-        """From an official config.json; vision_data is the CLIP folder's config.json where one is
-        given.
+        """From an official config.json.
 
-        Raises CheckpointError for an architecture that this package does not run; the setting is
-        named.
+        vision_data: config.json of a CLIP folder, where one is given. Raises CheckpointError that
+        names the setting, for an architecture that this package does not run.
         """
+        # Only what this package implements.
         _check_supported(data)
         video_tower = data.get("mm_video_tower")
         if video_tower not in (None, VIDEO_TOWER):
             raise CheckpointError(
                 f"config.json: mm_video_tower {video_tower!r} is not known (only {VIDEO_TOWER!r})."
             )
+
+        # Ours are the keys that start with mm_voxel, mm_token and ada3d.
         return cls(
             decoder=_decoder_from_json(data),
             vision=_vision_from_json(data, vision_data),
@@ -175,7 +174,9 @@ class LlavaConfig:
         """The config.json that `from_json` reads back to an equal config."""
         decoder, vision = self.decoder, dataclasses.asdict(self.vision)
         select_layer = vision.pop("select_layer")
+        image = {name: list(vision[name]) for name in ("image_mean", "image_std")}
         data: dict[str, Any] = {
+            # The decoder, as transformers writes a LlamaConfig.
             "architectures": ["LlavaLlamaForCausalLM"],
             "model_type": "llava_llama",
             "vocab_size": decoder.vocab_size,
@@ -192,37 +193,38 @@ class LlavaConfig:
             "bos_token_id": decoder.bos_id,
             "eos_token_id": decoder.eos_id,
             "pad_token_id": 0,
+            # What LLaVA-3D adds, and the sizes that it does not write down.
             "mm_projector_type": "mlp2x_gelu",
             "mm_hidden_size": self.vision.hidden_size,
             "mm_vision_select_layer": select_layer,
             "mm_vision_select_feature": "patch",
-            "mm_vision_config": {
-                **vision,
-                "image_mean": list(vision["image_mean"]),
-                "image_std": list(vision["image_std"]),
-            },
+            "mm_vision_config": vision | image,
             "mm_voxel_size_m": self.voxel_size_m,
             "mm_token_cap": self.token_cap,
             "tokenizer_model_max_length": self.max_length,
             "image_aspect_ratio": self.image_aspect_ratio,
             "ada3d_random_weights": self.random_weights,
         }
-        return data | ({"mm_video_tower": VIDEO_TOWER} if self.has_video_tower else {})
+        if self.has_video_tower:
+            data["mm_video_tower"] = VIDEO_TOWER
+        return data
+
+
+SUPPORTED = {  # settings that change the arithmetic: the values that this package implements
+    "hidden_act": ("silu",),
+    "tie_word_embeddings": (False,),
+    "attention_bias": (False,),
+    "mm_projector_type": ("mlp2x_gelu",),
+    "mm_vision_select_feature": ("patch",),
+    "mm_use_im_start_end": (False,),
+    "mm_patch_merge_type": ("flat",),
+    "partial_rotary_factor": (None, 1.0),
+}
 
 
 def _check_supported(data: Mapping[str, Any]) -> None:
-    """Settings that change the arithmetic: the only values this package implements."""
-    expected = {
-        "hidden_act": ("silu",),
-        "tie_word_embeddings": (False,),
-        "attention_bias": (False,),
-        "mm_projector_type": ("mlp2x_gelu",),
-        "mm_vision_select_feature": ("patch",),
-        "mm_use_im_start_end": (False,),
-        "mm_patch_merge_type": ("flat",),
-        "partial_rotary_factor": (None, 1.0),
-    }
-    for name, allowed in expected.items():
+    """Raises CheckpointError for a setting that changes the arithmetic in another way than ours."""
+    for name, allowed in SUPPORTED.items():
         if name in data and data[name] not in allowed:
             raise CheckpointError(
                 f"config.json: {name} = {data[name]!r} is not supported (only {allowed[0]!r})."
@@ -235,9 +237,11 @@ def _check_supported(data: Mapping[str, Any]) -> None:
 
 
 def _rope_theta(data: Mapping[str, Any]) -> float:
-    """From rope_theta or, as transformers 5 writes it, rope_parameters. Scaled positions are
-    refused in both spellings.
+    """From rope_theta or, as transformers 5 writes it, rope_parameters.
+
+    Raises CheckpointError for scaled positions in either spelling, and for two different bases.
     """
+    # Every spelling that is there; what a dictionary holds besides the base must change nothing.
     found = {"rope_theta": data.get("rope_theta")}
     for name in ("rope_scaling", "rope_parameters"):
         value = data.get(name)
@@ -251,12 +255,12 @@ def _rope_theta(data: Mapping[str, Any]) -> float:
                 f"config.json: {name} = {value!r} is not supported (only rope_type 'default' with a"
                 " rope_theta)."
             )
+
+    # They must agree.
     given = {name: float(theta) for name, theta in found.items() if theta is not None}
     if len(set(given.values())) > 1:
-        raise CheckpointError(
-            "config.json contradicts itself:"
-            f" {', '.join(f'{name} = {theta:g}' for name, theta in given.items())}."
-        )
+        listed = ", ".join(f"{name} = {theta:g}" for name, theta in given.items())
+        raise CheckpointError(f"config.json contradicts itself: {listed}.")
     return next(iter(given.values()), 10000.0)
 
 
@@ -265,6 +269,8 @@ def _token_id(data: Mapping[str, Any], name: str, default: int) -> int:
     value = data.get(name)
     if value is None:
         return default
+
+    # transformers allows several; our decoding stops at one.
     ids = value if isinstance(value, list) else [value]
     if len(ids) != 1:
         raise CheckpointError(
@@ -278,20 +284,25 @@ def _token_id(data: Mapping[str, Any], name: str, default: int) -> int:
     return ids[0]
 
 
+REQUIRED = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+)
+
+
 def _decoder_from_json(data: Mapping[str, Any]) -> DecoderConfig:
-    required = (
-        "vocab_size",
-        "hidden_size",
-        "intermediate_size",
-        "num_hidden_layers",
-        "num_attention_heads",
-    )
-    missing = [name for name in required if name not in data]
+    # The sizes that have no default.
+    missing = [name for name in REQUIRED if name not in data]
     if missing:
         raise CheckpointError(
             f"config.json lacks {', '.join(missing)}: is this folder a LLaVA-3D or LLaVA-1.5"
             " checkpoint?"
         )
+
+    # The others are LLaMA's.
     decoder = DecoderConfig(
         vocab_size=int(data["vocab_size"]),
         hidden_size=int(data["hidden_size"]),
@@ -305,6 +316,8 @@ def _decoder_from_json(data: Mapping[str, Any]) -> DecoderConfig:
         bos_id=_token_id(data, "bos_token_id", 1),
         eos_id=_token_id(data, "eos_token_id", 2),
     )
+
+    # A width of its own, as transformers allows it, would need other projections.
     if data.get("head_dim") not in (None, decoder.head_dim):
         raise CheckpointError(
             f"config.json: head_dim {data['head_dim']} differs from hidden_size /"
@@ -316,12 +329,10 @@ def _decoder_from_json(data: Mapping[str, Any]) -> DecoderConfig:
 def _vision_from_json(
     data: Mapping[str, Any], vision_data: Mapping[str, Any] | None
 ) -> VisionConfig:
+    # The sizes: written down by us, of the CLIP folder, or of the tower's name.
     select_layer = int(data.get("mm_vision_select_layer", -2))
-    tower = (
-        str(data.get("mm_vision_tower", "clip-vit-large-patch14-336"))
-        .rstrip("/")
-        .rsplit("/", 1)[-1]
-    )
+    name = str(data.get("mm_vision_tower", "clip-vit-large-patch14-336"))
+    tower = name.rstrip("/").rsplit("/", 1)[-1]
     sizes = data.get("mm_vision_config") or vision_data or HUB_TOWERS.get(tower)
     if sizes is None:
         raise CheckpointError(
@@ -329,6 +340,8 @@ def _vision_from_json(
             " model.vision_path to the folder of that CLIP checkpoint (known by name:"
             f" {', '.join(HUB_TOWERS)})."
         )
+
+    # They must fit the projector.
     vision = VisionConfig.from_json(sizes, select_layer)
     if data.get("mm_hidden_size", vision.hidden_size) != vision.hidden_size:
         raise CheckpointError(

@@ -2,11 +2,12 @@
 
 Runs any range of layers, so that the engine can act between them; it knows nothing of pruning,
 images or text. Module names are those of transformers' LlamaModel. Shapes: B batch, T tokens, D
-hidden, H heads, G key-value heads, d head dim.
+hidden, H heads, G key-value heads, d head dimension.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, cast
@@ -16,7 +17,6 @@ from torch import nn
 from torch.nn import functional as F
 
 from ada3d_ros.model.config import DecoderConfig
-from ada3d_ros.model.decode_attention import attend_one
 
 Rope = tuple[torch.Tensor, torch.Tensor]  # cos, sin: (B or 1, 1, T, d)
 
@@ -33,46 +33,29 @@ class KeyValueStore(Protocol):
         ...
 
 
-# What a layer does with its queries, keys and values: layer, q (B, H, T, d) and k, v (B, G, T, d)
-# of the new tokens, roped,
-# to the heads' outputs (B, H, T, d).
+# A layer's attention: layer, q (B, H, T, d) and k, v (B, G, T, d) of the new tokens, roped, to the
+# heads' outputs (B, H, T, d).
 Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class LayerStart:
-    """What a layer computes first of all its tokens: normed (B, T, D), keys (B, G, T, d), before
-    RoPE or with it, and where asked for the queries before RoPE, q_unroped (B, H, T, d).
+class LayerInputs:
+    """What a layer computes first of all its tokens, for those who rank by its attention.
 
-    Made by `start_layer` to look at attention, it can be handed on to `run_layers`, cut to the rows
-    that stay.
+    normed (B, T, D); k_unroped (B, G, T, d) and, once roped, k; q_unroped (B, H, T, d) where all
+    queries were asked for. Handed to `run_layer` nothing of it is computed twice.
     """
 
     normed: torch.Tensor
-    keys: torch.Tensor
-    roped: bool = False
+    k_unroped: torch.Tensor
+    k: torch.Tensor | None = None
     q_unroped: torch.Tensor | None = None
 
-    def rows(self, index: torch.Tensor) -> LayerStart:
-        """Of the tokens (n,) int64 that stay."""
+    def take(self, index: torch.Tensor) -> LayerInputs:
+        """Of the tokens index (n,) int64 that stay."""
+        k = None if self.k is None else self.k[:, :, index]
         q = None if self.q_unroped is None else self.q_unroped[:, :, index]
-        return LayerStart(self.normed[:, index], self.keys[:, :, index], self.roped, q)
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class RankingInputs:
-    """Queries of chosen rows and keys of all rows for one layer that has not run yet: q, q_unroped
-    (B, H, R, d); k, k_unroped (B, G, T, d).
-
-    start: what to hand to `run_layers` at the same positions; where they change, hand on what this
-    was made of.
-    """
-
-    q: torch.Tensor
-    q_unroped: torch.Tensor
-    k: torch.Tensor
-    k_unroped: torch.Tensor
-    start: LayerStart
+        return LayerInputs(self.normed[:, index], self.k_unroped[:, :, index], k, q)
 
 
 class RMSNorm(nn.Module):
@@ -90,13 +73,10 @@ class RMSNorm(nn.Module):
 
 
 def rope_tables(positions: torch.Tensor, head_dim: int, theta: float, dtype: torch.dtype) -> Rope:
-    """cos and sin of positions (T,) or (B, T) int64, angles in float32; shapes (1 or B, 1, T, d)."""
-    exponents = (
-        torch.arange(0, head_dim, 2, dtype=torch.float32, device=positions.device) / head_dim
-    )
-    angles = positions.reshape(-1, positions.shape[-1], 1).float() * (
-        1.0 / theta**exponents
-    )  # (B, T, d/2)
+    """cos and sin (1 or B, 1, T, d) of positions (T,) or (B, T) int64, the angles in float32."""
+    pairs = torch.arange(0, head_dim, 2, dtype=torch.float32, device=positions.device)
+    inv_freq = 1.0 / theta ** (pairs / head_dim)
+    angles = positions.reshape(-1, positions.shape[-1], 1).float() * inv_freq  # (B, T, d / 2)
     angles = torch.cat((angles, angles), dim=-1).unsqueeze(1)
     return angles.cos().to(dtype), angles.sin().to(dtype)
 
@@ -110,6 +90,61 @@ def apply_rope(x: torch.Tensor, rope: Rope) -> torch.Tensor:
     """x (B, heads, T, d) rotated, LLaMA's rotate-half layout: dimension i pairs with i + d/2."""
     low, high = x.chunk(2, dim=-1)
     return x * rope[0] + torch.cat((-high, low), dim=-1) * rope[1]
+
+
+CPU_CHUNK = 2**19  # float32 values of keys at a time on a CPU: what its cache holds
+_thread = threading.local()
+
+
+def attend_one(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None
+) -> torch.Tensor:
+    """Attention of one query per head over many keys, which decoding asks for token by token.
+
+    q (B, H, 1, d), k and v (B, G, T, d); returns (B, H, 1, d). mask (B or 1, 1, 1, T): bool, or
+    added to the scores. On a CPU in float32 and by hand: SDPA's kernel reads keys and values at a
+    tenth of the memory's speed there.
+    """
+    # The heads of a group are the queries of one product, so that no key is copied.
+    queries = q.reshape(*k.shape[:2], -1, k.shape[3])  # (B, G, H / G, d)
+    if q.device.type != "cpu" or torch.is_grad_enabled():
+        return F.scaled_dot_product_attention(queries, k, v, attn_mask=mask).reshape(q.shape)
+
+    # Scores (B, G, T, H / G), a chunk of keys at a time.
+    chunk = max(1, CPU_CHUNK // (k.shape[0] * k.shape[1] * k.shape[3]))
+    scaled = queries.float().mT * k.shape[3] ** -0.5  # (B, G, d, H / G)
+    scores = torch.cat([_to_float32(part) @ scaled for part in k.split(chunk, dim=2)], dim=2)
+    if mask is not None and mask.is_floating_point():
+        scores = scores + mask.mT
+    elif mask is not None:
+        scores = scores.masked_fill(~mask.mT, -torch.inf)
+    weights = torch.softmax(scores, dim=2)
+
+    # The weighted sum of the values, by the same chunks.
+    out = torch.zeros_like(queries, dtype=torch.float32)
+    for w, part in zip(weights.split(chunk, dim=2), v.split(chunk, dim=2), strict=True):
+        if queries.shape[2] > 1:
+            out += w.mT @ _to_float32(part)
+        else:  # a sum reads twice as fast as a product of one row
+            out += torch.mul(_to_float32(part), w, out=_scratch(part)).sum(2, keepdim=True)
+    return out.to(q.dtype).reshape(q.shape)
+
+
+def _to_float32(part: torch.Tensor) -> torch.Tensor:
+    """In float32: itself, or a copy in this thread's scratch."""
+    return part if part.dtype == torch.float32 else _scratch(part).copy_(part)
+
+
+def _scratch(part: torch.Tensor) -> torch.Tensor:
+    """This thread's float32 memory in the shape of `part`.
+
+    Kept between calls: fresh pages at every call would cost more than the sums.
+    """
+    held: torch.Tensor | None = getattr(_thread, "scratch", None)
+    if held is None or held.numel() < part.numel():
+        with torch.inference_mode(False):
+            held = _thread.scratch = torch.empty(max(CPU_CHUNK, part.numel()), dtype=torch.float32)
+    return held[: part.numel()].view(part.shape)
 
 
 class Attention(nn.Module):
@@ -134,20 +169,13 @@ class Attention(nn.Module):
         """Keys (B, G, T, d) of normed x (B, T, D), before RoPE."""
         return self.split_heads(self.k_proj(x))
 
-    def forward(
-        self,
-        start: LayerStart,
-        rope: Rope,
-        layer: int,
-        attend: Attend,
-    ) -> torch.Tensor:
-        q_unroped = self.queries(start.normed) if start.q_unroped is None else start.q_unroped
-        q, k = (
-            apply_rope(q_unroped, rope),
-            start.keys if start.roped else apply_rope(start.keys, rope),
-        )
-        v = self.split_heads(self.v_proj(start.normed))
-        return cast(torch.Tensor, self.o_proj(attend(layer, q, k, v).transpose(1, 2).flatten(2)))
+    def forward(self, inputs: LayerInputs, rope: Rope, layer: int, attend: Attend) -> torch.Tensor:
+        q_unroped = self.queries(inputs.normed) if inputs.q_unroped is None else inputs.q_unroped
+        q = apply_rope(q_unroped, rope)
+        k = apply_rope(inputs.k_unroped, rope) if inputs.k is None else inputs.k
+        v = self.split_heads(self.v_proj(inputs.normed))
+        out = attend(layer, q, k, v)
+        return cast(torch.Tensor, self.o_proj(out.transpose(1, 2).flatten(2)))
 
 
 class MLP(nn.Module):
@@ -169,10 +197,10 @@ class DecoderLayer(nn.Module):
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
-    def start(self, hidden: torch.Tensor, with_queries: bool = False) -> LayerStart:
+    def inputs(self, hidden: torch.Tensor, with_queries: bool = False) -> LayerInputs:
         normed = self.input_layernorm(hidden)
         queries = self.self_attn.queries(normed) if with_queries else None
-        return LayerStart(normed, self.self_attn.keys(normed), q_unroped=queries)
+        return LayerInputs(normed, self.self_attn.keys(normed), q_unroped=queries)
 
     def forward(
         self,
@@ -180,10 +208,11 @@ class DecoderLayer(nn.Module):
         rope: Rope,
         layer: int,
         attend: Attend,
-        start: LayerStart | None,
+        inputs: LayerInputs | None = None,
     ) -> torch.Tensor:
+        # No name for what is made here: the MLP's memory would come on top of it.
         hidden = hidden + self.self_attn(
-            self.start(hidden) if start is None else start, rope, layer, attend
+            self.inputs(hidden) if inputs is None else inputs, rope, layer, attend
         )
         return hidden + cast(torch.Tensor, self.mlp(self.post_attention_layernorm(hidden)))
 
@@ -191,46 +220,45 @@ class DecoderLayer(nn.Module):
 def attention_mask(
     past: int, tokens: int, key_mask: torch.Tensor | None, device: torch.device
 ) -> torch.Tensor | None:
-    """Which keys each new token sees, (B or 1, 1, T, past + T) bool; None where SDPA's own causal
-    rule says the same.
+    """Which keys each new token attends to, (B or 1, 1, T, past + T) bool.
 
-    key_mask (B, past + T) bool: False marks padding. A padded row still sees itself, so that its
-    softmax is defined.
+    None where SDPA's own causal rule says the same. key_mask (B, past + T) bool: False marks
+    padding. A padded token still attends to itself, so that its softmax is defined.
     """
     if key_mask is None and (past == 0 or tokens == 1):
         return None
-    rows = torch.arange(past, past + tokens, device=device)[:, None]
-    columns = torch.arange(past + tokens, device=device)
-    visible = (columns <= rows)[None, None]
+    query_index = torch.arange(past, past + tokens, device=device)[:, None]
+    key_index = torch.arange(past + tokens, device=device)
+    visible = (key_index <= query_index)[None, None]
     if key_mask is None:
         return visible
-    return (visible & key_mask[:, None, None, :].to(device)) | (columns == rows)
+    return (visible & key_mask[:, None, None, :].to(device)) | (key_index == query_index)
 
 
-class CausalAttention:
-    """SDPA over what a cache holds and the new tokens, which it adds; a mask is made once per
-    length. See `run_layers`.
+def causal_attention(
+    cache: KeyValueStore | None = None, key_mask: torch.Tensor | None = None
+) -> Attend:
+    """SDPA over what `cache` holds and the new tokens, which are added to it.
+
+    key_mask as in `run_layers`. A mask is made once per length of the past, not per layer.
     """
+    masks: dict[int, torch.Tensor | None] = {}
 
-    def __init__(self, cache: KeyValueStore | None, key_mask: torch.Tensor | None) -> None:
-        self._cache, self._key_mask = cache, key_mask
-        self._masks: dict[int, torch.Tensor | None] = {}
-
-    def __call__(
-        self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor
-    ) -> torch.Tensor:
-        past = 0 if self._cache is None else self._cache.length(layer)
-        if past not in self._masks:
-            self._masks[past] = attention_mask(past, q.shape[2], self._key_mask, q.device)
-        mask = self._masks[past]
-        if self._cache is not None:
-            k, v = self._cache.append(layer, k, v)
+    def attend(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        past = 0 if cache is None else cache.length(layer)
+        if past not in masks:
+            masks[past] = attention_mask(past, q.shape[2], key_mask, q.device)
+        mask = masks[past]
+        if cache is not None:
+            k, v = cache.append(layer, k, v)
         if q.shape[2] == 1:
             return attend_one(q, k, v, mask)
-        causal, grouped = mask is None, k.shape[1] != q.shape[1]
+        grouped = k.shape[1] != q.shape[1]
         return F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=grouped
+            q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=grouped
         )
+
+    return attend
 
 
 class LlamaDecoder(nn.Module):
@@ -240,7 +268,7 @@ class LlamaDecoder(nn.Module):
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.head_dim = config, config.head_dim
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.num_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
@@ -258,6 +286,19 @@ class LlamaDecoder(nn.Module):
         """Token ids (...,) int64 to embeddings (..., D)."""
         return cast(torch.Tensor, self.embed_tokens(ids))
 
+    def run_layer(
+        self,
+        layer: int,
+        hidden: torch.Tensor,
+        rope: Rope,
+        attend: Attend,
+        inputs: LayerInputs | None = None,
+    ) -> torch.Tensor:
+        """One layer on hidden (B, T, D), (B, T, D). inputs: what `layer_inputs` made of these very
+        tokens already.
+        """
+        return cast(torch.Tensor, self.layers[layer](hidden, rope, layer, attend, inputs))
+
     def run_layers(
         self,
         start: int,
@@ -266,48 +307,41 @@ class LlamaDecoder(nn.Module):
         positions: torch.Tensor,
         cache: KeyValueStore | None = None,
         key_mask: torch.Tensor | None = None,
-        first: LayerStart | None = None,
-        rope: Rope | None = None,
-        attend: Attend | None = None,
     ) -> torch.Tensor:
         """Layers start..stop-1 on hidden (B, T, D) with positions (T,) or (B, T); returns hidden
         (B, T, D).
 
         cache: the new tokens attend to what it holds and are added to it. key_mask (B, past + T)
-        bool, False = padding. first: what `start_layer` made of layer `start` and these very tokens
-        already. rope: the tables of these positions, where the caller has them. attend: another
-        attention than that over `cache` and `key_mask`, which it keeps itself.
+        bool, False = padding.
         """
-        rope = self.rope(positions) if rope is None else rope
-        attend = CausalAttention(cache, key_mask) if attend is None else attend
-        for index in range(start, stop):
-            hidden = self.layers[index](
-                hidden, rope, index, attend, first if index == start else None
-            )
+        rope, attend = self.rope(positions), causal_attention(cache, key_mask)
+        for layer in range(start, stop):
+            hidden = self.run_layer(layer, hidden, rope, attend)
         return hidden
 
-    def start_layer(
+    def layer_inputs(
         self, layer: int, hidden: torch.Tensor, with_queries: bool = False
-    ) -> LayerStart:
-        """Layer `layer`'s norm and keys of hidden (B, T, D); its queries too, for those who will
-        look at many.
+    ) -> LayerInputs:
+        """Layer `layer`'s norm and keys of hidden (B, T, D); its queries too, where many will be
+        ranked by.
         """
-        return cast(DecoderLayer, self.layers[layer]).start(hidden, with_queries)
+        return cast(DecoderLayer, self.layers[layer]).inputs(hidden, with_queries)
 
     def ranking_inputs(
-        self, layer: int, start: LayerStart, rope: Rope, query_rows: torch.Tensor
-    ) -> RankingInputs:
-        """q of the chosen rows (R,) and k of all rows, as layer `layer` would compute them from its
-        start (not roped yet); rope of all rows.
+        self, layer: int, inputs: LayerInputs, rope: Rope, query_index: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, LayerInputs]:
+        """Queries of the tokens query_index (R,), as layer `layer` would compute them: roped and
+        unroped (B, H, R, d), and the inputs with their keys roped. rope: of all tokens.
         """
         attention = cast(DecoderLayer, self.layers[layer]).self_attn
-        if start.q_unroped is None:
-            q = attention.queries(start.normed[:, query_rows])
+        if inputs.q_unroped is None:
+            q = attention.queries(inputs.normed[:, query_index])
         else:
-            q = start.q_unroped[:, :, query_rows]
-        k = apply_rope(start.keys, rope)
-        roped = LayerStart(start.normed, k, True, start.q_unroped)
-        return RankingInputs(apply_rope(q, rope_rows(rope, query_rows)), q, k, start.keys, roped)
+            q = inputs.q_unroped[:, :, query_index]
+        roped = LayerInputs(
+            inputs.normed, inputs.k_unroped, apply_rope(inputs.k_unroped, rope), inputs.q_unroped
+        )
+        return apply_rope(q, rope_rows(rope, query_index)), q, roped
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Final norm and head: (..., D) to (..., vocab). Callers pass only the rows they need."""
@@ -315,4 +349,4 @@ class LlamaDecoder(nn.Module):
 
     def rope(self, positions: torch.Tensor) -> Rope:
         """cos and sin of positions (T,) or (B, T) in the model's dtype."""
-        return rope_tables(positions, self.config.head_dim, self.config.rope_theta, self.dtype)
+        return rope_tables(positions, self.head_dim, self.config.rope_theta, self.dtype)

@@ -1,11 +1,11 @@
-"""The grounding decoder: a location query points at spatial tokens; the pointed voxels and a small
-regression give a box.
+"""The grounding head: a location query points at spatial tokens, a small regression gives a box.
 
 LLaVA-3D's paper names such a decoder but its code holds none (reference/llava3d.md 5.1). Ours takes
 final normed hidden states, so it fits any width: the query is the last prompt token's, which also
 predicts the first word of the answer, and no token is added to the vocabulary. Its weights are a
-file of their own, optional beside a checkpoint. Shapes: B batch, Q queries, N spatial tokens, D
-hidden.
+file of their own, optional beside a checkpoint.
+
+Shapes: B batch, Q queries, N spatial tokens, D hidden.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import cast
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ada3d_ros.errors import CheckpointError
@@ -31,9 +31,7 @@ START_LOG_SIZE = -0.5  # 0.6 m
 
 
 class GroundingHead(nn.Module):
-    """Pointing, presence and box, for decoders of hidden size `width`. Weights and arithmetic are
-    float32.
-    """
+    """Pointing, presence and box, for decoders of hidden size `width`; all in float32."""
 
     def __init__(self, width: int, head_width: int = 128) -> None:
         super().__init__()
@@ -54,17 +52,20 @@ class GroundingHead(nn.Module):
     def point(
         self, queries: torch.Tensor, tokens: torch.Tensor, mask: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Pointer logits (B, Q, N) and presence logits (B, Q) of queries (B, Q, D) over tokens (B,
-        N, D); mask (B, N) False = padding.
+        """Pointer logits (B, Q, N) and presence logits (B, Q) of queries (B, Q, D) over tokens.
+
+        tokens (B, N, D); mask (B, N) bool, False = padding.
         """
-        logits = (
-            self.query_proj(queries) @ self.key_proj(tokens).transpose(1, 2) * self.head_width**-0.5
-        )
+        # Scaled dot products.
+        keys = self.key_proj(tokens).transpose(1, 2)
+        logits = self.query_proj(queries) @ keys * self.head_width**-0.5
         if mask is None:
             count = logits.new_full((len(tokens), 1), float(tokens.shape[1]))
         else:
             logits = logits.masked_fill(~mask[:, None], MASKED)
             count = mask.sum(-1)[:, None].float()
+
+        # Presence: from the pointed tokens, and how far the peak stands out, whatever their number.
         wide = logits.float()
         peak = torch.stack((wide.logsumexp(-1) - count.log(), wide.amax(-1)), dim=-1)
         pointed = wide.softmax(-1) @ tokens.float()
@@ -77,26 +78,29 @@ class GroundingHead(nn.Module):
         weights: torch.Tensor,
         xyz_m: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Centre (B, Q, 3) in metres, world frame, and full axis-aligned extents (B, Q, 3), of the
-        tokens that weights (B, Q, N) point at.
+        """Centre (B, Q, 3) and full axis-aligned extents (B, Q, 3), in metres, world frame.
 
-        weights sum to 1 over N; xyz_m (B, N, 3) float32. Works in coordinates around the pointed
-        place, so any map origin will do.
+        Of the tokens that weights (B, Q, N), which sum to 1 over N, point at; xyz_m (B, N, 3)
+        float32. Works in coordinates around the pointed place, so any map origin will do.
         """
-        middle = weights @ xyz_m
-        spread = ((xyz_m[:, None] - middle[:, :, None]).square() * weights[..., None]).sum(2)
-        offset_and_log_size = self.box(
-            torch.cat((queries, weights @ tokens, (spread + 1e-8).sqrt()), dim=-1)
-        ).float()
-        return middle + offset_and_log_size[..., :3], offset_and_log_size[..., 3:].clamp(
-            *LOG_SIZE_RANGE
-        ).exp()
+        # Mean and standard deviation of the pointed places.
+        mean = weights @ xyz_m
+        variance = ((xyz_m[:, None] - mean[:, :, None]).square() * weights[..., None]).sum(2)
+        std = (variance + 1e-8).sqrt()
+
+        # What the regression adds to them.
+        features = torch.cat((queries, weights @ tokens, std), dim=-1)
+        offset_and_log_size = self.box(features).float()
+        offset, log_size = offset_and_log_size.split(3, dim=-1)
+        return mean + offset, log_size.clamp(*LOG_SIZE_RANGE).exp()
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class LoadedHead:
-    """A head ready to run. threshold: boxes of a lower score are not shown; trained_on: words;
-    model_sha256: of the weights it was trained with, "" where it does not say.
+    """A head ready to run.
+
+    threshold: boxes of a lower score are not shown. trained_on: in words. model_sha256: of the
+    weights it was trained with, "" where its file has none.
     """
 
     head: GroundingHead
@@ -112,8 +116,9 @@ def save_grounding_head(
     trained_on: str = "",
     model_sha256: str = "",
 ) -> Path:
-    """Writes the head beside a checkpoint. model_sha256: of the weights it was trained with ("" =
-    not offset_and_log_size).
+    """Writes the head beside a checkpoint.
+
+    model_sha256: of the weights it was trained with, "" = not recorded.
     """
     facts = {
         "format": FORMAT,
@@ -124,11 +129,8 @@ def save_grounding_head(
         "model_sha256": model_sha256,
     }
     path = folder / HEAD_FILE
-    save_file(
-        {name: value.detach().float().contiguous() for name, value in head.state_dict().items()},
-        path,
-        {"head": json.dumps(facts)},
-    )
+    tensors = {name: t.detach().float().contiguous() for name, t in head.state_dict().items()}
+    save_file(tensors, path, {"head": json.dumps(facts)})
     path.chmod(0o644)  # save_file makes it private
     return path
 
@@ -142,41 +144,44 @@ def inspect_grounding_head(folder: Path, width: int) -> Mapping[str, object] | N
     path = folder / HEAD_FILE
     if not path.exists():
         return None
+
+    # The header.
     try:
         with safe_open(path, "pt") as file:
             facts = json.loads((file.metadata() or {}).get("head", "{}"))
-            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            names = list(file.keys())
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in names}
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(
             f"{path} is damaged ({error}): copy it again, or delete it to ground without a head."
         ) from None
+
+    # What it says about itself.
     found = facts.get("format") if isinstance(facts, dict) else None
     if found != FORMAT:
         raise CheckpointError(
             f"{path} has format {found!r}, expected {FORMAT!r}: it is not a grounding head of this"
             " package."
         )
-    if not _is_number(facts.get("head_width"), 1, 2**20) or not _is_number(
-        facts.get("threshold"), 0.0, 1.0
-    ):
+    head_width, threshold = facts.get("head_width"), facts.get("threshold")
+    if not (_is_number(head_width, 1, 2**20) and _is_number(threshold, 0.0, 1.0)):
         raise CheckpointError(
-            f"{path} is damaged (its header says head_width {facts.get('head_width')!r}, threshold"
-            f" {facts.get('threshold')!r}): copy it again, or delete it to ground without a head."
+            f"{path} is damaged (its header says head_width {head_width!r}, threshold"
+            f" {threshold!r}): copy it again, or delete it to ground without a head."
         )
     if facts.get("width") != width:
         raise CheckpointError(
             f"{path} is for a hidden size of {facts.get('width')}, the model has {width}: it"
             " belongs to another checkpoint. Delete it to ground without a head."
         )
+
+    # Its tensors against a head of these sizes.
     with torch.device("meta"):
-        expected = {
-            n: tuple(v.shape)
-            for n, v in GroundingHead(width, int(facts["head_width"])).state_dict().items()
-        }
+        state = GroundingHead(width, int(head_width)).state_dict()
+    expected = {name: tuple(value.shape) for name, value in state.items()}
     if shapes != expected:
-        wrong = sorted(
-            n for n in expected.keys() | shapes.keys() if expected.get(n) != shapes.get(n)
-        )
+        either = expected.keys() | shapes.keys()
+        wrong = sorted(name for name in either if expected.get(name) != shapes.get(name))
         raise CheckpointError(
             f"{path}: {', '.join(wrong[:4])} missing, unexpected or of another shape: copy the file"
             " again."
@@ -192,17 +197,20 @@ def _is_number(value: object, low: float, high: float) -> bool:
 def load_grounding_head(
     folder: Path, width: int, device: torch.device | str = "cpu"
 ) -> LoadedHead | None:
-    """The head of a checkpoint folder for a decoder of hidden size `width`; None where there is
-    none. Raises CheckpointError.
+    """The head of a checkpoint folder for a decoder of hidden size `width`; None without one.
+
+    Raises CheckpointError as `inspect_grounding_head` does.
     """
     facts = inspect_grounding_head(folder, width)
     if facts is None:
         return None
+
+    # The header was checked against these sizes.
     head = GroundingHead(width, int(cast(int, facts["head_width"])))
-    with safe_open(folder / HEAD_FILE, "pt") as file:
-        head.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
-    threshold = float(cast(float, facts["threshold"]))
-    ready = head.to(device).eval().requires_grad_(False)
+    head.load_state_dict(load_file(folder / HEAD_FILE))
     return LoadedHead(
-        ready, threshold, str(facts.get("trained_on", "")), str(facts.get("model_sha256", ""))
+        head.to(device).eval().requires_grad_(False),
+        float(cast(float, facts["threshold"])),
+        str(facts.get("trained_on", "")),
+        str(facts.get("model_sha256", "")),
     )

@@ -1,5 +1,4 @@
-"""LLaVA-3D put together: views -> spatial tokens -> projected rows, clicks -> rows, and the splice
-into the prompt.
+"""LLaVA-3D put together: spatial tokens of views, their projection, clicks, and the prompt of all.
 
 Nothing here generates text (engine/) or reads files (checkpoint.py). Reference:
 llava/model/llava_arch.py.
@@ -29,8 +28,10 @@ from ada3d_ros.types import MultiViewInput, PromptSequence, SpatialTokens
 
 
 class Llava3D(nn.Module):
-    """The model. compat `reference` keeps invalid patches, caps at random and truncates long
-    prompts; `default` does not.
+    """The model.
+
+    compat `reference` keeps patches without depth, caps the spatial tokens at random and truncates
+    long prompts, as LLaVA-3D does; `default` does not.
     """
 
     def __init__(self, config: LlavaConfig, compat: str = "default") -> None:
@@ -41,12 +42,16 @@ class Llava3D(nn.Module):
             )
         self.config = config
         self.reference = compat == "reference"
+
+        # LLaVA-1.5: CLIP, a two-layer projector, LLaMA.
         width = config.decoder.hidden_size
         self.vision = VisionTower(config.vision)
         self.projector = nn.Sequential(
             nn.Linear(config.vision.hidden_size, width), nn.GELU(), nn.Linear(width, width)
         )
         self.decoder = LlamaDecoder(config.decoder)
+
+        # What LLaVA-3D adds: positions of patches and of clicks.
         if config.has_video_tower:
             self.position_embedding = PointEncoder(config.position_embedding_width)
             self.click_encoder = PointEncoder(config.click_encoder_width)
@@ -56,25 +61,24 @@ class Llava3D(nn.Module):
         return self.decoder.device
 
     def encode_views(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Patch features (V, P, C) of normalised pixels (V, 3, S, S); each view alone, so they can
-        be kept per keyframe.
+        """Patch features (V, P, C) of normalised pixels (V, 3, S, S).
+
+        Each view alone, so that they can be kept per keyframe.
         """
         return self.vision(pixels.to(self.device))
 
     def sum_views(self, features: torch.Tensor, views: MultiViewInput) -> list[VoxelSums]:
-        """What each view adds to a scene, of patch features (V, P, C) and the geometry of the same
-        views.
+        """What each view adds to a scene: patch features (V, P, C) summed per voxel.
 
-        Raises InvalidRequestError for a 2D-only model.
+        views: the geometry of the same views. Raises InvalidRequestError for a 2D-only model.
         """
         self._require_3d("questions about the scene")
         views = to_device(views, self.device)
         points = sample_patch_points(views, self.config.vision.patches_per_side).flatten(1, 2)
         embedding, size = self.position_embedding, self.config.voxel_size_m
-        pairs = zip(features, points, strict=True)
         return [
             sum_view(patches, xyz, embedding, size, keep_invalid=self.reference)
-            for patches, xyz in pairs
+            for patches, xyz in zip(features, points, strict=True)
         ]
 
     def spatial_tokens(self, table: VoxelTable) -> SpatialTokens:
@@ -91,8 +95,7 @@ class Llava3D(nn.Module):
         return cap_spatial_tokens(tokens, self.config.token_cap, scramble=self.reference)
 
     def build_spatial_tokens(self, features: torch.Tensor, views: MultiViewInput) -> SpatialTokens:
-        """Spatial tokens of patch features (V, P, C) and the geometry of the same views, at most
-        config.token_cap.
+        """Spatial tokens of patch features (V, P, C) and their views, at most config.token_cap.
 
         Raises InvalidRequestError for a 2D-only model, NoFramesError if no patch of any view has a
         depth reading.
@@ -103,11 +106,11 @@ class Llava3D(nn.Module):
         return self.spatial_tokens(table)
 
     def project(self, features: torch.Tensor) -> torch.Tensor:
-        """Vision features (N, C), pooled or the patches of one 2D image, to decoder rows (N, D)."""
+        """Vision features (N, C), pooled or of one image, to decoder embeddings (N, D)."""
         return self.projector(features)
 
     def encode_clicks(self, clicks: Sequence[Sequence[float]]) -> torch.Tensor:
-        """Points (n, 3) in metres in the world frame to decoder rows (n, D)."""
+        """Points (n, 3) in metres in the world frame to decoder embeddings (n, D)."""
         if not len(clicks):
             return torch.zeros(
                 0, self.config.decoder.hidden_size, dtype=self.decoder.dtype, device=self.device
@@ -123,42 +126,44 @@ class Llava3D(nn.Module):
         clicks: torch.Tensor | None = None,
         xyz_m: torch.Tensor | None = None,
     ) -> PromptSequence:
-        """Text ids with each IMAGE_ID replaced by `visual` (N, D) and each CLICK_ID by the next row
-        of `clicks` (n, D).
+        """The embeddings of a prompt: text, spatial tokens and clicks.
 
-        xyz_m (N, 3): where the visual rows lie, kept with the prompt for strategies that rank by
-        place.
-
-        Raises InvalidRequestError where placeholders and rows differ in number,
-        QuestionTooLongError beyond config.max_length tokens (preset `reference` cuts the end off
-        instead).
+        ids: of the text, each IMAGE_ID replaced by `visual` (N, D), each CLICK_ID by the next of
+        `clicks` (n, D). xyz_m (N, 3): where the visual tokens lie, kept for strategies that rank by
+        place. Raises InvalidRequestError where placeholders and embeddings differ in number,
+        QuestionTooLongError beyond config.max_length tokens (preset `reference` truncates instead).
         """
-        rows = clicks if clicks is not None else self.encode_clicks(())
-        _check_count(
-            "<image>", list(ids).count(IMAGE_ID), 0 if visual is None else 1, "image or scene"
-        )
-        _check_count("<boxes>", list(ids).count(CLICK_ID), rows.shape[0], "coordinate(s)")
+        # As many placeholders as there is to put in.
+        ids = list(ids)
+        num_clicks = 0 if clicks is None else clicks.shape[0]
+        _check_count("<image>", ids.count(IMAGE_ID), int(visual is not None), "image or scene")
+        _check_count("<boxes>", ids.count(CLICK_ID), num_clicks, "coordinate(s)")
+
+        # Text and clicks, one embedding each; placeholder ids are below 0.
         token_ids = torch.tensor(ids, dtype=torch.int64, device=self.device)
-        text = self.decoder.embed(token_ids.clamp(min=0))
-        text[token_ids == CLICK_ID] = rows.to(text.dtype)
-        span = (0, 0)
+        embeds = self.decoder.embed(token_ids.clamp(min=0))
+        if clicks is not None:
+            embeds[token_ids == CLICK_ID] = clicks.to(embeds.dtype)
+
+        # The image or scene in the place of its placeholder.
+        start = stop = 0
         if visual is not None:
-            start = list(ids).index(IMAGE_ID)
-            text = torch.cat((text[:start], visual.to(text.dtype), text[start + 1 :]))
-            span = (start, start + visual.shape[0])
+            start = ids.index(IMAGE_ID)
+            stop = start + visual.shape[0]
+            embeds = torch.cat((embeds[:start], visual.to(embeds.dtype), embeds[start + 1 :]))
+
+        # No longer than the model has positions.
         limit = self.config.max_length
-        if text.shape[0] > limit and not self.reference:
+        if embeds.shape[0] > limit and not self.reference:
             raise QuestionTooLongError(
-                f"the prompt has {text.shape[0]} tokens ({span[1] - span[0]} of them spatial), the"
+                f"the prompt has {embeds.shape[0]} tokens ({stop - start} of them spatial), the"
                 f" model takes {limit}: ask a shorter question or keep fewer views"
                 " (keyframe.max_views)."
             )
-        text = text[:limit]
-        positions = torch.arange(text.shape[0], device=self.device)
-        start, stop = min(span[0], limit), min(span[1], limit)
-        return PromptSequence(
-            text, positions, (start, stop), None if xyz_m is None else xyz_m[: stop - start]
-        )
+        embeds, start, stop = embeds[:limit], min(start, limit), min(stop, limit)
+        positions = torch.arange(embeds.shape[0], device=self.device)
+        places = None if xyz_m is None else xyz_m[: stop - start]
+        return PromptSequence(embeds, positions, (start, stop), places)
 
     def _require_3d(self, what: str) -> None:
         if not self.config.has_video_tower:

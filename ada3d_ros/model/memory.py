@@ -1,5 +1,4 @@
-"""Peak memory before a weight is read: every part in bytes, from the model's sizes and settings
-alone.
+"""Peak memory before a weight is read: every part in bytes, from sizes and settings alone.
 
 Weights and cache are exact. Activations are counted along model/decoder.py and model/vision.py: the
 tensors that are alive at the worst moment. Parts that are never alive together are still added, so
@@ -14,11 +13,11 @@ from dataclasses import dataclass, fields
 import torch
 
 from ada3d_ros.config import KeyframeConfig
-from ada3d_ros.model.checkpoint import build_meta_model, target_dtype
+from ada3d_ros.model.checkpoint import build_meta_model
 from ada3d_ros.model.config import LlavaConfig
 from ada3d_ros.model.grounding_head import GroundingHead
-from ada3d_ros.model.quantize import is_quantized, linear_bytes
 from ada3d_ros.model.vision import MAX_VIEWS_PER_BATCH
+from ada3d_ros.model.weight_format import WeightFormat
 
 CUDA_CONTEXT_BYTES = 600 * 2**20  # driver context, kernels and library workspaces of one process
 DEFAULT_VIEWS = KeyframeConfig().max_views
@@ -26,10 +25,31 @@ FLOAT32_BYTES = 4
 
 
 @dataclass(frozen=True, slots=True)
+class Workload:
+    """The most that a model is asked at once: prompts of `tokens` and what is kept for them.
+
+    scene_copies: KV caches of so many tokens that are alive together, in int8 or not. chunk_tokens:
+    prompt tokens run at once, all by default. max_views: keyframes whose features are kept.
+    """
+
+    tokens: int
+    scene_copies: int = 1
+    kv_int8: bool = False
+    chunk_tokens: int | None = None
+    max_views: int = DEFAULT_VIEWS
+
+    @property
+    def chunk(self) -> int:
+        return min(self.tokens, self.chunk_tokens or self.tokens)
+
+
+@dataclass(frozen=True, slots=True)
 class MemoryPlan:
-    """Bytes by part. decoder_layers: as `model.weights` says; embeddings: of the tokens, with
-    lm_head and last norm; prefill: activations of the prompt; vision_activations: of one batch of
-    views, or of pooling where that is more.
+    """Bytes by part.
+
+    decoder_layers: as `model.weights` says. embeddings: of the vocabulary, with lm_head and last
+    norm. prefill: activations of the prompt. vision_activations: of one batch of views, or of
+    pooling where that is more.
     """
 
     decoder_layers: int
@@ -67,54 +87,43 @@ class MemoryPlan:
 
 
 def predict_memory(
-    config: LlavaConfig,
-    dtype: torch.dtype,
-    weights: str,
-    tokens: int,
-    scene_copies: int,
-    kv_int8: bool,
-    device_type: str,
-    chunk_tokens: int | None = None,
-    max_views: int = DEFAULT_VIEWS,
-    head_width: int = 0,
+    config: LlavaConfig, form: WeightFormat, load: Workload, head_width: int = 0
 ) -> MemoryPlan:
-    """The plan for prompts of `tokens` in a model of format `dtype` under `model.weights`.
+    """The plan for a model whose weights are in `form` under `load`.
 
-    scene_copies: KV caches of so many tokens that are alive together. chunk_tokens: prompt tokens
-    run at once, all by default. max_views: keyframes kept; head_width: of the grounding head, 0 =
-    none. Raises ConfigError where int4 does not fit the sizes.
+    head_width: of the grounding head, 0 = none. Raises ConfigError where int4 does not fit the
+    sizes.
     """
+    # Weights, part by part.
     parts = dict.fromkeys(("layers", "embeddings", "vision", "projector", "points"), 0)
-    largest = 0  # matrix that a quantised product makes wide
     for name, shape in _parameter_shapes(config):
-        quantized = weights != "full" and is_quantized(name)
-        plain = _count(shape) * target_dtype(name, dtype).itemsize
-        parts[_part_of(name)] += (
-            linear_bytes(shape, dtype, weights, device_type) if quantized else plain
-        )
-        largest = max(largest, plain if quantized else 0)
-    chunk = min(tokens, chunk_tokens or tokens)
+        parts[_part_of(name)] += form.num_bytes(name, shape)
+    head = FLOAT32_BYTES * _head_parameters(config.decoder.hidden_size, head_width)
+
+    # What is kept between questions.
+    per_token = kv_bytes_per_token(config, form.dtype, load.kv_int8)
+    vision = config.vision
+    view_features = load.max_views * vision.patches_per_side**2 * vision.hidden_size
+
     return MemoryPlan(
         decoder_layers=parts["layers"],
         embeddings=parts["embeddings"],
         vision_tower=parts["vision"],
         projector=parts["projector"],
         point_encoders=parts["points"],
-        grounding_head=FLOAT32_BYTES * _head_parameters(config.decoder.hidden_size, head_width),
-        kv_cache=scene_copies * tokens * kv_bytes_per_token(config, dtype, kv_int8),
-        view_features=max_views
-        * config.vision.patches_per_side**2
-        * config.vision.hidden_size
-        * dtype.itemsize,
-        prefill=_prefill_bytes(config, dtype, tokens, chunk, kv_int8) + largest,
-        vision_activations=_vision_bytes(config, dtype, max_views),
-        runtime=CUDA_CONTEXT_BYTES if device_type == "cuda" else 0,
+        grounding_head=head,
+        kv_cache=load.scene_copies * load.tokens * per_token,
+        view_features=view_features * form.dtype.itemsize,
+        prefill=_prefill_bytes(config, form, load),
+        vision_activations=_vision_bytes(config, form.dtype, load.max_views),
+        runtime=CUDA_CONTEXT_BYTES if form.device_type == "cuda" else 0,
     )
 
 
 def kv_bytes_per_token(config: LlavaConfig, dtype: torch.dtype, kv_int8: bool) -> int:
-    """Keys and values of one token in all layers. int8: with one scale per head and token in the
-    model's format.
+    """Keys and values of one token in all layers.
+
+    In int8 with one scale per head and token in the model's format.
     """
     decoder = config.decoder
     per_head = decoder.head_dim + dtype.itemsize if kv_int8 else decoder.head_dim * dtype.itemsize
@@ -140,70 +149,56 @@ def _part_of(name: str) -> str:
     return owner if owner in ("vision", "projector") else "points"
 
 
-def _count(shape: tuple[int, ...]) -> int:
-    return torch.Size(shape).numel()
+def _prefill_bytes(config: LlavaConfig, form: WeightFormat, load: Workload) -> int:
+    """The prompt's embeddings, and one chunk's activations in a decoder layer at their most."""
+    decoder, size = config.decoder, form.dtype.itemsize
+    width, hidden = decoder.hidden_size, decoder.intermediate_size
+    kv = decoder.num_kv_heads * decoder.head_dim
 
+    # Per token, RMSNorm: the residual before and after attention; float32 copies; the result.
+    widened = 0 if form.dtype == torch.float32 else FLOAT32_BYTES
+    norm = 2 * width * size + width * (widened + FLOAT32_BYTES + size)
+    # RoPE of the keys: residual, normed, queries before and after; keys, and three on the way.
+    rope = (4 * width + 4 * kv) * size
+    # SDPA: residual, normed, queries twice, its result, projected; keys twice, values twice.
+    attention = (6 * width + 4 * kv) * size
+    # The projection besides. int8: its result before the scale; int4: in and out in bfloat16.
+    cast = 0 if form.dtype == torch.bfloat16 else 4 * width
+    projection = {"full": 0, "int8": width * size, "int4": cast}[form.weights]
+    # MLP: the residual twice, normed, result; gate, up and their product.
+    gated = (4 * width + 3 * hidden) * size
+    # The same where up_proj's weight is dequantised: its result is there, their product not yet.
+    product = (3 * width + 2 * hidden) * size
 
-def _prefill_bytes(
-    config: LlavaConfig, dtype: torch.dtype, tokens: int, chunk: int, kv_int8: bool
-) -> int:
-    """Activations of `chunk` prompt tokens in one decoder layer at the worst moment, and the
-    prompt's rows themselves.
-    """
-    decoder, size = config.decoder, dtype.itemsize
-    width, kv, inner = (
-        decoder.hidden_size,
-        decoder.num_kv_heads * decoder.head_dim,
-        decoder.intermediate_size,
+    # The projected spatial tokens, and the prompt that they were put into; cosines and sines.
+    total = load.tokens * 2 * width * size + load.chunk * 2 * decoder.head_dim * size
+    total += max(
+        load.chunk * max(norm, rope, gated),
+        load.chunk * attention + max(load.chunk * projection, form.scratch_bytes((width, width))),
+        load.chunk * product + form.scratch_bytes((hidden, width)),
     )
-    widened = 0 if dtype == torch.float32 else FLOAT32_BYTES
-    norm = 2 * width * size + width * (
-        widened + FLOAT32_BYTES + size
-    )  # before and behind attention, in float32, out
-    attention = max(
-        (4 * width + 4 * kv)
-        # RoPE of the keys: hidden, normed, queries before and behind; keys, and three on the way
-        * size,
-        (6 * width + 4 * kv)
-        # SDPA: hidden, normed, queries twice, its result, projected; keys twice, values twice
-        * size,
-    )
-    gated = (
-        4 * width + 3 * inner
-    ) * size  # before and behind attention, normed, result; gate, up and their product
-    rows = 2 * width * size  # projected spatial tokens, and the prompt they were put into
-    total = tokens * rows + chunk * max(norm, attention, gated)
-    if chunk < tokens:  # a mask of what is cached, as bool and in the model's format
-        total += chunk * tokens * (1 + size)
-    return total + (
-        2 * tokens * kv * size if kv_int8 else 0
-    )  # one layer's keys and values, made wide
+    if load.chunk < load.tokens:  # a mask of what is cached, as bool and in the model's format
+        total += load.chunk * load.tokens * (1 + size)
+    if load.kv_int8:  # one layer's keys and values, dequantised
+        total += 2 * load.tokens * kv * size
+    return total
 
 
 def _vision_bytes(config: LlavaConfig, dtype: torch.dtype, views: int) -> int:
-    """Pixels of all views, and the larger of one batch in a CLIP block and of pooling their
-    features into voxels.
-    """
+    """Pixels of all views, and the larger of one batch in a CLIP block and of voxel pooling."""
     vision, size = config.vision, dtype.itemsize
     patches = vision.patches_per_side**2
-    pixels = (
-        views
-        * 3
-        * vision.image_size**2
-        * (FLOAT32_BYTES if dtype == torch.float32 else FLOAT32_BYTES + size)
-    )
-    batch = min(views, MAX_VIEWS_PER_BATCH) * (patches + 1)
-    block = (
-        batch
-        * max(7 * vision.hidden_size, 3 * vision.hidden_size + 3 * vision.intermediate_size)
-        * size
-    )
-    joined = (
-        views * patches * vision.hidden_size * size
-    )  # the batches' features put into one tensor
-    pooled = (
-        views * patches * vision.hidden_size * (size + 2 * FLOAT32_BYTES)
-        if config.has_video_tower
-        else 0
-    )
-    return pixels + max(block + joined, pooled)
+
+    # Pixels arrive in float32 and are kept beside their copy in another format.
+    pixel_size = FLOAT32_BYTES if dtype == torch.float32 else FLOAT32_BYTES + size
+    pixels = views * 3 * vision.image_size**2 * pixel_size
+
+    # One batch in a block, attention or MLP, beside the features of all batches put together.
+    tokens = min(views, MAX_VIEWS_PER_BATCH) * (patches + 1)
+    mlp = 3 * vision.hidden_size + 3 * vision.intermediate_size
+    block = tokens * max(7 * vision.hidden_size, mlp) * size
+    features = views * patches * vision.hidden_size
+
+    # Pooling: features with the position embedding added, and two float32 copies.
+    pooled = features * (size + 2 * FLOAT32_BYTES) if config.has_video_tower else 0
+    return pixels + max(block + features * size, pooled)

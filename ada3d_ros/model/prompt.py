@@ -1,5 +1,4 @@
-"""Text in and out: conversation templates, question checks, coordinates, tokenizer, streaming
-detokenisation.
+"""Text in and out: templates, question checks, coordinates, tokenizer, incremental detokenisation.
 
 Knows nothing of tensors. The tokenizer is plain sentencepiece with the reference's rules
 (LlamaTokenizer slow, legacy=False; llava/mm_utils.py `tokenizer_special_token`): BOS once, every
@@ -13,15 +12,14 @@ import io
 import re
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import sentencepiece
 
 from ada3d_ros.errors import CheckpointError, InvalidRequestError, QuestionTooLongError
 
-IMAGE_ID = -200  # stands for the rows of a scene or image
-CLICK_ID = -300  # stands for the row of one 3D point
+IMAGE_ID = -200  # stands for the embeddings of a scene or image
+CLICK_ID = -300  # stands for the embedding of one 3D point
 MAX_COORDINATE_M = 1e6  # a larger click would overflow 16-bit arithmetic
 PLACEHOLDERS = {"<image>": IMAGE_ID, "<boxes>": CLICK_ID}
 
@@ -48,55 +46,38 @@ CONTROL_TOKENS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Template:
-    """A Vicuna-style conversation (llava/conversation.py, SeparatorStyle.TWO)."""
-
-    system: str
-
-    def render(self, turns: Sequence[tuple[str, str | None]]) -> str:
-        """The prompt of (question, answer) turns; the last answer is None where the model shall
-        speak.
-
-        `</s>` follows an answer directly and the next `USER:` follows that directly, as in the
-        reference.
-        """
-        text = self.system + " "
-        for question, answer in turns:
-            text += f"USER: {question} ASSISTANT:" + (
-                f" {answer}</s>" if answer is not None else ""
-            )
-        return text
-
+Click = tuple[float, float, float]  # a point in metres, world frame
 
 _SYSTEM = (
     "A chat between a curious {0} and an artificial intelligence assistant. "
     "The assistant gives helpful, detailed, and polite answers to the {0}'s questions."
 )
-TEMPLATES = {
-    "llava_v1": Template(_SYSTEM.format("human")),
-    "vicuna_v1": Template(_SYSTEM.format("user")),
-}
+SYSTEM_PROMPTS = {"llava_v1": _SYSTEM.format("human"), "vicuna_v1": _SYSTEM.format("user")}
 
 
-@dataclass(frozen=True, slots=True)
-class ParsedQuestion:
-    """A question whose coordinates became placeholders; clicks are points in metres, world frame,
-    one per `<boxes>`.
+def render_conversation(template: str, turns: Sequence[tuple[str, str | None]]) -> str:
+    """The prompt of (question, answer) turns; the last answer is None: the model writes it.
+
+    `</s>` follows an answer directly and the next `USER:` follows that directly, as in the
+    reference (llava/conversation.py, SeparatorStyle.TWO).
     """
-
-    text: str
-    clicks: tuple[tuple[float, float, float], ...]
+    text = SYSTEM_PROMPTS[template] + " "
+    for question, answer in turns:
+        text += f"USER: {question} ASSISTANT:"
+        text += f" {answer}</s>" if answer is not None else ""
+    return text
 
 
 def render_question(question: str, template: str = "llava_v1", with_image: bool = True) -> str:
-    """The single-turn prompt of a checked question, the scene or image in front of it."""
-    return TEMPLATES[template].render([(("<image>\n" if with_image else "") + question, None)])
+    """The single-turn prompt of a checked question, the scene or image before it."""
+    image = "<image>\n" if with_image else ""
+    return render_conversation(template, [(image + question, None)])
 
 
 def check_question(text: str, max_chars: int) -> str:
-    """The question, stripped. Raises InvalidRequestError (empty, control tokens or characters),
-    QuestionTooLongError.
+    """The question, stripped.
+
+    Raises InvalidRequestError (empty, control tokens or characters) or QuestionTooLongError.
     """
     text = text.strip()
     if not text:
@@ -107,6 +88,8 @@ def check_question(text: str, max_chars: int) -> str:
         raise QuestionTooLongError(
             f"the question has {len(text)} characters, at most {max_chars} are allowed: shorten it."
         )
+
+    # Neither the tokens that structure a prompt nor characters that no keyboard writes.
     for token in CONTROL_TOKENS:
         if token in text:
             raise InvalidRequestError(
@@ -121,15 +104,15 @@ def check_question(text: str, max_chars: int) -> str:
     return text
 
 
-def parse_coordinates(text: str) -> ParsedQuestion:
-    """Every [x, y, z], [x, y, z, dx, dy, dz] or 9-number box in metres becomes `<boxes>` with its
-    centre as click.
+def parse_coordinates(text: str) -> tuple[str, tuple[Click, ...]]:
+    """Every point or box in square brackets becomes `<boxes>`, with its centre as click.
 
-    Unlike the reference, which gives every group a placeholder but only the first a click
-    (run_llava_3d.py), so that two groups crash it. Clicks are rounded to 3 decimals, as in
-    training. Raises InvalidRequestError for other brackets.
+    In metres: [x, y, z], [x, y, z, dx, dy, dz], or the same with three angles. Unlike the
+    reference, which gives every group a placeholder but only the first a click (run_llava_3d.py),
+    so that two groups crash it. Clicks are rounded to 3 decimals, as in training. Raises
+    InvalidRequestError for other brackets.
     """
-    clicks: list[tuple[float, float, float]] = []
+    clicks: list[Click] = []
 
     def replace(match: re.Match[str]) -> str:
         clicks.append(_parse_point(match.group(1)))
@@ -140,17 +123,17 @@ def parse_coordinates(text: str) -> ParsedQuestion:
         raise InvalidRequestError(
             f"a square bracket without its partner in {text!r}; coordinates are written [x, y, z]."
         )
-    return ParsedQuestion(replaced.replace("\0", "<boxes>"), tuple(clicks))
+    return replaced.replace("\0", "<boxes>"), tuple(clicks)
 
 
-def _parse_point(group: str) -> tuple[float, float, float]:
+def _parse_point(group: str) -> Click:
+    """The point that a bracket's content names: its first three numbers."""
     try:
         numbers = [float(part) for part in group.split(",")]
     except ValueError:
         numbers = []
-    if len(numbers) not in (3, 6, 9) or not all(
-        abs(number) <= MAX_COORDINATE_M for number in numbers
-    ):  # NaN fails too
+    in_range = all(abs(number) <= MAX_COORDINATE_M for number in numbers)  # NaN is not
+    if len(numbers) not in (3, 6, 9) or not in_range:
         raise InvalidRequestError(
             f"[{group}] is not a coordinate: square brackets hold 3 numbers (a point), 6 (centre,"
             f" size) or 9 (centre, size, angles) in metres, within +-{MAX_COORDINATE_M:g}, with"
@@ -161,11 +144,13 @@ def _parse_point(group: str) -> tuple[float, float, float]:
 
 
 class Tokenizer:
-    """The checkpoint's sentencepiece model. Raises CheckpointError where the file is absent or not
-    a model.
+    """The checkpoint's sentencepiece model.
+
+    Raises CheckpointError where the file is absent or not a model.
     """
 
     def __init__(self, path: str | Path) -> None:
+        # The checkpoint's own file; nothing is downloaded.
         if not Path(path).is_file():
             raise CheckpointError(
                 f"no tokenizer at {path}: copy tokenizer.model of the checkpoint into its folder."
@@ -176,18 +161,18 @@ class Tokenizer:
             raise CheckpointError(
                 f"{path} is not a sentencepiece model ({error}): copy the file again."
             ) from None
-        self.bos_id, self.eos_id, self.unk_id = (
-            self._model.bos_id(),
-            self._model.eos_id(),
-            self._model.unk_id(),
-        )
+
+        self.bos_id: int = self._model.bos_id()
+        self.eos_id: int = self._model.eos_id()
+        self.unk_id: int = self._model.unk_id()
         self.special_ids = (self.bos_id, self.eos_id, self.unk_id)
         self.vocab_size: int = self._model.vocab_size()
         self._anchor = self._model.encode("\n")
 
     def encode(self, prompt: str) -> list[int]:
-        """Ids of a rendered prompt, BOS first; `<image>` and `<boxes>` become IMAGE_ID and
-        CLICK_ID, `</s>` eos_id.
+        """Ids of a rendered prompt, BOS first.
+
+        `<image>`, `<boxes>` and `</s>` become IMAGE_ID, CLICK_ID and eos_id.
         """
         ids = [self.bos_id]
         for chunk in re.split("(<image>|<boxes>)", prompt):
@@ -201,9 +186,8 @@ class Tokenizer:
         return ids
 
     def _encode_continued(self, text: str) -> list[int]:
-        """Ids without sentencepiece's leading space: encoded behind a newline, which merges with
-        nothing, then cut.
-        """
+        """Ids without sentencepiece's leading space."""
+        # Encoded after a newline, which merges with nothing and is taken off again.
         return self._model.encode("\n" + text)[len(self._anchor) :]
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -215,15 +199,16 @@ class Tokenizer:
         return token < self.vocab_size and token not in self.special_ids
 
     def pending_bytes(self, ids: Sequence[int]) -> int:
-        """How many byte tokens at the end are the start of a UTF-8 character whose other bytes are
-        not there yet.
-        """
+        """How many byte tokens at the end are the start of an incomplete UTF-8 character."""
+        # The byte tokens at the end, pieces like "<0xE2>".
         start = len(ids)
         while start > 0 and self._model.is_byte(ids[start - 1]):
             start -= 1
-        run = bytes(
-            int(self._model.id_to_piece(token)[3:5], 16) for token in ids[start:]
-        )  # piece "<0xE2>"
+        if start == len(ids):
+            return 0
+        run = bytes(int(self._model.id_to_piece(token)[3:5], 16) for token in ids[start:])
+
+        # What a decoder of UTF-8 keeps back of them.
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         decoder.decode(run)
         return len(decoder.getstate()[0])
@@ -234,12 +219,13 @@ class Tokenizer:
 
 
 def train_tokenizer(path: Path, texts: Sequence[str], vocab_size: int) -> Tokenizer:
-    """A sentencepiece BPE of these texts with byte fallback and LLaMA's special ids, the same every
-    time; written to `path`.
+    """A sentencepiece BPE of these texts, written to `path`; the same every time.
 
-    At most vocab_size pieces, fewer where the texts do not give as many.
+    With byte fallback and LLaMA's special ids. At most vocab_size pieces, fewer where the texts do
+    not give as many.
     """
     content = io.BytesIO()
+    # One thread: several order equal merges differently.
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(texts),
         model_writer=content,
@@ -255,31 +241,3 @@ def train_tokenizer(path: Path, texts: Sequence[str], vocab_size: int) -> Tokeni
     )
     path.write_bytes(content.getvalue())
     return Tokenizer(path)
-
-
-class TextStream:
-    """Turns generated ids into text as they come. The pieces joined equal Tokenizer.decode of all
-    ids.
-    """
-
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
-        self._ids: list[int] = []
-        self._sent = 0
-
-    def push(self, token_id: int) -> str:
-        """The text that this id completes; empty while a UTF-8 character is incomplete."""
-        if not self._tokenizer.is_text(token_id):
-            return ""
-        self._ids.append(token_id)
-        text = self._tokenizer.decode(self._ids)
-        return self._take(text, len(text) - self._tokenizer.pending_bytes(self._ids))
-
-    def finish(self) -> str:
-        """What was held back."""
-        text = self._tokenizer.decode(self._ids)
-        return self._take(text, len(text))
-
-    def _take(self, text: str, stop: int) -> str:
-        piece, self._sent = text[self._sent : stop], max(self._sent, stop)
-        return piece

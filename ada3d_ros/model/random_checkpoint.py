@@ -16,7 +16,7 @@ import torch
 from ada3d_ros.errors import Ada3DError, ConfigError
 from ada3d_ros.model.checkpoint import build_meta_model, save_checkpoint, set_parameter
 from ada3d_ros.model.config import DecoderConfig, LlavaConfig, VisionConfig
-from ada3d_ros.model.prompt import TEMPLATES, train_tokenizer
+from ada3d_ros.model.prompt import SYSTEM_PROMPTS, train_tokenizer
 from ada3d_ros.model.weight_files import read_json
 
 TINY_CONFIG = LlavaConfig(
@@ -77,15 +77,14 @@ PATTERNS = (
 def _sentences() -> list[str]:
     pairs = zip(OBJECTS, OBJECTS[7:] + OBJECTS[:7], strict=True)
     texts = [pattern.format(*pair) for pair in pairs for pattern in PATTERNS]
-    return texts + [
-        template.system + " USER: Describe the scene concisely. ASSISTANT:"
-        for template in TEMPLATES.values()
-    ]
+    prompt = " USER: Describe the scene concisely. ASSISTANT:"
+    return texts + [system + prompt for system in SYSTEM_PROMPTS.values()]
 
 
 def _random_value(name: str, shape: torch.Size, generator: torch.Generator) -> torch.Tensor:
-    """Scaled so that activations keep their size: 1 +- 0.1 for norms, 1 / sqrt(inputs) for
-    matrices, small biases.
+    """Scaled so that activations keep their size.
+
+    1 +- 0.1 for norms, 1 / sqrt(inputs) for matrices, small biases.
     """
     value = torch.randn(shape, generator=generator)
     if name.endswith("bias"):
@@ -103,34 +102,32 @@ def write_random_checkpoint(
     config: LlavaConfig = TINY_CONFIG,
     max_shard_bytes: int = 5 * 10**9,
 ) -> Path:
-    """Writes config.json, tokenizer.model and float32 safetensors; the same bytes for the same seed
-    and config.
+    """Writes config.json, tokenizer.model and float32 safetensors; the same bytes for a seed.
 
     Raises ConfigError where config.random_weights is not set (such a folder must say what it is),
     and for a folder that holds another checkpoint already.
     """
+    # A folder that says what it is, and nothing of value overwritten.
     if not config.random_weights:
         raise ConfigError(
             "write_random_checkpoint: config.random_weights is False; set it, so that the folder"
             " says what it is."
         )
     folder = Path(path)
-    if (folder / "config.json").exists() and not read_json(folder / "config.json").get(
-        "ada3d_random_weights"
-    ):
+    known = folder / "config.json"
+    if known.exists() and not read_json(known).get("ada3d_random_weights"):
         raise ConfigError(
             f"{folder} holds a checkpoint that is not of random weights; name another folder."
         )
+
+    # The tokenizer first: its special tokens belong into the config.
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer = train_tokenizer(
-        folder / "tokenizer.model", _sentences(), min(config.decoder.vocab_size, 512)
-    )
-    config = dataclasses.replace(
-        config,
-        decoder=dataclasses.replace(
-            config.decoder, bos_id=tokenizer.bos_id, eos_id=tokenizer.eos_id
-        ),
-    )
+    vocab_size = min(config.decoder.vocab_size, 512)
+    tokenizer = train_tokenizer(folder / "tokenizer.model", _sentences(), vocab_size)
+    decoder = dataclasses.replace(config.decoder, bos_id=tokenizer.bos_id, eos_id=tokenizer.eos_id)
+    config = dataclasses.replace(config, decoder=decoder)
+
+    # Weights in the order of the model's own names: the same bytes for the same seed.
     model, generator = build_meta_model(config), torch.Generator().manual_seed(seed)
     for name, parameter in list(model.named_parameters()):
         set_parameter(model, name, _random_value(name, parameter.shape, generator))
@@ -153,6 +150,8 @@ def main(argv: list[str]) -> int:
         help="where to write config.json, tokenizer.model and model.safetensors",
     )
     parser.add_argument("--seed", type=int, default=0, help="of the weights (default 0)")
+
+    # A sentence in place of a traceback.
     options = parser.parse_args(argv)
     try:
         folder = write_random_checkpoint(options.folder, options.seed)

@@ -1,5 +1,4 @@
-"""From patch features and depth to spatial tokens: 3D position embedding, voxel pooling, token cap;
-click encoder.
+"""From patch features and depth to spatial tokens: position embedding, voxel pooling, token cap.
 
 Geometry is float32 always, whatever the dtype of the weights. Reference:
 llava/model/multimodal_encoder (unproject.py, video_encoder.py, spatial_aware_module.py); what
@@ -17,10 +16,10 @@ from ada3d_ros.types import MultiViewInput, SpatialTokens
 
 
 class PointEncoder(nn.Sequential):
-    """Linear(3, C), LayerNorm, ReLU, Linear(C, C) on points in metres: the 3D position embedding
-    and the click encoder.
+    """An MLP on points in metres: the 3D position embedding, and the click encoder.
 
-    Its weights stay float32 under every model dtype: 16-bit metres have steps of 3 cm at 4 m.
+    Linear(3, C), LayerNorm, ReLU, Linear(C, C). Its weights stay float32 under every model dtype:
+    16-bit metres have steps of 3 cm at 4 m.
     """
 
     def __init__(self, width: int) -> None:
@@ -35,9 +34,8 @@ def sample_patch_points(views: MultiViewInput, patches_per_side: int) -> torch.T
     The reference resizes the point map with nearest interpolation, which takes pixel floor(i * S /
     p); the published weights were trained with it.
     """
-    points = unproject_depth(
-        views.depth_m.float(), views.K.float(), views.T_world_cam.float()
-    )  # (V, S, S, 3)
+    # (V, S, S, 3)
+    points = unproject_depth(views.depth_m.float(), views.K.float(), views.T_world_cam.float())
     side = views.depth_m.shape[-1]
     corner = torch.arange(patches_per_side, device=points.device) * side // patches_per_side
     return points[:, corner][:, :, corner]
@@ -50,19 +48,17 @@ def sum_view(
     voxel_size_m: float,
     keep_invalid: bool = False,
 ) -> VoxelSums:
-    """What one view adds to a scene: (patch feature + 3D position embedding) summed per voxel in
-    float32, in patch order.
+    """What one view adds to a scene: patch features with their 3D position embedding, per voxel.
 
-    features (P, C) in the model's dtype; xyz_m (P, 3) float32 metres, world. Patches without a
-    finite point are dropped; with keep_invalid (preset `reference`, whose depth is never NaN)
-    nothing is.
+    Summed in float32, in patch order. features (P, C) in the model's dtype; xyz_m (P, 3) float32
+    metres, world. Patches without a finite point are dropped; with keep_invalid (preset
+    `reference`, whose depth is never NaN) nothing is.
     """
     if not keep_invalid:
         valid = torch.isfinite(xyz_m).all(dim=-1)
         features, xyz_m = features[valid], xyz_m[valid]
-    return VoxelSums.of_patches(
-        features + position_embedding(xyz_m).to(features.dtype), xyz_m, voxel_size_m
-    )
+    embedded = features + position_embedding(xyz_m).to(features.dtype)
+    return VoxelSums.from_patches(embedded, xyz_m, voxel_size_m)
 
 
 def mean_tokens(sums: VoxelSums, dtype: torch.dtype, voxel_size_m: float) -> SpatialTokens:
@@ -80,18 +76,15 @@ def pool_spatial_tokens(
     voxel_size_m: float,
     keep_invalid: bool = False,
 ) -> SpatialTokens:
-    """One token per occupied voxel: the mean of (patch feature + 3D position embedding) of all
-    patches of all views.
+    """One token per occupied voxel: the mean over all patches of all views in it.
 
-    patch_features (V, P, C) in the model's dtype; patch_xyz (V, p, p, 3) float32 metres, world, P =
-    p * p.
+    patch_features (V, P, C) in the model's dtype, the 3D position embedding is added; patch_xyz
+    (V, p, p, 3) float32 metres, world, P = p * p.
     """
     table = VoxelTable()
     for view, (features, xyz) in enumerate(zip(patch_features, patch_xyz, strict=True)):
-        table.add(
-            view,
-            sum_view(features, xyz.reshape(-1, 3), position_embedding, voxel_size_m, keep_invalid),
-        )
+        points = xyz.reshape(-1, 3)
+        table.add(view, sum_view(features, points, position_embedding, voxel_size_m, keep_invalid))
     return mean_tokens(table.sums, patch_features.dtype, voxel_size_m)
 
 

@@ -1,5 +1,6 @@
-"""From the model settings to a model: check early without reading weights, then load; what the
-device's memory holds.
+"""From the model settings to a model: check early without reading weights, then load.
+
+Also what `auto` means for device and number format, and what the device's memory holds.
 """
 
 from __future__ import annotations
@@ -17,19 +18,21 @@ from ada3d_ros.model.checkpoint import (
     LoadedModel,
     inspect_checkpoint,
     load_model,
-    resolve_device,
-    resolve_dtype,
     weights_sha256,
 )
 from ada3d_ros.model.config import LlavaConfig
 from ada3d_ros.model.grounding_head import HEAD_FILE, inspect_grounding_head
-from ada3d_ros.model.memory import DEFAULT_VIEWS, MemoryPlan, predict_memory
+from ada3d_ros.model.memory import DEFAULT_VIEWS, Workload, predict_memory
+from ada3d_ros.model.weight_format import WeightFormat
 from ada3d_ros.types import NAN, ModelInfo
 
 logger = logging.getLogger(__name__)
 
 TEXT_TOKENS = 512  # of system text, question and answer, when memory is planned
 EMBEDDED = "embedded"  # model.path of the model that the package brings
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+# Parameters from which on a CPU's bfloat16 is the faster one (docs/benchmarks.md, shapes A and B).
+LARGE = 100_000_000
 
 
 def check_model(
@@ -39,32 +42,38 @@ def check_model(
     scene_copies: int = 2,
     kv_int8: bool = False,
 ) -> tuple[ModelInfo, LlavaConfig]:
-    """Look at the checkpoint's config and headers; reads no weights. Plans memory for prompts of
-    `tokens` (default: the largest scene and TEXT_TOKENS), with scene_copies KV caches of so many,
-    in int8 or not.
+    """Looks at the checkpoint's config and headers; reads no weights.
 
-    Raises ConfigError (no path, device absent), CheckpointError, or OutOfMemoryError with the bytes
+    Plans memory for prompts of `tokens` (default: `largest_prompt`), with scene_copies KV caches of
+    so many, in int8 or not, and the features of max_views keyframes. Raises ConfigError (no path,
+    device absent, no kernel for model.weights), CheckpointError, or OutOfMemoryError with the bytes
     of every part.
     """
     folder, vision_folder = _paths(settings)
     try:
+        # The checkpoint, and what the settings make of it.
         checkpoint = inspect_checkpoint(folder, vision_folder)
+        device, form = _placement(settings, checkpoint)
+        if settings.weights != "full":  # torchao is loaded where it is needed
+            from ada3d_ros.model.quantize import require_kernel
+
+            require_kernel(settings.weights, device)
         info = _describe(settings, checkpoint)
+
+        # The memory that it will take.
         length = tokens or largest_prompt(checkpoint.config)
-        plan = _plan(settings, checkpoint, length, scene_copies, kv_int8, max_views)
+        load = Workload(length, scene_copies, kv_int8, max_views=max_views)
+        plan = predict_memory(checkpoint.config, form, load, _head_width(checkpoint))
     except Ada3DError:
         raise
-    except (
-        ValueError,
-        TypeError,
-        LookupError,
-        ArithmeticError,
-        RuntimeError,
-    ) as error:  # nonsense among the sizes
+    except (ValueError, TypeError, LookupError, ArithmeticError, RuntimeError) as error:
+        # Nonsense among the sizes: a negative width, a fraction of a layer.
         raise CheckpointError(
             f"{folder}/config.json does not describe a model ({error}): copy the file again."
         ) from error
-    free = _free_bytes(resolve_device(settings.device))
+
+    # Against what there is.
+    free = free_bytes(device)
     if plan.total > free:
         raise OutOfMemoryError(
             f"{info.name} and prompts of {length} tokens need {plan.total / 2**20:.0f} MiB in"
@@ -76,24 +85,56 @@ def check_model(
 
 
 def largest_prompt(config: LlavaConfig) -> int:
-    """Tokens that memory is planned for: the largest scene with TEXT_TOKENS, as far as the model
-    has positions.
-    """
+    """Tokens that memory is planned for: the largest scene and its text, at most the model's."""
     return min(config.max_length, config.token_cap + TEXT_TOKENS)
 
 
-def _dtype(settings: ModelConfig, checkpoint: CheckpointInfo) -> torch.dtype:
-    return resolve_dtype(
-        settings.precision, resolve_device(settings.device), checkpoint.num_parameters
-    )
+def resolve_device(name: str) -> torch.device:
+    """`auto`: cuda where there is one. Raises ConfigError for a cuda device that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            f"model.device = {name!r}: torch sees {torch.cuda.device_count()} CUDA device(s); use"
+            " cpu or auto."
+        )
+    return device
+
+
+def has_bfloat16() -> bool:
+    """Whether this processor multiplies bfloat16 itself."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def resolve_dtype(precision: str, device: torch.device, num_parameters: int = 0) -> torch.dtype:
+    """The number format of `model.precision`. Raises ConfigError for an unknown one.
+
+    `auto`: bfloat16 on cuda, and for a model of LARGE parameters on a CPU that has it; else
+    float32.
+    """
+    if precision == "auto":
+        fast = device.type == "cuda" or (num_parameters >= LARGE and has_bfloat16())
+        return torch.bfloat16 if fast else torch.float32
+    if precision not in PRECISIONS:
+        raise ConfigError(
+            f"model.precision = {precision!r}; allowed: auto, {', '.join(PRECISIONS)}."
+        )
+    return PRECISIONS[precision]
 
 
 def open_model(settings: ModelConfig) -> tuple[LoadedModel, ModelInfo]:
-    """Load the weights; call it on the thread that will use them. Raises ConfigError, ModelError.
+    """Loads the weights; call it on the thread that will use them. Raises ConfigError, ModelError.
 
     Leaves one core to ROS: torch gets the others.
     """
     torch.set_num_threads(max(1, (os.cpu_count() or 2) - 1))
+
+    # The files must be the ones meant.
     folder, vision_folder = _paths(settings)
     digest = weights_sha256(folder)
     if settings.revision_sha256 and digest != settings.revision_sha256:
@@ -102,15 +143,13 @@ def open_model(settings: ModelConfig) -> tuple[LoadedModel, ModelInfo]:
             f" {settings.revision_sha256}: the files are not the ones meant, or a copy was cut"
             " short."
         )
-    device = resolve_device(settings.device)
+
+    device, form = _placement(settings, inspect_checkpoint(folder, vision_folder))
     loaded = load_model(
-        folder,
-        device,
-        _dtype(settings, inspect_checkpoint(folder, vision_folder)),
-        settings.compat,
-        vision_folder,
-        settings.weights,
+        folder, device, form.dtype, settings.compat, vision_folder, settings.weights
     )
+
+    # A head from other weights still runs: say so.
     if loaded.head is not None and loaded.head.model_sha256 not in ("", digest):
         logger.warning(
             "%s was trained with weights of sha256 %s..., these are %s...: its boxes may be wrong."
@@ -123,9 +162,7 @@ def open_model(settings: ModelConfig) -> tuple[LoadedModel, ModelInfo]:
 
 
 def embedded_model_path() -> Path:
-    """The folder of the model that the package brings. Raises ConfigError where this installation
-    lacks it.
-    """
+    """The folder of the model that the package brings. Raises ConfigError where it is missing."""
     path = Path(__file__).resolve().parents[1] / "models" / "embedded"
     if not (path / "config.json").is_file():
         raise ConfigError(
@@ -159,66 +196,53 @@ def _paths(settings: ModelConfig) -> tuple[str, str | None]:
     return str(Path(settings.path).expanduser()), vision
 
 
-def _describe(settings: ModelConfig, checkpoint: CheckpointInfo, sha256: str = "") -> ModelInfo:
+def _placement(
+    settings: ModelConfig, checkpoint: CheckpointInfo
+) -> tuple[torch.device, WeightFormat]:
+    """Where the model will run, and how its weights are stored there."""
     device = resolve_device(settings.device)
-    dtype = _dtype(settings, checkpoint)
+    dtype = resolve_dtype(settings.precision, device, checkpoint.num_parameters)
+    return device, WeightFormat(dtype, settings.weights, device.type)
+
+
+def _describe(settings: ModelConfig, checkpoint: CheckpointInfo, sha256: str = "") -> ModelInfo:
+    # In the words of the answer message: the format, and the quantisation if any.
+    device, form = _placement(settings, checkpoint)
+    precision = str(form.dtype).removeprefix("torch.")
+    quantized = f" with {form.weights} weights" if form.weights != "full" else ""
     return ModelInfo(
         name=checkpoint.path.resolve().name,
         revision=sha256[:12] or "unread",
         sha256=sha256,
         device=str(device),
-        precision=str(dtype).removeprefix("torch.")
-        + (f" with {settings.weights} weights" if settings.weights != "full" else ""),
+        precision=precision + quantized,
         parameters=checkpoint.num_parameters,
-        memory_bytes=checkpoint.weight_bytes(dtype, settings.weights, device.type),
+        memory_bytes=checkpoint.weight_bytes(form),
         max_input_tokens=checkpoint.config.max_length,
         random_weights=checkpoint.config.random_weights,
         has_3d=checkpoint.config.has_video_tower,
-        has_grounding_head=inspect_grounding_head(
-            checkpoint.path, checkpoint.config.decoder.hidden_size
-        )
-        is not None,
+        has_grounding_head=_head_width(checkpoint) > 0,
     )
 
 
-def _plan(
-    settings: ModelConfig,
-    checkpoint: CheckpointInfo,
-    tokens: int,
-    scene_copies: int,
-    kv_int8: bool,
-    max_views: int,
-) -> MemoryPlan:
-    device = resolve_device(settings.device)
+def _head_width(checkpoint: CheckpointInfo) -> int:
+    """Of the grounding head beside the checkpoint; 0 where there is none."""
     facts = inspect_grounding_head(checkpoint.path, checkpoint.config.decoder.hidden_size)
-    return predict_memory(
-        checkpoint.config,
-        _dtype(settings, checkpoint),
-        settings.weights,
-        tokens,
-        scene_copies,
-        kv_int8,
-        device.type,
-        max_views=max_views,
-        head_width=0 if facts is None else int(str(facts["head_width"])),
-    )
+    return 0 if facts is None else int(str(facts["head_width"]))
 
 
 def _ways_out(settings: ModelConfig, precision: str) -> str:
     """The settings that would take less, as the start of a list."""
-    smaller = {"full": "model.weights int8 or int4, ", "int8": "model.weights int4, "}.get(
-        settings.weights, ""
-    )
-    return smaller + ("model.precision bf16, " if precision == "float32" else "")
+    smaller = {"full": "model.weights int8 or int4, ", "int8": "model.weights int4, ", "int4": ""}
+    narrower = "model.precision bf16, " if precision == "float32" else ""
+    return smaller[settings.weights] + narrower
 
 
-def _free_bytes(device: torch.device) -> float:
+def free_bytes(device: torch.device) -> float:
     if device.type == "cuda":
-        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(
-            device
-        )  # ours to use again
-        return float(torch.cuda.mem_get_info(device)[0] + cached)
-    fields = dict(
-        line.split(":") for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
-    )
+        # What torch keeps reserved without using it is ours to use again.
+        reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return float(torch.cuda.mem_get_info(device)[0] + reserved)
+    lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+    fields = dict(line.split(":") for line in lines)
     return float(fields["MemAvailable"].split()[0]) * 1024

@@ -16,9 +16,8 @@ from transformers.models.clip.modeling_clip import CLIPEncoder
 
 from ada3d_ros.model.config import VisionConfig
 
-MAX_VIEWS_PER_BATCH = (
-    8  # bounds the activations: 8 views of ViT-L/14-336 take about 0.3 GB in 16 bits
-)
+# Bounds the activations: 8 views of ViT-L/14-336 take about 0.3 GB in 16 bits.
+MAX_VIEWS_PER_BATCH = 8
 
 
 class PatchEmbeddings(nn.Module):
@@ -40,8 +39,9 @@ class PatchEmbeddings(nn.Module):
 
 
 class VisionTower(nn.Module):
-    """CLIP blocks 1..num_run_layers; the output is transformers' hidden_states[select_layer]
-    without the class token.
+    """CLIP blocks 1 to num_run_layers.
+
+    The output is transformers' hidden_states[select_layer] without the class token.
     """
 
     def __init__(self, config: VisionConfig) -> None:
@@ -59,11 +59,13 @@ class VisionTower(nn.Module):
         clip._attn_implementation = "sdpa"
         self.embeddings = PatchEmbeddings(config)
         self.pre_layrnorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.encoder = CLIPEncoder(clip)  # type: ignore[arg-type]  # declared for CLIPConfig, reads the fields of both
+        # Declared for CLIPConfig, reads fields that both have.
+        self.encoder = CLIPEncoder(clip)  # type: ignore[arg-type]
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Patch features (V, P, C), row-major, in the tower's dtype, of normalised pixels (V, 3, S,
-        S).
+        """Patch features (V, P, C), row-major, in the tower's dtype, of pixels (V, 3, S, S).
+
+        The pixels are normalised with CLIP's mean and standard deviation.
         """
         pixels = pixels.to(self.pre_layrnorm.weight)
         return torch.cat([self._encode(batch) for batch in pixels.split(MAX_VIEWS_PER_BATCH)])

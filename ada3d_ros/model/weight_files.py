@@ -1,5 +1,4 @@
-"""Weight files of a checkpoint folder: which there are, what their headers say, reading and writing
-them tensor by tensor.
+"""Weight files of a checkpoint folder: find them, read headers, read and write tensor by tensor.
 
 Safetensors or pytorch_model*.bin (weights_only: a pickle with code in it is refused), whole or
 sharded with an index. Torch's own words about a refused pickle are never passed on: they advise to
@@ -27,11 +26,8 @@ from ada3d_ros.errors import CheckpointError
 
 WHOLE_FILES = ("model.safetensors", "pytorch_model.bin")
 INDEX_FILES = tuple(f"{name}.index.json" for name in WHOLE_FILES)
-DTYPE_NAMES = {
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-}  # as safetensors writes them
+# As safetensors writes them.
+DTYPE_NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 TENSOR_GLOBALS = re.compile(  # what a pickle of plain tensors names
     r"collections OrderedDict|torch\._utils _rebuild\w+|torch(\.storage)?"
     r" \w*Storage|torch\.nn\.parameter Parameter"
@@ -42,8 +38,9 @@ LEGACY_PICKLES = 5  # torch's format before zip: magic number, version, system, 
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """Where one tensor is stored, its shape, and its format as safetensors spells it (F32, F16,
-    BF16, I8, F8_E4M3, ...).
+    """Where one tensor is stored, its shape, and its format.
+
+    dtype: as safetensors spells it (F32, F16, BF16, I8, F8_E4M3, ...).
     """
 
     file: Path
@@ -53,6 +50,7 @@ class TensorInfo:
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object. Raises CheckpointError where the file is absent or something else."""
+    # The same sentence for config.json and an index: what is wrong, and what a folder holds.
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -70,8 +68,9 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def find_weight_files(folder: Path) -> list[Path]:
-    """The weight files of a folder, sorted. Safetensors win over .bin. Raises CheckpointError for
-    none or missing shards.
+    """The weight files of a folder, sorted; safetensors win over .bin.
+
+    Raises CheckpointError for none or missing shards.
     """
     if not folder.is_dir():
         raise CheckpointError(
@@ -79,6 +78,8 @@ def find_weight_files(folder: Path) -> list[Path]:
             " (nothing is downloaded); `ada3d random-model FOLDER` makes one with random weights"
             " for a try-out."
         )
+
+    # An index wins over a whole file: its shards are what it describes.
     for whole, index in zip(WHOLE_FILES, INDEX_FILES, strict=True):
         if (folder / index).is_file():
             return _shards_of(folder / index)
@@ -91,9 +92,12 @@ def find_weight_files(folder: Path) -> list[Path]:
 
 
 def _shards_of(index: Path) -> list[Path]:
+    """The files that an index names. Raises CheckpointError for none, foreign or missing ones."""
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{index} has no weight_map: copy the file again.")
+
+    # Names from a file are not trusted: they must stay in the folder.
     names = sorted({str(name) for name in weight_map.values()})
     outside = [name for name in names if Path(name).is_absolute() or ".." in Path(name).parts]
     if outside:
@@ -101,6 +105,7 @@ def _shards_of(index: Path) -> list[Path]:
             f"{index} names files outside its folder: {', '.join(outside[:8])}. Shards are read"
             " from the folder only."
         )
+
     files = [index.parent / name for name in names]
     missing = [file.name for file in files if not file.is_file()]
     if missing:
@@ -126,20 +131,19 @@ def read_headers(files: Sequence[Path]) -> dict[str, TensorInfo]:
 
 
 def _header(file: Path) -> dict[str, TensorInfo]:
+    """Name -> tensor of one file."""
+    # A pickle has no header: load it without memory.
     if file.suffix == ".bin":
-        return {
-            name: TensorInfo(
-                file, tuple(t.shape), DTYPE_NAMES.get(t.dtype, str(t.dtype).removeprefix("torch."))
-            )
-            for name, t in _load_bin(file, "meta").items()
-        }
+        found = {}
+        for name, t in _load_bin(file, "meta").items():
+            dtype = DTYPE_NAMES.get(t.dtype, str(t.dtype).removeprefix("torch."))
+            found[name] = TensorInfo(file, tuple(t.shape), dtype)
+        return found
+
     try:
         with safe_open(file, framework="pt") as handle:
-            slices = {name: handle.get_slice(name) for name in handle.keys()}  # noqa: SIM118
-            return {
-                name: TensorInfo(file, tuple(s.get_shape()), s.get_dtype())
-                for name, s in slices.items()
-            }
+            slices = [(name, handle.get_slice(name)) for name in list(handle.keys())]
+            return {n: TensorInfo(file, tuple(s.get_shape()), s.get_dtype()) for n, s in slices}
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
             f"{file} is damaged or cut short ({error}): copy the file again."
@@ -147,9 +151,7 @@ def _header(file: Path) -> dict[str, TensorInfo]:
 
 
 def read_tensors(file: Path, names: list[str]) -> Iterator[tuple[str, torch.Tensor]]:
-    """The named tensors of one file on the CPU, one at a time; they may be views of the mapped
-    file.
-    """
+    """The named tensors of one file on the CPU, one at a time; they may be views of the file."""
     if file.suffix == ".bin":
         tensors = _load_bin(file, "cpu")
         yield from ((name, tensors[name]) for name in names)
@@ -159,25 +161,31 @@ def read_tensors(file: Path, names: list[str]) -> Iterator[tuple[str, torch.Tens
 
 
 def _load_bin(file: Path, device: str) -> dict[str, torch.Tensor]:
+    """The tensors of a .bin file. Raises CheckpointError for a damaged or unsafe one."""
     zipped = zipfile.is_zipfile(file)
     try:
         data = torch.load(file, map_location=device, weights_only=True, mmap=zipped)
     except Exception as error:  # the unpickler of torch raises nearly everything on a damaged file
+        # Refused for what it could run, or damaged?
         if _may_hold_code(file, zipped):
             raise CheckpointError(
                 f"{file} is unsafe: it is a pickle that holds more than tensors, and loading it"
                 " could run code. It was not loaded. Use a safetensors version of this checkpoint."
             ) from None
+        # Torch's own words may advise to run the file's code: they are not passed on.
         advice = isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error)
-        reason = (
-            "not a pickle of tensors" if advice else f"{type(error).__name__}: {str(error)[:200]}"
-        )
+        words = f"{type(error).__name__}: {str(error)[:200]}"
+        reason = "not a pickle of tensors" if advice else words
         raise CheckpointError(
             f"{file} is damaged or cut short ({reason}): copy the file again."
         ) from None
+
+    # A state_dict, and nothing else.
+    def is_dense(value: object) -> bool:
+        return isinstance(value, torch.Tensor) and value.layout == torch.strided
+
     if not isinstance(data, dict) or not all(
-        isinstance(name, str) and isinstance(value, torch.Tensor) and value.layout == torch.strided
-        for name, value in data.items()
+        isinstance(name, str) and is_dense(value) for name, value in data.items()
     ):
         raise CheckpointError(
             f"{file} does not hold a dictionary of dense tensors by name (a state_dict)."
@@ -186,8 +194,9 @@ def _load_bin(file: Path, device: str) -> dict[str, torch.Tensor]:
 
 
 def _may_hold_code(file: Path, zipped: bool) -> bool:
-    """Whether a file that torch refused names anything but tensors, or hides what it names. Parses,
-    never unpickles.
+    """Whether a file that torch refused names anything but tensors, or hides what it names.
+
+    Parses, never unpickles.
     """
     try:
         if zipped:
@@ -195,11 +204,8 @@ def _may_hold_code(file: Path, zipped: bool) -> bool:
                 names = archive.namelist()
                 if any(name.endswith("/constants.pkl") for name in names):  # TorchScript: a program
                     return True
-                heads = [
-                    archive.open(name).read(SCANNED_BYTES)
-                    for name in names
-                    if name.endswith(".pkl")
-                ]
+                pickles = [name for name in names if name.endswith(".pkl")]
+                heads = [archive.open(name).read(SCANNED_BYTES) for name in pickles]
         else:
             with file.open("rb") as handle:
                 heads = [handle.read(SCANNED_BYTES)]
@@ -209,20 +215,16 @@ def _may_hold_code(file: Path, zipped: bool) -> bool:
 
 
 def _names_code(content: bytes) -> bool:
+    """Whether a pickle imports anything but what plain tensors need."""
     stream = io.BytesIO(content)
     try:
         for _ in range(LEGACY_PICKLES):
             for opcode, argument, _ in pickletools.genops(stream):
-                if opcode.name in ("GLOBAL", "INST") and not TENSOR_GLOBALS.fullmatch(
-                    str(argument)
-                ):
+                # Names that are made while loading could be any.
+                if opcode.name in ("STACK_GLOBAL", "EXT1", "EXT2", "EXT4"):
                     return True
-                if opcode.name in (
-                    "STACK_GLOBAL",
-                    "EXT1",
-                    "EXT2",
-                    "EXT4",
-                ):  # names that are made while loading
+                is_global = opcode.name in ("GLOBAL", "INST")
+                if is_global and not TENSOR_GLOBALS.fullmatch(str(argument)):
                     return True
     except Exception:  # the end of what can be parsed
         return False
@@ -230,9 +232,11 @@ def _names_code(content: bytes) -> bool:
 
 
 def write_shards(tensors: Mapping[str, torch.Tensor], folder: Path, max_shard_bytes: int) -> None:
-    """Safetensors in shards of at most max_shard_bytes (a larger tensor gets its own), with an
-    index if there are two.
+    """Safetensors in shards of at most max_shard_bytes, with an index if there are two.
+
+    A tensor that is larger gets a shard of its own.
     """
+    # Fill shard after shard.
     shards: list[list[str]] = [[]]
     room = max_shard_bytes
     for name, tensor in tensors.items():
@@ -242,21 +246,20 @@ def write_shards(tensors: Mapping[str, torch.Tensor], folder: Path, max_shard_by
             room = max_shard_bytes
         shards[-1].append(name)
         room -= size
+
+    # Write them under transformers' names.
     names = [f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
     names = [WHOLE_FILES[0]] if len(shards) == 1 else names
     for file, shard in zip(names, shards, strict=True):
-        save_file(
-            {name: tensors[name].detach().cpu().contiguous() for name in shard},
-            folder / file,
-            {"format": "pt"},
-        )
-        (folder / file).chmod(
-            0o644
-        )  # safetensors makes them private, which a node under another user cannot read
+        content = {name: tensors[name].detach().cpu().contiguous() for name in shard}
+        save_file(content, folder / file, {"format": "pt"})
+        # safetensors makes them private, which a node under another user cannot read.
+        (folder / file).chmod(0o644)
+
+    # Where each tensor is.
     if len(shards) > 1:
-        weight_map = {
-            name: file for file, shard in zip(names, shards, strict=True) for name in shard
-        }
+        pairs = zip(names, shards, strict=True)
+        weight_map = {name: file for file, shard in pairs for name in shard}
         total = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
         (folder / INDEX_FILES[0]).write_text(json.dumps(index, indent=1), encoding="utf-8")

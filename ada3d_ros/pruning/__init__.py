@@ -1,5 +1,4 @@
-"""Spatial-token pruning: retention schedules, information contribution, rankings, selections before
-the decoder, costs.
+"""Spatial-token pruning: schedules, information contribution, rankings, selections, costs.
 
 Two kinds of strategy: before the language model (`pre_llm`) and between its layers (`in_llm`). They
 get tensors and counts; they never see the model, frames or ROS. Study: docs/pruning.md.

@@ -1,9 +1,8 @@
-"""What a prompt costs in a LLaMA decoder: multiply-accumulates (MAC; 1 MAC = 2 FLOP) and bytes,
-from the tokens in each layer.
+"""What a prompt costs in a LLaMA decoder, from the tokens in each layer.
 
-Two conventions for attention: `square` counts the whole n x n score matrix, as the published
-numbers do (PyramidDrop and AdaToken-3D, which call MACs of the spatial tokens alone "FLOPs");
-causal counts the n (n + 1) / 2 scores that are needed.
+Multiply-accumulates (MAC; 1 MAC = 2 FLOP) and bytes. Two conventions for attention: `square` counts
+the whole n x n score matrix, as the published numbers do (PyramidDrop and AdaToken-3D, which call
+MACs of the spatial tokens alone "FLOPs"); causal counts the n (n + 1) / 2 scores that are needed.
 """
 
 from __future__ import annotations
@@ -11,6 +10,24 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
+
+
+class DecoderSizes(Protocol):
+    """What a decoder's configuration says of its sizes."""
+
+    @property
+    def num_layers(self) -> int: ...
+    @property
+    def hidden_size(self) -> int: ...
+    @property
+    def num_kv_heads(self) -> int: ...
+    @property
+    def head_dim(self) -> int: ...
+    @property
+    def intermediate_size(self) -> int: ...
+    @property
+    def vocab_size(self) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +40,17 @@ class DecoderShape:
     intermediate_size: int
     vocab_size: int
 
+    @classmethod
+    def from_config(cls, config: DecoderSizes) -> DecoderShape:
+        """Of a decoder's configuration (model/config.py)."""
+        return cls(
+            config.num_layers,
+            config.hidden_size,
+            config.num_kv_heads * config.head_dim,
+            config.intermediate_size,
+            config.vocab_size,
+        )
+
     @property
     def linear_macs(self) -> int:
         """MACs of one token in one layer's projections and gated MLP."""
@@ -34,14 +62,28 @@ LLAMA_7B = DecoderShape(32, 4096, 4096, 11008, 32000)
 
 
 @dataclass(frozen=True, slots=True)
+class PromptSizes:
+    """Tokens of one prompt: spatial ones that enter the decoder, others, spatial ones of the scene.
+
+    num_before_selection: spatial tokens before any choice; more than num_spatial where a strategy
+    before the language model dropped some.
+    """
+
+    num_spatial: int
+    num_text: int
+    num_before_selection: int
+
+
+@dataclass(frozen=True, slots=True)
 class Cost:
-    """Of one prompt, beside the same prompt unpruned. decode_flops: of the first generated token.
-    FLOP = 2 MAC, causal.
+    """Of one prompt, beside the same prompt unpruned. FLOP = 2 MAC, causal.
+
+    rank_flops: inside prefill, on top of prefill_flops; decode_flops: of the first generated token.
     """
 
     prefill_flops: float
     unpruned_prefill_flops: float
-    rank_flops: float  # inside prefill, on top of prefill_flops
+    rank_flops: float
     decode_flops: float
     unpruned_decode_flops: float
     kv_bytes: int
@@ -52,35 +94,35 @@ def prefill_macs(
     shape: DecoderShape, tokens: Sequence[float], square: bool = False, with_head: bool = True
 ) -> float:
     """MACs of a prefill with tokens[i] alive in layer i; the head runs on the last token."""
-    d, total = shape.hidden_size, 0.0
+    d, linear, total = shape.hidden_size, shape.linear_macs, 0.0
     for n in tokens:
-        total += n * shape.linear_macs + (2 * n * n * d if square else n * (n + 1) * d)
+        total += n * linear + (2 * n * n * d if square else n * (n + 1) * d)
     return total + (d * shape.vocab_size if with_head else 0)
 
 
 def question_macs(
-    shape: DecoderShape, rows: int, keys: Sequence[float], with_head: bool = True
+    shape: DecoderShape, num_tokens: int, keys: Sequence[float], with_head: bool = True
 ) -> float:
-    """MACs of `rows` tokens behind keys[i] cached ones in layer i; the head runs on the last."""
-    d = shape.hidden_size
-    total = float(
-        sum(rows * shape.linear_macs + (2 * rows * n + rows * (rows + 1)) * d for n in keys)
-    )
+    """MACs of num_tokens tokens after keys[i] cached ones in layer i; the head runs on the last."""
+    d, m, linear, total = shape.hidden_size, num_tokens, shape.linear_macs, 0.0
+    for n in keys:
+        total += m * linear + (2 * m * n + m * (m + 1)) * d
     return total + (d * shape.vocab_size if with_head else 0)
 
 
 def decode_macs(shape: DecoderShape, lengths: Sequence[float], with_head: bool = True) -> float:
     """MACs of one generated token that attends to lengths[i] keys in layer i, its own included."""
-    total = sum(shape.linear_macs + 2.0 * shape.hidden_size * n for n in lengths)
+    total = len(lengths) * shape.linear_macs + 2.0 * shape.hidden_size * sum(lengths)
     return total + (shape.hidden_size * shape.vocab_size if with_head else 0)
 
 
 def ranking_macs(
     shape: DecoderShape, spatial: Sequence[int], text: int, rank_lag: int = 0, queries: int = 1
 ) -> float:
-    """Extra MACs of ranking before each drop, the ranked layer reusing the keys: keys of the tokens
-    that go, the queries and their scores over all keys. With rank_lag 1 the ranked layer still
-    holds all tokens, so no key is lost.
+    """Extra MACs of ranking before each drop, the ranked layer reusing the keys.
+
+    Keys of the tokens that go, the queries and their scores over all keys. With rank_lag 1 the
+    ranked layer still holds all tokens, so no key is lost.
     """
     total = 0.0
     for before, after in itertools.pairwise(spatial):
@@ -91,15 +133,16 @@ def ranking_macs(
 
 
 def information_macs(
-    shape: DecoderShape, spatial: int, text_behind: int, system: int, stride: int
+    shape: DecoderShape, spatial: int, text_after: int, system: int, stride: int
 ) -> float:
-    """Extra MACs of measuring attention masses in every layer: the scores of every stride-th
-    spatial token and of the text behind the scene over the keys they see. The queries and keys
-    themselves the layers need anyway.
+    """Extra MACs of measuring attention masses in every layer.
+
+    The scores of every stride-th spatial token and of the text after the scene tokens over the keys
+    they attend to. The queries and keys themselves the layers need anyway.
     """
-    tokens = system + spatial + text_behind
-    asked = -(-spatial // stride) * (system + spatial / 2) + text_behind * tokens
-    return shape.num_layers * shape.hidden_size * asked
+    tokens = system + spatial + text_after
+    scores = -(-spatial // stride) * (system + spatial / 2) + text_after * tokens
+    return shape.num_layers * shape.hidden_size * scores
 
 
 def kv_bytes(shape: DecoderShape, tokens: Sequence[int], element_size: int) -> int:
@@ -112,25 +155,22 @@ def cost_of(
     spatial: Sequence[int],
     text: int,
     element_size: int,
-    rank_lag: int = 0,
     num_before_selection: int | None = None,
-    queries: int = 1,
-    probe_queries: int = 0,
+    rank_macs: float = 0.0,
 ) -> Cost:
     """The cost of a prompt with spatial[i] spatial tokens alive in layer i and `text` others.
 
-    num_before_selection: spatial tokens of the unpruned prompt, where some were dropped before the first layer.
-    queries: prompt tokens that rank; probe_queries: those that a schedule was made from.
+    num_before_selection: spatial tokens of the unpruned prompt, where some were dropped before the
+    first layer (None: none were). rank_macs: see `LayerPruner.ranking_macs`.
     """
-    tokens = [n + text for n in spatial]
-    probe = probe_queries * shape.hidden_size * (shape.hidden_size + tokens[0])
-    full = [
-        (spatial[0] if num_before_selection is None else num_before_selection) + text
-    ] * shape.num_layers
+    # The prompt as it ran, and without any pruning.
+    before = spatial[0] if num_before_selection is None else num_before_selection
+    tokens, full = [n + text for n in spatial], [before + text] * shape.num_layers
+
     return Cost(
         prefill_flops=2 * prefill_macs(shape, tokens),
         unpruned_prefill_flops=2 * prefill_macs(shape, full),
-        rank_flops=2 * (ranking_macs(shape, spatial, text, rank_lag, queries) + probe),
+        rank_flops=2 * rank_macs,
         decode_flops=2 * decode_macs(shape, [n + 1 for n in tokens]),
         unpruned_decode_flops=2 * decode_macs(shape, [n + 1 for n in full]),
         kv_bytes=kv_bytes(shape, tokens, element_size),

@@ -1,9 +1,8 @@
-"""Information contribution of spatial tokens per layer (AdaToken-3D eqs. 1-4 and 6), from attention
-masses.
+"""Information contribution of spatial tokens per layer (AdaToken-3D eqs. 1-4 and 6).
 
-Masses are means over queries of the head-averaged attention that falls on a range of keys; they lie
-in 0..1 whatever the scene's size. They are sums of exp(score - log-sum-exp of the row) over key
-ranges, a block of queries at a time: no T x T matrix.
+Made of attention masses: means over queries of the head-averaged attention that falls on a range of
+keys; they lie in 0..1 whatever the scene's size. They are sums of exp(score - log-sum-exp of the
+row) over key ranges, a block of queries at a time: no T x T matrix.
 """
 
 from __future__ import annotations
@@ -36,7 +35,8 @@ class InformationSettings:
 @dataclass(frozen=True, slots=True)
 class Masses:
     """One layer: S_self spatial to spatial (eq. 1), S_ss spatial to system, S_sp prompt to spatial.
-    S_self + S_ss = 1, since a causal spatial query sees nothing else.
+
+    S_self + S_ss = 1, since a causal spatial query attends to nothing else.
     """
 
     S_self: float
@@ -54,22 +54,16 @@ class Information:
     I: Curve
 
 
-def falls_with_depth(I: Curve) -> bool:
-    """Whether deeper layers get less from spatial tokens, as pruning assumes: I (L,) correlates
-    negatively with depth.
-    """
-    I = np.asarray(I, dtype=np.float64)
-    return float(np.ptp(I)) > 0.0 and float(np.corrcoef(np.arange(len(I)), I)[0, 1]) < 0.0
+# -- from masses to information
 
 
 def information_of(
     masses: Sequence[Masses], settings: InformationSettings = InformationSettings()
 ) -> Information:
     """Eqs. 2, 3, 4 and 6 on the masses of layers 1..L. F(1) = S_self(1)."""
-    S_self, S_sp, S_ss = (
-        np.array([getattr(m, n) for m in masses], dtype=np.float64)
-        for n in ("S_self", "S_sp", "S_ss")
-    )
+    S_self = np.array([m.S_self for m in masses], dtype=np.float64)
+    S_sp = np.array([m.S_sp for m in masses], dtype=np.float64)
+    S_ss = np.array([m.S_ss for m in masses], dtype=np.float64)
     S_cross = settings.a1 * S_sp + settings.a2 * S_ss
     F = np.empty_like(S_self)
     for i, value in enumerate(S_self):
@@ -87,12 +81,28 @@ def normalise(INF: Curve) -> Curve:
     return np.clip((INF - INF.min()) / extent, 0.0, 1.0)
 
 
+def falls_with_depth(I: Curve) -> bool:
+    """Whether I (L,) correlates negatively with depth, as pruning deeper layers more assumes."""
+    I = np.asarray(I, dtype=np.float64)
+    return float(np.ptp(I)) > 0.0 and float(np.corrcoef(np.arange(len(I)), I)[0, 1]) < 0.0
+
+
+def mean_masses(samples: Sequence[Sequence[Masses]]) -> list[Masses]:
+    """Layer by layer, the mean over scenes and questions."""
+    stacked = np.mean([[(m.S_self, m.S_sp, m.S_ss) for m in sample] for sample in samples], axis=0)
+    return [Masses(*map(float, row)) for row in stacked]
+
+
+# -- from attention to masses
+
+
 def query_rows(
     tokens: int, spatial: Span, stride: int, device: torch.device | None = None
 ) -> torch.Tensor:
-    """The queries that masses are measured on: every stride-th spatial row, from the middle of the
-    first stride on, and all rows behind the scene. Raises InvalidRequestError where the scene is
-    empty or nothing follows it.
+    """Indices (R,) int64 of the queries that masses are measured on, of a prompt of `tokens`.
+
+    Every stride-th spatial token, from the middle of the first stride on, and all tokens after
+    them. Raises InvalidRequestError where the scene is empty or nothing follows it.
     """
     start, stop = spatial
     if not start < stop < tokens:
@@ -101,12 +111,8 @@ def query_rows(
             f" one has {stop - start} spatial tokens and {tokens - stop} behind them."
         )
     first = min(start + (stride - 1) // 2, stop - 1)
-    return torch.cat(
-        (
-            torch.arange(first, stop, stride, device=device),
-            torch.arange(stop, tokens, device=device),
-        )
-    )
+    of_scene = torch.arange(first, stop, stride, device=device)
+    return torch.cat((of_scene, torch.arange(stop, tokens, device=device)))
 
 
 def range_masses(
@@ -114,62 +120,54 @@ def range_masses(
 ) -> dict[str, torch.Tensor]:
     """Head-averaged causal attention of query rows on key ranges, (R,) float32 each.
 
-    q (H, R, d) of the rows (R,); k (G, T, d); roped. Every key a row sees must lie in one of the
-    ranges.
+    q (H, R, d) of the rows (R,); k (G, T, d); roped. Every key a row attends to must lie in one of
+    the ranges.
     """
+    # Blocks of queries, so that a block's scores fit BLOCK_ELEMENTS.
     heads, count, width = q.shape
     groups, tokens, _ = k.shape
-    block, asked = max(1, BLOCK_ELEMENTS // (heads * tokens)), rows.tolist()
+    block, places = max(1, BLOCK_ELEMENTS // (heads * tokens)), rows.tolist()
     columns = torch.arange(tokens, device=k.device)
     pieces: dict[str, list[torch.Tensor]] = {name: [] for name in ranges}
-    scaled, k = (
-        q * width**-0.5,
-        k.contiguous(),
-    )  # a strided product of 16-bit numbers is ten times slower on a CPU
+    scaled = q * width**-0.5
+    k = k.contiguous()  # a strided product of 16-bit numbers is ten times slower on a CPU
     for start in range(0, count, block):
+        # Scores over the keys up to the block's last query; those after it count for none of them.
         part = rows[start : start + block]
-        seen = (
-            max(asked[start : start + block]) + 1
-        )  # keys behind the block's last query count for none of them
-        grouped = scaled[:, start : start + block].reshape(
-            groups, heads // groups * len(part), width
-        )
-        scores = (grouped @ k[:, :seen].transpose(1, 2)).reshape(heads, len(part), seen)
-        first = min(
-            asked[start : start + block]
-        )  # what stands before it every query of the block sees
-        hidden = torch.zeros(len(part), seen - first, dtype=scores.dtype, device=k.device)
-        hidden.masked_fill_(columns[first:seen] > part[:, None], float("-inf"))
-        scores[..., first:].add_(hidden)
-        shares = torch.softmax(
-            scores, dim=-1, dtype=torch.float32
-        )  # exp(score - log-sum-exp of the row)
+        first, stop = min(places[start : start + block]), max(places[start : start + block]) + 1
+        grouped = scaled[:, start : start + block].reshape(groups, -1, width)
+        scores = (grouped @ k[:, :stop].transpose(1, 2)).reshape(heads, len(part), stop)
+
+        # Causal mask: what stands before `first` every query of the block attends to.
+        mask = torch.zeros(len(part), stop - first, dtype=scores.dtype, device=k.device)
+        mask.masked_fill_(columns[first:stop] > part[:, None], float("-inf"))
+        scores[..., first:].add_(mask)
+
+        # Shares of each range, mean over heads.
+        shares = torch.softmax(scores, dim=-1, dtype=torch.float32)
         for name, (low, high) in ranges.items():
             pieces[name].append(shares[..., low:high].sum(dim=-1).mean(dim=0))
     return {name: torch.cat(parts) for name, parts in pieces.items()}
 
 
 def layer_masses(q: torch.Tensor, k: torch.Tensor, rows: torch.Tensor, spatial: Span) -> Masses:
-    """The masses of one layer from its roped queries (H, R, d) of `query_rows` and keys (G, T, d)
-    of all tokens.
+    """The masses of one layer.
+
+    q (H, R, d): its roped queries of `query_rows` (R,); k (G, T, d): its roped keys of all tokens.
     """
     start, stop = spatial
     found = range_masses(q, k, rows, {"system": (0, start), "spatial": spatial})
     is_spatial = rows < stop
-    means = torch.stack(
-        (
-            found["spatial"][is_spatial].mean(),
-            found["spatial"][~is_spatial].mean(),
-            found["system"][is_spatial].mean(),
-        )
+    means = (
+        found["spatial"][is_spatial].mean(),
+        found["spatial"][~is_spatial].mean(),
+        found["system"][is_spatial].mean(),
     )
-    return Masses(*means.double().tolist())
+    return Masses(*torch.stack(means).double().tolist())
 
 
 def attention_masses(attention: torch.Tensor, spatial: Span) -> Masses:
-    """The same from a whole causal attention matrix (H, T, T), rows = queries; for checks and
-    recorded data.
-    """
+    """The same from a whole causal attention matrix (H, T, T); for checks and recorded data."""
     start, stop = spatial
     mean = attention.double().mean(dim=0)
     return Masses(
@@ -177,9 +175,3 @@ def attention_masses(attention: torch.Tensor, spatial: Span) -> Masses:
         S_sp=float(mean[stop:, start:stop].sum(dim=1).mean()),
         S_ss=float(mean[start:stop, :start].sum(dim=1).mean()),
     )
-
-
-def mean_masses(samples: Sequence[Sequence[Masses]]) -> list[Masses]:
-    """Layer by layer, the mean over scenes and questions."""
-    stacked = np.mean([[(m.S_self, m.S_sp, m.S_ss) for m in sample] for sample in samples], axis=0)
-    return [Masses(*map(float, row)) for row in stacked]

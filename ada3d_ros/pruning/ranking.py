@@ -1,4 +1,4 @@
-"""How spatial tokens are ranked inside the decoder: what a ranking gets to see, and scores from it.
+"""How spatial tokens are ranked inside the decoder: what a ranking gets, and scores from it.
 
 Scores come from one layer's queries of chosen prompt tokens and its keys of all tokens that are
 alive: one row per query, never T x T.
@@ -9,17 +9,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch.nn import functional as F
 
+from ada3d_ros.geometry.voxel import voxel_coords, voxel_ids
 from ada3d_ros.pruning.information import Span
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class PruneContext:
-    """What a ranking sees before a layer runs.
+    """What a ranking gets before a layer runs.
 
     layer: 0-based index of the layer that q and k belong to. q, q_unroped (H, R, d) of the query
     rows (R,) ascending; k, k_unroped (G, T, d) of all T tokens alive; positions (T,); spatial: the
-    span of the n spatial tokens among them; kept (n,): their indices among the original N; xyz_m
+    span of the n spatial tokens among them; kept (n,): their indices among all N; xyz_m
     (n, 3) metres in the world frame, in 2D (column, row, 0) in patches, or None where unknown.
     """
 
@@ -35,24 +37,25 @@ class PruneContext:
     xyz_m: torch.Tensor | None = None
 
     def logits(self, roped: bool = True, last_only: bool = False) -> torch.Tensor:
-        """q k / sqrt(d), (H, R, T) float32, -inf where a key lies behind its query. last_only: R =
-        1, the last query.
+        """q k / sqrt(d), (H, R, T) float32, -inf where a key comes after its query.
+
+        last_only: R = 1, the last query.
         """
         q, k = (self.q, self.k) if roped else (self.q_unroped, self.k_unroped)
         rows = self.query_rows
         if last_only:
             q, rows = q[:, -1:], rows[-1:]
+
+        # Grouped heads share keys. In float32: rounded to 16 bits, many tokens would score alike.
         heads, count, width = q.shape
         groups, tokens, _ = k.shape
         grouped = q.float().reshape(groups, heads // groups * count, width)
-        keys = (
-            k.float().contiguous()
-        )  # float32: rounded to 16 bits, many tokens would score the same
+        keys = k.float().contiguous()
         scores = (grouped @ keys.transpose(1, 2)).reshape(heads, count, tokens) * width**-0.5
-        if last_only:  # it sees every key
+        if last_only:  # it attends to every key
             return scores
-        behind = torch.arange(tokens, device=k.device) > rows[:, None]
-        return scores.masked_fill(behind, float("-inf"))
+        later = torch.arange(tokens, device=k.device) > rows[:, None]
+        return scores.masked_fill(later, float("-inf"))
 
 
 def rank_scores(
@@ -81,42 +84,42 @@ def random_scores(context: PruneContext, seed: int) -> torch.Tensor:
 
 
 def keep_best(scores: torch.Tensor, count: int) -> torch.Tensor:
-    """Ascending indices (count,) of the highest scores (n,); of equals the lowest index. No host
-    synchronisation.
+    """Ascending indices (count,) of the highest scores (n,); of equals the lowest index.
+
+    No host synchronisation.
     """
     order = torch.sort(scores, descending=True, stable=True).indices
     return torch.sort(order[:count]).values
 
 
-def mutual_information(context: PruneContext) -> torch.Tensor:
-    """Of prompt and spatial tokens, () float32 in 0..1: the head-mean attention block of the
-    prompt's queries on the spatial keys as a joint distribution; its mutual information over the
-    largest it could have, log min(R, n).
-
-    0: every prompt token attends to the same places (or evenly); 1: each to its own.
-    """
-    start, stop = context.spatial
-    block = torch.softmax(context.logits(), dim=-1)[..., start:stop].mean(dim=0)
-    joint = block / block.sum()
-    independent = joint.sum(dim=1, keepdim=True) * joint.sum(dim=0, keepdim=True)
-    terms = torch.special.xlogy(
-        joint, joint / independent
-    )  # 0 where joint is 0, NaN where it is NaN
-    terms = torch.where(
-        joint == 0, torch.zeros_like(terms), terms
-    )  # 0 / 0 of a token nobody attends to
-    largest = torch.tensor(float(min(block.shape)), device=block.device).log()
-    if min(block.shape) < 2:
-        return torch.zeros((), device=block.device)
-    return (terms.sum() / largest).clamp(0.0, 1.0)
-
-
 def question_relevance(projected: torch.Tensor, question: torch.Tensor) -> torch.Tensor:
-    """Cosine of each spatial token as the decoder gets it, (N, D), and the mean of the question's
-    token embeddings (Q, D), min-max normalised to 0..1, (N,) float32. Needs no weights beyond the
-    model's.
+    """Relevance (N,) float32 in 0..1 of each spatial token to the question.
+
+    Cosine of the token as the decoder gets it, (N, D), and the mean of the question's token
+    embeddings (Q, D), min-max normalised. Needs no weights beyond the model's.
     """
-    mean = torch.nn.functional.normalize(question.float().mean(dim=0), dim=0)
-    cosine = torch.nn.functional.normalize(projected.float(), dim=1) @ mean
+    mean = F.normalize(question.float().mean(dim=0), dim=0)
+    cosine = F.normalize(projected.float(), dim=1) @ mean
     extent = (cosine.max() - cosine.min()).clamp(min=1e-12)
     return (cosine - cosine.min()) / extent
+
+
+# -- what is left of the scene: attention can empty one side of it unseen
+
+CELL_M = 0.5
+
+
+def cell_coverage(xyz_m: torch.Tensor, kept: torch.Tensor, cell_m: float = CELL_M) -> float:
+    """Share of the cells occupied by xyz_m (N, 3) that hold one of the kept (k,) indices."""
+    ids, occupied = voxel_ids(voxel_coords(xyz_m, cell_m))
+    return float(ids[kept].unique().numel()) / max(len(occupied), 1)
+
+
+def position_bias(xyz_m: torch.Tensor, kept: torch.Tensor) -> float:
+    """Mean rank in 0..1 of the kept indices among all N.
+
+    0.5 without bias, above it where late tokens are preferred (LLaVA-3D's tokens are sorted by x
+    first, so this is the room's far side in x).
+    """
+    total = xyz_m.shape[0]
+    return float(kept.double().mean()) / max(total - 1, 1)

@@ -1,4 +1,7 @@
-"""`ada3d ask` and `ada3d ground`: call the node's services and print what a person wants to know."""
+"""`ada3d ask` and `ada3d ground`: call the node's services and print what a person wants to know.
+
+The node does not load this module.
+"""
 
 from __future__ import annotations
 
@@ -14,20 +17,33 @@ from rclpy.node import Node
 
 from ada3d_ros.config import SETTINGS
 from ada3d_ros.errors import ErrorCode
-from ada3d_ros.ros.arguments import parse_with_ros_args
 from ada3d_ros.ros.conversions import LATENCY_STAGES
 from ada3d_ros.srv import GroundObject, QueryScene
 
 DISCOVERY_S = 5.0  # for the service to be discovered
 MARGIN_S = 10.0  # beyond the request's own timeout
+RANDOM_WEIGHTS = (
+    "NOTE: this model has random weights, it was never trained: the answer is meaningless."
+)
+
+
+def parse_with_ros_args(
+    parser: argparse.ArgumentParser, args: Sequence[str]
+) -> tuple[argparse.Namespace, list[str]]:
+    """Our options, and from --ros-args on what belongs to rclpy.
+
+    A mistyped option is an error, not a ROS argument that nobody reads.
+    """
+    ours = list(args)
+    split = ours.index("--ros-args") if "--ros-args" in ours else len(ours)
+    return parser.parse_args(ours[:split]), ours[split:]
 
 
 def to_plain(message: Any) -> Any:
     """A message as dicts, lists and numbers, ready for JSON; NaN becomes None."""
     if hasattr(message, "get_fields_and_field_types"):
-        return {
-            name: to_plain(getattr(message, name)) for name in message.get_fields_and_field_types()
-        }
+        fields = message.get_fields_and_field_types()
+        return {name: to_plain(getattr(message, name)) for name in fields}
     if isinstance(message, (bytes, str, bool, int)):
         return message
     if isinstance(message, float):
@@ -37,96 +53,93 @@ def to_plain(message: Any) -> Any:
 
 def describe_tokens(tokens: Any) -> str:
     """A TokenUsage message in words."""
-    spatial = ""
+    spatial = cost = ""
     if tokens.spatial_total:
         spatial = f" ({tokens.spatial_kept} of {tokens.spatial_total} spatial kept"
         if tokens.strategy != "none":
             spatial += f" in the last layer, keep ratio {tokens.keep_ratio_achieved:.2f}"
         spatial += f", {tokens.strategy})"
-    cost = (
-        f"; prefill {tokens.prefill_flops / 1e9:.3g} GFLOP, KV {tokens.kv_bytes / 2**20:.3g} MiB"
-        if tokens.kv_bytes
-        else ""
-    )
+    if tokens.kv_bytes:
+        gflop, mib = tokens.prefill_flops / 1e9, tokens.kv_bytes / 2**20
+        cost = f"; prefill {gflop:.3g} GFLOP, KV {mib:.3g} MiB"
     return f"{tokens.prompt} in{spatial}, {tokens.generated} out{cost}"
+
+
+def describe_box(index: int, box: Any, frame_id: str) -> str:
+    """A GroundedBox message as one line."""
+    c, s, q = box.center.position, box.size, box.center.orientation
+    yaw_deg = math.degrees(2 * math.atan2(q.z, q.w))
+    score = "" if math.isnan(box.score) else f", score {box.score:.2f}"
+    return (
+        f"box {index} {box.label!r}: centre ({c.x:.3f}, {c.y:.3f}, {c.z:.3f}) m, size"
+        f" ({s.x:.3f}, {s.y:.3f}, {s.z:.3f}) m, yaw {yaw_deg:.1f} deg in"
+        f" {frame_id!r}, {box.support_points} depth points{score}"
+    )
 
 
 def describe_answer(answer: Any) -> str:
     """An Answer message as text for a terminal: answer, boxes, tokens, latency."""
-    name = ErrorCode(answer.error_code).name
-    lines = (
-        [answer.text or "(no text)"]
-        if answer.success
-        else [f"{name} ({answer.error_code}): {answer.error_msg}"]
-    )
-    if not answer.success and answer.text:
-        lines.append(f"text so far: {answer.text}")
-    if "(random weights)" in answer.model:
-        lines.insert(
-            0,
-            "NOTE: this model has random weights, it was never trained: the answer is meaningless.",
-        )
-    for index, box in enumerate(answer.boxes):
-        c, s = box.center.position, box.size
-        yaw = 2 * math.atan2(box.center.orientation.z, box.center.orientation.w)
-        score = "" if math.isnan(box.score) else f", score {box.score:.2f}"
+    # The answer, or what went wrong and how far it came.
+    lines = [RANDOM_WEIGHTS] if "(random weights)" in answer.model else []
+    if answer.success:
+        lines.append(answer.text or "(no text)")
+    else:
+        name = ErrorCode(answer.error_code).name
+        lines.append(f"{name} ({answer.error_code}): {answer.error_msg}")
+        if answer.text:
+            lines.append(f"text so far: {answer.text}")
+
+    frame_id = answer.header.frame_id
+    lines += [describe_box(index, box, frame_id) for index, box in enumerate(answer.boxes)]
+
+    # What it cost; a request that was refused cost nothing.
+    if answer.tokens.prompt:
+        cached = f", cached scene ({answer.scene_staleness:.0%} stale)"
         lines.append(
-            f"box {index} {box.label!r}: centre ({c.x:.3f}, {c.y:.3f}, {c.z:.3f}) m, size"
-            f" ({s.x:.3f}, {s.y:.3f}, {s.z:.3f}) m, yaw {math.degrees(yaw):.1f} deg in"
-            f" {answer.header.frame_id!r}, {box.support_points} depth points{score}"
-        )
-    tokens = answer.tokens
-    if tokens.prompt:
-        cached = (
-            f", cached scene ({answer.scene_staleness:.0%} stale)" if answer.scene_cached else ""
-        )
-        lines.append(
-            f"tokens: {describe_tokens(tokens)}; {len(answer.keyframe_stamps)} keyframes, newest"
-            f" image {answer.scene_age_s:.1f} s old{cached}"
+            f"tokens: {describe_tokens(answer.tokens)}; {len(answer.keyframe_stamps)} keyframes,"
+            f" newest image {answer.scene_age_s:.1f} s old{cached if answer.scene_cached else ''}"
         )
         times = [(stage, getattr(answer.latency, f"{stage}_ms")) for stage in LATENCY_STAGES]
-        lines.append(
-            "latency ms: "
-            + ", ".join(f"{stage} {ms:.1f}" for stage, ms in times if not math.isnan(ms))
-        )
+        measured = [f"{stage} {ms:.1f}" for stage, ms in times if not math.isnan(ms)]
+        lines.append("latency ms: " + ", ".join(measured))
     return "\n".join(lines)
 
 
 def _parser(verb: str, what: str, example: str) -> argparse.ArgumentParser:
+    """The options that both verbs have."""
     parser = argparse.ArgumentParser(
         prog=f"ada3d {verb}",
         description=f"{what} Exit code: 0 answered, 1 the node gave an error, 2 no node.",
         epilog=f'Example: ada3d {verb} "{example}"',
     )
-    parser.add_argument("text", help=f"for example {example!r}")
-    parser.add_argument(
-        "--node", default="/ada3d_agent", help="full name of the agent node (default /ada3d_agent)"
-    )
-    parser.add_argument(
-        "--timeout", type=float, default=0.0, help="seconds for the answer (default: the node's)"
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add("text", help=f"for example {example!r}")
+    add("--node", default="/ada3d_agent", help="full name of the agent node (default /ada3d_agent)")
+    add("--timeout", type=float, default=0.0, help="seconds for the answer (default: the node's)")
+    add(
         "--keep-ratio",
         type=float,
         default=0.0,
         help="share of spatial tokens kept, mean over layers (default: the node's)",
     )
-    parser.add_argument(
+    add(
         "--deadline-ms",
         type=float,
         default=0.0,
         help="milliseconds the answer should take at most (default: none)",
     )
-    parser.add_argument("--json", action="store_true", help="print the whole answer as JSON")
+    add("--json", action="store_true", help="print the whole answer as JSON")
     return parser
 
 
 def _call(
     options: argparse.Namespace, ros_args: Sequence[str], service: type, name: str, request: Any
 ) -> Any | None:
+    """The response of the node's service; None, and a sentence on stderr, without one."""
     rclpy.init(args=list(ros_args))
     node = Node("ada3d_client")
     try:
+        # Find the service.
         client = node.create_client(service, f"{options.node.rstrip('/')}/{name}")
         if not client.wait_for_service(timeout_sec=DISCOVERY_S):
             print(
@@ -135,6 +148,8 @@ def _call(
                 file=sys.stderr,
             )
             return None
+
+        # Ask; the node keeps to the time itself, the margin is for one that has gone.
         future = client.call_async(request)
         limit_s = (options.timeout or SETTINGS["generation.timeout_sec"].high or 0.0) + MARGIN_S
         rclpy.spin_until_future_complete(node, future, timeout_sec=limit_s)
@@ -164,13 +179,11 @@ def ask_main(args: Sequence[str]) -> int:
     )
     parser.add_argument("--max-new-tokens", type=int, default=0, help="(default: the node's)")
     options, ros_args = parse_with_ros_args(parser, args)
+
+    scopes = QueryScene.Request.SCOPE_SCENE, QueryScene.Request.SCOPE_LATEST_IMAGE
     request = QueryScene.Request(
         question=options.text,
-        scope=(
-            QueryScene.Request.SCOPE_LATEST_IMAGE
-            if options.latest_image
-            else QueryScene.Request.SCOPE_SCENE
-        ),
+        scope=scopes[options.latest_image],
         timeout_sec=options.timeout,
         deadline_ms=options.deadline_ms,
         keep_ratio=options.keep_ratio,
@@ -188,6 +201,7 @@ def ground_main(args: Sequence[str]) -> int:
     parser.add_argument("--max-boxes", type=int, default=0, help="(default: the node's)")
     parser.add_argument("--min-score", type=float, default=0.0, help="0 to 1 (default: the node's)")
     options, ros_args = parse_with_ros_args(parser, args)
+
     request = GroundObject.Request(
         phrase=options.text,
         max_boxes=options.max_boxes,

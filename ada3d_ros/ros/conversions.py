@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-from builtin_interfaces.msg import Time
+from builtin_interfaces.msg import Duration, Time
 from geometry_msgs.msg import Point, Pose, PoseArray, Quaternion, Vector3
 from std_msgs.msg import ColorRGBA, Header
 from visualization_msgs.msg import Marker, MarkerArray
 
-from ada3d_ros.errors import Ada3DError, ErrorCode
+from ada3d_ros.config import SETTINGS
+from ada3d_ros.errors import Ada3DError, ErrorCode, InvalidRequestError
 from ada3d_ros.msg import Answer as AnswerMsg
 from ada3d_ros.msg import GroundedBox, GroundedBoxArray, Latency
 from ada3d_ros.msg import TokenUsage as TokenUsageMsg
-from ada3d_ros.types import Answer, Box3D, StageTimings, TokenUsage
+from ada3d_ros.types import Answer, Box3D, Question, Scope, StageTimings, TokenUsage
 
 NAN = math.nan
-LATENCY_STAGES = (  # of Latency.msg, as people and diagnostics see them
+# Of Latency.msg, as people and diagnostics see them.
+LATENCY_STAGES = (
     "wait",
     "preprocess",
     "vision",
@@ -35,23 +35,79 @@ LATENCY_STAGES = (  # of Latency.msg, as people and diagnostics see them
 )
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class PosedSet:
-    """Messages of one moment and the camera pose that belongs to them: T_world_cam (4, 4) float64,
-    optical frame.
-    """
-
-    rgb: Any
-    depth: Any
-    info: Any
-    stamp_ns: int
-    T_world_cam: npt.NDArray[np.float64]
-
-
 def ns_to_time(stamp_ns: int) -> Time:
     """Nanoseconds as builtin_interfaces/Time; negative becomes zero."""
     stamp_ns = max(stamp_ns, 0)
     return Time(sec=stamp_ns // 1_000_000_000, nanosec=stamp_ns % 1_000_000_000)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a caller asked. timeout_s 0: the node's default; deadline_ms NaN: none."""
+
+    question: Question
+    ground: bool = False
+    timeout_s: float = 0.0
+    deadline_ms: float = NAN
+
+
+def request_from_query(message: Any) -> Request:
+    """A QueryScene request, or what an AskScene goal has in common with it.
+
+    This and the next two raise InvalidRequestError where a number is outside its setting's range.
+    """
+    if message.scope not in list(Scope):
+        allowed = ", ".join(f"{s.value} ({s.name})" for s in Scope)
+        raise InvalidRequestError(f"scope = {message.scope}; allowed: {allowed}.")
+    _checked_limit("max_new_tokens", message.max_new_tokens, "generation.max_new_tokens")
+    question = Question(
+        message.question, scope=Scope(message.scope), max_new_tokens=int(message.max_new_tokens)
+    )
+    return _with_limits(message, question)
+
+
+def request_from_goal(message: Any) -> Request:
+    """An AskScene goal."""
+    request = request_from_query(message)
+    return replace(request, question=replace(request.question, want_boxes=message.want_boxes))
+
+
+def request_from_ground(message: Any) -> Request:
+    """A GroundObject request."""
+    _checked_limit("max_boxes", message.max_boxes, "boxes.max_count")
+    _checked_limit("min_score", message.min_score, "boxes.min_score")
+    question = Question(message.phrase, max_boxes=message.max_boxes, min_score=message.min_score)
+    return replace(_with_limits(message, question), ground=True)
+
+
+def _with_limits(message: Any, question: Question) -> Request:
+    """Time and token budget, which every kind of request has."""
+    timeout_s = _checked_limit("timeout_sec", message.timeout_sec, "generation.timeout_sec")
+    keep_ratio = _checked_limit("keep_ratio", message.keep_ratio, "pruning.keep_ratio")
+    deadline_ms = _checked_number("deadline_ms", message.deadline_ms, 1.0, 600_000.0)
+    return Request(
+        replace(question, keep_ratio=round(keep_ratio, 6)),  # a float32: 0.7 comes as 0.699999988
+        timeout_s=0.0 if math.isnan(timeout_s) else timeout_s,
+        deadline_ms=deadline_ms,
+    )
+
+
+def _checked_limit(name: str, value: float, setting: str) -> float:
+    """`value` checked against the range of a setting."""
+    s = SETTINGS[setting]
+    return _checked_number(name, value, float(s.low or 0.0), float(s.high or math.inf))
+
+
+def _checked_number(name: str, value: float, low: float, high: float) -> float:
+    """`value`, or NaN where it is 0 (not given). Raises InvalidRequestError outside low..high."""
+    if value == 0:
+        return NAN
+    if not low <= value <= high:  # also catches NaN
+        raise InvalidRequestError(
+            f"{name} = {value:g} is out of range; allowed: {low:g} to {high:g}, or 0 for the node's"
+            " default."
+        )
+    return float(value)
 
 
 def box_to_msg(box: Box3D) -> GroundedBox:
@@ -79,22 +135,19 @@ def _point(xyz: Any) -> Point:
 def _latency_to_msg(
     timings: StageTimings, wait_s: float, input_age_s: float, total_s: float
 ) -> Latency:
-    def ms(seconds: float) -> float:
-        return seconds * 1e3
-
     return Latency(
-        input_age_ms=ms(input_age_s),
-        wait_ms=ms(wait_s),
-        preprocess_ms=ms(timings.preprocess_s),
-        vision_ms=ms(timings.vision_s),
-        spatial_ms=ms(timings.spatial_s),
-        scene_ms=ms(timings.scene_s),
-        prefill_ms=ms(timings.prefill_s),
-        rank_ms=ms(timings.rank_s),
-        first_token_ms=ms(wait_s + timings.first_token_s),
-        decode_ms=ms(timings.decode_s),
-        postprocess_ms=ms(timings.postprocess_s),
-        total_ms=ms(total_s),
+        input_age_ms=input_age_s * 1e3,
+        wait_ms=wait_s * 1e3,
+        preprocess_ms=timings.preprocess_s * 1e3,
+        vision_ms=timings.vision_s * 1e3,
+        spatial_ms=timings.spatial_s * 1e3,
+        scene_ms=timings.scene_s * 1e3,
+        prefill_ms=timings.prefill_s * 1e3,
+        rank_ms=timings.rank_s * 1e3,
+        first_token_ms=(wait_s + timings.first_token_s) * 1e3,
+        decode_ms=timings.decode_s * 1e3,
+        postprocess_ms=timings.postprocess_s * 1e3,
+        total_ms=total_s * 1e3,
     )
 
 
@@ -132,8 +185,10 @@ def empty_answer_msg(question: str, request_id: int, frame_id: str, model: str) 
 def fill_answer_msg(
     message: AnswerMsg, answer: Answer, wait_s: float, total_s: float, started_ns: int, now_ns: int
 ) -> None:
-    """Put a finished answer into the message; started_ns and now_ns on the node clock, 0 where it
-    has no time yet.
+    """Put a finished answer into the message.
+
+    wait_s, total_s: in the queue, and from acceptance on. started_ns, now_ns: on the node clock, 0
+    where it has no time yet.
     """
     age_s = (now_ns - answer.stamp_ns) / 1e9 if now_ns > 0 else NAN
     input_age_s = (started_ns - answer.stamp_ns) / 1e9 if started_ns > 0 else NAN
@@ -151,9 +206,7 @@ def fill_answer_msg(
 
 
 def error_of(error: BaseException) -> tuple[int, str]:
-    """The error code and sentence for an exception; unexpected ones become UNKNOWN and name their
-    type.
-    """
+    """Code and sentence for an exception; an unexpected one becomes UNKNOWN and names its type."""
     if isinstance(error, Ada3DError):
         return int(error.code), str(error)
     return (
@@ -172,37 +225,22 @@ def boxes_to_poses(answer: AnswerMsg) -> PoseArray:
 
 def boxes_to_markers(answer: AnswerMsg, lifetime_s: float) -> MarkerArray:
     """A translucent cube and a label per box; earlier markers are deleted first."""
-    lifetime_ns = int(lifetime_s * 1e9)
+    sec, nanosec = divmod(int(lifetime_s * 1e9), 1_000_000_000)
+    lifetime = Duration(sec=sec, nanosec=nanosec)
     markers = [Marker(header=answer.header, action=Marker.DELETEALL)]
     for index, box in enumerate(answer.boxes):
-        cube = Marker(
-            header=answer.header,
-            ns="boxes",
-            id=index,
-            type=Marker.CUBE,
-            action=Marker.ADD,
-            pose=box.center,
-            scale=box.size,
-        )
+        shared = {"header": answer.header, "id": index, "lifetime": lifetime}
+
+        # The box itself.
+        cube = Marker(ns="boxes", type=Marker.CUBE, pose=box.center, scale=box.size, **shared)
         cube.color = ColorRGBA(r=0.1, g=0.8, b=0.3, a=0.35)
-        top = Point(
-            x=box.center.position.x,
-            y=box.center.position.y,
-            z=box.center.position.z + box.size.z / 2 + 0.1,
-        )
+
+        # Its label, 10 cm above it, facing whoever looks.
         score = "" if math.isnan(box.score) else f" {box.score:.2f}"
-        text = Marker(
-            header=answer.header,
-            ns="labels",
-            id=index,
-            type=Marker.TEXT_VIEW_FACING,
-            action=Marker.ADD,
-            text=box.label + score,
-        )
-        text.pose = Pose(position=top, orientation=Quaternion(w=1.0))
-        text.scale.z = 0.12
-        text.color = ColorRGBA(r=1.0, g=1.0, b=1.0, a=0.95)
-        for marker in (cube, text):
-            marker.lifetime.sec, marker.lifetime.nanosec = divmod(lifetime_ns, 1_000_000_000)
-            markers.append(marker)
+        label = Marker(ns="labels", type=Marker.TEXT_VIEW_FACING, text=box.label + score, **shared)
+        at = box.center.position
+        label.pose.position = Point(x=at.x, y=at.y, z=at.z + box.size.z / 2 + 0.1)
+        label.scale.z = 0.12
+        label.color = ColorRGBA(r=1.0, g=1.0, b=1.0, a=0.95)
+        markers += [cube, label]
     return MarkerArray(markers=markers)

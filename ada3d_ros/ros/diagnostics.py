@@ -1,23 +1,29 @@
-"""Counters, rolling windows and the diagnostics tasks on /diagnostics.
+"""Counters and rolling windows, and the tasks on /diagnostics that show them.
 
-Publishes a DiagnosticArray itself (diagnostic_updater has no wheel), with that library's parameter
+Builds the DiagnosticArray itself (diagnostic_updater has no wheel), with that library's parameter
 names and task naming, so that aggregators and rqt_robot_monitor work.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
-from ada3d_ros.errors import FrameReason
+from ada3d_ros.errors import ConfigError, FrameReason
+from ada3d_ros.msg import AgentStatus
 from ada3d_ros.ros.conversions import LATENCY_STAGES
 from ada3d_ros.types import TokenUsage
+
+if TYPE_CHECKING:
+    from ada3d_ros.ros.node import AgentNode
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 SILENT_AFTER_S = 5.0
@@ -87,11 +93,9 @@ class InputMonitor:
     @property
     def rate_hz(self) -> float:
         recent = [t for t in self.arrivals if t > time.monotonic() - 10.0]
-        return (
-            (len(recent) - 1) / (recent[-1] - recent[0])
-            if len(recent) > 1 and recent[-1] > recent[0]
-            else 0.0
-        )
+        if len(recent) < 2 or recent[-1] == recent[0]:
+            return 0.0
+        return (len(recent) - 1) / (recent[-1] - recent[0])
 
     @property
     def silent_s(self) -> float:
@@ -114,20 +118,18 @@ class InferenceMonitor:
     last_tokens: TokenUsage | None = None  # of the last answer
 
 
-Task = Callable[[], tuple[bytes, str, Mapping[str, object]]]
+Report = tuple[bytes, str, Mapping[str, object]]  # level, message, values
 
 
 class DiagnosticsPublisher:
-    """Collects tasks and turns them into one DiagnosticArray. A task that raises becomes an ERROR
-    line.
-    """
+    """Turns tasks into one DiagnosticArray. A task that raises becomes an ERROR line."""
 
     def __init__(self, node_name: str, hardware_id: str) -> None:
         self.node_name = node_name
         self.hardware_id = hardware_id
-        self._tasks: dict[str, Task] = {}
+        self._tasks: dict[str, Callable[[], Report]] = {}
 
-    def add(self, name: str, task: Task) -> None:
+    def add(self, name: str, task: Callable[[], Report]) -> None:
         self._tasks[name] = task
 
     def statuses(self) -> Iterable[DiagnosticStatus]:
@@ -152,15 +154,25 @@ def _text(value: object) -> str:
     return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
-def inputs_task(
-    monitors: Iterable[InputMonitor], count_publishers: Callable[[str], int], now_ns: int
-) -> tuple[bytes, str, dict[str, object]]:
+def add_tasks(updater: DiagnosticsPublisher, node: AgentNode) -> None:
+    """Register all tasks; they read the node's monitors when diagnostics are published."""
+    updater.add("Inputs", lambda: _inputs(node))
+    updater.add("Synchronization", lambda: _synchronization(node))
+    updater.add("Scene", lambda: _scene(node))
+    updater.add("Inference", lambda: _inference(node))
+    updater.add("Pruning", lambda: _pruning(node))
+    updater.add("Model and GPU", lambda: _model(node))
+
+
+def _inputs(node: AgentNode) -> Report:
     """Rates, stamps, QoS and publishers of every input; names the silent ones."""
     values: dict[str, object] = {}
     silent = []
-    for m in monitors:
-        publishers = count_publishers(m.topic)
-        age_ms = (now_ns - m.last_stamp_ns) / 1e6 if m.last_stamp_ns >= 0 else float("nan")
+    now_ns = node.get_clock().now().nanoseconds
+    # One input after the other.
+    for m in node.inputs.monitors.values() if node.inputs else ():
+        publishers = node.count_publishers(m.topic)
+        age_ms = (now_ns - m.last_stamp_ns) / 1e6 if m.last_stamp_ns >= 0 else math.nan
         values |= {
             f"{m.name}.topic": m.topic,
             f"{m.name}.rate_hz": m.rate_hz,
@@ -174,8 +186,153 @@ def inputs_task(
         }
         if m.silent_s > SILENT_AFTER_S:
             silent.append(f"{m.topic} ({m.type_name}, {m.reliability}, {publishers} publishers)")
+
     if not values:
         return WARN, "not active: no inputs are subscribed", values
     if silent:
         return WARN, f"no data for {SILENT_AFTER_S:.0f} s on " + ", ".join(silent), values
     return OK, "all inputs alive", values
+
+
+def _synchronization(node: AgentNode) -> Report:
+    drops = {f"dropped.{reason.value}": count for reason, count in node.drops.snapshot().items()}
+    if node.inputs is None:
+        return OK, "not active", drops
+
+    # Pairs of colour and depth, and those still without a pose.
+    inputs = node.inputs
+    values: dict[str, object] = {
+        "sets": inputs.sets,
+        "dt_rgb_depth_ms_p50": inputs.gap_ms.percentile(50),
+        "dt_rgb_depth_ms_p95": inputs.gap_ms.percentile(95),
+        "waiting_for_pose": inputs.waiting_for_pose,
+    }
+
+    # What became of them.
+    if node.intake is not None:
+        values |= {
+            "frames": node.intake.frames,
+            "frame_cpu_ms_p50": node.intake.cpu_ms.percentile(50),
+            "frame_cpu_ms_p95": node.intake.cpu_ms.percentile(95),
+        }
+    values |= drops
+
+    # Starved: every input has come, and none fits another.
+    if inputs.sets == 0 and all(m.received for m in inputs.monitors.values()):
+        return WARN, inputs.missing(), values
+    return OK, f"{inputs.sets} sets", values
+
+
+def _scene(node: AgentNode) -> Report:
+    if node.pipeline is None:
+        return OK, "no scene yet", {}
+    # The keyframes.
+    scene = node.pipeline.scene_state()
+    now_ns = node.get_clock().now().nanoseconds if scene.num_keyframes else math.nan
+    values: dict[str, object] = {
+        "keyframes": scene.num_keyframes,
+        "epoch": scene.epoch,
+        "version": scene.version,
+        "oldest_age_s": (now_ns - scene.oldest_ns) / 1e9,
+        "newest_age_s": (now_ns - scene.newest_ns) / 1e9,
+    }
+
+    # The prefix cache made of them.
+    cache = node.pipeline.cache_report()
+    values |= {
+        "cache.mode": node.config.cache.mode,
+        "cache.version": cache.version,
+        "cache.keyframes": cache.keyframes,
+        "cache.spatial_tokens": cache.spatial,
+        "cache.staleness": cache.staleness,
+        "cache.kv_mib": cache.kv_bytes / 2**20,
+        "cache.rows_to_build": cache.building,
+        "cache.builds": cache.builds,
+        "cache.appends": cache.appends,
+    }
+
+    # The frames that they came from.
+    if node.intake is not None:
+        values |= {
+            "valid_depth_fraction_p50": node.intake.valid_fraction.percentile(50),
+            "camera_info_changes": node.intake.camera_info_changes,
+        }
+    return OK, f"{scene.num_keyframes} keyframes", values
+
+
+def _inference(node: AgentNode) -> Report:
+    # Counts.
+    monitor = node.inference
+    values: dict[str, object] = {
+        "requests": monitor.requests,
+        "succeeded": monitor.succeeded,
+        "canceled": monitor.failed["canceled"],
+        "queue": node.worker.queued,
+        "internal_errors": monitor.internal_errors,
+        "last_error": monitor.last_error,
+        "tokens_per_s": monitor.tokens_per_s.percentile(50),
+    }
+    values |= {f"failed.{name}": count for name, count in sorted(monitor.failed.items())}
+
+    # Times of the last answers.
+    for stage, window in monitor.windows.items():
+        values[f"{stage}_ms_p50"] = window.percentile(50)
+        values[f"{stage}_ms_p95"] = window.percentile(95)
+
+    if monitor.internal_errors:
+        text = f"{monitor.internal_errors} internal errors, the last: {monitor.last_error}"
+        return WARN, text, values
+    return OK, f"{monitor.succeeded} of {monitor.requests} requests answered", values
+
+
+def _pruning(node: AgentNode) -> Report:
+    """The schedule in force, and what the last answer kept and cost."""
+    # The schedule. Where its calibration file is gone, what was measured is shown all the same.
+    config = node.config.pruning
+    values: dict[str, object] = {"strategy": config.strategy, "keep_ratio": config.keep_ratio}
+    level, text = OK, config.strategy
+    if node.pipeline is not None:
+        try:
+            text, retention = node.pipeline.pruning_in_force()
+            unplanned = "all" if text == "none" else "decided by scene or question"
+            planned = " ".join(f"{share:.3f}" for share in retention)
+            values["retention_per_layer"] = planned or unplanned
+        except ConfigError as error:
+            level, text = WARN, str(error)
+
+    # The last answer.
+    tokens = node.inference.last_tokens
+    if tokens is not None:
+        values |= {
+            "last.strategy": tokens.strategy,
+            "last.spatial_total": tokens.spatial_total,
+            "last.kept_per_layer": " ".join(map(str, tokens.per_layer)),
+            "last.keep_ratio": tokens.keep_ratio_achieved,
+            "last.coverage_0.5m": tokens.coverage,
+            "last.prefill_gflop": tokens.prefill_flops / 1e9,
+            "last.unpruned_prefill_gflop": tokens.full_prefill_flops / 1e9,
+            "last.rank_gflop": tokens.rank_flops / 1e9,
+            "last.decode_gflop_per_token": tokens.decode_flops / 1e9,
+            "last.unpruned_decode_gflop_per_token": tokens.full_decode_flops / 1e9,
+            "last.kv_mib": tokens.kv_bytes / 2**20,
+            "last.unpruned_kv_mib": tokens.full_kv_bytes / 2**20,
+        }
+    return level, text, values
+
+
+def _model(node: AgentNode) -> Report:
+    state, detail = node.state_and_detail()
+    values: dict[str, object] = {}
+    if node.pipeline is not None:
+        used, total = node.pipeline.device_memory_mib()
+        values |= {"gpu_memory_used_mib": used, "gpu_memory_free_mib": total - used}
+        if node.pipeline.info is not None:
+            info = node.pipeline.info
+            values |= {
+                "model": info.name,
+                "sha256": info.sha256,
+                "device": info.device,
+                "precision": info.precision,
+                "random_weights": info.random_weights,
+            }
+    return (ERROR, detail, values) if state == AgentStatus.ERROR else (OK, detail, values)

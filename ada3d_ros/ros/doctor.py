@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from typing import Any
 
 OK, NOTE, BAD = "ok", "note", "MISSING"
-DISCOVERY_S = 3.0
+DISCOVERY_S = 5.0  # for the node to be discovered
+QUIET_S = 0.5  # nothing new for so long: all that is alive has been discovered
 
 # module -> (what for, how to get it)
 PYTHON_PACKAGES = {
@@ -37,6 +38,19 @@ ROS_PACKAGES = {
         "make setup, or colcon build and source install/setup.bash",
     ),
 }
+# Of AgentStatus.msg; what is neither good nor bad is a note.
+STATE_LEVELS = {
+    "UNCONFIGURED": BAD,
+    "LOADING": NOTE,
+    "WAITING_FOR_DATA": NOTE,
+    "READY": OK,
+    "BUSY": OK,
+    "PAUSED": NOTE,
+    "ERROR": BAD,
+    "INACTIVE": BAD,
+}
+# The lifecycle transitions that lead out of a state.
+STATE_STEPS = {"UNCONFIGURED": ("configure", "activate"), "INACTIVE": ("activate",)}
 # absent ones have a stand-in, or switch one output off
 OPTIONAL_ROS_PACKAGES = {
     "message_filters": "a stand-in of the same surface is used",
@@ -59,10 +73,10 @@ class Finding:
 
 
 def _version(module: str) -> str:
-    distribution = {"cv2": ("opencv-python-headless", "opencv-python")}.get(
-        module, (module, f"ros-{os.environ.get('ROS_DISTRO', 'jazzy')}-{module}")
-    )
-    for name in distribution:
+    names = (module, f"ros-{os.environ.get('ROS_DISTRO', 'jazzy')}-{module}")
+    if module == "cv2":
+        names = ("opencv-python-headless", "opencv-python")
+    for name in names:
         try:
             return importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
@@ -71,7 +85,7 @@ def _version(module: str) -> str:
 
 
 def _can_import(module: str) -> str:
-    """'' if it imports, else the reason."""
+    """Empty if it imports, else the reason."""
     try:
         importlib.import_module(module)
     except Exception as error:  # a broken native library raises anything
@@ -81,6 +95,7 @@ def _can_import(module: str) -> str:
 
 def check_packages() -> Iterator[Finding]:
     """Python, the libraries, ROS."""
+    # What must be there.
     yield Finding(OK, "python", f"{platform.python_version()} at {sys.executable}")
     for module, (purpose, cure) in {**PYTHON_PACKAGES, **ROS_PACKAGES}.items():
         problem = _can_import(module)
@@ -88,13 +103,13 @@ def check_packages() -> Iterator[Finding]:
             yield Finding(BAD, module, f"{purpose}: {problem}", cure)
         else:
             yield Finding(OK, module, "importable" if "." in module else _version(module))
+
+    # What may be there.
     for module, without in OPTIONAL_ROS_PACKAGES.items():
-        problem = _can_import(module)
-        yield (
-            Finding(NOTE, module, f"not installed: {without}")
-            if problem
-            else Finding(OK, module, "the distribution's")
-        )
+        if _can_import(module):
+            yield Finding(NOTE, module, f"not installed: {without}")
+        else:
+            yield Finding(OK, module, "the distribution's")
     if shutil.which("ros2") is None:
         yield Finding(
             NOTE,
@@ -120,12 +135,8 @@ def check_device() -> Iterator[Finding]:
         return
     for index in range(torch.cuda.device_count()):
         free, total = torch.cuda.mem_get_info(index)
-        yield Finding(
-            OK,
-            f"cuda:{index}",
-            f"{torch.cuda.get_device_name(index)}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB"
-            " free",
-        )
+        memory = f"{free / 2**30:.1f} of {total / 2**30:.1f} GiB free"
+        yield Finding(OK, f"cuda:{index}", f"{torch.cuda.get_device_name(index)}, {memory}")
 
 
 def check_model(path: str) -> Iterator[Finding]:
@@ -140,12 +151,9 @@ def check_model(path: str) -> Iterator[Finding]:
         yield Finding(BAD, "model", str(error))
         return
     note = ", RANDOM WEIGHTS: answers are meaningless" if info.random_weights else ""
-    yield Finding(
-        OK,
-        "model",
-        f"{info.name}: {info.parameters / 1e6:.1f} M parameters, {info.memory_bytes / 2**20:.0f}"
-        f" MiB in {info.precision} on {info.device}{note}",
-    )
+    size = f"{info.parameters / 1e6:.1f} M parameters, {info.memory_bytes / 2**20:.0f} MiB"
+    text = f"{info.name}: {size} in {info.precision} on {info.device}{note}"
+    yield Finding(OK, "model", text)
 
 
 def check_graph(node_name: str) -> Iterator[Finding]:
@@ -157,6 +165,7 @@ def check_graph(node_name: str) -> Iterator[Finding]:
     rclpy.init()
     node = Node("ada3d_doctor")
     try:
+        # Without the node: what starts it, and which topics it could take.
         count = _count_nodes(node, node_name)
         if not count:
             yield Finding(
@@ -167,13 +176,16 @@ def check_graph(node_name: str) -> Iterator[Finding]:
             )
             yield from _list_candidates(node)
             return
+
+        # With it: its state, and whether its inputs come.
         if count > 1:
             yield Finding(
                 BAD,
                 node_name,
                 f"{count} nodes of this name on ROS_DOMAIN_ID {domain}: one of them answers, which"
                 " one is chance",
-                "end all but one, or give each a namespace: ada3d agent --ros-args -r __ns:=/robot2",
+                "end all but one, or give each a namespace: ada3d agent --ros-args -r"
+                " __ns:=/robot2",
             )
         else:
             yield Finding(OK, node_name, f"alive on ROS_DOMAIN_ID {domain}")
@@ -185,14 +197,23 @@ def check_graph(node_name: str) -> Iterator[Finding]:
 
 
 def _count_nodes(node: Any, name: str) -> int:
-    """How many nodes of that full name are found within DISCOVERY_S."""
-    end = time.monotonic() + DISCOVERY_S
-    while time.monotonic() < end:
-        if _full_names(node).count(name):
-            time.sleep(0.5)  # its topics follow, and others of the name
-            return _full_names(node).count(name)
+    """How many nodes of that full name there are, once the graph is quiet or DISCOVERY_S have
+    passed; then their topics, which follow one by one, are there too.
+    """
+    names: list[str] = []
+    endpoints: object = None
+    changed = time.monotonic()
+    end = changed + DISCOVERY_S
+    while time.monotonic() < end and not (name in names and time.monotonic() > changed + QUIET_S):
+        names = [f"{ns.rstrip('/')}/{n}" for n, ns in node.get_node_names_and_namespaces()]
+        topics = [topic for topic, _ in node.get_topic_names_and_types()]
+        before = endpoints
+        counts = [(t, node.count_publishers(t), node.count_subscribers(t)) for t in topics]
+        endpoints = counts, names.count(name)
+        if endpoints != before:
+            changed = time.monotonic()
         time.sleep(0.1)
-    return 0
+    return names.count(name)
 
 
 def _full_names(node: Any) -> list[str]:
@@ -206,61 +227,28 @@ def _check_status(node: Any, node_name: str, count: int) -> Iterator[Finding]:
 
     from ada3d_ros.msg import AgentStatus
 
-    # the last status of each of them comes at once
+    # The last one of each of them, which they keep for those who come late.
     received: list[Any] = []
     latched = QoSProfile(depth=count, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-    subscription = node.create_subscription(
-        AgentStatus, f"{node_name}/status", received.append, latched
-    )
+    topic = f"{node_name}/status"
+    subscription = node.create_subscription(AgentStatus, topic, received.append, latched)
     end = time.monotonic() + DISCOVERY_S
     while len(received) < count and time.monotonic() < end:
         rclpy.spin_once(node, timeout_sec=0.1)
     node.destroy_subscription(subscription)
     if not received:
-        yield Finding(
-            BAD,
-            f"{node_name}/status",
-            "silent: the node hangs or is of another version",
-            "restart the node",
-        )
+        silent = "silent: the node hangs or is of another version"
+        yield Finding(BAD, topic, silent, "restart the node")
         return
 
-    # what each state means, and the command that leads out of it
-    names = {
-        getattr(AgentStatus, n): n
-        for n in (
-            "UNCONFIGURED",
-            "LOADING",
-            "WAITING_FOR_DATA",
-            "READY",
-            "BUSY",
-            "PAUSED",
-            "ERROR",
-            "INACTIVE",
-        )
-    }
-    levels = {
-        AgentStatus.READY: OK,
-        AgentStatus.BUSY: OK,
-        AgentStatus.ERROR: BAD,
-        AgentStatus.UNCONFIGURED: BAD,
-        AgentStatus.INACTIVE: BAD,
-    }
-    steps = {
-        AgentStatus.UNCONFIGURED: ("configure", "activate"),
-        AgentStatus.INACTIVE: ("activate",),
-    }
+    # Their states by name, their own sentences, and the command that leads out of each.
+    names = {getattr(AgentStatus, name): name for name in STATE_LEVELS}
     for status in {status.state: status for status in received}.values():
-        commands = [
-            f"ros2 lifecycle set {node_name} {step}" for step in steps.get(status.state, ())
-        ]
-        yield Finding(
-            levels.get(status.state, NOTE),
-            "state",
-            f"{names.get(status.state, status.state)}, {status.keyframes} keyframes:"
-            f" {status.detail}",
-            " && ".join(commands) + "; or start it with -p autostart:=true" if commands else "",
-        )
+        state = names.get(status.state, str(status.state))
+        text = f"{state}, {status.keyframes} keyframes: {status.detail}"
+        steps = [f"ros2 lifecycle set {node_name} {step}" for step in STATE_STEPS.get(state, ())]
+        cure = " && ".join(steps) + "; or start it with -p autostart:=true" if steps else ""
+        yield Finding(STATE_LEVELS.get(state, NOTE), "state", text, cure)
 
 
 def _check_topics(node: Any, node_name: str) -> Iterator[Finding]:
@@ -268,6 +256,8 @@ def _check_topics(node: Any, node_name: str) -> Iterator[Finding]:
     for topic, types in node.get_subscriber_names_and_types_by_node(name, namespace):
         if topic in ("/clock", "/parameter_events") or topic.startswith(node_name):
             continue
+
+        # Who sends it, and how.
         publishers = node.get_publishers_info_by_topic(topic)
         mine = [s for s in node.get_subscriptions_info_by_topic(topic) if s.node_name == name]
         wanted = mine[0].qos_profile.reliability.name.lower() if mine else "unknown"
@@ -283,6 +273,8 @@ def _check_topics(node: Any, node_name: str) -> Iterator[Finding]:
             continue
         offered = sorted({p.qos_profile.reliability.name.lower() for p in publishers})
         wrong = [p.topic_type for p in publishers if p.topic_type not in types]
+
+        # Whether it arrives: by type, by reliability.
         if wrong:
             yield Finding(
                 BAD,
@@ -317,38 +309,38 @@ def _list_candidates(node: Any) -> Iterator[Finding]:
     for topic, types in node.get_topic_names_and_types():
         if any(t in wanted for t in types):
             publishers = node.get_publishers_info_by_topic(topic)
-            offered = (
-                "/".join(sorted({p.qos_profile.reliability.name.lower() for p in publishers}))
-                or "no publisher"
-            )
-            yield Finding(NOTE, topic, f"{', '.join(types)} ({offered}): could be an input")
+            offered = sorted({p.qos_profile.reliability.name.lower() for p in publishers})
+            how = "/".join(offered) or "no publisher"
+            yield Finding(NOTE, topic, f"{', '.join(types)} ({how}): could be an input")
 
 
 def main(args: Sequence[str]) -> int:
     """`ada3d doctor`. Returns 0 if nothing is missing, 1 otherwise."""
     parser = argparse.ArgumentParser(
         prog="ada3d doctor",
-        description=(
-            "Check the installation, a model folder and the running node. Exit code 1 if something"
-            " is missing."
-        ),
+        description="Check the installation, a model folder and the running node. Exit code 1 if"
+        " something is missing.",
     )
-    parser.add_argument(
-        "--node", default="/ada3d_agent", help="full name of the agent node (default /ada3d_agent)"
-    )
-    parser.add_argument("--model", default="", help="also check this checkpoint folder")
-    parser.add_argument("--no-graph", action="store_true", help="do not look for running nodes")
+    add = parser.add_argument
+    add("--node", default="/ada3d_agent", help="full name of the agent node (default /ada3d_agent)")
+    add("--model", default="", help="also check this checkpoint folder")
+    add("--no-graph", action="store_true", help="do not look for running nodes")
     options = parser.parse_args(list(args))
+
+    # What is installed.
     findings = [*check_packages(), *check_device()]
     has_ros = not any(f.level == BAD and f.subject in ROS_PACKAGES for f in findings)
     if options.model:
         findings += check_model(options.model)
     for finding in findings:
         print(finding)
+
+    # What is alive, shown as it is found.
     if not options.no_graph and has_ros:
         for finding in check_graph(options.node):
             print(finding, flush=True)
             findings.append(finding)
+
     missing = sum(f.level == BAD for f in findings)
     print(f"\n{missing} missing." if missing else "\nnothing is missing.")
     return 1 if missing else 0

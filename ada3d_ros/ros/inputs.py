@@ -21,7 +21,6 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from ada3d_ros.config import AgentConfig
 from ada3d_ros.errors import FrameReason, PoseError
 from ada3d_ros.geometry.pose import Matrix, PoseBuffer, PoseStatus, pose_from_quaternion
-from ada3d_ros.ros.conversions import PosedSet
 from ada3d_ros.ros.diagnostics import Drops, InputMonitor, Window
 from ada3d_ros.ros.guard import ThrottledWarning, guarded
 from ada3d_ros.ros.subscription import InputSubscription
@@ -32,7 +31,7 @@ from ada3d_ros.ros.sync import (
     NearestStampSynchronizer,
     stamps_between,
 )
-from ada3d_ros.sources.messages import pose_of, stamp_of
+from ada3d_ros.sources.messages import PosedSet, pose_of, stamp_of
 
 POSE_POLL_S = 0.02
 MAX_HELD_POSES = 200

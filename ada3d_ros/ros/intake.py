@@ -15,11 +15,10 @@ import numpy as np
 
 from ada3d_ros.config import AgentConfig
 from ada3d_ros.errors import FrameError, FrameReason, PoseError
-from ada3d_ros.ros.conversions import PosedSet
 from ada3d_ros.ros.diagnostics import Drops, Window
 from ada3d_ros.ros.guard import ThrottledWarning
 from ada3d_ros.ros.worker import LatestWorker
-from ada3d_ros.sources.messages import ImageBridge, frame_of
+from ada3d_ros.sources.messages import ImageBridge, PosedSet, frame_of
 from ada3d_ros.types import Keyframe, RgbdFrame
 
 UPSIDE_DOWN_FRAMES = 20
@@ -88,15 +87,8 @@ class FrameIntake:
 
         # decode and check; the scene takes it unless it was reset meanwhile
         try:
-            frame = frame_of(
-                messages.rgb,
-                messages.depth,
-                messages.info,
-                messages.T_world_cam,
-                self.config.world_frame,
-                self.config.depth,
-                self._bridge,
-            )
+            config = self.config
+            frame = frame_of(messages, config.world_frame, config.depth, self._bridge)
             with self._lock:
                 if epoch != self._epoch:
                     raise FrameError(

@@ -14,13 +14,13 @@ from ada3d_ros.config import AgentConfig
 from ada3d_ros.errors import Ada3DError, ConfigError, NotActiveError
 from ada3d_ros.msg import AgentStatus
 from ada3d_ros.pipeline import Ada3DPipeline
-from ada3d_ros.ros.conversions import PosedSet
 from ada3d_ros.ros.diagnostics import Drops, InferenceMonitor
 from ada3d_ros.ros.guard import CoreLog, guarded
 from ada3d_ros.ros.inputs import FrameInputs
 from ada3d_ros.ros.intake import FrameIntake
 from ada3d_ros.ros.parameters import ParameterBridge
 from ada3d_ros.ros.worker import RequestWorker
+from ada3d_ros.sources.messages import PosedSet
 
 PipelineFactory = Callable[..., Ada3DPipeline]  # of an AgentConfig and `background`
 OK, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE

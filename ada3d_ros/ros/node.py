@@ -21,13 +21,14 @@ from ada3d_ros.errors import LoadingError, ModelError, NotActiveError, SceneRese
 from ada3d_ros.msg import AgentStatus
 from ada3d_ros.msg import Answer as AnswerMsg
 from ada3d_ros.pipeline import Ada3DPipeline
-from ada3d_ros.ros.conversions import PosedSet, error_of
+from ada3d_ros.ros.conversions import error_of
+from ada3d_ros.ros.diagnostics import add_tasks
 from ada3d_ros.ros.guard import guarded
 from ada3d_ros.ros.lifecycle import OK, AgentLifecycle, PipelineFactory
 from ada3d_ros.ros.outputs import AgentOutputs
 from ada3d_ros.ros.requests import RequestServer, check_scene
 from ada3d_ros.ros.sync import MIN_JUMP_NS
-from ada3d_ros.ros.tasks import add_tasks
+from ada3d_ros.sources.messages import PosedSet
 from ada3d_ros.srv import GetModelInfo
 from ada3d_ros.types import Answer, AskHooks, Question
 

@@ -22,20 +22,19 @@ LATCHED = QoSProfile(
 
 
 def _publisher(node: Node, message_type: type, topic: str, qos: QoSProfile | int) -> Publisher:
-    """Without rclpy's default events: two waitables a publisher, each of which every turn of the
-    executor pays for. Whoever subscribes with an incompatible QoS is told on its own side.
+    """A publisher without rclpy's default events.
+
+    They are two waitables a publisher, each of which every turn of the executor pays for. Whoever
+    subscribes with an incompatible QoS is told on its own side.
     """
-    return node.create_publisher(
-        message_type,
-        topic,
-        qos,
-        event_callbacks=PublisherEventCallbacks(use_default_callbacks=False),
-    )
+    events = PublisherEventCallbacks(use_default_callbacks=False)
+    return node.create_publisher(message_type, topic, qos, event_callbacks=events)
 
 
 class AgentOutputs:
-    """All publishers of the agent node. Plain publishers, not lifecycle-gated: an error must reach
-    people in any state.
+    """All publishers of the agent node.
+
+    Plain publishers, not lifecycle-gated: an error must reach people in any state.
     """
 
     def __init__(self, node: Node, use_fqn: bool) -> None:
@@ -50,19 +49,10 @@ class AgentOutputs:
         self.updater = DiagnosticsPublisher(name, node.resolve_topic_name("rgb/image"))
 
     def publish_answer(self, message: Answer, marker_lifetime_s: float) -> None:
-        """The answer on every topic; a failure goes to ~/answer and, as `[code] sentence`, to
-        ~/answer_text.
-        """
+        """The answer on every topic; a failure on ~/answer and, as text, on ~/answer_text."""
+        failure = f"[{message.error_code}] {message.error_msg}"
         self._answers.publish(message)
-        self._texts.publish(
-            String(
-                data=(
-                    message.text
-                    if message.success
-                    else f"[{message.error_code}] {message.error_msg}"
-                )
-            )
-        )
+        self._texts.publish(String(data=message.text if message.success else failure))
         if message.success:
             self._boxes.publish(boxes_to_msg(message))
             self._poses.publish(boxes_to_poses(message))

@@ -1,6 +1,4 @@
-"""ROS parameters declared from the config dataclasses: one source for default, description, unit
-and range.
-"""
+"""ROS parameters from the config dataclasses: one source of default, text, unit and range."""
 
 from __future__ import annotations
 
@@ -24,22 +22,20 @@ from ada3d_ros.errors import ConfigError
 
 
 def descriptor(setting: Setting) -> ParameterDescriptor:
-    """What `ros2 param describe` shows. Ranges are also checked by us, with a sentence that helps."""
+    """What `ros2 param describe` shows. We check ranges too, with a sentence that helps."""
     text = setting.description + (f" [{setting.unit}]" if setting.unit else "")
     text += f"; {setting.allowed}" if setting.choices or setting.pattern or setting.length else ""
     text += "; fixed while configured" if setting.read_only else ""
     result = ParameterDescriptor(name=setting.name, description=text, dynamic_typing=True)
-    if setting.low is not None and setting.high is not None:
+
+    low, high = setting.low, setting.high
+    if low is not None and high is not None:
         if isinstance(setting.default, float):
-            result.floating_point_range = [
-                FloatingPointRange(
-                    from_value=float(setting.low), to_value=float(setting.high), step=0.0
-                )
-            ]
-        elif type(setting.default) is int:
-            result.integer_range = [
-                IntegerRange(from_value=int(setting.low), to_value=int(setting.high), step=1)
-            ]
+            floats = FloatingPointRange(from_value=float(low), to_value=float(high), step=0.0)
+            result.floating_point_range = [floats]
+        elif type(setting.default) is int:  # a bool is an int too
+            integers = IntegerRange(from_value=int(low), to_value=int(high), step=1)
+            result.integer_range = [integers]
     return result
 
 
@@ -64,42 +60,43 @@ class ParameterBridge:
         self._check = check
         self._on_change = on_change
         self._lock = threading.Lock()
+
+        # What the node was started with.
         self.errors: dict[str, str] = {}
         self.config = self._declare()
         self._warn_unknown()
+
+        # What changes from here on.
         node.add_on_set_parameters_callback(self._validate)
         node.add_post_set_parameters_callback(self._apply)
 
     def _declare(self) -> AgentConfig:
+        declare = self._node.declare_parameter
         for name, setting in SETTINGS.items():
-            default = (
-                list(setting.default) if isinstance(setting.default, tuple) else setting.default
-            )
+            value = setting.default
+            default = list(value) if isinstance(value, tuple) else value
             try:
-                self._node.declare_parameter(name, default, descriptor(setting))
+                declare(name, default, descriptor(setting))
             except (InvalidParameterValueException, InvalidParameterTypeException) as error:
                 self.errors[name] = str(error)
-                self._node.declare_parameter(
-                    name, default, descriptor(setting), ignore_override=True
-                )
+                declare(name, default, descriptor(setting), ignore_override=True)
         return self._read()
 
     def _read(self) -> AgentConfig:
-        """What the parameters say; the default stands in for a value that does not pass, which goes
-        to `errors`.
-        """
+        """What the parameters say; the default replaces what does not pass, `errors` says why."""
+        # Each value by itself.
         values = {}
-        for name, value in self._ours(
-            [self._node.get_parameter(name) for name in SETTINGS]
-        ).items():
+        for name, value in _ours(self._node.get_parameters(list(SETTINGS))).items():
             try:
                 values[name] = SETTINGS[name].check(value)
             except ConfigError as error:
                 self.errors[name] = str(error)
+
+        # All of them together: leave out those that the error names until the rest fits.
         while True:
             try:
                 return from_flat(values)
-            except ConfigError as error:  # settings that do not fit together: the text names them
+            except ConfigError as error:
                 self.errors["(together)"] = str(error)
                 fitting = {name: value for name, value in values.items() if name not in str(error)}
                 if len(fitting) == len(values):
@@ -114,38 +111,30 @@ class ParameterBridge:
                 hint = f"; did you mean {near[0]!r}?" if near else "; see docs/parameters.md."
                 self._node.get_logger().warning(f"unknown parameter {name!r} is ignored{hint}")
 
-    def _ours(self, parameters: Sequence[Parameter]) -> dict[str, Any]:
-        return {
-            p.name: list(p.value) if hasattr(p.value, "tolist") else p.value
-            for p in parameters
-            if p.name in SETTINGS
-        }
-
     def _validate(self, parameters: Sequence[Parameter]) -> SetParametersResult:
-        changed = self._ours(parameters)
+        changed = _ours(parameters)
         try:
             config = from_flat(changed, self.config)
             wanted, current = to_flat(config), to_flat(self.config)
-            if (
-                config.pruning != self.config.pruning
-            ):  # a calibration file gone missing must not refuse anything else
+
+            # What the model can refuse, asked only where pruning changes: a calibration file gone
+            # missing must not refuse anything else.
+            if config.pruning != self.config.pruning:
                 self._check(config)
+
+            # What is fixed while configured.
+            for name in changed if self._is_configured() else ():
+                if SETTINGS[name].read_only and wanted[name] != current[name]:
+                    raise ConfigError(
+                        f"{name} is fixed while the node is configured; call cleanup, set it,"
+                        " configure again."
+                    )
         except ConfigError as error:
             return SetParametersResult(successful=False, reason=str(error))
-        if self._is_configured():
-            for name in changed:
-                if SETTINGS[name].read_only and wanted[name] != current[name]:
-                    return SetParametersResult(
-                        successful=False,
-                        reason=(
-                            f"{name} is fixed while the node is configured; call cleanup, set it,"
-                            " configure again."
-                        ),
-                    )
         return SetParametersResult(successful=True)
 
     def _apply(self, parameters: Sequence[Parameter]) -> None:
-        changed = self._ours(parameters)
+        changed = _ours(parameters)
         if not changed:
             return
         with self._lock:
@@ -153,3 +142,12 @@ class ParameterBridge:
                 self.errors.pop(name, None)
             self.config = self._read()
         self._on_change(self.config, set(changed))
+
+
+def _ours(parameters: Sequence[Parameter]) -> dict[str, Any]:
+    """Values by name, arrays as lists; without parameters of rclpy or of other people."""
+    return {
+        p.name: list(p.value) if hasattr(p.value, "tolist") else p.value
+        for p in parameters
+        if p.name in SETTINGS
+    }

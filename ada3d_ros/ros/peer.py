@@ -1,6 +1,4 @@
-"""A node that starts an agent in a process of its own and talks to it, as the demo and the node
-benchmark do.
-"""
+"""A node that starts an agent in a process of its own and talks to it, for demo and benchmark."""
 
 from __future__ import annotations
 
@@ -31,26 +29,19 @@ class PeerError(Ada3DError):
 
 
 def use_large_image_transport() -> None:
-    """Let Fast DDS send whole RGB-D frames through shared memory, unless the environment chooses;
-    call before init.
+    """Let Fast DDS send whole RGB-D frames through shared memory, unless the environment chooses.
+
+    Call it before rclpy.init.
     """
-    for name in (
-        "FASTRTPS_DEFAULT_PROFILES_FILE",
-        "FASTDDS_DEFAULT_PROFILES_FILE",
-    ):  # Fast DDS 2 and 3
+    # The names of Fast DDS 2 and 3.
+    for name in ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE"):
         os.environ.setdefault(name, str(LARGE_IMAGES_PROFILE))
 
 
 def start_verb(*args: str) -> subprocess.Popen[bytes]:
     """`ada3d <args>` in a process of its own, with this Python."""
-    return subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            "import sys; from ada3d_ros.cli import main; sys.exit(main())",
-            *args,
-        ]
-    )
+    program = "import sys; from ada3d_ros.cli import main; sys.exit(main())"
+    return subprocess.Popen([sys.executable, "-c", program, *args])
 
 
 def make_random_model(folder: Path) -> Path:
@@ -61,9 +52,7 @@ def make_random_model(folder: Path) -> Path:
 
 
 class AgentPeer:
-    """The agent process and a node beside it. Use as a context manager: the process ends with the
-    block.
-    """
+    """The agent process and a node beside it; a context manager, which ends the process."""
 
     def __init__(
         self,
@@ -71,6 +60,7 @@ class AgentPeer:
         remaps: Mapping[str, str] | None = None,
         log: IO[bytes] | None = None,
     ) -> None:
+        # The agent, configured and activated by itself.
         use_large_image_transport()
         command = [sys.executable, "-m", "ada3d_ros.ros.agent", "--ros-args"]
         for name, value in {"autostart": "true", **parameters}.items():
@@ -78,6 +68,8 @@ class AgentPeer:
         for source, target in (remaps or {}).items():
             command += ["-r", f"{source}:={target}"]
         self.process = subprocess.Popen(command, stdout=log, stderr=log)
+
+        # The node beside it, and what the agent reports.
         rclpy.init()
         self.node = Node("ada3d_peer")
         self._executor = SingleThreadedExecutor()
@@ -85,10 +77,9 @@ class AgentPeer:
         self.statuses: list[AgentStatus] = []
         self.diagnostics: list[DiagnosticArray] = []
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-        self.node.create_subscription(
-            AgentStatus, "/ada3d_agent/status", self.statuses.append, latched
-        )
-        self.node.create_subscription(DiagnosticArray, "/diagnostics", self.diagnostics.append, 10)
+        subscribe = self.node.create_subscription
+        subscribe(AgentStatus, "/ada3d_agent/status", self.statuses.append, latched)
+        subscribe(DiagnosticArray, "/diagnostics", self.diagnostics.append, 10)
         self._clients: dict[str, Any] = {}
 
     def __enter__(self) -> AgentPeer:
@@ -120,18 +111,15 @@ class AgentPeer:
         return condition()
 
     def wait_for_state(self, states: set[int], timeout_s: float) -> None:
-        """Raises PeerError with the node's own sentence if it gets into ERROR, ends, or takes too
-        long.
-        """
+        """Raises PeerError with the node's own sentence on ERROR, its end, or a time-out."""
 
         def reached() -> bool:
-            failed = bool(self.statuses) and self.statuses[-1].state == AgentStatus.ERROR
-            if failed or self.process.poll() is not None:
-                raise PeerError(
-                    "the agent failed:"
-                    f" {self.statuses[-1].detail if failed else f'exit code {self.process.returncode}'}"
-                )
-            return bool(self.statuses) and self.statuses[-1].state in states
+            status = self.statuses[-1] if self.statuses else None
+            if status is not None and status.state == AgentStatus.ERROR:
+                raise PeerError(f"the agent failed: {status.detail}")
+            if self.process.poll() is not None:
+                raise PeerError(f"the agent failed: exit code {self.process.returncode}")
+            return status is not None and status.state in states
 
         if not self.spin_until(reached, timeout_s):
             last = self.statuses[-1].detail if self.statuses else "no ~/status received"

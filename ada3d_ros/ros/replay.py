@@ -1,7 +1,7 @@
 """Plays a rosbag2 (mcap or sqlite3) into ROS: raw CDR bytes, no deserialising, with /clock.
 
 Recorded stamps are years old, so /clock is published by default and nodes should run with
-use_sim_time. A loop keeps stamps rising: each pass is shifted behind the one before. On a ROS
+use_sim_time. A loop keeps stamps rising: each pass is shifted to after the one before. On a ROS
 distribution `ros2 bag play --clock` does the same without loops.
 """
 
@@ -9,52 +9,52 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import struct
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import rclpy
-from builtin_interfaces.msg import Time
 from rclpy.duration import Duration
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
-from rclpy.serialization import deserialize_message, serialize_message
 from rosbags.highlevel import AnyReader
 from rosbags.typesys import Stores, get_typestore
 from rosgraph_msgs.msg import Clock
-from std_msgs.msg import Header
 from std_srvs.srv import SetBool
 
 from ada3d_ros.errors import SourceError
-from ada3d_ros.ros.arguments import parse_with_ros_args
+from ada3d_ros.ros.cdr_stamps import (
+    ShiftStamps,
+    header_stamp_ns,
+    shift_header_stamp,
+    stamp_shifter,
+)
+from ada3d_ros.ros.client import parse_with_ros_args
+from ada3d_ros.ros.conversions import ns_to_time
 from ada3d_ros.ros.peer import use_large_image_transport
 
 CLOCK_PERIOD_S = 0.025  # as `ros2 bag play --clock` does: every tick wakes every node
 LOOP_GAP_NS = 1_000_000_000  # between the last stamp of a pass and the first of the next
-MAX_STAMP_NS = 2**31 * 1_000_000_000 - 1  # seconds are int32
 
 
 @dataclass(frozen=True, slots=True)
 class ReplayOptions:
-    """rate: 1 = as recorded. restamp: stamps become now. clock: publish /clock. loop: play until
-    interrupted.
-    """
+    """How a bag is played."""
 
-    rate: float = 1.0
-    loop: bool = False
+    rate: float = 1.0  # 1 = as recorded
+    loop: bool = False  # play until interrupted
     loop_jumps_back: bool = False
-    restamp: bool = False
-    clock: bool = True
+    restamp: bool = False  # stamps become now
+    clock: bool = True  # publish /clock
     start_paused: bool = False
-    wait_s: float = 10.0
+    wait_s: float = 10.0  # for a subscriber
 
 
 def message_class(type_name: str) -> type | None:
@@ -67,44 +67,6 @@ def message_class(type_name: str) -> type | None:
     return found if isinstance(found, type) else None
 
 
-def starts_with_header(cls: Any) -> bool:
-    """Whether the message's first field is a std_msgs/Header, so that its stamp lies at a fixed
-    place in the CDR bytes.
-    """
-    fields = list(cls.get_fields_and_field_types().values())
-    return bool(fields) and fields[0] == "std_msgs/Header"
-
-
-def header_stamp_ns(cdr: bytes) -> int:
-    """header.stamp of a message whose first field is a Header, in ns."""
-    if len(cdr) < 12:  # damaged
-        return 0
-    sec, nanosec = struct.unpack_from("<iI" if cdr[1] & 1 else ">iI", cdr, 4)
-    return int(sec) * 1_000_000_000 + int(nanosec)
-
-
-def shift_header_stamp(cdr: bytes, shift_ns: int) -> bytes:
-    """CDR bytes with header.stamp moved by `shift_ns`. The stamp follows the 4-byte encapsulation:
-    int32 s, uint32 ns.
-    """
-    stamp_ns = header_stamp_ns(cdr)
-    if stamp_ns == 0:
-        return cdr  # not set: leave it visible as such
-    order = "<" if cdr[1] & 1 else ">"
-    stamp_ns = min(max(stamp_ns + shift_ns, 0), MAX_STAMP_NS)
-    return cdr[:4] + struct.pack(f"{order}iI", *divmod(stamp_ns, 1_000_000_000)) + cdr[12:]
-
-
-def shift_transforms(cls: Any, cdr: bytes, shift_ns: int) -> bytes:
-    """The same for a TFMessage, whose stamps lie inside a list."""
-    message = deserialize_message(cdr, cls)
-    for transform in message.transforms:
-        header: Header = transform.header
-        stamp_ns = max(header.stamp.sec * 1_000_000_000 + header.stamp.nanosec + shift_ns, 0)
-        header.stamp = Time(sec=stamp_ns // 1_000_000_000, nanosec=stamp_ns % 1_000_000_000)
-    return bytes(serialize_message(message))
-
-
 class Player(Node):
     """A node `ada3d_replay` that publishes one bag. `~/set_paused` (SetBool) pauses and resumes.
 
@@ -115,11 +77,15 @@ class Player(Node):
     def __init__(self, bag: Path, options: ReplayOptions, **node_options: Any) -> None:
         super().__init__("ada3d_replay", **node_options)
         self.options = options
+        self.published = 0
+        self._clock_ns = 0
         self._reader = open_bag(bag)
         self._resumed = threading.Event()
         if not options.start_paused:
             self._resumed.set()
-        self._out: dict[str, tuple[Publisher, Callable[[bytes, int], bytes]]] = {}
+
+        # A publisher for every topic whose type is installed here.
+        self._out: dict[str, tuple[Publisher, ShiftStamps]] = {}
         self.skipped: dict[str, str] = {}
         for connection in self._reader.connections:
             self._advertise(connection)
@@ -128,35 +94,28 @@ class Player(Node):
                 f"{bag}: none of its message types can be imported:"
                 f" {sorted(set(self.skipped.values()))}; source their packages."
             )
-        self._clock_publisher = (
-            self.create_publisher(Clock, "/clock", 10)
-            if options.clock and not options.restamp
-            else None
-        )
+
+        # Time of its own: with stamps of now, everybody's clock is right already.
+        with_clock = options.clock and not options.restamp
+        self._clock_publisher = self.create_publisher(Clock, "/clock", 10) if with_clock else None
         self.create_service(SetBool, "~/set_paused", self._on_set_paused)
-        self.published = 0
-        self._clock_ns = 0
 
     def _advertise(self, connection: Any) -> None:
+        # A recorded clock would contradict ours, and fall back at every loop.
         cls = message_class(connection.msgtype)
-        if (
-            cls is None or connection.topic == "/clock"
-        ):  # the recorded one would contradict ours, and loops
+        if cls is None or connection.topic == "/clock":
             self.skipped[connection.topic] = connection.msgtype
             return
+
+        # Reliable serves both kinds of subscriber; static transforms stay for those who come late.
         static = connection.topic.endswith("tf_static")
         qos = QoSProfile(
             depth=50,
             reliability=ReliabilityPolicy.RELIABLE,
             durability=DurabilityPolicy.TRANSIENT_LOCAL if static else DurabilityPolicy.VOLATILE,
         )
-        if starts_with_header(cls):
-            shift: Callable[[bytes, int], bytes] = shift_header_stamp
-        elif connection.msgtype == "tf2_msgs/msg/TFMessage":
-            shift = lambda cdr, ns: shift_transforms(cls, cdr, ns)  # noqa: E731
-        else:
-            shift = lambda cdr, ns: cdr  # noqa: E731
-        self._out[connection.topic] = (self.create_publisher(cls, connection.topic, qos), shift)
+        publisher = self.create_publisher(cls, connection.topic, qos)
+        self._out[connection.topic] = publisher, stamp_shifter(cls, connection.msgtype)
 
     @property
     def topics(self) -> list[str]:
@@ -171,9 +130,7 @@ class Player(Node):
         return response
 
     def wait_for_subscribers(self) -> bool:
-        """Wait until somebody listens to any topic of the bag, at most options.wait_s; True if
-        somebody does.
-        """
+        """Wait at most options.wait_s for a subscriber of any topic; True if there is one."""
         end = time.monotonic() + self.options.wait_s
         while time.monotonic() < end:
             if any(publisher.get_subscription_count() for publisher, _ in self._out.values()):
@@ -184,42 +141,46 @@ class Player(Node):
 
     def play(self) -> None:
         """Publish the bag once, or for ever with options.loop; ends when ROS shuts down."""
-        passes = 0
-        start_ns, end_ns = self._reader.start_time, self._reader.end_time
+        # Each pass, later than the one before unless time may jump back.
+        shift_ns = 0
+        duration_ns = self._reader.end_time - self._reader.start_time
         while rclpy.ok(context=self.context):
-            shift_ns = (
-                0 if self.options.loop_jumps_back else passes * (end_ns - start_ns + LOOP_GAP_NS)
-            )
             self._play_once(shift_ns)
-            passes += 1
             if self.published == 0 and rclpy.ok(context=self.context):
                 raise SourceError("the bag holds no message of a type that can be imported.")
             if not self.options.loop:
                 break
+            shift_ns += 0 if self.options.loop_jumps_back else duration_ns + LOOP_GAP_NS
+
+        # The last messages are out when their readers have them.
         for publisher, _ in self._out.values():
             with suppress(Exception):
                 publisher.wait_for_all_acked(Duration(seconds=2.0))
 
     def _play_once(self, shift_ns: int) -> None:
-        """Raises SourceError where the bag is damaged, at the latest when messages are missing at
-        its end.
-        """
+        """Raises SourceError for a damaged bag, at the latest when messages miss at its end."""
         connections = [c for c in self._reader.connections if c.topic in self._out]
         seen = 0
         pace = _Pace(self._reader.start_time, self.options.rate)
         self._clock_ns = 0
         for connection, bag_ns, cdr in self._messages(connections):
+            # Wait for its turn.
             seen += 1
             if not self._wait_until(pace, bag_ns, shift_ns):
                 return
+
+            # Its stamp: with restamp as if recorded now, at the speed it is played.
             publisher, shift = self._out[connection.topic]
             move_ns = shift_ns
-            if self.options.restamp:  # as if recorded now, at the speed it is played
+            if self.options.restamp:
                 stamp_ns = header_stamp_ns(cdr) if shift is shift_header_stamp else bag_ns
                 move_ns = pace.wall_ns(stamp_ns) - stamp_ns
+
+            # The clock first: nobody gets a message from the future.
             self._publish_clock(bag_ns + shift_ns)
             publisher.publish(shift(cdr, move_ns) if move_ns else cdr)
             self.published += 1
+
         expected = sum(connection.msgcount for connection in connections)
         if seen < expected:
             raise SourceError(f"the bag is damaged: {seen} of {expected} messages could be read.")
@@ -248,13 +209,9 @@ class Player(Node):
         return False
 
     def _publish_clock(self, stamp_ns: int) -> None:
-        stamp_ns = self._clock_ns = max(
-            stamp_ns, self._clock_ns
-        )  # within a pass the clock never falls back
+        self._clock_ns = max(stamp_ns, self._clock_ns)  # within a pass the clock never falls back
         if self._clock_publisher is not None:
-            self._clock_publisher.publish(
-                Clock(clock=Time(sec=stamp_ns // 1_000_000_000, nanosec=stamp_ns % 1_000_000_000))
-            )
+            self._clock_publisher.publish(Clock(clock=ns_to_time(self._clock_ns)))
 
 
 class _Pace:
@@ -285,19 +242,23 @@ class _Pace:
 
 def open_bag(path: Path) -> AnyReader:
     """An open reader. Raises SourceError naming the path."""
+    # It is there.
     path = path.expanduser()  # a launch argument keeps its ~
     if not path.exists():
         raise SourceError(f"no bag at {path}.")
+
+    # It can be read.
     try:
-        reader = AnyReader(
-            [path], default_typestore=get_typestore(Stores.LATEST)
-        )  # older bags hold no definitions
+        store = get_typestore(Stores.LATEST)  # older bags hold no definitions
+        reader = AnyReader([path], default_typestore=store)
         reader.open()
     except Exception as error:  # rosbags, sqlite and struct have errors of their own
         raise SourceError(
             f"{path} is not a readable rosbag2 (a folder with metadata.yaml and .mcap or .db3"
             f" files): {_one_line(error)}"
         ) from None
+
+    # It is of ROS 2.
     if not reader.is2:
         raise SourceError(
             f"{path} is a ROS 1 bag; convert it with `rosbags-convert --src {path} --dst <folder>`."
@@ -319,41 +280,36 @@ def _positive(text: str) -> float:
 def parse_args(args: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(
         prog="ada3d replay",
-        description=(
-            "Play a rosbag2 (mcap or sqlite3) into ROS. ROS arguments (remaps) go behind"
-            " --ros-args."
-        ),
+        description="Play a rosbag2 (mcap or sqlite3) into ROS. ROS arguments (remaps) go behind"
+        " --ros-args.",
     )
-    parser.add_argument("bag", type=Path, help="bag folder or file")
-    parser.add_argument(
+    add = parser.add_argument
+    add("bag", type=Path, help="bag folder or file")
+    add(
         "--rate",
         type=_positive,
         default=1.0,
         help="speed; 2 = twice as fast (0.01 to 100, default 1)",
     )
-    parser.add_argument(
-        "--loop", action="store_true", help="play until interrupted; stamps keep rising"
-    )
-    parser.add_argument(
+    add("--loop", action="store_true", help="play until interrupted; stamps keep rising")
+    add(
         "--loop-jumps-back",
         action="store_true",
         help="with --loop: play the recorded stamps again, so that time jumps back",
     )
-    parser.add_argument(
+    add(
         "--start-paused",
         action="store_true",
-        help=(
-            "wait for `ros2 service call /ada3d_replay/set_paused std_srvs/srv/SetBool '{data:"
-            " false}'`"
-        ),
+        help="wait for `ros2 service call /ada3d_replay/set_paused std_srvs/srv/SetBool '{data:"
+        " false}'`",
     )
-    parser.add_argument(
+    add(
         "--restamp",
         action="store_true",
         help="stamps become now; no /clock (nodes run without use_sim_time)",
     )
-    parser.add_argument("--no-clock", action="store_true", help="do not publish /clock")
-    parser.add_argument(
+    add("--no-clock", action="store_true", help="do not publish /clock")
+    add(
         "--wait-sec",
         type=float,
         default=10.0,
@@ -363,18 +319,16 @@ def parse_args(args: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 
 
 def main(args: Sequence[str]) -> int:
-    """`ada3d replay`. Returns 0; with a sentence on stderr 2, or 1 where the bag turns out to be
-    damaged.
-    """
+    """`ada3d replay`. 0; with a sentence on stderr 2, or 1 where damage is found while playing."""
     options, ros_args = parse_args(args)
     replay = ReplayOptions(
-        options.rate,
-        options.loop,
-        options.loop_jumps_back,
-        options.restamp,
-        not options.no_clock,
-        options.start_paused,
-        options.wait_sec,
+        rate=options.rate,
+        loop=options.loop,
+        loop_jumps_back=options.loop_jumps_back,
+        restamp=options.restamp,
+        clock=not options.no_clock,
+        start_paused=options.start_paused,
+        wait_s=options.wait_sec,
     )
     use_large_image_transport()
     try:
@@ -384,14 +338,15 @@ def main(args: Sequence[str]) -> int:
         print(f"ada3d replay: {error}", file=sys.stderr)
         rclpy.try_shutdown()
         return 2
+
+    # What will be played, and what not.
     print(f"playing {options.bag}: {', '.join(player.topics)}")
     for topic, type_name in player.skipped.items():
-        why = (
-            "the player has a clock of its own"
-            if topic == "/clock"
-            else f"{type_name} cannot be imported here"
-        )
-        print(f"skipped {topic}: {why}")
+        cannot = f"{type_name} cannot be imported here"
+        own_clock = "the player has a clock of its own"
+        print(f"skipped {topic}: {own_clock if topic == '/clock' else cannot}")
+
+    # Play here, serve ~/set_paused on a thread.
     executor = SingleThreadedExecutor()
     executor.add_node(player)
     spinner = threading.Thread(target=_spin, args=(executor,), daemon=True)

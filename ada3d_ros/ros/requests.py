@@ -1,6 +1,6 @@
 """Questions in, answers out: the services, the action and the plain-text topic, all on one path.
 
-Every entry makes a `_Request`, queues it on the RequestWorker and awaits a Future that the worker
+Every entry makes a `Request`, queues it on the RequestWorker and awaits a Future that the worker
 completes. The callbacks are `async` and in a reentrant group: with the default group the same code
 dead-locks.
 """
@@ -11,7 +11,8 @@ import math
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from typing import Any, Protocol
 
 from rclpy.action import ActionServer, CancelResponse, GoalResponse
@@ -23,29 +24,35 @@ from rclpy.task import Future
 from std_msgs.msg import String
 
 from ada3d_ros.action import AskScene
-from ada3d_ros.answering import shareable
-from ada3d_ros.config import SETTINGS, AgentConfig
+from ada3d_ros.config import AgentConfig
 from ada3d_ros.errors import (
     Ada3DError,
     CanceledError,
     ErrorCode,
-    InvalidRequestError,
     NoFramesError,
     NotGroundedError,
     StaleSceneError,
 )
 from ada3d_ros.msg import Answer as AnswerMsg
-from ada3d_ros.ros.conversions import boxes_to_msg, empty_answer_msg, error_of, fill_answer_msg
+from ada3d_ros.ros.conversions import (
+    Request,
+    boxes_to_msg,
+    empty_answer_msg,
+    error_of,
+    fill_answer_msg,
+    request_from_goal,
+    request_from_ground,
+    request_from_query,
+)
 from ada3d_ros.ros.diagnostics import InferenceMonitor
 from ada3d_ros.ros.guard import guarded
 from ada3d_ros.ros.worker import Job, RequestWorker
 from ada3d_ros.srv import GroundObject, QueryScene
-from ada3d_ros.types import Answer, AskHooks, Question, SceneState, Scope, Stage, StopReason
+from ada3d_ros.types import Answer, AskHooks, Question, SceneState, Stage, StopReason
 
 FEEDBACK_PERIOD_S = 0.05
-BURST_QOS = QoSProfile(
-    depth=100
-)  # reliable; with the default depth of 10 a burst of requests is lost in silence
+# Reliable; with the default depth of 10 a burst of requests is lost in silence.
+BURST_QOS = QoSProfile(depth=100)
 
 
 class Agent(Protocol):
@@ -65,33 +72,6 @@ class Agent(Protocol):
     def publish_answer(self, message: AnswerMsg) -> None: ...
     def model_name(self) -> str: ...
     def report_error(self, where: str, error: BaseException, trace: str) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class _Request:
-    """What a caller asked, in our types."""
-
-    question: Question
-    ground: bool = False
-    timeout_s: float = 0.0
-    deadline_ms: float = math.nan
-
-
-def checked_number(name: str, value: float, low: float, high: float) -> float:
-    """`value`, or NaN where it is 0 (not given). Raises InvalidRequestError outside low..high."""
-    if value == 0:
-        return math.nan
-    if not low <= value <= high:  # also catches NaN
-        raise InvalidRequestError(
-            f"{name} = {value:g} is out of range; allowed: {low:g} to {high:g}, or 0 for the node's"
-            " default."
-        )
-    return float(value)
-
-
-def _limit(name: str, value: float, setting: str) -> float:
-    s = SETTINGS[setting]
-    return checked_number(name, value, float(s.low or 0.0), float(s.high or math.inf))
 
 
 def check_scene(
@@ -115,13 +95,12 @@ class RequestServer:
         self._node, self._agent = node, agent
         self._last_id = 0
         self._goals: dict[bytes, _GoalFeedback] = {}  # those that wait or run, by goal id
+
+        # Reentrant: one question waits for its answer while others come in.
         group = ReentrantCallbackGroup()
-        node.create_service(
-            QueryScene, "~/query", self._on_query, callback_group=group, qos_profile=BURST_QOS
-        )
-        node.create_service(
-            GroundObject, "~/ground", self._on_ground, callback_group=group, qos_profile=BURST_QOS
-        )
+        create = partial(node.create_service, callback_group=group, qos_profile=BURST_QOS)
+        create(QueryScene, "~/query", self._on_query)
+        create(GroundObject, "~/ground", self._on_ground)
         node.create_subscription(
             String, "~/question", self._on_question, BURST_QOS, callback_group=group
         )
@@ -152,7 +131,7 @@ class RequestServer:
 
     @guarded(_failed_query)
     async def _on_query(self, request: Any, response: Any) -> Any:
-        response.answer = await self._handle(request.question, lambda: self._query_request(request))
+        response.answer = await self._handle(request.question, lambda: request_from_query(request))
         return response
 
     def _failed_ground(self, error: Exception, request: Any, response: Any) -> Any:
@@ -161,23 +140,20 @@ class RequestServer:
 
     @guarded(_failed_ground)
     async def _on_ground(self, request: Any, response: Any) -> Any:
-        answer = await self._handle(request.phrase, lambda: self._ground_request(request))
-        response.success, response.error_code, response.error_msg = (
-            answer.success,
-            answer.error_code,
-            answer.error_msg,
-        )
+        answer = await self._handle(request.phrase, lambda: request_from_ground(request))
+        response.success = answer.success
+        response.error_code, response.error_msg = answer.error_code, answer.error_msg
         response.result, response.answer = boxes_to_msg(answer), answer
         return response
 
     @guarded()
     async def _on_question(self, message: String) -> None:
-        await self._handle(message.data, lambda: _Request(Question(message.data)))
+        await self._handle(message.data, lambda: Request(Question(message.data)))
 
     def _on_goal(self, goal: Any) -> GoalResponse:
         try:
             self._agent.admit(goal.question)
-            self._goal_request(goal)
+            request_from_goal(goal)
         except Exception as error:  # a refused goal carries no reason in ROS 2: log it
             self._node.get_logger().warning(f"goal refused: {error_of(error)[1]}")
             return GoalResponse.REJECT
@@ -193,23 +169,23 @@ class RequestServer:
     def _failed_goal(self, error: Exception, handle: ServerGoalHandle) -> Any:
         if handle.is_active:
             handle.abort()
-        code, text = error_of(error)
+        answer = self._failure_msg(handle.request.question, error)
         return AskScene.Result(
-            error_code=code,
-            error_msg=text,
-            answer=self._failure_msg(handle.request.question, error),
+            error_code=answer.error_code, error_msg=answer.error_msg, answer=answer
         )
 
     @guarded(_failed_goal)
     async def _on_goal_execute(self, handle: ServerGoalHandle) -> Any:
+        # Answer it, within reach of `_on_cancel` meanwhile.
         key, goal = bytes(handle.goal_id.uuid), _GoalFeedback(handle)
         self._goals[key] = goal
+        asked = handle.request
         try:
-            answer = await self._handle(
-                handle.request.question, lambda: self._goal_request(handle.request), goal
-            )
+            answer = await self._handle(asked.question, lambda: request_from_goal(asked), goal)
         finally:
             del self._goals[key]
+
+        # What became of it is the goal's status, and in the result.
         if answer.error_code == ErrorCode.CANCELED and handle.is_cancel_requested:
             handle.canceled()
         elif answer.success:
@@ -223,147 +199,86 @@ class RequestServer:
             answer=answer,
         )
 
-    # -- what was asked
-
-    def _query_request(self, request: Any) -> _Request:
-        if request.scope not in list(Scope):
-            raise InvalidRequestError(
-                f"scope = {request.scope}; allowed:"
-                f" {', '.join(f'{s.value} ({s.name})' for s in Scope)}."
-            )
-        return self._common(
-            request,
-            Question(
-                request.question,
-                scope=Scope(request.scope),
-                max_new_tokens=self._max_tokens(request),
-            ),
-        )
-
-    def _goal_request(self, goal: Any) -> _Request:
-        request = self._query_request(goal)
-        return replace(request, question=replace(request.question, want_boxes=goal.want_boxes))
-
-    def _ground_request(self, request: Any) -> _Request:
-        _limit("max_boxes", request.max_boxes, "boxes.max_count")
-        _limit("min_score", request.min_score, "boxes.min_score")
-        question = Question(
-            request.phrase, max_boxes=request.max_boxes, min_score=request.min_score
-        )
-        return replace(self._common(request, question), ground=True)
-
-    def _max_tokens(self, request: Any) -> int:
-        _limit("max_new_tokens", request.max_new_tokens, "generation.max_new_tokens")
-        return int(request.max_new_tokens)
-
-    def _common(self, request: Any, question: Question) -> _Request:
-        timeout = _limit("timeout_sec", request.timeout_sec, "generation.timeout_sec")
-        keep = _limit("keep_ratio", request.keep_ratio, "pruning.keep_ratio")
-        deadline = checked_number("deadline_ms", request.deadline_ms, 1.0, 600_000.0)
-        return _Request(
-            replace(
-                question, keep_ratio=round(keep, 6)
-            ),  # float32 on the wire: 0.7 came as 0.699999988
-            timeout_s=0.0 if math.isnan(timeout) else timeout,
-            deadline_ms=deadline,
-        )
-
     # -- the one path
 
     async def _handle(
-        self, text: str, build: Callable[[], _Request], feedback: _GoalFeedback | None = None
+        self, text: str, build: Callable[[], Request], feedback: _GoalFeedback | None = None
     ) -> AnswerMsg:
-        """Check, queue, wait, publish. Every outcome is an Answer message with a code; nothing is
-        raised.
-        """
+        """Check, queue, wait, publish. Every outcome is a message with a code; nothing raises."""
         self._agent.inference.requests += 1
         self._last_id += 1
-        message = empty_answer_msg(
-            text, self._last_id, self._agent.config.world_frame, self._agent.model_name()
-        )
+        message = self._new_answer_msg(text)
         try:
+            # 1. Refuse what cannot be answered now, or is out of range.
             self._agent.admit(text)
             request = build()
             message.deadline_ms = request.deadline_ms
+
+            # 2. Queue it, and let the executor go on until the inference thread is done with it.
             job, future = self._submit(request, message.request_id, feedback)
             if feedback is not None:
                 feedback.job = job
             answer, error = await future
+
+            # 3. Answer, boxes, tokens and times into the message.
             self._complete(message, request, job, answer, error)
         except Exception as error:
-            if (
-                not isinstance(error, Ada3DError) or error.__cause__ is not None
-            ):  # not raised on purpose alone
-                self._agent.report_error(
-                    f"request {message.request_id}",
-                    error,
-                    "".join(traceback.format_exception(error)),
-                )
+            # An error of ours without a cause was raised on purpose, for the caller to read.
+            if not isinstance(error, Ada3DError) or error.__cause__ is not None:
+                trace = "".join(traceback.format_exception(error))
+                self._agent.report_error(f"request {message.request_id}", error, trace)
             message.error_code, message.error_msg = error_of(error)
+
+        # 4. Count it, and tell everybody who listens.
         self._note(message)
         self._agent.publish_answer(message)
         return message
 
     def _submit(
-        self, request: _Request, request_id: int, feedback: _GoalFeedback | None
+        self, request: Request, request_id: int, feedback: _GoalFeedback | None
     ) -> tuple[Job, Future]:
+        """The queued job, and the future of its (answer, error). Raises BusyError."""
         executor = self._node.executor
         assert executor is not None  # a callback of this node is running
         future: Future = Future(executor=executor)
         config = self._agent.config
 
         def prepare(job: Job) -> tuple[Question, AskHooks]:
+            """On the inference thread: the question with what is left of its deadline."""
             job.started_ns = self._node.get_clock().now().nanoseconds
-            hooks = (
-                AskHooks(
-                    check=lambda: self._check(job, feedback),
-                    on_stage=feedback.on_stage,
-                    on_text=feedback.on_text,
-                )
-                if feedback
-                else AskHooks(check=job.check)
-            )
-            left_s = request.deadline_ms / 1e3 - (
-                job.started - job.accepted
-            )  # NaN without a deadline
-            return (
-                replace(
-                    request.question, deadline_s=left_s if left_s != left_s else max(left_s, 0.0)
-                ),
-                hooks,
-            )
+            left_s = request.deadline_ms / 1e3 - (job.started - job.accepted)
+            if not math.isnan(left_s):  # NaN without a deadline
+                left_s = max(left_s, 0.0)
+            hooks = AskHooks(check=job.check) if feedback is None else feedback.hooks(job)
+            return replace(request.question, deadline_s=left_s), hooks
 
         def run(job: Job) -> Answer:
-            return (self._agent.ground if request.ground else self._agent.answer)(*prepare(job))
+            ask = self._agent.ground if request.ground else self._agent.answer
+            return ask(*prepare(job))
 
         def on_done(answer: Answer | None, error: BaseException | None) -> None:
             future.set_result((answer, error))
             executor.wake()  # a future set from another thread does not wake an idle executor
 
+        # Only questions that may share the model's steps with others run as one batch.
         timeout_s = request.timeout_s or config.generation.timeout_sec
         job = Job(run, on_done, deadline=time.monotonic() + timeout_s, request_id=request_id)
-        if not request.ground and shareable(
-            replace(request.question, deadline_s=request.deadline_ms)
-        ):
+        question = replace(request.question, deadline_s=request.deadline_ms)
+        if not request.ground and question.shareable:
             job.batch = prepare
         self._agent.worker.batch_size = config.action.batch_size
         self._agent.worker.submit(job, config.action.policy, config.action.queue_size)
         return job, future
 
-    @staticmethod
-    def _check(job: Job, feedback: _GoalFeedback) -> None:
-        if feedback.handle.is_cancel_requested:
-            job.cancel(CanceledError)
-        job.check()
-
     def _complete(
         self,
         message: AnswerMsg,
-        request: _Request,
+        request: Request,
         job: Job,
         answer: Answer | None,
         error: BaseException | None,
     ) -> None:
+        """Fill the message. Raises `error`, or why the answer is none; text so far is kept."""
         finished = time.monotonic()
         wait_s = (finished if math.isnan(job.started) else job.started) - job.accepted
         if error is not None:
@@ -372,10 +287,9 @@ class RequestServer:
         now_ns = self._node.get_clock().now().nanoseconds
         self._agent.inference.last_tokens = answer.tokens
         fill_answer_msg(message, answer, wait_s, finished - job.accepted, job.started_ns, now_ns)
-        if answer.stop_reason in (
-            StopReason.TIMEOUT,
-            StopReason.CANCELED,
-        ):  # the text so far is kept
+
+        # Stopped in the middle, or a phrase without a box: an error all the same.
+        if answer.stop_reason in (StopReason.TIMEOUT, StopReason.CANCELED):
             job.check()
         if request.ground and not message.boxes:
             raise NotGroundedError(
@@ -385,22 +299,24 @@ class RequestServer:
         message.success = True
         message.deadline_kept = message.latency.total_ms <= request.deadline_ms  # False for NaN
 
+    def _new_answer_msg(self, text: str) -> AnswerMsg:
+        frame_id, model = self._agent.config.world_frame, self._agent.model_name()
+        return empty_answer_msg(text, self._last_id, frame_id, model)
+
     def _failure_msg(self, text: str, error: Exception) -> AnswerMsg:
-        message = empty_answer_msg(
-            text, self._last_id, self._agent.config.world_frame, self._agent.model_name()
-        )
+        message = self._new_answer_msg(text)
         message.error_code, message.error_msg = error_of(error)
         return message
 
     def _note(self, message: AnswerMsg) -> None:
+        """Count an outcome, and its times where it is an answer."""
         monitor = self._agent.inference
         if not message.success:
             name = ErrorCode(message.error_code).name.lower()
             monitor.failed[name] += 1
             monitor.last_error = message.error_msg
-            self._node.get_logger().warning(
-                f"request {message.request_id}: {name}: {message.error_msg}"
-            )
+            warning = f"request {message.request_id}: {name}: {message.error_msg}"
+            self._node.get_logger().warning(warning)
             return
         monitor.succeeded += 1
         latency = message.latency
@@ -411,12 +327,10 @@ class RequestServer:
 
 
 class _GoalFeedback:
-    """Turns the pipeline's hooks into action feedback; text is sent in pieces at most every
-    FEEDBACK_PERIOD_S.
-    """
+    """The pipeline's hooks as action feedback; text at most every FEEDBACK_PERIOD_S."""
 
     def __init__(self, handle: ServerGoalHandle) -> None:
-        self.handle = handle
+        self._handle = handle
         self.job: Job | None = None
         self._started = time.monotonic()
         self._last_sent = 0.0
@@ -424,27 +338,34 @@ class _GoalFeedback:
         self._tokens = 0
         self._stage = Stage.QUEUED
 
-    def on_stage(self, stage: Stage) -> None:
+    def hooks(self, job: Job) -> AskHooks:
+        def check() -> None:
+            if self._handle.is_cancel_requested:
+                job.cancel(CanceledError)
+            job.check()
+
+        return AskHooks(check=check, on_stage=self._on_stage, on_text=self._on_text)
+
+    def _on_stage(self, stage: Stage) -> None:
         self._send()
         self._stage = stage
         self._send(always=True)
 
-    def on_text(self, delta: str, num_tokens: int) -> None:
+    def _on_text(self, delta: str, num_tokens: int) -> None:
         self._pending += delta
         self._tokens = num_tokens
         if time.monotonic() - self._last_sent >= FEEDBACK_PERIOD_S:
             self._send()
 
     def _send(self, always: bool = False) -> None:
-        if not (self._pending or always) or not self.handle.is_active:
+        if not (self._pending or always) or not self._handle.is_active:
             return
-        elapsed_ms = (time.monotonic() - self._started) * 1e3
-        self.handle.publish_feedback(
+        self._handle.publish_feedback(
             AskScene.Feedback(
                 stage=self._stage.value,
                 delta=self._pending,
                 tokens=self._tokens,
-                elapsed_ms=elapsed_ms,
+                elapsed_ms=(time.monotonic() - self._started) * 1e3,
             )
         )
         self._pending, self._last_sent = "", time.monotonic()

@@ -25,13 +25,21 @@ from ada3d_ros.errors import (
 )
 
 T = TypeVar("T")
-IDLE_PERIOD_S = 0.25  # between two looks for work ahead
+StopError = (
+    type[CanceledError] | type[PreemptedError] | type[NotActiveError] | type[SceneResetError]
+)
+IDLE_PERIOD_S = 0.25  # between two background steps while there is nothing to do
+
+STOP_TEXTS: dict[type, str] = {
+    CanceledError: "canceled by the caller.",
+    PreemptedError: "a newer request took its place (action.policy is 'preempt').",
+    NotActiveError: "the node was deactivated while answering; activate it and ask again.",
+    SceneResetError: "the scene was reset while answering; ask again once keyframes have come in.",
+}
 
 
 class LatestWorker(Generic[T]):
-    """Runs `work(item)` on its own thread for the newest item given; older waiting ones go to
-    `on_replaced`.
-    """
+    """Runs `work(item)` on its own thread for the newest item; others go to `on_replaced`."""
 
     def __init__(
         self,
@@ -88,23 +96,9 @@ class Job:
     started: float = float("nan")
     started_ns: int = -1  # node clock, set by run
     batch: Any = None  # what run_batch needs of it; None: it cannot run together with others
-    stop_error: (
-        type[CanceledError]
-        | type[PreemptedError]
-        | type[NotActiveError]
-        | type[SceneResetError]
-        | None
-    ) = None
+    stop_error: StopError | None = None
 
-    def cancel(
-        self,
-        error: (
-            type[CanceledError]
-            | type[PreemptedError]
-            | type[NotActiveError]
-            | type[SceneResetError]
-        ),
-    ) -> None:
+    def cancel(self, error: StopError) -> None:
         """Ask the job to stop at the next token; the first reason given stays."""
         self.stop_error = self.stop_error or error
 
@@ -119,24 +113,17 @@ class Job:
             )
 
 
-STOP_TEXTS: dict[type, str] = {
-    CanceledError: "canceled by the caller.",
-    PreemptedError: "a newer request took its place (action.policy is 'preempt').",
-    NotActiveError: "the node was deactivated while answering; activate it and ask again.",
-    SceneResetError: "the scene was reset while answering; ask again once keyframes have come in.",
-}
-
-
 class RequestWorker:
     """Runs jobs one at a time on one thread, which owns the device.
 
     `submit` raises BusyError when the queue is full (or, under policy `reject`, when anything
     runs). `run_later` queues internal work (loading the model) before any job. Between jobs the
-    thread calls `run_background_step`, which does one bounded piece and says whether more is left; then
-    again at once, else after IDLE_PERIOD_S or a `notify`.
+    thread calls `run_background_step`, which does one bounded piece of work and says whether more
+    is left; then again at once, else after IDLE_PERIOD_S or a `notify`.
 
+    on_error: gets what went wrong in a background step, or in delivering an answer.
     run_batch: runs several waiting jobs that have a `batch`, and returns a result or exception for
-    each; at most `batch_size` of them, those in front of the queue.
+    each; at most `batch_size` of them, the first of the queue.
     """
 
     def __init__(
@@ -147,16 +134,13 @@ class RequestWorker:
         run_batch: Callable[[list[Job]], Sequence[Any]] | None = None,
     ) -> None:
         self.batch_size = 1
-        self._run_batch = run_batch
-        self._on_error = (
-            on_error  # an answer that could not be delivered, or work ahead that failed
-        )
-        self._run_background_step, self._notified = run_background_step, False
+        self._on_error, self._run_batch = on_error, run_batch
+        self._run_background_step = run_background_step
         self._condition = threading.Condition()
         self._internal: deque[Callable[[], None]] = deque()
         self._jobs: deque[Job] = deque()
         self._running: tuple[Job, ...] = ()
-        self._stopping = False
+        self._notified = self._stopping = False
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
@@ -179,37 +163,40 @@ class RequestWorker:
             self._condition.notify()
 
     def notify(self) -> None:
-        """There is something to work ahead on."""
+        """Say that there is something for a background step to do."""
         with self._condition:
             self._notified = True
             self._condition.notify()
 
     def submit(self, job: Job, policy: str, queue_size: int) -> None:
+        """Queue a job; `policy` (reject, queue, preempt) says what happens when others run or wait.
+
+        Raises BusyError.
+        """
         displaced: list[Job] = []
         with self._condition:
             if policy == "preempt":
+                # The newest request wins: nothing else waits, and what runs stops soon.
                 displaced = list(self._jobs)
                 self._jobs.clear()
                 for running in self._running:
                     running.cancel(PreemptedError)
             elif self._running or self._jobs:
-                limit = queue_size if policy == "queue" else 0
-                waiting = len(self._jobs) - (
-                    not self._running
-                )  # then the thread is about to take the first
-                if waiting >= limit:
+                # With nothing running, the thread is about to take the first one that waits.
+                waiting = len(self._jobs) - (not self._running)
+                if waiting >= (queue_size if policy == "queue" else 0):
                     raise BusyError(
                         f"{waiting} requests are waiting and one is running (action.policy"
                         f" {policy!r}, action.queue_size {queue_size}); ask again later."
                     )
             self._jobs.append(job)
             self._condition.notify()
+
+        # Outside the lock: an answer may lead to the next question.
         for old in displaced:
             old.on_done(None, PreemptedError(STOP_TEXTS[PreemptedError]))
 
-    def cancel_all(
-        self, error: type[CanceledError] | type[NotActiveError] | type[SceneResetError]
-    ) -> None:
+    def cancel_all(self, error: StopError) -> None:
         """Stop the running job and answer the waiting ones with `error`."""
         with self._condition:
             waiting = list(self._jobs)
@@ -219,7 +206,7 @@ class RequestWorker:
         for job in waiting:
             job.on_done(None, error(STOP_TEXTS[error]))
 
-    def cancel(self, job: Job, error: type[CanceledError]) -> None:
+    def cancel(self, job: Job, error: StopError) -> None:
         """Stop one job: at the next token where it runs, at once where it waits."""
         with self._condition:
             job.cancel(error)
@@ -253,48 +240,48 @@ class RequestWorker:
     def _run(self) -> None:
         more = False
         while True:
+            # Wait for work: not at all while a background step has more to do.
             with self._condition:
-                patience_s = (
-                    None if self._run_background_step is None else 0.0 if more else IDLE_PERIOD_S
-                )
+                idle_s = None if self._run_background_step is None else IDLE_PERIOD_S
                 self._condition.wait_for(
                     lambda: self._stopping or self._internal or self._jobs or self._notified,
-                    patience_s,
+                    0.0 if more else idle_s,
                 )
                 if self._stopping:
                     return
                 self._notified = False
                 internal = self._internal.popleft() if self._internal else None
-                self._running = jobs = self._take() if internal is None else ()
+                self._running = jobs = self._take_jobs() if internal is None else ()
+
+            # Internal work before jobs, jobs before a background step.
             if internal is not None:
                 internal()
             elif jobs:
                 self._run_jobs(jobs)
-                more = True
+                more = self._run_background_step is not None
             else:
-                more = self._one_piece_ahead()
+                more = self._background_step()
             del internal, jobs  # or the wait for the next one would keep a model alive
 
-    def _one_piece_ahead(self) -> bool:
+    def _background_step(self) -> bool:
         try:
             return self._run_background_step is not None and self._run_background_step()
         except Exception as error:  # the thread outlives it
             self._on_error(error)
             return False
 
-    def _take(self) -> tuple[Job, ...]:
-        """The next job, and those behind it that can run together with it."""
-        taken: list[Job] = []
+    def _take_jobs(self) -> tuple[Job, ...]:
+        """The next job, and those after it that can run together with it."""
+        taken = [self._jobs.popleft()] if self._jobs else []
         limit = self.batch_size if self._run_batch is not None else 1
-        while (
-            self._jobs
-            and len(taken) < limit
-            and (not taken or None not in (taken[0].batch, self._jobs[0].batch))
-        ):
+        while self._jobs and len(taken) < limit:
+            if taken[0].batch is None or self._jobs[0].batch is None:
+                break
             taken.append(self._jobs.popleft())
         return tuple(taken)
 
     def _run_jobs(self, jobs: Sequence[Job]) -> None:
+        # Leave out those that were stopped, or whose time ran out, while they waited.
         outcomes: list[tuple[Job, Any, BaseException | None]] = []
         ready = []
         for job in jobs:
@@ -304,6 +291,8 @@ class RequestWorker:
                 ready.append(job)
             except RequestError as error:
                 outcomes.append((job, None, error))
+
+        # Run the rest, several as one batch.
         try:
             if len(ready) > 1 and self._run_batch is not None:
                 results = self._run_batch(ready)
@@ -314,7 +303,9 @@ class RequestWorker:
                 outcomes.append((job, None, result) if failed else (job, result, None))
         except Exception as error:  # becomes an error code at the border
             outcomes += [(job, None, error) for job in ready]
-        self._running = ()  # first: whoever gets the answer may ask again at once
+
+        # Deliver. No longer busy first: whoever gets the answer may ask again at once.
+        self._running = ()
         for job, result, failure in outcomes:
             try:
                 job.on_done(result, failure)

@@ -1,5 +1,4 @@
-"""What the robot remembers: a bounded set of posed keyframes, and the views of it that the model
-gets.
+"""What the robot remembers: posed keyframes, the views of them that the model gets, their voxels.
 
 keyframes holds state and nothing else: no clock, no thread, no torch device.
 """

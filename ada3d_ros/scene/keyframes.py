@@ -7,7 +7,7 @@ same frames give the same keyframes. The caller serialises calls.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,7 @@ from ada3d_ros.geometry.voxel import voxel_coords, voxel_ids
 from ada3d_ros.types import Keyframe, KeyframeReason, RgbdFrame, SceneState
 
 COVERAGE_VOXEL_M = 0.2  # the model's voxel: what a view adds is counted in spatial tokens
-COVERAGE_GRID = 32  # readings looked at along each side of the image
+COVERAGE_GRID = 32  # readings taken along each side of the image
 
 Voxels = frozenset[tuple[int, int, int]]
 
@@ -29,7 +29,7 @@ Voxels = frozenset[tuple[int, int, int]]
 @dataclass(frozen=True, eq=False, slots=True)
 class _Kept:
     keyframe: Keyframe
-    voxels: Voxels  # what it sees
+    voxels: Voxels  # visible in it
 
 
 NOTHING_SEEN = SceneState(0, 0, 0)
@@ -41,14 +41,14 @@ class SceneSnapshot:
 
     keyframes: tuple[Keyframe, ...] = ()
     state: SceneState = NOTHING_SEEN
+    frames: tuple[RgbdFrame, ...] = field(init=False)
+    version: tuple[int, int] = field(init=False)  # epoch and version of the state
 
-    @property
-    def frames(self) -> tuple[RgbdFrame, ...]:
-        return tuple(keyframe.frame for keyframe in self.keyframes)
-
-    @property
-    def version(self) -> tuple[int, int]:
-        return self.state.epoch, self.state.version
+    def __post_init__(self) -> None:
+        # Computed once, since every question reads them.
+        frames = tuple(keyframe.frame for keyframe in self.keyframes)
+        object.__setattr__(self, "frames", frames)
+        object.__setattr__(self, "version", (self.state.epoch, self.state.version))
 
 
 class KeyframeBuffer:
@@ -56,10 +56,10 @@ class KeyframeBuffer:
 
     A frame is admitted when it is the first, or at least min_translation_m from every kept
     keyframe, or turned by at least min_rotation_deg against every keyframe nearer than that, or
-    max_interval_sec after the last admission, or when at least min_new_coverage of the voxels it
-    sees are seen by no kept keyframe.
+    max_interval_sec after the last admission, or when at least min_new_coverage of the voxels
+    visible in it are visible in no kept keyframe.
 
-    When full, the keyframe goes that alone sees the fewest voxels, the oldest among equals; never
+    When full, the keyframe goes that alone covers the fewest voxels, the oldest among equals; never
     the newest. So the place stays covered, and a robot that stands still renews its view instead of
     losing the others.
 
@@ -69,9 +69,7 @@ class KeyframeBuffer:
     def __init__(self, config: KeyframeConfig) -> None:
         self._config = config
         self._kept: list[_Kept] = []
-        self._seen_by: Counter[tuple[int, int, int]] = (
-            Counter()
-        )  # voxel -> kept keyframes that see it
+        self._coverage: Counter[tuple[int, int, int]] = Counter()  # kept keyframes of a voxel
         self._last_stamp_ns: int | None = None
         self._next_index = 0
         self.version = 0
@@ -93,9 +91,8 @@ class KeyframeBuffer:
         """What is kept now."""
         stamps = [kept.keyframe.frame.stamp_ns for kept in self._kept]
         oldest, newest = min(stamps, default=-1), max(stamps, default=-1)
-        return SceneSnapshot(
-            self.keyframes, SceneState(len(stamps), self.epoch, self.version, oldest, newest)
-        )
+        state = SceneState(len(stamps), self.epoch, self.version, oldest, newest)
+        return SceneSnapshot(self.keyframes, state)
 
     def offer(self, frame: RgbdFrame) -> Keyframe | None:
         """Admits the frame and returns its keyframe, or None where it adds too little.
@@ -103,11 +100,14 @@ class KeyframeBuffer:
         Raises FrameError: BACKWARD_STAMP if the stamp is not newer than the last one offered,
         FRAME_MISMATCH if its world frame is not the kept keyframes'.
         """
+        # Whether it is admitted.
         self._check(frame)
         self._last_stamp_ns = frame.stamp_ns
         reason = self._reason_to_admit(frame)
         if reason is None:
             return None
+
+        # Keep it; the surplus goes.
         keyframe = Keyframe(frame, self._next_index, reason)
         self._next_index += 1
         self._keep(_Kept(keyframe, visible_voxels(frame)))
@@ -128,7 +128,7 @@ class KeyframeBuffer:
     def reset(self) -> None:
         """Forgets everything, stamps included. Indices go on: a keyframe index is never reused."""
         self._kept.clear()
-        self._seen_by.clear()
+        self._coverage.clear()
         self._last_stamp_ns = None
         self.version += 1
         self.epoch += 1
@@ -152,17 +152,19 @@ class KeyframeBuffer:
     def _reason_to_admit(self, frame: RgbdFrame) -> KeyframeReason | None:
         if not self._kept:
             return KeyframeReason.FIRST
-        config = self._config
+
+        # Far from every keyframe, or turned against all that are near.
+        config, pose = self._config, frame.T_world_cam
         kept = [k.keyframe.frame for k in self._kept]
-        distance_m = np.linalg.norm(
-            [f.T_world_cam[:3, 3] - frame.T_world_cam[:3, 3] for f in kept], axis=1
-        )
+        distance_m = np.linalg.norm([f.T_world_cam[:3, 3] - pose[:3, 3] for f in kept], axis=1)
         near = [f for f, d in zip(kept, distance_m, strict=True) if d < config.min_translation_m]
         if not near:
             return KeyframeReason.TRANSLATION
-        turned = np.rad2deg([rotation_angle_rad(f.T_world_cam, frame.T_world_cam) for f in near])
+        turned = np.rad2deg([rotation_angle_rad(f.T_world_cam, pose) for f in near])
         if (turned >= config.min_rotation_deg).all():
             return KeyframeReason.ROTATION
+
+        # Late enough, or with enough that is new; 0 switches either off.
         since_s = (frame.stamp_ns - kept[-1].stamp_ns) * 1e-9
         if 0.0 < config.max_interval_sec <= since_s:
             return KeyframeReason.TIME
@@ -172,41 +174,44 @@ class KeyframeBuffer:
 
     def _share_of_new_voxels(self, frame: RgbdFrame) -> float:
         voxels = visible_voxels(frame)
-        return sum(voxel not in self._seen_by for voxel in voxels) / len(voxels) if voxels else 0.0
+        return sum(voxel not in self._coverage for voxel in voxels) / max(len(voxels), 1)
 
     def _keep(self, kept: _Kept) -> None:
         self._kept.append(kept)
-        self._seen_by.update(kept.voxels)
+        self._coverage.update(kept.voxels)
 
     def _evict_surplus(self) -> bool:
         """Evicts down to max_views, one at a time; whether any went."""
         surplus = max(len(self._kept) - self._config.max_views, 0)
         for _ in range(surplus):
-            # min() takes the first, that is the oldest, of equals
-            gone = min(
-                self._kept[:-1], key=lambda k: sum(self._seen_by[voxel] == 1 for voxel in k.voxels)
-            )
+            # The least that one alone covers; min() takes the first, that is the oldest, of equals.
+            gone = min(self._kept[:-1], key=self._num_covered_alone)
             self._kept.remove(gone)
+            self._coverage.subtract(gone.voxels)
             for voxel in gone.voxels:
-                self._seen_by[voxel] -= 1
-                if not self._seen_by[voxel]:
-                    del self._seen_by[voxel]
+                if not self._coverage[voxel]:
+                    del self._coverage[voxel]
         return surplus > 0
+
+    def _num_covered_alone(self, kept: _Kept) -> int:
+        return sum(self._coverage[voxel] == 1 for voxel in kept.voxels)
 
 
 def visible_voxels(frame: RgbdFrame) -> Voxels:
-    """The world voxels of COVERAGE_VOXEL_M that a sparse grid of the frame's readings falls into;
-    empty without depth.
+    """The world voxels of COVERAGE_VOXEL_M that a sparse grid of the frame's readings falls into.
+
+    Empty without depth.
     """
-    rows = _grid(frame.intrinsics.height)
-    columns = _grid(frame.intrinsics.width)
+    # Depth and camera of the grid.
+    rows, columns = _grid(frame.intrinsics.height), _grid(frame.intrinsics.width)
     depth_m = torch.from_numpy(frame.depth_m[rows, columns].astype(np.float64))
     K = frame.intrinsics.matrix
     K[0] /= columns.step
     K[1] /= rows.step
-    xyz_m = unproject_depth(
-        depth_m, torch.from_numpy(K), torch.from_numpy(frame.T_world_cam.copy())
-    ).reshape(-1, 3)
+
+    # The voxels of its valid points.
+    pose = torch.from_numpy(frame.T_world_cam.copy())
+    xyz_m = unproject_depth(depth_m, torch.from_numpy(K), pose).reshape(-1, 3)
     _, occupied = voxel_ids(voxel_coords(xyz_m[xyz_m.isfinite().all(dim=1)], COVERAGE_VOXEL_M))
     triples: npt.NDArray[np.int64] = occupied.numpy()
     return frozenset((int(x), int(y), int(z)) for x, y, z in triples)

@@ -1,5 +1,4 @@
-"""The voxels of a scene as sums over its views, so that views can come and go without looking at
-the others again.
+"""The voxels of a scene as sums over its views: views come and go without encoding the others anew.
 
 Every view's patches are summed per voxel first, then the views' sums are added in the order the
 views came. Taking a view out adds the others' sums of the voxels it touched anew in that order: bit
@@ -18,8 +17,9 @@ from ada3d_ros.geometry.voxel import sum_per_voxel, voxel_coords, voxel_ids
 
 @dataclass(frozen=True, eq=False, slots=True)
 class VoxelSums:
-    """Sums per voxel, voxels in ascending x, y, z order: coords (N, 3) int64; features (N, C) and
-    xyz_m (N, 3) float32; num_patches (N,) int64.
+    """Sums per voxel, voxels in ascending x, y, z order.
+
+    coords (N, 3) int64; features (N, C) and xyz_m (N, 3) float32; num_patches (N,) int64.
     """
 
     coords: torch.Tensor
@@ -28,7 +28,7 @@ class VoxelSums:
     num_patches: torch.Tensor
 
     @classmethod
-    def of_patches(
+    def from_patches(
         cls, features: torch.Tensor, xyz_m: torch.Tensor, voxel_size_m: float
     ) -> VoxelSums:
         """Of patches: features (P, C), finite points xyz_m (P, 3)."""
@@ -36,56 +36,68 @@ class VoxelSums:
         sums, counts = sum_per_voxel(features, ids, len(coords))
         return cls(coords, sums, sum_per_voxel(xyz_m, ids, len(coords))[0], counts)
 
+    @classmethod
+    def zeros(cls, coords: torch.Tensor, like: VoxelSums) -> VoxelSums:
+        """Nothing yet in the voxels coords (N, 3); channels as in `like`."""
+        count, channels = len(coords), like.features.shape[1]
+        features, xyz_m = like.features.new_zeros(count, channels), like.xyz_m.new_zeros(count, 3)
+        return cls(coords, features, xyz_m, like.num_patches.new_zeros(count))
+
     def __len__(self) -> int:
         return self.coords.shape[0]
 
-    def at(self, rows: torch.Tensor) -> VoxelSums:
-        """Of some voxels."""
+    def at(self, index: torch.Tensor) -> VoxelSums:
+        """Of the voxels at index (M,) alone."""
         return VoxelSums(
-            self.coords[rows], self.features[rows], self.xyz_m[rows], self.num_patches[rows]
+            self.coords[index], self.features[index], self.xyz_m[index], self.num_patches[index]
         )
 
-    def spread(self, coords: torch.Tensor, rows: torch.Tensor) -> VoxelSums:
-        """The same sums at `rows` (N,) of more voxels `coords`, zeros elsewhere."""
-        count = len(coords)
-        return VoxelSums(
-            coords,
-            self.features.new_zeros(count, self.features.shape[1]).index_copy(
-                0, rows, self.features
-            ),
-            self.xyz_m.new_zeros(count, 3).index_copy(0, rows, self.xyz_m),
-            self.num_patches.new_zeros(count).index_copy(0, rows, self.num_patches),
-        )
-
-    def plus(self, other: VoxelSums, rows: torch.Tensor) -> VoxelSums:
-        """With the sums of other voxels added at `rows`, each row once."""
-
-        def added(mine: torch.Tensor, more: torch.Tensor) -> torch.Tensor:
-            return mine.index_copy(0, rows, mine[rows] + more)
-
+    def put(self, index: torch.Tensor, other: VoxelSums) -> VoxelSums:
+        """With other's sums in place of those at index (M,), each once."""
         return VoxelSums(
             self.coords,
-            added(self.features, other.features),
-            added(self.xyz_m, other.xyz_m),
-            added(self.num_patches, other.num_patches),
+            self.features.index_copy(0, index, other.features),
+            self.xyz_m.index_copy(0, index, other.xyz_m),
+            self.num_patches.index_copy(0, index, other.num_patches),
         )
+
+    def plus(self, index: torch.Tensor, other: VoxelSums) -> VoxelSums:
+        """With other's sums added to those at index (M,), each once."""
+        mine = self.at(index)
+        added = VoxelSums(
+            mine.coords,
+            mine.features + other.features,
+            mine.xyz_m + other.xyz_m,
+            mine.num_patches + other.num_patches,
+        )
+        return self.put(index, added)
 
 
 def find_voxels(coords: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    """For each of `wanted` (M, 3) int64 its row in `coords` (N, 3), which ascend and are distinct;
-    -1 where it is not there.
+    """For each of `wanted` (M, 3) int64 its index in `coords` (N, 3), or -1; (M,) int64.
+
+    coords ascend and are distinct.
     """
     if not len(coords) or not len(wanted):
         return torch.full((len(wanted),), -1, dtype=torch.int64, device=wanted.device)
     ids, occupied = voxel_ids(torch.cat((coords, wanted)))
-    row_of = torch.full((len(occupied),), -1, dtype=torch.int64, device=wanted.device)
-    row_of[ids[: len(coords)]] = torch.arange(len(coords), device=wanted.device)
-    return row_of[ids[len(coords) :]]
+    index_of = torch.full((len(occupied),), -1, dtype=torch.int64, device=wanted.device)
+    index_of[ids[: len(coords)]] = torch.arange(len(coords), device=wanted.device)
+    return index_of[ids[len(coords) :]]
+
+
+def ascending_order(coords: torch.Tensor) -> torch.Tensor:
+    """The order (N,) that sorts distinct voxels (N, 3) by x, then y, then z."""
+    order = torch.arange(len(coords), device=coords.device)
+    for axis in (2, 1, 0):
+        order = order[torch.sort(coords[order, axis], stable=True).indices]
+    return order
 
 
 class VoxelTable:
-    """The sums of all views that are in. `revision` grows with every change; `changed` (N,) int64:
-    each voxel's last one.
+    """The sums of all views that are in.
+
+    `revision` grows with every change; `changed` (N,) int64: each voxel's last one.
     """
 
     def __init__(self) -> None:
@@ -114,45 +126,39 @@ class VoxelTable:
         return table
 
     def add(self, name: int, view: VoxelSums) -> None:
-        """Put a view in, behind those that are in."""
+        """Put a view in, after those that are in."""
         assert name not in self._views, f"view {name} is in already"
-        held = (
-            view.at(torch.zeros(0, dtype=torch.int64, device=view.coords.device))
-            if self._sums is None
-            else self._sums
-        )
+
+        # All voxels, and where those held before and those of the view stand among them.
+        held = VoxelSums.zeros(view.coords[:0], view) if self._sums is None else self._sums
         ids, coords = voxel_ids(torch.cat((held.coords, view.coords)))
         old, new = ids[: len(held)], ids[len(held) :]
-        sums = held.spread(coords, old).plus(view, new)
-        changed = (
-            self.changed.to(coords.device)
-            .new_zeros(len(coords))
-            .index_copy(0, old, self.changed.to(coords.device))
-            .index_fill(0, new, self.revision + 1)
-        )
-        self._take(self._views | {name: view}, sums, changed)
+
+        # The sums held before, the view's added.
+        sums = VoxelSums.zeros(coords, held).put(old, held).plus(new, view)
+        changed = self.changed.to(coords.device)
+        changed = changed.new_zeros(len(coords)).index_copy(0, old, changed)
+        self._take(self._views | {name: view}, sums, changed.index_fill(0, new, self.revision + 1))
 
     def remove(self, name: int) -> None:
         """Take a view out; the voxels it touched are summed anew from the other views."""
+        # The voxels it touched, empty.
         gone, held = self._views[name], self.sums
         views = {other: view for other, view in self._views.items() if other != name}
         touched = find_voxels(held.coords, gone.coords)
-        fresh = held.at(touched)
-        empty = fresh.at(torch.zeros(0, dtype=torch.int64, device=touched.device))
-        fresh = empty.spread(fresh.coords, touched.new_zeros(0))
+        fresh = VoxelSums.zeros(held.coords[touched], held)
+
+        # The other views' sums of them, in the order they came.
         for view in views.values():
-            rows = find_voxels(fresh.coords, view.coords)
-            mine = torch.nonzero(rows >= 0)[:, 0]
-            fresh = fresh.plus(view.at(mine), rows[mine])
-        summed = VoxelSums(
-            held.coords,
-            held.features.index_copy(0, touched, fresh.features),
-            held.xyz_m.index_copy(0, touched, fresh.xyz_m),
-            held.num_patches.index_copy(0, touched, fresh.num_patches),
-        )
-        kept = torch.nonzero(summed.num_patches > 0)[:, 0]
+            index = find_voxels(fresh.coords, view.coords)
+            shared = torch.nonzero(index >= 0)[:, 0]
+            fresh = fresh.plus(index[shared], view.at(shared))
+
+        # Voxels that no view is in any more go.
+        sums = held.put(touched, fresh)
+        kept = torch.nonzero(sums.num_patches > 0)[:, 0]
         changed = self.changed.index_fill(0, touched, self.revision + 1)[kept]
-        self._take(views, summed.at(kept), changed)
+        self._take(views, sums.at(kept), changed)
 
     def _take(self, views: dict[int, VoxelSums], sums: VoxelSums, changed: torch.Tensor) -> None:
         """The next revision, all at once: where memory ended before, the last one stays whole."""

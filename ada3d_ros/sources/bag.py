@@ -1,5 +1,4 @@
-"""A recorded rosbag2 (mcap or sqlite3) as an iterable of RgbdFrame, read with rosbags: no ROS
-installation needed.
+"""A recorded rosbag2 (mcap or sqlite3) as an iterable of RgbdFrame, read without ROS, by rosbags.
 
 Two passes: the first reads stamps, camera_info and poses, and decides what belongs together; the
 second decodes images in the order of the recording, holding only those whose partner has not come
@@ -9,7 +8,6 @@ yet.
 from __future__ import annotations
 
 import bisect
-import itertools
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,7 +23,7 @@ from ada3d_ros.config import AgentConfig
 from ada3d_ros.errors import FrameError, FrameReason, PoseError, SourceError
 from ada3d_ros.geometry.pose import PoseBuffer, pose_from_quaternion
 from ada3d_ros.sources.association import pair_nearest
-from ada3d_ros.sources.messages import frame_of, pose_of, stamp_of
+from ada3d_ros.sources.messages import PosedSet, frame_of, pose_of, stamp_of
 from ada3d_ros.sources.topics import BagTopics, detect_topics
 from ada3d_ros.types import RgbdFrame
 
@@ -43,13 +41,26 @@ class _Index:
     pose_frames: set[str] = field(default_factory=set)
 
 
-class BagSource:
-    """The frames of a bag in stamp order; iterate as often as needed. `dropped` counts what the
-    last pass left out.
+@dataclass(slots=True)
+class _Held:
+    """The messages of one topic whose partner has not come yet, by their place."""
 
-    `config` gives what the node would use: depth.*, sync.slop_sec, pose.max_gap_sec, world_frame,
-    extrinsic.*. Raises SourceError, at construction or while reading, for a bag that is missing,
-    broken or lacks an input.
+    wanted: set[int]
+    messages: dict[int, Any] = field(default_factory=dict)
+    next_place: int = 0
+
+    def offer(self, message: Any) -> None:
+        if self.next_place in self.wanted:
+            self.messages[self.next_place] = message
+        self.next_place += 1
+
+
+class BagSource:
+    """The frames of a bag in stamp order; iterate as often as needed.
+
+    `dropped` counts what the last pass left out. `config` gives what the node would use: depth.*,
+    sync.slop_sec, pose.max_gap_sec, world_frame, extrinsic.*. Raises SourceError, at construction
+    or while reading, for a bag that is missing, broken or lacks an input.
     """
 
     def __init__(
@@ -67,10 +78,13 @@ class BagSource:
     def __iter__(self) -> Iterator[RgbdFrame]:
         self.dropped = Counter()
         with _open(self.path) as reader:
+            # Which images belong together.
             index = self._read_index(reader)
             slop_s = self.config.sync.slop_sec
             pairs = pair_nearest(_stamps(index.rgb), _stamps(index.depth), slop_s)
             self.dropped[FrameReason.NO_DEPTH] += len(index.rgb) - len(pairs)
+
+            # Decode them in that order.
             places = [(index.rgb[i][0], index.depth[j][0]) for i, j in pairs]
             for rgb, depth in self._read_images(reader, places):
                 try:
@@ -80,6 +94,8 @@ class BagSource:
         self.dropped = +self.dropped  # without zeros
 
     def _read_index(self, reader: AnyReader) -> _Index:
+        """Raises SourceError where the poses are of another world."""
+        # Every message by its topic.
         index = _Index()
         places: Counter[str] = Counter()
         for topic, message in _messages(reader, set(_names(self.topics))):
@@ -95,6 +111,8 @@ class BagSource:
                 index.infos.append((stamp_of(message), message))
             else:
                 self._index_pose(index, message)
+
+        # Poses of another world would drop every frame: say so at once.
         index.infos.sort(key=lambda item: item[0])
         if len(index.poses) == 0 and index.pose_frames - {self.config.world_frame}:
             raise SourceError(
@@ -127,22 +145,16 @@ class BagSource:
         self, reader: AnyReader, places: list[tuple[int, int]]
     ) -> Iterator[tuple[Any, Any]]:
         """Pairs of messages in the order of `places` (colour place, depth place)."""
-        wanted_rgb, wanted_depth = {i for i, _ in places}, {j for _, j in places}
-        rgb: dict[int, Any] = {}
-        depth: dict[int, Any] = {}
-        count_rgb, count_depth = itertools.count(), itertools.count()
+        rgb, depth = _Held({i for i, _ in places}), _Held({j for _, j in places})
         todo = iter(places)
         pair = next(todo, None)
         for topic, message in _messages(reader, {self.topics.rgb, self.topics.depth}):
-            wanted, held, count = (
-                (wanted_rgb, rgb, count_rgb)
-                if topic == self.topics.rgb
-                else (wanted_depth, depth, count_depth)
-            )
-            if (place := next(count)) in wanted:
-                held[place] = message
-            while pair is not None and pair[0] in rgb and pair[1] in depth:
-                yield rgb.pop(pair[0]), depth.pop(pair[1])
+            # Hold what is wanted.
+            (rgb if topic == self.topics.rgb else depth).offer(message)
+
+            # Every next pair that is complete.
+            while pair is not None and pair[0] in rgb.messages and pair[1] in depth.messages:
+                yield rgb.messages.pop(pair[0]), depth.messages.pop(pair[1])
                 pair = next(todo, None)
 
     def _build(self, rgb: Any, depth: Any, index: _Index) -> RgbdFrame:
@@ -151,9 +163,8 @@ class BagSource:
         pose = index.poses.lookup(stamp_ns, self.config.pose.max_gap_sec)
         if pose.T_world_child is None:
             raise FrameError(FrameReason.NO_POSE, f"no pose at {stamp_ns} ns: {pose.why}")
-        return frame_of(
-            rgb, depth, info, pose.T_world_child.copy(), self.config.world_frame, self.config.depth
-        )
+        posed = PosedSet(rgb, depth, info, stamp_ns, pose.T_world_child.copy())
+        return frame_of(posed, self.config.world_frame, self.config.depth)
 
 
 def _names(topics: BagTopics) -> tuple[str, ...]:
@@ -166,9 +177,8 @@ def _stamps(places: list[tuple[int, int]]) -> np.ndarray[tuple[int], np.dtype[np
 
 def _nearest_info(infos: list[tuple[int, Any]], stamp_ns: int, slop_s: float) -> Any:
     at = bisect.bisect_left(infos, stamp_ns, key=lambda item: item[0])
-    near = min(
-        infos[max(at - 1, 0) : at + 1], key=lambda item: abs(item[0] - stamp_ns), default=None
-    )
+    beside = infos[max(at - 1, 0) : at + 1]
+    near = min(beside, key=lambda item: abs(item[0] - stamp_ns), default=None)
     if near is None or abs(near[0] - stamp_ns) > round(slop_s * 1e9):
         raise FrameError(FrameReason.NO_INFO, f"no camera_info within {slop_s} s of {stamp_ns} ns.")
     return near[1]
@@ -191,15 +201,21 @@ def _open(path: Path) -> Iterator[AnyReader]:
 
 
 def _messages(reader: AnyReader, topics: set[str]) -> Iterator[tuple[str, Any]]:
-    """(topic, message) in the order of the recording; None for a message that does not deserialise."""
+    """(topic, message) in the order of the recording; None where one does not deserialise.
+
+    Raises SourceError where the recording breaks off.
+    """
     raw = reader.messages([c for c in reader.connections if c.topic in topics])
     while True:
+        # The next record.
         try:
             connection, _, data = next(raw)
         except StopIteration:
             return
         except Exception as error:
             raise SourceError(f"{reader.paths[0]} breaks off while reading: {error}") from error
+
+        # Its message.
         try:
             message = reader.deserialize(data, connection.msgtype)
         except Exception:  # damaged CDR; the caller counts it

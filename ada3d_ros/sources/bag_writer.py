@@ -1,6 +1,4 @@
-"""Writes RgbdFrames into a rosbag2 mcap, as an RGB-D camera's driver and a localisation would have
-recorded them.
-"""
+"""Writes RgbdFrames into a rosbag2 mcap, as an RGB-D camera and localisation would record them."""
 
 from __future__ import annotations
 
@@ -42,9 +40,8 @@ POSE_TOPIC = "/camera/pose"
 BODY_FRAME = "camera_link"
 TF_MESSAGE = "tf2_msgs/msg/TFMessage"
 
-T_BODY_OPTICAL = pose_from_quaternion(
-    (0.0, 0.0, 0.0), (-0.5, 0.5, -0.5, 0.5)
-)  # REP 103: x forward to z forward
+# REP 103: x forward to z forward.
+T_BODY_OPTICAL = pose_from_quaternion((0.0, 0.0, 0.0), (-0.5, 0.5, -0.5, 0.5))
 MAX_DEPTH_MM = 65535
 FOREVER = QosTime(9223372036, 854775807)
 LATCHED = Qos(
@@ -64,9 +61,7 @@ _store = get_typestore(Stores.ROS2_JAZZY)
 
 @dataclass(frozen=True, slots=True)
 class BagOptions:
-    """How images are stored: colour as JPEG of jpeg_quality, or raw rgb8 (exact, about 20 times
-    larger).
-    """
+    """Colour as JPEG of jpeg_quality, or raw rgb8 (exact, about 20 times larger)."""
 
     raw: bool = False
     jpeg_quality: int = 95
@@ -83,18 +78,10 @@ def write_bag(
     like the frame. Raises SourceError where the path exists (and overwrite is off), cannot be
     written, or no frame came; a bag without a frame is not left behind.
     """
-    path = Path(path)
-    if path.exists():
-        if not options.overwrite:
-            raise SourceError(
-                f"{path} exists already; choose another path, or overwrite it with --overwrite."
-            )
-        if not (path / "metadata.yaml").is_file():
-            raise SourceError(
-                f"{path} is not a bag (no metadata.yaml in it): it is not overwritten."
-            )
-        shutil.rmtree(path)
-    count = 0
+    path, count = Path(path), 0
+    _make_way(path, options.overwrite)
+
+    # One static transform, then frame by frame.
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with Writer(path, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
@@ -106,10 +93,25 @@ def write_bag(
                 count += 1
     except (OSError, WriterError) as error:
         raise SourceError(f"cannot write the bag {path}: {error}") from error
+
+    # A bag without a frame goes again.
     if count == 0:
         shutil.rmtree(path)
         raise SourceError(f"no frame to write into {path}.")
     return count
+
+
+def _make_way(path: Path, overwrite: bool) -> None:
+    """Remove an older bag, nothing else. Raises SourceError where something stays in the way."""
+    if not path.exists():
+        return
+    if not overwrite:
+        raise SourceError(
+            f"{path} exists already; choose another path, or overwrite it with --overwrite."
+        )
+    if not (path / "metadata.yaml").is_file():
+        raise SourceError(f"{path} is not a bag (no metadata.yaml in it): it is not overwritten.")
+    shutil.rmtree(path)
 
 
 class _Recorder:
@@ -131,24 +133,22 @@ class _Recorder:
         self._write(self._tf_static, frame.stamp_ns, transform)
 
     def write(self, frame: RgbdFrame) -> None:
-        header = _header(frame.stamp_ns, frame.camera_frame_id)
+        # Where the camera is.
+        stamp_ns, options = frame.stamp_ns, self._options
         T_world_body = frame.T_world_cam @ invert_pose(T_BODY_OPTICAL)
-        self._write(
-            self._tf,
-            frame.stamp_ns,
-            _transform(frame.stamp_ns, frame.frame_id, BODY_FRAME, T_world_body),
-        )
-        self._write(self._pose, frame.stamp_ns, _pose(frame))
-        self._write(self._info, frame.stamp_ns, _camera_info(header, frame))
-        rgb = (
-            _image(header, "rgb8", frame.rgb)
-            if self._options.raw
-            else _jpeg(header, frame.rgb, self._options.jpeg_quality)
-        )
-        self._write(self._rgb, frame.stamp_ns, rgb)
-        self._write(
-            self._depth, frame.stamp_ns, _image(header, "16UC1", to_millimetres(frame.depth_m))
-        )
+        transform = _transform(stamp_ns, frame.frame_id, BODY_FRAME, T_world_body)
+        self._write(self._tf, stamp_ns, transform)
+        self._write(self._pose, stamp_ns, _pose(frame))
+
+        # What it recorded.
+        header = _header(stamp_ns, frame.camera_frame_id)
+        if options.raw:
+            color = _image(header, "rgb8", frame.rgb)
+        else:
+            color = _jpeg(header, frame.rgb, options.jpeg_quality)
+        self._write(self._info, stamp_ns, camera_info(header, frame))
+        self._write(self._rgb, stamp_ns, color)
+        self._write(self._depth, stamp_ns, _image(header, "16UC1", to_millimetres(frame.depth_m)))
 
     def _add(self, topic: str, kind: str, qos: tuple[Qos, ...] = ()) -> Connection:
         return self._writer.add_connection(topic, kind, typestore=_store, offered_qos_profiles=qos)
@@ -158,8 +158,9 @@ class _Recorder:
 
 
 def to_millimetres(depth_m: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
-    """depth_m (H, W) float32 metres as uint16 millimetres, rounded; 0 where NaN, negative or beyond
-    65.535 m.
+    """depth_m (H, W) float32 metres as uint16 millimetres, rounded.
+
+    0 where NaN, negative or beyond 65.535 m.
     """
     mm = np.rint(depth_m.astype(np.float64) * 1000.0)
     valid = (mm >= 0) & (mm <= MAX_DEPTH_MM)  # false for NaN
@@ -205,7 +206,8 @@ def _pose(frame: RgbdFrame) -> Any:
     return _new(POSE_STAMPED, header=_header(frame.stamp_ns, frame.frame_id), pose=pose)
 
 
-def _camera_info(header: Any, frame: RgbdFrame) -> Any:
+def camera_info(header: Any, frame: RgbdFrame) -> Any:
+    """The CameraInfo of the frame's pinhole camera: no distortion, the whole image."""
     K = frame.intrinsics.matrix
     region = _new(
         "sensor_msgs/msg/RegionOfInterest",

@@ -1,8 +1,8 @@
-"""Pixel encodings to arrays: ROS raw images, JPEG and PNG, compressedDepth. The only place that
-knows depth units.
+"""Pixel encodings to arrays: ROS raw images, JPEG and PNG, compressedDepth.
 
-Plain values in (the fields of sensor_msgs Image and CompressedImage), numpy out. Every malformed
-input raises FrameError with the reason to count; nothing else leaves these functions.
+The only place that knows depth units. Plain values in (the fields of sensor_msgs Image and
+CompressedImage), numpy out. Every malformed input raises FrameError with the reason to count;
+nothing else leaves these functions.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import array
 import io
 import struct
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import cv2
@@ -17,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from ada3d_ros.config import DepthConfig
 from ada3d_ros.errors import FrameError, FrameReason
 
 Data: TypeAlias = "bytes | bytearray | memoryview | npt.NDArray[np.uint8] | array.array[int]"
@@ -24,10 +26,7 @@ Color = npt.NDArray[np.uint8]
 Depth = npt.NDArray[np.float32]
 
 MAX_PIXELS = 64_000_000  # larger images are refused before any memory is taken
-MIN_MEDIAN_M, MAX_MEDIAN_M = (
-    0.05,
-    50.0,
-)  # of a depth image in metres; outside, the unit must be wrong
+MIN_MEDIAN_M, MAX_MEDIAN_M = 0.05, 50.0  # of a depth image; outside, the unit must be wrong
 
 # channels, and OpenCV's way to RGB (None: it is RGB)
 COLOR_ENCODINGS: dict[str, tuple[int, int | None]] = {
@@ -42,35 +41,48 @@ COLOR_ENCODINGS: dict[str, tuple[int, int | None]] = {
     "bayer_grbg8": (1, cv2.COLOR_BayerGRBG2RGB),
 }
 DEPTH_ENCODINGS = ("16UC1", "mono16", "32FC1")
-COMPRESSED_DEPTH_HEADER = struct.Struct(
-    "<iff"
-)  # compressed_depth_image_transport: format, quantisation a and b
+# compressed_depth_image_transport: format, quantisation a and b
+COMPRESSED_DEPTH_HEADER = struct.Struct("<iff")
 
 
-def decode_color(
-    height: int, width: int, encoding: str, is_bigendian: bool | int, step: int, data: Data
-) -> Color:
+@dataclass(frozen=True, eq=False, slots=True)
+class RawImage:
+    """The fields of a sensor_msgs/Image; step: bytes of a row, padding included."""
+
+    height: int
+    width: int
+    encoding: str
+    is_bigendian: bool | int
+    step: int
+    data: Data
+
+
+# -- raw images
+
+
+def decode_color(image: RawImage) -> Color:
     """rgb (H, W, 3) uint8 RGB of a raw colour image, a copy that owns its memory.
 
-    is_bigendian completes the message's fields and changes nothing: 8-bit pixels have no byte
-    order. Raises FrameError: BAD_ENCODING, BAD_SIZE (no pixels, or more than MAX_PIXELS), CORRUPT
-    (short data, wrong step).
+    Raises FrameError: BAD_ENCODING, BAD_SIZE (no pixels, or more than MAX_PIXELS), CORRUPT (short
+    data, wrong step).
     """
-    pixels = color_pixels(height, width, encoding, step, data)
-    to_rgb = COLOR_ENCODINGS[encoding][1]
+    pixels = color_pixels(image)
+    to_rgb = COLOR_ENCODINGS[image.encoding][1]
     if to_rgb is None:
         return pixels.copy()
     return np.asarray(cv2.cvtColor(np.ascontiguousarray(pixels), to_rgb), dtype=np.uint8)
 
 
-def color_pixels(height: int, width: int, encoding: str, step: int, data: Data) -> Color:
+def color_pixels(image: RawImage) -> Color:
     """The checked pixels of a raw colour image as they are coded: a view (H, W, channels) uint8.
+
     Raises as decode_color.
     """
+    encoding, height, width = image.encoding, image.height, image.width
     if encoding not in COLOR_ENCODINGS:
         raise _bad_encoding("colour", encoding, tuple(COLOR_ENCODINGS))
     channels = COLOR_ENCODINGS[encoding][0]
-    pixels = _rows(height, width, channels, step, data).reshape(height, width, channels)
+    pixels = _without_padding(image, channels).reshape(height, width, channels)
     if encoding.startswith("bayer") and (height < 2 or width < 2):
         raise FrameError(
             FrameReason.BAD_SIZE,
@@ -79,48 +91,37 @@ def color_pixels(height: int, width: int, encoding: str, step: int, data: Data) 
     return pixels
 
 
-def decode_depth(
-    height: int,
-    width: int,
-    encoding: str,
-    is_bigendian: bool | int,
-    step: int,
-    data: Data,
-    scale: float,
-    min_m: float,
-    max_m: float,
-) -> Depth:
+def decode_depth(image: RawImage, config: DepthConfig) -> Depth:
     """depth_m (H, W) float32 metres, NaN = no reading, of a raw depth image.
 
     16UC1 and mono16 are millimetres, 32FC1 metres; `scale` multiplies the metres; readings outside
     min_m..max_m (both inclusive), 0, negative and not finite become NaN. Raises FrameError:
     BAD_ENCODING, BAD_SIZE, CORRUPT, BAD_UNITS.
     """
-    values = depth_pixels(height, width, encoding, is_bigendian, step, data)
-    return depth_in_metres(values, encoding, scale, min_m, max_m)
+    return depth_in_metres(depth_pixels(image), image.encoding, config)
 
 
-def depth_pixels(
-    height: int, width: int, encoding: str, is_bigendian: bool | int, step: int, data: Data
-) -> npt.NDArray[np.generic]:
-    """The checked values (H, W) of a raw depth image in the message's unit and byte order. Raises
-    as decode_depth.
+def depth_pixels(image: RawImage) -> npt.NDArray[np.generic]:
+    """The checked values (H, W) of a raw depth image in the message's unit and byte order.
+
+    Raises as decode_depth.
     """
-    if encoding not in DEPTH_ENCODINGS:
-        raise _bad_encoding("depth", encoding, DEPTH_ENCODINGS)
-    kind = np.dtype("f4" if encoding == "32FC1" else "u2").newbyteorder(
-        ">" if is_bigendian else "<"
-    )
-    return np.ascontiguousarray(_rows(height, width, kind.itemsize, step, data)).view(kind)
+    if image.encoding not in DEPTH_ENCODINGS:
+        raise _bad_encoding("depth", image.encoding, DEPTH_ENCODINGS)
+    kind = np.dtype("f4" if image.encoding == "32FC1" else "u2")
+    kind = kind.newbyteorder(">" if image.is_bigendian else "<")
+    return np.ascontiguousarray(_without_padding(image, kind.itemsize)).view(kind)
 
 
-def depth_in_metres(
-    values: npt.NDArray[np.generic], encoding: str, scale: float, min_m: float, max_m: float
-) -> Depth:
-    """depth_m (H, W) float32 metres, NaN = no reading, of depth values (H, W). Raises FrameError
-    (BAD_UNITS).
+def depth_in_metres(values: npt.NDArray[np.generic], encoding: str, config: DepthConfig) -> Depth:
+    """depth_m (H, W) float32 metres, NaN = no reading, of depth values (H, W).
+
+    Raises FrameError (BAD_UNITS).
     """
-    return _valid_depth(values, 1.0 if encoding == "32FC1" else 1000.0, scale, min_m, max_m)
+    return _valid_depth(values, 1.0 if encoding == "32FC1" else 1000.0, config)
+
+
+# -- files and compressed images
 
 
 def decode_compressed_color(data: Data, format: str) -> Color:
@@ -145,21 +146,19 @@ def decode_compressed_color(data: Data, format: str) -> Color:
     return np.array(image.convert("RGB"), dtype=np.uint8)
 
 
-def decode_compressed_depth(
-    data: Data, format: str, scale: float, min_m: float, max_m: float
-) -> Depth:
+def decode_compressed_depth(data: Data, format: str, config: DepthConfig) -> Depth:
     """depth_m (H, W) float32 metres, NaN = no reading, of a compressedDepth CompressedImage.
 
     12-byte header, then a 16-bit PNG: millimetres for 16UC1; for 32FC1 inverse depth, quantised by
     the two numbers of the header. Raises FrameError: BAD_ENCODING, BAD_SIZE, CORRUPT, BAD_UNITS.
     """
+    # What the format says.
     encoding, _, codec = (part.strip() for part in format.partition(";"))
     if encoding not in DEPTH_ENCODINGS or codec not in ("compressedDepth", "compressedDepth png"):
-        raise _bad_encoding(
-            "compressed depth",
-            format,
-            tuple(f"{name}; compressedDepth png" for name in DEPTH_ENCODINGS),
-        )
+        expected = tuple(f"{name}; compressedDepth png" for name in DEPTH_ENCODINGS)
+        raise _bad_encoding("compressed depth", format, expected)
+
+    # Header and image.
     raw = _as_bytes(data).tobytes()
     if len(raw) <= COMPRESSED_DEPTH_HEADER.size:
         raise FrameError(
@@ -169,24 +168,24 @@ def decode_compressed_depth(
     _, quant_a, quant_b = COMPRESSED_DEPTH_HEADER.unpack_from(raw)
     values = decode_grey16_png(raw[COMPRESSED_DEPTH_HEADER.size :]).astype(np.float32)
     if encoding == "32FC1":
-        return _valid_depth(_dequantise(values, quant_a, quant_b), 1.0, scale, min_m, max_m)
-    return _valid_depth(values, 1000.0, scale, min_m, max_m)
+        values = _dequantise(values, quant_a, quant_b)
+    return depth_in_metres(values, encoding, config)
 
 
 def depth_from_units(
     values: npt.NDArray[np.uint16], units_per_m: float, min_m: float, max_m: float
 ) -> Depth:
-    """depth_m (H, W) float32 metres, NaN = no reading, of a 16-bit depth image on disk (5000 units
-    per metre in TUM).
+    """depth_m (H, W) float32 metres, NaN = no reading, of a 16-bit depth image on disk.
 
-    Raises FrameError (BAD_UNITS) where the median is implausible.
+    units_per_m: 5000 in TUM. Raises FrameError (BAD_UNITS) where the median is implausible.
     """
-    return _valid_depth(values, units_per_m, 1.0, min_m, max_m)
+    return _valid_depth(values, units_per_m, DepthConfig(min_m=min_m, max_m=max_m))
 
 
 def decode_grey16_png(content: bytes) -> npt.NDArray[np.uint16]:
-    """Pixels (H, W) uint16 of a 16-bit grey PNG. Raises FrameError: BAD_ENCODING, BAD_SIZE,
-    CORRUPT.
+    """Pixels (H, W) uint16 of a 16-bit grey PNG.
+
+    Raises FrameError: BAD_ENCODING, BAD_SIZE, CORRUPT.
     """
     image = _decode_codec(content, ("PNG",))
     if not image.mode.startswith("I"):
@@ -198,19 +197,16 @@ def decode_grey16_png(content: bytes) -> npt.NDArray[np.uint16]:
 
 
 def depth_units_plausible(depth_m: Depth) -> bool:
-    """Whether the median of the valid readings (H, W), metres, lies in 0.05..50 m; true where there
-    are none.
+    """Whether the median of the valid readings (H, W), metres, lies in 0.05..50 m; true for none.
 
-    Looks at every 4th row and column of a large image: the question is one of orders of magnitude.
+    Of every 4th row and column of a large image: the question is one of orders of magnitude.
     """
     median_m = _median_m(depth_m)
     return np.isnan(median_m) or MIN_MEDIAN_M <= median_m <= MAX_MEDIAN_M
 
 
 def check_valid_fraction(depth_m: Depth, minimum: float) -> None:
-    """Raises FrameError (LOW_VALID_DEPTH) where less than `minimum` (0..1) of depth_m (H, W) is a
-    reading.
-    """
+    """Raises FrameError (LOW_VALID_DEPTH) where less than `minimum` (0..1) of depth_m is valid."""
     valid = float(np.isfinite(depth_m).mean())
     if valid < minimum:
         raise FrameError(
@@ -220,17 +216,22 @@ def check_valid_fraction(depth_m: Depth, minimum: float) -> None:
         )
 
 
-def _rows(
-    height: int, width: int, bytes_per_pixel: int, step: int, data: Data
-) -> npt.NDArray[np.uint8]:
+# -- pixels
+
+
+def _without_padding(image: RawImage, bytes_per_pixel: int) -> npt.NDArray[np.uint8]:
     """The image's bytes without row padding, a view (H, W * bytes_per_pixel) uint8."""
+    # A row fits into its step.
+    height, width, step = image.height, image.width, image.step
     _check_pixels(height, width)
     row_bytes = width * bytes_per_pixel
     if step < row_bytes:
         raise FrameError(
             FrameReason.CORRUPT, f"step is {step} bytes, but a row of {width} px needs {row_bytes}."
         )
-    flat = _as_bytes(data)
+
+    # All rows are there.
+    flat = _as_bytes(image.data)
     if flat.size < step * height:
         raise FrameError(
             FrameReason.CORRUPT,
@@ -252,8 +253,9 @@ def _check_pixels(height: int, width: int) -> None:
 
 
 def _decode_codec(content: bytes, codecs: tuple[str, ...]) -> Image.Image:
-    """A decoded picture. Pillow, not OpenCV: it refuses a truncated file, where OpenCV fills up
-    with grey.
+    """A decoded picture.
+
+    By Pillow, not OpenCV: it refuses a truncated file, where OpenCV fills up with grey.
     """
     try:
         image = Image.open(io.BytesIO(content), formats=codecs)
@@ -261,10 +263,8 @@ def _decode_codec(content: bytes, codecs: tuple[str, ...]) -> Image.Image:
         image.load()
     except FrameError:
         raise
-    except (
-        Image.DecompressionBombError,
-        Image.DecompressionBombWarning,
-    ) as error:  # Pillow looks before we can
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        # Pillow checks the size before we can.
         raise FrameError(
             FrameReason.BAD_SIZE, f"{error}; allowed are {MAX_PIXELS // 1_000_000} megapixels."
         ) from error
@@ -293,15 +293,15 @@ def _dequantise(values: Depth, quant_a: float, quant_b: float) -> Depth:
     return np.where(values > 0, metres, np.float32(0))
 
 
-def _valid_depth(
-    values: npt.NDArray[np.generic], units_per_m: float, scale: float, min_m: float, max_m: float
-) -> Depth:
+def _valid_depth(values: npt.NDArray[np.generic], units_per_m: float, config: DepthConfig) -> Depth:
+    """Metres within the limits, NaN elsewhere. Raises FrameError (BAD_UNITS)."""
     with np.errstate(over="ignore", invalid="ignore"):
+        # Metres.
         metres: Depth = values.astype(np.float32)
         if units_per_m != 1.0:
             metres /= np.float32(units_per_m)
-        if scale != 1.0:
-            metres *= np.float32(scale)
+        if config.scale != 1.0:
+            metres *= np.float32(config.scale)
         if not depth_units_plausible(metres):
             raise FrameError(
                 FrameReason.BAD_UNITS,
@@ -309,9 +309,10 @@ def _valid_depth(
                 f" {MAX_MEDIAN_M:g} m: metres and millimetres mixed up? 16UC1 must hold"
                 " millimetres, 32FC1 metres; depth.scale corrects a camera that differs.",
             )
-        metres[~((metres > 0) & (metres >= np.float32(min_m)) & (metres <= np.float32(max_m)))] = (
-            np.nan
-        )
+
+        # Valid readings.
+        low, high = np.float32(config.min_m), np.float32(config.max_m)
+        metres[~((metres > 0) & (metres >= low) & (metres <= high))] = np.nan
     return metres
 
 

@@ -1,11 +1,12 @@
-"""Folder layouts of posed RGB-D data sets: which image, depth and pose files make one frame. Reads
-no pixels.
+"""Folder layouts of posed RGB-D data sets: which image, depth and pose files make one frame.
 
-tum      rgb.txt depth.txt groundtruth.txt naming rgb/ and depth/ (TUM RGB-D SLAM Dataset), 5000
-depth units per metre cabinet  raw_imgs/ depth_imgs/ truth_cam_poses.txt, in file order (CubeSLAM's
-TUM selection), 5000 per metre scannet  color/ depth/ pose/ intrinsic/, one number per frame
-(ScanNet export), 1000 per metre plain    rgb/ (or color/, images/), depth/, poses/ (or pose/) with
-a 4x4 text file per frame, K file; 1000 per metre
+Reads no pixels. Depth units per metre are 5000 for the first two, 1000 for the others.
+
+    tum      rgb.txt depth.txt groundtruth.txt, naming rgb/ and depth/ (TUM RGB-D SLAM Dataset)
+    cabinet  raw_imgs/ depth_imgs/ truth_cam_poses.txt, in file order (CubeSLAM's TUM selection)
+    scannet  color/ depth/ pose/ intrinsic/, one number per frame (ScanNet export)
+    plain    rgb/ (or color/, images/), depth/, poses/ (or pose/) with a 4x4 text file per frame,
+             K file
 """
 
 from __future__ import annotations
@@ -34,9 +35,7 @@ Matrix = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Entry:
-    """Files of one frame. stamp_ns is None where the layout has no stamps; T_world_cam None where
-    it has no pose.
-    """
+    """Files of one frame. stamp_ns None: the layout has no stamps; T_world_cam None: no pose."""
 
     rgb: Path
     depth: Path
@@ -61,9 +60,11 @@ class Listing:
 
 
 def list_folder(folder: Path, layout: str = "auto") -> Listing:
-    """The frames of a folder; `auto` recognises the layout by its files. Raises SourceError naming
-    what is missing.
+    """The frames of a folder; `auto` recognises the layout by its files.
+
+    Raises SourceError naming what is missing.
     """
+    # The layout's own listing.
     if not folder.is_dir():
         raise SourceError(f"no folder at {folder}.")
     if layout == "auto":
@@ -73,9 +74,10 @@ def list_folder(folder: Path, layout: str = "auto") -> Listing:
             f"layout {layout!r} is not known; choose one of auto, {', '.join(LAYOUTS)}."
         )
     listing = LAYOUTS[layout](folder)
-    missing = [
-        path for entry in listing.entries for path in (entry.rgb, entry.depth) if not path.is_file()
-    ]
+
+    # Its files exist.
+    files = [path for entry in listing.entries for path in (entry.rgb, entry.depth)]
+    missing = [path for path in files if not path.is_file()]
     if missing:
         raise SourceError(
             f"{folder}: {len(missing)} image files are missing, the first is {missing[0]}."
@@ -102,23 +104,22 @@ def _recognise(folder: Path) -> str:
 
 
 def _tum(folder: Path) -> Listing:
+    # Colour with the nearest depth.
     rgb, depth = (_stamped_files(folder, f"{name}.txt") for name in ("rgb", "depth"))
+    rgb_ns, depth_ns = (np.array([s for s, _ in files], dtype=np.int64) for files in (rgb, depth))
+    pairs = pair_nearest(rgb_ns, depth_ns, TUM_MAX_GAP_S)
+
+    # The pose at colour's stamp.
     poses = PoseBuffer(max_poses=10_000_000)
     for stamp_ns, T_world_cam in _stamped_poses(folder / "groundtruth.txt"):
         poses.add(stamp_ns, T_world_cam)
-    pairs = pair_nearest(
-        np.array([s for s, _ in rgb], dtype=np.int64),
-        np.array([s for s, _ in depth], dtype=np.int64),
-        TUM_MAX_GAP_S,
-    )
-    entries = tuple(
-        Entry(
-            rgb[i][1], depth[j][1], poses.lookup(rgb[i][0], POSE_MAX_GAP_S).T_world_child, rgb[i][0]
-        )
-        for i, j in pairs
-    )
+    entries = []
+    for i, j in pairs:
+        stamp_ns, color_file = rgb[i]
+        pose = poses.lookup(stamp_ns, POSE_MAX_GAP_S).T_world_child
+        entries.append(Entry(color_file, depth[j][1], pose, stamp_ns))
     K = _folder_K(folder)
-    return Listing("tum", entries, 5000.0, K, K, num_unpaired=len(rgb) - len(pairs))
+    return Listing("tum", tuple(entries), 5000.0, K, K, num_unpaired=len(rgb) - len(pairs))
 
 
 def _cabinet(folder: Path) -> Listing:
@@ -136,9 +137,8 @@ def _scannet(folder: Path) -> Listing:
     rgb, depth = _images(folder, ("color",)), _images(folder, ("depth",))
     poses = _pose_files(folder)
     _same_count(folder, rgb, depth, poses)
-    K_color, K_depth = (
-        _read_K(folder / "intrinsic" / f"intrinsic_{name}.txt") for name in ("color", "depth")
-    )
+    K_color = _read_K(folder / "intrinsic" / "intrinsic_color.txt")
+    K_depth = _read_K(folder / "intrinsic" / "intrinsic_depth.txt")
     return Listing("scannet", _zip_entries(rgb, depth, poses), 1000.0, K_depth, K_color)
 
 
@@ -165,10 +165,9 @@ def _zip_entries(rgb: list[Path], depth: list[Path], poses: list[Path]) -> tuple
 def _images(folder: Path, names: tuple[str, ...]) -> list[Path]:
     for name in names:
         if (folder / name).is_dir():
-            return sorted(
-                (p for p in (folder / name).iterdir() if p.suffix.lower() in IMAGE_SUFFIXES),
-                key=_by_number,
-            )
+            files = (folder / name).iterdir()
+            images = (path for path in files if path.suffix.lower() in IMAGE_SUFFIXES)
+            return sorted(images, key=_by_number)
     raise SourceError(f"{folder} has no folder {' or '.join(f'{name}/' for name in names)}.")
 
 
@@ -236,9 +235,7 @@ def _to_ns(seconds: str) -> int:
 
 
 def _read_pose(path: Path) -> Matrix | None:
-    """T_world_cam (4, 4), or None where the file holds infinities: ScanNet's mark for a lost
-    camera.
-    """
+    """T_world_cam (4, 4); None where the file holds infinities, ScanNet's mark of a lost camera."""
     matrix = _read_matrix(path)
     if matrix.shape != (4, 4):
         raise SourceError(

@@ -1,6 +1,4 @@
-"""`ada3d make-bag`: a posed RGB-D folder, or the generated room, into a rosbag2 mcap that the node
-can replay.
-"""
+"""`ada3d make-bag`: a posed RGB-D folder, or a generated room, as a bag for the node to replay."""
 
 from __future__ import annotations
 
@@ -23,47 +21,49 @@ if TYPE_CHECKING:
 EPILOG = """layouts:
   tum      rgb.txt depth.txt groundtruth.txt (TUM RGB-D SLAM Dataset); depth scale 5000
   cabinet  raw_imgs/ depth_imgs/ truth_cam_poses.txt; depth scale 5000
-  scannet  color/ depth/ pose/ intrinsic/ (ScanNet export); depth scale 1000; frames with a lost pose are left out
-  plain    rgb/ (or color/, images/), depth/, poses/ (one 4x4 camera-to-world text file per frame), K.txt; scale 1000
+  scannet  color/ depth/ pose/ intrinsic/ (ScanNet export); depth scale 1000; frames with a lost
+           pose are left out
+  plain    rgb/ (or color/, images/), depth/, poses/ (one 4x4 camera-to-world text file per
+           frame), K.txt; scale 1000
 
 topics written:
-  /camera/color/image_raw/compressed (or /camera/color/image_raw with --raw), /camera/color/camera_info,
-  /camera/aligned_depth_to_color/image_raw (16UC1, millimetres), /camera/pose (PoseStamped of the optical frame),
-  /tf, /tf_static
+  /camera/color/image_raw/compressed (or /camera/color/image_raw with --raw),
+  /camera/color/camera_info, /camera/aligned_depth_to_color/image_raw (16UC1, millimetres),
+  /camera/pose (PoseStamped of the optical frame), /tf, /tf_static
 
 examples:
-  ada3d make-bag ~/data/rgbd_dataset_freiburg3_long_office -o office --intrinsics 535.4 539.2 320.1 247.6
+  ada3d make-bag ~/data/rgbd_dataset_freiburg3_long_office -o office \\
+      --intrinsics 535.4 539.2 320.1 247.6
   ada3d make-bag scene0011_00 -o scene0011 --fps 30
   ada3d make-bag --synthetic --seed 3 --level 2 -o room
 """
 
 
 def build_parser() -> argparse.ArgumentParser:
-    from ada3d_ros.lab.world.rooms import NUM_VIEWS
-
     parser = argparse.ArgumentParser(
         prog="ada3d make-bag",
         description="Write a posed RGB-D folder, or a generated room, into a rosbag2 mcap.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "folder", nargs="?", type=Path, help="the posed RGB-D folder; leave out with --synthetic"
-    )
-    parser.add_argument(
-        "-o", "--output", type=Path, required=True, metavar="BAG", help="bag folder to create"
-    )
-    parser.add_argument(
-        "--raw", action="store_true", help="store colour as raw rgb8 (exact) instead of JPEG"
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add("folder", nargs="?", type=Path, help="the posed RGB-D folder; leave out with --synthetic")
+    add("-o", "--output", type=Path, required=True, metavar="BAG", help="bag folder to create")
+    add("--raw", action="store_true", help="store colour as raw rgb8 (exact) instead of JPEG")
+    add(
         "--jpeg-quality",
         type=_quality,
         default=95,
         metavar="1-100",
         help="of the JPEGs (default 95)",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing bag at BAG")
+    add("--overwrite", action="store_true", help="replace an existing bag at BAG")
+    _add_folder_options(parser)
+    _add_room_options(parser)
+    return parser
+
+
+def _add_folder_options(parser: argparse.ArgumentParser) -> None:
     folder = parser.add_argument_group("folder")
     folder.add_argument(
         "--layout",
@@ -100,6 +100,11 @@ def build_parser() -> argparse.ArgumentParser:
         ),
     )
     folder.add_argument("--frame-id", default="map", help="name of the world frame (default map)")
+
+
+def _add_room_options(parser: argparse.ArgumentParser) -> None:
+    from ada3d_ros.lab.world.rooms import NUM_VIEWS  # the laboratory, when it is asked for
+
     room = parser.add_argument_group("generated room")
     room.add_argument(
         "--synthetic",
@@ -117,13 +122,10 @@ def build_parser() -> argparse.ArgumentParser:
     room.add_argument(
         "--side", type=int, default=384, metavar="PX", help="of the square images (default 384)"
     )
-    return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status 0; 1 with a sentence on standard error where an input is missing or bad; 2 for
-    wrong usage.
-    """
+    """Exit status 0; 1 and a sentence on standard error for a missing or bad input; 2 for usage."""
     parser = build_parser()
     args = parser.parse_args(argv)
     if args.synthetic == (args.folder is not None):
@@ -141,21 +143,22 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _make_from_folder(args: argparse.Namespace, options: BagOptions) -> None:
-    source = FolderSource(
-        args.folder,
-        FolderOptions(
-            layout=args.layout,
-            depth_scale=args.depth_scale,
-            fps=args.fps,
-            intrinsics=tuple(args.intrinsics) if args.intrinsics else None,
-            rotate_world_xyzw=parse_rotation(args.rotate_world),
-            frame_id=args.frame_id,
-        ),
+    # What the folder holds.
+    reading = FolderOptions(
+        layout=args.layout,
+        depth_scale=args.depth_scale,
+        fps=args.fps,
+        intrinsics=tuple(args.intrinsics) if args.intrinsics else None,
+        rotate_world_xyzw=parse_rotation(args.rotate_world),
+        frame_id=args.frame_id,
     )
+    source = FolderSource(args.folder, reading)
     print(
         f"{args.folder}: layout {source.layout}, {len(source)} frames, {source.depth_scale:g} depth"
         " units per metre"
     )
+
+    # What was written, and what was left out.
     count = write_bag(_with_progress(source, len(source)), args.output, options)
     dropped = ", ".join(f"{reason} {n}" for reason, n in sorted(source.dropped.items()))
     print(f"wrote {count} frames to {args.output}" + (f"; left out: {dropped}" if dropped else ""))
@@ -168,9 +171,8 @@ def _make_synthetic(args: argparse.Namespace, options: BagOptions) -> None:
 
     room = generate_room(args.seed, args.level, args.side)
     count = write_bag(_with_progress(room.frames, len(room.frames)), args.output, options)
-    (args.output / "boxes.json").write_text(
-        json.dumps(_to_json(room, args.seed), indent=1) + "\n", encoding="utf-8"
-    )
+    boxes = json.dumps(_to_json(room, args.seed), indent=1)
+    (args.output / "boxes.json").write_text(boxes + "\n", encoding="utf-8")
     print(f"wrote {count} frames and {len(room.boxes)} true boxes (boxes.json) to {args.output}")
 
 
@@ -188,20 +190,16 @@ def _to_json(room: GeneratedRoom, seed: int) -> dict[str, object]:
 
 
 def _with_progress(frames: Iterable[RgbdFrame], total: int) -> Iterator[RgbdFrame]:
-    """The frames, with a line on standard error: rewritten in place on a terminal, every tenth part
-    elsewhere.
+    """The frames, with their number on standard error.
+
+    Rewritten in place on a terminal, a line every tenth part elsewhere.
     """
     terminal = sys.stderr.isatty()
-    every = 1 if terminal else max(total // 10, 1)
+    every, end = (1, "\r") if terminal else (max(total // 10, 1), "\n")
     for number, frame in enumerate(frames, start=1):
         yield frame
         if number % every == 0 or number == total:
-            print(
-                f"{number}/{total} frames",
-                end="\r" if terminal else "\n",
-                file=sys.stderr,
-                flush=True,
-            )
+            print(f"{number}/{total} frames", end=end, file=sys.stderr, flush=True)
     if terminal:
         print(file=sys.stderr)
 

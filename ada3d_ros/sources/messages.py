@@ -1,9 +1,11 @@
-"""Camera messages to an RgbdFrame: decode, compare, undistort. By field names only, so that
-rosbags' and rclpy's messages both serve; imports neither.
+"""Camera messages to an RgbdFrame: decode, compare, undistort.
+
+By field names only, so that rosbags' and rclpy's messages both serve; imports neither.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,9 +13,10 @@ import numpy.typing as npt
 
 from ada3d_ros.config import DepthConfig
 from ada3d_ros.errors import FrameError, FrameReason
-from ada3d_ros.geometry.distortion import undistort_color, undistort_depth
+from ada3d_ros.geometry.camera import undistort_color, undistort_depth
 from ada3d_ros.geometry.pose import pose_from_quaternion
 from ada3d_ros.sources.images import (
+    RawImage,
     check_valid_fraction,
     color_pixels,
     decode_color,
@@ -26,9 +29,18 @@ from ada3d_ros.sources.images import (
 from ada3d_ros.types import Intrinsics, RgbdFrame
 
 
-def stamp_of(message: Any) -> int:
-    """header.stamp in ns."""
-    return int(message.header.stamp.sec) * 1_000_000_000 + int(message.header.stamp.nanosec)
+@dataclass(frozen=True, eq=False, slots=True)
+class PosedSet:
+    """Messages of one moment and the camera pose of that moment.
+
+    T_world_cam (4, 4) float64: of the optical frame.
+    """
+
+    rgb: Any
+    depth: Any
+    info: Any
+    stamp_ns: int
+    T_world_cam: npt.NDArray[np.float64]
 
 
 class ImageBridge(Protocol):
@@ -37,6 +49,70 @@ class ImageBridge(Protocol):
     def imgmsg_to_cv2(
         self, img_msg: Any, desired_encoding: str = "passthrough"
     ) -> npt.NDArray[Any]: ...
+
+
+def frame_of(
+    messages: PosedSet, frame_id: str, config: DepthConfig, bridge: ImageBridge | None = None
+) -> RgbdFrame:
+    """One undistorted frame in the world frame `frame_id`, stamped like the colour image.
+
+    Raises FrameError for every message that cannot be used: frames or sizes that differ, bad
+    intrinsics or distortion, undecodable pixels, implausible units, too little valid depth.
+    """
+    # All three of one camera.
+    info, camera = messages.info, messages.rgb.header.frame_id
+    for name, message in (("depth", messages.depth), ("camera_info", info)):
+        if message.header.frame_id != camera:
+            raise FrameError(
+                FrameReason.FRAME_MISMATCH,
+                f"{name} is in frame {message.header.frame_id!r}, colour in {camera!r}: depth must"
+                " be registered to colour (realsense: align_depth.enable:=true) and camera_info be"
+                " the colour camera's.",
+            )
+
+    # Pixels of one size.
+    intrinsics = intrinsics_of(info)
+    rgb, depth_m = color_of(messages.rgb, bridge), depth_of(messages.depth, config, bridge)
+    size = (intrinsics.height, intrinsics.width)
+    if rgb.shape[:2] != size or depth_m.shape != size:
+        raise FrameError(
+            FrameReason.BAD_SIZE,
+            f"colour is {rgb.shape[1]}x{rgb.shape[0]} px, depth"
+            f" {depth_m.shape[1]}x{depth_m.shape[0]}, camera_info {size[1]}x{size[0]}; all must be"
+            " equal (realsense: align_depth.enable:=true).",
+        )
+
+    # A pinhole image with enough depth; depth first, which may be refused.
+    model, D = info.distortion_model, [float(value) for value in info.d]
+    depth_m = undistort_depth(depth_m, intrinsics, model, D)
+    check_valid_fraction(depth_m, config.min_valid_fraction)
+    rgb = undistort_color(rgb, intrinsics, model, D)
+    stamp_ns = stamp_of(messages.rgb)
+    return RgbdFrame(stamp_ns, rgb, depth_m, intrinsics, messages.T_world_cam, frame_id, camera)
+
+
+# -- single messages
+
+
+def stamp_of(message: Any) -> int:
+    """header.stamp in ns."""
+    return int(message.header.stamp.sec) * 1_000_000_000 + int(message.header.stamp.nanosec)
+
+
+def intrinsics_of(info: Any) -> Intrinsics:
+    """The pinhole camera of a CameraInfo (its K, not its P). Raises FrameError (BAD_INTRINSICS)."""
+    k = [float(value) for value in info.k]
+    return Intrinsics(k[0], k[4], k[2], k[5], int(info.width), int(info.height))
+
+
+def pose_of(message: Any) -> npt.NDArray[np.float64]:
+    """T (4, 4) of a PoseStamped or Odometry: its child frame to its header's frame.
+
+    Raises PoseError.
+    """
+    pose = message.pose.pose if hasattr(message, "child_frame_id") else message.pose
+    p, q = pose.position, pose.orientation
+    return pose_from_quaternion((p.x, p.y, p.z), (q.x, q.y, q.z, q.w))
 
 
 def color_of(message: Any, bridge: ImageBridge | None = None) -> npt.NDArray[np.uint8]:
@@ -48,10 +124,10 @@ def color_of(message: Any, bridge: ImageBridge | None = None) -> npt.NDArray[np.
     """
     if not hasattr(message, "encoding"):
         return decode_compressed_color(message.data, message.format)
-    fields = (message.height, message.width, message.encoding)
+    image = _raw(message)
     if bridge is None:
-        return decode_color(*fields, message.is_bigendian, message.step, message.data)
-    color_pixels(*fields, message.step, message.data)
+        return decode_color(image)
+    color_pixels(image)
     return np.array(_bridged(bridge, message, "rgb8"), dtype=np.uint8)
 
 
@@ -59,23 +135,21 @@ def depth_of(
     message: Any, config: DepthConfig, bridge: ImageBridge | None = None
 ) -> npt.NDArray[np.float32]:
     """depth_m (H, W) float32 metres, NaN invalid, of an Image or a compressedDepth CompressedImage.
+
     Raises FrameError.
     """
-    limits = (config.scale, config.min_m, config.max_m)
     if not hasattr(message, "encoding"):
-        return decode_compressed_depth(message.data, message.format, *limits)
-    fields = (
-        message.height,
-        message.width,
-        message.encoding,
-        message.is_bigendian,
-        message.step,
-        message.data,
-    )
+        return decode_compressed_depth(message.data, message.format, config)
+    image = _raw(message)
     if bridge is None:
-        return decode_depth(*fields, *limits)
-    depth_pixels(*fields)
-    return depth_in_metres(_bridged(bridge, message, "passthrough"), message.encoding, *limits)
+        return decode_depth(image, config)
+    depth_pixels(image)
+    return depth_in_metres(_bridged(bridge, message, "passthrough"), message.encoding, config)
+
+
+def _raw(message: Any) -> RawImage:
+    m = message
+    return RawImage(m.height, m.width, m.encoding, m.is_bigendian, m.step, m.data)
 
 
 def _bridged(bridge: ImageBridge, message: Any, desired: str) -> npt.NDArray[Any]:
@@ -85,59 +159,3 @@ def _bridged(bridge: ImageBridge, message: Any, desired: str) -> npt.NDArray[Any
         raise FrameError(
             FrameReason.CORRUPT, f"cv_bridge cannot convert a {message.encoding} image: {error}"
         ) from error
-
-
-def intrinsics_of(info: Any) -> Intrinsics:
-    """The pinhole camera of a CameraInfo (its K, not its P). Raises FrameError (BAD_INTRINSICS)."""
-    k = [float(value) for value in info.k]
-    return Intrinsics(k[0], k[4], k[2], k[5], int(info.width), int(info.height))
-
-
-def pose_of(message: Any) -> npt.NDArray[np.float64]:
-    """T (4, 4) of a PoseStamped or Odometry: its child frame to its header's frame. Raises
-    PoseError.
-    """
-    pose = message.pose.pose if hasattr(message, "child_frame_id") else message.pose
-    p, q = pose.position, pose.orientation
-    return pose_from_quaternion((p.x, p.y, p.z), (q.x, q.y, q.z, q.w))
-
-
-def frame_of(
-    rgb_message: Any,
-    depth_message: Any,
-    info: Any,
-    T_world_cam: npt.NDArray[np.float64],
-    frame_id: str,
-    config: DepthConfig,
-    bridge: ImageBridge | None = None,
-) -> RgbdFrame:
-    """One undistorted frame, stamped like the colour image; T_world_cam (4, 4), world frame
-    `frame_id`.
-
-    Raises FrameError for every message that cannot be used: frames or sizes that differ, bad
-    intrinsics or distortion, undecodable pixels, implausible units, too little valid depth.
-    """
-    camera = rgb_message.header.frame_id
-    for name, message in (("depth", depth_message), ("camera_info", info)):
-        if message.header.frame_id != camera:
-            raise FrameError(
-                FrameReason.FRAME_MISMATCH,
-                f"{name} is in frame {message.header.frame_id!r}, colour in {camera!r}: depth must"
-                " be registered to colour (realsense: align_depth.enable:=true) and camera_info be"
-                " the colour camera's.",
-            )
-    intrinsics = intrinsics_of(info)
-    model, D = info.distortion_model, [float(value) for value in info.d]
-    rgb, depth_m = color_of(rgb_message, bridge), depth_of(depth_message, config, bridge)
-    size = (intrinsics.height, intrinsics.width)
-    if rgb.shape[:2] != size or depth_m.shape != size:
-        raise FrameError(
-            FrameReason.BAD_SIZE,
-            f"colour is {rgb.shape[1]}x{rgb.shape[0]} px, depth"
-            f" {depth_m.shape[1]}x{depth_m.shape[0]}, camera_info {size[1]}x{size[0]}; all must be"
-            " equal (realsense: align_depth.enable:=true).",
-        )
-    depth_m = undistort_depth(depth_m, intrinsics, model, D)
-    check_valid_fraction(depth_m, config.min_valid_fraction)
-    rgb = undistort_color(rgb, intrinsics, model, D)
-    return RgbdFrame(stamp_of(rgb_message), rgb, depth_m, intrinsics, T_world_cam, frame_id, camera)

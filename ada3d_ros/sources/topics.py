@@ -1,6 +1,4 @@
-"""Which topics of a recording are colour, depth, camera_info and pose: by message type, then by
-name.
-"""
+"""Which topics of a recording are colour, depth, camera_info, pose: by message type, then name."""
 
 from __future__ import annotations
 
@@ -44,20 +42,21 @@ def detect_topics(types: Mapping[str, str], wanted: BagTopics = BagTopics()) -> 
     before its compressed twin. Raises SourceError where nothing fits, or several do: it never
     guesses between cameras.
     """
-    rgb = wanted.rgb or _only(
-        "rgb", [t for t in _of("rgb", types) if not _is_depth(t) and _is_color(t)], types
-    )
-    depth = wanted.depth or _only(
-        "depth", _aligned_first([t for t in _of("depth", types) if _is_depth(t)]), types
-    )
+    # Images, by what their names say.
+    colors = [t for t in _of("rgb", types) if not _is_depth(t) and _is_color(t)]
+    depths = _aligned_first([t for t in _of("depth", types) if _is_depth(t)])
+    rgb = wanted.rgb or _only("rgb", colors, types)
+    depth = wanted.depth or _only("depth", depths, types)
+
+    # The camera_info beside colour, and the pose.
     infos = _of("camera_info", types)
     sibling = f"{_base(rgb).rpartition('/')[0]}/camera_info"
-    info = wanted.camera_info or (
-        sibling
-        if sibling in infos
-        else _only("camera_info", [t for t in infos if not _is_depth(t)], types)
-    )
+    if sibling not in infos and not wanted.camera_info:
+        sibling = _only("camera_info", [t for t in infos if not _is_depth(t)], types)
+    info = wanted.camera_info or sibling
     pose = wanted.pose or _only("pose", _of("pose", types), types)
+
+    # Each of a type that fits.
     found = BagTopics(rgb, depth, info, pose)
     for role, allowed in TYPES.items():
         topic = getattr(found, role)
@@ -92,9 +91,8 @@ def _aligned_first(topics: list[str]) -> list[str]:
 
 
 def _only(role: str, candidates: list[str], types: Mapping[str, str]) -> str:
-    cameras = {
-        _base(topic): topic for topic in sorted(candidates, reverse=True)
-    }  # the raw topic, else the compressed
+    # One topic per camera: in reverse order the raw one overwrites its compressed twins.
+    cameras = {_base(topic): topic for topic in sorted(candidates, reverse=True)}
     if len(cameras) == 1:
         return next(iter(cameras.values()))
     found = f"{len(cameras)} fit ({', '.join(sorted(cameras))})" if cameras else "none fits"

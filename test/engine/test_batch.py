@@ -1,5 +1,6 @@
-"""Questions answered together against each answered alone: logits, ids, stops, samplers; the scene
-is neither changed nor copied.
+"""Questions answered together against each alone: logits, ids, stops, samplers.
+
+The scene is neither changed nor copied.
 """
 
 from __future__ import annotations
@@ -14,16 +15,22 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from ada3d_ros.engine.batch import WaitingQuestion, answer_batch
-from ada3d_ros.engine.decode import DecodeOutput, decode
+from ada3d_ros.engine.batch import BatchedQuestion, answer_batch
+from ada3d_ros.engine.decode import (
+    DecodeOutput,
+    GenerationRequest,
+    Sampler,
+    decode,
+    greedy,
+    make_sampler,
+)
 from ada3d_ros.engine.kv_cache import KVCache
 from ada3d_ros.engine.prefill import PrefillOutput, prefill
-from ada3d_ros.engine.sampling import Sampler, greedy, make_sampler
 from ada3d_ros.errors import ModelError
 from ada3d_ros.model.decoder import LlamaDecoder
 from ada3d_ros.types import PromptSequence, StopReason
-from test.pruning import conftest
-from test.pruning.conftest import LAYERS, WIDTH, generator
+from test.support import decoders
+from test.support.decoders import LAYERS, WIDTH, generator
 
 P, CPU = 70, torch.device("cpu")
 PREFIX = torch.randn(P, WIDTH, generator=generator(1))
@@ -33,10 +40,11 @@ ASKED = [
 
 
 def make_decoder(num_kv_heads: int = 2, max_positions: int = 4096) -> LlamaDecoder:
-    """Of smaller weights: rounding errors do not grow from layer to layer (a cached prefix alone
-    would be 4e-6 off).
+    """Of smaller weights, so that rounding errors do not grow from layer to layer.
+
+    A cached prefix alone would be 4e-6 off.
     """
-    decoder = conftest.make_decoder(num_kv_heads=num_kv_heads, max_positions=max_positions)
+    decoder = decoders.make_decoder(num_kv_heads=num_kv_heads, max_positions=max_positions)
     for name, parameter in decoder.layers.named_parameters():
         if "layernorm" not in name:
             parameter.mul_(0.6)
@@ -59,14 +67,23 @@ def scene_of(decoder: LlamaDecoder, positions: torch.Tensor | None = None) -> KV
 def prefill_alone(
     decoder: LlamaDecoder, embeds: torch.Tensor, positions: torch.Tensor | None = None
 ) -> PrefillOutput:
-    """Scene and question in one prompt; positions (P,) of the scene, the question's come behind the
-    last.
+    """Scene and question in one prompt; positions (P,) of the scene.
+
+    The question's come after the last.
     """
     scene = torch.arange(P) if positions is None else positions
     positions = torch.cat((scene, int(scene[-1]) + 1 + torch.arange(len(embeds))))
     return prefill(
         decoder, PromptSequence(torch.cat((PREFIX, embeds)).to(decoder.dtype), positions, (3, P))
     )
+
+
+def waiting(embeds: torch.Tensor, *args: Any, **kwargs: Any) -> BatchedQuestion:
+    return BatchedQuestion(embeds, GenerationRequest(*args, **kwargs))
+
+
+def answers_of(*args: Any) -> list[DecodeOutput]:
+    return answer_batch(*args).outputs
 
 
 class Recorder:
@@ -106,23 +123,25 @@ def test_together_as_alone(count: int, num_kv_heads: int) -> None:
     decoder = make_decoder(num_kv_heads=num_kv_heads)
     limits = (12, 5, 1, 8)
     recorders = [Recorder() for _ in range(count)]
-    heard: list[list[int]] = [[] for _ in range(count)]
+    sent: list[list[int]] = [[] for _ in range(count)]
     questions = [
-        WaitingQuestion(embeds, limit, recorder, on_token=words.append)
-        for embeds, limit, recorder, words in zip(ASKED, limits, recorders, heard, strict=False)
+        waiting(embeds, limit, recorder, on_token=words.append)
+        for embeds, limit, recorder, words in zip(ASKED, limits, recorders, sent, strict=False)
     ]
-    outputs = answer_batch(decoder, scene_of(decoder), P, questions)
-    for question, recorder, output, words in zip(questions, recorders, outputs, heard, strict=True):
+    outputs = answers_of(decoder, scene_of(decoder), P, questions)
+    for question, recorder, output, words in zip(questions, recorders, outputs, sent, strict=True):
         alone = Recorder()
         same(
             output,
             decode(
-                decoder, prefill_alone(decoder, question.embeds), question.max_new_tokens, alone
+                decoder,
+                prefill_alone(decoder, question.embeds),
+                GenerationRequest(question.request.max_new_tokens, alone),
             ),
         )
         assert relative(recorder.seen, alone.seen) < 2e-6
         assert words == list(output.token_ids)
-        assert len(words) == question.max_new_tokens
+        assert len(words) == question.request.max_new_tokens
         assert output.first_token_s > 0
         assert output.decode_s >= 0
     assert len({output.token_ids for output in outputs}) == count  # the questions matter
@@ -131,26 +150,26 @@ def test_together_as_alone(count: int, num_kv_heads: int) -> None:
 def test_bfloat16_stays_near_the_same_engine_alone() -> None:
     decoder = make_decoder().bfloat16()
     recorders = [Recorder() for _ in ASKED]
-    questions = [WaitingQuestion(e.bfloat16(), 1, r) for e, r in zip(ASKED, recorders, strict=True)]
-    answer_batch(decoder, scene_of(decoder), P, questions)
+    questions = [waiting(e.bfloat16(), 1, r) for e, r in zip(ASKED, recorders, strict=True)]
+    answers_of(decoder, scene_of(decoder), P, questions)
     for embeds, recorder in zip(ASKED, recorders, strict=True):
         assert relative(recorder.seen, [prefill_alone(decoder, embeds).logits.float()]) < 0.03
-        assert (
-            relative(recorder.seen, [prefill_alone(make_decoder(), embeds).logits]) < 0.03
-        )  # float32, alone
+        in_float32 = prefill_alone(make_decoder(), embeds).logits
+        assert relative(recorder.seen, [in_float32]) < 0.03
 
 
 def test_one_ends_by_eos_the_others_go_on() -> None:
     decoder = make_decoder()
-    free = [decode(decoder, prefill_alone(decoder, embeds), 12).token_ids for embeds in ASKED]
+    free = [
+        decode(decoder, prefill_alone(decoder, embeds), GenerationRequest(12)).token_ids
+        for embeds in ASKED
+    ]
     ending_with(
         decoder, next(word for word in free[1][1:] if any(word not in other for other in free))
     )
-    outputs = answer_batch(
-        decoder, scene_of(decoder), P, [WaitingQuestion(embeds, 12) for embeds in ASKED]
-    )
+    outputs = answers_of(decoder, scene_of(decoder), P, [waiting(embeds, 12) for embeds in ASKED])
     for embeds, output in zip(ASKED, outputs, strict=True):
-        same(output, decode(decoder, prefill_alone(decoder, embeds), 12))
+        same(output, decode(decoder, prefill_alone(decoder, embeds), GenerationRequest(12)))
     assert outputs[1].stop_reason is StopReason.EOS
     assert len(outputs[1].token_ids) < 12
     assert any(output.stop_reason is StopReason.MAX_TOKENS for output in outputs)
@@ -171,14 +190,18 @@ def test_each_is_stopped_by_its_own_caller() -> None:
         (1, StopReason.TIMEOUT),
     ]
     questions = [
-        WaitingQuestion(embeds, 7, should_stop=stop_after(*stop))
+        waiting(embeds, 7, should_stop=stop_after(*stop))
         for embeds, stop in zip(ASKED, stops, strict=True)
     ]
-    outputs = answer_batch(decoder, scene_of(decoder), P, questions)
+    outputs = answers_of(decoder, scene_of(decoder), P, questions)
     for embeds, stop, output in zip(ASKED, stops, outputs, strict=True):
         same(
             output,
-            decode(decoder, prefill_alone(decoder, embeds), 7, should_stop=stop_after(*stop)),
+            decode(
+                decoder,
+                prefill_alone(decoder, embeds),
+                GenerationRequest(7, should_stop=stop_after(*stop)),
+            ),
         )
     assert [len(output.token_ids) for output in outputs] == [3, 7, 0, 1]
     assert math.isnan(outputs[2].mean_probability)
@@ -187,18 +210,18 @@ def test_each_is_stopped_by_its_own_caller() -> None:
 
 def test_all_stopped_before_anything_is_computed() -> None:
     questions = [
-        WaitingQuestion(ASKED[0], 4, should_stop=lambda: StopReason.CANCELED),
-        WaitingQuestion(ASKED[1], 0),
+        waiting(ASKED[0], 4, should_stop=lambda: StopReason.CANCELED),
+        waiting(ASKED[1], 0),
     ]
     decoder = make_decoder()
     prefix = scene_of(decoder)
     decoder.norm.weight[0] = float("inf")  # would raise
-    outputs = answer_batch(decoder, prefix, P, questions)
+    outputs = answers_of(decoder, prefix, P, questions)
     assert [output.stop_reason for output in outputs] == [
         StopReason.CANCELED,
         StopReason.MAX_TOKENS,
     ]
-    assert answer_batch(decoder, prefix, P, []) == []
+    assert answers_of(decoder, prefix, P, []) == []
 
 
 def test_samplers_keep_their_own_seeds() -> None:
@@ -208,40 +231,39 @@ def test_samplers_keep_their_own_seeds() -> None:
     def samplers() -> list[Sampler]:
         return [make_sampler(t, 0.95, seed, CPU) for seed, t in enumerate(temperatures)]
 
-    questions = [WaitingQuestion(e, 9, s) for e, s in zip(ASKED, samplers(), strict=True)]
-    outputs = answer_batch(decoder, scene_of(decoder), P, questions)
+    questions = [waiting(e, 9, s) for e, s in zip(ASKED, samplers(), strict=True)]
+    outputs = answers_of(decoder, scene_of(decoder), P, questions)
     for embeds, sampler, output in zip(ASKED, samplers(), outputs, strict=True):
-        same(output, decode(decoder, prefill_alone(decoder, embeds), 9, sampler))
+        same(output, decode(decoder, prefill_alone(decoder, embeds), GenerationRequest(9, sampler)))
     assert (
         outputs[0].token_ids
-        != answer_batch(decoder, scene_of(decoder), P, [WaitingQuestion(ASKED[0], 9)])[0].token_ids
+        != answers_of(decoder, scene_of(decoder), P, [waiting(ASKED[0], 9)])[0].token_ids
     )
 
 
 def test_the_models_positions_end_the_longer_question_first() -> None:
     decoder = make_decoder(max_positions=P + 12)
-    outputs = answer_batch(
-        decoder, scene_of(decoder), P, [WaitingQuestion(embeds, 30) for embeds in ASKED]
-    )
+    outputs = answers_of(decoder, scene_of(decoder), P, [waiting(embeds, 30) for embeds in ASKED])
     assert [len(output.token_ids) for output in outputs] == [6, 11, 3, 6]
     for embeds, output in zip(ASKED, outputs, strict=True):
-        same(output, decode(decoder, prefill_alone(decoder, embeds), 30))
+        same(output, decode(decoder, prefill_alone(decoder, embeds), GenerationRequest(30)))
 
 
 @pytest.mark.parametrize("first", [P + 40, P - 25])
 def test_positions_need_not_be_those_of_the_prefix_in_the_cache(first: int) -> None:
-    """Kept tokens at their old places (the next position lies beyond the cache's length), or
-    counted anew below it.
+    """Kept tokens at their old places, or counted anew.
+
+    Old: the next position lies beyond the cache's length.
     """
     decoder = make_decoder()
     places = torch.linspace(0, first - 1, P).long()
-    outputs = answer_batch(
-        decoder, scene_of(decoder, places), first, [WaitingQuestion(embeds, 8) for embeds in ASKED]
+    outputs = answers_of(
+        decoder, scene_of(decoder, places), first, [waiting(embeds, 8) for embeds in ASKED]
     )
     for embeds, output in zip(ASKED, outputs, strict=True):
-        same(output, decode(decoder, prefill_alone(decoder, embeds, places), 8))
-    other = answer_batch(
-        decoder, scene_of(decoder, places), P, [WaitingQuestion(embeds, 8) for embeds in ASKED]
+        same(output, decode(decoder, prefill_alone(decoder, embeds, places), GenerationRequest(8)))
+    other = answers_of(
+        decoder, scene_of(decoder, places), P, [waiting(embeds, 8) for embeds in ASKED]
     )
     assert [output.token_ids for output in other] != [output.token_ids for output in outputs]
 
@@ -253,14 +275,14 @@ def test_layers_may_hold_different_numbers_of_prefix_tokens() -> None:
     tokens = [
         (k, v) if layer < 3 else (k[:, :, kept], v[:, :, kept]) for layer, (k, v) in enumerate(held)
     ]
-    outputs = answer_batch(
-        decoder, KVCache.holding(tokens), P, [WaitingQuestion(embeds, 6) for embeds in ASKED]
+    outputs = answers_of(
+        decoder, KVCache.holding(tokens), P, [waiting(embeds, 6) for embeds in ASKED]
     )
     for embeds, output in zip(ASKED, outputs, strict=True):
         cache, end = KVCache.holding(tokens, reserve=20), P + len(embeds)
         hidden = decoder.run_layers(0, LAYERS, embeds[None], torch.arange(P, end), cache)
         alone = PrefillOutput(decoder.logits(hidden[0, -1]), cache, (end,) * LAYERS, ())
-        same(output, decode(decoder, alone, 6))
+        same(output, decode(decoder, alone, GenerationRequest(6)))
 
 
 def test_the_prefix_stays_as_it_is() -> None:
@@ -268,7 +290,7 @@ def test_the_prefix_stays_as_it_is() -> None:
     prefix = scene_of(decoder)
     before = [buffer.clone() for buffer in prefix.buffers]
     places = [buffer.data_ptr() for buffer in prefix.buffers]
-    answer_batch(decoder, prefix, P, [WaitingQuestion(embeds, 5) for embeds in ASKED])
+    answers_of(decoder, prefix, P, [waiting(embeds, 5) for embeds in ASKED])
     assert prefix.lengths == (P,) * LAYERS
     assert [buffer.data_ptr() for buffer in prefix.buffers] == places
     for buffer, was in zip(prefix.buffers, before, strict=True):
@@ -286,26 +308,25 @@ class NewTensors(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(out):
-            if (
-                isinstance(tensor, torch.Tensor)
-                and tensor.untyped_storage().data_ptr() not in self.known
-            ):
-                self.largest = max(
-                    self.largest, tensor.untyped_storage().nbytes() // tensor.element_size()
-                )
+            if not isinstance(tensor, torch.Tensor):
+                continue
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in self.known:
+                self.largest = max(self.largest, storage.nbytes() // tensor.element_size())
         return out
 
 
 @pytest.mark.parametrize("num_kv_heads", [4, 2])
 def test_no_copy_of_the_prefix_is_made(num_kv_heads: int) -> None:
-    """Everything made is smaller than one layer's keys of the prefix, let alone one per question; a
-    mutation that repeats them is seen.
+    """Everything made is smaller than one layer's keys of the prefix.
+
+    Let alone one per question; a mutation that repeats them is seen.
     """
     decoder = make_decoder(num_kv_heads=num_kv_heads)
     long = torch.randn(1, num_kv_heads, 4000, 8, generator=generator(4))
     prefix = KVCache.holding([(long, long)] * LAYERS)
     with NewTensors(prefix.buffers) as seen:
-        answer_batch(decoder, prefix, 90, [WaitingQuestion(embeds, 3) for embeds in ASKED])
+        answers_of(decoder, prefix, 90, [waiting(embeds, 3) for embeds in ASKED])
     assert 0 < seen.largest < long.numel() / 2
     with NewTensors(prefix.buffers) as seen:
         prefix.held(0)[0].expand(4, -1, -1, -1).contiguous()
@@ -317,13 +338,13 @@ def test_output_that_is_not_finite_is_an_error() -> None:
     prefix = scene_of(decoder)
     decoder.norm.weight[3] = float("inf")
     with pytest.raises(ModelError, match="not finite"):
-        answer_batch(decoder, prefix, P, [WaitingQuestion(ASKED[0], 3)])
+        answers_of(decoder, prefix, P, [waiting(ASKED[0], 3)])
 
 
 def test_a_question_without_tokens_is_refused() -> None:
     decoder = make_decoder()
     with pytest.raises(ValueError, match="no tokens"):
-        answer_batch(decoder, scene_of(decoder), P, [WaitingQuestion(ASKED[0][:0], 3)])
+        answers_of(decoder, scene_of(decoder), P, [waiting(ASKED[0][:0], 3)])
 
 
 @pytest.mark.gpu
@@ -335,10 +356,8 @@ def test_the_kernels_of_cuda_say_the_same(dtype: torch.dtype, tolerance: float) 
     on_gpu.run_layers(
         0, LAYERS, PREFIX.to("cuda", dtype)[None], torch.arange(P, device="cuda"), cache
     )
-    questions = [
-        WaitingQuestion(e.to("cuda", dtype), 1, r) for e, r in zip(ASKED, recorders, strict=True)
-    ]
-    answer_batch(on_gpu, cache, P, questions)
+    questions = [waiting(e.to("cuda", dtype), 1, r) for e, r in zip(ASKED, recorders, strict=True)]
+    answers_of(on_gpu, cache, P, questions)
     for embeds, recorder in zip(ASKED, recorders, strict=True):
         assert (
             relative([recorder.seen[0].cpu()], [prefill_alone(make_decoder(), embeds).logits])

@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
-from ada3d_ros.engine.deadline import MARGIN, WINDOW, LatencyModel, Measured
-from ada3d_ros.types import StageTimings, TokenUsage
+from ada3d_ros.engine.deadline import MARGIN, WINDOW, LatencyModel
+from ada3d_ros.types import TokenUsage
+from test.support.pipelines import timed_answer
 
 RATIOS = (0.8, 0.6, 0.4, 0.2)
 WARM = [(ratio, True) for ratio in RATIOS]
 
 
+# Spatial tokens, seconds to the first token, per further one and beside both, tokens generated.
+Measured = tuple[float, float, float, float, int]
+
+
 def measured(tokens: float, generated: int = 11, rest_s: float = 0.1) -> Measured:
     """First token 0.5 s and 1 ms per spatial token, 20 ms and 10 us per step."""
-    return Measured(tokens, 0.5 + 0.001 * tokens, 0.02 + 1e-5 * tokens, rest_s, generated)
+    return tokens, 0.5 + 0.001 * tokens, 0.02 + 1e-5 * tokens, rest_s, generated
 
 
 def taught(*answers: Measured, cached: bool = True) -> LatencyModel:
     model = LatencyModel()
     for answer in answers:
-        model.note(cached, answer)
+        model.record(timed_answer(*answer, cached))
     return model
 
 
@@ -45,8 +51,9 @@ def test_an_answer_is_of_usual_length_within_the_limit() -> None:
 
 
 def test_one_budget_only() -> None:
-    """A line through one x: cold questions through the origin, cached ones flat, as most of their
-    time is the question's own.
+    """A line through one x: cold questions through the origin, cached ones flat.
+
+    Most of a cached question's time is its own.
     """
     cold, cached = taught(measured(400), cached=False), taught(measured(400), measured(401))
     steps = 10 * (0.02 + 1e-5 * 400)
@@ -57,41 +64,38 @@ def test_one_budget_only() -> None:
 
 def test_a_line_never_falls() -> None:
     """Noise may say that more tokens take less: then they take as long."""
-    fast, slow = Measured(1000, 0.1, 0.01, 0.0, 2), Measured(100, 0.5, 0.03, 0.0, 2)
+    fast, slow = (1000, 0.1, 0.01, 0.0, 2), (100, 0.5, 0.03, 0.0, 2)
     model = taught(fast, slow)
     assert model.predict(True, 50, 10) == model.predict(True, 2000, 10) == pytest.approx(0.3 + 0.02)
 
 
 def test_what_was_not_measured() -> None:
     """Answers of one token have no step time, and do not spoil that of others."""
-    alone = taught(Measured(100, 0.5, math.nan, 0.1, 1))
+    alone = taught((100, 0.5, math.nan, 0.1, 1))
     assert alone.predict(True, 100, 50) == pytest.approx(0.6)
-    mixed = taught(Measured(100, 0.5, math.nan, 0.1, 1), measured(100), measured(100))
+    mixed = taught((100, 0.5, math.nan, 0.1, 1), measured(100), measured(100))
     assert math.isfinite(mixed.predict(True, 100, 50))
     assert math.isnan(LatencyModel().predict(True, 100, 50))
-    zero = taught(Measured(0.0, 0.5, math.nan, 0.1, 1), cached=False)
+    zero = taught((0.0, 0.5, math.nan, 0.1, 1), cached=False)
     assert zero.predict(False, 100, 50) == pytest.approx(0.6)
 
 
 def test_the_newest_answers_count() -> None:
-    slow = Measured(100, 9.0, 1.0, 0.0, 2)
-    model = taught(*[slow] * WINDOW, *[Measured(100, 0.1, 0.0, 0.0, 2)] * WINDOW)
+    slow = (100, 9.0, 1.0, 0.0, 2)
+    model = taught(*[slow] * WINDOW, *[(100, 0.1, 0.0, 0.0, 2)] * WINDOW)
     assert model.predict(True, 100, 2) == pytest.approx(0.1)
 
 
-def test_measured_of_an_answer() -> None:
-    usage = TokenUsage(per_layer=(100, 100, 50, 50))
-    made = Measured.from_answer(
-        usage, StageTimings(first_token_s=0.4, decode_s=0.9, total_s=1.5), 10
-    )
-    assert (made.tokens, made.first_token_s, made.generated) == (75.0, 0.4, 10)
-    assert made.step_s == pytest.approx(0.1)
-    assert made.rest_s == pytest.approx(0.2)
-    for generated in (0, 1):
-        once = Measured.from_answer(
-            usage, StageTimings(first_token_s=0.4, decode_s=0.0, total_s=0.5), generated
-        )
-        assert math.isnan(once.step_s)
+def test_an_answer_gives_its_mean_of_tokens_and_its_time_per_step() -> None:
+    """75 tokens a layer on average; 0.4 s to the first of 10, 0.9 s for the others, 0.2 s more."""
+    answer = timed_answer(0, 0.4, 0.1, 0.2, 10, cached=True)
+    usage = TokenUsage(per_layer=(100, 100, 50, 50), generated=10)
+    model = LatencyModel()
+    model.record(replace(answer, tokens=usage))
+    model.record(timed_answer(150.0, 0.8, 0.2, 0.2, 10, cached=True))
+    assert model.predict(True, 75, 100) == pytest.approx(0.4 + 9 * 0.1 + 0.2)
+    assert model.predict(True, 75, 5) == pytest.approx(0.4 + 4 * 0.1 + 0.2)
+    assert model.predict(True, 150, 100) == pytest.approx(0.8 + 9 * 0.2 + 0.2)
 
 
 @pytest.mark.parametrize("wanted", range(len(RATIOS)))
@@ -113,13 +117,11 @@ def test_out_of_reach_and_unknown() -> None:
 
 
 def test_a_smaller_budget_may_be_slower() -> None:
-    """Where it needs a choice of its own, the scene passes the layers again: then it is no way to
-    meet a deadline.
-    """
+    """A budget with a choice of its own passes the layers again: no way to meet a deadline."""
     model, mixed = taught(measured(100), measured(900)), [(0.8, True), (0.6, False), (0.2, False)]
     assert model.choose(mixed, 1000, 1e-3, 100) == 0.8  # nothing is known of the others
     for tokens in (100, 900):
-        model.note(False, Measured(tokens, 3.0 + 0.01 * tokens, 0.02, 0.1, 11))
+        model.record(timed_answer(tokens, 3.0 + 0.01 * tokens, 0.02, 0.1, 11, cached=False))
     assert model.choose(mixed, 1000, 1e-3, 100) == 0.8
     assert model.choose(mixed, 1000, 100.0, 100) == 0.8
     assert model.choose([(0.8, False), (0.6, False), (0.2, True)], 1000, 2.0, 100) == 0.2

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import threading
-from collections.abc import Callable
+import weakref
 
 import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from ada3d_ros.engine import static_decode as graphs
-from ada3d_ros.engine.decode import DecodeOutput, decode, decode_step
+from ada3d_ros.engine.decode import (
+    DecodeOutput,
+    GenerationRequest,
+    decode,
+    decode_step,
+    greedy,
+    make_sampler,
+    without_onednn,
+)
 from ada3d_ros.engine.kv_cache import KVCache
-from ada3d_ros.engine.onednn import without_onednn
 from ada3d_ros.engine.prefill import PrefillOutput, prefill
-from ada3d_ros.engine.sampling import greedy, make_sampler
 from ada3d_ros.engine.static_decode import StaticStep, StaticSteps, static_steps
 from ada3d_ros.model.config import DecoderConfig
-from ada3d_ros.model.decode_attention import attend_one
-from ada3d_ros.model.decoder import LlamaDecoder
+from ada3d_ros.model.decoder import LlamaDecoder, attend_one
 from ada3d_ros.types import PromptSequence, StopReason
 
 CPU = torch.device("cpu")
@@ -47,9 +53,7 @@ def make_prompt(decoder: LlamaDecoder) -> PromptSequence:
 
 @torch.inference_mode()
 def pruned(decoder: LlamaDecoder, compact: bool = False, reserve: int = 16) -> PrefillOutput:
-    """Layers that hold 20, 14 and 9 tokens; compact: positions counted anew, so that every layer
-    goes on at its own.
-    """
+    """Layers that hold 20, 14 and 9 tokens; compact: positions counted anew in each layer."""
     whole, prompt = prefill(decoder, make_prompt(decoder)), make_prompt(decoder)
     cache, hidden, positions = KVCache(3, reserve), prompt.embeds[None], prompt.positions
     lengths = (20, 14, 9)
@@ -112,7 +116,11 @@ def test_static_decoding_gives_the_same_ids(case: str, seed: int | None) -> None
     def answer(static: bool, ahead: int) -> tuple[int, ...]:
         sampler = greedy if seed is None else make_sampler(0.9, 0.9, seed, CPU)
         return decode(
-            decoder, CASES[case](decoder), 16, sampler, static=static, ahead=ahead
+            decoder,
+            CASES[case](decoder),
+            GenerationRequest(16, sampler),
+            static=static,
+            steps_ahead=ahead,
         ).token_ids
 
     answers = [answer(static, ahead) for static in (False, True) for ahead in (0, 1)]
@@ -123,7 +131,7 @@ def test_static_decoding_gives_the_same_ids(case: str, seed: int | None) -> None
 def compare(
     decoder: LlamaDecoder, tokens: int, seed: int | None, stop_at: int | None = None
 ) -> DecodeOutput:
-    """Decodes with ahead 0 and 1; the outputs, the order of calls and the cache must be the same."""
+    """Decodes with ahead 0 and 1; outputs, the order of calls and the cache are the same."""
     outputs, calls, lengths, drawn = [], [], [], []
     for ahead in (0, 1):
         log: list[str] = []
@@ -137,12 +145,18 @@ def compare(
             log.append(str(token_id))
 
         start = prefill(decoder, make_prompt(decoder))
-        outputs.append(decode(decoder, start, tokens, sampler, should_stop, on_token, ahead=ahead))
+        outputs.append(
+            decode(
+                decoder,
+                start,
+                GenerationRequest(tokens, sampler, should_stop, on_token),
+                steps_ahead=ahead,
+            )
+        )
         calls.append(log)
         lengths.append(start.cache.lengths)
-        drawn.append(
-            [int(sampler(torch.linspace(0, 1, 97))) for _ in range(8)]
-        )  # the generator is where it was
+        # The generator is where it was.
+        drawn.append([int(sampler(torch.linspace(0, 1, 97))) for _ in range(8)])
     assert calls[0] == calls[1]
     assert lengths[0] == lengths[1]
     assert drawn[0] == drawn[1]
@@ -178,13 +192,15 @@ def test_steps_run_ahead_of_the_ids_only_where_asked(monkeypatch: pytest.MonkeyP
         return ordinary(*args)  # type: ignore[arg-type]
 
     monkeypatch.setattr("ada3d_ros.engine.decode.decode_step", counting)
-    free = decode(decoder, prefill(decoder, make_prompt(decoder)), 6)
+    free = decode(decoder, prefill(decoder, make_prompt(decoder)), GenerationRequest(6))
     assert len(steps) == 5  # the last token is not fed
     ending = make_decoder(eos_id=free.token_ids[2])
     first = free.token_ids.index(free.token_ids[2])
     for ahead, wasted in ((0, 0), (1, 1)):
         steps.clear()
-        decode(ending, prefill(ending, make_prompt(ending)), 6, ahead=ahead)
+        decode(
+            ending, prefill(ending, make_prompt(ending)), GenerationRequest(6), steps_ahead=ahead
+        )
         assert len(steps) == first + wasted
 
 
@@ -193,14 +209,14 @@ def test_buffers_with_room_stay_where_they_are() -> None:
     start = prefill(decoder, make_prompt(decoder), reserve=0)
     start.cache.reserve(5)
     places = [buffer.data_ptr() for buffer in start.cache.buffers]
-    decode(decoder, start, 6)
+    decode(decoder, start, GenerationRequest(6))
     assert [buffer.data_ptr() for buffer in start.cache.buffers] == places
     assert start.cache.lengths == (25, 25, 25)
 
 
 def test_adopted_buffers_are_used_in_place() -> None:
     decoder, start = make_decoder(), pruned(make_decoder())
-    expected = decode(decoder, pruned(decoder), 6).token_ids
+    expected = decode(decoder, pruned(decoder), GenerationRequest(6)).token_ids
     steps = StaticSteps()
     steps.adopt(decoder, start.cache)
     with torch.inference_mode(), steps.lent(decoder, start.cache, start.next_positions, 5) as step:
@@ -217,8 +233,9 @@ def test_adopted_buffers_are_used_in_place() -> None:
 
 
 def test_buffers_are_used_again_and_bounded() -> None:
-    decoder, seen = make_decoder(), list[StaticStep]()
-    steps = StaticSteps()
+    decoder, steps = make_decoder(), StaticSteps()
+    seen: list[weakref.ref[StaticStep]] = []
+    made: set[weakref.ref[StaticStep]] = set()  # hashed while they live
     for reserve in (8, 60, 300, 8, 600, 300):  # capacities 128, 128, 384, 128, 640, 384
         start = prefill(decoder, make_prompt(decoder))
         with (
@@ -226,10 +243,13 @@ def test_buffers_are_used_again_and_bounded() -> None:
             steps.lent(decoder, start.cache, start.next_positions, reserve) as step,
         ):
             assert step is not None
-            seen.append(step)
+            seen.append(weakref.ref(step))
+            made.add(seen[-1])
+            del step
     assert seen[0] is seen[1] is seen[3]
-    assert len({id(step) for step in seen}) == 4  # 384 had to go for 640, and was made anew
-    assert len(steps._held) == graphs.MAX_HELD
+    assert len(made) == 4  # 384 had to go for 640, and was made anew
+    gc.collect()
+    assert sum(step() is not None for step in made) == graphs.MAX_HELD
 
 
 def test_what_lies_behind_the_length_does_not_matter() -> None:
@@ -251,11 +271,14 @@ def test_what_lies_behind_the_length_does_not_matter() -> None:
 
 def test_one_thread_at_a_time_and_others_still_decode() -> None:
     decoder = make_decoder()
-    expected, found = decode(decoder, pruned(decoder), 6).token_ids, list[tuple[int, ...]]()
+    expected = decode(decoder, pruned(decoder), GenerationRequest(6)).token_ids
+    found: list[tuple[int, ...]] = []
     start = pruned(decoder)
     with static_steps(decoder).lent(decoder, start.cache, start.next_positions, 4):
         other = threading.Thread(
-            target=lambda: found.append(decode(decoder, pruned(decoder), 6, static=True).token_ids)
+            target=lambda: found.append(
+                decode(decoder, pruned(decoder), GenerationRequest(6), static=True).token_ids
+            )
         )
         other.start()
         other.join()
@@ -282,14 +305,11 @@ def test_weights_that_moved_are_noticed() -> None:
 def test_attention_of_one_query_over_more_than_a_chunk(
     monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, groups: int
 ) -> None:
-    monkeypatch.setattr(
-        "ada3d_ros.model.decode_attention.CHUNK", groups * 16 * 10
-    )  # ten tokens at a time
+    # Ten tokens at a time.
+    monkeypatch.setattr("ada3d_ros.model.decoder.CPU_CHUNK", groups * 16 * 10)
     generator = torch.Generator().manual_seed(0)
-    q, k, v = (
-        torch.randn(1, n, t, 16, generator=generator).to(dtype)
-        for n, t in ((8, 1), (groups, 37), (groups, 37))
-    )
+    shapes = (8, 1), (groups, 37), (groups, 37)
+    q, k, v = (torch.randn(1, n, t, 16, generator=generator).to(dtype) for n, t in shapes)
     hidden = torch.rand(1, 1, 1, 37, generator=generator) < 0.5
     added = torch.zeros(1, 1, 1, 37, dtype=dtype).masked_fill(hidden, -torch.inf)
     for mask in (None, ~hidden, added):
@@ -316,7 +336,9 @@ def test_one_draw_is_that_of_multinomial() -> None:
 
 
 def test_onednn_comes_back_when_the_last_thread_leaves() -> None:
-    enabled: Callable[[], bool] = torch._C._get_mkldnn_enabled
+    def enabled() -> bool:
+        return bool(torch.backends.mkldnn.enabled)
+
     before, tensor = enabled(), torch.zeros(1, dtype=torch.bfloat16)
     with without_onednn(tensor.float()):
         assert enabled() == before
@@ -338,18 +360,27 @@ def test_a_refused_capture_is_said_once_and_decoding_goes_on(
     monkeypatch.setattr(graphs, "can_capture", lambda device: True)
     monkeypatch.setattr(StaticStep, "capture", refuse)
     decoder = make_decoder()
-    expected = decode(decoder, pruned(decoder), 6).token_ids
+    expected = decode(decoder, pruned(decoder), GenerationRequest(6)).token_ids
     for tokens in (6, 200):
-        assert decode(decoder, pruned(decoder), tokens, static=True).token_ids[:6] == expected
+        assert (
+            decode(decoder, pruned(decoder), GenerationRequest(tokens), static=True).token_ids[:6]
+            == expected
+        )
     assert len([r for r in caplog.records if "cannot be captured" in r.message]) == 1
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("case", CASES)
-def test_the_graph_gives_the_same_ids(case: str) -> None:
+def test_the_graph_gives_the_same_ids(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, captured = StaticStep.capture, list[StaticStep]()
+    monkeypatch.setattr(
+        StaticStep, "capture", lambda step, decoder: (real(step, decoder), captured.append(step))
+    )
     decoder = make_decoder().cuda()
-    expected = decode(decoder, CASES[case](decoder), 16, static=False, ahead=0).token_ids
+    expected = decode(
+        decoder, CASES[case](decoder), GenerationRequest(16), static=False, steps_ahead=0
+    ).token_ids
     for _ in range(2):  # captured, then used again
-        assert decode(decoder, CASES[case](decoder), 16).token_ids == expected
-    assert static_steps(decoder)._held[-1]._graph is not None
+        assert decode(decoder, CASES[case](decoder), GenerationRequest(16)).token_ids == expected
+    assert len(captured) == 1

@@ -30,11 +30,8 @@ def test_buffer_is_not_replaced_while_there_is_room() -> None:
 
 
 def test_batches_and_dtype_are_kept() -> None:
-    keys, _ = KVCache(1).append(
-        0,
-        torch.ones(3, 2, 5, 4, dtype=torch.bfloat16),
-        torch.ones(3, 2, 5, 4, dtype=torch.bfloat16),
-    )
+    ones = torch.ones(3, 2, 5, 4, dtype=torch.bfloat16)
+    keys, _ = KVCache(1).append(0, ones, ones)
     assert keys.shape == (3, 2, 5, 4)
     assert keys.dtype == torch.bfloat16
 

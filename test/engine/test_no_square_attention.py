@@ -1,5 +1,6 @@
-"""No strategy, and no measurement, ever holds a T x T tensor: a mode that looks at every tensor
-torch makes.
+"""No strategy, and no measurement, ever holds a T x T tensor.
+
+A mode looks at every tensor that torch makes.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from ada3d_ros.engine.information import measure_information
 from ada3d_ros.engine.prefill import prefill
 from ada3d_ros.pruning import information
 from ada3d_ros.pruning.information import attention_masses
-from test.pruning.conftest import INNER, SHAPE, make_decoder, make_prompt, policy_of
+from test.support.decoders import INNER, SHAPE, make_decoder, make_prompt, policy_of
 
 N, SYSTEM, TEXT = 300, 20, 6
 TOTAL = SYSTEM + N + TEXT
@@ -29,9 +30,7 @@ class SquareError(AssertionError):
 
 
 class NoSquares(TorchDispatchMode):
-    """Raises where an operation returns a tensor with two dimensions of at least `limit`, but for
-    those inside SDPA.
-    """
+    """Raises where an operation outside SDPA returns two dimensions of at least `limit`."""
 
     def __init__(self, limit: int) -> None:
         super().__init__()
@@ -75,8 +74,9 @@ STRATEGIES = [
 @pytest.mark.parametrize(("strategy", "flat"), STRATEGIES)
 @pytest.mark.parametrize("kv_heads", [2, 4])
 def test_pruned_prefill_holds_no_square(strategy: str, flat: dict[str, Any], kv_heads: int) -> None:
-    """The limit is the number of spatial tokens still alive at the end, not T: a square of what is
-    left counts as well.
+    """The limit is the number of spatial tokens still alive at the end, not T.
+
+    A square of what is left counts as well.
     """
     decoder, prompt = make_decoder(num_kv_heads=kv_heads), make_prompt(N, SYSTEM, TEXT)
     pruner = policy_of(strategy, 0.7, n_min=100, **flat).pruner(SHAPE, N, N, SYSTEM + TEXT)
@@ -99,7 +99,7 @@ def test_measuring_information_holds_no_square(
 
 
 def test_the_block_bounds_what_is_held_at_once() -> None:
-    """2560 spatial tokens on 32 heads: a block of queries is at most the stated number of scores."""
+    """2560 spatial tokens on 32 heads: a block of queries holds the stated number of scores."""
     assert information.BLOCK_ELEMENTS <= 2**24
     heads, tokens = 32, 2560 + 61
     assert information.BLOCK_ELEMENTS // (heads * tokens) < tokens // 4

@@ -1,5 +1,6 @@
-"""P15: recorded runs of the real FastV and PyramidDrop, through strategies built from settings;
-every size from the case.
+"""P15: recorded runs of the real FastV and PyramidDrop, by strategies built from settings.
+
+Every size comes from the case.
 """
 
 from __future__ import annotations
@@ -15,14 +16,13 @@ import torch
 from safetensors.torch import load_file
 
 from ada3d_ros.config import from_flat
-from ada3d_ros.engine.decode import decode
-from ada3d_ros.engine.information import decoder_shape
+from ada3d_ros.engine.decode import GenerationRequest, decode, greedy
 from ada3d_ros.engine.prefill import prefill
-from ada3d_ros.engine.sampling import greedy
 from ada3d_ros.model.config import DecoderConfig
 from ada3d_ros.model.decoder import LlamaDecoder
-from ada3d_ros.pruning.in_llm import LayerPruner
+from ada3d_ros.pruning.cost import DecoderShape
 from ada3d_ros.pruning.policy import Policy
+from ada3d_ros.pruning.strategy import LayerPruner
 from ada3d_ros.types import PromptSequence
 
 
@@ -36,7 +36,7 @@ class Case:
 
 
 def read(folder: Path) -> Case:
-    c, inputs = (json.loads((folder / name).read_text()) for name in ("config.json", "inputs.json"))
+    c = json.loads((folder / "config.json").read_text())
     config = DecoderConfig(
         c["vocab_size"],
         c["hidden_size"],
@@ -49,11 +49,16 @@ def read(folder: Path) -> Case:
         c["max_position_embeddings"],
         eos_id=-1 if c["eos_token_id"] is None else c["eos_token_id"],
     )
+
+    # The recorded weights.
     decoder = LlamaDecoder(config).requires_grad_(False).eval()
     weights = load_file(folder / "weights.safetensors")
     decoder.load_state_dict(
         {n.removeprefix("model."): t for n, t in weights.items() if not n.endswith("inv_freq")}
     )
+
+    # The recorded prompt, and what came of it.
+    inputs = json.loads((folder / "inputs.json").read_text())
     embeds = load_file(folder / "inputs.safetensors")["inputs_embeds"][0]
     start = inputs["image_token_start_index"]
     span = start, start + inputs["image_token_length"]
@@ -70,14 +75,11 @@ def cases(shared_dir: Path, name: str) -> Iterator[Case]:
 
 
 def pruner_of(case: Case, flat: dict[str, Any]) -> LayerPruner:
-    policy = Policy.from_config(
-        from_flat(
-            {f"pruning.{name}": value for name, value in {"n_min": 1, **flat}.items()}
-        ).pruning
-    )
+    named = {f"pruning.{name}": value for name, value in {"n_min": 1, **flat}.items()}
+    policy = Policy.from_config(from_flat(named).pruning)
     spatial = case.prompt.spatial_span[1] - case.prompt.spatial_span[0]
     text = case.prompt.embeds.shape[0] - spatial
-    pruner = policy.pruner(decoder_shape(case.decoder.config), spatial, spatial, text)
+    pruner = policy.pruner(DecoderShape.from_config(case.decoder.config), spatial, spatial, text)
     assert pruner is not None
     return pruner
 
@@ -100,8 +102,9 @@ def pdrop(case: Case) -> LayerPruner:
 
 
 def adatoken_with_stages(case: Case) -> LayerPruner:
-    """The same lists in adatoken3d's schedule `stages`, with compact positions: its ranking is
-    PyramidDrop's.
+    """The same lists in adatoken3d's schedule `stages`: its ranking is PyramidDrop's.
+
+    With compact positions.
     """
     layers, ratios = stage_lists(case)
     return pruner_of(
@@ -120,6 +123,8 @@ def adatoken_with_stages(case: Case) -> LayerPruner:
 def check(case: Case, pruner: LayerPruner) -> None:
     """Indices exact, KV lengths exact, logits 1e-3, greedy tokens exact."""
     expected, (start, _) = case.expected, case.prompt.spatial_span
+
+    # Prefill: what is kept in every stage, what the cache holds, where decoding goes on.
     filled = prefill(case.decoder, case.prompt, pruner=pruner)
     for stage in expected["stages"]:
         layer = stage.get("prune_before_layer_index", stage.get("after_layer_count"))
@@ -130,33 +135,32 @@ def check(case: Case, pruner: LayerPruner) -> None:
     assert list(filled.cache.lengths) == expected["kv_cache_length_per_layer_after_prefill"]
     assert (filled.logits - case.arrays["prefill_logits"][-1]).abs().max() < 1e-3
     assert list(filled.next_positions) == expected["decode_position_id_per_step_per_layer"][0]
+
+    # Decode, with the logits of each step.
     steps: list[torch.Tensor] = []
 
     def recording(logits: torch.Tensor) -> torch.Tensor:
         steps.append(logits)
         return greedy(logits)
 
-    output = decode(case.decoder, filled, len(expected["greedy_tokens"]), recording)
+    output = decode(
+        case.decoder, filled, GenerationRequest(len(expected["greedy_tokens"]), recording)
+    )
     assert list(output.token_ids) == expected["greedy_tokens"]
     assert (torch.stack(steps) - case.arrays["step_logits"]).abs().max() < 1e-3
 
 
 def test_p15_fastv(shared_dir: Path) -> None:
-    """P15: a single drop behind layer K, original positions, scores of layer K - 1's attention row."""
+    """P15: a single drop behind layer K, original positions, scores of layer K - 1's row."""
     for case in cases(shared_dir, "fastv"):
         check(case, fastv(case))
 
 
 def test_p15_fastv_ranked_anew_at_every_token(shared_dir: Path) -> None:
-    """P15: FastV without a cache, as its paper has it: each token a new pruned prefill of
-    everything so far.
-    """
+    """P15: FastV without a cache, as its paper has it: a new pruned prefill for each token."""
     for case in cases(shared_dir, "fastv"):
-        golden, embeds, tokens = (
-            case.expected["no_cache_variant"]["greedy_tokens"],
-            case.prompt.embeds,
-            list[int](),
-        )
+        golden = case.expected["no_cache_variant"]["greedy_tokens"]
+        embeds, tokens = case.prompt.embeds, list[int]()
         for _ in golden:
             longer = PromptSequence(embeds, torch.arange(len(embeds)), case.prompt.spatial_span)
             tokens.append(int(prefill(case.decoder, longer, pruner=fastv(case)).logits.argmax()))
@@ -177,8 +181,9 @@ def test_p15_adatoken3d_with_stages_is_pyramid_drop(shared_dir: Path) -> None:
 
 
 def test_p15_another_reading_does_not_pass(shared_dir: Path) -> None:
-    """The recorded runs tell the readings apart: original positions, or ranking by the layer
-    before, fail.
+    """The recorded runs tell the readings apart.
+
+    Original positions, or ranking by the layer before, fail.
     """
     for case in cases(shared_dir, "pdrop"):
         layers, ratios = stage_lists(case)

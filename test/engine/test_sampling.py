@@ -1,13 +1,11 @@
 """Greedy and nucleus sampling; the stage clock."""
 
 import math
-import time
 
 import pytest
 import torch
 
-from ada3d_ros.engine.sampling import greedy, make_sampler, nucleus_probabilities
-from ada3d_ros.engine.timing import StageClock
+from ada3d_ros.engine.decode import greedy, make_sampler, nucleus_probabilities
 from ada3d_ros.errors import ConfigError
 
 LOGITS = torch.log(torch.tensor([0.05, 0.5, 0.15, 0.3]))
@@ -52,13 +50,3 @@ def test_same_seed_same_tokens_and_frequencies_follow_probabilities() -> None:
 def test_values_out_of_range_are_refused(temperature: float, top_p: float) -> None:
     with pytest.raises(ConfigError, match="allowed 0 to 2"):
         make_sampler(temperature, top_p, 0, torch.device("cpu"))
-
-
-def test_stage_clock_adds_up_and_leaves_other_stages_nan() -> None:
-    clock = StageClock(torch.device("cpu"))
-    for _ in range(2):
-        with clock.stage("vision_s"):
-            time.sleep(0.01)
-    timings = clock.timings()
-    assert 0.02 <= timings.vision_s <= timings.total_s
-    assert math.isnan(timings.spatial_s)

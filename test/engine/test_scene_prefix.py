@@ -1,5 +1,6 @@
-"""Questions on a cached scene against the full prompt: equal within the order of sums, pruned ones
-against an attention written out.
+"""Questions on a cached scene against the full prompt.
+
+Equal within the order of sums; pruned ones against an attention written out.
 """
 
 from __future__ import annotations
@@ -11,18 +12,17 @@ from typing import Any
 import pytest
 import torch
 
-from ada3d_ros.engine.cached_prefill import prefill_question
-from ada3d_ros.engine.decode import decode
-from ada3d_ros.engine.prefill import prefill
-from ada3d_ros.engine.scene_prefix import ScenePrefix
-from ada3d_ros.engine.token_selection import ChosenTokens
+from ada3d_ros.engine.decode import GenerationRequest, decode
+from ada3d_ros.engine.prefill import prefill, prefill_question
+from ada3d_ros.engine.scene_prefix import PrefixOptions, ScenePrefix
+from ada3d_ros.engine.token_selection import ChosenTokens, SceneContext
 from ada3d_ros.errors import InvalidRequestError, ModelError
 from ada3d_ros.model.decoder import LlamaDecoder
-from ada3d_ros.pruning.in_llm import LayerPruner
+from ada3d_ros.pruning.strategy import LayerPruner
 from ada3d_ros.scene.keyframes import SceneSnapshot
 from ada3d_ros.types import PromptSequence, SpatialTokens
-from test.pruning.conftest import LAYERS, SHAPE, make_prompt, policy_of
-from test.pruning.conftest import make_decoder as wild_decoder
+from test.support.decoders import LAYERS, SHAPE, make_prompt, policy_of
+from test.support.decoders import make_decoder as wild_decoder
 
 N, SYSTEM, TEXT = 40, 3, 5
 TOLERANCE = {
@@ -32,8 +32,9 @@ TOLERANCE = {
 
 
 def make_decoder(num_kv_heads: int = 2, seed: int = 0) -> LlamaDecoder:
-    """Weights of a half of the usual size, which amplify rounding less: with those the full prefill
-    itself is 3e-6 from float64.
+    """Weights of half the usual size, which amplify rounding less.
+
+    With the usual ones the full prefill itself is 3e-6 from float64.
     """
     decoder = wild_decoder(num_kv_heads=num_kv_heads, seed=seed)
     with torch.no_grad():
@@ -56,7 +57,8 @@ def prefix_of(
     part = PromptSequence(prompt.embeds[:stop], prompt.positions[:stop], (start, stop))
     tokens = tokens_of(prompt, stop - start)
     chosen = ChosenTokens(tokens, torch.arange(stop - start), stop - start)
-    prefix = ScenePrefix(decoder, part, tokens, chosen, SceneSnapshot(), chunk, **options)
+    context = SceneContext(SceneSnapshot(), tokens, chosen, prompt.embeds[start:stop])
+    prefix = ScenePrefix(decoder, part, context, PrefixOptions(chunk, **options))
     while prefix.step():
         pass
     return prefix
@@ -87,7 +89,7 @@ def test_a_question_on_the_cached_scene_is_the_full_prefill(
     prompt = dataclasses.replace(prompt, embeds=prompt.embeds.to(dtype))
     full = prefill(decoder, prompt, 8, with_states=True)
     prefix = prefix_of(decoder, prompt, chunk, with_states=True)
-    warm = prefill_question(decoder, prefix, question_of(prompt), 8, with_states=True)
+    warm = prefill_question(prefix, question_of(prompt), 8, with_states=True)
     assert relative(warm.logits, full.logits) <= TOLERANCE[dtype]
     assert warm.counts == full.counts
     assert warm.next_positions == full.next_positions
@@ -99,22 +101,28 @@ def test_a_question_on_the_cached_scene_is_the_full_prefill(
         for ours, theirs in zip(warm.cache.held(layer), full.cache.held(layer), strict=True):
             assert relative(ours, theirs) <= TOLERANCE[dtype]
     if dtype is torch.float32:
-        assert decode(decoder, warm, 8).token_ids == decode(decoder, full, 8).token_ids
+        assert (
+            decode(decoder, warm, GenerationRequest(8)).token_ids
+            == decode(decoder, full, GenerationRequest(8)).token_ids
+        )
 
 
 def test_questions_leave_no_trace() -> None:
-    """Hundreds of questions, with answers: the first one's logits come again bit for bit, and
-    memory stays.
+    """Hundreds of questions with answers: the first one's logits come again bit for bit.
+
+    And memory stays.
     """
     decoder, prompt = make_decoder(seed=0), make_prompt(N, SYSTEM, TEXT, seed=0)
     prefix = prefix_of(decoder, prompt)
-    first = prefill_question(decoder, prefix, question_of(prompt), 8).logits
+    first = prefill_question(prefix, question_of(prompt), 8).logits
     size = prefix.num_bytes
     for seed in range(200):
         other = make_prompt(N, SYSTEM, 2 + seed % 7, seed=seed)
         pruner = pruner_of("adatoken3d") if seed % 3 == 0 else None
-        decode(decoder, prefill_question(decoder, prefix, question_of(other), 8, pruner), 4)
-    assert torch.equal(prefill_question(decoder, prefix, question_of(prompt), 8).logits, first)
+        decode(
+            decoder, prefill_question(prefix, question_of(other), 8, pruner), GenerationRequest(4)
+        )
+    assert torch.equal(prefill_question(prefix, question_of(prompt), 8).logits, first)
     assert prefix.num_bytes == size
 
 
@@ -126,18 +134,18 @@ def test_a_smaller_budget_is_a_prefix_of_the_scene(count: int) -> None:
     fresh = PromptSequence(embeds, torch.arange(len(embeds)), (start, start + count))
     expected = prefill(decoder, fresh, 8)
     prefix = prefix_of(decoder, prompt)
-    warm = prefill_question(decoder, prefix, question_of(prompt), 8, count=count)
+    warm = prefill_question(prefix, question_of(prompt), 8, count=count)
     assert relative(warm.logits, expected.logits) <= 2e-6
     assert warm.counts == (count,) * LAYERS
-    assert decode(decoder, warm, 6).token_ids == decode(decoder, expected, 6).token_ids
-    whole = prefill(decoder, prompt, 8)
     assert (
-        relative(prefill_question(decoder, prefix, question_of(prompt), 8).logits, whole.logits)
-        <= 2e-6
+        decode(decoder, warm, GenerationRequest(6)).token_ids
+        == decode(decoder, expected, GenerationRequest(6)).token_ids
     )
+    whole = prefill(decoder, prompt, 8)
+    assert relative(prefill_question(prefix, question_of(prompt), 8).logits, whole.logits) <= 2e-6
 
 
-def test_what_is_put_behind_equals_a_scene_in_that_order() -> None:
+def test_what_is_appended_equals_a_scene_in_that_order() -> None:
     decoder, prompt = make_decoder(seed=2), make_prompt(N, SYSTEM, TEXT, seed=2)
     start = prompt.spatial_span[0]
     early = PromptSequence(
@@ -146,7 +154,7 @@ def test_what_is_put_behind_equals_a_scene_in_that_order() -> None:
         (start, start + 25),
     )
     prefix = prefix_of(decoder, early, with_states=True)
-    prefill_question(decoder, prefix, question_of(early), 8)  # a question in between
+    prefill_question(prefix, question_of(early), 8)  # a question in between
     tokens = tokens_of(prompt)
     later = SpatialTokens(tokens.features[25:], tokens.xyz_m[25:], tokens.num_patches[25:], 0.2)
     prefix.append_tokens(prompt.embeds[start + 25 : start + N], later, SceneSnapshot())
@@ -154,7 +162,7 @@ def test_what_is_put_behind_equals_a_scene_in_that_order() -> None:
     while prefix.step():
         pass
     full = prefill(decoder, prompt, 8, with_states=True)
-    warm = prefill_question(decoder, prefix, question_of(prompt), 8, with_states=True)
+    warm = prefill_question(prefix, question_of(prompt), 8, with_states=True)
     assert relative(warm.logits, full.logits) <= 2e-6
     assert full.states is not None
     assert warm.states is not None
@@ -176,12 +184,13 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
 def test_selection_is_attention_to_the_best_keys_written_out(
     strategy: str, flat: dict[str, Any]
 ) -> None:
-    """float64, whole matrices: the scene's rows see the whole scene, the question's rows the text
-    and the kept keys of each layer.
+    """float64, whole matrices: scene tokens see the whole scene, the question what is kept.
+
+    The question's tokens see the text and the kept keys of each layer.
     """
     decoder, prompt = make_decoder(seed=3), make_prompt(N, SYSTEM, TEXT, seed=3)
     pruner = pruner_of(strategy, **flat)
-    warm = prefill_question(decoder, prefix_of(decoder, prompt), question_of(prompt), 8, pruner)
+    warm = prefill_question(prefix_of(decoder, prompt), question_of(prompt), 8, pruner)
     expected = attend_to_kept(decoder, prompt, [stage.tolist() for stage in warm.kept])
     assert relative(warm.logits, expected) <= 1e-5
     counts = pruner.counts(N, None) if pruner.probe_layer is None else warm.counts
@@ -245,7 +254,7 @@ def test_the_first_drop_keeps_what_the_paper_keeps(strategy: str) -> None:
     flat = {"pdrop__positions": "original"} if strategy == "pdrop" else {}
     pruner = pruner_of(strategy, **flat)
     paper = prefill(decoder, prompt, 8, pruner)
-    warm = prefill_question(decoder, prefix_of(decoder, prompt), question_of(prompt), 8, pruner)
+    warm = prefill_question(prefix_of(decoder, prompt), question_of(prompt), 8, pruner)
     first = next(i for i in range(LAYERS) if paper.counts[i] < N)
     assert warm.kept[first].tolist() == paper.kept[first].tolist()
     assert warm.counts == paper.counts
@@ -262,16 +271,14 @@ def test_eight_bit_keys_are_near_and_half_the_size() -> None:
             step = exact.abs().amax(dim=-1, keepdim=True) / 127
             if layer == 0:  # deeper layers' inputs differ too
                 assert bool(((ours - exact).abs() <= 0.51 * step).all())
-    expected = prefill_question(decoder, plain, question_of(prompt), 8).logits
-    assert (
-        relative(prefill_question(decoder, small, question_of(prompt), 8).logits, expected) < 0.05
-    )
+    expected = prefill_question(plain, question_of(prompt), 8).logits
+    assert relative(prefill_question(small, question_of(prompt), 8).logits, expected) < 0.05
 
 
 def test_a_question_without_rows_is_refused() -> None:
     decoder, prompt = make_decoder(seed=6), make_prompt(N, SYSTEM, TEXT, seed=6)
     with pytest.raises(InvalidRequestError, match="behind the scene"):
-        prefill_question(decoder, prefix_of(decoder, prompt), prompt.embeds[:0], 8)
+        prefill_question(prefix_of(decoder, prompt), prompt.embeds[:0], 8)
 
 
 def test_damaged_weights_are_named() -> None:
@@ -280,4 +287,4 @@ def test_damaged_weights_are_named() -> None:
     with torch.no_grad():
         decoder.layers[2].self_attn.q_proj.weight.fill_(math.nan)
     with pytest.raises(ModelError, match="not finite"):
-        prefill_question(decoder, prefix, question_of(prompt), 8, pruner_of("adatoken3d"))
+        prefill_question(prefix, question_of(prompt), 8, pruner_of("adatoken3d"))

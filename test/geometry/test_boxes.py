@@ -77,13 +77,11 @@ def test_iou_ignores_where_the_world_begins_and_quarter_turns(box, shift, quarte
 
 def test_known_values():
     a = Box3D(np.zeros(3), np.full(3, 2.0))
-    assert iou_oriented(a, Box3D(np.array([1.0, 0, 0]), np.full(3, 2.0))) == pytest.approx(1 / 3)
-    assert iou_axis_aligned(a, Box3D(np.array([1.0, 0, 0]), np.full(3, 2.0))) == pytest.approx(
-        1 / 3
-    )
-    octagon = 8 * (
-        np.sqrt(2) - 1
-    )  # a 2 x 2 square and the same turned by 45 degrees share this area
+    shifted = Box3D(np.array([1.0, 0, 0]), np.full(3, 2.0))
+    assert iou_oriented(a, shifted) == pytest.approx(1 / 3)
+    assert iou_axis_aligned(a, shifted) == pytest.approx(1 / 3)
+    # A 2 x 2 square and the same turned by 45 degrees share this area.
+    octagon = 8 * (np.sqrt(2) - 1)
     turned = Box3D(np.zeros(3), np.full(3, 2.0), np.pi / 4)
     assert iou_oriented(a, turned) == pytest.approx(octagon / (8 - octagon))
     assert iou_axis_aligned(a, turned) == pytest.approx(0.5)  # its bounds are 2.83 x 2.83 x 2

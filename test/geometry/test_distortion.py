@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ada3d_ros.errors import FrameError, FrameReason
-from ada3d_ros.geometry.distortion import undistort_color, undistort_depth
+from ada3d_ros.geometry.camera import undistort_color, undistort_depth
 from ada3d_ros.types import Intrinsics
 
 CAMERA = Intrinsics(250.0, 240.0, 160.3, 118.7, 320, 240)

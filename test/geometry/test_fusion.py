@@ -1,6 +1,6 @@
-"""The weightless main job: depth and poses of the recorded sequence alone give the measured box,
-and only the right units, frames, pose direction and stamps do. And exact answers on the generated
-room.
+"""The weightless main job: recorded depth and poses alone give the measured box.
+
+Only the right units, frames, pose direction and stamps do. And exact answers on the generated room.
 """
 
 import itertools
@@ -20,7 +20,7 @@ from ada3d_ros.geometry.fusion import (
 from ada3d_ros.geometry.pose import invert_pose, pose_from_quaternion
 from ada3d_ros.sources.folder import FolderOptions, FolderSource
 from ada3d_ros.types import Box3D, RgbdFrame
-from test.box_room import build_box_room
+from test.support.box_room import build_box_room
 
 T_OPTICAL_BODY = pose_from_quaternion((0, 0, 0), (0.5, -0.5, 0.5, 0.5))
 
@@ -114,9 +114,8 @@ def test_support_counts_every_reading_inside_and_no_other(room):
         z = frame.depth_m.astype(float)
         points = np.stack(((u - K.cx) / K.fx * z, (v - K.cy) / K.fy * z, z), axis=-1).reshape(-1, 3)
         world = points @ frame.T_world_cam[:3, :3].T + frame.T_world_cam[:3, 3]
-        assert count == pytest.approx(
-            points_inside(world, box).sum(), abs=3
-        )  # a face is a matter of rounding
+        expected = points_inside(world, box).sum()
+        assert count == pytest.approx(expected, abs=3)  # a face is a matter of rounding
     assert support.num_points == support.per_frame.sum() > 1000
     sparse = count_support(room.frames, box, stride_px=4)
     assert sparse.num_points == pytest.approx(support.num_points / 16, rel=0.1)

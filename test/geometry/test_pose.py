@@ -40,9 +40,8 @@ def test_quaternion_round_trip(translation, quat):
 
 
 def test_a_known_rotation_keeps_the_ros_order():
-    T = pose_from_quaternion(
-        (1, 2, 3), (0, 0, np.sqrt(0.5), np.sqrt(0.5))
-    )  # x, y, z, w: 90 degrees about z
+    quarter_turn = (0, 0, np.sqrt(0.5), np.sqrt(0.5))  # x, y, z, w: 90 degrees about z
+    T = pose_from_quaternion((1, 2, 3), quarter_turn)
     np.testing.assert_allclose(T @ [1, 0, 0, 1], [1, 3, 3, 1], atol=1e-12)
 
 
@@ -81,9 +80,8 @@ def test_lookup_interpolates_and_hits_exact_stamps():
     found = buffer.lookup(150_000_000, max_gap_s=0.1)  # the gap limit is inclusive
     assert found.status is PoseStatus.FOUND
     np.testing.assert_allclose(found.T_world_child, pose_at(1.5, 15.0), atol=1e-12)
-    assert (
-        buffer.lookup(300_000_000, max_gap_s=0.0).status is PoseStatus.FOUND
-    )  # exact, no gap needed
+    exact = buffer.lookup(300_000_000, max_gap_s=0.0)  # no gap needed
+    assert exact.status is PoseStatus.FOUND
 
 
 def test_not_yet_and_never_differ():

@@ -1,6 +1,4 @@
-"""Relevance: the attention is the decoder's own, the peak is where a planted gain lies, no gain is
-no peak.
-"""
+"""Relevance: the attention is the decoder's own, the peak is where a planted gain lies."""
 
 import dataclasses
 
@@ -37,14 +35,10 @@ def test_attention_is_that_of_the_layers(decoder: LlamaDecoder) -> None:
     with torch.no_grad():
         hidden = prompt.embeds[None]
         for layer in range(3):
-            made = decoder.ranking_inputs(
-                layer,
-                decoder.start_layer(layer, hidden),
-                decoder.rope(prompt.positions),
-                torch.arange(30),
-            )
+            inputs, rope = decoder.layer_inputs(layer, hidden), decoder.rope(prompt.positions)
+            q, _, made = decoder.ranking_inputs(layer, inputs, rope, torch.arange(30))
             keys = made.k.repeat_interleave(2, dim=1)
-            scores = (made.q @ keys.transpose(-1, -2) / 8**0.5).masked_fill(
+            scores = (q @ keys.transpose(-1, -2) / 8**0.5).masked_fill(
                 ~torch.ones(30, 30).tril().bool(), -torch.inf
             )
             expected = scores.softmax(-1)[0, :, 26:, 5:22].mean((0, 1))

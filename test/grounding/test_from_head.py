@@ -56,17 +56,8 @@ def test_neighbouring_tokens_are_one_peak() -> None:
 
 
 def test_no_tokens_no_boxes() -> None:
-    assert (
-        point_at(
-            pointing_head(5.0),
-            FinalStates(torch.ones(4), torch.zeros(0, 4)),
-            torch.zeros(0, 3),
-            "",
-            5,
-            0.1,
-        )
-        == []
-    )
+    nothing = FinalStates(torch.ones(4), torch.zeros(0, 4))
+    assert point_at(pointing_head(5.0), nothing, torch.zeros(0, 3), "", 5, 0.1) == []
 
 
 def test_two_clusters_are_two_boxes_with_their_own_evidence() -> None:
@@ -74,20 +65,17 @@ def test_two_clusters_are_two_boxes_with_their_own_evidence() -> None:
     middles = torch.tensor([[2.0, -1.0, 0.4], [-2.0, 1.0, 0.8]])
     xyz = torch.cat([middle + 0.2 * (torch.rand(12, 3) - 0.5) for middle in middles])
     tokens = torch.eye(4)[[0] * 12 + [1] * 12]
-    found = point_at(
-        pointing_head(5.0), FinalStates(torch.tensor([1.0, 1.05, 0, 0]), tokens), xyz, "x", 10, 0.1
-    )
+    seen = FinalStates(torch.tensor([1.0, 1.05, 0, 0]), tokens)
+    found = point_at(pointing_head(5.0), seen, xyz, "x", 10, 0.1)
     assert len(found) == 2
     assert found[0].score > found[1].score
     for box, middle in zip(found, middles.flip(0), strict=True):
         assert box.center_m == pytest.approx(middle.tolist(), abs=0.11)
         assert len(box.evidence_xyz_m) == len(box.evidence_weights) == MAX_EVIDENCE
-        assert sum(box.evidence_weights) == pytest.approx(
-            MAX_EVIDENCE / 12, abs=1e-4
-        )  # the other 4 are not shown
-        assert all(
-            (torch.tensor(place) - middle).abs().max() <= 0.11 for place in box.evidence_xyz_m
-        )
+        # The other 4 of 12 are not shown.
+        assert sum(box.evidence_weights) == pytest.approx(MAX_EVIDENCE / 12, abs=1e-4)
+        places = torch.tensor(box.evidence_xyz_m)
+        assert (places - middle).abs().max() <= 0.11
 
 
 @pytest.mark.parametrize(
@@ -96,6 +84,5 @@ def test_two_clusters_are_two_boxes_with_their_own_evidence() -> None:
 def test_the_stricter_of_both_thresholds_counts(
     presence: float, min_score: float, count: int
 ) -> None:
-    assert (
-        len(point_at(pointing_head(presence), states(0, 0, 1, 0), XYZ, "", 10, min_score)) == count
-    )
+    found = point_at(pointing_head(presence), states(0, 0, 1, 0), XYZ, "", 10, min_score)
+    assert len(found) == count

@@ -1,6 +1,4 @@
-"""Answer text to boxes: what is well formed is taken, nothing else, whatever the model writes;
-depth must agree.
-"""
+"""Answer text to boxes: what is well formed is taken, nothing else; depth must agree."""
 
 from __future__ import annotations
 
@@ -22,7 +20,7 @@ from ada3d_ros.grounding.from_text import (
     parse_boxes,
 )
 from ada3d_ros.types import Box3D, GroundingMethod
-from test.box_room import build_box_room
+from test.support.box_room import build_box_room
 
 ROOM = build_box_room(num_views=6, width=160, height=120)
 
@@ -233,11 +231,13 @@ def test_a_written_box_counts_only_where_it_was_asked_for() -> None:
         score=0.4,
         method=GroundingMethod.RELEVANCE,
     )
-    there = Box3D(np.array([1.4, 0.0, 0.5]), np.array([0.5, 0.5, 1.0]), method=GroundingMethod.TEXT)
+    at_place = Box3D(
+        np.array([1.4, 0.0, 0.5]), np.array([0.5, 0.5, 1.0]), method=GroundingMethod.TEXT
+    )
     elsewhere = Box3D(
         np.array([4.0, 0.0, 0.5]), np.array([0.5, 0.5, 1.0]), method=GroundingMethod.TEXT
     )
-    (found,) = boxes_near(guess, [elsewhere, there], (), 0, lambda: None)
-    assert found.center_m.tolist() == there.center_m.tolist()
+    (found,) = boxes_near(guess, [elsewhere, at_place], (), 0, lambda: None)
+    assert found.center_m.tolist() == at_place.center_m.tolist()
     assert (found.method, found.score, found.label) == (GroundingMethod.RELEVANCE, 0.4, "lamp")
     assert boxes_near(guess, [elsewhere], (), 0, lambda: None) == ()  # and depth shows nothing

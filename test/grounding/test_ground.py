@@ -1,6 +1,4 @@
-"""Free phrases through the pipeline with a grounding head: pointing at what was kept, an honest
-answer where nothing is found.
-"""
+"""Free phrases through the pipeline with a grounding head: boxes, or an honest answer."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -20,12 +18,12 @@ from ada3d_ros.errors import (
     RequestTimeoutError,
 )
 from ada3d_ros.geometry.boxes import iou_axis_aligned
-from ada3d_ros.grounding import phrase as ground_phrase
+from ada3d_ros.grounding import from_attention, ground_answer
 from ada3d_ros.model.grounding_head import GroundingHead, save_grounding_head
 from ada3d_ros.model.random_checkpoint import TINY_CONFIG, write_random_checkpoint
 from ada3d_ros.pipeline import Ada3DPipeline
 from ada3d_ros.types import Answer, AskHooks, GroundingMethod, Question, Scope, Stage, StopReason
-from test.box_room import build_box_room
+from test.support.box_room import build_box_room
 
 ROOM = build_box_room(num_views=8, width=160, height=120)
 NO_WISHES = Question("")
@@ -186,10 +184,9 @@ def test_without_depth_in_it_a_pointed_box_is_dropped(sure: Path) -> None:
 
 def test_relevance_finds_a_box_that_depth_shows(headless: Path) -> None:
     pipeline = start(headless)
-    (box,) = pipeline.ground(
-        Question("the red box", min_score=0.1)
-    ).boxes  # where random weights happen to look
-    (again,) = pipeline.ground(Question("the red box", min_score=0.1)).boxes
+    question = Question("the red box", min_score=0.1)
+    (box,) = pipeline.ground(question).boxes  # where random weights happen to attend
+    (again,) = pipeline.ground(question).boxes
     assert box.method is GroundingMethod.RELEVANCE
     assert 0.0 < box.score <= 1.0
     assert box.support_points >= 20
@@ -203,22 +200,21 @@ def test_a_box_that_the_model_writes_of_the_place_is_taken(
     headless: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pipeline = start(headless)
-    (shown,) = pipeline.ground(
-        Question("the red box", min_score=0.1)
-    ).boxes  # what depth shows at the place
+    question = Question("the red box", min_score=0.1)
+    (shown,) = pipeline.ground(question).boxes  # what depth shows at the place
     things = sorted(
         ROOM.boxes, key=lambda thing: float(np.linalg.norm(thing.center_m - shown.center_m))
     )
-    real = ground_phrase.generate_text
+    real = from_attention.generate_text
     for thing, is_taken in (
         (things[0], True),
         (things[-1], False),
     ):  # at the place; across the room
         numbers = ", ".join(f"{value:.3f}" for value in (*thing.center_m, *thing.size_m))
         monkeypatch.setattr(
-            ground_phrase,
+            from_attention,
             "generate_text",
-            lambda *args, text=numbers: (real(*args)[0], f"It is at [{text}]."),
+            lambda *args, text=numbers: replace(real(*args), text=f"It is at [{text}]."),
         )
         (box,) = pipeline.ground(Question("the red box", min_score=0.1)).boxes
         assert box.method is GroundingMethod.RELEVANCE
@@ -233,10 +229,10 @@ def test_a_weak_peak_gives_no_box_unless_asked_for(
 ) -> None:
     pipeline = start(headless)
     (box,) = pipeline.ground(Question("the red box", min_score=0.1)).boxes
-    monkeypatch.setattr(ground_phrase, "MIN_SHARE", box.score + 0.01)
+    monkeypatch.setattr(from_attention, "MIN_SHARE", box.score + 0.01)
     assert pipeline.ground(Question("the red box")).boxes == ()
     assert len(pipeline.ground(Question("the red box", min_score=box.score - 0.01)).boxes) == 1
-    monkeypatch.setattr(ground_phrase, "MIN_SHARE", box.score - 0.01)
+    monkeypatch.setattr(from_attention, "MIN_SHARE", box.score - 0.01)
     assert len(pipeline.ground(Question("the red box")).boxes) == 1
 
 
@@ -245,7 +241,7 @@ def test_relevance_gives_up_where_its_own_prompt_is_too_long(
 ) -> None:
     pipeline = start(headless)
     monkeypatch.setattr(
-        ground_phrase, "LOCATED_PROMPT", "At [{x:.3f}, {y:.3f}, {z:.3f}]. " + "word " * 4000
+        from_attention, "LOCATED_PROMPT", "At [{x:.3f}, {y:.3f}, {z:.3f}]. " + "word " * 4000
     )
     answer = pipeline.ground(Question("the red box"))
     assert answer.boxes == ()
@@ -268,14 +264,14 @@ def test_evidence_lies_at_kept_tokens_alone(sure: Path, monkeypatch: pytest.Monk
     seen: list[
         tuple[set[tuple[float, ...]], set[tuple[float, ...]]]
     ] = []  # places of all tokens, of the kept ones
-    real = ground_phrase.point_at_phrase
+    real = ground_answer
 
     def record(*args: Any) -> Any:
-        kept, xyz_m = args[1].kept[-1], args[2]
+        kept, xyz_m = args[3].kept[-1], args[1].chosen.tokens.xyz_m
         seen.append(({tuple(p) for p in xyz_m.tolist()}, {tuple(p) for p in xyz_m[kept].tolist()}))
         return real(*args)
 
-    monkeypatch.setattr("ada3d_ros.answering.point_at_phrase", record)
+    monkeypatch.setattr("ada3d_ros.pipeline.ground_answer", record)
     ground(sure, pruning__strategy="none")
     answer = ground(sure, pruning__strategy="adatoken3d", pruning__keep_ratio=0.4)
     (scene, unpruned), (_, kept) = seen

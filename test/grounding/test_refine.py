@@ -9,7 +9,7 @@ from ada3d_ros.geometry.boxes import iou_axis_aligned, points_inside
 from ada3d_ros.grounding.refine import floor_height_m, refine_box, world_points
 from ada3d_ros.lab.world.generated import generate_room
 from ada3d_ros.types import Box3D
-from test.box_room import build_box_room
+from test.support.box_room import build_box_room
 
 
 def shifted_and_stretched(rng: np.random.Generator, box: Box3D) -> Box3D:

@@ -6,7 +6,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from ada3d_ros.engine.kv_cache import KVCache
 from ada3d_ros.model.config import DecoderConfig
-from ada3d_ros.model.decoder import LlamaDecoder
+from ada3d_ros.model.decoder import LlamaDecoder, causal_attention, rope_rows
 
 
 def make_decoder(num_kv_heads: int = 2, seed: int = 0) -> LlamaDecoder:
@@ -14,12 +14,13 @@ def make_decoder(num_kv_heads: int = 2, seed: int = 0) -> LlamaDecoder:
     config = DecoderConfig(61, 32, 48, 3, 4, num_kv_heads, rope_theta=500.0)
     decoder = LlamaDecoder(config).requires_grad_(False).eval()
     for name, parameter in decoder.named_parameters():
-        parameter.copy_(
-            1 + 0.1 * torch.randn_like(parameter)
-            if "norm" in name
-            else 0.15 * torch.randn_like(parameter)
-        )
+        noise = torch.randn_like(parameter)
+        parameter.copy_(1 + 0.1 * noise if "norm" in name else 0.15 * noise)
     return decoder
+
+
+def hidden_of(tokens: int, seed: int) -> torch.Tensor:
+    return torch.randn(1, tokens, 32, generator=torch.Generator().manual_seed(seed))
 
 
 def full_hidden(
@@ -45,11 +46,12 @@ def test_equals_transformers(num_kv_heads: int) -> None:
         rope_parameters={"rope_type": "default", "rope_theta": 500.0},
     )
     oracle = LlamaForCausalLM(config).eval()
-    state = {
-        ("" if name.startswith("lm_head") else "model.") + name: t
-        for name, t in decoder.state_dict().items()
+
+    # transformers has all but the head in `model.`.
+    prefixes = {
+        name: "" if name.startswith("lm_head") else "model." for name in decoder.state_dict()
     }
-    oracle.load_state_dict(state)
+    oracle.load_state_dict({prefixes[n] + n: t for n, t in decoder.state_dict().items()})
     ids = torch.randint(0, 61, (2, 17), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         expected = oracle(input_ids=ids).logits
@@ -59,10 +61,7 @@ def test_equals_transformers(num_kv_heads: int) -> None:
 
 
 def test_ranges_and_cache_equal_one_pass() -> None:
-    decoder, hidden = (
-        make_decoder(),
-        torch.randn(1, 12, 32, generator=torch.Generator().manual_seed(2)),
-    )
+    decoder, hidden = make_decoder(), hidden_of(12, seed=2)
     whole, cache = full_hidden(decoder, hidden), KVCache(3)
     parts = []
     for start, stop in ((0, 5), (5, 11), (11, 12)):
@@ -73,30 +72,26 @@ def test_ranges_and_cache_equal_one_pass() -> None:
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_padding_does_not_change_real_rows(side: str) -> None:
-    decoder, hidden = (
-        make_decoder(),
-        torch.randn(1, 7, 32, generator=torch.Generator().manual_seed(3)),
-    )
+def test_padding_does_not_change_real_tokens(side: str) -> None:
+    decoder, hidden = make_decoder(), hidden_of(7, seed=3)
+    # The first of two sequences is 4 tokens shorter.
     pad = 4
-    padded = torch.zeros(2, 7 + pad, 32)
-    padded[1] = torch.randn(7 + pad, 32, generator=torch.Generator().manual_seed(4))
-    rows = slice(pad, None) if side == "left" else slice(0, 7)
-    padded[0, rows] = hidden[0]
+    padded = torch.cat((torch.zeros(1, 7 + pad, 32), hidden_of(7 + pad, seed=4)))
+    real = slice(pad, None) if side == "left" else slice(0, 7)
+    padded[0, real] = hidden[0]
     mask = torch.ones(2, 7 + pad, dtype=torch.bool)
     mask[0] = False
-    mask[0, rows] = True
+    mask[0, real] = True
+
+    # Each gives what it gives alone.
     out = full_hidden(decoder, padded, mask)
     assert torch.isfinite(out).all()
-    assert torch.allclose(out[0, rows], full_hidden(decoder, hidden)[0], atol=1e-5)
+    assert torch.allclose(out[0, real], full_hidden(decoder, hidden)[0], atol=1e-5)
     assert torch.allclose(out[1:], full_hidden(decoder, padded[1:]), atol=1e-5)
 
 
 def test_future_tokens_have_no_influence() -> None:
-    decoder, hidden = (
-        make_decoder(),
-        torch.randn(1, 9, 32, generator=torch.Generator().manual_seed(5)),
-    )
+    decoder, hidden = make_decoder(), hidden_of(9, seed=5)
     changed = hidden.clone()
     changed[:, 6:] += 1.0
     assert torch.allclose(
@@ -108,10 +103,7 @@ def test_future_tokens_have_no_influence() -> None:
 
 
 def test_only_relative_positions_matter() -> None:
-    decoder, hidden = (
-        make_decoder(),
-        torch.randn(1, 9, 32, generator=torch.Generator().manual_seed(6)),
-    )
+    decoder, hidden = make_decoder(), hidden_of(9, seed=6)
     moved = decoder.run_layers(0, 3, hidden, torch.arange(9) + 40)
     stretched = decoder.run_layers(0, 3, hidden, torch.arange(9) * 3)
     assert torch.allclose(moved, full_hidden(decoder, hidden), atol=1e-4)
@@ -122,51 +114,47 @@ def test_dropping_rows_with_a_reused_start_equals_computing_it_again() -> None:
     """What a pruning strategy does: rank with the next layer's q and k, keep some rows, hand on
     what the layer started with.
     """
-    decoder, hidden = (
-        make_decoder(),
-        torch.randn(1, 10, 32, generator=torch.Generator().manual_seed(7)),
-    )
+    decoder, hidden = make_decoder(), hidden_of(10, seed=7)
     positions, keep = torch.arange(10), torch.tensor([0, 1, 4, 5, 8, 9])
     hidden = decoder.run_layers(0, 1, hidden, positions)
-    ranking = decoder.ranking_inputs(
-        1, decoder.start_layer(1, hidden), decoder.rope(positions), torch.tensor([9])
+    rope = decoder.rope(positions)
+    q, q_unroped, inputs = decoder.ranking_inputs(
+        1, decoder.layer_inputs(1, hidden), rope, torch.tensor([9])
     )
-    assert ranking.q.shape == (1, 4, 1, 8)
-    assert ranking.k.shape == ranking.k_unroped.shape == (1, 2, 10, 8)
+    assert q.shape == q_unroped.shape == (1, 4, 1, 8)
+    assert inputs.k is not None
+    assert inputs.k.shape == inputs.k_unroped.shape == (1, 2, 10, 8)
     anew = decoder.run_layers(1, 3, hidden[:, keep], positions[keep])
-    reused = decoder.run_layers(
-        1, 3, hidden[:, keep], positions[keep], first=ranking.start.rows(keep)
-    )
-    wrong = decoder.run_layers(
-        1, 3, hidden[:, keep], positions[keep], first=ranking.start.rows(torch.arange(6))
-    )
+
+    def reuse(index: torch.Tensor) -> torch.Tensor:
+        """Layer 1 on the tokens kept, with inputs of the tokens `index`; then layer 2."""
+        kept = hidden[:, keep], rope_rows(rope, keep)
+        out = decoder.run_layer(1, *kept, causal_attention(), inputs.take(index))
+        return decoder.run_layers(2, 3, out, positions[keep])
+
+    reused, wrong = reuse(keep), reuse(torch.arange(6))
     assert torch.allclose(anew, reused, atol=1e-6)
     assert not torch.allclose(anew, wrong, atol=1e-3)
 
 
 def test_ranking_inputs_give_the_layers_own_attention() -> None:
-    decoder, hidden = (
-        make_decoder(),
-        torch.randn(1, 6, 32, generator=torch.Generator().manual_seed(8)),
-    )
+    decoder, hidden = make_decoder(), hidden_of(6, seed=8)
     positions, cache = torch.arange(6), KVCache(3)
-    ranking = decoder.ranking_inputs(
-        0, decoder.start_layer(0, hidden), decoder.rope(positions), torch.tensor([5, 2])
+    q, _, inputs = decoder.ranking_inputs(
+        0, decoder.layer_inputs(0, hidden), decoder.rope(positions), torch.tensor([5, 2])
     )
     decoder.run_layers(0, 1, hidden, positions, cache)
     keys, _ = cache.append(0, hidden.new_zeros(1, 2, 0, 8), hidden.new_zeros(1, 2, 0, 8))
-    assert torch.allclose(ranking.k, keys, atol=1e-6)
-    start = decoder.start_layer(0, hidden[:, 2:3])
-    row_2 = decoder.ranking_inputs(0, start, decoder.rope(positions[2:3]), torch.tensor([0])).q
-    assert torch.allclose(ranking.q[:, :, 1], row_2[:, :, 0], atol=1e-6)
+    assert inputs.k is not None
+    assert torch.allclose(inputs.k, keys, atol=1e-6)
+    alone = decoder.layer_inputs(0, hidden[:, 2:3])
+    row_2, _, _ = decoder.ranking_inputs(0, alone, decoder.rope(positions[2:3]), torch.tensor([0]))
+    assert torch.allclose(q[:, :, 1], row_2[:, :, 0], atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_16_bit_is_close_to_float32(dtype: torch.dtype) -> None:
-    decoder, hidden = (
-        make_decoder(),
-        torch.randn(1, 8, 32, generator=torch.Generator().manual_seed(9)),
-    )
+    decoder, hidden = make_decoder(), hidden_of(8, seed=9)
     expected = decoder.logits(full_hidden(decoder, hidden))
     actual = decoder.to(dtype).logits(full_hidden(decoder, hidden.to(dtype)))
     assert actual.dtype == dtype

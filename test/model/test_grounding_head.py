@@ -1,6 +1,4 @@
-"""The head's file: round trip, and every way it can be wrong. Its arithmetic: padding, moving
-worlds, wide models.
-"""
+"""The head's file, its round trip and faults; its arithmetic: padding, moved worlds, width."""
 
 import json
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Templates, question checks, coordinates, streaming."""
 
-import random
-
 import pytest
 
 from ada3d_ros.errors import CheckpointError, InvalidRequestError, QuestionTooLongError
@@ -9,11 +7,10 @@ from ada3d_ros.model.prompt import (
     CLICK_ID,
     CONTROL_TOKENS,
     IMAGE_ID,
-    TEMPLATES,
-    TextStream,
     Tokenizer,
     check_question,
     parse_coordinates,
+    render_conversation,
     render_question,
 )
 from ada3d_ros.model.random_checkpoint import write_random_checkpoint
@@ -31,7 +28,7 @@ def test_templates_render_as_the_reference() -> None:
     assert render_question("Hi?", "vicuna_v1", with_image=False).endswith(
         "the user's questions. USER: Hi? ASSISTANT:"
     )
-    turns = TEMPLATES["llava_v1"].render([("one", "two"), ("three", None)])
+    turns = render_conversation("llava_v1", [("one", "two"), ("three", None)])
     assert turns.endswith("USER: one ASSISTANT: two</s>USER: three ASSISTANT:")
 
 
@@ -67,12 +64,12 @@ def test_long_question_is_refused_with_both_numbers() -> None:
 
 def test_every_coordinate_gets_its_own_click() -> None:
     """The reference made two placeholders and one click of this, and crashed."""
-    parsed = parse_coordinates(
+    text, clicks = parse_coordinates(
         "from [1.23456, -2, 3e0] to [4,5,6,.1,.2,.3] or [7,8,9,1,1,1,0,0,0]?"
     )
-    assert parsed.text == "from <boxes> to <boxes> or <boxes>?"
-    assert parsed.clicks == ((1.235, -2.0, 3.0), (4.0, 5.0, 6.0), (7.0, 8.0, 9.0))
-    assert parse_coordinates("no coordinates").clicks == ()
+    assert text == "from <boxes> to <boxes> or <boxes>?"
+    assert clicks == ((1.235, -2.0, 3.0), (4.0, 5.0, 6.0), (7.0, 8.0, 9.0))
+    assert parse_coordinates("no coordinates") == ("no coordinates", ())
 
 
 @pytest.mark.parametrize(
@@ -109,28 +106,6 @@ def test_encode_marks_placeholders_and_end(tokenizer: Tokenizer) -> None:
     after_end = ids[ids.index(tokenizer.eos_id) + 1 :]
     assert tokenizer.decode(after_end) == "USER: x"
     assert after_end != tokenizer.encode("USER: x")[1:]  # no leading space piece after </s>
-
-
-def test_stream_joins_to_the_decoded_text(tokenizer: Tokenizer) -> None:
-    generator = random.Random(0)
-    for _ in range(200):
-        ids = [generator.randrange(tokenizer.vocab_size + 3) for _ in range(30)]
-        stream = TextStream(tokenizer)
-        assert "".join(
-            [stream.push(token) for token in ids] + [stream.finish()]
-        ) == tokenizer.decode(ids)
-
-
-def test_stream_never_breaks_a_character(tokenizer: Tokenizer) -> None:
-    text = "naïve 椅子 🤖."
-    byte_ids = [tokenizer.encode(char)[-1] for char in "a"] + [3 + byte for byte in text.encode()]
-    stream = TextStream(tokenizer)
-    pieces = [stream.push(token) for token in byte_ids]
-    assert all("�" not in piece for piece in pieces)
-    assert "".join(pieces).endswith(text)
-    cut = TextStream(tokenizer)
-    assert [cut.push(3 + byte) for byte in "子".encode()[:2]] == ["", ""]
-    assert cut.finish() == "��"
 
 
 def test_bad_tokenizer_files(tmp_path: pytest.TempPathFactory) -> None:

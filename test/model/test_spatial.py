@@ -43,9 +43,8 @@ def test_patch_point_is_that_of_its_top_left_pixel() -> None:
 
 
 def test_same_voxel_is_averaged_over_views_and_order_is_x_y_z() -> None:
-    xyz = torch.tensor(
-        [[[[1.0, 0, 0], [0.0, 0, 0.4]]], [[[0.99, 0.01, 0.0], [0.0, 0.0, 0.0]]]]
-    )  # (2, 1, 2, 3)
+    first, second = [[1.0, 0, 0], [0.0, 0, 0.4]], [[0.99, 0.01, 0.0], [0.0, 0.0, 0.0]]
+    xyz = torch.tensor([[first], [second]])  # (2, 1, 2, 3)
     features = torch.tensor([[[1.0], [5.0]], [[2.0], [7.0]]])
     tokens = pool_spatial_tokens(features, xyz, NoEmbedding(), 0.2)
     assert tokens.features[:, 0].tolist() == [7.0, 5.0, 1.5]
@@ -70,9 +69,7 @@ def test_no_valid_patch_gives_no_token() -> None:
 
 
 def test_embedding_is_added_per_patch_and_pooled_in_float32() -> None:
-    """Mean of (feature + embedding), not embedding of the mean; 16-bit features do not make 16-bit
-    geometry.
-    """
+    """Mean of (feature + embedding), not embedding of the mean; geometry stays in 32 bits."""
     torch.manual_seed(0)
     encoder = PointEncoder(8).requires_grad_(False)
     xyz = torch.rand(1, 3, 3, 3) * 0.05 + 4.0

@@ -39,10 +39,8 @@ def test_equals_transformers_hidden_state(select_layer: int) -> None:
 
 def test_views_are_independent_of_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(1)
-    tower, pixels = (
-        VisionTower(VisionConfig(**SIZES)).requires_grad_(False),
-        torch.randn(5, 3, 42, 42),
-    )
+    tower = VisionTower(VisionConfig(**SIZES)).requires_grad_(False)
+    pixels = torch.randn(5, 3, 42, 42)
     for parameter in tower.parameters():
         parameter.normal_(std=0.2)
     whole = tower(pixels)

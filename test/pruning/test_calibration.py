@@ -13,7 +13,7 @@ import yaml
 from ada3d_ros.errors import ConfigError
 from ada3d_ros.pruning.calibration import Calibration, read_calibration, write_calibration
 from ada3d_ros.pruning.information import Masses
-from test.pruning.conftest import LAYERS, SHAPE, policy_of, write_curve
+from test.support.decoders import LAYERS, SHAPE, policy_of, write_curve
 
 FALLING = tuple(float(v) for v in np.linspace(1, 0, LAYERS) ** 2)
 AGAIN = "write it anew with `ada3d calibrate`"

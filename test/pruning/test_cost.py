@@ -8,7 +8,6 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from ada3d_ros.engine.information import decoder_shape
 from ada3d_ros.engine.prefill import prefill
 from ada3d_ros.model.config import DecoderConfig
 from ada3d_ros.model.decoder import LlamaDecoder
@@ -25,17 +24,15 @@ from ada3d_ros.pruning.fit import fit_mean
 from ada3d_ros.pruning.information import information_of
 from ada3d_ros.pruning.schedule import exponential, quadratic, stages
 from ada3d_ros.types import PromptSequence
-from test.pruning.conftest import SHAPE, make_decoder, policy_of, study_masses
+from test.support.decoders import SHAPE, make_decoder, policy_of, study_masses
 
 PDROP = stages(32, (8, 16, 24), (0.5, 0.25, 0.125))
 
 
 def published(tokens: object) -> float:
     """The papers' convention: MACs called FLOPs, spatial tokens alone, whole squares, no head."""
-    return (
-        prefill_macs(LLAMA_7B, list(np.asarray(tokens, dtype=float)), square=True, with_head=False)
-        / 1e12
-    )
+    counts = list(np.asarray(tokens, dtype=float))
+    return prefill_macs(LLAMA_7B, counts, square=True, with_head=False) / 1e12
 
 
 # -- P17
@@ -48,8 +45,9 @@ def test_p17_the_unpruned_model() -> None:
 
 
 def test_p17_the_papers_default_curve() -> None:
-    """P17: alpha .8, beta .1236, M .2 cost 4.57e12 at N = 1659; so do the two other convex curves
-    of the study.
+    """P17: alpha .8, beta .1236, M .2 cost 4.57e12 at N = 1659.
+
+    So do the two other convex curves of the study.
     """
     assert published(1659 * exponential(32, 0.8, 0.1236, 0.2)) == pytest.approx(4.57, abs=5e-3)
     i = np.arange(32)
@@ -60,8 +58,9 @@ def test_p17_the_papers_default_curve() -> None:
 
 
 def test_p17_pyramid_drop() -> None:
-    """P17: 5.273e12 at 1659 tokens, 5.230e12 at 1646, 1.777e12 at 576; mean retention .4685 (floors
-    counted).
+    """P17: 5.273e12 at 1659 tokens, 5.230e12 at 1646, 1.777e12 at 576.
+
+    Mean retention .4685, floors counted.
     """
     for total, expected in ((1659, 5.273), (1646, 5.230), (576, 1.777)):
         assert published(np.floor(total * PDROP)) == pytest.approx(expected, abs=1e-3)
@@ -77,8 +76,9 @@ def test_p17_the_papers_figure_contradicts_its_flops() -> None:
 
 
 def test_prefill_macs_against_a_count_of_the_decoders_own_products() -> None:
-    """What torch counts while the decoder runs, attention written out: there it is the whole
-    square. FLOP = 2 MAC.
+    """What torch counts while the decoder runs; attention written out is the whole square.
+
+    FLOP = 2 MAC.
     """
     decoder, total = make_decoder(num_kv_heads=4), 24
     hidden = torch.randn(1, total, 32)
@@ -108,14 +108,11 @@ def test_decode_and_kv_by_hand() -> None:
 def test_ranking_costs_only_where_tokens_go() -> None:
     d, kv = 32, 16
     assert ranking_macs(SHAPE, [10] * 8, 5) == 0
-    one = ranking_macs(SHAPE, [10, 10, 6, 6], 5)
-    assert (
-        one == 4 * d * kv + d * d + 15 * d
-    )  # keys of four that go, one query, its scores over 15 keys
-    assert ranking_macs(SHAPE, [10, 10, 6, 6], 5, rank_lag=1) == d * d + 15 * d
-    assert ranking_macs(SHAPE, [10, 6, 3], 5, queries=3) == 7 * d * kv + 3 * (
-        2 * d * d + (15 + 11) * d
-    )
+    query = d * d + 15 * d  # one query, its scores over 15 keys
+    assert ranking_macs(SHAPE, [10, 10, 6, 6], 5) == 4 * d * kv + query  # keys of four that go
+    assert ranking_macs(SHAPE, [10, 10, 6, 6], 5, rank_lag=1) == query
+    two_drops = 7 * d * kv + 3 * (2 * d * d + (15 + 11) * d)
+    assert ranking_macs(SHAPE, [10, 6, 3], 5, queries=3) == two_drops
 
 
 def test_ranking_with_reused_keys_is_cheap_at_every_layer() -> None:
@@ -145,7 +142,8 @@ def test_true_flops_of_the_studys_prompt(spatial: np.ndarray, flops: float) -> N
 def test_cost_of_a_pruned_prompt() -> None:
     """Counts in, shares out: against the formulas, beside the same prompt unpruned."""
     spatial = [int(1659 * share) for share in PDROP]
-    pdrop, tokens = cost_of(LLAMA_7B, spatial, 61, 2), [n + 61 for n in spatial]
+    rank_macs, tokens = ranking_macs(LLAMA_7B, spatial, 61), [n + 61 for n in spatial]
+    pdrop = cost_of(LLAMA_7B, spatial, 61, 2, rank_macs=rank_macs)
     assert pdrop.prefill_flops == 2 * prefill_macs(LLAMA_7B, tokens)
     assert pdrop.unpruned_prefill_flops == 2 * prefill_macs(LLAMA_7B, [1720] * 32)
     assert pdrop.rank_flops == 2 * ranking_macs(LLAMA_7B, spatial, 61)
@@ -167,17 +165,17 @@ def test_unpruned_costs_equal_pruned_costs_where_nothing_goes() -> None:
 
 @pytest.mark.parametrize("strategy", ["none", "adatoken3d", "pdrop", "fastv"])
 def test_the_cost_model_counts_what_torch_counts(strategy: str) -> None:
-    """torch.utils.flop_counter on a real prefill: matrix products as they ran, SDPA as the whole
-    square. Ranking is the difference: its queries, the scores, and the keys of tokens that go.
+    """torch.utils.flop_counter on a real prefill: products as they ran, SDPA as the whole square.
+
+    Ranking is the difference: its queries, the scores, and the keys of tokens that go.
     """
     torch.manual_seed(0)
-    config = DecoderConfig(
-        97, 64, 176, 8, 4, 4, eos_id=-1
-    )  # no grouped heads: torch counts them as if repeated
+    # No grouped heads: torch counts them as if repeated.
+    config = DecoderConfig(97, 64, 176, 8, 4, 4, eos_id=-1)
     decoder = LlamaDecoder(config).requires_grad_(False).eval()
     n, text = 60, 12
     prompt = PromptSequence(torch.randn(n + text, 64), torch.arange(n + text), (5, 5 + n))
-    shape = decoder_shape(config)
+    shape = DecoderShape.from_config(config)
     pruner = policy_of(strategy, 0.6 if strategy != "none" else math.nan, n_min=1).pruner(
         shape, n, n, text
     )

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ada3d_ros.pruning.coverage import CELL_M, cell_coverage, position_bias
-from test.pruning.conftest import scene_3d
+from ada3d_ros.pruning.ranking import CELL_M, cell_coverage, position_bias
+from test.support.decoders import scene_3d
 
 SETTINGS = settings(deadline=None, derandomize=True, max_examples=40)
 

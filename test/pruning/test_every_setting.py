@@ -1,5 +1,6 @@
-"""Every key of `pruning.*` changes something: schedules, choices, scores or outputs. A key that
-does not is dead.
+"""Every key of `pruning.*` changes something: schedules, choices, scores or outputs.
+
+A key that does not is dead.
 """
 
 import functools
@@ -16,12 +17,12 @@ from ada3d_ros.engine.information import measure_information
 from ada3d_ros.engine.prefill import prefill
 from ada3d_ros.engine.token_selection import pruner_for
 from ada3d_ros.errors import ConfigError
-from ada3d_ros.pruning.adatoken import information_settings
 from ada3d_ros.pruning.calibration import Calibration, write_calibration
+from ada3d_ros.pruning.fitted import information_settings
 from ada3d_ros.pruning.information import Masses, information_of
 from ada3d_ros.pruning.policy import Policy
 from ada3d_ros.types import PromptSequence
-from test.pruning.conftest import (
+from test.support.decoders import (
     LAYERS,
     SHAPE,
     WIDTH,
@@ -127,9 +128,7 @@ def _in_a_folder_with_curves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 @functools.cache
 def falling_decoder() -> Any:
-    """Random weights, the queries of deeper layers drawn ever more to the first token: information
-    falls with depth.
-    """
+    """Random weights, deeper queries drawn ever more to the first token: information falls."""
     decoder = make_decoder()
     decoder.embed_tokens.weight[0] = 0.0
     for layer, block in enumerate(decoder.layers):
@@ -152,9 +151,7 @@ def outcome(flat: dict[str, Any]) -> Outcome:
 
 
 def made_anew(flat: dict[str, Any]) -> Outcome:
-    """All that a question's answer depends on: the choice, the tokens it makes, every layer's
-    tokens and the logits.
-    """
+    """All that a question's answer depends on: choice, tokens, every layer's counts, logits."""
     policy, scene = Policy.from_config(config_of(flat)), scene_3d(147)
     features, chosen = scene.features, torch.arange(147)
     if policy.num_kept_pre_llm(147) < 147:
@@ -255,7 +252,7 @@ def test_seed_is_that_of_rank_score_random_too() -> None:
 def test_the_weights_of_information_act_on_a_file_too(
     tmp_path: Path, key: str, value: float
 ) -> None:
-    """The file holds the masses; the stored curve was taken as it stood, so that inf.* did nothing."""
+    """The file holds masses; its stored curve alone would leave inf.* without effect."""
     S_self = (0.7, 0.6, 0.45, 0.4, 0.3, 0.28, 0.2, 0.18)
     masses = tuple(Masses(s, 0.9 * s**2, 1 - s) for s in S_self)
     curve = tuple(float(v) for v in information_of(masses).I)
@@ -277,10 +274,8 @@ def test_the_weights_of_information_act_on_a_file_too(
     ]
     assert curves[0] is not None
     assert curves[1] is not None
-    difference = np.abs(
-        np.subtract(curves[0].schedule.retention, curves[1].schedule.retention)
-    ).max()
-    assert difference > 1e-4
+    difference = np.subtract(curves[0].schedule.retention, curves[1].schedule.retention)
+    assert np.abs(difference).max() > 1e-4
 
 
 @pytest.mark.parametrize("base", [FITTED, {}], ids=["fitted", "fixed"])
@@ -333,7 +328,5 @@ def test_a_value_out_of_range_names_key_value_and_range(key: str) -> None:
 
 
 def test_shape_of_the_decoder_used_here() -> None:
-    assert (falling_decoder().config.num_layers, falling_decoder().config.hidden_size) == (
-        SHAPE.num_layers,
-        WIDTH,
-    )
+    config = falling_decoder().config
+    assert (config.num_layers, config.hidden_size) == (SHAPE.num_layers, WIDTH)

@@ -1,6 +1,4 @@
-"""The fit of eq. 5 to measured information (P6 to P10), against a second solver, a grid, and the
-study's worked example.
-"""
+"""The fit of eq. 5 to information (P6 to P10): a second solver, a grid, the study's example."""
 
 import itertools
 
@@ -12,7 +10,6 @@ from scipy import optimize
 
 from ada3d_ros.errors import ConfigError
 from ada3d_ros.pruning import fit
-from ada3d_ros.pruning.adatoken import fit_held_mean
 from ada3d_ros.pruning.cost import LLAMA_7B, prefill_macs
 from ada3d_ros.pruning.fit import (
     Fit,
@@ -24,9 +21,10 @@ from ada3d_ros.pruning.fit import (
     loss_of,
     target_curve,
 )
+from ada3d_ros.pruning.fitted import fit_held_mean
 from ada3d_ros.pruning.information import information_of
 from ada3d_ros.pruning.schedule import Curve, RetentionSchedule, Staircase, exponential
-from test.pruning.conftest import study_masses
+from test.support.decoders import study_masses
 
 FEW = settings(deadline=None, derandomize=True, max_examples=5)
 FEWER = settings(FEW, max_examples=3)
@@ -37,7 +35,7 @@ N = 1659
 
 @st.composite
 def falling_curves(draw: st.DrawFn) -> Curve:
-    """Normalised curves of any shape that fall on the whole: a smooth fall, waves and noise on it."""
+    """Normalised curves of any shape that fall on the whole: a smooth fall, waves, noise."""
     L = draw(st.sampled_from([6, 12, 32]))
     u = np.linspace(0, 1, L)
     noise = np.array(draw(st.lists(st.floats(-0.1, 0.1), min_size=L, max_size=L)))
@@ -74,8 +72,9 @@ WORKED = [  # mode, budget, O(1), O(32), loss, MAC in 1e12 at N = 1659
 def test_the_studys_table_of_budgets(
     mode: str, budget: float, first: float, last: float, loss: float, macs: float
 ) -> None:
-    """Section 7: O(1), O(32), loss and cost of each budget, to the digits printed there (the
-    masses' shape is ours).
+    """Section 7: O(1), O(32), loss and cost of each budget, to the digits printed there.
+
+    The masses' shape is ours.
     """
     found = (fit_mean if mode == "mean" else fit_endpoint)(STUDY, budget)
     assert found.curve[0] == pytest.approx(first, abs=1.5e-3)
@@ -121,14 +120,13 @@ def test_p7_curves_never_rise_and_stay_within_r_min_and_1(
 def test_p8_slsqp_is_no_worse_than_the_closed_form(
     information: Curve, budget: float, lam: float
 ) -> None:
-    """P8: SLSQP's loss is at most that of variable projection + 1e-5, and the closed form is no
-    better by accident.
+    """P8: SLSQP's loss is at most that of variable projection + 1e-5, and the other way round.
+
+    So the closed form is no better by accident.
     """
     weights = FitSettings(lam=lam)
-    slsqp, oracle = (
-        fit_mean(information, budget, weights),
-        closed_form(information, budget, weights),
-    )
+    slsqp = fit_mean(information, budget, weights)
+    oracle = closed_form(information, budget, weights)
     assert slsqp.loss <= oracle.loss + 1e-5
     assert oracle.loss <= slsqp.loss + 1e-5
     assert oracle.curve.mean() == pytest.approx(budget, abs=1e-6)
@@ -136,15 +134,11 @@ def test_p8_slsqp_is_no_worse_than_the_closed_form(
 
 @pytest.mark.parametrize("budget", [0.2, 0.3, 0.414, 0.6, 0.8])
 def test_p8_both_solvers_against_a_brute_grid(budget: float) -> None:
-    """P8: M follows from the mean; alpha and beta on a grid, refined by Nelder-Mead: nothing
-    feasible is better.
-    """
+    """P8: nothing feasible on a grid of alpha and beta is better; M follows from the mean."""
     wanted = target_curve(STUDY, DEFAULT.r_min)
 
     def best_on_grid(beta: float) -> float:
-        """The least loss over alpha for this beta, on grids that grow finer; the loss is convex in
-        alpha.
-        """
+        """The least loss over alpha for this beta, on ever finer grids: it is convex in alpha."""
         low, high, least = 0.5, 1.2, 10.0
         for _ in range(4):
             alphas = np.linspace(low, high, 61)
@@ -172,18 +166,15 @@ def test_p8_both_solvers_against_a_brute_grid(budget: float) -> None:
 
 
 STARTS = [(0.5, 0.5, 0.4), (1.2, 2.0, -1.0), (0.8, 0.1236, 0.2), (1.1, 0.3, -0.5)]
-NASTY = [
-    (0.5, 0.001, 1.0),
-    (1.2, 0.001, 1.0),
-    (0.5, 2.0, -1.0),
-    (1.2, 0.3, 1.0),
-]  # far outside what is feasible
+# Far outside what is feasible.
+NASTY = [(0.5, 0.001, 1.0), (1.2, 0.001, 1.0), (0.5, 2.0, -1.0), (1.2, 0.3, 1.0)]
 
 
 @pytest.mark.parametrize("budget", [0.2, 0.3, 0.414, 0.6])
 def test_p9_the_same_curve_from_four_starts(budget: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """P9: the fit's own problem, solved from each of four far-apart starts alone, gives the same O
-    within 1e-4.
+    """P9: the fit's own problem, solved from each of four far-apart starts alone.
+
+    The same O within 1e-4.
     """
     expected, curves = fit_mean(STUDY, budget).curve, []
     for start in STARTS:
@@ -196,12 +187,14 @@ def test_p9_the_same_curve_from_four_starts(budget: float, monkeypatch: pytest.M
 
 @pytest.mark.parametrize("budget", [0.2, 0.414])
 def test_p9_a_bad_start_among_the_others_changes_nothing(budget: float) -> None:
-    """P9: at mean .2 a slow start (beta up to .02) ends in a local optimum at the bound alpha = .5,
-    loss .043 for .024; the fit takes the best of several starts, so none of them decides.
+    """P9: the fit takes the best of several starts, so none of them decides.
+
+    At mean .2 a slow start (beta up to .02) ends in a local optimum at the bound alpha = .5, loss
+    .043 for .024.
     """
     expected = fit_mean(STUDY, budget).curve
     for start in NASTY:
-        found = fit._slsqp(
+        found = fit.solve_slsqp(
             STUDY, DEFAULT, [lambda O: float(O.mean()) - budget], Fit(*start, 0.0, expected)
         )
         assert np.abs(found.curve - expected).max() < 1e-4
@@ -330,8 +323,9 @@ def test_fit_measure_meets_a_share_of_flops() -> None:
 @pytest.mark.parametrize("behind", [(), (4, 12, 24)])
 @pytest.mark.parametrize("budget", [0.25, 0.414])
 def test_the_held_mean_is_the_budget(budget: float, behind: tuple[int, ...]) -> None:
-    """As the layers get it: layer 1 sees everything, whatever O(1) is, and between prune layers
-    counts are held.
+    """As the layers get it: layer 1 sees everything, whatever O(1) is.
+
+    Between prune layers counts are held.
     """
     stairs = Staircase(32, prune_layers=behind)
     found = fit_held_mean(STUDY, budget, stairs, DEFAULT)
@@ -339,8 +333,9 @@ def test_the_held_mean_is_the_budget(budget: float, behind: tuple[int, ...]) -> 
 
 
 def test_fits_compare_by_curve() -> None:
-    """Near beta = 0 only alpha beta and alpha + M are determined: two far-apart parameter pairs,
-    one curve.
+    """Near beta = 0 only alpha beta and alpha + M are determined.
+
+    Two far-apart parameter pairs, one curve.
     """
     a, b = exponential(32, 0.5, 0.0012, -0.2), exponential(32, 0.6, 0.001, -0.3)
     assert np.abs(a - b).max() < 8e-5

@@ -1,6 +1,4 @@
-"""Attention masses and information contribution (P1 to P5): against whole attention matrices, in
-float64.
-"""
+"""Attention masses and information contribution (P1 to P5), against whole matrices in float64."""
 
 import math
 
@@ -26,7 +24,7 @@ from ada3d_ros.pruning.information import (
     range_masses,
 )
 from ada3d_ros.types import PromptSequence
-from test.pruning.conftest import (
+from test.support.decoders import (
     generator,
     make_decoder,
     make_prompt,
@@ -108,8 +106,9 @@ def test_p1_spatial_queries_see_only_system_and_spatial_tokens(sizes: Sizes) -> 
 @SETTINGS
 @given(prompts(), st.integers(1, 64))
 def test_p2_blockwise_masses_equal_those_of_the_whole_matrix(sizes: Sizes, block: int) -> None:
-    """P2: masses from log-sum-exps, however few queries at a time, equal full attention in float64
-    within 1e-6.
+    """P2: masses from log-sum-exps, however few queries at a time, equal full attention.
+
+    In float64 within 1e-6.
     """
     q, k, span = queries_and_keys(sizes)
     expected = masses_by_hand(full_attention(q, k), span)
@@ -123,19 +122,11 @@ def test_p2_blockwise_masses_equal_those_of_the_whole_matrix(sizes: Sizes, block
 
 
 def test_p2_a_stride_takes_a_subset_of_the_spatial_queries() -> None:
-    """P2: with stride s the spatial masses are means over every s-th query, those of the prompt
-    over all.
-    """
+    """P2: with stride s spatial masses are means over every s-th query, the prompt's over all."""
     q, k, span = queries_and_keys((4, 47, 6, 2, 2, 0))
     rows = query_rows(q.shape[1], span, 10)
-    assert rows.tolist() == [
-        8,
-        18,
-        28,
-        38,
-        48,
-        *range(51, 57),
-    ]  # from the middle of the first stride on
+    # From the middle of the first stride on.
+    assert rows.tolist() == [*range(8, 49, 10), *range(51, 57)]
     attention = full_attention(q, k).mean(dim=0)
     found = layer_masses(q[:, rows], k, rows, span)
     assert found.S_self == pytest.approx(
@@ -145,8 +136,9 @@ def test_p2_a_stride_takes_a_subset_of_the_spatial_queries() -> None:
 
 
 def test_p2_large_scores_do_not_overflow() -> None:
-    """P2: logits of some thousands, as an untrained or overflowing layer has them; float32 holds
-    those to about 5e-4.
+    """P2: logits of some thousands, as an untrained or overflowing layer has them.
+
+    float32 holds those to about 5e-4.
     """
     q, k, span = queries_and_keys((2, 20, 3, 1, 1, 5), scale=3000.0)
     found = layer_masses(q[:, span[0] :], k, torch.arange(span[0], q.shape[1]), span)
@@ -157,8 +149,9 @@ def test_p2_large_scores_do_not_overflow() -> None:
 
 @pytest.mark.parametrize("spatial", [10, 1000, 100_000])
 def test_p3_information_is_finite_for_any_scene(spatial: int) -> None:
-    """P3: means, not sums: with N up to 1e5 INF stays of order 1 (the sum would be exp of
-    hundreds).
+    """P3: means, not sums: with N up to 1e5 INF stays of order 1.
+
+    The sum would be exp of hundreds.
     """
     made = generator(1)
     total = spatial + 40
@@ -177,9 +170,9 @@ def test_p4_the_order_of_queries_does_not_matter(sizes: Sizes, random: object) -
     rows = torch.arange(span[0], q.shape[1])
     order = list(range(len(rows)))
     random.shuffle(order)  # type: ignore[attr-defined]
-    there = layer_masses(q[:, rows], k, rows, span)
-    back = layer_masses(q[:, rows[order]], k, rows[order], span)
-    assert as_tuple(back) == pytest.approx(as_tuple(there), abs=1e-6)
+    expected = layer_masses(q[:, rows], k, rows, span)
+    found = layer_masses(q[:, rows[order]], k, rows[order], span)
+    assert as_tuple(found) == pytest.approx(as_tuple(expected), abs=1e-6)
 
 
 @SETTINGS
@@ -211,8 +204,9 @@ values = st.lists(st.floats(-50.0, 50.0), min_size=2, max_size=40)
 def test_p5_normalised_information_spans_0_to_1_whatever_the_scale(
     INF: list[float], factor: float, offset: float
 ) -> None:
-    """P5: I in [0, 1], both ends attained unless INF is constant; affine changes of INF leave I
-    unchanged.
+    """P5: I in [0, 1], both ends attained unless INF is constant.
+
+    Affine changes of INF leave I unchanged.
     """
     I = normalise(np.array(INF))
     assert I.min() >= 0.0
@@ -262,8 +256,9 @@ def test_the_studys_worked_example() -> None:
 
 
 def test_a_running_sum_rises_on_the_same_masses() -> None:
-    """The authors' gamma = 1 makes INF rise all the way on masses that fall (to over three times as
-    much).
+    """The authors' gamma = 1 makes INF rise all the way on masses that fall.
+
+    To over three times as much.
     """
     found = information_of(study_masses(), InformationSettings(gamma=1.0))
     assert (np.diff(found.INF) > 0).all()
@@ -287,11 +282,11 @@ def test_measured_masses_are_those_of_the_layers_own_attention(stride: int) -> N
     rows = query_rows(total, prompt.spatial_span, stride)
     spatial, text = rows[rows < 33], rows[rows >= 33]
     for layer, found in enumerate(measure_information(decoder, prompt, stride)):
-        start = decoder.start_layer(layer, hidden)
-        made = decoder.ranking_inputs(
+        start = decoder.layer_inputs(layer, hidden)
+        q, _, made = decoder.ranking_inputs(
             layer, start, decoder.rope(prompt.positions), torch.arange(total)
         )
-        attention = full_attention(made.q[0], made.k[0]).mean(dim=0)
+        attention = full_attention(q[0], made.k[0]).mean(dim=0)
         assert found.S_self == pytest.approx(
             float(attention[spatial, 3:33].sum(dim=1).mean()), abs=1e-6
         )

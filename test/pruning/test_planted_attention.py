@@ -1,6 +1,4 @@
-"""A decoder whose attention is known: rankings must find the planted tokens, and schedules the
-planted depth.
-"""
+"""A decoder whose attention is known: rankings find planted tokens, schedules planted depth."""
 
 import logging
 import math
@@ -17,7 +15,7 @@ from ada3d_ros.pruning.information import falls_with_depth, information_of
 from ada3d_ros.pruning.policy import Policy
 from ada3d_ros.pruning.ranking import PruneContext, keep_best, rank_scores
 from ada3d_ros.types import PromptSequence
-from test.pruning.conftest import (
+from test.support.decoders import (
     LAYERS,
     SHAPE,
     make_decoder,
@@ -68,8 +66,9 @@ def pruned(
     ],
 )
 def test_the_planted_tokens_and_only_they_are_kept(name: str, score: str) -> None:
-    """The last prompt token attends to eight spatial tokens; the last layer keeps exactly these,
-    every layer has them.
+    """The last prompt token attends to eight spatial tokens.
+
+    The last layer keeps exactly these, every layer has them.
     """
     strategy, flat = POLICIES[name]
     more = {"adatoken3d__rank__score": score} if strategy == "adatoken3d" else {}
@@ -81,36 +80,23 @@ def test_the_planted_tokens_and_only_they_are_kept(name: str, score: str) -> Non
 @pytest.mark.parametrize("name", POLICIES)
 def test_a_sink_in_the_system_tokens_does_not_hide_them(name: str) -> None:
     strategy, flat = POLICIES[name]
-    assert (
-        pruned(policy_of(strategy, n_min=1, **flat), planted_prompt(N, PLANTED), SINK)[-1]
-        == PLANTED
-    )
+    kept = pruned(policy_of(strategy, n_min=1, **flat), planted_prompt(N, PLANTED), SINK)
+    assert kept[-1] == PLANTED
 
 
 def test_logistic_keeps_them_too() -> None:
-    """Its counts follow from the prompt, so the last layer holds n_min = 8 tokens here: the planted
-    ones.
-    """
+    """Its counts follow from the prompt; the last layer holds n_min = 8: the planted ones."""
     assert pruned(policy_of("logistic", 0.3, n_min=8), planted_prompt(N, PLANTED))[-1] == PLANTED
 
 
 def test_random_does_not_find_them() -> None:
     """The control: ranked at random, about an eighth of the planted tokens stays."""
     strategy, flat = POLICIES["adatoken3d"]
-    found = [
-        len(
-            set(PLANTED)
-            & set(
-                pruned(
-                    policy_of(
-                        strategy, n_min=1, seed=seed, adatoken3d__rank__score="random", **flat
-                    ),
-                    planted_prompt(N, PLANTED),
-                )[-1]
-            )
-        )
-        for seed in range(20)
-    ]
+    found = []
+    for seed in range(20):
+        policy = policy_of(strategy, n_min=1, seed=seed, adatoken3d__rank__score="random", **flat)
+        kept = pruned(policy, planted_prompt(N, PLANTED))[-1]
+        found.append(len(set(PLANTED) & set(kept)))
     assert max(found) < 5
     assert np.mean(found) < 3.0
 
@@ -122,20 +108,17 @@ def test_it_is_the_last_token_that_asks_unless_all_do() -> None:
     embeds[-3, 1], embeds[-1, 1] = embeds[-1, 1].clone(), 0.0
     moved = PromptSequence(embeds, prompt.positions, prompt.spatial_span)
     strategy, flat = POLICIES["adatoken3d"]
-    last, every = (
-        pruned(
-            policy_of(strategy, n_min=1, adatoken3d__rank__query=query, **flat), moved, plant=1.0
-        )[-1]
-        for query in ("last", "all")
-    )
-    assert every == PLANTED
-    assert last == list(range(8))  # nothing but ties: the lowest indices
+
+    def kept(query: str) -> list[int]:
+        policy = policy_of(strategy, n_min=1, adatoken3d__rank__query=query, **flat)
+        return pruned(policy, moved, plant=1.0)[-1]
+
+    assert kept("all") == PLANTED
+    assert kept("last") == list(range(8))  # nothing but ties: the lowest indices
 
 
 def test_planted_queries_and_keys_are_ranked_by_strength() -> None:
-    """Straight in a context: the keys of seven tokens rise in strength; the best k are the k
-    strongest.
-    """
+    """The keys of seven tokens rise in strength; the best k are the k strongest."""
     q, k = torch.zeros(2, 1, 16), torch.zeros(2, 30, 16)
     q[:, 0, 0] = 4.0
     strong = [4, 9, 11, 20, 21, 25, 7]
@@ -165,8 +148,9 @@ def fitted_policy(ratio: float = 0.5) -> Policy:
 def test_attention_that_leaves_the_scene_gives_a_falling_schedule(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Deeper layers look ever more at the system tokens: information falls, and the fitted schedule
-    with it.
+    """Deeper layers attend ever more to the system tokens.
+
+    Information falls, and the fitted schedule with it.
     """
     decoder, prompt = planted_decoder(sink=SINK), planted_prompt(N, PLANTED)
     masses = measure_information(decoder, prompt)
@@ -187,8 +171,9 @@ def test_attention_that_leaves_the_scene_gives_a_falling_schedule(
 
 
 def test_a_scene_that_matters_longer_is_pruned_later() -> None:
-    """The same fall, but only behind layer 5: the schedule keeps more in the middle, less at the
-    end of it.
+    """The same fall, but only behind layer 5.
+
+    The schedule keeps more in the middle, less at the end of it.
     """
     prompt = planted_prompt(N, PLANTED)
     early, late = SINK, (0.0,) * 5 + (1.5, 2.5, 3.5)
@@ -199,9 +184,8 @@ def test_a_scene_that_matters_longer_is_pruned_later() -> None:
         pruner = pruner_for(decoder, fitted_policy(), prompt, N, tuple(map(float, found.I)))
         assert pruner is not None
         curves.append(pruner.schedule.retention)
-    assert (
-        curves[1][1] < curves[0][1]
-    )  # an exponential with this mean cannot be flat and then fall: it starts lower
+    # An exponential with this mean cannot be flat and then fall: it starts lower.
+    assert curves[1][1] < curves[0][1]
     assert curves[1][-1] > curves[0][-1]
 
 
@@ -222,9 +206,7 @@ def test_attention_that_comes_to_the_scene_late_falls_back(
 
 
 def test_random_weights_give_a_flat_curve() -> None:
-    """Random attention is even: each layer's masses lie near the share of keys, and INF hardly
-    moves with depth.
-    """
+    """Random attention is even: masses lie near the share of keys, INF hardly moves with depth."""
     even = measure_information(planted_decoder(plant=0.0), planted_prompt(N, []))
     assert np.ptp(information_of(even).INF) < 1e-6
     assert (information_of(even).I == 0).all()

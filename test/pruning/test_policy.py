@@ -1,6 +1,4 @@
-"""From settings to a strategy: names, budgets, compositions on scenes and images, and what is
-refused with which words.
-"""
+"""From settings to a strategy: names, budgets, compositions, and what is refused in which words."""
 
 import itertools
 import logging
@@ -23,9 +21,9 @@ from ada3d_ros.pruning.policy import (
     planned_retention,
     split_name,
 )
-from ada3d_ros.pruning.pre_llm import Candidates
+from ada3d_ros.pruning.strategy import Candidates
 from ada3d_ros.types import PromptSequence
-from test.pruning.conftest import (
+from test.support.decoders import (
     INNER,
     LAYERS,
     PRE,
@@ -72,9 +70,10 @@ def run(policy: Policy, scene: Candidates, text: int = 6) -> tuple[PrefillOutput
 def test_every_strategy_keeps_what_was_asked(
     strategy: str, ratio: float, scene: Candidates
 ) -> None:
-    """The mean over layers of kept / all: at most what was asked, less at most a token of rounding
-    (coarse_voxels: less the tokens that whole voxels leave over); counts legal, indices ascending,
-    unique and nested.
+    """The mean over layers of kept / all: at most what was asked, less at most a token of rounding.
+
+    coarse_voxels: less the tokens that whole voxels leave over. Counts are legal, indices
+    ascending, unique and nested.
     """
     total = len(scene.features)
     output, entered = run(policy_of(strategy, ratio, n_min=4), scene)
@@ -84,19 +83,18 @@ def test_every_strategy_keeps_what_was_asked(
     assert counts[0] == len(entered) == len(entered.unique())
     assert counts[-1] >= 4
     achieved = sum(counts) / LAYERS / total
-    pre, inner = split_name(strategy)
-    slack = (
-        4.0 if counts[-1] == 4 else 0.5 if inner == "fastv" else 0.0
-    )  # n_min; rounds to the nearest
+    pre_llm, in_llm = split_name(strategy)
+    # n_min holds more; FastV rounds to the nearest.
+    slack = 4.0 if counts[-1] == 4 else 0.5 if in_llm == "fastv" else 0.0
     assert achieved <= ratio + slack / total + 1e-9
-    left_over = ratio - min(ratio, len(entered) / total) if pre == "coarse_voxels" else 0.0
+    left_over = ratio - min(ratio, len(entered) / total) if pre_llm == "coarse_voxels" else 0.0
     assert achieved > ratio - left_over - 1.0 / total
     assert left_over < 0.2 * ratio
     assert entered.tolist() == sorted(entered.tolist())
     for before, after in itertools.pairwise(output.kept):
         assert after.tolist() == sorted(set(after.tolist()))
         assert set(after.tolist()) <= set(before.tolist())
-    if inner:
+    if in_llm:
         assert counts[-1] < counts[0]
 
 
@@ -149,8 +147,9 @@ def test_budget_modes_meet_their_value(mode: str, schedule: str, tmp_path: Path)
 def test_endpoint_is_the_share_in_the_last_layer_with_prune_layers_too(
     schedule: str, value: float
 ) -> None:
-    """`value in the last layer`: also where tokens may go behind layers 2 and 5 alone (quadratic:
-    down to 0.49 there).
+    """`value in the last layer`: also where tokens may go behind layers 2 and 5 alone.
+
+    quadratic: down to 0.49 there.
     """
     policy = policy_of(
         "adatoken3d",
@@ -166,9 +165,7 @@ def test_endpoint_is_the_share_in_the_last_layer_with_prune_layers_too(
 
 
 def test_flops_budget_is_a_share_of_the_unpruned_prompt_with_a_choice_before_it() -> None:
-    """`value as the share of the unpruned prefill FLOPs`: the prompt without any pruning, not what
-    entered.
-    """
+    """`value as the share of the unpruned prefill FLOPs`: of all tokens, not of what entered."""
     policy = policy_of(
         "uniform+adatoken3d",
         n_min=1,
@@ -264,8 +261,9 @@ def test_settings_that_this_decoder_cannot_meet(
 
 
 def test_the_bound_an_error_names_is_in_the_users_own_number() -> None:
-    """With a choice before it, fastv sees keep_ratio / pre_keep_ratio: what the user wrote is what
-    the error names.
+    """With a choice before it, fastv gets keep_ratio / pre_keep_ratio.
+
+    What the user wrote is what the error names.
     """
     with pytest.raises(ConfigError, match=r"keep_ratio = 0\.1 "):
         check_policy(
@@ -277,20 +275,21 @@ def test_the_bound_an_error_names_is_in_the_users_own_number() -> None:
 def test_a_fitted_schedule_says_so_where_the_budget_is_out_of_reach(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Tokens may only go behind layer 6 of 8: at least 0.75 is kept. The fixed schedule refuses
-    0.4; the fitted one must not keep 0.76 in silence.
+    """Tokens may only go behind layer 6 of 8: at least 0.75 is kept.
+
+    The fixed schedule refuses 0.4; the fitted one must not keep 0.76 in silence.
     """
     curve = write_curve(tmp_path / "curve.yaml", FALLING)
     flat = {"adatoken3d__prune_layers": "6", "adatoken3d__calibration_file": str(curve)}
     with pytest.raises(ConfigError, match="cannot be met"):
         policy_of("adatoken3d", 0.4, **flat).pruner(SHAPE)
-    said = ""
+    message = ""
     with caplog.at_level(logging.WARNING):
         try:
             policy_of("adatoken3d", 0.4, **flat, **FITTED).pruner(SHAPE)
         except ConfigError as error:
-            said = str(error)
-    assert "0.4" in said + caplog.text
+            message = str(error)
+    assert "0.4" in message + caplog.text
 
 
 @pytest.mark.parametrize("asked", [-0.5, 0.01, 1.5, math.inf])
@@ -310,9 +309,8 @@ def test_entering_with_less_than_is_to_be_kept() -> None:
         match=r"pre_keep_ratio = 0.3 is below the keep ratio 0.5.*allowed: 0.5 to 1, or 0",
     ):
         policy_of("voxel_dpp+pdrop", 0.5, pre_keep_ratio=0.3)
-    assert (
-        policy_of("voxel_dpp", 0.5, pre_keep_ratio=0.3).num_kept_pre_llm(100) == 50
-    )  # one strategy alone: not asked
+    alone = policy_of("voxel_dpp", 0.5, pre_keep_ratio=0.3)  # which is for two joined
+    assert alone.num_kept_pre_llm(100) == 50
 
 
 @pytest.mark.parametrize(
@@ -412,7 +410,7 @@ def test_few_tokens_are_all_kept_with_a_warning(
 def test_information_that_says_nothing(
     information: np.ndarray, where: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """fallback: the fixed curve and a warning; flat: the fit as it comes, without; error: refused."""
+    """fallback: the fixed curve and a warning; flat: the fit as it comes; error: refused."""
     given = tuple(map(float, information)) if where == "per_scene" else None
     flat = FITTED | {"adatoken3d__calibration": where, "adatoken3d__calibration_file": ""}
     if where == "file":
@@ -444,9 +442,8 @@ def test_information_of_another_decoder(caplog: pytest.LogCaptureFixture) -> Non
     assert policy.per_scene
     with pytest.raises(ConfigError, match="of 5 layers, this decoder has 8"):
         policy.pruner(SHAPE, information=(1.0, 0.7, 0.4, 0.2, 0.0))
-    policy.pruner(
-        SHAPE, information=(math.nan, *FALLING[1:])
-    )  # never measured so: measure_information refuses it
+    unmeasured = (math.nan, *FALLING[1:])  # measure_information refuses NaN
+    policy.pruner(SHAPE, information=unmeasured)
     assert "the fixed curve is used" in caplog.text
     refusing = policy_of(
         "adatoken3d",
@@ -456,22 +453,22 @@ def test_information_of_another_decoder(caplog: pytest.LogCaptureFixture) -> Non
         adatoken3d__calibration="per_scene",
     )
     with pytest.raises(ConfigError, match="says nothing about where to prune"):
-        refusing.pruner(SHAPE, information=(math.nan, *FALLING[1:]))
+        refusing.pruner(SHAPE, information=unmeasured)
 
 
 def test_a_decoder_of_one_or_two_layers() -> None:
     """What cannot be pruned says so; what can is pruned."""
     for strategy in INNER:
         for L in (1, 2):
-            said = ""
+            message = ""
             try:
                 pruner = policy_of(strategy, 0.6).pruner(DecoderShape(L, 32, 16, 64, 97))
             except ConfigError as error:
-                said = str(error)
+                message = str(error)
             if L == 1 or strategy == "fastv":  # fastv: k = 2 layers see everything
-                assert "this decoder" in said
+                assert "this decoder" in message
             else:
-                assert said == ""
+                assert message == ""
                 assert pruner is not None
                 assert np.mean(pruner.schedule.retention) == pytest.approx(0.6, abs=1e-6)
 
@@ -497,7 +494,7 @@ def test_a_fixed_budget_is_of_all_tokens_when_two_are_joined() -> None:
 
 @pytest.mark.parametrize("schedule", ["fixed", "quadratic"])
 def test_a_budget_above_what_enters_is_refused(schedule: str) -> None:
-    for mode, said in (
+    for mode, words in (
         ("flops", "allowed: up to"),
         ("endpoint", "only 0.5 of them enter the language model"),
     ):
@@ -508,7 +505,7 @@ def test_a_budget_above_what_enters_is_refused(schedule: str) -> None:
             adatoken3d__budget__mode=mode,
             adatoken3d__budget__value=0.9,
         )
-        with pytest.raises(ConfigError, match=said):
+        with pytest.raises(ConfigError, match=words):
             policy.pruner(SHAPE, 2500, 5000, 60)
 
 
@@ -537,8 +534,7 @@ def test_what_is_in_force_in_words() -> None:
     endpoint = words(adatoken3d__budget__mode="endpoint", adatoken3d__budget__value=0.1)
     assert endpoint.startswith("adatoken3d pruning.adatoken3d.budget.mode = 'endpoint', mean 0.")
     assert words(strategy="pdrop", pdrop__ratios="0.5,0.4,0.3").endswith("mean 0.550")
-    assert (
-        planned_retention(config_of({"strategy": "logistic", "keep_ratio": 0.6}), SHAPE) == ()
-    )  # the question decides
-    joined = planned_retention(config_of({"strategy": "voxel_dpp+pdrop", "keep_ratio": 0.5}), SHAPE)
-    assert np.mean(joined) == pytest.approx(0.5, abs=1e-6)
+    by_question = config_of({"strategy": "logistic", "keep_ratio": 0.6})
+    assert planned_retention(by_question, SHAPE) == ()
+    joined = config_of({"strategy": "voxel_dpp+pdrop", "keep_ratio": 0.5})
+    assert np.mean(planned_retention(joined, SHAPE)) == pytest.approx(0.5, abs=1e-6)

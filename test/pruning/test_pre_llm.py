@@ -1,6 +1,4 @@
-"""Strategies before the language model, against brute force: determinants, naive loops, pooling by
-hand.
-"""
+"""Strategies before the language model, against determinants, naive loops, pooling by hand."""
 
 import dataclasses
 import itertools
@@ -14,8 +12,9 @@ from hypothesis import strategies as st
 
 from ada3d_ros.config.pruning import PruningConfig
 from ada3d_ros.errors import ConfigError, ModelError
-from ada3d_ros.pruning.pre_llm import JITTER, Candidates, Selection, greedy_dpp, patch_grid, select
-from test.pruning.conftest import PRE, config_of, generator, policy_of, scene_2d, scene_3d
+from ada3d_ros.pruning.baselines.voxel_dpp import JITTER, greedy_dpp
+from ada3d_ros.pruning.strategy import Candidates, Selection, patch_grid, select
+from test.support.decoders import PRE, config_of, generator, policy_of, scene_2d, scene_3d
 
 SETTINGS = settings(deadline=None, derandomize=True, max_examples=40)
 CONFIG = PruningConfig()
@@ -43,8 +42,9 @@ def cosines_of(features: torch.Tensor) -> np.ndarray:
 
 
 def greedy_by_determinants(kernel: np.ndarray, count: int) -> list[int]:
-    """Each time the item with the largest determinant of what is then chosen; of equals the lowest
-    index.
+    """Each time the item with the largest determinant of what is then chosen.
+
+    Of equals the lowest index.
     """
     chosen: list[int] = []
     for _ in range(count):
@@ -67,8 +67,9 @@ def test_greedy_dpp_takes_the_largest_determinant_each_time(
 
 
 def test_greedy_dpp_is_near_the_best_subset() -> None:
-    """Greedy is not optimal; over all subsets of 3 of 8 it reaches at least (1 - 1/e) of the best
-    log-determinant.
+    """Greedy is not optimal: at least (1 - 1/e) of the best log-determinant.
+
+    Over all subsets of 3 of 8.
     """
     for seed in range(10):
         features = torch.randn(8, 5, generator=generator(seed), dtype=torch.float64)
@@ -83,9 +84,8 @@ def test_greedy_dpp_takes_one_of_each_before_copies() -> None:
     directions = torch.eye(3, dtype=torch.float64).repeat(10, 1)
     kernel = directions @ directions.T + JITTER * torch.eye(30, dtype=torch.float64)
     assert greedy_dpp(kernel, 3).tolist() == [0, 1, 2]
-    assert sorted(greedy_dpp(kernel, 30).tolist()) == list(
-        range(30)
-    )  # more than the rank, still each once
+    every = greedy_dpp(kernel, 30).tolist()  # more than the rank, still each once
+    assert sorted(every) == list(range(30))
 
 
 def test_greedy_dpp_orders_more_tokens_than_features() -> None:
@@ -102,8 +102,9 @@ def test_voxel_dpp_against_determinants() -> None:
 
 
 def test_p18_voxel_dpp_begins_with_the_lowest_index_of_equals() -> None:
-    """P18: every token is as like itself as any other, so the first choice is a tie, and ties go to
-    the lowest index whatever the last bit of a norm is (it differs between machines).
+    """P18: the first choice is a tie: every token is as like itself as any other.
+
+    Ties go to the lowest index whatever the last bit of a norm is (it differs between machines).
     """
     firsts = [
         int(select("voxel_dpp", small(200, seed, channels=24), 20, CONFIG).kept[0])
@@ -161,8 +162,9 @@ def test_geo_fps_against_a_naive_loop(lam: float, share: float) -> None:
 
 
 def test_geo_fps_covers_a_line_evenly() -> None:
-    """Eleven points on a line, space alone: after the start the far ends, then the middle of the
-    largest gap.
+    """Eleven points on a line: after the start the far ends, then the middle of the largest gap.
+
+    Space alone counts.
     """
     xyz = torch.zeros(11, 3)
     xyz[:, 0] = torch.arange(11.0)
@@ -217,16 +219,13 @@ def test_voxel_dpp_merges_into_the_most_similar_anchor_within_the_radius(radius:
 
 @pytest.mark.parametrize("name", PRE)
 def test_order_sorted_or_selection_are_the_same_tokens(name: str) -> None:
-    """The same groups and means, only the rows' order differs."""
+    """The same groups and means, only the tokens' order differs."""
     scene = scene_3d(80)
-    chosen, ordered = (
-        policy_of(name, 0.4, order=order).select(scene) for order in ("selection", "sorted")
-    )
+    chosen = policy_of(name, 0.4, order="selection").select(scene)
+    ordered = policy_of(name, 0.4, order="sorted").select(scene)
     assert ordered.kept.tolist() == sorted(chosen.kept.tolist())
-    rows = torch.argsort(chosen.kept)
-    assert torch.allclose(
-        ordered.merge(scene.features), chosen.merge(scene.features)[rows], atol=1e-7
-    )
+    expected = chosen.merge(scene.features)[torch.argsort(chosen.kept)]
+    assert torch.allclose(ordered.merge(scene.features), expected, atol=1e-7)
     for token in range(80):
         a, b = int(chosen.groups[token]), int(ordered.groups[token])
         assert (a < 0) == (b < 0)
@@ -259,8 +258,9 @@ def test_weights_count_in_the_mean() -> None:
 
 
 def test_coarse_voxels_pool_by_hand() -> None:
-    """A 4 x 4 grid of 0.2 m from -0.1 m on, in which 2 x 2 fall into one voxel of 0.34 to 0.6 m:
-    means weighted by patches.
+    """A 4 x 4 grid of 0.2 m from -0.1 m on: means of 2 x 2, weighted by patches.
+
+    2 x 2 of them fall into one voxel of 0.34 to 0.6 m.
     """
     x, y = torch.meshgrid(torch.arange(4.0), torch.arange(4.0), indexing="ij")
     xyz = torch.stack((x.flatten(), y.flatten(), torch.zeros(16)), dim=1) * 0.2 - 0.1
@@ -283,8 +283,10 @@ def test_coarse_voxels_pool_by_hand() -> None:
 @pytest.mark.parametrize("scene", [scene_3d(150), scene_2d(10)])
 @pytest.mark.parametrize("budget", [1, 3, 10, 40, 80])
 def test_coarse_voxels_are_as_fine_as_the_budget_allows(scene: Candidates, budget: int) -> None:
-    """Every token in the group of its voxel; no size of a fine scan gives more groups within the
-    budget, less one tenth (the count is not monotone in the size, and the search is a bisection).
+    """Every token in the group of its voxel; no size of a fine scan gives more groups.
+
+    Within the budget, less one tenth (the count is not monotone in the size, and the search is a
+    bisection).
     """
     selection = select("coarse_voxels", scene, budget, CONFIG)
     assert 1 <= len(selection.kept) <= budget
@@ -362,9 +364,8 @@ def test_tokens_all_alike_and_in_one_place(name: str) -> None:
         torch.ones(9, 4), torch.zeros(9, 3), torch.ones(9, dtype=torch.int64), 0.2, torch.zeros(9)
     )
     selection = select(name, scene, 4, CONFIG)
-    assert (
-        len(selection.kept.unique()) == len(selection.kept) == (1 if name == "coarse_voxels" else 4)
-    )
+    expected = 1 if name == "coarse_voxels" else 4
+    assert len(selection.kept.unique()) == len(selection.kept) == expected
     assert torch.isfinite(selection.merge(scene.features)).all()
 
 
@@ -375,15 +376,16 @@ def test_patch_grid() -> None:
 
 @pytest.mark.parametrize("name", ["geo_fps", "voxel_dpp", "coarse_voxels"])
 def test_a_room_far_from_the_maps_origin_is_chosen_alike(name: str) -> None:
-    """cdist's default computes |a|^2 + |b|^2 - 2ab: at 1 km its distances were metres off and
-    another 40 of 200 were chosen. The shift is a power of two, so that float32 holds the same room.
+    """cdist's default computes |a|^2 + |b|^2 - 2ab: at 1 km its distances were metres off.
+
+    Another 40 of 200 were chosen. The shift is a power of two, so that float32 holds the same room.
     """
     here = scene_3d(300)
     xyz = torch.round(here.xyz_m * 64) / 64
     here = dataclasses.replace(here, xyz_m=xyz)
-    there = dataclasses.replace(here, xyz_m=xyz + torch.tensor([1024.0, -2048.0, 0.0]))
+    far = dataclasses.replace(here, xyz_m=xyz + torch.tensor([1024.0, -2048.0, 0.0]))
     config = config_of({"strategy": name})
-    a, b = select(name, here, 120, config), select(name, there, 120, config)
+    a, b = select(name, here, 120, config), select(name, far, 120, config)
     if name == "coarse_voxels":  # its grid starts at the origin: the same room may be cut elsewhere
         assert abs(len(a.kept) - len(b.kept)) < 40
         return

@@ -1,6 +1,4 @@
-"""Retention schedules: curves, where tokens may drop, budgets that are met, and how shares become
-whole tokens.
-"""
+"""Retention schedules: curves, where tokens may drop, budgets that are met, whole tokens."""
 
 import math
 from fractions import Fraction
@@ -22,7 +20,7 @@ from ada3d_ros.pruning.schedule import (
     solve_budget,
     stages,
 )
-from test.pruning.conftest import LAYERS, SHAPE, policy_of
+from test.support.decoders import LAYERS, SHAPE, policy_of
 
 SETTINGS = settings(deadline=None, derandomize=True, max_examples=60)
 shares = st.floats(0.0, 1.0, allow_nan=False)
@@ -41,8 +39,9 @@ def mean(curve: np.ndarray) -> float:
 def test_p11_counts_start_with_all_never_grow_and_keep_n_min(
     curve: list[float], total: int, n_min: int, rounding: str
 ) -> None:
-    """P11: n_1 = N, non-increasing, at least n_min (or all there are), floor(O N) or N's nearest
-    whole number.
+    """P11: n_1 = N, non-increasing, at least n_min (or all there are).
+
+    floor(O N), or its nearest whole number.
     """
     held = Staircase(len(curve)).hold(np.array(curve))
     counts = RetentionSchedule(tuple(map(float, held)), rounding).counts(total, n_min)
@@ -59,8 +58,9 @@ def test_p11_counts_start_with_all_never_grow_and_keep_n_min(
 @SETTINGS
 @given(curves, st.integers(1, 3000))
 def test_p11_sum_of_counts_matches_the_mean(curve: list[float], total: int) -> None:
-    """P11: the mean over layers of the counts is the schedule's mean, less what rounding down takes
-    (under a token).
+    """P11: the mean over layers of the counts is the schedule's mean.
+
+    Less what rounding down takes (under a token).
     """
     schedule = RetentionSchedule(tuple(map(float, Staircase(len(curve)).hold(np.array(curve)))))
     achieved = sum(schedule.counts(total, 0)) / len(curve) / total
@@ -79,8 +79,9 @@ def test_p11_sum_of_counts_matches_the_mean(curve: list[float], total: int) -> N
     ],
 )
 def test_rounding_down_or_half_to_even(share: float, total: int, down: int, nearest: int) -> None:
-    """FastV rounds half to even (50.5 -> 50, 51.5 -> 52); a product that should be whole does not
-    lose a token to floats (0.29 * 100 = 28.999...).
+    """FastV rounds half to even (50.5 -> 50, 51.5 -> 52).
+
+    A product that should be whole does not lose a token to floats (0.29 * 100 = 28.999...).
     """
     assert RetentionSchedule((1.0, share)).counts(total, 0) == (total, down)
     assert RetentionSchedule((1.0, share), "round").counts(total, 0) == (total, nearest)
@@ -88,9 +89,7 @@ def test_rounding_down_or_half_to_even(share: float, total: int, down: int, near
 
 @pytest.mark.parametrize("total", [101, 103, 145, 147])
 def test_fastv_as_configured_rounds_half_to_even(total: int) -> None:
-    """A keep ratio that means 'half behind layer 2' must not depend on the last bit of the solved
-    share.
-    """
+    """'Half behind layer 2' must not depend on the last bit of the solved share."""
     pruner = policy_of("fastv", (2 + 6 * 0.5) / 8, n_min=1).pruner(SHAPE, total, total)
     assert pruner is not None
     assert pruner.counts(total, None)[-1] == round(Fraction(total, 2))
@@ -98,9 +97,7 @@ def test_fastv_as_configured_rounds_half_to_even(total: int) -> None:
 
 @pytest.mark.parametrize("total", [64, 512, 1600])
 def test_pdrop_as_configured_loses_no_token_to_the_solver(total: int) -> None:
-    """A keep ratio that means 'half behind each quarter': a solved share of 0.49999999999999 is a
-    half.
-    """
+    """'Half behind each quarter': a solved share of 0.49999999999999 is a half."""
     pruner = policy_of("pdrop", (2 + 2 * 0.5 + 2 * 0.25 + 2 * 0.125) / 8, n_min=1).pruner(
         SHAPE, total, total
     )
@@ -147,8 +144,9 @@ def test_prune_layers_that_the_decoder_lacks(layer: int) -> None:
 
 
 def test_the_papers_default_curve() -> None:
-    """alpha .8, M .2, beta .1236 on 32 layers: mean .411, last layer .217; asked for that mean,
-    `fixed` finds that beta.
+    """alpha .8, M .2, beta .1236 on 32 layers: mean .411, last layer .217.
+
+    Asked for that mean, `fixed` finds that beta.
     """
     curve = exponential(32, 0.8, 0.1236, 0.2)
     assert curve[0] == 1.0
@@ -211,8 +209,9 @@ def test_logistic_meets_its_mean_exactly_even_where_it_is_clipped(
 
 @pytest.mark.parametrize("target", [0.2, 0.5, 0.8])
 def test_logistic_against_scaling_by_bisection(target: float) -> None:
-    """The scale A solved numerically: mean over all layers of min(1, A / (1 + exp(k (x - x0)))),
-    layer 1 at 1.
+    """The scale A solved numerically: the mean over all layers, layer 1 at 1.
+
+    min(1, A / (1 + exp(k (x - x0)))).
     """
     x = np.linspace(0, 1, 24)
     shape = 1 / (1 + np.exp(9.0 * (x - 0.35)))

@@ -1,18 +1,11 @@
-"""Real ROS for the tests: a domain of their own, nodes on real executors, real DDS between them."""
+"""Fixtures of the tests over DDS: a domain, a context, an agent that is stopped after the test."""
 
 from __future__ import annotations
 
-import fcntl
-import os
-import tempfile
-import threading
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 rclpy = pytest.importorskip(
@@ -22,36 +15,9 @@ pytest.importorskip(
     "ada3d_ros.msg", reason="the interfaces are not built: run `make setup` or colcon build"
 )
 
-from geometry_msgs.msg import PoseStamped  # noqa: E402
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor  # noqa: E402
-from rclpy.node import Node  # noqa: E402
-from rclpy.parameter import Parameter  # noqa: E402
-from rclpy.qos import QoSProfile, ReliabilityPolicy  # noqa: E402
-from sensor_msgs.msg import CameraInfo, Image  # noqa: E402
-
-from ada3d_ros.model.prompt import Tokenizer  # noqa: E402
 from ada3d_ros.model.random_checkpoint import write_random_checkpoint  # noqa: E402
 from ada3d_ros.pipeline import Ada3DPipeline  # noqa: E402
-from ada3d_ros.ros.conversions import ns_to_time  # noqa: E402
-from ada3d_ros.ros.node import AgentNode, build_node  # noqa: E402
-
-WIDTH, HEIGHT = 160, 120
-FOCAL_PX = 140.0
-
-
-@contextmanager
-def free_domain() -> Iterator[int]:
-    """A ROS domain that no other test on this machine uses; discovery stays on this machine."""
-    os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
-    for domain in range(20, 100):
-        with (Path(tempfile.gettempdir()) / f"ada3d-test-domain-{domain}.lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                continue
-            yield domain
-            return
-    pytest.fail("no free ROS_DOMAIN_ID between 20 and 99")
+from test.support.ros_harness import Harness, free_domain  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -74,172 +40,6 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_random_checkpoint(tmp_path_factory.mktemp("model") / "tiny")
 
 
-class Spinner:
-    """A SingleThreadedExecutor on a thread of its own."""
-
-    def __init__(self, context: Any) -> None:
-        self.executor = SingleThreadedExecutor(context=context)
-        self._thread = threading.Thread(target=self._spin, daemon=True)
-        self.error: BaseException | None = None
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def _spin(self) -> None:
-        try:
-            self.executor.spin()
-        except ExternalShutdownException:
-            pass
-        except BaseException as error:
-            self.error = error
-
-    def stop(self) -> None:
-        self.executor.shutdown(timeout_sec=2.0)
-        self._thread.join(5.0)
-        assert not self._thread.is_alive(), "the executor did not stop"
-        assert self.error is None, (
-            f"spin() ended with {self.error!r}: something raised out of a callback"
-        )
-
-
-def wait_until(condition: Callable[[], bool], timeout_s: float = 10.0) -> bool:
-    end = time.monotonic() + timeout_s
-    while time.monotonic() < end:
-        if condition():
-            return True
-        time.sleep(0.01)
-    return condition()
-
-
-class Harness:
-    """An agent node, and a peer node that talks to it over DDS."""
-
-    def __init__(
-        self,
-        context: Any,
-        tiny_model: Path,
-        factory: Callable[..., Ada3DPipeline],
-        **parameters: Any,
-    ) -> None:
-        defaults = {
-            "model.path": str(tiny_model),
-            "autostart": True,
-            "generation.max_new_tokens": 8,
-            "input.max_age_sec": 0.0,
-            "pruning.strategy": (
-                "none"
-            ),  # random weights: what they say must not depend on which tokens stay
-        }
-        values = {**defaults, **parameters}
-        overrides = [Parameter(name, value=value) for name, value in values.items()]
-        self._agent_spinner, self._peer_spinner = Spinner(context), Spinner(context)
-        self.node: AgentNode = build_node(factory, context=context, parameter_overrides=overrides)
-        self.peer = Node("peer", context=context)
-        self._agent_spinner.executor.add_node(self.node)
-        self._peer_spinner.executor.add_node(self.peer)
-        self._publishers: dict[str, Any] = {}
-        self._clients: dict[str, Any] = {}
-        self.reliability = ReliabilityPolicy.RELIABLE
-        for spinner in (self._agent_spinner, self._peer_spinner):
-            spinner.start()
-
-    def close(self) -> None:
-        self._peer_spinner.stop()
-        self._agent_spinner.stop()
-        self.peer.destroy_node()
-        self.node.destroy_node()
-
-    def ready(self) -> bool:
-        return wait_until(lambda: self.node.pipeline is not None and self.node.pipeline.ready, 60.0)
-
-    def call(self, service: type, name: str, request: Any = None, timeout_s: float = 30.0) -> Any:
-        return self.call_async(service, name, request, timeout_s)()
-
-    def call_async(
-        self, service: type, name: str, request: Any = None, timeout_s: float = 30.0
-    ) -> Callable[[], Any]:
-        """Send now; the returned function waits for the answer."""
-        if name not in self._clients:
-            self._clients[name] = self.peer.create_client(service, f"/ada3d_agent/{name}")
-        client = self._clients[name]
-        assert client.wait_for_service(30.0), (
-            f"no service {name}"
-        )  # discovery is slow on a busy machine
-        future = client.call_async(request if request is not None else service.Request())
-
-        def result() -> Any:
-            assert wait_until(future.done, timeout_s), f"{name}: no answer within {timeout_s} s"
-            return future.result()
-
-        return result
-
-    def collect(self, message_type: type, topic: str, qos: Any = 10) -> list[Any]:
-        """Messages of a topic, as they come."""
-        received: list[Any] = []
-        self.peer.create_subscription(message_type, topic, received.append, qos)
-        return received
-
-    def publisher(self, topic: str, message_type: type) -> Any:
-        if topic not in self._publishers:
-            qos = QoSProfile(depth=50, reliability=self.reliability)
-            self._publishers[topic] = self.peer.create_publisher(message_type, topic, qos)
-            wait_until(lambda: self._publishers[topic].get_subscription_count() > 0, 5.0)
-        return self._publishers[topic]
-
-    def publish_frame(self, stamp_ns: int, x_m: float = 0.0, **changes: Any) -> None:
-        """One posed frame of a camera that looks along world y; `changes` replace messages (rgb=,
-        depth=, info=, pose=). A message given as None is not sent.
-        """
-        messages = {**frame_messages(stamp_ns, x_m), **changes}
-        topics = {
-            "pose": "/pose",
-            "info": "/rgb/camera_info",
-            "rgb": "/rgb/image",
-            "depth": "/depth/image",
-        }
-        for name, topic in topics.items():
-            if messages[name] is not None:
-                self.publisher(topic, type(messages[name])).publish(messages[name])
-
-    def publish_scene(self, num_keyframes: int = 3, first_s: int = 1) -> None:
-        """Frames half a metre and a second apart, until that many keyframes are kept."""
-        assert self.ready()
-        for index in range(num_keyframes):
-            self.publish_frame((first_s + index) * 1_000_000_000, x_m=0.5 * index)
-            assert wait_until(
-                lambda n=index + 1: self.node.pipeline.scene_state().num_keyframes >= n
-            ), self.why_no_keyframe()
-
-    def why_no_keyframe(self) -> str:
-        scene = self.node.pipeline.scene_state() if self.node.pipeline else None
-        inputs = self.node.inputs.missing() if self.node.inputs else "inputs closed"
-        return f"{scene} {inputs} {self.node.state_and_detail()} {self.node.inference.last_error}"
-
-    def drops(self) -> dict[str, int]:
-        return {reason.value: n for reason, n in self.node.drops.snapshot().items() if n}
-
-
-def frame_messages(stamp_ns: int, x_m: float = 0.0) -> dict[str, Any]:
-    """Colour gradient, a wall at 2 m, K, and a z-up world pose of the optical frame at (x, 0, 1)."""
-    stamp = ns_to_time(stamp_ns)
-    frame = "camera_color_optical_frame"
-    rgb = Image(height=HEIGHT, width=WIDTH, encoding="rgb8", step=3 * WIDTH)
-    depth = Image(height=HEIGHT, width=WIDTH, encoding="16UC1", step=2 * WIDTH)
-    columns = np.linspace(0, 255, WIDTH).astype(np.uint8)
-    rgb.data = np.broadcast_to(columns[None, :, None], (HEIGHT, WIDTH, 3)).tobytes()
-    depth.data = np.full((HEIGHT, WIDTH), 2000, np.uint16).tobytes()
-    info = CameraInfo(height=HEIGHT, width=WIDTH, distortion_model="plumb_bob", d=[0.0] * 5)
-    info.k = [FOCAL_PX, 0.0, WIDTH / 2, 0.0, FOCAL_PX, HEIGHT / 2, 0.0, 0.0, 1.0]
-    for message in (rgb, depth, info):
-        message.header.stamp, message.header.frame_id = stamp, frame
-    pose = PoseStamped()
-    pose.header.stamp, pose.header.frame_id = stamp, "map"
-    pose.pose.position.x, pose.pose.position.z = float(x_m), 1.0  # an int would be sent as garbage
-    q = pose.pose.orientation  # optical z along world y, optical y down
-    q.x, q.y, q.z, q.w = -(0.5**0.5), 0.0, 0.0, 0.5**0.5
-    return {"rgb": rgb, "depth": depth, "info": info, "pose": pose}
-
-
 @pytest.fixture
 def start_agent(ros_context: Any, tiny_model: Path) -> Iterator[Callable[..., Harness]]:
     """start_agent(factory=..., **parameters) -> Harness; everything is stopped after the test."""
@@ -253,43 +53,3 @@ def start_agent(ros_context: Any, tiny_model: Path) -> Iterator[Callable[..., Ha
     yield start
     for harness in started:
         harness.close()
-
-
-def scripted(text: str, step_s: float = 0.0) -> Callable[..., Ada3DPipeline]:
-    """A pipeline whose decoder says `text`, whatever it is asked: random weights cannot be made to
-    write a box.
-
-    Only the decoder's logits are replaced; views, prompt, prefill, decode and grounding are the
-    real ones. step_s slows each token down.
-    """
-    import torch
-
-    class ScriptedPipeline(Ada3DPipeline):
-        def load(self) -> None:
-            super().load()
-            loaded = self._loaded
-            assert loaded is not None
-            ids = script_ids(loaded.tokenizer, text)
-            steps = {"next": 0}
-
-            def logits(hidden: torch.Tensor) -> torch.Tensor:
-                time.sleep(step_s)
-                result = torch.full((loaded.model.config.decoder.vocab_size,), -10.0)
-                result[ids[min(steps["next"], len(ids) - 1)]] = 10.0
-                steps["next"] += 1
-                return result
-
-            real_ask = self._ask
-
-            def ask(*args: Any) -> Any:
-                steps["next"] = 0
-                return real_ask(*args)
-
-            loaded.model.decoder.logits = logits  # type: ignore[method-assign]
-            self._ask = ask  # type: ignore[method-assign]
-
-    return ScriptedPipeline
-
-
-def script_ids(tokenizer: Tokenizer, text: str) -> list[int]:
-    return [*tokenizer.encode(text)[1:], tokenizer.eos_id]

@@ -1,6 +1,4 @@
-"""Checkpoints that cannot be used, through the node: state ERROR and a sentence, services that
-answer, a second try.
-"""
+"""Checkpoints that cannot be used: ERROR and a sentence, services that answer, a second try."""
 
 from __future__ import annotations
 
@@ -27,7 +25,7 @@ from ada3d_ros.errors import ErrorCode
 from ada3d_ros.model.checkpoint import load_model, save_checkpoint
 from ada3d_ros.msg import AgentStatus
 from ada3d_ros.srv import GetModelInfo, GroundObject, QueryScene
-from test.ros.conftest import Harness, wait_until
+from test.support.ros_harness import Harness, wait_until
 
 Start = Callable[..., Harness]
 Break = Callable[[Path], dict[str, Any] | None]
@@ -215,9 +213,8 @@ def test_configure_fails_with_the_reason_and_works_the_second_time(
     breaks, words = FAULTS[name]
     agent = start_broken(start_agent, folder, breaks)
     assert_error_is_told(agent, words)
-    assert agent.node.inference.internal_errors == 0, (
-        agent.node.inference.last_error
-    )  # no traceback per question
+    inference = agent.node.inference
+    assert inference.internal_errors == 0, inference.last_error  # no traceback per question
     assert not (folder / "code_ran").exists()
     assert state(agent) == State.PRIMARY_STATE_UNCONFIGURED
     assert not change(agent, Transition.TRANSITION_CONFIGURE)  # nothing was mended
@@ -261,7 +258,7 @@ def test_a_matching_revision_loads(start_agent: Start, tiny_model: Path) -> None
 def test_a_model_that_cannot_fit_is_refused_before_loading(
     start_agent: Start, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ada3d_ros.model.startup._free_bytes", lambda device: 1_000_000.0)
+    monkeypatch.setattr("ada3d_ros.model.startup.free_bytes", lambda device: 1_000_000.0)
     agent = start_agent()
     status, detail = agent.node.state_and_detail()
     assert status == AgentStatus.ERROR

@@ -1,6 +1,4 @@
-"""The cached scene in the node: questions behind it, deadlines, several robots at once, what
-diagnostics say.
-"""
+"""The cached scene in the node: questions, deadlines, several robots at once, diagnostics."""
 
 from __future__ import annotations
 
@@ -19,7 +17,7 @@ from std_srvs.srv import Trigger
 from ada3d_ros.errors import ErrorCode
 from ada3d_ros.pipeline import Ada3DPipeline
 from ada3d_ros.srv import QueryScene
-from test.ros.conftest import Harness, wait_until
+from test.support.ros_harness import Harness, wait_until
 
 Start = Callable[..., Harness]
 QUESTIONS = [
@@ -66,7 +64,8 @@ def test_a_cold_node_answers_as_the_paper_does(start_agent: Start) -> None:
     cached.publish_scene(3)
     assert settled(cached)
     warm = cached.call(QueryScene, "query", ask()).answer
-    cached.close = lambda: None  # type: ignore[method-assign]  # closed here: two nodes of one name would mix
+    # Closed here: two nodes of one name would mix.
+    cached.close = lambda: None  # type: ignore[method-assign]
     Harness.close(cached)
     paper = start_agent(**{"cache.mode": "paper"})
     paper.publish_scene(3)
@@ -93,7 +92,7 @@ def test_a_deadline_is_planned_for_and_reported(start_agent: Start) -> None:
 
 
 def test_several_robots_at_once_get_their_own_answers(start_agent: Start) -> None:
-    """Four clients' questions wait together behind a slow one, and run as one batch."""
+    """Four clients' questions wait together for a slow one, and run as one batch."""
     gate, sizes = threading.Event(), list[int]()
 
     class Gated(Ada3DPipeline):
@@ -109,9 +108,7 @@ def test_several_robots_at_once_get_their_own_answers(start_agent: Start) -> Non
     agent = start_agent(Gated, **{"action.batch_size": 4})
     agent.publish_scene(3)
     alone = [agent.call(QueryScene, "query", ask(text)).answer for text in QUESTIONS]
-    slow = ask(
-        "wait", keep_ratio=1.0
-    )  # with a budget of its own it cannot run together with others
+    slow = ask("wait", keep_ratio=1.0)  # with a budget of its own it runs alone
     waiting = [
         agent.call_async(QueryScene, "query", request) for request in (slow, *map(ask, QUESTIONS))
     ]

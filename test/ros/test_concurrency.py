@@ -36,17 +36,22 @@ from ada3d_ros.ros.requests import BURST_QOS
 from ada3d_ros.ros.worker import Job, RequestWorker
 from ada3d_ros.srv import GetModelInfo, GroundObject, QueryScene
 from ada3d_ros.types import AskHooks, Question
-from test.box_room import build_box_room
-from test.ros.conftest import Harness, Spinner, frame_messages, free_domain, scripted, wait_until
+from test.support.box_room import build_box_room
+from test.support.ros_harness import (
+    Harness,
+    Spinner,
+    frame_messages,
+    free_domain,
+    scripted,
+    wait_until,
+)
 
 Start = Callable[..., Harness]
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def gated(text: str = "yes") -> tuple[Callable[..., Ada3DPipeline], threading.Event]:
-    """A pipeline whose questions wait for the event before they start, still listening to
-    hooks.check.
-    """
+    """A pipeline whose questions wait for the event, listening to hooks.check, then start."""
     gate = threading.Event()
 
     class Gated(scripted(text)):  # type: ignore[misc]
@@ -132,9 +137,7 @@ def callers(ros_context: Any) -> Iterator[Callable[[int], list[Node]]]:
 
 
 def test_thirty_questions_at_once(start_agent: Start, callers: Callable[[int], list[Node]]) -> None:
-    """By query, ground and the text topic, from three nodes: some are BUSY, none is lost, each has
-    its own id.
-    """
+    """By query, ground and text topic, from three nodes: some BUSY, none lost, each its own id."""
     factory, gate = gated()
     agent = start_agent(factory, **{"action.queue_size": 8})
     answers = agent.collect(Answer, "/ada3d_agent/answer", 100)
@@ -158,9 +161,8 @@ def test_thirty_questions_at_once(start_agent: Start, callers: Callable[[int], l
         text.publish(String(data=f"text {index}"))
     inference = agent.node.inference
     assert wait_until(lambda: inference.requests == 30), inference.requests
-    assert wait_until(lambda: inference.failed["busy"] == 30 - 1 - 8), (
-        inference.failed
-    )  # one runs, eight wait
+    one_runs_eight_wait = 30 - 1 - 8
+    assert wait_until(lambda: inference.failed["busy"] == one_runs_eight_wait), inference.failed
     gate.set()
     assert wait_until(lambda: all(future.done() for future in futures))
     assert wait_until(lambda: len(answers) == 30), len(answers)
@@ -185,9 +187,7 @@ def test_thirty_questions_at_once(start_agent: Start, callers: Callable[[int], l
 
 
 def test_who_gets_an_answer_may_ask_again_at_once() -> None:
-    """Under policy `reject` the next question was BUSY: the worker was still marked as busy when it
-    answered.
-    """
+    """Under policy `reject` the next question was BUSY: the worker was still marked as busy."""
     worker, busy = RequestWorker(), list[bool]()
     for _ in range(3):
         done = threading.Event()
@@ -203,9 +203,7 @@ def test_who_gets_an_answer_may_ask_again_at_once() -> None:
 
 
 def test_the_inference_thread_outlives_an_answer_that_cannot_be_delivered() -> None:
-    """As when the executor goes away in the middle: the exception came out of the thread's loop and
-    ended it.
-    """
+    """As when the executor goes away in the middle: the exception ended the thread's loop."""
     errors, answered = list[BaseException](), threading.Event()
     worker = RequestWorker(on_error=errors.append)
 
@@ -317,9 +315,8 @@ def test_reset_while_loading(start_agent: Start) -> None:
     agent = start_agent(factory)
     assert begun.wait(10.0)
     agent.publish_frame(10**9)
-    assert wait_until(
-        lambda: agent.node.pipeline.scene_state().num_keyframes == 1
-    )  # frames come in meanwhile
+    scene = agent.node.pipeline.scene_state
+    assert wait_until(lambda: scene().num_keyframes == 1)  # frames come in meanwhile
     assert agent.call(Trigger, "reset_scene").success
     assert agent.call(QueryScene, "query", ask()).answer.error_code == ErrorCode.LOADING
     go_on.set()
@@ -354,28 +351,21 @@ def test_parameters_that_change_while_a_question_runs(start_agent: Start) -> Non
     )
     assert all(result.successful for result in results)
     assert agent.node.worker.busy  # still the same question
-    assert (
-        agent.call(QueryScene, "query", ask()).answer.error_code == ErrorCode.BUSY
-    )  # the new policy, at once
+    refused = agent.call(QueryScene, "query", ask()).answer
+    assert refused.error_code == ErrorCode.BUSY  # the new policy, at once
     first = goals.result(running).result.answer
     assert first.success, first.error_msg
-    assert (first.tokens.generated, len(first.keyframe_stamps)) == (
-        30,
-        3,
-    )  # as it was when it began
+    as_it_began = first.tokens.generated, len(first.keyframe_stamps)
+    assert as_it_began == (30, 3)
     second = agent.call(QueryScene, "query", ask()).answer
     assert (second.tokens.generated, len(second.keyframe_stamps)) == (2, 1)
-    assert (
-        agent.call(QueryScene, "query", ask("x" * 31)).answer.error_code
-        == ErrorCode.QUESTION_TOO_LONG
-    )
+    too_long = agent.call(QueryScene, "query", ask("x" * 31)).answer
+    assert too_long.error_code == ErrorCode.QUESTION_TOO_LONG
     assert agent.node.inference.internal_errors == 0
 
 
 def test_frames_and_resets_while_questions_run(start_agent: Start) -> None:
-    """Keyframes come, go and are all forgotten under a running question: it fails by name, or it is
-    right.
-    """
+    """Keyframes come, go, are all forgotten under a question: it fails by name, or is right."""
     agent = start_agent(
         **{"keyframe.max_views": 3, "action.queue_size": 64, "generation.max_new_tokens": 4}
     )
@@ -420,7 +410,7 @@ def test_a_caller_that_dies_takes_nobody_along(start_agent: Start, domain_id: in
 AGENT_SCRIPT = """
 import sys
 import ada3d_ros.ros.agent as agent
-from test.ros.conftest import scripted
+from test.support.ros_harness import scripted
 
 real = agent.build_node
 agent.build_node = lambda: real(scripted("word " * 400, step_s=0.05))
@@ -429,8 +419,9 @@ sys.exit(agent.main(sys.argv[1:]))
 
 
 class AgentProcess:
-    """The node's main() in a process of its own, with a decoder that takes 20 s for an answer, and
-    a peer that talks to it.
+    """The node's main() in a process of its own, and a peer that talks to it.
+
+    Its decoder takes 20 s for an answer.
     """
 
     def __init__(self, domain: int, tiny_model: Path, log: Path) -> None:
@@ -541,8 +532,9 @@ def test_sigterm_while_answering(
         )
         node = nodes[0]
         node.pipeline.observe(build_box_room(num_views=1, width=64, height=48).frames[0])
+        (question,) = (s for s in node.subscriptions if s.topic_name.endswith("/question"))
         for _ in range(2):
-            node.executor.create_task(node._requests._on_question, String(data="hello?"))
+            node.executor.create_task(question.callback, String(data="hello?"))
         wait_until(lambda: node.worker.queued == 1)
         os.kill(os.getpid(), signal.SIGTERM)
 
@@ -608,8 +600,9 @@ def test_bad_ros_arguments_end_with_a_sentence(
 
 
 def test_a_destroyed_node_is_gone(ros_context: Any) -> None:
-    """Its lifecycle services stayed in the graph until Python's collector ran: a second node of the
-    name, in the same process, was now and then never found.
+    """Its lifecycle services stayed in the graph until Python's collector ran.
+
+    A second node of the name, in the same process, was now and then never found.
     """
     observer = Node("observer", context=ros_context)
     for index in range(3):

@@ -1,4 +1,4 @@
-"""Lifecycle requests over real DDS that are not possible, and what `ada3d doctor` says of them."""
+"""Impossible lifecycle requests over real DDS, and what `ada3d doctor` says about them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ada3d_ros.errors import ErrorCode
 from ada3d_ros.pipeline import Ada3DPipeline
 from ada3d_ros.ros.doctor import BAD, Finding, check_graph
 from ada3d_ros.srv import QueryScene
-from test.ros.conftest import Harness, free_domain, scripted, wait_until
+from test.support.ros_harness import Harness, free_domain, scripted, wait_until
 
 Start = Callable[..., Harness]
 

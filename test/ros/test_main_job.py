@@ -1,6 +1,4 @@
-"""The main job, as a robot does it: a bag played by our player into the real node, each in a
-process of its own.
-"""
+"""The main job, as a robot does it: player and node in processes of their own, and questions."""
 
 from __future__ import annotations
 
@@ -24,15 +22,14 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
 
 from ada3d_ros.msg import AgentStatus, Answer
-from test.ros.conftest import free_domain
+from test.support.ros_harness import free_domain
 
+PROGRAM = "import sys; from ada3d_ros.cli import main; sys.exit(main())"
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 
 class Processes:
-    """Child processes in one ROS domain; all are stopped at the end, and must stop cleanly on
-    SIGINT.
-    """
+    """Child processes in one ROS domain; SIGINT must stop them cleanly at the end."""
 
     def __init__(self, domain: int, folder: Path) -> None:
         self._env = {
@@ -45,24 +42,14 @@ class Processes:
         self._children: list[tuple[str, subprocess.Popen[bytes]]] = []
 
     def start(self, name: str, *args: str) -> subprocess.Popen[bytes]:
-        command = [
-            sys.executable,
-            "-c",
-            "import sys; from ada3d_ros.cli import main; sys.exit(main())",
-            *args,
-        ]
+        command = [sys.executable, "-c", PROGRAM, *args]
         with (self._folder / f"{name}.log").open("wb") as log:
             child = subprocess.Popen(command, env=self._env, stdout=log, stderr=subprocess.STDOUT)
         self._children.append((name, child))
         return child
 
     def run(self, *args: str, timeout_s: float = 60.0) -> subprocess.CompletedProcess[str]:
-        command = [
-            sys.executable,
-            "-c",
-            "import sys; from ada3d_ros.cli import main; sys.exit(main())",
-            *args,
-        ]
+        command = [sys.executable, "-c", PROGRAM, *args]
         return subprocess.run(
             command, env=self._env, capture_output=True, text=True, timeout=timeout_s, check=False
         )
@@ -144,9 +131,7 @@ class Listener:
 
 
 def test_bag_to_answer(processes: tuple[Processes, int], bag: Path, tiny_model: Path) -> None:
-    """Keyframes from the bag, then a question by service on an otherwise idle node: an answer with
-    its latency.
-    """
+    """Keyframes from the bag, then a question by service to an idle node: answer and latency."""
     children, domain = processes
     children.start(
         "agent",
@@ -191,8 +176,9 @@ def test_bag_to_answer(processes: tuple[Processes, int], bag: Path, tiny_model: 
         stages = [latency[f"{stage}_ms"] for stage in ("spatial", "prefill", "decode")]
         assert all(ms > 0 for ms in stages)
         assert answer["scene_cached"]
-        assert latency["vision_ms"] is None  # every keyframe was looked at before the question came
-        assert answer["scene_staleness"] == 0.0  # and put in order while nothing was asked
+        # Every keyframe was encoded before the question came, and cached while nothing was asked.
+        assert latency["vision_ms"] is None
+        assert answer["scene_staleness"] == 0.0
         assert sum(stages) <= latency["total_ms"]
         assert listener.spin_until(lambda: bool(answers), 5.0)
         assert listener.spin_until(
@@ -200,11 +186,10 @@ def test_bag_to_answer(processes: tuple[Processes, int], bag: Path, tiny_model: 
         )
         assert float(_value(diagnostics[-1], "Inference", "total_ms_p95")) > 0
         assert _value(diagnostics[-1], "Inference", "internal_errors") == "0"
-        assert (
-            int(_value(diagnostics[-1], "Inputs", "rgb.received"))
-            == int(_value(diagnostics[-1], "Inputs", "depth.received"))
-            > 0
-        )
+        images = [
+            _value(diagnostics[-1], "Inputs", f"{name}.received") for name in ("rgb", "depth")
+        ]
+        assert int(images[0]) == int(images[1]) > 0
         assert float(_value(diagnostics[-1], "Synchronization", "frame_cpu_ms_p50")) > 0
         grounded = children.run("ground", "the cabinet")
         assert grounded.returncode == 1  # random weights write no box, and the node says so

@@ -29,7 +29,7 @@ from ada3d_ros.action import AskScene
 from ada3d_ros.errors import ErrorCode
 from ada3d_ros.msg import AgentStatus, Answer, GroundedBox, GroundedBoxArray
 from ada3d_ros.srv import GetModelInfo, GroundObject, QueryScene
-from test.ros.conftest import Harness, frame_messages, free_domain, scripted, wait_until
+from test.support.ros_harness import Harness, frame_messages, free_domain, scripted, wait_until
 
 Start = Callable[..., Harness]
 BOX_TEXT = (  # on the wall that the test camera sees

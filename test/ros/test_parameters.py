@@ -1,6 +1,4 @@
-"""ROS parameters: every setting is declared with description, unit and range; changes are checked,
-then applied.
-"""
+"""ROS parameters: declared with description, unit and range; changes are checked, then applied."""
 
 from __future__ import annotations
 
@@ -32,7 +30,7 @@ from ada3d_ros.pipeline import Ada3DPipeline
 from ada3d_ros.ros.node import build_node
 from ada3d_ros.ros.parameters import descriptor
 from ada3d_ros.srv import QueryScene
-from test.ros.conftest import Harness, free_domain, wait_until
+from test.support.ros_harness import Harness, free_domain, wait_until
 
 Start = Callable[..., Harness]
 GIVEN = {
@@ -85,9 +83,8 @@ def test_descriptors_over_dds_tell_description_unit_and_range(agent: Harness) ->
         assert f"[{setting.unit}]" in told.description or not setting.unit
         assert all(choice in told.description for choice in setting.choices)
         assert ("fixed while configured" in told.description) == setting.read_only
-        assert (
-            not told.read_only
-        )  # the middleware's flag would forbid it for ever, not only while configured
+        # The middleware's flag would forbid it for ever, not only while configured.
+        assert not told.read_only
         low_high = [
             (r.from_value, r.to_value) for r in (*told.floating_point_range, *told.integer_range)
         ]
@@ -158,7 +155,7 @@ def test_what_is_fixed_while_configured(agent: Harness, setting: Setting) -> Non
 
 @pytest.mark.parametrize("setting", READ_ONLY, ids=ids)
 def test_the_same_value_again_is_no_change(agent: Harness, setting: Setting) -> None:
-    """`ros2 param load` of the file the node was started with; lists were taken for another value."""
+    """`ros2 param load` of the file that the node started with; lists were taken for new values."""
     value = to_flat(agent.node.config)[setting.name]
     result = set_one(agent, setting.name, list(value) if isinstance(value, tuple) else value)
     assert result.successful, result.reason
@@ -218,9 +215,8 @@ def test_several_at_once_are_judged_together(agent: Harness) -> None:
         request = SetParametersAtomically.Request(parameters=parameters)
         return agent.call(SetParametersAtomically, "set_parameters_atomically", request).result
 
-    assert atomically(
-        depth__min_m=20.0, depth__max_m=30.0
-    ).successful  # either alone would be wrong
+    # Either alone would be wrong.
+    assert atomically(depth__min_m=20.0, depth__max_m=30.0).successful
     assert agent.node.config.depth.min_m == 20.0
     assert atomically(depth__min_m=0.1, depth__max_m=10.0).successful
     refused = atomically(sync__slop_sec=0.5, pose__timeout_sec=99.0)
@@ -236,9 +232,8 @@ def test_applied_settings_reach_every_part(agent: Harness) -> None:
     assert set_one(agent, "keyframe.max_views", 3).successful
     assert (node.inputs.matcher.slop_ns, node.inputs.matcher.queue_size) == (250_000_000, 7)
     assert node.intake.config.sync.queue_size == node.pipeline.config.sync.queue_size == 7
-    assert (
-        node.pipeline.config.keyframe.max_views == 3
-    )  # the buffer takes it with the next frame or question
+    # The buffer takes it with the next frame or question.
+    assert node.pipeline.config.keyframe.max_views == 3
     for name in ("sync.slop_sec", "sync.queue_size", "keyframe.max_views"):
         assert set_one(agent, name, SETTINGS[name].default).successful
 
@@ -289,14 +284,12 @@ def test_a_start_value_that_is_wrong(
     state, detail = agent.node.state_and_detail()
     assert state == AgentStatus.ERROR
     assert words in detail
-    assert (
-        words in agent.call(QueryScene, "query", QueryScene.Request(question="hi")).answer.error_msg
-    )
+    refused = agent.call(QueryScene, "query", QueryScene.Request(question="hi")).answer
+    assert words in refused.error_msg
     for name in parameters:
         default = SETTINGS[name].default
-        assert set_one(
-            agent, name, list(default) if isinstance(default, tuple) else default
-        ).successful
+        value = list(default) if isinstance(default, tuple) else default
+        assert set_one(agent, name, value).successful
     agent.node.trigger_configure()
     agent.node.trigger_activate()
     agent.publish_scene(1)

@@ -1,6 +1,4 @@
-"""Pruning in the node: parameters that change while it runs, what answers and diagnostics say, what
-is refused.
-"""
+"""Pruning in the node: changing parameters, what answers and diagnostics say, what is refused."""
 
 from __future__ import annotations
 
@@ -25,7 +23,7 @@ from ada3d_ros.pruning.calibration import Calibration, write_calibration
 from ada3d_ros.pruning.information import Masses
 from ada3d_ros.ros.guard import CoreLog
 from ada3d_ros.srv import GetModelInfo, GroundObject, QueryScene
-from test.ros.conftest import Harness, scripted, wait_until
+from test.support.ros_harness import Harness, scripted, wait_until
 
 Start = Callable[..., Harness]
 TEXT = "It is there."
@@ -42,9 +40,7 @@ def set_one(agent: Harness, name: str, value: Any) -> Any:
 
 @pytest.fixture
 def agent(start_agent: Start) -> Harness:
-    """A node with the default strategy that has seen a scene; what it says is scripted, what it
-    prunes is real.
-    """
+    """A node with the default strategy and a scene; its words are scripted, its pruning is real."""
     harness = start_agent(scripted(TEXT), **{"pruning.strategy": "adatoken3d"})
     harness.publish_scene(3)
     return harness
@@ -177,9 +173,7 @@ def test_a_keep_ratio_out_of_reach_is_answered(agent: Harness) -> None:
 
 
 def test_a_fitted_schedule_from_a_file(start_agent: Start, tmp_path: Path) -> None:
-    """Configure fails on the missing file and says so; with the file the schedule is the fitted
-    one.
-    """
+    """Configure fails on the missing file and says so; with the file the schedule is fitted."""
     file = tmp_path / "schedule.yaml"
     settings = {
         "pruning.strategy": "adatoken3d",
@@ -228,13 +222,12 @@ def test_diagnostics_show_the_schedule_and_the_costs(agent: Harness) -> None:
 def test_warnings_of_the_core_reach_the_nodes_log() -> None:
     said: list[str] = []
     log = CoreLog(said.append)
-    logging.getLogger("ada3d_ros.pruning.policy").warning("%d tokens", 3)
-    logging.getLogger("ada3d_ros.pruning.policy").warning(
-        "%d tokens", 4
-    )  # the same line within ten seconds
-    logging.getLogger("ada3d_ros.pruning.policy").info("not this")
+    core = logging.getLogger("ada3d_ros.pruning.policy")
+    core.warning("%d tokens", 3)
+    core.warning("%d tokens", 4)  # the same line within ten seconds
+    core.info("not this")
     log.close()
-    logging.getLogger("ada3d_ros.pruning.policy").warning("after closing")
+    core.warning("after closing")
     assert said == ["3 tokens"]
 
 
@@ -267,9 +260,7 @@ def test_a_calibration_file_that_goes_missing_blocks_nothing_else(
 
 
 def test_a_keep_ratio_is_what_the_caller_wrote(agent: Harness) -> None:
-    """0.7 in 32 bits is 0.699999988, which kept one token less of a thousand and was below a
-    pre_keep_ratio of 0.7.
-    """
+    """0.7 in 32 bits is 0.699999988: a token less of a thousand, below a pre_keep_ratio of 0.7."""
     assert set_one(agent, "pruning.pre_keep_ratio", 0.7).successful
     assert set_one(agent, "pruning.strategy", "uniform+adatoken3d").successful
     tokens = agent.call(QueryScene, "query", ask(keep_ratio=0.7)).answer.tokens

@@ -34,18 +34,10 @@ from std_msgs.msg import String
 from std_srvs.srv import SetBool
 
 from ada3d_ros.errors import SourceError
+from ada3d_ros.ros.cdr_stamps import header_stamp_ns, shift_header_stamp, starts_with_header
 from ada3d_ros.ros.conversions import ns_to_time
-from ada3d_ros.ros.replay import (
-    LOOP_GAP_NS,
-    Player,
-    ReplayOptions,
-    header_stamp_ns,
-    main,
-    message_class,
-    shift_header_stamp,
-    starts_with_header,
-)
-from test.ros.conftest import Spinner, wait_until
+from ada3d_ros.ros.replay import LOOP_GAP_NS, Player, ReplayOptions, main, message_class
+from test.support.ros_harness import Spinner, wait_until
 
 SECOND = 1_000_000_000
 START_NS = 1_600_000_000 * SECOND
@@ -154,8 +146,9 @@ def small_bag(
     period_ns: int = 50_000_000,
     storage: StoragePlugin = StoragePlugin.MCAP,
 ) -> Path:
-    """Poses on two topics with the same stamps, the second logged 40 ms later; a text; a type that
-    does not import.
+    """Poses on two topics with the same stamps, a text, a type that does not import.
+
+    The second topic's poses are logged 40 ms later.
     """
     messages: list[Recorded] = []
     for index in range(count):
@@ -170,7 +163,7 @@ def small_bag(
 
 
 @dataclass
-class EmissionGuard:
+class Received:
     """What a subscriber got, in order of arrival."""
 
     poses: list[int]
@@ -184,7 +177,7 @@ class Playback:
     """A player in a context of its own, its play() on a thread, and a node that listens."""
 
     def __init__(self, listener: Node, domain: int, bag: Path, **options: Any) -> None:
-        self.heard = EmissionGuard([], [], [], [], [])
+        self.heard = Received([], [], [], [], [])
         for topic, store in (("/pose", self.heard.poses), ("/late_pose", self.heard.late_poses)):
             listener.create_subscription(
                 PoseStamped, topic, lambda m, s=store, t=topic: self._hear_pose(m, s, t), 200
@@ -218,12 +211,13 @@ class Playback:
             self.error = error
 
     def start(self) -> None:
-        assert wait_until(
-            lambda: all(p.get_subscription_count() for p, _ in self.player._out.values())
-        )
+        topics = [topic for topic in self.player.topics if topic != "/clock"]
+        out = [p for p in self.player.publishers if p.topic_name in topics]
+        assert len(out) == len(topics)
+        assert wait_until(lambda: all(p.get_subscription_count() for p in out))
         self._thread.start()
 
-    def finish(self, timeout_s: float = 10.0) -> EmissionGuard:
+    def finish(self, timeout_s: float = 10.0) -> Received:
         self._thread.join(timeout_s)
         assert not self._thread.is_alive(), "play() did not end"
         assert self.error is None, repr(self.error)
@@ -272,7 +266,7 @@ def never_falling(values: Sequence[int]) -> bool:
 def test_a_bag_once(
     replay: Callable[..., Playback], tmp_path: Path, storage: StoragePlugin
 ) -> None:
-    """Everything arrives with its own stamp, /clock never falls and is there before what it dates."""
+    """Everything arrives with its own stamp; /clock never falls, and comes before what it dates."""
     playback = replay(small_bag(tmp_path / "bag", storage=storage))
     assert playback.player.wait_for_subscribers()
     assert playback.player.skipped == {"/thing": THING}  # listed, not fatal
@@ -291,9 +285,7 @@ def test_a_bag_once(
 def test_the_clock_does_not_fall_within_a_pass(
     replay: Callable[..., Playback], tmp_path: Path
 ) -> None:
-    """As when sleeping took a little longer than asked for: the next message is dated before what
-    was told already.
-    """
+    """As when a sleep took too long: the next message is dated before what was published last."""
     playback = replay(small_bag(tmp_path / "bag"), start_paused=True)
     for stamp_ns in (10, 30, 20, 40):
         playback.player._publish_clock(stamp_ns)
@@ -320,9 +312,8 @@ def test_a_loop_keeps_stamps_rising(replay: Callable[..., Playback], tmp_path: P
     assert never_falling(heard.clocks)
     passes = [heard.poses[i : i + 8] for i in (0, 8)]
     period_ns = passes[1][0] - passes[0][0]
-    assert [b - a for a, b in zip(*passes, strict=True)] == [
-        period_ns
-    ] * 8  # the pass as it was, later
+    later_by = [b - a for a, b in zip(*passes, strict=True)]
+    assert later_by == [period_ns] * 8
     duration_ns = 7 * 50_000_000 + 40_000_000
     assert duration_ns + LOOP_GAP_NS <= period_ns <= duration_ns + LOOP_GAP_NS + 10
 
@@ -341,9 +332,7 @@ def test_a_loop_that_jumps_back(replay: Callable[..., Playback], tmp_path: Path)
 def test_restamped_messages_are_of_now(
     replay: Callable[..., Playback], tmp_path: Path, rate: float
 ) -> None:
-    """And what had one stamp keeps one, though logged 40 ms apart: else colour and depth would not
-    pair at a rate.
-    """
+    """And what had one stamp keeps one, though logged 40 ms apart: as colour and depth have."""
     before = time.time_ns()
     playback = replay(small_bag(tmp_path / "bag"), restamp=True, rate=rate)
     heard = playback.finish()
@@ -362,7 +351,8 @@ def test_restamp_after_a_pause(replay: Callable[..., Playback], tmp_path: Path) 
     """The stamps stayed those of the moment before the pause, so that every frame was stale."""
     playback = replay(small_bag(tmp_path / "bag"), restamp=True, start_paused=True)
     time.sleep(0.8)
-    playback.player._resumed.set()
+    (set_paused,) = (s for s in playback.player.services if s.srv_name.endswith("/set_paused"))
+    set_paused.callback(SetBool.Request(data=False), SetBool.Response())
     resumed_ns = time.time_ns()
     heard = playback.finish()
     assert wait_until(lambda: len(heard.poses) == 8)
@@ -496,7 +486,7 @@ def test_sqlite_bags_of_older_distributions(
 # -- what is no bag
 
 
-def cut(path: Path) -> None:
+def truncate(path: Path) -> None:
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
 
@@ -513,7 +503,7 @@ BROKEN: dict[str, Callable[[Path], Path | None]] = {
     "metadata of something else": lambda bag: (bag / "metadata.yaml").write_text("a: 1\n") and None,
     "metadata that is empty": lambda bag: (bag / "metadata.yaml").write_text("") and None,
     "no storage file": lambda bag: storage_file(bag).unlink(),
-    "a storage file cut in half": lambda bag: cut(storage_file(bag)),
+    "a storage file cut in half": lambda bag: truncate(storage_file(bag)),
     "an empty storage file": lambda bag: storage_file(bag).write_bytes(b"") and None,
     "a storage file of noise": lambda bag: storage_file(bag).write_bytes(os.urandom(5000)) and None,
     "a text file": lambda bag: Path(shutil.copy(__file__, bag.parent / "bag.txt")),
@@ -550,9 +540,7 @@ def test_damage_found_while_playing(
     domain_id: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The index is whole, a chunk of messages is not: what comes before it is played, then a
-    sentence.
-    """
+    """The index is whole, a chunk of messages is not: what is before it is played."""
     real = AnyReader.messages
 
     def messages(self: AnyReader, *args: Any, **kwargs: Any) -> Iterator[Any]:
@@ -628,9 +616,7 @@ COMMAND = [
 
 
 def test_the_command(tmp_path: Path, domain_id: int) -> None:
-    """Skipped types are listed once; ROS arguments go behind --ros-args; Ctrl-C ends a loop with
-    exit code 0.
-    """
+    """Skipped types are listed once; --ros-args are for ROS; Ctrl-C ends a loop with code 0."""
     bag = small_bag(tmp_path / "bag")
     arguments = [
         str(bag),

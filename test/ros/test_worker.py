@@ -14,7 +14,7 @@ import pytest
 from ada3d_ros.errors import BusyError, CanceledError, RequestTimeoutError
 from ada3d_ros.ros.guard import ThrottledWarning
 from ada3d_ros.ros.worker import Job, LatestWorker, RequestWorker
-from test.ros.conftest import wait_until
+from test.support.ros_harness import wait_until
 
 
 @pytest.fixture
@@ -112,13 +112,9 @@ def test_throttled_warnings_say_how_many_were_held_back() -> None:
 
 
 def test_a_burst_that_comes_before_the_thread_takes_the_first(worker: RequestWorker) -> None:
-    """The first of five counted as waiting, so that a queue of two took two instead of three; under
-    load only.
-    """
+    """The first counted as waiting under load, so that a queue of two took two, not three."""
     release, results = threading.Event(), list[Any]()
-    worker.run_later(
-        lambda: release.wait(10.0)
-    )  # the thread is busy with something that is no request
+    worker.run_later(lambda: release.wait(10.0))  # the thread is busy, but with no request
     for _ in range(3):
         worker.submit(job(lambda _: "done", results), "queue", 2)
     with pytest.raises(BusyError, match="2 requests are waiting and one is running"):
@@ -128,8 +124,9 @@ def test_a_burst_that_comes_before_the_thread_takes_the_first(worker: RequestWor
 
 
 def test_waiting_jobs_that_can_run_together_do() -> None:
-    """Up to batch_size from the front of the queue, in order; one that cannot breaks the batch;
-    each gets its own outcome.
+    """Up to batch_size from the head of the queue, in order; each gets its own outcome.
+
+    One that cannot run with others ends the batch.
     """
     batches, results, gate = list[list[int]](), list[Any](), threading.Event()
 
@@ -188,20 +185,18 @@ def test_cancelling_reaches_every_job_of_a_batch() -> None:
     assert [type(result) for result in results[1:]] == [RequestTimeoutError] * 2
 
 
-# -- work ahead
+# -- background steps
 
 
-class Ahead:
-    """Work ahead whose pieces are given out one by one: each waits for `release`, and there are
-    always more while `left` says so.
-    """
+class Steps:
+    """Background steps, given out one by one: each waits for `release`, `left` are to do."""
 
     def __init__(self, left: int, held: bool = False) -> None:
-        self.left, self.done, self.looks = left, 0, 0
+        self.left, self.done, self.calls = left, 0, 0
         self.release, self.begun = threading.Semaphore(0 if held else 10**6), threading.Semaphore(0)
 
     def __call__(self) -> bool:
-        self.looks += 1
+        self.calls += 1
         if not self.left:
             return False
         self.begun.release()
@@ -211,118 +206,116 @@ class Ahead:
         return True
 
 
-def working_ahead(ahead: Any, **options: Any) -> RequestWorker:
-    return RequestWorker(run_background_step=ahead, **options)
+def with_steps(steps: Any, **options: Any) -> RequestWorker:
+    return RequestWorker(run_background_step=steps, **options)
 
 
 @pytest.fixture
 def never_idle(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No look for work without a reason: a job, a notify, or more that is left."""
+    """No background step without a reason: a job, a notify, or more that is left."""
     monkeypatch.setattr("ada3d_ros.ros.worker.IDLE_PERIOD_S", 1000.0)
 
 
 @pytest.mark.usefixtures("never_idle")
-def test_a_nudge_wakes_it_and_it_goes_on_until_nothing_is_left() -> None:
-    ahead = Ahead(0)
-    worker = working_ahead(ahead)
+def test_notify_wakes_it_and_it_goes_on_until_nothing_is_left() -> None:
+    steps = Steps(0)
+    worker = with_steps(steps)
     try:
         for count in (5, 1, 3):
-            ahead.left, before = count, ahead.done
+            steps.left, before = count, steps.done
             worker.notify()
-            assert wait_until(lambda before=before, count=count: ahead.done == before + count)
-        assert wait_until(
-            lambda: ahead.looks == 9 + 3
-        )  # one look each time that finds nothing, and no more
+            assert wait_until(lambda before=before, count=count: steps.done == before + count)
+        # One call each time that finds nothing to do, and no more.
+        assert wait_until(lambda: steps.calls == 9 + 3)
     finally:
         assert worker.stop()
 
 
 @pytest.mark.usefixtures("never_idle")
-def test_it_is_done_after_a_job_too() -> None:
-    ahead, results = Ahead(3), list[Any]()
-    worker = working_ahead(ahead)
+def test_steps_run_after_a_job_too() -> None:
+    steps, results = Steps(3), list[Any]()
+    worker = with_steps(steps)
     try:
-        worker.submit(job(lambda _: ahead.done, results), "queue", 1)
-        assert wait_until(lambda: ahead.done == 3)
+        worker.submit(job(lambda _: steps.done, results), "queue", 1)
+        assert wait_until(lambda: steps.done == 3)
         assert wait_until(lambda: len(results) == 1)
     finally:
         assert worker.stop()
 
 
-def test_it_looks_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_runs_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ada3d_ros.ros.worker.IDLE_PERIOD_S", 0.001)
-    ahead = Ahead(0)
-    worker = working_ahead(ahead)
+    steps = Steps(0)
+    worker = with_steps(steps)
     try:
-        assert wait_until(lambda: ahead.looks > 5)
+        assert wait_until(lambda: steps.calls > 5)
     finally:
         assert worker.stop()
 
 
 @pytest.mark.usefixtures("never_idle")
-def test_a_job_waits_for_one_piece_at_most() -> None:
-    ahead = Ahead(100, held=True)
+def test_a_job_waits_for_one_step_at_most() -> None:
+    steps = Steps(100, held=True)
     done_before: list[int] = []
     results: list[Any] = []
-    worker = working_ahead(ahead)
+    worker = with_steps(steps)
     try:
         worker.notify()
         for number in range(1, 6):
-            assert ahead.begun.acquire(timeout=10.0)  # in the middle of a piece
+            assert steps.begun.acquire(timeout=10.0)  # in the middle of a step
             for _ in range(2):
                 worker.submit(
-                    job(lambda _: done_before.append(ahead.done) or "done", results), "queue", 8
+                    job(lambda _: done_before.append(steps.done) or "done", results), "queue", 8
                 )
             worker.notify()
             assert len(results) == 2 * (number - 1)
-            ahead.release.release()
+            steps.release.release()
             assert wait_until(lambda number=number: len(results) == 2 * number)
         assert done_before == [1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
     finally:
-        ahead.left = 1
-        ahead.release.release(100)
+        steps.left = 1
+        steps.release.release(100)
         assert worker.stop()
 
 
 @pytest.mark.usefixtures("never_idle")
-def test_loading_comes_before_work_ahead() -> None:
-    ahead, order = Ahead(2, held=True), list[str]()
-    worker = working_ahead(ahead)
+def test_loading_comes_before_background_steps() -> None:
+    steps, order = Steps(2, held=True), list[str]()
+    worker = with_steps(steps)
     try:
         worker.notify()
-        assert ahead.begun.acquire(timeout=10.0)
-        worker.run_later(lambda: order.append(f"loaded after {ahead.done}"))
-        worker.submit(job(lambda _: order.append(f"answered after {ahead.done}"), []), "queue", 1)
-        ahead.release.release(2)
-        assert wait_until(lambda: len(order) == 2 and ahead.done == 2)
+        assert steps.begun.acquire(timeout=10.0)
+        worker.run_later(lambda: order.append(f"loaded after {steps.done}"))
+        worker.submit(job(lambda _: order.append(f"answered after {steps.done}"), []), "queue", 1)
+        steps.release.release(2)
+        assert wait_until(lambda: len(order) == 2 and steps.done == 2)
         assert order == ["loaded after 1", "answered after 1"]
     finally:
         assert worker.stop()
 
 
 @pytest.mark.usefixtures("never_idle")
-def test_a_piece_that_fails_is_said_and_the_thread_lives_on() -> None:
+def test_a_step_that_fails_is_reported_and_the_thread_lives_on() -> None:
     errors: list[BaseException] = []
     results: list[Any] = []
-    asked: list[int] = []
-    plan = [RuntimeError("planted"), True, False, ValueError("again")]
+    called: list[int] = []
+    plan: list[bool | Exception] = [RuntimeError("planted"), True, False, ValueError("again")]
 
-    def piece() -> bool:
-        asked.append(len(asked))
-        step = plan[asked[-1]]
-        if isinstance(step, Exception):
-            raise step
-        return bool(step)
+    def step() -> bool:
+        called.append(len(called))
+        planned = plan[called[-1]]
+        if isinstance(planned, Exception):
+            raise planned
+        return planned
 
-    worker = working_ahead(piece, on_error=errors.append)
+    worker = with_steps(step, on_error=errors.append)
     try:
         worker.notify()
         assert wait_until(lambda: len(errors) == 1)
         worker.submit(job(lambda _: "done", results), "queue", 1)
         assert wait_until(lambda: results == ["done"])
-        assert wait_until(
-            lambda: asked == [0, 1, 2]
-        )  # one more behind the job, and one that found nothing
+        # One more after the job, and one that found nothing to do.
+        assert wait_until(lambda: called == [0, 1, 2])
         worker.notify()
         assert wait_until(lambda: [str(error) for error in errors] == ["planted", "again"])
         assert worker.alive
@@ -331,18 +324,18 @@ def test_a_piece_that_fails_is_said_and_the_thread_lives_on() -> None:
 
 
 @pytest.mark.usefixtures("never_idle")
-def test_stop_leaves_pieces_undone() -> None:
-    ahead = Ahead(10**9)
-    worker = working_ahead(ahead)
+def test_stop_leaves_steps_undone() -> None:
+    steps = Steps(10**9)
+    worker = with_steps(steps)
     worker.notify()
-    assert wait_until(lambda: ahead.done > 3)
+    assert wait_until(lambda: steps.done > 3)
     assert worker.stop()
     assert not worker.alive
-    assert ahead.left > 0
+    assert steps.left > 0
 
 
 @pytest.mark.usefixtures("never_idle")
-def test_nudges_without_work_ahead_do_nothing(worker: RequestWorker) -> None:
+def test_notify_without_background_steps_does_nothing(worker: RequestWorker) -> None:
     results: list[Any] = []
     for _ in range(100):
         worker.notify()

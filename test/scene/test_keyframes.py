@@ -12,7 +12,7 @@ from ada3d_ros.geometry.pose import pose_from_quaternion
 from ada3d_ros.scene.keyframes import KeyframeBuffer, visible_voxels
 from ada3d_ros.sources.folder import FolderOptions, FolderSource
 from ada3d_ros.types import Intrinsics, KeyframeReason, RgbdFrame
-from test.box_room import build_box_room
+from test.support.box_room import build_box_room
 
 SIZE = 8
 CAMERA = Intrinsics(8.0, 8.0, 3.5, 3.5, SIZE, SIZE)
@@ -161,10 +161,8 @@ def test_eviction_keeps_most_of_a_room_covered():
         small.offer(f)
         large.offer(f)
     assert len(small) == 8 < len(large)
-    covered, all_seen = (
-        frozenset().union(*(visible_voxels(k.frame) for k in buffer.keyframes))
-        for buffer in (small, large)
-    )
+    covered = frozenset().union(*(visible_voxels(k.frame) for k in small.keyframes))
+    all_seen = frozenset().union(*(visible_voxels(k.frame) for k in large.keyframes))
     newest = frozenset().union(*(visible_voxels(f) for f in frames[-8:]))
     assert len(covered) > 0.75 * len(all_seen)
     assert len(covered) > 1.2 * len(newest)  # what a plain ring buffer would keep

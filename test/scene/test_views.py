@@ -26,8 +26,9 @@ SIZES = [(160, 120), (120, 160), (161, 97), (97, 161), (112, 112), (64, 48)]
 
 
 def plane_frame(width: int, height: int) -> RgbdFrame:
-    """A camera that looks at the slanted plane z = 2 + 0.3 x + 0.2 y (camera axes); depth is exact
-    at pixel centres.
+    """A camera before the slanted plane z = 2 + 0.3 x + 0.2 y (camera axes).
+
+    Depth is exact at pixel centres.
     """
     camera = Intrinsics(0.8 * width, 0.82 * width, 0.47 * width, 0.55 * height, width, height)
     u, v = np.meshgrid(np.arange(width), np.arange(height))
@@ -41,43 +42,43 @@ def plane_frame(width: int, height: int) -> RgbdFrame:
 
 def plane_errors(frame: RgbdFrame, compat: str) -> npt.NDArray[np.float32]:
     views = build_multiview([frame], 56, compat, MEAN, STD)
-    x, y, z = (
-        unproject_depth(views.depth_m, views.K, views.T_world_cam)[0] - views.T_world_cam[0, :3, 3]
-    ).unbind(-1)
+    points = unproject_depth(views.depth_m, views.K, views.T_world_cam)[0]
+    x, y, z = (points - views.T_world_cam[0, :3, 3]).unbind(-1)
     return (z - (2.0 + 0.3 * x + 0.2 * y)).abs().numpy()
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_default_geometry_is_right_in_every_aspect(size: tuple[int, int]) -> None:
-    """Points stay on the plane up to half an original pixel of nearest sampling."""
+    """Points stay on the plane up to half a pixel of nearest sampling."""
     assert plane_errors(plane_frame(*size), "default").max() < 0.016 * 120 / min(size)
 
 
 def test_reference_preset_keeps_the_portrait_error() -> None:
-    """cx is shifted by the negative half difference and cy not at all: the plane is missed by far."""
+    """cx is shifted by the negative half difference and cy not at all: the plane is far off."""
     assert plane_errors(plane_frame(120, 160), "reference").max() > 0.1
     assert plane_errors(plane_frame(160, 120), "reference").max() < 0.03
 
 
 @pytest.mark.parametrize("size", [(224, 112), (112, 224), (112, 112), (168, 112)])
 def test_default_intrinsics_account_for_half_a_pixel(size: tuple[int, int]) -> None:
-    """At half size, view pixel i covers original pixels 2i and 2i + 1 behind the crop: its ray lies
-    between theirs.
+    """At half size, view pixel i covers pixels 2i and 2i + 1 of the frame, after the crop.
+
+    Its ray lies between theirs.
     """
     frame = plane_frame(*size)
     K, camera = build_multiview([frame], 56, "default", MEAN, STD).K[0], frame.intrinsics
     for axis, (focal, centre) in enumerate(((camera.fx, camera.cx), (camera.fy, camera.cy))):
         crop = (size[axis] // 2 - 56) // 2
         for pixel in (0, 10, 55):
-            original = 2 * (pixel + crop) + 0.5
-            assert float((pixel - K[axis, 2]) / K[axis, axis]) == pytest.approx(
-                (original - centre) / focal, abs=1e-5
-            )
+            ray = (2 * (pixel + crop) + 0.5 - centre) / focal
+            found = float((pixel - K[axis, 2]) / K[axis, axis])
+            assert found == pytest.approx(ray, abs=1e-5)
 
 
 def test_reference_depth_width_follows_its_own_rounding() -> None:
-    """int(long * (side / short)), not int(side * long / short): 85 * (336 / 60) is just under 476
-    in floating point.
+    """int(long * (side / short)), not int(side * long / short).
+
+    85 * (336 / 60) is just under 476 in floating point.
     """
     assert reference_depth_size((640, 480), 336) == (448, 336)
     assert reference_depth_size((85, 60), 336) == (475, 336)
@@ -86,19 +87,16 @@ def test_reference_depth_width_follows_its_own_rounding() -> None:
 
 @pytest.mark.parametrize("size", SIZES)
 def test_default_depth_lies_on_the_grid_of_colour(size: tuple[int, int]) -> None:
-    """Colour and depth both hold the pixel's column (and row): after preprocessing they still
-    agree.
-    """
+    """Colour and depth both hold the pixel's column (and row): afterwards they still agree."""
     frame = plane_frame(*size)
     for channel in (0, 1):
         ramp = np.indices(frame.depth_m.shape)[1 - channel].astype(np.float32) + 1.0
         coded = RgbdFrame(0, frame.rgb, ramp, frame.intrinsics, frame.T_world_cam, "map")
         views = build_multiview([coded], 56, "default", MEAN, STD)
         coordinate = (views.pixels[0, channel] * STD[channel] + MEAN[channel]) * 255
-        error = (coordinate - (views.depth_m[0] - 1.0))[
-            3:-3, 3:-3
-        ]  # bicubic overshoots at the border
-        assert error.abs().max() < 0.65  # nearest sampling alone: half an original pixel
+        error = coordinate - (views.depth_m[0] - 1.0)
+        error = error[3:-3, 3:-3]  # bicubic overshoots at the border
+        assert error.abs().max() < 0.65  # nearest sampling alone: half a pixel
 
 
 def test_each_view_has_its_own_intrinsics() -> None:
@@ -128,18 +126,11 @@ def test_missing_depth_is_nan_by_default_and_zero_in_reference() -> None:
 def test_reference_depth_is_pillows_resize_and_crop(size: tuple[int, int], side: int) -> None:
     raw = np.random.default_rng(0).integers(0, 65535, (size[1], size[0])).astype(np.uint16)
     width, height = reference_depth_size(size, side)
-    box = (
-        (width - side) / 2,
-        (height - side) / 2,
-        (width - side) / 2 + side,
-        (height - side) / 2 + side,
-    )
-    expected = np.asarray(
-        Image.fromarray(raw).resize((width, height), Image.Resampling.NEAREST).crop(box)
-    )
-    assert np.array_equal(
-        preprocess_reference_depth(raw, side, 1000.0).numpy(), expected.astype(np.float32) / 1000
-    )
+    left, top = (width - side) / 2, (height - side) / 2
+    resized = Image.fromarray(raw).resize((width, height), Image.Resampling.NEAREST)
+    expected = np.asarray(resized.crop((left, top, left + side, top + side)))
+    found = preprocess_reference_depth(raw, side, 1000.0).numpy()
+    assert np.array_equal(found, expected.astype(np.float32) / 1000)
 
 
 def test_pad_keeps_the_whole_image_on_the_mean_colour() -> None:

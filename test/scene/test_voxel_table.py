@@ -1,6 +1,4 @@
-"""The voxel table: means as a loop over all points gives them, and views taken out as if they had
-never been in.
-"""
+"""The voxel table: means as of a loop over all points, and views taken out without a trace."""
 
 import numpy as np
 import pytest
@@ -12,37 +10,33 @@ VOXEL_M = 0.25
 
 
 def make_view(generator: torch.Generator, points: int = 200) -> VoxelSums:
-    xyz = torch.rand(points, 3, generator=generator) * torch.tensor([2.0, 2.0, 1.0]) + torch.tensor(
-        [-700.0, 31.0, 0.0]
-    )
-    return VoxelSums.of_patches(torch.randn(points, 6, generator=generator), xyz, VOXEL_M)
+    corner, size = torch.tensor([-700.0, 31.0, 0.0]), torch.tensor([2.0, 2.0, 1.0])
+    xyz = torch.rand(points, 3, generator=generator) * size + corner
+    return VoxelSums.from_patches(torch.randn(points, 6, generator=generator), xyz, VOXEL_M)
 
 
 def same_bits(a: VoxelTable, b: VoxelTable) -> bool:
-    mine, other = a.sums, b.sums
-    return all(
-        torch.equal(getattr(mine, name).view(torch.int32), getattr(other, name).view(torch.int32))
-        for name in ("features", "xyz_m")
-    ) and all(
-        torch.equal(getattr(mine, name), getattr(other, name)) for name in ("coords", "num_patches")
-    )
+    pairs = [
+        (a.sums.features.view(torch.int32), b.sums.features.view(torch.int32)),
+        (a.sums.xyz_m.view(torch.int32), b.sums.xyz_m.view(torch.int32)),
+        (a.sums.coords, b.sums.coords),
+        (a.sums.num_patches, b.sums.num_patches),
+    ]
+    return all(torch.equal(mine, other) for mine, other in pairs)
 
 
 def test_sums_are_those_of_a_loop_over_all_points() -> None:
     generator = torch.Generator().manual_seed(1)
-    xyz, features = (
-        torch.rand(300, 3, generator=generator) - 0.5,
-        torch.randn(300, 2, generator=generator),
-    )
+    xyz = torch.rand(300, 3, generator=generator) - 0.5
+    features = torch.randn(300, 2, generator=generator)
     table = VoxelTable()
     for view in range(3):
         rows = slice(100 * view, 100 * view + 100)
-        table.add(view, VoxelSums.of_patches(features[rows], xyz[rows], VOXEL_M))
+        table.add(view, VoxelSums.from_patches(features[rows], xyz[rows], VOXEL_M))
     expected: dict[tuple[int, ...], list[np.ndarray]] = {}
     for point, feature in zip(xyz.numpy(), features.double().numpy(), strict=True):
-        expected.setdefault(tuple(int(v) for v in np.rint(point / np.float32(VOXEL_M))), []).append(
-            feature
-        )
+        voxel = tuple(int(v) for v in np.rint(point / np.float32(VOXEL_M)))
+        expected.setdefault(voxel, []).append(feature)
     assert [tuple(c) for c in table.sums.coords.tolist()] == sorted(expected)
     assert table.sums.num_patches.tolist() == [len(expected[key]) for key in sorted(expected)]
     sums = np.array([np.sum(expected[key], axis=0) for key in sorted(expected)])
@@ -76,7 +70,7 @@ def test_the_last_view_taken_out_leaves_nothing() -> None:
 
 def test_changes_are_dated_per_voxel() -> None:
     def view(*xs: float) -> VoxelSums:
-        return VoxelSums.of_patches(
+        return VoxelSums.from_patches(
             torch.ones(len(xs), 1), torch.tensor([[x, 0.0, 0.0] for x in xs]), 1.0
         )
 
@@ -99,6 +93,6 @@ def test_finding_voxels_names_the_absent_ones() -> None:
 def test_training_gradients_pass_through() -> None:
     features = torch.randn(10, 3, requires_grad=True)
     table = VoxelTable()
-    table.add(0, VoxelSums.of_patches(features, torch.zeros(10, 3), 1.0))
+    table.add(0, VoxelSums.from_patches(features, torch.zeros(10, 3), 1.0))
     table.sums.features.sum().backward()
     assert torch.equal(features.grad, torch.ones(10, 3))

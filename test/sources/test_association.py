@@ -1,6 +1,4 @@
-"""Pairing of recorded stamps: against the definition, and on real colour and depth stamps that
-differ.
-"""
+"""Pairing of recorded stamps: against the definition, and on real stamps that differ."""
 
 import numpy as np
 from hypothesis import given
@@ -23,9 +21,8 @@ def test_pairs_are_near_one_to_one_and_leave_no_free_pair(a, b, gap):
     for i in range(len(a)):
         for j in range(len(b)):
             distance = abs(a[i] - b[j])
-            if (
-                distance <= gap
-            ):  # whoever could do better together is kept apart by someone at least as near
+            # Whoever could do better together is kept apart by someone at least as near.
+            if distance <= gap:
                 assert min(gap_of_a.get(i, 99), gap_of_b.get(j, 99)) <= distance
 
 

@@ -1,6 +1,4 @@
-"""Bags: what is written is read back, the recorded bag is the recorded folder, and bad messages are
-counted.
-"""
+"""Bags: what is written is read back, as from the recorded folder; bad messages are counted."""
 
 import json
 
@@ -20,7 +18,7 @@ from ada3d_ros.sources.bag_writer import BagOptions, to_millimetres, write_bag
 from ada3d_ros.sources.folder import FolderOptions, FolderSource
 from ada3d_ros.sources.make_bag import main
 from ada3d_ros.sources.topics import BagTopics, detect_topics
-from test.box_room import build_box_room
+from test.support.box_room import build_box_room
 
 STORE = get_typestore(Stores.ROS2_JAZZY)
 FRAMES = build_box_room(num_views=5, width=64, height=48).frames
@@ -69,7 +67,7 @@ def odometry(stamp_ns, T, frame_id="map"):
 
 
 def info(stamp_ns, frame, frame_id="cam"):
-    return bag_writer._camera_info(header(stamp_ns, frame_id), frame)
+    return bag_writer.camera_info(header(stamp_ns, frame_id), frame)
 
 
 def record(path, messages, storage=StoragePlugin.MCAP):
@@ -109,11 +107,9 @@ def base_messages(T_child_cam=None, depth_delay_ns=0):
 def assert_same_frames(read, frames, exact_color=True):
     assert len(read) == len(frames)
     for got, want in zip(read, frames, strict=True):
-        assert (got.stamp_ns, got.intrinsics, got.frame_id) == (
-            want.stamp_ns,
-            want.intrinsics,
-            want.frame_id,
-        )
+        assert got.stamp_ns == want.stamp_ns
+        assert got.intrinsics == want.intrinsics
+        assert got.frame_id == want.frame_id
         np.testing.assert_allclose(got.T_world_cam, want.T_world_cam, atol=1e-9)
         np.testing.assert_array_equal(np.isnan(got.depth_m), np.isnan(want.depth_m))
         np.testing.assert_allclose(got.depth_m, want.depth_m, atol=1e-3)
@@ -130,9 +126,8 @@ def test_round_trip(tmp_path, raw):
     assert_same_frames(list(source), FRAMES, exact_color=raw)
     assert_same_frames(list(source), FRAMES, exact_color=raw)  # a second pass
     assert source.dropped == {}
-    assert source.topics.rgb == (
-        "/camera/color/image_raw" if raw else "/camera/color/image_raw/compressed"
-    )
+    topic = "/camera/color/image_raw"
+    assert source.topics.rgb == (topic if raw else f"{topic}/compressed")
 
 
 def test_holes_in_depth_survive_the_bag(tmp_path):
@@ -159,9 +154,8 @@ def test_the_recorded_bag_is_the_recorded_folder(shared_dir):
         assert a.stamp_ns == b.stamp_ns
         np.testing.assert_allclose(a.T_world_cam, b.T_world_cam, atol=1e-9)
         both = ~np.isnan(a.depth_m) & ~np.isnan(b.depth_m)
-        assert (
-            np.isnan(a.depth_m) != np.isnan(b.depth_m)
-        ).mean() < 1e-3  # rounding at the limits of range
+        one_is_nan = np.isnan(a.depth_m) != np.isnan(b.depth_m)
+        assert one_is_nan.mean() < 1e-3  # rounding at the limits of range
         assert np.abs(a.depth_m[both] - b.depth_m[both]).max() < 1e-3
         count += 1
     assert count == 58
@@ -313,25 +307,11 @@ def test_make_bag_of_a_generated_room(tmp_path, capsys):
 
 def test_make_bag_of_a_folder(tmp_path, shared_dir, capsys):
     folder = shared_dir / "data" / "tum_fr3_cabinet"
-    assert (
-        main(
-            [
-                str(folder),
-                "-o",
-                str(tmp_path / "bag"),
-                "--intrinsics",
-                "535.4",
-                "539.2",
-                "320.1",
-                "247.6",
-            ]
-        )
-        == 0
-    )
+    intrinsics = ["--intrinsics", "535.4", "539.2", "320.1", "247.6"]
+    assert main([str(folder), "-o", str(tmp_path / "bag"), *intrinsics]) == 0
     assert "layout cabinet, 58 frames, 5000 depth units per metre" in capsys.readouterr().out
-    read = list(
-        BagSource(tmp_path / "bag", config=from_flat({"depth.min_m": 0.0, "depth.max_m": 70.0}))
-    )
+    config = from_flat({"depth.min_m": 0.0, "depth.max_m": 70.0})
+    read = list(BagSource(tmp_path / "bag", config=config))
     source = FolderSource(folder, FolderOptions(intrinsics=(535.4, 539.2, 320.1, 247.6)))
     assert_same_frames(read, list(source), exact_color=False)
 

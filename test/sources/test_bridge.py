@@ -24,9 +24,7 @@ RNG = np.random.default_rng(0)
 
 
 class RosbagsBridge:
-    """The surface of CvBridge over rosbags-image, which does not know row padding: give it tight
-    rows.
-    """
+    """CvBridge over rosbags-image, which does not know row padding: give it tight rows."""
 
     def imgmsg_to_cv2(
         self, img_msg: Any, desired_encoding: str = "passthrough"
@@ -70,15 +68,11 @@ def test_colour_is_the_same(encoding: str, bridge: ImageBridge) -> None:
 @pytest.mark.parametrize("encoding", DEPTH_ENCODINGS)
 def test_depth_is_the_same(encoding: str, big: bool, bridge: ImageBridge) -> None:
     millimetres = RNG.integers(0, 9000, (H, W))
-    values = (
-        (millimetres / 1000).astype(np.float32)
-        if encoding == "32FC1"
-        else millimetres.astype(np.uint16)
-    )
-    message = image(encoding, values, big)
-    np.testing.assert_array_equal(
-        depth_of(message, DepthConfig(), bridge), depth_of(message, DepthConfig())
-    )
+    values: npt.NDArray[Any] = millimetres.astype(np.uint16)
+    if encoding == "32FC1":
+        values = (millimetres / 1000).astype(np.float32)
+    message, config = image(encoding, values, big), DepthConfig()
+    np.testing.assert_array_equal(depth_of(message, config, bridge), depth_of(message, config))
 
 
 def test_a_bridge_that_raises_is_a_corrupt_frame() -> None:

@@ -8,7 +8,7 @@ from ada3d_ros.errors import FrameReason, SourceError
 from ada3d_ros.geometry.pose import to_quaternion
 from ada3d_ros.sources.bag_writer import to_millimetres
 from ada3d_ros.sources.folder import FolderOptions, FolderSource, parse_rotation
-from test.box_room import build_box_room
+from test.support.box_room import build_box_room
 
 K = (128.0, 128.0, 79.5, 59.5)
 K_TEXT = "128 0 79.5\n0 128 59.5\n0 0 1\n"
@@ -110,9 +110,8 @@ def test_scannet_registers_colour_and_skips_lost_poses(tmp_path, frames):
     read = list(source)
     assert source.dropped == {FrameReason.NO_POSE: 1}
     assert [f.stamp_ns for f in read] == [1_000_000_000, 1_100_000_000, 1_300_000_000]
-    difference = np.abs(
-        read[0].rgb.astype(int) - frames[0].rgb
-    )  # the same view at half the size, but for the edges
+    # The same view at half the size, but for the edges.
+    difference = np.abs(read[0].rgb.astype(int) - frames[0].rgb)
     assert np.median(difference) <= 4
     assert read[0].intrinsics == frames[0].intrinsics
 

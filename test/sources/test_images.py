@@ -1,6 +1,4 @@
-"""Pixel decoding: every encoding against arrays made here, every malformed input to the right
-reason, and fuzz.
-"""
+"""Pixel decoding: every encoding against arrays made here, bad input to its reason, and fuzz."""
 
 import array
 import io
@@ -14,10 +12,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from ada3d_ros.config import DepthConfig
 from ada3d_ros.errors import FrameError, FrameReason
 from ada3d_ros.sources.images import (
     COLOR_ENCODINGS,
     DEPTH_ENCODINGS,
+    RawImage,
     check_valid_fraction,
     decode_color,
     decode_compressed_color,
@@ -29,15 +29,14 @@ from ada3d_ros.sources.images import (
 
 RNG = np.random.default_rng(5)
 RGB = RNG.integers(0, 256, (6, 10, 3), dtype=np.uint8)
-LIMITS = (1.0, 0.1, 10.0)
+LIMITS = DepthConfig(scale=1.0, min_m=0.1, max_m=10.0)
 
 
 def color(encoding, pixels, padding=0):
     rows = pixels.reshape(len(pixels), -1)
     padded = np.pad(rows, ((0, 0), (0, padding)), constant_values=77)
-    return decode_color(
-        pixels.shape[0], pixels.shape[1], encoding, 0, padded.shape[1], padded.tobytes()
-    )
+    height, width = pixels.shape[:2]
+    return decode_color(RawImage(height, width, encoding, 0, padded.shape[1], padded.tobytes()))
 
 
 def encoded(pixels, codec, **options):
@@ -67,9 +66,7 @@ def test_colour_encodings(padding):
 
 @pytest.mark.parametrize("encoding", ["bayer_rggb8", "bayer_bggr8", "bayer_gbrg8", "bayer_grbg8"])
 def test_bayer_patterns_give_the_right_channels(encoding):
-    """ROS names a pattern by its first row, OpenCV's old constants by another: a swap turns red
-    into blue.
-    """
+    """ROS names a pattern by its first row, OpenCV's old constants by another: red against blue."""
     red_green_blue = {"r": 200, "g": 120, "b": 40}
     pattern = encoding.removeprefix("bayer_").removesuffix("8")
     mosaic = np.array(
@@ -84,13 +81,11 @@ def test_bayer_patterns_give_the_right_channels(encoding):
 
 def test_data_as_messages_carry_it_and_the_result_owns_its_memory():
     data = array.array("B", RGB.tobytes())  # rclpy; rosbags gives numpy arrays
-    out = decode_color(6, 10, "rgb8", 0, 30, data)
+    out = decode_color(RawImage(6, 10, "rgb8", 0, 30, data))
     data[0] ^= 255
     np.testing.assert_array_equal(out, RGB)
-    np.testing.assert_array_equal(decode_color(6, 10, "rgb8", 0, 30, RGB.reshape(-1)), RGB)
-    np.testing.assert_array_equal(
-        decode_color(6, 10, "rgb8", 0, 30, memoryview(RGB.tobytes())), RGB
-    )
+    for data in (RGB.reshape(-1), memoryview(RGB.tobytes())):
+        np.testing.assert_array_equal(decode_color(RawImage(6, 10, "rgb8", 0, 30, data)), RGB)
 
 
 @pytest.mark.parametrize("big", [0, 1])
@@ -98,7 +93,7 @@ def test_data_as_messages_carry_it_and_the_result_owns_its_memory():
 def test_millimetres_become_metres_and_zero_nan(encoding, big):
     mm = np.array([[0, 99, 100, 1234], [5000, 10000, 10001, 65535]], dtype=">u2" if big else "<u2")
     padded = np.pad(mm, ((0, 0), (0, 1)))  # the step is longer than the row
-    out = decode_depth(2, 4, encoding, big, 10, padded.tobytes(), *LIMITS)
+    out = decode_depth(RawImage(2, 4, encoding, big, 10, padded.tobytes()), LIMITS)
     nan = np.nan
     np.testing.assert_array_equal(out, np.float32([[nan, nan, 0.1, 1.234], [5, 10, nan, nan]]))
     assert out.dtype == np.float32
@@ -109,11 +104,12 @@ def test_float_metres_and_their_invalid_values(big):
     metres = np.array(
         [[np.nan, np.inf, -np.inf, -1.0], [0.0, 0.05, 1.5, 11.0]], dtype=">f4" if big else "<f4"
     )
-    out = decode_depth(2, 4, "32FC1", big, 16, metres.tobytes(), *LIMITS)
+    image = RawImage(2, 4, "32FC1", big, 16, metres.tobytes())
+    out = decode_depth(image, LIMITS)
     expected = np.full((2, 4), np.nan, np.float32)
     expected[1, 2] = 1.5
     np.testing.assert_array_equal(out, expected)
-    doubled = decode_depth(2, 4, "32FC1", big, 16, metres.tobytes(), 2.0, 0.1, 10.0)
+    doubled = decode_depth(image, DepthConfig(scale=2.0, min_m=0.1, max_m=10.0))
     assert doubled[1, 1] == np.float32(0.1)
     assert doubled[1, 2] == 3.0
 
@@ -125,7 +121,7 @@ def test_float_metres_and_their_invalid_values(big):
 )
 def test_mixed_up_units_are_refused(values, encoding):
     with pytest.raises(FrameError, match="metres and millimetres") as caught:
-        decode_depth(4, 4, encoding, 0, values.strides[0], values.tobytes(), *LIMITS)
+        decode_depth(RawImage(4, 4, encoding, 0, values.strides[0], values.tobytes()), LIMITS)
     assert caught.value.reason is FrameReason.BAD_UNITS
 
 
@@ -171,24 +167,24 @@ MM = np.array([[0, 500, 1000], [2000, 3000, 9999]], np.uint16)
 def test_compressed_depth_in_millimetres():
     data = struct.pack("<iff", 0, 0.0, 0.0) + encoded(MM, "PNG")
     for format in ("16UC1; compressedDepth", "16UC1; compressedDepth png"):
-        out = decode_compressed_depth(data, format, *LIMITS)
+        out = decode_compressed_depth(data, format, LIMITS)
         np.testing.assert_array_equal(
             out, np.where(MM > 0, MM / np.float32(1000), np.float32(np.nan))
         )
 
 
 def test_compressed_depth_of_floats_is_dequantised():
-    """compressed_depth_image_transport: value = a / depth + b, a = quantisation (q + 1), b = 1 - a
-    / depth_max.
+    """compressed_depth_image_transport: value = a / depth + b.
+
+    a = quantisation (q + 1), b = 1 - a / depth_max.
     """
     depth, depth_max, quantisation = np.float32([[0.5, 1, 2], [4, 8, 9.5]]), 10.0, 100.0
     a = quantisation * (quantisation + 1.0)
     b = 1.0 - a / depth_max
     values = np.rint(a / depth + b).astype(np.uint16)
     values[0, 0] = 0
-    out = decode_compressed_depth(
-        struct.pack("<iff", 0, a, b) + encoded(values, "PNG"), "32FC1; compressedDepth", *LIMITS
-    )
+    data = struct.pack("<iff", 0, a, b) + encoded(values, "PNG")
+    out = decode_compressed_depth(data, "32FC1; compressedDepth", LIMITS)
     assert np.isnan(out[0, 0])
     np.testing.assert_allclose(out.ravel()[1:], depth.ravel()[1:], rtol=6e-3)
 
@@ -201,103 +197,62 @@ def refused(reason, function, *arguments, match=None):
 
 def test_malformed_raw_images():
     data = RGB.tobytes()
-    refused(
-        FrameReason.BAD_ENCODING, decode_color, 6, 10, "16UC1", 0, 30, data, match="'16UC1'.*rgb8"
-    )
-    refused(
-        FrameReason.BAD_ENCODING,
-        decode_depth,
-        6,
-        10,
-        "rgb8",
-        0,
-        30,
-        data,
-        *LIMITS,
-        match="'rgb8'.*16UC1",
-    )
-    refused(
-        FrameReason.CORRUPT, decode_color, 6, 10, "rgb8", 0, 30, data[:-1], match="179 bytes.*180"
-    )
-    refused(FrameReason.CORRUPT, decode_color, 6, 10, "rgb8", 0, 29, data, match="step is 29")
-    refused(FrameReason.CORRUPT, decode_color, 6, 10, "rgb8", 0, 0, data)
-    refused(FrameReason.CORRUPT, decode_depth, 6, 10, "32FC1", 0, 40, b"", *LIMITS)
-    refused(FrameReason.BAD_SIZE, decode_color, 0, 10, "rgb8", 0, 30, data)
-    refused(
-        FrameReason.BAD_SIZE,
-        decode_color,
-        100_000,
-        100_000,
-        "rgb8",
-        0,
-        300_000,
-        data,
-        match="64 megapixels",
-    )
-    refused(FrameReason.BAD_SIZE, decode_color, 1, 10, "bayer_rggb8", 0, 10, data)
+
+    def color_refused(reason, *fields, match=None):
+        refused(reason, decode_color, RawImage(*fields), match=match)
+
+    def depth_refused(reason, *fields, match=None):
+        refused(reason, decode_depth, RawImage(*fields), LIMITS, match=match)
+
+    bad_encoding, corrupt = FrameReason.BAD_ENCODING, FrameReason.CORRUPT
+    color_refused(bad_encoding, 6, 10, "16UC1", 0, 30, data, match="'16UC1'.*rgb8")
+    depth_refused(bad_encoding, 6, 10, "rgb8", 0, 30, data, match="'rgb8'.*16UC1")
+    color_refused(corrupt, 6, 10, "rgb8", 0, 30, data[:-1], match="179 bytes.*180")
+    color_refused(corrupt, 6, 10, "rgb8", 0, 29, data, match="step is 29")
+    color_refused(corrupt, 6, 10, "rgb8", 0, 0, data)
+    depth_refused(corrupt, 6, 10, "32FC1", 0, 40, b"")
+
+    bad_size, side = FrameReason.BAD_SIZE, 100_000
+    color_refused(bad_size, 0, 10, "rgb8", 0, 30, data)
+    color_refused(bad_size, side, side, "rgb8", 0, 3 * side, data, match="64 megapixels")
+    color_refused(bad_size, 1, 10, "bayer_rggb8", 0, 10, data)
 
 
 def test_malformed_compressed_images():
     jpeg = encoded(smooth_image(), "JPEG")
     png = encoded(smooth_image(), "PNG")
-    for cut in (0, 1, 10, len(jpeg) // 2, len(jpeg) - 20):
-        refused(FrameReason.CORRUPT, decode_compressed_color, jpeg[:cut], "jpeg")
-    for cut in (8, 40, len(png) // 2):
-        refused(FrameReason.CORRUPT, decode_compressed_color, png[:cut], "png")
-    refused(FrameReason.CORRUPT, decode_compressed_color, encoded(smooth_image(), "BMP"), "jpeg")
+    bad_encoding, corrupt = FrameReason.BAD_ENCODING, FrameReason.CORRUPT
+
+    def color_refused(reason, data, format, match=None):
+        refused(reason, decode_compressed_color, data, format, match=match)
+
+    for size in (0, 1, 10, len(jpeg) // 2, len(jpeg) - 20):
+        color_refused(corrupt, jpeg[:size], "jpeg")
+    for size in (8, 40, len(png) // 2):
+        color_refused(corrupt, png[:size], "png")
+    color_refused(corrupt, encoded(smooth_image(), "BMP"), "jpeg")
     depth = struct.pack("<iff", 0, 0, 0) + encoded(MM, "PNG")
-    refused(
-        FrameReason.BAD_ENCODING,
-        decode_compressed_color,
-        depth,
-        "16UC1; compressedDepth png",
-        match="depth",
-    )
-    refused(FrameReason.BAD_ENCODING, decode_compressed_color, encoded(MM, "PNG"), "png")
-    refused(
-        FrameReason.CORRUPT, decode_compressed_depth, depth[:12], "16UC1; compressedDepth", *LIMITS
-    )
-    refused(
-        FrameReason.CORRUPT, decode_compressed_depth, depth[:-30], "16UC1; compressedDepth", *LIMITS
-    )
-    refused(
-        FrameReason.BAD_ENCODING,
-        decode_compressed_depth,
-        depth,
-        "16UC1; compressedDepth rvl",
-        *LIMITS,
-        match="rvl",
-    )
-    refused(FrameReason.BAD_ENCODING, decode_compressed_depth, depth, "jpeg", *LIMITS)
+    color_refused(bad_encoding, depth, "16UC1; compressedDepth png", match="depth")
+    color_refused(bad_encoding, encoded(MM, "PNG"), "png")
+
+    def depth_refused(reason, data, format, match=None):
+        refused(reason, decode_compressed_depth, data, format, LIMITS, match=match)
+
+    depth_refused(corrupt, depth[:12], "16UC1; compressedDepth")
+    depth_refused(corrupt, depth[:-30], "16UC1; compressedDepth")
+    depth_refused(bad_encoding, depth, "16UC1; compressedDepth rvl", match="rvl")
+    depth_refused(bad_encoding, depth, "jpeg")
     eight_bit = struct.pack("<iff", 0, 0, 0) + png
-    refused(
-        FrameReason.BAD_ENCODING,
-        decode_compressed_depth,
-        eight_bit,
-        "16UC1; compressedDepth",
-        *LIMITS,
-    )
-    refused(
-        FrameReason.CORRUPT,
-        decode_compressed_depth,
-        depth,
-        "32FC1; compressedDepth",
-        *LIMITS,
-        match="a=0",
-    )
+    depth_refused(bad_encoding, eight_bit, "16UC1; compressedDepth")
+    depth_refused(corrupt, depth, "32FC1; compressedDepth", match="a=0")
 
 
 def test_a_decompression_bomb_is_refused_before_it_unpacks():
     header = encoded(np.zeros((2, 2), np.uint8), "PNG")
     huge = header[:16] + struct.pack(">II", 60_000, 60_000) + header[24:]
     huge = huge[:29] + struct.pack(">I", zlib.crc32(huge[12:29])) + huge[33:]
-    refused(
-        FrameReason.BAD_SIZE,
-        decode_compressed_color,
-        huge,
-        "png",
-        match="3600000000 pixels.*64 megapixels",
-    )
+    words = "3600000000 pixels.*64 megapixels"
+    refused(FrameReason.BAD_SIZE, decode_compressed_color, huge, "png", match=words)
 
 
 sizes = st.one_of(st.integers(-2, 12), st.sampled_from([2**16, 2**31, 2**32 - 1]))
@@ -306,25 +261,27 @@ encodings = st.one_of(
 )
 
 
-@settings(max_examples=400, deadline=None)
-@given(
-    sizes,
-    sizes,
-    encodings,
-    st.integers(0, 255),
-    st.one_of(st.integers(-3, 60), sizes),
-    st.binary(max_size=300),
-    st.sampled_from([1.0, 1e-4, 1e3]),
+images = st.builds(
+    RawImage,
+    height=sizes,
+    width=sizes,
+    encoding=encodings,
+    is_bigendian=st.integers(0, 255),
+    step=st.one_of(st.integers(-3, 60), sizes),
+    data=st.binary(max_size=300),
 )
-def test_random_messages_decode_or_raise_frame_error(
-    height, width, encoding, big, step, data, scale
-):
-    for decode in (decode_color, lambda *a: decode_depth(*a, scale, 0.1, 10.0)):
+
+
+@settings(max_examples=400, deadline=None)
+@given(images, st.sampled_from([1.0, 1e-4, 1e3]))
+def test_random_messages_decode_or_raise_frame_error(image, scale):
+    limits = DepthConfig(scale=scale, min_m=0.1, max_m=10.0)
+    for decode in (decode_color, lambda image: decode_depth(image, limits)):
         try:
-            out = decode(height, width, encoding, big, step, data)
+            out = decode(image)
         except FrameError:
             continue
-        assert out.shape[:2] == (height, width)
+        assert out.shape[:2] == (image.height, image.width)
 
 
 GOOD = {
@@ -351,7 +308,7 @@ def test_damaged_files_decode_or_raise_frame_error(kind, edits, cut, format):
             data[at % len(data)] = value
     for decode in (
         lambda: decode_compressed_color(bytes(data), "jpeg"),
-        lambda: decode_compressed_depth(bytes(data), format, *LIMITS),
+        lambda: decode_compressed_depth(bytes(data), format, LIMITS),
     ):
         try:
             out = decode()

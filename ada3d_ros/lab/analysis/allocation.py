@@ -1,6 +1,6 @@
 """Figure 2: how much attention each kind of token pays to each kind, layer by layer.
 
-The answer is the one that the unpruned model gave, run behind the prompt in one pass; masses per
+The answer is the one that the unpruned model gave, run after the prompt in one pass; masses per
 key range, no T x T matrix.
 """
 
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ada3d_ros.engine.layer_walk import inspect_layers
 from ada3d_ros.lab.analysis.contribution import Array, Progress
 from ada3d_ros.lab.benchmarks.spread import spread
 from ada3d_ros.model.decoder import LlamaDecoder
@@ -26,16 +27,17 @@ KEY_KINDS = ("system", "spatial", "prompt", "answer")
 def attention_allocation(
     decoder: LlamaDecoder, prompt: PromptSequence, answer_ids: Sequence[int], stride: int = 1
 ) -> Array:
-    """Shares of attention (query kinds, key kinds, L) float64: means over heads and over the
-    queries of a kind; each query kind's shares sum to 1. NaN for the answer where there is none.
+    """Shares of attention (query kinds, key kinds, L) float64.
 
-    stride: every n-th spatial token is a query. Raises InvalidRequestError without spatial tokens
-    or text behind them.
+    Means over heads and over the queries of a kind; each query kind's shares sum to 1. NaN for the
+    answer where there is none. stride: every n-th spatial token is a query. Raises
+    InvalidRequestError without spatial tokens or text after them.
     """
+    # Prompt and answer as one sequence, with the borders of each kind of token.
     start, stop = prompt.spatial_span
     length, device = prompt.embeds.shape[0], prompt.embeds.device
     answer = torch.tensor(list(answer_ids), dtype=torch.int64, device=device)
-    hidden = torch.cat((prompt.embeds, decoder.embed(answer).to(prompt.embeds.dtype)))[None]
+    hidden = torch.cat((prompt.embeds, decoder.embed(answer).to(prompt.embeds.dtype)))
     tail = prompt.positions[-1] + 1 + torch.arange(len(answer), device=device)
     positions, total = torch.cat((prompt.positions, tail)), length + len(answer)
     rows = query_rows(total, (start, stop), stride, device)
@@ -46,19 +48,17 @@ def attention_allocation(
         "prompt": (stop, length),
         "answer": (length, total),
     }
-    rope = decoder.rope(positions)
     shares = np.full((len(QUERY_KINDS), len(KEY_KINDS), decoder.config.num_layers), np.nan)
-    for layer in range(decoder.config.num_layers):
-        made = decoder.ranking_inputs(layer, decoder.start_layer(layer, hidden), rope, rows)
-        found = range_masses(made.q[0], made.k[0], rows, ranges)
+
+    def inspect(q: torch.Tensor, k: torch.Tensor) -> dict[str, torch.Tensor]:
+        return range_masses(q, k, rows, ranges)
+
+    # One pass over prompt and answer; a mean of nothing is NaN.
+    sequence = PromptSequence(hidden, positions, (start, stop))
+    for layer, found in enumerate(inspect_layers(decoder, sequence, rows, inspect)):
         for row, chosen in enumerate(kinds):
             for column, key in enumerate(KEY_KINDS):
-                shares[row, column, layer] = float(
-                    found[key][chosen].double().mean()
-                )  # NaN of nothing
-        hidden = decoder.run_layers(
-            layer, layer + 1, hidden, positions, first=made.start, rope=rope
-        )
+                shares[row, column, layer] = float(found[key][chosen].double().mean())
     return shares
 
 
@@ -69,23 +69,22 @@ def measure_allocation(
     stride: int,
     progress: Progress,
 ) -> dict[str, Any]:
-    """Allocation over all prompts: query kind -> key kind -> mean and spread per layer; and how
-    many tokens each kind has, without which a share says little.
+    """Allocation over all prompts: query kind -> key kind -> mean and spread per layer.
+
+    With how many tokens each kind has, without which a share says little.
     """
+    # Prompt by prompt, then stacked: (n, query, key, L).
     samples = []
     for index, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
         progress(f"attention allocation, prompt {index + 1} of {len(prompts)}")
         samples.append(attention_allocation(decoder, prompt, answer, stride))
-    stacked = np.stack(samples)  # (n, query, key, L)
-    counts = [
-        (
-            p.spatial_span[0],
-            p.spatial_span[1] - p.spatial_span[0],
-            len(p.embeds) - p.spatial_span[1],
-            len(a),
-        )
-        for p, a in zip(prompts, answers, strict=True)
-    ]
+    stacked = np.stack(samples)
+
+    # Tokens of each kind, in the order of KEY_KINDS.
+    counts = []
+    for prompt, answer in zip(prompts, answers, strict=True):
+        start, stop = prompt.spatial_span
+        counts.append((start, stop - start, len(prompt.embeds) - stop, len(answer)))
     return {
         "n": len(prompts),
         "n_with_answer": sum(1 for answer in answers if answer),

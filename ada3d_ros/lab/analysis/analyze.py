@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -31,6 +31,7 @@ from ada3d_ros.lab.analysis.survival import (
 from ada3d_ros.lab.benchmarks.spread import plain
 from ada3d_ros.lab.command_line import check_writable, parse_list, run_verb
 from ada3d_ros.lab.evaluation.agreement import (
+    DropSweep,
     GreedyAnswer,
     check_layers,
     default_layers,
@@ -51,7 +52,6 @@ from ada3d_ros.model.checkpoint import LoadedModel
 from ada3d_ros.pruning.policy import Policy
 from ada3d_ros.types import PromptSequence
 
-T = TypeVar("T")
 KIND = "ada3d_ros analysis"
 ARRAYS_FILE = "survival.npz"
 FIGURES = (1, 2, 3, 4)
@@ -73,12 +73,15 @@ def build_parser() -> argparse.ArgumentParser:
             " argument, source or checkpoint that cannot be used."
         ),
     )
+    # What is analysed, and where the results go.
     parser.add_argument("sources", metavar="SOURCE", nargs="+", help=SOURCE_HELP)
     add_model_arguments(parser)
     parser.add_argument(
         "--out", type=Path, required=True, help="folder for the pictures and data; made if absent"
     )
     parser.add_argument("--json", type=Path, help="where the data goes (default OUT/analysis.json)")
+
+    # What is measured.
     parser.add_argument(
         "--strategy",
         default=",".join(STRATEGIES),
@@ -121,9 +124,11 @@ def build_parser() -> argparse.ArgumentParser:
 def check_options(
     options: argparse.Namespace,
 ) -> tuple[list[int], list[float], list[NamedStrategy]]:
-    """Figures, keep ratios and strategies, everything looked at before the weights are read. Raises
-    ConfigError.
+    """Figures, keep ratios and strategies, all checked before the weights are read.
+
+    Raises ConfigError.
     """
+    # Figures and the answers' length.
     figures = parse_list(options.figures, int, "--figures")
     if not set(figures) <= set(FIGURES):
         raise ConfigError(f"--figures {options.figures}: there are {', '.join(map(str, FIGURES))}.")
@@ -131,33 +136,38 @@ def check_options(
         raise ConfigError(
             f"--answer-tokens {options.answer_tokens}: an answer has at least 1 token."
         )
+
+    # Every strategy at every keep ratio, with the seed and stride of the command line.
     ratios = parse_list(options.keep_ratio, float, "--keep-ratio")
     base = from_flat(
         {"pruning.seed": options.seed, "pruning.adatoken3d.inf.query_stride": options.stride}
     )
-    return (
-        figures,
-        ratios,
-        named_strategies(parse_list(options.strategy, str, "--strategy"), ratios, base),
-    )
+    labels = parse_list(options.strategy, str, "--strategy")
+    return figures, ratios, named_strategies(labels, ratios, base)
 
 
 class Analysis:
-    """One run: a model, its scenes and questions, and what figures share (prompts, answers of the
-    unpruned model).
+    """One run: a model, its scenes and questions, and what figures share.
+
+    That is the prompts and the answers of the unpruned model.
     """
 
     def __init__(self, options: argparse.Namespace, progress: Progress) -> None:
+        # Arguments and questions before the weights.
         self.options, self.progress = options, progress
         self.figures, self.keep_ratios, self.strategies = check_options(options)
         self.questions = list(read_questions(options.questions))
         self.loaded, self.info, self.config = load_for(options, **{"pruning.seed": options.seed})
+
+        # Layers of figure 3, which depend on the decoder's depth.
         decoder = self.loaded.model.decoder
         self.layers: tuple[int, ...] = ()
         if 3 in self.figures:
             count = decoder.config.num_layers
             wanted = parse_list(options.layers, int, "--layers") if options.layers else None
             self.layers = default_layers(count) if wanted is None else check_layers(wanted, count)
+
+        # Scenes, prompts, and answers where a figure needs them.
         self.scenes = [self._read(source) for source in options.sources]
         self.prompts = unpruned_prompts(self.loaded, self.scenes, self.questions)
         self.answers: list[GreedyAnswer] = []
@@ -173,6 +183,7 @@ class Analysis:
 
     def measure(self) -> tuple[dict[str, Any], Arrays]:
         """The JSON data, and the arrays of figure 4."""
+        # Figure by figure, only those asked for.
         options, decoder, progress = self.options, self.loaded.model.decoder, self.progress
         results, arrays = self._head(), Arrays()
         if 1 in self.figures:
@@ -190,14 +201,9 @@ class Analysis:
                 decoder, self.prompts, ids, options.stride, progress
             )
         if 3 in self.figures:
+            sweep = DropSweep(self.layers, options.answer_tokens, options.seed)
             results["agreement"] = measure_agreement(
-                decoder,
-                self.prompts,
-                self.answers,
-                self.layers,
-                options.answer_tokens,
-                options.seed,
-                progress,
+                decoder, self.prompts, self.answers, sweep, progress
             )
         if 4 in self.figures:
             results["survival"], arrays = measure_survival(
@@ -206,8 +212,20 @@ class Analysis:
         return plain(results), arrays
 
     def _head(self) -> dict[str, Any]:
+        """What the file says before its figures: model, scenes, questions, seeds."""
         model, info = self.loaded.model, self.loaded.info
+        # Answers as text, and what each scene gave.
         texts = [self.loaded.tokenizer.decode(answer.token_ids) for answer in self.answers]
+        scenes = [
+            {
+                "name": scene.name,
+                "views": len(scene.frames),
+                "spatial_tokens": len(scene.tokens.xyz_m),
+                "voxel_size_m": scene.tokens.voxel_size_m,
+                "patches_match": patches_match(scene),
+            }
+            for scene in self.scenes
+        ]
         return {
             "kind": KIND,
             "model": info.path.resolve().name,
@@ -219,16 +237,7 @@ class Analysis:
             "seeds": [self.options.seed],
             "keep_ratios": self.keep_ratios,
             "questions": self.questions,
-            "scenes": [
-                {
-                    "name": scene.name,
-                    "views": len(scene.frames),
-                    "spatial_tokens": len(scene.tokens.xyz_m),
-                    "voxel_size_m": scene.tokens.voxel_size_m,
-                    "patches_match": patches_match(scene),
-                }
-                for scene in self.scenes
-            ],
+            "scenes": scenes,
             "unpruned_answers": texts,
         }
 
@@ -249,9 +258,11 @@ def run(options: argparse.Namespace, progress: Progress) -> tuple[dict[str, Any]
     """Measure, write, draw. Returns the data and the files. Raises Ada3DError, OSError."""
     from ada3d_ros.lab.analysis.plots import draw_figures
 
+    # See that the results can be written before the long part.
     data_file = options.json or options.out / "analysis.json"
     check_writable(options.out / ARRAYS_FILE, "--out")
     check_writable(data_file, "--json")
+
     analysis = Analysis(options, progress)
     results, arrays = analysis.measure()
     device = str(analysis.loaded.model.device)
@@ -260,13 +271,16 @@ def run(options: argparse.Namespace, progress: Progress) -> tuple[dict[str, Any]
         named: dict[str, Any] = dict(arrays)
         np.savez_compressed(options.out / ARRAYS_FILE, **named)
         files.append(options.out / ARRAYS_FILE)
+
+    # Pictures come from the written data alone.
     progress("drawing")
     return results, files + draw_figures(results, arrays, options.out)
 
 
 def summary(results: dict[str, Any]) -> str:
-    """What a person wants to see at once: the stride's deviation, and how much of the room each
-    strategy keeps.
+    """What a person wants to see at once.
+
+    The stride's deviation, and how much of the room each strategy keeps.
     """
     lines = []
     if results["random_weights"]:
@@ -279,30 +293,34 @@ def summary(results: dict[str, Any]) -> str:
             f" curve: INF {found['INF_of_mean_masses']:.2e}, I {found['I_of_mean_masses']:.2e})"
         )
     if "survival" in results:
-        cell = results["survival"]["cell_m"]
-        lines.append(
-            f"share of occupied {cell:g} m cells kept in the last layer; mean rank of the kept"
-            " tokens (0.5 = no bias); prefill FLOPs, ranking included, and KV bytes over those of"
-            " the unpruned prompt"
-        )
-        lines.append(
-            f"{'scene':<24} {'strategy':<14} {'keep':>5} {'achieved':>9} {'cells':>6} {'rank':>6}"
-            f" {'FLOPs':>6} {'KV':>5}"
-        )
-        for row in results["survival"]["rows"]:
-            head = f"{row['scene_name']:<24} {row['strategy']:<14} {row['keep_ratio']:>5g}"
-            if row["error"]:
-                lines.append(f"{head} {row['error']}")
-                continue
-            cells, rank = row["coverage"]["mean"][-1], row["position_bias"]["mean"][-1]
-            cost = row["cost"]
-            flops = (cost["prefill_flops"] + cost["rank_flops"]) / cost["unpruned_prefill_flops"]
-            kv = cost["kv_bytes"] / cost["unpruned_kv_bytes"]
-            lines.append(
-                f"{head} {row['keep_ratio_achieved']:>9.3f} {cells:>6.3f} {rank:>6.3f}"
-                f" {flops:>6.3f} {kv:>5.2f}"
-            )
+        lines += _survival_lines(results["survival"])
     return "\n".join(lines)
+
+
+def _survival_lines(data: dict[str, Any]) -> list[str]:
+    """A table of figure 4, with its meaning above it."""
+    lines = [
+        f"share of occupied {data['cell_m']:g} m cells kept in the last layer; mean rank of the"
+        " kept tokens (0.5 = no bias); prefill FLOPs, ranking included, and KV bytes over those of"
+        " the unpruned prompt",
+        f"{'scene':<24} {'strategy':<14} {'keep':>5} {'achieved':>9} {'cells':>6} {'rank':>6}"
+        f" {'FLOPs':>6} {'KV':>5}",
+    ]
+    for row in data["rows"]:
+        head = f"{row['scene_name']:<24} {row['strategy']:<14} {row['keep_ratio']:>5g}"
+        if row["error"]:
+            lines.append(f"{head} {row['error']}")
+            continue
+        # Of the last layer, and of the whole prompt.
+        cells, rank = row["coverage"]["mean"][-1], row["position_bias"]["mean"][-1]
+        cost = row["cost"]
+        flops = (cost["prefill_flops"] + cost["rank_flops"]) / cost["unpruned_prefill_flops"]
+        kv = cost["kv_bytes"] / cost["unpruned_kv_bytes"]
+        lines.append(
+            f"{head} {row['keep_ratio_achieved']:>9.3f} {cells:>6.3f} {rank:>6.3f}"
+            f" {flops:>6.3f} {kv:>5.2f}"
+        )
+    return lines
 
 
 def main(argv: list[str]) -> int:

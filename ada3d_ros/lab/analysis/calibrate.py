@@ -1,9 +1,8 @@
-"""`ada3d calibrate`: scenes in, a calibration file out: information per layer, and the retention
-schedule fitted to it.
+"""`ada3d calibrate`: scenes in, a calibration file out.
 
-Each question about each scene is one unpruned pass; their masses are averaged, mixed into one curve
-and fitted under the budget. The file holds the curve, so that the node can fit any other keep ratio
-from it.
+It holds information per layer and the retention schedule fitted to it. Each question about each
+scene is one unpruned pass; their masses are averaged, mixed into one curve and fitted under the
+budget. The file holds the curve, so that the node can fit any other keep ratio from it.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ada3d_ros.config import AgentConfig, from_flat
-from ada3d_ros.engine.information import decoder_shape, measure_information
+from ada3d_ros.engine.information import measure_information
 from ada3d_ros.lab.command_line import check_writable, run_verb
 from ada3d_ros.lab.evaluation.scenes import (
     SOURCE_HELP,
@@ -29,19 +28,14 @@ from ada3d_ros.lab.evaluation.scenes import (
 )
 from ada3d_ros.lab.results import provenance
 from ada3d_ros.model.checkpoint import LoadedModel
-from ada3d_ros.pruning.adatoken import (
-    adatoken_curve,
-    budget_measures,
-    budget_of,
-    fit_information,
-    information_settings,
-    layer_list,
-)
+from ada3d_ros.pruning.adatoken import adatoken_curve, budget_of, layer_list
 from ada3d_ros.pruning.calibration import Calibration, write_calibration
-from ada3d_ros.pruning.cost import DecoderShape, cost_of
+from ada3d_ros.pruning.cost import DecoderShape, PromptSizes, cost_of
+from ada3d_ros.pruning.fitted import fit_information, information_settings
 from ada3d_ros.pruning.information import Masses, falls_with_depth, information_of, mean_masses
-from ada3d_ros.pruning.policy import NOMINAL_SPATIAL, NOMINAL_TEXT, Policy
+from ada3d_ros.pruning.policy import NOMINAL_TEXT, Policy
 from ada3d_ros.pruning.schedule import RetentionSchedule, Staircase
+from ada3d_ros.pruning.strategy import LayerBudget
 
 Samples = list[list[Masses]]
 
@@ -53,14 +47,12 @@ def measure_scenes(
     config: AgentConfig,
     stride: int,
 ) -> tuple[Samples, list[int]]:
-    """Masses of every question about every scene, and the spatial tokens of each scene. Progress
-    goes to stderr.
+    """Masses of every question about every scene, and the spatial tokens of each scene.
+
+    Progress goes to stderr.
     """
-    policy, samples, sizes = (
-        Policy.from_config(from_flat({"pruning.strategy": "none"}).pruning),
-        Samples(),
-        list[int](),
-    )
+    policy = Policy.from_config(from_flat({"pruning.strategy": "none"}).pruning)
+    samples, sizes = Samples(), list[int]()
     with tqdm(total=len(sources) * len(questions), unit="pass") as progress:
         for source in sources:
             scene = read_scene(loaded, source, config)
@@ -81,24 +73,24 @@ def calibrate(
     config: AgentConfig,
 ) -> Calibration:
     """The calibration of a model on these scenes, under the budget of `config.pruning`."""
+    # The decoder, the keep ratio, and the layers that drop.
     ada = config.pruning.adatoken3d
-    shape, ratio = decoder_shape(loaded.model.decoder.config), config.pruning.keep_ratio
+    shape, ratio = DecoderShape.from_config(loaded.model.decoder.config), config.pruning.keep_ratio
     stairs = Staircase(shape.num_layers, ada.first_prune_layer, layer_list(ada.prune_layers))
     falling = tuple(map(float, np.linspace(1.0, 0.0, shape.num_layers)))
     # Can the budget be met at all? Asked before the long part.
-    adatoken_curve(ada, stairs, ratio, shape, NOMINAL_SPATIAL, NOMINAL_TEXT, falling)
+    adatoken_curve(ada, stairs, LayerBudget(shape, ratio, information=falling))
     samples, sizes = measure_scenes(loaded, sources, questions, config, ada.inf.query_stride)
     masses, settings = mean_masses(samples), information_settings(ada)
     found = information_of(masses, settings)
-    I, size, text = tuple(map(float, found.I)), int(np.mean(sizes)), NOMINAL_TEXT
-    curve = adatoken_curve(ada, stairs, ratio, shape, size, text, I)
+    I, size = tuple(map(float, found.I)), int(np.mean(sizes))
+    goal = LayerBudget(shape, ratio, sizes=PromptSizes(size, NOMINAL_TEXT, size), information=I)
+    curve = adatoken_curve(ada, stairs, goal)
     retention = stairs.hold(np.clip(curve, 0.0, 1.0))
     mode, target = budget_of(ada, ratio)
     parameters: dict[str, float] = {}
     if falls_with_depth(found.I) and mode != "parameters":
-        fit = fit_information(
-            ada, stairs, found.I, mode, budget_measures(stairs, shape, size, text), target
-        )
+        fit = fit_information(ada, stairs, goal)
         parameters = {
             "alpha": fit.alpha,
             "beta": fit.beta,
@@ -106,6 +98,8 @@ def calibrate(
             "L0": ada.fit.L0,
             "loss": fit.loss,
         }
+
+    # What the file holds.
     model = loaded.info
     return Calibration(
         model=model.path.resolve().name,
@@ -131,20 +125,16 @@ def calibrate(
 
 def describe(calibration: Calibration, path: Path, shape: DecoderShape, element_size: int) -> str:
     """What a person wants to know of a calibration, and how the node takes it."""
+    # Layer by layer.
     lines = [f"{'layer':>5} {'S_self':>7} {'S_sp':>7} {'INF':>8} {'I':>6} {'kept':>6}"]
-    for layer, (m, inf, i, kept) in enumerate(
-        zip(
-            calibration.masses,
-            calibration.INF,
-            calibration.information,
-            calibration.retention,
-            strict=True,
-        ),
-        1,
-    ):
+    c = calibration
+    curves = zip(c.masses, c.INF, c.information, c.retention, strict=True)
+    for layer, (m, inf, i, kept) in enumerate(curves, 1):
         lines.append(
             f"{layer:>5} {m.S_self:>7.3f} {m.S_sp:>7.3f} {inf:>8.4f} {i:>6.3f} {kept:>6.3f}"
         )
+
+    # What the budget came to, and what a prompt costs under it.
     budget = calibration.budget
     lines.append(
         f"{calibration.samples} passes; budget {budget['mode']} {budget['value']:g}, achieved mean"
@@ -158,6 +148,8 @@ def describe(calibration: Calibration, path: Path, shape: DecoderShape, element_
         f" decode {cost.decode_flops / 1e9:.3g} of {cost.unpruned_decode_flops / 1e9:.3g} GFLOP a"
         f" token; KV {cost.kv_bytes / 2**20:.3g} of {cost.unpruned_kv_bytes / 2**20:.3g} MiB"
     )
+
+    # Why the curve may mean nothing, and how the node takes the file.
     if calibration.random_weights:
         lines.append(
             "NOTE: this model has random weights, it was never trained: the curve means nothing."
@@ -175,10 +167,8 @@ def describe(calibration: Calibration, path: Path, shape: DecoderShape, element_
     return "\n".join(lines)
 
 
-def main(argv: Sequence[str]) -> int:
-    """`ada3d calibrate`: returns 0; 2 with a sentence on stderr where something is missing or out
-    of range.
-    """
+def build_parser() -> argparse.ArgumentParser:
+    """The arguments of `ada3d calibrate`."""
     parser = argparse.ArgumentParser(
         prog="ada3d calibrate",
         description=(
@@ -191,6 +181,7 @@ def main(argv: Sequence[str]) -> int:
             " --keep-ratio 0.3"
         ),
     )
+    # What is measured, and the file.
     parser.add_argument("sources", nargs="+", metavar="SOURCE", help=SOURCE_HELP)
     add_model_arguments(parser)
     parser.add_argument(
@@ -200,6 +191,8 @@ def main(argv: Sequence[str]) -> int:
         default=Path("schedule.yaml"),
         help="file to write (default schedule.yaml)",
     )
+
+    # The budget and the measurement; what is not given is as in --config.
     parser.add_argument(
         "--keep-ratio",
         type=float,
@@ -216,7 +209,13 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--stride", type=int, help="every n-th spatial token is a query (default 10; 1 = exact)"
     )
-    options = parser.parse_args(list(argv))
+    return parser
+
+
+def main(argv: Sequence[str]) -> int:
+    """`ada3d calibrate`: returns 0; 2 with a sentence on stderr for what cannot be used."""
+    # Settings of the command line stand over those of --config.
+    options = build_parser().parse_args(list(argv))
     given = {
         "pruning.keep_ratio": options.keep_ratio,
         "pruning.adatoken3d.budget.mode": options.budget,
@@ -232,6 +231,10 @@ def main(argv: Sequence[str]) -> int:
         loaded, info, config = load_for(options, **settings)
         calibration = calibrate(loaded, info.sha256, options.sources, questions, config)
         path, decoder = write_calibration(options.out, calibration), loaded.model.decoder
-        print(describe(calibration, path, decoder_shape(decoder.config), decoder.dtype.itemsize))
+        print(
+            describe(
+                calibration, path, DecoderShape.from_config(decoder.config), decoder.dtype.itemsize
+            )
+        )
 
     return run_verb("calibrate", work)

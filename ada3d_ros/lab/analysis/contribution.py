@@ -1,6 +1,4 @@
-"""Figure 1: what spatial tokens contribute in each decoder layer, and the retention curves that
-follow from it.
-"""
+"""Figure 1: what spatial tokens contribute in each decoder layer, and how many that leaves."""
 
 from __future__ import annotations
 
@@ -12,13 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from ada3d_ros.config import PruningConfig
-from ada3d_ros.engine.information import decoder_shape, measure_information
+from ada3d_ros.engine.information import measure_information
 from ada3d_ros.errors import ConfigError
 from ada3d_ros.lab.benchmarks.spread import plain, spread
 from ada3d_ros.model.decoder import LlamaDecoder
-from ada3d_ros.pruning.adatoken import fit_settings, information_settings
 from ada3d_ros.pruning.cost import DecoderShape
 from ada3d_ros.pruning.fit import fit_mean
+from ada3d_ros.pruning.fitted import fit_settings, information_settings
 from ada3d_ros.pruning.information import Masses, falls_with_depth, information_of, mean_masses
 from ada3d_ros.pruning.policy import Policy
 from ada3d_ros.types import PromptSequence
@@ -37,10 +35,12 @@ def measure_contribution(
     stride: int,
     progress: Progress,
 ) -> dict[str, Any]:
-    """Masses and curves of every layer over unpruned prompts, measured on every stride-th spatial
-    query; how far the configured stride is from all queries; fitted and fixed retention at each
+    """Masses and curves of every layer over unpruned prompts, on every stride-th spatial query.
+
+    With how far the configured stride is from all queries, and fitted and fixed retention at each
     keep ratio.
     """
+    # Every prompt at every stride that is compared.
     ada = pruning.adatoken3d
     strides = sorted({1, ada.inf.query_stride, stride})
     measured: dict[int, list[list[Masses]]] = {each: [] for each in strides}
@@ -48,11 +48,13 @@ def measure_contribution(
         progress(f"information contribution, prompt {index + 1} of {len(prompts)}")
         for each in strides:
             measured[each].append(measure_information(decoder, prompt, each))
+
+    # Curves of each sample, and of the mean masses.
     settings = information_settings(ada)
     samples = [information_of(masses, settings) for masses in measured[stride]]
     mean = information_of(mean_masses(measured[stride]), settings)
     stacked = mass_table(measured[stride])
-    shape = decoder_shape(decoder.config)
+    shape = DecoderShape.from_config(decoder.config)
     return {
         "n": len(prompts),
         "stride": stride,
@@ -79,35 +81,39 @@ def mass_table(samples: Sequence[Sequence[Masses]]) -> Array:
 def stride_deviation(
     measured: dict[int, list[list[Masses]]], stride: int, pruning: PruningConfig
 ) -> dict[str, Any]:
-    """Largest absolute difference between measuring on every stride-th query and on all: over
-    layers and samples, and for the curves of the mean masses (what a calibration would hold).
+    """Largest absolute difference between measuring on every stride-th query and on all.
+
+    Over layers and samples, and for the curves of the mean masses (what a calibration would hold).
     """
     settings = information_settings(pruning.adatoken3d)
     result: dict[str, Any] = {"stride": stride, "reference_stride": 1}
     result["masses"] = float(np.abs(mass_table(measured[stride]) - mass_table(measured[1])).max())
+
+    # Sample by sample, and of the means.
     few, every = (
         [information_of(masses, settings) for masses in measured[each]] for each in (stride, 1)
     )
     means = [information_of(mean_masses(measured[each]), settings) for each in (stride, 1)]
     for name in ("INF", "I"):
-        pairs = zip(few, every, strict=True)
-        result[name] = float(
-            max(np.abs(getattr(a, name) - getattr(b, name)).max() for a, b in pairs)
-        )
-        result[f"{name}_of_mean_masses"] = float(
-            np.abs(getattr(means[0], name) - getattr(means[1], name)).max()
-        )
+        differences = [
+            np.abs(getattr(a, name) - getattr(b, name)).max()
+            for a, b in zip((*few, means[0]), (*every, means[1]), strict=True)
+        ]
+        result[name] = float(max(differences[:-1]))
+        result[f"{name}_of_mean_masses"] = float(differences[-1])
     return result
 
 
 def retention_curves(
     I: Array, keep_ratio: float, pruning: PruningConfig, shape: DecoderShape
 ) -> dict[str, Any]:
-    """The share of spatial tokens alive in each layer under the fitted and the fixed curve, as the
-    layers get it; an error sentence where the decoder cannot reach the keep ratio. `used`: which
-    one AdaToken-3D takes of the two when the schedule is `fitted` (the fixed one where information
-    does not fall with depth).
+    """The share of spatial tokens alive in each layer under the fitted and the fixed curve.
+
+    As the layers get it; an error sentence where the decoder cannot reach the keep ratio. `used`:
+    which one AdaToken-3D takes of the two when the schedule is `fitted` (the fixed one where
+    information does not fall with depth).
     """
+    # Both curves, held at the layers that drop.
     ada = pruning.adatoken3d
     fitted = dataclasses.replace(
         ada, schedule="fitted", calibration="per_scene", on_degenerate="flat"
@@ -119,6 +125,8 @@ def retention_curves(
         "fitted": _retention(dataclasses.replace(pruning, adatoken3d=fitted), I, keep_ratio, shape),
         "fixed": _retention(dataclasses.replace(pruning, adatoken3d=fixed), I, keep_ratio, shape),
     }
+
+    # Parameters of the fit itself, where there is one.
     try:
         found = fit_mean(I, keep_ratio, fit_settings(ada))
     except ConfigError:

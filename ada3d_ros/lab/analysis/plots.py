@@ -6,6 +6,8 @@ and Ito's, which colour-blind readers can tell apart; a strategy has the same on
 
 from __future__ import annotations
 
+import itertools
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,16 +25,9 @@ Results = Mapping[str, Any]
 Arrays = Mapping[str, npt.NDArray[Any]]
 Array = npt.NDArray[np.float64]
 DPI = 110
-BLACK, ORANGE, SKY, GREEN, BLUE, VERMILION, PURPLE, GREY = (
-    "#000000",
-    "#E69F00",
-    "#56B4E9",
-    "#009E73",
-    "#0072B2",
-    "#D55E00",
-    "#CC79A7",
-    "#7F7F7F",
-)
+BLACK, GREY = "#000000", "#7F7F7F"
+ORANGE, SKY, GREEN = "#E69F00", "#56B4E9", "#009E73"
+BLUE, VERMILION, PURPLE = "#0072B2", "#D55E00", "#CC79A7"
 STRATEGY_STYLES: dict[str, tuple[str, str]] = {  # label -> colour, marker
     "adatoken3d": (BLUE, "o"),
     "ada-unroped": (SKY, "s"),
@@ -73,16 +68,11 @@ def new_figure(width_in: float, height_in: float, layout: str = "constrained") -
 
 def set_title(figure: Figure, title: str, results: Results, n: int) -> None:
     """What, of which model, from how much; in red where the weights are random."""
-    text = f"{title}\nmodel {results['model']}, n = {n}"
+    text, style = f"{title}\nmodel {results['model']}, n = {n}", {}
     if results["random_weights"]:
-        figure.suptitle(
-            f"{text}\nRANDOM WEIGHTS: curves mean nothing",
-            color="red",
-            fontweight="bold",
-            parse_math=False,
-        )
-    else:
-        figure.suptitle(text, parse_math=False)  # a dollar sign in a question is no formula
+        text += "\nRANDOM WEIGHTS: curves mean nothing"
+        style = {"color": "red", "fontweight": "bold"}
+    figure.suptitle(text, parse_math=False, **style)  # a dollar sign in a question is no formula
 
 
 def save(figure: Figure, path: Path) -> Path:
@@ -99,16 +89,12 @@ def numbers(values: Sequence[Any]) -> Array:
 
 
 def draw_spread(axes: Axes, x: Sequence[float], measured: Results, **style: Any) -> None:
-    """A line at the mean with a band of one standard deviation; no band where there is but one
-    sample.
-    """
+    """A line at the mean, in a band of one standard deviation where there are several samples."""
     mean = numbers(measured["mean"])
     (line,) = axes.plot(x, mean, markersize=4, linewidth=1.6, **style)
     if measured["std"] is not None:
-        std = numbers(measured["std"])
-        axes.fill_between(
-            x, mean - std, mean + std, color=line.get_color(), alpha=0.15, linewidth=0
-        )
+        std, color = numbers(measured["std"]), line.get_color()
+        axes.fill_between(x, mean - std, mean + std, color=color, alpha=0.15, linewidth=0)
 
 
 def legend_below(axes: Axes, columns: int) -> None:
@@ -129,8 +115,9 @@ def layer_axis(axes: Axes, layers: Sequence[int]) -> None:
 
 
 def draw_figures(results: Results, arrays: Arrays, out: Path) -> list[Path]:
-    """Every figure that the data holds; returns the files. Raises ConfigError where matplotlib is
-    absent.
+    """Every figure that the data holds; returns the files.
+
+    Raises ConfigError where matplotlib is absent.
     """
     from ada3d_ros.lab.analysis.survival_plots import draw_survival
 
@@ -153,6 +140,8 @@ def draw_contribution(results: Results, path: Path) -> Path:
     layers = data["layers"]
     figure = new_figure(15, 6)
     masses, terms, curves = figure.subplots(1, 3)
+
+    # Left: what was measured.
     styles = {
         "S_self": (BLUE, "o", "spatial → spatial"),
         "S_ss": (GREY, "s", "spatial → system"),
@@ -160,12 +149,12 @@ def draw_contribution(results: Results, path: Path) -> Path:
         "S_cross": (PURPLE, "D", "a1 S_sp + a2 S_ss"),
     }
     for name, (color, marker, meaning) in styles.items():
-        draw_spread(
-            masses, layers, data[name], color=color, marker=marker, label=f"{name}: {meaning}"
-        )
-    masses.set(
-        title="Attention masses", ylabel="share of a query's attention (0 to 1)", ylim=(-0.03, 1.03)
-    )
+        label = f"{name}: {meaning}"
+        draw_spread(masses, layers, data[name], color=color, marker=marker, label=label)
+    masses.set(title="Attention masses", ylim=(-0.03, 1.03))
+    masses.set_ylabel("share of a query's attention (0 to 1)")
+
+    # Middle and right: what the equations make of it.
     for name, color, marker in (("INF", VERMILION, "o"), ("F", GREEN, "s")):
         draw_spread(terms, layers, data[name], color=color, marker=marker, label=name)
     terms.set(title="Self term F and information INF (eqs. 2, 4)", ylabel="value (no unit)")
@@ -173,45 +162,29 @@ def draw_contribution(results: Results, path: Path) -> Path:
     for axes in (masses, terms, curves):
         layer_axis(axes, layers)
         legend_below(axes, 1 if axes is curves else 2)
-    set_title(
-        figure,
-        f"Information contribution of spatial tokens (query stride {data['stride']})",
-        results,
-        data["n"],
-    )
+    title = f"Information contribution of spatial tokens (query stride {data['stride']})"
+    set_title(figure, title, results, data["n"])
     return save(figure, path)
 
 
 def _draw_retention(axes: Axes, data: Results) -> None:
-    layers = data["layers"]
-    axes.plot(
-        layers,
-        data["I"]["of_mean_masses"],
-        color=BLACK,
-        marker="o",
-        markersize=4,
-        linewidth=1.2,
-        label="I (eq. 6)",
-    )
+    """Normalised information I, and the retention curves that follow from it."""
+    # I on a thin black line.
+    layers, I = data["layers"], data["I"]["of_mean_masses"]
+    style: dict[str, Any] = {"color": BLACK, "marker": "o", "markersize": 4, "linewidth": 1.2}
+    axes.plot(layers, I, label="I (eq. 6)", **style)
+
+    # A colour per keep ratio; a curve out of reach is a sentence instead.
     title, problems = "Normalised information and retention", []
-    for retention, color in zip(
-        data["retention"], KEEP_COLORS * len(data["retention"]), strict=False
-    ):
+    for retention, color in zip(data["retention"], itertools.cycle(KEEP_COLORS), strict=False):
+        style = {"color": color, "linewidth": 1.8, "drawstyle": "steps-mid"}
         for kind, line in (("fitted", "-"), ("fixed", "--")):
-            found = retention[kind]
+            found, keep = retention[kind], f"keep {retention['keep_ratio']:g}"
             if "error" in found:
-                problems.append(f"keep {retention['keep_ratio']:g}, {kind}: {found['error']}")
+                problems.append(f"{keep}, {kind}: {found['error']}")
                 continue
-            name = f"{kind}, keep {retention['keep_ratio']:g} (mean {found['mean']:.3f})"
-            axes.plot(
-                layers,
-                found["curve"],
-                color=color,
-                linestyle=line,
-                linewidth=1.8,
-                drawstyle="steps-mid",
-                label=name,
-            )
+            label = f"{kind}, {keep} (mean {found['mean']:.3f})"
+            axes.plot(layers, found["curve"], linestyle=line, label=label, **style)
     if not data["falls_with_depth"]:
         title += "\nI does not fall with depth: the fixed curve is used"
     axes.set(title=title, ylabel="I; share of spatial tokens alive (0 to 1)", ylim=(-0.03, 1.03))
@@ -220,18 +193,19 @@ def _draw_retention(axes: Axes, data: Results) -> None:
 
 def write_problems(axes: Axes, problems: Sequence[str]) -> None:
     """Sentences in the middle of the axes, wrapped."""
-    import textwrap
-
-    if problems:
-        text = "\n".join(textwrap.fill(problem, 46) for problem in problems)
-        box = {"facecolor": "white", "edgecolor": "red", "alpha": 0.9}
-        axes.text(
-            0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", fontsize=8, bbox=box
-        )
+    if not problems:
+        return
+    text = "\n".join(textwrap.fill(problem, 46) for problem in problems)
+    box = {"facecolor": "white", "edgecolor": "red", "alpha": 0.9}
+    middle: dict[str, Any] = {"transform": axes.transAxes, "ha": "center", "va": "center"}
+    axes.text(0.5, 0.5, text, fontsize=8, bbox=box, **middle)
 
 
 def draw_allocation(results: Results, path: Path) -> Path:
     """Figure 2: for each kind of query, its attention on each kind of key, stacked."""
+    from matplotlib.patches import Patch
+
+    # One panel per kind of query.
     data = results["allocation"]
     layers = data["layers"]
     figure = new_figure(15, 5.6)
@@ -246,17 +220,11 @@ def draw_allocation(results: Results, path: Path) -> Path:
             write_problems(axes, ["No answer: the model ended at once."])
             continue
         stacked = [numbers(keys[key]["mean"]) for key in present]
-        axes.stackplot(
-            layers,
-            stacked,
-            colors=[KEY_COLORS[key] for key in present],
-            alpha=0.9,
-            edgecolor="white",
-            linewidth=0.6,
-        )
+        colors = [KEY_COLORS[key] for key in present]
+        axes.stackplot(layers, stacked, colors=colors, alpha=0.9, edgecolor="white", linewidth=0.6)
     panels[0].set_ylabel("share of attention (0 to 1)")
-    from matplotlib.patches import Patch
 
+    # One legend for all, with how many tokens share what a kind gets.
     handles = [
         Patch(color=color, label=f"{key} keys (mean {data['mean_tokens'][key]:.0f} tokens)")
         for key, color in KEY_COLORS.items()
@@ -267,8 +235,9 @@ def draw_allocation(results: Results, path: Path) -> Path:
 
 
 def standard_error(points: Sequence[Results]) -> dict[str, list[float]]:
-    """Means of measured points, with the standard error of each in place of the spread; NaN of one
-    sample.
+    """Means of measured points, with the standard error of each in place of the spread.
+
+    NaN of one sample.
     """
     means, stds = (numbers([point[name] for point in points]) for name in ("mean", "std"))
     counts = np.array([max(point["n"], 1) for point in points])
@@ -276,9 +245,7 @@ def standard_error(points: Sequence[Results]) -> dict[str, list[float]]:
 
 
 def draw_agreement(results: Results, path: Path) -> Path:
-    """Figure 3: three measures of agreement (rows) for each layer (columns) against the pruned
-    share.
-    """
+    """Figure 3: measures of agreement (down) for each layer (across) against the pruned share."""
     data = results["agreement"]
     layers = data["layers"]
     figure = new_figure(4.6 * max(len(layers), 2), 10)
@@ -288,24 +255,20 @@ def draw_agreement(results: Results, path: Path) -> Path:
         "prefix": "agreeing beginning\n(share of answer tokens)",
         "kl_nats": "KL of the first token\n(unpruned || pruned), nats",
     }
+
+    # A curve per ranking in every panel of its layer.
     for curve in data["curves"]:
-        column, (color, marker) = layers.index(curve["layer"]), strategy_style(curve["ranking"])
-        dashes = "--" if curve["ranking"] == "random" else "-"
-        x = [100 * point["dropped"]["mean"] for point in curve["points"]]
-        for row, name in enumerate(measures):
-            measured = standard_error([point[name] for point in curve["points"]])
-            label = f"{curve['ranking']} ranking"
-            draw_spread(
-                grid[row, column],
-                x,
-                measured,
-                color=color,
-                marker=marker,
-                linestyle=dashes,
-                label=label,
-            )
+        ranking, points = curve["ranking"], curve["points"]
+        color, marker = strategy_style(ranking)
+        style = {"color": color, "marker": marker, "label": f"{ranking} ranking"}
+        style["linestyle"] = "--" if ranking == "random" else "-"
+        x = [100 * point["dropped"]["mean"] for point in points]
+        for axes, name in zip(grid[:, layers.index(curve["layer"])], measures, strict=True):
+            draw_spread(axes, x, standard_error([point[name] for point in points]), **style)
+
+    # Titles above, measures on the left, one legend below.
     for column, layer in enumerate(layers):
-        grid[0, column].set_title(f"dropped once behind layer {layer} of {results['num_layers']}")
+        grid[0, column].set_title(f"dropped once after layer {layer} of {results['num_layers']}")
         grid[2, column].set_xlabel("spatial tokens dropped (%)")
     for row, label in enumerate(measures.values()):
         grid[row, 0].set_ylabel(label)
@@ -314,10 +277,6 @@ def draw_agreement(results: Results, path: Path) -> Path:
             axes.set_ylim(*((-0.03, 1.03) if row < 2 else (0, None)))
     handles, names = grid[0, 0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=2, frameon=False)
-    set_title(
-        figure,
-        "Agreement with the unpruned model's answers (bands: standard error of the mean)",
-        results,
-        data["n"],
-    )
+    title = "Agreement with the unpruned model's answers (bands: standard error of the mean)"
+    set_title(figure, title, results, data["n"])
     return save(figure, path)

@@ -1,4 +1,4 @@
-"""Figure 4: which spatial tokens survive each strategy, and how much of the room they still cover."""
+"""Figure 4: which spatial tokens survive each strategy, and how much of the room they cover."""
 
 from __future__ import annotations
 
@@ -11,21 +11,19 @@ import numpy.typing as npt
 import torch
 
 from ada3d_ros.config import AgentConfig, PruningConfig, from_flat
-from ada3d_ros.engine.information import decoder_shape
 from ada3d_ros.engine.prefill import prefill
+from ada3d_ros.engine.token_selection import pruner_for
 from ada3d_ros.errors import ConfigError
 from ada3d_ros.lab.analysis.contribution import Progress
 from ada3d_ros.lab.benchmarks.spread import spread
 from ada3d_ros.lab.evaluation.scenes import Scene, scene_prompt
 from ada3d_ros.model.checkpoint import LoadedModel
 from ada3d_ros.model.config import VisionConfig
-from ada3d_ros.pruning.cost import cost_of
-from ada3d_ros.pruning.coverage import CELL_M, cell_coverage, position_bias
+from ada3d_ros.pruning.cost import DecoderShape, cost_of
 from ada3d_ros.pruning.policy import Policy
+from ada3d_ros.pruning.ranking import CELL_M, cell_coverage, position_bias
 
-UNROPED = (  # AdaToken-3D ranking without rotary positions, beside it to show what they prefer
-    "ada-unroped"
-)
+UNROPED = "ada-unroped"  # ranking without rotary positions, to show what those prefer
 STRATEGIES = ("adatoken3d", UNROPED, "random", "uniform", "voxel_dpp", "geo_fps", "pdrop", "fastv")
 MAX_VIEWS = 6
 Arrays = dict[str, npt.NDArray[Any]]
@@ -43,7 +41,7 @@ class NamedStrategy:
 def named_strategies(
     labels: Sequence[str], keep_ratios: Sequence[float], base: AgentConfig
 ) -> list[NamedStrategy]:
-    """Every label at every keep ratio. Raises ConfigError for a name or ratio that does not exist."""
+    """Every label at every keep ratio. Raises ConfigError for an unknown name or bad ratio."""
     rows = []
     for ratio in keep_ratios:
         for label in labels:
@@ -61,18 +59,16 @@ def named_strategies(
 def kept_by_layer(
     loaded: LoadedModel, scene: Scene, question: str, policy: Policy
 ) -> list[torch.Tensor]:
-    """Per layer the spatial tokens (k,) int64 alive, as ascending indices into all N of the scene
-    (of a merged group its anchor). Raises ConfigError where this decoder cannot reach the keep
-    ratio.
+    """Per layer the spatial tokens (k,) int64 alive, as ascending indices into all N of the scene.
+
+    Of a merged group its anchor. Raises ConfigError where this decoder cannot reach the keep ratio.
     """
     decoder = loaded.model.decoder
-    shape = decoder_shape(decoder.config)
     prompt, chosen = scene_prompt(loaded, scene, question, policy)
-    entered = len(chosen.kept)
-    text = prompt.embeds.shape[0] - entered
-    pruner = policy.pruner(shape, entered, chosen.num_before_selection, text)
+    pruner = pruner_for(decoder, policy, prompt, chosen.num_before_selection)
     if pruner is None:
-        return [chosen.kept] * shape.num_layers
+        return [chosen.kept] * decoder.config.num_layers
+    # What the decoder keeps are places among the tokens that entered the prompt.
     return [chosen.kept[stage] for stage in prefill(decoder, prompt, 1, pruner).kept]
 
 
@@ -83,9 +79,10 @@ def measure_survival(
     strategies: Sequence[NamedStrategy],
     progress: Progress,
 ) -> tuple[dict[str, Any], Arrays]:
-    """JSON rows per scene, keep ratio and strategy (coverage and position bias per layer over the
-    questions), and the arrays to draw: views, places, and the tokens alive in the last layer for
-    the first question.
+    """JSON rows per scene, keep ratio and strategy, and the arrays to draw.
+
+    Rows: coverage and position bias per layer over the questions. Arrays: views, places, and the
+    tokens alive in the last layer for the first question.
     """
     rows: list[dict[str, Any]] = []
     arrays: Arrays = {}
@@ -97,6 +94,7 @@ def measure_survival(
             )
             row, kept = _survive(loaded, scene, questions, strategy)
             rows.append({"scene": number, "scene_name": scene.name, **row})
+            # A strategy out of reach has a sentence and no picture.
             if kept is not None:
                 mask = torch.zeros(len(scene.tokens.xyz_m), dtype=torch.bool)
                 mask[kept.cpu()] = True
@@ -114,27 +112,24 @@ def measure_survival(
 def prompt_cost(
     loaded: LoadedModel, scene: Scene, question: str, policy: Policy, counts: Sequence[int]
 ) -> dict[str, float]:
-    """What the prompt costs with counts[i] tokens alive in layer i, beside the same prompt
-    unpruned.
-    """
+    """What the prompt costs with counts[i] tokens alive in layer i, beside it unpruned."""
     decoder = loaded.model.decoder
     prompt, chosen = scene_prompt(loaded, scene, question, policy)
-    entered, text = len(chosen.kept), prompt.embeds.shape[0] - len(chosen.kept)
-    pruner = policy.pruner(
-        decoder_shape(decoder.config), entered, chosen.num_before_selection, text
-    )
-    lag = pruner.rank_lag if pruner is not None else 0
-    size = decoder.dtype.itemsize
-    return asdict(
-        cost_of(decoder_shape(decoder.config), counts, text, size, lag, chosen.num_before_selection)
-    )
+    text = prompt.embeds.shape[0] - len(chosen.kept)
+    total, shape = chosen.num_before_selection, DecoderShape.from_config(decoder.config)
+    pruner, rank_macs = pruner_for(decoder, policy, prompt, total), 0.0
+    if pruner is not None:
+        text_after = prompt.embeds.shape[0] - prompt.spatial_span[1]
+        rank_macs = pruner.ranking_macs(shape, counts, text, text_after)
+    return asdict(cost_of(shape, counts, text, decoder.dtype.itemsize, total, rank_macs))
 
 
 def _survive(
     loaded: LoadedModel, scene: Scene, questions: Sequence[str], strategy: NamedStrategy
 ) -> tuple[dict[str, Any], torch.Tensor | None]:
-    """The row of one strategy, and its last layer's tokens for the first question (None where it
-    cannot work).
+    """The row of one strategy, and its last layer's tokens for the first question.
+
+    An error sentence and None where this decoder cannot reach the keep ratio.
     """
     head: dict[str, Any] = {
         "strategy": strategy.label,
@@ -142,16 +137,20 @@ def _survive(
         "error": "",
     }
     xyz_m = scene.tokens.xyz_m
+
+    # Where the choice is the scene's, one question stands for all.
     try:
         policy = Policy.from_config(strategy.config, strategy.keep_ratio)
         depends = bool(policy.in_llm) or policy.is_query_conditioned
-        asked = (
-            questions if depends else questions[:1]
-        )  # the choice is the scene's: one question stands for all
+        asked = questions if depends else questions[:1]
         survivors = [kept_by_layer(loaded, scene, question, policy) for question in asked]
     except ConfigError as error:
         return {**head, "error": str(error)}, None
+
+    # Layer by layer of every question; the first one is drawn.
     counts = [[len(kept) for kept in layers] for layers in survivors]
+    coverage = [[cell_coverage(xyz_m, kept) for kept in layers] for layers in survivors]
+    bias = [[position_bias(xyz_m, kept) for kept in layers] for layers in survivors]
     drawn = survivors[0][-1]
     return {
         **head,
@@ -162,16 +161,12 @@ def _survive(
         "cost": prompt_cost(loaded, scene, asked[0], policy, counts[0]),
         "drawn": {
             "tokens": len(drawn),
-            "coverage": cell_coverage(xyz_m, drawn),
-            "position_bias": position_bias(xyz_m, drawn),
+            "coverage": coverage[0][-1],
+            "position_bias": bias[0][-1],
         },
         "keep_ratio_achieved": float(np.mean(counts)) / len(xyz_m),
-        "coverage": spread(
-            [[cell_coverage(xyz_m, kept) for kept in layers] for layers in survivors]
-        ),
-        "position_bias": spread(
-            [[position_bias(xyz_m, kept) for kept in layers] for layers in survivors]
-        ),
+        "coverage": spread(coverage),
+        "position_bias": spread(bias),
     }, drawn
 
 
@@ -183,13 +178,13 @@ def _merges(policy: Policy) -> bool:
 
 
 def patches_match(scene: Scene) -> bool:
-    """Whether the patches said to have gone into each token are as many as did: they are counted
-    anew on the CPU, where a point on a voxel's border may fall to the other side. If not, the views
-    show some patches wrongly.
+    """Whether as many patches went into each token as `patch_token` says.
+
+    They are counted anew on the CPU, where a point on a voxel's border may fall to the other side.
+    If not, the views show some patches wrongly.
     """
-    found = torch.bincount(
-        scene.patch_token[scene.patch_token >= 0], minlength=len(scene.tokens.num_patches)
-    )
+    with_token = scene.patch_token[scene.patch_token >= 0]
+    found = torch.bincount(with_token, minlength=len(scene.tokens.num_patches))
     return torch.equal(found, scene.tokens.num_patches.cpu())
 
 
@@ -199,15 +194,16 @@ def mask_name(scene: int, label: str, keep_ratio: float) -> str:
 
 
 def scene_arrays(number: int, scene: Scene, vision: VisionConfig) -> Arrays:
-    """What is drawn of a scene: `views` (V, S, S, 3) uint8 and `patch_token` (V, P) int64 of up to
-    MAX_VIEWS views spread over the recording, `xyz_m` (N, 3) of the tokens and `camera_m` (all
-    views, 3) float32, world frame.
+    """What is drawn of a scene.
+
+    `views` (V, S, S, 3) uint8 and `patch_token` (V, P) int64 of up to MAX_VIEWS views spread over
+    the recording, `xyz_m` (N, 3) of the tokens and `camera_m` (all views, 3) float32, world frame.
     """
     total = scene.patch_token.shape[0]
     chosen = torch.arange(min(total, MAX_VIEWS)) * total // min(total, MAX_VIEWS)
-    mean, std = (
-        torch.tensor(values).view(3, 1, 1) for values in (vision.image_mean, vision.image_std)
-    )
+    # The images as they were before the vision tower's normalisation.
+    mean = torch.tensor(vision.image_mean).view(3, 1, 1)
+    std = torch.tensor(vision.image_std).view(3, 1, 1)
     pixels = (scene.views.pixels[chosen].cpu() * std + mean).clamp(0.0, 1.0)
     prefix = f"scene{number}."
     return {
@@ -221,9 +217,7 @@ def scene_arrays(number: int, scene: Scene, vision: VisionConfig) -> Arrays:
 def patch_states(
     patch_token: npt.NDArray[np.int64], kept: npt.NDArray[np.bool_]
 ) -> npt.NDArray[np.int8]:
-    """(V, P) int8: 1 where a patch's token is kept, 0 where it was dropped, -1 where the patch has
-    no token.
-    """
+    """(V, P) int8: 1 where a patch's token is kept, 0 where dropped, -1 where there is none."""
     states = kept[np.maximum(patch_token, 0)].astype(np.int8)
     states[patch_token < 0] = -1
     return states

@@ -1,36 +1,30 @@
-"""Suite `batch` of `ada3d bench`: several questions about one cached scene answered together,
-against one after the other.
+"""Suite `batch` of `ada3d bench`: questions answered together against one after the other.
 
-Random weights: times are real, answers mean nothing, but whether both ways give the same ones does.
+All of them are about one cached scene. Random weights: times are real, answers mean nothing, but
+whether both ways give the same ones does.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import functools
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-from ada3d_ros.engine.batch import WaitingQuestion, answer_batch
-from ada3d_ros.engine.decode import DecodeOutput, decode
+from ada3d_ros.engine.batch import BatchedQuestion, answer_batch
+from ada3d_ros.engine.decode import DecodeOutput, GenerationRequest, decode, greedy
 from ada3d_ros.engine.kv_cache import KVCache
 from ada3d_ros.engine.prefill import PrefillOutput
-from ada3d_ros.engine.sampling import greedy
-from ada3d_ros.lab.benchmarks.bench import Timing, interleaved, ratio_of
+from ada3d_ros.lab.benchmarks.bench import interleaved, milliseconds, ratio_of
 from ada3d_ros.lab.benchmarks.models import (
     QUESTION_TEXT,
-    SYSTEM_TEXT,
     BenchScene,
+    BenchSettings,
     BenchShape,
-    choose_dtype,
-    head_of,
     make_model,
-    make_scene,
 )
-from ada3d_ros.lab.benchmarks.spread import Spread
 from ada3d_ros.model.decoder import LlamaDecoder
 
 COUNTS = (1, 4, 8)  # questions at once
@@ -42,95 +36,90 @@ def run_shape(
     shape: BenchShape, options: argparse.Namespace, device: torch.device
 ) -> dict[str, Any]:
     """All scene sizes of one shape."""
-    dtype = choose_dtype(shape, options.precision, device)
-    repetitions = options.repetitions or (20 if device.type == "cuda" else 5)
-    decoder, _ = make_model(shape, device, dtype)
-    decoder.config = dataclasses.replace(
-        decoder.config, eos_id=-1
-    )  # every answer has all its tokens
+    settings = BenchSettings.from_options(shape, options, device)
+    decoder, _ = make_model(shape, device, settings.dtype)
     rows = []
     for count in shape.spatial:
-        scene = make_scene(count, shape.hidden, device, decoder.dtype, options.seed)
-        rows += _Asked(decoder, scene, options.seed).rows(
-            repetitions, f"shape {shape.name}, N = {count}"
-        )
+        bench = _BatchBench(decoder, settings.make_scene(count), settings.seed)
+        rows += bench.measure(settings.repetitions, settings.label(count))
     print(table(rows))
     return {
-        **head_of("batch", shape, repetitions, dtype, device),
+        **settings.head("batch"),
         "question_tokens": QUESTION_TEXT,
         "answer_tokens": ANSWER,
         "rows": rows,
     }
 
 
-class _Asked:
-    """One cached scene, and the questions about it."""
+class _BatchBench:
+    """One cached scene, and the questions about it: embeds (max(COUNTS), QUESTION_TEXT, D)."""
 
     def __init__(self, decoder: LlamaDecoder, scene: BenchScene, seed: int) -> None:
-        self.decoder, self.device, self.spatial = decoder, decoder.device, len(scene.rows)
-        made = torch.Generator().manual_seed(seed)
-        embeds = torch.randn(max(COUNTS), QUESTION_TEXT, decoder.config.hidden_size, generator=made)
-        self.questions = embeds.to(self.device, decoder.dtype)
-        self.prefix = KVCache(decoder.config.num_layers, reserve=QUESTION_TEXT + ANSWER)
-        prompt = torch.cat((scene.text[:SYSTEM_TEXT], scene.rows))
-        self.next_position = len(prompt)
-        self._through(prompt)
+        self.decoder, self.device, self.num_spatial = decoder, decoder.device, len(scene)
+        generator = torch.Generator().manual_seed(seed)
+        size = (max(COUNTS), QUESTION_TEXT, decoder.config.hidden_size)
+        self.questions = torch.randn(*size, generator=generator).to(self.device, decoder.dtype)
+        self.cache = KVCache(decoder.config.num_layers, reserve=QUESTION_TEXT + ANSWER)
+        scene_prompt = torch.cat((scene.system, scene.embeds))
+        self.next_position = len(scene_prompt)
+        self._run_layers(scene_prompt)
 
-    def _through(self, embeds: torch.Tensor) -> torch.Tensor:
-        """embeds (T, D) behind what the prefix holds, which they are added to; hidden (1, T, D)."""
-        start = self.prefix.length(0)
+    def _run_layers(self, embeds: torch.Tensor) -> torch.Tensor:
+        """Hidden states (1, T, D) of embeds (T, D), which are appended to the cache."""
+        start = self.cache.length(0)
         positions = torch.arange(start, start + len(embeds), device=self.device)
         return self.decoder.run_layers(
-            0, self.decoder.config.num_layers, embeds[None], positions, self.prefix
+            0, self.decoder.config.num_layers, embeds[None], positions, self.cache
         )
 
-    def together(self, count: int, first: list[torch.Tensor] | None = None) -> list[DecodeOutput]:
-        """Answers of the first `count` questions; `first` gets the logits of each one's first
-        token.
-        """
-        waiting = [WaitingQuestion(q, ANSWER, _Sampler(first)) for q in self.questions[:count]]
-        return answer_batch(self.decoder, self.prefix, self.next_position, waiting)
+    def answer_together(
+        self, count: int, first: list[torch.Tensor] | None = None
+    ) -> list[DecodeOutput]:
+        """The first `count` questions; `first` gets the logits (V,) of each one's first token."""
+        waiting = [
+            BatchedQuestion(question, GenerationRequest(ANSWER, _Sampler(first)))
+            for question in self.questions[:count]
+        ]
+        return answer_batch(self.decoder, self.cache, self.next_position, waiting).outputs
 
-    def alone(self, first: list[torch.Tensor] | None = None) -> list[DecodeOutput]:
-        """Answers of all questions, one after the other on the same cache, which is cut back behind
-        each.
-        """
-        outputs, held, layers = [], self.prefix.lengths, self.decoder.config.num_layers
+    def answer_alone(self, first: list[torch.Tensor] | None = None) -> list[DecodeOutput]:
+        """All questions, one after the other; the cache is cropped to the scene after each."""
+        outputs, held, layers = [], self.cache.lengths, self.decoder.config.num_layers
+        next_positions = (self.next_position + QUESTION_TEXT,) * layers
         for question in self.questions:
-            logits = self.decoder.logits(self._through(question)[0, -1])
-            filled = PrefillOutput(
-                logits, self.prefix, (self.next_position + QUESTION_TEXT,) * layers, ()
-            )
-            outputs.append(decode(self.decoder, filled, ANSWER, _Sampler(first)))
-            self.prefix.set_lengths(held)
+            logits = self.decoder.logits(self._run_layers(question)[0, -1])
+            filled = PrefillOutput(logits, self.cache, next_positions, ())
+            outputs.append(decode(self.decoder, filled, GenerationRequest(ANSWER, _Sampler(first))))
+            self.cache.set_lengths(held)
         return outputs
 
-    def rows(self, repetitions: int, label: str) -> list[dict[str, Any]]:
+    def measure(self, repetitions: int, label: str) -> list[dict[str, Any]]:
         """Both ways interleaved, a row per number of questions."""
-        variants = {str(count): functools.partial(self.together, count) for count in COUNTS}
+        together = {str(count): functools.partial(self.answer_together, count) for count in COUNTS}
         times = interleaved(
-            {"alone": self.alone, **variants}, repetitions, self.device, label=label
+            {"alone": self.answer_alone, **together}, repetitions, self.device, label=label
         )
-        one = per_question(times["alone"], len(self.questions))
+        one = [t / len(self.questions) for t in times["alone"]]
         first_alone = list[torch.Tensor]()
-        alone = self.alone(first_alone)
+        alone = self.answer_alone(first_alone)
+
         rows = []
         for count in COUNTS:
+            # Answers of both ways are compared once more, outside the timed runs.
             first = list[torch.Tensor]()
-            outputs = self.together(count, first)
-            each = per_question(times[str(count)], count)
+            outputs = self.answer_together(count, first)
             expected = torch.stack(first_alone[:count])
+            error = (torch.stack(first) - expected).abs().max() / expected.abs().max()
+            each = [t / count for t in times[str(count)]]
             rows.append(
                 {
-                    "N": self.spatial,
+                    "N": self.num_spatial,
                     "questions": count,
                     "ratio": ratio_of(each, one, self.device),
-                    "together_ms": Spread.from_values([t.of(self.device) * 1e3 for t in each]),
-                    "alone_ms": Spread.from_values([t.of(self.device) * 1e3 for t in one]),
+                    "together_ms": milliseconds(each, self.device),
+                    "alone_ms": milliseconds(one, self.device),
                     "same_ids": same_ids(outputs, alone[:count]),
-                    "logits_error": float(
-                        (torch.stack(first) - expected).abs().max() / expected.abs().max()
-                    ),
+                    "logits_error": float(error),
                 }
             )
         return rows
@@ -147,10 +136,6 @@ class _Sampler:
             self._first.append(logits.float())
         self._first = None
         return greedy(logits)
-
-
-def per_question(times: Sequence[Timing], count: int) -> list[Timing]:
-    return [Timing(t.wall_s / count, t.cpu_s / count) for t in times]
 
 
 def same_ids(outputs: Sequence[DecodeOutput], expected: Sequence[DecodeOutput]) -> float:

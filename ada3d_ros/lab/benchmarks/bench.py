@@ -1,5 +1,4 @@
-"""`ada3d bench`: ratios against a baseline in the same process, interleaved, with spread; JSON with
-provenance.
+"""`ada3d bench`: ratios against a baseline in the same process, with spread and provenance.
 
 On a CPU one thread is used and ratios are of process time, since machines are shared; on a GPU wall
 time with the device synchronised. Absolute times are reported, never judged. The suites are in
@@ -25,25 +24,32 @@ from ada3d_ros.errors import ConfigError
 from ada3d_ros.lab.benchmarks.spread import Spread, plain
 from ada3d_ros.lab.command_line import check_writable, run_verb
 from ada3d_ros.lab.results import write_results
-from ada3d_ros.model.checkpoint import resolve_device
+from ada3d_ros.model.startup import resolve_device
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """One run: seconds of wall time, and of this process's CPU time (what a busy machine does not
-    change).
-    """
+    """One run in seconds: wall time, and CPU time of this process, whatever else is running."""
 
     wall_s: float
     cpu_s: float
 
-    def of(self, device: torch.device) -> float:
+    def seconds(self, device: torch.device) -> float:
         """The one that ratios are made of."""
         return self.cpu_s if device.type == "cpu" else self.wall_s
 
+    def __add__(self, other: Timing) -> Timing:
+        return Timing(self.wall_s + other.wall_s, self.cpu_s + other.cpu_s)
+
+    def __mul__(self, factor: float) -> Timing:
+        return Timing(self.wall_s * factor, self.cpu_s * factor)
+
+    def __truediv__(self, count: float) -> Timing:
+        return Timing(self.wall_s / count, self.cpu_s / count)
+
 
 def timed(run: Callable[[], Any], device: torch.device) -> Timing:
-    """Run once; the device is synchronised before and behind it."""
+    """Run once; the device is synchronised before and after."""
     synchronize(device)
     wall, cpu = time.perf_counter(), time.process_time()
     run()
@@ -58,19 +64,19 @@ def interleaved(
     warm_ups: int = 1,
     label: str = "",
 ) -> dict[str, list[Timing]]:
-    """Each repetition runs every variant once, the order reversed every other time; so what the
-    machine does meanwhile meets all alike.
+    """Each repetition runs every variant once, the order reversed every other time.
+
+    So what the machine does meanwhile meets all alike. Warm-ups are run and not counted.
     """
     times: dict[str, list[Timing]] = {name: [] for name in variants}
-    rounds = [(False, list(variants))] * warm_ups
-    rounds += [
-        (True, list(variants) if n % 2 == 0 else list(variants)[::-1]) for n in range(repetitions)
-    ]
+    forward = list(variants)
+    rounds = [(False, forward)] * warm_ups
+    rounds += [(True, forward if n % 2 == 0 else forward[::-1]) for n in range(repetitions)]
     with tqdm(total=len(rounds) * len(variants), unit="run", desc=label) as progress:
-        for counts, names in rounds:
+        for is_counted, names in rounds:
             for name in names:
                 timing = timed(variants[name], device)
-                if counts:
+                if is_counted:
                     times[name].append(timing)
                 progress.update()
     return times
@@ -78,9 +84,18 @@ def interleaved(
 
 def ratio_of(times: Sequence[Timing], baseline: Sequence[Timing], device: torch.device) -> Spread:
     """Repetition by repetition."""
-    return Spread.from_values(
-        [a.of(device) / b.of(device) for a, b in zip(times, baseline, strict=True)]
-    )
+    pairs = zip(times, baseline, strict=True)
+    return Spread.from_values([a.seconds(device) / b.seconds(device) for a, b in pairs])
+
+
+def milliseconds(times: Sequence[Timing], device: torch.device) -> Spread:
+    """Of the time that ratios are made of."""
+    return Spread.from_values([t.seconds(device) * 1e3 for t in times])
+
+
+def wall_milliseconds(times: Sequence[Timing]) -> Spread:
+    """Of wall time."""
+    return Spread.from_values([t.wall_s * 1e3 for t in times])
 
 
 SUITES = {  # name: what it measures
@@ -92,7 +107,7 @@ SUITES = {  # name: what it measures
     "decode": "time per token against the memory's floor and transformers",
     "memory": "what fits, and model.weights int8 and int4 against full",
     "scene-update": "what a new keyframe costs a cached scene",
-    "many-questions": "31 questions a scene, cold against behind the cached scene",
+    "many-questions": "31 questions a scene, cold against warm (the scene cached)",
 }
 
 
@@ -110,10 +125,8 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
-def main(argv: Sequence[str]) -> int:
-    """`ada3d bench`: returns 0; 2 with a sentence on stderr where something is missing or out of
-    range.
-    """
+def build_parser() -> argparse.ArgumentParser:
+    """The arguments of `ada3d bench`."""
     parser = argparse.ArgumentParser(
         prog="ada3d bench",
         description=(
@@ -129,6 +142,7 @@ def main(argv: Sequence[str]) -> int:
             " docs/results/pruning_B.json"
         ),
     )
+    # What is measured, and where.
     parser.add_argument(
         "--suite",
         default="pruning",
@@ -147,6 +161,7 @@ def main(argv: Sequence[str]) -> int:
         choices=("auto", "bf16", "fp32"),
         help="auto: bf16 on cuda and on processors that have it, except shape C (default auto)",
     )
+    # Of the suite `pruning`; `decode` takes the first keep ratio.
     parser.add_argument("--keep-ratio", default="0.37,0.2", help="with commas (default 0.37,0.2)")
     parser.add_argument(
         "--strategy", default="", help="names with commas (default: all, and voxel_dpp+adatoken3d)"
@@ -157,6 +172,7 @@ def main(argv: Sequence[str]) -> int:
         default=10,
         help="of queries when information is measured (default 10)",
     )
+    # How often, from which seed, and where the results go.
     parser.add_argument(
         "--repetitions",
         type=int,
@@ -164,27 +180,33 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--seed", type=int, default=0, help="of weights and scene (default 0)")
     parser.add_argument("--json", type=Path, help="write the results with their provenance")
-    options = parser.parse_args(list(argv))
+    return parser
 
-    def work() -> None:
-        device = resolve_device(options.device)
-        if options.repetitions is not None and options.repetitions < 1:
-            raise ConfigError(f"--repetitions {options.repetitions}: at least 1 is needed.")
-        if options.stride < 1:
-            raise ConfigError(f"--stride {options.stride}: at least 1 is needed.")
-        if options.json:
-            check_writable(options.json, "--json")
-        if device.type == "cpu":
-            torch.set_num_threads(
-                1
-            )  # two threads on a shared machine wait for each other: 30 times the spread
-        torch.manual_seed(options.seed)
-        results = run_suite(options.suite, options, device)
-        results["load_average_after"] = os.getloadavg()[0]
-        if options.json:
-            print(
-                "wrote"
-                f" {write_results(options.json, plain(results), device_name(device), options.seed)}"
-            )
 
-    return run_verb("bench", work)
+def run(options: argparse.Namespace) -> None:
+    """Measure one suite and write its file. Raises ConfigError for an argument out of range."""
+    # Check everything before the long part begins.
+    device = resolve_device(options.device)
+    if options.repetitions is not None and options.repetitions < 1:
+        raise ConfigError(f"--repetitions {options.repetitions}: at least 1 is needed.")
+    if options.stride < 1:
+        raise ConfigError(f"--stride {options.stride}: at least 1 is needed.")
+    if options.json:
+        check_writable(options.json, "--json")
+
+    # Two threads on a shared machine wait for each other: 30 times the spread.
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+    torch.manual_seed(options.seed)
+
+    results = run_suite(options.suite, options, device)
+    results["load_average_after"] = os.getloadavg()[0]
+    if options.json:
+        path = write_results(options.json, plain(results), device_name(device), options.seed)
+        print(f"wrote {path}")
+
+
+def main(argv: Sequence[str]) -> int:
+    """`ada3d bench`: returns 0; 2 with a sentence on stderr for what is missing or out of range."""
+    options = build_parser().parse_args(list(argv))
+    return run_verb("bench", lambda: run(options))

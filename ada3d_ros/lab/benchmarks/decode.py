@@ -1,14 +1,13 @@
-"""Suite `decode` of `ada3d bench`: time per token after a full and a pruned prefill, beside the
-memory's floor and transformers.
+"""Suite `decode` of `ada3d bench`: time per token after a full and after a pruned prefill.
 
-Floor: weights and keys and values read once per token, at the bandwidth measured between the runs
-of the same process. Random weights: times are real, answers mean nothing.
+Beside it stand transformers and the memory's floor: weights, keys and values read once per token,
+at the bandwidth measured between the runs of the same process. Random weights: times are real,
+answers mean nothing.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -16,18 +15,23 @@ from typing import Any
 
 import torch
 
-from ada3d_ros.engine.decode import decode
+from ada3d_ros.engine.decode import GenerationRequest, decode
 from ada3d_ros.engine.prefill import PrefillOutput, prefill
-from ada3d_ros.lab.benchmarks.bench import Timing, interleaved, ratio_of, timed
+from ada3d_ros.lab.benchmarks.bench import (
+    Timing,
+    interleaved,
+    milliseconds,
+    ratio_of,
+    timed,
+    wall_milliseconds,
+)
 from ada3d_ros.lab.benchmarks.models import (
     BenchScene,
+    BenchSettings,
     BenchShape,
-    choose_dtype,
-    head_of,
     make_model,
-    make_scene,
+    make_policy,
 )
-from ada3d_ros.lab.benchmarks.pruning import make_variant
 from ada3d_ros.lab.benchmarks.spread import Spread
 from ada3d_ros.lab.benchmarks.transformers_baseline import TransformersRival
 from ada3d_ros.lab.command_line import parse_list
@@ -41,128 +45,139 @@ def run_shape(
     shape: BenchShape, options: argparse.Namespace, device: torch.device
 ) -> dict[str, Any]:
     """All scene sizes of one shape; the first keep ratio asked for."""
-    dtype = choose_dtype(shape, options.precision, device)
-    repetitions = options.repetitions or (20 if device.type == "cuda" else 5)
-    keep = parse_list(options.keep_ratio, float, "--keep-ratio")[0]
-    decoder, _ = make_model(shape, device, dtype)
-    decoder.config = dataclasses.replace(
-        decoder.config, eos_id=-1
-    )  # every answer has all its tokens
+    settings = BenchSettings.from_options(shape, options, device)
+    keep_ratio = parse_list(options.keep_ratio, float, "--keep-ratio")[0]
+    decoder, _ = make_model(shape, device, settings.dtype)
     rival, rows = TransformersRival(decoder), []
     for count in shape.spatial:
-        scene = make_scene(count, shape.hidden, device, decoder.dtype, options.seed)
-        rows += _Bench(decoder, rival, scene, keep, options.seed).rows(
-            repetitions, f"shape {shape.name}, N = {count}"
-        )
+        bench = _DecodeBench(decoder, rival, settings.make_scene(count), keep_ratio)
+        rows += bench.measure(settings.repetitions, settings.label(count))
     print(table(rows))
-    return {
-        **head_of("decode", shape, repetitions, dtype, device),
-        "tokens": TOKENS,
-        "rows": rows,
-    }
+    return {**settings.head("decode"), "tokens": TOKENS, "rows": rows}
 
 
 @dataclass(eq=False, slots=True)
 class _Variant:
-    """One way to decode; `once` gives the time of TOKENS steps."""
+    """One way to decode; `decode_once` gives the time of TOKENS steps.
+
+    kv_bytes: read per step, mean over the steps.
+    """
 
     engine: str
     prefill: str
     keep_ratio: float
-    kv_bytes: float  # read per step, mean over the steps
-    once: Callable[[], Timing]
+    kv_bytes: float
+    decode_once: Callable[[], Timing]
     times: list[Timing] = field(default_factory=list)
 
     def run(self) -> None:
-        self.times.append(self.once())
+        self.times.append(self.decode_once())
 
 
-class _Bench:
+class _MemoryProbe:
+    """The memory's speed: one large tensor read on a CPU, copied on a GPU."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._source = torch.ones(READ_BYTES[device.type] // 4, device=device)
+        self._target = torch.empty_like(self._source) if device.type == "cuda" else None
+
+    @property
+    def num_bytes(self) -> int:
+        """Moved per run."""
+        return self._source.numel() * 4 * (1 if self._target is None else 2)
+
+    def run(self) -> None:
+        if self._target is None:
+            self._source.sum()
+        else:
+            self._target.copy_(self._source)
+
+
+class _DecodeBench:
     """One scene, decoded in all ways in turn."""
 
     def __init__(
-        self,
-        decoder: LlamaDecoder,
-        rival: TransformersRival,
-        scene: BenchScene,
-        keep: float,
-        seed: int,
+        self, decoder: LlamaDecoder, rival: TransformersRival, scene: BenchScene, keep_ratio: float
     ) -> None:
-        self.decoder, self.device, self.spatial = decoder, decoder.device, len(scene.rows)
-        self._read = torch.ones(READ_BYTES[self.device.type] // 4, device=self.device)
-        self._copied = torch.empty_like(self._read) if self.device.type == "cuda" else None
-        ways = (
-            {"ordinary": False, "graph": True}
-            if self.device.type == "cuda"
-            else {"ordinary": False}
+        self.decoder, self.device, self.num_spatial = decoder, decoder.device, len(scene)
+        self.probe = _MemoryProbe(self.device)
+        self.variants: list[_Variant] = []
+        pruner = scene.build_pruner(decoder, make_policy("adatoken3d", keep_ratio))
+        prompt = scene.prompt()
+
+        # Prefill once each way; decoding starts from its cache again and again.
+        full = prefill(decoder, prompt, TOKENS)
+        self._add_ours("full", full)
+        theirs = functools.partial(rival.decode, prompt, TOKENS)
+        self.variants.append(
+            _Variant("transformers", "full", self._kept(full), self._kv_bytes(full), theirs)
         )
-        whole = make_variant(decoder, scene, "none", 1.0, 0, seed)
-        pruned = make_variant(decoder, scene, "adatoken3d", keep, 0, seed)
-        self.variants = []
-        for name, made in (("full", whole), ("pruned", pruned)):
-            output = prefill(decoder, made.prompt, TOKENS, made.pruner)
-            kept = sum(output.counts) / len(output.counts) / self.spatial
-            size = (
-                2 * decoder.config.num_kv_heads * decoder.config.head_dim * decoder.dtype.itemsize
+        self._add_ours("pruned", prefill(decoder, prompt, TOKENS, pruner))
+
+    def _add_ours(self, name: str, output: PrefillOutput) -> None:
+        """Our engine after this prefill; on a GPU also with the steps in a CUDA graph."""
+        engines = {"ordinary": False}
+        if self.device.type == "cuda":
+            engines["graph"] = True
+        for engine, static in engines.items():
+            once = functools.partial(self._decode, output, output.cache.lengths, static)
+            self.variants.append(
+                _Variant(engine, name, self._kept(output), self._kv_bytes(output), once)
             )
-            read = size * sum(length + TOKENS / 2 for length in output.cache.lengths)
-            for engine, static in ways.items():
-                once = functools.partial(self._ours, output, output.cache.lengths, static)
-                self.variants.append(_Variant(engine, name, kept, read, once))
-            if name == "full":
-                theirs = functools.partial(rival.decode, made.prompt, TOKENS)
-                self.variants.append(_Variant("transformers", name, kept, read, theirs))
 
-    def _ours(self, start: PrefillOutput, lengths: tuple[int, ...], static: bool) -> Timing:
+    def _kept(self, output: PrefillOutput) -> float:
+        """Mean over layers of kept / total."""
+        return sum(output.counts) / len(output.counts) / self.num_spatial
+
+    def _kv_bytes(self, output: PrefillOutput) -> float:
+        """Keys and values read by a step in the middle of the answer."""
+        config = self.decoder.config
+        per_token = 2 * config.num_kv_heads * config.head_dim * self.decoder.dtype.itemsize
+        return per_token * sum(length + TOKENS / 2 for length in output.cache.lengths)
+
+    def _decode(self, start: PrefillOutput, lengths: tuple[int, ...], static: bool) -> Timing:
         start.cache.set_lengths(lengths)
-        return timed(lambda: decode(self.decoder, start, TOKENS + 1, static=static), self.device)
+        return timed(
+            lambda: decode(self.decoder, start, GenerationRequest(TOKENS + 1), static=static),
+            self.device,
+        )
 
-    def _pass(self) -> None:
-        """The memory's speed: one large tensor read on a CPU, copied on a GPU."""
-        if self._copied is None:
-            self._read.sum()
-        else:
-            self._copied.copy_(self._read)
-
-    def rows(self, repetitions: int, label: str) -> list[dict[str, Any]]:
+    def measure(self, repetitions: int, label: str) -> list[dict[str, Any]]:
         """A row per engine and prefill."""
         runs = {f"{v.engine}, {v.prefill}": v.run for v in self.variants}
-        passes = interleaved(runs | {"memory": self._pass}, repetitions, self.device, label=label)[
-            "memory"
-        ]
-        moved = self._read.numel() * 4 * (1 if self._copied is None else 2)
+        runs["memory"] = self.probe.run
+        passes = interleaved(runs, repetitions, self.device, label=label)["memory"]
         weights = sum(
             p.numel() * p.element_size()
             for name, p in self.decoder.named_parameters()
             if not name.startswith("embed")
         )
-        rival = next(v for v in self.variants if v.engine == "transformers").times[
-            1:
-        ]  # without the warm-up
-        rows = []
-        for v in self.variants:
-            share = (weights + v.kv_bytes) / moved
-            floors = [Timing(t.wall_s * share, t.cpu_s * share) for t in passes]
-            each = [Timing(t.wall_s / TOKENS, t.cpu_s / TOKENS) for t in v.times[1:]]
-            rows.append(
-                {
-                    "N": self.spatial,
-                    "engine": v.engine,
-                    "prefill": v.prefill,
-                    "keep_ratio_achieved": v.keep_ratio,
-                    "ms_per_token": Spread.from_values([t.of(self.device) * 1e3 for t in each]),
-                    "wall_ms_per_token": Spread.from_values([t.wall_s * 1e3 for t in each]),
-                    "floor_ms": Spread.from_values([t.of(self.device) * 1e3 for t in floors]),
-                    "floor_ratio": ratio_of(each, floors, self.device),
-                    "transformers_ratio": ratio_of(v.times[1:], rival, self.device),
-                    "weight_mib": weights / 2**20,
-                    "kv_mib": v.kv_bytes / 2**20,
-                    "bandwidth_gb_s": Spread.from_values(
-                        [moved / t.of(self.device) / 1e9 for t in passes]
-                    ),
-                }
-            )
-        return rows
+        # The first time is the warm-up.
+        rival = next(v for v in self.variants if v.engine == "transformers").times[1:]
+        return [self._row(v, weights, passes, rival) for v in self.variants]
+
+    def _row(
+        self, v: _Variant, weights: int, passes: Sequence[Timing], rival: Sequence[Timing]
+    ) -> dict[str, Any]:
+        device, moved = self.device, self.probe.num_bytes
+        times = v.times[1:]  # without the warm-up
+        each = [t / TOKENS for t in times]
+        # The floor: all weights and the prompt's keys and values, at the speed of each pass.
+        floors = [t * ((weights + v.kv_bytes) / moved) for t in passes]
+        return {
+            "N": self.num_spatial,
+            "engine": v.engine,
+            "prefill": v.prefill,
+            "keep_ratio_achieved": v.keep_ratio,
+            "ms_per_token": milliseconds(each, device),
+            "wall_ms_per_token": wall_milliseconds(each),
+            "floor_ms": milliseconds(floors, device),
+            "floor_ratio": ratio_of(each, floors, device),
+            "transformers_ratio": ratio_of(times, rival, device),
+            "weight_mib": weights / 2**20,
+            "kv_mib": v.kv_bytes / 2**20,
+            "bandwidth_gb_s": Spread.from_values([moved / t.seconds(device) / 1e9 for t in passes]),
+        }
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:

@@ -1,8 +1,7 @@
-"""Suite `many-questions` of `ada3d bench`: a place asked about 31 times, with and without the
-scene's keys and values kept.
+"""Suite `many-questions` of `ada3d bench`: a place asked about 31 times, cold and warm.
 
 Cold, every question passes the whole prompt through the decoder; warm, the scene passes once (that
-is counted in) and a question is its own rows. Vision is the same in all variants and left out.
+is counted in) and a question is its own tokens. Vision is the same in all variants and left out.
 Random weights: times are real, answers mean nothing, but whether warm gives the ones of cold does.
 """
 
@@ -18,28 +17,22 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from ada3d_ros.config import from_flat
-from ada3d_ros.engine.cached_prefill import prefill_question
-from ada3d_ros.engine.decode import DecodeOutput, decode
-from ada3d_ros.engine.prefill import PrefillOutput, prefill
+from ada3d_ros.engine.decode import DecodeOutput, GenerationRequest, decode
+from ada3d_ros.engine.prefill import PrefillOutput, prefill, prefill_question
 from ada3d_ros.engine.scene_prefix import ScenePrefix
-from ada3d_ros.engine.token_selection import pruner_for
 from ada3d_ros.lab.benchmarks.batch import same_ids
 from ada3d_ros.lab.benchmarks.bench import Timing, timed
 from ada3d_ros.lab.benchmarks.models import (
     QUESTION_TEXT,
-    SYSTEM_TEXT,
     BenchScene,
+    BenchSettings,
     BenchShape,
-    choose_dtype,
-    head_of,
     make_model,
-    make_scene,
+    make_policy,
 )
 from ada3d_ros.lab.benchmarks.spread import Spread
 from ada3d_ros.model.decoder import LlamaDecoder
-from ada3d_ros.pruning.in_llm import LayerPruner
-from ada3d_ros.pruning.policy import Policy
+from ada3d_ros.pruning.strategy import LayerPruner
 
 FULL = {"scenes": 32, "questions": 1000}  # on a GPU
 CPU_SCENES = 2
@@ -49,14 +42,16 @@ COLD_EVERY = 5  # of the questions one is asked cold too
 STRATEGY, KEEP_RATIO = "adatoken3d", 0.37
 BASE = "cold unpruned"
 COLD, WARM = (BASE, "cold pruned"), ("warm unpruned", "warm selected")
+PRUNED = (COLD[1], WARM[1])
 TARGET_RATIO = 0.30  # warm over cold unpruned, all questions of a scene
 
 
 def questions_per_scene(
     shape: BenchShape, repetitions: int | None, device: torch.device
 ) -> list[int]:
-    """How many questions each scene gets. Shape 7B on a GPU: all; else, or where --repetitions says
-    how many scenes: 31 each.
+    """How many questions each scene gets.
+
+    Shape 7B on a GPU: all; else, or where --repetitions says how many scenes: 31 each.
     """
     if repetitions is None and device.type == "cuda" and shape.name == "7B":
         share, rest = divmod(FULL["questions"], FULL["scenes"])
@@ -69,13 +64,13 @@ def run_shape(
     shape: BenchShape, options: argparse.Namespace, device: torch.device
 ) -> dict[str, Any]:
     """Scenes of the shape's middle size, one after the other."""
-    dtype = choose_dtype(shape, options.precision, device)
-    decoder, _ = make_model(shape, device, dtype)
-    decoder.config = dataclasses.replace(
-        decoder.config, eos_id=-1
-    )  # every answer has all its tokens
-    spatial = shape.spatial[len(shape.spatial) // 2]
     asked = questions_per_scene(shape, options.repetitions, device)
+    settings = BenchSettings.from_options(shape, options, device)
+    settings = dataclasses.replace(settings, repetitions=len(asked))
+    decoder, _ = make_model(shape, device, settings.dtype)
+    spatial = shape.spatial[len(shape.spatial) // 2]
+
+    # Say what is left out of the full run.
     scaled = None if sum(asked) == FULL["questions"] else FULL
     if scaled:
         print(
@@ -83,28 +78,30 @@ def run_shape(
             f" {FULL['questions']}"
         )
     print(f"cold is measured on every {COLD_EVERY}th question and scaled to all")
+
+    # One scene at a time in memory; the first one warms up.
     scenes = []
     for number, questions in enumerate(asked):
-        seed = options.seed + number
-        scene = _Place(
-            decoder, make_scene(spatial, shape.hidden, device, decoder.dtype, seed), questions, seed
-        )
+        seed = settings.seed + number
+        scene = dataclasses.replace(settings, seed=seed).make_scene(spatial)
+        place = _Place(decoder, scene, questions, seed)
         if not number:
-            scene.warm_up()
-        scene.ask(f"shape {shape.name}, N = {spatial}, scene {number + 1} of {len(asked)}")
-        scene.free()
-        scenes.append(scene)
+            place.warm_up()
+        place.ask_all(f"{settings.label(spatial)}, scene {number + 1} of {len(asked)}")
+        place.free()
+        scenes.append(place)
+
     rows = [row(variant, scenes, spatial) for variant in (*COLD, *WARM)]
     print(table(rows))
     return {
-        **head_of("many-questions", shape, len(asked), dtype, device),
+        **settings.head("many-questions"),
         "scenes": len(asked),
         "questions_per_scene": asked[-1],
         "questions": sum(asked),
         "scaled_from": scaled,
         "cold_sampled": {
             "every": COLD_EVERY,
-            "questions": sum(len(scene.times[BASE]) for scene in scenes),
+            "questions": sum(len(place.times[BASE]) for place in scenes),
             "total": "mean of those asked times the number of questions",
         },
         "question_tokens": QUESTION_TEXT,
@@ -117,47 +114,42 @@ def run_shape(
 
 
 class _Place:
-    """One scene and the questions about it, asked every way in turn."""
+    """One scene and the questions (n, QUESTION_TEXT, D) about it, asked every way in turn."""
 
     def __init__(self, decoder: LlamaDecoder, scene: BenchScene, questions: int, seed: int) -> None:
         self.decoder, self.scene, self.device = decoder, scene, decoder.device
-        made = torch.Generator().manual_seed(seed)
-        embeds = torch.randn(questions, QUESTION_TEXT, decoder.config.hidden_size, generator=made)
-        self.questions = embeds.to(self.device, decoder.dtype)
-        policy = Policy.from_config(
-            from_flat({"pruning.strategy": STRATEGY, "pruning.seed": seed}).pruning, KEEP_RATIO
-        )
-        self.pruner = pruner_for(decoder, policy, scene.prompt(), len(scene.rows))
+        generator = torch.Generator().manual_seed(seed)
+        size = (questions, QUESTION_TEXT, decoder.config.hidden_size)
+        self.questions = torch.randn(*size, generator=generator).to(self.device, decoder.dtype)
+        self.pruner = scene.build_pruner(decoder, make_policy(STRATEGY, KEEP_RATIO, seed))
         self.prefixes: dict[str, ScenePrefix] = {}
-        self.times: dict[str, list[Timing]] = {variant: [] for variant in (*COLD, *WARM)}
         self.builds: dict[str, Timing] = {}
-        self.answers: dict[str, dict[int, DecodeOutput]] = {
-            variant: {} for variant in (*COLD, *WARM)
-        }
         self.kept = dict[str, float]()
+        variants = (*COLD, *WARM)
+        self.times: dict[str, list[Timing]] = {variant: [] for variant in variants}
+        self.answers: dict[str, dict[int, DecodeOutput]] = {variant: {} for variant in variants}
 
     def pruner_of(self, variant: str) -> LayerPruner | None:
-        return self.pruner if variant in (COLD[1], WARM[1]) else None
+        return self.pruner if variant in PRUNED else None
 
     def build(self, variant: str) -> None:
         """The scene through the decoder, in chunks."""
         self.prefixes[variant] = self.scene.build_prefix(self.decoder)
 
-    def filled(self, variant: str, number: int) -> PrefillOutput:
-        """Prefill of one question."""
+    def prefill(self, variant: str, number: int) -> PrefillOutput:
+        """One question up to its first token's logits."""
         question, pruner = self.questions[number], self.pruner_of(variant)
         if variant in WARM:
-            return prefill_question(self.decoder, self.prefixes[variant], question, ANSWER, pruner)
-        text = torch.cat((self.scene.text[:SYSTEM_TEXT], question))
-        return prefill(
-            self.decoder, dataclasses.replace(self.scene, text=text).prompt(), ANSWER, pruner
-        )
+            return prefill_question(self.prefixes[variant], question, ANSWER, pruner)
+        text = torch.cat((self.scene.system, question))
+        prompt = dataclasses.replace(self.scene, text=text).prompt()
+        return prefill(self.decoder, prompt, ANSWER, pruner)
 
     def answer(self, variant: str, number: int) -> None:
         """One question, prefill and decode."""
-        filled = self.filled(variant, number)
-        self.answers[variant][number] = decode(self.decoder, filled, ANSWER)
-        self.kept[variant] = float(np.mean(filled.counts)) / len(self.scene.rows)
+        output = self.prefill(variant, number)
+        self.answers[variant][number] = decode(self.decoder, output, GenerationRequest(ANSWER))
+        self.kept[variant] = float(np.mean(output.counts)) / len(self.scene)
 
     def warm_up(self) -> None:
         """Every variant once; nothing of it counts."""
@@ -167,54 +159,51 @@ class _Place:
             self.answer(variant, 0)
             self.answers[variant].clear()
 
-    def ask(self, label: str) -> None:
-        """The prefix of each warm variant, then question by question all variants that are due, in
-        reversed order every other time.
+    def ask_all(self, label: str) -> None:
+        """The prefix of each warm variant, then question by question all variants that are due.
+
+        The order is reversed every other time.
         """
         for variant in WARM:
             self.builds[variant] = timed(functools.partial(self.build, variant), self.device)
         for number in tqdm(range(len(self.questions)), unit="question", desc=label):
             due = (*COLD, *WARM) if number % COLD_EVERY == 0 else WARM
             for variant in due if number % 2 == 0 else due[::-1]:
-                self.times[variant].append(
-                    timed(functools.partial(self.answer, variant, number), self.device)
-                )
+                answer = functools.partial(self.answer, variant, number)
+                self.times[variant].append(timed(answer, self.device))
 
     def free(self) -> None:
-        """Give the keys and values back."""
+        """Free the keys and values."""
         self.prefixes.clear()
 
     def build_s(self, variant: str) -> float:
         """Seconds that the prefix took; 0 for a cold variant."""
-        return self.builds[variant].of(self.device) if variant in WARM else 0.0
+        return self.builds[variant].seconds(self.device) if variant in WARM else 0.0
 
     def total_s(self, variant: str) -> float:
-        """Seconds for all questions, the prefix included; of a cold variant scaled from those
-        asked.
-        """
-        measured = [t.of(self.device) for t in self.times[variant]]
+        """Seconds for all questions, the prefix included; cold scaled from those asked."""
+        measured = [t.seconds(self.device) for t in self.times[variant]]
         return self.build_s(variant) + float(np.mean(measured)) * len(self.questions)
 
     def same_as_cold(self, variant: str) -> float:
-        """Share of token ids that the unpruned cold run gave too, over the questions asked both
-        ways.
-        """
+        """Share of token ids that the unpruned cold run gave too, of questions asked both ways."""
         cold = self.answers[BASE]
         return same_ids([self.answers[variant][number] for number in cold], list(cold.values()))
 
 
 def row(variant: str, scenes: Sequence[_Place], spatial: int) -> dict[str, Any]:
     """One variant over all scenes; ratios scene by scene."""
-    ms = [t.of(scene.device) * 1e3 for scene in scenes for t in scene.times[variant]]
+    # Single questions over all scenes, totals scene by scene.
+    ms = [t.seconds(scene.device) * 1e3 for scene in scenes for t in scene.times[variant]]
     ratio = Spread.from_values([scene.total_s(variant) / scene.total_s(BASE) for scene in scenes])
+    is_warm = variant in WARM
+    builds = [scene.build_s(variant) * 1e3 for scene in scenes] if is_warm else []
     return {
         "variant": variant,
         "N": spatial,
         "keep_ratio_achieved": scenes[0].kept[variant],
         "total_s": sum(scene.total_s(variant) for scene in scenes),
-        "build_ms": Spread.from_values(
-            [scene.build_s(variant) * 1e3 for scene in scenes] if variant in WARM else []
-        ),
+        "build_ms": Spread.from_values(builds),
         "question_ms": {
             "p50": float(np.percentile(ms, 50)),
             "p95": float(np.percentile(ms, 95)),
@@ -222,7 +211,7 @@ def row(variant: str, scenes: Sequence[_Place], spatial: int) -> dict[str, Any]:
         },
         "ratio": ratio,
         "same_ids": float(np.mean([scene.same_as_cold(variant) for scene in scenes])),
-        "target_met": ratio.median <= TARGET_RATIO if variant in WARM else None,
+        "target_met": ratio.median <= TARGET_RATIO if is_warm else None,
     }
 
 
@@ -239,10 +228,11 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
             f"{r['variant']:<15} {r['N']:>5} {r['ratio']!s:>22} {r['total_s']:>8.1f} {build:>9}"
             f" {question:>22} {r['same_ids']:>8.0%}"
         )
-    for r in rows:
-        if r["target_met"] is False:
-            lines.append(
-                f"over target: {r['variant']}: {r['ratio'].median:.3f} of cold unpruned, target"
-                f" {TARGET_RATIO:.2f}"
-            )
+    # Only warm variants have a target.
+    lines += [
+        f"over target: {r['variant']}: {r['ratio'].median:.3f} of cold unpruned, target"
+        f" {TARGET_RATIO:.2f}"
+        for r in rows
+        if r["target_met"] is False
+    ]
     return "\n".join(lines)

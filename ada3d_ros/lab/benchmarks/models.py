@@ -1,30 +1,33 @@
-"""Models and scenes for benchmarks: the sizes of performance studies, random weights made on the
-device, rooms of N voxels.
+"""Models and scenes for benchmarks: sizes of performance studies, random weights, rooms.
+
+What every suite sets up the same way is here: `BenchSettings` from the command line, a decoder, a
+scene, a policy by name.
 """
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from ada3d_ros.config import AgentConfig
-from ada3d_ros.engine.scene_prefix import ScenePrefix
-from ada3d_ros.engine.token_selection import ChosenTokens
+from ada3d_ros.config import AgentConfig, from_flat
+from ada3d_ros.engine.scene_prefix import PrefixOptions, ScenePrefix
+from ada3d_ros.engine.token_selection import ChosenTokens, SceneContext, pruner_for
 from ada3d_ros.errors import ConfigError
-from ada3d_ros.model.checkpoint import has_bfloat16
 from ada3d_ros.model.config import DecoderConfig, LlavaConfig, VisionConfig
 from ada3d_ros.model.decoder import LlamaDecoder
 from ada3d_ros.model.llava3d import Llava3D
-from ada3d_ros.pruning.pre_llm import Candidates
+from ada3d_ros.model.spatial import pool_spatial_tokens
+from ada3d_ros.model.startup import has_bfloat16
+from ada3d_ros.pruning.policy import Policy
+from ada3d_ros.pruning.strategy import Candidates, LayerPruner
 from ada3d_ros.scene.keyframes import SceneSnapshot
 from ada3d_ros.types import PromptSequence, SpatialTokens
 
-SYSTEM_TEXT, QUESTION_TEXT = (
-    36,
-    24,
-)  # tokens before and behind the scene, as LLaVA-3D's template has them
+# Tokens before and after the scene, as LLaVA-3D's template has them.
+SYSTEM_TEXT, QUESTION_TEXT = 36, 24
 FEATURE_WIDTH = 1024  # of CLIP ViT-L
 ROOM_M = (8.0, 6.0, 2.8)  # its surface has more voxels than the largest scene asked for
 VOXEL_M = 0.2
@@ -33,8 +36,10 @@ VIEWS = 20
 
 @dataclass(frozen=True, slots=True)
 class BenchShape:
-    """Sizes of a decoder and its scenes; d, m and N shrink together, so that attention keeps its
-    share.
+    """Sizes of a decoder and its scenes.
+
+    d, m and N shrink together, so that attention keeps its share. low_precision: bf16 where the
+    processor has it. vision: with it, the time to the first token from pixels is measured too.
     """
 
     name: str
@@ -42,13 +47,12 @@ class BenchShape:
     layers: int
     intermediate: int
     spatial: tuple[int, ...]
-    low_precision: bool = True  # bf16 where the processor has it
-    vision: VisionConfig | None = (
-        None  # with it, the time to the first token from pixels is measured too
-    )
+    low_precision: bool = True
+    vision: VisionConfig | None = None
 
     @property
     def config(self) -> DecoderConfig:
+        """Heads of 128, as LLaMA's; no token ends an answer, so that all have the same length."""
         heads = self.hidden // 128
         return DecoderConfig(
             vocab_size=32000,
@@ -57,6 +61,7 @@ class BenchShape:
             num_layers=self.layers,
             num_heads=heads,
             num_kv_heads=heads,
+            eos_id=-1,
         )
 
 
@@ -70,7 +75,10 @@ SHAPES = {
 
 
 def choose_shape(name: str | None, device: torch.device) -> BenchShape:
-    """The shape of a name; without one 7B on a GPU, C on a CPU. Raises ConfigError for 7B on a CPU."""
+    """The shape of a name; without one 7B on a GPU, C on a CPU.
+
+    Raises ConfigError for 7B on a CPU.
+    """
     name = name or ("7B" if device.type == "cuda" else "C")
     if name == "7B" and device.type == "cpu":
         raise ConfigError(
@@ -81,8 +89,9 @@ def choose_shape(name: str | None, device: torch.device) -> BenchShape:
 
 
 def choose_dtype(shape: BenchShape, precision: str, device: torch.device) -> torch.dtype:
-    """`auto`: bfloat16 on a GPU, and on a processor that has it but for shapes that ask for
-    float32.
+    """The dtype of `auto`, `bf16` or `fp32`.
+
+    `auto` is bfloat16 on a GPU, and on a processor that has it but for shapes that ask for float32.
     """
     if precision == "auto":
         low = shape.low_precision and (device.type == "cuda" or has_bfloat16())
@@ -90,30 +99,61 @@ def choose_dtype(shape: BenchShape, precision: str, device: torch.device) -> tor
     return {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]
 
 
-def head_of(
-    suite: str, shape: BenchShape, n: int, dtype: torch.dtype, device: torch.device
-) -> dict[str, Any]:
-    """What every suite's results begin with."""
-    return {
-        "suite": suite,
-        "shape": shape.name,
-        "n": n,
-        "random_weights": True,
-        "dtype": str(dtype).removeprefix("torch."),
-        "threads": torch.get_num_threads() if device.type == "cpu" else None,
-        "sizes": {
-            "hidden": shape.hidden,
-            "layers": shape.layers,
-            "intermediate": shape.intermediate,
-        },
-    }
+@dataclass(frozen=True, slots=True)
+class BenchSettings:
+    """How one suite runs: the model's sizes, where, in which dtype, how often, from which seed."""
+
+    shape: BenchShape
+    device: torch.device
+    dtype: torch.dtype
+    repetitions: int
+    seed: int
+
+    @classmethod
+    def from_options(
+        cls,
+        shape: BenchShape,
+        options: argparse.Namespace,
+        device: torch.device,
+        cpu_repetitions: int = 5,
+    ) -> BenchSettings:
+        """options: those of `ada3d bench`; without --repetitions 20 on a GPU."""
+        dtype = choose_dtype(shape, options.precision, device)
+        default = 20 if device.type == "cuda" else cpu_repetitions
+        return cls(shape, device, dtype, options.repetitions or default, options.seed)
+
+    def make_scene(self, num_spatial: int) -> BenchScene:
+        """A scene of so many spatial tokens, as wide as the decoder."""
+        return make_scene(num_spatial, self.shape.hidden, self.device, self.dtype, self.seed)
+
+    def label(self, num_spatial: int) -> str:
+        """Of a progress bar."""
+        return f"shape {self.shape.name}, N = {num_spatial}"
+
+    def head(self, suite: str) -> dict[str, Any]:
+        """What every suite's results begin with."""
+        shape = self.shape
+        return {
+            "suite": suite,
+            "shape": shape.name,
+            "n": self.repetitions,
+            "random_weights": True,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "threads": torch.get_num_threads() if self.device.type == "cpu" else None,
+            "sizes": {
+                "hidden": shape.hidden,
+                "layers": shape.layers,
+                "intermediate": shape.intermediate,
+            },
+        }
 
 
 def make_model(
     shape: BenchShape, device: torch.device, dtype: torch.dtype
 ) -> tuple[LlamaDecoder, Llava3D | None]:
-    """Random weights made on the device: N(0, 0.02), norms 1. The decoder, and the whole model
-    where the shape has a tower.
+    """The decoder, and the whole model where the shape has a tower.
+
+    Random weights made on the device: N(0, 0.02), norms 1.
     """
     with torch.device("meta"):
         made = (
@@ -122,7 +162,8 @@ def make_model(
             else Llava3D(LlavaConfig(shape.config, shape.vision))
         )
     made = made.to(dtype)
-    if isinstance(made, Llava3D):  # geometry stays float32, as in a loaded checkpoint
+    # Geometry stays float32, as in a loaded checkpoint.
+    if isinstance(made, Llava3D):
         made.position_embedding.float()
         made.click_encoder.float()
     made = made.to_empty(device=device).requires_grad_(False).eval()
@@ -134,15 +175,36 @@ def make_model(
     return (made.decoder, made) if isinstance(made, Llava3D) else (made, None)
 
 
+def make_policy(strategy: str, keep_ratio: float, seed: int = 0) -> Policy:
+    """A strategy at its default settings. Raises ConfigError for a name or ratio out of reach."""
+    settings = from_flat({"pruning.strategy": strategy, "pruning.seed": seed})
+    return Policy.from_config(settings.pruning, keep_ratio)
+
+
 @dataclass(frozen=True, eq=False, slots=True)
 class BenchScene:
-    """Spatial tokens as pooling would give them, and the rows that the projector would make of
-    them.
+    """Spatial tokens as pooling would give them, and the embeddings that the projector would make.
+
+    embeds (N, D): of the spatial tokens; text (SYSTEM_TEXT + QUESTION_TEXT, D): before and after.
     """
 
     candidates: Candidates
-    rows: torch.Tensor  # (N, D)
-    text: torch.Tensor  # (SYSTEM_TEXT + QUESTION_TEXT, D)
+    embeds: torch.Tensor
+    text: torch.Tensor
+
+    def __len__(self) -> int:
+        """N, the number of spatial tokens."""
+        return len(self.embeds)
+
+    @property
+    def system(self) -> torch.Tensor:
+        """(SYSTEM_TEXT, D): the text before the scene."""
+        return self.text[:SYSTEM_TEXT]
+
+    @property
+    def question(self) -> torch.Tensor:
+        """(QUESTION_TEXT, D): the text after the scene."""
+        return self.text[SYSTEM_TEXT:]
 
     @property
     def tokens(self) -> SpatialTokens:
@@ -151,35 +213,38 @@ class BenchScene:
         return SpatialTokens(c.features, c.xyz_m, c.num_patches, c.voxel_size_m)
 
     def build_prefix(self, decoder: LlamaDecoder, int8: bool = False) -> ScenePrefix:
-        """The cached scene: system text and all tokens through the decoder, in chunks of the
-        default size.
-        """
-        total = len(self.rows)
-        chosen = ChosenTokens(self.tokens, torch.arange(total, device=self.rows.device), total)
-        chunk = AgentConfig().cache.chunk_tokens
-        prefix = ScenePrefix(
-            decoder, self.prompt(), chosen.tokens, chosen, SceneSnapshot(), chunk, int8
-        )
+        """The cached scene: system text and all tokens through the decoder, in default chunks."""
+        total = len(self)
+        chosen = ChosenTokens(self.tokens, torch.arange(total, device=self.embeds.device), total)
+        context = SceneContext(SceneSnapshot(), chosen.tokens, chosen, self.embeds)
+        options = PrefixOptions(AgentConfig().cache.chunk_tokens, int8)
+        prefix = ScenePrefix(decoder, self.prompt(), context, options)
         while prefix.step():
             pass
         return prefix
 
+    def build_pruner(self, decoder: LlamaDecoder, policy: Policy) -> LayerPruner | None:
+        """For the prompt with all spatial tokens; None where the policy drops none in the LLM."""
+        return pruner_for(decoder, policy, self.prompt(), len(self))
+
     def prompt(self, kept: torch.Tensor | None = None) -> PromptSequence:
-        """The prompt with all spatial tokens, or with those kept (k,)."""
-        rows, xyz = self.rows, self.candidates.xyz_m
+        """The prompt with all spatial tokens, or with those kept (k,) int64."""
+        spatial, xyz = self.embeds, self.candidates.xyz_m
         if kept is not None:
-            rows, xyz = rows[kept], xyz[kept]
-        embeds = torch.cat((self.text[:SYSTEM_TEXT], rows, self.text[SYSTEM_TEXT:]))
-        span = (SYSTEM_TEXT, SYSTEM_TEXT + len(rows))
+            spatial, xyz = spatial[kept], xyz[kept]
+        embeds = torch.cat((self.system, spatial, self.question))
+        span = (SYSTEM_TEXT, SYSTEM_TEXT + len(spatial))
         return PromptSequence(embeds, torch.arange(len(embeds), device=embeds.device), span, xyz)
 
 
 def make_scene(
     count: int, hidden: int, device: torch.device, dtype: torch.dtype, seed: int
 ) -> BenchScene:
-    """`count` voxels on the floor and walls of a room, x-major; features of neighbours are alike,
-    as a real room's are.
+    """`count` voxels on the floor and walls of a room, x-major; embeddings of width `hidden`.
+
+    Features of neighbours are alike, as a real room's are.
     """
+    # Voxels of the room's surface, of which a random part is occupied.
     axes = [torch.arange(0.0, size + 1e-6, VOXEL_M) for size in ROOM_M]
     grid = torch.cartesian_prod(*axes)
     size = torch.tensor(ROOM_M)
@@ -192,6 +257,8 @@ def make_scene(
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.sort(torch.randperm(len(points), generator=generator)[:count]).values
     xyz = points[chosen]
+
+    # Features that vary smoothly over the room, and noise.
     waves = torch.randn(3, FEATURE_WIDTH, generator=generator)
     features = torch.sin(xyz @ waves) + 0.5 * torch.randn(count, FEATURE_WIDTH, generator=generator)
     relevance = torch.rand(count, generator=generator)
@@ -199,27 +266,35 @@ def make_scene(
     candidates = Candidates(
         features.to(device, dtype), xyz.to(device), ones.to(device), VOXEL_M, relevance.to(device)
     )
-    rows = torch.randn(count, hidden, generator=generator).to(device, dtype)
+
+    # What the projector and the embedding table would give.
+    embeds = torch.randn(count, hidden, generator=generator).to(device, dtype)
     text = torch.randn(SYSTEM_TEXT + QUESTION_TEXT, hidden, generator=generator).to(device, dtype)
-    return BenchScene(candidates, rows, text)
+    return BenchScene(candidates, embeds, text)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Camera:
-    """What a scene's views give the model: pixels (V, 3, S, S), and a point for every patch (V, p,
-    p, 3), so spread over the scene's voxels that pooling finds exactly those.
+    """What a scene's views give the model.
+
+    pixels (V, 3, S, S), normalised; patch_xyz (V, p, p, 3) float32, world: a point for every patch,
+    so spread over the scene's voxels that pooling finds exactly those.
     """
 
     pixels: torch.Tensor
     patch_xyz: torch.Tensor
+
+    def encode_scene(self, model: Llava3D) -> SpatialTokens:
+        """Vision tower and pooling: the spatial tokens (N, C) before the projector."""
+        features = model.encode_views(self.pixels.to(model.decoder.dtype))
+        return pool_spatial_tokens(features, self.patch_xyz, model.position_embedding, VOXEL_M)
 
 
 def make_camera(vision: VisionConfig, scene: BenchScene, seed: int) -> Camera:
     """VIEWS random images that together see every voxel of the scene."""
     side, p = vision.image_size, vision.patches_per_side
     xyz = scene.candidates.xyz_m
-    pixels = torch.randn(VIEWS, 3, side, side, generator=torch.Generator().manual_seed(seed)).to(
-        xyz.device
-    )
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.randn(VIEWS, 3, side, side, generator=generator).to(xyz.device)
     index = torch.arange(VIEWS * p * p, device=xyz.device) % len(xyz)
     return Camera(pixels, xyz[index].reshape(VIEWS, p, p, 3))

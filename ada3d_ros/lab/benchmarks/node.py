@@ -1,5 +1,4 @@
-"""`ada3d bench-node`: what the node costs without the model: CPU per frame, drops, service latency
-idle and busy.
+"""`ada3d bench-node`: what the node costs without the model: CPU per frame, drops, latency.
 
 The node runs in a process of its own with a small random-weight model; this process publishes and
 asks. CPU time is the node process's own (user + system, all threads), the share of an idle node
@@ -38,6 +37,7 @@ class Camera:
     """A 640x480 camera with a pose, on a peer's node."""
 
     def __init__(self, peer: AgentPeer) -> None:
+        # The messages, made once: noise, and depths of half a metre to four.
         self._peer = peer
         reliable = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
         create = peer.node.create_publisher
@@ -51,6 +51,8 @@ class Camera:
         self._pose = PoseStamped()
         self._pose.pose.position.z = 1.0
         self._pose.pose.orientation.x, self._pose.pose.orientation.w = -(0.5**0.5), 0.5**0.5
+
+        # The topics of a node without remappings.
         self._outputs = [
             (create(PoseStamped, "pose", reliable), self._pose, "map"),
             (create(CameraInfo, "rgb/camera_info", reliable), info, "camera_color_optical_frame"),
@@ -84,11 +86,14 @@ def cpu_s(pid: int) -> float:
 
 def measure_frames(peer: AgentPeer, seconds: float, repetitions: int) -> dict[str, Any]:
     """CPU of the node per synchronised set, idle share subtracted; one number per repetition."""
+    # Warm up, then what the node uses while nothing comes.
     camera, pid = Camera(peer), peer.process.pid
-    camera.stream(2.0)  # warm-up
+    camera.stream(2.0)
     idle_start, start = cpu_s(pid), time.monotonic()
     peer.spin_for(seconds)
     idle_share = (cpu_s(pid) - idle_start) / (time.monotonic() - start)
+
+    # Each repetition: CPU time over the sets that came of it.
     per_set, shares, published = [], [], 0
     values = peer.next_diagnostics()["Synchronization"]
     for _ in range(repetitions):
@@ -96,17 +101,18 @@ def measure_frames(peer: AgentPeer, seconds: float, repetitions: int) -> dict[st
         published += camera.stream(seconds)
         used, elapsed = cpu_s(pid) - cpu, time.monotonic() - start
         values = peer.next_diagnostics()["Synchronization"]
-        per_set.append((used - idle_share * elapsed) / (int(values["sets"]) - sets) * 1e3)
+        sets = int(values["sets"]) - sets
+        if sets == 0:
+            raise PeerError("no published frame has reached the node; raise --seconds.")
+        per_set.append((used - idle_share * elapsed) / sets * 1e3)
         shares.append(used / elapsed)
+
+    dropped = {k.removeprefix("dropped."): v for k, v in values.items() if k.startswith("dropped.")}
     return {
         "published": published,
         "sets": int(values["sets"]),
         "frames_decoded": int(values["frames"]),
-        "drops": {
-            k.removeprefix("dropped."): int(v)
-            for k, v in values.items()
-            if k.startswith("dropped.") and v != "0"
-        },
+        "drops": {reason: int(count) for reason, count in dropped.items() if count != "0"},
         "idle_cpu_share": idle_share,
         "cpu_share": shares,
         "cpu_ms_per_set": per_set,
@@ -116,11 +122,11 @@ def measure_frames(peer: AgentPeer, seconds: float, repetitions: int) -> dict[st
 
 
 def service_ms(
-    peer: AgentPeer, count: int, go_on: Callable[[], bool] = lambda: True
+    peer: AgentPeer, count: int, is_over: Callable[[], bool] = lambda: False
 ) -> list[float]:
-    """Round trips of get_model_info, one after the other."""
+    """Round trips of get_model_info, one after the other, until `count` or `is_over`."""
     times: list[float] = []
-    while len(times) < count and go_on():
+    while len(times) < count and not is_over():
         start = time.perf_counter()
         peer.call(GetModelInfo, "get_model_info", GetModelInfo.Request())
         times.append((time.perf_counter() - start) * 1e3)
@@ -128,19 +134,24 @@ def service_ms(
     return times
 
 
-def measure_services(peer: AgentPeer, count: int) -> dict[str, Any]:
-    """get_model_info on an idle node and while it answers a question, in turn."""
+def measure_services(peer: AgentPeer, count: int, max_new_tokens: int) -> dict[str, Any]:
+    """get_model_info on an idle node, and while it writes an answer of so many tokens, in turn."""
     idle: list[float] = []
     busy: list[float] = []
     tokens = 0
     question = QueryScene.Request(
-        question="What is in front of the robot?", max_new_tokens=2048, timeout_sec=120.0
+        question="What is in front of the robot?",
+        max_new_tokens=max_new_tokens,
+        timeout_sec=120.0,
     )
     for _ in range(ROUNDS):
+        # Idle.
         idle += service_ms(peer, count // ROUNDS)
+
+        # While it answers: until enough calls are made, or the answer is there.
         future = peer.send(QueryScene, "query", question)
         peer.spin_for(0.1)
-        busy += service_ms(peer, count // ROUNDS, lambda f=future: not f.done())  # type: ignore[misc]
+        busy += service_ms(peer, count // ROUNDS, future.done)
         if not peer.spin_until(future.done, 120.0):
             raise PeerError("no answer to a question within 120 s.")
         tokens += future.result().answer.tokens.generated
@@ -152,6 +163,8 @@ def measure_services(peer: AgentPeer, count: int) -> dict[str, Any]:
 
 
 def _summary(times_ms: list[float]) -> dict[str, float]:
+    if len(times_ms) < 2:
+        raise PeerError(f"{len(times_ms)} service calls could be timed; raise --calls.")
     return {
         "n": len(times_ms),
         "p50_ms": statistics.median(times_ms),
@@ -175,7 +188,7 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
             "n": options.repetitions,
             "max_rate_hz": options.max_rate_hz,
             "frames": measure_frames(peer, options.seconds, options.repetitions),
-            "services": measure_services(peer, options.calls),
+            "services": measure_services(peer, options.calls, options.max_new_tokens),
         }
 
 
@@ -183,33 +196,36 @@ def main(args: Sequence[str]) -> int:
     """Returns 0; 1 if the node does not come up."""
     parser = argparse.ArgumentParser(
         prog="ada3d bench-node",
-        description=(
-            "Measure the node without the model's own work: CPU per 640x480 frame at 30 Hz, drops,"
-            " service latency."
-        ),
+        description="Measure the node without the model's own work: CPU per 640x480 frame at 30 Hz,"
+        " drops, service latency.",
     )
-    parser.add_argument(
-        "--model", type=Path, help="checkpoint folder (default: a small one with random weights)"
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add("--model", type=Path, help="checkpoint folder (default: a small one with random weights)")
+    add(
         "--max-rate-hz",
         type=float,
         default=60.0,
         help="input.max_rate_hz of the node (default 60: every frame is decoded)",
     )
-    parser.add_argument("--seconds", type=float, default=10.0, help="per repetition (default 10)")
-    parser.add_argument("--repetitions", type=int, default=5, help="(default 5)")
-    parser.add_argument(
-        "--calls", type=int, default=400, help="service calls, idle and busy each (default 400)"
+    add("--seconds", type=float, default=10.0, help="per repetition (default 10)")
+    add("--repetitions", type=int, default=5, help="(default 5)")
+    add("--calls", type=int, default=400, help="service calls, idle and busy each (default 400)")
+    add(
+        "--max-new-tokens",
+        type=int,
+        default=2048,
+        help="length of the answers that keep the node busy (default 2048)",
     )
-    parser.add_argument("--json", type=Path, help="write the results here")
+    add("--json", type=Path, help="write the results here")
     options = parser.parse_args(list(args))
+
     with tempfile.TemporaryDirectory() as folder:
         try:
             results = run(options, Path(folder))
         except PeerError as error:
             print(f"ada3d bench-node: {error}", file=sys.stderr)
             return 1
+
     _print(results["frames"], results["services"])
     if options.json:
         print(f"wrote {write_results(options.json, results, device='cpu', seed=0)}")
@@ -217,17 +233,24 @@ def main(args: Sequence[str]) -> int:
 
 
 def _print(frames: dict[str, Any], services: dict[str, Any]) -> None:
+    # Frames: how many came through, and what they cost.
     per_set = frames["cpu_ms_per_set"]
     print(
         f"frames: {frames['published']} published at {CAMERA_HZ:g} Hz, {frames['sets']}"
         f" synchronised, {frames['frames_decoded']} decoded (warm-up included); drops"
-        f" {frames['drops']}\n  CPU per set, all threads, idle share {frames['idle_cpu_share']:.3f}"
-        f" subtracted: median {statistics.median(per_set):.2f} ms ({min(per_set):.2f} to"
-        f" {max(per_set):.2f}, n={len(per_set)}); share of one core"
-        f" {statistics.median(frames['cpu_share']):.3f}\n  of it decode + check + admit: p50"
-        f" {frames['decode_check_admit_cpu_ms_p50']:.2f} ms, p95"
+        f" {frames['drops']}"
+    )
+    print(
+        f"  CPU per set, all threads, idle share {frames['idle_cpu_share']:.3f} subtracted:"
+        f" median {statistics.median(per_set):.2f} ms ({min(per_set):.2f} to {max(per_set):.2f},"
+        f" n={len(per_set)}); share of one core {statistics.median(frames['cpu_share']):.3f}"
+    )
+    print(
+        f"  of it decode + check + admit: p50 {frames['decode_check_admit_cpu_ms_p50']:.2f} ms, p95"
         f" {frames['decode_check_admit_cpu_ms_p95']:.2f} ms"
     )
+
+    # Services: how long they take.
     for name in ("idle", "while_answering"):
         s = services[name]
         print(

@@ -1,5 +1,6 @@
-"""Largest memory that a piece of work takes on top of what is there: the allocator's on a GPU,
-counted tensor by tensor on a CPU.
+"""Largest memory that a piece of work takes on top of what is there.
+
+The allocator's own count on a GPU, counted tensor by tensor on a CPU.
 """
 
 from __future__ import annotations
@@ -14,8 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 
 class LiveBytes(TorchDispatchMode):
-    """Bytes of the tensors that operations inside it make and that are still alive, and their
-    largest sum so far (`peak`).
+    """Bytes of the live tensors that operations inside it make, and their largest sum (`peak`).
 
     What one operation allocates and frees inside itself is not seen.
     """
@@ -32,9 +32,11 @@ class LiveBytes(TorchDispatchMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
+        # What an operation is given was there before, or has been counted already.
         for given in tree_leaves((args, kwargs)):
             if isinstance(given, torch.Tensor):
-                self._known.add(given.untyped_storage())  # was there before
+                self._known.add(given.untyped_storage())
+
         result = func(*args, **(kwargs or {}))
         for made in tree_leaves(result):
             if isinstance(made, torch.Tensor):
@@ -55,7 +57,7 @@ class LiveBytes(TorchDispatchMode):
 
 
 def peak_bytes(run: Callable[[], Any], device: torch.device) -> int:
-    """What one run takes at its worst moment, its result included, what was there before not."""
+    """What one run takes at its worst moment: its result included, what was there before not."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         before = torch.cuda.memory_allocated(device)

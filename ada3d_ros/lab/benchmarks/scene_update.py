@@ -18,22 +18,20 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from ada3d_ros.config import from_flat
-from ada3d_ros.engine.scene_prefix import ScenePrefix
-from ada3d_ros.engine.token_selection import ChosenTokens
+from ada3d_ros.config import AgentConfig
+from ada3d_ros.engine.scene_prefix import PrefixOptions, ScenePrefix
+from ada3d_ros.engine.token_selection import ChosenTokens, SceneContext
 from ada3d_ros.errors import ConfigError, ModelError
-from ada3d_ros.lab.benchmarks.bench import Timing, ratio_of, timed
+from ada3d_ros.lab.benchmarks.bench import Timing, milliseconds, ratio_of, timed
 from ada3d_ros.lab.benchmarks.models import (
     SYSTEM_TEXT,
     VIEWS,
     VOXEL_M,
+    BenchSettings,
     BenchShape,
-    choose_dtype,
-    head_of,
     make_model,
     make_scene,
 )
-from ada3d_ros.lab.benchmarks.spread import Spread
 from ada3d_ros.model.config import VisionConfig
 from ada3d_ros.model.llava3d import Llava3D
 from ada3d_ros.model.spatial import mean_tokens, sum_view
@@ -43,9 +41,17 @@ from ada3d_ros.types import PromptSequence, SpatialTokens
 
 NEW_VOXELS = 85  # that a keyframe adds
 TOUCHED = 0.15  # share of the old voxels that it sees too
-STEPS = ("look", "evict", "append", "rebuild", "longest_chunk")
+# Names in the result files, and what the terminal calls them.
+STEPS = {
+    "look": "encode",
+    "evict": "evict",
+    "append": "append",
+    "rebuild": "rebuild",
+    "longest_chunk": "longest chunk",
+}
 TARGET_MS = 10.0  # append, p95, on a GPU
 REPETITIONS = 20
+CHUNK_TOKENS = AgentConfig().cache.chunk_tokens  # of a prefix, as the node builds by default
 SMALL_TOWER = VisionConfig(  # of a CPU: as many patches as a keyframe has voxels, and some more
     hidden_size=256,
     intermediate_size=1024,
@@ -59,27 +65,26 @@ SMALL_TOWER = VisionConfig(  # of a CPU: as many patches as a keyframe has voxel
 def run_shape(
     shape: BenchShape, options: argparse.Namespace, device: torch.device
 ) -> dict[str, Any]:
-    """All scene sizes of one shape; a scene leaves room for the keyframe's voxels under the model's
-    cap.
-    """
-    dtype = choose_dtype(shape, options.precision, device)
-    repetitions = options.repetitions or REPETITIONS
+    """All scene sizes of one shape; each leaves room for the keyframe under the model's cap."""
+    # The tower whose encoding of a keyframe is timed: a small one on a CPU.
+    settings = BenchSettings.from_options(shape, options, device, cpu_repetitions=REPETITIONS)
     vision = shape.vision or (VisionConfig() if device.type == "cuda" else SMALL_TOWER)
     print(
         f"vision tower: {vision.num_run_layers} of {vision.num_hidden_layers} layers of"
         f" {vision.hidden_size}, {vision.image_size} px, {vision.patches_per_side**2} patches a"
         " view"
     )
-    _, model = make_model(dataclasses.replace(shape, vision=vision), device, dtype)
+    _, model = make_model(dataclasses.replace(shape, vision=vision), device, settings.dtype)
     assert model is not None
+
     rows = []
     for count in shape.spatial:
         count = min(count, model.config.token_cap - NEW_VOXELS)
-        keyframes = _Keyframes(model, count, repetitions + 1, options.seed)
-        rows.append(keyframes.row(f"shape {shape.name}, N = {count}"))
+        bench = _UpdateBench(model, count, settings.repetitions + 1, settings.seed)
+        rows.append(bench.measure(settings.label(count)))
     print(table(rows))
     return {
-        **head_of("scene-update", shape, repetitions, dtype, device),
+        **settings.head("scene-update"),
         "vision": {
             "hidden": vision.hidden_size,
             "layers": vision.num_run_layers,
@@ -87,15 +92,10 @@ def run_shape(
             "patches": vision.patches_per_side**2,
         },
         "views": VIEWS,
-        "chunk_tokens": chunk_tokens(),
+        "chunk_tokens": CHUNK_TOKENS,
         "target_ms": TARGET_MS if device.type == "cuda" else None,
         "rows": rows,
     }
-
-
-def chunk_tokens() -> int:
-    """Rows of a chunk, as the node builds by default."""
-    return from_flat({}).cache.chunk_tokens
 
 
 @dataclasses.dataclass(frozen=True, eq=False, slots=True)
@@ -106,128 +106,140 @@ class View:
     xyz_m: torch.Tensor
 
 
-class _Keyframes:
-    """A room with its first views in, and the keyframes that come then."""
+class _UpdateBench:
+    """A room with its first views in, and the keyframes that come then.
+
+    base_table and base_prefix are of the first views alone; no keyframe changes them.
+    """
 
     def __init__(self, model: Llava3D, count: int, keyframes: int, seed: int) -> None:
         self.model, self.device, self.count = model, model.device, count
-        vision, made = model.config.vision, torch.Generator().manual_seed(seed)
-        patches = vision.patches_per_side**2
-        touched = round(TOUCHED * count)
-        if patches < NEW_VOXELS + touched or VIEWS * patches < count:
-            raise ConfigError(
-                f"a view of {patches} patches is too small for {NEW_VOXELS} new and {touched} old"
-                " voxels."
-            )
-        scene = make_scene(
-            count + NEW_VOXELS, model.config.decoder.hidden_size, self.device, torch.float32, seed
-        )
-        self.system = scene.text[:SYSTEM_TEXT].to(model.decoder.dtype)
-        order = torch.randperm(count + NEW_VOXELS, generator=made)
-        old, new = order[:count].sort().values, order[count:].sort().values
-        seen = [
-            old[torch.arange(view * patches, (view + 1) * patches) % count] for view in range(VIEWS)
-        ]
-        for _ in range(keyframes):
-            both = torch.cat((new, old[torch.randperm(count, generator=made)[:touched]]))
-            seen.append(both[torch.arange(patches) % len(both)])
-        side = vision.image_size
-        self.views = [
-            View(
-                torch.randn(1, 3, side, side, generator=made).to(self.device),
-                scene.candidates.xyz_m[rows.to(self.device)],
-            )
-            for rows in seen
-        ]
-        self.base = self.table_of(range(VIEWS))
-        self.front = self.prefix_of(self.base)
-        while self.front.step():
+        width = model.config.decoder.hidden_size
+        scene = make_scene(count + NEW_VOXELS, width, self.device, torch.float32, seed)
+        self.system = scene.system.to(model.decoder.dtype)
+        self.views = self._make_views(scene.candidates.xyz_m, keyframes, seed)
+        self.base_table = self.build_table(range(VIEWS))
+        self.base_prefix = self.start_prefix(self.base_table)
+        while self.base_prefix.step():
             pass
 
-    def look(self, name: int) -> VoxelSums:
+    def _make_views(self, xyz_m: torch.Tensor, keyframes: int, seed: int) -> list[View]:
+        """VIEWS views of the old voxels, then the keyframes, all with random pixels.
+
+        Raises ConfigError where a view has too few patches.
+        """
+        vision, generator = self.model.config.vision, torch.Generator().manual_seed(seed)
+        patches, num_touched = vision.patches_per_side**2, round(TOUCHED * self.count)
+        if patches < NEW_VOXELS + num_touched or VIEWS * patches < self.count:
+            raise ConfigError(
+                f"a view of {patches} patches is too small for {NEW_VOXELS} new and {num_touched}"
+                " old voxels."
+            )
+
+        # Which voxel each patch of each view falls into.
+        order = torch.randperm(len(xyz_m), generator=generator)
+        old, new = order[: self.count].sort().values, order[self.count :].sort().values
+        seen = [
+            old[torch.arange(view * patches, (view + 1) * patches) % self.count]
+            for view in range(VIEWS)
+        ]
+        for _ in range(keyframes):
+            touched = old[torch.randperm(self.count, generator=generator)[:num_touched]]
+            both = torch.cat((new, touched))
+            seen.append(both[torch.arange(patches) % len(both)])
+
+        size = (1, 3, vision.image_size, vision.image_size)
+        return [
+            View(
+                torch.randn(*size, generator=generator).to(self.device),
+                xyz_m[voxels.to(self.device)],
+            )
+            for voxels in seen
+        ]
+
+    def encode_keyframe(self, name: int) -> VoxelSums:
         """One view through the vision tower, summed per voxel."""
         features = self.model.encode_views(self.views[name].pixels)[0]
         return sum_view(features, self.views[name].xyz_m, self.model.position_embedding, VOXEL_M)
 
-    def table_of(self, names: Sequence[int]) -> VoxelTable:
-        """Made of these views, looked at anew."""
+    def build_table(self, names: Sequence[int]) -> VoxelTable:
+        """Made of these views, encoded anew."""
         table = VoxelTable()
         for name in names:
-            table.add(name, self.look(name))
+            table.add(name, self.encode_keyframe(name))
         return table
 
-    def tokens(self, sums: VoxelSums) -> SpatialTokens:
+    def mean_tokens(self, sums: VoxelSums) -> SpatialTokens:
         return mean_tokens(sums, self.model.decoder.dtype, VOXEL_M)
 
-    def prefix_of(self, table: VoxelTable) -> ScenePrefix:
-        """The exact prefix of a table, all its rows waiting."""
-        tokens = self.tokens(table.sums)
+    def start_prefix(self, table: VoxelTable) -> ScenePrefix:
+        """The exact prefix of a table; no chunk of it has passed the decoder yet."""
+        tokens = self.mean_tokens(table.sums)
         embeds = torch.cat((self.system, self.model.project(tokens.features)))
         span, positions = (SYSTEM_TEXT, len(embeds)), torch.arange(len(embeds), device=self.device)
         chosen = ChosenTokens(
             tokens, torch.arange(len(table.sums), device=self.device), len(table.sums)
         )
         prompt = PromptSequence(embeds, positions, span, tokens.xyz_m)
-        return ScenePrefix(
-            self.model.decoder, prompt, tokens, chosen, SceneSnapshot(), chunk_tokens()
-        )
+        context = SceneContext(SceneSnapshot(), tokens, chosen, embeds[SYSTEM_TEXT:])
+        return ScenePrefix(self.model.decoder, prompt, context, PrefixOptions(CHUNK_TOKENS))
 
     def append(self, table: VoxelTable) -> int:
-        """The voxels of `table` that the front prefix lacks, put behind it in a copy that shares
-        its keys and values (what is written behind them is forgotten by the next one); how many
-        they were.
-        """
-        front = copy.copy(self.front)
-        new = torch.nonzero(find_voxels(self.base.sums.coords, table.sums.coords) < 0)[:, 0]
-        tokens = self.tokens(table.sums.at(new))
-        front.append_tokens(self.model.project(tokens.features), tokens, SceneSnapshot())
-        while front.step():
+        """Append the voxels of `table` that the base prefix lacks; returns how many they were."""
+        # A shallow copy shares keys and values: what is appended is overwritten by the next one.
+        prefix = copy.copy(self.base_prefix)
+        known = find_voxels(self.base_table.sums.coords, table.sums.coords) >= 0
+        new = torch.nonzero(~known)[:, 0]
+        tokens = self.mean_tokens(table.sums.at(new))
+        prefix.append_tokens(self.model.project(tokens.features), tokens, SceneSnapshot())
+        while prefix.step():
             pass
         return len(new)
 
     def rebuild(self, table: VoxelTable) -> list[Timing]:
-        """The exact prefix of `table`: what making its rows took, then every chunk."""
+        """The exact prefix of `table`: the time of its embeddings, then of every chunk."""
         made: list[ScenePrefix] = []
-        times = [timed(lambda: made.append(self.prefix_of(table)), self.device)]
+        times = [timed(lambda: made.append(self.start_prefix(table)), self.device)]
         while not made[0].ready:
             times.append(timed(made[0].step, self.device))
         return times
 
-    def keyframe(self, number: int) -> tuple[dict[str, Timing], VoxelTable, int]:
-        """Keyframe `number` comes and an old view goes: seconds per step, the table afterwards, and
-        how many voxels were put behind.
+    def update(self, number: int) -> tuple[dict[str, Timing], VoxelTable, int]:
+        """Keyframe `number` comes and an old view goes.
+
+        Returns the time of each step, the table afterwards, and how many voxels were appended.
         """
-        table, name = self.base.of_views(self.base.views), VIEWS + number
+        table, name = self.base_table.of_views(self.base_table.views), VIEWS + number
         appended: list[int] = []
         times = {
-            "look": timed(lambda: table.add(name, self.look(name)), self.device),
+            "look": timed(lambda: table.add(name, self.encode_keyframe(name)), self.device),
             "evict": timed(lambda: table.remove(number % VIEWS), self.device),
             "append": timed(lambda: appended.append(self.append(table)), self.device),
         }
         making, *chunks = self.rebuild(table)
-        whole = [making, *chunks]
-        times["rebuild"] = Timing(sum(t.wall_s for t in whole), sum(t.cpu_s for t in whole))
-        times["longest_chunk"] = max(chunks, key=lambda t: t.of(self.device))
-        require_same(table, self.table_of(table.views))
+        times["rebuild"] = sum(chunks, start=making)
+        times["longest_chunk"] = max(chunks, key=lambda t: t.seconds(self.device))
+        require_same(table, self.build_table(table.views))
         return times, table, appended[0]
 
-    def row(self, label: str) -> dict[str, Any]:
+    def measure(self, label: str) -> dict[str, Any]:
         """All keyframes, the first as warm-up."""
-        runs = [
-            self.keyframe(number)
-            for number in tqdm(range(len(self.views) - VIEWS), unit="keyframe", desc=label)
-        ]
-        times = {step: [run[0][step] for run in runs[1:]] for step in STEPS}
-        steps = {step: milliseconds(values, self.device) for step, values in times.items()}
-        judged = self.device.type == "cuda"
+        numbers = tqdm(range(len(self.views) - VIEWS), unit="keyframe", desc=label)
+        _, *runs = [self.update(number) for number in numbers]
+        _, last_table, num_appended = runs[-1]
+
+        # Step by step over all keyframes.
+        times = {step: [run[0][step] for run in runs] for step in STEPS}
+        steps = {step: percentiles(values, self.device) for step, values in times.items()}
+        is_judged = self.device.type == "cuda"
         return {
             "N": self.count,
-            "new_voxels": runs[-1][2],
+            "new_voxels": num_appended,
             "touched_voxels": round(TOUCHED * self.count),
-            "voxels_after": len(runs[-1][1].sums),
+            "voxels_after": len(last_table.sums),
             "steps": steps,
             "append_ratio": ratio_of(times["append"], times["rebuild"], self.device),
-            "target_met": steps["append"]["p95_ms"] <= TARGET_MS if judged else None,
+            "target_met": steps["append"]["p95_ms"] <= TARGET_MS if is_judged else None,
             "table_exact": True,  # or require_same had raised
         }
 
@@ -242,32 +254,25 @@ def require_same(table: VoxelTable, rebuilt: VoxelTable) -> None:
             )
 
 
-def milliseconds(times: Sequence[Timing], device: torch.device) -> dict[str, Any]:
+def percentiles(times: Sequence[Timing], device: torch.device) -> dict[str, Any]:
     """p50 and p95 in ms, of what ratios are made of; all of them as a spread."""
-    values = [t.of(device) * 1e3 for t in times]
+    values = [t.seconds(device) * 1e3 for t in times]
     return {
         "p50_ms": float(np.percentile(values, 50)),
         "p95_ms": float(np.percentile(values, 95)),
-        "ms": Spread.from_values(values),
+        "ms": milliseconds(times, device),
     }
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """The rows for a terminal: p50 / p95 in ms."""
-    lines = [
-        f"{'N':>5} "
-        + " ".join(f"{step.replace('_', ' '):>15}" for step in STEPS)
-        + f" {'append / rebuild':>21}"
-    ]
+    headings = " ".join(f"{heading:>15}" for heading in STEPS.values())
+    lines = [f"{'N':>5} {headings} {'append / rebuild':>21}"]
     for r in rows:
-        cells = [
-            f"{r['steps'][step]['p50_ms']:.1f} / {r['steps'][step]['p95_ms']:.1f}" for step in STEPS
-        ]
-        lines.append(
-            f"{r['N']:>5} "
-            + " ".join(f"{cell:>15}" for cell in cells)
-            + f" {r['append_ratio']!s:>21}"
-        )
+        steps = [r["steps"][step] for step in STEPS]
+        cells = [f"{s['p50_ms']:.1f} / {s['p95_ms']:.1f}" for s in steps]
+        columns = " ".join(f"{cell:>15}" for cell in cells)
+        lines.append(f"{r['N']:>5} {columns} {r['append_ratio']!s:>21}")
         met = {True: "met", False: "missed", None: "not judged on a CPU"}[r["target_met"]]
         lines.append(f"      append p95 at most {TARGET_MS:g} ms: {met}; ms are p50 / p95")
     return "\n".join(lines)

@@ -22,6 +22,7 @@ class Spread:
 
     @classmethod
     def from_values(cls, values: Sequence[float]) -> Spread:
+        """NaN of no values."""
         if not values:
             return cls(math.nan, math.nan, math.nan, 0)
         return cls(float(np.median(values)), float(min(values)), float(max(values)), len(values))
@@ -31,7 +32,8 @@ class Spread:
 
 
 def spread(samples: npt.ArrayLike) -> dict[str, Any]:
-    """Mean and sample standard deviation (n - 1) over axis 0 of samples (n, ...), NaN left out;
+    """Mean and sample standard deviation (n - 1) over axis 0 of samples (n, ...), NaN left out.
+
     None where there is nothing to take them of.
     """
     values = np.atleast_1d(np.asarray(samples, dtype=np.float64))
@@ -45,8 +47,9 @@ def spread(samples: npt.ArrayLike) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """Nested numbers as JSON has them: numpy, tuples and dataclasses become lists and objects, NaN
-    and infinities None.
+    """Nested numbers as JSON has them: lists, objects, and None for NaN and infinities.
+
+    Takes numpy arrays and numbers, tuples and dataclasses.
     """
     if is_dataclass(value) and not isinstance(value, type):
         return plain(asdict(value))

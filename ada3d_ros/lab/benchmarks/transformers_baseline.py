@@ -1,5 +1,6 @@
-"""The rival that a user would pick: transformers' LlamaForCausalLM on the very same weights, SDPA
-attention, a static cache.
+"""The rival that a user would pick: transformers' LlamaForCausalLM on the very same weights.
+
+With SDPA attention and a static cache.
 """
 
 from __future__ import annotations
@@ -16,20 +17,19 @@ from ada3d_ros.lab.benchmarks.bench import Timing
 from ada3d_ros.model.decoder import LlamaDecoder
 from ada3d_ros.types import PromptSequence
 
-AGREE = {
-    torch.float32: 1e-4,
-    torch.bfloat16: 0.05,
-    torch.float16: 0.05,
-}  # relative difference of logits
+# Largest relative difference of logits.
+AGREE = {torch.float32: 1e-4, torch.bfloat16: 0.05, torch.float16: 0.05}
 CHECK_TOKENS = 24
 
 
 class TransformersRival:
-    """`generate` over our decoder's tensors; nothing is copied. Raises ModelError where it computes
-    something else.
+    """`generate` over our decoder's tensors; nothing is copied.
+
+    Raises ModelError where it computes something else.
     """
 
     def __init__(self, decoder: LlamaDecoder) -> None:
+        # The same sizes, without memory of its own.
         c = decoder.config
         config = LlamaConfig(
             vocab_size=c.vocab_size,
@@ -45,10 +45,11 @@ class TransformersRival:
         config._attn_implementation = "sdpa"
         with torch.device("meta"):
             model = LlamaForCausalLM(config)
-        weights = decoder.state_dict()
+
+        # Our tensors under transformers' names; rotary tables are no weights and are made anew.
         named = {
             name if name.startswith("lm_head") else f"model.{name}": tensor
-            for name, tensor in weights.items()
+            for name, tensor in decoder.state_dict().items()
         }
         model.load_state_dict(named, assign=True, strict=True)
         model.model.rotary_emb = type(model.model.rotary_emb)(config).to(decoder.device)
@@ -69,6 +70,7 @@ class TransformersRival:
             eos_token_id=None,
             pad_token_id=0,
         )
+        # No padding: the mask is all ones, and says so to generate.
         mask = torch.ones(embeds.shape[:2], dtype=torch.int64, device=embeds.device)
         made = self.model.generate(
             inputs_embeds=embeds, attention_mask=mask, generation_config=settings, streamer=streamer
@@ -78,9 +80,7 @@ class TransformersRival:
         return [int(token_id) for token_id in made[0]]
 
     def decode(self, prompt: PromptSequence, tokens: int) -> Timing:
-        """The time from the first token to the last of `tokens` + 1: so many steps, without the
-        prefill.
-        """
+        """The time from the first token to the last of `tokens` + 1: so many steps, no prefill."""
         clock = _Clock(prompt.embeds.device)
         self.total(prompt, tokens + 1, clock)
         first, last = clock.marks[-tokens - 1], clock.marks[-1]
@@ -88,16 +88,14 @@ class TransformersRival:
 
     @torch.inference_mode()
     def _check(self, decoder: LlamaDecoder) -> None:
-        embeds = torch.randn(
-            1, CHECK_TOKENS, decoder.config.hidden_size, generator=torch.Generator().manual_seed(0)
-        )
+        """Raise ModelError unless both give the same logits for a random prompt."""
+        config, generator = decoder.config, torch.Generator().manual_seed(0)
+        embeds = torch.randn(1, CHECK_TOKENS, config.hidden_size, generator=generator)
         embeds = embeds.to(decoder.device, decoder.dtype)
         positions = torch.arange(CHECK_TOKENS, device=decoder.device)
-        hidden = decoder.run_layers(0, decoder.config.num_layers, embeds, positions)
-        ours, theirs = (
-            decoder.logits(hidden).float(),
-            self.model(inputs_embeds=embeds).logits.float(),
-        )
+        hidden = decoder.run_layers(0, config.num_layers, embeds, positions)
+        ours = decoder.logits(hidden).float()
+        theirs = self.model(inputs_embeds=embeds).logits.float()
         error = float((ours - theirs).abs().max() / theirs.abs().max())
         if not error <= AGREE[decoder.dtype]:
             raise ModelError(
@@ -107,7 +105,7 @@ class TransformersRival:
 
 
 class _Clock(BaseStreamer):
-    """The time at which each token was there."""
+    """The time at which each token arrived."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device

@@ -1,6 +1,4 @@
-"""Figure 3: how far the answer changes when a share of the spatial tokens is dropped once, behind
-one layer.
-"""
+"""Figure 3: how far the answer changes when spatial tokens are dropped after one layer."""
 
 from __future__ import annotations
 
@@ -11,15 +9,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from ada3d_ros.engine.decode import decode
+from ada3d_ros.engine.decode import GenerationRequest, decode
 from ada3d_ros.engine.prefill import prefill
 from ada3d_ros.errors import ConfigError
 from ada3d_ros.lab.analysis.contribution import Array, Progress
 from ada3d_ros.lab.benchmarks.spread import spread
 from ada3d_ros.model.decoder import LlamaDecoder
 from ada3d_ros.pruning import schedule
-from ada3d_ros.pruning.in_llm import LayerPruner
 from ada3d_ros.pruning.schedule import RetentionSchedule
+from ada3d_ros.pruning.strategy import LayerPruner
 from ada3d_ros.types import PromptSequence
 
 SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
@@ -44,19 +42,21 @@ def greedy_answer(
     """Up to num_tokens greedy tokens. Raises ModelError where the output is not finite."""
     prefilled = prefill(decoder, prompt, num_tokens, pruner)
     log_probs = torch.log_softmax(prefilled.logits.double(), dim=-1).cpu().numpy()
-    return GreedyAnswer(decode(decoder, prefilled, num_tokens).token_ids, log_probs)
+    return GreedyAnswer(
+        decode(decoder, prefilled, GenerationRequest(num_tokens)).token_ids, log_probs
+    )
 
 
 def single_drop(
     num_layers: int, layer: int, share: float, ranking: str, seed: int = 0
 ) -> LayerPruner:
-    """Drops `share` of the spatial tokens behind the 1-based layer, the next layer ranking; at
-    least one token stays.
+    """Drops `share` of the spatial tokens after the 1-based layer; the next layer ranks them.
+
+    At least one token stays.
     """
     curve = schedule.stages(num_layers, (layer,), (1.0 - share,))
-    return LayerPruner(
-        ranking, RetentionSchedule(tuple(map(float, curve))), 1, RANKINGS[ranking], seed=seed
-    )
+    held = RetentionSchedule(tuple(map(float, curve)))
+    return LayerPruner(ranking, held, 1, RANKINGS[ranking], seed=seed)
 
 
 def prefix_agreement(first: Sequence[int], second: Sequence[int]) -> float:
@@ -75,8 +75,9 @@ def kl_divergence_nats(log_p: Array, log_q: Array) -> float:
 
 
 def default_layers(num_layers: int) -> tuple[int, ...]:
-    """DEPTHS of the decoder's layers, 1-based, each once. Raises ConfigError for a decoder that has
-    none to drop behind.
+    """DEPTHS of the decoder's layers, 1-based, each once.
+
+    Raises ConfigError for a decoder of a single layer, which has none to drop after.
     """
     if num_layers < 2:
         raise ConfigError(
@@ -87,8 +88,9 @@ def default_layers(num_layers: int) -> tuple[int, ...]:
 
 
 def check_layers(layers: Sequence[int], num_layers: int) -> tuple[int, ...]:
-    """The layers, ascending and each once. Raises ConfigError for one that nothing can be dropped
-    behind.
+    """The layers, ascending and each once.
+
+    Raises ConfigError for one that nothing can be dropped after.
     """
     wrong = [layer for layer in layers if not 1 <= layer < num_layers]
     if wrong:
@@ -99,55 +101,64 @@ def check_layers(layers: Sequence[int], num_layers: int) -> tuple[int, ...]:
     return tuple(sorted(set(layers)))
 
 
+@dataclass(frozen=True, slots=True)
+class DropSweep:
+    """What is measured: shares of the spatial tokens, each dropped after each of the layers.
+
+    layers: 1-based; num_tokens: greedy tokens of an answer. Prompt i ranks at random with seed seed
+    + i, so that its spread is over draws too.
+    """
+
+    layers: tuple[int, ...]
+    num_tokens: int
+    seed: int = 0
+    shares: tuple[float, ...] = SHARES
+
+
 def measure_agreement(
     decoder: LlamaDecoder,
     prompts: Sequence[PromptSequence],
     unpruned: Sequence[GreedyAnswer],
-    layers: Sequence[int],
-    num_tokens: int,
-    seed: int,
+    sweep: DropSweep,
     progress: Progress,
-    shares: Sequence[float] = SHARES,
 ) -> dict[str, Any]:
-    """Agreement with the unpruned answers for every layer, ranking and pruned share. Prompt i ranks
-    at random with seed seed + i, so that its spread is over draws too.
-    """
-    seeds = [seed + index for index in range(len(prompts))]
+    """Agreement with the unpruned answers, one a prompt, for every layer, ranking and share."""
+    num_layers = decoder.config.num_layers
+    seeds = [sweep.seed + index for index in range(len(prompts))]
     curves = []
-    for layer in layers:
+    for layer in sweep.layers:
         for ranking in RANKINGS:
             points = []
-            for share in shares:
+            for share in sweep.shares:
                 progress(
                     f"answer agreement: {share:.0%} dropped behind layer {layer}, {ranking} ranking"
                 )
-                points.append(
-                    _point(decoder, prompts, unpruned, layer, ranking, share, num_tokens, seeds)
-                )
+
+                # Each prompt draws its own random ranking.
+                pruners = [single_drop(num_layers, layer, share, ranking, s) for s in seeds]
+                point = _measure_point(decoder, prompts, unpruned, pruners, sweep.num_tokens)
+                points.append({"share": share} | point)
             curves.append({"layer": layer, "ranking": ranking, "points": points})
     return {
         "n": len(prompts),
         "seeds": seeds,
-        "answer_tokens": num_tokens,
-        "layers": list(layers),
-        "shares": list(shares),
+        "answer_tokens": sweep.num_tokens,
+        "layers": list(sweep.layers),
+        "shares": list(sweep.shares),
         "curves": curves,
     }
 
 
-def _point(
+def _measure_point(
     decoder: LlamaDecoder,
     prompts: Sequence[PromptSequence],
     unpruned: Sequence[GreedyAnswer],
-    layer: int,
-    ranking: str,
-    share: float,
+    pruners: Sequence[LayerPruner],
     num_tokens: int,
-    seeds: Sequence[int],
 ) -> dict[str, Any]:
+    """Every prompt with its own pruner beside its unpruned answer."""
     identical, prefix, divergence, dropped = [], [], [], []
-    for prompt, true, seed in zip(prompts, unpruned, seeds, strict=True):
-        pruner = single_drop(decoder.config.num_layers, layer, share, ranking, seed)
+    for prompt, true, pruner in zip(prompts, unpruned, pruners, strict=True):
         found = greedy_answer(decoder, prompt, num_tokens, pruner)
         total = prompt.spatial_span[1] - prompt.spatial_span[0]
         dropped.append(1.0 - pruner.counts(total, None)[-1] / total)
@@ -155,7 +166,6 @@ def _point(
         prefix.append(prefix_agreement(found.token_ids, true.token_ids))
         divergence.append(kl_divergence_nats(true.log_probs, found.log_probs))
     return {
-        "share": share,
         "dropped": spread(dropped),
         "identical": spread(identical),
         "prefix": spread(prefix),

@@ -1,9 +1,9 @@
-"""How ScanQA, SQA3D and ScanRefer are scored: answer cleaning, exact match as LLaVA-3D's scripts
-count it, accuracy at an IoU.
+"""How ScanQA, SQA3D and ScanRefer are scored, as LLaVA-3D's scripts and ScanRefer count.
 
-Rules of reference/llava3d.md 5.3, oddities kept: an empty prediction is contained in every
-reference, so its refined match is 1; "1.5" becomes "fifteen"; letters outside a-z vanish. The
-n-gram scores (BLEU, METEOR, CIDEr) need pycocoevalcap and are not here.
+Answer cleaning, exact match, accuracy at an IoU. Rules of reference/llava3d.md 5.3, oddities kept:
+an empty prediction is contained in every reference, so its refined match is 1; "1.5" becomes
+"fifteen"; letters outside a-z vanish. The n-gram scores (BLEU, METEOR, CIDEr) need pycocoevalcap
+and are not here.
 """
 
 from __future__ import annotations
@@ -15,27 +15,9 @@ from collections.abc import Sequence
 IOU_PERCENT = (25, 50)
 SQA3D_TYPES = 6  # what, is, how, can, which, others
 _NUMBERS = (
-    "zero",
-    "one",
-    "two",
-    "three",
-    "four",
-    "five",
-    "six",
-    "seven",
-    "eight",
-    "nine",
-    "ten",
-    "eleven",
-    "twelve",
-    "thirteen",
-    "fourteen",
-    "fifteen",
-    "sixteen",
-    "seventeen",
-    "eighteen",
-    "nineteen",
-    "twenty",
+    *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"),
+    *("eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen"),
+    *("eighteen", "nineteen", "twenty"),
 )
 _WORDS = {  # whole words only
     "letf": "left",
@@ -57,25 +39,32 @@ _WORD = re.compile(r"\b(" + "|".join(sorted(_WORDS, key=len, reverse=True)) + r"
 
 
 def clean_answer(text: str) -> str:
-    """What answers are compared in: lower case but `TV`, few marks, numbers as words, known
-    misspellings mended, no articles.
+    """The text that answers are compared in.
+
+    Lower case but `TV`, few marks, numbers as words, known misspellings mended, no articles.
     """
+    # Lower case, single blanks, marks removed.
     text = re.sub(" {2,}", " ", text.lower().strip(" "))
     text = re.sub(r"\.[ ]{2,}", ". ", text)
     text = re.sub(r"[^a-zA-Z0-9,'\s\-:]+", "", text)
+
+    # Word by word: numbers, misspellings, a letter's trailing digit.
     text = _WORD.sub(lambda match: _WORDS[match[1]], text)
     text = re.sub(r"\bo' +clock\b", "o'clock", text)
     text = re.sub(r"\b([a-zA-Z]+)[0-9]\b", r"\1", text)
+
+    # No articles.
     for article in ("a", "an", "the"):
         text = re.sub(rf"\b{article} ([a-zA-Z]+)", r"\1", text)
     return re.sub(r"\bbackwards\b", "backward", text)
 
 
 def exact_match(prediction: str, references: Sequence[str]) -> tuple[bool, bool]:
-    """Of the cleaned texts: equal to one reference; and the refined match, which also takes one
-    text within the other, blanks aside.
+    """Of the cleaned texts: whether one reference is equal, and whether the refined match holds.
+
+    The refined match also takes one text within the other, blanks aside.
     """
-    cleaned, known = clean_answer(prediction), [clean_answer(reference) for reference in references]
+    cleaned, known = clean_answer(prediction), [clean_answer(text) for text in references]
     if cleaned in known:
         return True, True
     joined, others = "".join(cleaned.split()), ["".join(reference.split()) for reference in known]
@@ -85,8 +74,9 @@ def exact_match(prediction: str, references: Sequence[str]) -> tuple[bool, bool]
 def scanqa_scores(
     predictions: Sequence[str], references: Sequence[Sequence[str]]
 ) -> dict[str, float]:
-    """`EM1` and `EM1_refined` as fractions over all questions; NaN without any. Raises ValueError
-    for lists of other lengths.
+    """`EM1` and `EM1_refined` as fractions over all questions; NaN without any.
+
+    Raises ValueError for lists of other lengths.
     """
     matches = [exact_match(p, r) for p, r in zip(predictions, references, strict=True)]
     return {
@@ -98,10 +88,10 @@ def scanqa_scores(
 def sqa3d_scores(
     predictions: Sequence[str], references: Sequence[str], types: Sequence[int]
 ) -> dict[str, float]:
-    """As ScanQA with one reference each, and `EM_type0` to `EM_refined_type5` by the question's
-    type 0..5 (0 where there is none of it).
+    """As ScanQA with one reference each, and `EM_type0` to `EM_refined_type5` by type.
 
-    Raises ValueError for lists of other lengths.
+    types: of the questions, 0..5; 0 for a type that none has. Raises ValueError for lists of other
+    lengths.
     """
     scores = scanqa_scores(predictions, [[reference] for reference in references])
     matches = [exact_match(p, [r]) for p, r in zip(predictions, references, strict=True)]
@@ -119,11 +109,10 @@ def is_found(iou: float, percent: int) -> bool:
 
 
 def scanrefer_scores(ious: Sequence[float], unique: Sequence[bool]) -> dict[str, float]:
-    """`overall_acc25`, `unique_acc50`, `multiple_acc25` ...: fractions of descriptions whose best
-    box reaches the IoU; NaN without any.
+    """`overall_acc25`, `unique_acc50`, `multiple_acc25` ...: share of boxes that reach the IoU.
 
     ious: of the best-scored box with the target, 0 without a box; unique: the target is alone of
-    its category. Raises ValueError for lists of other lengths.
+    its category. NaN without any. Raises ValueError for lists of other lengths.
     """
     groups = {
         "overall": list(ious),
@@ -142,12 +131,9 @@ def wilson(share: float, count: int) -> tuple[float, float]:
     if count == 0:
         return 0.0, 1.0
     z = 1.96
-    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
-    half = (
-        z
-        / (1 + z * z / count)
-        * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    )
+    shrink = 1 + z * z / count
+    middle = (share + z * z / (2 * count)) / shrink
+    half = z / shrink * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
     return max(middle - half, 0.0), min(middle + half, 1.0)
 
 

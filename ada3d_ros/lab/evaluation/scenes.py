@@ -1,7 +1,7 @@
-"""Scenes for calibration, analysis and benchmarks: a bag, an RGB-D folder or a generated room
-becomes spatial tokens and prompts.
+"""Scenes for calibration, analysis and benchmarks, from any source to spatial tokens and prompts.
 
-The frames go through the node's own keyframe buffer and views; only their source differs.
+A source is a bag, an RGB-D folder or a generated room. The frames go through the node's own
+keyframe buffer and views; only their source differs.
 """
 
 from __future__ import annotations
@@ -43,8 +43,10 @@ DEFAULT_QUESTIONS = (
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Scene:
-    """One scene ready to be asked about. patch_token (V, P) int64: the spatial token that each
-    patch of each view went into, -1 where it has no depth or its token fell to the cap.
+    """One scene ready to be asked about.
+
+    patch_token (V, P) int64: the spatial token that each patch of each view went into, -1 where it
+    has no depth or its token fell to the cap.
     """
 
     name: str
@@ -69,35 +71,39 @@ def open_frames(source: str, config: AgentConfig) -> Iterable[RgbdFrame]:
 
 @torch.inference_mode()
 def read_scene(loaded: LoadedModel, source: str, config: AgentConfig) -> Scene:
-    """Keyframes of the source, encoded and pooled. Raises SourceError, or NoFramesError without
-    usable depth.
+    """Keyframes of the source, encoded and pooled.
+
+    Raises SourceError, or NoFramesError without usable depth.
     """
+    # The frames that the node would keep.
     buffer = KeyframeBuffer(config.keyframe)
     for frame in open_frames(source, config):
         buffer.offer(frame)
     frames = tuple(keyframe.frame for keyframe in buffer.keyframes)
     if not frames:
         raise SourceError(f"{source} has no frame that could become a keyframe.")
-    vision = loaded.model.config.vision
+
+    # Views at the tower's size, encoded and pooled.
+    model, vision = loaded.model, loaded.model.config.vision
     views = build_multiview(
         frames, vision.image_size, config.model.compat, vision.image_mean, vision.image_std
     )
-    tokens = loaded.model.build_spatial_tokens(loaded.model.encode_views(views.pixels), views)
-    return Scene(
-        Path(source).name or source, frames, views, tokens, _patch_tokens(loaded, views, tokens)
-    )
+    tokens = model.build_spatial_tokens(model.encode_views(views.pixels), views)
+    name = Path(source).name or source
+    return Scene(name, frames, views, tokens, _patch_tokens(loaded, views, tokens))
 
 
 def _patch_tokens(
     loaded: LoadedModel, views: MultiViewInput, tokens: SpatialTokens
 ) -> torch.Tensor:
-    """Pooling orders tokens by voxel; the cap keeps every N/cap-th (model/spatial.py)."""
-    views = to_device(
-        views, loaded.model.device
-    )  # where they were pooled: a point on a border must round the same way
-    xyz = sample_patch_points(views, loaded.model.config.vision.patches_per_side).flatten(
-        1, 2
-    )  # (V, P, 3)
+    """(V, P) as Scene.patch_token.
+
+    Pooling orders tokens by voxel; the cap keeps every N/cap-th (model/spatial.py).
+    """
+    # On the device where they were pooled: a point on a border must round the same way.
+    views = to_device(views, loaded.model.device)
+    xyz = sample_patch_points(views, loaded.model.config.vision.patches_per_side)
+    xyz = xyz.flatten(1, 2)  # (V, P, 3)
     valid = torch.isfinite(xyz).all(dim=-1)
     ids, occupied = voxel_ids(voxel_coords(xyz[valid], tokens.voxel_size_m))
     total, kept = len(occupied), tokens.features.shape[0]
@@ -112,36 +118,26 @@ def _patch_tokens(
 def scene_prompt(
     loaded: LoadedModel, scene: Scene, question: str, policy: Policy, conversation: str = "llava_v1"
 ) -> tuple[PromptSequence, ChosenTokens]:
-    """The prompt of one question about a scene, after the policy's choice before the language
-    model.
-    """
-    model, parsed = loaded.model, parse_coordinates(question)
-    ids = loaded.tokenizer.encode(render_question(parsed.text, conversation))
+    """The prompt of one question about a scene, after the policy's selection before the LLM."""
+    model, (text, points) = loaded.model, parse_coordinates(question)
+    ids = loaded.tokenizer.encode(render_question(text, conversation))
     chosen = choose_tokens(model, scene.tokens, policy, loaded.tokenizer.encode(question)[1:])
-    visual = model.project(chosen.tokens.features)
-    return (
-        model.build_prompt(ids, visual, model.encode_clicks(parsed.clicks), chosen.tokens.xyz_m),
-        chosen,
-    )
+    embeds, clicks = model.project(chosen.tokens.features), model.encode_clicks(points)
+    return model.build_prompt(ids, embeds, clicks, chosen.tokens.xyz_m), chosen
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """--model, --device, --precision, --config, --questions: what every verb that runs a model on
-    scenes takes.
-    """
-    parser.add_argument(
-        "--model", type=Path, required=True, help="folder of the checkpoint (official layout)"
-    )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default auto)")
-    parser.add_argument(
-        "--precision", default="auto", help="auto, fp32, bf16 or fp16 (default auto)"
-    )
-    parser.add_argument(
+    """--model, --device, --precision, --config, --questions: of every verb that runs a model."""
+    add = parser.add_argument
+    add("--model", type=Path, required=True, help="folder of the checkpoint (official layout)")
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:N (default auto)")
+    add("--precision", default="auto", help="auto, fp32, bf16 or fp16 (default auto)")
+    add(
         "--config",
         type=Path,
         help="parameter file as the node takes: keyframes, depth, pruning (default: the defaults)",
     )
-    parser.add_argument(
+    add(
         "--questions",
         type=Path,
         help="text file, one question a line (default: six about rooms in general)",
@@ -151,24 +147,24 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 def load_for(
     options: argparse.Namespace, **settings: object
 ) -> tuple[LoadedModel, ModelInfo, AgentConfig]:
-    """The model, what is known of it, and the configuration that those arguments name. Raises
-    Ada3DError.
+    """The model, what is known of it, and the configuration that those arguments name.
+
+    Raises Ada3DError.
     """
-    config = from_flat(
-        {
-            "model.path": str(options.model),
-            "model.device": options.device,
-            "model.precision": options.precision,
-            **settings,
-        },
-        load_config(options.config) if getattr(options, "config", None) else None,
-    )
+    given = {
+        "model.path": str(options.model),
+        "model.device": options.device,
+        "model.precision": options.precision,
+    }
+    base = load_config(options.config) if getattr(options, "config", None) else None
+    config = from_flat(given | settings, base)
     return *open_model(config.model), config
 
 
 def read_questions(path: Path | None) -> Sequence[str]:
-    """The questions of a file, empty lines left out. Raises SourceError where there are none,
-    RequestError for a line that is no question.
+    """The questions of a file, empty lines left out.
+
+    Raises SourceError where there are none, RequestError for a line that is no question.
     """
     if path is None:
         return DEFAULT_QUESTIONS

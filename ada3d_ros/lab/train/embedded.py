@@ -1,5 +1,4 @@
-"""What the embedded model is before it has learned: its sizes, its tokenizer, its first weights,
-and the code of its vision features.
+"""The embedded model before training: sizes, tokenizer, first weights, code of the vision features.
 
 Same modules and key names as LLaVA-3D-7B. The vision tower is taught to write, into the feature
 space that the projector reads, how likely each category and colour is at a patch's corner
@@ -22,7 +21,7 @@ from ada3d_ros.lab.world.rooms import CATEGORIES, COLORS, make_rooms
 from ada3d_ros.model.config import DecoderConfig, LlavaConfig, VisionConfig
 from ada3d_ros.model.grounding_head import GroundingHead
 from ada3d_ros.model.llava3d import Llava3D
-from ada3d_ros.model.prompt import TEMPLATES, Tokenizer
+from ada3d_ros.model.prompt import SYSTEM_PROMPTS, Tokenizer
 from ada3d_ros.model.vision import VisionTower
 
 NUM_LABELS = len(CATEGORIES) + 1 + len(COLORS) + 1
@@ -52,10 +51,11 @@ EMBEDDED_CONFIG = LlavaConfig(
 
 
 def corpus() -> list[str]:
-    """What the tokenizer is trained on: questions and answers of some training rooms, so that every
-    word becomes a piece.
+    """What the tokenizer is trained on, so that every word becomes a piece.
+
+    Questions and answers of some training rooms.
     """
-    texts = [template.system + " USER: \n ASSISTANT: </s>" for template in TEMPLATES.values()] * 20
+    texts = [system + " USER: \n ASSISTANT: </s>" for system in SYSTEM_PROMPTS.values()] * 20
     texts += [
         "Please look here. At where Is What Which How Do The here not seen Do you see it? I have"
         " not seen it. Where is it? Please describe the scene concisely. yes no"
@@ -68,8 +68,9 @@ def corpus() -> list[str]:
 
 
 def feature_code(width: int) -> torch.Tensor:
-    """(NUM_LABELS, width) float32: orthogonal rows of length CODE_SCALE, categories (background
-    last) before colours (none last).
+    """(NUM_LABELS, width) float32: orthogonal rows of length CODE_SCALE.
+
+    Categories (background last) come before colours (none last).
     """
     generator = torch.Generator().manual_seed(20)
     rows = torch.linalg.qr(torch.randn(width, NUM_LABELS, generator=generator)).Q.T
@@ -87,54 +88,54 @@ def new_model(tokenizer: Tokenizer, seed: int = 0) -> tuple[Llava3D, GroundingHe
     torch.manual_seed(seed)
     model = Llava3D(dataclasses.replace(EMBEDDED_CONFIG, decoder=decoder))
     for name, parameter in model.named_parameters():
-        _start(name, parameter, decoder.num_layers)
-    _start_local(model.vision)
+        _initialise(name, parameter, decoder.num_layers)
+    _initialise_locally(model.vision)
     return model, GroundingHead(decoder.hidden_size)
 
 
-def _start(name: str, parameter: nn.Parameter, layers: int) -> None:
-    with torch.no_grad():
-        if parameter.ndim == 1:
-            if name.endswith(".0.bias") and (
-                "position_embedding." in name or "click_encoder." in name
-            ):
-                parameter.normal_(
-                    0.0, 1.0
-                )  # points of many offsets, or all see the same side of the ReLU
-            elif name.endswith("bias"):
-                parameter.zero_()
-            elif "class_embedding" not in name:
-                parameter.fill_(1.0)
-        elif "embed_tokens" in name:
-            parameter.normal_(0.0, 0.7)
-        elif "position_embedding.weight" in name:
-            parameter.normal_(0.0, 0.3)
-        elif name.endswith(("o_proj.weight", "down_proj.weight", "out_proj.weight", "fc2.weight")):
-            parameter.normal_(0.0, 1.0 / math.sqrt(parameter[0].numel() * 2 * layers))
-        else:
-            parameter.normal_(0.0, 1.0 / math.sqrt(parameter[0].numel()))
+@torch.no_grad()
+def _initialise(name: str, parameter: nn.Parameter, layers: int) -> None:
+    """The first value of one parameter, by its name; layers: of the decoder."""
+    # Vectors: norms 1, biases 0, but for those of the point encoders: with one offset all points
+    # would lie on the same side of the ReLU.
+    if parameter.ndim == 1:
+        of_points = "position_embedding." in name or "click_encoder." in name
+        if name.endswith(".0.bias") and of_points:
+            parameter.normal_(0.0, 1.0)
+        elif name.endswith("bias"):
+            parameter.zero_()
+        elif "class_embedding" not in name:
+            parameter.fill_(1.0)
+
+    # Matrices: by their inputs, those that write into the residual stream smaller with depth.
+    elif "embed_tokens" in name:
+        parameter.normal_(0.0, 0.7)
+    elif "position_embedding.weight" in name:
+        parameter.normal_(0.0, 0.3)
+    elif name.endswith(("o_proj.weight", "down_proj.weight", "out_proj.weight", "fc2.weight")):
+        parameter.normal_(0.0, 1.0 / math.sqrt(parameter[0].numel() * 2 * layers))
+    else:
+        parameter.normal_(0.0, 1.0 / math.sqrt(parameter[0].numel()))
 
 
-def _start_local(tower: VisionTower) -> None:
-    """A tower whose patches first look at their neighbours: 2D sine and cosine places, keys like
-    queries.
+@torch.no_grad()
+def _initialise_locally(tower: VisionTower) -> None:
+    """A tower whose patches first attend to their neighbours.
 
-    From random places and keys category was hardly learned (docs/log.md).
+    2D sine and cosine places, keys like queries: from random places and keys category was hardly
+    learned (docs/log.md).
     """
-    side, width = (
-        tower.embeddings.position_embedding.num_embeddings,
-        tower.embeddings.position_embedding.embedding_dim,
-    )
-    patches = math.isqrt(side - 1)
+    # Places: sines and cosines of row and column.
+    places = tower.embeddings.position_embedding
+    patches, width = math.isqrt(places.num_embeddings - 1), places.embedding_dim
     rates = torch.pi / torch.logspace(math.log10(2 * patches), math.log10(2.0), width // 4)
     row, column = torch.meshgrid(torch.arange(patches), torch.arange(patches), indexing="ij")
     angles = torch.cat((row.reshape(-1, 1) * rates, column.reshape(-1, 1) * rates), dim=-1)
-    with torch.no_grad():
-        tower.embeddings.position_embedding.weight[1:] = (
-            torch.cat((angles.sin(), angles.cos()), dim=-1) * 0.7
-        )
-        for name, parameter in tower.named_parameters():
-            if name.endswith("k_proj.weight"):
-                query = tower.get_parameter(name.replace("k_proj", "q_proj"))
-                query.mul_(1.4)
-                parameter.copy_(query)
+    places.weight[1:] = torch.cat((angles.sin(), angles.cos()), dim=-1) * 0.7
+
+    # Keys like queries: like attends to like.
+    for name, parameter in tower.named_parameters():
+        if name.endswith("k_proj.weight"):
+            query = tower.get_parameter(name.replace("k_proj", "q_proj"))
+            query.mul_(1.4)
+            parameter.copy_(query)

@@ -1,8 +1,8 @@
-"""One training step's forward pass: packed questions behind their rooms, and the losses.
+"""One training step's forward pass: packed questions after their rooms, and the losses.
 
-The layers are the decoder's own modules; only the attention is arranged anew: scene rows see scene
-rows, a question's rows see the scene and themselves. A test holds the result against the engine's
-prefill of each question alone.
+The layers are the decoder's own modules; only the attention is arranged anew: the scene attends to
+itself, a question to the scene and to itself. A test holds the result against the engine's prefill
+of each question alone.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from ada3d_ros.model.decoder import DecoderLayer, LlamaDecoder, apply_rope, rope
 from ada3d_ros.model.grounding_head import GroundingHead
 from ada3d_ros.model.llava3d import Llava3D
 from ada3d_ros.model.prompt import CLICK_ID
+from ada3d_ros.pruning.ranking import keep_best
+from ada3d_ros.pruning.strategy import LayerPruner
 
 POINTER_WEIGHT, PRESENCE_WEIGHT, BOX_WEIGHT = 0.5, 0.3, 1.0
 OWNED_SHARE = 0.4  # a token belongs to an object that this share of its patches lie on
@@ -27,9 +29,10 @@ OWNED_SHARE = 0.4  # a token belongs to an object that this share of its patches
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Packed:
-    """Final normed hidden states: text (B, M, D), spatial (B, N, D) of the spatial tokens; mask (Q,
-    N) bool, those that each question kept; xyz_m (B, N, 3) of the tokens; owner (B, N, O) as in
-    RoomTokens.
+    """Final normed hidden states: text (B, M, D) of the questions, spatial (B, N, D) of the scenes.
+
+    mask (Q, N) bool: spatial tokens that each question kept; xyz_m (B, N, 3) of the tokens; owner
+    (B, N, O) as in RoomTokens.
     """
 
     text: torch.Tensor
@@ -44,12 +47,12 @@ def run_packed(
     prefix_ids: Sequence[int],
     rooms: Sequence[RoomTokens],
     packed: PackedQuestions,
-    shares: Sequence[float] = (),
+    pruner: LayerPruner | None = None,
 ) -> Packed:
-    """Final normed states of all rows. shares: of the spatial tokens that each layer keeps for each
-    question (AdaToken-3D during training; () = all); the question's last prompt token ranks them,
-    as in the engine. Other than there, what one question drops still informs the scene's own rows,
-    which all questions share.
+    """Final normed states of all rows. pruner: how many spatial tokens each layer keeps for each
+    question (AdaToken-3D during training; None = all); the question's last prompt token ranks
+    them, and counts and choice are the engine's own functions. Other than there, what one question
+    drops still informs the scene's own rows, which all questions share.
     """
     decoder, start = model.decoder, len(prefix_ids)
     counts = [r.tokens.features.shape[0] for r in rooms]
@@ -65,10 +68,14 @@ def run_packed(
         )
     run = _PackedRun(decoder, torch.tensor(counts, device=device), start, scene.shape[1], packed)
     hidden = torch.cat((scene, text), dim=1)
-    last = 1.0
-    for layer, share in zip(decoder.layers, shares or (1.0,) * len(decoder.layers), strict=True):
-        hidden = run.layer(cast(DecoderLayer, layer), hidden, share if share < last else None)
-        last = share
+    # Spatial tokens of each room alive in each layer.
+    layers = len(decoder.layers)
+    alive = [pruner.counts(n, None) if pruner else (n,) * layers for n in counts]
+    for i, layer in enumerate(decoder.layers):
+        falls = i > 0 and any(room[i] < room[i - 1] for room in alive)
+        hidden = run.layer(
+            cast(DecoderLayer, layer), hidden, [room[i] for room in alive] if falls else None
+        )
     return Packed(
         text=decoder.norm(hidden[:, run.size :]),
         spatial=decoder.norm(hidden[:, start : run.size]),
@@ -109,17 +116,19 @@ class _PackedRun:
             max=len(packed.room) - 1
         )  # (B, M): number of each row's
 
-    def layer(self, layer: DecoderLayer, hidden: torch.Tensor, share: float | None) -> torch.Tensor:
-        """One decoder layer; with a share, every question first drops its spatial tokens down to
-        it.
+    def layer(
+        self, layer: DecoderLayer, hidden: torch.Tensor, counts: Sequence[int] | None
+    ) -> torch.Tensor:
+        """One decoder layer; with counts, one per room, every question first drops its spatial
+        tokens down to its room's.
         """
         attention, size = layer.self_attn, self.size
         normed = layer.input_layernorm(hidden)
         q = apply_rope(attention.queries(normed).float(), self.rope)  # float32: faster on CPUs
         k = apply_rope(attention.keys(normed).float(), self.rope)
         v = attention.split_heads(attention.v_proj(normed)).float()
-        if share is not None:
-            self._drop(q.detach(), k.detach(), share)
+        if counts is not None:
+            self._drop(q.detach(), k.detach(), counts)
         out = torch.cat(
             (
                 F.scaled_dot_product_attention(
@@ -133,9 +142,9 @@ class _PackedRun:
         return hidden + cast(torch.Tensor, layer.mlp(layer.post_attention_layernorm(hidden)))
 
     @torch.no_grad()
-    def _drop(self, q: torch.Tensor, k: torch.Tensor, share: float) -> None:
-        """Keep, per question, round(share * N) of its tokens: those its last prompt token attends
-        to most, mean over heads.
+    def _drop(self, q: torch.Tensor, k: torch.Tensor, counts: Sequence[int]) -> None:
+        """Keep, per question, its room's count of tokens: those its last prompt token attends to
+        most, mean over heads.
         """
         room, row = self.packed.room, self.packed.query
         logits = (
@@ -146,8 +155,10 @@ class _PackedRun:
         weights = (
             logits.softmax(-1)[..., self.start : self.size].mean(1).masked_fill(~self.kept, -1.0)
         )
-        count = (share * self.counts[room]).round().clamp(min=1)
-        self.kept = self.kept & (weights.argsort(-1, descending=True).argsort(-1) < count[:, None])
+        kept = torch.zeros_like(self.kept)
+        for question, number in enumerate(room.tolist()):
+            kept[question, keep_best(weights[question], counts[number])] = True
+        self.kept = kept
         self.mask = self.mask.clone()
         self.mask[..., self.start : self.size] &= self.kept[self.question]
 
@@ -156,57 +167,64 @@ def losses(
     decoder: LlamaDecoder, head: GroundingHead, states: Packed, packed: PackedQuestions
 ) -> tuple[torch.Tensor, dict[str, float]]:
     """The sum to minimise, and its parts for the log: answer tokens, pointing, presence, boxes."""
-    rows = states.text[packed.row_room, packed.row_place]
-    token_loss = F.cross_entropy(decoder.lm_head(rows).float(), packed.row_target, reduction="none")
-    answer = (token_loss * packed.row_weight).sum() / len(packed.room)
+    # Answers: cross-entropy, every question weighing the same.
+    predicting = states.text[packed.target_room, packed.target_place]
+    logits = decoder.lm_head(predicting).float()
+    token_loss = F.cross_entropy(logits, packed.target_id, reduction="none")
+    answer = (token_loss * packed.target_weight).sum() / len(packed.room)
+
+    # The grounding head on each question's last prompt token and the spatial tokens it kept.
     query = states.text[packed.room, packed.query].float()[:, None]  # (Q, 1, D)
     tokens, mask = states.spatial.float()[packed.room], states.mask
-    logits, presence = head.point(query, tokens, mask)
-    logits, presence = logits[:, 0], presence[:, 0]
+    pointed, presence = (value[:, 0] for value in head.point(query, tokens, mask))
+
+    # Pointing: all weight on tokens of the object, of questions that kept one.
     owned = (states.owner[packed.room] >= OWNED_SHARE) & mask[..., None]  # (Q, N, O)
     target = (owned & packed.evidence[:, None]).any(-1).float()
-    seen = target.sum(-1) > 0
-    log_weights = F.log_softmax(logits.masked_fill(~mask, -1e4), dim=-1)
-    pointing = -(torch.logsumexp(log_weights + (target + 1e-9).log(), -1))[seen].sum() / len(seen)
+    has_target = target.sum(-1) > 0
+    log_weights = F.log_softmax(pointed.masked_fill(~mask, -1e4), dim=-1)
+    on_target = torch.logsumexp(log_weights + (target + 1e-9).log(), -1)
+    pointing = -on_target[has_target].sum() / len(has_target)
+
+    # Presence: whether the room has what is named, where that is the question.
     asked = packed.presence >= 0
-    there = F.binary_cross_entropy_with_logits(presence[asked].float(), packed.presence[asked])
-    want = torch.isfinite(packed.box_m[:, 0]) & seen
-    box = _box_loss(
-        head,
-        query[want],
-        tokens[want],
-        log_weights[want],
-        states.xyz_m[packed.room][want],
-        packed.box_m[want],
-        target[want],
+    presence_loss = F.binary_cross_entropy_with_logits(
+        presence[asked].float(), packed.presence[asked]
     )
+
+    # Boxes, of questions that ask for one.
+    has_box = torch.isfinite(packed.box_m[:, 0]) & has_target
+    box = _box_loss(head, states, packed, has_box, log_weights.detach(), target)
     total = (
         answer
         + POINTER_WEIGHT * pointing
-        + PRESENCE_WEIGHT * there
-        + BOX_WEIGHT * box * want.float().mean()
+        + PRESENCE_WEIGHT * presence_loss
+        + BOX_WEIGHT * box * has_box.float().mean()
     )
-    parts = {"answer": answer, "pointing": pointing, "presence": there, "box": box}
+    parts = {"answer": answer, "pointing": pointing, "presence": presence_loss, "box": box}
     return total, {name: float(value.detach()) for name, value in parts.items()}
 
 
 def _box_loss(
     head: GroundingHead,
-    query: torch.Tensor,
-    tokens: torch.Tensor,
+    states: Packed,
+    packed: PackedQuestions,
+    has_box: torch.Tensor,
     log_weights: torch.Tensor,
-    xyz_m: torch.Tensor,
-    box_m: torch.Tensor,
     target: torch.Tensor,
 ) -> torch.Tensor:
-    """L1 of centre (metres) and of log size, the weights being those on the object's own tokens, as
-    they are at a clean peak.
+    """L1 of centre (metres) and of log size over the questions with has_box (Q,).
+
+    log_weights (Q, N) of pointing; target (Q, N), 1 on the object's own tokens: the weights on
+    these alone are taken, as they are at a clean peak.
     """
+    room, box_m, target = packed.room[has_box], packed.box_m[has_box], target[has_box]
+    query = states.text[room, packed.query[has_box]].float()[:, None]
     if not len(query):
         return query.new_zeros(())
-    weights = log_weights.detach().exp() * target + 1e-3 * target
+    weights = log_weights[has_box].exp() * target + 1e-3 * target
     weights = weights / weights.sum(-1, keepdim=True)
+    tokens, xyz_m = states.spatial.float()[room], states.xyz_m[room]
     center, size = head.boxes(query, tokens, weights[:, None], xyz_m)
-    return (center[:, 0] - box_m[:, :3]).abs().mean() + (
-        size[:, 0].log() - box_m[:, 3:].log()
-    ).abs().mean()
+    off_center = (center[:, 0] - box_m[:, :3]).abs().mean()
+    return off_center + (size[:, 0].log() - box_m[:, 3:].log()).abs().mean()

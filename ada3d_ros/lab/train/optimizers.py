@@ -26,11 +26,10 @@ class Optimizers:
             torch.optim.AdamW(others, lr=1e-3, betas=(0.9, 0.98), weight_decay=0.01)
         ]
         if matrices:
-            self.all.append(
-                torch.optim.Muon(
-                    matrices, lr=1e-3, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"
-                )
+            muon = torch.optim.Muon(
+                matrices, lr=1e-3, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"
             )
+            self.all.append(muon)
         self.parameters = matrices + others
 
     def step(self, lr: float) -> None:
@@ -51,13 +50,11 @@ class Optimizers:
 
 
 def learning_rate(stage: Stage, step: int, progress: float) -> float:
-    """Warm-up, constant, and at the end a linear fall to a tenth where the stage has one; progress
-    0..1 of rooms or of time.
+    """Warm-up, constant, and at the end a linear fall to a tenth where the stage has one.
+
+    progress: 0..1 of the stage's rooms or of its time.
     """
-    fall_from = 1 - stage.decay
-    fall = (
-        1.0
-        if progress < fall_from
-        else max(0.1, 1 - 0.9 * (progress - fall_from) / max(1 - fall_from, 1e-6))
-    )
-    return stage.lr * min(1.0, (step + 1) / WARMUP_STEPS) * fall
+    warm, fall, fall_from = min(1.0, (step + 1) / WARMUP_STEPS), 1.0, 1 - stage.decay
+    if progress >= fall_from:
+        fall = max(0.1, 1 - 0.9 * (progress - fall_from) / max(1 - fall_from, 1e-6))
+    return stage.lr * warm * fall

@@ -1,8 +1,8 @@
-"""Rooms and questions to one training batch: a scene prefix per room and, behind it, many questions
-that do not see each other.
+"""Rooms and questions to one training batch.
 
-Every question starts at the position it would have alone, so one room's tokens are paid once for
-all its questions.
+A scene prefix per room and, after it, many questions that do not attend to each other. Every
+question starts at the position it would have alone, so one room's tokens are paid once for all its
+questions.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from dataclasses import dataclass
 
 import torch
 
-from ada3d_ros.grounding.phrase import GROUNDING_PROMPT
+from ada3d_ros.grounding.from_text import GROUNDING_PROMPT
 from ada3d_ros.lab.world.graph import Graph
 from ada3d_ros.lab.world.questions import RoomQuestion
 from ada3d_ros.model.prompt import Tokenizer, parse_coordinates, render_question
 
 PRESENCE_KINDS = ("grounding", "absent", "existence")
+NO_BOX = (float("nan"),) * 6
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -26,8 +27,10 @@ class PackedQuestions:
     """Text of B rooms with Q questions in all, padded to M tokens.
 
     ids (B, M) int64 (CLICK_ID for a point); block (B, M) int64, number of the question within its
-    room, -1 padding; offset (B, M) int64, place behind the scene; clicks (n, 3) float32 in order of
-    appearance. Per predicted token: row_room, row_place, row_target (R,), row_weight (R,), which
+    room, -1 padding; offset (B, M) int64, place after the scene; clicks (n, 3) float32 in order of
+    appearance.
+
+    Per token to be predicted: target_room, target_place, target_id (R,), target_weight (R,), which
     sum to 1 per question. Per question: room (Q,), query (Q,) place of its last prompt token;
     evidence (Q, O) bool; presence (Q,) 1, 0 or -1 (not asked); box_m (Q, 6) centre and full
     extents, NaN where none is asked for; questions themselves.
@@ -37,10 +40,10 @@ class PackedQuestions:
     block: torch.Tensor
     offset: torch.Tensor
     clicks: torch.Tensor
-    row_room: torch.Tensor
-    row_place: torch.Tensor
-    row_target: torch.Tensor
-    row_weight: torch.Tensor
+    target_room: torch.Tensor
+    target_place: torch.Tensor
+    target_id: torch.Tensor
+    target_weight: torch.Tensor
     room: torch.Tensor
     query: torch.Tensor
     evidence: torch.Tensor
@@ -64,7 +67,7 @@ class Packer:
         self._answer = functools.lru_cache(maxsize=10_000)(self._encode_answer)
 
     def _encode_prompt(self, text: str) -> tuple[int, ...]:
-        """Ids behind the scene, up to `ASSISTANT:`; the same as in a prompt of its own."""
+        """Ids after the scene, up to `ASSISTANT:`; the same as in a prompt of its own."""
         ids = self.tokenizer.encode(render_question(text, self.template))
         return tuple(ids[len(self.prefix_ids) + 1 :])
 
@@ -75,63 +78,63 @@ class Packer:
         self, graphs: Sequence[Graph], questions: Sequence[Sequence[RoomQuestion]], num_objects: int
     ) -> PackedQuestions:
         """One batch; graphs give the true boxes of what is asked for."""
-        ids: list[list[int]] = []
-        block: list[list[int]] = []
-        offset: list[list[int]] = []
+        ids: list[list[int]] = [[] for _ in questions]
+        block: list[list[int]] = [[] for _ in questions]
+        offset: list[list[int]] = [[] for _ in questions]
         clicks: list[tuple[float, float, float]] = []
-        rows: list[tuple[int, int, int, float]] = []
+        targets: list[tuple[int, int, int, float]] = []
         room, query, presence, evidence, boxes = [], [], [], [], []
         for b, asked in enumerate(questions):
-            things = {t.number: t for t in graphs[b].things}
-            line: list[int] = []
-            blocks: list[int] = []
-            offsets: list[int] = []
             for number, question in enumerate(asked):
-                parsed = parse_coordinates(prompt_text(question))
-                clicks += parsed.clicks
-                prompt, answer = self._prompt(parsed.text), self._answer(question.answer)
-                start = len(line)
-                line += [*prompt, *answer[:-1]]
-                size = len(line) - start
-                blocks += [number] * size
-                offsets += range(size)
-                last = start + len(prompt) - 1
-                rows += [(b, last + i, token, 1.0 / len(answer)) for i, token in enumerate(answer)]
+                # Text: the prompt and the answer but for its last token, placed as if alone.
+                text, points = parse_coordinates(prompt_text(question))
+                clicks += points
+                prompt, answer = self._prompt(text), self._answer(question.answer)
+                last, size = len(ids[b]) + len(prompt) - 1, len(prompt) + len(answer) - 1
+                ids[b] += [*prompt, *answer[:-1]]
+                block[b] += [number] * size
+                offset[b] += range(size)
+
+                # Each token of the answer is predicted at the place before it.
+                weight = 1.0 / len(answer)
+                targets += [(b, last + i, token, weight) for i, token in enumerate(answer)]
+
+                # What the grounding head is to learn from it.
                 room.append(b)
                 query.append(last)
-                asked_for = question.kind in PRESENCE_KINDS
-                presence.append(float(bool(question.evidence)) if asked_for else -1.0)
+                asks_presence = question.kind in PRESENCE_KINDS
+                presence.append(float(bool(question.evidence)) if asks_presence else -1.0)
                 evidence.append([o in question.evidence for o in range(num_objects)])
-                box = (
-                    (*things[question.target].center_m, *things[question.target].extents_m)
-                    if question.target is not None
-                    else None
-                )
-                boxes.append(box or (float("nan"),) * 6)
-            ids.append(line)
-            block.append(blocks)
-            offset.append(offsets)
+                boxes.append(_true_box(graphs[b], question))
+
         width = max(map(len, ids))
-        row_room, row_place, row_target, row_weight = (
-            torch.tensor(column) for column in zip(*rows, strict=True)
-        )
+        rooms, places, tokens, weights = map(torch.tensor, zip(*targets, strict=True))
         return PackedQuestions(
-            _padded(ids, width, 0),
-            _padded(block, width, -1),
-            _padded(offset, width, 0),
-            torch.tensor(clicks, dtype=torch.float32).reshape(-1, 3),
-            row_room,
-            row_place,
-            row_target,
-            row_weight,
-            torch.tensor(room),
-            torch.tensor(query),
-            torch.tensor(evidence),
-            torch.tensor(presence),
-            torch.tensor(boxes),
-            tuple(q for asked in questions for q in asked),
+            ids=_padded(ids, width, 0),
+            block=_padded(block, width, -1),
+            offset=_padded(offset, width, 0),
+            clicks=torch.tensor(clicks, dtype=torch.float32).reshape(-1, 3),
+            target_room=rooms,
+            target_place=places,
+            target_id=tokens,
+            target_weight=weights,
+            room=torch.tensor(room),
+            query=torch.tensor(query),
+            evidence=torch.tensor(evidence),
+            presence=torch.tensor(presence),
+            box_m=torch.tensor(boxes),
+            questions=tuple(q for asked in questions for q in asked),
         )
 
 
-def _padded(rows: Sequence[Sequence[int]], width: int, value: int) -> torch.Tensor:
-    return torch.tensor([[*row, *[value] * (width - len(row))] for row in rows], dtype=torch.int64)
+def _true_box(graph: Graph, question: RoomQuestion) -> tuple[float, ...]:
+    """Centre and full extents of the question's target, NaN without one."""
+    if question.target is None:
+        return NO_BOX
+    thing = next(t for t in graph.things if t.number == question.target)
+    return (*thing.center_m, *thing.extents_m)
+
+
+def _padded(lines: Sequence[Sequence[int]], width: int, value: int) -> torch.Tensor:
+    padded = [[*line, *[value] * (width - len(line))] for line in lines]
+    return torch.tensor(padded, dtype=torch.int64)

@@ -13,13 +13,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One stage. rooms: passes over a room until it is done; batch: rooms a step; questions: a
-    room; lr: peak of AdamW and Muon; per_object, background: points of symbolic rooms; decay: share
-    of the stage's end over which the rate falls to a tenth.
+    """One stage of training.
+
+    shows: symbolic, oracle, patches, features (images through a tower that stays as it is) or
+    images; rooms: passes over a room until it is done; batch: rooms a step; questions: a room; lr:
+    peak of AdamW and Muon; per_object, background: points of symbolic rooms; decay: share of the
+    stage's end over which the rate falls to a tenth.
     """
 
     name: str
-    # symbolic, oracle, patches, features (images through a tower that stays as it is), images
     shows: str
     rooms: int
     batch: int
@@ -40,7 +42,17 @@ STAGES = (
 )
 # How often each kind of question is asked; one round is 22. Those that take several steps of
 # thought come often: they are learned last.
-MIX = (
-    *("existence",) * 2, *("color",) * 2, *("category",) * 2, *("grounding",) * 3, "absent", *("count",) * 2, *("nearest",) * 3,
-    *("relation",) * 3, "superlative", *("multihop",) * 2, "caption",
-)  # fmt: skip
+TIMES = {
+    "existence": 2,
+    "color": 2,
+    "category": 2,
+    "grounding": 3,
+    "absent": 1,
+    "count": 2,
+    "nearest": 3,
+    "relation": 3,
+    "superlative": 1,
+    "multihop": 2,
+    "caption": 1,
+}
+MIX = tuple(kind for kind, times in TIMES.items() for _ in range(times))

@@ -1,8 +1,7 @@
-"""One process, or several on their own GPUs by Accelerate: `accelerate launch --multi_gpu -m
-ada3d_ros.lab.train.run --out RUN`.
+"""One training process, or several on their own GPUs by Accelerate.
 
-Every worker trains its own rooms; gradients are averaged before each step. The first one renders,
-validates, writes and saves.
+`accelerate launch --multi_gpu -m ada3d_ros.lab.train.run --out RUN`: every worker trains its own
+rooms; gradients are averaged before each step. The first one renders, validates, writes and saves.
 """
 
 from __future__ import annotations
@@ -17,10 +16,10 @@ from ada3d_ros.errors import ConfigError
 
 
 class Workers:
-    """count and rank of the workers; device of this one. With one worker nothing of Accelerate is
-    imported.
+    """count and rank of the workers; device of this one.
 
-    Raises ConfigError where several were launched and Accelerate is not installed.
+    With one worker nothing of Accelerate is imported. Raises ConfigError where several were
+    launched and Accelerate is not installed.
     """
 
     def __init__(self, device: str) -> None:
@@ -42,8 +41,9 @@ class Workers:
         return self.rank == 0
 
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """The mean over all workers, in place. A parameter that a worker's rooms did not use counts
-        as zero there.
+        """The mean over all workers, in place.
+
+        A parameter that a worker's rooms did not use counts as zero there.
         """
         if self._accelerator is None:
             return

@@ -1,5 +1,4 @@
-"""The synthetic world: rooms with furniture, what a camera sees of them, and questions with true
-answers.
+"""The synthetic world: rooms with furniture, a camera's views of them, questions with true answers.
 
 Everything is a pure function of a split and a seed, batched in torch, the same on every device.
 `train` learns from it, `eval` measures on it, the demo shows it. No ROS here, and nothing of the

@@ -1,6 +1,4 @@
-"""One room as plain Python: its objects, their names and distances. What questions and their
-answers are made from.
-"""
+"""One room as plain Python: objects, names, distances. Questions are made from it."""
 
 from __future__ import annotations
 
@@ -43,13 +41,14 @@ class Graph:
 
     things: tuple[Thing, ...]
 
-    def of(self, category: str = "", color: str = "") -> list[Thing]:
+    def matching(self, category: str = "", color: str = "") -> list[Thing]:
         """Objects of a category and a colour; empty means any."""
         return [t for t in self.things if category in ("", t.category) and color in ("", t.color)]
 
     def nearest(self, anchor: Thing, margin_m: float) -> Thing | None:
-        """The object nearest to `anchor` on the floor plan, if the next one is at least margin_m
-        farther.
+        """The object nearest to `anchor` on the floor plan.
+
+        None unless the next one is at least margin_m farther.
         """
         others = sorted((distance_m(anchor, t), t.number) for t in self.things if t is not anchor)
         if len(others) < 2 or others[1][0] - others[0][0] < margin_m:
@@ -64,21 +63,14 @@ def distance_m(a: Thing, b: Thing) -> float:
 
 def graphs(rooms: Rooms) -> list[Graph]:
     """One graph per room."""
-    extents, centers = rooms.extents_m().tolist(), rooms.center_m.tolist()
-    categories, colors = rooms.category.tolist(), rooms.color.tolist()
+    columns = (rooms.category, rooms.color, rooms.center_m, rooms.extents_m())
     return [
         Graph(
             tuple(
-                Thing(
-                    o,
-                    CATEGORIES[k],
-                    COLORS[colors[b][o]],
-                    tuple(centers[b][o]),
-                    tuple(extents[b][o]),
-                )
-                for o, k in enumerate(categories[b])
-                if k >= 0
+                Thing(number, CATEGORIES[category], COLORS[color], tuple(center), tuple(extents))
+                for number, (category, color, center, extents) in enumerate(zip(*room, strict=True))
+                if category >= 0
             )
         )
-        for b in range(len(categories))
+        for room in zip(*(column.tolist() for column in columns), strict=True)
     ]

@@ -25,9 +25,11 @@ FOUND, NOT_FOUND = "here it is", "not seen"
 
 @dataclass(frozen=True, slots=True)
 class RoomQuestion:
-    """kind: one of KINDS; text: the question, of kinds to ground the phrase alone; evidence:
-    objects that the answer rests on (numbers of the graph); phrase, target: for grounding, target
-    is the object or None where there is none; unique: no other of the target's category.
+    """One question and its true answer.
+
+    kind: one of KINDS; text: the question, of kinds to ground the phrase alone; evidence: objects
+    that the answer rests on (numbers of the graph); phrase, target: for grounding, target is the
+    object or None where there is none; unique: no other of the target's category.
     """
 
     kind: str
@@ -57,42 +59,42 @@ def _an(words: str) -> str:
 
 
 def _existence(graph: Graph, draw: random.Random) -> RoomQuestion | None:
-    there = draw.random() < 0.5
+    """A thing that is in the room, or by even chance one that is not."""
+    exists = draw.random() < 0.5
     form = draw.choice(("pair", "pair", "category", "color"))
+    categories = sorted({t.category for t in graph.things})
+    colors = sorted({t.color for t in graph.things})
+
+    # By colour and category, an absent one of colours and categories that are there: hard to tell.
     if form == "pair":
         names = {t.name for t in graph.things}
-        hard = [
-            f"{c} {k}"
-            for c in {t.color for t in graph.things}
-            for k in {t.category for t in graph.things}
-        ]
-        absent = sorted(set(hard) - names)
-        words = draw.choice(sorted(names) if there else absent) if there or absent else ""
+        absent = sorted({f"{c} {k}" for c in colors for k in categories} - names)
+        words = draw.choice(sorted(names) if exists else absent) if exists or absent else ""
     elif form == "category":
-        seen = sorted({t.category for t in graph.things})
-        words = draw.choice(seen if there else [k for k in CATEGORIES if k not in seen] or [""])
+        others = [k for k in CATEGORIES if k not in categories]
+        words = draw.choice(categories if exists else others or [""])
     else:
-        seen = sorted({t.color for t in graph.things})
-        words = draw.choice(seen if there else [c for c in COLORS if c not in seen] or [""])
+        others = [c for c in COLORS if c not in colors]
+        words = draw.choice(colors if exists else others or [""])
         words = words and words + " object"
     if not words:
         return None
-    text = draw.choice(("Is there {0}?", "Is there {0} in the room?", "Do you see {0}?")).format(
-        _an(words)
-    )
+
+    form = draw.choice(("Is there {0}?", "Is there {0} in the room?", "Do you see {0}?"))
     matches = tuple(
         t.number for t in graph.things if words in (t.name, t.category, t.color + " object")
     )
-    return RoomQuestion("existence", text, "yes" if there else "no", matches)
+    return RoomQuestion("existence", form.format(_an(words)), "yes" if exists else "no", matches)
 
 
 def _count(graph: Graph, draw: random.Random) -> RoomQuestion | None:
+    """How many of a category or a colour, every number equally likely."""
     groups: dict[int, list[tuple[str, tuple[int, ...]]]] = {}
     for k in CATEGORIES:
-        found = graph.of(category=k)
+        found = graph.matching(category=k)
         groups.setdefault(len(found), []).append((_plural(k), tuple(t.number for t in found)))
     for c in COLORS:
-        found = graph.of(color=c)
+        found = graph.matching(color=c)
         groups.setdefault(len(found), []).append((f"{c} objects", tuple(t.number for t in found)))
     number = draw.choice(sorted(n for n in groups if n < len(NUMBERS)))
     words, numbers = draw.choice(groups[number])
@@ -102,7 +104,7 @@ def _count(graph: Graph, draw: random.Random) -> RoomQuestion | None:
 
 def _only(graph: Graph, draw: random.Random) -> Thing | None:
     """An object that is the only one of its category."""
-    unique = [t for t in graph.things if len(graph.of(category=t.category)) == 1]
+    unique = [t for t in graph.things if len(graph.matching(category=t.category)) == 1]
     return draw.choice(unique) if unique else None
 
 
@@ -110,32 +112,28 @@ def _color(graph: Graph, draw: random.Random) -> RoomQuestion | None:
     thing = _only(graph, draw)
     if thing is None:
         return None
-    text = draw.choice(("What color is the {0}?", "What is the color of the {0}?")).format(
-        thing.category
-    )
-    return RoomQuestion("color", text, thing.color, (thing.number,))
+    form = draw.choice(("What color is the {0}?", "What is the color of the {0}?"))
+    return RoomQuestion("color", form.format(thing.category), thing.color, (thing.number,))
 
 
 def _category(graph: Graph, draw: random.Random) -> RoomQuestion | None:
+    """What is at a point, or what has a colour that nothing else has."""
     if draw.random() < 0.5:
         thing = draw.choice(graph.things)
-        text = draw.choice(("What is at {0}?", "What is the object at {0}?")).format(
-            _point(thing, draw)
-        )
+        form = draw.choice(("What is at {0}?", "What is the object at {0}?"))
+        text = form.format(_point(thing, draw))
         return RoomQuestion("category", text, thing.category, (thing.number,))
-    unique = [t for t in graph.things if len(graph.of(color=t.color)) == 1]
+    unique = [t for t in graph.things if len(graph.matching(color=t.color)) == 1]
     if not unique:
         return None
     thing = draw.choice(unique)
-    text = draw.choice(("What is the {0} object?", "What kind of object is {0}?")).format(
-        thing.color
-    )
-    return RoomQuestion("category", text, thing.category, (thing.number,))
+    form = draw.choice(("What is the {0} object?", "What kind of object is {0}?"))
+    return RoomQuestion("category", form.format(thing.color), thing.category, (thing.number,))
 
 
 def _named(graph: Graph, draw: random.Random) -> Thing | None:
     """An object whose colour and category name it alone."""
-    unique = [t for t in graph.things if len(graph.of(t.category, t.color)) == 1]
+    unique = [t for t in graph.things if len(graph.matching(t.category, t.color)) == 1]
     return draw.choice(unique) if unique else None
 
 
@@ -144,25 +142,20 @@ def _nearest(graph: Graph, draw: random.Random) -> RoomQuestion | None:
     nearest = graph.nearest(anchor, NEAREST_MARGIN_M) if anchor else None
     if anchor is None or nearest is None:
         return None
-    text = draw.choice(
-        ("What is nearest to the {0}?", "Which object is closest to the {0}?")
-    ).format(anchor.name)
-    return RoomQuestion("nearest", text, nearest.category, (nearest.number,))
+    form = draw.choice(("What is nearest to the {0}?", "Which object is closest to the {0}?"))
+    return RoomQuestion("nearest", form.format(anchor.name), nearest.category, (nearest.number,))
 
 
 def _relation(graph: Graph, draw: random.Random) -> RoomQuestion | None:
     """SQA3D's situation: standing at one object, facing another, where is a third?"""
-    named = [t for t in graph.things if len(graph.of(t.category, t.color)) == 1]
+    named = [t for t in graph.things if len(graph.matching(t.category, t.color)) == 1]
     if len(named) < 3:
         return None
     wanted = draw.choice(DIRECTIONS)
     for _ in range(12):
         at, facing, thing = draw.sample(named, 3)
-        if (
-            distance_m(at, facing) > 0.8
-            and distance_m(at, thing) > 0.8
-            and direction(at, facing, thing) == wanted
-        ):
+        apart = distance_m(at, facing) > 0.8 and distance_m(at, thing) > 0.8
+        if apart and direction(at, facing, thing) == wanted:
             text = (
                 f"I am standing at the {at.name} and facing the {facing.name}. Is the {thing.name}"
                 " on my left, on my right or behind me?"
@@ -174,8 +167,8 @@ def _relation(graph: Graph, draw: random.Random) -> RoomQuestion | None:
 def direction(at: Thing, facing: Thing, thing: Thing) -> str:
     """left, right, behind; empty where it is ahead or near a border of the sectors."""
     ahead = math.atan2(facing.center_m[1] - at.center_m[1], facing.center_m[0] - at.center_m[0])
-    there = math.atan2(thing.center_m[1] - at.center_m[1], thing.center_m[0] - at.center_m[0])
-    angle = math.degrees((there - ahead + math.pi) % (2 * math.pi) - math.pi)
+    towards = math.atan2(thing.center_m[1] - at.center_m[1], thing.center_m[0] - at.center_m[0])
+    angle = math.degrees((towards - ahead + math.pi) % (2 * math.pi) - math.pi)
     if abs(angle) > 150:
         return "behind"
     return ("left" if angle > 0 else "right") if 30 < abs(angle) < 120 else ""
@@ -189,36 +182,33 @@ def _largest(things: list[Thing]) -> Thing | None:
 
 
 def _superlative(graph: Graph, draw: random.Random) -> RoomQuestion | None:
+    """The largest or the tallest object, where it stands out."""
     if draw.random() < 0.5:
         thing = _largest(list(graph.things))
         if thing is None:
             return None
-        return RoomQuestion(
-            "superlative", "What color is the largest object?", thing.color, (thing.number,)
-        )
-    ordered = sorted(graph.things, key=lambda t: -t.height_m)
-    if ordered[0].height_m < SUPERLATIVE_MARGIN * ordered[1].height_m:
+        text = "What color is the largest object?"
+        return RoomQuestion("superlative", text, thing.color, (thing.number,))
+    first, second = sorted(graph.things, key=lambda t: -t.height_m)[:2]
+    if first.height_m < SUPERLATIVE_MARGIN * second.height_m:
         return None
     return RoomQuestion(
-        "superlative", "What is the tallest object?", ordered[0].category, (ordered[0].number,)
+        "superlative", "What is the tallest object?", first.category, (first.number,)
     )
 
 
 def _multihop(graph: Graph, draw: random.Random) -> RoomQuestion | None:
-    groups = [k for k in CATEGORIES if graph.of(category=k)]
+    """The colour of what is nearest to an object that must be found first."""
+    groups = [k for k in CATEGORIES if graph.matching(category=k)]
     category = draw.choice(groups)
-    things = graph.of(category=category)
+    things = graph.matching(category=category)
     anchor = things[0] if len(things) == 1 else _largest(things)
     nearest = graph.nearest(anchor, NEAREST_MARGIN_M) if anchor else None
     if nearest is None:
         return None
     words = ("largest " if len(things) > 1 else "") + category
-    return RoomQuestion(
-        "multihop",
-        f"What color is the object nearest to the {words}?",
-        nearest.color,
-        (nearest.number,),
-    )
+    text = f"What color is the object nearest to the {words}?"
+    return RoomQuestion("multihop", text, nearest.color, (nearest.number,))
 
 
 def _caption(graph: Graph, draw: random.Random) -> RoomQuestion | None:
@@ -228,12 +218,13 @@ def _caption(graph: Graph, draw: random.Random) -> RoomQuestion | None:
 
 
 def _grounding(graph: Graph, draw: random.Random) -> RoomQuestion | None:
+    """A phrase that names one object alone: by category, colour and category, or size."""
     thing = draw.choice(graph.things)
-    same = graph.of(category=thing.category)
+    same = graph.matching(category=thing.category)
     phrase = ""
     if len(same) == 1 and draw.random() < 0.4:
         phrase = thing.category
-    elif len(graph.of(thing.category, thing.color)) == 1:
+    elif len(graph.matching(thing.category, thing.color)) == 1:
         phrase = thing.name
     elif _largest(same) is thing:
         phrase = f"largest {thing.category}"
@@ -252,17 +243,14 @@ def _grounded(kind: str, phrase: str, thing: Thing | None, unique: bool) -> Room
 
 
 def _absent(graph: Graph, draw: random.Random) -> RoomQuestion | None:
+    """A phrase to ground that names nothing in the room."""
     asked = _existence(graph, draw)
     while asked is not None and asked.answer == "yes":
         asked = _existence(graph, draw)
     if asked is None:
         return None
-    words = (
-        asked.text.removesuffix("?")
-        .removesuffix(" in the room")
-        .split(" a ", 1)[-1]
-        .split(" an ", 1)[-1]
-    )
+    words = asked.text.removesuffix("?").removesuffix(" in the room")
+    words = words.split(" a ", 1)[-1].split(" an ", 1)[-1]
     return _grounded("absent", "the " + words, None, False)
 
 

@@ -1,5 +1,4 @@
-"""Random numbers as a pure function of (key, stream): the same for a room whatever batch or device
-it is made in.
+"""Random numbers as a pure function of (key, stream), whatever batch or device a room is made in.
 
 A 32-bit mixer (the finaliser of MurmurHash3) over int64 tensors. Splits occupy different bits of
 the key, so that training, validation and test rooms cannot coincide.
@@ -38,8 +37,9 @@ def _mix(value: torch.Tensor) -> torch.Tensor:
 
 
 def uniform(keys: torch.Tensor, stream: int, *shape: int) -> torch.Tensor:
-    """(B, *shape) float32 in [0, 1) for keys (B,) int64; another `stream` gives independent
-    numbers.
+    """(B, *shape) float32 in [0, 1) for keys (B,) int64.
+
+    Another `stream` gives independent numbers.
     """
     count = 1
     for size in shape:

@@ -8,7 +8,7 @@ yaw, more objects.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -89,8 +89,9 @@ class Rooms:
         return self.category >= 0
 
     def extents_m(self) -> torch.Tensor:
-        """Full extents (B, O, 3) of the world-axis-aligned boxes that enclose the objects, as
-        ScanRefer's boxes are.
+        """Full extents (B, O, 3) of the world-axis-aligned boxes that enclose the objects.
+
+        ScanRefer's boxes are such boxes.
         """
         c, s = self.yaw_rad.cos().abs(), self.yaw_rad.sin().abs()
         length, width, height = self.size_m.unbind(-1)
@@ -98,14 +99,17 @@ class Rooms:
 
 
 def make_rooms(split: str, seeds: torch.Tensor, level: int = 1) -> Rooms:
-    """Rooms of `seeds` (B,); room i depends on split, level and seeds[i] alone. Raises ConfigError."""
+    """Rooms of `seeds` (B,); room i depends on split, level and seeds[i] alone.
+
+    Raises ConfigError for a split, seed or level that does not exist.
+    """
     if level not in NUM_VIEWS:
         raise ConfigError(f"level = {level!r}; allowed: 1, 2.")
     keys = room_keys(split, seeds)
     rooms = _draw(keys, level)
-    for attempt in range(
-        1, _ATTEMPTS
-    ):  # about 2 rooms in 10,000 do not hold enough objects: draw these anew
+
+    # About 2 rooms in 10,000 do not hold enough objects: these are drawn anew.
+    for attempt in range(1, _ATTEMPTS):
         sparse = rooms.present.sum(1) < MIN_OBJECTS
         if not bool(sparse.any()):
             return rooms
@@ -116,9 +120,43 @@ def make_rooms(split: str, seeds: torch.Tensor, level: int = 1) -> Rooms:
     )
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class _Objects:
+    """Objects that are to be placed.
+
+    category, color, yaw_rad (B, O); size_m (B, O, 3) full extents before yaw; small (B, O) bool,
+    those that may stand on a table.
+    """
+
+    category: torch.Tensor
+    color: torch.Tensor
+    size_m: torch.Tensor
+    yaw_rad: torch.Tensor
+    small: torch.Tensor
+
+    def half_m(self) -> torch.Tensor:
+        """Half extents (B, O, 2) along the room's walls."""
+        c, s = self.yaw_rad.cos().abs(), self.yaw_rad.sin().abs()
+        length, width = self.size_m[..., 0], self.size_m[..., 1]
+        return torch.stack((length * c + width * s, length * s + width * c), -1) / 2
+
+    def reordered(self, order: torch.Tensor) -> _Objects:
+        """order (B, O) int64: which object comes where."""
+        return _Objects(
+            self.category.gather(1, order),
+            self.color.gather(1, order),
+            self.size_m.gather(1, order[..., None].expand(-1, -1, 3)),
+            self.yaw_rad.gather(1, order),
+            self.small.gather(1, order),
+        )
+
+
 def _draw(keys: torch.Tensor, level: int) -> Rooms:
+    """One draw of every room: its walls, its objects, where they stand, and the camera's path."""
     count = MAX_OBJECTS[level]
     room = (4.4 if level == 1 else 4.9) + 1.7 * uniform(keys, 1, 2)
+
+    # What there is: kinds, sizes, and how each is turned.
     category, color = _draw_kinds(keys, count)
     small = torch.zeros_like(category, dtype=torch.bool)
     for name in _SMALL:
@@ -127,21 +165,37 @@ def _draw(keys: torch.Tensor, level: int) -> Rooms:
     size = _draw_sizes(keys, category, small)
     quarter = (uniform(keys, 3, count) * 4).floor() * (math.pi / 2)
     yaw = quarter if level == 1 else 2 * math.pi * uniform(keys, 3, count)
+
+    # Where it stands, as far as there is room for it.
     wanted = MIN_OBJECTS + (uniform(keys, 4, 1) * (count - MIN_OBJECTS + 1)).floor().long()
-    placed = _place(keys, room, category, color, size, yaw, small, wanted, level)
-    return Rooms(level, keys, room, *placed, *_path(keys, room, level))
+    drawn = _Objects(category, color, size, yaw, small)
+    placed, support, center = _place(keys, room, drawn, wanted, level)
+    poses, num_views = _path(keys, room, level)
+    return Rooms(
+        level=level,
+        keys=keys,
+        room_m=room,
+        category=placed.category,
+        color=placed.color,
+        support=support,
+        center_m=center,
+        size_m=placed.size_m,
+        yaw_rad=placed.yaw_rad,
+        T_world_cam=poses,
+        num_views=num_views,
+    )
 
 
 def _draw_kinds(keys: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Categories and colours (B, O). Palettes of a few per room make distractors: objects that
-    share one of the two.
+    """Categories and colours (B, O).
+
+    Palettes of a few per room make distractors: objects that share one of the two.
     """
 
     def palette(stream: int, kinds: int, low: int) -> torch.Tensor:
         order = uniform(keys, stream, kinds).argsort(dim=1)
-        used = low + (uniform(keys, stream + 1, 1) * (kinds - low + 1)).floor().long().clamp(
-            max=kinds - low
-        )
+        more = (uniform(keys, stream + 1, 1) * (kinds - low + 1)).floor().long()
+        used = low + more.clamp(max=kinds - low)
         pick = (uniform(keys, stream + 2, count) * used).floor().long()
         return order.gather(1, pick)
 
@@ -149,12 +203,13 @@ def _draw_kinds(keys: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Ten
 
 
 def _draw_sizes(keys: torch.Tensor, category: torch.Tensor, small: torch.Tensor) -> torch.Tensor:
+    """Full extents (B, O, 3) in metres; what is round is as long as wide, a ball as high too."""
+
     def table(of: dict[str, Bounds]) -> torch.Tensor:
         return torch.tensor([of.get(name, _SIZES[name]) for name in CATEGORIES], device=keys.device)
 
-    bounds = torch.where(
-        small[..., None, None], table(_SMALL)[category], table(_SIZES)[category]
-    )  # (B, O, 2, 3)
+    by_kind, on_table = table(_SIZES)[category], table(_SMALL)[category]
+    bounds = torch.where(small[..., None, None], on_table, by_kind)  # (B, O, 2, 3)
     share = uniform(keys, 30, category.shape[1], 3)
     size = bounds[:, :, 0] + share * (bounds[:, :, 1] - bounds[:, :, 0])
     is_round = torch.tensor([name in _ROUND for name in CATEGORIES], device=keys.device)[category]
@@ -165,78 +220,74 @@ def _draw_sizes(keys: torch.Tensor, category: torch.Tensor, small: torch.Tensor)
 
 
 def _place(
-    keys: torch.Tensor, room: torch.Tensor, category: torch.Tensor, color: torch.Tensor, size: torch.Tensor, yaw: torch.Tensor,
-    small: torch.Tensor, wanted: torch.Tensor, level: int,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
-    """Objects one after the other where they fit; those that fit nowhere are absent. Small ones
-    stand on a free table if there is one.
+    keys: torch.Tensor, room: torch.Tensor, drawn: _Objects, wanted: torch.Tensor, level: int
+) -> tuple[_Objects, torch.Tensor, torch.Tensor]:
+    """Objects one after the other where they fit, small ones on a free table if there is one.
+
+    The objects in the order of placing, those that fit nowhere ABSENT; support (B, O) and centres
+    (B, O, 3) as in Rooms. wanted (B, 1): how many there are to be.
     """
-    rooms, count = category.shape
-    c, s = yaw.cos().abs(), yaw.sin().abs()
-    half = (
-        torch.stack((size[..., 0] * c + size[..., 1] * s, size[..., 0] * s + size[..., 1] * c), -1)
-        / 2
-    )
-    # large things first, or the late ones find no room; of those drawn, the first `wanted` before
-    # the others, which only fill gaps
-    order = (half[..., 0] * half[..., 1] + 10.0 * ~small).argsort(dim=1, descending=True)
+    # Large things first, or the late ones find no room; of those drawn, the first `wanted` before
+    # the others, which only fill gaps.
+    half = drawn.half_m()
+    order = (half[..., 0] * half[..., 1] + 10.0 * ~drawn.small).argsort(dim=1, descending=True)
     order = order.gather(1, (order >= wanted).to(torch.int8).argsort(dim=1, stable=True))
-    category, color = category.gather(1, order), color.gather(1, order)
-    size, yaw, small = _take(size, order), yaw.gather(1, order), small.gather(1, order)
-    half = _take(half, order)
+    objects = drawn.reordered(order)
+    half, height = objects.half_m(), objects.size_m[..., 2]
+
+    rooms, count = objects.category.shape
     center = torch.zeros(rooms, count, 3, device=keys.device)
     alive = torch.zeros(rooms, count, dtype=torch.bool, device=keys.device)
     support = torch.full((rooms, count), ABSENT, device=keys.device)
     number = torch.arange(rooms, device=keys.device)
     tries = uniform(keys, 40, count, _TRIES, 2)
-    table = CATEGORIES.index("table")
     for i in range(count):
+        # On the floor: the first of the tries that keeps its distance from all that stand there.
         limit = (room / 2)[:, None] - half[:, None, i] - GAP_M  # (B, 1, 2)
         spot = (tries[:, i] * 2 - 1) * limit  # (B, T, 2)
-        clear = (
-            (spot[:, :, None] - center[:, None, :i, :2]).abs()
-            >= (half[:, None, None, i] + half[:, None, :i] + GAP_M)
-        ).any(-1)
+        apart = half[:, None, None, i] + half[:, None, :i] + GAP_M
+        clear = ((spot[:, :, None] - center[:, None, :i, :2]).abs() >= apart).any(-1)
         blocks = alive[:, None, :i] & (support[:, None, :i] == ABSENT)
         fits = (clear | ~blocks).all(-1)  # (B, T)
-        first = fits.to(torch.int8).argmax(dim=1)
-        xy, found = spot[number, first], fits.any(1)
-        on = (
-            (category[:, :i] == table)
-            & alive[:, :i]
-            & ~(support[:, None, :i] == torch.arange(i, device=keys.device)[None, :, None]).any(-1)
-        )
-        on &= ((half[:, :i] - 0.04) >= half[:, None, i]).all(-1)
-        on_table = small[:, i] & on.any(1) if i else torch.zeros_like(found)
+        xy, found = spot[number, fits.to(torch.int8).argmax(dim=1)], fits.any(1)
+
+        # On a table: one that is there, holds nothing yet, and is larger.
+        base = torch.full_like(number, ABSENT)
         if i:
-            base = on.to(torch.int8).argmax(dim=1)
-            room_left = half[number, base] - half[:, i] - 0.03
-            top = center[number, base, :2] + (tries[:, i, 0] * 2 - 1) * room_left * (
-                0.9 if level == 1 else 0.6
-            )
+            table = _free_tables(objects.category[:, :i], alive[:, :i], support[:, :i])
+            table &= ((half[:, :i] - 0.04) >= half[:, None, i]).all(-1)
+            on_table = objects.small[:, i] & table.any(1)
+            base = torch.where(on_table, table.to(torch.int8).argmax(dim=1), ABSENT)
+            margin = half[number, base] - half[:, i] - 0.03
+            reach = 0.9 if level == 1 else 0.6
+            top = center[number, base, :2] + (tries[:, i, 0] * 2 - 1) * margin * reach
             xy = torch.where(on_table[:, None], top, xy)
-            support[:, i] = torch.where(on_table, base, ABSENT)
-            height = center[number, base, 2] + size[number, base, 2] / 2
-        else:
-            height = torch.zeros(rooms, device=keys.device)
+            found |= on_table
+
+        # It stands there, if it is still wanted.
+        floor = torch.where(base < 0, 0.0, center[number, base, 2] + height[number, base] / 2)
         center[:, i, :2] = xy
-        center[:, i, 2] = size[:, i, 2] / 2 + torch.where(
-            on_table, height, torch.zeros_like(height)
-        )
-        alive[:, i] = (found | on_table) & (alive.sum(1) < wanted[:, 0])
-        support[:, i] = torch.where(alive[:, i], support[:, i], ABSENT)
-    return (
-        torch.where(alive, category, ABSENT), torch.where(alive, color, ABSENT), support, center, size, yaw,
-    )  # fmt: skip
+        center[:, i, 2] = height[:, i] / 2 + floor
+        alive[:, i] = found & (alive.sum(1) < wanted[:, 0])
+        support[:, i] = torch.where(alive[:, i], base, ABSENT)
+    category = torch.where(alive, objects.category, ABSENT)
+    color = torch.where(alive, objects.color, ABSENT)
+    return replace(objects, category=category, color=color), support, center
 
 
-def _take(values: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
-    return values.gather(1, order[..., None].expand(*order.shape, values.shape[-1]))
+def _free_tables(
+    category: torch.Tensor, alive: torch.Tensor, support: torch.Tensor
+) -> torch.Tensor:
+    """(B, O) bool: tables that are there and that no object stands on."""
+    number = torch.arange(category.shape[1], device=category.device)
+    holds = (support[:, None] == number[None, :, None]).any(-1)
+    return (category == CATEGORIES.index("table")) & alive & ~holds
 
 
 def look_at(eye: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """T_world_cam (..., 4, 4) of an upright camera at eye (..., 3) looking at target (..., 3): x
-    right, y down, z forward.
+    """T_world_cam (..., 4, 4) of an upright camera at eye (..., 3) that looks at target (..., 3).
+
+    Optical frame: x right, y down, z forward.
     """
     forward = torch.nn.functional.normalize(target - eye, dim=-1)
     up = torch.tensor([0.0, 0.0, 1.0], device=eye.device).expand_as(forward)
@@ -249,24 +300,29 @@ def look_at(eye: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 
 def _path(keys: torch.Tensor, room: torch.Tensor, level: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Poses (B, V, 4, 4) on an ellipse near the walls above every object, looking across the room;
-    and how many count (B,).
+    """Poses (B, V, 4, 4) near the walls above every object, looking across the room.
+
+    And how many of them count (B,).
     """
+    # How far along the path each view is; the last ones repeat its end.
     views = NUM_VIEWS[level]
     used = torch.full_like(keys, views)
     if level == 2:
         used = 12 + (uniform(keys, 50, 1)[:, 0] * (views - 11)).floor().long()
     turn = torch.arange(views, device=keys.device).float()[None] / used[:, None]
     turn = turn.clamp(max=1.0) * (1.0 if level == 1 else 1.3)
+
+    # Where the camera is.
     angle = 2 * math.pi * (turn + uniform(keys, 51, 1)) + 0.15 * normal(keys, 52, views)
     radius = room[:, None] / 2 - 0.25
     flat = torch.stack((angle.cos(), angle.sin()), -1)
     flat = flat / flat.abs().amax(-1, keepdim=True).clamp(min=0.85)  # towards the corners
     height = 1.9 + 0.25 * uniform(keys, 53, views)
     eye = torch.cat((flat * radius, height[..., None]), -1)
+
+    # What it looks at: a low point around the room's middle, rather beyond it.
     spread = 0.5 if level == 1 else 1.0
-    target = torch.stack((
-        spread * normal(keys, 54, views), spread * normal(keys, 55, views), 0.2 + 0.3 * uniform(keys, 56, views),
-    ), -1)  # fmt: skip
+    x, y = spread * normal(keys, 54, views), spread * normal(keys, 55, views)
+    target = torch.stack((x, y, 0.2 + 0.3 * uniform(keys, 56, views)), -1)
     target[..., :2] = target[..., :2].clamp(-1.0, 1.0) - 0.15 * eye[..., :2]
     return look_at(eye, target), used

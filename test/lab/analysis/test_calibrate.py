@@ -8,20 +8,14 @@ import numpy as np
 import pytest
 
 from ada3d_ros.config import from_flat
-from ada3d_ros.engine.information import decoder_shape
 from ada3d_ros.lab.analysis import calibrate as verb
 from ada3d_ros.lab.evaluation.scenes import read_scene, scene_prompt
-from ada3d_ros.model.random_checkpoint import write_random_checkpoint
 from ada3d_ros.model.startup import open_model
 from ada3d_ros.pruning.calibration import read_calibration
+from ada3d_ros.pruning.cost import DecoderShape
 from ada3d_ros.pruning.information import Masses, attention_masses, information_of
 from ada3d_ros.pruning.policy import Policy
-from test.engine.test_generate import make_decoder, make_prompt
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_random_checkpoint(tmp_path_factory.mktemp("model") / "tiny")
+from test.support.decoders import LAYERS, make_decoder, make_prompt
 
 
 @pytest.fixture
@@ -43,25 +37,19 @@ def test_a_file_that_the_strategy_takes(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """The masses are planted; everything before and behind them is real."""
+    """The masses are planted; everything before and after them is real."""
     monkeypatch.setattr(verb, "measure_information", falling)
     file = tmp_path / "out" / "schedule.yaml"
-    arguments = [
-        "room:0",
-        "--model",
-        str(model),
-        "--questions",
-        str(questions),
-        "-o",
-        str(file),
-        "--keep-ratio",
-        "0.5",
-    ]
-    assert verb.main(arguments) == 0
+    fixed = ["--model", str(model), "--questions", str(questions)]
+    assert verb.main(["room:0", *fixed, "-o", str(file), "--keep-ratio", "0.5"]) == 0
+
+    # What a person reads.
     printed = capsys.readouterr().out
     assert "achieved mean keep ratio 0.500" in printed
     assert "random weights" in printed
     assert "nothing could be fitted" not in printed
+
+    # What the file holds.
     calibration = read_calibration(file)
     assert (calibration.num_layers, calibration.samples, calibration.sources) == (4, 2, ("room:0",))
     assert calibration.information[0] == 1.0
@@ -72,20 +60,22 @@ def test_a_file_that_the_strategy_takes(
     assert calibration.INF_std == pytest.approx((0.0,) * 4)
     assert len(calibration.sha256) == 64
     assert {"commit", "versions", "device", "date"} <= set(calibration.provenance)
+
+    # What the strategy makes of it; another keep ratio than the file's is fitted from its curve.
     settings = {
         "pruning.adatoken3d.schedule": "fitted",
         "pruning.adatoken3d.calibration_file": str(file),
     }
     loaded, _ = open_model(from_flat({"model.path": str(model)}).model)
-    shape = decoder_shape(loaded.model.decoder.config)
-    for keep in (0.5, 0.7):  # another keep ratio than the file's is fitted from its curve
+    shape = DecoderShape.from_config(loaded.model.decoder.config)
+    schedules = {}
+    for keep in (0.5, 0.7):
         pruner = Policy.from_config(from_flat(settings).pruning, keep).pruner(shape)
         assert pruner is not None
+        schedules[keep] = pruner.schedule
         assert pruner.schedule.mean == pytest.approx(keep, abs=1e-5)
         assert (np.diff(pruner.schedule.retention) <= 0).all()
-    pruner = Policy.from_config(from_flat(settings).pruning, 0.5).pruner(shape)
-    assert pruner is not None
-    assert pruner.schedule.retention == pytest.approx(calibration.retention, abs=1e-6)
+    assert schedules[0.5].retention == pytest.approx(calibration.retention, abs=1e-6)
 
 
 def test_random_weights_are_measured_for_real(
@@ -94,27 +84,16 @@ def test_random_weights_are_measured_for_real(
     """Two runs of the real measurement agree; stride 1 differs from the default by little."""
     files = [tmp_path / f"{n}.yaml" for n in range(3)]
     for file, stride in zip(files, ("10", "10", "1"), strict=True):
-        arguments = [
-            "room:1",
-            "--model",
-            str(model),
-            "--questions",
-            str(questions),
-            "-o",
-            str(file),
-            "--stride",
-            stride,
-        ]
-        assert verb.main(arguments) == 0
+        fixed = ["--model", str(model), "--questions", str(questions)]
+        assert verb.main(["room:1", *fixed, "-o", str(file), "--stride", stride]) == 0
     first, again, exact = map(read_calibration, files)
     assert first.masses == again.masses
     assert first.INF_std[0] > 0
     for strided, whole in zip(first.masses, exact.masses, strict=True):
         assert strided.S_self + strided.S_ss == pytest.approx(1.0, abs=1e-6)
         assert strided.S_self == pytest.approx(whole.S_self, abs=0.05)
-        assert strided.S_sp == pytest.approx(
-            whole.S_sp, abs=1e-6
-        )  # all prompt tokens are asked at any stride
+        # All prompt tokens are queries at any stride.
+        assert strided.S_sp == pytest.approx(whole.S_sp, abs=1e-6)
     assert "NOTE: this model has random weights" in capsys.readouterr().out
 
 
@@ -129,43 +108,36 @@ def test_the_engine_measures_what_full_attention_has() -> None:
     hidden = prompt.embeds[None]
     rows = torch.arange(len(prompt.positions))
     for layer, masses in enumerate(found):
-        made = decoder.ranking_inputs(
-            layer, decoder.start_layer(layer, hidden), decoder.rope(prompt.positions), rows
-        )
-        k = made.k.repeat_interleave(made.q.shape[1] // made.k.shape[1], dim=1)
-        scores = (made.q @ k.transpose(-1, -2))[0] / made.q.shape[-1] ** 0.5
+        inputs, rope = decoder.layer_inputs(layer, hidden), decoder.rope(prompt.positions)
+        q, _, made = decoder.ranking_inputs(layer, inputs, rope, rows)
+        k = made.k.repeat_interleave(q.shape[1] // made.k.shape[1], dim=1)
+        scores = (q @ k.transpose(-1, -2))[0] / q.shape[-1] ** 0.5
         scores.masked_fill_(torch.ones(len(rows), len(rows), dtype=torch.bool).triu(1), -torch.inf)
         whole = attention_masses(torch.softmax(scores, dim=-1), prompt.spatial_span)
         for name in ("S_self", "S_sp", "S_ss"):
             assert getattr(masses, name) == pytest.approx(getattr(whole, name), abs=1e-6)
         hidden = decoder.run_layers(layer, layer + 1, hidden, prompt.positions)
-    assert information_of(found).INF.shape == (3,)
+    assert information_of(found).INF.shape == (LAYERS,)
 
 
 def test_patches_know_their_token(model: Path) -> None:
     loaded, _ = open_model(from_flat({"model.path": str(model)}).model)
     scene = read_scene(loaded, "room:2", from_flat({}))
-    counts = np.bincount(
-        scene.patch_token[scene.patch_token >= 0].numpy(), minlength=len(scene.tokens.num_patches)
-    )
+    with_token = scene.patch_token[scene.patch_token >= 0]
+    counts = np.bincount(with_token.numpy(), minlength=len(scene.tokens.num_patches))
     assert counts.tolist() == scene.tokens.num_patches.tolist()
-    prompt, chosen = scene_prompt(
-        loaded,
-        scene,
-        "Is it at [0, 1, 2]?",
-        Policy.from_config(from_flat({"pruning.strategy": "none"}).pruning),
-    )
-    assert (
-        chosen.num_before_selection
-        == prompt.spatial_span[1] - prompt.spatial_span[0]
-        == len(counts)
-    )
+
+    # In the prompt all of them stand in their places.
+    policy = Policy.from_config(from_flat({"pruning.strategy": "none"}).pruning)
+    prompt, chosen = scene_prompt(loaded, scene, "Is it at [0, 1, 2]?", policy)
+    start, stop = prompt.spatial_span
+    assert chosen.num_before_selection == stop - start == len(counts)
     assert prompt.xyz_m is not None
     assert np.allclose(prompt.xyz_m, scene.tokens.xyz_m)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["nowhere"], "nowhere is not a folder; give a rosbag2 folder"),
         (
@@ -179,10 +151,14 @@ def test_patches_know_their_token(model: Path) -> None:
     ],
 )
 def test_what_is_refused(
-    model: Path, arguments: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    model: Path,
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     status = verb.main([*arguments, "--model", str(model), "-o", str(tmp_path / "never.yaml")])
     error = capsys.readouterr().err
     assert status == 2
-    assert said in error
+    assert message in error
     assert not (tmp_path / "never.yaml").exists()

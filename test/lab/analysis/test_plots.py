@@ -1,6 +1,4 @@
-"""Pictures from made-up data: valid files of a sensible size, honest titles, colours that stay with
-a strategy.
-"""
+"""Pictures from made-up data: files of a sensible size, honest titles, a colour per strategy."""
 
 from pathlib import Path
 from typing import Any

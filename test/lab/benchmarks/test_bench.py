@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from pathlib import Path
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -30,28 +31,13 @@ VISION = VisionConfig(
 TINY = BenchShape("tiny", 128, 6, 176, (120,), low_precision=False, vision=VISION)
 
 
-def options(**changes: object) -> argparse.Namespace:
-    values = {
-        "repetitions": 2,
-        "strategy": "",
-        "keep_ratio": "0.5",
-        "precision": "fp32",
-        "seed": 0,
-        "stride": 10,
-    }
-    return argparse.Namespace(**(values | changes))
-
-
 def test_variants_take_turns_and_the_order_reverses() -> None:
     ran: list[str] = []
     variants = {name: lambda n=name: ran.append(n) for name in "abc"}
     times = interleaved(variants, 3, CPU, warm_ups=1)
     assert "".join(ran) == "abc" + "abc" + "cba" + "abc"
-    assert {name: len(values) for name, values in times.items()} == {
-        "a": 3,
-        "b": 3,
-        "c": 3,
-    }  # the warm-up does not count
+    # The warm-up does not count.
+    assert {name: len(values) for name, values in times.items()} == {"a": 3, "b": 3, "c": 3}
 
 
 def test_ratios_are_taken_repetition_by_repetition() -> None:
@@ -76,8 +62,14 @@ def test_json_has_no_nan() -> None:
     }
 
 
-def test_every_strategy_gets_a_row(capsys: pytest.CaptureFixture[str]) -> None:
-    results = run_shape(TINY, options(), CPU)
+def test_every_strategy_gets_a_row(
+    make_options: Callable[..., argparse.Namespace],
+    check_head: Callable[[dict[str, Any], str], None],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    results = run_shape(TINY, make_options(), CPU)
+    check_head(results, "pruning")
+    assert results["threads"] == torch.get_num_threads()
     rows = {row["strategy"]: row for row in results["rows"]}
     assert set(rows) == {
         "none",
@@ -94,40 +86,38 @@ def test_every_strategy_gets_a_row(capsys: pytest.CaptureFixture[str]) -> None:
         "voxel_dpp+adatoken3d",
     }
     assert results["not_run"] == []
-    assert [(item["N"], item["stride"], item["ratio"].n) for item in results["information"]] == [
-        (120, 10, 2)
-    ]
-    assert 0 < results["information"][0]["flop_share"] < 0.1
-    assert (results["n"], results["random_weights"], results["threads"]) == (
-        2,
-        True,
-        torch.get_num_threads(),
-    )
+
+    # Measuring information beside a pass that does not.
+    (information,) = results["information"]
+    assert (information["N"], information["stride"], information["ratio"].n) == (120, 10, 2)
+    assert 0 < information["flop_share"] < 0.1
+
+    # The baseline against itself.
     whole = rows["none"]
     assert (whole["prefill_ratio"], whole["flop_ratio"]) == (Spread(1.0, 1.0, 1.0, 2), 1.0)
     assert (whole["kv_ratio"], whole["coverage_0.5m"], whole["kept_last_layer"]) == (1.0, 1.0, 120)
     assert whole["position_bias"] == pytest.approx(0.5)
+
+    # Each strategy; those inside the language model rank, those before it choose.
+    in_llm = {"adatoken3d", "fastv", "pdrop", "logistic"}
     for name, row in rows.items():
         if name == "none":
             continue
-        assert row["keep_ratio_achieved"] == pytest.approx(
-            0.5, abs=0.09 if name == "coarse_voxels" else 0.02
-        ), name
+        tolerance = 0.09 if name == "coarse_voxels" else 0.02
+        assert row["keep_ratio_achieved"] == pytest.approx(0.5, abs=tolerance), name
         assert 0.5 < row["flop_ratio"] < 0.8  # 60 of 180 tokens are text
         assert row["kv_ratio"] == pytest.approx((row["keep_ratio_achieved"] * 120 + 60) / 180)
         assert 0.0 < row["coverage_0.5m"] <= 1.0
         assert row["first_token_ratio"].n == row["prefill_ratio"].n == row["decode_ratio"].n == 2
-        assert row["selection_ms"].n == (
-            0 if name in ("adatoken3d", "fastv", "pdrop", "logistic") else 2
-        ), name
-        assert (row["rank_share"].median > 0) == (
-            name in ("adatoken3d", "fastv", "pdrop", "logistic", "voxel_dpp+adatoken3d")
-        )
+        assert row["selection_ms"].n == (0 if name in in_llm else 2), name
+        assert (row["rank_share"].median > 0) == (name in in_llm | {"voxel_dpp+adatoken3d"}), name
     assert "adatoken3d" in capsys.readouterr().out
 
 
-def test_what_cannot_be_met_is_said_and_not_run(capsys: pytest.CaptureFixture[str]) -> None:
-    results = run_shape(TINY, options(keep_ratio="0.2", strategy="fastv,voxel_dpp"), CPU)
+def test_what_cannot_be_met_is_said_and_not_run(
+    make_options: Callable[..., argparse.Namespace], capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = run_shape(TINY, make_options(keep_ratio="0.2", strategy="fastv,voxel_dpp"), CPU)
     assert [item["strategy"] for item in results["not_run"]] == ["fastv"]
     assert "cannot be met on this decoder" in results["not_run"][0]["why"]
     assert [row["strategy"] for row in results["rows"]] == ["none", "voxel_dpp"]
@@ -142,9 +132,13 @@ def test_scenes_have_the_voxels_they_say(count: int) -> None:
     ids, occupied = voxel_ids(coords)
     assert len(occupied) == count
     assert ids.tolist() == list(range(count))
+
+    # In the prompt they stand between system text and question.
     prompt = scene.prompt()
     assert prompt.spatial_span == (36, 36 + count)
     assert len(prompt.positions) == count + 60
+
+    # Pooling the camera's patches gives the same places.
     camera = make_camera(VisionConfig(), scene, 0)
     _, model = make_model(TINY, CPU, torch.float32)
     assert model is not None
@@ -167,35 +161,20 @@ def test_shapes_are_those_of_the_study() -> None:
     assert all(s.config.head_dim == 128 for s in SHAPES.values())
 
 
-def test_the_verb_writes_json_with_provenance(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setitem(SHAPES, "C", TINY)
-    file = tmp_path / "bench.json"
-    arguments = [
-        "--shape",
-        "C",
-        "--repetitions",
-        "1",
-        "--keep-ratio",
-        "0.5",
-        "--strategy",
-        "adatoken3d",
-        "--device",
-        "cpu",
-    ]
-    assert bench.main([*arguments, "--json", str(file)]) == 0
-    data = json.loads(file.read_text())
-    assert {"commit", "versions", "device", "seed", "processor"} <= set(data["provenance"])
-    assert data["provenance"]["device"] == "cpu"
+def test_the_verb_writes_json_with_provenance(run_verb: Callable[..., dict[str, Any]]) -> None:
+    data = run_verb("pruning", TINY, "--keep-ratio", "0.5", "--strategy", "adatoken3d")
     assert (data["n"], len(data["rows"])) == (1, 2)
-    assert "wrote" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("suite", bench.SUITES)
+def test_7b_is_refused_on_a_cpu(suite: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert bench.main(["--suite", suite, "--shape", "7B", "--device", "cpu"]) == 2
+    assert "shape 7B is for a CUDA GPU" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
-        (["--shape", "7B", "--device", "cpu"], "shape 7B is for a CUDA GPU"),
         (["--device", "cuda:42"], "CUDA device"),
         (["--repetitions", "0", "--device", "cpu"], "--repetitions 0: at least 1 is needed"),
         (["--strategy", "fastw", "--device", "cpu"], "did you mean 'fastv'?"),
@@ -203,7 +182,7 @@ def test_the_verb_writes_json_with_provenance(
     ],
 )
 def test_what_is_refused(
-    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert bench.main(arguments) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err

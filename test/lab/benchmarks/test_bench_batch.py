@@ -3,34 +3,28 @@
 from __future__ import annotations
 
 import argparse
-import json
-from pathlib import Path
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 
 from ada3d_ros.lab.benchmarks import batch as bench_batch
-from ada3d_ros.lab.benchmarks import bench
 from ada3d_ros.lab.benchmarks.batch import COUNTS, run_shape
-from ada3d_ros.lab.benchmarks.models import SHAPES, BenchShape
+from ada3d_ros.lab.benchmarks.models import BenchShape
 
-CPU = torch.device("cpu")
 TINY = BenchShape("tiny", 128, 3, 176, (60, 120), low_precision=False)
 
 
-def test_every_number_of_questions_gets_a_row(capsys: pytest.CaptureFixture[str]) -> None:
-    options = argparse.Namespace(repetitions=2, precision="fp32", seed=0)
-    results = run_shape(TINY, options, CPU)
-    assert {name: results[name] for name in ("suite", "shape", "n", "random_weights", "dtype")} == {
-        "suite": "batch",
-        "shape": "tiny",
-        "n": 2,
-        "random_weights": True,
-        "dtype": "float32",
-    }
-    assert [(row["N"], row["questions"]) for row in results["rows"]] == [
-        (n, b) for n in (60, 120) for b in COUNTS
-    ]
+def test_every_number_of_questions_gets_a_row(
+    make_options: Callable[..., argparse.Namespace],
+    check_head: Callable[[dict[str, Any], str], None],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    results = run_shape(TINY, make_options(), torch.device("cpu"))
+    check_head(results, "batch")
+    sizes = [(row["N"], row["questions"]) for row in results["rows"]]
+    assert sizes == [(n, b) for n in (60, 120) for b in COUNTS]
     for row in results["rows"]:
         assert row["same_ids"] == 1.0
         assert row["logits_error"] < 2e-6
@@ -40,34 +34,8 @@ def test_every_number_of_questions_gets_a_row(capsys: pytest.CaptureFixture[str]
 
 
 def test_the_verb_writes_the_suites_json(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    run_verb: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(SHAPES, "C", TINY)
     monkeypatch.setattr(bench_batch, "COUNTS", (1, 2))
-    file = tmp_path / "batch.json"
-    arguments = [
-        "--suite",
-        "batch",
-        "--shape",
-        "C",
-        "--repetitions",
-        "1",
-        "--device",
-        "cpu",
-        "--json",
-        str(file),
-    ]
-    assert bench.main(arguments) == 0
-    data = json.loads(file.read_text())
-    assert (data["suite"], data["n"], [row["questions"] for row in data["rows"]]) == (
-        "batch",
-        1,
-        [1, 2, 1, 2],
-    )
-    assert "commit" in data["provenance"]
-    assert "wrote" in capsys.readouterr().out
-
-
-def test_7b_is_refused_on_a_cpu(capsys: pytest.CaptureFixture[str]) -> None:
-    assert bench.main(["--suite", "batch", "--shape", "7B", "--device", "cpu"]) == 2
-    assert "shape 7B is for a CUDA GPU" in capsys.readouterr().err
+    data = run_verb("batch", TINY)
+    assert (data["n"], [row["questions"] for row in data["rows"]]) == (1, [1, 2, 1, 2])

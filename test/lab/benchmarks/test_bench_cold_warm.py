@@ -1,20 +1,17 @@
-"""Suite cold-warm on a tiny shape: what the JSON must hold, and that a cache which computes
-something else is refused.
-"""
+"""Suite `cold-warm` of `ada3d bench` on a tiny shape: what the JSON holds, and what is refused."""
 
 from __future__ import annotations
 
 import argparse
-import json
-from pathlib import Path
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 
 from ada3d_ros.errors import ModelError
-from ada3d_ros.lab.benchmarks import bench
 from ada3d_ros.lab.benchmarks import cold_warm as bench_cold_warm
-from ada3d_ros.lab.benchmarks.models import SHAPES, BenchShape, make_model
+from ada3d_ros.lab.benchmarks.models import BenchShape, make_model
 from ada3d_ros.lab.benchmarks.transformers_baseline import TransformersRival
 
 TINY = BenchShape("T", 256, 8, 320, (40,), low_precision=False)
@@ -26,28 +23,8 @@ NEEDED = (
 )
 
 
-@pytest.fixture
-def options() -> argparse.Namespace:
-    return argparse.Namespace(repetitions=2, precision="fp32", seed=0, shape="T")
-
-
-def test_the_json_has_what_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(SHAPES, "C", TINY)
-    path = tmp_path / "out.json"
-    arguments = [
-        "--suite",
-        "cold-warm",
-        "--shape",
-        "C",
-        "--repetitions",
-        "2",
-        "--json",
-        str(path),
-        "--device",
-        "cpu",
-    ]
-    assert bench.main(arguments) == 0
-    data = json.loads(path.read_text())
+def test_the_json_has_what_is_asked(run_verb: Callable[..., dict[str, Any]]) -> None:
+    data = run_verb("cold-warm", TINY, "--repetitions", "2")
     for name in NEEDED:
         assert data["ratios"][name] > 0
     for name, spread in data["spread"].items():
@@ -57,21 +34,20 @@ def test_the_json_has_what_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert data["checks"]["warm_logits_error"] <= 2e-6
     assert 0 < data["checks"]["int8_kv_logits_error"] < 0.05
     assert data["random_weights"]
-    assert data["provenance"]["device"] == "cpu"
     assert set(data["targets"]) == {"pruned_prefill_over_full"}  # shape C has no other aim
 
 
 def test_a_cache_that_is_off_is_refused(
-    options: argparse.Namespace, monkeypatch: pytest.MonkeyPatch
+    make_options: Callable[..., argparse.Namespace], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = bench_cold_warm.prefill_question
 
-    def wrong(decoder: object, prefix: object, question: torch.Tensor, *args: object) -> object:
-        return real(decoder, prefix, 1.01 * question + 0.05, *args)  # type: ignore[arg-type]
+    def wrong(prefix: object, question: torch.Tensor, *args: object) -> object:
+        return real(prefix, 1.01 * question + 0.05, *args)  # type: ignore[arg-type]
 
     monkeypatch.setattr(bench_cold_warm, "prefill_question", wrong)
     with pytest.raises(ModelError, match="off the full prompt"):
-        bench_cold_warm.run_shape(TINY, options, torch.device("cpu"))
+        bench_cold_warm.run_shape(TINY, make_options(), torch.device("cpu"))
 
 
 def test_the_rival_shares_our_weights() -> None:

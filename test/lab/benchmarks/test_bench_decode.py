@@ -1,25 +1,23 @@
-"""`ada3d bench --suite decode`: the rival computes what we compute, the rows have their keys; no
-time is judged here.
+"""Suite `decode` of `ada3d bench`: the rival computes what we compute, and what the rows say.
+
+No time is judged here.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import json
-from pathlib import Path
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 
-from ada3d_ros.engine.decode import decode
+from ada3d_ros.engine.decode import GenerationRequest, decode
 from ada3d_ros.engine.prefill import prefill
 from ada3d_ros.errors import ModelError
-from ada3d_ros.lab.benchmarks import bench
 from ada3d_ros.lab.benchmarks import decode as bench_decode
-from ada3d_ros.lab.benchmarks import transformers_baseline as bench_transformers
 from ada3d_ros.lab.benchmarks.decode import run_shape
-from ada3d_ros.lab.benchmarks.models import SHAPES, BenchShape, make_model, make_scene
+from ada3d_ros.lab.benchmarks.models import BenchShape, make_model, make_scene
 from ada3d_ros.lab.benchmarks.transformers_baseline import TransformersRival
 
 CPU = torch.device("cpu")
@@ -35,23 +33,27 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_rival_shares_the_weights_and_gives_our_tokens() -> None:
     torch.manual_seed(0)
     decoder, _ = make_model(TINY, CPU, torch.float32)
-    decoder.config = dataclasses.replace(decoder.config, eos_id=-1)
     rival = TransformersRival(decoder)
     theirs, ours = rival.model.state_dict(), decoder.state_dict()
     assert len(theirs) == len(ours)
     assert {t.data_ptr() for t in theirs.values()} == {t.data_ptr() for t in ours.values()}
     prompt = make_scene(60, 256, CPU, torch.float32, 0).prompt()
-    assert rival.total(prompt, 6) == list(decode(decoder, prefill(decoder, prompt), 6).token_ids)
+    assert rival.total(prompt, 6) == list(
+        decode(decoder, prefill(decoder, prompt), GenerationRequest(6)).token_ids
+    )
 
 
 def test_the_rivals_steps_are_counted_from_its_first_token() -> None:
     decoder, _ = make_model(TINY, CPU, torch.float32)
-    clocks: list[bench_transformers._Clock] = []
+    clocks: list[Any] = []
     rival = TransformersRival(decoder)
     total = rival.total
-    rival.total = lambda prompt, tokens, streamer: (
-        clocks.append(streamer) or total(prompt, tokens, streamer)
-    )  # type: ignore[assignment, func-returns-value]
+
+    def total_with_clock(prompt: Any, tokens: int, streamer: Any) -> list[int]:
+        clocks.append(streamer)
+        return total(prompt, tokens, streamer)
+
+    rival.total = total_with_clock  # type: ignore[method-assign]
     timing = rival.decode(make_scene(9, 256, CPU, torch.float32, 0).prompt(), 4)
     assert len(clocks[0].marks) == 5
     assert timing.wall_s == clocks[0].marks[-1].wall_s - clocks[0].marks[0].wall_s > 0
@@ -73,57 +75,33 @@ def test_a_rival_with_other_weights_is_refused(
         TransformersRival(decoder)
 
 
-def test_every_way_to_decode_gets_a_row(capsys: pytest.CaptureFixture[str]) -> None:
-    options = argparse.Namespace(repetitions=2, keep_ratio="0.5,0.2", precision="fp32", seed=0)
-    results = run_shape(TINY, options, CPU)
+def test_every_way_to_decode_gets_a_row(
+    make_options: Callable[..., argparse.Namespace],
+    check_head: Callable[[dict[str, Any], str], None],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    results = run_shape(TINY, make_options(keep_ratio="0.5,0.2"), CPU)
+    check_head(results, "decode")
     assert [(r["engine"], r["prefill"]) for r in results["rows"]] == [
         ("ordinary", "full"),
         ("transformers", "full"),
         ("ordinary", "pruned"),
     ]
-    assert (results["suite"], results["n"], results["dtype"], results["random_weights"]) == (
-        "decode",
-        2,
-        "float32",
-        True,
-    )
     full, rival, pruned = results["rows"]
     assert rival["transformers_ratio"].median == 1.0
     assert pruned["keep_ratio_achieved"] == pytest.approx(0.5, abs=0.05)
     assert pruned["kv_mib"] < full["kv_mib"] == rival["kv_mib"]
-    assert (
-        full["kv_mib"] * 2**20 == 3 * (60 + 60 + 2) * 2 * 256 * 4
-    )  # layers, tokens in the middle of the answer
+    # Layers, tokens in the middle of the answer, keys and values.
+    assert full["kv_mib"] * 2**20 == 3 * (60 + 60 + 2) * 2 * 256 * 4
     assert full["weight_mib"] * 2**20 > 4 * 32000 * 256
+    spreads = ("ms_per_token", "wall_ms_per_token", "floor_ms", "floor_ratio", "transformers_ratio")
     for row in results["rows"]:
-        for name in (
-            "ms_per_token",
-            "wall_ms_per_token",
-            "floor_ms",
-            "floor_ratio",
-            "transformers_ratio",
-        ):
+        for name in spreads:
             assert row[name].n == 2, name
             assert row[name].min > 0, name
     assert "over transformers" in capsys.readouterr().out
 
 
-def test_the_verb_knows_the_suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(SHAPES, "C", TINY)
-    file = tmp_path / "decode.json"
-    arguments = [
-        "--suite",
-        "decode",
-        "--shape",
-        "C",
-        "--repetitions",
-        "1",
-        "--keep-ratio",
-        "0.5",
-        "--device",
-        "cpu",
-    ]
-    assert bench.main([*arguments, "--json", str(file)]) == 0
-    data = json.loads(file.read_text())
-    assert (data["suite"], data["n"], len(data["rows"])) == ("decode", 1, 3)
-    assert bench.main(["--suite", "decode", "--shape", "7B", "--device", "cpu"]) == 2
+def test_the_verb_knows_the_suite(run_verb: Callable[..., dict[str, Any]]) -> None:
+    data = run_verb("decode", TINY, "--keep-ratio", "0.5")
+    assert (data["n"], len(data["rows"])) == (1, 3)

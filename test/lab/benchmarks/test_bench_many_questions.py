@@ -1,17 +1,17 @@
-"""Suite `many-questions` of `ada3d bench` at a tiny shape: what its rows say; no time is judged
-here.
+"""Suite `many-questions` of `ada3d bench` at a tiny shape: what its rows say.
+
+No time is judged here.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-from pathlib import Path
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 
-from ada3d_ros.lab.benchmarks import bench
 from ada3d_ros.lab.benchmarks import many_questions as bench_many_questions
 from ada3d_ros.lab.benchmarks.bench import Timing
 from ada3d_ros.lab.benchmarks.many_questions import (
@@ -30,17 +30,14 @@ TINY = BenchShape("tiny", 128, 6, 176, (60, 120, 130), low_precision=False)
 
 
 def test_every_variant_gets_a_row(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    make_options: Callable[..., argparse.Namespace],
+    check_head: Callable[[dict[str, Any], str], None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(bench_many_questions, "QUESTIONS", 7)
-    results = run_shape(TINY, argparse.Namespace(repetitions=2, precision="fp32", seed=0), CPU)
-    assert {name: results[name] for name in ("suite", "shape", "n", "random_weights", "dtype")} == {
-        "suite": "many-questions",
-        "shape": "tiny",
-        "n": 2,
-        "random_weights": True,
-        "dtype": "float32",
-    }
+    results = run_shape(TINY, make_options(), CPU)
+    check_head(results, "many-questions")
     assert (results["scenes"], results["questions_per_scene"], results["questions"]) == (2, 7, 14)
     assert results["scaled_from"] == FULL
     assert (results["cold_sampled"]["every"], results["cold_sampled"]["questions"]) == (5, 4)
@@ -82,32 +79,8 @@ def test_1000_questions_are_spread_over_32_scenes_where_there_is_a_gpu() -> None
 
 
 def test_the_verb_writes_the_suites_json(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    run_verb: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(SHAPES, "C", TINY)
     monkeypatch.setattr(bench_many_questions, "QUESTIONS", 3)
-    file = tmp_path / "many.json"
-    arguments = [
-        "--suite",
-        "many-questions",
-        "--shape",
-        "C",
-        "--repetitions",
-        "1",
-        "--device",
-        "cpu",
-    ]
-    assert bench.main([*arguments, "--json", str(file)]) == 0
-    data = json.loads(file.read_text())
-    assert (data["suite"], data["n"], [row["variant"] for row in data["rows"]]) == (
-        "many-questions",
-        1,
-        [*COLD, *WARM],
-    )
-    assert "commit" in data["provenance"]
-    assert "wrote" in capsys.readouterr().out
-
-
-def test_7b_is_refused_on_a_cpu(capsys: pytest.CaptureFixture[str]) -> None:
-    assert bench.main(["--suite", "many-questions", "--shape", "7B", "--device", "cpu"]) == 2
-    assert "shape 7B is for a CUDA GPU" in capsys.readouterr().err
+    data = run_verb("many-questions", TINY)
+    assert (data["n"], [row["variant"] for row in data["rows"]]) == (1, [*COLD, *WARM])

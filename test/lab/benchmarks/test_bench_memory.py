@@ -1,17 +1,17 @@
-"""`ada3d bench --suite memory`: what fits agrees with the plan, the check has its rows; no time is
-judged here.
+"""Suite `memory` of `ada3d bench`: what fits agrees with the plan, and the check has its rows.
+
+No time is judged here.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-from pathlib import Path
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 
-from ada3d_ros.lab.benchmarks import bench
 from ada3d_ros.lab.benchmarks.memory import (
     OTHER_TOKENS,
     SIZES_GIB,
@@ -21,9 +21,9 @@ from ada3d_ros.lab.benchmarks.memory import (
     plan_7b,
     run_shape,
 )
-from ada3d_ros.lab.benchmarks.models import SHAPES, BenchShape
+from ada3d_ros.lab.benchmarks.models import BenchShape
 from ada3d_ros.lab.benchmarks.peak_memory import peak_bytes
-from ada3d_ros.model.quantize import WEIGHTS
+from ada3d_ros.model.weight_format import WEIGHTS
 
 CPU = torch.device("cpu")
 TINY = BenchShape("tiny", 128, 3, 192, (120,), low_precision=False)
@@ -56,64 +56,32 @@ def test_the_largest_scene_is_the_largest(weights: str, size: int) -> None:
     assert found == limit or plan_7b(weights, False, found + 1).total > memory
 
 
-def test_every_kind_of_weights_gets_a_row(capsys: pytest.CaptureFixture[str]) -> None:
-    results = run_shape(TINY, argparse.Namespace(repetitions=2, precision="fp32", seed=0), CPU)
-    assert {k: results[k] for k in ("suite", "shape", "n", "random_weights", "dtype")} == {
-        "suite": "memory",
-        "shape": "tiny",
-        "n": 2,
-        "random_weights": True,
-        "dtype": "float32",
-    }
+def test_every_kind_of_weights_gets_a_row(
+    make_options: Callable[..., argparse.Namespace],
+    check_head: Callable[[dict[str, Any], str], None],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    results = run_shape(TINY, make_options(), CPU)
+    check_head(results, "memory")
     rows = {r["weights"]: r for r in results["rows"]}
     assert tuple(rows) == WEIGHTS
     for r in rows.values():
         assert r["weight_bytes"] == r["predicted_weight_bytes"]
-        assert (
-            r["prefill_peak_bytes"]
-            <= r["predicted_prefill_bytes"]
-            <= 1.25 * r["prefill_peak_bytes"]
-        )
+        peak = r["prefill_peak_bytes"]
+        assert peak <= r["predicted_prefill_bytes"] <= 1.25 * peak
         assert r["decode_ratio"].n == r["prefill_ratio"].n == r["decode_ms"].n == 2
     assert rows["full"]["logits_error"] == 0.0
     assert 0 < rows["int8"]["logits_error"] < rows["int4"]["logits_error"] < 0.5
-    assert (
-        rows["int4"]["weight_bytes"] < rows["int8"]["weight_bytes"] < rows["full"]["weight_bytes"]
-    )
-    said = capsys.readouterr().out
-    assert "LLaVA-3D-7B" in said
-    assert "decode ratio" in said
+    sizes = [rows[weights]["weight_bytes"] for weights in ("int4", "int8", "full")]
+    assert sizes == sorted(set(sizes))
+    printed = capsys.readouterr().out
+    assert "LLaVA-3D-7B" in printed
+    assert "decode ratio" in printed
 
 
-def test_the_verb_knows_the_suite(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setitem(SHAPES, "C", TINY)
-    file = tmp_path / "memory.json"
-    arguments = [
-        "--suite",
-        "memory",
-        "--shape",
-        "C",
-        "--device",
-        "cpu",
-        "--repetitions",
-        "1",
-        "--json",
-        str(file),
-    ]
-    assert bench.main(arguments) == 0
-    data = json.loads(file.read_text())
-    assert (data["suite"], data["n"], len(data["rows"]), len(data["fits"]["rows"])) == (
-        "memory",
-        1,
-        3,
-        6,
-    )
-    assert data["provenance"]["device"] == "cpu"
-    capsys.readouterr()
-    assert bench.main(["--suite", "memory", "--shape", "7B", "--device", "cpu"]) == 2
-    assert "shape 7B is for a CUDA GPU" in capsys.readouterr().err
+def test_the_verb_knows_the_suite(run_verb: Callable[..., dict[str, Any]]) -> None:
+    data = run_verb("memory", TINY)
+    assert (data["n"], len(data["rows"]), len(data["fits"]["rows"])) == (1, 3, 6)
 
 
 def test_peaks_are_counted_tensor_by_tensor() -> None:

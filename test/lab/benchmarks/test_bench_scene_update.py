@@ -1,11 +1,14 @@
-"""Suite `scene-update` of `ada3d bench` at a tiny shape: what its rows say; no time is judged here."""
+"""Suite `scene-update` of `ada3d bench` at a tiny shape: what its rows say.
+
+No time is judged here.
+"""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
-from pathlib import Path
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -17,8 +20,8 @@ from ada3d_ros.lab.benchmarks.models import SHAPES, SYSTEM_TEXT, VIEWS, BenchSha
 from ada3d_ros.lab.benchmarks.scene_update import (
     NEW_VOXELS,
     STEPS,
-    _Keyframes,
-    milliseconds,
+    _UpdateBench,
+    percentiles,
     require_same,
     run_shape,
 )
@@ -40,29 +43,22 @@ def model() -> Llava3D:
     return made
 
 
-def test_every_scene_size_gets_a_row(capsys: pytest.CaptureFixture[str]) -> None:
-    options = argparse.Namespace(repetitions=2, precision="fp32", seed=0)
-    results = run_shape(TINY, options, CPU)
-    assert {
-        name: results[name]
-        for name in ("suite", "shape", "n", "random_weights", "dtype", "target_ms")
-    } == {
-        "suite": "scene-update",
-        "shape": "tiny",
-        "n": 2,
-        "random_weights": True,
-        "dtype": "float32",
-        "target_ms": None,
-    }
+def test_every_scene_size_gets_a_row(
+    make_options: Callable[..., argparse.Namespace],
+    check_head: Callable[[dict[str, Any], str], None],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    results = run_shape(TINY, make_options(), CPU)
+    check_head(results, "scene-update")
+    assert results["target_ms"] is None
     assert [(row["N"], row["new_voxels"], row["touched_voxels"]) for row in results["rows"]] == [
         (60, NEW_VOXELS, 9),
         (80, NEW_VOXELS, 12),
     ]
     for row in results["rows"]:
         assert set(row["steps"]) == set(STEPS)
-        assert (
-            row["voxels_after"] == row["N"] + NEW_VOXELS
-        )  # an old view's voxels are seen by others too
+        # An old view's voxels are seen by others too: none goes with it.
+        assert row["voxels_after"] == row["N"] + NEW_VOXELS
         assert row["append_ratio"].n == 2
         assert row["target_met"] is None
         assert row["table_exact"] is True
@@ -73,82 +69,55 @@ def test_every_scene_size_gets_a_row(capsys: pytest.CaptureFixture[str]) -> None
 
 @torch.inference_mode()
 def test_a_keyframe_brings_what_it_says_and_leaves_the_scene_as_it_was() -> None:
-    """The prefix with the new voxels behind is the old one in front, and the next keyframe starts
-    from the old one.
-    """
-    frames = _Keyframes(model(), 60, 2, seed=0)
-    assert len(frames.base.sums) == 60
-    before = frames.front.next_position
-    times, table, appended = frames.keyframe(1)
+    """New voxels are appended to a prefix that the next keyframe starts from unchanged."""
+    bench = _UpdateBench(model(), 60, 2, seed=0)
+    assert len(bench.base_table.sums) == 60
+    before = bench.base_prefix.next_position
+
+    times, table, appended = bench.update(1)
     assert set(times) == set(STEPS)
     assert appended == NEW_VOXELS
     assert table.views == (*(name for name in range(VIEWS) if name != 1), VIEWS + 1)
-    view = frames.look(VIEWS + 1)
-    known = find_voxels(frames.base.sums.coords, view.coords) >= 0
+
+    # What the keyframe sees: the new voxels and 15 % of the old ones.
+    view = bench.encode_keyframe(VIEWS + 1)
+    known = find_voxels(bench.base_table.sums.coords, view.coords) >= 0
     assert (len(view), int(known.sum())) == (NEW_VOXELS + 9, 9)
-    assert (frames.front.ready, frames.front.next_position, len(frames.base.views)) == (
-        True,
-        before,
-        VIEWS,
-    )
-    frames.front.crop()
-    assert set(frames.front.cache.lengths) == {SYSTEM_TEXT + 60}
+
+    # The next keyframe starts from the same scene.
+    assert len(bench.base_table.views) == VIEWS
+    assert bench.base_prefix.ready
+    assert bench.base_prefix.next_position == before
+    bench.base_prefix.crop()
+    assert set(bench.base_prefix.cache.lengths) == {SYSTEM_TEXT + 60}
 
 
 @torch.inference_mode()
 def test_a_table_that_differs_by_a_bit_is_refused() -> None:
-    frames = _Keyframes(model(), 60, 1, seed=0)
-    changed = VoxelTable()
-    for name in frames.base.views:
-        view = frames.look(name)
+    bench = _UpdateBench(model(), 60, 1, seed=0)
+    base, changed = bench.base_table, VoxelTable()
+    for name in base.views:
+        view = bench.encode_keyframe(name)
         if name == 3:
             view = dataclasses.replace(view, features=view.features * (1 + 2**-20))
         changed.add(name, view)
-    require_same(frames.base, frames.base.of_views(frames.base.views))
+    require_same(base, base.of_views(base.views))
     with pytest.raises(ModelError, match="features differs"):
-        require_same(frames.base, changed)
+        require_same(base, changed)
     with pytest.raises(ModelError, match="coords differs"):
-        require_same(frames.base, frames.table_of([VIEWS]))
+        require_same(base, bench.build_table([VIEWS]))
 
 
 def test_percentiles_are_of_process_time_on_a_cpu() -> None:
-    found = milliseconds([Timing(9.0, 0.001 * n) for n in range(1, 22)], CPU)
+    found = percentiles([Timing(9.0, 0.001 * n) for n in range(1, 22)], CPU)
     assert found["p50_ms"] == pytest.approx(11.0)
     assert found["p95_ms"] == pytest.approx(20.0)
     assert found["ms"].n == 21
 
 
-def test_the_verb_writes_the_suites_json(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setitem(SHAPES, "C", TINY)
-    file = tmp_path / "update.json"
-    arguments = [
-        "--suite",
-        "scene-update",
-        "--shape",
-        "C",
-        "--repetitions",
-        "1",
-        "--device",
-        "cpu",
-        "--json",
-        str(file),
-    ]
-    assert bench.main(arguments) == 0
-    data = json.loads(file.read_text())
-    assert (data["suite"], data["n"], [row["N"] for row in data["rows"]]) == (
-        "scene-update",
-        1,
-        [60, 80],
-    )
-    assert "commit" in data["provenance"]
-    assert "wrote" in capsys.readouterr().out
-
-
-def test_7b_is_refused_on_a_cpu(capsys: pytest.CaptureFixture[str]) -> None:
-    assert bench.main(["--suite", "scene-update", "--shape", "7B", "--device", "cpu"]) == 2
-    assert "shape 7B is for a CUDA GPU" in capsys.readouterr().err
+def test_the_verb_writes_the_suites_json(run_verb: Callable[..., dict[str, Any]]) -> None:
+    data = run_verb("scene-update", TINY)
+    assert (data["n"], [row["N"] for row in data["rows"]]) == (1, [60, 80])
 
 
 def test_a_view_that_cannot_show_so_many_voxels_is_refused(

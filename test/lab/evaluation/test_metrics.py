@@ -1,6 +1,4 @@
-"""Answer cleaning and exact match are the reference's, text by text; accuracy at an IoU is
-ScanRefer's.
-"""
+"""Answer cleaning and exact match as the reference has them; accuracy at an IoU as ScanRefer's."""
 
 import json
 import math
@@ -21,11 +19,10 @@ from ada3d_ros.lab.evaluation.metrics import (
 
 
 @pytest.fixture(scope="module")
-def recorded(shared_dir: Path) -> dict[str, Any]:
-    """`items` and `scores` of the reference's evaluators; skips where ../shared is absent."""
-    cases: dict[str, Any] = json.loads(
-        (shared_dir / "golden/metrics/cases.json").read_text(encoding="utf-8")
-    )
+def recorded(golden_dir: Path) -> dict[str, Any]:
+    """`items` and `scores` of the reference's evaluators."""
+    text = (golden_dir / "metrics/cases.json").read_text(encoding="utf-8")
+    cases: dict[str, Any] = json.loads(text)
     assert len(cases["items"]) == cases["n"] > 0
     return cases
 
@@ -38,10 +35,9 @@ def test_cleaned_texts_are_the_recorded_ones(recorded: dict[str, Any]) -> None:
 
 def test_matches_are_the_recorded_ones(recorded: dict[str, Any]) -> None:
     for item in recorded["items"]:
-        assert exact_match(item["pred"], item["refs"]) == (item["em"], item["em_refined"]), item[
-            "id"
-        ]
-        assert list(exact_match(item["pred"], item["refs"][:1])) == item["sqa3d_em"], item["id"]
+        name, matches = item["id"], exact_match(item["pred"], item["refs"])
+        assert matches == (item["em"], item["em_refined"]), name
+        assert list(exact_match(item["pred"], item["refs"][:1])) == item["sqa3d_em"], name
 
 
 def test_scores_over_all_items_are_the_evaluators(recorded: dict[str, Any]) -> None:

@@ -1,6 +1,4 @@
-"""What the evaluator counts: only what was asked, with its luck beside it, and a model that says
-nothing is counted as wrong.
-"""
+"""The evaluator counts what was asked, with chance beside it; a question without text is wrong."""
 
 from __future__ import annotations
 
@@ -20,18 +18,18 @@ from ada3d_ros.errors import ConfigError, ModelError, OutOfMemoryError
 from ada3d_ros.lab.evaluation.metrics import wilson
 from ada3d_ros.lab.evaluation.synthetic import (
     ASKED,
-    METRICS,
-    Tally,
+    RoomSelection,
     evaluate,
     load_room,
     main,
     open_pipeline,
-    summary,
 )
+from ada3d_ros.lab.evaluation.tally import METRICS, Tally, summary
 from ada3d_ros.lab.train.embedded import EMBEDDED_CONFIG
+from ada3d_ros.lab.world.generated import frames_of
 from ada3d_ros.lab.world.graph import graphs
 from ada3d_ros.lab.world.questions import make_questions
-from ada3d_ros.lab.world.render import frames_of, render
+from ada3d_ros.lab.world.render import render
 from ada3d_ros.lab.world.rooms import make_rooms
 from ada3d_ros.model.grounding_head import GroundingHead, save_grounding_head
 from ada3d_ros.model.random_checkpoint import write_random_checkpoint
@@ -68,7 +66,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def results(model: Path) -> dict[str, Any]:
     """Of the test rooms 400000 to 400002."""
     pipeline = open_pipeline(model, "none", None)
-    return evaluate(pipeline, "test", 4, 3, 1, False, pipeline.view_side)
+    return evaluate(pipeline, RoomSelection(seed=4, scenes=3))
 
 
 def raising(error: Exception) -> Callable[..., None]:
@@ -80,9 +78,8 @@ def raising(error: Exception) -> Callable[..., None]:
 
 def test_n_is_what_the_rooms_were_asked(results: dict[str, Any]) -> None:
     known = graphs(make_rooms("test", torch.arange(3) + 400_000))
-    asked = [
-        q for i, g in enumerate(known) for q in make_questions(g, 400_000 + i, ASKED, len(ASKED))
-    ]
+    each = (make_questions(g, 400_000 + i, ASKED, len(ASKED)) for i, g in enumerate(known))
+    asked = [question for questions in each for question in questions]
     details = results["details"]
     assert set(details) == set(results["metrics"]) == set(METRICS) >= KEYS
     for kind in set(ASKED) - {"grounding", "absent"}:
@@ -90,29 +87,20 @@ def test_n_is_what_the_rooms_were_asked(results: dict[str, Any]) -> None:
     assert details["absent_false_box_rate"]["n"] == sum(q.kind == "absent" for q in asked)
     for group, unique in (("unique", True), ("distractor", False)):
         expected = sum(q.kind == "grounding" and q.unique == unique for q in asked)
-        assert (
-            details[f"grounding_{group}_acc25"]["n"]
-            == details[f"grounding_{group}_acc50"]["n"]
-            == expected
-        )
+        for percent in (25, 50):
+            assert details[f"grounding_{group}_acc{percent}"]["n"] == expected
     assert results["n"] == len(asked)
     assert results["unanswered"] == 0
 
 
 def test_chance_is_one_over_the_possible_answers(results: dict[str, Any]) -> None:
     details = results["details"]
-    for kind, possible in {
-        "existence": 2,
-        "color": 8,
-        "category": 10,
-        "relation": 3,
-        "multihop": 8,
-    }.items():
-        assert details[kind]["chance"] == pytest.approx(1 / possible), kind
+    possible = {"existence": 2, "color": 8, "category": 10, "relation": 3, "multihop": 8}
+    for kind, number in possible.items():
+        assert details[kind]["chance"] == pytest.approx(1 / number), kind
     for name in GROUNDING & {name for name, detail in details.items() if detail["n"]}:
-        assert 1 / 9 - 1e-9 <= details[name]["chance"] <= 1 / 6 + 1e-9, (
-            name
-        )  # the target is one of 6 to 9 objects
+        # The target is one of 6 to 9 objects.
+        assert 1 / 9 - 1e-9 <= details[name]["chance"] <= 1 / 6 + 1e-9, name
 
 
 def test_a_model_without_words_is_wrong_everywhere_and_said_so(
@@ -125,9 +113,8 @@ def test_a_model_without_words_is_wrong_everywhere_and_said_so(
     results = json.loads(out.read_text())
     assert results["unanswered"] == results["n"] > 0
     assert all(not value for value in results["metrics"].values())
-    assert re.search(
-        rf"{results['n']} of {results['n']} questions got no text", capsys.readouterr().out
-    )
+    said_so = rf"{results['n']} of {results['n']} questions got no text"
+    assert re.search(said_so, capsys.readouterr().out)
 
 
 def test_a_failure_of_the_machine_is_no_wrong_answer(
@@ -140,18 +127,8 @@ def test_a_failure_of_the_machine_is_no_wrong_answer(
 
 def test_the_file_says_where_its_numbers_come_from(model: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.json"
-    arguments = [
-        "--model",
-        str(model),
-        "--scenes",
-        "2",
-        "--seed",
-        "7",
-        "--shuffle-scenes",
-        "--json",
-        str(out),
-    ]
-    assert main(["synthetic", *arguments]) == 0
+    selection = ["--scenes", "2", "--seed", "7", "--shuffle-scenes"]
+    assert main(["synthetic", "--model", str(model), *selection, "--json", str(out)]) == 0
     results = json.loads(out.read_text())
     assert results["provenance"]["seed"] == 7
     assert {"commit", "date", "versions", "device"} <= set(results["provenance"])
@@ -164,17 +141,10 @@ def test_results_have_every_key_with_n_and_chance(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out.json"
-    assert (
-        main(
-            ["synthetic", "--model", str(model), "--scenes", "3", "--seed", "5", "--json", str(out)]
-        )
-        == 0
-    )
+    selection = ["--scenes", "3", "--seed", "5"]
+    assert main(["synthetic", "--model", str(model), *selection, "--json", str(out)]) == 0
     results = json.loads(out.read_text())
     assert set(results["metrics"]) >= KEYS
-    assert any(
-        name.startswith("grounding_") and name.endswith("acc25") for name in results["metrics"]
-    )
     for name, detail in results["details"].items():
         assert detail["n"] > 0
         assert 0.0 < detail["chance"] <= 1.0 or name.startswith("grounding")
@@ -189,7 +159,7 @@ def test_results_have_every_key_with_n_and_chance(
 
 def test_pruning_and_shuffling_are_said(model: Path) -> None:
     pipeline = open_pipeline(model, "adatoken3d", 0.5)
-    results = evaluate(pipeline, "test", 0, 3, 1, True, pipeline.view_side)
+    results = evaluate(pipeline, RoomSelection(scenes=3, shuffle=True))
     assert results["shuffled"]
     assert results["keep_ratio"] == pytest.approx(0.5, abs=0.02)
     assert results["details"]["existence"]["n"] == 4  # two rooms of three are asked about
@@ -257,9 +227,9 @@ def test_torchs_own_failure_is_no_wrong_answer(
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pipeline = open_pipeline(model, "none", None)
-    monkeypatch.setattr(pipeline, "_ask", raising(RuntimeError("shapes")))
+    monkeypatch.setattr(pipeline.model.model, "encode_views", raising(RuntimeError("shapes")))
     with pytest.raises(ModelError, match="shapes"):
-        evaluate(pipeline, "test", 0, 1, 1, False, pipeline.view_side)
+        evaluate(pipeline, RoomSelection(scenes=1))
 
 
 def test_an_empty_tally_has_every_key_and_no_number() -> None:

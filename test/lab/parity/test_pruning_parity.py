@@ -1,6 +1,4 @@
-"""Recorded runs of FastV and PyramidDrop and numbers of AdaToken-3D, array by array; and that every
-comparison can fail.
-"""
+"""Recorded runs of FastV and PyramidDrop, numbers of AdaToken-3D; every comparison can fail."""
 
 from __future__ import annotations
 
@@ -13,7 +11,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from ada3d_ros.errors import Ada3DError
-from ada3d_ros.lab.benchmarks.comparison import Row
+from ada3d_ros.lab.parity.comparison import Row
 from ada3d_ros.lab.parity.parity import main, run_parity
 
 
@@ -23,8 +21,8 @@ def rows_of(path: Path) -> list[Row]:
     return [result for result in results if isinstance(result, Row)]
 
 
-def cases(shared_dir: Path, method: str) -> list[Path]:
-    found = sorted((shared_dir / "golden" / method).glob("case_*/"))
+def cases(golden_dir: Path, method: str) -> list[Path]:
+    found = sorted((golden_dir / method).glob("case_*/"))
     assert found
     return found
 
@@ -37,8 +35,8 @@ def copied(source: Path, target: Path) -> Path:
 
 
 @pytest.mark.parametrize("method", ["fastv", "pdrop"])
-def test_every_recorded_value_passes(shared_dir: Path, method: str) -> None:
-    for case in cases(shared_dir, method):
+def test_every_recorded_value_passes(golden_dir: Path, method: str) -> None:
+    for case in cases(golden_dir, method):
         rows = rows_of(case)
         assert not [str(row) for row in rows if not row.passed]
         assert all(row.compared for row in rows)
@@ -69,8 +67,8 @@ def _changed(value: Any) -> Any:
 
 
 @pytest.mark.parametrize("method", ["fastv", "pdrop"])
-def test_every_check_can_fail(shared_dir: Path, tmp_path: Path, method: str) -> None:
-    case = copied(cases(shared_dir, method)[0], tmp_path)
+def test_every_check_can_fail(golden_dir: Path, tmp_path: Path, method: str) -> None:
+    case = copied(cases(golden_dir, method)[0], tmp_path)
     expected = json.loads((case / "expected.json").read_text())
     (case / "expected.json").write_text(json.dumps(_changed(expected)))
     arrays = load_file(case / "expected.safetensors")
@@ -86,9 +84,9 @@ def test_every_check_can_fail(shared_dir: Path, tmp_path: Path, method: str) -> 
     assert main([str(case), "--quiet"]) == 1
 
 
-def test_another_parameter_fails(shared_dir: Path, tmp_path: Path) -> None:
+def test_another_parameter_fails(golden_dir: Path, tmp_path: Path) -> None:
     """The case's own K and R decide: with others the recorded indices are not met."""
-    case = copied(cases(shared_dir, "fastv")[0], tmp_path)
+    case = copied(cases(golden_dir, "fastv")[0], tmp_path)
     inputs = json.loads((case / "inputs.json").read_text())
     (case / "inputs.json").write_text(json.dumps(inputs | {"fastv_k": inputs["fastv_k"] + 1}))
     assert {row.name for row in rows_of(case) if not row.passed} >= {
@@ -99,8 +97,8 @@ def test_another_parameter_fails(shared_dir: Path, tmp_path: Path) -> None:
     assert main([str(case)]) == 2
 
 
-def test_adatoken_numbers(shared_dir: Path, tmp_path: Path) -> None:
-    folder = shared_dir / "golden/adatoken"
+def test_adatoken_numbers(golden_dir: Path, tmp_path: Path) -> None:
+    folder = golden_dir / "adatoken"
     rows = rows_of(folder)
     assert not [str(row) for row in rows if not row.passed]
     assert all(("official" in row.name) == (not row.compared) for row in rows)
@@ -118,8 +116,8 @@ def test_adatoken_numbers(shared_dir: Path, tmp_path: Path) -> None:
     assert names >= {"mean_0.2.O", "mean_0.3.counts_N1000", "mean_0.414.oracle_loss"}
 
 
-def test_every_adatoken_check_can_fail(shared_dir: Path, tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(shared_dir / "golden/adatoken", tmp_path / "adatoken"))
+def test_every_adatoken_check_can_fail(golden_dir: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(golden_dir / "adatoken", tmp_path / "adatoken"))
     for path in (folder, *folder.iterdir()):
         path.chmod(0o755)
     path = sorted(folder.glob("case_*_expected.json"))[0]
@@ -140,10 +138,10 @@ def test_every_adatoken_check_can_fail(shared_dir: Path, tmp_path: Path) -> None
 
 
 def test_a_folder_of_methods_and_a_damaged_case(
-    shared_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    golden_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([str(shared_dir / "golden/pdrop"), "--quiet"]) == 0
-    case = copied(cases(shared_dir, "pdrop")[0], tmp_path)
+    assert main([str(golden_dir / "pdrop"), "--quiet"]) == 0
+    case = copied(cases(golden_dir, "pdrop")[0], tmp_path)
     (case / "weights.safetensors").unlink()
     assert main([str(tmp_path)]) == 2
     assert "weights.safetensors cannot be read" in capsys.readouterr().out

@@ -1,18 +1,18 @@
-"""Training sees what the engine will see: packed questions give the same states as each question
-prefilled alone.
-"""
+"""Packed questions give the same states as each question prefilled alone, as the engine does."""
 
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from ada3d_ros.engine.prefill import prefill
-from ada3d_ros.grounding.phrase import GROUNDING_PROMPT
+from ada3d_ros.grounding.from_text import GROUNDING_PROMPT
 from ada3d_ros.lab.train.embedded import corpus, feature_code, new_model
 from ada3d_ros.lab.train.objective import losses, run_packed
 from ada3d_ros.lab.train.packing import Packer, prompt_text
-from ada3d_ros.lab.train.run import planned_shares
+from ada3d_ros.lab.train.run import planned_pruner
 from ada3d_ros.lab.train.tokens import (
     SYMBOLIC_VOXEL_M,
     label_shares,
@@ -24,6 +24,8 @@ from ada3d_ros.lab.world.graph import graphs
 from ada3d_ros.lab.world.questions import KINDS, make_questions
 from ada3d_ros.lab.world.rooms import ABSENT, make_rooms
 from ada3d_ros.model.prompt import parse_coordinates, render_question, train_tokenizer
+from ada3d_ros.pruning.schedule import RetentionSchedule
+from ada3d_ros.pruning.strategy import LayerPruner
 
 
 @pytest.fixture(scope="module")
@@ -48,15 +50,11 @@ def test_packed_rows_equal_each_prompt_alone(packer: Packer) -> None:
         assert set(parts) == {"answer", "pointing", "presence", "box"}
         for number, question in enumerate(packed.questions):
             room = int(packed.room[number])
-            parsed = parse_coordinates(prompt_text(question))
-            ids = packer.tokenizer.encode(render_question(parsed.text))
+            text, points = parse_coordinates(prompt_text(question))
+            ids = packer.tokenizer.encode(render_question(text))
             spatial = tokens[room].tokens
-            prompt = model.build_prompt(
-                ids,
-                model.project(spatial.features),
-                model.encode_clicks(parsed.clicks),
-                spatial.xyz_m,
-            )
+            embeds, clicks = model.project(spatial.features), model.encode_clicks(points)
+            prompt = model.build_prompt(ids, embeds, clicks, spatial.xyz_m)
             alone = prefill(model.decoder, prompt).logits
             together = model.decoder.lm_head(states.text[room, packed.query[number]])
             torch.testing.assert_close(together, alone, rtol=2e-4, atol=2e-4)
@@ -68,13 +66,13 @@ def test_targets_are_the_answers(packer: Packer) -> None:
     packed = packer.pack(known, asked, 9)
     eos, place = packer.tokenizer.eos_id, 0
     for question in packed.questions:
-        size = round(1 / float(packed.row_weight[place]))
-        ids = packed.row_target[place : place + size].tolist()
+        size = round(1 / float(packed.target_weight[place]))
+        ids = packed.target_id[place : place + size].tolist()
         assert ids[-1] == eos
         assert packer.tokenizer.decode(ids) == question.answer
         place += size
-    assert place == len(packed.row_target)
-    assert float(packed.row_weight.sum()) == pytest.approx(len(packed.questions))
+    assert place == len(packed.target_id)
+    assert float(packed.target_weight.sum()) == pytest.approx(len(packed.questions))
     boxed = torch.isfinite(packed.box_m[:, 0])
     assert boxed.tolist() == [q.target is not None for q in packed.questions]
 
@@ -104,33 +102,33 @@ def test_pruned_training_keeps_per_question_what_the_schedule_says(packer: Packe
     known = graphs(rooms)
     asked = [make_questions(graph, 5, tuple(KINDS), 11) for graph in known]
     packed = packer.pack(known, asked, rooms.category.shape[1])
-    tokens = room_tokens(
-        model, rooms, points, feature_code(model.config.vision.hidden_size), SYMBOLIC_VOXEL_M
-    )
-    shares = planned_shares(model, 0.41)
+    code = feature_code(model.config.vision.hidden_size)
+    tokens = room_tokens(model, rooms, points, code, SYMBOLIC_VOXEL_M)
+    pruner = planned_pruner(model, 0.41)
+    assert pruner is not None
+    shares = pruner.schedule.retention
     assert len(shares) == model.config.decoder.num_layers
     assert sum(shares) / len(shares) == pytest.approx(0.41, abs=0.01)
-    pruned = run_packed(model, packer.prefix_ids, tokens, packed, shares)
-    total = torch.tensor([len(t.owner) for t in tokens])[packed.room]
-    assert torch.equal(pruned.mask.sum(1), (shares[-1] * total).round().long())
-    assert (
-        len({tuple(row.tolist()) for row in pruned.mask[packed.room == 0]}) > 1
-    )  # each question keeps its own
+    pruned = run_packed(model, packer.prefix_ids, tokens, packed, pruner)
+    counts = [pruner.counts(len(t.owner), None)[-1] for t in tokens]
+    assert counts == [max(math.floor(shares[-1] * len(t.owner)), pruner.n_min) for t in tokens]
+    assert torch.equal(pruned.mask.sum(1), torch.tensor(counts)[packed.room])
+    masks = {tuple(mask.tolist()) for mask in pruned.mask[packed.room == 0]}
+    assert len(masks) > 1  # each question keeps its own
     loss, _ = losses(model.decoder, head, pruned, packed)
     loss.backward()
     assert all(
         torch.isfinite(p.grad).all() for p in model.decoder.parameters() if p.grad is not None
     )
     full = run_packed(model, packer.prefix_ids, tokens, packed)
-    same = run_packed(model, packer.prefix_ids, tokens, packed, (1.0,) * len(shares))
+    everything = replace(pruner, schedule=RetentionSchedule((1.0,) * len(shares)))
+    same = run_packed(model, packer.prefix_ids, tokens, packed, everything)
     assert torch.equal(full.text, same.text)
     assert not torch.allclose(full.text, pruned.text)
 
 
 def test_the_first_question_dropped_is_dropped_as_in_the_engine(packer: Packer) -> None:
-    """Up to the layer where tokens first go, the scene's rows are the same, so the engine keeps the
-    same ones.
-    """
+    """Until tokens first go, the scene's states are the same, so the engine keeps the same ones."""
     model, _ = new_model(packer.tokenizer)
     rooms = make_rooms("val", torch.tensor([4]))
     points = symbolic_points(rooms, 5, 16, torch.Generator().manual_seed(0))
@@ -142,29 +140,19 @@ def test_the_first_question_dropped_is_dropped_as_in_the_engine(packer: Packer) 
             model, rooms, points, feature_code(model.config.vision.hidden_size), SYMBOLIC_VOXEL_M
         )
         layers = model.config.decoder.num_layers
-        shares = (*(1.0,) * (layers - 1), 0.25)
-        kept = run_packed(model, packer.prefix_ids, tokens, packed, shares).mask
+        pruner = LayerPruner("last", RetentionSchedule((*(1.0,) * (layers - 1), 0.25)))
+        kept = run_packed(model, packer.prefix_ids, tokens, packed, pruner).mask
         spatial = tokens[0].tokens
         for number, question in enumerate(packed.questions):
-            parsed = parse_coordinates(prompt_text(question))
+            text, points = parse_coordinates(prompt_text(question))
             prompt = model.build_prompt(
-                packer.tokenizer.encode(render_question(parsed.text)),
+                packer.tokenizer.encode(render_question(text)),
                 model.project(spatial.features),
-                model.encode_clicks(parsed.clicks),
+                model.encode_clicks(points),
                 spatial.xyz_m,
             )
-            start, stop = prompt.spatial_span
-            hidden = model.decoder.run_layers(0, layers - 1, prompt.embeds[None], prompt.positions)
-            rope = model.decoder.rope(prompt.positions)
-            last = torch.tensor([len(prompt.positions) - 1])
-            made = model.decoder.ranking_inputs(
-                layers - 1, model.decoder.start_layer(layers - 1, hidden), rope, last
-            )
-            weights = (made.q[0] @ made.k[0].transpose(-1, -2) * made.k.shape[-1] ** -0.5).softmax(
-                -1
-            )[:, 0, start:stop]
-            best = weights.mean(0).topk(round(0.25 * (stop - start))).indices
-            assert set(best.tolist()) == set(torch.nonzero(kept[number])[:, 0].tolist())
+            filled = prefill(model.decoder, prompt, pruner=pruner)
+            assert filled.kept[-1].tolist() == torch.nonzero(kept[number])[:, 0].tolist()
 
 
 def test_grounding_is_asked_as_the_pipeline_asks() -> None:

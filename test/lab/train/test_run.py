@@ -1,33 +1,33 @@
 """`ada3d train` learns, stops, goes on where it stopped, and exports what the node loads."""
 
+import dataclasses
 import json
+import math
 from pathlib import Path
 
 import pytest
 import torch
 
 from ada3d_ros.config import from_flat
-from ada3d_ros.lab.train import gallery, run
+from ada3d_ros.lab.train import batches, gallery, run
 from ada3d_ros.lab.train.optimizers import WARMUP_STEPS, learning_rate
 from ada3d_ros.lab.train.stages import MIX, STAGES, Stage
+from ada3d_ros.lab.world.generated import frames_of
 from ada3d_ros.lab.world.questions import KINDS
-from ada3d_ros.lab.world.render import frames_of, render
+from ada3d_ros.lab.world.render import render
 from ada3d_ros.lab.world.rooms import make_rooms
 from ada3d_ros.pipeline import Ada3DPipeline
 
 SHORT = tuple(
-    Stage(
-        s.name,
-        s.shows,
-        4,
-        2,
-        min(s.questions, 5),
-        s.lr,
-        min(s.per_object, 2),
-        min(s.background, 3),
-        s.decay,
+    dataclasses.replace(
+        stage,
+        rooms=4,
+        batch=2,
+        questions=min(stage.questions, 5),
+        per_object=min(stage.per_object, 2),
+        background=min(stage.background, 3),
     )
-    for s in STAGES
+    for stage in STAGES
 )
 
 
@@ -35,31 +35,22 @@ SHORT = tuple(
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "STAGES", SHORT)
     monkeypatch.setattr(run, "REPORT_EVERY_S", 0.0)
-    monkeypatch.setattr(run, "VAL_ROOMS", 2)
+    monkeypatch.setattr(batches, "VAL_ROOMS", 2)
     monkeypatch.setattr(gallery, "ROOMS_AT_ONCE", 2)
 
 
 def test_every_stage_runs_and_the_export_answers(short: None, tmp_path: Path) -> None:
     out, folder = tmp_path / "run", tmp_path / "model"
-    assert (
-        run.main(["--out", str(out), "--rooms", "4", "--export", str(folder), "--threshold", "0.0"])
-        == 0
-    )
+    arguments = ["--out", str(out), "--rooms", "4", "--export", str(folder), "--threshold", "0.0"]
+    assert run.main(arguments) == 0
     lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     assert {line["stage"] for line in lines} == {stage.name for stage in STAGES}
-    assert all(
-        torch.isfinite(torch.tensor(value)) for line in lines for value in line["val"].values()
-    )
+    assert all(math.isfinite(value) for line in lines for value in line["val"].values())
     state = torch.load(out / "state.pt", weights_only=True)
-    assert {name: state["seen"][name] for name in state["seen"]} == {
-        stage.name: 4 for stage in STAGES
-    }
+    assert state["seen"] == {stage.name: 4 for stage in STAGES}
 
-    pipeline = Ada3DPipeline(
-        from_flat(
-            {"model.path": str(folder), "generation.max_new_tokens": 4, "pruning.strategy": "none"}
-        )
-    )
+    settings = {"generation.max_new_tokens": 4, "pruning.strategy": "none"}
+    pipeline = Ada3DPipeline(from_flat({"model.path": str(folder)} | settings))
     info = pipeline.check()
     assert info.has_grounding_head
     assert not info.random_weights
@@ -81,10 +72,8 @@ def test_a_run_goes_on_where_it_stopped(short: None, tmp_path: Path) -> None:
     before, after = (c["modules"]["model"]["decoder.embed_tokens.weight"] for c in (first, second))
     assert not torch.equal(before, after)
     assert run.main(["--out", str(tmp_path), "--stages", "symbolic"]) == 0
-    third = torch.load(tmp_path / "state.pt", weights_only=True)
-    assert torch.equal(
-        third["modules"]["model"]["decoder.embed_tokens.weight"], after
-    )  # the stage is done
+    third = torch.load(tmp_path / "state.pt", weights_only=True)  # the stage was done
+    assert torch.equal(third["modules"]["model"]["decoder.embed_tokens.weight"], after)
 
 
 def test_rates_warm_up_and_fall() -> None:

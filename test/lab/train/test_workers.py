@@ -1,6 +1,4 @@
-"""Several workers, as Accelerate starts them, on the CPU: gradients are averaged, one stop stops
-all, one of them writes.
-"""
+"""Several workers on the CPU, as Accelerate starts them: one model, and one of them writes it."""
 
 import subprocess
 import sys
@@ -31,15 +29,8 @@ workers.wait()
 
 
 def launch(*arguments: str) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node",
-        "2",
-        *arguments,
-    ]
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = [sys.executable, *launcher, *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
 
@@ -71,18 +62,8 @@ def test_gradients_are_averaged_and_one_stop_stops_all(tmp_path: Path) -> None:
 def test_two_workers_train_one_model(tmp_path: Path) -> None:
     pytest.importorskip("accelerate", reason="several workers need Accelerate")
     out = tmp_path / "run"
-    launch(
-        "-m",
-        "ada3d_ros.lab.train.run",
-        "--out",
-        str(out),
-        "--stages",
-        "symbolic",
-        "--minutes",
-        "0.08",
-        "--device",
-        "cpu",
-    )
+    options = ["--stages", "symbolic", "--minutes", "0.08", "--device", "cpu"]
+    launch("-m", "ada3d_ros.lab.train.run", "--out", str(out), *options)
     seen = torch.load(out / "state.pt", weights_only=True)["seen"]["symbolic"]
     assert seen > 0
     assert seen % 16 == 0  # two workers, eight rooms each

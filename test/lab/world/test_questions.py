@@ -1,5 +1,6 @@
-"""Every answer is derived a second time from the graph, by other means; answers are balanced;
-phrases name what they shall.
+"""Every answer is derived a second time from the graph, by other means; answers are balanced.
+
+Phrases name what they shall.
 """
 
 import math
@@ -32,10 +33,8 @@ def asked(request: pytest.FixtureRequest) -> QueryContext:
 def named(graph: Graph, words: str) -> list[Thing]:
     """Objects that fit words such as `red chair`, `chairs`, `white objects`."""
     wanted = set(words.replace("shelves", "shelf").split())
-    colors, categories = (
-        wanted & set(COLORS),
-        {k for k in CATEGORIES if k in wanted or k + "s" in wanted},
-    )
+    colors = wanted & set(COLORS)
+    categories = {k for k in CATEGORIES if k in wanted or k + "s" in wanted}
     return [
         t
         for t in graph.things
@@ -109,11 +108,10 @@ def answer_again(graph: Graph, question: RoomQuestion) -> str:
         thing = at_point(graph, text)
         return f"{'an' if thing.color == 'orange' else 'a'} {thing.color} {thing.category}"
     assert question.kind == "relation"
-    at, facing, thing = (
-        only(named(graph, f"{c} {k}")) for c, k in re.findall(r"the (\w+) (\w+)", text)[:3]
-    )
-    ahead, there = floor(facing) - floor(at), floor(thing) - floor(at)
-    turn = math.degrees(math.atan2(ahead[0] * there[1] - ahead[1] * there[0], float(ahead @ there)))
+    names = re.findall(r"the (\w+) (\w+)", text)[:3]
+    at, facing, thing = (only(named(graph, f"{c} {k}")) for c, k in names)
+    a, b = floor(facing) - floor(at), floor(thing) - floor(at)
+    turn = math.degrees(math.atan2(a[0] * b[1] - a[1] * b[0], float(a @ b)))
     return "behind" if abs(turn) > 130 else "left" if turn > 0 else "right"
 
 
@@ -142,7 +140,7 @@ def test_phrases_name_their_target_alone_and_absent_ones_nothing(asked: QueryCon
             things = named(graph, question.phrase.removeprefix("the ").removeprefix("a "))
             thing = largest(things) if "largest" in question.phrase else only(things)
             assert thing.number == question.target
-            assert question.unique == (len(graph.of(category=thing.category)) == 1)
+            assert question.unique == (len(graph.matching(category=thing.category)) == 1)
         elif question.kind == "absent":
             assert named(graph, question.phrase) == [], question.phrase
             assert question.target is None

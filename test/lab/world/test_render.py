@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from ada3d_ros.lab.world.render import NOTHING, Views, frames_of, intrinsics, render, true_boxes
+from ada3d_ros.lab.world.generated import frames_of, true_boxes
+from ada3d_ros.lab.world.render import NOTHING, Views, intrinsics, render
 from ada3d_ros.lab.world.rooms import CATEGORIES, COLORS, Rooms, look_at, make_rooms
 
 SIDE = 64

@@ -1,6 +1,4 @@
-"""The world keeps its promises in every room: enough objects, sizes, no collisions, disjoint
-splits, no dependence on the batch.
-"""
+"""The world keeps its promises in every room, whatever batch it is made in."""
 
 import pytest
 import torch
@@ -61,9 +59,8 @@ def test_objects_touch_only_what_they_stand_on(rooms: Rooms) -> None:
 
 def test_half_the_rooms_and_more_have_distractors(rooms: Rooms) -> None:
     def repeats(kind: torch.Tensor) -> torch.Tensor:
-        same = (
-            (kind[:, :, None] == kind[:, None]) & rooms.present[:, :, None] & rooms.present[:, None]
-        )
+        both = rooms.present[:, :, None] & rooms.present[:, None]
+        same = (kind[:, :, None] == kind[:, None]) & both
         return same.sum((1, 2)) > rooms.present.sum(1)
 
     assert float((repeats(rooms.category) | repeats(rooms.color)).float().mean()) >= 0.5
@@ -72,13 +69,11 @@ def test_half_the_rooms_and_more_have_distractors(rooms: Rooms) -> None:
 def test_cameras_are_poses_outside_all_objects(rooms: Rooms) -> None:
     R, eye = rooms.T_world_cam[..., :3, :3], rooms.T_world_cam[..., :3, 3]
     assert rooms.T_world_cam.shape[1] == NUM_VIEWS[rooms.level]
-    torch.testing.assert_close(
-        R @ R.transpose(-1, -2), torch.eye(3).expand_as(R), atol=1e-5, rtol=0
-    )
+    eye3 = torch.eye(3).expand_as(R)
+    torch.testing.assert_close(R @ R.transpose(-1, -2), eye3, atol=1e-5, rtol=0)
     assert bool((torch.linalg.det(R) > 0).all())
-    inside = (
-        (eye[:, :, None] - rooms.center_m[:, None]).abs() < rooms.extents_m()[:, None] / 2
-    ).all(-1)
+    away = (eye[:, :, None] - rooms.center_m[:, None]).abs()
+    inside = (away < rooms.extents_m()[:, None] / 2).all(-1)
     assert not bool((inside & rooms.present[:, None]).any())
 
 
@@ -167,6 +162,5 @@ def test_a_room_drawn_anew_does_not_depend_on_its_batch() -> None:
 def test_no_room_is_in_two_splits_or_twice_in_one() -> None:
     rooms = [make_rooms(split, torch.arange(1000)) for split in SPLITS]
     for name in ("center_m", "T_world_cam", "room_m"):
-        assert len(torch.cat([getattr(r, name).flatten(1) for r in rooms]).unique(dim=0)) == 3000, (
-            name
-        )
+        values = torch.cat([getattr(r, name).flatten(1) for r in rooms])
+        assert len(values.unique(dim=0)) == 3000, name

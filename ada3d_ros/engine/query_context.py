@@ -1,0 +1,262 @@
+"""One question on its way: what it is answered from, its prompt, and the prefill of that."""
+
+from __future__ import annotations
+
+import math
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from ada3d_ros.config import AgentConfig
+from ada3d_ros.engine.deadline import FACTORS, LatencyModel
+from ada3d_ros.engine.memory_fallback import MemoryFallback
+from ada3d_ros.engine.prefill import PrefillOutput, prefill, prefill_question
+from ada3d_ros.engine.prefix_cache import PrefixCache
+from ada3d_ros.engine.scene_encoder import SceneEncoder, patch_tokens
+from ada3d_ros.engine.scene_prefix import ScenePrefix
+from ada3d_ros.engine.scene_pruning import ScenePruning
+from ada3d_ros.engine.timing import StageClock
+from ada3d_ros.engine.token_selection import ChosenTokens, SceneContext
+from ada3d_ros.errors import ConfigError, QuestionTooLongError
+from ada3d_ros.model.checkpoint import LoadedModel
+from ada3d_ros.model.prompt import check_question, parse_coordinates, render_question
+from ada3d_ros.pruning.policy import Policy
+from ada3d_ros.pruning.strategy import LayerPruner
+from ada3d_ros.scene.keyframes import SceneSnapshot
+from ada3d_ros.types import (
+    AskHooks,
+    PromptSequence,
+    Question,
+    SceneState,
+    Scope,
+    SpatialTokens,
+    Stage,
+)
+
+MAX_PROMPT_CHARS = 100_000  # a question within question.max_chars, and the template around it
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class QueryContext:
+    """A question, and the model, scene, settings and clock of its time.
+
+    policy, pruning: what prunes its spatial tokens, and what is kept for that between questions;
+    exact: answer from the scene as it is, not from one a little behind.
+    """
+
+    loaded: LoadedModel
+    question: Question
+    hooks: AskHooks
+    config: AgentConfig
+    scene: SceneSnapshot
+    policy: Policy
+    pruning: ScenePruning
+    clock: StageClock
+    exact: bool = True
+    fallback: MemoryFallback = field(default_factory=MemoryFallback)
+
+    # From those above:
+    in_scene: bool = field(init=False)  # it is about the scene, not about one image
+    points: bool = field(init=False)  # the grounding head answers it
+    max_new_tokens: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        question, in_scene = self.question, self.question.scope is Scope.SCENE
+        limit = question.max_new_tokens or self.config.generation.max_new_tokens
+        points = bool(question.phrase) and in_scene and self.loaded.head is not None
+        object.__setattr__(self, "in_scene", in_scene)
+        object.__setattr__(self, "points", points)
+        object.__setattr__(self, "max_new_tokens", limit)
+
+
+# -- steps 1 and 2: from the scene to what the question is answered from
+
+
+def encode_scene(query: QueryContext, encoder: SceneEncoder) -> SpatialTokens:
+    """All spatial tokens of the keyframes, or the patches of the newest image.
+
+    Keyframes that are not encoded yet pass the vision tower now.
+
+    Raises NoFramesError without depth, what hooks.check raises.
+    """
+    query.hooks.on_stage(Stage.ENCODING)
+    if not query.in_scene:
+        frame = query.scene.keyframes[-1].frame
+        return patch_tokens(query.loaded.model, frame, query.clock)
+    if query.scene.version != encoder.version:
+        encoder.update(query.scene, query.clock, query.hooks.check)
+    if query.fallback.view_share < 1.0:
+        return encoder.tokens_of(thin(query.scene, query.fallback.view_share), query.clock)
+    return encoder.tokens(query.clock)
+
+
+def select_context(query: QueryContext, tokens: SpatialTokens, cache: PrefixCache) -> SceneContext:
+    """The cached prefix where one serves the question, else a fresh selection of the tokens.
+
+    Raises what the selection and the building of a prefix raise.
+    """
+    # The cached prefix, or its first part for a smaller budget.
+    whole = query.in_scene and query.fallback.view_share == 1.0
+    if whole:
+        prefix = cache.ensure_usable(query)
+        chosen = None if prefix is None else prefix.chosen
+        if prefix is not None and query.policy.keep_ratio != query.config.pruning.keep_ratio:
+            chosen = crop_to_budget(prefix, query.policy)
+        if prefix is not None and chosen is not None:
+            embeds = prefix.embeds[: len(chosen.kept)]
+            staleness = cache.staleness
+            return SceneContext(prefix.scene, prefix.tokens, chosen, embeds, prefix, staleness)
+
+    # A selection for this question alone, kept for the next one about the same scene.
+    model, policy, clock = query.loaded.model, query.policy, query.clock
+    conditioned = policy.is_query_conditioned
+    ids = query.loaded.tokenizer.encode(query.question.text)[1:] if conditioned else ()
+    with clock.stage("scene_s") if policy.pre_llm and policy.prunes else nullcontext():
+        key = query.scene.version if whole else None
+        chosen = query.pruning.choose(model, tokens, policy, key, ids)
+    with clock.stage("spatial_s"), torch.inference_mode():
+        embeds = model.project(chosen.tokens.features)
+    scene = query.scene
+    if query.in_scene and not whole:
+        scene = thin(scene, query.fallback.view_share)
+    return SceneContext(scene, tokens, chosen, embeds)
+
+
+def crop_to_budget(prefix: ScenePrefix, policy: Policy) -> ChosenTokens | None:
+    """What of the prefix's tokens a question under this policy gets: all, or a first part where
+    their order is nested; None where its budget needs a choice of its own.
+    """
+    total = prefix.chosen.num_before_selection
+    if not fits_prefix(policy, total):
+        return None
+    count = policy.num_kept_pre_llm(total)
+    held = Policy.from_config(policy.config).num_kept_pre_llm(total)
+    return prefix.chosen if count == held else prefix.chosen.first(count)
+
+
+def fits_prefix(policy: Policy, total: int) -> bool:
+    """Whether a prefix of `total` spatial tokens, chosen from as configured, begins with this
+    policy's choice.
+    """
+    count = policy.num_kept_pre_llm(total)
+    held = Policy.from_config(policy.config).num_kept_pre_llm(total)
+    return count == held or (policy.nested and count < held < total)
+
+
+def thin(scene: SceneSnapshot, share: float) -> SceneSnapshot:
+    """An evenly spread share of the keyframes, the newest among them."""
+    total = len(scene.keyframes)
+    count = max(1, math.floor(share * total))
+    kept = tuple(scene.keyframes[total - 1 - i * total // count] for i in reversed(range(count)))
+    stamps = [keyframe.frame.stamp_ns for keyframe in kept]
+    state = SceneState(count, scene.state.epoch, scene.state.version, min(stamps), max(stamps))
+    return SceneSnapshot(kept, state)
+
+
+def keep_ratios(policy: Policy, pruning: ScenePruning) -> list[float]:
+    """The keep ratios, falling from the policy's own, that its strategy can meet; that one alone
+    where another setting decides.
+    """
+    if policy.fixed_by or not (policy.pre_llm or policy.in_llm):
+        return [policy.keep_ratio]
+    met = []
+    for factor in FACTORS:
+        try:
+            lower = Policy.from_config(policy.config, round(factor * policy.keep_ratio, 6))
+            pruning.check_policy(lower)
+        except ConfigError:  # below what a request may ask, or what the strategy reaches
+            continue
+        met.append(lower.keep_ratio)
+    return met or [policy.keep_ratio]
+
+
+def budget_for_deadline(query: QueryContext, latency: LatencyModel, cache: PrefixCache) -> Policy:
+    """The policy with the largest keep ratio, up to its own, that should keep the question's
+    deadline; itself without one.
+    """
+    policy, deadline_s = query.policy, query.question.deadline_s
+    if math.isnan(deadline_s) or not query.in_scene:
+        return policy
+    ratios = keep_ratios(policy, query.pruning)
+    if len(ratios) == 1:
+        return policy
+    total, cached = cache.encoder.num_voxels, cache.serves_under(query.config)
+    budgets = [
+        (ratio, cached and fits_prefix(replace(policy, keep_ratio=ratio), total))
+        for ratio in ratios
+    ]
+    ratio = latency.choose(budgets, total, deadline_s, query.max_new_tokens)
+    return replace(policy, keep_ratio=ratio)
+
+
+# -- steps 3 and 4: the prompt, and its prefill
+
+
+@torch.inference_mode()
+def build_prompt(
+    query: QueryContext, context: SceneContext, text: str | None = None
+) -> PromptSequence:
+    """The whole prompt of the question, or of other words about the same scene.
+
+    Raises InvalidRequestError, QuestionTooLongError.
+    """
+    loaded, model = query.loaded, query.loaded.model
+    words = query.question.text if text is None else text
+    text, points = parse_coordinates(check_question(words, MAX_PROMPT_CHARS))
+    ids = loaded.tokenizer.encode(render_question(text, query.config.model.conversation))
+    clicks = model.encode_clicks(points) if points else None
+    prompt = model.build_prompt(ids, context.embeds, clicks, context.chosen.tokens.xyz_m)
+    length, limit = prompt.embeds.shape[0], model.config.decoder.max_positions
+    if length >= limit:
+        raise QuestionTooLongError(
+            f"the prompt has {length} tokens ({len(context.embeds)} spatial), the model's positions"
+            f" end at {limit}: no room for an answer. Ask a shorter question or keep fewer views"
+            " (keyframe.max_views)."
+        )
+    return prompt
+
+
+def timed_prompt(query: QueryContext, context: SceneContext) -> PromptSequence:
+    """The question's prompt, timed as spatial_s."""
+    with query.clock.stage("spatial_s"):
+        return build_prompt(query, context)
+
+
+def prefill_prompt(
+    query: QueryContext,
+    context: SceneContext,
+    prompt: PromptSequence,
+    pruner: LayerPruner | None = None,
+) -> PrefillOutput:
+    """The prompt through the decoder; where its scene is cached, only what follows the scene."""
+    start, stop = prompt.spatial_span
+    reserve, states = query.max_new_tokens, query.points
+    if context.prefix is None:
+        return prefill(query.loaded.model.decoder, prompt, reserve, pruner, states)
+    question = prompt.embeds[stop:]
+    return prefill_question(context.prefix, question, reserve, pruner, stop - start, states)
+
+
+def prefill_pruned(
+    query: QueryContext, context: SceneContext, prompt: PromptSequence
+) -> PrefillOutput:
+    """The prompt through the decoder under the question's pruning policy, timed.
+
+    Raises ConfigError for a budget that cannot be met, what hooks.check raises, and as `prefill`.
+    """
+    clock, hooks, scene = query.clock, query.hooks, context.scene
+    hooks.check()
+
+    # A schedule fitted to this scene is measured at its first question.
+    with clock.stage("scene_s") if query.policy.fitted else nullcontext():
+        total, scope = context.chosen.num_before_selection, query.question.scope.name
+        decoder = query.loaded.model.decoder
+        pruner = query.pruning.pruner(decoder, query.policy, prompt, total, scene.version, scope)
+
+    hooks.on_stage(Stage.PREFILL)
+    hooks.check()
+    with clock.stage("prefill_s"):
+        prefilled = prefill_prompt(query, context, prompt, pruner)
+    clock.record("rank_s", prefilled.rank_s)
+    return prefilled

@@ -1,0 +1,167 @@
+"""What a training run holds, and how it is kept on disk.
+
+Everything lies in one folder: the tokenizer, the rendered rooms, state.pt and vision.pt (weights,
+optimisers, place in the curriculum).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ada3d_ros.lab.train.embedded import EMBEDDED_CONFIG, corpus, feature_code, new_model
+from ada3d_ros.lab.train.gallery import Gallery, open_gallery
+from ada3d_ros.lab.train.optimizers import Optimizers
+from ada3d_ros.lab.train.packing import Packer
+from ada3d_ros.lab.train.stages import Stage
+from ada3d_ros.lab.train.workers import Workers
+from ada3d_ros.model.grounding_head import GroundingHead
+from ada3d_ros.model.llava3d import Llava3D
+from ada3d_ros.model.prompt import Tokenizer, train_tokenizer
+from ada3d_ros.pruning.strategy import LayerPruner
+
+
+@dataclass
+class Session:
+    """What a run holds: weights, data, and how many room passes each stage has seen.
+
+    code: of the vision features (`feature_code`); pruner: of spatial tokens while
+    training, None = all are kept.
+    """
+
+    folder: Path
+    model: Llava3D
+    head: GroundingHead
+    packer: Packer
+    code: torch.Tensor
+    level: int
+    gallery_rooms: int
+    workers: Workers
+    seen: dict[str, int] = field(default_factory=dict)
+    galleries: dict[str, Gallery] = field(default_factory=dict)
+    stopped: bool = False
+    pruner: LayerPruner | None = None
+
+    def stop(self, *args: object) -> None:
+        """Finish the step, save, end: what Ctrl-C and `kill` do."""
+        self.stopped = True
+
+    @property
+    def device(self) -> torch.device:
+        return self.workers.device
+
+    def gallery(self, split: str, count: int) -> Gallery:
+        """`count` rendered rooms of a split.
+
+        The first worker renders those of `train` when they are first asked for.
+        """
+        if split in self.galleries:
+            return self.galleries[split]
+        if not self.workers.first and split == "train":
+            self.workers.wait()
+        folder, vision = self.folder / "gallery", self.model.config.vision
+        found = open_gallery(folder, split, self.level, count, vision, str(self.device))
+        if self.workers.first and split == "train":
+            self.workers.wait()
+        self.galleries[split] = found
+        return found
+
+
+def open_session(
+    folder: Path, level: int, gallery_rooms: int, workers: Workers, seed: int
+) -> Session:
+    """A new run, or the one that `folder` holds; its state is read by `load_state`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    device = workers.device
+    tokenizer = _open_tokenizer(folder / "tokenizer.model", workers)
+    model, head = new_model(tokenizer, seed)
+    return Session(
+        folder=folder,
+        model=model.to(device),
+        head=head.to(device),
+        packer=Packer(tokenizer),
+        code=feature_code(model.config.vision.hidden_size).to(device),
+        level=level,
+        gallery_rooms=gallery_rooms,
+        workers=workers,
+    )
+
+
+def _open_tokenizer(path: Path, workers: Workers) -> Tokenizer:
+    """The run's tokenizer; the first worker trains it while the others wait."""
+    if not workers.first:
+        workers.wait()
+    if path.exists():
+        tokenizer = Tokenizer(path)
+    else:
+        tokenizer = train_tokenizer(path, corpus(), EMBEDDED_CONFIG.decoder.vocab_size)
+    if workers.first:
+        workers.wait()
+    return tokenizer
+
+
+def trained_modules(session: Session, stage: Stage) -> list[nn.Module]:
+    """`patches` trains the vision tower alone, `images` everything, the rest all but the tower."""
+    model = session.model
+    if stage.shows == "patches":
+        return [model.vision]
+    rest: list[nn.Module] = [
+        model.decoder,
+        model.projector,
+        model.position_embedding,
+        model.click_encoder,
+        session.head,
+    ]
+    return [*rest, model.vision] if stage.shows == "images" else rest
+
+
+def state_path(session: Session, stage: Stage) -> Path:
+    """Where a stage's state lies: the vision tower may be trained beside the rest."""
+    return session.folder / ("vision.pt" if stage.shows == "patches" else "state.pt")
+
+
+def save_state(session: Session, stage: Stage, optimizers: Optimizers) -> None:
+    """Replaced in one move: a run that is killed loses at most what came after."""
+    path, modules = state_path(session, stage), _saved_modules(session, stage)
+    content = {
+        "stage": stage.name,
+        "seen": session.seen,
+        "modules": {name: module.state_dict() for name, module in modules.items()},
+        "optimizers": optimizers.state(),
+    }
+    torch.save(content, path.with_suffix(".tmp"))
+    path.with_suffix(".tmp").replace(path)
+
+
+def load_state(session: Session, stage: Stage, optimizers: Optimizers) -> None:
+    """Weights of the last save, and the optimisers where the same stage goes on.
+
+    Images start with the trained tower.
+    """
+    path = state_path(session, stage)
+    if path.exists():
+        content = torch.load(path, map_location=session.device, weights_only=True)
+        session.seen = {**session.seen, **content["seen"]}
+        for name, module in _saved_modules(session, stage).items():
+            module.load_state_dict(content["modules"][name])
+        if content["stage"] == stage.name:
+            optimizers.load(content["optimizers"])
+    if stage.shows == "features" or (stage.shows == "images" and not session.seen.get(stage.name)):
+        refresh_tower(session)
+
+
+def refresh_tower(session: Session) -> None:
+    """Take over the tower that the `vision` stage has come to."""
+    tower = session.folder / "vision.pt"
+    if tower.exists():
+        content = torch.load(tower, map_location=session.device, weights_only=True)
+        session.model.vision.load_state_dict(content["modules"]["vision"])
+
+
+def _saved_modules(session: Session, stage: Stage) -> dict[str, nn.Module]:
+    if stage.shows == "patches":
+        return {"vision": session.model.vision}
+    return {"model": session.model, "head": session.head}

@@ -1,0 +1,287 @@
+"""`ada3d doctor`, `demo` and `bench-node` as a person types them: exit code and what is printed."""
+
+from __future__ import annotations
+
+import html
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("rclpy")
+
+import rclpy
+from rclpy.node import Node
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from std_msgs.msg import String
+
+from ada3d_ros.ros.doctor import main as doctor
+
+PROGRAM = "import sys; from ada3d_ros.cli import main; sys.exit(main())"
+Run = Callable[..., subprocess.CompletedProcess[str]]
+CURE = "          -> "
+# Question, pruned or not, tokens, true answer and verdict of one question of the demo.
+ANSWER = (
+    r"^> (.+) \((pruned|unpruned)\)\n(?:.+\n)*?tokens: \d+ in \((.+?)\), \d+ out; prefill .+\n"
+    r"latency ms: wait .+ total .+\ntrue answer: (.+) \((right|wrong)[^)]*\)$"
+)
+# What the demo asks about the room of seed 0, and the true answers.
+ROOM_0 = (
+    ("Is there a red object in the room?", "no"),
+    ("What is the color of the barrel?", "white"),
+    ("How many sofas are in the room?", "one"),
+    ("What is at [-0.520, -0.835, 0.455]?", "table"),
+    ("What color is the largest object?", "blue"),
+    (
+        "The related object is located at [-1.643, -0.965, 0.265]. Describe the object in detail.",
+        "a green crate",
+    ),
+    ("the green table", "the green table's box"),
+    ("a ball", "the white ball's box"),
+    ("the purple sofa", "no such object"),
+)
+
+
+@pytest.fixture
+def ada3d(domain_id: int, tmp_path: Path) -> Run:
+    """ada3d(*args): the command to its end, in the domain of this test."""
+    environment = {
+        **os.environ,
+        "ROS_DOMAIN_ID": str(domain_id),
+        "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
+    }
+
+    def run(*args: object) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", PROGRAM, *map(str, args)]
+        return subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
+        )
+
+    return run
+
+
+@pytest.fixture
+def camera(domain_id: int) -> Iterator[Node]:
+    """A node of another process, as far as DDS can tell: its topics may be of other types."""
+    context = rclpy.Context()
+    rclpy.init(context=context, domain_id=domain_id)
+    node = Node("camera", context=context)
+    yield node
+    node.destroy_node()
+    rclpy.try_shutdown(context=context)
+
+
+@pytest.fixture
+def doctor_here(
+    domain_id: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, list[str]]]:
+    """doctor_here(*args) -> exit code and lines: the same in this process, which is quicker."""
+    monkeypatch.setenv("ROS_DOMAIN_ID", str(domain_id))
+
+    def run(*args: str) -> tuple[int, list[str]]:
+        capsys.readouterr()
+        code = doctor(args)
+        return code, capsys.readouterr().out.splitlines()
+
+    return run
+
+
+# -- ada3d doctor
+
+
+def test_doctor_without_a_node(ada3d: Run, domain_id: int) -> None:
+    """What is installed, and that the node is missing, with the command that starts it."""
+    done = ada3d("doctor")
+    lines = done.stdout.splitlines()
+    assert (done.returncode, done.stderr) == (1, ""), done.stdout + done.stderr
+    version = ".".join(map(str, sys.version_info[:3]))
+    assert lines[0] == f"ok        python: {version} at {sys.executable}"
+    for name in ("numpy", "torch", "transformers", "cv2", "rosbags", "rclpy"):
+        assert any(re.match(rf"ok        {name}: \d+\.\d+", line) for line in lines), name
+    assert "ok        ada3d_ros.msg: importable" in lines
+    absent = f"MISSING   /ada3d_agent: no such node on ROS_DOMAIN_ID {domain_id}"
+    start = "ada3d agent --ros-args -p model.path:=FOLDER -p autostart:=true"
+    assert lines[lines.index(absent) + 1] == CURE + start
+    assert lines[-1] == "1 missing."
+
+
+def test_doctor_and_a_node_that_is_ready(ada3d: Run, domain_id: int, start_agent: Any) -> None:
+    agent = start_agent()
+    agent.publish_scene(1)
+    done = ada3d("doctor")
+    lines = done.stdout.splitlines()
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
+    assert "MISSING" not in done.stdout
+    start = lines.index(f"ok        /ada3d_agent: alive on ROS_DOMAIN_ID {domain_id}")
+    ready = "READY, 1 keyframes: ask on ~/query, ~/ground, ~/ask_scene or ~/question."
+    assert lines[start + 1] == f"ok        state: {ready}"
+    assert sorted(lines[start + 2 : -2]) == [
+        f"ok        {topic}: {kind}: 1 publisher(s) reliable, subscribed reliable"
+        for topic, kind in [
+            ("/depth/image", "sensor_msgs/msg/Image"),
+            ("/pose", "geometry_msgs/msg/PoseStamped"),
+            ("/rgb/camera_info", "sensor_msgs/msg/CameraInfo"),
+            ("/rgb/image", "sensor_msgs/msg/Image"),
+        ]
+    ]
+    assert lines[-2:] == ["", "nothing is missing."]
+
+
+def test_doctor_and_a_model_folder(doctor_here: Any, tiny_model: Path) -> None:
+    """One that would load, and one that is not there."""
+    code, lines = doctor_here("--no-graph", "--model", str(tiny_model))
+    model = (
+        r"ok        model: tiny: 2\.5 M parameters, \d+ MiB in float32 on cpu, RANDOM WEIGHTS: .*"
+    )
+    assert (code, lines[-1]) == (0, "nothing is missing.")
+    assert re.fullmatch(model, lines[-3])
+    assert not any("ROS_DOMAIN_ID" in line for line in lines)  # no node was looked for
+    code, lines = doctor_here("--no-graph", "--model", f"{tiny_model}/none")
+    assert (code, lines[-1]) == (1, "1 missing.")
+    assert lines[-3].startswith(
+        f"MISSING   model: {tiny_model}/none is not a folder: give the path"
+    )
+
+
+def test_doctor_and_inputs_that_do_not_fit(
+    doctor_here: Any, start_agent: Any, camera: Node
+) -> None:
+    """One that nobody sends, one of another type, one of another QoS: each with its cure."""
+    assert start_agent(**{"qos.rgb": "reliable"}).ready()
+    best_effort = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+    camera.create_publisher(Image, "/rgb/image", best_effort)
+    camera.create_publisher(CompressedImage, "/depth/image", 10)
+    camera.create_publisher(CameraInfo, "/rgb/camera_info", 10)
+    code, lines = doctor_here()
+    assert (code, lines[-1]) == (1, "3 missing."), "\n".join(lines)
+    state = r"note      state: (LOADING|WAITING_FOR_DATA), 0 keyframes: .+"
+    assert any(re.fullmatch(state, line) for line in lines)
+
+    def cure_of(finding: str) -> str:
+        return lines[lines.index(f"MISSING   {finding}") + 1].removeprefix(CURE)
+
+    image = "sensor_msgs/msg/Image"
+    assert cure_of(
+        f"/depth/image: published as sensor_msgs/msg/CompressedImage, subscribed as {image}"
+    ) == ("remap to the right topic, or set rgb_transport / depth_transport / pose_source")
+    assert cure_of("/rgb/image: published best-effort, subscribed reliable: nothing arrives") == (
+        "set the parameter qos.<input> to auto or best_effort"
+    )
+    pose = "/pose: geometry_msgs/msg/PoseStamped: no publisher (subscribed reliable)"
+    assert cure_of(pose).startswith("start the camera or bag, or remap the input: ada3d agent")
+    info = "/rgb/camera_info: sensor_msgs/msg/CameraInfo: 1 publisher(s) reliable"
+    assert f"ok        {info}, subscribed reliable" in lines
+
+
+def test_doctor_lists_what_could_be_an_input(
+    doctor_here: Any, domain_id: int, camera: Node
+) -> None:
+    """Without a node: topics of a type that the node takes, and nothing else."""
+    camera.create_publisher(Image, "/camera/color", 10)
+    camera.create_publisher(String, "/chatter", 10)
+    code, lines = doctor_here("--node", "/robot/ada3d_agent")
+    start = lines.index(f"MISSING   /robot/ada3d_agent: no such node on ROS_DOMAIN_ID {domain_id}")
+    assert lines[start + 2 :] == [
+        "note      /camera/color: sensor_msgs/msg/Image (reliable): could be an input",
+        "",
+        "1 missing.",
+    ]
+    assert code == 1
+
+
+# -- ada3d demo
+
+
+def test_demo(ada3d: Run, tmp_path: Path) -> None:
+    """A room, a bag, the node, eighteen questions, and a report that says the same as the terminal.
+
+    Slowly, so that a busy machine loses no frame: with all eight the numbers of tokens are known.
+    """
+    done = ada3d("demo", "--out", tmp_path / "demo", "--rate", "0.5")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert f"8 frames in {tmp_path}/demo/room_bag\n" in done.stdout
+    assert "\n8 keyframes kept\n" in done.stdout
+
+    # Every question twice, the answer after it, with tokens, times and the truth.
+    asked = re.findall(ANSWER, done.stdout, re.MULTILINE)
+    assert [(question, how) for question, how, *_ in asked] == [
+        (question, how) for question, _ in ROOM_0 for how in ("pruned", "unpruned")
+    ]
+    assert [truth for *_, truth, _ in asked] == [truth for _, truth in ROOM_0 for _ in range(2)]
+    kept = [tokens for _, _, tokens, *_ in asked]
+    pruned = "107 of 536 spatial kept in the last layer, keep ratio 0.41, adatoken3d"
+    assert kept == [pruned, "536 of 536 spatial kept, none"] * 9
+
+    # The score is that of the answers; the embedded model answers most of them.
+    right = [[verdict for *_, verdict in asked[i::2]].count("right") for i in (0, 1)]
+    score = f"pruned {right[0]} of 9, unpruned {right[1]} of 9"
+    assert f"== right answers: {score}\n" in done.stdout
+    assert min(right) >= 5
+
+    # The report: the same table, score and tokens, offline.
+    page = (tmp_path / "demo" / "report.html").read_text(encoding="utf-8")
+    text = html.unescape(re.sub(r"<[^>]+>", "|", page))
+    for question, _ in ROOM_0:
+        assert f"|{question} (pruned)|" in text
+        assert f"|{question} (unpruned)|" in text
+    assert text.count(f"({pruned})") == text.count("(536 of 536 spatial kept, none)") == 9
+    assert f"|{score}|" in text
+    assert text.count("data:image") == 0
+    assert page.count("data:image/jpeg;base64,") == 8
+    assert "http" not in re.sub(r'xmlns="[^"]*"', "", page)
+
+
+def test_bench_node(ada3d: Run, tiny_model: Path, tmp_path: Path) -> None:
+    """A second of frames and a few service calls: what was counted fits together."""
+    file = tmp_path / "node.json"
+    few = {"--seconds": 1, "--repetitions": 1, "--calls": 16, "--max-new-tokens": 64}
+    options = [str(word) for option in few.items() for word in option]
+    done = ada3d("bench-node", "--model", tiny_model, *options, "--json", file)
+    assert done.returncode == 0, done.stdout + done.stderr
+    results = json.loads(file.read_text(encoding="utf-8"))
+    assert list(results) == ["provenance", "suite", "n", "max_rate_hz", "frames", "services"]
+    assert (results["suite"], results["n"], results["max_rate_hz"]) == ("node", 1, 60.0)
+
+    # Frames: 30 a second, after two seconds of warm-up. None was lost on the way: each became a set
+    # that was decoded, or one that the node leaves out where frames come faster than it takes them.
+    frames = results["frames"]
+    assert 0 < frames["published"] <= 31
+    assert frames["published"] <= frames["sets"] <= frames["published"] + 61
+    assert set(frames["drops"]) <= {"rate_limit", "superseded"}
+    open_sets = frames["sets"] - frames["frames_decoded"] - sum(frames["drops"].values())
+    assert 0 <= open_sets <= 2  # one waits, one is being decoded
+    assert 0 < frames["decode_check_admit_cpu_ms_p50"] <= frames["decode_check_admit_cpu_ms_p95"]
+    assert len(frames["cpu_ms_per_set"]) == len(frames["cpu_share"]) == 1
+    assert 0 < frames["idle_cpu_share"] < frames["cpu_share"][0] < 2
+
+    # Services: all calls to the idle node, as many as fit into the answers to the busy one.
+    services = results["services"]
+    assert services["idle"]["n"] == 16
+    assert 2 <= services["while_answering"]["n"] <= 16
+    assert 4 <= services["tokens_generated_meanwhile"] <= 4 * 64
+    for name in ("idle", "while_answering"):
+        times = services[name]
+        assert 0 < times["p50_ms"] <= times["p95_ms"]
+        assert times["p50_ms"] <= times["max_ms"] < 60_000
+
+    # What is printed is what was written.
+    lines = done.stdout.splitlines()
+    counts = f"{frames['published']} published at 30 Hz, {frames['sets']} synchronised"
+    assert lines[0].startswith(f"frames: {counts}, {frames['frames_decoded']} decoded ")
+    assert lines[0].endswith(f"; drops {frames['drops']}")
+    per_set, share = frames["cpu_ms_per_set"][0], frames["cpu_share"][0]
+    assert f"median {per_set:.2f} ms ({per_set:.2f} to {per_set:.2f}, n=1)" in lines[1]
+    assert lines[1].endswith(f"share of one core {share:.3f}")
+    for line, name in zip(lines[3:5], ("idle", "while_answering"), strict=True):
+        n, p50, p95, worst = (services[name][key] for key in ("n", "p50_ms", "p95_ms", "max_ms"))
+        times = f"p50 {p50:.2f} ms, p95 {p95:.2f} ms, max {worst:.2f} ms (n={n})"
+        assert line == f"get_model_info, {name}: {times}"
+    assert lines[5:] == [f"wrote {file}"]

@@ -1,0 +1,138 @@
+"""Write docs/interfaces.md from msg/, srv/ and action/: python tools/write_interface_docs.py
+
+The topics and services of the node stand here; test_docs.py compares their names with the code.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+TARGET = ROOT / "docs" / "interfaces.md"
+HEAD = """# Topics, services, messages
+
+Generated from `msg/`, `srv/` and `action/` by `python tools/write_interface_docs.py`; a test
+compares them. Names are relative to the node `ada3d_agent` and its namespace; only `/diagnostics`
+and `/clock` are absolute.
+"""
+Table = tuple[tuple[str, str, str], ...]
+INPUTS: Table = (
+    ("rgb/image", "sensor_msgs/Image", "rgb8 bgr8 rgba8 bgra8 mono8 bayer_*8"),
+    ("rgb/image/compressed", "sensor_msgs/CompressedImage", "with `rgb_transport: compressed`"),
+    ("depth/image", "sensor_msgs/Image", "16UC1 and mono16 millimetres, 32FC1 metres"),
+    (
+        "depth/image/compressedDepth",
+        "sensor_msgs/CompressedImage",
+        "with `depth_transport: compressedDepth`",
+    ),
+    (
+        "rgb/camera_info",
+        "sensor_msgs/CameraInfo",
+        "plumb_bob, rational_polynomial, equidistant; others are refused",
+    ),
+    ("pose", "geometry_msgs/PoseStamped", "with `pose_source: pose`: the colour optical frame"),
+    ("odom", "nav_msgs/Odometry", "with `pose_source: odom`, and `extrinsic.*`"),
+    ("~/question", "std_msgs/String", "the answer comes on `~/answer_text`"),
+)
+OUTPUTS: Table = (
+    ("~/answer", "ada3d_ros/Answer", "text, boxes, error code, tokens, latency, scene"),
+    ("~/answer_text", "std_msgs/String", "the text, or `[code] sentence`"),
+    ("~/boxes", "ada3d_ros/GroundedBoxArray", "full extents in metres, world frame"),
+    ("~/poses", "geometry_msgs/PoseArray", "the boxes' centres"),
+    ("~/markers", "visualization_msgs/MarkerArray", "latched; RViz: `config/ada3d.rviz`"),
+    ("~/status", "ada3d_ros/AgentStatus", "latched; one sentence a person can act on"),
+    (
+        "/diagnostics",
+        "diagnostic_msgs/DiagnosticArray",
+        "inputs, synchronisation, scene, latency, model, pruning",
+    ),
+)
+SERVICES: Table = (
+    ("~/query", "ada3d_ros/QueryScene", "a question"),
+    ("~/ground", "ada3d_ros/GroundObject", "boxes for a phrase, checked against depth"),
+    ("~/ask_scene", "ada3d_ros/AskScene (action)", "streams the text; cancels within one token"),
+    ("~/get_model_info", "ada3d_ros/GetModelInfo", "weights, device, pruning in force"),
+    ("~/reset_scene", "std_srvs/Trigger", "forget all keyframes"),
+    ("~/set_paused", "std_srvs/SetBool", "pause and resume; also of the player `ada3d_replay`"),
+)
+SECTIONS = {
+    "msg": ("field",),
+    "srv": ("request", "response"),
+    "action": ("goal", "result", "feedback"),
+}
+CONSTANT = re.compile(
+    r"(?P<type>\w+) (?P<name>[A-Z][A-Z0-9_]*)=(?P<value>\S+)\s*(?:# *(?P<note>.*))?"
+)
+FIELD = re.compile(
+    r"(?P<type>[\w/\[\]]+) (?P<name>[a-z]\w*)(?: (?P<default>[^#\s]+))?\s*(?:# *(?P<note>.*))?"
+)
+
+
+def table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+    """A Markdown table."""
+    lines = [head, ("---",) * len(head), *rows]
+    return "\n".join(
+        "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines
+    )
+
+
+def endpoints(head: str, rows: Table) -> str:
+    """A table of topics or services."""
+    return table(
+        (head, "type", "remarks"), [(f"`{name}`", kind, note) for name, kind, note in rows]
+    )
+
+
+def section(title: str, lines: list[str]) -> Iterator[str]:
+    """Fields and constants of one part of an interface file. Raises ValueError for a line that is
+    neither.
+    """
+    for line in lines:
+        if not CONSTANT.fullmatch(line) and not FIELD.fullmatch(line):
+            raise ValueError(f"neither a field nor a constant: {line!r}")
+    constants = [found for line in lines if (found := CONSTANT.fullmatch(line))]
+    fields = [found for line in lines if (found := FIELD.fullmatch(line))]
+    if fields:
+        rows = [
+            (f"`{f['name']}`", f"`{f['type']}`", f["default"] or "", f["note"] or "")
+            for f in fields
+        ]
+        yield table((title, "type", "default", "meaning"), rows)
+    if constants:
+        constant_rows = [(f"`{c['name']}`", c["value"], c["note"] or "") for c in constants]
+        yield table(("constant", "value", "meaning"), constant_rows)
+    if not fields and not constants:
+        yield f"{title.capitalize()}: empty."
+
+
+def describe(path: Path) -> Iterator[str]:
+    """One interface file."""
+    yield f"### {path.stem}"
+    parts: list[list[str]] = [[]]
+    for raw in path.read_text(encoding="utf-8").splitlines():
+        if raw.strip() == "---":
+            parts.append([])
+        elif raw.startswith("#") and not any(parts):
+            yield raw.lstrip("# ")
+        elif raw.strip() and not raw.startswith("#"):
+            parts[-1].append(raw.strip())
+    for title, lines in zip(SECTIONS[path.parent.name], parts, strict=True):
+        yield from section(title, lines)
+
+
+def render() -> str:
+    """The whole page."""
+    parts = [HEAD.rstrip(), "## Topics and services", endpoints("input", INPUTS)]
+    parts += [endpoints("output", OUTPUTS), endpoints("service or action", SERVICES)]
+    for folder, title in (("msg", "Messages"), ("srv", "Services"), ("action", "Actions")):
+        parts.append(f"## {title}")
+        for path in sorted((ROOT / folder).iterdir()):
+            parts.extend(describe(path))
+    return "\n\n".join(parts) + "\n"
+
+
+if __name__ == "__main__":
+    TARGET.write_text(render(), encoding="utf-8")
+    print(f"wrote {TARGET}")
