@@ -10,6 +10,7 @@ import argparse
 import dataclasses
 import io
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import sentencepiece

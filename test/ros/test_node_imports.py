@@ -12,7 +12,7 @@ import pytest
 
 pytest.importorskip("rclpy")
 
-from test.ros.conftest import free_domain
+from test.support.ros_harness import free_domain
 
 ROOT = Path(__file__).resolve().parents[2]
 

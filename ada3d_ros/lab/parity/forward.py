@@ -5,7 +5,7 @@ Comparing with what was recorded is llava3d.py's part.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ada3d_ros.errors import InvalidRequestError, SourceError
+from ada3d_ros.errors import ConfigError, InvalidRequestError, SourceError
 from ada3d_ros.geometry.voxel import voxel_coords, voxel_ids
 from ada3d_ros.lab.parity.comparison import Row, compare, exact, not_compared
 from ada3d_ros.lab.parity.forward import homogeneous, reference_views
