@@ -258,3 +258,16 @@ def pad_batch(
     embeds = pad_sequence(rows, batch_first=True, padding_side=side)
     ones = [torch.ones(row.shape[0], dtype=torch.bool, device=row.device) for row in rows]
     return embeds, pad_sequence(ones, batch_first=True, padding_side=side)
+
+
+def sample_reference_frames(n_total: int, num_frames: int) -> list[int]:
+    """The F frames that the reference takes of a recording of n.
+
+    Every (n // F)-th, or all, repeated cyclically up to F. Raises ConfigError for none.
+    """
+    if n_total <= 0 or num_frames <= 0:
+        raise ConfigError(
+            f"n_total = {n_total} and num_frames = {num_frames} must both be above 0."
+        )
+    step = max(n_total // num_frames, 1)
+    return [index * step % n_total for index in range(num_frames)]

@@ -14,9 +14,9 @@ from ada3d_ros.lab.parity.forward import (
     encode_inputs,
     run_batch,
     run_greedy,
+    sample_reference_frames,
 )
 from ada3d_ros.lab.parity.golden_case import GoldenCase, Tensors
-from ada3d_ros.lab.parity.unit import sample_reference_frames
 from ada3d_ros.model.prompt import SYSTEM_PROMPTS, render_question
 
 NO_RULE = "no rule for an array of this name"

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from ada3d_ros.errors import ConfigError, InvalidRequestError, SourceError
+from ada3d_ros.errors import InvalidRequestError, SourceError
 from ada3d_ros.geometry.voxel import voxel_coords, voxel_ids
 from ada3d_ros.lab.parity.comparison import Row, compare, exact, not_compared
-from ada3d_ros.lab.parity.forward import homogeneous, reference_views
+from ada3d_ros.lab.parity.forward import homogeneous, reference_views, sample_reference_frames
 from ada3d_ros.lab.parity.golden_case import Tensors, find_tokenizer, read_json, read_tensors
 from ada3d_ros.lab.parity.llava3d import NO_RULE
 from ada3d_ros.model.config import VisionConfig
@@ -137,16 +137,3 @@ def _outcome(query: str) -> str:
         return f"{len(parse_coordinates(query)[1])} click(s)"
     except InvalidRequestError:
         return "refused"
-
-
-def sample_reference_frames(n_total: int, num_frames: int) -> list[int]:
-    """The F frames that the reference takes of a recording of n.
-
-    Every (n // F)-th, or all, repeated cyclically up to F. Raises ConfigError for none.
-    """
-    if n_total <= 0 or num_frames <= 0:
-        raise ConfigError(
-            f"n_total = {n_total} and num_frames = {num_frames} must both be above 0."
-        )
-    step = max(n_total // num_frames, 1)
-    return [index * step % n_total for index in range(num_frames)]
