@@ -6,6 +6,7 @@ up is counted under its FrameReason.
 
 from __future__ import annotations
 
+import operator
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -255,37 +256,46 @@ class FrameInputs:
         self._release_waiting()
 
     def _add_pose(self, stamp_ns: int, T_world_child: Matrix) -> None:
-        """Keep a pose (4, 4); one far ahead of all inputs is held until images get there."""
+        """Keep a pose (4, 4); one far ahead of all inputs is held until the others get near it."""
         self._take_held_poses()
-        images_ns = self.matcher.newest_ns
-        newest_ns = max(self._last_pose_ns, images_ns)
-        if min(self._last_pose_ns, images_ns) >= 0 and stamp_ns > newest_ns + MIN_JUMP_NS:
-            if len(self._held_poses) == MAX_HELD_POSES:
-                self._drop_held_pose(newest_ns)
-            self._held_poses.append((stamp_ns, T_world_child))
+        held = self._held_poses
+        known = min(self._last_pose_ns, self.matcher.newest_ns) >= 0
+        if known and stamp_ns > self._expected_until_ns() and len(held) < MAX_HELD_POSES:
+            held.append((stamp_ns, T_world_child))
             return
 
-        # poses go on as before, or fell back: what was held was stamped wrongly
-        for expected_ns in stamps_between(self._last_pose_ns, stamp_ns, len(self._held_poses)):
-            self._drop_held_pose(expected_ns)
-        if stamp_ns < self._last_pose_ns - MIN_JUMP_NS:  # those of before belong to another run
+        # Poses go on, fall back or have long gone ahead alone. Of those held the ones in between
+        # are theirs; the others were stamped wrongly.
+        last_ns, self._held_poses = self._last_pose_ns, []
+        expected = stamps_between(last_ns, stamp_ns, len(held))
+        for (held_ns, T_held), expected_ns in zip(held, expected, strict=True):
+            if last_ns < held_ns < stamp_ns:
+                self.poses.add(held_ns, T_held)
+            else:
+                self._drops.add(FrameReason.FUTURE_STAMP)
+                self._warn_of_future("pose", held_ns - expected_ns)
+        if stamp_ns < last_ns - MIN_JUMP_NS:  # those of before belong to another run
             self.poses.clear()
         self.poses.add(stamp_ns, T_world_child)
         self._last_pose_ns = stamp_ns
 
     def _take_held_poses(self) -> None:
-        """Keep the poses held whose time the images have reached: all inputs went ahead."""
-        limit_ns = self.matcher.newest_ns + SAME_TIME_NS
-        for stamp_ns, T_world_child in self._held_poses:
-            if stamp_ns <= limit_ns:
+        """Keep the poses held that the others have got near. One alone may be stamped wrongly: the
+        images have to reach it.
+        """
+        held, self._held_poses = sorted(self._held_poses, key=operator.itemgetter(0)), []
+        reached_ns = self.matcher.newest_ns + SAME_TIME_NS
+        for stamp_ns, T_world_child in held:
+            if stamp_ns <= (self._expected_until_ns() if len(held) > 1 else reached_ns):
                 self.poses.add(stamp_ns, T_world_child)
                 self._last_pose_ns = stamp_ns
-        self._held_poses = [held for held in self._held_poses if held[0] > limit_ns]
+            else:
+                self._held_poses.append((stamp_ns, T_world_child))
 
-    def _drop_held_pose(self, expected_ns: int) -> None:
-        stamp_ns, _ = self._held_poses.pop(0)
-        self._drops.add(FrameReason.FUTURE_STAMP)
-        self._warn_of_future("pose", stamp_ns - expected_ns)
+    def _expected_until_ns(self) -> int:
+        """Up to which stamp a pose may go on from what has arrived."""
+        gap_ns = max(MIN_JUMP_NS, round(self.config.pose.max_gap_sec * 1e9))
+        return max(self._last_pose_ns, self.matcher.newest_ns) + gap_ns
 
     # -- sets
 

@@ -512,6 +512,39 @@ def test_poses_that_jump_ahead_with_the_images_are_followed(feed: Feed) -> None:
 # -- poses
 
 
+@pytest.mark.parametrize("rate_hz", [20, 400])
+def test_a_pause_of_the_poses_costs_only_its_own_frames(
+    start_agent: Callable[..., Harness], rate_hz: int
+) -> None:
+    """Odometry pauses for 0.7 s while images come 0.7 s late.
+
+    All poses after the pause were taken for stamped ahead, and at a high rate dropped for good.
+    """
+    feed = Feed(start_agent(**{"input.max_rate_hz": 60.0, "keyframe.max_views": 2}))
+    inputs = feed.agent.node.inputs
+    sent = admitted = 0
+    for step in range(25):  # of 0.2 s
+        for n in range(rate_hz // 5):
+            t = step / 5 + n / rate_hz
+            if not 2 <= t < 2.7:
+                pose = frame_messages(100 * SECOND + round(t * SECOND), x_m=2.5 * t)["pose"]
+                feed.send({"pose": pose, "rgb": None, "depth": None, "info": None})
+                sent += 1
+                if sent % 40 == 0:  # no more than the subscription's queue holds
+                    assert wait_until(lambda n=sent: inputs.monitors["pose"].received == n)
+        assert wait_until(lambda n=sent: inputs.monitors["pose"].received == n)
+        image_s = step / 5 - 0.6
+        if image_s > 0:
+            before = feed.version
+            messages = frame_messages(100 * SECOND + round(image_s * SECOND))
+            feed.send({**messages, "pose": None})
+            if not 1.9 < image_s < 2.8:
+                assert wait_until(lambda v=before: feed.version != v), feed.agent.drops()
+                admitted += 1
+    assert admitted == 17
+    assert "future_stamp" not in feed.agent.drops()
+
+
 def test_no_pose(feed: Feed) -> None:
     started = time.monotonic()
     feed.refuse({**feed.next(), "pose": None}, R.NO_POSE)
