@@ -216,10 +216,6 @@ def _count_nodes(node: Any, name: str) -> int:
     return names.count(name)
 
 
-def _full_names(node: Any) -> list[str]:
-    return [f"{ns.rstrip('/')}/{name}" for name, ns in node.get_node_names_and_namespaces()]
-
-
 def _check_status(node: Any, node_name: str, count: int) -> Iterator[Finding]:
     """The state of each node of that name, from ~/status; equal ones once."""
     import rclpy
@@ -227,13 +223,13 @@ def _check_status(node: Any, node_name: str, count: int) -> Iterator[Finding]:
 
     from ada3d_ros.msg import AgentStatus
 
-    # The last one of each of them, which they keep for those who come late.
+    # The last one of each node, kept for those who come late; several are heard once a second.
     received: list[Any] = []
     latched = QoSProfile(depth=count, durability=DurabilityPolicy.TRANSIENT_LOCAL)
     topic = f"{node_name}/status"
     subscription = node.create_subscription(AgentStatus, topic, received.append, latched)
-    end = time.monotonic() + DISCOVERY_S
-    while len(received) < count and time.monotonic() < end:
+    start = time.monotonic()
+    while time.monotonic() < start + DISCOVERY_S and not (received and count == 1):
         rclpy.spin_once(node, timeout_sec=0.1)
     node.destroy_subscription(subscription)
     if not received:

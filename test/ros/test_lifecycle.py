@@ -167,6 +167,8 @@ def doctor(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
                 assert change(agents[0], step)
             assert wait_until(lambda: all(a.node.pipeline is None or a.ready() for a in agents))
             time.sleep(1.2)  # until ~/status says so
+
+            # by subject
             found: dict[str, list[Finding]] = {}
             for finding in check_graph("/ada3d_agent"):
                 found.setdefault(finding.subject, []).append(finding)
