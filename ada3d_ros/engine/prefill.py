@@ -7,11 +7,9 @@ to the best of them. Text tokens never drop, and each layer's KV cache has its o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch.nn.utils.rnn import pad_sequence
 
 from ada3d_ros.engine.kv_cache import KVCache
 from ada3d_ros.engine.layer_walk import LayerWalk, RankAndDrop, RankAndSelect
@@ -188,15 +186,3 @@ def require_finite_scores(visitor: RankAndDrop) -> None:
             f"the ranking scores of layer {layer + 1} are not finite (NaN): the weights are"
             " damaged, or float16 overflowed (use model.precision bf16 or fp32)."
         )
-
-
-def pad_batch(
-    prompts: Sequence[PromptSequence], side: str = "right"
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Prompts of several lengths as one batch: embeds (B, T, D), zero-padded, and key_mask (B, T)
-    bool for `run_layers`.
-    """
-    rows = [prompt.embeds for prompt in prompts]
-    embeds = pad_sequence(rows, batch_first=True, padding_side=side)
-    ones = [torch.ones(row.shape[0], dtype=torch.bool, device=row.device) for row in rows]
-    return embeds, pad_sequence(ones, batch_first=True, padding_side=side)

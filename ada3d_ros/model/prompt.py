@@ -8,7 +8,6 @@ text chunk between placeholders alone.
 from __future__ import annotations
 
 import codecs
-import io
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -216,28 +215,3 @@ class Tokenizer:
     def to_bytes(self) -> bytes:
         """The file's content, to save the tokenizer beside other weights."""
         return self._model.serialized_model_proto()
-
-
-def train_tokenizer(path: Path, texts: Sequence[str], vocab_size: int) -> Tokenizer:
-    """A sentencepiece BPE of these texts, written to `path`; the same every time.
-
-    With byte fallback and LLaMA's special ids. At most vocab_size pieces, fewer where the texts do
-    not give as many.
-    """
-    content = io.BytesIO()
-    # One thread: several order equal merges differently.
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(texts),
-        model_writer=content,
-        model_type="bpe",
-        vocab_size=vocab_size,
-        hard_vocab_limit=False,
-        byte_fallback=True,
-        split_digits=True,
-        normalization_rule_name="identity",
-        remove_extra_whitespaces=False,
-        num_threads=1,
-        minloglevel=2,
-    )
-    path.write_bytes(content.getvalue())
-    return Tokenizer(path)

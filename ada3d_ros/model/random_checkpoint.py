@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import io
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+import sentencepiece
 import torch
 
 from ada3d_ros.errors import Ada3DError, ConfigError
 from ada3d_ros.model.checkpoint import build_meta_model, save_checkpoint, set_parameter
 from ada3d_ros.model.config import DecoderConfig, LlavaConfig, VisionConfig
-from ada3d_ros.model.prompt import SYSTEM_PROMPTS, train_tokenizer
+from ada3d_ros.model.prompt import SYSTEM_PROMPTS, Tokenizer
 from ada3d_ros.model.weight_files import read_json
 
 TINY_CONFIG = LlavaConfig(
@@ -133,6 +136,31 @@ def write_random_checkpoint(
         set_parameter(model, name, _random_value(name, parameter.shape, generator))
     save_checkpoint(model, tokenizer, folder, max_shard_bytes)
     return folder
+
+
+def train_tokenizer(path: Path, texts: Sequence[str], vocab_size: int) -> Tokenizer:
+    """A sentencepiece BPE of these texts, written to `path`; the same every time.
+
+    With byte fallback and LLaMA's special ids. At most vocab_size pieces, fewer where the texts do
+    not give as many.
+    """
+    content = io.BytesIO()
+    # One thread: several order equal merges differently.
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(texts),
+        model_writer=content,
+        model_type="bpe",
+        vocab_size=vocab_size,
+        hard_vocab_limit=False,
+        byte_fallback=True,
+        split_digits=True,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        num_threads=1,
+        minloglevel=2,
+    )
+    path.write_bytes(content.getvalue())
+    return Tokenizer(path)
 
 
 def main(argv: list[str]) -> int:

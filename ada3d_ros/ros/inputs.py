@@ -188,8 +188,8 @@ class FrameInputs:
         topic = self.monitors[name].topic
         self._warn(
             f"future {topic}",
-            f"{topic}: stamped {lead_ns / 1e9:.1f} s ahead of the other messages; not used. Check"
-            " the clock of its publisher.",
+            f"{topic}: stamped {lead_ns / 1e9:.1f} s ahead of the other messages; not used."
+            " Check the clock of its publisher.",
         )
 
     def _on_corrupt(self, text: str) -> None:

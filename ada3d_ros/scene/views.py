@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from ada3d_ros.errors import ConfigError, NoFramesError
+from ada3d_ros.errors import NoFramesError
 from ada3d_ros.types import MultiViewInput, RgbdFrame
 
 Size = tuple[int, int]
@@ -109,19 +109,6 @@ class RecordedViews:
     depth_scale: float = 1.0
     axis_align: npt.NDArray[np.float64] | None = None
     stamps_ns: Sequence[int] | None = None
-
-
-def sample_reference_frames(n_total: int, num_frames: int) -> list[int]:
-    """The F frames that the reference takes of a recording of n.
-
-    Every (n // F)-th, or all, repeated cyclically up to F. Raises ConfigError for none.
-    """
-    if n_total <= 0 or num_frames <= 0:
-        raise ConfigError(
-            f"n_total = {n_total} and num_frames = {num_frames} must both be above 0."
-        )
-    step = max(n_total // num_frames, 1)
-    return [index * step % n_total for index in range(num_frames)]
 
 
 def build_reference_multiview(

@@ -11,13 +11,13 @@ from PIL import Image
 
 from ada3d_ros.errors import NoFramesError
 from ada3d_ros.geometry.camera import unproject_depth
+from ada3d_ros.lab.parity.forward import sample_reference_frames
 from ada3d_ros.scene.views import (
     build_multiview,
     color_size,
     preprocess_color,
     preprocess_reference_depth,
     reference_depth_size,
-    sample_reference_frames,
 )
 from ada3d_ros.types import Intrinsics, RgbdFrame
 

@@ -5,15 +5,16 @@ Comparing with what was recorded is llava3d.py's part.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from ada3d_ros.engine.decode import GenerationRequest, decode, greedy
-from ada3d_ros.engine.prefill import pad_batch, prefill
-from ada3d_ros.errors import SourceError
+from ada3d_ros.engine.prefill import prefill
+from ada3d_ros.errors import ConfigError, SourceError
 from ada3d_ros.geometry.camera import unproject_depth
 from ada3d_ros.geometry.voxel import voxel_coords, voxel_ids
 from ada3d_ros.lab.parity.golden_case import ASPECTS, GoldenCase, Tensors
@@ -245,3 +246,28 @@ def run_greedy(case: GoldenCase, prompt: PromptSequence, num_tokens: int) -> Ten
         "greedy_margin": top[:, 0] - top[:, 1],
         "greedy_logits": logits,
     }
+
+
+def pad_batch(
+    prompts: Sequence[PromptSequence], side: str = "right"
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Prompts of several lengths as one batch: embeds (B, T, D), zero-padded, and key_mask (B, T)
+    bool for `run_layers`.
+    """
+    rows = [prompt.embeds for prompt in prompts]
+    embeds = pad_sequence(rows, batch_first=True, padding_side=side)
+    ones = [torch.ones(row.shape[0], dtype=torch.bool, device=row.device) for row in rows]
+    return embeds, pad_sequence(ones, batch_first=True, padding_side=side)
+
+
+def sample_reference_frames(n_total: int, num_frames: int) -> list[int]:
+    """The F frames that the reference takes of a recording of n.
+
+    Every (n // F)-th, or all, repeated cyclically up to F. Raises ConfigError for none.
+    """
+    if n_total <= 0 or num_frames <= 0:
+        raise ConfigError(
+            f"n_total = {n_total} and num_frames = {num_frames} must both be above 0."
+        )
+    step = max(n_total // num_frames, 1)
+    return [index * step % n_total for index in range(num_frames)]

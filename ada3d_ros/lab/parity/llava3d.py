@@ -14,10 +14,10 @@ from ada3d_ros.lab.parity.forward import (
     encode_inputs,
     run_batch,
     run_greedy,
+    sample_reference_frames,
 )
 from ada3d_ros.lab.parity.golden_case import GoldenCase, Tensors
 from ada3d_ros.model.prompt import SYSTEM_PROMPTS, render_question
-from ada3d_ros.scene.views import sample_reference_frames
 
 NO_RULE = "no rule for an array of this name"
 AFTER_SCENE = "after_scene.logits"  # (1, R, vocab): of the rows after the scene tokens alone

@@ -12,13 +12,12 @@ import torch
 from ada3d_ros.errors import InvalidRequestError, SourceError
 from ada3d_ros.geometry.voxel import voxel_coords, voxel_ids
 from ada3d_ros.lab.parity.comparison import Row, compare, exact, not_compared
-from ada3d_ros.lab.parity.forward import homogeneous, reference_views
+from ada3d_ros.lab.parity.forward import homogeneous, reference_views, sample_reference_frames
 from ada3d_ros.lab.parity.golden_case import Tensors, find_tokenizer, read_json, read_tensors
 from ada3d_ros.lab.parity.llava3d import NO_RULE
 from ada3d_ros.model.config import VisionConfig
 from ada3d_ros.model.prompt import Tokenizer, parse_coordinates
 from ada3d_ros.model.spatial import sample_patch_points
-from ada3d_ros.scene.views import sample_reference_frames
 
 UNIT_FILES = ("preproc_voxel.safetensors", "sampling.json", "prompts.json", "boxes.json")
 

@@ -20,7 +20,8 @@ from ada3d_ros.lab.train.stages import Stage
 from ada3d_ros.lab.train.workers import Workers
 from ada3d_ros.model.grounding_head import GroundingHead
 from ada3d_ros.model.llava3d import Llava3D
-from ada3d_ros.model.prompt import Tokenizer, train_tokenizer
+from ada3d_ros.model.prompt import Tokenizer
+from ada3d_ros.model.random_checkpoint import train_tokenizer
 from ada3d_ros.pruning.strategy import LayerPruner
 
 

@@ -23,7 +23,8 @@ from ada3d_ros.lab.train.tokens import (
 from ada3d_ros.lab.world.graph import graphs
 from ada3d_ros.lab.world.questions import KINDS, make_questions
 from ada3d_ros.lab.world.rooms import ABSENT, make_rooms
-from ada3d_ros.model.prompt import parse_coordinates, render_question, train_tokenizer
+from ada3d_ros.model.prompt import parse_coordinates, render_question
+from ada3d_ros.model.random_checkpoint import train_tokenizer
 from ada3d_ros.pruning.schedule import RetentionSchedule
 from ada3d_ros.pruning.strategy import LayerPruner
 
