@@ -19,7 +19,7 @@ from typing import Any
 
 OK, NOTE, BAD = "ok", "note", "MISSING"
 DISCOVERY_S = 5.0  # for the node to be discovered
-QUIET_S = 0.5  # nothing new for so long: all that is alive has been discovered
+QUIET_S = 1.0  # nothing new for so long: all that is alive has been discovered
 
 # module -> (what for, how to get it)
 PYTHON_PACKAGES = {
@@ -223,7 +223,7 @@ def _check_status(node: Any, node_name: str, count: int) -> Iterator[Finding]:
 
     from ada3d_ros.msg import AgentStatus
 
-    # The last one of each node, kept for those who come late; several are heard once a second.
+    # The last one of each node, kept for those who come late; of several, what comes for a while.
     received: list[Any] = []
     latched = QoSProfile(depth=count, durability=DurabilityPolicy.TRANSIENT_LOCAL)
     topic = f"{node_name}/status"
