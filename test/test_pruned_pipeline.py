@@ -152,7 +152,7 @@ def test_a_schedule_fitted_to_the_scene(
 
     Random weights give no falling curve, and it is said.
     """
-    from ada3d_ros.engine import scene_pruning as module
+    from ada3d_ros.engine import information as module
 
     calls: list[int] = []
     real = module.measure_information
@@ -275,7 +275,7 @@ def test_masses_are_measured_anew_for_another_choice_before_them(
     A schedule for 81 tokens was fitted to the masses of 153. And scenes and images took turns in
     one place, so that every question paid.
     """
-    from ada3d_ros.engine import scene_pruning as module
+    from ada3d_ros.engine import information as module
 
     sizes: list[int] = []
     real = module.measure_information

@@ -11,6 +11,7 @@ import contextlib
 import importlib
 import io
 import re
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -73,24 +74,20 @@ def option_help(parser: argparse.ArgumentParser, action: argparse.Action) -> str
     """The help text with its default filled in, on one line."""
     text = (action.help or "") % {**vars(action), "prog": parser.prog}
     needed = "required; " if action.option_strings and action.required else ""
-    return (needed + " ".join(text.split())).replace("|", "\\|")
+    return needed + " ".join(text.split())
 
 
 def wrapped(text: str) -> str:
     """Prose as a paragraph; a text with its own line breaks as a block."""
     text = text.strip()
-    return f"```\n{text}\n```" if "\n" in text else "\n".join(_lines(text))
+    return f"```\n{text}\n```" if "\n" in text else fill(text)
 
 
-def _lines(text: str, width: int = 116) -> Iterator[str]:
-    line = ""
-    for word in text.split():
-        if line and len(line) + 1 + len(word) > width:
-            yield line
-            line = word
-        else:
-            line = f"{line} {word}".strip()
-    yield line
+def fill(text: str, indent: str = "") -> str:
+    """Lines of at most 100 columns; indent: of all but the first."""
+    return textwrap.fill(
+        text, 100, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
 
 
 def describe(parser: argparse.ArgumentParser) -> Iterator[str]:
@@ -99,9 +96,13 @@ def describe(parser: argparse.ArgumentParser) -> Iterator[str]:
         yield wrapped(parser.description)
     actions = [a for a in parser._actions if not isinstance(a, argparse._HelpAction)]
     below = [a for a in actions if isinstance(a, argparse._SubParsersAction)]
-    rows = [f"| `{option_name(a)}` | {option_help(parser, a)} |" for a in actions if a not in below]
-    if rows:
-        yield "\n".join(["| argument | meaning |", "|---|---|", *rows])
+    entries = [
+        fill(f"- `{option_name(a)}`: {option_help(parser, a)}", "  ")
+        for a in actions
+        if a not in below
+    ]
+    if entries:
+        yield "\n".join(entries)
     if parser.epilog:
         yield wrapped(parser.epilog)
     for action in below:

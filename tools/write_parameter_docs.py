@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import textwrap
 from pathlib import Path
 
 from ada3d_ros.config import SETTINGS, Setting
@@ -15,9 +17,6 @@ Set them in a parameter file (`/**: ros__parameters:`), with `-p name:=value` at
 `ros2 param set`. *fixed* means: only while the node is unconfigured (call cleanup first). A value
 out of range is refused with a sentence; at start it makes configure fail and stays visible in
 `~/status`. An unknown name is reported with the nearest known one.
-
-| name | default | allowed | meaning | when |
-|---|---|---|---|---|
 """
 
 
@@ -30,15 +29,31 @@ def default_text(setting: Setting) -> str:
     return str(setting.default) if setting.default != "" else '""'
 
 
+def entry(setting: Setting) -> str:
+    """One setting: what it is, then type or range, default and when it can change."""
+    when = "fixed" if setting.read_only else "any time"
+    text = f"`{setting.name}`: {setting.description}."
+    allowed = re.sub("(?<=^text matching )(.+)", r"`\1`", setting.allowed)
+    facts = f"({allowed}; default {default_text(setting)}; {when})"
+    return textwrap.fill(
+        f"- {text} {facts}",
+        width=100,
+        subsequent_indent="  ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
 def render() -> str:
-    """The whole page."""
-    lines = []
-    for s in SETTINGS.values():
-        allowed = s.allowed.replace("|", "\\|")
-        when = "fixed" if s.read_only else "any time"
-        cells = (f"`{s.name}`", default_text(s), allowed, s.description, when)
-        lines.append(f"| {' | '.join(cells)} |\n")
-    return HEAD + "".join(lines)
+    """The whole page: a section per group of settings."""
+    parts = [HEAD.rstrip()]
+    groups: dict[str, list[str]] = {}
+    for name, setting in SETTINGS.items():
+        group = name.partition(".")[0] if "." in name else "node"
+        groups.setdefault(group, []).append(entry(setting))
+    for group, entries in groups.items():
+        parts += [f"## {group}", "\n".join(entries)]
+    return "\n\n".join(parts) + "\n"
 
 
 if __name__ == "__main__":

@@ -60,6 +60,7 @@ class LatencyModel:
         seen = list(self._seen[cached])
         if not seen:
             return math.nan
+        # A prefix that is not cached costs its tokens; a cached one hardly depends on them.
         steps = [m for m in seen if math.isfinite(m.step_s)]
         first = _line(
             [m.tokens for m in seen],
@@ -72,6 +73,7 @@ class LatencyModel:
             if steps
             else 0.0
         )
+        # The answer's length is the usual one, as far as the caller allows it.
         length = min(float(np.median([m.generated for m in seen])), max_new_tokens)
         return first + max(length - 1.0, 0.0) * step + float(np.median([m.rest_s for m in seen]))
 

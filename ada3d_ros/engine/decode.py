@@ -210,6 +210,7 @@ def without_onednn(tensor: torch.Tensor) -> Iterator[None]:
     if tensor.device.type != "cpu" or tensor.dtype != torch.bfloat16:
         yield
         return
+    # The switch is the process's: the first that enters turns it, the last that leaves restores it.
     with _lock:
         if _inside == 0:
             _before = torch._C._get_mkldnn_enabled()

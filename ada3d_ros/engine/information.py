@@ -30,6 +30,7 @@ def measure_information(
     def inspect(q: torch.Tensor, k: torch.Tensor) -> Masses:
         return layer_masses(q, k, index, span)
 
+    # One pass over all layers, with nothing dropped.
     found = inspect_layers(decoder, prompt, index, inspect, many=True)
     bad = next(
         (i for i, m in enumerate(found) if not math.isfinite(m.S_self + m.S_sp + m.S_ss)), None

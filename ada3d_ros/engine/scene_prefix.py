@@ -180,12 +180,14 @@ class PrefixEntry(ScenePrefix):
         """
         now, config = table.sums.coords, model.config
         new = torch.nonzero(find_voxels(self.coords, now) < 0)[:, 0]
+        # Only a prefix that holds the whole scene can grow, and only as far as the prompt has room.
         room = min(
             config.token_cap - len(self.embeds), config.max_length - self.next_position - reserve
         )
         if not self.whole or len(new) > room:
             return False
         tokens = mean_tokens(table.sums.at(new), self.embeds.dtype, config.voxel_size_m)
+        # The voxels are kept in ascending order, as find_voxels needs them.
         joined = torch.cat((self.coords, now[new]))
         order = ascending_order(joined)
         revisions = torch.cat((self.revisions, table.changed[new]))

@@ -175,11 +175,13 @@ class StaticSteps:
             for s in self._held
             if all(have >= n for have, n in zip(s.capacities, needed, strict=True))
         ]
+        # First choice: a graph recorded on this very cache; nothing is copied.
         step = next(
             (s for s in with_room if all(map(operator.is_, s.buffers, cache.buffers))), None
         )
         if step is not None:
             return self._used(step)
+        # Second choice: our own buffers, if not much too long; else new ones.
         step = next(
             (s for s in with_room if s.ours and sum(s.capacities) <= MAX_WASTE * sum(rounded)), None
         )

@@ -83,12 +83,14 @@ def find_peak(
     gain = (shares - neutral).clamp(min=0).sum(0)
     if not bool(gain.sum() > 1e-9):
         return None
+    # Smooth the gain over the tokens' places, and find where it is largest.
     distance = torch.cdist(
         xyz_m - xyz_m.mean(0), xyz_m - xyz_m.mean(0), compute_mode="donot_use_mm_for_euclid_dist"
     )
     kernel = torch.exp(-0.5 * (distance / SMOOTHING_M).square())
     smooth = kernel @ gain
     peak = int(smooth.argmax())
+    # The place is the mean of the tokens about the peak, weighted by their gain.
     near = distance[peak] <= 2 * SMOOTHING_M
     relevance = gain / gain.sum()
     weights = relevance * near

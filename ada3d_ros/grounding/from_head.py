@@ -37,6 +37,7 @@ def point_at(
     query, tokens = states.query.float()[None, None], states.spatial.float()[None]
     if not tokens.shape[1]:
         return []
+    # Weigh the tokens, and decide whether the phrase is there at all.
     logits, presence = head.point(query, tokens)
     _require_finite(logits, presence)
     weights, presence_prob = (
@@ -45,6 +46,7 @@ def point_at(
     )
     boxes: list[Box3D] = []
     free, largest = torch.ones_like(weights, dtype=torch.bool), 0.0
+    # One box per peak, strongest first, until a peak is too weak to be an object.
     while len(boxes) < max_boxes and bool(free.any()):
         strongest = int((weights * free).argmax())
         peak = free & ((xyz_m - xyz_m[strongest]).norm(dim=-1) <= PEAK_RADIUS_M)
@@ -68,6 +70,7 @@ def point_at(
                 evidence_weights=tuple(float(share[i]) for i in order if share[i] > 0),
             )
         )
+        # What a box covers cannot be the peak of another.
         free &= ~peak & ((xyz_m - center).abs() > size / 2 + CLAIMED_MARGIN_M).any(-1)
     return boxes
 

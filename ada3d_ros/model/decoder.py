@@ -246,11 +246,13 @@ def causal_attention(
 
     def attend(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         past = 0 if cache is None else cache.length(layer)
+        # Layers of one length share a mask; pruning makes the lengths differ.
         if past not in masks:
             masks[past] = attention_mask(past, q.shape[2], key_mask, q.device)
         mask = masks[past]
         if cache is not None:
             k, v = cache.append(layer, k, v)
+        # A single query sees every key: no kernel for causal blocks is needed.
         if q.shape[2] == 1:
             return attend_one(q, k, v, mask)
         grouped = k.shape[1] != q.shape[1]

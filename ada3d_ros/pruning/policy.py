@@ -69,6 +69,7 @@ class Policy:
 
     def __post_init__(self) -> None:
         config, ada = self.config, self.config.adatoken3d
+        # The strategy's name says which stages run; their traits say the rest.
         pre_llm, in_llm = split_name(config.strategy)
         before, inside = traits_of(pre_llm, config), traits_of(in_llm, config)
         prunes = bool(pre_llm or in_llm) and (self.keep_ratio < 1.0 or bool(inside.fixed_by))

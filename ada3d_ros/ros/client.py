@@ -180,6 +180,7 @@ def ask_main(args: Sequence[str]) -> int:
     parser.add_argument("--max-new-tokens", type=int, default=0, help="(default: the node's)")
     options, ros_args = parse_with_ros_args(parser, args)
 
+    # Zero in a request stands for the node's own setting.
     scopes = QueryScene.Request.SCOPE_SCENE, QueryScene.Request.SCOPE_LATEST_IMAGE
     request = QueryScene.Request(
         question=options.text,

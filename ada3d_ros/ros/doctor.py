@@ -133,6 +133,7 @@ def check_device() -> Iterator[Finding]:
             "with an NVIDIA GPU: make setup TORCH_INDEX=<index of CUDA builds>",
         )
         return
+    # One finding per GPU.
     for index in range(torch.cuda.device_count()):
         free, total = torch.cuda.mem_get_info(index)
         memory = f"{free / 2**30:.1f} of {total / 2**30:.1f} GiB free"

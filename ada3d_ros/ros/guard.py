@@ -74,6 +74,7 @@ def guarded(
             self.report_error(method.__name__, error, traceback.format_exc())
             return fallback(self, error, *args) if fallback else None
 
+        # A coroutine has to be awaited inside the try, or its error passes by.
         if inspect.iscoroutinefunction(method):
 
             @functools.wraps(method)

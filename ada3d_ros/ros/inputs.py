@@ -159,6 +159,7 @@ class FrameInputs:
 
     def missing(self) -> str:
         """One sentence on what has not arrived, for people asking why there is no scene."""
+        # From the first cause to the last: no message, no set, no keyframe.
         silent = [m.topic for m in self.monitors.values() if m.received == 0]
         if silent:
             return f"nothing received on {', '.join(silent)}."

@@ -215,6 +215,7 @@ class AgentNode(AgentLifecycle):
         self.worker.expire()
         state, detail = self.state_and_detail()
         stamp = self.get_clock().now().to_msg()
+        # Until a model is loaded there is no scene and no device to speak of.
         message = AgentStatus(
             header=Header(stamp=stamp, frame_id=self.config.world_frame),
             state=state,

@@ -208,6 +208,7 @@ def _pose(frame: RgbdFrame) -> Any:
 
 def camera_info(header: Any, frame: RgbdFrame) -> Any:
     """The CameraInfo of the frame's pinhole camera: no distortion, the whole image."""
+    # The images are rectified: no distortion, no rotation, and P holds K.
     K = frame.intrinsics.matrix
     region = _new(
         "sensor_msgs/msg/RegionOfInterest",

@@ -219,6 +219,7 @@ def main(args: Sequence[str]) -> int:
     add("--json", type=Path, help="write the results here")
     options = parser.parse_args(list(args))
 
+    # A node that cannot be reached is an error of the command, not a figure.
     with tempfile.TemporaryDirectory() as folder:
         try:
             results = run(options, Path(folder))

@@ -239,6 +239,7 @@ def run_greedy(case: GoldenCase, prompt: PromptSequence, num_tokens: int) -> Ten
         prefill(case.model.decoder, prompt),
         GenerationRequest(num_tokens, recording),
     )
+    # The margin tells how near a differing token was.
     logits = torch.stack(steps)
     top = logits.topk(2).values
     return {

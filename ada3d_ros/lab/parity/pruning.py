@@ -82,6 +82,7 @@ class _Observed:
                 self.note(layer, positions, out)
             return out
 
+        # Layers run in one of two ways: walked one by one, or as a block.
         with (
             patch.object(LayerWalk, "run_layer", observe_walk),
             patch.object(self.decoder, "run_layers", observe_step),
