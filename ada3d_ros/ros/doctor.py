@@ -19,7 +19,7 @@ from typing import Any
 
 OK, NOTE, BAD = "ok", "note", "MISSING"
 DISCOVERY_S = 5.0  # for the node to be discovered
-QUIET_S = 0.5  # nothing new for so long: all that is alive has been discovered
+QUIET_S = 1.0  # nothing new for so long: all that is alive has been discovered
 
 # module -> (what for, how to get it)
 PYTHON_PACKAGES = {
@@ -217,10 +217,6 @@ def _count_nodes(node: Any, name: str) -> int:
     return names.count(name)
 
 
-def _full_names(node: Any) -> list[str]:
-    return [f"{ns.rstrip('/')}/{name}" for name, ns in node.get_node_names_and_namespaces()]
-
-
 def _check_status(node: Any, node_name: str, count: int) -> Iterator[Finding]:
     """The state of each node of that name, from ~/status; equal ones once."""
     import rclpy
@@ -228,13 +224,13 @@ def _check_status(node: Any, node_name: str, count: int) -> Iterator[Finding]:
 
     from ada3d_ros.msg import AgentStatus
 
-    # The last one of each of them, which they keep for those who come late.
+    # The last one of each node, kept for those who come late; of several, what comes for a while.
     received: list[Any] = []
     latched = QoSProfile(depth=count, durability=DurabilityPolicy.TRANSIENT_LOCAL)
     topic = f"{node_name}/status"
     subscription = node.create_subscription(AgentStatus, topic, received.append, latched)
-    end = time.monotonic() + DISCOVERY_S
-    while len(received) < count and time.monotonic() < end:
+    start = time.monotonic()
+    while time.monotonic() < start + DISCOVERY_S and not (received and count == 1):
         rclpy.spin_once(node, timeout_sec=0.1)
     node.destroy_subscription(subscription)
     if not received:

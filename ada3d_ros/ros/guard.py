@@ -24,15 +24,15 @@ class ThrottledWarning:
 
     def __init__(self, warn: Callable[[str], Any], period_s: float = 10.0) -> None:
         self._warn, self._period_s = warn, period_s
-        self._said: dict[str, float] = {}
+        self._last_s: dict[str, float] = {}  # time.monotonic() of the last warning of a key
         self._held_back: dict[str, int] = {}
 
     def __call__(self, key: str, text: str) -> None:
         now = time.monotonic()
-        if now - self._said.get(key, -self._period_s) < self._period_s:
+        if now - self._last_s.get(key, -self._period_s) < self._period_s:
             self._held_back[key] = self._held_back.get(key, 0) + 1
             return
-        self._said[key] = now
+        self._last_s[key] = now
         held_back = self._held_back.pop(key, 0)
         self._warn(text + (f" ({held_back} more like this)" if held_back else ""))
 
@@ -69,6 +69,7 @@ def guarded(
     """
 
     def decorate(method: Callable[..., Any]) -> Callable[..., Any]:
+        # what both kinds of method do with an error
         def recover(self: Reporter, error: Exception, args: tuple[Any, ...]) -> Any:
             self.report_error(method.__name__, error, traceback.format_exc())
             return fallback(self, error, *args) if fallback else None

@@ -37,7 +37,6 @@ from ada3d_ros.sources.messages import PosedSet, pose_of, stamp_of
 POSE_POLL_S = 0.02
 MAX_HELD_POSES = 200
 IMAGES = ("rgb", "depth", "camera_info")  # in the order of the synchroniser's inputs
-DEPTHS = {"rgb": 5, "depth": 5, "camera_info": 50, "pose": 50}  # small messages may wait
 
 
 def _topics(config: AgentConfig) -> dict[str, tuple[str, type]]:
@@ -117,7 +116,6 @@ class FrameInputs:
                 self.monitors[name],
                 message_type,
                 getattr(config.qos, name),
-                DEPTHS[name],
                 self._on_corrupt,
             )
             for name, (_, message_type) in topics.items()
@@ -167,17 +165,13 @@ class FrameInputs:
         if silent:
             return f"nothing received on {', '.join(silent)}."
         if self.sets == 0:
-            gap = self.matcher.smallest_miss_ns
-            hint = (
-                f" (nearest stamps differ by {gap / 1e6:.1f} ms: raise sync.slop_sec above"
-                f" {gap / 1e9:.4f})"
-                if gap
-                else ""
-            )
-            return (
-                "all inputs arrive, but no colour, depth and camera_info within sync.slop_sec"
-                f" {self.config.sync.slop_sec} s{hint}."
-            )
+            text = "all inputs arrive, but no colour, depth and camera_info within sync.slop_sec"
+            text += f" {self.config.sync.slop_sec} s"
+            gap_ns = self.matcher.smallest_miss_ns
+            if gap_ns:
+                text += f" (nearest stamps differ by {gap_ns / 1e6:.1f} ms: raise sync.slop_sec"
+                text += f" above {gap_ns / 1e9:.4f})"
+            return f"{text}."
         dropped = {reason.value: n for reason, n in self._drops.snapshot().items() if n}
         return (
             f"{self.sets} sets were synchronised, none became a keyframe; dropped:"

@@ -9,7 +9,6 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from typing import Protocol
 
 import numpy as np
 
@@ -33,26 +32,20 @@ def make_bridge() -> ImageBridge | None:
     return CvBridge()
 
 
-class Observer(Protocol):
-    """Whoever keeps the scene (the pipeline)."""
-
-    def observe(self, frame: RgbdFrame) -> Keyframe | None: ...
-
-
 class FrameIntake:
     """Decodes sets and offers them to the scene; warnings are throttled per reason."""
 
     def __init__(
         self,
         config: AgentConfig,
-        scene: Observer,
+        observe: Callable[[RgbdFrame], Keyframe | None],
         drops: Drops,
         warn: Callable[[str], object],
         report_error: Callable[[str, BaseException, str], None],
         on_keyframe: Callable[[], None] = lambda: None,
     ) -> None:
         self.config, self._on_keyframe = config, on_keyframe
-        self._scene, self._drops, self._report_error = scene, drops, report_error
+        self._observe, self._drops, self._report_error = observe, drops, report_error
         self._warn = ThrottledWarning(warn)
         self._bridge = make_bridge()
 
@@ -94,7 +87,7 @@ class FrameIntake:
                     raise FrameError(
                         FrameReason.SUPERSEDED, "the scene was reset while it was decoded."
                     )
-                admitted = self._scene.observe(frame) is not None
+                admitted = self._observe(frame) is not None
             if admitted:
                 self._on_keyframe()
         except FrameError as error:

@@ -26,11 +26,6 @@ PipelineFactory = Callable[..., Ada3DPipeline]  # of an AgentConfig and `backgro
 OK, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 
 
-def _refuse(self: Any, error: Exception, request: Any, response: Any) -> Any:
-    response.success = False
-    return response
-
-
 class ManagedNode(LifecycleNode):
     """Answers `success: false` to an impossible ~/change_state, with one line in the log.
 
@@ -43,7 +38,7 @@ class ManagedNode(LifecycleNode):
         self._change_state = self._service_change_state.callback  # rclpy's, for possible ones
         self._service_change_state.callback = self._on_change_state
 
-    @guarded(_refuse)
+    @guarded(lambda self, error, request, response: response)
     def _on_change_state(self, request: Any, response: Any) -> Any:
         """~/change_state; the transition is named by its label if there is one, else by its id."""
         wanted = request.transition
@@ -53,7 +48,7 @@ class ManagedNode(LifecycleNode):
         if wanted.label in possible.values() if wanted.label else wanted.id in possible:
             return self._change_state(request, response)
 
-        # refused: which one, in which state, and what would be possible
+        # refused (`success` is false by default): which, in which state, what would be possible
         known = {number: label for number, label, *_ in self._state_machine.transition_graph}
         label = wanted.label[:80] or known.get(wanted.id, "unknown")
         choices = ", ".join(f"{label} ({number})" for number, label in possible.items())
@@ -61,7 +56,6 @@ class ManagedNode(LifecycleNode):
             f"change_state: transition {label!r} (id {wanted.id}) is not possible in state"
             f" {self._state_machine.current_state[1]!r}; possible: {choices or 'none'}."
         )
-        response.success = False
         return response
 
     def destroy_node(self) -> None:
@@ -177,7 +171,7 @@ class AgentLifecycle(ManagedNode):
         self.pipeline = pipeline
         self.intake = FrameIntake(
             self.config,
-            pipeline,
+            pipeline.observe,
             self.drops,
             self.get_logger().warning,
             self.report_error,
@@ -235,10 +229,7 @@ class AgentLifecycle(ManagedNode):
         self._release()
         return OK
 
-    @guarded(_failed_transition)
-    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
-        self._release()
-        return OK  # back to unconfigured, so that configure can be tried again
+    on_error = on_shutdown  # OK leads back to unconfigured, so that configure can be tried again
 
     def _close_inputs(self) -> None:
         inputs, self.inputs = self.inputs, None

@@ -39,12 +39,10 @@ class InputSubscription(SimpleFilter):
         monitor: InputMonitor,
         message_type: type,
         mode: str,
-        depth: int,
         on_corrupt: Callable[[str], None],
     ) -> None:
         super().__init__()
-        self._node, self._monitor = node, monitor
-        self._type, self._depth = message_type, depth
+        self._node, self._monitor, self._type = node, monitor, message_type
         self._on_corrupt = on_corrupt
         self._raw_name = READ_BY_ROSBAGS.get(message_type)
         self._may_fall_back = mode == "auto"
@@ -57,9 +55,11 @@ class InputSubscription(SimpleFilter):
     def _subscribe(self, reliability: ReliabilityPolicy, first: bool) -> Subscriber:
         events = SubscriptionEventCallbacks(incompatible_qos=self._on_incompatible_qos)
         profile = QoSProfile(
-            history=HistoryPolicy.KEEP_LAST, depth=self._depth, reliability=reliability
+            history=HistoryPolicy.KEEP_LAST,
+            depth=5 if self._raw_name else 50,  # small messages may wait
+            reliability=reliability,
         )
-        # qos_overrides./<topic>.subscription.* parameters can be declared once only
+        # parameters qos_overrides./<topic>.subscription.*; later they would undo the fallback
         overrides = QoSOverridingOptions.with_default_policies() if first else None
         source = Subscriber(
             self._node,

@@ -11,7 +11,7 @@ the distribution's, or a stand-in with the part of their surface that is needed 
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -109,7 +109,7 @@ class NearestStampMatcher:
     0.5 s and `slop_ns`, behind by more than 0.5 s and `slop_ns * queue_size`) is held until more of
     the other inputs stand at its stamp than at that last one: then time has jumped, or the last one
     was wrong, and the input goes on from there. Where the input goes on as before instead, what it
-    held is dropped (FUTURE_STAMP, BACKWARD_STAMP). At most `queue_size` messages are held.
+    held is dropped (FUTURE_STAMP, BACKWARD_STAMP). An input keeps at most `queue_size` messages.
 
     `on_drop(reason)` is called for each message given up; `on_jump(old_ns, new_ns)` before the
     first set that is older than the set before it, when all inputs have fallen back in time.
@@ -125,10 +125,7 @@ class NearestStampMatcher:
         on_jump: Callable[[int, int], None] = lambda old_ns, new_ns: None,
     ) -> None:
         if num_inputs < 2 or len(missing) != num_inputs - 1:
-            raise ValueError(
-                f"{num_inputs} inputs need {num_inputs - 1} reasons for a missing partner, got"
-                f" {len(missing)}."
-            )
+            raise ValueError(f"{num_inputs} inputs, {len(missing)} reasons for a missing partner.")
         self.slop_ns = slop_ns
         self.queue_size = queue_size
         self._missing = tuple(missing)
@@ -154,7 +151,7 @@ class NearestStampMatcher:
 
     @property
     def num_queued(self) -> list[int]:
-        """How many messages of each input wait, for partners or held; at most `queue_size`."""
+        """How many messages of each input are queued or held, at most `queue_size`."""
         return [source.num_kept for source in self._inputs]
 
     def add(self, input_index: int, stamp_ns: int, message: Any) -> list[tuple[Any, ...]]:
@@ -164,7 +161,7 @@ class NearestStampMatcher:
             # the input goes on as before: what it held was stamped wrongly
             expected = stamps_between(source.last_ns, stamp_ns, len(source.held))
             for (held_ns, _), expected_ns in zip(source.held, expected, strict=True):
-                self._drop_held(input_index, held_ns, expected_ns)
+                self._drop_stray(input_index, held_ns, expected_ns)
             source.held.clear()
             source.contradicted = False
             self._take(input_index, stamp_ns, message)
@@ -204,7 +201,7 @@ class NearestStampMatcher:
         source = self._inputs[input_index]
         if source.held and source.num_kept > self.queue_size:
             if source.contradicted and source.last_ns >= 0:
-                self._drop_held(input_index, source.held.pop(0)[0], self.newest_ns)
+                self._drop_stray(input_index, source.held.pop(0)[0], self.newest_ns)
             else:
                 self._move(input_index, len(source.held) - 1)
                 source.confirmed = False
@@ -245,7 +242,7 @@ class NearestStampMatcher:
         if stamp_ns < old_ns:
             while source.stamps and source.stamps[-1] > limit_ns:
                 if not source.confirmed:
-                    self._drop_ahead(index, source.stamps[-1] - stamp_ns)
+                    self._drop_stray(index, source.stamps[-1], stamp_ns)
                 source.pop(-1)
             if index == 0:
                 self._decided_ns = -1
@@ -254,7 +251,7 @@ class NearestStampMatcher:
         expected = stamps_between(old_ns, stamp_ns, len(earlier))
         for (held_ns, message), expected_ns in zip(earlier, expected, strict=True):
             if held_ns > limit_ns or held_ns < old_ns < stamp_ns:
-                self._drop_held(index, held_ns, expected_ns)
+                self._drop_stray(index, held_ns, expected_ns)
             else:
                 self._take(index, held_ns, message)
         self._take(index, *later[0])
@@ -264,16 +261,13 @@ class NearestStampMatcher:
             else:
                 source.held.append((held_ns, message))
 
-    def _drop_held(self, index: int, stamp_ns: int, expected_ns: int) -> None:
+    def _drop_stray(self, index: int, stamp_ns: int, expected_ns: int) -> None:
         """Give up a message that was to be stamped about `expected_ns`."""
         if stamp_ns > expected_ns:
-            self._drop_ahead(index, stamp_ns - expected_ns)
+            self.last_ahead = index, stamp_ns - expected_ns
+            self._on_drop(FrameReason.FUTURE_STAMP)
         else:
             self._on_drop(FrameReason.BACKWARD_STAMP)
-
-    def _drop_ahead(self, index: int, lead_ns: int) -> None:
-        self.last_ahead = index, lead_ns
-        self._on_drop(FrameReason.FUTURE_STAMP)
 
     # -- which messages belong together
 
@@ -342,22 +336,19 @@ class NearestStampMatcher:
 
     def _nearest_free(self, partner: _Input, stamp: int) -> int | None:
         """Position of the nearest partner within slop that no waiting anchor is nearer to."""
-        best = min(self._free(partner, stamp), key=lambda item: item[1], default=None)
-        if best is None:
-            return None
-        position, gap = best
-        if gap > self.slop_ns:
-            self.smallest_miss_ns = min(gap, self.smallest_miss_ns or gap)
-            return None
-        return position
-
-    def _free(self, partner: _Input, stamp: int) -> Iterator[tuple[int, int]]:
-        """Position and gap, ns, of each partner that no waiting anchor is nearer to."""
         waiting = self._inputs[0].stamps[1:]
-        for position, candidate in enumerate(partner.stamps):
-            gap = abs(candidate - stamp)
-            if all(abs(candidate - other) >= gap for other in waiting):
-                yield position, gap
+        free = [
+            (abs(candidate - stamp), position)
+            for position, candidate in enumerate(partner.stamps)
+            if all(abs(candidate - other) >= abs(candidate - stamp) for other in waiting)
+        ]
+        if not free:
+            return None
+        gap, position = min(free)
+        if gap <= self.slop_ns:
+            return position
+        self.smallest_miss_ns = min(gap, self.smallest_miss_ns or gap)
+        return None
 
 
 class NearestStampSynchronizer(SimpleFilter):

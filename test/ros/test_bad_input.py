@@ -1,5 +1,6 @@
-"""Faulty camera messages over real DDS: each is counted under its reason, makes no keyframe, and
-the node serves on.
+"""Faulty camera messages over real DDS: each is counted under its reason and makes no keyframe.
+
+The node serves on after every one.
 """
 
 from __future__ import annotations
@@ -7,6 +8,7 @@ from __future__ import annotations
 import io
 import itertools
 import struct
+import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -35,6 +37,7 @@ from ada3d_ros.srv import QueryScene
 from test.support.ros_harness import (
     FOCAL_PX,
     HEIGHT,
+    TOPICS,
     WIDTH,
     Harness,
     frame_messages,
@@ -49,8 +52,9 @@ SECOND = 1_000_000_000
 
 
 class Feed:
-    """An agent and a camera that moves half a metre and a second per frame, so that a good frame is
-    always admitted.
+    """An agent, and a camera whose good frames are always admitted.
+
+    It moves half a metre and a second per frame.
     """
 
     def __init__(
@@ -68,18 +72,13 @@ class Feed:
         return messages
 
     def send(self, messages: Messages) -> None:
-        topics = {
-            "pose": "/odom" if isinstance(messages["pose"], Odometry) else "/pose",
-            "info": "/rgb/camera_info",
-            "rgb": (
-                "/rgb/image"
-                + ("/compressed" if isinstance(messages["rgb"], CompressedImage) else "")
-            ),
-            "depth": (
-                "/depth/image"
-                + ("/compressedDepth" if isinstance(messages["depth"], CompressedImage) else "")
-            ),
-        }
+        topics = dict(TOPICS)
+        if isinstance(messages["pose"], Odometry):
+            topics["pose"] = "/odom"
+        if isinstance(messages["rgb"], CompressedImage):
+            topics["rgb"] += "/compressed"
+        if isinstance(messages["depth"], CompressedImage):
+            topics["depth"] += "/compressedDepth"
         for name, topic in topics.items():
             if messages[name] is not None:
                 self.agent.publisher(topic, type(messages[name])).publish(messages[name])
@@ -269,9 +268,7 @@ def test_a_faulty_raw_frame(feed: Feed, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["depth", "info"])
 def test_another_camera_frame(feed: Feed, name: str) -> None:
-    """A realsense without align_depth: everything arrives, but depth belongs to another optical
-    frame.
-    """
+    """A realsense without align_depth: depth belongs to another optical frame."""
     messages = feed.next()
     messages[name].header.frame_id = "camera_depth_optical_frame"
     feed.refuse(messages, R.FRAME_MISMATCH)
@@ -335,18 +332,10 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
 @pytest.mark.parametrize("damage", DAMAGE)
 @pytest.mark.parametrize("name", ["rgb", "depth", "info", "pose"])
 def test_bytes_that_are_not_the_message(feed: Feed, name: str, damage: str) -> None:
-    """What a faulty bridge or another version of the interface puts on the wire; spin() must not
-    end with it.
-    """
+    """What a faulty bridge puts on the wire; spin() must not end with it."""
     feed.admit()
-    topic = {
-        "rgb": "/rgb/image",
-        "depth": "/depth/image",
-        "info": "/rgb/camera_info",
-        "pose": "/pose",
-    }[name]
     before = feed.agent.drops().get("corrupt", 0)
-    feed.agent.publishers[topic].publish(DAMAGE[damage](cdr(feed.next()[name])))
+    feed.agent.publishers[TOPICS[name]].publish(DAMAGE[damage](cdr(feed.next()[name])))
     if name in ("rgb", "depth"):  # the others are read by the middleware, which lets them vanish
         assert wait_until(lambda: feed.agent.drops().get("corrupt", 0) == before + 1), (
             feed.agent.agent_spinner.error
@@ -372,8 +361,10 @@ def test_a_stamp_that_is_not_set(feed: Feed, name: str) -> None:
 
 @pytest.mark.parametrize("sec", [-1, -(2**31)])
 def test_stamps_before_1970(feed: Feed, sec: int) -> None:
-    """header.stamp.sec is signed; the synchroniser took a negative stamp for a time jump, again and
-    again, until the recursion limit ended spin().
+    """header.stamp.sec is signed.
+
+    The synchroniser took a negative stamp for a time jump, again and again, until the recursion
+    limit ended spin().
     """
     feed.admit()
     messages, version = feed.next(), feed.version
@@ -639,14 +630,10 @@ def test_publishers_that_restart(feed: Feed) -> None:
     """A camera is plugged in again: the subscriptions stay, the scene stays."""
     feed.admit()
     epoch = feed.version[0]
-    for topic in ("/rgb/image", "/depth/image", "/rgb/camera_info", "/pose"):
+    for topic in TOPICS.values():
         feed.agent.peer.destroy_publisher(feed.agent.publishers.pop(topic))
-    for topic, kind in (
-        ("/rgb/image", "rgb"),
-        ("/depth/image", "depth"),
-        ("/rgb/camera_info", "info"),
-    ):
-        feed.agent.publisher(topic, type(frame_messages(1)[kind]))
+    for name in IMAGES:
+        feed.agent.publisher(TOPICS[name], type(frame_messages(1)[name]))
     feed.serves_on()
     assert feed.version[0] == epoch
 
@@ -676,9 +663,7 @@ def test_the_log_line_says_what_to_do_and_is_throttled(
 def test_a_fast_camera_is_limited_before_decoding(
     start_agent: Callable[..., Harness], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """90 Hz, as from an event camera: images beyond input.max_rate_hz cost no decoding and no
-    memory.
-    """
+    """90 Hz: images beyond input.max_rate_hz cost no decoding and no memory."""
     decoded = itertools.count()
     real = ada3d_ros.ros.intake.frame_of
     monkeypatch.setattr(
@@ -688,6 +673,8 @@ def test_a_fast_camera_is_limited_before_decoding(
     agent = feed.agent
     feed.admit()
     inputs, num_frames = agent.node.inputs, 135
+
+    # frames at their time; what is kept of them meanwhile
     start = time.monotonic()
     largest = 0
     for index in range(num_frames):
@@ -696,6 +683,8 @@ def test_a_fast_camera_is_limited_before_decoding(
         largest = max(largest, *inputs.matcher.num_queued, inputs.waiting_for_pose)
     assert wait_until(lambda: inputs.monitors["rgb"].received > num_frames - 10)
     time.sleep(0.3)
+
+    # sets of all that came, decoded only as many as the rate allows
     drops, sets = agent.drops(), inputs.sets
     assert sets > num_frames * 0.7, drops  # the rest was lost before the node, if any
     assert 5 <= next(decoded) <= 1 + 1.5 * 5 + 2
@@ -736,15 +725,14 @@ def test_poses_that_never_come_take_no_memory(start_agent: Callable[..., Harness
 def test_stamps_years_off_are_stale_and_change_nothing(
     start_agent: Callable[..., Harness], capfd: pytest.CaptureFixture[str], years: int
 ) -> None:
-    """One such frame on every input looked like a time jump (there, or on the way back) and the
-    scene was thrown away.
-    """
+    """One such frame on every input looked like a time jump, and the scene was thrown away."""
     feed = Feed(start_agent(**{"input.max_age_sec": 1.0, "input.max_rate_hz": 60.0}))
     positions = itertools.count()
 
     def now(shift_ns: int = 0) -> Messages:
         return frame_messages(time.time_ns() + shift_ns, x_m=0.5 * next(positions))
 
+    # each time the next good frame is admitted to the same scene
     feed.admit(now())
     for _ in range(2):
         before, version = feed.agent.drops().get("stale", 0), feed.version
@@ -762,11 +750,10 @@ def test_stamps_years_off_are_stale_and_change_nothing(
 def test_a_frame_of_before_a_reset_does_not_enter_the_new_scene(
     start_agent: Callable[..., Harness], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A bag loop: the last frame of the old pass, still being decoded, would be admitted behind the
-    reset, and every frame of the new pass refused as older.
-    """
-    import threading
+    """A bag loop: the last frame of the old pass is still being decoded at the reset.
 
+    It was admitted after the reset, and every frame of the new pass refused as older.
+    """
     decoding, go_on = threading.Event(), threading.Event()
     real = ada3d_ros.ros.intake.frame_of
 
@@ -780,11 +767,15 @@ def test_a_frame_of_before_a_reset_does_not_enter_the_new_scene(
     monkeypatch.setattr(ada3d_ros.ros.intake, "frame_of", slow)
     feed = Feed(start_agent())
     feed.admit(frame_messages(98 * SECOND))
+
+    # the loop comes while a frame is being decoded
     feed.send(frame_messages(99 * SECOND, x_m=1.0))
     assert decoding.wait(10.0)
-    feed.send(frame_messages(5 * SECOND, x_m=2.0))  # the loop
+    feed.send(frame_messages(5 * SECOND, x_m=2.0))
     assert wait_until(lambda: feed.version[0] == 1)
     go_on.set()
+
+    # the new scene holds frames of the new pass alone
     assert wait_until(lambda: feed.agent.node.pipeline.scene_state().num_keyframes == 1)
     feed.send(frame_messages(6 * SECOND, x_m=3.0))
     assert wait_until(lambda: feed.agent.node.pipeline.scene_state().num_keyframes == 2), (
@@ -797,9 +788,7 @@ def test_a_frame_of_before_a_reset_does_not_enter_the_new_scene(
 def test_a_subscription_is_not_renewed_after_the_node_was_deactivated(
     start_agent: Callable[..., Harness], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The best-effort fallback runs a moment after its event; in between the inputs may have been
-    closed.
-    """
+    """The best-effort fallback runs a moment after its event; the inputs may be closed by then."""
     events: list[Callable[[Any], None]] = []  # what the middleware would call, the first is colour
     real = ada3d_ros.ros.subscription.SubscriptionEventCallbacks
 
@@ -811,6 +800,8 @@ def test_a_subscription_is_not_renewed_after_the_node_was_deactivated(
     agent = start_agent()
     assert agent.ready()
     assert wait_until(lambda: agent.node.count_subscribers("/rgb/image") == 1)
+
+    # the event and the end of the inputs in one turn of the executor
     done = []
 
     def close_at_once() -> None:
@@ -848,8 +839,9 @@ def test_an_error_while_handling_a_time_jump_stays_inside(
 def test_a_scene_of_an_earlier_activation_does_not_shut_the_new_one_out(
     start_agent: Callable[..., Harness],
 ) -> None:
-    """Time fell back while the inputs were closed: nothing saw the jump, and every frame was
-    refused as older.
+    """Time fell back while the inputs were closed: nothing saw the jump.
+
+    Every frame was refused as older.
     """
     feed = Feed(start_agent())
     feed.admit(frame_messages(98 * SECOND))

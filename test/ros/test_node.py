@@ -1,6 +1,4 @@
-"""The agent node over real DDS: answers, error codes, lifecycle, parameters, QoS, time. One
-process, real executors.
-"""
+"""The agent node over real DDS: answers, error codes, lifecycle, parameters, QoS, time."""
 
 from __future__ import annotations
 
@@ -29,7 +27,14 @@ from ada3d_ros.action import AskScene
 from ada3d_ros.errors import ErrorCode
 from ada3d_ros.msg import AgentStatus, Answer, GroundedBox, GroundedBoxArray
 from ada3d_ros.srv import GetModelInfo, GroundObject, QueryScene
-from test.support.ros_harness import Harness, frame_messages, free_domain, scripted, wait_until
+from test.support.ros_harness import (
+    TOPICS,
+    Harness,
+    frame_messages,
+    free_domain,
+    scripted,
+    wait_until,
+)
 
 Start = Callable[..., Harness]
 BOX_TEXT = (  # on the wall that the test camera sees
@@ -43,8 +48,9 @@ def ask(question: str = "What is there?", **fields: Any) -> Any:
 
 
 def test_an_idle_node_answers(start_agent: Start) -> None:
-    """A future set from another thread does not wake an idle executor unless told: the node has no
-    other traffic here.
+    """A future set from another thread does not wake an idle executor unless told.
+
+    The node has no other traffic here.
     """
     agent = start_agent()
     agent.publish_scene()
@@ -230,17 +236,13 @@ def test_lifecycle_twice_and_codes_in_every_state(start_agent: Start) -> None:
     agent = start_agent(autostart=False)
 
     def change(transition: int) -> bool:
-        return bool(
-            agent.call(
-                ChangeState,
-                "change_state",
-                ChangeState.Request(transition=Transition(id=transition)),
-            ).success
-        )
+        request = ChangeState.Request(transition=Transition(id=transition))
+        return bool(agent.call(ChangeState, "change_state", request).success)
 
     def code() -> int:
         return int(agent.call(QueryScene, "query", ask()).answer.error_code)
 
+    # every state, and the way back, twice
     for _ in range(2):
         assert code() == ErrorCode.NOT_ACTIVE
         assert change(Transition.TRANSITION_CONFIGURE)
@@ -444,17 +446,16 @@ def test_a_best_effort_camera_is_found(start_agent: Start) -> None:
     """A reliable subscription gets nothing from a best-effort publisher, silently."""
     agent = start_agent()
     assert agent.ready()
+
+    # publishers that the reliable subscriptions cannot hear: each subscribes again
     agent.reliability = ReliabilityPolicy.BEST_EFFORT
-    for name, topic in {
-        "pose": "/pose",
-        "info": "/rgb/camera_info",
-        "rgb": "/rgb/image",
-        "depth": "/depth/image",
-    }.items():
+    for name, topic in TOPICS.items():
         agent.publisher(topic, type(frame_messages(1)[name]))
     assert wait_until(
         lambda: all(m.reliability == "best_effort" for m in agent.node.inputs.monitors.values())
     )
+
+    # frames may be lost, but not all
     stamps = iter(range(1, 100))
 
     def admitted() -> bool:

@@ -1,6 +1,4 @@
-"""The nearest-stamp synchroniser: properties on random streams, real stamps, loops, and callback
-errors.
-"""
+"""The nearest-stamp synchroniser: random streams, real and wrong stamps, jumps, callback errors."""
 
 from __future__ import annotations
 
@@ -81,8 +79,9 @@ def test_depth_that_never_comes_does_not_grow_the_queue() -> None:
 
 
 def test_real_stamps_pair_as_the_nearest_do(shared_dir: Path) -> None:
-    """freiburg1: 723 colour and 722 depth stamps at 30 Hz that differ; nearest pair median 12.0 ms,
-    maximum 19.8 ms.
+    """freiburg1: 723 colour and 722 depth stamps at 30 Hz that differ.
+
+    Nearest pairs: median 12.0 ms, maximum 19.8 ms.
     """
     folder = shared_dir / "data" / "tum_fr1_stamps"
     colour, depth = (
@@ -95,18 +94,17 @@ def test_real_stamps_pair_as_the_nearest_do(shared_dir: Path) -> None:
     )
     drops: list[FrameReason] = []
     pairs = feed(matcher(slop_ms=20, on_drop=drops.append), in_order(colour, depth))
+
+    # as many and as near as they can be
     gaps_ms = np.array([abs(a - b) for a, b in pairs]) / MS
     assert len(pairs) + len(drops) >= len(colour) - 1  # only the last may still wait
     assert len(pairs) >= 700  # the data set's own association finds 694, the best assignment 721
     assert np.median(gaps_ms) == pytest.approx(12.0, abs=0.3)
     assert gaps_ms.max() <= 20.0
+
+    # a nearer depth image was not free: an earlier colour image had it, or one nearer to it
     partner = {b: a for a, b in pairs}
-    for (
-        a,
-        b,
-    ) in (
-        pairs
-    ):  # a nearer depth image was not free: an earlier colour image had it, or one nearer to it
+    for a, b in pairs:
         for nearer in (d for d in depth if abs(d - a) < abs(b - a)):
             assert partner[nearer] < a or abs(partner[nearer] - nearer) <= abs(a - nearer)
 
@@ -114,21 +112,15 @@ def test_real_stamps_pair_as_the_nearest_do(shared_dir: Path) -> None:
 @settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_properties_on_random_streams(data: st.DataObject) -> None:
-    """Whatever the stamps and the order of arrival: within slop, each used once, colour stamps
-    rising, bounded queues.
-    """
-    stamps = st.lists(
-        st.integers(1, 480), min_size=0, max_size=60, unique=True
-    )  # too near together for a time jump
+    """Within slop, each used once, colour stamps rising, bounded queues."""
+    # stamps too near together for a time jump, arriving out of order
+    stamps = st.lists(st.integers(1, 480), min_size=0, max_size=60, unique=True)
     a, b = (sorted(s * MS for s in data.draw(stamps)) for _ in range(2))
     arrivals = in_order(a, b)
     jitter = data.draw(st.lists(st.integers(0, 6), min_size=len(arrivals), max_size=len(arrivals)))
-    arrivals = [
-        item
-        for _, item in sorted(
-            zip([i + j for i, j in enumerate(jitter)], arrivals, strict=True), key=lambda p: p[0]
-        )
-    ]
+    places = [place + delay for place, delay in enumerate(jitter)]
+    arrivals = [arrivals[i] for i in sorted(range(len(arrivals)), key=places.__getitem__)]
+
     slop_ms, queue_size = data.draw(st.integers(0, 60)), data.draw(st.integers(2, 40))
     m = matcher(slop_ms=slop_ms, queue_size=queue_size)
     pairs = feed(m, arrivals)
@@ -141,9 +133,7 @@ def test_properties_on_random_streams(data: st.DataObject) -> None:
 @settings(max_examples=100, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(5, 12))
 def test_nearest_wins_on_regular_streams(seed: int, offset_ms: int) -> None:
-    """Two 30 Hz streams with jitter below half a period: every interior colour image gets its
-    nearest depth image.
-    """
+    """Jitter below half a period: every interior colour image gets its nearest depth image."""
     rng = np.random.default_rng(seed)
     a = (np.arange(40) * 33 * MS + rng.integers(-1, 2, 40) * MS + 1000 * MS).tolist()
     b = (np.arange(40) * 33 * MS + rng.integers(-1, 2, 40) * MS + (1000 + offset_ms) * MS).tolist()

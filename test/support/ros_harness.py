@@ -37,6 +37,12 @@ from ada3d_ros.types import Answer, AskHooks, Question  # noqa: E402
 
 WIDTH, HEIGHT = 160, 120
 FOCAL_PX = 140.0
+TOPICS = {
+    "pose": "/pose",
+    "info": "/rgb/camera_info",
+    "rgb": "/rgb/image",
+    "depth": "/depth/image",
+}  # of the raw transports
 
 
 @contextmanager
@@ -173,13 +179,7 @@ class Harness:
         `changes` replace messages (rgb=, depth=, info=, pose=); one given as None is not sent.
         """
         messages = {**frame_messages(stamp_ns, x_m), **changes}
-        topics = {
-            "pose": "/pose",
-            "info": "/rgb/camera_info",
-            "rgb": "/rgb/image",
-            "depth": "/depth/image",
-        }
-        for name, topic in topics.items():
+        for name, topic in TOPICS.items():
             if messages[name] is not None:
                 self.publisher(topic, type(messages[name])).publish(messages[name])
 
