@@ -196,7 +196,7 @@ class Ada3DPipeline:
             self._keyframes.allow_earlier_stamps()
 
     def set_config(self, config: AgentConfig) -> None:
-        """Apply changed settings from the next frame and question on."""
+        """Apply changed settings from the next frame and question on; fewer views at once."""
         if self._pruning is not None and config.pruning != self.config.pruning:
             self._pruning.configure(config.pruning)
         self.config = config
@@ -329,8 +329,10 @@ class Ada3DPipeline:
         self, asked: Sequence[tuple[Question, AskHooks]]
     ) -> list[Answer | Exception] | None:
         """Of questions that can share the cached scene; None where there is none to share."""
-        try:
-            shared, cache = self._open(asked[0][0], AskHooks())
+        try:  # what they share; each one's own text is checked with its prompt
+            shared, cache = self._open(Question("shared"), AskHooks())
+            if not cache.serves_under(shared.config):
+                return None
             context = select_context(shared, encode_scene(shared, cache.encoder), cache)
         except Ada3DError:  # asked alone, each says so
             return None

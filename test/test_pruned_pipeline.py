@@ -371,6 +371,33 @@ def test_a_calibration_file_that_goes_missing_stays_in_force(
     assert pipeline.ask(ASK).tokens.keep_ratio_achieved == pytest.approx(0.7, abs=0.02)
 
 
+def test_a_ratio_asked_of_an_unpruned_node_reads_the_file_as_it_is(
+    model: Path, tmp_path: Path
+) -> None:
+    """The node itself keeps all tokens, so it holds no curve; the file is read for the question."""
+    masses = tuple(Masses(s, s**2, 1 - s) for s in (0.7, 0.5, 0.35, 0.3))
+    curve = (1.0, 0.5, 0.2, 0.0)
+    budget = {"mode": "mean", "value": 0.5}
+    made = Calibration("m", "", curve, curve, masses, curve, {}, budget, 0.5, 3)
+    file = write_calibration(tmp_path / "curve.yaml", made)
+    settings = {
+        "pruning.strategy": "adatoken3d",
+        "pruning.adatoken3d.schedule": "fitted",
+        "pruning.adatoken3d.calibration_file": str(file),
+        "pruning.keep_ratio": 1.0,
+    }
+    pipeline = start(model, 2, **settings)
+    question = dataclasses.replace(ASK, keep_ratio=0.6)
+    before = pipeline.ask(question).tokens.per_layer
+    steeper = tuple(Masses(s, s**2, 1 - s) for s in (0.9, 0.2, 0.1, 0.05))
+    write_calibration(file, dataclasses.replace(made, masses=steeper))
+    after = pipeline.ask(question).tokens.per_layer
+    assert after != before
+    file.unlink()
+    with pytest.raises(ConfigError, match="no calibration file"):
+        pipeline.ask(question)
+
+
 def test_the_reference_preset_says_that_pruning_is_on(
     model: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

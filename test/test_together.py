@@ -11,6 +11,7 @@ import torch
 
 from ada3d_ros.engine import together as together_module
 from ada3d_ros.errors import CanceledError, InvalidRequestError, LoadingError, NoFramesError
+from ada3d_ros.model.vision import VisionTower
 from ada3d_ros.pipeline import Ada3DPipeline
 from ada3d_ros.types import Answer, AskHooks, Question, Scope, StopReason
 from test.support.pipelines import ROOM, configured, start
@@ -29,6 +30,17 @@ def pipeline(model: Path) -> Ada3DPipeline:
         configured(model, **{"pruning.strategy": "none", "generation.max_new_tokens": 8})
     )
     return made
+
+
+@pytest.fixture
+def batch_sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many questions each batch answered."""
+    sizes: list[int] = []
+    real = together_module.answer_batch
+    monkeypatch.setattr(
+        together_module, "answer_batch", lambda *a: (sizes.append(len(a[3])), real(*a))[1]
+    )
+    return sizes
 
 
 def asked(*questions: Question) -> list[tuple[Question, AskHooks]]:
@@ -51,14 +63,40 @@ def test_together_is_as_alone(pipeline: Ada3DPipeline) -> None:
     assert (again.text, again.confidence) == (alone[0].text, alone[0].confidence)
 
 
-def test_it_is_one_batch(pipeline: Ada3DPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes: list[int] = []
-    real = together_module.answer_batch
-    monkeypatch.setattr(
-        together_module, "answer_batch", lambda *a: (sizes.append(len(a[3])), real(*a))[1]
-    )
+def test_it_is_one_batch(pipeline: Ada3DPipeline, batch_sizes: list[int]) -> None:
     pipeline.ask_together(asked(*QUESTIONS))
-    assert sizes == [3]
+    assert batch_sizes == [3]
+
+
+def test_a_bad_first_question_does_not_break_up_the_batch(
+    pipeline: Ada3DPipeline, batch_sizes: list[int]
+) -> None:
+    blank, *others = pipeline.ask_together(asked(Question("   "), *QUESTIONS[:2]))
+    assert batch_sizes == [2]
+    assert isinstance(blank, InvalidRequestError)
+    assert all(isinstance(other, Answer) for other in others)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"cache.mode": "paper"}, {"pruning.strategy": "cond_dpp"}], ids=["paper", "dpp"]
+)
+def test_where_no_cache_serves_stopped_questions_cost_nothing(
+    model: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]
+) -> None:
+    """Both were canceled before they began, and eight views went through the vision tower."""
+
+    def stopped() -> None:
+        raise CanceledError("stop")
+
+    passes: list[int] = []
+    real = VisionTower.forward
+    monkeypatch.setattr(VisionTower, "forward", lambda *a: (passes.append(1), real(*a))[1])
+    pipeline = start(model, **settings)
+    results = pipeline.ask_together([(q, AskHooks(check=stopped)) for q in QUESTIONS[:2]])
+    assert [type(result) for result in results] == [CanceledError, CanceledError]
+    assert passes == []
+    assert isinstance(pipeline.ask(QUESTIONS[0]), Answer)
+    assert passes
 
 
 def test_errors_are_each_ones_own(pipeline: Ada3DPipeline) -> None:

@@ -46,6 +46,8 @@ class LatencyModel:
     def record(self, answer: Answer) -> None:
         """Learn from the counts and times of an answer about the scene."""
         times, generated = answer.timings, answer.tokens.generated
+        if not math.isfinite(times.first_token_s):  # stopped before it said anything
+            return
         measured = Measured(
             tokens=float(np.mean(answer.tokens.per_layer)),
             first_token_s=times.first_token_s,

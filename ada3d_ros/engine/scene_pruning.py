@@ -133,8 +133,9 @@ class ScenePruning:
         the scene's first question of this scope; with `cond_dpp` before it, that question's tokens
         are measured.
         """
-        if self._configured is not None and self._configured[0] is policy.config:
-            information = self._configured[1]
+        configured = self._configured  # read once: the settings may change meanwhile
+        if configured is not None and configured[0] is policy.config:
+            information = configured[1]
         else:
             information = self._information(policy.config, self._calibration)
         if policy.per_scene:
@@ -148,6 +149,10 @@ class ScenePruning:
                 lambda: measure_information(decoder, prompt, ada.inf.query_stride),
             )
             information = self._curve(masses, ada)
+        elif policy.fitted and information is None:  # the node's own ratio needs no curve
+            from ada3d_ros.pruning.fitted import filed_information
+
+            information = filed_information(policy.config.adatoken3d, self.shape.num_layers)
         start, stop = prompt.spatial_span
         sizes = stop - start, num_before_selection, prompt.embeds.shape[0] - (stop - start)
         key = policy, sizes, information

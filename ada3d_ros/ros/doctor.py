@@ -185,8 +185,8 @@ def check_graph(node_name: str) -> Iterator[Finding]:
                 node_name,
                 f"{count} nodes of this name on ROS_DOMAIN_ID {domain}: one of them answers, which"
                 " one is chance",
-                "end all but one, or give each a namespace: ada3d agent --ros-args -r"
-                " __ns:=/robot2",
+                "end all but one (one that was killed is listed for some seconds more), or give"
+                " each a namespace: ada3d agent --ros-args -r __ns:=/robot2",
             )
         else:
             yield Finding(OK, node_name, f"alive on ROS_DOMAIN_ID {domain}")

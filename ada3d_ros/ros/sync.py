@@ -164,7 +164,10 @@ class NearestStampMatcher:
                 self._drop_stray(input_index, held_ns, expected_ns)
             source.held.clear()
             source.contradicted = False
+            last_ns = source.last_ns
             self._take(input_index, stamp_ns, message)
+            if stamp_ns >= last_ns - self._same_ns:  # out of order, but time has not gone back
+                source.last_ns = max(last_ns, stamp_ns)
             for other in self._inputs:
                 other.contradicted |= bool(other.held)
         else:

@@ -40,6 +40,13 @@ def test_lines_are_found_again(cached: bool, tokens: float) -> None:
     assert math.isnan(model.predict(not cached, tokens, 100))  # learnt apart
 
 
+def test_an_answer_stopped_before_its_first_token_teaches_nothing() -> None:
+    """One made every prediction NaN for the next 64 answers."""
+    known, stopped = [measured(100), measured(400)], (200.0, math.nan, math.nan, math.nan, 0)
+    expected = taught(*known).predict(True, 250, 100)
+    assert taught(*known, stopped).predict(True, 250, 100) == expected
+
+
 def test_an_answer_is_of_usual_length_within_the_limit() -> None:
     model = taught(
         measured(100, generated=5), measured(200, generated=11), measured(300, generated=99)

@@ -64,6 +64,14 @@ def test_a_partner_goes_to_the_anchor_nearest_to_it() -> None:
     assert feed(matcher(), arrivals) == [(base + 14 * MS, base + 12 * MS)]
 
 
+def test_messages_out_of_order_delay_no_set() -> None:
+    """Depth of 133 ms arrives before that of 100 ms: both anchors are decided, also the last."""
+    assert feed(matcher(), [(1, 133 * MS), (1, 100 * MS), (0, 100 * MS), (0, 133 * MS)]) == [
+        (100 * MS, 100 * MS),
+        (133 * MS, 133 * MS),
+    ]
+
+
 def test_unmatched_anchor_is_counted_once() -> None:
     drops: list[FrameReason] = []
     m = matcher(on_drop=drops.append)
