@@ -59,7 +59,7 @@ OLD_NAMES = (
     OldName(r"_?nudged?", "`notify`"),
     OldName(r"_?Once", "`KeyedMemo`"),
     OldName(r"Laps", "`EventTimer`"),
-    OldName(r"weigh_last", "`attribute_share`"),
+    OldName(r"weigh_last", "`EventTimer.stop`"),
     OldName(r"original", "`num_before_selection`", "(engine|pruning)/"),
     OldName(r"_?entering", "`num_kept_pre_llm`"),
     OldName(r"(?i)needs_question", "`is_query_conditioned`"),

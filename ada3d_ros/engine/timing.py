@@ -74,7 +74,7 @@ class EventTimer:
 
     def __init__(self, device: torch.device, now: Now = time.perf_counter) -> None:
         self._device, self._now = device, now
-        self._laps: list[tuple[Any, Any, float]] = []
+        self._intervals: list[tuple[Any, Any, float]] = []
         self._begun: Any = None
 
     def start(self) -> None:
@@ -82,18 +82,13 @@ class EventTimer:
 
     def stop(self, share: float = 1.0) -> None:
         """End the interval; only this share of it counts."""
-        self._laps.append((self._begun, self._mark(), share))
-
-    def attribute_share(self, share: float) -> None:
-        """Count only this share of the last interval."""
-        begin, end, _ = self._laps[-1]
-        self._laps[-1] = (begin, end, share)
+        self._intervals.append((self._begun, self._mark(), share))
 
     def total_s(self) -> float:
         """Seconds of all intervals; waits for the device."""
         synchronize(self._device)
         total = 0.0
-        for begin, end, share in self._laps:
+        for begin, end, share in self._intervals:
             seconds = begin.elapsed_time(end) / 1e3 if self._device.type == "cuda" else end - begin
             total += share * seconds
         return total

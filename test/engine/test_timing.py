@@ -88,5 +88,3 @@ def test_intervals_add_up_and_only_their_shares_count() -> None:
         timer.stop(share)
         now.now += 100.0
     assert timer.total_s() == 2.0
-    timer.attribute_share(0.25)
-    assert timer.total_s() == 4.0
