@@ -354,7 +354,7 @@ class SceneState:
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """What is known of a checkpoint; sha256 is empty until loaded."""
+    """What is known of a checkpoint; sha256 (checkpoint.revision_sha256) is empty until loaded."""
 
     name: str
     revision: str

@@ -16,19 +16,21 @@ RELIABILITY = ("auto", "reliable", "best_effort")
 class ModelConfig:
     path: str = setting(
         "",
-        "folder of the checkpoint (official layout); `embedded` = the small model of the package;"
+        "folder of the checkpoint (official layout, or transformers'); `embedded` = the small model of the package;"
         " empty fails with a clear text",
         read_only=True,
     )
     vision_path: str = setting(
         "",
-        "folder of a CLIP checkpoint, for weights that do not contain the vision tower",
+        "folder of a CLIP checkpoint, for weights that do not contain the vision tower; empty: the"
+        " folder that config.json names as mm_vision_tower, if it is one",
         read_only=True,
     )
     revision_sha256: str = setting(
         "",
-        "expected sha256 over the weight files; empty = not checked",
-        pattern="([0-9a-f]{64})?",
+        "expected sha256 as `get_model_info` gives it: over the weight files, then `tower:` and"
+        " `head:` where there are such files; empty = not checked",
+        pattern="([0-9a-f]{64}( tower:[0-9a-f]{64})?( head:[0-9a-f]{64})?)?",
         read_only=True,
     )
     device: str = setting(

@@ -13,9 +13,9 @@ from dataclasses import dataclass, fields
 import torch
 
 from ada3d_ros.config import KeyframeConfig
-from ada3d_ros.model.checkpoint import build_meta_model
 from ada3d_ros.model.config import LlavaConfig
 from ada3d_ros.model.grounding_head import GroundingHead
+from ada3d_ros.model.layout import build_meta_model
 from ada3d_ros.model.vision import MAX_VIEWS_PER_BATCH
 from ada3d_ros.model.weight_format import WeightFormat
 
