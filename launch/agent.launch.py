@@ -21,6 +21,7 @@ NUMBERS = ("keep_ratio",)  # the other arguments are text
 # Overrides of the parameter file; left empty, the file's value stays. argument -> parameter
 OVERRIDES = {
     "model_path": "model.path",
+    "vision_path": "model.vision_path",
     "device": "model.device",
     "precision": "model.precision",
     "pruning_strategy": "pruning.strategy",
@@ -47,6 +48,7 @@ ARGUMENTS = [
         default=str(SHARE / "config" / "agent.yaml"),
     ),
     argument("model_path", "folder of the checkpoint"),
+    argument("vision_path", "CLIP folder, for a checkpoint that holds no vision tower"),
     argument("device", "auto, cpu, cuda or cuda:N"),
     argument("precision", "auto, fp32, bf16 or fp16"),
     argument(

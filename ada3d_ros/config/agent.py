@@ -16,8 +16,8 @@ RELIABILITY = ("auto", "reliable", "best_effort")
 class ModelConfig:
     path: str = setting(
         "",
-        "folder of the checkpoint (official layout, or transformers'); `embedded` = the small model of the package;"
-        " empty fails with a clear text",
+        "folder of the checkpoint (official layout, or transformers'); `embedded` = the small model"
+        " of the package; empty fails with a clear text",
         read_only=True,
     )
     vision_path: str = setting(

@@ -7,6 +7,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import cast
 
+from ada3d_ros.config import VISION_SETTING
 from ada3d_ros.errors import CheckpointError
 from ada3d_ros.model.config import CLIP_MEAN, CLIP_STD, VisionConfig
 from ada3d_ros.model.config_keys import (
@@ -18,8 +19,6 @@ from ada3d_ros.model.config_keys import (
     without_nulls,
 )
 
-# How the setting is called, at the node and at launch.
-VISION_SETTING = "model.vision_path (at launch: vision_path:=FOLDER)"
 CLIP_TYPES = ("clip_vision_model", "clip")
 HUB_TOWERS: dict[str, Json] = {  # CLIP sizes are not in LLaVA's config.json, only the tower's name
     name: {

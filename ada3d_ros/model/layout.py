@@ -12,9 +12,9 @@ from pathlib import Path
 
 import torch
 
+from ada3d_ros.config import VISION_SETTING
 from ada3d_ros.errors import CheckpointError
 from ada3d_ros.model.config import LlavaConfig
-from ada3d_ros.model.config_vision import VISION_SETTING
 from ada3d_ros.model.llava3d import Llava3D
 from ada3d_ros.model.weight_files import TensorInfo
 

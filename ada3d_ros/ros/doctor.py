@@ -140,16 +140,17 @@ def check_device() -> Iterator[Finding]:
         yield Finding(OK, f"cuda:{index}", f"{torch.cuda.get_device_name(index)}, {memory}")
 
 
-def check_model(path: str) -> Iterator[Finding]:
-    """Whether a checkpoint folder would load."""
-    from ada3d_ros.config import from_flat
+def check_model(path: str, vision_path: str = "") -> Iterator[Finding]:
+    """Whether a checkpoint folder would load, with the vision tower of a CLIP folder if any."""
+    from ada3d_ros.config import as_options, from_flat
     from ada3d_ros.errors import Ada3DError
     from ada3d_ros.pipeline import Ada3DPipeline
 
     try:
-        info = Ada3DPipeline(from_flat({"model.path": path})).check()
+        settings = {"model.path": path, "model.vision_path": vision_path}
+        info = Ada3DPipeline(from_flat(settings)).check()
     except Ada3DError as error:
-        yield Finding(BAD, "model", str(error))
+        yield Finding(BAD, "model", as_options(str(error)))
         return
     note = ", RANDOM WEIGHTS: answers are meaningless" if info.random_weights else ""
     size = f"{info.parameters / 1e6:.1f} M parameters, {info.memory_bytes / 2**20:.0f} MiB"
@@ -321,6 +322,12 @@ def main(args: Sequence[str]) -> int:
     add = parser.add_argument
     add("--node", default="/ada3d_agent", help="full name of the agent node (default /ada3d_agent)")
     add("--model", default="", help="also check this checkpoint folder")
+    add(
+        "--vision-path",
+        default="",
+        metavar="FOLDER",
+        help="CLIP folder, for a --model that holds no vision tower",
+    )
     add("--no-graph", action="store_true", help="do not look for running nodes")
     options = parser.parse_args(list(args))
 
@@ -328,7 +335,7 @@ def main(args: Sequence[str]) -> int:
     findings = [*check_packages(), *check_device()]
     has_ros = not any(f.level == BAD and f.subject in ROS_PACKAGES for f in findings)
     if options.model:
-        findings += check_model(options.model)
+        findings += check_model(options.model, options.vision_path)
     for finding in findings:
         print(finding)
 

@@ -7,6 +7,7 @@ keyframe buffer and views; only their source differs.
 from __future__ import annotations
 
 import argparse
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from ada3d_ros.config import AgentConfig, from_flat, load_config
 from ada3d_ros.engine.token_selection import ChosenTokens, choose_tokens
 from ada3d_ros.errors import SourceError
 from ada3d_ros.geometry.voxel import voxel_coords, voxel_ids
+from ada3d_ros.lab.command_line import add_model_folders, model_folders
 from ada3d_ros.lab.world.generated import generate_room
 from ada3d_ros.model.checkpoint import LoadedModel
 from ada3d_ros.model.llava3d import to_device
@@ -29,6 +31,8 @@ from ada3d_ros.scene.views import build_multiview
 from ada3d_ros.sources.bag import BagSource
 from ada3d_ros.sources.folder import FolderSource
 from ada3d_ros.types import ModelInfo, MultiViewInput, PromptSequence, RgbdFrame, SpatialTokens
+
+logger = logging.getLogger(__name__)
 
 SOURCE_HELP = "a rosbag2 folder, a posed RGB-D folder, or room:SEED for a generated room"
 DEFAULT_QUESTIONS = (
@@ -127,9 +131,11 @@ def scene_prompt(
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """--model, --device, --precision, --config, --questions: of every verb that runs a model."""
+    """--model, --vision-path, --device, --precision, --config, --questions: of every verb that runs
+    a model.
+    """
     add = parser.add_argument
-    add("--model", type=Path, required=True, help="folder of the checkpoint (official layout)")
+    add_model_folders(add, required=True)
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N (default auto)")
     add("--precision", default="auto", help="auto, fp32, bf16 or fp16 (default auto)")
     add(
@@ -152,13 +158,16 @@ def load_for(
     Raises Ada3DError.
     """
     given = {
-        "model.path": str(options.model),
+        **model_folders(options),
         "model.device": options.device,
         "model.precision": options.precision,
     }
     base = load_config(options.config) if getattr(options, "config", None) else None
     config = from_flat(given | settings, base)
-    return *open_model(config.model), config
+    loaded, info = open_model(config.model)
+    for note in loaded.info.notes:  # the node says them when it checks
+        logger.warning(note)
+    return loaded, info, config
 
 
 def read_questions(path: Path | None) -> Sequence[str]:

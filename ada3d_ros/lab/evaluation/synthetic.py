@@ -23,7 +23,7 @@ from ada3d_ros.config import AgentConfig, from_flat
 from ada3d_ros.errors import ConfigError
 from ada3d_ros.geometry.boxes import iou_axis_aligned
 from ada3d_ros.lab.benchmarks.spread import plain
-from ada3d_ros.lab.command_line import check_writable, run_verb
+from ada3d_ros.lab.command_line import add_model_folders, check_writable, run_verb
 from ada3d_ros.lab.evaluation.metrics import IOU_PERCENT, exact_match, is_found
 from ada3d_ros.lab.evaluation.tally import Tally, format_table, summary
 from ada3d_ros.lab.results import write_results
@@ -96,10 +96,12 @@ def open_pipeline(
     keep: float | None,
     weights: str = "full",
     cache_mode: str = "cached",
+    vision_path: Path | None = None,
 ) -> Ada3DPipeline:
     """The pipeline that takes every view as a keyframe. Raises ConfigError, ModelError."""
     values: dict[str, Any] = {
         "model.path": str(model),
+        "model.vision_path": str(vision_path or ""),
         "pruning.strategy": strategy,
         "keyframe.min_translation_m": 0.0,
         "keyframe.min_rotation_deg": 0.0,
@@ -238,7 +240,7 @@ def _parser() -> argparse.ArgumentParser:
     add = synthetic.add_argument
     add("--seed", type=int, default=0, help="which rooms (default 0)")
     add("--scenes", type=int, default=200, help="how many rooms (default 200)")
-    add("--model", type=Path, help="checkpoint folder (default: the embedded model)")
+    add_model_folders(add, "the embedded model")
     add("--strategy", default="none", help="pruning strategy (default none)")
     add("--keep", type=float, help="keep ratio of the strategy")
     add(
@@ -296,6 +298,7 @@ def _run(options: argparse.Namespace) -> None:
         options.keep,
         options.weights,
         options.cache_mode,
+        options.vision_path,
     )
     torch.set_num_threads(options.threads)
     info, pruning = pipeline.info, pipeline.config.pruning
