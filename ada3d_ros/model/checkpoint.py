@@ -27,6 +27,7 @@ from ada3d_ros.model.grounding_head import HEAD_FILE, LoadedHead, load_grounding
 from ada3d_ros.model.layout import (
     build_meta_model,
     by_official_name,
+    check_tower,
     clip_tensors,
     has_tower,
     match,
@@ -123,6 +124,7 @@ def inspect_checkpoint(path: str | Path, vision_path: str | Path | None = None) 
         stored |= clip_tensors(read_headers(tower_files), vision_folder)
 
     # All of it together.
+    check_tower(stored, folder, data.get("mm_vision_tower"))
     config = read_config(data, vision_data, tower_apart)
     sources = match(config, stored, folder)
     return CheckpointInfo(

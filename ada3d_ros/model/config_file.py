@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ada3d_ros.config import VISION_SETTING
 from ada3d_ros.errors import CheckpointError
 from ada3d_ros.model.config import VIDEO_TOWER, DecoderConfig, LlavaConfig
 from ada3d_ros.model.config_keys import (
@@ -22,7 +23,7 @@ from ada3d_ros.model.config_keys import (
     whole,
     without_nulls,
 )
-from ada3d_ros.model.config_vision import HUB_TOWERS, read_vision
+from ada3d_ros.model.config_vision import CLIP_TYPES, HUB_TOWERS, read_vision
 
 MODEL_TYPES = ("llava_llama", "llava", "llama")
 ARCHITECTURES = ("LlavaLlamaForCausalLM", "LlavaForConditionalGeneration", "LlamaForCausalLM")
@@ -39,6 +40,11 @@ def check_architecture(data: Json) -> None:
     """Raises CheckpointError for a model of another kind, by its name; the first of all checks."""
     found = []
     kind = data.get("model_type")
+    if kind in CLIP_TYPES:
+        raise CheckpointError(
+            f"config.json: model_type {kind!r} is a vision tower alone, which {VISION_SETTING}"
+            " takes; model.path takes the LLaVA checkpoint."
+        )
     if kind is not None and kind not in MODEL_TYPES:
         found.append(f"model_type {kind!r}")
     names = data.get("architectures") or []

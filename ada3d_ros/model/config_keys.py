@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -170,24 +170,30 @@ def check_keys(data: Json, table: KeyTable, where: str = "") -> list[str]:
     """
     notes = []
     for key, value in data.items():
+        # Known ones: of one value, or run or without effect.
         name = where + key
         if key in table.only:
-            allowed = table.only[key]
-            if value not in allowed:
-                raise _refusal(name, value, f"is not supported (only {_shown(allowed)})")
-        elif key in table.known or _TRAINING.search(key) or not _says_something(value):
+            _check_value(name, value, table.only[key])
             continue
-        elif _ARITHMETIC.search(key.lower()) and not isinstance(value, str):
-            if not _changes_nothing(key.lower(), value):
-                raise _refusal(
-                    name,
-                    value,
-                    "is not supported: it changes what is computed, and this package computes a"
-                    " LLaVA on LLaMA without it",
-                )
-        elif not isinstance(value, str):
+        if key in table.known or _TRAINING.search(key) or not _says_something(value):
+            continue
+
+        # Unknown ones: refused where the name says arithmetic, else named.
+        if isinstance(value, str):
+            continue
+        if not _ARITHMETIC.search(key.lower()):
             notes.append(f"config.json: {name} = {_short(value)} is not known: it is not used.")
+        elif not _changes_nothing(key.lower(), value):
+            why = "it changes what is computed, and this package computes a LLaVA on LLaMA"
+            raise _refusal(name, value, f"is not supported: {why} without it")
     return notes
+
+
+def _check_value(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
+    if value in allowed:
+        return
+    only = ", ".join(repr(choice) for choice in allowed if choice is not None)
+    raise _refusal(name, value, f"is not supported{f' (only {only})' if only else ''}")
 
 
 def _says_something(value: Any) -> bool:
@@ -210,10 +216,6 @@ def _refusal(name: str, value: Any, why: str) -> CheckpointError:
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= SHOWN else text[: SHOWN - 3] + "..."
-
-
-def _shown(values: Iterable[Any]) -> str:
-    return ", ".join("absent or null" if value is None else repr(value) for value in values)
 
 
 def without_nulls(data: Json) -> dict[str, Any]:

@@ -106,6 +106,23 @@ def has_tower(stored: Stored) -> bool:
     return bool(tower) and not any(map(_is_empty, tower))
 
 
+def check_tower(stored: Stored, folder: Path, name: object) -> None:
+    """Raises CheckpointError for a LLaVA whose vision tower is absent or empty.
+
+    name: of the tower, as config.json has it; None where it has none.
+    """
+    is_llava = any(name.startswith("model.mm_projector.") for name in stored)
+    if has_tower(stored) or not is_llava:  # a language model alone has another cause
+        return
+    is_absent = not any(map(_is_tower, stored))
+    what = "no vision tower" if is_absent else "an empty vision tower: no values in tensors"
+    named = f" ({name!r})" if name else ""
+    raise CheckpointError(
+        f"{folder} holds {what} ({VISION_PREFIX}*): set {VISION_SETTING} to a local folder with the"
+        f" CLIP checkpoint that config.json names as mm_vision_tower{named}."
+    )
+
+
 def without_tower(stored: Stored) -> Stored:
     """The tensors outside the vision tower."""
     return {name: at for name, at in stored.items() if not _is_tower(name)}
@@ -166,17 +183,10 @@ def match(config: LlavaConfig, stored: Stored, folder: Path) -> Stored:
     }
     _check_formats(expected, stored, folder)
 
-    # Names: a vision tower that is missing as a whole lies in a folder of its own.
+    # Names.
     missing = [name for name in expected if name not in stored]
     unused_from = config.vision.num_run_layers
     unexpected = [n for n in stored if n not in expected and not _is_unused(n, unused_from)]
-    if not has_tower(stored) and all(map(_is_tower, missing)):
-        is_absent = not any(map(_is_tower, stored))
-        what = "no vision tower" if is_absent else "an empty vision tower, tensors without values,"
-        raise CheckpointError(
-            f"{folder} holds {what} ({VISION_PREFIX}*): set {VISION_SETTING} to a local folder with"
-            " the CLIP checkpoint that config.json names as mm_vision_tower."
-        )
     if missing or unexpected:
         from ada3d_ros.model.folder_faults import explain_names  # loaded where it is needed
 
