@@ -116,7 +116,7 @@ def _adapter(folder: Path) -> str | None:
     base = facts.get("base_model_name_or_path")
     of = f"its base model {base}" if base else "its base model"
     return (
-        f"{folder} holds a {kind} adapter, not a whole checkpoint: merge it with {of}"
+        f"{folder} holds an adapter ({kind}), not a whole checkpoint: merge it with {of}"
         " (LLaVA: scripts/merge_lora_weights.py --model-path ADAPTER --model-base BASE"
         " --save-model-path OUT) and name the merged folder."
     )

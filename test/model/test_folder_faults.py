@@ -59,13 +59,13 @@ def test_an_adapter_names_its_base_and_to_merge(folder: Path, name: str, has_con
 def test_an_adapter_without_its_facts(folder: Path) -> None:
     make_adapter(folder)
     (folder / "adapter_config.json").write_text("not JSON")
-    assert "LoRA adapter" in refusal(folder)
+    assert "an adapter (LoRA)" in refusal(folder)
     assert "its base model" in refusal(folder)
 
 
 def test_an_adapter_of_another_kind_is_called_so(folder: Path) -> None:
     make_adapter(folder, peft_type="IA3")
-    assert "holds a IA3 adapter" in refusal(folder)
+    assert "holds an adapter (IA3)" in refusal(folder)
 
 
 def test_an_adapter_beside_whole_weights_is_said_to_be_unused(
@@ -116,14 +116,12 @@ def test_a_git_lfs_pointer_in_the_place_of_any_file(
     assert "copy the file again" not in text
 
 
-@pytest.mark.parametrize("which", STAND_INS)
+@pytest.mark.parametrize("which", STAND_INS[:-1])  # an unknown tokenizer is read when loading
 @pytest.mark.parametrize("page", ["<!DOCTYPE html>\n<html>", "\n<html lang='en'>"])
 def test_a_web_page_in_the_place_of_any_weights(
     folder: Path, which: Callable[[Path], str], page: str
 ) -> None:
     file = folder / which(folder)
-    if which is official_tokenizer:  # it is read when the model is loaded
-        pytest.skip("a tokenizer of another checkpoint is not read before loading")
     file.write_text(page)
     assert refusal(folder).startswith(f"{file} is a web page")
 
