@@ -169,10 +169,15 @@ def _finish(
 def require_finite(logits: torch.Tensor) -> None:
     """Raise ModelError unless all of the logits are finite; waits for the device."""
     if not bool(torch.isfinite(logits).all()):
-        raise ModelError(
-            f"the model's output is not finite in {logits.dtype}: the weights are damaged, or"
-            " float16 overflowed (use model.precision bf16 or fp32)."
-        )
+        raise not_finite(logits.dtype)
+
+
+def not_finite(dtype: torch.dtype) -> ModelError:
+    """The error of logits that are NaN or infinite."""
+    return ModelError(
+        f"the model's output is not finite in {dtype}: the weights are damaged, or float16"
+        " overflowed (use model.precision bf16 or fp32)."
+    )
 
 
 def require_finite_scores(visitor: RankAndDrop) -> None:

@@ -69,6 +69,9 @@ def generate_together(
     layers = prefix.decoder.config.num_layers
     kept = (torch.arange(len(prefix.embeds), device=prefix.embeds.device),) * layers
     for (i, prompt, streamer), output in zip(ready, batch.outputs, strict=True):
+        if output.error is not None:
+            results[i] = output.error
+            continue
         own = clock.fork()
         own.record("first_token_s", first_s + output.first_token_s)
         own.record("decode_s", output.decode_s)
