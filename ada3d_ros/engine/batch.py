@@ -49,8 +49,8 @@ def answer_batch(
     stays as it is.
 
     next_position: of every question's first token, in all layers. A question that ends leaves the
-    batch, the others go on; so does one whose logits are not finite (its `error`). should_stop is read before a
-    question's tokens are read and before every later token is computed.
+    batch, the others go on; so does one whose logits are not finite (its `error`). should_stop is
+    read before a question's tokens are read and before every later token is computed.
     """
     if not all(len(question.embeds) for question in questions):
         raise ValueError("answer_batch: a question has no tokens.")
