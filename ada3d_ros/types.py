@@ -226,8 +226,9 @@ class TokenUsage:
     """Counts and costs of one answer; spatial tokens are the scene's or, in 2D, an image's patches.
 
     keep ratio = mean over layers of kept / total spatial tokens; per_layer: kept in each layer.
-    FLOP = 2 multiply-accumulates, from the actual counts; `full_` = the same prompt unpruned;
-    decode: one generated token.
+    FLOP = 2 multiply-accumulates, from the actual counts; `full_` = the same prompt unpruned and
+    not cached; decode: one generated token. kv_bytes: memory that answering took, the cached scene
+    with its spare room and the question's own copy; attended_kv_bytes: of what each token reads.
     """
 
     prompt: int = 0  # all tokens that entered the decoder
@@ -237,7 +238,8 @@ class TokenUsage:
     keep_ratio_requested: float = NAN
     keep_ratio_achieved: float = NAN
     strategy: str = "none"
-    kv_bytes: int = 0  # KV cache after prefill
+    kv_bytes: int = 0
+    attended_kv_bytes: int = 0
     full_kv_bytes: int = 0
     prefill_flops: float = NAN
     full_prefill_flops: float = NAN
@@ -373,12 +375,11 @@ class ModelInfo:
 class Answer:
     """Everything known about one answered question.
 
-    stamp_ns: newest image used; frame_id: world frame of the boxes; scene_age_s: seconds from the
-    newest image to the moment of answering, NaN where no clock was given; scene_cached: answered
-    from the scene cache, then scene_staleness is the share of spatial tokens that it does not hold
-    as the keyframes now have them. deadline_kept: False where none was asked. kept_xyz_m (K, 3)
-    float32: where the spatial tokens lie that the last layer kept, world frame; None for an image
-    alone.
+    stamp_ns: newest image used; frame_id: world frame of the boxes; scene_cached: answered from the
+    scene cache, then scene_staleness is the share of spatial tokens that it does not hold as the
+    keyframes now have them. confidence: mean probability of the generated tokens. deadline_kept:
+    False where none was asked. kept_xyz_m (K, 3) float32: where the spatial tokens lie that the
+    last layer kept, world frame; None for an image alone.
     """
 
     question: str

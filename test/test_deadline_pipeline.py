@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +36,13 @@ def teach(pipeline: Ada3DPipeline, seconds_at: dict[float, float], cached: bool 
     pipeline.latency = latency
 
 
-def taught(model: Path, seconds_at: dict[float, float], **settings: Any) -> Ada3DPipeline:
-    pipeline = start(model, 4, **{**NESTED, **settings})
+def taught(
+    model: Path,
+    seconds_at: dict[float, float],
+    now: Callable[[], float] = lambda: 100.0,  # planning takes no time
+    **settings: Any,
+) -> Ada3DPipeline:
+    pipeline = start(model, 4, now, **{**NESTED, **settings})
     pipeline.ask(ASK)
     teach(pipeline, seconds_at)
     return pipeline
@@ -73,7 +80,8 @@ def lowest(pipeline: Ada3DPipeline) -> float:
 
 
 def test_none_fits(model: Path) -> None:
-    answer = taught(model, {0.0: 50.0, 1.0: 99.0}).ask(dataclasses.replace(ASK, deadline_s=1e-6))
+    pipeline = taught(model, {0.0: 50.0, 1.0: 99.0}, time.perf_counter)
+    answer = pipeline.ask(dataclasses.replace(ASK, deadline_s=1e-6))
     assert answer.tokens.keep_ratio_achieved == pytest.approx(0.08, abs=0.02)
     assert answer.text
     assert not answer.deadline_kept

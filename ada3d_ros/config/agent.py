@@ -216,7 +216,7 @@ class CacheConfig:
     )
     chunk_tokens: int = setting(
         256,
-        "scene tokens per piece of background work; a question waits for one piece at most",
+        "scene tokens per piece of background work; a question that comes meanwhile waits for it",
         unit="tokens",
         low=16,
         high=4096,

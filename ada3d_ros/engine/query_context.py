@@ -96,25 +96,30 @@ def select_context(query: QueryContext, tokens: SpatialTokens, cache: PrefixCach
 
     Raises what the selection and the building of a prefix raise.
     """
-    # The cached prefix, or its first part for a smaller budget.
+    # The cached prefix, or its first part for a smaller budget; none is built that cannot serve.
+    model, policy, clock = query.loaded.model, query.policy, query.clock
     whole = query.in_scene and query.fallback.view_share == 1.0
-    if whole:
+    configured = policy.keep_ratio == query.config.pruning.keep_ratio
+    if whole and (configured or fits_prefix(policy, len(tokens.features))):
         prefix = cache.ensure_usable(query)
         chosen = None if prefix is None else prefix.chosen
-        if prefix is not None and query.policy.keep_ratio != query.config.pruning.keep_ratio:
-            chosen = crop_to_budget(prefix, query.policy)
+        if prefix is not None and not configured:
+            chosen = crop_to_budget(prefix, policy)
         if prefix is not None and chosen is not None:
+            clock.prepared_s = clock.elapsed_s()
             embeds = prefix.embeds[: len(chosen.kept)]
             staleness = cache.staleness
             return SceneContext(prefix.scene, prefix.tokens, chosen, embeds, prefix, staleness)
 
-    # A selection for this question alone, kept for the next one about the same scene.
-    model, policy, clock = query.loaded.model, query.policy, query.clock
-    conditioned = policy.is_query_conditioned
-    ids = query.loaded.tokenizer.encode(query.question.text)[1:] if conditioned else ()
+    # A selection for this question alone, or kept for the next one about the same scene.
+    conditioned, key = policy.is_query_conditioned, query.scene.version if whole else None
+    words = check_question(query.question.text, MAX_PROMPT_CHARS) if conditioned else ""
+    ids = query.loaded.tokenizer.encode(words)[1:] if conditioned else ()
+    clock.prepared_s = clock.elapsed_s()
     with clock.stage("scene_s") if policy.pre_llm and policy.prunes else nullcontext():
-        key = query.scene.version if whole else None
         chosen = query.pruning.choose(model, tokens, policy, key, ids)
+    if not conditioned:
+        clock.prepared_s = clock.elapsed_s()
     with clock.stage("spatial_s"), torch.inference_mode():
         embeds = model.project(chosen.tokens.features)
     scene = query.scene
@@ -171,23 +176,31 @@ def keep_ratios(policy: Policy, pruning: ScenePruning) -> list[float]:
     return met or [policy.keep_ratio]
 
 
-def budget_for_deadline(query: QueryContext, latency: LatencyModel, cache: PrefixCache) -> Policy:
-    """The policy with the largest keep ratio, up to its own, that should keep the question's
-    deadline; itself without one.
+def budget_for_deadline(
+    query: QueryContext, tokens: SpatialTokens, cache: PrefixCache, latency: LatencyModel
+) -> QueryContext:
+    """The question under the largest keep ratio, up to its own, that should keep its deadline with
+    the time that is left; itself without a deadline, or where nothing is to choose.
+
+    Where the cached scene serves its own ratio, it is built first. Raises as `select_context`.
     """
-    policy, deadline_s = query.policy, query.question.deadline_s
-    if math.isnan(deadline_s) or not query.in_scene:
-        return policy
-    ratios = keep_ratios(policy, query.pruning)
-    if len(ratios) == 1:
-        return policy
-    total, cached = cache.encoder.num_voxels, cache.serves_under(query.config)
+    policy, deadline_s, clock = query.policy, query.question.deadline_s, query.clock
+    whole = query.in_scene and query.fallback.view_share == 1.0
+    ratios = keep_ratios(policy, query.pruning) if whole and not math.isnan(deadline_s) else []
+    if len(ratios) < 2:
+        return query
+
+    # Each ratio, and whether it is answered from the cached scene.
+    total, cached = len(tokens.features), cache.serves_under(query.config)
     budgets = [
         (ratio, cached and fits_prefix(replace(policy, keep_ratio=ratio), total))
         for ratio in ratios
     ]
-    ratio = latency.choose(budgets, total, deadline_s, query.max_new_tokens)
-    return replace(policy, keep_ratio=ratio)
+    if budgets[0][1]:
+        cache.ensure_usable(query)
+    left_s = deadline_s - clock.elapsed_s()
+    ratio = latency.choose(budgets, total, left_s, query.max_new_tokens)
+    return replace(query, policy=replace(policy, keep_ratio=ratio))
 
 
 # -- steps 3 and 4: the prompt, and its prefill
@@ -249,10 +262,12 @@ def prefill_pruned(
     hooks.check()
 
     # A schedule fitted to this scene is measured at its first question.
+    begun = clock.now()
     with clock.stage("scene_s") if query.policy.fitted else nullcontext():
         total, scope = context.chosen.num_before_selection, query.question.scope.name
         decoder = query.loaded.model.decoder
         pruner = query.pruning.pruner(decoder, query.policy, prompt, total, scene.version, scope)
+    clock.prepared_s += clock.now() - begun
 
     hooks.on_stage(Stage.PREFILL)
     hooks.check()

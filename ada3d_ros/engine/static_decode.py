@@ -24,6 +24,7 @@ GRANULE = (
     128  # capacities are multiples of it, so that caches of nearly the same lengths share a graph
 )
 MAX_HELD = 2  # graphs with their buffers per decoder; the one unused for longest goes
+MAX_ROOM = 4  # a graph with so many times another's room for answers goes with its question
 MAX_WASTE = 1.25  # a held graph is used again where it reads at most so many times what is needed
 WARM_UPS = 3
 
@@ -42,9 +43,12 @@ class StaticStep:
     on by one.
     """
 
-    def __init__(self, buffers: Sequence[torch.Tensor], ours: bool = False) -> None:
-        """ours: caches are copied into the buffers; otherwise they are someone's cache."""
+    def __init__(self, buffers: Sequence[torch.Tensor], ours: bool = False, room: int = 0) -> None:
+        """ours: caches are copied into the buffers, with `room` for so many more tokens; otherwise
+        they are someone's cache.
+        """
         self.buffers, self.ours, device = tuple(buffers), ours, buffers[0].device
+        self.room = max(room, GRANULE)
         self.capacities = tuple(buffer.shape[3] for buffer in self.buffers)
         self.token = torch.zeros((), dtype=torch.int64, device=device)
         self.positions = torch.zeros(len(self.buffers), dtype=torch.int64, device=device)
@@ -149,12 +153,17 @@ class StaticSteps:
         if not self._busy.acquire(blocking=False):
             yield None
             return
+        step = None
         try:
             step = self._find(decoder, cache, tokens)
             if step is not None:
                 step.start(cache.lengths, positions)
             yield step
         finally:
+            if step is not None and any(
+                s.ours and s.room * MAX_ROOM < step.room for s in self._held
+            ):
+                self._held.remove(step)
             self._busy.release()
 
     @torch.inference_mode()
@@ -198,7 +207,7 @@ class StaticSteps:
                 self._held.clear()
                 _log.warning("no memory for a second KV cache: decoding without a CUDA graph")
                 return None
-            step = self._add(decoder, StaticStep(buffers, ours=True), [0] * len(buffers))
+            step = self._add(decoder, StaticStep(buffers, True, tokens), [0] * len(buffers))
         step.load(cache)
         return self._used(step)
 

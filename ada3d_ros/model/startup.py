@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from ada3d_ros.config import ModelConfig
+from ada3d_ros.config import SETTINGS, ModelConfig
 from ada3d_ros.errors import Ada3DError, CheckpointError, ConfigError, OutOfMemoryError
 from ada3d_ros.model.checkpoint import (
     CheckpointInfo,
@@ -29,6 +29,7 @@ from ada3d_ros.types import NAN, ModelInfo
 logger = logging.getLogger(__name__)
 
 TEXT_TOKENS = 512  # of system text, question and answer, when memory is planned
+LONGEST_ANSWER = int(SETTINGS["generation.max_new_tokens"].high or 0)  # a request may ask for it
 EMBEDDED = "embedded"  # model.path of the model that the package brings
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # Parameters from which on a CPU's bfloat16 is the faster one (docs/benchmarks.md, shapes A and B).
@@ -45,7 +46,8 @@ def check_model(
     """Looks at the checkpoint's config and headers; reads no weights.
 
     Plans memory for prompts of `tokens` (default: `largest_prompt`), with scene_copies KV caches of
-    so many, in int8 or not, and the features of max_views keyframes. Raises ConfigError (no path,
+    so many, in int8 or not, the longest answer that a request may ask for, and the features of
+    max_views keyframes. Raises ConfigError (no path,
     device absent, no kernel for model.weights), CheckpointError, or OutOfMemoryError with the bytes
     of every part.
     """
@@ -64,7 +66,9 @@ def check_model(
 
         # The memory that it will take.
         length = tokens or largest_prompt(checkpoint.config)
-        load = Workload(length, scene_copies, kv_int8, max_views=max_views)
+        longest = min(checkpoint.config.max_length, length + LONGEST_ANSWER)
+        own = longest if scene_copies > 1 else longest - length  # beside the cached scene's copies
+        load = Workload(length, scene_copies, kv_int8, max(own, 0), max_views=max_views)
         plan = predict_memory(checkpoint.config, form, load, _head_width(checkpoint))
     except Ada3DError:
         raise

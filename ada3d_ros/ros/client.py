@@ -61,7 +61,7 @@ def describe_tokens(tokens: Any) -> str:
         spatial += f", {tokens.strategy})"
     if tokens.kv_bytes:
         gflop, mib = tokens.prefill_flops / 1e9, tokens.kv_bytes / 2**20
-        cost = f"; prefill {gflop:.3g} GFLOP, KV {mib:.3g} MiB"
+        cost = f"; prefill {gflop:.3g} GFLOP, KV {mib:.3g} MiB held"
     return f"{tokens.prompt} in{spatial}, {tokens.generated} out{cost}"
 
 

@@ -315,6 +315,7 @@ def _pruning(node: AgentNode) -> Report:
             "last.decode_gflop_per_token": tokens.decode_flops / 1e9,
             "last.unpruned_decode_gflop_per_token": tokens.full_decode_flops / 1e9,
             "last.kv_mib": tokens.kv_bytes / 2**20,
+            "last.attended_kv_mib": tokens.attended_kv_bytes / 2**20,
             "last.unpruned_kv_mib": tokens.full_kv_bytes / 2**20,
         }
     return level, text, values
