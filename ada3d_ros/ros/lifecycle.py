@@ -9,6 +9,7 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from lifecycle_msgs.msg import State
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 
 from ada3d_ros.config import AgentConfig
@@ -46,9 +47,10 @@ class ManagedNode(LifecycleNode):
     def _on_change_state(self, request: Any, response: Any) -> Any:
         """~/change_state; the transition is named by its label if there is one, else by its id."""
         wanted = request.transition
-        possible = {
-            number: label for number, label, *_ in self._state_machine.available_transitions
-        }
+        # what ends a transition state is for the node itself
+        in_between = self._state_machine.current_state[0] > State.PRIMARY_STATE_FINALIZED
+        available = () if in_between else self._state_machine.available_transitions
+        possible = {number: label for number, label, *_ in available}
         if wanted.label in possible.values() if wanted.label else wanted.id in possible:
             return self._change_state(request, response)
 
