@@ -243,9 +243,16 @@ class AgentLifecycle(ManagedNode):
         """The bond that nav2's lifecycle manager waits for; without bondpy there is none."""
         if not self.config.bond_heartbeat_period or find_spec("bondpy") is None:
             return None
-        from ada3d_ros.ros.bond import ManagerBond  # where bondpy is
+        try:
+            from ada3d_ros.ros.bond import ManagerBond  # where bondpy is
 
-        return ManagerBond(self, self.config.bond_heartbeat_period)
+            return ManagerBond(self, self.config.bond_heartbeat_period)
+        except Exception as error:  # also: built for another Python
+            self.get_logger().warning(
+                f"no bond with a lifecycle manager, bondpy fails: {error!r}. Mend its installation,"
+                " or set bond_timeout: 0.0 at the manager."
+            )
+            return None
 
     @guarded(_failed_transition)
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
