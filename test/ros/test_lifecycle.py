@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("rclpy")
 
 import rclpy
-from diagnostic_msgs.msg import DiagnosticStatus
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from lifecycle_msgs.msg import State, Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from sensor_msgs.msg import Image
@@ -179,25 +179,39 @@ def test_transitions_in_the_middle_of_one(
         "cleanup": ("configure",),
         "shutdown": ("configure",),
     }
-    agent = start_agent(autostart=False)
-    for label in before[step]:
-        assert change(agent, label=label)
     refused: list[bool] = []
-    publish = agent.node._publish_status
 
     def in_between() -> None:
         """In the callback of the transition, as an executor of several threads would."""
-        publish()
-        if refused or agent.node._state_machine.current_state[0] < 10:
+        if refused or not armed:
             return
-        response = ChangeState.Response()
+        services = {service.srv_name.split("/")[-1]: service for service in agent.node.services}
         asked = [Transition(id=number) for number in range(256)]
-        asked += [Transition(label=label) for label in (*LABELS, "transition_success")]
+        asked += [Transition(label=label) for label in (*LABELS, "transition_failure")]
         for transition in asked:
-            request = ChangeState.Request(transition=transition)
-            refused.append(not agent.node._on_change_state(request, response).success)
+            request, response = ChangeState.Request(transition=transition), ChangeState.Response()
+            answer = services["change_state"].callback(request, response)
+            refused.append(not answer.success)
 
-    agent.node._publish_status = in_between
+    def before_it(method: Callable[..., Any]) -> Callable[..., Any]:
+        """`method`, which the transition calls, after the requests."""
+
+        def hooked(*args: Any, **options: Any) -> Any:
+            in_between()
+            return method(*args, **options)
+
+        return hooked
+
+    class Hooked(Ada3DPipeline):
+        check = before_it(Ada3DPipeline.check)
+
+    armed = step == "configure"
+    agent = start_agent(Hooked, autostart=False)
+    for label in before[step]:
+        assert change(agent, label=label)
+    armed = True
+    agent.node.create_subscription = before_it(agent.node.create_subscription)  # activate
+    agent.node.worker.cancel_all = before_it(agent.node.worker.cancel_all)  # what leads back
     assert change(agent, label=step)
     assert refused
     assert all(refused)
@@ -206,32 +220,48 @@ def test_transitions_in_the_middle_of_one(
 
 def test_a_transition_that_raises_is_one_that_fails(start_agent: Start) -> None:
     """The node stays in its state, says why, and can be asked again."""
-    agent = start_agent(autostart=False)
-    good, agent.node._settings.errors["model.path"] = dict(agent.node._settings.errors), "planted"
+    broken = [True]
+
+    class Broken(Ada3DPipeline):
+        def check(self) -> Any:
+            if broken:
+                raise RuntimeError(f"planted {broken.pop()}")
+            return super().check()
+
+    agent = start_agent(Broken, autostart=False)
     assert not change(agent, Transition.TRANSITION_CONFIGURE)
     assert "planted" in agent.node.state_and_detail()[1]
     assert state_of(agent) == State.PRIMARY_STATE_UNCONFIGURED
-    agent.node._settings.errors = good
     assert change(agent, Transition.TRANSITION_CONFIGURE)
 
 
 # -- cleanup
 
 
-def diagnostics_of(agent: Harness) -> dict[str, str]:
-    """What /diagnostics would say now: task.key -> value."""
-    return {
-        f"{status.name.split(': ')[1]}.{pair.key}": pair.value
-        for status in agent.node._outputs.updater.build().status
-        for pair in status.values
-    }
+class Diagnostics:
+    """/diagnostics, as they come."""
+
+    def __init__(self, agent: Harness) -> None:
+        self.received = agent.collect(DiagnosticArray, "/diagnostics", 100)
+
+    def next(self) -> dict[str, str]:
+        """What the node says from now on: task.key -> value."""
+        count = len(self.received)
+        assert wait_until(lambda: len(self.received) > count + 1, 30.0)
+        return {
+            f"{status.name.split(': ')[1]}.{pair.key}": pair.value
+            for status in self.received[-1].status
+            for pair in status.values
+        }
 
 
 def test_cleanup_leaves_a_node_as_new(start_agent: Start) -> None:
     """Pause, counters, percentiles and boxes of the old model went on."""
-    agent = start_agent(scripted("It is localized at [0.2, 2.0, 1.0, 1.0, 0.4, 1.0]."))
+    text = "It is localized at [0.2, 2.0, 1.0, 1.0, 0.4, 1.0]."
+    agent = start_agent(scripted(text), **{"diagnostic_updater.period": 0.1})
+    diagnostics = Diagnostics(agent)
     assert agent.ready()
-    new = diagnostics_of(agent)
+    new = diagnostics.next()
     markers = agent.collect(MarkerArray, "/ada3d_agent/markers")
     statuses = agent.collect(AgentStatus, "/ada3d_agent/status")
 
@@ -244,7 +274,7 @@ def test_cleanup_leaves_a_node_as_new(start_agent: Start) -> None:
     assert wait_until(lambda: bool(agent.drops()))
     agent.node.report_error("planted", RuntimeError("planted"), "")
     assert agent.call(SetBool, "set_paused", SetBool.Request(data=True)).success
-    used = diagnostics_of(agent)
+    used = diagnostics.next()
     assert used["Inference.requests"] == "4"
     assert used["Inference.failed.question_too_long"] == "1"
     assert used["Inference.total_ms_p50"] != "nan"
@@ -254,8 +284,9 @@ def test_cleanup_leaves_a_node_as_new(start_agent: Start) -> None:
     # another model
     for transition in (Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_CLEANUP):
         assert change(agent, transition)
-    assert agent.node._outputs.updater.build().status[3].level == DiagnosticStatus.OK
-    shown = diagnostics_of(agent)
+    shown = diagnostics.next()
+    (inference,) = (s for s in diagnostics.received[-1].status if s.name.endswith("Inference"))
+    assert inference.level == DiagnosticStatus.OK
     assert shown["Inference.requests"] == shown["Inference.internal_errors"] == "0"
     assert shown["Inference.last_error"] == ""
     assert {value for key, value in shown.items() if ".dropped." in key} == {"0"}
@@ -268,7 +299,7 @@ def test_cleanup_leaves_a_node_as_new(start_agent: Start) -> None:
     assert agent.ready()
     assert wait_until(lambda: statuses[-1].state == AgentStatus.WAITING_FOR_DATA)
     changing = "last_stamp_age_ms", "gpu_memory", "publishers", "subscri"
-    again = diagnostics_of(agent)
+    again = diagnostics.next()
     assert again.keys() == {*new, *again}
     assert {
         key: value
@@ -306,23 +337,26 @@ def test_two_nodes_of_one_name_say_so(
     ros_context: Any, tiny_model: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Both, in log, ~/status and /diagnostics; and that it is over."""
-    agents = [Harness(ros_context, tiny_model, Ada3DPipeline, autostart=False) for _ in range(2)]
+    options = {"autostart": False, "diagnostic_updater.period": 0.1}
+    agents = [Harness(ros_context, tiny_model, Ada3DPipeline, **options) for _ in range(2)]
     words = "2 nodes are called /ada3d_agent"
+    statuses = agents[0].collect(AgentStatus, "/ada3d_agent/status")
+    diagnostics = Diagnostics(agents[0])
 
-    def says(agent: Harness, text: str) -> bool:
-        (model,) = (s for s in agent.node._outputs.updater.build().status if s.name.endswith("GPU"))
-        return text in model.message
+    def newest() -> list[str]:
+        """What both have said in the last second, on either topic."""
+        model = [s for array in diagnostics.received[-20:] for s in array.status[-1:]]
+        return [*(s.message for s in model), *(status.detail for status in statuses[-2:])]
 
     try:
-        statuses = agents[0].collect(AgentStatus, "/ada3d_agent/status")
-        for agent in agents:
-            assert wait_until(lambda a=agent: says(a, words), 30.0)
-        assert wait_until(lambda: sum(words in status.detail for status in statuses[-2:]) == 2)
+        assert wait_until(lambda: all(agent.node.namesakes for agent in agents), 30.0)
+        assert wait_until(lambda: all(words in text for text in newest()) and newest(), 30.0)
+        assert diagnostics.received[-1].status[-1].level == DiagnosticStatus.WARN
         assert capfd.readouterr().err.count(words) == 2
         assert "__ns:=" in agents[0].node.namesakes
     finally:
         agents.pop().close()
-    assert wait_until(lambda: not says(agents[0], words), 30.0)
+    assert wait_until(lambda: not any(words in text for text in newest()), 30.0)
     assert "the other node of this name is gone" in capfd.readouterr().err
     agents[0].close()
 
