@@ -51,5 +51,5 @@ setup(
         "test": ["accelerate>=1.0", "hypothesis", "pytest", "rosbags-image>=0.10"],
         "dev": ["mypy", "ruff"],
     },
-    entry_points={"console_scripts": ["ada3d = ada3d_ros.cli:main"]},
+    entry_points={"console_scripts": ["ada3d = ada3d_ros.__main__:run"]},
 )

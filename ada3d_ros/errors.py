@@ -4,6 +4,7 @@
     ├── ConfigError                 a setting, parameter or YAML value outside its range
     ├── RequestError                a question that cannot be answered
     │   ├── NotActiveError          the node is not active, or it is paused
+    │   │   └── NodeStoppedError    the node's process ends
     │   ├── LoadingError            the weights are still loading
     │   ├── NoFramesError           no keyframe yet; the text names the missing input
     │   ├── StaleSceneError         the newest keyframe is older than scene.max_age_sec
@@ -92,6 +93,10 @@ class RequestError(Ada3DError):
 
 class NotActiveError(RequestError):
     code = ErrorCode.NOT_ACTIVE
+
+
+class NodeStoppedError(NotActiveError):
+    pass
 
 
 class LoadingError(RequestError):

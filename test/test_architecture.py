@@ -22,6 +22,7 @@ _PIPELINE = _ENGINE | {"engine", "grounding"}
 _GENERATED = {"msg", "srv", "action"}
 MAY_IMPORT: dict[str, set[str]] = {
     "__init__": set(),
+    "__main__": {"cli"},
     "errors": set(),
     "types": {"errors"},
     "config": _BOUNDARY,

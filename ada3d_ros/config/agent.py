@@ -327,6 +327,14 @@ class AgentConfig:
     autostart: bool = setting(
         False, "configure and activate at start, without a lifecycle manager", read_only=True
     )
+    bond_heartbeat_period: float = setting(
+        0.25,
+        "of the bond with nav2's lifecycle manager, where bondpy is installed; 0 = no bond",
+        unit="s",
+        low=0.0,
+        high=10.0,
+        read_only=True,
+    )
 
     def __post_init__(self) -> None:
         if self.depth.min_m >= self.depth.max_m:

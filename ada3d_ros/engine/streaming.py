@@ -3,13 +3,37 @@
 from __future__ import annotations
 
 import functools
+import re
 from dataclasses import replace
 
 from ada3d_ros.engine.decode import DecodeOutput, GenerationRequest, decode, make_sampler
 from ada3d_ros.engine.prefill import PrefillOutput
 from ada3d_ros.engine.query_context import QueryContext
 from ada3d_ros.errors import ModelError, RequestError, RequestTimeoutError
+from ada3d_ros.model.prompt import CONTROL_TOKENS
 from ada3d_ros.types import AskHooks, Stage, StopReason
+
+_ROLES = ("USER:", "ASSISTANT:")  # steer at the beginning of a word
+_TAGS = tuple(token for token in CONTROL_TOKENS if token not in _ROLES)
+_STEERS = re.compile("|".join([*map(re.escape, _TAGS), rf"(?<!\w)(?:{'|'.join(_ROLES)})"]))
+# What may still become one of them, the longest first.
+_BEGINNINGS = {token[:n] for token in (*_TAGS, *_ROLES) for n in range(1, len(token))}
+_LENGTHS = range(max(map(len, _BEGINNINGS)), 0, -1)
+
+
+def without_control_tokens(text: str) -> str:
+    """`text` without what steers a model; also where its removal leaves another one behind."""
+    while match := _STEERS.search(text):
+        text = text[: match.start()] + text[match.end() :]
+    return text
+
+
+def _num_open(text: str) -> int:
+    """How many characters at the end may become control tokens, one inside the other."""
+    stop = len(text)
+    while n := next((n for n in _LENGTHS if n <= stop and text[stop - n : stop] in _BEGINNINGS), 0):
+        stop -= n
+    return len(text) - stop
 
 
 def stop_asked(hooks: AskHooks) -> StopReason | None:
@@ -25,7 +49,8 @@ def stop_asked(hooks: AskHooks) -> StopReason | None:
 
 class TextStreamer(GenerationRequest):
     """A request that hands out its text as it comes, sampled as configured, stopped and timed as
-    the question says. The pieces joined equal Tokenizer.decode of all ids.
+    the question says. The pieces joined equal Tokenizer.decode of all ids, without what steers a
+    model.
 
     hooks (None: the question's): check stops it, on_text gets each new piece.
     """
@@ -47,7 +72,7 @@ class TextStreamer(GenerationRequest):
 
     def finish(self) -> str:
         """Hand out what was held back; the whole text, stripped."""
-        text = self._tokenizer.decode(self._ids)
+        text = without_control_tokens(self._tokenizer.decode(self._ids))
         self._emit(text, len(text))
         return text.strip()
 
@@ -58,8 +83,10 @@ class TextStreamer(GenerationRequest):
             self._hooks.on_text("", self._count)
             return
         self._ids.append(token_id)
-        text = self._tokenizer.decode(self._ids)
-        self._emit(text, len(text) - self._tokenizer.pending_bytes(self._ids))
+        decoded = self._tokenizer.decode(self._ids)
+        pending = self._tokenizer.pending_bytes(self._ids)
+        text = without_control_tokens(decoded[: len(decoded) - pending])
+        self._emit(text, len(text) - _num_open(text))
 
     def _emit(self, text: str, stop: int) -> None:
         piece, self._sent = text[self._sent : stop], max(self._sent, stop)

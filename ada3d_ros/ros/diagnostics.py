@@ -336,4 +336,6 @@ def _model(node: AgentNode) -> Report:
                 "precision": info.precision,
                 "random_weights": info.random_weights,
             }
-    return (ERROR, detail, values) if state == AgentStatus.ERROR else (OK, detail, values)
+    if state == AgentStatus.ERROR:
+        return ERROR, detail, values
+    return (WARN, node.namesakes, values) if node.namesakes else (OK, detail, values)

@@ -71,8 +71,8 @@ class FrameIntake:
         with self._lock:
             self._epoch += 1
 
-    def stop(self) -> bool:
-        return self._worker.stop()
+    def stop(self, join_s: float = 2.0) -> bool:
+        return self._worker.stop(join_s)
 
     def _take(self, item: tuple[int, PosedSet]) -> None:
         started = time.thread_time()

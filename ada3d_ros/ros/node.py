@@ -17,7 +17,13 @@ from std_msgs.msg import Header
 from std_srvs.srv import SetBool, Trigger
 
 from ada3d_ros.config import AgentConfig
-from ada3d_ros.errors import LoadingError, ModelError, NotActiveError, SceneResetError
+from ada3d_ros.errors import (
+    LoadingError,
+    ModelError,
+    NodeStoppedError,
+    NotActiveError,
+    SceneResetError,
+)
 from ada3d_ros.msg import AgentStatus
 from ada3d_ros.msg import Answer as AnswerMsg
 from ada3d_ros.pipeline import Ada3DPipeline
@@ -28,6 +34,7 @@ from ada3d_ros.ros.lifecycle import OK, AgentLifecycle, PipelineFactory
 from ada3d_ros.ros.outputs import AgentOutputs
 from ada3d_ros.ros.requests import RequestServer, check_scene
 from ada3d_ros.ros.sync import MIN_JUMP_NS
+from ada3d_ros.ros.worker import STOP_TEXTS
 from ada3d_ros.sources.messages import PosedSet
 from ada3d_ros.srv import GetModelInfo
 from ada3d_ros.types import Answer, AskHooks, Question
@@ -43,6 +50,7 @@ class AgentNode(AgentLifecycle):
 
     def __init__(self, pipeline_factory: PipelineFactory = Ada3DPipeline, **options: Any) -> None:
         super().__init__(pipeline_factory, **options)
+        self._closed = False  # the process is about to end
 
         # topics and services
         self._outputs = AgentOutputs(self, self.config.diagnostic_updater.use_fqn)
@@ -77,10 +85,20 @@ class AgentNode(AgentLifecycle):
             backward, post_callback=self._clock_jumped
         )
 
-    def destroy_node(self) -> None:
-        """Stop the threads, then the node."""
-        self._release()
-        self.worker.stop()
+    @property
+    def open_requests(self) -> int:
+        """How many callers wait for their answer."""
+        return self._requests.open
+
+    def close_requests(self) -> None:
+        """Before the process ends: take no question any more, stop those that wait or run."""
+        self._closed = True
+        self.worker.cancel_all(NodeStoppedError)
+
+    def destroy_node(self, join_s: float = 2.0) -> None:
+        """Stop the threads, waiting `join_s` seconds for each, then the node."""
+        self._release(join_s)
+        self.worker.stop(join_s)
         self._requests.close()
         self._core_log.close()
         super().destroy_node()
@@ -124,8 +142,11 @@ class AgentNode(AgentLifecycle):
             self.intake.clear()
         if self.pipeline is not None:
             self.pipeline.reset_scene()
-        self._outputs.clear_markers()
+        self._clear_outputs()
         self._publish_status()
+
+    def _clear_outputs(self) -> None:
+        self._outputs.clear_markers()
 
     def _settings_changed(self, config: AgentConfig, names: set[str]) -> None:
         super()._settings_changed(config, names)
@@ -137,6 +158,8 @@ class AgentNode(AgentLifecycle):
     def admit(self, text: str) -> None:
         """Raise the RequestError that says why a question cannot be taken now, or is none."""
         # a model, and inputs
+        if self._closed:
+            raise NodeStoppedError(STOP_TEXTS[NodeStoppedError])
         if self.load_error:
             raise ModelError(f"the model could not be loaded: {self.load_error}")
         if self.pipeline is None or self.inputs is None:
@@ -214,6 +237,7 @@ class AgentNode(AgentLifecycle):
     def _publish_status(self) -> None:
         self.worker.expire()
         state, detail = self.state_and_detail()
+        detail = " ".join(filter(None, (self.note_namesakes(), detail)))
         stamp = self.get_clock().now().to_msg()
         # Until a model is loaded there is no scene and no device to speak of.
         message = AgentStatus(

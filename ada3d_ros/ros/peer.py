@@ -40,8 +40,7 @@ def use_large_image_transport() -> None:
 
 def start_verb(*args: str) -> subprocess.Popen[bytes]:
     """`ada3d <args>` in a process of its own, with this Python."""
-    program = "import sys; from ada3d_ros.cli import main; sys.exit(main())"
-    return subprocess.Popen([sys.executable, "-c", program, *args])
+    return subprocess.Popen([sys.executable, "-m", "ada3d_ros", *args])
 
 
 def make_random_model(folder: Path) -> Path:
@@ -62,7 +61,7 @@ class AgentPeer:
     ) -> None:
         # The agent, configured and activated by itself.
         use_large_image_transport()
-        command = [sys.executable, "-m", "ada3d_ros.ros.agent", "--ros-args"]
+        command = [sys.executable, "-m", "ada3d_ros", "agent", "--ros-args"]
         for name, value in {"autostart": "true", **parameters}.items():
             command += ["-p", f"{name}:={value}"]
         for source, target in (remaps or {}).items():

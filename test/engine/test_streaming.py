@@ -16,9 +16,11 @@ from ada3d_ros.engine.query_context import QueryContext
 from ada3d_ros.engine.streaming import TextStreamer, require_text
 from ada3d_ros.engine.timing import StageClock
 from ada3d_ros.errors import CanceledError, ModelError, RequestTimeoutError
-from ada3d_ros.model.prompt import Tokenizer
+from ada3d_ros.model.prompt import CONTROL_TOKENS, Tokenizer
 from ada3d_ros.model.random_checkpoint import write_random_checkpoint
 from ada3d_ros.types import AskHooks, StopReason
+
+MARKS = sorted({*CONTROL_TOKENS, "USER:", "ASSISTANT:"})
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +68,51 @@ def test_a_character_is_never_broken(tokenizer: Tokenizer) -> None:
     assert all("\ufffd" not in piece for piece in pieces)
     assert "".join(pieces).endswith(text)
     assert counts == list(range(1, len(byte_ids) + 1))
+
+
+def written(tokenizer: Tokenizer, text: str) -> tuple[str, list[str]]:
+    """What comes of a model that writes `text` byte by byte: at the end, and in pieces."""
+    pieces: list[str] = []
+    streamer = streamer_of(tokenizer, on_text=lambda piece, _: pieces.append(piece))
+    for byte in text.encode():
+        streamer.on_token(3 + byte)
+    return streamer.finish(), pieces
+
+
+@pytest.mark.parametrize("token", MARKS)
+def test_what_steers_a_model_leaves_no_answer(tokenizer: Tokenizer, token: str) -> None:
+    """Whoever puts an answer into the next prompt would hand on what the model made up."""
+    half = len(token) // 2
+    for text, cleaned in [
+        (f"a box {token} red", "a box  red"),
+        (f"{token}a box", "a box"),
+        (f"a box{' ' if token[0] != '<' else ''}{token}", "a box"),
+        (f"{token}{token}yes", "yes"),
+        (f"no {token[:half]}</s>{token[half:]}!", "no !"),  # made by the removal of another
+        (f"a box {token[:-1]}", f"a box {token[:-1]}"),  # none as yet
+    ]:
+        whole, pieces = written(tokenizer, text)
+        assert whole == cleaned.strip()
+        assert "".join(pieces).strip() == whole
+
+
+def test_no_piece_is_taken_back(tokenizer: Tokenizer) -> None:
+    """Pieces joined are the answer, whatever marks and halves of marks are written."""
+    generator = random.Random(0)
+    for _ in range(300):
+        parts = [generator.choice(MARKS) for _ in range(4)] + ["a", " ", "<", "U", "é"]
+        parts = [part[: generator.randrange(1, len(part) + 1)] for part in parts]
+        generator.shuffle(parts)
+        whole, pieces = written(tokenizer, "".join(parts))
+        assert "".join(pieces).strip() == whole
+        assert not any(mark in whole for mark in CONTROL_TOKENS if mark.startswith("<"))
+
+
+@pytest.mark.parametrize(
+    "text", ["SUPERUSER: admin", "a user: Bob", "x < y > z", "<imagine>", "An ASSISTANT, a USER"]
+)
+def test_what_only_looks_like_it_stays(tokenizer: Tokenizer, text: str) -> None:
+    assert written(tokenizer, text)[0] == text
 
 
 def test_half_a_character_at_the_end_is_marked(tokenizer: Tokenizer) -> None:
