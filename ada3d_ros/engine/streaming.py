@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from dataclasses import replace
 
 from ada3d_ros.engine.decode import DecodeOutput, GenerationRequest, decode, make_sampler
@@ -23,15 +24,43 @@ def stop_asked(hooks: AskHooks) -> StopReason | None:
     return None
 
 
+_GROUP = re.compile(r"\[([^\[\]]{5,200})\]")
+_NUMBER = re.compile(r"\s*[+-]?(\d+\.?(\d*)|\.(\d+))([eE][+-]?\d+)?\s*")
+
+
+def raise_coordinates(text: str, by_m: float) -> str:
+    """The text with its points and boxes, [x, y, z] and longer groups of numbers, moved up."""
+
+    def moved(match: re.Match[str]) -> str:
+        parts = match.group(1).split(",")
+        numbers = [_NUMBER.fullmatch(part) for part in parts]
+        if len(parts) not in (3, 6, 7, 9) or numbers[2] is None or not all(numbers):
+            return match.group(0)
+        decimals = max(3, len(numbers[2][2] or numbers[2][3] or ""))
+        z_m = round(float(parts[2]) + by_m, decimals) + 0.0  # no -0.000
+        parts[2] = f" {z_m:.{decimals}f}"
+        return "[" + ",".join(parts) + "]"
+
+    return _GROUP.sub(moved, text)
+
+
+def end_before_open_group(text: str) -> int:
+    """Where a text's last group begins, if it may yet become coordinates; else the text's end."""
+    start = text.rfind("[")
+    return start if start >= 0 and re.fullmatch(r"\[[^\]]{0,200}", text[start:]) else len(text)
+
+
 class TextStreamer(GenerationRequest):
     """A request that hands out its text as it comes, sampled as configured, stopped and timed as
-    the question says. The pieces joined equal Tokenizer.decode of all ids.
+    the question says. The pieces joined equal Tokenizer.decode of all ids, coordinates in the world
+    frame.
 
     hooks (None: the question's): check stops it, on_text gets each new piece.
     """
 
     def __init__(self, query: QueryContext, hooks: AskHooks | None = None) -> None:
         generation, self._tokenizer = query.config.generation, query.loaded.tokenizer
+        self._floor_z_m = query.floor_z_m
         self._hooks = query.hooks if hooks is None else hooks
         self._ids: list[int] = []  # those that are text
         self._count = self._sent = 0
@@ -47,7 +76,7 @@ class TextStreamer(GenerationRequest):
 
     def finish(self) -> str:
         """Hand out what was held back; the whole text, stripped."""
-        text = self._tokenizer.decode(self._ids)
+        text = self._decoded()
         self._emit(text, len(text))
         return text.strip()
 
@@ -58,8 +87,13 @@ class TextStreamer(GenerationRequest):
             self._hooks.on_text("", self._count)
             return
         self._ids.append(token_id)
+        text = self._decoded()
+        stop = len(text) - self._tokenizer.pending_bytes(self._ids)
+        self._emit(text, min(stop, end_before_open_group(text)) if self._floor_z_m else stop)
+
+    def _decoded(self) -> str:
         text = self._tokenizer.decode(self._ids)
-        self._emit(text, len(text) - self._tokenizer.pending_bytes(self._ids))
+        return raise_coordinates(text, self._floor_z_m) if self._floor_z_m else text
 
     def _emit(self, text: str, stop: int) -> None:
         piece, self._sent = text[self._sent : stop], max(self._sent, stop)

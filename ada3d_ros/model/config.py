@@ -2,7 +2,7 @@
 
 Defaults are LLaVA-3D-7B (reference: llava/model/multimodal_encoder, scripts/train). Keys of ours
 that the official file does not have: `mm_vision_config`, `mm_voxel_size_m`, `mm_token_cap`,
-`ada3d_random_weights`.
+`ada3d_random_weights`, `ada3d_floor_at_zero`.
 """
 
 from __future__ import annotations
@@ -113,6 +113,7 @@ class LlavaConfig:
     """The whole model.
 
     has_video_tower False: a 2D-only LLaVA-1.5 without position embedding and click encoder.
+    floor_at_zero: it was trained on places whose floor lies at z = 0, as LLaVA-3D was.
     """
 
     decoder: DecoderConfig = DecoderConfig()
@@ -123,6 +124,7 @@ class LlavaConfig:
     max_length: int = 4096
     image_aspect_ratio: str = "square"
     random_weights: bool = False
+    floor_at_zero: bool = True
 
     def __post_init__(self) -> None:
         if self.image_aspect_ratio not in ("square", "pad"):
@@ -168,6 +170,7 @@ class LlavaConfig:
             max_length=int(data.get("tokenizer_model_max_length", 4096)),
             image_aspect_ratio=data.get("image_aspect_ratio") or "square",
             random_weights=bool(data.get("ada3d_random_weights", False)),
+            floor_at_zero=_flag(data, "ada3d_floor_at_zero", True),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -204,6 +207,7 @@ class LlavaConfig:
             "tokenizer_model_max_length": self.max_length,
             "image_aspect_ratio": self.image_aspect_ratio,
             "ada3d_random_weights": self.random_weights,
+            "ada3d_floor_at_zero": self.floor_at_zero,
         }
         if self.has_video_tower:
             data["mm_video_tower"] = VIDEO_TOWER
@@ -262,6 +266,14 @@ def _rope_theta(data: Mapping[str, Any]) -> float:
         listed = ", ".join(f"{name} = {theta:g}" for name, theta in given.items())
         raise CheckpointError(f"config.json contradicts itself: {listed}.")
     return next(iter(given.values()), 10000.0)
+
+
+def _flag(data: Mapping[str, Any], name: str, default: bool) -> bool:
+    """true or false, null being the default."""
+    value = data.get(name)
+    if value is not None and not isinstance(value, bool):
+        raise CheckpointError(f"config.json: {name} = {value!r}; allowed: true, false.")
+    return default if value is None else value
 
 
 def _token_id(data: Mapping[str, Any], name: str, default: int) -> int:
