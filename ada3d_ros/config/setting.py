@@ -95,15 +95,17 @@ class Setting:
         return isinstance(self.default, str) and self.low is not None
 
     def _number_as_text(self, value: Any) -> str:
-        """A number that stands for a choice, or its text, as text."""
+        """A number in the place of a choice, or its text, as text."""
         assert self.low is not None
         assert self.high is not None
+        if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+            raise self._error(value, f"expected a number or text, got {type(value).__name__}")
         try:
-            number = math.nan if isinstance(value, bool) else float(value)
-        except (TypeError, ValueError):
-            number = math.nan
+            number = float(value)
+        except ValueError:
+            raise self._error(value, "not a known choice, nor a number") from None
         if not self.low <= number <= self.high:  # NaN, too
-            raise self._error(value, "neither a known choice nor a number in range")
+            raise self._error(value, "out of range")
         return repr(number)
 
     def _in_kind(self, value: Any) -> Any:

@@ -157,12 +157,12 @@ def levels_at(z_m: float, side_m: float = 3.0) -> LevelPlaces:
     return LevelPlaces(np.column_stack((x, y, np.full(len(x), z_m))), np.full(len(x), z_m))
 
 
-def in_force(*heights_m: float, start: Floor = Floor()) -> list[float]:
+def in_force(*heights_m: float) -> list[float]:
     """After each estimate, every one of twenty views: no rule for few views is in force."""
-    floors: list[float] = []
+    floor, floors = Floor(), []
     for z_m in heights_m:
-        start = start.updated([levels_at(z_m)] * 20)
-        floors.append(start.z_m)
+        floor = floor.updated([levels_at(z_m)] * 20)
+        floors.append(floor.z_m)
     return floors
 
 
