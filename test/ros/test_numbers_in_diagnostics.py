@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -16,7 +17,7 @@ from ada3d_ros.config import AgentConfig
 from ada3d_ros.engine.prefix_cache import CacheReport
 from ada3d_ros.errors import ErrorCode, FrameReason
 from ada3d_ros.msg import Answer as AnswerMsg
-from ada3d_ros.ros.conversions import LATENCY_STAGES
+from ada3d_ros.ros.conversions import LATENCY_STAGES, Request, empty_answer_msg
 from ada3d_ros.ros.diagnostics import (
     DiagnosticsPublisher,
     Drops,
@@ -26,8 +27,17 @@ from ada3d_ros.ros.diagnostics import (
     add_tasks,
 )
 from ada3d_ros.ros.requests import RequestServer
+from ada3d_ros.ros.worker import Job
 from ada3d_ros.scene.floor import Floor
-from ada3d_ros.types import ModelInfo, SceneState, TokenUsage
+from ada3d_ros.types import (
+    Answer,
+    ModelInfo,
+    Question,
+    SceneState,
+    StageTimings,
+    StopReason,
+    TokenUsage,
+)
 
 SECOND = 1_000_000_000
 NOW_NS = 1000 * SECOND
@@ -284,3 +294,36 @@ def test_the_model_shows_the_memory_that_is_used_and_free() -> None:
     assert (values["gpu_memory_used_mib"], values["gpu_memory_free_mib"]) == ("300.000", "700.000")
     assert (values["model"], values["device"], values["precision"]) == ("tiny", "cpu", "fp32")
     assert (values["sha256"], values["random_weights"]) == ("ab" * 32, "True")
+
+
+def test_the_wait_is_from_acceptance_to_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Accepted at 10 s, begun at 10.3 s, done at 10.5 s, 40 ms to the first token from then on."""
+    monkeypatch.setattr(time, "monotonic", lambda: 10.5)
+    server, monitor = object.__new__(RequestServer), InferenceMonitor()
+    server._agent = cast(Any, SimpleNamespace(inference=monitor))
+    server._node = cast(Any, node_of())
+    job = Job(lambda job: None, lambda *outcome: None, deadline=99.0)
+    job.accepted, job.started, job.started_ns = 10.0, 10.3, NOW_NS
+    answer = Answer(
+        question="where?",
+        text="there",
+        boxes=(),
+        stamp_ns=NOW_NS - 2 * SECOND,
+        frame_id="map",
+        keyframe_stamps_ns=(NOW_NS - 2 * SECOND,),
+        stop_reason=StopReason.EOS,
+        tokens=TOKENS,
+        timings=StageTimings(first_token_s=0.04, total_s=0.2),
+    )
+    message = empty_answer_msg("where?", 1, "map", "tiny")
+    asked = Request(Question("where?"), deadline_ms=499.0)
+    server._complete(message, asked, job, answer, None)
+    latency = message.latency
+    assert latency.wait_ms == pytest.approx(300.0)
+    assert latency.first_token_ms == pytest.approx(340.0)
+    assert latency.total_ms == pytest.approx(500.0)
+    assert (latency.input_age_ms, message.scene_age_s) == pytest.approx((2000.0, 2.0))
+    assert not message.deadline_kept
+    assert monitor.last_tokens is TOKENS
+    server._complete(message, replace(asked, deadline_ms=501.0), job, answer, None)
+    assert message.deadline_kept
