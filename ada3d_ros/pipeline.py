@@ -87,9 +87,9 @@ class Ada3DPipeline:
         self.prefix_cache: PrefixCache | None = None  # from load on; for the asking thread alone
         self._pruning: ScenePruning | None = None  # from check on
         self._loaded: LoadedModel | None = None
-        self._keyframes = KeyframeBuffer(config.keyframe)
+        self._keyframes = KeyframeBuffer(config.keyframe, config.world.floor_z)
         self._lock = threading.Lock()  # for the buffer; held for the milliseconds a frame takes
-        self._scene = SceneSnapshot()  # replaced, never changed: readers need no lock
+        self._scene = self._keyframes.snapshot()  # replaced, never changed: readers need no lock
         self._failed_version: tuple[int, int] | None = None  # of a scene no step can be made for
         self.latency = LatencyModel()
         self._policy = Policy(

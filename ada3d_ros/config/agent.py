@@ -78,6 +78,20 @@ class QuestionConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class WorldConfig:
+    floor_z: str = setting(
+        "auto",
+        "height of the floor in the world frame, for models that want it at 0; auto = estimated"
+        " from depth",
+        unit="m",
+        choices=("auto",),
+        low=-10_000.0,
+        high=10_000.0,
+        read_only=True,
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class ExtrinsicConfig:
     xyz: tuple[float, ...] = setting(
         (0.0, 0.0, 0.0),
@@ -293,6 +307,7 @@ class AgentConfig:
         pattern=r"\S+",
         read_only=True,
     )
+    world: WorldConfig = WorldConfig()
     pose_child_frame: str = setting(
         "",
         "for odom: a message with another child_frame_id is refused; empty = any",

@@ -27,8 +27,8 @@ def build_answer(
     question, scene, clock = query.question, context.scene, query.clock
     with clock.stage("postprocess_s"):
         tokens = token_usage(query, context, prompt, prefilled, len(generated.token_ids))
-        xyz_m = context.chosen.tokens.xyz_m
-        kept_xyz_m = xyz_m[prefilled.kept[-1]].cpu().numpy() if query.in_scene else None
+        xyz_m = query.in_world(context.chosen.tokens.xyz_m[prefilled.kept[-1]])
+        kept_xyz_m = xyz_m.cpu().numpy() if query.in_scene else None
     used = scene.frames if query.in_scene else scene.frames[-1:]
     timings = clock.timings()
     return Answer(

@@ -42,7 +42,8 @@ class QueryContext:
     """A question, and the model, scene, settings and clock of its time.
 
     policy, pruning: what prunes its spatial tokens, and what is kept for that between questions;
-    exact: answer from the scene as it is, not from one a little behind.
+    exact: answer from the scene as it is, not from one a little behind. floor_z_m: the model's
+    world, in which tokens and clicks lie, is the world moved down by this.
     """
 
     loaded: LoadedModel
@@ -60,6 +61,7 @@ class QueryContext:
     in_scene: bool = field(init=False)  # it is about the scene, not about one image
     points: bool = field(init=False)  # the grounding head answers it
     max_new_tokens: int = field(init=False)
+    floor_z_m: float = field(init=False)
 
     def __post_init__(self) -> None:
         question, in_scene = self.question, self.question.scope is Scope.SCENE
@@ -68,6 +70,11 @@ class QueryContext:
         object.__setattr__(self, "in_scene", in_scene)
         object.__setattr__(self, "points", points)
         object.__setattr__(self, "max_new_tokens", limit)
+        object.__setattr__(self, "floor_z_m", self.loaded.model.floor_of(self.scene.floor.z_m))
+
+    def in_world(self, xyz_m: torch.Tensor) -> torch.Tensor:
+        """Points (..., 3) of the model's world in the world frame."""
+        return xyz_m + xyz_m.new_tensor((0.0, 0.0, self.floor_z_m)) if self.floor_z_m else xyz_m
 
 
 # -- steps 1 and 2: from the scene to what the question is answered from
@@ -156,7 +163,7 @@ def thin(scene: SceneSnapshot, share: float) -> SceneSnapshot:
     kept = tuple(scene.keyframes[total - 1 - i * total // count] for i in reversed(range(count)))
     stamps = [keyframe.frame.stamp_ns for keyframe in kept]
     state = SceneState(count, scene.state.epoch, scene.state.version, min(stamps), max(stamps))
-    return SceneSnapshot(kept, state)
+    return SceneSnapshot(kept, state, scene.floor)
 
 
 def keep_ratios(policy: Policy, pruning: ScenePruning) -> list[float]:
@@ -216,8 +223,9 @@ def build_prompt(
     """
     loaded, model = query.loaded, query.loaded.model
     words = query.question.text if text is None else text
-    text, points = parse_coordinates(check_question(words, MAX_PROMPT_CHARS))
+    text, clicked = parse_coordinates(check_question(words, MAX_PROMPT_CHARS))
     ids = loaded.tokenizer.encode(render_question(text, query.config.model.conversation))
+    points = [(x, y, round(z - query.floor_z_m, 3)) for x, y, z in clicked]
     clicks = model.encode_clicks(points) if points else None
     prompt = model.build_prompt(ids, context.embeds, clicks, context.chosen.tokens.xyz_m)
     length, limit = prompt.embeds.shape[0], model.config.decoder.max_positions

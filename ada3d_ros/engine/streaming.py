@@ -47,16 +47,43 @@ def stop_asked(hooks: AskHooks) -> StopReason | None:
     return None
 
 
+_GROUP = re.compile(r"\[([^\[\]]{5,200})\]")
+_NUMBER = re.compile(r"\s*[+-]?(\d+\.?(\d*)|\.(\d+))([eE][+-]?\d+)?\s*")
+
+
+def raise_coordinates(text: str, by_m: float) -> str:
+    """The text with its points and boxes, [x, y, z] and longer groups of numbers, moved up."""
+
+    def moved(match: re.Match[str]) -> str:
+        parts = match.group(1).split(",")
+        numbers = [_NUMBER.fullmatch(part) for part in parts]
+        if len(parts) not in (3, 6, 7, 9) or numbers[2] is None or not all(numbers):
+            return match.group(0)
+        decimals = max(3, len(numbers[2][2] or numbers[2][3] or ""))
+        z_m = round(float(parts[2]) + by_m, decimals) + 0.0  # no -0.000
+        parts[2] = f" {z_m:.{decimals}f}"
+        return "[" + ",".join(parts) + "]"
+
+    return _GROUP.sub(moved, text)
+
+
+def end_before_open_group(text: str) -> int:
+    """Where a text's last group begins, if it may yet become coordinates; else the text's end."""
+    start = text.rfind("[")
+    return start if start >= 0 and re.fullmatch(r"\[[^\]]{0,200}", text[start:]) else len(text)
+
+
 class TextStreamer(GenerationRequest):
     """A request that hands out its text as it comes, sampled as configured, stopped and timed as
     the question says. The pieces joined equal Tokenizer.decode of all ids, without what steers a
-    model.
+    model, coordinates in the world frame.
 
     hooks (None: the question's): check stops it, on_text gets each new piece.
     """
 
     def __init__(self, query: QueryContext, hooks: AskHooks | None = None) -> None:
         generation, self._tokenizer = query.config.generation, query.loaded.tokenizer
+        self._floor_z_m = query.floor_z_m
         self._hooks = query.hooks if hooks is None else hooks
         self._ids: list[int] = []  # those that are text
         self._count = self._sent = 0
@@ -72,7 +99,7 @@ class TextStreamer(GenerationRequest):
 
     def finish(self) -> str:
         """Hand out what was held back; the whole text, stripped."""
-        text = without_control_tokens(self._tokenizer.decode(self._ids))
+        text = self._cleaned(self._tokenizer.decode(self._ids))
         self._emit(text, len(text))
         return text.strip()
 
@@ -84,9 +111,13 @@ class TextStreamer(GenerationRequest):
             return
         self._ids.append(token_id)
         decoded = self._tokenizer.decode(self._ids)
-        pending = self._tokenizer.pending_bytes(self._ids)
-        text = without_control_tokens(decoded[: len(decoded) - pending])
-        self._emit(text, len(text) - _num_open(text))
+        text = self._cleaned(decoded[: len(decoded) - self._tokenizer.pending_bytes(self._ids)])
+        stop = len(text) - _num_open(text)
+        self._emit(text, min(stop, end_before_open_group(text)) if self._floor_z_m else stop)
+
+    def _cleaned(self, decoded: str) -> str:
+        text = without_control_tokens(decoded)
+        return raise_coordinates(text, self._floor_z_m) if self._floor_z_m else text
 
     def _emit(self, text: str, stop: int) -> None:
         piece, self._sent = text[self._sent : stop], max(self._sent, stop)

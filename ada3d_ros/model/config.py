@@ -2,7 +2,7 @@
 
 Defaults are LLaVA-3D-7B (reference: llava/model/multimodal_encoder, scripts/train). Keys of ours
 that the official config.json does not have: `mm_vision_config`, `mm_voxel_size_m`, `mm_token_cap`,
-`ada3d_random_weights`. config_file.py reads one.
+`ada3d_random_weights`, `ada3d_floor_at_zero`. config_file.py reads one.
 """
 
 from __future__ import annotations
@@ -105,6 +105,7 @@ class LlavaConfig:
     """The whole model.
 
     has_video_tower False: a 2D-only LLaVA-1.5 without position embedding and click encoder.
+    floor_at_zero: it was trained on places whose floor lies at z = 0, as LLaVA-3D was.
     """
 
     decoder: DecoderConfig = DecoderConfig()
@@ -115,6 +116,7 @@ class LlavaConfig:
     max_length: int = 4096
     image_aspect_ratio: str = "square"
     random_weights: bool = False
+    floor_at_zero: bool = True
 
     def __post_init__(self) -> None:
         if self.image_aspect_ratio not in ("square", "pad"):
@@ -167,6 +169,7 @@ class LlavaConfig:
             "tokenizer_model_max_length": self.max_length,
             "image_aspect_ratio": self.image_aspect_ratio,
             "ada3d_random_weights": self.random_weights,
+            "ada3d_floor_at_zero": self.floor_at_zero,
         }
         if self.has_video_tower:
             data["mm_video_tower"] = VIDEO_TOWER

@@ -94,6 +94,7 @@ def read_config(
         max_length=whole(data, "tokenizer_model_max_length", min(4096, decoder.max_positions)),
         image_aspect_ratio=data.get("image_aspect_ratio") or "square",
         random_weights=bool(data.get("ada3d_random_weights", False)),
+        floor_at_zero=_flag(data, "ada3d_floor_at_zero", True),
     )
 
 
@@ -250,6 +251,14 @@ def _rope_theta(data: Json) -> float:
         listed = ", ".join(f"{name} = {theta:g}" for name, theta in given.items())
         raise CheckpointError(f"config.json contradicts itself: {listed}.")
     return next(iter(given.values()), 10000.0)
+
+
+def _flag(data: Json, name: str, default: bool) -> bool:
+    """true or false, null being the default."""
+    value = data.get(name)
+    if value is not None and not isinstance(value, bool):
+        raise CheckpointError(f"config.json: {name} = {value!r}; allowed: true, false.")
+    return default if value is None else value
 
 
 def _token_id(data: Json, name: str, default: int) -> int:

@@ -237,6 +237,10 @@ def _scene(node: AgentNode) -> Report:
         "newest_age_s": (now_ns - scene.newest_ns) / 1e9,
     }
 
+    # Where they stand: `unknown` is taken for 0.
+    floor = node.pipeline.scene.floor
+    values |= {"floor.z_m": floor.z_m, "floor.source": floor.source}
+
     # The prefix cache made of them.
     cache = node.pipeline.cache_report()
     values |= {

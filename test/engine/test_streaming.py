@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -29,7 +30,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     return Tokenizer(folder / "tokenizer.model")
 
 
-def streamer_of(tokenizer: Tokenizer, **hooks: Any) -> TextStreamer:
+def streamer_of(tokenizer: Tokenizer, floor_z_m: float = 0.0, **hooks: Any) -> TextStreamer:
     """Of a question that has what a streamer asks for."""
     device = torch.device("cpu")
     query = SimpleNamespace(
@@ -38,6 +39,7 @@ def streamer_of(tokenizer: Tokenizer, **hooks: Any) -> TextStreamer:
         hooks=AskHooks(**hooks),
         max_new_tokens=30,
         clock=StageClock(device),
+        floor_z_m=floor_z_m,
     )
     return TextStreamer(cast(QueryContext, query))
 
@@ -113,6 +115,20 @@ def test_no_piece_is_taken_back(tokenizer: Tokenizer) -> None:
 )
 def test_what_only_looks_like_it_stays(tokenizer: Tokenizer, text: str) -> None:
     assert written(tokenizer, text)[0] == text
+
+
+def test_coordinates_are_moved_before_they_go_out(tokenizer: Tokenizer) -> None:
+    """A group is held back until it is closed, whatever the pieces; other text flows at once."""
+    said = "A box [ is open. It is at [1.000, 2.000, 0.500, 1.000, 1.000, 1.000], not [a]; [1, 2"
+    pieces: list[str] = []
+    streamer = streamer_of(tokenizer, -1.5, on_text=lambda piece, count: pieces.append(piece))
+    for byte in said.encode():
+        streamer.on_token(3 + byte)
+        assert not re.search(r"\[[0-9., ]*$", "".join(pieces))
+    moved = said.replace("0.500", "-1.000")
+    assert streamer.finish() == moved
+    assert "".join(pieces) == moved
+    assert pieces[:6] == list("A box ")
 
 
 def test_half_a_character_at_the_end_is_marked(tokenizer: Tokenizer) -> None:

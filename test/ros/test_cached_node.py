@@ -15,7 +15,9 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from std_srvs.srv import Trigger
 
 from ada3d_ros.errors import ErrorCode
+from ada3d_ros.lab.world.generated import generate_room
 from ada3d_ros.pipeline import Ada3DPipeline
+from ada3d_ros.scene.floor import stand_on_floor
 from ada3d_ros.srv import QueryScene
 from test.support.ros_harness import Harness, wait_until
 
@@ -146,3 +148,26 @@ def test_diagnostics_and_reset(start_agent: Start) -> None:
     assert agent.call(Trigger, "reset_scene").success
     assert agent.call(QueryScene, "query", ask()).answer.error_code == ErrorCode.NO_FRAMES
     wait_for(kv_mib="0.000")
+
+
+@pytest.mark.parametrize(
+    ("floor_z", "shown"),
+    [("auto", ("-1.500", "estimated")), (-1.25, ("-1.250", "given"))],
+)
+def test_the_floor_is_shown(start_agent: Start, floor_z: object, shown: tuple[str, str]) -> None:
+    """A number as it comes from a YAML file; `auto` finds what the room stands on."""
+    agent = start_agent(**{"world.floor_z": floor_z, "diagnostic_updater.period": 0.1})
+    received = agent.collect(DiagnosticArray, "/diagnostics")
+
+    def floor() -> tuple[str, str]:
+        tasks = [t for a in received[-1:] for t in a.status if t.name.endswith("Scene")]
+        values = {pair.key: pair.value for task in tasks for pair in task.values}
+        return values.get("floor.z_m", ""), values.get("floor.source", "")
+
+    at_first = ("0.000", "unknown") if floor_z == "auto" else shown
+    assert wait_until(lambda: floor() == at_first)
+    for frame in stand_on_floor(generate_room(3, side_px=96).frames, 1.5):
+        agent.node.pipeline.observe(frame)
+    assert wait_until(lambda: floor() == shown)
+    agent.node.pipeline.reset_scene()
+    assert wait_until(lambda: floor() == at_first)

@@ -26,6 +26,7 @@ from ada3d_ros.model.prompt import check_question, parse_coordinates, render_que
 from ada3d_ros.model.spatial import sample_patch_points
 from ada3d_ros.model.startup import open_model
 from ada3d_ros.pruning.policy import Policy
+from ada3d_ros.scene.floor import stand_on_floor
 from ada3d_ros.scene.keyframes import KeyframeBuffer
 from ada3d_ros.scene.views import build_multiview
 from ada3d_ros.sources.bag import BagSource
@@ -47,7 +48,7 @@ DEFAULT_QUESTIONS = (
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Scene:
-    """One scene ready to be asked about.
+    """One scene ready to be asked about, moved to the floor height that the model wants.
 
     patch_token (V, P) int64: the spatial token that each patch of each view went into, -1 where it
     has no depth or its token fell to the cap.
@@ -80,10 +81,11 @@ def read_scene(loaded: LoadedModel, source: str, config: AgentConfig) -> Scene:
     Raises SourceError, or NoFramesError without usable depth.
     """
     # The frames that the node would keep.
-    buffer = KeyframeBuffer(config.keyframe)
+    buffer = KeyframeBuffer(config.keyframe, config.world.floor_z)
     for frame in open_frames(source, config):
         buffer.offer(frame)
-    frames = tuple(keyframe.frame for keyframe in buffer.keyframes)
+    floor_z_m = loaded.model.floor_of(buffer.snapshot().floor.z_m)
+    frames = tuple(stand_on_floor(buffer.snapshot().frames, floor_z_m))
     if not frames:
         raise SourceError(f"{source} has no frame that could become a keyframe.")
 
