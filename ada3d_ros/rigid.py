@@ -14,13 +14,13 @@ ROUNDING = 1e-9  # what float64 arithmetic leaves; nearer rotations stay as they
 MAX_ROW_ERROR = 1e-6
 
 
-def rigid_pose(T: npt.NDArray[np.floating], name: str = "T_world_cam") -> Matrix:
-    """T (4, 4) float64 with an orthonormal rotation. `name` says in the error what T is.
+def rigid_pose(matrix: npt.ArrayLike, name: str = "T_world_cam") -> Matrix:
+    """The matrix (4, 4) as float64 with an orthonormal rotation; `name` says in errors what it is.
 
     Accepted: finite, R^T R = 1 within 1e-3, det R > 0, bottom row 0 0 0 1. Raises PoseError.
     """
     # Sixteen finite numbers, the last four 0 0 0 1.
-    T = np.asarray(T, dtype=np.float64)
+    T: Matrix = np.asarray(matrix, dtype=np.float64)
     if T.shape != (4, 4) or not np.isfinite(T).all():
         found = "numbers that are not finite" if T.shape == (4, 4) else f"shape {T.shape}"
         raise PoseError(f"{name} must be a finite (4, 4) matrix, got {found}.")
@@ -61,9 +61,7 @@ def _what_is_wrong(R: Matrix, error: float, det: float) -> str:
         )
     if det < 0:
         return f"has determinant {det:.4g}: it is mirrored; a camera's axes are right-handed."
-    return (
-        f"is not orthonormal: R^T R differs from 1 by {error:.2g}, allowed {MAX_ROTATION_ERROR}."
-    )
+    return f"is not orthonormal: R^T R differs from 1 by {error:.2g}, allowed {MAX_ROTATION_ERROR}."
 
 
 def _shown(values: Matrix) -> str:

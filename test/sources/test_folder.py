@@ -152,9 +152,8 @@ def break_nothing_there(folder):
 BREAKS = {
     "no camera matrix": (lambda d: (d / "K.txt").unlink(), "--intrinsics"),
     "no depth": (lambda d: (d / "depth").rename(d / "d"), "no folder depth/"),
-    "one pose too few": (lambda d: (d / "poses" / "3.txt").unlink(), "4 depth images and 3 poses"),
     "pose not 4x4": (lambda d: (d / "poses" / "0.txt").write_text("1 2 3"), "4x4"),
-    "pose of words": (lambda d: (d / "poses" / "0.txt").write_text("a b"), "0.txt is not a matrix"),
+    "pose of words": (lambda d: (d / "poses" / "0.txt").write_text("a b"), "0.txt line 1: `a b`"),
     "K of another shape": (lambda d: (d / "K.txt").write_text("1 2 3"), "fx fy cx cy"),
     "empty": (break_nothing_there, "no frame"),
     "unknown": (lambda d: (d / "poses").rename(d / "p"), "none of the known layouts"),

@@ -76,12 +76,14 @@ def read_scene(loaded: LoadedModel, source: str, config: AgentConfig) -> Scene:
     Raises SourceError, or NoFramesError without usable depth.
     """
     # The frames that the node would keep.
-    buffer = KeyframeBuffer(config.keyframe)
-    for frame in open_frames(source, config):
+    buffer, opened = KeyframeBuffer(config.keyframe), open_frames(source, config)
+    for frame in opened:
         buffer.offer(frame)
     frames = tuple(keyframe.frame for keyframe in buffer.keyframes)
     if not frames:
-        raise SourceError(f"{source} has no frame that could become a keyframe.")
+        dropped = getattr(opened, "dropped", None)
+        reasons = f": {'; '.join(dropped.lines())}" if dropped else "."
+        raise SourceError(f"{source} has no frame that could become a keyframe{reasons}")
 
     # Views at the tower's size, encoded and pooled.
     model, vision = loaded.model, loaded.model.config.vision
