@@ -10,7 +10,7 @@ from ada3d_ros.errors import PoseError
 Matrix = npt.NDArray[np.float64]
 
 MAX_ROTATION_ERROR = 1e-3  # of each number of R^T R; text files round to three digits and more
-ROUNDING = 1e-9  # what float64 arithmetic leaves; nearer rotations stay as they are
+ROUNDING = 1e-12  # what float64 arithmetic leaves; nearer rotations stay as they are
 MAX_ROW_ERROR = 1e-6
 
 

@@ -150,15 +150,26 @@ MARKS: dict[str, dict[str, Callable[[Path], bool]]] = {
 }
 
 
+# What else belongs to a layout: it tells which is nearest to a folder that has none.
+FURTHER: dict[str, dict[str, Callable[[Path], bool]]] = {
+    "tum": {"rgb.txt": _file("rgb.txt"), "depth.txt": _file("depth.txt")},
+    "cabinet": {"raw_imgs/": _folder("raw_imgs"), "depth_imgs/": _folder("depth_imgs")},
+    "stray": {"camera_matrix.csv": _file("camera_matrix.csv")},
+    "scannet": {"depth/": _folder("depth"), "pose/": _folder("pose")},
+    "7scenes": {"*.depth.png": _files("*.depth.png")},
+    "plain": {"rgb/": _folder(*COLOR_FOLDERS), "depth/": _folder("depth")},
+    "list": {"depth/": _folder("depth")},
+}
+
+
 def _nearest(folder: Path) -> str:
+    """The layout of which most is there, and what it lacks."""
+    parts = {layout: marks | FURTHER.get(layout, {}) for layout, marks in MARKS.items()}
     lacking = {
         layout: [name for name, mark in marks.items() if not mark(folder)]
-        for layout, marks in MARKS.items()
+        for layout, marks in parts.items()
     }
-    has = {layout: len(MARKS[layout]) - len(names) for layout, names in lacking.items()}
-    layout = max(lacking, key=lambda name: (has[name] > 0, -len(lacking[name]), has[name]))
-    if has[layout] == 0:
-        layout = "list" if _folder("depth")(folder) else "plain"
+    layout = max(parts, key=lambda n: (len(parts[n]) - len(lacking[n]), -len(lacking[n])))
     return f"{layout}, which lacks {' and '.join(lacking[layout])}"
 
 

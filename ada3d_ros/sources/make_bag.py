@@ -229,7 +229,7 @@ def print_how_to_play(bag: Path, raw: bool, world_frame: str) -> None:
     options += [f"-r {name}:={topic}" for name, topic in remapped.items()]
     print("to ask about it, in two terminals (another model: its folder instead of `embedded`):")
     print(f"ada3d agent --ros-args {' '.join(options)}")
-    print(f"ada3d replay {path}")
+    print(f"ada3d replay {path} --wait-sec 60")
 
     # In one.
     arguments = {
