@@ -9,6 +9,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from fnmatch import fnmatch
 from pathlib import Path
 
 import cv2
@@ -184,7 +185,9 @@ def _stray(folder: Path, unit: str) -> Listing:
     # A row a frame.
     frames = Frames(notes=[*notes, *poses.notes])
     for row, pose, stamp_ns in zip(poses.rows, poses.poses, poses.stamps_ns or (), strict=True):
-        number = int(row.numbers(1)[0])
+        if not row.cells[1].isdecimal():
+            raise row.error(f"`{row.cells[1]}` is not a frame number.")
+        number = int(row.cells[1])
         place = None if "colour" in groups else number
         rgb = color.get(number) if place is None else video
         if isinstance(pose, FrameError):
@@ -234,8 +237,10 @@ def _with_pose_files(folder: Path, colors: tuple[str, ...], unit: str) -> Frames
 
 def _grouped(folder: Path, groups: dict[str, list[Path]], unit: str) -> Frames:
     """Frames of colour, depth and pose files."""
-    if not any(groups.values()):
-        raise SourceError(f"{folder} holds no frame: no image and no pose.")
+    empty = [what for what, paths in groups.items() if not paths]
+    if empty:
+        counts = ", ".join(f"{len(paths)} {what}" for what, paths in groups.items())
+        raise SourceError(f"{folder} holds no frame: {counts} files.")
     named, notes = name_files(groups, unit)
     read = {path: read_pose_file(path) for path in named["pose"].paths}
     frames = frames_by_name(named["colour"], named["depth"], named["pose"], read)
@@ -247,6 +252,9 @@ def _color_and_depth(
     folder: Path, colors: tuple[str, ...], depths: tuple[str, ...], unit: str
 ) -> tuple[NamedFiles, NamedFiles, list[str]]:
     groups = {"colour": _images(folder, colors), "depth": _images(folder, depths, (".png",))}
+    if not all(groups.values()):
+        counts = " and ".join(f"{len(paths)} {what}" for what, paths in groups.items())
+        raise SourceError(f"{folder} holds no frame: {counts} images.")
     named, notes = name_files(groups, unit)
     return named["colour"], named["depth"], notes
 
@@ -263,11 +271,11 @@ def suffixes_in(folder: Path) -> str:
 
 
 def matching(folder: Path, *patterns: str) -> list[Path]:
-    """Files whose name fits one of the patterns; none where there is no such folder."""
+    """Files whose name, in small letters, fits a pattern; none where there is no such folder."""
     if not folder.is_dir():
         return []
-    visible = visible_in(folder)
-    return [path for path in visible if any(path.match(pattern) for pattern in patterns)]
+    files = [path for path in visible_in(folder) if path.is_file()]
+    return [path for path in files if any(fnmatch(path.name.lower(), p) for p in patterns)]
 
 
 def _images(
@@ -292,7 +300,11 @@ def _images(
 def _pose_files(folder: Path) -> list[Path]:
     for name in POSE_FOLDERS:
         if (folder / name).is_dir():
-            return matching(folder / name, "*.txt")
+            found = matching(folder / name, "*.txt")
+            if not found and visible_in(folder / name):
+                kinds = suffixes_in(folder / name)
+                raise SourceError(f"{folder / name} holds {kinds}; poses must be 4x4 .txt files.")
+            return found
     names = _or(f"{name}/" for name in POSE_FOLDERS)
     raise SourceError(f"{folder} has no folder {names} with 4x4 text files.")
 

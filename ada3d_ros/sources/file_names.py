@@ -16,6 +16,7 @@ from ada3d_ros.sources.text_files import MIN_EPOCH_S, fits, to_ns, unit_of
 Key = tuple[Decimal, ...]
 
 NUMBER = re.compile(r"\d+(?:\.\d+)?")
+SECONDS_AND_FRACTION = re.compile(r"(?<!\d)(\d{9,10})[_-](\d{9}|\d{6})(?!\d)")  # as ROS tools do
 SIGNED_NUMBER = re.compile(r"[+-]?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?")
 
 
@@ -68,6 +69,9 @@ def _numbers(path: Path) -> Key:
             return (Decimal(stem),)
         except InvalidOperation:  # an exponent out of all bounds
             return ()
+    parts = SECONDS_AND_FRACTION.search(stem)
+    if parts and int(parts[1]) >= MIN_EPOCH_S:
+        stem = SECONDS_AND_FRACTION.sub(r"\1.\2", stem)
     return tuple(Decimal(number) for number in NUMBER.findall(stem))
 
 

@@ -30,6 +30,7 @@ from ada3d_ros.sources.listing import Entry
 from ada3d_ros.sources.text_files import Matrix, camera_matrix
 from ada3d_ros.types import Intrinsics, RgbdFrame
 
+MIN_FPS, MAX_FPS = 1e-3, 1e5
 FIRST_STAMP_NS = 1_000_000_000  # of folders without stamps; a zero stamp means "not set"
 # Named rotations of --rotate-world. y-up: HoloLens, Unity-like, y up to z up; y-down: the first
 # camera is the world, -y up to z up.
@@ -77,9 +78,10 @@ class FolderSource:
         self.layout = self._listing.layout
         scale = options.depth_scale
         self.depth_scale = self._listing.depth_scale if scale is None else scale
-        if not self.depth_scale > 0 or not options.fps > 0:
+        if not 0 < self.depth_scale < np.inf or not MIN_FPS <= options.fps <= MAX_FPS:
             raise SourceError(
-                f"depth_scale = {self.depth_scale} and fps = {options.fps} must both be above 0."
+                f"depth_scale = {self.depth_scale} must be above 0 and finite, fps = {options.fps}"
+                f" within {MIN_FPS:g} to {MAX_FPS:g}."
             )
 
         # Its cameras and its world.

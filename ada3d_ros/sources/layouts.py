@@ -34,7 +34,7 @@ from ada3d_ros.sources.data_sets import (
     visible_in,
 )
 from ada3d_ros.sources.listing import Listing
-from ada3d_ros.sources.text_files import STAMP_UNITS
+from ada3d_ros.sources.text_files import MAX_STAMP_S, STAMP_UNITS
 
 SECOND_NS = 1_000_000_000
 
@@ -46,25 +46,25 @@ def list_folder(folder: Path, layout: str = "auto", stamp_unit: str = "auto") ->
     missing.
     """
     # The layout's own listing.
-    if not folder.is_dir():
-        raise SourceError(f"no folder at {folder}.")
     if stamp_unit not in ("auto", *STAMP_UNITS):
         raise SourceError(
             f"stamp unit {stamp_unit!r}: choose one of auto, {', '.join(STAMP_UNITS)}."
         )
     try:
+        if not folder.is_dir():
+            raise SourceError(f"no folder at {folder}.")
         layout = _recognise(folder) if layout == "auto" else layout
         if layout not in LAYOUTS:
             raise SourceError(
                 f"layout {layout!r} is not known; choose one of auto, {', '.join(LAYOUTS)}."
             )
         listing = LAYOUTS[layout](folder, stamp_unit)
+        files = [path for entry in listing.entries for path in (entry.rgb, entry.depth)]
+        missing = [path for path in files if not path.is_file()]
     except OSError as error:
         raise SourceError(f"cannot read {folder}: {error}") from None
 
     # Its files exist, and its stamps are above zero.
-    files = [path for entry in listing.entries for path in (entry.rgb, entry.depth)]
-    missing = [path for path in files if not path.is_file()]
     if missing:
         raise SourceError(
             f"{folder}: {len(missing)} image files are missing, the first is {missing[0]}."
@@ -76,12 +76,18 @@ def list_folder(folder: Path, layout: str = "auto", stamp_unit: str = "auto") ->
 
 def _above_zero(listing: Listing) -> Listing:
     """Stamps moved by whole seconds where one is not above zero, which means `not set`."""
-    # The first stamp of all.
+    # The first stamp of all, and the last.
     stamps = [s for e in listing.entries for s in (e.stamp_ns, e.depth_stamp_ns) if s is not None]
-    first_ns = min([*stamps, *(s for s, _ in listing.trajectory)], default=1)
-    if first_ns > 0:
+    stamps += [stamp_ns for stamp_ns, _ in listing.trajectory]
+    first_ns = min(stamps, default=1)
+    shift_ns = 0 if first_ns > 0 else (1 - first_ns // SECOND_NS) * SECOND_NS
+    if max(stamps, default=1) + shift_ns > MAX_STAMP_S * SECOND_NS:
+        raise SourceError(
+            f"stamps run from {first_ns / 1e9:g} to {max(stamps) / 1e9:g} s, more than a ROS stamp"
+            " holds; is one of them damaged?"
+        )
+    if shift_ns == 0:
         return listing
-    shift_ns = (1 - first_ns // SECOND_NS) * SECOND_NS
 
     # All of them, moved alike.
     def moved(stamp_ns: int | None) -> int | None:

@@ -165,12 +165,10 @@ def _rising(files: Sequence[Stamped], what: str, frames: Frames) -> list[Stamped
 
 
 def _without_depth(path: Path, stamp_ns: int, depth_ns: np.ndarray) -> FrameError:
-    gap = f"; the nearest is {np.abs(depth_ns - stamp_ns).min() / 1e9:.3g} s away"
-    return FrameError(
-        FrameReason.NO_DEPTH,
-        f"{path.name} has no depth image of its own within {COLOR_TO_DEPTH_S} s"
-        f"{gap if len(depth_ns) else ''}.",
-    )
+    text = f"{path.name} has no depth image of its own within {COLOR_TO_DEPTH_S} s"
+    if len(depth_ns):
+        text += f"; the nearest is {np.abs(depth_ns - stamp_ns).min() / 1e9:.3g} s away"
+    return FrameError(FrameReason.NO_DEPTH, f"{text}.")
 
 
 # -- by names

@@ -99,7 +99,9 @@ def read_odometry(path: Path, unit: str) -> PoseRows:
 
 
 def read_pose_file(path: Path) -> Pose:
-    """The pose of a file with one matrix. Raises SourceError where it holds none."""
+    """The pose of a file with one matrix. Raises SourceError where it holds something else."""
+    if not read_rows(path):
+        return FrameError(FrameReason.NO_POSE, f"{path.name} is empty: the pose was lost.")
     T = read_pose_matrix(path)
     if not np.isfinite(T).all():  # ScanNet's mark of a lost camera
         return FrameError(FrameReason.NO_POSE, f"{path.name} is not finite: the camera was lost.")

@@ -162,7 +162,7 @@ def read_matrix(path: Path) -> Matrix:
 
 
 def read_pose_matrix(path: Path) -> Matrix:
-    """T (4, 4) of a file of 4x4, or of 16 numbers in one line; finite or not, rigid or not."""
+    """T (4, 4) of a file of 4x4 or 3x4, in rows or in one line; finite or not, rigid or not."""
     matrix = read_matrix(path)
     if matrix.shape == (1, 16):
         return matrix.reshape(4, 4)
@@ -176,8 +176,10 @@ def read_pose_matrix(path: Path) -> Matrix:
 
 
 def read_camera_matrix(path: Path) -> Matrix:
-    """K (3, 3), px, from a file of 3x3, 3x4, 4x4 or the four numbers fx fy cx cy."""
+    """K (3, 3), px, from a file of 3x3, 3x4, 4x4 (rows or one line) or fx fy cx cy."""
     matrix = read_matrix(path)
+    if matrix.size in (9, 12, 16) and 1 in matrix.shape:
+        matrix = matrix.reshape({9: 3, 12: 3, 16: 4}[matrix.size], -1)
     if matrix.size == 4:
         return camera_matrix(*matrix.ravel().tolist())
     if matrix.shape not in ((3, 3), (3, 4), (4, 4)):

@@ -101,6 +101,22 @@ def test_names_that_are_whole_stamps(tmp_path, digits, unit):
     assert [frame.stamp_ns for frame in named] == [frame.stamp_ns for frame in frames]
 
 
+def test_names_of_seconds_and_nanoseconds(tmp_path):
+    """As tools that unpack a recording name them; depth is 4 ms later."""
+
+    def at(delay_ns):
+        def stem(i):
+            sec, nanosec = divmod(FIRST_NS + 300_000_000 * i + delay_ns, 10**9)
+            return f"frame_{sec}_{nanosec:09d}"
+
+        return stem
+
+    write_plain(tmp_path, stem=at(0), depth_stem=at(4_000_000))
+    frames = list(FolderSource(tmp_path))
+    assert [told_by(frame) for frame in frames] == EVERY
+    assert [f.stamp_ns for f in frames] == [FIRST_NS + 300_000_000 * i for i in range(N)]
+
+
 def test_names_that_are_stamps_without_depth_near_say_how_far_it_is(tmp_path):
     write_plain(tmp_path, stem=lambda i: f"10.{i}", depth_stem=lambda i: f"10.{i}5")
     with pytest.raises(SourceError, match=r"no_depth 6, first: 10\.0\.png.*0\.05 s away"):

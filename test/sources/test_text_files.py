@@ -283,12 +283,35 @@ def test_matrices_that_are_none_are_named(tmp_path):
     path.write_text("1 0 0 0\n0 1 0\n")
     with pytest.raises(SourceError, match=r"2\.txt line 2: `0 1 0`: 3 columns, the first row has"):
         FolderSource(tmp_path)
-    path.write_text("")
-    with pytest.raises(SourceError, match=r"2\.txt holds no numbers, expected a 4x4"):
-        FolderSource(tmp_path)
     path.write_text("1 0\n0 1\n")
     with pytest.raises(SourceError, match=r"2\.txt holds 2x2 numbers, expected a 4x4"):
         FolderSource(tmp_path)
+
+
+def test_an_empty_pose_file_costs_its_frame_alone(tmp_path):
+    write_plain(tmp_path)
+    (tmp_path / "poses" / "3.txt").write_text("# lost\n")
+    source = FolderSource(tmp_path)
+    assert [told_by(frame) for frame in source] == all_of(0, 1, 2, 4, 5)
+    assert source.dropped == {FrameReason.NO_POSE: 1}
+    assert "3.txt is empty" in source.dropped.first[FrameReason.NO_POSE]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "30 0 16\n0 30 12\n0 0 1",
+        "30 0 16 0 30 12 0 0 1",
+        "30 30 16 12",
+        "30\n30\n16\n12",
+        "30, 0, 16, 0\n0, 30, 12, 0\n0, 0, 1, 0",
+        "30 0 16 0 0 30 12 0 0 0 1 0 0 0 0 1",
+    ],
+)
+def test_camera_matrices_as_tools_write_them(tmp_path, text):
+    (write_plain(tmp_path) / "K.txt").write_text(text)
+    camera = next(iter(FolderSource(tmp_path))).intrinsics
+    assert (camera.fx, camera.fy, camera.cx, camera.cy) == (30, 30, 16, 12)
 
 
 def bad(change):
