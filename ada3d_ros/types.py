@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from ada3d_ros.errors import FrameError, FrameReason, PoseError
+from ada3d_ros.errors import FrameError, FrameReason
+from ada3d_ros.rigid import rigid_pose
 
 if TYPE_CHECKING:
     import torch
@@ -67,6 +68,7 @@ class RgbdFrame:
 
     rgb (H, W, 3) uint8 RGB; depth_m (H, W) float32 metres along the optical axis, NaN = no reading;
     T_world_cam (4, 4) float64; frame_id names the world frame, camera_frame_id the optical frame.
+    depth_stamp_ns: of the depth image where it has its own. Raises FrameError, PoseError.
     """
 
     stamp_ns: int
@@ -76,6 +78,7 @@ class RgbdFrame:
     T_world_cam: npt.NDArray[np.float64]
     frame_id: str
     camera_frame_id: str = ""
+    depth_stamp_ns: int | None = None
 
     def __post_init__(self) -> None:
         height, width = self.intrinsics.height, self.intrinsics.width
@@ -90,10 +93,7 @@ class RgbdFrame:
                 f"depth is {self.depth_m.shape} {self.depth_m.dtype}, expected ({height}, {width})"
                 " float32.",
             )
-        if self.T_world_cam.shape != (4, 4) or not np.isfinite(self.T_world_cam).all():
-            raise PoseError(
-                f"T_world_cam must be a finite (4, 4) matrix, got shape {self.T_world_cam.shape}."
-            )
+        object.__setattr__(self, "T_world_cam", rigid_pose(self.T_world_cam))
         _freeze(self.rgb, self.depth_m, self.T_world_cam)
 
 

@@ -23,6 +23,7 @@ from ada3d_ros.config import AgentConfig
 from ada3d_ros.errors import FrameError, FrameReason, PoseError, SourceError
 from ada3d_ros.geometry.pose import PoseBuffer, pose_from_quaternion
 from ada3d_ros.sources.association import pair_nearest
+from ada3d_ros.sources.dropped import Dropped
 from ada3d_ros.sources.messages import PosedSet, frame_of, pose_of, stamp_of
 from ada3d_ros.sources.topics import BagTopics, detect_topics
 from ada3d_ros.types import RgbdFrame
@@ -71,12 +72,12 @@ class BagSource:
         with _open(self.path) as reader:
             types = {connection.topic: connection.msgtype for connection in reader.connections}
         self.topics = detect_topics(types, topics or BagTopics())
-        self.dropped: Counter[FrameReason] = Counter()
+        self.dropped = Dropped()
         extrinsic = self.config.extrinsic
         self._T_child_cam = pose_from_quaternion(extrinsic.xyz, extrinsic.quat_xyzw)
 
     def __iter__(self) -> Iterator[RgbdFrame]:
-        self.dropped = Counter()
+        self.dropped = Dropped()
         with _open(self.path) as reader:
             # Which images belong together.
             index = self._read_index(reader)
@@ -90,8 +91,8 @@ class BagSource:
                 try:
                     yield self._build(rgb, depth, index)
                 except FrameError as error:
-                    self.dropped[error.reason] += 1
-        self.dropped = +self.dropped  # without zeros
+                    self.dropped.note(error)
+        self.dropped.drop_zeros()
 
     def _read_index(self, reader: AnyReader) -> _Index:
         """Raises SourceError where the poses are of another world."""
@@ -138,8 +139,8 @@ class BagSource:
             return
         try:
             index.poses.add(stamp_of(message), pose_of(message) @ self._T_child_cam)
-        except PoseError:
-            self.dropped[FrameReason.BAD_POSE] += 1
+        except PoseError as error:
+            self.dropped.note(error)
 
     def _read_images(
         self, reader: AnyReader, places: list[tuple[int, int]]

@@ -5,8 +5,8 @@ Layouts are in layouts.py; pixels are decoded by images.py.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,12 +15,22 @@ import numpy as np
 import numpy.typing as npt
 from scipy.spatial.transform import Rotation
 
-from ada3d_ros.errors import FrameError, FrameReason, SourceError
+from ada3d_ros.errors import FrameError, FrameReason, PoseError, SourceError
 from ada3d_ros.geometry.pose import pose_from_quaternion
-from ada3d_ros.sources.images import decode_compressed_color, decode_grey16_png, depth_from_units
-from ada3d_ros.sources.layouts import Entry, Matrix, list_folder
+from ada3d_ros.sources.data_sets import EXTRACT
+from ada3d_ros.sources.dropped import Dropped
+from ada3d_ros.sources.images import (
+    decode_compressed_color,
+    decode_grey,
+    decode_grey16_png,
+    depth_from_units,
+)
+from ada3d_ros.sources.layouts import list_folder
+from ada3d_ros.sources.listing import Entry
+from ada3d_ros.sources.text_files import Matrix, camera_matrix
 from ada3d_ros.types import Intrinsics, RgbdFrame
 
+MIN_FPS, MAX_FPS = 1e-3, 1e5
 FIRST_STAMP_NS = 1_000_000_000  # of folders without stamps; a zero stamp means "not set"
 # Named rotations of --rotate-world. y-up: HoloLens, Unity-like, y up to z up; y-down: the first
 # camera is the world, -y up to z up.
@@ -37,95 +47,143 @@ class FolderOptions:
 
     depth_scale: depth units per metre, 5000 for TUM, 1000 for millimetres; fps: frames per second
     where the folder has no stamps; intrinsics: fx fy cx cy, px, where it has no K file;
-    rotate_world_xyzw: the folder's world to a z-up world.
+    rotate_world_xyzw: the folder's world to a z-up world; stamp_unit: auto, s, ms, us or ns.
     """
 
     layout: str = "auto"
     depth_scale: float | None = None
     fps: float = 10.0
     intrinsics: tuple[float, float, float, float] | None = None
-    rotate_world_xyzw: tuple[float, ...] = ROTATIONS_XYZW["none"]
+    rotate_world_xyzw: tuple[float, ...] | None = None
     frame_id: str = "map"
     camera_frame_id: str = "camera_color_optical_frame"
     min_m: float = 0.0  # nearer readings become NaN
     max_m: float = 100.0
+    stamp_unit: str = "auto"
 
 
 class FolderSource:
     """The frames of a folder in order; iterate as often as needed.
 
-    `dropped` counts what the last pass left out. Raises SourceError at construction for a folder,
-    file or number that is missing or malformed.
+    `dropped` counts what the last pass left out; `notes` are sentences about how the folder was
+    read; `trajectory` holds all stamped poses (stamp_ns, T_world_cam) where they are denser than
+    the images. Raises SourceError at construction for a folder, file or number that is missing or
+    malformed, and at the end of a pass without a frame.
     """
 
     def __init__(self, folder: str | Path, options: FolderOptions = FolderOptions()) -> None:
         # What the folder holds.
         self.folder, self.options = Path(folder), options
-        self._listing = list_folder(self.folder, options.layout)
+        self._listing = list_folder(self.folder, options.layout, options.stamp_unit)
         self.layout = self._listing.layout
         scale = options.depth_scale
         self.depth_scale = self._listing.depth_scale if scale is None else scale
-        if not self.depth_scale > 0 or not options.fps > 0:
+        if not 0 < self.depth_scale < np.inf or not MIN_FPS <= options.fps <= MAX_FPS:
             raise SourceError(
-                f"depth_scale = {self.depth_scale} and fps = {options.fps} must both be above 0."
+                f"depth_scale = {self.depth_scale} must be above 0 and finite, fps = {options.fps}"
+                f" within {MIN_FPS:g} to {MAX_FPS:g}."
             )
 
         # Its cameras and its world.
         self._K_depth, self._K_color = self._matrices()
-        self._T_up_world = pose_from_quaternion((0.0, 0.0, 0.0), options.rotate_world_xyzw)
-        self.dropped: Counter[FrameReason] = Counter()
+        turn = options.rotate_world_xyzw or ROTATIONS_XYZW[self._listing.rotate_world]
+        self._T_up_world = pose_from_quaternion((0.0, 0.0, 0.0), turn)
+        self.notes = self._listing.notes
+        self.trajectory = [(s, self._in_world(T)) for s, T in self._listing.trajectory]
+        self.dropped = Dropped()
 
     def __len__(self) -> int:
         """Frames listed; some may be dropped."""
         return len(self._listing.entries)
 
     def __iter__(self) -> Iterator[RgbdFrame]:
-        self.dropped = Counter()
-        if self._listing.num_unpaired:
-            self.dropped[FrameReason.NO_DEPTH] = self._listing.num_unpaired
-        for number, entry in enumerate(self._listing.entries):
+        # What has no partner or no pose.
+        self.dropped = Dropped()
+        for problem in self._listing.left_out:
+            self.dropped.note(problem)
+
+        # Frame by frame.
+        video, count = _Video(), 0
+        for entry in self._listing.entries:
             try:
-                yield self._load(number, entry)
-            except FrameError as error:
-                self.dropped[error.reason] += 1
+                frame = self._load(entry, video)
+            except (FrameError, PoseError) as error:
+                self.dropped.note(error)
+                continue
+            yield frame
+            count += 1
+        if count == 0:
+            raise SourceError(
+                f"{self.folder}: no frame can be used: {'; '.join(self.dropped.lines())}"
+            )
 
     def _matrices(self) -> tuple[Matrix, Matrix]:
-        if self.options.intrinsics is not None:
-            fx, fy, cx, cy = self.options.intrinsics
-            K = np.array([[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]])
-            return K, K
-        if self._listing.K_depth is None or self._listing.K_color is None:
+        # As given, or as the folder says.
+        given = self.options.intrinsics
+        K = None if given is None else camera_matrix(*given)
+        K_depth = self._listing.K_depth if K is None else K
+        K_color = self._listing.K_color if K is None else K
+        if K_depth is None or K_color is None:
             raise SourceError(
                 f"{self.folder} has no camera matrix; give --intrinsics FX FY CX CY (px), or put"
                 " K.txt there (3x3, or `fx fy cx cy`)."
             )
-        return self._listing.K_depth, self._listing.K_color
 
-    def _load(self, number: int, entry: Entry) -> RgbdFrame:
+        # Cameras that can be.
+        for K in (K_depth, K_color):
+            (fx, _, cx), (_, fy, cy) = K[:2].tolist()
+            if not np.isfinite(K).all() or fx <= 0 or fy <= 0:
+                raise SourceError(
+                    f"camera matrix of {self.folder} has fx={fx:g} fy={fy:g} cx={cx:g} cy={cy:g}:"
+                    " fx and fy must be above 0 px; give them with --intrinsics FX FY CX CY."
+                )
+        return K_depth, K_color
+
+    def _in_world(self, T_world_cam: Matrix) -> Matrix:
+        """A pose (4, 4) of the folder as the frames have it."""
+        return self._T_up_world @ T_world_cam
+
+    def _load(self, entry: Entry, video: _Video) -> RgbdFrame:
         # Pixels.
-        if entry.T_world_cam is None:
-            raise FrameError(FrameReason.NO_POSE, f"{entry.rgb} has no pose.")
-        rgb = decode_compressed_color(_read(entry.rgb), "")
-        raw = decode_grey16_png(_read(entry.depth))
-        depth_m = depth_from_units(raw, self.depth_scale, self.options.min_m, self.options.max_m)
+        with _naming(entry.rgb):
+            if entry.video_frame is not None:
+                rgb = video.frame(entry.rgb, entry.video_frame)
+            else:
+                rgb = decode_compressed_color(_read(entry.rgb), "")
+        with _naming(entry.depth):
+            depth_m = self._depth_m(entry)
         height, width = depth_m.shape
 
         # As the depth camera has them.
         (fx, _, cx), (_, fy, cy) = self._K_depth[:2].tolist()
         return RgbdFrame(
-            stamp_ns=self._stamp_ns(number, entry),
+            stamp_ns=self._stamp_ns(entry),
             rgb=self._registered(rgb, width, height, entry),
             depth_m=depth_m,
             intrinsics=Intrinsics(fx, fy, cx, cy, int(width), int(height)),
-            T_world_cam=self._T_up_world @ entry.T_world_cam,
+            T_world_cam=self._in_world(entry.T_world_cam),
             frame_id=self.options.frame_id,
             camera_frame_id=self.options.camera_frame_id,
+            depth_stamp_ns=entry.depth_stamp_ns,
         )
 
-    def _stamp_ns(self, number: int, entry: Entry) -> int:
+    def _depth_m(self, entry: Entry) -> npt.NDArray[np.float32]:
+        """Depth (H, W) in metres, NaN where there is no reading or no confidence in it."""
+        raw = decode_grey16_png(_read(entry.depth))
+        if entry.confidence is not None:
+            confidence = decode_grey(_read(entry.confidence))
+            if confidence.shape != raw.shape:
+                raise FrameError(
+                    FrameReason.BAD_SIZE,
+                    f"{entry.confidence.name} is not as large as the depth image.",
+                )
+            raw = np.where(confidence > 0, raw, 0).astype(np.uint16)
+        return depth_from_units(raw, self.depth_scale, self.options.min_m, self.options.max_m)
+
+    def _stamp_ns(self, entry: Entry) -> int:
         if entry.stamp_ns is not None:
             return entry.stamp_ns
-        return FIRST_STAMP_NS + round(number * 1e9 / self.options.fps)
+        return FIRST_STAMP_NS + round(entry.number * 1e9 / self.options.fps)
 
     def _registered(
         self, rgb: npt.NDArray[np.uint8], width: int, height: int, entry: Entry
@@ -135,7 +193,7 @@ class FolderSource:
         (ScanNet: they are 0 to 2 cm apart.) Raises FrameError (BAD_SIZE).
         """
         # One camera: nothing to resample.
-        if self._K_color is self._K_depth:
+        if np.array_equal(self._K_color, self._K_depth):
             if rgb.shape[:2] != (height, width):
                 raise FrameError(
                     FrameReason.BAD_SIZE,
@@ -174,3 +232,40 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise SourceError(f"cannot read {path}: {error}") from None
+
+
+class _Video:
+    """A video's frames, read in order."""
+
+    def __init__(self) -> None:
+        self._path: Path | None = None
+        self._capture: cv2.VideoCapture | None = None
+        self._next = 0
+
+    def frame(self, path: Path, place: int) -> npt.NDArray[np.uint8]:
+        """rgb (H, W, 3) of the frame at `place`. Raises FrameError (CORRUPT)."""
+        # The video from its beginning, as the camera saw it: turned by no flag.
+        if self._capture is None or path != self._path or place < self._next:
+            self._path, self._next = path, 0
+            self._capture = cv2.VideoCapture(str(path))
+            self._capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 0)
+
+        # On to the frame.
+        while self._next < place and self._capture.grab():
+            self._next += 1
+        found, bgr = self._capture.read() if self._next == place else (False, None)
+        self._next += 1
+        if not found or bgr is None:
+            raise FrameError(
+                FrameReason.CORRUPT, f"frame {place} cannot be decoded by OpenCV here. {EXTRACT}"
+            )
+        return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), dtype=np.uint8)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Errors of decoding begin with the file's name."""
+    try:
+        yield
+    except FrameError as error:
+        raise FrameError(error.reason, f"{path.parent.name}/{path.name}: {error}") from None

@@ -27,6 +27,8 @@ Depth = npt.NDArray[np.float32]
 
 MAX_PIXELS = 64_000_000  # larger images are refused before any memory is taken
 MIN_MEDIAN_M, MAX_MEDIAN_M = 0.05, 50.0  # of a depth image; outside, the unit must be wrong
+NO_READING = 65535  # of 16-bit depth, besides 0: a mark, or a reading that no longer fitted
+MIN_PLAUSIBLE = 0.05  # share of plausible readings that proves the unit; the others are marks
 
 # channels, and OpenCV's way to RGB (None: it is RGB)
 COLOR_ENCODINGS: dict[str, tuple[int, int | None]] = {
@@ -41,6 +43,7 @@ COLOR_ENCODINGS: dict[str, tuple[int, int | None]] = {
     "bayer_grbg8": (1, cv2.COLOR_BayerGRBG2RGB),
 }
 DEPTH_ENCODINGS = ("16UC1", "mono16", "32FC1")
+JPEG_START = b"\xff\xd8\xff"
 # compressed_depth_image_transport: format, quantisation a and b
 COMPRESSED_DEPTH_HEADER = struct.Struct("<iff")
 
@@ -95,7 +98,7 @@ def decode_depth(image: RawImage, config: DepthConfig) -> Depth:
     """depth_m (H, W) float32 metres, NaN = no reading, of a raw depth image.
 
     16UC1 and mono16 are millimetres, 32FC1 metres; `scale` multiplies the metres; readings outside
-    min_m..max_m (both inclusive), 0, negative and not finite become NaN. Raises FrameError:
+    min_m..max_m (both inclusive), 0, 65535, negative and not finite become NaN. Raises FrameError:
     BAD_ENCODING, BAD_SIZE, CORRUPT, BAD_UNITS.
     """
     return depth_in_metres(depth_pixels(image), image.encoding, config)
@@ -118,7 +121,8 @@ def depth_in_metres(values: npt.NDArray[np.generic], encoding: str, config: Dept
 
     Raises FrameError (BAD_UNITS).
     """
-    return _valid_depth(values, 1.0 if encoding == "32FC1" else 1000.0, config)
+    is_float = encoding == "32FC1"
+    return _valid_depth(values, 1.0 if is_float else 1000.0, config, has_mark=not is_float)
 
 
 # -- files and compressed images
@@ -187,6 +191,11 @@ def decode_grey16_png(content: bytes) -> npt.NDArray[np.uint16]:
 
     Raises FrameError: BAD_ENCODING, BAD_SIZE, CORRUPT.
     """
+    if content.startswith(JPEG_START):
+        raise FrameError(
+            FrameReason.BAD_ENCODING,
+            "depth is a JPEG, which cannot hold depth; expected a 16-bit grey PNG.",
+        )
     image = _decode_codec(content, ("PNG",))
     if not image.mode.startswith("I"):
         raise FrameError(
@@ -196,13 +205,29 @@ def decode_grey16_png(content: bytes) -> npt.NDArray[np.uint16]:
     return np.array(image, dtype=np.uint16)
 
 
-def depth_units_plausible(depth_m: Depth) -> bool:
-    """Whether the median of the valid readings (H, W), metres, lies in 0.05..50 m; true for none.
+def decode_grey(content: bytes) -> npt.NDArray[np.uint8]:
+    """Pixels (H, W) uint8 of a grey PNG. Raises FrameError: BAD_SIZE, CORRUPT."""
+    return np.array(_decode_codec(content, ("PNG",)).convert("L"), dtype=np.uint8)
 
-    Of every 4th row and column of a large image: the question is one of orders of magnitude.
+
+def depth_units_plausible(depth_m: Depth, min_m: float = 0.0, max_m: float = np.inf) -> bool:
+    """Whether the unit of the readings (H, W), metres, can be right; true where there are none.
+
+    It can where one in twenty is plausible (within 0.05..50 m and min_m..max_m): the others are
+    marks for `no reading`, or a simulator's far plane; the largest value is not counted. Else the
+    median of all must lie in 0.05..50 m. Of every 4th row and column of a large image: the question
+    is one of orders of magnitude.
     """
-    median_m = _median_m(depth_m)
-    return np.isnan(median_m) or MIN_MEDIAN_M <= median_m <= MAX_MEDIAN_M
+    # The plausible ones prove it.
+    readings = _readings(depth_m)
+    if readings.size == 0:
+        return True
+    low, high = max(MIN_MEDIAN_M, min_m), min(MAX_MEDIAN_M, max_m)
+    plausible = np.count_nonzero((readings >= np.float32(low)) & (readings <= np.float32(high)))
+    below_largest = np.count_nonzero(readings < readings.max())
+    if plausible and plausible >= MIN_PLAUSIBLE * below_largest:
+        return True
+    return MIN_MEDIAN_M <= float(np.median(readings.astype(np.float64))) <= MAX_MEDIAN_M
 
 
 def check_valid_fraction(depth_m: Depth, minimum: float) -> None:
@@ -276,10 +301,9 @@ def _decode_codec(content: bytes, codecs: tuple[str, ...]) -> Image.Image:
     return image
 
 
-def _median_m(depth_m: Depth) -> float:
+def _readings(depth_m: Depth) -> Depth:
     sparse = depth_m[::4, ::4] if depth_m.size > 10_000 else depth_m
-    valid = sparse[np.isfinite(sparse) & (sparse > 0)]
-    return float(np.median(valid.astype(np.float64))) if valid.size else float("nan")
+    return sparse[np.isfinite(sparse) & (sparse > 0)]
 
 
 def _dequantise(values: Depth, quant_a: float, quant_b: float) -> Depth:
@@ -293,19 +317,24 @@ def _dequantise(values: Depth, quant_a: float, quant_b: float) -> Depth:
     return np.where(values > 0, metres, np.float32(0))
 
 
-def _valid_depth(values: npt.NDArray[np.generic], units_per_m: float, config: DepthConfig) -> Depth:
+def _valid_depth(
+    values: npt.NDArray[np.generic], units_per_m: float, config: DepthConfig, has_mark: bool = True
+) -> Depth:
     """Metres within the limits, NaN elsewhere. Raises FrameError (BAD_UNITS)."""
     with np.errstate(over="ignore", invalid="ignore"):
         # Metres.
         metres: Depth = values.astype(np.float32)
+        if has_mark:
+            metres[metres == NO_READING] = np.nan
         if units_per_m != 1.0:
             metres /= np.float32(units_per_m)
         if config.scale != 1.0:
             metres *= np.float32(config.scale)
-        if not depth_units_plausible(metres):
+        if not depth_units_plausible(metres, config.min_m, config.max_m):
+            median_m = float(np.median(_readings(metres).astype(np.float64)))
             raise FrameError(
                 FrameReason.BAD_UNITS,
-                f"the depth's median is {_median_m(metres):.4g} m, plausible is {MIN_MEDIAN_M} to"
+                f"the depth's median is {median_m:.4g} m, plausible is {MIN_MEDIAN_M} to"
                 f" {MAX_MEDIAN_M:g} m: metres and millimetres mixed up? 16UC1 must hold"
                 " millimetres, 32FC1 metres; depth.scale corrects a camera that differs.",
             )

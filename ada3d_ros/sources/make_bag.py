@@ -4,27 +4,46 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ada3d_ros.errors import Ada3DError, SourceError
-from ada3d_ros.sources.bag_writer import BagOptions, write_bag
+from ada3d_ros.sources.bag_writer import (
+    DEPTH_TOPIC,
+    INFO_TOPIC,
+    POSE_TOPIC,
+    RGB_TOPIC,
+    BagOptions,
+    write_bag,
+)
+from ada3d_ros.sources.data_sets import LAYOUTS
 from ada3d_ros.sources.folder import ROTATIONS_XYZW, FolderOptions, FolderSource, parse_rotation
-from ada3d_ros.sources.layouts import LAYOUTS
+from ada3d_ros.sources.text_files import STAMP_UNITS
 from ada3d_ros.types import RgbdFrame
 
 if TYPE_CHECKING:
     from ada3d_ros.lab.world.generated import GeneratedRoom
 
-EPILOG = """layouts:
-  tum      rgb.txt depth.txt groundtruth.txt (TUM RGB-D SLAM Dataset); depth scale 5000
-  cabinet  raw_imgs/ depth_imgs/ truth_cam_poses.txt; depth scale 5000
-  scannet  color/ depth/ pose/ intrinsic/ (ScanNet export); depth scale 1000; frames with a lost
-           pose are left out
+EPILOG = """layouts (depth units per metre):
+  tum      rgb.txt depth.txt groundtruth.txt (TUM RGB-D SLAM Dataset); 5000
+  cabinet  raw_imgs/ depth_imgs/ truth_cam_poses.txt; 5000
+  scannet  color/ depth/ pose/ intrinsic/ (ScanNet export); 1000
   plain    rgb/ (or color/, images/), depth/, poses/ (one 4x4 camera-to-world text file per
-           frame), K.txt; scale 1000
+           frame), K.txt; 1000
+  list     rgb/ (or color/, images/), depth/, K.txt and all poses in one poses.txt, traj.txt,
+           trajectory.txt, camera_poses.txt or CameraTrajectory.txt, a row each: 16 numbers (4x4),
+           12 (3x4, KITTI) or tx ty tz qx qy qz qw; a stamp or frame number may go first; 1000
+  posed    00000.jpg 00000.png 00000.txt ... intrinsic.txt depth_intrinsic.txt in one folder
+           (posed_images of LLaVA-3D); 1000
+  7scenes  frame-000000.color.png .depth.png .pose.txt ... in one folder (7-Scenes); 1000
+  replica  results/frame000000.jpg results/depth000000.png traj.txt (Replica by NICE-SLAM); 6553.5
+  stray    rgb.mp4 (or its frames in rgb/), depth/, confidence/, odometry.csv, camera_matrix.csv
+           (Stray Scanner); 1000
+Files of one frame have the same number or stamp in their names. Frames that lost their pose, depth
+or colour are left out and counted. Depth of 0 and 65535 is no reading.
 
 topics written:
   /camera/color/image_raw/compressed (or /camera/color/image_raw with --raw),
@@ -84,6 +103,12 @@ def _add_folder_options(parser: argparse.ArgumentParser) -> None:
         help="frames per second where the folder has no stamps (default 10)",
     )
     folder.add_argument(
+        "--stamp-unit",
+        default="auto",
+        choices=("auto", *STAMP_UNITS),
+        help="of the stamps in text files and names (default auto: seconds, or what gives a date)",
+    )
+    folder.add_argument(
         "--intrinsics",
         type=float,
         nargs=4,
@@ -92,11 +117,10 @@ def _add_folder_options(parser: argparse.ArgumentParser) -> None:
     )
     folder.add_argument(
         "--rotate-world",
-        default="none",
         metavar="ROTATION",
         help=(
-            f"turn the folder's world to z up: {', '.join(ROTATIONS_XYZW)} or QX,QY,QZ,QW (default"
-            " none)"
+            f"turn the folder's world to z up: {', '.join(ROTATIONS_XYZW)} or QX,QY,QZ,QW (default:"
+            " the layout's; y-up for stray, else none)"
         ),
     )
     folder.add_argument("--frame-id", default="map", help="name of the world frame (default map)")
@@ -149,19 +173,25 @@ def _make_from_folder(args: argparse.Namespace, options: BagOptions) -> None:
         depth_scale=args.depth_scale,
         fps=args.fps,
         intrinsics=tuple(args.intrinsics) if args.intrinsics else None,
-        rotate_world_xyzw=parse_rotation(args.rotate_world),
+        rotate_world_xyzw=None if args.rotate_world is None else parse_rotation(args.rotate_world),
         frame_id=args.frame_id,
+        stamp_unit=args.stamp_unit,
     )
     source = FolderSource(args.folder, reading)
     print(
         f"{args.folder}: layout {source.layout}, {len(source)} frames, {source.depth_scale:g} depth"
         " units per metre"
     )
+    for note in source.notes:
+        print(note)
 
     # What was written, and what was left out.
-    count = write_bag(_with_progress(source, len(source)), args.output, options)
-    dropped = ", ".join(f"{reason} {n}" for reason, n in sorted(source.dropped.items()))
-    print(f"wrote {count} frames to {args.output}" + (f"; left out: {dropped}" if dropped else ""))
+    frames = _with_progress(source, len(source))
+    count = write_bag(frames, args.output, options, source.trajectory)
+    for line in source.dropped.lines():
+        print(f"left out: {line}")
+    print(f"wrote {count} frames to {args.output}")
+    print_how_to_play(args.output, options.raw, args.frame_id)
 
 
 def _make_synthetic(args: argparse.Namespace, options: BagOptions) -> None:
@@ -174,6 +204,49 @@ def _make_synthetic(args: argparse.Namespace, options: BagOptions) -> None:
     boxes = json.dumps(_to_json(room, args.seed), indent=1)
     (args.output / "boxes.json").write_text(boxes + "\n", encoding="utf-8")
     print(f"wrote {count} frames and {len(room.boxes)} true boxes (boxes.json) to {args.output}")
+    print_how_to_play(args.output, options.raw, room.frames[0].frame_id)
+
+
+def print_how_to_play(bag: Path, raw: bool, world_frame: str) -> None:
+    """The commands that play this bag into a node: without a ROS distribution, and with one."""
+    # In two terminals.
+    path, transport = shlex.quote(str(bag.resolve())), "raw" if raw else "compressed"
+    suffix = "" if raw else "/compressed"
+    remapped = {
+        f"rgb/image{suffix}": f"{RGB_TOPIC}{suffix}",
+        "rgb/camera_info": INFO_TOPIC,
+        "depth/image": DEPTH_TOPIC,
+        "pose": POSE_TOPIC,
+    }
+    parameters = {
+        "model.path": "embedded",
+        "autostart": "true",
+        "use_sim_time": "true",
+        "rgb_transport": transport,
+        "world_frame": world_frame,
+    }
+    options = [f"-p {shlex.quote(f'{name}:={value}')}" for name, value in parameters.items()]
+    options += [f"-r {name}:={topic}" for name, topic in remapped.items()]
+    print("to ask about it, in two terminals (another model: its folder instead of `embedded`):")
+    print(f"ada3d agent --ros-args {' '.join(options)}")
+    print(f"ada3d replay {path} --wait-sec 60")
+
+    # In one.
+    arguments = {
+        "bag": str(bag.resolve()),
+        "model_path": "embedded",
+        "rgb_topic": RGB_TOPIC,
+        "rgb_transport": transport,
+        "depth_topic": DEPTH_TOPIC,
+        "depth_transport": "raw",
+        "camera_info_topic": INFO_TOPIC,
+        "pose_topic": POSE_TOPIC,
+        "pose_source": "pose",
+        "world_frame": world_frame,
+    }
+    joined = " ".join(shlex.quote(f"{name}:={value}") for name, value in arguments.items())
+    print("or both at once, with a ROS distribution:")
+    print(f"ros2 launch ada3d_ros replay.launch.py {joined}")
 
 
 def _to_json(room: GeneratedRoom, seed: int) -> dict[str, object]:

@@ -177,6 +177,13 @@ def depth_of(value: float, dtype: type = np.float32) -> np.ndarray:
     return np.full((HEIGHT, WIDTH), value, dtype)
 
 
+def marked(value: float, mark: float, dtype: type) -> np.ndarray:
+    """Depth whose left two thirds hold a mark for no reading."""
+    return np.where(
+        np.arange(WIDTH) < 2 * WIDTH // 3, depth_of(mark, dtype), depth_of(value, dtype)
+    )
+
+
 GREY = np.zeros((HEIGHT, WIDTH), np.uint8)
 HALF = (HEIGHT // 2, WIDTH // 2)
 R = FrameReason
@@ -288,6 +295,10 @@ GOOD_FRAMES: dict[str, Spoil] = {
     "half the depth missing": replace_pixels(
         "depth", np.where(np.arange(WIDTH) % 2, np.nan, depth_of(2.0)).astype(np.float32), "32FC1"
     ),
+    "two thirds marked with 65535": replace_pixels(
+        "depth", marked(2000, 65535, np.uint16), "16UC1"
+    ),
+    "a far plane of 1000 m": replace_pixels("depth", marked(2.0, 1000.0, np.float32), "32FC1"),
     "zero distortion of an unknown model": set_fields(
         "info", distortion_model="whatever", d=[0.0] * 3
     ),

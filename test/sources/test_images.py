@@ -135,6 +135,49 @@ def test_units_check_alone():
     )
 
 
+MARKED = {
+    "16UC1": (3000, 65535, "<u2"),
+    "mono16": (3000, 65535, "<u2"),
+    "32FC1 far plane": (3.0, 1000.0, "<f4"),
+    "32FC1 far plane at 100": (3.0, 100.0, "<f4"),
+    "32FC1 inf": (3.0, np.inf, "<f4"),
+    "32FC1 largest": (3.0, 3.4e38, "<f4"),
+}
+
+
+@pytest.mark.parametrize("share", [0.33, 0.66, 0.98])
+@pytest.mark.parametrize("name", MARKED)
+def test_marks_for_no_reading_are_none_and_prove_no_unit(name, share):
+    """They refused a frame as wrong units, or stayed as a wall at 65 m."""
+    reading, mark, dtype = MARKED[name]
+    values = np.full((10, 200), reading, dtype)
+    values[:, : round(share * 200)] = mark
+    encoding = name.split()[0]
+    out = decode_depth(RawImage(10, 200, encoding, 0, values.strides[0], values.tobytes()), LIMITS)
+    np.testing.assert_array_equal(np.isnan(out), values == mark)
+    assert float(np.nanmax(np.abs(out - 3.0))) < 1e-3
+
+
+def test_65535_in_files_and_compressed_depth():
+    values = np.full((4, 4), 15000, np.uint16)
+    values[0] = 65535  # 13.1 m in TUM's units, within max_m
+    out = depth_from_units(values, 5000.0, 0.0, 100.0)
+    np.testing.assert_array_equal(np.isnan(out), values == 65535)
+    data = struct.pack("<iff", 0, 0.0, 0.0) + encoded(values, "PNG")
+    wide = DepthConfig(min_m=0.1, max_m=70.0)
+    out = decode_compressed_depth(data, "16UC1; compressedDepth png", wide)
+    np.testing.assert_array_equal(np.isnan(out), values == 65535)
+
+
+def test_mixed_up_units_are_refused_beside_marks():
+    """Millimetres as metres with a mark, and with one stray reading that would be plausible."""
+    values = np.linspace(1500, 4000, 400).astype("<f4").reshape(20, 20)
+    values[:5] = 65535.0
+    values[19, 19] = 2.0
+    with pytest.raises(FrameError, match="metres and millimetres"):
+        decode_depth(RawImage(20, 20, "32FC1", 0, 80, values.tobytes()), LIMITS)
+
+
 def test_too_little_depth_is_refused():
     depth = np.full((10, 10), np.nan, np.float32)
     depth[0, :5] = 1

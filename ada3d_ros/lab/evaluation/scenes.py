@@ -82,12 +82,15 @@ def read_scene(loaded: LoadedModel, source: str, config: AgentConfig) -> Scene:
     """
     # The frames that the node would keep.
     buffer = KeyframeBuffer(config.keyframe, config.world.floor_z)
-    for frame in open_frames(source, config):
+    opened = open_frames(source, config)
+    for frame in opened:
         buffer.offer(frame)
     floor_z_m = loaded.model.floor_of(buffer.snapshot().floor.z_m)
     frames = tuple(stand_on_floor(buffer.snapshot().frames, floor_z_m))
     if not frames:
-        raise SourceError(f"{source} has no frame that could become a keyframe.")
+        dropped = getattr(opened, "dropped", None)
+        reasons = f": {'; '.join(dropped.lines())}" if dropped else "."
+        raise SourceError(f"{source} has no frame that could become a keyframe{reasons}")
 
     # Views at the tower's size, encoded and pooled.
     model, vision = loaded.model, loaded.model.config.vision
