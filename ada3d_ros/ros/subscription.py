@@ -114,7 +114,8 @@ class InputSubscription(SimpleFilter):
 
     def _on_incompatible_qos(self, event: Any) -> None:
         # a publisher that does not latch has joined those that do
-        if event.last_policy_kind == QoSPolicyKind.DURABILITY:
+        latched = self._durability is DurabilityPolicy.TRANSIENT_LOCAL
+        if latched and event.last_policy_kind == QoSPolicyKind.DURABILITY:
             self._durability = DurabilityPolicy.VOLATILE
             self._renew_later()
             return

@@ -961,7 +961,7 @@ COMPRESSED_FAULTS: dict[str, tuple[Spoil, FrameReason]] = {
     "depth of nothing": (set_fields("depth", data=b""), R.CORRUPT),
     "header cut short": (set_fields("depth", data=DEPTH_HEADER[:7]), R.CORRUPT),
     "header alone": (set_fields("depth", data=DEPTH_HEADER), R.CORRUPT),
-    "no header": (set_fields("depth", data=DEPTH_PNG), R.CORRUPT),
+    "RVL depth": (set_fields("depth", format="16UC1; compressedDepth rvl"), R.BAD_ENCODING),
     "depth PNG cut in half": (
         set_fields("depth", data=DEPTH_HEADER + DEPTH_PNG[: len(DEPTH_PNG) // 2]),
         R.CORRUPT,
@@ -1002,6 +1002,10 @@ def test_a_faulty_compressed_frame(compressed_feed: Feed, name: str) -> None:
 
 
 COMPRESSED_GOOD: dict[str, Spoil] = {
+    "depth without the header": set_fields("depth", data=DEPTH_PNG),
+    "depth of the plain transport": set_fields(
+        "depth", format="16UC1; png compressed ", data=DEPTH_PNG
+    ),
     "PNG colour": set_fields("rgb", format="rgb8; png compressed bgr8", data=PNG),
     "plain jpeg": set_fields("rgb", format="jpeg"),
     "32FC1 depth": set_fields(
