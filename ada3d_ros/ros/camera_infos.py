@@ -15,6 +15,7 @@ from ada3d_ros.sources.camera_info import info_in_force
 KEPT = 50  # messages; of what came before them no image is waited for any more
 STOPPED_S = 1.0  # without a message for so long (and 3 periods) none is waited for
 MAX_IN_VAIN = 3
+MAX_STRAYS = 5  # in a row; more are a clock of its own
 DUE = 0.75  # of a period after the last message the next one is due
 
 
@@ -35,11 +36,15 @@ class CameraInfos:
         # image's stamp minus that of the camera_info it was given, s; NaN before the first
         self.lag_s = float("nan")
 
-    def clear(self) -> None:
-        """Time starts anew: the last message stays in force."""
-        for message in list(self._kept.values())[-1:]:
-            self._kept = {0: message}
-        self._last_ns = -1
+    def clear(self, until_ns: int = 0) -> None:
+        """Time starts anew at `until_ns`: what is stamped later is of before. The last message
+        stays in force.
+        """
+        last = list(self._kept.values())[-1:]
+        self._kept = {ns: m for ns, m in self._kept.items() if ns <= until_ns}
+        for message in last if not self._kept else ():
+            self._kept[0] = message
+        self._last_ns = max(self._kept, default=0) or -1
         self._ahead_ns.clear()
 
     def add(self, stamp_ns: int, message: Any, images_ns: int) -> list[int]:
@@ -57,12 +62,15 @@ class CameraInfos:
             (ahead for ahead in self._ahead_ns if ahead > images_ns + MIN_JUMP_NS), KEPT
         )
 
-        # Ahead itself, or going on as before: then those ahead were stamped wrongly.
+        # Ahead of its own stream and of the images: held against it until one or the other is
+        # there. Where it goes on as before, those ahead were stamped wrongly.
         leads_ns: list[int] = []
-        if 0 <= images_ns < stamp_ns - MIN_JUMP_NS and self._last_ns >= 0:
+        late_ns = min(self._last_ns, images_ns)
+        is_alone = len(self._ahead_ns) >= MAX_STRAYS and stamp_ns >= self._ahead_ns[-1]
+        if late_ns >= 0 and max(self._last_ns, images_ns) < stamp_ns - MIN_JUMP_NS and not is_alone:
             self._ahead_ns.append(stamp_ns)
         else:
-            if self._ahead_ns and stamp_ns >= self._last_ns:
+            if self._ahead_ns and self._last_ns <= stamp_ns < self._ahead_ns[0]:
                 expected = stamps_between(self._last_ns, stamp_ns, len(self._ahead_ns))
                 for ahead_ns, expected_ns in zip(self._ahead_ns, expected, strict=True):
                     leads_ns.append(ahead_ns - expected_ns)
@@ -89,11 +97,23 @@ class CameraInfos:
             return True
         if self._has_own(stamp_ns, slop_ns) or self._in_vain >= MAX_IN_VAIN or not self._gaps_ns:
             return False
-        period_ns = min(self._gaps_ns)
+        is_time = stamp_ns - max(self._last_ns, 0) >= DUE * min(self._gaps_ns)
+        return is_time and not self._has_stopped
+
+    @property
+    def _has_stopped(self) -> bool:
         silent_s = time.monotonic() - self._arrived_s
+        return not self._gaps_ns or silent_s > max(STOPPED_S, 3e-9 * min(self._gaps_ns))
+
+    def fault(self, topic: str) -> str:
+        """A sentence where they come regularly, but far from the images in time; empty: not so."""
+        period_s = min(self._gaps_ns, default=0) / 1e9
+        if self._has_stopped or not abs(self.lag_s) > max(MIN_JUMP_NS / 1e9, 5 * period_s):
+            return ""
+        where = "behind" if self.lag_s > 0 else "ahead of"
         return (
-            silent_s < max(STOPPED_S, 3e-9 * period_ns)
-            and stamp_ns - max(self._last_ns, 0) >= DUE * period_ns
+            f"{topic} is {abs(self.lag_s):.1f} s {where} colour and depth (another clock?): its"
+            " newest message is used for each. Check the clock of its publisher."
         )
 
     def for_image(self, stamp_ns: int, slop_ns: int) -> Any:
@@ -104,9 +124,12 @@ class CameraInfos:
             self._in_vain += self.is_due(stamp_ns, slop_ns)
         kept = sorted(self._kept.items(), key=lambda item: item[0])
         message = info_in_force(kept, stamp_ns, slop_ns)
-        if message is not None:
-            used_ns = next(kept_ns for kept_ns, other in kept if other is message)
-            self.lag_s = (stamp_ns - used_ns) / 1e9
+        if message is None:
+            return None
+        used_ns = next(kept_ns for kept_ns, other in kept if other is message)
+        if used_ns > stamp_ns + MIN_JUMP_NS:  # of another clock: the last to arrive
+            used_ns, message = list(self._kept.items())[-1]
+        self.lag_s = (stamp_ns - used_ns) / 1e9 if used_ns else float("nan")
         return message
 
     def _has_own(self, stamp_ns: int, slop_ns: int) -> bool:

@@ -124,6 +124,8 @@ class FrameInputs:
             )
             for name, (_, message_type) in topics.items()
         }
+        rgb, depth, info, _ = (monitor.topic for monitor in self.monitors.values())  # as remapped
+        self._camera_topics = rgb, depth, info
         images = [self._subscriptions[name] for name in IMAGES]
         self._sync = NearestStampSynchronizer(images, self.matcher, drops.add)
         self._sync.registerCallback(self._on_set)
@@ -220,7 +222,7 @@ class FrameInputs:
                 self._drops.add(FrameReason.NO_POSE)
         self._waiting = [item for item in self._waiting if item.stamp_ns <= new_ns]
         self._last_accepted_ns = -1
-        self.infos.clear()
+        self.infos.clear(new_ns + SAME_TIME_NS)
 
     # -- camera_info
 
@@ -361,11 +363,13 @@ class FrameInputs:
                 self._warn("no pose", self._no_pose_text(stamp_ns, pose.why))
             elif info is None:
                 self._drops.add(FrameReason.NO_INFO)
-                self._warn("no info", self._no_info_text(stamp_ns))
+                self._warn("no info", self._nothing_text("camera_info", stamp_ns))
             else:
                 T_world_cam = pose.T_world_child @ self._T_child_cam
-                names = self._image_topics()
-                self._on_ready(PosedSet(*item.messages, info, stamp_ns, T_world_cam, names))
+                topics = self._camera_topics
+                self._on_ready(PosedSet(*item.messages, info, stamp_ns, T_world_cam, topics))
+                if self.infos.fault(topics[2]):
+                    self._warn("camera_info clock", self.infos.fault(topics[2]))
         self._waiting += still_waiting
 
         # an idle timer would wake the executor 50 times a second
@@ -374,24 +378,16 @@ class FrameInputs:
         elif self._poll_timer.is_canceled():
             self._poll_timer.reset()
 
-    def _image_topics(self) -> tuple[str, str, str]:
-        rgb, depth, info = (self.monitors[name].topic for name in (*IMAGES, "camera_info"))
-        return rgb, depth, info
-
-    def _no_info_text(self, stamp_ns: int) -> str:
-        monitor = self.monitors["camera_info"]
+    def _nothing_text(self, name: str, stamp_ns: int) -> str:
+        monitor = self.monitors[name]
         return (
-            f"no camera_info for the image at {stamp_ns / 1e9:.3f}: nothing received on"
+            f"no {name} for the image at {stamp_ns / 1e9:.3f}: nothing received on"
             f" {monitor.topic} ({monitor.type_name})."
         )
 
     def _no_pose_text(self, stamp_ns: int, why: str) -> str:
-        monitor = self.monitors["pose"]
-        if monitor.received == 0:
-            return (
-                f"no pose for the image at {stamp_ns / 1e9:.3f}: nothing received on"
-                f" {monitor.topic} ({monitor.type_name})."
-            )
+        if self.monitors["pose"].received == 0:
+            return self._nothing_text("pose", stamp_ns)
         return (
             f"no pose in {self.config.world_frame!r} for the image at {stamp_ns / 1e9:.3f} (waited"
             f" pose.timeout_sec {self.config.pose.timeout_sec}): {why}"
