@@ -32,6 +32,7 @@ SUPPORTED = "; ".join(
 )
 # A principal point outside of this part of a side is unusual: K may be of another image size.
 USUAL_PART = (0.25, 0.75)
+CORNER_PART = 0.1
 
 Maps = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
 
@@ -84,9 +85,13 @@ def size_of_matrix(cx: float, cy: float) -> str:
     return f"about {round(2 * cx)}x{round(2 * cy)}"
 
 
-def is_outside(cx: float, cy: float, size: tuple[int, int]) -> bool:
-    """Whether a principal point, px, lies outside of an image of `size` (width, height)."""
-    return any(not -0.5 <= c <= side - 0.5 for c, side in zip((cx, cy), size, strict=True))
+def is_of_another_size(cx: float, cy: float, size: tuple[int, int]) -> bool:
+    """Whether a principal point, px, cannot be that of an image of `size` (width, height): outside
+    of it, or at the same end of both sides, as K of an image twice as large has it.
+    """
+    outside = any(not -0.5 <= c <= side - 0.5 for c, side in zip((cx, cy), size, strict=True))
+    parts = (cx / size[0], cy / size[1])
+    return outside or min(parts) > 1 - CORNER_PART or max(parts) < CORNER_PART
 
 
 def is_unusual(cx: float, cy: float, size: tuple[int, int]) -> bool:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ada3d_ros.errors import FrameError, FrameReason
-from ada3d_ros.geometry.camera import is_outside, size_of_matrix
+from ada3d_ros.geometry.camera import is_of_another_size, size_of_matrix
 from ada3d_ros.types import Intrinsics
 
 Size = tuple[int, int]  # width, height, px
@@ -56,7 +56,7 @@ def camera_of(info: Any, size: Size, rectified: bool = False) -> Camera:
     if not any(_fits(size, region, bins) for region in _possible_regions(info)):
         raise FrameError(FrameReason.BAD_SIZE, f"{_sizes_text(info)}, the image is {_by(size)} px.")
     cx, cy = (cx - int(roi.x_offset)) / bins[0], (cy - int(roi.y_offset)) / bins[1]
-    if is_outside(cx, cy, size):
+    if is_of_another_size(cx, cy, size):
         raise FrameError(FrameReason.BAD_INTRINSICS, _outside_text(info, (cx, cy), size, rectified))
     intrinsics = Intrinsics(whole.fx / bins[0], whole.fy / bins[1], cx, cy, *size)
 

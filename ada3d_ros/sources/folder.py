@@ -18,7 +18,7 @@ from PIL import Image
 from scipy.spatial.transform import Rotation
 
 from ada3d_ros.errors import FrameError, FrameReason, SourceError
-from ada3d_ros.geometry.camera import is_outside, is_unusual, size_of_matrix
+from ada3d_ros.geometry.camera import is_of_another_size, is_unusual, size_of_matrix
 from ada3d_ros.geometry.camera_axes import (
     OPTICAL_IN,
     CameraAxes,
@@ -144,7 +144,7 @@ class FolderSource:
                 f"{self._matrix_name(camera)} has cx = {cx:g}, cy = {cy:g}, the images are"
                 f" {width}x{height}"
             )
-            if is_outside(cx, cy, (width, height)):
+            if is_of_another_size(cx, cy, (width, height)):
                 raise SourceError(
                     f"{text}: the matrix belongs to another size ({size_of_matrix(cx, cy)}). Scale"
                     " it to the images, or give --intrinsics FX FY CX CY of their size."

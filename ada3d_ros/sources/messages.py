@@ -148,7 +148,7 @@ def _camera_frame(messages: PosedSet) -> str:
     elif color == depth:
         cure = "camera_info must be the colour camera's; remap rgb/camera_info to it"
     elif depth == info:
-        cure = "colour is of another camera; remap rgb/image to the one that depth is registered to"
+        cure = "colour is of another camera than both; remap rgb/image to theirs"
     else:
         cure = (
             "all must be of one camera: depth registered to colour, and the colour camera's"
