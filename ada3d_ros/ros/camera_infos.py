@@ -47,6 +47,10 @@ class CameraInfos:
         self._last_ns = max(self._kept, default=0) or -1
         self._ahead_ns.clear()
 
+    def __len__(self) -> int:
+        """Messages kept."""
+        return len(self._kept)
+
     def add(self, stamp_ns: int, message: Any, images_ns: int) -> list[int]:
         """Take one message; images_ns: the newest stamp of the images, -1 before the first.
 
@@ -58,9 +62,7 @@ class CameraInfos:
             return []
 
         # What the images have reached meanwhile was right.
-        self._ahead_ns = deque(
-            (ahead for ahead in self._ahead_ns if ahead > images_ns + MIN_JUMP_NS), KEPT
-        )
+        self._ahead_ns = deque((ahead for ahead in self._ahead_ns if ahead > images_ns), KEPT)
 
         # Ahead of its own stream and of the images: held against it until one or the other is
         # there. Where it goes on as before, those ahead were stamped wrongly.
