@@ -115,7 +115,11 @@ class ExtrinsicConfig:
 @dataclass(frozen=True, slots=True)
 class PoseConfig:
     timeout_sec: float = setting(
-        0.2, "how long a frame waits for its pose to arrive", unit="s", low=0.0, high=2.0
+        0.2,
+        "how long a frame waits for its pose, and for the camera_info that is due, to arrive",
+        unit="s",
+        low=0.0,
+        high=2.0,
     )
     max_gap_sec: float = setting(
         0.2,
@@ -173,6 +177,16 @@ class DepthConfig:
     max_m: float = setting(10.0, "farther readings are invalid", unit="m", low=0.0, high=100.0)
     min_valid_fraction: float = setting(
         0.05, "frames with less valid depth are dropped", low=0.0, high=1.0
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class CameraConfig:
+    rectified: bool = setting(
+        False,
+        "colour and depth are rectified already: camera_info P holds, and its D is not applied"
+        " (topics named image_rect); false = raw images, K and D hold",
+        read_only=True,
     )
 
 
@@ -304,7 +318,7 @@ class AgentConfig:
     world_frame: str = setting(
         "map",
         "frame of boxes and keyframes, z up; poses in another frame are refused",
-        pattern=r"\S+",
+        pattern=r"/*[^\s/]\S*",
         read_only=True,
     )
     world: WorldConfig = WorldConfig()
@@ -323,13 +337,15 @@ class AgentConfig:
     )
     depth_transport: str = setting(
         "raw",
-        "compressedDepth subscribes depth/image/compressedDepth",
-        choices=("raw", "compressedDepth"),
+        "compressedDepth subscribes depth/image/compressedDepth, compressed subscribes"
+        " depth/image/compressed (16-bit PNG)",
+        choices=("raw", "compressedDepth", "compressed"),
         read_only=True,
     )
     qos: QosConfig = QosConfig()
     sync: SyncConfig = SyncConfig()
     input: InputConfig = InputConfig()
+    camera: CameraConfig = CameraConfig()
     depth: DepthConfig = DepthConfig()
     keyframe: KeyframeConfig = KeyframeConfig()
     scene: SceneConfig = SceneConfig()
@@ -352,6 +368,9 @@ class AgentConfig:
     )
 
     def __post_init__(self) -> None:
+        # frames are named without the slash that ROS 1 wrote before them
+        for name in ("world_frame", "pose_child_frame"):
+            object.__setattr__(self, name, getattr(self, name).lstrip("/"))
         if self.depth.min_m >= self.depth.max_m:
             raise ConfigError(
                 f"depth.min_m = {self.depth.min_m} must be below depth.max_m = {self.depth.max_m}"

@@ -184,7 +184,8 @@ def _inputs(node: AgentNode) -> Report:
             f"{m.name}.qos": m.reliability,
             f"{m.name}.qos_incompatible": m.qos_incompatible,
         }
-        if m.silent_s > SILENT_AFTER_S:
+        holds = m.name == "camera_info" and m.received > 0  # until another comes
+        if m.silent_s > SILENT_AFTER_S and not holds:
             silent.append(f"{m.topic} ({m.type_name}, {m.reliability}, {publishers} publishers)")
 
     if not values:
@@ -206,6 +207,7 @@ def _synchronization(node: AgentNode) -> Report:
         "dt_rgb_depth_ms_p50": inputs.gap_ms.percentile(50),
         "dt_rgb_depth_ms_p95": inputs.gap_ms.percentile(95),
         "waiting_for_pose": inputs.waiting_for_pose,
+        "camera_info_lag_s": inputs.infos.lag_s,
     }
 
     # What became of them.

@@ -7,7 +7,7 @@ yet.
 
 from __future__ import annotations
 
-import bisect
+import logging
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,10 +23,14 @@ from ada3d_ros.config import AgentConfig
 from ada3d_ros.errors import FrameError, FrameReason, PoseError, SourceError
 from ada3d_ros.geometry.pose import PoseBuffer, pose_from_quaternion
 from ada3d_ros.sources.association import pair_nearest
+from ada3d_ros.sources.camera_info import info_in_force
+from ada3d_ros.sources.camera_watch import CameraWatch
 from ada3d_ros.sources.dropped import Dropped
-from ada3d_ros.sources.messages import PosedSet, frame_of, pose_of, stamp_of
+from ada3d_ros.sources.messages import PosedSet, frame_of, pose_frame_fault, pose_of, stamp_of
 from ada3d_ros.sources.topics import BagTopics, detect_topics
 from ada3d_ros.types import RgbdFrame
+
+logger = logging.getLogger(__name__)
 
 MAX_POSES = 10_000_000  # a recording's poses all stay: 28 h at 100 Hz
 
@@ -39,7 +43,7 @@ class _Index:
     depth: list[tuple[int, int]] = field(default_factory=list)
     infos: list[tuple[int, Any]] = field(default_factory=list)  # (stamp_ns, message)
     poses: PoseBuffer = field(default_factory=lambda: PoseBuffer(MAX_POSES))
-    pose_frames: set[str] = field(default_factory=set)
+    pose_faults: list[str] = field(default_factory=list)  # one sentence for each kind
 
 
 @dataclass(slots=True)
@@ -59,9 +63,10 @@ class _Held:
 class BagSource:
     """The frames of a bag in stamp order; iterate as often as needed.
 
-    `dropped` counts what the last pass left out. `config` gives what the node would use: depth.*,
-    sync.slop_sec, pose.max_gap_sec, world_frame, extrinsic.*. Raises SourceError, at construction
-    or while reading, for a bag that is missing, broken or lacks an input.
+    `dropped` counts what the last pass left out; what is odd about a camera whose frames can be
+    used is logged once. `config` gives what the node would use: depth.*, sync.slop_sec,
+    pose.max_gap_sec, world_frame, pose_child_frame, extrinsic.*, camera.*. Raises SourceError, at
+    construction or while reading, for a bag that is missing, broken or lacks an input.
     """
 
     def __init__(
@@ -87,11 +92,17 @@ class BagSource:
 
             # Decode them in that order.
             places = [(index.rgb[i][0], index.depth[j][0]) for i, j in pairs]
+            watch = CameraWatch(self.config, logger.warning)
             for rgb, depth in self._read_images(reader, places):
                 try:
-                    yield self._build(rgb, depth, index)
+                    posed = self._posed(rgb, depth, index)
+                    frame = frame_of(posed, self.config)
                 except FrameError as error:
                     self.dropped.note(error)
+                    continue
+                watch.note(frame, posed)
+                yield frame
+            watch.judge_poses(finished=True)
         self.dropped.drop_zeros()
 
     def _read_index(self, reader: AnyReader) -> _Index:
@@ -115,12 +126,8 @@ class BagSource:
 
         # Poses of another world would drop every frame: say so at once.
         index.infos.sort(key=lambda item: item[0])
-        if len(index.poses) == 0 and index.pose_frames - {self.config.world_frame}:
-            raise SourceError(
-                f"{self.path}: {self.topics.pose} holds poses in"
-                f" {', '.join(sorted(index.pose_frames))}, none in world_frame"
-                f" {self.config.world_frame!r}; set world_frame to the recorded one."
-            )
+        if len(index.poses) == 0 and index.pose_faults:
+            raise SourceError(f"{self.path}: {' '.join(index.pose_faults)}")
         return index
 
     def _index_rgb(self, index: _Index, place: int, stamp_ns: int) -> None:
@@ -132,10 +139,11 @@ class BagSource:
             index.rgb.append((place, stamp_ns))
 
     def _index_pose(self, index: _Index, message: Any) -> None:
-        frame_id = message.header.frame_id
-        index.pose_frames.add(frame_id)
-        if frame_id != self.config.world_frame:
+        fault = pose_frame_fault(message, self.topics.pose, self.config)
+        if fault:
             self.dropped[FrameReason.FRAME_MISMATCH] += 1
+            if fault not in index.pose_faults:
+                index.pose_faults.append(fault)
             return
         try:
             index.poses.add(stamp_of(message), pose_of(message) @ self._T_child_cam)
@@ -158,14 +166,17 @@ class BagSource:
                 yield rgb.messages.pop(pair[0]), depth.messages.pop(pair[1])
                 pair = next(todo, None)
 
-    def _build(self, rgb: Any, depth: Any, index: _Index) -> RgbdFrame:
-        stamp_ns = stamp_of(rgb)
-        info = _nearest_info(index.infos, stamp_ns, self.config.sync.slop_sec)
+    def _posed(self, rgb: Any, depth: Any, index: _Index) -> PosedSet:
+        """Two images with their camera_info and pose. Raises FrameError (NO_INFO, NO_POSE)."""
+        stamp_ns, slop_s, topics = stamp_of(rgb), self.config.sync.slop_sec, self.topics
+        info = info_in_force(index.infos, stamp_ns, round(slop_s * 1e9))
+        if info is None:
+            raise FrameError(FrameReason.NO_INFO, f"{topics.camera_info} holds no message.")
         pose = index.poses.lookup(stamp_ns, self.config.pose.max_gap_sec)
         if pose.T_world_child is None:
             raise FrameError(FrameReason.NO_POSE, f"no pose at {stamp_ns} ns: {pose.why}")
-        posed = PosedSet(rgb, depth, info, stamp_ns, pose.T_world_child.copy())
-        return frame_of(posed, self.config.world_frame, self.config.depth)
+        names = topics.rgb, topics.depth, topics.camera_info
+        return PosedSet(rgb, depth, info, stamp_ns, pose.T_world_child.copy(), names)
 
 
 def _names(topics: BagTopics) -> tuple[str, ...]:
@@ -174,15 +185,6 @@ def _names(topics: BagTopics) -> tuple[str, ...]:
 
 def _stamps(places: list[tuple[int, int]]) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
     return np.array([stamp_ns for _, stamp_ns in places], dtype=np.int64)
-
-
-def _nearest_info(infos: list[tuple[int, Any]], stamp_ns: int, slop_s: float) -> Any:
-    at = bisect.bisect_left(infos, stamp_ns, key=lambda item: item[0])
-    beside = infos[max(at - 1, 0) : at + 1]
-    near = min(beside, key=lambda item: abs(item[0] - stamp_ns), default=None)
-    if near is None or abs(near[0] - stamp_ns) > round(slop_s * 1e9):
-        raise FrameError(FrameReason.NO_INFO, f"no camera_info within {slop_s} s of {stamp_ns} ns.")
-    return near[1]
 
 
 @contextmanager

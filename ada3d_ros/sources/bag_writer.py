@@ -65,11 +65,16 @@ _store = get_typestore(Stores.ROS2_JAZZY)
 
 @dataclass(frozen=True, slots=True)
 class BagOptions:
-    """Colour as JPEG of jpeg_quality, or raw rgb8 (exact, about 20 times larger)."""
+    """Colour as JPEG of jpeg_quality, or raw rgb8 (exact, about 20 times larger).
+
+    distortion_model, D: of the images, as camera_info shall state it; the images stay as they are.
+    """
 
     raw: bool = False
     jpeg_quality: int = 95
     overwrite: bool = False
+    distortion_model: str = "plumb_bob"
+    D: tuple[float, ...] = (0.0,) * 5
 
 
 def write_bag(
@@ -167,7 +172,8 @@ class _Recorder:
             color = _image(header, "rgb8", frame.rgb)
         else:
             color = _jpeg(header, frame.rgb, options.jpeg_quality)
-        self._write(self._info, stamp_ns, camera_info(header, frame))
+        info = camera_info(header, frame, options.distortion_model, options.D)
+        self._write(self._info, stamp_ns, info)
         self._write(self._rgb, stamp_ns, color)
         depth_ns = stamp_ns if frame.depth_stamp_ns is None else frame.depth_stamp_ns
         header = _header(depth_ns, frame.camera_frame_id)
@@ -261,9 +267,11 @@ def _pose(stamp_ns: int, frame_id: str, T_world_cam: Matrix) -> Any:
     return _new(POSE_STAMPED, header=_header(stamp_ns, frame_id), pose=pose)
 
 
-def camera_info(header: Any, frame: RgbdFrame) -> Any:
-    """The CameraInfo of the frame's pinhole camera: no distortion, the whole image."""
-    # The images are rectified: no distortion, no rotation, and P holds K.
+def camera_info(
+    header: Any, frame: RgbdFrame, model: str = "plumb_bob", D: tuple[float, ...] = (0.0,) * 5
+) -> Any:
+    """The CameraInfo of the frame's camera, by default without distortion: the whole image."""
+    # Once rectified, with the same K and without a rotation: P holds K.
     K = frame.intrinsics.matrix
     region = _new(
         "sensor_msgs/msg/RegionOfInterest",
@@ -278,8 +286,8 @@ def camera_info(header: Any, frame: RgbdFrame) -> Any:
         header=header,
         height=frame.intrinsics.height,
         width=frame.intrinsics.width,
-        distortion_model="plumb_bob",
-        d=np.zeros(5),
+        distortion_model=model,
+        d=np.array(D, dtype=np.float64),
         k=K.ravel(),
         r=np.eye(3).ravel(),
         p=np.hstack((K, np.zeros((3, 1)))).ravel(),

@@ -5,6 +5,7 @@ Layouts are in layouts.py; pixels are decoded by images.py.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,11 +14,20 @@ from pathlib import Path
 import cv2
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 from scipy.spatial.transform import Rotation
 
 from ada3d_ros.errors import FrameError, FrameReason, PoseError, SourceError
+from ada3d_ros.geometry.camera import is_of_another_size, is_unusual, size_of_matrix
+from ada3d_ros.geometry.camera_axes import (
+    OPTICAL_IN,
+    CameraAxes,
+    axes_of,
+    complaint_about,
+    folder_cure,
+)
 from ada3d_ros.geometry.pose import pose_from_quaternion
-from ada3d_ros.sources.data_sets import EXTRACT
+from ada3d_ros.sources.data_sets import EXTRACT, K_FILES
 from ada3d_ros.sources.dropped import Dropped
 from ada3d_ros.sources.images import (
     decode_compressed_color,
@@ -30,7 +40,16 @@ from ada3d_ros.sources.listing import Entry
 from ada3d_ros.sources.text_files import Matrix, camera_matrix
 from ada3d_ros.types import Intrinsics, RgbdFrame
 
+logger = logging.getLogger(__name__)
+
 MIN_FPS, MAX_FPS = 1e-3, 1e5
+MIN_FRAMES = 5  # with a pose, to judge their axes
+MATRIX_FILES = {  # of layouts with a camera matrix for depth and one for colour
+    "scannet": {c: (f"intrinsic/intrinsic_{c}.txt",) for c in ("depth", "color")},
+    "posed": {"depth": ("depth_intrinsic.txt",), "color": ("intrinsic.txt",)},
+    "stray": dict.fromkeys(("depth", "color"), ("camera_matrix.csv",)),
+}
+CAMERA_AXES = tuple(axes.value for axes in OPTICAL_IN)
 FIRST_STAMP_NS = 1_000_000_000  # of folders without stamps; a zero stamp means "not set"
 # Named rotations of --rotate-world. y-up: HoloLens, Unity-like, y up to z up; y-down: the first
 # camera is the world, -y up to z up.
@@ -47,7 +66,8 @@ class FolderOptions:
 
     depth_scale: depth units per metre, 5000 for TUM, 1000 for millimetres; fps: frames per second
     where the folder has no stamps; intrinsics: fx fy cx cy, px, where it has no K file;
-    rotate_world_xyzw: the folder's world to a z-up world; stamp_unit: auto, s, ms, us or ns.
+    rotate_world_xyzw: the folder's world to a z-up world; camera_axes: of its poses, one of
+    CAMERA_AXES; stamp_unit: auto, s, ms, us or ns.
     """
 
     layout: str = "auto"
@@ -55,6 +75,7 @@ class FolderOptions:
     fps: float = 10.0
     intrinsics: tuple[float, float, float, float] | None = None
     rotate_world_xyzw: tuple[float, ...] | None = None
+    camera_axes: str = "optical"
     frame_id: str = "map"
     camera_frame_id: str = "camera_color_optical_frame"
     min_m: float = 0.0  # nearer readings become NaN
@@ -67,8 +88,9 @@ class FolderSource:
 
     `dropped` counts what the last pass left out; `notes` are sentences about how the folder was
     read; `trajectory` holds all stamped poses (stamp_ns, T_world_cam) where they are denser than
-    the images. Raises SourceError at construction for a folder, file or number that is missing or
-    malformed, and at the end of a pass without a frame.
+    the images. Poses that do not look optical, and a camera matrix that may be of another size, are
+    logged once. Raises SourceError at construction for a folder, file or number that is missing or
+    malformed, or a matrix that cannot be these images', and at the end of a pass without a frame.
     """
 
     def __init__(self, folder: str | Path, options: FolderOptions = FolderOptions()) -> None:
@@ -86,10 +108,13 @@ class FolderSource:
 
         # Its cameras and its world.
         self._K_depth, self._K_color = self._matrices()
+        self.size = self._check_matrices()
         turn = options.rotate_world_xyzw or ROTATIONS_XYZW[self._listing.rotate_world]
         self._T_up_world = pose_from_quaternion((0.0, 0.0, 0.0), turn)
+        self._T_given_cam = pose_from_quaternion((0.0, 0.0, 0.0), self._optical_in_given())
+        self._check_axes()
         self.notes = self._listing.notes
-        self.trajectory = [(s, self._in_world(T)) for s, T in self._listing.trajectory]
+        self.trajectory = [(s, self._posed(T)) for s, T in self._listing.trajectory]
         self.dropped = Dropped()
 
     def __len__(self) -> int:
@@ -139,9 +164,69 @@ class FolderSource:
                 )
         return K_depth, K_color
 
-    def _in_world(self, T_world_cam: Matrix) -> Matrix:
-        """A pose (4, 4) of the folder as the frames have it."""
-        return self._T_up_world @ T_world_cam
+    @property
+    def resamples_color(self) -> bool:
+        """Whether colour has a camera matrix of its own, and is resampled into the depth camera."""
+        return self._K_color is not self._K_depth
+
+    def _check_matrices(self) -> tuple[int, int]:
+        """The size (width, height) of the depth images, px; (0, 0) where none can be read.
+
+        Raises SourceError where a camera matrix is of another size.
+        """
+        entries = self._listing.entries
+        size = _first_size([entry.depth for entry in entries])
+        checks = [(self._K_depth, size, "depth")]
+        if self.resamples_color:
+            checks.append((self._K_color, _first_size([e.rgb for e in entries]), "color"))
+        for K, (width, height), camera in checks:
+            cx, cy = float(K[0, 2]), float(K[1, 2])
+            if not width or not is_unusual(cx, cy, (width, height)):
+                continue
+            text = (
+                f"{self._matrix_name(camera)} has cx = {cx:g}, cy = {cy:g}, the images are"
+                f" {width}x{height}"
+            )
+            if is_of_another_size(cx, cy, (width, height)):
+                raise SourceError(
+                    f"{text}: the matrix belongs to another size ({size_of_matrix(cx, cy)}). Scale"
+                    " it to the images, or give --intrinsics FX FY CX CY of their size."
+                )
+            logger.warning("%s: is it of another size (%s)?", text, size_of_matrix(cx, cy))
+        return size
+
+    def _matrix_name(self, camera: str) -> str:
+        if self.options.intrinsics is not None:
+            return "the camera matrix given (--intrinsics, or the YAML of --distortion)"
+        names = MATRIX_FILES.get(self.layout, {camera: K_FILES})[camera]
+        found = next((n for n in names if (self.folder / n).is_file()), "its camera matrix")
+        return str(self.folder / found)
+
+    def _optical_in_given(self) -> tuple[float, ...]:
+        axes = self.options.camera_axes
+        if axes not in CAMERA_AXES:
+            raise SourceError(
+                f"camera axes {axes!r} are not known; choose one of {', '.join(CAMERA_AXES)}."
+            )
+        return OPTICAL_IN[CameraAxes(axes)]
+
+    def _posed(self, T_world_given: Matrix) -> Matrix:
+        """T_world_cam (4, 4) of the optical frame in the z-up world."""
+        return self._T_up_world @ T_world_given @ self._T_given_cam
+
+    def _check_axes(self) -> None:
+        """Log poses that are probably not of the optical frame."""
+        poses = [
+            self._posed(e.T_world_cam) for e in self._listing.entries if e.T_world_cam is not None
+        ]
+        axes = axes_of(np.stack(poses)) if len(poses) >= MIN_FRAMES else CameraAxes.UNKNOWN
+        complaint = complaint_about(axes, len(poses))
+        if not complaint:
+            return
+        cure = folder_cure(axes)
+        if self.options.camera_axes != "optical" and axes in OPTICAL_IN:
+            cure = f"camera axes {self.options.camera_axes} do not fit these poses"
+        logger.warning("%s: %s; %s.", self.folder, complaint, cure)
 
     def _load(self, entry: Entry, video: _Video) -> RgbdFrame:
         # Pixels.
@@ -161,7 +246,7 @@ class FolderSource:
             rgb=self._registered(rgb, width, height, entry),
             depth_m=depth_m,
             intrinsics=Intrinsics(fx, fy, cx, cy, int(width), int(height)),
-            T_world_cam=self._in_world(entry.T_world_cam),
+            T_world_cam=self._posed(entry.T_world_cam),
             frame_id=self.options.frame_id,
             camera_frame_id=self.options.camera_frame_id,
             depth_stamp_ns=entry.depth_stamp_ns,
@@ -225,6 +310,17 @@ def parse_rotation(text: str) -> tuple[float, ...]:
             f"rotation {text!r}: expected {', '.join(ROTATIONS_XYZW)} or four numbers QX,QY,QZ,QW."
         )
     return values
+
+
+def _first_size(images: list[Path]) -> tuple[int, int]:
+    """Size (width, height) of the first image whose header can be read, (0, 0) without one."""
+    for path in images:
+        try:
+            with Image.open(path) as image:
+                return image.size
+        except Exception:  # damaged files make the codecs raise almost anything; counted when read
+            continue
+    return 0, 0
 
 
 def _read(path: Path) -> bytes:

@@ -16,7 +16,7 @@ from typing import TypeAlias
 import cv2
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from ada3d_ros.config import DepthConfig
 from ada3d_ros.errors import FrameError, FrameReason
@@ -46,6 +46,7 @@ DEPTH_ENCODINGS = ("16UC1", "mono16", "32FC1")
 JPEG_START = b"\xff\xd8\xff"
 # compressed_depth_image_transport: format, quantisation a and b
 COMPRESSED_DEPTH_HEADER = struct.Struct("<iff")
+PNG_SIGNATURE, JPEG_SIGNATURE = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -151,29 +152,72 @@ def decode_compressed_color(data: Data, format: str) -> Color:
 
 
 def decode_compressed_depth(data: Data, format: str, config: DepthConfig) -> Depth:
-    """depth_m (H, W) float32 metres, NaN = no reading, of a compressedDepth CompressedImage.
+    """depth_m (H, W) float32 metres, NaN = no reading, of a CompressedImage with a 16-bit PNG.
 
-    12-byte header, then a 16-bit PNG: millimetres for 16UC1; for 32FC1 inverse depth, quantised by
-    the two numbers of the header. Raises FrameError: BAD_ENCODING, BAD_SIZE, CORRUPT, BAD_UNITS.
+    With the 12-byte header of compressedDepth or without: millimetres for 16UC1 and mono16; for
+    32FC1 inverse depth, quantised by the two numbers of the header. Raises FrameError:
+    BAD_ENCODING, BAD_SIZE, CORRUPT, BAD_UNITS.
     """
-    # What the format says.
-    encoding, _, codec = (part.strip() for part in format.partition(";"))
-    if encoding not in DEPTH_ENCODINGS or codec not in ("compressedDepth", "compressedDepth png"):
-        expected = tuple(f"{name}; compressedDepth png" for name in DEPTH_ENCODINGS)
-        raise _bad_encoding("compressed depth", format, expected)
-
-    # Header and image.
+    # What the format says, and where the PNG begins: its signature is unmistakable.
+    encoding = _compressed_encoding(format)
     raw = _as_bytes(data).tobytes()
-    if len(raw) <= COMPRESSED_DEPTH_HEADER.size:
+    start = 0 if raw.startswith(PNG_SIGNATURE) else COMPRESSED_DEPTH_HEADER.size
+    if len(raw) <= start:
         raise FrameError(
             FrameReason.CORRUPT,
-            f"compressedDepth has {len(raw)} bytes: no image after the 12-byte header.",
+            f"compressed depth has {len(raw)} bytes: no image after the 12-byte header.",
+        )
+    if raw.startswith(JPEG_SIGNATURE) or raw.startswith(JPEG_SIGNATURE, start):
+        raise _bad_compressed(format, "holds a JPEG, which does not keep depth")
+
+    # The image.
+    values = decode_grey16_png(raw[start:])
+    if encoding != "32FC1":
+        return depth_in_metres(values, encoding, config)
+    if start == 0:
+        raise FrameError(
+            FrameReason.CORRUPT,
+            "compressedDepth of 32FC1 lacks its 12-byte header, which holds the two numbers of its"
+            " quantisation: publish it by compressed_depth_image_transport, or send 16UC1"
+            " millimetres.",
         )
     _, quant_a, quant_b = COMPRESSED_DEPTH_HEADER.unpack_from(raw)
-    values = decode_grey16_png(raw[COMPRESSED_DEPTH_HEADER.size :]).astype(np.float32)
-    if encoding == "32FC1":
-        values = _dequantise(values, quant_a, quant_b)
-    return depth_in_metres(values, encoding, config)
+    return depth_in_metres(
+        _dequantise(values.astype(np.float32), quant_a, quant_b), encoding, config
+    )
+
+
+def _compressed_encoding(format: str) -> str:
+    """The encoding, one of DEPTH_ENCODINGS, of the format `16UC1; compressedDepth png`, `16UC1; png
+    compressed`, or `png` alone (16UC1).
+
+    Raises FrameError (BAD_ENCODING).
+    """
+    # The encoding stands before the semicolon; cv_bridge leaves it out.
+    head, semicolon, tail = format.partition(";")
+    name, codec = (head, tail) if semicolon else ("16UC1", format)
+    encoding = next((e for e in DEPTH_ENCODINGS if e.lower() == name.strip().lower()), None)
+
+    # Which codecs keep 16 bits.
+    words = set(codec.lower().replace("/", " ").replace(".", " ").split())
+    for lossy in ("rvl", "jpeg", "jpg", "tiff", "webp"):
+        if lossy in words:
+            raise _bad_compressed(format, f"is {lossy}, which is not read")
+    known = {"png", "compresseddepth", "compressed", "image", "16uc1", "mono16", "32fc1"}
+    has_codec = bool(words & {"png", "compresseddepth"})
+    if encoding is None or not has_codec or not words <= known:
+        raise _bad_compressed(format, "is not known")
+    return encoding
+
+
+def _bad_compressed(format: str, why: str) -> FrameError:
+    return FrameError(
+        FrameReason.BAD_ENCODING,
+        f"compressed depth of format {format!r} {why}; expected a 16-bit PNG, format `16UC1;"
+        " compressedDepth png` (mono16, 32FC1) or `16UC1; png compressed`. Set the publisher's"
+        " parameter <depth topic, dots for slashes>.compressedDepth.format to png (of the plain"
+        " transport: .compressed.format), or subscribe to raw depth.",
+    )
 
 
 def depth_from_units(
@@ -293,6 +337,12 @@ def _decode_codec(content: bytes, codecs: tuple[str, ...]) -> Image.Image:
         raise FrameError(
             FrameReason.BAD_SIZE, f"{error}; allowed are {MAX_PIXELS // 1_000_000} megapixels."
         ) from error
+    except UnidentifiedImageError:  # its text is the address of an object
+        start = content[:8].hex(" ") or "nothing"
+        raise FrameError(
+            FrameReason.CORRUPT,
+            f"{len(content)} bytes are no {' or '.join(codecs)}: they begin with {start}.",
+        ) from None
     except Exception as error:  # damaged files make the codecs raise almost anything
         raise FrameError(
             FrameReason.CORRUPT,

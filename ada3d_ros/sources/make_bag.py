@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import shlex
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,14 +21,22 @@ from ada3d_ros.sources.bag_writer import (
     BagOptions,
     write_bag,
 )
+from ada3d_ros.sources.camera_calibration import CameraCalibration, parse_distortion
 from ada3d_ros.sources.data_sets import LAYOUTS
-from ada3d_ros.sources.folder import ROTATIONS_XYZW, FolderOptions, FolderSource, parse_rotation
+from ada3d_ros.sources.folder import (
+    CAMERA_AXES,
+    ROTATIONS_XYZW,
+    FolderOptions,
+    FolderSource,
+    parse_rotation,
+)
 from ada3d_ros.sources.text_files import STAMP_UNITS
 from ada3d_ros.types import RgbdFrame
 
 if TYPE_CHECKING:
     from ada3d_ros.lab.world.generated import GeneratedRoom
 
+NEGATIVE_NUMBERS = re.compile(r"-[\d.][-+\d.,e]*", re.IGNORECASE)
 EPILOG = """layouts (depth units per metre):
   tum      rgb.txt depth.txt groundtruth.txt (TUM RGB-D SLAM Dataset); 5000
   cabinet  raw_imgs/ depth_imgs/ truth_cam_poses.txt; 5000
@@ -65,6 +75,8 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    # -1e-3 is a number as well, and so is -0.5,0.5,-0.5,0.5
+    parser._negative_number_matcher = NEGATIVE_NUMBERS
     add = parser.add_argument
     add("folder", nargs="?", type=Path, help="the posed RGB-D folder; leave out with --synthetic")
     add("-o", "--output", type=Path, required=True, metavar="BAG", help="bag folder to create")
@@ -84,6 +96,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _add_folder_options(parser: argparse.ArgumentParser) -> None:
     folder = parser.add_argument_group("folder")
+    folder._negative_number_matcher = NEGATIVE_NUMBERS
     folder.add_argument(
         "--layout",
         default="auto",
@@ -114,6 +127,26 @@ def _add_folder_options(parser: argparse.ArgumentParser) -> None:
         nargs=4,
         metavar=("FX", "FY", "CX", "CY"),
         help="camera matrix in px, where the folder has none",
+    )
+    folder.add_argument(
+        "--distortion",
+        nargs="+",
+        metavar="K1 K2 P1 P2 [K3 ...] | YAML",
+        help=(
+            "lens distortion of the images: coefficients of plumb_bob (4 or 5) or"
+            " rational_polynomial (8, 12, 14), `equidistant` before four, or a camera_info YAML of"
+            " the camera_calibration tool, which gives the camera matrix too; the images stay as"
+            " they are (default: they are taken as undistorted)"
+        ),
+    )
+    folder.add_argument(
+        "--camera-axes",
+        default="optical",
+        choices=CAMERA_AXES,
+        help=(
+            "axes of the folder's camera poses: optical (z forward, y down), body (x forward, z"
+            " up), opengl (y up, z backward; phone scanners, neural rendering) (default optical)"
+        ),
     )
     folder.add_argument(
         "--rotate-world",
@@ -168,16 +201,22 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _make_from_folder(args: argparse.Namespace, options: BagOptions) -> None:
     # What the folder holds.
+    lens = parse_distortion(args.distortion) if args.distortion else None
+    known = lens.intrinsics if lens is not None else None
     reading = FolderOptions(
         layout=args.layout,
         depth_scale=args.depth_scale,
         fps=args.fps,
-        intrinsics=tuple(args.intrinsics) if args.intrinsics else None,
+        intrinsics=tuple(args.intrinsics) if args.intrinsics else known,
         rotate_world_xyzw=None if args.rotate_world is None else parse_rotation(args.rotate_world),
+        camera_axes=args.camera_axes,
         frame_id=args.frame_id,
         stamp_unit=args.stamp_unit,
     )
     source = FolderSource(args.folder, reading)
+    if lens is not None:
+        _check_lens(lens, source)
+        options = replace(options, distortion_model=lens.model, D=lens.D)
     print(
         f"{args.folder}: layout {source.layout}, {len(source)} frames, {source.depth_scale:g} depth"
         " units per metre"
@@ -192,6 +231,20 @@ def _make_from_folder(args: argparse.Namespace, options: BagOptions) -> None:
         print(f"left out: {line}")
     print(f"wrote {count} frames to {args.output}")
     print_how_to_play(args.output, options.raw, args.frame_id)
+
+
+def _check_lens(lens: CameraCalibration, source: FolderSource) -> None:
+    """Raises SourceError where the distortion cannot be that of the source's images."""
+    if source.resamples_color:
+        raise SourceError(
+            f"--distortion: {source.folder} has a camera matrix for colour and one for depth, and"
+            " colour is resampled; give --intrinsics FX FY CX CY if both are of one camera."
+        )
+    if lens.size not in (None, source.size):
+        raise SourceError(
+            "--distortion: the calibration is of {}x{} px, the images are {}x{}: calibrate at"
+            " their size.".format(*(lens.size or ()), *source.size)
+        )
 
 
 def _make_synthetic(args: argparse.Namespace, options: BagOptions) -> None:

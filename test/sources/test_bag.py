@@ -203,7 +203,6 @@ FAULTS = [
     ),
     (DEPTH, replace(image(S2, np.zeros(SHAPE, np.uint16), "16UC1")), FrameReason.LOW_VALID_DEPTH),
     (DEPTH, replace(image(S2, np.full(SHAPE, 2, np.uint16), "16UC1")), FrameReason.BAD_UNITS),
-    (CAMERA_INFO, lambda messages, at: messages.pop(at), FrameReason.NO_INFO),
     ("/odom", replace(odometry(S2, FRAMES[2].T_world_cam, "odom")), FrameReason.FRAME_MISMATCH),
 ]
 
@@ -241,7 +240,7 @@ def test_bad_intrinsics_distortion_and_poses(tmp_path):
 
 def test_a_foreign_world_frame_is_named(tmp_path):
     record(tmp_path / "bag", base_messages())
-    with pytest.raises(SourceError, match=r"poses in map, none in world_frame 'odom'"):
+    with pytest.raises(SourceError, match=r"/odom is in frame 'map', world_frame is 'odom'"):
         list(BagSource(tmp_path / "bag", config=from_flat({"world_frame": "odom"})))
 
 
