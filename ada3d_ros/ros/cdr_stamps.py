@@ -9,6 +9,7 @@ from typing import Any
 from rclpy.serialization import deserialize_message, serialize_message
 
 from ada3d_ros.ros.conversions import ns_to_time
+from ada3d_ros.sources.messages import header_stamp_ns
 
 MAX_STAMP_NS = 2**31 * 1_000_000_000 - 1  # seconds are int32
 ShiftStamps = Callable[[bytes, int], bytes]  # CDR bytes and nanoseconds -> CDR bytes
@@ -27,14 +28,6 @@ def stamp_shifter(cls: Any, type_name: str) -> ShiftStamps:
     if type_name == "tf2_msgs/msg/TFMessage":
         return lambda cdr, shift_ns: shift_transforms(cls, cdr, shift_ns)
     return lambda cdr, shift_ns: cdr
-
-
-def header_stamp_ns(cdr: bytes) -> int:
-    """header.stamp of a message whose first field is a Header, in ns."""
-    if len(cdr) < 12:  # damaged
-        return 0
-    sec, nanosec = struct.unpack_from("<iI" if cdr[1] & 1 else ">iI", cdr, 4)
-    return int(sec) * 1_000_000_000 + int(nanosec)
 
 
 def shift_header_stamp(cdr: bytes, shift_ns: int) -> bytes:

@@ -1,32 +1,36 @@
 """A recorded rosbag2 (mcap or sqlite3) as an iterable of RgbdFrame, read without ROS, by rosbags.
 
-Two passes: the first reads stamps, camera_info and poses, and decides what belongs together; the
-second decodes images in the order of the recording, holding only those whose partner has not come
-yet.
+Three passes: the first finds wrong stamps, the second reads camera_info and poses, and decides what
+belongs together; the third decodes images in the order of the recording, holding only those whose
+partner has not come yet.
 """
 
 from __future__ import annotations
 
 import bisect
+import logging
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rosbags.highlevel import AnyReader
 from rosbags.typesys import Stores, get_typestore
 
 from ada3d_ros.config import AgentConfig
 from ada3d_ros.errors import FrameError, FrameReason, PoseError, SourceError
 from ada3d_ros.geometry.pose import PoseBuffer, pose_from_quaternion
-from ada3d_ros.sources.association import pair_nearest
-from ada3d_ros.sources.messages import PosedSet, frame_of, pose_of, stamp_of
-from ada3d_ros.sources.topics import BagTopics, detect_topics
+from ada3d_ros.sources.association import STRAY_NS, pair_nearest, stray_leads
+from ada3d_ros.sources.bag_reader import BagReader
+from ada3d_ros.sources.messages import PosedSet, frame_of, header_stamp_ns, pose_of, stamp_of
+from ada3d_ros.sources.topics import TYPES, BagTopics, detect_topics
 from ada3d_ros.types import RgbdFrame
 
+logger = logging.getLogger(__name__)
+
+STORE = get_typestore(Stores.LATEST)  # the types of our inputs are alike in all distributions
+LOST_PARTNER = {FrameReason.NO_DEPTH, FrameReason.NO_INFO, FrameReason.NO_POSE}
 MAX_POSES = 10_000_000  # a recording's poses all stay: 28 h at 100 Hz
 
 
@@ -37,6 +41,7 @@ class _Index:
     rgb: list[tuple[int, int]] = field(default_factory=list)  # (place, stamp_ns), stamps rising
     depth: list[tuple[int, int]] = field(default_factory=list)
     infos: list[tuple[int, Any]] = field(default_factory=list)  # (stamp_ns, message)
+    stray_ns: list[int] = field(default_factory=list)  # where wrong stamps should have been
     poses: PoseBuffer = field(default_factory=lambda: PoseBuffer(MAX_POSES))
     pose_frames: set[str] = field(default_factory=set)
 
@@ -68,8 +73,10 @@ class BagSource:
     ) -> None:
         self.path = Path(path)
         self.config = config or AgentConfig()
-        with _open(self.path) as reader:
-            types = {connection.topic: connection.msgtype for connection in reader.connections}
+        with BagReader(path) as reader:
+            types = _types(reader)
+            for note in reader.notes:
+                logger.warning("%s: %s", path, note)
         self.topics = detect_topics(types, topics or BagTopics())
         self.dropped: Counter[FrameReason] = Counter()
         extrinsic = self.config.extrinsic
@@ -77,12 +84,15 @@ class BagSource:
 
     def __iter__(self) -> Iterator[RgbdFrame]:
         self.dropped = Counter()
-        with _open(self.path) as reader:
+        with BagReader(self.path) as reader:
             # Which images belong together.
             index = self._read_index(reader)
             slop_s = self.config.sync.slop_sec
             pairs = pair_nearest(_stamps(index.rgb), _stamps(index.depth), slop_s)
-            self.dropped[FrameReason.NO_DEPTH] += len(index.rgb) - len(pairs)
+            paired = {i for i, _ in pairs}
+            for i, (_, stamp_ns) in enumerate(index.rgb):
+                if i not in paired:
+                    self._drop(FrameReason.NO_DEPTH, stamp_ns, index)
 
             # Decode them in that order.
             places = [(index.rgb[i][0], index.depth[j][0]) for i, j in pairs]
@@ -90,19 +100,34 @@ class BagSource:
                 try:
                     yield self._build(rgb, depth, index)
                 except FrameError as error:
-                    self.dropped[error.reason] += 1
+                    self._drop(error.reason, stamp_of(rgb), index)
         self.dropped = +self.dropped  # without zeros
 
-    def _read_index(self, reader: AnyReader) -> _Index:
+    def _drop(self, reason: FrameReason, stamp_ns: int, index: _Index) -> None:
+        """Count a lost frame; once, where a wrong stamp that is counted already cost it."""
+        if reason in LOST_PARTNER and any(
+            abs(stray_ns - stamp_ns) <= STRAY_NS for stray_ns in index.stray_ns
+        ):
+            return
+        self.dropped[reason] += 1
+
+    def _read_index(self, reader: BagReader) -> _Index:
         """Raises SourceError where the poses are of another world."""
-        # Every message by its topic.
+        # Every message by its topic, but for those whose stamp is wrong.
         index = _Index()
         places: Counter[str] = Counter()
+        leads = self._stray_leads(reader)
         for topic, message in _messages(reader, set(_names(self.topics))):
             place = places[topic]
             places[topic] += 1
+            lead_ns = leads[topic].get(place, 0)
             if message is None:
                 self.dropped[FrameReason.CORRUPT] += 1
+            elif lead_ns:
+                ahead = lead_ns > 0
+                self.dropped[FrameReason.FUTURE_STAMP if ahead else FrameReason.BACKWARD_STAMP] += 1
+                if topic != self.topics.rgb:
+                    index.stray_ns.append(stamp_of(message) - lead_ns)
             elif topic == self.topics.rgb:
                 self._index_rgb(index, place, stamp_of(message))
             elif topic == self.topics.depth:
@@ -121,6 +146,26 @@ class BagSource:
                 f" {self.config.world_frame!r}; set world_frame to the recorded one."
             )
         return index
+
+    def _stray_leads(self, reader: BagReader) -> dict[str, dict[int, int]]:
+        """Of each topic the messages with a wrong stamp: place -> how far it is ahead, ns."""
+        # All stamps that are set, and when they were recorded.
+        rows: dict[str, list[tuple[int, int, int]]] = {topic: [] for topic in _names(self.topics)}
+        places: Counter[str] = Counter()
+        for topic, bag_ns, data in _recorded(reader, set(rows)):
+            stamp_ns = header_stamp_ns(data)
+            if stamp_ns > 0:
+                rows[topic].append((places[topic], stamp_ns, bag_ns))
+            places[topic] += 1
+
+        # Those that are far from their neighbours'.
+        result = {}
+        for topic, found in rows.items():
+            table = np.array(found, dtype=np.int64).reshape(-1, 3)
+            leads = stray_leads(table[:, 1], table[:, 2])
+            at = np.flatnonzero(leads)
+            result[topic] = dict(zip(table[at, 0].tolist(), leads[at].tolist(), strict=True))
+        return result
 
     def _index_rgb(self, index: _Index, place: int, stamp_ns: int) -> None:
         if stamp_ns == 0:
@@ -142,7 +187,7 @@ class BagSource:
             self.dropped[FrameReason.BAD_POSE] += 1
 
     def _read_images(
-        self, reader: AnyReader, places: list[tuple[int, int]]
+        self, reader: BagReader, places: list[tuple[int, int]]
     ) -> Iterator[tuple[Any, Any]]:
         """Pairs of messages in the order of `places` (colour place, depth place)."""
         rgb, depth = _Held({i for i, _ in places}), _Held({j for _, j in places})
@@ -184,40 +229,33 @@ def _nearest_info(infos: list[tuple[int, Any]], stamp_ns: int, slop_s: float) ->
     return near[1]
 
 
-@contextmanager
-def _open(path: Path) -> Iterator[AnyReader]:
-    """An open reader. Raises SourceError for a path that is no readable bag."""
-    try:
-        reader = AnyReader([path], default_typestore=get_typestore(Stores.ROS2_JAZZY))
-        reader.open()
-    except Exception as error:  # rosbags, yaml, sqlite3 and struct each have their own
-        raise SourceError(
-            f"cannot read {path} as a rosbag2: {error}. Give the folder that holds metadata.yaml."
-        ) from error
-    try:
-        yield reader
-    finally:
-        reader.close()
+def _types(reader: BagReader) -> dict[str, str]:
+    """The message type of each topic; of several the one that can be an input."""
+    inputs = {kind for kinds in TYPES.values() for kind in kinds}
+    types: dict[str, str] = {}
+    for connection in reader.connections:
+        if types.get(connection.topic) not in inputs:
+            types[connection.topic] = connection.msgtype
+    return types
 
 
-def _messages(reader: AnyReader, topics: set[str]) -> Iterator[tuple[str, Any]]:
-    """(topic, message) in the order of the recording; None where one does not deserialise.
+def _recorded(reader: BagReader, topics: set[str]) -> Iterator[tuple[str, int, bytes]]:
+    """(topic, bag time in ns, CDR bytes) in the order of the recording.
 
     Raises SourceError where the recording breaks off.
     """
-    raw = reader.messages([c for c in reader.connections if c.topic in topics])
-    while True:
-        # The next record.
-        try:
-            connection, _, data = next(raw)
-        except StopIteration:
-            return
-        except Exception as error:
-            raise SourceError(f"{reader.paths[0]} breaks off while reading: {error}") from error
+    types = _types(reader)
+    wanted = [c for c in reader.connections if c.topic in topics and c.msgtype == types[c.topic]]
+    for connection, bag_ns, data in reader.messages(wanted):
+        yield connection.topic, bag_ns, data
 
-        # Its message.
+
+def _messages(reader: BagReader, topics: set[str]) -> Iterator[tuple[str, Any]]:
+    """(topic, message) in the same order; None where one does not deserialise."""
+    types = _types(reader)
+    for topic, _, data in _recorded(reader, topics):
         try:
-            message = reader.deserialize(data, connection.msgtype)
+            message = STORE.deserialize_cdr(data, types[topic])
         except Exception:  # damaged CDR; the caller counts it
             message = None
-        yield connection.topic, message
+        yield topic, message
