@@ -7,6 +7,7 @@ out and named; what cannot be read ends in a SourceError that says how to mend i
 from __future__ import annotations
 
 import heapq
+import itertools
 import re
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack
@@ -87,17 +88,18 @@ class BagReader:
             if wanted:
                 streams.append(reader.messages(wanted))
         merged = heapq.merge(*streams, key=lambda message: message[1])
-        while True:
+        for count in itertools.count():
             try:
                 connection, bag_ns, data = next(merged)
+                if data[:4] == ZSTD_MAGIC:  # a metadata.yaml would have told of it
+                    data = storage_mcap.DECOMPRESSORS["zstd"](data, 0)
             except StopIteration:
                 return
             except Exception as error:  # a damaged file makes the readers raise almost anything
                 raise SourceError(
-                    f"{self.path} is damaged: {_one_line(error)}. {_cure(self.path)}"
+                    f"{self.path} is damaged after {count} messages: {_one_line(error)}."
+                    f" {_cure(self.path)}"
                 ) from error
-            if data[:4] == ZSTD_MAGIC:  # metadata.yaml would have told that each is compressed
-                data = storage_mcap.DECOMPRESSORS["zstd"](data, 0)
             yield connection, bag_ns, bytes(data)
 
     # -- opening
