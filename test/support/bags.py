@@ -31,7 +31,7 @@ def header(stamp_ns: int, frame_id: str = "camera") -> Any:
 
 
 def message_of(topic: str, stamp_ns: int, number: int) -> bytes:
-    """Frame `number` of a camera that moves along x before a wall, as a topic of the node has it."""
+    """Frame `number` of a camera that moves along x before a wall, as one topic has it."""
     new = {name.rpartition("/")[2]: kind for name, kind in STORE.types.items()}
     if topic == POSE:
         pose = new["Pose"](
