@@ -209,15 +209,11 @@ class FrameInputs:
             return  # a camera's glitch: frames of that time will be refused one by one
         if self._last_pose_ns > new_ns + MIN_JUMP_NS:  # the poses have not jumped yet
             self.poses.clear()
-        self._forget_waiting(newer_than_ns=new_ns)
-        self._last_accepted_ns = -1
-
-    def _forget_waiting(self, newer_than_ns: int) -> None:
-        """Give up the sets that wait for a pose of before a jump in time."""
         for item in self._waiting:
-            if item.stamp_ns > newer_than_ns:
+            if item.stamp_ns > new_ns:
                 self._drops.add(FrameReason.NO_POSE)
-        self._waiting = [item for item in self._waiting if item.stamp_ns <= newer_than_ns]
+        self._waiting = [item for item in self._waiting if item.stamp_ns <= new_ns]
+        self._last_accepted_ns = -1
 
     # -- poses
 
@@ -310,9 +306,6 @@ class FrameInputs:
         if reason is not None:
             self._drops.add(reason)
             return
-        step_ns = stamp_ns - self._last_accepted_ns if self._last_accepted_ns >= 0 else 0
-        if 0 < self.config.input.max_gap_sec * 1e9 < step_ns:
-            self._forget_waiting(newer_than_ns=-1)
         self._last_accepted_ns = stamp_ns
         self._take_held_poses()
         self._waiting.append(_Waiting((rgb, depth, info), stamp_ns, time.monotonic()))

@@ -25,7 +25,6 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
-from rosbags.interfaces import Connection
 from rosgraph_msgs.msg import Clock
 from std_srvs.srv import SetBool
 
@@ -36,6 +35,7 @@ from ada3d_ros.ros.conversions import ns_to_time
 from ada3d_ros.ros.peer import use_large_image_transport
 from ada3d_ros.ros.playback import Pace, StampClocks, Turn, Turns
 from ada3d_ros.sources.bag_reader import BagReader
+from ada3d_ros.sources.topics import topic_types
 
 CLOCK_PERIOD_S = 0.025  # as `ros2 bag play --clock` does: every tick wakes every node
 LOOP_GAP_NS = 1_000_000_000  # between the last stamp of a pass and the first of the next
@@ -94,14 +94,21 @@ class Player(Node):
         # A publisher for every topic whose type is installed here.
         self._out: dict[tuple[str, str], tuple[Publisher, StampCodec]] = {}
         self.skipped: dict[str, str] = {}
-        for connection in self._reader.connections:
-            self._advertise(connection)
+        types = topic_types((c.topic, c.msgtype) for c in self._reader.connections)
+        for topic, type_name in types.items():
+            self._advertise(topic, type_name)
+        for connection in self._reader.connections:  # a topic of ROS has one type
+            if connection.msgtype != types[connection.topic]:
+                self._reader.notes.append(
+                    f"{connection.topic}: {types[connection.topic]} is played, the"
+                    f" {connection.msgtype} recorded on the same topic is not."
+                )
         if not self._out:
             self.destroy_node()
-            types = ", ".join(sorted(set(self.skipped.values()))) or "it has none"
+            names = ", ".join(sorted(set(self.skipped.values()))) or "it has none"
             left_out = "".join(f" {note}." for note in self._reader.notes)
             raise SourceError(
-                f"{bag}: none of its message types can be imported ({types}); source their"
+                f"{bag}: none of its message types can be imported ({names}); source their"
                 f" packages.{left_out}"
             )
 
@@ -120,23 +127,22 @@ class Player(Node):
         super().destroy_node()
         self._reader.close()
 
-    def _advertise(self, connection: Connection) -> None:
+    def _advertise(self, topic: str, type_name: str) -> None:
         # A recorded clock would contradict ours, and fall back at every loop.
-        cls = message_class(connection.msgtype)
-        if cls is None or connection.topic == "/clock":
-            self.skipped[connection.topic] = connection.msgtype
+        cls = message_class(type_name)
+        if cls is None or topic == "/clock":
+            self.skipped[topic] = type_name
             return
 
         # Reliable serves both kinds of subscriber; static transforms stay for those who come late.
-        static = connection.topic.endswith("tf_static")
+        static = topic.endswith("tf_static")
         qos = QoSProfile(
             depth=50,
             reliability=ReliabilityPolicy.RELIABLE,
             durability=DurabilityPolicy.TRANSIENT_LOCAL if static else DurabilityPolicy.VOLATILE,
         )
-        publisher = self.create_publisher(cls, connection.topic, qos)
-        codec = stamp_codec(cls, connection.msgtype)
-        self._out[connection.topic, connection.msgtype] = publisher, codec
+        publisher = self.create_publisher(cls, topic, qos)
+        self._out[topic, type_name] = publisher, stamp_codec(cls, type_name)
 
     @property
     def topics(self) -> list[str]:

@@ -24,7 +24,7 @@ from ada3d_ros.geometry.pose import PoseBuffer, pose_from_quaternion
 from ada3d_ros.sources.association import STRAY_NS, pair_nearest, stray_leads
 from ada3d_ros.sources.bag_reader import BagReader
 from ada3d_ros.sources.messages import PosedSet, frame_of, header_stamp_ns, pose_of, stamp_of
-from ada3d_ros.sources.topics import TYPES, BagTopics, detect_topics
+from ada3d_ros.sources.topics import BagTopics, detect_topics, topic_types
 from ada3d_ros.types import RgbdFrame
 
 logger = logging.getLogger(__name__)
@@ -230,13 +230,7 @@ def _nearest_info(infos: list[tuple[int, Any]], stamp_ns: int, slop_s: float) ->
 
 
 def _types(reader: BagReader) -> dict[str, str]:
-    """The message type of each topic; of several the one that can be an input."""
-    inputs = {kind for kinds in TYPES.values() for kind in kinds}
-    types: dict[str, str] = {}
-    for connection in reader.connections:
-        if types.get(connection.topic) not in inputs:
-            types[connection.topic] = connection.msgtype
-    return types
+    return topic_types((c.topic, c.msgtype) for c in reader.connections)
 
 
 def _recorded(reader: BagReader, topics: set[str]) -> Iterator[tuple[str, int, bytes]]:

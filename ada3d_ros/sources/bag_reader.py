@@ -9,14 +9,15 @@ from __future__ import annotations
 import heapq
 import itertools
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Generator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ClassVar
 
 from rosbags.interfaces import Connection, ConnectionExtRosbag2, MessageDefinition
 from rosbags.interfaces import MessageDefinitionFormat as Format
 from rosbags.rosbag2 import Reader, storage_mcap
+from rosbags.rosbag2.reader import DirectoryReader
 
 from ada3d_ros.errors import SourceError
 
@@ -42,6 +43,29 @@ def _definition(schema: Any) -> MessageDefinition:
 # whole file. No definition is needed to leave its channel out.
 storage_mcap.read_string = _read_text
 storage_mcap.get_msgdef = _definition
+
+
+class _McapReader(storage_mcap.McapReader):
+    """One that also gives the messages of a file without an index in the order of the file."""
+
+    def messages(
+        self, connections: Collection[Connection], start: int | None = None, stop: int | None = None
+    ) -> Generator[Message, None, None]:
+        """Channel, bag time in ns, bytes."""
+        read = super().messages if self.chunks else self.messages_scan
+        yield from read(connections, start, stop)
+
+
+class _FolderReader(DirectoryReader):
+    STORAGE_PLUGINS: ClassVar = {**DirectoryReader.STORAGE_PLUGINS, "mcap": _McapReader}
+
+
+class _Reader(Reader):
+    STORAGE_PLUGINS: ClassVar = {
+        **Reader.STORAGE_PLUGINS,
+        "dir": _FolderReader,
+        ".mcap": _McapReader,
+    }
 
 
 class BagReader:
@@ -78,7 +102,7 @@ class BagReader:
         return sum(connection.msgcount for connection in self.connections)
 
     def messages(self, connections: Collection[Connection]) -> Iterator[Message]:
-        """The messages of some channels in the order of their bag time.
+        """The messages of some channels by bag time; without an index in the order of the file.
 
         Raises SourceError where the bag turns out to be damaged.
         """
@@ -121,7 +145,7 @@ class BagReader:
         problem = "there is none"
         if (path / "metadata.yaml").exists():
             try:
-                return [self._stack.enter_context(Reader(path))]
+                return [self._stack.enter_context(_Reader(path))]
             except Exception as error:  # rosbags, yaml, sqlite and struct have errors of their own
                 problem = _one_line(error).removesuffix("; please report issue.")
         return self._open_files(problem)
@@ -180,7 +204,7 @@ class BagReader:
 
         # What it says itself.
         try:
-            return self._stack.enter_context(Reader(file))
+            return self._stack.enter_context(_Reader(file))
         except Exception as error:
             raise SourceError(
                 f"{file} is not a readable rosbag2: {_one_line(error)} {_cure(file)}"

@@ -129,8 +129,10 @@ def write_mcap(
 
     # Messages, the foreign ones first.
     first_ns = recorded[0][1]
-    for topic, bag_ns, data in [*((f[0], first_ns, b'{"a": 1}') for f in foreign), *recorded]:
-        stamps = struct.pack("<HIQQ", numbers[topic], 0, bag_ns, bag_ns)
+    sent = [(len(channels) + i, first_ns, b'{"a": 1}') for i in range(1, len(foreign) + 1)]
+    sent += [(numbers[topic], bag_ns, data) for topic, bag_ns, data in recorded]
+    for number, bag_ns, data in sent:
+        stamps = struct.pack("<HIQQ", number, 0, bag_ns, bag_ns)
         out.append(_record(5, stamps + data))
     out += [_record(15, bytes(4)), _record(2, bytes(20)), b"\x89MCAP0\r\n"]
     path.write_bytes(b"".join(out))
