@@ -9,10 +9,10 @@ from __future__ import annotations
 import heapq
 import itertools
 import re
-from collections.abc import Collection, Generator, Iterator
+from collections.abc import Collection, Generator, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar
+from typing import Any, BinaryIO
 
 from rosbags.interfaces import Connection, ConnectionExtRosbag2, MessageDefinition
 from rosbags.interfaces import MessageDefinitionFormat as Format
@@ -57,7 +57,10 @@ class _McapReader(storage_mcap.McapReader):
 
 
 class _FolderReader(DirectoryReader):
-    STORAGE_PLUGINS: ClassVar = {**DirectoryReader.STORAGE_PLUGINS, "mcap": _McapReader}
+    STORAGE_PLUGINS: Mapping[str, type[Any]] = {
+        **DirectoryReader.STORAGE_PLUGINS,
+        "mcap": _McapReader,
+    }
 
 
 class _Reader(Reader):
