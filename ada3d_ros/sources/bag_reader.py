@@ -64,7 +64,7 @@ class _FolderReader(DirectoryReader):
 
 
 class _Reader(Reader):
-    STORAGE_PLUGINS: ClassVar = {
+    STORAGE_PLUGINS: Mapping[str, type[Any]] = {
         **Reader.STORAGE_PLUGINS,
         "dir": _FolderReader,
         ".mcap": _McapReader,
