@@ -163,6 +163,14 @@ class InputConfig:
     max_age_sec: float = setting(
         1.0, "older frames are dropped (node clock); 0 = off", unit="s", low=0.0, high=60.0
     )
+    max_gap_sec: float = setting(
+        3600.0,
+        "stamps or a clock that go ahead by more are of another recording, and a jump in time"
+        " (reset_on_time_jump); 0 = off",
+        unit="s",
+        low=0.0,
+        high=1e9,
+    )
     max_rate_hz: float = setting(
         5.0, "frames beyond this rate are dropped before decoding", unit="Hz", low=0.1, high=60.0
     )
@@ -350,7 +358,11 @@ class AgentConfig:
     keyframe: KeyframeConfig = KeyframeConfig()
     scene: SceneConfig = SceneConfig()
     cache: CacheConfig = CacheConfig()
-    reset_on_time_jump: bool = setting(True, "a clock that jumps back (bag loop) clears the scene")
+    reset_on_time_jump: bool = setting(
+        True,
+        "a clock that jumps back (bag loop), or ahead by more than input.max_gap_sec (another bag),"
+        " clears the scene",
+    )
     action: ActionConfig = ActionConfig()
     markers: MarkersConfig = MarkersConfig()
     boxes: BoxesConfig = BoxesConfig()

@@ -149,12 +149,16 @@ class FrameInputs:
             subscription.close()
         self.clear()
 
-    def clear(self) -> None:
-        """Forget queued messages and poses: what comes next is taken as the first."""
+    def forget_sets(self) -> None:
+        """Forget the images that wait for a partner or for their pose."""
         self.matcher.clear()
         self.infos.clear()
         self._waiting.clear()
         self._last_accepted_ns = -1
+
+    def clear(self) -> None:
+        """Forget queued messages and poses: what comes next is taken as the first."""
+        self.forget_sets()
         self.gap_ms.clear()
         self.poses.clear()
         self._last_pose_ns = -1

@@ -65,6 +65,7 @@ class AgentNode(AgentLifecycle):
         self._diagnostics_timer = self.create_timer(
             period_s, self._publish_diagnostics, clock=steady
         )
+        self._jump_text, self._jump_epoch = "", -1  # the last jump in time, and the scene of it
         self._watch_clock()
         self._publish_status()
 
@@ -78,11 +79,12 @@ class AgentNode(AgentLifecycle):
             self.create_service(service, name, callback, callback_group=group)
 
     def _watch_clock(self) -> None:
-        backward = JumpThreshold(
-            min_forward=None, min_backward=Duration(nanoseconds=-MIN_JUMP_NS), on_clock_change=False
+        step = Duration(nanoseconds=MIN_JUMP_NS)
+        jumps = JumpThreshold(
+            min_forward=step, min_backward=Duration(nanoseconds=-MIN_JUMP_NS), on_clock_change=False
         )
         self._jump_handle = self.get_clock().create_jump_callback(
-            backward, post_callback=self._clock_jumped
+            jumps, post_callback=self._clock_jumped
         )
 
     @property
@@ -106,28 +108,47 @@ class AgentNode(AgentLifecycle):
     # -- scene
 
     def _on_set(self, messages: PosedSet) -> None:
-        if self.intake is None or self.paused:
+        if self.intake is None:
             return
-        old_ns, self._last_set_ns = self._last_set_ns, messages.stamp_ns
-        if messages.stamp_ns < old_ns - MIN_JUMP_NS:
-            self._time_jump(
-                f"image stamps fell back from {old_ns / 1e9:.3f} to {messages.stamp_ns / 1e9:.3f}"
-            )
+        step_ns = messages.stamp_ns - self._last_set_ns if self._last_set_ns >= 0 else 0
+        jumped = self._is_jump(step_ns)
+        if self.paused:  # a jump is noticed by the first set after the pause
+            self._last_set_ns = self._last_set_ns if jumped else messages.stamp_ns
+            return
+        self._last_set_ns = messages.stamp_ns
+        if jumped:
+            self._time_jump(f"image stamps {_jump_text(step_ns)}")
         self.intake.put(messages)
+
+    def _is_jump(self, step_ns: int) -> bool:
+        """Whether two stamps this far apart are of different runs or recordings."""
+        return step_ns < -MIN_JUMP_NS or 0 < self.config.input.max_gap_sec * 1e9 < step_ns
 
     @guarded()
     def _clock_jumped(self, jump: TimeJump) -> None:
-        self._forget_inputs()
-        self._time_jump(f"the clock jumped back by {-jump.delta.nanoseconds / 1e9:.3f} s")
+        step_ns = jump.delta.nanoseconds
+        was_set = self.get_clock().now().nanoseconds - step_ns > 0  # else it is the first /clock
+        if was_set and self._is_jump(step_ns):
+            self._forget_inputs()
+            self._time_jump(f"the clock {_jump_text(step_ns)}")
 
     def _time_jump(self, what: str) -> None:
-        if not self.config.reset_on_time_jump:
-            self.get_logger().warning(f"{what}; the scene is kept (reset_on_time_jump is false).")
+        # Begin a new scene, or keep the one there is.
+        if self.config.reset_on_time_jump:
+            self._jump_text = f"{what}: the scene starts anew."
+            self._reset_scene()
+        else:
+            self._jump_text = (
+                f"{what}; the scene is kept (reset_on_time_jump is false). Call ~/reset_scene if"
+                " this is another place."
+            )
             if self.pipeline is not None:
                 self.pipeline.allow_earlier_stamps()
-            return
-        self.get_logger().warning(f"{what}: the scene starts anew.")
-        self._reset_scene()
+
+        # Say it: once in the log, in the status while the scene lasts.
+        self.get_logger().warning(self._jump_text)
+        if self.pipeline is not None:
+            self._jump_epoch = self.pipeline.scene_state().epoch
 
     def _forget_inputs(self) -> None:
         """The next messages are taken as the first."""
@@ -223,6 +244,8 @@ class AgentNode(AgentLifecycle):
 
     @guarded(_failed_trigger)
     def _on_pause(self, request: Any, response: Any) -> Any:
+        if self.paused and not request.data and self.inputs is not None:
+            self.inputs.forget_sets()  # what came during the pause has no part in the scene
         self.paused = request.data
         self._publish_status()
         response.success = True
@@ -252,6 +275,8 @@ class AgentNode(AgentLifecycle):
             scene = self.pipeline.scene_state()
             message.keyframes = scene.num_keyframes
             message.scene_epoch, message.scene_version = scene.epoch, scene.version
+            if scene.epoch == self._jump_epoch:
+                message.detail += f" ({self._jump_text})"
             used_mib, total_mib = self.pipeline.device_memory_mib()
             message.gpu_memory_used_mib, message.gpu_memory_total_mib = used_mib, total_mib
         self._outputs.statuses.publish(message)
@@ -259,6 +284,15 @@ class AgentNode(AgentLifecycle):
     @guarded()
     def _publish_diagnostics(self) -> None:
         self._outputs.publish_diagnostics(self.get_clock().now().to_msg())
+
+
+def _jump_text(step_ns: int) -> str:
+    """What a clock or stamps did that changed by `step_ns`, in words."""
+    if step_ns < 0:
+        return f"jumped back by {-step_ns / 1e9:.3f} s"
+    step_s = step_ns / 1e9
+    far = f"{step_s / 86400:.0f} days" if step_s > 2 * 86400 else f"{step_s:.0f} s"
+    return f"jumped forward by {far}, more than input.max_gap_sec"
 
 
 def build_node(pipeline_factory: PipelineFactory = Ada3DPipeline, **options: Any) -> AgentNode:

@@ -176,9 +176,9 @@ class FolderSource:
         """
         entries = self._listing.entries
         size = _first_size([entry.depth for entry in entries])
-        checks = [(self._K_depth, size, "depth")]
-        if self.resamples_color:
-            checks.append((self._K_color, _first_size([e.rgb for e in entries]), "color"))
+        checks = [(self._K_color, _first_size([entry.rgb for entry in entries]), "color")]
+        if self.resamples_color:  # else depth of another size is refused frame by frame
+            checks.append((self._K_depth, size, "depth"))
         for K, (width, height), camera in checks:
             cx, cy = float(K[0, 2]), float(K[1, 2])
             if not width or not is_unusual(cx, cy, (width, height)):

@@ -5,6 +5,7 @@ By field names only, so that rosbags' and rclpy's messages both serve; imports n
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -163,6 +164,14 @@ def _camera_frame(messages: PosedSet) -> str:
 def stamp_of(message: Any) -> int:
     """header.stamp in ns."""
     return int(message.header.stamp.sec) * 1_000_000_000 + int(message.header.stamp.nanosec)
+
+
+def header_stamp_ns(cdr: bytes) -> int:
+    """header.stamp of a message whose first field is a Header, in ns."""
+    if len(cdr) < 12:  # damaged
+        return 0
+    sec, nanosec = struct.unpack_from("<iI" if cdr[1] & 1 else ">iI", cdr, 4)
+    return int(sec) * 1_000_000_000 + int(nanosec)
 
 
 def pose_of(message: Any) -> npt.NDArray[np.float64]:

@@ -245,7 +245,7 @@ def test_a_foreign_world_frame_is_named(tmp_path):
 
 
 def test_a_missing_or_broken_bag_is_named(tmp_path):
-    with pytest.raises(SourceError, match="cannot read"):
+    with pytest.raises(SourceError, match="no bag at"):
         BagSource(tmp_path / "nowhere")
     with pytest.raises(SourceError, match=r"metadata\.yaml"):
         BagSource(tmp_path)

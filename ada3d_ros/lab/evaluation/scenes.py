@@ -30,12 +30,13 @@ from ada3d_ros.scene.floor import stand_on_floor
 from ada3d_ros.scene.keyframes import KeyframeBuffer
 from ada3d_ros.scene.views import build_multiview
 from ada3d_ros.sources.bag import BagSource
+from ada3d_ros.sources.bag_reader import is_bag
 from ada3d_ros.sources.folder import FolderSource
 from ada3d_ros.types import ModelInfo, MultiViewInput, PromptSequence, RgbdFrame, SpatialTokens
 
 logger = logging.getLogger(__name__)
 
-SOURCE_HELP = "a rosbag2 folder, a posed RGB-D folder, or room:SEED for a generated room"
+SOURCE_HELP = "a rosbag2 folder or file, a posed RGB-D folder, or room:SEED for a generated room"
 DEFAULT_QUESTIONS = (
     "What is in the room?",
     "How many chairs are there?",
@@ -67,11 +68,9 @@ def open_frames(source: str, config: AgentConfig) -> Iterable[RgbdFrame]:
     if kind == "room" and (seed.isdigit() or not seed):
         return generate_room(int(seed or 0), level=2, split="val").frames
     path = Path(source)
-    if not path.is_dir():
-        raise SourceError(f"{source} is not a folder; give {SOURCE_HELP}.")
-    return (
-        BagSource(path, config=config) if (path / "metadata.yaml").is_file() else FolderSource(path)
-    )
+    if not path.exists():
+        raise SourceError(f"{source} is not a folder or file; give {SOURCE_HELP}.")
+    return BagSource(path, config=config) if is_bag(path) else FolderSource(path)
 
 
 @torch.inference_mode()

@@ -139,7 +139,7 @@ def test_patches_know_their_token(model: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nowhere"], "nowhere is not a folder; give a rosbag2 folder"),
+        (["nowhere"], "nowhere is not a folder or file; give a rosbag2 folder"),
         (
             ["room:0", "--keep-ratio", "7"],
             "pruning.keep_ratio = 7.0: out of range; allowed: 0.0001 to 1",
