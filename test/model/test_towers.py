@@ -23,8 +23,8 @@ from ada3d_ros.model.config import CLIP_MEAN, VisionConfig
 from ada3d_ros.model.config_vision import read_vision_config
 from ada3d_ros.model.grounding_head import GroundingHead, save_grounding_head
 from ada3d_ros.model.random_checkpoint import write_random_checkpoint
-from test.model.conftest import SMALL
 from test.support.checkpoints import (
+    SMALL,
     TOWER,
     config_of,
     edit_config,
