@@ -211,6 +211,16 @@ def test_another_kind_of_tower_is_refused(folder: Path, clip: Path, kind: str) -
         inspect_checkpoint(folder, clip)
 
 
+def test_a_tower_of_another_size_than_the_named_is_said(folder: Path, clip: Path) -> None:
+    edit_config(folder, drop=("mm_vision_config",), mm_vision_tower="openai/clip-vit-large-patch14")
+    notes = inspect_checkpoint(folder, clip).notes
+    assert len(notes) == 1
+    assert (
+        "takes images of 28 pixels, clip-vit-large-patch14, which config.json names, 224"
+        in (notes[0])
+    )
+
+
 def test_a_folder_without_a_tower_as_vision_path(folder: Path, clip: Path) -> None:
     write_tensors(clip, {"text_model.final_layer_norm.weight": torch.zeros(2)})
     with pytest.raises(CheckpointError, match="clip holds no CLIP vision tower"):
