@@ -22,7 +22,7 @@ from torch import nn
 from ada3d_ros.errors import CheckpointError, OutOfMemoryError
 from ada3d_ros.model.config import LlavaConfig
 from ada3d_ros.model.config_file import check_architecture, check_settings, read_config
-from ada3d_ros.model.config_vision import local_tower
+from ada3d_ros.model.config_vision import local_tower, other_tower
 from ada3d_ros.model.grounding_head import HEAD_FILE, LoadedHead, load_grounding_head
 from ada3d_ros.model.layout import (
     build_meta_model,
@@ -97,9 +97,16 @@ def inspect_checkpoint(path: str | Path, vision_path: str | Path | None = None) 
     folder that config.json names as mm_vision_tower. Raises CheckpointError that names what is
     missing, unexpected, of another shape or format, unsafe or damaged.
     """
-    folder = Path(path)
     vision_folder = Path(vision_path) if vision_path else None
+    try:
+        return _inspect(Path(path), vision_folder)
+    except PermissionError as error:
+        from ada3d_ros.model.folder_faults import not_readable  # loaded where it is needed
 
+        raise CheckpointError(not_readable(Path(error.filename or path))) from None
+
+
+def _inspect(folder: Path, vision_folder: Path | None) -> CheckpointInfo:
     # What kind of model it is, before anything else is missed in it.
     check_folder(folder)
     if (folder / "config.json").is_file():
@@ -126,6 +133,7 @@ def inspect_checkpoint(path: str | Path, vision_path: str | Path | None = None) 
     # All of it together.
     check_tower(stored, folder, data.get("mm_vision_tower"))
     config = read_config(data, vision_data, tower_apart)
+    notes += [note for note in (other_tower(data, config.vision),) if tower_apart and note]
     sources = match(config, stored, folder)
     return CheckpointInfo(
         folder, config, (*files, *tower_files), sources, tuple(tower_files), tuple(notes)

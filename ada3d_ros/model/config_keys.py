@@ -15,6 +15,7 @@ from typing import Any
 from ada3d_ros.errors import CheckpointError
 
 Json = Mapping[str, Any]
+HUGE = 2**63
 SHOWN = 60  # characters of a value in a sentence
 
 
@@ -31,7 +32,8 @@ class Number:
         """`value` as a finite number. Raises CheckpointError with name, value and range."""
         kind = "a whole number" if self.whole else "a number"
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not is_number or not math.isfinite(value) or (self.whole and value != int(value)):
+        is_number = is_number and -HUGE < value < HUGE  # neither NaN nor more than torch counts
+        if not is_number or (self.whole and value != int(value)):
             raise _refusal(name, value, f"must be {kind}")
         low = f"{'at least' if self.includes_low else 'above'} {self.low:g}"
         high = f" and at most {self.high:g}" if math.isfinite(self.high) else ""
@@ -179,12 +181,12 @@ def check_keys(data: Json, table: KeyTable, where: str = "") -> list[str]:
         if key in table.known or _TRAINING.search(key) or not _says_something(value):
             continue
 
-        # Unknown ones: refused where the name says arithmetic, else named.
-        if isinstance(value, str):
-            continue
-        if not _ARITHMETIC.search(key.lower()):
+        # Unknown ones: refused where the name and a number say arithmetic, else named.
+        is_arithmetic = _ARITHMETIC.search(key.lower()) is not None
+        is_text = isinstance(value, str)
+        if is_arithmetic == is_text:
             notes.append(f"config.json: {name} = {_short(value)} is not known: it is not used.")
-        elif not _changes_nothing(key.lower(), value):
+        elif is_arithmetic and not _changes_nothing(key.lower(), value):
             why = "it changes what is computed, and this package computes a LLaVA on LLaMA"
             raise _refusal(name, value, f"is not supported: {why} without it")
     return notes

@@ -83,6 +83,18 @@ def read_vision(data: Json, vision_data: Json | None, tower_apart: bool) -> Visi
     return vision
 
 
+def other_tower(data: Json, vision: VisionConfig) -> str:
+    """A sentence for a tower of another size than mm_vision_tower's name says; else empty."""
+    name = str(data.get("mm_vision_tower", "")).rstrip("/").rsplit("/", 1)[-1]
+    named = HUB_TOWERS.get(name, {}).get("image_size", vision.image_size)
+    if named == vision.image_size:
+        return ""
+    return (
+        f"the vision tower takes images of {vision.image_size} pixels, {name}, which config.json"
+        f" names, {named}: with another tower than it was trained with, a model answers otherwise."
+    )
+
+
 def _unknown_tower(name: str, tower: str) -> str:
     if "siglip" in tower.lower():
         return (

@@ -17,7 +17,10 @@ HEAD_BYTES = 64
 MAX_NAMED = 4
 SEARCH_DEPTH = 3  # folders below, as in models--X--Y/snapshots/REVISION
 MAX_SEARCHED = 200
-ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
+ADAPTER_FILES = (
+    *("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"),
+    "non_lora_trainables.bin",  # LLaVA's
+)
 PROJECTOR_FILE = "mm_projector.bin"
 # What other programs write, and who can turn it into safetensors.
 FOREIGN_WEIGHTS = {
@@ -55,6 +58,8 @@ def not_the_file(file: Path) -> str | None:
     try:
         with file.open("rb") as handle:
             head = handle.read(HEAD_BYTES)
+    except PermissionError:
+        return not_readable(file)
     except OSError:
         return None
     if head.startswith(POINTER):
@@ -99,6 +104,14 @@ def no_checkpoint(folder: Path, lacking: str) -> str:
         or _training_state(folder)
         or _foreign(folder)
         or lacking
+    )
+
+
+def not_readable(path: Path) -> str:
+    """The text for a file or folder that this user may not read."""
+    return (
+        f"{path} may not be read by the user who runs this: give the right (chmod -R a+rX on the"
+        " checkpoint's folder), or run as its owner."
     )
 
 

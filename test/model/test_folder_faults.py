@@ -56,6 +56,11 @@ def test_an_adapter_names_its_base_and_to_merge(folder: Path, name: str, has_con
         assert words in text
 
 
+def test_what_llava_saves_beside_an_adapter(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "non_lora_trainables.bin")
+    assert "an adapter (LoRA)" in refusal(folder)
+
+
 def test_an_adapter_without_its_facts(folder: Path) -> None:
     make_adapter(folder)
     (folder / "adapter_config.json").write_text("not JSON")
@@ -331,6 +336,29 @@ def tensors_of_file(file: Path) -> list[str]:
 
     with safe_open(file, "pt") as handle:
         return list(handle.keys())
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.model"])
+def test_a_file_that_this_user_may_not_read(
+    folder: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Root may read everything: the refusal of the system is played."""
+    file = folder / name
+    if name == "model.safetensors":
+        file.write_bytes(b"")  # the library opens it by itself, and is refused by its content
+
+    def refusing(original: Callable[..., object]) -> Callable[..., object]:
+        def read(path: Path, *args: object, **options: object) -> object:
+            if path == file:
+                raise PermissionError(13, "Permission denied", str(path))
+            return original(path, *args, **options)
+
+        return read
+
+    for method in ("open", "read_text", "read_bytes"):
+        monkeypatch.setattr(Path, method, refusing(getattr(Path, method)))
+    text = refusal(folder)
+    assert text.startswith(f"{file} may not be read by the user who runs this")
 
 
 def test_a_tower_alone_is_no_checkpoint(folder: Path) -> None:

@@ -23,8 +23,8 @@ from ada3d_ros.model.config import CLIP_MEAN, VisionConfig
 from ada3d_ros.model.config_vision import read_vision_config
 from ada3d_ros.model.grounding_head import GroundingHead, save_grounding_head
 from ada3d_ros.model.random_checkpoint import write_random_checkpoint
-from test.model.conftest import SMALL
 from test.support.checkpoints import (
+    SMALL,
     TOWER,
     config_of,
     edit_config,
@@ -209,6 +209,16 @@ def test_another_kind_of_tower_is_refused(folder: Path, clip: Path, kind: str) -
     edit_config(clip, model_type=kind, vision_config={"model_type": kind, "hidden_size": 16})
     with pytest.raises(CheckpointError, match=f"model_type '{kind}' of the vision tower"):
         inspect_checkpoint(folder, clip)
+
+
+def test_a_tower_of_another_size_than_the_named_is_said(folder: Path, clip: Path) -> None:
+    edit_config(folder, drop=("mm_vision_config",), mm_vision_tower="openai/clip-vit-large-patch14")
+    notes = inspect_checkpoint(folder, clip).notes
+    assert len(notes) == 1
+    assert (
+        "takes images of 28 pixels, clip-vit-large-patch14, which config.json names, 224"
+        in (notes[0])
+    )
 
 
 def test_a_folder_without_a_tower_as_vision_path(folder: Path, clip: Path) -> None:

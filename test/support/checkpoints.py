@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable
@@ -11,6 +12,14 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
+from ada3d_ros.model.config import DecoderConfig, VisionConfig
+from ada3d_ros.model.random_checkpoint import TINY_CONFIG
+
+SMALL = dataclasses.replace(
+    TINY_CONFIG,
+    decoder=DecoderConfig(512, 32, 48, 2, 4, 2),
+    vision=VisionConfig(16, 24, 3, 2, image_size=28),
+)
 TOWER = "model.vision_tower.vision_tower.vision_model."
 Tensors = dict[str, torch.Tensor]
 
