@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,12 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from ada3d_ros.engine import prefix_cache
 from ada3d_ros.engine.decode import GenerationRequest, decode
 from ada3d_ros.engine.prefill import prefill_question
 from ada3d_ros.engine.static_decode import static_steps
 from ada3d_ros.pipeline import Ada3DPipeline
-from ada3d_ros.types import Answer, AskHooks, Question, TokenUsage
+from ada3d_ros.types import Answer, AskHooks, Question, StopReason, TokenUsage
 from test.support.pipelines import (
     ASK,
     MANY,
@@ -30,7 +32,14 @@ from test.support.pipelines import (
     start_background,
 )
 
-LONG = dataclasses.replace(ASK, max_new_tokens=700)  # more than a prefix keeps room for
+ROOM_FOR_ANSWERS = 60
+LONG = dataclasses.replace(ASK, max_new_tokens=2 * ROOM_FOR_ANSWERS)
+
+
+@pytest.fixture
+def little_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A prefix keeps room for a short question and answer, not for a long one."""
+    monkeypatch.setattr(prefix_cache, "RESERVED_TOKENS", ROOM_FOR_ANSWERS)
 
 
 def held_bytes() -> int:
@@ -41,6 +50,7 @@ def held_bytes() -> int:
     return sum(storages.values())
 
 
+@pytest.mark.usefixtures("little_room")
 @pytest.mark.parametrize("strategy", ["none", "voxel_dpp", "adatoken3d"])
 @pytest.mark.parametrize("kv", ["model", "int8"])
 def test_a_long_request_gives_its_memory_back(model: Path, strategy: str, kv: str) -> None:
@@ -48,7 +58,7 @@ def test_a_long_request_gives_its_memory_back(model: Path, strategy: str, kv: st
     short = pipeline.ask(ASK)
     before, cached = held_bytes(), pipeline.cache_report().kv_bytes
     answer = pipeline.ask(LONG)
-    assert answer.tokens.generated > 100
+    assert answer.tokens.generated > ROOM_FOR_ANSWERS
     assert answer.text.startswith(short.text[:20])
     assert held_bytes() <= 1.01 * before
     active = cache_of(pipeline).active
@@ -58,6 +68,7 @@ def test_a_long_request_gives_its_memory_back(model: Path, strategy: str, kv: st
     assert (again.text, again.confidence) == (short.text, short.confidence)
 
 
+@pytest.mark.usefixtures("little_room")
 def test_a_long_request_beside_a_pending_prefix(model: Path) -> None:
     """In the node: one prefix answers while another is built."""
     pipeline = start_background(model, ROOM.frames[:2])
@@ -84,7 +95,11 @@ def test_static_buffers_of_a_long_answer_go_with_it(model: Path) -> None:
     question = torch.zeros(3, decoder.config.hidden_size)
 
     def held_after(tokens: int) -> int:
-        decode(decoder, prefill_question(prefix, question), GenerationRequest(tokens), 0, True)
+        said = itertools.count()
+        request = GenerationRequest(
+            tokens, should_stop=lambda: StopReason.CANCELED if next(said) > 2 else None
+        )
+        decode(decoder, prefill_question(prefix, question), request, 0, True)
         return sum(sum(step.capacities) for step in static_steps(decoder).held)
 
     usual = held_after(200)
