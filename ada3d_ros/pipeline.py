@@ -249,11 +249,11 @@ class Ada3DPipeline:
 
     # -- questions
 
-    def check_question(self, text: str) -> None:
-        """Raise InvalidRequestError or QuestionTooLongError for text that is not a question. Costs
-        nothing.
-        """
-        parse_coordinates(check_question(text, self.config.question.max_chars))
+    def check_question(self, text: str) -> str:
+        """The question as it will be asked. Raises InvalidRequestError, QuestionTooLongError."""
+        checked = check_question(text, self.config.question.max_chars)
+        parse_coordinates(checked)
+        return checked
 
     @with_memory_fallbacks
     def ask(self, question: Question, hooks: AskHooks = AskHooks()) -> Answer:
@@ -295,11 +295,10 @@ class Ada3DPipeline:
         for a checkpoint without one those of the answer text, else what stands where the phrase is
         attended to. Depth supports each; each says how it was found.
         """
-        phrase = question.text.strip()
+        phrase = self.check_question(question.text)  # the template around it may be longer
         asked = replace(
             question, text=GROUNDING_PROMPT.format(phrase=phrase), phrase=phrase, want_boxes=True
         )
-        self.check_question(question.text)  # as the user wrote it; the template may be longer
         answer = self.ask(asked, hooks)
         boxes = tuple(replace(box, label=phrase) for box in answer.boxes)
         return replace(answer, question=question.text, boxes=boxes)

@@ -17,7 +17,7 @@ Point = tuple[float, float, float]  # metres, world frame
 
 MAX_COORDINATE_M = 1e6  # a larger click would overflow 16-bit arithmetic
 LENGTHS = (3, 6, 7, 9)  # numbers of a point; with a size; with yaw; with three angles
-_OPEN, _CLOSE = "[({<［（｛＜〈⟨【〔", "])}>］）｝＞〉⟩】〕"
+OPENING, CLOSING = "[({<［（｛＜〈⟨【〔", "])}>］）｝＞〉⟩】〕"
 
 # Metres of each unit; NaN for those that are named only to be refused.
 _PREFIXES = {"milli": 1e-3, "centi": 1e-2, "deci": 0.1, "": 1.0, "kilo": 1e3}
@@ -30,7 +30,7 @@ _BEFORE = r"(?:[mcdk]m|ft|(?:milli|centi|deci|kilo)met(?:er|re)s?)"  # no word o
 _BEHIND = rf"(?:\s*(?:in\s+)?({_UNIT})|\s*\(\s*(?:in\s+)?({_UNIT})\s*\))(?![\w/²³])"
 _GROUP = re.compile(
     rf"(?:(?<![0-9]\s)(?<![\w.])({_BEFORE})\s{{0,3}}[:=]?\s{{0,3}})?"  # "in cm [100, 20, 30]"
-    rf"([{re.escape(_OPEN)}])([^{re.escape(_OPEN + _CLOSE)}]*)([{re.escape(_CLOSE)}])"
+    rf"([{re.escape(OPENING)}])([^{re.escape(OPENING + CLOSING)}]*)([{re.escape(CLOSING)}])"
     rf"(?:{_BEHIND})?",
     re.IGNORECASE,
 )
@@ -65,7 +65,7 @@ def replace_places(text: str, replaced: Callable[[Point], str]) -> str:
 
         # A place, in brackets of one kind.
         group = opening + inside + closing
-        if _OPEN.index(opening) != _CLOSE.index(closing):
+        if OPENING.index(opening) != CLOSING.index(closing):
             raise _error(group, "two kinds of brackets")
         point = _parse(group, content, match[5] or match[6] or unit)
         return match[0][: match.start(2) - match.start()] + replaced(point)

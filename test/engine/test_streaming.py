@@ -141,6 +141,16 @@ def test_half_a_character_at_the_end_is_marked(tokenizer: Tokenizer) -> None:
     assert pieces[2] == "\ufffd\ufffd"
 
 
+def test_control_characters_are_not_streamed(tokenizer: Tokenizer) -> None:
+    """Nor where one comes in two pieces, as the bytes of U+009B do."""
+    pieces: list[str] = []
+    streamer = streamer_of(tokenizer, on_text=lambda piece, count: pieces.append(piece))
+    for byte in "a\0 \x1b[31m\x9bb\r\n\x7fc\t".encode():
+        streamer.on_token(3 + byte)
+    assert streamer.finish() == "a [31mb\nc"
+    assert "".join(pieces) == "a [31mb\nc\t"
+
+
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
