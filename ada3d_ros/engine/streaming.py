@@ -29,7 +29,9 @@ _NUMBER = re.compile(r"\s*[+-]?(\d+\.?(\d*)|\.(\d+))([eE][+-]?\d+)?\s*")
 
 
 def raise_coordinates(text: str, by_m: float) -> str:
-    """The text with its points and boxes, [x, y, z] and longer groups of numbers, moved up."""
+    """The text with its points and boxes, [x, y, z] and longer groups of numbers, moved up; the
+    very same for 0.
+    """
 
     def moved(match: re.Match[str]) -> str:
         parts = match.group(1).split(",")
@@ -41,7 +43,7 @@ def raise_coordinates(text: str, by_m: float) -> str:
         parts[2] = f" {z_m:.{decimals}f}"
         return "[" + ",".join(parts) + "]"
 
-    return _GROUP.sub(moved, text)
+    return _GROUP.sub(moved, text) if by_m else text
 
 
 def end_before_open_group(text: str) -> int:
@@ -60,7 +62,7 @@ class TextStreamer(GenerationRequest):
 
     def __init__(self, query: QueryContext, hooks: AskHooks | None = None) -> None:
         generation, self._tokenizer = query.config.generation, query.loaded.tokenizer
-        self._floor_z_m = query.floor_z_m
+        self._up_m = query.floor_z_m  # from the model's world to the world frame
         self._hooks = query.hooks if hooks is None else hooks
         self._ids: list[int] = []  # those that are text
         self._count = self._sent = 0
@@ -76,7 +78,7 @@ class TextStreamer(GenerationRequest):
 
     def finish(self) -> str:
         """Hand out what was held back; the whole text, stripped."""
-        text = self._decoded()
+        text = raise_coordinates(self._tokenizer.decode(self._ids), self._up_m)
         self._emit(text, len(text))
         return text.strip()
 
@@ -87,13 +89,12 @@ class TextStreamer(GenerationRequest):
             self._hooks.on_text("", self._count)
             return
         self._ids.append(token_id)
-        text = self._decoded()
-        stop = len(text) - self._tokenizer.pending_bytes(self._ids)
-        self._emit(text, min(stop, end_before_open_group(text)) if self._floor_z_m else stop)
-
-    def _decoded(self) -> str:
         text = self._tokenizer.decode(self._ids)
-        return raise_coordinates(text, self._floor_z_m) if self._floor_z_m else text
+        pending = self._tokenizer.pending_bytes(self._ids)
+        if self._up_m:
+            text = raise_coordinates(text, self._up_m)
+            pending = max(pending, len(text) - end_before_open_group(text))
+        self._emit(text, len(text) - pending)
 
     def _emit(self, text: str, stop: int) -> None:
         piece, self._sent = text[self._sent : stop], max(self._sent, stop)
