@@ -52,7 +52,9 @@ _NUMBER = re.compile(r"\s*[+-]?(\d+\.?(\d*)|\.(\d+))([eE][+-]?\d+)?\s*")
 
 
 def raise_coordinates(text: str, by_m: float) -> str:
-    """The text with its points and boxes, [x, y, z] and longer groups of numbers, moved up."""
+    """The text with its points and boxes, [x, y, z] and longer groups of numbers, moved up; the
+    very same for 0.
+    """
 
     def moved(match: re.Match[str]) -> str:
         parts = match.group(1).split(",")
@@ -64,7 +66,7 @@ def raise_coordinates(text: str, by_m: float) -> str:
         parts[2] = f" {z_m:.{decimals}f}"
         return "[" + ",".join(parts) + "]"
 
-    return _GROUP.sub(moved, text)
+    return _GROUP.sub(moved, text) if by_m else text
 
 
 def end_before_open_group(text: str) -> int:
@@ -83,7 +85,7 @@ class TextStreamer(GenerationRequest):
 
     def __init__(self, query: QueryContext, hooks: AskHooks | None = None) -> None:
         generation, self._tokenizer = query.config.generation, query.loaded.tokenizer
-        self._floor_z_m = query.floor_z_m
+        self._up_m = query.floor_z_m  # from the model's world to the world frame
         self._hooks = query.hooks if hooks is None else hooks
         self._ids: list[int] = []  # those that are text
         self._count = self._sent = 0
@@ -113,11 +115,11 @@ class TextStreamer(GenerationRequest):
         decoded = self._tokenizer.decode(self._ids)
         text = self._cleaned(decoded[: len(decoded) - self._tokenizer.pending_bytes(self._ids)])
         stop = len(text) - _num_open(text)
-        self._emit(text, min(stop, end_before_open_group(text)) if self._floor_z_m else stop)
+        self._emit(text, min(stop, end_before_open_group(text)) if self._up_m else stop)
 
     def _cleaned(self, decoded: str) -> str:
         text = without_control_tokens(decoded)
-        return raise_coordinates(text, self._floor_z_m) if self._floor_z_m else text
+        return raise_coordinates(text, self._up_m) if self._up_m else text
 
     def _emit(self, text: str, stop: int) -> None:
         piece, self._sent = text[self._sent : stop], max(self._sent, stop)
