@@ -77,7 +77,7 @@ ARGUMENTS = [
     ),
     argument("odom_topic", "nav_msgs/Odometry, for pose_source odom", default="odom"),
     argument("rgb_transport", "raw or compressed"),
-    argument("depth_transport", "raw or compressedDepth"),
+    argument("depth_transport", "raw, compressedDepth or compressed"),
     argument("pose_source", "pose or odom"),
     argument("world_frame", "frame of poses and boxes, z up"),
     argument(

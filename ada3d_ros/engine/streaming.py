@@ -118,8 +118,7 @@ class TextStreamer(GenerationRequest):
         self._emit(text, min(stop, end_before_open_group(text)) if self._up_m else stop)
 
     def _cleaned(self, decoded: str) -> str:
-        text = without_control_tokens(decoded)
-        return raise_coordinates(text, self._up_m) if self._up_m else text
+        return raise_coordinates(without_control_tokens(decoded), self._up_m)
 
     def _emit(self, text: str, stop: int) -> None:
         piece, self._sent = text[self._sent : stop], max(self._sent, stop)

@@ -43,17 +43,17 @@ IMAGES = ("rgb", "depth")  # in the order of the synchroniser's inputs
 
 def _topics(config: AgentConfig) -> dict[str, tuple[str, type]]:
     """Topic, before remapping, and message type of every input."""
+    depth = {
+        "raw": ("depth/image", Image),
+        "compressed": ("depth/image/compressed", CompressedImage),
+        "compressedDepth": ("depth/image/compressedDepth", CompressedImage),
+    }
     compressed_rgb = config.rgb_transport == "compressed"
-    depth_transport = config.depth_transport
     return {
         "rgb": ("rgb/image/compressed", CompressedImage)
         if compressed_rgb
         else ("rgb/image", Image),
-        "depth": (
-            ("depth/image", Image)
-            if depth_transport == "raw"
-            else (f"depth/image/{depth_transport}", CompressedImage)
-        ),
+        "depth": depth[config.depth_transport],
         "camera_info": ("rgb/camera_info", CameraInfo),
         "pose": (config.pose_source, Odometry if config.pose_source == "odom" else PoseStamped),
     }

@@ -232,6 +232,75 @@ def test_compressed_depth_of_floats_is_dequantised():
     np.testing.assert_allclose(out.ravel()[1:], depth.ravel()[1:], rtol=6e-3)
 
 
+HEADER = struct.pack("<iff", 0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize("header", [b"", HEADER], ids=["bare", "header"])
+@pytest.mark.parametrize(
+    "format",
+    [
+        "16UC1; compressedDepth",
+        "16UC1; compressedDepth png",
+        "mono16; compressedDepth png",
+        "16UC1; png compressed ",
+        "16UC1; png compressed 16UC1",
+        "16uc1;PNG",
+        "mono16; png compressed ",
+        "png",
+        "image/png",
+    ],
+)
+def test_every_16_bit_png_is_read(header, format):
+    """A Python publisher sends it without the header; the plain transport under other words."""
+    out = decode_compressed_depth(header + encoded(MM, "PNG"), format, LIMITS)
+    np.testing.assert_array_equal(out, np.where(MM > 0, MM / np.float32(1000), np.float32(np.nan)))
+
+
+JPEG_DEPTH = encoded((MM // 64).astype(np.uint8), "JPEG")
+
+
+@pytest.mark.parametrize(
+    ("data", "format", "words"),
+    [
+        (HEADER + b"\x18" * 40, "16UC1; compressedDepth rvl", "is rvl"),
+        (HEADER + b"\x18" * 40, "32FC1; compressedDepth RVL", "is rvl"),
+        (JPEG_DEPTH, "16UC1; jpeg compressed ", "is jpeg"),
+        (JPEG_DEPTH, "jpeg", "is jpeg"),
+        (JPEG_DEPTH, "16UC1; compressedDepth png", "holds a JPEG"),
+        (HEADER + JPEG_DEPTH, "16UC1; compressedDepth", "holds a JPEG"),
+        (encoded(MM, "PNG"), "32FC1; tiff compressed", "is tiff"),
+        (encoded(MM, "PNG"), "16UC1; zstd", "'16UC1; zstd' is not known"),
+        (encoded(MM, "PNG"), "8UC1; png compressed", "is not known"),
+        (encoded(MM, "PNG"), "", "'' is not known"),
+        (encoded(MM, "PNG"), "; png", "is not known"),
+    ],
+)
+def test_other_compressed_depth_names_the_parameter_that_switches_to_png(data, format, words):
+    refused(
+        FrameReason.BAD_ENCODING, decode_compressed_depth, data, format, LIMITS,
+        match=f"{words}.*compressedDepth.format to png",
+    )  # fmt: skip
+
+
+def test_floats_without_the_header_have_no_scale():
+    refused(
+        FrameReason.CORRUPT, decode_compressed_depth, encoded(MM, "PNG"),
+        "32FC1; compressedDepth png", LIMITS, match="lacks its 12-byte header",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("data", [b"", b"\x00" * 40, HEADER + b"noise" * 9, b"GIF89a" + b"x" * 40])
+def test_no_text_holds_the_address_of_an_object(data):
+    for decode, format in ((decode_compressed_color, "jpeg"), (decode_compressed_color, "png")):
+        with pytest.raises(FrameError) as caught:
+            decode(data, format)
+        assert "object at" not in str(caught.value)
+    with pytest.raises(FrameError) as caught:
+        decode_compressed_depth(data, "16UC1; compressedDepth", LIMITS)
+    assert "object at" not in str(caught.value)
+    assert "0x" not in str(caught.value)
+
+
 def refused(reason, function, *arguments, match=None):
     with pytest.raises(FrameError, match=match) as caught:
         function(*arguments)
