@@ -165,7 +165,7 @@ class InputConfig:
     )
     max_gap_sec: float = setting(
         3600.0,
-        "stamps or a clock that go ahead by more are of another recording, and a jump in time"
+        "stamps or a clock that go ahead by so much are of another recording: a jump in time"
         " (reset_on_time_jump); 0 = off",
         unit="s",
         low=0.0,
@@ -360,7 +360,7 @@ class AgentConfig:
     cache: CacheConfig = CacheConfig()
     reset_on_time_jump: bool = setting(
         True,
-        "a clock that jumps back (bag loop), or ahead by more than input.max_gap_sec (another bag),"
+        "a clock that jumps back (bag loop), or ahead by input.max_gap_sec (another bag),"
         " clears the scene",
     )
     action: ActionConfig = ActionConfig()

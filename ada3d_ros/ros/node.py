@@ -122,7 +122,7 @@ class AgentNode(AgentLifecycle):
 
     def _is_jump(self, step_ns: int) -> bool:
         """Whether two stamps this far apart are of different runs or recordings."""
-        return step_ns < -MIN_JUMP_NS or 0 < self.config.input.max_gap_sec * 1e9 < step_ns
+        return step_ns < -MIN_JUMP_NS or 0 < self.config.input.max_gap_sec * 1e9 <= step_ns
 
     @guarded()
     def _clock_jumped(self, jump: TimeJump) -> None:
@@ -292,7 +292,7 @@ def _jump_text(step_ns: int) -> str:
         return f"jumped back by {-step_ns / 1e9:.3f} s"
     step_s = step_ns / 1e9
     far = f"{step_s / 86400:.0f} days" if step_s > 2 * 86400 else f"{step_s:.0f} s"
-    return f"jumped forward by {far}, more than input.max_gap_sec"
+    return f"jumped forward by {far}, input.max_gap_sec or more"
 
 
 def build_node(pipeline_factory: PipelineFactory = Ada3DPipeline, **options: Any) -> AgentNode:
