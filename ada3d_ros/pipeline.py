@@ -267,7 +267,8 @@ class Ada3DPipeline:
 
         # 1. Scene to tokens: keyframes that are new pass the vision tower, each once.
         tokens = encode_scene(query, cache.encoder)
-        query = budget_for_deadline(query, tokens, cache, self.latency)
+        if not math.isnan(question.deadline_s):
+            query = budget_for_deadline(query, tokens, cache, self.latency)
 
         # 2. Tokens to prefix: the cached one, or a fresh selection (pruning before the model).
         context = select_context(query, tokens, cache)

@@ -76,7 +76,7 @@ def token_usage(
     stored = attended
     if context.prefix is not None:
         own = 0 if prefilled.cache is context.prefix.cache else prefilled.cache.num_bytes
-        stored = context.prefix.num_bytes + own
+        stored = context.prefix.cache.num_bytes + own
         keys = [n + prompt.spatial_span[0] for n in counts]
         prefill_flops = 2 * question_macs(shape, num_after, keys)
         drops = sum([after < before for before, after in itertools.pairwise(counts)])

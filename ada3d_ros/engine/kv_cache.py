@@ -47,9 +47,10 @@ class KVCache:
     @property
     def num_bytes(self) -> int:
         """Memory of the buffers, the reserved room included."""
-        return sum(
-            buffer.numel() * buffer.element_size() for buffer in self._buffers if buffer is not None
-        )
+        total = 0
+        for buffer in self._buffers:
+            total += 0 if buffer is None else buffer.nbytes
+        return total
 
     def length(self, layer: int) -> int:
         return self._lengths[layer]

@@ -150,8 +150,8 @@ class PrefixCache:
 
         query.exact: of this very scene in voxel order, however long that takes. Else, once there is
         one, a question waits for all voxels that are new, and for one chunk of the next prefix
-        where too much of this one is stale. The encoder holds the scene's keyframes. Raises what hooks.check
-        raises, QuestionTooLongError.
+        where too much of this one is stale. The encoder holds the scene's keyframes. Raises what
+        hooks.check raises, QuestionTooLongError.
         """
         scene, check, clock = query.scene, query.hooks.check, query.clock
         if query.config is not self._config:

@@ -187,13 +187,13 @@ def budget_for_deadline(
     query: QueryContext, tokens: SpatialTokens, cache: PrefixCache, latency: LatencyModel
 ) -> QueryContext:
     """The question under the largest keep ratio, up to its own, that should keep its deadline with
-    the time that is left; itself without a deadline, or where nothing is to choose.
+    the time that is left; itself where nothing is to choose.
 
     Where the cached scene serves its own ratio, it is built first. Raises as `select_context`.
     """
     policy, deadline_s, clock = query.policy, query.question.deadline_s, query.clock
     whole = query.in_scene and query.fallback.view_share == 1.0
-    ratios = keep_ratios(policy, query.pruning) if whole and not math.isnan(deadline_s) else []
+    ratios = keep_ratios(policy, query.pruning) if whole else []
     if len(ratios) < 2:
         return query
 
