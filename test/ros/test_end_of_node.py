@@ -29,6 +29,7 @@ from ada3d_ros.action import AskScene
 from ada3d_ros.errors import ErrorCode
 from ada3d_ros.msg import AgentStatus
 from ada3d_ros.ros.client import ask_main, ground_main
+from ada3d_ros.ros.peer import start_verb
 from ada3d_ros.srv import GroundObject, QueryScene
 from test.support.ros_harness import TOPICS, Spinner, frame_messages, free_domain, wait_until
 
@@ -296,3 +297,11 @@ def test_clients_say_that_the_node_went_away(
             for node in nodes:
                 node.close()
     assert "/ada3d_agent: the node went away while it worked" in capsys.readouterr().err
+
+
+def test_processes_that_a_verb_started_end_with_it() -> None:
+    """Ctrl-C in a terminal reaches the verb alone: its children say nothing, and do not stay."""
+    with pytest.raises(KeyboardInterrupt), start_verb("replay", "nowhere") as process:
+        assert os.getpgid(process.pid) != os.getpgid(0)
+        raise KeyboardInterrupt
+    assert process.returncode is not None
