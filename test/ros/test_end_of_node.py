@@ -301,7 +301,14 @@ def test_clients_say_that_the_node_went_away(
 
 def test_processes_that_a_verb_started_end_with_it() -> None:
     """Ctrl-C in a terminal reaches the verb alone: its children say nothing, and do not stay."""
-    with pytest.raises(KeyboardInterrupt), start_verb("replay", "nowhere") as process:
-        assert os.getpgid(process.pid) != os.getpgid(0)
-        raise KeyboardInterrupt
-    assert process.returncode is not None
+    started: list[subprocess.Popen[bytes]] = []
+
+    def interrupted() -> None:
+        with start_verb("replay", "nowhere") as process:
+            started.append(process)
+            assert os.getpgid(process.pid) != os.getpgid(0)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert started[0].returncode is not None
