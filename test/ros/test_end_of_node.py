@@ -291,7 +291,7 @@ def test_clients_say_that_the_node_went_away(
         dying = threading.Thread(target=die)
         dying.start()
         try:
-            assert verb(["the box", "--timeout", "600"]) == 2
+            assert verb(["the box", "--timeout", "30"]) == 2
         finally:
             dying.join()
             for node in nodes:
