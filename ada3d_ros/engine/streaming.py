@@ -16,24 +16,16 @@ from ada3d_ros.types import AskHooks, Stage, StopReason
 _ROLES = ("USER:", "ASSISTANT:")  # steer at the beginning of a word
 _TAGS = tuple(token for token in CONTROL_TOKENS if token not in _ROLES)
 _STEERS = re.compile("|".join([*map(re.escape, _TAGS), rf"(?<!\w)(?:{'|'.join(_ROLES)})"]))
-# What may still become one of them, the longest first.
-_BEGINNINGS = {token[:n] for token in (*_TAGS, *_ROLES) for n in range(1, len(token))}
-_LENGTHS = range(max(map(len, _BEGINNINGS)), 0, -1)
+# What may still become one of them, also one inside the other, at the end of a text.
+_BEGINNINGS = {re.escape(token[:n]) for token in (*_TAGS, *_ROLES) for n in range(1, len(token))}
+_OPEN = re.compile(rf"(?:{'|'.join(sorted(_BEGINNINGS, key=len, reverse=True))})+\Z")
 
 
 def without_control_tokens(text: str) -> str:
     """`text` without what steers a model; also where its removal leaves another one behind."""
-    while match := _STEERS.search(text):
-        text = text[: match.start()] + text[match.end() :]
+    while (cleaned := _STEERS.sub("", text)) != text:
+        text = cleaned
     return text
-
-
-def _num_open(text: str) -> int:
-    """How many characters at the end may become control tokens, one inside the other."""
-    stop = len(text)
-    while n := next((n for n in _LENGTHS if n <= stop and text[stop - n : stop] in _BEGINNINGS), 0):
-        stop -= n
-    return len(text) - stop
 
 
 def stop_asked(hooks: AskHooks) -> StopReason | None:
@@ -114,7 +106,8 @@ class TextStreamer(GenerationRequest):
         self._ids.append(token_id)
         decoded = self._tokenizer.decode(self._ids)
         text = self._cleaned(decoded[: len(decoded) - self._tokenizer.pending_bytes(self._ids)])
-        stop = len(text) - _num_open(text)
+        held = _OPEN.search(text, self._sent)
+        stop = held.start() if held else len(text)
         self._emit(text, min(stop, end_before_open_group(text)) if self._up_m else stop)
 
     def _cleaned(self, decoded: str) -> str:

@@ -146,10 +146,9 @@ def _compare(room: GeneratedRoom, question: RoomQuestion, answer: Any, how: str)
 def _collect(peer: AgentPeer, bag: Path, rate: float) -> int:
     """Play the bag into the node; returns the keyframes it kept."""
     peer.wait_for_state({AgentStatus.WAITING_FOR_DATA}, 120.0)
-    player = start_verb("replay", str(bag), "--rate", str(rate))
-    if not peer.spin_until(lambda: player.poll() is not None, 300.0) or player.returncode:
-        player.kill()
-        raise PeerError("the player did not finish.")
+    with start_verb("replay", str(bag), "--rate", str(rate)) as player:
+        if not peer.spin_until(lambda: player.poll() is not None, 300.0) or player.returncode:
+            raise PeerError("the player did not finish.")
     peer.wait_for_state({AgentStatus.READY}, 10.0)
     return int(peer.statuses[-1].keyframes)
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ada3d_ros.ros.bond import ManagerBond
 
 PipelineFactory = Callable[..., Ada3DPipeline]  # of an AgentConfig and `background`
+FINALIZED_TEXT = "the node was shut down for good: end its process and start it again."
 OK, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 
 
@@ -87,7 +88,7 @@ class AgentLifecycle(ManagedNode):
         self._bond: ManagerBond | None = None
         self.namesakes = ""  # what to say of other nodes with this name
         self.load_error = ""  # why there is no model, for people
-        self.paused = False
+        self.paused = self.finalized = False
         self._last_set_ns = -1  # stamp of the last set for the scene
 
         # what there always is
@@ -155,6 +156,8 @@ class AgentLifecycle(ManagedNode):
             return AgentStatus.ERROR, "the inference thread has ended; restart the node."
 
         # the lifecycle
+        if self.finalized:
+            return AgentStatus.UNCONFIGURED, FINALIZED_TEXT
         if self.pipeline is None:
             return AgentStatus.UNCONFIGURED, "configure the node to load the model."
         if not self.pipeline.ready:
@@ -272,6 +275,7 @@ class AgentLifecycle(ManagedNode):
 
     @guarded(_failed_transition)
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self.finalized = True
         self._release()
         self._publish_status()
         return OK

@@ -30,7 +30,7 @@ from ada3d_ros.pipeline import Ada3DPipeline
 from ada3d_ros.ros.conversions import error_of
 from ada3d_ros.ros.diagnostics import add_tasks
 from ada3d_ros.ros.guard import guarded
-from ada3d_ros.ros.lifecycle import OK, AgentLifecycle, PipelineFactory
+from ada3d_ros.ros.lifecycle import FINALIZED_TEXT, OK, AgentLifecycle, PipelineFactory
 from ada3d_ros.ros.outputs import AgentOutputs
 from ada3d_ros.ros.requests import RequestServer, check_scene
 from ada3d_ros.ros.sync import MIN_JUMP_NS
@@ -183,6 +183,8 @@ class AgentNode(AgentLifecycle):
             raise NodeStoppedError(STOP_TEXTS[NodeStoppedError])
         if self.load_error:
             raise ModelError(f"the model could not be loaded: {self.load_error}")
+        if self.finalized:
+            raise NotActiveError(FINALIZED_TEXT)
         if self.pipeline is None or self.inputs is None:
             raise NotActiveError(
                 "the node is not active; run `ros2 lifecycle set <node> configure` and `activate`,"

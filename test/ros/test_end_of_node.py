@@ -29,6 +29,7 @@ from ada3d_ros.action import AskScene
 from ada3d_ros.errors import ErrorCode
 from ada3d_ros.msg import AgentStatus
 from ada3d_ros.ros.client import ask_main, ground_main
+from ada3d_ros.ros.peer import start_verb
 from ada3d_ros.srv import GroundObject, QueryScene
 from test.support.ros_harness import TOPICS, Spinner, frame_messages, free_domain, wait_until
 
@@ -290,9 +291,24 @@ def test_clients_say_that_the_node_went_away(
         dying = threading.Thread(target=die)
         dying.start()
         try:
-            assert verb(["the box", "--timeout", "600"]) == 2
+            assert verb(["the box", "--timeout", "30"]) == 2
         finally:
             dying.join()
             for node in nodes:
                 node.close()
     assert "/ada3d_agent: the node went away while it worked" in capsys.readouterr().err
+
+
+def test_processes_that_a_verb_started_end_with_it() -> None:
+    """Ctrl-C in a terminal reaches the verb alone: its children say nothing, and do not stay."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def interrupted() -> None:
+        with start_verb("replay", "nowhere") as process:
+            started.append(process)
+            assert os.getpgid(process.pid) != os.getpgid(0)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert started[0].returncode is not None

@@ -111,6 +111,9 @@ def test_impossible_transitions_are_refused(
     answer = agent.call(QueryScene, "query", QueryScene.Request(question="What is there?")).answer
     active = state == State.PRIMARY_STATE_ACTIVE
     assert answer.error_code == (ErrorCode.NONE if active else ErrorCode.NOT_ACTIVE)
+    if state == State.PRIMARY_STATE_FINALIZED:  # from which no transition leads out
+        assert "start it again" in answer.error_msg
+        assert "start it again" in agent.node.state_and_detail()[1]
     assert agent.node.inference.internal_errors == 0
 
 
