@@ -130,19 +130,28 @@ def test_without_a_head_the_place_that_is_attended_to_is_in_the_world(
 # -- the floor moves while the node runs
 
 
-def test_a_floor_that_is_seen_late_makes_the_cached_scene_anew(room: GeneratedRoom) -> None:
-    """First views without a floor in them, then the whole room: as if it had been known."""
+@pytest.mark.parametrize("settled", [True, False])
+def test_a_floor_that_is_seen_late_makes_the_cached_scene_anew(
+    room: GeneratedRoom, settled: bool
+) -> None:
+    """First views without a floor in them, then the whole room: as if it had been known, whether
+    the question comes at once or later.
+    """
     frames = stand_on_floor(room.frames, 1.5)
-    blind = [replace(f, depth_m=np.where(f.depth_m < 0.9, f.depth_m, np.nan)) for f in frames[:2]]
+    upper = np.arange(96)[:, None] < 30  # rows: what stands above the horizon
+    blind = [replace(f, depth_m=np.where(upper, f.depth_m, np.nan)) for f in frames[:2]]
     rest = [replace(f, stamp_ns=f.stamp_ns + 10**10) for f in frames]
-    late = see(opened(background=True, **{"cache.settle_sec": 0.0}), blind)
+    course = {"cache.settle_sec": 0.0} if settled else {"cache.settle_sec": 60.0}
+    late = see(opened(background=True, **course, **{"cache.max_staleness": 1.0}), blind)
     settle(late)
     assert not late.scene.floor.known
     builds = late.cache_report().builds
+    assert builds == 1
     see(late, rest)
     assert late.scene.floor.z_m == -1.5
-    settle(late)
-    assert late.cache_report().builds > builds
+    if settled:
+        settle(late)
+        assert late.cache_report().builds > builds
 
     known = see(opened(**{"world.floor_z": -1.5}), [*blind, *rest])
     for text in ("What color is the table?", f"What is at {place_of(room, 0, -1.5)}?"):

@@ -114,9 +114,12 @@ def test_a_table_is_no_floor() -> None:
 
 
 def test_the_lower_of_two_large_levels_counts() -> None:
-    gallery = (1.0, 6.0, -6.0, 6.0, 1.2)
-    views = around(Place((FLOOR, gallery)), 2.6)
-    assert estimate_floor_m(views) == pytest.approx(0.0, abs=0.011)
+    """Also where more of the upper one is seen: from a gallery."""
+    for gallery in ((1.0, 6.0, -6.0, 6.0, 1.2), (-1.0, 6.0, -6.0, 6.0, 1.2)):
+        views = around(Place((FLOOR, gallery)), 2.6)
+        assert estimate_floor_m(views) == pytest.approx(0.0, abs=0.011)
+    heights = np.concatenate([view.xyz_m[:, 2] for view in views])
+    assert (heights > 1.0).sum() > (heights < 0.1).sum()
 
 
 def test_steps_are_no_floor() -> None:

@@ -212,6 +212,9 @@ def step(packer: Packer) -> Step:
         code = feature_code(model.config.vision.hidden_size)
         tokens = room_tokens(model, rooms, points, code, SYMBOLIC_VOXEL_M)
         states = run_packed(model, packer.prefix_ids, tokens, packed)
+        owner = states.owner.clone()
+        owner[:, ::2] *= 0.39  # of every other token less than the share that counts
+        states = replace(states, owner=owner)
         total, parts = losses(model.decoder, head, states, packed)
     return Step(model, head, states, packed, float(total), parts)
 
