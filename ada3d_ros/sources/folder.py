@@ -17,8 +17,8 @@ from scipy.spatial.transform import Rotation
 
 from ada3d_ros.errors import FrameError, FrameReason, PoseError, SourceError
 from ada3d_ros.geometry.pose import pose_from_quaternion
-from ada3d_ros.sources.data_sets import EXTRACT
 from ada3d_ros.sources.dropped import Dropped
+from ada3d_ros.sources.folder_cameras import EXTRACT
 from ada3d_ros.sources.images import (
     NO_READING,
     decode_compressed_color,
