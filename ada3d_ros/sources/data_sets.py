@@ -5,18 +5,25 @@ Reads no pixels. Names that begin with a dot are companions of a file manager, n
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
 
-import cv2
-from PIL import Image
-
 from ada3d_ros.errors import FrameError, FrameReason, SourceError
 from ada3d_ros.sources.file_names import NamedFiles, name_files
+from ada3d_ros.sources.folder_cameras import (
+    EXTRACT,
+    REPLICA_K,
+    SCENES7_K,
+    camera_parameters,
+    folder_camera,
+    image_size,
+    published_camera,
+    scaled_camera,
+    video_size,
+)
 from ada3d_ros.sources.listing import (
     Entry,
     Frames,
@@ -33,14 +40,12 @@ from ada3d_ros.sources.pose_files import (
 )
 from ada3d_ros.sources.text_files import (
     Matrix,
-    camera_matrix,
     read_camera_matrix,
     read_named_rows,
     stamps_to_ns,
 )
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
-K_FILES = ("K.txt", "intrinsics.txt", "intrinsic.txt", "camera_intrinsics.txt")
 COLOR_FOLDERS = ("rgb", "color", "images")
 POSE_FOLDERS = ("poses", "pose")
 POSE_LISTS = (
@@ -51,10 +56,6 @@ POSE_LISTS = (
     "camera_poses.txt",
     "CameraTrajectory.txt",
 )
-# As the data sets' authors publish them: fx fy cx cy, and the size they are of.
-SCENES7_K = ((585.0, 585.0, 320.0, 240.0), (640, 480))
-REPLICA_K = ((600.0, 600.0, 599.5, 339.5), (1200, 680))
-EXTRACT = "Extract its frames: mkdir rgb && ffmpeg -i rgb.mp4 -start_number 0 rgb/%06d.png"
 
 
 # -- layouts
@@ -66,7 +67,7 @@ def _tum(folder: Path, unit: str) -> Listing:
     (rgb, rgb_notes), (depth, depth_notes) = named["rgb"], named["depth"]
     frames = frames_by_stamp(rgb, depth, poses.stamped())
     frames.notes = [*rgb_notes, *depth_notes, *poses.notes, *frames.notes]
-    K = _folder_K(folder)
+    K = folder_camera(folder)
     return frames.listing("tum", 5000.0, K, K)
 
 
@@ -74,7 +75,7 @@ def _cabinet(folder: Path, unit: str) -> Listing:
     color, depth, notes = _color_and_depth(folder, ("raw_imgs",), ("depth_imgs",), unit)
     frames = frames_of_list(color, depth, read_stamped_poses(folder / "truth_cam_poses.txt", unit))
     frames.notes += notes
-    K = _folder_K(folder)
+    K = folder_camera(folder)
     return frames.listing("cabinet", 5000.0, K, K)
 
 
@@ -87,7 +88,7 @@ def _scannet(folder: Path, unit: str) -> Listing:
 
 def _plain(folder: Path, unit: str) -> Listing:
     frames = _with_pose_files(folder, COLOR_FOLDERS, unit)
-    K = _folder_K(folder)
+    K = folder_camera(folder)
     return frames.listing("plain", 1000.0, K, K)
 
 
@@ -98,7 +99,7 @@ def _list(folder: Path, unit: str) -> Listing:
     color, depth, notes = _color_and_depth(folder, COLOR_FOLDERS, ("depth",), unit)
     frames = frames_of_list(color, depth, read_pose_list(path, unit))
     frames.notes += notes
-    K = _folder_K(folder)
+    K = folder_camera(folder)
     return frames.listing("list", 1000.0, K, K)
 
 
@@ -116,7 +117,7 @@ def _posed(folder: Path, unit: str) -> Listing:
     frames = _grouped(folder, groups, unit)
 
     # One camera, or two.
-    K_color = _folder_K(folder)
+    K_color = folder_camera(folder)
     K_depth: Matrix | None = K_color
     depth_file = folder / "depth_intrinsic.txt"
     if depth_file.is_file():
@@ -131,8 +132,8 @@ def _7scenes(folder: Path, unit: str) -> Listing:
         "pose": matching(folder, "*.pose.txt"),
     }
     frames = _grouped(folder, groups, unit)
-    K = _folder_K(folder)
-    K = _published_K(SCENES7_K, frames, "7-Scenes") if K is None else K
+    K = folder_camera(folder)
+    K = published_camera(SCENES7_K, frames, "7-Scenes") if K is None else K
     return frames.listing("7scenes", 1000.0, K, K)
 
 
@@ -152,10 +153,10 @@ def _replica(folder: Path, unit: str) -> Listing:
     # The camera: beside the scene or above it.
     for path in (folder / "cam_params.json", folder.parent / "cam_params.json"):
         if path.is_file():
-            K_given, scale = _camera_parameters(path)
+            K_given, scale = camera_parameters(path)
             return frames.listing("replica", scale, K_given, K_given)
-    K = _folder_K(folder)
-    K = _published_K(REPLICA_K, frames, "Replica") if K is None else K
+    K = folder_camera(folder)
+    K = published_camera(REPLICA_K, frames, "Replica") if K is None else K
     return frames.listing("replica", 6553.5, K, K)
 
 
@@ -205,8 +206,8 @@ def _stray(folder: Path, unit: str) -> Listing:
     K_depth = K_color
     if frames.entries:
         first = frames.entries[0]
-        color_size = _video_size(first.rgb) if first.rgb == video else _image_size(first.rgb)
-        K_depth = _scaled(K_color, color_size, _image_size(first.depth))
+        color_size = video_size(first.rgb) if first.rgb == video else image_size(first.rgb)
+        K_depth = scaled_camera(K_color, color_size, image_size(first.depth))
     return replace(frames.listing("stray", 1000.0, K_depth, K_color), rotate_world="y-up")
 
 
@@ -323,67 +324,3 @@ def _stamped_files(folder: Path, name: str, unit: str) -> tuple[list[tuple[int, 
     stamps_ns, note = stamps_to_ns(rows, unit)
     paths = [folder / row.cells[1].replace("\\", "/") for row in rows]
     return list(zip(stamps_ns, paths, strict=True)), [note] if note else []
-
-
-# -- cameras
-
-
-def _folder_K(folder: Path) -> Matrix | None:
-    found = [folder / name for name in K_FILES if (folder / name).is_file()]
-    return read_camera_matrix(found[0]) if found else None
-
-
-def _published_K(
-    published: tuple[tuple[float, ...], tuple[int, int]], frames: Frames, name: str
-) -> Matrix | None:
-    """The data set's camera matrix if the images have its size; noted."""
-    values, size = published
-    try:
-        with Image.open(frames.entries[0].depth) as image:
-            fits = image.size == size
-    except (OSError, IndexError):  # decoding says why
-        fits = False
-    if not fits:
-        return None
-    shown = " ".join(f"{value:g}" for value in values)
-    frames.notes.append(f"no camera matrix in the folder: {shown} px, as published with {name}.")
-    return camera_matrix(*values)
-
-
-def _camera_parameters(path: Path) -> tuple[Matrix, float]:
-    """K and depth units per metre of NICE-SLAM's cam_params.json."""
-    try:
-        camera = json.loads(path.read_text(encoding="utf-8-sig"))["camera"]
-        values = [float(camera[name]) for name in ("fx", "fy", "cx", "cy", "scale")]
-    except (ValueError, KeyError, TypeError) as error:
-        raise SourceError(
-            f"{path} is not `camera` with fx, fy, cx, cy and scale: {error!r}"
-        ) from None
-    return camera_matrix(*values[:4]), values[4]
-
-
-def _scaled(K: Matrix, size: tuple[int, int], to: tuple[int, int]) -> Matrix:
-    """K (3, 3) of an image of `size` (width, height) for the same view at size `to`.
-
-    Pixel centres lie at integers.
-    """
-    x, y = to[0] / size[0], to[1] / size[1]
-    fx, fy, cx, cy = K[0, 0], K[1, 1], K[0, 2], K[1, 2]
-    return camera_matrix(fx * x, fy * y, (cx + 0.5) * x - 0.5, (cy + 0.5) * y - 0.5)
-
-
-def _image_size(path: Path) -> tuple[int, int]:
-    try:
-        with Image.open(path) as image:
-            return image.size
-    except Exception as error:  # damaged files make the codecs raise almost anything
-        raise SourceError(f"cannot read {path} as an image: {error}") from None
-
-
-def _video_size(path: Path) -> tuple[int, int]:
-    video = cv2.VideoCapture(str(path))
-    size = (int(video.get(cv2.CAP_PROP_FRAME_WIDTH)), int(video.get(cv2.CAP_PROP_FRAME_HEIGHT)))
-    video.release()
-    if not all(size):
-        raise SourceError(f"OpenCV cannot open {path} here. {EXTRACT}")
-    return size

@@ -27,9 +27,10 @@ from ada3d_ros.geometry.camera_axes import (
     folder_cure,
 )
 from ada3d_ros.geometry.pose import pose_from_quaternion
-from ada3d_ros.sources.data_sets import EXTRACT, K_FILES
 from ada3d_ros.sources.dropped import Dropped
+from ada3d_ros.sources.folder_cameras import EXTRACT, K_FILES
 from ada3d_ros.sources.images import (
+    NO_READING,
     decode_compressed_color,
     decode_grey,
     decode_grey16_png,
@@ -263,7 +264,14 @@ class FolderSource:
                     f"{entry.confidence.name} is not as large as the depth image.",
                 )
             raw = np.where(confidence > 0, raw, 0).astype(np.uint16)
-        return depth_from_units(raw, self.depth_scale, self.options.min_m, self.options.max_m)
+        depth_m = depth_from_units(raw, self.depth_scale, self.options.min_m, self.options.max_m)
+        if not np.isfinite(depth_m).any():
+            raise FrameError(
+                FrameReason.LOW_VALID_DEPTH,
+                f"no pixel is a reading: all are 0, {NO_READING}, without confidence or outside"
+                f" {self.options.min_m:g} to {self.options.max_m:g} m.",
+            )
+        return depth_m
 
     def _stamp_ns(self, entry: Entry) -> int:
         if entry.stamp_ns is not None:

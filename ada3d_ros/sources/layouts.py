@@ -113,11 +113,10 @@ def _recognise(folder: Path) -> str:
         if all(mark(folder) for mark in marks.values()):
             return layout
     raise SourceError(
-        f"{folder} has none of the known layouts. Found: {_found(folder)}. Nearest is"
-        f" {_nearest(folder)}. Known: tum (groundtruth.txt), cabinet (truth_cam_poses.txt), scannet"
-        " (color/ intrinsic/), plain (rgb/ depth/ poses/), list (rgb/ depth/ poses.txt), posed"
-        " (.jpg .png .txt in one folder), 7scenes, replica, stray. Name one with --layout to see"
-        " what it lacks."
+        f"{folder} has none of the known layouts. Found: {_found(folder)}.{_nearest(folder)} Known:"
+        " tum (groundtruth.txt), cabinet (truth_cam_poses.txt), scannet (color/ intrinsic/), plain"
+        " (rgb/ depth/ poses/), list (rgb/ depth/ poses.txt), posed (.jpg .png .txt in one folder),"
+        " 7scenes, replica, stray. Name one with --layout to see what it lacks."
     )
 
 
@@ -169,14 +168,16 @@ FURTHER: dict[str, dict[str, Callable[[Path], bool]]] = {
 
 
 def _nearest(folder: Path) -> str:
-    """The layout of which most is there, and what it lacks."""
+    """A sentence with the layout of which most is there; empty where nothing of any is."""
     parts = {layout: marks | FURTHER.get(layout, {}) for layout, marks in MARKS.items()}
     lacking = {
         layout: [name for name, mark in marks.items() if not mark(folder)]
         for layout, marks in parts.items()
     }
     layout = max(parts, key=lambda n: (len(parts[n]) - len(lacking[n]), -len(lacking[n])))
-    return f"{layout}, which lacks {' and '.join(lacking[layout])}"
+    if len(lacking[layout]) == len(parts[layout]):
+        return ""
+    return f" Nearest is {layout}, which lacks {' and '.join(lacking[layout])}."
 
 
 def _found(folder: Path) -> str:

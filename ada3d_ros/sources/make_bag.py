@@ -48,10 +48,11 @@ EPILOG = """layouts (depth units per metre):
            12 (3x4, KITTI) or tx ty tz qx qy qz qw; a stamp or frame number may go first; 1000
   posed    00000.jpg 00000.png 00000.txt ... intrinsic.txt depth_intrinsic.txt in one folder
            (posed_images of LLaVA-3D); 1000
-  7scenes  frame-000000.color.png .depth.png .pose.txt ... in one folder (7-Scenes); 1000
+  7scenes  frame-000000.color.png .depth.png .pose.txt ... in one folder (7-Scenes, whose worlds
+           have y down: --rotate-world y-down); 1000
   replica  results/frame000000.jpg results/depth000000.png traj.txt (Replica by NICE-SLAM); 6553.5
   stray    rgb.mp4 (or its frames in rgb/), depth/, confidence/, odometry.csv, camera_matrix.csv
-           (Stray Scanner); 1000
+           (Stray Scanner, whose world has y up and is turned); 1000
 Files of one frame have the same number or stamp in their names. Frames that lost their pose, depth
 or colour are left out and counted. Depth of 0 and 65535 is no reading.
 

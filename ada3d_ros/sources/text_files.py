@@ -1,7 +1,7 @@
 """Numbers, stamps and matrices out of text files; every error names file, line and text.
 
-UTF-8 or UTF-16, with or without byte order mark, any line end; `#` begins a comment; numbers stand
-between blanks, commas or semicolons.
+UTF-8 or UTF-16, with or without byte order mark, any line end; `#`, `%` and `//` begin a comment;
+numbers stand between blanks, commas or semicolons.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ STAMP_UNITS = {"s": 0, "ms": 3, "us": 6, "ns": 9}  # name: digits from seconds
 UNIT_NAMES = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
 MAX_STAMP_S = 2**31 - 1  # a ROS stamp holds 32 bits of seconds
 MIN_EPOCH_S = 900_000_000  # 1998: a stamp since 1970 that another unit brings to here is in it
+COMMENTS = ("#", "%", "//")
 MAX_SHOWN = 80  # characters of a line that an error shows
 MAX_DIGITS = 30
 
@@ -221,7 +222,7 @@ def _lines(path: Path) -> list[tuple[int, str]]:
     # Its lines.
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     numbered = enumerate(lines, start=1)
-    return [(n, line) for n, line in numbered if line.strip() and line.lstrip()[0] != "#"]
+    return [(n, t) for n, t in numbered if t.strip() and not t.lstrip().startswith(COMMENTS)]
 
 
 def _cells(row: Row) -> list[str]:

@@ -233,7 +233,13 @@ def jpeg_called_png(folder):
         (folder / "depth" / f"{i}.jpg").rename(folder / "depth" / f"{i}.png")
 
 
+def mark_all(folder):
+    for i in range(N):
+        save(folder / "depth" / f"{i}.png", np.full((HEIGHT, WIDTH), 65535, np.uint16))
+
+
 NO_FRAME = {
+    "marks alone": (mark_all, (), r"low_valid_depth 6, first: depth/0\.png: no pixel is a reading"),
     "sizes": (shrink_depth, (), r"bad_size 6, first: .*rgb/0\.png is 32x24 px, its depth 16x12"),
     "JPEG": (depth_as(".jpg"), (), r"bad_encoding 6, first: depth/0\.jpg: .*JPEG.*16-bit grey PNG"),
     "JPEG called PNG": (jpeg_called_png, (), r"depth/0\.png: .*JPEG.*16-bit grey PNG"),

@@ -186,6 +186,7 @@ WRITTEN = {
     "commas and blanks": lambda text: text.replace(" ", ", ").encode(),
     "semicolons": lambda text: text.replace(" ", ";").encode(),
     "blank lines": lambda text: text.replace("\n", "\n\n  \n").encode(),
+    "another comment": lambda text: text.replace("#", "%").encode(),
     "no end of line": lambda text: text.rstrip("\n").encode(),
 }
 
