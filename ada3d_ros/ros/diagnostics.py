@@ -262,7 +262,10 @@ def _scene(node: AgentNode) -> Report:
         values |= {
             "valid_depth_fraction_p50": node.intake.valid_fraction.percentile(50),
             "camera_info_changes": node.intake.camera_info_changes,
+            "camera_axes": node.intake.watch.axes,
         }
+        if node.intake.watch.complaints:  # frames that can be used, of a camera set up wrongly
+            return WARN, " ".join(node.intake.watch.complaints), values
     return OK, f"{scene.num_keyframes} keyframes", values
 
 

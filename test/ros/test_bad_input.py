@@ -246,6 +246,11 @@ RAW_FAULTS: dict[str, tuple[Spoil, FrameReason]] = {
     "K of zeros": (set_fields("info", k=[0.0] * 9), R.BAD_INTRINSICS),
     "K of NaN": (set_fields("info", k=k_with(float("nan"))), R.BAD_INTRINSICS),
     "K of inf": (set_fields("info", k=k_with(float("inf"))), R.BAD_INTRINSICS),
+    "K of another size": (
+        set_fields("info", k=[450.0, 0.0, 240.0, 0.0, 450.0, 180.0, 0.0, 0.0, 1.0]),
+        R.BAD_INTRINSICS,
+    ),
+    "binning that was not applied": (set_fields("info", binning_x=2, binning_y=2), R.BAD_SIZE),
     "K below zero": (set_fields("info", k=k_with(-FOCAL_PX)), R.BAD_INTRINSICS),
     "unknown distortion": (
         set_fields("info", distortion_model="kannala", d=[0.1, 0.0, 0.0, 0.0]),
@@ -285,6 +290,21 @@ def test_another_camera_frame(feed: Feed, name: str) -> None:
 BAYER = np.tile(np.arange(WIDTH, dtype=np.uint8), (HEIGHT, 1))
 PADDED = np.pad(depth_of(2000, np.uint16), ((0, 0), (0, 7)))
 GOOD_FRAMES: dict[str, Spoil] = {
+    "zeros behind the coefficients": set_fields(
+        "info", d=[-0.03, 0.035, -0.0001, -0.0001, -0.012, 0.0, 0.0, 0.0]
+    ),
+    "a binned sensor": set_fields(
+        "info",
+        height=2 * HEIGHT,
+        width=2 * WIDTH,
+        binning_x=2,
+        binning_y=2,
+        k=[2 * FOCAL_PX, 0.0, WIDTH, 0.0, 2 * FOCAL_PX, HEIGHT, 0.0, 0.0, 1.0],
+    ),
+    "slashes before the frames": lambda m: [
+        setattr(m[name].header, "frame_id", f"/{m[name].header.frame_id}")
+        for name in ("depth", "info", "pose")
+    ],
     "32FC1 metres": replace_pixels("depth", depth_of(2.0), "32FC1"),
     "mono16 millimetres": set_fields("depth", encoding="mono16"),
     "big-endian": lambda m: set_fields(

@@ -14,12 +14,14 @@ import pytest
 
 pytest.importorskip("rclpy")
 
+from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from scipy.spatial.transform import Rotation
 from sensor_msgs.msg import CameraInfo
 
 from ada3d_ros.ros.camera_infos import CameraInfos
 from ada3d_ros.ros.conversions import ns_to_time
+from ada3d_ros.ros.diagnostics import WARN
 from test.support.ros_harness import (
     FOCAL_PX,
     HEIGHT,
@@ -341,3 +343,11 @@ def test_poses_of_other_axes_are_told_within_twenty_frames(
     assert len(told) == len(intake.watch.complaints) == 1
     assert f"extrinsic.quat_xyzw: [{numbers}]" in told[0]
     assert told[0].endswith(intake.watch.complaints[0])
+
+    # the same in diagnostics
+    reports = agent.collect(DiagnosticArray, "/diagnostics")
+
+    def said() -> list[str]:
+        return [s.message for report in list(reports) for s in report.status if s.level == WARN]
+
+    assert wait_until(lambda: intake.watch.complaints[0] in said()), said()

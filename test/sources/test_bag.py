@@ -8,9 +8,10 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 from scipy.spatial.transform import Rotation
 
-from ada3d_ros.config import from_flat
+from ada3d_ros.config import from_flat, load_config
 from ada3d_ros.errors import FrameReason, SourceError
 from ada3d_ros.geometry.pose import pose_from_quaternion
+from ada3d_ros.lab.evaluation.scenes import open_frames
 from ada3d_ros.lab.world.generated import generate_room
 from ada3d_ros.sources import bag_writer
 from ada3d_ros.sources.bag import BagSource
@@ -302,6 +303,22 @@ def test_rectified_images_are_not_undistorted_again(tmp_path):
     assert_same_frames(list(rectified), FRAMES)
     raw = next(iter(BagSource(tmp_path / "bag")))
     assert np.abs(raw.rgb.astype(int) - FRAMES[0].rgb).max() > 5
+
+
+def test_a_parameter_file_makes_calibrate_and_analyze_read_rectified_images(tmp_path):
+    messages = base_messages()
+    for place in infos_of(messages):
+        content = messages[place][3]
+        content.d = np.array([-0.3, 0.1, 0.0, 0.0, 0.0])
+        content.p[0], content.p[5], content.p[2], content.p[6] = 58.0, 57.0, 31.0, 23.0
+    record(tmp_path / "bag", messages)
+    file = tmp_path / "agent.yaml"
+    file.write_text("/**:\n  ros__parameters:\n    camera: {rectified: true}\n")
+    for frame in open_frames(str(tmp_path / "bag"), load_config(file)):
+        k = frame.intrinsics
+        assert (k.fx, k.fy, k.cx, k.cy) == (58.0, 57.0, 31.0, 23.0)
+        np.testing.assert_array_equal(frame.rgb, FRAMES[0].rgb)
+        break
 
 
 @pytest.mark.parametrize("topic", [RGB, DEPTH, CAMERA_INFO, "/odom"])

@@ -4,6 +4,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ada3d_ros.config import from_flat
 from ada3d_ros.errors import FrameError, FrameReason
@@ -99,6 +101,33 @@ def test_what_cannot_be_this_image_is_refused_with_its_numbers(message, words, r
     with pytest.raises(FrameError, match=words) as caught:
         camera_of(message, SIZE)
     assert caught.value.reason.value == reason
+
+
+sides = st.integers(0, 2**32 - 1) | st.integers(0, 200)
+numbers = st.floats() | st.floats(-200, 200)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    size=st.tuples(sides, sides),
+    roi=st.tuples(sides, sides, sides, sides),
+    binning=st.tuples(sides, sides),
+    matrix=st.tuples(numbers, numbers, numbers, numbers),
+    p=st.lists(numbers, min_size=12, max_size=12),
+    rectified=st.booleans(),
+)
+def test_any_camera_info_gives_a_camera_of_the_image_or_a_frame_error(
+    size, roi, binning, matrix, p, rectified
+):
+    message = info(size, matrix, roi, binning, p=p)
+    try:
+        k = camera_of(message, SIZE, rectified).intrinsics
+    except FrameError:
+        return
+    assert (k.width, k.height) == SIZE
+    assert -0.5 <= k.cx <= 63.5
+    assert -0.5 <= k.cy <= 47.5
+    assert k.fx > 0
 
 
 @pytest.mark.parametrize(
