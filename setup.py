@@ -36,7 +36,7 @@ setup(
         "opencv-python-headless>=4.6",
         "pillow>=10",
         "pyyaml>=6",
-        "rosbags>=0.11",
+        "rosbags>=0.11.9",
         "safetensors>=0.5",
         "scipy>=1.11",
         "sentencepiece>=0.2",

@@ -78,9 +78,11 @@ class Turns:
 
 
 def mark_apart(messages: Iterator[Message]) -> Iterator[tuple[Message, bool]]:
-    """Each message, and whether it stands apart: among few, far from a part with more messages."""
+    """Each message, and whether it stands apart: among few, far from the recording so far and from
+    the part behind it, one of which has more messages.
+    """
     ahead: deque[Message] = deque()
-    num_before, last_ns = 0, 0  # of the part that the recording is in
+    num_before, last_ns = 0, 0  # of the recording so far
     while True:
         # The part that comes next, as far as can be seen.
         ahead.extend(islice(messages, LOOK_AHEAD - len(ahead)))
@@ -102,8 +104,6 @@ def mark_apart(messages: Iterator[Message]) -> Iterator[tuple[Message, bool]]:
             continue
 
         # Else the recording goes on with it, up to the next gap.
-        if num_before and abs(seen[0][1] - last_ns) > GAP_NS:
-            num_before = 0
         last_ns = seen[0][1]
         while ahead and abs(ahead[0][1] - last_ns) <= GAP_NS:
             last_ns = ahead[0][1]

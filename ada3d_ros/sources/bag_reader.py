@@ -9,6 +9,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import re
+import struct
 from collections.abc import Collection, Generator, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,13 +17,15 @@ from typing import Any, BinaryIO
 
 from rosbags.interfaces import Connection, ConnectionExtRosbag2, MessageDefinition
 from rosbags.interfaces import MessageDefinitionFormat as Format
-from rosbags.rosbag2 import Reader, storage_mcap
+from rosbags.rosbag2 import Reader, ReaderError, storage_mcap
 from rosbags.rosbag2.reader import DirectoryReader
 
 from ada3d_ros.errors import SourceError
 
 DATA_SUFFIXES = (".mcap", ".db3")
 SCHEMA_FORMATS = {"ros2msg": Format.MSG, "ros2idl": Format.IDL, "omgidl": Format.IDL}
+MCAP_MAGIC = b"\x89MCAP0\r\n"
+FOOTER_SIZE = 37  # bytes, the closing magic included
 ROS2_TYPE = re.compile(r"\w+/(msg|srv|action)/\w+")
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
@@ -46,7 +49,35 @@ storage_mcap.get_msgdef = _definition
 
 
 class _McapReader(storage_mcap.McapReader):
-    """One that also gives the messages of a file without an index in the order of the file."""
+    """One that takes files of any profile, and without an index in any order of time."""
+
+    def _open(self) -> None:
+        """Find channels, chunks and counts. rosbags refuses what other tools write: a profile other
+        than `ros2` does not say what is in a channel, its encoding does.
+        """
+        # Where the data ends and the summary begins; 0: there is none.
+        bio = self.bio
+        assert bio is not None
+        size, magic = bio.seek(0, 2), MCAP_MAGIC
+        bio.seek(0)
+        if bio.read(len(magic)) != magic:
+            raise ReaderError("File magic is invalid.")
+        bio.seek(max(size - FOOTER_SIZE, 0))
+        footer = bio.read()
+        if size < FOOTER_SIZE or not footer.endswith(magic):
+            raise ReaderError("File end magic is invalid.")
+        (summary_at,) = struct.unpack_from("<Q", footer, 9)
+
+        # From the summary, or by a look through the whole file.
+        self.data_start = len(magic)
+        self.data_end = summary_at or size - FOOTER_SIZE
+        if summary_at:
+            self.read_index()
+        if self.statistics is None or not self.schemas:
+            self.meta_scan()
+        assert self.statistics is not None
+        counts = self.statistics.channel_message_counts
+        self.connections = [c._replace(msgcount=counts.get(c.id, 0)) for c in self.connections]
 
     def messages(
         self, connections: Collection[Connection], start: int | None = None, stop: int | None = None

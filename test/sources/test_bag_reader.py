@@ -147,7 +147,7 @@ def cut(bag, share):
     file.write_bytes(file.read_bytes()[: int(share * file.stat().st_size)])
 
 
-@pytest.mark.parametrize("share", [0.1, 0.5, 0.8, 0.99])
+@pytest.mark.parametrize("share", [0.0001, 0.1, 0.5, 0.8, 0.99])
 @pytest.mark.parametrize("keep_metadata", [True, False])
 @BOTH
 def test_a_file_that_was_cut_off_names_the_cure(tmp_path, storage, share, keep_metadata):
@@ -212,6 +212,13 @@ FOREIGN = {
 def test_a_foreign_channel_is_left_out_and_named(tmp_path, encoding):
     path = write_mcap(tmp_path / "mixed.mcap", rows(COUNT), [FOREIGN[encoding]])
     assert notes_and_frames(path) == ([f"/log ({encoding}): not ROS 2, left out"], COUNT)
+
+
+@pytest.mark.parametrize("profile", ["", "ros1", "x-tool"])
+def test_a_file_of_another_profile(tmp_path, profile):
+    """It does not say what is in the channels; their encodings do."""
+    path = write_mcap(tmp_path / "mixed.mcap", rows(COUNT), [FOREIGN["json"]], profile=profile)
+    assert notes_and_frames(path) == (["/log (json): not ROS 2, left out"], COUNT)
 
 
 def test_channels_of_ros_2_that_cannot_be_understood(tmp_path):

@@ -105,12 +105,13 @@ def write_mcap(
     recorded: Sequence[Row],
     foreign: Iterable[tuple[str, str, str, str, bytes]] = (),
     types: dict[str, str] = TYPES,
+    profile: str = "ros2",
 ) -> Path:
     """`foreign` channels, one message each: topic, schema name ('' = no schema), schema encoding,
     message encoding, schema data.
     """
     # Channels.
-    out = [b"\x89MCAP0\r\n", _record(1, _text("ros2") + _text("test"))]
+    out = [b"\x89MCAP0\r\n", _record(1, _text(profile) + _text("test"))]
     channels = [
         (topic, kind, "ros2msg", "cdr", STORE.generate_msgdef(kind, ros_version=2)[0].encode())
         for topic, kind in types.items()
