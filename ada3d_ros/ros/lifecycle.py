@@ -19,10 +19,12 @@ from ada3d_ros.ros.guard import CoreLog, guarded
 from ada3d_ros.ros.inputs import FrameInputs
 from ada3d_ros.ros.intake import FrameIntake
 from ada3d_ros.ros.parameters import ParameterBridge
+from ada3d_ros.ros.watch import HealthWatch
 from ada3d_ros.ros.worker import RequestWorker
 from ada3d_ros.sources.messages import PosedSet
 
 PipelineFactory = Callable[..., Ada3DPipeline]  # of an AgentConfig and `background`
+READY_TEXT = "ask on ~/query, ~/ground, ~/ask_scene or ~/question."
 OK, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 
 
@@ -84,6 +86,7 @@ class AgentLifecycle(ManagedNode):
 
         # what there always is
         self.drops, self.inference = Drops(), InferenceMonitor()
+        self.health = HealthWatch(self)
         self._core_log = CoreLog(self.get_logger().warning)
         self.worker = RequestWorker(
             on_error=self._worker_failed,
@@ -140,8 +143,9 @@ class AgentLifecycle(ManagedNode):
         if self.worker.busy:
             return AgentStatus.BUSY, "answering a question."
         if self.pipeline.scene_state().num_keyframes == 0:
-            return AgentStatus.WAITING_FOR_DATA, self.inputs.missing()
-        return AgentStatus.READY, "ask on ~/query, ~/ground, ~/ask_scene or ~/question."
+            return AgentStatus.WAITING_FOR_DATA, self.health.why_no_keyframe()
+        wrong = " ".join(str(fault) for fault in self.health.faults() if fault.severity)
+        return AgentStatus.READY, wrong or READY_TEXT
 
     # -- transitions
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -53,7 +54,9 @@ class InputSubscription(SimpleFilter):
         )
 
     def _subscribe(self, reliability: ReliabilityPolicy, first: bool) -> Subscriber:
-        events = SubscriptionEventCallbacks(incompatible_qos=self._on_incompatible_qos)
+        events = SubscriptionEventCallbacks(
+            incompatible_qos=self._on_incompatible_qos, message_lost=self._on_message_lost
+        )
         profile = QoSProfile(
             history=HistoryPolicy.KEEP_LAST,
             depth=5 if self._raw_name else 50,  # small messages may wait
@@ -87,6 +90,9 @@ class InputSubscription(SimpleFilter):
                 return
         self._monitor.note(stamp_of(message))
         self.signalMessage(message)
+
+    def _on_message_lost(self, event: Any) -> None:
+        self._monitor.losses.append((time.monotonic(), event.total_count_change))
 
     def _on_incompatible_qos(self, event: Any) -> None:
         self._monitor.qos_incompatible += 1

@@ -77,9 +77,9 @@ def frame_of(
     if rgb.shape[:2] != size or depth_m.shape != size:
         raise FrameError(
             FrameReason.BAD_SIZE,
-            f"colour is {rgb.shape[1]}x{rgb.shape[0]} px, depth"
-            f" {depth_m.shape[1]}x{depth_m.shape[0]}, camera_info {size[1]}x{size[0]}; all must be"
-            " equal (realsense: align_depth.enable:=true).",
+            f"depth is {depth_m.shape[1]}x{depth_m.shape[0]}, colour"
+            f" {rgb.shape[1]}x{rgb.shape[0]}: both must be {size[1]}x{size[0]}, as camera_info says"
+            " (realsense: align_depth.enable:=true).",
         )
 
     # A pinhole image with enough depth; depth first, which may be refused.

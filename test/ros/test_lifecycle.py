@@ -16,7 +16,7 @@ import rclpy
 from lifecycle_msgs.msg import State, Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 
-import ada3d_ros.ros.doctor
+import ada3d_ros.ros.discovery
 from ada3d_ros.errors import ErrorCode
 from ada3d_ros.pipeline import Ada3DPipeline
 from ada3d_ros.ros.doctor import BAD, Finding, check_graph
@@ -203,7 +203,7 @@ def test_doctor_names_the_command_for_an_inactive_node(doctor: Any) -> None:
 def test_doctor_names_two_nodes_of_one_name(doctor: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A second launch: the first is active, the second stays unconfigured."""
     # on a busy machine an announcement may be lost; the middleware repeats it after 3 s
-    monkeypatch.setattr(ada3d_ros.ros.doctor, "QUIET_S", 3.5)
+    monkeypatch.setattr(ada3d_ros.ros.discovery, "QUIET_S", 3.5)
     found = doctor(True, False)
     (name,) = found["/ada3d_agent"]
     assert name.level == BAD
