@@ -271,7 +271,7 @@ def _check_status(node: Any, node_name: str, count: int, wait_s: float) -> Itera
         cure = " && ".join(steps) + "; or start it with -p autostart:=true" if steps else ""
         yield Finding(STATE_LEVELS.get(state, NOTE), "state", text, cure)
         for fault in status.faults:
-            yield Finding(WRONG, node_name, fault)
+            yield Finding(WRONG, "health", fault)
 
 
 def _list_topics(node: Any, node_name: str) -> Iterator[Finding]:

@@ -79,13 +79,12 @@ def _clock(state: HealthState) -> Iterator[Fault]:
 
     if state.running_s < NO_CLOCK_AFTER_S:
         return
-    ended = bool(state.inputs) and all(i.received and not i.offers for i in state.inputs)
     if state.use_sim_time and state.clock_publishers and not state.now_ns:
         text = "use_sim_time is true, nothing received on /clock yet"
         yield fault(Severity.NOTE, text, "let the player or simulator go on")
     elif state.use_sim_time and not state.clock_publishers:
-        if state.now_ns and ended:  # a bag that has been played to its end
-            return
+        if state.now_ns and state.inputs and not any(i.offers for i in state.inputs):
+            return  # a bag has been played to its end
         yield fault(
             Severity.WARN,
             "use_sim_time is true, nothing publishes /clock",
@@ -247,8 +246,8 @@ def _side(lead: float) -> str:
 
 def _of_another_clock(state: HealthState, stamped: Sequence[InputState]) -> Iterator[Fault]:
     """Inputs that stand elsewhere in time than most do."""
-    # Where most stand; a tie is for the first, colour.
-    streams = [i for i in stamped if not i.kept]
+    # Where most stand; a tie is for the first, colour. Poses come at rates of their own.
+    streams = [i for i in stamped if i.in_set]
     if len(stamped) < 2 or not streams:
         return
 

@@ -49,11 +49,15 @@ class HealthWatch:
         """Call it once a second."""
         now, log = time.monotonic(), self._node.get_logger()
         for fault in faults:
-            if now - self._logged.get(fault.key, -LOG_PERIOD_S) < LOG_PERIOD_S:
+            late = now - self._logged.get(fault.key, -LOG_PERIOD_S) >= LOG_PERIOD_S
+            if fault.severity is Severity.NOTE or not late:
                 continue
-            if fault.severity is not Severity.NOTE:
-                self._logged[fault.key] = now
-                (log.error if fault.severity is Severity.ERROR else log.warning)(str(fault))
+            self._logged[fault.key] = now
+            # On lines of their own: rclpy refuses one line that logs at two levels.
+            if fault.severity is Severity.ERROR:
+                log.error(str(fault))
+            else:
+                log.warning(str(fault))
 
     def _state(self) -> HealthState:
         # The inputs; where nobody publishes one, what is published may say why.

@@ -168,7 +168,7 @@ def test_doctor_and_inputs_that_do_not_fit(
     assert any(re.fullmatch(state, line) for line in lines)
 
     # the node's own sentences, worst first
-    wrong = [line.removeprefix("WRONG     /ada3d_agent: ") for line in lines if "WRONG" in line]
+    wrong = [line.removeprefix("WRONG     health: ") for line in lines if "WRONG" in line]
     assert sorted(wrong) == [
         "/depth/image is published as CompressedImage, subscribed as Image: remap to the right"
         " topic, or set rgb_transport, depth_transport or pose_source.",
