@@ -102,7 +102,8 @@ def describe_answer(answer: Any) -> str:
         else:
             line += f", newest image {answer.scene_age_s:.1f} s old"
         if answer.scene_cached:
-            line += f", cached scene ({answer.scene_staleness:.0%} stale)"
+            stale = answer.scene_staleness
+            line += ", cached scene" + ("" if math.isnan(stale) else f" ({stale:.0%} stale)")
         lines.append(line)
         times = [(stage, getattr(answer.latency, f"{stage}_ms")) for stage in LATENCY_STAGES]
         measured = [f"{stage} {ms:.1f}" for stage, ms in times if not math.isnan(ms)]

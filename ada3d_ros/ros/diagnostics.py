@@ -106,6 +106,8 @@ class InputMonitor:
     wrong_frame: int = 0
     qos_incompatible: int = 0
     received_at_set: int = 0  # `received` when the last set was made
+    instead: tuple[str, str] | None = None  # published in another form: topic, setting
+    elsewhere: list[str] = field(default_factory=list)  # published topics of its type
     started: float = field(default_factory=time.monotonic)
     arrivals: deque[float] = field(default_factory=lambda: deque(maxlen=100))
     losses: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=100))

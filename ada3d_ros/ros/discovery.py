@@ -13,6 +13,7 @@ from rclpy.node import Node
 DEFAULT_NODE = "/ada3d_agent"
 WAIT_S = 10.0  # for what is not seen: discovery takes seconds on a busy machine
 QUIET_S = 1.0  # nothing new for so long: all that is alive has been discovered
+LATE_S = 3.5  # the same where the usual one is not there: a lost announcement comes again after 3 s
 QUERY_TYPE = "ada3d_ros/srv/QueryScene"
 BUSY_TEXT = "on a busy machine discovery takes longer (--wait-sec)"
 
@@ -36,16 +37,19 @@ def find_agents(node: Node) -> list[str]:
     return found
 
 
-def wait_for_graph(node: Node, there: Callable[[], bool], wait_s: float) -> bool:
-    """Look until `there()` holds and the graph has been quiet for QUIET_S, at most `wait_s`.
+def wait_for_graph(
+    node: Node, there: Callable[[], bool], wait_s: float, quiet_s: float | None = None
+) -> bool:
+    """Look until `there()` holds and the graph has been quiet, at most `wait_s` seconds.
 
-    Returns whether it held at last.
+    Quiet: nothing new for `quiet_s`, by default QUIET_S seconds. Returns whether it held at last.
     """
+    quiet_s = QUIET_S if quiet_s is None else quiet_s
     endpoints: object = None
     changed = time.monotonic()
     end = changed + wait_s
     found = there()
-    while time.monotonic() < end and not (found and time.monotonic() > changed + QUIET_S):
+    while time.monotonic() < end and not (found and time.monotonic() > changed + quiet_s):
         time.sleep(0.1)
         before, found = endpoints, there()
         topics = [topic for topic, _ in node.get_topic_names_and_types()]

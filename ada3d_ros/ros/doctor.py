@@ -204,6 +204,7 @@ def _find_agent(node: Any, wanted: str, wait_s: float) -> tuple[str, list[Findin
     from ada3d_ros.ros.discovery import (
         BUSY_TEXT,
         DEFAULT_NODE,
+        LATE_S,
         find_agents,
         name_others,
         node_names,
@@ -216,6 +217,9 @@ def _find_agent(node: Any, wanted: str, wait_s: float) -> tuple[str, list[Findin
 
     seen = wait_for_graph(node, there, wait_s)
     agents, name = find_agents(node), wanted or DEFAULT_NODE
+    if seen and not wanted and name not in agents:  # perhaps not yet
+        wait_for_graph(node, there, wait_s, LATE_S)
+        agents = find_agents(node)
     if seen and (wanted or name in agents):
         return name, []
 

@@ -127,7 +127,8 @@ def _silence(state: HealthState) -> Iterator[Fault]:
             longest_s = max(i.silent_s for i in inputs)
             severity = Severity.NOTE if longest_s <= limit_s else Severity.WARN
             text = _why_silent(inputs[0]) if kind in WORDS else None
-            yield Fault(severity, *(text or _silent_text(inputs)), INPUTS, f"silent {kind}")
+            text = text or _silent_text(inputs, longest_s <= SILENT_AFTER_S)
+            yield Fault(severity, *text, INPUTS, f"silent {kind}")
 
 
 def _nothing_on(inputs: Sequence[InputState]) -> str:
@@ -135,8 +136,11 @@ def _nothing_on(inputs: Sequence[InputState]) -> str:
     return f"nothing received{still} on " + ", ".join(f"{i.topic} ({i.type_name})" for i in inputs)
 
 
-def _silent_text(inputs: Sequence[InputState]) -> tuple[str, str]:
-    """Sentence and cure for silent inputs of which nothing more is known; all of one kind."""
+def _silent_text(inputs: Sequence[InputState], early: bool) -> tuple[str, str]:
+    """Sentence and cure for silent inputs of which nothing more is known; all of one kind.
+
+    early: publishers may be there that are not discovered yet.
+    """
     if inputs[0].offers:
         count = " + ".join(str(len(i.offers)) for i in inputs)
         checks = " ; ".join(f"ros2 topic hz {i.topic}" for i in inputs)
@@ -147,14 +151,15 @@ def _silent_text(inputs: Sequence[InputState]) -> tuple[str, str]:
         )
     remaps = " ".join(f"-r {i.interface}:=TOPIC" for i in inputs)
     otherwise = " again" if inputs[0].received else f", or remap: {remaps}"
-    return f"{_nothing_on(inputs)}, 0 publishers", f"start the camera or the bag{otherwise}"
+    count = "0 publishers" + " so far" * early
+    return f"{_nothing_on(inputs)}, {count}", f"start the camera or the bag{otherwise}"
 
 
 def _why_silent(one: InputState) -> tuple[str, str] | None:
     """Sentence and cure where the graph tells why nothing comes."""
     # Nobody publishes it, but what could be meant.
     nothing = _nothing_on([one])
-    if not one.offers and one.instead:
+    if not one.offers and one.instead and not one.received:
         topic, setting = one.instead
         return f"{nothing}, {topic} is published", f"set {setting}"
     if not one.offers and one.elsewhere and not one.received:
@@ -325,7 +330,7 @@ def _losses(state: HealthState) -> Iterator[Fault]:
         shares = ", ".join(f"{i.topic} ({i.lost} of {i.lost + i.arrived})" for i in lossy)
         yield Fault(
             Severity.WARN,
-            f"the middleware loses messages of {shares}",
+            f"{state.middleware} loses messages of {shares}",
             state.large_images_cure,
             INPUTS,
             "lost",

@@ -88,4 +88,6 @@ class HealthState:
     forward_jump_warning: str = ""  # all stamps have jumped ahead
     floor_warning: str = ""  # the floor's height is not known
 
+    # the middleware, and what keeps large images from being lost
+    middleware: str = "the middleware"
     large_images_cure: str = "let the publisher send smaller or fewer images"

@@ -87,6 +87,7 @@ class HealthWatch:
             camera_axes_warning="",
             forward_jump_warning="",
             floor_warning="",
+            middleware="Fast DDS" if _is_fast_dds() else "the middleware",
             large_images_cure=large_images_cure(),
         )
 
@@ -113,6 +114,10 @@ class HealthWatch:
     ) -> InputState:
         """One input; gaps_ns is None for one that is not matched by its stamp."""
         arrived, lost = m.recently_arrived_and_lost
+        # A bag may have ended before anybody reads what its topics told.
+        if not offers:
+            m.instead = self._instead(m, published) or m.instead
+            m.elsewhere = [t for t, kind in published.items() if kind == m.type_name] or m.elsewhere
         return InputState(
             name=m.name,
             topic=m.topic,
@@ -130,8 +135,8 @@ class HealthWatch:
             lost=lost,
             arrived=arrived,
             offers=offers,
-            instead=None if offers else self._instead(m, published),
-            elsewhere=[t for t, kind in published.items() if kind == m.type_name][:MAX_NAMED],
+            instead=m.instead,
+            elsewhere=m.elsewhere[:MAX_NAMED],
         )
 
     def _instead(self, m: InputMonitor, published: Mapping[str, str]) -> tuple[str, str] | None:
@@ -166,11 +171,15 @@ def _other_form(m: InputMonitor, published: Mapping[str, str]) -> tuple[str, str
     return topic, f"pose_source:={interface}", interface
 
 
+def _is_fast_dds() -> bool:
+    return "fastrtps" in get_rmw_implementation_identifier()
+
+
 def large_images_cure() -> str:
     """What keeps large images from being lost between processes on this machine."""
     # Fast DDS: a larger segment of shared memory, which the sender decides.
     cures = []
-    if "fastrtps" in get_rmw_implementation_identifier():
+    if _is_fast_dds():
         cures.append(f"start their publisher with {PROFILE_VARIABLE}={LARGE_IMAGES_PROFILE}")
 
     # Over the network, and for others: the socket's buffer.

@@ -134,7 +134,7 @@ ONE_FAULT: dict[str, tuple[HealthState, Severity, str, str]] = {
     "no pose yet": (
         state({"pose": ABSENT | {"silent_s": SILENT_AFTER_S}}, keyframes=0),
         NOTE,
-        f"nothing received on /pose (PoseStamped), 0 publishers: {START}, or remap: -r"
+        f"nothing received on /pose (PoseStamped), 0 publishers so far: {START}, or remap: -r"
         " pose:=TOPIC.",
         "Inputs",
     ),
