@@ -305,11 +305,11 @@ def _names(inputs: Sequence[InputState]) -> str:
 def _refusals(state: HealthState) -> Iterator[Fault]:
     """The most frequent refusal since the last good frame; what follows from a fault is none."""
     counts = dict(state.refusals)
-    pose = [i for i in state.inputs if i.name == "pose"]
-    if any(_is_silent(i) or i.unset_stamps for i in pose) or any(
-        fault.key == "another clock pose" for fault in _apart(state)
-    ):
-        counts.pop(FrameReason.NO_POSE, None)
+    apart = {fault.key for fault in _apart(state)}
+    for name, reason in (("pose", FrameReason.NO_POSE), ("camera_info", FrameReason.NO_INFO)):
+        lacks = any(_is_silent(i) or i.unset_stamps for i in state.inputs if i.name == name)
+        if lacks or f"another clock {name}" in apart:
+            counts.pop(reason, None)
     total = sum(count for count, _ in counts.values())
     if not total or (total < IN_A_ROW and state.keyframes):
         return

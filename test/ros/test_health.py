@@ -451,11 +451,16 @@ def test_the_worst_comes_first_and_causes_before_what_follows() -> None:
     assert [fault.severity for fault in judge(health)] == [ERROR, ERROR, WARN, WARN]
 
 
-def test_refusals_that_only_follow_are_not_told() -> None:
+@pytest.mark.parametrize(
+    ("name", "reason"), [("pose", FrameReason.NO_POSE), ("camera_info", FrameReason.NO_INFO)]
+)
+def test_refusals_that_only_follow_are_not_told(name: str, reason: FrameReason) -> None:
     """Without poses every frame is refused; the sentence is that nothing comes on /pose."""
-    refusals = {FrameReason.NO_POSE: (40, "no pose.")}
-    (fault,) = judge(state({"pose": ABSENT}, keyframes=0, refusals=refusals))
+    refusals = {reason: (40, f"no {name}.")}
+    (fault,) = judge(state({name: ABSENT}, keyframes=0, refusals=refusals))
     assert fault.key == "silent unpublished"
+    (fault,) = judge(state(keyframes=0, refusals=refusals))
+    assert fault.sentence == f"40 frames refused, no {name}."
 
 
 def test_a_fault_keeps_its_key_while_it_lasts() -> None:
