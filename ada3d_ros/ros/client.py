@@ -20,9 +20,9 @@ from rclpy.signals import SignalHandlerOptions
 from ada3d_ros.config import SETTINGS
 from ada3d_ros.errors import ErrorCode
 from ada3d_ros.ros.conversions import LATENCY_STAGES
+from ada3d_ros.ros.discovery import DEFAULT_NODE, WAIT_S, find_agents, name_others
 from ada3d_ros.srv import GroundObject, QueryScene
 
-DISCOVERY_S = 5.0  # for the service to be discovered
 MARGIN_S = 10.0  # beyond the request's own timeout
 GONE_S = 2.0  # without the service in the graph: it went away
 POLL_S = 0.2  # between two looks at the graph
@@ -61,7 +61,9 @@ def describe_tokens(tokens: Any) -> str:
     if tokens.spatial_total:
         spatial = f" ({tokens.spatial_kept} of {tokens.spatial_total} spatial kept"
         if tokens.strategy != "none":
-            spatial += f" in the last layer, keep ratio {tokens.keep_ratio_achieved:.2f}"
+            spatial += " in the last layer"
+            if not math.isnan(tokens.keep_ratio_achieved):
+                spatial += f", keep ratio {tokens.keep_ratio_achieved:.2f}"
         spatial += f", {tokens.strategy})"
     if tokens.kv_bytes:
         gflop, mib = tokens.prefill_flops / 1e9, tokens.kv_bytes / 2**20
@@ -98,11 +100,15 @@ def describe_answer(answer: Any) -> str:
 
     # What it cost; a request that was refused cost nothing.
     if answer.tokens.prompt:
-        cached = f", cached scene ({answer.scene_staleness:.0%} stale)"
-        lines.append(
-            f"tokens: {describe_tokens(answer.tokens)}; {len(answer.keyframe_stamps)} keyframes,"
-            f" newest image {answer.scene_age_s:.1f} s old{cached if answer.scene_cached else ''}"
-        )
+        line = f"tokens: {describe_tokens(answer.tokens)}; {len(answer.keyframe_stamps)} keyframes"
+        if math.isnan(answer.scene_age_s):  # use_sim_time, and nothing on /clock
+            line += ", newest image of unknown age (the node has no clock)"
+        else:
+            line += f", newest image {answer.scene_age_s:.1f} s old"
+        if answer.scene_cached:
+            stale = answer.scene_staleness
+            line += ", cached scene" + ("" if math.isnan(stale) else f" ({stale:.0%} stale)")
+        lines.append(line)
         times = [(stage, getattr(answer.latency, f"{stage}_ms")) for stage in LATENCY_STAGES]
         measured = [f"{stage} {ms:.1f}" for stage, ms in times if not math.isnan(ms)]
         lines.append("latency ms: " + ", ".join(measured))
@@ -118,7 +124,7 @@ def _parser(verb: str, what: str, example: str) -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("text", help=f"for example {example!r}")
-    add("--node", default="/ada3d_agent", help="full name of the agent node (default /ada3d_agent)")
+    add("--node", default=DEFAULT_NODE, help="full name of the agent node (default %(default)s)")
     add("--timeout", type=float, default=0.0, help="seconds for the answer (default: the node's)")
     add(
         "--keep-ratio",
@@ -146,10 +152,12 @@ def _call(
     try:
         # Find the service.
         client = node.create_client(service, f"{options.node.rstrip('/')}/{name}")
-        if not client.wait_for_service(timeout_sec=DISCOVERY_S):
+        if not client.wait_for_service(timeout_sec=WAIT_S):
+            others = name_others(options.node, find_agents(node))
+            cure = others or "start the node with `ada3d agent`, or name it with --node"
             print(
-                f"no service {client.service_name} within {DISCOVERY_S:.0f} s: start the node with"
-                " `ada3d agent`, or name it with --node; `ada3d doctor` shows what is alive.",
+                f"no service {client.service_name} within {WAIT_S:.0f} s: {cure};"
+                " `ada3d doctor` shows what is alive.",
                 file=sys.stderr,
             )
             return None

@@ -20,13 +20,14 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from ada3d_ros.errors import ConfigError, FrameReason
 from ada3d_ros.msg import AgentStatus
 from ada3d_ros.ros.conversions import LATENCY_STAGES
+from ada3d_ros.ros.health_state import INPUTS, MODEL, SCENE, SYNCHRONIZATION, Severity
 from ada3d_ros.types import TokenUsage
 
 if TYPE_CHECKING:
     from ada3d_ros.ros.node import AgentNode
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
-SILENT_AFTER_S = 5.0
+LEVELS = {Severity.NOTE: OK, Severity.WARN: WARN, Severity.ERROR: ERROR}
 
 
 class Window:
@@ -52,15 +53,37 @@ class Window:
 
 
 class Drops:
-    """How many frames were given up, per reason; every reason is always listed."""
+    """How many frames were given up, per reason; every reason is always listed.
+
+    A drop with a sentence is a refusal, which somebody has to mend. Safe across threads.
+    """
 
     def __init__(self) -> None:
         self._counter: Counter[FrameReason] = Counter()
+        self._refusals: dict[FrameReason, tuple[int, str]] = {}
         self._lock = threading.Lock()
 
-    def add(self, reason: FrameReason) -> None:
+    def add(self, reason: FrameReason, why: str = "") -> None:
+        """Count a message or frame; `why` it was refused, and the cure."""
         with self._lock:
             self._counter[reason] += 1
+            if why:
+                self._refusals[reason] = self._refusals.get(reason, (0, ""))[0] + 1, why
+
+    @property
+    def num_refused(self) -> int:
+        """How many frames were refused since the last good one."""
+        return sum(count for count, _ in self.refusals().values())
+
+    def note_good_frame(self) -> None:
+        """A frame was used: the refusals before it are over."""
+        with self._lock:
+            self._refusals.clear()
+
+    def refusals(self) -> dict[FrameReason, tuple[int, str]]:
+        """How often frames were refused since the last good one, and why the last was."""
+        with self._lock:
+            return dict(self._refusals)
 
     def snapshot(self) -> dict[FrameReason, int]:
         with self._lock:
@@ -73,20 +96,27 @@ class InputMonitor:
 
     name: str
     topic: str = ""
+    interface: str = ""  # the topic before it is remapped
     type_name: str = ""
     reliability: str = ""
     received: int = 0
     last_stamp_ns: int = -1
     non_increasing: int = 0
+    unset_stamps: int = 0  # zero or less, in a row
     wrong_frame: int = 0
     qos_incompatible: int = 0
+    received_at_set: int = 0  # `received` when the last set was made
+    instead: tuple[str, str] | None = None  # published in another form: topic, setting
+    elsewhere: list[str] = field(default_factory=list)  # published topics of its type
     started: float = field(default_factory=time.monotonic)
     arrivals: deque[float] = field(default_factory=lambda: deque(maxlen=100))
+    losses: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=100))
 
     def note(self, stamp_ns: int) -> None:
         """Count one arrived message."""
         self.received += 1
         self.non_increasing += stamp_ns <= self.last_stamp_ns
+        self.unset_stamps = self.unset_stamps + 1 if stamp_ns <= 0 else 0
         self.last_stamp_ns = stamp_ns
         self.arrivals.append(time.monotonic())
 
@@ -96,6 +126,17 @@ class InputMonitor:
         if len(recent) < 2 or recent[-1] == recent[0]:
             return 0.0
         return (len(recent) - 1) / (recent[-1] - recent[0])
+
+    @property
+    def recently_arrived_and_lost(self) -> tuple[int, int]:
+        """Messages of the last 10 s, or the last 100 that arrived: those, and those lost by the
+        middleware meanwhile.
+        """
+        start = time.monotonic() - 10.0
+        if len(self.arrivals) == self.arrivals.maxlen:
+            start = max(start, self.arrivals[0])
+        arrived = sum(t >= start for t in self.arrivals)
+        return arrived, sum(count for t, count in self.losses if t >= start)
 
     @property
     def silent_s(self) -> float:
@@ -167,7 +208,6 @@ def add_tasks(updater: DiagnosticsPublisher, node: AgentNode) -> None:
 def _inputs(node: AgentNode) -> Report:
     """Rates, stamps, QoS and publishers of every input; names the silent ones."""
     values: dict[str, object] = {}
-    silent = []
     now_ns = node.get_clock().now().nanoseconds
     # One input after the other.
     for m in node.inputs.monitors.values() if node.inputs else ():
@@ -183,16 +223,23 @@ def _inputs(node: AgentNode) -> Report:
             f"{m.name}.publishers": publishers,
             f"{m.name}.qos": m.reliability,
             f"{m.name}.qos_incompatible": m.qos_incompatible,
+            f"{m.name}.lost": sum(count for _, count in m.losses),
         }
-        holds = m.name == "camera_info" and m.received > 0  # until another comes
-        if m.silent_s > SILENT_AFTER_S and not holds:
-            silent.append(f"{m.topic} ({m.type_name}, {m.reliability}, {publishers} publishers)")
 
     if not values:
         return WARN, "not active: no inputs are subscribed", values
-    if silent:
-        return WARN, f"no data for {SILENT_AFTER_S:.0f} s on " + ", ".join(silent), values
-    return OK, "all inputs alive", values
+    fine = "all inputs alive"
+    level, text = _judged(node, INPUTS, fine)
+    if level == OK and text != fine and node.inputs is not None and node.inputs.sets:
+        level = WARN  # a pause of what came before
+    return level, text, values
+
+
+def _judged(node: AgentNode, task: str, fine: str) -> tuple[bytes, str]:
+    """Level and sentence of a task: what is wrong with it, or `fine`."""
+    faults = [fault for fault in node.health.faults() if fault.task == task]
+    worst = max((fault.severity for fault in faults), default=Severity.NOTE)
+    return LEVELS[worst], " ".join(map(str, faults)) or fine
 
 
 def _synchronization(node: AgentNode) -> Report:
@@ -219,10 +266,7 @@ def _synchronization(node: AgentNode) -> Report:
         }
     values |= drops
 
-    # Starved: every input has come, and none fits another.
-    if inputs.sets == 0 and all(m.received for m in inputs.monitors.values()):
-        return WARN, inputs.missing(), values
-    return OK, f"{inputs.sets} sets", values
+    return *_judged(node, SYNCHRONIZATION, f"{inputs.sets} sets"), values
 
 
 def _scene(node: AgentNode) -> Report:
@@ -264,9 +308,7 @@ def _scene(node: AgentNode) -> Report:
             "camera_info_changes": node.intake.camera_info_changes,
             "camera_axes": node.intake.watch.axes,
         }
-        if node.intake.watch.complaints:  # frames that can be used, of a camera set up wrongly
-            return WARN, " ".join(node.intake.watch.complaints), values
-    return OK, f"{scene.num_keyframes} keyframes", values
+    return *_judged(node, SCENE, f"{scene.num_keyframes} keyframes"), values
 
 
 def _inference(node: AgentNode) -> Report:
@@ -347,4 +389,4 @@ def _model(node: AgentNode) -> Report:
             }
     if state == AgentStatus.ERROR:
         return ERROR, detail, values
-    return (WARN, node.namesakes, values) if node.namesakes else (OK, detail, values)
+    return *_judged(node, MODEL, detail), values

@@ -25,6 +25,7 @@ from ada3d_ros.geometry.pose import Matrix, PoseBuffer, PoseStatus, pose_from_qu
 from ada3d_ros.ros.camera_infos import CameraInfos
 from ada3d_ros.ros.diagnostics import Drops, InputMonitor, Window
 from ada3d_ros.ros.guard import ThrottledWarning, guarded
+from ada3d_ros.ros.health import IN_A_ROW
 from ada3d_ros.ros.subscription import InputSubscription
 from ada3d_ros.ros.sync import (
     MIN_JUMP_NS,
@@ -103,17 +104,19 @@ class FrameInputs:
 
         # their camera_info and poses
         self.infos = CameraInfos()
-        self.pose_fault = ""  # why the last pose was of another frame
         self.poses = PoseBuffer()
         self._last_pose_ns = -1
         self._held_poses: list[tuple[int, Matrix]] = []  # stamped far ahead of all inputs
+        self.pose_fault = ""  # why the last pose was not used
         extrinsic = config.extrinsic
         self._T_child_cam = pose_from_quaternion(
             np.array(extrinsic.xyz), np.array(extrinsic.quat_xyzw)
         )
 
         topics = _topics(config)
-        self.monitors = {name: InputMonitor(name, topic) for name, (topic, _) in topics.items()}
+        self.monitors = {
+            name: InputMonitor(name, topic, interface=topic) for name, (topic, _) in topics.items()
+        }
         self._subscriptions = {
             name: InputSubscription(
                 node,
@@ -174,27 +177,17 @@ class FrameInputs:
     def waiting_for_pose(self) -> int:
         return len(self._waiting)
 
-    def missing(self) -> str:
-        """One sentence on what has not arrived, for people asking why there is no scene."""
-        # From the first cause to the last: no message, no set, no keyframe.
-        silent = [m.topic for m in self.monitors.values() if m.received == 0]
-        if silent:
-            return f"nothing received on {', '.join(silent)}."
-        if self.sets == 0:
-            text = "all inputs arrive, but no colour and depth within sync.slop_sec"
-            text += f" {self.config.sync.slop_sec} s"
-            gap_ns = self.matcher.smallest_miss_ns
-            if gap_ns:
-                text += f" (nearest stamps differ by {gap_ns / 1e6:.1f} ms: raise sync.slop_sec"
-                text += f" above {gap_ns / 1e9:.4f})"
-            return f"{text}."
-        dropped = {reason.value: n for reason, n in self._drops.snapshot().items() if n}
-        return (
-            f"{self.sets} sets were synchronised, none became a keyframe; dropped:"
-            f" {dropped or 'none'}."
-        )
+    def gaps_ns(self) -> dict[str, list[int]]:
+        """Of each input that is matched by its stamp: by how much its last few did not fit."""
+        return {name: list(self.matcher.misses_ns[i]) for i, name in enumerate(IMAGES)}
 
     # -- messages that are given up
+
+    def _refuse(self, reason: FrameReason, why: str) -> None:
+        """Count a frame that is not used, and say why; from the tenth in a row `health` says it."""
+        self._drops.add(reason, why)
+        if self._drops.num_refused < IN_A_ROW:
+            self._warn(reason, why)
 
     def _on_drop(self, reason: FrameReason) -> None:
         self._drops.add(reason)
@@ -211,8 +204,7 @@ class FrameInputs:
         )
 
     def _on_corrupt(self, text: str) -> None:
-        self._drops.add(FrameReason.CORRUPT)
-        self._warn("corrupt", text)
+        self._refuse(FrameReason.CORRUPT, text)
 
     @guarded()
     def _jumped(self, old_ns: int, new_ns: int) -> None:
@@ -258,16 +250,21 @@ class FrameInputs:
         self.pose_fault = pose_frame_fault(message, monitor.topic, self.config)
         if self.pose_fault:
             monitor.wrong_frame += 1
-            self._warn("wrong frame", self.pose_fault)
+            self._warn_of_pose()
             return
 
         try:
             self._add_pose(stamp_ns, pose_of(message))
         except PoseError as error:
             self._drops.add(FrameReason.BAD_POSE)
-            self._warn("bad pose", f"{monitor.topic}: {error}")
+            self.pose_fault = f"{monitor.topic}: {error}"
+            self._warn_of_pose()
             return
         self._release_waiting()
+
+    def _warn_of_pose(self) -> None:
+        if self._drops.num_refused < IN_A_ROW:
+            self._warn("pose", self.pose_fault)
 
     def _add_pose(self, stamp_ns: int, T_world_child: Matrix) -> None:
         """Keep a pose (4, 4); one far ahead of all inputs is held until the others get near it."""
@@ -316,32 +313,34 @@ class FrameInputs:
     @guarded()
     def _on_set(self, rgb: Any, depth: Any) -> None:
         self.sets += 1
+        for monitor in self.monitors.values():
+            monitor.received_at_set = monitor.received
         stamp_ns = stamp_of(rgb)
         self.gap_ms.add(abs(stamp_ns - stamp_of(depth)) / 1e6)
-        reason = self._refuse(stamp_ns)
-        if reason is not None:
-            self._drops.add(reason)
+        if not self._is_taken(stamp_ns):
             return
         self._last_accepted_ns = stamp_ns
         self._take_held_poses()
         self._waiting.append(_Waiting((rgb, depth), stamp_ns, time.monotonic()))
         self._release_waiting()
 
-    def _refuse(self, stamp_ns: int) -> FrameReason | None:
+    def _is_taken(self, stamp_ns: int) -> bool:
+        """Whether a set is of this time, and not sooner than the rate allows; counted if not."""
         if self._is_stale(stamp_ns):
             late_s = (self._node.get_clock().now().nanoseconds - stamp_ns) / 1e9
-            self._warn(
-                "stale",
+            self._refuse(
+                FrameReason.STALE,
                 f"image stamps differ from the node's clock by {late_s:.1f} s (input.max_age_sec"
                 f" {self.config.input.max_age_sec}); frames are not used. Replaying a bag: set"
                 " use_sim_time and publish /clock. Otherwise check the clocks, or set"
                 " input.max_age_sec to 0.",
             )
-            return FrameReason.STALE
+            return False
         period_ns = 1e9 / self.config.input.max_rate_hz
         if self._last_accepted_ns >= 0 and 0 <= stamp_ns - self._last_accepted_ns < 0.9 * period_ns:
-            return FrameReason.RATE_LIMIT
-        return None
+            self._drops.add(FrameReason.RATE_LIMIT)
+            return False
+        return True
 
     def _is_stale(self, stamp_ns: int) -> bool:
         now_ns = self._node.get_clock().now().nanoseconds
@@ -363,17 +362,13 @@ class FrameInputs:
                 continue
             info = self.infos.for_image(stamp_ns, slop_ns)
             if pose.T_world_child is None:
-                self._drops.add(FrameReason.NO_POSE)
-                self._warn("no pose", self._no_pose_text(stamp_ns, pose.why))
+                self._refuse(FrameReason.NO_POSE, self._no_pose_text(stamp_ns, pose.why))
             elif info is None:
-                self._drops.add(FrameReason.NO_INFO)
-                self._warn("no info", self._nothing_text("camera_info", stamp_ns))
+                self._refuse(FrameReason.NO_INFO, self._nothing_text("camera_info", stamp_ns))
             else:
                 T_world_cam = pose.T_world_child @ self._T_child_cam
                 topics = self._camera_topics
                 self._on_ready(PosedSet(*item.messages, info, stamp_ns, T_world_cam, topics))
-                if self.infos.fault(topics[2]):
-                    self._warn("camera_info clock", self.infos.fault(topics[2]))
         self._waiting += still_waiting
 
         # an idle timer would wake the executor 50 times a second
@@ -392,6 +387,8 @@ class FrameInputs:
     def _no_pose_text(self, stamp_ns: int, why: str) -> str:
         if self.monitors["pose"].received == 0:
             return self._nothing_text("pose", stamp_ns)
+        if self.pose_fault:  # nothing else keeps them out
+            return self.pose_fault
         return (
             f"no pose in {self.config.world_frame!r} for the image at {stamp_ns / 1e9:.3f} (waited"
             f" pose.timeout_sec {self.config.pose.timeout_sec}): {why}"

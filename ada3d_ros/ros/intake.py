@@ -16,6 +16,7 @@ from ada3d_ros.config import AgentConfig
 from ada3d_ros.errors import FrameError, FrameReason, PoseError
 from ada3d_ros.ros.diagnostics import Drops, Window
 from ada3d_ros.ros.guard import ThrottledWarning
+from ada3d_ros.ros.health import IN_A_ROW
 from ada3d_ros.ros.worker import LatestWorker
 from ada3d_ros.sources.camera_watch import CameraWatch
 from ada3d_ros.sources.messages import ImageBridge, PosedSet, frame_of
@@ -92,22 +93,22 @@ class FrameIntake:
                 admitted = self._observe(frame) is not None
             if admitted:
                 self._on_keyframe()
-        except FrameError as error:
-            self._drops.add(error.reason)
-            self._warn(
-                error.reason,
-                f"frame at {messages.stamp_ns / 1e9:.3f} not used ({error.reason}): {error}",
-            )
-            return
-        except PoseError as error:
-            self._drops.add(FrameReason.BAD_POSE)
-            self._warn("pose", f"frame at {messages.stamp_ns / 1e9:.3f} not used: {error}")
+        except (FrameError, PoseError) as error:
+            self._refuse(messages.stamp_ns, getattr(error, "reason", FrameReason.BAD_POSE), error)
             return
 
         self.frames += 1
+        self._drops.note_good_frame()
         self.cpu_ms.add((time.thread_time() - started) * 1e3)
         self.valid_fraction.add(float(np.isfinite(frame.depth_m).mean()))
         self._note_camera(epoch, frame, messages)
+
+    def _refuse(self, stamp_ns: int, reason: FrameReason, error: Exception) -> None:
+        """Count a frame that is not used, and say why; from the tenth in a row `health` says it."""
+        superseded = reason is FrameReason.SUPERSEDED
+        self._drops.add(reason, "" if superseded else str(error))
+        if self._drops.num_refused < IN_A_ROW:
+            self._warn(reason, f"frame at {stamp_ns / 1e9:.3f} not used ({reason}): {error}")
 
     def _note_camera(self, epoch: int, frame: RgbdFrame, messages: PosedSet) -> None:
         if self._last_intrinsics not in (None, frame.intrinsics):
@@ -122,5 +123,6 @@ class FrameIntake:
         self.watch.judge_poses()
 
     def _failed(self, error: BaseException) -> None:
-        self._drops.add(FrameReason.SCENE_ERROR)
+        why = f"an internal error, the log has more: {type(error).__name__}: {error}"
+        self._drops.add(FrameReason.SCENE_ERROR, why)
         self._report_error("frame intake", error, "".join(traceback.format_exception(error)))

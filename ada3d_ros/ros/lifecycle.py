@@ -21,6 +21,7 @@ from ada3d_ros.ros.guard import CoreLog, guarded
 from ada3d_ros.ros.inputs import FrameInputs
 from ada3d_ros.ros.intake import FrameIntake
 from ada3d_ros.ros.parameters import ParameterBridge
+from ada3d_ros.ros.watch import HealthWatch
 from ada3d_ros.ros.worker import RequestWorker
 from ada3d_ros.sources.messages import PosedSet
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 PipelineFactory = Callable[..., Ada3DPipeline]  # of an AgentConfig and `background`
 FINALIZED_TEXT = "the node was shut down for good: end its process and start it again."
+READY_TEXT = "ask on ~/query, ~/ground, ~/ask_scene or ~/question."
 OK, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 
 
@@ -86,13 +88,13 @@ class AgentLifecycle(ManagedNode):
         self.intake: FrameIntake | None = None
         self.inputs: FrameInputs | None = None
         self._bond: ManagerBond | None = None
-        self.namesakes = ""  # what to say of other nodes with this name
         self.load_error = ""  # why there is no model, for people
         self.paused = self.finalized = False
         self._last_set_ns = -1  # stamp of the last set for the scene
 
         # what there always is
         self.drops, self.inference = Drops(), InferenceMonitor()
+        self.health = HealthWatch(self)
         self._core_log = CoreLog(self.get_logger().warning)
         self.worker = RequestWorker(
             on_error=self._worker_failed,
@@ -105,21 +107,18 @@ class AgentLifecycle(ManagedNode):
             self, lambda: self.pipeline is not None, self._settings_changed, self._check_settings
         )
 
-    def note_namesakes(self) -> str:
-        """A sentence where other nodes have this node's name, "" otherwise; a change is logged."""
+    @property
+    def namesakes(self) -> str:
+        """A sentence where other nodes have this node's name, "" otherwise."""
         own = self.get_name(), self.get_namespace()
-        others = self.get_node_names_and_namespaces().count(own) - 1
-        text = ""
-        if others > 0:
-            text = (
-                f"{others + 1} nodes are called {self.get_fully_qualified_name()}: which of them"
-                " takes a question or a transition is chance. End all but one (one that was killed"
-                " is listed for 20 s more), or give each a namespace: -r __ns:=/robot2."
-            )
-        if text != self.namesakes:
-            self.get_logger().warning(text or "the other node of this name is gone.")
-        self.namesakes = text
-        return text
+        count = self.get_node_names_and_namespaces().count(own)
+        if count < 2:
+            return ""
+        return (
+            f"{count} nodes are called {self.get_fully_qualified_name()}: which of them takes a"
+            " question or a transition is chance. End all but one (one that was killed is listed"
+            " for 20 s more), or give each a namespace: -r __ns:=/robot2."
+        )
 
     @property
     def config(self) -> AgentConfig:
@@ -171,8 +170,9 @@ class AgentLifecycle(ManagedNode):
         if self.worker.busy:
             return AgentStatus.BUSY, "answering a question."
         if self.pipeline.scene_state().num_keyframes == 0:
-            return AgentStatus.WAITING_FOR_DATA, self.inputs.missing()
-        return AgentStatus.READY, "ask on ~/query, ~/ground, ~/ask_scene or ~/question."
+            return AgentStatus.WAITING_FOR_DATA, self.health.why_no_keyframe()
+        wrong = " ".join(str(fault) for fault in self.health.faults() if fault.severity)
+        return AgentStatus.READY, wrong or READY_TEXT
 
     # -- transitions
 

@@ -201,7 +201,10 @@ class AgentNode(AgentLifecycle):
         self.pipeline.check_question(text)
         now_ns = self.get_clock().now().nanoseconds
         check_scene(
-            self.pipeline.scene_state(), self.inputs.missing, now_ns, self.config.scene.max_age_sec
+            self.pipeline.scene_state(),
+            self.health.why_no_keyframe,
+            now_ns,
+            self.config.scene.max_age_sec,
         )
 
     def answer(self, question: Question, hooks: AskHooks) -> Answer:
@@ -262,13 +265,17 @@ class AgentNode(AgentLifecycle):
     def _publish_status(self) -> None:
         self.worker.expire()
         state, detail = self.state_and_detail()
-        detail = " ".join(filter(None, (self.note_namesakes(), detail)))
+        faults = self.health.faults()
+        self.health.log(faults)
+        if self.namesakes not in detail:  # it counts in every state
+            detail = f"{self.namesakes} {detail}"
         stamp = self.get_clock().now().to_msg()
         # Until a model is loaded there is no scene and no device to speak of.
         message = AgentStatus(
             header=Header(stamp=stamp, frame_id=self.config.world_frame),
             state=state,
             detail=detail,
+            faults=[str(fault) for fault in faults if fault.severity],
             queued=self.worker.queued,
             gpu_memory_used_mib=math.nan,
             gpu_memory_total_mib=math.nan,

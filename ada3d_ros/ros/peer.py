@@ -20,9 +20,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 
 from ada3d_ros.errors import Ada3DError
 from ada3d_ros.msg import AgentStatus
-
-# Without it, small messages sent beside a depth image arrive late or not at all (docs/log.md).
-LARGE_IMAGES_PROFILE = Path(__file__).with_name("fastdds_large_images.xml")
+from ada3d_ros.ros.watch import LARGE_IMAGES_PROFILE
 
 
 class PeerError(Ada3DError):

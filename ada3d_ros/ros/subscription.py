@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -65,7 +66,9 @@ class InputSubscription(SimpleFilter):
         self._source = self._subscribe(first=True)
 
     def _subscribe(self, first: bool) -> Subscriber:
-        events = SubscriptionEventCallbacks(incompatible_qos=self._on_incompatible_qos)
+        events = SubscriptionEventCallbacks(
+            incompatible_qos=self._on_incompatible_qos, message_lost=self._on_message_lost
+        )
         profile = QoSProfile(
             history=HistoryPolicy.KEEP_LAST,
             depth=5 if self._raw_name else 50,  # small messages may wait
@@ -111,6 +114,9 @@ class InputSubscription(SimpleFilter):
         if publishers and wanted is not self._durability:
             self._durability = wanted
             self._renew()
+
+    def _on_message_lost(self, event: Any) -> None:
+        self._monitor.losses.append((time.monotonic(), event.total_count_change))
 
     def _on_incompatible_qos(self, event: Any) -> None:
         # a publisher that does not latch has joined those that do

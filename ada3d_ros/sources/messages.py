@@ -71,8 +71,8 @@ def frame_of(
     if depth_m.shape != (height, width):
         raise FrameError(
             FrameReason.BAD_SIZE,
-            f"colour is {width}x{height} px, depth {depth_m.shape[1]}x{depth_m.shape[0]},"
-            f" {_INFO} {describe_size(info)}; colour and depth must be equal (realsense:"
+            f"depth is {depth_m.shape[1]}x{depth_m.shape[0]}, colour {width}x{height}, {_INFO}"
+            f" {describe_size(info)}; depth and colour must be equal (realsense:"
             " align_depth.enable:=true).",
         )
     camera = camera_of(info, (width, height), config.camera.rectified)

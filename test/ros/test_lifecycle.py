@@ -20,7 +20,7 @@ from sensor_msgs.msg import Image
 from std_srvs.srv import SetBool
 from visualization_msgs.msg import Marker, MarkerArray
 
-import ada3d_ros.ros.doctor
+import ada3d_ros.ros.discovery
 from ada3d_ros.errors import ErrorCode
 from ada3d_ros.msg import AgentStatus
 from ada3d_ros.pipeline import Ada3DPipeline
@@ -355,19 +355,19 @@ def test_two_nodes_of_one_name_say_so(
         assert wait_until(lambda: all(agent.node.namesakes for agent in agents), 30.0)
         assert wait_until(lambda: all(words in text for text in newest()) and newest(), 30.0)
         assert diagnostics.received[-1].status[-1].level == DiagnosticStatus.WARN
-        assert capfd.readouterr().err.count(words) == 2
+        assert capfd.readouterr().err.count(words) >= 2
         assert "__ns:=" in agents[0].node.namesakes
     finally:
         agents.pop().close()
     assert wait_until(lambda: not any(words in text for text in newest()), 30.0)
-    assert "the other node of this name is gone" in capfd.readouterr().err
+    assert wait_until(lambda: not agents[0].node.namesakes, 30.0)
     agents[0].close()
 
 
 def test_the_same_name_in_another_namespace_is_another_node(ros_context: Any) -> None:
     nodes = [build_node(context=ros_context, namespace=name) for name in ("", "robot2")]
     assert wait_until(lambda: len(nodes[0].get_node_names()) >= 2)
-    assert [node.note_namesakes() for node in nodes] == ["", ""]
+    assert [node.namesakes for node in nodes] == ["", ""]
     for node in nodes:
         node.destroy_node()
 
@@ -427,7 +427,7 @@ def test_doctor_names_the_command_for_an_inactive_node(doctor: Any) -> None:
 def test_doctor_names_two_nodes_of_one_name(doctor: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A second launch: the first is active, the second stays unconfigured."""
     # on a busy machine an announcement may be lost; the middleware repeats it after 3 s
-    monkeypatch.setattr(ada3d_ros.ros.doctor, "QUIET_S", 3.5)
+    monkeypatch.setattr(ada3d_ros.ros.discovery, "QUIET_S", 3.5)
     found = doctor(True, False)
     (name,) = found["/ada3d_agent"]
     assert name.level == BAD

@@ -196,8 +196,7 @@ class Harness:
 
     def why_no_keyframe(self) -> str:
         scene = self.node.pipeline.scene_state() if self.node.pipeline else None
-        inputs = self.node.inputs.missing() if self.node.inputs else "inputs closed"
-        return f"{scene} {inputs} {self.node.state_and_detail()} {self.node.inference.last_error}"
+        return f"{scene} {self.node.state_and_detail()} {self.node.inference.last_error}"
 
     def drops(self) -> dict[str, int]:
         return {reason.value: n for reason, n in self.node.drops.snapshot().items() if n}
