@@ -30,8 +30,21 @@ any_text = st.text(st.characters(exclude_characters="\0", exclude_categories=("C
 any_encoding = st.one_of(
     any_text,
     st.sampled_from(
-        ("", "rgb8", "bgra8", "mono16", "16UC1", "32FC1", "64FC1", "8UC3", "8UC99", "bayer_rggb8")
-        + ("yuv422", "nv12", "RGB8", "16uc1", "16SC1", "rgb16", "jpeg", "compressedDepth")
+        (
+            *(
+                "",
+                "rgb8",
+                "bgra8",
+                "mono16",
+                "16UC1",
+                "32FC1",
+                "64FC1",
+                "8UC3",
+                "8UC99",
+                "bayer_rggb8",
+            ),
+            *("yuv422", "nv12", "RGB8", "16uc1", "16SC1", "rgb16", "jpeg", "compressedDepth"),
+        )
     ),
 )
 any_model = st.one_of(
