@@ -138,7 +138,7 @@ class AgentNode(AgentLifecycle):
         """Raise the RequestError that says why a question cannot be taken now, or is none."""
         # a model, and inputs
         if self.load_error:
-            raise ModelError(f"the model could not be loaded: {self.load_error}")
+            raise ModelError(f"the model cannot answer: {self.load_error}")
         if self.pipeline is None or self.inputs is None:
             raise NotActiveError(
                 "the node is not active; run `ros2 lifecycle set <node> configure` and `activate`,"
