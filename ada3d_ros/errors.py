@@ -4,6 +4,7 @@
     ├── ConfigError                 a setting, parameter or YAML value outside its range
     ├── RequestError                a question that cannot be answered
     │   ├── NotActiveError          the node is not active, or it is paused
+    │   │   └── NodeStoppedError    the node's process ends
     │   ├── LoadingError            the weights are still loading
     │   ├── NoFramesError           no keyframe yet; the text names the missing input
     │   ├── StaleSceneError         the newest keyframe is older than scene.max_age_sec
@@ -55,7 +56,7 @@ class FrameReason(StrEnum):
     """Why a frame was not used: the counter names in diagnostics (`dropped.<reason>`)."""
 
     NO_DEPTH = "no_depth"  # no depth image within sync.slop_sec of the colour image
-    NO_INFO = "no_info"  # no camera_info within sync.slop_sec
+    NO_INFO = "no_info"  # no camera_info has come
     NO_POSE = "no_pose"  # no pose, or none near enough, for the image stamp
     BAD_POSE = "bad_pose"  # not finite, or the quaternion is not a rotation
     LATE = "late"  # arrived after its partners were already gone
@@ -65,9 +66,9 @@ class FrameReason(StrEnum):
     BAD_ENCODING = "bad_encoding"  # an encoding this input does not take
     BAD_SIZE = "bad_size"  # sizes of colour, depth and camera_info do not fit together
     CORRUPT = "corrupt"  # truncated, wrong step, or the codec refused it
-    FRAME_MISMATCH = "frame_mismatch"  # colour and depth are in different frames
-    BAD_INTRINSICS = "bad_intrinsics"  # K is zero or not finite
-    BAD_DISTORTION = "bad_distortion"  # a distortion model that is not known
+    FRAME_MISMATCH = "frame_mismatch"  # colour, depth, camera_info or pose of another frame
+    BAD_INTRINSICS = "bad_intrinsics"  # K is zero, not finite or of another image size
+    BAD_DISTORTION = "bad_distortion"  # a model that is not known, or without so many coefficients
     LOW_VALID_DEPTH = "low_valid_depth"  # less valid depth than depth.min_valid_fraction
     BAD_UNITS = "bad_units"  # the depth's median is implausible: metres and millimetres mixed up?
     ZERO_STAMP = "zero_stamp"  # header.stamp is not set
@@ -92,6 +93,10 @@ class RequestError(Ada3DError):
 
 class NotActiveError(RequestError):
     code = ErrorCode.NOT_ACTIVE
+
+
+class NodeStoppedError(NotActiveError):
+    pass
 
 
 class LoadingError(RequestError):

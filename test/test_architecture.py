@@ -15,15 +15,17 @@ import pytest
 
 from test.support.sources import PACKAGE, ROOT, files_under, report
 
-_BOUNDARY = {"errors", "types"}
+_BOUNDARY = {"errors", "rigid", "types"}
 _BASE = _BOUNDARY | {"config", "geometry"}
 _ENGINE = _BASE | {"scene", "model", "pruning"}
 _PIPELINE = _ENGINE | {"engine", "grounding"}
 _GENERATED = {"msg", "srv", "action"}
 MAY_IMPORT: dict[str, set[str]] = {
     "__init__": set(),
+    "__main__": {"cli"},
     "errors": set(),
-    "types": {"errors"},
+    "rigid": {"errors"},
+    "types": {"errors", "rigid"},
     "config": _BOUNDARY,
     "geometry": _BOUNDARY,
     "scene": _BASE,

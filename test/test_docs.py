@@ -5,18 +5,16 @@ Also its form: links lead somewhere, lines are at most 120 columns.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
 from ada3d_ros.cli import VERBS
 from ada3d_ros.config import SETTINGS
 from ada3d_ros.errors import FrameReason
+from test.support.sources import load
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -39,15 +37,6 @@ def name_of(page: Path) -> str:
 
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=name_of)
-
-
-def load(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)  # dataclasses ask there
-    spec.loader.exec_module(module)
-    return module
 
 
 def text_of(page: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -57,14 +58,15 @@ class AskingPipeline(Protocol):
 
 
 def with_memory_fallbacks(ask: Ask) -> Ask:
-    """`ask`, tried again with less where memory runs out before any text was emitted.
+    """`ask`, tried again with less where memory runs out before any text was emitted; a deadline
+    counts from the first try on.
 
     Raises OutOfMemoryError where nothing is left to try, ModelError for torch's other errors.
     """
 
     @functools.wraps(ask)
     def tried(pipeline: AskingPipeline, question: Question, hooks: AskHooks = AskHooks()) -> Answer:
-        emitted = False
+        emitted, begun, deadline_s = False, time.perf_counter(), question.deadline_s
 
         def on_text(delta: str, num_tokens: int) -> None:
             nonlocal emitted
@@ -87,6 +89,8 @@ def with_memory_fallbacks(ask: Ask) -> Ask:
             if emitted or fallback is MEMORY_FALLBACKS[-1]:
                 break
             logger.warning("%s: %s; tried again with less.", question.text[:80], problem)
+            left_s = deadline_s - (time.perf_counter() - begun)
+            question = replace(question, deadline_s=left_s)
         raise OutOfMemoryError(
             f"the memory does not suffice ({problem}); keep fewer views (keyframe.max_views)."
         )

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from scipy.spatial.transform import Rotation, Slerp
 
 from ada3d_ros.errors import PoseError
+from ada3d_ros.rigid import rigid_pose
 
 Matrix = npt.NDArray[np.float64]
 Vector = Sequence[float] | npt.NDArray[np.float64]
@@ -134,14 +135,9 @@ class PoseBuffer:
         return len(self._stamps)
 
     def add(self, stamp_ns: int, T_world_child: Matrix) -> None:
-        """Keeps a pose (4, 4). Raises PoseError if it is not a finite (4, 4) matrix."""
+        """Keeps a pose (4, 4). Raises PoseError if it is not a rigid transform."""
         # A copy that stays as it is.
-        T = np.array(T_world_child, dtype=np.float64)
-        if T.shape != (4, 4) or not np.isfinite(T).all():
-            raise PoseError(
-                f"T_world_child at {stamp_ns} ns must be a finite (4, 4) matrix, got shape"
-                f" {T.shape}."
-            )
+        T = rigid_pose(T_world_child, f"T_world_child at {stamp_ns} ns").copy()
         T.setflags(write=False)
 
         # The newest of its stamp.

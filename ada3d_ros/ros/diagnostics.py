@@ -20,7 +20,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from ada3d_ros.errors import ConfigError, FrameReason
 from ada3d_ros.msg import AgentStatus
 from ada3d_ros.ros.conversions import LATENCY_STAGES
-from ada3d_ros.ros.health_state import INPUTS, SCENE, SYNCHRONIZATION, Severity
+from ada3d_ros.ros.health_state import INPUTS, MODEL, SCENE, SYNCHRONIZATION, Severity
 from ada3d_ros.types import TokenUsage
 
 if TYPE_CHECKING:
@@ -254,6 +254,7 @@ def _synchronization(node: AgentNode) -> Report:
         "dt_rgb_depth_ms_p50": inputs.gap_ms.percentile(50),
         "dt_rgb_depth_ms_p95": inputs.gap_ms.percentile(95),
         "waiting_for_pose": inputs.waiting_for_pose,
+        "camera_info_lag_s": inputs.infos.lag_s,
     }
 
     # What became of them.
@@ -282,6 +283,10 @@ def _scene(node: AgentNode) -> Report:
         "newest_age_s": (now_ns - scene.newest_ns) / 1e9,
     }
 
+    # Where they stand: `unknown` is taken for 0.
+    floor = node.pipeline.scene.floor
+    values |= {"floor.z_m": floor.z_m, "floor.source": floor.source}
+
     # The prefix cache made of them.
     cache = node.pipeline.cache_report()
     values |= {
@@ -301,6 +306,7 @@ def _scene(node: AgentNode) -> Report:
         values |= {
             "valid_depth_fraction_p50": node.intake.valid_fraction.percentile(50),
             "camera_info_changes": node.intake.camera_info_changes,
+            "camera_axes": node.intake.watch.axes,
         }
     return *_judged(node, SCENE, f"{scene.num_keyframes} keyframes"), values
 
@@ -360,6 +366,7 @@ def _pruning(node: AgentNode) -> Report:
             "last.decode_gflop_per_token": tokens.decode_flops / 1e9,
             "last.unpruned_decode_gflop_per_token": tokens.full_decode_flops / 1e9,
             "last.kv_mib": tokens.kv_bytes / 2**20,
+            "last.attended_kv_mib": tokens.attended_kv_bytes / 2**20,
             "last.unpruned_kv_mib": tokens.full_kv_bytes / 2**20,
         }
     return level, text, values
@@ -380,4 +387,6 @@ def _model(node: AgentNode) -> Report:
                 "precision": info.precision,
                 "random_weights": info.random_weights,
             }
-    return (ERROR, detail, values) if state == AgentStatus.ERROR else (OK, detail, values)
+    if state == AgentStatus.ERROR:
+        return ERROR, detail, values
+    return *_judged(node, MODEL, detail), values

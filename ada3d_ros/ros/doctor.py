@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.metadata
+import logging
 import os
 import platform
 import shutil
@@ -141,17 +142,36 @@ def check_device() -> Iterator[Finding]:
         yield Finding(OK, f"cuda:{index}", f"{torch.cuda.get_device_name(index)}, {memory}")
 
 
-def check_model(path: str) -> Iterator[Finding]:
-    """Whether a checkpoint folder would load."""
-    from ada3d_ros.config import from_flat
+class _Said(logging.Handler):
+    """Keeps the texts of what is logged."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.texts: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.texts.append(record.getMessage())
+
+
+def check_model(path: str, vision_path: str = "") -> Iterator[Finding]:
+    """Whether a checkpoint folder would load, with the vision tower of a CLIP folder if any."""
+    from ada3d_ros.config import as_options, from_flat
     from ada3d_ros.errors import Ada3DError
     from ada3d_ros.pipeline import Ada3DPipeline
 
+    # What the check says besides is a note.
+    said = _Said()
+    logging.getLogger("ada3d_ros").addHandler(said)
     try:
-        info = Ada3DPipeline(from_flat({"model.path": path})).check()
+        settings = {"model.path": path, "model.vision_path": vision_path}
+        info = Ada3DPipeline(from_flat(settings)).check()
     except Ada3DError as error:
-        yield Finding(BAD, "model", str(error))
+        yield Finding(BAD, "model", as_options(str(error)))
         return
+    finally:
+        logging.getLogger("ada3d_ros").removeHandler(said)
+    for text in said.texts:
+        yield Finding(NOTE, "model", as_options(text))
     note = ", RANDOM WEIGHTS: answers are meaningless" if info.random_weights else ""
     size = f"{info.parameters / 1e6:.1f} M parameters, {info.memory_bytes / 2**20:.0f} MiB"
     text = f"{info.name}: {size} in {info.precision} on {info.device}{note}"
@@ -333,6 +353,12 @@ def main(args: Sequence[str]) -> int:
         help="seconds to look for what is not seen (default 10; on a busy machine more)",
     )
     add("--model", default="", help="also check this checkpoint folder")
+    add(
+        "--vision-path",
+        default="",
+        metavar="FOLDER",
+        help="CLIP folder, for a --model that holds no vision tower",
+    )
     add("--no-graph", action="store_true", help="do not look for running nodes")
     options = parser.parse_args(list(args))
 
@@ -340,7 +366,7 @@ def main(args: Sequence[str]) -> int:
     findings = [*check_packages(), *check_device()]
     has_ros = not any(f.level == BAD and f.subject in ROS_PACKAGES for f in findings)
     if options.model:
-        findings += check_model(options.model)
+        findings += check_model(options.model, options.vision_path)
     for finding in findings:
         print(finding)
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from ada3d_ros.errors import FrameReason
 from ada3d_ros.ros.health_state import (
     INPUTS,
+    MODEL,
     SCENE,
     SYNCHRONIZATION,
     Fault,
@@ -40,7 +41,7 @@ WORDS = {"rgb": "colour", "depth": "depth", "camera_info": "camera_info", "pose"
 def judge(state: HealthState) -> list[Fault]:
     """What is wrong, worst first; causes come before what follows from them."""
     found = [
-        *_warning(state.namesake_warning, "namesake", INPUTS),
+        *_warning(state.namesake_warning, "namesake", MODEL),
         *_clock(state),
         *_silence(state),
         *_unset_stamps(state),
@@ -48,8 +49,6 @@ def judge(state: HealthState) -> list[Fault]:
         *_refusals(state),
         *_losses(state),
         *_warning(state.camera_axes_warning, "camera axes", SCENE),
-        *_warning(state.forward_jump_warning, "forward jump", SCENE),
-        *_warning(state.floor_warning, "floor", SCENE),
     ]
     return sorted(found, key=lambda fault: -fault.severity)
 

@@ -9,7 +9,8 @@ from enum import IntEnum
 
 from ada3d_ros.errors import FrameReason
 
-INPUTS, SYNCHRONIZATION, SCENE = "Inputs", "Synchronization", "Scene"  # tasks of /diagnostics
+# tasks of /diagnostics
+INPUTS, SYNCHRONIZATION, SCENE, MODEL = "Inputs", "Synchronization", "Scene", "Model and GPU"
 
 
 class Severity(IntEnum):
@@ -85,8 +86,6 @@ class HealthState:
     # sentences of those who watch one thing; empty: nothing is wrong
     namesake_warning: str = ""  # another node of this name
     camera_axes_warning: str = ""  # poses of a body frame, of OpenGL, or y-up
-    forward_jump_warning: str = ""  # all stamps have jumped ahead
-    floor_warning: str = ""  # the floor's height is not known
 
     # the middleware, and what keeps large images from being lost
     middleware: str = "the middleware"

@@ -18,10 +18,9 @@ from ada3d_ros.ros.diagnostics import Drops, Window
 from ada3d_ros.ros.guard import ThrottledWarning
 from ada3d_ros.ros.health import IN_A_ROW
 from ada3d_ros.ros.worker import LatestWorker
+from ada3d_ros.sources.camera_watch import CameraWatch
 from ada3d_ros.sources.messages import ImageBridge, PosedSet, frame_of
 from ada3d_ros.types import Keyframe, RgbdFrame
-
-UPSIDE_DOWN_FRAMES = 20
 
 
 def make_bridge() -> ImageBridge | None:
@@ -55,7 +54,10 @@ class FrameIntake:
         self.cpu_ms, self.valid_fraction = Window(), Window()
         self.camera_info_changes = 0
         self._last_intrinsics: object = None
-        self._num_upside_down = 0
+
+        # frames that can be used, of a camera that is probably set up wrongly: one sentence each
+        self.watch = CameraWatch(config, warn)
+        self._watched_epoch = 0
 
         # the epoch grows at a reset: what came before it stays out of the new scene
         self._epoch = 0
@@ -72,8 +74,8 @@ class FrameIntake:
         with self._lock:
             self._epoch += 1
 
-    def stop(self) -> bool:
-        return self._worker.stop()
+    def stop(self, join_s: float = 2.0) -> bool:
+        return self._worker.stop(join_s)
 
     def _take(self, item: tuple[int, PosedSet]) -> None:
         started = time.thread_time()
@@ -82,7 +84,7 @@ class FrameIntake:
         # decode and check; the scene takes it unless it was reset meanwhile
         try:
             config = self.config
-            frame = frame_of(messages, config.world_frame, config.depth, self._bridge)
+            frame = frame_of(messages, config, self._bridge)
             with self._lock:
                 if epoch != self._epoch:
                     raise FrameError(
@@ -99,7 +101,7 @@ class FrameIntake:
         self._drops.note_good_frame()
         self.cpu_ms.add((time.thread_time() - started) * 1e3)
         self.valid_fraction.add(float(np.isfinite(frame.depth_m).mean()))
-        self._note_camera(frame)
+        self._note_camera(epoch, frame, messages)
 
     def _refuse(self, stamp_ns: int, reason: FrameReason, error: Exception) -> None:
         """Count a frame that is not used, and say why; from the tenth in a row `health` says it."""
@@ -108,21 +110,17 @@ class FrameIntake:
         if self._drops.num_refused < IN_A_ROW:
             self._warn(reason, f"frame at {stamp_ns / 1e9:.3f} not used ({reason}): {error}")
 
-    def _note_camera(self, frame: RgbdFrame) -> None:
+    def _note_camera(self, epoch: int, frame: RgbdFrame, messages: PosedSet) -> None:
         if self._last_intrinsics not in (None, frame.intrinsics):
             self.camera_info_changes += 1
         self._last_intrinsics = frame.intrinsics
 
-        # the camera's y axis points down unless the pose is of a body frame
-        points_up = frame.T_world_cam[2, 1] > 0.5
-        self._num_upside_down = self._num_upside_down + 1 if points_up else 0
-        if self._num_upside_down == UPSIDE_DOWN_FRAMES:
-            self._warn(
-                "upside down",
-                f"the camera's down axis has pointed up for {UPSIDE_DOWN_FRAMES} frames: the pose"
-                " looks like a body frame (x forward, z up), not an optical frame (z forward, y"
-                " down). Set extrinsic.quat_xyzw, e.g. [-0.5, 0.5, -0.5, 0.5] for a body frame.",
-            )
+        # poses of before a reset may be of another source
+        if epoch != self._watched_epoch:
+            self._watched_epoch = epoch
+            self.watch.clear()
+        self.watch.note(frame, messages)
+        self.watch.judge_poses()
 
     def _failed(self, error: BaseException) -> None:
         why = f"an internal error, the log has more: {type(error).__name__}: {error}"

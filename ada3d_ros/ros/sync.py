@@ -1,4 +1,4 @@
-"""Nearest-stamp synchronisation: colour, depth and camera_info of one moment.
+"""Nearest-stamp synchronisation: colour and depth of one moment.
 
 The stock Python ApproximateTimeSynchronizer locks up after a callback exception, never recovers
 from a bag loop and pairs greedily; this one does none of that. `NearestStampMatcher` is the policy
@@ -353,7 +353,7 @@ class NearestStampMatcher:
 
 
 class NearestStampSynchronizer(SimpleFilter):
-    """A message filter that sends (colour, depth, camera_info) sets of one moment.
+    """A message filter that sends (colour, depth) sets of one moment.
 
     `inputs` are message filters in that order. Messages need a `header.stamp`; one with a zero
     stamp is dropped and counted. A callback that raises does not stop the filter: the error leaves

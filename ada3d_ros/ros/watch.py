@@ -83,10 +83,8 @@ class HealthWatch:
             clock_publishers=node.count_publishers("/clock"),
             now_ns=node.get_clock().now().nanoseconds,
             running_s=time.monotonic() - self._started,
-            namesake_warning="",
-            camera_axes_warning="",
-            forward_jump_warning="",
-            floor_warning="",
+            namesake_warning=node.namesakes,
+            camera_axes_warning=" ".join(node.intake.watch.complaints) if node.intake else "",
             middleware="Fast DDS" if _is_fast_dds() else "the middleware",
             large_images_cure=large_images_cure(),
         )

@@ -6,6 +6,7 @@ import html
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -151,6 +152,20 @@ def test_doctor_and_a_model_folder(doctor_here: Any, tiny_model: Path) -> None:
     assert lines[-3].startswith(
         f"MISSING   model: {tiny_model}/none is not a folder: give the path"
     )
+
+
+def test_doctor_notes_what_is_not_used(doctor_here: Any, tiny_model: Path, tmp_path: Path) -> None:
+    """A key that it does not know, and a second set of weights."""
+    folder = Path(shutil.copytree(tiny_model, tmp_path / "model"))
+    config = json.loads((folder / "config.json").read_text()) | {"frobnicate": 3}
+    (folder / "config.json").write_text(json.dumps(config))
+    shutil.copy(folder / "model.safetensors", folder / "pytorch_model.bin")
+    code, lines = doctor_here("--no-graph", "--model", str(folder))
+    assert (code, lines[-1]) == (0, "nothing is missing.")
+    notes = [line for line in lines if line.startswith("note      model: ")]
+    assert len(notes) == 2
+    assert "model.safetensors is used, as by transformers, and pytorch_model.bin" in notes[0]
+    assert "config.json: frobnicate = 3 is not known: it is not used." in notes[1]
 
 
 def test_doctor_and_inputs_that_do_not_fit(

@@ -362,24 +362,12 @@ ONE_FAULT: dict[str, tuple[HealthState, Severity, str, str]] = {
         state(namesake_warning="two nodes are called /ada3d_agent."),
         WARN,
         "two nodes are called /ada3d_agent.",
-        "Inputs",
+        "Model and GPU",
     ),
     "a body frame": (
         state(camera_axes_warning="the camera looks straight up."),
         WARN,
         "the camera looks straight up.",
-        "Scene",
-    ),
-    "a forward jump": (
-        state(forward_jump_warning="stamps jumped ahead by 60 s."),
-        WARN,
-        "stamps jumped ahead by 60 s.",
-        "Scene",
-    ),
-    "no floor": (
-        state(floor_warning="the floor's height is not known."),
-        WARN,
-        "the floor's height is not known.",
         "Scene",
     ),
 }

@@ -438,11 +438,6 @@ def test_action_cancel_stops_within_a_token(start_agent: Start) -> None:
     assert agent.call(QueryScene, "query", ask(max_new_tokens=1)).answer.success
 
 
-def test_a_bad_goal_is_refused(shared_agent: Harness) -> None:
-    handle, _ = _goal(shared_agent, "  ", [])
-    assert not handle.accepted
-
-
 def test_a_best_effort_camera_is_found(start_agent: Start) -> None:
     """A reliable subscription gets nothing from a best-effort publisher, silently."""
     agent = start_agent()

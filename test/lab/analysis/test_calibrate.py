@@ -139,10 +139,10 @@ def test_patches_know_their_token(model: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nowhere"], "nowhere is not a folder; give a rosbag2 folder"),
+        (["nowhere"], "nowhere is not a folder or file; give a rosbag2 folder"),
         (
             ["room:0", "--keep-ratio", "7"],
-            "pruning.keep_ratio = 7.0: out of range; allowed: 0.05 to 1",
+            "pruning.keep_ratio = 7.0: out of range; allowed: 0.0001 to 1",
         ),
         (["room:0", "--keep-ratio", "0.1"], "keep_ratio = 0.1 cannot be met on this decoder"),
         (["room:0", "--stride", "0"], "query_stride = 0: out of range"),
