@@ -22,8 +22,7 @@ from ada3d_ros.engine.deadline import LatencyModel
 from ada3d_ros.engine.memory_fallback import (
     MEMORY_FALLBACKS,
     Ask,
-    model_error,
-    out_of_memory,
+    memory_problem,
     with_memory_fallbacks,
 )
 from ada3d_ros.engine.prefix_cache import CacheReport, PrefixCache
@@ -228,9 +227,7 @@ class Ada3DPipeline:
         except RuntimeError as error:
             # Once per scene; a question about it says what is wrong.
             self._failed_version = scene.version
-            problem = out_of_memory(error)
-            if not problem:
-                raise model_error(error, "working ahead failed") from error
+            problem = memory_problem(error, "working ahead failed")
         self.free_memory()
         logger.warning(
             "no memory to work ahead (%s): keep fewer views (keyframe.max_views).", problem

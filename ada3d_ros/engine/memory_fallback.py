@@ -42,6 +42,7 @@ def out_of_memory(error: RuntimeError) -> str:
         isinstance(error, torch.OutOfMemoryError)
         or "not enough memory" in str(error)
         or "can't allocate memory" in str(error)
+        or "out of memory" in str(error)  # also of CUDA's own calls, a plain RuntimeError
     )
     return text if lacking else ""
 
@@ -53,6 +54,14 @@ def model_error(error: RuntimeError, what: str = "the model failed") -> ModelErr
     if text.startswith(("CUDA error", "HIP error")):
         return DeviceLostError(f"the GPU no longer works ({text}): restart the node.")
     return ModelError(f"{what}: {error}")
+
+
+def memory_problem(error: RuntimeError, what: str = "the model failed") -> str:
+    """As `out_of_memory`; raises `model_error` where the error is about something else."""
+    problem = out_of_memory(error)
+    if not problem:
+        raise model_error(error, what) from error
+    return problem
 
 
 Ask = Callable[..., Answer]
@@ -88,9 +97,7 @@ def with_memory_fallbacks(ask: Ask) -> Ask:
                 pipeline.fallback = fallback
                 return ask(pipeline, question, watched)
             except RuntimeError as error:
-                problem = out_of_memory(error)
-                if not problem:  # another of torch's own errors
-                    raise model_error(error) from error
+                problem = memory_problem(error)
             finally:
                 pipeline.fallback = MEMORY_FALLBACKS[0]
             # Outside the except block: the traceback would keep the tensors alive.

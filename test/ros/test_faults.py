@@ -9,7 +9,7 @@ import torch
 
 pytest.importorskip("rclpy")
 
-from ada3d_ros.engine.memory_fallback import model_error
+from ada3d_ros.engine.memory_fallback import memory_problem, model_error
 from ada3d_ros.errors import DeviceLostError, ErrorCode
 from ada3d_ros.msg import AgentStatus
 from ada3d_ros.pipeline import Ada3DPipeline
@@ -54,6 +54,10 @@ def test_errors_that_last_are_told_from_others(text: str, lost: bool) -> None:
     assert isinstance(error, DeviceLostError) is lost
     assert error.code is ErrorCode.MODEL_ERROR
     assert ("restart the node" in str(error)) is lost
+
+
+def test_memory_that_cuda_itself_lacks_is_no_lost_gpu() -> None:
+    assert memory_problem(RuntimeError("CUDA error: out of memory")) == "CUDA error: out of memory"
 
 
 def test_a_lost_gpu_is_an_error_state(start_agent: Start) -> None:

@@ -132,9 +132,8 @@ class _Asker:
 
 def soak_node(peer: AgentPeer, bag: Path, minutes: float, rate: float) -> Soak:
     """Play, ask and sample for so many minutes. Raises PeerError if node or player ends."""
-    # The first frames, so that questions have a scene.
-    player = start_verb("replay", str(bag), "--loop", "--rate", str(rate))
-    try:
+    with start_verb("replay", str(bag), "--loop", "--rate", str(rate)) as player:
+        # The first frames, so that questions have a scene.
         peer.wait_for_state({AgentStatus.READY}, 120.0)
         soak, start = Soak(), time.monotonic()
         asker = _Asker(peer, soak)
@@ -156,10 +155,7 @@ def soak_node(peer: AgentPeer, bag: Path, minutes: float, rate: float) -> Soak:
         # What is still under way.
         peer.spin_until(asker.collect, LAST_ANSWER_S)
         asker.give_up()
-        return soak
-    finally:
-        player.terminate()
-        player.wait(20.0)
+    return soak
 
 
 def judge(soak: Soak, warm_up_s: float, errors: int) -> list[str]:
