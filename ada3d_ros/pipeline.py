@@ -22,6 +22,7 @@ from ada3d_ros.engine.deadline import LatencyModel
 from ada3d_ros.engine.memory_fallback import (
     MEMORY_FALLBACKS,
     Ask,
+    model_error,
     out_of_memory,
     with_memory_fallbacks,
 )
@@ -41,7 +42,7 @@ from ada3d_ros.engine.scene_pruning import ScenePruning
 from ada3d_ros.engine.streaming import stream_answer
 from ada3d_ros.engine.timing import Now, StageClock
 from ada3d_ros.engine.token_selection import SceneContext
-from ada3d_ros.errors import Ada3DError, LoadingError, ModelError, NoFramesError
+from ada3d_ros.errors import Ada3DError, LoadingError, NoFramesError
 from ada3d_ros.grounding import ground_answer
 from ada3d_ros.grounding.from_text import GROUNDING_PROMPT
 from ada3d_ros.model.checkpoint import LoadedModel
@@ -229,7 +230,7 @@ class Ada3DPipeline:
             self._failed_version = scene.version
             problem = out_of_memory(error)
             if not problem:
-                raise ModelError(f"working ahead failed: {error}") from error
+                raise model_error(error, "working ahead failed") from error
         self.free_memory()
         logger.warning(
             "no memory to work ahead (%s): keep fewer views (keyframe.max_views).", problem

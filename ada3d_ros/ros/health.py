@@ -26,6 +26,7 @@ SILENT_AFTER_S = 5.0  # without a message: the input is silent
 PAUSE_S = 30.0  # the same, where all stop at once and their publishers stay
 NO_CLOCK_AFTER_S = 3.0  # without a publisher of /clock
 IN_A_ROW = 10  # so many frames refused, or messages without a set: it is no accident
+SEVERAL = 5  # messages of a stream, not one that is kept for late comers
 FEW = 3  # so many stamps of zero; so many messages before a set that is not there is missed
 LOST_SHARE, MIN_LOST = 0.2, 10  # of the messages of the last seconds, lost by the middleware
 SET_APART_NS, POSE_APART_NS = 500_000_000, 2_000_000_000  # stamps that are of another clock
@@ -286,7 +287,7 @@ def _apart_ns(one: InputState, other: InputState) -> int:
 def _matters(state: HealthState, one: InputState) -> bool:
     """Whether frames are lost by it, or an input in force comes all the time with wrong stamps."""
     if one.kept:
-        return one.received >= IN_A_ROW
+        return one.received >= SEVERAL  # one alone may have been sent long ago
     if one.in_set:
         members = [i for i in state.inputs if i.in_set]
         return min(i.since_set for i in members) >= IN_A_ROW
