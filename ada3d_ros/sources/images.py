@@ -181,9 +181,8 @@ def decode_compressed_depth(data: Data, format: str, config: DepthConfig) -> Dep
             " millimetres.",
         )
     _, quant_a, quant_b = COMPRESSED_DEPTH_HEADER.unpack_from(raw)
-    return depth_in_metres(
-        _dequantise(values.astype(np.float32), quant_a, quant_b), encoding, config
-    )
+    metres = _dequantise(values.astype(np.float32), quant_a, quant_b)
+    return depth_in_metres(metres, encoding, config)
 
 
 def _compressed_encoding(format: str) -> str:
