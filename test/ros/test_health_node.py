@@ -20,6 +20,8 @@ pytest.importorskip("rclpy")
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from geometry_msgs.msg import PoseStamped
+from nav_msgs.msg import Odometry
 from rclpy.node import Node
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CompressedImage, Image
@@ -272,24 +274,43 @@ def test_a_line_of_the_log_comes_once_in_ten_seconds(
     assert capfd.readouterr().err.count("it leaks: mend it.") == 3  # at 0, 10 and 20 s
 
 
-def test_an_image_of_another_transport(start_agent: Start) -> None:
-    """Colour comes compressed, raw depth is wanted compressed; told also when they have gone."""
-    witness = Witness(start_agent(depth_transport="compressedDepth"))
-    names = ("/rgb/image/compressed", "/depth/image")
-    publishers = [
-        witness.agent.peer.create_publisher(kind, name, 10)
-        for kind, name in zip((CompressedImage, Image), names, strict=True)
-    ]
-    wanted = (
-        "/rgb/image/compressed is published: set rgb_transport:=compressed.",
-        "/depth/image is published: set depth_transport:=raw.",
-    )
-    for sentence in wanted:
-        assert wait_until(lambda text=sentence: text in witness.status().detail)
-    for publisher in publishers:
-        witness.agent.peer.destroy_publisher(publisher)
-    assert wait_until(lambda: not any(map(witness.agent.node.count_publishers, names)))
-    assert all(sentence in witness.status().detail for sentence in wanted)
+@pytest.mark.parametrize(
+    ("parameters", "published", "cure"),
+    [
+        ({}, ("/rgb/image/compressed", CompressedImage), "set rgb_transport:=compressed."),
+        ({"rgb_transport": "compressed"}, ("/rgb/image", Image), "set rgb_transport:=raw."),
+        (
+            {},
+            ("/depth/image/compressedDepth", CompressedImage),
+            "set depth_transport:=compressedDepth.",
+        ),
+        ({}, ("/depth/image/compressed", CompressedImage), "set depth_transport:=compressed."),
+        (
+            {"depth_transport": "compressedDepth"},
+            ("/depth/image", Image),
+            "set depth_transport:=raw.",
+        ),
+        ({}, ("/odom", Odometry), "set pose_source:=odom."),
+        (
+            {},
+            ("/wheels", Odometry),
+            "set pose_source:=odom and remap it: -r odom:=/wheels.",
+        ),
+        ({"pose_source": "odom"}, ("/pose", PoseStamped), "set pose_source:=pose."),
+    ],
+)
+def test_an_input_in_another_form(
+    start_agent: Start, parameters: dict[str, Any], published: tuple[str, type], cure: str
+) -> None:
+    """It is told with its setting, also when a bag has ended that published it."""
+    topic, kind = published
+    witness = Witness(start_agent(**parameters))
+    publisher = witness.agent.peer.create_publisher(kind, topic, 10)
+    sentence = f"{topic} is published: {cure}"
+    assert wait_until(lambda: sentence in witness.status().detail), witness.status()
+    witness.agent.peer.destroy_publisher(publisher)
+    assert wait_until(lambda: not witness.agent.node.count_publishers(topic))
+    assert sentence in witness.status().detail
 
 
 def test_messages_that_the_middleware_loses(
