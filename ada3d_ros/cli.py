@@ -55,6 +55,11 @@ VERBS = {
         "measure the node: CPU per frame, drops, service latency",
         True,
     ),
+    "soak": Verb(
+        "lab.benchmarks.soak:main",
+        "play a bag in a loop, ask all the time, watch memory, threads and answers",
+        True,
+    ),
 }
 
 

@@ -21,6 +21,7 @@
     ├── SourceError                 a bag or folder that cannot be read or written
     └── ModelError                  the model failed
         ├── CheckpointError         weights missing, of another shape, or unsafe
+        ├── DeviceLostError         the GPU no longer works in this process
         └── OutOfMemoryError        the device's memory does not suffice
 
 Each class has one `code`, a number of msg/ErrorCode.msg (a test compares them).
@@ -166,6 +167,12 @@ class ModelError(Ada3DError):
 
 
 class CheckpointError(ModelError):
+    code = ErrorCode.MODEL_ERROR
+
+
+class DeviceLostError(ModelError):
+    """The GPU gave an error that lasts: nothing runs on it again in this process."""
+
     code = ErrorCode.MODEL_ERROR
 
 

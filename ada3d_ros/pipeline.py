@@ -22,7 +22,7 @@ from ada3d_ros.engine.deadline import LatencyModel
 from ada3d_ros.engine.memory_fallback import (
     MEMORY_FALLBACKS,
     Ask,
-    out_of_memory,
+    memory_problem,
     with_memory_fallbacks,
 )
 from ada3d_ros.engine.prefix_cache import CacheReport, PrefixCache
@@ -41,7 +41,7 @@ from ada3d_ros.engine.scene_pruning import ScenePruning
 from ada3d_ros.engine.streaming import stream_answer
 from ada3d_ros.engine.timing import Now, StageClock
 from ada3d_ros.engine.token_selection import SceneContext
-from ada3d_ros.errors import Ada3DError, LoadingError, ModelError, NoFramesError
+from ada3d_ros.errors import Ada3DError, LoadingError, NoFramesError
 from ada3d_ros.grounding import ground_answer
 from ada3d_ros.grounding.from_text import GROUNDING_PROMPT
 from ada3d_ros.model.checkpoint import LoadedModel
@@ -227,9 +227,7 @@ class Ada3DPipeline:
         except RuntimeError as error:
             # Once per scene; a question about it says what is wrong.
             self._failed_version = scene.version
-            problem = out_of_memory(error)
-            if not problem:
-                raise ModelError(f"working ahead failed: {error}") from error
+            problem = memory_problem(error, "working ahead failed")
         self.free_memory()
         logger.warning(
             "no memory to work ahead (%s): keep fewer views (keyframe.max_views).", problem

@@ -80,7 +80,7 @@ def render() -> str:
     first = next(iter(results.values()))
     text = HEAD.format(
         trained_on=facts["trained_on"],
-        sha256=first["sha256"].split()[0],
+        sha256=first["sha256"],
         threshold=facts["threshold"],
     )
     text += (

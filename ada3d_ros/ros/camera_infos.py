@@ -107,17 +107,6 @@ class CameraInfos:
         silent_s = time.monotonic() - self._arrived_s
         return not self._gaps_ns or silent_s > max(STOPPED_S, 3e-9 * min(self._gaps_ns))
 
-    def fault(self, topic: str) -> str:
-        """A sentence where they come regularly, but far from the images in time; empty: not so."""
-        period_s = min(self._gaps_ns, default=0) / 1e9
-        if self._has_stopped or not abs(self.lag_s) > max(MIN_JUMP_NS / 1e9, 5 * period_s):
-            return ""
-        where = "behind" if self.lag_s > 0 else "ahead of"
-        return (
-            f"{topic} is {abs(self.lag_s):.1f} s {where} colour and depth (another clock?): its"
-            " newest message is used for each. Check the clock of its publisher."
-        )
-
     def for_image(self, stamp_ns: int, slop_ns: int) -> Any:
         """The message that holds for an image, None before the first."""
         if self._has_own(stamp_ns, slop_ns):

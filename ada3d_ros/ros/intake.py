@@ -55,8 +55,8 @@ class FrameIntake:
         self.camera_info_changes = 0
         self._last_intrinsics: object = None
 
-        # frames that can be used, of a camera that is probably set up wrongly: one sentence each
-        self.watch = CameraWatch(config, warn)
+        # frames that can be used, of a camera that is probably set up wrongly; `health` says it
+        self.watch = CameraWatch(config, lambda sentence: None)
         self._watched_epoch = 0
 
         # the epoch grows at a reset: what came before it stays out of the new scene

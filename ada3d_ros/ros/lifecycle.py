@@ -13,7 +13,7 @@ from lifecycle_msgs.msg import State
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 
 from ada3d_ros.config import AgentConfig
-from ada3d_ros.errors import Ada3DError, ConfigError, NotActiveError
+from ada3d_ros.errors import Ada3DError, ConfigError, DeviceLostError, NotActiveError
 from ada3d_ros.msg import AgentStatus
 from ada3d_ros.pipeline import Ada3DPipeline
 from ada3d_ros.ros.diagnostics import Drops, InferenceMonitor
@@ -137,10 +137,12 @@ class AgentLifecycle(ManagedNode):
         """Tell ~/status what `state_and_detail` says."""
 
     def report_error(self, where: str, error: BaseException, trace: str) -> None:
-        """Count and log an error that nothing else handles."""
+        """Count and log an error that nothing else handles; a lost GPU ends the node's work."""
         self.inference.internal_errors += 1
         self.inference.last_error = f"{where}: {error!r}"
         self.get_logger().error(f"{where}: {error!r}\n{trace}")
+        if isinstance(error, DeviceLostError):
+            self.load_error = str(error)
 
     def _worker_failed(self, error: BaseException) -> None:
         trace = "".join(traceback.format_exception(error))

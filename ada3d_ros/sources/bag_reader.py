@@ -68,7 +68,7 @@ class _McapReader(storage_mcap.McapReader):
             raise ReaderError("File end magic is invalid.")
         (summary_at,) = struct.unpack_from("<Q", footer, 9)
 
-        # From the summary, or by a look through the whole file.
+        # From the summary, else from the whole file.
         self.data_start = len(magic)
         self.data_end = summary_at or size - FOOTER_SIZE
         if summary_at:

@@ -168,7 +168,7 @@ class FolderSource:
     @property
     def resamples_color(self) -> bool:
         """Whether colour has a camera matrix of its own, and is resampled into the depth camera."""
-        return self._K_color is not self._K_depth
+        return not np.array_equal(self._K_color, self._K_depth)
 
     def _check_matrices(self) -> tuple[int, int]:
         """The size (width, height) of the depth images, px; (0, 0) where none can be read.
@@ -286,7 +286,7 @@ class FolderSource:
         (ScanNet: they are 0 to 2 cm apart.) Raises FrameError (BAD_SIZE).
         """
         # One camera: nothing to resample.
-        if np.array_equal(self._K_color, self._K_depth):
+        if not self.resamples_color:
             if rgb.shape[:2] != (height, width):
                 raise FrameError(
                     FrameReason.BAD_SIZE,

@@ -338,9 +338,10 @@ def test_a_loop_costs_no_frame_and_no_warning(
     """A node on simulated time took the last frame of every pass for too old."""
     agent = start_agent(use_sim_time=True, **{"input.max_age_sec": 1.0, "input.max_rate_hz": 60.0})
     assert agent.ready()
-    replay(bags.record(tmp_path / "bag", bags.rows(4)), loop=True)
-    assert wait_until(lambda: agent.node.inputs.sets >= 22, 30.0), agent.drops()
-    assert set(agent.drops()) <= {"superseded"}
+    # at half speed a busy machine may be two seconds late
+    replay(bags.record(tmp_path / "bag", bags.rows(4)), loop=True, rate=0.5)
+    assert wait_until(lambda: agent.node.inputs.sets >= 14, 60.0), agent.drops()
+    assert "stale" not in agent.drops()
     assert "differ from the node's clock" not in capfd.readouterr().err
     assert agent.node.pipeline.scene_state().epoch == 0
 

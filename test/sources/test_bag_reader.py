@@ -7,7 +7,9 @@ import pytest
 import yaml
 from rosbags.rosbag2 import CompressionMode, StoragePlugin
 
+from ada3d_ros.config import AgentConfig
 from ada3d_ros.errors import FrameReason, SourceError
+from ada3d_ros.lab.evaluation.scenes import open_frames
 from ada3d_ros.sources.bag import BagSource
 from ada3d_ros.sources.bag_reader import BagReader, is_bag
 from test.support.bags import (
@@ -329,3 +331,35 @@ def test_a_message_recorded_at_time_zero_has_a_right_stamp(tmp_path, topic):
     recorded[first] = (topic, 0, recorded[first][2])
     source = BagSource(record(tmp_path / "bag", sorted(recorded, key=lambda row: row[1])))
     assert (len(list(source)), source.dropped) == (8, {})
+
+
+# -- the same for every verb
+
+
+@pytest.mark.parametrize("name", ["cut", "empty", "a file", "ros1"])
+def test_analyze_and_calibrate_say_the_same(tmp_path, name):
+    bag = record(tmp_path / "bag", rows(2))
+    (bag / "metadata.yaml").unlink()
+    path = bag
+    if name == "ros1":
+        path = tmp_path / "old.bag"
+        path.write_bytes(b"#ROSBAG V2.0\n")
+    elif name == "empty":
+        data_file(bag).write_bytes(b"")
+    else:
+        cut(bag, 0.5)
+        path = data_file(bag) if name == "a file" else bag
+    said = []
+    for read in (BagReader, BagSource, lambda p: open_frames(str(p), AgentConfig())):
+        with pytest.raises(SourceError) as caught:
+            read(path)
+        said.append(str(caught.value))
+    assert said[0] == said[1] == said[2]
+
+
+@BOTH
+def test_analyze_and_calibrate_read_a_bag_without_metadata(tmp_path, storage):
+    bag = record(tmp_path / "bag", rows(COUNT), storage)
+    (bag / "metadata.yaml").unlink()
+    for path in (bag, data_file(bag)):
+        assert len(list(open_frames(str(path), AgentConfig()))) == COUNT

@@ -127,6 +127,22 @@ def test_a_matrix_of_another_size_in_scannet_is_refused(tmp_path, camera):
         FolderSource(folder, FolderOptions(layout="scannet"))
 
 
+@pytest.mark.parametrize("factor", [1.0, 1.1])
+def test_distortion_of_scannet_needs_one_camera(tmp_path, factor, capsys):
+    folder = write(tmp_path / "in", K=None)
+    (folder / "rgb").rename(folder / "color")
+    (folder / "poses").rename(folder / "pose")
+    (folder / "intrinsic").mkdir()
+    for name, by in (("color", 1.0), ("depth", factor)):
+        K4 = np.diag([1.0, 1.0, 1.0, 1.0])
+        K4[:3, :3] = FRAMES[0].intrinsics.matrix @ np.diag([by, by, 1.0])
+        np.savetxt(folder / "intrinsic" / f"intrinsic_{name}.txt", K4)
+    lens = ["--distortion", "0.1", "0", "0", "0"]
+    refused = factor != 1.0
+    assert main([str(folder), "-o", str(tmp_path / "bag"), *lens]) == refused
+    assert ("one for depth" in capsys.readouterr().err) is refused
+
+
 @pytest.mark.parametrize(("factor", "odd"), [(0.4, True), (1.0, False), (1.6, True)])
 def test_an_unusual_matrix_is_told_and_taken(tmp_path, factor, odd, caplog):
     scaled = FRAMES[0].intrinsics.matrix * factor

@@ -336,7 +336,8 @@ def _run(options: argparse.Namespace) -> None:
     assert info is not None
     results = evaluate(pipeline, selection) | {
         "model": info.name,
-        "sha256": info.sha256,
+        "sha256": info.sha256.split()[0],  # of the weights
+        "revision_sha256": info.sha256,  # tower and head besides
         "weights": options.weights,
         "cache_mode": options.cache_mode,
         "strategy": options.strategy,
