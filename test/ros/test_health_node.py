@@ -87,9 +87,14 @@ class Witness:
         return frame_messages(index * SECOND, x_m=0.5 * index)
 
     def send(self, messages: Messages) -> None:
-        for name, topic in TOPICS.items():
-            if messages[name] is not None:
-                self.agent.publisher(topic, type(messages[name])).publish(messages[name])
+        """The images when camera_info is there: one that comes later holds for the next."""
+        info = self.agent.node.inputs.monitors["camera_info"]
+        for names in (("pose", "info"), ("rgb", "depth")):
+            before = info.received
+            for name in names:
+                publisher = self.agent.publisher(TOPICS[name], type(messages[name]))
+                publisher.publish(messages[name])
+            assert "info" not in names or wait_until(lambda n=before: info.received > n)
 
 
 def words_of(fault: str) -> str:
@@ -134,7 +139,7 @@ REFUSALS: dict[str, tuple[Callable[[Messages], None], str]] = {
     "depth of another size": (half_depth, "depth is 80x60, colour 160x120: "),
     "wrong units": (metres_as_millimetres, "the depth's median is 0.002 m"),
     "K of zeros": (no_calibration, "camera_info K has fx=0"),
-    "depth of another frame": (another_camera, "depth is in frame 'depth_optical_frame'"),
+    "depth of another frame": (another_camera, "colour (/rgb/image) is in frame "),
     "an unknown encoding": (another_encoding, "colour image has encoding 'yuv422'"),
     "poses in another frame": (another_world, "/pose is in frame 'odom', world_frame is 'map'"),
     "poses that are no rotation": (no_rotation, "/pose: quaternion (x, y, z, w)"),
