@@ -9,6 +9,7 @@ from ada3d_ros.engine.decode import DecodeOutput, GenerationRequest, decode, mak
 from ada3d_ros.engine.prefill import PrefillOutput
 from ada3d_ros.engine.query_context import QueryContext
 from ada3d_ros.errors import ModelError, RequestError, RequestTimeoutError
+from ada3d_ros.model.prompt import NO_CONTROLS
 from ada3d_ros.types import AskHooks, Stage, StopReason
 
 
@@ -25,7 +26,8 @@ def stop_asked(hooks: AskHooks) -> StopReason | None:
 
 class TextStreamer(GenerationRequest):
     """A request that hands out its text as it comes, sampled as configured, stopped and timed as
-    the question says. The pieces joined equal Tokenizer.decode of all ids.
+    the question says. The pieces joined equal Tokenizer.decode of all ids, control characters left
+    out.
 
     hooks (None: the question's): check stops it, on_text gets each new piece.
     """
@@ -47,7 +49,7 @@ class TextStreamer(GenerationRequest):
 
     def finish(self) -> str:
         """Hand out what was held back; the whole text, stripped."""
-        text = self._tokenizer.decode(self._ids)
+        text = self._tokenizer.decode(self._ids).translate(NO_CONTROLS)
         self._emit(text, len(text))
         return text.strip()
 
@@ -58,7 +60,7 @@ class TextStreamer(GenerationRequest):
             self._hooks.on_text("", self._count)
             return
         self._ids.append(token_id)
-        text = self._tokenizer.decode(self._ids)
+        text = self._tokenizer.decode(self._ids).translate(NO_CONTROLS)
         self._emit(text, len(text) - self._tokenizer.pending_bytes(self._ids))
 
     def _emit(self, text: str, stop: int) -> None:
