@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from ada3d_ros.model.prompt import CONTROL_TOKENS, ROLES
+from ada3d_ros.model.prompt import CONTROL_TOKENS, NO_CONTROLS, ROLES
 
 # A role steers at the beginning of a word.
 _STEERS = re.compile("|".join([*map(re.escape, CONTROL_TOKENS), rf"(?<!\w)(?:{'|'.join(ROLES)})"]))
@@ -17,9 +17,11 @@ _NUMBER = re.compile(r"\s*[+-]?(\d+\.?(\d*)|\.(\d+))([eE][+-]?\d+)?\s*")
 
 
 def clean_text(text: str, up_m: float) -> str:
-    """`text` as it may be read: without control tokens, also where the removal of one leaves
-    another behind; its coordinates moved up by `up_m`, from the model's world to the world frame.
+    """`text` as it may be read: without control characters, and control tokens, also where the
+    removal of one leaves another behind; its coordinates moved up by `up_m`, from the model's world
+    to the world frame.
     """
+    text = text.translate(NO_CONTROLS)
     while (cleaned := _STEERS.sub("", text)) != text:
         text = cleaned
     return raise_coordinates(text, up_m) if up_m else text
