@@ -177,7 +177,7 @@ def decode_compressed_depth(data: Data, format: str, config: DepthConfig) -> Dep
     if start == 0:
         raise FrameError(
             FrameReason.CORRUPT,
-            "compressedDepth of 32FC1 lacks its 12-byte header with the numbers of its quantisation:"
+            "compressedDepth of 32FC1 lacks its 12-byte header with the numbers of quantisation:"
             " publish it by compressed_depth_image_transport, or send 16UC1 millimetres.",
         )
     _, quant_a, quant_b = COMPRESSED_DEPTH_HEADER.unpack_from(raw)
