@@ -176,9 +176,8 @@ def decode_compressed_depth(data: Data, format: str, config: DepthConfig) -> Dep
     if start == 0:
         raise FrameError(
             FrameReason.CORRUPT,
-            "compressedDepth of 32FC1 lacks its 12-byte header, which holds the two numbers of its"
-            " quantisation: publish it by compressed_depth_image_transport, or send 16UC1"
-            " millimetres.",
+            "compressedDepth of 32FC1 lacks its 12-byte header with the numbers of quantisation:"
+            " publish it by compressed_depth_image_transport, or send 16UC1 millimetres.",
         )
     _, quant_a, quant_b = COMPRESSED_DEPTH_HEADER.unpack_from(raw)
     metres = _dequantise(values.astype(np.float32), quant_a, quant_b)
@@ -202,8 +201,7 @@ def _compressed_encoding(format: str) -> str:
         if lossy in words:
             raise _bad_compressed(format, f"is {lossy}, which is not read")
     known = {"png", "compresseddepth", "compressed", "image", "16uc1", "mono16", "32fc1"}
-    has_codec = bool(words & {"png", "compresseddepth"})
-    if encoding is None or not has_codec or not words <= known:
+    if encoding is None or not words & {"png", "compresseddepth"} or not words <= known:
         raise _bad_compressed(format, "is not known")
     return encoding
 
