@@ -128,6 +128,7 @@ READ_ONLY = [s for s in SETTINGS.values() if s.read_only]
 
 
 ANOTHER = {
+    "world.floor_z": "1.5",
     "extrinsic.xyz": [1.0, 0.0, 0.0],
     "extrinsic.quat_xyzw": [1.0, 0.0, 0.0, 0.0],
     "model.device": "cuda",
