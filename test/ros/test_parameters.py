@@ -140,6 +140,8 @@ def another_value(setting: Setting, current: Any) -> Any:
         return ANOTHER[setting.name]
     if setting.choices:
         return next(choice for choice in setting.choices if choice != current)
+    if isinstance(current, float):
+        return current + 1.0
     return not current if isinstance(current, bool) else "other"
 
 

@@ -20,7 +20,7 @@ import torch
 from tqdm import tqdm
 
 from ada3d_ros.config import AgentConfig, from_flat
-from ada3d_ros.engine.streaming import raise_coordinates
+from ada3d_ros.engine.emitted_text import raise_coordinates
 from ada3d_ros.errors import ConfigError
 from ada3d_ros.geometry.boxes import iou_axis_aligned
 from ada3d_ros.lab.benchmarks.spread import plain
