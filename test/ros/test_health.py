@@ -427,7 +427,7 @@ def test_a_bag_that_has_ended_is_told_once_and_its_clock_not_at_all() -> None:
 
 def test_an_ended_bag_is_told_last() -> None:
     """What was wrong with its frames is what to mend."""
-    health = state({name: ENDED for name in INPUTS}, camera_axes_warning="the camera looks up.")
+    health = state(dict.fromkeys(INPUTS, ENDED), camera_axes_warning="the camera looks up.")
     assert [fault.key for fault in judge(health)] == ["camera axes", "silent ended"]
 
 
