@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -267,9 +268,10 @@ def test_camera_info_of_another_clock_is_used_and_said(start_agent: Start) -> No
     assert agent.ready()
     for second in range(1_000_000, 1_000_006):
         admit(agent, second, info=info_at(second - 999_995))
-    assert agent.node.inputs.infos.lag_s == 999_995.0
-    text = "/rgb/camera_info is 999995.0 s behind colour and depth"
-    assert any(text in str(fault) for fault in agent.node.health.faults())
+    # the image is not waited for, so the newest may be that of the image before
+    assert agent.node.inputs.infos.lag_s in (999_995.0, 999_996.0)
+    text = r"/rgb/camera_info is 99999[56]\.0 s behind colour and depth"
+    assert any(re.search(text, str(fault)) for fault in agent.node.health.faults())
 
 
 def test_a_region_of_interest_reaches_the_scene(start_agent: Start) -> None:

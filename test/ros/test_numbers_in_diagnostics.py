@@ -46,6 +46,7 @@ TOKENS = TokenUsage(
     strategy="adatoken3d",
     keep_ratio_achieved=0.375,
     kv_bytes=3 * 2**20,
+    attended_kv_bytes=2 * 2**20,
     full_kv_bytes=8 * 2**20,
     prefill_flops=3e9,
     full_prefill_flops=5e9,
@@ -97,6 +98,7 @@ def node_of(**changes: Any) -> Any:
         "inference": InferenceMonitor(),
         "worker": SimpleNamespace(queued=3),
         "state_and_detail": lambda: (1, "fine"),
+        "health": SimpleNamespace(faults=list),
     }
     return SimpleNamespace(**(values | changes))
 
@@ -175,11 +177,16 @@ def test_synchronisation_shows_its_windows_and_every_drop() -> None:
         for _ in range(count):
             drops.add(reason)
     inputs = SimpleNamespace(
-        sets=12, waiting_for_pose=3, monitors={}, gap_ms=window_of(*range(101)), missing=lambda: ""
+        sets=12,
+        waiting_for_pose=3,
+        monitors={},
+        gap_ms=window_of(*range(101)),
+        infos=SimpleNamespace(lag_s=0.25),
     )
     intake = SimpleNamespace(frames=9, cpu_ms=window_of(*range(200, 301)))
     values = shown("Synchronization", drops=drops, inputs=inputs, intake=intake)
     assert (values["sets"], values["waiting_for_pose"], values["frames"]) == ("12", "3", "9")
+    assert values["camera_info_lag_s"] == "0.250"
     assert (values["dt_rgb_depth_ms_p50"], values["dt_rgb_depth_ms_p95"]) == ("50.000", "95.000")
     assert (values["frame_cpu_ms_p50"], values["frame_cpu_ms_p95"]) == ("250.000", "295.000")
     for count, reason in enumerate(FrameReason, start=1):
@@ -190,7 +197,11 @@ def test_synchronisation_shows_its_windows_and_every_drop() -> None:
 
 
 def test_the_scene_has_its_ages_in_seconds_and_its_cache() -> None:
-    fraction = SimpleNamespace(valid_fraction=window_of(0.25, 0.5, 0.875), camera_info_changes=8)
+    fraction = SimpleNamespace(
+        valid_fraction=window_of(0.25, 0.5, 0.875),
+        camera_info_changes=8,
+        watch=SimpleNamespace(axes="optical"),
+    )
     values = shown("Scene", intake=fraction)
     assert (values["keyframes"], values["epoch"], values["version"]) == ("7", "2", "31")
     assert (values["oldest_age_s"], values["newest_age_s"]) == ("100.000", "20.000")
@@ -218,11 +229,10 @@ def noted(*messages: AnswerMsg) -> InferenceMonitor:
     """The monitor after these outcomes."""
     monitor = InferenceMonitor()
     logger = SimpleNamespace(warning=lambda text: None)
-    node = SimpleNamespace(get_logger=lambda: logger)
-    server: Any = SimpleNamespace(_agent=SimpleNamespace(inference=monitor), _node=node)
+    server: Any = SimpleNamespace(_node=SimpleNamespace(get_logger=lambda: logger))
     note = RequestServer._note
     for message in messages:
-        note(server, message)
+        note(server, message, monitor)
     return monitor
 
 
@@ -284,6 +294,7 @@ def test_pruning_shows_the_last_answer_beside_the_unpruned_one() -> None:
         "decode_gflop_per_token": "2.000",
         "unpruned_decode_gflop_per_token": "4.000",
         "kv_mib": "3.000",
+        "attended_kv_mib": "2.000",
         "unpruned_kv_mib": "8.000",
     }
     assert values["retention_per_layer"] == "1.000 0.500 0.250"
