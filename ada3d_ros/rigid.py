@@ -12,12 +12,14 @@ Matrix = npt.NDArray[np.float64]
 MAX_ROTATION_ERROR = 1e-3  # of each number of R^T R; text files round to three digits and more
 ROUNDING = 1e-12  # what float64 arithmetic leaves; nearer rotations stay as they are
 MAX_ROW_ERROR = 1e-6
+MAX_POSITION_M = 1e6  # from there on float32 points are coarser than 6 cm
 
 
 def rigid_pose(matrix: npt.ArrayLike, name: str = "T_world_cam") -> Matrix:
     """The matrix (4, 4) as float64 with an orthonormal rotation; `name` says in errors what it is.
 
-    Accepted: finite, R^T R = 1 within 1e-3, det R > 0, bottom row 0 0 0 1. Raises PoseError.
+    Accepted: finite, R^T R = 1 within 1e-3, det R > 0, bottom row 0 0 0 1, at most 1e6 m from the
+    origin. Raises PoseError.
     """
     # Sixteen finite numbers, the last four 0 0 0 1.
     T: Matrix = np.asarray(matrix, dtype=np.float64)
@@ -30,6 +32,7 @@ def rigid_pose(matrix: npt.ArrayLike, name: str = "T_world_cam") -> Matrix:
         raise PoseError(
             f"bottom row of {name} is {_shown(T[3])}, expected 0 0 0 1; is the matrix transposed?"
         )
+    check_position(T[:3, 3])
 
     # A rotation, made exact where it was rounded.
     R = T[:3, :3]
@@ -45,6 +48,16 @@ def rigid_pose(matrix: npt.ArrayLike, name: str = "T_world_cam") -> Matrix:
     T[:3, :3] = U @ Vt
     T[3] = 0.0, 0.0, 0.0, 1.0
     return T
+
+
+def check_position(translation_m: Matrix) -> None:
+    """Raises PoseError for a position (3,), metres, too far from the origin to be computed with."""
+    if np.abs(translation_m).max() > MAX_POSITION_M:
+        raise PoseError(
+            f"position ({', '.join(f'{value:.6g}' for value in translation_m)}) m is more than"
+            f" {MAX_POSITION_M:g} m from the origin: publish metres in a frame that begins near the"
+            " robot (of UTM coordinates, take off those of the map's origin)."
+        )
 
 
 def _what_is_wrong(R: Matrix, error: float, det: float) -> str:

@@ -33,7 +33,7 @@ def _freeze(*arrays: npt.NDArray[np.generic]) -> None:
 class Intrinsics:
     """A pinhole camera. fx fy cx cy in px, pixel centres at integers; size in px.
 
-    Raises FrameError (BAD_INTRINSICS) for a focal length or size that is not finite or not above 0.
+    Raises FrameError (BAD_INTRINSICS) for a focal length below 1 px or not finite, or a size of 0.
     """
 
     fx: float
@@ -45,12 +45,12 @@ class Intrinsics:
 
     def __post_init__(self) -> None:
         values = (self.fx, self.fy, self.cx, self.cy)
-        if not all(np.isfinite(values)) or self.fx <= 0 or self.fy <= 0:
+        if not all(np.isfinite(values)) or min(self.fx, self.fy) < 1.0:  # K of 0, or normalised
             raise FrameError(
                 FrameReason.BAD_INTRINSICS,
                 f"camera_info K has fx={self.fx} fy={self.fy} cx={self.cx} cy={self.cy}: the camera"
-                " is not calibrated (fx and fy must be finite and above 0). Publish a calibrated"
-                " camera_info.",
+                " is not calibrated in px (fx and fy must be finite and at least 1). Publish a"
+                " calibrated camera_info.",
             )
         if self.width <= 0 or self.height <= 0:
             size = f"image size {self.width}x{self.height} px; both must be above 0."

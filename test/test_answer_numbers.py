@@ -6,17 +6,19 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from ada3d_ros.engine.scene_prefix import PrefixEntry
+from ada3d_ros.engine.token_selection import ChosenTokens
 from ada3d_ros.pipeline import Ada3DPipeline
 from ada3d_ros.pruning.cost import DecoderShape
 from ada3d_ros.scene.voxel_table import VoxelSums, VoxelTable
 from ada3d_ros.types import Answer, Question
-from test.support.pipelines import ASK, cache_of, start
+from test.support.pipelines import ASK, ROOM, cache_of, configured, start
 
 CELL_M = 0.5
 
@@ -100,10 +102,14 @@ def test_an_uncached_question_costs_the_whole_prompt(model: Path, strategy: str)
 # -- times
 
 
-def ticking(pipeline: Ada3DPipeline) -> Ada3DPipeline:
+def ticking(model: Path, **settings: Any) -> Ada3DPipeline:
     """Its clock goes on by one second at every look."""
     ticks: Iterator[float] = map(float, itertools.count())
-    pipeline._now = lambda: next(ticks)
+    pipeline = Ada3DPipeline(configured(model, **settings), now=lambda: next(ticks))
+    pipeline.check()
+    pipeline.load()
+    for frame in ROOM.frames:
+        pipeline.observe(frame)
     return pipeline
 
 
@@ -112,14 +118,14 @@ def asked(pipeline: Ada3DPipeline, **changes: object) -> Answer:
 
 
 def test_stages_end_before_the_whole_and_the_first_token_before_the_last(model: Path) -> None:
-    times = asked(ticking(start(model, **{"cache.mode": "paper"}))).timings
+    times = asked(ticking(model, **{"cache.mode": "paper"})).timings
     stages = (times.preprocess_s, times.vision_s, times.spatial_s, times.prefill_s)
     assert all(seconds >= 1.0 for seconds in stages)
     assert sum(stages) < times.first_token_s < times.first_token_s + times.decode_s < times.total_s
 
 
 def test_a_deadline_is_kept_in_seconds(model: Path) -> None:
-    pipeline = ticking(start(model))
+    pipeline = ticking(model)
     total_s = asked(pipeline).timings.total_s
     assert asked(pipeline, deadline_s=2 * total_s).deadline_kept
     assert not asked(pipeline, deadline_s=total_s / 1000).deadline_kept
@@ -140,9 +146,10 @@ def sums_at(*coords: int) -> VoxelSums:
 def held(table: VoxelTable) -> PrefixEntry:
     """An entry made of the table as it is."""
     entry = object.__new__(PrefixEntry)
-    entry.coords = table.sums.coords
-    entry.revisions = torch.full_like(table.changed, table.revision)
-    entry._known = None
+    count = len(table.sums)
+    entry.chosen = ChosenTokens(None, torch.arange(count), count)  # type: ignore[arg-type]
+    entry.embeds = torch.zeros(count, 2)
+    entry.hold(table, selected=False)
     return entry
 
 

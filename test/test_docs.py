@@ -143,6 +143,21 @@ def test_named_sources_exist(page: Path) -> None:
 
 
 @each_page
+def test_named_tests_exist(page: Path) -> None:
+    for file, name in re.findall(r"`(test/[\w/]+\.py)::(\w+)`", text_of(page)):
+        assert f"def {name}(" in text_of(ROOT / file), name
+
+
+def test_every_fault_of_the_reliability_page_names_its_test() -> None:
+    faults = re.split(r"(?m)^- ", text_of(DOCS / "reliability.md"))[1:]
+    assert len(faults) > 50
+    for fault in faults:
+        assert "Expected:" in fault
+        assert "Observed:" in fault
+        assert re.search(r"Test:\s+(`test/[\w/]+\.py::\w+`|none)", fault), fault
+
+
+@each_page
 def test_named_results_exist(page: Path) -> None:
     for name in re.findall(r"docs/results/([\w.]+\.jsonl?)", text_of(page)):
         assert (DOCS / "results" / name).is_file() or "_7B" in name, name

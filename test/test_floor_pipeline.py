@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from ada3d_ros.config import AgentConfig, from_flat
-from ada3d_ros.engine.streaming import raise_coordinates
+from ada3d_ros.engine.emitted_text import raise_coordinates
 from ada3d_ros.lab.world.generated import GeneratedRoom, generate_room
 from ada3d_ros.model.startup import embedded_model_path
 from ada3d_ros.pipeline import Ada3DPipeline

@@ -22,7 +22,7 @@ INPUTS: Table = (
     (
         "rgb/image",
         "sensor_msgs/Image",
-        "rgb8 bgr8 rgba8 bgra8 mono8 bayer_*8; raw, or rectified with `camera.rectified: true`",
+        "rgb8 bgr8 rgba8 bgra8 mono8 bayer_*8; raw, or rectified (`camera.rectified`)",
     ),
     ("rgb/image/compressed", "sensor_msgs/CompressedImage", "with `rgb_transport: compressed`"),
     ("depth/image", "sensor_msgs/Image", "16UC1 and mono16 millimetres, 32FC1 metres"),
@@ -39,8 +39,7 @@ INPUTS: Table = (
     (
         "rgb/camera_info",
         "sensor_msgs/CameraInfo",
-        "once or with each image; K and D (plumb_bob, rational_polynomial, equidistant) of raw"
-        " images, P of rectified ones; roi and binning are read",
+        "once or with each image; K and D of raw images, P of rectified ones",
     ),
     ("pose", "geometry_msgs/PoseStamped", "with `pose_source: pose`: the colour optical frame"),
     ("odom", "nav_msgs/Odometry", "with `pose_source: odom`, and `extrinsic.*`"),

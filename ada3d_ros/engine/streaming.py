@@ -3,29 +3,14 @@
 from __future__ import annotations
 
 import functools
-import re
 from dataclasses import replace
 
 from ada3d_ros.engine.decode import DecodeOutput, GenerationRequest, decode, make_sampler
+from ada3d_ros.engine.emitted_text import clean_text, end_of_settled
 from ada3d_ros.engine.prefill import PrefillOutput
 from ada3d_ros.engine.query_context import QueryContext
 from ada3d_ros.errors import ModelError, RequestError, RequestTimeoutError
-from ada3d_ros.model.prompt import CONTROL_TOKENS
 from ada3d_ros.types import AskHooks, Stage, StopReason
-
-_ROLES = ("USER:", "ASSISTANT:")  # steer at the beginning of a word
-_TAGS = tuple(token for token in CONTROL_TOKENS if token not in _ROLES)
-_STEERS = re.compile("|".join([*map(re.escape, _TAGS), rf"(?<!\w)(?:{'|'.join(_ROLES)})"]))
-# What may still become one of them, also one inside the other, at the end of a text.
-_BEGINNINGS = {re.escape(token[:n]) for token in (*_TAGS, *_ROLES) for n in range(1, len(token))}
-_OPEN = re.compile(rf"(?:{'|'.join(sorted(_BEGINNINGS, key=len, reverse=True))})+\Z")
-
-
-def without_control_tokens(text: str) -> str:
-    """`text` without what steers a model; also where its removal leaves another one behind."""
-    while (cleaned := _STEERS.sub("", text)) != text:
-        text = cleaned
-    return text
 
 
 def stop_asked(hooks: AskHooks) -> StopReason | None:
@@ -37,34 +22,6 @@ def stop_asked(hooks: AskHooks) -> StopReason | None:
     except RequestError:
         return StopReason.CANCELED
     return None
-
-
-_GROUP = re.compile(r"\[([^\[\]]{5,200})\]")
-_NUMBER = re.compile(r"\s*[+-]?(\d+\.?(\d*)|\.(\d+))([eE][+-]?\d+)?\s*")
-
-
-def raise_coordinates(text: str, by_m: float) -> str:
-    """The text with its points and boxes, [x, y, z] and longer groups of numbers, moved up; the
-    very same for 0.
-    """
-
-    def moved(match: re.Match[str]) -> str:
-        parts = match.group(1).split(",")
-        numbers = [_NUMBER.fullmatch(part) for part in parts]
-        if len(parts) not in (3, 6, 7, 9) or numbers[2] is None or not all(numbers):
-            return match.group(0)
-        decimals = max(3, len(numbers[2][2] or numbers[2][3] or ""))
-        z_m = round(float(parts[2]) + by_m, decimals) + 0.0  # no -0.000
-        parts[2] = f" {z_m:.{decimals}f}"
-        return "[" + ",".join(parts) + "]"
-
-    return _GROUP.sub(moved, text) if by_m else text
-
-
-def end_before_open_group(text: str) -> int:
-    """Where a text's last group begins, if it may yet become coordinates; else the text's end."""
-    start = text.rfind("[")
-    return start if start >= 0 and re.fullmatch(r"\[[^\]]{0,200}", text[start:]) else len(text)
 
 
 class TextStreamer(GenerationRequest):
@@ -93,7 +50,7 @@ class TextStreamer(GenerationRequest):
 
     def finish(self) -> str:
         """Hand out what was held back; the whole text, stripped."""
-        text = self._cleaned(self._tokenizer.decode(self._ids))
+        text = clean_text(self._tokenizer.decode(self._ids), self._up_m)
         self._emit(text, len(text))
         return text.strip()
 
@@ -105,13 +62,9 @@ class TextStreamer(GenerationRequest):
             return
         self._ids.append(token_id)
         decoded = self._tokenizer.decode(self._ids)
-        text = self._cleaned(decoded[: len(decoded) - self._tokenizer.pending_bytes(self._ids)])
-        held = _OPEN.search(text, self._sent)
-        stop = held.start() if held else len(text)
-        self._emit(text, min(stop, end_before_open_group(text)) if self._up_m else stop)
-
-    def _cleaned(self, decoded: str) -> str:
-        return raise_coordinates(without_control_tokens(decoded), self._up_m)
+        whole = decoded[: len(decoded) - self._tokenizer.pending_bytes(self._ids)]
+        text = clean_text(whole, self._up_m)
+        self._emit(text, end_of_settled(text, self._sent, self._up_m))
 
     def _emit(self, text: str, stop: int) -> None:
         piece, self._sent = text[self._sent : stop], max(self._sent, stop)

@@ -82,7 +82,7 @@ def project_points(
 
 def size_of_matrix(cx: float, cy: float) -> str:
     """The image size that a principal point, px, lies in the middle of, in words."""
-    return f"about {round(2 * cx)}x{round(2 * cy)}"
+    return f"about {2 * cx:.0f}x{2 * cy:.0f}" if min(cx, cy) > 0 else "no size fits it"
 
 
 def is_of_another_size(cx: float, cy: float, size: tuple[int, int]) -> bool:

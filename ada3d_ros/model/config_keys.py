@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 from ada3d_ros.errors import CheckpointError
 
 Json = Mapping[str, Any]
-HUGE = 2**63
+HUGE = 2**63 - 1
 SHOWN = 60  # characters of a value in a sentence
 
 
@@ -32,9 +33,9 @@ class Number:
         """`value` as a finite number. Raises CheckpointError with name, value and range."""
         kind = "a whole number" if self.whole else "a number"
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        is_number = is_number and -HUGE < value < HUGE  # neither NaN nor more than torch counts
-        if not is_number or (self.whole and value != int(value)):
-            raise _refusal(name, value, f"must be {kind}")
+        limit = HUGE if self.whole else sys.float_info.max  # NaN is in neither
+        if not (is_number and -limit <= value <= limit) or (self.whole and value != int(value)):
+            raise _refusal(name, value, f"must be {kind} within +-{limit:.3g}")
         low = f"{'at least' if self.includes_low else 'above'} {self.low:g}"
         high = f" and at most {self.high:g}" if math.isfinite(self.high) else ""
         too_low = value < self.low or (value == self.low and not self.includes_low)

@@ -91,7 +91,7 @@ def _parse(group: str, content: str, unit: str | None) -> Point:
     parts = [part for part in found if part is not None]
     decimal = _with_decimal_commas(content)
     if len(parts) != len(found) or len(parts) not in LENGTHS or decimal in LENGTHS:
-        raise _error(group, "decimal commas, or more numbers?" if decimal else "")
+        raise _error(group, "decimal commas are ambiguous" if decimal else "")
 
     # In metres: of one unit behind all, or of each one's own.
     factors = [_UNITS[(part[2] or unit or "m").casefold()] for part in parts]

@@ -43,8 +43,9 @@ CONTROL_TOKENS = (
 )
 ROLES = ("USER:", "ASSISTANT:")  # of a turn, as the templates write them
 _ROLE = re.compile(r"(?<!\w)(?:" + "|".join(ROLES) + ")")
-# C0 and C1 but for tab and newline: what a NUL cuts off, and what moves a terminal's cursor.
-_CONTROLS = {i: None for i in (*range(32), *range(127, 160)) if chr(i) not in "\t\n"}
+# For str.translate: C0 and C1 but for tab and newline. A NUL ends a ROS string, others move a
+# terminal's cursor.
+NO_CONTROLS = {i: None for i in (*range(32), *range(127, 160)) if chr(i) not in "\t\n"}
 
 _SYSTEM = (
     "A chat between a curious {0} and an artificial intelligence assistant. "
@@ -175,11 +176,8 @@ class Tokenizer:
         return self._model.encode("\n" + text)[len(self._anchor) :]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of generated ids, special ones and control characters skipped; bytes that are not
-        UTF-8 become U+FFFD.
-        """
-        text: str = self._model.decode([token for token in ids if self.is_text(token)])
-        return text.translate(_CONTROLS)
+        """Text of generated ids, special ones skipped; bytes that are not UTF-8 become U+FFFD."""
+        return self._model.decode([token for token in ids if self.is_text(token)])
 
     def is_text(self, token: int) -> bool:
         """False for special ids, and for ids that only the checkpoint's enlarged embedding has."""

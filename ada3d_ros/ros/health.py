@@ -50,7 +50,8 @@ def judge(state: HealthState) -> list[Fault]:
         *_losses(state),
         *_warning(state.camera_axes_warning, "camera axes", SCENE),
     ]
-    return sorted(found, key=lambda fault: -fault.severity)
+    # That a bag has ended, or a camera gone, explains nothing else.
+    return sorted(found, key=lambda fault: (-fault.severity, fault.key == "silent ended"))
 
 
 def why_no_keyframe(state: HealthState) -> str:

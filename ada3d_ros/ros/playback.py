@@ -161,6 +161,10 @@ class StampClocks:
     def __init__(self) -> None:
         self._leads_ns: list[int] = []
 
+    def __len__(self) -> int:
+        """Clocks known."""
+        return len(self._leads_ns)
+
     def bag_time_of(self, stamp_ns: int, bag_ns: int) -> int:
         """The bag time of a stamp that was recorded at `bag_ns`; 0.4 s from there at most."""
         lead_ns = stamp_ns - bag_ns

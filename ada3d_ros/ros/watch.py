@@ -27,6 +27,7 @@ PROFILE_VARIABLE = ("FASTRTPS" if FAST_DDS_2 else "FASTDDS") + "_DEFAULT_PROFILE
 RMEM_MAX = Path("/proc/sys/net/core/rmem_max")
 ENOUGH_RMEM_BYTES = 2**21  # two colour images of 640x480
 MAX_NAMED = 3  # topics in a sentence
+TRANSPORTS = {"rgb": ("compressed",), "depth": ("compressedDepth", "compressed")}  # beside raw
 
 
 class HealthWatch:
@@ -139,8 +140,8 @@ class HealthWatch:
 
     def _instead(self, m: InputMonitor, published: Mapping[str, str]) -> tuple[str, str] | None:
         """The same input as it is published in another form, and the settings that take it."""
-        other = _other_form(m, published)
-        if other is None or other[0] not in published:
+        other = next((form for form in _other_forms(m, published) if form[0] in published), None)
+        if other is None:
             return None
         topic, setting, interface = other
         if self._node.resolve_topic_name(interface) == topic:
@@ -149,24 +150,26 @@ class HealthWatch:
         return topic, f"{setting} and remap it: -r {interface}:={topic}"
 
 
-def _other_form(m: InputMonitor, published: Mapping[str, str]) -> tuple[str, str, str] | None:
-    """Topic, setting, and topic before remapping, of an input in the form not subscribed."""
+def _other_forms(m: InputMonitor, published: Mapping[str, str]) -> list[tuple[str, str, str]]:
+    """Topic, setting, and topic before remapping, of an input in each form not subscribed."""
     # An image compressed, or raw.
-    ending = {"rgb": "/compressed", "depth": "/compressedDepth"}.get(m.name)
-    if ending is not None:
-        raw_topic, raw_interface = m.topic.removesuffix(ending), m.interface.removesuffix(ending)
-        if m.interface == raw_interface:
-            setting = f"{m.name}_transport:={ending[1:]}"
-            return m.topic + ending, setting, m.interface + ending
-        return raw_topic, f"{m.name}_transport:=raw", raw_interface
+    if m.name in TRANSPORTS:
+        endings = {transport: f"/{transport}" for transport in TRANSPORTS[m.name]} | {"raw": ""}
+        own = next(ending for ending in endings.values() if m.interface.endswith(ending))
+        topic, interface = m.topic.removesuffix(own), m.interface.removesuffix(own)
+        return [
+            (topic + ending, f"{m.name}_transport:={transport}", interface + ending)
+            for transport, ending in endings.items()
+            if ending != own
+        ]
 
     # A pose as odometry, or the reverse.
     forms = {"pose": ("odom", "Odometry"), "odom": ("pose", "PoseStamped")}
     if m.interface not in forms:
-        return None
+        return []
     interface, kind = forms[m.interface]
-    topic = next((t for t, published_kind in published.items() if published_kind == kind), "")
-    return topic, f"pose_source:={interface}", interface
+    topics = [t for t, published_kind in published.items() if published_kind == kind]
+    return [(topic, f"pose_source:={interface}", interface) for topic in topics]
 
 
 def _is_fast_dds() -> bool:

@@ -43,7 +43,6 @@ COLOR_ENCODINGS: dict[str, tuple[int, int | None]] = {
     "bayer_grbg8": (1, cv2.COLOR_BayerGRBG2RGB),
 }
 DEPTH_ENCODINGS = ("16UC1", "mono16", "32FC1")
-JPEG_START = b"\xff\xd8\xff"
 # compressed_depth_image_transport: format, quantisation a and b
 COMPRESSED_DEPTH_HEADER = struct.Struct("<iff")
 PNG_SIGNATURE, JPEG_SIGNATURE = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
@@ -177,14 +176,12 @@ def decode_compressed_depth(data: Data, format: str, config: DepthConfig) -> Dep
     if start == 0:
         raise FrameError(
             FrameReason.CORRUPT,
-            "compressedDepth of 32FC1 lacks its 12-byte header, which holds the two numbers of its"
-            " quantisation: publish it by compressed_depth_image_transport, or send 16UC1"
-            " millimetres.",
+            "compressedDepth of 32FC1 lacks its 12-byte header with the numbers of quantisation:"
+            " publish it by compressed_depth_image_transport, or send 16UC1 millimetres.",
         )
     _, quant_a, quant_b = COMPRESSED_DEPTH_HEADER.unpack_from(raw)
-    return depth_in_metres(
-        _dequantise(values.astype(np.float32), quant_a, quant_b), encoding, config
-    )
+    metres = _dequantise(values.astype(np.float32), quant_a, quant_b)
+    return depth_in_metres(metres, encoding, config)
 
 
 def _compressed_encoding(format: str) -> str:
@@ -204,8 +201,7 @@ def _compressed_encoding(format: str) -> str:
         if lossy in words:
             raise _bad_compressed(format, f"is {lossy}, which is not read")
     known = {"png", "compresseddepth", "compressed", "image", "16uc1", "mono16", "32fc1"}
-    has_codec = bool(words & {"png", "compresseddepth"})
-    if encoding is None or not has_codec or not words <= known:
+    if encoding is None or not words & {"png", "compresseddepth"} or not words <= known:
         raise _bad_compressed(format, "is not known")
     return encoding
 
@@ -235,7 +231,7 @@ def decode_grey16_png(content: bytes) -> npt.NDArray[np.uint16]:
 
     Raises FrameError: BAD_ENCODING, BAD_SIZE, CORRUPT.
     """
-    if content.startswith(JPEG_START):
+    if content.startswith(JPEG_SIGNATURE):
         raise FrameError(
             FrameReason.BAD_ENCODING,
             "depth is a JPEG, which cannot hold depth; expected a 16-bit grey PNG.",

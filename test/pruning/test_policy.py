@@ -296,16 +296,17 @@ def test_a_fitted_schedule_says_so_where_the_budget_is_out_of_reach(
 @pytest.mark.parametrize("ratio", [0.1, 0.023, 0.0001])
 def test_the_smallest_ratio_that_an_error_names_can_be_met(strategy: str, ratio: float) -> None:
     """For two joined it was computed for the ratio asked, of which one enters the square root."""
+    config = policy_of(strategy, 1.0).config
     try:
-        check_policy(policy_of(strategy, ratio).config, SHAPE)
+        check_policy(config, SHAPE, ratio)
     except ConfigError as error:
         found = re.search(r"allowed: ([\d.]+) to 1", str(error))
         assert found is not None
         least = float(found[1])
         assert least > ratio
-        check_policy(policy_of(strategy, least).config, SHAPE)
+        check_policy(config, SHAPE, least)
         with pytest.raises(ConfigError, match="cannot be met"):
-            check_policy(policy_of(strategy, 0.9 * least - 0.001).config, SHAPE)
+            check_policy(config, SHAPE, 0.9 * least - 0.001)
 
 
 @pytest.mark.parametrize("strategy", PRE)

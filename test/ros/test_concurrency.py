@@ -114,6 +114,16 @@ class Goals:
         return future.result()
 
 
+@pytest.fixture(autouse=True)
+def signal_handlers() -> Iterator[None]:
+    """main() takes SIGINT and SIGTERM for good: its process ends with it, this one does not."""
+    kinds = signal.SIGINT, signal.SIGTERM
+    before = [signal.getsignal(kind) for kind in kinds]
+    yield
+    for kind, handler in zip(kinds, before, strict=True):
+        signal.signal(kind, handler)
+
+
 @pytest.fixture
 def callers(ros_context: Any) -> Iterator[Callable[[int], list[Node]]]:
     """callers(n): nodes of their own, on an executor of their own."""
@@ -432,13 +442,12 @@ def test_sigterm_while_answering(
         os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr(ada3d_ros.ros.agent, "build_node", build)
-    before, handler = threading.active_count(), signal.getsignal(signal.SIGINT)
+    before = threading.active_count()
     caller = threading.Thread(target=ask_and_terminate)
     caller.start()
     try:
         assert ada3d_ros.ros.agent.main([]) == 0
     finally:
-        signal.signal(signal.SIGINT, handler)
         caller.join(10.0)
     assert not rclpy.ok()
     assert threading.active_count() <= before
@@ -465,11 +474,9 @@ def test_a_signal_while_the_node_is_being_built(
         return built[-1]
 
     monkeypatch.setattr(ada3d_ros.ros.agent, "build_node", build)
-    before = signal.getsignal(signal.SIGINT)
     try:
         assert ada3d_ros.ros.agent.main([]) == 0
     finally:
-        signal.signal(signal.SIGINT, before)
         for node in built:
             node.worker.stop()
     assert not rclpy.ok()

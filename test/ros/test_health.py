@@ -425,6 +425,12 @@ def test_a_bag_that_has_ended_is_told_once_and_its_clock_not_at_all() -> None:
     assert str(fault).endswith("(PoseStamped), 0 publishers: start the camera or the bag again.")
 
 
+def test_an_ended_bag_is_told_last() -> None:
+    """What was wrong with its frames is what to mend."""
+    health = state(dict.fromkeys(INPUTS, ENDED), camera_axes_warning="the camera looks up.")
+    assert [fault.key for fault in judge(health)] == ["camera axes", "silent ended"]
+
+
 def test_the_worst_comes_first_and_causes_before_what_follows() -> None:
     """Refusals keep frames out; a clock that is not used explains stale stamps."""
     health = state(

@@ -20,6 +20,8 @@ pytest.importorskip("rclpy")
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from geometry_msgs.msg import PoseStamped
+from nav_msgs.msg import Odometry
 from rclpy.node import Node
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CompressedImage, Image
@@ -85,9 +87,14 @@ class Witness:
         return frame_messages(index * SECOND, x_m=0.5 * index)
 
     def send(self, messages: Messages) -> None:
-        for name, topic in TOPICS.items():
-            if messages[name] is not None:
-                self.agent.publisher(topic, type(messages[name])).publish(messages[name])
+        """The images when camera_info is there: one that comes later holds for the next."""
+        info = self.agent.node.inputs.monitors["camera_info"]
+        for names in (("pose", "info"), ("rgb", "depth")):
+            before = info.received
+            for name in names:
+                publisher = self.agent.publisher(TOPICS[name], type(messages[name]))
+                publisher.publish(messages[name])
+            assert "info" not in names or wait_until(lambda n=before: info.received > n)
 
 
 def words_of(fault: str) -> str:
@@ -132,7 +139,7 @@ REFUSALS: dict[str, tuple[Callable[[Messages], None], str]] = {
     "depth of another size": (half_depth, "depth is 80x60, colour 160x120: "),
     "wrong units": (metres_as_millimetres, "the depth's median is 0.002 m"),
     "K of zeros": (no_calibration, "camera_info K has fx=0"),
-    "depth of another frame": (another_camera, "depth is in frame 'depth_optical_frame'"),
+    "depth of another frame": (another_camera, "colour (/rgb/image) is in frame "),
     "an unknown encoding": (another_encoding, "colour image has encoding 'yuv422'"),
     "poses in another frame": (another_world, "/pose is in frame 'odom', world_frame is 'map'"),
     "poses that are no rotation": (no_rotation, "/pose: quaternion (x, y, z, w)"),
@@ -272,24 +279,43 @@ def test_a_line_of_the_log_comes_once_in_ten_seconds(
     assert capfd.readouterr().err.count("it leaks: mend it.") == 3  # at 0, 10 and 20 s
 
 
-def test_an_image_of_another_transport(start_agent: Start) -> None:
-    """Colour comes compressed, raw depth is wanted compressed; told also when they have gone."""
-    witness = Witness(start_agent(depth_transport="compressedDepth"))
-    names = ("/rgb/image/compressed", "/depth/image")
-    publishers = [
-        witness.agent.peer.create_publisher(kind, name, 10)
-        for kind, name in zip((CompressedImage, Image), names, strict=True)
-    ]
-    wanted = (
-        "/rgb/image/compressed is published: set rgb_transport:=compressed.",
-        "/depth/image is published: set depth_transport:=raw.",
-    )
-    for sentence in wanted:
-        assert wait_until(lambda text=sentence: text in witness.status().detail)
-    for publisher in publishers:
-        witness.agent.peer.destroy_publisher(publisher)
-    assert wait_until(lambda: not any(map(witness.agent.node.count_publishers, names)))
-    assert all(sentence in witness.status().detail for sentence in wanted)
+@pytest.mark.parametrize(
+    ("parameters", "published", "cure"),
+    [
+        ({}, ("/rgb/image/compressed", CompressedImage), "set rgb_transport:=compressed."),
+        ({"rgb_transport": "compressed"}, ("/rgb/image", Image), "set rgb_transport:=raw."),
+        (
+            {},
+            ("/depth/image/compressedDepth", CompressedImage),
+            "set depth_transport:=compressedDepth.",
+        ),
+        ({}, ("/depth/image/compressed", CompressedImage), "set depth_transport:=compressed."),
+        (
+            {"depth_transport": "compressedDepth"},
+            ("/depth/image", Image),
+            "set depth_transport:=raw.",
+        ),
+        ({}, ("/odom", Odometry), "set pose_source:=odom."),
+        (
+            {},
+            ("/wheels", Odometry),
+            "set pose_source:=odom and remap it: -r odom:=/wheels.",
+        ),
+        ({"pose_source": "odom"}, ("/pose", PoseStamped), "set pose_source:=pose."),
+    ],
+)
+def test_an_input_in_another_form(
+    start_agent: Start, parameters: dict[str, Any], published: tuple[str, type], cure: str
+) -> None:
+    """It is told with its setting, also when a bag has ended that published it."""
+    topic, kind = published
+    witness = Witness(start_agent(**parameters))
+    publisher = witness.agent.peer.create_publisher(kind, topic, 10)
+    sentence = f"{topic} is published: {cure}"
+    assert wait_until(lambda: sentence in witness.status().detail), witness.status()
+    witness.agent.peer.destroy_publisher(publisher)
+    assert wait_until(lambda: not witness.agent.node.count_publishers(topic))
+    assert sentence in witness.status().detail
 
 
 def test_messages_that_the_middleware_loses(

@@ -354,11 +354,18 @@ def test_two_nodes_of_one_name_say_so(
         model = [s for array in diagnostics.received[-20:] for s in array.status[-1:]]
         return [*(s.message for s in model), *(status.detail for status in statuses[-2:])]
 
+    log = ""
+
+    def both_logged() -> bool:
+        nonlocal log
+        log += capfd.readouterr().err
+        return log.count(words) >= 2
+
     try:
         assert wait_until(lambda: all(agent.node.namesakes for agent in agents), 30.0)
         assert wait_until(lambda: all(words in text for text in newest()) and newest(), 30.0)
         assert diagnostics.received[-1].status[-1].level == DiagnosticStatus.WARN
-        assert capfd.readouterr().err.count(words) >= 2
+        assert wait_until(both_logged, 30.0), log
         assert "__ns:=" in agents[0].node.namesakes
     finally:
         agents.pop().close()

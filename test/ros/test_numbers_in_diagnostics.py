@@ -216,13 +216,13 @@ def test_the_scene_has_its_ages_in_seconds_and_its_cache() -> None:
 
 def noted(*messages: AnswerMsg) -> InferenceMonitor:
     """The monitor after these outcomes."""
-    handler = object.__new__(RequestServer)
     monitor = InferenceMonitor()
     logger = SimpleNamespace(warning=lambda text: None)
-    handler._agent = cast(Any, SimpleNamespace(inference=monitor))
-    handler._node = cast(Any, SimpleNamespace(get_logger=lambda: logger))
+    node = SimpleNamespace(get_logger=lambda: logger)
+    server: Any = SimpleNamespace(_agent=SimpleNamespace(inference=monitor), _node=node)
+    note = RequestServer._note
     for message in messages:
-        handler._note(message)
+        note(server, message)
     return monitor
 
 
@@ -299,9 +299,8 @@ def test_the_model_shows_the_memory_that_is_used_and_free() -> None:
 def test_the_wait_is_from_acceptance_to_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     """Accepted at 10 s, begun at 10.3 s, done at 10.5 s, 40 ms to the first token from then on."""
     monkeypatch.setattr(time, "monotonic", lambda: 10.5)
-    server, monitor = object.__new__(RequestServer), InferenceMonitor()
-    server._agent = cast(Any, SimpleNamespace(inference=monitor))
-    server._node = cast(Any, node_of())
+    monitor, complete = InferenceMonitor(), RequestServer._complete
+    server: Any = SimpleNamespace(_agent=SimpleNamespace(inference=monitor), _node=node_of())
     job = Job(lambda job: None, lambda *outcome: None, deadline=99.0)
     job.accepted, job.started, job.started_ns = 10.0, 10.3, NOW_NS
     answer = Answer(
@@ -317,7 +316,7 @@ def test_the_wait_is_from_acceptance_to_the_start(monkeypatch: pytest.MonkeyPatc
     )
     message = empty_answer_msg("where?", 1, "map", "tiny")
     asked = Request(Question("where?"), deadline_ms=499.0)
-    server._complete(message, asked, job, answer, None)
+    complete(server, message, asked, job, answer, None)
     latency = message.latency
     assert latency.wait_ms == pytest.approx(300.0)
     assert latency.first_token_ms == pytest.approx(340.0)
@@ -325,5 +324,5 @@ def test_the_wait_is_from_acceptance_to_the_start(monkeypatch: pytest.MonkeyPatc
     assert (latency.input_age_ms, message.scene_age_s) == pytest.approx((2000.0, 2.0))
     assert not message.deadline_kept
     assert monitor.last_tokens is TOKENS
-    server._complete(message, replace(asked, deadline_ms=501.0), job, answer, None)
+    complete(server, message, replace(asked, deadline_ms=501.0), job, answer, None)
     assert message.deadline_kept

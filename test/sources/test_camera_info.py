@@ -88,6 +88,7 @@ def test_a_rectified_image_has_P_and_no_lens():
         (info(matrix=(115, 115, 61, 46)), "about 122x92", "bad_intrinsics"),
         (info(matrix=(10, 10, 5, 4)), "about 10x8", "bad_intrinsics"),
         (info(matrix=(60, 60, -3, 24)), "cx = -3", "bad_intrinsics"),
+        (info(matrix=(60, 60, 9e307, 24)), "another size", "bad_intrinsics"),
         (
             info((128, 96), (60, 60, 32, 24), roi=(40, 20, 64, 48)),
             "cx = -8, cy = 4.* must be of the whole sensor",

@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from ada3d_ros.config import DepthConfig
+from ada3d_ros.config import AgentConfig, DepthConfig
 from ada3d_ros.errors import Ada3DError, FrameError, PoseError, RequestError
 from ada3d_ros.geometry.pose import pose_from_quaternion, to_quaternion
 from ada3d_ros.model.prompt import check_question, parse_coordinates
@@ -287,7 +287,8 @@ def test_any_camera_info(data: st.DataObject) -> None:
     )
     depth = image(np.full((48, 64), 2000, np.uint16), "16UC1")
     try:
-        frame = frame_of(PosedSet(rgb, depth, info, 10**9, np.eye(4)), "map", DepthConfig())
+        topics = ("/rgb", "/depth", "/info")
+        frame = frame_of(PosedSet(rgb, depth, info, 10**9, np.eye(4), topics), AgentConfig())
     except FrameError as error:
         is_sentence(error)
         return

@@ -20,7 +20,7 @@ import torch
 from tqdm import tqdm
 
 from ada3d_ros.config import AgentConfig, from_flat
-from ada3d_ros.engine.streaming import raise_coordinates
+from ada3d_ros.engine.emitted_text import raise_coordinates
 from ada3d_ros.errors import ConfigError
 from ada3d_ros.geometry.boxes import iou_axis_aligned
 from ada3d_ros.lab.benchmarks.spread import plain
@@ -199,7 +199,7 @@ class _Room:
     boxes: dict[int, Box3D]
 
 
-def _rooms(selection: RoomSelection, side: int) -> Iterator[_Room]:
+def rooms_of(selection: RoomSelection, side: int) -> Iterator[_Room]:
     """The selected rooms in views of side px, rendered a few at a time."""
     for seeds in selection.room_seeds().split(ROOMS_AT_ONCE):
         rooms = make_rooms(selection.split, seeds, selection.level)
@@ -228,7 +228,7 @@ def evaluate(pipeline: Ada3DPipeline, selection: RoomSelection) -> dict[str, Any
     """
     tally, started = Tally(), time.perf_counter()
     previous: _Room | None = None
-    rooms = _rooms(selection, pipeline.view_side)
+    rooms = rooms_of(selection, pipeline.view_side)
     for room in tqdm(rooms, total=selection.scenes, desc="rooms", mininterval=2):
         # Shuffled, the first room's views answer nothing.
         about, previous = (previous if selection.shuffle else room), room

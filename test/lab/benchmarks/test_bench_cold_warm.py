@@ -60,7 +60,7 @@ def test_each_row_is_what_its_name_says(
     device = torch.device("cpu")
     settings = BenchSettings.from_options(TINY, make_options(), device, cpu_repetitions=1)
     decoder, model = make_model(TINY, device, torch.float32)
-    bench = bench_cold_warm._ColdWarmBench(decoder, model, settings.make_scene(40), 0)
+    bench = bench_cold_warm.ColdWarmBench(decoder, model, settings.make_scene(40), 0)
     passed: list[int] = []
     outputs: list[PrefillOutput] = []
     first = cast(torch.nn.Module, decoder.layers[0])
@@ -78,7 +78,7 @@ def test_each_row_is_what_its_name_says(
 
     # Rows to the first token: the tokens that passed the first layer, and what each layer kept.
     whole, question, layers = len(bench.prompt.positions), len(bench.scene.question), 8
-    for name, run in bench._variants().items():
+    for name, run in bench.variants().items():
         passed.clear()
         outputs.clear()
         run()

@@ -21,12 +21,12 @@ from ada3d_ros.lab.evaluation.metrics import wilson
 from ada3d_ros.lab.evaluation.synthetic import (
     ASKED,
     RoomSelection,
-    _rooms,
     ask_room,
     evaluate,
     load_room,
     main,
     open_pipeline,
+    rooms_of,
 )
 from ada3d_ros.lab.evaluation.tally import METRICS, Tally, summary
 from ada3d_ros.lab.train.embedded import EMBEDDED_CONFIG
@@ -306,7 +306,7 @@ def test_a_box_for_what_is_absent_is_false() -> None:
 def test_a_moved_room_is_moved_with_all_that_is_told_of_it() -> None:
     """Views, true boxes and coordinates in questions, so that it scores as where it was."""
     here, there = (
-        next(iter(_rooms(RoomSelection(scenes=1, floor_z_m=z_m), 96))) for z_m in (0.0, -1.5)
+        next(iter(rooms_of(RoomSelection(scenes=1, floor_z_m=z_m), 96))) for z_m in (0.0, -1.5)
     )
     for frame, moved in zip(here.frames, there.frames, strict=True):
         assert moved.T_world_cam[:3, 3] - frame.T_world_cam[:3, 3] == pytest.approx([0, 0, -1.5])
