@@ -161,7 +161,7 @@ class FolderSource:
             if not np.isfinite(K).all() or fx <= 0 or fy <= 0:
                 raise SourceError(
                     f"camera matrix of {self.folder} has fx={fx:g} fy={fy:g} cx={cx:g} cy={cy:g}:"
-                    " fx and fy must be above 0 px; give them with --intrinsics FX FY CX CY."
+                    " all must be finite, fx and fy above 0 px; give --intrinsics FX FY CX CY."
                 )
         return K_depth, K_color
 

@@ -216,17 +216,18 @@ def _frames_of_pairs(
     frames = Frames()
     color = images[0]
     stamps = {path: s for files in images for s, path in _stamped(files)}
+    mark = "name" if color.keys is None else "number"
     alone = []
     for path in color.paths:
         # Its partners.
         if path not in depth_of:
-            text = f"{path.name} has no depth image with its number."
+            text = f"{path.name} has no depth image with its {mark}."
             frames.left_out.append(FrameError(FrameReason.NO_DEPTH, text))
             alone.append(path)
             continue
         pose = pose_of.get(path)
         if pose is None:
-            text = f"{path.name} has no pose with its number."
+            text = f"{path.name} has no pose with its {mark}."
             frames.left_out.append(FrameError(FrameReason.NO_POSE, text))
             alone.append(path)
             continue
@@ -263,7 +264,7 @@ def _pair_images(color: NamedFiles, depth: NamedFiles, notes: list[str]) -> dict
 
 
 def _partners(color: NamedFiles, other: NamedFiles, notes: list[str]) -> dict[Path, Path]:
-    """The other file of each colour file.
+    """The other file of each colour file: of its number, its name, or its place.
 
     Raises SourceError where names have nothing in common and counts differ.
     """
@@ -273,6 +274,12 @@ def _partners(color: NamedFiles, other: NamedFiles, notes: list[str]) -> dict[Pa
         pairs = {path: theirs[key] for key, path in color.by_key().items() if key in theirs}
         if pairs:
             return pairs
+
+    # By the whole name.
+    named = {path.stem: path for path in other.paths}
+    pairs = {path: named[path.stem] for path in color.paths if path.stem in named}
+    if pairs:
+        return pairs
 
     # By rank.
     counts = f"{len(color.paths)} colour and {len(other.paths)} {other.what} files"

@@ -24,6 +24,10 @@ UNIT_NAMES = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": 
 MAX_STAMP_S = 2**31 - 1  # a ROS stamp holds 32 bits of seconds
 MIN_EPOCH_S = 900_000_000  # 1998: a stamp since 1970 that another unit brings to here is in it
 COMMENTS = ("#", "%", "//")
+COMMENT_BEHIND = re.compile(r"(?<!1\.)#")  # 1.#QNAN is a cell
+NOT_A_NUMBER = re.compile(  # as C on Windows, Python and databases write one
+    r"[+-]?(nan\(\w*\)?|1\.#\w+)|none|null|na", re.IGNORECASE
+)
 MAX_SHOWN = 80  # characters of a line that an error shows
 MAX_DIGITS = 30
 
@@ -49,7 +53,7 @@ class Row:
         values = []
         for cell in self.cells[start:]:
             try:
-                values.append(float(cell))
+                values.append(float("nan" if NOT_A_NUMBER.fullmatch(cell) else cell))
             except ValueError:
                 raise self.error(f"`{_shown(cell)}` is not a number.") from None
         return values
@@ -227,7 +231,7 @@ def _lines(path: Path) -> list[tuple[int, str]]:
 
 def _cells(row: Row) -> list[str]:
     """The numbers of a line, as text. Raises SourceError for commas inside numbers."""
-    text = row.text.partition("#")[0].strip().strip("[](){}").strip()
+    text = COMMENT_BEHIND.split(row.text)[0].strip().strip("[](){}").strip()
     if "," not in text and ";" not in text:
         return text.split()
     cells = [cell.strip() for cell in re.split(";" if ";" in text else ",", text)]
@@ -246,7 +250,7 @@ def _is_number(text: str) -> bool:
     try:
         float(text)
     except ValueError:
-        return False
+        return NOT_A_NUMBER.fullmatch(text) is not None
     return True
 
 

@@ -52,6 +52,17 @@ def test_colour_named_otherwise_than_depth_is_paired_by_number(tmp_path):
     assert [told_by(f) for f in FolderSource(tmp_path)] == all_of(0, 1, 2, 4, 5)
 
 
+def test_names_without_a_number_are_paired_by_the_whole_name(tmp_path):
+    """As many of each are left: by rank most would be wrong."""
+    write_plain(tmp_path, stem="abcdef".__getitem__)
+    for lost in ("rgb/b.png", "depth/e.png", "poses/c.txt"):
+        (tmp_path / lost).unlink()
+    source = FolderSource(tmp_path)
+    assert [told_by(frame) for frame in source] == all_of(0, 3, 5)
+    assert source.dropped == {FrameReason.NO_DEPTH: 1, FrameReason.NO_POSE: 1}
+    assert "e.png has no depth image with its name" in "".join(source.dropped.lines())
+
+
 def test_names_without_a_number_in_common_go_by_rank_only_if_the_counts_agree(tmp_path):
     write_plain(tmp_path, depth_stem=lambda i: i + 100)
     source = FolderSource(tmp_path)

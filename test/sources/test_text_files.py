@@ -139,6 +139,9 @@ def test_images_out_of_order_and_twice(tmp_path):
     ("row", "reason"),
     [
         ("nan nan nan nan nan nan nan", "not finite"),
+        ("-nan(ind) " * 7, "not finite"),
+        ("1.#QNAN " * 7 + "# lost", "not finite"),
+        ("None None None null NA NA NA", "not finite"),
         ("0 0 0 0 0 0 0", "never set"),
         (f"inf 0 1 {QUATERNION}", "not finite"),
         ("1 2 3 9 9 9 9", "not a rotation"),
