@@ -239,6 +239,7 @@ class AgentLifecycle(ManagedNode):
 
     @guarded(_failed_transition)
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self.drops.clear_refusals()
         self.inputs = FrameInputs(self, self.config, self.drops, self._on_set, self.report_error)
         self._bond = self._start_bond()
         self._publish_status()

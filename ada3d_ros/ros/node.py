@@ -169,6 +169,10 @@ class AgentNode(AgentLifecycle):
     def _clear_outputs(self) -> None:
         self._outputs.clear_markers()
 
+    def _forget(self) -> None:
+        super()._forget()
+        self._jump_epoch = -1  # scenes count from 0 again
+
     def _settings_changed(self, config: AgentConfig, names: set[str]) -> None:
         super()._settings_changed(config, names)
         if "diagnostic_updater.period" in names:

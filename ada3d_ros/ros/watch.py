@@ -79,7 +79,7 @@ class HealthWatch:
             inputs=states,
             keyframes=node.pipeline.scene_state().num_keyframes if node.pipeline else 0,
             slop_s=node.config.sync.slop_sec,
-            refusals=node.drops.refusals(),
+            refusals=node.drops.refusals() if node.inputs is not None else {},
             use_sim_time=bool(node.get_parameter("use_sim_time").value),
             clock_publishers=node.count_publishers("/clock"),
             now_ns=node.get_clock().now().nanoseconds,

@@ -21,6 +21,8 @@ pytest.importorskip("rclpy")
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from geometry_msgs.msg import PoseStamped
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
 from nav_msgs.msg import Odometry
 from rclpy.node import Node
 from rosgraph_msgs.msg import Clock
@@ -194,6 +196,23 @@ def test_frames_refused_and_good_again(
     assert wait_until(lambda: scene().version > version), witness.agent.why_no_keyframe()
     assert witness.status().detail.startswith("ask on ")
     assert witness.task("Synchronization").level == DiagnosticStatus.OK
+
+
+def test_refusals_of_before_are_none_of_a_node_that_takes_no_frames(start_agent: Start) -> None:
+    """Inactive it said for ever that frames are refused; active again, before the first came."""
+    agent = start_agent()
+    assert agent.ready()
+    for index in range(IN_A_ROW):
+        messages = frame_messages((index + 1) * SECOND)
+        no_calibration(messages)
+        agent.publish_frame((index + 1) * SECOND, info=messages["info"])
+        assert wait_until(lambda n=index + 1: agent.node.drops.num_refused >= n)
+    assert any("refused" in str(fault) for fault in agent.node.health.faults())
+    for label in ("deactivate", "activate"):
+        request = ChangeState.Request(transition=Transition(label=label))
+        assert agent.call(ChangeState, "change_state", request).success
+        assert not [str(f) for f in agent.node.health.faults() if "refused" in str(f)], label
+    assert agent.drops()["bad_intrinsics"] >= IN_A_ROW  # the counters go on
 
 
 def test_the_answer_and_doctor_say_the_same(
