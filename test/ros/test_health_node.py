@@ -27,6 +27,7 @@ from nav_msgs.msg import Odometry
 from rclpy.node import Node
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import String
 
 import ada3d_ros.ros.health
 import ada3d_ros.ros.subscription
@@ -335,6 +336,23 @@ def test_an_input_in_another_form(
     witness.agent.peer.destroy_publisher(publisher)
     assert wait_until(lambda: not witness.agent.node.count_publishers(topic))
     assert sentence in witness.status().detail
+
+
+def test_a_topic_of_a_foreign_type_is_no_input_in_another_form(start_agent: Start) -> None:
+    """Its setting would not cure it. Nor is anybody asked who publishes all topics there are."""
+    agent = start_agent()
+    agent.peer.create_publisher(String, "/rgb/image/compressed", 10)
+    assert wait_until(lambda: agent.node.count_publishers("/rgb/image/compressed") == 1)
+    asked: list[str] = []
+    count = agent.node.count_publishers
+
+    def noting(topic: str) -> int:
+        asked.append(topic)
+        return int(count(topic))
+
+    agent.node.count_publishers = noting
+    assert not [f for f in agent.node.health.faults() if "rgb_transport" in str(f)]
+    assert not {"/rosout", "/ada3d_agent/status"} & set(asked)
 
 
 def test_messages_that_the_middleware_loses(
