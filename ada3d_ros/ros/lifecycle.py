@@ -300,7 +300,10 @@ class AgentLifecycle(ManagedNode):
     def _leave_active(self) -> None:
         bond, self._bond = self._bond, None
         if bond is not None:
-            bond.close()
+            try:
+                bond.close()
+            except Exception as error:  # of bondpy: the inputs and threads end all the same
+                self.get_logger().warning(f"the bond with a lifecycle manager: {error!r}")
         inputs, self.inputs = self.inputs, None
         if inputs is not None:
             inputs.close()
