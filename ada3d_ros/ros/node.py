@@ -271,8 +271,9 @@ class AgentNode(AgentLifecycle):
         state, detail = self.state_and_detail()
         faults = self.health.faults()
         self.health.log(faults)
-        if self.namesakes not in detail:  # it counts in every state
-            detail = f"{self.namesakes} {detail}"
+        namesakes = self.namesakes
+        if namesakes not in detail:  # it counts in every state
+            detail = f"{namesakes} {detail}"
         stamp = self.get_clock().now().to_msg()
         # Until a model is loaded there is no scene and no device to speak of.
         message = AgentStatus(
