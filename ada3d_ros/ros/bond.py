@@ -23,6 +23,8 @@ class ManagerBond:
 
     def close(self) -> None:
         """Tell the manager, and take subscription and publisher out of the node as well."""
-        self._bond.shutdown()
-        self._node.destroy_subscription(self._bond.sub)
-        self._node.destroy_publisher(self._bond.pub)
+        try:
+            self._bond.shutdown()
+        finally:
+            self._node.destroy_subscription(self._bond.sub)
+            self._node.destroy_publisher(self._bond.pub)

@@ -75,8 +75,8 @@ class Drops:
         """How many frames were refused since the last good one."""
         return sum(count for count, _ in self.refusals().values())
 
-    def note_good_frame(self) -> None:
-        """A frame was used: the refusals before it are over."""
+    def clear_refusals(self) -> None:
+        """A frame was used, or the inputs begin anew: the refusals before it are over."""
         with self._lock:
             self._refusals.clear()
 

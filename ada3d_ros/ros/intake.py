@@ -98,7 +98,7 @@ class FrameIntake:
             return
 
         self.frames += 1
-        self._drops.note_good_frame()
+        self._drops.clear_refusals()
         self.cpu_ms.add((time.thread_time() - started) * 1e3)
         self.valid_fraction.add(float(np.isfinite(frame.depth_m).mean()))
         self._note_camera(epoch, frame, messages)

@@ -239,6 +239,7 @@ class AgentLifecycle(ManagedNode):
 
     @guarded(_failed_transition)
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self.drops.clear_refusals()
         self.inputs = FrameInputs(self, self.config, self.drops, self._on_set, self.report_error)
         self._bond = self._start_bond()
         self._publish_status()
@@ -299,7 +300,10 @@ class AgentLifecycle(ManagedNode):
     def _leave_active(self) -> None:
         bond, self._bond = self._bond, None
         if bond is not None:
-            bond.close()
+            try:
+                bond.close()
+            except Exception as error:  # of bondpy: the inputs and threads end all the same
+                self.get_logger().warning(f"the bond with a lifecycle manager: {error!r}")
         inputs, self.inputs = self.inputs, None
         if inputs is not None:
             inputs.close()

@@ -169,6 +169,10 @@ class AgentNode(AgentLifecycle):
     def _clear_outputs(self) -> None:
         self._outputs.clear_markers()
 
+    def _forget(self) -> None:
+        super()._forget()
+        self._jump_epoch = -1  # scenes count from 0 again
+
     def _settings_changed(self, config: AgentConfig, names: set[str]) -> None:
         super()._settings_changed(config, names)
         if "diagnostic_updater.period" in names:
@@ -267,8 +271,9 @@ class AgentNode(AgentLifecycle):
         state, detail = self.state_and_detail()
         faults = self.health.faults()
         self.health.log(faults)
-        if self.namesakes not in detail:  # it counts in every state
-            detail = f"{self.namesakes} {detail}"
+        namesakes = self.namesakes
+        if namesakes not in detail:  # it counts in every state
+            detail = f"{namesakes} {detail}"
         stamp = self.get_clock().now().to_msg()
         # Until a model is loaded there is no scene and no device to speak of.
         message = AgentStatus(

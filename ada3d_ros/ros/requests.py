@@ -212,6 +212,8 @@ class RequestServer:
             if feedback is not None:
                 feedback.job = job
             answer, error = await future
+            if answer is not None:
+                monitor.last_tokens = answer.tokens
 
             # 3. Answer, boxes, tokens and times into the message.
             self._complete(message, request, job, answer, error)
@@ -279,7 +281,6 @@ class RequestServer:
             raise error
         assert answer is not None
         now_ns = self._node.get_clock().now().nanoseconds
-        self._agent.inference.last_tokens = answer.tokens
         fill_answer_msg(message, answer, wait_s, finished - job.accepted, job.started_ns, now_ns)
 
         # Stopped in the middle, or a phrase without a box: an error all the same.

@@ -27,6 +27,7 @@ PROFILE_VARIABLE = ("FASTRTPS" if FAST_DDS_2 else "FASTDDS") + "_DEFAULT_PROFILE
 RMEM_MAX = Path("/proc/sys/net/core/rmem_max")
 ENOUGH_RMEM_BYTES = 2**21  # two colour images of 640x480
 MAX_NAMED = 3  # topics in a sentence
+INPUT_TYPES = ("Image", "CompressedImage", "CameraInfo", "PoseStamped", "Odometry")
 TRANSPORTS = {"rgb": ("compressed",), "depth": ("compressedDepth", "compressed")}  # beside raw
 
 
@@ -79,7 +80,7 @@ class HealthWatch:
             inputs=states,
             keyframes=node.pipeline.scene_state().num_keyframes if node.pipeline else 0,
             slop_s=node.config.sync.slop_sec,
-            refusals=node.drops.refusals(),
+            refusals=node.drops.refusals() if node.inputs is not None else {},
             use_sim_time=bool(node.get_parameter("use_sim_time").value),
             clock_publishers=node.count_publishers("/clock"),
             now_ns=node.get_clock().now().nanoseconds,
@@ -97,11 +98,12 @@ class HealthWatch:
         ]
 
     def _published(self) -> dict[str, str]:
-        """Topics that somebody publishes, and the name of their type."""
+        """Topics of our types that somebody publishes, and the name of the type."""
+        kinds = {t: names[0].split("/")[-1] for t, names in self._node.get_topic_names_and_types()}
         return {
-            topic: types[0].rsplit("/", 1)[-1]
-            for topic, types in self._node.get_topic_names_and_types()
-            if self._node.count_publishers(topic)
+            topic: kind
+            for topic, kind in kinds.items()
+            if kind in INPUT_TYPES and self._node.count_publishers(topic)
         }
 
     def _input(

@@ -43,6 +43,7 @@ class CameraWatch:
         """Forget the poses: those of before a reset may be of another source."""
         self._poses.clear()
         self._num_poses = 0
+        self.axes = CameraAxes.UNKNOWN
         self._set("axes", "")
 
     def note(self, frame: RgbdFrame, messages: PosedSet) -> None:

@@ -144,3 +144,28 @@ def test_a_bondpy_that_fails_costs_the_bond_and_nothing_else(
     agent = start_agent()
     agent.publish_scene(1)
     assert "bond_timeout: 0.0" in capfd.readouterr().err
+
+
+@pytest.mark.usefixtures("bondpy")
+@pytest.mark.parametrize("end", ["deactivate", "destroy"])
+def test_a_bond_that_does_not_end_well_holds_nothing_up(
+    start_agent: Start, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    """bondpy tells the manager, which raises once somebody else has shut the context down."""
+    agent = start_agent(autostart=False)
+    change(agent, Transition.TRANSITION_CONFIGURE)
+    before = entities(agent)
+    change(agent, Transition.TRANSITION_ACTIVATE)
+
+    def fail(self: Bond) -> None:
+        raise RuntimeError("planted: context is not valid")
+
+    monkeypatch.setattr(Bond, "shutdown", fail)
+    if end == "deactivate":
+        change(agent, Transition.TRANSITION_DEACTIVATE)
+        assert entities(agent) == before
+        assert agent.node.load_error == ""
+        return
+    agent.close()
+    agent.close = lambda: None  # type: ignore[method-assign]
+    assert not agent.node.worker.alive

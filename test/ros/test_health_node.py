@@ -21,10 +21,13 @@ pytest.importorskip("rclpy")
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from geometry_msgs.msg import PoseStamped
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
 from nav_msgs.msg import Odometry
 from rclpy.node import Node
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import String
 
 import ada3d_ros.ros.health
 import ada3d_ros.ros.subscription
@@ -196,6 +199,23 @@ def test_frames_refused_and_good_again(
     assert witness.task("Synchronization").level == DiagnosticStatus.OK
 
 
+def test_refusals_of_before_are_none_of_a_node_that_takes_no_frames(start_agent: Start) -> None:
+    """Inactive it said for ever that frames are refused; active again, before the first came."""
+    agent = start_agent()
+    assert agent.ready()
+    for index in range(IN_A_ROW):
+        messages = frame_messages((index + 1) * SECOND)
+        no_calibration(messages)
+        agent.publish_frame((index + 1) * SECOND, info=messages["info"])
+        assert wait_until(lambda n=index + 1: agent.node.drops.num_refused >= n)
+    assert any("refused" in str(fault) for fault in agent.node.health.faults())
+    for label in ("deactivate", "activate"):
+        request = ChangeState.Request(transition=Transition(label=label))
+        assert agent.call(ChangeState, "change_state", request).success
+        assert not [str(f) for f in agent.node.health.faults() if "refused" in str(f)], label
+    assert agent.drops()["bad_intrinsics"] >= IN_A_ROW  # the counters go on
+
+
 def test_the_answer_and_doctor_say_the_same(
     start_agent: Start,
     domain_id: int,
@@ -316,6 +336,23 @@ def test_an_input_in_another_form(
     witness.agent.peer.destroy_publisher(publisher)
     assert wait_until(lambda: not witness.agent.node.count_publishers(topic))
     assert sentence in witness.status().detail
+
+
+def test_a_topic_of_a_foreign_type_is_no_input_in_another_form(start_agent: Start) -> None:
+    """Its setting would not cure it. Nor is anybody asked who publishes all topics there are."""
+    agent = start_agent()
+    agent.peer.create_publisher(String, "/rgb/image/compressed", 10)
+    assert wait_until(lambda: agent.node.count_publishers("/rgb/image/compressed") == 1)
+    asked: list[str] = []
+    count = agent.node.count_publishers
+
+    def noting(topic: str) -> int:
+        asked.append(topic)
+        return int(count(topic))
+
+    agent.node.count_publishers = noting
+    assert not [f for f in agent.node.health.faults() if "rgb_transport" in str(f)]
+    assert not {"/rosout", "/ada3d_agent/status"} & set(asked)
 
 
 def test_messages_that_the_middleware_loses(

@@ -336,6 +336,36 @@ def test_a_question_in_flight_counts_where_it_was_asked(start_agent: Start) -> N
     assert (agent.node.inference.requests, len(agent.node.inference.failed)) == (0, 0)
 
 
+def test_an_answer_that_comes_after_cleanup_is_none_of_the_next_model(start_agent: Start) -> None:
+    """It was complete before; its tokens stood in the diagnostics of a node without a model."""
+    agent = start_agent(scripted("yes"))
+    agent.publish_scene(1)
+    old = agent.node.inference
+    finish = agent.node.worker._run_jobs
+
+    def clean_up_first(jobs: Any) -> None:
+        """The answer is there; cleanup comes before it is handed on."""
+        for job in jobs:
+            deliver = job.on_done
+
+            def late(*outcome: Any, deliver: Any = deliver) -> None:
+                executor = agent.node.executor
+                done = executor.create_task(lambda: agent.node.on_cleanup(None))
+                assert wait_until(done.done)
+                deliver(*outcome)
+
+            job.on_done = late
+        finish(jobs)
+
+    agent.node.worker._run_jobs = clean_up_first
+    request = QueryScene.Request(question="What is there?")
+    assert agent.call(QueryScene, "query", request).answer.success
+    assert old.succeeded == 1
+    assert old.last_tokens is not None
+    assert agent.node.inference is not old
+    assert agent.node.inference.last_tokens is None
+
+
 # -- two nodes of one name
 
 

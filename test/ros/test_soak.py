@@ -104,3 +104,11 @@ def test_the_inputs_of_a_bag() -> None:
         "pose": "/p",
     }
     assert parameters == {"use_sim_time": "true", "rgb_transport": "compressed"}
+
+
+@pytest.mark.parametrize("transport", ["compressed", "compressedDepth"])
+def test_compressed_depth_of_a_bag(transport: str) -> None:
+    remaps, parameters = inputs_of(BagTopics("/rgb", f"/depth/{transport}", "/info", "/p"))
+    assert remaps[f"depth/image/{transport}"] == f"/depth/{transport}"
+    assert remaps["rgb/image"] == "/rgb"
+    assert parameters == {"use_sim_time": "true", "depth_transport": transport}

@@ -11,6 +11,8 @@ import pytest
 rclpy = pytest.importorskip("rclpy")
 pytest.importorskip("ada3d_ros.msg")
 
+from lifecycle_msgs.msg import Transition  # noqa: E402
+from lifecycle_msgs.srv import ChangeState  # noqa: E402
 from rosgraph_msgs.msg import Clock  # noqa: E402
 from std_srvs.srv import SetBool, Trigger  # noqa: E402
 
@@ -74,6 +76,11 @@ class Camera:
     def pause(self, paused: bool) -> None:
         assert self.agent.call(SetBool, "set_paused", SetBool.Request(data=paused)).success
 
+    def change(self, *labels: str) -> None:
+        for label in labels:
+            request = ChangeState.Request(transition=Transition(label=label))
+            assert self.agent.call(ChangeState, "change_state", request).success, label
+
     def reset(self) -> None:
         assert self.agent.call(Trigger, "reset_scene").success
 
@@ -132,6 +139,18 @@ def test_a_scene_that_is_kept_over_a_jump_is_spoken_of(start_agent: Start) -> No
     assert camera.said()
     assert "Call ~/reset_scene" in camera.statuses[-1].detail
     camera.reset()
+    assert not camera.said()
+
+
+def test_a_jump_is_of_the_scene_that_cleanup_ended(start_agent: Start) -> None:
+    """The next model's scene has the number of the first one."""
+    camera = Camera(start_agent(reset_on_time_jump=False))
+    camera.admit(ANYWHERE)
+    camera.admit(ANYWHERE + 4000)
+    assert camera.said()
+    camera.change("deactivate", "cleanup", "configure", "activate")
+    assert camera.agent.ready()
+    assert camera.epoch == 0
     assert not camera.said()
 
 

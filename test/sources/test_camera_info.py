@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from ada3d_ros.config import from_flat
 from ada3d_ros.errors import FrameError, FrameReason
+from ada3d_ros.geometry.camera_axes import CameraAxes
 from ada3d_ros.sources.camera_info import camera_of, info_in_force
 from ada3d_ros.sources.camera_watch import CameraWatch
 from ada3d_ros.sources.messages import PosedSet, frame_of, pose_frame_fault
@@ -303,9 +304,9 @@ def test_a_body_frame_is_told_at_the_twentieth_frame_and_once():
     watched, said, said_at = feed_poses([np.eye(4)] * 70)
     assert (len(said), said_at) == (1, 20)
     assert "[-0.5, 0.5, -0.5, 0.5]" in said[0]
-    assert len(watched.complaints) == 1
+    assert (len(watched.complaints), watched.axes) == (1, CameraAxes.BODY)
     watched.clear()
-    assert watched.complaints == ()
+    assert (watched.complaints, watched.axes) == ((), CameraAxes.UNKNOWN)
 
 
 @pytest.mark.parametrize("order", ["first", "last", "mixed"])

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ada3d_ros.config import SETTINGS
 from ada3d_ros.errors import Ada3DError, ErrorCode
 from ada3d_ros.lab.results import write_results
 from ada3d_ros.msg import AgentStatus
@@ -77,19 +78,15 @@ def process_state(pid: int) -> tuple[float, int]:
 
 def inputs_of(topics: BagTopics) -> tuple[dict[str, str], dict[str, object]]:
     """(remappings, parameters) with which the node reads the topics of a bag."""
-    compressed = topics.rgb.endswith("/compressed")
-    compressed_depth = topics.depth.endswith("/compressedDepth")
-    remaps = {
-        "rgb/image/compressed" if compressed else "rgb/image": topics.rgb,
-        "depth/image/compressedDepth" if compressed_depth else "depth/image": topics.depth,
-        "rgb/camera_info": topics.camera_info,
-        "pose": topics.pose,
-    }
+    remaps = {"rgb/camera_info": topics.camera_info, "pose": topics.pose}
     parameters: dict[str, object] = {"use_sim_time": "true"}
-    if compressed:
-        parameters["rgb_transport"] = "compressed"
-    if compressed_depth:
-        parameters["depth_transport"] = "compressedDepth"
+    for name, topic in (("rgb", topics.rgb), ("depth", topics.depth)):
+        ending = topic.rpartition("/")[2]
+        if ending != "raw" and ending in SETTINGS[f"{name}_transport"].choices:
+            remaps[f"{name}/image/{ending}"] = topic
+            parameters[f"{name}_transport"] = ending
+        else:
+            remaps[f"{name}/image"] = topic
     return remaps, parameters
 
 
