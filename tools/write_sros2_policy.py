@@ -21,16 +21,15 @@ from rclpy.action import get_action_server_names_and_types_by_node
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
+from ada3d_ros.config import SETTINGS
 from ada3d_ros.ros.node import build_node
 
 ROOT = Path(__file__).resolve().parents[1]
 TARGET = ROOT / "config" / "sros2" / "ada3d_agent.policy.xml"
 NAMESPACE = "/robot"  # tells relative names from absolute ones
-# the settings that choose inputs
+# the settings that choose inputs, and all that they may be
 CHOICES = {
-    "pose_source": ("pose", "odom"),
-    "rgb_transport": ("raw", "compressed"),
-    "depth_transport": ("raw", "compressedDepth"),
+    name: SETTINGS[name].choices for name in ("pose_source", "rgb_transport", "depth_transport")
 }
 BOND = "bond"  # ros/bond.py: with nav2's lifecycle manager, where bondpy is installed
 

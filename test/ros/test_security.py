@@ -73,7 +73,8 @@ def test_nothing_of_ours_is_missing(graph: Any) -> None:
     """Inputs of every choice, and the names that docs/interfaces.md lists."""
     namespace, name, found = graph
     used = {(verb, item.removeprefix(f"{namespace}/")) for _, verb, item in found}
-    for topic in ("rgb/image/compressed", "depth/image/compressedDepth", "pose", "odom", "bond"):
+    depth = ("depth/image", "depth/image/compressed", "depth/image/compressedDepth")
+    for topic in (*depth, "rgb/image", "rgb/image/compressed", "pose", "odom", "bond"):
         assert ("subscribe", topic) in used
     for service in ("query", "ground", "reset_scene", "set_paused", "change_state"):
         assert ("reply", f"{name}/{service}") in used
