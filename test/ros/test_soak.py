@@ -104,3 +104,9 @@ def test_the_inputs_of_a_bag() -> None:
         "pose": "/p",
     }
     assert parameters == {"use_sim_time": "true", "rgb_transport": "compressed"}
+    for transport in ("compressed", "compressedDepth"):
+        topic = f"/c/depth/{transport}"
+        remaps, parameters = inputs_of(BagTopics("/c/rgb", topic, "/c/info", "/p"))
+        assert remaps[f"depth/image/{transport}"] == topic
+        assert remaps["rgb/image"] == "/c/rgb"
+        assert parameters == {"use_sim_time": "true", "depth_transport": transport}
