@@ -174,26 +174,25 @@ def test_out_of_memory_in_the_batch_answers_one_by_one(
     assert [result.text for result in results if isinstance(result, Answer)] == alone
 
 
-@pytest.mark.parametrize("good_steps", [0, 3])
+@pytest.mark.parametrize("when", ["at once", "after text"])
 def test_a_lost_gpu_is_told_to_each_question_of_a_batch(
-    pipeline: Ada3DPipeline, monkeypatch: pytest.MonkeyPatch, good_steps: int
+    pipeline: Ada3DPipeline, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
     """Also where text is out already, and though freeing its memory fails as well."""
-    left, embed, step = good_steps, LlamaDecoder.embed, batch_module._Batch.step
+    is_lost, embed = when == "at once", LlamaDecoder.embed
 
     def lost(*_: Any) -> Any:
         raise RuntimeError("CUDA error: unspecified launch failure\nkernel errors might be ...")
 
-    def counted(*args: Any) -> Any:
-        nonlocal left
-        left -= 1
-        return step(*args) if left >= 0 else lost()
+    def hear(piece: str, _: int) -> None:
+        nonlocal is_lost
+        is_lost = is_lost or bool(piece)
 
-    monkeypatch.setattr(batch_module._Batch, "step", counted)
-    monkeypatch.setattr(LlamaDecoder, "embed", lambda *a: embed(*a) if left >= 0 else lost())
+    monkeypatch.setattr(LlamaDecoder, "embed", lambda *a: lost() if is_lost else embed(*a))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "empty_cache", lost)
-    results = pipeline.ask_together(asked(*QUESTIONS))
+    results = pipeline.ask_together([(question, AskHooks(on_text=hear)) for question in QUESTIONS])
+    assert is_lost
     assert [type(result) for result in results] == [DeviceLostError] * len(QUESTIONS)
     # The node reports what has a cause.
     assert all(isinstance(r, Exception) and r.__cause__ is not None for r in results)
