@@ -11,6 +11,7 @@ import math
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -243,7 +244,8 @@ class Ada3DPipeline:
         if self.prefix_cache is not None:
             self.prefix_cache.forget()
         if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+            with suppress(RuntimeError):  # of a GPU that no longer works; what is next says so
+                torch.cuda.empty_cache()
 
     # -- questions
 

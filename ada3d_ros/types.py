@@ -228,7 +228,8 @@ class TokenUsage:
     keep ratio = mean over layers of kept / total spatial tokens; per_layer: kept in each layer.
     FLOP = 2 multiply-accumulates, from the actual counts; `full_` = the same prompt unpruned and
     not cached; decode: one generated token. kv_bytes: memory that answering took, the cached scene
-    with its spare room and the question's own copy; attended_kv_bytes: of what each token reads.
+    with its spare room and the question's own copy, as stored; attended_kv_bytes: what each token
+    reads, in the model's number format as full_kv_bytes.
     """
 
     prompt: int = 0  # all tokens that entered the decoder

@@ -13,11 +13,13 @@ from ada3d_ros.engine import batch as batch_module
 from ada3d_ros.engine import together as together_module
 from ada3d_ros.errors import (
     CanceledError,
+    DeviceLostError,
     InvalidRequestError,
     LoadingError,
     ModelError,
     NoFramesError,
 )
+from ada3d_ros.model.decoder import LlamaDecoder
 from ada3d_ros.model.vision import VisionTower
 from ada3d_ros.pipeline import Ada3DPipeline
 from ada3d_ros.types import Answer, AskHooks, Question, Scope, StopReason
@@ -170,6 +172,30 @@ def test_out_of_memory_in_the_batch_answers_one_by_one(
     monkeypatch.setattr(together_module, "answer_batch", full)
     results = pipeline.ask_together(asked(*QUESTIONS))
     assert [result.text for result in results if isinstance(result, Answer)] == alone
+
+
+@pytest.mark.parametrize("when", ["at once", "after text"])
+def test_a_lost_gpu_is_told_to_each_question_of_a_batch(
+    pipeline: Ada3DPipeline, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """Also where text is out already, and though freeing its memory fails as well."""
+    is_lost, embed = when == "at once", LlamaDecoder.embed
+
+    def lost(*_: Any) -> Any:
+        raise RuntimeError("CUDA error: unspecified launch failure\nkernel errors might be ...")
+
+    def hear(piece: str, _: int) -> None:
+        nonlocal is_lost
+        is_lost = is_lost or bool(piece)
+
+    monkeypatch.setattr(LlamaDecoder, "embed", lambda *a: lost() if is_lost else embed(*a))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lost)
+    results = pipeline.ask_together([(question, AskHooks(on_text=hear)) for question in QUESTIONS])
+    assert is_lost
+    assert [type(result) for result in results] == [DeviceLostError] * len(QUESTIONS)
+    # The node reports what has a cause.
+    assert all(isinstance(r, Exception) and r.__cause__ is not None for r in results)
 
 
 @pytest.mark.parametrize("strategy", ["none", "adatoken3d", "voxel_dpp"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from ada3d_ros.model.coordinates import LENGTHS
 from ada3d_ros.model.prompt import CONTROL_TOKENS, NO_CONTROLS, ROLES
 
 # A role steers at the beginning of a word.
@@ -40,7 +41,7 @@ def raise_coordinates(text: str, by_m: float) -> str:
     def moved(match: re.Match[str]) -> str:
         parts = match.group(1).split(",")
         numbers = [_NUMBER.fullmatch(part) for part in parts]
-        if len(parts) not in (3, 6, 7, 9) or numbers[2] is None or not all(numbers):
+        if len(parts) not in LENGTHS or numbers[2] is None or not all(numbers):
             return match.group(0)
         decimals = max(3, len(numbers[2][2] or numbers[2][3] or ""))
         z_m = round(float(parts[2]) + by_m, decimals) + 0.0  # no -0.000

@@ -140,6 +140,7 @@ class PrefixCache:
         self._place = -1, 0.0  # epoch of the scene, and height of its floor
         self._version = (-1, -1)  # of the scene
         self._changed_at = now()
+        self._asked: StageClock | None = None  # of the question that was served last
         self._refused: tuple[Any, ...] = ()  # a scene and settings of which no prefix can be made
         self._builds = self._appends = 0
 
@@ -161,7 +162,9 @@ class PrefixCache:
         if scene.version != self._version:
             self._on_scene_change(scene)
         self._changed_at = self._now()
-        if self.state is not PrefixState.READY:
+        is_again = clock is self._asked  # with a deadline: to plan, then to answer
+        self._asked = clock
+        if self.state is not PrefixState.READY and not (is_again and self.active):
             if query.exact:
                 self._build_exact(scene, clock, check)
             else:

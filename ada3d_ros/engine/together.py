@@ -9,7 +9,7 @@ import torch
 
 from ada3d_ros.engine.batch import BatchedQuestion, answer_batch
 from ada3d_ros.engine.decode import DecodeOutput
-from ada3d_ros.engine.memory_fallback import out_of_memory
+from ada3d_ros.engine.memory_fallback import memory_problem
 from ada3d_ros.engine.prefill import PrefillOutput
 from ada3d_ros.engine.query_context import QueryContext, build_prompt
 from ada3d_ros.engine.streaming import TextStreamer, require_text
@@ -76,18 +76,17 @@ def resume(
     """
     stream.rewind()
     try:
-        answers = ask_batch([(question, stream.hooks)])
-        if answers is None:
-            return ModelError("the scene went while the batch was answered: ask once more.")
-        (answer,) = answers
-        return answer if stream.complete or isinstance(answer, Exception) else _another_text()
-    except RuntimeError as error:
-        problem = out_of_memory(error)
-        if problem:
+        try:
+            answers = ask_batch([(question, stream.hooks)])
+        except RuntimeError as error:
+            problem = memory_problem(error)
             return OutOfMemoryError(f"the memory does not suffice ({problem}); ask once more.")
-        return ModelError(f"the model failed: {error}")
-    except Ada3DError as error:  # another text
+    except Ada3DError as error:  # another text, or what torch's error means
         return error
+    if answers is None:
+        return ModelError("the scene went while the batch was answered: ask once more.")
+    (answer,) = answers
+    return answer if stream.complete or isinstance(answer, Exception) else _another_text()
 
 
 def generate_together(

@@ -4,6 +4,8 @@ config.json of a CLIP folder, or the tower's name.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 
@@ -118,9 +120,13 @@ def read_vision_config(
     else CLIP's. Raises CheckpointError for another kind of tower, or a number out of range.
     """
     # A CLIPConfig may say it twice; then the second counts, as for transformers.
-    if "vision_config" in data or "vision_config_dict" in data:
-        data = {**data.get("vision_config", {}), **data.get("vision_config_dict", {})}
     data = without_nulls(data)
+    parts = {name: data[name] for name in ("vision_config", "vision_config_dict") if name in data}
+    for name, part in parts.items():
+        if not isinstance(part, Mapping):
+            raise CheckpointError(f"config.json: {name} = {part!r} must be an object of settings.")
+    if parts:
+        data = {key: value for part in parts.values() for key, value in part.items()}
     kind = data.get("model_type", CLIP_TYPES[0])
     if kind not in CLIP_TYPES:
         raise CheckpointError(
@@ -150,8 +156,10 @@ def _three(data: Json, name: str) -> tuple[float, float, float]:
     """Three numbers, one per colour; those of image_std are above 0."""
     value = data[name]
     is_list = isinstance(value, (list, tuple)) and len(value) == 3
-    numbers = [isinstance(v, (int, float)) and not isinstance(v, bool) for v in value if is_list]
-    if not is_list or not all(numbers) or (name == "image_std" and min(value) <= 0):
+    is_right = is_list and all(
+        isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v) for v in value
+    )
+    if not is_right or (name == "image_std" and min(value) <= 0):
         above = " above 0" if name == "image_std" else ""
         raise CheckpointError(
             f"config.json: {name} = {value!r} of the vision tower must be three numbers{above}."

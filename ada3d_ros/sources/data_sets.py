@@ -56,6 +56,7 @@ POSE_LISTS = (
     "camera_poses.txt",
     "CameraTrajectory.txt",
 )
+MAX_FRAME_DIGITS = 18
 
 
 # -- layouts
@@ -186,7 +187,7 @@ def _stray(folder: Path, unit: str) -> Listing:
     # A row a frame.
     frames = Frames(notes=[*notes, *poses.notes])
     for row, pose, stamp_ns in zip(poses.rows, poses.poses, poses.stamps_ns or (), strict=True):
-        if not row.cells[1].isdecimal():
+        if not row.cells[1].isdecimal() or len(row.cells[1]) > MAX_FRAME_DIGITS:
             raise row.error(f"`{row.cells[1]}` is not a frame number.")
         number = int(row.cells[1])
         place = None if "colour" in groups else number

@@ -23,7 +23,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from ada3d_ros.errors import SourceError
+from ada3d_ros.errors import FrameError, FrameReason, SourceError
 from ada3d_ros.sources.data_sets import (
     COLOR_FOLDERS,
     LAYOUTS,
@@ -33,7 +33,7 @@ from ada3d_ros.sources.data_sets import (
     suffixes_in,
     visible_in,
 )
-from ada3d_ros.sources.listing import Listing
+from ada3d_ros.sources.listing import Entry, Listing
 from ada3d_ros.sources.text_files import MAX_STAMP_S, STAMP_UNITS
 
 SECOND_NS = 1_000_000_000
@@ -71,7 +71,21 @@ def list_folder(folder: Path, layout: str = "auto", stamp_unit: str = "auto") ->
         )
     if not listing.entries and not listing.left_out:
         raise SourceError(f"{folder} holds no frame of layout {layout!r}.")
-    return _above_zero(listing)
+    return _above_zero(_rising(listing))
+
+
+def _rising(listing: Listing) -> Listing:
+    """Without the frames that are stamped no later than one before them, as a row written twice."""
+    entries: list[Entry] = []
+    left_out = list(listing.left_out)
+    for entry in listing.entries:
+        newest_ns = entries[-1].stamp_ns if entries else None
+        if entry.stamp_ns is None or newest_ns is None or entry.stamp_ns > newest_ns:
+            entries.append(entry)
+            continue
+        text = f"{entry.rgb.name}, frame {entry.number}, is stamped no later than the one before."
+        left_out.append(FrameError(FrameReason.BACKWARD_STAMP, text))
+    return replace(listing, entries=tuple(entries), left_out=tuple(left_out))
 
 
 def _above_zero(listing: Listing) -> Listing:

@@ -334,7 +334,7 @@ def _rows_of_images(
     count = len(rows.poses)
     keys = color.keys if color.stamps_ns is None else None
     if keys is not None and rows.stamps_ns is not None and _first_column_counts(rows):
-        places = {stamp_ns // NO_UNIT_S: row for row, stamp_ns in enumerate(rows.stamps_ns)}
+        places = _rows_by_number(rows)
         found = {path: places[int(k[0])] for k, path in color.by_key().items() if k[0] in places}
         if found:
             return found
@@ -362,8 +362,20 @@ def _rows_of_images(
     )
 
 
+def _rows_by_number(rows: PoseRows) -> dict[int, int]:
+    """Frame number -> place of its row. Raises SourceError for a number that is there twice."""
+    places: dict[int, int] = {}
+    for row, stamp_ns in zip(rows.rows, rows.stamps_ns or (), strict=True):
+        number = stamp_ns // NO_UNIT_S
+        if number in places:
+            before = rows.rows[places[number]].line
+            raise row.error(f"frame {number} has a pose in line {before} already; leave one there.")
+        places[number] = len(places)
+    return places
+
+
 def _first_column_counts(rows: PoseRows) -> bool:
-    """Whether the first column holds frame numbers: whole, too small for a date, none twice."""
+    """Whether the first column holds frame numbers: whole, and too small for a date."""
     stamps = rows.stamps_ns or ()
     whole = all(stamp_ns % NO_UNIT_S == 0 for stamp_ns in stamps)
     return whole and max(stamps, default=0) < 900_000_000 * NO_UNIT_S

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import logging
+import math
 from pathlib import Path
 from typing import Any
 
@@ -310,6 +311,8 @@ def test_a_number_out_of_range_names_key_value_and_range(key: str, value: Any, w
     [
         *(("image_size", 0), ("patch_size", -14), ("num_attention_heads", 0)),
         *(("image_mean", [0.5, 0.5]), ("image_std", [0.2, 0.0, 0.2]), ("image_size", [336, 336])),
+        *(("image_mean", 0.5), ("image_mean", [0.5, math.nan, 0.5]), ("image_std", "0.2")),
+        *(("vision_config", "clip"), ("vision_config_dict", [1])),
         ("layer_norm_eps", -1),
     ],
 )

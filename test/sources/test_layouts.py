@@ -171,6 +171,26 @@ def test_stray_scanner_with_frames_counted_from_one(tmp_path):
         FolderSource(write_stray(tmp_path, first=1))
 
 
+def test_a_row_of_stray_scanner_that_is_there_twice_is_one_frame(tmp_path):
+    """The bag got two frames of one stamp."""
+    write_stray(tmp_path)
+    rows = (tmp_path / "odometry.csv").read_text().splitlines()
+    save_text(tmp_path / "odometry.csv", *rows[:4], rows[3], *rows[4:])
+    source = FolderSource(tmp_path)
+    assert [told_by(frame) for frame in source] == EVERY
+    assert source.dropped == {FrameReason.BACKWARD_STAMP: 1}
+    assert "frame 2, is stamped no later" in source.dropped.first[FrameReason.BACKWARD_STAMP]
+
+
+@pytest.mark.parametrize("number", ["9" * 5000, "-1", "1.5", "x"])
+def test_stray_scanner_with_what_is_no_frame_number(tmp_path, number):
+    write_stray(tmp_path)
+    file = tmp_path / "odometry.csv"
+    file.write_text(file.read_text().replace("000002,", f"{number},"))
+    with pytest.raises(SourceError, match=r"odometry\.csv line 4: .* is not a (frame )?number"):
+        FolderSource(tmp_path)
+
+
 def test_stray_scanner_with_a_camera_matrix_for_each_frame(tmp_path):
     """Newer versions of the app write more columns."""
     write_stray(tmp_path)

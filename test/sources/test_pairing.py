@@ -182,6 +182,13 @@ def test_rows_go_to_the_images_of_their_number(tmp_path):
     assert source.dropped == {FrameReason.NO_POSE: 1}
 
 
+def test_two_poses_of_one_frame_number_are_refused(tmp_path):
+    """The second one counted, without a word."""
+    write_list(tmp_path, ROWS["frame number and 4x4"], rows=(0, 1, 2, 2, 3, 4, 5))
+    with pytest.raises(SourceError, match=r"poses\.txt line 4: .*frame 2 has a pose in line 3"):
+        FolderSource(tmp_path)
+
+
 def test_rows_that_cannot_be_told_apart_are_refused(tmp_path):
     """Images 1 to 5 and six rows: whether the first row is image 0 or 1 is anybody's guess."""
     write_list(tmp_path, ROWS["4x4"])

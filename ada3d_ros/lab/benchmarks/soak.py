@@ -17,13 +17,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ada3d_ros.config import SETTINGS
+from ada3d_ros.config import as_options
 from ada3d_ros.errors import Ada3DError, ErrorCode
+from ada3d_ros.lab.command_line import add_model_folders, model_folders
 from ada3d_ros.lab.results import write_results
 from ada3d_ros.msg import AgentStatus
 from ada3d_ros.ros.peer import AgentPeer, PeerError, start_verb
 from ada3d_ros.sources.bag import BagSource
-from ada3d_ros.sources.topics import BagTopics
+from ada3d_ros.sources.topics import TRANSPORT_SUFFIXES, BagTopics
 from ada3d_ros.srv import GroundObject, QueryScene
 
 GROWTH_MIB = 20.0
@@ -80,13 +81,13 @@ def inputs_of(topics: BagTopics) -> tuple[dict[str, str], dict[str, object]]:
     """(remappings, parameters) with which the node reads the topics of a bag."""
     remaps = {"rgb/camera_info": topics.camera_info, "pose": topics.pose}
     parameters: dict[str, object] = {"use_sim_time": "true"}
-    for name, topic in (("rgb", topics.rgb), ("depth", topics.depth)):
-        ending = topic.rpartition("/")[2]
-        if ending != "raw" and ending in SETTINGS[f"{name}_transport"].choices:
-            remaps[f"{name}/image/{ending}"] = topic
-            parameters[f"{name}_transport"] = ending
+    for role, topic in (("rgb", topics.rgb), ("depth", topics.depth)):
+        if topic.endswith(TRANSPORT_SUFFIXES):
+            transport = topic.rpartition("/")[2]
+            parameters[f"{role}_transport"] = transport
+            remaps[f"{role}/image/{transport}"] = topic
         else:
-            remaps[f"{name}/image"] = topic
+            remaps[f"{role}/image"] = topic
     return remaps, parameters
 
 
@@ -174,7 +175,8 @@ def judge(soak: Soak, warm_up_s: float, errors: int) -> list[str]:
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """The whole soak. Raises PeerError if the node does not come up or ends."""
     remaps, parameters = inputs_of(BagSource(options.bag).topics)
-    parameters |= {"model.path": options.model, "generation.max_new_tokens": 32}
+    model = {"model.path": "embedded", **model_folders(options)}
+    parameters |= {**model, "generation.max_new_tokens": 32}
     warm_up_s = min(120.0, 0.3 * options.minutes * 60.0)
     with AgentPeer(parameters, remaps) as peer:
         peer.wait_for_state({AgentStatus.WAITING_FOR_DATA, AgentStatus.READY}, 120.0)
@@ -185,7 +187,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "suite": "soak",
         "bag": options.bag.name,
-        "model": str(options.model),
+        "model": model["model.path"],
         "minutes": options.minutes,
         "rate": options.rate,
         "warm_up_s": warm_up_s,
@@ -216,7 +218,7 @@ def main(args: Sequence[str]) -> int:
     )
     parser.add_argument("bag", type=Path, help="a rosbag2 with colour, depth, camera_info, pose")
     add = parser.add_argument
-    add("--model", default="embedded", help="checkpoint folder (default: the embedded model)")
+    add_model_folders(add, "the embedded model")
     add("--minutes", type=float, default=30.0, help="(default 30)")
     add("--rate", type=float, default=5.0, help="of the player (default 5)")
     add("--json", type=Path, help="write the results here")
@@ -225,12 +227,13 @@ def main(args: Sequence[str]) -> int:
     try:
         results = run(options)
     except Ada3DError as error:
-        print(f"ada3d soak: {error}", file=sys.stderr)
+        print(f"ada3d soak: {as_options(str(error))}", file=sys.stderr)
         return 1
 
+    codes = [f"{count} {name}" for name, count in results["refused"].items()]
     print(
         f"{results['n']} questions in {options.minutes:g} min: {results['answered']} answered,"
-        f" {sum(results['refused'].values())} refused with a code {results['refused'] or ''},"
+        f" {sum(results['refused'].values())} refused with a code ({', '.join(codes) or 'none'}),"
         f" {results['lost']} lost; p50 {results['total_ms_p50']:.1f} ms"
     )
     print(
