@@ -85,7 +85,7 @@ class HealthState:
 
     # sentences of those who watch one thing; empty: nothing is wrong
     namesake_warning: str = ""  # another node of this name
-    camera_axes_warning: str = ""  # poses of a body frame, of OpenGL, or y-up
+    camera_axes_warning: str = ""  # K of another size, D applied twice, poses of other axes
 
     # the middleware, and what keeps large images from being lost
     middleware: str = "the middleware"

@@ -338,26 +338,17 @@ def test_a_question_in_flight_counts_where_it_was_asked(start_agent: Start) -> N
 
 def test_an_answer_that_comes_after_cleanup_is_none_of_the_next_model(start_agent: Start) -> None:
     """It was complete before; its tokens stood in the diagnostics of a node without a model."""
-    agent = start_agent(scripted("yes"))
+
+    class CleanedUp(scripted("yes")):  # type: ignore[misc]
+        def ask(self, question: Any, hooks: Any) -> Any:
+            answer = super().ask(question, hooks)
+            done = agent.node.executor.create_task(lambda: agent.node.on_cleanup(None))
+            assert wait_until(done.done)
+            return answer
+
+    agent = start_agent(CleanedUp)
     agent.publish_scene(1)
     old = agent.node.inference
-    finish = agent.node.worker._run_jobs
-
-    def clean_up_first(jobs: Any) -> None:
-        """The answer is there; cleanup comes before it is handed on."""
-        for job in jobs:
-            deliver = job.on_done
-
-            def late(*outcome: Any, deliver: Any = deliver) -> None:
-                executor = agent.node.executor
-                done = executor.create_task(lambda: agent.node.on_cleanup(None))
-                assert wait_until(done.done)
-                deliver(*outcome)
-
-            job.on_done = late
-        finish(jobs)
-
-    agent.node.worker._run_jobs = clean_up_first
     request = QueryScene.Request(question="What is there?")
     assert agent.call(QueryScene, "query", request).answer.success
     assert old.succeeded == 1
