@@ -228,8 +228,7 @@ class TokenUsage:
     keep ratio = mean over layers of kept / total spatial tokens; per_layer: kept in each layer.
     FLOP = 2 multiply-accumulates, from the actual counts; `full_` = the same prompt unpruned and
     not cached; decode: one generated token. kv_bytes: memory that answering took, the cached scene
-    with its spare room and the question's own copy, as stored; attended_kv_bytes: what each token
-    reads, in the model's number format as full_kv_bytes.
+    with its room and the question's own copy; attended_, full_: in the model's number format.
     """
 
     prompt: int = 0  # all tokens that entered the decoder

@@ -122,6 +122,8 @@ def _inspect(folder: Path, vision_folder: Path | None) -> CheckpointInfo:
     if vision_folder and not tower_apart:
         notes.append(f"{folder} has a vision tower of its own: {vision_folder} is not used.")
     vision_folder = vision_folder or (local_tower(data, folder) if tower_apart else None)
+    if vision_folder:
+        check_folder(vision_folder)
     vision_data = read_json(vision_folder / "config.json") if vision_folder else None
     tower_apart = tower_apart and vision_folder is not None
     tower_files: list[Path] = []

@@ -227,6 +227,12 @@ def test_a_folder_without_a_tower_as_vision_path(folder: Path, clip: Path) -> No
         inspect_checkpoint(folder, clip)
 
 
+def test_a_vision_path_that_is_no_folder(folder: Path, clip: Path) -> None:
+    for path in (clip / "absent", clip / "config.json"):
+        with pytest.raises(CheckpointError, match=rf"^{path} is not a folder"):
+            inspect_checkpoint(folder, path)
+
+
 def test_a_tower_and_a_head_have_a_sha256_of_their_own(folder: Path, tmp_path: Path) -> None:
     """What model.revision_sha256 is compared with changes with either."""
     alone = revision_sha256(inspect_checkpoint(folder))

@@ -52,7 +52,7 @@ class Scene:
     """One scene ready to be asked about, moved to the floor height that the model wants.
 
     patch_token (V, P) int64: the spatial token that each patch of each view went into, -1 where it
-    has no depth or its token fell to the cap.
+    has no depth or its token fell to the cap; floor_z_m: by how much the world was moved down.
     """
 
     name: str
@@ -60,6 +60,7 @@ class Scene:
     views: MultiViewInput
     tokens: SpatialTokens
     patch_token: torch.Tensor
+    floor_z_m: float = 0.0
 
 
 def open_frames(source: str, config: AgentConfig) -> Iterable[RgbdFrame]:
@@ -98,7 +99,8 @@ def read_scene(loaded: LoadedModel, source: str, config: AgentConfig) -> Scene:
     )
     tokens = model.build_spatial_tokens(model.encode_views(views.pixels), views)
     name = Path(source).name or source
-    return Scene(name, frames, views, tokens, _patch_tokens(loaded, views, tokens))
+    patch_token = _patch_tokens(loaded, views, tokens)
+    return Scene(name, frames, views, tokens, patch_token, floor_z_m)
 
 
 def _patch_tokens(
@@ -127,7 +129,8 @@ def scene_prompt(
     loaded: LoadedModel, scene: Scene, question: str, policy: Policy, conversation: str = "llava_v1"
 ) -> tuple[PromptSequence, ChosenTokens]:
     """The prompt of one question about a scene, after the policy's selection before the LLM."""
-    model, (text, points) = loaded.model, parse_coordinates(question)
+    model, (text, clicked) = loaded.model, parse_coordinates(question)
+    points = [(x, y, round(z - scene.floor_z_m, 3)) for x, y, z in clicked]
     ids = loaded.tokenizer.encode(render_question(text, conversation))
     chosen = choose_tokens(model, scene.tokens, policy, loaded.tokenizer.encode(question)[1:])
     embeds, clicks = model.project(chosen.tokens.features), model.encode_clicks(points)
