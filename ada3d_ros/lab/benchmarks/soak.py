@@ -178,6 +178,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     """The whole soak. Raises PeerError if the node does not come up or ends."""
     remaps, parameters = inputs_of(BagSource(options.bag).topics)
     parameters |= {"model.path": options.model, "generation.max_new_tokens": 32}
+    parameters |= {"model.vision_path": options.vision_path}
     warm_up_s = min(120.0, 0.3 * options.minutes * 60.0)
     with AgentPeer(parameters, remaps) as peer:
         peer.wait_for_state({AgentStatus.WAITING_FOR_DATA, AgentStatus.READY}, 120.0)
@@ -220,6 +221,8 @@ def main(args: Sequence[str]) -> int:
     parser.add_argument("bag", type=Path, help="a rosbag2 with colour, depth, camera_info, pose")
     add = parser.add_argument
     add("--model", default="embedded", help="checkpoint folder (default: the embedded model)")
+    tower = "CLIP folder, for a checkpoint that holds no vision tower"
+    add("--vision-path", default="", metavar="FOLDER", help=tower)
     add("--minutes", type=float, default=30.0, help="(default 30)")
     add("--rate", type=float, default=5.0, help="of the player (default 5)")
     add("--json", type=Path, help="write the results here")
