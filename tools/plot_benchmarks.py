@@ -47,13 +47,13 @@ def draw_soak() -> None:
     minutes = [seconds / 60 for seconds in data["seconds"]]
     axes.plot(minutes, data["resident_mib"], color="#4c78a8", linewidth=1.2)
     axes.axvline(data["warm_up_s"] / 60, color="#888888", linewidth=0.8, linestyle="--")
-    axes.text(data["warm_up_s"] / 60, 0, " warm-up ends", color="#555555", fontsize=8)
-    axes.set_ylim(bottom=0)
+    axes.text(data["warm_up_s"] / 60, 20, " warm-up ends", color="#555555", fontsize=8)
+    axes.set_ylim(0, 1.15 * max(data["resident_mib"]))
     axes.set_xlabel("minutes")
     axes.set_ylabel("resident MiB")
     refused = sum(data["refused"].values())
     axes.set_title(
-        f"{data['bag']} in a loop at {data['rate']:g}x: {data['n']} questions, {data['answered']}"
+        f"{data['bag']} in a loop at {data['rate']:g}x:\n{data['n']} questions, {data['answered']}"
         f" answered, {refused} refused with a code, {data['lost']} lost",
         fontsize=9,
     )

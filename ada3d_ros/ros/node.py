@@ -128,7 +128,7 @@ class AgentNode(AgentLifecycle):
     def _clock_jumped(self, jump: TimeJump) -> None:
         step_ns = jump.delta.nanoseconds
         was_set = self.get_clock().now().nanoseconds - step_ns > 0  # else it is the first /clock
-        if was_set and self._is_jump(step_ns):
+        if self.pipeline is not None and was_set and self._is_jump(step_ns):
             self._forget_inputs()
             self._time_jump(f"the clock {_jump_text(step_ns)}")
 
@@ -225,7 +225,10 @@ class AgentNode(AgentLifecycle):
 
     @guarded()
     def publish_answer(self, message: AnswerMsg) -> None:
-        self._outputs.publish_answer(message, self.config.markers.lifetime_sec)
+        pipeline = self.pipeline
+        epoch = -1 if pipeline is None else pipeline.scene_state().epoch
+        is_current = message.scene_epoch == epoch
+        self._outputs.publish_answer(message, self.config.markers.lifetime_sec, is_current)
 
     # -- services
 

@@ -9,9 +9,12 @@ import torch
 
 pytest.importorskip("rclpy")
 
+from visualization_msgs.msg import MarkerArray
+
 from ada3d_ros.engine.memory_fallback import memory_problem, model_error
 from ada3d_ros.errors import DeviceLostError, ErrorCode
 from ada3d_ros.msg import AgentStatus
+from ada3d_ros.msg import Answer as AnswerMsg
 from ada3d_ros.pipeline import Ada3DPipeline
 from ada3d_ros.srv import QueryScene
 from test.support.ros_harness import TOPICS, Harness, frame_messages, wait_until
@@ -37,6 +40,23 @@ def test_depth_that_comes_seconds_late_finds_its_colour(start_agent: Start) -> N
     assert wait_until(lambda: len(agent.node.pipeline.scene.keyframes) > 0)
     for keyframe in keyframes:  # each with its own pose
         assert keyframe.frame.T_world_cam[0, 3] == 0.5 * (keyframe.frame.stamp_ns // SECOND)
+
+
+def test_boxes_of_a_scene_that_is_gone_leave_no_marker(start_agent: Start) -> None:
+    """An answer that was complete before a reset is delivered after it; markers are latched."""
+    agent = start_agent()
+    agent.publish_scene(1)
+    epoch = agent.node.pipeline.scene_state().epoch
+    answers = agent.collect(AnswerMsg, "/ada3d_agent/answer")
+    markers = agent.collect(MarkerArray, "/ada3d_agent/markers")
+    for topic in ("answer", "markers"):
+        assert wait_until(lambda t=topic: agent.node.count_subscribers(f"~/{t}") > 0)
+    for number, scene_epoch in ((1, epoch + 1), (2, epoch)):
+        agent.node.publish_answer(
+            AnswerMsg(success=True, scene_epoch=scene_epoch, request_id=number)
+        )
+    assert wait_until(lambda: [a.request_id for a in answers][-2:] == [1, 2])
+    assert wait_until(lambda: len(markers) == 1)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ answered or refused with a code, if no callback raised and if the threads stayed
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 import sys
 import time
@@ -71,9 +72,11 @@ class Soak:
 
 
 def process_state(pid: int) -> tuple[float, int]:
-    """(resident MiB, threads) of a process, from /proc."""
+    """(resident MiB, threads) of a process, from /proc. Raises PeerError where it has ended."""
     text = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
     values = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+    if "VmRSS" not in values:  # it has just ended
+        raise PeerError("the agent ended.")
     return int(values["VmRSS"].split()[0]) / 1024, int(values["Threads"])
 
 
@@ -223,6 +226,8 @@ def main(args: Sequence[str]) -> int:
     add("--rate", type=float, default=5.0, help="of the player (default 5)")
     add("--json", type=Path, help="write the results here")
     options = parser.parse_args(list(args))
+    if not (0.2 <= options.minutes < math.inf and 0 < options.rate < math.inf):
+        parser.error("--minutes must be at least 0.2, --rate above 0.")
 
     try:
         results = run(options)
