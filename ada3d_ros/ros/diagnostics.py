@@ -109,6 +109,7 @@ class InputMonitor:
     instead: tuple[str, str] | None = None  # published in another form: topic, setting
     elsewhere: list[str] = field(default_factory=list)  # published topics of its type
     started: float = field(default_factory=time.monotonic)
+    offered: float = 0.0  # since when somebody publishes it; 0: nobody does
     arrivals: deque[float] = field(default_factory=lambda: deque(maxlen=100))
     losses: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=100))
 
@@ -140,7 +141,9 @@ class InputMonitor:
 
     @property
     def silent_s(self) -> float:
-        return time.monotonic() - (self.arrivals[-1] if self.arrivals else self.started)
+        """Since the last message, or since one could be expected: subscribed, and published."""
+        last = self.arrivals[-1] if self.arrivals else self.started
+        return time.monotonic() - max(last, self.offered)
 
 
 @dataclass(slots=True)

@@ -212,8 +212,11 @@ def check_graph(wanted: str, wait_s: float = WAIT_S) -> Iterator[Finding]:
             )
         else:
             yield Finding(OK, node_name, f"alive on ROS_DOMAIN_ID {domain}")
-        yield from _check_status(node, node_name, count, wait_s)
-        yield from _list_topics(node, node_name)
+        told = []
+        for finding in _check_status(node, node_name, count, wait_s):
+            told.append(finding.text)
+            yield finding
+        yield from _list_topics(node, node_name, " ".join(told), wait_s)
     finally:
         node.destroy_node()
         rclpy.try_shutdown()
@@ -298,12 +301,22 @@ def _check_status(node: Any, node_name: str, count: int, wait_s: float) -> Itera
             yield Finding(WRONG, "health", fault)
 
 
-def _list_topics(node: Any, node_name: str) -> Iterator[Finding]:
-    """Who sends the node's inputs, and how; what is wrong with them the node itself says."""
+def _list_topics(node: Any, node_name: str, told: str, wait_s: float) -> Iterator[Finding]:
+    """Who sends the node's inputs, and how; what is wrong with them the node itself says.
+
+    The publishers of an input that nothing is `told` of are looked for `wait_s` seconds.
+    """
+    from ada3d_ros.ros.discovery import wait_for_graph
+
     namespace, name = node_name.rsplit("/", 1)
-    for topic, types in node.get_subscriber_names_and_types_by_node(name, namespace or "/"):
-        if topic in ("/clock", "/parameter_events") or topic.startswith(node_name):
-            continue
+    inputs = {
+        topic: types
+        for topic, types in node.get_subscriber_names_and_types_by_node(name, namespace or "/")
+        if topic not in ("/clock", "/parameter_events") and not topic.startswith(node_name)
+    }
+    expected = [topic for topic in inputs if topic not in told]
+    wait_for_graph(node, lambda: all(map(node.count_publishers, expected)), wait_s)
+    for topic, types in inputs.items():
         publishers = node.get_publishers_info_by_topic(topic)
         mine = [s for s in node.get_subscriptions_info_by_topic(topic) if s.node_name == name]
         wanted = mine[0].qos_profile.reliability.name.lower() if mine else "unknown"

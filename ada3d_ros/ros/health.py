@@ -146,10 +146,10 @@ def _silent_text(inputs: Sequence[InputState], early: bool) -> tuple[str, str]:
         count = " + ".join(str(len(i.offers)) for i in inputs)
         checks = " ; ".join(f"ros2 topic hz {i.topic}" for i in inputs)
         plural = "" if count == "1" else "s"
-        return (
-            f"{_nothing_on(inputs)}, {count} publisher{plural}",
-            f"check that they send ({checks})",
-        )
+        cure = f"check that they send ({checks})"
+        if any(i.kept for i in inputs):  # what is sent once, before the node listens
+            cure += "; a camera_info that is sent once must be latched (durability transient_local)"
+        return f"{_nothing_on(inputs)}, {count} publisher{plural}", cure
     remaps = " ".join(f"-r {i.interface}:=TOPIC" for i in inputs)
     otherwise = " again" if inputs[0].received else f", or remap: {remaps}"
     count = "0 publishers" + " so far" * early
@@ -306,6 +306,9 @@ def _names(inputs: Sequence[InputState]) -> str:
 def _refusals(state: HealthState) -> Iterator[Fault]:
     """The most frequent refusal since the last good frame; what follows from a fault is none."""
     counts = dict(state.refusals)
+    # of another time than a clock that is not used
+    if not state.use_sim_time and any(_clock(state)):
+        counts.pop(FrameReason.STALE, None)
     apart = {fault.key for fault in _apart(state)}
     for name, reason in (("pose", FrameReason.NO_POSE), ("camera_info", FrameReason.NO_INFO)):
         lacks = any(_is_silent(i) or i.unset_stamps for i in state.inputs if i.name == name)

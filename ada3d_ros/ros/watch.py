@@ -115,6 +115,7 @@ class HealthWatch:
     ) -> InputState:
         """One input; gaps_ns is None for one that is not matched by its stamp."""
         arrived, lost = m.recently_arrived_and_lost
+        m.offered = (m.offered or time.monotonic()) if offers else 0.0
         # A bag may have ended before anybody reads what its topics told.
         if not offers:
             m.instead = self._instead(m, published) or m.instead

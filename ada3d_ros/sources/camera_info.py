@@ -67,10 +67,11 @@ def camera_of(info: Any, size: Size, rectified: bool = False) -> Camera:
 
 
 def describe_size(info: Any) -> str:
-    """The size that a CameraInfo describes, with what it was cut and binned from."""
+    """The size that a CameraInfo describes; where it is cut or binned, also what from."""
     bins = _binning(info)
     width, height = (side // by for side, by in zip(_region(info), bins, strict=True))
-    return f"{width}x{height} ({_sizes_text(info)})"
+    whole = (width, height) == (int(info.width), int(info.height))
+    return f"{width}x{height}" if whole else f"{width}x{height} ({_sizes_text(info)})"
 
 
 def _whole_matrix(info: Any, rectified: bool) -> tuple[float, float, float, float]:

@@ -71,8 +71,9 @@ def frame_of(
     if depth_m.shape != (height, width):
         raise FrameError(
             FrameReason.BAD_SIZE,
-            f"depth is {depth_m.shape[1]}x{depth_m.shape[0]}, colour {width}x{height}: both must be"
-            f" equal, camera_info is {describe_size(info)} (realsense: align_depth.enable:=true).",
+            f"depth is {depth_m.shape[1]}x{depth_m.shape[0]}, colour {width}x{height}: they must be"
+            f" equal, align depth to colour (realsense: align_depth.enable:=true). {_INFO} is of"
+            f" {describe_size(info)}.",
         )
     camera = camera_of(info, (width, height), config.camera.rectified)
 

@@ -6,6 +6,7 @@ in test_health_node.py.
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 
 from ada3d_ros.config import SETTINGS
 from ada3d_ros.errors import FrameReason
+from ada3d_ros.ros.diagnostics import InputMonitor
 from ada3d_ros.ros.health import (
     IN_A_ROW,
     MAX_SLOP_S,
@@ -432,11 +434,11 @@ def test_an_ended_bag_is_told_last() -> None:
 
 
 def test_the_worst_comes_first_and_causes_before_what_follows() -> None:
-    """Refusals keep frames out; a clock that is not used explains stale stamps."""
+    """Refusals keep frames out."""
     health = state(
         {"depth": {"lost": 40}},
         camera_axes_warning="the camera looks up.",
-        refusals={FrameReason.STALE: (81, "image stamps differ.")},
+        refusals={FrameReason.BAD_SIZE: (81, BAD_SIZE)},
         clock_publishers=1,
         now_ns=NOW + 3600 * SECOND,
         keyframes=0,
@@ -455,6 +457,30 @@ def test_refusals_that_only_follow_are_not_told(name: str, reason: FrameReason) 
     assert fault.key == "silent unpublished"
     (fault,) = judge(state(keyframes=0, refusals=refusals))
     assert fault.sentence == f"40 frames refused, no {name}."
+
+
+def test_stale_stamps_that_follow_from_the_clock_are_not_told() -> None:
+    """Their cure would contradict the clock's."""
+    stale = {FrameReason.STALE: (81, "image stamps differ.")}
+    health = state(clock_publishers=1, now_ns=NOW + 3600 * SECOND, keyframes=0, refusals=stale)
+    assert [fault.key for fault in judge(health)] == ["clock"]
+    (fault,) = judge(state(keyframes=0, refusals=stale))
+    assert fault.key == "refusals"
+
+
+def test_a_camera_info_that_was_missed_has_its_cure() -> None:
+    """Sent once before the node listened, it never comes, and its rate tells nothing."""
+    missed = {"in_set": False, "kept": True, "received": 0, "silent_s": 60.0, "last_stamp_ns": -1}
+    (fault,) = judge(state({"camera_info": missed}, keyframes=0))
+    assert fault.cure.endswith("must be latched (durability transient_local)")
+
+
+def test_an_input_is_not_silent_before_its_publisher_is_there() -> None:
+    monitor = InputMonitor("rgb")
+    monitor.started -= 60.0
+    assert monitor.silent_s >= 60.0
+    monitor.offered = time.monotonic()
+    assert monitor.silent_s < 60.0
 
 
 def test_a_fault_keeps_its_key_while_it_lasts() -> None:
