@@ -36,7 +36,7 @@ setup(
         "opencv-python-headless>=4.6",
         "pillow>=10",
         "pyyaml>=6",
-        "rosbags>=0.11",
+        "rosbags>=0.11.9",
         "safetensors>=0.5",
         "scipy>=1.11",
         "sentencepiece>=0.2",
@@ -51,5 +51,5 @@ setup(
         "test": ["accelerate>=1.0", "hypothesis", "pytest", "rosbags-image>=0.10"],
         "dev": ["mypy", "ruff"],
     },
-    entry_points={"console_scripts": ["ada3d = ada3d_ros.cli:main"]},
+    entry_points={"console_scripts": ["ada3d = ada3d_ros.__main__:run"]},
 )

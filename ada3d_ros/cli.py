@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from ada3d_ros import __version__
@@ -55,6 +55,11 @@ VERBS = {
         "measure the node: CPU per frame, drops, service latency",
         True,
     ),
+    "soak": Verb(
+        "lab.benchmarks.soak:main",
+        "play a bag in a loop, ask all the time, watch memory, threads and answers",
+        True,
+    ),
 }
 
 
@@ -69,39 +74,54 @@ def usage() -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point. Returns the exit code; 2 for an unknown verb or a missing ROS."""
+    """Run the verb of `argv`. Returns the exit code; 2 for an unknown verb or a missing ROS."""
+    return find_verb(sys.argv[1:] if argv is None else argv)()
+
+
+def ends_at_once(args: Sequence[str]) -> bool:
+    """Whether the process may end without the interpreter's teardown once the verb has returned."""
+    return bool(args) and args[0] == "agent"
+
+
+def find_verb(args: Sequence[str]) -> Callable[[], int]:
+    """The function behind the arguments, its modules loaded; it returns the exit code."""
     # Help and version.
-    args = list(sys.argv[1:] if argv is None else argv)
     if not args or args[0] in ("-h", "--help", "help"):
-        print(usage())
-        return 0
+        return lambda: _say(usage())
     if args[0] == "--version":
-        print(__version__)
-        return 0
+        return lambda: _say(__version__)
 
     # An unknown verb: name the nearest.
-    name, rest = args[0], args[1:]
+    name, rest = args[0], list(args[1:])
     if name not in VERBS:
         import difflib
 
         near = difflib.get_close_matches(name, VERBS, 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        print(f"ada3d: unknown verb {name!r}{hint}\n\n{usage()}", file=sys.stderr)
-        return 2
+        return lambda: _refuse(f"ada3d: unknown verb {name!r}{hint}\n\n{usage()}")
 
     # A verb that needs ROS where there is none: say how to get it.
     verb = VERBS[name]
     if verb.needs_ros and not _has_ros():
-        print(
+        return lambda: _refuse(
             f"ada3d {name}: rclpy or the interfaces of this package are not importable. Without ROS"
             " installed: run `make setup` and use .venv/bin/ada3d; with a ROS distribution: colcon"
-            " build, then source install/setup.bash. `ada3d doctor` tells more.",
-            file=sys.stderr,
+            " build, then source install/setup.bash. `ada3d doctor` tells more."
         )
-        return 2
 
     module, function = verb.function.split(":")
-    return int(getattr(importlib.import_module(f"ada3d_ros.{module}"), function)(rest))
+    work = getattr(importlib.import_module(f"ada3d_ros.{module}"), function)
+    return lambda: int(work(rest))
+
+
+def _say(text: str) -> int:
+    print(text)
+    return 0
+
+
+def _refuse(text: str) -> int:
+    print(text, file=sys.stderr)
+    return 2
 
 
 def _has_ros() -> bool:

@@ -4,6 +4,7 @@
     ├── ConfigError                 a setting, parameter or YAML value outside its range
     ├── RequestError                a question that cannot be answered
     │   ├── NotActiveError          the node is not active, or it is paused
+    │   │   └── NodeStoppedError    the node's process ends
     │   ├── LoadingError            the weights are still loading
     │   ├── NoFramesError           no keyframe yet; the text names the missing input
     │   ├── StaleSceneError         the newest keyframe is older than scene.max_age_sec
@@ -20,6 +21,7 @@
     ├── SourceError                 a bag or folder that cannot be read or written
     └── ModelError                  the model failed
         ├── CheckpointError         weights missing, of another shape, or unsafe
+        ├── DeviceLostError         the GPU no longer works in this process
         └── OutOfMemoryError        the device's memory does not suffice
 
 Each class has one `code`, a number of msg/ErrorCode.msg (a test compares them).
@@ -55,7 +57,7 @@ class FrameReason(StrEnum):
     """Why a frame was not used: the counter names in diagnostics (`dropped.<reason>`)."""
 
     NO_DEPTH = "no_depth"  # no depth image within sync.slop_sec of the colour image
-    NO_INFO = "no_info"  # no camera_info within sync.slop_sec
+    NO_INFO = "no_info"  # no camera_info has come
     NO_POSE = "no_pose"  # no pose, or none near enough, for the image stamp
     BAD_POSE = "bad_pose"  # not finite, or the quaternion is not a rotation
     LATE = "late"  # arrived after its partners were already gone
@@ -65,9 +67,9 @@ class FrameReason(StrEnum):
     BAD_ENCODING = "bad_encoding"  # an encoding this input does not take
     BAD_SIZE = "bad_size"  # sizes of colour, depth and camera_info do not fit together
     CORRUPT = "corrupt"  # truncated, wrong step, or the codec refused it
-    FRAME_MISMATCH = "frame_mismatch"  # colour and depth are in different frames
-    BAD_INTRINSICS = "bad_intrinsics"  # K is zero or not finite
-    BAD_DISTORTION = "bad_distortion"  # a distortion model that is not known
+    FRAME_MISMATCH = "frame_mismatch"  # colour, depth, camera_info or pose of another frame
+    BAD_INTRINSICS = "bad_intrinsics"  # K is zero, not finite or of another image size
+    BAD_DISTORTION = "bad_distortion"  # a model that is not known, or without so many coefficients
     LOW_VALID_DEPTH = "low_valid_depth"  # less valid depth than depth.min_valid_fraction
     BAD_UNITS = "bad_units"  # the depth's median is implausible: metres and millimetres mixed up?
     ZERO_STAMP = "zero_stamp"  # header.stamp is not set
@@ -92,6 +94,10 @@ class RequestError(Ada3DError):
 
 class NotActiveError(RequestError):
     code = ErrorCode.NOT_ACTIVE
+
+
+class NodeStoppedError(NotActiveError):
+    pass
 
 
 class LoadingError(RequestError):
@@ -161,6 +167,12 @@ class ModelError(Ada3DError):
 
 
 class CheckpointError(ModelError):
+    code = ErrorCode.MODEL_ERROR
+
+
+class DeviceLostError(ModelError):
+    """The GPU gave an error that lasts: nothing runs on it again in this process."""
+
     code = ErrorCode.MODEL_ERROR
 
 

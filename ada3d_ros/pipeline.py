@@ -11,6 +11,7 @@ import math
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,7 @@ from ada3d_ros.engine.deadline import LatencyModel
 from ada3d_ros.engine.memory_fallback import (
     MEMORY_FALLBACKS,
     Ask,
-    out_of_memory,
+    memory_problem,
     with_memory_fallbacks,
 )
 from ada3d_ros.engine.prefix_cache import CacheReport, PrefixCache
@@ -41,12 +42,7 @@ from ada3d_ros.engine.scene_pruning import ScenePruning
 from ada3d_ros.engine.streaming import stream_answer
 from ada3d_ros.engine.timing import Now, StageClock
 from ada3d_ros.engine.token_selection import SceneContext
-from ada3d_ros.errors import (
-    Ada3DError,
-    LoadingError,
-    ModelError,
-    NoFramesError,
-)
+from ada3d_ros.errors import Ada3DError, LoadingError, NoFramesError
 from ada3d_ros.grounding import ground_answer
 from ada3d_ros.grounding.from_text import GROUNDING_PROMPT
 from ada3d_ros.model.checkpoint import LoadedModel
@@ -92,9 +88,9 @@ class Ada3DPipeline:
         self.prefix_cache: PrefixCache | None = None  # from load on; for the asking thread alone
         self._pruning: ScenePruning | None = None  # from check on
         self._loaded: LoadedModel | None = None
-        self._keyframes = KeyframeBuffer(config.keyframe)
+        self._keyframes = KeyframeBuffer(config.keyframe, config.world.floor_z)
         self._lock = threading.Lock()  # for the buffer; held for the milliseconds a frame takes
-        self._scene = SceneSnapshot()  # replaced, never changed: readers need no lock
+        self._scene = self._keyframes.snapshot()  # replaced, never changed: readers need no lock
         self._failed_version: tuple[int, int] | None = None  # of a scene no step can be made for
         self.latency = LatencyModel()
         self._policy = Policy(
@@ -232,9 +228,7 @@ class Ada3DPipeline:
         except RuntimeError as error:
             # Once per scene; a question about it says what is wrong.
             self._failed_version = scene.version
-            problem = out_of_memory(error)
-            if not problem:
-                raise ModelError(f"working ahead failed: {error}") from error
+            problem = memory_problem(error, "working ahead failed")
         self.free_memory()
         logger.warning(
             "no memory to work ahead (%s): keep fewer views (keyframe.max_views).", problem
@@ -250,15 +244,16 @@ class Ada3DPipeline:
         if self.prefix_cache is not None:
             self.prefix_cache.forget()
         if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+            with suppress(RuntimeError):  # of a GPU that no longer works; what is next says so
+                torch.cuda.empty_cache()
 
     # -- questions
 
-    def check_question(self, text: str) -> None:
-        """Raise InvalidRequestError or QuestionTooLongError for text that is not a question. Costs
-        nothing.
-        """
-        parse_coordinates(check_question(text, self.config.question.max_chars))
+    def check_question(self, text: str) -> str:
+        """The question as it will be asked. Raises InvalidRequestError, QuestionTooLongError."""
+        checked = check_question(text, self.config.question.max_chars)
+        parse_coordinates(checked)
+        return checked
 
     @with_memory_fallbacks
     def ask(self, question: Question, hooks: AskHooks = AskHooks()) -> Answer:
@@ -272,6 +267,8 @@ class Ada3DPipeline:
 
         # 1. Scene to tokens: keyframes that are new pass the vision tower, each once.
         tokens = encode_scene(query, cache.encoder)
+        if not math.isnan(question.deadline_s):
+            query = budget_for_deadline(query, tokens, cache, self.latency)
 
         # 2. Tokens to prefix: the cached one, or a fresh selection (pruning before the model).
         context = select_context(query, tokens, cache)
@@ -291,7 +288,7 @@ class Ada3DPipeline:
         # 7. Answer: with its counts, costs and times.
         answer = build_answer(query, context, prompt, prefilled, generated, boxes)
         if query.in_scene and query.fallback is MEMORY_FALLBACKS[0]:
-            self.latency.record(answer)
+            self.latency.record(answer, query.clock.prepared_s)
         return answer
 
     def ground(self, question: Question, hooks: AskHooks = AskHooks()) -> Answer:
@@ -299,11 +296,10 @@ class Ada3DPipeline:
         for a checkpoint without one those of the answer text, else what stands where the phrase is
         attended to. Depth supports each; each says how it was found.
         """
-        phrase = question.text.strip()
+        phrase = self.check_question(question.text)  # the template around it may be longer
         asked = replace(
             question, text=GROUNDING_PROMPT.format(phrase=phrase), phrase=phrase, want_boxes=True
         )
-        self.check_question(question.text)  # as the user wrote it; the template may be longer
         answer = self.ask(asked, hooks)
         boxes = tuple(replace(box, label=phrase) for box in answer.boxes)
         return replace(answer, question=question.text, boxes=boxes)
@@ -311,19 +307,26 @@ class Ada3DPipeline:
     def ask_together(self, asked: Sequence[tuple[Question, AskHooks]]) -> list[Answer | Exception]:
         """Answers, or what `ask` would have raised, in the order asked. Questions about the cached
         scene run as one batch: its keys and the weights are read once for all, and nothing is
-        selected from it; others one after the other.
+        selected from it; others one after the other. The pieces of a text are handed out once.
         """
-        if len(asked) > 1 and all(question.shareable for question, _ in asked):
-            try:
-                answers = self._ask_batch(asked)
-            except RuntimeError as error:
-                # Memory, or torch's own: alone each gets its answer, or says what is wrong.
-                logger.warning("questions are answered one after the other: %s", error)
-                self.free_memory()
-            else:
-                if answers is not None:
-                    return answers
-        return [_outcome(self.ask, question, hooks) for question, hooks in asked]
+        if len(asked) < 2 or not all(question.shareable for question, _ in asked):
+            return [_outcome(self.ask, question, hooks) for question, hooks in asked]
+        from ada3d_ros.engine.together import StreamedOnce, resume  # where questions are batched
+
+        streams = [(question, StreamedOnce(hooks)) for question, hooks in asked]
+        try:
+            answers = self._ask_batch([(question, stream.hooks) for question, stream in streams])
+        except RuntimeError as error:
+            # Memory, or torch's own: alone each gets its answer, or says what is wrong.
+            logger.warning("questions are answered one after the other: %s", error)
+            self.free_memory()
+            answers = None
+        return answers or [
+            resume(self._ask_batch, question, stream)
+            if stream.sent
+            else _outcome(self.ask, question, stream.hooks)
+            for question, stream in streams
+        ]
 
     def _ask_batch(
         self, asked: Sequence[tuple[Question, AskHooks]]
@@ -372,6 +375,8 @@ class Ada3DPipeline:
         policy = self._policy
         if policy.config is not config.pruning or not math.isnan(question.keep_ratio):
             policy = Policy.from_config(config.pruning, question.keep_ratio)
+        if self.fallback.lowest_keep_ratio:
+            policy = replace(policy, keep_ratio=keep_ratios(policy, pruning)[-1])
         query = QueryContext(
             loaded=loaded,
             question=question,
@@ -384,11 +389,7 @@ class Ada3DPipeline:
             exact=not self._background,
             fallback=self.fallback,
         )
-        if question.deadline_s == question.deadline_s:  # not NaN
-            policy = budget_for_deadline(query, self.latency, cache)
-        if self.fallback.lowest_keep_ratio:
-            policy = replace(policy, keep_ratio=keep_ratios(policy, pruning)[-1])
-        return replace(query, policy=policy), cache
+        return query, cache
 
 
 def _outcome(ask: Ask, question: Question, hooks: AskHooks) -> Answer | Exception:

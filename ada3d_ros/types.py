@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from ada3d_ros.errors import FrameError, FrameReason, PoseError
+from ada3d_ros.errors import FrameError, FrameReason
+from ada3d_ros.rigid import rigid_pose
 
 if TYPE_CHECKING:
     import torch
@@ -32,7 +33,7 @@ def _freeze(*arrays: npt.NDArray[np.generic]) -> None:
 class Intrinsics:
     """A pinhole camera. fx fy cx cy in px, pixel centres at integers; size in px.
 
-    Raises FrameError (BAD_INTRINSICS) for a focal length or size that is not finite or not above 0.
+    Raises FrameError (BAD_INTRINSICS) for a focal length below 1 px or not finite, or a size of 0.
     """
 
     fx: float
@@ -44,12 +45,12 @@ class Intrinsics:
 
     def __post_init__(self) -> None:
         values = (self.fx, self.fy, self.cx, self.cy)
-        if not all(np.isfinite(values)) or self.fx <= 0 or self.fy <= 0:
+        if not all(np.isfinite(values)) or min(self.fx, self.fy) < 1.0:  # K of 0, or normalised
             raise FrameError(
                 FrameReason.BAD_INTRINSICS,
                 f"camera_info K has fx={self.fx} fy={self.fy} cx={self.cx} cy={self.cy}: the camera"
-                " is not calibrated (fx and fy must be finite and above 0). Publish a calibrated"
-                " camera_info.",
+                " is not calibrated in px (fx and fy must be finite and at least 1). Publish a"
+                " calibrated camera_info.",
             )
         if self.width <= 0 or self.height <= 0:
             size = f"image size {self.width}x{self.height} px; both must be above 0."
@@ -67,6 +68,7 @@ class RgbdFrame:
 
     rgb (H, W, 3) uint8 RGB; depth_m (H, W) float32 metres along the optical axis, NaN = no reading;
     T_world_cam (4, 4) float64; frame_id names the world frame, camera_frame_id the optical frame.
+    depth_stamp_ns: of the depth image where it has its own. Raises FrameError, PoseError.
     """
 
     stamp_ns: int
@@ -76,6 +78,7 @@ class RgbdFrame:
     T_world_cam: npt.NDArray[np.float64]
     frame_id: str
     camera_frame_id: str = ""
+    depth_stamp_ns: int | None = None
 
     def __post_init__(self) -> None:
         height, width = self.intrinsics.height, self.intrinsics.width
@@ -90,10 +93,7 @@ class RgbdFrame:
                 f"depth is {self.depth_m.shape} {self.depth_m.dtype}, expected ({height}, {width})"
                 " float32.",
             )
-        if self.T_world_cam.shape != (4, 4) or not np.isfinite(self.T_world_cam).all():
-            raise PoseError(
-                f"T_world_cam must be a finite (4, 4) matrix, got shape {self.T_world_cam.shape}."
-            )
+        object.__setattr__(self, "T_world_cam", rigid_pose(self.T_world_cam))
         _freeze(self.rgb, self.depth_m, self.T_world_cam)
 
 
@@ -226,8 +226,9 @@ class TokenUsage:
     """Counts and costs of one answer; spatial tokens are the scene's or, in 2D, an image's patches.
 
     keep ratio = mean over layers of kept / total spatial tokens; per_layer: kept in each layer.
-    FLOP = 2 multiply-accumulates, from the actual counts; `full_` = the same prompt unpruned;
-    decode: one generated token.
+    FLOP = 2 multiply-accumulates, from the actual counts; `full_` = the same prompt unpruned and
+    not cached; decode: one generated token. kv_bytes: memory that answering took, the cached scene
+    with its room and the question's own copy; attended_, full_: in the model's number format.
     """
 
     prompt: int = 0  # all tokens that entered the decoder
@@ -237,7 +238,8 @@ class TokenUsage:
     keep_ratio_requested: float = NAN
     keep_ratio_achieved: float = NAN
     strategy: str = "none"
-    kv_bytes: int = 0  # KV cache after prefill
+    kv_bytes: int = 0
+    attended_kv_bytes: int = 0
     full_kv_bytes: int = 0
     prefill_flops: float = NAN
     full_prefill_flops: float = NAN
@@ -354,7 +356,7 @@ class SceneState:
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """What is known of a checkpoint; sha256 is empty until loaded."""
+    """What is known of a checkpoint; sha256 (checkpoint.revision_sha256) is empty until loaded."""
 
     name: str
     revision: str
@@ -373,12 +375,11 @@ class ModelInfo:
 class Answer:
     """Everything known about one answered question.
 
-    stamp_ns: newest image used; frame_id: world frame of the boxes; scene_age_s: seconds from the
-    newest image to the moment of answering, NaN where no clock was given; scene_cached: answered
-    from the scene cache, then scene_staleness is the share of spatial tokens that it does not hold
-    as the keyframes now have them. deadline_kept: False where none was asked. kept_xyz_m (K, 3)
-    float32: where the spatial tokens lie that the last layer kept, world frame; None for an image
-    alone.
+    stamp_ns: newest image used; frame_id: world frame of the boxes; scene_cached: answered from the
+    scene cache, then scene_staleness is the share of spatial tokens that it does not hold as the
+    keyframes now have them. confidence: mean probability of the generated tokens. deadline_kept:
+    False where none was asked. kept_xyz_m (K, 3) float32: where the spatial tokens lie that the
+    last layer kept, world frame; None for an image alone.
     """
 
     question: str

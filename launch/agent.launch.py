@@ -21,6 +21,7 @@ NUMBERS = ("keep_ratio",)  # the other arguments are text
 # Overrides of the parameter file; left empty, the file's value stays. argument -> parameter
 OVERRIDES = {
     "model_path": "model.path",
+    "vision_path": "model.vision_path",
     "device": "model.device",
     "precision": "model.precision",
     "pruning_strategy": "pruning.strategy",
@@ -47,6 +48,7 @@ ARGUMENTS = [
         default=str(SHARE / "config" / "agent.yaml"),
     ),
     argument("model_path", "folder of the checkpoint"),
+    argument("vision_path", "CLIP folder, for a checkpoint that holds no vision tower"),
     argument("device", "auto, cpu, cuda or cuda:N"),
     argument("precision", "auto, fp32, bf16 or fp16"),
     argument(
@@ -75,7 +77,7 @@ ARGUMENTS = [
     ),
     argument("odom_topic", "nav_msgs/Odometry, for pose_source odom", default="odom"),
     argument("rgb_transport", "raw or compressed"),
-    argument("depth_transport", "raw or compressedDepth"),
+    argument("depth_transport", "raw, compressedDepth or compressed"),
     argument("pose_source", "pose or odom"),
     argument("world_frame", "frame of poses and boxes, z up"),
     argument(

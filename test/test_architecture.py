@@ -15,15 +15,17 @@ import pytest
 
 from test.support.sources import PACKAGE, ROOT, files_under, report
 
-_BOUNDARY = {"errors", "types"}
+_BOUNDARY = {"errors", "rigid", "types"}
 _BASE = _BOUNDARY | {"config", "geometry"}
 _ENGINE = _BASE | {"scene", "model", "pruning"}
 _PIPELINE = _ENGINE | {"engine", "grounding"}
 _GENERATED = {"msg", "srv", "action"}
 MAY_IMPORT: dict[str, set[str]] = {
     "__init__": set(),
+    "__main__": {"cli"},
     "errors": set(),
-    "types": {"errors"},
+    "rigid": {"errors"},
+    "types": {"errors", "rigid"},
     "config": _BOUNDARY,
     "geometry": _BOUNDARY,
     "scene": _BASE,
@@ -38,7 +40,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cli": {"ros", "lab", "sources", "model", "msg"} | _BASE,
 }
 # The laboratory's own clients of the node: the demo and the benchmark of the running process.
-LAB_WITH_ROS = {"ada3d_ros/lab/demo.py", "ada3d_ros/lab/benchmarks/node.py"}
+LAB_WITH_ROS = {
+    "ada3d_ros/lab/demo.py",
+    "ada3d_ros/lab/benchmarks/node.py",
+    "ada3d_ros/lab/benchmarks/soak.py",
+}
 # `ada3d make-bag room:SEED` renders its room when it is asked to.
 MAY_IMPORT_LAB_LATE = {"ada3d_ros/sources/make_bag.py"}
 CLI_MAY_IMPORT_AT_ONCE = _BOUNDARY | {"config"}  # the rest inside the verb that needs it

@@ -163,6 +163,20 @@ def test_questions_alone_bring_a_stale_scene_up_to_date(model: Path) -> None:
     exact(pipeline, library(model, MANY[:5]))
 
 
+def test_a_question_with_a_deadline_builds_one_piece_too(model: Path) -> None:
+    """It asks for the prefix twice, to plan and to answer: a second piece would be unplanned."""
+
+    def waiting_after(deadline_s: float) -> int:
+        settings = {"cache.max_staleness": 0.05, "pruning.strategy": "adatoken3d"}
+        pipeline = start_background(model, MANY[:2], **settings)
+        settle(pipeline)
+        show(pipeline, MANY[2:5])
+        assert pipeline.ask(dataclasses.replace(ASK, deadline_s=deadline_s)).scene_cached
+        return pipeline.cache_report().building
+
+    assert waiting_after(99.0) == waiting_after(math.nan) > 0
+
+
 def test_reset_between_two_pieces(model: Path) -> None:
     pipeline = start_background(model, MANY[:3])
     for pieces in range(1, 8):

@@ -5,18 +5,16 @@ Also its form: links lead somewhere, lines are at most 120 columns.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
 from ada3d_ros.cli import VERBS
 from ada3d_ros.config import SETTINGS
 from ada3d_ros.errors import FrameReason
+from test.support.sources import load
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -39,15 +37,6 @@ def name_of(page: Path) -> str:
 
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=name_of)
-
-
-def load(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)  # dataclasses ask there
-    spec.loader.exec_module(module)
-    return module
 
 
 def text_of(page: Path) -> str:
@@ -151,6 +140,21 @@ def test_named_sources_exist(page: Path) -> None:
     for name in re.findall(r"`([\w/]+\.py)`", text_of(page)):
         places = [folder / name for folder in (*SOURCE_FOLDERS, page.parent)]
         assert Path(name).name in PLANNED_IN_HOW_TO or any(p.exists() for p in places), name
+
+
+@each_page
+def test_named_tests_exist(page: Path) -> None:
+    for file, name in re.findall(r"`(test/[\w/]+\.py)::(\w+)`", text_of(page)):
+        assert f"def {name}(" in text_of(ROOT / file), name
+
+
+def test_every_fault_of_the_reliability_page_names_its_test() -> None:
+    faults = re.split(r"(?m)^- ", text_of(DOCS / "reliability.md"))[1:]
+    assert len(faults) > 50
+    for fault in faults:
+        assert "Expected:" in fault
+        assert "Observed:" in fault
+        assert re.search(r"Test:\s+(`test/[\w/]+\.py::\w+`|none)", fault), fault
 
 
 @each_page

@@ -74,7 +74,7 @@ def test_the_script_runs_the_checkout(script: Path, tmp_path: Path) -> None:
         if not line.startswith(f"{ROOT}{os.sep}ada3d_ros{os.sep}")
     ]
     assert not strangers, f"run `make setup`: these come from elsewhere: {strangers}"
-    assert "from ada3d_ros.cli import main" in script.read_text()
+    assert "from ada3d_ros.__main__ import run" in script.read_text()
 
 
 def test_the_script_knows_its_version(script: Path, tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_ros2_run_scripts_are_verbs(name: str) -> None:
     assert os.access(file, os.X_OK)
     assert f"scripts/{name}" in (ROOT / "CMakeLists.txt").read_text()
     assert name == "ada3d" or (
-        name in VERBS and f'main(["{name}", *sys.argv[1:]])' in file.read_text()
+        name in VERBS and f'run(["{name}", *sys.argv[1:]])' in file.read_text()
     )
 
 

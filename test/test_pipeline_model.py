@@ -38,7 +38,7 @@ def test_check_reads_no_weights_and_load_fills_in(
 
     pipeline = Ada3DPipeline(configured(model))
     with monkeypatch.context() as patch:
-        for name in ("load_model", "weights_sha256"):
+        for name in ("load_inspected", "revision_sha256"):
             patch.setattr(startup, name, forbidden)
         info = pipeline.check()
     assert (info.sha256, info.revision) == ("", "unread")

@@ -13,10 +13,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from ada3d_ros.errors import InvalidRequestError, QuestionTooLongError
+from ada3d_ros.errors import InvalidRequestError, ModelError, QuestionTooLongError
 from ada3d_ros.grounding.from_text import GROUNDING_PROMPT
 from ada3d_ros.pipeline import Ada3DPipeline
-from ada3d_ros.types import GroundingMethod, Question, Scope, StopReason
+from ada3d_ros.types import AskHooks, GroundingMethod, Question, Scope, StopReason
 from test.support.pipelines import ASK, ROOM, configured, start
 
 BOX = ROOM.boxes[0]
@@ -125,6 +125,46 @@ def test_a_coordinate_becomes_a_click(pipeline: Ada3DPipeline) -> None:
     assert two.tokens.prompt > prompts.pop()
 
 
+@pytest.mark.parametrize("written", ["(0.5, 0.2, 0.3)", "［0.5, 0.2, 0.3］", "(50, 20, 30) cm"])
+def test_other_brackets_ask_the_same(pipeline: Ada3DPipeline, written: str) -> None:
+    square, other = (
+        pipeline.ask(Question(f"What is at {t}?")) for t in ("[0.5, 0.2, 0.3]", written)
+    )
+    assert (other.text, other.confidence) == (square.text, square.confidence)
+    assert other.tokens == square.tokens
+
+
+@pytest.mark.parametrize("strategy", ["none", "cond_dpp"])
+@pytest.mark.parametrize("end", ["\r\n", "\r"])
+def test_ends_of_lines_ask_the_same(model: Path, strategy: str, end: str) -> None:
+    pipeline = start(model, 2, **{"pruning.strategy": strategy})
+    lines = "Is there a chair", "near the table?"
+    plain, other = (pipeline.ask(Question(between.join(lines))) for between in ("\n", end))
+    assert (other.text, other.confidence) == (plain.text, plain.confidence)
+    assert other.tokens == plain.tokens
+
+
+def test_a_phrase_with_ends_of_lines_is_found_as_another(
+    pipeline: Ada3DPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    say(pipeline, monkeypatch, BOX_TEXT)
+    (box,) = pipeline.ground(Question("the red\r\nbox\r", max_new_tokens=200)).boxes
+    assert box.label == "the red\nbox"
+
+
+def test_control_characters_of_an_answer_reach_nobody(
+    pipeline: Ada3DPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pieces: list[str] = []
+    hooks = AskHooks(on_text=lambda piece, count: pieces.append(piece))
+    say(pipeline, monkeypatch, "a chair\0 and\x1b[2J a table\r\nor\x85 two")
+    answer = pipeline.ask(Question("What?", max_new_tokens=99), hooks)
+    assert answer.text == "".join(pieces).strip() == "a chair and[2J a table\nor two"
+    say(pipeline, monkeypatch, "\0\0\x1b\0")
+    with pytest.raises(ModelError, match="the model gave no text"):
+        pipeline.ask(Question("What?", max_new_tokens=99))
+
+
 @pytest.mark.parametrize(
     ("text", "error"),
     [
@@ -139,6 +179,8 @@ def test_a_coordinate_becomes_a_click(pipeline: Ada3DPipeline) -> None:
         ("at [1, 2]", InvalidRequestError),
         ("at [nan, 2, 3]", InvalidRequestError),
         ("at [1, 2, 3", InvalidRequestError),
+        ("at (1.5, nan, 3)", InvalidRequestError),
+        ("at (1,5, 2,0, 3,1)", InvalidRequestError),
     ],
 )
 def test_what_is_not_a_question(pipeline: Ada3DPipeline, text: str, error: type[Exception]) -> None:

@@ -408,3 +408,15 @@ def test_the_reference_preset_says_that_pruning_is_on(
             configured(model, **{"model.compat": "reference", "pruning.strategy": "pdrop"})
         ).check()
     assert "LLaVA-3D as published keeps all tokens ('none')" in caplog.text
+
+
+@pytest.mark.parametrize("strategy", ["voxel_dpp", "uniform", "cond_dpp"])
+@pytest.mark.parametrize("mode", ["cached", "paper"])
+def test_a_few_tokens_of_all(model: Path, strategy: str, mode: str) -> None:
+    """As a setting, and as a request's own."""
+    settings = {"pruning.strategy": strategy, "pruning.n_min": 1, "cache.mode": mode}
+    for ratio in (0.03, 0.0001):
+        fixed = start(model, 3, **settings, **{"pruning.keep_ratio": ratio}).ask(ASK).tokens
+        asked = start(model, 3, **settings).ask(dataclasses.replace(ASK, keep_ratio=ratio)).tokens
+        kept = max(1, math.floor(ratio * fixed.spatial_total))
+        assert fixed.per_layer == asked.per_layer == (kept,) * LAYERS

@@ -9,12 +9,21 @@ from typing import Any
 import pytest
 import torch
 
+from ada3d_ros.engine import batch as batch_module
 from ada3d_ros.engine import together as together_module
-from ada3d_ros.errors import CanceledError, InvalidRequestError, LoadingError, NoFramesError
+from ada3d_ros.errors import (
+    CanceledError,
+    DeviceLostError,
+    InvalidRequestError,
+    LoadingError,
+    ModelError,
+    NoFramesError,
+)
+from ada3d_ros.model.decoder import LlamaDecoder
 from ada3d_ros.model.vision import VisionTower
 from ada3d_ros.pipeline import Ada3DPipeline
 from ada3d_ros.types import Answer, AskHooks, Question, Scope, StopReason
-from test.support.pipelines import ROOM, configured, start
+from test.support.pipelines import ROOM, configured, start, timed_answer
 
 QUESTIONS = [
     Question("What is in the room?"),
@@ -163,3 +172,81 @@ def test_out_of_memory_in_the_batch_answers_one_by_one(
     monkeypatch.setattr(together_module, "answer_batch", full)
     results = pipeline.ask_together(asked(*QUESTIONS))
     assert [result.text for result in results if isinstance(result, Answer)] == alone
+
+
+@pytest.mark.parametrize("when", ["at once", "after text"])
+def test_a_lost_gpu_is_told_to_each_question_of_a_batch(
+    pipeline: Ada3DPipeline, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """Also where text is out already, and though freeing its memory fails as well."""
+    is_lost, embed = when == "at once", LlamaDecoder.embed
+
+    def lost(*_: Any) -> Any:
+        raise RuntimeError("CUDA error: unspecified launch failure\nkernel errors might be ...")
+
+    def hear(piece: str, _: int) -> None:
+        nonlocal is_lost
+        is_lost = is_lost or bool(piece)
+
+    monkeypatch.setattr(LlamaDecoder, "embed", lambda *a: lost() if is_lost else embed(*a))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lost)
+    results = pipeline.ask_together([(question, AskHooks(on_text=hear)) for question in QUESTIONS])
+    assert is_lost
+    assert [type(result) for result in results] == [DeviceLostError] * len(QUESTIONS)
+    # The node reports what has a cause.
+    assert all(isinstance(r, Exception) and r.__cause__ is not None for r in results)
+
+
+@pytest.mark.parametrize("strategy", ["none", "adatoken3d", "voxel_dpp"])
+@pytest.mark.parametrize("at", [1, 2, 4])
+def test_text_is_streamed_once_where_a_batch_fails(
+    model: Path, monkeypatch: pytest.MonkeyPatch, strategy: str, at: int
+) -> None:
+    """It began anew with each question asked alone; and selected, which gives another text."""
+    pipeline, steps = start(model, **{"pruning.strategy": strategy}), 0
+    expected = pipeline.ask_together(asked(*QUESTIONS))
+    real = batch_module._Batch.step
+
+    def step(*args: Any) -> Any:
+        nonlocal steps
+        steps += 1
+        if steps == at:
+            raise torch.cuda.OutOfMemoryError("2 GiB")
+        return real(*args)
+
+    monkeypatch.setattr(batch_module._Batch, "step", step)
+    pieces: list[list[tuple[str, int]]] = [[] for _ in QUESTIONS]
+    hooks = [AskHooks(on_text=lambda *piece, to=to: to.append(piece)) for to in pieces]  # type: ignore[misc]
+    answers = pipeline.ask_together(list(zip(QUESTIONS, hooks, strict=True)))
+    assert steps > at
+    for answer, other, sent in zip(answers, expected, pieces, strict=True):
+        assert isinstance(answer, Answer)
+        assert isinstance(other, Answer)
+        assert answer.text == other.text == "".join(piece for piece, _ in sent).strip()
+        counts = [count for _, count in sent]
+        assert counts == sorted(counts)
+        assert counts[-1] == answer.tokens.generated
+
+
+def test_a_stream_that_cannot_go_on_as_it_began_is_an_error() -> None:
+    """Asked again the text was another one, or it ended earlier."""
+    for again, given in ((["l", "?", " those"], 2), (["l"], 2), (["l", "?"], 3)):
+        sent: list[str] = []
+        stream = together_module.StreamedOnce(AskHooks(on_text=lambda *p, to=sent: to.append(p[0])))  # type: ignore[misc]
+        for number, piece in enumerate(["l", "?", " these"][:given]):
+            stream.hooks.on_text(piece, number + 1)
+
+        def answer(questions: Any, pieces: list[str] = again) -> Any:
+            for number, piece in enumerate(pieces):
+                questions[0][1].on_text(piece, number + 1)
+            return [timed_answer(1, 1.0, 1.0, 1.0, 3, True)]
+
+        result = together_module.resume(answer, QUESTIONS[0], stream)
+        if again[:2] == ["l", "?"] and given == 2:
+            assert isinstance(result, Answer)
+            assert sent == ["l", "?", " those"]
+        else:
+            assert isinstance(result, ModelError)
+            assert "ask once more" in str(result)
+            assert sent == ["l", "?", " these"][:given]

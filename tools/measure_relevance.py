@@ -49,11 +49,12 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", type=Path, default=embedded_model_path())
+    parser.add_argument("--vision-path", type=Path, help="CLIP folder, for a model without one")
     parser.add_argument("--rooms", type=int, default=24)
     parser.add_argument("--json", type=Path, default=Path("docs/results/relevance_embedded.json"))
     options = parser.parse_args()
     torch.set_num_threads(1)
-    loaded = load_model(options.model)
+    loaded = load_model(options.model, vision_path=options.vision_path)
     vision, found, chance = loaded.model.config.vision, [], []
 
     # Room by room: what its phrases find, and what a token at random would.

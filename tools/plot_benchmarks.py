@@ -1,4 +1,4 @@
-"""Draw docs/cold_warm.png from docs/results/cold_warm_*.json: python tools/plot_benchmarks.py"""
+"""Draw docs/cold_warm.png and docs/soak.png from docs/results: python tools/plot_benchmarks.py"""
 
 from __future__ import annotations
 
@@ -40,7 +40,28 @@ def draw(axes: Any, data: dict[str, Any], bars: Bars) -> None:
     axes.axvline(1, color="#888888", linewidth=0.8)
 
 
-def main() -> None:
+def draw_soak() -> None:
+    """Resident memory of the node over the minutes of docs/results/soak_cabinet.json."""
+    data = json.loads((ROOT / "docs" / "results" / "soak_cabinet.json").read_text())
+    figure, axes = plt.subplots(figsize=(7, 2.8))
+    minutes = [seconds / 60 for seconds in data["seconds"]]
+    axes.plot(minutes, data["resident_mib"], color="#4c78a8", linewidth=1.2)
+    axes.axvline(data["warm_up_s"] / 60, color="#888888", linewidth=0.8, linestyle="--")
+    axes.text(data["warm_up_s"] / 60, 20, " warm-up ends", color="#555555", fontsize=8)
+    axes.set_ylim(0, 1.15 * max(data["resident_mib"]))
+    axes.set_xlabel("minutes")
+    axes.set_ylabel("resident MiB")
+    refused = sum(data["refused"].values())
+    axes.set_title(
+        f"{data['bag']} in a loop at {data['rate']:g}x:\n{data['n']} questions, {data['answered']}"
+        f" answered, {refused} refused with a code, {data['lost']} lost",
+        fontsize=9,
+    )
+    figure.tight_layout()
+    figure.savefig(ROOT / "docs" / "soak.png", dpi=110)
+
+
+def draw_cold_warm() -> None:
     """One column per shape that was measured."""
     paths = sorted((ROOT / "docs" / "results").glob("cold_warm_*.json"))
     found = [json.loads(path.read_text()) for path in paths]
@@ -56,10 +77,9 @@ def main() -> None:
         tokens = data["answer_tokens"]
         answer.set_xlabel(f"{tokens} tokens / transformers generate", fontsize=8)
     figure.tight_layout()
-    path = ROOT / "docs" / "cold_warm.png"
-    figure.savefig(path, dpi=110)
-    print(f"wrote {path}")
+    figure.savefig(ROOT / "docs" / "cold_warm.png", dpi=110)
 
 
 if __name__ == "__main__":
-    main()
+    draw_cold_warm()
+    draw_soak()

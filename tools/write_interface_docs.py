@@ -19,18 +19,27 @@ and `/clock` are absolute.
 """
 Table = tuple[tuple[str, str, str], ...]
 INPUTS: Table = (
-    ("rgb/image", "sensor_msgs/Image", "rgb8 bgr8 rgba8 bgra8 mono8 bayer_*8"),
+    (
+        "rgb/image",
+        "sensor_msgs/Image",
+        "rgb8 bgr8 rgba8 bgra8 mono8 bayer_*8; raw, or rectified (`camera.rectified`)",
+    ),
     ("rgb/image/compressed", "sensor_msgs/CompressedImage", "with `rgb_transport: compressed`"),
     ("depth/image", "sensor_msgs/Image", "16UC1 and mono16 millimetres, 32FC1 metres"),
     (
         "depth/image/compressedDepth",
         "sensor_msgs/CompressedImage",
-        "with `depth_transport: compressedDepth`",
+        "with `depth_transport: compressedDepth`: 16-bit PNG",
+    ),
+    (
+        "depth/image/compressed",
+        "sensor_msgs/CompressedImage",
+        "with `depth_transport: compressed`: 16-bit PNG",
     ),
     (
         "rgb/camera_info",
         "sensor_msgs/CameraInfo",
-        "plumb_bob, rational_polynomial, equidistant; others are refused",
+        "once or with each image; K and D of raw images, P of rectified ones",
     ),
     ("pose", "geometry_msgs/PoseStamped", "with `pose_source: pose`: the colour optical frame"),
     ("odom", "nav_msgs/Odometry", "with `pose_source: odom`, and `extrinsic.*`"),

@@ -26,6 +26,7 @@ A small LLaVA-3D for generated rooms, made by `ada3d train` from nothing; see do
 world, sizes and curriculum. Licence: that of the package. It answers short questions about ten
 kinds of furniture in eight colours and grounds phrases about them, in rooms drawn by
 `ada3d_ros/lab/world`. It has never seen a photograph: on real images its answers are guesses.
+Its rooms stand on z = 0; a map whose floor lies elsewhere is moved for it (`world.floor_z`).
 Relations stay at their majority rate, and what is nearest it finds only sometimes: see the rows
 against chance and majority.
 
@@ -78,7 +79,9 @@ def render() -> str:
     }
     first = next(iter(results.values()))
     text = HEAD.format(
-        trained_on=facts["trained_on"], sha256=first["sha256"], threshold=facts["threshold"]
+        trained_on=facts["trained_on"],
+        sha256=first["sha256"],
+        threshold=facts["threshold"],
     )
     text += (
         "| metric | n | chance | majority | "

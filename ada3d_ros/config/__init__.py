@@ -24,17 +24,28 @@ from ada3d_ros.errors import ConfigError
 
 __all__ = [
     "SETTINGS",
+    "VISION_SETTING",
     "AgentConfig",
     "DepthConfig",
     "KeyframeConfig",
     "ModelConfig",
     "PruningConfig",
     "Setting",
+    "as_options",
     "from_flat",
     "iter_settings",
     "load_config",
     "to_flat",
 ]
+
+
+# How a text names the setting, at the node and at launch.
+VISION_SETTING = "model.vision_path (at launch: vision_path:=FOLDER)"
+
+
+def as_options(text: str) -> str:
+    """A text of an error as a command says it: with its option in the place of the setting."""
+    return text.replace(VISION_SETTING, "--vision-path").replace("model.path", "--model")
 
 
 def iter_settings(cls: type = AgentConfig, prefix: str = "") -> Iterator[Setting]:

@@ -16,19 +16,21 @@ RELIABILITY = ("auto", "reliable", "best_effort")
 class ModelConfig:
     path: str = setting(
         "",
-        "folder of the checkpoint (official layout); `embedded` = the small model of the package;"
-        " empty fails with a clear text",
+        "folder of the checkpoint (official layout, or transformers'); `embedded` = the small model"
+        " of the package; empty fails with a clear text",
         read_only=True,
     )
     vision_path: str = setting(
         "",
-        "folder of a CLIP checkpoint, for weights that do not contain the vision tower",
+        "folder of a CLIP checkpoint, for weights that do not contain the vision tower; empty: the"
+        " folder that config.json names as mm_vision_tower, if it is one",
         read_only=True,
     )
     revision_sha256: str = setting(
         "",
-        "expected sha256 over the weight files; empty = not checked",
-        pattern="([0-9a-f]{64})?",
+        "expected sha256 as `get_model_info` gives it: over the weight files, then `tower:` and"
+        " `head:` where there are such files; empty = not checked",
+        pattern="([0-9a-f]{64}( tower:[0-9a-f]{64})?( head:[0-9a-f]{64})?)?",
         read_only=True,
     )
     device: str = setting(
@@ -76,6 +78,20 @@ class QuestionConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class WorldConfig:
+    floor_z: str = setting(
+        "auto",
+        "height of the floor in the world frame, for models that want it at 0; auto = estimated"
+        " from depth",
+        unit="m",
+        choices=("auto",),
+        low=-10_000.0,
+        high=10_000.0,
+        read_only=True,
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class ExtrinsicConfig:
     xyz: tuple[float, ...] = setting(
         (0.0, 0.0, 0.0),
@@ -99,7 +115,11 @@ class ExtrinsicConfig:
 @dataclass(frozen=True, slots=True)
 class PoseConfig:
     timeout_sec: float = setting(
-        0.2, "how long a frame waits for its pose to arrive", unit="s", low=0.0, high=2.0
+        0.2,
+        "how long a frame waits for its pose, and for the camera_info that is due, to arrive",
+        unit="s",
+        low=0.0,
+        high=2.0,
     )
     max_gap_sec: float = setting(
         0.2,
@@ -143,6 +163,14 @@ class InputConfig:
     max_age_sec: float = setting(
         1.0, "older frames are dropped (node clock); 0 = off", unit="s", low=0.0, high=60.0
     )
+    max_gap_sec: float = setting(
+        3600.0,
+        "stamps or a clock that go ahead by so much are of another recording: a jump in time"
+        " (reset_on_time_jump); 0 = off",
+        unit="s",
+        low=0.0,
+        high=1e9,
+    )
     max_rate_hz: float = setting(
         5.0, "frames beyond this rate are dropped before decoding", unit="Hz", low=0.1, high=60.0
     )
@@ -157,6 +185,16 @@ class DepthConfig:
     max_m: float = setting(10.0, "farther readings are invalid", unit="m", low=0.0, high=100.0)
     min_valid_fraction: float = setting(
         0.05, "frames with less valid depth are dropped", low=0.0, high=1.0
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class CameraConfig:
+    rectified: bool = setting(
+        False,
+        "colour and depth are rectified already: camera_info P holds, and its D is not applied"
+        " (topics named image_rect); false = raw images, K and D hold",
+        read_only=True,
     )
 
 
@@ -214,7 +252,7 @@ class CacheConfig:
     )
     chunk_tokens: int = setting(
         256,
-        "scene tokens per piece of background work; a question waits for one piece at most",
+        "scene tokens per piece of background work; a question that comes meanwhile waits for it",
         unit="tokens",
         low=16,
         high=4096,
@@ -288,9 +326,10 @@ class AgentConfig:
     world_frame: str = setting(
         "map",
         "frame of boxes and keyframes, z up; poses in another frame are refused",
-        pattern=r"\S+",
+        pattern=r"/*[^\s/]\S*",
         read_only=True,
     )
+    world: WorldConfig = WorldConfig()
     pose_child_frame: str = setting(
         "",
         "for odom: a message with another child_frame_id is refused; empty = any",
@@ -306,18 +345,24 @@ class AgentConfig:
     )
     depth_transport: str = setting(
         "raw",
-        "compressedDepth subscribes depth/image/compressedDepth",
-        choices=("raw", "compressedDepth"),
+        "compressedDepth subscribes depth/image/compressedDepth, compressed subscribes"
+        " depth/image/compressed (16-bit PNG)",
+        choices=("raw", "compressedDepth", "compressed"),
         read_only=True,
     )
     qos: QosConfig = QosConfig()
     sync: SyncConfig = SyncConfig()
     input: InputConfig = InputConfig()
+    camera: CameraConfig = CameraConfig()
     depth: DepthConfig = DepthConfig()
     keyframe: KeyframeConfig = KeyframeConfig()
     scene: SceneConfig = SceneConfig()
     cache: CacheConfig = CacheConfig()
-    reset_on_time_jump: bool = setting(True, "a clock that jumps back (bag loop) clears the scene")
+    reset_on_time_jump: bool = setting(
+        True,
+        "a clock that jumps back (bag loop), or ahead by input.max_gap_sec (another bag),"
+        " clears the scene",
+    )
     action: ActionConfig = ActionConfig()
     markers: MarkersConfig = MarkersConfig()
     boxes: BoxesConfig = BoxesConfig()
@@ -325,8 +370,19 @@ class AgentConfig:
     autostart: bool = setting(
         False, "configure and activate at start, without a lifecycle manager", read_only=True
     )
+    bond_heartbeat_period: float = setting(
+        0.25,
+        "of the bond with nav2's lifecycle manager, where bondpy is installed; 0 = no bond",
+        unit="s",
+        low=0.0,
+        high=10.0,
+        read_only=True,
+    )
 
     def __post_init__(self) -> None:
+        # frames are named without the slash that ROS 1 wrote before them
+        for name in ("world_frame", "pose_child_frame"):
+            object.__setattr__(self, name, getattr(self, name).lstrip("/"))
         if self.depth.min_m >= self.depth.max_m:
             raise ConfigError(
                 f"depth.min_m = {self.depth.min_m} must be below depth.max_m = {self.depth.max_m}"

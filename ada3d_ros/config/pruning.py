@@ -265,7 +265,7 @@ class PruningConfig:
         joined=((*CONTROLS[1:], *PRE_LLM), IN_LLM),
     )
     keep_ratio: float = setting(
-        0.41, "mean over layers of kept / total spatial tokens", low=0.05, high=1.0
+        0.41, "mean over layers of kept / total spatial tokens", low=0.0001, high=1.0
     )
     pre_keep_ratio: float = setting(
         0.0,

@@ -18,7 +18,8 @@ Value = bool | int | float | str | tuple[float, ...]
 class Setting:
     """What a person needs to know about one setting.
 
-    low, high: inclusive. length: of a list. joined: two groups of choices of which one each may be
+    low, high: inclusive; of a text, a number in this range may stand for a choice. length: of a
+    list. joined: two groups of choices of which one each may be
     written together, `first+second`.
     """
 
@@ -40,7 +41,8 @@ class Setting:
         if self.choices:
             first, second = self.joined
             pair = f", or two joined, as '{first[-1]}+{second[0]}'" if first else ""
-            return "one of " + ", ".join(map(repr, self.choices)) + pair
+            number = f", or {self.low:g} to {self.high:g} {self.unit}" if self._takes_number else ""
+            return "one of " + ", ".join(map(repr, self.choices)) + pair + number
         if self.pattern:
             return f"text matching {self.pattern}"
         if self.low is not None or self.high is not None:
@@ -63,6 +65,8 @@ class Setting:
         # The type; integers serve as floats, a list of numbers as a tuple.
         value = self._in_kind(value)
         kind: type = type(self.default)
+        if self._takes_number and value not in self.choices:
+            return self._number_as_text(value)
         is_kind = type(value) is kind  # True is an int, too
         if not is_kind:
             wanted = "a list of numbers" if kind is tuple else kind.__name__
@@ -85,6 +89,24 @@ class Setting:
         if self.pattern and not re.fullmatch(self.pattern, str(value)):
             raise self._error(value, "not of the expected form")
         return value
+
+    @property
+    def _takes_number(self) -> bool:
+        return isinstance(self.default, str) and self.low is not None
+
+    def _number_as_text(self, value: Any) -> str:
+        """A number in the place of a choice, or its text, as text."""
+        assert self.low is not None
+        assert self.high is not None
+        if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+            raise self._error(value, f"expected a number or text, got {type(value).__name__}")
+        try:
+            number = float(value)
+        except ValueError:
+            raise self._error(value, "not a known choice, nor a number") from None
+        if not self.low <= number <= self.high:  # NaN, too
+            raise self._error(value, "out of range")
+        return repr(number)
 
     def _in_kind(self, value: Any) -> Any:
         """An integer as a float and numbers as a tuple, where the default is one; else itself."""

@@ -27,8 +27,8 @@ def build_answer(
     question, scene, clock = query.question, context.scene, query.clock
     with clock.stage("postprocess_s"):
         tokens = token_usage(query, context, prompt, prefilled, len(generated.token_ids))
-        xyz_m = context.chosen.tokens.xyz_m
-        kept_xyz_m = xyz_m[prefilled.kept[-1]].cpu().numpy() if query.in_scene else None
+        xyz_m = query.in_world(context.chosen.tokens.xyz_m[prefilled.kept[-1]])
+        kept_xyz_m = xyz_m.cpu().numpy() if query.in_scene else None
     used = scene.frames if query.in_scene else scene.frames[-1:]
     timings = clock.timings()
     return Answer(
@@ -71,9 +71,12 @@ def token_usage(
     num_text, size = length - counts[0], prompt.embeds.element_size()
     held, full = [n + num_text for n in counts], [total + num_text] * shape.num_layers
 
-    # What they computed: the whole prompt, or after a cached prefix the question's own tokens.
-    rank_macs = 0.0
+    # What they computed and keep: of the whole prompt, or the question's own beside the prefix.
+    rank_macs, attended = 0.0, kv_bytes(shape, held, size)
+    stored = attended
     if context.prefix is not None:
+        own = 0 if prefilled.cache is context.prefix.cache else prefilled.cache.num_bytes
+        stored = context.prefix.cache.num_bytes + own
         keys = [n + prompt.spatial_span[0] for n in counts]
         prefill_flops = 2 * question_macs(shape, num_after, keys)
         drops = sum([after < before for before, after in itertools.pairwise(counts)])
@@ -95,7 +98,8 @@ def token_usage(
         keep_ratio_requested=query.question.keep_ratio,
         keep_ratio_achieved=achieved,
         strategy=query.config.pruning.strategy if achieved < 1.0 else "none",
-        kv_bytes=kv_bytes(shape, held, size),
+        kv_bytes=stored,
+        attended_kv_bytes=attended,
         full_kv_bytes=kv_bytes(shape, full, size),
         prefill_flops=prefill_flops,
         full_prefill_flops=2 * prefill_macs(shape, full),

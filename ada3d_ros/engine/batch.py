@@ -14,9 +14,11 @@ from dataclasses import dataclass
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from ada3d_ros.engine.decode import DecodeOutput, GenerationRequest
+from ada3d_ros.engine.decode import NO_TOKEN, DecodeOutput, GenerationRequest
 from ada3d_ros.engine.kv_cache import KVCache
-from ada3d_ros.engine.prefill import require_finite
+from ada3d_ros.engine.prefill import not_finite
+from ada3d_ros.engine.timing import synchronize
+from ada3d_ros.errors import ModelError
 from ada3d_ros.model.decoder import LlamaDecoder, attention_mask
 from ada3d_ros.types import NAN, StopReason
 
@@ -47,8 +49,8 @@ def answer_batch(
     stays as it is.
 
     next_position: of every question's first token, in all layers. A question that ends leaves the
-    batch, the others go on. should_stop is read before a question's tokens are read and before
-    every later token is computed. Raises ModelError where the logits are not finite.
+    batch, the others go on; so does one whose logits are not finite (its `error`). should_stop is
+    read before a question's tokens are read and before every later token is computed.
     """
     if not all(len(question.embeds) for question in questions):
         raise ValueError("answer_batch: a question has no tokens.")
@@ -68,7 +70,7 @@ def answer_batch(
         embeds = [answer.question.embeds for answer in live]
         batch = _Batch(decoder, prefix, next_position, embeds, reserve)
         logits = batch.prefill()
-        require_finite(logits)  # waits for the device
+        synchronize(decoder.device)
     start = now()
 
     # Decode: one token each per step, until the last question has ended.
@@ -77,9 +79,13 @@ def answer_batch(
             [answer.question.request.sampler(row) for answer, row in zip(live, logits, strict=True)]
         )
         probabilities = torch.softmax(logits.float(), dim=-1).gather(1, tokens[:, None])[:, 0]
-        chosen, at_s = tokens.tolist(), now() - start  # the list waits for the device
+        checked = torch.where(torch.isfinite(logits).all(dim=-1), tokens, NO_TOKEN)
+        chosen, at_s = checked.tolist(), now() - start  # the list waits for the device
         for answer, token_id, probability in zip(live, chosen, probabilities, strict=True):
-            answer.take(token_id, probability, at_s)
+            if token_id == NO_TOKEN:
+                answer.fail(not_finite(logits.dtype))
+            else:
+                answer.take(token_id, probability, at_s)
         staying = [i for i, answer in enumerate(live) if answer.goes_on()]
         live = [live[i] for i in staying]
         if live:
@@ -92,6 +98,7 @@ class _Answer:
 
     def __init__(self, question: BatchedQuestion, limit: int, eos_id: int) -> None:
         self.question, self.limit = question, limit
+        self._error: ModelError | None = None
         self._eos_id = eos_id
         self._token_ids: list[int] = []
         self._probabilities: list[torch.Tensor] = []
@@ -117,6 +124,10 @@ class _Answer:
             self._token_ids.append(token_id)
             self.question.request.on_token(token_id)
 
+    def fail(self, error: ModelError) -> None:
+        """No token could be chosen."""
+        self._reason, self._error = StopReason.UNKNOWN, error
+
     def output(self) -> DecodeOutput:
         assert self._reason is not None, "not at its end"
         chosen = self._probabilities
@@ -126,6 +137,7 @@ class _Answer:
             mean_probability=float(torch.stack(chosen).mean()) if chosen else NAN,
             first_token_s=self._first_s,
             decode_s=self._last_s - self._first_s,
+            error=self._error,
         )
 
 

@@ -2,7 +2,9 @@
 leaves.
 
 Time to the first token and time per further token are straight lines over the spatial tokens that a
-layer holds on average; one model for questions on a cached scene, one for the others.
+layer holds on average; one model for questions on a cached scene, one for the others. What a
+question paid for the next ones too (views, the cached scene) is no part of its time, and the lines
+are medians: a question that met a busy machine does not move them.
 """
 
 from __future__ import annotations
@@ -24,8 +26,8 @@ FACTORS = (1.0, 0.85, 0.7, 0.55, 0.4, 0.3, 0.2, 0.1)
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One answered question. tokens: spatial tokens per layer, mean; step_s: per token after the
-    first, NaN without one.
+    """One answered question, what it prepared for later ones left out. tokens: spatial tokens per
+    layer, mean; step_s: per token after the first, NaN without one.
     """
 
     tokens: float
@@ -43,14 +45,16 @@ class LatencyModel:
             kind: deque(maxlen=WINDOW) for kind in (False, True)
         }
 
-    def record(self, answer: Answer) -> None:
-        """Learn from the counts and times of an answer about the scene."""
+    def record(self, answer: Answer, prepared_s: float = 0.0) -> None:
+        """Learn from the counts and times of an answer about the scene. prepared_s: of its time to
+        the first token, what was spent on views, the cached scene and the like.
+        """
         times, generated = answer.timings, answer.tokens.generated
         if not math.isfinite(times.first_token_s):  # stopped before it said anything
             return
         measured = Measured(
             tokens=float(np.mean(answer.tokens.per_layer)),
-            first_token_s=times.first_token_s,
+            first_token_s=max(times.first_token_s - prepared_s, 0.0),
             step_s=times.decode_s / (generated - 1) if generated > 1 else math.nan,
             rest_s=times.total_s - times.first_token_s - times.decode_s,
             generated=generated,
@@ -101,14 +105,17 @@ class LatencyModel:
 
 
 def _line(x: Sequence[float], y: Sequence[float], at: float, proportional: bool) -> float:
-    """The least-squares line through (x, y) at `at`, never falling. Where all x are alike it goes
-    through the origin (proportional) or is flat.
+    """The line of the median slope and offset (Theil and Sen) through (x, y) at `at`, never
+    falling. Where all x are alike it goes through the origin (proportional) or is flat.
     """
-    mean_x, mean_y = float(np.mean(x)), float(np.mean(y))
-    centered = np.asarray(x) - mean_x
-    spread = float(centered @ centered)
-    if spread > (0.02 * max(mean_x, 1.0)) ** 2 * len(x):
-        slope = max(float(centered @ np.asarray(y)) / spread, 0.0)
+    xs, ys = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
+    first, second = np.triu_indices(len(xs), 1)
+    run = xs[second] - xs[first]
+    apart = np.abs(run) > 0.02 * max(float(np.median(xs)), 1.0)
+    if apart.any():
+        slopes = (ys[second] - ys[first])[apart] / run[apart]
+        slope = max(float(np.median(slopes)), 0.0)
     else:
-        slope = mean_y / mean_x if proportional and mean_x > 0 else 0.0
-    return max(mean_y + slope * (at - mean_x), 0.0)
+        middle = float(np.median(xs))
+        slope = float(np.median(ys)) / middle if proportional and middle > 0 else 0.0
+    return max(float(np.median(ys - slope * xs)) + slope * at, 0.0)

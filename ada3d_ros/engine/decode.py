@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import torch
 
 from ada3d_ros.engine.kv_cache import KVCache
-from ada3d_ros.engine.prefill import PrefillOutput
+from ada3d_ros.engine.prefill import PrefillOutput, not_finite
 from ada3d_ros.engine.timing import Now, synchronize
-from ada3d_ros.errors import ConfigError
+from ada3d_ros.errors import ConfigError, ModelError
 from ada3d_ros.model.decoder import LlamaDecoder
 from ada3d_ros.types import NAN, StopReason
 
@@ -26,6 +26,8 @@ Sampler = Callable[
 StoppingCriteria = Callable[[], StopReason | None]  # TIMEOUT or CANCELED to stop, None to go on
 OnToken = Callable[[int], None]
 Step = Callable[[torch.Tensor], torch.Tensor]  # a token id () int64 to the logits (vocab,) after it
+
+NO_TOKEN = -1  # read instead of the id that was chosen of logits that are not finite
 
 
 def greedy(logits: torch.Tensor) -> torch.Tensor:
@@ -52,7 +54,8 @@ class GenerationRequest:
 class DecodeOutput:
     """token_ids without the end-of-sequence id; mean_probability: of the chosen tokens (the end one
     included) at temperature 1, NaN where none was chosen; first_token_s: sampling of the first
-    token; decode_s: all after it; text: where the ids were decoded.
+    token; decode_s: all after it; text: where the ids were decoded; error: why there is no answer,
+    of one question of a batch.
     """
 
     token_ids: tuple[int, ...]
@@ -61,6 +64,7 @@ class DecodeOutput:
     first_token_s: float = NAN
     decode_s: float = NAN
     text: str = ""
+    error: ModelError | None = None
 
 
 @torch.inference_mode()
@@ -78,7 +82,8 @@ def decode(
     waits for the host; after the last id it was for nothing. static: steps of fixed shapes
     (engine/static_decode.py), in a CUDA graph where there is CUDA; the cache's lengths then stay.
     Both: yes on CUDA, no on a CPU. Neither changes the answer. A cache with room for
-    max_new_tokens - 1 tokens is not moved.
+    max_new_tokens - 1 tokens is not moved. Raises ModelError at the first token whose logits are
+    not finite.
     """
     cuda = decoder.device.type == "cuda"
     ahead = int(cuda) if steps_ahead is None else steps_ahead
@@ -121,11 +126,14 @@ def _generate(
         # Choose a token; its id is on the way to the host while the next step may run already.
         token = request.sampler(logits)
         probabilities.append(torch.softmax(logits.float(), dim=-1).gather(0, token.view(1)))
-        read = functools.partial(int, token) if read_later is None else read_later(token)
+        checked = torch.where(torch.isfinite(logits).all(), token, NO_TOKEN)
+        read = functools.partial(int, checked) if read_later is None else read_later(checked)
         last, lengths = len(token_ids) + 1 == limit, cache.lengths
         if ahead and not last:
             logits = step(token)
         token_id = read()  # waits for the device, though not for the step ahead
+        if token_id == NO_TOKEN:
+            raise not_finite(logits.dtype)
         if len(probabilities) == 1:
             first_token_s = request.now() - start
 
@@ -232,7 +240,8 @@ def nucleus_probabilities(logits: torch.Tensor, temperature: float, top_p: float
     """Probabilities (vocab,) float32 of the smallest set of tokens whose probability reaches top_p;
     0 for the others.
     """
-    probabilities = torch.softmax(logits.float() / temperature, dim=-1)
+    shifted = logits.float() - logits.max()  # so that no temperature can make the largest infinite
+    probabilities = torch.softmax(shifted / temperature, dim=-1)
     if top_p >= 1.0:
         return probabilities
     ordered, order = probabilities.sort(descending=True, stable=True)
@@ -242,8 +251,8 @@ def nucleus_probabilities(logits: torch.Tensor, temperature: float, top_p: float
 
 
 def make_sampler(temperature: float, top_p: float, seed: int, device: torch.device) -> Sampler:
-    """temperature 0: greedy. Otherwise a sampler with its own generator: the same seed gives the
-    same answer.
+    """temperature 0, or too small to divide by in float32: greedy, which is the limit. Otherwise a
+    sampler with its own generator: the same seed gives the same answer.
 
     Raises ConfigError outside temperature 0..2 and top_p 0.01..1.
     """
@@ -251,7 +260,7 @@ def make_sampler(temperature: float, top_p: float, seed: int, device: torch.devi
         raise ConfigError(
             f"temperature = {temperature} (allowed 0 to 2), top_p = {top_p} (allowed 0.01 to 1)."
         )
-    if temperature == 0.0:
+    if temperature < torch.finfo(torch.float32).tiny:
         return greedy
     generator = torch.Generator(device).manual_seed(seed)
 

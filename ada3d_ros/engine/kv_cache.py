@@ -8,7 +8,7 @@ is stored roped.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Self, cast
 
 import torch
 
@@ -47,9 +47,10 @@ class KVCache:
     @property
     def num_bytes(self) -> int:
         """Memory of the buffers, the reserved room included."""
-        return sum(
-            buffer.numel() * buffer.element_size() for buffer in self._buffers if buffer is not None
-        )
+        total = 0
+        for buffer in self._buffers:
+            total += 0 if buffer is None else buffer.nbytes
+        return total
 
     def length(self, layer: int) -> int:
         return self._lengths[layer]
@@ -79,10 +80,17 @@ class KVCache:
         assert not self._num_empty, "a layer holds nothing yet"
         return cast(tuple[torch.Tensor, ...], tuple(self._buffers))
 
-    def reserve(self, tokens: int) -> None:
-        """Make room for so many more tokens in every layer; until then no buffer moves."""
-        for layer, buffer in enumerate(self.buffers):
-            self._room(layer, buffer[0], self._lengths[layer] + tokens)
+    def has_room(self, tokens: int) -> bool:
+        """Whether every layer takes so many more tokens without a new buffer."""
+        ends = [length + tokens for length in self._lengths]
+        return all(b.shape[3] >= end for b, end in zip(self.buffers, ends, strict=True))
+
+    def copied(self, reserve: int) -> Self:
+        """A cache of its own that holds the same, with room for `reserve` more tokens a layer."""
+        cache = type(self)(len(self._lengths), reserve)
+        for layer, (buffer, length) in enumerate(zip(self.buffers, self._lengths, strict=True)):
+            KVCache.append(cache, layer, *buffer[:, :, :, :length])
+        return cache
 
     def set_lengths(self, lengths: Sequence[int]) -> None:
         """Forget the newest tokens, or count those that were written into the buffers behind the
@@ -145,9 +153,10 @@ class Int8KVCache(KVCache):
         key_scales, value_scales = self._scales.held(layer)
         return keys.to(self._dtype) * key_scales, values.to(self._dtype) * value_scales
 
-    def reserve(self, tokens: int) -> None:
-        super().reserve(tokens)
-        self._scales.reserve(tokens)
+    def copied(self, reserve: int) -> Self:
+        cache = super().copied(reserve)
+        cache._scales, cache._dtype = self._scales.copied(reserve), self._dtype
+        return cache
 
     def set_lengths(self, lengths: Sequence[int]) -> None:
         super().set_lengths(lengths)

@@ -1,16 +1,17 @@
-"""When memory does not suffice: telling it from torch's other errors, asking again for less."""
+"""What torch's errors mean; when memory does not suffice, asking again for less."""
 
 from __future__ import annotations
 
 import functools
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
 
-from ada3d_ros.errors import ModelError, OutOfMemoryError
+from ada3d_ros.errors import DeviceLostError, ModelError, OutOfMemoryError
 from ada3d_ros.types import Answer, AskHooks, Question
 
 logger = logging.getLogger(__name__)
@@ -41,8 +42,26 @@ def out_of_memory(error: RuntimeError) -> str:
         isinstance(error, torch.OutOfMemoryError)
         or "not enough memory" in str(error)
         or "can't allocate memory" in str(error)
+        or "out of memory" in str(error)  # also of CUDA's own calls, a plain RuntimeError
     )
     return text if lacking else ""
+
+
+def model_error(error: RuntimeError, what: str = "the model failed") -> ModelError:
+    """What to raise for an error of torch's that is not about memory."""
+    text = str(error).splitlines()[0] if str(error) else repr(error)
+    # torch.AcceleratorError, and torch's texts of before there was one: each further call fails too
+    if text.startswith(("CUDA error", "HIP error")):
+        return DeviceLostError(f"the GPU no longer works ({text}): restart the node.")
+    return ModelError(f"{what}: {error}")
+
+
+def memory_problem(error: RuntimeError, what: str = "the model failed") -> str:
+    """As `out_of_memory`; raises `model_error` where the error is about something else."""
+    problem = out_of_memory(error)
+    if not problem:
+        raise model_error(error, what) from error
+    return problem
 
 
 Ask = Callable[..., Answer]
@@ -57,14 +76,15 @@ class AskingPipeline(Protocol):
 
 
 def with_memory_fallbacks(ask: Ask) -> Ask:
-    """`ask`, tried again with less where memory runs out before any text was emitted.
+    """`ask`, tried again with less where memory runs out before any text was emitted; a deadline
+    counts from the first try on.
 
-    Raises OutOfMemoryError where nothing is left to try, ModelError for torch's other errors.
+    Raises OutOfMemoryError where nothing is left to try, `model_error` for torch's other errors.
     """
 
     @functools.wraps(ask)
     def tried(pipeline: AskingPipeline, question: Question, hooks: AskHooks = AskHooks()) -> Answer:
-        emitted = False
+        emitted, begun, deadline_s = False, time.perf_counter(), question.deadline_s
 
         def on_text(delta: str, num_tokens: int) -> None:
             nonlocal emitted
@@ -77,9 +97,7 @@ def with_memory_fallbacks(ask: Ask) -> Ask:
                 pipeline.fallback = fallback
                 return ask(pipeline, question, watched)
             except RuntimeError as error:
-                problem = out_of_memory(error)
-                if not problem:  # another of torch's own errors
-                    raise ModelError(f"the model failed: {error}") from error
+                problem = memory_problem(error)
             finally:
                 pipeline.fallback = MEMORY_FALLBACKS[0]
             # Outside the except block: the traceback would keep the tensors alive.
@@ -87,6 +105,8 @@ def with_memory_fallbacks(ask: Ask) -> Ask:
             if emitted or fallback is MEMORY_FALLBACKS[-1]:
                 break
             logger.warning("%s: %s; tried again with less.", question.text[:80], problem)
+            left_s = deadline_s - (time.perf_counter() - begun)
+            question = replace(question, deadline_s=left_s)
         raise OutOfMemoryError(
             f"the memory does not suffice ({problem}); keep fewer views (keyframe.max_views)."
         )

@@ -100,11 +100,11 @@ def prefill_question(
     all); only they pass through the layers.
 
     Unpruned this is the full prefill exactly, in another order of sums, and the output's cache is
-    the prefix's own, lent until its next question. With a pruner each layer attends to the best of
-    the scene's keys for this question, as many as the schedule says, in a copy. That is not the
-    paper's computation: there a kept token has seen only kept ones, here it has seen the whole
-    scene; both are one up to the first pruned layer. `kept` are indices into the prefix's spatial
-    tokens. Raises as `prefill` does.
+    the prefix's own, lent until its next question, or a copy where its room ends. With a pruner
+    each layer attends to the best of the scene's keys for this question, as many as the schedule
+    says, in a copy. That is not the paper's computation: there a kept token has seen only kept
+    ones, here it has seen the whole scene; both are one up to the first pruned layer. `kept` are
+    indices into the prefix's spatial tokens. Raises as `prefill` does.
     """
     if not len(question):
         raise InvalidRequestError(
@@ -134,12 +134,13 @@ def prefill_question(
 
 
 def _cropped_cache(prefix: ScenePrefix, count: int, room: int) -> KVCache:
-    """The prefix's cache with room for so many more tokens, lent; of a smaller budget a copy."""
+    """The prefix's cache with room for so many more tokens, lent; a copy, the question's own, where
+    it has not so much room, and of a smaller budget.
+    """
+    cache, stop = prefix.cache, prefix.start + count
     if count == len(prefix.embeds):
-        prefix.cache.reserve(room)
-        return prefix.cache
-    stop = prefix.start + count
-    held = [prefix.cache.held(layer) for layer in range(len(prefix.cache.lengths))]
+        return cache if cache.has_room(room) else cache.copied(room)
+    held = [cache.held(layer) for layer in range(len(cache.lengths))]
     return KVCache.holding([(k[:, :, :stop], v[:, :, :stop]) for k, v in held], room)
 
 
@@ -169,10 +170,15 @@ def _finish(
 def require_finite(logits: torch.Tensor) -> None:
     """Raise ModelError unless all of the logits are finite; waits for the device."""
     if not bool(torch.isfinite(logits).all()):
-        raise ModelError(
-            f"the model's output is not finite in {logits.dtype}: the weights are damaged, or"
-            " float16 overflowed (use model.precision bf16 or fp32)."
-        )
+        raise not_finite(logits.dtype)
+
+
+def not_finite(dtype: torch.dtype) -> ModelError:
+    """The error of logits that are NaN or infinite."""
+    return ModelError(
+        f"the model's output is not finite in {dtype}: the weights are damaged, or float16"
+        " overflowed (use model.precision bf16 or fp32)."
+    )
 
 
 def require_finite_scores(visitor: RankAndDrop) -> None:

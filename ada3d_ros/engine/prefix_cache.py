@@ -137,9 +137,10 @@ class PrefixCache:
         self._config: AgentConfig | None = None
         self._policy: Policy | None = None
         self._key: tuple[Any, ...] = ()  # what a prefix must agree in to serve
-        self._epoch = -1
+        self._place = -1, 0.0  # epoch of the scene, and height of its floor
         self._version = (-1, -1)  # of the scene
         self._changed_at = now()
+        self._asked: StageClock | None = None  # of the question that was served last
         self._refused: tuple[Any, ...] = ()  # a scene and settings of which no prefix can be made
         self._builds = self._appends = 0
 
@@ -149,9 +150,9 @@ class PrefixCache:
         """The prefix that answers a question asked now; None where the settings allow none.
 
         query.exact: of this very scene in voxel order, however long that takes. Else, once there is
-        one, a question waits for its new voxels, and for one chunk of the next prefix where too
-        much of this one is stale. The encoder holds the scene's keyframes. Raises what hooks.check
-        raises, QuestionTooLongError.
+        one, a question waits for all voxels that are new, and for one chunk of the next prefix
+        where too much of this one is stale. The encoder holds the scene's keyframes. Raises what
+        hooks.check raises, QuestionTooLongError.
         """
         scene, check, clock = query.scene, query.hooks.check, query.clock
         if query.config is not self._config:
@@ -161,7 +162,9 @@ class PrefixCache:
         if scene.version != self._version:
             self._on_scene_change(scene)
         self._changed_at = self._now()
-        if self.state is not PrefixState.READY:
+        is_again = clock is self._asked  # with a deadline: to plan, then to answer
+        self._asked = clock
+        if self.state is not PrefixState.READY and not (is_again and self.active):
             if query.exact:
                 self._build_exact(scene, clock, check)
             else:
@@ -298,9 +301,10 @@ class PrefixCache:
         self._key = key
 
     def _on_scene_change(self, scene: SceneSnapshot) -> None:
-        """Forget another scene; note when this one changes."""
-        if scene.state.epoch != self._epoch:
-            self._epoch = scene.state.epoch
+        """Forget another scene, or one whose floor moved; note when this one changes."""
+        place = scene.state.epoch, self._loaded.model.floor_of(scene.floor.z_m)
+        if place != self._place:
+            self._place = place
             self.forget()
         if scene.version != self._version:
             self._version, self._changed_at = scene.version, self._now()

@@ -42,7 +42,8 @@ class QueryContext:
     """A question, and the model, scene, settings and clock of its time.
 
     policy, pruning: what prunes its spatial tokens, and what is kept for that between questions;
-    exact: answer from the scene as it is, not from one a little behind.
+    exact: answer from the scene as it is, not from one a little behind. floor_z_m: the model's
+    world, in which tokens and clicks lie, is the world moved down by this.
     """
 
     loaded: LoadedModel
@@ -60,6 +61,7 @@ class QueryContext:
     in_scene: bool = field(init=False)  # it is about the scene, not about one image
     points: bool = field(init=False)  # the grounding head answers it
     max_new_tokens: int = field(init=False)
+    floor_z_m: float = field(init=False)
 
     def __post_init__(self) -> None:
         question, in_scene = self.question, self.question.scope is Scope.SCENE
@@ -68,6 +70,11 @@ class QueryContext:
         object.__setattr__(self, "in_scene", in_scene)
         object.__setattr__(self, "points", points)
         object.__setattr__(self, "max_new_tokens", limit)
+        object.__setattr__(self, "floor_z_m", self.loaded.model.floor_of(self.scene.floor.z_m))
+
+    def in_world(self, xyz_m: torch.Tensor) -> torch.Tensor:
+        """Points (..., 3) of the model's world in the world frame."""
+        return xyz_m + xyz_m.new_tensor((0.0, 0.0, self.floor_z_m)) if self.floor_z_m else xyz_m
 
 
 # -- steps 1 and 2: from the scene to what the question is answered from
@@ -96,25 +103,30 @@ def select_context(query: QueryContext, tokens: SpatialTokens, cache: PrefixCach
 
     Raises what the selection and the building of a prefix raise.
     """
-    # The cached prefix, or its first part for a smaller budget.
+    # The cached prefix, or its first part for a smaller budget; none is built that cannot serve.
+    model, policy, clock = query.loaded.model, query.policy, query.clock
     whole = query.in_scene and query.fallback.view_share == 1.0
-    if whole:
+    configured = policy.keep_ratio == query.config.pruning.keep_ratio
+    if whole and (configured or fits_prefix(policy, len(tokens.features))):
         prefix = cache.ensure_usable(query)
         chosen = None if prefix is None else prefix.chosen
-        if prefix is not None and query.policy.keep_ratio != query.config.pruning.keep_ratio:
-            chosen = crop_to_budget(prefix, query.policy)
+        if prefix is not None and not configured:
+            chosen = crop_to_budget(prefix, policy)
         if prefix is not None and chosen is not None:
+            clock.prepared_s = clock.elapsed_s()
             embeds = prefix.embeds[: len(chosen.kept)]
             staleness = cache.staleness
             return SceneContext(prefix.scene, prefix.tokens, chosen, embeds, prefix, staleness)
 
-    # A selection for this question alone, kept for the next one about the same scene.
-    model, policy, clock = query.loaded.model, query.policy, query.clock
-    conditioned = policy.is_query_conditioned
-    ids = query.loaded.tokenizer.encode(query.question.text)[1:] if conditioned else ()
+    # A selection for this question alone, or kept for the next one about the same scene.
+    conditioned, key = policy.is_query_conditioned, query.scene.version if whole else None
+    words = check_question(query.question.text, MAX_PROMPT_CHARS) if conditioned else ""
+    ids = query.loaded.tokenizer.encode(words)[1:] if conditioned else ()
+    clock.prepared_s = clock.elapsed_s()
     with clock.stage("scene_s") if policy.pre_llm and policy.prunes else nullcontext():
-        key = query.scene.version if whole else None
         chosen = query.pruning.choose(model, tokens, policy, key, ids)
+    if not conditioned:
+        clock.prepared_s = clock.elapsed_s()
     with clock.stage("spatial_s"), torch.inference_mode():
         embeds = model.project(chosen.tokens.features)
     scene = query.scene
@@ -151,7 +163,7 @@ def thin(scene: SceneSnapshot, share: float) -> SceneSnapshot:
     kept = tuple(scene.keyframes[total - 1 - i * total // count] for i in reversed(range(count)))
     stamps = [keyframe.frame.stamp_ns for keyframe in kept]
     state = SceneState(count, scene.state.epoch, scene.state.version, min(stamps), max(stamps))
-    return SceneSnapshot(kept, state)
+    return SceneSnapshot(kept, state, scene.floor)
 
 
 def keep_ratios(policy: Policy, pruning: ScenePruning) -> list[float]:
@@ -171,23 +183,31 @@ def keep_ratios(policy: Policy, pruning: ScenePruning) -> list[float]:
     return met or [policy.keep_ratio]
 
 
-def budget_for_deadline(query: QueryContext, latency: LatencyModel, cache: PrefixCache) -> Policy:
-    """The policy with the largest keep ratio, up to its own, that should keep the question's
-    deadline; itself without one.
+def budget_for_deadline(
+    query: QueryContext, tokens: SpatialTokens, cache: PrefixCache, latency: LatencyModel
+) -> QueryContext:
+    """The question under the largest keep ratio, up to its own, that should keep its deadline with
+    the time that is left; itself where nothing is to choose.
+
+    Where the cached scene serves its own ratio, it is built first. Raises as `select_context`.
     """
-    policy, deadline_s = query.policy, query.question.deadline_s
-    if math.isnan(deadline_s) or not query.in_scene:
-        return policy
-    ratios = keep_ratios(policy, query.pruning)
-    if len(ratios) == 1:
-        return policy
-    total, cached = cache.encoder.num_voxels, cache.serves_under(query.config)
+    policy, deadline_s, clock = query.policy, query.question.deadline_s, query.clock
+    whole = query.in_scene and query.fallback.view_share == 1.0
+    ratios = keep_ratios(policy, query.pruning) if whole else []
+    if len(ratios) < 2:
+        return query
+
+    # Each ratio, and whether it is answered from the cached scene.
+    total, cached = len(tokens.features), cache.serves_under(query.config)
     budgets = [
         (ratio, cached and fits_prefix(replace(policy, keep_ratio=ratio), total))
         for ratio in ratios
     ]
-    ratio = latency.choose(budgets, total, deadline_s, query.max_new_tokens)
-    return replace(policy, keep_ratio=ratio)
+    if budgets[0][1]:
+        cache.ensure_usable(query)
+    left_s = deadline_s - clock.elapsed_s()
+    ratio = latency.choose(budgets, total, left_s, query.max_new_tokens)
+    return replace(query, policy=replace(policy, keep_ratio=ratio))
 
 
 # -- steps 3 and 4: the prompt, and its prefill
@@ -203,8 +223,9 @@ def build_prompt(
     """
     loaded, model = query.loaded, query.loaded.model
     words = query.question.text if text is None else text
-    text, points = parse_coordinates(check_question(words, MAX_PROMPT_CHARS))
+    text, clicked = parse_coordinates(check_question(words, MAX_PROMPT_CHARS))
     ids = loaded.tokenizer.encode(render_question(text, query.config.model.conversation))
+    points = [(x, y, round(z - query.floor_z_m, 3)) for x, y, z in clicked]
     clicks = model.encode_clicks(points) if points else None
     prompt = model.build_prompt(ids, context.embeds, clicks, context.chosen.tokens.xyz_m)
     length, limit = prompt.embeds.shape[0], model.config.decoder.max_positions
@@ -249,10 +270,12 @@ def prefill_pruned(
     hooks.check()
 
     # A schedule fitted to this scene is measured at its first question.
+    begun = clock.now()
     with clock.stage("scene_s") if query.policy.fitted else nullcontext():
         total, scope = context.chosen.num_before_selection, query.question.scope.name
         decoder = query.loaded.model.decoder
         pruner = query.pruning.pruner(decoder, query.policy, prompt, total, scene.version, scope)
+    clock.prepared_s += clock.now() - begun
 
     hooks.on_stage(Stage.PREFILL)
     hooks.check()

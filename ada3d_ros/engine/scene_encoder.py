@@ -1,7 +1,9 @@
 """From keyframes to spatial tokens: each keyframe passes the vision tower once, alone.
 
 So the tokens are the same, bit for bit, whether keyframes were encoded one by one as they came or
-all at a question, and whether others were kept meanwhile. Preset `reference` is the exception:
+all at a question, and whether others were kept meanwhile. Their places are in the model's world,
+whose floor lies at 0 where the model wants it; when the floor in force moves, all are encoded anew.
+Preset `reference` is the exception:
 there one view's intrinsics serve all, so that a changed scene is encoded anew.
 """
 
@@ -14,6 +16,7 @@ import torch
 from ada3d_ros.engine.timing import StageClock
 from ada3d_ros.engine.token_selection import image_tokens
 from ada3d_ros.model.llava3d import Llava3D
+from ada3d_ros.scene.floor import stand_on_floor
 from ada3d_ros.scene.keyframes import SceneSnapshot
 from ada3d_ros.scene.views import build_multiview, preprocess_color
 from ada3d_ros.scene.voxel_table import VoxelTable
@@ -29,7 +32,7 @@ class SceneEncoder:
         self.model = model
         self.table = VoxelTable()
         self._tokens: tuple[int, SpatialTokens] | None = None  # of a revision of the table
-        self._epoch = -1
+        self._place = -1, 0.0  # epoch of the scene, and height of its floor
         self.version: tuple[int, int] | None = None  # of the scene that is held in whole
 
     @property
@@ -39,8 +42,9 @@ class SceneEncoder:
 
     def follow(self, scene: SceneSnapshot) -> list[Keyframe]:
         """Take out keyframes that the scene keeps no more; those of it that are not encoded yet."""
-        if scene.state.epoch != self._epoch:
-            self._epoch = scene.state.epoch
+        place = scene.state.epoch, self.model.floor_of(scene.floor.z_m)
+        if place != self._place:
+            self._place = place
             self._clear()
         kept = {keyframe.index for keyframe in scene.keyframes}
         for index in self.table.views:
@@ -88,7 +92,7 @@ class SceneEncoder:
         vision = self.model.config.vision
         compat = "reference" if self.model.reference else "default"
         with clock.stage("preprocess_s"):
-            frames = [keyframe.frame for keyframe in keyframes]
+            frames = stand_on_floor([keyframe.frame for keyframe in keyframes], self._place[1])
             mean, std = vision.image_mean, vision.image_std
             views = build_multiview(frames, vision.image_size, compat, mean, std)
         with clock.stage("vision_s"):

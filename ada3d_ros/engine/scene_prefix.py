@@ -1,8 +1,8 @@
 """System prompt and spatial tokens, the part of a prompt before the question, decoded once.
 
 Its keys and values do not depend on the question, since attention looks back only. It is built a
-chunk at a time, so that a question waits for one chunk and not for all, and spatial tokens seen
-later can be appended. A question is then only its own tokens.
+chunk at a time, so that a question that comes meanwhile need not wait for all of it, and spatial
+tokens seen later can be appended. A question is then only its own tokens.
 """
 
 from __future__ import annotations

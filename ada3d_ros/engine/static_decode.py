@@ -24,6 +24,7 @@ GRANULE = (
     128  # capacities are multiples of it, so that caches of nearly the same lengths share a graph
 )
 MAX_HELD = 2  # graphs with their buffers per decoder; the one unused for longest goes
+MAX_ROOM = 4  # a graph with so many times another's room for answers goes with its question
 MAX_WASTE = 1.25  # a held graph is used again where it reads at most so many times what is needed
 WARM_UPS = 3
 
@@ -42,9 +43,12 @@ class StaticStep:
     on by one.
     """
 
-    def __init__(self, buffers: Sequence[torch.Tensor], ours: bool = False) -> None:
-        """ours: caches are copied into the buffers; otherwise they are someone's cache."""
+    def __init__(self, buffers: Sequence[torch.Tensor], ours: bool = False, room: int = 0) -> None:
+        """ours: caches are copied into the buffers, with `room` for so many more tokens; otherwise
+        they are someone's cache.
+        """
         self.buffers, self.ours, device = tuple(buffers), ours, buffers[0].device
+        self.room = max(room, GRANULE)
         self.capacities = tuple(buffer.shape[3] for buffer in self.buffers)
         self.token = torch.zeros((), dtype=torch.int64, device=device)
         self.positions = torch.zeros(len(self.buffers), dtype=torch.int64, device=device)
@@ -131,7 +135,7 @@ class StaticSteps:
     """The static steps of one decoder, at most MAX_HELD; one thread decodes with them at a time."""
 
     def __init__(self) -> None:
-        self._held: list[StaticStep] = []  # the one used last is the last
+        self.held: list[StaticStep] = []  # the one used last is the last
         self._busy = threading.Lock()
         self._weights = 0  # where the weights were at capture
         self._refused = False
@@ -149,12 +153,17 @@ class StaticSteps:
         if not self._busy.acquire(blocking=False):
             yield None
             return
+        step = None
         try:
             step = self._find(decoder, cache, tokens)
             if step is not None:
                 step.start(cache.lengths, positions)
             yield step
         finally:
+            if step is not None and any(
+                s.ours and s.room * MAX_ROOM < step.room for s in self.held
+            ):
+                self.held.remove(step)
             self._busy.release()
 
     @torch.inference_mode()
@@ -172,7 +181,7 @@ class StaticSteps:
         rounded = [-(-length // GRANULE) * GRANULE for length in needed]
         with_room = [
             s
-            for s in self._held
+            for s in self.held
             if all(have >= n for have, n in zip(s.capacities, needed, strict=True))
         ]
         # First choice: a graph recorded on this very cache; nothing is copied.
@@ -195,15 +204,15 @@ class StaticSteps:
                     torch.zeros(s, dtype=decoder.dtype, device=decoder.device) for s in shapes
                 ]
             except torch.OutOfMemoryError:
-                self._held.clear()
+                self.held.clear()
                 _log.warning("no memory for a second KV cache: decoding without a CUDA graph")
                 return None
-            step = self._add(decoder, StaticStep(buffers, ours=True), [0] * len(buffers))
+            step = self._add(decoder, StaticStep(buffers, True, tokens), [0] * len(buffers))
         step.load(cache)
         return self._used(step)
 
     def _add(self, decoder: LlamaDecoder, step: StaticStep, lengths: Sequence[int]) -> StaticStep:
-        del self._held[: len(self._held) - MAX_HELD + 1]
+        del self.held[: len(self.held) - MAX_HELD + 1]
         if can_capture(decoder.device) and not self._refused:
             try:
                 step.start(lengths, lengths)
@@ -214,18 +223,18 @@ class StaticSteps:
                     "the decode step cannot be captured as a CUDA graph, decoding is slower: %s",
                     error,
                 )
-        self._held.append(step)
+        self.held.append(step)
         return step
 
     def _used(self, step: StaticStep) -> StaticStep:
-        self._held = [s for s in self._held if s is not step] + [step]
+        self.held = [s for s in self.held if s is not step] + [step]
         return step
 
     def _forget_moved(self, decoder: LlamaDecoder) -> None:
         """Graphs that read where the weights no longer are."""
         place = decoder.lm_head.weight.data_ptr()
         if place != self._weights:
-            self._held.clear()
+            self.held.clear()
         self._weights = place
 
 

@@ -6,6 +6,7 @@ import functools
 from dataclasses import replace
 
 from ada3d_ros.engine.decode import DecodeOutput, GenerationRequest, decode, make_sampler
+from ada3d_ros.engine.emitted_text import clean_text, end_of_settled
 from ada3d_ros.engine.prefill import PrefillOutput
 from ada3d_ros.engine.query_context import QueryContext
 from ada3d_ros.errors import ModelError, RequestError, RequestTimeoutError
@@ -25,13 +26,15 @@ def stop_asked(hooks: AskHooks) -> StopReason | None:
 
 class TextStreamer(GenerationRequest):
     """A request that hands out its text as it comes, sampled as configured, stopped and timed as
-    the question says. The pieces joined equal Tokenizer.decode of all ids.
+    the question says. The pieces joined equal Tokenizer.decode of all ids, without what steers a
+    model, coordinates in the world frame.
 
     hooks (None: the question's): check stops it, on_text gets each new piece.
     """
 
     def __init__(self, query: QueryContext, hooks: AskHooks | None = None) -> None:
         generation, self._tokenizer = query.config.generation, query.loaded.tokenizer
+        self._up_m = query.floor_z_m  # from the model's world to the world frame
         self._hooks = query.hooks if hooks is None else hooks
         self._ids: list[int] = []  # those that are text
         self._count = self._sent = 0
@@ -47,7 +50,7 @@ class TextStreamer(GenerationRequest):
 
     def finish(self) -> str:
         """Hand out what was held back; the whole text, stripped."""
-        text = self._tokenizer.decode(self._ids)
+        text = clean_text(self._tokenizer.decode(self._ids), self._up_m)
         self._emit(text, len(text))
         return text.strip()
 
@@ -58,8 +61,10 @@ class TextStreamer(GenerationRequest):
             self._hooks.on_text("", self._count)
             return
         self._ids.append(token_id)
-        text = self._tokenizer.decode(self._ids)
-        self._emit(text, len(text) - self._tokenizer.pending_bytes(self._ids))
+        decoded = self._tokenizer.decode(self._ids)
+        whole = decoded[: len(decoded) - self._tokenizer.pending_bytes(self._ids)]
+        text = clean_text(whole, self._up_m)
+        self._emit(text, end_of_settled(text, self._sent, self._up_m))
 
     def _emit(self, text: str, stop: int) -> None:
         piece, self._sent = text[self._sent : stop], max(self._sent, stop)

@@ -29,6 +29,7 @@ class StageClock:
 
     def __init__(self, device: torch.device, now: Now = time.perf_counter) -> None:
         self.device, self.now = device, now
+        self.prepared_s = 0.0  # spent on what later questions find ready: views, prefix, choice
         self._start = now()
         self._seconds: dict[str, float] = {}
         self._open = ""

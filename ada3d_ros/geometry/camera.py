@@ -20,15 +20,19 @@ import torch
 from ada3d_ros.errors import FrameError, FrameReason
 from ada3d_ros.types import Intrinsics
 
-# Distortion as ROS camera_info states it: the model's name, and how many coefficients D it has.
+# Distortion as ROS camera_info states it: the model's name, and how many coefficients D it has. Of
+# the rational model OpenCV knows longer forms: 12 with a thin prism, 14 with a tilted sensor too.
 COEFFICIENT_COUNTS: dict[str, tuple[int, ...]] = {
     "plumb_bob": (4, 5),
-    "rational_polynomial": (8,),
+    "rational_polynomial": (8, 12, 14),
     "equidistant": (4,),
 }
 SUPPORTED = "; ".join(
     f"{name} ({' or '.join(map(str, n))} coefficients)" for name, n in COEFFICIENT_COUNTS.items()
 )
+# A principal point outside of this part of a side is unusual: K may be of another image size.
+USUAL_PART = (0.25, 0.75)
+CORNER_PART = 0.1
 
 Maps = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
 
@@ -73,30 +77,64 @@ def project_points(
     return torch.stack((u, v), dim=-1), z
 
 
+# -- K and the image's size
+
+
+def size_of_matrix(cx: float, cy: float) -> str:
+    """The image size that a principal point, px, lies in the middle of, in words."""
+    return f"about {2 * cx:.0f}x{2 * cy:.0f}" if min(cx, cy) > 0 else "no size fits it"
+
+
+def is_of_another_size(cx: float, cy: float, size: tuple[int, int]) -> bool:
+    """Whether a principal point, px, cannot be that of an image of `size` (width, height): outside
+    of it, or at the same end of both sides, as K of an image twice as large has it.
+    """
+    outside = any(not -0.5 <= c <= side - 0.5 for c, side in zip((cx, cy), size, strict=True))
+    parts = (cx / size[0], cy / size[1])
+    return outside or min(parts) > 1 - CORNER_PART or max(parts) < CORNER_PART
+
+
+def is_unusual(cx: float, cy: float, size: tuple[int, int]) -> bool:
+    """Whether a principal point, px, lies so far from the middle of an image of `size` (width,
+    height) that K may be of another size: in the outer quarter of a side, or nearly so on both.
+    """
+    low, high = USUAL_PART
+    parts = (cx / size[0], cy / size[1])
+    near = 0.05
+    both_low = all(part < low + near for part in parts)
+    both_high = all(part > high - near for part in parts)
+    return both_low or both_high or any(not low <= part <= high for part in parts)
+
+
 # -- undistortion
 
 
-def is_undistorted(model: str, D: Sequence[float]) -> bool:
-    """Whether the image is a pinhole image already: D is empty or all zero, whatever the model.
+def distortion_of(model: str, D: Sequence[float]) -> tuple[float, ...]:
+    """The coefficients that count: () for a pinhole image, whatever the model; else the shortest
+    form of the model behind which D holds zeros alone (some drivers fill up with zeros).
 
-    Raises FrameError (BAD_DISTORTION) for an unknown model, a wrong number of coefficients, or one
-    not finite.
+    Raises FrameError (BAD_DISTORTION) for an unknown model, a number of coefficients that the model
+    does not have, or one not finite.
     """
     if not any(D):
-        return True
+        return ()
     if model not in COEFFICIENT_COUNTS:
         raise FrameError(
             FrameReason.BAD_DISTORTION,
             f"camera_info distortion model {model!r} is not known; supported: {SUPPORTED}, or an"
             " undistorted image with an empty D.",
         )
-    if len(D) not in COEFFICIENT_COUNTS[model] or not np.isfinite(D).all():
+    counts = COEFFICIENT_COUNTS[model]
+    fitting = [n for n in counts if n <= len(D) and not any(D[n:])]
+    if not fitting or not np.isfinite(D).all():
         raise FrameError(
             FrameReason.BAD_DISTORTION,
             f"camera_info has {len(D)} distortion coefficients {[float(d) for d in D]} for"
-            f" {model!r}; supported: {SUPPORTED}, all finite.",
+            f" {model!r}, which has {' or '.join(map(str, counts))}; supported: {SUPPORTED}, all"
+            " finite, zeros may follow. Publish the model and coefficients of the calibration, or"
+            " rectified images with camera.rectified: true.",
         )
-    return False
+    return tuple(float(d) for d in D[: fitting[0]])
 
 
 def undistort_color(
@@ -107,9 +145,10 @@ def undistort_color(
     Black where the lens saw nothing; rgb itself where D is empty or zero. Raises FrameError
     (BAD_DISTORTION, BAD_SIZE).
     """
-    if is_undistorted(model, D):
+    coefficients = distortion_of(model, D)
+    if not coefficients:
         return rgb
-    map_x, map_y = _maps_for(rgb.shape, intrinsics, model, D)
+    map_x, map_y = _maps_for(rgb.shape, intrinsics, model, coefficients)
     return np.asarray(cv2.remap(rgb, map_x, map_y, cv2.INTER_LINEAR), dtype=np.uint8)
 
 
@@ -121,9 +160,10 @@ def undistort_depth(
     Nearest reading, never a mean of two surfaces; NaN stays NaN, and is what the lens did not see.
     Returns depth_m itself where D is empty or zero. Raises FrameError (BAD_DISTORTION, BAD_SIZE).
     """
-    if is_undistorted(model, D):
+    coefficients = distortion_of(model, D)
+    if not coefficients:
         return depth_m
-    map_x, map_y = _maps_for(depth_m.shape, intrinsics, model, D)
+    map_x, map_y = _maps_for(depth_m.shape, intrinsics, model, coefficients)
     nan = (float("nan"),) * 4
     out = cv2.remap(
         depth_m, map_x, map_y, cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT, borderValue=nan
@@ -132,7 +172,7 @@ def undistort_depth(
 
 
 def _maps_for(
-    shape: tuple[int, ...], intrinsics: Intrinsics, model: str, D: Sequence[float]
+    shape: tuple[int, ...], intrinsics: Intrinsics, model: str, D: tuple[float, ...]
 ) -> Maps:
     if shape[:2] != (intrinsics.height, intrinsics.width):
         raise FrameError(
@@ -140,7 +180,7 @@ def _maps_for(
             f"image is {shape[1]}x{shape[0]} px but camera_info says"
             f" {intrinsics.width}x{intrinsics.height}.",
         )
-    return _rectification_maps(intrinsics, model, tuple(float(d) for d in D))
+    return _rectification_maps(intrinsics, model, D)
 
 
 @lru_cache(maxsize=8)

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from scipy.spatial.transform import Rotation, Slerp
 
 from ada3d_ros.errors import PoseError
+from ada3d_ros.rigid import check_position, rigid_pose
 
 Matrix = npt.NDArray[np.float64]
 Vector = Sequence[float] | npt.NDArray[np.float64]
@@ -26,8 +27,8 @@ MAX_NORM_ERROR = 0.05  # of a quaternion; beyond it the four numbers are not a r
 def pose_from_quaternion(translation_m: Vector, quat_xyzw: Vector) -> Matrix:
     """T (4, 4) float64 from a translation (3,) in metres and a quaternion (4,) x, y, z, w.
 
-    The quaternion is normalised. Raises PoseError for a number that is not finite, an all-zero
-    quaternion, or a norm off 1 by more than 0.05.
+    The quaternion is normalised. Raises PoseError for a number that is not finite, a position more
+    than 1e6 m from the origin, an all-zero quaternion, or a norm off 1 by more than 0.05.
     """
     # Seven finite numbers.
     translation = np.asarray(translation_m, dtype=np.float64)
@@ -46,8 +47,11 @@ def pose_from_quaternion(translation_m: Vector, quat_xyzw: Vector) -> Matrix:
             f"quaternion (x, y, z, w) = {quat.tolist()} is not finite; the pose source has no fix."
         )
 
+    check_position(translation)
+
     # A rotation within rounding.
-    norm = float(np.linalg.norm(quat))
+    with np.errstate(over="ignore"):
+        norm = float(np.linalg.norm(quat))
     if abs(norm - 1.0) > MAX_NORM_ERROR:
         hint = (
             "all zero: the pose was never set"
@@ -134,14 +138,9 @@ class PoseBuffer:
         return len(self._stamps)
 
     def add(self, stamp_ns: int, T_world_child: Matrix) -> None:
-        """Keeps a pose (4, 4). Raises PoseError if it is not a finite (4, 4) matrix."""
+        """Keeps a pose (4, 4). Raises PoseError if it is not a rigid transform."""
         # A copy that stays as it is.
-        T = np.array(T_world_child, dtype=np.float64)
-        if T.shape != (4, 4) or not np.isfinite(T).all():
-            raise PoseError(
-                f"T_world_child at {stamp_ns} ns must be a finite (4, 4) matrix, got shape"
-                f" {T.shape}."
-            )
+        T = rigid_pose(T_world_child, f"T_world_child at {stamp_ns} ns").copy()
         T.setflags(write=False)
 
         # The newest of its stamp.

@@ -5,7 +5,11 @@ LLaVA-3D (`llava/model/multimodal_encoder/unproject.py`, `voxelize`). Order is a
 then z.
 """
 
+import math
+
 import torch
+
+MAX_KEY = 2**62
 
 
 def voxel_coords(xyz_m: torch.Tensor, voxel_size_m: float) -> torch.Tensor:
@@ -29,12 +33,23 @@ def voxel_ids(coords: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     low = coords.min(dim=0).values
     shifted = coords - low
     extent = shifted.max(dim=0).values + 1
+    if math.prod(extent.tolist()) > MAX_KEY:
+        return _ids_of_far_voxels(coords)
     keys = (shifted[:, 0] * extent[1] + shifted[:, 1]) * extent[2] + shifted[:, 2]
     unique, ids = torch.unique(keys, return_inverse=True)
 
     # The numbers that occur, back as coordinates.
     x, y = unique // (extent[1] * extent[2]), unique // extent[2] % extent[1]
     return ids, torch.stack((x, y, unique % extent[2]), dim=-1) + low
+
+
+def _ids_of_far_voxels(coords: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """voxel_ids of voxels so far apart that one number does not hold three coordinates."""
+    values, ranks = zip(
+        *(torch.unique(axis, return_inverse=True) for axis in coords.T), strict=True
+    )
+    ids, occupied = voxel_ids(torch.stack(ranks, dim=-1))
+    return ids, torch.stack([v[r] for v, r in zip(values, occupied.T, strict=True)], dim=-1)
 
 
 def sum_per_voxel(

@@ -60,7 +60,7 @@ def _point_at_phrase(
     guesses = point_at(
         query.loaded.head,
         prefilled.states,
-        context.chosen.tokens.xyz_m[prefilled.kept[-1]],
+        query.in_world(context.chosen.tokens.xyz_m[prefilled.kept[-1]]),
         question.phrase,
         question.max_boxes or limits.max_count,
         question.min_score or limits.min_score,

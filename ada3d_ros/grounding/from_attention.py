@@ -140,7 +140,7 @@ def locate_phrase(
             check()
             num_queries = len(query.loaded.tokenizer.encode(f"{phrase}. ASSISTANT:")) - 1
             attended.append(attention_to_scene(query.loaded.model.decoder, words, num_queries))
-        xyz_m = context.chosen.tokens.xyz_m
+        xyz_m = query.in_world(context.chosen.tokens.xyz_m)
         peak = find_peak(attended[0], attended[1], xyz_m)
         least = question.min_score or max(limits.min_score, MIN_SHARE)
         if peak is None or peak.share < least:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from typing import TypeVar
 
 import torch
 
+from ada3d_ros.config import as_options
 from ada3d_ros.errors import Ada3DError, ConfigError
 
 T = TypeVar("T")
@@ -30,9 +32,35 @@ def run_verb(verb: str, work: Callable[[], None]) -> int:
         )
         return 2
     except (Ada3DError, OSError) as error:
-        print(f"ada3d {verb}: {error}", file=sys.stderr)
+        print(f"ada3d {verb}: {as_options(str(error))}", file=sys.stderr)
         return 2
     return 0
+
+
+def add_model_folders(
+    add: Callable[..., object], default: str = "", required: bool = False
+) -> None:
+    """--model and --vision-path, of every verb that takes a checkpoint.
+
+    add: of a parser. default: what runs without --model, in words.
+    """
+    without = f" (default: {default})" if default else ""
+    add("--model", type=Path, required=required, help=f"checkpoint folder{without}")
+    add(
+        "--vision-path",
+        type=Path,
+        metavar="FOLDER",
+        help="CLIP folder, for a checkpoint that holds no vision tower",
+    )
+
+
+def model_folders(options: argparse.Namespace) -> dict[str, str]:
+    """The settings that those options give; what was not given is left out."""
+    given = {
+        "model.path": getattr(options, "model", None),
+        "model.vision_path": getattr(options, "vision_path", None),
+    }
+    return {name: str(path) for name, path in given.items() if path is not None}
 
 
 def parse_list(text: str, kind: Callable[[str], T], option: str) -> list[T]:

@@ -11,7 +11,7 @@ import itertools
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ada3d_ros.config import from_flat
+from ada3d_ros.config import as_options, from_flat
 from ada3d_ros.errors import Ada3DError, ErrorCode
 from ada3d_ros.geometry.boxes import iou_axis_aligned
+from ada3d_ros.lab.command_line import add_model_folders, model_folders
 from ada3d_ros.lab.report import AnsweredQuestion, ComparedBox, RunReport, write_report
 from ada3d_ros.lab.results import provenance
 from ada3d_ros.lab.world.generated import GeneratedRoom, generate_room
@@ -145,10 +146,9 @@ def _compare(room: GeneratedRoom, question: RoomQuestion, answer: Any, how: str)
 def _collect(peer: AgentPeer, bag: Path, rate: float) -> int:
     """Play the bag into the node; returns the keyframes it kept."""
     peer.wait_for_state({AgentStatus.WAITING_FOR_DATA}, 120.0)
-    player = start_verb("replay", str(bag), "--rate", str(rate))
-    if not peer.spin_until(lambda: player.poll() is not None, 300.0) or player.returncode:
-        player.kill()
-        raise PeerError("the player did not finish.")
+    with start_verb("replay", str(bag), "--rate", str(rate)) as player:
+        if not peer.spin_until(lambda: player.poll() is not None, 300.0) or player.returncode:
+            raise PeerError("the player did not finish.")
     peer.wait_for_state({AgentStatus.READY}, 10.0)
     return int(peer.statuses[-1].keyframes)
 
@@ -186,14 +186,14 @@ def _ask_all(peer: AgentPeer, room: GeneratedRoom, questions: Sequence[RoomQuest
 
 
 def _kept_tokens(
-    model: str, bag: Path, questions: Sequence[RoomQuestion]
+    model: Mapping[str, str], bag: Path, questions: Sequence[RoomQuestion]
 ) -> tuple[str, npt.NDArray[np.float64]]:
     """A phrase, and where the tokens lie that the last layer kept for it: (N, 3), metres, world.
 
     Messages do not carry that, so the library asks on the same bag.
     """
     # As the node was configured.
-    pipeline = Ada3DPipeline(from_flat({"model.path": model, **KEYFRAMES, **GENERATION}))
+    pipeline = Ada3DPipeline(from_flat({**model, **KEYFRAMES, **GENERATION}))
     pipeline.check()
     pipeline.load()
     for frame in BagSource(bag):
@@ -213,8 +213,11 @@ def _facts(info: Any, seed: int) -> dict[str, str]:
     return {name: str(value) for name, value in facts.items() if value != ""}
 
 
-def run(out: Path, seed: int, rate: float, model: Path | None) -> Path:
-    """The demo; returns the report's path. Raises Ada3DError."""
+def run(out: Path, seed: int, rate: float, model: Mapping[str, str]) -> Path:
+    """The demo; returns the report's path. Raises Ada3DError.
+
+    model: the settings that name it, as `model_folders` gives them.
+    """
     started = time.monotonic()
     out.mkdir(parents=True, exist_ok=True)
 
@@ -227,9 +230,8 @@ def run(out: Path, seed: int, rate: float, model: Path | None) -> Path:
 
     # 2. The node sees it, and is asked.
     _print_step("the node starts, the player plays the bag into it")
-    path = str(model or "embedded")
     inputs = {"use_sim_time": "true", "rgb_transport": "compressed"}
-    with AgentPeer({"model.path": path, **inputs, **GENERATION, **KEYFRAMES}, REMAPS) as peer:
+    with AgentPeer({**model, **inputs, **GENERATION, **KEYFRAMES}, REMAPS) as peer:
         print(f"{_collect(peer, bag, rate)} keyframes kept")
         info = peer.call(GetModelInfo, "get_model_info", GetModelInfo.Request())
         note = " (RANDOM WEIGHTS: the answers are meaningless)" if info.random_weights else ""
@@ -243,7 +245,7 @@ def run(out: Path, seed: int, rate: float, model: Path | None) -> Path:
         "a box is right": f"from IoU {RIGHT_IOU} on; an absent object: if there is no box",
         "bag": str(bag),
     }
-    kept_for, kept_xyz_m = _kept_tokens(path, bag, questions)
+    kept_for, kept_xyz_m = _kept_tokens(model, bag, questions)
     content = RunReport(
         title="ada3d_ros demo",
         warning=NEVER_TRAINED if info.random_weights else "",
@@ -275,14 +277,15 @@ def main(args: Sequence[str]) -> int:
         default=Path("demo_out"),
         help="folder for the bag and report.html (default demo_out)",
     )
-    add("--model", type=Path, help="checkpoint folder (default: the embedded model)")
+    add_model_folders(add, "the embedded model")
     add("--seed", type=int, default=0, help="of the room (default 0)")
     add("--rate", type=float, default=2.0, help="speed of the replay (default 2)")
     options = parser.parse_args(list(args))
 
     try:
-        run(options.out, options.seed, options.rate, options.model)
+        model = {"model.path": "embedded", **model_folders(options)}
+        run(options.out, options.seed, options.rate, model)
     except Ada3DError as error:
-        print(f"ada3d demo: {error}", file=sys.stderr)
+        print(f"ada3d demo: {as_options(str(error))}", file=sys.stderr)
         return 1
     return 0

@@ -1,4 +1,4 @@
-"""Checkpoints in LLaVA-3D's official layout: inspect, load strictly, save.
+"""Checkpoints of LLaVA-3D and LLaVA-1.5: inspect, load strictly, save in the official layout.
 
 Names, shapes and formats are checked against the config before a value is read; the model is built
 without memory (meta device) and filled tensor by tensor in the target format, so that loading needs
@@ -11,7 +11,6 @@ import hashlib
 import json
 import logging
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +21,28 @@ from torch import nn
 
 from ada3d_ros.errors import CheckpointError, OutOfMemoryError
 from ada3d_ros.model.config import LlavaConfig
-from ada3d_ros.model.grounding_head import LoadedHead, load_grounding_head
+from ada3d_ros.model.config_file import check_architecture, check_settings, read_config
+from ada3d_ros.model.config_vision import local_tower, other_tower
+from ada3d_ros.model.grounding_head import HEAD_FILE, LoadedHead, load_grounding_head
+from ada3d_ros.model.layout import (
+    build_meta_model,
+    by_official_name,
+    check_tower,
+    clip_tensors,
+    has_tower,
+    match,
+    official_name,
+    without_tower,
+)
 from ada3d_ros.model.llava3d import Llava3D
 from ada3d_ros.model.prompt import Tokenizer
 from ada3d_ros.model.weight_files import (
+    POINTER,
     TensorInfo,
+    check_folder,
+    damaged,
     find_weight_files,
+    other_sets_of_weights,
     read_headers,
     read_json,
     read_tensors,
@@ -37,19 +52,6 @@ from ada3d_ros.model.weight_format import WeightFormat, target_dtype
 
 logger = logging.getLogger(__name__)
 
-VISION_PREFIX = "model.vision_tower.vision_tower."
-VIDEO_PREFIX = "model.video_tower."
-POSITION_HEAD = "position_embedding_head."
-PREFIXES = (  # our module -> official name; the first that fits
-    ("decoder.lm_head.", "lm_head."),
-    ("decoder.", "model."),
-    ("vision.", VISION_PREFIX + "vision_model."),
-    ("projector.", "model.mm_projector."),
-    ("position_embedding.", VIDEO_PREFIX + "video_tower.positional_embedding." + POSITION_HEAD),
-    ("click_encoder.", VIDEO_PREFIX + "prompt_encoder.pos_emb3d." + POSITION_HEAD),
-)
-STORED_DTYPES = ("F32", "F16", "BF16")
-MAX_NAMED = 8
 TOKENIZER_KEY = "ada3d_tokenizer_sha256"  # in config.json; official checkpoints have none
 
 
@@ -57,13 +59,17 @@ TOKENIZER_KEY = "ada3d_tokenizer_sha256"  # in config.json; official checkpoints
 class CheckpointInfo:
     """A checkpoint whose names, shapes and formats are right; no value has been read.
 
-    sources: our parameter name -> stored tensor (its name in the file, and where).
+    files: of all weights, those of a vision tower apart (tower_files) at the end. sources: our
+    parameter name -> stored tensor (its name in the file, and where). notes: sentences about what
+    is there and not used.
     """
 
     path: Path
     config: LlavaConfig
     files: tuple[Path, ...]
     sources: Mapping[str, tuple[str, TensorInfo]]
+    tower_files: tuple[Path, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def num_parameters(self) -> int:
@@ -84,155 +90,84 @@ class LoadedModel:
     head: LoadedHead | None = None
 
 
-def official_name(name: str) -> str:
-    """The official checkpoint's name of one of our parameters."""
-    ours, official = next(pair for pair in PREFIXES if name.startswith(pair[0]))
-    return official + name.removeprefix(ours)
-
-
-def build_meta_model(config: LlavaConfig, compat: str = "default") -> Llava3D:
-    """The model with names and shapes but without memory."""
-    with torch.device("meta"):
-        return Llava3D(config, compat)
-
-
 def inspect_checkpoint(path: str | Path, vision_path: str | Path | None = None) -> CheckpointInfo:
     """Checks a folder from its config and file headers alone; fast even for 7B.
 
-    Raises CheckpointError that names what is missing, unexpected, of another shape or format,
-    unsafe or damaged.
+    vision_path: of a CLIP checkpoint, used where the folder holds no vision tower; without it, the
+    folder that config.json names as mm_vision_tower. Raises CheckpointError that names what is
+    missing, unexpected, of another shape or format, unsafe or damaged.
     """
-    folder = Path(path)
     vision_folder = Path(vision_path) if vision_path else None
+    try:
+        return _inspect(Path(path), vision_folder)
+    except PermissionError as error:
+        from ada3d_ros.model.folder_faults import not_readable  # loaded where it is needed
 
-    # The sizes, of the model and of a vision tower that lies elsewhere.
+        raise CheckpointError(not_readable(Path(error.filename or path))) from None
+
+
+def _inspect(folder: Path, vision_folder: Path | None) -> CheckpointInfo:
+    # What kind of model it is, before anything else is missed in it.
+    check_folder(folder)
+    if (folder / "config.json").is_file():
+        check_architecture(read_json(folder / "config.json"))
     files = find_weight_files(folder)
     data = read_json(folder / "config.json")
-    vision_data = read_json(vision_folder / "config.json") if vision_folder else None
-    config = LlavaConfig.from_json(data, vision_data)
+    notes = [note for note in (other_sets_of_weights(folder), *check_settings(data)) if note]
+    check_tokenizer_file(folder, data)
 
-    # The tokenizer: there, and the one that config.json was written with.
+    # The weights by their headers; a vision tower that lies elsewhere, and its sizes.
+    stored = by_official_name(read_headers(files))
+    tower_apart = not has_tower(stored)
+    if vision_folder and not tower_apart:
+        notes.append(f"{folder} has a vision tower of its own: {vision_folder} is not used.")
+    vision_folder = vision_folder or (local_tower(data, folder) if tower_apart else None)
+    if vision_folder:
+        check_folder(vision_folder)
+    vision_data = read_json(vision_folder / "config.json") if vision_folder else None
+    tower_apart = tower_apart and vision_folder is not None
+    tower_files: list[Path] = []
+    if vision_folder and tower_apart:
+        tower_files = find_weight_files(vision_folder)
+        stored = without_tower(stored)
+        stored |= clip_tensors(read_headers(tower_files), vision_folder)
+
+    # All of it together.
+    check_tower(stored, folder, data.get("mm_vision_tower"))
+    config = read_config(data, vision_data, tower_apart)
+    notes += [note for note in (other_tower(data, config.vision),) if tower_apart and note]
+    sources = match(config, stored, folder)
+    return CheckpointInfo(
+        folder, config, (*files, *tower_files), sources, tuple(tower_files), tuple(notes)
+    )
+
+
+def check_tokenizer_file(folder: Path, data: Mapping[str, object]) -> None:
+    """Raises CheckpointError unless the tokenizer is there, and is that of config.json (`data`)."""
     tokenizer = folder / "tokenizer.model"
     if not tokenizer.is_file():
-        raise CheckpointError(
+        raise damaged(
+            tokenizer,
             f"{folder} lacks tokenizer.model: copy it from the checkpoint (for LLaVA, that of"
-            " Vicuna)."
+            " Vicuna).",
         )
+    content = tokenizer.read_bytes()
     expected = data.get(TOKENIZER_KEY)
-    if expected and expected != hashlib.sha256(tokenizer.read_bytes()).hexdigest():
-        raise CheckpointError(
+    if expected and expected != hashlib.sha256(content).hexdigest():
+        raise damaged(
+            tokenizer,
             f"{tokenizer} is not the one that this model was trained with"
-            f" (config.json, {TOKENIZER_KEY}): copy the folder again."
+            f" (config.json, {TOKENIZER_KEY}): copy the folder again.",
         )
+    if content.startswith(POINTER):  # a checkpoint that does not say which
+        raise damaged(tokenizer, f"{tokenizer} is not a sentencepiece model.")
 
-    # The weight files, by their headers.
-    return inspect_files(config, files, find_weight_files(vision_folder) if vision_folder else [])
 
-
-def inspect_files(
-    config: LlavaConfig, files: Sequence[Path], vision_files: Sequence[Path] = ()
-) -> CheckpointInfo:
-    """The same for weight files and a config that are already known.
-
-    vision_files: of a CLIP checkpoint, used if `files` hold no vision tower.
-    """
-    stored = {_normalize(name): (name, info) for name, info in read_headers(files).items()}
-    if vision_files and not any(name.startswith(VISION_PREFIX) for name in stored):
-        files = [*files, *vision_files]
-        stored |= _clip_tensors(read_headers(vision_files))
+def inspect_files(config: LlavaConfig, files: Sequence[Path]) -> CheckpointInfo:
+    """The same for weight files and a config that are already known."""
     folder = files[0].parent
-    return CheckpointInfo(folder, config, tuple(files), _match(config, stored, folder))
-
-
-def _normalize(name: str) -> str:
-    """transformers 5.23 dropped `vision_model.` from CLIP's names: both spellings are taken."""
-    if name.startswith(VISION_PREFIX) and not name.startswith(VISION_PREFIX + "vision_model."):
-        return VISION_PREFIX + "vision_model." + name.removeprefix(VISION_PREFIX)
-    return name
-
-
-def _clip_tensors(headers: Mapping[str, TensorInfo]) -> dict[str, tuple[str, TensorInfo]]:
-    """The vision part of a CLIP checkpoint under LLaVA's names; the text part is left out."""
-    vision = ("embeddings.", "pre_layrnorm.", "encoder.", "post_layernorm.")
-    short = {name: name.removeprefix("vision_model.") for name in headers}
-    return {
-        VISION_PREFIX + "vision_model." + short[name]: (name, info)
-        for name, info in headers.items()
-        if short[name].startswith(vision)
-    }
-
-
-def _is_unused(name: str, num_run_layers: int) -> bool:
-    """Whether no output depends on a stored tensor.
-
-    Such are old buffers, and of CLIP the blocks after the selected layer and the last norm.
-    """
-    if name.endswith(("rotary_emb.inv_freq", "embeddings.position_ids")):
-        return True
-    if not name.startswith(VISION_PREFIX):
-        return False
-    if ".post_layernorm." in name:
-        return True
-    layer = re.search(r"encoder\.layers\.(\d+)\.", name)
-    return layer is not None and int(layer.group(1)) >= num_run_layers
-
-
-def _match(
-    config: LlavaConfig, stored: Mapping[str, tuple[str, TensorInfo]], folder: Path
-) -> dict[str, tuple[str, TensorInfo]]:
-    """Our parameter name -> stored tensor, for a model of this config and what the headers say."""
-    expected = {
-        official_name(name): (name, tuple(p.shape))
-        for name, p in build_meta_model(config).named_parameters()
-    }
-
-    # Formats first: a quantised checkpoint has other names too, and its format says why.
-    formats = [
-        f"{name} is stored as {stored[name][1].dtype}"
-        for name in expected
-        if name in stored and stored[name][1].dtype not in STORED_DTYPES
-    ]
-    if formats:
-        raise CheckpointError(
-            f"{folder}: {_shortened(formats, '; ')}. Only {', '.join(STORED_DTYPES)} are read: take"
-            " the checkpoint without quantisation."
-        )
-
-    # Names: a vision tower that is missing as a whole lies in a folder of its own.
-    missing = [name for name in expected if name not in stored]
-    has_tower = any(name.startswith(VISION_PREFIX) for name in stored)
-    if missing and not has_tower and all(name.startswith(VISION_PREFIX) for name in missing):
-        raise CheckpointError(
-            f"{folder} holds no vision tower ({VISION_PREFIX}*): set model.vision_path to a local"
-            " folder with the CLIP checkpoint that config.json names as mm_vision_tower."
-        )
-    unused_from = config.vision.num_run_layers
-    unexpected = [n for n in stored if n not in expected and not _is_unused(n, unused_from)]
-    if missing or unexpected:
-        parts = [
-            f"{len(names)} {what} tensor(s): {_shortened(names)}"
-            for what, names in (("missing", missing), ("unexpected", unexpected))
-            if names
-        ]
-        raise CheckpointError(
-            f"{folder} does not fit its config.json; {'; '.join(parts)}. Is it a LLaVA-3D"
-            " checkpoint?"
-        )
-
-    # Shapes.
-    wrong = [
-        f"{name} has shape {stored[name][1].shape}, expected {shape}"
-        for name, (_, shape) in expected.items()
-        if stored[name][1].shape != shape
-    ]
-    if wrong:
-        raise CheckpointError(f"{folder} does not fit its config.json: {_shortened(wrong, '; ')}.")
-    return {name: stored[official] for official, (name, _) in expected.items()}
-
-
-def _shortened(names: list[str], separator: str = ", ") -> str:
-    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
-    return separator.join(names[:MAX_NAMED]) + more
+    stored = by_official_name(read_headers(files))
+    return CheckpointInfo(folder, config, tuple(files), match(config, stored, folder))
 
 
 def load_model(
@@ -249,7 +184,17 @@ def load_model(
     CheckpointError as `inspect_checkpoint` does, ConfigError and OutOfMemoryError as
     `load_weights` does.
     """
-    info = inspect_checkpoint(path, vision_path)
+    return load_inspected(inspect_checkpoint(path, vision_path), device, dtype, compat, weights)
+
+
+def load_inspected(
+    info: CheckpointInfo,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    compat: str = "default",
+    weights: str = "full",
+) -> LoadedModel:
+    """The same for a folder that was inspected."""
     tokenizer = Tokenizer(info.path / "tokenizer.model")
     _check_tokenizer(tokenizer, info)
     head = load_grounding_head(info.path, info.config.decoder.hidden_size, device)
@@ -337,8 +282,28 @@ def set_parameter(model: nn.Module, name: str, value: torch.Tensor) -> None:
 
 def weights_sha256(path: str | Path) -> str:
     """SHA-256 over the weight files in name order; for a single file, what `sha256sum` prints."""
+    return files_sha256(find_weight_files(Path(path)))
+
+
+def revision_sha256(info: CheckpointInfo) -> str:
+    """What `model.revision_sha256` is compared with.
+
+    That of the weights; behind it ` tower:` and ` head:` with those of a vision tower in files of
+    its own and of the grounding head, where there are such.
+    """
+    own = info.files[: len(info.files) - len(info.tower_files)]
+    parts = [files_sha256(own)]
+    if info.tower_files:
+        parts.append(f"tower:{files_sha256(info.tower_files)}")
+    if (info.path / HEAD_FILE).is_file():
+        parts.append(f"head:{files_sha256([info.path / HEAD_FILE])}")
+    return " ".join(parts)
+
+
+def files_sha256(files: Sequence[Path]) -> str:
+    """SHA-256 over the files, one after the other."""
     digest = hashlib.sha256()
-    for file in find_weight_files(Path(path)):
+    for file in files:
         with file.open("rb") as handle:
             while block := handle.read(1 << 20):
                 digest.update(block)

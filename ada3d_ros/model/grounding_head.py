@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ada3d_ros.errors import CheckpointError
+from ada3d_ros.model.weight_files import damaged
 
 HEAD_FILE = "grounding_head.safetensors"
 FORMAT = "ada3d_grounding_head_1"
@@ -152,8 +153,9 @@ def inspect_grounding_head(folder: Path, width: int) -> Mapping[str, object] | N
             names = list(file.keys())
             shapes = {name: tuple(file.get_slice(name).get_shape()) for name in names}
     except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{path} is damaged ({error}): copy it again, or delete it to ground without a head."
+        raise damaged(
+            path,
+            f"{path} is damaged ({error}): copy it again, or delete it to ground without a head.",
         ) from None
 
     # What it says about itself.

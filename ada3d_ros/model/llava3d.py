@@ -60,6 +60,12 @@ class Llava3D(nn.Module):
     def device(self) -> torch.device:
         return self.decoder.device
 
+    def floor_of(self, floor_z_m: float) -> float:
+        """How far the world is moved down before the model sees it, the floor lying at floor_z_m: 0
+        for a model that does not care, and as the reference does.
+        """
+        return floor_z_m if self.config.floor_at_zero and not self.reference else 0.0
+
     def encode_views(self, pixels: torch.Tensor) -> torch.Tensor:
         """Patch features (V, P, C) of normalised pixels (V, 3, S, S).
 
@@ -110,7 +116,7 @@ class Llava3D(nn.Module):
         return self.projector(features)
 
     def encode_clicks(self, clicks: Sequence[Sequence[float]]) -> torch.Tensor:
-        """Points (n, 3) in metres in the world frame to decoder embeddings (n, D)."""
+        """Points (n, 3) in metres in the model's world to decoder embeddings (n, D)."""
         if not len(clicks):
             return torch.zeros(
                 0, self.config.decoder.hidden_size, dtype=self.decoder.dtype, device=self.device

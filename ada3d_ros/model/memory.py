@@ -13,9 +13,9 @@ from dataclasses import dataclass, fields
 import torch
 
 from ada3d_ros.config import KeyframeConfig
-from ada3d_ros.model.checkpoint import build_meta_model
 from ada3d_ros.model.config import LlavaConfig
 from ada3d_ros.model.grounding_head import GroundingHead
+from ada3d_ros.model.layout import build_meta_model
 from ada3d_ros.model.vision import MAX_VIEWS_PER_BATCH
 from ada3d_ros.model.weight_format import WeightFormat
 
@@ -28,13 +28,15 @@ FLOAT32_BYTES = 4
 class Workload:
     """The most that a model is asked at once: prompts of `tokens` and what is kept for them.
 
-    scene_copies: KV caches of so many tokens that are alive together, in int8 or not. chunk_tokens:
+    scene_copies: KV caches of so many tokens that are alive together, in int8 or not. own_tokens:
+    whose keys and values one question holds beside them, in the model's format. chunk_tokens:
     prompt tokens run at once, all by default. max_views: keyframes whose features are kept.
     """
 
     tokens: int
     scene_copies: int = 1
     kv_int8: bool = False
+    own_tokens: int = 0
     chunk_tokens: int | None = None
     max_views: int = DEFAULT_VIEWS
 
@@ -101,7 +103,8 @@ def predict_memory(
     head = FLOAT32_BYTES * _head_parameters(config.decoder.hidden_size, head_width)
 
     # What is kept between questions.
-    per_token = kv_bytes_per_token(config, form.dtype, load.kv_int8)
+    scenes = load.scene_copies * load.tokens * kv_bytes_per_token(config, form.dtype, load.kv_int8)
+    own = load.own_tokens * kv_bytes_per_token(config, form.dtype, kv_int8=False)
     vision = config.vision
     view_features = load.max_views * vision.patches_per_side**2 * vision.hidden_size
 
@@ -112,7 +115,7 @@ def predict_memory(
         projector=parts["projector"],
         point_encoders=parts["points"],
         grounding_head=head,
-        kv_cache=load.scene_copies * load.tokens * per_token,
+        kv_cache=scenes + own,
         view_features=view_features * form.dtype.itemsize,
         prefill=_prefill_bytes(config, form, load),
         vision_activations=_vision_bytes(config, form.dtype, load.max_views),

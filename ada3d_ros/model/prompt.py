@@ -1,4 +1,4 @@
-"""Text in and out: templates, question checks, coordinates, tokenizer, incremental detokenisation.
+"""Text in and out: templates, question checks, tokenizer, incremental detokenisation.
 
 Knows nothing of tensors. The tokenizer is plain sentencepiece with the reference's rules
 (LlamaTokenizer slow, legacy=False; llava/mm_utils.py `tokenizer_special_token`): BOS once, every
@@ -16,10 +16,10 @@ from pathlib import Path
 import sentencepiece
 
 from ada3d_ros.errors import CheckpointError, InvalidRequestError, QuestionTooLongError
+from ada3d_ros.model.coordinates import Point, replace_places
 
 IMAGE_ID = -200  # stands for the embeddings of a scene or image
 CLICK_ID = -300  # stands for the embedding of one 3D point
-MAX_COORDINATE_M = 1e6  # a larger click would overflow 16-bit arithmetic
 PLACEHOLDERS = {"<image>": IMAGE_ID, "<boxes>": CLICK_ID}
 
 CONTROL_TOKENS = (
@@ -40,12 +40,12 @@ CONTROL_TOKENS = (
     "</s>",
     "<unk>",
     "<pad>",
-    "USER:",
-    "ASSISTANT:",
 )
-
-
-Click = tuple[float, float, float]  # a point in metres, world frame
+ROLES = ("USER:", "ASSISTANT:")  # of a turn, as the templates write them
+_ROLE = re.compile(r"(?<!\w)(?:" + "|".join(ROLES) + ")")
+# For str.translate: C0 and C1 but for tab and newline. A NUL ends a ROS string, others move a
+# terminal's cursor.
+NO_CONTROLS = {i: None for i in (*range(32), *range(127, 160)) if chr(i) not in "\t\n"}
 
 _SYSTEM = (
     "A chat between a curious {0} and an artificial intelligence assistant. "
@@ -74,11 +74,11 @@ def render_question(question: str, template: str = "llava_v1", with_image: bool 
 
 
 def check_question(text: str, max_chars: int) -> str:
-    """The question, stripped.
+    """The question, stripped, each end of a line as one newline.
 
     Raises InvalidRequestError (empty, control tokens or characters) or QuestionTooLongError.
     """
-    text = text.strip()
+    text = text.replace("\r\n", "\n").replace("\r", "\n").strip()
     if not text:
         raise InvalidRequestError(
             "the question is empty: send a sentence, for example 'What is on the table?'."
@@ -89,7 +89,8 @@ def check_question(text: str, max_chars: int) -> str:
         )
 
     # Neither the tokens that structure a prompt nor characters that no keyboard writes.
-    for token in CONTROL_TOKENS:
+    role = _ROLE.search(text)
+    for token in (*CONTROL_TOKENS, *((role[0],) if role else ())):
         if token in text:
             raise InvalidRequestError(
                 f"the question contains {token!r}, which steers the model: remove it."
@@ -103,43 +104,28 @@ def check_question(text: str, max_chars: int) -> str:
     return text
 
 
-def parse_coordinates(text: str) -> tuple[str, tuple[Click, ...]]:
-    """Every point or box in square brackets becomes `<boxes>`, with its centre as click.
+def parse_coordinates(text: str) -> tuple[str, tuple[Point, ...]]:
+    """Every point or box in brackets becomes `<boxes>`, with its centre as click.
 
-    In metres: [x, y, z], [x, y, z, dx, dy, dz], or the same with three angles. Unlike the
-    reference, which gives every group a placeholder but only the first a click (run_llava_3d.py),
-    so that two groups crash it. Clicks are rounded to 3 decimals, as in training. Raises
-    InvalidRequestError for other brackets.
+    In metres: [x, y, z], [x, y, z, dx, dy, dz], or the same with one angle or three; see
+    model/coordinates.py. Unlike the reference, which gives every group a placeholder but only the
+    first a click (run_llava_3d.py), so that two groups crash it. Clicks are rounded to 3 decimals,
+    as in training. Raises InvalidRequestError for square brackets with something else in them, and
+    for others that read like a place and are none.
     """
-    clicks: list[Click] = []
+    clicks: list[Point] = []
 
-    def replace(match: re.Match[str]) -> str:
-        clicks.append(_parse_point(match.group(1)))
+    def replaced(point: Point) -> str:
+        clicks.append(point)
         return "\0"  # not allowed in a question: cannot be taken for user text
 
-    replaced = re.sub(r"\[([^\[\]]*)\]", replace, text)
-    if "[" in replaced or "]" in replaced:
+    text_left = replace_places(text, replaced)
+    if "[" in text_left or "]" in text_left:
         raise InvalidRequestError(
-            f"a square bracket without its partner in {text!r}; coordinates are written [x, y, z]."
+            "a square bracket without its partner, or with other brackets inside, in"
+            f" {text!r}; coordinates are written [x, y, z]."
         )
-    return replaced.replace("\0", "<boxes>"), tuple(clicks)
-
-
-def _parse_point(group: str) -> Click:
-    """The point that a bracket's content names: its first three numbers."""
-    try:
-        numbers = [float(part) for part in group.split(",")]
-    except ValueError:
-        numbers = []
-    in_range = all(abs(number) <= MAX_COORDINATE_M for number in numbers)  # NaN is not
-    if len(numbers) not in (3, 6, 9) or not in_range:
-        raise InvalidRequestError(
-            f"[{group}] is not a coordinate: square brackets hold 3 numbers (a point), 6 (centre,"
-            f" size) or 9 (centre, size, angles) in metres, within +-{MAX_COORDINATE_M:g}, with"
-            " commas between them; use round brackets for text."
-        )
-    x, y, z = (round(number, 3) for number in numbers[:3])
-    return x, y, z
+    return text_left.replace("\0", "<boxes>"), tuple(clicks)
 
 
 class Tokenizer:

@@ -17,8 +17,9 @@ import sentencepiece
 import torch
 
 from ada3d_ros.errors import Ada3DError, ConfigError
-from ada3d_ros.model.checkpoint import build_meta_model, save_checkpoint, set_parameter
+from ada3d_ros.model.checkpoint import save_checkpoint, set_parameter
 from ada3d_ros.model.config import DecoderConfig, LlavaConfig, VisionConfig
+from ada3d_ros.model.layout import build_meta_model
 from ada3d_ros.model.prompt import SYSTEM_PROMPTS, Tokenizer
 from ada3d_ros.model.weight_files import read_json
 

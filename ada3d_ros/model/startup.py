@@ -11,14 +11,14 @@ from pathlib import Path
 
 import torch
 
-from ada3d_ros.config import ModelConfig
+from ada3d_ros.config import SETTINGS, ModelConfig
 from ada3d_ros.errors import Ada3DError, CheckpointError, ConfigError, OutOfMemoryError
 from ada3d_ros.model.checkpoint import (
     CheckpointInfo,
     LoadedModel,
     inspect_checkpoint,
-    load_model,
-    weights_sha256,
+    load_inspected,
+    revision_sha256,
 )
 from ada3d_ros.model.config import LlavaConfig
 from ada3d_ros.model.grounding_head import HEAD_FILE, inspect_grounding_head
@@ -29,6 +29,7 @@ from ada3d_ros.types import NAN, ModelInfo
 logger = logging.getLogger(__name__)
 
 TEXT_TOKENS = 512  # of system text, question and answer, when memory is planned
+LONGEST_ANSWER = int(SETTINGS["generation.max_new_tokens"].high or 0)  # a request may ask for it
 EMBEDDED = "embedded"  # model.path of the model that the package brings
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # Parameters from which on a CPU's bfloat16 is the faster one (docs/benchmarks.md, shapes A and B).
@@ -45,7 +46,8 @@ def check_model(
     """Looks at the checkpoint's config and headers; reads no weights.
 
     Plans memory for prompts of `tokens` (default: `largest_prompt`), with scene_copies KV caches of
-    so many, in int8 or not, and the features of max_views keyframes. Raises ConfigError (no path,
+    so many, in int8 or not, the longest answer that a request may ask for, and the features of
+    max_views keyframes. Raises ConfigError (no path,
     device absent, no kernel for model.weights), CheckpointError, or OutOfMemoryError with the bytes
     of every part.
     """
@@ -53,6 +55,8 @@ def check_model(
     try:
         # The checkpoint, and what the settings make of it.
         checkpoint = inspect_checkpoint(folder, vision_folder)
+        for note in checkpoint.notes:
+            logger.warning(note)
         device, form = _placement(settings, checkpoint)
         if settings.weights != "full":  # torchao is loaded where it is needed
             from ada3d_ros.model.quantize import require_kernel
@@ -62,7 +66,9 @@ def check_model(
 
         # The memory that it will take.
         length = tokens or largest_prompt(checkpoint.config)
-        load = Workload(length, scene_copies, kv_int8, max_views=max_views)
+        longest = min(checkpoint.config.max_length, length + LONGEST_ANSWER)
+        own = longest if scene_copies > 1 else longest - length  # beside the cached scene's copies
+        load = Workload(length, scene_copies, kv_int8, max(own, 0), max_views=max_views)
         plan = predict_memory(checkpoint.config, form, load, _head_width(checkpoint))
     except Ada3DError:
         raise
@@ -135,28 +141,27 @@ def open_model(settings: ModelConfig) -> tuple[LoadedModel, ModelInfo]:
     torch.set_num_threads(max(1, (os.cpu_count() or 2) - 1))
 
     # The files must be the ones meant.
-    folder, vision_folder = _paths(settings)
-    digest = weights_sha256(folder)
+    checkpoint = inspect_checkpoint(*_paths(settings))
+    digest = revision_sha256(checkpoint)
     if settings.revision_sha256 and digest != settings.revision_sha256:
         raise CheckpointError(
-            f"the weights in {folder} have sha256 {digest}, model.revision_sha256 expects"
-            f" {settings.revision_sha256}: the files are not the ones meant, or a copy was cut"
-            " short."
+            f"the weights in {checkpoint.path} have sha256 {digest}, model.revision_sha256"
+            f" expects {settings.revision_sha256}: the files are not the ones meant, or a copy"
+            " was cut short. (tower: a vision tower in files of its own; head: the grounding head.)"
         )
 
-    device, form = _placement(settings, inspect_checkpoint(folder, vision_folder))
-    loaded = load_model(
-        folder, device, form.dtype, settings.compat, vision_folder, settings.weights
-    )
+    device, form = _placement(settings, checkpoint)
+    loaded = load_inspected(checkpoint, device, form.dtype, settings.compat, settings.weights)
 
     # A head from other weights still runs: say so.
-    if loaded.head is not None and loaded.head.model_sha256 not in ("", digest):
+    weights = digest.split()[0]
+    if loaded.head is not None and loaded.head.model_sha256 not in ("", weights):
         logger.warning(
             "%s was trained with weights of sha256 %s..., these are %s...: its boxes may be wrong."
             " Train it anew, or delete it.",
-            Path(folder) / HEAD_FILE,
+            checkpoint.path / HEAD_FILE,
             loaded.head.model_sha256[:12],
-            digest[:12],
+            weights[:12],
         )
     return loaded, _describe(settings, loaded.info, digest)
 
@@ -190,9 +195,9 @@ def _paths(settings: ModelConfig) -> tuple[str, str | None]:
             " tokenizer.model, weights). To try things out: model.path `embedded` is the small"
             " model that comes with the package."
         )
-    if settings.path == EMBEDDED:
-        return str(embedded_model_path()), None
     vision = str(Path(settings.vision_path).expanduser()) if settings.vision_path else None
+    if settings.path == EMBEDDED:
+        return str(embedded_model_path()), vision
     return str(Path(settings.path).expanduser()), vision
 
 

@@ -1,18 +1,12 @@
 """Weight files of a checkpoint folder: find them, read headers, read and write tensor by tensor.
 
-Safetensors or pytorch_model*.bin (weights_only: a pickle with code in it is refused), whole or
-sharded with an index. Torch's own words about a refused pickle are never passed on: they advise to
-run its code. Knows nothing of the model's names.
+Safetensors or pytorch_model*.bin (pickles.py), whole or sharded with an index. Knows nothing of
+the model's names.
 """
 
 from __future__ import annotations
 
-import io
 import json
-import pickle
-import pickletools
-import re
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,14 +20,11 @@ from ada3d_ros.errors import CheckpointError
 
 WHOLE_FILES = ("model.safetensors", "pytorch_model.bin")
 INDEX_FILES = tuple(f"{name}.index.json" for name in WHOLE_FILES)
+# In the order in which transformers takes them.
+WEIGHT_SETS = (WHOLE_FILES[0], INDEX_FILES[0], WHOLE_FILES[1], INDEX_FILES[1])
 # As safetensors writes them.
 DTYPE_NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
-TENSOR_GLOBALS = re.compile(  # what a pickle of plain tensors names
-    r"collections OrderedDict|torch\._utils _rebuild\w+|torch(\.storage)?"
-    r" \w*Storage|torch\.nn\.parameter Parameter"
-)
-SCANNED_BYTES = 1 << 26
-LEGACY_PICKLES = 5  # torch's format before zip: magic number, version, system, data, storage keys
+POINTER = b"version https://git-lfs.github.com/spec/"  # how a Git LFS pointer begins
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +45,14 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise CheckpointError(
+        raise _no_checkpoint(
+            path.parent,
             f"{path} is missing: a checkpoint folder holds config.json, weights and"
-            " tokenizer.model."
+            " tokenizer.model.",
         ) from None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{path} cannot be read as JSON ({error}): copy the file again."
+    except (OSError, ValueError, RecursionError) as error:
+        raise damaged(
+            path, f"{path} cannot be read as JSON ({error}): copy the file again."
         ) from None
     if not isinstance(data, dict):
         raise CheckpointError(f"{path} holds a {type(data).__name__}, expected a JSON object.")
@@ -72,23 +64,56 @@ def find_weight_files(folder: Path) -> list[Path]:
 
     Raises CheckpointError for none or missing shards.
     """
-    if not folder.is_dir():
-        raise CheckpointError(
-            f"{folder} is not a folder: give the path of a checkpoint folder on this machine"
-            " (nothing is downloaded); `ada3d random-model FOLDER` makes one with random weights"
-            " for a try-out."
-        )
-
-    # An index wins over a whole file: its shards are what it describes.
-    for whole, index in zip(WHOLE_FILES, INDEX_FILES, strict=True):
-        if (folder / index).is_file():
-            return _shards_of(folder / index)
-        if (folder / whole).is_file():
-            return [folder / whole]
-    raise CheckpointError(
-        f"{folder} holds no weights: expected one of {', '.join(WHOLE_FILES + INDEX_FILES)} (shards"
-        " need their index)."
+    check_folder(folder)
+    for name in _sets_of_weights(folder)[:1]:
+        file = folder / name
+        return [file] if name in WHOLE_FILES else _shards_of(file)
+    raise _no_checkpoint(
+        folder,
+        f"{folder} holds no weights: expected one of {', '.join(WEIGHT_SETS)} (shards need their"
+        " index).",
     )
+
+
+def check_folder(folder: Path) -> None:
+    """Raises CheckpointError where there is no such folder."""
+    if not folder.is_dir():
+        from ada3d_ros.model.folder_faults import not_a_folder  # loaded where it is needed
+
+        raise CheckpointError(not_a_folder(folder))
+
+
+def _sets_of_weights(folder: Path) -> list[str]:
+    """The whole files and indices in a folder, in the order in which transformers takes them."""
+    return [name for name in WEIGHT_SETS if (folder / name).is_file()]
+
+
+def other_sets_of_weights(folder: Path) -> str:
+    """A sentence about weights that are not read, because others in the folder are; else empty."""
+    used, *others = _sets_of_weights(folder)
+    adapters = [file.name for file in sorted(folder.glob("adapter_model.*"))]
+    sentences = []
+    if others:
+        sentences.append(
+            f"{folder} holds several sets of weights: {used} is used, as by transformers, and"
+            f" {', '.join(others)} is not read. Move the one that is not meant out of the folder."
+        )
+    if adapters:
+        sentences.append(f"{folder}: {', '.join(adapters)} is not applied, only {used} is read.")
+    return " ".join(sentences)
+
+
+def damaged(file: Path, text: str) -> CheckpointError:
+    """The error for a file that cannot be read: where it is a stand-in, what it is; else `text`."""
+    from ada3d_ros.model.folder_faults import not_the_file  # loaded where it is needed
+
+    return CheckpointError(not_the_file(file) or text)
+
+
+def _no_checkpoint(folder: Path, text: str) -> CheckpointError:
+    from ada3d_ros.model.folder_faults import no_checkpoint  # loaded where it is needed
+
+    return CheckpointError(no_checkpoint(folder, text) if folder.is_dir() else text)
 
 
 def _shards_of(index: Path) -> list[Path]:
@@ -135,7 +160,9 @@ def _header(file: Path) -> dict[str, TensorInfo]:
     # A pickle has no header: load it without memory.
     if file.suffix == ".bin":
         found = {}
-        for name, t in _load_bin(file, "meta").items():
+        from ada3d_ros.model.pickles import load_pickle  # loaded where it is needed
+
+        for name, t in load_pickle(file, "meta").items():
             dtype = DTYPE_NAMES.get(t.dtype, str(t.dtype).removeprefix("torch."))
             found[name] = TensorInfo(file, tuple(t.shape), dtype)
         return found
@@ -145,90 +172,21 @@ def _header(file: Path) -> dict[str, TensorInfo]:
             slices = [(name, handle.get_slice(name)) for name in list(handle.keys())]
             return {n: TensorInfo(file, tuple(s.get_shape()), s.get_dtype()) for n, s in slices}
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"{file} is damaged or cut short ({error}): copy the file again."
+        raise damaged(
+            file, f"{file} is damaged or cut short ({error}): copy the file again."
         ) from None
 
 
 def read_tensors(file: Path, names: list[str]) -> Iterator[tuple[str, torch.Tensor]]:
     """The named tensors of one file on the CPU, one at a time; they may be views of the file."""
     if file.suffix == ".bin":
-        tensors = _load_bin(file, "cpu")
+        from ada3d_ros.model.pickles import load_pickle  # loaded where it is needed
+
+        tensors = load_pickle(file, "cpu")
         yield from ((name, tensors[name]) for name in names)
         return
     with safe_open(file, framework="pt") as handle:
         yield from ((name, handle.get_tensor(name)) for name in names)
-
-
-def _load_bin(file: Path, device: str) -> dict[str, torch.Tensor]:
-    """The tensors of a .bin file. Raises CheckpointError for a damaged or unsafe one."""
-    zipped = zipfile.is_zipfile(file)
-    try:
-        data = torch.load(file, map_location=device, weights_only=True, mmap=zipped)
-    except Exception as error:  # the unpickler of torch raises nearly everything on a damaged file
-        # Refused for what it could run, or damaged?
-        if _may_hold_code(file, zipped):
-            raise CheckpointError(
-                f"{file} is unsafe: it is a pickle that holds more than tensors, and loading it"
-                " could run code. It was not loaded. Use a safetensors version of this checkpoint."
-            ) from None
-        # Torch's own words may advise to run the file's code: they are not passed on.
-        advice = isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error)
-        words = f"{type(error).__name__}: {str(error)[:200]}"
-        reason = "not a pickle of tensors" if advice else words
-        raise CheckpointError(
-            f"{file} is damaged or cut short ({reason}): copy the file again."
-        ) from None
-
-    # A state_dict, and nothing else.
-    def is_dense(value: object) -> bool:
-        return isinstance(value, torch.Tensor) and value.layout == torch.strided
-
-    if not isinstance(data, dict) or not all(
-        isinstance(name, str) and is_dense(value) for name, value in data.items()
-    ):
-        raise CheckpointError(
-            f"{file} does not hold a dictionary of dense tensors by name (a state_dict)."
-        )
-    return data
-
-
-def _may_hold_code(file: Path, zipped: bool) -> bool:
-    """Whether a file that torch refused names anything but tensors, or hides what it names.
-
-    Parses, never unpickles.
-    """
-    try:
-        if zipped:
-            with zipfile.ZipFile(file) as archive:
-                names = archive.namelist()
-                if any(name.endswith("/constants.pkl") for name in names):  # TorchScript: a program
-                    return True
-                pickles = [name for name in names if name.endswith(".pkl")]
-                heads = [archive.open(name).read(SCANNED_BYTES) for name in pickles]
-        else:
-            with file.open("rb") as handle:
-                heads = [handle.read(SCANNED_BYTES)]
-    except Exception:  # too damaged to look into
-        return False
-    return any(_names_code(head) for head in heads)
-
-
-def _names_code(content: bytes) -> bool:
-    """Whether a pickle imports anything but what plain tensors need."""
-    stream = io.BytesIO(content)
-    try:
-        for _ in range(LEGACY_PICKLES):
-            for opcode, argument, _ in pickletools.genops(stream):
-                # Names that are made while loading could be any.
-                if opcode.name in ("STACK_GLOBAL", "EXT1", "EXT2", "EXT4"):
-                    return True
-                is_global = opcode.name in ("GLOBAL", "INST")
-                if is_global and not TENSOR_GLOBALS.fullmatch(str(argument)):
-                    return True
-    except Exception:  # the end of what can be parsed
-        return False
-    return False
 
 
 def write_shards(tensors: Mapping[str, torch.Tensor], folder: Path, max_shard_bytes: int) -> None:

@@ -206,7 +206,8 @@ class Policy:
         try:
             return build_pruner(self.in_llm, settings, budget)
         except schedule.UnreachableBudgetError as error:
-            raise error if by_sizes else error.scaled(share) from None
+            is_root = bool(self.pre_llm) and not self.config.pre_keep_ratio
+            raise error if by_sizes else error.scaled(share, is_root) from None
 
 
 @functools.lru_cache(maxsize=64)

@@ -271,9 +271,12 @@ class UnreachableBudgetError(ConfigError):
         )
         self.name, self.target, self.least = name, target, least
 
-    def scaled(self, share: float) -> UnreachableBudgetError:
-        """The same told in shares of all tokens, where only `share` of them enter the decoder."""
-        return UnreachableBudgetError(self.name, round(self.target * share, 6), self.least * share)
+    def scaled(self, share: float, is_root: bool) -> UnreachableBudgetError:
+        """The same told in shares of all tokens, where only `share` of them enter the decoder;
+        is_root: that share is the square root of the budget, and grows with it.
+        """
+        least = self.least**2 if is_root else self.least * share
+        return UnreachableBudgetError(self.name, round(self.target * share, 6), least)
 
 
 def _up(value: float) -> float:

@@ -1,15 +1,22 @@
-"""`ada3d agent`: the node as a process."""
+"""`ada3d agent`: the node as a process, and its end: what was asked is answered first."""
 
 from __future__ import annotations
 
 import signal
 import sys
+import threading
+import time
+from typing import Any
 
 import rclpy
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
-from rclpy.signals import uninstall_signal_handlers
+from rclpy.signals import SignalHandlerOptions
 
-from ada3d_ros.ros.node import build_node
+from ada3d_ros.ros.node import AgentNode, build_node
+
+# SIGINT or SIGTERM to the end of the process takes less than a second
+ANSWER_S = 0.3  # for what was asked to be answered, or to be given up
+JOIN_S = 0.2  # for a thread that reads weights or encodes an image: it ends with the process
 
 USAGE = """usage: ada3d agent [--ros-args ...]
 
@@ -35,32 +42,80 @@ def main(args: list[str] | None = None) -> int:
         print(f"ada3d agent: unexpected {args[0]!r}.\n\n{USAGE}", file=sys.stderr)
         return 2
 
+    # From here on a signal asks for an orderly end. rclpy's own handlers would close the context at
+    # once, and nobody who waits for an answer would get one.
+    ended = threading.Event()
+    for kind in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(kind, lambda *_: ended.set())
     try:
-        rclpy.init(args=args)
+        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     except RuntimeError as error:
         print(f"ada3d agent: {error}", file=sys.stderr)
         return 2
 
-    executor, node = SingleThreadedExecutor(), None
+    # The node's callbacks run on a thread of their own; this one waits for a signal.
+    spinner, node = _Spinner(ended), None
     try:
         node = build_node()
-        executor.add_node(node)
-        executor.spin()
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    except Exception:  # a signal closed the context while the node or the wait set was being built
-        if rclpy.ok():
-            raise
+        spinner.start(node)
+        ended.wait()
+        _answer_what_was_asked(spinner, node)
     finally:
-        # launch sends a second SIGINT while we are taking things down
-        uninstall_signal_handlers()
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        spinner.stop()
         if node is not None:
-            executor.remove_node(node)
-            node.destroy_node()
+            node.destroy_node(JOIN_S)
         rclpy.try_shutdown()
+    if spinner.error is not None:
+        raise spinner.error
     return 0
 
 
-if __name__ == "__main__":
-    raise SystemExit(main())
+class _Spinner:
+    """The executor on its thread; `ended` is set when it stops by itself."""
+
+    def __init__(self, ended: threading.Event) -> None:
+        self.executor = SingleThreadedExecutor()
+        self.error: BaseException | None = None
+        self._ended = ended
+        self._thread = threading.Thread(target=self._spin, name="ada3d-executor", daemon=True)
+
+    def start(self, node: AgentNode) -> None:
+        self.executor.add_node(node)
+        self._thread.start()
+
+    def _spin(self) -> None:
+        try:
+            self.executor.spin()
+        except ExternalShutdownException:
+            pass
+        except BaseException as error:
+            self.error = error
+        self._ended.set()
+
+    def run(self, callback: Any, timeout_s: float) -> None:
+        """Run `callback` between the node's own callbacks, and wait for it."""
+        done = threading.Event()
+        task = self.executor.create_task(callback)
+        task.add_done_callback(lambda _: done.set())
+        done.wait(timeout_s)
+
+    def stop(self) -> None:
+        self.executor.shutdown(timeout_sec=JOIN_S)
+        if self._thread.is_alive():
+            self._thread.join(JOIN_S)
+
+
+def _answer_what_was_asked(spinner: _Spinner, node: AgentNode) -> None:
+    """Stop every question, and send what became of it while the node still stands."""
+    # What runs stops at its next token; what cannot stop is answered all the same.
+    end = time.monotonic() + ANSWER_S
+    spinner.run(node.close_requests, ANSWER_S)
+    while node.open_requests and time.monotonic() < end:
+        time.sleep(0.005)
+    node.worker.give_up()
+
+    # The last answer leaves in the turn of the executor that takes it; an action's result later.
+    while node.open_requests and time.monotonic() < end + ANSWER_S:
+        time.sleep(0.005)
+    for _ in range(3):
+        spinner.run(lambda: None, JOIN_S)

@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from rclpy.serialization import deserialize_message, serialize_message
 
 from ada3d_ros.ros.conversions import ns_to_time
+from ada3d_ros.sources.messages import header_stamp_ns
 
 MAX_STAMP_NS = 2**31 * 1_000_000_000 - 1  # seconds are int32
-ShiftStamps = Callable[[bytes, int], bytes]  # CDR bytes and nanoseconds -> CDR bytes
+
+
+class StampCodec(NamedTuple):
+    """How the stamps of one message type are read and moved.
+
+    first_ns: CDR bytes -> its first stamp in ns, 0 where it has none. shift: CDR bytes and
+    nanoseconds -> CDR bytes with every stamp moved.
+    """
+
+    first_ns: Callable[[bytes], int]
+    shift: Callable[[bytes, int], bytes]
 
 
 def starts_with_header(cls: Any) -> bool:
@@ -20,21 +31,15 @@ def starts_with_header(cls: Any) -> bool:
     return bool(fields) and fields[0] == "std_msgs/Header"
 
 
-def stamp_shifter(cls: Any, type_name: str) -> ShiftStamps:
-    """How the stamps of a message class are moved; what has none is passed on as it is."""
+def stamp_codec(cls: Any, type_name: str) -> StampCodec:
+    """For a message class; what has no stamps is passed on as it is."""
     if starts_with_header(cls):
-        return shift_header_stamp
+        return StampCodec(header_stamp_ns, shift_header_stamp)
     if type_name == "tf2_msgs/msg/TFMessage":
-        return lambda cdr, shift_ns: shift_transforms(cls, cdr, shift_ns)
-    return lambda cdr, shift_ns: cdr
-
-
-def header_stamp_ns(cdr: bytes) -> int:
-    """header.stamp of a message whose first field is a Header, in ns."""
-    if len(cdr) < 12:  # damaged
-        return 0
-    sec, nanosec = struct.unpack_from("<iI" if cdr[1] & 1 else ">iI", cdr, 4)
-    return int(sec) * 1_000_000_000 + int(nanosec)
+        return StampCodec(
+            first_transform_ns, lambda cdr, shift_ns: shift_transforms(cls, cdr, shift_ns)
+        )
+    return StampCodec(lambda cdr: 0, lambda cdr, shift_ns: cdr)
 
 
 def shift_header_stamp(cdr: bytes, shift_ns: int) -> bytes:
@@ -50,10 +55,20 @@ def shift_header_stamp(cdr: bytes, shift_ns: int) -> bytes:
     return cdr[:4] + struct.pack(f"{order}iI", *divmod(stamp_ns, 1_000_000_000)) + cdr[12:]
 
 
+def first_transform_ns(cdr: bytes) -> int:
+    """The stamp of the first transform of a TFMessage; 0 without one.
+
+    The number of transforms (uint32) lies between encapsulation header and the first of them.
+    """
+    empty = cdr[4:8] == bytes(4)
+    return 0 if empty else header_stamp_ns(cdr[:4] + cdr[8:])
+
+
 def shift_transforms(cls: Any, cdr: bytes, shift_ns: int) -> bytes:
     """The same for a TFMessage, whose stamps lie inside a list."""
     message = deserialize_message(cdr, cls)
     for transform in message.transforms:
         stamp = transform.header.stamp
-        transform.header.stamp = ns_to_time(stamp.sec * 1_000_000_000 + stamp.nanosec + shift_ns)
+        stamp_ns = stamp.sec * 1_000_000_000 + stamp.nanosec + shift_ns
+        transform.header.stamp = ns_to_time(min(max(stamp_ns, 0), MAX_STAMP_NS))
     return bytes(serialize_message(message))

@@ -9,19 +9,23 @@ import argparse
 import json
 import math
 import sys
+import time
 from collections.abc import Sequence
 from typing import Any
 
 import rclpy
 from rclpy.node import Node
+from rclpy.signals import SignalHandlerOptions
 
 from ada3d_ros.config import SETTINGS
 from ada3d_ros.errors import ErrorCode
 from ada3d_ros.ros.conversions import LATENCY_STAGES
+from ada3d_ros.ros.discovery import DEFAULT_NODE, WAIT_S, find_agents, name_others
 from ada3d_ros.srv import GroundObject, QueryScene
 
-DISCOVERY_S = 5.0  # for the service to be discovered
 MARGIN_S = 10.0  # beyond the request's own timeout
+GONE_S = 2.0  # without the service in the graph: it went away
+POLL_S = 0.2  # between two looks at the graph
 RANDOM_WEIGHTS = (
     "NOTE: this model has random weights, it was never trained: the answer is meaningless."
 )
@@ -57,11 +61,13 @@ def describe_tokens(tokens: Any) -> str:
     if tokens.spatial_total:
         spatial = f" ({tokens.spatial_kept} of {tokens.spatial_total} spatial kept"
         if tokens.strategy != "none":
-            spatial += f" in the last layer, keep ratio {tokens.keep_ratio_achieved:.2f}"
+            spatial += " in the last layer"
+            if not math.isnan(tokens.keep_ratio_achieved):
+                spatial += f", keep ratio {tokens.keep_ratio_achieved:.2f}"
         spatial += f", {tokens.strategy})"
     if tokens.kv_bytes:
         gflop, mib = tokens.prefill_flops / 1e9, tokens.kv_bytes / 2**20
-        cost = f"; prefill {gflop:.3g} GFLOP, KV {mib:.3g} MiB"
+        cost = f"; prefill {gflop:.3g} GFLOP, KV {mib:.3g} MiB held"
     return f"{tokens.prompt} in{spatial}, {tokens.generated} out{cost}"
 
 
@@ -94,11 +100,15 @@ def describe_answer(answer: Any) -> str:
 
     # What it cost; a request that was refused cost nothing.
     if answer.tokens.prompt:
-        cached = f", cached scene ({answer.scene_staleness:.0%} stale)"
-        lines.append(
-            f"tokens: {describe_tokens(answer.tokens)}; {len(answer.keyframe_stamps)} keyframes,"
-            f" newest image {answer.scene_age_s:.1f} s old{cached if answer.scene_cached else ''}"
-        )
+        line = f"tokens: {describe_tokens(answer.tokens)}; {len(answer.keyframe_stamps)} keyframes"
+        if math.isnan(answer.scene_age_s):  # use_sim_time, and nothing on /clock
+            line += ", newest image of unknown age (the node has no clock)"
+        else:
+            line += f", newest image {answer.scene_age_s:.1f} s old"
+        if answer.scene_cached:
+            stale = answer.scene_staleness
+            line += ", cached scene" + ("" if math.isnan(stale) else f" ({stale:.0%} stale)")
+        lines.append(line)
         times = [(stage, getattr(answer.latency, f"{stage}_ms")) for stage in LATENCY_STAGES]
         measured = [f"{stage} {ms:.1f}" for stage, ms in times if not math.isnan(ms)]
         lines.append("latency ms: " + ", ".join(measured))
@@ -114,7 +124,7 @@ def _parser(verb: str, what: str, example: str) -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("text", help=f"for example {example!r}")
-    add("--node", default="/ada3d_agent", help="full name of the agent node (default /ada3d_agent)")
+    add("--node", default=DEFAULT_NODE, help="full name of the agent node (default %(default)s)")
     add("--timeout", type=float, default=0.0, help="seconds for the answer (default: the node's)")
     add(
         "--keep-ratio",
@@ -136,32 +146,66 @@ def _call(
     options: argparse.Namespace, ros_args: Sequence[str], service: type, name: str, request: Any
 ) -> Any | None:
     """The response of the node's service; None, and a sentence on stderr, without one."""
-    rclpy.init(args=list(ros_args))
+    # Ctrl-C is a KeyboardInterrupt here, as in every other program.
+    rclpy.init(args=list(ros_args), signal_handler_options=SignalHandlerOptions.SIGTERM)
     node = Node("ada3d_client")
     try:
         # Find the service.
         client = node.create_client(service, f"{options.node.rstrip('/')}/{name}")
-        if not client.wait_for_service(timeout_sec=DISCOVERY_S):
+        if not client.wait_for_service(timeout_sec=WAIT_S):
+            others = name_others(options.node, find_agents(node))
+            cure = others or "start the node with `ada3d agent`, or name it with --node"
             print(
-                f"no service {client.service_name} within {DISCOVERY_S:.0f} s: start the node with"
-                " `ada3d agent`, or name it with --node; `ada3d doctor` shows what is alive.",
+                f"no service {client.service_name} within {WAIT_S:.0f} s: {cure};"
+                " `ada3d doctor` shows what is alive.",
                 file=sys.stderr,
             )
             return None
 
-        # Ask; the node keeps to the time itself, the margin is for one that has gone.
-        future = client.call_async(request)
+        # Ask; the node keeps to the time itself, the margin is for one that hangs.
         limit_s = (options.timeout or SETTINGS["generation.timeout_sec"].high or 0.0) + MARGIN_S
-        rclpy.spin_until_future_complete(node, future, timeout_sec=limit_s)
-        if not future.done():
-            print(f"no answer within {limit_s:.0f} s.", file=sys.stderr)
-            return None
-        return future.result()
-    except KeyboardInterrupt:
+        server = _Server(node, client, options.node)
+        future = client.call_async(request)
+        end = time.monotonic() + limit_s
+        while not future.done() and time.monotonic() < end and not server.gone():
+            rclpy.spin_until_future_complete(node, future, timeout_sec=POLL_S)
+        if future.done():
+            return future.result()
+
+        # Without an answer: is it still there?
+        what = f"no answer within {limit_s:.0f} s"
+        if server.gone():
+            what = f"{options.node}: the node went away while it worked"
+        print(f"{what}; `ada3d doctor` shows what is alive.", file=sys.stderr)
         return None
     finally:
         node.destroy_node()
         rclpy.try_shutdown()
+
+
+class _Server:
+    """Whether the node that was asked is still there, also where another takes its name.
+
+    Known by the publishers of its ~/status, as far as they were discovered when it was asked; one
+    that was killed is listed until its lease of 20 s runs out.
+    """
+
+    def __init__(self, node: Node, client: Any, name: str) -> None:
+        self._node, self._client, self._topic = node, client, f"{name.rstrip('/')}/status"
+        self._known = self._publishers()
+        self._seen = time.monotonic()
+
+    def _publishers(self) -> set[bytes]:
+        infos = self._node.get_publishers_info_by_topic(self._topic)
+        return {bytes(info.endpoint_gid) for info in infos}
+
+    def gone(self) -> bool:
+        """Whether it has not been seen for GONE_S seconds."""
+        there = self._publishers()
+        self._known = self._known or there
+        if self._client.service_is_ready() and (not self._known or self._known & there):
+            self._seen = time.monotonic()
+        return time.monotonic() > self._seen + GONE_S
 
 
 def _report(options: argparse.Namespace, answer: Any | None) -> int:

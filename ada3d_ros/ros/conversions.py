@@ -83,10 +83,11 @@ def request_from_ground(message: Any) -> Request:
 def _with_limits(message: Any, question: Question) -> Request:
     """Time and token budget, which every kind of request has."""
     timeout_s = _checked_limit("timeout_sec", message.timeout_sec, "generation.timeout_sec")
-    keep_ratio = _checked_limit("keep_ratio", message.keep_ratio, "pruning.keep_ratio")
+    asked = round(message.keep_ratio, 6)  # a float32: 0.7 comes as 0.699999988
+    keep_ratio = _checked_limit("keep_ratio", asked, "pruning.keep_ratio")
     deadline_ms = _checked_number("deadline_ms", message.deadline_ms, 1.0, 600_000.0)
     return Request(
-        replace(question, keep_ratio=round(keep_ratio, 6)),  # a float32: 0.7 comes as 0.699999988
+        replace(question, keep_ratio=keep_ratio),
         timeout_s=0.0 if math.isnan(timeout_s) else timeout_s,
         deadline_ms=deadline_ms,
     )

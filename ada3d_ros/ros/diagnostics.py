@@ -20,13 +20,14 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from ada3d_ros.errors import ConfigError, FrameReason
 from ada3d_ros.msg import AgentStatus
 from ada3d_ros.ros.conversions import LATENCY_STAGES
+from ada3d_ros.ros.health_state import INPUTS, MODEL, SCENE, SYNCHRONIZATION, Severity
 from ada3d_ros.types import TokenUsage
 
 if TYPE_CHECKING:
     from ada3d_ros.ros.node import AgentNode
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
-SILENT_AFTER_S = 5.0
+LEVELS = {Severity.NOTE: OK, Severity.WARN: WARN, Severity.ERROR: ERROR}
 
 
 class Window:
@@ -52,15 +53,37 @@ class Window:
 
 
 class Drops:
-    """How many frames were given up, per reason; every reason is always listed."""
+    """How many frames were given up, per reason; every reason is always listed.
+
+    A drop with a sentence is a refusal, which somebody has to mend. Safe across threads.
+    """
 
     def __init__(self) -> None:
         self._counter: Counter[FrameReason] = Counter()
+        self._refusals: dict[FrameReason, tuple[int, str]] = {}
         self._lock = threading.Lock()
 
-    def add(self, reason: FrameReason) -> None:
+    def add(self, reason: FrameReason, why: str = "") -> None:
+        """Count a message or frame; `why` it was refused, and the cure."""
         with self._lock:
             self._counter[reason] += 1
+            if why:
+                self._refusals[reason] = self._refusals.get(reason, (0, ""))[0] + 1, why
+
+    @property
+    def num_refused(self) -> int:
+        """How many frames were refused since the last good one."""
+        return sum(count for count, _ in self.refusals().values())
+
+    def clear_refusals(self) -> None:
+        """A frame was used, or the inputs begin anew: the refusals before it are over."""
+        with self._lock:
+            self._refusals.clear()
+
+    def refusals(self) -> dict[FrameReason, tuple[int, str]]:
+        """How often frames were refused since the last good one, and why the last was."""
+        with self._lock:
+            return dict(self._refusals)
 
     def snapshot(self) -> dict[FrameReason, int]:
         with self._lock:
@@ -73,20 +96,28 @@ class InputMonitor:
 
     name: str
     topic: str = ""
+    interface: str = ""  # the topic before it is remapped
     type_name: str = ""
     reliability: str = ""
     received: int = 0
     last_stamp_ns: int = -1
     non_increasing: int = 0
+    unset_stamps: int = 0  # zero or less, in a row
     wrong_frame: int = 0
     qos_incompatible: int = 0
+    received_at_set: int = 0  # `received` when the last set was made
+    instead: tuple[str, str] | None = None  # published in another form: topic, setting
+    elsewhere: list[str] = field(default_factory=list)  # published topics of its type
     started: float = field(default_factory=time.monotonic)
+    offered: float = 0.0  # since when somebody publishes it; 0: nobody does
     arrivals: deque[float] = field(default_factory=lambda: deque(maxlen=100))
+    losses: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=100))
 
     def note(self, stamp_ns: int) -> None:
         """Count one arrived message."""
         self.received += 1
         self.non_increasing += stamp_ns <= self.last_stamp_ns
+        self.unset_stamps = self.unset_stamps + 1 if stamp_ns <= 0 else 0
         self.last_stamp_ns = stamp_ns
         self.arrivals.append(time.monotonic())
 
@@ -98,8 +129,21 @@ class InputMonitor:
         return (len(recent) - 1) / (recent[-1] - recent[0])
 
     @property
+    def recently_arrived_and_lost(self) -> tuple[int, int]:
+        """Messages of the last 10 s, or the last 100 that arrived: those, and those lost by the
+        middleware meanwhile.
+        """
+        start = time.monotonic() - 10.0
+        if len(self.arrivals) == self.arrivals.maxlen:
+            start = max(start, self.arrivals[0])
+        arrived = sum(t >= start for t in self.arrivals)
+        return arrived, sum(count for t, count in self.losses if t >= start)
+
+    @property
     def silent_s(self) -> float:
-        return time.monotonic() - (self.arrivals[-1] if self.arrivals else self.started)
+        """Since the last message, or since one could be expected: subscribed, and published."""
+        last = self.arrivals[-1] if self.arrivals else self.started
+        return time.monotonic() - max(last, self.offered)
 
 
 @dataclass(slots=True)
@@ -167,7 +211,6 @@ def add_tasks(updater: DiagnosticsPublisher, node: AgentNode) -> None:
 def _inputs(node: AgentNode) -> Report:
     """Rates, stamps, QoS and publishers of every input; names the silent ones."""
     values: dict[str, object] = {}
-    silent = []
     now_ns = node.get_clock().now().nanoseconds
     # One input after the other.
     for m in node.inputs.monitors.values() if node.inputs else ():
@@ -183,15 +226,23 @@ def _inputs(node: AgentNode) -> Report:
             f"{m.name}.publishers": publishers,
             f"{m.name}.qos": m.reliability,
             f"{m.name}.qos_incompatible": m.qos_incompatible,
+            f"{m.name}.lost": sum(count for _, count in m.losses),
         }
-        if m.silent_s > SILENT_AFTER_S:
-            silent.append(f"{m.topic} ({m.type_name}, {m.reliability}, {publishers} publishers)")
 
     if not values:
         return WARN, "not active: no inputs are subscribed", values
-    if silent:
-        return WARN, f"no data for {SILENT_AFTER_S:.0f} s on " + ", ".join(silent), values
-    return OK, "all inputs alive", values
+    fine = "all inputs alive"
+    level, text = _judged(node, INPUTS, fine)
+    if level == OK and text != fine and node.inputs is not None and node.inputs.sets:
+        level = WARN  # a pause of what came before
+    return level, text, values
+
+
+def _judged(node: AgentNode, task: str, fine: str) -> tuple[bytes, str]:
+    """Level and sentence of a task: what is wrong with it, or `fine`."""
+    faults = [fault for fault in node.health.faults() if fault.task == task]
+    worst = max((fault.severity for fault in faults), default=Severity.NOTE)
+    return LEVELS[worst], " ".join(map(str, faults)) or fine
 
 
 def _synchronization(node: AgentNode) -> Report:
@@ -206,6 +257,7 @@ def _synchronization(node: AgentNode) -> Report:
         "dt_rgb_depth_ms_p50": inputs.gap_ms.percentile(50),
         "dt_rgb_depth_ms_p95": inputs.gap_ms.percentile(95),
         "waiting_for_pose": inputs.waiting_for_pose,
+        "camera_info_lag_s": inputs.infos.lag_s,
     }
 
     # What became of them.
@@ -217,10 +269,7 @@ def _synchronization(node: AgentNode) -> Report:
         }
     values |= drops
 
-    # Starved: every input has come, and none fits another.
-    if inputs.sets == 0 and all(m.received for m in inputs.monitors.values()):
-        return WARN, inputs.missing(), values
-    return OK, f"{inputs.sets} sets", values
+    return *_judged(node, SYNCHRONIZATION, f"{inputs.sets} sets"), values
 
 
 def _scene(node: AgentNode) -> Report:
@@ -236,6 +285,10 @@ def _scene(node: AgentNode) -> Report:
         "oldest_age_s": (now_ns - scene.oldest_ns) / 1e9,
         "newest_age_s": (now_ns - scene.newest_ns) / 1e9,
     }
+
+    # Where they stand: `unknown` is taken for 0.
+    floor = node.pipeline.scene.floor
+    values |= {"floor.z_m": floor.z_m, "floor.source": floor.source}
 
     # The prefix cache made of them.
     cache = node.pipeline.cache_report()
@@ -256,8 +309,9 @@ def _scene(node: AgentNode) -> Report:
         values |= {
             "valid_depth_fraction_p50": node.intake.valid_fraction.percentile(50),
             "camera_info_changes": node.intake.camera_info_changes,
+            "camera_axes": node.intake.watch.axes,
         }
-    return OK, f"{scene.num_keyframes} keyframes", values
+    return *_judged(node, SCENE, f"{scene.num_keyframes} keyframes"), values
 
 
 def _inference(node: AgentNode) -> Report:
@@ -315,6 +369,7 @@ def _pruning(node: AgentNode) -> Report:
             "last.decode_gflop_per_token": tokens.decode_flops / 1e9,
             "last.unpruned_decode_gflop_per_token": tokens.full_decode_flops / 1e9,
             "last.kv_mib": tokens.kv_bytes / 2**20,
+            "last.attended_kv_mib": tokens.attended_kv_bytes / 2**20,
             "last.unpruned_kv_mib": tokens.full_kv_bytes / 2**20,
         }
     return level, text, values
@@ -335,4 +390,6 @@ def _model(node: AgentNode) -> Report:
                 "precision": info.precision,
                 "random_weights": info.random_weights,
             }
-    return (ERROR, detail, values) if state == AgentStatus.ERROR else (OK, detail, values)
+    if state == AgentStatus.ERROR:
+        return ERROR, detail, values
+    return *_judged(node, MODEL, detail), values

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.metadata
+import logging
 import os
 import platform
 import shutil
@@ -17,9 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-OK, NOTE, BAD = "ok", "note", "MISSING"
-DISCOVERY_S = 5.0  # for the node to be discovered
-QUIET_S = 1.0  # nothing new for so long: all that is alive has been discovered
+OK, NOTE, BAD, WRONG = "ok", "note", "MISSING", "WRONG"
 
 # module -> (what for, how to get it)
 PYTHON_PACKAGES = {
@@ -51,6 +50,9 @@ STATE_LEVELS = {
 }
 # The lifecycle transitions that lead out of a state.
 STATE_STEPS = {"UNCONFIGURED": ("configure", "activate"), "INACTIVE": ("activate",)}
+ALONE_STATES = ("UNCONFIGURED", "INACTIVE", "LOADING", "ERROR", "PAUSED")  # their detail is more
+WAIT_S = 10.0  # for what is not seen: discovery takes seconds on a busy machine
+SEVERAL_S = 5.0  # for the status of each of several nodes of one name
 # absent ones have a stand-in, or switch one output off
 OPTIONAL_ROS_PACKAGES = {
     "message_filters": "a stand-in of the same surface is used",
@@ -140,45 +142,65 @@ def check_device() -> Iterator[Finding]:
         yield Finding(OK, f"cuda:{index}", f"{torch.cuda.get_device_name(index)}, {memory}")
 
 
-def check_model(path: str) -> Iterator[Finding]:
-    """Whether a checkpoint folder would load."""
-    from ada3d_ros.config import from_flat
+class _Said(logging.Handler):
+    """Keeps the texts of what is logged."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.texts: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.texts.append(record.getMessage())
+
+
+def check_model(path: str, vision_path: str = "") -> Iterator[Finding]:
+    """Whether a checkpoint folder would load, with the vision tower of a CLIP folder if any."""
+    from ada3d_ros.config import as_options, from_flat
     from ada3d_ros.errors import Ada3DError
     from ada3d_ros.pipeline import Ada3DPipeline
 
+    # What the check says besides is a note.
+    said = _Said()
+    logging.getLogger("ada3d_ros").addHandler(said)
     try:
-        info = Ada3DPipeline(from_flat({"model.path": path})).check()
+        settings = {"model.path": path, "model.vision_path": vision_path}
+        info = Ada3DPipeline(from_flat(settings)).check()
     except Ada3DError as error:
-        yield Finding(BAD, "model", str(error))
+        yield Finding(BAD, "model", as_options(str(error)))
         return
+    finally:
+        logging.getLogger("ada3d_ros").removeHandler(said)
+    for text in said.texts:
+        yield Finding(NOTE, "model", as_options(text))
     note = ", RANDOM WEIGHTS: answers are meaningless" if info.random_weights else ""
     size = f"{info.parameters / 1e6:.1f} M parameters, {info.memory_bytes / 2**20:.0f} MiB"
     text = f"{info.name}: {size} in {info.precision} on {info.device}{note}"
     yield Finding(OK, "model", text)
 
 
-def check_graph(node_name: str) -> Iterator[Finding]:
-    """The agent and its topics as they are alive now."""
+def check_graph(wanted: str, wait_s: float = WAIT_S) -> Iterator[Finding]:
+    """The agent (`wanted`; empty: the one that is there) and its topics as they are alive now.
+
+    What is absent is looked for `wait_s` seconds.
+    """
     import rclpy
     from rclpy.node import Node
 
-    domain = os.environ.get("ROS_DOMAIN_ID", "0")
+    from ada3d_ros.ros.discovery import node_names
+
     rclpy.init()
     node = Node("ada3d_doctor")
     try:
-        # Without the node: what starts it, and which topics it could take.
-        count = _count_nodes(node, node_name)
-        if not count:
-            yield Finding(
-                BAD,
-                node_name,
-                f"no such node on ROS_DOMAIN_ID {domain}",
-                "ada3d agent --ros-args -p model.path:=FOLDER -p autostart:=true",
-            )
+        # Without an agent: what starts it, and which topics it could take.
+        node_name, findings = _find_agent(node, wanted, wait_s)
+        yield from findings
+        if not node_name:
             yield from _list_candidates(node)
             return
 
-        # With it: its state, and whether its inputs come.
+        # With one: its state, what it says is wrong, and its topics.
+        domain = os.environ.get("ROS_DOMAIN_ID", "0")
+        count = node_names(node).count(node_name)
         if count > 1:
             yield Finding(
                 BAD,
@@ -190,35 +212,54 @@ def check_graph(node_name: str) -> Iterator[Finding]:
             )
         else:
             yield Finding(OK, node_name, f"alive on ROS_DOMAIN_ID {domain}")
-        yield from _check_status(node, node_name, count)
-        yield from _check_topics(node, node_name)
+        told = []
+        for finding in _check_status(node, node_name, count, wait_s):
+            told.append(finding.text)
+            yield finding
+        yield from _list_topics(node, node_name, " ".join(told), wait_s)
     finally:
         node.destroy_node()
         rclpy.try_shutdown()
 
 
-def _count_nodes(node: Any, name: str) -> int:
-    """How many nodes of that full name there are, once the graph is quiet or DISCOVERY_S have
-    passed; then their topics, which follow one by one, are there too.
-    """
-    names: list[str] = []
-    endpoints: object = None
-    changed = time.monotonic()
-    end = changed + DISCOVERY_S
-    while time.monotonic() < end and not (name in names and time.monotonic() > changed + QUIET_S):
-        names = [f"{ns.rstrip('/')}/{n}" for n, ns in node.get_node_names_and_namespaces()]
-        topics = [topic for topic, _ in node.get_topic_names_and_types()]
-        before = endpoints
-        counts = [(t, node.count_publishers(t), node.count_subscribers(t)) for t in topics]
-        endpoints = counts, names.count(name)
-        if endpoints != before:
-            changed = time.monotonic()
-        time.sleep(0.1)
-    return names.count(name)
+def _find_agent(node: Any, wanted: str, wait_s: float) -> tuple[str, list[Finding]]:
+    """Its full name, empty without one, and what there is to say about it."""
+    from ada3d_ros.ros.discovery import (
+        BUSY_TEXT,
+        DEFAULT_NODE,
+        LATE_S,
+        find_agents,
+        name_others,
+        node_names,
+        wait_for_graph,
+    )
+
+    # The one that was named, or any.
+    def there() -> bool:
+        return wanted in node_names(node) if wanted else bool(find_agents(node))
+
+    seen = wait_for_graph(node, there, wait_s)
+    agents, name = find_agents(node), wanted or DEFAULT_NODE
+    if seen and not wanted and name not in agents:  # perhaps not yet
+        wait_for_graph(node, there, wait_s, LATE_S)
+        agents = find_agents(node)
+    if seen and (wanted or name in agents):
+        return name, []
+
+    # Others, or none.
+    text, others = name_others(name, agents), [agent for agent in agents if agent != name]
+    if not wanted and len(others) == 1:
+        return others[0], [Finding(NOTE, name, f"not there; {text}")]
+    domain = os.environ.get("ROS_DOMAIN_ID", "0")
+    cure = text or "ada3d agent --ros-args -p model.path:=FOLDER -p autostart:=true"
+    absent = f"no such node on ROS_DOMAIN_ID {domain}"
+    if not others or wanted:
+        absent += f": not seen within {wait_s:g} s; {BUSY_TEXT}"
+    return "", [Finding(BAD, name, absent, cure)]
 
 
-def _check_status(node: Any, node_name: str, count: int) -> Iterator[Finding]:
-    """The state of each node of that name, from ~/status; equal ones once."""
+def _check_status(node: Any, node_name: str, count: int, wait_s: float) -> Iterator[Finding]:
+    """The state of each node of that name and what it says is wrong, from ~/status."""
     import rclpy
     from rclpy.qos import DurabilityPolicy, QoSProfile
 
@@ -230,69 +271,59 @@ def _check_status(node: Any, node_name: str, count: int) -> Iterator[Finding]:
     topic = f"{node_name}/status"
     subscription = node.create_subscription(AgentStatus, topic, received.append, latched)
     start = time.monotonic()
-    while time.monotonic() < start + DISCOVERY_S and not (received and count == 1):
+
+    def settled() -> bool:
+        """Whether its judgement is known; a node without frames needs seconds for it."""
+        if count > 1:
+            return time.monotonic() > start + SEVERAL_S and bool(received)
+        waiting = AgentStatus.WAITING_FOR_DATA
+        return bool(received) and (received[-1].state != waiting or bool(received[-1].faults))
+
+    while time.monotonic() < start + wait_s and not settled():
         rclpy.spin_once(node, timeout_sec=0.1)
     node.destroy_subscription(subscription)
     if not received:
-        silent = "silent: the node hangs or is of another version"
+        silent = f"silent for {wait_s:g} s: the node hangs or is of another version"
         yield Finding(BAD, topic, silent, "restart the node")
         return
 
-    # Their states by name, their own sentences, and the command that leads out of each.
+    # Their states by name, the command that leads out of each, and their own sentences.
     names = {getattr(AgentStatus, name): name for name in STATE_LEVELS}
     for status in {status.state: status for status in received}.values():
         state = names.get(status.state, str(status.state))
-        text = f"{state}, {status.keyframes} keyframes: {status.detail}"
+        # What is wrong stands below.
+        detail = status.detail if not status.faults or state in ALONE_STATES else "see below."
+        text = f"{state}, {status.keyframes} keyframes: {detail}"
         steps = [f"ros2 lifecycle set {node_name} {step}" for step in STATE_STEPS.get(state, ())]
         cure = " && ".join(steps) + "; or start it with -p autostart:=true" if steps else ""
         yield Finding(STATE_LEVELS.get(state, NOTE), "state", text, cure)
+        for fault in status.faults:
+            yield Finding(WRONG, "health", fault)
 
 
-def _check_topics(node: Any, node_name: str) -> Iterator[Finding]:
-    name, namespace = node_name.rsplit("/", 1)[1], node_name.rsplit("/", 1)[0] or "/"
-    for topic, types in node.get_subscriber_names_and_types_by_node(name, namespace):
-        if topic in ("/clock", "/parameter_events") or topic.startswith(node_name):
-            continue
+def _list_topics(node: Any, node_name: str, told: str, wait_s: float) -> Iterator[Finding]:
+    """Who sends the node's inputs, and how; what is wrong with them the node itself says.
 
-        # Who sends it, and how.
+    The publishers of an input that nothing is `told` of are looked for `wait_s` seconds.
+    """
+    from ada3d_ros.ros.discovery import wait_for_graph
+
+    namespace, name = node_name.rsplit("/", 1)
+    inputs = {
+        topic: types
+        for topic, types in node.get_subscriber_names_and_types_by_node(name, namespace or "/")
+        if topic not in ("/clock", "/parameter_events") and not topic.startswith(node_name)
+    }
+    expected = [topic for topic in inputs if topic not in told]
+    wait_for_graph(node, lambda: all(map(node.count_publishers, expected)), wait_s)
+    for topic, types in inputs.items():
         publishers = node.get_publishers_info_by_topic(topic)
         mine = [s for s in node.get_subscriptions_info_by_topic(topic) if s.node_name == name]
         wanted = mine[0].qos_profile.reliability.name.lower() if mine else "unknown"
-        if not publishers:
-            yield Finding(
-                BAD,
-                topic,
-                f"{types[0]}: no publisher (subscribed {wanted})",
-                "start the camera or bag, or remap the input: ada3d agent --ros-args -r"
-                " INPUT:=TOPIC (INPUT: rgb/image, depth/image, rgb/camera_info, pose, odom;"
-                " compressed ones end in /compressed, /compressedDepth)",
-            )
-            continue
         offered = sorted({p.qos_profile.reliability.name.lower() for p in publishers})
-        wrong = [p.topic_type for p in publishers if p.topic_type not in types]
-
-        # Whether it arrives: by type, by reliability.
-        if wrong:
-            yield Finding(
-                BAD,
-                topic,
-                f"published as {wrong[0]}, subscribed as {types[0]}",
-                "remap to the right topic, or set rgb_transport / depth_transport / pose_source",
-            )
-        elif wanted == "reliable" and offered == ["best_effort"]:
-            yield Finding(
-                BAD,
-                topic,
-                "published best-effort, subscribed reliable: nothing arrives",
-                "set the parameter qos.<input> to auto or best_effort",
-            )
-        else:
-            yield Finding(
-                OK,
-                topic,
-                f"{types[0]}: {len(publishers)} publisher(s) {'/'.join(offered)}, subscribed"
-                f" {wanted}",
-            )
+        how = f"{len(publishers)} publisher(s) {'/'.join(offered)}" if offered else "no publisher"
+        text = f"{types[0]}: {how}, subscribed {wanted}"
+        yield Finding(OK if publishers else NOTE, topic, text)
 
 
 def _list_candidates(node: Any) -> Iterator[Finding]:
@@ -311,16 +342,36 @@ def _list_candidates(node: Any) -> Iterator[Finding]:
             yield Finding(NOTE, topic, f"{', '.join(types)} ({how}): could be an input")
 
 
+def _seconds(text: str) -> float:
+    """A time for argparse, 1 to 600 s."""
+    value = float(text)
+    if not 1 <= value <= 600:
+        raise argparse.ArgumentTypeError(f"{text} s, allowed 1 to 600")
+    return value
+
+
 def main(args: Sequence[str]) -> int:
-    """`ada3d doctor`. Returns 0 if nothing is missing, 1 otherwise."""
+    """`ada3d doctor`. Returns 0 if nothing is missing or wrong, 1 otherwise."""
     parser = argparse.ArgumentParser(
         prog="ada3d doctor",
         description="Check the installation, a model folder and the running node. Exit code 1 if"
-        " something is missing.",
+        " something is missing or wrong.",
     )
     add = parser.add_argument
-    add("--node", default="/ada3d_agent", help="full name of the agent node (default /ada3d_agent)")
+    add("--node", default="", help="full name of the agent node (default: the one that is there)")
+    add(
+        "--wait-sec",
+        type=_seconds,
+        default=WAIT_S,
+        help="seconds to look for what is not seen (default 10; on a busy machine more)",
+    )
     add("--model", default="", help="also check this checkpoint folder")
+    add(
+        "--vision-path",
+        default="",
+        metavar="FOLDER",
+        help="CLIP folder, for a --model that holds no vision tower",
+    )
     add("--no-graph", action="store_true", help="do not look for running nodes")
     options = parser.parse_args(list(args))
 
@@ -328,16 +379,19 @@ def main(args: Sequence[str]) -> int:
     findings = [*check_packages(), *check_device()]
     has_ros = not any(f.level == BAD and f.subject in ROS_PACKAGES for f in findings)
     if options.model:
-        findings += check_model(options.model)
+        findings += check_model(options.model, options.vision_path)
     for finding in findings:
         print(finding)
 
     # What is alive, shown as it is found.
     if not options.no_graph and has_ros:
-        for finding in check_graph(options.node):
+        for finding in check_graph(
+            options.node and f"/{options.node.strip('/')}", options.wait_sec
+        ):
             print(finding, flush=True)
             findings.append(finding)
 
-    missing = sum(f.level == BAD for f in findings)
-    print(f"\n{missing} missing." if missing else "\nnothing is missing.")
-    return 1 if missing else 0
+    counts = {word: sum(f.level == word for f in findings) for word in (BAD, WRONG)}
+    text = ", ".join(f"{count} {word.lower()}" for word, count in counts.items() if count)
+    print(f"\n{text or 'nothing is missing'}.")
+    return 1 if text else 0

@@ -22,8 +22,10 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from ada3d_ros.config import AgentConfig
 from ada3d_ros.errors import FrameReason, PoseError
 from ada3d_ros.geometry.pose import Matrix, PoseBuffer, PoseStatus, pose_from_quaternion
+from ada3d_ros.ros.camera_infos import CameraInfos
 from ada3d_ros.ros.diagnostics import Drops, InputMonitor, Window
 from ada3d_ros.ros.guard import ThrottledWarning, guarded
+from ada3d_ros.ros.health import IN_A_ROW
 from ada3d_ros.ros.subscription import InputSubscription
 from ada3d_ros.ros.sync import (
     MIN_JUMP_NS,
@@ -32,26 +34,27 @@ from ada3d_ros.ros.sync import (
     NearestStampSynchronizer,
     stamps_between,
 )
-from ada3d_ros.sources.messages import PosedSet, pose_of, stamp_of
+from ada3d_ros.sources.messages import PosedSet, pose_frame_fault, pose_of, stamp_of
 
 POSE_POLL_S = 0.02
+PUBLISHERS_POLL_S = 1.0
 MAX_HELD_POSES = 200
-IMAGES = ("rgb", "depth", "camera_info")  # in the order of the synchroniser's inputs
+IMAGES = ("rgb", "depth")  # in the order of the synchroniser's inputs
 
 
 def _topics(config: AgentConfig) -> dict[str, tuple[str, type]]:
     """Topic, before remapping, and message type of every input."""
+    depth = {
+        "raw": ("depth/image", Image),
+        "compressed": ("depth/image/compressed", CompressedImage),
+        "compressedDepth": ("depth/image/compressedDepth", CompressedImage),
+    }
     compressed_rgb = config.rgb_transport == "compressed"
-    compressed_depth = config.depth_transport == "compressedDepth"
     return {
         "rgb": ("rgb/image/compressed", CompressedImage)
         if compressed_rgb
         else ("rgb/image", Image),
-        "depth": (
-            ("depth/image/compressedDepth", CompressedImage)
-            if compressed_depth
-            else ("depth/image", Image)
-        ),
+        "depth": depth[config.depth_transport],
         "camera_info": ("rgb/camera_info", CameraInfo),
         "pose": (config.pose_source, Odometry if config.pose_source == "odom" else PoseStamped),
     }
@@ -59,9 +62,9 @@ def _topics(config: AgentConfig) -> dict[str, tuple[str, type]]:
 
 @dataclass(eq=False, slots=True)
 class _Waiting:
-    """A synchronised set whose pose has not arrived."""
+    """Colour and depth of one moment whose pose or camera_info has not arrived."""
 
-    messages: tuple[Any, Any, Any]
+    messages: tuple[Any, Any]
     stamp_ns: int
     since: float  # time.monotonic()
 
@@ -92,24 +95,28 @@ class FrameInputs:
             len(IMAGES),
             slop_ns=int(config.sync.slop_sec * 1e9),
             queue_size=config.sync.queue_size,
-            missing=(FrameReason.NO_DEPTH, FrameReason.NO_INFO),
+            missing=(FrameReason.NO_DEPTH,),
             on_drop=self._on_drop,
             on_jump=self._jumped,
         )
         self._last_accepted_ns = -1
         self._waiting: list[_Waiting] = []
 
-        # their poses
+        # their camera_info and poses
+        self.infos = CameraInfos()
         self.poses = PoseBuffer()
         self._last_pose_ns = -1
         self._held_poses: list[tuple[int, Matrix]] = []  # stamped far ahead of all inputs
+        self.pose_fault = ""  # why the last pose was not used
         extrinsic = config.extrinsic
         self._T_child_cam = pose_from_quaternion(
             np.array(extrinsic.xyz), np.array(extrinsic.quat_xyzw)
         )
 
         topics = _topics(config)
-        self.monitors = {name: InputMonitor(name, topic) for name, (topic, _) in topics.items()}
+        self.monitors = {
+            name: InputMonitor(name, topic, interface=topic) for name, (topic, _) in topics.items()
+        }
         self._subscriptions = {
             name: InputSubscription(
                 node,
@@ -120,9 +127,12 @@ class FrameInputs:
             )
             for name, (_, message_type) in topics.items()
         }
+        rgb, depth, info, _ = (monitor.topic for monitor in self.monitors.values())  # as remapped
+        self._camera_topics = rgb, depth, info
         images = [self._subscriptions[name] for name in IMAGES]
         self._sync = NearestStampSynchronizer(images, self.matcher, drops.add)
         self._sync.registerCallback(self._on_set)
+        self._subscriptions["camera_info"].registerCallback(self._on_info)
         self._subscriptions["pose"].registerCallback(self._on_pose)
 
         # a steady clock fires also under use_sim_time without /clock
@@ -130,19 +140,28 @@ class FrameInputs:
         self._poll_timer = node.create_timer(
             POSE_POLL_S, self._release_waiting, clock=steady, autostart=False
         )
+        self._publishers_timer = node.create_timer(
+            PUBLISHERS_POLL_S, self._look_for_latched, clock=steady
+        )
 
     def close(self) -> None:
         """Destroy all subscriptions; waiting sets are dropped."""
-        self._node.destroy_timer(self._poll_timer)
+        for timer in (self._poll_timer, self._publishers_timer):
+            self._node.destroy_timer(timer)
         for subscription in self._subscriptions.values():
             subscription.close()
         self.clear()
 
-    def clear(self) -> None:
-        """Forget queued messages and poses: what comes next is taken as the first."""
+    def forget_sets(self) -> None:
+        """Forget the images that wait for a partner or for their pose."""
         self.matcher.clear()
+        self.infos.clear()
         self._waiting.clear()
         self._last_accepted_ns = -1
+
+    def clear(self) -> None:
+        """Forget queued messages and poses: what comes next is taken as the first."""
+        self.forget_sets()
         self.gap_ms.clear()
         self.poses.clear()
         self._last_pose_ns = -1
@@ -158,27 +177,17 @@ class FrameInputs:
     def waiting_for_pose(self) -> int:
         return len(self._waiting)
 
-    def missing(self) -> str:
-        """One sentence on what has not arrived, for people asking why there is no scene."""
-        # From the first cause to the last: no message, no set, no keyframe.
-        silent = [m.topic for m in self.monitors.values() if m.received == 0]
-        if silent:
-            return f"nothing received on {', '.join(silent)}."
-        if self.sets == 0:
-            text = "all inputs arrive, but no colour, depth and camera_info within sync.slop_sec"
-            text += f" {self.config.sync.slop_sec} s"
-            gap_ns = self.matcher.smallest_miss_ns
-            if gap_ns:
-                text += f" (nearest stamps differ by {gap_ns / 1e6:.1f} ms: raise sync.slop_sec"
-                text += f" above {gap_ns / 1e9:.4f})"
-            return f"{text}."
-        dropped = {reason.value: n for reason, n in self._drops.snapshot().items() if n}
-        return (
-            f"{self.sets} sets were synchronised, none became a keyframe; dropped:"
-            f" {dropped or 'none'}."
-        )
+    def gaps_ns(self) -> dict[str, list[int]]:
+        """Of each input that is matched by its stamp: by how much its last few did not fit."""
+        return {name: list(self.matcher.misses_ns[i]) for i, name in enumerate(IMAGES)}
 
     # -- messages that are given up
+
+    def _refuse(self, reason: FrameReason, why: str) -> None:
+        """Count a frame that is not used, and say why; from the tenth in a row `health` says it."""
+        self._drops.add(reason, why)
+        if self._drops.num_refused < IN_A_ROW:
+            self._warn(reason, why)
 
     def _on_drop(self, reason: FrameReason) -> None:
         self._drops.add(reason)
@@ -195,8 +204,7 @@ class FrameInputs:
         )
 
     def _on_corrupt(self, text: str) -> None:
-        self._drops.add(FrameReason.CORRUPT)
-        self._warn("corrupt", text)
+        self._refuse(FrameReason.CORRUPT, text)
 
     @guarded()
     def _jumped(self, old_ns: int, new_ns: int) -> None:
@@ -210,6 +218,23 @@ class FrameInputs:
                 self._drops.add(FrameReason.NO_POSE)
         self._waiting = [item for item in self._waiting if item.stamp_ns <= new_ns]
         self._last_accepted_ns = -1
+        self.infos.clear(new_ns + SAME_TIME_NS)
+
+    # -- camera_info
+
+    @guarded()
+    def _look_for_latched(self) -> None:
+        self._subscriptions["camera_info"].follow_latching()
+
+    @guarded()
+    def _on_info(self, message: Any) -> None:
+        stamp_ns = stamp_of(message)
+        if stamp_ns <= 0:  # counted, and in force all the same: what it says has no time
+            self._drops.add(FrameReason.ZERO_STAMP)
+        for lead_ns in self.infos.add(stamp_ns, message, self.matcher.newest_ns):
+            self._drops.add(FrameReason.FUTURE_STAMP)
+            self._warn_of_future("camera_info", lead_ns)
+        self._release_waiting()
 
     # -- poses
 
@@ -222,32 +247,24 @@ class FrameInputs:
             return
 
         # only poses of our child frame in our world frame
-        if message.header.frame_id.lstrip("/") != self.config.world_frame:
+        self.pose_fault = pose_frame_fault(message, monitor.topic, self.config)
+        if self.pose_fault:
             monitor.wrong_frame += 1
-            self._warn(
-                "wrong frame",
-                f"{monitor.topic} is in frame {message.header.frame_id!r}, world_frame is"
-                f" {self.config.world_frame!r}: pose not used. Set world_frame to the frame of the"
-                " pose.",
-            )
-            return
-        child = getattr(message, "child_frame_id", self.config.pose_child_frame)
-        if self.config.pose_child_frame not in ("", child):
-            monitor.wrong_frame += 1
-            self._warn(
-                "wrong child",
-                f"{monitor.topic} has child_frame_id {child!r}, pose_child_frame is"
-                f" {self.config.pose_child_frame!r}: not used.",
-            )
+            self._warn_of_pose()
             return
 
         try:
             self._add_pose(stamp_ns, pose_of(message))
         except PoseError as error:
             self._drops.add(FrameReason.BAD_POSE)
-            self._warn("bad pose", f"{monitor.topic}: {error}")
+            self.pose_fault = f"{monitor.topic}: {error}"
+            self._warn_of_pose()
             return
         self._release_waiting()
+
+    def _warn_of_pose(self) -> None:
+        if self._drops.num_refused < IN_A_ROW:
+            self._warn("pose", self.pose_fault)
 
     def _add_pose(self, stamp_ns: int, T_world_child: Matrix) -> None:
         """Keep a pose (4, 4); one far ahead of all inputs is held until the others get near it."""
@@ -294,34 +311,36 @@ class FrameInputs:
     # -- sets
 
     @guarded()
-    def _on_set(self, rgb: Any, depth: Any, info: Any) -> None:
+    def _on_set(self, rgb: Any, depth: Any) -> None:
         self.sets += 1
+        for monitor in self.monitors.values():
+            monitor.received_at_set = monitor.received
         stamp_ns = stamp_of(rgb)
         self.gap_ms.add(abs(stamp_ns - stamp_of(depth)) / 1e6)
-        reason = self._refuse(stamp_ns)
-        if reason is not None:
-            self._drops.add(reason)
+        if not self._is_taken(stamp_ns):
             return
         self._last_accepted_ns = stamp_ns
         self._take_held_poses()
-        self._waiting.append(_Waiting((rgb, depth, info), stamp_ns, time.monotonic()))
+        self._waiting.append(_Waiting((rgb, depth), stamp_ns, time.monotonic()))
         self._release_waiting()
 
-    def _refuse(self, stamp_ns: int) -> FrameReason | None:
+    def _is_taken(self, stamp_ns: int) -> bool:
+        """Whether a set is of this time, and not sooner than the rate allows; counted if not."""
         if self._is_stale(stamp_ns):
             late_s = (self._node.get_clock().now().nanoseconds - stamp_ns) / 1e9
-            self._warn(
-                "stale",
+            self._refuse(
+                FrameReason.STALE,
                 f"image stamps differ from the node's clock by {late_s:.1f} s (input.max_age_sec"
                 f" {self.config.input.max_age_sec}); frames are not used. Replaying a bag: set"
                 " use_sim_time and publish /clock. Otherwise check the clocks, or set"
                 " input.max_age_sec to 0.",
             )
-            return FrameReason.STALE
+            return False
         period_ns = 1e9 / self.config.input.max_rate_hz
         if self._last_accepted_ns >= 0 and 0 <= stamp_ns - self._last_accepted_ns < 0.9 * period_ns:
-            return FrameReason.RATE_LIMIT
-        return None
+            self._drops.add(FrameReason.RATE_LIMIT)
+            return False
+        return True
 
     def _is_stale(self, stamp_ns: int) -> bool:
         now_ns = self._node.get_clock().now().nanoseconds
@@ -329,21 +348,27 @@ class FrameInputs:
 
     @guarded()
     def _release_waiting(self) -> None:
-        """Hand on the sets whose pose is there; drop those whose pose will not come."""
+        """Hand on the sets whose pose and camera_info are there; drop those that get none."""
         # taken first: what raises is not tried again at every poll
         waiting, self._waiting = self._waiting, []
         still_waiting = []
         for item in waiting:
-            found = self.poses.lookup(item.stamp_ns, self.config.pose.max_gap_sec)
-            waited_s = time.monotonic() - item.since
-            if found.T_world_child is not None:
-                T_world_cam = found.T_world_child @ self._T_child_cam
-                self._on_ready(PosedSet(*item.messages, item.stamp_ns, T_world_cam))
-            elif found.status is PoseStatus.NEVER or waited_s > self.config.pose.timeout_sec:
-                self._drops.add(FrameReason.NO_POSE)
-                self._warn("no pose", self._no_pose_text(item.stamp_ns, found.why))
-            else:
+            stamp_ns, slop_ns = item.stamp_ns, self.matcher.slop_ns
+            pose = self.poses.lookup(stamp_ns, self.config.pose.max_gap_sec)
+            is_late = time.monotonic() - item.since > self.config.pose.timeout_sec
+            awaits = pose.status is PoseStatus.NOT_YET or self.infos.is_due(stamp_ns, slop_ns)
+            if awaits and pose.status is not PoseStatus.NEVER and not is_late:
                 still_waiting.append(item)
+                continue
+            info = self.infos.for_image(stamp_ns, slop_ns)
+            if pose.T_world_child is None:
+                self._refuse(FrameReason.NO_POSE, self._no_pose_text(stamp_ns, pose.why))
+            elif info is None:
+                self._refuse(FrameReason.NO_INFO, self._nothing_text("camera_info", stamp_ns))
+            else:
+                T_world_cam = pose.T_world_child @ self._T_child_cam
+                topics = self._camera_topics
+                self._on_ready(PosedSet(*item.messages, info, stamp_ns, T_world_cam, topics))
         self._waiting += still_waiting
 
         # an idle timer would wake the executor 50 times a second
@@ -352,13 +377,18 @@ class FrameInputs:
         elif self._poll_timer.is_canceled():
             self._poll_timer.reset()
 
+    def _nothing_text(self, name: str, stamp_ns: int) -> str:
+        monitor = self.monitors[name]
+        return (
+            f"no {name} for the image at {stamp_ns / 1e9:.3f}: nothing received on"
+            f" {monitor.topic} ({monitor.type_name})."
+        )
+
     def _no_pose_text(self, stamp_ns: int, why: str) -> str:
-        monitor = self.monitors["pose"]
-        if monitor.received == 0:
-            return (
-                f"no pose for the image at {stamp_ns / 1e9:.3f}: nothing received on"
-                f" {monitor.topic} ({monitor.type_name})."
-            )
+        if self.monitors["pose"].received == 0:
+            return self._nothing_text("pose", stamp_ns)
+        if self.pose_fault:  # nothing else keeps them out
+            return self.pose_fault
         return (
             f"no pose in {self.config.world_frame!r} for the image at {stamp_ns / 1e9:.3f} (waited"
             f" pose.timeout_sec {self.config.pose.timeout_sec}): {why}"

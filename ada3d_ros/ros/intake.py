@@ -16,11 +16,11 @@ from ada3d_ros.config import AgentConfig
 from ada3d_ros.errors import FrameError, FrameReason, PoseError
 from ada3d_ros.ros.diagnostics import Drops, Window
 from ada3d_ros.ros.guard import ThrottledWarning
+from ada3d_ros.ros.health import IN_A_ROW
 from ada3d_ros.ros.worker import LatestWorker
+from ada3d_ros.sources.camera_watch import CameraWatch
 from ada3d_ros.sources.messages import ImageBridge, PosedSet, frame_of
 from ada3d_ros.types import Keyframe, RgbdFrame
-
-UPSIDE_DOWN_FRAMES = 20
 
 
 def make_bridge() -> ImageBridge | None:
@@ -54,7 +54,10 @@ class FrameIntake:
         self.cpu_ms, self.valid_fraction = Window(), Window()
         self.camera_info_changes = 0
         self._last_intrinsics: object = None
-        self._num_upside_down = 0
+
+        # frames that can be used, of a camera that is probably set up wrongly; `health` says it
+        self.watch = CameraWatch(config, lambda sentence: None)
+        self._watched_epoch = 0
 
         # the epoch grows at a reset: what came before it stays out of the new scene
         self._epoch = 0
@@ -71,8 +74,8 @@ class FrameIntake:
         with self._lock:
             self._epoch += 1
 
-    def stop(self) -> bool:
-        return self._worker.stop()
+    def stop(self, join_s: float = 2.0) -> bool:
+        return self._worker.stop(join_s)
 
     def _take(self, item: tuple[int, PosedSet]) -> None:
         started = time.thread_time()
@@ -81,7 +84,7 @@ class FrameIntake:
         # decode and check; the scene takes it unless it was reset meanwhile
         try:
             config = self.config
-            frame = frame_of(messages, config.world_frame, config.depth, self._bridge)
+            frame = frame_of(messages, config, self._bridge)
             with self._lock:
                 if epoch != self._epoch:
                     raise FrameError(
@@ -90,39 +93,36 @@ class FrameIntake:
                 admitted = self._observe(frame) is not None
             if admitted:
                 self._on_keyframe()
-        except FrameError as error:
-            self._drops.add(error.reason)
-            self._warn(
-                error.reason,
-                f"frame at {messages.stamp_ns / 1e9:.3f} not used ({error.reason}): {error}",
-            )
-            return
-        except PoseError as error:
-            self._drops.add(FrameReason.BAD_POSE)
-            self._warn("pose", f"frame at {messages.stamp_ns / 1e9:.3f} not used: {error}")
+        except (FrameError, PoseError) as error:
+            self._refuse(messages.stamp_ns, getattr(error, "reason", FrameReason.BAD_POSE), error)
             return
 
         self.frames += 1
+        self._drops.clear_refusals()
         self.cpu_ms.add((time.thread_time() - started) * 1e3)
         self.valid_fraction.add(float(np.isfinite(frame.depth_m).mean()))
-        self._note_camera(frame)
+        self._note_camera(epoch, frame, messages)
 
-    def _note_camera(self, frame: RgbdFrame) -> None:
+    def _refuse(self, stamp_ns: int, reason: FrameReason, error: Exception) -> None:
+        """Count a frame that is not used, and say why; from the tenth in a row `health` says it."""
+        superseded = reason is FrameReason.SUPERSEDED
+        self._drops.add(reason, "" if superseded else str(error))
+        if self._drops.num_refused < IN_A_ROW:
+            self._warn(reason, f"frame at {stamp_ns / 1e9:.3f} not used ({reason}): {error}")
+
+    def _note_camera(self, epoch: int, frame: RgbdFrame, messages: PosedSet) -> None:
         if self._last_intrinsics not in (None, frame.intrinsics):
             self.camera_info_changes += 1
         self._last_intrinsics = frame.intrinsics
 
-        # the camera's y axis points down unless the pose is of a body frame
-        points_up = frame.T_world_cam[2, 1] > 0.5
-        self._num_upside_down = self._num_upside_down + 1 if points_up else 0
-        if self._num_upside_down == UPSIDE_DOWN_FRAMES:
-            self._warn(
-                "upside down",
-                f"the camera's down axis has pointed up for {UPSIDE_DOWN_FRAMES} frames: the pose"
-                " looks like a body frame (x forward, z up), not an optical frame (z forward, y"
-                " down). Set extrinsic.quat_xyzw, e.g. [-0.5, 0.5, -0.5, 0.5] for a body frame.",
-            )
+        # poses of before a reset may be of another source
+        if epoch != self._watched_epoch:
+            self._watched_epoch = epoch
+            self.watch.clear()
+        self.watch.note(frame, messages)
+        self.watch.judge_poses()
 
     def _failed(self, error: BaseException) -> None:
-        self._drops.add(FrameReason.SCENE_ERROR)
+        why = f"an internal error, the log has more: {type(error).__name__}: {error}"
+        self._drops.add(FrameReason.SCENE_ERROR, why)
         self._report_error("frame intake", error, "".join(traceback.format_exception(error)))

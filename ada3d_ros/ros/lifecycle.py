@@ -6,12 +6,14 @@ import time
 import traceback
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
 
+from lifecycle_msgs.msg import State
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 
 from ada3d_ros.config import AgentConfig
-from ada3d_ros.errors import Ada3DError, ConfigError, NotActiveError
+from ada3d_ros.errors import Ada3DError, ConfigError, DeviceLostError, NotActiveError
 from ada3d_ros.msg import AgentStatus
 from ada3d_ros.pipeline import Ada3DPipeline
 from ada3d_ros.ros.diagnostics import Drops, InferenceMonitor
@@ -19,10 +21,16 @@ from ada3d_ros.ros.guard import CoreLog, guarded
 from ada3d_ros.ros.inputs import FrameInputs
 from ada3d_ros.ros.intake import FrameIntake
 from ada3d_ros.ros.parameters import ParameterBridge
+from ada3d_ros.ros.watch import HealthWatch
 from ada3d_ros.ros.worker import RequestWorker
 from ada3d_ros.sources.messages import PosedSet
 
+if TYPE_CHECKING:
+    from ada3d_ros.ros.bond import ManagerBond
+
 PipelineFactory = Callable[..., Ada3DPipeline]  # of an AgentConfig and `background`
+FINALIZED_TEXT = "the node was shut down for good: end its process and start it again."
+READY_TEXT = "ask on ~/query, ~/ground, ~/ask_scene or ~/question."
 OK, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 
 
@@ -42,9 +50,10 @@ class ManagedNode(LifecycleNode):
     def _on_change_state(self, request: Any, response: Any) -> Any:
         """~/change_state; the transition is named by its label if there is one, else by its id."""
         wanted = request.transition
-        possible = {
-            number: label for number, label, *_ in self._state_machine.available_transitions
-        }
+        # what ends a transition state is for the node itself
+        in_between = self._state_machine.current_state[0] > State.PRIMARY_STATE_FINALIZED
+        available = () if in_between else self._state_machine.available_transitions
+        possible = {number: label for number, label, *_ in available}
         if wanted.label in possible.values() if wanted.label else wanted.id in possible:
             return self._change_state(request, response)
 
@@ -78,12 +87,14 @@ class AgentLifecycle(ManagedNode):
         self.pipeline: Ada3DPipeline | None = None
         self.intake: FrameIntake | None = None
         self.inputs: FrameInputs | None = None
+        self._bond: ManagerBond | None = None
         self.load_error = ""  # why there is no model, for people
-        self.paused = False
+        self.paused = self.finalized = False
         self._last_set_ns = -1  # stamp of the last set for the scene
 
         # what there always is
         self.drops, self.inference = Drops(), InferenceMonitor()
+        self.health = HealthWatch(self)
         self._core_log = CoreLog(self.get_logger().warning)
         self.worker = RequestWorker(
             on_error=self._worker_failed,
@@ -97,6 +108,19 @@ class AgentLifecycle(ManagedNode):
         )
 
     @property
+    def namesakes(self) -> str:
+        """A sentence where other nodes have this node's name, "" otherwise."""
+        own = self.get_name(), self.get_namespace()
+        count = self.get_node_names_and_namespaces().count(own)
+        if count < 2:
+            return ""
+        return (
+            f"{count} nodes are called {self.get_fully_qualified_name()}: which of them takes a"
+            " question or a transition is chance. End all but one (one that was killed is listed"
+            " for 20 s more), or give each a namespace: -r __ns:=/robot2."
+        )
+
+    @property
     def config(self) -> AgentConfig:
         return self._settings.config
 
@@ -105,14 +129,20 @@ class AgentLifecycle(ManagedNode):
         """A set of messages is complete and has its pose."""
 
     @abstractmethod
+    def _clear_outputs(self) -> None:
+        """Take back what latched topics still show."""
+
+    @abstractmethod
     def _publish_status(self) -> None:
         """Tell ~/status what `state_and_detail` says."""
 
     def report_error(self, where: str, error: BaseException, trace: str) -> None:
-        """Count and log an error that nothing else handles."""
+        """Count and log an error that nothing else handles; a lost GPU ends the node's work."""
         self.inference.internal_errors += 1
         self.inference.last_error = f"{where}: {error!r}"
         self.get_logger().error(f"{where}: {error!r}\n{trace}")
+        if isinstance(error, DeviceLostError):
+            self.load_error = str(error)
 
     def _worker_failed(self, error: BaseException) -> None:
         trace = "".join(traceback.format_exception(error))
@@ -127,6 +157,8 @@ class AgentLifecycle(ManagedNode):
             return AgentStatus.ERROR, "the inference thread has ended; restart the node."
 
         # the lifecycle
+        if self.finalized:
+            return AgentStatus.UNCONFIGURED, FINALIZED_TEXT
         if self.pipeline is None:
             return AgentStatus.UNCONFIGURED, "configure the node to load the model."
         if not self.pipeline.ready:
@@ -140,8 +172,9 @@ class AgentLifecycle(ManagedNode):
         if self.worker.busy:
             return AgentStatus.BUSY, "answering a question."
         if self.pipeline.scene_state().num_keyframes == 0:
-            return AgentStatus.WAITING_FOR_DATA, self.inputs.missing()
-        return AgentStatus.READY, "ask on ~/query, ~/ground, ~/ask_scene or ~/question."
+            return AgentStatus.WAITING_FOR_DATA, self.health.why_no_keyframe()
+        wrong = " ".join(str(fault) for fault in self.health.faults() if fault.severity)
+        return AgentStatus.READY, wrong or READY_TEXT
 
     # -- transitions
 
@@ -206,41 +239,80 @@ class AgentLifecycle(ManagedNode):
 
     @guarded(_failed_transition)
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self.drops.clear_refusals()
         self.inputs = FrameInputs(self, self.config, self.drops, self._on_set, self.report_error)
+        self._bond = self._start_bond()
         self._publish_status()
         return super().on_activate(state)
 
+    def _start_bond(self) -> ManagerBond | None:
+        """The bond that nav2's lifecycle manager waits for; without bondpy there is none."""
+        if not self.config.bond_heartbeat_period or find_spec("bondpy") is None:
+            return None
+        try:
+            from ada3d_ros.ros.bond import ManagerBond  # where bondpy is
+
+            return ManagerBond(self, self.config.bond_heartbeat_period)
+        except Exception as error:  # also: built for another Python
+            self.get_logger().warning(
+                f"no bond with a lifecycle manager, bondpy fails: {error!r}. Mend its installation,"
+                " or set bond_timeout: 0.0 at the manager."
+            )
+            return None
+
     @guarded(_failed_transition)
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        self._close_inputs()
+        self._leave_active()
         self.worker.cancel_all(NotActiveError)
         self._publish_status()
         return super().on_deactivate(state)
 
     @guarded(_failed_transition)
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """As new: pause, counters, percentiles and boxes are of the model that goes."""
         self._release()
+        self._forget()
         self.load_error = ""
         self._publish_status()
         return OK
 
     @guarded(_failed_transition)
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self.finalized = True
         self._release()
+        self._publish_status()
         return OK
 
-    on_error = on_shutdown  # OK leads back to unconfigured, so that configure can be tried again
+    @guarded(_failed_transition)
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Back to unconfigured, so that configure can be tried again; why, stays in ~/status."""
+        self._release()
+        self._forget()
+        self._publish_status()
+        return OK
 
-    def _close_inputs(self) -> None:
+    def _forget(self) -> None:
+        """Begin anew. Questions on their way still count where they were asked."""
+        self.paused = False
+        self.drops, self.inference = Drops(), InferenceMonitor()
+        self._clear_outputs()
+
+    def _leave_active(self) -> None:
+        bond, self._bond = self._bond, None
+        if bond is not None:
+            try:
+                bond.close()
+            except Exception as error:  # of bondpy: the inputs and threads end all the same
+                self.get_logger().warning(f"the bond with a lifecycle manager: {error!r}")
         inputs, self.inputs = self.inputs, None
         if inputs is not None:
             inputs.close()
 
-    def _release(self) -> None:
-        self._close_inputs()
+    def _release(self, join_s: float = 2.0) -> None:
+        self._leave_active()
         self.worker.cancel_all(NotActiveError)
         if self.intake is not None:
-            self.intake.stop()
+            self.intake.stop(join_s)
             self.intake = None
         self.pipeline = None
         self._last_set_ns = -1

@@ -17,17 +17,24 @@ from std_msgs.msg import Header
 from std_srvs.srv import SetBool, Trigger
 
 from ada3d_ros.config import AgentConfig
-from ada3d_ros.errors import LoadingError, ModelError, NotActiveError, SceneResetError
+from ada3d_ros.errors import (
+    LoadingError,
+    ModelError,
+    NodeStoppedError,
+    NotActiveError,
+    SceneResetError,
+)
 from ada3d_ros.msg import AgentStatus
 from ada3d_ros.msg import Answer as AnswerMsg
 from ada3d_ros.pipeline import Ada3DPipeline
 from ada3d_ros.ros.conversions import error_of
 from ada3d_ros.ros.diagnostics import add_tasks
 from ada3d_ros.ros.guard import guarded
-from ada3d_ros.ros.lifecycle import OK, AgentLifecycle, PipelineFactory
+from ada3d_ros.ros.lifecycle import FINALIZED_TEXT, OK, AgentLifecycle, PipelineFactory
 from ada3d_ros.ros.outputs import AgentOutputs
 from ada3d_ros.ros.requests import RequestServer, check_scene
 from ada3d_ros.ros.sync import MIN_JUMP_NS
+from ada3d_ros.ros.worker import STOP_TEXTS
 from ada3d_ros.sources.messages import PosedSet
 from ada3d_ros.srv import GetModelInfo
 from ada3d_ros.types import Answer, AskHooks, Question
@@ -43,6 +50,7 @@ class AgentNode(AgentLifecycle):
 
     def __init__(self, pipeline_factory: PipelineFactory = Ada3DPipeline, **options: Any) -> None:
         super().__init__(pipeline_factory, **options)
+        self._closed = False  # the process is about to end
 
         # topics and services
         self._outputs = AgentOutputs(self, self.config.diagnostic_updater.use_fqn)
@@ -57,6 +65,7 @@ class AgentNode(AgentLifecycle):
         self._diagnostics_timer = self.create_timer(
             period_s, self._publish_diagnostics, clock=steady
         )
+        self._jump_text, self._jump_epoch = "", -1  # the last jump in time, and the scene of it
         self._watch_clock()
         self._publish_status()
 
@@ -70,17 +79,28 @@ class AgentNode(AgentLifecycle):
             self.create_service(service, name, callback, callback_group=group)
 
     def _watch_clock(self) -> None:
-        backward = JumpThreshold(
-            min_forward=None, min_backward=Duration(nanoseconds=-MIN_JUMP_NS), on_clock_change=False
+        step = Duration(nanoseconds=MIN_JUMP_NS)
+        jumps = JumpThreshold(
+            min_forward=step, min_backward=Duration(nanoseconds=-MIN_JUMP_NS), on_clock_change=False
         )
         self._jump_handle = self.get_clock().create_jump_callback(
-            backward, post_callback=self._clock_jumped
+            jumps, post_callback=self._clock_jumped
         )
 
-    def destroy_node(self) -> None:
-        """Stop the threads, then the node."""
-        self._release()
-        self.worker.stop()
+    @property
+    def open_requests(self) -> int:
+        """How many callers wait for their answer."""
+        return self._requests.open
+
+    def close_requests(self) -> None:
+        """Before the process ends: take no question any more, stop those that wait or run."""
+        self._closed = True
+        self.worker.cancel_all(NodeStoppedError)
+
+    def destroy_node(self, join_s: float = 2.0) -> None:
+        """Stop the threads, waiting `join_s` seconds for each, then the node."""
+        self._release(join_s)
+        self.worker.stop(join_s)
         self._requests.close()
         self._core_log.close()
         super().destroy_node()
@@ -88,28 +108,47 @@ class AgentNode(AgentLifecycle):
     # -- scene
 
     def _on_set(self, messages: PosedSet) -> None:
-        if self.intake is None or self.paused:
+        if self.intake is None:
             return
-        old_ns, self._last_set_ns = self._last_set_ns, messages.stamp_ns
-        if messages.stamp_ns < old_ns - MIN_JUMP_NS:
-            self._time_jump(
-                f"image stamps fell back from {old_ns / 1e9:.3f} to {messages.stamp_ns / 1e9:.3f}"
-            )
+        step_ns = messages.stamp_ns - self._last_set_ns if self._last_set_ns >= 0 else 0
+        jumped = self._is_jump(step_ns)
+        if self.paused:  # a jump is noticed by the first set after the pause
+            self._last_set_ns = self._last_set_ns if jumped else messages.stamp_ns
+            return
+        self._last_set_ns = messages.stamp_ns
+        if jumped:
+            self._time_jump(f"image stamps {_jump_text(step_ns)}")
         self.intake.put(messages)
+
+    def _is_jump(self, step_ns: int) -> bool:
+        """Whether two stamps this far apart are of different runs or recordings."""
+        return step_ns < -MIN_JUMP_NS or 0 < self.config.input.max_gap_sec * 1e9 <= step_ns
 
     @guarded()
     def _clock_jumped(self, jump: TimeJump) -> None:
-        self._forget_inputs()
-        self._time_jump(f"the clock jumped back by {-jump.delta.nanoseconds / 1e9:.3f} s")
+        step_ns = jump.delta.nanoseconds
+        was_set = self.get_clock().now().nanoseconds - step_ns > 0  # else it is the first /clock
+        if self.pipeline is not None and was_set and self._is_jump(step_ns):
+            self._forget_inputs()
+            self._time_jump(f"the clock {_jump_text(step_ns)}")
 
     def _time_jump(self, what: str) -> None:
-        if not self.config.reset_on_time_jump:
-            self.get_logger().warning(f"{what}; the scene is kept (reset_on_time_jump is false).")
+        # Begin a new scene, or keep the one there is.
+        if self.config.reset_on_time_jump:
+            self._jump_text = f"{what}: the scene starts anew."
+            self._reset_scene()
+        else:
+            self._jump_text = (
+                f"{what}; the scene is kept (reset_on_time_jump is false). Call ~/reset_scene if"
+                " this is another place."
+            )
             if self.pipeline is not None:
                 self.pipeline.allow_earlier_stamps()
-            return
-        self.get_logger().warning(f"{what}: the scene starts anew.")
-        self._reset_scene()
+
+        # Say it: once in the log, in the status while the scene lasts.
+        self.get_logger().warning(self._jump_text)
+        if self.pipeline is not None:
+            self._jump_epoch = self.pipeline.scene_state().epoch
 
     def _forget_inputs(self) -> None:
         """The next messages are taken as the first."""
@@ -124,8 +163,15 @@ class AgentNode(AgentLifecycle):
             self.intake.clear()
         if self.pipeline is not None:
             self.pipeline.reset_scene()
-        self._outputs.clear_markers()
+        self._clear_outputs()
         self._publish_status()
+
+    def _clear_outputs(self) -> None:
+        self._outputs.clear_markers()
+
+    def _forget(self) -> None:
+        super()._forget()
+        self._jump_epoch = -1  # scenes count from 0 again
 
     def _settings_changed(self, config: AgentConfig, names: set[str]) -> None:
         super()._settings_changed(config, names)
@@ -137,8 +183,12 @@ class AgentNode(AgentLifecycle):
     def admit(self, text: str) -> None:
         """Raise the RequestError that says why a question cannot be taken now, or is none."""
         # a model, and inputs
+        if self._closed:
+            raise NodeStoppedError(STOP_TEXTS[NodeStoppedError])
         if self.load_error:
-            raise ModelError(f"the model could not be loaded: {self.load_error}")
+            raise ModelError(f"the model cannot answer: {self.load_error}")
+        if self.finalized:
+            raise NotActiveError(FINALIZED_TEXT)
         if self.pipeline is None or self.inputs is None:
             raise NotActiveError(
                 "the node is not active; run `ros2 lifecycle set <node> configure` and `activate`,"
@@ -155,7 +205,10 @@ class AgentNode(AgentLifecycle):
         self.pipeline.check_question(text)
         now_ns = self.get_clock().now().nanoseconds
         check_scene(
-            self.pipeline.scene_state(), self.inputs.missing, now_ns, self.config.scene.max_age_sec
+            self.pipeline.scene_state(),
+            self.health.why_no_keyframe,
+            now_ns,
+            self.config.scene.max_age_sec,
         )
 
     def answer(self, question: Question, hooks: AskHooks) -> Answer:
@@ -172,7 +225,10 @@ class AgentNode(AgentLifecycle):
 
     @guarded()
     def publish_answer(self, message: AnswerMsg) -> None:
-        self._outputs.publish_answer(message, self.config.markers.lifetime_sec)
+        pipeline = self.pipeline
+        epoch = -1 if pipeline is None else pipeline.scene_state().epoch
+        is_current = message.scene_epoch == epoch
+        self._outputs.publish_answer(message, self.config.markers.lifetime_sec, is_current)
 
     # -- services
 
@@ -200,6 +256,8 @@ class AgentNode(AgentLifecycle):
 
     @guarded(_failed_trigger)
     def _on_pause(self, request: Any, response: Any) -> Any:
+        if self.paused and not request.data and self.inputs is not None:
+            self.inputs.forget_sets()  # what came during the pause has no part in the scene
         self.paused = request.data
         self._publish_status()
         response.success = True
@@ -214,12 +272,18 @@ class AgentNode(AgentLifecycle):
     def _publish_status(self) -> None:
         self.worker.expire()
         state, detail = self.state_and_detail()
+        faults = self.health.faults()
+        self.health.log(faults)
+        namesakes = self.namesakes
+        if namesakes not in detail:  # it counts in every state
+            detail = f"{namesakes} {detail}"
         stamp = self.get_clock().now().to_msg()
         # Until a model is loaded there is no scene and no device to speak of.
         message = AgentStatus(
             header=Header(stamp=stamp, frame_id=self.config.world_frame),
             state=state,
             detail=detail,
+            faults=[str(fault) for fault in faults if fault.severity],
             queued=self.worker.queued,
             gpu_memory_used_mib=math.nan,
             gpu_memory_total_mib=math.nan,
@@ -228,6 +292,8 @@ class AgentNode(AgentLifecycle):
             scene = self.pipeline.scene_state()
             message.keyframes = scene.num_keyframes
             message.scene_epoch, message.scene_version = scene.epoch, scene.version
+            if scene.epoch == self._jump_epoch:
+                message.detail += f" ({self._jump_text})"
             used_mib, total_mib = self.pipeline.device_memory_mib()
             message.gpu_memory_used_mib, message.gpu_memory_total_mib = used_mib, total_mib
         self._outputs.statuses.publish(message)
@@ -235,6 +301,15 @@ class AgentNode(AgentLifecycle):
     @guarded()
     def _publish_diagnostics(self) -> None:
         self._outputs.publish_diagnostics(self.get_clock().now().to_msg())
+
+
+def _jump_text(step_ns: int) -> str:
+    """What a clock or stamps did that changed by `step_ns`, in words."""
+    if step_ns < 0:
+        return f"jumped back by {-step_ns / 1e9:.3f} s"
+    step_s = step_ns / 1e9
+    far = f"{step_s / 86400:.0f} days" if step_s > 2 * 86400 else f"{step_s:.0f} s"
+    return f"jumped forward by {far}, input.max_gap_sec or more"
 
 
 def build_node(pipeline_factory: PipelineFactory = Ada3DPipeline, **options: Any) -> AgentNode:

@@ -48,15 +48,20 @@ class AgentOutputs:
         name = node.get_fully_qualified_name() if use_fqn else node.get_name()
         self.updater = DiagnosticsPublisher(name, node.resolve_topic_name("rgb/image"))
 
-    def publish_answer(self, message: Answer, marker_lifetime_s: float) -> None:
-        """The answer on every topic; a failure on ~/answer and, as text, on ~/answer_text."""
+    def publish_answer(self, message: Answer, marker_lifetime_s: float, is_current: bool) -> None:
+        """The answer on every topic; a failure on ~/answer and, as text, on ~/answer_text.
+
+        is_current: it is about the scene that there is. Markers are latched: those of an older one
+        would stay.
+        """
         failure = f"[{message.error_code}] {message.error_msg}"
         self._answers.publish(message)
         self._texts.publish(String(data=message.text if message.success else failure))
         if message.success:
             self._boxes.publish(boxes_to_msg(message))
             self._poses.publish(boxes_to_poses(message))
-            self._markers.publish(boxes_to_markers(message, marker_lifetime_s))
+            if is_current:
+                self._markers.publish(boxes_to_markers(message, marker_lifetime_s))
 
     def clear_markers(self) -> None:
         """Take the boxes of an old scene out of RViz."""

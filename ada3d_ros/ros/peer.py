@@ -6,7 +6,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -19,9 +20,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 
 from ada3d_ros.errors import Ada3DError
 from ada3d_ros.msg import AgentStatus
-
-# Without it, small messages sent beside a depth image arrive late or not at all (docs/log.md).
-LARGE_IMAGES_PROFILE = Path(__file__).with_name("fastdds_large_images.xml")
+from ada3d_ros.ros.watch import LARGE_IMAGES_PROFILE
 
 
 class PeerError(Ada3DError):
@@ -38,16 +37,25 @@ def use_large_image_transport() -> None:
         os.environ.setdefault(name, str(LARGE_IMAGES_PROFILE))
 
 
-def start_verb(*args: str) -> subprocess.Popen[bytes]:
-    """`ada3d <args>` in a process of its own, with this Python."""
-    program = "import sys; from ada3d_ros.cli import main; sys.exit(main())"
-    return subprocess.Popen([sys.executable, "-c", program, *args])
+@contextmanager
+def start_verb(*args: str) -> Iterator[subprocess.Popen[bytes]]:
+    """`ada3d <args>` in a process of its own, with this Python; it ends with the block.
+
+    Ctrl-C in a terminal is for this process alone.
+    """
+    command = [sys.executable, "-m", "ada3d_ros", *args]
+    with subprocess.Popen(command, process_group=0) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def make_random_model(folder: Path) -> Path:
     """A small checkpoint with random weights in `folder`. Raises PeerError."""
-    if start_verb("random-model", str(folder)).wait(120.0):
-        raise PeerError(f"`ada3d random-model {folder}` failed.")
+    with start_verb("random-model", str(folder)) as process:
+        if process.wait(120.0):
+            raise PeerError(f"`ada3d random-model {folder}` failed.")
     return folder
 
 
@@ -62,12 +70,12 @@ class AgentPeer:
     ) -> None:
         # The agent, configured and activated by itself.
         use_large_image_transport()
-        command = [sys.executable, "-m", "ada3d_ros.ros.agent", "--ros-args"]
+        command = [sys.executable, "-m", "ada3d_ros", "agent", "--ros-args"]
         for name, value in {"autostart": "true", **parameters}.items():
             command += ["-p", f"{name}:={value}"]
         for source, target in (remaps or {}).items():
             command += ["-r", f"{source}:={target}"]
-        self.process = subprocess.Popen(command, stdout=log, stderr=log)
+        self.process = subprocess.Popen(command, stdout=log, stderr=log, process_group=0)
 
         # The node beside it, and what the agent reports.
         rclpy.init()
@@ -91,7 +99,8 @@ class AgentPeer:
         value: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.process.terminate()
+        # In silence where somebody pressed Ctrl-C.
+        self.process.kill() if kind is KeyboardInterrupt else self.process.terminate()
         try:
             self.process.wait(10.0)
         except subprocess.TimeoutExpired:

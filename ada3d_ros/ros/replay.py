@@ -1,7 +1,8 @@
 """Plays a rosbag2 (mcap or sqlite3) into ROS: raw CDR bytes, no deserialising, with /clock.
 
 Recorded stamps are years old, so /clock is published by default and nodes should run with
-use_sim_time. A loop keeps stamps rising: each pass is shifted to after the one before. On a ROS
+use_sim_time. A loop keeps stamps rising: each pass is shifted to after the one before, and the
+clock runs on between them. Pauses of the recording of more than a minute are cut. On a ROS
 distribution `ros2 bag play --clock` does the same without loops.
 """
 
@@ -12,7 +13,7 @@ import importlib
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,24 +25,21 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
-from rosbags.highlevel import AnyReader
-from rosbags.typesys import Stores, get_typestore
 from rosgraph_msgs.msg import Clock
 from std_srvs.srv import SetBool
 
 from ada3d_ros.errors import SourceError
-from ada3d_ros.ros.cdr_stamps import (
-    ShiftStamps,
-    header_stamp_ns,
-    shift_header_stamp,
-    stamp_shifter,
-)
+from ada3d_ros.ros.cdr_stamps import MAX_STAMP_NS, StampCodec, stamp_codec
 from ada3d_ros.ros.client import parse_with_ros_args
 from ada3d_ros.ros.conversions import ns_to_time
 from ada3d_ros.ros.peer import use_large_image_transport
+from ada3d_ros.ros.playback import Pace, StampClocks, Turn, Turns
+from ada3d_ros.sources.bag_reader import BagReader
+from ada3d_ros.sources.topics import topic_types
 
 CLOCK_PERIOD_S = 0.025  # as `ros2 bag play --clock` does: every tick wakes every node
 LOOP_GAP_NS = 1_000_000_000  # between the last stamp of a pass and the first of the next
+PAUSE_LEFT_NS = 1_000_000_000  # of a pause that is cut: time for the messages on their way
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,28 +69,47 @@ class Player(Node):
     """A node `ada3d_replay` that publishes one bag. `~/set_paused` (SetBool) pauses and resumes.
 
     Raises SourceError where the bag is absent, unreadable or holds no type that can be imported;
-    `play` raises it where the bag turns out to be damaged or empty.
+    `play` raises it where the bag turns out to be damaged or empty. `say` gets what a person should
+    know while it plays.
     """
 
-    def __init__(self, bag: Path, options: ReplayOptions, **node_options: Any) -> None:
+    def __init__(
+        self,
+        bag: Path,
+        options: ReplayOptions,
+        say: Callable[[str], object] = print,
+        **node_options: Any,
+    ) -> None:
+        self._reader = BagReader(bag)
         super().__init__("ada3d_replay", **node_options)
-        self.options = options
+        self.options, self._say = options, say
         self.published = 0
         self._clock_ns = 0
-        self._reader = open_bag(bag)
+        self._pace: Pace | None = None  # from the first message on
+        self._clocks = StampClocks()
         self._resumed = threading.Event()
         if not options.start_paused:
             self._resumed.set()
 
         # A publisher for every topic whose type is installed here.
-        self._out: dict[str, tuple[Publisher, ShiftStamps]] = {}
+        self._out: dict[tuple[str, str], tuple[Publisher, StampCodec]] = {}
         self.skipped: dict[str, str] = {}
-        for connection in self._reader.connections:
-            self._advertise(connection)
+        types = topic_types((c.topic, c.msgtype) for c in self._reader.connections)
+        for topic, type_name in types.items():
+            self._advertise(topic, type_name)
+        for connection in self._reader.connections:  # a topic of ROS has one type
+            if connection.msgtype != types[connection.topic]:
+                self._reader.notes.append(
+                    f"{connection.topic}: {types[connection.topic]} is played, the"
+                    f" {connection.msgtype} recorded on the same topic is not."
+                )
         if not self._out:
+            self.destroy_node()
+            names = ", ".join(sorted(set(self.skipped.values()))) or "it has none"
+            left_out = "".join(f" {note}." for note in self._reader.notes)
             raise SourceError(
-                f"{bag}: none of its message types can be imported:"
-                f" {sorted(set(self.skipped.values()))}; source their packages."
+                f"{bag}: none of its message types can be imported ({names}); source their"
+                f" packages.{left_out}"
             )
 
         # Time of its own: with stamps of now, everybody's clock is right already.
@@ -100,26 +117,38 @@ class Player(Node):
         self._clock_publisher = self.create_publisher(Clock, "/clock", 10) if with_clock else None
         self.create_service(SetBool, "~/set_paused", self._on_set_paused)
 
-    def _advertise(self, connection: Any) -> None:
+    @property
+    def notes(self) -> list[str]:
+        """What of the bag is not played, in sentences."""
+        return self._reader.notes
+
+    def destroy_node(self) -> None:
+        """Destroy the node and close the bag."""
+        super().destroy_node()
+        self._reader.close()
+
+    def _advertise(self, topic: str, type_name: str) -> None:
         # A recorded clock would contradict ours, and fall back at every loop.
-        cls = message_class(connection.msgtype)
-        if cls is None or connection.topic == "/clock":
-            self.skipped[connection.topic] = connection.msgtype
+        cls = message_class(type_name)
+        if cls is None or topic == "/clock":
+            self.skipped[topic] = type_name
             return
 
         # Reliable serves both kinds of subscriber; static transforms stay for those who come late.
-        static = connection.topic.endswith("tf_static")
+        static = topic.endswith("tf_static")
         qos = QoSProfile(
             depth=50,
             reliability=ReliabilityPolicy.RELIABLE,
             durability=DurabilityPolicy.TRANSIENT_LOCAL if static else DurabilityPolicy.VOLATILE,
         )
-        publisher = self.create_publisher(cls, connection.topic, qos)
-        self._out[connection.topic] = publisher, stamp_shifter(cls, connection.msgtype)
+        publisher = self.create_publisher(cls, topic, qos)
+        self._out[topic, type_name] = publisher, stamp_codec(cls, type_name)
 
     @property
     def topics(self) -> list[str]:
-        return sorted(self._out) + (["/clock"] if self._clock_publisher is not None else [])
+        return sorted(topic for topic, _ in self._out) + (
+            ["/clock"] if self._clock_publisher is not None else []
+        )
 
     def _on_set_paused(self, request: Any, response: Any) -> Any:
         if request.data:
@@ -143,131 +172,102 @@ class Player(Node):
         """Publish the bag once, or for ever with options.loop; ends when ROS shuts down."""
         # Each pass, later than the one before unless time may jump back.
         shift_ns = 0
-        duration_ns = self._reader.end_time - self._reader.start_time
         while rclpy.ok(context=self.context):
-            self._play_once(shift_ns)
+            length_ns = self._play_once(shift_ns)
             if self.published == 0 and rclpy.ok(context=self.context):
                 raise SourceError("the bag holds no message of a type that can be imported.")
             if not self.options.loop:
                 break
-            shift_ns += 0 if self.options.loop_jumps_back else duration_ns + LOOP_GAP_NS
+            if self.options.loop_jumps_back:
+                self._clock_ns = 0
+            else:
+                shift_ns += length_ns + LOOP_GAP_NS
+                self._wait_until(self._clock_ns + LOOP_GAP_NS)
 
         # The last messages are out when their readers have them.
         for publisher, _ in self._out.values():
             with suppress(Exception):
                 publisher.wait_for_all_acked(Duration(seconds=2.0))
 
-    def _play_once(self, shift_ns: int) -> None:
-        """Raises SourceError for a damaged bag, at the latest when messages miss at its end."""
-        connections = [c for c in self._reader.connections if c.topic in self._out]
+    def _play_once(self, shift_ns: int) -> int:
+        """Play one pass, its times moved by `shift_ns`; returns how long it is in ns.
+
+        Raises SourceError for a damaged bag, at the latest when messages miss at its end.
+        """
+        # Every message in its turn.
+        connections = [c for c in self._reader.connections if (c.topic, c.msgtype) in self._out]
+        turns = Turns(self._reader.messages(connections))
+        self._pace = None
         seen = 0
-        pace = _Pace(self._reader.start_time, self.options.rate)
-        self._clock_ns = 0
-        for connection, bag_ns, cdr in self._messages(connections):
-            # Wait for its turn.
+        for turn in turns:
             seen += 1
-            if not self._wait_until(pace, bag_ns, shift_ns):
-                return
-
-            # Its stamp: with restamp as if recorded now, at the speed it is played.
-            publisher, shift = self._out[connection.topic]
-            move_ns = shift_ns
-            if self.options.restamp:
-                stamp_ns = header_stamp_ns(cdr) if shift is shift_header_stamp else bag_ns
-                move_ns = pace.wall_ns(stamp_ns) - stamp_ns
-
-            # The clock first: nobody gets a message from the future.
-            self._publish_clock(bag_ns + shift_ns)
-            publisher.publish(shift(cdr, move_ns) if move_ns else cdr)
-            self.published += 1
-
+            if turn.gap_ns:
+                self._say(f"gap of {turn.gap_ns / 1e9:.0f} s after {turn.after}: skipped")
+            if not self._wait_for(turn, shift_ns):
+                return 0
+            self._send(turn, shift_ns)
         expected = sum(connection.msgcount for connection in connections)
         if seen < expected:
             raise SourceError(f"the bag is damaged: {seen} of {expected} messages could be read.")
 
-    def _messages(self, connections: list[Any]) -> Iterator[tuple[Any, int, bytes]]:
-        try:
-            for connection, bag_ns, cdr in self._reader.messages(connections=connections):
-                yield connection, bag_ns, bytes(cdr)
-        except Exception as error:  # a damaged file makes the readers raise almost anything
-            raise SourceError(
-                f"the bag is damaged after {self.published} messages: {_one_line(error)}"
-            ) from error
+        # Bag times of two clocks: the next pass is not shifted by what lies between these.
+        length_ns = turns.last_ns - (turns.first_ns or 0)
+        if turns.last_ns + shift_ns + length_ns >= MAX_STAMP_NS:
+            length_ns = turns.last_ns - turns.clock_first_ns
+        return length_ns
 
-    def _wait_until(self, pace: _Pace, bag_ns: int, shift_ns: int) -> bool:
-        """Sleep until it is time for `bag_ns`, keeping /clock alive; False when ROS shuts down."""
+    def _wait_for(self, turn: Turn, shift_ns: int) -> bool:
+        """Wait until a message is to be sent; False when ROS shuts down."""
+        if turn.apart:
+            return self._wait_until(None)
+        at_ns = turn.message[1] + shift_ns
+        if self._pace is None:
+            self._pace = Pace(at_ns, self.options.rate)
+        if turn.pause_ns:
+            self._wait_until(at_ns - turn.pause_ns + PAUSE_LEFT_NS)
+            self._pace.skip(turn.pause_ns - PAUSE_LEFT_NS)
+        return self._wait_until(at_ns)
+
+    def _wait_until(self, at_ns: int | None) -> bool:
+        """Sleep until it is time for `at_ns` (None: at once), and while paused, keeping /clock
+        alive; False when ROS shuts down.
+        """
         while rclpy.ok(context=self.context):
+            pace = self._pace
             if not self._resumed.is_set():
-                pace.hold()
+                if pace is not None:
+                    pace.hold()
                 time.sleep(0.01)
                 continue
-            left_s = pace.seconds_until(bag_ns)
-            if left_s <= 0:
+            if pace is None or at_ns is None or (left_s := pace.seconds_until(at_ns)) <= 0:
                 return True
-            self._publish_clock(pace.now_ns() + shift_ns)
+            self._publish_clock(pace.now_ns())
             time.sleep(min(left_s, CLOCK_PERIOD_S))
         return False
 
+    def _send(self, turn: Turn, shift_ns: int) -> None:
+        """Publish a message; its stamps moved, with restamp to when they are played."""
+        # By how much.
+        connection, bag_ns, cdr = turn.message
+        publisher, codec = self._out[connection.topic, connection.msgtype]
+        move_ns = shift_ns
+        if self.options.restamp and (stamp_ns := codec.first_ns(cdr)):
+            played_ns = time.time_ns()
+            if self._pace is not None and not turn.apart:
+                stamped_ns = self._clocks.bag_time_of(stamp_ns, bag_ns)
+                played_ns = self._pace.wall_ns(stamped_ns + shift_ns)
+            move_ns = played_ns - stamp_ns
+
+        # The clock first: nobody gets a message from the future.
+        if not turn.apart:
+            self._publish_clock(bag_ns + shift_ns)
+        publisher.publish(codec.shift(cdr, move_ns) if move_ns else cdr)
+        self.published += 1
+
     def _publish_clock(self, stamp_ns: int) -> None:
-        self._clock_ns = max(stamp_ns, self._clock_ns)  # within a pass the clock never falls back
+        self._clock_ns = max(stamp_ns, self._clock_ns)  # falls back with loop_jumps_back alone
         if self._clock_publisher is not None:
             self._clock_publisher.publish(Clock(clock=ns_to_time(self._clock_ns)))
-
-
-class _Pace:
-    """Maps bag time to time.monotonic() at a rate; `hold` freezes it."""
-
-    def __init__(self, start_ns: int, rate: float) -> None:
-        self._start_ns, self._rate = start_ns, rate
-        self._begin = self._now = time.monotonic()
-        self._wall_begin_ns = time.time_ns()
-
-    def hold(self) -> None:
-        now = time.monotonic()
-        self._begin += now - self._now
-        self._wall_begin_ns += int((now - self._now) * 1e9)
-        self._now = now
-
-    def wall_ns(self, bag_ns: int) -> int:
-        """The wall time at which bag time `bag_ns` is played."""
-        return self._wall_begin_ns + int((bag_ns - self._start_ns) / self._rate)
-
-    def now_ns(self) -> int:
-        self._now = time.monotonic()
-        return self._start_ns + int((self._now - self._begin) * self._rate * 1e9)
-
-    def seconds_until(self, bag_ns: int) -> float:
-        return (bag_ns - self.now_ns()) / 1e9 / self._rate
-
-
-def open_bag(path: Path) -> AnyReader:
-    """An open reader. Raises SourceError naming the path."""
-    # It is there.
-    path = path.expanduser()  # a launch argument keeps its ~
-    if not path.exists():
-        raise SourceError(f"no bag at {path}.")
-
-    # It can be read.
-    try:
-        store = get_typestore(Stores.LATEST)  # older bags hold no definitions
-        reader = AnyReader([path], default_typestore=store)
-        reader.open()
-    except Exception as error:  # rosbags, sqlite and struct have errors of their own
-        raise SourceError(
-            f"{path} is not a readable rosbag2 (a folder with metadata.yaml and .mcap or .db3"
-            f" files): {_one_line(error)}"
-        ) from None
-
-    # It is of ROS 2.
-    if not reader.is2:
-        raise SourceError(
-            f"{path} is a ROS 1 bag; convert it with `rosbags-convert --src {path} --dst <folder>`."
-        )
-    return reader
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _positive(text: str) -> float:
@@ -341,6 +341,8 @@ def main(args: Sequence[str]) -> int:
 
     # What will be played, and what not.
     print(f"playing {options.bag}: {', '.join(player.topics)}")
+    for note in player.notes:
+        print(note)
     for topic, type_name in player.skipped.items():
         cannot = f"{type_name} cannot be imported here"
         own_clock = "the player has a clock of its own"

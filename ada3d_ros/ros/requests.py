@@ -15,7 +15,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
 
-from rclpy.action import ActionServer, CancelResponse, GoalResponse
+from rclpy.action import ActionServer, CancelResponse
 from rclpy.action.server import ServerGoalHandle
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.lifecycle import LifecycleNode
@@ -94,6 +94,7 @@ class RequestServer:
     def __init__(self, node: LifecycleNode, agent: Agent) -> None:
         self._node, self._agent = node, agent
         self._last_id = 0
+        self.open = 0  # requests that wait for their answer
         self._goals: dict[bytes, _GoalFeedback] = {}  # those that wait or run, by goal id
 
         # Reentrant: one question waits for its answer while others come in.
@@ -109,7 +110,6 @@ class RequestServer:
             AskScene,
             "~/ask_scene",
             execute_callback=self._on_goal_execute,
-            goal_callback=self._on_goal,
             cancel_callback=self._on_cancel,
             callback_group=group,
             goal_service_qos_profile=BURST_QOS,
@@ -149,15 +149,6 @@ class RequestServer:
     @guarded()
     async def _on_question(self, message: String) -> None:
         await self._handle(message.data, lambda: Request(Question(message.data)))
-
-    def _on_goal(self, goal: Any) -> GoalResponse:
-        try:
-            self._agent.admit(goal.question)
-            request_from_goal(goal)
-        except Exception as error:  # a refused goal carries no reason in ROS 2: log it
-            self._node.get_logger().warning(f"goal refused: {error_of(error)[1]}")
-            return GoalResponse.REJECT
-        return GoalResponse.ACCEPT
 
     @guarded(lambda self, error, handle: CancelResponse.ACCEPT)
     def _on_cancel(self, handle: ServerGoalHandle) -> CancelResponse:
@@ -205,8 +196,10 @@ class RequestServer:
         self, text: str, build: Callable[[], Request], feedback: _GoalFeedback | None = None
     ) -> AnswerMsg:
         """Check, queue, wait, publish. Every outcome is a message with a code; nothing raises."""
-        self._agent.inference.requests += 1
+        monitor = self._agent.inference  # of the model that is asked, also if it goes meanwhile
+        monitor.requests += 1
         self._last_id += 1
+        self.open += 1
         message = self._new_answer_msg(text)
         try:
             # 1. Refuse what cannot be answered now, or is out of range.
@@ -219,6 +212,8 @@ class RequestServer:
             if feedback is not None:
                 feedback.job = job
             answer, error = await future
+            if answer is not None:
+                monitor.last_tokens = answer.tokens
 
             # 3. Answer, boxes, tokens and times into the message.
             self._complete(message, request, job, answer, error)
@@ -230,7 +225,8 @@ class RequestServer:
             message.error_code, message.error_msg = error_of(error)
 
         # 4. Count it, and tell everybody who listens.
-        self._note(message)
+        self.open -= 1
+        self._note(message, monitor)
         self._agent.publish_answer(message)
         return message
 
@@ -285,7 +281,6 @@ class RequestServer:
             raise error
         assert answer is not None
         now_ns = self._node.get_clock().now().nanoseconds
-        self._agent.inference.last_tokens = answer.tokens
         fill_answer_msg(message, answer, wait_s, finished - job.accepted, job.started_ns, now_ns)
 
         # Stopped in the middle, or a phrase without a box: an error all the same.
@@ -308,9 +303,8 @@ class RequestServer:
         message.error_code, message.error_msg = error_of(error)
         return message
 
-    def _note(self, message: AnswerMsg) -> None:
+    def _note(self, message: AnswerMsg, monitor: InferenceMonitor) -> None:
         """Count an outcome, and its times where it is an answer."""
-        monitor = self._agent.inference
         if not message.success:
             name = ErrorCode(message.error_code).name.lower()
             monitor.failed[name] += 1

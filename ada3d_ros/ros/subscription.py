@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
 from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.lifecycle import LifecycleNode
-from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos import (
+    DurabilityPolicy,
+    HistoryPolicy,
+    QoSPolicyKind,
+    QoSProfile,
+    ReliabilityPolicy,
+)
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from rosbags.typesys import Stores, get_typestore
 from sensor_msgs.msg import CompressedImage, Image
@@ -31,6 +38,10 @@ class InputSubscription(SimpleFilter):
     mode `auto` starts reliable and finds a best-effort publisher by itself: when the middleware
     reports an incompatible one, it subscribes again best-effort, once, and warns. Bytes that are
     not the message go to `on_corrupt(text)`.
+
+    A latched message, sent before the subscription was there, reaches only one that is transient
+    local; and that gets nothing from a publisher that is not. `follow_latching` looks who publishes
+    and subscribes accordingly.
     """
 
     def __init__(
@@ -48,16 +59,21 @@ class InputSubscription(SimpleFilter):
         self._may_fall_back = mode == "auto"
         self._closed = False
         reliable = mode != "best_effort"
-        self._source = self._subscribe(
-            ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT, first=True
+        self._reliability = (
+            ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT
         )
+        self._durability = DurabilityPolicy.VOLATILE
+        self._source = self._subscribe(first=True)
 
-    def _subscribe(self, reliability: ReliabilityPolicy, first: bool) -> Subscriber:
-        events = SubscriptionEventCallbacks(incompatible_qos=self._on_incompatible_qos)
+    def _subscribe(self, first: bool) -> Subscriber:
+        events = SubscriptionEventCallbacks(
+            incompatible_qos=self._on_incompatible_qos, message_lost=self._on_message_lost
+        )
         profile = QoSProfile(
             history=HistoryPolicy.KEEP_LAST,
             depth=5 if self._raw_name else 50,  # small messages may wait
-            reliability=reliability,
+            reliability=self._reliability,
+            durability=self._durability,
         )
         # parameters qos_overrides./<topic>.subscription.*; later they would undo the fallback
         overrides = QoSOverridingOptions.with_default_policies() if first else None
@@ -70,7 +86,7 @@ class InputSubscription(SimpleFilter):
             raw=self._raw_name is not None,
             qos_overriding_options=overrides,
         )
-        self._monitor.reliability = reliability.name.lower()
+        self._monitor.reliability = self._reliability.name.lower()
         self._monitor.type_name = self._type.__name__
         self._monitor.topic = source.sub.topic_name  # as remapped
         source.registerCallback(self._on_message)
@@ -88,7 +104,27 @@ class InputSubscription(SimpleFilter):
         self._monitor.note(stamp_of(message))
         self.signalMessage(message)
 
+    def follow_latching(self) -> None:
+        """Be transient local while every publisher is, volatile otherwise."""
+        publishers = self._node.get_publishers_info_by_topic(self._monitor.topic)
+        latched = bool(publishers) and all(
+            p.qos_profile.durability is DurabilityPolicy.TRANSIENT_LOCAL for p in publishers
+        )
+        wanted = DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE
+        if publishers and wanted is not self._durability:
+            self._durability = wanted
+            self._renew()
+
+    def _on_message_lost(self, event: Any) -> None:
+        self._monitor.losses.append((time.monotonic(), event.total_count_change))
+
     def _on_incompatible_qos(self, event: Any) -> None:
+        # a publisher that does not latch has joined those that do
+        latched = self._durability is DurabilityPolicy.TRANSIENT_LOCAL
+        if latched and event.last_policy_kind == QoSPolicyKind.DURABILITY:
+            self._durability = DurabilityPolicy.VOLATILE
+            self._renew_later()
+            return
         self._monitor.qos_incompatible += 1
         log = self._node.get_logger()
 
@@ -103,11 +139,15 @@ class InputSubscription(SimpleFilter):
 
         # found out by ourselves: once
         self._may_fall_back = False
+        self._reliability = ReliabilityPolicy.BEST_EFFORT
         log.warning(
             f"{self._monitor.topic}: the publisher is best-effort; subscribing again best-effort"
             " (images may be lost)."
         )
-        # not from within the event of the subscription to destroy
+        self._renew_later()
+
+    def _renew_later(self) -> None:
+        """Not from within the event of the subscription to destroy."""
         assert self._node.executor is not None  # it runs this callback
         self._node.executor.create_task(self._renew)
 
@@ -115,7 +155,7 @@ class InputSubscription(SimpleFilter):
         if self._closed:  # between the event and this task
             return
         self._node.destroy_subscription(self._source.sub)
-        self._source = self._subscribe(ReliabilityPolicy.BEST_EFFORT, first=False)
+        self._source = self._subscribe(first=False)
 
     def close(self) -> None:
         """Destroy the subscription."""

@@ -1,4 +1,4 @@
-"""Nearest-stamp synchronisation: colour, depth and camera_info of one moment.
+"""Nearest-stamp synchronisation: colour and depth of one moment.
 
 The stock Python ApproximateTimeSynchronizer locks up after a callback exception, never recovers
 from a bag loop and pairs greedily; this one does none of that. `NearestStampMatcher` is the policy
@@ -11,6 +11,7 @@ the distribution's, or a stand-in with the part of their surface that is needed 
 from __future__ import annotations
 
 import bisect
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -141,8 +142,8 @@ class NearestStampMatcher:
         self._inputs = [_Input() for _ in self._inputs]
         self._decided_ns = -1  # stamp of the last decided anchor
         self._matched_ns = -1  # stamp of the last set
-        # nearest partner that was out of slop: the slop that would have worked
-        self.smallest_miss_ns: int | None = None
+        # by input: how far its nearest free messages were from the anchors they did not fit
+        self.misses_ns = [deque[int](maxlen=20) for _ in self._inputs]
 
     @property
     def newest_ns(self) -> int:
@@ -311,13 +312,10 @@ class NearestStampMatcher:
         """Decide the oldest anchor: its set, or None where a partner is missing."""
         anchors, *partners = self._inputs
         stamp = anchors.stamps[0]
-        positions: list[int] = []
-        for index, partner in enumerate(partners):
-            position = self._nearest_free(partner, stamp)
-            if position is None:
-                self._on_drop(self._missing[index])
-                break
-            positions.append(position)
+        found = [self._nearest_free(index, stamp) for index in range(1, len(self._inputs))]
+        positions = [position for position in found if position is not None]
+        if None in found:
+            self._on_drop(self._missing[found.index(None)])
 
         # the set is taken out of the queues
         match = None
@@ -337,9 +335,9 @@ class NearestStampMatcher:
                 partner.pop(0)
         return match
 
-    def _nearest_free(self, partner: _Input, stamp: int) -> int | None:
-        """Position of the nearest partner within slop that no waiting anchor is nearer to."""
-        waiting = self._inputs[0].stamps[1:]
+    def _nearest_free(self, index: int, stamp: int) -> int | None:
+        """Position of the nearest message within slop that no waiting anchor is nearer to."""
+        waiting, partner = self._inputs[0].stamps[1:], self._inputs[index]
         free = [
             (abs(candidate - stamp), position)
             for position, candidate in enumerate(partner.stamps)
@@ -350,12 +348,12 @@ class NearestStampMatcher:
         gap, position = min(free)
         if gap <= self.slop_ns:
             return position
-        self.smallest_miss_ns = min(gap, self.smallest_miss_ns or gap)
+        self.misses_ns[index].append(partner.stamps[position] - stamp)
         return None
 
 
 class NearestStampSynchronizer(SimpleFilter):
-    """A message filter that sends (colour, depth, camera_info) sets of one moment.
+    """A message filter that sends (colour, depth) sets of one moment.
 
     `inputs` are message filters in that order. Messages need a `header.stamp`; one with a zero
     stamp is dropped and counted. A callback that raises does not stop the filter: the error leaves

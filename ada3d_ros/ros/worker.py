@@ -17,6 +17,7 @@ from typing import Any, Generic, TypeVar
 from ada3d_ros.errors import (
     BusyError,
     CanceledError,
+    NodeStoppedError,
     NotActiveError,
     PreemptedError,
     RequestError,
@@ -34,6 +35,8 @@ STOP_TEXTS: dict[type, str] = {
     CanceledError: "canceled by the caller.",
     PreemptedError: "a newer request took its place (action.policy is 'preempt').",
     NotActiveError: "the node was deactivated while answering; activate it and ask again.",
+    NodeStoppedError: "the node went away while it worked: its process was told to end; start it"
+    " again and ask again.",
     SceneResetError: "the scene was reset while answering; ask again once keyframes have come in.",
 }
 
@@ -140,7 +143,7 @@ class RequestWorker:
         self._internal: deque[Callable[[], None]] = deque()
         self._jobs: deque[Job] = deque()
         self._running: tuple[Job, ...] = ()
-        self._notified = self._stopping = False
+        self._notified = self._stopping = self._given_up = False
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
@@ -228,6 +231,15 @@ class RequestWorker:
             except RequestError as error:
                 job.on_done(None, error)
 
+    def give_up(self) -> None:
+        """Answer what runs and does not stop; its own outcome comes too late and is dropped."""
+        with self._condition:
+            late, self._running = self._running, ()
+            self._given_up = self._given_up or bool(late)
+        for job in late:
+            error = job.stop_error or NotActiveError
+            job.on_done(None, error(STOP_TEXTS[error]))
+
     def stop(self, timeout_s: float = 2.0) -> bool:
         """Cancel everything and end the thread; True if it ended in time."""
         self.cancel_all(NotActiveError)
@@ -305,7 +317,10 @@ class RequestWorker:
             outcomes += [(job, None, error) for job in ready]
 
         # Deliver. No longer busy first: whoever gets the answer may ask again at once.
-        self._running = ()
+        with self._condition:
+            self._running = ()
+            if self._given_up:
+                return
         for job, result, failure in outcomes:
             try:
                 job.on_done(result, failure)

@@ -18,6 +18,7 @@ from ada3d_ros.errors import FrameError, FrameReason
 from ada3d_ros.geometry.camera import unproject_depth
 from ada3d_ros.geometry.pose import rotation_angle_rad
 from ada3d_ros.geometry.voxel import voxel_coords, voxel_ids
+from ada3d_ros.scene.floor import Floor, LevelPlaces, level_places
 from ada3d_ros.types import Keyframe, KeyframeReason, RgbdFrame, SceneState
 
 COVERAGE_VOXEL_M = 0.2  # the model's voxel: what a view adds is counted in spatial tokens
@@ -30,17 +31,22 @@ Voxels = frozenset[tuple[int, int, int]]
 class _Kept:
     keyframe: Keyframe
     voxels: Voxels  # visible in it
+    levels: LevelPlaces
 
 
 NOTHING_SEEN = SceneState(0, 0, 0)
+NO_FLOOR_SEEN = Floor()
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class SceneSnapshot:
-    """The kept keyframes at one moment, in time order, and their state in numbers."""
+    """The kept keyframes at one moment, in time order, their state in numbers, and the floor that
+    they stand on.
+    """
 
     keyframes: tuple[Keyframe, ...] = ()
     state: SceneState = NOTHING_SEEN
+    floor: Floor = NO_FLOOR_SEEN
     frames: tuple[RgbdFrame, ...] = field(init=False)
     version: tuple[int, int] = field(init=False)  # epoch and version of the state
 
@@ -63,11 +69,13 @@ class KeyframeBuffer:
     the newest. So the place stays covered, and a robot that stands still renews its view instead of
     losing the others.
 
-    `version` grows with each change of the set, `epoch` with each reset; neither ever goes back.
+    floor_z: the setting `world.floor_z`. `version` grows with each change of the set, `epoch` with
+    each reset; neither ever goes back.
     """
 
-    def __init__(self, config: KeyframeConfig) -> None:
+    def __init__(self, config: KeyframeConfig, floor_z: str = "auto") -> None:
         self._config = config
+        self._floor = self._first_floor = Floor.from_setting(floor_z)
         self._kept: list[_Kept] = []
         self._coverage: Counter[tuple[int, int, int]] = Counter()  # kept keyframes of a voxel
         self._last_stamp_ns: int | None = None
@@ -92,7 +100,7 @@ class KeyframeBuffer:
         stamps = [kept.keyframe.frame.stamp_ns for kept in self._kept]
         oldest, newest = min(stamps, default=-1), max(stamps, default=-1)
         state = SceneState(len(stamps), self.epoch, self.version, oldest, newest)
-        return SceneSnapshot(self.keyframes, state)
+        return SceneSnapshot(self.keyframes, state, self._floor)
 
     def offer(self, frame: RgbdFrame) -> Keyframe | None:
         """Admits the frame and returns its keyframe, or None where it adds too little.
@@ -110,16 +118,16 @@ class KeyframeBuffer:
         # Keep it; the surplus goes.
         keyframe = Keyframe(frame, self._next_index, reason)
         self._next_index += 1
-        self._keep(_Kept(keyframe, visible_voxels(frame)))
+        self._keep(_Kept(keyframe, visible_voxels(frame), level_places(frame)))
         self._evict_surplus()
-        self.version += 1
+        self._note_change()
         return keyframe
 
     def set_config(self, config: KeyframeConfig) -> None:
         """New thresholds from the next frame on; a smaller max_views evicts at once."""
         self._config = config
         if self._evict_surplus():
-            self.version += 1
+            self._note_change()
 
     def allow_earlier_stamps(self) -> None:
         """The next frame may be older than the last: the clock fell back and the scene is kept."""
@@ -130,6 +138,7 @@ class KeyframeBuffer:
         self._kept.clear()
         self._coverage.clear()
         self._last_stamp_ns = None
+        self._floor = self._first_floor
         self.version += 1
         self.epoch += 1
 
@@ -192,6 +201,10 @@ class KeyframeBuffer:
                 if not self._coverage[voxel]:
                     del self._coverage[voxel]
         return surplus > 0
+
+    def _note_change(self) -> None:
+        self.version += 1
+        self._floor = self._floor.updated([kept.levels for kept in self._kept])
 
     def _num_covered_alone(self, kept: _Kept) -> int:
         return sum(self._coverage[voxel] == 1 for voxel in kept.voxels)

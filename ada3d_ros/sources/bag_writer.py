@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import heapq
 import io
 import shutil
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,7 +44,9 @@ TF_MESSAGE = "tf2_msgs/msg/TFMessage"
 
 # REP 103: x forward to z forward.
 T_BODY_OPTICAL = pose_from_quaternion((0.0, 0.0, 0.0), (-0.5, 0.5, -0.5, 0.5))
-MAX_DEPTH_MM = 65535
+MAX_DEPTH_MM = 65534  # 65535 marks a missing reading
+REORDER_NS = 1_000_000_000  # a frame's own stamps are nearer to each other than this
+STORAGE_SUFFIXES = (".mcap", ".db3")
 FOREVER = QosTime(9223372036, 854775807)
 LATCHED = Qos(
     QosHistory.KEEP_LAST,
@@ -61,65 +65,90 @@ _store = get_typestore(Stores.ROS2_JAZZY)
 
 @dataclass(frozen=True, slots=True)
 class BagOptions:
-    """Colour as JPEG of jpeg_quality, or raw rgb8 (exact, about 20 times larger)."""
+    """Colour as JPEG of jpeg_quality, or raw rgb8 (exact, about 20 times larger).
+
+    distortion_model, D: of the images, as camera_info shall state it; the images stay as they are.
+    """
 
     raw: bool = False
     jpeg_quality: int = 95
     overwrite: bool = False
+    distortion_model: str = "plumb_bob"
+    D: tuple[float, ...] = (0.0,) * 5
 
 
 def write_bag(
-    frames: Iterable[RgbdFrame], path: str | Path, options: BagOptions = BagOptions()
+    frames: Iterable[RgbdFrame],
+    path: str | Path,
+    options: BagOptions = BagOptions(),
+    trajectory: Sequence[tuple[int, Matrix]] = (),
 ) -> int:
     """Writes the frames into a new bag folder and returns how many there were.
 
-    Colour, depth (16UC1 millimetres: rounded to 1 mm, beyond 65.535 m none), camera_info, pose of
-    the optical frame, /tf of the body frame and one /tf_static body to optical; everything stamped
-    like the frame. Raises SourceError where the path exists (and overwrite is off), cannot be
-    written, or no frame came; a bag without a frame is not left behind.
+    Colour, depth (16UC1 millimetres: rounded to 1 mm, beyond 65.534 m none; with its own stamp
+    where it has one), camera_info, pose of the optical frame, /tf of the body frame and one
+    /tf_static body to optical; everything else stamped like the frame. trajectory: (stamp_ns,
+    T_world_cam) in rising order, written instead of the frames' poses. Raises SourceError where the
+    path exists (and overwrite is off), cannot be written, or no frame came; whatever fails, nothing
+    is left behind and an older bag stays.
     """
-    path, count = Path(path), 0
-    _make_way(path, options.overwrite)
-
-    # One static transform, then frame by frame.
+    # Into a folder beside it, so that a bag is whole or not there.
+    path = Path(path)
+    _check_free(path, options.overwrite)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with Writer(path, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
-            recorder = _Recorder(writer, options)
+        beside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    except OSError as error:
+        raise SourceError(f"cannot write the bag {path}: {error}") from error
+    try:
+        # Frame by frame.
+        with Writer(beside / path.name, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+            recorder = _Recorder(writer, options, trajectory)
             for frame in frames:
-                if count == 0:
-                    recorder.write_static(frame)
                 recorder.write(frame)
-                count += 1
+            recorder.finish()
+        if recorder.num_frames == 0:
+            raise SourceError(f"no frame to write into {path}.")
+
+        # In the place of an older one.
+        if path.exists():
+            shutil.rmtree(path)
+        (beside / path.name).rename(path)
     except (OSError, WriterError) as error:
         raise SourceError(f"cannot write the bag {path}: {error}") from error
-
-    # A bag without a frame goes again.
-    if count == 0:
-        shutil.rmtree(path)
-        raise SourceError(f"no frame to write into {path}.")
-    return count
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return recorder.num_frames
 
 
-def _make_way(path: Path, overwrite: bool) -> None:
-    """Remove an older bag, nothing else. Raises SourceError where something stays in the way."""
+def _check_free(path: Path, overwrite: bool) -> None:
+    """Raises SourceError where something is at the path that must not be overwritten."""
     if not path.exists():
         return
     if not overwrite:
         raise SourceError(
             f"{path} exists already; choose another path, or overwrite it with --overwrite."
         )
-    if not (path / "metadata.yaml").is_file():
+    files = [file.name for file in path.iterdir()] if path.is_dir() else []
+    is_half = bool(files) and all(name.endswith(STORAGE_SUFFIXES) for name in files)
+    if not is_half and "metadata.yaml" not in files:
         raise SourceError(f"{path} is not a bag (no metadata.yaml in it): it is not overwritten.")
-    shutil.rmtree(path)
 
 
 class _Recorder:
     """The bag's connections, and one frame's messages."""
 
-    def __init__(self, writer: Writer, options: BagOptions) -> None:
+    def __init__(
+        self, writer: Writer, options: BagOptions, trajectory: Sequence[tuple[int, Matrix]]
+    ) -> None:
         self._writer = writer
         self._options = options
+        self.num_frames = 0
+        self._has_trajectory = bool(trajectory)
+        self._poses = list(reversed(trajectory))  # the next one is the last
+        self._world = ""
+        self._waiting: list[tuple[int, int, Connection, bytes]] = []  # a heap by stamp
+        self._num_messages = 0
         rgb = (RGB_TOPIC, IMAGE) if options.raw else (RGB_COMPRESSED_TOPIC, COMPRESSED_IMAGE)
         self._rgb = self._add(*rgb)
         self._depth = self._add(DEPTH_TOPIC, IMAGE)
@@ -128,17 +157,14 @@ class _Recorder:
         self._tf = self._add("/tf", TF_MESSAGE)
         self._tf_static = self._add("/tf_static", TF_MESSAGE, (LATCHED,))
 
-    def write_static(self, frame: RgbdFrame) -> None:
-        transform = _transform(frame.stamp_ns, BODY_FRAME, frame.camera_frame_id, T_BODY_OPTICAL)
-        self._write(self._tf_static, frame.stamp_ns, transform)
-
     def write(self, frame: RgbdFrame) -> None:
         # Where the camera is.
         stamp_ns, options = frame.stamp_ns, self._options
-        T_world_body = frame.T_world_cam @ invert_pose(T_BODY_OPTICAL)
-        transform = _transform(stamp_ns, frame.frame_id, BODY_FRAME, T_world_body)
-        self._write(self._tf, stamp_ns, transform)
-        self._write(self._pose, stamp_ns, _pose(frame))
+        if self.num_frames == 0:
+            self._write_static(frame)
+        if not self._has_trajectory:
+            self._poses.append((stamp_ns, frame.T_world_cam))
+        self._write_poses(stamp_ns)
 
         # What it recorded.
         header = _header(stamp_ns, frame.camera_frame_id)
@@ -146,21 +172,56 @@ class _Recorder:
             color = _image(header, "rgb8", frame.rgb)
         else:
             color = _jpeg(header, frame.rgb, options.jpeg_quality)
-        self._write(self._info, stamp_ns, camera_info(header, frame))
+        info = camera_info(header, frame, options.distortion_model, options.D)
+        self._write(self._info, stamp_ns, info)
         self._write(self._rgb, stamp_ns, color)
-        self._write(self._depth, stamp_ns, _image(header, "16UC1", to_millimetres(frame.depth_m)))
+        depth_ns = stamp_ns if frame.depth_stamp_ns is None else frame.depth_stamp_ns
+        header = _header(depth_ns, frame.camera_frame_id)
+        self._write(self._depth, depth_ns, _image(header, "16UC1", to_millimetres(frame.depth_m)))
+        self.num_frames += 1
+        self._flush(stamp_ns - REORDER_NS)
+
+    def finish(self) -> None:
+        """The rest of the trajectory, and what waits."""
+        if self.num_frames:
+            self._write_poses(None)
+        self._flush(None)
+
+    def _write_static(self, frame: RgbdFrame) -> None:
+        first_ns = min([frame.stamp_ns, *(stamp_ns for stamp_ns, _ in self._poses[-1:])])
+        self._world = frame.frame_id
+        transform = _transform(first_ns, BODY_FRAME, frame.camera_frame_id, T_BODY_OPTICAL)
+        self._write(self._tf_static, first_ns, transform)
+
+    def _write_poses(self, until_ns: int | None) -> None:
+        """The poses up to a stamp; None: all."""
+        while self._poses and (until_ns is None or self._poses[-1][0] <= until_ns):
+            stamp_ns, T_world_cam = self._poses.pop()
+            T_world_body = T_world_cam @ invert_pose(T_BODY_OPTICAL)
+            self._write(
+                self._tf, stamp_ns, _transform(stamp_ns, self._world, BODY_FRAME, T_world_body)
+            )
+            self._write(self._pose, stamp_ns, _pose(stamp_ns, self._world, T_world_cam))
 
     def _add(self, topic: str, kind: str, qos: tuple[Qos, ...] = ()) -> Connection:
         return self._writer.add_connection(topic, kind, typestore=_store, offered_qos_profiles=qos)
 
     def _write(self, connection: Connection, stamp_ns: int, message: Any) -> None:
-        self._writer.write(connection, stamp_ns, _store.serialize_cdr(message, connection.msgtype))
+        data = bytes(_store.serialize_cdr(message, connection.msgtype))
+        heapq.heappush(self._waiting, (stamp_ns, self._num_messages, connection, data))
+        self._num_messages += 1
+
+    def _flush(self, until_ns: int | None) -> None:
+        """Into the bag, in the order of stamps, what is older than a stamp; None: all."""
+        while self._waiting and (until_ns is None or self._waiting[0][0] < until_ns):
+            stamp_ns, _, connection, data = heapq.heappop(self._waiting)
+            self._writer.write(connection, stamp_ns, data)
 
 
 def to_millimetres(depth_m: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
     """depth_m (H, W) float32 metres as uint16 millimetres, rounded.
 
-    0 where NaN, negative or beyond 65.535 m.
+    0 where NaN, negative or beyond 65.534 m.
     """
     mm = np.rint(depth_m.astype(np.float64) * 1000.0)
     valid = (mm >= 0) & (mm <= MAX_DEPTH_MM)  # false for NaN
@@ -196,19 +257,21 @@ def _transform(stamp_ns: int, parent: str, child: str, T_parent_child: Matrix) -
     return _new(TF_MESSAGE, transforms=[transform])
 
 
-def _pose(frame: RgbdFrame) -> Any:
-    translation_m, quat = to_quaternion(frame.T_world_cam)
+def _pose(stamp_ns: int, frame_id: str, T_world_cam: Matrix) -> Any:
+    translation_m, quat = to_quaternion(T_world_cam)
     pose = _new(
         "geometry_msgs/msg/Pose",
         position=_vector("Point", translation_m),
         orientation=_vector("Quaternion", quat),
     )
-    return _new(POSE_STAMPED, header=_header(frame.stamp_ns, frame.frame_id), pose=pose)
+    return _new(POSE_STAMPED, header=_header(stamp_ns, frame_id), pose=pose)
 
 
-def camera_info(header: Any, frame: RgbdFrame) -> Any:
-    """The CameraInfo of the frame's pinhole camera: no distortion, the whole image."""
-    # The images are rectified: no distortion, no rotation, and P holds K.
+def camera_info(
+    header: Any, frame: RgbdFrame, model: str = "plumb_bob", D: tuple[float, ...] = (0.0,) * 5
+) -> Any:
+    """The CameraInfo of the frame's camera, by default without distortion: the whole image."""
+    # Once rectified, with the same K and without a rotation: P holds K.
     K = frame.intrinsics.matrix
     region = _new(
         "sensor_msgs/msg/RegionOfInterest",
@@ -223,8 +286,8 @@ def camera_info(header: Any, frame: RgbdFrame) -> Any:
         header=header,
         height=frame.intrinsics.height,
         width=frame.intrinsics.width,
-        distortion_model="plumb_bob",
-        d=np.zeros(5),
+        distortion_model=model,
+        d=np.array(D, dtype=np.float64),
         k=K.ravel(),
         r=np.eye(3).ravel(),
         p=np.hstack((K, np.zeros((3, 1)))).ravel(),

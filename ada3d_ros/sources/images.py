@@ -16,7 +16,7 @@ from typing import TypeAlias
 import cv2
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from ada3d_ros.config import DepthConfig
 from ada3d_ros.errors import FrameError, FrameReason
@@ -27,6 +27,8 @@ Depth = npt.NDArray[np.float32]
 
 MAX_PIXELS = 64_000_000  # larger images are refused before any memory is taken
 MIN_MEDIAN_M, MAX_MEDIAN_M = 0.05, 50.0  # of a depth image; outside, the unit must be wrong
+NO_READING = 65535  # of 16-bit depth, besides 0: a mark, or a reading that no longer fitted
+MIN_PLAUSIBLE = 0.05  # share of plausible readings that proves the unit; the others are marks
 
 # channels, and OpenCV's way to RGB (None: it is RGB)
 COLOR_ENCODINGS: dict[str, tuple[int, int | None]] = {
@@ -43,6 +45,7 @@ COLOR_ENCODINGS: dict[str, tuple[int, int | None]] = {
 DEPTH_ENCODINGS = ("16UC1", "mono16", "32FC1")
 # compressed_depth_image_transport: format, quantisation a and b
 COMPRESSED_DEPTH_HEADER = struct.Struct("<iff")
+PNG_SIGNATURE, JPEG_SIGNATURE = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -95,7 +98,7 @@ def decode_depth(image: RawImage, config: DepthConfig) -> Depth:
     """depth_m (H, W) float32 metres, NaN = no reading, of a raw depth image.
 
     16UC1 and mono16 are millimetres, 32FC1 metres; `scale` multiplies the metres; readings outside
-    min_m..max_m (both inclusive), 0, negative and not finite become NaN. Raises FrameError:
+    min_m..max_m (both inclusive), 0, 65535, negative and not finite become NaN. Raises FrameError:
     BAD_ENCODING, BAD_SIZE, CORRUPT, BAD_UNITS.
     """
     return depth_in_metres(depth_pixels(image), image.encoding, config)
@@ -118,7 +121,8 @@ def depth_in_metres(values: npt.NDArray[np.generic], encoding: str, config: Dept
 
     Raises FrameError (BAD_UNITS).
     """
-    return _valid_depth(values, 1.0 if encoding == "32FC1" else 1000.0, config)
+    is_float = encoding == "32FC1"
+    return _valid_depth(values, 1.0 if is_float else 1000.0, config, has_mark=not is_float)
 
 
 # -- files and compressed images
@@ -147,29 +151,69 @@ def decode_compressed_color(data: Data, format: str) -> Color:
 
 
 def decode_compressed_depth(data: Data, format: str, config: DepthConfig) -> Depth:
-    """depth_m (H, W) float32 metres, NaN = no reading, of a compressedDepth CompressedImage.
+    """depth_m (H, W) float32 metres, NaN = no reading, of a CompressedImage with a 16-bit PNG.
 
-    12-byte header, then a 16-bit PNG: millimetres for 16UC1; for 32FC1 inverse depth, quantised by
-    the two numbers of the header. Raises FrameError: BAD_ENCODING, BAD_SIZE, CORRUPT, BAD_UNITS.
+    With the 12-byte header of compressedDepth or without: millimetres for 16UC1 and mono16; for
+    32FC1 inverse depth, quantised by the two numbers of the header. Raises FrameError:
+    BAD_ENCODING, BAD_SIZE, CORRUPT, BAD_UNITS.
     """
-    # What the format says.
-    encoding, _, codec = (part.strip() for part in format.partition(";"))
-    if encoding not in DEPTH_ENCODINGS or codec not in ("compressedDepth", "compressedDepth png"):
-        expected = tuple(f"{name}; compressedDepth png" for name in DEPTH_ENCODINGS)
-        raise _bad_encoding("compressed depth", format, expected)
-
-    # Header and image.
+    # What the format says, and where the PNG begins: its signature is unmistakable.
+    encoding = _compressed_encoding(format)
     raw = _as_bytes(data).tobytes()
-    if len(raw) <= COMPRESSED_DEPTH_HEADER.size:
+    start = 0 if raw.startswith(PNG_SIGNATURE) else COMPRESSED_DEPTH_HEADER.size
+    if len(raw) <= start:
         raise FrameError(
             FrameReason.CORRUPT,
-            f"compressedDepth has {len(raw)} bytes: no image after the 12-byte header.",
+            f"compressed depth has {len(raw)} bytes: no image after the 12-byte header.",
+        )
+    if raw.startswith(JPEG_SIGNATURE) or raw.startswith(JPEG_SIGNATURE, start):
+        raise _bad_compressed(format, "holds a JPEG, which does not keep depth")
+
+    # The image.
+    values = decode_grey16_png(raw[start:])
+    if encoding != "32FC1":
+        return depth_in_metres(values, encoding, config)
+    if start == 0:
+        raise FrameError(
+            FrameReason.CORRUPT,
+            "compressedDepth of 32FC1 lacks its 12-byte header with the numbers of quantisation:"
+            " publish it by compressed_depth_image_transport, or send 16UC1 millimetres.",
         )
     _, quant_a, quant_b = COMPRESSED_DEPTH_HEADER.unpack_from(raw)
-    values = decode_grey16_png(raw[COMPRESSED_DEPTH_HEADER.size :]).astype(np.float32)
-    if encoding == "32FC1":
-        values = _dequantise(values, quant_a, quant_b)
-    return depth_in_metres(values, encoding, config)
+    metres = _dequantise(values.astype(np.float32), quant_a, quant_b)
+    return depth_in_metres(metres, encoding, config)
+
+
+def _compressed_encoding(format: str) -> str:
+    """The encoding, one of DEPTH_ENCODINGS, of the format `16UC1; compressedDepth png`, `16UC1; png
+    compressed`, or `png` alone (16UC1).
+
+    Raises FrameError (BAD_ENCODING).
+    """
+    # The encoding stands before the semicolon; cv_bridge leaves it out.
+    head, semicolon, tail = format.partition(";")
+    name, codec = (head, tail) if semicolon else ("16UC1", format)
+    encoding = next((e for e in DEPTH_ENCODINGS if e.lower() == name.strip().lower()), None)
+
+    # Which codecs keep 16 bits.
+    words = set(codec.lower().replace("/", " ").replace(".", " ").split())
+    for lossy in ("rvl", "jpeg", "jpg", "tiff", "webp"):
+        if lossy in words:
+            raise _bad_compressed(format, f"is {lossy}, which is not read")
+    known = {"png", "compresseddepth", "compressed", "image", "16uc1", "mono16", "32fc1"}
+    if encoding is None or not words & {"png", "compresseddepth"} or not words <= known:
+        raise _bad_compressed(format, "is not known")
+    return encoding
+
+
+def _bad_compressed(format: str, why: str) -> FrameError:
+    return FrameError(
+        FrameReason.BAD_ENCODING,
+        f"compressed depth of format {format!r} {why}; expected a 16-bit PNG, format `16UC1;"
+        " compressedDepth png` (mono16, 32FC1) or `16UC1; png compressed`. Set the publisher's"
+        " parameter <depth topic, dots for slashes>.compressedDepth.format to png (of the plain"
+        " transport: .compressed.format), or subscribe to raw depth.",
+    )
 
 
 def depth_from_units(
@@ -187,6 +231,11 @@ def decode_grey16_png(content: bytes) -> npt.NDArray[np.uint16]:
 
     Raises FrameError: BAD_ENCODING, BAD_SIZE, CORRUPT.
     """
+    if content.startswith(JPEG_SIGNATURE):
+        raise FrameError(
+            FrameReason.BAD_ENCODING,
+            "depth is a JPEG, which cannot hold depth; expected a 16-bit grey PNG.",
+        )
     image = _decode_codec(content, ("PNG",))
     if not image.mode.startswith("I"):
         raise FrameError(
@@ -196,13 +245,29 @@ def decode_grey16_png(content: bytes) -> npt.NDArray[np.uint16]:
     return np.array(image, dtype=np.uint16)
 
 
-def depth_units_plausible(depth_m: Depth) -> bool:
-    """Whether the median of the valid readings (H, W), metres, lies in 0.05..50 m; true for none.
+def decode_grey(content: bytes) -> npt.NDArray[np.uint8]:
+    """Pixels (H, W) uint8 of a grey PNG. Raises FrameError: BAD_SIZE, CORRUPT."""
+    return np.array(_decode_codec(content, ("PNG",)).convert("L"), dtype=np.uint8)
 
-    Of every 4th row and column of a large image: the question is one of orders of magnitude.
+
+def depth_units_plausible(depth_m: Depth, min_m: float = 0.0, max_m: float = np.inf) -> bool:
+    """Whether the unit of the readings (H, W), metres, can be right; true where there are none.
+
+    It can where one in twenty is plausible (within 0.05..50 m and min_m..max_m): the others are
+    marks for `no reading`, or a simulator's far plane; the largest value is not counted. Else the
+    median of all must lie in 0.05..50 m. Of every 4th row and column of a large image: the question
+    is one of orders of magnitude.
     """
-    median_m = _median_m(depth_m)
-    return np.isnan(median_m) or MIN_MEDIAN_M <= median_m <= MAX_MEDIAN_M
+    # The plausible ones prove it.
+    readings = _readings(depth_m)
+    if readings.size == 0:
+        return True
+    low, high = max(MIN_MEDIAN_M, min_m), min(MAX_MEDIAN_M, max_m)
+    plausible = np.count_nonzero((readings >= np.float32(low)) & (readings <= np.float32(high)))
+    below_largest = np.count_nonzero(readings < readings.max())
+    if plausible and plausible >= MIN_PLAUSIBLE * below_largest:
+        return True
+    return MIN_MEDIAN_M <= float(np.median(readings.astype(np.float64))) <= MAX_MEDIAN_M
 
 
 def check_valid_fraction(depth_m: Depth, minimum: float) -> None:
@@ -268,6 +333,12 @@ def _decode_codec(content: bytes, codecs: tuple[str, ...]) -> Image.Image:
         raise FrameError(
             FrameReason.BAD_SIZE, f"{error}; allowed are {MAX_PIXELS // 1_000_000} megapixels."
         ) from error
+    except UnidentifiedImageError:  # its text is the address of an object
+        start = content[:8].hex(" ") or "nothing"
+        raise FrameError(
+            FrameReason.CORRUPT,
+            f"{len(content)} bytes are no {' or '.join(codecs)}: they begin with {start}.",
+        ) from None
     except Exception as error:  # damaged files make the codecs raise almost anything
         raise FrameError(
             FrameReason.CORRUPT,
@@ -276,10 +347,9 @@ def _decode_codec(content: bytes, codecs: tuple[str, ...]) -> Image.Image:
     return image
 
 
-def _median_m(depth_m: Depth) -> float:
+def _readings(depth_m: Depth) -> Depth:
     sparse = depth_m[::4, ::4] if depth_m.size > 10_000 else depth_m
-    valid = sparse[np.isfinite(sparse) & (sparse > 0)]
-    return float(np.median(valid.astype(np.float64))) if valid.size else float("nan")
+    return sparse[np.isfinite(sparse) & (sparse > 0)]
 
 
 def _dequantise(values: Depth, quant_a: float, quant_b: float) -> Depth:
@@ -293,19 +363,24 @@ def _dequantise(values: Depth, quant_a: float, quant_b: float) -> Depth:
     return np.where(values > 0, metres, np.float32(0))
 
 
-def _valid_depth(values: npt.NDArray[np.generic], units_per_m: float, config: DepthConfig) -> Depth:
+def _valid_depth(
+    values: npt.NDArray[np.generic], units_per_m: float, config: DepthConfig, has_mark: bool = True
+) -> Depth:
     """Metres within the limits, NaN elsewhere. Raises FrameError (BAD_UNITS)."""
     with np.errstate(over="ignore", invalid="ignore"):
         # Metres.
         metres: Depth = values.astype(np.float32)
+        if has_mark:
+            metres[metres == NO_READING] = np.nan
         if units_per_m != 1.0:
             metres /= np.float32(units_per_m)
         if config.scale != 1.0:
             metres *= np.float32(config.scale)
-        if not depth_units_plausible(metres):
+        if not depth_units_plausible(metres, config.min_m, config.max_m):
+            median_m = float(np.median(_readings(metres).astype(np.float64)))
             raise FrameError(
                 FrameReason.BAD_UNITS,
-                f"the depth's median is {_median_m(metres):.4g} m, plausible is {MIN_MEDIAN_M} to"
+                f"the depth's median is {median_m:.4g} m, plausible is {MIN_MEDIAN_M} to"
                 f" {MAX_MEDIAN_M:g} m: metres and millimetres mixed up? 16UC1 must hold"
                 " millimetres, 32FC1 metres; depth.scale corrects a camera that differs.",
             )

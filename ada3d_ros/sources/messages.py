@@ -5,16 +5,18 @@ By field names only, so that rosbags' and rclpy's messages both serve; imports n
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from ada3d_ros.config import DepthConfig
+from ada3d_ros.config import AgentConfig, DepthConfig
 from ada3d_ros.errors import FrameError, FrameReason
 from ada3d_ros.geometry.camera import undistort_color, undistort_depth
 from ada3d_ros.geometry.pose import pose_from_quaternion
+from ada3d_ros.sources.camera_info import camera_of, describe_size
 from ada3d_ros.sources.images import (
     RawImage,
     check_valid_fraction,
@@ -26,14 +28,14 @@ from ada3d_ros.sources.images import (
     depth_in_metres,
     depth_pixels,
 )
-from ada3d_ros.types import Intrinsics, RgbdFrame
+from ada3d_ros.types import RgbdFrame
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class PosedSet:
     """Messages of one moment and the camera pose of that moment.
 
-    T_world_cam (4, 4) float64: of the optical frame.
+    T_world_cam (4, 4) float64: of the optical frame. topics: of colour, depth and camera_info.
     """
 
     rgb: Any
@@ -41,6 +43,7 @@ class PosedSet:
     info: Any
     stamp_ns: int
     T_world_cam: npt.NDArray[np.float64]
+    topics: tuple[str, str, str]
 
 
 class ImageBridge(Protocol):
@@ -52,43 +55,107 @@ class ImageBridge(Protocol):
 
 
 def frame_of(
-    messages: PosedSet, frame_id: str, config: DepthConfig, bridge: ImageBridge | None = None
+    messages: PosedSet, config: AgentConfig, bridge: ImageBridge | None = None
 ) -> RgbdFrame:
-    """One undistorted frame in the world frame `frame_id`, stamped like the colour image.
+    """One undistorted frame in `world_frame`, stamped like the colour image.
 
     Raises FrameError for every message that cannot be used: frames or sizes that differ, bad
     intrinsics or distortion, undecodable pixels, implausible units, too little valid depth.
     """
     # All three of one camera.
-    info, camera = messages.info, messages.rgb.header.frame_id
-    for name, message in (("depth", messages.depth), ("camera_info", info)):
-        if message.header.frame_id != camera:
-            raise FrameError(
-                FrameReason.FRAME_MISMATCH,
-                f"{name} is in frame {message.header.frame_id!r}, colour in {camera!r}: depth must"
-                " be registered to colour (realsense: align_depth.enable:=true) and camera_info be"
-                " the colour camera's.",
-            )
+    camera_frame, info = _camera_frame(messages), messages.info
 
     # Pixels of one size.
-    intrinsics = intrinsics_of(info)
-    rgb, depth_m = color_of(messages.rgb, bridge), depth_of(messages.depth, config, bridge)
-    size = (intrinsics.height, intrinsics.width)
-    if rgb.shape[:2] != size or depth_m.shape != size:
+    rgb, depth_m = color_of(messages.rgb, bridge), depth_of(messages.depth, config.depth, bridge)
+    height, width = rgb.shape[:2]
+    if depth_m.shape != (height, width):
         raise FrameError(
             FrameReason.BAD_SIZE,
-            f"colour is {rgb.shape[1]}x{rgb.shape[0]} px, depth"
-            f" {depth_m.shape[1]}x{depth_m.shape[0]}, camera_info {size[1]}x{size[0]}; all must be"
-            " equal (realsense: align_depth.enable:=true).",
+            f"depth is {depth_m.shape[1]}x{depth_m.shape[0]}, colour {width}x{height}: they must be"
+            f" equal, align depth to colour (realsense: align_depth.enable:=true). {_INFO} is of"
+            f" {describe_size(info)}.",
         )
+    camera = camera_of(info, (width, height), config.camera.rectified)
 
     # A pinhole image with enough depth; depth first, which may be refused.
-    model, D = info.distortion_model, [float(value) for value in info.d]
-    depth_m = undistort_depth(depth_m, intrinsics, model, D)
-    check_valid_fraction(depth_m, config.min_valid_fraction)
-    rgb = undistort_color(rgb, intrinsics, model, D)
-    stamp_ns = stamp_of(messages.rgb)
-    return RgbdFrame(stamp_ns, rgb, depth_m, intrinsics, messages.T_world_cam, frame_id, camera)
+    intrinsics, lens = camera.intrinsics, (camera.model, camera.D)
+    depth_m = undistort_depth(depth_m, intrinsics, *lens)
+    check_valid_fraction(depth_m, config.depth.min_valid_fraction)
+    rgb = undistort_color(rgb, intrinsics, *lens)
+    stamp_ns, world = stamp_of(messages.rgb), config.world_frame
+    return RgbdFrame(stamp_ns, rgb, depth_m, intrinsics, messages.T_world_cam, world, camera_frame)
+
+
+# -- frame names
+
+
+def frame_name(frame_id: str) -> str:
+    """A frame's name as it is compared: old drivers write a slash before it."""
+    return frame_id.lstrip("/")
+
+
+def pose_frame_fault(message: Any, topic: str, config: AgentConfig) -> str:
+    """Why a PoseStamped or Odometry is not of our camera in our world, a sentence; empty: it is."""
+    found, world = frame_name(message.header.frame_id), config.world_frame
+    if not found:
+        return (
+            f"{topic} leaves header.frame_id empty: pose not used. Its publisher must name the"
+            f" frame that the poses are in (world_frame is {world!r})."
+        )
+    if found != world:
+        return (
+            f"{topic} is in frame {found!r}, world_frame is {world!r}: pose not used. Set"
+            " world_frame to the frame of the pose."
+        )
+
+    # Odometry names the frame it moves, too.
+    wanted = config.pose_child_frame
+    child = frame_name(getattr(message, "child_frame_id", wanted))
+    if not wanted or child == wanted:
+        return ""
+    named = f"has child_frame_id {child!r}" if child else "leaves child_frame_id empty"
+    return (
+        f"{topic} {named}, pose_child_frame is {wanted!r}: pose not used. Set pose_child_frame to"
+        " the frame that is posed, or to nothing for any."
+    )
+
+
+_COLOR, _DEPTH, _INFO = "colour", "depth", "camera_info"
+
+
+def _camera_frame(messages: PosedSet) -> str:
+    """The optical frame of a set. Raises FrameError (FRAME_MISMATCH) that names the odd message."""
+    # One name for all.
+    parts = (messages.rgb, messages.depth, messages.info)
+    color, depth, info = (frame_name(part.header.frame_id) for part in parts)
+    if color == depth == info:
+        return color
+
+    # Who says what.
+    names = dict(zip((_COLOR, _DEPTH, _INFO), (color, depth, info), strict=True))
+    topics = dict(zip(names, messages.topics, strict=True))
+    said = ", ".join(
+        f"{name} ({topics[name]}) is in frame {frame!r}" for name, frame in names.items()
+    )
+
+    # What to do about the odd one.
+    unnamed = [f"{name} ({topics[name]})" for name, frame in names.items() if not frame]
+    if unnamed:
+        cure = (
+            f"the publisher of {' and '.join(unnamed)} leaves header.frame_id empty; set it there"
+        )
+    elif color == info:
+        cure = "depth must be registered to colour (realsense: align_depth.enable:=true)"
+    elif color == depth:
+        cure = "camera_info must be the colour camera's; remap rgb/camera_info to it"
+    elif depth == info:
+        cure = "colour is of another camera than both; remap rgb/image to theirs"
+    else:
+        cure = (
+            "all must be of one camera: depth registered to colour, and the colour camera's"
+            " camera_info"
+        )
+    raise FrameError(FrameReason.FRAME_MISMATCH, f"{said}: {cure}.")
 
 
 # -- single messages
@@ -99,10 +166,12 @@ def stamp_of(message: Any) -> int:
     return int(message.header.stamp.sec) * 1_000_000_000 + int(message.header.stamp.nanosec)
 
 
-def intrinsics_of(info: Any) -> Intrinsics:
-    """The pinhole camera of a CameraInfo (its K, not its P). Raises FrameError (BAD_INTRINSICS)."""
-    k = [float(value) for value in info.k]
-    return Intrinsics(k[0], k[4], k[2], k[5], int(info.width), int(info.height))
+def header_stamp_ns(cdr: bytes) -> int:
+    """header.stamp of a message whose first field is a Header, in ns."""
+    if len(cdr) < 12:  # damaged
+        return 0
+    sec, nanosec = struct.unpack_from("<iI" if cdr[1] & 1 else ">iI", cdr, 4)
+    return int(sec) * 1_000_000_000 + int(nanosec)
 
 
 def pose_of(message: Any) -> npt.NDArray[np.float64]:

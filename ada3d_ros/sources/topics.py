@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from ada3d_ros.errors import SourceError
@@ -31,6 +31,16 @@ class BagTopics:
     depth: str = ""
     camera_info: str = ""
     pose: str = ""
+
+
+def topic_types(recorded: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Of (topic, message type) pairs one type for each topic: the first that can be an input."""
+    inputs = {kind for kinds in TYPES.values() for kind in kinds}
+    types: dict[str, str] = {}
+    for topic, kind in recorded:
+        if topic not in types or (kind in inputs and types[topic] not in inputs):
+            types[topic] = kind
+    return types
 
 
 def detect_topics(types: Mapping[str, str], wanted: BagTopics = BagTopics()) -> BagTopics:

@@ -333,12 +333,22 @@ def test_no_copy_of_the_prefix_is_made(num_kv_heads: int) -> None:
     assert seen.largest == 4 * long.numel()
 
 
-def test_output_that_is_not_finite_is_an_error() -> None:
+def test_output_that_is_not_finite_is_an_error_of_its_question() -> None:
+    """At the first token of one, later in another: the third goes on as if alone."""
     decoder = make_decoder()
-    prefix = scene_of(decoder)
-    decoder.norm.weight[3] = float("inf")
-    with pytest.raises(ModelError, match="not finite"):
-        answers_of(decoder, prefix, P, [waiting(ASKED[0], 3)])
+    spoilt, good = torch.full_like(ASKED[3], math.nan), waiting(ASKED[2], 5)
+    expected = answers_of(decoder, scene_of(decoder), P, [good])[0]
+    later = answers_of(decoder, scene_of(decoder), P, [waiting(ASKED[0], 5)])[0].token_ids
+    assert later[1] not in (*expected.token_ids, later[0])
+    decoder.embed_tokens.weight[later[1]] = math.nan
+    questions = [waiting(spoilt, 5), good, waiting(ASKED[0], 5)]
+    outputs = answers_of(decoder, scene_of(decoder), P, questions)
+    for number, generated in ((0, 0), (2, 2)):
+        assert isinstance(outputs[number].error, ModelError)
+        assert "not finite in torch.float32" in str(outputs[number].error)
+        assert outputs[number].token_ids == later[:generated]
+    same(outputs[1], expected)
+    assert outputs[1].error is None
 
 
 def test_a_question_without_tokens_is_refused() -> None:

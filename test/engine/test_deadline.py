@@ -47,6 +47,30 @@ def test_an_answer_stopped_before_its_first_token_teaches_nothing() -> None:
     assert taught(*known, stopped).predict(True, 250, 100) == expected
 
 
+@pytest.mark.parametrize("cached", [False, True])
+def test_what_was_prepared_for_later_questions_is_no_time_of_this_one(cached: bool) -> None:
+    """Views and the cached scene took 0.4 s before a question of 0.03 s: 64 answers were cut."""
+    model = LatencyModel()
+    for first_token_s, prepared_s in ((0.43, 0.4), (0.03, 0.0), (0.43, 0.4)):
+        model.record(timed_answer(400, first_token_s, 0.001, 0.0, 11, cached), prepared_s)
+    assert model.predict(cached, 400, 100) == pytest.approx(0.03 + 10 * 0.001)
+
+
+@pytest.mark.parametrize("slow", [0, 3, 7, 11])
+def test_one_question_that_met_a_busy_machine_moves_no_line(slow: int) -> None:
+    """Nor a third of them, at one budget or at several."""
+    for tokens in ([400.0] * 12, [200.0, 300.0, 400.0] * 4):
+        answers = [measured(n) for n in tokens]
+        expected = taught(*answers)
+        answers[slow] = (tokens[slow], 9.0, 2.0, 3.0, 11)
+        moved = taught(*answers)
+        for at in (100, 400, 1000):
+            assert moved.predict(True, at, 100) == pytest.approx(
+                expected.predict(True, at, 100), rel=1e-6
+            )
+        assert moved.choose(WARM, 1000, 3.0, 100) == expected.choose(WARM, 1000, 3.0, 100)
+
+
 def test_an_answer_is_of_usual_length_within_the_limit() -> None:
     model = taught(
         measured(100, generated=5), measured(200, generated=11), measured(300, generated=99)

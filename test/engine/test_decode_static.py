@@ -207,7 +207,7 @@ def test_steps_run_ahead_of_the_ids_only_where_asked(monkeypatch: pytest.MonkeyP
 def test_buffers_with_room_stay_where_they_are() -> None:
     decoder = make_decoder()
     start = prefill(decoder, make_prompt(decoder), reserve=0)
-    start.cache.reserve(5)
+    start = dataclasses.replace(start, cache=start.cache.copied(5))
     places = [buffer.data_ptr() for buffer in start.cache.buffers]
     decode(decoder, start, GenerationRequest(6))
     assert [buffer.data_ptr() for buffer in start.cache.buffers] == places

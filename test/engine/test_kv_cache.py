@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ada3d_ros.engine.kv_cache import KVCache
+from ada3d_ros.engine.kv_cache import Int8KVCache, KVCache
 
 
 def test_returns_everything_appended_in_order_through_growth() -> None:
@@ -46,10 +46,13 @@ def test_rows_of_a_batch_go_on_with_their_reserve() -> None:
     assert torch.equal(cache.held(1)[1], v[[1, 3], :, :3])
 
 
-def test_forgetting_and_reserving_keep_what_is_held() -> None:
+def test_copies_with_room_and_forgetting_keep_what_is_held() -> None:
     k, v = torch.randn(2, 1, 2, 5, 4).unbind(0)
     cache = KVCache.holding([(k, v), (k[:, :, :3], v[:, :, :3])])
-    cache.reserve(7)
+    assert not cache.has_room(1)
+    cache = cache.copied(7)
+    assert cache.has_room(7)
+    assert not cache.has_room(8)
     before = [buffer.data_ptr() for buffer in cache.buffers]
     for layer in range(2):
         cache.append(layer, torch.ones(1, 2, 7, 4), torch.ones(1, 2, 7, 4))
@@ -60,3 +63,18 @@ def test_forgetting_and_reserving_keep_what_is_held() -> None:
     assert torch.equal(cache.held(1)[1], v[:, :, :3])
     with pytest.raises(AssertionError):
         cache.set_lengths((5, 99))
+
+
+@pytest.mark.parametrize("kind", [KVCache, Int8KVCache])
+def test_a_copy_holds_the_same_in_the_same_format_and_is_its_own(kind: type[KVCache]) -> None:
+    k, v = torch.randn(2, 1, 2, 5, 4, generator=torch.Generator().manual_seed(1)).unbind(0)
+    cache = kind.holding([(k, v), (k[:, :, :3], v[:, :, :3])])
+    held, size = [pair[0].clone() for pair in map(cache.held, range(2))], cache.num_bytes
+    copy = cache.copied(2)
+    assert type(copy) is kind
+    assert copy.num_bytes * 8 == size * 12  # 5 and 3 tokens with room for 2 more each
+    copy.append(0, torch.ones(1, 2, 2, 4), torch.ones(1, 2, 2, 4))
+    assert (copy.lengths, cache.lengths, cache.num_bytes) == ((7, 3), (5, 3), size)
+    assert [torch.equal(a, cache.held(i)[0]) for i, a in enumerate(held)] == [True, True]
+    assert torch.equal(copy.held(0)[0][:, :, :5], held[0])
+    assert torch.equal(copy.held(1)[0], held[1])

@@ -32,6 +32,19 @@ def test_temperature_sharpens() -> None:
     )
 
 
+@pytest.mark.parametrize("temperature", [5e-324, 1e-60, 1e-45, 1e-40, 1.2e-38, 1e-30, 1e-6, 1e-4])
+@pytest.mark.parametrize("top_p", [1.0, 0.5])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_temperature_near_zero_is_greedy(
+    temperature: float, top_p: float, dtype: torch.dtype
+) -> None:
+    """Its limit; dividing by it gave infinities, and token 0 of their NaN."""
+    sampler = make_sampler(temperature, top_p, 0, torch.device("cpu"))
+    for scale in (1.0, -1.0, 100.0, 3e4):
+        logits = (LOGITS * scale).to(dtype)
+        assert int(sampler(logits)) == int(greedy(logits))
+
+
 def test_same_seed_same_tokens_and_frequencies_follow_probabilities() -> None:
     def draw(seed: int) -> list[int]:
         sampler = make_sampler(1.0, 0.9, seed, torch.device("cpu"))

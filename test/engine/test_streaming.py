@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import random
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
+from unicodedata import category
 
 import pytest
 import torch
@@ -16,9 +18,11 @@ from ada3d_ros.engine.query_context import QueryContext
 from ada3d_ros.engine.streaming import TextStreamer, require_text
 from ada3d_ros.engine.timing import StageClock
 from ada3d_ros.errors import CanceledError, ModelError, RequestTimeoutError
-from ada3d_ros.model.prompt import Tokenizer
+from ada3d_ros.model.prompt import CONTROL_TOKENS, Tokenizer
 from ada3d_ros.model.random_checkpoint import write_random_checkpoint
 from ada3d_ros.types import AskHooks, StopReason
+
+MARKS = sorted({*CONTROL_TOKENS, "USER:", "ASSISTANT:"})
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +31,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     return Tokenizer(folder / "tokenizer.model")
 
 
-def streamer_of(tokenizer: Tokenizer, **hooks: Any) -> TextStreamer:
+def streamer_of(tokenizer: Tokenizer, floor_z_m: float = 0.0, **hooks: Any) -> TextStreamer:
     """Of a question that has what a streamer asks for."""
     device = torch.device("cpu")
     query = SimpleNamespace(
@@ -36,6 +40,7 @@ def streamer_of(tokenizer: Tokenizer, **hooks: Any) -> TextStreamer:
         hooks=AskHooks(**hooks),
         max_new_tokens=30,
         clock=StageClock(device),
+        floor_z_m=floor_z_m,
     )
     return TextStreamer(cast(QueryContext, query))
 
@@ -48,8 +53,9 @@ def test_the_pieces_joined_are_the_decoded_text(tokenizer: Tokenizer) -> None:
         streamer = streamer_of(tokenizer, on_text=lambda text, _, to=pieces: to.append(text))
         for token in ids:
             streamer.on_token(token)
-        assert streamer.finish() == tokenizer.decode(ids).strip()
-        assert "".join(pieces) == tokenizer.decode(ids)
+        text = "".join(c for c in tokenizer.decode(ids) if c in "\t\n" or category(c) != "Cc")
+        assert streamer.finish() == text.strip()
+        assert "".join(pieces) == text
         assert len(pieces) == len(ids) + 1  # one a token, also where it gives no text
 
 
@@ -68,6 +74,65 @@ def test_a_character_is_never_broken(tokenizer: Tokenizer) -> None:
     assert counts == list(range(1, len(byte_ids) + 1))
 
 
+def written(tokenizer: Tokenizer, text: str) -> tuple[str, list[str]]:
+    """What comes of a model that writes `text` byte by byte: at the end, and in pieces."""
+    pieces: list[str] = []
+    streamer = streamer_of(tokenizer, on_text=lambda piece, _: pieces.append(piece))
+    for byte in text.encode():
+        streamer.on_token(3 + byte)
+    return streamer.finish(), pieces
+
+
+@pytest.mark.parametrize("token", MARKS)
+def test_what_steers_a_model_leaves_no_answer(tokenizer: Tokenizer, token: str) -> None:
+    """Whoever puts an answer into the next prompt would hand on what the model made up."""
+    half = len(token) // 2
+    for text, cleaned in [
+        (f"a box {token} red", "a box  red"),
+        (f"{token}a box", "a box"),
+        (f"a box{' ' if token[0] != '<' else ''}{token}", "a box"),
+        (f"{token}{token}yes", "yes"),
+        (f"no {token[:half]}</s>{token[half:]}!", "no !"),  # made by the removal of another
+        (f"a box {token[:-1]}", f"a box {token[:-1]}"),  # none as yet
+    ]:
+        whole, pieces = written(tokenizer, text)
+        assert whole == cleaned.strip()
+        assert "".join(pieces).strip() == whole
+
+
+def test_no_piece_is_taken_back(tokenizer: Tokenizer) -> None:
+    """Pieces joined are the answer, whatever marks and halves of marks are written."""
+    generator = random.Random(0)
+    for _ in range(300):
+        parts = [generator.choice(MARKS) for _ in range(4)] + ["a", " ", "<", "U", "é"]
+        parts = [part[: generator.randrange(1, len(part) + 1)] for part in parts]
+        generator.shuffle(parts)
+        whole, pieces = written(tokenizer, "".join(parts))
+        assert "".join(pieces).strip() == whole
+        assert not any(mark in whole for mark in CONTROL_TOKENS if mark.startswith("<"))
+
+
+@pytest.mark.parametrize(
+    "text", ["SUPERUSER: admin", "a user: Bob", "x < y > z", "<imagine>", "An ASSISTANT, a USER"]
+)
+def test_what_only_looks_like_it_stays(tokenizer: Tokenizer, text: str) -> None:
+    assert written(tokenizer, text)[0] == text
+
+
+def test_coordinates_are_moved_before_they_go_out(tokenizer: Tokenizer) -> None:
+    """A group is held back until it is closed, whatever the pieces; other text flows at once."""
+    said = "Box [ is open. It is at [1.000, 2.000, 0.500, 1.000, 1.000, 1.000], not [a]; [1, 2"
+    pieces: list[str] = []
+    streamer = streamer_of(tokenizer, -1.5, on_text=lambda piece, count: pieces.append(piece))
+    for byte in said.encode():
+        streamer.on_token(3 + byte)
+        assert not re.search(r"\[[0-9., ]*$", "".join(pieces))
+    moved = said.replace("0.500", "-1.000")
+    assert streamer.finish() == moved
+    assert "".join(pieces) == moved
+    assert pieces[:4] == list("Box ")
+
+
 def test_half_a_character_at_the_end_is_marked(tokenizer: Tokenizer) -> None:
     pieces: list[str] = []
     streamer = streamer_of(tokenizer, on_text=lambda piece, count: pieces.append(piece))
@@ -76,6 +141,18 @@ def test_half_a_character_at_the_end_is_marked(tokenizer: Tokenizer) -> None:
     assert pieces == ["", ""]
     assert streamer.finish() == "\ufffd\ufffd"
     assert pieces[2] == "\ufffd\ufffd"
+
+
+def test_control_characters_are_not_streamed(tokenizer: Tokenizer) -> None:
+    """Nor where one comes in two pieces, as the bytes of U+009B do."""
+    pieces: list[str] = []
+    streamer = streamer_of(tokenizer, on_text=lambda piece, count: pieces.append(piece))
+    controls = "".join(map(chr, (*range(32), *range(127, 160))))
+    for byte in f"a\0 \x1b[31m{controls}\u200f\u202eb\r\n\x7fc\t".encode():
+        streamer.on_token(3 + byte)
+    text = "a [31m\t\n\u200f\u202eb\nc"  # marks of direction are text
+    assert streamer.finish() == text
+    assert "".join(pieces) == text + "\t"
 
 
 @pytest.mark.parametrize(

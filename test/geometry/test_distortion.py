@@ -105,3 +105,67 @@ def test_a_size_that_differs_from_the_camera_is_refused():
     with pytest.raises(FrameError, match="100x50") as caught:
         undistort_depth(np.zeros((50, 100), np.float32), CAMERA, "plumb_bob", CASES["plumb_bob"])
     assert caught.value.reason is FrameReason.BAD_SIZE
+
+
+@pytest.mark.parametrize(
+    ("model", "counts"), [("plumb_bob", (5, 8, 12, 14)), ("rational_polynomial", (8, 9, 12, 14))]
+)
+@pytest.mark.parametrize("equal_to", ["shortest", "zeros"])
+def test_zeros_behind_the_coefficients_change_nothing(model, counts, equal_to):
+    """Some drivers fill D up; every such frame was refused."""
+    rgb = np.random.default_rng(1).integers(0, 255, (240, 320, 3), np.uint8)
+    depth = np.random.default_rng(2).uniform(1, 3, (240, 320)).astype(np.float32)
+    D = CASES[model] if equal_to == "shortest" else [0.0] * counts[0]
+    for count in counts:
+        longer = [*D, *[0.0] * (count - len(D))]
+        np.testing.assert_array_equal(
+            undistort_color(rgb, CAMERA, model, longer), undistort_color(rgb, CAMERA, model, D)
+        )
+        np.testing.assert_array_equal(
+            undistort_depth(depth, CAMERA, model, longer), undistort_depth(depth, CAMERA, model, D)
+        )
+
+
+def test_zeros_behind_equidistant_change_nothing():
+    depth = np.random.default_rng(2).uniform(1, 3, (240, 320)).astype(np.float32)
+    for zeros in (1, 2, 8):
+        longer = [*CASES["equidistant"], *[0.0] * zeros]
+        np.testing.assert_array_equal(
+            undistort_depth(depth, CAMERA, "equidistant", longer),
+            undistort_depth(depth, CAMERA, "equidistant", CASES["equidistant"]),
+        )
+
+
+@pytest.mark.parametrize("count", [12, 14])
+def test_the_long_forms_of_the_rational_model_are_computed(count):
+    """Thin prism: s1 r^2 + s2 r^4 in x, s3 r^2 + s4 r^4 in y; the tilt of 14 turns the sensor."""
+    prism = [0.02, -0.01, -0.03, 0.01]
+    D = [*CASES["rational_polynomial"], *prism, *[0.0] * (count - 12)]
+    v, u = np.mgrid[:240, :320].astype(np.float32)
+    x, y = (u.astype(float) - CAMERA.cx) / CAMERA.fx, (v.astype(float) - CAMERA.cy) / CAMERA.fy
+    r2 = x * x + y * y
+    bent_x, bent_y = distort("rational_polynomial", CASES["rational_polynomial"], x, y)
+    from_u = (bent_x + prism[0] * r2 + prism[1] * r2**2) * CAMERA.fx + CAMERA.cx
+    from_v = (bent_y + prism[2] * r2 + prism[3] * r2**2) * CAMERA.fy + CAMERA.cy
+    inside = (from_u > 1) & (from_u < 318) & (from_v > 1) & (from_v < 238)
+    out = undistort_depth(u, CAMERA, "rational_polynomial", D)
+    assert np.abs(out - from_u)[inside].max() <= 0.51
+    tilted = [*D[:12], 0.05, -0.05]
+    difference = np.abs(undistort_depth(u, CAMERA, "rational_polynomial", tilted) - out)
+    assert np.nanmax(difference) > 2.0
+
+
+@pytest.mark.parametrize(
+    ("model", "D"),
+    [
+        ("plumb_bob", [0.1, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1e-9]),
+        ("equidistant", [0.1, 0.0, 0.0, 0.0, 1e-9]),
+        ("rational_polynomial", [0.1] * 8 + [0.0] * 4 + [0.1]),
+        ("rational_polynomial", [0.1] * 5),
+    ],
+)
+def test_a_surplus_that_is_not_zero_is_refused_with_numbers_and_cure(model, D):
+    with pytest.raises(FrameError, match=f"{len(D)} distortion coefficients") as caught:
+        undistort_depth(np.ones((240, 320), np.float32), CAMERA, model, D)
+    assert f"'{model}', which has" in str(caught.value)
+    assert "camera.rectified" in str(caught.value)

@@ -10,15 +10,13 @@ from safetensors.torch import load_file, save_file
 
 from ada3d_ros.errors import CheckpointError, ConfigError
 from ada3d_ros.model.checkpoint import (
-    VISION_PREFIX,
-    build_meta_model,
     inspect_checkpoint,
     load_model,
-    official_name,
     save_checkpoint,
     weights_sha256,
 )
 from ada3d_ros.model.config import LlavaConfig
+from ada3d_ros.model.layout import VISION_PREFIX, build_meta_model, official_name
 from ada3d_ros.model.random_checkpoint import main, write_random_checkpoint
 from ada3d_ros.model.startup import resolve_device, resolve_dtype
 from ada3d_ros.model.weight_format import WeightFormat
@@ -295,8 +293,12 @@ def test_folders_that_are_no_checkpoint(folder: Path, tmp_path: Path) -> None:
         ({"num_attention_heads": 5}, "must divide each other"),
         ({"hidden_size": None}, "lacks hidden_size"),
         (
-            {"mm_vision_config": None, "mm_vision_tower": "org/siglip"},
-            r"siglip.*set model\.vision_path",
+            {"mm_vision_config": None, "mm_vision_tower": "org/own-clip"},
+            r"own-clip.*set model\.vision_path",
+        ),
+        (
+            {"mm_vision_config": None, "mm_vision_tower": "google/siglip-so400m-patch14-384"},
+            r"mm_vision_tower 'google/siglip.*not supported: only CLIP",
         ),
     ],
 )

@@ -152,6 +152,8 @@ def test_the_numbers_of_the_7b() -> None:
     assert plan.runtime == CUDA_CONTEXT_BYTES
     two = plan_of(LlavaConfig(), torch.bfloat16, tokens=2620, scene_copies=2)
     assert two.kv_cache == 2 * plan.kv_cache
+    own = plan_of(LlavaConfig(), torch.bfloat16, tokens=2620, kv_int8=True, own_tokens=4096)
+    assert own.kv_cache == 2620 * 266_240 + 4096 * 524_288
     assert int8.decoder_layers / plan.decoder_layers == pytest.approx(0.5, abs=0.001)
     # 4.5 bits a weight, and of down_proj's 11008 inputs as many as 11264
     padded = (4 * 4096**2 + (2 * 11008 + 11264) * 4096) / (4 * 4096**2 + 3 * 11008 * 4096)
@@ -202,7 +204,8 @@ def test_a_model_too_large_is_refused_with_every_number(
 ) -> None:
     config = load_model(folder).info.config
     largest = startup.largest_prompt(config)
-    plan = plan_of(config, head_width=16, tokens=largest, scene_copies=2)
+    longest = min(config.max_length, largest + 2048)  # with the longest answer that may be asked
+    plan = plan_of(config, head_width=16, tokens=largest, scene_copies=2, own_tokens=longest)
     monkeypatch.setattr(startup, "free_bytes", lambda device: float(plan.total))
     startup.check_model(settings(folder))
     monkeypatch.setattr(startup, "free_bytes", lambda device: float(plan.total - 1))
@@ -249,7 +252,8 @@ def test_what_counts_at_start(folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
     """Each alone lets a model start that did not fit: less to keep, or smaller weights."""
     config = load_model(folder).info.config
     largest = startup.largest_prompt(config)
-    plan = plan_of(config, head_width=16, tokens=largest, scene_copies=2)
+    longest = min(config.max_length, largest + 2048)  # with the longest answer that may be asked
+    plan = plan_of(config, head_width=16, tokens=largest, scene_copies=2, own_tokens=longest)
     monkeypatch.setattr(startup, "free_bytes", lambda device: float(plan.total - 1))
 
     # Less to keep, or smaller weights.

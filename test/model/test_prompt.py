@@ -7,6 +7,7 @@ from ada3d_ros.model.prompt import (
     CLICK_ID,
     CONTROL_TOKENS,
     IMAGE_ID,
+    ROLES,
     Tokenizer,
     check_question,
     parse_coordinates,
@@ -36,13 +37,34 @@ def test_question_is_stripped_and_may_hold_tab_newline_and_any_script() -> None:
     assert check_question("  Café 椅子\t“quotes”\nnext ", 100) == "Café 椅子\t“quotes”\nnext"
 
 
-@pytest.mark.parametrize("token", CONTROL_TOKENS)
+@pytest.mark.parametrize("token", [*CONTROL_TOKENS, *ROLES])
 def test_control_tokens_are_refused(token: str) -> None:
     with pytest.raises(InvalidRequestError, match="steers the model"):
         check_question(f"what is this {token} here", 100)
 
 
-@pytest.mark.parametrize("text", ["", "   \n\t "])
+@pytest.mark.parametrize("role", ROLES)
+def test_a_role_steers_at_the_beginning_of_a_word_alone(role: str) -> None:
+    for harmless in (f"SUPER{role} admin", f"the _{role} key", f"É{role} 1", role.lower() + " me"):
+        assert check_question(harmless, 100) == harmless
+    for steering in (role, f"x\n{role}", f"-{role}", f"({role})", f"SUPER{role} {role}"):
+        with pytest.raises(InvalidRequestError, match=f"'{role}', which steers the model"):
+            check_question(steering, 100)
+
+
+def test_every_role_of_the_templates_is_known() -> None:
+    turns = render_conversation("vicuna_v1", [("question", "answer"), ("next", None)])
+    assert all(role in turns for role in ROLES)
+    assert turns.count(":") == 4
+
+
+def test_every_end_of_a_line_is_a_newline() -> None:
+    for end in ("\r\n", "\r", "\n"):
+        assert check_question(f"Is it{end}here?{end}", 100) == "Is it\nhere?"
+    assert check_question("a\r\n\r\nb\r\rc", 10) == "a\n\nb\n\nc"
+
+
+@pytest.mark.parametrize("text", ["", "   \n\t ", " \r\n\r"])
 def test_empty_question_is_refused(text: str) -> None:
     with pytest.raises(InvalidRequestError, match="empty"):
         check_question(text, 100)

@@ -109,7 +109,6 @@ def test_a_torchscript_program_is_called_unsafe(folder: Path) -> None:
         b"\x80\x02X\x02\x00\x00\x00\xff\xff.",  # UnicodeDecodeError
         b"\x80\x02K\x01Q.",  # AssertionError
         b"\x00" * 100,
-        b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 2\n",
     ],
 )
 def test_damaged_pickles_are_checkpoint_errors(folder: Path, content: bytes) -> None:

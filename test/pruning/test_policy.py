@@ -292,11 +292,44 @@ def test_a_fitted_schedule_says_so_where_the_budget_is_out_of_reach(
     assert "0.4" in message + caplog.text
 
 
-@pytest.mark.parametrize("asked", [-0.5, 0.01, 1.5, math.inf])
+@pytest.mark.parametrize("strategy", [*INNER, *COMPOSED])
+@pytest.mark.parametrize("ratio", [0.1, 0.023, 0.0001])
+def test_the_smallest_ratio_that_an_error_names_can_be_met(strategy: str, ratio: float) -> None:
+    """For two joined it was computed for the ratio asked, of which one enters the square root."""
+    config = policy_of(strategy, 1.0).config
+    try:
+        check_policy(config, SHAPE, ratio)
+    except ConfigError as error:
+        found = re.search(r"allowed: ([\d.]+) to 1", str(error))
+        assert found is not None
+        least = float(found[1])
+        assert least > ratio
+        check_policy(config, SHAPE, least)
+        with pytest.raises(ConfigError, match="cannot be met"):
+            check_policy(config, SHAPE, 0.9 * least - 0.001)
+
+
+@pytest.mark.parametrize("strategy", PRE)
+@pytest.mark.parametrize("n_min", [1, 8])
+@pytest.mark.parametrize("ratio", [0.05, 0.023, 0.0142, 0.001, 0.0001])
+def test_choices_before_the_language_model_go_down_to_n_min(
+    strategy: str, n_min: int, ratio: float
+) -> None:
+    """Budgets of 64 and 20 of 1410 tokens are those of published tables."""
+    for total in (60, 184, 1410):
+        policy = policy_of(strategy, ratio, n_min=n_min)
+        assert policy.num_kept_pre_llm(total) == max(n_min, math.floor(ratio * total))
+    policy = policy_of(strategy, ratio, n_min=n_min)
+    scene = scene_3d()
+    count = len(scene.features)
+    assert len(policy.select(scene).kept) == max(n_min, math.floor(ratio * count))
+
+
+@pytest.mark.parametrize("asked", [-0.5, 1e-5, 1.5, math.inf])
 @pytest.mark.parametrize("strategy", ["voxel_dpp+pdrop"])
 def test_a_keep_ratio_out_of_range_is_refused(strategy: str, asked: float) -> None:
-    """The setting allows 0.05 to 1; a request's ratio means the same thing."""
-    with pytest.raises(ConfigError, match=r"keep_ratio = .*allowed: 0\.05 to 1"):
+    """The setting allows 0.0001 to 1; a request's ratio means the same thing."""
+    with pytest.raises(ConfigError, match=r"keep_ratio = .*allowed: 0\.0001 to 1"):
         policy_of(strategy, asked)
 
 
@@ -371,7 +404,7 @@ def test_unknown_names_get_the_nearest() -> None:
         config_of({"keepratio": 0.4})
     with pytest.raises(
         ConfigError,
-        match=r"pruning\.keep_ratio = 1\.2: out of range; allowed: 0\.05 to 1 \(default 0\.41\)",
+        match=r"pruning\.keep_ratio = 1\.2: out of range; allowed: 0\.0001 to 1 \(default 0\.41\)",
     ):
         config_of({"keep_ratio": 1.2})
     with pytest.raises(ConfigError, match="the lower bound comes first"):

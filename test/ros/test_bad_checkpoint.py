@@ -129,13 +129,13 @@ FAULTS: dict[str, tuple[Break, str]] = {
     "a config without sizes": (write("config.json", "{}"), "config.json"),
     "a config with words for numbers": (
         edit_config(hidden_size="many"),
-        "config.json does not describe a model",
+        "hidden_size = 'many' must be a whole number",
     ),
     "a config with no heads": (
         edit_config(num_attention_heads=0),
-        "config.json does not describe a model",
+        "num_attention_heads = 0 must be above 0",
     ),
-    "a config below zero": (edit_config(hidden_size=-192), "config.json does not describe a model"),
+    "a config below zero": (edit_config(hidden_size=-192), "hidden_size = -192 must be above 0"),
     "a config of another size": (edit_config(num_hidden_layers=5), "missing"),
     "a tokenizer of another model": (
         write("tokenizer.model", "not sentencepiece"),

@@ -13,14 +13,20 @@ import pytest
 pytest.importorskip("rclpy")
 
 import rclpy
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from lifecycle_msgs.msg import State, Transition
 from lifecycle_msgs.srv import ChangeState, GetState
+from sensor_msgs.msg import Image
+from std_srvs.srv import SetBool
+from visualization_msgs.msg import Marker, MarkerArray
 
-import ada3d_ros.ros.doctor
+import ada3d_ros.ros.discovery
 from ada3d_ros.errors import ErrorCode
+from ada3d_ros.msg import AgentStatus
 from ada3d_ros.pipeline import Ada3DPipeline
 from ada3d_ros.ros.doctor import BAD, Finding, check_graph
-from ada3d_ros.srv import QueryScene
+from ada3d_ros.ros.node import build_node
+from ada3d_ros.srv import GroundObject, QueryScene
 from test.support.ros_harness import Harness, free_domain, scripted, wait_until
 
 Start = Callable[..., Harness]
@@ -105,6 +111,9 @@ def test_impossible_transitions_are_refused(
     answer = agent.call(QueryScene, "query", QueryScene.Request(question="What is there?")).answer
     active = state == State.PRIMARY_STATE_ACTIVE
     assert answer.error_code == (ErrorCode.NONE if active else ErrorCode.NOT_ACTIVE)
+    if state == State.PRIMARY_STATE_FINALIZED:  # from which no transition leads out
+        assert "start it again" in answer.error_msg
+        assert "start it again" in agent.node.state_and_detail()[1]
     assert agent.node.inference.internal_errors == 0
 
 
@@ -146,6 +155,252 @@ def test_transitions_while_the_weights_load(
     release.set()
     agent.publish_scene(1)
     assert agent.call(QueryScene, "query", request).answer.text == "yes"
+
+
+def test_transitions_by_a_label_that_does_not_fit(
+    start_agent: Start, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The label counts: one that is unknown is refused, whatever the number beside it."""
+    agent = start_agent(autostart=False)
+    refusals(capfd)
+    assert not change(agent, Transition.TRANSITION_CONFIGURE, "fly")
+    assert not change(agent, Transition.TRANSITION_CONFIGURE, "activate")
+    assert len(refusals(capfd)) == 2
+    assert change(agent, Transition.TRANSITION_ACTIVATE, "configure")
+    assert state_of(agent) == State.PRIMARY_STATE_INACTIVE
+
+
+@pytest.mark.parametrize("step", ["configure", "activate", "deactivate", "cleanup", "shutdown"])
+def test_transitions_in_the_middle_of_one(
+    start_agent: Start, capfd: pytest.CaptureFixture[str], step: str
+) -> None:
+    """Nothing is possible in a transition state but what ends it, which is not for callers."""
+    before = {
+        "configure": (),
+        "activate": ("configure",),
+        "deactivate": ("configure", "activate"),
+        "cleanup": ("configure",),
+        "shutdown": ("configure",),
+    }
+    refused: list[bool] = []
+
+    def in_between() -> None:
+        """In the callback of the transition, as an executor of several threads would."""
+        if refused or not armed:
+            return
+        services = {service.srv_name.split("/")[-1]: service for service in agent.node.services}
+        asked = [Transition(id=number) for number in range(256)]
+        asked += [Transition(label=label) for label in (*LABELS, "transition_failure")]
+        for transition in asked:
+            request, response = ChangeState.Request(transition=transition), ChangeState.Response()
+            answer = services["change_state"].callback(request, response)
+            refused.append(not answer.success)
+
+    def before_it(method: Callable[..., Any]) -> Callable[..., Any]:
+        """`method`, which the transition calls, after the requests."""
+
+        def hooked(*args: Any, **options: Any) -> Any:
+            in_between()
+            return method(*args, **options)
+
+        return hooked
+
+    class Hooked(Ada3DPipeline):
+        check = before_it(Ada3DPipeline.check)
+
+    armed = step == "configure"
+    agent = start_agent(Hooked, autostart=False)
+    for label in before[step]:
+        assert change(agent, label=label)
+    armed = True
+    agent.node.create_subscription = before_it(agent.node.create_subscription)  # activate
+    agent.node.worker.cancel_all = before_it(agent.node.worker.cancel_all)  # what leads back
+    assert change(agent, label=step)
+    assert refused
+    assert all(refused)
+    assert agent.node.inference.internal_errors == 0
+
+
+def test_a_transition_that_raises_is_one_that_fails(start_agent: Start) -> None:
+    """The node stays in its state, says why, and can be asked again."""
+    broken = [True]
+
+    class Broken(Ada3DPipeline):
+        def check(self) -> Any:
+            if broken:
+                raise RuntimeError(f"planted {broken.pop()}")
+            return super().check()
+
+    agent = start_agent(Broken, autostart=False)
+    assert not change(agent, Transition.TRANSITION_CONFIGURE)
+    assert "planted" in agent.node.state_and_detail()[1]
+    assert state_of(agent) == State.PRIMARY_STATE_UNCONFIGURED
+    assert change(agent, Transition.TRANSITION_CONFIGURE)
+
+
+# -- cleanup
+
+
+class Diagnostics:
+    """/diagnostics, as they come."""
+
+    def __init__(self, agent: Harness) -> None:
+        self.received = agent.collect(DiagnosticArray, "/diagnostics", 100)
+
+    def next(self) -> dict[str, str]:
+        """What the node says from now on: task.key -> value."""
+        count = len(self.received)
+        assert wait_until(lambda: len(self.received) > count + 1, 30.0)
+        return {
+            f"{status.name.split(': ')[1]}.{pair.key}": pair.value
+            for status in self.received[-1].status
+            for pair in status.values
+        }
+
+
+def test_cleanup_leaves_a_node_as_new(start_agent: Start) -> None:
+    """Pause, counters, percentiles and boxes of the old model went on."""
+    text = "It is localized at [0.2, 2.0, 1.0, 1.0, 0.4, 1.0]."
+    options = {"diagnostic_updater.period": 0.1, "generation.max_new_tokens": 64}
+    agent = start_agent(scripted(text), **options)
+    diagnostics = Diagnostics(agent)
+    assert agent.ready()
+    new = diagnostics.next()
+    markers = agent.collect(MarkerArray, "/ada3d_agent/markers")
+    statuses = agent.collect(AgentStatus, "/ada3d_agent/status")
+
+    # a life: answers, refusals, lost frames, an internal error, a pause
+    agent.publish_scene(2)
+    for text in ("What is there?", "", "x" * 3000):
+        agent.call(QueryScene, "query", QueryScene.Request(question=text))
+    agent.call(GroundObject, "ground", GroundObject.Request(phrase="the box"))
+    agent.publish_frame(3_000_000_000, x_m=2.0, rgb=Image(height=1, width=1, encoding="8UC7"))
+    assert wait_until(lambda: bool(agent.drops()))
+    agent.node.report_error("planted", RuntimeError("planted"), "")
+    assert agent.call(SetBool, "set_paused", SetBool.Request(data=True)).success
+    used = diagnostics.next()
+    assert used["Inference.requests"] == "4"
+    assert used["Inference.failed.question_too_long"] == "1"
+    assert used["Inference.total_ms_p50"] != "nan"
+    assert used["Pruning.last.spatial_total"] != ""
+    assert wait_until(lambda: statuses[-1].state == AgentStatus.PAUSED)
+    assert wait_until(lambda: len(markers[-1].markers) > 1)
+
+    # another model
+    for transition in (Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_CLEANUP):
+        assert change(agent, transition)
+    shown = diagnostics.next()
+    (inference,) = (s for s in diagnostics.received[-1].status if s.name.endswith("Inference"))
+    assert inference.level == DiagnosticStatus.OK
+    assert shown["Inference.requests"] == shown["Inference.internal_errors"] == "0"
+    assert shown["Inference.last_error"] == ""
+    assert {value for key, value in shown.items() if ".dropped." in key} == {"0"}
+    assert {value for key, value in shown.items() if key.endswith(("_p50", "_p95"))} <= {"nan"}
+    assert wait_until(lambda: statuses[-1].state == AgentStatus.UNCONFIGURED)
+    assert statuses[-1].keyframes == statuses[-1].scene_version == 0
+    assert wait_until(lambda: [m.action for m in markers[-1].markers] == [Marker.DELETEALL])
+    for transition in (Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE):
+        assert change(agent, transition)
+    assert agent.ready()
+    assert wait_until(lambda: statuses[-1].state == AgentStatus.WAITING_FOR_DATA)
+    changing = "last_stamp_age_ms", "gpu_memory", "publishers", "subscri"
+    again = diagnostics.next()
+    assert again.keys() == {*new, *again}
+    assert {
+        key: value
+        for key, value in again.items()
+        if key in new and value != new[key] and not any(word in key for word in changing)
+    } == {}
+
+
+def test_a_question_in_flight_counts_where_it_was_asked(start_agent: Start) -> None:
+    """One that cleanup stops is not the first of the next model."""
+    gate = threading.Event()
+
+    class Gated(scripted("yes")):  # type: ignore[misc]
+        def ask(self, question: Any, hooks: Any) -> Any:
+            assert gate.wait(60.0)
+            hooks.check()
+
+    agent = start_agent(Gated)
+    agent.publish_scene(1)
+    old = agent.node.inference
+    request = QueryScene.Request(question="What is there?")
+    answer = agent.call_async(QueryScene, "query", request)
+    assert wait_until(lambda: agent.node.worker.busy)
+    for transition in (Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_CLEANUP):
+        assert change(agent, transition)
+    gate.set()
+    assert answer().answer.error_code == ErrorCode.NOT_ACTIVE
+    assert (old.requests, old.failed["not_active"]) == (1, 1)
+    assert (agent.node.inference.requests, len(agent.node.inference.failed)) == (0, 0)
+
+
+def test_an_answer_that_comes_after_cleanup_is_none_of_the_next_model(start_agent: Start) -> None:
+    """It was complete before; its tokens stood in the diagnostics of a node without a model."""
+
+    class CleanedUp(scripted("yes")):  # type: ignore[misc]
+        def ask(self, question: Any, hooks: Any) -> Any:
+            answer = super().ask(question, hooks)
+            done = agent.node.executor.create_task(lambda: agent.node.on_cleanup(None))
+            assert wait_until(done.done)
+            return answer
+
+    agent = start_agent(CleanedUp)
+    agent.publish_scene(1)
+    old = agent.node.inference
+    request = QueryScene.Request(question="What is there?")
+    assert agent.call(QueryScene, "query", request).answer.success
+    assert old.succeeded == 1
+    assert old.last_tokens is not None
+    assert agent.node.inference is not old
+    assert agent.node.inference.last_tokens is None
+
+
+# -- two nodes of one name
+
+
+def test_two_nodes_of_one_name_say_so(
+    ros_context: Any, tiny_model: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Both, in log, ~/status and /diagnostics; and that it is over."""
+    options = {"autostart": False, "diagnostic_updater.period": 0.1}
+    agents = [Harness(ros_context, tiny_model, Ada3DPipeline, **options) for _ in range(2)]
+    words = "2 nodes are called /ada3d_agent"
+    statuses = agents[0].collect(AgentStatus, "/ada3d_agent/status")
+    diagnostics = Diagnostics(agents[0])
+
+    def newest() -> list[str]:
+        """What both have said in the last second, on either topic."""
+        model = [s for array in diagnostics.received[-20:] for s in array.status[-1:]]
+        return [*(s.message for s in model), *(status.detail for status in statuses[-2:])]
+
+    log = ""
+
+    def both_logged() -> bool:
+        nonlocal log
+        log += capfd.readouterr().err
+        return log.count(words) >= 2
+
+    try:
+        assert wait_until(lambda: all(agent.node.namesakes for agent in agents), 30.0)
+        assert wait_until(lambda: all(words in text for text in newest()) and newest(), 30.0)
+        assert diagnostics.received[-1].status[-1].level == DiagnosticStatus.WARN
+        assert wait_until(both_logged, 30.0), log
+        assert "__ns:=" in agents[0].node.namesakes
+    finally:
+        agents.pop().close()
+    assert wait_until(lambda: not any(words in text for text in newest()), 30.0)
+    assert wait_until(lambda: not agents[0].node.namesakes, 30.0)
+    agents[0].close()
+
+
+def test_the_same_name_in_another_namespace_is_another_node(ros_context: Any) -> None:
+    nodes = [build_node(context=ros_context, namespace=name) for name in ("", "robot2")]
+    assert wait_until(lambda: len(nodes[0].get_node_names()) >= 2)
+    assert [node.namesakes for node in nodes] == ["", ""]
+    for node in nodes:
+        node.destroy_node()
 
 
 # -- doctor
@@ -203,7 +458,7 @@ def test_doctor_names_the_command_for_an_inactive_node(doctor: Any) -> None:
 def test_doctor_names_two_nodes_of_one_name(doctor: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A second launch: the first is active, the second stays unconfigured."""
     # on a busy machine an announcement may be lost; the middleware repeats it after 3 s
-    monkeypatch.setattr(ada3d_ros.ros.doctor, "QUIET_S", 3.5)
+    monkeypatch.setattr(ada3d_ros.ros.discovery, "QUIET_S", 3.5)
     found = doctor(True, False)
     (name,) = found["/ada3d_agent"]
     assert name.level == BAD

@@ -227,8 +227,9 @@ def test_no_frames_names_the_missing_input(start_agent: Start) -> None:
     assert answer.error_code == ErrorCode.NO_FRAMES
     assert "/depth/image" in answer.error_msg
     agent.publish_frame(10**9, depth=None)
+    alone = "no keyframe yet: nothing received on /depth/image (Image), 0 publishers: "
     assert wait_until(
-        lambda: "/depth/image." in agent.call(QueryScene, "query", ask()).answer.error_msg
+        lambda: agent.call(QueryScene, "query", ask()).answer.error_msg.startswith(alone)
     )
 
 
@@ -435,11 +436,6 @@ def test_action_cancel_stops_within_a_token(start_agent: Start) -> None:
     assert outcome.result.error_code == ErrorCode.CANCELED
     assert "word word".startswith(outcome.result.answer.text[:9] or "nothing")
     assert agent.call(QueryScene, "query", ask(max_new_tokens=1)).answer.success
-
-
-def test_a_bad_goal_is_refused(shared_agent: Harness) -> None:
-    handle, _ = _goal(shared_agent, "  ", [])
-    assert not handle.accepted
 
 
 def test_a_best_effort_camera_is_found(start_agent: Start) -> None:

@@ -128,6 +128,7 @@ READ_ONLY = [s for s in SETTINGS.values() if s.read_only]
 
 
 ANOTHER = {
+    "world.floor_z": "1.5",
     "extrinsic.xyz": [1.0, 0.0, 0.0],
     "extrinsic.quat_xyzw": [1.0, 0.0, 0.0, 0.0],
     "model.device": "cuda",
@@ -140,6 +141,8 @@ def another_value(setting: Setting, current: Any) -> Any:
         return ANOTHER[setting.name]
     if setting.choices:
         return next(choice for choice in setting.choices if choice != current)
+    if isinstance(current, float):
+        return current + 1.0
     return not current if isinstance(current, bool) else "other"
 
 

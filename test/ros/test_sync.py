@@ -77,7 +77,7 @@ def test_unmatched_anchor_is_counted_once() -> None:
     m = matcher(on_drop=drops.append)
     feed(m, [(0, 1000 * MS), (1, 1100 * MS), (0, 1100 * MS)])
     assert drops == [FrameReason.NO_DEPTH]
-    assert m.smallest_miss_ns == 100 * MS
+    assert list(m.misses_ns[1]) == [100 * MS]
 
 
 def test_depth_that_never_comes_does_not_grow_the_queue() -> None:

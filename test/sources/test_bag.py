@@ -8,9 +8,10 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 from scipy.spatial.transform import Rotation
 
-from ada3d_ros.config import from_flat
+from ada3d_ros.config import from_flat, load_config
 from ada3d_ros.errors import FrameReason, SourceError
 from ada3d_ros.geometry.pose import pose_from_quaternion
+from ada3d_ros.lab.evaluation.scenes import open_frames
 from ada3d_ros.lab.world.generated import generate_room
 from ada3d_ros.sources import bag_writer
 from ada3d_ros.sources.bag import BagSource
@@ -203,7 +204,6 @@ FAULTS = [
     ),
     (DEPTH, replace(image(S2, np.zeros(SHAPE, np.uint16), "16UC1")), FrameReason.LOW_VALID_DEPTH),
     (DEPTH, replace(image(S2, np.full(SHAPE, 2, np.uint16), "16UC1")), FrameReason.BAD_UNITS),
-    (CAMERA_INFO, lambda messages, at: messages.pop(at), FrameReason.NO_INFO),
     ("/odom", replace(odometry(S2, FRAMES[2].T_world_cam, "odom")), FrameReason.FRAME_MISMATCH),
 ]
 
@@ -239,14 +239,129 @@ def test_bad_intrinsics_distortion_and_poses(tmp_path):
     }
 
 
+def infos_of(messages):
+    return [i for i, m in enumerate(messages) if m[0] == CAMERA_INFO]
+
+
+@pytest.mark.parametrize("kept", [0, 2, 4], ids=["first", "after the first images", "last"])
+@pytest.mark.parametrize("stamped", [True, False])
+def test_one_camera_info_holds_for_the_whole_bag(tmp_path, kept, stamped):
+    """A driver that sends it once, latched: one frame was read."""
+    messages = base_messages()
+    places = infos_of(messages)
+    if not stamped:
+        messages[places[kept]][3].header.stamp.sec = 0
+        messages[places[kept]][3].header.stamp.nanosec = 0
+    messages = [m for i, m in enumerate(messages) if i not in places or i == places[kept]]
+    record(tmp_path / "bag", messages)
+    source = BagSource(tmp_path / "bag")
+    assert_same_frames(list(source), FRAMES)
+    assert source.dropped == {}
+
+
+def test_a_camera_info_holds_until_another_comes(tmp_path):
+    messages = base_messages()
+    places = infos_of(messages)
+    for number, place in enumerate(places):
+        messages[place][3].k[0] = 60.0 + number
+    messages = [m for i, m in enumerate(messages) if i not in (places[0], places[2], places[4])]
+    record(tmp_path / "bag", messages)
+    focal = [frame.intrinsics.fx for frame in BagSource(tmp_path / "bag")]
+    assert focal == [61.0, 61.0, 61.0, 63.0, 63.0]
+
+
+def test_a_bag_without_camera_info_loses_every_frame_under_its_reason(tmp_path):
+    messages = base_messages()
+    places = infos_of(messages)
+    messages = [m for i, m in enumerate(messages) if i not in places[1:]]
+    messages[places[0]] = (*messages[places[0]][:3], b"\x00\x01\x00\x00short")
+    record(tmp_path / "bag", messages)
+    source = BagSource(tmp_path / "bag")
+    assert list(source) == []
+    assert source.dropped == {FrameReason.NO_INFO: 5, FrameReason.CORRUPT: 1}
+
+
+def test_a_region_of_interest_and_binning_are_read(tmp_path):
+    messages = base_messages()
+    for place in infos_of(messages):
+        content = messages[place][3]
+        content.k[2], content.k[5] = content.k[2] + 40, content.k[5] + 20
+        content.k[:6] *= 2
+        content.width, content.height, content.binning_x, content.binning_y = 256, 192, 2, 2
+        content.roi.x_offset, content.roi.y_offset = 80, 40
+        content.roi.width, content.roi.height = 128, 96
+    record(tmp_path / "bag", messages)
+    assert_same_frames(list(BagSource(tmp_path / "bag")), FRAMES)
+
+
+def test_rectified_images_are_not_undistorted_again(tmp_path):
+    messages = base_messages()
+    for place in infos_of(messages):
+        messages[place][3].d = np.array([-0.3, 0.1, 0.0, 0.0, 0.0])
+    record(tmp_path / "bag", messages)
+    rectified = BagSource(tmp_path / "bag", config=from_flat({"camera.rectified": True}))
+    assert_same_frames(list(rectified), FRAMES)
+    raw = next(iter(BagSource(tmp_path / "bag")))
+    assert np.abs(raw.rgb.astype(int) - FRAMES[0].rgb).max() > 5
+
+
+def test_a_parameter_file_makes_calibrate_and_analyze_read_rectified_images(tmp_path):
+    messages = base_messages()
+    for place in infos_of(messages):
+        content = messages[place][3]
+        content.d = np.array([-0.3, 0.1, 0.0, 0.0, 0.0])
+        content.p[0], content.p[5], content.p[2], content.p[6] = 58.0, 57.0, 31.0, 23.0
+    record(tmp_path / "bag", messages)
+    file = tmp_path / "agent.yaml"
+    file.write_text("/**:\n  ros__parameters:\n    camera: {rectified: true}\n")
+    for frame in open_frames(str(tmp_path / "bag"), load_config(file)):
+        k = frame.intrinsics
+        assert (k.fx, k.fy, k.cx, k.cy) == (58.0, 57.0, 31.0, 23.0)
+        np.testing.assert_array_equal(frame.rgb, FRAMES[0].rgb)
+        break
+
+
+@pytest.mark.parametrize("topic", [RGB, DEPTH, CAMERA_INFO, "/odom"])
+def test_leading_slashes_of_frames_are_not_compared(tmp_path, topic):
+    messages = base_messages()
+    for name, _, _, content in messages:
+        if name == topic:
+            content.header.frame_id = "/" + content.header.frame_id
+    record(tmp_path / "bag", messages)
+    source = BagSource(tmp_path / "bag", config=from_flat({"world_frame": "/map"}))
+    assert_same_frames(list(source), FRAMES)
+    assert source.dropped == {}
+
+
+def test_odometry_of_another_child_is_refused_as_the_node_does(tmp_path):
+    record(tmp_path / "bag", base_messages())
+    assert (
+        len(list(BagSource(tmp_path / "bag", config=from_flat({"pose_child_frame": "/base_link"}))))
+        == 5
+    )
+    with pytest.raises(SourceError, match="child_frame_id 'base_link', pose_child_frame is 'cam'"):
+        list(BagSource(tmp_path / "bag", config=from_flat({"pose_child_frame": "cam"})))
+
+
+def test_poses_without_a_frame_are_named(tmp_path):
+    messages = base_messages()
+    for name, _, _, content in messages:
+        if name == "/odom":
+            content.header.frame_id = ""
+    record(tmp_path / "bag", messages)
+    with pytest.raises(SourceError, match=r"/odom leaves header\.frame_id empty") as caught:
+        list(BagSource(tmp_path / "bag"))
+    assert "Set world_frame" not in str(caught.value)
+
+
 def test_a_foreign_world_frame_is_named(tmp_path):
     record(tmp_path / "bag", base_messages())
-    with pytest.raises(SourceError, match=r"poses in map, none in world_frame 'odom'"):
+    with pytest.raises(SourceError, match=r"/odom is in frame 'map', world_frame is 'odom'"):
         list(BagSource(tmp_path / "bag", config=from_flat({"world_frame": "odom"})))
 
 
 def test_a_missing_or_broken_bag_is_named(tmp_path):
-    with pytest.raises(SourceError, match="cannot read"):
+    with pytest.raises(SourceError, match="no bag at"):
         BagSource(tmp_path / "nowhere")
     with pytest.raises(SourceError, match=r"metadata\.yaml"):
         BagSource(tmp_path)

@@ -143,6 +143,16 @@ def test_a_corrupt_image_is_counted_and_the_rest_is_read(tmp_path, frames):
     }
 
 
+def poses_as_npy(folder):
+    for path in (folder / "poses").iterdir():
+        path.rename(path.with_suffix(".npy"))
+
+
+def empty_depth(folder):
+    for path in (folder / "depth").iterdir():
+        path.unlink()
+
+
 def break_nothing_there(folder):
     for name in ("rgb", "depth", "poses"):
         for path in (folder / name).iterdir():
@@ -152,10 +162,11 @@ def break_nothing_there(folder):
 BREAKS = {
     "no camera matrix": (lambda d: (d / "K.txt").unlink(), "--intrinsics"),
     "no depth": (lambda d: (d / "depth").rename(d / "d"), "no folder depth/"),
-    "one pose too few": (lambda d: (d / "poses" / "3.txt").unlink(), "4 depth images and 3 poses"),
     "pose not 4x4": (lambda d: (d / "poses" / "0.txt").write_text("1 2 3"), "4x4"),
-    "pose of words": (lambda d: (d / "poses" / "0.txt").write_text("a b"), "0.txt is not a matrix"),
+    "pose of words": (lambda d: (d / "poses" / "0.txt").write_text("a b"), "0.txt line 1: `a b`"),
     "K of another shape": (lambda d: (d / "K.txt").write_text("1 2 3"), "fx fy cx cy"),
+    "poses as npy": (poses_as_npy, r"poses holds 4 \.npy; poses must be 4x4 \.txt"),
+    "empty depth": (empty_depth, "holds no frame: 4 colour, 0 depth, 4 pose files"),
     "empty": (break_nothing_there, "no frame"),
     "unknown": (lambda d: (d / "poses").rename(d / "p"), "none of the known layouts"),
 }
@@ -191,7 +202,10 @@ def test_options_out_of_range(tmp_path, frames):
     (tmp_path / "K.txt").write_text(K_TEXT)
     for options in (
         FolderOptions(depth_scale=0.0),
+        FolderOptions(depth_scale=float("inf")),
         FolderOptions(fps=-1.0),
+        FolderOptions(fps=1e-300),
+        FolderOptions(fps=float("nan")),
         FolderOptions(layout="kitti"),
     ):
         with pytest.raises(SourceError):

@@ -135,6 +135,49 @@ def test_units_check_alone():
     )
 
 
+MARKED = {
+    "16UC1": (3000, 65535, "<u2"),
+    "mono16": (3000, 65535, "<u2"),
+    "32FC1 far plane": (3.0, 1000.0, "<f4"),
+    "32FC1 far plane at 100": (3.0, 100.0, "<f4"),
+    "32FC1 inf": (3.0, np.inf, "<f4"),
+    "32FC1 largest": (3.0, 3.4e38, "<f4"),
+}
+
+
+@pytest.mark.parametrize("share", [0.33, 0.66, 0.98])
+@pytest.mark.parametrize("name", MARKED)
+def test_marks_for_no_reading_are_none_and_prove_no_unit(name, share):
+    """They refused a frame as wrong units, or stayed as a wall at 65 m."""
+    reading, mark, dtype = MARKED[name]
+    values = np.full((10, 200), reading, dtype)
+    values[:, : round(share * 200)] = mark
+    encoding = name.split()[0]
+    out = decode_depth(RawImage(10, 200, encoding, 0, values.strides[0], values.tobytes()), LIMITS)
+    np.testing.assert_array_equal(np.isnan(out), values == mark)
+    assert float(np.nanmax(np.abs(out - 3.0))) < 1e-3
+
+
+def test_65535_in_files_and_compressed_depth():
+    values = np.full((4, 4), 15000, np.uint16)
+    values[0] = 65535  # 13.1 m in TUM's units, within max_m
+    out = depth_from_units(values, 5000.0, 0.0, 100.0)
+    np.testing.assert_array_equal(np.isnan(out), values == 65535)
+    data = struct.pack("<iff", 0, 0.0, 0.0) + encoded(values, "PNG")
+    wide = DepthConfig(min_m=0.1, max_m=70.0)
+    out = decode_compressed_depth(data, "16UC1; compressedDepth png", wide)
+    np.testing.assert_array_equal(np.isnan(out), values == 65535)
+
+
+def test_mixed_up_units_are_refused_beside_marks():
+    """Millimetres as metres with a mark, and with one stray reading that would be plausible."""
+    values = np.linspace(1500, 4000, 400).astype("<f4").reshape(20, 20)
+    values[:5] = 65535.0
+    values[19, 19] = 2.0
+    with pytest.raises(FrameError, match="metres and millimetres"):
+        decode_depth(RawImage(20, 20, "32FC1", 0, 80, values.tobytes()), LIMITS)
+
+
 def test_too_little_depth_is_refused():
     depth = np.full((10, 10), np.nan, np.float32)
     depth[0, :5] = 1
@@ -187,6 +230,75 @@ def test_compressed_depth_of_floats_is_dequantised():
     out = decode_compressed_depth(data, "32FC1; compressedDepth", LIMITS)
     assert np.isnan(out[0, 0])
     np.testing.assert_allclose(out.ravel()[1:], depth.ravel()[1:], rtol=6e-3)
+
+
+HEADER = struct.pack("<iff", 0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize("header", [b"", HEADER], ids=["bare", "header"])
+@pytest.mark.parametrize(
+    "format",
+    [
+        "16UC1; compressedDepth",
+        "16UC1; compressedDepth png",
+        "mono16; compressedDepth png",
+        "16UC1; png compressed ",
+        "16UC1; png compressed 16UC1",
+        "16uc1;PNG",
+        "mono16; png compressed ",
+        "png",
+        "image/png",
+    ],
+)
+def test_every_16_bit_png_is_read(header, format):
+    """A Python publisher sends it without the header; the plain transport under other words."""
+    out = decode_compressed_depth(header + encoded(MM, "PNG"), format, LIMITS)
+    np.testing.assert_array_equal(out, np.where(MM > 0, MM / np.float32(1000), np.float32(np.nan)))
+
+
+JPEG_DEPTH = encoded((MM // 64).astype(np.uint8), "JPEG")
+
+
+@pytest.mark.parametrize(
+    ("data", "format", "words"),
+    [
+        (HEADER + b"\x18" * 40, "16UC1; compressedDepth rvl", "is rvl"),
+        (HEADER + b"\x18" * 40, "32FC1; compressedDepth RVL", "is rvl"),
+        (JPEG_DEPTH, "16UC1; jpeg compressed ", "is jpeg"),
+        (JPEG_DEPTH, "jpeg", "is jpeg"),
+        (JPEG_DEPTH, "16UC1; compressedDepth png", "holds a JPEG"),
+        (HEADER + JPEG_DEPTH, "16UC1; compressedDepth", "holds a JPEG"),
+        (encoded(MM, "PNG"), "32FC1; tiff compressed", "is tiff"),
+        (encoded(MM, "PNG"), "16UC1; zstd", "'16UC1; zstd' is not known"),
+        (encoded(MM, "PNG"), "8UC1; png compressed", "is not known"),
+        (encoded(MM, "PNG"), "", "'' is not known"),
+        (encoded(MM, "PNG"), "; png", "is not known"),
+    ],
+)
+def test_other_compressed_depth_names_the_parameter_that_switches_to_png(data, format, words):
+    refused(
+        FrameReason.BAD_ENCODING, decode_compressed_depth, data, format, LIMITS,
+        match=f"{words}.*compressedDepth.format to png",
+    )  # fmt: skip
+
+
+def test_floats_without_the_header_have_no_scale():
+    refused(
+        FrameReason.CORRUPT, decode_compressed_depth, encoded(MM, "PNG"),
+        "32FC1; compressedDepth png", LIMITS, match="lacks its 12-byte header",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("data", [b"", b"\x00" * 40, HEADER + b"noise" * 9, b"GIF89a" + b"x" * 40])
+def test_no_text_holds_the_address_of_an_object(data):
+    for decode, format in ((decode_compressed_color, "jpeg"), (decode_compressed_color, "png")):
+        with pytest.raises(FrameError) as caught:
+            decode(data, format)
+        assert "object at" not in str(caught.value)
+    with pytest.raises(FrameError) as caught:
+        decode_compressed_depth(data, "16UC1; compressedDepth", LIMITS)
+    assert "object at" not in str(caught.value)
+    assert "0x" not in str(caught.value)
 
 
 def refused(reason, function, *arguments, match=None):

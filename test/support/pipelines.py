@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +31,14 @@ def configured(model: Path, **settings: Any) -> AgentConfig:
     return from_flat(flat | settings)
 
 
-def start(model: Path, num_frames: int = len(ROOM.frames), **settings: Any) -> Ada3DPipeline:
-    """A loaded pipeline that has seen the first frames of the room."""
-    pipeline = Ada3DPipeline(configured(model, **settings))
+def start(
+    model: Path,
+    num_frames: int = len(ROOM.frames),
+    now: Callable[[], float] = time.perf_counter,
+    **settings: Any,
+) -> Ada3DPipeline:
+    """A loaded pipeline that has seen the first frames of the room; now: its clock."""
+    pipeline = Ada3DPipeline(configured(model, **settings), now=now)
     pipeline.check()
     pipeline.load()
     for frame in ROOM.frames[:num_frames]:

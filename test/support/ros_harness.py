@@ -170,7 +170,9 @@ class Harness:
         if topic not in self.publishers:
             qos = QoSProfile(depth=50, reliability=self.reliability)
             self.publishers[topic] = self.peer.create_publisher(message_type, topic, qos)
-            wait_until(lambda: self.publishers[topic].get_subscription_count() > 0, 5.0)
+            # Both have found each other: what is sent before is lost. Not every test has a reader.
+            found = self.publishers[topic].get_subscription_count
+            wait_until(lambda: found() > 0 and self.node.count_publishers(topic) > 0, 5.0)
         return self.publishers[topic]
 
     def publish_frame(self, stamp_ns: int, x_m: float = 0.0, **changes: Any) -> None:
@@ -189,13 +191,12 @@ class Harness:
         for index in range(num_keyframes):
             self.publish_frame((first_s + index) * 1_000_000_000, x_m=0.5 * index)
             assert wait_until(
-                lambda n=index + 1: self.node.pipeline.scene_state().num_keyframes >= n
+                lambda n=index + 1: self.node.pipeline.scene_state().num_keyframes >= n, 60.0
             ), self.why_no_keyframe()
 
     def why_no_keyframe(self) -> str:
         scene = self.node.pipeline.scene_state() if self.node.pipeline else None
-        inputs = self.node.inputs.missing() if self.node.inputs else "inputs closed"
-        return f"{scene} {inputs} {self.node.state_and_detail()} {self.node.inference.last_error}"
+        return f"{scene} {self.node.state_and_detail()} {self.node.inference.last_error}"
 
     def drops(self) -> dict[str, int]:
         return {reason.value: n for reason, n in self.node.drops.snapshot().items() if n}

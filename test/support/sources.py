@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = "ada3d_ros"
@@ -14,6 +17,16 @@ def files_under(*folders: str) -> Iterator[tuple[str, Path]]:
     for folder in folders:
         for file in sorted((ROOT / folder).rglob("*.py")):
             yield str(file.relative_to(ROOT)), file
+
+
+def load(path: Path) -> ModuleType:
+    """A tool of the checkout, which is in no package."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)  # dataclasses ask there
+    spec.loader.exec_module(module)
+    return module
 
 
 def report(problems: Iterable[str]) -> None:

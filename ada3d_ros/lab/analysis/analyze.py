@@ -229,7 +229,8 @@ class Analysis:
         return {
             "kind": KIND,
             "model": info.path.resolve().name,
-            "sha256": self.info.sha256,
+            "sha256": self.info.sha256.split()[0],  # of the weights
+            "revision_sha256": self.info.sha256,  # tower and head besides
             "random_weights": info.config.random_weights,
             "num_layers": model.decoder.config.num_layers,
             "precision": str(model.decoder.dtype).removeprefix("torch."),

@@ -229,7 +229,8 @@ def main(argv: Sequence[str]) -> int:
         check_writable(options.out, "--out")
         questions = read_questions(options.questions)
         loaded, info, config = load_for(options, **settings)
-        calibration = calibrate(loaded, info.sha256, options.sources, questions, config)
+        weights = info.sha256.split(" head:")[0]  # the head changes no attention
+        calibration = calibrate(loaded, weights, options.sources, questions, config)
         path, decoder = write_calibration(options.out, calibration), loaded.model.decoder
         print(
             describe(

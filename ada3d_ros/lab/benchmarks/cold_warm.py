@@ -74,7 +74,7 @@ def run_shape(
     settings = BenchSettings.from_options(shape, options, device, cpu_repetitions=3)
     decoder, model = make_model(shape, device, settings.dtype)
     scene = settings.make_scene(max(shape.spatial))
-    bench = _ColdWarmBench(decoder, model, scene, settings.seed)
+    bench = ColdWarmBench(decoder, model, scene, settings.seed)
 
     # Times of something that computes another thing would mean nothing.
     checks = bench.check()
@@ -94,7 +94,7 @@ def run_shape(
     return results
 
 
-class _ColdWarmBench:
+class ColdWarmBench:
     """One scene and one question about it, cold and warm, pruned and not."""
 
     def __init__(
@@ -162,7 +162,7 @@ class _ColdWarmBench:
     def measure(self, repetitions: int, label: str) -> dict[str, Any]:
         """All variants interleaved."""
         warm_ups = 1 if self.device.type == "cuda" else 0
-        times = interleaved(self._variants(), repetitions, self.device, warm_ups, label)
+        times = interleaved(self.variants(), repetitions, self.device, warm_ups, label)
         spreads = {
             name: ratio_of(times[variant], times[base], self.device)
             for name, (variant, base) in MEASURED_RATIOS.items()
@@ -176,7 +176,7 @@ class _ColdWarmBench:
             **self._milliseconds(times),
         }
 
-    def _variants(self) -> dict[str, Callable[[], Any]]:
+    def variants(self) -> dict[str, Callable[[], Any]]:
         warm_pruned = functools.partial(self.warm, "adatoken3d")
         return {
             "cold": self.cold,

@@ -22,6 +22,8 @@ from geometry_msgs.msg import PoseStamped
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, Image
 
+from ada3d_ros.config import as_options
+from ada3d_ros.lab.command_line import add_model_folders, model_folders
 from ada3d_ros.lab.results import write_results
 from ada3d_ros.msg import AgentStatus
 from ada3d_ros.ros.conversions import ns_to_time
@@ -175,9 +177,10 @@ def _summary(times_ms: list[float]) -> dict[str, float]:
 
 def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """The whole measurement. Raises PeerError if the node does not come up."""
-    model = options.model or make_random_model(folder / "random")
+    own = {} if options.model else {"model.path": str(make_random_model(folder / "random"))}
     parameters = {
-        "model.path": model,
+        **own,
+        **model_folders(options),
         "input.max_rate_hz": options.max_rate_hz,
         "generation.timeout_sec": 120.0,
     }
@@ -200,7 +203,7 @@ def main(args: Sequence[str]) -> int:
         " drops, service latency.",
     )
     add = parser.add_argument
-    add("--model", type=Path, help="checkpoint folder (default: a small one with random weights)")
+    add_model_folders(add, "a small one with random weights")
     add(
         "--max-rate-hz",
         type=float,
@@ -224,7 +227,7 @@ def main(args: Sequence[str]) -> int:
         try:
             results = run(options, Path(folder))
         except PeerError as error:
-            print(f"ada3d bench-node: {error}", file=sys.stderr)
+            print(f"ada3d bench-node: {as_options(str(error))}", file=sys.stderr)
             return 1
 
     _print(results["frames"], results["services"])

@@ -43,8 +43,9 @@ def clean_answer(text: str) -> str:
 
     Lower case but `TV`, few marks, numbers as words, known misspellings mended, no articles.
     """
-    # Lower case, single blanks, marks removed.
-    text = re.sub(" {2,}", " ", text.lower().strip(" "))
+    # Lower case, no blanks around it (nor before a final newline), single ones inside, no marks.
+    text = re.sub(" +$", "", text.lower()).lstrip(" ")
+    text = re.sub(" {2,}", " ", text)
     text = re.sub(r"\.[ ]{2,}", ". ", text)
     text = re.sub(r"[^a-zA-Z0-9,'\s\-:]+", "", text)
 

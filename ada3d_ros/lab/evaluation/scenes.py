@@ -7,6 +7,7 @@ keyframe buffer and views; only their source differs.
 from __future__ import annotations
 
 import argparse
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from ada3d_ros.config import AgentConfig, from_flat, load_config
 from ada3d_ros.engine.token_selection import ChosenTokens, choose_tokens
 from ada3d_ros.errors import SourceError
 from ada3d_ros.geometry.voxel import voxel_coords, voxel_ids
+from ada3d_ros.lab.command_line import add_model_folders, model_folders
 from ada3d_ros.lab.world.generated import generate_room
 from ada3d_ros.model.checkpoint import LoadedModel
 from ada3d_ros.model.llava3d import to_device
@@ -24,13 +26,17 @@ from ada3d_ros.model.prompt import check_question, parse_coordinates, render_que
 from ada3d_ros.model.spatial import sample_patch_points
 from ada3d_ros.model.startup import open_model
 from ada3d_ros.pruning.policy import Policy
+from ada3d_ros.scene.floor import stand_on_floor
 from ada3d_ros.scene.keyframes import KeyframeBuffer
 from ada3d_ros.scene.views import build_multiview
 from ada3d_ros.sources.bag import BagSource
+from ada3d_ros.sources.bag_reader import is_bag
 from ada3d_ros.sources.folder import FolderSource
 from ada3d_ros.types import ModelInfo, MultiViewInput, PromptSequence, RgbdFrame, SpatialTokens
 
-SOURCE_HELP = "a rosbag2 folder, a posed RGB-D folder, or room:SEED for a generated room"
+logger = logging.getLogger(__name__)
+
+SOURCE_HELP = "a rosbag2 folder or file, a posed RGB-D folder, or room:SEED for a generated room"
 DEFAULT_QUESTIONS = (
     "What is in the room?",
     "How many chairs are there?",
@@ -43,10 +49,10 @@ DEFAULT_QUESTIONS = (
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Scene:
-    """One scene ready to be asked about.
+    """One scene ready to be asked about, moved to the floor height that the model wants.
 
     patch_token (V, P) int64: the spatial token that each patch of each view went into, -1 where it
-    has no depth or its token fell to the cap.
+    has no depth or its token fell to the cap; floor_z_m: by how much the world was moved down.
     """
 
     name: str
@@ -54,6 +60,7 @@ class Scene:
     views: MultiViewInput
     tokens: SpatialTokens
     patch_token: torch.Tensor
+    floor_z_m: float = 0.0
 
 
 def open_frames(source: str, config: AgentConfig) -> Iterable[RgbdFrame]:
@@ -62,11 +69,9 @@ def open_frames(source: str, config: AgentConfig) -> Iterable[RgbdFrame]:
     if kind == "room" and (seed.isdigit() or not seed):
         return generate_room(int(seed or 0), level=2, split="val").frames
     path = Path(source)
-    if not path.is_dir():
-        raise SourceError(f"{source} is not a folder; give {SOURCE_HELP}.")
-    return (
-        BagSource(path, config=config) if (path / "metadata.yaml").is_file() else FolderSource(path)
-    )
+    if not path.exists():
+        raise SourceError(f"{source} is not a folder or file; give {SOURCE_HELP}.")
+    return BagSource(path, config=config) if is_bag(path) else FolderSource(path)
 
 
 @torch.inference_mode()
@@ -76,12 +81,16 @@ def read_scene(loaded: LoadedModel, source: str, config: AgentConfig) -> Scene:
     Raises SourceError, or NoFramesError without usable depth.
     """
     # The frames that the node would keep.
-    buffer = KeyframeBuffer(config.keyframe)
-    for frame in open_frames(source, config):
+    buffer = KeyframeBuffer(config.keyframe, config.world.floor_z)
+    opened = open_frames(source, config)
+    for frame in opened:
         buffer.offer(frame)
-    frames = tuple(keyframe.frame for keyframe in buffer.keyframes)
+    floor_z_m = loaded.model.floor_of(buffer.snapshot().floor.z_m)
+    frames = tuple(stand_on_floor(buffer.snapshot().frames, floor_z_m))
     if not frames:
-        raise SourceError(f"{source} has no frame that could become a keyframe.")
+        dropped = getattr(opened, "dropped", None)
+        reasons = f": {'; '.join(dropped.lines())}" if dropped else "."
+        raise SourceError(f"{source} has no frame that could become a keyframe{reasons}")
 
     # Views at the tower's size, encoded and pooled.
     model, vision = loaded.model, loaded.model.config.vision
@@ -90,7 +99,8 @@ def read_scene(loaded: LoadedModel, source: str, config: AgentConfig) -> Scene:
     )
     tokens = model.build_spatial_tokens(model.encode_views(views.pixels), views)
     name = Path(source).name or source
-    return Scene(name, frames, views, tokens, _patch_tokens(loaded, views, tokens))
+    patch_token = _patch_tokens(loaded, views, tokens)
+    return Scene(name, frames, views, tokens, patch_token, floor_z_m)
 
 
 def _patch_tokens(
@@ -119,7 +129,8 @@ def scene_prompt(
     loaded: LoadedModel, scene: Scene, question: str, policy: Policy, conversation: str = "llava_v1"
 ) -> tuple[PromptSequence, ChosenTokens]:
     """The prompt of one question about a scene, after the policy's selection before the LLM."""
-    model, (text, points) = loaded.model, parse_coordinates(question)
+    model, (text, clicked) = loaded.model, parse_coordinates(question)
+    points = [(x, y, round(z - scene.floor_z_m, 3)) for x, y, z in clicked]
     ids = loaded.tokenizer.encode(render_question(text, conversation))
     chosen = choose_tokens(model, scene.tokens, policy, loaded.tokenizer.encode(question)[1:])
     embeds, clicks = model.project(chosen.tokens.features), model.encode_clicks(points)
@@ -127,9 +138,11 @@ def scene_prompt(
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """--model, --device, --precision, --config, --questions: of every verb that runs a model."""
+    """--model, --vision-path, --device, --precision, --config, --questions: of every verb that runs
+    a model.
+    """
     add = parser.add_argument
-    add("--model", type=Path, required=True, help="folder of the checkpoint (official layout)")
+    add_model_folders(add, required=True)
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N (default auto)")
     add("--precision", default="auto", help="auto, fp32, bf16 or fp16 (default auto)")
     add(
@@ -152,13 +165,16 @@ def load_for(
     Raises Ada3DError.
     """
     given = {
-        "model.path": str(options.model),
+        **model_folders(options),
         "model.device": options.device,
         "model.precision": options.precision,
     }
     base = load_config(options.config) if getattr(options, "config", None) else None
     config = from_flat(given | settings, base)
-    return *open_model(config.model), config
+    loaded, info = open_model(config.model)
+    for note in loaded.info.notes:  # the node says them when it checks
+        logger.warning(note)
+    return loaded, info, config
 
 
 def read_questions(path: Path | None) -> Sequence[str]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,11 @@ import torch
 from tqdm import tqdm
 
 from ada3d_ros.config import AgentConfig, from_flat
+from ada3d_ros.engine.emitted_text import raise_coordinates
 from ada3d_ros.errors import ConfigError
 from ada3d_ros.geometry.boxes import iou_axis_aligned
 from ada3d_ros.lab.benchmarks.spread import plain
-from ada3d_ros.lab.command_line import check_writable, run_verb
+from ada3d_ros.lab.command_line import add_model_folders, check_writable, run_verb
 from ada3d_ros.lab.evaluation.metrics import IOU_PERCENT, exact_match, is_found
 from ada3d_ros.lab.evaluation.tally import Tally, format_table, summary
 from ada3d_ros.lab.results import write_results
@@ -35,6 +36,7 @@ from ada3d_ros.lab.world.render import render
 from ada3d_ros.lab.world.rooms import CATEGORIES, COLORS, make_rooms
 from ada3d_ros.model.startup import embedded_model_path
 from ada3d_ros.pipeline import Ada3DPipeline
+from ada3d_ros.scene.floor import stand_on_floor
 from ada3d_ros.types import Box3D, Question, RgbdFrame
 
 # The kinds of question that every room is asked, in turn.
@@ -57,12 +59,14 @@ POSSIBLE_ANSWERS = {
 NOT_SCANQA = ("caption", "relation")  # Scan2Cap's and SQA3D's, as world/export sorts them
 MAX_NEW_TOKENS = 12
 ROOMS_AT_ONCE = 8
+MAX_FLOOR_M = 1000.0  # from the origin
 SEEDS_APART = 100_000  # --seed S takes the rooms S * 100000 and up
 
 
 @dataclass(frozen=True, slots=True)
 class RoomSelection:
-    """Which rooms are asked about. shuffle: the questions of room i about the views of room i + 1.
+    """Which rooms are asked about. shuffle: the questions of room i about the views of room i + 1;
+    floor_z_m: where the rooms are moved to, views and boxes alike.
 
     Raises ConfigError where the numbers name no rooms.
     """
@@ -72,6 +76,7 @@ class RoomSelection:
     scenes: int = 200
     level: int = 1
     shuffle: bool = False
+    floor_z_m: float = 0.0
 
     def __post_init__(self) -> None:
         least = 2 if self.shuffle else 1
@@ -79,6 +84,8 @@ class RoomSelection:
             raise ConfigError(f"--scenes {self.scenes}: at least {least}, at most {SEEDS_APART}.")
         if self.seed < 0:
             raise ConfigError(f"--seed {self.seed}: 0 or more.")
+        if not abs(self.floor_z_m) <= MAX_FLOOR_M:  # NaN, too
+            raise ConfigError(f"--floor-z {self.floor_z_m}: within +-{MAX_FLOOR_M:g} m.")
 
     def room_seeds(self) -> torch.Tensor:
         """(scenes,) int64 seeds of `make_rooms`."""
@@ -96,10 +103,12 @@ def open_pipeline(
     keep: float | None,
     weights: str = "full",
     cache_mode: str = "cached",
+    vision_path: Path | None = None,
 ) -> Ada3DPipeline:
     """The pipeline that takes every view as a keyframe. Raises ConfigError, ModelError."""
     values: dict[str, Any] = {
         "model.path": str(model),
+        "model.vision_path": str(vision_path or ""),
         "pruning.strategy": strategy,
         "keyframe.min_translation_m": 0.0,
         "keyframe.min_rotation_deg": 0.0,
@@ -190,7 +199,7 @@ class _Room:
     boxes: dict[int, Box3D]
 
 
-def _rooms(selection: RoomSelection, side: int) -> Iterator[_Room]:
+def rooms_of(selection: RoomSelection, side: int) -> Iterator[_Room]:
     """The selected rooms in views of side px, rendered a few at a time."""
     for seeds in selection.room_seeds().split(ROOMS_AT_ONCE):
         rooms = make_rooms(selection.split, seeds, selection.level)
@@ -198,7 +207,18 @@ def _rooms(selection: RoomSelection, side: int) -> Iterator[_Room]:
         for b, graph in enumerate(graphs(rooms)):
             numbers = (thing.number for thing in graph.things)
             boxes = dict(zip(numbers, true_boxes(rooms, b), strict=True))
-            yield _Room(frames_of(rooms, views, b), questions_of(graph, int(seeds[b])), boxes)
+            room = _Room(frames_of(rooms, views, b), questions_of(graph, int(seeds[b])), boxes)
+            yield _moved_up(room, selection.floor_z_m) if selection.floor_z_m else room
+
+
+def _moved_up(room: _Room, by_m: float) -> _Room:
+    """The room with all that is told of it in a world whose floor lies at by_m."""
+    up = np.array([0.0, 0.0, by_m])
+    return _Room(
+        tuple(stand_on_floor(room.frames, -by_m)),
+        [replace(asked, text=raise_coordinates(asked.text, by_m)) for asked in room.questions],
+        {number: replace(box, center_m=box.center_m + up) for number, box in room.boxes.items()},
+    )
 
 
 def evaluate(pipeline: Ada3DPipeline, selection: RoomSelection) -> dict[str, Any]:
@@ -208,7 +228,7 @@ def evaluate(pipeline: Ada3DPipeline, selection: RoomSelection) -> dict[str, Any
     """
     tally, started = Tally(), time.perf_counter()
     previous: _Room | None = None
-    rooms = _rooms(selection, pipeline.view_side)
+    rooms = rooms_of(selection, pipeline.view_side)
     for room in tqdm(rooms, total=selection.scenes, desc="rooms", mininterval=2):
         # Shuffled, the first room's views answer nothing.
         about, previous = (previous if selection.shuffle else room), room
@@ -222,6 +242,7 @@ def evaluate(pipeline: Ada3DPipeline, selection: RoomSelection) -> dict[str, Any
         "level": selection.level,
         "split": selection.split,
         "shuffled": selection.shuffle,
+        "floor_z_m": selection.floor_z_m,
         "seconds": seconds,
         "seconds_per_question": seconds / max(tally.asked, 1),
     }
@@ -238,7 +259,7 @@ def _parser() -> argparse.ArgumentParser:
     add = synthetic.add_argument
     add("--seed", type=int, default=0, help="which rooms (default 0)")
     add("--scenes", type=int, default=200, help="how many rooms (default 200)")
-    add("--model", type=Path, help="checkpoint folder (default: the embedded model)")
+    add_model_folders(add, "the embedded model")
     add("--strategy", default="none", help="pruning strategy (default none)")
     add("--keep", type=float, help="keep ratio of the strategy")
     add(
@@ -251,6 +272,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--level", type=int, default=1, choices=(1, 2), help="of the rooms (default 1)")
     add("--split", default="test", choices=("val", "test"), help="of the rooms (default test)")
     add("--shuffle-scenes", action="store_true", help="ask about another room's views")
+    add(
+        "--floor-z",
+        type=float,
+        default=0.0,
+        metavar="M",
+        help="move the rooms up by this many metres (default 0)",
+    )
     add("--threads", type=int, default=1, help="CPU threads (default 1)")
     add(
         "--export",
@@ -278,7 +306,12 @@ def _run(options: argparse.Namespace) -> None:
     """`ada3d eval synthetic` with parsed options."""
     # Options that contradict each other are refused before anything is loaded.
     selection = RoomSelection(
-        options.split, options.seed, options.scenes, options.level, options.shuffle_scenes
+        options.split,
+        options.seed,
+        options.scenes,
+        options.level,
+        options.shuffle_scenes,
+        options.floor_z,
     )
     if options.threads < 1:
         raise ConfigError(f"--threads {options.threads}: at least 1.")
@@ -296,13 +329,15 @@ def _run(options: argparse.Namespace) -> None:
         options.keep,
         options.weights,
         options.cache_mode,
+        options.vision_path,
     )
     torch.set_num_threads(options.threads)
     info, pruning = pipeline.info, pipeline.config.pruning
     assert info is not None
     results = evaluate(pipeline, selection) | {
         "model": info.name,
-        "sha256": info.sha256,
+        "sha256": info.sha256.split()[0],  # of the weights
+        "revision_sha256": info.sha256,  # tower and head besides
         "weights": options.weights,
         "cache_mode": options.cache_mode,
         "strategy": options.strategy,

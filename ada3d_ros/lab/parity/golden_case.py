@@ -18,7 +18,8 @@ from safetensors.torch import load_file
 
 from ada3d_ros.errors import SourceError
 from ada3d_ros.model.checkpoint import inspect_files, load_weights
-from ada3d_ros.model.config import DecoderConfig, LlavaConfig, VisionConfig
+from ada3d_ros.model.config import DecoderConfig, LlavaConfig
+from ada3d_ros.model.config_vision import read_vision_config
 from ada3d_ros.model.prompt import Tokenizer
 
 Tensors = dict[str, torch.Tensor]
@@ -77,7 +78,7 @@ def llava_config(data: Mapping[str, Any]) -> LlavaConfig:
         statistics = {name: mm[name] for name in ("image_mean", "image_std")}
         return LlavaConfig(
             decoder_config(data["llama"]),
-            VisionConfig.from_json(data["clip"] | statistics, mm["mm_vision_select_layer"]),
+            read_vision_config(data["clip"] | statistics, mm["mm_vision_select_layer"]),
             bool(mm.get("mm_video_tower")),
             mm["voxel_size"],
             mm["token_cap"],

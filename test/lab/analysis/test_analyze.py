@@ -246,7 +246,7 @@ def test_spread_leaves_out_what_is_missing() -> None:
     [
         (["--strategy", "adatokn3d"], "strategy"),
         (["--strategy", ","], "--strategy"),
-        (["--keep-ratio", "0.01"], "keep_ratio"),
+        (["--keep-ratio", "0.00001"], "keep_ratio"),
         (["--keep-ratio", "much"], "--keep-ratio 'much'"),
         (["--stride", "0"], "query_stride"),
         (["--figures", "1,5"], "--figures"),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from ada3d_ros.config import from_flat
 from ada3d_ros.lab.analysis import calibrate as verb
@@ -99,7 +101,6 @@ def test_random_weights_are_measured_for_real(
 
 def test_the_engine_measures_what_full_attention_has() -> None:
     """Attention written out, layer by layer, beside the production pass at stride 1."""
-    import torch
 
     from ada3d_ros.engine.information import measure_information
 
@@ -136,13 +137,23 @@ def test_patches_know_their_token(model: Path) -> None:
     assert np.allclose(prompt.xyz_m, scene.tokens.xyz_m)
 
 
+def test_a_place_in_a_question_is_moved_with_the_floor(model: Path) -> None:
+    loaded, _ = open_model(from_flat({"model.path": str(model)}).model)
+    policy = Policy.from_config(from_flat({"pruning.strategy": "none"}).pruning)
+    raised = read_scene(loaded, "room:2", from_flat({"world.floor_z": "1.0"}))
+    at_zero = dataclasses.replace(raised, floor_z_m=0.0)
+    prompt, _ = scene_prompt(loaded, raised, "Is it at [0, 1, 2]?", policy)
+    moved, _ = scene_prompt(loaded, at_zero, "Is it at [0, 1, 1]?", policy)
+    assert torch.equal(prompt.embeds, moved.embeds)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nowhere"], "nowhere is not a folder; give a rosbag2 folder"),
+        (["nowhere"], "nowhere is not a folder or file; give a rosbag2 folder"),
         (
             ["room:0", "--keep-ratio", "7"],
-            "pruning.keep_ratio = 7.0: out of range; allowed: 0.05 to 1",
+            "pruning.keep_ratio = 7.0: out of range; allowed: 0.0001 to 1",
         ),
         (["room:0", "--keep-ratio", "0.1"], "keep_ratio = 0.1 cannot be met on this decoder"),
         (["room:0", "--stride", "0"], "query_stride = 0: out of range"),

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 
+from ada3d_ros.engine.prefill import PrefillOutput
 from ada3d_ros.errors import ModelError
 from ada3d_ros.lab.benchmarks import cold_warm as bench_cold_warm
-from ada3d_ros.lab.benchmarks.models import BenchShape, make_model
+from ada3d_ros.lab.benchmarks.models import BenchSettings, BenchShape, make_model
 from ada3d_ros.lab.benchmarks.transformers_baseline import TransformersRival
 
 TINY = BenchShape("T", 256, 8, 320, (40,), low_precision=False)
@@ -48,6 +49,69 @@ def test_a_cache_that_is_off_is_refused(
     monkeypatch.setattr(bench_cold_warm, "prefill_question", wrong)
     with pytest.raises(ModelError, match="off the full prompt"):
         bench_cold_warm.run_shape(TINY, make_options(), torch.device("cpu"))
+
+
+def test_each_row_is_what_its_name_says(
+    make_options: Callable[..., argparse.Namespace], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cold ones pass the whole prompt, warm ones the question; pruned ones keep what they should;
+    the rows with all tokens of an answer end with them.
+    """
+    device = torch.device("cpu")
+    settings = BenchSettings.from_options(TINY, make_options(), device, cpu_repetitions=1)
+    decoder, model = make_model(TINY, device, torch.float32)
+    bench = bench_cold_warm.ColdWarmBench(decoder, model, settings.make_scene(40), 0)
+    passed: list[int] = []
+    outputs: list[PrefillOutput] = []
+    first = cast(torch.nn.Module, decoder.layers[0])
+    first.get_submodule("mlp").register_forward_hook(
+        lambda module, inputs, output: passed.append(inputs[0].shape[-2])
+    )
+
+    def noting(prefilled: PrefillOutput) -> PrefillOutput:
+        outputs.append(prefilled)
+        return prefilled
+
+    real_cold, real_warm = bench_cold_warm.prefill, bench_cold_warm.prefill_question
+    monkeypatch.setattr(bench_cold_warm, "prefill", lambda *a: noting(real_cold(*a)))
+    monkeypatch.setattr(bench_cold_warm, "prefill_question", lambda *a: noting(real_warm(*a)))
+
+    # Rows to the first token: the tokens that passed the first layer, and what each layer kept.
+    whole, question, layers = len(bench.prompt.positions), len(bench.scene.question), 8
+    for name, run in bench.variants().items():
+        passed.clear()
+        outputs.clear()
+        run()
+        if name == "build":
+            assert sum(passed) == whole - question
+            continue
+        if name == "total_transformers":
+            assert passed == []
+            continue
+        counts = outputs[0].counts
+        pruned = name.rpartition("_")[2] if "_" in name.removeprefix("total_") else ""
+        kept = sum(counts) / layers / 40
+        assert len(outputs) == 1, name
+        assert kept == pytest.approx(0.37, abs=0.08) if pruned else kept == 1.0, name
+        entered = outputs[0].next_positions[0]
+        assert entered == whole, name
+        decoded = sum(passed) - (whole if name.startswith("cold") else question)
+        assert decoded == (bench_cold_warm.ANSWER - 1 if name.startswith("total") else 0), name
+
+
+def test_each_ratio_divides_the_rows_it_names() -> None:
+    """What was measured over what it is compared with; of FLOPs and bytes, by hand."""
+    expected = {
+        "warm_ttft_over_cold": ("warm", "cold"),
+        "warm_pruned_ttft_over_cold": ("warm_adatoken3d", "cold"),
+        "pruned_prefill_over_full": ("cold_adatoken3d", "cold"),
+        "pdrop_prefill_over_full": ("cold_pdrop", "cold"),
+        "fastv_prefill_over_full": ("cold_fastv", "cold"),
+        "build_over_cold": ("build", "cold"),
+        "warm_total_over_transformers": ("total_warm", "total_transformers"),
+        "warm_pruned_total_over_transformers": ("total_warm_adatoken3d", "total_transformers"),
+    }
+    assert expected == bench_cold_warm.MEASURED_RATIOS
 
 
 def test_the_rival_shares_our_weights() -> None:

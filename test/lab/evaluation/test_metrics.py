@@ -40,6 +40,10 @@ def test_matches_are_the_recorded_ones(recorded: dict[str, Any]) -> None:
         assert list(exact_match(item["pred"], item["refs"][:1])) == item["sqa3d_em"], name
 
 
+def test_a_blank_before_a_final_newline_is_none() -> None:
+    assert exact_match("three\n", ["3 \n"]) == (True, True)
+
+
 def test_scores_over_all_items_are_the_evaluators(recorded: dict[str, Any]) -> None:
     items, scores = recorded["items"], recorded["scores"]
     predictions = [item["pred"] for item in items]
@@ -58,6 +62,10 @@ def test_scores_over_all_items_are_the_evaluators(recorded: dict[str, Any]) -> N
     [
         ("  The  red chair. ", "red chair"),
         ("3 chairs", "three chairs"),
+        ("3 \n", "three\n"),
+        ("  3   \n", "three\n"),
+        ("3 \n\n", "three \n\n"),
+        ("3 \n ", "three \n"),
         ("21", "21"),
         ("none", "zero"),
         ("A TV, on the letf", "TV, on left"),

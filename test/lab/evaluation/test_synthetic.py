@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -19,21 +21,24 @@ from ada3d_ros.lab.evaluation.metrics import wilson
 from ada3d_ros.lab.evaluation.synthetic import (
     ASKED,
     RoomSelection,
+    ask_room,
     evaluate,
     load_room,
     main,
     open_pipeline,
+    rooms_of,
 )
 from ada3d_ros.lab.evaluation.tally import METRICS, Tally, summary
 from ada3d_ros.lab.train.embedded import EMBEDDED_CONFIG
 from ada3d_ros.lab.world.generated import frames_of
 from ada3d_ros.lab.world.graph import graphs
-from ada3d_ros.lab.world.questions import make_questions
+from ada3d_ros.lab.world.questions import RoomQuestion, make_questions
 from ada3d_ros.lab.world.render import render
 from ada3d_ros.lab.world.rooms import make_rooms
 from ada3d_ros.model.grounding_head import GroundingHead, save_grounding_head
 from ada3d_ros.model.random_checkpoint import write_random_checkpoint
 from ada3d_ros.pipeline import Ada3DPipeline
+from ada3d_ros.types import Box3D, TokenUsage
 
 GROUNDING = {
     f"grounding_{group}_acc{percent}" for group in ("unique", "distractor") for percent in (25, 50)
@@ -251,3 +256,73 @@ def test_a_tally_counts() -> None:
     tally.add("x", 0.0, 0.25)
     assert np.mean(tally.right["x"]) == 0.5
     assert tally.chance["x"] == [0.5, 0.25]
+
+
+# -- the box that counts
+
+
+def box_at(x: float, score: float, size: float = 1.0) -> Box3D:
+    return Box3D(np.array([x, 0.0, 0.5]), np.full(3, size), score=score)
+
+
+def grounded(*found: Box3D, target: int | None = 0, unique: bool = True) -> Tally:
+    """The tally after one phrase that got these boxes; the true ones lie at 0, 3 and 6 m."""
+    answer = SimpleNamespace(boxes=found, tokens=TokenUsage(keep_ratio_achieved=1.0))
+    pipeline = SimpleNamespace(ground=lambda question: answer)
+    question = RoomQuestion(
+        kind="grounding", text="", answer="", phrase="the chair", target=target, unique=unique
+    )
+    tally, boxes = Tally(), {0: box_at(0.0, 1.0), 1: box_at(3.0, 1.0), 2: box_at(6.0, 1.0)}
+    ask_room(cast(Ada3DPipeline, pipeline), [question], boxes, tally)
+    return tally
+
+
+def test_the_box_of_the_best_score_counts_and_not_the_nearest() -> None:
+    nearest, best, unsure = box_at(0.0, 0.6), box_at(3.0, 0.9), box_at(0.0, math.nan)
+    for found in ([nearest, best], [best, nearest], [unsure, best], [best, unsure]):
+        tally = grounded(*found)
+        assert tally.ious == [0.0]
+        assert tally.right["grounding_unique_acc25"] == [0.0]
+    assert grounded(box_at(0.0, 0.9), box_at(3.0, 0.6)).ious == [1.0]
+    assert grounded(unsure).ious == [1.0]
+    assert grounded().ious == [0.0]
+
+
+@pytest.mark.parametrize(("shift", "acc25", "acc50"), [(0.3, 1, 1), (0.5, 1, 0), (0.7, 0, 0)])
+def test_a_box_is_right_from_its_overlap_on(shift: float, acc25: int, acc50: int) -> None:
+    """Unit cubes shifted by s overlap by (1 - s) / (1 + s): 0.54, 0.33 and 0.18."""
+    tally = grounded(box_at(shift, 0.9), unique=False)
+    assert tally.ious == [pytest.approx((1 - shift) / (1 + shift))]
+    assert tally.right["grounding_distractor_acc25"] == [acc25]
+    assert tally.right["grounding_distractor_acc50"] == [acc50]
+    assert tally.chance["grounding_distractor_acc25"] == [pytest.approx(1 / 3)]
+
+
+def test_a_box_for_what_is_absent_is_false() -> None:
+    assert grounded(box_at(0.0, 0.9), target=None).right["absent_false_box_rate"] == [1.0]
+    assert grounded(target=None).right["absent_false_box_rate"] == [0.0]
+
+
+def test_a_moved_room_is_moved_with_all_that_is_told_of_it() -> None:
+    """Views, true boxes and coordinates in questions, so that it scores as where it was."""
+    here, there = (
+        next(iter(rooms_of(RoomSelection(scenes=1, floor_z_m=z_m), 96))) for z_m in (0.0, -1.5)
+    )
+    for frame, moved in zip(here.frames, there.frames, strict=True):
+        assert moved.T_world_cam[:3, 3] - frame.T_world_cam[:3, 3] == pytest.approx([0, 0, -1.5])
+    for number, box in here.boxes.items():
+        assert there.boxes[number].center_m - box.center_m == pytest.approx([0, 0, -1.5])
+    heights = [
+        [float(text.split(",")[2].split("]")[0]) for text in texts if "[" in text]
+        for texts in ([asked.text for asked in room.questions] for room in (here, there))
+    ]
+    assert heights[0]
+    assert np.subtract(heights[1], heights[0]) == pytest.approx(-1.5)
+
+
+@pytest.mark.parametrize("floor_z", ["nan", "1e9", "-1001"])
+def test_a_room_is_not_moved_out_of_the_world(
+    floor_z: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["synthetic", "--floor-z", floor_z]) == 2
+    assert "--floor-z" in capsys.readouterr().err

@@ -1,7 +1,7 @@
 """Packed questions give the same states as each question prefilled alone, as the engine does."""
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -10,8 +10,8 @@ import torch
 from ada3d_ros.engine.prefill import prefill
 from ada3d_ros.grounding.from_text import GROUNDING_PROMPT
 from ada3d_ros.lab.train.embedded import corpus, feature_code, new_model
-from ada3d_ros.lab.train.objective import losses, run_packed
-from ada3d_ros.lab.train.packing import Packer, prompt_text
+from ada3d_ros.lab.train.objective import Packed, losses, run_packed
+from ada3d_ros.lab.train.packing import PackedQuestions, Packer, prompt_text
 from ada3d_ros.lab.train.run import planned_pruner
 from ada3d_ros.lab.train.tokens import (
     SYMBOLIC_VOXEL_M,
@@ -23,6 +23,8 @@ from ada3d_ros.lab.train.tokens import (
 from ada3d_ros.lab.world.graph import graphs
 from ada3d_ros.lab.world.questions import KINDS, make_questions
 from ada3d_ros.lab.world.rooms import ABSENT, make_rooms
+from ada3d_ros.model.grounding_head import GroundingHead
+from ada3d_ros.model.llava3d import Llava3D
 from ada3d_ros.model.prompt import parse_coordinates, render_question
 from ada3d_ros.model.random_checkpoint import train_tokenizer
 from ada3d_ros.pruning.schedule import RetentionSchedule
@@ -160,3 +162,157 @@ def test_grounding_is_asked_as_the_pipeline_asks() -> None:
     graph = graphs(make_rooms("val", torch.tensor([0])))[0]
     (question,) = make_questions(graph, 0, ("grounding",), 1)
     assert prompt_text(question) == GROUNDING_PROMPT.format(phrase=question.phrase)
+
+
+# -- each loss, worked out question by question
+
+
+@dataclass(frozen=True)
+class Step:
+    """One forward pass of two rooms: the sum to minimise, its parts, and what they are of."""
+
+    model: Llava3D
+    head: GroundingHead
+    states: Packed
+    packed: PackedQuestions
+    total: float
+    parts: dict[str, float]
+
+    @property
+    def owned(self) -> list[list[int]]:
+        """Of each question the tokens, kept, that its evidence owns by 0.4 of their patches."""
+        found = []
+        for number, room in enumerate(self.packed.room.tolist()):
+            owner, mask = self.states.owner[room], self.states.mask[number]
+            wanted = torch.nonzero(self.packed.evidence[number])[:, 0].tolist()
+            found.append(
+                [
+                    token
+                    for token in range(len(owner))
+                    if mask[token] and any(float(owner[token, thing]) >= 0.4 for thing in wanted)
+                ]
+            )
+        return found
+
+
+@pytest.fixture(scope="module")
+def step(packer: Packer) -> Step:
+    """A head that says something: its last layer is not zero."""
+    model, head = new_model(packer.tokenizer)
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in head.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    rooms = make_rooms("val", torch.arange(2))
+    points = symbolic_points(rooms, 4, 12, torch.Generator().manual_seed(0))
+    known = graphs(rooms)
+    asked = [make_questions(graph, 5, tuple(KINDS), 14) for graph in known]
+    packed = packer.pack(known, asked, rooms.category.shape[1])
+    with torch.no_grad():
+        code = feature_code(model.config.vision.hidden_size)
+        tokens = room_tokens(model, rooms, points, code, SYMBOLIC_VOXEL_M)
+        states = run_packed(model, packer.prefix_ids, tokens, packed)
+        owner = states.owner.clone()
+        owner[:, ::2] *= 0.39  # of every other token less than the share that counts
+        states = replace(states, owner=owner)
+        total, parts = losses(model.decoder, head, states, packed)
+    return Step(model, head, states, packed, float(total), parts)
+
+
+def pointed(step: Step, number: int) -> tuple[torch.Tensor, float]:
+    """Pointer logits over the question's own tokens, -inf elsewhere, and the presence logit."""
+    room, packed, states = int(step.packed.room[number]), step.packed, step.states
+    query, mask = states.text[room, packed.query[number]], states.mask[number]
+    with torch.no_grad():
+        logits, presence = step.head.point(
+            query[None, None], states.spatial[room][mask][None], None
+        )
+    wide = torch.full((len(mask),), -math.inf, dtype=torch.float64)
+    wide[mask] = logits[0, 0].double()
+    return wide, float(presence[0, 0])
+
+
+def test_the_answer_loss_is_the_mean_over_questions_of_their_tokens_mean(step: Step) -> None:
+    """Minus the log of the probability of each true token."""
+    packed, each, place = step.packed, [], 0
+    for question in range(len(packed.room)):
+        size = round(1 / float(packed.target_weight[place]))
+        rows = []
+        for k in range(place, place + size):
+            hidden = step.states.text[packed.target_room[k], packed.target_place[k]]
+            with torch.no_grad():
+                probabilities = step.model.decoder.lm_head(hidden).double().softmax(-1)
+            rows.append(-math.log(float(probabilities[packed.target_id[k]])))
+        assert int(packed.target_room[place]) == int(packed.room[question])
+        each.append(sum(rows) / size)
+        place += size
+    assert step.parts["answer"] == pytest.approx(sum(each) / len(each), rel=1e-5)
+
+
+def test_the_pointing_loss_is_of_the_weight_on_the_objects_own_tokens(step: Step) -> None:
+    each = []
+    for number, owned in enumerate(step.owned):
+        if owned:
+            weights = pointed(step, number)[0].softmax(-1)
+            each.append(-math.log(float(weights[owned].sum())))
+    assert 0 < len(each) < len(step.packed.room)
+    expected = sum(each) / len(step.packed.room)
+    assert step.parts["pointing"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_presence_loss_is_of_what_is_there(step: Step) -> None:
+    each = []
+    for number, truth in enumerate(step.packed.presence.tolist()):
+        if truth >= 0:
+            probability = 1 / (1 + math.exp(-pointed(step, number)[1]))
+            each.append(-math.log(probability if truth == 1 else 1 - probability))
+    truths = set(step.packed.presence.tolist())
+    assert truths == {-1.0, 0.0, 1.0}
+    assert step.parts["presence"] == pytest.approx(sum(each) / len(each), rel=1e-4)
+
+
+def boxed(step: Step) -> list[int]:
+    asked = torch.isfinite(step.packed.box_m[:, 0]).tolist()
+    return [n for n, owned in enumerate(step.owned) if owned and asked[n]]
+
+
+def test_the_box_loss_is_of_centre_and_log_of_the_full_extents(step: Step) -> None:
+    """At the object's own tokens, weighed as they are pointed at, and a little each."""
+    each = []
+    for number in boxed(step):
+        room, owned = int(step.packed.room[number]), step.owned[number]
+        weights = pointed(step, number)[0].softmax(-1)[owned] + 1e-3
+        weights = (weights / weights.sum()).float()
+        query = step.states.text[room, step.packed.query[number]][None, None]
+        tokens, xyz_m = step.states.spatial[room][owned], step.states.xyz_m[room][owned]
+        with torch.no_grad():
+            center, size = step.head.boxes(query, tokens[None], weights[None, None], xyz_m[None])
+        truth = step.packed.box_m[number].tolist()
+        off = [abs(a - b) for a, b in zip(center[0, 0].tolist(), truth[:3], strict=True)]
+        scale = [abs(math.log(a / b)) for a, b in zip(size[0, 0].tolist(), truth[3:], strict=True)]
+        each.append((sum(off) + sum(scale)) / 3)
+    assert len(each) >= 2
+    assert step.parts["box"] == pytest.approx(sum(each) / len(each), rel=1e-4)
+
+
+def test_the_truths_are_the_rooms(step: Step) -> None:
+    """Boxes with full extents, and what rests on what, as the graph of the room has them."""
+    known = graphs(make_rooms("val", torch.arange(2)))
+    for number, question in enumerate(step.packed.questions):
+        graph = known[int(step.packed.room[number])]
+        things = {thing.number: thing for thing in graph.things}
+        evidence = torch.nonzero(step.packed.evidence[number])[:, 0].tolist()
+        assert evidence == sorted(set(question.evidence))
+        if question.target is not None:
+            thing = things[question.target]
+            truth = [*thing.center_m, *thing.extents_m]
+            assert step.packed.box_m[number].tolist() == pytest.approx(truth, abs=1e-5)
+
+
+def test_the_sum_weighs_its_parts(step: Step) -> None:
+    share = len(boxed(step)) / len(step.packed.room)
+    parts = step.parts
+    expected = (
+        parts["answer"] + 0.5 * parts["pointing"] + 0.3 * parts["presence"] + share * parts["box"]
+    )
+    assert step.total == pytest.approx(expected, rel=1e-5)

@@ -1,0 +1,196 @@
+"""Gathers what `health.judge` judges: monitors, counters, the graph; and logs what it says."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rclpy.utilities import get_rmw_implementation_identifier
+
+from ada3d_ros.ros.diagnostics import InputMonitor
+from ada3d_ros.ros.health import judge, why_no_keyframe
+from ada3d_ros.ros.health_state import Fault, HealthState, InputState, Offer, Severity
+
+if TYPE_CHECKING:
+    from ada3d_ros.ros.lifecycle import AgentLifecycle
+
+LOG_PERIOD_S = 9.5  # looked at once a second: a line every ten
+# Of those who publish; `ada3d replay` and the demo use it (decision 0011). Without it images, and
+# small messages sent beside them, arrive late or not at all (docs/log.md).
+LARGE_IMAGES_PROFILE = Path(__file__).with_name("fastdds_large_images.xml")
+# of Fast DDS 2 and 3
+FAST_DDS_2 = os.environ.get("ROS_DISTRO", "jazzy") in ("humble", "iron", "jazzy")
+PROFILE_VARIABLE = ("FASTRTPS" if FAST_DDS_2 else "FASTDDS") + "_DEFAULT_PROFILES_FILE"
+RMEM_MAX = Path("/proc/sys/net/core/rmem_max")
+ENOUGH_RMEM_BYTES = 2**21  # two colour images of 640x480
+MAX_NAMED = 3  # topics in a sentence
+INPUT_TYPES = ("Image", "CompressedImage", "CameraInfo", "PoseStamped", "Odometry")
+TRANSPORTS = {"rgb": ("compressed",), "depth": ("compressedDepth", "compressed")}  # beside raw
+
+
+class HealthWatch:
+    """What is wrong with the node; in the log at once, then every 10 s while it lasts."""
+
+    def __init__(self, node: AgentLifecycle) -> None:
+        self._node = node
+        self._started = time.monotonic()
+        self._logged: dict[str, float] = {}  # time.monotonic() of a fault's last line, by its key
+
+    def faults(self) -> list[Fault]:
+        """What is wrong now, worst first; notes of what is waited for included."""
+        return judge(self._state())
+
+    def why_no_keyframe(self) -> str:
+        """For people asking why there is no scene; never empty."""
+        return why_no_keyframe(self._state())
+
+    def log(self, faults: Sequence[Fault]) -> None:
+        """Call it once a second."""
+        now, log = time.monotonic(), self._node.get_logger()
+        for fault in faults:
+            late = now - self._logged.get(fault.key, -LOG_PERIOD_S) >= LOG_PERIOD_S
+            if fault.severity is Severity.NOTE or not late:
+                continue
+            self._logged[fault.key] = now
+            # On lines of their own: rclpy refuses one line that logs at two levels.
+            if fault.severity is Severity.ERROR:
+                log.error(str(fault))
+            else:
+                log.warning(str(fault))
+
+    def _state(self) -> HealthState:
+        # The inputs; where nobody publishes one, what is published may say why.
+        node, states = self._node, list[InputState]()
+        if node.inputs is not None:
+            monitors, gaps_ns = node.inputs.monitors, node.inputs.gaps_ns()
+            offers = {name: self._offers(m.topic) for name, m in monitors.items()}
+            published = {} if all(offers.values()) else self._published()
+            for m in monitors.values():
+                published.pop(m.topic, None)
+            states = [
+                self._input(m, gaps_ns.get(name), offers[name], published)
+                for name, m in monitors.items()
+            ]
+
+        # The scene, the counters and the clock; then what others watch.
+        return HealthState(
+            inputs=states,
+            keyframes=node.pipeline.scene_state().num_keyframes if node.pipeline else 0,
+            slop_s=node.config.sync.slop_sec,
+            refusals=node.drops.refusals() if node.inputs is not None else {},
+            use_sim_time=bool(node.get_parameter("use_sim_time").value),
+            clock_publishers=node.count_publishers("/clock"),
+            now_ns=node.get_clock().now().nanoseconds,
+            running_s=time.monotonic() - self._started,
+            namesake_warning=node.namesakes,
+            camera_axes_warning=" ".join(node.intake.watch.complaints) if node.intake else "",
+            middleware="Fast DDS" if _is_fast_dds() else "the middleware",
+            large_images_cure=large_images_cure(),
+        )
+
+    def _offers(self, topic: str) -> list[Offer]:
+        return [
+            Offer(info.topic_type.rsplit("/", 1)[-1], info.qos_profile.reliability.name.lower())
+            for info in self._node.get_publishers_info_by_topic(topic)
+        ]
+
+    def _published(self) -> dict[str, str]:
+        """Topics of our types that somebody publishes, and the name of the type."""
+        kinds = {t: names[0].split("/")[-1] for t, names in self._node.get_topic_names_and_types()}
+        return {
+            topic: kind
+            for topic, kind in kinds.items()
+            if kind in INPUT_TYPES and self._node.count_publishers(topic)
+        }
+
+    def _input(
+        self,
+        m: InputMonitor,
+        gaps_ns: Sequence[int] | None,
+        offers: Sequence[Offer],
+        published: Mapping[str, str],
+    ) -> InputState:
+        """One input; gaps_ns is None for one that is not matched by its stamp."""
+        arrived, lost = m.recently_arrived_and_lost
+        m.offered = (m.offered or time.monotonic()) if offers else 0.0
+        # A bag may have ended before anybody reads what its topics told.
+        if not offers:
+            m.instead = self._instead(m, published) or m.instead
+            m.elsewhere = [t for t, kind in published.items() if kind == m.type_name] or m.elsewhere
+        return InputState(
+            name=m.name,
+            topic=m.topic,
+            interface=m.interface,
+            type_name=m.type_name,
+            reliability=m.reliability,
+            in_set=gaps_ns is not None,
+            kept=gaps_ns is None and m.name != "pose",
+            received=m.received,
+            silent_s=m.silent_s,
+            last_stamp_ns=m.last_stamp_ns,
+            unset_stamps=m.unset_stamps,
+            since_set=m.received - m.received_at_set,
+            gaps_ns=gaps_ns or (),
+            lost=lost,
+            arrived=arrived,
+            offers=offers,
+            instead=m.instead,
+            elsewhere=m.elsewhere[:MAX_NAMED],
+        )
+
+    def _instead(self, m: InputMonitor, published: Mapping[str, str]) -> tuple[str, str] | None:
+        """The same input as it is published in another form, and the settings that take it."""
+        other = next((form for form in _other_forms(m, published) if form[0] in published), None)
+        if other is None:
+            return None
+        topic, setting, interface = other
+        if self._node.resolve_topic_name(interface) == topic:
+            return topic, setting
+        # A remap rule names one topic exactly, the other form is another topic.
+        return topic, f"{setting} and remap it: -r {interface}:={topic}"
+
+
+def _other_forms(m: InputMonitor, published: Mapping[str, str]) -> list[tuple[str, str, str]]:
+    """Topic, setting, and topic before remapping, of an input in each form not subscribed."""
+    # An image compressed, or raw.
+    if m.name in TRANSPORTS:
+        endings = {transport: f"/{transport}" for transport in TRANSPORTS[m.name]} | {"raw": ""}
+        own = next(ending for ending in endings.values() if m.interface.endswith(ending))
+        topic, interface = m.topic.removesuffix(own), m.interface.removesuffix(own)
+        return [
+            (topic + ending, f"{m.name}_transport:={transport}", interface + ending)
+            for transport, ending in endings.items()
+            if ending != own
+        ]
+
+    # A pose as odometry, or the reverse.
+    forms = {"pose": ("odom", "Odometry"), "odom": ("pose", "PoseStamped")}
+    if m.interface not in forms:
+        return []
+    interface, kind = forms[m.interface]
+    topics = [t for t, published_kind in published.items() if published_kind == kind]
+    return [(topic, f"pose_source:={interface}", interface) for topic in topics]
+
+
+def _is_fast_dds() -> bool:
+    return "fastrtps" in get_rmw_implementation_identifier()
+
+
+def large_images_cure() -> str:
+    """What keeps large images from being lost between processes on this machine."""
+    # Fast DDS: a larger segment of shared memory, which the sender decides.
+    cures = []
+    if _is_fast_dds():
+        cures.append(f"start their publisher with {PROFILE_VARIABLE}={LARGE_IMAGES_PROFILE}")
+
+    # Over the network, and for others: the socket's buffer.
+    try:
+        rmem_bytes = int(RMEM_MAX.read_text())
+    except (OSError, ValueError):  # not Linux, or hidden
+        rmem_bytes = ENOUGH_RMEM_BYTES
+    if rmem_bytes < ENOUGH_RMEM_BYTES or not cures:
+        cures.append(f"sudo sysctl -w net.core.rmem_max={2**25}")
+    return ", and ".join(cures)

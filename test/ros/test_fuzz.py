@@ -1,0 +1,115 @@
+"""Malformed messages over real DDS, drawn by hypothesis: nothing raises out of a callback.
+
+2,000 messages here; `ADA3D_FUZZ_MESSAGES=100000 pytest test/ros/test_fuzz.py` sends as many as
+said, with other draws in every run.
+"""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+pytest.importorskip("rclpy")
+
+import rclpy
+from std_srvs.srv import Trigger
+
+from ada3d_ros.pipeline import Ada3DPipeline
+from ada3d_ros.srv import GetModelInfo, QueryScene
+from test.support.malformed import SECOND_NS, malformed_messages, spoiled_frames
+from test.support.ros_harness import TOPICS, Harness, frame_messages, free_domain
+
+MESSAGES = int(os.environ.get("ADA3D_FUZZ_MESSAGES", "2000"))
+BURST = 8  # fewer than the queue of a subscription holds of one topic, mostly
+GROWTH_MIB = 20.0
+REASONS = {"corrupt", "zero_stamp", "backward_stamp", "future_stamp", "bad_pose", "bad_encoding"}
+REASONS |= {"bad_size", "bad_intrinsics", "frame_mismatch", "low_valid_depth"}
+fuzzing = settings(
+    max_examples=10 * MESSAGES // BURST,  # until as many messages are sent
+    derandomize="ADA3D_FUZZ_MESSAGES" not in os.environ,
+    database=None,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
+
+
+@pytest.fixture(scope="module")
+def agent(tiny_model: Path) -> Iterator[Harness]:
+    with free_domain() as domain:
+        context = rclpy.Context()
+        rclpy.init(context=context, domain_id=domain)
+        harness = Harness(context, tiny_model, Ada3DPipeline)
+        assert harness.ready()
+        yield harness
+        harness.close()
+        rclpy.try_shutdown(context=context)
+
+
+def resident_mib() -> float:
+    """Memory of this process that is in RAM."""
+    pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def send(agent: Harness, name: str, content: Any) -> None:
+    message_type = type(frame_messages(1)[name])
+    agent.publisher(TOPICS[name], message_type).publish(content)
+
+
+def in_step(agent: Harness) -> None:
+    """Return when the node has answered a service: its executor turns."""
+    agent.call(GetModelInfo, "get_model_info")
+    assert agent.agent_spinner.error is None, agent.agent_spinner.error
+
+
+def test_malformed_messages(agent: Harness) -> None:
+    """The executor turns on, no callback raised, memory is bounded, a good scene is answered."""
+    raised: list[str] = []
+    agent.node.report_error = lambda where, error, trace: raised.append(  # type: ignore[method-assign]
+        f"{where}: {error!r}\n{trace}"
+    )
+    sent = 0
+    resident: list[float] = []
+    threads = threading.active_count()
+    stamps = (SECOND_NS * second for second in itertools.count(1000))
+    draws = st.one_of(malformed_messages(), spoiled_frames(stamps))
+
+    @fuzzing
+    @given(st.lists(draws, min_size=1, max_size=4))
+    def burst(drawn: list[list[tuple[str, Any]]]) -> None:
+        nonlocal sent
+        if sent >= MESSAGES:
+            return
+        for name, content in itertools.chain.from_iterable(drawn):
+            send(agent, name, content)
+            sent += 1
+        in_step(agent)
+        assert not raised, raised[0]
+        resident.append(resident_mib())
+
+    burst()
+    assert sent >= MESSAGES
+    print(f"{sent} messages; given up: {agent.drops()}; {max(resident) - resident[0]:.1f} MiB")
+    assert set(agent.drops()) >= REASONS  # they reached the node, and all the way
+    assert threading.active_count() <= threads + 1
+
+    # What one fifth of the run needed, the rest of it may not add to.
+    gc.collect()
+    start = max(resident[: len(resident) // 5])
+    assert max(resident[-10:]) - start < GROWTH_MIB
+
+    # And good frames are taken as if nothing had been.
+    assert agent.call(Trigger, "reset_scene").success
+    agent.publish_scene(2, first_s=10**8)
+    answer = agent.call(QueryScene, "query", QueryScene.Request(question="What is there?")).answer
+    assert answer.success, answer.error_msg
+    assert not raised, raised[0]
