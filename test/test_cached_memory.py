@@ -43,9 +43,10 @@ def little_room(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def held_bytes() -> int:
-    """Of all tensors that are alive."""
+    """Of all tensors that are alive, those of the layout that ours have."""
     gc.collect()
-    tensors = [o for o in gc.get_objects() if issubclass(type(o), torch.Tensor)]
+    alive = [o for o in gc.get_objects() if issubclass(type(o), torch.Tensor)]
+    tensors = [t for t in alive if t.layout is torch.strided]  # others have no storage
     storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
     return sum(storages.values())
 

@@ -65,10 +65,15 @@ def first_transform_ns(cdr: bytes) -> int:
 
 
 def shift_transforms(cls: Any, cdr: bytes, shift_ns: int) -> bytes:
-    """The same for a TFMessage, whose stamps lie inside a list."""
-    message = deserialize_message(cdr, cls)
+    """The same for a TFMessage, whose stamps lie inside a list; damaged bytes stay as they are."""
+    try:
+        message = deserialize_message(cdr, cls)
+    except Exception:  # rclpy's own, of the middleware
+        return cdr
     for transform in message.transforms:
         stamp = transform.header.stamp
-        stamp_ns = stamp.sec * 1_000_000_000 + stamp.nanosec + shift_ns
-        transform.header.stamp = ns_to_time(min(max(stamp_ns, 0), MAX_STAMP_NS))
+        stamp_ns = stamp.sec * 1_000_000_000 + stamp.nanosec
+        if stamp_ns:  # else not set: leave it visible as such
+            moved_ns = min(max(stamp_ns + shift_ns, 0), MAX_STAMP_NS)
+            transform.header.stamp = ns_to_time(moved_ns)
     return bytes(serialize_message(message))

@@ -328,12 +328,14 @@ class FrameInputs:
         """Whether a set is of this time, and not sooner than the rate allows; counted if not."""
         if self._is_stale(stamp_ns):
             late_s = (self._node.get_clock().now().nanoseconds - stamp_ns) / 1e9
+            cure = "Replaying a bag: set use_sim_time and publish /clock."
+            if self._node.get_parameter("use_sim_time").value:
+                cure = "use_sim_time is true: stamp the images by /clock, or set it to false."
             self._refuse(
                 FrameReason.STALE,
                 f"image stamps differ from the node's clock by {late_s:.1f} s (input.max_age_sec"
-                f" {self.config.input.max_age_sec}); frames are not used. Replaying a bag: set"
-                " use_sim_time and publish /clock. Otherwise check the clocks, or set"
-                " input.max_age_sec to 0.",
+                f" {self.config.input.max_age_sec}); frames are not used. {cure} Otherwise check"
+                " the clocks, or set input.max_age_sec to 0.",
             )
             return False
         period_ns = 1e9 / self.config.input.max_rate_hz

@@ -119,7 +119,7 @@ class HealthWatch:
         # A bag may have ended before anybody reads what its topics told.
         if not offers:
             m.instead = self._instead(m, published) or m.instead
-            m.elsewhere = [t for t, kind in published.items() if kind == m.type_name] or m.elsewhere
+            m.elsewhere = elsewhere(m, published) or m.elsewhere
         return InputState(
             name=m.name,
             topic=m.topic,
@@ -143,7 +143,7 @@ class HealthWatch:
 
     def _instead(self, m: InputMonitor, published: Mapping[str, str]) -> tuple[str, str] | None:
         """The same input as it is published in another form, and the settings that take it."""
-        other = next((form for form in _other_forms(m, published) if form[0] in published), None)
+        other = next((form for form in other_forms(m, published) if form[0] in published), None)
         if other is None:
             return None
         topic, setting, interface = other
@@ -153,24 +153,44 @@ class HealthWatch:
         return topic, f"{setting} and remap it: -r {interface}:={topic}"
 
 
-def _other_forms(m: InputMonitor, published: Mapping[str, str]) -> list[tuple[str, str, str]]:
+def elsewhere(m: InputMonitor, published: Mapping[str, str]) -> list[str]:
+    """Published topics of an input's type that could be it: depth is no colour."""
+    return [t for t, kind in published.items() if kind == m.type_name and _could_be(m.name, t)]
+
+
+def _could_be(name: str, topic: str) -> bool:
+    """Whether an image topic's name fits colour or depth; of others any does."""
+    return name not in TRANSPORTS or ("depth" in topic.lower()) == (name == "depth")
+
+
+def other_forms(m: InputMonitor, published: Mapping[str, str]) -> list[tuple[str, str, str]]:
     """Topic, setting, and topic before remapping, of an input in each form not subscribed."""
     # An image compressed, or raw.
     if m.name in TRANSPORTS:
         endings = {transport: f"/{transport}" for transport in TRANSPORTS[m.name]} | {"raw": ""}
         own = next(ending for ending in endings.values() if m.interface.endswith(ending))
         topic, interface = m.topic.removesuffix(own), m.interface.removesuffix(own)
-        return [
-            (topic + ending, f"{m.name}_transport:={transport}", interface + ending)
-            for transport, ending in endings.items()
-            if ending != own
+        others = {t: end for t, end in endings.items() if end != own}
+        forms = [
+            (topic + end, f"{m.name}_transport:={t}", interface + end) for t, end in others.items()
+        ]
+        if elsewhere(m, published):
+            return forms  # a remap is simpler
+
+        # On another topic.
+        kinds = {t: "CompressedImage" if end else "Image" for t, end in others.items()}
+        return forms + [
+            (found, f"{m.name}_transport:={t}", interface + end)
+            for t, end in others.items()
+            for found, kind in published.items()
+            if kind == kinds[t] and found.endswith(end) and _could_be(m.name, found)
         ]
 
     # A pose as odometry, or the reverse.
-    forms = {"pose": ("odom", "Odometry"), "odom": ("pose", "PoseStamped")}
-    if m.interface not in forms:
+    poses = {"pose": ("odom", "Odometry"), "odom": ("pose", "PoseStamped")}
+    if m.interface not in poses:
         return []
-    interface, kind = forms[m.interface]
+    interface, kind = poses[m.interface]
     topics = [t for t, published_kind in published.items() if published_kind == kind]
     return [(topic, f"pose_source:={interface}", interface) for topic in topics]
 

@@ -26,6 +26,7 @@ from ada3d_ros.ros.health import (
     why_no_keyframe,
 )
 from ada3d_ros.ros.health_state import HealthState, InputState, Offer, Severity
+from ada3d_ros.ros.watch import elsewhere, other_forms
 
 SECOND = 1_000_000_000
 NOW = 1_700_000_000 * SECOND
@@ -473,6 +474,23 @@ def test_a_camera_info_that_was_missed_has_its_cure() -> None:
     missed = {"in_set": False, "kept": True, "received": 0, "silent_s": 60.0, "last_stamp_ns": -1}
     (fault,) = judge(state({"camera_info": missed}, keyframes=0))
     assert fault.cure.endswith("must be latched (durability transient_local)")
+
+
+def test_depth_is_never_named_as_the_colour_image() -> None:
+    """A bag with compressed colour, nothing remapped: its depth was the only raw image."""
+    published = {
+        "/cam/aligned_depth_to_color/image_raw": "Image",
+        "/cam/color/image_raw/compressed": "CompressedImage",
+    }
+    rgb = InputMonitor("rgb", "/rgb/image", "rgb/image", "Image")
+    depth = InputMonitor("depth", "/depth/image", "depth/image", "Image")
+    assert elsewhere(rgb, published) == []
+    assert other_forms(rgb, published)[-1] == (
+        "/cam/color/image_raw/compressed",
+        "rgb_transport:=compressed",
+        "rgb/image/compressed",
+    )
+    assert elsewhere(depth, published) == ["/cam/aligned_depth_to_color/image_raw"]
 
 
 def test_an_input_is_not_silent_before_its_publisher_is_there() -> None:

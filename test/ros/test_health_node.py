@@ -257,6 +257,25 @@ def test_stale_stamps(start_agent: Start) -> None:
     assert witness.task("Synchronization").level == DiagnosticStatus.ERROR
 
 
+def test_stamps_of_another_clock_than_the_simulated_one(start_agent: Start) -> None:
+    """use_sim_time is set already: to set it is no cure."""
+    witness = Witness(start_agent(**{"input.max_age_sec": 1.0, "use_sim_time": True}))
+    agent = witness.agent
+    clock = agent.peer.create_publisher(Clock, "/clock", 1)
+    now = Clock(clock=ns_to_time(5000 * SECOND))
+
+    def ticks() -> bool:
+        clock.publish(now)
+        return agent.node.get_clock().now().nanoseconds == 5000 * SECOND
+
+    assert wait_until(ticks)
+    witness.send(witness.next_frame())
+    cure = (
+        "frames are not used. use_sim_time is true: stamp the images by /clock, or set it to false."
+    )
+    assert wait_until(lambda: witness.has_fault(cure) or cure in witness.ask().error_msg)
+
+
 # -- inputs
 
 

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,7 +24,7 @@ import yaml
 pytest.importorskip("rclpy")
 
 import rclpy
-from geometry_msgs.msg import PoseStamped
+from geometry_msgs.msg import PoseStamped, TransformStamped
 from rclpy.node import Node
 from rclpy.serialization import deserialize_message, serialize_message
 from rosbags.rosbag2 import Reader, StoragePlugin, Writer
@@ -33,6 +34,7 @@ from std_msgs.msg import String
 from std_srvs.srv import SetBool
 
 from ada3d_ros.errors import SourceError
+from ada3d_ros.ros import cdr_stamps
 from ada3d_ros.ros.cdr_stamps import (
     first_transform_ns,
     header_stamp_ns,
@@ -99,6 +101,22 @@ def test_a_stamp_that_is_not_set_stays_so_and_none_falls_below_zero() -> None:
     assert shift_header_stamp(pose_cdr(0), 5 * SECOND) == pose_cdr(0)
     assert stamp_in(shift_header_stamp(pose_cdr(SECOND), -10 * SECOND)) == 0
     assert stamp_in(shift_header_stamp(pose_cdr(SECOND), 2**40 * SECOND)) == 2**31 * SECOND - 1
+
+
+def test_transforms_are_moved_each_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """tf2_msgs is not everywhere: the same list, carried by hand."""
+    message = SimpleNamespace(transforms=[TransformStamped() for _ in range(3)])
+    for transform, seconds in zip(message.transforms, (0, 1, 7), strict=True):
+        transform.header.stamp = ns_to_time(seconds * SECOND)
+    monkeypatch.setattr(cdr_stamps, "deserialize_message", lambda cdr, cls: message)
+    monkeypatch.setattr(cdr_stamps, "serialize_message", lambda shown: b"written")
+    assert cdr_stamps.shift_transforms(object, b"", -5 * SECOND) == b"written"
+    assert [t.header.stamp.sec for t in message.transforms] == [0, 0, 2]
+
+
+def test_damaged_transforms_are_passed_on() -> None:
+    damaged = b"\x00\x01\x00\x00\xff\xff\xff\x7f"
+    assert cdr_stamps.shift_transforms(PoseStamped, damaged, SECOND) == damaged
 
 
 @pytest.mark.parametrize("size", [0, 1, 4, 8, 11])
