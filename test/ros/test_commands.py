@@ -192,7 +192,8 @@ def test_doctor_and_inputs_that_do_not_fit(
         "nothing received on /pose (PoseStamped), 0 publishers: start the camera or the bag, or"
         " remap: -r pose:=TOPIC.",
         "nothing received on /rgb/camera_info (CameraInfo), 1 publisher: check that they send"
-        " (ros2 topic hz /rgb/camera_info).",
+        " (ros2 topic hz /rgb/camera_info); a camera_info that is sent once must be latched"
+        " (durability transient_local).",
     ]
     image, info = "sensor_msgs/msg/Image", "sensor_msgs/msg/CameraInfo"
     assert (
