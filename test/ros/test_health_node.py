@@ -545,7 +545,6 @@ def test_an_agent_of_another_name(
     assert f"ok        {name}: alive on ROS_DOMAIN_ID {domain_id}" in lines
     assert any(line.startswith("WRONG     health: nothing received on ") for line in lines)
 
-    monkeypatch.setattr("ada3d_ros.ros.client.WAIT_S", 2.0)
     assert ask_main(["Is the door open?"]) == 2
     assert there in capfd.readouterr().err
 
