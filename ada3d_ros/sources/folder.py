@@ -313,9 +313,10 @@ def parse_rotation(text: str) -> tuple[float, ...]:
         values = tuple(float(part) for part in text.split(","))
     except ValueError:
         values = ()
-    if len(values) != 4:
+    if len(values) != 4 or not np.isfinite(values).all():
         raise SourceError(
-            f"rotation {text!r}: expected {', '.join(ROTATIONS_XYZW)} or four numbers QX,QY,QZ,QW."
+            f"rotation {text!r}: expected {', '.join(ROTATIONS_XYZW)} or four finite numbers"
+            " QX,QY,QZ,QW."
         )
     return values
 

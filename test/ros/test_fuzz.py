@@ -20,13 +20,11 @@ from hypothesis import strategies as st
 
 pytest.importorskip("rclpy")
 
-import rclpy
 from std_srvs.srv import Trigger
 
-from ada3d_ros.pipeline import Ada3DPipeline
 from ada3d_ros.srv import GetModelInfo, QueryScene
 from test.support.malformed import SECOND_NS, malformed_messages, spoiled_frames
-from test.support.ros_harness import TOPICS, Harness, frame_messages, free_domain, wait_until
+from test.support.ros_harness import TOPICS, Harness, agent_of_its_own, frame_messages, wait_until
 
 MESSAGES = int(os.environ.get("ADA3D_FUZZ_MESSAGES", "2000"))
 FIRST_SEED = int(os.environ.get("ADA3D_FUZZ_SEED", "0"))
@@ -44,14 +42,8 @@ fuzzing = settings(
 
 @pytest.fixture(scope="module")
 def agent(tiny_model: Path) -> Iterator[Harness]:
-    with free_domain() as domain:
-        context = rclpy.Context()
-        rclpy.init(context=context, domain_id=domain)
-        harness = Harness(context, tiny_model, Ada3DPipeline)
-        assert harness.ready()
+    with agent_of_its_own(tiny_model) as harness:
         yield harness
-        harness.close()
-        rclpy.try_shutdown(context=context)
 
 
 def resident_mib() -> float:

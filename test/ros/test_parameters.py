@@ -26,11 +26,10 @@ from rclpy.parameter import Parameter
 
 from ada3d_ros.config import SETTINGS, Setting, to_flat
 from ada3d_ros.msg import AgentStatus
-from ada3d_ros.pipeline import Ada3DPipeline
 from ada3d_ros.ros.node import build_node
 from ada3d_ros.ros.parameters import descriptor
 from ada3d_ros.srv import QueryScene
-from test.support.ros_harness import Harness, free_domain, wait_until
+from test.support.ros_harness import Harness, agent_of_its_own, wait_until
 
 Start = Callable[..., Harness]
 GIVEN = {
@@ -45,14 +44,8 @@ GIVEN = {
 @pytest.fixture(scope="module")
 def agent(tiny_model: Path) -> Iterator[Harness]:
     """One configured and active agent; tests put back what they change."""
-    with free_domain() as domain:
-        context = rclpy.Context()
-        rclpy.init(context=context, domain_id=domain)
-        harness = Harness(context, tiny_model, Ada3DPipeline)
-        assert harness.ready()
+    with agent_of_its_own(tiny_model) as harness:
         yield harness
-        harness.close()
-        rclpy.try_shutdown(context=context)
 
 
 def set_one(agent: Harness, name: str, value: Any) -> Any:

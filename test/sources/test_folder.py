@@ -212,4 +212,7 @@ def test_options_out_of_range(tmp_path, frames):
             FolderSource(tmp_path, options)
     with pytest.raises(SourceError, match="y-up"):
         parse_rotation("z-up")
+    for text in ("nan,0,0,1", "0,0,0,inf"):  # typed, not of a pose source without a fix
+        with pytest.raises(SourceError, match="four finite numbers"):
+            parse_rotation(text)
     assert parse_rotation("0,0,0,1") == (0, 0, 0, 1)

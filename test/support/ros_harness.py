@@ -202,6 +202,19 @@ class Harness:
         return {reason.value: n for reason, n in self.node.drops.snapshot().items() if n}
 
 
+@contextmanager
+def agent_of_its_own(model: Path) -> Iterator[Harness]:
+    """An active agent in a domain of its own, for a whole module."""
+    with free_domain() as domain:
+        context = rclpy.Context()
+        rclpy.init(context=context, domain_id=domain)
+        harness = Harness(context, model, Ada3DPipeline)
+        assert harness.ready()
+        yield harness
+        harness.close()
+        rclpy.try_shutdown(context=context)
+
+
 def frame_messages(stamp_ns: int, x_m: float = 0.0) -> dict[str, Any]:
     """Colour gradient, a wall at 2 m, K, and a z-up pose of the optical frame at (x, 0, 1)."""
     stamp = ns_to_time(stamp_ns)
