@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from ada3d_ros.config.cache import CacheConfig
+from ada3d_ros.config.objects import DetectorConfig, ObjectsConfig
 from ada3d_ros.config.pruning import PruningConfig
 from ada3d_ros.config.setting import setting
 from ada3d_ros.errors import ConfigError
@@ -17,7 +19,8 @@ class ModelConfig:
     path: str = setting(
         "",
         "folder of the checkpoint (official layout, or transformers'); `embedded` = the small model"
-        " of the package; empty fails with a clear text",
+        " of the package; `none` = no language model: a detector alone (detector.path); empty fails"
+        " with a clear text",
         read_only=True,
     )
     vision_path: str = setting(
@@ -75,6 +78,21 @@ class GenerationConfig:
 @dataclass(frozen=True, slots=True)
 class QuestionConfig:
     max_chars: int = setting(2000, "longest question", unit="characters", low=1, high=20000)
+    measure: bool = setting(
+        True,
+        "answer from boxes by geometry where the question is read and all it names is found;"
+        " false = the model alone answers",
+    )
+    point: bool = setting(
+        True, "let the model point at things before it speaks of them, where it was taught to"
+    )
+    named_score: float = setting(
+        0.2,
+        "score from which a thing is taken to be there that a question names; boxes.min_score and"
+        " the model's own threshold are for what it asks after",
+        low=0.0,
+        high=1.0,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +134,8 @@ class ExtrinsicConfig:
 class PoseConfig:
     timeout_sec: float = setting(
         0.2,
-        "how long a frame waits for its pose, and for the camera_info that is due, to arrive",
+        "how long a frame waits for its pose, and for the camera_info that is due, to arrive;"
+        " five times as long for its pose while others come in",
         unit="s",
         low=0.0,
         high=2.0,
@@ -172,7 +191,12 @@ class InputConfig:
         high=1e9,
     )
     max_rate_hz: float = setting(
-        5.0, "frames beyond this rate are dropped before decoding", unit="Hz", low=0.1, high=60.0
+        5.0,
+        "frames beyond this rate are dropped before decoding; with a detector those beyond three"
+        " times the rate, while the camera moves",
+        unit="Hz",
+        low=0.1,
+        high=60.0,
     )
 
 
@@ -232,43 +256,6 @@ class SceneConfig:
         unit="s",
         low=0.0,
         high=86400.0,
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class CacheConfig:
-    mode: str = setting(
-        "cached",
-        "cached = the scene passes through the language model once and questions attend to the best"
-        " of it; paper = every question brings the scene along, and pruning drops tokens on the way"
-        " (AdaToken-3D as published)",
-        choices=("cached", "paper"),
-    )
-    kv: str = setting(
-        "model",
-        "number format of the cached scene's keys and values: the model's own, or int8 (about half"
-        " the memory of 16 bits; docs/benchmarks.md has the error)",
-        choices=("model", "int8"),
-    )
-    chunk_tokens: int = setting(
-        256,
-        "scene tokens per piece of background work; a question that comes meanwhile waits for it",
-        unit="tokens",
-        low=16,
-        high=4096,
-    )
-    settle_sec: float = setting(
-        1.0,
-        "the scene is put in exact order once no keyframe and no question came for so long",
-        unit="s",
-        low=0.0,
-        high=60.0,
-    )
-    max_staleness: float = setting(
-        0.25,
-        "share of stale spatial tokens from which on that begins without waiting",
-        low=0.0,
-        high=1.0,
     )
 
 
@@ -363,6 +350,8 @@ class AgentConfig:
         "a clock that jumps back (bag loop), or ahead by input.max_gap_sec (another bag),"
         " clears the scene",
     )
+    objects: ObjectsConfig = ObjectsConfig()
+    detector: DetectorConfig = DetectorConfig()
     action: ActionConfig = ActionConfig()
     markers: MarkersConfig = MarkersConfig()
     boxes: BoxesConfig = BoxesConfig()

@@ -280,6 +280,12 @@ class PruningConfig:
         "in which tokens chosen before the language model enter it: as they were, or as chosen",
         choices=("sorted", "selection"),
     )
+    pre_positions: str = setting(
+        "compact",
+        "of tokens chosen before the language model: compact = counted anew, as of a smaller scene;"
+        " original = as in the whole scene",
+        choices=("compact", "original"),
+    )
     seed: int = setting(0, "of strategy random and rank.score random", low=0, high=2**31 - 1)
     adatoken3d: AdaTokenConfig = AdaTokenConfig()
     fastv: FastvConfig = FastvConfig()
