@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
-import itertools
+from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 
+from ada3d_ros.engine.costs import Kept, costs_of_question
 from ada3d_ros.engine.decode import DecodeOutput
 from ada3d_ros.engine.prefill import PrefillOutput
 from ada3d_ros.engine.query_context import QueryContext
 from ada3d_ros.engine.token_selection import SceneContext
-from ada3d_ros.pruning.cost import decode_macs, kv_bytes, prefill_macs, question_macs
 from ada3d_ros.pruning.ranking import cell_coverage
-from ada3d_ros.types import NAN, Answer, Box3D, PromptSequence, TokenUsage
+from ada3d_ros.types import NAN, Answer, Box3D, PromptSequence
+from ada3d_ros.usage import TokenUsage
+
+
+class Grounded(NamedTuple):
+    """boxes: what was found, in the world frame; generated: with the text of that; places: what the
+    model pointed at before it spoke, in order, in the world frame.
+    """
+
+    boxes: tuple[Box3D, ...]
+    generated: DecodeOutput
+    places: tuple[Box3D, ...] = ()
 
 
 def build_answer(
@@ -20,21 +32,23 @@ def build_answer(
     context: SceneContext,
     prompt: PromptSequence,
     prefilled: PrefillOutput,
-    generated: DecodeOutput,
-    boxes: tuple[Box3D, ...],
+    grounded: Grounded,
 ) -> Answer:
     """All that is known of an answered question."""
     question, scene, clock = query.question, context.scene, query.clock
+    generated = grounded.generated
     with clock.stage("postprocess_s"):
-        tokens = token_usage(query, context, prompt, prefilled, len(generated.token_ids))
+        tokens = token_usage(query, context, prompt, prefilled, generated)
         xyz_m = query.in_world(context.chosen.tokens.xyz_m[prefilled.kept[-1]])
         kept_xyz_m = xyz_m.cpu().numpy() if query.in_scene else None
+    unpruned = context.mode == "question" and prefilled.pruner is None  # as in a batch
+    mode = "none" if unpruned else context.mode
     used = scene.frames if query.in_scene else scene.frames[-1:]
     timings = clock.timings()
     return Answer(
         question=question.text,
         text=generated.text,
-        boxes=boxes,
+        boxes=grounded.boxes,
         stamp_ns=scene.state.newest_ns,
         frame_id=used[-1].frame_id,
         keyframe_stamps_ns=tuple([frame.stamp_ns for frame in used]),
@@ -45,8 +59,11 @@ def build_answer(
         scene_version=scene.state.version,
         scene_cached=context.prefix is not None,
         scene_staleness=context.staleness,
+        cache_mode=mode,
+        cold_reason=context.cold_reason,
         confidence=generated.mean_probability,
         deadline_kept=timings.total_s <= question.deadline_s,  # False for NaN
+        places=grounded.places,
         kept_xyz_m=kept_xyz_m,
     )
 
@@ -56,56 +73,37 @@ def token_usage(
     context: SceneContext,
     prompt: PromptSequence,
     prefilled: PrefillOutput,
-    num_generated: int,
+    generated: DecodeOutput,
 ) -> TokenUsage:
     """Counts and costs of all spatial tokens, those chosen to enter the prompt, and those each
     layer kept. On a cached prefix only what follows the spatial tokens passed the layers, so
     prefill_flops and rank_flops are of that.
     """
-    chosen, pruner, counts = context.chosen, prefilled.pruner, prefilled.counts
+    chosen, counts, shape = context.chosen, prefilled.counts, query.pruning.shape
     total, length = chosen.num_before_selection, prompt.embeds.shape[0]
-    num_after = length - prompt.spatial_span[1]  # tokens after the spatial ones
-    shape = query.pruning.shape
-
-    # What the layers held, and what all spatial tokens would have taken.
-    num_text, size = length - counts[0], prompt.embeds.element_size()
-    held, full = [n + num_text for n in counts], [total + num_text] * shape.num_layers
-
-    # What they computed and keep: of the whole prompt, or the question's own beside the prefix.
-    rank_macs, attended = 0.0, kv_bytes(shape, held, size)
-    stored = attended
-    if context.prefix is not None:
-        own = 0 if prefilled.cache is context.prefix.cache else prefilled.cache.num_bytes
-        stored = context.prefix.cache.num_bytes + own
-        keys = [n + prompt.spatial_span[0] for n in counts]
-        prefill_flops = 2 * question_macs(shape, num_after, keys)
-        drops = sum([after < before for before, after in itertools.pairwise(counts)])
-        queries = num_after if pruner is not None and pruner.query == "all" else 1
-        rank_macs = float(drops * queries * shape.hidden_size * length)
-    else:
-        prefill_flops = 2 * prefill_macs(shape, held)
-        if pruner is not None:
-            rank_macs = pruner.ranking_macs(shape, counts, num_text, num_after)
+    kept = Kept(
+        shape,
+        counts,
+        total,
+        entered=prompt.spatial_span[1] - prompt.spatial_span[0],
+        before=prompt.spatial_span[0],
+        behind=length - prompt.spatial_span[1],
+        element_size=prompt.embeds.element_size(),
+    )
+    costs = costs_of_question(kept, prefilled, context.prefix, generated.own_kv_bytes)
     coverage = NAN
     if query.in_scene and counts[-1]:
         coverage = cell_coverage(context.tokens.xyz_m, chosen.kept[prefilled.kept[-1]])
     achieved = float(np.mean(counts)) / total if total else NAN
-    return TokenUsage(
+    return replace(
+        costs,
         prompt=length,
-        generated=num_generated,
+        generated=len(generated.token_ids),
         spatial_total=total,
         spatial_kept=counts[-1],
         keep_ratio_requested=query.question.keep_ratio,
         keep_ratio_achieved=achieved,
         strategy=query.config.pruning.strategy if achieved < 1.0 else "none",
-        kv_bytes=stored,
-        attended_kv_bytes=attended,
-        full_kv_bytes=kv_bytes(shape, full, size),
-        prefill_flops=prefill_flops,
-        full_prefill_flops=2 * prefill_macs(shape, full),
-        rank_flops=2 * rank_macs,
-        decode_flops=2 * decode_macs(shape, [n + 1 for n in held]),
-        full_decode_flops=2 * decode_macs(shape, [n + 1 for n in full]),
         per_layer=counts,
         coverage=coverage,
     )

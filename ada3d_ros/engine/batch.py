@@ -8,19 +8,34 @@ model/decoder.py; P prefix tokens, R = H / G.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from ada3d_ros.engine.decode import NO_TOKEN, DecodeOutput, GenerationRequest
+from ada3d_ros.engine.decode import (
+    NO_TOKEN,
+    DecodeOutput,
+    GenerationRequest,
+    Stepped,
+    after,
+    no_token,
+)
 from ada3d_ros.engine.kv_cache import KVCache
-from ada3d_ros.engine.prefill import not_finite
-from ada3d_ros.engine.timing import synchronize
+from ada3d_ros.engine.timing import on_device, synchronize
 from ada3d_ros.errors import ModelError
 from ada3d_ros.model.decoder import LlamaDecoder, attention_mask
 from ada3d_ros.types import NAN, StopReason
+
+if TYPE_CHECKING:
+    from ada3d_ros.engine.places import Place
+    from ada3d_ros.engine.static_batch import StaticBatches, StaticBatchStep
+
+# Stores a layer's new keys and values (B, G, T, d); returns all of the layer, (B, G, own, d).
+Append = Callable[[int, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -43,14 +58,19 @@ class BatchOutput:
 
 @torch.inference_mode()
 def answer_batch(
-    decoder: LlamaDecoder, prefix: KVCache, next_position: int, questions: Sequence[BatchedQuestion]
+    decoder: LlamaDecoder,
+    prefix: KVCache,
+    next_position: int,
+    questions: Sequence[BatchedQuestion],
+    static: bool | None = None,
 ) -> BatchOutput:
     """Each question's answer as if asked alone; `prefix` (batch 1, at least one token a layer)
     stays as it is.
 
     next_position: of every question's first token, in all layers. A question that ends leaves the
     batch, the others go on; so does one whose logits are not finite (its `error`). should_stop is
-    read before a question's tokens are read and before every later token is computed.
+    read before a question's tokens are read and before every later token is computed. static: as
+    for `decode`, from some steps on (engine/static_batch.py); never on a prefix in 8 bits.
     """
     if not all(len(question.embeds) for question in questions):
         raise ValueError("answer_batch: a question has no tokens.")
@@ -65,32 +85,59 @@ def answer_batch(
 
     # Prefill: all questions that have not stopped already, padded to one width.
     live = [answer for answer in answers if answer.goes_on()]
-    if live:
-        reserve = max(answer.limit for answer in live) - 1  # the last token is not fed
-        embeds = [answer.question.embeds for answer in live]
-        batch = _Batch(decoder, prefix, next_position, embeds, reserve)
-        logits = batch.prefill()
+    if not live:
+        return BatchOutput([answer.output() for answer in answers], now() - begun)
+    reserve = max(answer.limit for answer in live) - 1  # the last token is not fed
+    embeds = [answer.question.embeds for answer in live]
+    static = decoder.device.type == "cuda" if static is None else static
+    with on_device(decoder.device), _lent(decoder, static and prefix.plain) as steps:
+        batch = _Batch(decoder, prefix, next_position, embeds, reserve, steps)
+        stepped = batch.prefill()
         synchronize(decoder.device)
-    start = now()
+        start = now()
+        _generate(live, batch, stepped, lambda: now() - start)
+    return BatchOutput([answer.output() for answer in answers], start - begun)
 
-    # Decode: one token each per step, until the last question has ended.
+
+def _lent(decoder: LlamaDecoder, static: bool) -> AbstractContextManager[StaticBatches | None]:
+    """Steps of fixed shapes for one batch, where they are wanted and free."""
+    if not static:
+        return nullcontext()
+    from ada3d_ros.engine.static_batch import static_batches  # where steps are static
+
+    return static_batches(decoder).lent()
+
+
+def _generate(
+    live: list[_Answer], batch: _Batch, stepped: Stepped, elapsed_s: Callable[[], float]
+) -> None:
+    """One token each per step, until the last question has ended. stepped: what follows the
+    questions, of B rows; elapsed_s: since then.
+    """
     while live:
-        tokens = torch.stack(
-            [answer.question.request.sampler(row) for answer, row in zip(live, logits, strict=True)]
-        )
-        probabilities = torch.softmax(logits.float(), dim=-1).gather(1, tokens[:, None])[:, 0]
+        # A token for each; the list waits for the device.
+        logits, states = stepped
+        offered = [answer.offered(row) for answer, row in zip(live, logits, strict=True)]
+        samplers = [answer.question.request.sampler for answer in live]
+        tokens = torch.stack([choose(row) for choose, row in zip(samplers, offered, strict=True)])
+        chances = torch.stack(offered) if any(answer.points for answer in live) else logits
+        probabilities = torch.softmax(chances.float(), dim=-1).gather(1, tokens[:, None])[:, 0]
         checked = torch.where(torch.isfinite(logits).all(dim=-1), tokens, NO_TOKEN)
-        chosen, at_s = checked.tolist(), now() - start  # the list waits for the device
-        for answer, token_id, probability in zip(live, chosen, probabilities, strict=True):
+        chosen, at_s = checked.tolist(), elapsed_s()
+
+        # What each one's step is fed: its token, or the place that it points at.
+        fed = batch.embed(tokens)
+        for i, (answer, token_id) in enumerate(zip(live, chosen, strict=True)):
             if token_id == NO_TOKEN:
-                answer.fail(not_finite(logits.dtype))
-            else:
-                answer.take(token_id, probability, at_s)
+                answer.fail(logits)
+                continue
+            place = answer.take(token_id, probabilities[i], at_s, states[i])
+            if place is not None:
+                fed[i] = place
         staying = [i for i, answer in enumerate(live) if answer.goes_on()]
         live = [live[i] for i in staying]
         if live:
-            logits = batch.step(staying, tokens)
-    return BatchOutput([answer.output() for answer in answers], start - begun)
+            stepped = batch.step(staying, fed)
 
 
 class _Answer:
@@ -112,8 +159,22 @@ class _Answer:
             self._reason = StopReason.MAX_TOKENS if full else self.question.request.should_stop()
         return self._reason is None
 
-    def take(self, token_id: int, probability: torch.Tensor, now_s: float) -> None:
-        """The next token and its probability () float32, chosen now_s after the prefill."""
+    @property
+    def points(self) -> bool:
+        """Whether it may point at places."""
+        return self.question.request.pointer is not None
+
+    def offered(self, logits: torch.Tensor) -> torch.Tensor:
+        """Logits (vocab,) to choose the next token from."""
+        pointer = self.question.request.pointer
+        return logits if pointer is None else pointer.offered(logits)
+
+    def take(
+        self, token_id: int, probability: torch.Tensor, now_s: float, state: torch.Tensor
+    ) -> torch.Tensor | None:
+        """The next token and its probability () float32, chosen now_s after the prefill by a final
+        state (D,); what to feed (D,) where it points at a place.
+        """
         if not self._probabilities:
             self._first_s = now_s
         self._last_s = now_s
@@ -123,13 +184,26 @@ class _Answer:
         else:
             self._token_ids.append(token_id)
             self.question.request.on_token(token_id)
+        pointer = self.question.request.pointer
+        return None if pointer is None else pointer.embedding(token_id, state)
 
-    def fail(self, error: ModelError) -> None:
-        """No token could be chosen."""
-        self._reason, self._error = StopReason.UNKNOWN, error
+    def fail(self, logits: torch.Tensor) -> None:
+        """No token could be chosen of these."""
+        self._reason = StopReason.UNKNOWN
+        try:
+            self._error = no_token(logits, self.question.request.pointer)
+        except ModelError as error:
+            self._error = error
 
     def output(self) -> DecodeOutput:
         assert self._reason is not None, "not at its end"
+        pointer = self.question.request.pointer
+        places: tuple[Place, ...] = ()
+        if pointer is not None and self._error is None:
+            try:
+                places = pointer.places()
+            except ModelError as error:
+                self._error = error
         chosen = self._probabilities
         return DecodeOutput(
             token_ids=tuple(self._token_ids),
@@ -138,6 +212,7 @@ class _Answer:
             first_token_s=self._first_s,
             decode_s=self._last_s - self._first_s,
             error=self._error,
+            places=places,
         )
 
 
@@ -153,58 +228,102 @@ class _Batch:
         next_position: int,
         questions: Sequence[torch.Tensor],
         reserve: int,
+        steps: StaticBatches | None,
     ) -> None:
-        self._decoder, self._prefix = decoder, prefix
+        """reserve: tokens of the longest answer that are fed; steps: where they may be static. Then
+        questions that have ended stay in, and are fed their last token.
+        """
+        self._decoder, self._prefix, self._steps = decoder, prefix, steps
         self._own = KVCache(decoder.config.num_layers, reserve)
         self._embeds = pad_sequence(list(questions), batch_first=True, padding_side="left")
         width, device = self._embeds.shape[1], decoder.device
         padding = torch.tensor([[width - len(question)] for question in questions], device=device)
         columns = torch.arange(width + reserve, device=device)
         self._present = columns >= padding  # (B, width + reserve) bool: no padding
-        # Of every column; those of padding mean nothing.
-        self._positions = next_position + columns - padding
+        # Of every column; those of padding, and of questions that have ended, mean nothing.
+        last = decoder.config.max_positions - 1
+        self._positions = (next_position + columns - padding).clamp(min=0, max=last)
 
-    def prefill(self) -> torch.Tensor:
-        """Logits (B, vocab) after the questions' last tokens."""
+        self._first, self._padding, self._fed = next_position, padding[:, 0], 0
+        self._last = torch.empty_like(self._embeds[:, 0])  # what was fed last of all that are in
+        self._rows = torch.arange(len(questions), device=device)  # of those that go on
+        self._static: StaticBatchStep | None = None
+
+    def embed(self, tokens: torch.Tensor) -> torch.Tensor:
+        """(m, D) of tokens (m,) int64."""
+        return self._decoder.embed(tokens)
+
+    def prefill(self) -> Stepped:
+        """What follows the questions' last tokens, of B rows."""
         return self._run(self._embeds)
 
-    def step(self, staying: Sequence[int], tokens: torch.Tensor) -> torch.Tensor:
-        """Logits (n, vocab) after `tokens` (B,) int64 of the n questions that go on; the others
-        leave the batch.
+    def step(self, staying: Sequence[int], fed: torch.Tensor) -> Stepped:
+        """What follows the embeddings `fed` (m, D) of the m questions that went on, for the n of
+        them that go on still.
         """
-        if len(staying) < len(tokens):
-            kept = torch.tensor(staying, device=tokens.device)
+        kept = None
+        if len(staying) < len(fed):
+            kept = torch.tensor(staying, device=fed.device)
+        if self._steps is not None:
+            return self._step_of_all(self._steps, kept, fed)
+        if kept is not None:
             self._own.keep_rows(kept)
             self._present, self._positions = self._present[kept], self._positions[kept]
-            tokens = tokens[kept]
-        return self._run(self._decoder.embed(tokens[:, None]))
+            fed = fed[kept]
+        return self._run(fed[:, None])
 
-    def _run(self, hidden: torch.Tensor) -> torch.Tensor:
+    def _step_of_all(
+        self, steps: StaticBatches, kept: torch.Tensor | None, fed: torch.Tensor
+    ) -> Stepped:
+        """The same where questions that have ended stay in; kept (n,) int64: those of the m that go
+        on, None for all.
+        """
+        self._last.index_copy_(0, self._rows, fed)
+        if kept is not None:
+            self._rows = self._rows[kept]
+        if self._static is None:
+            self._static = self._open_static(steps)
+        self._fed += 1
+        if self._static is None:
+            logits, states = self._run(self._last[:, None])
+        else:
+            logits, states = self._static(self._decoder, self._prefix, self._last)
+        return Stepped(logits[self._rows], states[self._rows])
+
+    def _open_static(self, steps: StaticBatches) -> StaticBatchStep | None:
+        from ada3d_ros.engine.static_batch import OwnTokens  # where steps are static
+
+        own = OwnTokens(self._own, self._padding, self._first, self._present.shape[1])
+        step = steps.find(self._decoder, self._prefix, own, self._fed)
+        if step is not None:
+            self._own = KVCache(self._decoder.config.num_layers)  # copied; free
+        return step
+
+    def _run(self, hidden: torch.Tensor) -> Stepped:
         start = self._own.length(0)
         stop = start + hidden.shape[1]
-        mask = attention_mask(start, hidden.shape[1], self._present[:, :stop], hidden.device)
-        assert mask is not None, "a mask was given"
-        attend = SharedPrefixAttention(self._prefix, self._own, mask)
+        mask = attention_mask(start, hidden.shape[1], self._present[:, :stop])
+        attend = SharedPrefixAttention(self._prefix, self._own.append, mask)
         rope = self._decoder.rope(self._positions[:, start:stop])
         for layer in range(self._decoder.config.num_layers):
             hidden = self._decoder.run_layer(layer, hidden, rope, attend)
-        return self._decoder.logits(hidden[:, -1])
+        return after(self._decoder, hidden[:, -1])
 
 
 class SharedPrefixAttention:
-    """An `Attend` of B questions over one prefix, read once, and over each one's own tokens in
-    `own`, to which it adds the new ones. mask (B, 1, T, own tokens with the new ones) bool: what a
-    token sees of its own question, never nothing.
+    """An `Attend` of B questions over one prefix, read once, and over each one's own tokens, where
+    `append` puts the new ones. mask (B, 1, T, own tokens as append returns them) bool: what a token
+    sees of its own question, never nothing.
     """
 
-    def __init__(self, prefix: KVCache, own: KVCache, mask: torch.Tensor) -> None:
-        self._prefix, self._own, self._hidden = prefix, own, ~mask[:, :, None]
+    def __init__(self, prefix: KVCache, append: Append, mask: torch.Tensor) -> None:
+        self._prefix, self._append, self._hidden = prefix, append, ~mask[:, :, None]
 
     def __call__(
         self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor
     ) -> torch.Tensor:
         batch, groups, (tokens, width) = q.shape[0], k.shape[1], q.shape[2:]
-        k, v = self._own.append(layer, k, v)
+        k, v = self._append(layer, k, v)
         heads = q.unflatten(1, (groups, -1))  # (B, G, R, T, d)
 
         # The prefix, all questions' queries folded into one: (1, G, B * R * T, d).

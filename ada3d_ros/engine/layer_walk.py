@@ -2,13 +2,14 @@
 
 Prefill, cached questions, the measurement of information, relevance and the analyses all walk here;
 they differ in the visitor: `RankAndDrop` (tokens leave for good), `RankAndSelect` (each layer
-attends to the best keys of a cached scene), `InspectAttention` (measure, attend: nothing changes).
+attends to the best keys of a cached scene; engine/select_keys.py), `InspectAttention` (measure,
+attend: nothing changes).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import torch
 
@@ -16,8 +17,10 @@ from ada3d_ros.engine.kv_cache import KVCache
 from ada3d_ros.engine.timing import EventTimer
 from ada3d_ros.errors import ConfigError
 from ada3d_ros.model.decoder import (
+    Attend,
     LayerInputs,
     LlamaDecoder,
+    Rope,
     apply_rope,
     causal_attention,
     rope_rows,
@@ -25,9 +28,6 @@ from ada3d_ros.model.decoder import (
 from ada3d_ros.pruning.ranking import PruneContext, keep_best
 from ada3d_ros.pruning.strategy import LayerPruner
 from ada3d_ros.types import PromptSequence
-
-if TYPE_CHECKING:
-    from ada3d_ros.engine.scene_prefix import ScenePrefix
 
 T = TypeVar("T")
 
@@ -43,11 +43,16 @@ class LayerWalk:
 
     hidden (1, T, D) and positions (T,) of the tokens alive; spatial: the span [start, stop) of the
     spatial tokens among them; kept (n,): which of the prompt's they are; kept_per_layer and
-    next_positions: one entry per layer that has run. cache: keys and values are added to it.
+    next_positions: one entry per layer that has run. cache: keys and values are added to it;
+    attend: in the place of causal attention over it.
     """
 
     def __init__(
-        self, decoder: LlamaDecoder, prompt: PromptSequence, cache: KVCache | None = None
+        self,
+        decoder: LlamaDecoder,
+        prompt: PromptSequence,
+        cache: KVCache | None = None,
+        attend: Attend | None = None,
     ) -> None:
         self.decoder, self.cache = decoder, cache
         self.hidden, self.positions = prompt.embeds[None], prompt.positions
@@ -62,7 +67,7 @@ class LayerWalk:
         )
         self.kept_per_layer: list[torch.Tensor] = []
         self.next_positions: list[int] = []
-        self._attend = causal_attention(cache)
+        self.attend = causal_attention(cache) if attend is None else attend
 
     @property
     def spatial(self) -> tuple[int, int]:
@@ -79,7 +84,7 @@ class LayerWalk:
     def run_layer(self) -> None:
         """The layer about to run, on what is alive."""
         self.hidden = self.decoder.run_layer(
-            self.layer, self.hidden, self.rope, self._attend, self.inputs
+            self.layer, self.hidden, self.rope, self.attend, self.inputs
         )
         self.inputs = None
         self.kept_per_layer.append(self.kept)
@@ -91,18 +96,18 @@ class LayerWalk:
             self.inputs = self.decoder.layer_inputs(self.layer, self.hidden, all_queries)
         return self.inputs
 
-    def drop(self, selected: torch.Tensor, compact: bool) -> None:
-        """Keep the spatial tokens of ascending indices `selected` among those alive, and all text.
+    def drop(self, selected: torch.Tensor, compact: bool = False, behind: bool = True) -> None:
+        """Keep the spatial tokens of ascending indices `selected` among those alive, and all text;
+        behind: what stands behind the spatial tokens too.
 
         compact: count the positions anew; else they stay as they are in the prompt.
         """
         start, stop = self.spatial
         tokens, device = self.hidden.shape[1], self.hidden.device
-        before, behind = (
-            torch.arange(start, device=device),
-            torch.arange(stop, tokens, device=device),
-        )
-        index = torch.cat((before, start + selected, behind))
+        parts = [torch.arange(start, device=device), start + selected]
+        if behind:
+            parts.append(torch.arange(stop, tokens, device=device))
+        index = torch.cat(parts)
 
         # What is alive; the inputs made for ranking stay valid for the tokens that stay.
         self.hidden, self.positions = self.hidden[:, index], self.positions[index]
@@ -176,7 +181,7 @@ class RankAndDrop:
         self.finite.append(torch.isfinite(self._scores).all())
         self.timer.stop()
 
-    # What differs between dropping and selecting.
+    # What differs where keys of a cached scene are selected (engine/select_keys.py).
 
     def _context(self, walk: LayerWalk, all_queries: bool) -> PruneContext:
         """Queries and keys of the layer about to run, which reuses keys where positions stay."""
@@ -224,77 +229,29 @@ class RankAndDrop:
         self.timer.stop()
 
 
-class RankAndSelect(RankAndDrop):
-    """Lets each layer attend to the best of a cached scene's keys (`cache.mode` cached).
+class RecordQueries:
+    """An `Attend` that keeps the roped queries (1, H, T, d) of each layer on the way."""
 
-    Nothing is dropped: every ranking is among all `count` spatial tokens of the prefix, so a key
-    left out in one layer may be selected in a later one, and positions stay as they are in the
-    scene. The walk is of the question's own tokens; its cache gets what each layer attends to.
-    """
+    def __init__(self, attend: Attend) -> None:
+        self._attend = attend
+        self.roped: list[torch.Tensor] = []
 
-    def __init__(self, pruner: LayerPruner, prefix: ScenePrefix, count: int) -> None:
-        super().__init__(pruner, count, prefix.embeds.device)
-        self._prefix, self._stop = prefix, prefix.start + count
-        self._all = torch.arange(count, device=prefix.embeds.device)
-        self._selected = self._all
+    def __call__(
+        self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor
+    ) -> torch.Tensor:
+        self.roped.append(q)
+        return self._attend(layer, q, k, v)
 
-    def before_layer(self, walk: LayerWalk) -> None:
-        super().before_layer(walk)
-        assert walk.cache is not None
-        walk.cache.append(walk.layer, *self._selected_keys(walk.layer))
-        walk.kept = self._selected
-
-    def _selected_keys(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
-        keys, values = self._prefix.cache.held(layer)
-        if len(self._selected) == len(self._all):
-            return keys[:, :, : self._stop], values[:, :, : self._stop]
-        start = self._prefix.start
-        system = torch.arange(start, device=self._all.device)
-        index = torch.cat((system, start + self._selected))
-        return keys[:, :, index], values[:, :, index]
-
-    def _context(self, walk: LayerWalk, all_queries: bool) -> PruneContext:
-        """The question's queries, and the keys of scene and question."""
-        tokens, device, pruner = walk.hidden.shape[1], walk.hidden.device, self.pruner
-        first = 0 if all_queries or pruner.query == "all" else tokens - 1
-        index = torch.arange(first, tokens, device=device)
-        self.timer.start()
-        q, q_unroped, roped = walk.decoder.ranking_inputs(
-            walk.layer, walk.layer_inputs(), walk.rope, index
-        )
-        walk.inputs = roped
-        assert roped.k is not None
-        keys = self._prefix.cache.held(walk.layer)[0][:, :, : self._stop]
-        k = torch.cat((keys, roped.k), dim=2)[0]
-        if pruner.rope:
-            k_unroped = k
-        else:  # stored keys turned back, exact up to rounding
-            cos, sin = walk.decoder.rope(torch.arange(self._stop, device=device))
-            k_unroped = torch.cat((apply_rope(keys, (cos, -sin)), roped.k_unroped), dim=2)[0]
-        self.timer.stop()
-        return PruneContext(
-            layer=walk.layer,
-            q=q[0],
-            q_unroped=q_unroped[0],
-            k=k,
-            k_unroped=k_unroped,
-            query_rows=self._stop + index,
-            positions=torch.arange(self._stop + tokens, device=device),
-            spatial=(self._prefix.start, self._stop),
-            kept=self._all,
-            xyz_m=self._prefix.xyz_m[: len(self._all)],
-        )
-
-    def _apply(self, walk: LayerWalk) -> None:
-        assert self._scores is not None, "ranked before"
-        self.timer.start()
-        self._selected = keep_best(self._scores, self.counts[walk.layer])
-        self.timer.stop()
+    def unroped(self, rope: Rope) -> torch.Tensor:
+        """(L, H, T, d), turned back from where rope has them."""
+        cos, sin = rope
+        return apply_rope(torch.cat(self.roped), (cos, -sin))
 
 
 class InspectAttention(Generic[T]):
     """Calls inspect(q (H, R, d), k (G, T, d)) with each layer's roped queries of the tokens `index`
-    (R,) and keys of all tokens, and keeps what it returns in `found`, one entry per layer.
+    (R,) of the walk and keys of all tokens, those before it that its cache holds included, and
+    keeps what it returns in `found`, one entry per layer.
 
     many: most tokens are queries, so that the layer's own are computed once for both.
     """
@@ -312,7 +269,10 @@ class InspectAttention(Generic[T]):
         inputs = walk.layer_inputs(self._many)
         q, _, walk.inputs = walk.decoder.ranking_inputs(walk.layer, inputs, walk.rope, self._index)
         assert walk.inputs.k is not None
-        self.found.append(self._inspect(q[0], walk.inputs.k[0]))
+        k = walk.inputs.k
+        if walk.cache is not None and walk.cache.length(walk.layer):
+            k = torch.cat((walk.cache.held(walk.layer)[0], k), dim=2)
+        self.found.append(self._inspect(q[0], k[0]))
 
 
 def inspect_layers(
@@ -321,9 +281,12 @@ def inspect_layers(
     index: torch.Tensor,
     inspect: Callable[[torch.Tensor, torch.Tensor], T],
     many: bool = False,
+    cache: KVCache | None = None,
 ) -> list[T]:
-    """What `inspect` finds in every layer of one unpruned pass; see InspectAttention."""
+    """What `inspect` finds in every layer of one unpruned pass, behind what `cache` holds; see
+    InspectAttention.
+    """
     visitor = InspectAttention(index, inspect, many)
     with torch.inference_mode():
-        LayerWalk(decoder, prompt).run(visitor)
+        LayerWalk(decoder, prompt, cache).run(visitor)
     return visitor.found

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from ada3d_ros.engine.kv_cache import KVCache
-from ada3d_ros.engine.layer_walk import LayerWalk, RankAndDrop, RankAndSelect
+from ada3d_ros.engine.layer_walk import LayerWalk, RankAndDrop, RecordQueries
 from ada3d_ros.engine.scene_prefix import ScenePrefix
 from ada3d_ros.errors import InvalidRequestError, ModelError
 from ada3d_ros.model.decoder import LlamaDecoder
@@ -38,7 +38,8 @@ class PrefillOutput:
     layer; kept: per layer (N_i,) int64, ascending indices into the N spatial tokens of the prompt.
     rank_s: what ranking and dropping add to the prefill: queries, scores, selection, gathering, and
     the keys of tokens that go (the others' keys the layer reuses); NaN without a pruner. states:
-    where asked for. pruner: what dropped or selected them.
+    where asked for. pruner: what dropped or selected them; ranked_layers: the 0-based layers whose
+    attention ranked for it.
     """
 
     logits: torch.Tensor
@@ -48,6 +49,7 @@ class PrefillOutput:
     rank_s: float = NAN
     states: FinalStates | None = None
     pruner: LayerPruner | None = None
+    ranked_layers: tuple[int, ...] = ()
 
     @property
     def counts(self) -> tuple[int, ...]:
@@ -102,9 +104,11 @@ def prefill_question(
     Unpruned this is the full prefill exactly, in another order of sums, and the output's cache is
     the prefix's own, lent until its next question, or a copy where its room ends. With a pruner
     each layer attends to the best of the scene's keys for this question, as many as the schedule
-    says, in a copy. That is not the paper's computation: there a kept token has seen only kept
-    ones, here it has seen the whole scene; both are one up to the first pruned layer. `kept` are
-    indices into the prefix's spatial tokens. Raises as `prefill` does.
+    says, in a copy; layers before the first that selects are lent too. That is not the paper's
+    computation: there a kept token has seen only kept ones, here it has seen the whole scene; both
+    are one up to the first pruned layer. Of a prefix that was pruned while it was built, each layer
+    attends to what it holds: no pruner then. `kept` are indices into the prefix's spatial tokens.
+    Raises as `prefill` does.
     """
     if not len(question):
         raise InvalidRequestError(
@@ -113,7 +117,7 @@ def prefill_question(
     decoder = prefix.decoder
     prefix.crop()
     count = len(prefix.embeds) if count is None else count
-    first = prefix.start + count
+    first = prefix.position_after(count)
     positions = torch.arange(first, first + len(question), device=question.device)
     prompt, room = PromptSequence(question, positions, (0, 0)), len(question) + reserve
 
@@ -121,16 +125,30 @@ def prefill_question(
     visitor = None
     if pruner is None or not count:
         walk = LayerWalk(decoder, prompt, _cropped_cache(prefix, count, room))
-        walk.kept = torch.arange(count, device=question.device)
     else:
+        assert prefix.held is None, "pruned already"
+        from ada3d_ros.engine.select_keys import RankAndSelect  # where it is asked for
+
         walk = LayerWalk(decoder, prompt, KVCache(decoder.config.num_layers, room))
-        visitor = RankAndSelect(pruner, prefix, count)
+        visitor = RankAndSelect(pruner, prefix, count, room)
+    walk.kept = torch.arange(count, device=question.device)
+    recorder = None if prefix.options.queries is None else RecordQueries(walk.attend)
+    if recorder is not None:
+        walk.attend = recorder
     walk.run(visitor)
-    states = None
+    states, held = None, prefix.held
     if with_states:
-        spatial = prefix.final_states()[walk.kept_per_layer[-1]]
+        spatial = prefix.final_states()
+        kept = walk.kept_per_layer[-1]
+        if held is None and len(kept) < len(spatial):
+            spatial = spatial[kept]
         states = FinalStates(decoder.norm(walk.hidden[0, -1]), spatial)
-    return _finish(walk, visitor, states, pruner)
+    if held is not None:
+        walk.kept_per_layer = list(held)
+    output = _finish(walk, visitor, states, pruner)
+    if recorder is not None and prefix.options.queries is not None:  # of finite numbers alone
+        prefix.options.queries.record(recorder.unroped(walk.rope))
+    return output
 
 
 def _cropped_cache(prefix: ScenePrefix, count: int, room: int) -> KVCache:
@@ -164,6 +182,7 @@ def _finish(
         rank_s=visitor.timer.total_s() if visitor is not None else NAN,
         states=states,
         pruner=pruner,
+        ranked_layers=tuple(visitor.ranked_layers) if visitor is not None else (),
     )
 
 

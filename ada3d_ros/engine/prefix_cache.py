@@ -12,14 +12,17 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
-from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ada3d_ros.config.agent import AgentConfig
+from ada3d_ros.engine.build_plan import plan_build, prunes_at_build, scene_size, serves_questions
+from ada3d_ros.engine.cache_report import CacheReport
+from ada3d_ros.engine.deadline import LatencyModel
+from ada3d_ros.engine.decode import prepare_decoding
 from ada3d_ros.engine.memory_fallback import out_of_memory
+from ada3d_ros.engine.prefix_state import TRANSITIONS, PrefixEvent, PrefixState
 from ada3d_ros.engine.scene_encoder import SceneEncoder
 from ada3d_ros.engine.scene_prefix import PrefixEntry, PrefixOptions
 from ada3d_ros.engine.scene_pruning import ScenePruning
@@ -28,103 +31,33 @@ from ada3d_ros.engine.token_selection import SceneContext
 from ada3d_ros.errors import Ada3DError
 from ada3d_ros.model.checkpoint import LoadedModel
 from ada3d_ros.model.prompt import IMAGE_ID, render_question
+from ada3d_ros.pruning.cost import PromptSizes
 from ada3d_ros.pruning.policy import Policy
+from ada3d_ros.pruning.queries_file import BY_QUERIES
+from ada3d_ros.pruning.question_queries import QueriesFile, RecordedQueries
 from ada3d_ros.scene.keyframes import SceneSnapshot
 from ada3d_ros.types import NAN
 
 if TYPE_CHECKING:
+    from ada3d_ros.engine.prune_choice import PruneChoice
     from ada3d_ros.engine.query_context import QueryContext
 
 logger = logging.getLogger(__name__)
 
-RESERVED_TOKENS = 512  # kept free after the scene for a question and its answer
-
-
-class PrefixState(Enum):
-    """Whether questions can be answered from the cache, and how true it is to the scene.
-
-    | state    | event           | next     |
-    |----------|-----------------|----------|
-    | ABSENT   | BUILD_STARTED   | BUILDING |
-    | ABSENT   | SCENE_CHANGED   | ABSENT   |
-    | ABSENT   | FORGOTTEN       | ABSENT   |
-    | BUILDING | BUILD_FINISHED  | READY    |
-    | BUILDING | BUILD_ABANDONED | ABSENT   |
-    | BUILDING | SCENE_CHANGED   | BUILDING |
-    | BUILDING | FORGOTTEN       | ABSENT   |
-    | READY    | SCENE_CHANGED   | STALE    |
-    | READY    | FORGOTTEN       | ABSENT   |
-    | STALE    | BUILD_STARTED   | STALE    |
-    | STALE    | BUILD_FINISHED  | READY    |
-    | STALE    | BUILD_ABANDONED | STALE    |
-    | STALE    | SCENE_CHANGED   | STALE    |
-    | STALE    | CAUGHT_UP       | READY    |
-    | STALE    | FORGOTTEN       | ABSENT   |
-
-    A build that finishes for a scene that has changed meanwhile goes through READY to STALE at
-    once. Any other pair is a programming error and raises.
-    """
-
-    ABSENT = "absent"  # nothing answers questions, nothing is being built
-    BUILDING = "building"  # the first prefix is being built
-    READY = "ready"  # the active prefix is the scene as it is, in voxel order
-    STALE = "stale"  # the active prefix answers, but the scene has changed since
-
-
-class PrefixEvent(Enum):
-    """What moves the cache from one state to another."""
-
-    BUILD_STARTED = "build started"
-    BUILD_FINISHED = "build finished"
-    BUILD_ABANDONED = "build abandoned"
-    SCENE_CHANGED = "scene changed"
-    CAUGHT_UP = "caught up"
-    FORGOTTEN = "forgotten"
-
-
-TRANSITIONS = {
-    (PrefixState.ABSENT, PrefixEvent.BUILD_STARTED): PrefixState.BUILDING,
-    (PrefixState.ABSENT, PrefixEvent.SCENE_CHANGED): PrefixState.ABSENT,
-    (PrefixState.ABSENT, PrefixEvent.FORGOTTEN): PrefixState.ABSENT,
-    (PrefixState.BUILDING, PrefixEvent.BUILD_FINISHED): PrefixState.READY,
-    (PrefixState.BUILDING, PrefixEvent.BUILD_ABANDONED): PrefixState.ABSENT,
-    (PrefixState.BUILDING, PrefixEvent.SCENE_CHANGED): PrefixState.BUILDING,
-    (PrefixState.BUILDING, PrefixEvent.FORGOTTEN): PrefixState.ABSENT,
-    (PrefixState.READY, PrefixEvent.SCENE_CHANGED): PrefixState.STALE,
-    (PrefixState.READY, PrefixEvent.FORGOTTEN): PrefixState.ABSENT,
-    (PrefixState.STALE, PrefixEvent.BUILD_STARTED): PrefixState.STALE,
-    (PrefixState.STALE, PrefixEvent.BUILD_FINISHED): PrefixState.READY,
-    (PrefixState.STALE, PrefixEvent.BUILD_ABANDONED): PrefixState.STALE,
-    (PrefixState.STALE, PrefixEvent.SCENE_CHANGED): PrefixState.STALE,
-    (PrefixState.STALE, PrefixEvent.CAUGHT_UP): PrefixState.READY,
-    (PrefixState.STALE, PrefixEvent.FORGOTTEN): PrefixState.ABSENT,
-}
-
-
-@dataclass(frozen=True, slots=True)
-class CacheReport:
-    """The prefix cache in numbers, for diagnostics. staleness as in `Answer`; building: tokens that
-    wait in the pending prefix.
-    """
-
-    version: int = 0
-    spatial: int = 0
-    keyframes: int = 0
-    staleness: float = NAN
-    kv_bytes: int = 0
-    building: int = 0
-    builds: int = 0
-    appends: int = 0
+RESERVED_TOKENS = 512  # positions kept free after the scene for a question and its answer
+QUESTION_TOKENS = 64  # of a usual question, for which memory is kept beside the answer's
 
 
 class PrefixCache:
-    """One robot's scene in one model. `state` says what it can do now; see PrefixState."""
+    """One robot's scene in one model. `state` says what it can do now; see
+    prefix_state.PrefixState."""
 
     def __init__(
         self,
         loaded: LoadedModel,
         pruning: ScenePruning,
         encoder: SceneEncoder,
+        latency: LatencyModel | None = None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self.state = PrefixState.ABSENT
@@ -132,7 +65,8 @@ class PrefixCache:
         self.active: PrefixEntry | None = None
         self.pending: PrefixEntry | None = None
         self._serves = False  # whether questions under the settings are answered from here
-        self.encoder = encoder
+        self.encoder, self.queries = encoder, RecordedQueries()
+        self._queries_file: QueriesFile | None = None  # that they began with
         self._loaded, self._pruning, self._now = loaded, pruning, now
         self._config: AgentConfig | None = None
         self._policy: Policy | None = None
@@ -143,6 +77,9 @@ class PrefixCache:
         self._asked: StageClock | None = None  # of the question that was served last
         self._refused: tuple[Any, ...] = ()  # a scene and settings of which no prefix can be made
         self._builds = self._appends = 0
+        self.choice: PruneChoice | None = None  # under `cache.prune: auto`
+        self._latency = latency or LatencyModel()
+        self._build_s = 0.0  # that the pending prefix took so far
 
     # -- for questions
 
@@ -288,14 +225,25 @@ class PrefixCache:
             return
         policy = Policy.from_config(config.pruning)
         self._config, self._policy = config, policy
-        reference = config.model.compat == "reference"
-        self._serves = (
-            config.cache.mode == "cached" and not reference and not policy.is_query_conditioned
-        )
+        if config.cache.prune != "auto":
+            self.choice = None
+        elif self.choice is None:
+            from ada3d_ros.engine.prune_choice import PruneChoice  # where it is chosen
+
+            self.choice = PruneChoice(self._latency)
+        self._serves = serves_questions(config, policy)
         choice: tuple[Any, ...] = ()
         if policy.pre_llm and policy.prunes:
-            choice = (policy.pre_llm, policy.keep_ratio, policy.choice_key(1 << 20))
-        key = choice, config.model.conversation, config.cache.kv
+            places = config.pruning.pre_positions
+            choice = (policy.pre_llm, policy.keep_ratio, places, policy.choice_key(1 << 20))
+        built: tuple[Any, ...] = ()
+        if prunes_at_build(config, policy):
+            file = self._pruning.queries_file(config)
+            if file is not self._queries_file:
+                self._queries_file = file
+                self.queries = RecordedQueries(file, self._loaded.model.device)
+            built = config.pruning, config.cache.as_built()
+        key = choice, built, config.model.conversation, config.cache.kv
         if key != self._key and self.state is not PrefixState.ABSENT:
             self.forget()
         self._key = key
@@ -328,11 +276,17 @@ class PrefixCache:
         if self.pending is None:
             self.pending = self._start_build(scene, clock)
             self.transition(PrefixEvent.BUILD_STARTED)
+        begun = clock.now()
         with clock.stage("scene_s"):
             self.pending.step()
+        self._build_s += clock.now() - begun
         if self.pending.ready:
             self.active, self.pending = self.pending, None
+            if self.choice is not None:
+                kind = "whole" if self.active.held is None else "build"
+                self.choice.record_build(kind, len(self.active.embeds), self._build_s)
             self._builds += 1
+            prepare_decoding(self._loaded.model.decoder, self.active.cache)
             self.transition(PrefixEvent.BUILD_FINISHED)
             if self.active.scene.version != scene.version:
                 self.transition(PrefixEvent.SCENE_CHANGED)
@@ -342,6 +296,7 @@ class PrefixCache:
         loaded, config, policy = self._loaded, self._config, self._policy
         assert config is not None
         assert policy is not None
+        self._build_s = 0.0
         # Spatial tokens, those chosen of them, and the prompt up to them.
         tokens, selected = self.encoder.tokens(clock), bool(policy.pre_llm) and policy.prunes
         with clock.stage("scene_s") if selected else nullcontext():
@@ -352,16 +307,31 @@ class PrefixCache:
         prompt = loaded.model.build_prompt(
             ids[: ids.index(IMAGE_ID) + 1], embeds, None, chosen.tokens.xyz_m
         )
+        pruner = None
+        if self._prunes(config, policy, len(embeds)):
+            sizes = PromptSizes(len(embeds), len(ids), chosen.num_before_selection)
+            allocation = self._pruning.allocation(config, policy, sizes)
+            pruner = plan_build(loaded, config, allocation, self.queries)
         options = PrefixOptions(
             chunk_tokens=config.cache.chunk_tokens,
             int8=config.cache.kv == "int8",
             with_states=loaded.head is not None,
-            reserve=RESERVED_TOKENS,
+            reserve=min(RESERVED_TOKENS, config.generation.max_new_tokens + QUESTION_TOKENS),
+            original_positions=config.pruning.pre_positions == "original",
+            pruner=pruner,
+            queries=self.queries if config.cache.ranking in BY_QUERIES else None,
         )
         context = SceneContext(scene, tokens, chosen, embeds)
         entry = PrefixEntry(loaded.model.decoder, prompt, context, options)
         entry.hold(self.encoder.table, selected)
         return entry
+
+    def _prunes(self, config: AgentConfig, policy: Policy, total: int) -> bool:
+        """Whether a scene of so many spatial tokens is pruned while it is built."""
+        if not prunes_at_build(config, policy) or total <= config.pruning.n_min:
+            return False
+        choice = self.choice
+        return choice is None or choice.for_scene(scene_size(config, total)) == "build"
 
     def _abandon_build(self, refused: SceneSnapshot | None = None) -> None:
         """refused: a scene of which no prefix can be made under these settings."""

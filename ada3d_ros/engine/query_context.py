@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import torch
 
 from ada3d_ros.config import AgentConfig
+from ada3d_ros.engine.build_plan import prunes_at_build, scene_size
 from ada3d_ros.engine.deadline import FACTORS, LatencyModel
 from ada3d_ros.engine.memory_fallback import MemoryFallback
 from ada3d_ros.engine.prefill import PrefillOutput, prefill, prefill_question
@@ -20,8 +22,14 @@ from ada3d_ros.engine.timing import StageClock
 from ada3d_ros.engine.token_selection import ChosenTokens, SceneContext
 from ada3d_ros.errors import ConfigError, QuestionTooLongError
 from ada3d_ros.model.checkpoint import LoadedModel
-from ada3d_ros.model.prompt import check_question, parse_coordinates, render_question
+from ada3d_ros.model.prompt import (
+    MAX_PROMPT_CHARS,
+    check_question,
+    parse_coordinates,
+    render_question,
+)
 from ada3d_ros.pruning.policy import Policy
+from ada3d_ros.pruning.schedule import UnreachableBudgetError
 from ada3d_ros.pruning.strategy import LayerPruner
 from ada3d_ros.scene.keyframes import SceneSnapshot
 from ada3d_ros.types import (
@@ -34,7 +42,8 @@ from ada3d_ros.types import (
     Stage,
 )
 
-MAX_PROMPT_CHARS = 100_000  # a question within question.max_chars, and the template around it
+if TYPE_CHECKING:
+    from ada3d_ros.engine.prune_choice import PruneChoice
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -60,17 +69,27 @@ class QueryContext:
     # From those above:
     in_scene: bool = field(init=False)  # it is about the scene, not about one image
     points: bool = field(init=False)  # the grounding head answers it
+    with_states: bool = field(init=False)  # it needs them, or may point before it speaks
     max_new_tokens: int = field(init=False)
     floor_z_m: float = field(init=False)
 
     def __post_init__(self) -> None:
         question, in_scene = self.question, self.question.scope is Scope.SCENE
         limit = question.max_new_tokens or self.config.generation.max_new_tokens
-        points = bool(question.phrase) and in_scene and self.loaded.head is not None
+        headed = in_scene and self.loaded.head is not None
+        points, config = bool(question.phrase) and headed, self.loaded.model.config
+        asked = headed and self.config.question.point
+        places = asked and max(config.point_id, config.egocentric_point_id) >= 0
         object.__setattr__(self, "in_scene", in_scene)
         object.__setattr__(self, "points", points)
+        object.__setattr__(self, "with_states", points or places)
         object.__setattr__(self, "max_new_tokens", limit)
         object.__setattr__(self, "floor_z_m", self.loaded.model.floor_of(self.scene.floor.z_m))
+
+    @property
+    def as_configured(self) -> bool:
+        """Whether the node's own keep ratio is in force, not one of the request."""
+        return self.policy.keep_ratio == self.config.pruning.keep_ratio
 
     def in_world(self, xyz_m: torch.Tensor) -> torch.Tensor:
         """Points (..., 3) of the model's world in the world frame."""
@@ -98,27 +117,31 @@ def encode_scene(query: QueryContext, encoder: SceneEncoder) -> SpatialTokens:
     return encoder.tokens(query.clock)
 
 
-def select_context(query: QueryContext, tokens: SpatialTokens, cache: PrefixCache) -> SceneContext:
+def select_context(
+    query: QueryContext, tokens: SpatialTokens, cache: PrefixCache, together: bool = False
+) -> SceneContext:
     """The cached prefix where one serves the question, else a fresh selection of the tokens.
 
-    Raises what the selection and the building of a prefix raise.
+    together: for a batch, which attends to all of a prefix. Raises what the selection and the
+    building of a prefix raise.
     """
     # The cached prefix, or its first part for a smaller budget; none is built that cannot serve.
     model, policy, clock = query.loaded.model, query.policy, query.clock
-    whole = query.in_scene and query.fallback.view_share == 1.0
-    configured = policy.keep_ratio == query.config.pruning.keep_ratio
-    if whole and (configured or fits_prefix(policy, len(tokens.features))):
-        prefix = cache.ensure_usable(query)
-        chosen = None if prefix is None else prefix.chosen
-        if prefix is not None and not configured:
-            chosen = crop_to_budget(prefix, policy)
-        if prefix is not None and chosen is not None:
-            clock.prepared_s = clock.elapsed_s()
-            embeds = prefix.embeds[: len(chosen.kept)]
-            staleness = cache.staleness
-            return SceneContext(prefix.scene, prefix.tokens, chosen, embeds, prefix, staleness)
+    cold_reason = why_cold(query, len(tokens.features))
+    prefix = None if cold_reason else cache.ensure_usable(query)
+    chosen = None if prefix is None else prefix.chosen
+    if prefix is not None and not query.as_configured:
+        chosen = None if prefix.held is not None else crop_to_budget(prefix, policy)
+        cold_reason = _own_ratio(policy) if chosen is None else ""
+    if prefix is not None and chosen is not None:
+        clock.prepared_s = clock.elapsed_s()
+        embeds = prefix.embeds[: len(chosen.kept)]
+        mode = mode_of(query, prefix, None if together else cache.choice)
+        staleness = cache.staleness
+        return SceneContext(prefix.scene, prefix.tokens, chosen, embeds, prefix, staleness, mode)
 
     # A selection for this question alone, or kept for the next one about the same scene.
+    whole = query.in_scene and query.fallback.view_share == 1.0
     conditioned, key = policy.is_query_conditioned, query.scene.version if whole else None
     words = check_question(query.question.text, MAX_PROMPT_CHARS) if conditioned else ""
     ids = query.loaded.tokenizer.encode(words)[1:] if conditioned else ()
@@ -132,7 +155,76 @@ def select_context(query: QueryContext, tokens: SpatialTokens, cache: PrefixCach
     scene = query.scene
     if query.in_scene and not whole:
         scene = thin(scene, query.fallback.view_share)
-    return SceneContext(scene, tokens, chosen, embeds)
+    return SceneContext(scene, tokens, chosen, embeds, cold_reason=cold_reason)
+
+
+def why_cold(query: QueryContext, total: int) -> str:
+    """Why a question brings its scene along though others are answered from the cached one; ''
+    where the cached one serves it. total: spatial tokens of the scene.
+    """
+    config, policy = query.config, query.policy
+    if config.cache.mode != "cached":
+        return "cache.mode is paper: every question brings the scene along"
+    if not query.in_scene:
+        return "the question is about the newest image alone"
+    if query.fallback.view_share < 1.0:
+        return "memory ran out: fewer keyframes were used"
+    if config.model.compat == "reference":
+        return "model.compat is reference"
+    if policy.is_query_conditioned:
+        return f"strategy {policy.pre_llm} selects anew for each question"
+    if query.as_configured:
+        return ""
+    built = prunes_at_build(config, Policy.from_config(policy.config))
+    if built and config.cache.prune == "build":
+        return _own_ratio(policy)
+    if not fits_prefix(policy, total):
+        return f"keep_ratio {policy.keep_ratio:g} is another choice than the cached scene's"
+    return ""
+
+
+def _own_ratio(policy: Policy) -> str:
+    """Why a request's own keep ratio is not served by a scene pruned while it was built."""
+    return (
+        f"keep_ratio {policy.keep_ratio:g} was asked for, the cached scene was pruned to"
+        f" {policy.config.keep_ratio:g} while it was built (cache.prune)"
+    )
+
+
+def mode_of(query: QueryContext, prefix: ScenePrefix, choice: PruneChoice | None) -> str:
+    """How a question on the cached scene is pruned: as `cache.prune` says it. choice: of what
+    `auto` does.
+    """
+    if prefix.held is not None:
+        return "build"
+    mode = _mode_on_whole(query)
+    if choice is None or mode != "question" or not query.as_configured:
+        return mode
+    return choice.for_question(scene_size(query.config, len(prefix.embeds)))
+
+
+def planned_mode(query: QueryContext, total: int, active: ScenePrefix | None) -> str:
+    """The same before the prefix is brought up to date, of a scene of so many spatial tokens; or
+    "paper". active: the prefix that is there.
+    """
+    if why_cold(query, total):
+        return "paper"
+    built = prunes_at_build(query.config, Policy.from_config(query.config.pruning))
+    if active is not None:
+        built = active.held is not None
+    if built:
+        return "build" if query.as_configured else "paper"
+    return _mode_on_whole(query)
+
+
+def _mode_on_whole(query: QueryContext) -> str:
+    """On a prefix that holds all tokens that entered the language model."""
+    selects = bool(query.policy.in_llm) and query.policy.prunes
+    wanted = query.config.cache.prune != "none" or not query.as_configured
+    if selects and wanted:
+        return "question"
+    # What enters the language model is chosen when the scene is built.
+    return "build" if query.policy.pre_llm and query.policy.prunes else "none"
 
 
 def crop_to_budget(prefix: ScenePrefix, policy: Policy) -> ChosenTokens | None:
@@ -197,13 +289,12 @@ def budget_for_deadline(
     if len(ratios) < 2:
         return query
 
-    # Each ratio, and whether it is answered from the cached scene.
-    total, cached = len(tokens.features), cache.serves_under(query.config)
-    budgets = [
-        (ratio, cached and fits_prefix(replace(policy, keep_ratio=ratio), total))
-        for ratio in ratios
-    ]
-    if budgets[0][1]:
+    # Each ratio, and the mode that it is answered in.
+    total, budgets = len(tokens.features), []
+    for ratio in ratios:
+        lower = replace(query, policy=replace(policy, keep_ratio=ratio))
+        budgets.append((ratio, planned_mode(lower, total, cache.active)))
+    if budgets[0][1] != "paper":
         cache.ensure_usable(query)
     left_s = deadline_s - clock.elapsed_s()
     ratio = latency.choose(budgets, total, left_s, query.max_new_tokens)
@@ -229,6 +320,9 @@ def build_prompt(
     clicks = model.encode_clicks(points) if points else None
     prompt = model.build_prompt(ids, context.embeds, clicks, context.chosen.tokens.xyz_m)
     length, limit = prompt.embeds.shape[0], model.config.decoder.max_positions
+    if query.config.pruning.pre_positions == "original" and not model.reference:
+        prompt = replace(prompt, positions=context.chosen.positions(prompt))
+        length += context.chosen.num_before_selection - len(context.embeds)
     if length >= limit:
         raise QuestionTooLongError(
             f"the prompt has {length} tokens ({len(context.embeds)} spatial), the model's positions"
@@ -252,7 +346,7 @@ def prefill_prompt(
 ) -> PrefillOutput:
     """The prompt through the decoder; where its scene is cached, only what follows the scene."""
     start, stop = prompt.spatial_span
-    reserve, states = query.max_new_tokens, query.points
+    reserve, states = query.max_new_tokens, query.with_states
     if context.prefix is None:
         return prefill(query.loaded.model.decoder, prompt, reserve, pruner, states)
     question = prompt.embeds[stop:]
@@ -266,15 +360,14 @@ def prefill_pruned(
 
     Raises ConfigError for a budget that cannot be met, what hooks.check raises, and as `prefill`.
     """
-    clock, hooks, scene = query.clock, query.hooks, context.scene
+    clock, hooks = query.clock, query.hooks
     hooks.check()
 
     # A schedule fitted to this scene is measured at its first question.
-    begun = clock.now()
-    with clock.stage("scene_s") if query.policy.fitted else nullcontext():
-        total, scope = context.chosen.num_before_selection, query.question.scope.name
-        decoder = query.loaded.model.decoder
-        pruner = query.pruning.pruner(decoder, query.policy, prompt, total, scene.version, scope)
+    begun, pruner = clock.now(), None
+    if context.mode in ("paper", "question"):
+        with clock.stage("scene_s") if query.policy.fitted else nullcontext():
+            pruner = _layer_pruner(query, context, prompt)
     clock.prepared_s += clock.now() - begun
 
     hooks.on_stage(Stage.PREFILL)
@@ -283,3 +376,22 @@ def prefill_pruned(
         prefilled = prefill_prompt(query, context, prompt, pruner)
     clock.record("rank_s", prefilled.rank_s)
     return prefilled
+
+
+def _layer_pruner(
+    query: QueryContext, context: SceneContext, prompt: PromptSequence
+) -> LayerPruner | None:
+    """What drops or selects this question's spatial tokens in the layers; None where nothing does.
+
+    Raises ConfigError for a budget that cannot be met. The node's own budget may be one that only a
+    scene pruned while it is built can meet: a question that cannot use that is not pruned.
+    """
+    policy, pruning, scene = query.policy, query.pruning, context.scene
+    total, decoder = context.chosen.num_before_selection, query.loaded.model.decoder
+    scope = query.question.scope.name
+    try:
+        return pruning.pruner(decoder, policy, prompt, total, scene.version, scope)
+    except UnreachableBudgetError:
+        if not (query.as_configured and prunes_at_build(query.config, policy)):
+            raise
+        return None

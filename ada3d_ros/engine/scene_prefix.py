@@ -1,21 +1,28 @@
 """System prompt and spatial tokens, the part of a prompt before the question, decoded once.
 
 Its keys and values do not depend on the question, since attention looks back only. It is built a
-chunk at a time, so that a question that comes meanwhile need not wait for all of it, and spatial
-tokens seen later can be appended. A question is then only its own tokens.
+chunk at a time, or pruned on the way a layer at a time (engine/scene_build.py), so that a question
+that comes meanwhile need not wait for all of it, and spatial tokens seen later can be appended. A
+question is then only its own tokens.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 
 from ada3d_ros.engine.kv_cache import Int8KVCache, KVCache
+from ada3d_ros.engine.scene_build import PrunedPass, ScenePruner, SceneTokens
 from ada3d_ros.engine.token_selection import ChosenTokens, SceneContext
+from ada3d_ros.errors import QuestionTooLongError
 from ada3d_ros.model.decoder import LlamaDecoder
 from ada3d_ros.model.llava3d import Llava3D
 from ada3d_ros.model.spatial import mean_tokens
+from ada3d_ros.pruning.cost import DecoderShape, LayerWork, build_macs
+from ada3d_ros.pruning.question_queries import RecordedQueries
 from ada3d_ros.scene.keyframes import SceneSnapshot
 from ada3d_ros.scene.voxel_table import VoxelTable, ascending_order, find_voxels
 from ada3d_ros.types import PromptSequence, SpatialTokens
@@ -24,14 +31,19 @@ from ada3d_ros.types import PromptSequence, SpatialTokens
 @dataclass(frozen=True, slots=True)
 class PrefixOptions:
     """chunk_tokens: that pass the layers in one step; int8: keys and values in 8 bits; with_states:
-    keep the final states, which a grounding head points with; reserve: tokens kept free for a
-    question and its answer.
+    keep the final states, which a grounding head points with; reserve: room for so many tokens of a
+    question and its answer; original_positions: chosen tokens stand where they would among all;
+    pruner: what prunes it while it is built, or None; queries: where
+    those of questions on it are recorded, or None.
     """
 
     chunk_tokens: int = 256
     int8: bool = False
     with_states: bool = False
     reserve: int = 512
+    original_positions: bool = False
+    pruner: ScenePruner | None = None
+    queries: RecordedQueries | None = None
 
 
 class ScenePrefix:
@@ -40,7 +52,8 @@ class ScenePrefix:
 
     embeds (N, D): the spatial tokens as the decoder gets them; chosen: the same before the
     projector, and which of all `tokens` of the scene they are; scene: the keyframes they were made
-    of. `ready` once all tokens have passed. Not safe across threads.
+    of. held: per layer, which of the N it keeps for questions, ascending indices (n_i,); None where
+    each keeps all. `ready` once all tokens have passed. Not safe across threads.
     """
 
     def __init__(
@@ -54,10 +67,26 @@ class ScenePrefix:
         self.scene, self.tokens, self.chosen = context.scene, context.tokens, context.chosen
         self.start, stop = prompt.spatial_span
         self.embeds = prompt.embeds[self.start : stop]
-        self._capacity = max(stop - options.chunk_tokens, 0) + options.reserve
+        pruner, layers = options.pruner, decoder.config.num_layers
+        whole = 0 if pruner is not None else max(stop - options.chunk_tokens, 0)
+        self._capacity = whole + options.reserve
+        self.positions = prompt.positions[:stop]  # (start + N,) int64, as the tokens stand
+        if options.original_positions:
+            self.positions = self.chosen.positions(prompt)[:stop]
+        if self.next_position >= decoder.config.max_positions:
+            raise QuestionTooLongError(
+                f"the scene ends at position {self.next_position}, the model's positions end at"
+                f" {decoder.config.max_positions}: no room for a question. Keep fewer views"
+                " (keyframe.max_views), or set pruning.pre_positions to compact."
+            )
         self._waiting = prompt.embeds[:stop]  # tokens that have not passed
         self._states: list[torch.Tensor] = []
+        self.head_keys: torch.Tensor | None = None  # of final_states, from whoever asks for them
         self._passed = 0
+        self.lengths = (0,) * layers  # of the keys held in each layer, the last question's not
+        self.held: tuple[torch.Tensor, ...] | None = None
+        self._pruner, self._pass = pruner, cast(PrunedPass | None, None)
+        self.macs = 0.0  # of building and appending
         self.cache = self._empty_cache()
 
     @property
@@ -71,7 +100,14 @@ class ScenePrefix:
 
     @property
     def next_position(self) -> int:
-        return self.start + len(self.embeds)
+        """Of what follows all spatial tokens."""
+        return self.position_after(len(self.embeds))
+
+    def position_after(self, count: int) -> int:
+        """Of what follows the first `count` spatial tokens, the others not being there."""
+        if self.options.original_positions:
+            count = self.chosen.num_before_selection
+        return self.start + count
 
     @property
     def xyz_m(self) -> torch.Tensor:
@@ -84,27 +120,80 @@ class ScenePrefix:
         return self.cache.num_bytes
 
     def crop(self) -> None:
-        """Forget the last question."""
-        self.cache.set_lengths([self._passed] * self.decoder.config.num_layers)
+        """Forget the last question, and give back the room that a long one took."""
+        self.cache.set_lengths(self.lengths)
+        self.cache.give_back()
+
+    def kept(self, layer: int) -> torch.Tensor:
+        """Which of the N spatial tokens the layer keeps, (n_i,) int64 ascending."""
+        if self.held is None:
+            return torch.arange(len(self.embeds), device=self.embeds.device)
+        return self.held[layer]
+
+    def step(self) -> bool:
+        """One chunk through all layers, or where it is pruned all that wait through one layer;
+        whether more is to do. Where it fails (memory), what waits waits on.
+        """
+        return self._step_pruned() if self._pruner is not None else self._step_chunk()
 
     @torch.inference_mode()
-    def step(self) -> bool:
-        """One chunk through all layers; whether more are waiting. Where it fails (memory), the
-        chunk waits on.
-        """
+    def _step_chunk(self) -> bool:
         chunk = self._waiting[: self.options.chunk_tokens]
         if self._passed:
             self.crop()
         else:  # what a failed first chunk left
             self.cache = self._empty_cache()
-        positions = torch.arange(self._passed, self._passed + len(chunk), device=chunk.device)
+        positions = self.positions[self._passed : self._passed + len(chunk)]
         layers = self.decoder.config.num_layers
         hidden = self.decoder.run_layers(0, layers, chunk[None], positions, self.cache)
         if self.options.with_states:
             self._states.append(self.decoder.norm(hidden[0]))
+            self.head_keys = None
         self._passed += len(chunk)
+        self.lengths = (self._passed,) * layers
+        self._count([LayerWork(self._passed - len(chunk), len(chunk))] * layers)
         self._waiting = self._waiting[len(chunk) :]
         return not self.ready
+
+    def _step_pruned(self) -> bool:
+        assert self._pruner is not None
+        if self._pass is None:
+            if self._passed:
+                self.crop()
+            else:  # what a failed first pass left
+                self.cache = self._empty_cache()
+            total, start = len(self._waiting), max(self.start - self._passed, 0)
+            first = self._passed - self.start + start
+            xyz_m = self.xyz_m[first : first + total - start]
+            positions = self.positions[self._passed :]
+            tokens = SceneTokens(self._waiting, positions, start, self.next_position, xyz_m)
+            self._pass = PrunedPass(self.decoder, tokens, self._pruner, self.cache)
+        running, self._pass = self._pass, None  # a failed one is of no use
+        if running.step():
+            self._pass = running
+        else:
+            self.take_pass(running)
+        return not self.ready
+
+    def take_pass(self, done: PrunedPass) -> None:
+        """What a pass through all layers came to."""
+        held, before = tuple(done.passed.held), self._passed - self.start
+        if self.held is not None:
+            pairs = zip(self.held, held, strict=True)
+            held = tuple(torch.cat((old, more + before)) for old, more in pairs)
+        pruner = replace(cast(ScenePruner, self._pruner), ranking=done.frozen())
+        states = [self.decoder.norm(done.hidden)] if self.options.with_states else []
+        # All at once, since memory may end above.
+        self.held, self._pruner = held, pruner
+        self._states += states
+        self.head_keys = None
+        self._count(done.passed.work)
+        self.lengths = self.cache.lengths
+        self._passed += done.num_tokens
+        self._waiting = self._waiting[done.num_tokens :]
+
+    def _count(self, work: Sequence[LayerWork]) -> None:
+        self.macs += build_macs(DecoderShape.from_config(self.decoder.config), work)
 
     def append_tokens(
         self, embeds: torch.Tensor, tokens: SpatialTokens, scene: SceneSnapshot
@@ -122,19 +211,22 @@ class ScenePrefix:
         total, embeds = joined.features.shape[0], embeds.to(self.embeds.dtype)
         chosen = ChosenTokens(joined, torch.arange(total, device=embeds.device), total)
         all_embeds = torch.cat((self.embeds, embeds))
+        first = self.next_position
+        places = torch.arange(first, first + len(embeds), device=embeds.device)
+        positions = torch.cat((self.positions, places))
         waiting = torch.cat((self._waiting, embeds))
         # All at once, since memory may end above.
         self.tokens, self.chosen, self.scene = joined, chosen, scene
-        self.embeds, self._waiting = all_embeds, waiting
+        self.embeds, self._waiting, self.positions = all_embeds, waiting, positions
 
     def final_states(self) -> torch.Tensor:
-        """Normed states (N, D) of the spatial tokens after the last layer; of a prefix made with
-        them alone.
+        """Normed states (n_L, D) of the spatial tokens that the last layer keeps; of a prefix made
+        with them alone.
         """
         assert self.options.with_states
         if len(self._states) > 1:
             self._states = [torch.cat(self._states)]
-        return self._states[0][self.start :]
+        return self._states[0] if self.held is not None else self._states[0][self.start :]
 
     def _empty_cache(self) -> KVCache:
         kind = Int8KVCache if self.options.int8 else KVCache

@@ -8,13 +8,29 @@ import logging
 from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, TypeVar, cast
 
-from ada3d_ros.config import PruningConfig
+from ada3d_ros.config import AgentConfig, ModelConfig, PruningConfig
+from ada3d_ros.engine.build_plan import (
+    leaves_whole,
+    plan_allocation,
+    prompts_of,
+    prunes_at_build,
+)
 from ada3d_ros.engine.token_selection import ChosenTokens, choose_tokens
 from ada3d_ros.errors import ConfigError
+from ada3d_ros.model.config import DecoderConfig
 from ada3d_ros.model.decoder import LlamaDecoder
 from ada3d_ros.model.llava3d import Llava3D
-from ada3d_ros.pruning.cost import DecoderShape
-from ada3d_ros.pruning.policy import Policy, check_policy, describe_policy, planned_retention
+from ada3d_ros.model.startup import checkpoint_folder
+from ada3d_ros.pruning.allocation import Allocation
+from ada3d_ros.pruning.cost import DecoderShape, PromptSizes
+from ada3d_ros.pruning.policy import (
+    NOMINAL_SPATIAL,
+    Policy,
+    check_policy,
+    describe_policy,
+    planned_retention,
+)
+from ada3d_ros.pruning.queries_file import HeadSizes, QueryFiles
 from ada3d_ros.pruning.strategy import LayerPruner
 from ada3d_ros.types import PromptSequence, SpatialTokens
 
@@ -22,6 +38,7 @@ if TYPE_CHECKING:
     from ada3d_ros.config.pruning import AdaTokenConfig
     from ada3d_ros.pruning.calibration import Calibration
     from ada3d_ros.pruning.information import Masses
+    from ada3d_ros.pruning.question_queries import QueriesFile
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -52,19 +69,50 @@ class ScenePruning:
     they are.
     """
 
-    def __init__(self, shape: DecoderShape) -> None:
-        self.shape = shape
+    def __init__(self, shape: DecoderShape, files: QueryFiles | None = None) -> None:
+        """files: of past questions' queries."""
+        self.shape, self._files = shape, files
         self._memo = KeyedMemo()
         self._pruners: dict[Hashable, LayerPruner | None] = {}
         self._calibration: Calibration | None = None
         self._configured: tuple[PruningConfig, tuple[float, ...] | None] | None = None
 
-    def check(self, config: PruningConfig) -> None:
+    @classmethod
+    def from_config(cls, settings: ModelConfig, decoder: DecoderConfig) -> ScenePruning:
+        """For the decoder of a checkpoint, with the file of queries beside its weights."""
+        sizes = HeadSizes(decoder.num_layers, decoder.num_heads, decoder.head_dim)
+        files = QueryFiles(checkpoint_folder(settings), sizes)
+        return cls(DecoderShape.from_config(decoder), files)
+
+    def check(self, config: AgentConfig) -> None:
         """Raise ConfigError where these settings do not work with the model: budgets, layers,
-        calibration files.
+        calibration files, files of queries, prompts.
         """
-        calibration = self._read(config)
-        check_policy(config, self.shape, information=self._information(config, calibration))
+        information = self._information(config.pruning, self._read(config.pruning))
+        policy = Policy.from_config(config.pruning)
+        if prunes_at_build(config, policy):
+            prompts_of(config)
+            file = None if self._files is None else self._files.check(config.cache)
+            worth = None if file is None else file.held
+            plan_allocation(config, policy, self.shape, information, None, worth)
+        else:
+            check_policy(config.pruning, self.shape, information=information)
+
+    def allocation(
+        self, config: AgentConfig, policy: Policy, sizes: PromptSizes | None = None
+    ) -> Allocation:
+        """The layers' shares of a scene of these sizes that is pruned while it is built.
+
+        Raises as `plan_allocation`.
+        """
+        information = self._information(config.pruning, self._calibration)
+        file = self.queries_file(config)
+        worth = None if file is None else file.held
+        return plan_allocation(config, policy, self.shape, information, sizes, worth)
+
+    def queries_file(self, config: AgentConfig) -> QueriesFile | None:
+        """What is known of past questions from the file in force."""
+        return None if self._files is None else self._files.in_force(config.cache)
 
     def check_policy(self, policy: Policy) -> None:
         """The same for one request's keep ratio, with the calibration in force."""
@@ -82,9 +130,11 @@ class ScenePruning:
         self._configured = config, self._information(config, self._calibration)
 
     def warn_on_weight_mismatch(self, sha256: str) -> None:
-        """Warn where the calibration was measured on other weights than those loaded, or on random
-        ones.
+        """Warn where calibration or queries were measured on other weights than those loaded, or on
+        random ones.
         """
+        if self._files is not None:
+            self._files.warn_on_weight_mismatch(sha256)
         calibration = self._calibration
         if calibration is None:
             return
@@ -161,15 +211,27 @@ class ScenePruning:
             self._pruners = {key: policy.pruner(self.shape, *sizes, information)}
         return self._pruners[key]
 
-    def retention(self, config: PruningConfig) -> tuple[float, ...]:
-        """Share of all spatial tokens that each layer will keep; () where all are, or where scene
-        or question decide.
+    def retention(self, config: AgentConfig) -> tuple[float, ...]:
+        """Share of all spatial tokens that each layer will keep for a question about the scene; ()
+        where the strategy is none, or where scene, question or `cache.prune: auto` decide.
         """
-        return planned_retention(config, self.shape, self._information(config, self._calibration))
+        policy, pruning = Policy.from_config(config.pruning), config.pruning
+        share = policy.num_kept_pre_llm(NOMINAL_SPATIAL) / NOMINAL_SPATIAL
+        if leaves_whole(config, policy):
+            return (share,) * self.shape.num_layers
+        if prunes_at_build(config, policy):
+            if config.cache.prune == "auto":
+                return ()
+            return tuple(share * held for held in self.allocation(config, policy).held)
+        information = self._information(pruning, self._calibration)
+        return planned_retention(pruning, self.shape, information)
 
-    def describe(self, config: PruningConfig) -> str:
+    def describe(self, config: AgentConfig) -> str:
         """Strategy and what decides how much is kept, for a person."""
-        return describe_policy(config, self.retention(config))
+        text = describe_policy(config.pruning, self.retention(config))
+        if leaves_whole(config, Policy.from_config(config.pruning)):
+            text += ", not inside the language model on the cached scene (cache.prune none)"
+        return text
 
     def _read(self, config: PruningConfig) -> Calibration | None:
         if not Policy.from_config(config).from_file:

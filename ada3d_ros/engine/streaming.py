@@ -7,8 +7,10 @@ from dataclasses import replace
 
 from ada3d_ros.engine.decode import DecodeOutput, GenerationRequest, decode, make_sampler
 from ada3d_ros.engine.emitted_text import clean_text, end_of_settled
+from ada3d_ros.engine.places import Pointer, pointer_of
 from ada3d_ros.engine.prefill import PrefillOutput
 from ada3d_ros.engine.query_context import QueryContext
+from ada3d_ros.engine.token_selection import SceneContext
 from ada3d_ros.errors import ModelError, RequestError, RequestTimeoutError
 from ada3d_ros.types import AskHooks, Stage, StopReason
 
@@ -29,10 +31,13 @@ class TextStreamer(GenerationRequest):
     the question says. The pieces joined equal Tokenizer.decode of all ids, without what steers a
     model, coordinates in the world frame.
 
-    hooks (None: the question's): check stops it, on_text gets each new piece.
+    hooks (None: the question's): check stops it, on_text gets each new piece. pointer: what points
+    at places meanwhile; tokens that do are no text.
     """
 
-    def __init__(self, query: QueryContext, hooks: AskHooks | None = None) -> None:
+    def __init__(
+        self, query: QueryContext, hooks: AskHooks | None = None, pointer: Pointer | None = None
+    ) -> None:
         generation, self._tokenizer = query.config.generation, query.loaded.tokenizer
         self._up_m = query.floor_z_m  # from the model's world to the world frame
         self._hooks = query.hooks if hooks is None else hooks
@@ -46,6 +51,7 @@ class TextStreamer(GenerationRequest):
             should_stop=functools.partial(stop_asked, self._hooks),
             on_token=self._stream,
             now=query.clock.now,
+            pointer=pointer,
         )
 
     def finish(self) -> str:
@@ -72,20 +78,25 @@ class TextStreamer(GenerationRequest):
 
 
 def generate_text(
-    query: QueryContext, prefilled: PrefillOutput, hooks: AskHooks | None = None
+    query: QueryContext,
+    context: SceneContext,
+    prefilled: PrefillOutput,
+    hooks: AskHooks | None = None,
 ) -> DecodeOutput:
     """Decode after a prefill, with its text; see TextStreamer."""
-    streamer = TextStreamer(query, hooks)
+    streamer = TextStreamer(query, hooks, pointer_of(query, context, prefilled))
     output = decode(query.loaded.model.decoder, prefilled, streamer)
     return replace(output, text=streamer.finish())
 
 
-def stream_answer(query: QueryContext, prefilled: PrefillOutput) -> DecodeOutput:
+def stream_answer(
+    query: QueryContext, context: SceneContext, prefilled: PrefillOutput
+) -> DecodeOutput:
     """The answer's text, streamed and timed. Raises ModelError where the model said nothing."""
     query.hooks.on_stage(Stage.DECODING)
     clock = query.clock
     before_s = clock.elapsed_s()
-    output = generate_text(query, prefilled)
+    output = generate_text(query, context, prefilled)
     clock.record("first_token_s", before_s + output.first_token_s)
     clock.record("decode_s", output.decode_s)
     require_text(output)

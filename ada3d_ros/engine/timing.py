@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 import torch
 
-from ada3d_ros.types import StageTimings
+from ada3d_ros.types import ModelInfo
+from ada3d_ros.usage import StageTimings
 
+P = ParamSpec("P")
+R = TypeVar("R")
 Now = Callable[[], float]  # seconds of a monotonic clock
 
 
@@ -18,6 +22,35 @@ def synchronize(device: torch.device) -> None:
     """Waits for the device's queued work; nothing to wait for on the CPU."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def on_device(device: torch.device) -> AbstractContextManager[object]:
+    """Inside, this GPU is the thread's current one: streams, events and graphs are made on that,
+    wherever the tensors lie. Nothing on a CPU.
+    """
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
+class RunsModel(Protocol):
+    """Who has a model; info: known once it was checked or loaded."""
+
+    info: ModelInfo | None
+
+
+Owner = TypeVar("Owner", bound=RunsModel)
+
+
+def on_model_device(
+    call: Callable[Concatenate[Owner, P], R],
+) -> Callable[Concatenate[Owner, P], R]:
+    """The method with its model's GPU as the thread's current one, once `info` says which."""
+
+    @functools.wraps(call)
+    def placed(owner: Owner, *args: P.args, **kwargs: P.kwargs) -> R:
+        with on_device(torch.device(owner.info.device if owner.info else "cpu")):
+            return call(owner, *args, **kwargs)
+
+    return placed
 
 
 class StageClock:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-import torch
-
 from ada3d_ros.engine.batch import BatchedQuestion, answer_batch
 from ada3d_ros.engine.decode import DecodeOutput
 from ada3d_ros.engine.memory_fallback import memory_problem
+from ada3d_ros.engine.places import pointer_at
 from ada3d_ros.engine.prefill import PrefillOutput
 from ada3d_ros.engine.query_context import QueryContext, build_prompt
 from ada3d_ros.engine.streaming import TextStreamer, require_text
@@ -103,13 +102,17 @@ def generate_together(
 
     # Prompts; a question that cannot be asked, or is stopped already, does not hold up the others.
     ready: list[tuple[int, PromptSequence, TextStreamer]] = []
+    layers = prefix.decoder.config.num_layers
+    kept = tuple(prefix.kept(layer) for layer in range(layers))
+    states = prefix.final_states() if prefix.options.with_states else None
     with clock.stage("spatial_s"):
         for i, query in enumerate(queries):
             try:
                 prompt = build_prompt(query, context)
                 query.hooks.check()
                 query.hooks.on_stage(Stage.PREFILL)
-                ready.append((i, prompt, TextStreamer(query)))
+                pointer = pointer_at(query, context, states, kept[-1])
+                ready.append((i, prompt, TextStreamer(query, None, pointer)))
             except Ada3DError as error:
                 results[i] = error
     if not ready:
@@ -127,8 +130,6 @@ def generate_together(
     first_s = before_s + batch.prefill_s
 
     # Each one's text and times.
-    layers = prefix.decoder.config.num_layers
-    kept = (torch.arange(len(prefix.embeds), device=prefix.embeds.device),) * layers
     for (i, prompt, streamer), output in zip(ready, batch.outputs, strict=True):
         if output.error is not None:
             results[i] = output.error
@@ -136,7 +137,8 @@ def generate_together(
         own = clock.fork()
         own.record("first_token_s", first_s + output.first_token_s)
         own.record("decode_s", output.decode_s)
-        positions = (len(prompt.embeds),) * layers
+        end = prefix.next_position + len(prompt.embeds) - prompt.spatial_span[1]
+        positions = (end,) * layers
         prefilled = PrefillOutput(prefix.embeds.new_zeros(0), prefix.cache, positions, kept)
         finished = replace(output, text=streamer.finish())
         try:

@@ -34,6 +34,16 @@ class ChosenTokens:
     kept: torch.Tensor
     num_before_selection: int
 
+    def positions(self, prompt: PromptSequence) -> torch.Tensor:
+        """(T,) int64 of a prompt of them, each spatial token's and what follows as in the prompt of
+        all num_before_selection.
+        """
+        (start, stop), total = prompt.spatial_span, self.num_before_selection
+        device = prompt.positions.device
+        kept = self.kept[: stop - start]
+        behind = torch.arange(len(prompt.embeds) - stop, device=device)
+        return torch.cat((torch.arange(start, device=device), start + kept, start + total + behind))
+
     def first(self, count: int) -> ChosenTokens:
         """The first `count` of them."""
         t = self.tokens
@@ -49,7 +59,8 @@ class SceneContext:
 
     scene: the keyframes; tokens: all spatial tokens of them, or an image's patches; chosen: those
     that enter the language model; embeds (N, D): the same as it gets them; prefix: the cached
-    prefix that holds them, or None; staleness: of that, NaN without one.
+    prefix that holds them, or None; staleness: of that, NaN without one. mode: how it was pruned,
+    as `cache.prune` says of a prefix, else "paper"; cold_reason: why no prefix serves the question.
     """
 
     scene: SceneSnapshot
@@ -58,6 +69,8 @@ class SceneContext:
     embeds: torch.Tensor
     prefix: ScenePrefix | None = None
     staleness: float = NAN
+    mode: str = "paper"
+    cold_reason: str = ""
 
 
 @torch.inference_mode()

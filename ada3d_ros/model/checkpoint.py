@@ -23,6 +23,7 @@ from ada3d_ros.errors import CheckpointError, OutOfMemoryError
 from ada3d_ros.model.config import LlavaConfig
 from ada3d_ros.model.config_file import check_architecture, check_settings, read_config
 from ada3d_ros.model.config_vision import local_tower, other_tower
+from ada3d_ros.model.fused import FusedLinears
 from ada3d_ros.model.grounding_head import HEAD_FILE, LoadedHead, load_grounding_head
 from ada3d_ros.model.layout import (
     build_meta_model,
@@ -40,6 +41,7 @@ from ada3d_ros.model.weight_files import (
     POINTER,
     TensorInfo,
     check_folder,
+    copy_into,
     damaged,
     find_weight_files,
     other_sets_of_weights,
@@ -220,6 +222,14 @@ def _check_tokenizer(tokenizer: Tokenizer, info: CheckpointInfo) -> None:
                 f" {name}_token_id {theirs}: they are not of the same checkpoint."
             )
 
+    # What points is no text: control pieces, or ids behind the vocabulary.
+    for token_id in (info.config.point_id, info.config.egocentric_point_id):
+        if token_id >= 0 and tokenizer.is_text(token_id):
+            raise CheckpointError(
+                f"{info.path}: config.json, ada3d_point_ids names token {token_id}, which is text"
+                " in tokenizer.model: they are not of the same checkpoint."
+            )
+
 
 def load_weights(
     info: CheckpointInfo,
@@ -237,15 +247,18 @@ def load_weights(
     device = torch.device(device)
     form = WeightFormat(dtype, weights, device.type)
     if weights != "full":  # torchao is loaded where it is needed
-        from ada3d_ros.model.quantize import require_kernel
+        from ada3d_ros.model.quantize import require_kernel, slower_than_full
 
         require_kernel(weights, device)
+        if reason := slower_than_full(weights, device):
+            logger.warning(reason)
     needed = info.weight_bytes(form)
 
     # Fill a model that takes no memory yet.
     model = build_meta_model(info.config, compat)
     try:
         _fill(model, info, device, form)
+        model.decoder.prepare()
     except torch.OutOfMemoryError:
         raise OutOfMemoryError(
             f"the weights need {needed / 2**30:.1f} GiB on {device}, which has less free: use"
@@ -258,20 +271,37 @@ def load_weights(
 
 
 def _fill(model: Llava3D, info: CheckpointInfo, device: torch.device, form: WeightFormat) -> None:
-    """Tensor by tensor; one that is to be quantised is so before the next is read."""
+    """Tensor by tensor, into memory made where it comes; one that is to be quantised is so before
+    the next is read.
+    """
     for file in info.files:
         ours = {stored: name for name, (stored, t) in info.sources.items() if t.file == file}
-        for stored, tensor in read_tensors(file, list(ours)):
+        for stored, tensor in read_tensors(file, ours):
             name = ours[stored]
-            # A copy always: the tensor may be a view of the mapped file.
-            value = tensor.to(device, target_dtype(name, form.dtype), copy=True)
-            set_parameter(model, name, value)
+            copy_into(_place_of(model, name, device, form), tensor)
             if form.is_quantized(name):
                 from ada3d_ros.model.quantize import quantize_linear
 
                 path = name.removesuffix(".weight")
                 linear = cast(nn.Linear, model.get_submodule(path))
                 model.set_submodule(path, quantize_linear(linear, form.weights))
+
+
+@torch.no_grad()
+def _place_of(model: Llava3D, name: str, device: torch.device, form: WeightFormat) -> torch.Tensor:
+    """Where the values of a parameter go: with those of the layers that multiply the same input in
+    one storage, unless they are to be quantised.
+    """
+    parameter, dtype = model.get_parameter(name), target_dtype(name, form.dtype)
+    if not parameter.is_meta:
+        return parameter.detach()
+    path, layer, _ = name.rsplit(".", 2) if name.count(".") > 1 else ("", "", "")
+    owner = model.get_submodule(path)
+    if isinstance(owner, FusedLinears) and layer in owner.names and not form.is_quantized(name):
+        owner.allocate(device, dtype)
+    else:
+        set_parameter(model, name, torch.empty(parameter.shape, dtype=dtype, device=device))
+    return model.get_parameter(name).detach()
 
 
 def set_parameter(model: nn.Module, name: str, value: torch.Tensor) -> None:
@@ -304,9 +334,8 @@ def files_sha256(files: Sequence[Path]) -> str:
     """SHA-256 over the files, one after the other."""
     digest = hashlib.sha256()
     for file in files:
-        with file.open("rb") as handle:
-            while block := handle.read(1 << 20):
-                digest.update(block)
+        with file.open("rb", buffering=0) as handle:
+            hashlib.file_digest(handle, lambda: digest)
     return digest.hexdigest()
 
 

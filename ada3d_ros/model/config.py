@@ -2,7 +2,8 @@
 
 Defaults are LLaVA-3D-7B (reference: llava/model/multimodal_encoder, scripts/train). Keys of ours
 that the official config.json does not have: `mm_vision_config`, `mm_voxel_size_m`, `mm_token_cap`,
-`ada3d_random_weights`, `ada3d_floor_at_zero`. config_file.py reads one.
+`ada3d_random_weights`, `ada3d_floor_at_zero`, `ada3d_point_ids`, `ada3d_question_kinds`.
+config_file.py reads one.
 """
 
 from __future__ import annotations
@@ -105,7 +106,11 @@ class LlavaConfig:
     """The whole model.
 
     has_video_tower False: a 2D-only LLaVA-1.5 without position embedding and click encoder.
-    floor_at_zero: it was trained on places whose floor lies at z = 0, as LLaVA-3D was.
+    floor_at_zero: it was trained on places whose floor lies at z = 0, as LLaVA-3D was. point_id:
+    the token by which the model points at a place before it speaks, -1 where it does not;
+    egocentric_point_id: the same, the place being told to it as (forward, left, z) of someone who
+    stands at the last place but one and faces the last. question_kinds: what it was taught to
+    answer; () = no such list, it is asked everything.
     """
 
     decoder: DecoderConfig = DecoderConfig()
@@ -117,6 +122,9 @@ class LlavaConfig:
     image_aspect_ratio: str = "square"
     random_weights: bool = False
     floor_at_zero: bool = True
+    point_id: int = -1
+    egocentric_point_id: int = -1
+    question_kinds: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.image_aspect_ratio not in ("square", "pad"):
@@ -171,6 +179,10 @@ class LlavaConfig:
             "ada3d_random_weights": self.random_weights,
             "ada3d_floor_at_zero": self.floor_at_zero,
         }
+        if self.point_id >= 0:
+            data["ada3d_point_ids"] = [self.point_id, self.egocentric_point_id]
+        if self.question_kinds:
+            data["ada3d_question_kinds"] = list(self.question_kinds)
         if self.has_video_tower:
             data["mm_video_tower"] = VIDEO_TOWER
         return data

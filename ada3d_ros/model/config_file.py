@@ -85,6 +85,7 @@ def read_config(
     # Ours are the keys that start with mm_voxel, mm_token and ada3d.
     decoder = _read_decoder(data)
     vision_data = None if vision_data is None else without_nulls(vision_data)
+    point_ids = _point_ids(data, decoder.vocab_size)
     return LlavaConfig(
         decoder=decoder,
         vision=read_vision(data, vision_data, tower_apart),
@@ -95,7 +96,32 @@ def read_config(
         image_aspect_ratio=data.get("image_aspect_ratio") or "square",
         random_weights=bool(data.get("ada3d_random_weights", False)),
         floor_at_zero=_flag(data, "ada3d_floor_at_zero", True),
+        point_id=point_ids[0],
+        egocentric_point_id=point_ids[1],
+        question_kinds=_question_kinds(data),
     )
+
+
+def _point_ids(data: Json, vocab_size: int) -> tuple[int, int]:
+    """Tokens that point (LlavaConfig.point_id), -1 where there are none."""
+    ids = data.get("ada3d_point_ids", [-1, -1])
+    known = isinstance(ids, list) and len(ids) == 2
+    if not known or not all(type(i) is int and -1 <= i < vocab_size for i in ids):
+        raise CheckpointError(
+            f"config.json: ada3d_point_ids = {ids!r} must be two token ids below vocab_size"
+            f" {vocab_size}, -1 where there is none."
+        )
+    return ids[0], ids[1]
+
+
+def _question_kinds(data: Json) -> tuple[str, ...]:
+    """The kinds of questions that the model was taught, () where it names none."""
+    kinds = data.get("ada3d_question_kinds", [])
+    if not isinstance(kinds, list) or not all(isinstance(kind, str) for kind in kinds):
+        raise CheckpointError(
+            f"config.json: ada3d_question_kinds = {kinds!r} must be a list of names."
+        )
+    return tuple(kinds)
 
 
 def check_settings(data: Json) -> list[str]:

@@ -98,7 +98,7 @@ _DECODER = _names(
 )
 _LLAVA = _names(
     "image_aspect_ratio mm_video_tower mm_vision_tower mm_vision_config ada3d_random_weights"
-    " ada3d_floor_at_zero"
+    " ada3d_floor_at_zero ada3d_point_ids ada3d_question_kinds"
     " ada3d_tokenizer_sha256 tokenizer_padding_side image_grid_pinpoints image_crop_resolution"
     " image_split_resolution mm_use_im_patch_token s2_scales num_frames num_sample_tokens"
     " mm_newline_position mm_tunable_parts text_config vision_config image_seq_length"

@@ -17,8 +17,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from ada3d_ros.model.config import DecoderConfig
-
-Rope = tuple[torch.Tensor, torch.Tensor]  # cos, sin: (B or 1, 1, T, d)
+from ada3d_ros.model.fused import FusedLinears, empty_weight
+from ada3d_ros.model.rope import Rope, RopeTable, apply_rope, rope_rows
 
 
 class KeyValueStore(Protocol):
@@ -67,31 +67,10 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        wide = hidden.float()
-        wide = wide * torch.rsqrt(wide.pow(2).mean(dim=-1, keepdim=True) + self.eps)
-        return self.weight * wide.to(hidden.dtype)
+        return F.rms_norm(hidden, self.weight.shape, self.weight, self.eps)
 
 
-def rope_tables(positions: torch.Tensor, head_dim: int, theta: float, dtype: torch.dtype) -> Rope:
-    """cos and sin (1 or B, 1, T, d) of positions (T,) or (B, T) int64, the angles in float32."""
-    pairs = torch.arange(0, head_dim, 2, dtype=torch.float32, device=positions.device)
-    inv_freq = 1.0 / theta ** (pairs / head_dim)
-    angles = positions.reshape(-1, positions.shape[-1], 1).float() * inv_freq  # (B, T, d / 2)
-    angles = torch.cat((angles, angles), dim=-1).unsqueeze(1)
-    return angles.cos().to(dtype), angles.sin().to(dtype)
-
-
-def rope_rows(rope: Rope, rows: torch.Tensor) -> Rope:
-    """The tables of some of the positions, rows (n,) int64."""
-    return rope[0][:, :, rows], rope[1][:, :, rows]
-
-
-def apply_rope(x: torch.Tensor, rope: Rope) -> torch.Tensor:
-    """x (B, heads, T, d) rotated, LLaMA's rotate-half layout: dimension i pairs with i + d/2."""
-    low, high = x.chunk(2, dim=-1)
-    return x * rope[0] + torch.cat((-high, low), dim=-1) * rope[1]
-
-
+ALIGNED = 16  # elements: where SDPA's kernels want the rows of a mask to begin
 CPU_CHUNK = 2**19  # float32 values of keys at a time on a CPU: what its cache holds
 _thread = threading.local()
 
@@ -147,10 +126,10 @@ def _scratch(part: torch.Tensor) -> torch.Tensor:
     return held[: part.numel()].view(part.shape)
 
 
-class Attention(nn.Module):
+class Attention(FusedLinears):
     def __init__(self, config: DecoderConfig) -> None:
-        super().__init__()
-        self.head_dim = config.head_dim
+        super().__init__("q_proj", "k_proj", "v_proj")
+        self.head_dim, self._groups = config.head_dim, config.num_kv_heads
         kv_width = config.num_kv_heads * config.head_dim
         self.q_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
         self.k_proj = nn.Linear(config.hidden_size, kv_width, bias=False)
@@ -169,24 +148,52 @@ class Attention(nn.Module):
         """Keys (B, G, T, d) of normed x (B, T, D), before RoPE."""
         return self.split_heads(self.k_proj(x))
 
-    def forward(self, inputs: LayerInputs, rope: Rope, layer: int, attend: Attend) -> torch.Tensor:
-        q_unroped = self.queries(inputs.normed) if inputs.q_unroped is None else inputs.q_unroped
-        q = apply_rope(q_unroped, rope)
-        k = apply_rope(inputs.k_unroped, rope) if inputs.k is None else inputs.k
-        v = self.split_heads(self.v_proj(inputs.normed))
+    def forward(
+        self, x: torch.Tensor, rope: Rope, layer: int, attend: Attend, inputs: LayerInputs | None
+    ) -> torch.Tensor:
+        """Of normed x (B, T, D), (B, T, D); inputs: what was made of the very same x already."""
+        q, k, v = self._project(x, rope) if inputs is None else self._complete(inputs, rope)
         out = attend(layer, q, k, v)
         return cast(torch.Tensor, self.o_proj(out.transpose(1, 2).flatten(2)))
 
+    def _project(
+        self, x: torch.Tensor, rope: Rope
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Queries, keys and values of x, roped."""
+        weight = self.fused_weight()
+        if weight is None:
+            return self._complete(LayerInputs(x, self.keys(x)), rope)
+        heads, groups = self.split_heads(F.linear(x, weight)), self._groups
+        roped = apply_rope(heads[:, :-groups], rope)
+        return roped[:, :-groups], roped[:, -groups:], heads[:, -groups:]
 
-class MLP(nn.Module):
+    def _complete(
+        self, inputs: LayerInputs, rope: Rope
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The same of tokens whose keys are there."""
+        q_unroped = self.queries(inputs.normed) if inputs.q_unroped is None else inputs.q_unroped
+        q = apply_rope(q_unroped, rope)
+        k = apply_rope(inputs.k_unroped, rope) if inputs.k is None else inputs.k
+        return q, k, self.split_heads(self.v_proj(inputs.normed))
+
+
+class MLP(FusedLinears):
     def __init__(self, config: DecoderConfig) -> None:
-        super().__init__()
+        super().__init__("gate_proj", "up_proj")
         self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
         self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return cast(torch.Tensor, self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x)))
+        return cast(torch.Tensor, self.down_proj(self._gated(x)))
+
+    def _gated(self, x: torch.Tensor) -> torch.Tensor:
+        """What `down_proj` multiplies, (B, T, intermediate)."""
+        weight = self.fused_weight()
+        if weight is None:
+            return F.silu(self.gate_proj(x)) * cast(torch.Tensor, self.up_proj(x))
+        gate, up = F.linear(x, weight).chunk(2, dim=-1)
+        return F.silu(gate).mul_(up)
 
 
 class DecoderLayer(nn.Module):
@@ -212,27 +219,40 @@ class DecoderLayer(nn.Module):
     ) -> torch.Tensor:
         # No name for what is made here: the MLP's memory would come on top of it.
         hidden = hidden + self.self_attn(
-            self.inputs(hidden) if inputs is None else inputs, rope, layer, attend
+            self.input_layernorm(hidden) if inputs is None else inputs.normed,
+            rope,
+            layer,
+            attend,
+            inputs,
         )
         return hidden + cast(torch.Tensor, self.mlp(self.post_attention_layernorm(hidden)))
 
 
-def attention_mask(
-    past: int, tokens: int, key_mask: torch.Tensor | None, device: torch.device
-) -> torch.Tensor | None:
-    """Which keys each new token attends to, (B or 1, 1, T, past + T) bool.
+def attention_mask(past: int, tokens: int, key_mask: torch.Tensor) -> torch.Tensor:
+    """Which keys each new token attends to, (B, 1, T, past + T) bool.
 
-    None where SDPA's own causal rule says the same. key_mask (B, past + T) bool: False marks
-    padding. A padded token still attends to itself, so that its softmax is defined.
+    key_mask (B, past + T) bool: False marks padding. A padded token still attends to itself, so
+    that its softmax is defined.
     """
-    if key_mask is None and (past == 0 or tokens == 1):
-        return None
-    query_index = torch.arange(past, past + tokens, device=device)[:, None]
-    key_index = torch.arange(past + tokens, device=device)
+    query_index = torch.arange(past, past + tokens, device=key_mask.device)[:, None]
+    key_index = torch.arange(past + tokens, device=key_mask.device)
     visible = (key_index <= query_index)[None, None]
-    if key_mask is None:
-        return visible
-    return (visible & key_mask[:, None, None, :].to(device)) | (key_index == query_index)
+    return (visible & key_mask[:, None, None, :]) | (key_index == query_index)
+
+
+def causal_bias(past: int, q: torch.Tensor) -> torch.Tensor | None:
+    """What is added to the scores of q (B, H, T, d): 0 for what is visible, (1, 1, T, past + T).
+
+    None where SDPA's own causal rule says the same. In q's format, and its rows aligned: of any
+    other mask SDPA would make such a one in every layer.
+    """
+    tokens = q.shape[2]
+    if past == 0 or tokens == 1:
+        return None
+    later = q.new_full((tokens, tokens), -torch.inf).triu_(1)
+    bias = q.new_zeros(tokens, -(-(past + tokens) // ALIGNED) * ALIGNED)[:, : past + tokens]
+    bias[:, past:] = later
+    return bias[None, None]
 
 
 def causal_attention(
@@ -240,16 +260,20 @@ def causal_attention(
 ) -> Attend:
     """SDPA over what `cache` holds and the new tokens, which are added to it.
 
-    key_mask as in `run_layers`. A mask is made once per length of the past, not per layer.
+    key_mask as in `run_layers`.
     """
-    masks: dict[int, torch.Tensor | None] = {}
+    masks: dict[tuple[int, int], torch.Tensor | None] = {}  # that of the last layer
 
     def attend(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         past = 0 if cache is None else cache.length(layer)
         # Layers of one length share a mask; pruning makes the lengths differ.
-        if past not in masks:
-            masks[past] = attention_mask(past, q.shape[2], key_mask, q.device)
-        mask = masks[past]
+        size = past, q.shape[2]
+        if size not in masks:
+            masks.clear()
+            masks[size] = (
+                causal_bias(past, q) if key_mask is None else attention_mask(*size, key_mask)
+            )
+        mask = masks[size]
         if cache is not None:
             k, v = cache.append(layer, k, v)
         # A single query sees every key: no kernel for causal blocks is needed.
@@ -275,6 +299,25 @@ class LlamaDecoder(nn.Module):
         self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.num_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self._rope_table = RopeTable(config.max_positions, config.head_dim, config.rope_theta)
+
+    def prepare(self) -> None:
+        """For weights that are final: queries, keys and values are made in one product from now on,
+        gate and up in another, and the rope table is there before the first prompt.
+
+        Values, names and results stay. Takes the memory of one layer's weights meanwhile.
+        """
+        self.rope(torch.zeros(1, dtype=torch.int64, device=self.device))
+        head = self.lm_head.weight
+        with torch.no_grad():
+            laid = empty_weight((head.shape[0], head.shape[1]), head.dtype, head.device)
+            if laid.stride() != head.stride() and not head.is_meta:
+                self.lm_head.weight = nn.Parameter(laid.copy_(head), head.requires_grad)
+        for layer in self.layers:
+            cast(DecoderLayer, layer).self_attn.fuse()
+            cast(DecoderLayer, layer).mlp.fuse()
+            if self.device.type == "cuda":  # freed pieces that nothing else would fit in
+                torch.cuda.empty_cache()
 
     @property
     def device(self) -> torch.device:
@@ -350,5 +393,6 @@ class LlamaDecoder(nn.Module):
         return cast(torch.Tensor, self.lm_head(self.norm(hidden)))
 
     def rope(self, positions: torch.Tensor) -> Rope:
-        """cos and sin of positions (T,) or (B, T) in the model's dtype."""
-        return rope_tables(positions, self.head_dim, self.config.rope_theta, self.dtype)
+        """`Rope` of positions (T,) or (B, T), below max_positions, in the model's dtype."""
+        weight = self.lm_head.weight
+        return self._rope_table.rows(positions, weight.device, weight.dtype)

@@ -22,6 +22,7 @@ ADAPTER_FILES = (
     "non_lora_trainables.bin",  # LLaVA's
 )
 PROJECTOR_FILE = "mm_projector.bin"
+BESIDE_WEIGHTS = ("grounding_head.safetensors", "scene_queries.safetensors")  # of this package
 # What other programs write, and who can turn it into safetensors.
 FOREIGN_WEIGHTS = {
     ".gguf": "GGUF is quantised for llama.cpp",
@@ -200,7 +201,7 @@ def _foreign(folder: Path) -> str | None:
             what = FOREIGN_WEIGHTS[file.suffix]
             return f"{folder} holds {file.name}, {what}: that is not read; {FULL_WEIGHTS}."
     others = [file.name for file in files if file.suffix in (".safetensors", ".bin")]
-    others = [name for name in others if name not in (*WHOLE_FILES, "grounding_head.safetensors")]
+    others = [name for name in others if name not in (*WHOLE_FILES, *BESIDE_WEIGHTS)]
     if not others or any((folder / name).exists() for name in (*WHOLE_FILES, *INDEX_FILES)):
         return None
     return (

@@ -29,6 +29,7 @@ FORMAT = "ada3d_grounding_head_1"
 MASKED = -1e4  # logit of what is no token
 LOG_SIZE_RANGE = (-3.0, 1.5)  # 5 cm to 4.5 m
 START_LOG_SIZE = -0.5  # 0.6 m
+PEAK_RADIUS_M = 0.8  # tokens this near the strongest one belong to its peak
 
 
 class GroundingHead(nn.Module):
@@ -55,22 +56,26 @@ class GroundingHead(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Pointer logits (B, Q, N) and presence logits (B, Q) of queries (B, Q, D) over tokens.
 
-        tokens (B, N, D); mask (B, N) bool, False = padding.
+        tokens (B, N, D); mask (B, N) or (B, Q, N) bool, False = padding.
         """
         # Scaled dot products.
-        keys = self.key_proj(tokens).transpose(1, 2)
-        logits = self.query_proj(queries) @ keys * self.head_width**-0.5
+        logits = self.logits(queries, self.key_proj(tokens))
         if mask is None:
             count = logits.new_full((len(tokens), 1), float(tokens.shape[1]))
         else:
-            logits = logits.masked_fill(~mask[:, None], MASKED)
-            count = mask.sum(-1)[:, None].float()
+            mask = mask[:, None] if mask.ndim == 2 else mask
+            logits = logits.masked_fill(~mask, MASKED)
+            count = mask.sum(-1).float()
 
         # Presence: from the pointed tokens, and how far the peak stands out, whatever their number.
         wide = logits.float()
         peak = torch.stack((wide.logsumexp(-1) - count.log(), wide.amax(-1)), dim=-1)
         pointed = wide.softmax(-1) @ tokens.float()
         return logits, self.presence(torch.cat((queries, pointed, peak), dim=-1))[..., 0]
+
+    def logits(self, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+        """Pointer logits (B, Q, N) of queries (B, Q, D) over `key_proj` of tokens, (B, N, C)."""
+        return self.query_proj(queries) @ keys.transpose(1, 2) * self.head_width**-0.5
 
     def boxes(
         self,
@@ -94,6 +99,18 @@ class GroundingHead(nn.Module):
         offset_and_log_size = self.box(features).float()
         offset, log_size = offset_and_log_size.split(3, dim=-1)
         return mean + offset, log_size.clamp(*LOG_SIZE_RANGE).exp()
+
+
+def strongest_peak(
+    weights: torch.Tensor, xyz_m: torch.Tensor, free: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Which tokens (N,) bool belong to the peak of pointer weights (N,), of those that are `free`
+    (N,) bool: the strongest one at xyz_m (N, 3), and what lies within PEAK_RADIUS_M of it. Waits
+    for no device.
+    """
+    strongest = (weights if free is None else weights * free).argmax()
+    inside = (xyz_m - xyz_m.index_select(0, strongest[None])).norm(dim=-1) <= PEAK_RADIUS_M
+    return inside if free is None else inside & free
 
 
 @dataclass(frozen=True, eq=False, slots=True)

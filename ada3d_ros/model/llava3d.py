@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from ada3d_ros.errors import ConfigError, InvalidRequestError, NoFramesError, QuestionTooLongError
+from ada3d_ros.geometry.voxel import to_device
 from ada3d_ros.model.config import LlavaConfig
 from ada3d_ros.model.decoder import LlamaDecoder
 from ada3d_ros.model.prompt import CLICK_ID, IMAGE_ID
@@ -71,15 +72,15 @@ class Llava3D(nn.Module):
 
         Each view alone, so that they can be kept per keyframe.
         """
-        return self.vision(pixels.to(self.device))
+        return self.vision(to_device(pixels, self.device))
 
     def sum_views(self, features: torch.Tensor, views: MultiViewInput) -> list[VoxelSums]:
         """What each view adds to a scene: patch features (V, P, C) summed per voxel.
 
-        views: the geometry of the same views. Raises InvalidRequestError for a 2D-only model.
+        views: the geometry of the same views, on the CPU. Raises InvalidRequestError for a 2D-only
+        model.
         """
         self._require_3d("questions about the scene")
-        views = to_device(views, self.device)
         points = sample_patch_points(views, self.config.vision.patches_per_side).flatten(1, 2)
         embedding, size = self.position_embedding, self.config.voxel_size_m
         return [
@@ -122,8 +123,11 @@ class Llava3D(nn.Module):
                 0, self.config.decoder.hidden_size, dtype=self.decoder.dtype, device=self.device
             )
         self._require_3d("coordinates in a question")
-        points = torch.tensor(clicks, dtype=torch.float32, device=self.device)
-        return self.click_encoder(points).to(self.decoder.dtype)
+        return self.encode_points(to_device(torch.tensor(clicks, dtype=torch.float32), self.device))
+
+    def encode_points(self, xyz_m: torch.Tensor) -> torch.Tensor:
+        """The same of points (n, 3) float32 that lie on the model's device; of a 3D model alone."""
+        return self.click_encoder(xyz_m).to(self.decoder.dtype)
 
     def build_prompt(
         self,
@@ -146,10 +150,11 @@ class Llava3D(nn.Module):
         _check_count("<boxes>", ids.count(CLICK_ID), num_clicks, "coordinate(s)")
 
         # Text and clicks, one embedding each; placeholder ids are below 0.
-        token_ids = torch.tensor(ids, dtype=torch.int64, device=self.device)
-        embeds = self.decoder.embed(token_ids.clamp(min=0))
+        token_ids = torch.tensor(ids, dtype=torch.int64)
+        embeds = self.decoder.embed(to_device(token_ids.clamp(min=0), self.device))
         if clicks is not None:
-            embeds[token_ids == CLICK_ID] = clicks.to(embeds.dtype)
+            clicked = torch.nonzero(token_ids == CLICK_ID)[:, 0]
+            embeds.index_copy_(0, to_device(clicked, self.device), clicks.to(embeds.dtype))
 
         # The image or scene in the place of its placeholder.
         start = stop = 0
@@ -185,14 +190,3 @@ def _check_count(placeholder: str, wanted: int, given: int, what: str) -> None:
         raise InvalidRequestError(
             f"the prompt has {wanted} {placeholder} placeholder(s), but {given} {what} were given."
         )
-
-
-def to_device(views: MultiViewInput, device: torch.device) -> MultiViewInput:
-    """The same views with their tensors on `device`."""
-    return MultiViewInput(
-        views.pixels.to(device),
-        views.depth_m.to(device),
-        views.K.to(device),
-        views.T_world_cam.to(device),
-        views.stamp_ns,
-    )

@@ -1,8 +1,8 @@
 """Peak memory before a weight is read: every part in bytes, from sizes and settings alone.
 
 Weights and cache are exact. Activations are counted along model/decoder.py and model/vision.py: the
-tensors that are alive at the worst moment. Parts that are never alive together are still added, so
-that a scene may be built while a question is answered.
+tensors that are alive at the worst moment. One thread owns the model, so of a prompt's and a view's
+only the larger count; a question's copy and the scene that is being built are there together.
 """
 
 from __future__ import annotations
@@ -28,21 +28,32 @@ FLOAT32_BYTES = 4
 class Workload:
     """The most that a model is asked at once: prompts of `tokens` and what is kept for them.
 
-    scene_copies: KV caches of so many tokens that are alive together, in int8 or not. own_tokens:
-    whose keys and values one question holds beside them, in the model's format. chunk_tokens:
-    prompt tokens run at once, all by default. max_views: keyframes whose features are kept.
+    scene_copies: KV caches of the scene that are alive together, in int8 or not; scene_tokens: for
+    which one of them has memory, the mean of the layers, `tokens` by default. own_tokens: of the
+    copy that one question takes beside them, in the same format; decode_tokens: of the buffers that
+    its answer is decoded in, in the model's format. chunk_tokens: prompt tokens run at once, all by
+    default; riding_tokens: of prompts that pass with a scene to rank it. max_views: keyframes whose
+    features are kept; views_at_once: that are encoded together, all by default.
     """
 
     tokens: int
     scene_copies: int = 1
     kv_int8: bool = False
-    own_tokens: int = 0
+    own_tokens: float = 0
     chunk_tokens: int | None = None
     max_views: int = DEFAULT_VIEWS
+    scene_tokens: float | None = None
+    decode_tokens: float = 0
+    riding_tokens: int = 0
+    views_at_once: int | None = None
 
     @property
     def chunk(self) -> int:
-        return min(self.tokens, self.chunk_tokens or self.tokens)
+        return min(self.tokens, self.chunk_tokens or self.tokens) + self.riding_tokens
+
+    @property
+    def copy_tokens(self) -> float:
+        return self.tokens if self.scene_tokens is None else self.scene_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +61,11 @@ class MemoryPlan:
     """Bytes by part.
 
     decoder_layers: as `model.weights` says. embeddings: of the vocabulary, with lm_head and last
-    norm. prefill: activations of the prompt. vision_activations: of one batch of views, or of
-    pooling where that is more.
+    norm. kv_cache: all copies of the scene; question_copy: where its answer is too long for their
+    room, or it selects; decode_buffers: of a CUDA graph, or dequantised. final_states: those that a
+    grounding head points with, of all copies, and of a model that points before it speaks their
+    keys, and the question's own of both in float32. prefill: activations of the prompt.
+    vision_activations: of one batch of views, or of pooling where that is more.
     """
 
     decoder_layers: int
@@ -61,6 +75,10 @@ class MemoryPlan:
     point_encoders: int
     grounding_head: int
     kv_cache: int
+    question_copy: int
+    decode_buffers: int
+    final_states: int
+    rope_table: int
     view_features: int
     prefill: int
     vision_activations: int
@@ -80,11 +98,18 @@ class MemoryPlan:
 
     @property
     def total(self) -> int:
-        return sum(getattr(self, part.name) for part in fields(self))
+        return sum(self.counted.values())
+
+    @property
+    def counted(self) -> dict[str, int]:
+        """The parts that are there together, by name."""
+        is_prompt = self.prefill >= self.vision_activations
+        absent = "vision_activations" if is_prompt else "prefill"
+        return {p.name: getattr(self, p.name) for p in fields(self) if p.name != absent}
 
     def __str__(self) -> str:
-        """Every part in MiB, as one phrase."""
-        named = ((part.name.replace("_", " "), getattr(self, part.name)) for part in fields(self))
+        """Every part that counts in MiB, as one phrase."""
+        named = ((name.replace("_", " "), size) for name, size in self.counted.items())
         return ", ".join(f"{name} {size / 2**20:.1f}" for name, size in named) + " MiB"
 
 
@@ -103,9 +128,8 @@ def predict_memory(
     head = FLOAT32_BYTES * _head_parameters(config.decoder.hidden_size, head_width)
 
     # What is kept between questions.
-    scenes = load.scene_copies * load.tokens * kv_bytes_per_token(config, form.dtype, load.kv_int8)
-    own = load.own_tokens * kv_bytes_per_token(config, form.dtype, kv_int8=False)
-    vision = config.vision
+    per_token, wide = (kv_bytes_per_token(config, form.dtype, n) for n in (load.kv_int8, False))
+    vision, decoder = config.vision, config.decoder
     view_features = load.max_views * vision.patches_per_side**2 * vision.hidden_size
 
     return MemoryPlan(
@@ -115,10 +139,14 @@ def predict_memory(
         projector=parts["projector"],
         point_encoders=parts["points"],
         grounding_head=head,
-        kv_cache=scenes + own,
+        kv_cache=round(load.scene_copies * load.copy_tokens * per_token),
+        question_copy=round(load.own_tokens * per_token),
+        decode_buffers=round(load.decode_tokens * wide),
+        final_states=_state_bytes(config, form, load, head_width),
+        rope_table=2 * decoder.max_positions * decoder.head_dim * form.dtype.itemsize,
         view_features=view_features * form.dtype.itemsize,
         prefill=_prefill_bytes(config, form, load),
-        vision_activations=_vision_bytes(config, form.dtype, load.max_views),
+        vision_activations=_vision_bytes(config, form.dtype, load.views_at_once or load.max_views),
         runtime=CUDA_CONTEXT_BYTES if form.device_type == "cuda" else 0,
     )
 
@@ -145,6 +173,17 @@ def _head_parameters(hidden_size: int, head_width: int) -> int:
         return sum(p.numel() for p in GroundingHead(hidden_size, head_width).parameters())
 
 
+def _state_bytes(config: LlavaConfig, form: WeightFormat, load: Workload, head_width: int) -> int:
+    if not head_width:
+        return 0
+    width = config.decoder.hidden_size
+    state, keys = width * form.dtype.itemsize, FLOAT32_BYTES * head_width
+    if config.point_id < 0:
+        return round(load.scene_copies * load.copy_tokens * state)
+    own = load.tokens * (FLOAT32_BYTES * width + keys)
+    return round(load.scene_copies * load.copy_tokens * (state + keys) + own)
+
+
 def _part_of(name: str) -> str:
     owner = name.split(".", 1)[0]
     if owner == "decoder":
@@ -158,13 +197,13 @@ def _prefill_bytes(config: LlavaConfig, form: WeightFormat, load: Workload) -> i
     width, hidden = decoder.hidden_size, decoder.intermediate_size
     kv = decoder.num_kv_heads * decoder.head_dim
 
-    # Per token, RMSNorm: the residual before and after attention; float32 copies; the result.
-    widened = 0 if form.dtype == torch.float32 else FLOAT32_BYTES
-    norm = 2 * width * size + width * (widened + FLOAT32_BYTES + size)
+    # Per token. RMSNorm takes less than the MLP.
     # RoPE of the keys: residual, normed, queries before and after; keys, and three on the way.
     rope = (4 * width + 4 * kv) * size
-    # SDPA: residual, normed, queries twice, its result, projected; keys twice, values twice.
-    attention = (6 * width + 4 * kv) * size
+    # SDPA: residual, normed, queries, its result, projected; keys and values twice. Made in one
+    # product, as full weights are, queries and keys live on as they were before RoPE.
+    attention = (5 * width + 3 * kv) * size
+    attention += (width + kv) * size if form.weights == "full" else 0
     # The projection besides. int8: its result before the scale; int4: in and out in bfloat16.
     cast = 0 if form.dtype == torch.bfloat16 else 4 * width
     projection = {"full": 0, "int8": width * size, "int4": cast}[form.weights]
@@ -176,12 +215,12 @@ def _prefill_bytes(config: LlavaConfig, form: WeightFormat, load: Workload) -> i
     # The projected spatial tokens, and the prompt that they were put into; cosines and sines.
     total = load.tokens * 2 * width * size + load.chunk * 2 * decoder.head_dim * size
     total += max(
-        load.chunk * max(norm, rope, gated),
+        load.chunk * max(rope, gated),
         load.chunk * attention + max(load.chunk * projection, form.scratch_bytes((width, width))),
         load.chunk * product + form.scratch_bytes((hidden, width)),
     )
-    if load.chunk < load.tokens:  # a mask of what is cached, as bool and in the model's format
-        total += load.chunk * load.tokens * (1 + size)
+    if load.chunk_tokens and load.chunk < load.tokens:  # a mask of what is cached
+        total += load.chunk * load.tokens * size
     if load.kv_int8:  # one layer's keys and values, dequantised
         total += 2 * load.tokens * kv * size
     return total

@@ -20,9 +20,12 @@ from ada3d_ros.model.coordinates import Point, replace_places
 
 IMAGE_ID = -200  # stands for the embeddings of a scene or image
 CLICK_ID = -300  # stands for the embedding of one 3D point
+MAX_PROMPT_CHARS = 100_000  # a question within question.max_chars, and the template around it
 PLACEHOLDERS = {"<image>": IMAGE_ID, "<boxes>": CLICK_ID}
 
+POINT_TOKENS = ("<point>", "<point_ego>")  # control pieces of a model that points: no text is one
 CONTROL_TOKENS = (
+    *POINT_TOKENS,
     "<image>",
     "<video>",
     "<boxes>",
@@ -180,8 +183,21 @@ class Tokenizer:
         return self._model.decode([token for token in ids if self.is_text(token)])
 
     def is_text(self, token: int) -> bool:
-        """False for special ids, and for ids that only the checkpoint's enlarged embedding has."""
-        return token < self.vocab_size and token not in self.special_ids
+        """False for special ids, control pieces, and for ids that only the checkpoint's enlarged
+        embedding has.
+        """
+        return token < self.vocab_size and not (
+            token in self.special_ids or self._model.is_control(token)
+        )
+
+    def piece(self, token: int) -> str:
+        """The piece of an id below vocab_size, as sentencepiece writes it."""
+        return str(self._model.id_to_piece(token))
+
+    def control_id(self, piece: str) -> int:
+        """The id of a control piece, -1 where there is none of this name."""
+        token: int = self._model.piece_to_id(piece)
+        return token if self._model.is_control(token) else -1
 
     def pending_bytes(self, ids: Sequence[int]) -> int:
         """How many byte tokens at the end are the start of an incomplete UTF-8 character."""

@@ -20,7 +20,7 @@ from ada3d_ros.errors import Ada3DError, ConfigError
 from ada3d_ros.model.checkpoint import save_checkpoint, set_parameter
 from ada3d_ros.model.config import DecoderConfig, LlavaConfig, VisionConfig
 from ada3d_ros.model.layout import build_meta_model
-from ada3d_ros.model.prompt import SYSTEM_PROMPTS, Tokenizer
+from ada3d_ros.model.prompt import POINT_TOKENS, SYSTEM_PROMPTS, Tokenizer
 from ada3d_ros.model.weight_files import read_json
 
 TINY_CONFIG = LlavaConfig(
@@ -105,8 +105,10 @@ def write_random_checkpoint(
     seed: int = 0,
     config: LlavaConfig = TINY_CONFIG,
     max_shard_bytes: int = 5 * 10**9,
+    dtype: torch.dtype = torch.float32,
 ) -> Path:
-    """Writes config.json, tokenizer.model and float32 safetensors; the same bytes for a seed.
+    """Writes config.json, tokenizer.model and safetensors in `dtype`; the same bytes for a seed. A
+    config with a point_id has both tokens that point, with the ids of the tokenizer made.
 
     Raises ConfigError where config.random_weights is not set (such a folder must say what it is),
     and for a folder that holds another checkpoint already.
@@ -127,23 +129,30 @@ def write_random_checkpoint(
     # The tokenizer first: its special tokens belong into the config.
     folder.mkdir(parents=True, exist_ok=True)
     vocab_size = min(config.decoder.vocab_size, 512)
-    tokenizer = train_tokenizer(folder / "tokenizer.model", _sentences(), vocab_size)
+    controls = POINT_TOKENS if config.point_id >= 0 else ()
+    tokenizer = train_tokenizer(folder / "tokenizer.model", _sentences(), vocab_size, controls)
     decoder = dataclasses.replace(config.decoder, bos_id=tokenizer.bos_id, eos_id=tokenizer.eos_id)
     config = dataclasses.replace(config, decoder=decoder)
+    if controls:
+        ids = [tokenizer.control_id(piece) for piece in controls]
+        config = dataclasses.replace(config, point_id=ids[0], egocentric_point_id=ids[1])
 
     # Weights in the order of the model's own names: the same bytes for the same seed.
     model, generator = build_meta_model(config), torch.Generator().manual_seed(seed)
     for name, parameter in list(model.named_parameters()):
-        set_parameter(model, name, _random_value(name, parameter.shape, generator))
+        set_parameter(model, name, _random_value(name, parameter.shape, generator).to(dtype))
     save_checkpoint(model, tokenizer, folder, max_shard_bytes)
     return folder
 
 
-def train_tokenizer(path: Path, texts: Sequence[str], vocab_size: int) -> Tokenizer:
+def train_tokenizer(
+    path: Path, texts: Sequence[str], vocab_size: int, controls: Sequence[str] = ()
+) -> Tokenizer:
     """A sentencepiece BPE of these texts, written to `path`; the same every time.
 
     With byte fallback and LLaMA's special ids. At most vocab_size pieces, fewer where the texts do
-    not give as many.
+    not give as many. controls: control pieces besides, which no text is encoded to and which
+    decode to none (`Tokenizer.control_id`).
     """
     content = io.BytesIO()
     # One thread: several order equal merges differently.
@@ -157,6 +166,7 @@ def train_tokenizer(path: Path, texts: Sequence[str], vocab_size: int) -> Tokeni
         split_digits=True,
         normalization_rule_name="identity",
         remove_extra_whitespaces=False,
+        control_symbols=list(controls),
         num_threads=1,
         minloglevel=2,
     )

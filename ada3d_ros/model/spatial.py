@@ -10,7 +10,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from ada3d_ros.geometry.camera import unproject_depth
+from ada3d_ros.geometry.camera import unproject_grid
+from ada3d_ros.geometry.voxel import to_device
 from ada3d_ros.scene.voxel_table import VoxelSums, VoxelTable
 from ada3d_ros.types import MultiViewInput, SpatialTokens
 
@@ -34,11 +35,10 @@ def sample_patch_points(views: MultiViewInput, patches_per_side: int) -> torch.T
     The reference resizes the point map with nearest interpolation, which takes pixel floor(i * S /
     p); the published weights were trained with it.
     """
-    # (V, S, S, 3)
-    points = unproject_depth(views.depth_m.float(), views.K.float(), views.T_world_cam.float())
-    side = views.depth_m.shape[-1]
-    corner = torch.arange(patches_per_side, device=points.device) * side // patches_per_side
-    return points[:, corner][:, :, corner]
+    side, device = views.depth_m.shape[-1], views.depth_m.device
+    corner = torch.arange(patches_per_side, device=device) * side // patches_per_side
+    depth_m, pixels = views.depth_m[:, corner][:, :, corner].float(), corner.float()
+    return unproject_grid(pixels, pixels, depth_m, views.K.float(), views.T_world_cam.float())
 
 
 def sum_view(
@@ -51,22 +51,23 @@ def sum_view(
     """What one view adds to a scene: patch features with their 3D position embedding, per voxel.
 
     Summed in float32, in patch order. features (P, C) in the model's dtype; xyz_m (P, 3) float32
-    metres, world. Patches without a finite point are dropped; with keep_invalid (preset
-    `reference`, whose depth is never NaN) nothing is.
+    metres, world, best on the CPU, where voxels are told apart. Patches without a finite point are
+    dropped; with keep_invalid (preset `reference`, whose depth is never NaN) nothing is.
     """
+    xyz_m = xyz_m.cpu()
     if not keep_invalid:
-        valid = torch.isfinite(xyz_m).all(dim=-1)
-        features, xyz_m = features[valid], xyz_m[valid]
-    embedded = features + position_embedding(xyz_m).to(features.dtype)
-    return VoxelSums.from_patches(embedded, xyz_m, voxel_size_m)
+        valid = torch.nonzero(torch.isfinite(xyz_m).all(dim=-1))[:, 0]
+        features, xyz_m = features[to_device(valid, features.device)], xyz_m[valid]
+    places = position_embedding(to_device(xyz_m, features.device))
+    return VoxelSums.from_patches(features + places.to(features.dtype), xyz_m, voxel_size_m)
 
 
 def mean_tokens(sums: VoxelSums, dtype: torch.dtype, voxel_size_m: float) -> SpatialTokens:
     """One token per voxel, ascending x, y, z of the world: the means, features in `dtype`."""
-    counts = sums.num_patches[:, None]
-    return SpatialTokens(
-        (sums.features / counts).to(dtype), sums.xyz_m / counts, sums.num_patches, voxel_size_m
-    )
+    counts, device = sums.num_patches[:, None], sums.features.device
+    features = (sums.features / to_device(counts, device)).to(dtype)
+    places, patches = to_device(sums.xyz_m / counts, device), to_device(sums.num_patches, device)
+    return SpatialTokens(features, places, patches, voxel_size_m)
 
 
 def pool_spatial_tokens(
@@ -99,7 +100,7 @@ def cap_spatial_tokens(tokens: SpatialTokens, cap: int, scramble: bool = False) 
     if count <= cap:
         return tokens
     keep = torch.randperm(count)[:cap] if scramble else torch.arange(cap) * count // cap
-    keep = keep.to(tokens.features.device)
+    keep = to_device(keep, tokens.features.device)
     return SpatialTokens(
         tokens.features[keep], tokens.xyz_m[keep], tokens.num_patches[keep], tokens.voxel_size_m
     )

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -22,7 +25,7 @@ from ada3d_ros.model.checkpoint import (
 )
 from ada3d_ros.model.config import LlavaConfig
 from ada3d_ros.model.grounding_head import HEAD_FILE, inspect_grounding_head
-from ada3d_ros.model.memory import DEFAULT_VIEWS, Workload, predict_memory
+from ada3d_ros.model.memory import Workload, predict_memory
 from ada3d_ros.model.weight_format import WeightFormat
 from ada3d_ros.types import NAN, ModelInfo
 
@@ -30,26 +33,28 @@ logger = logging.getLogger(__name__)
 
 TEXT_TOKENS = 512  # of system text, question and answer, when memory is planned
 LONGEST_ANSWER = int(SETTINGS["generation.max_new_tokens"].high or 0)  # a request may ask for it
+DEVICE = re.compile(r"cpu|cuda(:[0-9]+)?")
 EMBEDDED = "embedded"  # model.path of the model that the package brings
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # Parameters from which on a CPU's bfloat16 is the faster one (docs/benchmarks.md, shapes A and B).
 LARGE = 100_000_000
 
 
+def whole_scenes(config: LlavaConfig, device: torch.device) -> Workload:
+    """The largest prompt: two copies of its scene, and one that the longest answer takes."""
+    length = largest_prompt(config)
+    longest = min(config.max_length, length + LONGEST_ANSWER)
+    return Workload(length, scene_copies=2, own_tokens=longest)
+
+
 def check_model(
-    settings: ModelConfig,
-    max_views: int = DEFAULT_VIEWS,
-    tokens: int | None = None,
-    scene_copies: int = 2,
-    kv_int8: bool = False,
+    settings: ModelConfig, workload: Callable[[LlavaConfig, torch.device], Workload] = whole_scenes
 ) -> tuple[ModelInfo, LlavaConfig]:
     """Looks at the checkpoint's config and headers; reads no weights.
 
-    Plans memory for prompts of `tokens` (default: `largest_prompt`), with scene_copies KV caches of
-    so many, in int8 or not, the longest answer that a request may ask for, and the features of
-    max_views keyframes. Raises ConfigError (no path,
-    device absent, no kernel for model.weights), CheckpointError, or OutOfMemoryError with the bytes
-    of every part.
+    workload: what is asked of a model of this config on this device, for which memory is planned
+    (engine/memory_plan.py). Raises ConfigError (no path, device absent, no kernel for
+    model.weights), CheckpointError, or OutOfMemoryError with the bytes of every part.
     """
     folder, vision_folder = _paths(settings)
     try:
@@ -65,10 +70,7 @@ def check_model(
         info = _describe(settings, checkpoint)
 
         # The memory that it will take.
-        length = tokens or largest_prompt(checkpoint.config)
-        longest = min(checkpoint.config.max_length, length + LONGEST_ANSWER)
-        own = longest if scene_copies > 1 else longest - length  # beside the cached scene's copies
-        load = Workload(length, scene_copies, kv_int8, max(own, 0), max_views=max_views)
+        load = workload(checkpoint.config, device)
         plan = predict_memory(checkpoint.config, form, load, _head_width(checkpoint))
     except Ada3DError:
         raise
@@ -82,10 +84,10 @@ def check_model(
     free = free_bytes(device)
     if plan.total > free:
         raise OutOfMemoryError(
-            f"{info.name} and prompts of {length} tokens need {plan.total / 2**20:.0f} MiB in"
+            f"{info.name} and prompts of {load.tokens} tokens need {plan.total / 2**20:.0f} MiB in"
             f" {info.precision}, {info.device} has {free / 2**20:.0f} MiB free. Of it: {plan}. Ways"
-            f" out: {_ways_out(settings, info.precision)}keyframe.max_views below {max_views},"
-            " another device, a smaller model."
+            f" out: {_ways_out(settings, info.precision)}{_ways_out_of(load)}another device, a"
+            " smaller model."
         )
     return info, checkpoint.config
 
@@ -96,16 +98,23 @@ def largest_prompt(config: LlavaConfig) -> int:
 
 
 def resolve_device(name: str) -> torch.device:
-    """`auto`: cuda where there is one. Raises ConfigError for a cuda device that is not there."""
+    """`auto`: cuda where there is one. Raises ConfigError for what is no device of ours, and for a
+    cuda device that is not there.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(name)
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+    if not DEVICE.fullmatch(name):
+        raise ConfigError(f"model.device = {name!r}; allowed: auto, cpu, cuda, cuda:0, cuda:1, ...")
+
+    # The index as it is written: torch.device takes cuda:1000 for another one.
+    index, count = int(name.partition(":")[2] or 0), torch.cuda.device_count()
+    if name != "cpu" and index >= count:
+        found = f"cuda:0 to cuda:{count - 1}" if count > 1 else "cuda:0" if count else "none"
         raise ConfigError(
-            f"model.device = {name!r}: torch sees {torch.cuda.device_count()} CUDA device(s); use"
-            " cpu or auto."
+            f"model.device = {name!r}: torch sees {count} CUDA device(s) ({found}); use one of"
+            " them, cpu or auto."
         )
-    return device
+    return torch.device(name)
 
 
 def has_bfloat16() -> bool:
@@ -136,22 +145,25 @@ def resolve_dtype(precision: str, device: torch.device, num_parameters: int = 0)
 def open_model(settings: ModelConfig) -> tuple[LoadedModel, ModelInfo]:
     """Loads the weights; call it on the thread that will use them. Raises ConfigError, ModelError.
 
-    Leaves one core to ROS: torch gets the others.
+    Leaves one core to ROS: torch gets the others. The digest is made meanwhile, on a thread of its
+    own and from the pages that loading reads too.
     """
     torch.set_num_threads(max(1, (os.cpu_count() or 2) - 1))
 
-    # The files must be the ones meant.
     checkpoint = inspect_checkpoint(*_paths(settings))
-    digest = revision_sha256(checkpoint)
+    device, form = _placement(settings, checkpoint)
+    with ThreadPoolExecutor(1, "sha256") as pool:
+        reading = pool.submit(revision_sha256, checkpoint)
+        loaded = load_inspected(checkpoint, device, form.dtype, settings.compat, settings.weights)
+        digest = reading.result()
+
+    # The files must be the ones meant: else nobody gets the model.
     if settings.revision_sha256 and digest != settings.revision_sha256:
         raise CheckpointError(
             f"the weights in {checkpoint.path} have sha256 {digest}, model.revision_sha256"
             f" expects {settings.revision_sha256}: the files are not the ones meant, or a copy"
             " was cut short. (tower: a vision tower in files of its own; head: the grounding head.)"
         )
-
-    device, form = _placement(settings, checkpoint)
-    loaded = load_inspected(checkpoint, device, form.dtype, settings.compat, settings.weights)
 
     # A head from other weights still runs: say so.
     weights = digest.split()[0]
@@ -186,6 +198,11 @@ def device_memory_mib(device: torch.device) -> tuple[float, float]:
     except RuntimeError:  # the device is lost; the next question says so
         return NAN, NAN
     return (total - free) / 2**20, total / 2**20
+
+
+def checkpoint_folder(settings: ModelConfig) -> Path:
+    """The checkpoint's folder. Raises ConfigError where none is named."""
+    return Path(_paths(settings)[0])
 
 
 def _paths(settings: ModelConfig) -> tuple[str, str | None]:
@@ -243,11 +260,30 @@ def _ways_out(settings: ModelConfig, precision: str) -> str:
     return smaller[settings.weights] + narrower
 
 
+def _ways_out_of(load: Workload) -> str:
+    """The same of what is asked of the model."""
+    int8 = "" if load.kv_int8 else "cache.kv int8, "
+    is_pruned = load.copy_tokens < load.tokens
+    pruned = "a smaller pruning.keep_ratio, " if is_pruned else "cache.prune build, "
+    of_cache = int8 + pruned if load.scene_copies else ""
+    return f"{of_cache}keyframe.max_views below {load.max_views}, "
+
+
 def free_bytes(device: torch.device) -> float:
-    if device.type == "cuda":
-        # What torch keeps reserved without using it is ours to use again.
-        reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return float(torch.cuda.mem_get_info(device)[0] + reserved)
+    """Memory of the device that a model can have. An integrated GPU (Jetson) shares the host's,
+    whose kernel gives back what its page cache holds; CUDA's own count leaves that out.
+    """
+    if device.type == "cpu":
+        return _available_bytes()
+    # What torch keeps reserved without using it is ours to use again.
+    reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    if torch.cuda.get_device_properties(device).is_integrated:
+        return _available_bytes() + reserved
+    return float(torch.cuda.mem_get_info(device)[0] + reserved)
+
+
+def _available_bytes() -> float:
+    """MemAvailable: of the host's memory."""
     lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
     fields = dict(line.split(":") for line in lines)
     return float(fields["MemAvailable"].split()[0]) * 1024

@@ -7,6 +7,7 @@ curve, not only one schedule: any keep ratio is fitted from it.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -100,7 +101,7 @@ def _numbers(values: Sequence[float]) -> list[float]:
 def read_calibration(path: str | Path) -> Calibration:
     """Read and check a file. Raises ConfigError that names what is wrong and what to do."""
     # YAML of our kind.
-    file = Path(path).expanduser()
+    file = Path(os.path.expanduser(path))  # without a word on a user who is not there
     try:
         data = yaml.safe_load(file.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -116,6 +116,37 @@ def decode_macs(shape: DecoderShape, lengths: Sequence[float], with_head: bool =
     return total + (shape.hidden_size * shape.vocab_size if with_head else 0)
 
 
+@dataclass(frozen=True, slots=True)
+class LayerWork:
+    """What one layer did in a pass that built a scene: `alive` tokens of the scene and the prompts
+    `rows` that rode along, so many tokens each, after `past` cached ones. Before it ran `entered`
+    tokens of the scene and the prompts ranking_rows were there, and were ranked by `queries`
+    queries; 0 where nothing was.
+    """
+
+    past: int
+    alive: int
+    rows: tuple[int, ...] = ()
+    entered: int = 0
+    ranking_rows: tuple[int, ...] = ()
+    queries: int = 0
+
+
+def build_macs(shape: DecoderShape, layers: Sequence[LayerWork]) -> float:
+    """MACs of a pass through these layers, without the head, ranking included."""
+    d, total = shape.hidden_size, 0.0
+    for at in layers:
+        tokens, seen = at.alive + sum(at.rows), at.past + at.alive
+        total += tokens * shape.linear_macs
+        total += (2 * at.alive * at.past + at.alive * (at.alive + 1)) * d
+        total += sum(rows * (2 * seen + rows + 1) for rows in at.rows) * d
+        if at.queries:  # keys of what went, the rows' queries once more, and the scores
+            riding = sum(at.ranking_rows)
+            total += (at.entered + riding - tokens) * d * shape.kv_width + riding * d * d
+            total += (at.queries * (at.past + at.entered) + riding) * d
+    return total
+
+
 def ranking_macs(
     shape: DecoderShape, spatial: Sequence[int], text: int, rank_lag: int = 0, queries: int = 1
 ) -> float:

@@ -23,6 +23,8 @@ class PruneContext:
     rows (R,) ascending; k, k_unroped (G, T, d) of all T tokens alive; positions (T,); spatial: the
     span of the n spatial tokens among them; kept (n,): their indices among all N; xyz_m
     (n, 3) metres in the world frame, in 2D (column, row, 0) in patches, or None where unknown.
+    own_k, own_k_unroped (G, Q, d): where a scene is cached, the keys of the question's Q tokens,
+    the last of the T; k and k_unroped are then those of the T - Q before them.
     """
 
     layer: int
@@ -35,27 +37,49 @@ class PruneContext:
     spatial: Span
     kept: torch.Tensor
     xyz_m: torch.Tensor | None = None
+    own_k: torch.Tensor | None = None
+    own_k_unroped: torch.Tensor | None = None
 
     def logits(self, roped: bool = True, last_only: bool = False) -> torch.Tensor:
         """q k / sqrt(d), (H, R, T) float32, -inf where a key comes after its query.
 
         last_only: R = 1, the last query.
         """
-        q, k = (self.q, self.k) if roped else (self.q_unroped, self.k_unroped)
+        if roped:
+            q, parts = self.q, (self.k, self.own_k)
+        else:
+            q, parts = self.q_unroped, (self.k_unroped, self.own_k_unroped)
         rows = self.query_rows
         if last_only:
             q, rows = q[:, -1:], rows[-1:]
-
-        # Grouped heads share keys. In float32: rounded to 16 bits, many tokens would score alike.
-        heads, count, width = q.shape
-        groups, tokens, _ = k.shape
-        grouped = q.float().reshape(groups, heads // groups * count, width)
-        keys = k.float().contiguous()
-        scores = (grouped @ keys.transpose(1, 2)).reshape(heads, count, tokens) * width**-0.5
+        found = [scaled_products(q, keys) for keys in parts if keys is not None]
+        scores = found[0] if len(found) == 1 else torch.cat(found, dim=2)
         if last_only:  # it attends to every key
             return scores
-        later = torch.arange(tokens, device=k.device) > rows[:, None]
+        later = torch.arange(scores.shape[2], device=q.device) > rows[:, None]
         return scores.masked_fill(later, float("-inf"))
+
+
+CPU_CHUNK = 2**17  # float32 values of keys at a time on a CPU: what malloc keeps between chunks
+
+
+def scaled_products(q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+    """q (H, R, d) with k (G, T, d) / sqrt(d), (H, R, T) float32.
+
+    In float32: rounded to 16 bits, many tokens would score alike. On a CPU a chunk of keys at a
+    time is widened for that, so that no second copy of all of them is made.
+    """
+    heads, count, width = q.shape
+    groups, tokens, _ = k.shape
+    # Grouped heads share keys.
+    grouped = q.float().reshape(groups, heads // groups * count, width)
+    if k.dtype == torch.float32 or k.device.type != "cpu":
+        scores = grouped @ k.float().mT
+    else:
+        chunk = max(1, CPU_CHUNK // (groups * width))
+        parts = [grouped @ part.float().mT for part in k.split(chunk, dim=1)]
+        scores = torch.cat(parts, dim=2)
+    return scores.reshape(heads, count, tokens) * width**-0.5
 
 
 def rank_scores(
@@ -88,8 +112,12 @@ def keep_best(scores: torch.Tensor, count: int) -> torch.Tensor:
 
     No host synchronisation.
     """
-    order = torch.sort(scores, descending=True, stable=True).indices
-    return torch.sort(order[:count]).values
+    return torch.sort(best_first(scores)[:count]).values
+
+
+def best_first(scores: torch.Tensor) -> torch.Tensor:
+    """Indices (n,) of the scores (n,), the highest first; of equals the lowest index first."""
+    return torch.sort(scores, descending=True, stable=True).indices
 
 
 def question_relevance(projected: torch.Tensor, question: torch.Tensor) -> torch.Tensor:

@@ -1,11 +1,12 @@
 """Questions answered together against each alone: logits, ids, stops, samplers.
 
-The scene is neither changed nor copied.
+The scene is neither changed nor copied. In steps that grow, and in static ones.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -37,6 +38,20 @@ PREFIX = torch.randn(P, WIDTH, generator=generator(1))
 ASKED = [
     torch.randn(length, WIDTH, generator=generator(10 + n)) for n, length in enumerate((6, 1, 9, 6))
 ]
+
+
+@pytest.fixture(params=["growing", "static"], autouse=True)
+def tolerance(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> float:
+    """Of logits in float32, in steps that grow, or static ones from the second on.
+
+    Static sums run over 128 columns, those masked adding zeros, in another order: they are up to
+    2.4e-6 off those in float64, those of growing steps 1.6e-6.
+    """
+    if request.param == "growing":
+        return 2e-6
+    monkeypatch.setattr("ada3d_ros.engine.static_batch.PATIENCE", 1)
+    monkeypatch.setattr(f"{__name__}.answer_batch", functools.partial(answer_batch, static=True))
+    return 3e-6
 
 
 def make_decoder(num_kv_heads: int = 2, max_positions: int = 4096) -> LlamaDecoder:
@@ -118,7 +133,7 @@ def ending_with(decoder: LlamaDecoder, eos_id: int) -> LlamaDecoder:
 
 @pytest.mark.parametrize("num_kv_heads", [4, 2, 1])
 @pytest.mark.parametrize("count", [1, 2, 4])
-def test_together_as_alone(count: int, num_kv_heads: int) -> None:
+def test_together_as_alone(count: int, num_kv_heads: int, tolerance: float) -> None:
     """Different lengths, different limits; every step's logits."""
     decoder = make_decoder(num_kv_heads=num_kv_heads)
     limits = (12, 5, 1, 8)
@@ -139,7 +154,7 @@ def test_together_as_alone(count: int, num_kv_heads: int) -> None:
                 GenerationRequest(question.request.max_new_tokens, alone),
             ),
         )
-        assert relative(recorder.seen, alone.seen) < 2e-6
+        assert relative(recorder.seen, alone.seen) < tolerance
         assert words == list(output.token_ids)
         assert len(words) == question.request.max_new_tokens
         assert output.first_token_s > 0
@@ -249,11 +264,11 @@ def test_the_models_positions_end_the_longer_question_first() -> None:
         same(output, decode(decoder, prefill_alone(decoder, embeds), GenerationRequest(30)))
 
 
-@pytest.mark.parametrize("first", [P + 40, P - 25])
+@pytest.mark.parametrize("first", [P + 40, P - 25, 3])
 def test_positions_need_not_be_those_of_the_prefix_in_the_cache(first: int) -> None:
     """Kept tokens at their old places, or counted anew.
 
-    Old: the next position lies beyond the cache's length.
+    Old: the next position lies beyond the cache's length. 3: padding would lie before 0.
     """
     decoder = make_decoder()
     places = torch.linspace(0, first - 1, P).long()
@@ -323,6 +338,7 @@ def test_no_copy_of_the_prefix_is_made(num_kv_heads: int) -> None:
     Let alone one per question; a mutation that repeats them is seen.
     """
     decoder = make_decoder(num_kv_heads=num_kv_heads)
+    decoder.prepare()  # so that the rope table is there
     long = torch.randn(1, num_kv_heads, 4000, 8, generator=generator(4))
     prefix = KVCache.holding([(long, long)] * LAYERS)
     with NewTensors(prefix.buffers) as seen:
@@ -359,8 +375,8 @@ def test_a_question_without_tokens_is_refused() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-6), (torch.bfloat16, 0.03)])
-def test_the_kernels_of_cuda_say_the_same(dtype: torch.dtype, tolerance: float) -> None:
+@pytest.mark.parametrize(("dtype", "within"), [(torch.float32, 2e-6), (torch.bfloat16, 0.03)])
+def test_the_kernels_of_cuda_say_the_same(dtype: torch.dtype, within: float) -> None:
     on_gpu, recorders = make_decoder().to("cuda", dtype), [Recorder() for _ in ASKED]
     cache = KVCache(LAYERS)
     on_gpu.run_layers(
@@ -371,5 +387,5 @@ def test_the_kernels_of_cuda_say_the_same(dtype: torch.dtype, tolerance: float) 
     for embeds, recorder in zip(ASKED, recorders, strict=True):
         assert (
             relative([recorder.seen[0].cpu()], [prefill_alone(make_decoder(), embeds).logits])
-            < tolerance
+            < within
         )

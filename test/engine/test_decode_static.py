@@ -3,78 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
-import gc
 import threading
-import weakref
 
 import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from ada3d_ros.engine import static_decode as graphs
 from ada3d_ros.engine.decode import (
-    DecodeOutput,
     GenerationRequest,
+    Stepped,
     decode,
     decode_step,
     greedy,
     make_sampler,
     without_onednn,
 )
-from ada3d_ros.engine.kv_cache import KVCache
-from ada3d_ros.engine.prefill import PrefillOutput, prefill
+from ada3d_ros.engine.prefill import prefill
 from ada3d_ros.engine.static_decode import StaticStep, StaticSteps, static_steps
-from ada3d_ros.model.config import DecoderConfig
-from ada3d_ros.model.decoder import LlamaDecoder, attend_one
-from ada3d_ros.types import PromptSequence, StopReason
+from ada3d_ros.model.decoder import attend_one
+from ada3d_ros.types import StopReason
+from test.support.small_decoder import CASES, make_decoder, make_prompt, pruned
 
 CPU = torch.device("cpu")
-
-
-def make_decoder(num_kv_heads: int = 2, eos_id: int = 96) -> LlamaDecoder:
-    torch.manual_seed(0)
-    decoder = LlamaDecoder(DecoderConfig(97, 32, 64, 3, 4, num_kv_heads, eos_id=eos_id))
-    decoder.requires_grad_(False).eval()
-    for name, parameter in decoder.named_parameters():
-        parameter.copy_(
-            1 + 0.1 * torch.randn_like(parameter)
-            if "norm" in name
-            else 0.2 * torch.randn_like(parameter)
-        )
-    return decoder
-
-
-def make_prompt(decoder: LlamaDecoder) -> PromptSequence:
-    embeds = torch.randn(20, 32, generator=torch.Generator().manual_seed(1)).to(
-        decoder.device, decoder.dtype
-    )
-    return PromptSequence(embeds, torch.arange(20, device=decoder.device), (3, 12))
-
-
-@torch.inference_mode()
-def pruned(decoder: LlamaDecoder, compact: bool = False, reserve: int = 16) -> PrefillOutput:
-    """Layers that hold 20, 14 and 9 tokens; compact: positions counted anew in each layer."""
-    whole, prompt = prefill(decoder, make_prompt(decoder)), make_prompt(decoder)
-    cache, hidden, positions = KVCache(3, reserve), prompt.embeds[None], prompt.positions
-    lengths = (20, 14, 9)
-    for layer, count in enumerate(lengths):
-        drop = hidden.shape[1] - count
-        hidden = torch.cat((hidden[:, :3], hidden[:, 3 + drop :]), dim=1)
-        positions = torch.cat((positions[:3], positions[3 + drop :]))
-        if compact:
-            positions = torch.arange(count, device=decoder.device)
-        hidden = decoder.run_layers(layer, layer + 1, hidden, positions, cache)
-    following = lengths if compact else (20, 20, 20)
-    return dataclasses.replace(
-        whole, cache=cache, logits=decoder.logits(hidden[0, -1]), next_positions=following
-    )
-
-
-CASES = {
-    "whole": lambda decoder: prefill(decoder, make_prompt(decoder)),
-    "pruned": pruned,
-    "compact": lambda decoder: pruned(decoder, compact=True),
-}
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -99,11 +49,16 @@ def test_static_step_equals_the_ordinary_one(
         assert step is not None
         assert step.capacities == (128, 128, 128)
         for n in range(8):
-            token = torch.tensor(7 * n)
+            fed = decoder.embed(torch.tensor(7 * n))
             positions = [first + n for first in ordinary.next_positions]
-            expected = decode_step(decoder, token, positions, ordinary.cache).float()
-            found = step(decoder, token).float()
-            assert (found - expected).norm() <= tolerance * expected.norm()
+            pairs = zip(
+                step(decoder, fed),
+                decode_step(decoder, fed, positions, ordinary.cache),
+                strict=True,
+            )
+            for found, expected in pairs:  # logits, and the states that they are made of
+                error = (found.float() - expected.float()).norm()
+                assert error <= tolerance * expected.float().norm()
         assert step.lengths.tolist() == list(ordinary.cache.lengths)
     assert source.cache.lengths != ordinary.cache.lengths  # its buffers were copied, not filled
 
@@ -113,95 +68,43 @@ def test_static_step_equals_the_ordinary_one(
 def test_static_decoding_gives_the_same_ids(case: str, seed: int | None) -> None:
     decoder = make_decoder()
 
-    def answer(static: bool, ahead: int) -> tuple[int, ...]:
+    def answer(static: bool) -> tuple[int, ...]:
         sampler = greedy if seed is None else make_sampler(0.9, 0.9, seed, CPU)
-        return decode(
-            decoder,
-            CASES[case](decoder),
-            GenerationRequest(16, sampler),
-            static=static,
-            steps_ahead=ahead,
-        ).token_ids
+        request = GenerationRequest(16, sampler)
+        return decode(decoder, CASES[case](decoder), request, static).token_ids
 
-    answers = [answer(static, ahead) for static in (False, True) for ahead in (0, 1)]
-    assert answers == [answers[0]] * 4
-    assert len(set(answers[0])) > 1
+    assert answer(True) == answer(False)
+    assert len(set(answer(False))) > 1
 
 
-def compare(
-    decoder: LlamaDecoder, tokens: int, seed: int | None, stop_at: int | None = None
-) -> DecodeOutput:
-    """Decodes with ahead 0 and 1; outputs, the order of calls and the cache are the same."""
-    outputs, calls, lengths, drawn = [], [], [], []
-    for ahead in (0, 1):
-        log: list[str] = []
-        sampler = greedy if seed is None else make_sampler(0.9, 0.9, seed, CPU)
-
-        def should_stop(log: list[str] = log) -> StopReason | None:
-            log.append("asked")
-            return StopReason.CANCELED if log.count("asked") - 1 == stop_at else None
-
-        def on_token(token_id: int, log: list[str] = log) -> None:
-            log.append(str(token_id))
-
-        start = prefill(decoder, make_prompt(decoder))
-        outputs.append(
-            decode(
-                decoder,
-                start,
-                GenerationRequest(tokens, sampler, should_stop, on_token),
-                steps_ahead=ahead,
-            )
-        )
-        calls.append(log)
-        lengths.append(start.cache.lengths)
-        # The generator is where it was.
-        drawn.append([int(sampler(torch.linspace(0, 1, 97))) for _ in range(8)])
-    assert calls[0] == calls[1]
-    assert lengths[0] == lengths[1]
-    assert drawn[0] == drawn[1]
-    first, second = (dataclasses.replace(o, first_token_s=0.0, decode_s=0.0) for o in outputs)
-    assert dataclasses.asdict(first) == dataclasses.asdict(second)
-    return first
-
-
-@pytest.mark.parametrize("seed", [None, 3])
-def test_a_step_ahead_changes_nothing(seed: int | None) -> None:
-    decoder = make_decoder()
-    free = compare(decoder, 12, seed)
-    assert free.stop_reason is StopReason.MAX_TOKENS
-    assert len(free.token_ids) == 12
-    first = next(i for i in range(3, 12) if free.token_ids[i] not in free.token_ids[:i])
-    ended = compare(make_decoder(eos_id=free.token_ids[first]), 12, seed)
-    assert (ended.stop_reason, ended.token_ids) == (StopReason.EOS, free.token_ids[:first])
-    for stop_at in (0, 1, 5):
-        stopped = compare(decoder, 12, seed, stop_at)
-        assert (stopped.stop_reason, stopped.token_ids) == (
-            StopReason.CANCELED,
-            free.token_ids[:stop_at],
-        )
-    assert compare(decoder, 1, seed).token_ids == free.token_ids[:1]
-
-
-def test_steps_run_ahead_of_the_ids_only_where_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_answer_pays_no_step_behind_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether it ends with its last token, with the end of sequence, or because it is stopped."""
     decoder, steps = make_decoder(), list[int]()
     ordinary = decode_step
 
-    def counting(*args: object) -> torch.Tensor:
+    def counting(*args: object) -> Stepped:
         steps.append(1)
         return ordinary(*args)  # type: ignore[arg-type]
 
     monkeypatch.setattr("ada3d_ros.engine.decode.decode_step", counting)
     free = decode(decoder, prefill(decoder, make_prompt(decoder)), GenerationRequest(6))
     assert len(steps) == 5  # the last token is not fed
-    ending = make_decoder(eos_id=free.token_ids[2])
-    first = free.token_ids.index(free.token_ids[2])
-    for ahead, wasted in ((0, 0), (1, 1)):
+    for at in range(3):
+        ending = make_decoder(eos_id=free.token_ids[at])
         steps.clear()
-        decode(
-            ending, prefill(ending, make_prompt(ending)), GenerationRequest(6), steps_ahead=ahead
-        )
-        assert len(steps) == first + wasted
+        ended = decode(ending, prefill(ending, make_prompt(ending)), GenerationRequest(6))
+        assert ended.token_ids == free.token_ids[: free.token_ids.index(free.token_ids[at])]
+        assert len(steps) == len(ended.token_ids)
+    steps.clear()
+    words: list[int] = []
+    stopped = decode(
+        decoder,
+        prefill(decoder, make_prompt(decoder)),
+        GenerationRequest(
+            6, greedy, lambda: StopReason.CANCELED if len(words) == 2 else None, words.append
+        ),
+    )
+    assert (stopped.token_ids, len(steps)) == (free.token_ids[:2], 2)
 
 
 def test_buffers_with_room_stay_where_they_are() -> None:
@@ -225,31 +128,11 @@ def test_adopted_buffers_are_used_in_place() -> None:
         token, ids = greedy(start.logits), list[int]()
         for _ in range(6):
             ids.append(int(token))
-            token = greedy(step(decoder, token)) if len(ids) < 6 else token
+            token = greedy(step(decoder, decoder.embed(token)).logits) if len(ids) < 6 else token
     assert tuple(ids) == expected
     with torch.inference_mode(), steps.lent(decoder, start.cache, start.next_positions, 99) as step:
         assert step is not None
         assert step.ours  # no room in the cache's own
-
-
-def test_buffers_are_used_again_and_bounded() -> None:
-    decoder, steps = make_decoder(), StaticSteps()
-    seen: list[weakref.ref[StaticStep]] = []
-    made: set[weakref.ref[StaticStep]] = set()  # hashed while they live
-    for reserve in (8, 60, 300, 8, 600, 300):  # capacities 128, 128, 384, 128, 640, 384
-        start = prefill(decoder, make_prompt(decoder))
-        with (
-            torch.inference_mode(),
-            steps.lent(decoder, start.cache, start.next_positions, reserve) as step,
-        ):
-            assert step is not None
-            seen.append(weakref.ref(step))
-            made.add(seen[-1])
-            del step
-    assert seen[0] is seen[1] is seen[3]
-    assert len(made) == 4  # 384 had to go for 640, and was made anew
-    gc.collect()
-    assert sum(step() is not None for step in made) == graphs.MAX_HELD
 
 
 def test_what_lies_behind_the_length_does_not_matter() -> None:
@@ -263,7 +146,7 @@ def test_what_lies_behind_the_length_does_not_matter() -> None:
             steps.lent(decoder, start.cache, start.next_positions, 4) as step,
         ):
             assert step is not None
-            results.append(step(decoder, torch.tensor(5)))
+            results.append(step(decoder, decoder.embed(torch.tensor(5))).logits)
             for buffer in step.buffers:
                 buffer.fill_(torch.nan)
     assert torch.equal(*results)
@@ -351,24 +234,6 @@ def test_onednn_comes_back_when_the_last_thread_leaves() -> None:
     assert enabled() == before
 
 
-def test_a_refused_capture_is_said_once_and_decoding_goes_on(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def refuse(self: StaticStep, decoder: LlamaDecoder) -> None:
-        raise RuntimeError("operation not permitted when stream is capturing")
-
-    monkeypatch.setattr(graphs, "can_capture", lambda device: True)
-    monkeypatch.setattr(StaticStep, "capture", refuse)
-    decoder = make_decoder()
-    expected = decode(decoder, pruned(decoder), GenerationRequest(6)).token_ids
-    for tokens in (6, 200):
-        assert (
-            decode(decoder, pruned(decoder), GenerationRequest(tokens), static=True).token_ids[:6]
-            == expected
-        )
-    assert len([r for r in caplog.records if "cannot be captured" in r.message]) == 1
-
-
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("case", CASES)
@@ -378,9 +243,7 @@ def test_the_graph_gives_the_same_ids(case: str, monkeypatch: pytest.MonkeyPatch
         StaticStep, "capture", lambda step, decoder: (real(step, decoder), captured.append(step))
     )
     decoder = make_decoder().cuda()
-    expected = decode(
-        decoder, CASES[case](decoder), GenerationRequest(16), static=False, steps_ahead=0
-    ).token_ids
+    expected = decode(decoder, CASES[case](decoder), GenerationRequest(16), static=False).token_ids
     for _ in range(2):  # captured, then used again
         assert decode(decoder, CASES[case](decoder), GenerationRequest(16)).token_ids == expected
     assert len(captured) == 1

@@ -78,3 +78,58 @@ def test_a_copy_holds_the_same_in_the_same_format_and_is_its_own(kind: type[KVCa
     assert [torch.equal(a, cache.held(i)[0]) for i, a in enumerate(held)] == [True, True]
     assert torch.equal(copy.held(0)[0][:, :, :5], held[0])
     assert torch.equal(copy.held(1)[0], held[1])
+
+
+def counted(cache: KVCache) -> int:
+    """Bytes as the allocator counts them."""
+    buffers = [*cache.buffers, *(cache.scales.buffers if isinstance(cache, Int8KVCache) else ())]
+    return sum(buffer.untyped_storage().nbytes() for buffer in buffers)
+
+
+@pytest.mark.parametrize("kind", [KVCache, Int8KVCache])
+def test_room_that_an_answer_took_is_given_back(kind: type[KVCache]) -> None:
+    k, v = torch.randn(2, 1, 2, 50, 4, generator=torch.Generator().manual_seed(1)).unbind(0)
+    cache = kind.holding([(k, v), (k[:, :, :30], v[:, :, :30])], reserve=10)
+    planned, held = counted(cache), [cache.held(layer)[0].clone() for layer in range(2)]
+    per_token = planned // (60 + 40)
+    assert cache.num_bytes == planned
+    assert cache.held_bytes == 80 * per_token
+    for _ in range(20):
+        for step in range(300):
+            for layer in range(2):
+                cache.append(layer, *torch.full((2, 1, 2, 1, 4), float(step)).unbind(0))
+        assert cache.num_bytes == counted(cache) > 6 * planned
+        assert cache.held_bytes == (80 + 600) * per_token
+        cache.set_lengths((50, 30))
+        cache.give_back()
+        assert cache.num_bytes == counted(cache) == planned
+    assert all(torch.equal(cache.held(layer)[0], held[layer]) for layer in range(2))
+    buffers = cache.buffers
+    cache.give_back()  # nothing to give
+    assert all(a is b for a, b in zip(buffers, cache.buffers, strict=True))
+
+
+def test_room_follows_a_scene_that_grows() -> None:
+    """Appended keyframes are no answer: what they need stays, with a reserve behind."""
+    ones = torch.ones(1, 1, 100, 4)
+    cache, moves = KVCache.holding([(ones, ones)], reserve=160), set[int]()
+    for total in range(200, 1100, 100):
+        cache.append(0, ones, ones)
+        cache.append(0, ones[:, :, :150], ones[:, :, :150])  # a question and its answer
+        cache.set_lengths((total,))
+        cache.give_back()
+        moves.add(cache.buffers[0].data_ptr())
+        assert total + 100 <= cache.buffers[0].shape[3] <= total + 300
+    assert cache.lengths == (1000,)
+
+
+def test_keys_are_copied_into_larger_buffers_of_another_format() -> None:
+    k, v = torch.randn(2, 1, 2, 5, 4, generator=torch.Generator().manual_seed(2)).unbind(0)
+    for kind in (KVCache, Int8KVCache):
+        cache = kind.holding([(k, v), (k[:, :, :3], v[:, :, :3])])
+        for layer, length in enumerate((5, 3)):
+            buffer = torch.full((2, 1, 2, 9, 4), 7.0)
+            cache.copy_to(layer, buffer)
+            assert torch.equal(buffer[0, :, :, :length], cache.held(layer)[0])
+            assert torch.equal(buffer[1, :, :, :length], cache.held(layer)[1])
+            assert bool((buffer[:, :, :, length:] == 7.0).all())

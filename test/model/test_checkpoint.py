@@ -343,6 +343,22 @@ def test_precision_and_predicted_memory(folder: Path, precision: str) -> None:
     assert prompt.embeds.dtype == dtype
 
 
+def test_every_value_is_the_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the memory held before: a part that is made anew after it was filled shows."""
+    real = torch.empty
+
+    def full_of_nan(*args: Any, **kwargs: Any) -> torch.Tensor:
+        made = real(*args, **kwargs)
+        return made.fill_(torch.nan) if made.is_floating_point() else made
+
+    monkeypatch.setattr(torch, "empty", full_of_nan)
+    model = load_model(folder).model
+    monkeypatch.undo()
+    stored = load_file(folder / "model.safetensors")
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, stored[official_name(name)].to(parameter.dtype)), name
+
+
 def test_weights_are_copies_of_the_file(folder: Path) -> None:
     """A file that is overwritten later must not change a running model (safetensors maps files)."""
     loaded = load_model(folder)

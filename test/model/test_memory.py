@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import types
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -83,7 +84,8 @@ def test_weights_are_those_of_a_built_model(shape: str, weights: str, dtype: tor
     assert plan.point_encoders == sum(stored_bytes(encoder) for encoder in points)
     assert plan.grounding_head == stored_bytes(head)
     assert plan.weights == stored_bytes(model) + stored_bytes(head)
-    assert plan.total == sum(getattr(plan, part.name) for part in fields(plan))
+    both = plan.prefill, plan.vision_activations
+    assert plan.total == sum(getattr(plan, part.name) for part in fields(plan)) - min(both)
     assert plan_of(config, dtype, weights).grounding_head == 0
 
 
@@ -109,6 +111,20 @@ def test_a_prefill_takes_what_was_predicted(shape: str, weights: str, dtype: tor
     assert plan.kv_cache == answer().cache.num_bytes
     peak = peak_bytes(answer, CPU)
     assert peak <= plan.kv_cache + plan.prefill <= 1.25 * peak
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_final_states_are_counted_where_a_head_points(dtype: torch.dtype) -> None:
+    """Of both copies of the scene, their keys, and a question's own of both in float32."""
+    config, head = TINY_CONFIG, GroundingHead(TINY_CONFIG.decoder.hidden_size, 32)
+    states = torch.zeros(300, head.width, dtype=dtype)
+    keys = head.key_proj(states.float())
+    both = plan_of(config, dtype, head_width=32, scene_copies=2).final_states
+    assert both == 2 * states.nbytes
+    pointing = replace(config, point_id=3, egocentric_point_id=4)
+    plan = plan_of(pointing, dtype, head_width=32, scene_copies=2)
+    assert plan.final_states == both + states.float().nbytes + 3 * keys.nbytes
+    assert plan_of(pointing, dtype).final_states == 0
 
 
 @pytest.mark.parametrize("views", [3, 12])
@@ -150,10 +166,15 @@ def test_the_numbers_of_the_7b() -> None:
     assert plan.kv_cache == 2620 * 524_288
     assert kv_bytes_per_token(LlavaConfig(), torch.bfloat16, True) == 266_240
     assert plan.runtime == CUDA_CONTEXT_BYTES
+    assert plan.rope_table == 2 * 4096 * 128 * 2
     two = plan_of(LlavaConfig(), torch.bfloat16, tokens=2620, scene_copies=2)
     assert two.kv_cache == 2 * plan.kv_cache
     own = plan_of(LlavaConfig(), torch.bfloat16, tokens=2620, kv_int8=True, own_tokens=4096)
-    assert own.kv_cache == 2620 * 266_240 + 4096 * 524_288
+    assert (own.kv_cache, own.question_copy) == (2620 * 266_240, 4096 * 266_240)
+    decode = plan_of(LlavaConfig(), torch.bfloat16, kv_int8=True, decode_tokens=4224)
+    assert decode.decode_buffers == 4224 * 524_288
+    pruned = plan_of(LlavaConfig(), torch.bfloat16, scene_copies=2, scene_tokens=1000.5)
+    assert pruned.kv_cache == 2 * 524_288 * 1000.5
     assert int8.decoder_layers / plan.decoder_layers == pytest.approx(0.5, abs=0.001)
     # 4.5 bits a weight, and of down_proj's 11008 inputs as many as 11264
     padded = (4 * 4096**2 + (2 * 11008 + 11264) * 4096) / (4 * 4096**2 + 3 * 11008 * 4096)
@@ -172,6 +193,9 @@ def test_what_takes_less() -> None:
     fewer = plan_of(SHAPES["wide"], tokens=2000, max_views=10)
     assert fewer.view_features == plan.view_features / 2
     assert fewer.vision_activations < plan.vision_activations
+    alone = plan_of(SHAPES["wide"], tokens=2000, views_at_once=1)
+    assert alone.vision_activations < fewer.vision_activations / 5
+    assert replace(alone, vision_activations=plan.vision_activations) == plan
 
 
 def test_int4_that_does_not_fit_the_sizes_is_refused_before_loading() -> None:
@@ -216,16 +240,16 @@ def test_a_model_too_large_is_refused_with_every_number(
     text = str(caught.value)
     assert f"need {plan.total / 2**20:.0f} MiB in float32, cpu has" in text
     assert f"prompts of {largest} tokens" in text
-    for part in fields(plan):
-        assert f"{part.name.replace('_', ' ')} {getattr(plan, part.name) / 2**20:.1f}" in text
+    for name, size in plan.counted.items():
+        assert f"{name.replace('_', ' ')} {size / 2**20:.1f}" in text
     numbers = re.search(r"Of it: (.*) MiB\.", text)
     assert numbers is not None
     assert sum(float(n) for n in re.findall(r" (\d+\.\d)", " " + numbers[1])) == pytest.approx(
         plan.total / 2**20, abs=1
     )
     assert (
-        "Ways out: model.weights int8 or int4, model.precision bf16, keyframe.max_views below 20,"
-        " another" in text
+        "Ways out: model.weights int8 or int4, model.precision bf16, cache.kv int8, cache.prune"
+        " build, keyframe.max_views below 20, another" in text
     )
 
 
@@ -234,9 +258,9 @@ def test_a_model_too_large_is_refused_with_every_number(
     [
         (
             {"weights": "int8", "precision": "bf16"},
-            "Ways out: model.weights int4, keyframe.max_views below 20",
+            "Ways out: model.weights int4, cache.kv int8, cache.prune build, keyframe",
         ),
-        ({"weights": "int4", "precision": "bf16"}, "Ways out: keyframe.max_views below 20"),
+        ({"weights": "int4", "precision": "bf16"}, "Ways out: cache.kv int8, cache.prune build"),
         ({"weights": "int4"}, "need [0-9]+ MiB in float32 with int4 weights, cpu has 1 MiB free"),
     ],
 )
@@ -257,17 +281,24 @@ def test_what_counts_at_start(folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(startup, "free_bytes", lambda device: float(plan.total - 1))
 
     # Less to keep, or smaller weights.
+    whole = startup.whole_scenes(config, CPU)
+
+    def check(**changes: Any) -> None:
+        startup.check_model(settings(folder), lambda config, device: replace(whole, **changes))
+
     for less in (
         {"max_views": 19},
         {"tokens": largest - 1},
         {"scene_copies": 1},
         {"kv_int8": True},
+        {"scene_tokens": largest - 0.5},
     ):
-        startup.check_model(settings(folder), **less)
+        check(**less)
     for smaller in ({"weights": "int8"}, {"weights": "int4"}, {"precision": "bf16"}):
         startup.check_model(settings(folder, **smaller))
-    with pytest.raises(OutOfMemoryError):
-        startup.check_model(settings(folder), max_views=21)
+    for more in ({"max_views": 21}, {"decode_tokens": 128}, {"riding_tokens": 40}):
+        with pytest.raises(OutOfMemoryError):
+            check(**more)
 
 
 def test_model_info_counts_the_weights_alone(folder: Path) -> None:
@@ -294,3 +325,53 @@ def test_a_folder_of_odd_sizes_says_so_at_start(folder: Path, tmp_path: Path) ->
     startup.check_model(settings(path, weights="int8"))
     with pytest.raises(ConfigError, match="a layer of this model has 520"):
         startup.check_model(settings(path, weights="int4"))
+
+
+# -- the device
+
+
+@pytest.mark.parametrize(
+    "name", ["cuda:7", "cuda:1000", "cuda:99999999999999999999", "cuda:2"], ids=str
+)
+def test_a_gpu_that_is_not_there(folder: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch.device("cuda:1000") is another device, and was taken."""
+    for count, found in ((0, "none"), (1, "cuda:0"), (2, "cuda:0 to cuda:1")):
+        monkeypatch.setattr(torch.cuda, "device_count", lambda count=count: count)
+        with pytest.raises(ConfigError, match=rf"{name}'.*sees {count} .*\({found}\); use one"):
+            startup.check_model(settings(folder, device=name))
+
+
+@pytest.mark.parametrize(
+    "name", ["cuda:-1", "cpu:3", "mps", "nonsense", "cuda:", "CUDA", "", "xpu", "meta", "cuda:0x1"]
+)
+def test_what_is_no_device_of_ours(folder: Path, name: str) -> None:
+    """In the settings, and of `--device`, which no setting checks."""
+    with pytest.raises(ConfigError, match=r"model\.device = .*allowed: .*cuda"):
+        settings(folder, device=name)
+    with pytest.raises(ConfigError, match=r"model\.device = .*; allowed: auto, cpu, cuda, cuda:0"):
+        startup.resolve_device(name)
+
+
+def test_devices_that_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    found = [str(startup.resolve_device(n)) for n in ("auto", "cpu", "cuda", "cuda:0", "cuda:1")]
+    assert found == ["cuda", "cpu", "cuda", "cuda:0", "cuda:1"]
+
+
+@pytest.mark.parametrize("integrated", [False, True])
+def test_memory_that_is_free(integrated: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a Jetson what the kernel gives back counts: as much as a program on the host could have.
+
+    What torch reserved and does not use is ours either way.
+    """
+    facts = types.SimpleNamespace(is_integrated=integrated)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: facts)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (3 * 2**30, 8 * 2**30))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 700)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 200)
+    meminfo = "MemTotal:  8000000 kB\nMemFree: 1000 kB\nMemAvailable:  6000000 kB\n"
+    monkeypatch.setattr(Path, "read_text", lambda path, encoding: meminfo)
+    expected = 6_000_000 * 1024 if integrated else 3 * 2**30
+    assert startup.free_bytes(torch.device("cuda:0")) == expected + 500
+    assert startup.free_bytes(CPU) == 6_000_000 * 1024

@@ -25,7 +25,13 @@ from ada3d_ros.model import startup
 from ada3d_ros.model.checkpoint import load_model
 from ada3d_ros.model.config import DecoderConfig
 from ada3d_ros.model.decoder import LlamaDecoder
-from ada3d_ros.model.quantize import quantize_layers, quantize_linear, require_kernel, stored_bytes
+from ada3d_ros.model.quantize import (
+    quantize_layers,
+    quantize_linear,
+    require_kernel,
+    slower_than_full,
+    stored_bytes,
+)
 from ada3d_ros.model.random_checkpoint import write_random_checkpoint
 from ada3d_ros.model.weight_format import (
     WEIGHTS,
@@ -257,6 +263,19 @@ def test_a_gpu_without_the_kernel_is_named(monkeypatch: pytest.MonkeyPatch) -> N
     require_kernel("int4", torch.device("cuda"))
 
 
+def test_int8_on_a_gpu_says_that_it_is_slower(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    cuda, cpu = torch.device("cuda"), torch.device("cpu")
+    slow = [(w, d.type) for w in WEIGHTS for d in (cpu, cuda) if slower_than_full(w, d)]
+    assert slow == [("int8", "cuda")]
+    monkeypatch.setattr("ada3d_ros.model.quantize.slower_than_full", lambda w, d: f"{w} on {d}: so")
+    load_model(folder, weights="int8")
+    told = [(r.levelname, r.message) for r in caplog.records if r.levelno >= logging.WARNING]
+    assert told == [("WARNING", "int8 on cpu: so")]
+    assert "Use full where it fits" in slower_than_full("int8", cuda)
+
+
 def test_only_the_linear_layers_of_the_decoder_are_concerned() -> None:
     names = [name for name, _ in LlamaDecoder(CONFIG).named_parameters()]
     concerned = {name for name in names if is_quantized(name)}
@@ -298,8 +317,9 @@ def test_the_engine_runs_on_them(weights: str, strategy: str) -> None:
         pruner = pruner_for(one, policy, prompt, 40) if strategy != "none" else None
         output = prefill(one, prompt, pruner=pruner)
         with torch.inference_mode():
-            step = decode_step(one, output.logits.argmax(), output.next_positions, output.cache)
-        outputs.append((output, step))
+            fed = one.embed(output.logits.argmax())
+            step = decode_step(one, fed, output.next_positions, output.cache)
+        outputs.append((output, step.logits))
     (ours, next_logits), (expected, expected_next) = outputs
 
     assert ours.counts == expected.counts

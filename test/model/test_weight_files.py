@@ -1,5 +1,6 @@
 """Weight files that are missing, damaged, unsafe or elsewhere: each is refused in our own words."""
 
+import dataclasses
 import json
 import os
 import pickle
@@ -11,15 +12,22 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ada3d_ros.errors import CheckpointError
+from ada3d_ros.lab.benchmarks.peak_memory import peak_bytes
 from ada3d_ros.model.checkpoint import (
     inspect_checkpoint,
     load_model,
+    load_weights,
     save_checkpoint,
     weights_sha256,
 )
-from ada3d_ros.model.weight_files import read_headers
+from ada3d_ros.model.layout import official_name
+from ada3d_ros.model.quantize import stored_bytes
+from ada3d_ros.model.random_checkpoint import TINY_CONFIG, write_random_checkpoint
+from ada3d_ros.model.weight_files import CAST_ELEMENTS, copy_into, read_headers, read_tensors
+from ada3d_ros.model.weight_format import is_quantized
 
 
 def test_missing_shard_is_named(source: Path, tmp_path: Path) -> None:
@@ -193,3 +201,90 @@ def test_sha256_of_one_file_is_sha256sum(folder: Path) -> None:
         weights_sha256(folder)
         == hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
     )
+
+
+# -- copies of what is stored
+
+FORMATS = (torch.float32, torch.float16, torch.bfloat16)
+
+
+@pytest.mark.parametrize("stored", FORMATS, ids=str)
+@pytest.mark.parametrize("wanted", FORMATS, ids=str)
+def test_a_copy_is_torchs_cast(stored: torch.dtype, wanted: torch.dtype) -> None:
+    """Every pattern of 16 bits, subnormal numbers, infinities and NaN among them."""
+    patterns = torch.arange(-(2**15), 2**15, dtype=torch.int16)
+    values = patterns.view(torch.float16 if stored == torch.float32 else stored).to(stored)
+    tensor = values.repeat(CAST_ELEMENTS // values.numel() + 1)[: CAST_ELEMENTS + 3].view(1, -1)
+    made = torch.zeros(tensor.shape, dtype=wanted)
+    copy_into(made, tensor)
+    assert torch.equal(made.isnan(), tensor.isnan())
+    assert torch.equal(made.nan_to_num(7.0), tensor.to(wanted).nan_to_num(7.0))
+    one = torch.zeros((), dtype=wanted)
+    copy_into(one, torch.tensor(2.0, dtype=stored))
+    assert one == 2.0
+
+
+class Casts(TorchDispatchMode):
+    """Notes what crosses to another device: device and format before and after."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[Any, ...]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        given = args[0]
+        if made.device != given.device:
+            self.seen.append((given.device.type, given.dtype, made.device.type, made.dtype))
+        return made
+
+
+def test_what_is_stored_goes_to_the_device_as_it_is() -> None:
+    """Cast there: not a byte more than the file's crosses, and the host makes no second copy."""
+    tensor = torch.ones(1000, dtype=torch.float32)
+    made = torch.empty(1000, dtype=torch.bfloat16, device="meta")
+    with Casts() as casts:
+        copy_into(made, tensor)
+    assert casts.seen == [("cpu", torch.float32, "meta", torch.float32)]
+
+
+@pytest.mark.parametrize("stored", FORMATS, ids=str)
+def test_loading_takes_no_second_copy(tmp_path: Path, stored: torch.dtype) -> None:
+    """Beside the weights one mapped tensor, and a piece of it in float32. Layers that multiply the
+    same input are filled where they lie in one storage, and nothing is copied once more.
+    """
+    decoder = dataclasses.replace(TINY_CONFIG.decoder, max_positions=128)  # a small rope table
+    config = dataclasses.replace(TINY_CONFIG, decoder=decoder)
+    write_random_checkpoint(tmp_path, 0, config, 2_000_000, stored)
+    info, made = inspect_checkpoint(tmp_path), []
+
+    def load() -> None:
+        made.append(load_weights(info, dtype=torch.bfloat16))
+
+    peak, weights = peak_bytes(load, torch.device("cpu")), stored_bytes(made[0])
+    largest = max(p.numel() for p in made[0].parameters())
+    assert weights <= peak <= weights + 2 * 4 * largest
+    assert 2 * 4 * largest < weights / 4
+    with torch.inference_mode():
+        assert made[0].decoder.layers[0].mlp.fused_weight() is not None
+
+
+@pytest.mark.parametrize("weights", ["full", "int8"])
+def test_every_value_is_the_files(folder: Path, weights: str) -> None:
+    """Whatever the order of the file: layers in one storage once lost what had been read."""
+    stored = load_file(folder / "model.safetensors")
+    model = load_model(folder, weights=weights).model
+    for name, parameter in model.named_parameters():
+        if weights == "full" or not is_quantized(name):
+            assert torch.equal(parameter, stored[official_name(name)]), name
+    assert len(stored) == len(list(model.parameters()))
+
+
+def test_tensors_come_in_the_order_of_the_file(source: Path) -> None:
+    file = source / "model.safetensors"
+    data = file.read_bytes()
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    header.pop("__metadata__", None)
+    ordered = sorted(header, key=lambda name: header[name]["data_offsets"])
+    wanted = ordered[5:1:-1]
+    assert [name for name, _ in read_tensors(file, wanted)] == ordered[2:6]

@@ -5,6 +5,7 @@ A key that does not is dead.
 
 import functools
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,13 @@ import torch
 from ada3d_ros.config import SETTINGS
 from ada3d_ros.engine.information import measure_information
 from ada3d_ros.engine.prefill import prefill
-from ada3d_ros.engine.token_selection import pruner_for
+from ada3d_ros.engine.token_selection import ChosenTokens, pruner_for
 from ada3d_ros.errors import ConfigError
 from ada3d_ros.pruning.calibration import Calibration, write_calibration
 from ada3d_ros.pruning.fitted import information_settings
 from ada3d_ros.pruning.information import Masses, information_of
 from ada3d_ros.pruning.policy import Policy
-from ada3d_ros.types import PromptSequence
+from ada3d_ros.types import PromptSequence, SpatialTokens
 from test.support.decoders import (
     LAYERS,
     SHAPE,
@@ -58,6 +59,7 @@ CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "pre_keep_ratio": (0.9, {"strategy": "uniform+adatoken3d"}),
     "n_min": (40, {}),
     "order": ("selection", {"strategy": "geo_fps"}),
+    "pre_positions": ("original", {"strategy": "uniform", "keep_ratio": 0.5}),
     "seed": (7, {"strategy": "random"}),
     "adatoken3d.schedule": ("quadratic", {"keep_ratio": 0.8}),
     "adatoken3d.alpha": (0.6, PARAMETERS),
@@ -164,6 +166,10 @@ def made_anew(flat: dict[str, Any]) -> Outcome:
     embeds[:, 0], embeds[:, 1] = 0.0, 2.0
     embeds[:3, 0] = 4.0
     prompt = PromptSequence(embeds, torch.arange(len(embeds)), (3, 3 + len(chosen)))
+    if policy.config.pre_positions == "original":
+        places = torch.ones(len(chosen), dtype=torch.int64)
+        tokens = SpatialTokens(features, scene.xyz_m[chosen], places, 0.2)
+        prompt = replace(prompt, positions=ChosenTokens(tokens, chosen, 147).positions(prompt))
     stride = policy.config.adatoken3d.inf.query_stride
     decoder = falling_decoder()
     information = None
@@ -220,6 +226,7 @@ WHAT = {  # the part of the outcome that a key must change, where several could 
     "pdrop.positions": "positions",
     "fastv.round": "counts",
     "n_min": "counts",
+    "pre_positions": "positions",
     "voxel_dpp.merge": "features",
     "voxel_dpp.merge_radius_voxels": "features",
     "geo_fps.lam": "chosen",

@@ -9,15 +9,10 @@ from typing import Any
 
 from ada3d_ros.config import AgentConfig, from_flat
 from ada3d_ros.engine.prefix_cache import PrefixCache
+from ada3d_ros.errors import CanceledError
 from ada3d_ros.pipeline import Ada3DPipeline
-from ada3d_ros.types import (
-    Answer,
-    Question,
-    RgbdFrame,
-    StageTimings,
-    StopReason,
-    TokenUsage,
-)
+from ada3d_ros.types import Answer, AskHooks, Question, RgbdFrame, StopReason
+from ada3d_ros.usage import StageTimings, TokenUsage
 from test.support.box_room import build_box_room
 
 ROOM = build_box_room(num_views=5, width=160, height=120)
@@ -47,9 +42,11 @@ def start(
 
 
 def timed_answer(
-    tokens: float, first_token_s: float, step_s: float, rest_s: float, generated: int, cached: bool
+    tokens: float, first_token_s: float, step_s: float, rest_s: float, generated: int, mode: str
 ) -> Answer:
-    """An answer whose layers held so many spatial tokens, and that took so long."""
+    """An answer whose layers held so many spatial tokens, and that took so long. mode: of
+    Answer.cache_mode.
+    """
     decode_s = step_s * (generated - 1) if generated > 1 else 0.0
     return Answer(
         question="",
@@ -65,7 +62,8 @@ def timed_answer(
             decode_s=decode_s,
             total_s=first_token_s + decode_s + rest_s,
         ),
-        scene_cached=cached,
+        scene_cached=mode != "paper",
+        cache_mode=mode,
     )
 
 
@@ -114,3 +112,18 @@ def exact(pipeline: Ada3DPipeline, other: Ada3DPipeline) -> None:
         assert answer.keyframe_stamps_ns == expected.keyframe_stamps_ns
         assert (answer.scene_version, answer.scene_staleness) == (expected.scene_version, 0.0)
         assert answer.tokens.per_layer == expected.tokens.per_layer
+
+
+def stop_at(token: int, error: Callable[[str], Exception] = CanceledError) -> AskHooks:
+    """Hooks that stop a question once so many tokens are there."""
+    count = 0
+
+    def count_tokens(delta: str, num_tokens: int) -> None:
+        nonlocal count
+        count = num_tokens
+
+    def check() -> None:
+        if count >= token:
+            raise error("enough")
+
+    return AskHooks(check=check, on_text=count_tokens)

@@ -128,10 +128,15 @@ class Harness:
         self.publishers: dict[str, Any] = {}
         self._clients: dict[str, Any] = {}
         self.reliability = ReliabilityPolicy.RELIABLE
+        self._is_closed = False
         for spinner in (self.agent_spinner, self._peer_spinner):
             spinner.start()
 
     def close(self) -> None:
+        """Nothing the second time."""
+        if self._is_closed:
+            return
+        self._is_closed = True
         self._peer_spinner.stop()
         self.agent_spinner.stop()
         self.peer.destroy_node()
@@ -203,12 +208,14 @@ class Harness:
 
 
 @contextmanager
-def agent_of_its_own(model: Path) -> Iterator[Harness]:
+def agent_of_its_own(
+    model: Path, factory: Callable[..., Ada3DPipeline] = Ada3DPipeline, **parameters: Any
+) -> Iterator[Harness]:
     """An active agent in a domain of its own, for a whole module."""
     with free_domain() as domain:
         context = rclpy.Context()
         rclpy.init(context=context, domain_id=domain)
-        harness = Harness(context, model, Ada3DPipeline)
+        harness = Harness(context, model, factory, **parameters)
         assert harness.ready()
         yield harness
         harness.close()
@@ -256,14 +263,14 @@ def scripted(text: str, step_s: float = 0.0) -> Callable[..., Ada3DPipeline]:
             loaded = self.model
             ids = script_ids(loaded.tokenizer, text)
 
-            def logits(hidden: torch.Tensor) -> torch.Tensor:
+            def logits(state: torch.Tensor) -> torch.Tensor:
                 time.sleep(step_s)
                 result = torch.full((loaded.model.config.decoder.vocab_size,), -10.0)
                 result[ids[min(self.next_step, len(ids) - 1)]] = 10.0
                 self.next_step += 1
                 return result
 
-            loaded.model.decoder.logits = logits  # type: ignore[method-assign]
+            loaded.model.decoder.lm_head.forward = logits  # type: ignore[method-assign]
 
     return ScriptedPipeline
 

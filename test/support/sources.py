@@ -25,7 +25,11 @@ def load(path: Path) -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)  # dataclasses ask there
-    spec.loader.exec_module(module)
+    sys.path.insert(0, str(path.parent))  # it may import another
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(path.parent))
     return module
 
 
