@@ -33,6 +33,7 @@ SUPPORTED = "; ".join(
 # A principal point outside of this part of a side is unusual: K may be of another image size.
 USUAL_PART = (0.25, 0.75)
 CORNER_PART = 0.1
+SOLVED_PX = 0.5  # an undistorted point that leads back to its pixel this closely is one
 
 Maps = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
 
@@ -46,15 +47,24 @@ def unproject_depth(
     (..., H, W, 3) metres, in depth_m's dtype. NaN depth gives NaN points; zero depth gives the
     camera centre.
     """
-    # Pixel coordinates.
     height, width = depth_m.shape[-2:]
-    v, u = torch.meshgrid(
-        torch.arange(height, dtype=depth_m.dtype, device=depth_m.device),
-        torch.arange(width, dtype=depth_m.dtype, device=depth_m.device),
-        indexing="ij",
-    )
+    rows = torch.arange(height, dtype=depth_m.dtype, device=depth_m.device)
+    columns = torch.arange(width, dtype=depth_m.dtype, device=depth_m.device)
+    return unproject_grid(rows, columns, depth_m, K, T_world_cam)
 
+
+def unproject_grid(
+    rows: torch.Tensor,
+    columns: torch.Tensor,
+    depth_m: torch.Tensor,
+    K: torch.Tensor,
+    T_world_cam: torch.Tensor,
+) -> torch.Tensor:
+    """The same of the pixels in some rows (H,) and columns (W,), in depth_m's dtype; depth_m (...,
+    H, W) is theirs.
+    """
     # Points (..., H, W, 3) in the camera frame, then in the world.
+    v, u = torch.meshgrid(rows, columns, indexing="ij")
     fx, fy = K[..., 0, 0, None, None], K[..., 1, 1, None, None]
     cx, cy = K[..., 0, 2, None, None], K[..., 1, 2, None, None]
     points = torch.stack(((u - cx) * depth_m / fx, (v - cy) * depth_m / fy, depth_m), dim=-1)
@@ -169,6 +179,36 @@ def undistort_depth(
         depth_m, map_x, map_y, cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT, borderValue=nan
     )
     return np.asarray(out, dtype=np.float32)
+
+
+def undistort_points(
+    points_px: npt.NDArray[np.float64], intrinsics: Intrinsics, model: str, D: Sequence[float]
+) -> npt.NDArray[np.float64]:
+    """Where pixels (N, 2) of an image as taken lie in the undistorted one of the same K, (N, 2).
+
+    NaN where the lens model has no answer: far outside of what it was calibrated for. Returns
+    points_px itself where D is empty or zero. Raises FrameError (BAD_DISTORTION).
+    """
+    coefficients = np.array(distortion_of(model, D), dtype=np.float64)
+    if not coefficients.size or not len(points_px):
+        return points_px
+    K, points = intrinsics.matrix, points_px.reshape(-1, 1, 2)
+    criteria = (cv2.TERM_CRITERIA_COUNT + cv2.TERM_CRITERIA_EPS, 50, 1e-9)
+    if model == "equidistant":
+        found = cv2.fisheye.undistortPoints(points, K, coefficients, P=K, criteria=criteria)
+    else:
+        found = cv2.undistortPointsIter(points, K, coefficients, np.eye(3), K, criteria)
+    found = np.asarray(found, dtype=np.float64).reshape(-1, 2)
+
+    # It is solved step by step: what does not lead back is no solution.
+    rays = np.column_stack([(found - K[:2, 2]) / K[[0, 1], [0, 1]], np.ones(len(found))])
+    zero = np.zeros(3)
+    if model == "equidistant":
+        again, _ = cv2.fisheye.projectPoints(rays[:, None], zero, zero, K, coefficients)
+    else:
+        again, _ = cv2.projectPoints(rays, zero, zero, K, coefficients)
+    missed_px = np.abs(np.asarray(again).reshape(-1, 2) - points_px).max(axis=1)
+    return np.where((missed_px <= SOLVED_PX)[:, None], found, np.nan)
 
 
 def _maps_for(

@@ -1,4 +1,6 @@
-"""How many depth readings lie inside a box: what a box must have to be published."""
+"""Depth readings as world points, and how many lie inside a box: what a box must have to be
+published.
+"""
 
 from __future__ import annotations
 
@@ -55,6 +57,27 @@ def readings_in_box(frame: RgbdFrame, box: Box3D, stride_px: int) -> Points:
     pose = torch.from_numpy(frame.T_world_cam.copy())
     points: Points = unproject_depth(depth_m, torch.from_numpy(K), pose).numpy().reshape(-1, 3)
     return points[points_inside(points, box)]  # a NaN reading makes a NaN point, which is outside
+
+
+def world_points(frames: Sequence[RgbdFrame], max_points: int) -> Points:
+    """Valid depth readings of all frames as world points (P, 3) float64.
+
+    Of every n-th row and column, so that about max_points readings are taken.
+    """
+    # One stride for all.
+    total = sum(frame.depth_m.size for frame in frames)
+    stride = max(1, int(np.ceil(np.sqrt(total / max_points))))
+
+    # The points of each frame.
+    parts = []
+    for frame in frames:
+        K = frame.intrinsics.matrix
+        K[:2] /= stride
+        depth = torch.from_numpy(frame.depth_m[::stride, ::stride].astype(np.float64))
+        pose = torch.from_numpy(frame.T_world_cam.copy())
+        xyz = unproject_depth(depth, torch.from_numpy(K), pose).numpy().reshape(-1, 3)
+        parts.append(xyz[np.isfinite(xyz).all(axis=1)])
+    return np.concatenate(parts) if parts else np.empty((0, 3))
 
 
 def _pixel_window(frame: RgbdFrame, box: Box3D, stride_px: int) -> tuple[slice, slice] | None:

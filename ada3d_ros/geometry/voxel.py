@@ -2,7 +2,8 @@
 
 Voxel centres lie at multiples of the voxel size: id = round-half-to-even(xyz / size), as in
 LLaVA-3D (`llava/model/multimodal_encoder/unproject.py`, `voxelize`). Order is ascending x, then y,
-then z.
+then z. How many voxels there are depends on the points, and a GPU would have to wait for its host
+to know it: points and ids belong on the CPU, the values that are pooled wherever they are.
 """
 
 import math
@@ -55,15 +56,27 @@ def _ids_of_far_voxels(coords: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor
 def sum_per_voxel(
     values: torch.Tensor, ids: torch.Tensor, num_voxels: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Sums of values (P, C) per voxel in float32, (N, C), and counts (N,) int64.
+    """Sums of values (P, C) per voxel in float32, (N, C) where values are, and counts (N,) int64
+    where ids are.
 
-    Each in the order of its patches and without atomics: the same bits every time, on a GPU too.
+    Each in the order of its patches and without atomics: the same bits every time, on a GPU too,
+    which waits for nothing where the ids are on the CPU.
     """
     counts = torch.bincount(ids, minlength=num_voxels)
     if not len(ids):
         return values.new_zeros(num_voxels, values.shape[1], dtype=torch.float32), counts
-    by_voxel = values.float()[torch.sort(ids, stable=True).indices]
-    return torch.segment_reduce(by_voxel, "sum", lengths=counts, initial=0.0), counts
+    by_voxel = values.float()[to_device(torch.sort(ids, stable=True).indices, values.device)]
+    # unsafe: counts are counts, which torch would look through and wait for.
+    lengths = to_device(counts, values.device)
+    sums = torch.segment_reduce(by_voxel, "sum", lengths=lengths, initial=0.0, unsafe=True)
+    return sums, counts
+
+
+def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """The tensor on `device`; a copy to a GPU that nobody waits for (CUDA takes what pageable
+    memory holds before it returns).
+    """
+    return tensor.to(device, non_blocking=device.type == "cuda")
 
 
 def pool_mean(
@@ -74,4 +87,4 @@ def pool_mean(
     Returns means (N, C) in values' dtype and counts (N,) int64.
     """
     sums, counts = sum_per_voxel(values, ids, num_voxels)
-    return (sums / counts[:, None]).to(values.dtype), counts
+    return (sums / to_device(counts, values.device)[:, None]).to(values.dtype), counts

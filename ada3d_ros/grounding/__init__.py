@@ -9,16 +9,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from ada3d_ros.engine.answer import Grounded
 from ada3d_ros.engine.decode import DecodeOutput
 from ada3d_ros.engine.prefill import PrefillOutput
 from ada3d_ros.engine.query_context import QueryContext
 from ada3d_ros.engine.streaming import stop_asked
 from ada3d_ros.engine.token_selection import SceneContext
 from ada3d_ros.grounding.from_head import point_at
+from ada3d_ros.grounding.from_places import boxes_of_places
 from ada3d_ros.grounding.from_text import NOT_SEEN, find_query_boxes, refine_boxes
-from ada3d_ros.types import Box3D, PromptSequence, Stage
-
-Grounded = tuple[tuple[Box3D, ...], DecodeOutput]
+from ada3d_ros.types import PromptSequence, Stage
 
 
 def ground_answer(
@@ -28,8 +28,8 @@ def ground_answer(
     prefilled: PrefillOutput,
     generated: DecodeOutput,
 ) -> Grounded:
-    """Boxes in the world frame, and what was generated: its text says so where a phrase was not
-    found, its stop reason where the search was cut short. Timed as postprocess_s.
+    """Boxes and places in the world frame, and what was generated: its text says so where a phrase
+    was not found, its stop reason where the search was cut short. Timed as postprocess_s.
 
     Raises ModelError where the grounding head's output is not finite.
     """
@@ -37,7 +37,7 @@ def ground_answer(
     question = query.question
     with query.clock.stage("postprocess_s"):
         if query.points:
-            boxes, generated = _point_at_phrase(query, context, prefilled, generated)
+            boxes, generated, _ = _point_at_phrase(query, context, prefilled, generated)
         else:
             boxes = find_query_boxes(query, context, generated.text)
             if question.phrase and not boxes and query.in_scene:
@@ -47,7 +47,8 @@ def ground_answer(
         if question.phrase and not boxes:  # a search cut short has not found that there is nothing
             stopped = stop_asked(query.hooks)
             generated = replace(generated, stop_reason=stopped or generated.stop_reason)
-    return boxes, generated
+        places = boxes_of_places(query, context, generated.places)
+    return Grounded(boxes, generated, places)
 
 
 def _point_at_phrase(
@@ -68,4 +69,4 @@ def _point_at_phrase(
     boxes = refine_boxes(guesses, context.scene.frames, limits.min_support_points, check)
     if not boxes and stop_asked(query.hooks) is None:
         generated = replace(generated, text=NOT_SEEN.format(phrase=question.phrase))
-    return boxes, generated
+    return Grounded(boxes, generated)

@@ -17,6 +17,7 @@ import torch
 
 from ada3d_ros.engine.layer_walk import inspect_layers
 from ada3d_ros.engine.query_context import QueryContext, build_prompt, prefill_prompt
+from ada3d_ros.engine.scene_prefix import ScenePrefix
 from ada3d_ros.engine.streaming import generate_text
 from ada3d_ros.engine.token_selection import SceneContext
 from ada3d_ros.errors import RequestError
@@ -52,24 +53,43 @@ class RelevancePeak:
 
 
 def attention_to_scene(
-    decoder: LlamaDecoder, prompt: PromptSequence, num_queries: int
+    decoder: LlamaDecoder,
+    prompt: PromptSequence,
+    num_queries: int,
+    prefix: ScenePrefix | None = None,
 ) -> torch.Tensor:
     """Shares (layers, N) float32 of the spatial tokens in the attention of the prompt's last
     num_queries tokens, each layer summing to 1.
+
+    prefix: the cached scene that the prompt's spatial tokens are; only what follows them passes the
+    layers then, and tokens that a layer does not hold have no share in it.
     """
     start, stop = prompt.spatial_span
-    total, device = prompt.embeds.shape[0], prompt.embeds.device
-    index = torch.arange(max(stop, total - num_queries), total, device=device)
-    visible = torch.arange(total, device=device)[None] <= index[:, None]
+    begun, cache, total, device = 0, None, stop - start, prompt.embeds.device
+    if prefix is not None:
+        prefix.crop()
+        begun, cache = stop, prefix.cache
+    words = prompt.embeds[begun:]
+    tokens = PromptSequence(words, prompt.positions[begun:], (0, 0) if cache else (start, stop))
+    index = torch.arange(max(stop - begun, len(words) - num_queries), len(words), device=device)
 
     def inspect(q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
         keys = k.float().repeat_interleave(q.shape[0] // k.shape[0], dim=0)
         scores = q.float() @ keys.transpose(-1, -2) * keys.shape[-1] ** -0.5  # (H, R, T)
-        weights = scores.masked_fill(~visible, float("-inf")).softmax(-1)[..., start:stop]
+        past = keys.shape[1] - len(words)
+        visible = torch.arange(keys.shape[1], device=device)[None] <= past + index[:, None]
+        weights = scores.masked_fill(~visible, float("-inf")).softmax(-1)
+        weights = weights[..., start : past if cache else stop]
         shares = weights.mean(dim=(0, 1))
         return shares / shares.sum().clamp(min=1e-12)
 
-    return torch.stack(inspect_layers(decoder, prompt, index, inspect))
+    found = inspect_layers(decoder, tokens, index, inspect, cache=cache)
+    if prefix is None or prefix.held is None:
+        return torch.stack(found)
+    shares = torch.zeros(len(found), total, device=device)
+    for layer, (row, held) in enumerate(zip(found, prefix.held, strict=True)):
+        shares[layer, held] = row
+    return shares
 
 
 def find_peak(
@@ -132,6 +152,9 @@ def locate_phrase(
     """
     question, limits = query.question, query.config.boxes
     frames, check = context.scene.frames, query.hooks.check
+    prefix = context.prefix  # unless only a first part of it is the prompt's
+    if prefix is not None and len(prefix.embeds) != len(context.embeds):
+        prefix = None
     try:
         # Attention of the phrase, less that of a phrase without content.
         neutral = build_prompt(query, context, GROUNDING_PROMPT.format(phrase=NEUTRAL_PHRASE))
@@ -139,7 +162,8 @@ def locate_phrase(
         for phrase, words in ((question.phrase, prompt), (NEUTRAL_PHRASE, neutral)):
             check()
             num_queries = len(query.loaded.tokenizer.encode(f"{phrase}. ASSISTANT:")) - 1
-            attended.append(attention_to_scene(query.loaded.model.decoder, words, num_queries))
+            decoder = query.loaded.model.decoder
+            attended.append(attention_to_scene(decoder, words, num_queries, prefix))
         xyz_m = query.in_world(context.chosen.tokens.xyz_m)
         peak = find_peak(attended[0], attended[1], xyz_m)
         least = question.min_score or max(limits.min_score, MIN_SHARE)
@@ -151,7 +175,7 @@ def locate_phrase(
         check()
         located = build_prompt(query, context, LOCATED_PROMPT.format(x=x, y=y, z=z))
         prefilled = prefill_prompt(query, context, located)
-        written = generate_text(query, prefilled, AskHooks(check=check))
+        written = generate_text(query, context, prefilled, AskHooks(check=check))
         guess = guess_at(peak, xyz_m, question.phrase)
         boxes = find_query_boxes(query, context, written.text)
         return boxes_near(guess, boxes, frames, limits.min_support_points, check)

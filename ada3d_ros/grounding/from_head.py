@@ -4,20 +4,53 @@ gives a box and a score.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
 
 from ada3d_ros.engine.prefill import FinalStates
 from ada3d_ros.errors import ModelError
-from ada3d_ros.model.grounding_head import HEAD_FILE, LoadedHead
+from ada3d_ros.model.grounding_head import (
+    HEAD_FILE,
+    GroundingHead,
+    LoadedHead,
+    strongest_peak,
+)
 from ada3d_ros.types import Box3D, GroundingMethod
 
-PEAK_RADIUS_M = 0.8  # tokens this near the strongest one belong to its peak
 MIN_PEAK_SHARE = 0.25  # of the pointer's mass: a weaker peak is no second object
+MIN_FAINT_SHARE = 0.02  # the same, where other names explain what is no object of this one
+FAINT_SCORE = 0.5  # of a peak that holds all that is left of the mass
 CLAIMED_MARGIN_M = 0.15  # tokens this near a found box are not pointed at again
 MAX_EVIDENCE = 8
 
 
-@torch.inference_mode()
+@dataclass(frozen=True, slots=True)
+class SearchLimits:
+    """Boxes of a phrase at most, and the score that they have at least. faint: what little of the
+    mass points at may be another object of that name, at a score of FAINT_SCORE at most; for those
+    who ask for all other names, too.
+    """
+
+    max_boxes: int
+    min_score: float
+    faint: bool = False
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Pointed:
+    """One phrase's query (1, 1, D) over tokens (1, N, D) at xyz_m (N, 3) float32: weights (N,),
+    which sum to 1, and the probability that the scene has what it names.
+    """
+
+    query: torch.Tensor
+    tokens: torch.Tensor
+    xyz_m: torch.Tensor
+    weights: torch.Tensor
+    presence_prob: float
+
+
 def point_at(
     loaded: LoadedHead,
     states: FinalStates,
@@ -33,30 +66,69 @@ def point_at(
     the head's own threshold counts. score = sigmoid(presence) * share of the peak's mass in the
     largest one's. Raises ModelError where the head's output is not finite.
     """
-    head, threshold = loaded.head, max(loaded.threshold, min_score)
-    query, tokens = states.query.float()[None, None], states.spatial.float()[None]
+    tokens = SceneStates(states.spatial, xyz_m)
+    limits = SearchLimits(max_boxes, max(loaded.threshold, min_score))
+    return point_at_each(loaded.head, states.query[None], tokens, [label], limits)[0]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class SceneStates:
+    """Normed final states (N, D) of the spatial tokens that the last layer keeps, and where they
+    lie, (N, 3) float32 metres, world frame.
+    """
+
+    spatial: torch.Tensor
+    xyz_m: torch.Tensor
+
+
+@torch.inference_mode()
+def point_at_each(
+    head: GroundingHead,
+    queries: torch.Tensor,
+    scene: SceneStates,
+    labels: Sequence[str],
+    limits: SearchLimits,
+) -> list[list[Box3D]]:
+    """As `point_at`, the boxes of several phrases in one scene: queries (Q, D) in the order of
+    labels.
+    """
+    queries, tokens = queries.float()[None], scene.spatial.float()[None]
     if not tokens.shape[1]:
-        return []
-    # Weigh the tokens, and decide whether the phrase is there at all.
-    logits, presence = head.point(query, tokens)
+        return [[] for _ in labels]
+    # Weigh the tokens, and decide whether each phrase is there at all.
+    logits, presence = head.point(queries, tokens)
     _require_finite(logits, presence)
-    weights, presence_prob = (
-        logits[0, 0].float().softmax(-1),
-        float(presence[0, 0].float().sigmoid()),
-    )
+    weights, presence_prob = logits[0].float().softmax(-1), presence[0].float().sigmoid().tolist()
+    found = []
+    for i, label in enumerate(labels):
+        query = queries[:, i : i + 1]
+        pointed = _Pointed(query, tokens, scene.xyz_m, weights[i], presence_prob[i])
+        found.append(_boxes_at_peaks(head, pointed, label, limits))
+    return found
+
+
+def _boxes_at_peaks(
+    head: GroundingHead, pointed: _Pointed, label: str, limits: SearchLimits
+) -> list[Box3D]:
+    """One box per peak, strongest first, until a peak is too weak to be an object."""
+    weights, xyz_m = pointed.weights, pointed.xyz_m
     boxes: list[Box3D] = []
     free, largest = torch.ones_like(weights, dtype=torch.bool), 0.0
-    # One box per peak, strongest first, until a peak is too weak to be an object.
-    while len(boxes) < max_boxes and bool(free.any()):
-        strongest = int((weights * free).argmax())
-        peak = free & ((xyz_m - xyz_m[strongest]).norm(dim=-1) <= PEAK_RADIUS_M)
+    while len(boxes) < limits.max_boxes and bool(free.any()):
+        # The strongest token that is left, and those around it.
+        peak = strongest_peak(weights, xyz_m, free)
         mass = float(weights[peak].sum())
         largest = max(largest, mass)
-        score = presence_prob * mass / largest
-        if score < threshold or (boxes and mass < MIN_PEAK_SHARE):
+        score, least = pointed.presence_prob * mass / largest, MIN_PEAK_SHARE if boxes else 0.0
+        if limits.faint and mass < least:
+            score = FAINT_SCORE * pointed.presence_prob * mass / float(weights[free].sum())
+            least = MIN_FAINT_SHARE
+        if score < limits.min_score or mass < least:
             break
+        # Its box.
         share = torch.where(peak, weights, torch.zeros_like(weights)) / mass
-        center, size = (v[0, 0] for v in head.boxes(query, tokens, share[None, None], xyz_m[None]))
+        regressed = head.boxes(pointed.query, pointed.tokens, share[None, None], xyz_m[None])
+        center, size = (v[0, 0] for v in regressed)
         _require_finite(center, size)
         order = share.argsort(descending=True)[:MAX_EVIDENCE].tolist()
         boxes.append(

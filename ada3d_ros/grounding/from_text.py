@@ -17,8 +17,8 @@ from ada3d_ros.engine.query_context import QueryContext
 from ada3d_ros.engine.token_selection import SceneContext
 from ada3d_ros.errors import RequestError
 from ada3d_ros.geometry.boxes import grow_box, points_inside
-from ada3d_ros.geometry.depth_support import count_support
-from ada3d_ros.grounding.refine import RefineSettings, floor_height_m, refine_box, world_points
+from ada3d_ros.geometry.depth_support import count_support, world_points
+from ada3d_ros.grounding.refine import RefineSettings, floor_height_m, refine_box
 from ada3d_ros.types import Box3D, GroundingMethod, RgbdFrame
 
 MAX_EXTENT_M = 50.0  # no object is larger

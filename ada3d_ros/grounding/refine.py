@@ -5,21 +5,24 @@ Numpy float64. Boxes come out axis-aligned in the world (yaw 0), as ScanRefer's 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from scipy import ndimage
 
 from ada3d_ros.geometry.boxes import grow_box, iou_axis_aligned, points_inside
-from ada3d_ros.geometry.camera import unproject_depth
-from ada3d_ros.types import Box3D, RgbdFrame
+from ada3d_ros.geometry.depth_support import world_points as world_points
+from ada3d_ros.types import Box3D
 
 Points = npt.NDArray[np.float64]
 
 MIN_EXTENT_M = 0.02
+LEVEL_BAND_M = 0.03  # half the height of a band of points that make a level
+WALL_BAND_M = 0.04  # half the width of a band of points on the floor plan that make a wall
+MAX_WALLS = 3  # that meet at a thing
+_ANGLES_RAD = np.deg2rad(np.arange(0.0, 180.0, 6.0))
+WALL_NORMALS = np.stack((np.cos(_ANGLES_RAD), np.sin(_ANGLES_RAD)), axis=1)  # (D, 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,29 +32,19 @@ class RefineSettings:
     margin_m: float = 0.3  # the guess is grown by this on every side
     floor_clearance_m: float = 0.05  # points this little above the floor are floor
     voxel_m: float = 0.08  # points in voxels that touch hang together
-    trim: float = 0.01  # share of points beyond each face
+    trim: float = 0.003  # share of points beyond each face
     min_points: int = 15
-    min_iou: float = 0.25  # with the guess; below it the guess stands
+    min_iou: float = 0.15  # with the guess; below it the guess stands
+    passes: int = 2  # a surface that reached out of the first guess's surroundings is followed
     floor_reach_m: float = 0.2  # a surface that ends this near the floor stands on it
-    max_points: int = 60_000
-
-
-def world_points(frames: Sequence[RgbdFrame], max_points: int) -> Points:
-    """Valid depth readings of all frames as world points (P, 3) float64.
-
-    Of every n-th row and column, so that about max_points readings are taken.
-    """
-    total = sum(frame.depth_m.size for frame in frames)
-    stride = max(1, int(np.ceil(np.sqrt(total / max_points))))
-    parts = []
-    for frame in frames:
-        K = frame.intrinsics.matrix
-        K[:2] /= stride
-        depth = torch.from_numpy(frame.depth_m[::stride, ::stride].astype(np.float64))
-        pose = torch.from_numpy(frame.T_world_cam.copy())
-        xyz = unproject_depth(depth, torch.from_numpy(K), pose).numpy().reshape(-1, 3)
-        parts.append(xyz[np.isfinite(xyz).all(axis=1)])
-    return np.concatenate(parts) if parts else np.empty((0, 3))
+    max_points: int = 250_000
+    support_below_m: float = 0.25  # a level this far under the guess at most may support it,
+    support_share: float = 0.25  # if so many of the points there lie in it,
+    support_clearance_m: float = 0.03  # then points this little above it are of it
+    support_reach_m: float = 0.1  # and a surface that ends this near it stands on it
+    wall_growth: float = 2.5  # a surface so many times as large as the guess may hold a wall,
+    wall_share: float = 0.2  # a plane that holds so many of the points outside the guess,
+    wall_clearance_m: float = 0.08  # and those this near it
 
 
 def floor_height_m(points: Points) -> float:
@@ -66,8 +59,104 @@ def refine_box(
 
     points (P, 3): world_points of the scene. Label, score, method and evidence stay.
     """
-    # Points around the guess, without the floor.
-    near = points[points_inside(points, grow_box(guess, settings.margin_m))]
+    box = _refine_above(points, guess, floor_z_m, settings)
+    growth = box.size_m.prod() / max(guess.size_m.prod(), 1e-9)
+    if box is not guess and growth < settings.wall_growth:
+        return box
+
+    # A thing at a wall hangs together with it: once more without the walls around it.
+    around = grow_box(guess, 2 * settings.margin_m)
+    rest = _without_walls(points[points_inside(points, around)], guess, floor_z_m, settings)
+    alone = _refine_above(rest, guess, floor_z_m, settings)
+    if alone is not guess and iou_axis_aligned(alone, guess) > iou_axis_aligned(box, guess):
+        return alone
+    if box is not guess:
+        return box
+
+    # A small thing hangs together with what it stands on: once more without that.
+    level_m = _support_level_m(points, guess, settings)
+    if level_m is None or level_m <= floor_z_m + settings.support_reach_m:
+        return guess
+    on_level = replace(
+        settings,
+        floor_clearance_m=settings.support_clearance_m,
+        floor_reach_m=settings.support_reach_m,
+    )
+    return _refine_above(points, guess, level_m, on_level)
+
+
+def _refine_above(
+    points: Points, guess: Box3D, floor_z_m: float, settings: RefineSettings
+) -> Box3D:
+    """All passes of refine_box above one level."""
+    box = guess
+    for _ in range(settings.passes):
+        refined = _box_of_surface(points, box, floor_z_m, settings)
+        if refined is box:
+            break
+        box = refined
+    return box
+
+
+def _without_walls(
+    points: Points, guess: Box3D, floor_z_m: float, settings: RefineSettings
+) -> Points:
+    """The points (P, 3) around a guess without the upright planes, a few at most, that hold most of
+    those outside of it.
+    """
+    points = points[points[:, 2] > floor_z_m + settings.floor_clearance_m]
+    inner = grow_box(guess, WALL_BAND_M)
+    for _ in range(MAX_WALLS):
+        outside = points[~points_inside(points, inner)]
+        if len(outside) < settings.min_points:
+            break
+
+        # The fullest band of all directions on the floor plan, bands overlapping by half.
+        offsets = (outside[:, :2] - guess.center_m[:2]) @ WALL_NORMALS.T  # (P, D)
+        cells = np.floor(offsets / WALL_BAND_M).astype(np.int64)
+        low = cells.min()
+        flat = (cells - low) + np.arange(len(WALL_NORMALS)) * (cells.max() - low + 1)
+        counts = np.bincount(flat.ravel())
+        pairs = counts[:-1] + counts[1:]
+        if pairs.max() < settings.wall_share * len(outside):
+            break
+        direction, cell = divmod(int(pairs.argmax()), int(cells.max() - low + 1))
+        in_band = (cells[:, direction] - low - cell) // 2 == 0
+        wall_m = float(np.median(offsets[in_band, direction]))
+        away_m = (points[:, :2] - guess.center_m[:2]) @ WALL_NORMALS[direction] - wall_m
+        points = points[np.abs(away_m) > settings.wall_clearance_m]
+    return points
+
+
+def _support_level_m(points: Points, guess: Box3D, settings: RefineSettings) -> float | None:
+    """The height of the level surface that a guess seems to stand on; None where there is none."""
+    # The heights of the points around its lower half, and below it.
+    low_m = guess.center_m[2] - guess.size_m[2] / 2 - settings.support_below_m
+    high_m = guess.center_m[2] + LEVEL_BAND_M
+    near = points[points_inside(points, grow_box(guess, settings.support_below_m))]
+    heights_m = near[(near[:, 2] > low_m) & (near[:, 2] < high_m), 2]
+    if len(heights_m) < settings.min_points:
+        return None
+
+    # The fullest band among them, bands overlapping by half.
+    counts, edges = np.histogram(heights_m, np.arange(low_m, high_m + LEVEL_BAND_M, LEVEL_BAND_M))
+    pairs = counts[:-1] + counts[1:]
+    fullest = int(pairs.argmax())
+    if pairs[fullest] < settings.support_share * len(heights_m):
+        return None
+    in_band = (heights_m >= edges[fullest]) & (heights_m < edges[fullest + 2])
+    return float(np.median(heights_m[in_band]))
+
+
+def _box_of_surface(
+    points: Points, guess: Box3D, floor_z_m: float, settings: RefineSettings
+) -> Box3D:
+    """One pass of refine_box."""
+    # Points around the guess, without the floor. Most fall to one cheap comparison.
+    around = grow_box(guess, settings.margin_m)
+    reach_m = np.hypot(*around.size_m[:2]) / 2
+    near = points[np.abs(points[:, 0] - guess.center_m[0]) <= reach_m]
+    near = near[points_inside(near, around)]
     near = near[near[:, 2] > floor_z_m + settings.floor_clearance_m]
     if len(near) < settings.min_points:
         return guess

@@ -12,14 +12,15 @@ from dataclasses import dataclass
 
 import torch
 
-from ada3d_ros.geometry.voxel import sum_per_voxel, voxel_coords, voxel_ids
+from ada3d_ros.geometry.voxel import sum_per_voxel, to_device, voxel_coords, voxel_ids
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class VoxelSums:
     """Sums per voxel, voxels in ascending x, y, z order.
 
-    coords (N, 3) int64; features (N, C) and xyz_m (N, 3) float32; num_patches (N,) int64.
+    coords (N, 3) int64; features (N, C) and xyz_m (N, 3) float32; num_patches (N,) int64. All but
+    the features are on the CPU, as is every index, so that no GPU has to be waited for.
     """
 
     coords: torch.Tensor
@@ -31,7 +32,7 @@ class VoxelSums:
     def from_patches(
         cls, features: torch.Tensor, xyz_m: torch.Tensor, voxel_size_m: float
     ) -> VoxelSums:
-        """Of patches: features (P, C), finite points xyz_m (P, 3)."""
+        """Of patches: features (P, C), finite points xyz_m (P, 3) on the CPU."""
         ids, coords = voxel_ids(voxel_coords(xyz_m, voxel_size_m))
         sums, counts = sum_per_voxel(features, ids, len(coords))
         return cls(coords, sums, sum_per_voxel(xyz_m, ids, len(coords))[0], counts)
@@ -48,15 +49,14 @@ class VoxelSums:
 
     def at(self, index: torch.Tensor) -> VoxelSums:
         """Of the voxels at index (M,) alone."""
-        return VoxelSums(
-            self.coords[index], self.features[index], self.xyz_m[index], self.num_patches[index]
-        )
+        features = self.features[to_device(index, self.features.device)]
+        return VoxelSums(self.coords[index], features, self.xyz_m[index], self.num_patches[index])
 
     def put(self, index: torch.Tensor, other: VoxelSums) -> VoxelSums:
         """With other's sums in place of those at index (M,), each once."""
         return VoxelSums(
             self.coords,
-            self.features.index_copy(0, index, other.features),
+            self.features.index_copy(0, to_device(index, self.features.device), other.features),
             self.xyz_m.index_copy(0, index, other.xyz_m),
             self.num_patches.index_copy(0, index, other.num_patches),
         )
@@ -136,8 +136,7 @@ class VoxelTable:
 
         # The sums held before, the view's added.
         sums = VoxelSums.zeros(coords, held).put(old, held).plus(new, view)
-        changed = self.changed.to(coords.device)
-        changed = changed.new_zeros(len(coords)).index_copy(0, old, changed)
+        changed = self.changed.new_zeros(len(coords)).index_copy(0, old, self.changed)
         self._take(self._views | {name: view}, sums, changed.index_fill(0, new, self.revision + 1))
 
     def remove(self, name: int) -> None:

@@ -4,7 +4,13 @@ import pytest
 import torch
 
 from ada3d_ros.engine.prefill import FinalStates
-from ada3d_ros.grounding.from_head import MAX_EVIDENCE, point_at
+from ada3d_ros.grounding.from_head import (
+    MAX_EVIDENCE,
+    SceneStates,
+    SearchLimits,
+    point_at,
+    point_at_each,
+)
 from ada3d_ros.model.grounding_head import GroundingHead, LoadedHead
 from ada3d_ros.types import GroundingMethod
 
@@ -48,6 +54,22 @@ def test_two_peaks_are_two_boxes_the_stronger_first() -> None:
     assert [round(float(b.center_m[1])) for b in boxes] == [3, 0]
     assert boxes[0].score > boxes[1].score
     assert len(point_at(pointing_head(5.0), states(1.0, 0, 1.03, 0), XYZ, "", 1, 0.1)) == 1
+
+
+def test_a_faint_peak_is_an_object_for_who_asks_for_it() -> None:
+    """Of logits 2.66 apart, 7 % of the mass: no second object, unless all names are asked for."""
+    faint = states(0.867, 0, 1.0, 0)
+    assert len(point_at(pointing_head(5.0), faint, XYZ, "", 10, 0.1)) == 1
+    scene, query = SceneStates(TOKENS, XYZ), faint.query[None]
+    head = pointing_head(5.0).head
+    (boxes,) = point_at_each(head, query, scene, ["x"], SearchLimits(10, 0.3, faint=True))
+    assert [round(float(b.center_m[1])) for b in boxes] == [3, 0]
+    assert boxes[1].score == pytest.approx(0.5 * 0.99331, abs=1e-3)
+    nothing_else = states(0.5, 0, 1.0, 0)
+    (boxes,) = point_at_each(
+        head, nothing_else.query[None], scene, ["x"], SearchLimits(10, 0.3, faint=True)
+    )
+    assert len(boxes) == 1
 
 
 def test_neighbouring_tokens_are_one_peak() -> None:

@@ -183,7 +183,7 @@ def test_without_depth_in_it_a_pointed_box_is_dropped(sure: Path) -> None:
 
 
 def test_relevance_finds_a_box_that_depth_shows(headless: Path) -> None:
-    pipeline = start(headless)
+    pipeline = start(headless, cache__prune="none")
     question = Question("the red box", min_score=0.1)
     (box,) = pipeline.ground(question).boxes  # where random weights happen to attend
     (again,) = pipeline.ground(question).boxes
@@ -199,7 +199,7 @@ def test_relevance_finds_a_box_that_depth_shows(headless: Path) -> None:
 def test_a_box_that_the_model_writes_of_the_place_is_taken(
     headless: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pipeline = start(headless)
+    pipeline = start(headless, cache__prune="none")
     question = Question("the red box", min_score=0.1)
     (shown,) = pipeline.ground(question).boxes  # what depth shows at the place
     things = sorted(
@@ -227,7 +227,7 @@ def test_a_box_that_the_model_writes_of_the_place_is_taken(
 def test_a_weak_peak_gives_no_box_unless_asked_for(
     headless: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pipeline = start(headless)
+    pipeline = start(headless, cache__prune="none")
     (box,) = pipeline.ground(Question("the red box", min_score=0.1)).boxes
     monkeypatch.setattr(from_attention, "MIN_SHARE", box.score + 0.01)
     assert pipeline.ground(Question("the red box")).boxes == ()

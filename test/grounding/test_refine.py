@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from ada3d_ros.geometry.boxes import iou_axis_aligned, points_inside
-from ada3d_ros.grounding.refine import floor_height_m, refine_box, world_points
+from ada3d_ros.geometry.depth_support import world_points
+from ada3d_ros.grounding.refine import RefineSettings, floor_height_m, refine_box
 from ada3d_ros.lab.world.generated import generate_room
 from ada3d_ros.types import Box3D
 from test.support.box_room import build_box_room
@@ -77,6 +78,37 @@ def test_a_shape_that_nearly_reaches_the_floor_stands_on_it() -> None:
     box = refine_box(grid, Box3D(np.array([0.05, 0.0, 0.5]), np.array([0.5, 0.6, 0.8])), 0.0)
     assert box.center_m[2] - box.size_m[2] / 2 == pytest.approx(0.0)
     assert box.size_m == pytest.approx([0.6, 0.6, 0.9], abs=0.05)
+
+
+@pytest.mark.parametrize("yaw_deg", [0.0, 30.0])
+def test_a_thing_at_a_wall_is_not_the_wall(yaw_deg: float) -> None:
+    """Stray readings, as at the edges of things, join it to two walls that meet behind it."""
+    rng = np.random.default_rng(0)
+    size_m = np.array([0.5, 0.5, 0.9])
+    thing = rng.uniform(-0.5, 0.5, (2000, 3)) * size_m + [0.0, 0.0, 0.45]
+    side = rng.integers(0, 3, 2000)
+    thing[np.arange(2000), side] = (np.sign(rng.normal(size=2000)) * size_m[side] / 2) + [
+        [0.0, 0.0, 0.45][i] for i in side
+    ]
+    behind = np.stack(
+        (rng.uniform(-2, 0.4, 6000), np.full(6000, 0.4), rng.uniform(0, 2.4, 6000)), 1
+    )
+    beside = np.stack(
+        (np.full(6000, 0.4), rng.uniform(-2, 0.4, 6000), rng.uniform(0, 2.4, 6000)), 1
+    )
+    stray = np.stack(
+        (rng.uniform(-0.2, 0.2, 100), rng.uniform(0.25, 0.4, 100), np.full(100, 0.8)), 1
+    )
+    turn = np.deg2rad(yaw_deg)
+    turned = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
+    points = np.concatenate((thing, behind, beside, stray))
+    points[:, :2] = points[:, :2] @ turned
+    inside = points[:2000]
+    true = Box3D((inside.min(0) + inside.max(0)) / 2, np.ptp(inside, axis=0))
+    guess = Box3D(true.center_m + np.array([0.05, -0.05, 0.0]), true.size_m * [1.1, 0.9, 1.05])
+    assert iou_axis_aligned(refine_box(points, guess, 0.0), true) > 0.8
+    settings = RefineSettings(wall_growth=1e9)
+    assert iou_axis_aligned(refine_box(points, guess, 0.0, settings), true) < 0.3
 
 
 @pytest.mark.parametrize(("width", "height"), [(96, 96), (640, 480)])
