@@ -44,12 +44,16 @@ STEPS = (
         "SpatialTokens",
         ("engine/scene_encoder", "model/vision", "scene/voxel_table"),
     ),
-    Step("tokens to prefix", "cached or fresh", ("engine/prefix_cache", "pruning/pre_llm")),
+    Step(
+        "tokens to prefix",
+        "pruned once, cached",
+        ("engine/prefix_cache", "engine/scene_build", "pruning/pre_llm"),
+    ),
     Step("prompt", "PromptSequence", ("model/prompt",)),
     Step(
-        "prefill, pruned",
+        "prefill",
         "KV cache, logits",
-        ("engine/prefill", "engine/layer_walk", "pruning/ranking"),
+        ("engine/prefill", "engine/layer_walk", "engine/select_keys"),
     ),
     Step("decode, streamed", "text", ("engine/decode", "engine/streaming")),
     Step("ground", "boxes on depth", ("grounding/from_head", "grounding/refine")),
@@ -158,7 +162,7 @@ def frames_lane() -> list[str]:
     # between questions: encode and build the prefix, which step 2 finds ready
     lines = (
         "engine/scene_encoder: a new keyframe, once",
-        "engine/prefix_cache: one chunk of the scene",
+        "engine/prefix_cache: one piece of the scene",
     )
     y += 6
     parts.append(arrow(((middle, y - 30), (middle, y - 3)), dashed=True))

@@ -18,7 +18,7 @@ import torch
 
 from ada3d_ros.grounding.from_attention import NEUTRAL_PHRASE, attention_to_scene, find_peak
 from ada3d_ros.grounding.from_text import GROUNDING_PROMPT
-from ada3d_ros.lab.evaluation.metrics import wilson
+from ada3d_ros.lab.evaluation.intervals import per_room, room_draws, share_interval
 from ada3d_ros.lab.results import write_results
 from ada3d_ros.lab.world.generated import generate_room
 from ada3d_ros.lab.world.questions import make_questions
@@ -55,7 +55,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     loaded = load_model(options.model, vision_path=options.vision_path)
-    vision, found, chance = loaded.model.config.vision, [], []
+    vision, found, chance, at = loaded.model.config.vision, [], [], []
 
     # Room by room: what its phrases find, and what a token at random would.
     for seed in range(FIRST_SEED, FIRST_SEED + options.rooms):
@@ -70,14 +70,15 @@ def main() -> None:
             assert question.target is not None
             center = centers[question.target]
             peak = find_peak(attended(loaded, tokens, question.phrase), neutral, tokens.xyz_m)
+            at.append(seed - FIRST_SEED)
             found.append(peak is not None and float((peak.xyz_m - center).norm()) < NEAR_M)
             chance.append(float(((tokens.xyz_m - center).norm(dim=-1) < NEAR_M).float().mean()))
 
-    share = float(np.mean(found))
+    interval = share_interval(*per_room(found, at, options.rooms), room_draws(options.rooms))
     results = {
         "n": len(found),
-        "found": share,
-        "interval": wilson(share, len(found)),
+        "found": float(np.mean(found)),
+        "interval": interval,  # 95 %, over rooms
         "chance": float(np.mean(chance)),
     }
     print(results)

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
-import json
-import textwrap
-from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+import embedded_results
+from engine_tables import render_default, render_device, render_loading
+from table_parts import ROOT, head, measured, result, results_of, shape, spread, wrapped
+
 PAGE = ROOT / "docs" / "benchmarks.md"
-RESULTS = ROOT / "docs" / "results"
-COLUMNS = 116
 BEGIN, END = "<!-- {} tables: generated -->", "<!-- end -->"
-SHAPES = ("A", "B", "C", "W", "7B")
 HEADS = {
     "pruning": "strategy | keep | last layer | prefill ratio | FLOP ratio | measured / FLOPs"
     " | ranking | choosing | KV | cells",
@@ -29,25 +25,6 @@ HEADS = {
     "many-questions": "variant | N | keep | all questions, ratio | target | scene, once"
     " | a question, p50 / p95 | same ids",
 }
-
-
-def spread(value: dict[str, float], digits: int = 3) -> str:
-    """'0.361 (0.350 to 0.372)'."""
-    return f"{value['median']:.{digits}f} ({value['min']:.{digits}f} to {value['max']:.{digits}f})"
-
-
-def shape(data: dict[str, Any]) -> str:
-    """'**Shape B**: d=1024, L=32, m=2752'."""
-    sizes = data["sizes"]
-    return (
-        f"**Shape {data['shape']}**: d={sizes['hidden']}, L={sizes['layers']},"
-        f" m={sizes['intermediate']}"
-    )
-
-
-def head(columns: str) -> list[str]:
-    """The first two lines of a table; columns as 'a | b | c'."""
-    return [f"| {columns} |", "|---" * (columns.count(" | ") + 1) + "|"]
 
 
 def row(r: dict[str, Any]) -> str:
@@ -86,30 +63,6 @@ def section(data: dict[str, Any]) -> str:
     return "\n".join(lines).rstrip()
 
 
-def measured(suite: str, name: str) -> tuple[list[dict[str, Any]], list[str]]:
-    """The results of a suite in the order of SHAPES, and what stands for the 7B where it is not
-    among them.
-    """
-    files = [RESULTS / f"{name}_{shape}.json" for shape in SHAPES]
-    found = [result(path.stem) for path in files if path.is_file()]
-    missing = (
-        f"**Shape 7B**: not measured, no CUDA GPU was at hand. `ada3d bench --suite {suite} --shape"
-        f" 7B --json docs/results/{name}_7B.json` fills it on any machine that has one."
-    )
-    return found, [] if any(data["shape"] == "7B" for data in found) else [missing]
-
-
-def result(name: str) -> dict[str, Any]:
-    """One file of docs/results."""
-    data: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
-    return data
-
-
-def results_of(pattern: str) -> list[dict[str, Any]]:
-    """All files of docs/results of that name."""
-    return [result(path.stem) for path in sorted(RESULTS.glob(pattern))]
-
-
 def render() -> str:
     """All shapes, those that were not measured named."""
     results, missing = measured("pruning", "pruning")
@@ -123,6 +76,7 @@ MEMORY_PARTS = (  # heading, parts of a plan
         ("embeddings", "vision_tower", "projector", "point_encoders", "grounding_head"),
     ),
     ("KV", ("kv_cache",)),
+    ("a question's own", ("question_copy", "decode_buffers", "final_states", "rope_table")),
     ("prefill", ("prefill",)),
     ("views", ("view_features", "vision_activations")),
     ("runtime", ("runtime",)),
@@ -141,6 +95,14 @@ ACCURACY = (  # metrics of `ada3d eval synthetic`: heading, name
     ("boxes at IoU .25", "grounding_unique_acc25"),
     ("at IoU .5", "grounding_unique_acc50"),
     ("boxes of absent things", "absent_false_box_rate"),
+    ("coherence", "coherence"),
+)
+MEMORY_EVALUATIONS = (
+    ("full", "embedded_level1"),
+    ("int8", "embedded_level1_int8"),
+    ("int4", "embedded_level1_int4"),
+    ("full, blind", "embedded_level1_blind"),
+    ("full, another room's views", "embedded_level1_shuffled"),
 )
 
 
@@ -151,21 +113,22 @@ def render_memory() -> str:
     scenes, cards = list(fits["rows"][0]["plans"]), list(fits["rows"][0]["largest"])
     largest_scene = scenes[-1]
     headings = [f"N={n}" for n in scenes] + [f"{card} GB" for card in cards]
-    lines = head(" | ".join(["weights", "KV", *headings]))
+    lines = head(" | ".join(["weights", "KV", "scene", *headings]))
     for r in fits["rows"]:
         totals = [f"{r['plans'][n]['total'] / 2**30:.1f}" for n in scenes]
         lines.append(
-            f"| {r['weights']} | {r['kv']} |"
+            f"| {r['weights']} | {r['kv']} | {kind_of_scene(r)} |"
             f" {' | '.join(totals + [str(r['largest'][card] or '-') for card in cards])} |"
         )
     lines += ["", f"The parts in GiB at N={largest_scene}:", ""]
     lines += [
-        *head(" | ".join(["weights", "KV", *(name for name, _ in MEMORY_PARTS)])),
+        *head(" | ".join(["weights", "KV", "scene", *(name for name, _ in MEMORY_PARTS)])),
     ]
     for r in fits["rows"]:
         plan = r["plans"][largest_scene]
-        parts = [f"{sum(plan[part] for part in group) / 2**30:.2f}" for _, group in MEMORY_PARTS]
-        lines.append(f"| {r['weights']} | {r['kv']} | {' | '.join(parts)} |")
+        sums = (sum(plan.get(part, 0) for part in group) for _, group in MEMORY_PARTS)
+        parts = " | ".join(f"{total / 2**30:.2f}" for total in sums)
+        lines.append(f"| {r['weights']} | {r['kv']} | {kind_of_scene(r)} | {parts} |")
     lines += [
         "",
         (
@@ -183,20 +146,24 @@ def render_memory() -> str:
         )
     lines += [
         "",
-        "The embedded model, which is trained, on 200 generated rooms (level 1, nothing pruned):",
+        "The embedded model, which is trained, on generated rooms (level 1, nothing pruned, the"
+        " model alone); without a scene and with another room's views beside it:",
         "",
         *head(" | ".join(["weights", *(heading for heading, _ in ACCURACY)])),
     ]
-    for weights, name in (
-        ("full", "embedded_level1"),
-        ("int8", "embedded_level1_int8"),
-        ("int4", "embedded_level1_int4"),
-    ):
-        metrics = result(name)["metrics"]
-        lines.append(
-            f"| {weights} | {' | '.join(f'{metrics[metric]:.3f}' for _, metric in ACCURACY)} |"
-        )
+    first = embedded_results.load(MEMORY_EVALUATIONS[0][1])
+    numbers = (str(first["details"].get(metric, {}).get("n", "")) for _, metric in ACCURACY)
+    lines.append(f"| n | {' | '.join(numbers)} |")
+    for weights, name in MEMORY_EVALUATIONS:
+        results = embedded_results.load(name)
+        cells = (embedded_results.cell(results, metric) for _, metric in ACCURACY)
+        lines.append(f"| {weights} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def kind_of_scene(row: dict[str, Any]) -> str:
+    """Whether the cached scene is pruned while it is built."""
+    return "pruned" if row.get("prune") == "build" else "whole"
 
 
 COLD_WARM_ROWS = (  # heading, ratio, floor
@@ -206,8 +173,27 @@ COLD_WARM_ROWS = (  # heading, ratio, floor
     ("first token, cold PyramidDrop / cold", "pdrop_prefill_over_full", None),
     ("first token, cold FastV / cold", "fastv_prefill_over_full", None),
     ("building the scene / cold first token", "build_over_cold", None),
-    ("30 tokens, warm / transformers", "warm_total_over_transformers", None),
-    ("30 tokens, warm and selected / transformers", "warm_pruned_total_over_transformers", None),
+    ("30 tokens, warm / transformers, scene held", "warm_total_over_transformers_cached", None),
+    (
+        "30 tokens, warm / transformers, scene held, static",
+        "warm_total_over_transformers_static",
+        None,
+    ),
+    (
+        "30 tokens, warm / transformers, scene held, compiled",
+        "warm_total_over_transformers_compiled",
+        None,
+    ),
+    (
+        "30 tokens, warm / transformers, scene read anew (no fair rival)",
+        "warm_total_over_transformers_cold",
+        None,
+    ),
+    (
+        "30 tokens, warm and selected / transformers, scene held",
+        "warm_pruned_total_over_transformers_cached",
+        None,
+    ),
 )
 
 
@@ -217,18 +203,21 @@ def render_cold_warm() -> str:
     parts = []
     for data in results:
         ratios, aims, ms = data["ratios"], data["targets"], data["ms"]
+        held = ms.get("total_transformers_dynamic")  # files of before the rival that holds it
+        rival = f", transformers with the scene held {held['median']:.0f} ms" if held else ""
         lines = [
             (
                 f"**Shape {data['shape']}**: N={data['N']}, {data['dtype']}, keep ratio"
                 f" {data['keep_ratio']}, {data['provenance']['device']}, n={data['n']}. Cold first"
                 f" token {ms['cold']['median']:.0f} ms, warm {ms['warm']['median']:.0f} ms; 30"
-                f" tokens warm {ms['total_warm']['median']:.0f} ms, transformers"
-                f" {ms['total_transformers']['median']:.0f} ms."
+                f" tokens warm {ms['total_warm']['median']:.0f} ms{rival}."
             ),
             "",
             *head(HEADS["cold-warm"]),
         ]
         for heading, name, floor in COLD_WARM_ROWS:
+            if name not in ratios:
+                continue  # not on this device
             aim = (
                 f"{aims[name]['at_most']:.3f}, {'met' if aims[name]['met'] else '**missed**'}"
                 if name in aims
@@ -364,20 +353,10 @@ def render_many_questions() -> str:
     return "\n\n".join([*parts, *missing])
 
 
-def wrapped(text: str) -> str:
-    """Prose broken into lines; rows of tables, and lines that end in a break, stay whole."""
-    lines = (
-        textwrap.wrap(line, COLUMNS, break_on_hyphens=False)
-        if len(line) > COLUMNS and not line.startswith("|")
-        else [line]
-        for line in text.split("\n")
-    )
-    return "\n".join(itertools.chain.from_iterable(lines))
-
-
 def updated(page: str) -> str:
     """The page with its tables anew."""
     tables = {
+        "default": render_default,
         "pruning": render,
         "memory": render_memory,
         "batch": render_batch,
@@ -385,6 +364,8 @@ def updated(page: str) -> str:
         "decode": render_decode,
         "scene-update": render_scene_update,
         "many-questions": render_many_questions,
+        "loading": render_loading,
+        "device": render_device,
     }
     for name, made in tables.items():
         before, rest = page.split(BEGIN.format(name), 1)

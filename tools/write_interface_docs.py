@@ -43,14 +43,34 @@ INPUTS: Table = (
     ),
     ("pose", "geometry_msgs/PoseStamped", "with `pose_source: pose`: the colour optical frame"),
     ("odom", "nav_msgs/Odometry", "with `pose_source: odom`, and `extrinsic.*`"),
+    (
+        "~/detections_2d",
+        "vision_msgs/Detection2DArray",
+        "with `detector.path: topic`; boxes in the raw image",
+    ),
     ("~/question", "std_msgs/String", "the answer comes on `~/answer_text`"),
 )
 OUTPUTS: Table = (
-    ("~/answer", "ada3d_ros/Answer", "text, boxes, error code, tokens, latency, scene"),
+    ("~/answer", "ada3d_ros/Answer", "text, evidence, error code, tokens, latency, scene"),
     ("~/answer_text", "std_msgs/String", "the text, or `[code] sentence`"),
     ("~/boxes", "ada3d_ros/GroundedBoxArray", "full extents in metres, world frame"),
     ("~/poses", "geometry_msgs/PoseArray", "the boxes' centres"),
-    ("~/markers", "visualization_msgs/MarkerArray", "latched; RViz: `config/ada3d.rviz`"),
+    (
+        "~/markers",
+        "visualization_msgs/MarkerArray",
+        "latched; of the last answer; RViz: `config/ada3d.rviz`",
+    ),
+    (
+        "~/objects",
+        "ada3d_ros/SceneObjectArray",
+        "latched; the objects kept with the scene, sent when the list changes",
+    ),
+    (
+        "~/detections",
+        "vision_msgs/Detection3DArray",
+        "latched; `~/objects` without the gone ones; needs vision_msgs",
+    ),
+    ("~/object_markers", "visualization_msgs/MarkerArray", "latched; the same for RViz"),
     ("~/status", "ada3d_ros/AgentStatus", "latched; one sentence a person can act on"),
     (
         "/diagnostics",
@@ -61,6 +81,8 @@ OUTPUTS: Table = (
 SERVICES: Table = (
     ("~/query", "ada3d_ros/QueryScene", "a question"),
     ("~/ground", "ada3d_ros/GroundObject", "boxes for a phrase, checked against depth"),
+    ("~/measure", "ada3d_ros/Measure", "distances, sizes, places, counts, from boxes and depth"),
+    ("~/get_objects", "ada3d_ros/GetObjects", "objects by name, place and time, at once"),
     ("~/ask_scene", "ada3d_ros/AskScene (action)", "streams the text; cancels within one token"),
     ("~/get_model_info", "ada3d_ros/GetModelInfo", "weights, device, pruning in force"),
     ("~/reset_scene", "std_srvs/Trigger", "forget all keyframes"),

@@ -31,7 +31,8 @@ NAMESPACE = "/robot"  # tells relative names from absolute ones
 CHOICES = {
     name: SETTINGS[name].choices for name in ("pose_source", "rgb_transport", "depth_transport")
 }
-BOND = "bond"  # ros/bond.py: with nav2's lifecycle manager, where bondpy is installed
+# what is there with packages that need not be installed: nav2's bond, vision_msgs' detections
+BOND, DETECTIONS = "bond", "~/detections"
 
 # a permission: kind, verb and the attribute that allows it; the name of what is used
 Permission = tuple[str, str, str]
@@ -72,6 +73,7 @@ def collect(namespace: str | None = NAMESPACE) -> tuple[str, str, set[Permission
         found |= set(permissions_of(node))
         bond = node.resolve_topic_name(BOND)
         found |= {("topic", "publish", bond), ("topic", "subscribe", bond)}
+        found |= {("topic", "publish", node.resolve_topic_name(DETECTIONS))}
         place = node.get_namespace(), node.get_name()
         node.destroy_node()
     return *place, found

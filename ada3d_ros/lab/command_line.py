@@ -13,6 +13,7 @@ import torch
 
 from ada3d_ros.config import as_options
 from ada3d_ros.errors import Ada3DError, ConfigError
+from ada3d_ros.lab.results import require_citable
 
 T = TypeVar("T")
 
@@ -77,7 +78,7 @@ def parse_list(text: str, kind: Callable[[str], T], option: str) -> list[T]:
 def check_writable(file: Path, option: str) -> None:
     """Make the file's folder, and see that it takes files, before the long work begins.
 
-    Raises ConfigError.
+    Raises ConfigError, also for docs/results where the tree is not clean.
     """
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -87,3 +88,4 @@ def check_writable(file: Path, option: str) -> None:
         ) from None
     if not os.access(file.parent, os.W_OK) or file.is_dir():
         raise ConfigError(f"{option}: {file} cannot be written; name another place.")
+    require_citable(file)

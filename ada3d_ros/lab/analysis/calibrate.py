@@ -1,4 +1,5 @@
-"""`ada3d calibrate`: scenes in, a calibration file out.
+"""`ada3d calibrate`: scenes in, a calibration file out; with --queries or --held a file of queries
+instead (lab/analysis/calibrate_queries.py).
 
 It holds information per layer and the retention schedule fitted to it. Each question about each
 scene is one unpruned pass; their masses are averaged, mixed into one curve and fitted under the
@@ -8,7 +9,7 @@ budget. The file holds the curve, so that the node can fit any other keep ratio 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from tqdm import tqdm
 
 from ada3d_ros.config import AgentConfig, from_flat
 from ada3d_ros.engine.information import measure_information
+from ada3d_ros.errors import ConfigError
 from ada3d_ros.lab.command_line import check_writable, run_verb
 from ada3d_ros.lab.evaluation.scenes import (
     SOURCE_HELP,
@@ -34,10 +36,12 @@ from ada3d_ros.pruning.cost import DecoderShape, PromptSizes, cost_of
 from ada3d_ros.pruning.fitted import fit_information, information_settings
 from ada3d_ros.pruning.information import Masses, falls_with_depth, information_of, mean_masses
 from ada3d_ros.pruning.policy import NOMINAL_TEXT, Policy
+from ada3d_ros.pruning.queries_file import QUERIES_FILE, write_queries
 from ada3d_ros.pruning.schedule import RetentionSchedule, Staircase
 from ada3d_ros.pruning.strategy import LayerBudget
 
 Samples = list[list[Masses]]
+SCHEDULE_FILE = "schedule.yaml"
 
 
 def measure_scenes(
@@ -174,7 +178,9 @@ def build_parser() -> argparse.ArgumentParser:
         description=(
             "Measures how much attention spatial tokens give and get in each decoder layer of a"
             " model (AdaToken-3D eqs. 1-4), fits the retention schedule under a budget (eqs. 5-7),"
-            " and writes both as YAML for the node."
+            " and writes both as YAML for the node. With --queries: records what questions look for"
+            " in a scene, for a cached scene that is pruned before any is asked (cache.ranking"
+            " expected); with --held also what each layer's share of it is worth."
         ),
         epilog=(
             "Example: ada3d calibrate office_bag lab_bag --model LLaVA-3D-7B -o schedule.yaml"
@@ -188,8 +194,20 @@ def build_parser() -> argparse.ArgumentParser:
         "-o",
         "--out",
         type=Path,
-        default=Path("schedule.yaml"),
-        help="file to write (default schedule.yaml)",
+        help=f"schedule to write (default {SCHEDULE_FILE})",
+    )
+    parser.add_argument(
+        "--queries",
+        type=Path,
+        metavar="FILE",
+        help="write questions' queries instead (cache.queries_file); a generated room is asked its"
+        " own questions where --questions names none",
+    )
+    parser.add_argument(
+        "--held",
+        action="store_true",
+        help="also measure what each layer's share is worth, by withholding the scene from one"
+        f" layer after the other (into --queries, default {QUERIES_FILE})",
     )
 
     # The budget and the measurement; what is not given is as in --config.
@@ -226,12 +244,16 @@ def main(argv: Sequence[str]) -> int:
     settings |= {name: value for name, value in given.items() if value is not None}
 
     def work() -> None:
-        check_writable(options.out, "--out")
+        if options.queries is not None or options.held:
+            _write_queries_file(options, given)
+            return
+        out = options.out or Path(SCHEDULE_FILE)
+        check_writable(out, "--out")
         questions = read_questions(options.questions)
         loaded, info, config = load_for(options, **settings)
         weights = info.sha256.split(" head:")[0]  # the head changes no attention
         calibration = calibrate(loaded, weights, options.sources, questions, config)
-        path, decoder = write_calibration(options.out, calibration), loaded.model.decoder
+        path, decoder = write_calibration(out, calibration), loaded.model.decoder
         print(
             describe(
                 calibration, path, DecoderShape.from_config(decoder.config), decoder.dtype.itemsize
@@ -239,3 +261,28 @@ def main(argv: Sequence[str]) -> int:
         )
 
     return run_verb("calibrate", work)
+
+
+def _write_queries_file(options: argparse.Namespace, given: Mapping[str, object]) -> None:
+    """--queries and --held."""
+    foreign = {"--out": options.out} | {f"a setting ({name})": v for name, v in given.items()}
+    for name, value in foreign.items():
+        if value is not None:
+            raise ConfigError(f"{name} is the schedule's: leave it out with --queries and --held.")
+    out = options.queries or Path(QUERIES_FILE)
+    check_writable(out, "--queries")
+    questions = None if options.questions is None else read_questions(options.questions)
+    loaded, info, config = load_for(options)
+    from ada3d_ros.lab.analysis import calibrate_queries as of_queries
+
+    measured = of_queries.measure_questions(
+        loaded, options.sources, questions, config, options.held
+    )
+    weights = info.sha256.split(" head:")[0]  # the head changes no query
+    file = of_queries.calibrate_queries(loaded, weights, options.sources, measured)
+    path = write_queries(out, file, provenance(str(loaded.model.device)))
+    print(of_queries.describe_queries(file, measured))
+    print(
+        f"wrote {path}; the node takes it with cache.ranking:=expected cache.queries_file:={path},"
+        f" or as {QUERIES_FILE} beside the checkpoint's weights"
+    )

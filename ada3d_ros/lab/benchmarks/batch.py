@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -17,7 +17,15 @@ from ada3d_ros.engine.batch import BatchedQuestion, answer_batch
 from ada3d_ros.engine.decode import DecodeOutput, GenerationRequest, decode, greedy
 from ada3d_ros.engine.kv_cache import KVCache
 from ada3d_ros.engine.prefill import PrefillOutput
-from ada3d_ros.lab.benchmarks.bench import interleaved, milliseconds, ratio_of
+from ada3d_ros.lab.benchmarks.bench import (
+    Rows,
+    Save,
+    Times,
+    ignore,
+    interleaved,
+    milliseconds,
+    ratio_of,
+)
 from ada3d_ros.lab.benchmarks.models import (
     QUESTION_TEXT,
     BenchScene,
@@ -33,22 +41,22 @@ ANSWER = 10  # tokens each
 
 @torch.inference_mode()
 def run_shape(
-    shape: BenchShape, options: argparse.Namespace, device: torch.device
+    shape: BenchShape, options: argparse.Namespace, device: torch.device, save: Save = ignore
 ) -> dict[str, Any]:
     """All scene sizes of one shape."""
     settings = BenchSettings.from_options(shape, options, device)
     decoder, _ = make_model(shape, device, settings.dtype)
-    rows = []
-    for count in shape.spatial:
-        bench = _BatchBench(decoder, settings.make_scene(count), settings.seed)
-        rows += bench.measure(settings.repetitions, settings.label(count))
-    print(table(rows))
-    return {
+    head = {
         **settings.head("batch"),
         "question_tokens": QUESTION_TEXT,
         "answer_tokens": ANSWER,
-        "rows": rows,
     }
+    rows = Rows(head, save)
+    for count in shape.spatial:
+        bench = _BatchBench(decoder, settings.make_scene(count), settings.seed)
+        rows.add(bench.measure(settings.repetitions, settings.label(count), rows.show))
+    print(table(rows.rows))
+    return rows.results
 
 
 class _BatchBench:
@@ -93,36 +101,56 @@ class _BatchBench:
             self.cache.set_lengths(held)
         return outputs
 
-    def measure(self, repetitions: int, label: str) -> list[dict[str, Any]]:
-        """Both ways interleaved, a row per number of questions."""
-        together = {str(count): functools.partial(self.answer_together, count) for count in COUNTS}
-        times = interleaved(
-            {"alone": self.answer_alone, **together}, repetitions, self.device, label=label
-        )
-        one = [t / len(self.questions) for t in times["alone"]]
-        first_alone = list[torch.Tensor]()
-        alone = self.answer_alone(first_alone)
+    def measure(
+        self, repetitions: int, label: str, show: Callable[[list[dict[str, Any]]], None]
+    ) -> list[dict[str, Any]]:
+        """Both ways interleaved, a row per number of questions; show: gets the rows so far.
 
-        rows = []
+        One number after the other: a GPU holds the graphs of two.
+        """
+        compared, rows = self._compare(), list[dict[str, Any]]()
         for count in COUNTS:
-            # Answers of both ways are compared once more, outside the timed runs.
+            times = interleaved(
+                {
+                    "alone": self.answer_alone,
+                    "together": functools.partial(self.answer_together, count),
+                },
+                repetitions,
+                self.device,
+                label=f"{label}, {count} at once",
+                after_round=lambda times, count=count: show(  # type: ignore[misc]
+                    [*rows, self._row(times, count, compared)]
+                ),
+            )
+            rows.append(self._row(times, count, compared))
+        return rows
+
+    def _compare(self) -> dict[int, dict[str, float]]:
+        """By number of questions, outside the timed runs: how the answers of both ways differ."""
+        first_alone, compared = list[torch.Tensor](), {}
+        alone = self.answer_alone(first_alone)
+        for count in COUNTS:
             first = list[torch.Tensor]()
             outputs = self.answer_together(count, first)
             expected = torch.stack(first_alone[:count])
             error = (torch.stack(first) - expected).abs().max() / expected.abs().max()
-            each = [t / count for t in times[str(count)]]
-            rows.append(
-                {
-                    "N": self.num_spatial,
-                    "questions": count,
-                    "ratio": ratio_of(each, one, self.device),
-                    "together_ms": milliseconds(each, self.device),
-                    "alone_ms": milliseconds(one, self.device),
-                    "same_ids": same_ids(outputs, alone[:count]),
-                    "logits_error": float(error),
-                }
-            )
-        return rows
+            same = same_ids(outputs, alone[:count])
+            compared[count] = {"same_ids": same, "logits_error": float(error)}
+        return compared
+
+    def _row(
+        self, times: Times, count: int, compared: dict[int, dict[str, float]]
+    ) -> dict[str, Any]:
+        one = [t / len(self.questions) for t in times["alone"]]
+        each = [t / count for t in times["together"]]
+        return {
+            "N": self.num_spatial,
+            "questions": count,
+            "ratio": ratio_of(each, one, self.device),
+            "together_ms": milliseconds(each, self.device),
+            "alone_ms": milliseconds(one, self.device),
+            **compared[count],
+        }
 
 
 class _Sampler:

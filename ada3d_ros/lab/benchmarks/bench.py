@@ -23,8 +23,37 @@ from ada3d_ros.engine.timing import synchronize
 from ada3d_ros.errors import ConfigError
 from ada3d_ros.lab.benchmarks.spread import Spread, plain
 from ada3d_ros.lab.command_line import check_writable, run_verb
-from ada3d_ros.lab.results import write_results
+from ada3d_ros.lab.results import ResultFile
 from ada3d_ros.model.startup import resolve_device
+
+Save = Callable[[dict[str, Any]], None]  # takes the results of a suite as far as they are
+Times = dict[str, list["Timing"]]  # of each variant
+
+
+def ignore(results: dict[str, Any]) -> None:
+    """Saves nothing."""
+
+
+class Rows:
+    """The rows of one suite, saved behind its head as they come; head may still be filled."""
+
+    def __init__(self, head: dict[str, Any], save: Save) -> None:
+        self.head, self.rows = head, list[dict[str, Any]]()
+        self._save = save
+
+    @property
+    def results(self) -> dict[str, Any]:
+        """The head and the rows added."""
+        return {**self.head, "rows": self.rows}
+
+    def show(self, found: Sequence[dict[str, Any]]) -> None:
+        """Save rows that are not final behind those that are."""
+        self._save({**self.head, "rows": [*self.rows, *found]})
+
+    def add(self, found: Sequence[dict[str, Any]]) -> None:
+        """Rows that are final."""
+        self.rows += found
+        self.show([])
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,22 +92,26 @@ def interleaved(
     device: torch.device,
     warm_ups: int = 1,
     label: str = "",
-) -> dict[str, list[Timing]]:
+    after_round: Callable[[Times], None] | None = None,
+) -> Times:
     """Each repetition runs every variant once, the order reversed every other time.
 
     So what the machine does meanwhile meets all alike. Warm-ups are run and not counted.
+    after_round: gets the times so far after each repetition, to save what there is.
     """
-    times: dict[str, list[Timing]] = {name: [] for name in variants}
+    times: Times = {name: [] for name in variants}
     forward = list(variants)
     rounds = [(False, forward)] * warm_ups
     rounds += [(True, forward if n % 2 == 0 else forward[::-1]) for n in range(repetitions)]
-    with tqdm(total=len(rounds) * len(variants), unit="run", desc=label) as progress:
+    with tqdm(total=len(rounds) * len(variants), unit="run", desc=label, disable=None) as progress:
         for is_counted, names in rounds:
             for name in names:
                 timing = timed(variants[name], device)
                 if is_counted:
                     times[name].append(timing)
                 progress.update()
+            if is_counted and after_round is not None:
+                after_round(times)
     return times
 
 
@@ -99,24 +132,31 @@ def wall_milliseconds(times: Sequence[Timing]) -> Spread:
 
 
 SUITES = {  # name: what it measures
+    "default": "the scene pruned while it is built, as the node does, against the whole scene",
     "pruning": "strategies against the unpruned prefill (default)",
     "cold-warm": (
         "a question that brings the scene along against one on the cached scene, and transformers"
     ),
     "batch": "questions answered together against one after the other",
     "decode": "time per token against the memory's floor and transformers",
+    "loading": "a checkpoint in shards against reading its bytes",
     "memory": "what fits, and model.weights int8 and int4 against full",
     "scene-update": "what a new keyframe costs a cached scene",
     "many-questions": "31 questions a scene, cold against warm (the scene cached)",
+    "device": "what the device gives: copy and matmul speed, launches, graphs, memory",
+    "same": "the embedded model's answers on this device against a CPU's",
 }
 
 
-def run_suite(name: str, options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
+def run_suite(
+    name: str, options: argparse.Namespace, device: torch.device, save: Save = ignore
+) -> dict[str, Any]:
     """Run one of SUITES; what goes into the JSON."""
     from ada3d_ros.lab.benchmarks.models import choose_shape
 
     suite = importlib.import_module(f"ada3d_ros.lab.benchmarks.{name.replace('-', '_')}")
-    results: dict[str, Any] = suite.run_shape(choose_shape(options.shape, device), options, device)
+    shape = choose_shape(options.shape, device, options.spatial)
+    results: dict[str, Any] = suite.run_shape(shape, options, device, save)
     return results
 
 
@@ -132,14 +172,15 @@ def build_parser() -> argparse.ArgumentParser:
         description=(
             "Measures this package against baselines in the same process, interleaved, with random"
             " weights (times are real, answers mean nothing). A shape on a CPU takes one to five"
-            " minutes on one core."
+            " minutes on one core. The JSON is written again as rows come in, with `complete` false"
+            " until the end."
         ),
         epilog=(
             "Shapes: A d=1024 L=8 N=2560 and B d=1024 L=32 N=595 (a quarter of the 7B in every"
             " size), C d=512 L=32 N=290 (an eighth); W the 7B's own widths with 4 layers, N=1659"
             " (seven minutes on one core); 7B: LLaVA-3D-7B with its vision tower, N 850, 1700,"
-            " 2560, for a CUDA GPU. Example: ada3d bench --suite pruning --shape B --json"
-            " docs/results/pruning_B.json"
+            " 2560, for a CUDA GPU; embedded: the embedded model's own weights, N=480. Example:"
+            " ada3d bench --suite pruning --shape B --json docs/results/pruning_B.json"
         ),
     )
     # What is measured, and where.
@@ -151,8 +192,11 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--shape",
-        choices=("A", "B", "C", "W", "7B"),
+        choices=("A", "B", "C", "W", "7B", "embedded"),
         help="sizes of the model (default: 7B on cuda, C on cpu)",
+    )
+    parser.add_argument(
+        "--spatial", type=int, metavar="N", help="one scene of N tokens, not the shape's own"
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default auto)")
     parser.add_argument(
@@ -164,7 +208,10 @@ def build_parser() -> argparse.ArgumentParser:
     # Of the suite `pruning`; `decode` takes the first keep ratio.
     parser.add_argument("--keep-ratio", default="0.37,0.2", help="with commas (default 0.37,0.2)")
     parser.add_argument(
-        "--strategy", default="", help="names with commas (default: all, and voxel_dpp+adatoken3d)"
+        "--strategy",
+        "--strategies",
+        default="",
+        help="names with commas (default: all, and voxel_dpp+adatoken3d)",
     )
     parser.add_argument(
         "--stride",
@@ -199,11 +246,17 @@ def run(options: argparse.Namespace) -> None:
         torch.set_num_threads(1)
     torch.manual_seed(options.seed)
 
-    results = run_suite(options.suite, options, device)
+    # Written as rows come in: what breaks off the run loses what comes after.
+    file = ResultFile(options.json, device_name(device), options.seed) if options.json else None
+
+    def save(results: dict[str, Any]) -> None:
+        if file is not None:
+            file.write(plain(results), complete=False)
+
+    results = run_suite(options.suite, options, device, save)
     results["load_average_after"] = os.getloadavg()[0]
-    if options.json:
-        path = write_results(options.json, plain(results), device_name(device), options.seed)
-        print(f"wrote {path}")
+    if file is not None:
+        print(f"wrote {file.write(plain(results))}")
 
 
 def main(argv: Sequence[str]) -> int:

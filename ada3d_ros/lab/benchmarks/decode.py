@@ -1,6 +1,7 @@
 """Suite `decode` of `ada3d bench`: time per token after a full and after a pruned prefill.
 
-Beside it stand transformers and the memory's floor: weights, keys and values read once per token,
+Beside it stand transformers (`generate`, and its three caches stepped by hand) and the memory's
+floor: weights, keys and values read once per token,
 at the bandwidth measured between the runs of the same process. Random weights: times are real,
 answers mean nothing.
 """
@@ -18,7 +19,11 @@ import torch
 from ada3d_ros.engine.decode import GenerationRequest, decode
 from ada3d_ros.engine.prefill import PrefillOutput, prefill
 from ada3d_ros.lab.benchmarks.bench import (
+    Rows,
+    Save,
+    Times,
     Timing,
+    ignore,
     interleaved,
     milliseconds,
     ratio_of,
@@ -33,7 +38,12 @@ from ada3d_ros.lab.benchmarks.models import (
     make_policy,
 )
 from ada3d_ros.lab.benchmarks.spread import Spread
-from ada3d_ros.lab.benchmarks.transformers_baseline import TransformersRival
+from ada3d_ros.lab.benchmarks.transformers_baseline import (
+    CACHES,
+    HeldScene,
+    TransformersRival,
+    absent_caches,
+)
 from ada3d_ros.lab.command_line import parse_list
 from ada3d_ros.model.decoder import LlamaDecoder
 
@@ -42,18 +52,19 @@ READ_BYTES = {"cpu": 2**28, "cuda": 2**31}  # far more than any cache holds
 
 
 def run_shape(
-    shape: BenchShape, options: argparse.Namespace, device: torch.device
+    shape: BenchShape, options: argparse.Namespace, device: torch.device, save: Save = ignore
 ) -> dict[str, Any]:
     """All scene sizes of one shape; the first keep ratio asked for."""
     settings = BenchSettings.from_options(shape, options, device)
     keep_ratio = parse_list(options.keep_ratio, float, "--keep-ratio")[0]
     decoder, _ = make_model(shape, device, settings.dtype)
-    rival, rows = TransformersRival(decoder), []
+    head = {**settings.head("decode"), "tokens": TOKENS, "absent": absent_caches(device)}
+    rival, rows = TransformersRival(decoder), Rows(head, save)
     for count in shape.spatial:
         bench = _DecodeBench(decoder, rival, settings.make_scene(count), keep_ratio)
-        rows += bench.measure(settings.repetitions, settings.label(count))
-    print(table(rows))
-    return {**settings.head("decode"), "tokens": TOKENS, "rows": rows}
+        rows.add(bench.measure(settings.repetitions, settings.label(count), rows.show))
+    print(table(rows.rows))
+    return rows.results
 
 
 @dataclass(eq=False, slots=True)
@@ -108,10 +119,17 @@ class _DecodeBench:
         # Prefill once each way; decoding starts from its cache again and again.
         full = prefill(decoder, prompt, TOKENS)
         self._add_ours("full", full)
-        theirs = functools.partial(rival.decode, prompt, TOKENS)
-        self.variants.append(
-            _Variant("transformers", "full", self._kept(full), self._kv_bytes(full), theirs)
-        )
+        theirs = {"transformers": functools.partial(rival.decode, prompt, TOKENS)}
+        text = torch.cat((scene.system, scene.embeds))
+        for cache in CACHES:
+            if cache not in absent_caches(self.device):
+                held = HeldScene(rival, text, len(scene.question) + TOKENS, cache)
+                name = f"transformers {cache}"
+                theirs[name] = functools.partial(held.decode, scene.question, TOKENS)
+        self.variants += [
+            _Variant(name, "full", self._kept(full), self._kv_bytes(full), once)
+            for name, once in theirs.items()
+        ]
         self._add_ours("pruned", prefill(decoder, prompt, TOKENS, pruner))
 
     def _add_ours(self, name: str, output: PrefillOutput) -> None:
@@ -142,19 +160,41 @@ class _DecodeBench:
             self.device,
         )
 
-    def measure(self, repetitions: int, label: str) -> list[dict[str, Any]]:
-        """A row per engine and prefill."""
-        runs = {f"{v.engine}, {v.prefill}": v.run for v in self.variants}
-        runs["memory"] = self.probe.run
-        passes = interleaved(runs, repetitions, self.device, label=label)["memory"]
+    def measure(
+        self, repetitions: int, label: str, show: Callable[[list[dict[str, Any]]], None]
+    ) -> list[dict[str, Any]]:
+        """A row per engine and prefill; show: gets the rows so far.
+
+        What must be compiled first, for minutes, comes when all others are measured.
+        """
+        late = [v for v in self.variants if v.engine == "transformers compiled"]
+        soon = [v for v in self.variants if v not in late]
         weights = sum(
             p.numel() * p.element_size()
             for name, p in self.decoder.named_parameters()
             if not name.startswith("embed")
         )
-        # The first time is the warm-up.
-        rival = next(v for v in self.variants if v.engine == "transformers").times[1:]
-        return [self._row(v, weights, passes, rival) for v in self.variants]
+
+        def measured(variants: Sequence[_Variant]) -> list[dict[str, Any]]:
+            def rows(times: Times) -> list[dict[str, Any]]:
+                # The first time of a variant is the warm-up.
+                count = len(times["memory"])
+                rival = next(v for v in soon if v.engine == "transformers").times[1 : count + 1]
+                return [self._row(v, weights, times["memory"], rival) for v in variants]
+
+            runs = {f"{v.engine}, {v.prefill}": v.run for v in variants}
+            times = interleaved(
+                {**runs, "memory": self.probe.run},
+                repetitions,
+                self.device,
+                label=label,
+                after_round=lambda times: show([*found, *rows(times)]),
+            )
+            return rows(times)
+
+        found: list[dict[str, Any]] = []
+        found = measured(soon)
+        return [*found, *measured(late)] if late else found
 
     def _row(
         self, v: _Variant, weights: int, passes: Sequence[Timing], rival: Sequence[Timing]
@@ -183,12 +223,12 @@ class _DecodeBench:
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """The rows for a terminal."""
     lines = [
-        f"{'N':>5} {'engine':<13} {'prefill':<7} {'ms per token':>24} {'floor ms':>8}"
+        f"{'N':>5} {'engine':<21} {'prefill':<7} {'ms per token':>24} {'floor ms':>8}"
         f" {'over floor':>20} {'over transformers':>20}"
     ]
     for r in rows:
         lines.append(
-            f"{r['N']:>5} {r['engine']:<13} {r['prefill']:<7} {r['ms_per_token']!s:>24}"
+            f"{r['N']:>5} {r['engine']:<21} {r['prefill']:<7} {r['ms_per_token']!s:>24}"
             f" {r['floor_ms'].median:>8.2f} {r['floor_ratio']!s:>20}"
             f" {r['transformers_ratio']!s:>20}"
         )

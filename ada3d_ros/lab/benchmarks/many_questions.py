@@ -21,7 +21,7 @@ from ada3d_ros.engine.decode import DecodeOutput, GenerationRequest, decode
 from ada3d_ros.engine.prefill import PrefillOutput, prefill, prefill_question
 from ada3d_ros.engine.scene_prefix import ScenePrefix
 from ada3d_ros.lab.benchmarks.batch import same_ids
-from ada3d_ros.lab.benchmarks.bench import Timing, timed
+from ada3d_ros.lab.benchmarks.bench import Save, Timing, ignore, timed
 from ada3d_ros.lab.benchmarks.models import (
     QUESTION_TEXT,
     BenchScene,
@@ -35,7 +35,7 @@ from ada3d_ros.model.decoder import LlamaDecoder
 from ada3d_ros.pruning.strategy import LayerPruner
 
 FULL = {"scenes": 32, "questions": 1000}  # on a GPU
-CPU_SCENES = 2
+CPU_SCENES = 5
 QUESTIONS = 31  # per scene; a rest goes to the first scenes
 ANSWER = 3  # tokens each
 COLD_EVERY = 5  # of the questions one is asked cold too
@@ -61,7 +61,7 @@ def questions_per_scene(
 
 @torch.inference_mode()
 def run_shape(
-    shape: BenchShape, options: argparse.Namespace, device: torch.device
+    shape: BenchShape, options: argparse.Namespace, device: torch.device, save: Save = ignore
 ) -> dict[str, Any]:
     """Scenes of the shape's middle size, one after the other."""
     asked = questions_per_scene(shape, options.repetitions, device)
@@ -79,8 +79,28 @@ def run_shape(
         )
     print(f"cold is measured on every {COLD_EVERY}th question and scaled to all")
 
+    def results() -> dict[str, Any]:
+        return {
+            **settings.head("many-questions"),
+            "scenes": len(asked),
+            "questions_per_scene": asked[-1],
+            "questions": sum(asked),
+            "scaled_from": scaled,
+            "cold_sampled": {
+                "every": COLD_EVERY,
+                "questions": sum(len(place.times[BASE]) for place in scenes),
+                "total": "mean of those asked times the number of questions",
+            },
+            "question_tokens": QUESTION_TEXT,
+            "answer_tokens": ANSWER,
+            "strategy": STRATEGY,
+            "keep_ratio": KEEP_RATIO,
+            "target_ratio": TARGET_RATIO,
+            "rows": [row(variant, scenes, spatial) for variant in (*COLD, *WARM)],
+        }
+
     # One scene at a time in memory; the first one warms up.
-    scenes = []
+    scenes: list[_Place] = []
     for number, questions in enumerate(asked):
         seed = settings.seed + number
         scene = dataclasses.replace(settings, seed=seed).make_scene(spatial)
@@ -90,27 +110,11 @@ def run_shape(
         place.ask_all(f"{settings.label(spatial)}, scene {number + 1} of {len(asked)}")
         place.free()
         scenes.append(place)
+        save(results())
 
-    rows = [row(variant, scenes, spatial) for variant in (*COLD, *WARM)]
-    print(table(rows))
-    return {
-        **settings.head("many-questions"),
-        "scenes": len(asked),
-        "questions_per_scene": asked[-1],
-        "questions": sum(asked),
-        "scaled_from": scaled,
-        "cold_sampled": {
-            "every": COLD_EVERY,
-            "questions": sum(len(place.times[BASE]) for place in scenes),
-            "total": "mean of those asked times the number of questions",
-        },
-        "question_tokens": QUESTION_TEXT,
-        "answer_tokens": ANSWER,
-        "strategy": STRATEGY,
-        "keep_ratio": KEEP_RATIO,
-        "target_ratio": TARGET_RATIO,
-        "rows": rows,
-    }
+    found = results()
+    print(table(found["rows"]))
+    return found
 
 
 class _Place:
@@ -166,7 +170,7 @@ class _Place:
         """
         for variant in WARM:
             self.builds[variant] = timed(functools.partial(self.build, variant), self.device)
-        for number in tqdm(range(len(self.questions)), unit="question", desc=label):
+        for number in tqdm(range(len(self.questions)), unit="question", desc=label, disable=None):
             due = (*COLD, *WARM) if number % COLD_EVERY == 0 else WARM
             for variant in due if number % 2 == 0 else due[::-1]:
                 answer = functools.partial(self.answer, variant, number)

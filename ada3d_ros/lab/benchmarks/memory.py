@@ -1,25 +1,36 @@
 """Suite `memory` of `ada3d bench`: what LLaVA-3D-7B needs under each `model.weights`.
 
-The table of what fits is computed (model/memory.py), for no device at hand is as small as those it
-is for. Beside it the bench shape is built in full, int8 and int4: bytes and peaks against their
-prediction, one decode step and one prefill against full weights, interleaved, and what quantisation
-changes of the last token's logits. Random weights: bytes and times are real, answers are not.
+The table of what fits is computed as the node does it at start (engine/memory_plan.py), for no
+device at hand is as small as those it is for. Beside it the bench shape is built in full, int8 and
+int4: bytes and peaks against their prediction, one decode step and one prefill against full
+weights, interleaved, and what quantisation changes of the last token's logits. Random weights:
+bytes and times are real, answers are not.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
 
-from ada3d_ros.config import AgentConfig
+from ada3d_ros.config import AgentConfig, from_flat
 from ada3d_ros.engine.decode import decode_step
+from ada3d_ros.engine.memory_plan import plan_workload
 from ada3d_ros.engine.prefill import PrefillOutput, prefill
-from ada3d_ros.lab.benchmarks.bench import Timing, interleaved, milliseconds, ratio_of
+from ada3d_ros.errors import Ada3DError
+from ada3d_ros.lab.benchmarks.bench import (
+    Save,
+    Times,
+    Timing,
+    ignore,
+    interleaved,
+    milliseconds,
+    ratio_of,
+)
 from ada3d_ros.lab.benchmarks.models import (
     QUESTION_TEXT,
     SYSTEM_TEXT,
@@ -32,14 +43,13 @@ from ada3d_ros.model.config import LlavaConfig, VisionConfig
 from ada3d_ros.model.decoder import LlamaDecoder
 from ada3d_ros.model.memory import DEFAULT_VIEWS, MemoryPlan, Workload, predict_memory
 from ada3d_ros.model.quantize import quantize_layers, stored_bytes
+from ada3d_ros.model.startup import LONGEST_ANSWER, TEXT_TOKENS
 from ada3d_ros.model.weight_format import WEIGHTS, WeightFormat
 from ada3d_ros.types import PromptSequence
 
 SIZES_GIB = (8, 16, 24, 48, 64)  # memories of cards and boards
 SPATIAL = (850, 1700, 2560)
-ANSWER = AgentConfig().generation.max_new_tokens
-OTHER_TOKENS = SYSTEM_TEXT + QUESTION_TEXT + ANSWER
-SCENE_COPIES = 2
+LARGEST = LlavaConfig().max_length - TEXT_TOKENS  # spatial tokens
 WARM_UPS = 1
 # Columns of the check: what it holds, heading, width.
 CHECKED_BYTES = (
@@ -51,7 +61,7 @@ CHECKED_BYTES = (
 
 
 def run_shape(
-    shape: BenchShape, options: argparse.Namespace, device: torch.device
+    shape: BenchShape, options: argparse.Namespace, device: torch.device, save: Save = ignore
 ) -> dict[str, Any]:
     """What fits, and the check of one shape."""
     settings = BenchSettings.from_options(shape, options, device)
@@ -61,46 +71,64 @@ def run_shape(
     print(fit_table(fits))
 
     # Measured on the shape.
-    rows = measure(settings)
-    print(check_table(rows))
-    return {
+    results: dict[str, Any] = {
         **settings.head("memory"),
         "text_tokens": SYSTEM_TEXT + QUESTION_TEXT,
-        "rows": rows,
+        "rows": [],
         "fits": {
             "model": "LLaVA-3D-7B",
             "dtype": "bfloat16",
             "device": "cuda",
             "views": DEFAULT_VIEWS,
-            "scene_copies": SCENE_COPIES,
-            "answer_tokens": ANSWER,
+            "keep_ratio": AgentConfig().pruning.keep_ratio,
+            "longest_answer": LONGEST_ANSWER,
             "rows": fits,
         },
     }
+    check = _Check(settings)
+    results["not_run"] = check.not_run
+    results["rows"] = check.measure(lambda rows: save({**results, "rows": rows}))
+    print(check_table(results["rows"]))
+    for item in check.not_run:
+        print(f"not run: weights {item['weights']}: {item['why']}")
+    return results
 
 
-def plan_7b(weights: str, kv_int8: bool, spatial: int) -> MemoryPlan:
-    """LLaVA-3D-7B in bfloat16 on CUDA with a scene of so many spatial tokens."""
+def plan_7b(weights: str, kv: str, prune: str, spatial: int) -> MemoryPlan:
+    """LLaVA-3D-7B in bfloat16 on CUDA with scenes of at most so many spatial tokens, as the node
+    plans it at start; kv, prune: as in `cache`.
+    """
     form = WeightFormat(torch.bfloat16, weights, "cuda")
-    return predict_memory(
-        LlavaConfig(), form, Workload(spatial + OTHER_TOKENS, SCENE_COPIES, kv_int8)
-    )
+    return predict_memory(LlavaConfig(), form, _workload_7b(kv, prune, spatial))
+
+
+@functools.cache
+def _workload_7b(kv: str, prune: str, spatial: int) -> Workload:
+    config = from_flat({"cache.kv": kv, "cache.prune": prune})
+    model = replace(LlavaConfig(), token_cap=spatial)
+    return plan_workload(config, model, torch.device("cuda"))
 
 
 def fit_rows() -> list[dict[str, Any]]:
-    """One row per `model.weights` and KV format.
+    """One row per `model.weights`, KV format, and whether the scene is pruned while it is built.
 
     The parts in bytes at each scene size, and for each memory the largest scene that fits.
     """
-    return [_fit_row(weights, kv_int8) for weights in WEIGHTS for kv_int8 in (False, True)]
+    return [
+        _fit_row(weights, kv, prune)
+        for weights in WEIGHTS
+        for kv in ("model", "int8")
+        for prune in ("none", "build")
+    ]
 
 
-def _fit_row(weights: str, kv_int8: bool) -> dict[str, Any]:
-    plans = {str(spatial): plan_7b(weights, kv_int8, spatial) for spatial in SPATIAL}
+def _fit_row(weights: str, kv: str, prune: str) -> dict[str, Any]:
+    plans = {str(spatial): plan_7b(weights, kv, prune, spatial) for spatial in SPATIAL}
     memories = {str(size): size * 2**30 for size in SIZES_GIB}  # JSON has text keys
     return {
         "weights": weights,
-        "kv": "int8" if kv_int8 else "bf16",
+        "kv": "bf16" if kv == "model" else kv,
+        "prune": prune,
         "plans": {
             n: {**asdict(p), "weights": p.weights, "total": p.total} for n, p in plans.items()
         },
@@ -109,52 +137,83 @@ def _fit_row(weights: str, kv_int8: bool) -> dict[str, Any]:
             for size, memory in memories.items()
         },
         "largest": {
-            size: largest_scene(weights, kv_int8, memory) for size, memory in memories.items()
+            size: largest_scene(weights, kv, prune, memory) for size, memory in memories.items()
         },
     }
 
 
-def largest_scene(weights: str, kv_int8: bool, memory: int) -> int:
+def largest_scene(weights: str, kv: str, prune: str, memory: int) -> int:
     """Most spatial tokens whose plan fits `memory` bytes and the model's positions; 0: not one."""
-    low, high = 0, LlavaConfig().max_length - OTHER_TOKENS
+    low, high = 0, LARGEST
     while low < high:
         middle = (low + high + 1) // 2
-        if plan_7b(weights, kv_int8, middle).total <= memory:
+        if plan_7b(weights, kv, prune, middle).total <= memory:
             low = middle
         else:
             high = middle - 1
     return low
 
 
-def measure(settings: BenchSettings) -> list[dict[str, Any]]:
-    """One row per `model.weights`, all from the same random weights, at the largest scene."""
-    device, repetitions = settings.device, settings.repetitions
-    variants = [_Variant(weights, settings) for weights in WEIGHTS]
-    spatial = settings.shape.spatial[-1]
-    prompt = settings.make_scene(spatial).prompt()
-    reserve = repetitions + WARM_UPS
+class _Check:
+    """One variant per `model.weights`, all from the same random weights, at the largest scene.
 
-    # Peaks first: they are of the first prefill, with no earlier cache in the way.
-    prefills = {v.weights: functools.partial(v.prefill, prompt, reserve) for v in variants}
-    peaks = {name: peak_bytes(run_once, device) for name, run_once in prefills.items()}
+    not_run: those that this machine cannot have, with the reason.
+    """
 
-    prefill_times = interleaved(prefills, repetitions, device, WARM_UPS, settings.label(spatial))
-    with torch.inference_mode():
-        decodes = {v.weights: v.step for v in variants}
-        decode_times = interleaved(decodes, repetitions, device, WARM_UPS, "decode")
+    def __init__(self, settings: BenchSettings) -> None:
+        self.settings = settings
+        self.variants, self.not_run = list[_Variant](), list[dict[str, str]]()
+        for weights in WEIGHTS:
+            try:
+                self.variants.append(_Variant(weights, settings))
+            except (Ada3DError, ImportError) as error:
+                self.not_run.append({"weights": weights, "why": str(error)})
 
-    base = variants[0]
-    return [
-        {
-            "weights": v.weights,
-            "kernel": "torch" if v.weights == "full" else "torchao",
-            "N": spatial,
-            **_bytes(v, settings, len(prompt.embeds) + reserve, peaks[v.weights]),
-            **_times(v, base, decode_times, prefill_times),
-            "logits_error": v.error_against(base),
-        }
-        for v in variants
-    ]
+    def measure(self, show: Callable[[list[dict[str, Any]]], None]) -> list[dict[str, Any]]:
+        """One row per variant; show: gets the rows so far."""
+        settings, device = self.settings, self.settings.device
+        spatial, repetitions = settings.shape.spatial[-1], settings.repetitions
+        prompt = settings.make_scene(spatial).prompt()
+        reserve = repetitions + WARM_UPS
+        tokens = len(prompt.embeds) + reserve
+        base, decodes_so_far = self.variants[0], {v.weights: list[Timing]() for v in self.variants}
+
+        # Peaks first: they are of the first prefill, with no earlier cache in the way.
+        prefills = {v.weights: functools.partial(v.prefill, prompt, reserve) for v in self.variants}
+        peaks = {name: peak_bytes(run_once, device) for name, run_once in prefills.items()}
+
+        def rows(prefill_times: Times, decode_times: Times) -> list[dict[str, Any]]:
+            return [
+                {
+                    "weights": v.weights,
+                    "kernel": "torch" if v.weights == "full" else "torchao",
+                    "N": spatial,
+                    **_bytes(v, settings, tokens, peaks[v.weights]),
+                    **_times(v, base, decode_times, prefill_times),
+                    "logits_error": v.error_against(base),
+                }
+                for v in self.variants
+            ]
+
+        label = settings.label(spatial)
+        prefill_times = interleaved(
+            prefills,
+            repetitions,
+            device,
+            WARM_UPS,
+            label,
+            lambda times: show(rows(times, decodes_so_far)),
+        )
+        with torch.inference_mode():
+            decode_times = interleaved(
+                {v.weights: v.step for v in self.variants},
+                repetitions,
+                device,
+                WARM_UPS,
+                "decode",
+                lambda times: show(rows(prefill_times, times)),
+            )
+        return rows(prefill_times, decode_times)
 
 
 def _bytes(v: _Variant, settings: BenchSettings, tokens: int, peak: int) -> dict[str, int]:
@@ -174,8 +233,8 @@ def _bytes(v: _Variant, settings: BenchSettings, tokens: int, peak: int) -> dict
 def _times(
     v: _Variant,
     base: _Variant,
-    decode_times: dict[str, list[Timing]],
-    prefill_times: dict[str, list[Timing]],
+    decode_times: Times,
+    prefill_times: Times,
 ) -> dict[str, Any]:
     """Decode steps and prefills against those of the full weights."""
     device, name = v.decoder.device, v.weights
@@ -204,7 +263,8 @@ class _Variant:
         """One decode step on the last prefill's cache."""
         assert self.output is not None
         token = torch.zeros((), dtype=torch.int64, device=self.decoder.device)
-        decode_step(self.decoder, token, self.output.next_positions, self.output.cache)
+        fed = self.decoder.embed(token)
+        decode_step(self.decoder, fed, self.output.next_positions, self.output.cache)
 
     def error_against(self, other: _Variant) -> float:
         """|| logits - other's || / || other's || of the last prompt token."""
@@ -220,12 +280,12 @@ def fit_table(rows: Sequence[dict[str, Any]]) -> str:
     totals = "".join(f"{f'N={n}':>8}" for n in SPATIAL)
     lines = [
         "LLaVA-3D-7B, bf16, CUDA: GiB in all, and the most spatial tokens that fit",
-        f"{'weights':<8}{'KV':<6}{totals}{sizes}",
+        f"{'weights':<8}{'KV':<6}{'prune':<7}{totals}{sizes}",
     ]
     for r in rows:
         totals = "".join(f"{r['plans'][str(n)]['total'] / 2**30:8.2f}" for n in SPATIAL)
         largest = "".join(f"{r['largest'][str(size)] or 'none':>8}" for size in SIZES_GIB)
-        lines.append(f"{r['weights']:<8}{r['kv']:<6}{totals}{largest}")
+        lines.append(f"{r['weights']:<8}{r['kv']:<6}{r['prune']:<7}{totals}{largest}")
     return "\n".join(lines)
 
 

@@ -7,12 +7,15 @@ scene, a policy by name.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from ada3d_ros.config import AgentConfig, from_flat
+from ada3d_ros.config import AgentConfig, ModelConfig, from_flat
+from ada3d_ros.engine.build_plan import plan_allocation
+from ada3d_ros.engine.scene_build import ScenePruner
 from ada3d_ros.engine.scene_prefix import PrefixOptions, ScenePrefix
 from ada3d_ros.engine.token_selection import ChosenTokens, SceneContext, pruner_for
 from ada3d_ros.errors import ConfigError
@@ -20,18 +23,25 @@ from ada3d_ros.model.config import DecoderConfig, LlavaConfig, VisionConfig
 from ada3d_ros.model.decoder import LlamaDecoder
 from ada3d_ros.model.llava3d import Llava3D
 from ada3d_ros.model.spatial import pool_spatial_tokens
-from ada3d_ros.model.startup import has_bfloat16
+from ada3d_ros.model.startup import EMBEDDED, has_bfloat16, open_model
+from ada3d_ros.pruning.cost import DecoderShape, PromptSizes
 from ada3d_ros.pruning.policy import Policy
+from ada3d_ros.pruning.scene_ranking import scene_ranking
 from ada3d_ros.pruning.strategy import Candidates, LayerPruner
 from ada3d_ros.scene.keyframes import SceneSnapshot
 from ada3d_ros.types import PromptSequence, SpatialTokens
 
 # Tokens before and after the scene, as LLaVA-3D's template has them.
 SYSTEM_TEXT, QUESTION_TEXT = 36, 24
+PROXY_TEXT = 15  # of a general prompt that rides along
 FEATURE_WIDTH = 1024  # of CLIP ViT-L
-ROOM_M = (8.0, 6.0, 2.8)  # its surface has more voxels than the largest scene asked for
+ROOM_M = (8.0, 6.0, 2.8)  # a larger one where its surface has too few voxels for a scene
 VOXEL_M = 0.2
 VIEWS = 20
+
+
+MAX_POSITIONS, OTHER_POSITIONS = 4096, 1024  # of LLaVA-3D; beside a scene that is too large for it
+NO_TOKEN_ENDS = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +50,7 @@ class BenchShape:
 
     d, m and N shrink together, so that attention keeps its share. low_precision: bf16 where the
     processor has it. vision: with it, the time to the first token from pixels is measured too.
+    trained: the weights are the embedded model's.
     """
 
     name: str
@@ -49,19 +60,23 @@ class BenchShape:
     spatial: tuple[int, ...]
     low_precision: bool = True
     vision: VisionConfig | None = None
+    head_dim: int = 128
+    vocab: int = 32000
+    trained: bool = False
 
     @property
     def config(self) -> DecoderConfig:
-        """Heads of 128, as LLaMA's; no token ends an answer, so that all have the same length."""
-        heads = self.hidden // 128
+        """No token ends an answer, so that all have the same length; positions for every scene."""
+        heads = self.hidden // self.head_dim
         return DecoderConfig(
-            vocab_size=32000,
+            vocab_size=self.vocab,
             hidden_size=self.hidden,
             intermediate_size=self.intermediate,
             num_layers=self.layers,
             num_heads=heads,
             num_kv_heads=heads,
-            eos_id=-1,
+            max_positions=max(MAX_POSITIONS, max(self.spatial) + OTHER_POSITIONS),
+            eos_id=NO_TOKEN_ENDS,
         )
 
 
@@ -71,13 +86,16 @@ SHAPES = {
     "C": BenchShape("C", 512, 32, 1376, (290,), low_precision=False),
     "W": BenchShape("W", 4096, 4, 11008, (1659,)),
     "7B": BenchShape("7B", 4096, 32, 11008, (850, 1700, 2560), vision=VisionConfig()),
+    EMBEDDED: BenchShape(
+        EMBEDDED, 192, 4, 512, (480,), low_precision=False, head_dim=64, vocab=1280, trained=True
+    ),
 }
 
 
-def choose_shape(name: str | None, device: torch.device) -> BenchShape:
-    """The shape of a name; without one 7B on a GPU, C on a CPU.
+def choose_shape(name: str | None, device: torch.device, spatial: int | None = None) -> BenchShape:
+    """The shape of a name; without one 7B on a GPU, C on a CPU. spatial: one scene of so many.
 
-    Raises ConfigError for 7B on a CPU.
+    Raises ConfigError for 7B on a CPU, and for a scene without tokens.
     """
     name = name or ("7B" if device.type == "cuda" else "C")
     if name == "7B" and device.type == "cpu":
@@ -85,7 +103,11 @@ def choose_shape(name: str | None, device: torch.device) -> BenchShape:
             "shape 7B is for a CUDA GPU (a prefill would take minutes on a core); use A, B or C on"
             " a CPU."
         )
-    return SHAPES[name]
+    if spatial is None:
+        return SHAPES[name]
+    if spatial < 1:
+        raise ConfigError(f"--spatial {spatial}: at least 1 token is needed.")
+    return dataclasses.replace(SHAPES[name], spatial=(spatial,))
 
 
 def choose_dtype(shape: BenchShape, precision: str, device: torch.device) -> torch.dtype:
@@ -137,7 +159,7 @@ class BenchSettings:
             "suite": suite,
             "shape": shape.name,
             "n": self.repetitions,
-            "random_weights": True,
+            "random_weights": not shape.trained,
             "dtype": str(self.dtype).removeprefix("torch."),
             "threads": torch.get_num_threads() if self.device.type == "cpu" else None,
             "sizes": {
@@ -153,8 +175,11 @@ def make_model(
 ) -> tuple[LlamaDecoder, Llava3D | None]:
     """The decoder, and the whole model where the shape has a tower.
 
-    Random weights made on the device: N(0, 0.02), norms 1.
+    Random weights made on the device: N(0, 0.02), norms 1. Of a trained shape without a tower the
+    embedded model's decoder, which no token ends.
     """
+    if shape.trained and shape.vision is None:
+        return _embedded_decoder(device, dtype), None
     with torch.device("meta"):
         made = (
             LlamaDecoder(shape.config)
@@ -172,7 +197,19 @@ def make_model(
             parameter.fill_(0.0 if name.endswith("bias") else 1.0)
         else:
             parameter.normal_(0.0, 0.02)
-    return (made.decoder, made) if isinstance(made, Llava3D) else (made, None)
+    decoder = made.decoder if isinstance(made, Llava3D) else made
+    decoder.prepare()
+    return decoder, made if isinstance(made, Llava3D) else None
+
+
+def _embedded_decoder(device: torch.device, dtype: torch.dtype) -> LlamaDecoder:
+    name = {torch.float32: "fp32", torch.bfloat16: "bf16"}[dtype]
+    threads = torch.get_num_threads()
+    loaded, _ = open_model(ModelConfig(path=EMBEDDED, device=str(device), precision=name))
+    torch.set_num_threads(threads)
+    decoder = loaded.model.decoder
+    decoder.config = dataclasses.replace(decoder.config, eos_id=NO_TOKEN_ENDS)
+    return decoder
 
 
 def make_policy(strategy: str, keep_ratio: float, seed: int = 0) -> Policy:
@@ -212,16 +249,38 @@ class BenchScene:
         c = self.candidates
         return SpatialTokens(c.features, c.xyz_m, c.num_patches, c.voxel_size_m)
 
-    def build_prefix(self, decoder: LlamaDecoder, int8: bool = False) -> ScenePrefix:
-        """The cached scene: system text and all tokens through the decoder, in default chunks."""
+    def build_prefix(
+        self, decoder: LlamaDecoder, int8: bool = False, pruner: ScenePruner | None = None
+    ) -> ScenePrefix:
+        """The cached scene: system text and all tokens through the decoder, in default chunks, or
+        pruned on the way.
+        """
         total = len(self)
         chosen = ChosenTokens(self.tokens, torch.arange(total, device=self.embeds.device), total)
         context = SceneContext(SceneSnapshot(), chosen.tokens, chosen, self.embeds)
-        options = PrefixOptions(AgentConfig().cache.chunk_tokens, int8)
+        options = PrefixOptions(AgentConfig().cache.chunk_tokens, int8, pruner=pruner)
         prefix = ScenePrefix(decoder, self.prompt(), context, options)
         while prefix.step():
             pass
         return prefix
+
+    def build_scene_pruner(
+        self, decoder: LlamaDecoder, settings: AgentConfig | None = None
+    ) -> ScenePruner:
+        """What prunes this scene while it is built, by default as the node does: one general prompt
+        of PROXY_TEXT tokens rides along.
+        """
+        settings = settings or AgentConfig()
+        sizes = PromptSizes(len(self), len(self.text), len(self))
+        shape, policy = (
+            DecoderShape.from_config(decoder.config),
+            Policy.from_config(settings.pruning),
+        )
+        allocation = plan_allocation(settings, policy, shape, None, sizes)
+        ranking = scene_ranking(settings.cache, settings.pruning.seed)
+        return ScenePruner(
+            allocation, ranking, (self.question[:PROXY_TEXT],), settings.pruning.n_min
+        )
 
     def build_pruner(self, decoder: LlamaDecoder, policy: Policy) -> LayerPruner | None:
         """For the prompt with all spatial tokens; None where the policy drops none in the LLM."""
@@ -245,15 +304,10 @@ def make_scene(
     Features of neighbours are alike, as a real room's are.
     """
     # Voxels of the room's surface, of which a random part is occupied.
-    axes = [torch.arange(0.0, size + 1e-6, VOXEL_M) for size in ROOM_M]
-    grid = torch.cartesian_prod(*axes)
-    size = torch.tensor(ROOM_M)
-    surface = (
-        (grid[:, 2] == 0)
-        | (grid[:, :2] < 1e-6).any(dim=1)
-        | (grid[:, :2] > size[:2] - 1e-3).any(dim=1)
-    )
-    points = grid[surface]
+    points, width_m = _surface(ROOM_M), ROOM_M[0]
+    while len(points) < count:
+        width_m *= 2
+        points = _surface((width_m, *ROOM_M[1:]))
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.sort(torch.randperm(len(points), generator=generator)[:count]).values
     xyz = points[chosen]
@@ -271,6 +325,18 @@ def make_scene(
     embeds = torch.randn(count, hidden, generator=generator).to(device, dtype)
     text = torch.randn(SYSTEM_TEXT + QUESTION_TEXT, hidden, generator=generator).to(device, dtype)
     return BenchScene(candidates, embeds, text)
+
+
+def _surface(room_m: tuple[float, float, float]) -> torch.Tensor:
+    """(n, 3) float32 points of the voxels on the floor and the walls of a room of this size."""
+    axes = [torch.arange(0.0, side + 1e-6, VOXEL_M) for side in room_m]
+    grid, size = torch.cartesian_prod(*axes), torch.tensor(room_m)
+    on_surface = (
+        (grid[:, 2] == 0)
+        | (grid[:, :2] < 1e-6).any(dim=1)
+        | (grid[:, :2] > size[:2] - 1e-3).any(dim=1)
+    )
+    return grid[on_surface]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -291,10 +357,11 @@ class Camera:
 
 
 def make_camera(vision: VisionConfig, scene: BenchScene, seed: int) -> Camera:
-    """VIEWS random images that together see every voxel of the scene."""
+    """VIEWS random images, or more, that together see every voxel of the scene."""
     side, p = vision.image_size, vision.patches_per_side
     xyz = scene.candidates.xyz_m
+    views = max(VIEWS, -(-len(xyz) // p**2))
     generator = torch.Generator().manual_seed(seed)
-    pixels = torch.randn(VIEWS, 3, side, side, generator=generator).to(xyz.device)
-    index = torch.arange(VIEWS * p * p, device=xyz.device) % len(xyz)
-    return Camera(pixels, xyz[index].reshape(VIEWS, p, p, 3))
+    pixels = torch.randn(views, 3, side, side, generator=generator).to(xyz.device)
+    index = torch.arange(views * p * p, device=xyz.device) % len(xyz)
+    return Camera(pixels, xyz[index].reshape(views, p, p, 3))

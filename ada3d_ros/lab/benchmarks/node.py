@@ -184,6 +184,11 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "input.max_rate_hz": options.max_rate_hz,
         "generation.timeout_sec": 120.0,
     }
+    if options.detector:
+        from ada3d_ros.lab.benchmarks.node_detector import measure_detector  # it has our camera
+
+        measured = measure_detector(parameters, options.detector, options.questions)
+        return {"suite": "node_detector", "n": options.questions, **measured}
     with AgentPeer(parameters) as peer:
         peer.wait_for_state({AgentStatus.WAITING_FOR_DATA}, 60.0)
         return {
@@ -219,6 +224,13 @@ def main(args: Sequence[str]) -> int:
         default=2048,
         help="length of the answers that keep the node busy (default 2048)",
     )
+    add(
+        "--detector",
+        default="",
+        metavar="FILE",
+        help="instead: latency of questions while frames come, with this detector and without it",
+    )
+    add("--questions", type=int, default=60, help="of --detector, each way (default 60)")
     add("--json", type=Path, help="write the results here")
     options = parser.parse_args(list(args))
 
@@ -230,7 +242,12 @@ def main(args: Sequence[str]) -> int:
             print(f"ada3d bench-node: {as_options(str(error))}", file=sys.stderr)
             return 1
 
-    _print(results["frames"], results["services"])
+    if options.detector:
+        from ada3d_ros.lab.benchmarks.node_detector import print_detector
+
+        print_detector(results)
+    else:
+        _print(results["frames"], results["services"])
     if options.json:
         print(f"wrote {write_results(options.json, results, device='cpu', seed=0)}")
     return 0

@@ -26,7 +26,10 @@ from ada3d_ros.engine.prefill import PrefillOutput, prefill
 from ada3d_ros.engine.token_selection import choose_tokens, pruner_for
 from ada3d_ros.errors import Ada3DError
 from ada3d_ros.lab.benchmarks.bench import (
-    Timing,
+    Rows,
+    Save,
+    Times,
+    ignore,
     interleaved,
     milliseconds,
     ratio_of,
@@ -56,6 +59,7 @@ from ada3d_ros.types import PromptSequence
 
 ALL_STRATEGIES = [*(name for name in STRATEGIES if name != "none"), "voxel_dpp+adatoken3d"]
 WARM_UPS = 1
+CHOICES = 5  # that are timed at most; greedy DPP takes long
 QUESTION_IDS = range(5, 5 + QUESTION_TEXT)
 TOLERANCE = 1.15  # measured prefill ratio over FLOP ratio, CPU
 GPU_KEEP_RATIO, GPU_PREFILL_RATIO = 0.37, 0.43  # of in-LLM strategies
@@ -98,7 +102,8 @@ class Variant:
         """One decode step on the last output's cache."""
         assert self.output is not None
         token = torch.zeros((), dtype=torch.int64, device=decoder.device)
-        decode_step(decoder, token, self.output.next_positions, self.output.cache)
+        fed = decoder.embed(token)
+        decode_step(decoder, fed, self.output.next_positions, self.output.cache)
 
     @torch.inference_mode()
     def run_first_token(self, model: Llava3D, camera: Camera) -> int:
@@ -147,15 +152,18 @@ def make_variant(
     kept, seconds = torch.arange(total, device=device), list[float]()
     if policy.num_kept_pre_llm(total) < total:
         kept = select_and_merge(scene, policy).kept  # also the warm-up
-        select = functools.partial(select_and_merge, scene, policy)
-        seconds = [timed(select, device).seconds(device) for _ in range(repetitions)]
+        select, times = (
+            functools.partial(select_and_merge, scene, policy),
+            min(repetitions, CHOICES),
+        )
+        seconds = [timed(select, device).seconds(device) for _ in range(times)]
     prompt = scene.prompt(kept)
     pruner = pruner_for(decoder, policy, prompt, total)
     return Variant(strategy, policy, prompt, pruner, kept, seconds, reserve=repetitions + WARM_UPS)
 
 
 def run_shape(
-    shape: BenchShape, options: argparse.Namespace, device: torch.device
+    shape: BenchShape, options: argparse.Namespace, device: torch.device, save: Save = ignore
 ) -> dict[str, Any]:
     """All strategies, keep ratios and scene sizes of one shape."""
     # Strategies and keep ratios; an unknown name ends it here.
@@ -168,26 +176,25 @@ def run_shape(
 
     # Scene by scene.
     decoder, model = make_model(shape, device, settings.dtype)
-    rows, information, skipped = [], [], []
-    for count in shape.spatial:
-        bench = _PruningBench(decoder, settings.make_scene(count), settings, wanted)
-        found = bench.measure()
-        information.append(bench.measure_information(options.stride))
-        if model is not None:
-            found = bench.add_first_token(found, model)
-        rows += found
-        skipped += bench.skipped
-
-    results = {
+    head: dict[str, Any] = {
         **settings.head("pruning"),
         "text_tokens": SYSTEM_TEXT + QUESTION_TEXT,
-        "rows": rows,
-        "information": information,
-        "not_run": skipped,
+        "information": [],
+        "not_run": [],
     }
-    print(table(rows))
-    print_notes(results, MAX_OVERHEAD[device.type])
-    return results
+    rows = Rows(head, save)
+    for count in shape.spatial:
+        bench = _PruningBench(decoder, settings.make_scene(count), settings, wanted)
+        head["not_run"] += bench.skipped
+        found = bench.measure(rows.show)
+        head["information"].append(bench.measure_information(options.stride))
+        if model is not None:
+            found = bench.add_first_token(found, model)
+        rows.add(found)
+
+    print(table(rows.rows))
+    print_notes(rows.results, MAX_OVERHEAD[device.type])
+    return rows.results
 
 
 class _PruningBench:
@@ -218,21 +225,28 @@ class _PruningBench:
         policy = make_policy(strategy, keep_ratio, self.settings.seed)
         return make_variant(self.decoder, self.scene, strategy, policy, self.repetitions)
 
-    def measure(self) -> list[dict[str, Any]]:
-        """Prefill of all variants interleaved, then one decode step of all; one row each."""
-        label = self.settings.label(len(self.scene))
-        prefills = {v.name: functools.partial(v.run_prefill, self.decoder) for v in self.variants}
-        times = interleaved(prefills, self.repetitions, self.device, WARM_UPS, label)
-        with torch.inference_mode():
-            decodes = {
-                v.name: functools.partial(v.run_decode_step, self.decoder) for v in self.variants
-            }
-            steps = interleaved(decodes, self.repetitions, self.device, WARM_UPS, "decode")
-        return [self._row(v, times, steps) for v in self.variants]
+    def measure(self, show: Callable[[list[dict[str, Any]]], None]) -> list[dict[str, Any]]:
+        """Prefill of all variants interleaved, then one decode step of all; one row each.
 
-    def _row(
-        self, v: Variant, times: dict[str, list[Timing]], steps: dict[str, list[Timing]]
-    ) -> dict[str, Any]:
+        show: gets the rows so far.
+        """
+        label, variants = self.settings.label(len(self.scene)), self.variants
+        prefills = {v.name: functools.partial(v.run_prefill, self.decoder) for v in variants}
+        no_steps: Times = {v.name: [] for v in variants}
+        times = interleaved(
+            prefills,
+            self.repetitions,
+            self.device,
+            WARM_UPS,
+            label,
+            lambda times: show([self._row(v, times, no_steps) for v in variants]),
+        )
+        with torch.inference_mode():
+            decodes = {v.name: functools.partial(v.run_decode_step, self.decoder) for v in variants}
+            steps = interleaved(decodes, self.repetitions, self.device, WARM_UPS, "decode")
+        return [self._row(v, times, steps) for v in variants]
+
+    def _row(self, v: Variant, times: Times, steps: Times) -> dict[str, Any]:
         """times: of the prefills, steps: of the decode steps, both by variant."""
         # Measured against computed.
         output, device, total = v.output, self.device, len(self.scene)

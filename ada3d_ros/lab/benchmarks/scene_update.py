@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import copy
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,15 @@ from ada3d_ros.config import AgentConfig
 from ada3d_ros.engine.scene_prefix import PrefixOptions, ScenePrefix
 from ada3d_ros.engine.token_selection import ChosenTokens, SceneContext
 from ada3d_ros.errors import ConfigError, ModelError
-from ada3d_ros.lab.benchmarks.bench import Timing, milliseconds, ratio_of, timed
+from ada3d_ros.lab.benchmarks.bench import (
+    Rows,
+    Save,
+    Timing,
+    ignore,
+    milliseconds,
+    ratio_of,
+    timed,
+)
 from ada3d_ros.lab.benchmarks.models import (
     SYSTEM_TEXT,
     VIEWS,
@@ -49,6 +57,7 @@ STEPS = {
     "rebuild": "rebuild",
     "longest_chunk": "longest chunk",
 }
+Update = tuple[dict[str, Timing], VoxelTable, int]  # times, the table after it, voxels appended
 TARGET_MS = 10.0  # append, p95, on a GPU
 REPETITIONS = 20
 CHUNK_TOKENS = AgentConfig().cache.chunk_tokens  # of a prefix, as the node builds by default
@@ -63,7 +72,7 @@ SMALL_TOWER = VisionConfig(  # of a CPU: as many patches as a keyframe has voxel
 
 @torch.inference_mode()
 def run_shape(
-    shape: BenchShape, options: argparse.Namespace, device: torch.device
+    shape: BenchShape, options: argparse.Namespace, device: torch.device, save: Save = ignore
 ) -> dict[str, Any]:
     """All scene sizes of one shape; each leaves room for the keyframe under the model's cap."""
     # The tower whose encoding of a keyframe is timed: a small one on a CPU.
@@ -77,13 +86,7 @@ def run_shape(
     _, model = make_model(dataclasses.replace(shape, vision=vision), device, settings.dtype)
     assert model is not None
 
-    rows = []
-    for count in shape.spatial:
-        count = min(count, model.config.token_cap - NEW_VOXELS)
-        bench = _UpdateBench(model, count, settings.repetitions + 1, settings.seed)
-        rows.append(bench.measure(settings.label(count)))
-    print(table(rows))
-    return {
+    head = {
         **settings.head("scene-update"),
         "vision": {
             "hidden": vision.hidden_size,
@@ -94,8 +97,14 @@ def run_shape(
         "views": VIEWS,
         "chunk_tokens": CHUNK_TOKENS,
         "target_ms": TARGET_MS if device.type == "cuda" else None,
-        "rows": rows,
     }
+    rows = Rows(head, save)
+    for count in shape.spatial:
+        count = min(count, model.config.token_cap - NEW_VOXELS)
+        bench = _UpdateBench(model, count, settings.repetitions + 1, settings.seed)
+        rows.add([bench.measure(settings.label(count), rows.show)])
+    print(table(rows.rows))
+    return rows.results
 
 
 @dataclasses.dataclass(frozen=True, eq=False, slots=True)
@@ -204,7 +213,7 @@ class _UpdateBench:
             times.append(timed(made[0].step, self.device))
         return times
 
-    def update(self, number: int) -> tuple[dict[str, Timing], VoxelTable, int]:
+    def update(self, number: int) -> Update:
         """Keyframe `number` comes and an old view goes.
 
         Returns the time of each step, the table afterwards, and how many voxels were appended.
@@ -222,13 +231,21 @@ class _UpdateBench:
         require_same(table, self.build_table(table.views))
         return times, table, appended[0]
 
-    def measure(self, label: str) -> dict[str, Any]:
-        """All keyframes, the first as warm-up."""
-        numbers = tqdm(range(len(self.views) - VIEWS), unit="keyframe", desc=label)
-        _, *runs = [self.update(number) for number in numbers]
-        _, last_table, num_appended = runs[-1]
+    def measure(self, label: str, show: Callable[[list[dict[str, Any]]], None]) -> dict[str, Any]:
+        """All keyframes, the first as warm-up; show: gets the row so far."""
+        runs: list[Update] = []
+        for number in tqdm(
+            range(len(self.views) - VIEWS), unit="keyframe", desc=label, disable=None
+        ):
+            run = self.update(number)
+            if number:
+                runs.append(run)
+                show([self._row(runs)])
+        return self._row(runs)
 
-        # Step by step over all keyframes.
+    def _row(self, runs: Sequence[Update]) -> dict[str, Any]:
+        """Step by step over all keyframes."""
+        _, last_table, num_appended = runs[-1]
         times = {step: [run[0][step] for run in runs] for step in STEPS}
         steps = {step: percentiles(values, self.device) for step, values in times.items()}
         is_judged = self.device.type == "cuda"

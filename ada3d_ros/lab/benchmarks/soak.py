@@ -33,10 +33,10 @@ ASK_EVERY_S = 1.0
 LAST_ANSWER_S = 60.0
 # In turn; the last three cannot be served, and one before them has no time.
 QUESTIONS: tuple[dict[str, Any], ...] = (
-    {"question": "What is in front of the robot?"},
+    {"question": "Is there a table?"},
     {"question": "Is there a cabinet?"},
     {"question": "What is at [1.0, 0.5, 0.4]?"},
-    {"question": "Describe the room.", "max_new_tokens": 64},
+    {"question": "Describe the object at [1.0, 0.5, 0.4].", "max_new_tokens": 64},
     {"question": "How many chairs are there?", "keep_ratio": 0.7},
     {"phrase": "the cabinet"},
     {"question": "What colour is the table?", "timeout_sec": 0.02},

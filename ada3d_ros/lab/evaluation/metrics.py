@@ -1,9 +1,9 @@
 """How ScanQA, SQA3D and ScanRefer are scored, as LLaVA-3D's scripts and ScanRefer count.
 
-Answer cleaning, exact match, accuracy at an IoU. Rules of reference/llava3d.md 5.3, oddities kept:
-an empty prediction is contained in every reference, so its refined match is 1; "1.5" becomes
-"fifteen"; letters outside a-z vanish. The n-gram scores (BLEU, METEOR, CIDEr) need pycocoevalcap
-and are not here.
+Answer cleaning, exact match, accuracy at an IoU; VSI-Bench's accuracy of numbers. Rules of
+reference/llava3d.md 5.3, oddities kept: an empty prediction is contained in every reference, so its
+refined match is 1; "1.5" becomes "fifteen"; letters outside a-z vanish. The n-gram scores (BLEU,
+METEOR, CIDEr) need pycocoevalcap and are not here.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import re
 from collections.abc import Sequence
 
 IOU_PERCENT = (25, 50)
+MRA_PERCENT = range(50, 100, 5)
 SQA3D_TYPES = 6  # what, is, how, can, which, others
 _NUMBERS = (
     *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"),
@@ -127,15 +128,12 @@ def scanrefer_scores(ious: Sequence[float], unique: Sequence[bool]) -> dict[str,
     }
 
 
-def wilson(share: float, count: int) -> tuple[float, float]:
-    """The 95 % interval of a share (0..1) of `count`; (0, 1) without any."""
-    if count == 0:
-        return 0.0, 1.0
-    z = 1.96
-    shrink = 1 + z * z / count
-    middle = (share + z * z / (2 * count)) / shrink
-    half = z / shrink * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    return max(middle - half, 0.0), min(middle + half, 1.0)
+def mean_relative_accuracy(measured: float, true: float) -> float:
+    """VSI-Bench's MRA of one number, 0..1: the share of the levels .5, .55, ... .95 that its
+    relative error keeps, |measured - true| / |true| < 1 - level.
+    """
+    relative = abs(measured - true) / abs(true)
+    return sum(relative < 1.0 - level / 100 for level in MRA_PERCENT) / len(MRA_PERCENT)
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -21,7 +21,6 @@ from ada3d_ros.geometry.voxel import voxel_coords, voxel_ids
 from ada3d_ros.lab.command_line import add_model_folders, model_folders
 from ada3d_ros.lab.world.generated import generate_room
 from ada3d_ros.model.checkpoint import LoadedModel
-from ada3d_ros.model.llava3d import to_device
 from ada3d_ros.model.prompt import check_question, parse_coordinates, render_question
 from ada3d_ros.model.spatial import sample_patch_points
 from ada3d_ros.model.startup import open_model
@@ -110,8 +109,6 @@ def _patch_tokens(
 
     Pooling orders tokens by voxel; the cap keeps every N/cap-th (model/spatial.py).
     """
-    # On the device where they were pooled: a point on a border must round the same way.
-    views = to_device(views, loaded.model.device)
     xyz = sample_patch_points(views, loaded.model.config.vision.patches_per_side)
     xyz = xyz.flatten(1, 2)  # (V, P, 3)
     valid = torch.isfinite(xyz).all(dim=-1)

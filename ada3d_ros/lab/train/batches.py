@@ -24,8 +24,10 @@ from ada3d_ros.lab.train.tokens import (
     turn_rooms,
 )
 from ada3d_ros.lab.world.graph import Graph, graphs
-from ada3d_ros.lab.world.questions import RoomQuestion, make_questions
+from ada3d_ros.lab.world.questions import make_questions
+from ada3d_ros.lab.world.room_question import RoomQuestion
 from ada3d_ros.lab.world.rooms import CATEGORIES, Rooms, make_rooms
+from ada3d_ros.lab.world.wordings import reword
 
 VAL_ROOMS = 64
 SYMBOLIC_SEEDS = 10**9  # rooms without pictures are endless; they start after the gallery's
@@ -111,7 +113,8 @@ def batch_loss(
     # Vision features in place of the true code, where there are pictures.
     if rgb is not None:
         features = _encode(session, stage, rgb)
-        extra, report = patch_loss(session, rooms, points, features)
+        if len(session.code):
+            extra, report = patch_loss(session, rooms, points, features)
         if stage.shows == "patches":
             return extra, report, {}
         points = [Points(p.xyz_m, p.owners, features[b]) for b, p in enumerate(points)]
@@ -119,11 +122,14 @@ def batch_loss(
     # Spatial tokens, and the questions after them.
     known = graphs(rooms)
     asked = [_draw_questions(graph, stage.questions, draw) for graph in known]
-    packed = session.packer.pack(known, asked, rooms.category.shape[1])
+    objects, seed = rooms.category.shape[1], draw.randrange(2**40)
+    packed = session.packer.pack(known, asked, objects, seed).to(session.device)
     voxel = SYMBOLIC_VOXEL_M if stage.shows == "symbolic" else model.config.voxel_size_m
     tokens = room_tokens(model, rooms, points, session.code, voxel)
 
-    states = run_packed(model, session.packer.prefix_ids, tokens, packed, session.pruner)
+    states = run_packed(
+        model, session.packer.prefix_ids, tokens, packed, session.pruner, session.recompute
+    )
     loss, parts = losses(model.decoder, session.head, states, packed)
     report |= parts | {"tokens": sum(len(t.owner) for t in tokens) / len(tokens)}
     return loss + VISION_LOSS_WEIGHT * extra, report, right_answers(session, states.text, packed)
@@ -139,7 +145,8 @@ def _encode(session: Session, stage: Stage, rgb: torch.Tensor) -> torch.Tensor:
 
 def _draw_questions(graph: Graph, count: int, draw: random.Random) -> list[RoomQuestion]:
     kinds = tuple(MIX[draw.randrange(len(MIX))] for _ in range(count))
-    return make_questions(graph, draw.randrange(2**40), kinds, count)
+    made = make_questions(graph, draw.randrange(2**40), kinds, count)
+    return [reword(question, draw) for question in made]
 
 
 @torch.no_grad()
@@ -152,13 +159,14 @@ def right_answers(
     """
     states = text[packed.target_room, packed.target_place]
     best = session.model.decoder.lm_head(states).argmax(-1) == packed.target_id
-    sizes = [round(1.0 / float(w)) for w in packed.target_weight]
+    # A question's targets follow each other, in the order of the questions.
+    owner = packed.block[packed.target_room, packed.target_place]
+    _, sizes = torch.unique_consecutive(
+        torch.stack((packed.target_room, owner)), dim=1, return_counts=True
+    )
     result: dict[str, list[bool]] = defaultdict(list)
-    place = 0
-    for question in packed.questions:
-        size = sizes[place]
-        result[question.kind].append(bool(best[place : place + size].all()))
-        place += size
+    for question, right in zip(packed.questions, best.split(sizes.tolist()), strict=True):
+        result[question.kind].append(bool(right.all()))
     return result
 
 

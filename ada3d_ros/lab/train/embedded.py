@@ -14,14 +14,16 @@ import random
 import torch
 from torch import nn
 
+from ada3d_ros.asking.words import SYNONYMS
 from ada3d_ros.lab.train.packing import prompt_text
 from ada3d_ros.lab.world.graph import graphs
 from ada3d_ros.lab.world.questions import KINDS, make_questions
 from ada3d_ros.lab.world.rooms import CATEGORIES, COLORS, make_rooms
+from ada3d_ros.lab.world.wordings import reword
 from ada3d_ros.model.config import DecoderConfig, LlavaConfig, VisionConfig
 from ada3d_ros.model.grounding_head import GroundingHead
 from ada3d_ros.model.llava3d import Llava3D
-from ada3d_ros.model.prompt import SYSTEM_PROMPTS, Tokenizer
+from ada3d_ros.model.prompt import POINT_TOKENS, SYSTEM_PROMPTS, Tokenizer
 from ada3d_ros.model.vision import VisionTower
 
 NUM_LABELS = len(CATEGORIES) + 1 + len(COLORS) + 1
@@ -30,7 +32,7 @@ CORPUS_ROOMS = 400
 
 EMBEDDED_CONFIG = LlavaConfig(
     decoder=DecoderConfig(
-        vocab_size=1024,
+        vocab_size=1280,
         hidden_size=192,
         intermediate_size=512,
         num_layers=4,
@@ -44,9 +46,9 @@ EMBEDDED_CONFIG = LlavaConfig(
         num_hidden_layers=6,
         num_attention_heads=4,
         patch_size=8,
-        image_size=96,
+        image_size=128,
     ),
-    voxel_size_m=0.4,
+    voxel_size_m=0.3,
 )
 
 
@@ -56,6 +58,7 @@ def corpus() -> list[str]:
     Questions and answers of some training rooms.
     """
     texts = [system + " USER: \n ASSISTANT: </s>" for system in SYSTEM_PROMPTS.values()] * 20
+    texts += [" ".join(names) for names in SYNONYMS.values()] * 20
     texts += [
         "Please look here. At where Is What Which How Do The here not seen Do you see it? I have"
         " not seen it. Where is it? Please describe the scene concisely. yes no"
@@ -63,7 +66,8 @@ def corpus() -> list[str]:
     draw = random.Random(0)
     for graph in graphs(make_rooms("train", torch.arange(CORPUS_ROOMS))):
         for question in make_questions(graph, draw.randrange(2**30), tuple(KINDS), 44):
-            texts.append(f"USER: {prompt_text(question)} ASSISTANT: {question.answer}")
+            asked = reword(question, draw)
+            texts.append(f"USER: {prompt_text(asked)} ASSISTANT: {asked.answer}")
     return texts
 
 
@@ -85,8 +89,16 @@ def new_model(tokenizer: Tokenizer, seed: int = 0) -> tuple[Llava3D, GroundingHe
         bos_id=tokenizer.bos_id,
         eos_id=tokenizer.eos_id,
     )
+    point_id, egocentric_id = map(tokenizer.control_id, POINT_TOKENS)
+    config = dataclasses.replace(
+        EMBEDDED_CONFIG,
+        decoder=decoder,
+        point_id=point_id,
+        egocentric_point_id=egocentric_id,
+        question_kinds=tuple(KINDS),
+    )
     torch.manual_seed(seed)
-    model = Llava3D(dataclasses.replace(EMBEDDED_CONFIG, decoder=decoder))
+    model = Llava3D(config)
     for name, parameter in model.named_parameters():
         _initialise(name, parameter, decoder.num_layers)
     _initialise_locally(model.vision)

@@ -7,19 +7,22 @@ of each question alone.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
 import torch
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from ada3d_ros.lab.train.packing import PackedQuestions
 from ada3d_ros.lab.train.tokens import RoomTokens
-from ada3d_ros.model.decoder import DecoderLayer, LlamaDecoder, apply_rope, rope_tables
+from ada3d_ros.model.decoder import DecoderLayer, LlamaDecoder
 from ada3d_ros.model.grounding_head import GroundingHead
 from ada3d_ros.model.llava3d import Llava3D
 from ada3d_ros.model.prompt import CLICK_ID
+from ada3d_ros.model.rope import apply_rope, rope_tables
 from ada3d_ros.pruning.ranking import keep_best
 from ada3d_ros.pruning.strategy import LayerPruner
 
@@ -48,11 +51,14 @@ def run_packed(
     rooms: Sequence[RoomTokens],
     packed: PackedQuestions,
     pruner: LayerPruner | None = None,
+    recompute: bool = False,
 ) -> Packed:
     """Final normed states of all rows. pruner: how many spatial tokens each layer keeps for each
     question (AdaToken-3D during training; None = all); the question's last prompt token ranks
     them, and counts and choice are the engine's own functions. Other than there, what one question
-    drops still informs the scene's own rows, which all questions share.
+    drops still informs the scene's own rows, which all questions share. recompute: for large
+    models, keep of each layer only what enters it and compute the rest anew for the gradients; not
+    with a pruner.
     """
     decoder, start = model.decoder, len(prefix_ids)
     counts = [r.tokens.features.shape[0] for r in rooms]
@@ -73,9 +79,10 @@ def run_packed(
     alive = [pruner.counts(n, None) if pruner else (n,) * layers for n in counts]
     for i, layer in enumerate(decoder.layers):
         falls = i > 0 and any(room[i] < room[i - 1] for room in alive)
-        hidden = run.layer(
-            cast(DecoderLayer, layer), hidden, [room[i] for room in alive] if falls else None
+        step = functools.partial(
+            run.layer, cast(DecoderLayer, layer), counts=[r[i] for r in alive] if falls else None
         )
+        hidden = checkpoint(step, hidden, use_reentrant=False) if recompute else step(hidden)
     return Packed(
         text=decoder.norm(hidden[:, run.size :]),
         spatial=decoder.norm(hidden[:, start : run.size]),
@@ -103,10 +110,9 @@ class _PackedRun:
         scene_places = torch.arange(size, device=device).expand(len(counts), -1)
         places = torch.cat((scene_places, packed.offset + length[:, None]), dim=1)
         self.rope = rope_tables(places, config.head_dim, config.rope_theta, torch.float32)
-        block, order = packed.block, torch.arange(packed.block.shape[1], device=device)
-        own = (block[:, :, None] == block[:, None]) & (order[None, :, None] >= order[None, None])
-        scene = (scene_places < length[:, None])[:, None].expand(-1, block.shape[1], -1)
-        self.mask = torch.cat((scene, own), dim=-1)  # (B, M, P + M)
+        block = packed.block
+        self.mask = (scene_places < length[:, None])[:, None].expand(-1, block.shape[1], -1)
+        self.own = _OwnTokens(packed.rows, block.numel())
         self.kept = (torch.arange(size - start, device=device)[None] < counts[:, None])[
             packed.room
         ]  # (Q, N)
@@ -127,19 +133,32 @@ class _PackedRun:
         q = apply_rope(attention.queries(normed).float(), self.rope)  # float32: faster on CPUs
         k = apply_rope(attention.keys(normed).float(), self.rope)
         v = attention.split_heads(attention.v_proj(normed)).float()
+        shared = q.shape[1] // k.shape[1]  # query heads to a key's
+        k, v = (x.repeat_interleave(shared, dim=1) if shared > 1 else x for x in (k, v))
         if counts is not None:
             self._drop(q.detach(), k.detach(), counts)
-        out = torch.cat(
-            (
-                F.scaled_dot_product_attention(
-                    q[:, :, :size], k[:, :, :size], v[:, :, :size], is_causal=True
-                ),
-                F.scaled_dot_product_attention(q[:, :, size:], k, v, attn_mask=self.mask[:, None]),
-            ),
-            dim=2,
+        scene = F.scaled_dot_product_attention(
+            q[:, :, :size], k[:, :, :size], v[:, :, :size], is_causal=True
         )
+        out = torch.cat((scene, self._attend(q, k, v)), dim=2)
         hidden = hidden + attention.o_proj(out.transpose(1, 2).flatten(2))
         return hidden + cast(torch.Tensor, layer.mlp(layer.post_attention_layernorm(hidden)))
+
+    def _attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        """The questions' rows (B, H, M, d): one softmax over what each sees of the scene and over
+        its own question's rows, which are gathered question by question.
+        """
+        size, scale = self.size, q.shape[-1] ** -0.5
+        text = [x[:, :, size:] for x in (q, k, v)]
+        over_scene = (text[0] @ k[:, :, :size].mT) * scale
+        over_scene = over_scene.masked_fill(~self.mask[:, None], float("-inf"))
+        own_q, own_k, own_v = (self.own.gather(x) for x in text)  # (Q, H, T, d)
+        over_own = (own_q @ own_k.mT) * scale
+        over_own = over_own.masked_fill(~self.own.causal[:, None], float("-inf"))
+
+        weights = torch.cat((over_scene, self.own.scatter(over_own, q)), dim=-1).softmax(-1)
+        from_own = self.own.gather(weights[..., size:]) @ own_v
+        return weights[..., :size] @ v[:, :, :size] + self.own.scatter(from_own, q)
 
     @torch.no_grad()
     def _drop(self, q: torch.Tensor, k: torch.Tensor, counts: Sequence[int]) -> None:
@@ -151,7 +170,13 @@ class _PackedRun:
             torch.einsum("qhd,qhtd->qht", q[room, :, self.size + row], k[room])
             * q.shape[-1] ** -0.5
         )
-        logits = logits.masked_fill(~self.mask[room, row][:, None], float("-inf"))
+        block, order = (
+            self.packed.block[room],
+            torch.arange(self.packed.block.shape[1], device=row.device),
+        )
+        own = (block == block.gather(1, row[:, None])) & (order <= row[:, None])
+        seen = torch.cat((self.mask[room, row], own), dim=-1)
+        logits = logits.masked_fill(~seen[:, None], float("-inf"))
         weights = (
             logits.softmax(-1)[..., self.start : self.size].mean(1).masked_fill(~self.kept, -1.0)
         )
@@ -161,6 +186,32 @@ class _PackedRun:
         self.kept = kept
         self.mask = self.mask.clone()
         self.mask[..., self.start : self.size] &= self.kept[self.question]
+
+
+class _OwnTokens:
+    """Rows of B rooms (B, H, M, x) to rows of Q questions (Q, H, T, x), and the other way."""
+
+    def __init__(self, rows: torch.Tensor, total: int) -> None:
+        """rows (Q, T): as in PackedQuestions; total: B * M."""
+        present, order = rows >= 0, torch.arange(rows.shape[1], device=rows.device)
+        self._rows = rows.clamp(min=0)
+        # Where each row of the rooms lies among the Q * T; padding belongs to no question.
+        places_of = torch.zeros(total, dtype=torch.int64, device=rows.device)
+        places = torch.arange(rows.numel(), device=rows.device).view_as(rows)
+        places_of[rows[present]] = places[present]
+        self._places = places_of
+        earlier = order[None, :, None] >= order[None, None]
+        self.causal = earlier & (present[:, None] | (order[None, None] == 0))  # (Q, T, T)
+
+    def gather(self, values: torch.Tensor) -> torch.Tensor:
+        """(B, H, M, x) to (Q, H, T, x); what stands in padding means nothing."""
+        flat = values.transpose(1, 2).flatten(0, 1)  # (B * M, H, x)
+        return flat[self._rows].transpose(1, 2)
+
+    def scatter(self, values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+        """(Q, H, T, x) to (B, H, M, x) for the B of `like`; padding gets the first row's."""
+        flat = values.transpose(1, 2).flatten(0, 1)[self._places]  # (B * M, H, x)
+        return flat.unflatten(0, (like.shape[0], -1)).transpose(1, 2)
 
 
 def losses(
@@ -173,13 +224,12 @@ def losses(
     token_loss = F.cross_entropy(logits, packed.target_id, reduction="none")
     answer = (token_loss * packed.target_weight).sum() / len(packed.room)
 
-    # The grounding head on each question's last prompt token and the spatial tokens it kept.
-    query = states.text[packed.room, packed.query].float()[:, None]  # (Q, 1, D)
-    tokens, mask = states.spatial.float()[packed.room], states.mask
-    pointed, presence = (value[:, 0] for value in head.point(query, tokens, mask))
+    # The grounding head on the state before each place, and the spatial tokens its question kept.
+    points = _point(head, states, packed)
+    pointed, mask = points.logits, points.mask
 
-    # Pointing: all weight on tokens of the object, of questions that kept one.
-    owned = (states.owner[packed.room] >= OWNED_SHARE) & mask[..., None]  # (Q, N, O)
+    # Pointing: all weight on tokens of the object, of queries whose question kept one.
+    owned = (states.owner[packed.head_room] >= OWNED_SHARE) & mask[..., None]  # (H, N, O)
     target = (owned & packed.evidence[:, None]).any(-1).float()
     has_target = target.sum(-1) > 0
     log_weights = F.log_softmax(pointed.masked_fill(~mask, -1e4), dim=-1)
@@ -189,8 +239,8 @@ def losses(
     # Presence: whether the room has what is named, where that is the question.
     asked = packed.presence >= 0
     presence_loss = F.binary_cross_entropy_with_logits(
-        presence[asked].float(), packed.presence[asked]
-    )
+        points.presence[asked].float(), packed.presence[asked], reduction="sum"
+    ) / max(int(asked.sum()), 1)
 
     # Boxes, of questions that ask for one.
     has_box = torch.isfinite(packed.box_m[:, 0]) & has_target
@@ -201,8 +251,35 @@ def losses(
         + PRESENCE_WEIGHT * presence_loss
         + BOX_WEIGHT * box * has_box.float().mean()
     )
+    # For the log: how often the peak lies on what was to be pointed at.
+    peak = target.gather(1, pointed.detach().masked_fill(~mask, -1e4).argmax(-1)[:, None])
+    at_peak = peak[has_target].mean()
     parts = {"answer": answer, "pointing": pointing, "presence": presence_loss, "box": box}
+    parts["peak"] = at_peak
     return total, {name: float(value.detach()) for name, value in parts.items()}
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Points:
+    """What the grounding head says to H queries: logits and mask (H, N), presence (H,)."""
+
+    logits: torch.Tensor
+    presence: torch.Tensor
+    mask: torch.Tensor
+
+
+def _point(head: GroundingHead, states: Packed, packed: PackedQuestions) -> _Points:
+    """All queries of a room at once: its tokens are projected once."""
+    rooms, mask = len(states.spatial), states.mask[packed.head_question]
+    order = torch.arange(len(packed.head_room), device=mask.device)
+    first = torch.searchsorted(packed.head_room, torch.arange(rooms, device=mask.device))
+    column = order - first[packed.head_room]
+    where = packed.head_room, column
+    queries = states.text.new_zeros(rooms, int(column.max()) + 1, states.text.shape[-1]).float()
+    queries = queries.index_put(where, states.text[packed.head_room, packed.head_place].float())
+    masks = mask.new_ones(*queries.shape[:2], mask.shape[-1]).index_put(where, mask)
+    logits, presence = head.point(queries, states.spatial.float(), masks)
+    return _Points(logits[where], presence[where], mask)
 
 
 def _box_loss(
@@ -213,13 +290,13 @@ def _box_loss(
     log_weights: torch.Tensor,
     target: torch.Tensor,
 ) -> torch.Tensor:
-    """L1 of centre (metres) and of log size over the questions with has_box (Q,).
+    """L1 of centre (metres) and of log size over the queries with has_box (H,).
 
-    log_weights (Q, N) of pointing; target (Q, N), 1 on the object's own tokens: the weights on
+    log_weights (H, N) of pointing; target (H, N), 1 on the object's own tokens: the weights on
     these alone are taken, as they are at a clean peak.
     """
-    room, box_m, target = packed.room[has_box], packed.box_m[has_box], target[has_box]
-    query = states.text[room, packed.query[has_box]].float()[:, None]
+    room, box_m, target = packed.head_room[has_box], packed.box_m[has_box], target[has_box]
+    query = states.text[room, packed.head_place[has_box]].float()[:, None]
     if not len(query):
         return query.new_zeros(())
     weights = log_weights[has_box].exp() * target + 1e-3 * target

@@ -32,14 +32,16 @@ from ada3d_ros.lab.train.session import (
     trained_modules,
 )
 from ada3d_ros.lab.train.stages import STAGES, Stage
+from ada3d_ros.lab.train.warm_start import take_over
 from ada3d_ros.lab.train.workers import Workers
+from ada3d_ros.model.checkpoint import load_model
 from ada3d_ros.model.llava3d import Llava3D
 from ada3d_ros.pruning.cost import DecoderShape
 from ada3d_ros.pruning.policy import Policy
 from ada3d_ros.pruning.strategy import LayerPruner
 
 SAVE_EVERY_S = 120.0
-REPORT_EVERY_S = 30.0
+REPORT_EVERY_S = 180.0  # 64 rooms of validation cost as much as 20 of training
 
 
 def planned_pruner(model: Llava3D, keep_ratio: float) -> LayerPruner | None:
@@ -131,10 +133,17 @@ def _parser() -> argparse.ArgumentParser:
     add, device = parser.add_argument, "cuda" if torch.cuda.is_available() else "cpu"
     names = ",".join(s.name for s in STAGES)
     add("--out", type=Path, required=True, help="folder of the run")
+    add(
+        "--from",
+        dest="start_from",
+        type=Path,
+        metavar="CHECKPOINT",
+        help="begin a new run with the weights of this folder (default: with new ones)",
+    )
     add("--stages", default=names, help="which, in order (default: %(default)s)")
     add("--minutes", type=float, default=1e9, help="stop after this time; the next run goes on")
     add("--level", type=int, default=1, choices=(1, 2), help="of the worlds (default 1)")
-    add("--rooms", type=int, default=6000, help="rendered training rooms (default 6000, 2 GB)")
+    add("--rooms", type=int, help="rendered training rooms (default 6000, 2 GB; with --lora 500)")
     add("--device", default=device, help="cpu or cuda (default: cuda if there)")
     add("--threads", type=int, default=1, help="CPU threads (default 1)")
     add(
@@ -157,6 +166,19 @@ def _parser() -> argparse.ArgumentParser:
         default=0.5,
         help="score below which exported boxes are not shown",
     )
+    fine = parser.add_argument_group("fine-tuning a trained checkpoint").add_argument
+    fine("--lora", action="store_true", help="teach that of --from to point, by LoRA (needs peft)")
+    fine("--rank", type=int, default=16, help="of the adapters (default 16)")
+    fine("--passes", type=int, default=4000, help="room passes in all (default 4000)")
+    fine("--batch", type=int, default=1, help="rooms a step (default 1)")
+    fine("--questions", type=int, default=16, help="a room (default 16)")
+    fine("--train-clicks", action="store_true", help="the click encoder learns, too")
+    fine("--vision-path", type=Path, metavar="FOLDER", help="CLIP folder (model.vision_path)")
+    fine(
+        "--adapter-only",
+        action="store_true",
+        help="--export writes the adapters (peft's format) and the head alone",
+    )
     return parser
 
 
@@ -164,6 +186,13 @@ def _run(options: argparse.Namespace) -> None:
     """`ada3d train` with parsed options. Raises Ada3DError, OSError."""
     # Which stages, and until when.
     until = time.monotonic() + options.minutes * 60
+    if options.lora:
+        from ada3d_ros.lab.train.finetune import fine_tune  # peft is loaded where it is needed
+
+        options.rooms = options.rooms or 500
+        fine_tune(options, until)
+        return
+    options.rooms = options.rooms or 6000
     known = {stage.name: stage for stage in STAGES}
     wanted = options.stages.split(",")
     for name in wanted:
@@ -173,6 +202,8 @@ def _run(options: argparse.Namespace) -> None:
     # The run, new or resumed; Ctrl-C and `kill` end it after the step.
     workers = Workers(options.device)
     session = open_session(options.out, options.level, options.rooms, workers, options.seed)
+    if options.start_from:
+        take_over(session, load_model(options.start_from))
     if options.keep_ratio != 1.0:
         session.pruner = planned_pruner(session.model, options.keep_ratio)
     for number in (signal.SIGINT, signal.SIGTERM):

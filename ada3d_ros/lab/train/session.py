@@ -12,7 +12,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ada3d_ros.lab.train.embedded import EMBEDDED_CONFIG, corpus, feature_code, new_model
+from ada3d_ros.lab.train.embedded import (
+    EMBEDDED_CONFIG,
+    corpus,
+    feature_code,
+    new_model,
+)
 from ada3d_ros.lab.train.gallery import Gallery, open_gallery
 from ada3d_ros.lab.train.optimizers import Optimizers
 from ada3d_ros.lab.train.packing import Packer
@@ -20,7 +25,7 @@ from ada3d_ros.lab.train.stages import Stage
 from ada3d_ros.lab.train.workers import Workers
 from ada3d_ros.model.grounding_head import GroundingHead
 from ada3d_ros.model.llava3d import Llava3D
-from ada3d_ros.model.prompt import Tokenizer
+from ada3d_ros.model.prompt import POINT_TOKENS, Tokenizer
 from ada3d_ros.model.random_checkpoint import train_tokenizer
 from ada3d_ros.pruning.strategy import LayerPruner
 
@@ -29,8 +34,8 @@ from ada3d_ros.pruning.strategy import LayerPruner
 class Session:
     """What a run holds: weights, data, and how many room passes each stage has seen.
 
-    code: of the vision features (`feature_code`); pruner: of spatial tokens while
-    training, None = all are kept.
+    code: of the vision features (`feature_code`), empty for a checkpoint's own tower, which stays;
+    pruner: of spatial tokens while training, None = all are kept; recompute: as in `run_packed`.
     """
 
     folder: Path
@@ -45,6 +50,7 @@ class Session:
     galleries: dict[str, Gallery] = field(default_factory=dict)
     stopped: bool = False
     pruner: LayerPruner | None = None
+    recompute: bool = False
 
     def stop(self, *args: object) -> None:
         """Finish the step, save, end: what Ctrl-C and `kill` do."""
@@ -83,7 +89,9 @@ def open_session(
         folder=folder,
         model=model.to(device),
         head=head.to(device),
-        packer=Packer(tokenizer),
+        packer=Packer(
+            tokenizer, point_ids=(model.config.point_id, model.config.egocentric_point_id)
+        ),
         code=feature_code(model.config.vision.hidden_size).to(device),
         level=level,
         gallery_rooms=gallery_rooms,
@@ -98,7 +106,8 @@ def _open_tokenizer(path: Path, workers: Workers) -> Tokenizer:
     if path.exists():
         tokenizer = Tokenizer(path)
     else:
-        tokenizer = train_tokenizer(path, corpus(), EMBEDDED_CONFIG.decoder.vocab_size)
+        size = EMBEDDED_CONFIG.decoder.vocab_size
+        tokenizer = train_tokenizer(path, corpus(), size, POINT_TOKENS)
     if workers.first:
         workers.wait()
     return tokenizer

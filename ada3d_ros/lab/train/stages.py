@@ -36,23 +36,28 @@ STAGES = (
     Stage("symbolic", "symbolic", 6_000, 8, 22, 2e-3, per_object=1, background=3),
     Stage("points", "symbolic", 1_600, 8, 22, 1.5e-3, per_object=5, background=16),
     Stage("oracle", "oracle", 1_000, 4, 24, 1e-3),
-    Stage("vision", "patches", 10_000, 4, 0, 2e-3),
-    Stage("features", "features", 3_000, 4, 24, 1e-3, decay=0.4),
-    Stage("images", "images", 1_200, 4, 24, 3e-4, decay=0.6),
+    Stage("vision", "patches", 24_000, 4, 0, 1.5e-3, decay=0.5),
+    Stage("features", "features", 12_000, 4, 24, 1e-3, decay=0.4),
+    Stage("images", "images", 12_000, 4, 24, 6e-4, decay=0.7),
 )
-# How often each kind of question is asked; one round is 22. Those that take several steps of
+# How often each kind of question is asked; one round is 34. Those that take several steps of
 # thought come often: they are learned last.
 TIMES = {
     "existence": 2,
     "color": 2,
     "category": 2,
     "grounding": 3,
-    "absent": 1,
-    "count": 2,
+    "absent": 2,
+    "count": 4,
     "nearest": 3,
     "relation": 3,
-    "superlative": 1,
-    "multihop": 2,
+    "superlative": 3,
+    "multihop": 3,
     "caption": 1,
+    "side": 1,
+    "within": 2,
+    "on": 1,
+    "under": 1,
+    "between": 2,
 }
 MIX = tuple(kind for kind, times in TIMES.items() for _ in range(times))

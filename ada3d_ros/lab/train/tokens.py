@@ -17,7 +17,7 @@ from torch.nn.functional import one_hot
 from ada3d_ros.geometry.voxel import pool_mean, voxel_coords, voxel_ids
 from ada3d_ros.lab.world.rooms import ABSENT, CATEGORIES, COLORS, WALL_HEIGHT_M, Rooms
 from ada3d_ros.model.llava3d import Llava3D
-from ada3d_ros.model.spatial import pool_spatial_tokens
+from ada3d_ros.model.spatial import cap_spatial_tokens, pool_spatial_tokens
 from ada3d_ros.types import SpatialTokens
 
 SYMBOLIC_VOXEL_M = 0.05
@@ -104,10 +104,16 @@ def label_shares(rooms: Rooms, room: int, owners: torch.Tensor) -> torch.Tensor:
 
 
 def room_tokens(
-    model: Llava3D, rooms: Rooms, points: Sequence[Points], code: torch.Tensor, voxel_size_m: float
+    model: Llava3D,
+    rooms: Rooms,
+    points: Sequence[Points],
+    code: torch.Tensor,
+    voxel_size_m: float,
 ) -> list[RoomTokens]:
-    """Pooled tokens of every room; features that are None become the true code."""
-    result = []
+    """Pooled tokens of every room, at most as many as the model takes of a scene; features that are
+    None become the true code.
+    """
+    result, cap = [], model.config.token_cap
     for b, p in enumerate(points):
         # Points with depth, and what they show.
         features = label_shares(rooms, b, p.owners) @ code if p.features is None else p.features
@@ -119,5 +125,8 @@ def room_tokens(
         tokens = pool_spatial_tokens(features[None], xyz[None], embedding, voxel_size_m)
         ids, occupied = voxel_ids(voxel_coords(xyz, voxel_size_m))
         on = one_hot(owners + 1, rooms.category.shape[1] + 1).float().mean(dim=1)[:, 1:]
-        result.append(RoomTokens(tokens, pool_mean(on, ids, len(occupied))[0]))
+        owner = pool_mean(on, ids, len(occupied))[0]
+        if len(owner) > cap:
+            owner = owner[torch.arange(cap, device=owner.device) * len(owner) // cap]
+        result.append(RoomTokens(cap_spatial_tokens(tokens, cap), owner))
     return result

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ada3d_ros.lab.world.graph import Graph, Thing
-from ada3d_ros.lab.world.questions import RoomQuestion
+from ada3d_ros.lab.world.room_question import RoomQuestion
 
 FILES = (
     "scanqa_questions",

@@ -22,11 +22,14 @@ FIRST_STAMP_NS, PERIOD_NS = 1_000_000_000, 200_000_000
 
 @dataclass(frozen=True, eq=False, slots=True)
 class GeneratedRoom:
-    """boxes: axis-aligned, labelled `red chair`, in the order of graph.things."""
+    """boxes: axis-aligned, labelled `red chair`, in the order of graph.things; walls_m: lengths of
+    the walls along x and y, the room's middle at the origin.
+    """
 
     frames: tuple[RgbdFrame, ...]
     boxes: tuple[Box3D, ...]
     graph: Graph
+    walls_m: tuple[float, float]
 
 
 def generate_room(
@@ -38,7 +41,8 @@ def generate_room(
     """
     rooms = make_rooms(split, torch.tensor([seed]), level)
     frames = frames_of(rooms, render(rooms, side_px), 0)
-    return GeneratedRoom(frames, true_boxes(rooms, 0), graphs(rooms)[0])
+    length, width = rooms.room_m[0].tolist()
+    return GeneratedRoom(frames, true_boxes(rooms, 0), graphs(rooms)[0], (length, width))
 
 
 def frames_of(rooms: Rooms, views: Views, index: int) -> tuple[RgbdFrame, ...]:

@@ -1,4 +1,7 @@
-"""Questions about a room with answers from its graph: eleven types, several wordings each.
+"""Questions about a room with answers from its graph: sixteen types, a few plain wordings each.
+
+wordings.py says the same in many other ways; relations.py has what stands on, under, between and
+within. `places` are what the model is taught to point at before it speaks.
 
 Coordinates stand in the text as [x, y, z] metres, as a user of the node writes them. Answers are
 balanced within their type: yes and no, the counts, the three directions. Phrases to ground name an
@@ -7,55 +10,29 @@ object by its category, by colour and category, or as the largest of its categor
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
 
-from ada3d_ros.lab.world.graph import Graph, Thing, distance_m
+from ada3d_ros.asking.words import plural
+from ada3d_ros.lab.world.graph import Graph, Thing
+from ada3d_ros.lab.world.relations import between, on, relation, side, under, within
+from ada3d_ros.lab.world.room_question import (
+    NUMBERS,
+    SUPERLATIVE_MARGIN,
+    RoomQuestion,
+    about,
+    an,
+    largest,
+    left_to_right,
+    named,
+    only,
+    point,
+)
 from ada3d_ros.lab.world.rooms import CATEGORIES, COLORS
 
-NUMBERS = ("zero", "one", "two", "three", "four", "five", "six")
-DIRECTIONS = ("left", "right", "behind")
 NEAREST_MARGIN_M = 0.25
-SUPERLATIVE_MARGIN = 1.1  # times as large as the next
 CAPTION_PROMPT = "The related object is located at {point}. Describe the object in detail."
 FOUND, NOT_FOUND = "here it is", "not seen"
-
-
-@dataclass(frozen=True, slots=True)
-class RoomQuestion:
-    """One question and its true answer.
-
-    kind: one of KINDS; text: the question, of kinds to ground the phrase alone; evidence: objects
-    that the answer rests on (numbers of the graph); phrase, target: for grounding, target is the
-    object or None where there is none; unique: no other of the target's category.
-    """
-
-    kind: str
-    text: str
-    answer: str
-    evidence: tuple[int, ...] = ()
-    phrase: str = ""
-    target: int | None = None
-    unique: bool = False
-
-
-def _point(thing: Thing, draw: random.Random) -> str:
-    """A point inside the object, as the reference's training takes its clicks (llava3d.md 4.9)."""
-    x, y, z = (
-        c + (draw.random() - 0.5) * 0.6 * e
-        for c, e in zip(thing.center_m, thing.extents_m, strict=True)
-    )
-    return f"[{x:.3f}, {y:.3f}, {z:.3f}]"
-
-
-def _plural(category: str) -> str:
-    return {"shelf": "shelves"}.get(category, category + "s")
-
-
-def _an(words: str) -> str:
-    return ("an " if words[0] in "aeiou" else "a ") + words
 
 
 def _existence(graph: Graph, draw: random.Random) -> RoomQuestion | None:
@@ -81,10 +58,17 @@ def _existence(graph: Graph, draw: random.Random) -> RoomQuestion | None:
         return None
 
     form = draw.choice(("Is there {0}?", "Is there {0} in the room?", "Do you see {0}?"))
-    matches = tuple(
-        t.number for t in graph.things if words in (t.name, t.category, t.color + " object")
+    matches = left_to_right(
+        [t for t in graph.things if words in (t.name, t.category, t.color + " object")]
     )
-    return RoomQuestion("existence", form.format(_an(words)), "yes" if exists else "no", matches)
+    return RoomQuestion(
+        "existence",
+        form.format(an(words)),
+        "yes" if exists else "no",
+        matches,
+        names=(words,),
+        places=matches[:1],
+    )
 
 
 def _count(graph: Graph, draw: random.Random) -> RoomQuestion | None:
@@ -92,28 +76,29 @@ def _count(graph: Graph, draw: random.Random) -> RoomQuestion | None:
     groups: dict[int, list[tuple[str, tuple[int, ...]]]] = {}
     for k in CATEGORIES:
         found = graph.matching(category=k)
-        groups.setdefault(len(found), []).append((_plural(k), tuple(t.number for t in found)))
+        groups.setdefault(len(found), []).append((k, left_to_right(found)))
     for c in COLORS:
         found = graph.matching(color=c)
-        groups.setdefault(len(found), []).append((f"{c} objects", tuple(t.number for t in found)))
+        groups.setdefault(len(found), []).append((f"{c} object", left_to_right(found)))
     number = draw.choice(sorted(n for n in groups if n < len(NUMBERS)))
     words, numbers = draw.choice(groups[number])
-    text = draw.choice(("How many {0} are there?", "How many {0} are in the room?")).format(words)
-    return RoomQuestion("count", text, NUMBERS[number], numbers)
-
-
-def _only(graph: Graph, draw: random.Random) -> Thing | None:
-    """An object that is the only one of its category."""
-    unique = [t for t in graph.things if len(graph.matching(category=t.category)) == 1]
-    return draw.choice(unique) if unique else None
+    form = draw.choice(("How many {0} are there?", "How many {0} are in the room?"))
+    return RoomQuestion(
+        "count",
+        form.format(plural(words)),
+        NUMBERS[number],
+        numbers,
+        names=(words,),
+        places=numbers,
+    )
 
 
 def _color(graph: Graph, draw: random.Random) -> RoomQuestion | None:
-    thing = _only(graph, draw)
+    thing = only(graph, draw)
     if thing is None:
         return None
     form = draw.choice(("What color is the {0}?", "What is the color of the {0}?"))
-    return RoomQuestion("color", form.format(thing.category), thing.color, (thing.number,))
+    return about("color", form.format(thing.category), thing.color, thing, thing.category)
 
 
 def _category(graph: Graph, draw: random.Random) -> RoomQuestion | None:
@@ -121,80 +106,52 @@ def _category(graph: Graph, draw: random.Random) -> RoomQuestion | None:
     if draw.random() < 0.5:
         thing = draw.choice(graph.things)
         form = draw.choice(("What is at {0}?", "What is the object at {0}?"))
-        text = form.format(_point(thing, draw))
-        return RoomQuestion("category", text, thing.category, (thing.number,))
+        at = point(thing, draw)
+        return RoomQuestion(
+            "category",
+            form.format(at),
+            thing.category,
+            (thing.number,),
+            form="category_at",
+            names=(at,),
+        )
     unique = [t for t in graph.things if len(graph.matching(color=t.color)) == 1]
     if not unique:
         return None
     thing = draw.choice(unique)
     form = draw.choice(("What is the {0} object?", "What kind of object is {0}?"))
-    return RoomQuestion("category", form.format(thing.color), thing.category, (thing.number,))
-
-
-def _named(graph: Graph, draw: random.Random) -> Thing | None:
-    """An object whose colour and category name it alone."""
-    unique = [t for t in graph.things if len(graph.matching(t.category, t.color)) == 1]
-    return draw.choice(unique) if unique else None
+    return about("category", form.format(thing.color), thing.category, thing, thing.color)
 
 
 def _nearest(graph: Graph, draw: random.Random) -> RoomQuestion | None:
-    anchor = _named(graph, draw)
+    anchor = named(graph, draw)
     nearest = graph.nearest(anchor, NEAREST_MARGIN_M) if anchor else None
     if anchor is None or nearest is None:
         return None
     form = draw.choice(("What is nearest to the {0}?", "Which object is closest to the {0}?"))
-    return RoomQuestion("nearest", form.format(anchor.name), nearest.category, (nearest.number,))
-
-
-def _relation(graph: Graph, draw: random.Random) -> RoomQuestion | None:
-    """SQA3D's situation: standing at one object, facing another, where is a third?"""
-    named = [t for t in graph.things if len(graph.matching(t.category, t.color)) == 1]
-    if len(named) < 3:
-        return None
-    wanted = draw.choice(DIRECTIONS)
-    for _ in range(12):
-        at, facing, thing = draw.sample(named, 3)
-        apart = distance_m(at, facing) > 0.8 and distance_m(at, thing) > 0.8
-        if apart and direction(at, facing, thing) == wanted:
-            text = (
-                f"I am standing at the {at.name} and facing the {facing.name}. Is the {thing.name}"
-                " on my left, on my right or behind me?"
-            )
-            return RoomQuestion("relation", text, wanted, (thing.number,))
-    return None
-
-
-def direction(at: Thing, facing: Thing, thing: Thing) -> str:
-    """left, right, behind; empty where it is ahead or near a border of the sectors."""
-    ahead = math.atan2(facing.center_m[1] - at.center_m[1], facing.center_m[0] - at.center_m[0])
-    towards = math.atan2(thing.center_m[1] - at.center_m[1], thing.center_m[0] - at.center_m[0])
-    angle = math.degrees((towards - ahead + math.pi) % (2 * math.pi) - math.pi)
-    if abs(angle) > 150:
-        return "behind"
-    return ("left" if angle > 0 else "right") if 30 < abs(angle) < 120 else ""
-
-
-def _largest(things: list[Thing]) -> Thing | None:
-    ordered = sorted(things, key=lambda t: -t.volume_m3)
-    if len(ordered) < 2 or ordered[0].volume_m3 < SUPERLATIVE_MARGIN * ordered[1].volume_m3:
-        return None
-    return ordered[0]
+    return RoomQuestion(
+        "nearest",
+        form.format(anchor.name),
+        nearest.category,
+        (nearest.number,),
+        names=(anchor.name,),
+        places=(anchor.number, nearest.number),
+    )
 
 
 def _superlative(graph: Graph, draw: random.Random) -> RoomQuestion | None:
     """The largest or the tallest object, where it stands out."""
     if draw.random() < 0.5:
-        thing = _largest(list(graph.things))
+        thing = largest(list(graph.things))
         if thing is None:
             return None
-        text = "What color is the largest object?"
-        return RoomQuestion("superlative", text, thing.color, (thing.number,))
+        text, number = "What color is the largest object?", (thing.number,)
+        return RoomQuestion("superlative", text, thing.color, number, form="largest", places=number)
     first, second = sorted(graph.things, key=lambda t: -t.height_m)[:2]
     if first.height_m < SUPERLATIVE_MARGIN * second.height_m:
         return None
-    return RoomQuestion(
-        "superlative", "What is the tallest object?", first.category, (first.number,)
-    )
+    text, number = "What is the tallest object?", (first.number,)
+    return RoomQuestion("superlative", text, first.category, number, form="tallest", places=number)
 
 
 def _multihop(graph: Graph, draw: random.Random) -> RoomQuestion | None:
@@ -202,19 +159,27 @@ def _multihop(graph: Graph, draw: random.Random) -> RoomQuestion | None:
     groups = [k for k in CATEGORIES if graph.matching(category=k)]
     category = draw.choice(groups)
     things = graph.matching(category=category)
-    anchor = things[0] if len(things) == 1 else _largest(things)
+    anchor = things[0] if len(things) == 1 else largest(things)
     nearest = graph.nearest(anchor, NEAREST_MARGIN_M) if anchor else None
-    if nearest is None:
+    if anchor is None or nearest is None:
         return None
     words = ("largest " if len(things) > 1 else "") + category
     text = f"What color is the object nearest to the {words}?"
-    return RoomQuestion("multihop", text, nearest.color, (nearest.number,))
+    return RoomQuestion(
+        "multihop",
+        text,
+        nearest.color,
+        (nearest.number,),
+        names=(words,),
+        places=(anchor.number, nearest.number),
+    )
 
 
 def _caption(graph: Graph, draw: random.Random) -> RoomQuestion | None:
     thing = draw.choice(graph.things)
-    text = CAPTION_PROMPT.format(point=_point(thing, draw))
-    return RoomQuestion("caption", text, _an(thing.name), (thing.number,))
+    at = point(thing, draw)
+    text = CAPTION_PROMPT.format(point=at)
+    return RoomQuestion("caption", text, an(thing.name), (thing.number,), names=(at,))
 
 
 def _grounding(graph: Graph, draw: random.Random) -> RoomQuestion | None:
@@ -226,11 +191,11 @@ def _grounding(graph: Graph, draw: random.Random) -> RoomQuestion | None:
         phrase = thing.category
     elif len(graph.matching(thing.category, thing.color)) == 1:
         phrase = thing.name
-    elif _largest(same) is thing:
+    elif largest(same) is thing:
         phrase = f"largest {thing.category}"
     if not phrase:
         return None
-    words = draw.choice(("the " + phrase, "the " + phrase, _an(phrase)))
+    words = draw.choice(("the " + phrase, "the " + phrase, an(phrase)))
     return _grounded("grounding", words, thing, len(same) == 1)
 
 
@@ -238,7 +203,14 @@ def _grounded(kind: str, phrase: str, thing: Thing | None, unique: bool) -> Room
     number = () if thing is None else (thing.number,)
     target = None if thing is None else thing.number
     return RoomQuestion(
-        kind, phrase, FOUND if number else NOT_FOUND, number, phrase, target, unique
+        kind,
+        phrase,
+        FOUND if number else NOT_FOUND,
+        number,
+        phrase,
+        target,
+        unique,
+        names=(phrase.removeprefix("the ").removeprefix("an ").removeprefix("a "),),
     )
 
 
@@ -260,12 +232,17 @@ KINDS: dict[str, Callable[[Graph, random.Random], RoomQuestion | None]] = {
     "color": _color,
     "category": _category,
     "nearest": _nearest,
-    "relation": _relation,
+    "relation": relation,
     "superlative": _superlative,
     "multihop": _multihop,
     "caption": _caption,
     "grounding": _grounding,
     "absent": _absent,
+    "side": side,
+    "within": within,
+    "on": on,
+    "under": under,
+    "between": between,
 }
 
 

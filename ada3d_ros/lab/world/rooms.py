@@ -52,7 +52,7 @@ _SIZES: dict[str, Bounds] = {
     "sofa": ((1.20, 0.70, 0.70), (1.50, 0.95, 0.90)),
     "table": ((0.85, 0.70, 0.55), (1.30, 1.00, 0.80)),
 }
-_SMALL: dict[str, Bounds] = {  # of the same categories where they stand on a table
+SMALL: dict[str, Bounds] = {  # of the categories that stand on tables too, where they do
     "ball": ((0.20, 0.20, 0.20), (0.32, 0.32, 0.32)),
     "crate": ((0.22, 0.22, 0.20), (0.36, 0.32, 0.30)),
     "barrel": ((0.20, 0.20, 0.26), (0.28, 0.28, 0.40)),
@@ -159,7 +159,7 @@ def _draw(keys: torch.Tensor, level: int) -> Rooms:
     # What there is: kinds, sizes, and how each is turned.
     category, color = _draw_kinds(keys, count)
     small = torch.zeros_like(category, dtype=torch.bool)
-    for name in _SMALL:
+    for name in SMALL:
         small |= category == CATEGORIES.index(name)
     small &= uniform(keys, 2, count) < 0.35
     size = _draw_sizes(keys, category, small)
@@ -208,7 +208,7 @@ def _draw_sizes(keys: torch.Tensor, category: torch.Tensor, small: torch.Tensor)
     def table(of: dict[str, Bounds]) -> torch.Tensor:
         return torch.tensor([of.get(name, _SIZES[name]) for name in CATEGORIES], device=keys.device)
 
-    by_kind, on_table = table(_SIZES)[category], table(_SMALL)[category]
+    by_kind, on_table = table(_SIZES)[category], table(SMALL)[category]
     bounds = torch.where(small[..., None, None], on_table, by_kind)  # (B, O, 2, 3)
     share = uniform(keys, 30, category.shape[1], 3)
     size = bounds[:, :, 0] + share * (bounds[:, :, 1] - bounds[:, :, 0])

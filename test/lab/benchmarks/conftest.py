@@ -24,6 +24,7 @@ def make_options() -> Callable[..., argparse.Namespace]:
             "strategy": "",
             "keep_ratio": "0.5",
             "precision": "fp32",
+            "spatial": None,
             "seed": 0,
             "stride": 10,
         }

@@ -6,10 +6,12 @@ import argparse
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 
 from ada3d_ros.geometry.voxel import voxel_coords, voxel_ids
 from ada3d_ros.lab.benchmarks import bench
@@ -19,6 +21,7 @@ from ada3d_ros.lab.benchmarks.pruning import run_shape
 from ada3d_ros.lab.benchmarks.spread import Spread, plain
 from ada3d_ros.model.config import VisionConfig
 from ada3d_ros.model.spatial import pool_spatial_tokens
+from ada3d_ros.model.startup import embedded_model_path
 
 CPU = torch.device("cpu")
 VISION = VisionConfig(
@@ -124,7 +127,7 @@ def test_what_cannot_be_met_is_said_and_not_run(
     assert "not run: fastv at keep ratio 0.2" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("count", [290, 595, 850, 1659, 2560])
+@pytest.mark.parametrize("count", [290, 595, 850, 1659, 2560, 9000])
 def test_scenes_have_the_voxels_they_say(count: int) -> None:
     """Distinct voxels in the model's order; pooling the camera's patches finds exactly those."""
     scene = make_scene(count, 64, CPU, torch.float32, seed=3)
@@ -157,8 +160,22 @@ def test_shapes_are_those_of_the_study() -> None:
         (512, 32, 1376, 290),
         (4096, 4, 11008, 1659),
         (4096, 32, 11008, 2560),
+        (192, 4, 512, 480),
     ]
-    assert all(s.config.head_dim == 128 for s in SHAPES.values())
+    assert [s.config.head_dim for s in SHAPES.values()] == [128] * 5 + [64]
+
+
+def test_the_embedded_shape_is_the_embedded_models() -> None:
+    """Its own weights; no token ends an answer."""
+    shape = SHAPES["embedded"]
+    decoder, model = make_model(shape, CPU, torch.float32)
+    assert model is None
+    assert decoder.config == replace(shape.config, max_positions=4096)
+    assert decoder.config.eos_id == -1
+    file = embedded_model_path() / "model.safetensors"
+    with safe_open(file, "pt") as stored:
+        expected = stored.get_tensor("model.layers.2.mlp.down_proj.weight").float()
+    assert torch.equal(decoder.state_dict()["layers.2.mlp.down_proj.weight"], expected)
 
 
 def test_the_verb_writes_json_with_provenance(run_verb: Callable[..., dict[str, Any]]) -> None:
@@ -179,6 +196,7 @@ def test_7b_is_refused_on_a_cpu(suite: str, capsys: pytest.CaptureFixture[str]) 
         (["--repetitions", "0", "--device", "cpu"], "--repetitions 0: at least 1 is needed"),
         (["--strategy", "fastw", "--device", "cpu"], "did you mean 'fastv'?"),
         (["--keep-ratio", "much", "--device", "cpu"], "--keep-ratio 'much'"),
+        (["--spatial", "0", "--device", "cpu"], "--spatial 0: at least 1 token"),
     ],
 )
 def test_what_is_refused(

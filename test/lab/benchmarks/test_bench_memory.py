@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from ada3d_ros.lab.benchmarks.memory import (
-    OTHER_TOKENS,
+    LARGEST,
     SIZES_GIB,
     SPATIAL,
     fit_rows,
@@ -31,8 +31,8 @@ TINY = BenchShape("tiny", 128, 3, 192, (120,), low_precision=False)
 
 def test_what_fits_is_what_the_plan_says() -> None:
     rows = fit_rows()
-    assert [(r["weights"], r["kv"]) for r in rows] == [
-        (w, kv) for w in WEIGHTS for kv in ("bf16", "int8")
+    assert [(r["weights"], r["kv"], r["prune"]) for r in rows] == [
+        (w, kv, prune) for w in WEIGHTS for kv in ("bf16", "int8") for prune in ("none", "build")
     ]
     for r in rows:
         totals = [r["plans"][str(n)]["total"] for n in SPATIAL]
@@ -49,11 +49,12 @@ def test_what_fits_is_what_the_plan_says() -> None:
 @pytest.mark.parametrize("size", SIZES_GIB)
 @pytest.mark.parametrize("weights", WEIGHTS)
 def test_the_largest_scene_is_the_largest(weights: str, size: int) -> None:
-    memory, limit = size * 2**30, 4096 - OTHER_TOKENS
-    found = largest_scene(weights, False, memory)
-    assert 0 <= found <= limit
-    assert found == 0 or plan_7b(weights, False, found).total <= memory
-    assert found == limit or plan_7b(weights, False, found + 1).total > memory
+    memory = size * 2**30
+    found = largest_scene(weights, "model", "build", memory)
+    assert 0 <= found <= LARGEST
+    assert found == 0 or plan_7b(weights, "model", "build", found).total <= memory
+    assert found == LARGEST or plan_7b(weights, "model", "build", found + 1).total > memory
+    assert largest_scene(weights, "model", "none", memory) <= found
 
 
 def test_every_kind_of_weights_gets_a_row(
@@ -81,7 +82,7 @@ def test_every_kind_of_weights_gets_a_row(
 
 def test_the_verb_knows_the_suite(run_verb: Callable[..., dict[str, Any]]) -> None:
     data = run_verb("memory", TINY)
-    assert (data["n"], len(data["rows"]), len(data["fits"]["rows"])) == (1, 3, 6)
+    assert (data["n"], len(data["rows"]), len(data["fits"]["rows"])) == (1, 3, 12)
 
 
 def test_peaks_are_counted_tensor_by_tensor() -> None:

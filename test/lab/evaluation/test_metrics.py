@@ -14,7 +14,6 @@ from ada3d_ros.lab.evaluation.metrics import (
     scanqa_scores,
     scanrefer_scores,
     sqa3d_scores,
-    wilson,
 )
 
 
@@ -112,10 +111,3 @@ def test_nothing_asked_is_no_number() -> None:
         scanrefer_scores([0.5], [])
     with pytest.raises(ValueError, match="zip"):
         sqa3d_scores(["yes"], ["yes"], [])
-
-
-def test_interval_is_wilsons() -> None:
-    assert wilson(0.5, 100) == pytest.approx((0.4038, 0.5962), abs=1e-4)
-    assert wilson(0.0, 10) == pytest.approx((0.0, 0.2775), abs=1e-3)
-    assert wilson(1.0, 1)[1] == 1.0
-    assert wilson(0.0, 0) == (0.0, 1.0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import re
@@ -16,29 +15,30 @@ import pytest
 import torch
 
 from ada3d_ros.config import from_flat
-from ada3d_ros.errors import ConfigError, ModelError, OutOfMemoryError
-from ada3d_ros.lab.evaluation.metrics import wilson
-from ada3d_ros.lab.evaluation.synthetic import (
-    ASKED,
-    RoomSelection,
-    ask_room,
-    evaluate,
-    load_room,
-    main,
-    open_pipeline,
-    rooms_of,
+from ada3d_ros.errors import (
+    AmbiguousError,
+    ConfigError,
+    ModelError,
+    NoFramesError,
+    OutOfMemoryError,
+    UnknownKindError,
 )
+from ada3d_ros.lab.evaluation.command import main
+from ada3d_ros.lab.evaluation.pipelines import load_room, open_pipeline
+from ada3d_ros.lab.evaluation.selection import ASKED, RoomSelection, rooms_of
+from ada3d_ros.lab.evaluation.synthetic import ask_room, evaluate
 from ada3d_ros.lab.evaluation.tally import METRICS, Tally, summary
-from ada3d_ros.lab.train.embedded import EMBEDDED_CONFIG
 from ada3d_ros.lab.world.generated import frames_of
 from ada3d_ros.lab.world.graph import graphs
-from ada3d_ros.lab.world.questions import RoomQuestion, make_questions
+from ada3d_ros.lab.world.questions import make_questions
 from ada3d_ros.lab.world.render import render
+from ada3d_ros.lab.world.room_question import RoomQuestion
 from ada3d_ros.lab.world.rooms import make_rooms
-from ada3d_ros.model.grounding_head import GroundingHead, save_grounding_head
-from ada3d_ros.model.random_checkpoint import write_random_checkpoint
+from ada3d_ros.model.startup import embedded_model_path
 from ada3d_ros.pipeline import Ada3DPipeline
-from ada3d_ros.types import Box3D, TokenUsage
+from ada3d_ros.types import AskHooks, Box3D, Question
+from ada3d_ros.usage import TokenUsage
+from test.support.pointing import write_pointing_checkpoint
 
 GROUNDING = {
     f"grounding_{group}_acc{percent}" for group in ("unique", "distractor") for percent in (25, 50)
@@ -56,18 +56,6 @@ KEYS = {
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    decoder = dataclasses.replace(EMBEDDED_CONFIG.decoder, vocab_size=512)
-    write_random_checkpoint(
-        folder, config=dataclasses.replace(EMBEDDED_CONFIG, decoder=decoder, random_weights=True)
-    )
-    torch.manual_seed(0)
-    save_grounding_head(GroundingHead(decoder.hidden_size), folder, 0.0)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def results(model: Path) -> dict[str, Any]:
     """Of the test rooms 400000 to 400002."""
     pipeline = open_pipeline(model, "none", None)
@@ -79,6 +67,10 @@ def raising(error: Exception) -> Callable[..., None]:
         raise error
 
     return fail
+
+
+def all_raising(error: Exception) -> Callable[..., list[Exception]]:
+    return lambda pipeline, asked: [error for _ in asked]
 
 
 def test_n_is_what_the_rooms_were_asked(results: dict[str, Any]) -> None:
@@ -113,6 +105,7 @@ def test_a_model_without_words_is_wrong_everywhere_and_said_so(
 ) -> None:
     for name in ("ask", "ground"):
         monkeypatch.setattr(Ada3DPipeline, name, raising(ModelError("no text")))
+    monkeypatch.setattr(Ada3DPipeline, "ask_together", all_raising(ModelError("no text")))
     out = tmp_path / "out.json"
     assert main(["synthetic", "--model", str(model), "--scenes", "1", "--json", str(out)]) == 0
     results = json.loads(out.read_text())
@@ -125,18 +118,20 @@ def test_a_model_without_words_is_wrong_everywhere_and_said_so(
 def test_a_failure_of_the_machine_is_no_wrong_answer(
     model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(Ada3DPipeline, "ask", raising(OutOfMemoryError("2 GiB")))
+    monkeypatch.setattr(Ada3DPipeline, "ask_together", all_raising(OutOfMemoryError("2 GiB")))
     assert main(["synthetic", "--model", str(model), "--scenes", "1"]) == 2
     assert "2 GiB" in capsys.readouterr().err
 
 
 def test_the_file_says_where_its_numbers_come_from(model: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.json"
-    selection = ["--scenes", "2", "--seed", "7", "--shuffle-scenes"]
+    selection = ["--scenes", "2", "--seeds", "7", "--shuffle-scenes"]
     assert main(["synthetic", "--model", str(model), *selection, "--json", str(out)]) == 0
     results = json.loads(out.read_text())
     assert results["provenance"]["seed"] == 7
-    assert {"commit", "date", "versions", "device"} <= set(results["provenance"])
+    assert {"commit", "date", "versions"} <= set(results["provenance"])
+    assert results["provenance"]["device"] == "cpu"
+    assert "over rooms" in results["intervals"]
     assert (results["scenes"], results["split"], results["shuffled"]) == (2, "test", True)
     assert results["random_weights"]
     assert len(results["sha256"]) == 64
@@ -146,13 +141,16 @@ def test_results_have_every_key_with_n_and_chance(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out.json"
-    selection = ["--scenes", "3", "--seed", "5"]
+    selection = ["--scenes", "3", "--seeds", "5"]
     assert main(["synthetic", "--model", str(model), *selection, "--json", str(out)]) == 0
     results = json.loads(out.read_text())
     assert set(results["metrics"]) >= KEYS
     for name, detail in results["details"].items():
-        assert detail["n"] > 0
-        assert 0.0 < detail["chance"] <= 1.0 or name.startswith("grounding")
+        if name not in KEYS and not detail["n"]:  # nothing was right, nothing measured
+            continue
+        assert detail["n"] >= detail["rooms"] > 0
+        if detail["chance"] is not None:  # a distance has none
+            assert 0.0 < detail["chance"] <= 1.0 or name.startswith("grounding")
         assert detail["interval"][0] <= results["metrics"][name] <= detail["interval"][1] + 1e-9
     assert results["provenance"]["seed"] == 5
     assert results["spatial_tokens"] > 100
@@ -160,6 +158,68 @@ def test_results_have_every_key_with_n_and_chance(
     shown = capsys.readouterr().out
     assert "RANDOM WEIGHTS" in shown
     assert "existence" in shown
+
+
+def test_seeds_are_pooled_and_each_stands_beside(model: Path, results: dict[str, Any]) -> None:
+    pipeline = open_pipeline(model, "none", None)
+    pooled = evaluate(pipeline, *(RoomSelection(seed=seed, scenes=3) for seed in (4, 6)))
+    other = evaluate(pipeline, RoomSelection(seed=6, scenes=3))
+    assert pooled["seeds"] == [4, 6]
+    assert set(pooled["by_seed"]) == {"4", "6"}
+    for name, detail in pooled["details"].items():
+        parts = [one["details"][name]["n"] for one in (results, other)]
+        assert detail["n"] == sum(parts)
+        values = [pooled["by_seed"][seed].get(name) for seed in ("4", "6")]
+        alone = [one["metrics"][name] for one in (results, other)]
+        for value, expected, n in zip(values, alone, parts, strict=True):
+            assert value == expected if n else value is None or math.isnan(value)
+        if all(parts):
+            mean = np.average(alone, weights=parts)
+            assert pooled["metrics"][name] == pytest.approx(mean, abs=1e-12)
+
+
+def test_in_a_batch_the_answers_are_those_of_one_by_one() -> None:
+    """Of the model that ships, unpruned and pruned while the scene is built."""
+    for strategy in ("none", "adatoken3d"):
+        pipeline = open_pipeline(embedded_model_path(), strategy, None)
+        (room,) = rooms_of(RoomSelection("val", scenes=1), pipeline.view_side)
+        load_room(pipeline, room.frames)
+        tally = Tally()
+        ask_room(pipeline, [q for q in room.questions if not q.phrase], room.boxes, tally)
+        load_room(pipeline, room.frames)
+        alone = [
+            pipeline.ask(Question(q.text, want_boxes=False, max_new_tokens=12)).text
+            for q in room.questions
+            if not q.phrase and q.kind not in ("caption", "relation")
+        ]
+        assert [text for text, _ in tally.texts] == alone
+        assert len(alone) >= 8
+
+
+def test_tokens_chosen_for_each_question_are_asked_for_one_by_one(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Ada3DPipeline, "ask_together", raising(AssertionError("a batch")))
+    pipeline = open_pipeline(model, "adatoken3d", 0.5, {"cache.prune": "question"})
+    (room,) = rooms_of(RoomSelection(scenes=1), pipeline.view_side)
+    load_room(pipeline, room.frames)
+    tally = Tally()
+    ask_room(pipeline, room.questions[:3], room.boxes, tally)
+    assert tally.asked == 3
+    assert np.mean(tally.keep_ratios) == pytest.approx(0.5, abs=0.02)
+
+
+def test_a_refused_question_is_wrong_and_counted() -> None:
+    tally = Tally()
+    tally.next_room()
+    assert tally.reply(UnknownKindError("how tall")) is None
+    assert tally.reply(AmbiguousError("two chairs")) is None
+    assert tally.reply(UnknownKindError("when")) is None
+    results = summary(tally)
+    assert results["refused"] == {"UnknownKind": 2, "Ambiguous": 1}
+    assert (results["n"], results["unanswered"]) == (3, 0)
+    with pytest.raises(NoFramesError):
+        tally.reply(NoFramesError("no view"))
 
 
 def test_pruning_and_shuffling_are_said(model: Path) -> None:
@@ -176,8 +236,12 @@ def test_pruning_and_shuffling_are_said(model: Path) -> None:
         (["--scenes", "0"], "at least 1"),
         (["--scenes", "100001"], "at most 100000"),
         (["--scenes", "1", "--shuffle-scenes"], "at least 2"),
-        (["--seed", "-1"], "--seed -1"),
+        (["--seeds", "-1"], "seed -1"),
+        (["--seeds", "0,a"], "--seeds '0,a'"),
+        (["--blind", "--shuffle-scenes"], "--blind"),
+        (["--blind", "--strategy", "fastv"], "--blind"),
         (["--threads", "0"], "--threads 0"),
+        (["--device", "cuda:77"], "cuda:77"),
         (["--keep", "0.4"], "--strategy"),
         (["--strategy", "fastv", "--keep", "2"], "keep_ratio = 2.0"),
         (["--model", "/nowhere"], "/nowhere"),
@@ -244,18 +308,16 @@ def test_an_empty_tally_has_every_key_and_no_number() -> None:
     assert all(detail["n"] == 0 for detail in results["details"].values())
 
 
-def test_interval_is_wilsons() -> None:
-    assert wilson(0.5, 100) == pytest.approx((0.4038, 0.5962), abs=1e-4)
-    low, high = wilson(0.0, 10)
-    assert (low, high) == pytest.approx((0.0, 0.2775), abs=1e-3)
-
-
 def test_a_tally_counts() -> None:
     tally = Tally()
+    tally.next_room()
     tally.add("x", 1.0, 0.5)
     tally.add("x", 0.0, 0.25)
-    assert np.mean(tally.right["x"]) == 0.5
-    assert tally.chance["x"] == [0.5, 0.25]
+    tally.next_room()
+    tally.add("x", 1.0, 0.25)
+    assert np.mean(tally.right["x"]) == pytest.approx(2 / 3)
+    assert tally.chance["x"] == [0.5, 0.25, 0.25]
+    assert tally.room["x"] == [0, 0, 1]
 
 
 # -- the box that counts
@@ -326,3 +388,22 @@ def test_a_room_is_not_moved_out_of_the_world(
 ) -> None:
     assert main(["synthetic", "--floor-z", floor_z]) == 2
     assert "--floor-z" in capsys.readouterr().err
+
+
+def test_without_chains_no_answer_points(tmp_path: Path) -> None:
+    """Of a model that points in most of its answers where it may."""
+    folder = write_pointing_checkpoint(tmp_path)
+    places, texts = [], []
+    for points in (True, False):
+        pipeline = open_pipeline(folder, "none", None, {"question.point": points})
+        (room,) = rooms_of(RoomSelection(scenes=1), pipeline.view_side)
+        load_room(pipeline, room.frames)
+        asked = [Question(q.text, want_boxes=False, max_new_tokens=12) for q in room.questions[:6]]
+        answers = [pipeline.ask(question) for question in asked]
+        together = pipeline.ask_together([(question, AskHooks()) for question in asked])
+        assert [a.text for a in answers] == [getattr(a, "text", a) for a in together]
+        places.append([len(answer.places) for answer in answers])
+        texts.append([answer.text for answer in answers])
+    assert sum(places[0]) >= 3
+    assert places[1] == [0] * len(places[1])
+    assert texts[0] != texts[1]

@@ -25,7 +25,13 @@ from ada3d_ros.lab.world.questions import KINDS, make_questions
 from ada3d_ros.lab.world.rooms import ABSENT, make_rooms
 from ada3d_ros.model.grounding_head import GroundingHead
 from ada3d_ros.model.llava3d import Llava3D
-from ada3d_ros.model.prompt import parse_coordinates, render_question
+from ada3d_ros.model.prompt import (
+    CLICK_ID,
+    IMAGE_ID,
+    POINT_TOKENS,
+    parse_coordinates,
+    render_question,
+)
 from ada3d_ros.model.random_checkpoint import train_tokenizer
 from ada3d_ros.pruning.schedule import RetentionSchedule
 from ada3d_ros.pruning.strategy import LayerPruner
@@ -34,50 +40,94 @@ from ada3d_ros.pruning.strategy import LayerPruner
 @pytest.fixture(scope="module")
 def packer(tmp_path_factory: pytest.TempPathFactory) -> Packer:
     folder: Path = tmp_path_factory.mktemp("tokenizer")
-    return Packer(train_tokenizer(folder / "tokenizer.model", corpus(), 1024))
+    tokenizer = train_tokenizer(folder / "tokenizer.model", corpus(), 1280, POINT_TOKENS)
+    points = tokenizer.control_id("<point>"), tokenizer.control_id("<point_ego>")
+    return Packer(tokenizer, point_ids=points)
 
 
 def test_packed_rows_equal_each_prompt_alone(packer: Packer) -> None:
+    """Places and words after the prompt too: as the engine would feed them, one after the other."""
     model, head = new_model(packer.tokenizer)
     rooms = make_rooms("val", torch.arange(2))
     points = symbolic_points(rooms, 4, 12, torch.Generator().manual_seed(0))
     code = feature_code(model.config.vision.hidden_size)
     known = graphs(rooms)
-    asked = [make_questions(graph, 5, tuple(KINDS), 11) for graph in known]
+    asked = [make_questions(graph, 5, tuple(KINDS), 16) for graph in known]
     packed = packer.pack(known, asked, rooms.category.shape[1])
+    assert (packed.head_question.bincount() > 2).any()  # some point at several places
     with torch.no_grad():
         tokens = room_tokens(model, rooms, points, code, SYMBOLIC_VOXEL_M)
         states = run_packed(model, packer.prefix_ids, tokens, packed)
         loss, parts = losses(model.decoder, head, states, packed)
         assert torch.isfinite(loss)
-        assert set(parts) == {"answer", "pointing", "presence", "box"}
-        for number, question in enumerate(packed.questions):
+        assert set(parts) == {"answer", "pointing", "presence", "box", "peak"}
+        for number, rows in enumerate(packed.rows):
+            at = rows[rows >= 0]
             room = int(packed.room[number])
-            text, points = parse_coordinates(prompt_text(question))
-            ids = packer.tokenizer.encode(render_question(text))
             spatial = tokens[room].tokens
-            embeds, clicks = model.project(spatial.features), model.encode_clicks(points)
-            prompt = model.build_prompt(ids, embeds, clicks, spatial.xyz_m)
+            ids = [*packer.prefix_ids, IMAGE_ID, *packed.ids.flatten()[at].tolist()]
+            embeds = model.project(spatial.features)
+            here = model.encode_clicks(clicks_of(packed, at).tolist())
+            prompt = model.build_prompt(ids, embeds, here, spatial.xyz_m)
             alone = prefill(model.decoder, prompt).logits
-            together = model.decoder.lm_head(states.text[room, packed.query[number]])
+            together = model.decoder.lm_head(states.text.flatten(0, 1)[at[-1]])
             torch.testing.assert_close(together, alone, rtol=2e-4, atol=2e-4)
 
 
-def test_targets_are_the_answers(packer: Packer) -> None:
+def clicks_of(packed: PackedQuestions, rows: torch.Tensor) -> torch.Tensor:
+    """The points (n, 3) that stand in these places of the flattened text."""
+    is_click = packed.ids.flatten() == CLICK_ID
+    number = is_click.cumsum(0) - 1
+    return packed.clicks[number[rows[is_click[rows]]]]
+
+
+def test_targets_are_places_and_answers(packer: Packer) -> None:
+    """Tokens that point, then words; words weigh one a question, those that point a fifth."""
     known = graphs(make_rooms("val", torch.arange(3)))
-    asked = [make_questions(graph, 1, tuple(KINDS), 11) for graph in known]
+    asked = [make_questions(graph, 1, tuple(KINDS), 16) for graph in known]
     packed = packer.pack(known, asked, 9)
-    eos, place = packer.tokenizer.eos_id, 0
+    eos, at = packer.tokenizer.eos_id, 0
     for question in packed.questions:
-        size = round(1 / float(packed.target_weight[place]))
-        ids = packed.target_id[place : place + size].tolist()
+        count = len(question.places)
+        ids = packed.target_id[at : at + count].tolist()
+        last = [packer.egocentric_id] if question.egocentric else [packer.point_id]
+        assert ids == ([packer.point_id] * (count - 1) + last if count else [])
+        assert packed.target_weight[at : at + count].tolist() == pytest.approx([0.2] * count)
+        at += count
+        size = round(1 / float(packed.target_weight[at]))
+        ids = packed.target_id[at : at + size].tolist()
         assert ids[-1] == eos
         assert packer.tokenizer.decode(ids) == question.answer
-        place += size
-    assert place == len(packed.target_id)
-    assert float(packed.target_weight.sum()) == pytest.approx(len(packed.questions))
-    boxed = torch.isfinite(packed.box_m[:, 0])
-    assert boxed.tolist() == [q.target is not None for q in packed.questions]
+        at += size
+    assert at == len(packed.target_id)
+
+
+def test_what_is_fed_lies_by_what_is_pointed_at(packer: Packer) -> None:
+    """Within the noise of the true centres; an egocentric place as seen from where one stands."""
+    known = graphs(make_rooms("val", torch.arange(8)))
+    asked = [make_questions(graph, 1, ("relation", "nearest", "count"), 12) for graph in known]
+    packed = packer.pack(known, asked, 9)
+    seen = 0
+    for number, question in enumerate(packed.questions):
+        graph = known[int(packed.room[number])]
+        centers = {t.number: torch.tensor(t.center_m) for t in graph.things}
+        rows = packed.rows[number][packed.rows[number] >= 0]
+        fed = clicks_of(packed, rows)
+        assert len(fed) == len(question.places)
+        world = fed[:-1] if question.egocentric else fed
+        for point, place in zip(world, question.places, strict=False):
+            assert float((point - centers[place]).norm()) < 0.4
+        if question.egocentric:
+            at, facing, thing = (centers[n] for n in question.places)
+            ahead, towards = (facing - at)[:2], (thing - at)[:2]
+            angle = torch.atan2(towards[1], towards[0]) - torch.atan2(ahead[1], ahead[0])
+            away = towards.norm()
+            told = fed[-1][:2]
+            assert float((told - away * torch.stack((angle.cos(), angle.sin()))).norm()) < 0.6
+            side = {"left": float(told[1]) > 0, "right": float(told[1]) < 0}
+            assert side.get(question.answer, float(told[0]) < 0)
+            seen += 1
+    assert seen >= 4
 
 
 def test_shares_name_what_the_owners_are() -> None:
@@ -180,11 +230,12 @@ class Step:
 
     @property
     def owned(self) -> list[list[int]]:
-        """Of each question the tokens, kept, that its evidence owns by 0.4 of their patches."""
+        """Of each query the tokens, kept, that its evidence owns by 0.4 of their patches."""
         found = []
-        for number, room in enumerate(self.packed.room.tolist()):
-            owner, mask = self.states.owner[room], self.states.mask[number]
-            wanted = torch.nonzero(self.packed.evidence[number])[:, 0].tolist()
+        for query, room in enumerate(self.packed.head_room.tolist()):
+            mask = self.states.mask[self.packed.head_question[query]]
+            owner = self.states.owner[room]
+            wanted = torch.nonzero(self.packed.evidence[query])[:, 0].tolist()
             found.append(
                 [
                     token
@@ -206,7 +257,7 @@ def step(packer: Packer) -> Step:
     rooms = make_rooms("val", torch.arange(2))
     points = symbolic_points(rooms, 4, 12, torch.Generator().manual_seed(0))
     known = graphs(rooms)
-    asked = [make_questions(graph, 5, tuple(KINDS), 14) for graph in known]
+    asked = [make_questions(graph, 5, tuple(KINDS), 18) for graph in known]
     packed = packer.pack(known, asked, rooms.category.shape[1])
     with torch.no_grad():
         code = feature_code(model.config.vision.hidden_size)
@@ -220,9 +271,10 @@ def step(packer: Packer) -> Step:
 
 
 def pointed(step: Step, number: int) -> tuple[torch.Tensor, float]:
-    """Pointer logits over the question's own tokens, -inf elsewhere, and the presence logit."""
-    room, packed, states = int(step.packed.room[number]), step.packed, step.states
-    query, mask = states.text[room, packed.query[number]], states.mask[number]
+    """Pointer logits over the tokens of a query's question, -inf elsewhere; the presence logit."""
+    room, packed, states = int(step.packed.head_room[number]), step.packed, step.states
+    mask = states.mask[packed.head_question[number]]
+    query = states.text[room, packed.head_place[number]]
     with torch.no_grad():
         logits, presence = step.head.point(
             query[None, None], states.spatial[room][mask][None], None
@@ -232,21 +284,16 @@ def pointed(step: Step, number: int) -> tuple[torch.Tensor, float]:
     return wide, float(presence[0, 0])
 
 
-def test_the_answer_loss_is_the_mean_over_questions_of_their_tokens_mean(step: Step) -> None:
-    """Minus the log of the probability of each true token."""
-    packed, each, place = step.packed, [], 0
-    for question in range(len(packed.room)):
-        size = round(1 / float(packed.target_weight[place]))
-        rows = []
-        for k in range(place, place + size):
-            hidden = step.states.text[packed.target_room[k], packed.target_place[k]]
-            with torch.no_grad():
-                probabilities = step.model.decoder.lm_head(hidden).double().softmax(-1)
-            rows.append(-math.log(float(probabilities[packed.target_id[k]])))
-        assert int(packed.target_room[place]) == int(packed.room[question])
-        each.append(sum(rows) / size)
-        place += size
-    assert step.parts["answer"] == pytest.approx(sum(each) / len(each), rel=1e-5)
+def test_the_answer_loss_is_the_mean_over_questions_of_their_tokens(step: Step) -> None:
+    """Minus the log of the probability of each true token, times its weight."""
+    packed, total = step.packed, 0.0
+    for k in range(len(packed.target_id)):
+        hidden = step.states.text[packed.target_room[k], packed.target_place[k]]
+        with torch.no_grad():
+            probabilities = step.model.decoder.lm_head(hidden).double().softmax(-1)
+        lost = -math.log(float(probabilities[packed.target_id[k]]))
+        total += lost * float(packed.target_weight[k])
+    assert step.parts["answer"] == pytest.approx(total / len(packed.room), rel=1e-5)
 
 
 def test_the_pointing_loss_is_of_the_weight_on_the_objects_own_tokens(step: Step) -> None:
@@ -255,8 +302,8 @@ def test_the_pointing_loss_is_of_the_weight_on_the_objects_own_tokens(step: Step
         if owned:
             weights = pointed(step, number)[0].softmax(-1)
             each.append(-math.log(float(weights[owned].sum())))
-    assert 0 < len(each) < len(step.packed.room)
-    expected = sum(each) / len(step.packed.room)
+    assert 0 < len(each) < len(step.packed.head_room)
+    expected = sum(each) / len(step.packed.head_room)
     assert step.parts["pointing"] == pytest.approx(expected, rel=1e-4)
 
 
@@ -280,10 +327,10 @@ def test_the_box_loss_is_of_centre_and_log_of_the_full_extents(step: Step) -> No
     """At the object's own tokens, weighed as they are pointed at, and a little each."""
     each = []
     for number in boxed(step):
-        room, owned = int(step.packed.room[number]), step.owned[number]
+        room, owned = int(step.packed.head_room[number]), step.owned[number]
         weights = pointed(step, number)[0].softmax(-1)[owned] + 1e-3
         weights = (weights / weights.sum()).float()
-        query = step.states.text[room, step.packed.query[number]][None, None]
+        query = step.states.text[room, step.packed.head_place[number]][None, None]
         tokens, xyz_m = step.states.spatial[room][owned], step.states.xyz_m[room][owned]
         with torch.no_grad():
             center, size = step.head.boxes(query, tokens[None], weights[None, None], xyz_m[None])
@@ -298,19 +345,25 @@ def test_the_box_loss_is_of_centre_and_log_of_the_full_extents(step: Step) -> No
 def test_the_truths_are_the_rooms(step: Step) -> None:
     """Boxes with full extents, and what rests on what, as the graph of the room has them."""
     known = graphs(make_rooms("val", torch.arange(2)))
-    for number, question in enumerate(step.packed.questions):
-        graph = known[int(step.packed.room[number])]
-        things = {thing.number: thing for thing in graph.things}
-        evidence = torch.nonzero(step.packed.evidence[number])[:, 0].tolist()
-        assert evidence == sorted(set(question.evidence))
-        if question.target is not None:
-            thing = things[question.target]
-            truth = [*thing.center_m, *thing.extents_m]
-            assert step.packed.box_m[number].tolist() == pytest.approx(truth, abs=1e-5)
+    packed = step.packed
+    for query, number in enumerate(packed.head_question.tolist()):
+        question, room = packed.questions[number], int(packed.head_room[query])
+        things = {thing.number: thing for thing in known[room].things}
+        nth = query - packed.head_question.tolist().index(number)
+        assert int(packed.head_place[query]) == int(packed.query[number]) + nth
+        expected = (question.places[nth],) if question.places else question.evidence
+        evidence = torch.nonzero(packed.evidence[query])[:, 0].tolist()
+        assert evidence == sorted(set(expected))
+        target = question.places[nth] if question.places else question.target
+        if target is not None:
+            truth = [*things[target].center_m, *things[target].extents_m]
+            assert packed.box_m[query].tolist() == pytest.approx(truth, abs=1e-5)
+        else:
+            assert torch.isnan(packed.box_m[query]).all()
 
 
 def test_the_sum_weighs_its_parts(step: Step) -> None:
-    share = len(boxed(step)) / len(step.packed.room)
+    share = len(boxed(step)) / len(step.packed.head_room)
     parts = step.parts
     expected = (
         parts["answer"] + 0.5 * parts["pointing"] + 0.3 * parts["presence"] + share * parts["box"]

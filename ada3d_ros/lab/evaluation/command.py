@@ -1,0 +1,276 @@
+"""`ada3d eval`: `synthetic`, accuracy on generated rooms, and `scene-pruning`, variants of the
+cached scene compared on the same rooms and questions.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ada3d_ros.config import SETTINGS
+from ada3d_ros.errors import ConfigError
+from ada3d_ros.lab.benchmarks.bench import device_name
+from ada3d_ros.lab.benchmarks.spread import plain
+from ada3d_ros.lab.command_line import (
+    add_model_folders,
+    check_writable,
+    model_folders,
+    parse_list,
+    run_verb,
+)
+from ada3d_ros.lab.evaluation import scene_pruning, scene_variants, synthetic
+from ada3d_ros.lab.evaluation.pipelines import open_pipeline
+from ada3d_ros.lab.evaluation.selection import RoomSelection, questions_of
+from ada3d_ros.lab.evaluation.tally import format_table
+from ada3d_ros.lab.evaluation.words_alone import WordsAlone, fitted
+from ada3d_ros.lab.results import write_results
+from ada3d_ros.lab.world.export import export, scene_name
+from ada3d_ros.lab.world.graph import graphs
+from ada3d_ros.lab.world.rooms import make_rooms
+from ada3d_ros.model.startup import embedded_model_path
+from ada3d_ros.pipeline import Ada3DPipeline
+
+SPLITS, LEVELS = ("val", "test"), (1, 2)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Of `ada3d eval`."""
+    parser = argparse.ArgumentParser(
+        prog="ada3d eval", description="Measure a model's answers and boxes."
+    )
+    verbs = parser.add_subparsers(dest="what", required=True)
+    rooms = verbs.add_parser(
+        "synthetic",
+        help="on fresh generated rooms",
+        description=f"`ada3d eval synthetic`: {synthetic.__doc__}",
+    )
+    _add_synthetic(rooms)
+    compared = verbs.add_parser(
+        "scene-pruning",
+        help="a cached scene pruned in many ways against the whole one",
+        description=f"`ada3d eval scene-pruning`: {scene_pruning.__doc__}",
+    )
+    _add_scene_pruning(compared)
+    return parser
+
+
+def _add_rooms(parser: argparse.ArgumentParser) -> None:
+    """Which rooms, on what they are asked about, and where the results go."""
+    add = parser.add_argument
+    add("--scenes", type=int, default=200, help="how many rooms of each seed (default 200)")
+    add("--level", type=int, default=1, choices=LEVELS, help="of the rooms (default 1)")
+    add("--split", default="test", choices=SPLITS, help="of the rooms (default test)")
+    add_model_folders(add, "the embedded model")
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:N (default auto)")
+    add("--threads", type=int, default=1, help="CPU threads (default 1)")
+    add("--json", type=Path, help="write the results with their provenance")
+
+
+def _add_synthetic(parser: argparse.ArgumentParser) -> None:
+    _add_rooms(parser)
+    add = parser.add_argument
+    add(
+        "--seeds",
+        default="0",
+        help="which rooms; several with commas are pooled, each seed's values beside (default 0)",
+    )
+    measures = "on" if SETTINGS["question.measure"].default else "off"
+    add(
+        "--measure",
+        default=measures,
+        choices=("on", "off"),
+        help="answer from boxes where that can be done (question.measure), and measure distances"
+        f" and the inventory; off: the model alone answers (default {measures}, as the node)",
+    )
+    add(
+        "--chains",
+        default="on",
+        choices=("on", "off"),
+        help="let the model point before it speaks, where it was taught to (default on)",
+    )
+    modes, prune = SETTINGS["cache.mode"], SETTINGS["cache.prune"]
+    add("--strategy", default="none", help="pruning strategy (default none)")
+    add("--keep", type=float, help="keep ratio of the strategy")
+    add(
+        "--cache-mode",
+        default=modes.default,
+        choices=modes.choices,
+        help=f"cache.mode (default {modes.default})",
+    )
+    add(
+        "--cache-prune",
+        default=prune.default,
+        choices=prune.choices,
+        help=f"cache.prune (default {prune.default})",
+    )
+    add("--weights", default="full", help="model.weights: full, int8 or int4 (default full)")
+    add("--shuffle-scenes", action="store_true", help="ask about another room's views")
+    add(
+        "--blind",
+        action="store_true",
+        help="ask the model without any scene, and a learner of words",
+    )
+    add(
+        "--floor-z",
+        type=float,
+        default=0.0,
+        metavar="M",
+        help="move the rooms up by this many metres (default 0)",
+    )
+    add(
+        "--export",
+        type=Path,
+        metavar="DIR",
+        help="also write the questions as ScanQA, SQA3D, ScanRefer and Scan2Cap files",
+    )
+
+
+def _add_scene_pruning(parser: argparse.ArgumentParser) -> None:
+    _add_rooms(parser)
+    add = parser.add_argument
+    add("--seed", type=int, default=1, help="which rooms (default 1)")
+    keep = ",".join(f"{ratio:g}" for ratio in scene_variants.KEEP_RATIOS)
+    add("--keep", default=keep, help=f"keep ratios with commas (default {keep})")
+    add(
+        "--only",
+        default="",
+        metavar="NAMES",
+        help="of the table's variants those of these names, with commas (default: all)",
+    )
+    add(
+        "--variant",
+        action="append",
+        default=[],
+        metavar="SETTINGS",
+        help="one variant instead of the table's, as 'cache.ranking=values pruning.keep_ratio=0.2';"
+        " may be given again",
+    )
+    add(
+        "--appended",
+        action="store_true",
+        help="variants get the scene's last views one by one, appended to the cached scene",
+    )
+
+
+def _export_questions(selections: Sequence[RoomSelection], folder: Path) -> None:
+    """The selections' questions in the file shapes of the published data sets."""
+    asked = []
+    for selection in selections:
+        seeds = selection.room_seeds()
+        known = graphs(make_rooms(selection.split, seeds, selection.level))
+        asked += [
+            (scene_name(selection.split, selection.level, seed), graph, questions_of(graph, seed))
+            for graph, seed in zip(known, seeds.tolist(), strict=True)
+        ]
+    counts = export(asked, folder).items()
+    print(f"{folder}: " + ", ".join(f"{count} rows in {file}.json" for file, count in counts))
+
+
+def _prepare(options: argparse.Namespace) -> None:
+    """What both verbs check before anything is loaded, and the threads."""
+    if options.threads < 1:
+        raise ConfigError(f"--threads {options.threads}: at least 1.")
+    if options.json:
+        check_writable(options.json, "--json")
+    torch.set_num_threads(options.threads)
+
+
+def _model_settings(options: argparse.Namespace) -> dict[str, object]:
+    return model_folders(options) | {"model.device": options.device}
+
+
+def _facts(pipeline: Ada3DPipeline) -> dict[str, Any]:
+    """What answered."""
+    info = pipeline.info
+    assert info is not None
+    return {
+        "model": info.name,
+        "sha256": info.sha256.split()[0],  # of the weights
+        "revision_sha256": info.sha256,  # tower and head besides
+        "random_weights": info.random_weights,
+    }
+
+
+def selections_of(options: argparse.Namespace) -> list[RoomSelection]:
+    """Of each seed. Raises ConfigError for options that contradict each other."""
+    seeds = parse_list(options.seeds, int, "--seeds")
+    if options.keep is not None and options.strategy == "none":
+        raise ConfigError("--keep is a strategy's: name one with --strategy.")
+    if options.blind and (options.shuffle_scenes or options.strategy != "none"):
+        raise ConfigError("--blind asks without a scene: there is none to shuffle or to prune.")
+    scenes, level = options.scenes, options.level
+    return [
+        RoomSelection(options.split, seed, scenes, level, options.shuffle_scenes, options.floor_z)
+        for seed in seeds
+    ]
+
+
+def _learner(options: argparse.Namespace) -> WordsAlone | None:
+    """What the blind model stands beside."""
+    return fitted(options.level) if options.blind else None
+
+
+def _run_synthetic(options: argparse.Namespace) -> None:
+    selections = selections_of(options)  # refused before anything is loaded
+    _prepare(options)
+    if options.export:
+        _export_questions(selections, options.export)
+
+    # The node's own pipeline answers.
+    measures = options.measure == "on" and not options.blind
+    settings = _model_settings(options) | {
+        "model.weights": options.weights,
+        "cache.mode": options.cache_mode,
+        "cache.prune": options.cache_prune,
+        "question.measure": measures,
+        "objects.enabled": measures,
+        "question.point": options.chains == "on",
+    }
+    model = options.model or embedded_model_path()
+    pipeline = open_pipeline(model, options.strategy, options.keep, settings)
+    pruned = options.strategy != "none"
+    results = (
+        synthetic.evaluate(pipeline, *selections, blind=_learner(options))
+        | _facts(pipeline)
+        | {
+            "weights": options.weights,
+            "cache_mode": options.cache_mode,
+            "cache_prune": options.cache_prune,
+            "strategy": options.strategy,
+            "keep_requested": pipeline.config.pruning.keep_ratio if pruned else None,
+            "measure": measures,
+            "chains": options.chains == "on" and not options.blind,
+        }
+    )
+
+    print(format_table(results))
+    if results["random_weights"]:
+        print("RANDOM WEIGHTS: these numbers say what chance looks like.")
+    if options.json:
+        device, seed = device_name(pipeline.model.model.device), selections[0].seed
+        print(f"wrote {write_results(options.json, plain(results), device, seed)}")
+
+
+def _run_scene_pruning(options: argparse.Namespace) -> None:
+    selection = RoomSelection(options.split, options.seed, options.scenes, options.level)
+    ratios = parse_list(options.keep, float, "--keep")
+    variants = [scene_variants.parse(text) for text in options.variant] or scene_variants.table(
+        ratios, options.only, options.appended
+    )
+    _prepare(options)
+    model = options.model or embedded_model_path()
+    comparison = scene_pruning.Comparison(
+        model, _model_settings(options), selection, options.appended
+    )
+    scene_pruning.compare(comparison, variants, options.json)
+
+
+def main(argv: list[str]) -> int:
+    """`ada3d eval`: returns 0, or 2 with a sentence."""
+    options = make_parser().parse_args(argv)
+    runs = {"synthetic": _run_synthetic, "scene-pruning": _run_scene_pruning}
+    return run_verb("eval", lambda: runs[options.what](options))

@@ -1,0 +1,53 @@
+"""The node's own pipeline as the laboratory asks it: every view a keyframe, one room at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+
+from ada3d_ros.config import AgentConfig, from_flat
+from ada3d_ros.errors import ConfigError
+from ada3d_ros.pipeline import Ada3DPipeline
+from ada3d_ros.types import RgbdFrame
+
+
+def open_pipeline(
+    model: Path,
+    strategy: str,
+    keep: float | None,
+    settings: Mapping[str, object] = MappingProxyType({}),
+    background: bool = False,
+) -> Ada3DPipeline:
+    """The pipeline that takes every view as a keyframe and, unless the settings say otherwise,
+    answers by the model alone; settings: others by name.
+
+    Raises ConfigError, ModelError.
+    """
+    values: dict[str, object] = {
+        "model.path": str(model),
+        "pruning.strategy": strategy,
+        "keyframe.min_translation_m": 0.0,
+        "keyframe.min_rotation_deg": 0.0,
+        "question.measure": False,
+        "objects.enabled": False,
+    }
+    if keep is not None:
+        values["pruning.keep_ratio"] = keep
+    pipeline = Ada3DPipeline(from_flat(values | dict(settings), AgentConfig()), background)
+    pipeline.check()
+    pipeline.load()
+    return pipeline
+
+
+def load_room(pipeline: Ada3DPipeline, frames: Sequence[RgbdFrame]) -> None:
+    """Empties the scene and observes one room's views.
+
+    Raises ConfigError where a view was not admitted as a keyframe.
+    """
+    pipeline.reset_scene()
+    for frame in frames:
+        pipeline.observe(frame)
+    admitted = pipeline.scene_state().num_keyframes
+    if admitted != len(frames):
+        raise ConfigError(f"{admitted} of {len(frames)} views became keyframes; all must.")
