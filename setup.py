@@ -25,7 +25,8 @@ setup(
     packages=find_packages(include=["ada3d_ros", "ada3d_ros.*"]),
     package_data={
         "ada3d_ros": ["models/*/*"],
-        "ada3d_ros.lab": ["*.j2"],
+        "ada3d_ros.lab.report": ["*.j2"],
+        "ada3d_ros.perception": ["*.txt"],
         "ada3d_ros.ros": ["*.xml"],
     },
     # Lower bounds of what works; the tested versions are pinned in constraints/.
@@ -46,9 +47,20 @@ setup(
         "transformers>=5.17",
     ],
     extras_require={
+        "detect": ["onnxruntime>=1.17"],  # `detector.path` of an ONNX file
         "gpus": ["accelerate>=1.0"],  # `ada3d train` on several
         "quantisation": ["torchao>=0.18"],  # `model.weights` int8, int4; required above already
-        "test": ["accelerate>=1.0", "hypothesis", "pytest", "rosbags-image>=0.10"],
+        "train": ["peft>=0.21"],  # `ada3d train --lora`
+        "test": [
+            "accelerate>=1.0",
+            "hypothesis",
+            "onnx>=1.15",
+            "onnxruntime>=1.17",
+            "peft>=0.21",
+            "pytest",
+            "pytest-xdist",
+            "rosbags-image>=0.10",
+        ],
         "dev": ["mypy", "ruff"],
     },
     entry_points={"console_scripts": ["ada3d = ada3d_ros.__main__:run"]},

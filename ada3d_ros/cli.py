@@ -22,6 +22,14 @@ VERBS = {
     "agent": Verb("ros.agent:main", "run the node (ROS arguments behind --ros-args)", True),
     "ask": Verb("ros.client:ask_main", "ask the node a question", True),
     "ground": Verb("ros.client:ground_main", "find an object by a phrase, as 3D boxes", True),
+    "measure": Verb(
+        "ros.object_client:measure_main",
+        "measure distances, sizes, places and counts in the scene",
+        True,
+    ),
+    "objects": Verb(
+        "ros.object_client:objects_main", "list the objects that are kept with the scene", True
+    ),
     "replay": Verb("ros.replay:main", "play a rosbag2 into ROS, with /clock", True),
     "doctor": Verb(
         "ros.doctor:main", "what is installed, what is alive, what is missing, and the cure"
@@ -47,7 +55,7 @@ VERBS = {
         "measure strategies against the unpruned model and their FLOPs",
     ),
     "eval": Verb(
-        "lab.evaluation.synthetic:main", "measure a model's answers and boxes on generated rooms"
+        "lab.evaluation.command:main", "measure a model's answers and boxes on generated rooms"
     ),
     "train": Verb("lab.train.run:main", "train the embedded model from nothing, resumable"),
     "bench-node": Verb(
@@ -63,6 +71,13 @@ VERBS = {
 }
 
 
+DISTRIBUTIONS = {  # packages whose modules are called otherwise
+    "cv2": "opencv-python-headless",
+    "PIL": "pillow",
+    "yaml": "pyyaml",
+}
+
+
 def usage() -> str:
     """The text of `ada3d --help`."""
     width = max(map(len, VERBS))
@@ -74,7 +89,7 @@ def usage() -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the verb of `argv`. Returns the exit code; 2 for an unknown verb or a missing ROS."""
+    """Run the verb of `argv`. Returns the exit code; 2 for an unknown verb or missing package."""
     return find_verb(sys.argv[1:] if argv is None else argv)()
 
 
@@ -110,8 +125,31 @@ def find_verb(args: Sequence[str]) -> Callable[[], int]:
         )
 
     module, function = verb.function.split(":")
-    work = getattr(importlib.import_module(f"ada3d_ros.{module}"), function)
-    return lambda: int(work(rest))
+    try:
+        work = getattr(importlib.import_module(f"ada3d_ros.{module}"), function)
+    except ModuleNotFoundError as error:
+        return _refusal_of_missing(name, error)
+
+    def run() -> int:
+        try:
+            return int(work(rest))
+        except ModuleNotFoundError as error:  # of a package imported where it is needed
+            return _refusal_of_missing(name, error)()
+
+    return run
+
+
+def _refusal_of_missing(verb: str, error: ModuleNotFoundError) -> Callable[[], int]:
+    """Says which package a verb lacks and how to get it; raises the error where it is ours."""
+    module = (error.name or "").partition(".")[0]
+    if module in ("", "ada3d_ros"):
+        raise error
+    package = DISTRIBUTIONS.get(module, module)
+    return lambda: _refuse(
+        f"ada3d {verb}: needs the Python package {package}, which is not installed: `pip install"
+        f" -c constraints/python.txt {package}`, or run `make setup` and use .venv/bin/ada3d."
+        " `ada3d doctor` tells what else is missing."
+    )
 
 
 def _say(text: str) -> int:

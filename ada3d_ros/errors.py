@@ -15,12 +15,16 @@
     │   ├── CanceledError           the caller took the request back
     │   ├── PreemptedError          a newer request took its place
     │   ├── SceneResetError         the scene was reset while answering
-    │   └── NotGroundedError        no box survived the checks
+    │   ├── NotGroundedError        no box survived the checks
+    │   │   └── NotMeasurableError  there is no cached scene, or no grounding head, to look in
+    │   ├── UnknownKindError        a kind of question that neither model nor measures know
+    │   └── AmbiguousError          a name that fits several objects where one is meant
     ├── FrameError                  one camera frame that cannot be used; has a `reason`
     ├── PoseError                   a pose that is not a rigid transform
     ├── SourceError                 a bag or folder that cannot be read or written
     └── ModelError                  the model failed
         ├── CheckpointError         weights missing, of another shape, or unsafe
+        ├── DetectorError           a detector's file, folder or topic, or what it gives
         ├── DeviceLostError         the GPU no longer works in this process
         └── OutOfMemoryError        the device's memory does not suffice
 
@@ -50,6 +54,8 @@ class ErrorCode(IntEnum):
     POSE_ERROR = 21013
     SCENE_RESET = 21014
     LOADING = 21015
+    UNKNOWN_KIND = 21016
+    AMBIGUOUS = 21017
     UNKNOWN = 21999
 
 
@@ -144,6 +150,18 @@ class NotGroundedError(RequestError):
     code = ErrorCode.NOT_GROUNDED
 
 
+class NotMeasurableError(NotGroundedError):
+    pass
+
+
+class UnknownKindError(RequestError):
+    code = ErrorCode.UNKNOWN_KIND
+
+
+class AmbiguousError(RequestError):
+    code = ErrorCode.AMBIGUOUS
+
+
 class FrameError(Ada3DError):
     """One frame that cannot be used. `reason` names the counter that grows."""
 
@@ -167,6 +185,12 @@ class ModelError(Ada3DError):
 
 
 class CheckpointError(ModelError):
+    code = ErrorCode.MODEL_ERROR
+
+
+class DetectorError(ModelError):
+    """A detector's file, folder or topic is at fault, or what it gives."""
+
     code = ErrorCode.MODEL_ERROR
 
 

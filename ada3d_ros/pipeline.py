@@ -1,34 +1,33 @@
 """The main path: frames in, questions in, answers out. Reads top to bottom like the method.
 
-`observe` may run on one thread while `ask` runs on another; a question is answered from the
-keyframes that were there when it began. Knows nothing of ROS.
+`observe` and what else is about the scene alone: scene_pipeline.py. Knows nothing of ROS.
 """
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
-import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import torch
-
+from ada3d_ros.asking.route import Abilities, routed
 from ada3d_ros.config import AgentConfig
 from ada3d_ros.engine.answer import build_answer
+from ada3d_ros.engine.cache_report import CacheReport
 from ada3d_ros.engine.deadline import LatencyModel
+from ada3d_ros.engine.decode import free_decoding
 from ada3d_ros.engine.memory_fallback import (
     MEMORY_FALLBACKS,
-    Ask,
     memory_problem,
     with_memory_fallbacks,
 )
-from ada3d_ros.engine.prefix_cache import CacheReport, PrefixCache
+from ada3d_ros.engine.memory_plan import plan_workload
+from ada3d_ros.engine.prefix_cache import PrefixCache
 from ada3d_ros.engine.query_context import (
-    MAX_PROMPT_CHARS,
     QueryContext,
     budget_for_deadline,
     encode_scene,
@@ -40,57 +39,48 @@ from ada3d_ros.engine.query_context import (
 from ada3d_ros.engine.scene_encoder import SceneEncoder
 from ada3d_ros.engine.scene_pruning import ScenePruning
 from ada3d_ros.engine.streaming import stream_answer
-from ada3d_ros.engine.timing import Now, StageClock
-from ada3d_ros.engine.token_selection import SceneContext
-from ada3d_ros.errors import Ada3DError, LoadingError, NoFramesError
+from ada3d_ros.engine.timing import Now, StageClock, on_model_device
+from ada3d_ros.errors import LoadingError, NotGroundedError
 from ada3d_ros.grounding import ground_answer
 from ada3d_ros.grounding.from_text import GROUNDING_PROMPT
+from ada3d_ros.measures import MeasureRequest, ObjectsSnapshot
 from ada3d_ros.model.checkpoint import LoadedModel
-from ada3d_ros.model.prompt import check_question, parse_coordinates
+from ada3d_ros.model.prompt import MAX_PROMPT_CHARS, check_question, parse_coordinates
 from ada3d_ros.model.startup import check_model, device_memory_mib, open_model
-from ada3d_ros.pruning.cost import DecoderShape
 from ada3d_ros.pruning.policy import Policy
-from ada3d_ros.scene.keyframes import KeyframeBuffer, SceneSnapshot
-from ada3d_ros.types import (
-    NAN,
-    Answer,
-    AskHooks,
-    Keyframe,
-    ModelInfo,
-    Question,
-    RgbdFrame,
-    SceneState,
-)
+from ada3d_ros.scene_pipeline import MEASURE, ScenePipeline
+from ada3d_ros.types import NAN, Answer, AskHooks, ModelInfo, Question
 
 if TYPE_CHECKING:
-    from ada3d_ros.engine.together import Generated
+    from ada3d_ros.asking.measured import OpenedScene
+    from ada3d_ros.perception.detector import Detector
 
 logger = logging.getLogger(__name__)
 
 
-class Ada3DPipeline:
+class Ada3DPipeline(ScenePipeline):
     """One robot's scene and one model.
 
     `check` reads no weights and fails early; `load` takes long. Settings that may change are read
-    at each question.
+    at each question. With a detector the objects come from that, whatever model there is.
 
-    background: someone calls `run_background_step` between questions; then a question is answered
-    from the prefix cache as it is, which may be a little behind (the answer says how much). Else
-    every answer is about the scene as it is. now: the clock that times are read from.
+    background: as for ScenePipeline; a question is then answered from the prefix cache as it is,
+    and the answer says how far that is behind.
     """
 
     def __init__(
-        self, config: AgentConfig, background: bool = False, now: Now = time.perf_counter
+        self,
+        config: AgentConfig,
+        background: bool = False,
+        now: Now = time.perf_counter,
+        detector: Detector | None = None,
     ) -> None:
-        self.config, self._background, self._now = config, background, now
-        self.info: ModelInfo | None = None
+        super().__init__(config, background, now, detector)
         self.fallback = MEMORY_FALLBACKS[0]  # of the question being asked
         self.prefix_cache: PrefixCache | None = None  # from load on; for the asking thread alone
         self._pruning: ScenePruning | None = None  # from check on
         self._loaded: LoadedModel | None = None
-        self._keyframes = KeyframeBuffer(config.keyframe, config.world.floor_z)
-        self._lock = threading.Lock()  # for the buffer; held for the milliseconds a frame takes
-        self._scene = self._keyframes.snapshot()  # replaced, never changed: readers need no lock
+        self._detects = False  # the last background step was the detector's
         self._failed_version: tuple[int, int] | None = None  # of a scene no step can be made for
         self.latency = LatencyModel()
         self._policy = Policy(
@@ -101,20 +91,16 @@ class Ada3DPipeline:
 
     def check(self) -> ModelInfo:
         """Look at the checkpoint without reading weights, and whether it can be pruned as
-        configured.
+        configured; and at the detector, where there is one.
 
-        Raises ConfigError, CheckpointError or OutOfMemoryError.
+        Raises ConfigError, CheckpointError, OutOfMemoryError or DetectorError.
         """
         config = self.config
-        copies = 2 if config.cache.mode == "cached" else 1  # one answers, one is built
-        self.info, model = check_model(
-            config.model,
-            config.keyframe.max_views,
-            scene_copies=copies,
-            kv_int8=config.cache.kv == "int8",
-        )
-        self._pruning = ScenePruning(DecoderShape.from_config(model.decoder))
-        self._pruning.check(self.config.pruning)
+        if self.has_detector:
+            self._check_detector()
+        self.info, model = check_model(config.model, functools.partial(plan_workload, config))
+        self._pruning = ScenePruning.from_config(config.model, model.decoder)
+        self._pruning.check(self.config)
         self._pruning.configure(self.config.pruning)
         if self.config.model.compat == "reference" and self.config.pruning.strategy != "none":
             logger.warning(
@@ -127,17 +113,26 @@ class Ada3DPipeline:
     def check_settings(self, config: AgentConfig) -> None:
         """Raise ConfigError where these settings do not work with the checked model."""
         if self._pruning is not None:
-            self._pruning.check(config.pruning)
+            self._pruning.check(config)
 
+    @on_model_device
     def load(self) -> None:
         """Load the weights; call it on the thread that will ask. Raises ConfigError, ModelError."""
         loaded, self.info = open_model(self.config.model)
         if self._pruning is None:
-            self._pruning = ScenePruning(DecoderShape.from_config(loaded.model.config.decoder))
+            self._pruning = ScenePruning.from_config(self.config.model, loaded.model.config.decoder)
             self._pruning.configure(self.config.pruning)
         self._pruning.warn_on_weight_mismatch(self.info.sha256)
-        self.prefix_cache = PrefixCache(loaded, self._pruning, SceneEncoder(loaded.model))
+        encoder = SceneEncoder(loaded.model)
+        self.prefix_cache = PrefixCache(loaded, self._pruning, encoder, self.latency)
         self._loaded = loaded
+        if self.has_detector:
+            self._keep_objects(self._open_detector())
+            return
+        from ada3d_ros.asking.inventory import Inventory  # of a model that is loaded
+
+        self.inventory = Inventory(loaded, self.prefix_cache, self.config)
+        self.inventory.reset(self._scene.state.epoch)
 
     @property
     def ready(self) -> bool:
@@ -162,69 +157,55 @@ class Ada3DPipeline:
 
     def pruning_in_force(self) -> tuple[str, tuple[float, ...]]:
         """Strategy and budget in words, and the share of all spatial tokens that each layer will
-        keep (() where all are, or where scene or question decide).
+        keep (() where the strategy is none, or scene, question or `cache.prune: auto` decide).
         """
         if self._pruning is None:
             return self.config.pruning.strategy, ()
-        pruning = self.config.pruning
-        return self._pruning.describe(pruning), self._pruning.retention(pruning)
+        return self._pruning.describe(self.config), self._pruning.retention(self.config)
 
     # -- scene
 
-    def observe(self, frame: RgbdFrame) -> Keyframe | None:
-        """Offer a frame; the keyframe if it was admitted. Raises FrameError."""
-        with self._lock:
-            keyframe = self._keyframes.offer(frame)
-            self._publish_scene()
-            return keyframe
-
     def reset_scene(self) -> None:
-        """Forget all keyframes; the epoch grows."""
-        with self._lock:
-            self._keyframes.reset()
-            self._publish_scene()
+        super().reset_scene()
         if self._pruning is not None:
             self._pruning.forget_scene()
 
-    def allow_earlier_stamps(self) -> None:
-        """Take frames again after the clock fell back, the scene being kept."""
-        with self._lock:
-            self._keyframes.allow_earlier_stamps()
-
     def set_config(self, config: AgentConfig) -> None:
-        """Apply changed settings from the next frame and question on; fewer views at once."""
         if self._pruning is not None and config.pruning != self.config.pruning:
             self._pruning.configure(config.pruning)
-        self.config = config
         self._policy = Policy(config.pruning, config.pruning.keep_ratio)
-        with self._lock:
-            if self._keyframes.config != config.keyframe:
-                self._keyframes.set_config(config.keyframe)
-                self._publish_scene()
+        super().set_config(config)
 
-    @property
-    def scene(self) -> SceneSnapshot:
-        """The keyframes that a question asked now is about; replaced, never changed."""
-        return self._scene
-
-    def scene_state(self) -> SceneState:
-        """The scene in numbers; never waits."""
-        return self._scene.state
-
-    def _publish_scene(self) -> None:
-        if (self._keyframes.epoch, self._keyframes.version) != self._scene.version:
-            self._scene = self._keyframes.snapshot()
-
+    @on_model_device
     def run_background_step(self) -> bool:
-        """One bounded piece of work between questions: a keyframe through the vision tower, or a
-        chunk of the scene through the language model. False where nothing is left for now. Call it
-        on the asking thread, until False, now and then.
+        """One bounded piece of work between questions: a keyframe through the vision tower or the
+        detector, a chunk of the scene through the language model, or a few names looked for in it.
+        False where nothing is left for now. Call it on the asking thread, until False, now and
+        then.
         """
-        scene, cache = self._scene, self.prefix_cache
+        if not self.ready or self.inventory is None:
+            return False
+        if not self.has_detector:
+            return self._step_model()
+        # Turn about, where both have something to do; each once: a detector that was asked about
+        # all that waits begins anew with its next step.
+        self._detects = not self._detects
+        if self._detects:
+            return self.inventory.step(self._scene, self.config) or self._step_model()
+        return self._step_model() or self.inventory.step(self._scene, self.config)
+
+    def _step_model(self) -> bool:
+        """A piece of what the model makes of the scene."""
+        scene, cache, inventory = self._scene, self.prefix_cache, self.inventory
         if self._loaded is None or cache is None or scene.version == self._failed_version:
             return False
         try:
-            return cache.step(scene, self.config, StageClock(self._loaded.model.device, self._now))
+            clock = StageClock(self._loaded.model.device, self.now)
+            if cache.step(scene, self.config, clock):
+                return True
+            if inventory is None or self.has_detector:
+                return False
+            return inventory.step(scene, self.config)
         except RuntimeError as error:
             # Once per scene; a question about it says what is wrong.
             self._failed_version = scene.version
@@ -235,35 +216,47 @@ class Ada3DPipeline:
         )
         return False
 
+    @on_model_device
+    def inventory_now(self) -> ObjectsSnapshot:
+        """The objects of the scene as it is now, looked for where that was not done; call it on the
+        asking thread. Raises NoFramesError, LoadingError, ModelError.
+        """
+        query, _ = self.open_query(Question("objects"), AskHooks())
+        assert self.inventory is not None, "loaded"
+        return self.inventory.complete_now(query)
+
     def cache_report(self) -> CacheReport:
         """The prefix cache in numbers; never waits."""
         return CacheReport() if self.prefix_cache is None else self.prefix_cache.report
 
     def free_memory(self) -> None:
-        """Free what can be made again: the prefix cache, and torch's own cache."""
+        """Free what can be made again: the prefix cache, CUDA graphs, and torch's own cache."""
         if self.prefix_cache is not None:
             self.prefix_cache.forget()
-        if torch.cuda.is_available():
-            with suppress(RuntimeError):  # of a GPU that no longer works; what is next says so
-                torch.cuda.empty_cache()
+        if self._loaded is not None:
+            free_decoding(self._loaded.model.decoder)
 
     # -- questions
 
-    def check_question(self, text: str) -> str:
-        """The question as it will be asked. Raises InvalidRequestError, QuestionTooLongError."""
-        checked = check_question(text, self.config.question.max_chars)
-        parse_coordinates(checked)
-        return checked
+    @property
+    def abilities(self) -> Abilities:
+        loaded = self.model
+        finds = self.has_detector or loaded.head is not None
+        return Abilities(loaded.model.config.question_kinds, finds, self.has_detector)
 
+    @on_model_device
+    @routed
     @with_memory_fallbacks
     def ask(self, question: Question, hooks: AskHooks = AskHooks()) -> Answer:
-        """Answer one question about the scene, or about the newest image alone.
+        """Answer one question about the scene, or about the newest image alone. Measured where that
+        can be (asking/route.py), else by the model in these steps.
 
-        Raises a RequestError (bad question, no keyframe, stopped by hooks.check before the first
-        token), a ConfigError (a keep ratio that the strategy cannot meet) or a ModelError. When
-        stopped later, the answer holds the text so far and its stop_reason says so.
+        Raises a RequestError (bad question, no keyframe, of no kind that is answered, a name that
+        is not found or fits several, stopped by hooks.check before the first token), a ConfigError
+        (a keep ratio that the strategy cannot meet) or a ModelError. When stopped later, the answer
+        holds the text so far and its stop_reason says so.
         """
-        query, cache = self._open(question, hooks)
+        query, cache = self.open_query(question, hooks)
 
         # 1. Scene to tokens: keyframes that are new pass the vision tower, each once.
         tokens = encode_scene(query, cache.encoder)
@@ -280,23 +273,29 @@ class Ada3DPipeline:
         prefilled = prefill_pruned(query, context, prompt)
 
         # 5. Decode: token by token, streamed to the caller.
-        generated = stream_answer(query, prefilled)
+        generated = stream_answer(query, context, prefilled)
 
         # 6. Ground: boxes for what was asked, checked against depth.
-        boxes, generated = ground_answer(query, context, prompt, prefilled, generated)
+        grounded = ground_answer(query, context, prompt, prefilled, generated)
 
         # 7. Answer: with its counts, costs and times.
-        answer = build_answer(query, context, prompt, prefilled, generated, boxes)
+        answer = build_answer(query, context, prompt, prefilled, grounded)
         if query.in_scene and query.fallback is MEMORY_FALLBACKS[0]:
             self.latency.record(answer, query.clock.prepared_s)
         return answer
 
     def ground(self, question: Question, hooks: AskHooks = AskHooks()) -> Answer:
-        """Ask for the boxes of a phrase (`question.text`): those that the grounding head points at;
-        for a checkpoint without one those of the answer text, else what stands where the phrase is
-        attended to. Depth supports each; each says how it was found.
+        """Ask for the boxes of a phrase (`question.text`): of a detector's objects that it names;
+        else those that the grounding head points at; for a checkpoint without one those of the
+        answer text, else what stands where the phrase is attended to. Depth supports each; each
+        says how it was found.
         """
         phrase = self.check_question(question.text)  # the template around it may be longer
+        if self.has_detector:
+            from ada3d_ros.asking.ground_objects import ground_among_objects
+
+            with suppress(NotGroundedError):
+                return ground_among_objects(self._open_detected(question, hooks))
         asked = replace(
             question, text=GROUNDING_PROMPT.format(phrase=phrase), phrase=phrase, want_boxes=True
         )
@@ -304,74 +303,54 @@ class Ada3DPipeline:
         boxes = tuple(replace(box, label=phrase) for box in answer.boxes)
         return replace(answer, question=question.text, boxes=boxes)
 
+    @on_model_device
+    def measure(
+        self, request: MeasureRequest, hooks: AskHooks = AskHooks(), question: Question = MEASURE
+    ) -> Answer:
+        """Measure in the scene: what the request names is found, geometry gives the rest. method is
+        MEASURED, `measurement` has the numbers, text is its sentence. question: as it was asked.
+
+        Raises NotGroundedError, AmbiguousError, InvalidRequestError, NoFramesError, what
+        hooks.check raises, or a ModelError.
+        """
+        from ada3d_ros.asking.measured import measure_request  # where something is measured
+
+        @with_memory_fallbacks
+        def answered(pipeline: Ada3DPipeline, question: Question, hooks: AskHooks) -> Answer:
+            return measure_request(pipeline, request, hooks, question)
+
+        return answered(self, question, hooks)
+
+    @on_model_device
     def ask_together(self, asked: Sequence[tuple[Question, AskHooks]]) -> list[Answer | Exception]:
         """Answers, or what `ask` would have raised, in the order asked. Questions about the cached
         scene run as one batch: its keys and the weights are read once for all, and nothing is
         selected from it; others one after the other. The pieces of a text are handed out once.
         """
-        if len(asked) < 2 or not all(question.shareable for question, _ in asked):
-            return [_outcome(self.ask, question, hooks) for question, hooks in asked]
-        from ada3d_ros.engine.together import StreamedOnce, resume  # where questions are batched
+        from ada3d_ros.asking.together import ask_together  # where questions are batched
 
-        streams = [(question, StreamedOnce(hooks)) for question, hooks in asked]
-        try:
-            answers = self._ask_batch([(question, stream.hooks) for question, stream in streams])
-        except RuntimeError as error:
-            # Memory, or torch's own: alone each gets its answer, or says what is wrong.
-            logger.warning("questions are answered one after the other: %s", error)
-            self.free_memory()
-            answers = None
-        return answers or [
-            resume(self._ask_batch, question, stream)
-            if stream.sent
-            else _outcome(self.ask, question, stream.hooks)
-            for question, stream in streams
-        ]
+        return ask_together(self, asked)
 
-    def _ask_batch(
-        self, asked: Sequence[tuple[Question, AskHooks]]
-    ) -> list[Answer | Exception] | None:
-        """Of questions that can share the cached scene; None where there is none to share."""
-        try:  # what they share; each one's own text is checked with its prompt
-            shared, cache = self._open(Question("shared"), AskHooks())
-            if not cache.serves_under(shared.config):
-                return None
-            context = select_context(shared, encode_scene(shared, cache.encoder), cache)
-        except Ada3DError:  # asked alone, each says so
-            return None
-        if context.prefix is None:
-            return None
-        from ada3d_ros.engine.together import generate_together  # where questions are batched
+    def open_scene(self, question: Question, hooks: AskHooks) -> OpenedScene:
+        """The scene as a request is measured in it. Raises as `open_query`, NotMeasurableError."""
+        if self.has_detector:
+            return self._open_detected(question, hooks)
+        from ada3d_ros.asking.inventory import Inventory
+        from ada3d_ros.asking.measured_by_model import ModelScene
 
-        queries = [replace(shared, question=question, hooks=hooks) for question, hooks in asked]
-        generated = generate_together(queries, context, shared.clock)
-        return [self._finish(one, context) for one in generated]
+        query, cache = self.open_query(question, hooks)
+        assert isinstance(self.inventory, Inventory), "loaded"
+        return ModelScene.opened(query, cache, self.inventory)
 
-    def _finish(self, one: Generated | Ada3DError, context: SceneContext) -> Answer | Exception:
-        """Steps 6 and 7 for one question of a batch."""
-        if isinstance(one, Ada3DError):
-            return one
-        try:
-            parts = one.query, context, one.prompt, one.prefilled
-            boxes, output = ground_answer(*parts, one.output)
-            return build_answer(*parts, output, boxes)
-        except Ada3DError as error:
-            return error
-
-    def _open(self, question: Question, hooks: AskHooks) -> tuple[QueryContext, PrefixCache]:
+    def open_query(self, question: Question, hooks: AskHooks) -> tuple[QueryContext, PrefixCache]:
         """A question with model, scene, settings and budget of now, checked."""
         loaded, config = self._loaded, self.config
         pruning, cache = self._pruning, self.prefix_cache
         if loaded is None or pruning is None or cache is None:
             raise LoadingError("the weights are not loaded yet.")
-        clock = StageClock(loaded.model.device, self._now)
+        clock = StageClock(loaded.model.device, self.now)
         parse_coordinates(check_question(question.text, MAX_PROMPT_CHARS))
-        scene = self._scene
-        if not scene.keyframes:
-            raise NoFramesError(
-                "no keyframe yet: move the camera, or check that colour, depth, camera_info and"
-                " pose arrive."
-            )
+        scene = self._scene_to_ask()
         policy = self._policy
         if policy.config is not config.pruning or not math.isnan(question.keep_ratio):
             policy = Policy.from_config(config.pruning, question.keep_ratio)
@@ -390,11 +369,3 @@ class Ada3DPipeline:
             fallback=self.fallback,
         )
         return query, cache
-
-
-def _outcome(ask: Ask, question: Question, hooks: AskHooks) -> Answer | Exception:
-    """The answer, or what was raised instead."""
-    try:
-        return ask(question, hooks)
-    except Exception as error:  # told to this caller; the others go on
-        return error

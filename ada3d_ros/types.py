@@ -17,9 +17,12 @@ import numpy.typing as npt
 
 from ada3d_ros.errors import FrameError, FrameReason
 from ada3d_ros.rigid import rigid_pose
+from ada3d_ros.usage import StageTimings, TokenUsage
 
 if TYPE_CHECKING:
     import torch
+
+    from ada3d_ros.measures import Measurement
 
 NAN = float("nan")
 
@@ -205,50 +208,11 @@ class StopReason(IntEnum):
     CANCELED = 4
 
 
-@dataclass(frozen=True, slots=True)
-class StageTimings:
-    """Seconds per stage, the device synchronised at its end; NaN = the stage did not run."""
+class AnswerMethod(IntEnum):
+    """How an answer came about; the numbers of Answer.msg."""
 
-    preprocess_s: float = NAN  # views resized and normalised
-    vision_s: float = NAN  # CLIP tower
-    spatial_s: float = NAN  # unprojection, 3D position embedding, voxel pooling, projector
-    scene_s: float = NAN  # selection before the model, a schedule's fit, the scene's prefix
-    prefill_s: float = NAN  # prompt through the decoder, ranking included
-    rank_s: float = NAN  # ranking and selection inside prefill
-    first_token_s: float = NAN  # TTFT: from taking the request up to the first token
-    decode_s: float = NAN  # all tokens after the first
-    postprocess_s: float = NAN  # box parsing and depth checks
-    total_s: float = NAN
-
-
-@dataclass(frozen=True, slots=True)
-class TokenUsage:
-    """Counts and costs of one answer; spatial tokens are the scene's or, in 2D, an image's patches.
-
-    keep ratio = mean over layers of kept / total spatial tokens; per_layer: kept in each layer.
-    FLOP = 2 multiply-accumulates, from the actual counts; `full_` = the same prompt unpruned and
-    not cached; decode: one generated token. kv_bytes: memory that answering took, the cached scene
-    with its room and the question's own copy; attended_, full_: in the model's number format.
-    """
-
-    prompt: int = 0  # all tokens that entered the decoder
-    generated: int = 0
-    spatial_total: int = 0
-    spatial_kept: int = 0  # after the last pruning layer
-    keep_ratio_requested: float = NAN
-    keep_ratio_achieved: float = NAN
-    strategy: str = "none"
-    kv_bytes: int = 0
-    attended_kv_bytes: int = 0
-    full_kv_bytes: int = 0
-    prefill_flops: float = NAN
-    full_prefill_flops: float = NAN
-    rank_flops: float = NAN  # on top of prefill_flops
-    decode_flops: float = NAN
-    full_decode_flops: float = NAN
-    per_layer: tuple[int, ...] = ()
-    # share of the occupied 0.5 m cells that the last layer's tokens still lie in; NaN in 2D
-    coverage: float = NAN
+    MODEL = 0  # the words of the language model
+    MEASURED = 1  # read from boxes by geometry
 
 
 class GroundingMethod(IntEnum):
@@ -258,6 +222,7 @@ class GroundingMethod(IntEnum):
     TEXT = 1  # parsed from the answer text
     HEAD = 2  # grounding decoder
     RELEVANCE = 3  # training-free relevance peak
+    DETECTOR = 4  # a 2D detector, lifted by depth
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -318,6 +283,7 @@ class Question:
     phrase: str = ""  # what to point at, where text asks for a box
     # seconds from now on that the answer should take at most; the engine picks a budget for it
     deadline_s: float = NAN
+    routed: bool = True  # False: the model answers, whatever is asked
 
     @property
     def shareable(self) -> bool:
@@ -377,9 +343,13 @@ class Answer:
 
     stamp_ns: newest image used; frame_id: world frame of the boxes; scene_cached: answered from the
     scene cache, then scene_staleness is the share of spatial tokens that it does not hold as the
-    keyframes now have them. confidence: mean probability of the generated tokens. deadline_kept:
-    False where none was asked. kept_xyz_m (K, 3) float32: where the spatial tokens lie that the
-    last layer kept, world frame; None for an image alone.
+    keyframes now have them. cache_mode: how it was pruned: build, question or none on the cached
+    scene, paper without; cold_reason: why that did not serve, '' where it did.
+    confidence: mean probability of the generated tokens. deadline_kept: False where none was asked.
+    method: whether the model said it or it was measured, then `measurement` has the numbers.
+    places: what the model pointed at before it spoke, in that order.
+    kept_xyz_m (K, 3) float32: where the spatial tokens lie that the last layer kept, world frame;
+    None for an image alone.
     """
 
     question: str
@@ -395,6 +365,11 @@ class Answer:
     scene_version: int = 0
     scene_cached: bool = False
     scene_staleness: float = NAN
+    cache_mode: str = "paper"
+    cold_reason: str = ""
     confidence: float = NAN
     deadline_kept: bool = False
+    method: AnswerMethod = AnswerMethod.MODEL
+    places: tuple[Box3D, ...] = ()
+    measurement: Measurement | None = None
     kept_xyz_m: npt.NDArray[np.float32] | None = None

@@ -22,6 +22,8 @@ NUMBERS = ("keep_ratio",)  # the other arguments are text
 OVERRIDES = {
     "model_path": "model.path",
     "vision_path": "model.vision_path",
+    "detector": "detector.path",
+    "detector_names": "detector.names",
     "device": "model.device",
     "precision": "model.precision",
     "pruning_strategy": "pruning.strategy",
@@ -47,7 +49,16 @@ ARGUMENTS = [
         "parameter file (docs/parameters.md)",
         default=str(SHARE / "config" / "agent.yaml"),
     ),
-    argument("model_path", "folder of the checkpoint"),
+    argument(
+        "model_path",
+        "folder of the checkpoint; embedded: the small model of the package; none: a detector"
+        " alone",
+    ),
+    argument(
+        "detector",
+        "what finds objects in the images: an ONNX file, a folder, or topic (docs/detectors.md)",
+    ),
+    argument("detector_names", "text file with the detector's kinds, one a line"),
     argument("vision_path", "CLIP folder, for a checkpoint that holds no vision tower"),
     argument("device", "auto, cpu, cuda or cuda:N"),
     argument("precision", "auto, fp32, bf16 or fp16"),
@@ -76,6 +87,11 @@ ARGUMENTS = [
         default="pose",
     ),
     argument("odom_topic", "nav_msgs/Odometry, for pose_source odom", default="odom"),
+    argument(
+        "detections_topic",
+        "vision_msgs/Detection2DArray of another node, for detector topic",
+        default="~/detections_2d",
+    ),
     argument("rgb_transport", "raw or compressed"),
     argument("depth_transport", "raw, compressedDepth or compressed"),
     argument("pose_source", "pose or odom"),
@@ -144,6 +160,7 @@ def start_agent(context):
             ("depth/image/compressedDepth", value("depth_topic") + "/compressedDepth"),
             ("pose", value("pose_topic")),
             ("odom", value("odom_topic")),
+            ("~/detections_2d", value("detections_topic")),
         ],
         ros_arguments=["--log-level", f"{logger}:={value('log_level')}"],
     )

@@ -26,6 +26,12 @@ from ada3d_ros.srv import GroundObject, QueryScene
 MARGIN_S = 10.0  # beyond the request's own timeout
 GONE_S = 2.0  # without the service in the graph: it went away
 POLL_S = 0.2  # between two looks at the graph
+CACHE_MODES = {  # Answer.cache_mode: how the cached scene was pruned
+    "build": ", pruned while it was built",
+    "question": ", pruned for this question",
+    "none": ", not pruned",
+}
+EXIT_CODES = "Exit code: 0 answered, 1 the node gave an error, 2 no node."
 RANDOM_WEIGHTS = (
     "NOTE: this model has random weights, it was never trained: the answer is meaningless."
 )
@@ -66,9 +72,18 @@ def describe_tokens(tokens: Any) -> str:
                 spatial += f", keep ratio {tokens.keep_ratio_achieved:.2f}"
         spatial += f", {tokens.strategy})"
     if tokens.kv_bytes:
-        gflop, mib = tokens.prefill_flops / 1e9, tokens.kv_bytes / 2**20
-        cost = f"; prefill {gflop:.3g} GFLOP, KV {mib:.3g} MiB held"
+        held, full = tokens.held_kv_bytes / 2**20, tokens.unpruned_kv_bytes / 2**20
+        cost = f"; prefill {tokens.prefill_flops / 1e9:.3g} GFLOP"
+        cost += f" ({describe_savings(tokens)}), KV {held:.3g} of {full:.3g} MiB held"
     return f"{tokens.prompt} in{spatial}, {tokens.generated} out{cost}"
+
+
+def describe_savings(tokens: Any) -> str:
+    """What caching and pruning saved of a question's prefill, apart."""
+    full, unpruned = tokens.full_prefill_flops, tokens.unpruned_prefill_flops
+    cached = 1 - unpruned / full
+    pruned = 1 - tokens.prefill_flops / unpruned
+    return f"caching saved {cached:.0%} of {full / 1e9:.3g}, pruning {pruned:.0%} of the rest"
 
 
 def describe_box(index: int, box: Any, frame_id: str) -> str:
@@ -76,6 +91,7 @@ def describe_box(index: int, box: Any, frame_id: str) -> str:
     c, s, q = box.center.position, box.size, box.center.orientation
     yaw_deg = math.degrees(2 * math.atan2(q.z, q.w))
     score = "" if math.isnan(box.score) else f", score {box.score:.2f}"
+    score += ", of the detector" if box.method == box.METHOD_DETECTOR else ""
     return (
         f"box {index} {box.label!r}: centre ({c.x:.3f}, {c.y:.3f}, {c.z:.3f}) m, size"
         f" ({s.x:.3f}, {s.y:.3f}, {s.z:.3f}) m, yaw {yaw_deg:.1f} deg in"
@@ -83,20 +99,57 @@ def describe_box(index: int, box: Any, frame_id: str) -> str:
     )
 
 
+def describe_places(places: Sequence[Any]) -> str:
+    """What the model pointed at before it spoke, as one line."""
+    told = []
+    for number, place in enumerate(places, start=1):
+        c, s = place.center.position, place.size
+        size = f"size ({s.x:.2f}, {s.y:.2f}, {s.z:.2f})"
+        told.append(f"{number}. [{c.x:.3f}, {c.y:.3f}, {c.z:.3f}] {size}")
+    return f"pointed at: {'; '.join(told)} m"
+
+
+def describe_measurement(measurement: Any, frame_id: str) -> list[str]:
+    """A Measurement message as lines: values with their uncertainty, boxes, assumptions."""
+    lines, unit = [], f" {measurement.unit}".rstrip()
+    values = [f"{value:.6g}" if not unit else f"{value:.3f}" for value in measurement.values]
+    if values:
+        line = f"measured: {', '.join(values)}{unit}"
+        if any(measurement.uncertainty):
+            widths = ", ".join(f"{width:.3f}" for width in measurement.uncertainty)
+            line += f" +- {widths}{unit} (in 90 % of cases)"
+        lines.append(line)
+    elif measurement.word:
+        lines.append(f"measured: {measurement.word}")
+    lines += [describe_box(i, box, frame_id) for i, box in enumerate(measurement.boxes)]
+    return lines + [f"assumed: {sentence}" for sentence in measurement.assumptions]
+
+
+def describe_failure(answer: Any) -> str:
+    """Error code and sentence of an answer or response that is no success."""
+    return f"{ErrorCode(answer.error_code).name} ({answer.error_code}): {answer.error_msg}"
+
+
 def describe_answer(answer: Any) -> str:
-    """An Answer message as text for a terminal: answer, boxes, tokens, latency."""
+    """An Answer message as text for a terminal: answer, evidence, tokens, latency."""
     # The answer, or what went wrong and how far it came.
     lines = [RANDOM_WEIGHTS] if "(random weights)" in answer.model else []
     if answer.success:
         lines.append(answer.text or "(no text)")
     else:
-        name = ErrorCode(answer.error_code).name
-        lines.append(f"{name} ({answer.error_code}): {answer.error_msg}")
+        lines.append(describe_failure(answer))
         if answer.text:
             lines.append(f"text so far: {answer.text}")
 
+    # What it rests on.
     frame_id = answer.header.frame_id
-    lines += [describe_box(index, box, frame_id) for index, box in enumerate(answer.boxes)]
+    is_measured = answer.method == answer.METHOD_MEASURED
+    if answer.places:
+        lines.append(describe_places(answer.places))
+    if is_measured:
+        lines += describe_measurement(answer.measurement, frame_id)
+    if not answer.measurement.boxes:  # else they are those
+        lines += [describe_box(index, box, frame_id) for index, box in enumerate(answer.boxes)]
 
     # What it cost; a request that was refused cost nothing.
     if answer.tokens.prompt:
@@ -108,24 +161,35 @@ def describe_answer(answer: Any) -> str:
         if answer.scene_cached:
             stale = answer.scene_staleness
             line += ", cached scene" + ("" if math.isnan(stale) else f" ({stale:.0%} stale)")
+            line += CACHE_MODES.get(answer.cache_mode, "")
+        elif answer.cold_reason:
+            line += f", scene not cached: {answer.cold_reason}"
         lines.append(line)
+    if answer.tokens.prompt or is_measured:
         times = [(stage, getattr(answer.latency, f"{stage}_ms")) for stage in LATENCY_STAGES]
         measured = [f"{stage} {ms:.1f}" for stage, ms in times if not math.isnan(ms)]
         lines.append("latency ms: " + ", ".join(measured))
     return "\n".join(lines)
 
 
+def add_node_options(parser: argparse.ArgumentParser) -> None:
+    """The options of every verb that calls the node."""
+    add = parser.add_argument
+    add("--node", default=DEFAULT_NODE, help="full name of the agent node (default %(default)s)")
+    add("--timeout", type=float, default=0.0, help="seconds for the answer (default: the node's)")
+    add("--json", action="store_true", help="print the whole answer as JSON")
+
+
 def _parser(verb: str, what: str, example: str) -> argparse.ArgumentParser:
     """The options that both verbs have."""
     parser = argparse.ArgumentParser(
         prog=f"ada3d {verb}",
-        description=f"{what} Exit code: 0 answered, 1 the node gave an error, 2 no node.",
+        description=f"{what} {EXIT_CODES}",
         epilog=f'Example: ada3d {verb} "{example}"',
     )
+    parser.add_argument("text", help=f"for example {example!r}")
+    add_node_options(parser)
     add = parser.add_argument
-    add("text", help=f"for example {example!r}")
-    add("--node", default=DEFAULT_NODE, help="full name of the agent node (default %(default)s)")
-    add("--timeout", type=float, default=0.0, help="seconds for the answer (default: the node's)")
     add(
         "--keep-ratio",
         type=float,
@@ -138,11 +202,10 @@ def _parser(verb: str, what: str, example: str) -> argparse.ArgumentParser:
         default=0.0,
         help="milliseconds the answer should take at most (default: none)",
     )
-    add("--json", action="store_true", help="print the whole answer as JSON")
     return parser
 
 
-def _call(
+def call_service(
     options: argparse.Namespace, ros_args: Sequence[str], service: type, name: str, request: Any
 ) -> Any | None:
     """The response of the node's service; None, and a sentence on stderr, without one."""
@@ -234,7 +297,7 @@ def ask_main(args: Sequence[str]) -> int:
         keep_ratio=options.keep_ratio,
         max_new_tokens=options.max_new_tokens,
     )
-    response = _call(options, ros_args, QueryScene, "query", request)
+    response = call_service(options, ros_args, QueryScene, "query", request)
     return _report(options, response.answer if response is not None else None)
 
 
@@ -255,5 +318,5 @@ def ground_main(args: Sequence[str]) -> int:
         deadline_ms=options.deadline_ms,
         keep_ratio=options.keep_ratio,
     )
-    response = _call(options, ros_args, GroundObject, "ground", request)
+    response = call_service(options, ros_args, GroundObject, "ground", request)
     return _report(options, response.answer if response is not None else None)

@@ -6,19 +6,22 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
-from builtin_interfaces.msg import Duration, Time
+from builtin_interfaces.msg import Time
 from geometry_msgs.msg import Point, Pose, PoseArray, Quaternion, Vector3
-from std_msgs.msg import ColorRGBA, Header
-from visualization_msgs.msg import Marker, MarkerArray
+from std_msgs.msg import Header
 
 from ada3d_ros.config import SETTINGS
 from ada3d_ros.errors import Ada3DError, ErrorCode, InvalidRequestError
+from ada3d_ros.measures import RADIUS_M, Measurement, MeasureRequest
 from ada3d_ros.msg import Answer as AnswerMsg
 from ada3d_ros.msg import GroundedBox, GroundedBoxArray, Latency
+from ada3d_ros.msg import Measurement as MeasurementMsg
 from ada3d_ros.msg import TokenUsage as TokenUsageMsg
-from ada3d_ros.types import Answer, Box3D, Question, Scope, StageTimings, TokenUsage
+from ada3d_ros.types import Answer, Box3D, Question, Scope
+from ada3d_ros.usage import StageTimings, TokenUsage
 
 NAN = math.nan
+MAX_SUPPORT_POINTS = 2**32 - 1  # of the message: a thing seen for weeks has more
 # Of Latency.msg, as people and diagnostics see them.
 LATENCY_STAGES = (
     "wait",
@@ -41,12 +44,20 @@ def ns_to_time(stamp_ns: int) -> Time:
     return Time(sec=stamp_ns // 1_000_000_000, nanosec=stamp_ns % 1_000_000_000)
 
 
+def time_to_ns(stamp: Any) -> int:
+    """builtin_interfaces/Time as nanoseconds."""
+    return int(stamp.sec) * 1_000_000_000 + int(stamp.nanosec)
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a caller asked. timeout_s 0: the node's default; deadline_ms NaN: none."""
+    """What a caller asked. timeout_s 0: the node's default; deadline_ms NaN: none; measure: the
+    typed request that question.text describes.
+    """
 
     question: Question
     ground: bool = False
+    measure: MeasureRequest | None = None
     timeout_s: float = 0.0
     deadline_ms: float = NAN
 
@@ -80,15 +91,31 @@ def request_from_ground(message: Any) -> Request:
     return replace(_with_limits(message, question), ground=True)
 
 
-def _with_limits(message: Any, question: Question) -> Request:
-    """Time and token budget, which every kind of request has."""
+def checked_timeout_s(message: Any) -> float:
+    """The request's own time limit in seconds, 0 where it has none. Raises InvalidRequestError."""
     timeout_s = _checked_limit("timeout_sec", message.timeout_sec, "generation.timeout_sec")
+    return 0.0 if math.isnan(timeout_s) else timeout_s
+
+
+def checked_radius_m(value: float) -> float:
+    """A radius in metres. Raises InvalidRequestError outside measures.RADIUS_M."""
+    low, high = RADIUS_M
+    if not low <= value <= high:  # also catches NaN
+        raise InvalidRequestError(
+            f"radius_m = {value:g} is out of range; allowed: {low:g} to {high:g} metres."
+        )
+    return float(value)
+
+
+def _with_limits(message: Any, question: Question) -> Request:
+    """Time and token budget, which every kind of question has."""
+    timeout_s = checked_timeout_s(message)
     asked = round(message.keep_ratio, 6)  # a float32: 0.7 comes as 0.699999988
     keep_ratio = _checked_limit("keep_ratio", asked, "pruning.keep_ratio")
     deadline_ms = _checked_number("deadline_ms", message.deadline_ms, 1.0, 600_000.0)
     return Request(
         replace(question, keep_ratio=keep_ratio),
-        timeout_s=0.0 if math.isnan(timeout_s) else timeout_s,
+        timeout_s=timeout_s,
         deadline_ms=deadline_ms,
     )
 
@@ -111,17 +138,18 @@ def _checked_number(name: str, value: float, low: float, high: float) -> float:
     return float(value)
 
 
-def box_to_msg(box: Box3D) -> GroundedBox:
+def box_to_msg(box: Box3D, box_id: str = "") -> GroundedBox:
     half = box.yaw_rad / 2
     return GroundedBox(
         label=box.label,
+        id=box_id,
         score=float(box.score),
         center=Pose(
             position=_point(box.center_m),
             orientation=Quaternion(z=math.sin(half), w=math.cos(half)),
         ),
         size=Vector3(x=float(box.size_m[0]), y=float(box.size_m[1]), z=float(box.size_m[2])),
-        support_points=box.support_points,
+        support_points=min(box.support_points, MAX_SUPPORT_POINTS),
         method=int(box.method),
         evidence_stamps=[ns_to_time(s) for s in box.evidence_stamps_ns],
         evidence_voxels=[_point(p) for p in box.evidence_xyz_m],
@@ -131,6 +159,19 @@ def box_to_msg(box: Box3D) -> GroundedBox:
 
 def _point(xyz: Any) -> Point:
     return Point(x=float(xyz[0]), y=float(xyz[1]), z=float(xyz[2]))
+
+
+def measurement_to_msg(measurement: Measurement) -> MeasurementMsg:
+    return MeasurementMsg(
+        kind=int(measurement.kind),
+        values=[float(value) for value in measurement.values],
+        uncertainty=[float(half_width) for half_width in measurement.uncertainty],
+        unit=measurement.unit,
+        word=measurement.word,
+        sentence=measurement.sentence,
+        boxes=[box_to_msg(box) for box in measurement.boxes],
+        assumptions=list(measurement.assumptions),
+    )
 
 
 def _latency_to_msg(
@@ -162,7 +203,13 @@ def _tokens_to_msg(tokens: TokenUsage) -> TokenUsageMsg:
         keep_ratio_achieved=tokens.keep_ratio_achieved,
         strategy=tokens.strategy,
         prefill_flops=tokens.prefill_flops,
+        unpruned_prefill_flops=tokens.unpruned_prefill_flops,
+        full_prefill_flops=tokens.full_prefill_flops,
+        build_flops=tokens.build_flops,
+        unpruned_build_flops=tokens.unpruned_build_flops,
         kv_bytes=tokens.kv_bytes,
+        held_kv_bytes=tokens.held_kv_bytes,
+        unpruned_kv_bytes=tokens.unpruned_kv_bytes,
     )
 
 
@@ -196,12 +243,17 @@ def fill_answer_msg(
     message.header = Header(stamp=ns_to_time(answer.stamp_ns), frame_id=answer.frame_id)
     message.text = answer.text
     message.boxes = [box_to_msg(box) for box in answer.boxes]
+    message.method = int(answer.method)
+    message.places = [box_to_msg(place) for place in answer.places]
+    if answer.measurement is not None:
+        message.measurement = measurement_to_msg(answer.measurement)
     message.stop_reason = int(answer.stop_reason)
     message.confidence = answer.confidence
     message.keyframe_stamps = [ns_to_time(s) for s in answer.keyframe_stamps_ns]
     message.scene_epoch, message.scene_version = answer.scene_epoch, answer.scene_version
     message.scene_age_s, message.scene_staleness = age_s, answer.scene_staleness
     message.scene_cached = answer.scene_cached
+    message.cache_mode, message.cold_reason = answer.cache_mode, answer.cold_reason
     message.tokens = _tokens_to_msg(answer.tokens)
     message.latency = _latency_to_msg(answer.timings, wait_s, input_age_s, total_s)
 
@@ -222,26 +274,3 @@ def boxes_to_msg(answer: AnswerMsg) -> GroundedBoxArray:
 
 def boxes_to_poses(answer: AnswerMsg) -> PoseArray:
     return PoseArray(header=answer.header, poses=[box.center for box in answer.boxes])
-
-
-def boxes_to_markers(answer: AnswerMsg, lifetime_s: float) -> MarkerArray:
-    """A translucent cube and a label per box; earlier markers are deleted first."""
-    sec, nanosec = divmod(int(lifetime_s * 1e9), 1_000_000_000)
-    lifetime = Duration(sec=sec, nanosec=nanosec)
-    markers = [Marker(header=answer.header, action=Marker.DELETEALL)]
-    for index, box in enumerate(answer.boxes):
-        shared = {"header": answer.header, "id": index, "lifetime": lifetime}
-
-        # The box itself.
-        cube = Marker(ns="boxes", type=Marker.CUBE, pose=box.center, scale=box.size, **shared)
-        cube.color = ColorRGBA(r=0.1, g=0.8, b=0.3, a=0.35)
-
-        # Its label, 10 cm above it, facing whoever looks.
-        score = "" if math.isnan(box.score) else f" {box.score:.2f}"
-        label = Marker(ns="labels", type=Marker.TEXT_VIEW_FACING, text=box.label + score, **shared)
-        at = box.center.position
-        label.pose.position = Point(x=at.x, y=at.y, z=at.z + box.size.z / 2 + 0.1)
-        label.scale.z = 0.12
-        label.color = ColorRGBA(r=1.0, g=1.0, b=1.0, a=0.95)
-        markers += [cube, label]
-    return MarkerArray(markers=markers)

@@ -21,7 +21,7 @@ from ada3d_ros.errors import ConfigError, FrameReason
 from ada3d_ros.msg import AgentStatus
 from ada3d_ros.ros.conversions import LATENCY_STAGES
 from ada3d_ros.ros.health_state import INPUTS, MODEL, SCENE, SYNCHRONIZATION, Severity
-from ada3d_ros.types import TokenUsage
+from ada3d_ros.usage import TokenUsage
 
 if TYPE_CHECKING:
     from ada3d_ros.ros.node import AgentNode
@@ -232,13 +232,13 @@ def _inputs(node: AgentNode) -> Report:
     if not values:
         return WARN, "not active: no inputs are subscribed", values
     fine = "all inputs alive"
-    level, text = _judged(node, INPUTS, fine)
+    level, text = judged(node, INPUTS, fine)
     if level == OK and text != fine and node.inputs is not None and node.inputs.sets:
         level = WARN  # a pause of what came before
     return level, text, values
 
 
-def _judged(node: AgentNode, task: str, fine: str) -> tuple[bytes, str]:
+def judged(node: AgentNode, task: str, fine: str) -> tuple[bytes, str]:
     """Level and sentence of a task: what is wrong with it, or `fine`."""
     faults = [fault for fault in node.health.faults() if fault.task == task]
     worst = max((fault.severity for fault in faults), default=Severity.NOTE)
@@ -269,7 +269,7 @@ def _synchronization(node: AgentNode) -> Report:
         }
     values |= drops
 
-    return *_judged(node, SYNCHRONIZATION, f"{inputs.sets} sets"), values
+    return *judged(node, SYNCHRONIZATION, f"{inputs.sets} sets"), values
 
 
 def _scene(node: AgentNode) -> Report:
@@ -303,6 +303,7 @@ def _scene(node: AgentNode) -> Report:
         "cache.builds": cache.builds,
         "cache.appends": cache.appends,
     }
+    values |= node.objects.report()
 
     # The frames that they came from.
     if node.intake is not None:
@@ -311,7 +312,7 @@ def _scene(node: AgentNode) -> Report:
             "camera_info_changes": node.intake.camera_info_changes,
             "camera_axes": node.intake.watch.axes,
         }
-    return *_judged(node, SCENE, f"{scene.num_keyframes} keyframes"), values
+    return *judged(node, SCENE, f"{scene.num_keyframes} keyframes"), values
 
 
 def _inference(node: AgentNode) -> Report:
@@ -364,13 +365,17 @@ def _pruning(node: AgentNode) -> Report:
             "last.keep_ratio": tokens.keep_ratio_achieved,
             "last.coverage_0.5m": tokens.coverage,
             "last.prefill_gflop": tokens.prefill_flops / 1e9,
-            "last.unpruned_prefill_gflop": tokens.full_prefill_flops / 1e9,
+            "last.unpruned_prefill_gflop": tokens.unpruned_prefill_flops / 1e9,
+            "last.uncached_prefill_gflop": tokens.full_prefill_flops / 1e9,
+            "last.build_gflop": tokens.build_flops / 1e9,
+            "last.unpruned_build_gflop": tokens.unpruned_build_flops / 1e9,
             "last.rank_gflop": tokens.rank_flops / 1e9,
             "last.decode_gflop_per_token": tokens.decode_flops / 1e9,
             "last.unpruned_decode_gflop_per_token": tokens.full_decode_flops / 1e9,
             "last.kv_mib": tokens.kv_bytes / 2**20,
+            "last.held_kv_mib": tokens.held_kv_bytes / 2**20,
+            "last.unpruned_kv_mib": tokens.unpruned_kv_bytes / 2**20,
             "last.attended_kv_mib": tokens.attended_kv_bytes / 2**20,
-            "last.unpruned_kv_mib": tokens.full_kv_bytes / 2**20,
         }
     return level, text, values
 
@@ -392,4 +397,4 @@ def _model(node: AgentNode) -> Report:
             }
     if state == AgentStatus.ERROR:
         return ERROR, detail, values
-    return *_judged(node, MODEL, detail), values
+    return *judged(node, MODEL, detail), values

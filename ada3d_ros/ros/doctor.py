@@ -13,10 +13,8 @@ import os
 import platform
 import shutil
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 OK, NOTE, BAD, WRONG = "ok", "note", "MISSING", "WRONG"
 
@@ -37,26 +35,12 @@ ROS_PACKAGES = {
         "make setup, or colcon build and source install/setup.bash",
     ),
 }
-# Of AgentStatus.msg; what is neither good nor bad is a note.
-STATE_LEVELS = {
-    "UNCONFIGURED": BAD,
-    "LOADING": NOTE,
-    "WAITING_FOR_DATA": NOTE,
-    "READY": OK,
-    "BUSY": OK,
-    "PAUSED": NOTE,
-    "ERROR": BAD,
-    "INACTIVE": BAD,
-}
-# The lifecycle transitions that lead out of a state.
-STATE_STEPS = {"UNCONFIGURED": ("configure", "activate"), "INACTIVE": ("activate",)}
-ALONE_STATES = ("UNCONFIGURED", "INACTIVE", "LOADING", "ERROR", "PAUSED")  # their detail is more
 WAIT_S = 10.0  # for what is not seen: discovery takes seconds on a busy machine
-SEVERAL_S = 5.0  # for the status of each of several nodes of one name
 # absent ones have a stand-in, or switch one output off
 OPTIONAL_ROS_PACKAGES = {
     "message_filters": "a stand-in of the same surface is used",
     "cv_bridge": "OpenCV converts the pixels",
+    "vision_msgs": "there is no ~/detections; ~/objects has the same",
 }
 
 
@@ -156,15 +140,15 @@ class _Said(logging.Handler):
 def check_model(path: str, vision_path: str = "") -> Iterator[Finding]:
     """Whether a checkpoint folder would load, with the vision tower of a CLIP folder if any."""
     from ada3d_ros.config import as_options, from_flat
+    from ada3d_ros.create_pipeline import create_pipeline
     from ada3d_ros.errors import Ada3DError
-    from ada3d_ros.pipeline import Ada3DPipeline
 
     # What the check says besides is a note.
     said = _Said()
     logging.getLogger("ada3d_ros").addHandler(said)
     try:
         settings = {"model.path": path, "model.vision_path": vision_path}
-        info = Ada3DPipeline(from_flat(settings)).check()
+        info = create_pipeline(from_flat(settings)).check()
     except Ada3DError as error:
         yield Finding(BAD, "model", as_options(str(error)))
         return
@@ -178,168 +162,54 @@ def check_model(path: str, vision_path: str = "") -> Iterator[Finding]:
     yield Finding(OK, "model", text)
 
 
-def check_graph(wanted: str, wait_s: float = WAIT_S) -> Iterator[Finding]:
-    """The agent (`wanted`; empty: the one that is there) and its topics as they are alive now.
-
-    What is absent is looked for `wait_s` seconds.
-    """
-    import rclpy
-    from rclpy.node import Node
-
-    from ada3d_ros.ros.discovery import node_names
-
-    rclpy.init()
-    node = Node("ada3d_doctor")
-    try:
-        # Without an agent: what starts it, and which topics it could take.
-        node_name, findings = _find_agent(node, wanted, wait_s)
-        yield from findings
-        if not node_name:
-            yield from _list_candidates(node)
-            return
-
-        # With one: its state, what it says is wrong, and its topics.
-        domain = os.environ.get("ROS_DOMAIN_ID", "0")
-        count = node_names(node).count(node_name)
-        if count > 1:
-            yield Finding(
-                BAD,
-                node_name,
-                f"{count} nodes of this name on ROS_DOMAIN_ID {domain}: one of them answers, which"
-                " one is chance",
-                "end all but one (one that was killed is listed for some seconds more), or give"
-                " each a namespace: ada3d agent --ros-args -r __ns:=/robot2",
-            )
-        else:
-            yield Finding(OK, node_name, f"alive on ROS_DOMAIN_ID {domain}")
-        told = []
-        for finding in _check_status(node, node_name, count, wait_s):
-            told.append(finding.text)
-            yield finding
-        yield from _list_topics(node, node_name, " ".join(told), wait_s)
-    finally:
-        node.destroy_node()
-        rclpy.try_shutdown()
-
-
-def _find_agent(node: Any, wanted: str, wait_s: float) -> tuple[str, list[Finding]]:
-    """Its full name, empty without one, and what there is to say about it."""
-    from ada3d_ros.ros.discovery import (
-        BUSY_TEXT,
-        DEFAULT_NODE,
-        LATE_S,
-        find_agents,
-        name_others,
-        node_names,
-        wait_for_graph,
+def _add_detector(parser: argparse.ArgumentParser) -> None:
+    """The options about a detector."""
+    add = parser.add_argument_group("a detector").add_argument
+    add(
+        "--detector",
+        default="",
+        metavar="PATH",
+        help="also say what this is: an ONNX file, a folder of a transformers detector, or `topic`",
     )
-
-    # The one that was named, or any.
-    def there() -> bool:
-        return wanted in node_names(node) if wanted else bool(find_agents(node))
-
-    seen = wait_for_graph(node, there, wait_s)
-    agents, name = find_agents(node), wanted or DEFAULT_NODE
-    if seen and not wanted and name not in agents:  # perhaps not yet
-        wait_for_graph(node, there, wait_s, LATE_S)
-        agents = find_agents(node)
-    if seen and (wanted or name in agents):
-        return name, []
-
-    # Others, or none.
-    text, others = name_others(name, agents), [agent for agent in agents if agent != name]
-    if not wanted and len(others) == 1:
-        return others[0], [Finding(NOTE, name, f"not there; {text}")]
-    domain = os.environ.get("ROS_DOMAIN_ID", "0")
-    cure = text or "ada3d agent --ros-args -p model.path:=FOLDER -p autostart:=true"
-    absent = f"no such node on ROS_DOMAIN_ID {domain}"
-    if not others or wanted:
-        absent += f": not seen within {wait_s:g} s; {BUSY_TEXT}"
-    return "", [Finding(BAD, name, absent, cure)]
+    add("--names", default="", metavar="FILE", help="its kinds, one a line in order")
+    add("--min-score", type=_share, default=0.0, help="score of a box at least (default: its own)")
+    add("--threads", type=int, default=1, help="processor threads of an ONNX detector (default 1)")
+    add("--device", default="cpu", help="auto, cpu, cuda or cuda:N (default cpu)")
+    add(
+        "--image",
+        default="",
+        metavar="FILE",
+        help="JPEG or PNG to try it on (default: a drawn one)",
+    )
+    add("--output", default="", metavar="FILE", help="picture with boxes (default NAME_boxes.png)")
 
 
-def _check_status(node: Any, node_name: str, count: int, wait_s: float) -> Iterator[Finding]:
-    """The state of each node of that name and what it says is wrong, from ~/status."""
-    import rclpy
-    from rclpy.qos import DurabilityPolicy, QoSProfile
+def _detector_findings(options: argparse.Namespace) -> list[Finding]:
+    """What there is to say of --detector."""
+    from ada3d_ros.config import from_flat
+    from ada3d_ros.errors import ConfigError
+    from ada3d_ros.ros.doctor_detector import DetectorCheck, check_detector, with_options
 
-    from ada3d_ros.msg import AgentStatus
-
-    # The last one of each node, kept for those who come late; of several, what comes for a while.
-    received: list[Any] = []
-    latched = QoSProfile(depth=count, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-    topic = f"{node_name}/status"
-    subscription = node.create_subscription(AgentStatus, topic, received.append, latched)
-    start = time.monotonic()
-
-    def settled() -> bool:
-        """Whether its judgement is known; a node without frames needs seconds for it."""
-        if count > 1:
-            return time.monotonic() > start + SEVERAL_S and bool(received)
-        waiting = AgentStatus.WAITING_FOR_DATA
-        return bool(received) and (received[-1].state != waiting or bool(received[-1].faults))
-
-    while time.monotonic() < start + wait_s and not settled():
-        rclpy.spin_once(node, timeout_sec=0.1)
-    node.destroy_subscription(subscription)
-    if not received:
-        silent = f"silent for {wait_s:g} s: the node hangs or is of another version"
-        yield Finding(BAD, topic, silent, "restart the node")
-        return
-
-    # Their states by name, the command that leads out of each, and their own sentences.
-    names = {getattr(AgentStatus, name): name for name in STATE_LEVELS}
-    for status in {status.state: status for status in received}.values():
-        state = names.get(status.state, str(status.state))
-        # What is wrong stands below.
-        detail = status.detail if not status.faults or state in ALONE_STATES else "see below."
-        text = f"{state}, {status.keyframes} keyframes: {detail}"
-        steps = [f"ros2 lifecycle set {node_name} {step}" for step in STATE_STEPS.get(state, ())]
-        cure = " && ".join(steps) + "; or start it with -p autostart:=true" if steps else ""
-        yield Finding(STATE_LEVELS.get(state, NOTE), "state", text, cure)
-        for fault in status.faults:
-            yield Finding(WRONG, "health", fault)
-
-
-def _list_topics(node: Any, node_name: str, told: str, wait_s: float) -> Iterator[Finding]:
-    """Who sends the node's inputs, and how; what is wrong with them the node itself says.
-
-    The publishers of an input that nothing is `told` of are looked for `wait_s` seconds.
-    """
-    from ada3d_ros.ros.discovery import wait_for_graph
-
-    namespace, name = node_name.rsplit("/", 1)
-    inputs = {
-        topic: types
-        for topic, types in node.get_subscriber_names_and_types_by_node(name, namespace or "/")
-        if topic not in ("/clock", "/parameter_events") and not topic.startswith(node_name)
+    settings = {
+        "detector.path": options.detector,
+        "detector.names": options.names,
+        "detector.min_score": options.min_score,
+        "detector.threads": options.threads,
+        "detector.device": options.device,
     }
-    expected = [topic for topic in inputs if topic not in told]
-    wait_for_graph(node, lambda: all(map(node.count_publishers, expected)), wait_s)
-    for topic, types in inputs.items():
-        publishers = node.get_publishers_info_by_topic(topic)
-        mine = [s for s in node.get_subscriptions_info_by_topic(topic) if s.node_name == name]
-        wanted = mine[0].qos_profile.reliability.name.lower() if mine else "unknown"
-        offered = sorted({p.qos_profile.reliability.name.lower() for p in publishers})
-        how = f"{len(publishers)} publisher(s) {'/'.join(offered)}" if offered else "no publisher"
-        text = f"{types[0]}: {how}, subscribed {wanted}"
-        yield Finding(OK if publishers else NOTE, topic, text)
+    try:
+        config = from_flat(settings).detector
+    except ConfigError as error:
+        return [Finding(BAD, "detector", with_options(str(error)))]
+    return list(check_detector(DetectorCheck(config, options.image, options.output)))
 
 
-def _list_candidates(node: Any) -> Iterator[Finding]:
-    wanted = (
-        "sensor_msgs/msg/Image",
-        "sensor_msgs/msg/CompressedImage",
-        "sensor_msgs/msg/CameraInfo",
-        "geometry_msgs/msg/PoseStamped",
-        "nav_msgs/msg/Odometry",
-    )
-    for topic, types in node.get_topic_names_and_types():
-        if any(t in wanted for t in types):
-            publishers = node.get_publishers_info_by_topic(topic)
-            offered = sorted({p.qos_profile.reliability.name.lower() for p in publishers})
-            how = "/".join(offered) or "no publisher"
-            yield Finding(NOTE, topic, f"{', '.join(types)} ({how}): could be an input")
+def _share(text: str) -> float:
+    """A score for argparse, 0 to 1."""
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text}, allowed 0 to 1")
+    return value
 
 
 def _seconds(text: str) -> float:
@@ -373,6 +243,7 @@ def main(args: Sequence[str]) -> int:
         help="CLIP folder, for a --model that holds no vision tower",
     )
     add("--no-graph", action="store_true", help="do not look for running nodes")
+    _add_detector(parser)
     options = parser.parse_args(list(args))
 
     # What is installed.
@@ -380,11 +251,15 @@ def main(args: Sequence[str]) -> int:
     has_ros = not any(f.level == BAD and f.subject in ROS_PACKAGES for f in findings)
     if options.model:
         findings += check_model(options.model, options.vision_path)
+    if options.detector:
+        findings += _detector_findings(options)
     for finding in findings:
         print(finding)
 
     # What is alive, shown as it is found.
     if not options.no_graph and has_ros:
+        from ada3d_ros.ros.doctor_graph import check_graph  # where there is ROS
+
         for finding in check_graph(
             options.node and f"/{options.node.strip('/')}", options.wait_sec
         ):

@@ -11,6 +11,7 @@ import statistics
 from collections.abc import Iterator, Sequence
 
 from ada3d_ros.errors import FrameReason
+from ada3d_ros.ros.detector_health import is_failing, judge_detector
 from ada3d_ros.ros.health_state import (
     INPUTS,
     MODEL,
@@ -49,9 +50,16 @@ def judge(state: HealthState) -> list[Fault]:
         *_refusals(state),
         *_losses(state),
         *_warning(state.camera_axes_warning, "camera axes", SCENE),
+        *_warning("" if is_failing(state.detector) else state.objects_warning, "objects", SCENE),
+        *judge_detector(state.detector, state.slop_s, _is_fed(state)),
     ]
     # That a bag has ended, or a camera gone, explains nothing else.
     return sorted(found, key=lambda fault: (-fault.severity, fault.key == "silent ended"))
+
+
+def _is_fed(state: HealthState) -> bool:
+    """Whether keyframes are there and images still come."""
+    return bool(state.keyframes) and not any(_is_silent(i) for i in state.inputs if i.in_set)
 
 
 def why_no_keyframe(state: HealthState) -> str:

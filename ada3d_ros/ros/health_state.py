@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 
 from ada3d_ros.errors import FrameReason
+from ada3d_ros.perception.detector import DetectorReport
 
 # tasks of /diagnostics
 INPUTS, SYNCHRONIZATION, SCENE, MODEL = "Inputs", "Synchronization", "Scene", "Model and GPU"
+DETECTOR = "Detector"
 
 
 class Severity(IntEnum):
@@ -68,6 +70,33 @@ class InputState:
 
 
 @dataclass(frozen=True, slots=True)
+class MatchReport:
+    """How arrays and keyframes find each other, for people.
+
+    Counts since the start: received arrays, matched keyframes. missed: keyframes since the last
+    matched one whose array never came; missed_ns, nearest_ns: the stamps of the one of them that
+    came nearest to an array, and of that array. other_frame: of an array that fitted in time.
+    """
+
+    received: int = 0
+    matched: int = 0
+    missed: int = 0
+    missed_ns: int = -1
+    nearest_ns: int = -1
+    other_frame: str = ""
+    unset_stamps: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class DetectorState:
+    """The detector that finds the objects. topic, matches: of one that other nodes publish."""
+
+    report: DetectorReport
+    topic: InputState | None = None
+    matches: MatchReport = MatchReport()
+
+
+@dataclass(frozen=True, slots=True)
 class HealthState:
     """All that is judged. Empty `inputs`: the node is not active."""
 
@@ -83,8 +112,11 @@ class HealthState:
     now_ns: int = 0  # of the node's clock
     running_s: float = math.inf  # since the node started
 
+    detector: DetectorState | None = None
+
     # sentences of those who watch one thing; empty: nothing is wrong
     namesake_warning: str = ""  # another node of this name
+    objects_warning: str = ""  # a vocabulary that cannot be read
     camera_axes_warning: str = ""  # K of another size, D applied twice, poses of other axes
 
     # the middleware, and what keeps large images from being lost

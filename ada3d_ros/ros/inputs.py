@@ -13,20 +13,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from geometry_msgs.msg import PoseStamped
-from nav_msgs.msg import Odometry
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from ada3d_ros.config import AgentConfig
 from ada3d_ros.errors import FrameReason, PoseError
 from ada3d_ros.geometry.pose import Matrix, PoseBuffer, PoseStatus, pose_from_quaternion
 from ada3d_ros.ros.camera_infos import CameraInfos
 from ada3d_ros.ros.diagnostics import Drops, InputMonitor, Window
+from ada3d_ros.ros.frame_rate import FrameRate
 from ada3d_ros.ros.guard import ThrottledWarning, guarded
 from ada3d_ros.ros.health import IN_A_ROW
-from ada3d_ros.ros.subscription import InputSubscription
+from ada3d_ros.ros.subscription import InputSubscription, input_topics
 from ada3d_ros.ros.sync import (
     MIN_JUMP_NS,
     SAME_TIME_NS,
@@ -37,27 +35,10 @@ from ada3d_ros.ros.sync import (
 from ada3d_ros.sources.messages import PosedSet, pose_frame_fault, pose_of, stamp_of
 
 POSE_POLL_S = 0.02
+PATIENCE = 5  # times pose.timeout_sec, while poses come in
 PUBLISHERS_POLL_S = 1.0
 MAX_HELD_POSES = 200
 IMAGES = ("rgb", "depth")  # in the order of the synchroniser's inputs
-
-
-def _topics(config: AgentConfig) -> dict[str, tuple[str, type]]:
-    """Topic, before remapping, and message type of every input."""
-    depth = {
-        "raw": ("depth/image", Image),
-        "compressed": ("depth/image/compressed", CompressedImage),
-        "compressedDepth": ("depth/image/compressedDepth", CompressedImage),
-    }
-    compressed_rgb = config.rgb_transport == "compressed"
-    return {
-        "rgb": ("rgb/image/compressed", CompressedImage)
-        if compressed_rgb
-        else ("rgb/image", Image),
-        "depth": depth[config.depth_transport],
-        "camera_info": ("rgb/camera_info", CameraInfo),
-        "pose": (config.pose_source, Odometry if config.pose_source == "odom" else PoseStamped),
-    }
 
 
 @dataclass(eq=False, slots=True)
@@ -67,6 +48,7 @@ class _Waiting:
     messages: tuple[Any, Any]
     stamp_ns: int
     since: float  # time.monotonic()
+    is_due: bool  # taken wherever the camera is
 
 
 class FrameInputs:
@@ -99,7 +81,7 @@ class FrameInputs:
             on_drop=self._on_drop,
             on_jump=self._jumped,
         )
-        self._last_accepted_ns = -1
+        self._rate = FrameRate()
         self._waiting: list[_Waiting] = []
 
         # their camera_info and poses
@@ -113,7 +95,7 @@ class FrameInputs:
             np.array(extrinsic.xyz), np.array(extrinsic.quat_xyzw)
         )
 
-        topics = _topics(config)
+        topics = input_topics(config)
         self.monitors = {
             name: InputMonitor(name, topic, interface=topic) for name, (topic, _) in topics.items()
         }
@@ -157,7 +139,7 @@ class FrameInputs:
         self.matcher.clear()
         self.infos.clear()
         self._waiting.clear()
-        self._last_accepted_ns = -1
+        self._rate.clear()
 
     def clear(self) -> None:
         """Forget queued messages and poses: what comes next is taken as the first."""
@@ -217,7 +199,7 @@ class FrameInputs:
             if item.stamp_ns > new_ns:
                 self._drops.add(FrameReason.NO_POSE)
         self._waiting = [item for item in self._waiting if item.stamp_ns <= new_ns]
-        self._last_accepted_ns = -1
+        self._rate.clear()
         self.infos.clear(new_ns + SAME_TIME_NS)
 
     # -- camera_info
@@ -317,16 +299,20 @@ class FrameInputs:
             monitor.received_at_set = monitor.received
         stamp_ns = stamp_of(rgb)
         self.gap_ms.add(abs(stamp_ns - stamp_of(depth)) / 1e6)
-        if not self._is_taken(stamp_ns):
+        if self._is_refused(stamp_ns):
             return
-        self._last_accepted_ns = stamp_ns
+        is_due = self._rate.take_due(stamp_ns, self.config)
+        if not is_due and not self._rate.may_be_taken(self.config):
+            self._drops.add(FrameReason.RATE_LIMIT)
+            return
         self._take_held_poses()
-        self._waiting.append(_Waiting((rgb, depth), stamp_ns, time.monotonic()))
+        self._waiting.append(_Waiting((rgb, depth), stamp_ns, time.monotonic(), is_due))
         self._release_waiting()
 
-    def _is_taken(self, stamp_ns: int) -> bool:
-        """Whether a set is of this time, and not sooner than the rate allows; counted if not."""
-        if self._is_stale(stamp_ns):
+    def _is_refused(self, stamp_ns: int) -> bool:
+        """Whether a set is of another time; it is counted then."""
+        is_stale = self._is_stale(stamp_ns)
+        if is_stale:
             late_s = (self._node.get_clock().now().nanoseconds - stamp_ns) / 1e9
             cure = "Replaying a bag: set use_sim_time and publish /clock."
             if self._node.get_parameter("use_sim_time").value:
@@ -337,12 +323,7 @@ class FrameInputs:
                 f" {self.config.input.max_age_sec}); frames are not used. {cure} Otherwise check"
                 " the clocks, or set input.max_age_sec to 0.",
             )
-            return False
-        period_ns = 1e9 / self.config.input.max_rate_hz
-        if self._last_accepted_ns >= 0 and 0 <= stamp_ns - self._last_accepted_ns < 0.9 * period_ns:
-            self._drops.add(FrameReason.RATE_LIMIT)
-            return False
-        return True
+        return is_stale
 
     def _is_stale(self, stamp_ns: int) -> bool:
         now_ns = self._node.get_clock().now().nanoseconds
@@ -357,19 +338,21 @@ class FrameInputs:
         for item in waiting:
             stamp_ns, slop_ns = item.stamp_ns, self.matcher.slop_ns
             pose = self.poses.lookup(stamp_ns, self.config.pose.max_gap_sec)
-            is_late = time.monotonic() - item.since > self.config.pose.timeout_sec
+            is_late = time.monotonic() - item.since > self._patience_s(pose.status)
             awaits = pose.status is PoseStatus.NOT_YET or self.infos.is_due(stamp_ns, slop_ns)
             if awaits and pose.status is not PoseStatus.NEVER and not is_late:
                 still_waiting.append(item)
                 continue
-            info = self.infos.for_image(stamp_ns, slop_ns)
-            if pose.T_world_child is None:
+            info, T = self.infos.for_image(stamp_ns, slop_ns), pose.T_world_child
+            if not (item.is_due or self._rate.is_worth(stamp_ns, T, self.config)):
+                self._drops.add(FrameReason.RATE_LIMIT)
+            elif T is None:
                 self._refuse(FrameReason.NO_POSE, self._no_pose_text(stamp_ns, pose.why))
             elif info is None:
                 self._refuse(FrameReason.NO_INFO, self._nothing_text("camera_info", stamp_ns))
             else:
-                T_world_cam = pose.T_world_child @ self._T_child_cam
-                topics = self._camera_topics
+                self._rate.note_taken(stamp_ns, T)
+                T_world_cam, topics = T @ self._T_child_cam, self._camera_topics
                 self._on_ready(PosedSet(*item.messages, info, stamp_ns, T_world_cam, topics))
         self._waiting += still_waiting
 
@@ -378,6 +361,12 @@ class FrameInputs:
             self._poll_timer.cancel()
         elif self._poll_timer.is_canceled():
             self._poll_timer.reset()
+
+    def _patience_s(self, status: PoseStatus) -> float:
+        """How long a set waits; longer while poses come in: a busy machine gets them late."""
+        timeout_s, monitor = self.config.pose.timeout_sec, self.monitors["pose"]
+        come = monitor.silent_s < timeout_s and not self.pose_fault
+        return timeout_s * PATIENCE if come and status is PoseStatus.NOT_YET else timeout_s
 
     def _nothing_text(self, name: str, stamp_ns: int) -> str:
         monitor = self.monitors[name]

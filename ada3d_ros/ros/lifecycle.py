@@ -15,7 +15,6 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from ada3d_ros.config import AgentConfig
 from ada3d_ros.errors import Ada3DError, ConfigError, DeviceLostError, NotActiveError
 from ada3d_ros.msg import AgentStatus
-from ada3d_ros.pipeline import Ada3DPipeline
 from ada3d_ros.ros.diagnostics import Drops, InferenceMonitor
 from ada3d_ros.ros.guard import CoreLog, guarded
 from ada3d_ros.ros.inputs import FrameInputs
@@ -26,11 +25,14 @@ from ada3d_ros.ros.worker import RequestWorker
 from ada3d_ros.sources.messages import PosedSet
 
 if TYPE_CHECKING:
+    from ada3d_ros.create_pipeline import AnyPipeline
     from ada3d_ros.ros.bond import ManagerBond
+    from ada3d_ros.ros.detection_input import DetectionInput
 
-PipelineFactory = Callable[..., Ada3DPipeline]  # of an AgentConfig and `background`
+PipelineFactory = Callable[..., "AnyPipeline"]  # of an AgentConfig and `background`
 FINALIZED_TEXT = "the node was shut down for good: end its process and start it again."
 READY_TEXT = "ask on ~/query, ~/ground, ~/ask_scene or ~/question."
+TOPIC_DETECTOR = "topic"  # detector.path
 OK, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 
 
@@ -84,9 +86,10 @@ class AgentLifecycle(ManagedNode):
         super().__init__("ada3d_agent", **options)
         # what comes and goes with the states
         self._pipeline_factory = pipeline_factory
-        self.pipeline: Ada3DPipeline | None = None
+        self.pipeline: AnyPipeline | None = None
         self.intake: FrameIntake | None = None
         self.inputs: FrameInputs | None = None
+        self.detections: DetectionInput | None = None  # of detector.path `topic`
         self._bond: ManagerBond | None = None
         self.load_error = ""  # why there is no model, for people
         self.paused = self.finalized = False
@@ -135,6 +138,10 @@ class AgentLifecycle(ManagedNode):
     @abstractmethod
     def _publish_status(self) -> None:
         """Tell ~/status what `state_and_detail` says."""
+
+    @abstractmethod
+    def _publish_objects(self) -> None:
+        """Tell of the objects that are kept, where that is news."""
 
     def report_error(self, where: str, error: BaseException, trace: str) -> None:
         """Count and log an error that nothing else handles; a lost GPU ends the node's work."""
@@ -193,10 +200,11 @@ class AgentLifecycle(ManagedNode):
         try:
             if self._settings.errors:
                 raise ConfigError("; ".join(self._settings.errors.values()))
-            pipeline = self._pipeline_factory(self.config, background=True)
+            pipeline = self._make_pipeline()
             info = pipeline.check()
         except (Ada3DError, OSError) as error:
             self.load_error = str(error)
+            self.detections = None
             self.get_logger().error(f"configure failed: {error}")
             self._publish_status()
             return FAILURE
@@ -212,10 +220,9 @@ class AgentLifecycle(ManagedNode):
         )
 
         # the weights are read in the inference thread, while services answer
-        self.get_logger().info(
-            f"loading {info.name}: {info.parameters / 1e6:.1f} M parameters,"
-            f" {info.memory_bytes / 2**20:.0f} MiB in {info.precision} on {info.device}"
-        )
+        size = f"{info.parameters / 1e6:.1f} M parameters, {info.memory_bytes / 2**20:.0f} MiB in"
+        what = f"{size} {info.precision}" if info.parameters else "no language model, a detector"
+        self.get_logger().info(f"loading {info.name}: {what} on {info.device}")
         if info.random_weights:
             self.get_logger().warning(
                 "this checkpoint has random weights, it was never trained: every answer is"
@@ -225,7 +232,18 @@ class AgentLifecycle(ManagedNode):
         self._publish_status()
         return OK
 
-    def _load(self, pipeline: Ada3DPipeline) -> None:
+    def _make_pipeline(self) -> AnyPipeline:
+        """With a detector of its own where other nodes detect. Raises DetectorError."""
+        if self.config.detector.path != TOPIC_DETECTOR:
+            return self._pipeline_factory(self.config, background=True)
+        from ada3d_ros.ros.detection_input import DetectionInput  # where it is wanted
+
+        self.detections = DetectionInput(self, self.config)
+        return self._pipeline_factory(
+            self.config, background=True, detector=self.detections.detector
+        )
+
+    def _load(self, pipeline: AnyPipeline) -> None:
         """On the inference thread."""
         started = time.monotonic()
         try:
@@ -241,6 +259,8 @@ class AgentLifecycle(ManagedNode):
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         self.drops.clear_refusals()
         self.inputs = FrameInputs(self, self.config, self.drops, self._on_set, self.report_error)
+        if self.detections is not None:
+            self.detections.open()
         self._bond = self._start_bond()
         self._publish_status()
         return super().on_activate(state)
@@ -307,6 +327,8 @@ class AgentLifecycle(ManagedNode):
         inputs, self.inputs = self.inputs, None
         if inputs is not None:
             inputs.close()
+        if self.detections is not None:
+            self.detections.close()
 
     def _release(self, join_s: float = 2.0) -> None:
         self._leave_active()
@@ -314,12 +336,12 @@ class AgentLifecycle(ManagedNode):
         if self.intake is not None:
             self.intake.stop(join_s)
             self.intake = None
-        self.pipeline = None
+        self.pipeline = self.detections = None
         self._last_set_ns = -1
 
     # -- the inference thread and the parameters reach into the parts
 
-    def _ready_pipeline(self) -> Ada3DPipeline:
+    def _ready_pipeline(self) -> AnyPipeline:
         pipeline = self.pipeline
         if pipeline is None:
             raise NotActiveError("the node was deactivated while the question waited.")
@@ -330,7 +352,9 @@ class AgentLifecycle(ManagedNode):
         pipeline = self.pipeline
         if self.inputs is None or self.paused or pipeline is None:
             return False
-        return pipeline.run_background_step()
+        more = pipeline.run_background_step()
+        self._publish_objects()
+        return more
 
     def _check_settings(self, config: AgentConfig) -> None:
         if self.pipeline is not None:
@@ -341,5 +365,7 @@ class AgentLifecycle(ManagedNode):
             self.pipeline.set_config(config)
         if self.inputs is not None:
             self.inputs.set_config(config)
+        if self.detections is not None:
+            self.detections.detector.slop_ns = round(config.sync.slop_sec * 1e9)
         if self.intake is not None:
             self.intake.config = config

@@ -8,7 +8,7 @@ thread never does torch work.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.clock import Clock, ClockType, JumpThreshold, TimeJump
@@ -17,6 +17,7 @@ from std_msgs.msg import Header
 from std_srvs.srv import SetBool, Trigger
 
 from ada3d_ros.config import AgentConfig
+from ada3d_ros.create_pipeline import create_pipeline
 from ada3d_ros.errors import (
     LoadingError,
     ModelError,
@@ -24,13 +25,15 @@ from ada3d_ros.errors import (
     NotActiveError,
     SceneResetError,
 )
+from ada3d_ros.measures import MeasureRequest, ObjectsSnapshot
 from ada3d_ros.msg import AgentStatus
 from ada3d_ros.msg import Answer as AnswerMsg
-from ada3d_ros.pipeline import Ada3DPipeline
 from ada3d_ros.ros.conversions import error_of
+from ada3d_ros.ros.detector_diagnostics import detector_task
 from ada3d_ros.ros.diagnostics import add_tasks
 from ada3d_ros.ros.guard import guarded
 from ada3d_ros.ros.lifecycle import FINALIZED_TEXT, OK, AgentLifecycle, PipelineFactory
+from ada3d_ros.ros.objects import ObjectServer
 from ada3d_ros.ros.outputs import AgentOutputs
 from ada3d_ros.ros.requests import RequestServer, check_scene
 from ada3d_ros.ros.sync import MIN_JUMP_NS
@@ -38,6 +41,9 @@ from ada3d_ros.ros.worker import STOP_TEXTS
 from ada3d_ros.sources.messages import PosedSet
 from ada3d_ros.srv import GetModelInfo
 from ada3d_ros.types import Answer, AskHooks, Question
+
+if TYPE_CHECKING:
+    from ada3d_ros.create_pipeline import AnyPipeline
 
 MODEL_INFO_FIELDS = (
     *("name", "revision", "sha256", "device", "precision", "parameters", "max_input_tokens"),
@@ -48,13 +54,15 @@ MODEL_INFO_FIELDS = (
 class AgentNode(AgentLifecycle):
     """`ada3d_agent`: questions about the place in, answers and 3D boxes out."""
 
-    def __init__(self, pipeline_factory: PipelineFactory = Ada3DPipeline, **options: Any) -> None:
+    def __init__(self, pipeline_factory: PipelineFactory = create_pipeline, **options: Any) -> None:
         super().__init__(pipeline_factory, **options)
         self._closed = False  # the process is about to end
 
         # topics and services
         self._outputs = AgentOutputs(self, self.config.diagnostic_updater.use_fqn)
         add_tasks(self._outputs.updater, self)
+        self._outputs.updater.add("Detector", lambda: detector_task(self))
+        self.objects = ObjectServer(self)
         self._requests = RequestServer(self, self)
         self._create_services()
 
@@ -118,6 +126,8 @@ class AgentNode(AgentLifecycle):
         self._last_set_ns = messages.stamp_ns
         if jumped:
             self._time_jump(f"image stamps {_jump_text(step_ns)}")
+        if self.detections is not None:
+            self.detections.detector.note_camera(messages.stamp_ns, messages.info)
         self.intake.put(messages)
 
     def _is_jump(self, step_ns: int) -> bool:
@@ -154,6 +164,8 @@ class AgentNode(AgentLifecycle):
         """The next messages are taken as the first."""
         if self.inputs is not None:
             self.inputs.clear()
+        if self.detections is not None:
+            self.detections.detector.clear()
         self._last_set_ns = -1
 
     def _reset_scene(self) -> None:
@@ -168,6 +180,10 @@ class AgentNode(AgentLifecycle):
 
     def _clear_outputs(self) -> None:
         self._outputs.clear_markers()
+        self.objects.update()
+
+    def _publish_objects(self) -> None:
+        self.objects.update()
 
     def _forget(self) -> None:
         super()._forget()
@@ -183,6 +199,23 @@ class AgentNode(AgentLifecycle):
     def admit(self, text: str) -> None:
         """Raise the RequestError that says why a question cannot be taken now, or is none."""
         # a model, and inputs
+        pipeline = self._active_pipeline()
+        if self.paused:
+            raise NotActiveError("the node is paused; call ~/set_paused with data: false.")
+        _check_loaded(pipeline)
+
+        # a question, and a scene
+        pipeline.check_question(text)
+        now_ns = self.get_clock().now().nanoseconds
+        check_scene(
+            pipeline.scene_state(),
+            self.health.why_no_keyframe,
+            now_ns,
+            self.config.scene.max_age_sec,
+        )
+
+    def _active_pipeline(self) -> AnyPipeline:
+        """Raises NotActiveError, or the ModelError that keeps the node from working."""
         if self._closed:
             raise NodeStoppedError(STOP_TEXTS[NodeStoppedError])
         if self.load_error:
@@ -194,22 +227,7 @@ class AgentNode(AgentLifecycle):
                 "the node is not active; run `ros2 lifecycle set <node> configure` and `activate`,"
                 " or launch with autostart:=true."
             )
-        if self.paused:
-            raise NotActiveError("the node is paused; call ~/set_paused with data: false.")
-        if not self.pipeline.ready:
-            raise LoadingError(
-                "the weights are still loading; ask again in a moment (~/status tells when)."
-            )
-
-        # a question, and a scene
-        self.pipeline.check_question(text)
-        now_ns = self.get_clock().now().nanoseconds
-        check_scene(
-            self.pipeline.scene_state(),
-            self.health.why_no_keyframe,
-            now_ns,
-            self.config.scene.max_age_sec,
-        )
+        return self.pipeline
 
     def answer(self, question: Question, hooks: AskHooks) -> Answer:
         return self._ready_pipeline().ask(question, hooks)
@@ -217,18 +235,36 @@ class AgentNode(AgentLifecycle):
     def ground(self, question: Question, hooks: AskHooks) -> Answer:
         return self._ready_pipeline().ground(question, hooks)
 
+    def measure(self, request: MeasureRequest, hooks: AskHooks) -> Answer:
+        return self._ready_pipeline().measure(request, hooks)
+
+    def kept_objects(self) -> ObjectsSnapshot:
+        """The objects that are kept, as they are now. Raises a RequestError where none are."""
+        pipeline = self._active_pipeline()
+        _check_loaded(pipeline)
+        snapshot = pipeline.objects()
+        if snapshot.why_not:
+            raise NotActiveError(snapshot.why_not)
+        return snapshot
+
     def model_name(self) -> str:
         info = self.pipeline.info if self.pipeline is not None else None
         if info is None:
             return ""
         return f"{info.name}@{info.revision}" + (" (random weights)" if info.random_weights else "")
 
+    def check_scene_of(self, answer: Answer) -> None:
+        """Raise SceneResetError, or NotActiveError, for an answer that a reset or the end of the
+        model overtook: it was complete, and is of a scene that there is no more.
+        """
+        if self.pipeline is None:
+            raise NotActiveError(STOP_TEXTS[NotActiveError])
+        if answer.scene_epoch != self.pipeline.scene_state().epoch:
+            raise SceneResetError(STOP_TEXTS[SceneResetError])
+
     @guarded()
     def publish_answer(self, message: AnswerMsg) -> None:
-        pipeline = self.pipeline
-        epoch = -1 if pipeline is None else pipeline.scene_state().epoch
-        is_current = message.scene_epoch == epoch
-        self._outputs.publish_answer(message, self.config.markers.lifetime_sec, is_current)
+        self._outputs.publish_answer(message, self.config.markers.lifetime_sec)
 
     # -- services
 
@@ -271,6 +307,7 @@ class AgentNode(AgentLifecycle):
     @guarded()
     def _publish_status(self) -> None:
         self.worker.expire()
+        self.objects.update()
         state, detail = self.state_and_detail()
         faults = self.health.faults()
         self.health.log(faults)
@@ -303,6 +340,13 @@ class AgentNode(AgentLifecycle):
         self._outputs.publish_diagnostics(self.get_clock().now().to_msg())
 
 
+def _check_loaded(pipeline: AnyPipeline) -> None:
+    if not pipeline.ready:
+        raise LoadingError(
+            "the weights are still loading; ask again in a moment (~/status tells when)."
+        )
+
+
 def _jump_text(step_ns: int) -> str:
     """What a clock or stamps did that changed by `step_ns`, in words."""
     if step_ns < 0:
@@ -312,7 +356,7 @@ def _jump_text(step_ns: int) -> str:
     return f"jumped forward by {far}, input.max_gap_sec or more"
 
 
-def build_node(pipeline_factory: PipelineFactory = Ada3DPipeline, **options: Any) -> AgentNode:
+def build_node(pipeline_factory: PipelineFactory = create_pipeline, **options: Any) -> AgentNode:
     """An agent node for an executor of yours.
 
     `options` go to the node (namespace, context, parameter_overrides). With the parameter

@@ -13,15 +13,18 @@ from std_msgs.msg import String
 from visualization_msgs.msg import Marker, MarkerArray
 
 from ada3d_ros.msg import AgentStatus, Answer, GroundedBoxArray
-from ada3d_ros.ros.conversions import boxes_to_markers, boxes_to_msg, boxes_to_poses
+from ada3d_ros.ros.conversions import boxes_to_msg, boxes_to_poses
 from ada3d_ros.ros.diagnostics import DiagnosticsPublisher
+from ada3d_ros.ros.markers import answer_to_markers
 
 LATCHED = QoSProfile(
     depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
 )
 
 
-def _publisher(node: Node, message_type: type, topic: str, qos: QoSProfile | int) -> Publisher:
+def create_publisher(
+    node: Node, message_type: type, topic: str, qos: QoSProfile | int
+) -> Publisher:
     """A publisher without rclpy's default events.
 
     They are two waitables a publisher, each of which every turn of the executor pays for. Whoever
@@ -38,30 +41,25 @@ class AgentOutputs:
     """
 
     def __init__(self, node: Node, use_fqn: bool) -> None:
-        self._answers = _publisher(node, Answer, "~/answer", 10)
-        self._texts = _publisher(node, String, "~/answer_text", 10)
-        self._boxes = _publisher(node, GroundedBoxArray, "~/boxes", 10)
-        self._poses = _publisher(node, PoseArray, "~/poses", 10)
-        self._markers = _publisher(node, MarkerArray, "~/markers", LATCHED)
-        self._diagnostics = _publisher(node, DiagnosticArray, "/diagnostics", 1)
-        self.statuses = _publisher(node, AgentStatus, "~/status", LATCHED)
+        self._answers = create_publisher(node, Answer, "~/answer", 10)
+        self._texts = create_publisher(node, String, "~/answer_text", 10)
+        self._boxes = create_publisher(node, GroundedBoxArray, "~/boxes", 10)
+        self._poses = create_publisher(node, PoseArray, "~/poses", 10)
+        self._markers = create_publisher(node, MarkerArray, "~/markers", LATCHED)
+        self._diagnostics = create_publisher(node, DiagnosticArray, "/diagnostics", 1)
+        self.statuses = create_publisher(node, AgentStatus, "~/status", LATCHED)
         name = node.get_fully_qualified_name() if use_fqn else node.get_name()
         self.updater = DiagnosticsPublisher(name, node.resolve_topic_name("rgb/image"))
 
-    def publish_answer(self, message: Answer, marker_lifetime_s: float, is_current: bool) -> None:
-        """The answer on every topic; a failure on ~/answer and, as text, on ~/answer_text.
-
-        is_current: it is about the scene that there is. Markers are latched: those of an older one
-        would stay.
-        """
+    def publish_answer(self, message: Answer, marker_lifetime_s: float) -> None:
+        """The answer on every topic; a failure on ~/answer and, as text, on ~/answer_text."""
         failure = f"[{message.error_code}] {message.error_msg}"
         self._answers.publish(message)
         self._texts.publish(String(data=message.text if message.success else failure))
         if message.success:
             self._boxes.publish(boxes_to_msg(message))
             self._poses.publish(boxes_to_poses(message))
-            if is_current:
-                self._markers.publish(boxes_to_markers(message, marker_lifetime_s))
+            self._markers.publish(answer_to_markers(message, marker_lifetime_s))
 
     def clear_markers(self) -> None:
         """Take the boxes of an old scene out of RViz."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import threading
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,8 +18,9 @@ from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValu
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from ada3d_ros.config import SETTINGS, AgentConfig, Setting, from_flat, to_flat
-from ada3d_ros.errors import ConfigError
+from ada3d_ros.config import SETTINGS, AgentConfig, PruningConfig, Setting, from_flat, to_flat
+from ada3d_ros.config.cache import CacheConfig
+from ada3d_ros.errors import Ada3DError, ConfigError
 
 
 def descriptor(setting: Setting) -> ParameterDescriptor:
@@ -112,26 +114,33 @@ class ParameterBridge:
                 self._node.get_logger().warning(f"unknown parameter {name!r} is ignored{hint}")
 
     def _validate(self, parameters: Sequence[Parameter]) -> SetParametersResult:
-        changed = _ours(parameters)
+        """Never raises: that would end the node."""
         try:
-            config = from_flat(changed, self.config)
-            wanted, current = to_flat(config), to_flat(self.config)
-
-            # What the model can refuse, asked only where pruning changes: a calibration file gone
-            # missing must not refuse anything else.
-            if config.pruning != self.config.pruning:
-                self._check(config)
-
-            # What is fixed while configured.
-            for name in changed if self._is_configured() else ():
-                if SETTINGS[name].read_only and wanted[name] != current[name]:
-                    raise ConfigError(
-                        f"{name} is fixed while the node is configured; call cleanup, set it,"
-                        " configure again."
-                    )
-        except ConfigError as error:
+            self._judge(_ours(parameters))
+        except Ada3DError as error:
             return SetParametersResult(successful=False, reason=str(error))
+        except Exception as error:  # of ours; the setting is not taken
+            self._node.get_logger().error(traceback.format_exc())
+            return SetParametersResult(successful=False, reason=f"internal error: {error!r}")
         return SetParametersResult(successful=True)
+
+    def _judge(self, changed: dict[str, Any]) -> None:
+        """Raise ConfigError where these changes cannot be taken."""
+        config = from_flat(changed, self.config)
+        wanted, current = to_flat(config), to_flat(self.config)
+
+        # What the model can refuse, asked only where pruning changes: a file of a calibration
+        # or of queries gone missing must not refuse anything else.
+        if _pruned(config) != _pruned(self.config):
+            self._check(config)
+
+        # What is fixed while configured.
+        for name in changed if self._is_configured() else ():
+            if SETTINGS[name].read_only and wanted[name] != current[name]:
+                raise ConfigError(
+                    f"{name} is fixed while the node is configured; call cleanup, set it,"
+                    " configure again."
+                )
 
     def _apply(self, parameters: Sequence[Parameter]) -> None:
         changed = _ours(parameters)
@@ -142,6 +151,11 @@ class ParameterBridge:
                 self.errors.pop(name, None)
             self.config = self._read()
         self._on_change(self.config, set(changed))
+
+
+def _pruned(config: AgentConfig) -> tuple[PruningConfig, CacheConfig]:
+    """What decides which spatial tokens a question or the cached scene keeps."""
+    return config.pruning, config.cache.as_built()
 
 
 def _ours(parameters: Sequence[Parameter]) -> dict[str, Any]:

@@ -33,6 +33,7 @@ from ada3d_ros.errors import (
     NotGroundedError,
     StaleSceneError,
 )
+from ada3d_ros.measures import MeasureRequest
 from ada3d_ros.msg import Answer as AnswerMsg
 from ada3d_ros.ros.conversions import (
     Request,
@@ -47,7 +48,7 @@ from ada3d_ros.ros.conversions import (
 from ada3d_ros.ros.diagnostics import InferenceMonitor
 from ada3d_ros.ros.guard import guarded
 from ada3d_ros.ros.worker import Job, RequestWorker
-from ada3d_ros.srv import GroundObject, QueryScene
+from ada3d_ros.srv import GroundObject, Measure, QueryScene
 from ada3d_ros.types import Answer, AskHooks, Question, SceneState, Stage, StopReason
 
 FEEDBACK_PERIOD_S = 0.05
@@ -69,6 +70,10 @@ class Agent(Protocol):
 
     def answer(self, question: Question, hooks: AskHooks) -> Answer: ...
     def ground(self, question: Question, hooks: AskHooks) -> Answer: ...
+    def measure(self, request: MeasureRequest, hooks: AskHooks) -> Answer: ...
+    def check_scene_of(self, answer: Answer) -> None:
+        """Raise a RequestError for an answer about a scene that there is no more."""
+
     def publish_answer(self, message: AnswerMsg) -> None: ...
     def model_name(self) -> str: ...
     def report_error(self, where: str, error: BaseException, trace: str) -> None: ...
@@ -89,7 +94,7 @@ def check_scene(
 
 
 class RequestServer:
-    """Serves ~/query, ~/ground, ~/ask_scene and ~/question from one queue."""
+    """Serves ~/query, ~/ground, ~/measure, ~/ask_scene and ~/question from one queue."""
 
     def __init__(self, node: LifecycleNode, agent: Agent) -> None:
         self._node, self._agent = node, agent
@@ -102,6 +107,7 @@ class RequestServer:
         create = partial(node.create_service, callback_group=group, qos_profile=BURST_QOS)
         create(QueryScene, "~/query", self._on_query)
         create(GroundObject, "~/ground", self._on_ground)
+        create(Measure, "~/measure", self._on_measure)
         node.create_subscription(
             String, "~/question", self._on_question, BURST_QOS, callback_group=group
         )
@@ -134,16 +140,26 @@ class RequestServer:
         response.answer = await self._handle(request.question, lambda: request_from_query(request))
         return response
 
-    def _failed_ground(self, error: Exception, request: Any, response: Any) -> Any:
+    def _failed(self, error: Exception, request: Any, response: Any) -> Any:
         response.error_code, response.error_msg = error_of(error)
         return response
 
-    @guarded(_failed_ground)
+    @guarded(_failed)
     async def _on_ground(self, request: Any, response: Any) -> Any:
         answer = await self._handle(request.phrase, lambda: request_from_ground(request))
         response.success = answer.success
         response.error_code, response.error_msg = answer.error_code, answer.error_msg
         response.result, response.answer = boxes_to_msg(answer), answer
+        return response
+
+    @guarded(_failed)
+    async def _on_measure(self, request: Any, response: Any) -> Any:
+        from ada3d_ros.ros.measuring import describe, request_from_measure  # where it is used
+
+        answer = await self._handle(describe(request), lambda: request_from_measure(request))
+        response.success = answer.success
+        response.error_code, response.error_msg = answer.error_code, answer.error_msg
+        response.header, response.measurement = answer.header, answer.measurement
         return response
 
     @guarded()
@@ -213,6 +229,7 @@ class RequestServer:
                 feedback.job = job
             answer, error = await future
             if answer is not None:
+                self._agent.check_scene_of(answer)
                 monitor.last_tokens = answer.tokens
 
             # 3. Answer, boxes, tokens and times into the message.
@@ -249,8 +266,12 @@ class RequestServer:
             return replace(request.question, deadline_s=left_s), hooks
 
         def run(job: Job) -> Answer:
+            question, hooks = prepare(job)
+            if request.measure is not None:
+                answer = self._agent.measure(request.measure, hooks)
+                return replace(answer, question=question.text)
             ask = self._agent.ground if request.ground else self._agent.answer
-            return ask(*prepare(job))
+            return ask(question, hooks)
 
         def on_done(answer: Answer | None, error: BaseException | None) -> None:
             future.set_result((answer, error))
@@ -260,7 +281,7 @@ class RequestServer:
         timeout_s = request.timeout_s or config.generation.timeout_sec
         job = Job(run, on_done, deadline=time.monotonic() + timeout_s, request_id=request_id)
         question = replace(request.question, deadline_s=request.deadline_ms)
-        if not request.ground and question.shareable:
+        if not request.ground and request.measure is None and question.shareable:
             job.batch = prepare
         self._agent.worker.batch_size = config.action.batch_size
         self._agent.worker.submit(job, config.action.policy, config.action.queue_size)

@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from geometry_msgs.msg import PoseStamped
+from nav_msgs.msg import Odometry
 from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import (
@@ -17,8 +19,9 @@ from rclpy.qos import (
 )
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from rosbags.typesys import Stores, get_typestore
-from sensor_msgs.msg import CompressedImage, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
+from ada3d_ros.config import AgentConfig
 from ada3d_ros.ros.diagnostics import InputMonitor
 from ada3d_ros.ros.sync import SimpleFilter, Subscriber
 from ada3d_ros.sources.messages import stamp_of
@@ -30,6 +33,24 @@ READ_BY_ROSBAGS = {
     Image: "sensor_msgs/msg/Image",
     CompressedImage: "sensor_msgs/msg/CompressedImage",
 }
+
+
+def input_topics(config: AgentConfig) -> dict[str, tuple[str, type]]:
+    """Topic, before remapping, and message type of every input."""
+    depth = {
+        "raw": ("depth/image", Image),
+        "compressed": ("depth/image/compressed", CompressedImage),
+        "compressedDepth": ("depth/image/compressedDepth", CompressedImage),
+    }
+    compressed_rgb = config.rgb_transport == "compressed"
+    return {
+        "rgb": ("rgb/image/compressed", CompressedImage)
+        if compressed_rgb
+        else ("rgb/image", Image),
+        "depth": depth[config.depth_transport],
+        "camera_info": ("rgb/camera_info", CameraInfo),
+        "pose": (config.pose_source, Odometry if config.pose_source == "odom" else PoseStamped),
+    }
 
 
 class InputSubscription(SimpleFilter):

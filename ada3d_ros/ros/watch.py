@@ -12,7 +12,14 @@ from rclpy.utilities import get_rmw_implementation_identifier
 
 from ada3d_ros.ros.diagnostics import InputMonitor
 from ada3d_ros.ros.health import judge, why_no_keyframe
-from ada3d_ros.ros.health_state import Fault, HealthState, InputState, Offer, Severity
+from ada3d_ros.ros.health_state import (
+    DetectorState,
+    Fault,
+    HealthState,
+    InputState,
+    Offer,
+    Severity,
+)
 
 if TYPE_CHECKING:
     from ada3d_ros.ros.lifecycle import AgentLifecycle
@@ -76,9 +83,11 @@ class HealthWatch:
             ]
 
         # The scene, the counters and the clock; then what others watch.
+        pipeline = node.pipeline
+        objects = pipeline.objects() if pipeline is not None and pipeline.ready else None
         return HealthState(
             inputs=states,
-            keyframes=node.pipeline.scene_state().num_keyframes if node.pipeline else 0,
+            keyframes=pipeline.scene_state().num_keyframes if pipeline is not None else 0,
             slop_s=node.config.sync.slop_sec,
             refusals=node.drops.refusals() if node.inputs is not None else {},
             use_sim_time=bool(node.get_parameter("use_sim_time").value),
@@ -86,10 +95,27 @@ class HealthWatch:
             now_ns=node.get_clock().now().nanoseconds,
             running_s=time.monotonic() - self._started,
             namesake_warning=node.namesakes,
+            detector=self._detector(),
+            objects_warning=objects.why_not if objects is not None and objects.is_fault else "",
             camera_axes_warning=" ".join(node.intake.watch.complaints) if node.intake else "",
             middleware="Fast DDS" if _is_fast_dds() else "the middleware",
             large_images_cure=large_images_cure(),
         )
+
+    def _detector(self) -> DetectorState | None:
+        """The detector, with the topic that its boxes come on where it has one."""
+        node = self._node
+        report = node.pipeline.detector_report() if node.pipeline is not None else None
+        if report is None:
+            return None
+        if node.detections is None:
+            return DetectorState(report)
+        m = node.detections.monitor
+        offers = self._offers(m.topic)
+        published = {} if offers else self._published((m.type_name,))
+        published.pop(m.topic, None)
+        topic = self._input(m, None, offers, published)
+        return DetectorState(report, topic, node.detections.detector.matches())
 
     def _offers(self, topic: str) -> list[Offer]:
         return [
@@ -97,13 +123,13 @@ class HealthWatch:
             for info in self._node.get_publishers_info_by_topic(topic)
         ]
 
-    def _published(self) -> dict[str, str]:
+    def _published(self, wanted: Sequence[str] = INPUT_TYPES) -> dict[str, str]:
         """Topics of our types that somebody publishes, and the name of the type."""
         kinds = {t: names[0].split("/")[-1] for t, names in self._node.get_topic_names_and_types()}
         return {
             topic: kind
             for topic, kind in kinds.items()
-            if kind in INPUT_TYPES and self._node.count_publishers(topic)
+            if kind in wanted and self._node.count_publishers(topic)
         }
 
     def _input(

@@ -90,12 +90,13 @@ def build_parser() -> argparse.ArgumentParser:
         help="of the JPEGs (default 95)",
     )
     add("--overwrite", action="store_true", help="replace an existing bag at BAG")
-    _add_folder_options(parser)
+    add_folder_options(parser)
     _add_room_options(parser)
     return parser
 
 
-def _add_folder_options(parser: argparse.ArgumentParser) -> None:
+def add_folder_options(parser: argparse.ArgumentParser) -> None:
+    """How a posed folder is read, of every verb that makes a bag of one."""
     folder = parser.add_argument_group("folder")
     folder._negative_number_matcher = NEGATIVE_NUMBERS
     folder.add_argument(
@@ -193,14 +194,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.synthetic:
             _make_synthetic(args, options)
         else:
-            _make_from_folder(args, options)
+            bag_from_folder(args, args.output, options)
+            print_how_to_play(args.output, options.raw, args.frame_id)
     except Ada3DError as error:
         print(f"ada3d make-bag: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-def _make_from_folder(args: argparse.Namespace, options: BagOptions) -> None:
+def bag_from_folder(args: argparse.Namespace, output: Path, options: BagOptions) -> None:
+    """Write the posed folder `args.folder` as a bag; args: of add_folder_options.
+
+    Raises SourceError.
+    """
     # What the folder holds.
     lens = parse_distortion(args.distortion) if args.distortion else None
     known = lens.intrinsics if lens is not None else None
@@ -227,11 +233,10 @@ def _make_from_folder(args: argparse.Namespace, options: BagOptions) -> None:
 
     # What was written, and what was left out.
     frames = _with_progress(source, len(source))
-    count = write_bag(frames, args.output, options, source.trajectory)
+    count = write_bag(frames, output, options, source.trajectory)
     for line in source.dropped.lines():
         print(f"left out: {line}")
-    print(f"wrote {count} frames to {args.output}")
-    print_how_to_play(args.output, options.raw, args.frame_id)
+    print(f"wrote {count} frames to {output}")
 
 
 def _check_lens(lens: CameraCalibration, source: FolderSource) -> None:

@@ -174,6 +174,14 @@ def header_stamp_ns(cdr: bytes) -> int:
     return int(sec) * 1_000_000_000 + int(nanosec)
 
 
+def header_frame_id(cdr: bytes) -> str:
+    """header.frame_id of such a message; "" where it is damaged."""
+    if len(cdr) < 16:
+        return ""
+    (length,) = struct.unpack_from("<I" if cdr[1] & 1 else ">I", cdr, 12)
+    return cdr[16 : 16 + length].split(b"\0")[0].decode("utf-8", "replace")
+
+
 def pose_of(message: Any) -> npt.NDArray[np.float64]:
     """T (4, 4) of a PoseStamped or Odometry: its child frame to its header's frame.
 
