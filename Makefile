@@ -17,7 +17,9 @@ unexport AMENT_PREFIX_PATH CMAKE_PREFIX_PATH COLCON_PREFIX_PATH
 
 SETUP := AMENT_PREFIX_PATH="$(AMENT_PREFIX_PATH)" $(PYTHON) tools/setup_venv.py \
 	--venv "$(VENV)" --ros-distro "$(ROS_DISTRO)" --torch-index "$(TORCH_INDEX)"
-PYTEST := $(BIN)/python -m pytest
+# Test files run side by side, each worker with one thread; torch counts its own memory in each.
+WORKERS ?= $(shell n=$$(nproc 2>/dev/null || echo 1); echo $$(( n < 4 ? n : 4 )))
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 # $(call step,name,command): run it, print how it went and how long it took.
 step = @SECONDS=0; echo "== $(1)"; if $(2); then echo "== $(1): ok, $$SECONDS s"; else echo "== $(1): FAILED after $$SECONDS s"; exit 1; fi

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -77,7 +78,45 @@ def test_a_cached_question_costs_its_own_tokens(model: Path, strategy: str) -> N
     own = answer.tokens.prompt - prefix.start - len(prefix.embeds)
     assert 10 < own < 60
     keys = [prefix.start + count for count in answer.tokens.per_layer]
-    assert answer.tokens.prefill_flops == pytest.approx(flops(shape, own, keys), rel=1e-12)
+    tokens, whole = answer.tokens, prefix.start + answer.tokens.spatial_total
+    layers, row_bytes = shape.num_layers, 2 * shape.kv_width * 4
+    assert tokens.prefill_flops == pytest.approx(flops(shape, own, keys), rel=1e-12)
+    unpruned = flops(shape, own, [whole] * layers)
+    assert tokens.unpruned_prefill_flops == pytest.approx(unpruned, rel=1e-12)
+    assert tokens.held_kv_bytes == row_bytes * sum(count + own for count in keys)
+    assert tokens.unpruned_kv_bytes == row_bytes * layers * (whole + own)
+    head = 2 * shape.hidden_size * shape.vocab_size  # a build needs none
+    build = flops(shape, whole, [0] * layers) - head
+    assert tokens.unpruned_build_flops == pytest.approx(build, rel=1e-12)
+    if strategy == "none":
+        assert tokens.build_flops == pytest.approx(build, rel=1e-12)
+    else:
+        assert tokens.build_flops < 0.9 * build
+
+
+@pytest.mark.parametrize("kv", ["model", "int8"])
+def test_a_selection_holds_the_scene_and_its_own_copy(model: Path, kv: str) -> None:
+    """Layers that are lent hold the question's own tokens beside the scene, others a copy; of the
+    scene in 8 bits that copy is in the model's format, in every layer.
+    """
+    settings = {"pruning.strategy": "adatoken3d", "pruning.keep_ratio": 0.5, "cache.kv": kv}
+    pipeline = start(model, **settings, **{"cache.prune": "question", "pruning.n_min": 1})
+    tokens, shape = pipeline.ask(ASK).tokens, shape_of(pipeline)
+    prefix, counts = cache_of(pipeline).active, tokens.per_layer
+    assert prefix is not None
+    own = tokens.prompt - prefix.start - len(prefix.embeds)
+    lent = [kv == "model" and count == tokens.spatial_total for count in counts]
+    assert sum(lent) == (kv == "model")
+    beside = [
+        own if borrowed else prefix.start + count + own
+        for borrowed, count in zip(lent, counts, strict=True)
+    ]
+    row_bytes, head_dim = 2 * shape.kv_width * 4, pipeline.model.model.decoder.head_dim
+    scene_bytes = row_bytes  # a scale in float32 for each vector of bytes
+    if kv == "int8":
+        scene_bytes = 2 * shape.kv_width + 2 * shape.kv_width // head_dim * 4
+    whole = (prefix.start + len(prefix.embeds)) * shape.num_layers
+    assert tokens.held_kv_bytes == whole * scene_bytes + sum(beside) * row_bytes
 
 
 @pytest.mark.parametrize("strategy", ["none", "voxel_dpp"])
@@ -95,7 +134,10 @@ def test_an_uncached_question_costs_the_whole_prompt(model: Path, strategy: str)
         sum(tokens.per_layer) / layers / tokens.spatial_total
     )
     row_bytes = 2 * shape.kv_width * 4  # keys and values in float32
-    assert tokens.kv_bytes == layers * tokens.prompt * row_bytes
+    assert tokens.held_kv_bytes == layers * tokens.prompt * row_bytes
+    assert tokens.unpruned_kv_bytes == layers * whole * row_bytes
+    assert tokens.kv_bytes == layers * (tokens.prompt + tokens.generated) * row_bytes  # and room
+    assert math.isnan(tokens.build_flops)
     assert tokens.full_kv_bytes == layers * whole * row_bytes
 
 

@@ -1,7 +1,8 @@
 """Who may import whom, read from the source: layers, ROS at the border only, names and sizes.
 
-types, errors <- config, geometry <- scene, sources, pruning <- model <- engine <- grounding <-
-pipeline <- ros <- cli; `lab` may import all of it and nothing of the robot imports `lab`.
+types, errors <- config, geometry <- scene, sources, pruning, perception <- model <- engine <-
+grounding <- asking <- pipeline <- ros <- cli; `lab` may import all of it, and nothing of the robot
+imports `lab`.
 """
 
 import ast
@@ -15,34 +16,46 @@ import pytest
 
 from test.support.sources import PACKAGE, ROOT, files_under, report
 
-_BOUNDARY = {"errors", "rigid", "types"}
+_BOUNDARY = {"errors", "measures", "rigid", "types", "usage"}
 _BASE = _BOUNDARY | {"config", "geometry"}
 _ENGINE = _BASE | {"scene", "model", "pruning"}
-_PIPELINE = _ENGINE | {"engine", "grounding"}
+_ASKING = _ENGINE | {"engine", "grounding", "perception"}
+_PIPELINE = _ASKING | {"asking"}
+_PIPELINES = {"scene_pipeline", "pipeline", "object_pipeline", "create_pipeline"}
 _GENERATED = {"msg", "srv", "action"}
 MAY_IMPORT: dict[str, set[str]] = {
     "__init__": set(),
     "__main__": {"cli"},
     "errors": set(),
     "rigid": {"errors"},
-    "types": {"errors", "rigid"},
+    "types": {"errors", "measures", "rigid", "usage"},
+    "measures": {"errors", "types"},
+    "usage": set(),
     "config": _BOUNDARY,
     "geometry": _BOUNDARY,
     "scene": _BASE,
     "sources": _BASE,
     "pruning": _BASE,
+    "perception": _BASE | {"scene"},
     "model": _BASE | {"scene"},
     "engine": _ENGINE,
     "grounding": _ENGINE | {"engine"},
-    "pipeline": _PIPELINE,
-    "ros": _BASE | {"sources", "grounding", "pipeline"} | _GENERATED,
-    "lab": _PIPELINE | {"sources", "pipeline"},
+    "asking": _ASKING,
+    "scene_pipeline": _PIPELINE,
+    "pipeline": _PIPELINE | {"scene_pipeline"},
+    "object_pipeline": _PIPELINE | {"scene_pipeline"},
+    "create_pipeline": _PIPELINE | _PIPELINES,
+    "ros": _BASE | {"sources", "perception", "grounding", "asking"} | _PIPELINES | _GENERATED,
+    "lab": _PIPELINE | {"sources"} | _PIPELINES,
     "cli": {"ros", "lab", "sources", "model", "msg"} | _BASE,
 }
 # The laboratory's own clients of the node: the demo and the benchmark of the running process.
 LAB_WITH_ROS = {
     "ada3d_ros/lab/demo.py",
+    "ada3d_ros/lab/demo_node.py",
+    "ada3d_ros/lab/recording_demo.py",
     "ada3d_ros/lab/benchmarks/node.py",
+    "ada3d_ros/lab/benchmarks/node_detector.py",
     "ada3d_ros/lab/benchmarks/soak.py",
 }
 # `ada3d make-bag room:SEED` renders its room when it is asked to.

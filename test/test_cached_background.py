@@ -16,6 +16,7 @@ from test.support.pipelines import (
     ASK,
     MANY,
     OTHER,
+    cache_of,
     configured,
     exact,
     library,
@@ -250,6 +251,30 @@ def test_other_settings_between_two_pieces(model: Path) -> None:
         pipeline.set_config(configured(model, **config))
     settle(pipeline)
     exact(pipeline, library(model, MANY[:3]))
+
+
+@pytest.mark.parametrize(
+    ("strategy", "name", "value", "kept"),
+    [
+        ("adatoken3d", "cache.max_staleness", 0.5, True),
+        ("adatoken3d", "cache.chunk_tokens", 32, True),
+        ("adatoken3d", "cache.prompts", "Where?", False),
+        ("adatoken3d", "cache.prune", "question", False),
+        ("voxel_dpp", "pruning.pre_positions", "original", False),
+    ],
+)
+def test_a_scene_goes_with_the_settings_it_was_built_under_alone(
+    model: Path, strategy: str, name: str, value: Any, kept: bool
+) -> None:
+    base = {"pruning.strategy": strategy, "pruning.keep_ratio": 0.5}
+    pipeline = start_background(model, MANY[:2], **base)
+    settle(pipeline)
+    built = cache_of(pipeline).active
+    assert built is not None
+    small = {"cache.settle_sec": 0.0, "cache.chunk_tokens": 16}
+    pipeline.set_config(configured(model, **{**small, **base, name: value}))
+    pipeline.run_background_step()
+    assert (cache_of(pipeline).active is built) == kept
 
 
 def test_a_model_without_3d_has_no_background_steps(

@@ -19,7 +19,8 @@ from ada3d_ros.engine.decode import GenerationRequest, decode
 from ada3d_ros.engine.prefill import prefill_question
 from ada3d_ros.engine.static_decode import static_steps
 from ada3d_ros.pipeline import Ada3DPipeline
-from ada3d_ros.types import Answer, AskHooks, Question, StopReason, TokenUsage
+from ada3d_ros.types import Answer, AskHooks, Question, StopReason
+from ada3d_ros.usage import TokenUsage
 from test.support.pipelines import (
     ASK,
     MANY,
@@ -100,7 +101,7 @@ def test_static_buffers_of_a_long_answer_go_with_it(model: Path) -> None:
         request = GenerationRequest(
             tokens, should_stop=lambda: StopReason.CANCELED if next(said) > 2 else None
         )
-        decode(decoder, prefill_question(prefix, question), request, 0, True)
+        decode(decoder, prefill_question(prefix, question), request, static=True)
         return sum(sum(step.capacities) for step in static_steps(decoder).held)
 
     usual = held_after(200)
@@ -109,34 +110,47 @@ def test_static_buffers_of_a_long_answer_go_with_it(model: Path) -> None:
 
 
 @pytest.mark.parametrize("settings", [{}, {"cache.kv": "int8"}, {"model.precision": "bf16"}])
-@pytest.mark.parametrize("strategy", ["none", "adatoken3d"])
+@pytest.mark.parametrize("prune", ["none", "question", "build"])
 def test_kv_bytes_are_those_that_are_held(
-    model: Path, settings: dict[str, str], strategy: str, monkeypatch: pytest.MonkeyPatch
+    model: Path, settings: dict[str, str], prune: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of the cached scene, and beside it of what was selected from it."""
-    pipeline = start(model, 3, **settings, **{"pruning.strategy": strategy})
+    pruning = {"pruning.strategy": "adatoken3d", "cache.prune": prune}
+    pipeline = start(model, 3, **settings, **pruning)
     pipeline.ask(ASK)
     caches: list[Any] = []
     from ada3d_ros.engine import streaming
 
     real = streaming.decode
-    monkeypatch.setattr(streaming, "decode", lambda *a: (real(*a), caches.append(a[1].cache))[0])
+    outputs: list[Any] = []
+    monkeypatch.setattr(
+        streaming,
+        "decode",
+        lambda *a: (outputs.append(real(*a)), caches.append(a[1].cache), outputs[-1])[2],
+    )
     tokens = pipeline.ask(OTHER).tokens
     prefix = cache_of(pipeline).active
     assert prefix is not None
     held = {id(c): c.num_bytes for c in (prefix.cache, *caches)}
-    assert len(held) == (2 if strategy == "adatoken3d" else 1)
-    assert tokens.kv_bytes == sum(held.values())
+    assert len(held) == (2 if prune == "question" else 1)
+    own = outputs[-1].own_kv_bytes  # 8-bit keys and values are decoded on in the model's format
+    assert (own > 0) == ("cache.kv" in settings and prune != "question")
+    assert tokens.kv_bytes == sum(held.values()) + own
     assert tokens.attended_kv_bytes == attended_bytes(tokens)
-    if strategy == "adatoken3d":
-        assert tokens.kv_bytes >= tokens.full_kv_bytes
-    if strategy == "none" and "cache.kv" in settings:  # against the same room in the model's format
-        assert tokens.kv_bytes < 0.3 * start_and_ask(model).tokens.kv_bytes
+    share = tokens.held_kv_bytes / tokens.unpruned_kv_bytes
+    kept = tokens.attended_kv_bytes / tokens.full_kv_bytes
+    if prune == "question":
+        assert share > 1
+    else:
+        assert share == pytest.approx(kept, abs=1e-3)
+        assert (share == 1.0) == (prune == "none")
+    if prune == "none" and "cache.kv" in settings:  # against the same room in the model's format
+        assert tokens.held_kv_bytes < 0.3 * start_and_ask(model).tokens.held_kv_bytes
 
 
 def attended_bytes(tokens: TokenUsage) -> int:
     """Of the text and the spatial tokens that each layer kept, by their share of all."""
-    layers, text = len(tokens.per_layer), tokens.prompt - tokens.per_layer[0]
+    layers, text = len(tokens.per_layer), tokens.prompt - tokens.spatial_total
     kept, full = sum(tokens.per_layer) + layers * text, layers * (tokens.spatial_total + text)
     return tokens.full_kv_bytes * kept // full
 
@@ -148,8 +162,12 @@ def start_and_ask(model: Path) -> Answer:
 def test_in_paper_mode_kv_bytes_are_those_of_what_was_kept(model: Path) -> None:
     settings = {"cache.mode": "paper", "pruning.strategy": "adatoken3d"}
     tokens = start(model, 3, **settings).ask(ASK).tokens
-    assert tokens.kv_bytes == tokens.attended_kv_bytes == attended_bytes(tokens)
-    assert tokens.kv_bytes < 0.7 * tokens.full_kv_bytes
+    assert tokens.held_kv_bytes == tokens.attended_kv_bytes == attended_bytes(tokens)
+    assert tokens.held_kv_bytes < 0.7 * tokens.unpruned_kv_bytes
+    room = tokens.kv_bytes - tokens.held_kv_bytes  # for the 8 tokens of the answer
+    assert room * tokens.prompt == 8 * tokens.full_kv_bytes * tokens.prompt / (
+        tokens.spatial_total + tokens.prompt - tokens.per_layer[0]
+    )
 
 
 def flops_of(pipeline: Ada3DPipeline, question: Question) -> int:

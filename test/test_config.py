@@ -289,6 +289,21 @@ def test_the_shipped_file_loads() -> None:
     assert config.world_frame == "map"
 
 
+def test_the_preset_small() -> None:
+    config = load_config(ROOT / "config" / "small.yaml")
+    default = AgentConfig()
+    assert (config.pruning.strategy, config.pruning.keep_ratio) == ("adatoken3d", 0.1)
+    assert (config.cache.prune, config.cache.ranking) == ("build", "expected")
+    assert len(config.cache.prompts.split("|")) == 4
+    assert config.cache.prompts_score == "max"
+    # Nothing else differs from the defaults.
+    pruning = dataclasses.replace(config.pruning, keep_ratio=default.pruning.keep_ratio)
+    cache = dataclasses.replace(
+        config.cache, ranking="prompts", prompts=default.cache.prompts, prompts_score="mean"
+    )
+    assert dataclasses.replace(config, pruning=pruning, cache=cache) == default
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import time
 from collections.abc import Callable
@@ -25,18 +26,18 @@ from ada3d_ros.types import Scope
 from test.support.pipelines import ASK, ROOM, cache_of, start, timed_answer
 
 NESTED = {"pruning.strategy": "voxel_dpp", "pruning.order": "selection", "pruning.keep_ratio": 0.8}
+CACHED = ("build", "question", "none")
 HURRIED = dataclasses.replace(ASK, deadline_s=1.0)
 
 
-def teach(pipeline: Ada3DPipeline, seconds_at: dict[float, float], cached: bool = True) -> None:
+def teach(pipeline: Ada3DPipeline, seconds_at: dict[float, float]) -> None:
     """Note that questions with this share of the scene's tokens took so long.
 
-    All of it before the first token.
+    All of it before the first token, however the cached scene is pruned.
     """
-    latency = LatencyModel()
-    for share, seconds in seconds_at.items():
-        tokens = share * cache_of(pipeline).encoder.num_voxels
-        latency.record(timed_answer(tokens, seconds, 0.0, 0.0, 8, cached))
+    latency, voxels = LatencyModel(), cache_of(pipeline).encoder.num_voxels
+    for mode, (share, seconds) in itertools.product(CACHED, seconds_at.items()):
+        latency.record(timed_answer(share * voxels, seconds, 0.0, 0.0, 8, mode))
     pipeline.latency = latency
 
 
@@ -66,7 +67,8 @@ def test_without_history_as_configured(model: Path) -> None:
 @pytest.mark.parametrize("strategy", ["voxel_dpp", "random", "adatoken3d"])
 def test_the_largest_budget_that_fits(model: Path, factor: float, strategy: str) -> None:
     """Time as the tokens, so that this share takes 0.9 of the deadline."""
-    pipeline = taught(model, {0.0: 0.0, factor * 0.8: 0.8999}, **{"pruning.strategy": strategy})
+    settings = {"pruning.strategy": strategy, "cache.prune": "question"}
+    pipeline = taught(model, {0.0: 0.0, factor * 0.8: 0.8999}, **settings)
     answer = pipeline.ask(HURRIED)
     reached = [f for f in FACTORS if strategy != "adatoken3d" or f >= lowest(pipeline)]
     chosen = next((f for f in reached if f <= factor), reached[-1])

@@ -11,7 +11,9 @@ from safetensors.torch import load_file, save_file
 
 from ada3d_ros.config import from_flat
 from ada3d_ros.errors import CheckpointError, NoFramesError
-from ada3d_ros.lab.evaluation.synthetic import RoomSelection, evaluate, load_room, open_pipeline
+from ada3d_ros.lab.evaluation.pipelines import load_room, open_pipeline
+from ada3d_ros.lab.evaluation.selection import RoomSelection
+from ada3d_ros.lab.evaluation.synthetic import evaluate
 from ada3d_ros.lab.world.generated import GeneratedRoom, frames_of, generate_room
 from ada3d_ros.lab.world.render import render
 from ada3d_ros.lab.world.rooms import ABSENT, make_rooms

@@ -67,7 +67,12 @@ def answers(
 ) -> list[Answer]:
     found = [pipeline.ground(Question(phrase, max_new_tokens=12)) for phrase in phrases]
     asked = [
-        Question(f"What is at {place_of(room, i, up_m)}?", want_boxes=False, max_new_tokens=12)
+        Question(
+            f"What is at {place_of(room, i, up_m)}?",
+            want_boxes=False,
+            max_new_tokens=12,
+            routed=False,
+        )
         for i in range(len(phrases))
     ]
     return found + [pipeline.ask(question) for question in asked]

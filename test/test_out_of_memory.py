@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import gc
 import itertools
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import pytest
 import torch
 
 from ada3d_ros.engine.scene_prefix import ScenePrefix
-from ada3d_ros.errors import CanceledError, ErrorCode, ModelError, OutOfMemoryError
+from ada3d_ros.errors import ErrorCode, ModelError, OutOfMemoryError
 from ada3d_ros.pipeline import Ada3DPipeline
 from ada3d_ros.scene.voxel_table import VoxelTable
 from ada3d_ros.types import AskHooks, Question, Scope, StopReason
@@ -28,6 +27,7 @@ from test.support.pipelines import (
     show,
     start,
     start_background,
+    stop_at,
 )
 
 CUDA = torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
@@ -186,14 +186,14 @@ def test_text_that_was_sent_is_not_taken_back(model: Path, monkeypatch: pytest.M
     expected = pipeline.ask(ASK)
     sent: list[str] = []
     with monkeypatch.context() as patch:
-        real = pipeline.model.model.decoder.logits
+        real = pipeline.model.model.decoder.lm_head.forward
 
         def logits(hidden: torch.Tensor) -> torch.Tensor:
             if "".join(sent):
                 raise CUDA
             return real(hidden)
 
-        patch.setattr(pipeline.model.model.decoder, "logits", logits)
+        patch.setattr(pipeline.model.model.decoder.lm_head, "forward", logits)
         with pytest.raises(OutOfMemoryError):
             pipeline.ask(ASK, AskHooks(on_text=lambda delta, count: sent.append(delta)))
     assert expected.text.startswith("".join(sent).strip())  # once, from its beginning
@@ -296,21 +296,6 @@ def test_memory_ends_inside_the_voxel_table(
 # -- stopped
 
 
-def stop_at(token: int, error: Callable[[str], Exception] = CanceledError) -> AskHooks:
-    """Hooks that stop a question once so many tokens are there."""
-    count = 0
-
-    def count_tokens(delta: str, num_tokens: int) -> None:
-        nonlocal count
-        count = num_tokens
-
-    def check() -> None:
-        if count >= token:
-            raise error("enough")
-
-    return AskHooks(check=check, on_text=count_tokens)
-
-
 @pytest.mark.parametrize("strategy", ["none", "adatoken3d", "voxel_dpp"])
 def test_a_question_canceled_while_it_answers(model: Path, strategy: str) -> None:
     settings = {"pruning.strategy": strategy} | (
@@ -353,4 +338,37 @@ def test_nothing_piles_up(model: Path) -> None:
         pipeline.run_background_step()
         if i % 50 == 49:
             levels.append(live_bytes())
+    assert len(set(levels)) == 1
+
+
+def test_memory_is_back_after_200_failures(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At each stage in turn, of a build, an append and a question; each ends in an answer or a
+    code.
+    """
+    settings = {"pruning.strategy": "adatoken3d", "cache.prompts": "What is there?"}
+    pipeline = start_background(model, **settings)
+    stages = ("vision", "projector", "prefix", "layers", "cached_prefill", "decode")
+    levels, answered, refused = [], 0, 0
+    for i in range(200):
+        pipeline.reset_scene()
+        pipeline.observe(ROOM.frames[0])
+        if i % 2:  # the next keyframe is appended
+            settle(pipeline)
+        pipeline.observe(ROOM.frames[1])
+        with monkeypatch.context() as patch:
+            times = 1e9 if i % 5 == 4 else 1
+            error = torch.cuda.OutOfMemoryError(str(CUDA))  # one kept would keep its tracebacks
+            fail(patch, place(pipeline, stages[i % len(stages)]), error, times, i % 3)
+            pipeline.run_background_step()
+            try:
+                answered += bool(pipeline.ask(ASK, stop_at(1)).tokens.generated)
+            except OutOfMemoryError:
+                refused += 1
+        pipeline.reset_scene()
+        pipeline.run_background_step()
+        del error
+        if i % 50 == 49:
+            levels.append(live_bytes())
+    assert answered + refused == 200
+    assert min(answered, refused) > 5
     assert len(set(levels)) == 1

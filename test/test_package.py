@@ -13,7 +13,8 @@ import pytest
 import ada3d_ros
 from ada3d_ros.cli import VERBS
 from ada3d_ros.errors import Ada3DError, ErrorCode
-from ada3d_ros.types import GroundingMethod, Scope, Stage, StopReason
+from ada3d_ros.measures import MeasureKind
+from ada3d_ros.types import AnswerMethod, GroundingMethod, Scope, Stage, StopReason
 
 ROOT = Path(__file__).resolve().parents[1]
 INTERFACES = sorted(f for folder in ("msg", "srv", "action") for f in (ROOT / folder).iterdir())
@@ -130,6 +131,8 @@ def test_every_interface_is_built() -> None:
     [
         ("msg/ErrorCode.msg", "", ErrorCode),
         ("msg/Answer.msg", "STOP_", StopReason),
+        ("msg/Answer.msg", "METHOD_", AnswerMethod),
+        ("msg/Measurement.msg", "", MeasureKind),
         ("msg/GroundedBox.msg", "METHOD_", GroundingMethod),
         ("srv/QueryScene.srv", "SCOPE_", Scope),
         ("action/AskScene.action", "", Stage),

@@ -22,7 +22,8 @@ from ada3d_ros.errors import (
 from ada3d_ros.lab.parity.reference_engine import reference_generate
 from ada3d_ros.model.prompt import NO_CONTROLS
 from ada3d_ros.pipeline import Ada3DPipeline
-from ada3d_ros.types import AskHooks, Question, Scope, Stage, StageTimings, StopReason
+from ada3d_ros.types import AskHooks, Question, Scope, Stage, StopReason
+from ada3d_ros.usage import StageTimings
 from test.support.pipelines import ASK, ROOM, configured, start
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from ada3d_ros.errors import (
     ModelError,
     OutOfMemoryError,
 )
+from ada3d_ros.model.checkpoint import weights_sha256
 from ada3d_ros.pipeline import Ada3DPipeline
 from ada3d_ros.types import Answer
 from test.support.pipelines import ASK, configured, start
@@ -85,6 +87,26 @@ def test_a_wrong_revision_is_not_loaded(model: Path) -> None:
     with pytest.raises(CheckpointError, match="expects 000000"):
         pipeline.load()
     assert not pipeline.ready
+
+
+def test_the_digest_is_made_while_the_weights_are_read(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each waits for the other here: one after the other would never end."""
+    from ada3d_ros.model import startup
+
+    both = threading.Barrier(2, timeout=30.0)
+    for name in ("load_inspected", "revision_sha256"):
+        real = getattr(startup, name)
+
+        def meet(*args: Any, real: Any = real) -> Any:
+            both.wait()
+            return real(*args)
+
+        monkeypatch.setattr(startup, name, meet)
+    loaded, info = startup.open_model(configured(model).model)
+    assert info.sha256 == weights_sha256(model)
+    assert loaded.info.path == model
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])

@@ -55,7 +55,7 @@ def say(pipeline: Ada3DPipeline, monkeypatch: pytest.MonkeyPatch, text: str) -> 
         result[next(steps)] = 10.0
         return result
 
-    monkeypatch.setattr(loaded.model.decoder, "logits", logits)
+    monkeypatch.setattr(loaded.model.decoder.lm_head, "forward", logits)
     return ids[:-1]
 
 

@@ -191,7 +191,23 @@ def test_a_schedule_fitted_to_the_scene(
 
 def test_settings_that_cannot_work_with_the_model_fail_early(model: Path, tmp_path: Path) -> None:
     for settings, said in [
-        ({"pruning.keep_ratio": 0.2}, "allowed: 0.25 to 1"),
+        ({"pruning.keep_ratio": 0.2, "cache.prune": "question"}, "allowed: 0.25 to 1"),
+        ({"pruning.keep_ratio": 0.2, "cache.alive": "curve"}, "allowed: 0.25 to 1"),
+        ({"cache.held": "0.4,0.4"}, "each of the 4 layers"),
+        ({"cache.prompts": " | "}, "cache.prompts is empty"),
+        (
+            {"cache.prompts": "What?|<image> there"},
+            "cache.prompts: the question contains '<image>'",
+        ),
+        ({"cache.prompts": "What\a"}, r"cache.prompts: the question contains .* U\+0007"),
+        ({"cache.prompts": "x" * 1001}, "cache.prompts: the question has 1001 characters"),
+        (
+            {"cache.prompts": "|".join(["x" * 990] * 5)},
+            "5 prompts of 4950 characters together, .* up to 4000",
+        ),
+        ({"cache.queries_file": "/nowhere/queries"}, "there is no file at /nowhere/queries"),
+        ({"cache.queries_file": "~nobody-of-that-name/q"}, "there is no file at ~nobody"),
+        ({"cache.queries_file": "/" + "q" * 300}, "there is no file at /qqq"),
         (
             {"pruning.strategy": "fastv", "pruning.fastv.k": 4, "pruning.keep_ratio": 0.9},
             "allowed: 1 to 3",
@@ -420,3 +436,32 @@ def test_a_few_tokens_of_all(model: Path, strategy: str, mode: str) -> None:
         asked = start(model, 3, **settings).ask(dataclasses.replace(ASK, keep_ratio=ratio)).tokens
         kept = max(1, math.floor(ratio * fixed.spatial_total))
         assert fixed.per_layer == asked.per_layer == (kept,) * LAYERS
+
+
+def test_a_curve_out_of_reach_gives_way_to_even_shares(model: Path) -> None:
+    """fastv drops nothing before layer 3: refused from 0.3 to 0.5, where it fell back on even
+    shares below."""
+    for keep_ratio in (0.2, 0.41):
+        settings = {"pruning.strategy": "fastv", "pruning.keep_ratio": keep_ratio}
+        tokens = start(model, 2, **settings).ask(ASK).tokens
+        assert tokens.keep_ratio_achieved == pytest.approx(keep_ratio, abs=0.01)
+    with pytest.raises(ConfigError, match=r"allowed: 0\.5 to 1"):
+        Ada3DPipeline(configured(model, **settings, **{"cache.alive": "curve"})).check()
+
+
+@pytest.mark.parametrize(
+    ("prune", "retention", "said"),
+    [
+        ("build", (0.41,) * LAYERS, "adatoken3d keep_ratio 0.41"),
+        ("none", (1.0,) * LAYERS, "on the cached scene (cache.prune none)"),
+        ("auto", (), "adatoken3d keep_ratio 0.41"),
+    ],
+)
+def test_the_shares_in_force_are_those_of_the_cached_scene(
+    model: Path, prune: str, retention: tuple[float, ...], said: str
+) -> None:
+    settings = {"pruning.strategy": "adatoken3d", "cache.prune": prune}
+    pipeline = start(model, 2, **settings)
+    text, shares = pipeline.pruning_in_force()
+    assert text.endswith(said)
+    assert shares == pytest.approx(retention)

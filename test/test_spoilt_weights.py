@@ -83,7 +83,7 @@ def test_infinite_logits_are_no_answer(model: Path, monkeypatch: pytest.MonkeyPa
     """One logit of all, and not that of the token that is chosen."""
     pipeline = start(model, 2)
     decoder, calls = pipeline.model.model.decoder, [0]
-    logits = decoder.logits
+    logits = decoder.lm_head.forward
 
     def overflown(hidden: torch.Tensor) -> torch.Tensor:
         calls[0] += 1
@@ -92,6 +92,6 @@ def test_infinite_logits_are_no_answer(model: Path, monkeypatch: pytest.MonkeyPa
             result[..., 7] = -math.inf
         return result
 
-    monkeypatch.setattr(decoder, "logits", overflown)
+    monkeypatch.setattr(decoder.lm_head, "forward", overflown)
     with pytest.raises(ModelError, match="not finite"):
         pipeline.ask(ASK)

@@ -12,14 +12,14 @@ import pytest
 
 from ada3d_ros import grounding as ground
 from ada3d_ros.engine import answer as answer_module
-from ada3d_ros.engine import decode, query_context, scene_encoder, streaming, together
+from ada3d_ros.engine import batch, decode, query_context, scene_encoder, streaming, together
 from ada3d_ros.engine.scene_prefix import ScenePrefix
 from ada3d_ros.errors import CanceledError
 from ada3d_ros.grounding import from_attention
-from ada3d_ros.model.decoder import LlamaDecoder
 from ada3d_ros.model.llava3d import Llava3D
 from ada3d_ros.pipeline import Ada3DPipeline
-from ada3d_ros.types import Answer, AskHooks, Question, StageTimings
+from ada3d_ros.types import Answer, AskHooks, Question
+from ada3d_ros.usage import StageTimings
 from test.support.pipelines import ROOM, configured
 
 VIEWS = 2
@@ -167,13 +167,13 @@ def test_a_batch_shares_its_stages_and_nothing_else(
     monkeypatch.setattr(together, "build_prompt", query_context.build_prompt)
     pipeline = made(model, clock)
     pipeline.ask(Question("What is in the room?"))
-    logits = LlamaDecoder.logits
+    after = batch.after
 
     def slow(*args: Any) -> Any:
         clock.now += STEP
-        return logits(*args)
+        return after(*args)
 
-    monkeypatch.setattr(LlamaDecoder, "logits", slow)
+    monkeypatch.setattr(batch, "after", slow)
     asks = 0
 
     def check() -> None:  # the prompt passes, the first token does not

@@ -240,7 +240,7 @@ def test_a_stream_that_cannot_go_on_as_it_began_is_an_error() -> None:
         def answer(questions: Any, pieces: list[str] = again) -> Any:
             for number, piece in enumerate(pieces):
                 questions[0][1].on_text(piece, number + 1)
-            return [timed_answer(1, 1.0, 1.0, 1.0, 3, True)]
+            return [timed_answer(1, 1.0, 1.0, 1.0, 3, "none")]
 
         result = together_module.resume(answer, QUESTIONS[0], stream)
         if again[:2] == ["l", "?"] and given == 2:

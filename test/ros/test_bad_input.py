@@ -585,6 +585,21 @@ def test_no_pose(feed: Feed) -> None:
     feed.serves_on()
 
 
+def test_poses_that_lag_behind_are_waited_for(feed: Feed) -> None:
+    """A busy machine has taken the image in, and its poses one after the other."""
+    image, version = feed.next(), feed.version
+    feed.send({**image, "pose": None})
+    nothing = dict.fromkeys(("rgb", "depth", "info"))
+    stamp_ns = image["pose"].header.stamp.sec * SECOND
+    for behind in range(12, -1, -1):  # 0.6 s in all, three times pose.timeout_sec
+        assert feed.version == version, behind
+        time.sleep(0.05)
+        pose = frame_messages(stamp_ns - behind * SECOND // 100, x_m=0.5 * stamp_ns / SECOND)
+        feed.send({**pose, **nothing})
+    assert wait_until(lambda: feed.version != version), feed.agent.drops()
+    feed.serves_on()
+
+
 def test_poses_too_far_apart_are_not_interpolated(feed: Feed) -> None:
     feed.admit()
     messages = feed.next()

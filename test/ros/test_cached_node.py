@@ -12,6 +12,7 @@ import pytest
 pytest.importorskip("rclpy")
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from rclpy.parameter import Parameter
 from std_srvs.srv import Trigger
 
 from ada3d_ros.errors import ErrorCode
@@ -80,7 +81,8 @@ def test_a_cold_node_answers_as_the_paper_does(start_agent: Start) -> None:
 
 
 def test_a_deadline_is_planned_for_and_reported(start_agent: Start) -> None:
-    agent = start_agent(**{"pruning.strategy": "adatoken3d"})
+    # A scene pruned while it is built serves one keep ratio.
+    agent = start_agent(**{"pruning.strategy": "adatoken3d", "cache.prune": "question"})
     agent.publish_scene(3)
     easy = agent.call(QueryScene, "query", ask(deadline_ms=60_000.0)).answer
     assert easy.success
@@ -123,6 +125,29 @@ def test_several_robots_at_once_get_their_own_answers(start_agent: Start) -> Non
     assert [answer.text for answer in together] == [answer.text for answer in alone]
     assert all(answer.success and answer.scene_cached for answer in together)
     assert len({answer.request_id for answer in together}) == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("cache.held", "1,1,1", "one share above 0 and at most 1 for each of the 4 layers"),
+        ("cache.held", "measured", "there is no file that says what each layer's share is worth"),
+        ("cache.alive", "0.5,0.5,0.5,0.5", "the first layer computes all tokens"),
+        ("cache.prompts", " | ", "cache.prompts is empty"),
+        ("cache.prompts", "<image> there", "cache.prompts: the question contains '<image>'"),
+        ("cache.queries_file", "/nowhere/queries", "there is no file at /nowhere/queries"),
+    ],
+)
+def test_cache_settings_that_the_model_cannot_serve_are_refused(
+    start_agent: Start, name: str, value: str, said: str
+) -> None:
+    """They were taken, and every question after that failed."""
+    agent = start_agent(**{"pruning.strategy": "adatoken3d"})
+    before = agent.node.config
+    result = agent.node.set_parameters([Parameter(name, value=value)])[0]
+    assert not result.successful
+    assert said in result.reason
+    assert agent.node.config == before
 
 
 def test_diagnostics_and_reset(start_agent: Start) -> None:

@@ -23,31 +23,17 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import String
 
+from ada3d_ros.lab.demo_questions import choose_questions
+from ada3d_ros.lab.world.generated import generate_room
 from ada3d_ros.ros.doctor import main as doctor
 
 PROGRAM = "import sys; from ada3d_ros.cli import main; sys.exit(main())"
 Run = Callable[..., subprocess.CompletedProcess[str]]
 CURE = "          -> "
-# Question, pruned or not, tokens, true answer and verdict of one question of the demo.
-ANSWER = (
-    r"^> (.+) \((pruned|unpruned)\)\n(?:.+\n)*?tokens: \d+ in \((.+?)\), \d+ out; prefill .+\n"
-    r"latency ms: wait .+ total .+\ntrue answer: (.+) \((right|wrong)[^)]*\)$"
-)
-# What the demo asks about the room of seed 0, and the true answers.
-ROOM_0 = (
-    ("Is there a red object in the room?", "no"),
-    ("What is the color of the barrel?", "white"),
-    ("How many sofas are in the room?", "one"),
-    ("What is at [-0.520, -0.835, 0.455]?", "table"),
-    ("What color is the largest object?", "blue"),
-    (
-        "The related object is located at [-1.643, -0.965, 0.265]. Describe the object in detail.",
-        "a green crate",
-    ),
-    ("the green table", "the green table's box"),
-    ("a ball", "the white ball's box"),
-    ("the purple sofa", "no such object"),
-)
+RIGHT_AT_LEAST = 11  # of the twelve of seed 0
+# Question, round, what it took, true answer and verdict of one question of the demo.
+ANSWER = r"^> (.+) \((pruned|unpruned)\)\n((?:.+\n)*?)true answer: (.+) \((right|wrong)[^)]*\)$"
+KEPT = r"(\d+) of (\d+) spatial kept"
 
 
 @pytest.fixture
@@ -126,7 +112,8 @@ def test_doctor_and_a_node_that_is_ready(ada3d: Run, domain_id: int, start_agent
     start = lines.index(f"ok        /ada3d_agent: alive on ROS_DOMAIN_ID {domain_id}")
     ready = "READY, 1 keyframes: ask on ~/query, ~/ground, ~/ask_scene or ~/question."
     assert lines[start + 1] == f"ok        state: {ready}"
-    assert sorted(lines[start + 2 : -2]) == [
+    assert lines[start + 2].startswith("note      objects: ")  # this model has no vocabulary
+    assert sorted(lines[start + 3 : -2]) == [
         f"ok        {topic}: {kind}: 1 publisher(s) reliable, subscribed reliable"
         for topic, kind in [
             ("/depth/image", "sensor_msgs/msg/Image"),
@@ -229,9 +216,10 @@ def test_doctor_lists_what_could_be_an_input(
 
 
 def test_demo(ada3d: Run, tmp_path: Path) -> None:
-    """A room, a bag, the node, eighteen questions, and a report that says the same as the terminal.
+    """A room, a bag, the node, twelve questions in two rounds, and a report that says the same as
+    the terminal.
 
-    Slowly, so that a busy machine loses no frame: with all eight the numbers of tokens are known.
+    Slowly, so that a busy machine loses no frame.
     """
     done = ada3d("demo", "--out", tmp_path / "demo", "--rate", "0.5")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -239,33 +227,35 @@ def test_demo(ada3d: Run, tmp_path: Path) -> None:
     assert f"8 frames in {tmp_path}/demo/room_bag\n" in done.stdout
     assert "\n8 keyframes kept\n" in done.stdout
 
-    # Every question twice, the answer after it, with tokens, times and the truth.
+    # Every question in both rounds, with the truth.
+    questions = choose_questions(generate_room(0), 0)
     asked = re.findall(ANSWER, done.stdout, re.MULTILINE)
-    assert [(question, how) for question, how, *_ in asked] == [
-        (question, how) for question, _ in ROOM_0 for how in ("pruned", "unpruned")
-    ]
-    assert [truth for *_, truth, _ in asked] == [truth for _, truth in ROOM_0 for _ in range(2)]
-    kept = [tokens for _, _, tokens, *_ in asked]
-    pruned = "107 of 536 spatial kept in the last layer, keep ratio 0.41, adatoken3d"
-    assert kept == [pruned, "536 of 536 spatial kept, none"] * 9
+    expected = [(q.asked, how, q.truth) for how in ("pruned", "unpruned") for q in questions]
+    assert [(question, how, truth) for question, how, _, truth, _ in asked] == expected
 
-    # The score is that of the answers; the embedded model answers most of them.
-    right = [[verdict for *_, verdict in asked[i::2]].count("right") for i in (0, 1)]
-    score = f"pruned {right[0]} of 9, unpruned {right[1]} of 9"
+    # Both read the cached scene: one pruned, the other whole.
+    pruned, unpruned = asked[:12], asked[12:]
+    kept = {how: re.findall(KEPT, "".join(text for _, h, text, *_ in asked if h == how))
+            for how in ("pruned", "unpruned")}  # fmt: skip
+    assert all(int(some) < int(total) for some, total in kept["pruned"])
+    assert all(some == total for some, total in kept["unpruned"])
+    assert min(map(len, kept.values())) >= 4  # of the answers that the model gave
+    assert "scene not cached" not in done.stdout
+
+    # The score is that of the answers; the embedded model and the measures know most of them.
+    right = [[verdict for *_, verdict in rows].count("right") for rows in (pruned, unpruned)]
+    score = f"pruned {right[0]} of 12, unpruned {right[1]} of 12"
     assert f"== right answers: {score}\n" in done.stdout
-    assert min(right) >= 5
+    assert min(right) >= RIGHT_AT_LEAST
 
-    # The report: the same table, score and tokens, offline.
+    # The report: the same score and questions, offline.
     page = (tmp_path / "demo" / "report.html").read_text(encoding="utf-8")
     text = html.unescape(re.sub(r"<[^>]+>", "|", page))
-    for question, _ in ROOM_0:
-        assert f"|{question} (pruned)|" in text
-        assert f"|{question} (unpruned)|" in text
-    assert text.count(f"({pruned})") == text.count("(536 of 536 spatial kept, none)") == 9
-    assert f"|{score}|" in text
-    assert text.count("data:image") == 0
-    assert page.count("data:image/jpeg;base64,") == 8
-    assert "http" not in re.sub(r'xmlns="[^"]*"', "", page)
+    assert [text.count(f"|{q.asked}|") for q in questions] == [1] * 12
+    assert f"|{right[0]} of 12||right, pruned|" in text
+    assert f"|{right[1]} of 12||right, unpruned|" in text
+    assert page.count("data:image/jpeg;base64,") >= 9
+    assert "http" not in page
 
 
 def test_bench_node(ada3d: Run, tiny_model: Path, tmp_path: Path) -> None:
@@ -276,7 +266,9 @@ def test_bench_node(ada3d: Run, tiny_model: Path, tmp_path: Path) -> None:
     done = ada3d("bench-node", "--model", tiny_model, *options, "--json", file)
     assert done.returncode == 0, done.stdout + done.stderr
     results = json.loads(file.read_text(encoding="utf-8"))
-    assert list(results) == ["provenance", "suite", "n", "max_rate_hz", "frames", "services"]
+    named = ["suite", "n", "max_rate_hz", "frames", "services"]
+    assert list(results) == ["provenance", "complete", *named]
+    assert results["complete"]
     assert (results["suite"], results["n"], results["max_rate_hz"]) == ("node", 1, 60.0)
 
     # Frames: 30 a second, after two seconds of warm-up. None was lost on the way: each became a set

@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 
 pytest.importorskip("rclpy")
 
-from visualization_msgs.msg import MarkerArray
+from std_msgs.msg import String
 
 from ada3d_ros.engine.memory_fallback import memory_problem, model_error
 from ada3d_ros.errors import DeviceLostError, ErrorCode
-from ada3d_ros.msg import AgentStatus
+from ada3d_ros.msg import AgentStatus, GroundedBoxArray
 from ada3d_ros.msg import Answer as AnswerMsg
 from ada3d_ros.pipeline import Ada3DPipeline
 from ada3d_ros.srv import QueryScene
-from test.support.ros_harness import TOPICS, Harness, frame_messages, wait_until
+from test.support.ros_harness import TOPICS, Harness, frame_messages, scripted, wait_until
 
 Start = Callable[..., Harness]
 SECOND = 1_000_000_000
 
 
-def ask(agent: Harness) -> QueryScene.Response:
-    return agent.call(QueryScene, "query", QueryScene.Request(question="What is there?")).answer
+def ask(agent: Harness, question: str = "What is there?") -> QueryScene.Response:
+    return agent.call(QueryScene, "query", QueryScene.Request(question=question)).answer
 
 
 def test_depth_that_comes_seconds_late_finds_its_colour(start_agent: Start) -> None:
@@ -42,21 +43,33 @@ def test_depth_that_comes_seconds_late_finds_its_colour(start_agent: Start) -> N
         assert keyframe.frame.T_world_cam[0, 3] == 0.5 * (keyframe.frame.stamp_ns // SECOND)
 
 
-def test_boxes_of_a_scene_that_is_gone_leave_no_marker(start_agent: Start) -> None:
-    """An answer that was complete before a reset is delivered after it; markers are latched."""
-    agent = start_agent()
-    agent.publish_scene(1)
-    epoch = agent.node.pipeline.scene_state().epoch
+def test_an_answer_that_a_reset_overtakes_is_none(start_agent: Start) -> None:
+    """Complete before the reset, delivered after it: it is of a scene that there is no more."""
+
+    class Overtaken(scripted("yes")):  # type: ignore[misc]
+        def ask(self, question: Any, hooks: Any = None) -> Any:
+            answer = super().ask(question, hooks)
+            if question.text == "overtaken":
+                self.reset_scene()
+            return answer
+
+    agent = start_agent(Overtaken)
     answers = agent.collect(AnswerMsg, "/ada3d_agent/answer")
-    markers = agent.collect(MarkerArray, "/ada3d_agent/markers")
-    for topic in ("answer", "markers"):
-        assert wait_until(lambda t=topic: agent.node.count_subscribers(f"~/{t}") > 0)
-    for number, scene_epoch in ((1, epoch + 1), (2, epoch)):
-        agent.node.publish_answer(
-            AnswerMsg(success=True, scene_epoch=scene_epoch, request_id=number)
-        )
-    assert wait_until(lambda: [a.request_id for a in answers][-2:] == [1, 2])
-    assert wait_until(lambda: len(markers) == 1)
+    boxes = agent.collect(GroundedBoxArray, "/ada3d_agent/boxes")
+    texts = agent.collect(String, "/ada3d_agent/answer_text")
+    agent.publish_scene(1)
+    late = ask(agent, "overtaken")
+    assert (late.success, late.error_code) == (False, ErrorCode.SCENE_RESET)
+    assert "the scene was reset while answering" in late.error_msg
+    assert (late.text, len(late.boxes)) == ("", 0)
+
+    # The next scene is answered about, and this alone was published as an answer.
+    agent.publish_scene(1, first_s=20)
+    assert ask(agent, "in time").text == "yes"
+    assert wait_until(lambda: len(answers) == len(texts) == 2 and len(boxes) == 1)
+    assert [answer.success for answer in answers] == [False, True]
+    assert texts[0].data.startswith(f"[{int(ErrorCode.SCENE_RESET)}] ")
+    assert boxes[0].query == "in time"
 
 
 @pytest.mark.parametrize(
@@ -93,7 +106,7 @@ def test_a_lost_gpu_is_an_error_state(start_agent: Start) -> None:
                 calls += 1
                 raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
-            self.model.model.decoder.logits = logits  # type: ignore[method-assign]
+            self.model.model.decoder.lm_head.forward = logits  # type: ignore[method-assign]
 
     agent = start_agent(LostGpu)
     agent.publish_scene(2)

@@ -187,8 +187,14 @@ def test_frames_refused_and_good_again(
     task = witness.task("Synchronization")
     assert task.level in (DiagnosticStatus.WARN, DiagnosticStatus.ERROR)
     assert task.message == fault
-    log = capfd.readouterr().err
-    assert fault in log or words_of(fault) in log  # once in ten seconds
+    log = ""
+
+    def logged() -> bool:  # once in ten seconds, with other numbers
+        nonlocal log
+        log += capfd.readouterr().err
+        return fault in log or words_of(fault) in log
+
+    assert wait_until(logged), log
 
     # good frames again
     scene = node.pipeline.scene_state

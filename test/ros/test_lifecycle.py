@@ -24,7 +24,9 @@ import ada3d_ros.ros.discovery
 from ada3d_ros.errors import ErrorCode
 from ada3d_ros.msg import AgentStatus
 from ada3d_ros.pipeline import Ada3DPipeline
-from ada3d_ros.ros.doctor import BAD, Finding, check_graph
+from ada3d_ros.ros.doctor import BAD, Finding
+from ada3d_ros.ros.doctor_graph import check_graph
+from ada3d_ros.ros.health_state import MODEL
 from ada3d_ros.ros.node import build_node
 from ada3d_ros.srv import GroundObject, QueryScene
 from test.support.ros_harness import Harness, free_domain, scripted, wait_until
@@ -337,7 +339,7 @@ def test_a_question_in_flight_counts_where_it_was_asked(start_agent: Start) -> N
 
 
 def test_an_answer_that_comes_after_cleanup_is_none_of_the_next_model(start_agent: Start) -> None:
-    """It was complete before; its tokens stood in the diagnostics of a node without a model."""
+    """Nor of this one, which has no scene any more: it is an error, counted where it was asked."""
 
     class CleanedUp(scripted("yes")):  # type: ignore[misc]
         def ask(self, question: Any, hooks: Any) -> Any:
@@ -350,10 +352,11 @@ def test_an_answer_that_comes_after_cleanup_is_none_of_the_next_model(start_agen
     agent.publish_scene(1)
     old = agent.node.inference
     request = QueryScene.Request(question="What is there?")
-    assert agent.call(QueryScene, "query", request).answer.success
-    assert old.succeeded == 1
-    assert old.last_tokens is not None
+    answer = agent.call(QueryScene, "query", request).answer
+    assert (answer.success, answer.error_code) == (False, ErrorCode.NOT_ACTIVE)
+    assert (old.succeeded, old.failed["not_active"]) == (0, 1)
     assert agent.node.inference is not old
+    assert not agent.node.inference.failed
     assert agent.node.inference.last_tokens is None
 
 
@@ -372,7 +375,12 @@ def test_two_nodes_of_one_name_say_so(
 
     def newest() -> list[str]:
         """What both have said in the last second, on either topic."""
-        model = [s for array in diagnostics.received[-20:] for s in array.status[-1:]]
+        model = [
+            s
+            for array in diagnostics.received[-20:]
+            for s in array.status
+            if s.name.endswith(MODEL)
+        ]
         return [*(s.message for s in model), *(status.detail for status in statuses[-2:])]
 
     log = ""
@@ -385,7 +393,8 @@ def test_two_nodes_of_one_name_say_so(
     try:
         assert wait_until(lambda: all(agent.node.namesakes for agent in agents), 30.0)
         assert wait_until(lambda: all(words in text for text in newest()) and newest(), 30.0)
-        assert diagnostics.received[-1].status[-1].level == DiagnosticStatus.WARN
+        task = next(s for s in diagnostics.received[-1].status if s.name.endswith(MODEL))
+        assert task.level == DiagnosticStatus.WARN
         assert wait_until(both_logged, 30.0), log
         assert "__ns:=" in agents[0].node.namesakes
     finally:

@@ -211,6 +211,7 @@ def test_status_and_diagnostics(shared_agent: Harness) -> None:
         "Inference",
         "Pruning",
         "Model and GPU",
+        "Detector",
     }
     values = {kv.key: kv.value for kv in tasks["Inference"].values}
     assert float(values["total_ms_p50"]) > 0

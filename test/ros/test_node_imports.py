@@ -70,7 +70,7 @@ for second in range(1, 20):
         break
 
 client = peer.create_client(QueryScene, "/ada3d_agent/query")
-future = client.call_async(QueryScene.Request(question="What color is the box?"))
+future = client.call_async(QueryScene.Request(question="Is there a box?"))
 assert spin(future.done)
 answer = future.result().answer
 assert answer.success, answer.error_msg

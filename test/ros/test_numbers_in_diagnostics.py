@@ -14,7 +14,7 @@ import pytest
 pytest.importorskip("rclpy")
 
 from ada3d_ros.config import AgentConfig
-from ada3d_ros.engine.prefix_cache import CacheReport
+from ada3d_ros.engine.cache_report import CacheReport
 from ada3d_ros.errors import ErrorCode, FrameReason
 from ada3d_ros.msg import Answer as AnswerMsg
 from ada3d_ros.ros.conversions import LATENCY_STAGES, Request, empty_answer_msg
@@ -29,15 +29,8 @@ from ada3d_ros.ros.diagnostics import (
 from ada3d_ros.ros.requests import RequestServer
 from ada3d_ros.ros.worker import Job
 from ada3d_ros.scene.floor import Floor
-from ada3d_ros.types import (
-    Answer,
-    ModelInfo,
-    Question,
-    SceneState,
-    StageTimings,
-    StopReason,
-    TokenUsage,
-)
+from ada3d_ros.types import Answer, ModelInfo, Question, SceneState, StopReason
+from ada3d_ros.usage import StageTimings, TokenUsage
 
 SECOND = 1_000_000_000
 NOW_NS = 1000 * SECOND
@@ -46,10 +39,15 @@ TOKENS = TokenUsage(
     strategy="adatoken3d",
     keep_ratio_achieved=0.375,
     kv_bytes=3 * 2**20,
+    held_kv_bytes=int(2.5 * 2**20),
+    unpruned_kv_bytes=8 * 2**20,
     attended_kv_bytes=2 * 2**20,
-    full_kv_bytes=8 * 2**20,
+    full_kv_bytes=9 * 2**20,
     prefill_flops=3e9,
-    full_prefill_flops=5e9,
+    unpruned_prefill_flops=5e9,
+    full_prefill_flops=50e9,
+    build_flops=20e9,
+    unpruned_build_flops=40e9,
     rank_flops=1e9,
     decode_flops=2e9,
     full_decode_flops=4e9,
@@ -99,6 +97,7 @@ def node_of(**changes: Any) -> Any:
         "worker": SimpleNamespace(queued=3),
         "state_and_detail": lambda: (1, "fine"),
         "health": SimpleNamespace(faults=list),
+        "objects": SimpleNamespace(report=lambda: {"objects.kept": 5}),
     }
     return SimpleNamespace(**(values | changes))
 
@@ -218,6 +217,7 @@ def test_the_scene_has_its_ages_in_seconds_and_its_cache() -> None:
         "builds": "4",
         "appends": "9",
     }
+    assert values["objects.kept"] == "5"
     assert values["valid_depth_fraction_p50"] == "0.500"
     assert values["camera_info_changes"] == "8"
 
@@ -290,10 +290,14 @@ def test_pruning_shows_the_last_answer_beside_the_unpruned_one() -> None:
         "coverage_0.5m": "0.625",
         "prefill_gflop": "3.000",
         "unpruned_prefill_gflop": "5.000",
+        "uncached_prefill_gflop": "50.000",
+        "build_gflop": "20.000",
+        "unpruned_build_gflop": "40.000",
         "rank_gflop": "1.000",
         "decode_gflop_per_token": "2.000",
         "unpruned_decode_gflop_per_token": "4.000",
         "kv_mib": "3.000",
+        "held_kv_mib": "2.500",
         "attended_kv_mib": "2.000",
         "unpruned_kv_mib": "8.000",
     }

@@ -14,20 +14,14 @@ pytest.importorskip("rclpy")
 from ada3d_ros.ros.conversions import (
     LATENCY_STAGES,
     box_to_msg,
-    boxes_to_markers,
     boxes_to_msg,
     boxes_to_poses,
     empty_answer_msg,
     fill_answer_msg,
 )
-from ada3d_ros.types import (
-    Answer,
-    Box3D,
-    GroundingMethod,
-    StageTimings,
-    StopReason,
-    TokenUsage,
-)
+from ada3d_ros.ros.markers import answer_to_markers
+from ada3d_ros.types import Answer, Box3D, GroundingMethod, StopReason
+from ada3d_ros.usage import StageTimings, TokenUsage
 
 SECOND = 1_000_000_000
 STAGES = ("preprocess", "vision", "spatial", "scene", "prefill", "rank", "decode", "postprocess")
@@ -146,6 +140,7 @@ def test_a_box_is_turned_by_its_yaw_to_the_left(yaw: float) -> None:
 
 
 def test_a_box_message_has_the_full_extents_and_the_evidence() -> None:
+    assert box_to_msg(replace(BOX, support_points=2**32)).support_points == 2**32 - 1
     message = box_to_msg(BOX)
     at, size = message.center.position, message.size
     assert (at.x, at.y, at.z) == (1.0, -2.0, 0.5)
@@ -160,7 +155,7 @@ def test_a_box_message_has_the_full_extents_and_the_evidence() -> None:
 
 def test_markers_poses_and_boxes_show_the_same() -> None:
     message = filled(answer_of(boxes=(BOX, replace(BOX, label="lamp", score=math.nan))))
-    markers = boxes_to_markers(message, 2.5).markers
+    markers = answer_to_markers(message, 2.5).markers
     clear, cube, label, second_cube, second_label = markers
     assert clear.action == clear.DELETEALL
     assert (cube.scale.x, cube.scale.y, cube.scale.z) == (2.0, 1.0, 0.8)

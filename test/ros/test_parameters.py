@@ -125,6 +125,8 @@ ANOTHER = {
     "extrinsic.xyz": [1.0, 0.0, 0.0],
     "extrinsic.quat_xyzw": [1.0, 0.0, 0.0, 0.0],
     "model.device": "cuda",
+    "detector.device": "cuda",
+    "detector.threads": 2,
     "model.revision_sha256": "a" * 64,
 }
 

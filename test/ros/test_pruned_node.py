@@ -40,8 +40,10 @@ def set_one(agent: Harness, name: str, value: Any) -> Any:
 
 @pytest.fixture
 def agent(start_agent: Start) -> Harness:
-    """A node with the default strategy and a scene; its words are scripted, its pruning is real."""
-    harness = start_agent(scripted(TEXT), **{"pruning.strategy": "adatoken3d"})
+    """A node that prunes for each question, and a scene; its words alone are scripted."""
+    harness = start_agent(
+        scripted(TEXT), **{"pruning.strategy": "adatoken3d", "cache.prune": "question"}
+    )
     harness.publish_scene(3)
     return harness
 
