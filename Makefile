@@ -20,6 +20,8 @@ SETUP := AMENT_PREFIX_PATH="$(AMENT_PREFIX_PATH)" $(PYTHON) tools/setup_venv.py 
 # Test files run side by side, each worker with one thread; torch counts its own memory in each.
 WORKERS ?= $(shell n=$$(nproc 2>/dev/null || echo 1); echo $$(( n < 4 ? n : 4 )))
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+# Tests that failed beside others, once more with the machine to themselves (decision 152).
+ALONE := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --last-failed --last-failed-no-failures=none
 
 # $(call step,name,command): run it, print how it went and how long it took.
 step = @SECONDS=0; echo "== $(1)"; if $(2); then echo "== $(1): ok, $$SECONDS s"; else echo "== $(1): FAILED after $$SECONDS s"; exit 1; fi
@@ -51,8 +53,8 @@ type: setup ## mypy
 test-unit: setup ## tests that need no ROS process: architecture, units, golden data
 	$(call step,test-unit,$(PYTEST) --ignore=test/ros)
 
-test-ros: setup ## tests of the node over DDS, in separate processes
-	$(call step,test-ros,$(PYTEST) test/ros)
+test-ros: setup ## tests of the node over DDS, in separate processes; what fails is run once more, alone
+	$(call step,test-ros,$(PYTEST) test/ros || { echo "== failed beside others; alone:"; $(ALONE) test/ros; })
 
 parity: setup ## recorded outputs of the reference codes: ours in test/data, the larger ones where ../shared has them
 	$(call step,parity,$(BIN)/ada3d parity test/data/golden && if [ -d "$(SHARED)/golden" ]; then $(BIN)/ada3d parity "$(SHARED)/golden"; else echo "skipped: no $(SHARED)/golden"; fi)
