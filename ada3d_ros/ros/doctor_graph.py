@@ -40,6 +40,7 @@ STATE_STEPS = {"UNCONFIGURED": ("configure", "activate"), "INACTIVE": ("activate
 ALONE_STATES = ("UNCONFIGURED", "INACTIVE", "LOADING", "ERROR", "PAUSED")  # their detail is more
 SERVING_STATES = ("WAITING_FOR_DATA", "READY", "BUSY")
 SEVERAL_S = 5.0  # for the status of each of several nodes of one name
+FAULTS_S = 2.5  # a node judges its inputs once a second: so long no fault has come or gone
 
 
 def check_graph(wanted: str, wait_s: float = WAIT_S) -> Iterator[Finding]:
@@ -118,13 +119,19 @@ def _check_status(node: Node, node_name: str, count: int, wait_s: float) -> Iter
     topic = f"{node_name}/status"
     subscription = node.create_subscription(AgentStatus, topic, received.append, latched)
     start = time.monotonic()
+    faults, since = [], start
 
     def settled() -> bool:
         """Whether its judgement is known; a node without frames needs seconds for it."""
+        nonlocal faults, since
+        now = time.monotonic()
         if count > 1:
-            return time.monotonic() > start + SEVERAL_S and bool(received)
-        waiting = AgentStatus.WAITING_FOR_DATA
-        return bool(received) and (received[-1].state != waiting or bool(received[-1].faults))
+            return now > start + SEVERAL_S and bool(received)
+        if not received or received[-1].state != AgentStatus.WAITING_FOR_DATA:
+            return bool(received)
+        if received[-1].faults != faults:
+            faults, since = received[-1].faults, now
+        return bool(faults) and now > since + FAULTS_S
 
     while time.monotonic() < start + wait_s and not settled():
         rclpy.spin_once(node, timeout_sec=0.1)

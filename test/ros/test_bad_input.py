@@ -40,6 +40,7 @@ from test.support.ros_harness import (
     TOPICS,
     WIDTH,
     Harness,
+    NodeLog,
     frame_messages,
     free_domain,
     scripted,
@@ -510,7 +511,9 @@ def test_one_stamp_ahead_costs_only_its_own_frame(
     assert wait_until(lambda: inputs.sets >= 58), agent.drops()
     assert feed.version[0] == 0
     assert agent.drops()["future_stamp"] == 1
-    log = [line for line in capfd.readouterr().err.splitlines() if "ahead of the other" in line]
+    log = NodeLog(capfd)
+    assert log.said("ahead of the other"), log.text
+    log = log.lines("ahead of the other")
     assert len(log) == 1, log
     assert inputs.monitors["camera_info" if name == "info" else name].topic in log[0]
     assert f"{ahead_s:.1f} s ahead" in log[0]
@@ -619,9 +622,8 @@ def test_a_pose_in_another_world_frame(
     before = monitor.wrong_frame
     feed.refuse(messages, R.NO_POSE)
     assert monitor.wrong_frame == before + 1
-    log = capfd.readouterr().err
-    assert "'odom'" in log
-    assert "Set world_frame" in log
+    log = NodeLog(capfd)
+    assert log.said("'odom'", "Set world_frame"), log.text
     feed.serves_on()
 
 
@@ -709,7 +711,9 @@ def test_the_log_line_says_what_to_do_and_is_throttled(
         assert wait_until(lambda n=count: feed.agent.drops().get("bad_encoding") == n), (
             feed.agent.drops()
         )
-    lines = [line for line in capfd.readouterr().err.splitlines() if "yuv422" in line]
+    log = NodeLog(capfd)
+    assert log.said("yuv422"), log.text
+    lines = log.lines("yuv422")
     assert len(lines) == 1, lines
     assert "rgb8" in lines[0]
     answer = feed.ask()
@@ -801,7 +805,8 @@ def test_stamps_years_off_are_stale_and_change_nothing(
         time.sleep(0.02)
         feed.admit(now())
     assert feed.ask().scene_epoch == 0
-    assert "use_sim_time" in capfd.readouterr().err
+    log = NodeLog(capfd)
+    assert log.said("use_sim_time"), log.text
 
 
 def test_a_frame_of_before_a_reset_does_not_enter_the_new_scene(

@@ -18,7 +18,7 @@ from std_msgs.msg import String
 
 from ada3d_ros.errors import ErrorCode
 from ada3d_ros.srv import QueryScene
-from test.support.ros_harness import Harness, wait_until
+from test.support.ros_harness import Harness, NodeLog, wait_until
 
 Start = Callable[..., Harness]
 
@@ -143,7 +143,7 @@ def test_a_bondpy_that_fails_costs_the_bond_and_nothing_else(
     monkeypatch.delattr(sys.modules["bondpy.bondpy"], "Bond")
     agent = start_agent()
     agent.publish_scene(1)
-    assert "bond_timeout: 0.0" in capfd.readouterr().err
+    assert NodeLog(capfd).said("bond_timeout: 0.0")
 
 
 @pytest.mark.usefixtures("bondpy")

@@ -28,6 +28,7 @@ from test.support.ros_harness import (
     HEIGHT,
     WIDTH,
     Harness,
+    NodeLog,
     frame_messages,
     wait_until,
 )
@@ -228,7 +229,8 @@ def test_frames_before_the_first_camera_info_are_counted_and_later_ones_taken(
     assert agent.ready()
     send(agent, 1)
     assert wait_until(lambda: agent.drops() == {"no_info": 1}), agent.drops()
-    assert "nothing received on /rgb/camera_info" in capfd.readouterr().err
+    log = NodeLog(capfd)
+    assert log.said("nothing received on /rgb/camera_info"), log.text
     agent.publisher("/rgb/camera_info", CameraInfo).publish(info_at(5))
     assert wait_until(lambda: agent.node.inputs.monitors["camera_info"].received == 1)
     admit(agent, 2)  # older than the first: it holds for it
@@ -329,23 +331,19 @@ def test_poses_of_other_axes_are_told_within_twenty_frames(
         admit(agent, second, info=info_at(second), pose=pose_in(second, GIVEN[axes]))
     intake = agent.node.intake
     assert wait_until(lambda: intake.frames == 20 and bool(intake.watch.complaints) is not cured)
-    log: list[str] = []
-
-    def told() -> list[str]:
-        log.extend(capfd.readouterr().err.splitlines())
-        return [line for line in log if "extrinsic.quat_xyzw" in line]
-
+    log = NodeLog(capfd)
     if cured:
         T_world_cam = agent.node.pipeline.scene.keyframes[-1].frame.T_world_cam
         assert T_world_cam[2, 1] == pytest.approx(-1.0, abs=1e-6)  # y down
         assert agent.node.health.faults() == []
-        assert told() == []
+        assert log.lines("extrinsic.quat_xyzw") == []
         return
     numbers = ", ".join(f"{n:g}" for n in GIVEN[axes])
-    assert wait_until(lambda: len(told()) == 1), log
+    assert log.said("extrinsic.quat_xyzw"), log.text
+    (line,) = log.lines("extrinsic.quat_xyzw")
     assert len(intake.watch.complaints) == 1
-    assert f"extrinsic.quat_xyzw: [{numbers}]" in told()[0]
-    assert told()[0].endswith(intake.watch.complaints[0])
+    assert f"extrinsic.quat_xyzw: [{numbers}]" in line
+    assert line.endswith(intake.watch.complaints[0])
 
     # the same in diagnostics
     reports = agent.collect(DiagnosticArray, "/diagnostics")

@@ -46,6 +46,7 @@ from test.support.ros_harness import (
     TOPICS,
     WIDTH,
     Harness,
+    NodeLog,
     Spinner,
     frame_messages,
     free_domain,
@@ -187,14 +188,8 @@ def test_frames_refused_and_good_again(
     task = witness.task("Synchronization")
     assert task.level in (DiagnosticStatus.WARN, DiagnosticStatus.ERROR)
     assert task.message == fault
-    log = ""
-
-    def logged() -> bool:  # once in ten seconds, with other numbers
-        nonlocal log
-        log += capfd.readouterr().err
-        return fault in log or words_of(fault) in log
-
-    assert wait_until(logged), log
+    log = NodeLog(capfd)  # once in ten seconds, with other numbers
+    assert wait_until(lambda: bool(log.lines(fault) or log.lines(words_of(fault)))), log.text
 
     # good frames again
     scene = node.pipeline.scene_state
@@ -293,21 +288,16 @@ def test_the_log_speaks_though_nothing_comes_at_all(
     monkeypatch.setattr(ada3d_ros.ros.health, "NO_CLOCK_AFTER_S", 0.5)
     monkeypatch.setattr(ada3d_ros.ros.watch, "LOG_PERIOD_S", 0.5)
     witness = Witness(start_agent(use_sim_time=True))
-    log = ""
-
-    def twice() -> bool:
-        nonlocal log
-        log += capfd.readouterr().err
-        return log.count("nothing received on /rgb/image (Image), ") >= 2
-
-    assert wait_until(twice), log
+    log = NodeLog(capfd)
+    nothing = "nothing received on /rgb/image (Image), "
+    assert wait_until(lambda: len(log.lines(nothing)) >= 2), log.text
     status = witness.status()
     assert [fault.split(":")[0] for fault in status.faults] == [
         "use_sim_time is true, nothing publishes /clock",
         "nothing received on /rgb/image (Image), /depth/image (Image), /rgb/camera_info"
         " (CameraInfo), /pose (PoseStamped), 0 publishers",
     ]
-    assert all(fault in status.detail and fault in log for fault in status.faults)
+    assert all(fault in status.detail and fault in log.text for fault in status.faults)
     assert witness.task("Inputs").level == DiagnosticStatus.WARN
 
 

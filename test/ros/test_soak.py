@@ -51,7 +51,9 @@ def test_two_minutes(bag: Path, tmp_path: Path, domain_id: int) -> None:
     assert rounds >= 9
     assert results["lost"] == 0
     assert 4 * rounds <= results["refused"]["INVALID_REQUEST"] <= 4 * (rounds + 1)
-    assert results["answered"] >= 5 * rounds
+    assert set(results["refused"]) <= {"INVALID_REQUEST", "NOT_GROUNDED"}, results["refused"]
+    # on a busy machine the first round's place is asked about before a frame has shown it
+    assert results["answered"] >= 5 * rounds - 1, results["refused"]
 
     # And the node is as it was.
     assert results["growth_mib"] < GROWTH_MIB

@@ -97,6 +97,22 @@ def wait_until(condition: Callable[[], bool], timeout_s: float = 10.0) -> bool:
     return condition()
 
 
+class NodeLog:
+    """What a node of this process wrote to its log since the last `capfd.readouterr()`."""
+
+    def __init__(self, capfd: Any) -> None:
+        self._capfd, self.text = capfd, ""
+
+    def said(self, *words: str) -> bool:
+        """Whether one line has all the words by now; the log may be behind the counters."""
+        return wait_until(lambda: bool(self.lines(*words)))
+
+    def lines(self, *words: str) -> list[str]:
+        """The lines so far that have all the words."""
+        self.text += self._capfd.readouterr().err
+        return [line for line in self.text.splitlines() if all(word in line for word in words)]
+
+
 class Harness:
     """An agent node, and a peer node that talks to it over DDS."""
 
