@@ -119,7 +119,8 @@ def _check_status(node: Node, node_name: str, count: int, wait_s: float) -> Iter
     topic = f"{node_name}/status"
     subscription = node.create_subscription(AgentStatus, topic, received.append, latched)
     start = time.monotonic()
-    faults, since = [], start
+    faults: list[str] = []
+    since = start
 
     def settled() -> bool:
         """Whether its judgement is known; a node without frames needs seconds for it."""
@@ -130,7 +131,7 @@ def _check_status(node: Node, node_name: str, count: int, wait_s: float) -> Iter
         if not received or received[-1].state != AgentStatus.WAITING_FOR_DATA:
             return bool(received)
         if received[-1].faults != faults:
-            faults, since = received[-1].faults, now
+            faults, since = list(received[-1].faults), now
         return bool(faults) and now > since + FAULTS_S
 
     while time.monotonic() < start + wait_s and not settled():
