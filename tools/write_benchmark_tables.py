@@ -17,11 +17,12 @@ HEADS = {
     " | error of the logits | decode ratio | prefill ratio",
     "cold-warm": "ratio | measured | floor | aim",
     "batch": "N | questions | time per question, ratio | together, per question | alone"
-    " | same ids | logits off",
+    " | transformers alone | together / transformers | same ids | logits off",
     "decode": "N | prefill | engine | ms per token | floor, ms | over the floor"
     " | over transformers",
     "scene-update": "N | new | seen again | encode | evict | append | rebuild | longest chunk"
-    " | append / rebuild | append p95, target 10 ms",
+    " | append, pruned | rebuild, pruned | longest layer | append / rebuild | the same, pruned"
+    " | append p95, target 10 ms",
     "many-questions": "variant | N | keep | all questions, ratio | target | scene, once"
     " | a question, p50 / p95 | same ids",
 }
@@ -260,6 +261,7 @@ def render_batch() -> str:
             lines.append(
                 f"| {r['N']} | {r['questions']} | {spread(r['ratio'])} |"
                 f" {r['together_ms']['median']:.0f} ms | {r['alone_ms']['median']:.0f} ms |"
+                f" {r['transformers_ms']['median']:.0f} ms | {spread(r['ratio_to_transformers'])} |"
                 f" {r['same_ids']:.0%} | {r['logits_error']:.1e} |"
             )
         parts.append("\n".join(lines))
@@ -313,7 +315,7 @@ def render_scene_update() -> str:
             met = {True: "met", False: "missed", None: "for a GPU"}[r["target_met"]]
             lines.append(
                 f"| {r['N']} | {r['new_voxels']} | {r['touched_voxels']} | {steps} |"
-                f" {spread(r['append_ratio'])} | {met} |"
+                f" {spread(r['append_ratio'])} | {spread(r['append_pruned_ratio'])} | {met} |"
             )
         parts.append("\n".join(lines))
     return "\n\n".join([*parts, *missing])
