@@ -177,5 +177,5 @@ def test_a_scene_beyond_the_positions_is_refused() -> None:
     # What is advised is what helps: with places as they are, not what they are already.
     with pytest.raises(QuestionTooLongError, match=r"voxel_dpp\+adatoken3d\): pruning inside"):
         prefix_of(with_positions(decoder, SYSTEM + 40), prompt, pruner=by_prompts(EVEN, 5))
-    with pytest.raises(QuestionTooLongError, match="set pruning.pre_positions to compact"):
+    with pytest.raises(QuestionTooLongError, match=r"set pruning\.pre_positions to compact"):
         prefix_of(with_positions(decoder, SYSTEM + 40), prompt, original_positions=True)
