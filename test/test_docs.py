@@ -39,6 +39,12 @@ MADE_OF_CHANGES = {
     "presets_cabinet.json",
     "survival_random_weights.json",
 }
+FEW_REPETITIONS = {  # fewer than 5, and to be measured again
+    "batch_B_fp32.json",
+    "cold_warm_A.json",
+    "cold_warm_B.json",
+    "many_questions_C.json",
+}
 PLANNED_IN_HOW_TO = {"most_patches.py"}  # the strategy that docs/how-to writes as its example
 
 
@@ -190,6 +196,21 @@ def test_cited_results_come_from_a_clean_commit() -> None:
         if cited and not re.fullmatch(r"[0-9a-f]{40}", commit):
             dirty.add(file.name)
     assert dirty == MADE_OF_CHANGES
+
+
+def test_cited_results_are_whole_and_repeated() -> None:
+    """No run that was stopped before its end; five repetitions at least, but for those of
+    FEW_REPETITIONS.
+    """
+    stopped, few = [], set()
+    for file in sorted((DOCS / "results").glob("*.json")):
+        data = json.loads(text_of(file))
+        if not data.get("complete", True):
+            stopped.append(file.name)
+        if isinstance(data["n"], int) and data["n"] < 5:
+            few.add(file.name)
+    assert stopped == []
+    assert few == FEW_REPETITIONS
 
 
 def test_readme_names_every_command() -> None:

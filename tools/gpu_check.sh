@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Everything that a CUDA card must prove, in at most 9 minutes, on a bare machine: Python 3.12, torch, transformers,
-# numpy, scipy, safetensors, sentencepiece, opencv, pytest; no ROS, no rosbags, no git.
+# Everything that a CUDA card must prove, in at most 9 minutes, on a bare machine: Python 3.12 and the packages of
+# `needed` with what they need; no ROS, no rosbags, no git.
 #   OUT=FOLDER tools/gpu_check.sh [STEP...]     all steps, or those named; a step whose file is complete is left out
 #   tools/gpu_check.sh stamp                    before the tree is copied to a machine without git: its commit
 # The safest first; each step has its own limit and its own file in OUT (8 in all), written row by row, so that one
@@ -10,6 +10,7 @@
 # PATIENCE multiplies each step's limit, SECONDS is that of all together, PYTHON names the interpreter.
 set -u
 cd "$(dirname "$0")/.."
+needed="torch transformers numpy scipy safetensors sentencepiece opencv-python-headless pillow pytest"
 python=${GPU_CHECK_PYTHON:-python3}
 device=${GPU_CHECK_DEVICE:-cuda}
 shape=${GPU_CHECK_SHAPE:-7B}
@@ -21,6 +22,14 @@ if [ "${1:-}" = stamp ]; then exec "$python" tools/write_stamp.py; fi
 : "${OUT:?name the folder for the results: OUT=FOLDER tools/gpu_check.sh}"
 mkdir -p "$OUT"
 if [ -e .git ]; then "$python" tools/write_stamp.py; fi
+# opencv-python and the like hold the same modules: what counts is what can be imported.
+modules=$(echo "$needed" | sed 's/opencv-python-headless/cv2/; s/pillow/PIL/')
+find_absent='import importlib.util, sys; print(*(m for m in sys.argv[1:] if not importlib.util.find_spec(m)))'
+# shellcheck disable=SC2086  # words
+absent=$("$python" -c "$find_absent" $modules)
+if [ -n "$absent" ]; then
+  echo "not installed here: $absent. Steps that need it will say so and cost only themselves: pip install $needed"
+fi
 logs=$(mktemp -d)
 trap 'rm -rf "$logs"' EXIT
 wanted=" $* "

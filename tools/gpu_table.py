@@ -84,7 +84,7 @@ def _scene_update(data: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
     for row in data["rows"]:
         for name, step in row["steps"].items():
             aim, at_most = "", data["target_ms"]  # None on a CPU
-            if name == "append" and at_most is not None:
+            if name in ("append", "append_pruned") and at_most is not None:
                 aim = _aim(at_most, step["p95_ms"] <= at_most)
             yield f"{name} p50 / p95, ms", f"{step['p50_ms']:.2f} / {step['p95_ms']:.2f}", aim
 
@@ -111,7 +111,9 @@ def _memory(data: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
 
 def _batch(data: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
     for row in data["rows"]:
-        yield f"{row['questions']} together, per question", _number(row["ratio"]), ""
+        yield f"{row['questions']} together / alone, per question", _number(row["ratio"]), ""
+        rival = _number(row["ratio_to_transformers"])
+        yield f"{row['questions']} together / transformers alone", rival, ""
 
 
 ROWS = {

@@ -10,6 +10,16 @@ from table_parts import ROOT, head, measured, result, results_of, shape, spread,
 
 PAGE = ROOT / "docs" / "benchmarks.md"
 BEGIN, END = "<!-- {} tables: generated -->", "<!-- end -->"
+UPDATE_STEPS = (
+    "encode",
+    "evict",
+    "append",
+    "rebuild",
+    "longest chunk",
+    "append, pruned",
+    "rebuild, pruned",
+    "longest layer",
+)
 HEADS = {
     "pruning": "strategy | keep | last layer | prefill ratio | FLOP ratio | measured / FLOPs"
     " | ranking | choosing | KV | cells",
@@ -17,11 +27,11 @@ HEADS = {
     " | error of the logits | decode ratio | prefill ratio",
     "cold-warm": "ratio | measured | floor | aim",
     "batch": "N | questions | time per question, ratio | together, per question | alone"
-    " | same ids | logits off",
+    " | transformers alone | together / transformers | same ids | logits off",
     "decode": "N | prefill | engine | ms per token | floor, ms | over the floor"
     " | over transformers",
-    "scene-update": "N | new | seen again | encode | evict | append | rebuild | longest chunk"
-    " | append / rebuild | append p95, target 10 ms",
+    "scene-update": f"N | new | seen again | {' | '.join(UPDATE_STEPS)}"
+    " | append / rebuild | the same, pruned | append p95, target 10 ms",
     "many-questions": "variant | N | keep | all questions, ratio | target | scene, once"
     " | a question, p50 / p95 | same ids",
 }
@@ -257,9 +267,14 @@ def render_batch() -> str:
             *head(HEADS["batch"]),
         ]
         for r in data["rows"]:
+            theirs = "- | -"  # files of before the rival
+            if "transformers_ms" in r:
+                ratio = spread(r["ratio_to_transformers"])
+                theirs = f"{r['transformers_ms']['median']:.0f} ms | {ratio}"
             lines.append(
                 f"| {r['N']} | {r['questions']} | {spread(r['ratio'])} |"
                 f" {r['together_ms']['median']:.0f} ms | {r['alone_ms']['median']:.0f} ms |"
+                f" {theirs} |"
                 f" {r['same_ids']:.0%} | {r['logits_error']:.1e} |"
             )
         parts.append("\n".join(lines))
@@ -307,13 +322,13 @@ def render_scene_update() -> str:
             *head(HEADS["scene-update"]),
         ]
         for r in data["rows"]:
-            steps = " | ".join(
-                f"{step['p50_ms']:.1f} / {step['p95_ms']:.1f}" for step in r["steps"].values()
-            )
+            cells = [f"{step['p50_ms']:.1f} / {step['p95_ms']:.1f}" for step in r["steps"].values()]
+            steps = " | ".join(cells + ["-"] * (len(UPDATE_STEPS) - len(cells)))  # of before
+            pruned = r.get("append_pruned_ratio")
             met = {True: "met", False: "missed", None: "for a GPU"}[r["target_met"]]
             lines.append(
                 f"| {r['N']} | {r['new_voxels']} | {r['touched_voxels']} | {steps} |"
-                f" {spread(r['append_ratio'])} | {met} |"
+                f" {spread(r['append_ratio'])} | {spread(pruned) if pruned else '-'} | {met} |"
             )
         parts.append("\n".join(lines))
     return "\n\n".join([*parts, *missing])

@@ -74,10 +74,16 @@ class ScenePrefix:
         if options.original_positions:
             self.positions = self.chosen.positions(prompt)[:stop]
         if self.next_position >= decoder.config.max_positions:
+            shorter = (
+                "set pruning.pre_positions to compact"
+                if options.original_positions
+                else "choose tokens before the language model (pruning.strategy"
+                " voxel_dpp+adatoken3d): pruning inside it frees no positions"
+            )
             raise QuestionTooLongError(
                 f"the scene ends at position {self.next_position}, the model's positions end at"
                 f" {decoder.config.max_positions}: no room for a question. Keep fewer views"
-                " (keyframe.max_views), or set pruning.pre_positions to compact."
+                f" (keyframe.max_views), or {shorter}."
             )
         self._waiting = prompt.embeds[:stop]  # tokens that have not passed
         self._states: list[torch.Tensor] = []

@@ -130,9 +130,12 @@ def write_results(
 
 
 def provenance(device: str, seed: int | None = None) -> dict[str, Any]:
-    """Commit (with `+changes` where the tree differs), versions, machine, time, seed."""
+    """Commit (with `+changes` where the tree differs), digest of the sources (which says what ran
+    also where a commit's name is lost), versions, machine, time, seed.
+    """
     return {
         "commit": str(tree()),
+        "sources": digest(ROOT),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "versions": {package: _version(package) for package in PACKAGES},

@@ -174,3 +174,8 @@ def test_a_scene_beyond_the_positions_is_refused() -> None:
     for pruner in (None, by_prompts(EVEN, 5)):
         with pytest.raises(QuestionTooLongError, match=r"ends at position 43, .* end at 43"):
             prefix_of(with_positions(decoder, SYSTEM + 40), prompt, pruner=pruner)
+    # What is advised is what helps: with places as they are, not what they are already.
+    with pytest.raises(QuestionTooLongError, match=r"voxel_dpp\+adatoken3d\): pruning inside"):
+        prefix_of(with_positions(decoder, SYSTEM + 40), prompt, pruner=by_prompts(EVEN, 5))
+    with pytest.raises(QuestionTooLongError, match=r"set pruning\.pre_positions to compact"):
+        prefix_of(with_positions(decoder, SYSTEM + 40), prompt, original_positions=True)

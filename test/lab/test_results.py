@@ -10,7 +10,16 @@ import pytest
 
 from ada3d_ros.errors import ConfigError
 from ada3d_ros.lab import results
-from ada3d_ros.lab.results import ResultFile, Tree, require_citable, tree, write_stamp
+from ada3d_ros.lab.results import (
+    ROOT,
+    ResultFile,
+    Tree,
+    digest,
+    provenance,
+    require_citable,
+    tree,
+    write_stamp,
+)
 
 SOURCE = Path("ada3d_ros", "one.py")
 
@@ -104,6 +113,16 @@ def test_the_writer_refuses_before_it_writes(
     data = json.loads(elsewhere.read_text())
     assert (data["provenance"]["commit"], data["provenance"]["seed"]) == ("abc+changes", 3)
     assert (data["n"], data["complete"]) == (5, True)
+
+
+def test_sources_are_known_where_the_commits_name_is_not(checkout: Path) -> None:
+    """A history that is written anew gives the same sources another commit."""
+    before = digest(checkout)
+    git(checkout, "commit", "-q", "--amend", "-m", "another name")
+    assert digest(checkout) == before
+    (checkout / SOURCE).write_text("a = 2\n")
+    assert digest(checkout) != before
+    assert provenance("cpu")["sources"] == digest(ROOT)
 
 
 def test_a_file_is_whole_after_each_row(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """Suite `batch` of `ada3d bench`: questions answered together against one after the other.
 
-All of them are about one cached scene. Random weights: times are real, answers mean nothing, but
-whether both ways give the same ones does.
+All of them are about one cached scene. Beside them transformers answers one question, the scene
+held, on the same weights. Random weights: times are real, answers mean nothing, but whether
+both ways give the same ones does.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from ada3d_ros.lab.benchmarks.models import (
     BenchShape,
     make_model,
 )
+from ada3d_ros.lab.benchmarks.transformers_baseline import HeldScene, TransformersRival
 from ada3d_ros.model.decoder import LlamaDecoder
 
 COUNTS = (1, 4, 8)  # questions at once
@@ -46,6 +48,7 @@ def run_shape(
     """All scene sizes of one shape."""
     settings = BenchSettings.from_options(shape, options, device)
     decoder, _ = make_model(shape, device, settings.dtype)
+    rival = TransformersRival(decoder)
     head = {
         **settings.head("batch"),
         "question_tokens": QUESTION_TEXT,
@@ -53,7 +56,7 @@ def run_shape(
     }
     rows = Rows(head, save)
     for count in shape.spatial:
-        bench = _BatchBench(decoder, settings.make_scene(count), settings.seed)
+        bench = _BatchBench(decoder, rival, settings.make_scene(count), settings.seed)
         rows.add(bench.measure(settings.repetitions, settings.label(count), rows.show))
     print(table(rows.rows))
     return rows.results
@@ -62,7 +65,9 @@ def run_shape(
 class _BatchBench:
     """One cached scene, and the questions about it: embeds (max(COUNTS), QUESTION_TEXT, D)."""
 
-    def __init__(self, decoder: LlamaDecoder, scene: BenchScene, seed: int) -> None:
+    def __init__(
+        self, decoder: LlamaDecoder, rival: TransformersRival, scene: BenchScene, seed: int
+    ) -> None:
         self.decoder, self.device, self.num_spatial = decoder, decoder.device, len(scene)
         generator = torch.Generator().manual_seed(seed)
         size = (max(COUNTS), QUESTION_TEXT, decoder.config.hidden_size)
@@ -71,6 +76,7 @@ class _BatchBench:
         scene_prompt = torch.cat((scene.system, scene.embeds))
         self.next_position = len(scene_prompt)
         self._run_layers(scene_prompt)
+        self.held = HeldScene(rival, scene_prompt, QUESTION_TEXT + ANSWER)
 
     def _run_layers(self, embeds: torch.Tensor) -> torch.Tensor:
         """Hidden states (1, T, D) of embeds (T, D), which are appended to the cache."""
@@ -101,10 +107,14 @@ class _BatchBench:
             self.cache.set_lengths(held)
         return outputs
 
+    def answer_by_transformers(self) -> list[int]:
+        """The ids of the first question: one costs it what any other does."""
+        return self.held.answer(self.questions[0], ANSWER)
+
     def measure(
         self, repetitions: int, label: str, show: Callable[[list[dict[str, Any]]], None]
     ) -> list[dict[str, Any]]:
-        """Both ways interleaved, a row per number of questions; show: gets the rows so far.
+        """All ways interleaved, a row per number of questions; show: gets the rows so far.
 
         One number after the other: a GPU holds the graphs of two.
         """
@@ -114,6 +124,7 @@ class _BatchBench:
                 {
                     "alone": self.answer_alone,
                     "together": functools.partial(self.answer_together, count),
+                    "transformers": self.answer_by_transformers,
                 },
                 repetitions,
                 self.device,
@@ -134,7 +145,7 @@ class _BatchBench:
             outputs = self.answer_together(count, first)
             expected = torch.stack(first_alone[:count])
             error = (torch.stack(first) - expected).abs().max() / expected.abs().max()
-            same = same_ids(outputs, alone[:count])
+            same = same_ids(ids_of(outputs), ids_of(alone[:count]))
             compared[count] = {"same_ids": same, "logits_error": float(error)}
         return compared
 
@@ -143,12 +154,15 @@ class _BatchBench:
     ) -> dict[str, Any]:
         one = [t / len(self.questions) for t in times["alone"]]
         each = [t / count for t in times["together"]]
+        theirs = times["transformers"]
         return {
             "N": self.num_spatial,
             "questions": count,
             "ratio": ratio_of(each, one, self.device),
             "together_ms": milliseconds(each, self.device),
             "alone_ms": milliseconds(one, self.device),
+            "ratio_to_transformers": ratio_of(each, theirs, self.device),
+            "transformers_ms": milliseconds(theirs, self.device),
             **compared[count],
         }
 
@@ -166,12 +180,14 @@ class _Sampler:
         return greedy(logits)
 
 
-def same_ids(outputs: Sequence[DecodeOutput], expected: Sequence[DecodeOutput]) -> float:
+def ids_of(outputs: Sequence[DecodeOutput]) -> list[Sequence[int]]:
+    return [output.token_ids for output in outputs]
+
+
+def same_ids(answers: Sequence[Sequence[int]], expected: Sequence[Sequence[int]]) -> float:
     """Share of token ids that are the same at the same place."""
     pairs = [
-        pair
-        for a, b in zip(outputs, expected, strict=True)
-        for pair in zip(a.token_ids, b.token_ids, strict=True)
+        pair for a, b in zip(answers, expected, strict=True) for pair in zip(a, b, strict=True)
     ]
     return sum(a == b for a, b in pairs) / len(pairs)
 
@@ -180,11 +196,12 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     """The rows for a terminal."""
     lines = [
         f"{'N':>5} {'questions':>9} {'time per question, ratio':>25} {'together ms':>11}"
-        f" {'alone ms':>9} {'same ids':>8} {'logits off':>10}"
+        f" {'alone ms':>9} {'over transformers':>22} {'same ids':>8} {'logits off':>10}"
     ]
     for r in rows:
         lines.append(
             f"{r['N']:>5} {r['questions']:>9} {r['ratio']!s:>25} {r['together_ms'].median:>11.1f}"
-            f" {r['alone_ms'].median:>9.1f} {r['same_ids']:>8.0%} {r['logits_error']:>10.1e}"
+            f" {r['alone_ms'].median:>9.1f} {r['ratio_to_transformers']!s:>22}"
+            f" {r['same_ids']:>8.0%} {r['logits_error']:>10.1e}"
         )
     return "\n".join(lines)

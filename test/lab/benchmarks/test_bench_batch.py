@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from ada3d_ros.lab.benchmarks import batch as bench_batch
-from ada3d_ros.lab.benchmarks.batch import COUNTS, run_shape
-from ada3d_ros.lab.benchmarks.models import BenchShape
+from ada3d_ros.lab.benchmarks.batch import COUNTS, _BatchBench, run_shape
+from ada3d_ros.lab.benchmarks.models import BenchShape, make_model, make_scene
+from ada3d_ros.lab.benchmarks.transformers_baseline import TransformersRival
 
 TINY = BenchShape("tiny", 128, 3, 176, (60, 120), low_precision=False)
 
@@ -29,8 +30,19 @@ def test_every_number_of_questions_gets_a_row(
         assert row["same_ids"] == 1.0
         assert row["logits_error"] < 2e-6
         assert row["ratio"].n == row["together_ms"].n == row["alone_ms"].n == 2
+        assert row["ratio_to_transformers"].n == row["transformers_ms"].n == 2
         assert row["ratio"].min > 0
     assert "time per question" in capsys.readouterr().out
+
+
+@torch.inference_mode()
+def test_transformers_answers_as_ours_does() -> None:
+    decoder, _ = make_model(TINY, torch.device("cpu"), torch.float32)
+    scene = make_scene(60, TINY.hidden, torch.device("cpu"), torch.float32, 0)
+    bench = _BatchBench(decoder, TransformersRival(decoder), scene, 0)
+    alone = bench.answer_alone()
+    for _ in range(2):  # the scene is what it was
+        assert bench.answer_by_transformers() == list(alone[0].token_ids)
 
 
 def test_the_verb_writes_the_suites_json(

@@ -16,17 +16,21 @@ from ada3d_ros.lab.benchmarks import many_questions as bench_many_questions
 from ada3d_ros.lab.benchmarks.bench import Timing
 from ada3d_ros.lab.benchmarks.many_questions import (
     BASE,
+    BUILT,
     COLD,
     FULL,
+    RIVALS,
     WARM,
     _Place,
     questions_per_scene,
     run_shape,
 )
 from ada3d_ros.lab.benchmarks.models import SHAPES, BenchShape, make_model, make_scene
+from ada3d_ros.lab.benchmarks.transformers_baseline import TransformersRival
 
 CPU = torch.device("cpu")
 TINY = BenchShape("tiny", 128, 6, 176, (60, 120, 130), low_precision=False)
+HERE = ("transformers dynamic", "transformers static")  # of RIVALS, on a CPU
 
 
 def test_every_variant_gets_a_row(
@@ -42,15 +46,18 @@ def test_every_variant_gets_a_row(
     assert results["scaled_from"] == FULL
     assert (results["cold_sampled"]["every"], results["cold_sampled"]["questions"]) == (5, 4)
     rows = {row["variant"]: row for row in results["rows"]}
-    assert list(rows) == [*COLD, *WARM]
+    assert list(rows) == [*COLD, *WARM, *HERE]
+    assert set(results["absent"]) == {RIVALS[name] for name in RIVALS if name not in HERE}
     for variant, row in rows.items():
         assert row["N"] == 120
         assert row["ratio"].n == 2
         assert row["question_ms"]["n"] == (4 if variant in COLD else 14)
         assert row["build_ms"].n == (0 if variant in COLD else 2)
-        assert (row["target_met"] is None) == (variant in COLD)
+        assert (row["target_met"] is None) == (variant not in WARM)
     assert rows[BASE]["ratio"].max == 1.0
-    assert rows["warm unpruned"]["same_ids"] == 1.0
+    for variant in ("warm unpruned", *HERE):  # one computation
+        assert rows[variant]["same_ids"] == 1.0
+    assert rows[BUILT]["keep_ratio_achieved"] == pytest.approx(0.41, abs=0.02)
     for variant in ("cold pruned", "warm selected"):
         assert rows[variant]["keep_ratio_achieved"] == pytest.approx(0.37, abs=0.02)
     assert rows["warm unpruned"]["keep_ratio_achieved"] == 1.0
@@ -62,12 +69,37 @@ def test_every_variant_gets_a_row(
 @torch.inference_mode()
 def test_totals_count_the_scene_once_and_scale_what_was_sampled() -> None:
     decoder, _ = make_model(TINY, CPU, torch.float32)
-    place = _Place(decoder, make_scene(60, TINY.hidden, CPU, torch.float32, 0), 10, 0)
+    scene = make_scene(60, TINY.hidden, CPU, torch.float32, 0)
+    place = _Place(decoder, scene, 10, 0, TransformersRival(decoder), HERE)
     place.times[BASE] = [Timing(9.0, 2.0), Timing(9.0, 4.0)]
     place.times["warm unpruned"] = [Timing(9.0, 0.5)] * 10
     place.builds["warm unpruned"] = Timing(9.0, 3.0)
     assert place.total_s(BASE) == 30.0
     assert place.total_s("warm unpruned") == 8.0
+    place.times[HERE[0]] = [Timing(9.0, 0.5)] * 10
+    place.builds[HERE[0]] = Timing(9.0, 4.0)
+    assert place.total_s(HERE[0]) == 9.0
+
+
+@torch.inference_mode()
+def test_what_each_variant_runs_on() -> None:
+    decoder, _ = make_model(TINY, CPU, torch.float32)
+    scene = make_scene(120, TINY.hidden, CPU, torch.float32, 0)
+    place = _Place(decoder, scene, 2, 0, TransformersRival(decoder), HERE)
+    for variant in (*WARM, *HERE):
+        place.build(variant)
+    held = {name: sum(prefix.lengths) for name, prefix in place.prefixes.items()}
+    assert held["warm unpruned"] == held["warm selected"] == 6 * (120 + 36)
+    assert held[BUILT] < 0.6 * held["warm unpruned"]
+    for variant in (*WARM, *HERE):  # asked twice, the scene is what it was
+        place.answer(variant, 0)
+        first = list(place.answers[variant][0])
+        place.answer(variant, 1)
+        place.answer(variant, 0)
+        assert list(place.answers[variant][0]) == first
+    place.free()
+    assert not place.prefixes
+    assert not place.held
 
 
 def test_1000_questions_are_spread_over_32_scenes_where_there_is_a_gpu() -> None:
@@ -83,4 +115,4 @@ def test_the_verb_writes_the_suites_json(
 ) -> None:
     monkeypatch.setattr(bench_many_questions, "QUESTIONS", 3)
     data = run_verb("many-questions", TINY)
-    assert (data["n"], [row["variant"] for row in data["rows"]]) == (1, [*COLD, *WARM])
+    assert (data["n"], [row["variant"] for row in data["rows"]]) == (1, [*COLD, *WARM, *HERE])

@@ -59,7 +59,7 @@ def test_every_scene_size_gets_a_row(
         assert set(row["steps"]) == set(STEPS)
         # An old view's voxels are seen by others too: none goes with it.
         assert row["voxels_after"] == row["N"] + NEW_VOXELS
-        assert row["append_ratio"].n == 2
+        assert row["append_ratio"].n == row["append_pruned_ratio"].n == 2
         assert row["target_met"] is None
         assert row["table_exact"] is True
     printed = capsys.readouterr().out
@@ -72,7 +72,8 @@ def test_a_keyframe_brings_what_it_says_and_leaves_the_scene_as_it_was() -> None
     """New voxels are appended to a prefix that the next keyframe starts from unchanged."""
     bench = _UpdateBench(model(), 60, 2, seed=0)
     assert len(bench.base_table.sums) == 60
-    before = bench.base_prefix.next_position
+    before = {name: prefix.next_position for name, prefix in bench.base_prefixes.items()}
+    held = {name: prefix.lengths for name, prefix in bench.base_prefixes.items()}
 
     times, table, appended = bench.update(1)
     assert set(times) == set(STEPS)
@@ -86,10 +87,13 @@ def test_a_keyframe_brings_what_it_says_and_leaves_the_scene_as_it_was() -> None
 
     # The next keyframe starts from the same scene.
     assert len(bench.base_table.views) == VIEWS
-    assert bench.base_prefix.ready
-    assert bench.base_prefix.next_position == before
-    bench.base_prefix.crop()
-    assert set(bench.base_prefix.cache.lengths) == {SYSTEM_TEXT + 60}
+    for name, prefix in bench.base_prefixes.items():
+        assert prefix.ready
+        assert prefix.next_position == before[name]
+        prefix.crop()
+        assert prefix.cache.lengths == held[name]
+    assert set(held["append"]) == {SYSTEM_TEXT + 60}
+    assert sum(held["append_pruned"]) < 3 * SYSTEM_TEXT + 0.45 * 3 * 60
 
 
 @torch.inference_mode()

@@ -31,6 +31,7 @@ FILES = {"tests.txt"} | {f"{s.replace('-', '_')}.json" for s in STEPS if s != "t
 STAND_IN = """#!/bin/bash
 case "$*" in
   *tools/write_stamp*) exit 0 ;;
+  "-c import importlib.util"*) echo "$ABSENT"; exit 0 ;;
   *tools/gpu_table*) exec "$REAL" "$@" ;;
   "-m pytest"*) echo tests >>"$NOTES"; echo "11 passed in 1.00s"; exit "${TESTS:-0}" ;;
 esac
@@ -61,6 +62,7 @@ def check(folder: Path, **changes: str) -> tuple[list[str], str]:
         "NOTES": str(notes),
         "FAILING": "",
         "HANGING": "",
+        "ABSENT": "",
     }
     done = subprocess.run(
         ["bash", str(SCRIPT)], env=env | changes, capture_output=True, text=True, timeout=60
@@ -93,6 +95,15 @@ def test_tests_that_failed_or_were_skipped_are_not_done(tmp_path: Path) -> None:
         ran, printed = check(tmp_path, TESTS=status)
         assert "tests" in ran
         assert "MISSED" in printed
+
+
+def test_packages_that_are_missing_are_said_first(tmp_path: Path) -> None:
+    ran, printed = check(tmp_path, ABSENT="PIL cv2")
+    first = printed.splitlines()[0]
+    assert first.startswith("not installed here: PIL cv2. Steps that need it will say so")
+    assert "pip install torch transformers" in first
+    assert ran == STEPS
+    assert "not installed" not in check(tmp_path)[1]
 
 
 def test_the_table_reads_what_the_suites_write(
