@@ -46,8 +46,9 @@ class ObjectPipeline(ScenePipeline):
         DetectorError.
         """
         self.check()
-        self._keep_objects(self._open_detector())
+        detector = self._open_detector()
         self.info = self._describe()
+        self._keep_objects(detector)  # at last: from now on it is ready
 
     @property
     def abilities(self) -> Abilities:

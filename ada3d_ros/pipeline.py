@@ -117,7 +117,11 @@ class Ada3DPipeline(ScenePipeline):
 
     @on_model_device
     def load(self) -> None:
-        """Load the weights; call it on the thread that will ask. Raises ConfigError, ModelError."""
+        """Load detector and weights; call it on the thread that will ask. Raises ConfigError,
+        ModelError, DetectorError.
+        """
+        # The detector first: what is wrong with it is quickly told.
+        detector = self._open_detector() if self.has_detector else None
         loaded, self.info = open_model(self.config.model)
         if self._pruning is None:
             self._pruning = ScenePruning.from_config(self.config.model, loaded.model.config.decoder)
@@ -125,14 +129,14 @@ class Ada3DPipeline(ScenePipeline):
         self._pruning.warn_on_weight_mismatch(self.info.sha256)
         encoder = SceneEncoder(loaded.model)
         self.prefix_cache = PrefixCache(loaded, self._pruning, encoder, self.latency)
-        self._loaded = loaded
-        if self.has_detector:
-            self._keep_objects(self._open_detector())
-            return
-        from ada3d_ros.asking.inventory import Inventory  # of a model that is loaded
+        if detector is not None:
+            self._keep_objects(detector)
+        else:
+            from ada3d_ros.asking.inventory import Inventory  # of a model that is loaded
 
-        self.inventory = Inventory(loaded, self.prefix_cache, self.config)
-        self.inventory.reset(self._scene.state.epoch)
+            self.inventory = Inventory(loaded, self.prefix_cache, self.config)
+            self.inventory.reset(self._scene.state.epoch)
+        self._loaded = loaded  # at last: from now on it is ready
 
     @property
     def ready(self) -> bool:

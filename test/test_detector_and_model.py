@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ada3d_ros.config import from_flat
-from ada3d_ros.errors import NotGroundedError, NotMeasurableError, UnknownKindError
+from ada3d_ros.errors import DetectorError, NotGroundedError, NotMeasurableError, UnknownKindError
 from ada3d_ros.geometry.boxes import iou_axis_aligned
 from ada3d_ros.lab.world.generated import GeneratedRoom, generate_room
 from ada3d_ros.perception.detector import DetectorInfo, FrameDetections
@@ -190,3 +190,25 @@ def test_a_detector_of_phrases_finds_what_is_no_kind(
     assert len(detector.phrases) == asked  # of a kind: the list knows
     with pytest.raises(NotGroundedError, match="no piano has been seen"):
         pipeline.ask(Question("Where is the piano?"))
+
+
+def test_it_is_ready_once_the_detector_is(
+    room: GeneratedRoom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline = Ada3DPipeline(from_flat({**SETTINGS, "detector.path": "detector"}))
+    opened, seen = ScriptedDetector(room.boxes), list[bool]()
+
+    def open_late(*settings: object) -> ScriptedDetector:
+        seen.append(pipeline.ready)
+        if len(seen) == 1:
+            raise DetectorError("no such folder")
+        return opened
+
+    monkeypatch.setattr("ada3d_ros.perception.open_detector.open_detector", open_late)
+    with pytest.raises(DetectorError):
+        pipeline.load()
+    assert not pipeline.ready
+    pipeline.load()
+    assert pipeline.ready
+    assert pipeline.detector is opened
+    assert seen == [False, False]
