@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from ada3d_ros.config.setting import setting
 
+TOPIC = "topic"  # detector.path of detections that other nodes publish
+
 
 @dataclass(frozen=True, slots=True)
 class DetectorConfig:

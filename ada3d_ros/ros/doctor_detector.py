@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ada3d_ros.config.objects import DetectorConfig
+from ada3d_ros.config.objects import TOPIC, DetectorConfig
 from ada3d_ros.errors import Ada3DError, DetectorError, FrameError
 from ada3d_ros.perception.boxes_picture import SAMPLE_THINGS, draw_boxes, sample_picture
 from ada3d_ros.perception.detector import Detector, DetectorInfo, FrameDetections
-from ada3d_ros.perception.open_detector import TOPIC, open_detector
+from ada3d_ros.perception.open_detector import open_detector
 from ada3d_ros.perception.select_boxes import NAN_SCORE
 from ada3d_ros.ros.doctor import BAD, NOTE, OK, WRONG, Finding
 from ada3d_ros.sources.images import decode_compressed_color
