@@ -50,11 +50,11 @@ class FrameDetections:
 class DetectorInfo:
     """What a detector is, for people and for answers.
 
-    name: of the file, folder or topic; format: picodet, yolox, yolo, detr, transformers, zero-shot,
-    topic; kinds: the names it can give, in lower case, () where they are not known or any can be
-    asked for; min_score: that it is used with; takes_phrases: `find` works; sha256: of its file or
-    files, "" where it has none; input_size: what images are scaled to, in words, as "416 x 416",
-    "" where it is not known.
+    name: of the file, folder or topic; format: picodet, nanodet, yolox, yolo, detr, mmdet,
+    transformers, zero-shot, topic; kinds: the names it can give, in lower case, () where they are
+    not known or any can be asked for; min_score: that it is used with; takes_phrases: `find` works;
+    sha256: of its file or files, "" where it has none; input_size: what images are scaled to, in
+    words, as "416 x 416", "" where it is not known.
     """
 
     name: str
