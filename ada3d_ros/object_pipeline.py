@@ -31,8 +31,9 @@ class ObjectPipeline(ScenePipeline):
         if not self.has_detector:
             raise ConfigError(
                 "model.path is none and detector.path is empty: nothing could answer. Name an ONNX"
-                " file or the folder of a transformers detector (detector.path), or a model"
-                " (model.path: embedded is the small one of the package)."
+                " file, the folder of a transformers detector or, at the node, `topic`"
+                " (detector.path), or a model (model.path: embedded is the small one of the"
+                " package)."
             )
         self._check_detector()
         self.info = self._describe()

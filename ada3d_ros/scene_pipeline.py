@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 CPU = torch.device("cpu")  # of the clock: a detector's call returns when it is done
 MEASURE = Question("")  # of a request without words
-NOTHING_KEPT = ObjectsSnapshot(why_not="the model is not loaded yet.")
+NOTHING_KEPT = ObjectsSnapshot(why_not="what finds objects is not loaded yet.")
 
 
 class ScenePipeline:
