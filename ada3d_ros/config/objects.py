@@ -35,6 +35,11 @@ class DetectorConfig:
         low=1,
         high=64,
     )
+    proposals: bool = setting(
+        False,
+        "of several objects that a phrase names (~/ground) the model's grounding head chooses, by"
+        " where it points; false = all of them",
+    )
     device: str = setting("cpu", "where it runs", pattern="auto|cpu|cuda(:[0-9]+)?", read_only=True)
     threads: int = setting(
         1, "processor threads of an ONNX detector", unit="threads", low=1, high=64, read_only=True
