@@ -37,6 +37,10 @@ VERBS = {
     "demo": Verb(
         "lab.demo:main", "the whole path on a generated room: bag, node, questions, report", True
     ),
+    "ask-recording": Verb(
+        "lab.ask_recording:main",
+        "ask about a bag or a posed RGB-D folder, without a node or ROS",
+    ),
     "make-bag": Verb("sources.make_bag:main", "turn a posed RGB-D folder into a rosbag2"),
     "random-model": Verb(
         "model.random_checkpoint:main",

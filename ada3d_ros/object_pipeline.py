@@ -31,8 +31,9 @@ class ObjectPipeline(ScenePipeline):
         if not self.has_detector:
             raise ConfigError(
                 "model.path is none and detector.path is empty: nothing could answer. Name an ONNX"
-                " file or the folder of a transformers detector (detector.path), or a model"
-                " (model.path: embedded is the small one of the package)."
+                " file, the folder of a transformers detector or, at the node, `topic`"
+                " (detector.path), or a model (model.path: embedded is the small one of the"
+                " package)."
             )
         self._check_detector()
         self.info = self._describe()
@@ -46,8 +47,9 @@ class ObjectPipeline(ScenePipeline):
         DetectorError.
         """
         self.check()
-        self._keep_objects(self._open_detector())
+        detector = self._open_detector()
         self.info = self._describe()
+        self._keep_objects(detector)  # at last: from now on it is ready
 
     @property
     def abilities(self) -> Abilities:

@@ -49,7 +49,7 @@ from ada3d_ros.model.prompt import MAX_PROMPT_CHARS, check_question, parse_coord
 from ada3d_ros.model.startup import check_model, device_memory_mib, open_model
 from ada3d_ros.pruning.policy import Policy
 from ada3d_ros.scene_pipeline import MEASURE, ScenePipeline
-from ada3d_ros.types import NAN, Answer, AskHooks, ModelInfo, Question
+from ada3d_ros.types import NAN, Answer, AskHooks, Box3D, ModelInfo, Question
 
 if TYPE_CHECKING:
     from ada3d_ros.asking.measured import OpenedScene
@@ -117,7 +117,11 @@ class Ada3DPipeline(ScenePipeline):
 
     @on_model_device
     def load(self) -> None:
-        """Load the weights; call it on the thread that will ask. Raises ConfigError, ModelError."""
+        """Load detector and weights; call it on the thread that will ask. Raises ConfigError,
+        ModelError, DetectorError.
+        """
+        # The detector first: what is wrong with it is quickly told.
+        detector = self._open_detector() if self.has_detector else None
         loaded, self.info = open_model(self.config.model)
         if self._pruning is None:
             self._pruning = ScenePruning.from_config(self.config.model, loaded.model.config.decoder)
@@ -125,14 +129,14 @@ class Ada3DPipeline(ScenePipeline):
         self._pruning.warn_on_weight_mismatch(self.info.sha256)
         encoder = SceneEncoder(loaded.model)
         self.prefix_cache = PrefixCache(loaded, self._pruning, encoder, self.latency)
-        self._loaded = loaded
-        if self.has_detector:
-            self._keep_objects(self._open_detector())
-            return
-        from ada3d_ros.asking.inventory import Inventory  # of a model that is loaded
+        if detector is not None:
+            self._keep_objects(detector)
+        else:
+            from ada3d_ros.asking.inventory import Inventory  # of a model that is loaded
 
-        self.inventory = Inventory(loaded, self.prefix_cache, self.config)
-        self.inventory.reset(self._scene.state.epoch)
+            self.inventory = Inventory(loaded, self.prefix_cache, self.config)
+            self.inventory.reset(self._scene.state.epoch)
+        self._loaded = loaded  # at last: from now on it is ready
 
     @property
     def ready(self) -> bool:
@@ -285,20 +289,32 @@ class Ada3DPipeline(ScenePipeline):
         return answer
 
     def ground(self, question: Question, hooks: AskHooks = AskHooks()) -> Answer:
-        """Ask for the boxes of a phrase (`question.text`): of a detector's objects that it names;
-        else those that the grounding head points at; for a checkpoint without one those of the
-        answer text, else what stands where the phrase is attended to. Depth supports each; each
-        says how it was found.
+        """Ask for the boxes of a phrase (`question.text`): of a detector's objects that it names,
+        of several those that the grounding head chooses with detector.proposals; else those that
+        the head points at; for a checkpoint without one those of the answer text, else what stands
+        where the phrase is attended to. Depth supports each; each says how it was found.
         """
         phrase = self.check_question(question.text)  # the template around it may be longer
         if self.has_detector:
-            from ada3d_ros.asking.ground_objects import ground_among_objects
+            from ada3d_ros.asking.ground_objects import answer_with_boxes, objects_named
 
             with suppress(NotGroundedError):
-                return ground_among_objects(self._open_detected(question, hooks))
-        asked = replace(
-            question, text=GROUNDING_PROMPT.format(phrase=phrase), phrase=phrase, want_boxes=True
-        )
+                opened = self._open_detected(question, hooks)
+                named = objects_named(opened)
+                may_choose = self.config.detector.proposals and self.model.head is not None
+                if may_choose and len(named) > 1:
+                    chosen = self._point(question, phrase, hooks, tuple(named))
+                    if chosen.boxes:
+                        return chosen
+                return answer_with_boxes(opened, named)
+        return self._point(question, phrase, hooks)
+
+    def _point(
+        self, question: Question, phrase: str, hooks: AskHooks, among: tuple[Box3D, ...] = ()
+    ) -> Answer:
+        """The model's boxes of a phrase, where given among a detector's."""
+        text = GROUNDING_PROMPT.format(phrase=phrase)
+        asked = replace(question, text=text, phrase=phrase, want_boxes=True, proposals=among)
         answer = self.ask(asked, hooks)
         boxes = tuple(replace(box, label=phrase) for box in answer.boxes)
         return replace(answer, question=question.text, boxes=boxes)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ada3d_ros.config import AgentConfig
+from ada3d_ros.config.objects import TOPIC
 from ada3d_ros.engine.timing import Now, StageClock
 from ada3d_ros.errors import ConfigError, LoadingError, NoFramesError
 from ada3d_ros.measures import ObjectsSnapshot
@@ -29,8 +30,7 @@ if TYPE_CHECKING:
 
 CPU = torch.device("cpu")  # of the clock: a detector's call returns when it is done
 MEASURE = Question("")  # of a request without words
-TOPIC = "topic"  # detector.path of a topic that the node subscribes to
-NOTHING_KEPT = ObjectsSnapshot(why_not="the model is not loaded yet.")
+NOTHING_KEPT = ObjectsSnapshot(why_not="what finds objects is not loaded yet.")
 
 
 class ScenePipeline:

@@ -281,6 +281,7 @@ class Question:
     max_boxes: int = 0
     min_score: float = 0.0
     phrase: str = ""  # what to point at, where text asks for a box
+    proposals: tuple[Box3D, ...] = ()  # a detector's, that the head chooses among for the phrase
     # seconds from now on that the answer should take at most; the engine picks a budget for it
     deadline_s: float = NAN
     routed: bool = True  # False: the model answers, whatever is asked

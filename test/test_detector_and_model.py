@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ada3d_ros.config import from_flat
-from ada3d_ros.errors import NotGroundedError, NotMeasurableError, UnknownKindError
+from ada3d_ros.errors import DetectorError, NotGroundedError, NotMeasurableError, UnknownKindError
 from ada3d_ros.geometry.boxes import iou_axis_aligned
 from ada3d_ros.lab.world.generated import GeneratedRoom, generate_room
 from ada3d_ros.perception.detector import DetectorInfo, FrameDetections
@@ -190,3 +190,78 @@ def test_a_detector_of_phrases_finds_what_is_no_kind(
     assert len(detector.phrases) == asked  # of a kind: the list knows
     with pytest.raises(NotGroundedError, match="no piano has been seen"):
         pipeline.ask(Question("Where is the piano?"))
+
+
+@pytest.fixture
+def choosing(pipeline: Ada3DPipeline) -> Iterator[Ada3DPipeline]:
+    """The same with detector.proposals."""
+    config = pipeline.config
+    pipeline.set_config(from_flat({**SETTINGS, "detector.proposals": True}))
+    yield pipeline
+    pipeline.set_config(config)
+
+
+def test_the_head_chooses_among_proposals(room: GeneratedRoom, pipeline: Ada3DPipeline) -> None:
+    """Of the true boxes the one that it is asked for, as it was offered."""
+    boxes = tuple(replace(box, score=0.9) for box in room.boxes)
+    (bed,), (chair,) = by_category(room, "bed"), by_category(room, "chair")
+    for true in (bed, chair):
+        phrase = f"the {true.label}"
+        asked = Question(f"Where is {phrase}?", phrase=phrase, proposals=boxes, max_boxes=1)
+        (best,) = pipeline.ask(asked).boxes
+        assert best.center_m.tolist() == true.center_m.tolist()
+        assert (best.label, best.method) == (phrase, true.method)
+        assert best.score != 0.9  # the head's
+
+
+def test_with_proposals_the_head_chooses_among_the_detectors_objects(
+    choosing: Ada3DPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[str]] = []
+
+    def last(*given: object) -> list[Box3D]:
+        proposals = given[3]
+        assert isinstance(proposals, tuple)
+        asked.append([box.label for box in proposals])
+        return [replace(proposals[-1], score=0.75)]
+
+    monkeypatch.setattr("ada3d_ros.grounding.best_proposals", last)
+    among = choosing.ground(Question("the couch")).boxes
+    assert [(box.score, box.method) for box in among] == [(0.75, GroundingMethod.DETECTOR)]
+    assert [len(labels) for labels in asked] == [2]
+
+    # One alone, and the one of a superlative, are taken as they are.
+    assert len(choosing.ground(Question("the chair")).boxes) == 1
+    assert len(choosing.ground(Question("the largest couch")).boxes) == 1
+    assert len(asked) == 1
+
+    # Where it sees none of them there, they stay: the detector has seen them.
+    monkeypatch.setattr("ada3d_ros.grounding.best_proposals", lambda *given: [])
+    assert len(choosing.ground(Question("the couch")).boxes) == 2
+
+
+def test_without_proposals_all_objects_of_the_name_are_given(pipeline: Ada3DPipeline) -> None:
+    assert not pipeline.config.detector.proposals
+    assert len(pipeline.ground(Question("the couch")).boxes) == 2
+
+
+def test_it_is_ready_once_the_detector_is(
+    room: GeneratedRoom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline = Ada3DPipeline(from_flat({**SETTINGS, "detector.path": "detector"}))
+    opened, seen = ScriptedDetector(room.boxes), list[bool]()
+
+    def open_late(*settings: object) -> ScriptedDetector:
+        seen.append(pipeline.ready)
+        if len(seen) == 1:
+            raise DetectorError("no such folder")
+        return opened
+
+    monkeypatch.setattr("ada3d_ros.perception.open_detector.open_detector", open_late)
+    with pytest.raises(DetectorError):
+        pipeline.load()
+    assert not pipeline.ready
+    pipeline.load()
+    assert pipeline.ready
+    assert pipeline.detector is opened
+    assert seen == [False, False]

@@ -223,7 +223,6 @@ def test_a_phrase_has_the_boxes_of_the_objects_it_names(seen: ObjectPipeline) ->
     [
         Question("Why is the sofa green?"),
         Question("What is the weather like in Paris?"),
-        Question("Is there a sofa?", scope=Scope.LATEST_IMAGE),
     ],
 )
 def test_what_only_a_model_answers_is_refused(seen: ObjectPipeline, question: Question) -> None:
@@ -233,10 +232,40 @@ def test_what_only_a_model_answers_is_refused(seen: ObjectPipeline, question: Qu
     assert question.text in str(raised.value)
 
 
+def test_the_newest_image_alone_is_not_asked_about(seen: ObjectPipeline) -> None:
+    for text in ("Is there a sofa?", "Why?"):
+        with pytest.raises(UnknownKindError, match=NO_MODEL) as raised:
+            seen.ask(Question(text, scope=Scope.LATEST_IMAGE))
+        assert str(raised.value).endswith("is not looked at: ask about the scene.")
+
+
+def test_a_phrase_of_two_things_names_neither(seen: ObjectPipeline) -> None:
+    """The sofa next to the table is no table."""
+    for phrase in ("the sofa next to the table", "the thing on the table"):
+        with pytest.raises(NotGroundedError, match="is no kind of thing that the detector knows"):
+            seen.ground(Question(phrase))
+
+
+def test_few_kinds_are_named_where_none_fits(seen: ObjectPipeline) -> None:
+    with pytest.raises(NotGroundedError) as raised:
+        seen.ask(Question("Is there a piano?"))
+    assert "it knows 4 kinds: 'barrel', 'crate', 'sofa' or 'table'. Whether" in str(raised.value)
+
+
+def test_boxes_that_are_not_sure_enough_are_told(seen: ObjectPipeline) -> None:
+    with pytest.raises(NotGroundedError) as raised:
+        seen.ground(Question("sofa", min_score=0.95))
+    assert str(raised.value) == (
+        "of 'sofa' 2 found, and none has the score 0.95: the surest is the green sofa with 0.90."
+        " Ask with a lower score (boxes.min_score)."
+    )
+    assert len(seen.ground(Question("sofa", min_score=0.85)).boxes) == 2
+
+
 def test_nothing_is_measured_where_that_is_off(room: GeneratedRoom) -> None:
     pipeline = opened(room, **{"question.measure": False})
     pipeline.observe(room.frames[0])
-    with pytest.raises(UnknownKindError, match=r"question\.measure is false"):
+    with pytest.raises(UnknownKindError, match=r"question\.measure is false: set it to true\.$"):
         pipeline.ask(Question("Is there a sofa?"))
 
 

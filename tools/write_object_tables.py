@@ -42,6 +42,10 @@ WAYS = {
     "proposals": "proposals, the head scores all",
     "snapped": "the proposal nearest to the head's own",
     "label, else own": "scored among those with the label, else its own",
+    "label first, else own": "the surest with the label, else its own",
+    "several chosen, else own": "the same, of several it chooses",
+    "kind first, else own": "without colours: the surest, else its own",
+    "several of the kind chosen, else own": "without colours: of several it chooses",
 }
 
 

@@ -9,6 +9,7 @@ same. Belongs to the thread that asks; `offer`, `snapshot`, `report` and `reset`
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import Counter, deque
@@ -26,7 +27,7 @@ from ada3d_ros.perception.lifting import lift_all
 from ada3d_ros.perception.object_map import ObjectMap
 from ada3d_ros.scene.keyframes import SceneSnapshot
 from ada3d_ros.scene.objects import ObjectMemory
-from ada3d_ros.types import RgbdFrame
+from ada3d_ros.types import NAN, RgbdFrame
 
 logger = logging.getLogger(__name__)
 
@@ -39,22 +40,22 @@ NOT_ENABLED = "no objects are kept: objects.enabled is false."
 class DetectedInventory:
     """The objects of one robot's scene. `snapshot` and `report` are replaced, never changed.
 
-    now: the clock that the detector is timed with.
+    now: the clock of what is recent, in s.
     """
 
     def __init__(
         self, detector: Detector, config: AgentConfig, now: Callable[[], float] = time.perf_counter
     ) -> None:
-        self._detector, self._config, self._now = detector, config, now
+        self._detector, self._config = detector, config
         self._lock = threading.Lock()  # for the snapshot's epoch
         self._map = ObjectMap(config.detector.min_views, self._min_score)
         self.memory = ObjectMemory(config.objects.max_count)
 
         # The frames.
-        self._queue = FrameQueue()
+        self._queue = FrameQueue(now)
         self._work = threading.RLock()  # one frame at a time, whoever has it looked at
         self._epoch = -1  # of map and memory
-        self._last_looked_ns = -1
+        self._last_looked = -math.inf  # number of the latest frame that was, of this epoch
         self._looked_at_scene = 0  # frames of this epoch
         self._judged_anew = False  # settings changed: the list follows with the next step
 
@@ -77,8 +78,14 @@ class DetectedInventory:
     def report(self) -> DetectorReport:
         """What the detector did so far, in numbers."""
         queue = self._queue
+        recent, recent_unseen = queue.recent()
         return replace(
-            self._report, dropped=queue.dropped, unmatched=queue.unmatched, waiting=len(queue)
+            self._report,
+            dropped=queue.dropped,
+            unmatched=queue.unmatched,
+            waiting=len(queue),
+            recent=recent,
+            recent_unseen=recent_unseen,
         )
 
     def reset(self, epoch: int) -> None:
@@ -151,24 +158,34 @@ class DetectedInventory:
         """Through the detector, and what it shows into the list; put off where nothing is known of
         it yet.
         """
-        begun, frame = self._now(), waiting.frame
+        # Its boxes.
+        frame, name = waiting.frame, self._detector.info.name
         try:
             said = self._detector.detect(frame)
-            if said is None:
-                self._queue.put_off(waiting)
-                return
-            lifted = lift_all(frame, said.detections)
-            self._map.add(frame, lifted.candidates, waiting.is_keyframe)
-            self._list(scene)
         except DeviceLostError:
             raise
         except Exception as error:  # of the detector: the next frame may be another matter
-            self._count_fault(error)
+            self._count_fault(f"{name}: {error}" if str(error) else repr(error))
             return
-        self._last_looked_ns = max(self._last_looked_ns, frame.stamp_ns)
+        if said is None:
+            self._queue.put_off(waiting)
+            return
+
+        # Their places, and the things that they are of.
+        try:
+            lifted = lift_all(frame, said.detections)
+            self._map.add(frame, lifted.candidates, waiting.is_keyframe)
+            self._list(scene)
+        except Exception as error:  # ours, or boxes that are none
+            self._count_fault(f"the boxes of {name} cannot be lifted: {error!r}", lifting=error)
+            return
+
+        # What it did, in numbers.
+        self._queue.note_seen()
+        self._last_looked = max(self._last_looked, waiting.number)
         self._looked_at_scene += 1
-        took_s = self._now() - begun if said.seconds != said.seconds else said.seconds
-        self._seconds.append(took_s)
+        if not math.isnan(said.seconds):  # else it ran elsewhere
+            self._seconds.append(said.seconds)
         self._refused.update(said.refused)
         self._refused.update(lifted.refused)
         self._report = replace(
@@ -176,7 +193,7 @@ class DetectedInventory:
             looked_at=self._report.looked_at + 1,
             found=self._report.found + len(lifted.candidates),
             refused=dict(self._refused),
-            seconds=median(self._seconds),
+            seconds=median(self._seconds) if self._seconds else NAN,
             failed_in_a_row=0,
         )
 
@@ -188,16 +205,19 @@ class DetectedInventory:
         self.memory.update(found, scene)
         self.memory.retain(found)
 
-    def _count_fault(self, error: Exception) -> None:
+    def _count_fault(self, text: str, lifting: Exception | None = None) -> None:
+        """lifting: what was raised while the boxes were lifted, whose trace is logged."""
         in_a_row = self._report.failed_in_a_row + 1
         self._report = replace(
             self._report,
             failed=self._report.failed + 1,
             failed_in_a_row=in_a_row,
-            last_error=f"{self._detector.info.name}: {error}" if str(error) else repr(error),
+            last_error=text,
+            lifting_failed=lifting is not None,
         )
         if in_a_row == 1:
-            logger.warning("the detector failed at a frame: %s", self._report.last_error)
+            who = "the detector failed at a frame" if lifting is None else "a frame is lost"
+            logger.warning("%s: %s", who, text, exc_info=lifting)
 
     # -- state
 
@@ -241,7 +261,7 @@ class DetectedInventory:
         self._epoch = epoch
         self._map.reset()
         self.memory = ObjectMemory(self._config.objects.max_count)
-        self._last_looked_ns, self._looked_at_scene = -1, 0
+        self._last_looked, self._looked_at_scene = -math.inf, 0
 
     @property
     def _min_score(self) -> float:
@@ -258,8 +278,7 @@ class DetectedInventory:
         pending = [
             each
             for each in self._queue.waiting
-            if each.epoch == self._epoch
-            and (not each.asked or each.frame.stamp_ns > self._last_looked_ns)
+            if each.epoch == self._epoch and (not each.asked or each.number > self._last_looked)
         ]
         failed = self._report.failed_in_a_row
         is_fault = failed >= FAULTS_IN_A_ROW or (failed > 0 and not self._looked_at_scene)

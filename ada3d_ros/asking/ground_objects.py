@@ -10,7 +10,7 @@ import numpy as np
 
 from ada3d_ros.asking.measured_by_detector import detected_answer
 from ada3d_ros.asking.references import ARTICLES
-from ada3d_ros.errors import InvalidRequestError
+from ada3d_ros.errors import InvalidRequestError, NotGroundedError
 from ada3d_ros.measures import Reference
 from ada3d_ros.model.prompt import parse_coordinates
 from ada3d_ros.types import Answer, Box3D, Stage
@@ -30,6 +30,11 @@ SUPERLATIVES = (*_LARGEST, *_SMALLEST, *_NEAREST, *_FARTHEST, *_TALLEST, *_LOWES
 
 
 def ground_among_objects(opened: DetectedScene) -> Answer:
+    """The answer with the boxes of `objects_named`."""
+    return answer_with_boxes(opened, objects_named(opened))
+
+
+def objects_named(opened: DetectedScene) -> list[Box3D]:
     """The boxes of all objects that the question's text names ("the black tv"), best first; of one
     where it is a superlative ("the largest chair", "the nearest cup"). What is of no kind that the
     detector has is looked for by one that takes phrases. Each box says which keyframes show it.
@@ -38,7 +43,7 @@ def ground_among_objects(opened: DetectedScene) -> Answer:
     for; InvalidRequestError for a place, what hooks.check raises, DetectorError.
     """
     # Its objects.
-    query, limits = opened.query, opened.query.config.boxes
+    query = opened.query
     question, begun = query.question, query.clock.now()
     query.hooks.on_stage(Stage.PREFILL)
     objects = opened.objects()
@@ -48,16 +53,27 @@ def ground_among_objects(opened: DetectedScene) -> Answer:
     superlative, phrase = _taken_apart(question.text)
     resolver = opened.resolver(objects)
     boxes = resolver.boxes_of(Reference(phrase=phrase, label=question.text))
-    if superlative:
-        boxes = [_first(superlative, boxes, opened.camera_m())]
+    return [_first(superlative, boxes, opened.camera_m())] if superlative else boxes
 
-    # As many, and as sure, as was asked for.
+
+def answer_with_boxes(opened: DetectedScene, boxes: Sequence[Box3D]) -> Answer:
+    """The answer with as many boxes, and as sure ones, as the question asks for. Raises
+    NotGroundedError where none is as sure.
+    """
+    query, limits = opened.query, opened.query.config.boxes
+    question = query.question
     query.hooks.on_stage(Stage.POSTPROCESS)
     least = question.min_score or limits.min_score
     kept = [box for box in boxes if not box.score < least]
+    if not kept:
+        best = max(boxes, key=lambda box: box.score)
+        raise NotGroundedError(
+            f"of {question.text!r} {len(boxes)} found, and none has the score {least:g}: the surest"
+            f" is the {best.label} with {best.score:.2f}. Ask with a lower score (boxes.min_score)."
+        )
     kept = kept[: question.max_boxes or limits.max_count]
     names = ", ".join(f"the {box.label}" for box in kept)
-    text = FOUND.format(number=len(kept), names=names) if kept else "None is sure enough."
+    text = FOUND.format(number=len(kept), names=names)
     query.hooks.on_text(text, 0)
     return detected_answer(query, text, tuple(replace(b, label=question.text) for b in kept))
 

@@ -20,6 +20,13 @@ MIN_MENDED = 5  # letters of a kind that a slip is taken for
 LIKE = 0.8  # of the letters of two names, for one to be offered for the other
 _ARTICLES = frozenset(("a", "an", "the", "any", "some", "of"))
 _SHADES = frozenset(("light", "dark", "bright", "pale", "deep"))  # before a colour
+# Words behind which another thing is named: the sofa next to the table is no sort of table.
+_RELATING = frozenset(
+    (
+        *("on", "in", "under", "next", "to", "near", "beside", "behind", "between", "with", "at"),
+        *("by", "above", "below", "over", "inside", "outside", "from", "against", "that", "which"),
+    )
+)
 _BESIDE = re.compile(r"\([^)]*\)")
 _COLOR_OF = {other: name for name, others in COLOR_SYNONYMS.items() for other in others}
 _COLOR_OF |= {"grey": "gray", "golden": "gold"}
@@ -192,7 +199,7 @@ class KindNames:
 
     def _wider(self, noun: Words) -> frozenset[str]:
         """Kinds of what its last words say: a coffee table is of the tables."""
-        if noun in _not_their_head() or _takes_back() & set(noun[:-1]):
+        if noun in _not_their_head() or (_takes_back() | _RELATING) & set(noun[:-1]):
             return frozenset()
         for start in range(1, len(noun)):
             rest = noun[start:]

@@ -172,13 +172,14 @@ class DetectedResolver(NameResolver):
 def unknown_name(name: str, kinds: KindNames) -> NotMeasurableError:
     """That a detector has no kind for a name, and what is near to it."""
     number = len(kinds.kinds)
-    knows = f"it knows {_kinds(number)}"
+    few = f": {_listed(frozenset(kinds.kinds))}" if 0 < number <= MAX_LISTED else ""
+    knows = f"it knows {_kinds(number)}{few}"
     if not kinds.is_closed:
-        knows = f"things of {_kinds(number)} have been seen so far"
+        knows = f"things of {_kinds(number)} have been seen so far{few}"
     if not number:
         knows = "its kinds are not known (detector.names)"
     nearest = kinds.nearest(name)
-    near = f", the nearest to it {_listed(nearest)}" if nearest else ""
+    near = f", the nearest to it {_listed(nearest)}" if nearest and not few else ""
     return NotMeasurableError(
         f"{name!r} is no kind of thing that the detector knows: {knows}{near}. Whether there is one"
         " cannot be told: ask for another name, or use a detector that takes phrases."

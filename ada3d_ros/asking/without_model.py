@@ -33,18 +33,20 @@ def answer_measured(pipeline: ObjectsPipeline, question: Question, hooks: AskHoo
 
     read = read_question(check_question(question.text, MAX_PROMPT_CHARS))
     request = None if read is None else detected_request(read)
-    if request is None or question.scope is not Scope.SCENE:
-        raise _refused(question, "it cannot be read off the objects that a detector found")
     if not pipeline.config.question.measure:
-        raise _refused(question, "question.measure is false")
+        raise _refused(question, "question.measure is false: set it to true.")
+    if question.scope is not Scope.SCENE:
+        raise _refused(question, "the newest image alone is not looked at: ask about the scene.")
+    if request is None:
+        from ada3d_ros.asking.route import examples_of
+
+        raise _refused(
+            question,
+            "it cannot be read off the objects that a detector found. What can be asked, in words"
+            f" of your own: {examples_of((), can_measure=True, detects=True)}",
+        )
     return pipeline.measure(request, hooks, question)
 
 
 def _refused(question: Question, why: str) -> UnknownKindError:
-    """With what can be asked instead."""
-    from ada3d_ros.asking.route import examples_of
-
-    return UnknownKindError(
-        f"{question.text!r} is not answered: {NO_MODEL}, and {why}. What can be asked, in words of"
-        f" your own: {examples_of((), can_measure=True, detects=True)}"
-    )
+    return UnknownKindError(f"{question.text!r} is not answered: {NO_MODEL}, and {why}")

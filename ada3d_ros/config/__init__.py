@@ -45,7 +45,8 @@ VISION_SETTING = "model.vision_path (at launch: vision_path:=FOLDER)"
 
 def as_options(text: str) -> str:
     """A text of an error as a command says it: with its option in the place of the setting."""
-    return text.replace(VISION_SETTING, "--vision-path").replace("model.path", "--model")
+    text = text.replace(VISION_SETTING, "--vision-path").replace("model.path", "--model")
+    return text.replace("detector.path", "--detector")
 
 
 def iter_settings(cls: type = AgentConfig, prefix: str = "") -> Iterator[Setting]:

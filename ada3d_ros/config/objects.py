@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from ada3d_ros.config.setting import setting
 
+TOPIC = "topic"  # detector.path of detections that other nodes publish
+
 
 @dataclass(frozen=True, slots=True)
 class DetectorConfig:
@@ -32,6 +34,11 @@ class DetectorConfig:
         unit="views",
         low=1,
         high=64,
+    )
+    proposals: bool = setting(
+        False,
+        "of several objects that a phrase names (~/ground) the model's grounding head chooses, by"
+        " where it points; false = all of them",
     )
     device: str = setting("cpu", "where it runs", pattern="auto|cpu|cuda(:[0-9]+)?", read_only=True)
     threads: int = setting(

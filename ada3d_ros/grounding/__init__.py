@@ -17,6 +17,7 @@ from ada3d_ros.engine.streaming import stop_asked
 from ada3d_ros.engine.token_selection import SceneContext
 from ada3d_ros.grounding.from_head import point_at
 from ada3d_ros.grounding.from_places import boxes_of_places
+from ada3d_ros.grounding.from_proposals import best_proposals
 from ada3d_ros.grounding.from_text import NOT_SEEN, find_query_boxes, refine_boxes
 from ada3d_ros.types import PromptSequence, Stage
 
@@ -54,19 +55,22 @@ def ground_answer(
 def _point_at_phrase(
     query: QueryContext, context: SceneContext, prefilled: PrefillOutput, generated: DecodeOutput
 ) -> Grounded:
-    """Boxes of the grounding head at the tokens that pruning kept, refined against depth."""
+    """Boxes of the grounding head at the tokens that pruning kept, refined against depth; or those
+    of a detector's that it chooses among.
+    """
     question, limits, check = query.question, query.config.boxes, query.hooks.check
-    assert query.loaded.head is not None
-    assert prefilled.states is not None
-    guesses = point_at(
-        query.loaded.head,
-        prefilled.states,
-        query.in_world(context.chosen.tokens.xyz_m[prefilled.kept[-1]]),
-        question.phrase,
-        question.max_boxes or limits.max_count,
-        question.min_score or limits.min_score,
-    )
-    boxes = refine_boxes(guesses, context.scene.frames, limits.min_support_points, check)
+    head, states, phrase = query.loaded.head, prefilled.states, question.phrase
+    assert head is not None
+    assert states is not None
+    xyz_m = query.in_world(context.chosen.tokens.xyz_m[prefilled.kept[-1]])
+    most = question.max_boxes or limits.max_count
+    least = question.min_score or limits.min_score
+    if question.proposals:
+        chosen = best_proposals(head, states, xyz_m, question.proposals, phrase, least)
+        boxes = tuple(chosen[:most])
+    else:
+        guesses = point_at(head, states, xyz_m, phrase, most, least)
+        boxes = refine_boxes(guesses, context.scene.frames, limits.min_support_points, check)
     if not boxes and stop_asked(query.hooks) is None:
-        generated = replace(generated, text=NOT_SEEN.format(phrase=question.phrase))
+        generated = replace(generated, text=NOT_SEEN.format(phrase=phrase))
     return Grounded(boxes, generated)

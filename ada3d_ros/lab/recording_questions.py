@@ -6,7 +6,8 @@ import itertools
 from collections import Counter
 from collections.abc import Sequence
 
-from ada3d_ros.asking.words import COLORS, plural, with_article
+from ada3d_ros.asking.kinds import KindNames
+from ada3d_ros.asking.words import plural, with_article
 from ada3d_ros.geometry.measure.distance import surface_distance_m
 from ada3d_ros.lab.demo_questions import DemoQuestion
 from ada3d_ros.types import Box3D
@@ -18,56 +19,51 @@ MAY_BE_ABSENT = (
 )
 
 
-def kind_of(label: str) -> str:
-    """An object's label without its colour: "tv" of "black tv"."""
-    first, _, rest = label.partition(" ")
-    return rest if rest and first in COLORS else label
-
-
 def recording_questions(found: Sequence[Box3D], kinds: Sequence[str]) -> list[DemoQuestion]:
     """Questions of all sorts about the objects found, the surest first; at least an absent kind and
     one that is refused.
 
     found: with their labels; kinds: that the detector can name, () where that is not known.
     """
+    names = KindNames(kinds)
+
+    def kind_of(box: Box3D) -> str:
+        return names.split(box.label)[1]
+
     sure = sorted(found, key=lambda box: -box.score)
-    counts = Counter(kind_of(box.label) for box in sure)
-    names = Counter(box.label for box in sure)
-    alone = [box for box in sure if names[box.label] == 1 and _is_alone(box, counts)]
-    alone.sort(key=lambda box: kind_of(box.label) == "person")  # things first: people walk off
+    counts = Counter(map(kind_of, sure))
+    alone = [box for box in sure if counts[kind_of(box)] == 1]
+    alone.sort(key=lambda box: kind_of(box) == "person")  # things first: people walk off
     questions = [DemoQuestion("list", "What do you see?", "")]
     if sure:
-        kind = kind_of(sure[0].label)
+        kind = kind_of(sure[0])
         questions.append(DemoQuestion("existence", f"Is there {with_article(kind)}?", ""))
         most = counts.most_common(1)[0][0]
         questions.append(DemoQuestion("count", f"How many {plural(most)} are there?", ""))
         questions.append(DemoQuestion("largest", "What is the largest object?", ""))
     if alone:
-        first = kind_of(alone[0].label)
+        first = kind_of(alone[0])
         questions.append(DemoQuestion("place", f"Where is the {first}?", ""))
         questions.append(DemoQuestion("nearest", f"What is nearest to the {first}?", ""))
         questions.append(DemoQuestion("grounding", "", "", phrase=f"the {alone[0].label}"))
     pair = _apart(alone)
     if pair is not None:
-        a, b = (kind_of(box.label) for box in pair)
+        a, b = map(kind_of, pair)
         questions.append(DemoQuestion("distance", f"How far is the {a} from the {b}?", ""))
     questions += [
         DemoQuestion("absent", f"Is there {with_article(kind)}?", "")
         for kind in absent_kinds(sure, kinds)[:1]
     ]
-    about = kind_of(alone[0].label) if alone else "room"
+    about = kind_of(alone[0]) if alone else "room"
     return [*questions, DemoQuestion("refused", f"Who bought the {about}?", "")]
 
 
 def absent_kinds(found: Sequence[Box3D], kinds: Sequence[str]) -> list[str]:
     """Of MAY_BE_ABSENT those that the detector could name and did not."""
-    seen = {kind_of(box.label) for box in found}
+    names = KindNames(kinds)
+    seen = {names.split(box.label)[1] for box in found}
     known = [kind for kind in MAY_BE_ABSENT if not kinds or kind in kinds]
     return [kind for kind in known if kind not in seen]
-
-
-def _is_alone(box: Box3D, counts: Counter[str]) -> bool:
-    return counts[kind_of(box.label)] == 1
 
 
 def _apart(alone: Sequence[Box3D]) -> tuple[Box3D, Box3D] | None:

@@ -50,11 +50,11 @@ class FrameDetections:
 class DetectorInfo:
     """What a detector is, for people and for answers.
 
-    name: of the file, folder or topic; format: picodet, yolox, yolo, detr, transformers, zero-shot,
-    topic; kinds: the names it can give, in lower case, () where they are not known or any can be
-    asked for; min_score: that it is used with; takes_phrases: `find` works; sha256: of its file or
-    files, "" where it has none; input_size: what images are scaled to, in words, as "416 x 416",
-    "" where it is not known.
+    name: of the file, folder or topic; format: picodet, nanodet, yolox, yolo, detr, mmdet,
+    transformers, zero-shot, topic; kinds: the names it can give, in lower case, () where they are
+    not known or any can be asked for; min_score: that it is used with; takes_phrases: `find` works;
+    sha256: of its file or files, "" where it has none; input_size: what images are scaled to, in
+    words, as "416 x 416", "" where it is not known.
     """
 
     name: str
@@ -79,10 +79,13 @@ class DetectorReport:
 
     info: None while it is being opened. Frames that were taken (keyframes, and some between them):
     looked_at; dropped: the queue was full, they went unseen; unmatched: the same, but the detector
-    had been asked and knew nothing of them; waiting: in the queue. found: boxes taken. refused:
-    boxes left out by reason in words, those that could not be lifted included. seconds: per frame,
-    the median of the last ones, NaN before the first. failed: frames that the detector raised at,
-    failed_in_a_row: the last of them, last_error: what it said.
+    had been asked and knew nothing of them; waiting: in the queue; recent, recent_unseen: of the
+    last minute, those that were looked at or went unseen, and the latter. found: boxes taken.
+    refused: boxes left out by reason in words, those that could not be lifted included. seconds:
+    that the detector took for a frame, the median of the last ones, NaN before the first and where
+    it runs elsewhere. failed: frames at which something raised, failed_in_a_row: the last of them,
+    last_error: what it said; lifting_failed: at the last of them the boxes were there, and could
+    not be lifted into the map.
     """
 
     info: DetectorInfo | None = None
@@ -90,12 +93,15 @@ class DetectorReport:
     dropped: int = 0
     unmatched: int = 0
     waiting: int = 0
+    recent: int = 0
+    recent_unseen: int = 0
     found: int = 0
     refused: Mapping[str, int] = field(default_factory=dict)
     seconds: float = NAN
     failed: int = 0
     failed_in_a_row: int = 0
     last_error: str = ""
+    lifting_failed: bool = False
 
 
 class Detector(Protocol):

@@ -95,6 +95,11 @@ def best_class(scores: Array) -> tuple[Array, Classes]:
     return scores[np.arange(len(scores)), classes], classes
 
 
+def best_class_with_objectness(rows: Array) -> tuple[Array, Classes]:
+    """The same of rows (N, 5 + C): a box, whether there is an object, and its classes' scores."""
+    return best_class(rows[:, 4:5] * rows[:, 5:])
+
+
 def corners(boxes: Array) -> Array:
     """Boxes (K, 4) from centre and size to x0, y0, x1, y1."""
     half = boxes[:, 2:] / 2
@@ -171,8 +176,7 @@ class YoloX(WithoutMask):
     convention: ClassVar[Convention] = YOLOX_INPUT
 
     def scores(self, outputs: Outputs) -> tuple[Array, Classes]:
-        rows = outputs[0][0]
-        return best_class(rows[:, 4:5] * rows[:, 5:])
+        return best_class_with_objectness(outputs[0][0])
 
     def boxes(self, outputs: Outputs, rows: Rows) -> Array:
         found = outputs[0][0][rows, :4]
@@ -194,8 +198,7 @@ class YoloAnchors(WithoutMask):
     convention: ClassVar[Convention] = YOLO_INPUT
 
     def scores(self, outputs: Outputs) -> tuple[Array, Classes]:
-        rows = outputs[0][0]
-        return best_class(rows[:, 4:5] * rows[:, 5:])
+        return best_class_with_objectness(outputs[0][0])
 
     def boxes(self, outputs: Outputs, rows: Rows) -> Array:
         return corners(outputs[0][0][rows, :4])

@@ -178,8 +178,8 @@ def _recognised(path: Path, session: OnnxSession, num_names: int) -> Decoder:
         )
         raise DetectorError(
             f"detector.path {path} gives {shown[:300]}, which is no output of a detector that is"
-            " known (PicoDet, YOLOX, YOLO, DETR; docs/detectors.md): a classifier, another"
-            " network, or an export with another end. Export it as that page says."
+            " known (PicoDet, YOLOX, YOLO, DETR, mmdetection; docs/detectors.md): a classifier,"
+            " another network, or an export with another end. Export it as that page says."
         )
     return decoder
 

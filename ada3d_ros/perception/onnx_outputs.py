@@ -63,7 +63,8 @@ def recognise(trial: Trial) -> Decoder | None:
         return None
     if any(shape[:1] != (1,) or 0 in shape[2:] for shape in trial.shapes if len(shape) > 2):
         return None
-    readers = (_rows_of_two_axes, _picodet, _yolo_maps, _labelled, _pair, _masked, _single)
+    lists = (_rows_of_two_axes, _labelled, _boxes_and_labels)
+    readers = (*lists, _picodet, _yolo_maps, _pair, _masked, _single)
     for reader in readers:
         decoder = reader(trial)
         if decoder is not None:
@@ -143,6 +144,18 @@ def _labelled(trial: Trial) -> Decoder | None:
     if is_label == [False, True]:
         first, second = second, first
     return rows.DetrRows(first, boxes[0], second) if any(is_label) else None
+
+
+def _boxes_and_labels(trial: Trial) -> Decoder | None:
+    """Boxes with their scores, and labels as integers: mmdetection's."""
+    boxes, labels = trial.of_rank(3), trial.of_rank(2)
+    if len(trial.shapes) != 2 or len(boxes) != 1 or len(labels) != 1:
+        return None
+    box, label = boxes[0], labels[0]
+    is_list = trial.shapes[box] == (*trial.shapes[label], 5)
+    if not is_list or trial.arrays[label].dtype.kind not in "iu":
+        return None
+    return rows.MmdetRows(box, label)
 
 
 def _pair(trial: Trial) -> Decoder | None:

@@ -28,12 +28,19 @@ from ada3d_ros.perception.onnx_input import IMAGENET_MEAN, IMAGENET_STD, UNIT, C
 
 DETR_INPUT = Convention(Fit.STRETCH, mean=IMAGENET_MEAN, std=IMAGENET_STD)
 RTDETR_INPUT = Convention(Fit.STRETCH, std=UNIT)  # 0..1
+RTMDET_INPUT = Convention(Fit.CORNER, True, IMAGENET_MEAN[::-1], IMAGENET_STD[::-1])  # blue first
 
 
 def of_rows(scores: Array, classes: Array) -> tuple[Array, Classes]:
     """Scores and classes of a list; rows that fill it up, of a class below 0, get the score 0."""
     numbers = np.where(np.isfinite(classes), classes, np.iinfo(np.int32).max).astype(np.int64)
     return np.where(numbers < 0, np.float32(0), scores), numbers
+
+
+def of_shares(boxes: Array, size: tuple[int, int]) -> Array:
+    """Boxes (K, 4) of centre and size, in 0..1 of an input (height, width), as corners in px."""
+    height, width = size
+    return corners(boxes * np.array([width, height, width, height], dtype=np.float32))
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,9 +173,7 @@ class Detr:
         return sigmoid(scores), classes
 
     def boxes(self, outputs: Outputs, rows: Rows) -> Array:
-        height, width = self.size
-        scale = np.array([width, height, width, height], dtype=np.float32)
-        return corners(outputs[self.box_output][0][rows] * scale)
+        return of_shares(outputs[self.box_output][0][rows], self.size)
 
     def mask(self, outputs: Outputs, row: int) -> Array | None:
         if self.mask_output is None:
@@ -191,9 +196,7 @@ class DetrTable(WithoutMask):
         return best_class(outputs[0][0][:, 4:])
 
     def boxes(self, outputs: Outputs, rows: Rows) -> Array:
-        height, width = self.size
-        scale = np.array([width, height, width, height], dtype=np.float32)
-        return corners(outputs[0][0][rows, :4] * scale)
+        return of_shares(outputs[0][0][rows, :4], self.size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,3 +219,24 @@ class DetrRows(WithoutMask):
 
     def boxes(self, outputs: Outputs, rows: Rows) -> Array:
         return np.asarray(outputs[self.box_output][0][rows], dtype=np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class MmdetRows(WithoutMask):
+    """mmdetection's with suppression inside: (1, N, 5) of x0, y0, x1, y1 px, score, and labels
+    (1, N). How the picture is prepared is not in the file: as for RTMDet (decision 0149).
+    """
+
+    box_output: int
+    label_output: int
+    num_kinds: None = None
+
+    format: ClassVar[str] = "mmdet"
+    min_score: ClassVar[float] = 0.4
+    convention: ClassVar[Convention] = RTMDET_INPUT
+
+    def scores(self, outputs: Outputs) -> tuple[Array, Classes]:
+        return of_rows(outputs[self.box_output][0][:, 4], outputs[self.label_output][0])
+
+    def boxes(self, outputs: Outputs, rows: Rows) -> Array:
+        return np.asarray(outputs[self.box_output][0][rows, :4], dtype=np.float32)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ada3d_ros.config.objects import DetectorConfig
+from ada3d_ros.config.objects import TOPIC, DetectorConfig
 from ada3d_ros.errors import DetectorError
 from ada3d_ros.perception.detector import Detector
 
 ONNX = ".onnx"
-TOPIC = "topic"
 
 
 def open_detector(config: DetectorConfig, phrases: tuple[str, ...] = ()) -> Detector:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from rclpy.lifecycle import LifecycleNode
 
 from ada3d_ros.config import AgentConfig
+from ada3d_ros.config.objects import TOPIC
 from ada3d_ros.errors import DetectorError
 from ada3d_ros.ros.diagnostics import InputMonitor
 from ada3d_ros.ros.subscription import InputSubscription
 from ada3d_ros.ros.topic_detector import TopicDetector
 from ada3d_ros.ros.vision_messages import INSTALL, vision_type
 
-TOPIC = "~/detections_2d"  # before remapping
+INTERFACE = "~/detections_2d"  # the topic before remapping
 TYPE = "Detection2DArray"
 
 
@@ -26,12 +27,12 @@ class DetectionInput:
         found, why = vision_type(TYPE)
         if found is None:
             raise DetectorError(
-                f"detector.path is 'topic', and {why}: {TOPIC} is a vision_msgs/{TYPE}. Install it"
-                f" ({INSTALL}), or set detector.path to a file of a detector."
+                f"detector.path is {TOPIC!r}, and {why}: {INTERFACE} is a vision_msgs/{TYPE}."
+                f" Install it ({INSTALL}), or set detector.path to a file of a detector."
             )
         self._node, self._type = node, found
-        topic = node.resolve_topic_name(TOPIC)
-        self.monitor = InputMonitor("detections", topic, TOPIC, TYPE)
+        topic = node.resolve_topic_name(INTERFACE)
+        self.monitor = InputMonitor("detections", topic, INTERFACE, TYPE)
         self.detector = TopicDetector(
             topic, config.detector, config.sync.slop_sec, config.camera.rectified
         )
@@ -39,7 +40,7 @@ class DetectionInput:
 
     def open(self) -> None:
         """Subscribe."""
-        self.monitor = InputMonitor("detections", TOPIC, TOPIC, TYPE)
+        self.monitor = InputMonitor("detections", INTERFACE, INTERFACE, TYPE)
         subscription = InputSubscription(
             self._node, self.monitor, self._type, "auto", lambda text: None
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from ada3d_ros.ros.detector_health import refused_in_words
@@ -42,12 +43,15 @@ def detector_task(node: AgentNode) -> Report:
         "frames.dropped": report.dropped,
         "frames.unmatched": report.unmatched,
         "frames.failed": report.failed,
+        "frames.recent": report.recent,
+        "frames.recent_unseen": report.recent_unseen,
         "last_error": report.last_error,
-        "ms_per_frame": report.seconds * 1e3,
         "boxes": report.found,
         "boxes.refused": sum(report.refused.values()),
         "boxes.refused_by_reason": refused_in_words(report.refused),
     }
+    if not math.isnan(report.seconds):  # of a topic nobody here knows
+        values["ms_per_frame"] = report.seconds * 1e3
     if node.detections is not None and detector is not None:
         values |= _topic_values(detector.matches())
         values["topic.rate_hz"] = node.detections.monitor.rate_hz

@@ -43,26 +43,26 @@ def _fault(key: str, sentence: str, cure: str, severity: Severity = Severity.WAR
 
 def _failing(state: DetectorState) -> Iterator[Fault]:
     report = state.report
-    if is_failing(state):
-        yield _fault(
-            "fails",
-            f"the detector failed at the last {report.failed_in_a_row} frames, no object is"
-            f" found meanwhile: {report.last_error}",
-            "check it with `ada3d doctor --detector PATH`",
-        )
+    if not is_failing(state):
+        return
+    frames = f"the last {report.failed_in_a_row} frames, no object is found meanwhile"
+    if report.lifting_failed:
+        sentence = f"objects cannot be made of {frames}: {report.last_error}"
+        yield _fault("fails", sentence, "the log has the trace: report it with that")
+    else:
+        sentence = f"the detector failed at {frames}: {report.last_error}"
+        yield _fault("fails", sentence, "check it with `ada3d doctor --detector PATH`")
 
 
 def is_failing(state: DetectorState | None) -> bool:
-    """Whether it raises again and again."""
+    """Whether frame after frame raises."""
     return state is not None and state.report.failed_in_a_row >= IN_A_ROW
 
 
 def _slow(state: DetectorState) -> Iterator[Fault]:
-    """Frames come faster than it looks at them."""
+    """Frames come faster than it looks at them now, whatever was before."""
     report = state.report
-    unseen = report.dropped + report.unmatched
-    frames = unseen + report.looked_at
-    if unseen < max(MIN_UNSEEN, UNSEEN_SHARE * frames):
+    if report.recent_unseen < max(MIN_UNSEEN, UNSEEN_SHARE * report.recent):
         return
     if state.topic is not None:
         cure = f"let its node look at more images (ros2 topic hz {state.topic.topic})"
@@ -72,7 +72,8 @@ def _slow(state: DetectorState) -> Iterator[Fault]:
         takes = f", it takes {report.seconds:.2f} s for one" if report.seconds > 0 else ""
     yield _fault(
         "slow",
-        f"{unseen} of {frames} frames went by before the detector had seen them{takes}",
+        f"{report.recent_unseen} of the last minute's {report.recent} frames went by before the"
+        f" detector had seen them{takes}",
         f"{cure}, or let fewer frames in (input.max_rate_hz, keyframe.min_translation_m,"
         " keyframe.min_rotation_deg)",
     )

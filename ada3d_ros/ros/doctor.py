@@ -13,7 +13,7 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 OK, NOTE, BAD, WRONG = "ok", "note", "MISSING", "WRONG"
@@ -172,7 +172,12 @@ def _add_detector(parser: argparse.ArgumentParser) -> None:
         help="also say what this is: an ONNX file, a folder of a transformers detector, or `topic`",
     )
     add("--names", default="", metavar="FILE", help="its kinds, one a line in order")
-    add("--min-score", type=_share, default=0.0, help="score of a box at least (default: its own)")
+    add(
+        "--min-score",
+        type=_number(0, 1),
+        default=0.0,
+        help="score of a box at least (default: its own)",
+    )
     add("--threads", type=int, default=1, help="processor threads of an ONNX detector (default 1)")
     add("--device", default="cpu", help="auto, cpu, cuda or cuda:N (default cpu)")
     add(
@@ -188,15 +193,10 @@ def _detector_findings(options: argparse.Namespace) -> list[Finding]:
     """What there is to say of --detector."""
     from ada3d_ros.config import from_flat
     from ada3d_ros.errors import ConfigError
-    from ada3d_ros.ros.doctor_detector import DetectorCheck, check_detector, with_options
+    from ada3d_ros.ros.doctor_detector import OPTIONS, DetectorCheck, check_detector, with_options
 
-    settings = {
-        "detector.path": options.detector,
-        "detector.names": options.names,
-        "detector.min_score": options.min_score,
-        "detector.threads": options.threads,
-        "detector.device": options.device,
-    }
+    given = vars(options)
+    settings = {name: given[option[2:].replace("-", "_")] for name, option in OPTIONS.items()}
     try:
         config = from_flat(settings).detector
     except ConfigError as error:
@@ -204,20 +204,16 @@ def _detector_findings(options: argparse.Namespace) -> list[Finding]:
     return list(check_detector(DetectorCheck(config, options.image, options.output)))
 
 
-def _share(text: str) -> float:
-    """A score for argparse, 0 to 1."""
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text}, allowed 0 to 1")
-    return value
+def _number(low: float, high: float) -> Callable[[str], float]:
+    """A type for argparse: a number from low to high."""
 
+    def number(text: str) -> float:
+        value = float(text)
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"{text}, allowed {low:g} to {high:g}")
+        return value
 
-def _seconds(text: str) -> float:
-    """A time for argparse, 1 to 600 s."""
-    value = float(text)
-    if not 1 <= value <= 600:
-        raise argparse.ArgumentTypeError(f"{text} s, allowed 1 to 600")
-    return value
+    return number
 
 
 def main(args: Sequence[str]) -> int:
@@ -231,7 +227,7 @@ def main(args: Sequence[str]) -> int:
     add("--node", default="", help="full name of the agent node (default: the one that is there)")
     add(
         "--wait-sec",
-        type=_seconds,
+        type=_number(1, 600),
         default=WAIT_S,
         help="seconds to look for what is not seen (default 10; on a busy machine more)",
     )

@@ -5,7 +5,6 @@ Needs no ROS.
 
 from __future__ import annotations
 
-import importlib
 import statistics
 import time
 from collections import Counter
@@ -16,13 +15,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ada3d_ros.config.objects import DetectorConfig
+from ada3d_ros.config.objects import TOPIC, DetectorConfig
 from ada3d_ros.errors import Ada3DError, DetectorError, FrameError
 from ada3d_ros.perception.boxes_picture import SAMPLE_THINGS, draw_boxes, sample_picture
 from ada3d_ros.perception.detector import Detector, DetectorInfo, FrameDetections
-from ada3d_ros.perception.open_detector import TOPIC, open_detector
+from ada3d_ros.perception.open_detector import open_detector
 from ada3d_ros.perception.select_boxes import NAN_SCORE
 from ada3d_ros.ros.doctor import BAD, NOTE, OK, WRONG, Finding
+from ada3d_ros.ros.vision_messages import INSTALL, vision_type
 from ada3d_ros.sources.images import decode_compressed_color
 from ada3d_ros.types import Intrinsics, RgbdFrame
 
@@ -69,15 +69,10 @@ def check_detector(check: DetectorCheck) -> Iterator[Finding]:
 
 def _topic() -> Finding:
     """`topic`: what the node expects, and whether it can."""
-    try:
-        importlib.import_module("vision_msgs.msg")
-    except ImportError as error:
-        return Finding(
-            BAD,
-            SUBJECT,
-            f"detections of a topic are vision_msgs/Detection2DArray, not importable here: {error}",
-            "on a distribution: apt install ros-$ROS_DISTRO-vision-msgs",
-        )
+    found, why = vision_type("Detection2DArray")
+    if found is None:
+        text = f"detections of a topic are vision_msgs/Detection2DArray, and {why}"
+        return Finding(BAD, SUBJECT, text, f"on a distribution: {INSTALL}")
     return Finding(
         OK,
         SUBJECT,

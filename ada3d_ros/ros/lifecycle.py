@@ -13,6 +13,7 @@ from lifecycle_msgs.msg import State
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 
 from ada3d_ros.config import AgentConfig
+from ada3d_ros.config.objects import TOPIC
 from ada3d_ros.errors import Ada3DError, ConfigError, DeviceLostError, NotActiveError
 from ada3d_ros.msg import AgentStatus
 from ada3d_ros.ros.diagnostics import Drops, InferenceMonitor
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 PipelineFactory = Callable[..., "AnyPipeline"]  # of an AgentConfig and `background`
 FINALIZED_TEXT = "the node was shut down for good: end its process and start it again."
 READY_TEXT = "ask on ~/query, ~/ground, ~/ask_scene or ~/question."
-TOPIC_DETECTOR = "topic"  # detector.path
 OK, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 
 
@@ -234,7 +234,7 @@ class AgentLifecycle(ManagedNode):
 
     def _make_pipeline(self) -> AnyPipeline:
         """With a detector of its own where other nodes detect. Raises DetectorError."""
-        if self.config.detector.path != TOPIC_DETECTOR:
+        if self.config.detector.path != TOPIC:
             return self._pipeline_factory(self.config, background=True)
         from ada3d_ros.ros.detection_input import DetectionInput  # where it is wanted
 

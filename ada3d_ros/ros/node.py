@@ -219,7 +219,7 @@ class AgentNode(AgentLifecycle):
         if self._closed:
             raise NodeStoppedError(STOP_TEXTS[NodeStoppedError])
         if self.load_error:
-            raise ModelError(f"the model cannot answer: {self.load_error}")
+            raise ModelError(f"nothing can be answered: {self.load_error}")
         if self.finalized:
             raise NotActiveError(FINALIZED_TEXT)
         if self.pipeline is None or self.inputs is None:

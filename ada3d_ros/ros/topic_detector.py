@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ada3d_ros.config.objects import DetectorConfig
+from ada3d_ros.config.objects import TOPIC, DetectorConfig
 from ada3d_ros.errors import DetectorError, FrameError
 from ada3d_ros.geometry.camera import undistort_points
 from ada3d_ros.perception.class_names import COCO_NAMES, read_names
@@ -66,7 +66,7 @@ class TopicDetector:
     def info(self) -> DetectorInfo:
         """kinds: of detector.names; of COCO where classes come as numbers; else not known."""
         kinds = self._names or (COCO_NAMES if self._numbered else ())
-        return DetectorInfo(self._topic, "topic", kinds, self._min_score)
+        return DetectorInfo(self._topic, TOPIC, kinds, self._min_score)
 
     # -- messages
 

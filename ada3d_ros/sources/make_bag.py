@@ -209,17 +209,9 @@ def bag_from_folder(args: argparse.Namespace, output: Path, options: BagOptions)
     """
     # What the folder holds.
     lens = parse_distortion(args.distortion) if args.distortion else None
-    known = lens.intrinsics if lens is not None else None
-    reading = FolderOptions(
-        layout=args.layout,
-        depth_scale=args.depth_scale,
-        fps=args.fps,
-        intrinsics=tuple(args.intrinsics) if args.intrinsics else known,
-        rotate_world_xyzw=None if args.rotate_world is None else parse_rotation(args.rotate_world),
-        camera_axes=args.camera_axes,
-        frame_id=args.frame_id,
-        stamp_unit=args.stamp_unit,
-    )
+    reading = folder_options(args)
+    if lens is not None and reading.intrinsics is None:
+        reading = replace(reading, intrinsics=lens.intrinsics)
     source = FolderSource(args.folder, reading)
     if lens is not None:
         _check_lens(lens, source)
@@ -237,6 +229,20 @@ def bag_from_folder(args: argparse.Namespace, output: Path, options: BagOptions)
     for line in source.dropped.lines():
         print(f"left out: {line}")
     print(f"wrote {count} frames to {output}")
+
+
+def folder_options(args: argparse.Namespace) -> FolderOptions:
+    """What add_folder_options tells of a folder, but for its lens. Raises SourceError."""
+    return FolderOptions(
+        layout=args.layout,
+        depth_scale=args.depth_scale,
+        fps=args.fps,
+        intrinsics=tuple(args.intrinsics) if args.intrinsics else None,
+        rotate_world_xyzw=None if args.rotate_world is None else parse_rotation(args.rotate_world),
+        camera_axes=args.camera_axes,
+        frame_id=args.frame_id,
+        stamp_unit=args.stamp_unit,
+    )
 
 
 def _check_lens(lens: CameraCalibration, source: FolderSource) -> None:

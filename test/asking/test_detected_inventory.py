@@ -304,6 +304,41 @@ def test_those_nothing_was_ever_known_of_have_their_own_count(room: GeneratedRoo
     assert (report.looked_at, report.waiting) == (8, 0)
 
 
+def test_a_clock_that_fell_back_completes_no_list(room: GeneratedRoom) -> None:
+    """Frames of an earlier stamp that nothing is known of are waited for as any others."""
+    detector = ScriptedDetector(room.boxes)
+    pipeline = opened(detector)
+    observe(pipeline, laps(room, 2)[8:12])
+    settle(pipeline)
+    assert pipeline.objects().complete
+    pipeline.allow_earlier_stamps()
+    detector.script |= {4: knows_nothing, 5: knows_nothing}
+    observe(pipeline, room.frames[:2])
+    assert settle(pipeline) == 2
+    assert not pipeline.objects().complete
+    detector.script[6] = knows_nothing
+    assert settle(pipeline) == 2  # the second of them is told of
+    assert pipeline.objects().complete
+
+
+def test_slowness_of_long_ago_is_not_told(room: GeneratedRoom) -> None:
+    clock = [0.0]
+    detector = ScriptedDetector(room.boxes)
+    pipeline = ObjectPipeline(configured(), True, lambda: clock[0], detector)
+    pipeline.load()
+    observe(pipeline, laps(room, 2)[:12])
+    settle(pipeline)
+    report = report_of(pipeline)
+    assert (report.recent, report.recent_unseen) == (12, 4)
+    clock[0] = 59.0
+    observe(pipeline, laps(room, 2)[12:14])
+    settle(pipeline)
+    clock[0] = 61.0
+    report = report_of(pipeline)
+    assert (report.recent, report.recent_unseen) == (2, 0)
+    assert (report.dropped, report.looked_at) == (4, 10)  # of all time
+
+
 # -- what a detector does wrong
 
 
@@ -353,6 +388,46 @@ def test_what_is_no_detection_is_a_fault_too(room: GeneratedRoom) -> None:
     settle(pipeline)
     assert report_of(pipeline).failed == 1
     assert len(pipeline.objects().objects) == 6
+
+
+def test_what_fails_behind_the_detector_is_not_told_of_it(
+    room: GeneratedRoom, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def lift(*parts: Any) -> None:
+        raise ZeroDivisionError("no depth")
+
+    monkeypatch.setattr("ada3d_ros.asking.detected_inventory.lift_all", lift)
+    pipeline = opened(ScriptedDetector(room.boxes))
+    observe(pipeline, room.frames[:2])
+    settle(pipeline)
+    report = report_of(pipeline)
+    assert report.lifting_failed
+    assert (report.failed, report.failed_in_a_row, report.looked_at) == (2, 2, 0)
+    assert report.last_error == (
+        "the boxes of scripted cannot be lifted: ZeroDivisionError('no depth')"
+    )
+    (record,) = caplog.records
+    assert record.getMessage() == f"a frame is lost: {report.last_error}"
+    assert record.exc_info is not None  # with its trace
+
+    # A fault of the detector is told as one again.
+    monkeypatch.undo()
+    pipeline = opened(ScriptedDetector(room.boxes, {0: raising(DetectorError("no session"))}))
+    observe(pipeline, room.frames[:1])
+    settle(pipeline)
+    assert not report_of(pipeline).lifting_failed
+    assert report_of(pipeline).last_error == "scripted: no session"
+
+
+def test_a_detector_that_runs_elsewhere_has_no_time(room: GeneratedRoom) -> None:
+    def act(frame: RgbdFrame) -> FrameDetections:
+        return FrameDetections()
+
+    pipeline = opened(ScriptedDetector(room.boxes, {0: act, 1: act}))
+    observe(pipeline, room.frames[:2])
+    settle(pipeline)
+    assert report_of(pipeline).looked_at == 2
+    assert np.isnan(report_of(pipeline).seconds)
 
 
 def test_boxes_that_are_refused_are_counted_by_reason(room: GeneratedRoom) -> None:

@@ -75,6 +75,7 @@ def test_other_words_for_a_kind(coco: KindNames, name: str, kind: str) -> None:
             "carpet",
             "printer",
         ),
+        *("sofa next to the table", "thing on the chair", "box with a tv", "cup that is on a bed"),
     ],
 )
 def test_what_is_no_kind_means_nothing(coco: KindNames, name: str) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ada3d_ros.lab.demo_questions import DemoQuestion
-from ada3d_ros.lab.recording_questions import absent_kinds, kind_of, recording_questions
+from ada3d_ros.lab.recording_questions import absent_kinds, recording_questions
 from ada3d_ros.lab.report import DetectedView, ListedObject, Round, RunReport, write_report
 from ada3d_ros.lab.report.pictures import draw_detections
 from ada3d_ros.lab.report.room_map import draw_map
@@ -62,10 +62,18 @@ def test_absent_is_what_the_detector_could_have_named() -> None:
 
 @pytest.mark.parametrize(
     ("label", "kind"),
-    [("black tv", "tv"), ("tv", "tv"), ("orange", "orange"), ("dining table", "dining table")],
+    [
+        ("black tv", "tv"),
+        ("tv", "tv"),
+        ("orange", "orange"),
+        ("dining table", "dining table"),
+        ("white board", "white board"),  # a kind of the detector, no colour in front of one
+    ],
 )
-def test_a_kind_is_a_label_without_its_colour(label: str, kind: str) -> None:
-    assert kind_of(label) == kind
+def test_a_kind_is_asked_for_without_its_colour(label: str, kind: str) -> None:
+    questions = recording_questions([cube(0.0, label, 0.9)], ("tv", "white board"))
+    asked = {question.kind: question.asked for question in questions}
+    assert asked["place"] == f"Where is the {kind}?"
 
 
 def frame() -> RgbdFrame:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ada3d_ros.config import KeyframeConfig
-from ada3d_ros.perception.frame_queue import MAX_WAITING, FrameQueue
+from ada3d_ros.perception.frame_queue import MAX_WAITING, RECENT_S, FrameQueue
 from ada3d_ros.types import Intrinsics, RgbdFrame
 
 CONFIG = KeyframeConfig(min_translation_m=0.2, min_rotation_deg=10.0)
@@ -126,3 +126,50 @@ def test_keyframes_of_before_the_first_frame_come_first() -> None:
     empty = FrameQueue()
     empty.add_earlier([frame(1)], 0)
     assert stamps_of(empty) == [1]
+
+
+@pytest.mark.parametrize("looked_at", [False, True])
+def test_a_keyframe_that_a_step_saw_before_it_was_offered_is_taken_once(looked_at: bool) -> None:
+    """It is in the scene a moment before it is offered to the queue."""
+    queue, both = FrameQueue(), [frame(1), frame(3)]
+    queue.add_earlier(both, 0)
+    if looked_at:
+        assert [queue.take(0), queue.take(0)] != [None, None]
+    assert not queue.offer(both[1], True, 0, CONFIG)
+    assert stamps_of(queue) == ([] if looked_at else [1, 3])
+    assert queue.offer(frame(4), True, 0, CONFIG)  # the next is another one
+    assert stamps_of(queue)[-1] == 4
+
+
+def test_frames_are_in_the_order_in_which_they_came() -> None:
+    """Also where the clock fell back between them."""
+    queue = filled([7, 8, 2])
+    queue.add_earlier([frame(5)], 0)
+    first = queue.take(0)
+    assert first is not None
+    assert first.frame.stamp_ns == 5
+    second = queue.take(0)
+    assert second is not None
+    for taken in (second, first):
+        queue.put_off(taken)
+    assert stamps_of(queue) == [5, 7, 8, 2]
+    numbers = [each.number for each in queue.waiting]
+    assert numbers == sorted(set(numbers))
+
+
+def test_what_went_unseen_is_forgotten_after_a_while() -> None:
+    now = [0.0]
+    queue = FrameQueue(lambda: now[0])
+    for stamp in range(MAX_WAITING + 3):
+        queue.offer(frame(stamp), True, 0, CONFIG)
+    assert queue.recent() == (3, 3)
+    now[0] = RECENT_S / 2
+    for _ in range(2):
+        assert queue.take(0) is not None
+        queue.note_seen()
+    assert queue.recent() == (5, 3)
+    now[0] = RECENT_S
+    assert queue.recent() == (2, 0)
+    now[0] = 2 * RECENT_S
+    assert queue.recent() == (0, 0)
+    assert queue.dropped == 3  # of all time

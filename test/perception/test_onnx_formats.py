@@ -294,6 +294,30 @@ def test_rtdetr_in_one_table(tmp_path: Path) -> None:
     assert detector.info.format == "detr"
 
 
+@pytest.mark.parametrize("labels_first", [False, True])
+def test_mmdetection_with_suppression_inside(labels_first: bool, tmp_path: Path) -> None:
+    """Its lists are filled up by rows of the label -1, or of the score 0."""
+    boxes, labels = zeros(1, 4, 5), np.array([[66, 3, -1, 0]], np.int64)
+    # Letterboxed from the top left by 0.8.
+    boxes[0, 0], boxes[0, 1] = (24, 12, 72, 36, 0.625), (24, 12, 72, 36, 0.1)
+    boxes[0, 2, 4] = 0.9
+    outputs: Arrays = {"dets": boxes, "labels": labels}
+    if labels_first:
+        outputs = {"labels": labels, "dets": boxes}
+    detector, one = detect(tmp_path, outputs)
+    expect(one, "keyboard", 0.625, IN_PICTURE)
+    assert (detector.info.format, detector.info.min_score) == ("mmdet", 0.4)
+    assert detector.info.input_size == "96 x 64, letterboxed, the picture at the top left"
+
+
+def test_mmdetection_that_finds_nothing_in_grey(tmp_path: Path) -> None:
+    """A list without a row, as it is for the picture that a file is tried with."""
+    outputs: Arrays = {"dets": zeros(1, 0, 5), "labels": np.zeros((1, 0), np.int64)}
+    detector = OnnxDetector(DetectorConfig(str(write_model(tmp_path / "net.onnx", outputs))))
+    assert detector.info.format == "mmdet"
+    assert detector.detect_picture(RGB).detections == ()
+
+
 @pytest.mark.parametrize("kind", [TensorProto.FLOAT16, TensorProto.UINT8])
 def test_half_floats_and_bytes(kind: int, tmp_path: Path) -> None:
     table = zeros(1, 84, CELLS).astype(np.float16)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from ada3d_ros.perception.onnx_decoders import PICODET_INPUT, YOLO_INPUT, YOLOX_INPUT
 from ada3d_ros.perception.onnx_input import Convention, Fit, ImageInput, place, prepare
-from ada3d_ros.perception.onnx_rows import DETR_INPUT, RTDETR_INPUT
+from ada3d_ros.perception.onnx_rows import DETR_INPUT, RTDETR_INPUT, RTMDET_INPUT
 
 RED, GREEN, BLUE = 200, 100, 50
 # By ImageNet's mean and deviation, worked out for each colour.
@@ -35,10 +35,15 @@ PICTURE = np.full((60, 120, 3), (RED, GREEN, BLUE), np.uint8)
         (RTDETR_INPUT, [200 / 255, 100 / 255, 50 / 255], None),
         (YOLO_INPUT, [200 / 255, 100 / 255, 50 / 255], 114 / 255),
         (YOLOX_INPUT, [50, 100, 200], 114),
+        (
+            RTMDET_INPUT,
+            [NORMAL_BLUE, NORMAL_GREEN, NORMAL_RED],
+            [(114 - 103.53) / 57.375, (114 - 116.28) / 57.12, (114 - 123.675) / 58.395],
+        ),
     ],
 )
 def test_values_and_their_order(
-    convention: Convention, inside: list[float], around: float | None
+    convention: Convention, inside: list[float], around: float | list[float] | None
 ) -> None:
     image, placed = prepare(PICTURE, ImageInput("images", 64, 96), convention)
     assert image.shape == (1, 3, 64, 96)
@@ -49,7 +54,7 @@ def test_values_and_their_order(
     assert np.allclose(image[0, :, low:high], np.reshape(inside, (3, 1, 1)), atol=1e-5)
     outside = np.delete(image[0], np.s_[low:high], axis=1)
     assert outside.size == (0 if around is None else 3 * 16 * 96)
-    assert np.allclose(outside, around or 0)
+    assert np.allclose(outside, np.reshape(around or 0, (-1, 1, 1)), atol=1e-5)
 
 
 def test_bytes_are_left_as_they_are_and_channels_may_be_last() -> None:

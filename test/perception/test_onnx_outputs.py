@@ -53,6 +53,7 @@ EXPORTS: list[tuple[str, dict[str, tuple[int, ...]], str, int | None]] = [
     ("rtdetr-l", {"output0": (1, 300, 84)}, "DetrTable", 80),
     ("rtdetr_r50vd", {"logits": (1, 300, 80), "pred_boxes": (1, 300, 4)}, "Detr", 80),
     ("detr-resnet-50", {"logits": (1, 100, 92), "pred_boxes": (1, 100, 4)}, "Detr", 91),
+    ("rtmdet-tiny", {"dets": (1, 100, 5), "labels": (1, 100)}, "MmdetRows", None),
     ("rf-detr-base", {"dets": (1, 300, 4), "labels": (1, 300, 91)}, "Detr", 91),
 ]
 
@@ -61,7 +62,9 @@ EXPORTS: list[tuple[str, dict[str, tuple[int, ...]], str, int | None]] = [
 def test_real_exports_are_told_apart(
     name: str, shapes: dict[str, tuple[int, ...]], form: str, kinds: int | None
 ) -> None:
-    arrays = [zeros(*shape) for shape in shapes.values()]
+    arrays = [
+        np.zeros(shape, np.int64 if len(shape) == 2 else np.float32) for shape in shapes.values()
+    ]
     decoder = recognise(Trial(tuple(shapes), arrays, (640, 640)))
     assert (type(decoder).__name__, decoder and decoder.num_kinds) == (form, kinds)
 
@@ -74,6 +77,7 @@ def test_other_networks_are_no_detectors() -> None:
         [(1, 21, 640, 640)],
         [(1, 8400, 4), (1, 8400, 80)],
         [(1, 8400, 5)],
+        [(1, 100, 5), (1, 100)],  # labels that are no integers
         [(1, 512)],
         [(4, 84, 8400)],
         [(1, 84, 8399)],

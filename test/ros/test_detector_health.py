@@ -71,10 +71,16 @@ ONE_FAULT: dict[str, tuple[HealthState, Severity, str]] = {
         " of memory: check it with `ada3d doctor --detector PATH`.",
     ),
     "slower than the camera": (
-        own(dropped=30),
+        own(recent=120, recent_unseen=30),
         WARN,
-        "30 of 120 frames went by before the detector had seen them, it takes 0.25 s for"
-        f" one: take a smaller detector or more detector.threads, {FEWER}",
+        "30 of the last minute's 120 frames went by before the detector had seen them, it takes"
+        f" 0.25 s for one: take a smaller detector or more detector.threads, {FEWER}",
+    ),
+    "boxes of which nothing can be made": (
+        own(failed=3, failed_in_a_row=3, last_error="the boxes of pico.onnx", lifting_failed=True),
+        WARN,
+        "objects cannot be made of the last 3 frames, no object is found meanwhile: the boxes of"
+        " pico.onnx: the log has the trace: report it with that.",
     ),
     "boxes that cannot be used": (
         own(found=20, refused={"a score that is NaN": 9, "a box outside the picture": 31}),
@@ -159,8 +165,9 @@ NO_FAULT: dict[str, HealthState] = {
     "a topic that is well": topic(),
     "no detector": HealthState((IMAGES,), keyframes=3),
     "two failures in a row": own(failed=8, failed_in_a_row=IN_A_ROW - 1, last_error="no"),
-    "a few unseen": own(dropped=MIN_UNSEEN - 1, looked_at=1),
-    "a small share unseen": own(dropped=20),
+    "a few unseen": own(recent=MIN_UNSEEN, recent_unseen=MIN_UNSEEN - 1),
+    "a small share unseen": own(recent=110, recent_unseen=20),
+    "many unseen, long ago": own(dropped=5000, unmatched=5000, recent=90),
     "boxes that depth does not bear out": own(found=20, refused={"no depth in the box": 400}),
     "a few boxes that cannot be used": own(refused={"a score that is NaN": MIN_UNUSABLE - 1}),
     "two keyframes without": topic(replace(MISSED, missed=IN_A_ROW - 1)),
@@ -181,15 +188,15 @@ def test_keyframes_of_a_topic_that_go_by_unmatched_are_told_once() -> None:
     """As stamps where those never match; as a rate where some do."""
     never = topic(MISSED)
     assert never.detector is not None
-    report = replace(GOOD, looked_at=5, unmatched=60)
+    report = replace(GOOD, recent=65, recent_unseen=60)
     keys = [f.key for f in judge(replace(never, detector=replace(never.detector, report=report)))]
     assert keys == ["detector stamps"]
     some = topic(MatchReport(received=90, matched=5, missed=1))
     assert some.detector is not None
     (fault,) = judge(replace(some, detector=replace(some.detector, report=report)))
     assert str(fault) == (
-        "60 of 65 frames went by before the detector had seen them: let its node look at"
-        f" more images (ros2 topic hz /yolo/detections), {FEWER}"
+        "60 of the last minute's 65 frames went by before the detector had seen them: let its node"
+        f" look at more images (ros2 topic hz /yolo/detections), {FEWER}"
     )
 
 
@@ -209,7 +216,7 @@ def test_a_failing_detector_is_told_once() -> None:
 
 
 def test_what_keeps_frames_out_comes_first() -> None:
-    health = own(dropped=30)
+    health = own(recent=120, recent_unseen=30)
     refusals = {FrameReason.BAD_SIZE: (40, "depth is 32x24.")}
     health = replace(health, refusals=refusals)
     assert [fault.key for fault in judge(health)] == ["refusals", "detector slow"]

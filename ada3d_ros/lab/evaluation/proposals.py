@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -132,6 +132,7 @@ def ways_of(
     least = pipeline.config.boxes.min_score
     name = phrase.removeprefix("the ")
     named = [box for box in proposals if fits(name, box.label)]
+    of_kind = [box for box in proposals if fits(name.split()[-1], box.label)]
 
     def scored(among: Sequence[Box3D]) -> Box3D | None:
         found = best_proposals(head, pointed.states, pointed.xyz_m, among, phrase, least)
@@ -148,7 +149,24 @@ def ways_of(
         "proposals": scored(proposals),
         "snapped": near or own,
         "label, else own": scored(named) if named else own,
+        # What `ground` does with a detector, and with detector.proposals.
+        "label first, else own": _first(named) or own,
+        "several chosen, else own": _chosen(named, scored) or own,
+        # The same of a detector that sees no colours.
+        "kind first, else own": _first(of_kind) or own,
+        "several of the kind chosen, else own": _chosen(of_kind, scored) or own,
     }
+
+
+def _first(named: Sequence[Box3D]) -> Box3D | None:
+    return named[0] if named else None
+
+
+def _chosen(
+    named: Sequence[Box3D], scored: Callable[[Sequence[Box3D]], Box3D | None]
+) -> Box3D | None:
+    """The head has a say where there are several."""
+    return (scored(named) if len(named) > 1 else None) or _first(named)
 
 
 # -- all rooms

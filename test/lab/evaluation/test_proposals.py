@@ -12,6 +12,11 @@ from ada3d_ros.model.startup import embedded_model_path
 from ada3d_ros.pipeline import Ada3DPipeline
 from ada3d_ros.types import Box3D, GroundingMethod, Question
 
+WAYS = {
+    *(OWN, "label", "proposals", "snapped", "label, else own", "label first, else own"),
+    *("several chosen, else own", "kind first, else own", "several of the kind chosen, else own"),
+}
+
 
 @pytest.fixture(scope="module")
 def pipeline() -> Ada3DPipeline:
@@ -59,17 +64,19 @@ def test_true_boxes_as_proposals_are_taken_for_what_they_name(pipeline: Ada3DPip
     for question in asked:
         ways = ways_of(pipeline, question.phrase, true)
         target = room.boxes[question.target if question.target is not None else -1]
-        for way in ("label", "label, else own"):
+        for way in ("label", "label, else own", "label first, else own"):
             chosen = ways[way]
             assert chosen is not None
             assert chosen.center_m.tolist() == target.center_m.tolist()
-    assert ways_of(pipeline, asked[0].phrase, [])["label"] is None
+    none = ways_of(pipeline, asked[0].phrase, [])
+    assert none["label"] is None
+    assert none["kind first, else own"] is none["several chosen, else own"] is none[OWN]
 
 
 def test_every_way_answers_every_phrase(pipeline: Ada3DPipeline) -> None:
     results = evaluate(pipeline, RoomSelection(scenes=2))
     for group in results["groups"].values():
-        assert set(group["ways"]) == {OWN, "label", "proposals", "snapped", "label, else own"}
+        assert set(group["ways"]) == WAYS
         own = group["ways"][OWN]
         assert own["acc25"]["points"] == 0.0
         assert all(
