@@ -113,11 +113,11 @@ def run_shape(
         }
 
     # One scene at a time in memory; the first one warms up.
-    scenes: list[_Place] = []
+    scenes: list[PlaceQuestions] = []
     for number, questions in enumerate(asked):
         seed = settings.seed + number
         scene = dataclasses.replace(settings, seed=seed).make_scene(spatial)
-        place = _Place(decoder, scene, questions, seed, rival, rivals)
+        place = PlaceQuestions(decoder, scene, questions, seed, rival, rivals)
         if not number:
             place.warm_up()
         place.ask_all(f"{settings.label(spatial)}, scene {number + 1} of {len(asked)}")
@@ -130,7 +130,7 @@ def run_shape(
     return found
 
 
-class _Place:
+class PlaceQuestions:
     """One scene and the questions (n, QUESTION_TEXT, D) about it, asked every way in turn.
 
     rivals: names of RIVALS that hold the scene beside our own.
@@ -237,7 +237,7 @@ class _Place:
         return same_ids([self.answers[variant][number] for number in cold], list(cold.values()))
 
 
-def row(variant: str, scenes: Sequence[_Place], spatial: int) -> dict[str, Any]:
+def row(variant: str, scenes: Sequence[PlaceQuestions], spatial: int) -> dict[str, Any]:
     """One variant over all scenes; ratios scene by scene."""
     # Single questions over all scenes, totals scene by scene.
     ms = [t.seconds(scene.device) * 1e3 for scene in scenes for t in scene.times[variant]]

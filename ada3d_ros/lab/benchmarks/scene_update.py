@@ -107,7 +107,7 @@ def run_shape(
     rows = Rows(head, save)
     for count in shape.spatial:
         count = min(count, model.config.token_cap - NEW_VOXELS)
-        bench = _UpdateBench(model, count, settings.repetitions + 1, settings.seed)
+        bench = UpdateBench(model, count, settings.repetitions + 1, settings.seed)
         rows.add([bench.measure(settings.label(count), rows.show)])
     print(table(rows.rows))
     return rows.results
@@ -121,7 +121,7 @@ class View:
     xyz_m: torch.Tensor
 
 
-class _UpdateBench:
+class UpdateBench:
     """A room with its first views in, and the keyframes that come then.
 
     base_table and base_prefixes, whole and pruned, are of the first views alone; no keyframe

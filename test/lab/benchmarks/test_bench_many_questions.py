@@ -21,7 +21,7 @@ from ada3d_ros.lab.benchmarks.many_questions import (
     FULL,
     RIVALS,
     WARM,
-    _Place,
+    PlaceQuestions,
     questions_per_scene,
     run_shape,
 )
@@ -70,7 +70,7 @@ def test_every_variant_gets_a_row(
 def test_totals_count_the_scene_once_and_scale_what_was_sampled() -> None:
     decoder, _ = make_model(TINY, CPU, torch.float32)
     scene = make_scene(60, TINY.hidden, CPU, torch.float32, 0)
-    place = _Place(decoder, scene, 10, 0, TransformersRival(decoder), HERE)
+    place = PlaceQuestions(decoder, scene, 10, 0, TransformersRival(decoder), HERE)
     place.times[BASE] = [Timing(9.0, 2.0), Timing(9.0, 4.0)]
     place.times["warm unpruned"] = [Timing(9.0, 0.5)] * 10
     place.builds["warm unpruned"] = Timing(9.0, 3.0)
@@ -85,7 +85,7 @@ def test_totals_count_the_scene_once_and_scale_what_was_sampled() -> None:
 def test_what_each_variant_runs_on() -> None:
     decoder, _ = make_model(TINY, CPU, torch.float32)
     scene = make_scene(120, TINY.hidden, CPU, torch.float32, 0)
-    place = _Place(decoder, scene, 2, 0, TransformersRival(decoder), HERE)
+    place = PlaceQuestions(decoder, scene, 2, 0, TransformersRival(decoder), HERE)
     for variant in (*WARM, *HERE):
         place.build(variant)
     held = {name: sum(prefix.lengths) for name, prefix in place.prefixes.items()}

@@ -20,7 +20,7 @@ from ada3d_ros.lab.benchmarks.models import SHAPES, SYSTEM_TEXT, VIEWS, BenchSha
 from ada3d_ros.lab.benchmarks.scene_update import (
     NEW_VOXELS,
     STEPS,
-    _UpdateBench,
+    UpdateBench,
     percentiles,
     require_same,
     run_shape,
@@ -70,7 +70,7 @@ def test_every_scene_size_gets_a_row(
 @torch.inference_mode()
 def test_a_keyframe_brings_what_it_says_and_leaves_the_scene_as_it_was() -> None:
     """New voxels are appended to a prefix that the next keyframe starts from unchanged."""
-    bench = _UpdateBench(model(), 60, 2, seed=0)
+    bench = UpdateBench(model(), 60, 2, seed=0)
     assert len(bench.base_table.sums) == 60
     before = {name: prefix.next_position for name, prefix in bench.base_prefixes.items()}
     held = {name: prefix.lengths for name, prefix in bench.base_prefixes.items()}
@@ -98,7 +98,7 @@ def test_a_keyframe_brings_what_it_says_and_leaves_the_scene_as_it_was() -> None
 
 @torch.inference_mode()
 def test_a_table_that_differs_by_a_bit_is_refused() -> None:
-    bench = _UpdateBench(model(), 60, 1, seed=0)
+    bench = UpdateBench(model(), 60, 1, seed=0)
     base, changed = bench.base_table, VoxelTable()
     for name in base.views:
         view = bench.encode_keyframe(name)
