@@ -299,7 +299,7 @@ def test_the_preset_small() -> None:
     # Nothing else differs from the defaults.
     pruning = dataclasses.replace(config.pruning, keep_ratio=default.pruning.keep_ratio)
     cache = dataclasses.replace(
-        config.cache, ranking="prompts", prompts=default.cache.prompts, prompts_score="mean"
+        config.cache, ranking="auto", prompts=default.cache.prompts, prompts_score="mean"
     )
     assert dataclasses.replace(config, pruning=pruning, cache=cache) == default
 

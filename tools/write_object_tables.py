@@ -15,7 +15,7 @@ from table_parts import ROOT, head, result, wrapped
 DOCS = ROOT / "docs"
 BEGIN, END = "<!-- {}: generated -->", "<!-- end -->"
 STRATEGIES = {  # of the measurement: how the table calls it
-    "prompts": "**one general prompt** (default)",
+    "prompts": "**one general prompt** (default without a file)",
     "prompts4": "4 prompts",
     "prompts12": "12 prompts",
     "vocabulary": "36 prompts of the vocabulary",

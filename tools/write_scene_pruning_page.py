@@ -17,13 +17,13 @@ RESULTS = ROOT / "docs" / "results"
 TARGET = ROOT / "docs" / "scene_pruning.md"
 COLUMNS = 100
 ROWS = {  # variant: how the table calls it
-    "prompts": "**one general prompt** (the default)",
+    "prompts": "**one general prompt** (the default for a model without a file)",
     "prompts4": "4 prompts, largest (what stands in for the preset `small`)",
     "prompts12": "12 general prompts, mean",
     "prompts12 even": "the same, even shares in all layers",
     "prompts12 late": "the same, twice computed, late layers hold more",
     "vocabulary": "36 prompts naming the vocabulary, largest",
-    "expected": "**expected attention**, from the model's file (the preset `small`, at 0.1)",
+    "expected": "**expected attention**, from the model's file (the default; at 0.1 `small`)",
     "last_questions": "the questions asked last",
     "values": "length of the values",
     "kvzip": "KVzip-like: attention while the scene is read back",
@@ -53,8 +53,8 @@ over rooms, and every metric. Where not said otherwise a variant is `cache.prune
 `cache.alive` and `cache.held` auto: its budget is the mean share that the layers hold.
 
 - *text*: existence, colour, category, count, superlative and caption questions pooled; *Acc@.25*:
-  phrases grounded, unique and with distractors. Relations, what is nearest and two hops are left
-  out: near chance.
+  phrases grounded, unique and with distractors. Relations, what is nearest and two hops are not
+  asked here.
 - *KV*: bytes of keys and values that the cached scene holds, system prompt included, over those of
   the whole scene; *build*: FLOPs of building it, prompts that ride along included, over those of
   the whole scene; a choice before the language model is not counted.

@@ -26,13 +26,15 @@ class CacheConfig:
         choices=("build", "question", "none", "auto"),
     )
     ranking: str = setting(
-        "prompts",
-        "prune build: what ranks spatial tokens in the place of a question: prompts = general"
-        " prompts that ride along; expected = mean and covariance of past questions' queries"
+        "auto",
+        "prune build: what ranks spatial tokens in the place of a question: auto = expected as the"
+        " model's queries_file has it, prompts for a model without one; prompts = general prompts"
+        " that ride along; expected = mean and covariance of past questions' queries"
         " (queries_file); last_questions = the queries of the questions asked last; values ="
         " length of the values; self_attention = attention among spatial tokens; kvzip = attention"
         " while the scene is read back; random = a control",
         choices=(
+            "auto",
             "prompts",
             "expected",
             "last_questions",

@@ -72,6 +72,6 @@ def _riding_tokens(config: AgentConfig, scene: int) -> int:
     """Tokens that pass with the scene to rank it, at most."""
     if config.cache.ranking == "kvzip":  # reads the scene back
         return scene
-    if config.cache.ranking != "prompts":
+    if config.cache.ranking not in ("auto", "prompts"):  # auto may have to fall back on them
         return 0
     return sum(len(text) // CHARS_PER_TOKEN + TEMPLATE_TOKENS for text in prompts_of(config))

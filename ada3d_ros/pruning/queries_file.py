@@ -27,6 +27,7 @@ QUERIES_FILE = "scene_queries.safetensors"  # its name beside a checkpoint's wei
 FORMAT = "ada3d_scene_queries_1"
 AGAIN = "write it anew with `ada3d calibrate --queries`, or delete it to do without one"
 BY_QUERIES = ("expected", "last_questions")  # values of cache.ranking that learn from questions
+WITH_STATISTICS = ("auto", *BY_QUERIES)  # those that rank by a file's
 MIN_WORTH, MAX_WORTH = 0.05, 4.0  # of a layer's share, the mean being 1
 
 
@@ -177,11 +178,11 @@ class QueryFiles:
         return None if path is None else read_queries(path, self._sizes, False)
 
     def in_force(self, config: CacheConfig) -> QueriesFile | None:
-        """The file in force, with its statistics where `cache.ranking` learns from questions.
+        """The file in force, with its statistics where `cache.ranking` ranks by them.
 
         One that cannot be read any more leaves what was read before in force, with a warning.
         """
-        key, before = (config.queries_file, config.ranking in BY_QUERIES), self._read
+        key, before = (config.queries_file, config.ranking in WITH_STATISTICS), self._read
         if before is None or before[0] != key:
             try:
                 path = find_queries_file(config.queries_file, self._checkpoint)

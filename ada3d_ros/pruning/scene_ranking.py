@@ -179,20 +179,21 @@ def scene_ranking(
     questions.
 
     Where `expected` has no statistics, and `last_questions` no question yet, the next best one that
-    can rank stands in: `expected`, then `prompts`.
+    can rank stands in: `expected`, then `prompts`. `auto` is `expected`, too, of a file's questions
+    alone: none that is asked is recorded under it (`queries_file.BY_QUERIES`).
     """
     name, reduce = config.ranking, config.prompts_score
     if name == "last_questions" and queries is not None:
         last = queries.last()
         if last is not None:
             return QueryRanking(last, reduce)
-    if name in ("expected", "last_questions"):
+    if name in ("auto", "expected", "last_questions"):
         known = None if queries is None else queries.statistics()
         if known is not None:
             return ExpectedRanking(known.mean.float(), known.covariance.float())
         if name == "expected":
             warn_no_statistics()
-    if name in ("prompts", "expected", "last_questions"):
+    if name in ("auto", "prompts", "expected", "last_questions"):
         return PromptRanking(reduce)
     from ada3d_ros.pruning.scene_rivals import RIVALS  # loaded where one is asked for
 

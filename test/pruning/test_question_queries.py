@@ -262,7 +262,7 @@ def test_the_file_in_force(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> 
     assert files.in_force(default) is None
     other = tmp_path / "other"
     write_queries(other, file_of(), {})
-    for ranking, with_statistics in (("prompts", False), ("expected", True)):
+    for ranking, with_statistics in (("prompts", False), ("auto", True), ("expected", True)):
         config = CacheConfig(queries_file=str(other), ranking=ranking)
         found = files.in_force(config)
         assert found is not None

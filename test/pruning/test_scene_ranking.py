@@ -337,6 +337,8 @@ def test_rankings_by_name(name: str) -> None:
 @pytest.mark.parametrize(
     ("asked_for", "with_file", "asked", "got"),
     [
+        ("auto", True, 0, "expected"),
+        ("auto", False, 0, "prompts"),
         ("expected", True, 0, "expected"),
         ("expected", False, 1, "expected"),
         ("expected", False, 0, "prompts"),

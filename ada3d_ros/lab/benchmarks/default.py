@@ -32,7 +32,6 @@ from ada3d_ros.lab.benchmarks.bench import (
     wall_milliseconds,
 )
 from ada3d_ros.lab.benchmarks.models import (
-    PROXY_TEXT,
     QUESTION_TEXT,
     SYSTEM_TEXT,
     BenchScene,
@@ -40,6 +39,7 @@ from ada3d_ros.lab.benchmarks.models import (
     BenchShape,
     make_model,
     make_policy,
+    recorded_queries,
 )
 from ada3d_ros.lab.benchmarks.spread import Spread
 from ada3d_ros.lab.benchmarks.transformers_baseline import (
@@ -49,6 +49,7 @@ from ada3d_ros.lab.benchmarks.transformers_baseline import (
     absent_caches,
 )
 from ada3d_ros.model.decoder import LlamaDecoder
+from ada3d_ros.pruning.question_queries import RecordedQueries
 
 ANSWERS = (1, 3, 30)  # tokens
 LONGEST = max(ANSWERS)
@@ -107,12 +108,14 @@ def run_shape(
     """The largest scene of a shape."""
     settings = BenchSettings.from_options(shape, options, device, cpu_repetitions=5)
     decoder, _ = make_model(shape, device, settings.dtype)
-    bench = DefaultBench(decoder, settings.make_scene(max(shape.spatial)))
+    queries = recorded_queries(shape, decoder)
+    bench = DefaultBench(decoder, settings.make_scene(max(shape.spatial)), queries=queries)
     head = {
         **settings.head("default"),
         "N": len(bench.scene),
         "text_tokens": SYSTEM_TEXT + QUESTION_TEXT,
-        "proxy_tokens": PROXY_TEXT,
+        "proxy_tokens": sum(map(len, bench.pruner.prompts)),
+        "ranking": bench.pruner.ranking.name,
         "prune": AgentConfig().cache.prune,
         "strategy": AgentConfig().pruning.strategy,
         "keep_ratio": AgentConfig().pruning.keep_ratio,
@@ -138,13 +141,20 @@ def run_shape(
 class DefaultBench:
     """One scene cached whole and cached pruned, and one question about it.
 
-    cold: also read anew by our own engine, which on a CPU takes longer than all the rest.
+    queries: the model's recorded questions, where it has them. cold: also read anew by our own
+    engine, which on a CPU takes longer than all the rest.
     """
 
-    def __init__(self, decoder: LlamaDecoder, scene: BenchScene, cold: bool | None = None) -> None:
+    def __init__(
+        self,
+        decoder: LlamaDecoder,
+        scene: BenchScene,
+        cold: bool | None = None,
+        queries: RecordedQueries | None = None,
+    ) -> None:
         self.decoder, self.scene, self.device = decoder, scene, decoder.device
         self.cold = self.device.type == "cuda" if cold is None else cold
-        self.pruner = scene.build_scene_pruner(decoder)
+        self.pruner = scene.build_scene_pruner(decoder, queries=queries)
         self.prefixes = {name: self.build(name) for name in ("unpruned", "pruned")}
         is_pruned = AgentConfig().cache.prune in ("build", "auto")
         for prefix in self.prefixes.values():  # as the node keeps them

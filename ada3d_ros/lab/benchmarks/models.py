@@ -23,9 +23,11 @@ from ada3d_ros.model.config import DecoderConfig, LlavaConfig, VisionConfig
 from ada3d_ros.model.decoder import LlamaDecoder
 from ada3d_ros.model.llava3d import Llava3D
 from ada3d_ros.model.spatial import pool_spatial_tokens
-from ada3d_ros.model.startup import EMBEDDED, has_bfloat16, open_model
+from ada3d_ros.model.startup import EMBEDDED, embedded_model_path, has_bfloat16, open_model
 from ada3d_ros.pruning.cost import DecoderShape, PromptSizes
 from ada3d_ros.pruning.policy import Policy
+from ada3d_ros.pruning.queries_file import QUERIES_FILE, HeadSizes, read_queries
+from ada3d_ros.pruning.question_queries import RecordedQueries
 from ada3d_ros.pruning.scene_ranking import scene_ranking
 from ada3d_ros.pruning.strategy import Candidates, LayerPruner
 from ada3d_ros.scene.keyframes import SceneSnapshot
@@ -212,6 +214,17 @@ def _embedded_decoder(device: torch.device, dtype: torch.dtype) -> LlamaDecoder:
     return decoder
 
 
+def recorded_queries(shape: BenchShape, decoder: LlamaDecoder) -> RecordedQueries | None:
+    """The questions that the shape's model was recorded with; None for random weights."""
+    if not shape.trained:
+        return None
+    config = decoder.config
+    sizes = HeadSizes(config.num_layers, config.num_heads, config.head_dim)
+    return RecordedQueries(
+        read_queries(embedded_model_path() / QUERIES_FILE, sizes), decoder.device
+    )
+
+
 def make_policy(strategy: str, keep_ratio: float, seed: int = 0) -> Policy:
     """A strategy at its default settings. Raises ConfigError for a name or ratio out of reach."""
     settings = from_flat({"pruning.strategy": strategy, "pruning.seed": seed})
@@ -265,10 +278,13 @@ class BenchScene:
         return prefix
 
     def build_scene_pruner(
-        self, decoder: LlamaDecoder, settings: AgentConfig | None = None
+        self,
+        decoder: LlamaDecoder,
+        settings: AgentConfig | None = None,
+        queries: RecordedQueries | None = None,
     ) -> ScenePruner:
-        """What prunes this scene while it is built, by default as the node does: one general prompt
-        of PROXY_TEXT tokens rides along.
+        """What prunes this scene while it is built, by default as the node does: ranked by recorded
+        queries where there are any, else one general prompt of PROXY_TEXT tokens rides along.
         """
         settings = settings or AgentConfig()
         sizes = PromptSizes(len(self), len(self.text), len(self))
@@ -277,10 +293,9 @@ class BenchScene:
             Policy.from_config(settings.pruning),
         )
         allocation = plan_allocation(settings, policy, shape, None, sizes)
-        ranking = scene_ranking(settings.cache, settings.pruning.seed)
-        return ScenePruner(
-            allocation, ranking, (self.question[:PROXY_TEXT],), settings.pruning.n_min
-        )
+        ranking = scene_ranking(settings.cache, settings.pruning.seed, queries)
+        riding = (self.question[:PROXY_TEXT],) if ranking.rides else ()
+        return ScenePruner(allocation, ranking, riding, settings.pruning.n_min)
 
     def build_pruner(self, decoder: LlamaDecoder, policy: Policy) -> LayerPruner | None:
         """For the prompt with all spatial tokens; None where the policy drops none in the LLM."""
