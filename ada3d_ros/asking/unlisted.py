@@ -17,7 +17,7 @@ from ada3d_ros.types import RgbdFrame
 
 GRID = 128  # readings along the longer side of a view, at most
 ABOUT_BOX_M = 0.1  # a listed object explains what is so near its box
-SMALL_THING = 20, 400  # readings of one: less is noise, more the rim of what is listed, or a wall
+SMALL_THING = 10, 400  # readings of one: less is noise, more the rim of what is listed, or a wall
 
 
 def shows_unlisted(
