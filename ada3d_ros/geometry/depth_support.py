@@ -64,6 +64,12 @@ def world_points(frames: Sequence[RgbdFrame], max_points: int) -> Points:
 
     Of every n-th row and column, so that about max_points readings are taken.
     """
+    parts = frame_points(frames, max_points)
+    return np.concatenate(parts) if parts else np.empty((0, 3))
+
+
+def frame_points(frames: Sequence[RgbdFrame], max_points: int) -> list[Points]:
+    """`world_points`, one array (P, 3) a frame."""
     # One stride for all.
     total = sum(frame.depth_m.size for frame in frames)
     stride = max(1, int(np.ceil(np.sqrt(total / max_points))))
@@ -77,7 +83,7 @@ def world_points(frames: Sequence[RgbdFrame], max_points: int) -> Points:
         pose = torch.from_numpy(frame.T_world_cam.copy())
         xyz = unproject_depth(depth, torch.from_numpy(K), pose).numpy().reshape(-1, 3)
         parts.append(xyz[np.isfinite(xyz).all(axis=1)])
-    return np.concatenate(parts) if parts else np.empty((0, 3))
+    return parts
 
 
 def _pixel_window(frame: RgbdFrame, box: Box3D, stride_px: int) -> tuple[slice, slice] | None:

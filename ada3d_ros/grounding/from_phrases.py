@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from ada3d_ros.engine.phrases import question_states
 from ada3d_ros.engine.query_context import QueryContext
 from ada3d_ros.engine.scene_prefix import ScenePrefix
+from ada3d_ros.geometry.near_readings import surface_points
 from ada3d_ros.grounding.from_head import SceneStates, SearchLimits, point_at_each
 from ada3d_ros.grounding.from_text import GROUNDING_PROMPT, check_support
 from ada3d_ros.grounding.refine import (
@@ -17,7 +18,6 @@ from ada3d_ros.grounding.refine import (
     RefineSettings,
     floor_height_m,
     refine_box,
-    world_points,
 )
 from ada3d_ros.model.prompt import check_question
 from ada3d_ros.types import Box3D, RgbdFrame
@@ -32,7 +32,7 @@ class Surface:
 
     @classmethod
     def from_frames(cls, frames: Sequence[RgbdFrame]) -> Surface:
-        points = world_points(frames, RefineSettings().max_points)
+        points = surface_points(frames, RefineSettings().max_points)
         return cls(points, floor_height_m(points))
 
 

@@ -10,7 +10,8 @@ from ada3d_ros.engine.places import Place
 from ada3d_ros.engine.query_context import QueryContext
 from ada3d_ros.engine.streaming import stop_asked
 from ada3d_ros.engine.token_selection import SceneContext
-from ada3d_ros.grounding.refine import RefineSettings, floor_height_m, refine_box, world_points
+from ada3d_ros.geometry.near_readings import surface_points
+from ada3d_ros.grounding.refine import RefineSettings, floor_height_m, refine_box
 from ada3d_ros.types import Box3D, GroundingMethod
 
 MAX_POINTS = 60_000  # depth readings of the scene: an answer waits for them, as none does for a box
@@ -28,7 +29,7 @@ def boxes_of_places(
     if not boxes or not query.question.want_boxes:
         return tuple(boxes)
     settings = RefineSettings(max_points=MAX_POINTS)
-    points = world_points(context.scene.frames, settings.max_points)
+    points = surface_points(context.scene.frames, settings.max_points)
     floor_z_m = floor_height_m(points)
     for i, guess in enumerate(boxes):
         if stop_asked(query.hooks) is not None:

@@ -17,7 +17,8 @@ from ada3d_ros.engine.query_context import QueryContext
 from ada3d_ros.engine.token_selection import SceneContext
 from ada3d_ros.errors import RequestError
 from ada3d_ros.geometry.boxes import grow_box, points_inside
-from ada3d_ros.geometry.depth_support import count_support, world_points
+from ada3d_ros.geometry.depth_support import count_support
+from ada3d_ros.geometry.near_readings import surface_points
 from ada3d_ros.grounding.refine import RefineSettings, floor_height_m, refine_box
 from ada3d_ros.types import Box3D, GroundingMethod, RgbdFrame
 
@@ -132,7 +133,7 @@ def refine_boxes(
 
     # The scene's points, once for all guesses.
     settings = RefineSettings()
-    points = world_points(frames, settings.max_points)
+    points = surface_points(frames, settings.max_points)
     floor_z_m = floor_height_m(points)
 
     # Each guess, as far as time allows.

@@ -12,17 +12,14 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from ada3d_ros.geometry.boxes import grow_box, iou_axis_aligned, points_inside
-from ada3d_ros.geometry.depth_support import world_points as world_points
+from ada3d_ros.grounding.walls import without_walls, without_walls_over
 from ada3d_ros.types import Box3D
 
 Points = npt.NDArray[np.float64]
+Labels = npt.NDArray[np.int64]
 
 MIN_EXTENT_M = 0.02
 LEVEL_BAND_M = 0.03  # half the height of a band of points that make a level
-WALL_BAND_M = 0.04  # half the width of a band of points on the floor plan that make a wall
-MAX_WALLS = 3  # that meet at a thing
-_ANGLES_RAD = np.deg2rad(np.arange(0.0, 180.0, 6.0))
-WALL_NORMALS = np.stack((np.cos(_ANGLES_RAD), np.sin(_ANGLES_RAD)), axis=1)  # (D, 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +39,9 @@ class RefineSettings:
     support_share: float = 0.25  # if so many of the points there lie in it,
     support_clearance_m: float = 0.03  # then points this little above it are of it
     support_reach_m: float = 0.1  # and a surface that ends this near it stands on it
-    wall_growth: float = 2.5  # a surface so many times as large as the guess may hold a wall,
-    wall_share: float = 0.2  # a plane that holds so many of the points outside the guess,
-    wall_clearance_m: float = 0.08  # and those this near it
+    wall_growth: float = 2.5  # a surface so many times as large as the guess may hold a wall
+    piece_share: float = 0.9  # a surface with so many of its points in the guess is of the thing,
+    piece_margin_m: float = 0.05  # or this near to it
 
 
 def floor_height_m(points: Points) -> float:
@@ -57,21 +54,21 @@ def refine_box(
 ) -> Box3D:
     """The box of the surface that `guess` covers best, or the guess itself where none fits it.
 
-    points (P, 3): world_points of the scene. Label, score, method and evidence stay.
+    points (P, 3): surface_points of the scene. Label, score, method and evidence stay.
     """
     box = _refine_above(points, guess, floor_z_m, settings)
     growth = box.size_m.prod() / max(guess.size_m.prod(), 1e-9)
     if box is not guess and growth < settings.wall_growth:
         return box
 
-    # A thing at a wall hangs together with it: once more without the walls around it.
-    around = grow_box(guess, 2 * settings.margin_m)
-    rest = _without_walls(points[points_inside(points, around)], guess, floor_z_m, settings)
-    alone = _refine_above(rest, guess, floor_z_m, settings)
-    if alone is not guess and iou_axis_aligned(alone, guess) > iou_axis_aligned(box, guess):
-        return alone
-    if box is not guess:
-        return box
+    # A thing at a wall hangs together with it: once more without the walls around it, and without
+    # those that go on over it.
+    beside, around = _around(points, guess, floor_z_m, settings)
+    without = without_walls(around, guess), without_walls_over(around, guess, beside)
+    alone = (_refine_above(rest, guess, floor_z_m, settings) for rest in without)
+    fitting = [each for each in (box, *alone) if each is not guess]
+    if fitting:
+        return max(fitting, key=lambda each: iou_axis_aligned(each, guess))
 
     # A small thing hangs together with what it stands on: once more without that.
     level_m = _support_level_m(points, guess, settings)
@@ -85,6 +82,19 @@ def refine_box(
     return _refine_above(points, guess, level_m, on_level)
 
 
+def _around(
+    points: Points, guess: Box3D, floor_z_m: float, settings: RefineSettings
+) -> tuple[Points, Points]:
+    """The points around a guess on the floor plan, without the floor; those at its height."""
+    around = grow_box(guess, 2 * settings.margin_m)
+    beside = points
+    for axis in (0, 1):
+        away_m = np.abs(beside[:, axis] - guess.center_m[axis])
+        beside = beside[away_m <= around.size_m[axis] / 2]
+    beside = beside[beside[:, 2] > floor_z_m + settings.floor_clearance_m]
+    return beside, beside[points_inside(beside, around)]
+
+
 def _refine_above(
     points: Points, guess: Box3D, floor_z_m: float, settings: RefineSettings
 ) -> Box3D:
@@ -96,36 +106,6 @@ def _refine_above(
             break
         box = refined
     return box
-
-
-def _without_walls(
-    points: Points, guess: Box3D, floor_z_m: float, settings: RefineSettings
-) -> Points:
-    """The points (P, 3) around a guess without the upright planes, a few at most, that hold most of
-    those outside of it.
-    """
-    points = points[points[:, 2] > floor_z_m + settings.floor_clearance_m]
-    inner = grow_box(guess, WALL_BAND_M)
-    for _ in range(MAX_WALLS):
-        outside = points[~points_inside(points, inner)]
-        if len(outside) < settings.min_points:
-            break
-
-        # The fullest band of all directions on the floor plan, bands overlapping by half.
-        offsets = (outside[:, :2] - guess.center_m[:2]) @ WALL_NORMALS.T  # (P, D)
-        cells = np.floor(offsets / WALL_BAND_M).astype(np.int64)
-        low = cells.min()
-        flat = (cells - low) + np.arange(len(WALL_NORMALS)) * (cells.max() - low + 1)
-        counts = np.bincount(flat.ravel())
-        pairs = counts[:-1] + counts[1:]
-        if pairs.max() < settings.wall_share * len(outside):
-            break
-        direction, cell = divmod(int(pairs.argmax()), int(cells.max() - low + 1))
-        in_band = (cells[:, direction] - low - cell) // 2 == 0
-        wall_m = float(np.median(offsets[in_band, direction]))
-        away_m = (points[:, :2] - guess.center_m[:2]) @ WALL_NORMALS[direction] - wall_m
-        points = points[np.abs(away_m) > settings.wall_clearance_m]
-    return points
 
 
 def _support_level_m(points: Points, guess: Box3D, settings: RefineSettings) -> float | None:
@@ -161,29 +141,41 @@ def _box_of_surface(
     if len(near) < settings.min_points:
         return guess
 
-    # The surface among them.
-    surface = near[_best_component(near, guess, settings.voxel_m)]
-    if len(surface) < settings.min_points:
-        return guess
+    # The surface among them; with its pieces, where these fit the guess better.
+    part, labels = _best_component(near, guess, settings.voxel_m)
+    boxes = [
+        _box_around(near[mask], guess, floor_z_m, settings)
+        for mask in (labels == part, _with_pieces(near, part, labels, guess, settings))
+        if mask.sum() >= settings.min_points
+    ]
+    fits = [box for box in boxes if iou_axis_aligned(box, guess) >= settings.min_iou]
+    return max(fits, key=lambda box: iou_axis_aligned(box, guess), default=guess)
 
+
+def _box_around(surface: Points, guess: Box3D, floor_z_m: float, settings: RefineSettings) -> Box3D:
+    """The guess with the faces of a surface (P, 3), P > 0."""
     # Its faces, trimmed; what nearly reaches the floor stands on it.
     low, high = np.quantile(surface, (settings.trim, 1 - settings.trim), axis=0)
     if low[2] - floor_z_m < settings.floor_reach_m:
         low[2] = floor_z_m
-    box = Box3D(
-        (low + high) / 2,
-        np.maximum(high - low, MIN_EXTENT_M),
-        label=guess.label,
-        score=guess.score,
-        method=guess.method,
-        evidence_xyz_m=guess.evidence_xyz_m,
-        evidence_weights=guess.evidence_weights,
-    )
-    return box if iou_axis_aligned(box, guess) >= settings.min_iou else guess
+    size_m = np.maximum(high - low, MIN_EXTENT_M)
+    return replace(guess, center_m=(low + high) / 2, size_m=size_m, yaw_rad=0.0)
 
 
-def _best_component(points: Points, guess: Box3D, voxel_m: float) -> npt.NDArray[np.bool_]:
-    """Which points (P,) belong to the connected surface with the most weight near the guess."""
+def _with_pieces(
+    points: Points, part: int, labels: Labels, guess: Box3D, settings: RefineSettings
+) -> npt.NDArray[np.bool_]:
+    """Which points (P,) are of one part, or of connected surfaces that lie in the guess nearly
+    whole: the foot of a lamp whose rod no reading shows.
+    """
+    inside = points_inside(points, grow_box(guess, settings.piece_margin_m))
+    within = np.bincount(labels, weights=inside) >= settings.piece_share * np.bincount(labels)
+    within[part] = True
+    return within[labels]
+
+
+def _best_component(points: Points, guess: Box3D, voxel_m: float) -> tuple[int, Labels]:
+    """The connected surface with the most weight near the guess, and each point's surface (P,)."""
     # Connected components of occupied voxels.
     coords = np.floor((points - points.min(axis=0)) / voxel_m).astype(np.int64)
     grid = np.zeros(coords.max(axis=0) + 1, dtype=bool)
@@ -194,5 +186,4 @@ def _best_component(points: Points, guess: Box3D, voxel_m: float) -> npt.NDArray
     # A Gaussian around the guess's centre, of half its extents, weighs the points.
     offset = (points - guess.center_m) / np.maximum(guess.size_m / 2, 0.05)
     weight = np.exp(-0.5 * (offset**2).sum(axis=1))
-    chosen: npt.NDArray[np.bool_] = component == np.bincount(component, weights=weight).argmax()
-    return chosen
+    return int(np.bincount(component, weights=weight).argmax()), component

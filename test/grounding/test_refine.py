@@ -5,9 +5,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from ada3d_ros.geometry.boxes import iou_axis_aligned, points_inside
+from ada3d_ros.geometry.boxes import grow_box, iou_axis_aligned, points_inside
 from ada3d_ros.geometry.depth_support import world_points
 from ada3d_ros.grounding.refine import RefineSettings, floor_height_m, refine_box
+from ada3d_ros.grounding.walls import without_walls, without_walls_over
 from ada3d_ros.lab.world.generated import generate_room
 from ada3d_ros.types import Box3D
 from test.support.box_room import build_box_room
@@ -109,6 +110,47 @@ def test_a_thing_at_a_wall_is_not_the_wall(yaw_deg: float) -> None:
     assert iou_axis_aligned(refine_box(points, guess, 0.0), true) > 0.8
     settings = RefineSettings(wall_growth=1e9)
     assert iou_axis_aligned(refine_box(points, guess, 0.0, settings), true) < 0.3
+
+
+def faces(box: Box3D, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Readings on the sides and the top of a box, (count, 3)."""
+    points = rng.uniform(-0.5, 0.5, (count, 3))
+    side = rng.integers(0, 3, count)
+    sign = np.where(side == 2, 1.0, np.sign(rng.normal(size=count)))
+    points[np.arange(count), side] = 0.5 * sign
+    return points * box.size_m + box.center_m
+
+
+def test_a_guess_beside_a_thing_in_a_corner_does_not_take_its_side_for_a_wall() -> None:
+    """The side that the guess does not reach holds more readings than either wall."""
+    rng = np.random.default_rng(0)
+    sofa = Box3D(np.array([0.4, 0.62, 0.38]), np.array([0.8, 1.24, 0.76]))
+    walls = [
+        np.stack((np.full(3000, -0.1), rng.uniform(-1, 3, 3000), rng.uniform(0, 2.4, 3000)), 1),
+        np.stack((rng.uniform(0, 3, 3000), np.full(3000, 1.34), rng.uniform(0, 2.4, 3000)), 1),
+    ]
+    points = np.concatenate((faces(sofa, 4000, rng), *walls))
+    points += rng.normal(0, 0.01, points.shape)
+    guess = Box3D(sofa.center_m + np.array([0.3, 0.25, -0.05]), np.array([1.1, 1.15, 0.72]))
+    assert iou_axis_aligned(refine_box(points, guess, 0.0), sofa) > 0.8
+    around = points[points_inside(points, grow_box(guess, 0.6))]
+    without, over = without_walls(around, guess), without_walls_over(around, guess, points)
+    whole = points_inside(around, grow_box(sofa, 0.05)).sum()
+    assert points_inside(without, grow_box(sofa, 0.05)).sum() < 0.8 * whole
+    assert points_inside(over, grow_box(sofa, 0.05)).sum() > 0.95 * whole
+
+
+@pytest.mark.parametrize("with_foot", [True, False])
+def test_a_lamp_whose_rod_no_reading_shows_is_one_thing(with_foot: bool) -> None:
+    """Unless the guess says that what lies apart from it is no part of it."""
+    rng = np.random.default_rng(0)
+    lamp = Box3D(np.array([0.0, 0.0, 0.7]), np.array([0.45, 0.45, 1.4]))
+    shade = Box3D(np.array([0.0, 0.0, 1.15]), np.array([0.45, 0.45, 0.5]))
+    foot = Box3D(np.array([0.0, 0.0, 0.1]), np.array([0.3, 0.3, 0.2]))
+    points = np.concatenate((faces(shade, 2000, rng), faces(foot, 800, rng)))
+    true = lamp if with_foot else shade
+    guess = Box3D(true.center_m + np.array([0.04, -0.03, -0.02]), true.size_m * [0.9, 0.9, 0.95])
+    assert iou_axis_aligned(refine_box(points, guess, 0.0), true) > 0.9
 
 
 @pytest.mark.parametrize(("width", "height"), [(96, 96), (640, 480)])

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from ada3d_ros.geometry.boxes import grow_box
 from ada3d_ros.geometry.depth_support import readings_in_box
+from ada3d_ros.geometry.near_readings import near_readings
 from ada3d_ros.types import Box3D, RgbdFrame
 
 Points = npt.NDArray[np.float64]
@@ -37,7 +38,7 @@ def fit_to_depth(box: Box3D, frames: Sequence[RgbdFrame], floor_z_m: float) -> B
     stride = max(1, math.ceil(math.sqrt(total / MAX_READINGS)))
     around = grow_box(box, MARGIN_M)
     parts = [readings_in_box(frame, around, stride) for frame in frames]
-    points = np.concatenate(parts) if parts else np.empty((0, 3))
+    points = near_readings(frames, parts)
     xy_m = points[points[:, 2] > floor_z_m + FLOOR_CLEARANCE_M, :2] - box.center_m[:2]
     if len(xy_m) < MIN_POINTS:
         return box
