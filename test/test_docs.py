@@ -41,7 +41,6 @@ MADE_OF_CHANGES = {
 }
 FEW_REPETITIONS = {  # fewer than 5, and to be measured again
     "batch_B_fp32.json",
-    "cold_warm_A.json",
     "cold_warm_B.json",
     "many_questions_C.json",
 }
