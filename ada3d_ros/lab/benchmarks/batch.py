@@ -56,13 +56,13 @@ def run_shape(
     }
     rows = Rows(head, save)
     for count in shape.spatial:
-        bench = _BatchBench(decoder, rival, settings.make_scene(count), settings.seed)
+        bench = BatchBench(decoder, rival, settings.make_scene(count), settings.seed)
         rows.add(bench.measure(settings.repetitions, settings.label(count), rows.show))
     print(table(rows.rows))
     return rows.results
 
 
-class _BatchBench:
+class BatchBench:
     """One cached scene, and the questions about it: embeds (max(COUNTS), QUESTION_TEXT, D)."""
 
     def __init__(

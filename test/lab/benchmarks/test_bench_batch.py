@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from ada3d_ros.lab.benchmarks import batch as bench_batch
-from ada3d_ros.lab.benchmarks.batch import COUNTS, _BatchBench, run_shape
+from ada3d_ros.lab.benchmarks.batch import COUNTS, BatchBench, run_shape
 from ada3d_ros.lab.benchmarks.models import BenchShape, make_model, make_scene
 from ada3d_ros.lab.benchmarks.transformers_baseline import TransformersRival
 
@@ -39,7 +39,7 @@ def test_every_number_of_questions_gets_a_row(
 def test_transformers_answers_as_ours_does() -> None:
     decoder, _ = make_model(TINY, torch.device("cpu"), torch.float32)
     scene = make_scene(60, TINY.hidden, torch.device("cpu"), torch.float32, 0)
-    bench = _BatchBench(decoder, TransformersRival(decoder), scene, 0)
+    bench = BatchBench(decoder, TransformersRival(decoder), scene, 0)
     alone = bench.answer_alone()
     for _ in range(2):  # the scene is what it was
         assert bench.answer_by_transformers() == list(alone[0].token_ids)
