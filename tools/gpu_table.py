@@ -111,9 +111,9 @@ def _memory(data: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
 
 def _batch(data: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
     for row in data["rows"]:
-        yield f"{row['questions']} together / alone, per question", _number(row["ratio"]), ""
+        yield f"{row['questions']} together, per question", _number(row["ratio"]), ""
         rival = _number(row["ratio_to_transformers"])
-        yield f"{row['questions']} together / transformers alone", rival, ""
+        yield f"{row['questions']} together, over transformers alone", rival, ""
 
 
 ROWS = {

@@ -29,6 +29,9 @@ ANSWERS: Bars = (
 def draw(axes: Any, data: dict[str, Any], bars: Bars) -> None:
     """Medians with least and largest; a black tick where the FLOPs say it ends."""
     for row, (_, name, floor, colour) in enumerate(bars):
+        if name not in data["spread"]:
+            axes.text(0.02, row, "not measured", va="center", fontsize=8, color="#888888")
+            continue
         spread, ratios = data["spread"][name], data["ratios"]
         error = [[spread["median"] - spread["min"]], [spread["max"] - spread["median"]]]
         axes.barh(row, spread["median"], xerr=error, color=colour, height=0.7, capsize=3)

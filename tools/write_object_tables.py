@@ -15,11 +15,11 @@ from table_parts import ROOT, head, result, wrapped
 DOCS = ROOT / "docs"
 BEGIN, END = "<!-- {}: generated -->", "<!-- end -->"
 STRATEGIES = {  # of the measurement: how the table calls it
-    "prompts": "**one general prompt** (default without a file)",
+    "prompts": "**one general prompt** (where none are)",
     "prompts4": "4 prompts",
     "prompts12": "12 prompts",
     "vocabulary": "36 prompts of the vocabulary",
-    "expected": "expected attention",
+    "expected": "**expected attention** (default)",
     "values": "length of the values",
     "self_attention": "attention among tokens",
     "kvzip": "KVzip-like",

@@ -132,6 +132,7 @@ def test_the_table_reads_what_the_suites_write(
         "ordinary, full: over the floor",
         "int8: decode step over full",
         "8 together, per question",
+        "8 together, over transformers alone",
     ):
         assert any(named in line for line in lines), named
     assert sum("no result" in line for line in lines) == 3  # tests, same, scene_update
