@@ -58,8 +58,8 @@ over rooms, and every metric. Where not said otherwise a variant is `cache.prune
 - *KV*: bytes of keys and values that the cached scene holds, system prompt included, over those of
   the whole scene; *build*: FLOPs of building it, prompts that ride along included, over those of
   the whole scene; a choice before the language model is not counted.
-- *KVzip-like* is our reading of its score, the scene read back whole; a first study had it far
-  better, and why was not found: its rows are not to be cited as KVzip's.
+- *KVzip-like* is our reading of its score, the scene read back whole: its rows are not to be cited
+  as KVzip's.
 - An empty place was not measured, *refused* is a budget that the variant cannot meet.
 """
 
