@@ -1,0 +1,200 @@
+"""Which of the depth readings in a box are of the thing that the box was drawn around.
+
+The readings are split where depth jumps, and at the level that goes on around the box: floor or
+table top. Of these surfaces the nearest counts that fills enough of the box's middle and, where
+there is such a one, reaches over most of the box.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from ada3d_ros.perception.readings import Array, Mask, Window
+
+JUMP_M, JUMP_SHARE = 0.05, 0.03  # between neighbours that are of two surfaces, or of their distance
+MIDDLE = 0.6  # standard deviation of the weight of the box's middle, in half sides
+MIN_WEIGHT = 0.25  # share of that weight which the thing's surface has
+MIN_SPAN = 0.6  # of the box's width and height, which a whole thing's surface reaches over
+MIN_READINGS = 12  # that make a level
+LEVEL_BAND_M = 0.02  # of a histogram of heights
+MIN_LEVEL = 0.25  # share of the surroundings' readings that make a level
+LEVEL_CLEARANCE_M, LEVEL_CLEARANCE_SHARE = 0.015, 0.008  # above a level, and share of distance
+
+SIDE_SHARE = 0.1  # of a box: so near to its side ends what ends there
+MIN_SIDES = 2  # where a thing ends, and
+MAX_BEFORE = 1  # what stands before it; where fewer do the nearest counts
+MIN_FITTING = 0.04  # share of the middle's weight which a thing has behind another one
+TRIM = 0.02
+
+Ints = npt.NDArray[np.int32]
+
+
+def level_around(window: Window, near_m: float, far_m: float) -> float | None:
+    """The height of the level that most readings around a box between two depths are of; None
+    where there is none.
+    """
+    with np.errstate(invalid="ignore"):
+        at_depth = (window.depth_m > near_m) & (window.depth_m < far_m)
+    heights_m = window.height_m[~window.inside & at_depth]
+    if len(heights_m) < MIN_READINGS:
+        return None
+    start = float(heights_m.min())
+    bands = np.bincount(((heights_m - start) / LEVEL_BAND_M).astype(np.int64))
+    pairs = bands + np.append(bands[1:], 0)
+    fullest = int(pairs.argmax())
+    if pairs[fullest] < MIN_LEVEL * len(heights_m):
+        return None
+    return start + (fullest + 1) * LEVEL_BAND_M
+
+
+def clearance_m(depth_m: Array) -> Array:
+    """How far above a level, at most, a reading at depth_m may still be of it."""
+    return LEVEL_CLEARANCE_M + LEVEL_CLEARANCE_SHARE * depth_m
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Surfaces:
+    """number (R, C): from 1 on of the surface that each reading of a window belongs to, 0 for none;
+    count: of surfaces, the first `levels` of which are of the level around the box; sides (count,):
+    at how many of the four sides of the box each ends.
+    """
+
+    window: Window
+    number: Ints
+    count: int
+    levels: int
+    sides: npt.NDArray[np.int64]
+
+
+def split_surfaces(window: Window, valid: Mask) -> Surfaces:
+    """The surfaces that the valid readings (R, C) of a window are of."""
+    depth_m, level = window.depth_m, np.zeros_like(valid)
+    if (window.inside & valid).any():
+        near, far = np.quantile(depth_m[window.inside & valid], (0.02, 0.98))
+        level_m = level_around(window, near - 0.1, far + 0.1)
+        if level_m is not None:
+            with np.errstate(invalid="ignore"):
+                level = valid & (np.abs(window.height_m - level_m) <= clearance_m(depth_m))
+
+    # At jumps the farther of two neighbours goes: what is near is the edge of a thing.
+    jump = np.zeros_like(valid)
+    limit = np.maximum(JUMP_M, JUMP_SHARE * depth_m)
+    with np.errstate(invalid="ignore"):
+        for axis in (0, 1):
+            before = (slice(None),) * axis + (slice(None, -1),)
+            after = (slice(None),) * axis + (slice(1, None),)
+            apart = depth_m[after] - depth_m[before]
+            far_one = np.minimum(limit[after], limit[before])
+            jump[after] |= apart > far_one
+            jump[before] |= -apart > far_one
+    on_level, levels = ndimage.label(level & ~jump)
+    above, count = ndimage.label(valid & ~jump & ~level)
+    number: Ints = np.where(above > 0, above + levels, on_level)
+    return Surfaces(window, number, count + levels, levels, _sides(window, number, count + levels))
+
+
+def foreground(surfaces: Surfaces, free: Mask, middle_counts: bool) -> tuple[int, Mask]:
+    """The surface of the thing, 0 where none is left, and which readings (R, C) in the box are of
+    the thing, what else lies at its depth among them. free (R, C): those of no other thing.
+    """
+    window, count = surfaces.window, surfaces.count
+    whole = np.where(window.inside, surfaces.number, 0)
+    inside = np.where(free, whole, 0)
+    nearest = _chosen(surfaces, whole, inside, middle_counts)
+    if not nearest:
+        return 0, np.zeros_like(free)
+
+    # What else lies at its depth, such as the parts behind a pole.
+    own = window.depth_m[inside == nearest]
+    near, far = np.quantile(own, (0.05, 0.95))
+    slack = np.maximum(JUMP_M, JUMP_SHARE * near)
+    with np.errstate(invalid="ignore"):
+        at_depth = (window.depth_m >= near - slack) & (window.depth_m <= far + slack)
+    parts = np.bincount(inside[at_depth], minlength=count + 1)
+    sizes = np.bincount(inside.ravel(), minlength=count + 1)
+    mostly = parts >= 0.8 * np.maximum(sizes, 1)
+    if nearest > surfaces.levels:
+        mostly[: surfaces.levels + 1] = False
+    mostly[0], mostly[nearest] = False, True
+    chosen: Mask = mostly[inside]
+    return nearest, chosen
+
+
+def _chosen(surfaces: Surfaces, whole: Ints, inside: Ints, middle_counts: bool) -> int:
+    """The number of the thing's surface among the free readings `inside` of all in the box."""
+    window, count = surfaces.window, surfaces.count
+    names = np.arange(1, count + 1)
+    there = np.bincount(inside.ravel(), minlength=count + 1)[1:] > 0
+    if not there.any():
+        return 0
+
+    # How much of the middle each fills, of all that is free and no level.
+    weight = np.where(whole > 0, _weight(window) if middle_counts else 1.0, 0.0)
+    filled = ndimage.sum_labels(weight, inside, names)
+    is_level = names <= surfaces.levels
+    distance_m = np.full(count, np.inf)
+    distance_m[there] = ndimage.median(window.depth_m, inside, names[there])
+    spans = _spans(window, inside, count)
+    all_free = bool((inside == whole).all())
+    for among in (there & ~is_level, there):
+        share = filled / max(filled[among].sum(), 1e-9)
+        enough = among & (filled >= MIN_FITTING * weight.sum())
+        fills = enough & (share >= MIN_WEIGHT)
+        fits = enough & (surfaces.sides >= MIN_SIDES)
+        chosen = fills & spans if (fills & spans).any() else fills
+        if chosen.any():
+            nearest = names[chosen][distance_m[chosen].argmin()]
+            if surfaces.sides[nearest - 1] <= MAX_BEFORE and fits.any():
+                nearest = names[fits][distance_m[fits].argmin()]
+            return int(nearest)
+        if fits.any():
+            return int(names[fits][distance_m[fits].argmin()])
+    return int(names[(filled).argmax()]) if all_free else 0
+
+
+def _weight(window: Window) -> Array:
+    """What a reading (R, C) counts: more in the box's middle."""
+    sides = []
+    for axis, line in enumerate((window.rows, window.columns)):
+        own = line[window.inside.any(axis=1 - axis)]
+        half = max(float(own[-1] - own[0]) / 2, 0.5)
+        sides.append((line - own.mean()) / (half * MIDDLE))
+    weight: Array = np.exp(-0.5 * (sides[0][:, None] ** 2 + sides[1] ** 2))
+    return weight
+
+
+def _sides(window: Window, surfaces: Ints, count: int) -> npt.NDArray[np.int64]:
+    """At how many of the four sides of the box each surface (count,) ends, as what it was drawn
+    around does at most of them. Where the picture ends with the box what reaches there ends.
+    """
+    sides = np.zeros(count, dtype=np.int64)
+    for axis, line in enumerate((window.rows, window.columns)):
+        # How much of each surface lies up to each row, or column.
+        length = len(line)
+        where = np.broadcast_to(
+            np.arange(length)[:, None] if axis == 0 else np.arange(length), surfaces.shape
+        )
+        counts = np.bincount((surfaces * length + where).ravel(), minlength=(count + 1) * length)
+        summed = counts.reshape(count + 1, length)[1:].cumsum(axis=1)
+        first, last = np.flatnonzero(window.inside.any(axis=1 - axis))[[0, -1]]
+        slack = max(SIDE_SHARE * (last - first + 1), 1.0)
+        begins = (summed <= TRIM * summed[:, -1:]).sum(axis=1)
+        ends = (summed < (1 - TRIM) * summed[:, -1:]).sum(axis=1)
+        sides += np.abs(begins - first) <= slack
+        sides += np.abs(ends - last) <= slack
+    return sides
+
+
+def _spans(window: Window, inside: Ints, count: int) -> Mask:
+    """Which surfaces (count,) reach over most of the box's width and height, as the thing does that
+    it was drawn around; what lies on it, or stands before a part of it, does not.
+    """
+    found = ndimage.find_objects(inside, max_label=count)
+    reach = np.array([[0, 0] if s is None else [a.stop - a.start for a in s] for s in found])
+    rows, columns = (window.inside.any(axis=axis).sum() for axis in (1, 0))
+    spans: Mask = (reach[:, 0] >= MIN_SPAN * rows) & (reach[:, 1] >= MIN_SPAN * columns)
+    return spans
