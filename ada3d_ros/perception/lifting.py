@@ -16,10 +16,7 @@ import numpy as np
 from ada3d_ros.perception.colors import color_name, median_lab
 from ada3d_ros.perception.detector import Detection2D
 from ada3d_ros.perception.readings import Array, Mask, Window
-from ada3d_ros.perception.surfaces import MIN_READINGS, clearance_m, level_around
-from ada3d_ros.perception.taken import (
-    LiftFailure as LiftFailure,
-)
+from ada3d_ros.perception.surfaces import MIN_READINGS, TRIM, clearance_m, level_around
 from ada3d_ros.perception.taken import NotLifted, TakenReadings, settle, take_readings
 from ada3d_ros.scene.object_evidence import spread_points
 from ada3d_ros.types import Box3D, GroundingMethod, RgbdFrame
@@ -27,7 +24,6 @@ from ada3d_ros.types import Box3D, GroundingMethod, RgbdFrame
 EDGE_SHARE = 0.02  # of the picture's side: a box that ends nearer to its edge is cut
 MIN_ABOVE = 0.3  # share of the readings left above a level, and
 MIN_HEIGHT_M = 0.06  # how high they reach: with less the thing is flat, and lies in the level
-TRIM = 0.02  # share of points beyond each face
 MIN_EXTENT_M = 0.02
 MAX_POINTS = 320  # kept of a candidate
 
@@ -75,8 +71,7 @@ def lift_all(frame: RgbdFrame, detections: Sequence[Detection2D]) -> Lifted:
     """
     taken = [take_readings(frame, detection) for detection in detections]
     results = [
-        each if isinstance(each, NotLifted) else _candidate(frame, each)
-        for each in settle(taken)
+        each if isinstance(each, NotLifted) else _candidate(frame, each) for each in settle(taken)
     ]
     failures = Counter(str(each.reason) for each in results if isinstance(each, NotLifted))
     return Lifted(tuple(each for each in results if isinstance(each, Candidate)), dict(failures))
@@ -89,6 +84,7 @@ def lift(frame: RgbdFrame, detection: Detection2D) -> Candidate | NotLifted:
 
 
 def _candidate(frame: RgbdFrame, taken: TakenReadings) -> Candidate:
+    """What was taken, in the world, without the level that it stands on."""
     detection, window, chosen = taken.detection, taken.window, taken.chosen
     points = window.points(frame, chosen)
     above = _above_level(window, chosen)

@@ -12,7 +12,8 @@ import numpy.typing as npt
 from scipy import ndimage
 from scipy.spatial import ConvexHull, KDTree, QhullError
 
-from ada3d_ros.perception.lifting import MIN_EXTENT_M, TRIM
+from ada3d_ros.perception.lifting import MIN_EXTENT_M
+from ada3d_ros.perception.surfaces import TRIM
 
 Array = npt.NDArray[np.float64]
 
@@ -37,8 +38,8 @@ def share_within(points: Array, of: Array) -> float:
     """The share of points (P, 3) that lie in the upright prism around others (Q, 3), or within
     MARGIN_M of it: in the volume of a thing that stands at any angle.
     """
-    low, high = np.quantile(of[:, 2], (TRIM, 1 - TRIM)) + (-MARGIN_M, MARGIN_M)
-    level = (points[:, 2] >= low) & (points[:, 2] <= high)
+    low, high = np.quantile(of[:, 2], (TRIM, 1 - TRIM))
+    level = (points[:, 2] >= low - MARGIN_M) & (points[:, 2] <= high + MARGIN_M)
     try:
         sides = ConvexHull(of[:, :2]).equations  # (K, 3): a x + b y + c <= 0 inside
     except QhullError:  # all on one line

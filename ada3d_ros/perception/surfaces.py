@@ -2,7 +2,8 @@
 
 The readings are split where depth jumps, and at the level that goes on around the box: floor or
 table top. Of these surfaces the nearest counts that fills enough of the box's middle and, where
-there is such a one, reaches over most of the box.
+there is such a one, reaches over most of the box; but a box is drawn so that a thing ends at its
+sides, and what ends at none of them is what stands before the thing. Numpy float64.
 """
 
 from __future__ import annotations
@@ -19,16 +20,16 @@ JUMP_M, JUMP_SHARE = 0.05, 0.03  # between neighbours that are of two surfaces, 
 MIDDLE = 0.6  # standard deviation of the weight of the box's middle, in half sides
 MIN_WEIGHT = 0.25  # share of that weight which the thing's surface has
 MIN_SPAN = 0.6  # of the box's width and height, which a whole thing's surface reaches over
-MIN_READINGS = 12  # that make a level
+SIDE_SHARE = 0.1  # of a box: what ends so near to its side ends there
+MIN_SIDES = 2  # of the box, where a thing ends that something stands before
+MAX_BEFORE = 1  # and where that ends
+MIN_BEHIND = 0.04  # share of the middle's weight which a thing still has
+TRIM = 0.02  # share of a surface's readings beyond where it ends
+MIN_READINGS = 12  # in a box, on a thing, and of a level
 LEVEL_BAND_M = 0.02  # of a histogram of heights
 MIN_LEVEL = 0.25  # share of the surroundings' readings that make a level
+LEVEL_REACH_M = 0.1  # nearer, or farther, than what is in the box
 LEVEL_CLEARANCE_M, LEVEL_CLEARANCE_SHARE = 0.015, 0.008  # above a level, and share of distance
-
-SIDE_SHARE = 0.1  # of a box: so near to its side ends what ends there
-MIN_SIDES = 2  # where a thing ends, and
-MAX_BEFORE = 1  # what stands before it; where fewer do the nearest counts
-MIN_FITTING = 0.04  # share of the middle's weight which a thing has behind another one
-TRIM = 0.02
 
 Ints = npt.NDArray[np.int32]
 
@@ -75,7 +76,7 @@ def split_surfaces(window: Window, valid: Mask) -> Surfaces:
     depth_m, level = window.depth_m, np.zeros_like(valid)
     if (window.inside & valid).any():
         near, far = np.quantile(depth_m[window.inside & valid], (0.02, 0.98))
-        level_m = level_around(window, near - 0.1, far + 0.1)
+        level_m = level_around(window, near - LEVEL_REACH_M, far + LEVEL_REACH_M)
         if level_m is not None:
             with np.errstate(invalid="ignore"):
                 level = valid & (np.abs(window.height_m - level_m) <= clearance_m(depth_m))
@@ -98,8 +99,9 @@ def split_surfaces(window: Window, valid: Mask) -> Surfaces:
 
 
 def foreground(surfaces: Surfaces, free: Mask, middle_counts: bool) -> tuple[int, Mask]:
-    """The surface of the thing, 0 where none is left, and which readings (R, C) in the box are of
-    the thing, what else lies at its depth among them. free (R, C): those of no other thing.
+    """The number of the thing's surface, 0 where none is left, and which readings (R, C) in the
+    box are of the thing: those of the surface, and what else lies at its depth. free (R, C): the
+    readings that are of no other thing.
     """
     window, count = surfaces.window, surfaces.count
     whole = np.where(window.inside, surfaces.number, 0)
@@ -125,35 +127,33 @@ def foreground(surfaces: Surfaces, free: Mask, middle_counts: bool) -> tuple[int
 
 
 def _chosen(surfaces: Surfaces, whole: Ints, inside: Ints, middle_counts: bool) -> int:
-    """The number of the thing's surface among the free readings `inside` of all in the box."""
-    window, count = surfaces.window, surfaces.count
+    """The number of the thing's surface among the free readings `inside` of all in the box; 0 where
+    none is left.
+    """
+    # How much of the middle each fills.
+    count, depth_m = surfaces.count, surfaces.window.depth_m
     names = np.arange(1, count + 1)
-    there = np.bincount(inside.ravel(), minlength=count + 1)[1:] > 0
-    if not there.any():
-        return 0
-
-    # How much of the middle each fills, of all that is free and no level.
-    weight = np.where(whole > 0, _weight(window) if middle_counts else 1.0, 0.0)
+    weight = np.where(whole > 0, _weight(surfaces.window) if middle_counts else 1.0, 0.0)
     filled = ndimage.sum_labels(weight, inside, names)
-    is_level = names <= surfaces.levels
-    distance_m = np.full(count, np.inf)
-    distance_m[there] = ndimage.median(window.depth_m, inside, names[there])
-    spans = _spans(window, inside, count)
-    all_free = bool((inside == whole).all())
-    for among in (there & ~is_level, there):
-        share = filled / max(filled[among].sum(), 1e-9)
-        enough = among & (filled >= MIN_FITTING * weight.sum())
-        fills = enough & (share >= MIN_WEIGHT)
-        fits = enough & (surfaces.sides >= MIN_SIDES)
-        chosen = fills & spans if (fills & spans).any() else fills
-        if chosen.any():
-            nearest = names[chosen][distance_m[chosen].argmin()]
-            if surfaces.sides[nearest - 1] <= MAX_BEFORE and fits.any():
-                nearest = names[fits][distance_m[fits].argmin()]
-            return int(nearest)
-        if fits.any():
-            return int(names[fits][distance_m[fits].argmin()])
-    return int(names[(filled).argmax()]) if all_free else 0
+    enough = (filled > 0) & (filled >= MIN_BEHIND * weight.sum())
+    spans, fits = _spans(surfaces.window, inside, count), enough & (surfaces.sides >= MIN_SIDES)
+
+    def nearest(among: Mask) -> int:
+        return int(min(names[among], key=lambda name: np.median(depth_m[inside == name])))
+
+    # Of all but the level, then of all: its share of what these fill counts.
+    for among in (names > surfaces.levels, filled > 0):
+        fills = enough & among & (filled >= MIN_WEIGHT * filled[among].sum())
+        fills = fills & spans if (fills & spans).any() else fills
+        behind = fits & among
+        if fills.any():
+            first = nearest(fills)
+            stands_before = surfaces.sides[first - 1] <= MAX_BEFORE and behind.any()
+            return nearest(behind) if stands_before else first
+        if behind.any():
+            return nearest(behind)
+    is_all_free = bool((inside == whole).all()) and count > 0
+    return int(names[filled.argmax()]) if is_all_free and filled.any() else 0
 
 
 def _weight(window: Window) -> Array:

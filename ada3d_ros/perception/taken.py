@@ -20,8 +20,8 @@ from ada3d_ros.types import RgbdFrame
 
 MIN_VALID = 0.05  # share of the grid in a box that has a reading
 SAME_BOX_IOU = 0.6  # of two boxes in the picture that are drawn around one thing
-SAME_SURFACE = 0.5  # share of the readings of one that the other has taken, too
-STICKS_OUT = 0.3  # of a box's area, beyond the box of what stands before it
+POOR_FIT = 0.5  # intersection over union of a box and what it has taken: perhaps another thing
+STICKS_OUT = 0.3  # of a box's area, beyond the boxes of what stands before it
 
 Box = tuple[float, float, float, float]
 
@@ -61,7 +61,7 @@ class TakenReadings:
 
     @property
     def fit(self) -> float:
-        """How well its surface fits the box, 0..1."""
+        """How well its surface fits the box: intersection over union in the picture."""
         window, on = self.window, self.surfaces.number == self.surface
         rows, columns = (np.flatnonzero(on.any(axis=axis)) for axis in (1, 0))
         y, x = window.rows[rows[[0, -1]]], window.columns[columns[[0, -1]]]
@@ -93,28 +93,43 @@ def take_readings(frame: RgbdFrame, detection: Detection2D) -> TakenReadings | N
 
 
 def settle(taken: Sequence[TakenReadings | NotLifted]) -> list[TakenReadings | NotLifted]:
-    """The same with every surface of one thing: boxes that fit theirs best choose first."""
+    """The same with every surface of one thing: boxes that fit theirs best choose first, the others
+    from what is left, where that is better than what they had.
+    """
     settled = list(taken)
-    both = [(i, each) for i, each in enumerate(taken) if isinstance(each, TakenReadings)]
+    found = [(i, each) for i, each in enumerate(taken) if isinstance(each, TakenReadings)]
     done: list[TakenReadings] = []
-    for i, each in sorted(both, key=lambda pair: (-pair[1].fit, pair[0])):
-        others, before = np.zeros_like(each.chosen), []
-        for other in done:
-            own, its = each.detection.box_px, other.detection.box_px
-            if _shared(own, its) > 0 and _iou(own, its) < SAME_BOX_IOU:
-                others |= each.window.at(other.window, other.surfaces.number == other.surface)
-                before.append(its)
-        if others.any():
-            middle_counts = each.detection.mask is None
-            surface, chosen = foreground(each.surfaces, ~others, middle_counts)
-            sides = each.surfaces.sides
-            if chosen.sum() >= MIN_READINGS and (surface == each.surface or each.fit < 0.5 or sides[surface - 1] > sides[each.surface - 1]):
-                settled[i] = each = replace(each, surface=surface, chosen=chosen)
-            elif chosen.sum() < MIN_READINGS and min(_sticks_out(each.detection.box_px, its) for its in before) > STICKS_OUT:
-                settled[i] = NotLifted(each.detection, LiftFailure.HIDDEN)
-                continue
-        done.append(each)
+    for i, each in sorted(found, key=lambda pair: (-pair[1].fit, pair[0])):
+        others = [
+            other for other in done if _may_hide(other.detection.box_px, each.detection.box_px)
+        ]
+        settled[i] = rest = _rest(each, others)
+        if isinstance(rest, TakenReadings):
+            done.append(rest)
     return settled
+
+
+def _rest(each: TakenReadings, others: Sequence[TakenReadings]) -> TakenReadings | NotLifted:
+    """What a box takes of the readings that are of no other thing."""
+    of_others = np.zeros_like(each.chosen)
+    for other in others:
+        of_others |= each.window.at(other.window, other.surfaces.number == other.surface)
+    if not (of_others & each.window.inside).any():
+        return each
+    surfaces, box = each.surfaces, each.detection.box_px
+    surface, chosen = foreground(surfaces, ~of_others, each.detection.mask is None)
+    if chosen.sum() < MIN_READINGS:
+        hidden = min(_sticks_out(box, other.detection.box_px) for other in others) > STICKS_OUT
+        return NotLifted(each.detection, LiftFailure.HIDDEN) if hidden else each
+    ends_better = surfaces.sides[surface - 1] > surfaces.sides[each.surface - 1]
+    if surface == each.surface or ends_better or each.fit < POOR_FIT:
+        return replace(each, surface=surface, chosen=chosen)
+    return each
+
+
+def _may_hide(box: Box, behind: Box) -> bool:
+    """Whether two boxes of a picture overlap and are not of one thing."""
+    return _shared(box, behind) > 0 and _iou(box, behind) < SAME_BOX_IOU
 
 
 def _shared(a: Box, b: Box) -> float:

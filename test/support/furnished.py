@@ -56,9 +56,7 @@ class Piece:
 
 def _legs(length: float, width: float, height: float, thick: float = 0.05) -> Blocks:
     x, y = (length - thick) / 2, (width - thick) / 2
-    return tuple(
-        (i * x, j * y, height / 2, thick, thick, height) for i in (-1, 1) for j in (-1, 1)
-    )
+    return tuple((i * x, j * y, height / 2, thick, thick, height) for i in (-1, 1) for j in (-1, 1))
 
 
 def sofa(length: float = 2.0, kind: str = "couch") -> Piece:
