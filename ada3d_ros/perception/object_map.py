@@ -1,9 +1,10 @@
 """Candidates of many frames made into objects: one thing, one object, whatever it was called.
 
 Candidates of one kind are one thing where their boxes overlap, or one lies mostly in the other. Of
-two kinds they are one thing only where the boxes are nearly the same: a cup on a table is two
-things, a chair that is also taken for a sofa is one. An object is what `min_views` frames call by
-one name; surer boxes weigh more, so that two may do, and fainter ones less.
+two kinds they are one thing where the boxes are nearly the same: a cup on a table is two things. A
+part of a thing under a name that it is easily taken for, as the seat of a sofa that is called a
+chair, is of that thing. An object is what `min_views` frames call by one name; surer boxes weigh
+more, so that two may do, and fainter ones less.
 """
 
 from __future__ import annotations
