@@ -28,11 +28,11 @@ def answer_measured(pipeline: ObjectsPipeline, question: Question, hooks: AskHoo
 
     Raises UnknownKindError for any other, and as `measure`.
     """
-    from ada3d_ros.asking.detected_request import detected_request
+    from ada3d_ros.asking.detected_request import detected_request, request_at_place
     from ada3d_ros.asking.grammar import read_question  # with the first question
 
     read = read_question(check_question(question.text, MAX_PROMPT_CHARS))
-    request = None if read is None else detected_request(read)
+    request = None if read is None else detected_request(read) or request_at_place(read)
     if request is None or question.scope is not Scope.SCENE:
         raise _refused(question, "it cannot be read off the objects that a detector found")
     if not pipeline.config.question.measure:
@@ -42,9 +42,10 @@ def answer_measured(pipeline: ObjectsPipeline, question: Question, hooks: AskHoo
 
 def _refused(question: Question, why: str) -> UnknownKindError:
     """With what can be asked instead."""
-    from ada3d_ros.asking.route import examples_of
+    from ada3d_ros.asking.route import EXAMPLES, examples_of
 
+    examples = examples_of((), can_measure=True, detects=True)
     return UnknownKindError(
         f"{question.text!r} is not answered: {NO_MODEL}, and {why}. What can be asked, in words of"
-        f" your own: {examples_of((), can_measure=True, detects=True)}"
+        f" your own: {examples} / {EXAMPLES['category']}"
     )

@@ -24,8 +24,9 @@ SIDE_SHARE = 0.1  # of a box: what ends so near to its side ends there
 MIN_SIDES = 2  # of the box, where a thing ends that something stands before
 MAX_BEFORE = 1  # and where that ends
 MIN_BEHIND = 0.04  # share of the middle's weight which a thing still has
+MIN_LEFT = 0.3  # share of a surface that no other thing has taken
 TRIM = 0.02  # share of a surface's readings beyond where it ends
-MIN_READINGS = 12  # in a box, on a thing, and of a level
+MIN_READINGS = 8  # in a box, on a thing, and of a level
 LEVEL_BAND_M = 0.02  # of a histogram of heights
 MIN_LEVEL = 0.25  # share of the surroundings' readings that make a level
 LEVEL_REACH_M = 0.1  # nearer, or farther, than what is in the box
@@ -71,10 +72,12 @@ class Surfaces:
     sides: npt.NDArray[np.int64]
 
 
-def split_surfaces(window: Window, valid: Mask) -> Surfaces:
-    """The surfaces that the valid readings (R, C) of a window are of."""
+def split_surfaces(window: Window, valid: Mask, level_apart: bool = True) -> Surfaces:
+    """The surfaces that the valid readings (R, C) of a window are of, the level that goes on around
+    the box apart from them where that is asked for.
+    """
     depth_m, level = window.depth_m, np.zeros_like(valid)
-    if (window.inside & valid).any():
+    if level_apart and (window.inside & valid).any():
         near, far = np.quantile(depth_m[window.inside & valid], (0.02, 0.98))
         level_m = level_around(window, near - LEVEL_REACH_M, far + LEVEL_REACH_M)
         if level_m is not None:
@@ -105,7 +108,7 @@ def foreground(surfaces: Surfaces, free: Mask, middle_counts: bool) -> tuple[int
     """
     window, count = surfaces.window, surfaces.count
     whole = np.where(window.inside, surfaces.number, 0)
-    inside = np.where(free, whole, 0)
+    inside = np.where(free & _left(whole, free, count), whole, 0)
     nearest = _chosen(surfaces, whole, inside, middle_counts)
     if not nearest:
         return 0, np.zeros_like(free)
@@ -126,6 +129,15 @@ def foreground(surfaces: Surfaces, free: Mask, middle_counts: bool) -> tuple[int
     return nearest, chosen
 
 
+def _left(whole: Ints, free: Mask, count: int) -> Mask:
+    """Which readings (R, C) are of surfaces that enough is left of: not of the fringe of what
+    another thing has taken.
+    """
+    sizes = np.bincount(whole.ravel(), minlength=count + 1)
+    left: Mask = np.bincount(whole[free], minlength=count + 1) >= MIN_LEFT * sizes
+    return left[whole]
+
+
 def _chosen(surfaces: Surfaces, whole: Ints, inside: Ints, middle_counts: bool) -> int:
     """The number of the thing's surface among the free readings `inside` of all in the box; 0 where
     none is left.
@@ -135,7 +147,8 @@ def _chosen(surfaces: Surfaces, whole: Ints, inside: Ints, middle_counts: bool) 
     names = np.arange(1, count + 1)
     weight = np.where(whole > 0, _weight(surfaces.window) if middle_counts else 1.0, 0.0)
     filled = ndimage.sum_labels(weight, inside, names)
-    enough = (filled > 0) & (filled >= MIN_BEHIND * weight.sum())
+    readings = np.bincount(inside.ravel(), minlength=count + 1)[1:]
+    enough = (readings >= MIN_READINGS) & (filled >= MIN_BEHIND * weight.sum())
     spans, fits = _spans(surfaces.window, inside, count), enough & (surfaces.sides >= MIN_SIDES)
 
     def nearest(among: Mask) -> int:
