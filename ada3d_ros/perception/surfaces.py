@@ -27,6 +27,7 @@ MIN_BEHIND = 0.04  # share of the middle's weight which a thing still has
 MIN_LEFT = 0.3  # share of a surface that no other thing has taken
 TRIM = 0.02  # share of a surface's readings beyond where it ends
 MIN_READINGS = 8  # in a box, on a thing, and of a level
+MIN_TOGETHER = 4  # readings without a jump between them, of the smallest surface
 LEVEL_BAND_M = 0.02  # of a histogram of heights
 MIN_LEVEL = 0.25  # share of the surroundings' readings that make a level
 LEVEL_REACH_M = 0.1  # nearer, or farther, than what is in the box
@@ -142,8 +143,11 @@ def _chosen(surfaces: Surfaces, whole: Ints, inside: Ints, middle_counts: bool) 
     """The number of the thing's surface among the free readings `inside` of all in the box; 0 where
     none is left.
     """
-    # How much of the middle each fills.
     count, depth_m = surfaces.count, surfaces.window.depth_m
+    if not inside.any():
+        return 0
+
+    # How much of the middle each fills.
     names = np.arange(1, count + 1)
     weight = np.where(whole > 0, _weight(surfaces.window) if middle_counts else 1.0, 0.0)
     filled = ndimage.sum_labels(weight, inside, names)
@@ -165,8 +169,9 @@ def _chosen(surfaces: Surfaces, whole: Ints, inside: Ints, middle_counts: bool) 
             return nearest(behind) if stands_before else first
         if behind.any():
             return nearest(behind)
-    is_all_free = bool((inside == whole).all()) and count > 0
-    return int(names[filled.argmax()]) if is_all_free and filled.any() else 0
+    largest = int(filled.argmax())
+    is_all_free = bool((inside == whole).all())
+    return largest + 1 if is_all_free and readings[largest] >= MIN_TOGETHER else 0
 
 
 def _weight(window: Window) -> Array:
