@@ -49,6 +49,7 @@ class ObjectPipeline(ScenePipeline):
         self.check()
         detector = self._open_detector()
         self.info = self._describe()
+        self._load_what_answers()
         self._keep_objects(detector)  # at last: from now on it is ready
 
     @property
@@ -72,6 +73,14 @@ class ObjectPipeline(ScenePipeline):
 
     def free_memory(self) -> None:
         """Nothing is kept that could be made again."""
+
+    @staticmethod
+    def _load_what_answers() -> None:
+        """What questions need is imported and its tables made: the first one waits for neither."""
+        from ada3d_ros.asking import ground_objects, measured, without_model  # noqa: F401
+        from ada3d_ros.asking.grammar import read_question
+
+        read_question("Is there a chair?")
 
     def _describe(self) -> ModelInfo:
         """The detector in the place of a model."""

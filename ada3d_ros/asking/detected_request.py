@@ -22,3 +22,11 @@ def detected_request(read: ReadQuestion) -> MeasureRequest | None:
     if attribute is None or len(read.things) != 1 or not read.things[0].phrase:
         return None
     return MeasureRequest(MeasureKind.WHERE, of=read.things[0], attribute=attribute)
+
+
+def request_at_place(read: ReadQuestion) -> MeasureRequest | None:
+    """The request that tells what is at a place, or its colour; None for another question."""
+    attribute = _ATTRIBUTES.get(read.kind)
+    if attribute is None or len(read.things) != 1 or read.things[0].point_m is None:
+        return None
+    return MeasureRequest(MeasureKind.WHERE, of=read.things[0], attribute=attribute)

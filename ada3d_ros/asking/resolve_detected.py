@@ -10,10 +10,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
 from ada3d_ros.asking.kinds import KindNames, Meaning
 from ada3d_ros.asking.resolve import NameResolver, place_of
 from ada3d_ros.asking.words import with_article
 from ada3d_ros.errors import NotGroundedError, NotMeasurableError
+from ada3d_ros.geometry.boxes import grow_box, points_inside
+from ada3d_ros.geometry.measure.checks import place_text, require_in_room
+from ada3d_ros.geometry.measure.empty_place import ABOUT_BOX_M, require_something_at
+from ada3d_ros.geometry.measure.request import Referent, Resolved
 from ada3d_ros.geometry.measure.search import NOTHING
 from ada3d_ros.measures import (
     MeasureKind,
@@ -32,6 +38,7 @@ _TELLING_ALL = (
 )
 # Kinds that say whether there is one, or how many: no member may be taken for granted.
 _ASSERTING = (MeasureKind.EXISTS, MeasureKind.COUNT)
+AT_A_PLACE = ("category", "color")  # attributes of the object that is at a place
 
 
 @dataclass(eq=False, slots=True)
@@ -41,6 +48,13 @@ class DetectedResolver(NameResolver):
     """
 
     kinds: KindNames = field(kw_only=True)
+
+    def resolve(self, request: MeasureRequest) -> Resolved:
+        """As NameResolver; of a place whose name or colour is asked, the object that is there."""
+        at = request.of
+        if at is None or at.point_m is None or request.attribute not in AT_A_PLACE:
+            return super(DetectedResolver, self).resolve(request)
+        return Resolved(of=self._thing_at(at.point_m))
 
     def boxes_of(self, ref: Reference) -> list[Box3D]:
         """Of all that has the name, best first. Raises NotGroundedError where nothing has."""
@@ -67,6 +81,24 @@ class DetectedResolver(NameResolver):
             told = result.sentence.replace(f"is {NOTHING}.", f"is {NOTHING} that is known.")
             result = replace(result, sentence=told)
         return super(DetectedResolver, self).qualified(request, result)
+
+    def _thing_at(self, xyz_m: Sequence[float]) -> Referent:
+        """The smallest object whose box holds a place, or nearly does. Raises InvalidRequestError
+        for a place outside the room, NotGroundedError where nothing is, or nothing with a name.
+        """
+        if self.objects.why_not:
+            raise NotMeasurableError(f"what is there cannot be told: {self.objects.why_not}")
+        place, present, scene = np.array(xyz_m), self.objects.present, self.query.scene
+        require_in_room(place, scene.frames)
+        require_something_at(place, scene.frames, scene.floor.z_m, present)
+        there = [t for t in present if points_inside(place[None], grow_box(t.box, ABOUT_BOX_M))[0]]
+        if not there:
+            raise NotMeasurableError(
+                f"what is at {place_text(place)} cannot be told: depth shows a surface there, of no"
+                " thing that the detector has found."
+            )
+        thing = min(there, key=lambda each: float(each.box.size_m.prod()))
+        return Referent(thing.label, thing.box)
 
     def _require_known(self, phrase: str) -> None:
         if self.kinds.meaning(phrase) is None and self.finder is None:

@@ -28,22 +28,23 @@ def answer_measured(pipeline: ObjectsPipeline, question: Question, hooks: AskHoo
 
     Raises UnknownKindError for any other, and as `measure`.
     """
-    from ada3d_ros.asking.detected_request import detected_request
+    from ada3d_ros.asking.detected_request import detected_request, request_at_place
     from ada3d_ros.asking.grammar import read_question  # with the first question
 
     read = read_question(check_question(question.text, MAX_PROMPT_CHARS))
-    request = None if read is None else detected_request(read)
+    request = None if read is None else detected_request(read) or request_at_place(read)
     if not pipeline.config.question.measure:
         raise _refused(question, "question.measure is false: set it to true.")
     if question.scope is not Scope.SCENE:
         raise _refused(question, "the newest image alone is not looked at: ask about the scene.")
     if request is None:
-        from ada3d_ros.asking.route import examples_of
+        from ada3d_ros.asking.route import EXAMPLES, examples_of
 
+        examples = examples_of((), can_measure=True, detects=True)
         raise _refused(
             question,
             "it cannot be read off the objects that a detector found. What can be asked, in words"
-            f" of your own: {examples_of((), can_measure=True, detects=True)}",
+            f" of your own: {examples} / {EXAMPLES['category']}",
         )
     return pipeline.measure(request, hooks, question)
 

@@ -10,13 +10,16 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
+from scipy.spatial import ConvexHull, KDTree, QhullError
 
-from ada3d_ros.perception.lifting import MIN_EXTENT_M, TRIM
+from ada3d_ros.perception.lifting import MIN_EXTENT_M
+from ada3d_ros.perception.surfaces import TRIM
 
 Array = npt.NDArray[np.float64]
 
 MARGIN_M = 0.03  # boxes are grown by it before they are compared: thin things overlap little
 MIN_CELL_M, MAX_CELL_M, CELL_SHARE = 0.04, 0.15, 0.1  # of the cells in which views must agree
+NEAR_M = 0.06  # of a surface: points that are of it
 MIN_AGREED = 0.5  # share of the points that two views agree on; with less all count
 
 
@@ -29,6 +32,26 @@ def overlaps(low: Array, high: Array, lows: Array, highs: Array) -> tuple[Array,
     shared = np.clip(np.minimum(high, highs) - np.maximum(low, lows), 0.0, None).prod(axis=-1)
     own, other = (high - low).prod(), (highs - lows).prod(axis=-1)
     return shared / (own + other - shared), shared / np.minimum(own, other)
+
+
+def share_within(points: Array, of: Array) -> float:
+    """The share of points (P, 3) that lie in the upright prism around others (Q, 3), or within
+    MARGIN_M of it: in the volume of a thing that stands at any angle.
+    """
+    low, high = np.quantile(of[:, 2], (TRIM, 1 - TRIM))
+    level = (points[:, 2] >= low - MARGIN_M) & (points[:, 2] <= high + MARGIN_M)
+    try:
+        sides = ConvexHull(of[:, :2]).equations  # (K, 3): a x + b y + c <= 0 inside
+    except QhullError:  # all on one line
+        return share_near(points, of)
+    inside = (points[:, :2] @ sides[:, :2].T + sides[:, 2] <= MARGIN_M).all(axis=1)
+    return float((inside & level).mean())
+
+
+def share_near(points: Array, of: Array) -> float:
+    """The share of points (P, 3) that lie within NEAR_M of others (Q, 3)."""
+    apart_m, _ = KDTree(of).query(points, distance_upper_bound=NEAR_M)
+    return float(np.isfinite(apart_m).mean())
 
 
 def merge_views(views: Sequence[Array]) -> tuple[Array, Array, Array]:

@@ -1,9 +1,10 @@
 """Candidates of many frames made into objects: one thing, one object, whatever it was called.
 
 Candidates of one kind are one thing where their boxes overlap, or one lies mostly in the other. Of
-two kinds they are one thing only where the boxes are nearly the same: a cup on a table is two
-things, a chair that is also taken for a sofa is one. An object is what `min_views` frames call by
-one name; surer boxes weigh more, so that two may do, and fainter ones less.
+two kinds they are one thing where the boxes are nearly the same: a cup on a table is two things. A
+part of a thing under a name that it is easily taken for, as the seat of a sofa that is called a
+chair, is of that thing. An object is what `min_views` frames call by one name; surer boxes weigh
+more, so that two may do, and fainter ones less.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from scipy.optimize import linear_sum_assignment
 
 from ada3d_ros.perception.colors import color_name
 from ada3d_ros.perception.lifting import Candidate
-from ada3d_ros.perception.merging import merge_views, overlaps
+from ada3d_ros.perception.merging import merge_views, overlaps, share_near, share_within
+from ada3d_ros.perception.related_kinds import are_furniture, look_alike
 from ada3d_ros.scene.object_detections import MAX_ALTERNATIVES, Detection
 from ada3d_ros.scene.object_evidence import (
     GONE_VIEWS,
@@ -34,6 +36,9 @@ SAME_KIND_IOU = 0.15  # of boxes of one thing
 PART_SHARE = 0.5  # or of the smaller of them inside the other: a view shows a side, or is cut
 REPEAT_SHARE = 0.8  # the same in one picture: a part of a thing that has a box of its own
 OTHER_KIND_IOU = 0.5  # of boxes of one thing under two names
+INSIDE_SHARE = 0.75  # of the points of a part, or of a lookalike, in the volume of a thing
+SURFACE_SHARE = 0.7  # of the points of furniture that is the surface of other furniture
+MORE_EVIDENCE = 1.5  # times its scores: what a thing has that takes in another one
 MAX_VIEWS = 16  # of a thing that are kept with their points
 MAX_SCORES = 200  # frames whose scores are kept of a thing
 MAX_THINGS = 500
@@ -77,6 +82,11 @@ class _Thing:
     @property
     def kind(self) -> str:
         return self.kinds[0]
+
+    @property
+    def evidence(self) -> float:
+        """The sum of its scores under its name."""
+        return sum(self.scores[self.kind].values())
 
     @property
     def last_ns(self) -> int:
@@ -179,8 +189,15 @@ class ObjectMap:
     def _fit(self, candidate: Candidate) -> Array:
         """How well a candidate fits each thing (T,), 0..2; 0: another one."""
         low, high = _faces(candidate)
-        same = np.array([candidate.label in thing.scores for thing in self._things])
-        return _fits(low, high, self._things, same)
+        same = np.array([candidate.label == thing.kind for thing in self._things])
+        fits = _fits(low, high, self._things, same)
+        for i in np.flatnonzero(~same & (fits == 0)):
+            thing = self._things[i]
+            alike = candidate.label in thing.scores or look_alike(candidate.label, thing.kind)
+            if alike and _touch(low, high, thing):
+                inside = share_within(spread_points(candidate.xyz_m), thing.points)
+                fits[i] = 1e-3 if inside >= INSIDE_SHARE else 0.0
+        return fits
 
     def _join(self, changed: set[int]) -> None:
         """Make one of things that overlap as views of one thing do, the older staying."""
@@ -194,6 +211,7 @@ class ObjectMap:
             same = np.array([other.kind == thing.kind for other in others])
             fits = _fits(thing.low, thing.high, others, same)
             fits *= [not _seen_apart(thing, other) for other in others]
+            fits = np.maximum(fits, [1e-3 * _is_part(thing, other) for other in others])
             if fits.any():
                 pair = sorted((thing, others[int(fits.argmax())]), key=lambda each: each.key)
                 pair[0].absorb(pair[1])
@@ -259,6 +277,27 @@ def _fits(low: Array, high: Array, things: Sequence[_Thing], same: npt.NDArray[n
     ious, shares = overlaps(low, high, lows, highs)
     one = same & ((ious >= SAME_KIND_IOU) | (shares >= PART_SHARE)) | (ious >= OTHER_KIND_IOU)
     return np.where(one, np.maximum(ious, 1e-3) + same, 0.0)
+
+
+def _touch(low: Array, high: Array, thing: _Thing) -> bool:
+    """Whether half of the smaller of two boxes lies in the other."""
+    return bool(overlaps(low, high, thing.low[None], thing.high[None])[1][0] >= PART_SHARE)
+
+
+def _is_part(a: _Thing, b: _Thing) -> bool:
+    """Whether one of two things is only a part of the other under its name or one that it is
+    easily taken for, or furniture that is the surface of other furniture.
+    """
+    less, more = sorted((a, b), key=lambda thing: thing.evidence)
+    alike, large = look_alike(less.kind, more.kind), are_furniture(less.kind, more.kind)
+    if not (alike or large) or more.evidence < MORE_EVIDENCE * less.evidence:
+        return False
+    if not _touch(less.low, less.high, more):
+        return False
+    points = spread_points(less.points)
+    if alike and share_within(points, more.points) >= INSIDE_SHARE:
+        return True
+    return large and share_near(points, more.points) >= SURFACE_SHARE
 
 
 def _without_repeats(candidates: Sequence[Candidate]) -> list[Candidate]:

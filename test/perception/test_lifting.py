@@ -11,11 +11,10 @@ from ada3d_ros.perception.lifting import (
     MAX_POINTS,
     MIN_EXTENT_M,
     Candidate,
-    LiftFailure,
-    NotLifted,
     lift,
     lift_all,
 )
+from ada3d_ros.perception.taken import LiftFailure, NotLifted
 from ada3d_ros.types import GroundingMethod, RgbdFrame
 from test.support.flat_things import LOOKING_ALONG_X, SIDE, WALL_M, Flat, frame_of
 
