@@ -40,6 +40,7 @@ def draw(axes: Any, data: dict[str, Any], bars: Bars) -> None:
             axes.plot([ratios[floor]] * 2, [row - 0.4, row + 0.4], color="black", linewidth=1.5)
     axes.set_yticks(range(len(bars)), [label for label, *_ in bars], fontsize=8)
     axes.set_xlim(0, 1)
+    axes.set_ylim(-0.6, len(bars) - 0.4)
     axes.axvline(1, color="#888888", linewidth=0.8)
 
 
