@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from ada3d_ros.asking.words import canonical, color_of, fits
+from ada3d_ros.asking.words import fits
 from ada3d_ros.errors import NotMeasurableError
 from ada3d_ros.measures import MeasureKind, MeasureRequest, ObjectsSnapshot
 from ada3d_ros.types import Answer, AskHooks, Question, Scope
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
 # Mean probability of the tokens of a "no" that is sure: of the 10 names without a box, among 313 of
 # things that are there, 5 are not surely denied; of 474 names of nothing 19.
 DENIED = 0.99
-# The same of a "no" that counts though a surface of the name's colour is of no listed object; and
-# of an answer about a side, from which on it is about things that are there (decision 0137).
-FLATLY_DENIED, SURE_OF_SIDE = 0.998, 0.9998
 # Kinds whose things must be there.
 PRESUPPOSING = frozenset(("color", "category", "caption"))
 
@@ -41,10 +38,6 @@ class AskedPipeline(Protocol):
     def ask(self, question: Question, hooks: AskHooks) -> Answer: ...
 
     def objects(self) -> ObjectsSnapshot: ...
-
-    def open_query(
-        self, question: Question, hooks: AskHooks
-    ) -> tuple[QueryContext, PrefixCache]: ...
 
 
 class LookingPipeline(Protocol):
@@ -63,39 +56,20 @@ def model_denies(
     pipeline: AskedPipeline, question: Question, hooks: AskHooks, read: ReadQuestion
 ) -> bool:
     """Whether the model, too, is sure that something is not there which a question names and no box
-    is found for; of a question about a side also whether it is not sure of its answer, where it
-    says that one is not there. True for a model that was not taught to tell.
+    is found for. True for one that was not taught to tell.
     """
     if "existence" not in pipeline.abilities.kinds:
         return True
-    is_side = read.request is not None and read.request.kind is MeasureKind.DIRECTION
-    quietly = AskHooks(check=hooks.check)
     known = [thing.label for thing in pipeline.objects().present]
-    is_doubted = False
     for name in (thing.phrase for thing in read.things if thing.phrase):
         if any(fits(name, label) for label in known):
             continue
         asked = replace(question, text=f"Is there a {name}?", routed=False, max_new_tokens=0)
-        answer = pipeline.ask(asked, quietly)
-        if answer.text.strip().lower().startswith("yes"):
-            continue
-        is_doubted = True
-        flatly = not is_side or answer.confidence >= FLATLY_DENIED
-        if answer.confidence >= DENIED and (flatly or not _may_be_there(pipeline, question, name)):
+        answer = pipeline.ask(asked, AskHooks(check=hooks.check))
+        says_yes = answer.text.strip().lower().startswith("yes")
+        if not says_yes and answer.confidence >= DENIED:
             return True
-    if not is_doubted or not is_side:
-        return False
-    said = pipeline.ask(replace(question, routed=False), quietly)
-    return not said.confidence >= SURE_OF_SIDE
-
-
-def _may_be_there(pipeline: AskedPipeline, question: Question, name: str) -> bool:
-    """Whether something of the name's colour is to be seen that is not listed."""
-    from ada3d_ros.asking.unlisted import shows_unlisted
-
-    scene = pipeline.open_query(question, AskHooks())[0].scene
-    color, objects = color_of(canonical(name)), pipeline.objects().present
-    return bool(color) and shows_unlisted(color, scene.frames, scene.floor.z_m, objects)
+    return False
 
 
 def require_places(

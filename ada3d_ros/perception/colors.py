@@ -60,14 +60,6 @@ def median_lab(rgb: npt.NDArray[np.uint8]) -> Array:
     return median
 
 
-def nearest_names(lab: Array) -> npt.NDArray[np.int64]:
-    """The nearest name of each colour (P, 3) in CIELAB, sure or not: indices (P,) into NAMES."""
-    apart = [
-        np.linalg.norm(_EXAMPLES_LAB[name][:, None] - lab, axis=-1).min(axis=0) for name in NAMES
-    ]
-    return np.stack(apart).argmin(axis=0)
-
-
 def color_name(lab: Array) -> str:
     """The name of a colour (3,) in CIELAB; '' where two names fit about equally, or none."""
     apart = np.array([np.linalg.norm(_EXAMPLES_LAB[name] - lab, axis=1).min() for name in NAMES])

@@ -226,11 +226,12 @@ def test_what_has_no_box_is_left_to_the_model_unless_it_denies_it(
     monkeypatch.setattr(pipeline, "measure", measure)
     monkeypatch.setattr(pipeline, "objects", lambda: ObjectsSnapshot())
     monkeypatch.setattr(pipeline, "ask", told)
-    text = "What is nearest to the red barrel?"
+    text = "I am standing at the red barrel and facing the bed. Where is the lamp?"
     found_none = pytest.raises(NotGroundedError, match="red barrel")
     with contextlib.nullcontext() if is_asked_on else found_none:
         assert route.measured_answer(pipeline, Question(text), AskHooks())[0] is None
-    assert asked == [("Is there a red barrel?", False)]
+    names = ["lamp", "red barrel", "bed"] if is_asked_on else ["lamp"]
+    assert asked == [(f"Is there a {name}?", False) for name in names]
 
 
 def test_a_side_that_is_not_sure_is_the_models_to_say(

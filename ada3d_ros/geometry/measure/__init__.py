@@ -10,7 +10,7 @@ from collections.abc import Callable
 from ada3d_ros.errors import InvalidRequestError
 from ada3d_ros.geometry.measure import metric, search
 from ada3d_ros.geometry.measure.checks import check_numbers, checked_things, require_in_room
-from ada3d_ros.geometry.measure.empty_place import are_of_things, require_something_at
+from ada3d_ros.geometry.measure.empty_place import require_something_at
 from ada3d_ros.geometry.measure.request import MeasuredScene, Referent, Resolved
 from ada3d_ros.geometry.measure.viewpoint import direction
 from ada3d_ros.measures import MeasureKind, Measurement, MeasureRequest
@@ -19,7 +19,6 @@ __all__ = [
     "MeasuredScene",
     "Referent",
     "Resolved",
-    "are_of_things",
     "measure",
     "require_in_room",
     "require_something_at",

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from contextlib import suppress
 
 import numpy as np
 import numpy.typing as npt
@@ -39,8 +38,7 @@ def require_something_at(
         return
 
     # A surface.
-    points = world_points(frames, BOUNDS_READINGS)
-    points = points[are_of_things(points, floor_z_m)]
+    points = _of_things(world_points(frames, BOUNDS_READINGS), floor_z_m)
     away_m = float(np.linalg.norm(points - point_m, axis=1).min()) if len(points) else math.inf
     if away_m <= EMPTY_M:
         return
@@ -58,23 +56,24 @@ def require_something_at(
     )
 
 
-def are_of_things(points: Points, floor_z_m: float) -> npt.NDArray[np.bool_]:
-    """Which readings (P, 3) are not of floor, ceiling or walls, (P,).
+def _of_things(points: Points, floor_z_m: float) -> Points:
+    """The readings (P, 3) that are not of floor, ceiling or walls.
 
     Walls are taken to be where the readings end on the floor plan; of a room whose walls bend
     inwards some stay.
     """
-    is_thing: npt.NDArray[np.bool_] = points[:, 2] > floor_z_m + PLANE_M
     if not len(points):
-        return is_thing
+        return points
     from scipy.spatial import ConvexHull, QhullError  # with the first such question
 
+    is_thing = points[:, 2] > floor_z_m + PLANE_M
     top_m = float(np.quantile(points[:, 2], TOP))
     if top_m > floor_z_m + LEAST_CEILING_M:
         is_thing &= points[:, 2] < top_m - PLANE_M
-    with suppress(QhullError):  # on a line
+    try:
         hull = ConvexHull(points[:, :2])
-        walls, away_m = hull.equations[:, :2], hull.equations[:, 2]
-        inside_m = -(points[is_thing, :2] @ walls.T + away_m).max(axis=1)
-        is_thing[is_thing] = inside_m > PLANE_M
-    return is_thing
+    except QhullError:  # on a line
+        return points[is_thing]
+    things = points[is_thing]
+    inside_m = -(things[:, :2] @ hull.equations[:, :2].T + hull.equations[:, 2]).max(axis=1)
+    return things[inside_m > PLANE_M]
