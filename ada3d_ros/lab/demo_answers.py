@@ -99,7 +99,8 @@ def given_answer(
     if is_measured(answer):
         method = "measured"
     elif answer.places:
-        method = f"by the model, which pointed {len(answer.places)} times first"
+        often = "once" if len(answer.places) == 1 else f"{len(answer.places)} times"
+        method = f"by the model, which pointed {often} first"
     elif answer.error_code == ErrorCode.UNKNOWN_KIND:
         method = "refused"
 

@@ -184,6 +184,10 @@ def test_an_answer_message_becomes_a_row(rooms: dict[int, GeneratedRoom]) -> Non
     evidence = evidence_of(said, DemoQuestion("relation", "", ""))
     assert [place.label for place in evidence.places] == ["b", "a"]
     assert evidence.from_above
+    for count, words in ((1, "once"), (2, "2 times")):
+        said = messages.Answer(text="left", success=True, places=measurement.boxes[:count])
+        given = given_answer(said, DemoQuestion("relation", "", ""), rooms[0], "tokens")
+        assert given.method == f"by the model, which pointed {words} first"
     refused = messages.Answer(
         error_code=int(ErrorCode.UNKNOWN_KIND), error_msg="No such kind. Ask otherwise."
     )
