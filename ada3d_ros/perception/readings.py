@@ -15,6 +15,7 @@ Mask = npt.NDArray[np.bool_]
 
 GRID = 64  # readings taken along each side of a box at most
 MIN_SIDE_PX = 4.0
+MIN_FINE = 24  # readings along a side
 RING_SHARE, MIN_RING_PX = 0.15, 6.0  # the surroundings of a box, of its sides
 
 
@@ -29,6 +30,11 @@ class Window:
     depth_m: Array
     height_m: Array
     inside: Mask
+
+    @property
+    def is_coarse(self) -> bool:
+        """Whether the box has too few readings along a side to tell where in it a thing ends."""
+        return min(int(self.inside.any(axis=axis).sum()) for axis in (0, 1)) < MIN_FINE
 
     def points(self, frame: RgbdFrame, chosen: Mask) -> Array:
         """World points (P, 3) of the chosen (R, C) readings, row by row."""

@@ -77,7 +77,7 @@ def split_surfaces(window: Window, valid: Mask, level_apart: bool = True) -> Sur
     """The surfaces that the valid readings (R, C) of a window are of, the level that goes on around
     the box apart from them where that is asked for.
     """
-    depth_m, level = window.depth_m, np.zeros_like(valid)
+    depth_m, level = np.where(valid, window.depth_m, np.nan), np.zeros_like(valid)
     if level_apart and (window.inside & valid).any():
         near, far = np.quantile(depth_m[window.inside & valid], (0.02, 0.98))
         level_m = level_around(window, near - LEVEL_REACH_M, far + LEVEL_REACH_M)

@@ -15,14 +15,12 @@ import numpy as np
 
 from ada3d_ros.perception.detector import Detection2D
 from ada3d_ros.perception.readings import Mask, Window, read_window
-from ada3d_ros.perception.related_kinds import look_alike
 from ada3d_ros.perception.surfaces import MIN_READINGS, Surfaces, foreground, split_surfaces
 from ada3d_ros.types import RgbdFrame
 
 MIN_VALID = 0.05  # share of the grid in a box that has a reading
 SAME_BOX_IOU = 0.6  # of two boxes in the picture that are drawn around one thing
 POOR_FIT = 0.5  # intersection over union of a box and what it has taken: perhaps another thing
-SMALLER = 0.5  # times the area of a box: a box of what stands on the thing
 MOSTLY = 0.5  # share of what a box had taken that is of another thing
 STICKS_OUT = 0.3  # of a box's area, beyond the boxes of what stands before it
 
@@ -88,7 +86,9 @@ def take_readings(frame: RgbdFrame, detection: Detection2D) -> TakenReadings | N
         return NotLifted(detection, LiftFailure.NO_DEPTH)
 
     # Those on the thing.
-    for level_apart in (True, False):  # together with its level where too little is left without
+    if window.is_coarse:  # where surfaces end, and what the level is, is not seen
+        valid &= window.inside
+    for level_apart in (not window.is_coarse, False):  # not apart where too little is left without
         surfaces = split_surfaces(window, valid, level_apart)
         surface, chosen = foreground(surfaces, np.ones_like(valid), middle_counts=mask is None)
         if chosen.sum() >= MIN_READINGS:
@@ -110,20 +110,7 @@ def settle(taken: Sequence[TakenReadings | NotLifted]) -> list[TakenReadings | N
         settled[i] = rest = _rest(each, others)
         if isinstance(rest, TakenReadings):
             done.append(rest)
-    return [_alone(each, done) if isinstance(each, TakenReadings) else each for each in settled]
-
-
-def _alone(each: TakenReadings, done: Sequence[TakenReadings]) -> TakenReadings:
-    """Without the things that stand on it: smaller ones in its box, unless they are parts of it."""
-    box, of_others = each.detection.box_px, np.zeros_like(each.chosen)
-    for other in done:
-        its = other.detection.box_px
-        is_small = _area(its) < SMALLER * _area(box) and _sticks_out(its, box) <= STICKS_OUT
-        if is_small and not look_alike(other.detection.label, each.detection.label):
-            of_others |= each.window.at(other.window, other.chosen)
-    chosen = each.chosen & ~of_others
-    is_much = chosen.sum() >= max(MIN_READINGS, MOSTLY * each.chosen.sum())
-    return replace(each, chosen=chosen) if is_much else each
+    return settled
 
 
 def _rest(each: TakenReadings, others: Sequence[TakenReadings]) -> TakenReadings | NotLifted:
@@ -131,7 +118,7 @@ def _rest(each: TakenReadings, others: Sequence[TakenReadings]) -> TakenReadings
     of_others = np.zeros_like(each.chosen)
     for other in others:
         of_others |= each.window.at(other.window, other.surfaces.number == other.surface)
-    if not (of_others & each.window.inside).any():
+    if each.window.is_coarse or not (of_others & each.window.inside).any():
         return each
     surfaces, box = each.surfaces, each.detection.box_px
     surface, chosen = foreground(surfaces, ~of_others, each.detection.mask is None)
