@@ -16,13 +16,13 @@ import numpy as np
 from ada3d_ros.perception.colors import color_name, median_lab
 from ada3d_ros.perception.detector import Detection2D
 from ada3d_ros.perception.readings import Array, Mask, Window
-from ada3d_ros.perception.surfaces import MIN_READINGS, TRIM, clearance_m, level_around
+from ada3d_ros.perception.surfaces import TRIM, clearance_m, level_around
 from ada3d_ros.perception.taken import NotLifted, TakenReadings, settle, take_readings
 from ada3d_ros.scene.object_evidence import spread_points
 from ada3d_ros.types import Box3D, GroundingMethod, RgbdFrame
 
 EDGE_SHARE = 0.02  # of the picture's side: a box that ends nearer to its edge is cut
-MIN_ABOVE = 0.3  # share of the readings left above a level, and
+MIN_ABOVE, LEAST_ABOVE = 0.3, 12  # share and number of the readings left above a level, and
 MIN_HEIGHT_M = 0.06  # how high they reach: with less the thing is flat, and lies in the level
 MIN_EXTENT_M = 0.02
 MAX_POINTS = 320  # kept of a candidate
@@ -126,5 +126,5 @@ def _above_level(window: Window, chosen: Mask) -> Mask:
         return everything
     height_m = window.height_m[chosen] - level_m
     above: Mask = height_m > clearance_m(depth_m)
-    is_flat = above.sum() < max(MIN_ABOVE * len(above), MIN_READINGS)
+    is_flat = above.sum() < max(MIN_ABOVE * len(above), LEAST_ABOVE)
     return everything if is_flat or np.quantile(height_m, 1 - TRIM) < MIN_HEIGHT_M else above

@@ -152,8 +152,10 @@ def _chosen(surfaces: Surfaces, whole: Ints, inside: Ints, middle_counts: bool) 
     weight = np.where(whole > 0, _weight(surfaces.window) if middle_counts else 1.0, 0.0)
     filled = ndimage.sum_labels(weight, inside, names)
     readings = np.bincount(inside.ravel(), minlength=count + 1)[1:]
-    enough = (readings >= MIN_READINGS) & (filled >= MIN_BEHIND * weight.sum())
+    least = MIN_TOGETHER if surfaces.window.is_coarse else MIN_READINGS
+    enough = (readings >= least) & (filled >= MIN_BEHIND * weight.sum())
     spans, fits = _spans(surfaces.window, inside, count), enough & (surfaces.sides >= MIN_SIDES)
+    fits &= not surfaces.window.is_coarse
 
     def nearest(among: Mask) -> int:
         return int(min(names[among], key=lambda name: np.median(depth_m[inside == name])))
