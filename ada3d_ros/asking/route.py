@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Protocol
 
 from ada3d_ros.asking.detected_request import INVENTORY, detected_request
 from ada3d_ros.asking.presupposed import model_denies, require_found, require_places
-from ada3d_ros.asking.second_opinion import settled
 from ada3d_ros.asking.words import color_of
 from ada3d_ros.engine.timing import Now
 from ada3d_ros.errors import (
@@ -148,15 +147,12 @@ def measured_answer(
     if kinds:
         _require_known(pipeline, read)
 
-    # Measured, or by the model that was taught it, also where the measure is not sure; with a
-    # detector whatever its objects tell.
+    # Measured, or by the model that was taught it; with a detector whatever its objects tell.
     is_taught = not kinds or (read.kind in kinds and was_taught(read.request))
     by_model = is_taught and read.kind in MODEL_FIRST and not detects
     begun = pipeline.now()
     if request is not None and can_measure and not by_model:
         try:
-            if kinds and is_taught and not detects:
-                return settled(pipeline, request, hooks, question)
             return pipeline.measure(request, hooks, question), nobody[1]
         except NotGroundedError as error:
             believed = is_taught and not detects

@@ -234,32 +234,6 @@ def test_what_has_no_box_is_left_to_the_model_unless_it_denies_it(
     assert asked == [(f"Is there a {name}?", False) for name in names]
 
 
-def test_a_side_that_is_not_sure_is_the_models_to_say(
-    pipeline: Ada3DPipeline, room: GeneratedRoom, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Alone and in a batch; the measured sentence is never streamed."""
-    at, facing, thing = (room.graph.things[i].name for i in alone(room)[:3])
-    text = f"At the {at}, looking towards the {facing}: is the {thing} left, right or behind?"
-    measure, said = pipeline.measure, pipeline.ask(Question(text, routed=False)).text
-
-    def unsure(request: MeasureRequest, hooks: AskHooks, question: Question) -> Answer:
-        answer = measure(request, hooks, question)
-        assert answer.measurement is not None
-        other = "left" if said == "right" else "right"
-        result = replace(answer.measurement, uncertainty=(180.0,), word=other)
-        return replace(answer, measurement=result)
-
-    assert pipeline.ask(Question(text)).method is AnswerMethod.MEASURED
-    monkeypatch.setattr(pipeline, "measure", unsure)
-    told: list[str] = []
-    hooks = AskHooks(on_text=lambda piece, _: told.append(piece))
-    together = pipeline.ask_together([(Question(text), AskHooks()) for _ in range(2)])
-    for answer in (pipeline.ask(Question(text), hooks), *together):
-        assert isinstance(answer, Answer)
-        assert (answer.method, answer.text) == (AnswerMethod.MODEL, said)
-    assert "".join(told).strip() == said
-
-
 @pytest.mark.parametrize("text", ["What is at {}?", "Describe the object at {}."])
 def test_nothing_is_said_of_empty_air(
     pipeline: Ada3DPipeline, room: GeneratedRoom, text: str

@@ -51,12 +51,6 @@ def side_of(at: Box3D, heading_rad: float, thing: Box3D) -> Side | None:
     return Side(word, angle, others[0] if others else "")
 
 
-def is_sure_side(angle_deg: float, half_deg: float) -> bool:
-    """Whether all angles within half_deg of this one, from what is faced, are on one side."""
-    ends = angle_deg - half_deg, angle_deg + half_deg
-    return all(_side(end) == _side(angle_deg) for end in ends)
-
-
 def bearing_rad(at: Box3D, towards: Box3D) -> float:
     """The heading from one centre to another, about world z."""
     dx, dy = (towards.center_m - at.center_m)[:2]

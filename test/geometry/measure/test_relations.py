@@ -12,7 +12,6 @@ from ada3d_ros.geometry.measure.relations import (
     bearing_rad,
     covered_share,
     is_between,
-    is_sure_side,
     lies_under,
     off_line_m,
     side_of,
@@ -76,27 +75,6 @@ def test_every_angle_has_a_side(angle_deg: float, word: str, other: str) -> None
     assert (side.angle_deg - angle_deg) % 360 == pytest.approx(0, abs=1e-9) or (
         side.angle_deg - angle_deg
     ) % 360 == pytest.approx(360, abs=1e-9)
-
-
-@pytest.mark.parametrize(
-    ("angle_deg", "half_deg", "is_sure"),
-    [
-        (0, 29, True),
-        (0, 31, False),
-        (82, 50, True),
-        (40, 9, True),
-        (40, 11, False),
-        (-120, 16, False),
-        (180, 44, True),
-        (-175, 44, False),
-        (80, 180, False),
-        (0, 180, False),
-    ],
-)
-def test_a_side_is_sure_where_its_interval_crosses_no_border(
-    angle_deg: float, half_deg: float, is_sure: bool
-) -> None:
-    assert is_sure_side(angle_deg, half_deg) is is_sure
 
 
 def test_what_is_where_one_stands_has_no_side() -> None:
