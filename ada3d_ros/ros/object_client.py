@@ -113,6 +113,8 @@ def describe_list(response: Any) -> str:
     ]
     state = "" if result.complete else "; the scene is still being looked at"
     count = f"{len(result.objects)} object{'' if len(result.objects) == 1 else 's'}"
+    if not result.header.frame_id:  # no keyframe yet
+        return "no objects: no keyframe yet (`ada3d doctor` says why)"
     return "\n".join([f"{count} in {result.header.frame_id!r}{state}", *lines[: len(rows)]])
 
 

@@ -19,8 +19,8 @@ from ada3d_ros.ros.client import describe_answer
 from ada3d_ros.ros.conversions import empty_answer_msg, fill_answer_msg
 from ada3d_ros.ros.markers import answer_to_markers, measured_line
 from ada3d_ros.ros.measuring import FIELDS, describe, request_from_measure
-from ada3d_ros.ros.object_client import ORDERS
-from ada3d_ros.srv import Measure
+from ada3d_ros.ros.object_client import ORDERS, describe_list
+from ada3d_ros.srv import GetObjects, Measure
 from ada3d_ros.types import Answer, AnswerMethod, Box3D, StopReason
 from ada3d_ros.usage import StageTimings, TokenUsage
 
@@ -254,3 +254,8 @@ def test_between_centres_where_those_were_measured_and_none_where_boxes_touch() 
     assert measured_line(message_of(measurement=touching).measurement) is None
     size = replace(MEASURED, kind=MeasureKind.SIZE)
     assert measured_line(message_of(measurement=size).measurement) is None
+
+
+def test_a_list_of_before_the_first_keyframe_says_so() -> None:
+    listed = describe_list(GetObjects.Response(success=True))
+    assert listed == "no objects: no keyframe yet (`ada3d doctor` says why)"
