@@ -99,7 +99,9 @@ def detector() -> str:
         cells = [f"{s['median']:.0f} ({s['min']:.0f} to {s['max']:.0f})" for s in steps]
         lines.append(f"| {row['detector']} | {' | '.join(cells)} | {row['total_p95_ms']:.0f} |")
     made = data["provenance"]
-    lines += ["", f"n={data['n']}, one thread, {made['processor']}; {data['note']}"]
+    note = f"; {data['note']}" if data["note"] else ""
+    load = f", load {made['load_average']:.1f}"
+    lines += ["", f"n={data['n']}, one thread, {made['processor']}{load}{note}"]
     return "\n".join(lines)
 
 
