@@ -4,6 +4,7 @@ of things that are not there, too.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -11,8 +12,9 @@ import numpy as np
 
 from ada3d_ros.asking.words import fits
 from ada3d_ros.errors import NotMeasurableError
-from ada3d_ros.measures import MeasureKind, MeasureRequest, ObjectsSnapshot
-from ada3d_ros.types import Answer, AskHooks, Question, Scope
+from ada3d_ros.geometry.boxes import points_inside
+from ada3d_ros.measures import MeasureKind, MeasureRequest, ObjectsSnapshot, SceneObject
+from ada3d_ros.types import Answer, AskHooks, Box3D, Question, Scope
 from ada3d_ros.usage import StageTimings, added
 
 if TYPE_CHECKING:
@@ -25,6 +27,11 @@ if TYPE_CHECKING:
 # Mean probability of the tokens of a "no" that is sure: of the 10 names without a box, among 313 of
 # things that are there, 5 are not surely denied; of 474 names of nothing 19.
 DENIED = 0.99
+# What of the pointer's weight the peak of a name without a box must hold for the model's answer to
+# be believed: where it surely denies that the thing is there, and where the peak lies in a listed
+# object, which has another name then (decision 0154). Where both are so, it is not believed.
+DENIED_SHARE = 0.9
+LISTED_SHARE = 0.95
 # Kinds whose things must be there.
 PRESUPPOSING = frozenset(("color", "category", "caption"))
 
@@ -60,6 +67,52 @@ def model_denies(
     """
     if "existence" not in pipeline.abilities.kinds:
         return True
+    return any(denied for _, denied in _doubted(pipeline, question, hooks, read))
+
+
+def pointed_answer(
+    pipeline: AskedPipeline, question: Question, hooks: AskHooks, read: ReadQuestion
+) -> Answer | None:
+    """What the model says of a side as seen from one thing towards another (MeasureKind.DIRECTION),
+    where a thing that is named has no box: if it points at each as at something that is there.
+    None where it does not, or where it denies that the thing is there and does not point, or was
+    not taught to tell.
+    """
+    request = read.request
+    if request is None or "existence" not in pipeline.abilities.kinds:
+        return None
+    asked = replace(question, routed=False)
+    answer = pipeline.ask(asked, AskHooks(check=hooks.check, on_stage=hooks.on_stage))
+    chain = (request.to, request.third, request.of)  # in the order in which they are pointed at
+    places = {
+        thing.phrase: place
+        for thing, place in zip(chain, answer.places, strict=False)
+        if thing is not None
+    }
+    objects = pipeline.objects().present
+    for name, denied in _doubted(pipeline, question, hooks, read):
+        if not _is_seen(places.get(name), denied, objects):
+            return None
+    hooks.on_text(answer.text, answer.tokens.generated)
+    return answer
+
+
+def _is_seen(place: Box3D | None, denied: bool, objects: Sequence[SceneObject]) -> bool:
+    """Whether a model that points at this place, None for nowhere, points at what is there."""
+    if place is None:
+        return not denied
+    listed = any(points_inside(place.center_m[None], thing.box)[0] for thing in objects)
+    if listed:
+        return not denied and place.score >= LISTED_SHARE
+    return not denied or place.score >= DENIED_SHARE
+
+
+def _doubted(
+    pipeline: AskedPipeline, question: Question, hooks: AskHooks, read: ReadQuestion
+) -> Iterator[tuple[str, bool]]:
+    """The names that no listed object has, and whether the model surely denies that such a thing is
+    there.
+    """
     known = [thing.label for thing in pipeline.objects().present]
     for name in (thing.phrase for thing in read.things if thing.phrase):
         if any(fits(name, label) for label in known):
@@ -67,9 +120,7 @@ def model_denies(
         asked = replace(question, text=f"Is there a {name}?", routed=False, max_new_tokens=0)
         answer = pipeline.ask(asked, AskHooks(check=hooks.check))
         says_yes = answer.text.strip().lower().startswith("yes")
-        if not says_yes and answer.confidence >= DENIED:
-            return True
-    return False
+        yield name, not says_yes and answer.confidence >= DENIED
 
 
 def require_places(

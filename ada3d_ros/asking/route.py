@@ -9,7 +9,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from ada3d_ros.asking.detected_request import INVENTORY, detected_request
-from ada3d_ros.asking.presupposed import model_denies, require_found, require_places
+from ada3d_ros.asking.presupposed import (
+    model_denies,
+    pointed_answer,
+    require_found,
+    require_places,
+)
 from ada3d_ros.asking.words import color_of
 from ada3d_ros.engine.timing import Now
 from ada3d_ros.errors import (
@@ -155,11 +160,14 @@ def measured_answer(
         try:
             return pipeline.measure(request, hooks, question), nobody[1]
         except NotGroundedError as error:
-            believed = is_taught and not detects
-            if believed and not isinstance(error, NotMeasurableError):  # which looked for nothing
-                believed = not model_denies(pipeline, question, hooks, read)
-            if kinds and not believed:
+            if kinds and (not is_taught or detects):
                 raise
+            if kinds and not isinstance(error, NotMeasurableError):  # which looked for nothing
+                answer = _believed_answer(pipeline, question, hooks, read, error)
+                if answer is not None:
+                    tried_s = pipeline.now() - begun - answer.timings.total_s
+                    took = StageTimings(prefill_s=tried_s, total_s=tried_s)
+                    return replace(answer, timings=added(took, answer.timings)), took
     if not is_taught:
         raise _unknown(question.text, kinds, can_measure, detects)
     tried_s = pipeline.now() - begun
@@ -171,6 +179,28 @@ def measured_answer(
     if kinds and can_measure:
         took = added(took, require_found(pipeline, question, hooks, read))
     return None, took
+
+
+def _believed_answer(
+    pipeline: RoutingPipeline,
+    question: Question,
+    hooks: AskHooks,
+    read: ReadQuestion,
+    not_found: NotGroundedError,
+) -> Answer | None:
+    """What the model says although nothing is found for a name: an answer that points at it, or
+    None where the model is yet to be asked.
+
+    Raises not_found where the model does not point at it, or denies that it is there.
+    """
+    if read.request is not None and read.request.kind is MeasureKind.DIRECTION:
+        answer = pointed_answer(pipeline, question, hooks, read)
+        if answer is None:
+            raise not_found
+        return answer
+    if model_denies(pipeline, question, hooks, read):
+        raise not_found
+    return None
 
 
 def _read(question: Question, kinds: tuple[str, ...]) -> ReadQuestion | None:

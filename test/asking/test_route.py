@@ -3,7 +3,7 @@
 import contextlib
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -24,10 +24,16 @@ from ada3d_ros.errors import (
 from ada3d_ros.geometry.boxes import iou_axis_aligned
 from ada3d_ros.lab.world.generated import GeneratedRoom, generate_room
 from ada3d_ros.lab.world.rooms import CATEGORIES
-from ada3d_ros.measures import MeasureKind, MeasureRequest, ObjectsSnapshot, Reference
+from ada3d_ros.measures import (
+    MeasureKind,
+    MeasureRequest,
+    ObjectsSnapshot,
+    Reference,
+    SceneObject,
+)
 from ada3d_ros.pipeline import Ada3DPipeline
-from ada3d_ros.types import Answer, AnswerMethod, AskHooks, Question, Scope, Stage
-from ada3d_ros.usage import StageTimings
+from ada3d_ros.types import Answer, AnswerMethod, AskHooks, Box3D, Question, Scope, Stage
+from ada3d_ros.usage import StageTimings, TokenUsage
 
 TAUGHT = (
     *("existence", "color", "category", "count", "nearest", "relation", "superlative", "multihop"),
@@ -203,35 +209,108 @@ def test_what_is_not_there_is_no_anchor(
         ask(pipeline, question)
 
 
+NOT_FOUND = "no red barrel is found"
+
+
+def find_nothing(
+    pipeline: Ada3DPipeline,
+    monkeypatch: pytest.MonkeyPatch,
+    said: tuple[str, float],
+    places: tuple[Box3D, ...] = (),
+    listed: tuple[SceneObject, ...] = (),
+) -> list[tuple[str, bool]]:
+    """Nothing has a box; what is there is told by `said`, text and confidence; all else is "left",
+    pointed at `places`. What is asked of the model, and whether it is routed, as it comes.
+    """
+    asked: list[tuple[str, bool]] = []
+
+    def measure(*arguments: object) -> Answer:
+        raise NotGroundedError(NOT_FOUND)
+
+    def told(question: Question, hooks: AskHooks) -> AnsweredAs:
+        asked.append((question.text, question.routed))
+        tokens, timings = TokenUsage(generated=1), StageTimings(total_s=0.0)
+        text, sure = said if question.text.startswith("Is there") else ("left", 1.0)
+        return AnsweredAs(text, sure, places, tokens, timings)
+
+    monkeypatch.setattr(pipeline, "measure", measure)
+    monkeypatch.setattr(pipeline, "objects", lambda: ObjectsSnapshot(listed))
+    monkeypatch.setattr(pipeline, "ask", told)
+    return asked
+
+
+@dataclass(frozen=True)
+class AnsweredAs:
+    """What is read of a model's answer."""
+
+    text: str
+    confidence: float
+    places: tuple[Box3D, ...]
+    tokens: TokenUsage
+    timings: StageTimings
+
+
 @pytest.mark.parametrize(
-    ("said", "sure", "is_asked_on"), [("Yes.", 0.6, True), ("no", 0.98, True), ("no", 0.999, False)]
+    ("said", "is_asked_on"), [(("Yes.", 0.6), True), (("no", 0.98), True), (("no", 0.999), False)]
 )
 def test_what_has_no_box_is_left_to_the_model_unless_it_denies_it(
     pipeline: Ada3DPipeline,
     monkeypatch: pytest.MonkeyPatch,
-    said: str,
-    sure: float,
+    said: tuple[str, float],
     is_asked_on: bool,
 ) -> None:
     """Its word for what is there counts before a question about it is refused."""
-    asked = []
+    asked = find_nothing(pipeline, monkeypatch, said)
+    question = Question("What is nearest to the red barrel?")
+    refused = pytest.raises(NotGroundedError, match=NOT_FOUND)
+    with contextlib.nullcontext() if is_asked_on else refused:
+        assert route.measured_answer(pipeline, question, AskHooks())[0] is None
+    assert asked == [("Is there a red barrel?", False)]
 
-    def measure(*arguments: object) -> Answer:
-        raise NotGroundedError("no red barrel is found")
 
-    def told(question: Question, hooks: AskHooks) -> SimpleNamespace:
-        asked.append((question.text, question.routed))
-        return SimpleNamespace(text=said, confidence=sure)
-
-    monkeypatch.setattr(pipeline, "measure", measure)
-    monkeypatch.setattr(pipeline, "objects", lambda: ObjectsSnapshot())
-    monkeypatch.setattr(pipeline, "ask", told)
-    text = "I am standing at the red barrel and facing the bed. Where is the lamp?"
-    found_none = pytest.raises(NotGroundedError, match="red barrel")
-    with contextlib.nullcontext() if is_asked_on else found_none:
-        assert route.measured_answer(pipeline, Question(text), AskHooks())[0] is None
-    names = ["lamp", "red barrel", "bed"] if is_asked_on else ["lamp"]
-    assert asked == [(f"Is there a {name}?", False) for name in names]
+@pytest.mark.parametrize(
+    ("said", "share", "in_listed", "is_believed"),
+    [
+        (("no", 0.98), 0.01, False, True),
+        (("yes", 0.5), 0.95, True, True),
+        (("no", 0.98), 0.94, True, False),
+        (("no", 0.99), 0.90, False, True),
+        (("no", 0.99), 0.89, False, False),
+        (("no", 0.99), 1.0, True, False),
+    ],
+)
+def test_a_side_of_what_has_no_box_is_told_where_the_model_points_at_it(
+    pipeline: Ada3DPipeline,
+    monkeypatch: pytest.MonkeyPatch,
+    said: tuple[str, float],
+    share: float,
+    in_listed: bool,
+    is_believed: bool,
+) -> None:
+    """The lamp, pointed at as the last of three, is of no listed name; what is listed at its place,
+    or elsewhere, is an orange bed.
+    """
+    boxes = tuple(Box3D(np.full(3, float(i)), np.ones(3), score=1.0) for i in range(3))
+    places = (*boxes[:2], replace(boxes[2], score=share))
+    bed = replace(boxes[2], center_m=np.full(3, 2.0 if in_listed else 9.0))
+    listed = tuple(
+        SceneObject(name, name, box)
+        for name, box in zip(
+            ("red barrel", "white table", "orange bed"), (*boxes[:2], bed), strict=True
+        )
+    )
+    asked = find_nothing(pipeline, monkeypatch, said, places, listed)
+    text = "I am standing at the red barrel and facing the white table. Where is the lamp?"
+    pieces: list[str] = []
+    hooks = AskHooks(on_text=lambda piece, _: pieces.append(piece))
+    refused = pytest.raises(NotGroundedError, match=NOT_FOUND)
+    with contextlib.nullcontext() if is_believed else refused:
+        answer, _ = route.measured_answer(pipeline, Question(text), hooks)
+        assert answer is not None
+        assert answer.text == "left"
+        assert answer.places == places
+    assert asked == [(text, False), ("Is there a lamp?", False)]
+    assert pieces == (["left"] if is_believed else [])
 
 
 @pytest.mark.parametrize("text", ["What is at {}?", "Describe the object at {}."])
