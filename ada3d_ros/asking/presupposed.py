@@ -12,7 +12,7 @@ import numpy as np
 
 from ada3d_ros.asking.words import fits
 from ada3d_ros.errors import NotMeasurableError
-from ada3d_ros.geometry.boxes import points_inside
+from ada3d_ros.geometry.boxes import iou_axis_aligned
 from ada3d_ros.measures import MeasureKind, MeasureRequest, ObjectsSnapshot, SceneObject
 from ada3d_ros.types import Answer, AskHooks, Box3D, Question, Scope
 from ada3d_ros.usage import StageTimings, added
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 # Mean probability of the tokens of a "no" that is sure: of the 10 names without a box, among 313 of
 # things that are there, 5 are not surely denied; of 474 names of nothing 19.
 DENIED = 0.99
-# What of the pointer's weight the peak of a name without a box must hold for the model's answer to
-# be believed: where it surely denies that the thing is there, and where the peak lies in a listed
-# object, which has another name then (decision 0154). Where both are so, it is not believed.
+# What of the pointer's weight the peak must hold of a thing that has no box and that is surely
+# denied, for the model's answer about it to be believed; and the IoU from which on what it points
+# at is a listed object, which has another name then (decision 0154).
 DENIED_SHARE = 0.9
-LISTED_SHARE = 0.95
+SAME_THING_IOU = 0.5
 # Kinds whose things must be there.
 PRESUPPOSING = frozenset(("color", "category", "caption"))
 
@@ -81,7 +81,7 @@ def pointed_answer(
     request = read.request
     if request is None or "existence" not in pipeline.abilities.kinds:
         return None
-    asked = replace(question, routed=False)
+    asked = replace(question, routed=False, want_boxes=True)  # places as depth bounds them
     answer = pipeline.ask(asked, AskHooks(check=hooks.check, on_stage=hooks.on_stage))
     chain = (request.to, request.third, request.of)  # in the order in which they are pointed at
     places = {
@@ -101,9 +101,8 @@ def _is_seen(place: Box3D | None, denied: bool, objects: Sequence[SceneObject]) 
     """Whether a model that points at this place, None for nowhere, points at what is there."""
     if place is None:
         return not denied
-    listed = any(points_inside(place.center_m[None], thing.box)[0] for thing in objects)
-    if listed:
-        return not denied and place.score >= LISTED_SHARE
+    if any(iou_axis_aligned(place, thing.box) >= SAME_THING_IOU for thing in objects):
+        return False
     return not denied or place.score >= DENIED_SHARE
 
 
