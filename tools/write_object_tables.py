@@ -1,7 +1,8 @@
 """Write what docs say of real objects from docs/results: python tools/write_object_tables.py
 
 The results are those of `python -m ada3d_ros.lab.analysis.object_survival`, of
-`ada3d_ros.lab.evaluation.proposals` and of `ada3d_ros.lab.benchmarks.detector`; each page says how.
+`ada3d_ros.lab.evaluation.proposals`, of `ada3d_ros.lab.benchmarks.detector` and of
+`tools/calibrate_uncertainty.py`; each page says how.
 """
 
 from __future__ import annotations
@@ -136,9 +137,45 @@ def proposals() -> str:
     return "\n".join(lines)
 
 
+KINDS = {  # of values, as calibrate_uncertainty has them
+    "SURFACES": "distance between surfaces",
+    "CENTERS": "distance between centres",
+    "PLAN": "distance on the floor plan",
+    "EXTENT": "length, width",
+    "TOP": "height",
+    "PLACE": "coordinate of a centre",
+}
+
+
+def measures() -> str:
+    """What is stated of how far off a value may be, and how often that holds."""
+    data = result("uncertainty_embedded")
+    lines = head("value | stated half width, median | holds the true value, level 1 | level 2 | n")
+    for kind, title in KINDS.items():
+        row = data["kinds"][kind]
+        shares = " | ".join(f"{share:.3f}" for share in row["coverage"])
+        counts = ", ".join(map(str, row["n"]))
+        lines.append(f"| {title} | {row['stated_m'] * 100:.1f} cm | {shares} | {counts} |")
+    lines += ["", *head("distances between surfaces, free floor | level 1 | level 2")]
+    for title, name, scale in (
+        ("pairs of things", "pairs", 0),
+        ("both things found", "both_found", 3),
+        ("median error of those, cm", "median_error_m", 1),
+        ("MRA of all pairs", "mra", 3),
+        ("stated rectangles", "rectangles", 0),
+        ("rectangles that are free", "rectangles_free", 3),
+    ):
+        unit = 100.0 if name.endswith("_m") else 1.0
+        cells = [f"{level[name] * unit:.{scale}f}" for level in data["levels"]]
+        lines.append(f"| {title} | {' | '.join(cells)} |")
+    lines += ["", f"{data['scenes']} rooms of each level, split {data['split']}."]
+    return "\n".join(lines)
+
+
 BLOCKS: dict[str, tuple[Path, Callable[[], str]]] = {
     "objects held": (DOCS / "pruning.md", survival),
     "detector times": (DOCS / "real_rooms.md", detector),
+    "measures": (DOCS / "measures.md", measures),
     "proposals": (DOCS / "grounding.md", proposals),
 }
 

@@ -10,6 +10,7 @@ quantiles over validation rooms, things taken for others included (decision 0082
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,13 +22,23 @@ PER_SPACING = 0.5  # times the spacing of readings
 PER_DOUBT_M = 1.0  # times 1 - score of a model's box
 DETECTED_M = 0.04  # of a detector's box, whatever its score: that is of the kind, not of the place
 MAX_SPACING_M = 0.5
-# Factors, per kind of value.
-SURFACES = 2.59  # distance between the surfaces of two fitted boxes
-CENTERS = 3.59  # between centres, in 3D
-PLAN = 2.71  # between centres, on the floor plan
-EXTENT = 5.66  # length or width
-TOP = 6.21  # height, of the top above the floor
-PLACE = 5.85  # a coordinate of the centre
+
+
+class Factor(NamedTuple):
+    """Of one kind of value, by whose boxes it rests on: a model's, calibrated; a detector's, which
+    nothing was calibrated on: those of the first calibration, with boxes of before decision 0139.
+    """
+
+    model: float
+    detector: float
+
+
+SURFACES = Factor(2.18, 2.59)  # distance between the surfaces of two fitted boxes
+CENTERS = Factor(2.52, 3.59)  # between centres, in 3D
+PLAN = Factor(2.38, 2.71)  # between centres, on the floor plan
+EXTENT = Factor(5.30, 5.66)  # length or width
+TOP = Factor(0.67, 6.21)  # height, of the top above the floor
+PLACE = Factor(3.45, 5.85)  # a coordinate of the centre
 
 
 def box_scale_m(box: Box3D) -> float:
@@ -38,7 +49,7 @@ def box_scale_m(box: Box3D) -> float:
 
 
 def _doubt_m(box: Box3D) -> float:
-    if box.method is GroundingMethod.DETECTOR:
+    if _is_detected(box):
         return DETECTED_M
     return 0.0 if math.isnan(box.score) else PER_DOUBT_M * (1.0 - min(max(box.score, 0.0), 1.0))
 
@@ -50,9 +61,16 @@ def spacing_m(box: Box3D) -> float:
     return min(math.sqrt(seen_m2 / max(box.support_points, 1)), MAX_SPACING_M)
 
 
-def half_width_m(factor: float, *boxes: Box3D) -> float:
+def half_width_m(factor: Factor, *boxes: Box3D) -> float:
     """Of a value that rests on these boxes."""
-    return factor * float(np.hypot.reduce([box_scale_m(box) for box in boxes]))
+    widths = [
+        box_scale_m(box) * (factor.detector if _is_detected(box) else factor.model) for box in boxes
+    ]
+    return float(np.hypot.reduce(widths))
+
+
+def _is_detected(box: Box3D) -> bool:
+    return box.method is GroundingMethod.DETECTOR
 
 
 def count_half_width(num_unsure: int, num_found: int) -> float:

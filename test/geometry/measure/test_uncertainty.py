@@ -13,10 +13,12 @@ from ada3d_ros.geometry.measure.uncertainty import (
     LEAST_M,
     PER_DOUBT_M,
     PER_SPACING,
+    Factor,
     box_scale_m,
     half_width_m,
     spacing_m,
 )
+from ada3d_ros.types import GroundingMethod
 from test.support.measured import box
 
 
@@ -25,13 +27,21 @@ def test_scale_by_hand() -> None:
     assert spacing_m(cube) == pytest.approx(0.1)
     expected = math.sqrt(LEAST_M**2 + (PER_SPACING * 0.1) ** 2 + (PER_DOUBT_M * 0.02) ** 2)
     assert box_scale_m(cube) == pytest.approx(expected)
-    assert half_width_m(2.0, cube) == pytest.approx(2 * expected)
-    assert half_width_m(2.0, cube, cube) == pytest.approx(2 * math.sqrt(2) * expected)
+    assert half_width_m(Factor(2.0, 3.0), cube) == pytest.approx(2 * expected)
+    assert half_width_m(Factor(2.0, 3.0), cube, cube) == pytest.approx(2 * math.sqrt(2) * expected)
+
+
+def test_a_detectors_box_has_a_factor_of_its_own() -> None:
+    cube = box([0, 0, 0.5], [1, 1, 1], support=300)
+    seen = dataclasses.replace(cube, method=GroundingMethod.DETECTOR)
+    wide, narrow = 3 * box_scale_m(seen), 2 * box_scale_m(cube)
+    assert half_width_m(Factor(2.0, 3.0), seen) == pytest.approx(wide)
+    assert half_width_m(Factor(2.0, 3.0), seen, cube) == pytest.approx(math.hypot(wide, narrow))
 
 
 def test_a_point_is_where_it_is_said_to_be() -> None:
     assert box_scale_m(box([1, 2, 3], [0, 0, 0])) == 0.0
-    assert half_width_m(3.0, box([1, 2, 3], [0, 0, 0])) == 0.0
+    assert half_width_m(Factor(3.0, 3.0), box([1, 2, 3], [0, 0, 0])) == 0.0
 
 
 @given(st.integers(1, 10_000), st.integers(1, 10_000), st.floats(0, 1), st.floats(0, 1))

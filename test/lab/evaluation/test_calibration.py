@@ -56,9 +56,9 @@ def test_factor_and_coverage_by_hand() -> None:
     scale = 0.1
     errors.by_kind["PLAN"] = [(0.01 * i, scale) for i in range(101)]
     assert errors.factor("PLAN") == pytest.approx(9.3)
-    covered = np.floor(uncertainty.PLAN * scale / 0.01) + 1
+    covered = np.floor(uncertainty.PLAN.model * scale / 0.01) + 1
     assert errors.coverage("PLAN") == pytest.approx(covered / 101)
-    assert errors.half_width_m("PLAN") == pytest.approx(uncertainty.PLAN * scale)
+    assert errors.half_width_m("PLAN") == pytest.approx(uncertainty.PLAN.model * scale)
 
 
 def test_a_rectangle_under_a_thing_is_not_free(room: Room) -> None:
