@@ -30,8 +30,8 @@ DENIED = 0.99
 # What of the pointer's weight the peak must hold of a thing that has no box and that is surely
 # denied, for the model's answer about it to be believed; and the IoU from which on what it points
 # at is a listed object, which has another name then (decision 0154).
-DENIED_SHARE = 0.9
-SAME_THING_IOU = 0.5
+DENIED_SHARE = 0.7
+SAME_THING_IOU = 0.2
 # Kinds whose things must be there.
 PRESUPPOSING = frozenset(("color", "category", "caption"))
 
