@@ -159,13 +159,12 @@ def _of_tally(tally: Tally, **costs: float) -> Outcome:
 
 def mean_of(outcomes: Sequence[Outcome]) -> Outcome:
     """Of one variant under several seeds: each counts the same."""
-    first, n = outcomes[0], len(outcomes)
-    right = {group: sum(o.right[group] for o in outcomes) / n for group in GROUPS}
-    mean = {
-        name: sum(getattr(o, name) for o in outcomes) / n
-        for name in ("keep_ratio", "flop_share", "tokens", "unanswered")
+    names = ("keep_ratio", "flop_share", "tokens", "unanswered")
+    mean = {name: float(np.mean([getattr(o, name) for o in outcomes])) for name in names}
+    right: dict[str, Floats] = {
+        group: np.mean([o.right[group] for o in outcomes], axis=0) for group in GROUPS
     }
-    return Outcome(right, first.asked, **mean)
+    return Outcome(right, outcomes[0].asked, **mean)
 
 
 # -- variants beside the unpruned model
