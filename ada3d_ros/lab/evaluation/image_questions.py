@@ -4,12 +4,13 @@ the unpruned model: the paper's Table IV on generated images.
 With --scope image the node answers from the newest image alone, 256 patches in 2D without a place
 (`scope` LATEST_IMAGE); with --scope view the same view is a scene of one keyframe, pooled into
 voxels. Every strategy drops while the question's prompt passes (cache.mode paper), to the same mean
-over layers. What chooses at random is asked with three seeds, each answer counting a third.
+over layers. What chooses at random takes three seeds, view by view in turn.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import random
 import time
 from collections import Counter
@@ -74,7 +75,7 @@ class Outcome:
     keep_ratio: float = np.nan
     flop_share: float = np.nan
     tokens: float = np.nan
-    unanswered: float = 0.0
+    unanswered: int = 0
 
 
 def views_of(selection: RoomSelection, side: int, per_room: int) -> Iterator[AskedView]:
@@ -98,10 +99,14 @@ def views_of(selection: RoomSelection, side: int, per_room: int) -> Iterator[Ask
             number += 1
 
 
-def ask_views(pipeline: Ada3DPipeline, views: Sequence[AskedView], scope: Scope) -> Outcome:
-    """Every view's questions; the model alone answers."""
+def ask_views(
+    pipelines: Sequence[Ada3DPipeline], views: Sequence[AskedView], scope: Scope
+) -> Outcome:
+    """Every view's questions, view by view to each pipeline in turn; the model alone answers."""
     tally, shares, previous = Tally(), [], -1
-    for view in tqdm(views, desc="views", mininterval=10):
+    for view, pipeline in zip(
+        tqdm(views, desc="views", mininterval=10), itertools.cycle(pipelines), strict=False
+    ):
         while previous < view.room:
             tally.next_room()
             previous += 1
@@ -121,10 +126,9 @@ def ask_views(pipeline: Ada3DPipeline, views: Sequence[AskedView], scope: Scope)
                 shares.append(spent / answer.tokens.full_prefill_flops)
     return _of_tally(
         tally,
-        keep_ratio=float(np.mean(tally.keep_ratios)),
-        flop_share=float(np.mean(shares)),
-        tokens=float(np.mean(tally.spatial_tokens)),
-        unanswered=tally.unanswered,
+        keep_ratio=_mean(tally.keep_ratios),
+        flop_share=_mean(shares),
+        tokens=_mean(tally.spatial_tokens),
     )
 
 
@@ -149,22 +153,13 @@ def _outcome(pipeline: Ada3DPipeline, question: Question) -> Any:
 
 
 def _of_tally(tally: Tally, **costs: float) -> Outcome:
+    """The tally's rooms, kind by kind; costs: as Outcome has them."""
     right, asked = {}, {}
     for group, kinds in GROUPS.items():
         values = [value for kind in kinds for value in tally.right[kind]]
         index = [room for kind in kinds for room in tally.room[kind]]
         right[group], asked[group] = per_room(values, index, tally.num_rooms)
-    return Outcome(right, asked, **costs)
-
-
-def mean_of(outcomes: Sequence[Outcome]) -> Outcome:
-    """Of one variant under several seeds: each counts the same."""
-    names = ("keep_ratio", "flop_share", "tokens", "unanswered")
-    mean = {name: float(np.mean([getattr(o, name) for o in outcomes])) for name in names}
-    right: dict[str, Floats] = {
-        group: np.mean([o.right[group] for o in outcomes], axis=0) for group in GROUPS
-    }
-    return Outcome(right, outcomes[0].asked, **mean)
+    return Outcome(right, asked, unanswered=tally.unanswered, **costs)
 
 
 # -- variants beside the unpruned model
@@ -204,7 +199,7 @@ def compare(
 
     whole = opened("none", 1.0)
     views = list(views_of(selection, whole.view_side, per_room))
-    unpruned = ask_views(whole, views, SCOPES[scope])
+    unpruned = ask_views([whole], views, SCOPES[scope])
     rows = [
         _row("none", 1.0, unpruned, unpruned),
         _row("blind", 0.0, ask_blindly(whole, views), unpruned),
@@ -214,13 +209,12 @@ def compare(
     for strategy, keep in variants:
         seeds = SEEDS if strategy == "random" else SEEDS[:1]
         try:
-            found = [
-                ask_views(opened(strategy, keep, seed), views, SCOPES[scope]) for seed in seeds
-            ]
+            pipelines = [opened(strategy, keep, seed) for seed in seeds]
+            found = ask_views(pipelines, views, SCOPES[scope])
         except ConfigError as error:
             rows.append({"strategy": strategy, "keep_ratio": keep, "refused": str(error)})
             continue
-        rows.append(_row(strategy, keep, mean_of(found), unpruned) | {"seeds": list(seeds)})
+        rows.append(_row(strategy, keep, found, unpruned) | {"seeds": list(seeds)})
         print(format_row(rows[-1]), flush=True)
     results = {
         "scope": scope,
@@ -262,6 +256,10 @@ def _row(strategy: str, keep: float, found: Outcome, unpruned: Outcome) -> dict[
         "unanswered": found.unanswered,
         "metrics": metrics,
     }
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values)) if values else np.nan
 
 
 def _by_words(views: Sequence[AskedView]) -> dict[str, Any]:

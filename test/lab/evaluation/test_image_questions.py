@@ -4,18 +4,16 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-from ada3d_ros.errors import ConfigError
+from ada3d_ros.errors import ConfigError, ModelError
 from ada3d_ros.lab.evaluation import image_questions
 from ada3d_ros.lab.evaluation.command import main, make_parser
 from ada3d_ros.lab.evaluation.image_questions import (
     GROUPS,
     AskedView,
-    Outcome,
+    ask_views,
     compare,
-    mean_of,
     variants_of,
     views_of,
 )
@@ -23,6 +21,7 @@ from ada3d_ros.lab.evaluation.selection import RoomSelection
 from ada3d_ros.lab.train.embedded import EMBEDDED_CONFIG
 from ada3d_ros.lab.world.view_questions import VIEW_KINDS
 from ada3d_ros.model.startup import embedded_model_path
+from ada3d_ros.types import Scope
 
 SIDE = EMBEDDED_CONFIG.vision.image_size
 ROOMS = RoomSelection("val", 0, 3)
@@ -75,20 +74,28 @@ def test_the_scope_decides_what_is_pruned(results: dict[str, Any]) -> None:
     assert (tokens == patches) == (results["scope"] == "image")
 
 
-def test_seeds_are_pooled_question_by_question() -> None:
-    asked = {group: np.array([2.0, 1.0]) for group in GROUPS}
-    outcomes = [
-        Outcome({group: np.array(right) for group in GROUPS}, asked, 0.4, 0.5, 100.0, missing)
-        for right, missing in (([2.0, 0.0], 0.0), ([1.0, 1.0], 2.0))
-    ]
-    mean = mean_of(outcomes)
-    np.testing.assert_allclose(mean.right["color"], [1.5, 0.5])
-    assert (mean.keep_ratio, mean.flop_share, mean.unanswered) == (0.4, 0.5, 1.0)
-
-
-def test_the_random_control_is_asked_three_times(
-    model: Path, monkeypatch: pytest.MonkeyPatch
+def test_views_go_to_the_pipelines_in_turn(
+    views: list[AskedView], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    shown: list[tuple[str, int]] = []
+
+    def show(pipeline: Any, frames: Any) -> None:
+        shown.append((pipeline, frames[0].stamp_ns))
+
+    def unanswered(*_: Any) -> ModelError:
+        return ModelError("no text")
+
+    monkeypatch.setattr(image_questions, "load_room", show)
+    monkeypatch.setattr(image_questions, "_outcome", unanswered)
+    pipelines: Any = ["a", "b", "c"]
+    found = ask_views(pipelines, views, Scope.LATEST_IMAGE)
+    assert [name for name, _ in shown] == ["a", "b", "c", "a", "b", "c"]
+    assert [stamp for _, stamp in shown] == [view.frame.stamp_ns for view in views]
+    assert found.unanswered == sum(len(view.questions) for view in views)
+    assert found.right["all"].sum() == 0.0
+
+
+def test_the_random_control_takes_three_seeds(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seeds = []
     original = image_questions.settings_of
 
