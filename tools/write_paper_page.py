@@ -39,7 +39,7 @@ TABLE_IV = (  # model, strategy, VQA, MMB, MME, MM-Vet
     ("LLaVA-3D-7B", "AdaToken-3D", "58.1", "65.0", "1501.8", "30.8"),
 )
 SCOPES = {  # result file -> what is asked about
-    "image_view": "The view as a scene of one keyframe (voxels with places; the model points first)",
+    "image_view": "The view as a scene of one keyframe (voxels, places; the model points first)",
     "image_2d": "The view in 2D (patches without places; never trained; no pointing)",
 }
 ACCURACY = {  # metrics of the card, as the page names them
@@ -263,20 +263,21 @@ def images_why() -> str:
     def points(name: str) -> str:
         return cell(rows[name], "all", True)
 
-    text = f"""**Found**, in points against the unpruned model, on views as it was taught to see them:
-voxel_dpp, which chooses before the language model by how unlike the features are,
-{points("voxel_dpp")}; PyramidDrop {points("pdrop")}; AdaToken-3D {points("adatoken3d")}; random
-tokens {points("random")}; FastV {points("fastv")}. The paper's order of AdaToken-3D and PyramidDrop
-(58.1 to 57.9 and 65.0 to 64.9 on its own model) is not found again; FastV is the weakest there and
-here; the best is none of the three.
+    text = f"""**Found**, in points against the unpruned model, on views as it was taught to see
+them: voxel_dpp, which chooses before the language model by how unlike the features are,
+{points("voxel_dpp")}; PyramidDrop {points("pdrop")}; AdaToken-3D {points("adatoken3d")};
+random tokens {points("random")}; FastV {points("fastv")}. The paper's order of
+AdaToken-3D and PyramidDrop (58.1 to 57.9 and 65.0 to 64.9 on its own model) is not found
+again; FastV is the weakest there and here; the best is none of the three.
 
-**Why it differs**: budgets are alike, and AdaToken-3D ranks as PyramidDrop does: what differs is
-where tokens go. AdaToken-3D's convex curve drops most behind layer 1, PyramidDrop's equal factors
-leave more to layer 2 and drop more in the last ones, where attention is sharp. On 32 layers both keep nearly all through the first ones, so there the
-difference may vanish, as in the paper. FastV drops once and for good by the attention of layer 1,
-which looks at all tokens (the 60 % above). In 2D the model answers existence with "no" whatever is
-shown: it was taught to look for the place first, and an image has none; colours and categories are
-above chance, so its features carry over.
+**Why it differs**: budgets are alike, and AdaToken-3D ranks as PyramidDrop does: what
+differs is where tokens go. AdaToken-3D's convex curve drops most behind layer 1,
+PyramidDrop's equal factors leave more to layer 2 and drop more in the last ones, where
+attention is sharp. On 32 layers both keep nearly all through the first ones, so there the
+difference may vanish, as in the paper. FastV drops once and for good by the attention of
+layer 1, which looks at all tokens (the 60 % above). In 2D the model answers existence
+with "no" whatever is shown: it was taught to look for the place first, and an image has
+none; colours and categories are above chance, so its features carry over.
 """
     return filled(text)
 
