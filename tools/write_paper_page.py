@@ -270,12 +270,16 @@ random tokens {points("random")}; FastV {points("fastv")}. The paper's order of
 AdaToken-3D and PyramidDrop (58.1 to 57.9 and 65.0 to 64.9 on its own model) is not found
 again there, only in 2D (below); FastV is the weakest; the best is none of the three.
 
-**Why it differs**: budgets are alike, and AdaToken-3D ranks as PyramidDrop does: what
-differs is where tokens go. AdaToken-3D's convex curve drops most behind layer 1,
-PyramidDrop's equal factors leave more to layer 2 and drop more in the last ones, where
-attention is sharp. On 32 layers both keep nearly all through the first ones, so there the
-difference may vanish, as in the paper. FastV drops once and for good by the attention of
-layer 1, which looks at all tokens (the 60 % above).
+**Why it differs**, most likely, for no part was measured apart: budgets are alike, and
+AdaToken-3D scores as PyramidDrop does; what differs is where tokens go and where the rest
+stand. AdaToken-3D's convex curve drops most behind layer 1, PyramidDrop's equal factors
+leave more to layer 2 and drop more in the last ones, where attention is sharp; PyramidDrop
+counts the positions of what is left anew, AdaToken-3D keeps them. On 32 layers
+AdaToken-3D still has three quarters of its tokens in layer 4 and half in layer 8, behind which
+PyramidDrop begins; here the whole curve lies behind one layer. So there the difference may vanish,
+as in the paper.
+FastV drops once and for good by the attention of layer 1, which looks at all tokens (the
+60 % above).
 """
     return filled(text) + in_2d()
 
