@@ -22,6 +22,7 @@ CARD = ROOT / "ada3d_ros" / "models" / "embedded" / "README.md"
 PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md"), CARD])
 TABLES_OF_NUMBERS = (
     DOCS / "benchmarks.md",
+    DOCS / "paper.md",
     DOCS / "scene_pruning.md",
     CARD,
 )  # generated, some with many columns
@@ -78,6 +79,7 @@ def headings_of(page: Path) -> list[str]:
         ("write_interface_docs", DOCS / "interfaces.md"),
         ("write_model_card", CARD),
         ("write_scene_pruning_page", DOCS / "scene_pruning.md"),
+        ("write_paper_page", DOCS / "paper.md"),
         ("draw_architecture", DOCS / "architecture.svg"),
     ],
 )

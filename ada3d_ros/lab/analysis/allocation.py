@@ -1,7 +1,7 @@
 """Figure 2: how much attention each kind of token pays to each kind, layer by layer.
 
-The answer is the one that the unpruned model gave, run after the prompt in one pass; masses per
-key range, no T x T matrix.
+The answer runs after the prompt in one pass: the one that the unpruned model gave, or the true one
+with its places (asked_rooms.py). Masses per key range, no T x T matrix.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ KEY_KINDS = ("system", "spatial", "prompt", "answer")
 
 @torch.inference_mode()
 def attention_allocation(
-    decoder: LlamaDecoder, prompt: PromptSequence, answer_ids: Sequence[int], stride: int = 1
+    decoder: LlamaDecoder, prompt: PromptSequence, answer: torch.Tensor, stride: int = 1
 ) -> Array:
-    """Shares of attention (query kinds, key kinds, L) float64.
+    """Shares of attention (query kinds, key kinds, L) float64; answer (A, D): its embeddings.
 
     Means over heads and over the queries of a kind; each query kind's shares sum to 1. NaN for the
     answer where there is none. stride: every n-th spatial token is a query. Raises
@@ -36,8 +36,7 @@ def attention_allocation(
     # Prompt and answer as one sequence, with the borders of each kind of token.
     start, stop = prompt.spatial_span
     length, device = prompt.embeds.shape[0], prompt.embeds.device
-    answer = torch.tensor(list(answer_ids), dtype=torch.int64, device=device)
-    hidden = torch.cat((prompt.embeds, decoder.embed(answer).to(prompt.embeds.dtype)))
+    hidden = torch.cat((prompt.embeds, answer.to(prompt.embeds.dtype)))
     tail = prompt.positions[-1] + 1 + torch.arange(len(answer), device=device)
     positions, total = torch.cat((prompt.positions, tail)), length + len(answer)
     rows = query_rows(total, (start, stop), stride, device)
@@ -65,11 +64,12 @@ def attention_allocation(
 def measure_allocation(
     decoder: LlamaDecoder,
     prompts: Sequence[PromptSequence],
-    answers: Sequence[Sequence[int]],
+    answers: Sequence[torch.Tensor],
     stride: int,
     progress: Progress,
 ) -> dict[str, Any]:
-    """Allocation over all prompts: query kind -> key kind -> mean and spread per layer.
+    """Allocation over all prompts and their answers, (A, D) embeddings each: query kind -> key kind
+    -> mean and spread per layer.
 
     With how many tokens each kind has, without which a share says little.
     """
@@ -87,7 +87,7 @@ def measure_allocation(
         counts.append((start, stop - start, len(prompt.embeds) - stop, len(answer)))
     return {
         "n": len(prompts),
-        "n_with_answer": sum(1 for answer in answers if answer),
+        "n_with_answer": sum(1 for answer in answers if len(answer)),
         "stride": stride,
         "layers": list(range(1, decoder.config.num_layers + 1)),
         "mean_tokens": dict(zip(KEY_KINDS, np.mean(counts, axis=0).tolist(), strict=True)),

@@ -1,8 +1,9 @@
 """`ada3d analyze`: the figures of the AdaToken-3D paper for any model and scene, as JSON and PNG.
 
 1 information contribution (contribution.py), 2 attention allocation (allocation.py), 3 answers
-against the pruned share (agreement.py), 4 which tokens survive (survival.py). Pictures are drawn
-from the written data alone (plots.py).
+against the pruned share (agreement.py), 4 which tokens survive (survival.py), 5 how much attention
+falls on how many tokens (concentration.py). Pictures are drawn from the written data alone
+(plots.py).
 """
 
 from __future__ import annotations
@@ -15,10 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from ada3d_ros.config import AgentConfig, from_flat
 from ada3d_ros.errors import ConfigError
 from ada3d_ros.lab.analysis.allocation import measure_allocation
+from ada3d_ros.lab.analysis.asked_rooms import AskedScene, own_questions
+from ada3d_ros.lab.analysis.concentration import measure_concentration
 from ada3d_ros.lab.analysis.contribution import Progress, measure_contribution
 from ada3d_ros.lab.analysis.survival import (
     STRATEGIES,
@@ -54,7 +58,7 @@ from ada3d_ros.types import PromptSequence
 
 KIND = "ada3d_ros analysis"
 ARRAYS_FILE = "survival.npz"
-FIGURES = (1, 2, 3, 4)
+FIGURES = (1, 2, 3, 4, 5)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -64,13 +68,14 @@ def build_parser() -> argparse.ArgumentParser:
         prog="ada3d analyze",
         description=(
             "Measures what spatial tokens contribute in each layer, who attends to whom, how"
-            " answers change as tokens are dropped, and which tokens survive each strategy; writes"
-            " JSON and PNG."
+            " answers change as tokens are dropped, which tokens survive each strategy, and how"
+            " much attention falls on how many tokens; writes JSON and PNG."
         ),
         epilog=(
             "Figures: 1 information contribution and retention curves; 2 attention allocation; 3"
-            " answers against the pruned share; 4 surviving tokens. Exit status: 0 done, 2 an"
-            " argument, source or checkpoint that cannot be used."
+            " answers against the pruned share; 4 surviving tokens; 5 attention on the least"
+            " attended tokens. Exit status: 0 done, 2 an argument, source or checkpoint that cannot"
+            " be used."
         ),
     )
     # What is analysed, and where the results go.
@@ -82,6 +87,14 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", type=Path, help="where the data goes (default OUT/analysis.json)")
 
     # What is measured.
+    parser.add_argument(
+        "--own-questions",
+        action="store_true",
+        help=(
+            "ask each generated room what `ada3d eval synthetic` asks it, in place of --questions;"
+            " the answers of figures 2 and 5 are the true ones; without figure 4"
+        ),
+    )
     parser.add_argument(
         "--strategy",
         default=",".join(STRATEGIES),
@@ -116,7 +129,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="of random rankings and strategies (default %(default)s)",
     )
     parser.add_argument(
-        "--figures", default="1,2,3,4", help="which to make, with commas (default %(default)s)"
+        "--figures", default="1,2,3,4,5", help="which to make, with commas (default %(default)s)"
     )
     return parser
 
@@ -132,6 +145,10 @@ def check_options(
     figures = parse_list(options.figures, int, "--figures")
     if not set(figures) <= set(FIGURES):
         raise ConfigError(f"--figures {options.figures}: there are {', '.join(map(str, FIGURES))}.")
+    if options.own_questions and (4 in figures or options.questions):
+        raise ConfigError(
+            "--own-questions: each room is asked its own; figure 4 and --questions ask all alike."
+        )
     if options.answer_tokens < 1:
         raise ConfigError(
             f"--answer-tokens {options.answer_tokens}: an answer has at least 1 token."
@@ -156,7 +173,7 @@ class Analysis:
         # Arguments and questions before the weights.
         self.options, self.progress = options, progress
         self.figures, self.keep_ratios, self.strategies = check_options(options)
-        self.questions = list(read_questions(options.questions))
+        self.questions = [] if options.own_questions else list(read_questions(options.questions))
         self.loaded, self.info, self.config = load_for(options, **{"pruning.seed": options.seed})
 
         # Layers of figure 3, which depend on the decoder's depth.
@@ -169,9 +186,16 @@ class Analysis:
 
         # Scenes, prompts, and answers where a figure needs them.
         self.scenes = [self._read(source) for source in options.sources]
-        self.prompts = unpruned_prompts(self.loaded, self.scenes, self.questions)
+        self.asked = [
+            own_questions(self.loaded, scene, source)
+            if options.own_questions
+            else AskedScene(tuple(self.questions))
+            for scene, source in zip(self.scenes, options.sources, strict=True)
+        ]
+        self.prompts = unpruned_prompts(self.loaded, self.scenes, self.asked)
         self.answers: list[GreedyAnswer] = []
-        if {2, 3} & set(self.figures):
+        wants = {3} if options.own_questions else {2, 3, 5}
+        if wants & set(self.figures):
             progress(f"answers of the unpruned model to {len(self.prompts)} prompts")
             self.answers = [
                 greedy_answer(decoder, prompt, options.answer_tokens) for prompt in self.prompts
@@ -196,9 +220,8 @@ class Analysis:
                 progress,
             )
         if 2 in self.figures:
-            ids = [answer.token_ids for answer in self.answers]
             results["allocation"] = measure_allocation(
-                decoder, self.prompts, ids, options.stride, progress
+                decoder, self.prompts, self.answer_embeds(), options.stride, progress
             )
         if 3 in self.figures:
             sweep = DropSweep(self.layers, options.answer_tokens, options.seed)
@@ -209,7 +232,21 @@ class Analysis:
             results["survival"], arrays = measure_survival(
                 self.loaded, self.scenes, self.questions, self.strategies, progress
             )
+        if 5 in self.figures:
+            scenes = [i for i, asked in enumerate(self.asked) for _ in asked.questions]
+            results["concentration"] = measure_concentration(
+                decoder, self.prompts, self.answer_embeds(), scenes, progress
+            )
         return plain(results), arrays
+
+    def answer_embeds(self) -> list[torch.Tensor]:
+        """(A, D) of each prompt: the true answer where it is known, else the unpruned model's."""
+        known = [answer for asked in self.asked for answer in asked.answers]
+        decoder = self.loaded.model.decoder
+        return known or [
+            decoder.embed(torch.tensor(answer.token_ids, dtype=torch.int64, device=decoder.device))
+            for answer in self.answers
+        ]
 
     def _head(self) -> dict[str, Any]:
         """What the file says before its figures: model, scenes, questions, seeds."""
@@ -238,20 +275,21 @@ class Analysis:
             "seeds": [self.options.seed],
             "keep_ratios": self.keep_ratios,
             "questions": self.questions,
+            "own_questions": self.options.own_questions,
             "scenes": scenes,
             "unpruned_answers": texts,
         }
 
 
 def unpruned_prompts(
-    loaded: LoadedModel, scenes: Sequence[Scene], questions: Sequence[str]
+    loaded: LoadedModel, scenes: Sequence[Scene], asked: Sequence[AskedScene]
 ) -> list[PromptSequence]:
-    """Every question about every scene, all spatial tokens in it; scene by scene."""
+    """Every scene's questions about it, all spatial tokens in each; scene by scene."""
     policy = Policy.from_config(from_flat({"pruning.strategy": "none"}).pruning)
     return [
         scene_prompt(loaded, scene, question, policy)[0]
-        for scene in scenes
-        for question in questions
+        for scene, about in zip(scenes, asked, strict=True)
+        for question in about.questions
     ]
 
 
@@ -293,9 +331,22 @@ def summary(results: dict[str, Any]) -> str:
             f" {found['masses']:.2e}, INF {found['INF']:.2e}, I {found['I']:.2e} (of the mean"
             f" curve: INF {found['INF_of_mean_masses']:.2e}, I {found['I_of_mean_masses']:.2e})"
         )
+    if "concentration" in results:
+        lines += _concentration_lines(results["concentration"])
     if "survival" in results:
         lines += _survival_lines(results["survival"])
     return "\n".join(lines)
+
+
+def _concentration_lines(data: dict[str, Any]) -> list[str]:
+    """What the least attended tokens get of the attention on all, of the mean over layers."""
+    return [
+        f"{data['least_share']:.0%} of the spatial tokens get"
+        f" {data[how][query]['least']['mean'][-1]:.3f} of the attention on all of them"
+        f" ({query} queries, {how.replace('_', ' ')})"
+        for how in ("each_question", "all_questions_of_a_scene")
+        for query in ("last", "answer")
+    ]
 
 
 def _survival_lines(data: dict[str, Any]) -> list[str]:

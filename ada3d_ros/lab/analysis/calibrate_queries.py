@@ -24,7 +24,13 @@ from ada3d_ros.engine.scene_prefix import PrefixOptions, ScenePrefix
 from ada3d_ros.engine.token_selection import SceneContext, choose_tokens
 from ada3d_ros.errors import ModelError
 from ada3d_ros.grounding.from_text import GROUNDING_PROMPT
-from ada3d_ros.lab.evaluation.scenes import DEFAULT_QUESTIONS, Scene, read_scene, scene_prompt
+from ada3d_ros.lab.evaluation.scenes import (
+    DEFAULT_QUESTIONS,
+    Scene,
+    read_scene,
+    room_of,
+    scene_prompt,
+)
 from ada3d_ros.lab.evaluation.selection import questions_of
 from ada3d_ros.lab.world.generated import generate_room
 from ada3d_ros.model.checkpoint import LoadedModel
@@ -89,10 +95,10 @@ def questions_about(source: str, given: Sequence[str] | None, points: bool) -> l
     """
     if given is not None:
         return list(given)
-    kind, _, seed = source.partition(":")
-    if kind == "room" and (seed.isdigit() or not seed):
-        number = int(seed or 0)
-        asked = questions_of(generate_room(number, level=2, split="val").graph, number)
+    room = room_of(source)
+    if room is not None:
+        split, level, seed = room
+        asked = questions_of(generate_room(seed, level, split=split).graph, seed)
         texts = [
             q.text if not q.phrase else GROUNDING_PROMPT.format(phrase=q.phrase) for q in asked
         ]

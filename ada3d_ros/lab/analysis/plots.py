@@ -119,6 +119,7 @@ def draw_figures(results: Results, arrays: Arrays, out: Path) -> list[Path]:
 
     Raises ConfigError where matplotlib is absent.
     """
+    from ada3d_ros.lab.analysis.concentration_plot import draw_concentration
     from ada3d_ros.lab.analysis.survival_plots import draw_survival
 
     files = []
@@ -126,6 +127,7 @@ def draw_figures(results: Results, arrays: Arrays, out: Path) -> list[Path]:
         ("contribution", draw_contribution),
         ("allocation", draw_allocation),
         ("agreement", draw_agreement),
+        ("concentration", draw_concentration),
     ):
         if name in results:
             files.append(draw(results, out / f"{name}.png"))

@@ -1,5 +1,5 @@
-"""`ada3d eval`: `synthetic`, accuracy on generated rooms, and `scene-pruning`, variants of the
-cached scene compared on the same rooms and questions.
+"""`ada3d eval`: `synthetic`, accuracy on generated rooms, `scene-pruning`, variants of the cached
+scene compared on the same rooms and questions, and `image`, strategies on questions about one view.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ada3d_ros.lab.command_line import (
     parse_list,
     run_verb,
 )
-from ada3d_ros.lab.evaluation import scene_pruning, scene_variants, synthetic
+from ada3d_ros.lab.evaluation import image_questions, scene_pruning, scene_variants, synthetic
 from ada3d_ros.lab.evaluation.pipelines import open_pipeline
 from ada3d_ros.lab.evaluation.selection import RoomSelection, questions_of
 from ada3d_ros.lab.evaluation.tally import format_table
@@ -55,6 +55,13 @@ def make_parser() -> argparse.ArgumentParser:
         description=f"`ada3d eval scene-pruning`: {scene_pruning.__doc__}",
     )
     _add_scene_pruning(compared)
+    images = verbs.add_parser(
+        "image",
+        help="pruning strategies on questions about one view",
+        description=f"`ada3d eval image`: {image_questions.__doc__}",
+    )
+    _add_rooms(images)
+    image_questions.add_arguments(images)
     return parser
 
 
@@ -269,8 +276,28 @@ def _run_scene_pruning(options: argparse.Namespace) -> None:
     scene_pruning.compare(comparison, variants, options.json)
 
 
+def _run_image(options: argparse.Namespace) -> None:
+    variants = image_questions.variants_of(options)
+    selection = RoomSelection(options.split, options.seed, options.scenes, options.level)
+    _prepare(options)
+    model = options.model or embedded_model_path()
+    results, pipeline = image_questions.compare(
+        model, _model_settings(options), selection, options.views, options.scope, variants
+    )
+    if options.json:
+        device = device_name(pipeline.model.model.device)
+        written = write_results(
+            options.json, plain(_facts(pipeline) | results), device, options.seed
+        )
+        print(f"wrote {written}")
+
+
 def main(argv: list[str]) -> int:
     """`ada3d eval`: returns 0, or 2 with a sentence."""
     options = make_parser().parse_args(argv)
-    runs = {"synthetic": _run_synthetic, "scene-pruning": _run_scene_pruning}
+    runs = {
+        "synthetic": _run_synthetic,
+        "scene-pruning": _run_scene_pruning,
+        "image": _run_image,
+    }
     return run_verb("eval", lambda: runs[options.what](options))

@@ -35,7 +35,11 @@ from ada3d_ros.types import ModelInfo, MultiViewInput, PromptSequence, RgbdFrame
 
 logger = logging.getLogger(__name__)
 
-SOURCE_HELP = "a rosbag2 folder or file, a posed RGB-D folder, or room:SEED for a generated room"
+SOURCE_HELP = (
+    "a rosbag2 folder or file, a posed RGB-D folder, or a generated room: room:SEED (split val,"
+    " level 2), test-room:SEED (split test, level 1)"
+)
+ROOMS = {"room": ("val", 2), "test-room": ("test", 1)}  # kind of source -> split, level
 DEFAULT_QUESTIONS = (
     "What is in the room?",
     "How many chairs are there?",
@@ -62,11 +66,20 @@ class Scene:
     floor_z_m: float = 0.0
 
 
+def room_of(source: str) -> tuple[str, int, int] | None:
+    """Split, level and seed of a generated room; None for a source that is none."""
+    kind, _, seed = source.partition(":")
+    if kind not in ROOMS or not (seed.isdigit() or not seed):
+        return None
+    return (*ROOMS[kind], int(seed or 0))
+
+
 def open_frames(source: str, config: AgentConfig) -> Iterable[RgbdFrame]:
     """The frames of a source as SOURCE_HELP describes it. Raises SourceError."""
-    kind, _, seed = source.partition(":")
-    if kind == "room" and (seed.isdigit() or not seed):
-        return generate_room(int(seed or 0), level=2, split="val").frames
+    room = room_of(source)
+    if room is not None:
+        split, level, seed = room
+        return generate_room(seed, level, split=split).frames
     path = Path(source)
     if not path.exists():
         raise SourceError(f"{source} is not a folder or file; give {SOURCE_HELP}.")

@@ -14,6 +14,7 @@ import pytest
 
 from ada3d_ros.config import AgentConfig
 from ada3d_ros.lab.analysis.analyze import main, unpruned_prompts
+from ada3d_ros.lab.analysis.asked_rooms import AskedScene
 from ada3d_ros.lab.evaluation.scenes import Scene, load_for, read_scene
 from ada3d_ros.model.checkpoint import LoadedModel
 from ada3d_ros.model.config import DecoderConfig, LlavaConfig
@@ -88,4 +89,4 @@ def scene(loaded: LoadedModel) -> Scene:
 
 @pytest.fixture(scope="session")
 def prompts(loaded: LoadedModel, scene: Scene) -> list[PromptSequence]:
-    return unpruned_prompts(loaded, [scene], QUESTIONS)
+    return unpruned_prompts(loaded, [scene], [AskedScene(QUESTIONS)])

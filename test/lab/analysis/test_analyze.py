@@ -66,7 +66,8 @@ def test_the_file_says_where_its_numbers_come_from(analysed: dict[str, Any]) -> 
     assert analysed["provenance"]["seed"] == 7
     assert analysed["provenance"]["device"] == "cpu"
     assert analysed["scenes"][0]["patches_match"] is True
-    assert {"contribution", "allocation", "agreement", "survival"} <= set(analysed)
+    figures = {"contribution", "allocation", "agreement", "survival", "concentration"}
+    assert figures <= set(analysed)
 
 
 def test_pictures_come_from_the_written_data_alone(
@@ -74,7 +75,7 @@ def test_pictures_come_from_the_written_data_alone(
 ) -> None:
     files = draw_figures({**analysed, "keep_ratios": [0.41]}, arrays, folder)
     written = {path.name for path in (folder / "out").glob("*.png")}
-    assert len(written) == 3 + 3 * len(analysed["keep_ratios"])
+    assert len(written) == 4 + 3 * len(analysed["keep_ratios"])
     assert {path.name for path in files} == {name for name in written if "keep0.3" not in name}
 
 
@@ -152,7 +153,7 @@ def test_allocation_equals_blocks_of_full_attention_and_sums_to_one(
     queries = [(start, stop), (stop, length), (length, total)]
     keys = [(0, start), (start, stop), (stop, length), (length, total)]
 
-    shares = attention_allocation(decoder, prompt, ids)
+    shares = attention_allocation(decoder, prompt, decoder.embed(torch.tensor(ids)))
     for layer, attention in enumerate(full_attention(decoder, embeds, torch.arange(total))):
         mean = attention.mean(dim=0)
         expected = [[float(mean[a:b, c:d].sum(dim=1).mean()) for c, d in keys] for a, b in queries]
@@ -167,7 +168,8 @@ def test_allocation_equals_blocks_of_full_attention_and_sums_to_one(
 def test_allocation_without_an_answer_has_none(
     loaded: LoadedModel, prompts: list[PromptSequence]
 ) -> None:
-    shares = attention_allocation(loaded.model.decoder, prompts[0], (), stride=10)
+    nothing = prompts[0].embeds[:0]
+    shares = attention_allocation(loaded.model.decoder, prompts[0], nothing, stride=10)
     assert np.isnan(shares[2]).all()
     np.testing.assert_allclose(shares[:2].sum(axis=1), 1.0, atol=1e-5)
 
@@ -249,7 +251,7 @@ def test_spread_leaves_out_what_is_missing() -> None:
         (["--keep-ratio", "0.00001"], "keep_ratio"),
         (["--keep-ratio", "much"], "--keep-ratio 'much'"),
         (["--stride", "0"], "query_stride"),
-        (["--figures", "1,5"], "--figures"),
+        (["--figures", "1,6"], "--figures"),
         (["--layers", "4"], "layers 1 to 3"),
         (["--answer-tokens", "0"], "--answer-tokens"),
         (["--seed", "-1"], "seed"),
