@@ -1,0 +1,22 @@
+"""Which benchmarks there are: verb of `ada3d eval` -> module and object, imported when asked for."""
+
+from __future__ import annotations
+
+import importlib
+
+from ada3d_ros.lab.evaluation.field.benchmark import Benchmark
+
+BENCHMARKS = {
+    "scanqa": "scanqa:SCANQA",
+    "sqa3d": "sqa3d:SQA3D",
+    "scanrefer": "scanrefer:SCANREFER",
+    "multi3drefer": "multi3drefer:MULTI3DREFER",
+    "scan2cap": "scan2cap:SCAN2CAP",
+}
+
+
+def benchmark(name: str) -> Benchmark:
+    """The benchmark of a verb. Raises KeyError for another name."""
+    module, found = BENCHMARKS[name].split(":")
+    loaded = importlib.import_module(f"ada3d_ros.lab.evaluation.field.{module}")
+    return getattr(loaded, found)  # type: ignore[no-any-return]
