@@ -1,4 +1,4 @@
-"""Which benchmarks there are: verb of `ada3d eval` -> module and object, imported when asked for."""
+"""Which benchmarks there are: verb of `ada3d eval` -> module and object, imported when used."""
 
 from __future__ import annotations
 
@@ -19,4 +19,5 @@ def benchmark(name: str) -> Benchmark:
     """The benchmark of a verb. Raises KeyError for another name."""
     module, found = BENCHMARKS[name].split(":")
     loaded = importlib.import_module(f"ada3d_ros.lab.evaluation.field.{module}")
-    return getattr(loaded, found)  # type: ignore[no-any-return]
+    known: Benchmark = getattr(loaded, found)
+    return known
