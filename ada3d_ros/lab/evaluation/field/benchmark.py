@@ -18,6 +18,7 @@ from ada3d_ros.types import Answer, Question, Scope
 # lists [cx, cy, cz, dx, dy, dz, score] in metres, best first. The harness adds "error" where there
 # was no answer.
 Record = dict[str, Any]
+TOKENS = ("ptb", "blanks", "none")
 Files = Mapping[str, Path]
 
 
@@ -45,6 +46,17 @@ class OfficialFile:
     name: str
     help: str
     required: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Scoring:
+    """tokens: how texts become words for BLEU, METEOR, ROUGE-L and CIDEr, one of TOKENS
+    (text_scores.Tokens; none: no such scores). quirks: as the published evaluators count, oddities
+    too.
+    """
+
+    tokens: str = "ptb"
+    quirks: bool = True
 
 
 class Benchmark(Protocol):
@@ -93,8 +105,10 @@ class Benchmark(Protocol):
         """
         ...
 
-    def score(self, scored: Sequence[tuple[Item, Record]]) -> dict[str, float]:
+    def score(self, scored: Sequence[tuple[Item, Record]], scoring: Scoring) -> dict[str, float]:
         """The benchmark's numbers by name over all items, in the files' order. A record with
         "error" is a wrong answer.
+
+        Raises ConfigError where a package or Java is missing.
         """
         ...
