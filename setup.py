@@ -48,6 +48,7 @@ setup(
     ],
     extras_require={
         "detect": ["onnxruntime>=1.17"],  # `detector.path` of an ONNX file
+        "eval": ["pycocoevalcap>=1.2"],  # BLEU, ROUGE-L, CIDEr; METEOR with Java besides
         "gpus": ["accelerate>=1.0"],  # `ada3d train` on several
         "quantisation": ["torchao>=0.18"],  # `model.weights` int8, int4; required above already
         "train": ["peft>=0.21"],  # `ada3d train --lora`
@@ -57,6 +58,7 @@ setup(
             "onnx>=1.15",
             "onnxruntime>=1.17",
             "peft>=0.21",
+            "pycocoevalcap>=1.2",
             "pytest",
             "pytest-xdist",
             "rosbags-image>=0.10",
