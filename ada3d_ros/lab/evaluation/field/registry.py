@@ -8,7 +8,7 @@ from ada3d_ros.lab.evaluation.field.benchmark import Benchmark
 
 BENCHMARKS = {
     "scanqa": "scanqa:SCANQA",
-    "sqa3d": "sqa3d:SQA3D",
+    "sqa3d": "sqa3d:SQA3D_BENCHMARK",
     "scanrefer": "scanrefer:SCANREFER",
     "multi3drefer": "multi3drefer:MULTI3DREFER",
     "scan2cap": "scan2cap:SCAN2CAP",
