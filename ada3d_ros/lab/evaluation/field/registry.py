@@ -12,6 +12,12 @@ BENCHMARKS = {
     "scanrefer": "scanrefer:SCANREFER",
     "multi3drefer": "multi3drefer:MULTI3DREFER",
     "scan2cap": "scan2cap:SCAN2CAP",
+    "openeqa": "openeqa:OPEN_EQA",
+    "mmscan": "mmscan:MM_SCAN",
+    "vqa": "vqa:VQA_V2",
+    "mme": "mme:MME_BENCHMARK",
+    "mmbench": "mmbench:MM_BENCH",
+    "mmvet": "mmvet:MM_VET",
 }
 
 
