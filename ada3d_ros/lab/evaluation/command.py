@@ -32,6 +32,7 @@ from ada3d_ros.lab.evaluation.words_alone import WordsAlone, fitted
 from ada3d_ros.lab.results import write_results
 from ada3d_ros.lab.world.export import export, export_scene, scene_name
 from ada3d_ros.lab.world.graph import graphs
+from ada3d_ros.lab.world.image_questions import ImageFiles
 from ada3d_ros.lab.world.rooms import make_rooms
 from ada3d_ros.model.startup import embedded_model_path
 from ada3d_ros.pipeline import Ada3DPipeline
@@ -120,7 +121,8 @@ def _add_synthetic(parser: argparse.ArgumentParser) -> None:
     add(
         "--export-views",
         action="store_true",
-        help="and the rooms' views in ScanNet's layout, DIR/scenes; then nothing is evaluated",
+        help="and the rooms' views in ScanNet's layout, DIR/scenes, and questions about single ones"
+        " as files of VQAv2, MME and MMBench; then nothing is evaluated",
     )
 
 
@@ -152,8 +154,10 @@ def _add_scene_pruning(parser: argparse.ArgumentParser) -> None:
 
 
 def _export(selections: Sequence[RoomSelection], folder: Path, views: bool) -> None:
-    """The selections' questions in the files of the field's benchmarks; views: the rooms, too."""
-    asked = []
+    """The selections' questions in the files of the field's benchmarks; views: the rooms, too, and
+    questions about single images.
+    """
+    asked, images = [], ImageFiles(folder)
     for selection in selections:
         seeds = selection.room_seeds()
         known = graphs(make_rooms(selection.split, seeds, selection.level))
@@ -165,8 +169,12 @@ def _export(selections: Sequence[RoomSelection], folder: Path, views: bool) -> N
         if views:
             for name, room in zip(names, rooms_of(selection, EXPORT_PX), strict=True):
                 export_scene(room.frames, folder / "scenes" / name)
+                images.add_room(room.frames, room.boxes, room.solids)
     counts = export(asked, folder).items()
     print(f"{folder}: " + ", ".join(f"{count} rows in {file}.json" for file, count in counts))
+    if views:
+        counts = images.write().items()
+        print(f"{folder}: " + ", ".join(f"{count} questions of {file}" for file, count in counts))
 
 
 def _prepare(options: argparse.Namespace) -> None:
