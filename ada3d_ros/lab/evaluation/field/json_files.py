@@ -111,8 +111,8 @@ def _json_lines(path: Path) -> list[Any] | None:
     """
     text = _text_of(path)
     lines = [line for line in text.splitlines() if line.strip()]
-    if not lines or not lines[0].lstrip().startswith("{"):
-        return None
+    if len(lines) < 2 or not lines[0].lstrip().startswith("{"):
+        return None  # one line may be a whole file, as VQAv2's are
     rows = []
     for number, line in enumerate(lines, 1):
         try:
