@@ -48,7 +48,7 @@ def write_worst(
 ) -> Path:
     """Write the page, its folder too; returns its path. tiles: number -> what it is, at the top."""
     document = TEMPLATES.get_template("worst.html.j2").render(
-        title=title, tiles=tiles, items=items, views=()
+        title=title, tiles=tiles, items=items, views=(), stages=()
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(document + "\n", encoding="utf-8")

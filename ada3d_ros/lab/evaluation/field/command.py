@@ -7,7 +7,7 @@ scored (--answers) without any model.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import torch
 
 from ada3d_ros.errors import ConfigError, SourceError
 from ada3d_ros.lab.benchmarks.bench import device_name
+from ada3d_ros.lab.benchmarks.spread import plain
 from ada3d_ros.lab.command_line import add_model_folders, check_writable, model_folders
 from ada3d_ros.lab.evaluation.field.benchmark import TOKENS, Benchmark, Files, Item, Record, Scoring
 from ada3d_ros.lab.evaluation.field.harness import (
@@ -27,7 +28,7 @@ from ada3d_ros.lab.evaluation.field.harness import (
     share_of,
 )
 from ada3d_ros.lab.evaluation.field.json_files import name_some
-from ada3d_ros.lab.evaluation.field.records import RecordFile, read_records
+from ada3d_ros.lab.evaluation.field.records import RecordFile, read_records, write_answers
 from ada3d_ros.lab.evaluation.field.registry import BENCHMARKS, benchmark
 from ada3d_ros.lab.evaluation.field.results import (
     digests,
@@ -125,6 +126,8 @@ def run(options: argparse.Namespace) -> None:
         wanted = {item.id for item in items}
         records = {name: record for name, record in records.items() if name in wanted}
     scored = scored_items(items, records, options.partial, where)
+    if options.answers is None:
+        write_answers(options.out / "answers.jsonl", (record for _, record in scored))
 
     # Told, and written.
     scoring = Scoring(options.tokens, not options.no_quirks)
@@ -132,7 +135,7 @@ def run(options: argparse.Namespace) -> None:
     print(table(results))
     for path in (options.json, options.out and options.out / "results.json"):
         if path:
-            print(f"wrote {write_results(path, results, device)}")
+            print(f"wrote {write_results(path, plain(results), device)}")
     if options.out and options.worst:
         lowest = worst(known, scored, options.worst)
         page = write_page(options.out / "worst.html", known, results, lowest, shown)
@@ -154,7 +157,8 @@ def _run(
         options.device == "auto" and torch.cuda.is_available()
     )
     workers = Workers("cuda" if on_gpu else "cpu", PATIENCE)
-    device = str(workers.device) if workers.count > 1 else options.device
+    own = str(workers.device) if workers.device.type == "cuda" else "cpu"
+    device = own if workers.count > 1 else options.device
     views = options.views if known.scope is Scope.SCENE else 1
     asked = {
         "model.device": device,
@@ -188,8 +192,9 @@ def _run(
     records = read_records(options.out, header)
     workers.wait()
     left = pending(items, records)
-    own = share_of(left, workers.count, workers.rank)
-    progress = RunningScore(known, len(items) if workers.count == 1 else _count(own), workers.first)
+    mine = share_of(left, workers.count, workers.rank)
+    number = len(items) if workers.count == 1 else sum(map(len, mine.values()))
+    progress = RunningScore(known, number, workers.first)
     if workers.count == 1:
         for item in items:
             if item.id in records:
@@ -199,17 +204,13 @@ def _run(
     )
     asker = PipelineAsker(pipeline, known, shown, asking)
     with RecordFile(options.out, header, workers.rank) as file, progress.bar:
-        ask_all(asker, own, file, progress, options.together)
+        ask_all(asker, mine, file, progress, options.together)
     workers.wait()
     if not workers.first:
         return None
     if info.random_weights:
         print("RANDOM WEIGHTS: these numbers say what chance looks like.")
     return read_records(options.out, header), device_name(pipeline.model.model.device), facts
-
-
-def _count(by_source: Mapping[str, Sequence[Item]]) -> int:
-    return sum(map(len, by_source.values()))
 
 
 def _shown(options: argparse.Namespace, known: Benchmark) -> Shown | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -89,6 +89,13 @@ def read_records(folder: Path, settings: Mapping[str, Any]) -> dict[str, Record]
     return records
 
 
+def write_answers(path: Path, records: Iterable[Record]) -> Path:
+    """All records in their items' order, whoever wrote them: what --answers reads; the path."""
+    lines = [json.dumps(record, ensure_ascii=False, sort_keys=True) for record in records]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
 def _rows(path: Path) -> list[dict[str, Any]]:
     lines = path.read_bytes().split(b"\n")[:-1]  # what follows the last end of line was cut short
     rows = []
@@ -118,7 +125,8 @@ def _check_settings(path: Path, found: object, wanted: Mapping[str, Any]) -> Non
         )
         raise ConfigError(
             f"{path.parent} was begun with other settings ({changed}): its answers cannot be mixed"
-            " with new ones. Give the same settings to go on, or name another folder with --out."
+            " with new ones. Give the same settings to go on, or name another folder with --out;"
+            f" --answers {path} scores what is there."
         )
 
 

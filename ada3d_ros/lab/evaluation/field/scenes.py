@@ -45,7 +45,7 @@ class SceneFolder:
         a bag's file. None where it is not there.
         """
         name = PurePosixPath(source)
-        if name.is_absolute() or ".." in name.parts:  # a file may say anything
+        if name.is_absolute() or ".." in name.parts or not name.name:  # a file may say anything
             return None
         for place in (self.folder / name, self.folder / name.name):
             for suffix in BAG_SUFFIXES:
