@@ -117,7 +117,10 @@ def test_scanrefer_counts_the_best_box_at_its_threshold_inclusive() -> None:
     assert SCANREFER.item_score(scanrefer_item("a", True), answered(at_half)) == pytest.approx(0.5)
     scored = [
         (scanrefer_item("a", True), answered(UNIT)),
-        (scanrefer_item("b", False), answered(moved(0.5), UNIT)),  # IoU 1/3; the second is not asked
+        (
+            scanrefer_item("b", False),
+            answered(moved(0.5), UNIT),
+        ),  # IoU 1/3; the second is not asked
         (scanrefer_item("c", False), answered()),
         (scanrefer_item("d", False), {"text": "", "error": "NOT_GROUNDED"}),
     ]

@@ -64,13 +64,15 @@ class Benchmark(Protocol):
 
     name: of the verb; description: one line; scope: SCENE where `Item.source` is a scene,
     LATEST_IMAGE where it is an image; grounds: whether `pipeline.ground` answers (else `ask`);
-    files: its official files.
+    prompt: the line behind every question by which the reference asks for a form of answer, "" for
+    none; files: its official files.
     """
 
     name: str
     description: str
     scope: Scope
     grounds: bool
+    prompt: str
     files: Sequence[OfficialFile]
 
     def read(self, files: Files) -> list[Item]:

@@ -73,6 +73,8 @@ def _add_options(parser: argparse.ArgumentParser, known: Benchmark) -> None:
     add("--answers", type=Path, metavar="FILE", help="score these answers; no model is opened")
     add("--out", type=Path, metavar="FOLDER", help="records, results and page; goes on where it is")
     add("--suffix", default="", help="put behind every question (default nothing)")
+    if known.prompt:
+        add("--bare", action="store_true", help=f'ask without "{known.prompt}"')
     add("--max-new-tokens", type=int, default=0, help="of an answer (default the model's)")
     add("--limit", type=int, default=0, metavar="N", help="ask the first N items alone")
     add("--partial", action="store_true", help="leave out items without scene or answer")
@@ -180,6 +182,7 @@ def _run(
         "keep_requested": options.keep,
         "views": views,
         "suffix": options.suffix,
+        "bare": getattr(options, "bare", False),
         "max_new_tokens": options.max_new_tokens,
         "measure": options.measure,
         "together": options.together,
@@ -200,7 +203,11 @@ def _run(
             if item.id in records:
                 progress.add(item, records[item.id])
     asking = Asking(
-        options.suffix, options.max_new_tokens, options.measure == "on", options.together
+        options.suffix,
+        facts["bare"],
+        options.max_new_tokens,
+        options.measure == "on",
+        options.together,
     )
     asker = PipelineAsker(pipeline, known, shown, asking)
     with RecordFile(options.out, header, workers.rank) as file, progress.bar:

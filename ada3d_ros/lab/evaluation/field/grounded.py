@@ -26,6 +26,7 @@ class GroundedBenchmark:
 
     scope = Scope.SCENE
     grounds = True
+    prompt = ""
 
     def question(self, item: Item) -> Question:
         """The phrase as it is written."""

@@ -23,12 +23,13 @@ from ada3d_ros.types import Answer, AskHooks, Question
 
 @dataclass(frozen=True, slots=True)
 class Asking:
-    """What is the same for all items. suffix: put behind every question, after a blank; routed:
-    answers are measured where that can be (else the model answers whatever is asked); together:
-    questions that are answered in one batch.
+    """What is the same for all items. suffix: put behind every question, after a blank; bare:
+    without the benchmark's own prompt; routed: answers are measured where that can be (else the
+    model answers whatever is asked); together: questions that are answered in one batch.
     """
 
     suffix: str = ""
+    bare: bool = False
     max_new_tokens: int = 0
     routed: bool = False
     together: int = 1
@@ -79,9 +80,12 @@ class PipelineAsker:
     def _asked(self, item: Item) -> Question:
         question = self.benchmark.question(item)
         asking = self.asking
+        text = question.text
+        if asking.bare:
+            text = text.removesuffix(f"\n{self.benchmark.prompt}")
         return replace(
             question,
-            text=f"{question.text} {asking.suffix}".strip() if asking.suffix else question.text,
+            text=f"{text} {asking.suffix}".strip() if asking.suffix else text,
             max_new_tokens=asking.max_new_tokens or question.max_new_tokens,
             scope=self.benchmark.scope,
             routed=asking.routed,

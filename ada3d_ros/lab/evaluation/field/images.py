@@ -77,7 +77,7 @@ class ImageBenchmark:
 
     scope = Scope.LATEST_IMAGE
     grounds = False
-    prompt = ""  # a line behind the question
+    prompt = ""
 
     def question(self, item: Item) -> Question:
         """The item's text and the prompt, as LLaVA-1.5's scripts ask; the model answers, whatever

@@ -25,6 +25,7 @@ class SpokenBenchmark:
 
     scope = Scope.SCENE
     grounds = False
+    prompt = ""
 
     def question(self, item: Item) -> Question:
         """The question as it is written: LLaVA-3D's scripts put nothing around it."""
