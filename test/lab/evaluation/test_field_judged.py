@@ -10,10 +10,13 @@ from typing import Any
 import pytest
 
 from ada3d_ros.errors import SourceError
+from ada3d_ros.lab.evaluation.command import main
 from ada3d_ros.lab.evaluation.field.benchmark import Benchmark, Item, Record, Scoring
 from ada3d_ros.lab.evaluation.field.mmscan import MM_SCAN, bare, scored_text
 from ada3d_ros.lab.evaluation.field.mmvet import MM_VET
 from ada3d_ros.lab.evaluation.field.openeqa import OPEN_EQA
+from ada3d_ros.lab.evaluation.selection import RoomSelection, rooms_of
+from ada3d_ros.lab.world.export import export_scene
 from ada3d_ros.types import Scope
 
 WITHOUT_WORDS = Scoring(tokens="none")
@@ -198,6 +201,34 @@ def test_openeqas_bad_files(tmp_path: Path) -> None:
         read(OPEN_EQA, tmp_path, [EQA[0], EQA[0]])
     with pytest.raises(SourceError, match="entry 1: has no 'episode_history'"):
         read(OPEN_EQA, tmp_path, [{**EQA[0], "episode_history": None}])
+
+
+def test_openeqa_from_scenes_to_a_number(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The embedded model answers about a drawn room; the marks are made up here."""
+    room = next(rooms_of(RoomSelection("val", 0, 1), 96))
+    export_scene(room.frames, tmp_path / "scenes/scene0709_00")
+    color, category = next(iter(room.boxes.values())).label.split()
+    asked = {"question": f"Is there a {color} {category}?", "answer": "yes"}
+    entries = [eqa(name, EQA[0]["episode_history"], "existence") | asked for name in "ab"]
+    files = ["openeqa", "--questions", str(write(tmp_path / "q.json", entries))]
+    out = tmp_path / "out"
+    scenes = ["--scenes", str(tmp_path / "scenes"), "--out", str(out), "--device", "cpu"]
+    assert main([*files, *scenes]) == 0
+    results = json.loads((out / "results.json").read_text())
+    assert (results["n"], results["metrics"]) == (2, {})
+
+    # Judged, its records are scored; marks of other questions are refused.
+    marks = ["--judgements", str(write(tmp_path / "marks.json", {"a": 4, "b": 1}))]
+    answers = ["--answers", str(out / "records.jsonl"), "--json", str(tmp_path / "judged.json")]
+    assert main([*files, *answers, *marks]) == 0
+    judged = json.loads((tmp_path / "judged.json").read_text())
+    assert judged["metrics"]["llm_match"] == pytest.approx(37.5)
+    marks[1] = str(write(tmp_path / "others.json", {"a": 4, "b": 1, "c": 5}))
+    capsys.readouterr()
+    assert main([*files, *answers, *marks]) == 2
+    assert "judges 'c', which no question is called" in capsys.readouterr().err
 
 
 # -- MMScan
