@@ -254,9 +254,7 @@ def test_an_id_that_is_there_twice_is_refused(tmp_path: Path) -> None:
 
 def test_answers_of_another_form_are_refused(tmp_path: Path) -> None:
     rows = [{"question_id": "a", "text": 3}]
-    assert "a string is expected" in refusal(
-        read_text_answers, written(tmp_path / "a.json", rows)
-    )
+    assert "a string is expected" in refusal(read_text_answers, written(tmp_path / "a.json", rows))
     rows = [{"id": "a", "text": "here it is"}]
     told = refusal(SCANREFER.read_answers, written(tmp_path / "b.json", rows))
     assert "has no `boxes`" in told
