@@ -165,6 +165,20 @@ def test_a_run_does_not_go_on_with_other_settings(
     assert (answered / "records.jsonl").read_bytes() == before
 
 
+def test_other_references_score_the_answers_that_are_there(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(arguments("sqa3d", exported, tmp_path)) == 0
+    references = tmp_path / "other.json"
+    rows = [row | {"text": "nothing"} for row in read(exported / "sqa3d_answers.json")]
+    references.write_text(json.dumps(rows))
+    monkeypatch.setattr(PipelineAsker, "answer", None)  # nothing is asked again
+    run = arguments("sqa3d", exported, tmp_path)
+    run[run.index("--references") + 1] = str(references)
+    assert main(run) == 0
+    assert read(tmp_path / "results.json")["metrics"]["EM1"] == 0.0
+
+
 def test_two_processes_score_as_one(exported: Path, answered: Path, tmp_path: Path) -> None:
     pytest.importorskip("accelerate", reason="several processes need Accelerate")
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
