@@ -17,6 +17,7 @@ from ada3d_ros.lab.report.pictures import (
     CROP_FONT,
     VIEW_PX,
     Picture,
+    draw_beside,
     draw_crop,
     overlay,
     whole,
@@ -58,18 +59,11 @@ def write_worst(
 def draw_item(
     frames: Sequence[RgbdFrame], true: Sequence[Box3D], found: Sequence[Box3D]
 ) -> list[Picture]:
-    """True and answered boxes in one view, or each in its own where none shows both; without boxes
-    a few views of the scene.
-    """
-    together = draw_crop(frames, Evidence(tuple(true), tuple(found)))
+    """True and answered boxes in one view; without boxes, or where none is seen, a few views."""
+    boxes = Evidence(tuple(true), tuple(found))
+    together = draw_crop(frames, boxes) or draw_beside(frames, boxes)
     if together is not None:
         return [together]
-    apart = (
-        draw_crop(frames, each) for each in (Evidence(tuple(true)), Evidence((), tuple(found)))
-    )
-    pictures = [picture for picture in apart if picture is not None]
-    if pictures:
-        return pictures
     places = np.unique(np.linspace(0, len(frames) - 1, FEW).astype(int)).tolist()
     return [
         overlay(frames[i], whole(frames[i], VIEW_PX), Evidence(), CROP_FONT, f"View {i + 1}")

@@ -144,7 +144,7 @@ def test_prepared_boxes_are_found_by_object_id(tmp_path: Path) -> None:
     assert boxes.box("scene0011_00", 4) == [0, 0, 0, 1, 1, 1]
     with pytest.raises(SourceError, match="no object 1, only 0 to 4"):
         boxes.box("scene0011_00", 1)
-    with pytest.raises(SourceError, match="neither scene0012_00_aligned_bbox.npy nor"):
+    with pytest.raises(SourceError, match=r"neither scene0012_00_aligned_bbox\.npy nor"):
         boxes.box("scene0012_00", 0)
 
 

@@ -253,9 +253,9 @@ def test_the_worst_come_first_and_right_ones_never() -> None:
 
 def test_records_of_other_questions_and_missing_ones_are_refused(tmp_path: Path) -> None:
     items = [item("a", "s"), item("b", "s")]
-    with pytest.raises(SourceError, match="answers 1 questions that .* do not ask: 'c'"):
+    with pytest.raises(SourceError, match=r"answers 1 questions that .* do not ask: 'c'"):
         scored_items(items, {"c": {"text": "x"}}, True, tmp_path)
-    with pytest.raises(SourceError, match="no answer to 1 of 2 questions: 'b'.*--partial"):
+    with pytest.raises(SourceError, match=r"no answer to 1 of 2 questions: 'b'.*--partial"):
         scored_items(items, {"a": {"text": "x"}}, False, tmp_path)
     assert len(scored_items(items, {"a": {"text": "x"}}, True, tmp_path)) == 1
     with pytest.raises(SourceError, match="none of the 2"):

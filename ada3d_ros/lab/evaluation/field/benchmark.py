@@ -41,11 +41,15 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class OfficialFile:
-    """An official file as an option of the command line: `--questions FILE` for "questions"."""
+    """An official file as an option of the command line: `--questions FILE` for "questions".
+
+    asked: whether what is asked depends on it; else answers stay good when another is given.
+    """
 
     name: str
     help: str
     required: bool = True
+    asked: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -191,7 +191,13 @@ def _run(
     }
 
     # What is there already is not asked again; all look before anyone writes.
-    header = facts | {"benchmark": known.name, "scenes": str(shown.folder), "code": digest(ROOT)}
+    asked_files = {file.name for file in known.files if file.asked}
+    header = facts | {
+        "files": {name: found for name, found in facts["files"].items() if name in asked_files},
+        "benchmark": known.name,
+        "scenes": str(shown.folder),
+        "code": digest(ROOT),
+    }
     records = read_records(options.out, header)
     workers.wait()
     left = pending(items, records)

@@ -83,11 +83,21 @@ def worst(benchmark: Benchmark, scored: Scored, count: int) -> list[tuple[Item, 
 
 
 def digests(files: Files) -> dict[str, str]:
-    """SHA-256 of each file; of a folder its name alone."""
+    """SHA-256 of each file; of a folder that of its files' names and sizes, and of its texts."""
     return {
-        name: hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else path.name
+        name: hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else _of_folder(path)
         for name, path in files.items()
     }
+
+
+def _of_folder(folder: Path) -> str:
+    total = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            text = path.read_bytes() if path.suffix == ".txt" else b""
+            name = path.relative_to(folder).as_posix()
+            total.update(f"{name} {path.stat().st_size}\n".encode() + text)
+    return total.hexdigest()
 
 
 def table(results: Mapping[str, Any]) -> str:

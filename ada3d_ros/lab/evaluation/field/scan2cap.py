@@ -42,7 +42,7 @@ class Scan2Cap(SpokenBenchmark):
     description = "Scan2Cap: captions of objects; C@.5, B-4@.5, M@.5, R@.5 and the same at .25"
     files = (
         OfficialFile(QUESTIONS, "LLaVA-3D's list of conversations with target boxes"),
-        OfficialFile(REFERENCES, "ScanRefer's JSON, for all captions of an object", False),
+        OfficialFile(REFERENCES, "ScanRefer's JSON, for all captions of an object", False, False),
         *BOX_FILES,
     )
 

@@ -41,7 +41,9 @@ class ScanQA(SpokenBenchmark):
     )
     files = (
         OfficialFile(QUESTIONS, "ScanQA's own JSON, or LLaVA-3D's list of questions"),
-        OfficialFile(REFERENCES, "LLaVA-3D's list of true answers; ScanQA's own has them", False),
+        OfficialFile(
+            REFERENCES, "LLaVA-3D's list of true answers; ScanQA's own has them", False, False
+        ),
     )
 
     def read(self, files: Files) -> list[Item]:

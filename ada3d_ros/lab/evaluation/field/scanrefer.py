@@ -38,7 +38,9 @@ CLASSES = (
 )
 OTHERS = "others"
 BOX_FILES = (
-    OfficialFile(BOXES, "folder of ScanNet's meshes, or of SCENE_aligned_bbox.npy files", False),
+    OfficialFile(
+        BOXES, "folder of ScanNet's meshes, or of SCENE_aligned_bbox.npy files", False, False
+    ),
 )
 
 
@@ -50,7 +52,7 @@ class ScanRefer(GroundedBenchmark):
     files = (
         OfficialFile(PHRASES, "ScanRefer's JSON of descriptions"),
         *BOX_FILES,
-        OfficialFile(LABELS, "scannetv2-labels.combined.tsv: names to classes", False),
+        OfficialFile(LABELS, "scannetv2-labels.combined.tsv: names to classes", False, False),
     )
 
     def read(self, files: Files) -> list[Item]:

@@ -32,7 +32,9 @@ class SQA3D(SpokenBenchmark):
     description = "SQA3D: questions from where one stands; EM and refined EM, over all and by type"
     files = (
         OfficialFile(QUESTIONS, "SQA3D's own questions, or LLaVA-3D's list of them"),
-        OfficialFile(REFERENCES, "SQA3D's own annotations, or LLaVA-3D's list of true answers"),
+        OfficialFile(
+            REFERENCES, "SQA3D's own annotations, or LLaVA-3D's list of true answers", asked=False
+        ),
     )
 
     def read(self, files: Files) -> list[Item]:
