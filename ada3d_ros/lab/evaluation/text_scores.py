@@ -16,6 +16,7 @@ import importlib
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -157,6 +158,8 @@ def _meteor(known: Texts, candidates: Texts) -> tuple[Any, Any]:
     finally:
         process.kill()
         process.wait()
+        with suppress(OSError):  # of what it did not read any more
+            process.stdin.close()
         process.stdout.close()
         process.stderr.close()
 
