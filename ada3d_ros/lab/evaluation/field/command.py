@@ -72,7 +72,7 @@ def _add_options(parser: argparse.ArgumentParser, known: Benchmark) -> None:
         add("--images", type=Path, metavar="FOLDER", help="folder with the images asked about")
     add("--answers", type=Path, metavar="FILE", help="score these answers; no model is opened")
     add("--out", type=Path, metavar="FOLDER", help="records, results and page; goes on where it is")
-    add("--suffix", default="", help="put behind every question (default nothing)")
+    add("--suffix", default="", help="appended to every question (default nothing)")
     add("--max-new-tokens", type=int, default=0, help="of an answer (default the model's)")
     add("--limit", type=int, default=0, metavar="N", help="ask the first N items alone")
     add("--partial", action="store_true", help="leave out items without scene or answer")

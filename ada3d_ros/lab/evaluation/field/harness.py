@@ -23,7 +23,7 @@ from ada3d_ros.types import Answer, AskHooks, Question
 
 @dataclass(frozen=True, slots=True)
 class Asking:
-    """What is the same for all items. suffix: put behind every question, after a blank; routed:
+    """What is the same for all items. suffix: appended to every question, after a blank; routed:
     answers are measured where that can be (else the model answers whatever is asked); together:
     questions that are answered in one batch.
     """
