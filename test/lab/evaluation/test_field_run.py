@@ -325,6 +325,18 @@ def test_a_scene_that_is_not_there_is_named_before_the_model_is_opened(
     assert (results["n"], results["left_out"], results["scenes"]) == (1, 2, 1)
 
 
+def test_java_is_missed_before_the_model_is_opened(
+    exported: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(command, "open_pipeline", None)
+    monkeypatch.setenv("PATH", "")
+    assert main(arguments("scanqa", exported, tmp_path, "--tokens", "ptb")) == 2
+    assert "needs Java" in capsys.readouterr().err
+
+
 # -- the page
 
 

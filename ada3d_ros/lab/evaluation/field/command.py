@@ -112,13 +112,15 @@ def run(options: argparse.Namespace) -> None:
     total = len(items)
     items = items[: options.limit or total]
     shown = _shown(options, known)
+    scoring = Scoring(options.tokens, not options.no_quirks)
 
     if options.answers is not None:
-        records, device, facts = known.read_answers(options.answers), "none", {}
-        facts = {"answers": options.answers.name, "files": digests(files)}
-        where = options.answers
+        records, device, where = known.read_answers(options.answers), "none", options.answers
+        facts: dict[str, Any] = {"answers": options.answers.name, "files": digests(files)}
     else:
         assert shown is not None, "checked"
+        if known.scope is Scope.SCENE:  # what scores need is missed before hours of asking
+            known.score([(items[0], {"text": "", "error": "NONE"})], scoring)
         found = _run(options, known, files, items, shown)
         if found is None:
             return  # the first process tells
@@ -132,7 +134,6 @@ def run(options: argparse.Namespace) -> None:
         write_answers(options.out / "answers.jsonl", (record for _, record in scored))
 
     # Told, and written.
-    scoring = Scoring(options.tokens, not options.no_quirks)
     results = results_of(known, scored, scoring) | {"left_out": total - len(scored)} | facts
     print(table(results))
     for path in (options.json, options.out and options.out / "results.json"):
