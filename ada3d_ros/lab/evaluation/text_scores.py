@@ -165,10 +165,7 @@ def _meteor(known: Texts, candidates: Texts) -> tuple[Any, Any]:
 
 
 def _blank_tokens(texts: Sequence[Sequence[str]]) -> Texts:
-    return {
-        number: [" ".join(text.lower().split()) for text in each]
-        for number, each in enumerate(texts)
-    }
+    return {number: [_one_line(text.lower()) for text in each] for number, each in enumerate(texts)}
 
 
 def _ptb_tokens(texts: Sequence[Sequence[str]]) -> Texts:

@@ -49,6 +49,8 @@ def test_a_grey_jpeg_has_three_channels(tmp_path: Path) -> None:
     ("item", "content", "match"),
     [
         (Item("7", "no.png", "?"), None, r"item '7' is not there: .*no\.png.*--images"),
+        (Item("7", "../a.png", "?"), None, r"'\.\./a\.png', outside of the folder"),
+        (Item("7", "/etc/a.png", "?"), None, "outside of the folder"),
         (Item("7", "broken.png", "?"), b"\x89PNG\r\n\x1a\nxx", r"item '7' \(broken\.png\) cannot"),
         (Item("7", "row", "?", extra={"image": "QUJ"}), None, "not base64"),
         (Item("7", "row", "?", extra={"image": "QUJD"}), None, r"\(row\) cannot be read"),

@@ -186,8 +186,12 @@ def test_openeqa_by_hand(tmp_path: Path) -> None:
 def test_openeqa_without_judgements_is_no_number(tmp_path: Path) -> None:
     items = read(OPEN_EQA, tmp_path, EQA)
     assert score(OPEN_EQA, items, {name: {"text": ""} for name in items}) == {}
-    answers = [{"question_id": "a", "answer": "pillow"}]
-    assert OPEN_EQA.read_answers(write(tmp_path / "a.json", answers)) == {"a": {"text": "pillow"}}
+    answers: list[dict[str, Any]] = [{"question_id": "a", "answer": "pillow"}]
+    answers.append({"question_id": "b", "answer": None})
+    assert OPEN_EQA.read_answers(write(tmp_path / "a.json", answers)) == {
+        "a": {"text": "pillow"},
+        "b": {"text": "", "error": "NO_ANSWER"},
+    }
 
 
 @pytest.mark.parametrize("mark", [6, -1, 2.5, "5", None, math.inf])

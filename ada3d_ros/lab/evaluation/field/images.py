@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -46,7 +46,10 @@ def image_of(item: Item, folder: Path | None) -> npt.NDArray[np.uint8]:
     else:
         if folder is None:
             raise SourceError(f"{name} is {item.source!r}: name its folder with --images.")
-        path = folder / item.source
+        inside = PurePosixPath(item.source)
+        if inside.is_absolute() or ".." in inside.parts:  # a file may say anything
+            raise SourceError(f"{name} is {item.source!r}, outside of the folder of --images.")
+        path = folder / inside
         if not path.is_file():
             raise SourceError(
                 f"{name} is not there: {path}. Name the folder of the official images with"

@@ -12,10 +12,17 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from ada3d_ros.lab.evaluation.field.benchmark import Files, Item, OfficialFile, Record, Scoring
-from ada3d_ros.lab.evaluation.field.json_files import Entry, checked_items, read_entries
+from ada3d_ros.lab.evaluation.field.json_files import (
+    Entry,
+    checked_items,
+    read_entries,
+    read_text_answers,
+    text_record,
+)
 from ada3d_ros.lab.evaluation.field.judgements import (
     judgement_of,
     judgements_file,
@@ -59,6 +66,9 @@ class OpenEQA(SpokenBenchmark):
         ]
         return checked_items(items, path)
 
+    def read_answers(self, path: Path) -> dict[str, Record]:
+        return read_text_answers(path, _answer)
+
     def item_score(self, item: Item, record: Record) -> float:
         mark = judgement_of(item, record, LOWEST)
         return math.nan if mark is None else (mark - LOWEST) / (HIGHEST - LOWEST)
@@ -88,6 +98,12 @@ def _groups(entry: Entry) -> list[str]:
 
 def _more_answers(entry: Entry) -> tuple[str, ...]:
     return entry.texts("extra_answers") if entry.has("extra_answers") else ()
+
+
+def _answer(entry: Entry) -> Record:
+    """The official baselines write null where their model gave no answer."""
+    nothing = "answer" in entry.data and entry.data["answer"] is None
+    return {"text": "", "error": "NO_ANSWER"} if nothing else text_record(entry)
 
 
 def _mark(value: Any) -> int:
