@@ -17,7 +17,7 @@ QUOTED = {  # benchmark: metrics that the table shows
     "sqa3d": ("EM1", "EM1_refined"),
     "scanrefer": ("overall_acc25", "overall_acc50", "unique_acc25", "multiple_acc25"),
     "multi3drefer": ("overall_f1_25", "overall_f1_50", "zt_w_d_f1_25", "st_w_d_f1_25"),
-    "scan2cap": ("EM1", "Bleu_4@.50", "METEOR@.50", "ROUGE_L@.50", "CIDEr@.50"),
+    "scan2cap": ("EM1", "Bleu_1@.50", "METEOR@.50", "ROUGE_L@.50", "CIDEr@.50"),
 }
 HEAD = "| benchmark | items | numbers | single answers, 95 % |\n|---|---|---|---|\n"
 

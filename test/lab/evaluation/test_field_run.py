@@ -277,6 +277,7 @@ def test_what_has_no_answer_may_be_left_out(
         (["--threads", "0"], "--threads 0"),
         (["--together", "0"], "--together 0"),
         (["--keep", "0.4"], "name one with --strategy"),
+        (["--strategy", "random", "--cache-prune", "auto"], "differ from run to run"),
         (["--scenes", "/nowhere"], "no folder at /nowhere"),
     ],
 )

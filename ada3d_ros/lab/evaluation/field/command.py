@@ -269,6 +269,11 @@ def _check(options: argparse.Namespace) -> None:
         )
     if options.keep is not None and options.strategy == "none":
         raise ConfigError("--keep is a strategy's: name one with --strategy.")
+    if options.cache_prune == "auto" and options.strategy != "none":
+        raise ConfigError(
+            "--cache-prune auto chooses by measured times, so answers differ from run to run and"
+            " cannot be shared out: name build, question or none."
+        )
     if options.json:
         check_writable(options.json, "--json")
     if options.out:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 from tqdm import tqdm
 
@@ -35,16 +34,6 @@ class Asking:
     together: int = 1
 
 
-class Asker(Protocol):
-    """Who answers."""
-
-    def show(self, item: Item) -> None:
-        """The scene or image of this item is asked about from now on."""
-
-    def answer(self, items: Sequence[Item]) -> list[Record]:
-        """Records of items about it."""
-
-
 class PipelineAsker:
     """The node's own pipeline answers."""
 
@@ -55,8 +44,8 @@ class PipelineAsker:
         self.asking = asking
 
     def show(self, item: Item) -> None:
-        """A frame that cannot be used is left out, as at the node. Raises SourceError where none
-        is left.
+        """The scene or image of this item is asked about from now on. A frame that cannot be used
+        is left out, as at the node. Raises SourceError where none is left.
         """
         frames = self.shown.frames(item)
         self.pipeline.reset_scene()
@@ -70,6 +59,7 @@ class PipelineAsker:
             raise SourceError(f"{item.source}: none of {len(frames)} frames could be used{why}")
 
     def answer(self, items: Sequence[Item]) -> list[Record]:
+        """Records of items about what is shown. Raises ModelError."""
         asked = [self._asked(item) for item in items]
         if self.benchmark.grounds:
             answers = [self._grounded(question) for question in asked]
@@ -154,7 +144,7 @@ class RunningScore:
 
 
 def ask_all(
-    asker: Asker,
+    asker: PipelineAsker,
     by_source: Mapping[str, list[Item]],
     file: RecordFile,
     progress: RunningScore,
