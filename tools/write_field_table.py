@@ -19,21 +19,22 @@ QUOTED = {  # benchmark: metrics that the table shows
     "multi3drefer": ("overall_f1_25", "overall_f1_50", "zt_w_d_f1_25", "st_w_d_f1_25"),
     "scan2cap": ("EM1", "Bleu_1@.50", "METEOR@.50", "ROUGE_L@.50", "CIDEr@.50"),
 }
-HEAD = "| benchmark | items | numbers | single answers, 95 % |\n|---|---|---|---|\n"
+HEAD = "| benchmark | items | number | value |\n|---|---|---|---|\n"
 
 
-def row(name: str) -> str:
-    """One benchmark's line."""
+def rows(name: str) -> list[str]:
+    """One benchmark's lines: its own numbers, then the mean of single answers."""
     path = DOCS / "results" / f"field_{name}.json"
     results = json.loads(path.read_text(encoding="utf-8"))
-    numbers = ", ".join(f"`{m}` {results['metrics'][m]:.3f}" for m in QUOTED[name])
+    lines = [f"| `{metric}` | {results['metrics'][metric]:.3f} |" for metric in QUOTED[name]]
     mean, (low, high) = results["score"]["mean"], results["score"]["ci95"]
-    return f"| {name} | {results['n']} | {numbers} | {mean:.3f} ({low:.3f} to {high:.3f}) |"
+    lines.append(f"| `score` | {mean:.3f} ({low:.3f} to {high:.3f}) |")
+    return [f"| {name} | {results['n']} {line}" for line in lines]
 
 
 def render(page: str) -> str:
     """The page with its table replaced."""
-    table = HEAD + "\n".join(map(row, QUOTED)) + "\n"
+    table = HEAD + "".join(f"{line}\n" for name in QUOTED for line in rows(name))
     head, mark, rest = page.partition(HEAD)
     assert mark, f"{PAGE.name} has no table of drawn rooms"
     return head + table + re.sub(r"\A(\|.*\n)*", "", rest)
