@@ -48,7 +48,9 @@ setup(
     ],
     extras_require={
         "detect": ["onnxruntime>=1.17"],  # `detector.path` of an ONNX file
-        "gpus": ["accelerate>=1.0"],  # `ada3d train` on several
+        # BLEU, ROUGE-L, CIDEr (METEOR with Java besides); meshes of ScanNet
+        "eval": ["plyfile>=1.0", "pycocoevalcap>=1.2"],
+        "gpus": ["accelerate>=1.0"],  # `ada3d train`, `ada3d eval` on several
         "quantisation": ["torchao>=0.18"],  # `model.weights` int8, int4; required above already
         "train": ["peft>=0.21"],  # `ada3d train --lora`
         "test": [
@@ -57,6 +59,8 @@ setup(
             "onnx>=1.15",
             "onnxruntime>=1.17",
             "peft>=0.21",
+            "plyfile>=1.0",
+            "pycocoevalcap>=1.2",
             "pytest",
             "pytest-xdist",
             "rosbags-image>=0.10",

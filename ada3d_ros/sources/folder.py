@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -68,7 +68,8 @@ class FolderOptions:
     depth_scale: depth units per metre, 5000 for TUM, 1000 for millimetres; fps: frames per second
     where the folder has no stamps; intrinsics: fx fy cx cy, px, where it has no K file;
     rotate_world_xyzw: the folder's world to a z-up world; camera_axes: of its poses, one of
-    CAMERA_AXES; stamp_unit: auto, s, ms, us or ns.
+    CAMERA_AXES; stamp_unit: auto, s, ms, us or ns; max_frames: of these, so many at most, picked as
+    `spread` does.
     """
 
     layout: str = "auto"
@@ -82,6 +83,7 @@ class FolderOptions:
     min_m: float = 0.0  # nearer readings become NaN
     max_m: float = 100.0
     stamp_unit: str = "auto"
+    max_frames: int | None = None
 
 
 class FolderSource:
@@ -117,6 +119,9 @@ class FolderSource:
         self.notes = self._listing.notes
         self.trajectory = [(s, self._posed(T)) for s, T in self._listing.trajectory]
         self.dropped = Dropped()
+        entries, most = self._listing.entries, options.max_frames
+        kept = tuple(entries[i] for i in spread(len(entries), most or len(entries)))
+        self._listing = replace(self._listing, entries=kept)
 
     def __len__(self) -> int:
         """Frames listed; some may be dropped."""
@@ -300,6 +305,14 @@ class FolderSource:
             self._K_color, np.zeros(5), np.eye(3), self._K_depth, (width, height), cv2.CV_32FC1
         )
         return np.asarray(cv2.remap(rgb, maps[0], maps[1], cv2.INTER_LINEAR), dtype=np.uint8)
+
+
+def spread(count: int, most: int) -> range:
+    """Which of `count` frames are looked at where `most` are wanted: every (count // most)-th from
+    the first on, as LLaVA-3D takes them; all where there are no more.
+    """
+    step = max(count // max(most, 1), 1)
+    return range(0, min(count, most * step), step)
 
 
 def parse_rotation(text: str) -> tuple[float, ...]:

@@ -1,5 +1,6 @@
 """`ada3d eval`: `synthetic`, accuracy on generated rooms, `scene-pruning`, variants of the cached
-scene compared on the same rooms and questions, and `image`, strategies on questions about one view.
+scene compared on the same rooms and questions, `image`, strategies on questions about one view, and
+the field's benchmarks (field/).
 """
 
 from __future__ import annotations
@@ -23,18 +24,22 @@ from ada3d_ros.lab.command_line import (
     run_verb,
 )
 from ada3d_ros.lab.evaluation import image_questions, scene_pruning, scene_variants, synthetic
-from ada3d_ros.lab.evaluation.pipelines import open_pipeline
-from ada3d_ros.lab.evaluation.selection import RoomSelection, questions_of
+from ada3d_ros.lab.evaluation.field import command as field
+from ada3d_ros.lab.evaluation.field.registry import BENCHMARKS
+from ada3d_ros.lab.evaluation.pipelines import add_pruning, open_pipeline, pruning_settings
+from ada3d_ros.lab.evaluation.selection import RoomSelection, questions_of, rooms_of
 from ada3d_ros.lab.evaluation.tally import format_table
 from ada3d_ros.lab.evaluation.words_alone import WordsAlone, fitted
 from ada3d_ros.lab.results import write_results
-from ada3d_ros.lab.world.export import export, scene_name
+from ada3d_ros.lab.world.export import export, export_scene, scene_name
 from ada3d_ros.lab.world.graph import graphs
+from ada3d_ros.lab.world.image_questions import ImageFiles
 from ada3d_ros.lab.world.rooms import make_rooms
 from ada3d_ros.model.startup import embedded_model_path
 from ada3d_ros.pipeline import Ada3DPipeline
 
 SPLITS, LEVELS = ("val", "test"), (1, 2)
+EXPORT_PX = 384  # side of exported views
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -62,6 +67,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     _add_rooms(images)
     image_questions.add_arguments(images)
+    field.add_verbs(verbs)
     return parser
 
 
@@ -99,22 +105,7 @@ def _add_synthetic(parser: argparse.ArgumentParser) -> None:
         choices=("on", "off"),
         help="let the model point before it speaks, where it was taught to (default on)",
     )
-    modes, prune = SETTINGS["cache.mode"], SETTINGS["cache.prune"]
-    add("--strategy", default="none", help="pruning strategy (default none)")
-    add("--keep", type=float, help="keep ratio of the strategy")
-    add(
-        "--cache-mode",
-        default=modes.default,
-        choices=modes.choices,
-        help=f"cache.mode (default {modes.default})",
-    )
-    add(
-        "--cache-prune",
-        default=prune.default,
-        choices=prune.choices,
-        help=f"cache.prune (default {prune.default})",
-    )
-    add("--weights", default="full", help="model.weights: full, int8 or int4 (default full)")
+    add_pruning(add)
     add("--shuffle-scenes", action="store_true", help="ask about another room's views")
     add(
         "--blind",
@@ -132,7 +123,14 @@ def _add_synthetic(parser: argparse.ArgumentParser) -> None:
         "--export",
         type=Path,
         metavar="DIR",
-        help="also write the questions as ScanQA, SQA3D, ScanRefer and Scan2Cap files",
+        help="also write the questions as files of the field's benchmarks (ScanQA, SQA3D,"
+        " ScanRefer, Multi3DRefer, Scan2Cap)",
+    )
+    add(
+        "--export-views",
+        action="store_true",
+        help="and the rooms' views in ScanNet's layout, DIR/scenes, and questions about single ones"
+        " as files of VQAv2, MME and MMBench; then nothing is evaluated",
     )
 
 
@@ -163,18 +161,28 @@ def _add_scene_pruning(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _export_questions(selections: Sequence[RoomSelection], folder: Path) -> None:
-    """The selections' questions in the file shapes of the published data sets."""
-    asked = []
+def _export(selections: Sequence[RoomSelection], folder: Path, views: bool) -> None:
+    """The selections' questions in the files of the field's benchmarks; views: the rooms, too, and
+    questions about single images.
+    """
+    asked, images = [], ImageFiles(folder)
     for selection in selections:
         seeds = selection.room_seeds()
         known = graphs(make_rooms(selection.split, seeds, selection.level))
+        names = [scene_name(selection.split, selection.level, seed) for seed in seeds.tolist()]
         asked += [
-            (scene_name(selection.split, selection.level, seed), graph, questions_of(graph, seed))
-            for graph, seed in zip(known, seeds.tolist(), strict=True)
+            (name, graph, questions_of(graph, seed))
+            for name, graph, seed in zip(names, known, seeds.tolist(), strict=True)
         ]
+        if views:
+            for name, room in zip(names, rooms_of(selection, EXPORT_PX), strict=True):
+                export_scene(room.frames, folder / "scenes" / name)
+                images.add_room(room.frames, room.boxes, room.solids)
     counts = export(asked, folder).items()
     print(f"{folder}: " + ", ".join(f"{count} rows in {file}.json" for file, count in counts))
+    if views:
+        counts = images.write().items()
+        print(f"{folder}: " + ", ".join(f"{count} questions of {file}" for file, count in counts))
 
 
 def _prepare(options: argparse.Namespace) -> None:
@@ -209,6 +217,8 @@ def selections_of(options: argparse.Namespace) -> list[RoomSelection]:
         raise ConfigError("--keep is a strategy's: name one with --strategy.")
     if options.blind and (options.shuffle_scenes or options.strategy != "none"):
         raise ConfigError("--blind asks without a scene: there is none to shuffle or to prune.")
+    if options.export_views and not options.export:
+        raise ConfigError("--export-views needs a place for the files: --export DIR.")
     scenes, level = options.scenes, options.level
     return [
         RoomSelection(options.split, seed, scenes, level, options.shuffle_scenes, options.floor_z)
@@ -225,14 +235,14 @@ def _run_synthetic(options: argparse.Namespace) -> None:
     selections = selections_of(options)  # refused before anything is loaded
     _prepare(options)
     if options.export:
-        _export_questions(selections, options.export)
+        _export(selections, options.export, options.export_views)
+    if options.export_views:
+        return
 
     # The node's own pipeline answers.
     measures = options.measure == "on" and not options.blind
-    settings = _model_settings(options) | {
-        "model.weights": options.weights,
-        "cache.mode": options.cache_mode,
-        "cache.prune": options.cache_prune,
+    chosen = _model_settings(options) | pruning_settings(options)
+    settings = chosen | {
         "question.measure": measures,
         "objects.enabled": measures,
         "question.point": options.chains == "on",
@@ -295,7 +305,8 @@ def _run_image(options: argparse.Namespace) -> None:
 def main(argv: list[str]) -> int:
     """`ada3d eval`: returns 0, or 2 with a sentence."""
     options = make_parser().parse_args(argv)
-    runs = {
+    runs = dict.fromkeys(BENCHMARKS, field.run)
+    runs |= {
         "synthetic": _run_synthetic,
         "scene-pruning": _run_scene_pruning,
         "image": _run_image,

@@ -1,9 +1,9 @@
 """How ScanQA, SQA3D and ScanRefer are scored, as LLaVA-3D's scripts and ScanRefer count.
 
 Answer cleaning, exact match, accuracy at an IoU; VSI-Bench's accuracy of numbers. Rules of
-reference/llava3d.md 5.3, oddities kept: an empty prediction is contained in every reference, so its
-refined match is 1; "1.5" becomes "fifteen"; letters outside a-z vanish. The n-gram scores (BLEU,
-METEOR, CIDEr) need pycocoevalcap and are not here.
+reference/llava3d.md 5.3 with the oddities that published numbers have: "1.5" becomes "fifteen";
+letters outside a-z vanish; an empty prediction is contained in every reference, so its refined
+match is 1, unless `quirks` is off. The scores by words (BLEU, CIDEr ...) are in text_scores.py.
 """
 
 from __future__ import annotations
@@ -61,26 +61,32 @@ def clean_answer(text: str) -> str:
     return re.sub(r"\bbackwards\b", "backward", text)
 
 
-def exact_match(prediction: str, references: Sequence[str]) -> tuple[bool, bool]:
+def exact_match(
+    prediction: str, references: Sequence[str], quirks: bool = True
+) -> tuple[bool, bool]:
     """Of the cleaned texts: whether one reference is equal, and whether the refined match holds.
 
-    The refined match also takes one text within the other, blanks aside.
+    The refined match also takes one text within the other, blanks aside. quirks: also where one of
+    them is empty, as the reference's evaluators do.
     """
     cleaned, known = clean_answer(prediction), [clean_answer(text) for text in references]
     if cleaned in known:
         return True, True
     joined, others = "".join(cleaned.split()), ["".join(reference.split()) for reference in known]
-    return False, any(joined in other or other in joined for other in others)
+    return False, any(
+        (joined in other or other in joined) and (quirks or bool(joined and other))
+        for other in others
+    )
 
 
 def scanqa_scores(
-    predictions: Sequence[str], references: Sequence[Sequence[str]]
+    predictions: Sequence[str], references: Sequence[Sequence[str]], quirks: bool = True
 ) -> dict[str, float]:
     """`EM1` and `EM1_refined` as fractions over all questions; NaN without any.
 
-    Raises ValueError for lists of other lengths.
+    quirks: as in exact_match. Raises ValueError for lists of other lengths.
     """
-    matches = [exact_match(p, r) for p, r in zip(predictions, references, strict=True)]
+    matches = [exact_match(p, r, quirks) for p, r in zip(predictions, references, strict=True)]
     return {
         "EM1": _mean([float(m[0]) for m in matches]),
         "EM1_refined": _mean([float(m[1]) for m in matches]),
@@ -88,20 +94,25 @@ def scanqa_scores(
 
 
 def sqa3d_scores(
-    predictions: Sequence[str], references: Sequence[str], types: Sequence[int]
+    predictions: Sequence[str],
+    references: Sequence[str],
+    types: Sequence[int],
+    quirks: bool = True,
 ) -> dict[str, float]:
     """As ScanQA with one reference each, and `EM_type0` to `EM_refined_type5` by type.
 
-    types: of the questions, 0..5; 0 for a type that none has. Raises ValueError for lists of other
-    lengths.
+    types: of the questions, 0..5. quirks: as in exact_match, and a type's number is divided by
+    count + 1e-10, so that one without questions has 0 (else NaN). Raises ValueError for lists of
+    other lengths.
     """
-    scores = scanqa_scores(predictions, [[reference] for reference in references])
-    matches = [exact_match(p, [r]) for p, r in zip(predictions, references, strict=True)]
+    scores = scanqa_scores(predictions, [[reference] for reference in references], quirks)
+    matches = [exact_match(p, [r], quirks) for p, r in zip(predictions, references, strict=True)]
     for kind in range(SQA3D_TYPES):
         of_kind = [match for match, its in zip(matches, types, strict=True) if its == kind]
-        divisor = len(of_kind) + 1e-10  # theirs
-        scores[f"EM_type{kind}"] = sum(match[0] for match in of_kind) / divisor
-        scores[f"EM_refined_type{kind}"] = sum(match[1] for match in of_kind) / divisor
+        for name, each in (("EM_type", 0), ("EM_refined_type", 1)):
+            right = [float(match[each]) for match in of_kind]
+            mean = sum(right) / (len(right) + 1e-10) if quirks else _mean(right)
+            scores[f"{name}{kind}"] = mean
     return scores
 
 

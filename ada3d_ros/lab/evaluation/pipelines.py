@@ -2,14 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import argparse
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
-from ada3d_ros.config import AgentConfig, from_flat
+from ada3d_ros.config import SETTINGS, AgentConfig, from_flat
 from ada3d_ros.errors import ConfigError
 from ada3d_ros.pipeline import Ada3DPipeline
 from ada3d_ros.types import RgbdFrame
+
+
+def add_pruning(add: Callable[..., object]) -> None:
+    """The options of what is pruned, and how exact the weights are; add: of a parser."""
+    modes, prune = SETTINGS["cache.mode"], SETTINGS["cache.prune"]
+    add("--strategy", default="none", help="pruning strategy (default none)")
+    add("--keep", type=float, help="keep ratio of the strategy")
+    add(
+        "--cache-mode",
+        default=modes.default,
+        choices=modes.choices,
+        help=f"cache.mode (default {modes.default})",
+    )
+    add(
+        "--cache-prune",
+        default=prune.default,
+        choices=prune.choices,
+        help=f"cache.prune (default {prune.default})",
+    )
+    add("--weights", default="full", help="model.weights: full, int8 or int4 (default full)")
+
+
+def pruning_settings(options: argparse.Namespace) -> dict[str, object]:
+    """The settings that those options give, without strategy and keep ratio."""
+    return {
+        "model.weights": options.weights,
+        "cache.mode": options.cache_mode,
+        "cache.prune": options.cache_prune,
+    }
 
 
 def open_pipeline(

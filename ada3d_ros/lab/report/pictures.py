@@ -174,6 +174,19 @@ def draw_crop(frames: Sequence[RgbdFrame], evidence: Evidence) -> Picture | None
     return overlay(frame, window, evidence, CROP_FONT, what)
 
 
+def draw_beside(frames: Sequence[RgbdFrame], evidence: Evidence) -> Picture | None:
+    """The evidence's boxes in the view that shows them best, and its places there, even where
+    nothing stands; None where no view shows a box.
+    """
+    worth = [sum(_worth(frame, box) for box in evidence.boxes) for frame in frames]
+    if not any(worth):
+        return None
+    frame = frames[int(np.argmax(worth))]
+    window = _window_around(frame, evidence.shown)
+    what = "Evidence in a view: " + ", ".join(evidence.names)
+    return overlay(frame, window, evidence, CROP_FONT, what, supported=False)
+
+
 def _window_around(frame: RgbdFrame, boxes: Sequence[Box3D]) -> Window:
     """The boxes with room around them, at ASPECT, inside the view."""
     camera = frame.intrinsics
@@ -189,12 +202,19 @@ def _window_around(frame: RgbdFrame, boxes: Sequence[Box3D]) -> Window:
 
 
 def overlay(
-    frame: RgbdFrame, window: Window, evidence: Evidence, font: float, description: str
+    frame: RgbdFrame,
+    window: Window,
+    evidence: Evidence,
+    font: float,
+    description: str,
+    supported: bool = True,
 ) -> Picture:
-    """The view, edges and names of boxes that are seen in it, and the evidence's lines."""
+    """The view, edges and names of boxes that are seen in it, and the evidence's lines. supported:
+    of those alone that depth readings lie in.
+    """
     edges, texts, anchors, kinds = [], [], [], []
     for number, (box, name) in enumerate(zip(evidence.shown, evidence.names, strict=True)):
-        if not _is_seen(frame, box):
+        if supported and not _is_seen(frame, box):
             continue
         kind = "place" if number < len(evidence.places) else "found"
         edges += [(window(line), kind) for line in visible_edges(frame, box)]

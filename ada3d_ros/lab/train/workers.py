@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from datetime import timedelta
 
 import torch
 from torch import nn
@@ -16,23 +17,27 @@ from ada3d_ros.errors import ConfigError
 
 
 class Workers:
-    """count and rank of the workers; device of this one.
+    """count and rank of the workers; device of this one. patience: how long they wait for each
+    other, None as torch has it (half an hour or less).
 
     With one worker nothing of Accelerate is imported. Raises ConfigError where several were
     launched and Accelerate is not installed.
     """
 
-    def __init__(self, device: str) -> None:
+    def __init__(self, device: str, patience: timedelta | None = None) -> None:
         self.count, self.rank, self.device = 1, 0, torch.device(device)
         self._accelerator = None
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             try:
                 from accelerate import Accelerator
+                from accelerate.utils import InitProcessGroupKwargs
             except ImportError:
                 raise ConfigError(
                     "several workers need Accelerate: pip install accelerate."
                 ) from None
-            self._accelerator = Accelerator(cpu=self.device.type == "cpu")
+            waiting = [] if patience is None else [InitProcessGroupKwargs(timeout=patience)]
+            on_cpu = self.device.type == "cpu"
+            self._accelerator = Accelerator(cpu=on_cpu, kwargs_handlers=waiting)
             self.count, self.rank = self._accelerator.num_processes, self._accelerator.process_index
             self.device = self._accelerator.device
 

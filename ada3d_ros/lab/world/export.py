@@ -1,8 +1,9 @@
-"""Generated rooms and questions in the file shapes of ScanQA, SQA3D, ScanRefer and Scan2Cap.
+"""Generated rooms and questions in the file shapes of ScanQA, SQA3D, ScanRefer, Multi3DRefer and
+Scan2Cap, and their views in ScanNet's folder layout.
 
 Their evaluators read them. Shapes: reference/llava3d.md 5.2 (question lists and ground truth as
-LLaVA-3D's scripts read them), ScanRefer's own annotation list with a box added. Points and boxes
-are metres in the world frame, boxes centre and full extents.
+LLaVA-3D's scripts read them), ScanRefer's and Multi3DRefer's own lists with boxes added. Points and
+boxes are metres in the world frame, boxes centre and full extents.
 """
 
 from __future__ import annotations
@@ -12,8 +13,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from PIL import Image
+
 from ada3d_ros.lab.world.graph import Graph, Thing
 from ada3d_ros.lab.world.room_question import RoomQuestion
+from ada3d_ros.types import RgbdFrame
 
 FILES = (
     "scanqa_questions",
@@ -21,6 +26,7 @@ FILES = (
     "sqa3d_questions",
     "sqa3d_answers",
     "scanrefer",
+    "multi3drefer",
     "scan2cap",
 )
 SQA3D_FIRST_WORDS = ("What", "Is", "How", "Can", "Which")  # of its question types 0..4; 5 = others
@@ -43,15 +49,20 @@ def export(asked: AskedRooms, folder: Path) -> dict[str, int]:
         for number, question in enumerate(questions):
             name = f"{scene.rsplit('/', 1)[-1]}_{number:03d}"
 
-            # Captions are Scan2Cap's, phrases ScanRefer's (it has none of absent things),
-            # situations SQA3D's, all else ScanQA's.
+            # Captions are Scan2Cap's, phrases Multi3DRefer's and ScanRefer's (it has none of absent
+            # things), situations SQA3D's, all else ScanQA's.
             if question.kind == "caption":
                 thing = things[question.evidence[0]]
                 files["scan2cap"].append(_scan2cap(name, scene, question, thing))
-            elif question.phrase and question.target is not None:
-                thing = things[question.target]
-                files["scanrefer"].append(_scanrefer(scene, number, question, thing))
-            elif not question.phrase:
+            elif question.phrase:
+                target = None if question.target is None else things[question.target]
+                entry = _multi3drefer(scene, number, question, target)
+                if target is None and any(t.category in question.phrase for t in graph.things):
+                    entry["eval_type"] = "zt_w_d"
+                files["multi3drefer"].append(entry)
+                if target is not None:
+                    files["scanrefer"].append(_scanrefer(scene, number, question, target))
+            else:
                 kind = "sqa3d" if question.kind == "relation" else "scanqa"
                 asking = {"question_id": name, "video": scene, "text": question.text}
                 files[f"{kind}_questions"].append(asking)
@@ -62,6 +73,23 @@ def export(asked: AskedRooms, folder: Path) -> dict[str, int]:
         text = json.dumps(entries, indent=1) + "\n"
         (folder / f"{file}.json").write_text(text, encoding="utf-8")
     return {file: len(entries) for file, entries in files.items()}
+
+
+def export_scene(frames: Sequence[RgbdFrame], folder: Path) -> None:
+    """Views as ScanNet's exporter lays them out: color/, depth/ (16-bit PNG, millimetres, 0 = no
+    reading), pose/ (4x4, camera to world), intrinsic/; colour without loss.
+    """
+    for name in ("color", "depth", "pose", "intrinsic"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    for number, frame in enumerate(frames):
+        depth_mm = np.round(np.nan_to_num(frame.depth_m.astype(np.float64)) * 1000.0)
+        Image.fromarray(frame.rgb).save(folder / "color" / f"{number}.png")
+        Image.fromarray(depth_mm.astype(np.uint16)).save(folder / "depth" / f"{number}.png")
+        np.savetxt(folder / "pose" / f"{number}.txt", frame.T_world_cam)
+    K = np.eye(4)
+    K[:3, :3] = frames[0].intrinsics.matrix
+    for name in ("color", "depth"):
+        np.savetxt(folder / "intrinsic" / f"intrinsic_{name}.txt", K)
 
 
 def _answer(kind: str, name: str, question: RoomQuestion) -> dict[str, Any]:
@@ -86,6 +114,22 @@ def _scanrefer(scene: str, number: int, question: RoomQuestion, thing: Thing) ->
         "description": question.phrase,
         "unique": question.unique,
         "box": _box(thing),
+    }
+
+
+def _multi3drefer(
+    scene: str, number: int, question: RoomQuestion, thing: Thing | None
+) -> dict[str, Any]:
+    """Of one object or none; with or without distractors: others of its category."""
+    kind = "zt_wo_d" if thing is None else "st_wo_d" if question.unique else "st_w_d"
+    return {
+        "scene_id": scene,
+        "object_ids": [] if thing is None else [thing.number],
+        "object_name": "" if thing is None else thing.category,
+        "ann_id": str(number),
+        "eval_type": kind,
+        "description": question.phrase,
+        "boxes": [] if thing is None else [_box(thing)],
     }
 
 

@@ -1,0 +1,153 @@
+"""Scan2Cap: a caption of the object at a place.
+
+Read is LLaVA-3D's list (id, video, conversations, target.boxes); each `<boxes>` of the prompt
+becomes the box's centre, as its script clicks there. References of an object are the captions of
+all entries with its scene and box, or with --references those of ScanRefer's list by scene and
+object id (entries then need `object_id`). C@.5 and its kin count a caption as empty where the box
+that was asked about shares less than that IoU with the object's true box (--boxes; without it the
+box of the question is the true one, so that C@.5 is CIDEr).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ada3d_ros.geometry.boxes import iou_axis_aligned
+from ada3d_ros.lab.evaluation.field.benchmark import Files, Item, OfficialFile, Record, Scoring
+from ada3d_ros.lab.evaluation.field.grounded import BOXES
+from ada3d_ros.lab.evaluation.field.json_files import Entry, checked_items, read_entries
+from ada3d_ros.lab.evaluation.field.scanqa import QUESTIONS, REFERENCES
+from ada3d_ros.lab.evaluation.field.scanrefer import BOX_FILES
+from ada3d_ros.lab.evaluation.field.spoken import NO_ANSWER, SpokenBenchmark, said_and_true
+from ada3d_ros.lab.evaluation.field.true_boxes import TrueBoxes, box_of
+from ada3d_ros.lab.evaluation.metrics import IOU_PERCENT, clean_answer, scanqa_scores
+from ada3d_ros.lab.evaluation.text_scores import (
+    ALL_SCORES,
+    WITHOUT_JAVA,
+    Tokens,
+    text_scores_at_iou,
+)
+
+VIDEO, CLICK = "<video>", "<boxes>"
+CENTIMETRES = 2  # decimals by which boxes of one object are told from others
+Key = tuple[object, ...]
+
+
+class Scan2Cap(SpokenBenchmark):
+    """See the module."""
+
+    name = "scan2cap"
+    description = "Scan2Cap: captions of objects; C@.5, B-4@.5, M@.5, R@.5 and the same at .25"
+    files = (
+        OfficialFile(QUESTIONS, "LLaVA-3D's list of conversations with target boxes"),
+        OfficialFile(REFERENCES, "ScanRefer's JSON, for all captions of an object", False, False),
+        *BOX_FILES,
+    )
+
+    def read(self, files: Files) -> list[Item]:
+        path = files[QUESTIONS]
+        entries = read_entries(path)
+        known = TrueBoxes(files[BOXES]) if BOXES in files else None
+        captions: Mapping[Key, list[str]]
+        if REFERENCES in files:
+            captions = _captions(read_entries(files[REFERENCES]), "description", _by_object)
+        else:
+            captions = _captions(entries, "", _by_box)
+        items = [
+            _item(entry, captions, known, _by_object if REFERENCES in files else _by_box)
+            for entry in entries
+        ]
+        return checked_items(items, path)
+
+    def item_score(self, item: Item, record: Record) -> float:
+        """Words in common with the nearest reference, F1: CIDEr is of all captions together."""
+        if NO_ANSWER in record:
+            return 0.0
+        said = set(clean_answer(record["text"]).split())
+        best = 0.0
+        for text in item.references:
+            true = set(clean_answer(text).split())
+            if said or true:
+                best = max(best, 2 * len(said & true) / (len(said) + len(true)))
+        return best * float(item.extra["iou"] >= IOU_PERCENT[1] / 100)
+
+    def score(self, scored: Sequence[tuple[Item, Record]], scoring: Scoring) -> dict[str, float]:
+        said, references = said_and_true(scored)
+        scores = scanqa_scores(said, references, scoring.quirks)
+        if scoring.tokens == "none":
+            return scores
+        tokens = Tokens(scoring.tokens)
+        names = ALL_SCORES if tokens is Tokens.PTB else WITHOUT_JAVA
+        ious = [float(item.extra["iou"]) for item, _ in scored]
+        for percent in IOU_PERCENT:
+            found = text_scores_at_iou(said, references, ious, percent, tokens, names)
+            scores |= {f"{name}@.{percent}": value for name, value in found.overall.items()}
+        return scores
+
+
+def _item(
+    entry: Entry, captions: Mapping[Key, list[str]], known: TrueBoxes | None, key: Any
+) -> Item:
+    # The prompt, with the box's centre where it is clicked.
+    text = _said(entry, 0)
+    boxes = _boxes(entry)
+    for box in boxes:
+        place = ", ".join(f"{value:.3f}" for value in box[:3])
+        text = text.replace(CLICK, f"[{place}]", 1)
+    if CLICK in text or not boxes:
+        raise entry.error(f"the prompt has {CLICK} without a box in target.boxes.")
+
+    # What is true of it.
+    references = captions.get(key(entry), [])
+    if not references:
+        raise entry.error("the file of references has no caption of its scene and object.")
+    scene, iou = entry.text("video"), 1.0
+    if known is not None:
+        true = known.box(scene, int(entry.text("object_id")))
+        iou = iou_axis_aligned(box_of(boxes[0]), box_of(true))
+    extra = {BOXES: boxes, "iou": iou}
+    return Item(entry.text("id", "question_id"), scene, text, tuple(references), extra)
+
+
+def _captions(entries: Sequence[Entry], field: str, key: Any) -> Mapping[Key, list[str]]:
+    """All captions of an object; field: that holds one, "" for the answer of a conversation."""
+    captions: dict[Key, list[str]] = defaultdict(list)
+    for entry in entries:
+        text = entry.text(field) if field else _said(entry, 1)
+        if text not in captions[key(entry)]:
+            captions[key(entry)].append(text)
+    return captions
+
+
+def _by_object(entry: Entry) -> Key:
+    return entry.text("video", "scene_id").rsplit("/", 1)[-1], entry.text("object_id")
+
+
+def _by_box(entry: Entry) -> Key:
+    boxes = (round(value, CENTIMETRES) for box in _boxes(entry) for value in box)
+    return entry.text("video"), *boxes
+
+
+def _boxes(entry: Entry) -> list[list[float]]:
+    """The target's boxes, of 6 numbers or of 9 with Euler angles, of which 6 count."""
+    target = entry.value("target")
+    rows = target.get(BOXES) if isinstance(target, dict) else None
+    if not isinstance(rows, list) or not rows:
+        raise entry.error("has no target.boxes.")
+    return [
+        entry.numbers(row, 9 if isinstance(row, list) and len(row) == 9 else 6)[:6] for row in rows
+    ]
+
+
+def _said(entry: Entry, turn: int) -> str:
+    """What is said in a turn of the conversation, without the mark of the scene."""
+    turns = entry.value("conversations")
+    if not isinstance(turns, list) or len(turns) <= turn or not isinstance(turns[turn], dict):
+        raise entry.error("conversations should hold a question and an answer.")
+    text = Entry(entry.path, entry.number, turns[turn]).text("value")
+    return text.removeprefix(VIDEO).strip()
+
+
+SCAN2CAP = Scan2Cap()
