@@ -64,7 +64,8 @@ def main() -> None:
             f" stated {found['stated_m']:.3f} m at the median, coverage {', '.join(shares)}"
         )
     if options.json:
-        results: dict[str, Any] = {"split": options.split, "scenes": options.scenes}
+        pairs = sum(int(level["pairs"]) for level in levels)
+        results: dict[str, Any] = {"split": options.split, "scenes": options.scenes, "n": pairs}
         results |= {"levels": levels, "kinds": kinds}
         print(f"wrote {write_results(options.json, results, 'cpu', options.seed)}")
 
