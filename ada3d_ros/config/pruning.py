@@ -272,7 +272,7 @@ class PruningConfig:
     pre_keep_ratio: float = setting(
         0.0,
         "for two strategies joined: share that enters the language model; 0 = the square root of"
-        " keep_ratio (adatoken3d_plus: twice keep_ratio)",
+        " keep_ratio (adatoken3d_plus: or twice keep_ratio, where that is less)",
         low=0.0,
         high=1.0,
     )

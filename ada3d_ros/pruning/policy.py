@@ -32,7 +32,7 @@ from ada3d_ros.pruning.strategy import (
 
 logger = logging.getLogger(__name__)
 
-ENTERING = 2.0  # budgets that enter under adatoken3d_plus: about what half of the layers can hold
+ENTERING = 2.0  # budgets that enter under adatoken3d_plus at most
 NOMINAL_SPATIAL, NOMINAL_TEXT = NOMINAL_SIZES.num_spatial, NOMINAL_SIZES.num_text
 
 
@@ -54,9 +54,10 @@ class Policy:
     either does anything; fixed_by: the setting that decides what is kept instead of keep_ratio, or
     ''; is_query_conditioned: the choice before the language model is another for every question;
     nested: a smaller budget's choice there begins a larger one's (groups that are merged are those
-    of the larger); by_worth: twice the budget enters, and each layer of a cached scene holds what
-    its share is worth (adatoken3d_plus); fitted: the schedule is fitted to measured information,
-    per_scene to each scene's own, from_file to that of the calibration file.
+    of the larger); by_worth: twice the budget enters (or its square root, where that is less), and
+    each layer of a cached scene holds what its share is worth (adatoken3d_plus); fitted: the
+    schedule is fitted to measured information, per_scene to each scene's own, from_file to that of
+    the calibration file.
     """
 
     config: PruningConfig
@@ -129,9 +130,10 @@ class Policy:
     # -- before the language model
 
     @property
-    def _entering(self) -> float:
+    def _share_before(self) -> float:
         """Share that enters where no setting says it, of two strategies joined."""
-        return ENTERING * self.keep_ratio if self.by_worth else math.sqrt(self.keep_ratio)
+        root = math.sqrt(self.keep_ratio)
+        return min(ENTERING * self.keep_ratio, root) if self.by_worth else root
 
     def num_kept_pre_llm(self, num_tokens: int) -> int:
         """Spatial tokens of num_tokens that enter the language model."""
@@ -139,7 +141,7 @@ class Policy:
             return num_tokens
         share = self.keep_ratio
         if self.in_llm:
-            share = self.config.pre_keep_ratio or self._entering
+            share = self.config.pre_keep_ratio or self._share_before
         wanted = math.floor(share * num_tokens + schedule.ROUNDING)
         return min(num_tokens, max(wanted, self.config.n_min))
 
@@ -217,7 +219,8 @@ class Policy:
         try:
             return build_pruner(self.in_llm, settings, budget)
         except schedule.UnreachableBudgetError as error:
-            is_root = bool(self.pre_llm) and not self.config.pre_keep_ratio and not self.by_worth
+            given = not self.pre_llm or self.config.pre_keep_ratio
+            is_root = not given and self._share_before == math.sqrt(self.keep_ratio)
             raise error if by_sizes else error.scaled(share, is_root) from None
 
 

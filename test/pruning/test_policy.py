@@ -114,7 +114,7 @@ def test_what_enters_the_language_model() -> None:
     assert policy_of("voxel_dpp+pdrop", 0.36, pre_keep_ratio=0.5).num_kept_pre_llm(200) == 100
     assert policy_of("adatoken3d_plus", 0.1).num_kept_pre_llm(200) == 40  # twice
     assert policy_of("adatoken3d_plus", 0.1, pre_keep_ratio=0.3).num_kept_pre_llm(200) == 60
-    assert policy_of("adatoken3d_plus", 0.6).num_kept_pre_llm(200) == 200
+    assert policy_of("adatoken3d_plus", 0.36).num_kept_pre_llm(200) == 120  # the square root
     assert policy_of("pdrop", 0.3).num_kept_pre_llm(200) == 200
     assert policy_of("voxel_dpp", 0.3).num_kept_pre_llm(20) == 8  # n_min
     assert policy_of("voxel_dpp", 0.3).num_kept_pre_llm(5) == 5
