@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from ada3d_ros.engine.token_selection import choose_tokens
 from ada3d_ros.pruning.ranking import keep_best
 from ada3d_ros.pruning.strategy import Candidates
+from ada3d_ros.types import SpatialTokens
 from test.support.decoders import generator, policy_of, scene_3d
 from test.support.pipelines import ASK, cache_of, start
 
@@ -51,6 +53,26 @@ def test_what_enters_is_voxel_dpps_choice_of_twice_the_budget() -> None:
     assert torch.equal(plus.groups, before.groups)
     features = scene.features
     assert torch.equal(plus.merge(features), before.merge(features))
+
+
+@pytest.mark.parametrize("strategy", ["voxel_dpp", "coarse_voxels", "adatoken3d_plus"])
+def test_a_merged_group_lies_at_its_mean_place(model: Path, strategy: str) -> None:
+    """As its feature says, which is a mean with the position embeddings of all of them in it. What
+    is merged into nothing stays where it is.
+    """
+    scene = room_of_a_wall_and_things()
+    tokens = SpatialTokens(scene.features, scene.xyz_m, scene.num_patches, scene.voxel_size_m)
+    policy = policy_of(strategy, 0.2)
+    llava = start(model, 0).model.model
+    chosen = choose_tokens(llava, tokens, policy)
+    groups = policy.select(scene).groups
+    assert (groups >= 0).sum() > len(chosen.kept)  # some are merged
+    for i in range(len(chosen.kept)):
+        of_group = scene.xyz_m[groups == i].double()
+        mean = of_group.mean(dim=0) if len(of_group) else scene.xyz_m[chosen.kept[i]].double()
+        assert (chosen.tokens.xyz_m[i].double() - mean).abs().max() < 1e-5
+    without = choose_tokens(llava, tokens, policy_of("geo_fps", 0.2))
+    assert torch.equal(without.tokens.xyz_m, scene.xyz_m[without.kept])
 
 
 @pytest.mark.parametrize("ratio", [0.1, 0.2])
