@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 import torch
 
-from ada3d_ros.config.pruning import IN_LLM, STRATEGIES
+from ada3d_ros.config.pruning import STRATEGIES
 from ada3d_ros.errors import ConfigError, ModelError, QuestionTooLongError
 from ada3d_ros.pipeline import Ada3DPipeline
 from ada3d_ros.pruning.calibration import Calibration, write_calibration
 from ada3d_ros.pruning.information import Masses
+from ada3d_ros.pruning.policy import split_name
 from ada3d_ros.types import Question, Scope
 from test.support.pipelines import ASK, ROOM, configured, start
 
@@ -64,15 +65,15 @@ def test_every_strategy_answers(
         sum(tokens.per_layer) / LAYERS / tokens.spatial_total
     )
     assert list(tokens.per_layer) == sorted(tokens.per_layer, reverse=True)
-    inside = strategy.split("+")[-1] in IN_LLM
+    before, inside = map(bool, split_name(strategy))
     assert (tokens.per_layer[0] > tokens.per_layer[-1]) == inside
-    assert (tokens.per_layer[0] < tokens.spatial_total) == (strategy not in IN_LLM)
+    assert (tokens.per_layer[0] < tokens.spatial_total) == before
     assert tokens.spatial_kept == tokens.per_layer[-1]
     assert tokens.prefill_flops < tokens.full_prefill_flops
     assert tokens.kv_bytes < tokens.full_kv_bytes
     assert (tokens.rank_flops > 0) == inside
     assert (answer.timings.rank_s > 0) == inside
-    assert (answer.timings.scene_s > 0) == (strategy not in IN_LLM)
+    assert (answer.timings.scene_s > 0) == before
     assert math.isnan(tokens.coverage) == (scope is Scope.LATEST_IMAGE)
 
 

@@ -14,7 +14,8 @@ from ada3d_ros.errors import ConfigError
 CONTROLS = ("none", "random", "uniform")
 PRE_LLM = ("coarse_voxels", "geo_fps", "cond_dpp", "voxel_dpp")
 IN_LLM = ("adatoken3d", "fastv", "pdrop", "logistic")
-STRATEGIES = (*CONTROLS, *PRE_LLM, *IN_LLM)
+COMPOSED = {"adatoken3d_plus": ("voxel_dpp", "adatoken3d")}  # with a budget of their own
+STRATEGIES = (*CONTROLS, *PRE_LLM, *IN_LLM, *COMPOSED)
 LAYER_LIST = r"\d+(,\d+)*"
 RATIO_LIST = r"[\d.]+(,[\d.]+)*"
 
@@ -259,8 +260,9 @@ class PruningConfig:
     strategy: str = setting(
         "adatoken3d",
         "how spatial tokens are pruned: before the language model (random, uniform, coarse_voxels,"
-        " geo_fps, cond_dpp, voxel_dpp), inside it (adatoken3d, fastv, pdrop, logistic), or one of"
-        " each joined by +",
+        " geo_fps, cond_dpp, voxel_dpp), inside it (adatoken3d, fastv, pdrop, logistic), one of"
+        " each joined by +, or adatoken3d_plus: voxel_dpp+adatoken3d with twice keep_ratio"
+        " entering, held by each layer as its share is worth",
         choices=STRATEGIES,
         joined=((*CONTROLS[1:], *PRE_LLM), IN_LLM),
     )
@@ -270,7 +272,7 @@ class PruningConfig:
     pre_keep_ratio: float = setting(
         0.0,
         "for two strategies joined: share that enters the language model; 0 = the square root of"
-        " keep_ratio",
+        " keep_ratio (adatoken3d_plus: or twice keep_ratio, where that is less)",
         low=0.0,
         high=1.0,
     )

@@ -39,7 +39,8 @@ def build_answer(
     generated = grounded.generated
     with clock.stage("postprocess_s"):
         tokens = token_usage(query, context, prompt, prefilled, generated)
-        xyz_m = query.in_world(context.chosen.tokens.xyz_m[prefilled.kept[-1]])
+        kept = context.chosen.kept[prefilled.kept[-1]]  # of a merged group its anchor
+        xyz_m = query.in_world(context.tokens.xyz_m[kept])
         kept_xyz_m = xyz_m.cpu().numpy() if query.in_scene else None
     unpruned = context.mode == "question" and prefilled.pruner is None  # as in a batch
     mode = "none" if unpruned else context.mode

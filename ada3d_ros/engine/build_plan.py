@@ -67,7 +67,10 @@ def plan_allocation(
     share = sizes.num_spatial / max(sizes.num_before_selection, 1)
     ratio = min(1.0, policy.keep_ratio / share)
     curve = (1.0,) * shape.num_layers
-    if policy.fixed_by or uses_curve(config.cache, ratio * share):
+    curved = uses_curve(config.cache, ratio * share) and not (
+        policy.by_worth and config.cache.alive == "auto"
+    )
+    if policy.fixed_by or curved:
         try:
             counts = policy.build(shape, sizes, information).counts(sizes.num_spatial, None)
             curve = tuple(count / sizes.num_spatial for count in counts)
@@ -77,7 +80,7 @@ def plan_allocation(
             curve = (0.0,) * shape.num_layers  # so that `auto` takes even shares
     if policy.fixed_by:  # what is kept is written in the schedule
         return Allocation(curve, curve)
-    return allocate(config.cache, ratio, curve, worth, share)
+    return allocate(config.cache, ratio, curve, worth, share, policy.by_worth)
 
 
 def scene_size(config: AgentConfig, total: int) -> SceneSize:

@@ -38,6 +38,8 @@ def plan_workload(config: AgentConfig, model: LlavaConfig, device: torch.device)
         held = float(policy.num_kept_pre_llm(scene))
     if config.cache.prune == "build" and prunes_at_build(config, policy):
         pruning = ScenePruning(shape)
+        if config.model.path:  # a file of queries may lie beside its weights
+            pruning = ScenePruning.from_config(config.model, model.decoder)
         pruning.check(config)
         pruning.configure(config.pruning)
         sizes = PromptSizes(int(held), TEXT_TOKENS, scene)

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 class ChosenTokens:
     """Spatial tokens that enter the prompt.
 
-    kept (k,) int64: which of the num_before_selection ones they are, of a merged group its anchor.
+    kept (k,) int64: which of the num_before_selection ones they are, of a merged group its anchor;
+    features and places of such a group are its means.
     """
 
     tokens: SpatialTokens
@@ -103,8 +104,9 @@ def choose_tokens(
     )
     merged, patches = choice.groups >= 0, torch.zeros_like(tokens.num_patches[choice.kept])
     patches.index_add_(0, choice.groups[merged], tokens.num_patches[merged])
+    # A group lies at its mean place, as the position embedding in its mean feature says.
     chosen = SpatialTokens(
-        choice.merge(tokens.features), tokens.xyz_m[choice.kept], patches, tokens.voxel_size_m
+        choice.merge(tokens.features), choice.merge(tokens.xyz_m), patches, tokens.voxel_size_m
     )
     return ChosenTokens(chosen, choice.kept, total)
 

@@ -65,12 +65,14 @@ def allocate(
     curve: Sequence[float],
     measured: Sequence[float] | None = None,
     entered: float = 1.0,
+    by_worth: bool = False,
 ) -> Allocation:
     """The shares under these settings.
 
     keep_ratio: mean of `held`, of what enters; entered: share of all spatial tokens that does: what
     `auto` does goes by the keep ratio of all; curve (L,): the strategy's own schedule, held, used
-    where `uses_curve`; measured (L,): the worth of each layer's share, mean 1, or None. Shares
+    where `uses_curve`; measured (L,): the worth of each layer's share, mean 1, or None; by_worth:
+    `auto` computes all that enters and holds by worth, whatever the ratio (adatoken3d_plus). Shares
     written out in `cache.held` (or `cache.alive`, where it is held) decide instead of keep_ratio.
     Raises ConfigError for lists of another length, and budgets out of reach, with what can be had.
     """
@@ -78,12 +80,15 @@ def allocate(
     overall = k * entered + ROUNDING  # a product of shares
     even = overall >= EVEN_FROM or entered < 1.0  # a choice before has spread them already
     large = overall >= CURVE_FROM
+    late = "late" if measured is None else "measured"
+    if by_worth:
+        alive_kind = ",".join("1" * len(curve)) if alive_kind == "auto" else alive_kind
+        held_kind = late if held_kind == "auto" else held_kind
     if alive_kind == "auto":
         # On few layers the first one, which computes all, leaves the curve less than even shares.
         large = large and min(curve[:2]) >= k - ROUNDING
         alive_kind = "curve" if large else "even" if even else "double"
     if held_kind == "auto":
-        late = "late" if measured is None else "measured"
         same = alive_kind == "curve" or (large and alive_kind != "double")
         held_kind = "alive" if same else "even" if even else late
 

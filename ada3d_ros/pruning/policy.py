@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ada3d_ros.config import SETTINGS, PruningConfig
-from ada3d_ros.config.pruning import IN_LLM
+from ada3d_ros.config.pruning import COMPOSED, IN_LLM
 from ada3d_ros.errors import ConfigError
 from ada3d_ros.pruning import schedule
 from ada3d_ros.pruning.cost import DecoderShape, PromptSizes
@@ -32,6 +32,7 @@ from ada3d_ros.pruning.strategy import (
 
 logger = logging.getLogger(__name__)
 
+ENTERING = 2.0  # budgets that enter under adatoken3d_plus at most
 NOMINAL_SPATIAL, NOMINAL_TEXT = NOMINAL_SIZES.num_spatial, NOMINAL_SIZES.num_text
 
 
@@ -39,6 +40,8 @@ def split_name(strategy: str) -> tuple[str, str]:
     """A checked strategy name as (before the language model, inside it); '' where there is none."""
     if strategy == "none":
         return "", ""
+    if strategy in COMPOSED:
+        return COMPOSED[strategy]
     first, _, second = strategy.partition("+")
     return ("", first) if first in IN_LLM else (first, second)
 
@@ -51,8 +54,10 @@ class Policy:
     either does anything; fixed_by: the setting that decides what is kept instead of keep_ratio, or
     ''; is_query_conditioned: the choice before the language model is another for every question;
     nested: a smaller budget's choice there begins a larger one's (groups that are merged are those
-    of the larger); fitted: the schedule is fitted to measured information, per_scene to each
-    scene's own, from_file to that of the calibration file.
+    of the larger); by_worth: twice the budget enters (or its square root, where that is less), and
+    each layer of a cached scene holds what its share is worth (adatoken3d_plus); fitted: the
+    schedule is fitted to measured information, per_scene to each scene's own, from_file to that of
+    the calibration file.
     """
 
     config: PruningConfig
@@ -63,6 +68,7 @@ class Policy:
     fixed_by: str = field(init=False, compare=False)
     is_query_conditioned: bool = field(init=False, compare=False)
     nested: bool = field(init=False, compare=False)
+    by_worth: bool = field(init=False, compare=False)
     fitted: bool = field(init=False, compare=False)
     per_scene: bool = field(init=False, compare=False)
     from_file: bool = field(init=False, compare=False)
@@ -81,6 +87,7 @@ class Policy:
             "prunes": prunes,
             "fixed_by": inside.fixed_by,
             "is_query_conditioned": before.is_query_conditioned,
+            "by_worth": config.strategy in COMPOSED,
             "nested": config.order == "selection" and before.is_nested,
             "fitted": fitted,
             "per_scene": fitted and ada.calibration == "per_scene",
@@ -122,13 +129,19 @@ class Policy:
 
     # -- before the language model
 
+    @property
+    def _share_before(self) -> float:
+        """Share that enters where no setting says it, of two strategies joined."""
+        root = math.sqrt(self.keep_ratio)
+        return min(ENTERING * self.keep_ratio, root) if self.by_worth else root
+
     def num_kept_pre_llm(self, num_tokens: int) -> int:
         """Spatial tokens of num_tokens that enter the language model."""
         if not self.pre_llm or not self.prunes:
             return num_tokens
         share = self.keep_ratio
         if self.in_llm:
-            share = self.config.pre_keep_ratio or math.sqrt(self.keep_ratio)
+            share = self.config.pre_keep_ratio or self._share_before
         wanted = math.floor(share * num_tokens + schedule.ROUNDING)
         return min(num_tokens, max(wanted, self.config.n_min))
 
@@ -206,7 +219,8 @@ class Policy:
         try:
             return build_pruner(self.in_llm, settings, budget)
         except schedule.UnreachableBudgetError as error:
-            is_root = bool(self.pre_llm) and not self.config.pre_keep_ratio
+            given = not self.pre_llm or self.config.pre_keep_ratio
+            is_root = not given and self._share_before == math.sqrt(self.keep_ratio)
             raise error if by_sizes else error.scaled(share, is_root) from None
 
 

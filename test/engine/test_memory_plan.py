@@ -14,6 +14,7 @@ from ada3d_ros.errors import ConfigError
 from ada3d_ros.model.config import LlavaConfig
 from ada3d_ros.model.memory import Workload, predict_memory
 from ada3d_ros.model.weight_format import WeightFormat
+from ada3d_ros.pipeline import Ada3DPipeline
 
 SEVEN_B = LlavaConfig()  # 2560 spatial tokens, 4096 positions
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -36,6 +37,12 @@ def test_copies_hold_what_is_kept_and_room_for_a_usual_answer() -> None:
     assert load_of(cache__prune="auto").copy_tokens == whole.copy_tokens  # it may be whole
     small = load_of(pruning__keep_ratio=0.1, generation__max_new_tokens=128)
     assert small.copy_tokens == pytest.approx(0.1 * 2560 + 256, rel=0.01)
+
+
+def test_the_file_beside_the_weights_says_what_layers_hold() -> None:
+    """`measured` was refused at the start, as if there were none."""
+    settings = {"model.path": "embedded", "pruning.keep_ratio": 0.1, "cache.held": "measured"}
+    assert Ada3DPipeline(from_flat(settings)).check().name == "embedded"
 
 
 def test_what_rides_along_passes_too() -> None:

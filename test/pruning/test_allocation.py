@@ -94,6 +94,22 @@ def test_auto_goes_by_what_is_kept_of_all(entered: float) -> None:
         assert allocate(cache(), high, CURVE, None, entered).alive == CURVE
 
 
+@pytest.mark.parametrize(("keep", "entered"), [(0.5, 0.2), (0.5, 0.82), (0.6, 1.0)])
+def test_by_worth_computes_what_enters_and_holds_what_is_worth_it(
+    keep: float, entered: float
+) -> None:
+    """At every ratio; settings that say otherwise decide."""
+    found = allocate(cache(), keep, UNUSED, WORTH, entered, by_worth=True)
+    assert found.alive == (1.0,) * 4
+    assert np.mean(found.held) == pytest.approx(keep)
+    assert found.held[2:] == (1.0, 1.0) if keep == 0.6 else found.held[2] == 1.0
+    assert found.held[0] / found.held[1] == pytest.approx(WORTH[0] / WORTH[1])
+    without = allocate(cache(), 0.5, UNUSED, None, entered, by_worth=True)
+    assert without.held == pytest.approx((0.25, 0.25, 0.5, 1.0))  # late
+    even = allocate(cache(held="even", alive="even"), keep, UNUSED, WORTH, entered, by_worth=True)
+    assert even == allocate(cache(held="even", alive="even"), keep, UNUSED)
+
+
 @settings(deadline=None, derandomize=True, max_examples=200)
 @given(
     layers=st.integers(1, 40),

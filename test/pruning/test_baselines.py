@@ -9,8 +9,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from ada3d_ros.config.pruning import CONTROLS, IN_LLM, PRE_LLM, STRATEGIES, PruningConfig
+from ada3d_ros.config.pruning import (
+    COMPOSED,
+    CONTROLS,
+    IN_LLM,
+    PRE_LLM,
+    STRATEGIES,
+    PruningConfig,
+)
 from ada3d_ros.pruning import baselines
+from ada3d_ros.pruning.policy import split_name
 from ada3d_ros.pruning.strategy import LayerBudget, LayerPruner, Selection, Traits, load_strategy
 from test.support.decoders import SHAPE, config_of, policy_of, scene_3d
 
@@ -53,7 +61,7 @@ def test_they_give_what_they_say(name: str) -> None:
 
 def test_every_file_is_a_strategy_that_can_be_configured() -> None:
     files = {path.stem for path in FOLDER.glob("*.py")} - {"__init__"}
-    names = set(STRATEGIES) - {"none", "adatoken3d"}
+    names = set(STRATEGIES) - {"none", "adatoken3d", *COMPOSED}
     assert {Path(str(load_strategy(name).__file__)).stem for name in names} == files
     assert len(names) == len(files)
 
@@ -127,4 +135,5 @@ print(loaded())
 def test_a_name_that_is_configured_resolves() -> None:
     for name in STRATEGIES[1:]:
         assert config_of({"strategy": name}).strategy == name
-        assert load_strategy(name).__name__.startswith("ada3d_ros.pruning.")
+        for part in filter(None, split_name(name)):
+            assert load_strategy(part).__name__.startswith("ada3d_ros.pruning.")

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from ada3d_ros.config.pruning import COMPOSED
 from ada3d_ros.engine.prefill import PrefillOutput, prefill
 from ada3d_ros.errors import ConfigError
 from ada3d_ros.pruning.cost import DecoderShape, cost_of
@@ -41,7 +42,7 @@ from test.support.decoders import (
 
 FALLING, RISING = np.linspace(1, 0, LAYERS), np.linspace(0, 1, LAYERS)
 FITTED: dict[str, Any] = {"adatoken3d__schedule": "fitted"}
-COMPOSED = [f"{pre}+{inner}" for pre, inner in itertools.product(PRE, INNER)]
+PAIRS = [f"{pre}+{inner}" for pre, inner in itertools.product(PRE, INNER)]
 
 
 def run(policy: Policy, scene: Candidates, text: int = 6) -> tuple[PrefillOutput, torch.Tensor]:
@@ -66,7 +67,7 @@ def run(policy: Policy, scene: Candidates, text: int = 6) -> tuple[PrefillOutput
 
 @pytest.mark.parametrize("scene", [scene_3d(210), scene_2d(14)], ids=["3d", "2d"])
 @pytest.mark.parametrize("ratio", [0.35, 0.7])
-@pytest.mark.parametrize("strategy", [*PRE, *INNER, *COMPOSED])
+@pytest.mark.parametrize("strategy", [*PRE, *INNER, *PAIRS, *COMPOSED])
 def test_every_strategy_keeps_what_was_asked(
     strategy: str, ratio: float, scene: Candidates
 ) -> None:
@@ -103,6 +104,7 @@ def test_names_are_split() -> None:
     assert split_name("voxel_dpp") == ("voxel_dpp", "")
     assert split_name("pdrop") == ("", "pdrop")
     assert split_name("geo_fps+fastv") == ("geo_fps", "fastv")
+    assert split_name("adatoken3d_plus") == ("voxel_dpp", "adatoken3d")
     assert not policy_of("none").prunes
 
 
@@ -110,6 +112,9 @@ def test_what_enters_the_language_model() -> None:
     assert policy_of("voxel_dpp", 0.3).num_kept_pre_llm(200) == 60
     assert policy_of("voxel_dpp+pdrop", 0.36).num_kept_pre_llm(200) == 120  # the square root
     assert policy_of("voxel_dpp+pdrop", 0.36, pre_keep_ratio=0.5).num_kept_pre_llm(200) == 100
+    assert policy_of("adatoken3d_plus", 0.1).num_kept_pre_llm(200) == 40  # twice
+    assert policy_of("adatoken3d_plus", 0.1, pre_keep_ratio=0.3).num_kept_pre_llm(200) == 60
+    assert policy_of("adatoken3d_plus", 0.36).num_kept_pre_llm(200) == 120  # the square root
     assert policy_of("pdrop", 0.3).num_kept_pre_llm(200) == 200
     assert policy_of("voxel_dpp", 0.3).num_kept_pre_llm(20) == 8  # n_min
     assert policy_of("voxel_dpp", 0.3).num_kept_pre_llm(5) == 5
@@ -292,7 +297,7 @@ def test_a_fitted_schedule_says_so_where_the_budget_is_out_of_reach(
     assert "0.4" in message + caplog.text
 
 
-@pytest.mark.parametrize("strategy", [*INNER, *COMPOSED])
+@pytest.mark.parametrize("strategy", [*INNER, *PAIRS, *COMPOSED])
 @pytest.mark.parametrize("ratio", [0.1, 0.023, 0.0001])
 def test_the_smallest_ratio_that_an_error_names_can_be_met(strategy: str, ratio: float) -> None:
     """For two joined it was computed for the ratio asked, of which one enters the square root."""
@@ -306,7 +311,7 @@ def test_the_smallest_ratio_that_an_error_names_can_be_met(strategy: str, ratio:
         assert least > ratio
         check_policy(config, SHAPE, least)
         with pytest.raises(ConfigError, match="cannot be met"):
-            check_policy(config, SHAPE, 0.9 * least - 0.001)
+            check_policy(config, SHAPE, max(0.9 * least - 0.001, ratio))
 
 
 @pytest.mark.parametrize("strategy", PRE)

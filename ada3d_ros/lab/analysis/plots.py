@@ -40,9 +40,10 @@ STRATEGY_STYLES: dict[str, tuple[str, str]] = {  # label -> colour, marker
     "coarse_voxels": ("#661100", "<"),
     "cond_dpp": ("#999933", ">"),
     "logistic": ("#332288", "p"),
+    "adatoken3d_plus": ("#6699CC", "X"),
     "none": ("#882255", "*"),
 }
-OTHER_COLORS = ("#44AA99", "#AA4499", "#6699CC", "#117733")  # of strategies joined by +
+OTHER_COLORS = ("#44AA99", "#AA4499", "#DDCC77", "#117733")  # of strategies joined by +
 KEY_COLORS = {"system": GREY, "spatial": BLUE, "prompt": ORANGE, "answer": PURPLE}
 KEEP_COLORS = (VERMILION, BLUE, GREEN, ORANGE, PURPLE)
 

@@ -155,6 +155,12 @@ def _add_scene_pruning(parser: argparse.ArgumentParser) -> None:
         " may be given again",
     )
     add(
+        "--against",
+        default="",
+        metavar="SETTINGS",
+        help="as --variant: what the others are compared with as well, question by question",
+    )
+    add(
         "--appended",
         action="store_true",
         help="variants get the scene's last views one by one, appended to the cached scene",
@@ -280,8 +286,9 @@ def _run_scene_pruning(options: argparse.Namespace) -> None:
     )
     _prepare(options)
     model = options.model or embedded_model_path()
+    against = scene_variants.parse(options.against) if options.against else None
     comparison = scene_pruning.Comparison(
-        model, _model_settings(options), selection, options.appended
+        model, _model_settings(options), selection, options.appended, against
     )
     scene_pruning.compare(comparison, variants, options.json)
 

@@ -53,13 +53,15 @@ BUILT_VIEWS = 4  # of a room whose other views are appended
 @dataclass(frozen=True, slots=True)
 class Comparison:
     """Which model on which rooms; settings: of the model; appended: the views from BUILT_VIEWS on
-    come one by one, after the scene was cached.
+    come one by one, after the scene was cached; against: a variant that the others are compared
+    with, question by question, as with the whole scene.
     """
 
     model: Path
     settings: Mapping[str, object]
     selection: RoomSelection
     appended: bool = False
+    against: Variant | None = None
 
 
 @dataclass(eq=False)
@@ -95,14 +97,19 @@ def compare(
     out = ResultFile(file, device, comparison.selection.seed) if file else None
     rooms = list(rooms_of(comparison.selection, pipeline.view_side))
     whole = measure(pipeline, rooms, seen)
-    results = _header(comparison, pipeline, whole)
-    results["rows"] = _rows_of(file, results) if file else []
+    results, rival, against = _header(comparison, pipeline, whole), None, comparison.against
     print(HEAD)
+    if against is not None:
+        rival = measure(_open(comparison, against), rooms, seen, comparison.appended)
+        keep = {"keep_ratio": against.keep_ratio}
+        results["against"] = plain(_key(against) | keep | beside(rival, whole))
+        print(format_row(results["against"]), flush=True)
+    results["rows"] = _rows_of(file, results) if file else []
     for variant in variants:
-        key = plain({"variant": variant.name, "settings": variant.settings})
+        key = plain(_key(variant))
         known = next((r for r in results["rows"] if key.items() <= r.items()), None)
         row = known or key | {"keep_ratio": variant.keep_ratio} | plain(
-            _row(comparison, variant, whole, rooms, seen)
+            _row(comparison, variant, (whole, rival), rooms, seen)
         )
         if known is None:
             results["rows"].append(row)
@@ -110,6 +117,11 @@ def compare(
         if out:
             out.write(results, complete=variant is variants[-1])
     return results
+
+
+def _key(variant: Variant) -> dict[str, Any]:
+    """What makes two rows the same one."""
+    return {"variant": variant.name, "settings": variant.settings}
 
 
 def _open(comparison: Comparison, variant: Variant) -> Ada3DPipeline:
@@ -124,14 +136,19 @@ def _open(comparison: Comparison, variant: Variant) -> Ada3DPipeline:
 def _row(
     comparison: Comparison,
     variant: Variant,
-    whole: Measured,
+    others: tuple[Measured, Measured | None],
     rooms: Sequence[Room],
     seen: dict[bytes, torch.Tensor],
 ) -> dict[str, Any]:
-    """The variant beside the whole scene, or the sentence that refused it."""
+    """The variant beside the whole scene, and the rival where there is one; or the sentence that
+    refused it.
+    """
+    whole, rival = others
     try:
         pipeline = _open(comparison, variant)
-        return beside(measure(pipeline, rooms, seen, comparison.appended), whole)
+        measured = measure(pipeline, rooms, seen, comparison.appended)
+        row = beside(measured, whole)
+        return row if rival is None else row | {"against": beside(measured, rival)["metrics"]}
     except ConfigError as error:
         return {"refused": str(error)}
 
@@ -282,6 +299,8 @@ def _rows_of(file: Path, header: Mapping[str, Any]) -> list[dict[str, Any]]:
         old, now = json.loads(file.read_text(encoding="utf-8")), tree()
         names = ("level", "split", "scenes", "appended", "sha256", "n")
         same = all(old[name] == header[name] for name in names)
+        rivals = (each.get("against", {}).get("settings") for each in (old, header))
+        same = same and next(rivals) == next(rivals)
         same = same and old["provenance"]["commit"] == now.commit
         rows: list[dict[str, Any]] = old["rows"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -308,7 +327,11 @@ def format_row(row: Mapping[str, Any]) -> str:
     pooled = "".join(f"{points(metrics[group]):<13}" for group in ("text", "acc25"))
     widths = dict(zip(TEXT, (10, 7, 9, 7, 8, 8), strict=True))
     single = "".join(f"{points(metrics[kind], False):>{width}}" for kind, width in widths.items())
-    return f"{name}{kv}   {pooled}{single}"
+    line = f"{name}{kv}   {pooled}{single}"
+    if "against" not in row:
+        return line
+    rival = (f"{points(row['against'][group]):<13}" for group in ("text", "acc25"))
+    return f"{line}\n{'  against the rival':<46}   {''.join(rival)}"
 
 
 def points(metric: Mapping[str, Any], with_error: bool = True) -> str:

@@ -84,6 +84,9 @@ BEFORE: dict[str, dict[str, object]] = {  # the model
     for suffix, kind in (("", "compact"), (" in place", "original"))
     for name in ("voxel_dpp", "geo_fps")
 }
+PLUS = {  # its own allocation, ranked by what is known of questions
+    "plus": {"pruning.strategy": "adatoken3d_plus", "cache.prune": "build"},
+}
 BOTH = "voxel_dpp+prompts12"
 EACH_QUESTION: dict[str, dict[str, object]] = {
     "each question": {"cache.prune": "question"},
@@ -97,8 +100,8 @@ def variant(name: str, keep_ratio: float) -> Variant:
     settings: dict[str, object]
     if name in RANKINGS:
         settings = {"pruning.strategy": "adatoken3d"} | keep | RANKINGS[name]
-    elif name in BEFORE:
-        settings = keep | BEFORE[name]
+    elif name in BEFORE | PLUS:
+        settings = keep | (BEFORE | PLUS)[name]
     elif name in (BOTH, f"{BOTH} in place"):
         settings = {"pruning.strategy": "voxel_dpp+adatoken3d"} | keep | RANKINGS["prompts12"]
         settings["pruning.pre_keep_ratio"] = min(2 * keep_ratio, 1.0)
@@ -123,7 +126,7 @@ def _behind_first_layer(keep_ratio: float) -> dict[str, object]:
     }
 
 
-NAMES = (*RANKINGS, *BEFORE, BOTH, f"{BOTH} in place", *EACH_QUESTION)
+NAMES = (*RANKINGS, *BEFORE, *PLUS, BOTH, f"{BOTH} in place", *EACH_QUESTION)
 APPENDED = ("prompts", "prompts4", "prompts12", "expected", "prompts12 even")
 
 

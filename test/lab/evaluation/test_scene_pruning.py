@@ -116,6 +116,20 @@ def test_differences_by_hand() -> None:
         beside(by_hand([1.0, 1.0, 1.0], [2.0, 2.0, 1.0]), whole)
 
 
+def test_a_rival_stands_beside_every_row(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Beside itself it differs in nothing; the whole scene gains what the rival lost."""
+    one = Comparison(model, {}, RoomSelection(seed=3, scenes=1), against=THIRD)
+    whole = Variant("whole", 1.0, WHOLE.settings)
+    results = compare(one, [Variant("again", 0.3, THIRD.settings), whole])
+    again, unpruned = results["rows"]
+    assert results["against"]["metrics"] == again["metrics"]
+    for name, metric in results["against"]["metrics"].items():
+        if results["n"][name]:
+            assert again["against"][name]["points"] == 0.0
+            assert unpruned["against"][name]["points"] == pytest.approx(-metric["points"])
+    assert capsys.readouterr().out.count("against the rival") == 2
+
+
 def test_views_seen_before_change_no_answer(model: Path, rooms: list[Room]) -> None:
     class _Counting:
         def __init__(self, encode: Callable[[torch.Tensor], torch.Tensor]) -> None:
