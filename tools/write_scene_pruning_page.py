@@ -33,6 +33,8 @@ ROWS = {  # variant: how the table calls it
     "voxel_dpp in place": "voxel_dpp before the model, positions of the scene",
     "geo_fps": "geo_fps before the model, positions counted anew",
     "geo_fps in place": "geo_fps before the model, positions of the scene",
+    "kitoke": "kitoke (KiToke-like) before the model",
+    "holitom": "holitom (HoliTom-like outer merge) before the model",
     "voxel_dpp+prompts12": "voxel_dpp to twice as many, then 12 prompts",
     "voxel_dpp+prompts12 in place": "the same, positions of the scene",
     "each question": "selected for each question from the whole scene",

@@ -12,7 +12,7 @@ from ada3d_ros.config.setting import setting
 from ada3d_ros.errors import ConfigError
 
 CONTROLS = ("none", "random", "uniform")
-PRE_LLM = ("coarse_voxels", "geo_fps", "cond_dpp", "voxel_dpp")
+PRE_LLM = ("coarse_voxels", "geo_fps", "cond_dpp", "voxel_dpp", "kitoke", "holitom")
 IN_LLM = ("adatoken3d", "fastv", "pdrop", "logistic")
 STRATEGIES = (*CONTROLS, *PRE_LLM, *IN_LLM)
 LAYER_LIST = r"\d+(,\d+)*"
@@ -255,12 +255,43 @@ class GeoFpsConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class KitokeConfig:
+    bandwidth: float = setting(
+        0.3,
+        "of the Gaussian kernel, as a distance of unit features over the square root of 2",
+        low=0.01,
+        high=10.0,
+    )
+    merge_radius_voxels: float = setting(
+        5.0,
+        "how near a chosen token must lie for another to be averaged into it",
+        unit="voxels",
+        low=0.0,
+        high=1000.0,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class HolitomConfig:
+    tau: float = setting(
+        0.8,
+        "cosine above which neighbours of two slices are the same; raised where too few would be"
+        " left",
+        low=-1.0,
+        high=1.0,
+    )
+    neighbours: int = setting(
+        7, "whose distances make a token's density", unit="tokens", low=1, high=1000
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class PruningConfig:
     strategy: str = setting(
         "adatoken3d",
         "how spatial tokens are pruned: before the language model (random, uniform, coarse_voxels,"
-        " geo_fps, cond_dpp, voxel_dpp), inside it (adatoken3d, fastv, pdrop, logistic), or one of"
-        " each joined by +",
+        " geo_fps, cond_dpp, voxel_dpp, kitoke, holitom), inside it (adatoken3d, fastv, pdrop,"
+        " logistic), or one of each joined by +",
         choices=STRATEGIES,
         joined=((*CONTROLS[1:], *PRE_LLM), IN_LLM),
     )
@@ -293,3 +324,5 @@ class PruningConfig:
     logistic: LogisticConfig = LogisticConfig()
     voxel_dpp: VoxelDppConfig = VoxelDppConfig()
     geo_fps: GeoFpsConfig = GeoFpsConfig()
+    kitoke: KitokeConfig = KitokeConfig()
+    holitom: HolitomConfig = HolitomConfig()

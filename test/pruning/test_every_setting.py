@@ -115,6 +115,10 @@ CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "voxel_dpp.merge_radius_voxels": (1.0, {"strategy": "voxel_dpp"}),
     "geo_fps.lam": (0.95, {"strategy": "geo_fps"}),
     "geo_fps.salient_share": (0.5, {"strategy": "geo_fps"}),
+    "kitoke.bandwidth": (2.0, {"strategy": "kitoke"}),
+    "kitoke.merge_radius_voxels": (1.0, {"strategy": "kitoke"}),
+    "holitom.tau": (0.95, {"strategy": "holitom"}),
+    "holitom.neighbours": (2, {"strategy": "holitom"}),
 }
 
 Outcome = dict[str, torch.Tensor]
@@ -231,6 +235,10 @@ WHAT = {  # the part of the outcome that a key must change, where several could 
     "voxel_dpp.merge_radius_voxels": "features",
     "geo_fps.lam": "chosen",
     "geo_fps.salient_share": "chosen",
+    "kitoke.bandwidth": "chosen",
+    "kitoke.merge_radius_voxels": "features",
+    "holitom.tau": "chosen",
+    "holitom.neighbours": "chosen",
     "order": "chosen",
     "seed": "chosen",
     "adatoken3d.fit.beta_l2": "shares",

@@ -25,7 +25,16 @@ from ada3d_ros.types import PromptSequence
 LAYERS = 8
 WIDTH = 32
 SHAPE = DecoderShape(LAYERS, WIDTH, 16, 64, 97)
-PRE = ("random", "uniform", "coarse_voxels", "geo_fps", "cond_dpp", "voxel_dpp")
+PRE = (
+    "random",
+    "uniform",
+    "coarse_voxels",
+    "geo_fps",
+    "cond_dpp",
+    "voxel_dpp",
+    "kitoke",
+    "holitom",
+)
 INNER = ("adatoken3d", "fastv", "pdrop", "logistic")
 
 

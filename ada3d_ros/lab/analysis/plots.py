@@ -39,6 +39,8 @@ STRATEGY_STYLES: dict[str, tuple[str, str]] = {  # label -> colour, marker
     "fastv": (VERMILION, "P"),
     "coarse_voxels": ("#661100", "<"),
     "cond_dpp": ("#999933", ">"),
+    "kitoke": ("#DDCC77", "d"),
+    "holitom": ("#CC6677", "X"),
     "logistic": ("#332288", "p"),
     "none": ("#882255", "*"),
 }

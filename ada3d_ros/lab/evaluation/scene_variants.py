@@ -82,7 +82,8 @@ RANKINGS: dict[str, dict[str, object]] = {
 BEFORE: dict[str, dict[str, object]] = {  # the model
     name + suffix: {"pruning.strategy": name, "cache.prune": "build", "pruning.pre_positions": kind}
     for suffix, kind in (("", "compact"), (" in place", "original"))
-    for name in ("voxel_dpp", "geo_fps")
+    for name in ("voxel_dpp", "geo_fps", "kitoke", "holitom")
+    if not suffix or name in ("voxel_dpp", "geo_fps")
 }
 BOTH = "voxel_dpp+prompts12"
 EACH_QUESTION: dict[str, dict[str, object]] = {

@@ -82,6 +82,8 @@ def test_every_strategy_gets_a_row(
         "geo_fps",
         "cond_dpp",
         "voxel_dpp",
+        "kitoke",
+        "holitom",
         "adatoken3d",
         "fastv",
         "pdrop",
