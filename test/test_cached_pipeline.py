@@ -31,6 +31,7 @@ CHOICES = [
     "voxel_dpp",
     "kitoke",
     "holitom",
+    "condensed_grid",
 ]
 INSIDE = ["adatoken3d", "fastv", "pdrop", "logistic", "voxel_dpp+adatoken3d"]
 

@@ -35,6 +35,7 @@ ROWS = {  # variant: how the table calls it
     "geo_fps in place": "geo_fps before the model, positions of the scene",
     "kitoke": "kitoke (KiToke-like) before the model",
     "holitom": "holitom (HoliTom-like outer merge) before the model",
+    "condensed_grid": "condensed_grid (LEO-VL-like, pooling trained on this model)",
     "voxel_dpp+prompts12": "voxel_dpp to twice as many, then 12 prompts",
     "voxel_dpp+prompts12 in place": "the same, positions of the scene",
     "each question": "selected for each question from the whole scene",

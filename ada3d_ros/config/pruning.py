@@ -12,7 +12,15 @@ from ada3d_ros.config.setting import setting
 from ada3d_ros.errors import ConfigError
 
 CONTROLS = ("none", "random", "uniform")
-PRE_LLM = ("coarse_voxels", "geo_fps", "cond_dpp", "voxel_dpp", "kitoke", "holitom")
+PRE_LLM = (
+    "coarse_voxels",
+    "geo_fps",
+    "cond_dpp",
+    "voxel_dpp",
+    "kitoke",
+    "holitom",
+    "condensed_grid",
+)
 IN_LLM = ("adatoken3d", "fastv", "pdrop", "logistic")
 STRATEGIES = (*CONTROLS, *PRE_LLM, *IN_LLM)
 LAYER_LIST = r"\d+(,\d+)*"
@@ -286,12 +294,21 @@ class HolitomConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class CondensedGridConfig:
+    file: str = setting(
+        "",
+        "trained pooling, as tools/train_pooling.py writes it for one model; embedded = that of the"
+        " embedded model; empty = every voxel has the same share",
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class PruningConfig:
     strategy: str = setting(
         "adatoken3d",
         "how spatial tokens are pruned: before the language model (random, uniform, coarse_voxels,"
-        " geo_fps, cond_dpp, voxel_dpp, kitoke, holitom), inside it (adatoken3d, fastv, pdrop,"
-        " logistic), or one of each joined by +",
+        " geo_fps, cond_dpp, voxel_dpp, kitoke, holitom, condensed_grid), inside it (adatoken3d,"
+        " fastv, pdrop, logistic), or one of each joined by +",
         choices=STRATEGIES,
         joined=((*CONTROLS[1:], *PRE_LLM), IN_LLM),
     )
@@ -326,3 +343,4 @@ class PruningConfig:
     geo_fps: GeoFpsConfig = GeoFpsConfig()
     kitoke: KitokeConfig = KitokeConfig()
     holitom: HolitomConfig = HolitomConfig()
+    condensed_grid: CondensedGridConfig = CondensedGridConfig()

@@ -1,12 +1,21 @@
-"""KiToke and HoliTom, each by a property of its own; what all strategies share: test_pre_llm.py."""
+"""KiToke, HoliTom and LEO-VL's grid, each by properties of its own; what all strategies share is in
+test_pre_llm.py.
+"""
 
 import dataclasses
+import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from ada3d_ros.config.pruning import PruningConfig
+from ada3d_ros.errors import ConfigError
+from ada3d_ros.pruning.baselines import coarse_voxels
+from ada3d_ros.pruning.baselines.condensed_grid import TENSORS, columns, read_pooling
 from ada3d_ros.pruning.baselines.holitom import (
     best_windows,
     density_peaks,
@@ -15,9 +24,10 @@ from ada3d_ros.pruning.baselines.holitom import (
     whole_shares,
 )
 from ada3d_ros.pruning.strategy import Candidates, Selection, patch_grid, select
-from test.support.decoders import config_of, generator, policy_of, scene_2d, scene_3d
+from test.support.decoders import config_of, generator, policy_of, scene_2d, scene_3d, write_pooling
 
 CONFIG = PruningConfig()
+NAMES = ("kitoke", "holitom", "condensed_grid")
 BUDGETS = (1, 2, 5, 17, 60, 119)
 
 
@@ -47,7 +57,7 @@ def on_grid(slices: int, rows: int, levels: int, voxel: float = 0.2) -> torch.Te
 # -- both
 
 
-@pytest.mark.parametrize("name", ["kitoke", "holitom"])
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("scene", [scene_3d(120), scene_2d(11)], ids=["room", "image"])
 def test_exact_counts_down_to_one_token(name: str, scene: Candidates) -> None:
     for budget in BUDGETS:
@@ -59,7 +69,7 @@ def test_exact_counts_down_to_one_token(name: str, scene: Candidates) -> None:
         assert torch.equal(again.groups, selection.groups)
 
 
-@pytest.mark.parametrize("name", ["kitoke", "holitom"])
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("budget", BUDGETS)
 def test_the_same_whatever_the_order_of_the_tokens(name: str, budget: int) -> None:
     scene = scene_3d(120, channels=40)
@@ -69,11 +79,13 @@ def test_the_same_whatever_the_order_of_the_tokens(name: str, budget: int) -> No
     token = int(here.kept[0])
     found = there.merge(mixed.features)[there.groups[order == token]]
     assert torch.allclose(found, here.merge(scene.features)[:1], atol=1e-5)
-    if name == "kitoke":  # of a pair alone in its part, HoliTom's centre is a tie
+    if (
+        name == "kitoke"
+    ):  # of a pair alone in its part, or pooled evenly, what stands for it is a tie
         assert order[there.kept].tolist() == here.kept.tolist()
 
 
-@pytest.mark.parametrize("name", ["kitoke", "holitom"])
+@pytest.mark.parametrize("name", NAMES)
 def test_they_join_with_a_strategy_inside(name: str) -> None:
     policy = policy_of(f"{name}+adatoken3d", 0.2)
     assert (policy.pre_llm, policy.in_llm) == (name, "adatoken3d")
@@ -240,3 +252,77 @@ def test_density_peaks_are_the_middles_of_clusters() -> None:
     line = torch.tensor([0.0, 0.1, -0.1, 0.2, -0.2, 10.0, 10.1, 9.9, 30.0])
     distance = (line[:, None] - line).abs()
     assert density_peaks(distance, 2, 3).tolist() == [0, 5]
+
+
+# -- LEO-VL's grid
+
+
+@pytest.fixture
+def trained(tmp_path: Path) -> PruningConfig:
+    """Settings with a file of random weights for 24 channels."""
+    return config_of({"condensed_grid.file": str(write_pooling(tmp_path / "p.safetensors", 24))})
+
+
+@pytest.mark.parametrize("budget", BUDGETS)
+def test_condensed_grid_groups_lie_above_each_other(budget: int) -> None:
+    """No two groups of one column overlap in height, and the columns are cells of one square grid:
+    as few as the budget allows at a voxel's size.
+    """
+    scene = scene_3d(120)
+    groups = columns(scene, budget)
+    assert groups.unique().tolist() == list(range(budget))
+    flat = dataclasses.replace(scene, xyz_m=scene.xyz_m * torch.tensor([1.0, 1.0, 0.0]))
+    column_of = coarse_voxels.select(flat, budget, None).groups
+    for column in column_of.unique():
+        inside = [groups[column_of == column] == g for g in groups[column_of == column].unique()]
+        heights = [scene.xyz_m[column_of == column][mask][:, 2] for mask in inside]
+        ranges = sorted((float(h.min()), float(h.max())) for h in heights)
+        assert all(a[1] <= b[0] for a, b in itertools.pairwise(ranges))
+    for group in range(budget):  # none reaches over two columns
+        assert len(column_of[groups == group].unique()) == 1
+
+
+def test_condensed_grid_of_two_columns_by_hand() -> None:
+    """Two towers of three voxels 4 m apart: one group each, then the first is cut in height."""
+    xyz = torch.tensor([[x, 0.0, z] for x in (0.0, 4.0) for z in (0.0, 0.2, 0.4)])
+    scene = Candidates(torch.eye(6), xyz, torch.ones(6, dtype=torch.int64), 0.2)
+    assert columns(scene, 1).tolist() == [0] * 6
+    assert columns(scene, 2).tolist() == [0, 0, 0, 1, 1, 1]
+    assert columns(scene, 3).tolist() == [0, 2, 2, 1, 1, 1]  # numbered upwards
+    assert columns(scene, 6).tolist() == [0, 2, 4, 1, 3, 5]
+
+
+def test_condensed_grid_pools_by_the_shares_of_the_file(trained: PruningConfig) -> None:
+    """Against the network written out in float64; the largest share's voxel stands for the rest."""
+    scene = scene_3d(60)
+    with safe_open(trained.condensed_grid.file, "pt") as file:
+        w, b, v = (file.get_tensor(name).double() for name in TENSORS)
+    f = scene.features.double()
+    normed = f / f.square().mean(dim=1, keepdim=True).sqrt()
+    scores = (torch.nn.functional.gelu(normed @ w.T + b) @ v.T)[:, 0]
+    selection = select("condensed_grid", scene, 9, trained)
+    merged = selection.merge(scene.features).double()
+    for group in range(9):
+        members = torch.nonzero(selection.groups == group)[:, 0]
+        shares = torch.softmax(scores[members], dim=0)
+        assert torch.allclose(merged[group], shares @ f[members], atol=1e-5)
+        assert selection.kept[group] == members[shares.argmax()]
+    even = select("condensed_grid", scene, 9, CONFIG)
+    assert torch.equal(even.groups, selection.groups)
+    assert torch.allclose(
+        even.merge(scene.features)[0], scene.features[even.groups == 0].mean(dim=0), atol=1e-6
+    )
+
+
+def test_condensed_grid_refuses_files_of_others(trained: PruningConfig, tmp_path: Path) -> None:
+    scene = scene_3d(30, channels=20)
+    with pytest.raises(
+        ConfigError, match=r"trained on features of 24 numbers, this model's have 20"
+    ):
+        select("condensed_grid", scene, 5, trained)
+    none = {"condensed_grid__file": str(tmp_path / "none.safetensors")}
+    with pytest.raises(ConfigError, match="cannot be read as a pooling"):
+        policy_of("condensed_grid", 0.5, **none)
+    save_file({"in.weight": torch.ones(2, 2)}, tmp_path / "other.safetensors")
+    with pytest.raises(ConfigError, match=r"holds in.weight; expected in.weight, in.bias"):
+        read_pooling(str(tmp_path / "other.safetensors"))

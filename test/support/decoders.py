@@ -34,6 +34,7 @@ PRE = (
     "voxel_dpp",
     "kitoke",
     "holitom",
+    "condensed_grid",
 )
 INNER = ("adatoken3d", "fastv", "pdrop", "logistic")
 
@@ -231,3 +232,20 @@ def write_curve(path: Path, information: Sequence[float]) -> Path:
             "tiny", "", curve, curve, masses, curve, {"alpha": 0.8}, budget, 0.41, samples=1
         ),
     )
+
+
+# -- trained pooling
+
+
+def write_pooling(path: Path, width: int, hidden: int = 5, seed: int = 9) -> Path:
+    """A file of `condensed_grid` with random weights."""
+    from safetensors.torch import save_file
+
+    made = generator(seed)
+    tensors = {
+        "in.weight": torch.randn(hidden, width, generator=made),
+        "in.bias": torch.randn(hidden, generator=made),
+        "out.weight": torch.randn(1, hidden, generator=made),
+    }
+    save_file(tensors, path)
+    return path

@@ -41,6 +41,7 @@ STRATEGY_STYLES: dict[str, tuple[str, str]] = {  # label -> colour, marker
     "cond_dpp": ("#999933", ">"),
     "kitoke": ("#DDCC77", "d"),
     "holitom": ("#CC6677", "X"),
+    "condensed_grid": ("#88CCEE", "H"),
     "logistic": ("#332288", "p"),
     "none": ("#882255", "*"),
 }

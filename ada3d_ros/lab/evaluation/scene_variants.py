@@ -82,9 +82,10 @@ RANKINGS: dict[str, dict[str, object]] = {
 BEFORE: dict[str, dict[str, object]] = {  # the model
     name + suffix: {"pruning.strategy": name, "cache.prune": "build", "pruning.pre_positions": kind}
     for suffix, kind in (("", "compact"), (" in place", "original"))
-    for name in ("voxel_dpp", "geo_fps", "kitoke", "holitom")
+    for name in ("voxel_dpp", "geo_fps", "kitoke", "holitom", "condensed_grid")
     if not suffix or name in ("voxel_dpp", "geo_fps")
 }
+BEFORE["condensed_grid"]["pruning.condensed_grid.file"] = "embedded"  # trained for that model
 BOTH = "voxel_dpp+prompts12"
 EACH_QUESTION: dict[str, dict[str, object]] = {
     "each question": {"cache.prune": "question"},

@@ -84,6 +84,7 @@ def test_every_strategy_gets_a_row(
         "voxel_dpp",
         "kitoke",
         "holitom",
+        "condensed_grid",
         "adatoken3d",
         "fastv",
         "pdrop",
