@@ -36,7 +36,9 @@ def main() -> None:
     log = train(learner, rooms, options.steps, options.seed)
     facts = {"sha256": weights_sha256(options.model), "steps": str(options.steps)}
     tensors = {name: tensor.detach().contiguous() for name, tensor in learner.pooling.items()}
-    save_file(tensors, options.out / "pooling.safetensors", facts)
+    file = options.out / "pooling.safetensors"
+    save_file(tensors, file, facts)
+    file.chmod(0o644)  # save_file makes it private
     written = {"log": log, "rooms": options.rooms, "seed": options.seed}
     (options.out / "log.json").write_text(json.dumps(written, indent=1))
 
