@@ -119,7 +119,7 @@ CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "geo_fps.salient_share": (0.5, {"strategy": "geo_fps"}),
     "kitoke.bandwidth": (2.0, {"strategy": "kitoke"}),
     "kitoke.merge_radius_voxels": (1.0, {"strategy": "kitoke"}),
-    "holitom.tau": (0.95, {"strategy": "holitom"}),
+    "holitom.tau": (0.0, {"strategy": "holitom"}),
     "holitom.neighbours": (2, {"strategy": "holitom"}),
     "condensed_grid.file": ("pooling.safetensors", {"strategy": "condensed_grid"}),
 }

@@ -22,6 +22,7 @@ from ada3d_ros.pruning.baselines.holitom import (
     merge_runs,
     slice_room,
     whole_shares,
+    without_places,
 )
 from ada3d_ros.pruning.strategy import Candidates, Selection, patch_grid, select
 from test.support.decoders import config_of, generator, policy_of, scene_2d, scene_3d, write_pooling
@@ -174,19 +175,33 @@ def test_holitom_loses_nothing(scene: Candidates, tau: float) -> None:
 
 
 def test_holitom_merges_what_stays_alike_along_the_room() -> None:
-    """Six slices of 2 x 2 places: one place is a floor, alike everywhere, the others are not.
+    """Six slices of 5 x 4 places: one place is a floor, alike everywhere, the others are not.
 
-    Nineteen tokens are left of 24 when the floor's six have become one.
+    115 tokens are left of 120 when the floor's six have become one.
     """
-    features = torch.randn(24, 64, generator=generator(6))
-    features[::4] = features[0]
-    scene = Candidates(features, on_grid(6, 2, 2), torch.ones(24, dtype=torch.int64), 0.2)
-    selection = select("holitom", scene, 19, CONFIG)
-    floor = frozenset(range(0, 24, 4))
-    alone = {frozenset([i]) for i in range(24) if i % 4}
-    assert clusters(selection) == alone | {floor}
-    assert 8 in selection.kept  # the middle one of the floor's stands for it
+    features = torch.randn(120, 64, generator=generator(6))
+    features[::20] = features[0]
+    scene = Candidates(features, on_grid(6, 5, 4), torch.ones(120, dtype=torch.int64), 0.2)
+    selection = select("holitom", scene, 115, CONFIG)
+    floor = frozenset(range(0, 120, 20))
+    assert clusters(selection) == {floor} | {frozenset([i]) for i in range(120) if i % 20}
+    assert 40 in selection.kept  # the middle one of the floor's stands for it
     assert torch.allclose(selection.merge(features)[selection.groups[0]], features[0], atol=1e-6)
+
+
+def test_holitom_does_not_see_what_the_place_explains() -> None:
+    """A quadratic of the place, as large as you like, changes no choice."""
+    scene = scene_3d(120)
+    x, y, z = scene.xyz_m.unbind(dim=1)
+    place = torch.stack((x, y * y, x * z, z, y, x * x, z * z, x * y), dim=1).repeat(1, 3)
+    moved = dataclasses.replace(scene, features=scene.features + 5 * place)
+    for budget in BUDGETS:
+        here, there = (select("holitom", s, budget, CONFIG) for s in (scene, moved))
+        assert clusters(here) == clusters(there)
+    rest = without_places(moved)
+    assert float((rest - without_places(scene)).abs().max()) < 1e-4
+    image = dataclasses.replace(scene_2d(11), features=patch_grid(121)[:, [0, 1, 0, 1]])
+    assert float(without_places(image).abs().max()) < 1e-4  # places on a plane
 
 
 def test_holitom_cuts_the_room_where_most_is_saved() -> None:
