@@ -4,17 +4,21 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from ada3d_ros.config.pruning import PruningConfig
 from ada3d_ros.lab.train.embedded import corpus, feature_code, new_model
 from ada3d_ros.lab.train.packing import Packer
-from ada3d_ros.lab.train.pooling import Learner, new_pooling, pooled, train
+from ada3d_ros.lab.train.pooling import HIDDEN, Learner, new_pooling, pooled, train
 from ada3d_ros.lab.train.tokens import RoomTokens, room_tokens, symbolic_points
 from ada3d_ros.lab.world.graph import Graph, graphs
 from ada3d_ros.lab.world.rooms import make_rooms
+from ada3d_ros.model.checkpoint import weights_sha256
 from ada3d_ros.model.prompt import POINT_TOKENS
 from ada3d_ros.model.random_checkpoint import train_tokenizer
+from ada3d_ros.model.startup import embedded_model_path
+from ada3d_ros.pruning.baselines.condensed_grid import EMBEDDED, read_pooling
 from ada3d_ros.pruning.strategy import Candidates, select
 from test.support.decoders import config_of, policy_of
 
@@ -75,3 +79,12 @@ def test_it_learns_and_the_model_stays(
     assert all(torch.equal(a, b) for a, b in zip(before, learner.model.parameters(), strict=True))
     assert float(learner.pooling["out.weight"].abs().max()) > 1e-3  # it was zero
     assert not any(tensor.requires_grad for tensor in learner.pooling.values())
+
+
+def test_the_embedded_models_pooling_was_trained_on_its_weights() -> None:
+    with safe_open(EMBEDDED, "pt") as file:
+        facts = file.metadata()
+    assert facts["sha256"] == weights_sha256(embedded_model_path())
+    shapes = {name: tuple(tensor.shape) for name, tensor in read_pooling("embedded").items()}
+    assert shapes == {"in.weight": (HIDDEN, 128), "in.bias": (HIDDEN,), "out.weight": (1, HIDDEN)}
+    assert EMBEDDED.stat().st_size < 2**20
