@@ -265,7 +265,7 @@ class GeoFpsConfig:
 @dataclass(frozen=True, slots=True)
 class KitokeConfig:
     bandwidth: float = setting(
-        0.3,
+        0.6,
         "of the Gaussian kernel, as a distance of unit features over the square root of 2",
         low=0.01,
         high=10.0,
