@@ -22,7 +22,17 @@ from ada3d_ros.types import Answer, Question, Scope
 from test.support.pipelines import ASK, ROOM, cache_of, configured, start
 
 QUESTIONS = [ASK, Question("How many chairs?"), Question("Is it at [0.1, 0.2, 0.3]?")]
-CHOICES = ["none", "random", "uniform", "coarse_voxels", "geo_fps", "voxel_dpp"]
+CHOICES = [
+    "none",
+    "random",
+    "uniform",
+    "coarse_voxels",
+    "geo_fps",
+    "voxel_dpp",
+    "kitoke",
+    "holitom",
+    "condensed_grid",
+]
 INSIDE = ["adatoken3d", "fastv", "pdrop", "logistic", "voxel_dpp+adatoken3d"]
 
 

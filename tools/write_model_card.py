@@ -57,6 +57,7 @@ Schedule: `ada3d calibrate` on six validation rooms (schedule.yaml); its informa
 falls in the last layer alone.
 Queries of questions, and what each layer is worth to them: `ada3d calibrate --held` on 32
 validation rooms (scene_queries.safetensors).
+Pooling of `condensed_grid`: tools/train_pooling.py, 96 training rooms (pooling.safetensors).
 Weights: bfloat16, sha256 {sha256}.
 Boxes of a score below {threshold} are not shown.
 

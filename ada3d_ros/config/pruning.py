@@ -12,7 +12,15 @@ from ada3d_ros.config.setting import setting
 from ada3d_ros.errors import ConfigError
 
 CONTROLS = ("none", "random", "uniform")
-PRE_LLM = ("coarse_voxels", "geo_fps", "cond_dpp", "voxel_dpp")
+PRE_LLM = (
+    "coarse_voxels",
+    "geo_fps",
+    "cond_dpp",
+    "voxel_dpp",
+    "kitoke",
+    "holitom",
+    "condensed_grid",
+)
 IN_LLM = ("adatoken3d", "fastv", "pdrop", "logistic")
 COMPOSED = {"adatoken3d_plus": ("voxel_dpp", "adatoken3d")}  # with a budget of their own
 STRATEGIES = (*CONTROLS, *PRE_LLM, *IN_LLM, *COMPOSED)
@@ -256,13 +264,54 @@ class GeoFpsConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class KitokeConfig:
+    bandwidth: float = setting(
+        0.6,
+        "of the Gaussian kernel, as a distance of unit features over the square root of 2",
+        low=0.01,
+        high=10.0,
+    )
+    merge_radius_voxels: float = setting(
+        5.0,
+        "how near a chosen token must lie for another to be averaged into it",
+        unit="voxels",
+        low=0.0,
+        high=1000.0,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class HolitomConfig:
+    tau: float = setting(
+        0.8,
+        "cosine above which neighbours of two slices are the same; raised where too few would be"
+        " left",
+        low=-1.0,
+        high=1.0,
+    )
+    neighbours: int = setting(
+        7, "whose distances make a token's density", unit="tokens", low=1, high=1000
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class CondensedGridConfig:
+    file: str = setting(
+        "",
+        "trained pooling, as tools/train_pooling.py writes it for one model; embedded = that of the"
+        " embedded model; empty = every voxel has the same share",
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class PruningConfig:
     strategy: str = setting(
         "adatoken3d",
         "how spatial tokens are pruned: before the language model (random, uniform, coarse_voxels,"
-        " geo_fps, cond_dpp, voxel_dpp), inside it (adatoken3d, fastv, pdrop, logistic), one of"
-        " each joined by +, or adatoken3d_plus: voxel_dpp+adatoken3d with twice keep_ratio"
-        " entering, held by each layer as its share is worth",
+        " geo_fps, cond_dpp, voxel_dpp, kitoke, holitom, condensed_grid), inside it (adatoken3d,"
+        " fastv, pdrop, logistic), one of each joined by +, or adatoken3d_plus:"
+        " voxel_dpp+adatoken3d with twice keep_ratio entering, held by each layer as its share is"
+        " worth",
         choices=STRATEGIES,
         joined=((*CONTROLS[1:], *PRE_LLM), IN_LLM),
     )
@@ -295,3 +344,6 @@ class PruningConfig:
     logistic: LogisticConfig = LogisticConfig()
     voxel_dpp: VoxelDppConfig = VoxelDppConfig()
     geo_fps: GeoFpsConfig = GeoFpsConfig()
+    kitoke: KitokeConfig = KitokeConfig()
+    holitom: HolitomConfig = HolitomConfig()
+    condensed_grid: CondensedGridConfig = CondensedGridConfig()

@@ -22,7 +22,10 @@ ADAPTER_FILES = (
     "non_lora_trainables.bin",  # LLaVA's
 )
 PROJECTOR_FILE = "mm_projector.bin"
-BESIDE_WEIGHTS = ("grounding_head.safetensors", "scene_queries.safetensors")  # of this package
+BESIDE_WEIGHTS = (  # of this package
+    *("grounding_head.safetensors", "scene_queries.safetensors"),
+    "pooling.safetensors",
+)
 # What other programs write, and who can turn it into safetensors.
 FOREIGN_WEIGHTS = {
     ".gguf": "GGUF is quantised for llama.cpp",

@@ -33,6 +33,10 @@ class ReadBackRanking:
     """By the attention that a token gets while the scene is read back behind itself (KVzip, arXiv
     2505.23416): the largest over the reading rows and the heads that share its key, mean over
     key-value heads. A reading row sees the scene and what was read before it.
+
+    The paper evicts (head, token) pairs of all layers by one threshold, and asks for a repetition
+    in words first; here heads share their tokens and layers have shares of their own (decision
+    167, which also says why a model that was never taught to repeat its scene ranks badly so).
     """
 
     name: str = "kvzip"

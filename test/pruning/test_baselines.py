@@ -72,7 +72,8 @@ def test_traits_say_what_the_policy_asks() -> None:
         for name in (*BEFORE, *IN_LLM)
     }
     assert {name for name, t in traits.items() if t.is_query_conditioned} == {"cond_dpp"}
-    assert {name for name, t in traits.items() if t.is_nested} == {"random", "voxel_dpp", "geo_fps"}
+    nested = {name for name, t in traits.items() if t.is_nested}
+    assert nested == {"random", "voxel_dpp", "geo_fps", "kitoke"}
     assert {name for name, t in traits.items() if t.depends_on_prompt} == {"logistic"}
     assert not any(t.fixed_by or t.depends_on_sizes for t in traits.values())
 

@@ -18,6 +18,7 @@ from ada3d_ros.engine.information import measure_information
 from ada3d_ros.engine.prefill import prefill
 from ada3d_ros.engine.token_selection import ChosenTokens, pruner_for
 from ada3d_ros.errors import ConfigError
+from ada3d_ros.pruning.baselines.condensed_grid import read_pooling
 from ada3d_ros.pruning.calibration import Calibration, write_calibration
 from ada3d_ros.pruning.fitted import information_settings
 from ada3d_ros.pruning.information import Masses, information_of
@@ -32,6 +33,7 @@ from test.support.decoders import (
     make_decoder,
     scene_3d,
     write_curve,
+    write_pooling,
 )
 
 KEYS = tuple(name.removeprefix("pruning.") for name in SETTINGS if name.startswith("pruning."))
@@ -115,6 +117,11 @@ CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "voxel_dpp.merge_radius_voxels": (1.0, {"strategy": "voxel_dpp"}),
     "geo_fps.lam": (0.95, {"strategy": "geo_fps"}),
     "geo_fps.salient_share": (0.5, {"strategy": "geo_fps"}),
+    "kitoke.bandwidth": (2.0, {"strategy": "kitoke"}),
+    "kitoke.merge_radius_voxels": (1.0, {"strategy": "kitoke"}),
+    "holitom.tau": (0.0, {"strategy": "holitom"}),
+    "holitom.neighbours": (2, {"strategy": "holitom"}),
+    "condensed_grid.file": ("pooling.safetensors", {"strategy": "condensed_grid"}),
 }
 
 Outcome = dict[str, torch.Tensor]
@@ -125,6 +132,8 @@ def _in_a_folder_with_curves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     x = np.linspace(0, 1, LAYERS)
     for name, curve in (("falling", (1 - x) ** 1.5), ("steep", (1 - x) ** 6), ("rising", x)):
         write_curve(tmp_path / f"{name}.yaml", curve)
+    write_pooling(tmp_path / "pooling.safetensors", scene_3d(2).features.shape[1])
+    read_pooling.cache_clear()  # the name is the same in every test's folder
     monkeypatch.chdir(tmp_path)
 
 
@@ -231,6 +240,11 @@ WHAT = {  # the part of the outcome that a key must change, where several could 
     "voxel_dpp.merge_radius_voxels": "features",
     "geo_fps.lam": "chosen",
     "geo_fps.salient_share": "chosen",
+    "kitoke.bandwidth": "chosen",
+    "kitoke.merge_radius_voxels": "features",
+    "holitom.tau": "chosen",
+    "holitom.neighbours": "chosen",
+    "condensed_grid.file": "features",
     "order": "chosen",
     "seed": "chosen",
     "adatoken3d.fit.beta_l2": "shares",

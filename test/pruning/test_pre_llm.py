@@ -18,7 +18,7 @@ from test.support.decoders import PRE, config_of, generator, policy_of, scene_2d
 
 SETTINGS = settings(deadline=None, derandomize=True, max_examples=40)
 CONFIG = PruningConfig()
-NESTED = ("random", "geo_fps", "cond_dpp", "voxel_dpp")
+NESTED = ("random", "geo_fps", "cond_dpp", "voxel_dpp", "kitoke")
 
 
 def small(count: int, seed: int, channels: int = 6) -> Candidates:
@@ -374,7 +374,7 @@ def test_patch_grid() -> None:
     assert patch_grid(576)[[23, 24, 575]].tolist() == [[23, 0, 0], [0, 1, 0], [23, 23, 0]]
 
 
-@pytest.mark.parametrize("name", ["geo_fps", "voxel_dpp", "coarse_voxels"])
+@pytest.mark.parametrize("name", ["geo_fps", "voxel_dpp", "kitoke", "coarse_voxels"])
 def test_a_room_far_from_the_maps_origin_is_chosen_alike(name: str) -> None:
     """cdist's default computes |a|^2 + |b|^2 - 2ab: at 1 km its distances were metres off.
 

@@ -199,6 +199,19 @@ def test_reading_back_takes_the_largest_share(
     np.testing.assert_allclose(found, best.mean(axis=0), rtol=2e-6, atol=1e-8)
 
 
+def test_reading_back_keeps_what_one_row_needs_much_over_what_all_need_a_little() -> None:
+    """A planted scene: one reading row looks for token 2 alone, every row a little at token 9."""
+    at = scene_layer(1, 1, ((0, SPATIAL),))
+    assert at.rows is not None
+    keys, q = torch.zeros_like(at.keys), torch.zeros_like(at.rows.q)
+    keys[0, START + 2, 0], keys[0, START + 9, 1] = 1.0, 1.0
+    q[0, :, 1], q[0, 4, 0] = 1.0 * WIDTH**0.5, 8.0 * WIDTH**0.5
+    rows = replace(at.rows, q=q, k=torch.zeros_like(at.rows.k))
+    scores = ReadBackRanking().scores(replace(at, keys=keys, rows=rows))
+    assert scores.argsort(descending=True)[:2].tolist() == [2, 9]
+    assert float(scores[2]) > 0.9
+
+
 @HEADS
 @pytest.mark.parametrize("block", [1, 2**22])
 def test_self_attention_is_told_in_even_shares(

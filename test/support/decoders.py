@@ -25,7 +25,17 @@ from ada3d_ros.types import PromptSequence
 LAYERS = 8
 WIDTH = 32
 SHAPE = DecoderShape(LAYERS, WIDTH, 16, 64, 97)
-PRE = ("random", "uniform", "coarse_voxels", "geo_fps", "cond_dpp", "voxel_dpp")
+PRE = (
+    "random",
+    "uniform",
+    "coarse_voxels",
+    "geo_fps",
+    "cond_dpp",
+    "voxel_dpp",
+    "kitoke",
+    "holitom",
+    "condensed_grid",
+)
 INNER = ("adatoken3d", "fastv", "pdrop", "logistic")
 
 
@@ -222,3 +232,20 @@ def write_curve(path: Path, information: Sequence[float]) -> Path:
             "tiny", "", curve, curve, masses, curve, {"alpha": 0.8}, budget, 0.41, samples=1
         ),
     )
+
+
+# -- trained pooling
+
+
+def write_pooling(path: Path, width: int, hidden: int = 5, seed: int = 9) -> Path:
+    """A file of `condensed_grid` with random weights."""
+    from safetensors.torch import save_file
+
+    made = generator(seed)
+    tensors = {
+        "in.weight": torch.randn(hidden, width, generator=made),
+        "in.bias": torch.randn(hidden, generator=made),
+        "out.weight": torch.randn(1, hidden, generator=made),
+    }
+    save_file(tensors, path)
+    return path

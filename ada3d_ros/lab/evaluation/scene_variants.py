@@ -82,8 +82,10 @@ RANKINGS: dict[str, dict[str, object]] = {
 BEFORE: dict[str, dict[str, object]] = {  # the model
     name + suffix: {"pruning.strategy": name, "cache.prune": "build", "pruning.pre_positions": kind}
     for suffix, kind in (("", "compact"), (" in place", "original"))
-    for name in ("voxel_dpp", "geo_fps")
+    for name in ("voxel_dpp", "geo_fps", "kitoke", "holitom", "condensed_grid")
+    if not suffix or name in ("voxel_dpp", "geo_fps")
 }
+BEFORE["condensed_grid"]["pruning.condensed_grid.file"] = "embedded"  # trained for that model
 PLUS = {  # its own allocation, ranked by what is known of questions
     "plus": {"pruning.strategy": "adatoken3d_plus", "cache.prune": "build"},
 }

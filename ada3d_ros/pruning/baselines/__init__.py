@@ -13,7 +13,8 @@ and, inside the language model (fastv, pdrop, logistic),
     build(settings: S, budget: LayerBudget) -> LayerPruner
         Raises ConfigError where the decoder or the budget do not allow it.
 
-or, before it (voxel_dpp, cond_dpp, geo_fps, coarse_voxels, and the controls uniform and random),
+or, before it (voxel_dpp, cond_dpp, geo_fps, coarse_voxels, kitoke, holitom, condensed_grid,
+and the controls uniform and random),
 
     select(candidates: Candidates, budget: int, settings: S) -> Selection
         Of N candidates, 1 <= budget < N of them.
