@@ -157,7 +157,8 @@ def measure(
         right = [value for name in names for value in tally.right[name]]
         index = [value for name in names for value in tally.room[name]]
         measured.right[group], measured.asked[group] = per_room(right, index, len(rooms))
-    measured.spatial_tokens = float(np.mean(tally.spatial_tokens)) if tally.asked else np.nan
+    totals = [usage.spatial_total for usage in tally.usages]
+    measured.spatial_tokens = float(np.mean(totals)) if totals else np.nan
     measured.unanswered = tally.unanswered
     measured.seconds = time.perf_counter() - started
     return measured
