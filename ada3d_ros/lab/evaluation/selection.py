@@ -99,9 +99,10 @@ def rooms_of(
 
     only: which of them, counted from the selection's first; None: all.
     """
-    wanted = range(selection.scenes) if only is None else only
-    first = selection.seed * SEEDS_APART
-    for seeds in (torch.tensor(list(wanted), dtype=torch.int64) + first).split(ROOMS_AT_ONCE):
+    wanted = selection.room_seeds()
+    if only is not None:
+        wanted = torch.tensor(list(only), dtype=torch.int64) + selection.seed * SEEDS_APART
+    for seeds in wanted.split(ROOMS_AT_ONCE) if len(wanted) else ():
         rooms = make_rooms(selection.split, seeds, selection.level)
         views = None if side is None else render(rooms, side)
         for b, graph in enumerate(graphs(rooms)):
