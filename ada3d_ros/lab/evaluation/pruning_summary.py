@@ -37,12 +37,13 @@ TEXT = (
 )
 KINDS = (*TEXT, "grounding", "absent")
 SIZES = {"1-3": (0, 3), "4-10": (4, 10), "11+": (11, 10**9)}  # own voxels of a target
-DISTANCES_M = {"<1.5m": (0.0, 1.5), "1.5-2.5m": (1.5, 2.5), ">2.5m": (2.5, np.inf)}
+DISTANCES_M = {"<1.8m": (0.0, 1.8), "1.8-2.3m": (1.8, 2.3), ">2.3m": (2.3, np.inf)}
 NAMED = ("color", "category")  # questions about one object, whose size matters
+SEVERAL = ("count", "nearest", "relation", "multihop")  # that rest on several objects
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class QuestionOutcome:
     """One question of a room: index among them; iou: of a phrase with a target, else NaN."""
 
     kind: str
@@ -53,7 +54,7 @@ class Asked:
     iou: float
 
 
-Where = Callable[[Asked], bool]
+Where = Callable[[QuestionOutcome], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,7 @@ class Group:
     percent: int = 25
     where: Where = lambda asked: True
 
-    def value(self, asked: Asked) -> float | None:
+    def value(self, asked: QuestionOutcome) -> float | None:
         """0 or 1; None for a question that is not of the group."""
         if asked.kind not in self.kinds or not self.where(asked):
             return None
@@ -79,6 +80,8 @@ def _within(name: str, low: float, high: float) -> Where:
 
 def _groups() -> dict[str, Group]:
     groups = {"qa": Group(TEXT), **{kind: Group((kind,)) for kind in TEXT}}
+    groups["one object"] = Group(tuple(kind for kind in TEXT if kind not in SEVERAL))
+    groups["several objects"] = Group(SEVERAL)
     for percent in (25, 50):
         groups[f"acc{percent}"] = Group(("grounding",), percent)
         groups[f"unique_acc{percent}"] = Group(("grounding",), percent, lambda asked: asked.unique)
@@ -96,16 +99,20 @@ def _groups() -> dict[str, Group]:
 
 
 GROUPS = _groups()
-AGAINST = ("qa", "acc25", "acc50")  # what is also compared with ANCHOR at the same budget
+AGAINST = ("qa", "acc25", "acc50")  # what is also compared with other rows of the same budget
+REFERENCES = (  # those rows, by name: the first of each that was measured
+    ("voxel_dpp", ((ANCHOR, "before"),)),
+    ("adatoken3d", (("adatoken3d", "paper"), (f"{ANCHOR}+adatoken3d", "paper"))),
+)
 
 
-def asked_of(facts: RoomFacts, record: RoomRecord) -> list[Asked]:
+def asked_of(facts: RoomFacts, record: RoomRecord) -> list[QuestionOutcome]:
     """The questions of a room that the record has; a blind one has no phrases."""
     ious, found = iter(record.ious), []
     for i, right in enumerate(record.right):
         has_box = facts.kinds[i] == "grounding"
         found.append(
-            Asked(
+            QuestionOutcome(
                 facts.kinds[i],
                 facts.unique[i],
                 facts.voxels[i],
@@ -224,6 +231,7 @@ class Summary:
         if whole is None:
             return {"rows": []}
         found: dict[str, Any] = {
+            "n": {name: round(asked.sum()) for name, asked in whole.asked.items()},
             "intervals": f"95 %, bootstrap over rooms, {DRAWS} draws",
             UNPRUNED: _facts(whole) | {"metrics": alone(whole)},
         }
@@ -260,9 +268,12 @@ class Summary:
             return row
         row |= _facts(mine) | {"seeds": sum(bool(self.records.of_row(key)) for key in keys)}
         row["metrics"] = {group: paired(mine, whole, group) for group in GROUPS}
-        anchor = measured.get((ANCHOR, "before", budget))
-        if anchor is not None and strategy != ANCHOR and set(anchor.rooms) & set(mine.rooms):
-            row["against_anchor"] = {group: paired(mine, anchor, group) for group in AGAINST}
+        row["against"] = {}
+        for title, names in REFERENCES:
+            others = [measured.get((*other, budget)) for other in names]
+            other = next((each for each in others if each is not None), None)
+            if other is not None and other is not mine and set(other.rooms) & set(mine.rooms):
+                row["against"][title] = {group: paired(mine, other, group) for group in AGAINST}
         return row
 
 

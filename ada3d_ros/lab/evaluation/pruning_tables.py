@@ -1,4 +1,4 @@
-"""The paper's tables of pruning: every strategy at every budget, on the same rooms and questions.
+"""The paper's tables: every pruning strategy at every budget, asked the same questions.
 
 Rooms are the outer loop, rows the inner one: one pipeline changes its settings, so that a room is
 rendered, passes the vision tower and is pooled into voxels once for all rows. Each room of each row
@@ -32,6 +32,7 @@ from ada3d_ros.lab.evaluation.pipelines import load_room, open_pipeline
 from ada3d_ros.lab.evaluation.pruning_rows import BLIND, SHUFFLED, Row, passes
 from ada3d_ros.lab.evaluation.pruning_summary import KINDS, Summary
 from ada3d_ros.lab.evaluation.room_records import RecordFile, RoomFacts, record_of
+from ada3d_ros.lab.evaluation.scene_pruning import points
 from ada3d_ros.lab.evaluation.selection import Room, RoomSelection, rooms_of
 from ada3d_ros.lab.evaluation.synthetic import MAX_NEW_TOKENS, ask_room, count_text
 from ada3d_ros.lab.evaluation.tally import Outcome, Tally
@@ -244,12 +245,14 @@ class _Run:
         """Ask what other commits recorded of the first room once more: a row that comes to
         something else loses all that they recorded of it.
         """
+        if self.is_over:  # nothing is asked, nothing dropped
+            return
         known = dict(self.records.records)
         others = {key for (key, _), record in known.items() if record.commit != self.commit}
+        others -= {BLIND, SHUFFLED}
         rows = [row for row in self.tables.rows if row.key in others and (row.key, 0) in known]
-        others -= {row.key for row in rows}  # of rows that have no first room
-        dropped = {key for key in others if key not in (BLIND, SHUFFLED)}
-        if rows and not self.is_over:
+        dropped = {row.key for row in self.tables.rows} & (others - {row.key for row in rows})
+        if rows:
             dropped |= self._answered_otherwise(rows)
         if dropped:
             print(f"other code answered otherwise, asked anew: {', '.join(sorted(dropped))}")
@@ -317,11 +320,3 @@ def shown(results: Mapping[str, Any]) -> str:
         cells = [points(row["metrics"][name]) for name in ("qa", "acc25", "acc50")]
         lines.append(f"{head}{row['rooms']:>6}  " + "".join(f"{cell:<14}" for cell in cells))
     return "\n".join(line.rstrip() for line in lines)
-
-
-def points(metric: Mapping[str, Any]) -> str:
-    """'-0.4 +-0.6'; '-' where nothing was asked."""
-    if metric.get("points") is None:
-        return "-"
-    error = metric["standard_error"]
-    return f"{metric['points']:+.1f}" + ("" if error is None else f" +-{error:.1f}")

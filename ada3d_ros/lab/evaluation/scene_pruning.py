@@ -314,7 +314,7 @@ def format_row(row: Mapping[str, Any]) -> str:
 
 def points(metric: Mapping[str, Any], with_error: bool = True) -> str:
     """'-0.4 +-0.6'; '-' where nothing was asked."""
-    value, error = metric["points"], metric["standard_error"]
+    value, error = metric.get("points"), metric.get("standard_error")
     if value is None:
         return "-"
     return f"{value:+.1f}" + (f" +-{error:.1f}" if with_error and error is not None else "")

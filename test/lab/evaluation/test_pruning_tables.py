@@ -292,11 +292,12 @@ def test_differences_by_hand() -> None:
     assert whole is not None
     assert row is not None
     found = {name: paired(row, whole, name).get("points") for name in GROUPS}
-    assert found["color"] == found["named 1-3"] == found["named <1.5m"] == -50.0
+    assert found["color"] == found["named 1-3"] == found["named <1.8m"] == -50.0
     assert found["named 4-10"] is None
     assert found["qa"] == -25.0
+    assert (found["one object"], found["several objects"]) == (-50.0, 0.0)
     assert found["count"] == found["acc25"] == found["acc25 11+"] == 0.0
-    assert found["acc50"] == found["unique_acc50"] == found["acc50 >2.5m"] == -50.0
+    assert found["acc50"] == found["unique_acc50"] == found["acc50 >2.3m"] == -50.0
     assert found["absent"] == -50.0
     assert found["distractor_acc25"] is None
     qa = paired(row, whole, "qa")
