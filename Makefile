@@ -63,7 +63,7 @@ parity: setup ## recorded outputs of the reference codes: ours in test/data, the
 	$(call step,parity,$(BIN)/ada3d parity test/data/golden && if [ -d "$(SHARED)/golden" ]; then $(BIN)/ada3d parity "$(SHARED)/golden"; else echo "skipped: no $(SHARED)/golden"; fi)
 
 tables: setup ## go on with the pruning tables for an hour (TABLES_MINUTES), then the pages made of results; commit first
-	$(call step,tables,mkdir -p runs && cp -u docs/results/$(TABLES).* runs/ && $(BIN)/ada3d eval pruning-tables --scenes 300 --minutes $(TABLES_MINUTES) --json runs/$(TABLES).json && cp runs/$(TABLES).json runs/$(TABLES).rooms.jsonl docs/results/)
+	$(call step,tables,$(BIN)/ada3d eval pruning-tables --scenes 300 --minutes $(TABLES_MINUTES) --json docs/results/$(TABLES).json)
 	$(call step,pages,for tool in plot_pruning_tables write_pruning_tables_page write_scene_pruning_page write_benchmark_tables write_model_card; do $(BIN)/python tools/$$tool.py || exit 1; done)
 
 clean: ## remove what was built, keep the environment (remove it with rm -r .venv)

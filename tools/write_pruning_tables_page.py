@@ -37,6 +37,7 @@ HURT = (  # what pruning may hurt, as the page calls it
     ("distractor_acc50", "Acc@.5, distractors"),
 )
 LEAST_N = 20  # questions that a share must rest on to be named
+LEAST_ROOMS = 10  # that an interval must rest on: few rooms drawn again show too little spread
 BASE = (("random", "before"), ("geo_fps", "before"), ("voxel_dpp", "before"))
 LOSERS = (
     *(("random", "before", budget) for budget in (0.4, 0.1)),
@@ -67,26 +68,27 @@ over rooms, or `+-` one standard error over rooms.
   those of the whole scene; *build*, *question*: FLOPs of caching the scene, and of one question,
   over those of the whole scene; a choice before the language model is not counted.
 - A row is *refused* where the strategy cannot meet the budget on this decoder: none is changed.
-- A group is named, and a row called better or worse, only where the interval is clear of 0; the
-  best of many rows is the best of these rooms, and looks better than it is.
+- A group is named, and a row called better or worse, only where the interval is clear of 0: of
+  forty comparisons one or two are that by chance, and the best of many rows looks better than it
+  is. Rows of fewer than 10 rooms stand in the tables without an interval, and are not compared.
 """
 
 
-def interval(metric: Row | None) -> str:
-    """'-0.4 (-1.2 to +0.3)'; '' without a question."""
+def interval(metric: Row | None, rooms: int = LEAST_ROOMS) -> str:
+    """'-0.4 (-1.2 to +0.3)'; '' without a question; of fewer than LEAST_ROOMS rooms '-0.4'."""
     if not metric or metric.get("points") is None:
         return ""
-    if metric["interval"][0] is None:
+    if metric["interval"][0] is None or rooms < LEAST_ROOMS:
         return f"{metric['points']:+.1f}"
     low, high = metric["interval"]
     return f"{metric['points']:+.1f} ({low:+.1f} to {high:+.1f})"
 
 
-def signed(metric: Row | None) -> str:
-    """'-0.4+-0.6'."""
+def signed(metric: Row | None, rooms: int = LEAST_ROOMS) -> str:
+    """'-0.4+-0.6'; of fewer than LEAST_ROOMS rooms '-0.4'."""
     if not metric or metric.get("points") is None:
         return ""
-    error = metric["standard_error"]
+    error = metric["standard_error"] if rooms >= LEAST_ROOMS else None
     return f"{metric['points']:+.1f}" + ("" if error is None else f"+-{error:.1f}")
 
 
@@ -134,11 +136,16 @@ def clear(metric: Row | None) -> int:
     return int(low > 0.0) - int(high < 0.0)
 
 
+def compared(data: Row, budget: float) -> list[Row]:
+    """The rows of a budget that rest on enough rooms."""
+    return [row for row in measured(data, budget) if row["rooms"] >= LEAST_ROOMS]
+
+
 def winners(data: Row) -> str:
     """Who beats adatoken3d, first; then who loses to it."""
     lines = []
     for budget in budgets(data):
-        rows = [row for row in measured(data, budget) if "adatoken3d" in row.get("against", {})]
+        rows = [row for row in compared(data, budget) if "adatoken3d" in row["against"]]
         if not rows:
             continue
         for sign, verb in ((1, "better than"), (-1, "worse than")):
@@ -177,7 +184,7 @@ def targets(data: Row) -> str:
             metric = row and row["metrics"][group]
             wanted = f"adatoken3d, {mode}, at .4 within {least:g} of {title}"
             lines.append([wanted, interval(metric), verdict(metric, least)])
-    rows = measured(data, 0.1)
+    rows = compared(data, 0.1)
     if rows:
         best = max(rows, key=lambda row: (row["metrics"]["acc25"]["points"], name_of(row)))
         metric = best["metrics"]["acc25"]
@@ -219,8 +226,9 @@ def main_table(data: Row, budget: float) -> str:
     lines = [["*the whole scene*", "", *first, str(whole["rooms"])]]
     for row in measured(data, budget):
         metrics = row["metrics"]
-        cells = [interval(metrics["qa"]), *(signed(metrics[name]) for name in POOLS)]
-        cells += [interval(metrics["acc25"]), signed(metrics["acc50"])]
+        n = row["rooms"]
+        cells = [interval(metrics["qa"], n), *(signed(metrics[name], n) for name in POOLS)]
+        cells += [interval(metrics["acc25"], n), signed(metrics["acc50"], n)]
         coherent = "" if row["coherence"] is None else f"{row['coherence']:.3f}"
         build = f"{row['build_share']:.2f}" if "build_share" in row else "-"
         costs = [f"{row['kv_share']:.2f}", build, f"{row['question_share']:.2f}"]
@@ -246,6 +254,8 @@ def kinds_table(data: Row) -> str:
     lines = []
     for budget in budgets(data):
         for row in measured(data, budget):
+            if row["rooms"] < LEAST_ROOMS:
+                continue
             cells = [signed(row["metrics"][name]) for name in (*KINDS, *BOXES)]
             lines.append([f"{name_of(row)}, {budget_of(budget)}", *cells])
     whole = data["none"]["metrics"]

@@ -18,7 +18,7 @@ def metric(points: float, low: float, high: float, n: int = 40) -> dict[str, Any
 def row(strategy: str, mode: str, budget: float, qa: Any, acc25: Any, **others: Any) -> Any:
     metrics = dict.fromkeys((group for group, _ in PAGE.HURT), metric(0.0, -1.0, 1.0))
     metrics |= {"qa": qa, "acc25": acc25, "acc50": acc25}
-    found = {"strategy": strategy, "mode": mode, "budget": budget, "metrics": metrics, "rooms": 9}
+    found = {"strategy": strategy, "mode": mode, "budget": budget, "metrics": metrics, "rooms": 30}
     costs = {"coherence": 0.9, "tokens": 80.0, "kv_share": 0.2, "question_share": 0.1}
     return found | costs | {"against": {}} | others
 
@@ -40,7 +40,7 @@ def data() -> dict[str, Any]:
         {"strategy": "pdrop", "mode": "build", "budget": 0.4, "same_as": "adatoken3d build 0.4"},
         {"strategy": "uniform", "mode": "before", "budget": 0.4},
     ]
-    costs = {"coherence": 0.9, "tokens": 200.0, "rooms": 9}
+    costs = {"coherence": 0.9, "tokens": 200.0, "rooms": 30}
     return {"none": {"metrics": whole, **costs}, "rows": rows, "level": 1, "commits": ["a" * 40]}
 
 
@@ -48,6 +48,9 @@ def test_who_beats_adatoken3d_stands_first(data: dict[str, Any]) -> None:
     better, worse = PAGE.winners(data).splitlines()
     assert better == "- at 0.4 better than adatoken3d, paper: geo_fps (QA +3.0 (+0.5 to +6.0))"
     assert worse.startswith("- at 0.4 worse than adatoken3d, paper: random (Acc@.25 -30.0")
+    data["rows"][0]["rooms"] = data["rows"][1]["rooms"] = PAGE.LEAST_ROOMS - 1  # too few to say
+    assert PAGE.winners(data) == ""
+    assert "| geo_fps | any | +0.0 | +0.0 | +0.0 | +0.0 | +0.0 |" in PAGE.main_table(data, 0.4)
 
 
 @pytest.mark.parametrize(
