@@ -23,11 +23,14 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfil
 # Tests that failed beside others, once more with the machine to themselves (decision 152).
 ALONE := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --last-failed --last-failed-no-failures=none
 
+TABLES := pruning_tables_level1
+TABLES_MINUTES ?= 55
+
 # $(call step,name,command): run it, print how it went and how long it took.
 step = @SECONDS=0; echo "== $(1)"; if $(2); then echo "== $(1): ok, $$SECONDS s"; else echo "== $(1): FAILED after $$SECONDS s"; exit 1; fi
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test lint type test-unit test-ros parity clean
+.PHONY: help setup build demo test lint type test-unit test-ros parity tables clean
 .NOTPARALLEL:
 
 help: ## this list
@@ -58,6 +61,10 @@ test-ros: setup ## tests of the node over DDS, in separate processes; what fails
 
 parity: setup ## recorded outputs of the reference codes: ours in test/data, the larger ones where ../shared has them
 	$(call step,parity,$(BIN)/ada3d parity test/data/golden && if [ -d "$(SHARED)/golden" ]; then $(BIN)/ada3d parity "$(SHARED)/golden"; else echo "skipped: no $(SHARED)/golden"; fi)
+
+tables: setup ## go on with the pruning tables for an hour (TABLES_MINUTES), then the pages made of results; commit first
+	$(call step,tables,$(BIN)/ada3d eval pruning-tables --scenes 300 --minutes $(TABLES_MINUTES) --json docs/results/$(TABLES).json)
+	$(call step,pages,for tool in plot_pruning_tables write_pruning_tables_page write_scene_pruning_page write_benchmark_tables write_model_card; do $(BIN)/python tools/$$tool.py || exit 1; done)
 
 clean: ## remove what was built, keep the environment (remove it with rm -r .venv)
 	rm -rf build install log *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis demo_out

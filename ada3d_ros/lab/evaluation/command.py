@@ -1,11 +1,12 @@
-"""`ada3d eval`: `synthetic`, accuracy on generated rooms, `scene-pruning`, variants of the cached
-scene compared on the same rooms and questions, `image`, strategies on questions about one view, and
-the field's benchmarks (field/).
+"""`ada3d eval`: `synthetic`, accuracy on generated rooms; `scene-pruning`, variants of the cached
+scene, and `pruning-tables`, every strategy, compared on the same rooms and questions; `image`,
+strategies on questions about one view; the field's benchmarks (field/).
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,14 @@ from ada3d_ros.lab.command_line import (
     parse_list,
     run_verb,
 )
-from ada3d_ros.lab.evaluation import image_questions, scene_pruning, scene_variants, synthetic
+from ada3d_ros.lab.evaluation import (
+    image_questions,
+    pruning_rows,
+    pruning_tables,
+    scene_pruning,
+    scene_variants,
+    synthetic,
+)
 from ada3d_ros.lab.evaluation.field import command as field
 from ada3d_ros.lab.evaluation.field.registry import BENCHMARKS
 from ada3d_ros.lab.evaluation.pipelines import add_pruning, open_pipeline, pruning_settings
@@ -60,6 +68,12 @@ def make_parser() -> argparse.ArgumentParser:
         description=f"`ada3d eval scene-pruning`: {scene_pruning.__doc__}",
     )
     _add_scene_pruning(compared)
+    tables = verbs.add_parser(
+        "pruning-tables",
+        help="every pruning strategy at every budget against the whole scene",
+        description=f"`ada3d eval pruning-tables`: {pruning_tables.__doc__}",
+    )
+    _add_pruning_tables(tables)
     images = verbs.add_parser(
         "image",
         help="pruning strategies on questions about one view",
@@ -165,6 +179,27 @@ def _add_scene_pruning(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="variants get the scene's last views one by one, appended to the cached scene",
     )
+
+
+def _add_pruning_tables(parser: argparse.ArgumentParser) -> None:
+    _add_rooms(parser)
+    add = parser.add_argument
+    add("--seed", type=int, default=1, help="which rooms (default 1)")
+    budgets = ",".join(f"{budget:g}" for budget in pruning_rows.BUDGETS)
+    add(
+        "--budgets",
+        default=budgets,
+        help=f"keep ratios, and from 1 on tokens of a scene, with commas (default {budgets})",
+    )
+    add(
+        "--only",
+        default="",
+        metavar="NAMES",
+        help="of the strategies those of these names, with commas (default: all)",
+    )
+    modes = ",".join(pruning_rows.MODES)
+    add("--modes", default=modes, help=f"of the ways of serving those (default {modes})")
+    add("--minutes", type=float, default=math.inf, help="stop after so many (default: never)")
 
 
 def _export(selections: Sequence[RoomSelection], folder: Path, views: bool) -> None:
@@ -309,6 +344,21 @@ def _run_image(options: argparse.Namespace) -> None:
         print(f"wrote {written}")
 
 
+def _run_pruning_tables(options: argparse.Namespace) -> None:
+    selection = RoomSelection(options.split, options.seed, options.scenes, options.level)
+    rows = pruning_rows.table(
+        parse_list(options.budgets, float, "--budgets"),
+        options.only,
+        parse_list(options.modes, str, "--modes"),
+    )
+    _prepare(options)
+    model = options.model or embedded_model_path()
+    tables = pruning_tables.Tables(
+        model, _model_settings(options), selection, rows, options.minutes
+    )
+    print(pruning_tables.shown(pruning_tables.measure_tables(tables, options.json)))
+
+
 def main(argv: list[str]) -> int:
     """`ada3d eval`: returns 0, or 2 with a sentence."""
     options = make_parser().parse_args(argv)
@@ -317,5 +367,6 @@ def main(argv: list[str]) -> int:
         "synthetic": _run_synthetic,
         "scene-pruning": _run_scene_pruning,
         "image": _run_image,
+        "pruning-tables": _run_pruning_tables,
     }
     return run_verb("eval", lambda: runs[options.what](options))

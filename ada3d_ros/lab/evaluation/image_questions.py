@@ -126,9 +126,9 @@ def ask_views(
                 shares.append(spent / answer.tokens.full_prefill_flops)
     return _of_tally(
         tally,
-        keep_ratio=_mean(tally.keep_ratios),
+        keep_ratio=_mean([usage.keep_ratio_achieved for usage in tally.usages]),
         flop_share=_mean(shares),
-        tokens=_mean(tally.spatial_tokens),
+        tokens=_mean([usage.spatial_total for usage in tally.usages]),
     )
 
 

@@ -174,7 +174,8 @@ def measure(
         right = [value for name in names for value in tally.right[name]]
         index = [value for name in names for value in tally.room[name]]
         measured.right[group], measured.asked[group] = per_room(right, index, len(rooms))
-    measured.spatial_tokens = float(np.mean(tally.spatial_tokens)) if tally.asked else np.nan
+    totals = [usage.spatial_total for usage in tally.usages]
+    measured.spatial_tokens = float(np.mean(totals)) if totals else np.nan
     measured.unanswered = tally.unanswered
     measured.seconds = time.perf_counter() - started
     return measured
@@ -336,7 +337,7 @@ def format_row(row: Mapping[str, Any]) -> str:
 
 def points(metric: Mapping[str, Any], with_error: bool = True) -> str:
     """'-0.4 +-0.6'; '-' where nothing was asked."""
-    value, error = metric["points"], metric["standard_error"]
+    value, error = metric.get("points"), metric.get("standard_error")
     if value is None:
         return "-"
     return f"{value:+.1f}" + (f" +-{error:.1f}" if with_error and error is not None else "")

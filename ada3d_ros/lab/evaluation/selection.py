@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -92,9 +92,17 @@ class Room:
     solids: dict[int, Box3D]
 
 
-def rooms_of(selection: RoomSelection, side: int | None) -> Iterator[Room]:
-    """The selected rooms in views of side px, rendered a few at a time; None: without views."""
-    for seeds in selection.room_seeds().split(ROOMS_AT_ONCE):
+def rooms_of(
+    selection: RoomSelection, side: int | None, only: Sequence[int] | None = None
+) -> Iterator[Room]:
+    """The selected rooms in views of side px, rendered a few at a time; None: without views.
+
+    only: which of them, counted from the selection's first; None: all.
+    """
+    wanted = selection.room_seeds()
+    if only is not None:
+        wanted = torch.tensor(list(only), dtype=torch.int64) + selection.seed * SEEDS_APART
+    for seeds in wanted.split(ROOMS_AT_ONCE) if len(wanted) else ():
         rooms = make_rooms(selection.split, seeds, selection.level)
         views = None if side is None else render(rooms, side)
         for b, graph in enumerate(graphs(rooms)):

@@ -17,7 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ada3d_ros.config import AgentConfig
-from ada3d_ros.engine.build_plan import prunes_at_build
+from ada3d_ros.engine.build_plan import prunes_at_build, serves_questions
 from ada3d_ros.geometry.boxes import iou_axis_aligned
 from ada3d_ros.lab.evaluation.answers import (
     evidence_of,
@@ -28,7 +28,7 @@ from ada3d_ros.lab.evaluation.measured import count_distances, count_objects
 from ada3d_ros.lab.evaluation.metrics import IOU_PERCENT, exact_match, is_found
 from ada3d_ros.lab.evaluation.pipelines import load_room
 from ada3d_ros.lab.evaluation.selection import Room, RoomSelection, num_possible, rooms_of
-from ada3d_ros.lab.evaluation.tally import COHERENCE, WORDS_ALONE, Tally, summary
+from ada3d_ros.lab.evaluation.tally import COHERENCE, WORDS_ALONE, Outcome, Tally, summary
 from ada3d_ros.lab.evaluation.words_alone import WordsAlone
 from ada3d_ros.lab.world.room_question import RoomQuestion
 from ada3d_ros.pipeline import Ada3DPipeline
@@ -74,7 +74,8 @@ def _may_share(config: AgentConfig) -> bool:
     chosen for each.
     """
     policy = Policy.from_config(config.pruning)
-    return config.cache.mode == "cached" and (not policy.prunes or prunes_at_build(config, policy))
+    selects = bool(policy.in_llm) and policy.prunes and not prunes_at_build(config, policy)
+    return serves_questions(config, policy) and not selects
 
 
 def _outcome(
@@ -90,14 +91,14 @@ def _count_answer(
     question: RoomQuestion, answer: Answer | None, boxes: Mapping[int, Box3D], tally: Tally
 ) -> None:
     """One answer into the tally: whether it is right and, if so, grounded right."""
-    right = count_text(question, said(answer, question.answer), tally)
-    if answer is None:
-        return
-    tally.measured[question.kind] += answer.method is AnswerMethod.MEASURED
-    if right and question.places:
-        grounded = is_grounded(evidence_of(answer), question, boxes)
-        tally.add("coherence", float(grounded))
-        tally.add(f"{COHERENCE}{question.kind}", float(grounded))
+    right, grounded = count_text(question, said(answer, question.answer), tally), None
+    if answer is not None:
+        tally.measured[question.kind] += answer.method is AnswerMethod.MEASURED
+        if right and question.places:
+            grounded = is_grounded(evidence_of(answer), question, boxes)
+            tally.add("coherence", float(grounded))
+            tally.add(f"{COHERENCE}{question.kind}", float(grounded))
+    tally.outcomes.append(Outcome(question, right, coherent=grounded))
 
 
 def count_text(question: RoomQuestion, text: str, tally: Tally) -> bool:
@@ -117,6 +118,7 @@ def _count_phrase(
     found = () if answer is None else answer.boxes
     if question.target is None:
         tally.add("absent_false_box_rate", float(bool(found)), 1.0)
+        tally.outcomes.append(Outcome(question, not found))
         return
 
     # The box of the highest score counts; one without a score comes last.
@@ -126,6 +128,7 @@ def _count_phrase(
     tally.methods[best.method.name.lower() if best is not None else "none"] += 1
     tally.ious.append(iou)
     tally.unique.append(question.unique)
+    tally.outcomes.append(Outcome(question, is_found(iou, IOU_PERCENT[0]), iou))
 
     # Chance: the true box of any object of the room, drawn at random.
     name = "unique" if question.unique else "distractor"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -30,7 +30,9 @@ from ada3d_ros.lab.evaluation.intervals import (
 )
 from ada3d_ros.lab.evaluation.metrics import scanqa_scores, scanrefer_scores
 from ada3d_ros.lab.evaluation.selection import TEXT_KINDS
+from ada3d_ros.lab.world.room_question import RoomQuestion
 from ada3d_ros.types import Answer
+from ada3d_ros.usage import TokenUsage
 
 MEDIANS = ("distance_median_error_m",)  # all others are shares, or means of shares
 METRICS = (
@@ -53,6 +55,18 @@ COHERENCE, WORDS_ALONE = "coherence_", "words_alone_"  # before the kind of ques
 REFUSALS = (UnknownKindError, AmbiguousError, NotGroundedError, InvalidRequestError)
 
 
+class Outcome(NamedTuple):
+    """What one question came to. right: a text that is true, an IoU of .25, a thing that is not
+    there and got no box; iou: of a phrase with a target, else NaN; coherent: whether a right answer
+    points at its objects, None where that says nothing.
+    """
+
+    question: RoomQuestion
+    right: bool
+    iou: float = np.nan
+    coherent: bool | None = None
+
+
 @dataclass
 class Tally:
     """What the questions so far came to.
@@ -60,8 +74,9 @@ class Tally:
     right (0 to 1; of MEDIANS the value), chance (NaN where it says nothing), room: per metric, one
     entry a question; answers: true ones by kind; measured: by kind, how many answers were; texts:
     prediction and truth of the questions that ScanQA would ask; ious, unique: per phrase with a
-    target; groups: seed of each room; unanswered: questions the model gave no text for, refused:
-    those that were refused, by error, both counted as wrong.
+    target; outcomes: of every question, in the order asked; usages: of every answer; groups: seed
+    of each room; unanswered: questions the model gave no text for, refused: those that were
+    refused, by error, both counted as wrong.
     """
 
     right: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
@@ -73,9 +88,8 @@ class Tally:
     ious: list[float] = field(default_factory=list)
     unique: list[bool] = field(default_factory=list)
     methods: Counter[str] = field(default_factory=Counter)
-    keep_ratios: list[float] = field(default_factory=list)
-    spatial_tokens: list[int] = field(default_factory=list)
-    tokens_kept: list[int] = field(default_factory=list)
+    outcomes: list[Outcome] = field(default_factory=list)
+    usages: list[TokenUsage] = field(default_factory=list)
     groups: list[int] = field(default_factory=list)
     refused: Counter[str] = field(default_factory=Counter)
     asked: int = 0
@@ -115,9 +129,7 @@ class Tally:
                 raise outcome
             self.unanswered += 1
             return None
-        self.keep_ratios.append(outcome.tokens.keep_ratio_achieved)
-        self.spatial_tokens.append(outcome.tokens.spatial_total)
-        self.tokens_kept.append(outcome.tokens.spatial_kept)
+        self.usages.append(outcome.tokens)
         return outcome
 
 
@@ -144,9 +156,9 @@ def summary(tally: Tally) -> dict[str, Any]:
             "scanrefer": scanrefer_scores(tally.ious, tally.unique),
         },
         "grounded_by": dict(tally.methods),
-        "keep_ratio": _mean(tally.keep_ratios),
-        "spatial_tokens": _mean(tally.spatial_tokens),
-        "tokens_kept": _mean(tally.tokens_kept),
+        "keep_ratio": _mean([usage.keep_ratio_achieved for usage in tally.usages]),
+        "spatial_tokens": _mean([usage.spatial_total for usage in tally.usages]),
+        "tokens_kept": _mean([usage.spatial_kept for usage in tally.usages]),
         "n": tally.asked,
         "unanswered": tally.unanswered,
         "refused": dict(tally.refused),

@@ -179,8 +179,8 @@ def test_seeds_are_pooled_and_each_stands_beside(model: Path, results: dict[str,
 
 
 def test_in_a_batch_the_answers_are_those_of_one_by_one() -> None:
-    """Of the model that ships, unpruned and pruned while the scene is built."""
-    for strategy in ("none", "adatoken3d"):
+    """Of the model that ships, unpruned, pruned while the scene is built, and chosen before it."""
+    for strategy in ("none", "adatoken3d", "voxel_dpp"):
         pipeline = open_pipeline(embedded_model_path(), strategy, None)
         (room,) = rooms_of(RoomSelection("val", scenes=1), pipeline.view_side)
         load_room(pipeline, room.frames)
@@ -206,7 +206,7 @@ def test_tokens_chosen_for_each_question_are_asked_for_one_by_one(
     tally = Tally()
     ask_room(pipeline, room.questions[:3], room.boxes, tally)
     assert tally.asked == 3
-    assert np.mean(tally.keep_ratios) == pytest.approx(0.5, abs=0.02)
+    assert summary(tally)["keep_ratio"] == pytest.approx(0.5, abs=0.02)
 
 
 def test_a_refused_question_is_wrong_and_counted() -> None:

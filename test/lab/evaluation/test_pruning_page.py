@@ -1,0 +1,111 @@
+"""The page of the pruning tables: what its sentences say of made-up results."""
+
+from typing import Any
+
+import pytest
+
+from test.support.sources import ROOT, load
+
+PAGE = load(ROOT / "tools" / "write_pruning_tables_page.py")
+GROUPS = ("qa", *PAGE.POOLS, *PAGE.KINDS, *PAGE.BOXES, "acc25", "acc50")
+
+
+def metric(points: float, low: float, high: float, n: int = 40) -> dict[str, Any]:
+    interval = [low, high]
+    return {"n": n, "value": 0.5, "points": points, "standard_error": 1.0, "interval": interval}
+
+
+def row(strategy: str, mode: str, budget: float, qa: Any, acc25: Any, **others: Any) -> Any:
+    metrics = dict.fromkeys((group for group, _ in PAGE.HURT), metric(0.0, -1.0, 1.0))
+    metrics |= {"qa": qa, "acc25": acc25, "acc50": acc25}
+    found = {"strategy": strategy, "mode": mode, "budget": budget, "metrics": metrics, "rooms": 30}
+    costs = {"coherence": 0.9, "tokens": 80.0, "kv_share": 0.2, "question_share": 0.1}
+    return found | costs | {"against": {}} | others
+
+
+EVEN = metric(0.0, -2.0, 2.0)
+WON = {"adatoken3d": {"qa": metric(3.0, 0.5, 6.0), "acc25": EVEN}}
+LOST = {"adatoken3d": {"qa": EVEN, "acc25": metric(-30.0, -40.0, -20.0)}}
+
+
+@pytest.fixture
+def data() -> dict[str, Any]:
+    whole = {name: {"value": 0.9, "n": 40} for name in (*GROUPS, *dict(PAGE.HURT))}
+    rows = [
+        row("random", "before", 0.4, metric(-9.0, -12.0, -6.0), EVEN, against=LOST),
+        row("geo_fps", "before", 0.4, EVEN, EVEN, against=WON),
+        row("adatoken3d", "paper", 0.4, metric(-0.5, -0.9, 0.1), metric(-3.0, -3.5, -2.5)),
+        row("adatoken3d", "build", 0.4, metric(-0.5, -1.5, 0.5), metric(0.0, 0.0, 0.0)),
+        {"strategy": "fastv", "mode": "paper", "budget": 0.4, "refused": "allowed: 0.5 to 1 (x)"},
+        {"strategy": "pdrop", "mode": "build", "budget": 0.4, "same_as": "adatoken3d build 0.4"},
+        {"strategy": "uniform", "mode": "before", "budget": 0.4},
+    ]
+    costs = {"coherence": 0.9, "tokens": 200.0, "rooms": 30}
+    return {"none": {"metrics": whole, **costs}, "rows": rows, "level": 1, "commits": ["a" * 40]}
+
+
+def test_who_beats_adatoken3d_stands_first(data: dict[str, Any]) -> None:
+    better, worse = PAGE.winners(data).splitlines()
+    assert better == "- at 0.4 better than adatoken3d, paper: geo_fps (QA +3.0 (+0.5 to +6.0))"
+    assert worse.startswith("- at 0.4 worse than adatoken3d, paper: random (Acc@.25 -30.0")
+    data["rows"][0]["rooms"] = data["rows"][1]["rooms"] = PAGE.LEAST_ROOMS - 1  # too few to say
+    assert PAGE.winners(data) == ""
+    assert "| geo_fps | any | +0.0 | +0.0 | +0.0 | +0.0 | +0.0 |" in PAGE.main_table(data, 0.4)
+
+
+@pytest.mark.parametrize(
+    ("points", "low", "high", "said"),
+    [
+        (-0.5, -0.9, 0.1, "met"),
+        (2.0, 0.5, 4.0, "met"),
+        (-3.0, -4.0, -1.5, "not met"),
+        (-0.5, -1.5, 0.5, "open: the interval spans it"),
+        (0.0, 0.0, 0.0, "open: no question differed"),
+    ],
+)
+def test_a_target_is_met_as_far_as_the_interval_says(
+    points: float, low: float, high: float, said: str
+) -> None:
+    assert PAGE.verdict(metric(points, low, high), 1.0) == said
+    assert PAGE.verdict(None, 1.0) == "not measured"
+
+
+def test_targets_of_each_way_of_serving(data: dict[str, Any]) -> None:
+    lines = PAGE.targets(data).splitlines()[2:]
+    verdicts = [line.rpartition(" | ")[2].strip(" |") for line in lines]
+    assert verdicts == [
+        *("met", "not met"),  # paper
+        *("not measured", "not measured"),  # question
+        *("open: the interval spans it", "open: no question differed"),  # build
+    ]
+
+
+def test_what_is_hurt_is_named_where_the_loss_is_clear(data: dict[str, Any]) -> None:
+    metrics = data["rows"][0]["metrics"]
+    metrics["count"] = metric(-25.0, -40.0, -10.0)
+    metrics["several objects"] = metric(-20.0, -30.0, -8.0)
+    metrics["nearest"] = metric(-50.0, -90.0, -10.0, n=PAGE.LEAST_N - 1)  # too few
+    metrics["color"] = metric(-30.0, -70.0, 5.0)  # not clear
+    said = PAGE.hurt_first(data, "random", "before", 0.4)
+    assert said == "- random at 0.4: count -25 (n 40); about several objects -20 (n 40)."
+    assert PAGE.hurt_first(data, "geo_fps", "before", 0.4).endswith("nothing that is clear of 0.")
+    assert PAGE.hurt_first(data, "voxel_dpp", "before", 0.4) == ""
+
+
+def test_rows_without_numbers_say_why(data: dict[str, Any]) -> None:
+    assert PAGE.others(data, 0.4) == (
+        "Refused: fastv, paper. Computed alike: pdrop, build as adatoken3d build 0.4. Not measured"
+        " yet: uniform."
+    )
+    assert PAGE.refusals(data).startswith("Refused below what the first layers")
+    assert "`fastv` reaches 0.5 to 1" in PAGE.refusals(data)
+    shown = PAGE.main_table(data, 0.4).splitlines()
+    assert len([line for line in shown if line.startswith("|")]) == 2 + 1 + 4
+    assert shown[2].startswith("| *the whole scene* |  | 0.900 |")
+
+
+def test_long_lines_of_a_list_go_on_indented() -> None:
+    first, second = PAGE.prose("- " + "word " * 30).splitlines()
+    assert len(first) <= PAGE.COLUMNS
+    assert second.startswith("  word")
+    assert PAGE.prose("| " + "cell | " * 60).count("\n") == 0

@@ -1,0 +1,386 @@
+"""docs/pruning_tables.md from docs/results: python tools/write_pruning_tables_page.py
+
+The results: `ada3d eval pruning-tables --level N --json docs/results/pruning_tables_levelN.json`
+(or `make tables`, an hour of it at a time). The figure: tools/plot_pruning_tables.py.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "docs" / "results"
+TARGET = ROOT / "docs" / "pruning_tables.md"
+COLUMNS = 116
+KINDS = (
+    *("existence", "color", "category", "count", "nearest", "relation", "superlative"),
+    *("multihop", "caption"),
+)
+BOXES = ("unique_acc25", "unique_acc50", "distractor_acc25", "distractor_acc50")
+SIZES, DISTANCES = ("1-3", "4-10", "11+"), ("<1.8m", "1.8-2.3m", ">2.3m")
+POOLS = ("one object", "several objects")
+HURT = (  # what pruning may hurt, as the page calls it
+    *((f"{pool}", f"about {pool}") for pool in POOLS),
+    *((kind, kind) for kind in KINDS),
+    *((f"named {size}", f"colour and category, {size} voxels") for size in SIZES),
+    *((f"acc25 {size}", f"Acc@.25, {size} voxels") for size in SIZES),
+    *((f"acc50 {size}", f"Acc@.5, {size} voxels") for size in SIZES),
+    *((f"acc25 {where}", f"Acc@.25, {where}") for where in DISTANCES),
+    ("unique_acc25", "Acc@.25, unique"),
+    ("unique_acc50", "Acc@.5, unique"),
+    ("distractor_acc25", "Acc@.25, distractors"),
+    ("distractor_acc50", "Acc@.5, distractors"),
+)
+LEAST_N = 20  # questions that a share must rest on to be named
+LEAST_ROOMS = 10  # that an interval must rest on: few rooms drawn again show too little spread
+BASE = (("random", "before"), ("geo_fps", "before"), ("voxel_dpp", "before"))
+LOSERS = (
+    *(("random", "before", budget) for budget in (0.4, 0.1)),
+    *(("voxel_dpp", "before", budget) for budget in (0.4, 0.1, 0.05)),
+    *(("adatoken3d", mode, 0.4) for mode in ("paper", "question", "build")),
+    *(("adatoken3d", "build", budget) for budget in (0.2, 0.1, 0.05)),
+)
+MODES = {"before": "any", "build": "build", "question": "question", "paper": "paper"}
+Row = dict[str, Any]
+HEAD = """# Pruning: the paper's tables, measured
+
+Made by `python tools/write_pruning_tables_page.py` from `docs/results/pruning_tables_level*.json`,
+which `ada3d eval pruning-tables --json docs/results/pruning_tables_level1.json` writes (`--level 2`
+alike; an hour of it: `make tables`). The embedded model (4 layers, float32) answers about drawn
+rooms of split `test`, through the product itself. All rows get the same rooms and questions;
+numbers are points against the whole scene, question by question, with 95 % intervals by bootstrap
+over rooms, or `+-` one standard error over rooms.
+
+- *QA*: the nine kinds of question pooled; *one*: those about one object (existence, colour,
+  category, superlative, caption); *several*: count, nearest, relation, two hops. *Acc*: phrases
+  grounded at an IoU of .25 or .5, unique and with distractors. *coherent*: of the right answers
+  those that point at their objects ([how](evaluation.md#coherence)).
+- *mode*: `paper` drops tokens for each question (`cache.mode: paper`); `question` selects for each
+  out of a whole cached scene, `build` prunes the scene once while it is cached (`cache.prune`);
+  *any*: a choice before the language model, the same in all three. `X+Y`: X lets twice the budget
+  in, Y halves it in the layers ([decision 170](decisions/0170-composed-at-twice-the-budget.md)).
+- *tokens*: kept of a scene, mean over layers, questions and rooms; *KV*: keys and values held over
+  those of the whole scene; *build*, *question*: FLOPs of caching the scene, and of one question,
+  over those of the whole scene; a choice before the language model is not counted.
+- A row is *refused* where the strategy cannot meet the budget on this decoder: none is changed.
+- A group is named, and a row called better or worse, only where the interval is clear of 0: of
+  forty comparisons one or two are that by chance, and the best of many rows looks better than it
+  is. Rows of fewer than 10 rooms stand in the tables without an interval, and are not compared.
+"""
+
+
+def interval(metric: Row | None, rooms: int = LEAST_ROOMS) -> str:
+    """'-0.4 (-1.2 to +0.3)'; '' without a question; of fewer than LEAST_ROOMS rooms '-0.4'."""
+    if not metric or metric.get("points") is None:
+        return ""
+    if metric["interval"][0] is None or rooms < LEAST_ROOMS:
+        return f"{metric['points']:+.1f}"
+    low, high = metric["interval"]
+    return f"{metric['points']:+.1f} ({low:+.1f} to {high:+.1f})"
+
+
+def signed(metric: Row | None, rooms: int = LEAST_ROOMS) -> str:
+    """'-0.4+-0.6'; of fewer than LEAST_ROOMS rooms '-0.4'."""
+    if not metric or metric.get("points") is None:
+        return ""
+    error = metric["standard_error"] if rooms >= LEAST_ROOMS else None
+    return f"{metric['points']:+.1f}" + ("" if error is None else f"+-{error:.1f}")
+
+
+def table(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    head = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    return "\n".join([*head, *(f"| {' | '.join(line)} |" for line in lines)])
+
+
+def name_of(row: Row) -> str:
+    """'adatoken3d, paper'."""
+    mode = MODES[row["mode"]]
+    return row["strategy"] if mode == "any" else f"{row['strategy']}, {mode}"
+
+
+def budget_of(budget: float) -> str:
+    return f"{budget:g} tokens" if budget >= 1 else f"{budget:g}"
+
+
+def measured(data: Row, budget: float | None = None) -> list[Row]:
+    """The rows with numbers, of one budget or all."""
+    rows = [row for row in data["rows"] if "metrics" in row]
+    return [row for row in rows if budget is None or row["budget"] == budget]
+
+
+def budgets(data: Row) -> list[float]:
+    """Ratios falling, then tokens falling."""
+    found = {row["budget"] for row in data["rows"]}
+    return sorted(found, key=lambda budget: (budget >= 1, -budget))
+
+
+def one(data: Row, strategy: str, mode: str, budget: float) -> Row | None:
+    wanted = (strategy, mode, budget)
+    rows = measured(data, budget)
+    return next((r for r in rows if (r["strategy"], r["mode"], r["budget"]) == wanted), None)
+
+
+# -- what is found
+
+
+def clear(metric: Row | None) -> int:
+    """1, -1: the interval lies above, below 0; 0: neither."""
+    if not metric or metric.get("interval") is None or metric["interval"][0] is None:
+        return 0
+    low, high = metric["interval"]
+    return int(low > 0.0) - int(high < 0.0)
+
+
+def compared(data: Row, budget: float) -> list[Row]:
+    """The rows of a budget that rest on enough rooms."""
+    return [row for row in measured(data, budget) if row["rooms"] >= LEAST_ROOMS]
+
+
+def winners(data: Row) -> str:
+    """Who beats adatoken3d, first; then who loses to it."""
+    lines = []
+    for budget in budgets(data):
+        rows = [row for row in compared(data, budget) if "adatoken3d" in row["against"]]
+        if not rows:
+            continue
+        for sign, verb in ((1, "better than"), (-1, "worse than")):
+            found = [
+                f"{name_of(row)} ({title} {interval(row['against']['adatoken3d'][group])})"
+                for row in rows
+                for group, title in (("qa", "QA"), ("acc25", "Acc@.25"))
+                if clear(row["against"]["adatoken3d"][group]) == sign
+            ]
+            reference = "adatoken3d, paper"
+            if one(data, "adatoken3d", "paper", budget) is None:
+                reference = "voxel_dpp+adatoken3d, paper (alone it cannot go so low)"
+            text = "; ".join(found) if found else "none that is clear of 0"
+            lines.append(f"- at {budget_of(budget)} {verb} {reference}: {text}")
+    return "\n".join(lines)
+
+
+def verdict(metric: Row | None, least: float) -> str:
+    """Whether a loss is within `least` points, as far as its interval says so."""
+    if not metric or metric.get("points") is None or metric["interval"][0] is None:
+        return "not measured"
+    low, high = metric["interval"]
+    if low == high:  # drawing again shows no spread
+        return "open: no question differed"
+    if low >= -least:
+        return "met"
+    return "not met" if high < -least else "open: the interval spans it"
+
+
+def targets(data: Row) -> str:
+    """What the project wanted beside what is found."""
+    lines = []
+    for mode in ("paper", "question", "build"):
+        row = one(data, "adatoken3d", mode, 0.4)
+        for group, title, least in (("qa", "QA", 1.0), ("acc25", "Acc@.25", 2.0)):
+            metric = row and row["metrics"][group]
+            wanted = f"adatoken3d, {mode}, at .4 within {least:g} of {title}"
+            lines.append([wanted, interval(metric), verdict(metric, least)])
+    rows = compared(data, 0.1)
+    if rows:
+        best = max(rows, key=lambda row: (row["metrics"]["acc25"]["points"], name_of(row)))
+        metric = best["metrics"]["acc25"]
+        wanted = "the best at .1 loses at most 3 of Acc@.25"
+        lines.append([wanted, f"{name_of(best)}: {interval(metric)}", verdict(metric, 3.0)])
+        rivals = [row for row in rows if "voxel_dpp" in row["against"]]
+        if rivals:
+            best = max(rivals, key=lambda row: row["against"]["voxel_dpp"]["qa"]["points"])
+            qa, boxes = (best["against"]["voxel_dpp"][group] for group in ("qa", "acc25"))
+            met = "met" if clear(qa) > 0 and boxes["points"] >= 0 else "not met"
+            found = f"{name_of(best)}: QA {interval(qa)}, Acc@.25 {interval(boxes)}"
+            wanted = "at .1 better than voxel_dpp in QA, clear of 0, and not below in Acc@.25"
+            lines.append([wanted, found, met])
+    return table(["wanted", "found", "so"], lines)
+
+
+def hurt_first(data: Row, strategy: str, mode: str, budget: float) -> str:
+    """The groups that a row loses most in, named where the loss is clear of 0."""
+    row = one(data, strategy, mode, budget)
+    if row is None:
+        return ""
+    found = [
+        (row["metrics"][group]["points"], title, row["metrics"][group]["n"])
+        for group, title in HURT
+        if row["metrics"][group]["n"] >= LEAST_N and clear(row["metrics"][group]) < 0
+    ]
+    worst = "; ".join(f"{title} {points:+.0f} (n {n})" for points, title, n in sorted(found)[:8])
+    return f"- {name_of(row)} at {budget:g}: {worst or 'nothing that is clear of 0'}."
+
+
+# -- tables
+
+
+def main_table(data: Row, budget: float) -> str:
+    """Every measured row of one budget; then the others, by name."""
+    whole, shown = data["none"], ("qa", *POOLS, "acc25", "acc50")
+    value = [f"{whole['metrics'][name]['value']:.3f}" for name in shown]
+    first = [*value, f"{whole['coherence']:.3f}", f"{whole['tokens']:.0f}", "1", "1", "1"]
+    lines = [["*the whole scene*", "", *first, str(whole["rooms"])]]
+    for row in measured(data, budget):
+        metrics = row["metrics"]
+        n = row["rooms"]
+        cells = [interval(metrics["qa"], n), *(signed(metrics[name], n) for name in POOLS)]
+        cells += [interval(metrics["acc25"], n), signed(metrics["acc50"], n)]
+        coherent = "" if row["coherence"] is None else f"{row['coherence']:.3f}"
+        build = f"{row['build_share']:.2f}" if "build_share" in row else "-"
+        costs = [f"{row['kv_share']:.2f}", build, f"{row['question_share']:.2f}"]
+        start = [row["strategy"], MODES[row["mode"]]]
+        lines.append([*start, *cells, coherent, f"{row['tokens']:.0f}", *costs, str(row["rooms"])])
+    columns = ["strategy", "mode", "QA", "one", "several", "Acc@.25", "Acc@.5", "coherent"]
+    costs = ["tokens", "KV", "build", "question", "rooms"]
+    return "\n\n".join([table([*columns, *costs], lines), others(data, budget)])
+
+
+def others(data: Row, budget: float) -> str:
+    """Rows of a budget that have no numbers, and why."""
+    rows = [row for row in data["rows"] if row["budget"] == budget and "metrics" not in row]
+    refused = [name_of(row) for row in rows if "refused" in row]
+    alike = [f"{name_of(row)} as {row['same_as']}" for row in rows if "same_as" in row]
+    waiting = [name_of(row) for row in rows if not {"refused", "same_as"} & set(row)]
+    parts = (("Refused", refused), ("Computed alike", alike), ("Not measured yet", waiting))
+    return " ".join(f"{title}: {'; '.join(names)}." for title, names in parts if names)
+
+
+def kinds_table(data: Row) -> str:
+    """Every row, kind by kind."""
+    lines = []
+    for budget in budgets(data):
+        for row in measured(data, budget):
+            if row["rooms"] < LEAST_ROOMS:
+                continue
+            cells = [signed(row["metrics"][name]) for name in (*KINDS, *BOXES)]
+            lines.append([f"{name_of(row)}, {budget_of(budget)}", *cells])
+    whole = data["none"]["metrics"]
+    for title, key in (("value of the whole scene", "value"), ("n", "n")):
+        cells = [
+            (f"{whole[name][key]:.3f}" if key == "value" else str(whole[name][key]))
+            if name in whole
+            else ""
+            for name in (*KINDS, *BOXES)
+        ]
+        lines.append([title, *cells])
+    return table(["", *KINDS, *(name.replace("_acc", " @.") for name in BOXES)], lines)
+
+
+def base_table(data: Row) -> str:
+    """What pruning costs by size, distance and IoU."""
+    rows = [
+        row
+        for strategy, mode in BASE
+        for budget in (0.4, 0.1)
+        if (row := one(data, strategy, mode, budget)) is not None
+    ]
+    whole, lines = data["none"]["metrics"], []
+    for group, title in HURT:
+        if group in whole:
+            value = f"{whole[group]['value']:.3f}"
+            cells = [signed(row["metrics"][group]) for row in rows]
+            lines.append([title, value, str(whole[group]["n"]), *cells])
+    names = [f"{row['strategy']} {row['budget']:g}" for row in rows]
+    return table(["", "whole", "n", *names], lines)
+
+
+def controls_table(data: Row) -> str:
+    """What is known without looking."""
+    lines = []
+    for title, name in (("whole scene", "none"), ("shuffled", "shuffled"), ("blind", "blind")):
+        metrics = data.get(name, {}).get("metrics", {})
+        shown = ("qa", *KINDS, "acc25", "acc50", "absent")
+        cells = [f"{metrics[kind]['value']:.3f}" if kind in metrics else "" for kind in shown]
+        lines.append([title, *cells])
+    return table(["", "QA", *KINDS, "Acc@.25", "Acc@.5", "absent, no box"], lines)
+
+
+def refusals(data: Row) -> str:
+    """Each strategy that was refused, with the first sentence of why."""
+    found: dict[str, str] = {}
+    for row in data["rows"]:
+        if "refused" in row:
+            least = row["refused"].partition("allowed: ")[2].partition(" (")[0]
+            found.setdefault(row["strategy"], f"`{row['strategy']}` reaches {least}")
+    if not found:
+        return ""
+    return (
+        "Refused below what the first layers, which see all tokens, leave: "
+        + "; ".join(found.values())
+        + ". Behind a choice before the language model (`voxel_dpp+...`) they go lower."
+    )
+
+
+def level(data: Row) -> str:
+    """The part of one level."""
+    n, whole = data["none"]["metrics"], data["none"]
+    number, missing = data["level"], data["missing"]
+    state = "Complete." if not missing else f"{missing} rooms of rows are not measured yet."
+    parts = [
+        f"## Level {number}",
+        f"{whole['rooms']} rooms of up to {data['scenes']}, {n['qa']['n']} questions and"
+        f" {n['acc25']['n']} phrases about the whole scene; each row says how many rooms it has."
+        f" {state} Commits that measured: {', '.join(c[:12] for c in data['commits'])}.",
+        "### What we find",
+        "Who wins and who loses, paired with AdaToken-3D as published:",
+        winners(data),
+        "What was wanted:",
+        targets(data),
+        "### What pruning hurts first",
+        f"Groups of at least {LEAST_N} questions whose loss is clear of 0, the largest first:",
+        "\n".join(filter(None, (hurt_first(data, *row) for row in LOSERS))),
+        "Own voxels: spatial tokens that hold a patch of the object; metres: from its middle to the"
+        " nearest camera.",
+        base_table(data),
+    ]
+    for budget in budgets(data):
+        parts += [f"### Budget {budget_of(budget)}", main_table(data, budget)]
+    parts += [
+        refusals(data),
+        "### Kind by kind",
+        kinds_table(data),
+        "### What is known without looking",
+        "*Shuffled*: the questions of one room about the views of the next; *blind*: without any"
+        " scene ([how](evaluation.md#blind)).",
+        controls_table(data),
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def prose(text: str) -> str:
+    """Long lines broken, those of a list indented; rows of tables stay whole."""
+    lines = (
+        [line]
+        if line.startswith(("|", "!"))
+        else textwrap.wrap(
+            line,
+            COLUMNS,
+            subsequent_indent="  " if line.startswith(("- ", "  ")) else "",
+            break_on_hyphens=False,
+            break_long_words=False,
+        )
+        or [""]
+        for line in text.split("\n")
+    )
+    return "\n".join(itertools.chain.from_iterable(lines))
+
+
+def render() -> str:
+    """The page, of those results that are there."""
+    parts = [HEAD]
+    for number in (1, 2):
+        file = RESULTS / f"pruning_tables_level{number}.json"
+        if file.is_file():
+            parts.append(level(json.loads(file.read_text(encoding="utf-8"))) + "\n")
+    if (ROOT / "docs" / "pruning_tables.png").is_file():
+        parts.insert(1, "![Losses by keep ratio](pruning_tables.png)\n")
+    return prose("\n".join(parts))
+
+
+if __name__ == "__main__":
+    TARGET.write_text(render(), encoding="utf-8")
+    print(f"wrote {TARGET}")
