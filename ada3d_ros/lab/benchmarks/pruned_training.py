@@ -1,12 +1,14 @@
 """Training time to the same validation accuracy, pruned against unpruned.
 
 `python -m ada3d_ros.lab.benchmarks.pruned_training --out RUN --json FILE` trains a small form of
-the embedded model with several seeds. A seed learns from a few true points first, where nothing can
-be pruned; then two copies of it learn from the same pictures in turns, step by step in one process,
-one on all spatial tokens and one on those that AdaToken-3D keeps. The tower is the shipped one and
-stays as it is, so its features are kept; the clock is the process's CPU time of forward pass,
-backward pass and optimisers. Each copy is validated as it is trained. The same command goes on
-where it was stopped; every copy is exported in the end, to be evaluated as any checkpoint.
+the embedded model. It learns from a few true points first, where nothing can be pruned. From these
+weights two copies a seed learn from pictures, one on all spatial tokens and one on those that
+AdaToken-3D keeps; a seed is the order of the rooms, how they are turned, and what is asked. All
+copies take their steps in turns in one process, so that a load of the machine falls on all. The
+tower is the shipped one and stays as it is, so its features are kept; the clock is the process's
+CPU time of forward pass, backward pass and optimisers. Each copy is validated as it is trained. The
+same command goes on where it was stopped, and `--minutes` ends it where it stands; every copy is
+exported in the end, to be evaluated as any checkpoint.
 """
 
 from __future__ import annotations
@@ -33,7 +35,6 @@ from ada3d_ros.lab.command_line import parse_list
 from ada3d_ros.lab.results import ResultFile
 from ada3d_ros.lab.train.batches import autocast, batch_loss, draw_rooms, encode
 from ada3d_ros.lab.train.export import export_model
-from ada3d_ros.lab.train.gallery import Gallery
 from ada3d_ros.lab.train.optimizers import Optimizers, learning_rate
 from ada3d_ros.lab.train.run import planned_pruner, run_stage
 from ada3d_ros.lab.train.session import Session, open_session, save_state, trained_modules
@@ -43,17 +44,16 @@ from ada3d_ros.lab.world.rooms import NUM_VIEWS
 from ada3d_ros.model.checkpoint import load_model
 from ada3d_ros.model.startup import embedded_model_path
 from ada3d_ros.model.vision import VisionTower
-from ada3d_ros.pruning.cost import DecoderShape
 
-START = (  # both copies of a seed begin with these weights
+START = (  # all copies begin with the weights that these come to
     Stage("symbolic", "symbolic", 1_000, 4, 22, 2e-3, per_object=1, background=3),
     Stage("points", "symbolic", 160, 4, 22, 1.5e-3, per_object=5, background=16),
 )
-MEASURED = Stage("features", "features", 280, 2, 24, 1.5e-3, decay=0.3)
+MEASURED = Stage("features", "features", 160, 2, 24, 2e-3)
 LEVEL = 1  # of the rooms
-VAL_ROOMS = 16
+VAL_ROOMS = 12
 VALIDATE_EVERY = 10  # steps
-LEVELS = (0.5, 0.6, 0.7, 0.8)
+LEVELS = (0.3, 0.4, 0.5, 0.6, 0.7)
 SHARE_OF_FINAL = 0.95  # of what the unpruned copy comes to: the level of the headline
 TRIALS = (1, 24)  # questions a room whose step is timed alone
 TRIAL_STEPS = 6
@@ -73,9 +73,10 @@ class Point:
 
 @dataclass(eq=False)
 class Copy:
-    """One of the two: its session and optimisers, the seconds of every step, its validations."""
+    """One model that learns, of a seed: the seconds of its steps so far, and its validations."""
 
     name: str
+    seed: int
     session: Session
     optimizers: Optimizers
     seconds: list[float] = field(default_factory=list)
@@ -107,121 +108,110 @@ class KeptTower:
         model.encode_views = remembered  # type: ignore[method-assign]
 
 
-# -- one seed
+# -- the run
 
 
-class Seed:
-    """Both copies of one seed, in a folder of its own below the run's."""
+class Run:
+    """The common start and the copies of every seed, in one folder."""
 
-    def __init__(
-        self,
-        out: Path,
-        seed: int,
-        keep_ratio: float,
-        tower: KeptTower,
-        galleries: dict[str, Gallery],
-    ) -> None:
-        self.seed, self.folder, self.keep_ratio = seed, out / f"seed{seed}", keep_ratio
-        self._tower, self._galleries = tower, galleries
-        tokenizer = out / "tokenizer.model"
-        for name in ("start", UNPRUNED, PRUNED):
-            (self.folder / name).mkdir(parents=True, exist_ok=True)
-            if tokenizer.exists():  # one for all: it takes longer to train than to copy
-                shutil.copyfile(tokenizer, self.folder / name / "tokenizer.model")
-        self.start = self._open("start")
-        if not tokenizer.exists():
-            shutil.copyfile(self.folder / "start" / "tokenizer.model", tokenizer)
-
-    def _open(self, name: str) -> Session:
-        folder = self.folder / name
-        session = open_session(folder, LEVEL, MEASURED.rooms, Workers("cpu"), self.seed)
-        session.galleries = self._galleries
-        return session
+    def __init__(self, folder: Path, seeds: Sequence[int], keep_ratio: float) -> None:
+        self.folder, self.seeds, self.keep_ratio = folder, seeds, keep_ratio
+        self.start = open_session(folder / "start", LEVEL, MEASURED.rooms, Workers("cpu"), 0)
+        self.copies: list[Copy] = []
 
     def train_start(self) -> None:
         """The first stages, without pictures; done stages are left out."""
         for stage in START:
             run_stage(self.start, stage, math.inf)
 
-    def open_copies(self) -> tuple[Copy, Copy]:
+    def open_copies(self) -> None:
         """From the weights of the start, or from where they were stopped."""
-        copies = []
-        state = torch.load(self.folder / "start" / "state.pt", weights_only=True)
-        for name in (UNPRUNED, PRUNED):
-            session = self._open(name)
-            session.model.load_state_dict(state["modules"]["model"])
-            session.head.load_state_dict(state["modules"]["head"])
-            self._tower.install(session)
-            if name == PRUNED:
-                session.pruner = planned_pruner(session.model, self.keep_ratio)
-            optimizers = Optimizers(trained_modules(session, MEASURED))
-            copies.append(Copy(name, session, optimizers))
-        if self._saved.exists():
-            self._load(copies)
-        return copies[0], copies[1]
+        tower = KeptTower(load_model(embedded_model_path()).model.vision)
+        saved = torch.load(self._saved, weights_only=True) if self._saved.exists() else {}
+        for seed in self.seeds:
+            for name in (UNPRUNED, PRUNED):
+                copy = self._new_copy(name, seed, tower)
+                if _key(copy) in saved:
+                    _restore(copy, saved[_key(copy)])
+                self.copies.append(copy)
+
+    def _new_copy(self, name: str, seed: int, tower: KeptTower) -> Copy:
+        folder, start = self.folder / f"seed{seed}" / name, self.start
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(start.folder / "tokenizer.model", folder / "tokenizer.model")
+        session = open_session(folder, LEVEL, MEASURED.rooms, start.workers, 0)
+        session.galleries, session.seen = start.galleries, dict(start.seen)
+        session.model.load_state_dict(start.model.state_dict())
+        session.head.load_state_dict(start.head.state_dict())
+        tower.install(session)
+        if name == PRUNED:
+            session.pruner = planned_pruner(session.model, self.keep_ratio)
+        return Copy(name, seed, session, Optimizers(trained_modules(session, MEASURED)))
 
     @property
     def _saved(self) -> Path:
         return self.folder / "copies.pt"
 
-    def save(self, copies: Sequence[Copy]) -> None:
-        """Both in one move, so that they always stand at the same step."""
+    def save(self) -> None:
+        """All copies in one move, so that they always stand at the same step."""
         content = {
-            copy.name: {
+            _key(copy): {
                 "model": copy.session.model.state_dict(),
                 "head": copy.session.head.state_dict(),
                 "optimizers": copy.optimizers.state(),
                 "seconds": copy.seconds,
                 "points": [asdict(point) for point in copy.points],
             }
-            for copy in copies
+            for copy in self.copies
         }
         part = self._saved.with_suffix(".tmp")
         torch.save(content, part)
         part.replace(self._saved)
 
-    def _load(self, copies: Sequence[Copy]) -> None:
-        content = torch.load(self._saved, weights_only=True)
-        for copy in copies:
-            saved = content[copy.name]
-            copy.session.model.load_state_dict(saved["model"])
-            copy.session.head.load_state_dict(saved["head"])
-            copy.optimizers.load(saved["optimizers"])
-            copy.seconds = list(saved["seconds"])
-            copy.points = [Point(**point) for point in saved["points"]]
-
-    def train(self, copies: Sequence[Copy]) -> bool:
-        """Step by step in turns, validated and saved; whether it came to the end."""
+    def train(self, until: float) -> None:
+        """Step by step in turns, validated and saved; until: monotonic seconds."""
         steps = MEASURED.rooms // MEASURED.batch
-        for step in range(len(copies[0].seconds), steps):
-            if self.start.stopped:
-                return False
-            if not copies[0].points:
-                self._validate(copies)
-            for copy in copies if step % 2 else reversed(copies):
-                train_step(copy, step, self.seed * steps)
+        for step in range(len(self.copies[0].seconds), steps):
+            if self.start.stopped or time.monotonic() > until:
+                return
+            if not self.copies[0].points:
+                self.validate()
+            for copy in self.copies if step % 2 else reversed(self.copies):
+                train_step(copy, step, copy.seed * steps)
             if (step + 1) % VALIDATE_EVERY == 0 or step + 1 == steps:
-                self._validate(copies)
-        return True
+                self.validate()
 
-    def _validate(self, copies: Sequence[Copy]) -> None:
-        for copy in copies:
+    def validate(self) -> None:
+        """All copies, then they are saved."""
+        for copy in self.copies:
             copy.points.append(validate(copy))
             last = copy.points[-1]
             print(
-                f"seed {self.seed} {copy.name}: {last.rooms} rooms, {last.seconds:.0f} s,"
+                f"seed {copy.seed} {copy.name}: {last.rooms} rooms, {last.seconds:.0f} s,"
                 f" {last.right}/{last.asked} right",
                 flush=True,
             )
-        self.save(copies)
+        self.save()
 
-    def export(self, copies: Sequence[Copy]) -> None:
-        """Each as a checkpoint folder `model` with its head."""
-        for copy in copies:
-            folder = self.folder / copy.name
-            copy.session.seen = {**self.start.seen, MEASURED.name: MEASURED.rooms}
-            save_state(copy.session, MEASURED, copy.optimizers)
-            export_model(folder, folder / "model", 0.5, copy.session.model, copy.session.head)
+    def export(self) -> None:
+        """Each copy as a checkpoint folder `model` with its head."""
+        for copy in self.copies:
+            session = copy.session
+            session.seen[MEASURED.name] = copy.points[-1].rooms
+            save_state(session, MEASURED, copy.optimizers)
+            export_model(session.folder, session.folder / "model", 0.5, session.model, session.head)
+
+
+def _key(copy: Copy) -> str:
+    return f"{copy.seed} {copy.name}"
+
+
+def _restore(copy: Copy, saved: dict[str, Any]) -> None:
+    copy.session.model.load_state_dict(saved["model"])
+    copy.session.head.load_state_dict(saved["head"])
+    copy.optimizers.load(saved["optimizers"])
+    copy.seconds = list(saved["seconds"])
+    copy.points = [Point(**point) for point in saved["points"]]
 
 
 def train_step(copy: Copy, step: int, first: int) -> None:
@@ -292,16 +282,16 @@ def compared(unpruned: Sequence[Point], pruned: Sequence[Point], level: float) -
     return row
 
 
-def seed_results(seed: int, copies: Sequence[Copy]) -> dict[str, Any]:
+def seed_results(unpruned: Copy, pruned: Copy) -> dict[str, Any]:
     """Curves, seconds of a step and their ratio, and time to each level."""
-    unpruned, pruned = copies
     final = unpruned.points[-1]
     level = SHARE_OF_FINAL * final.right / final.asked
     ratios = [b / a for a, b in zip(unpruned.seconds, pruned.seconds, strict=True)]
+    pair = (unpruned, pruned)
     return {
-        "seed": seed,
-        "points": {copy.name: [asdict(point) for point in copy.points] for copy in copies},
-        "step_s": {copy.name: Spread.from_values(copy.seconds) for copy in copies},
+        "seed": unpruned.seed,
+        "points": {copy.name: [asdict(point) for point in copy.points] for copy in pair},
+        "step_s": {copy.name: Spread.from_values(copy.seconds) for copy in pair},
         "step_ratio": Spread.from_values(ratios),
         "headline": compared(unpruned.points, pruned.points, level),
         "levels": [compared(unpruned.points, pruned.points, level) for level in LEVELS],
@@ -310,7 +300,7 @@ def seed_results(seed: int, copies: Sequence[Copy]) -> dict[str, Any]:
 
 def time_steps(copies: Sequence[Copy]) -> list[dict[str, Any]]:
     """What a forward and backward pass takes with few and many questions a room, in turns; nothing
-    is learned. Beside it the decoder's FLOPs of one question's prompt.
+    is learned.
     """
     rows = []
     for questions in TRIALS:
@@ -345,52 +335,56 @@ def main(argv: Sequence[str] | None = None) -> int:
     add = parser.add_argument
     add("--out", type=Path, required=True, help="folder of the runs")
     add("--json", type=Path, required=True, metavar="FILE", help="written after every seed")
-    add("--seeds", default="0,1,2", help="of weights and rooms (default: %(default)s)")
+    add("--seeds", default="0,1,2", help="(default: %(default)s)")
     add("--keep-ratio", type=float, default=0.41, metavar="R", help="(default: %(default)s)")
+    add("--minutes", type=float, default=1e9, help="of training with pictures, this time")
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
     try:
-        return _run(options)
+        _run(options)
     except (Ada3DError, OSError) as error:
         print(f"pruned_training: {error}", file=sys.stderr)
         return 2
+    return 0
 
 
-def _run(options: argparse.Namespace) -> int:
+def _run(options: argparse.Namespace) -> None:
     seeds = parse_list(options.seeds, int, "--seeds")
     if not 0.0 < options.keep_ratio < 1.0:
         raise ConfigError(f"--keep-ratio {options.keep_ratio:g}: allowed: above 0 and below 1.")
     out = ResultFile(options.json, device_name(torch.device("cpu")), seeds[0])
-    tower = KeptTower(load_model(embedded_model_path()).model.vision)
-    galleries: dict[str, Gallery] = {}
-    results: dict[str, Any] = {
+
+    # The start, then all copies; Ctrl-C and `kill` end either after a step.
+    run = Run(options.out, seeds, options.keep_ratio)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, run.start.stop)
+    run.train_start()
+    if run.start.stopped:
+        return
+    run.open_copies()
+    trials = time_steps(run.copies[:2])
+    run.train(time.monotonic() + 60 * options.minutes)
+    if len(run.copies[0].points) < 2:
+        return
+
+    # What has come of it.
+    run.export()
+    pruner = run.copies[1].session.pruner
+    assert pruner is not None
+    pairs = zip(run.copies[::2], run.copies[1::2], strict=True)
+    results = {
         "keep_ratio": options.keep_ratio,
+        "retention": pruner.schedule.retention,
         "stages": [asdict(stage) for stage in (*START, MEASURED)],
         "val_rooms": VAL_ROOMS,
-        "seeds": [],
+        "trials": trials,
+        "seeds": [seed_results(unpruned, pruned) for unpruned, pruned in pairs],
     }
-    for seed in seeds:
-        one = Seed(options.out, seed, options.keep_ratio, tower, galleries)
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, one.start.stop)
-        one.train_start()
-        if one.start.stopped:
-            return 1
-        copies = one.open_copies()
-        if seed == seeds[0]:
-            pruner, shape = copies[1].session.pruner, copies[0].session.model.config.decoder
-            assert pruner is not None
-            results["retention"] = pruner.schedule.retention
-            results["layers"] = DecoderShape.from_config(shape).num_layers
-            results["trials"] = plain(time_steps(copies))
-        finished = one.train(copies)
-        results["seeds"].append(plain(seed_results(seed, copies) | {"finished": finished}))
-        out.write(results, complete=finished and seed == seeds[-1])
-        if not finished:
-            return 1
-        one.export(copies)
-        print(json.dumps(results["seeds"][-1]["headline"]), flush=True)
-    return 0
+    out.write(
+        plain(results), complete=len(run.copies[0].seconds) * MEASURED.batch == MEASURED.rooms
+    )
+    for one in results["seeds"]:
+        print(json.dumps(plain({"seed": one["seed"], **one["headline"]})), flush=True)
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     start = tuple(
         dataclasses.replace(stage, rooms=4, batch=2, questions=4) for stage in pruned_training.START
     )
-    measured = dataclasses.replace(pruned_training.MEASURED, rooms=6, questions=4)
+    measured = dataclasses.replace(pruned_training.MEASURED, rooms=8, questions=4)
     monkeypatch.setattr(pruned_training, "START", start)
     monkeypatch.setattr(pruned_training, "MEASURED", measured)
     monkeypatch.setattr(pruned_training, "VAL_ROOMS", 2)
@@ -61,14 +61,14 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_both_copies_learn_side_by_side_and_a_stopped_run_goes_on(
     short: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Stopped after two of three steps; what is behind it is not trained again."""
+    """Stopped after three steps of four, two of them saved: these are not trained again."""
     trained: list[tuple[str, int]] = []
     plainly = pruned_training.train_step
 
     def noted(copy: pruned_training.Copy, step: int, first: int) -> None:
         plainly(copy, step, first)
         trained.append((copy.name, step))
-        if len(trained) == 4:
+        if len(trained) == 6:
             raise OSError("the disk is full")
 
     monkeypatch.setattr(pruned_training, "train_step", noted)
@@ -76,9 +76,9 @@ def test_both_copies_learn_side_by_side_and_a_stopped_run_goes_on(
     arguments = ["--out", str(tmp_path / "run"), "--json", str(file), "--seeds", "3"]
     assert pruned_training.main(arguments) == 2
     assert pruned_training.main(arguments) == 0
-    # The third and fourth passes were not saved: a pair of steps is trained again.
-    assert trained[:4] == [("pruned", 0), ("unpruned", 0), ("unpruned", 1), ("pruned", 1)]
-    assert trained[4:] == [*trained[:4], ("pruned", 2), ("unpruned", 2)]
+    first = [("pruned", 0), ("unpruned", 0), ("unpruned", 1), ("pruned", 1)]
+    last = [("pruned", 2), ("unpruned", 2), ("unpruned", 3), ("pruned", 3)]
+    assert trained == [*first, *last[:2], *last]
 
     result = json.loads(file.read_text())
     (seed,) = result["seeds"]
@@ -87,10 +87,10 @@ def test_both_copies_learn_side_by_side_and_a_stopped_run_goes_on(
     assert sum(result["retention"]) / len(result["retention"]) == pytest.approx(0.41, abs=0.01)
     for name in ("unpruned", "pruned"):
         points = seed["points"][name]
-        assert [point["rooms"] for point in points] == [0, 4, 6]
+        assert [point["rooms"] for point in points] == [0, 4, 8]
         assert all(a["seconds"] < b["seconds"] for a, b in itertools.pairwise(points))
         assert points[0]["asked"] == 8 == sum(n for _, n in points[0]["by_kind"].values())
-        assert seed["step_s"][name]["n"] == 3
+        assert seed["step_s"][name]["n"] == 4
         loaded = load_model(tmp_path / "run" / "seed3" / name / "model")
         assert loaded.head is not None
     assert len(result["trials"][0]["step_ratio"]) == 4
@@ -99,7 +99,7 @@ def test_both_copies_learn_side_by_side_and_a_stopped_run_goes_on(
 def test_both_copies_begin_alike_and_part(short: None, tmp_path: Path) -> None:
     arguments = ["--out", str(tmp_path), "--json", str(tmp_path / "r.json"), "--seeds", "0"]
     assert pruned_training.main(arguments) == 0
-    start = torch.load(tmp_path / "seed0" / "start" / "state.pt", weights_only=True)
+    start = torch.load(tmp_path / "start" / "state.pt", weights_only=True)
     first = start["modules"]["model"]["decoder.embed_tokens.weight"]
     ends = [
         torch.load(tmp_path / "seed0" / name / "state.pt", weights_only=True)
