@@ -47,7 +47,7 @@ from ada3d_ros.model.vision import VisionTower
 
 START = (  # all copies begin with the weights that these come to
     Stage("symbolic", "symbolic", 1_000, 4, 22, 2e-3, per_object=1, background=3),
-    Stage("points", "symbolic", 160, 4, 22, 1.5e-3, per_object=5, background=16),
+    Stage("points", "symbolic", 1_000, 4, 22, 1.5e-3, per_object=5, background=16),
 )
 MEASURED = Stage("features", "features", 160, 2, 24, 2e-3)
 LEVEL = 1  # of the rooms
