@@ -73,6 +73,8 @@ def run_stage(session: Session, stage: Stage, until: float) -> None:
     """
     workers, optimizers = session.workers, Optimizers(trained_modules(session, stage))
     load_state(session, stage, optimizers)
+    if session.seen.get(stage.name, 0) >= stage.rooms:  # what was saved may be a later stage's
+        return
     started = saved = reported = time.monotonic()
     recent: dict[str, list[float]] = defaultdict(list)
     done_before = session.seen.get(stage.name, 0)
