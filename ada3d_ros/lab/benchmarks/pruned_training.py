@@ -21,7 +21,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,7 @@ MEASURED = Stage("features", "features", 160, 2, 24, 2e-3)
 LEVEL = 1  # of the rooms
 VAL_ROOMS = 12
 VALIDATE_EVERY = 10  # steps
-LEVELS = (0.3, 0.4, 0.5, 0.6, 0.7)
+LEVELS = (0.42, 0.44, 0.46, 0.48, 0.5, 0.55, 0.6)
 SHARE_OF_FINAL = 0.95  # of what the unpruned copy comes to: the level of the headline
 TRIALS = (1, 24)  # questions a room whose step is timed alone
 TRIAL_STEPS = 6
@@ -62,13 +62,20 @@ UNPRUNED, PRUNED = "unpruned", "pruned"
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One validation: after so many room passes and seconds of CPU, questions right of all."""
+    """One validation: after so many room passes and seconds of CPU, questions right of all, and the
+    loss of the answers' tokens.
+    """
 
     rooms: int
     seconds: float
     right: int
     asked: int
     by_kind: dict[str, tuple[int, int]]
+    loss: float = math.nan
+
+    @property
+    def accuracy(self) -> float:
+        return self.right / self.asked
 
 
 @dataclass(eq=False)
@@ -188,7 +195,7 @@ class Run:
             last = copy.points[-1]
             print(
                 f"seed {copy.seed} {copy.name}: {last.rooms} rooms, {last.seconds:.0f} s,"
-                f" {last.right}/{last.asked} right",
+                f" {last.right}/{last.asked} right, loss {last.loss:.3f}",
                 flush=True,
             )
         self.save()
@@ -240,40 +247,54 @@ def validate(copy: Copy) -> Point:
     """Exact matches on rooms of validation, with the tokens that the copy is trained on."""
     right: Counter[str] = Counter()
     asked: Counter[str] = Counter()
+    losses = []
     for number in range(VAL_ROOMS // MEASURED.batch):
         with autocast(copy.session):
-            _, _, answers = batch_loss(copy.session, MEASURED, "val", number)
+            _, parts, answers = batch_loss(copy.session, MEASURED, "val", number)
+        losses.append(parts["answer"])
         for kind, values in answers.items():
             right[kind] += sum(values)
             asked[kind] += len(values)
     kinds = {kind: (right[kind], asked[kind]) for kind in sorted(asked)}
     rooms = len(copy.seconds) * MEASURED.batch
-    return Point(rooms, sum(copy.seconds), right.total(), asked.total(), kinds)
+    loss = sum(losses) / len(losses)
+    return Point(rooms, sum(copy.seconds), right.total(), asked.total(), kinds, loss)
 
 
 # -- what comes of it
 
 
-def first_reached(points: Sequence[Point], level: float) -> tuple[float, float] | None:
-    """Room passes and seconds at which the share right first reaches `level`, linear between two
-    validations; None where it never does.
+Value = Callable[[Point], float]
+
+
+def first_reached(
+    points: Sequence[Point], level: float, value: Value = lambda point: point.accuracy
+) -> tuple[float, float] | None:
+    """Room passes and seconds at which `value` first reaches `level` from below, linear between two
+    validations; None where it never does. Validations without the value are passed over.
     """
     before: Point | None = None
     for point in points:
-        if point.right >= level * point.asked:
+        if math.isnan(value(point)):
+            continue
+        if value(point) >= level:
             if before is None:
                 return float(point.rooms), point.seconds
-            rise = (point.right - before.right) / point.asked
-            share = (level - before.right / before.asked) / rise
+            share = (level - value(before)) / (value(point) - value(before))
             rooms = before.rooms + share * (point.rooms - before.rooms)
             return rooms, before.seconds + share * (point.seconds - before.seconds)
         before = point
     return None
 
 
-def compared(unpruned: Sequence[Point], pruned: Sequence[Point], level: float) -> dict[str, Any]:
+def compared(
+    unpruned: Sequence[Point],
+    pruned: Sequence[Point],
+    level: float,
+    value: Value = lambda point: point.accuracy,
+) -> dict[str, Any]:
     """Both at one level; saved: 1 - seconds pruned / seconds unpruned."""
-    found = [first_reached(points, level) for points in (unpruned, pruned)]
+    found = [first_reached(points, level, value) for points in (unpruned, pruned)]
     row: dict[str, Any] = {"level": level}
     for name, at in zip((UNPRUNED, PRUNED), found, strict=True):
         row[name] = None if at is None else {"rooms": at[0], "seconds": at[1]}
@@ -282,10 +303,20 @@ def compared(unpruned: Sequence[Point], pruned: Sequence[Point], level: float) -
     return row
 
 
+def compared_by_loss(unpruned: Sequence[Point], pruned: Sequence[Point]) -> list[dict[str, Any]]:
+    """Both at the losses that the unpruned one had where it was validated, from its third on."""
+    rows = []
+    for point in unpruned[2:]:
+        if not math.isnan(point.loss):
+            row = compared(unpruned, pruned, -point.loss, lambda each: -each.loss)
+            rows.append(row | {"level": point.loss})
+    return rows
+
+
 def seed_results(unpruned: Copy, pruned: Copy) -> dict[str, Any]:
     """Curves, seconds of a step and their ratio, and time to each level."""
     final = unpruned.points[-1]
-    level = SHARE_OF_FINAL * final.right / final.asked
+    level = SHARE_OF_FINAL * final.accuracy
     ratios = [b / a for a, b in zip(unpruned.seconds, pruned.seconds, strict=True)]
     pair = (unpruned, pruned)
     return {
@@ -295,6 +326,7 @@ def seed_results(unpruned: Copy, pruned: Copy) -> dict[str, Any]:
         "step_ratio": Spread.from_values(ratios),
         "headline": compared(unpruned.points, pruned.points, level),
         "levels": [compared(unpruned.points, pruned.points, level) for level in LEVELS],
+        "losses": compared_by_loss(unpruned.points, pruned.points),
     }
 
 

@@ -3,15 +3,26 @@
 import dataclasses
 import itertools
 import json
+import math
 from pathlib import Path
 
 import pytest
 import torch
 
 from ada3d_ros.lab.benchmarks import pruned_training
-from ada3d_ros.lab.benchmarks.pruned_training import Point, compared, first_reached
+from ada3d_ros.lab.benchmarks.pruned_training import (
+    Point,
+    compared,
+    compared_by_loss,
+    first_reached,
+)
 from ada3d_ros.lab.train import batches, gallery
 from ada3d_ros.model.checkpoint import load_model
+
+
+def by_loss(*points: tuple[int, float, float]) -> list[Point]:
+    """Of (room passes, seconds, loss)."""
+    return [Point(rooms, seconds, 0, 1, {}, loss) for rooms, seconds, loss in points]
 
 
 def curve(*points: tuple[int, float, int]) -> list[Point]:
@@ -40,6 +51,18 @@ def test_what_is_saved_is_of_seconds_at_the_same_accuracy() -> None:
     assert never["saved"] is None
     at_once = compared(UNPRUNED, PRUNED, 0.05)
     assert at_once["saved"] is None  # nothing was needed that could be saved
+
+
+def test_losses_are_compared_where_the_unpruned_copy_was_validated() -> None:
+    """From its third validation on, where one was noted."""
+    unpruned = by_loss((0, 0.0, 3.0), (20, 10.0, 2.0), (40, 20.0, 1.0), (60, 30.0, 0.5))
+    pruned = by_loss((0, 0.0, math.nan), (20, 6.0, 2.0), (40, 12.0, 1.5), (60, 18.0, 0.5))
+    first, second = compared_by_loss(unpruned, pruned)
+    assert first["level"] == 1.0
+    assert first["unpruned"] == {"rooms": 40.0, "seconds": 20.0}
+    assert first["pruned"] == {"rooms": 50.0, "seconds": 15.0}
+    assert first["saved"] == pytest.approx(0.25)
+    assert second["saved"] == pytest.approx(0.4)
 
 
 @pytest.fixture
@@ -90,6 +113,7 @@ def test_both_copies_learn_side_by_side_and_a_stopped_run_goes_on(
         assert [point["rooms"] for point in points] == [0, 4, 8]
         assert all(a["seconds"] < b["seconds"] for a, b in itertools.pairwise(points))
         assert points[0]["asked"] == 8 == sum(n for _, n in points[0]["by_kind"].values())
+        assert all(0 < point["loss"] < 10 for point in points)
         assert seed["step_s"][name]["n"] == 4
         loaded = load_model(tmp_path / "run" / "seed3" / name / "model")
         assert loaded.head is not None
