@@ -47,18 +47,20 @@ def times(seeds: list[dict[str, Any]]) -> list[str]:
 
 def steps(data: dict[str, Any]) -> list[str]:
     """A line a number of questions: seconds of a pass, and their ratio."""
-    lines = head("what is timed | unpruned, s | pruned, s | pruned / unpruned | n")
+    lines = head("what is timed | unpruned, s | pruned, s | pruned / unpruned | FLOPs | n")
     for trial in data["trials"]:
         count = trial["questions"]
         title = f"passes, {count} question{'s' if count > 1 else ''} a room"
         cells = [spread(trial["step_s"][name], 2) for name in (UNPRUNED, PRUNED)]
         ratio = trial["step_ratio"]
-        lines.append(f"| {title} | {' | '.join(cells)} | {spread(ratio, 2)} | {ratio['n']} |")
+        cells += [spread(ratio, 2), f"{trial['flop_ratio']:.2f}", str(ratio["n"])]
+        lines.append(f"| {title} | {' | '.join(cells)} |")
     for seed in data["seeds"]:
         cells = [spread(seed["step_s"][name], 2) for name in (UNPRUNED, PRUNED)]
         ratio = seed["step_ratio"]
         title = f"whole steps, seed {seed['seed']}"
-        lines.append(f"| {title} | {' | '.join(cells)} | {spread(ratio, 2)} | {ratio['n']} |")
+        cells += [spread(ratio, 2), "", str(ratio["n"])]
+        lines.append(f"| {title} | {' | '.join(cells)} |")
     return lines
 
 

@@ -21,16 +21,25 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from ada3d_ros.errors import Ada3DError, ConfigError
 from ada3d_ros.lab.benchmarks.bench import device_name
 from ada3d_ros.lab.benchmarks.spread import Spread, plain
+from ada3d_ros.lab.benchmarks.time_to_accuracy import (
+    PRUNED,
+    UNPRUNED,
+    Point,
+    compared,
+    compared_by_loss,
+)
 from ada3d_ros.lab.command_line import parse_list
 from ada3d_ros.lab.results import ResultFile
 from ada3d_ros.lab.train.batches import autocast, batch_loss, draw_rooms, encode
@@ -57,25 +66,6 @@ LEVELS = (0.42, 0.44, 0.46, 0.48, 0.5, 0.55, 0.6)
 SHARE_OF_FINAL = 0.95  # of what the unpruned copy comes to: the level of the headline
 TRIALS = (1, 24)  # questions a room whose step is timed alone
 TRIAL_STEPS = 6
-UNPRUNED, PRUNED = "unpruned", "pruned"
-
-
-@dataclass(frozen=True, slots=True)
-class Point:
-    """One validation: after so many room passes and seconds of CPU, questions right of all, and the
-    loss of the answers' tokens.
-    """
-
-    rooms: int
-    seconds: float
-    right: int
-    asked: int
-    by_kind: dict[str, tuple[int, int]]
-    loss: float = math.nan
-
-    @property
-    def accuracy(self) -> float:
-        return self.right / self.asked
 
 
 @dataclass(eq=False)
@@ -264,55 +254,6 @@ def validate(copy: Copy) -> Point:
 # -- what comes of it
 
 
-Value = Callable[[Point], float]
-
-
-def first_reached(
-    points: Sequence[Point], level: float, value: Value = lambda point: point.accuracy
-) -> tuple[float, float] | None:
-    """Room passes and seconds at which `value` first reaches `level` from below, linear between two
-    validations; None where it never does. Validations without the value are passed over.
-    """
-    before: Point | None = None
-    for point in points:
-        if math.isnan(value(point)):
-            continue
-        if value(point) >= level:
-            if before is None:
-                return float(point.rooms), point.seconds
-            share = (level - value(before)) / (value(point) - value(before))
-            rooms = before.rooms + share * (point.rooms - before.rooms)
-            return rooms, before.seconds + share * (point.seconds - before.seconds)
-        before = point
-    return None
-
-
-def compared(
-    unpruned: Sequence[Point],
-    pruned: Sequence[Point],
-    level: float,
-    value: Value = lambda point: point.accuracy,
-) -> dict[str, Any]:
-    """Both at one level; saved: 1 - seconds pruned / seconds unpruned."""
-    found = [first_reached(points, level, value) for points in (unpruned, pruned)]
-    row: dict[str, Any] = {"level": level}
-    for name, at in zip((UNPRUNED, PRUNED), found, strict=True):
-        row[name] = None if at is None else {"rooms": at[0], "seconds": at[1]}
-    whole, less = found
-    row["saved"] = 1 - less[1] / whole[1] if whole and less and whole[1] > 0 else None
-    return row
-
-
-def compared_by_loss(unpruned: Sequence[Point], pruned: Sequence[Point]) -> list[dict[str, Any]]:
-    """Both at the losses that the unpruned one had where it was validated, from its third on."""
-    rows = []
-    for point in unpruned[2:]:
-        if not math.isnan(point.loss):
-            row = compared(unpruned, pruned, -point.loss, lambda each: -each.loss)
-            rows.append(row | {"level": point.loss})
-    return rows
-
-
 def seed_results(unpruned: Copy, pruned: Copy) -> dict[str, Any]:
     """Curves, seconds of a step and their ratio, and time to each level."""
     final = unpruned.points[-1]
@@ -331,32 +272,45 @@ def seed_results(unpruned: Copy, pruned: Copy) -> dict[str, Any]:
 
 
 def time_steps(copies: Sequence[Copy]) -> list[dict[str, Any]]:
-    """What a forward and backward pass takes with few and many questions a room, in turns; nothing
-    is learned.
+    """What a step's passes take with few and many questions a room, in turns, and their FLOPs;
+    nothing is learned. On the true labels of the patches: no tower, nothing of its log.
     """
     rows = []
     for questions in TRIALS:
-        stage = Stage("trial", "features", MEASURED.rooms, MEASURED.batch, questions, 0.0)
+        stage = Stage("trial", "oracle", MEASURED.rooms, MEASURED.batch, questions, 0.0)
         seconds: dict[str, list[float]] = {copy.name: [] for copy in copies}
         for number in range(TRIAL_STEPS):
             for copy in copies if number % 2 else reversed(copies):
-                _look(copy.session, "train", number)
-                started = time.process_time()
-                with autocast(copy.session):
-                    loss, _, _ = batch_loss(copy.session, stage, "train", number)
-                loss.backward()
-                seconds[copy.name].append(time.process_time() - started)
-                for parameter in copy.optimizers.parameters:
-                    parameter.grad = None
+                seconds[copy.name].append(_passes(copy, stage, number))
+        flops = {}
+        for copy in copies:
+            # The fused kernel is not counted; spelled out, scores are the full square.
+            with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+                _passes(copy, stage, 0)
+            flops[copy.name] = counter.get_total_flops()
         ratios = [b / a for a, b in zip(*seconds.values(), strict=True)]
         rows.append(
             {
                 "questions": questions,
                 "step_s": {name: Spread.from_values(values) for name, values in seconds.items()},
                 "step_ratio": Spread.from_values(ratios),
+                "flops": flops,
+                "flop_ratio": flops[PRUNED] / flops[UNPRUNED],
             }
         )
     return rows
+
+
+def _passes(copy: Copy, stage: Stage, number: int) -> float:
+    """Seconds of one forward and backward pass; the gradients are thrown away."""
+    started = time.process_time()
+    with autocast(copy.session):
+        loss, _, _ = batch_loss(copy.session, stage, "train", number)
+    loss.backward()
+    passed = time.process_time() - started
+    for parameter in copy.optimizers.parameters:
+        parameter.grad = None
+    return passed
 
 
 def main(argv: Sequence[str] | None = None) -> int:
