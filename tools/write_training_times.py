@@ -5,11 +5,10 @@ From docs/results/pruned_training.json, which `ada3d_ros.lab.benchmarks.pruned_t
 
 from __future__ import annotations
 
-import statistics
 from pathlib import Path
 from typing import Any
 
-from table_parts import ROOT, head, result, spread, wrapped
+from table_parts import RESULTS, ROOT, head, result, results_of, spread, wrapped
 
 PAGE = ROOT / "docs" / "training.md"
 RESULT = "pruned_training"
@@ -18,30 +17,64 @@ UNPRUNED, PRUNED = "unpruned", "pruned"
 
 
 def reached(row: dict[str, Any], name: str) -> str:
-    """'84 s (96 rooms)', or '-' where it never came so far."""
+    """'84 s (96 rooms)', or 'never' where it did not come so far."""
     at = row[name]
-    return "-" if at is None else f"{at['seconds']:.0f} s ({at['rooms']:.0f} rooms)"
+    return "never" if at is None else f"{at['seconds']:.0f} s ({at['rooms']:.0f} rooms)"
 
 
 def saved(row: dict[str, Any]) -> str:
-    """'38 %', '-' where one of the two never reached the level or both began above it."""
-    return "-" if row["saved"] is None else f"{100 * row['saved']:.0f} %"
-
-
-def last(seed: dict[str, Any], name: str) -> float:
-    """Share of answers right at the last validation."""
-    point = seed["points"][name][-1]
-    return float(point["right"]) / float(point["asked"])
+    """'38 %', 'none' where the pruned copy never reached the level."""
+    if row["saved"] is not None:
+        return f"{100 * row['saved']:.0f} %"
+    return "none" if row[PRUNED] is None else ""
 
 
 def times(seeds: list[dict[str, Any]]) -> list[str]:
-    """A line a seed and level: the level of the headline first."""
+    """A line a seed and level that one of the two reached; the level of the headline first."""
     lines = head("seed | level | unpruned | pruned | saved")
     for seed in seeds:
         for row in (seed["headline"], *seed["levels"]):
-            title = f"**{row['level']:.3f}**" if row is seed["headline"] else f"{row['level']:.1f}"
+            if row[UNPRUNED] is None and row[PRUNED] is None:
+                continue
+            headline = row is seed["headline"]
+            title = f"**{row['level']:.3f}**" if headline else f"{row['level']:.2f}"
             cells = (reached(row, UNPRUNED), reached(row, PRUNED), saved(row))
             lines.append(f"| {seed['seed']} | {title} | {' | '.join(cells)} |")
+    return lines
+
+
+def ends(seeds: list[dict[str, Any]]) -> list[str]:
+    """A line a seed: what both copies came to after the same room passes, and what it took."""
+    columns = "right, whole | right, pruned | loss, whole | loss, pruned | CPU, whole | CPU, pruned"
+    lines = head(f"seed | {columns} | less")
+    for seed in seeds:
+        pair = [seed["points"][name] for name in (UNPRUNED, PRUNED)]
+        right = [f"{points[-1]['right'] / points[-1]['asked']:.3f}" for points in pair]
+        losses = [[p["loss"] for p in points if p["loss"] is not None] for points in pair]
+        took = [points[-1]["seconds"] for points in pair]
+        cells = [*right, *(f"{min(each):.3f}" for each in losses)]
+        cells += [*(f"{value:.0f} s" for value in took), f"{100 * (1 - took[1] / took[0]):.0f} %"]
+        lines.append(f"| {seed['seed']} | {' | '.join(cells)} |")
+    return lines
+
+
+def asked_cell(metrics: dict[str, Any]) -> str:
+    """'-1.2+-0.8 / +0.3+-1.0': text and Acc@.25 against the whole scene, in points."""
+    pair = (metrics["text"], metrics["acc25"])
+    return " / ".join(f"{m['points']:+.1f}+-{m['standard_error']:.1f}" for m in pair)
+
+
+def asked() -> list[str]:
+    """A line a copy: the exported model through the engine, whole and with its scene pruned."""
+    lines = head("trained | seed | whole: text / Acc@.25 | one general prompt, .41 | random, .41")
+    for name in (UNPRUNED, PRUNED):
+        for path in sorted(RESULTS.glob(f"{RESULT}_{name}_seed*.json")):
+            data, seed = result(path.stem), path.stem.rpartition("seed")[2]
+            whole = data["unpruned"]["metrics"]
+            rows = {row["variant"]: row["metrics"] for row in data["rows"]}
+            cells = [f"{whole['text']['value']:.3f} / {whole['acc25']['value']:.3f}"]
+            cells += [asked_cell(rows[variant]) for variant in ("prompts", "random")]
+            lines.append(f"| {name} | {seed} | {' | '.join(cells)} |")
     return lines
 
 
@@ -68,32 +101,33 @@ def render() -> str:
     """The block between the marks."""
     data = result(RESULT)
     seeds, made = data["seeds"], data["provenance"]
-    found = [seed["headline"]["saved"] for seed in seeds]
-    known = [100 * value for value in found if value is not None]
+    both = [100 * s["headline"]["saved"] for s in seeds if s["headline"]["saved"] is not None]
     point = seeds[0]["points"][UNPRUNED][-1]
-    ends = "; ".join(
-        f"seed {seed['seed']} {last(seed, UNPRUNED):.3f} and {last(seed, PRUNED):.3f}"
-        for seed in seeds
-    )
-    headline = (
-        f"Saved at 95 % of what the unpruned copy came to (bold): median"
-        f" {statistics.median(known):.0f} %, {min(known):.0f} to {max(known):.0f} %"
-        if known
-        else "At 95 % of what the unpruned copy came to, nothing can be said"
-    )
+    known = f": it saved {', '.join(f'{value:.0f} %' for value in both)} there" if both else ""
     retention = ", ".join(f"{share:.2f}" for share in data["retention"])
+    served = results_of(f"{RESULT}_*_seed*.json")
+    counts = served[0]["n"]
     return "\n".join(
         [
-            *times(seeds),
+            *ends(seeds),
             "",
-            f"{headline} ({len(known)} of {len(seeds)} seeds reached it with both). After"
-            f" {point['rooms']} room passes the share right is, unpruned and pruned: {ends}."
-            f" {data['val_rooms']} rooms of validation, {point['asked']} questions a point.",
+            f"After {point['rooms']} room passes, on the whole scene and pruned; loss: the lowest;"
+            f" {data['val_rooms']} rooms of validation,"
+            f" {point['asked']} questions a point. Bold below: 95 % of what the unpruned copy came"
+            f" to, which the pruned one reached with {len(both)} of {len(seeds)} seeds{known}.",
+            "",
+            *times(seeds),
             "",
             *steps(data),
             "",
             f"Median (least to most). Keep ratio {data['keep_ratio']:g}: layers keep {retention}."
             f" One thread, {made['processor']}, load {made['load_average']:.1f}.",
+            "",
+            *asked(),
+            "",
+            f"{served[0]['scenes']} test rooms of level {served[0]['level']}, n = {counts['text']}"
+            f" and {counts['acc25']}; points against the whole scene, one standard error over"
+            " rooms.",
         ]
     )
 

@@ -94,9 +94,9 @@ class KeptTower:
         plainly = model.encode_views
 
         def remembered(pixels: torch.Tensor) -> torch.Tensor:
-            return torch.cat([look(room) for room in pixels.split(NUM_VIEWS[LEVEL])])
+            return torch.cat([features_of(room) for room in pixels.split(NUM_VIEWS[LEVEL])])
 
-        def look(room: torch.Tensor) -> torch.Tensor:
+        def features_of(room: torch.Tensor) -> torch.Tensor:
             key = room.numpy().tobytes()
             if key not in self._seen:
                 self._seen[key] = plainly(room)
@@ -214,7 +214,7 @@ def _restore(copy: Copy, saved: dict[str, Any]) -> None:
 def train_step(copy: Copy, step: int, first: int) -> None:
     """One timed step on batch `first + step`, whose features are there already."""
     number, session = first + step, copy.session
-    _look(session, "train", number)
+    _have_features(session, "train", number)
     started = time.process_time()
     with autocast(session):
         loss, _, _ = batch_loss(session, MEASURED, "train", number)
@@ -224,7 +224,7 @@ def train_step(copy: Copy, step: int, first: int) -> None:
     copy.seconds.append(time.process_time() - started)
 
 
-def _look(session: Session, split: str, number: int) -> None:
+def _have_features(session: Session, split: str, number: int) -> None:
     """Have the features of a batch's pictures, untimed."""
     _, _, rgb = draw_rooms(session, MEASURED, split, number, 0)
     assert rgb is not None
@@ -359,6 +359,12 @@ def _run(options: argparse.Namespace) -> None:
     assert pruner is not None
     pairs = zip(run.copies[::2], run.copies[1::2], strict=True)
     results = {
+        "n": {
+            "seeds": len(seeds),
+            "steps": len(run.copies[0].seconds),
+            "questions": run.copies[0].points[-1].asked,
+            "trials": TRIAL_STEPS,
+        },
         "keep_ratio": options.keep_ratio,
         "retention": pruner.schedule.retention,
         "stages": [asdict(stage) for stage in (*START, MEASURED)],

@@ -113,7 +113,7 @@ def test_both_copies_learn_side_by_side_and_a_stopped_run_goes_on(
         assert [point["rooms"] for point in points] == [0, 4, 8]
         assert all(a["seconds"] < b["seconds"] for a, b in itertools.pairwise(points))
         assert points[0]["asked"] == 8 == sum(n for _, n in points[0]["by_kind"].values())
-        assert all(0 < point["loss"] < 10 for point in points)
+        assert points[0]["loss"] > points[1]["loss"] > points[2]["loss"] > 0.0
         assert seed["step_s"][name]["n"] == 4
         loaded = load_model(tmp_path / "run" / "seed3" / name / "model")
         assert loaded.head is not None
