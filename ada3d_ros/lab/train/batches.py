@@ -112,7 +112,7 @@ def batch_loss(
 
     # Vision features in place of the true code, where there are pictures.
     if rgb is not None:
-        features = _encode(session, stage, rgb)
+        features = encode(session, stage, rgb)
         if len(session.code):
             extra, report = patch_loss(session, rooms, points, features)
         if stage.shows == "patches":
@@ -135,7 +135,7 @@ def batch_loss(
     return loss + VISION_LOSS_WEIGHT * extra, report, right_answers(session, states.text, packed)
 
 
-def _encode(session: Session, stage: Stage, rgb: torch.Tensor) -> torch.Tensor:
+def encode(session: Session, stage: Stage, rgb: torch.Tensor) -> torch.Tensor:
     """Features (B, V * P, C) of pictures (B, V, S, S, 3); `features` leaves the tower as it is."""
     pixels = torch.cat([normalise(view, session.model.config.vision) for view in rgb])
     with torch.set_grad_enabled(stage.shows != "features" and torch.is_grad_enabled()):

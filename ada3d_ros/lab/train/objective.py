@@ -22,7 +22,7 @@ from ada3d_ros.model.decoder import DecoderLayer, LlamaDecoder
 from ada3d_ros.model.grounding_head import GroundingHead
 from ada3d_ros.model.llava3d import Llava3D
 from ada3d_ros.model.prompt import CLICK_ID
-from ada3d_ros.model.rope import apply_rope, rope_tables
+from ada3d_ros.model.rope import Rope, apply_rope, rope_rows, rope_tables
 from ada3d_ros.pruning.ranking import keep_best
 from ada3d_ros.pruning.strategy import LayerPruner
 
@@ -32,15 +32,18 @@ OWNED_SHARE = 0.4  # a token belongs to an object that this share of its patches
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Packed:
-    """Final normed hidden states: text (B, M, D) of the questions, spatial (B, N, D) of the scenes.
+    """Final normed hidden states: text (B, M, D) of the questions, spatial (B, n, D) of the scenes'
+    tokens that the last layer still had.
 
-    mask (Q, N) bool: spatial tokens that each question kept; xyz_m (B, N, 3) of the tokens; owner
-    (B, N, O) as in RoomTokens.
+    mask (B, n) bool: which of the n are tokens and no padding; kept (B, n) int64: their numbers
+    among all of the room, -1 padding; xyz_m (B, n, 3) and owner (B, n, O) of these, as in
+    RoomTokens.
     """
 
     text: torch.Tensor
     spatial: torch.Tensor
     mask: torch.Tensor
+    kept: torch.Tensor
     xyz_m: torch.Tensor
     owner: torch.Tensor
 
@@ -53,12 +56,12 @@ def run_packed(
     pruner: LayerPruner | None = None,
     recompute: bool = False,
 ) -> Packed:
-    """Final normed states of all rows. pruner: how many spatial tokens each layer keeps for each
-    question (AdaToken-3D during training; None = all); the question's last prompt token ranks
-    them, and counts and choice are the engine's own functions. Other than there, what one question
-    drops still informs the scene's own rows, which all questions share. recompute: for large
-    models, keep of each layer only what enters it and compute the rest anew for the gradients; not
-    with a pruner.
+    """Final normed states of all rows. pruner: how many spatial tokens of a room each layer still
+    has (AdaToken-3D during training; None = all). What is dropped leaves the computation, forwards
+    and backwards. A room's questions share its tokens: ranked by the last prompt tokens of all of
+    them, mean over questions; of one question this is the engine's pruned prefill. recompute: for
+    large models, keep of each layer only what enters it and compute the rest anew for the
+    gradients; not with a pruner.
     """
     decoder, start = model.decoder, len(prefix_ids)
     counts = [r.tokens.features.shape[0] for r in rooms]
@@ -77,24 +80,31 @@ def run_packed(
     # Spatial tokens of each room alive in each layer.
     layers = len(decoder.layers)
     alive = [pruner.counts(n, None) if pruner else (n,) * layers for n in counts]
-    for i, layer in enumerate(decoder.layers):
-        falls = i > 0 and any(room[i] < room[i - 1] for room in alive)
-        step = functools.partial(
-            run.layer, cast(DecoderLayer, layer), counts=[r[i] for r in alive] if falls else None
-        )
+    for i, module in enumerate(decoder.layers):
+        layer = cast(DecoderLayer, module)
+        if i > 0 and any(room[i] < room[i - 1] for room in alive):
+            hidden = run.drop(layer, hidden, [room[i] for room in alive])
+        step = functools.partial(run.layer, layer)
         hidden = checkpoint(step, hidden, use_reentrant=False) if recompute else step(hidden)
+    mask = run.visible[:, start:]
+    kept = (run.numbers[:, start:] - start).masked_fill(~mask, -1)
+    at = torch.arange(len(rooms), device=device)[:, None], kept.clamp(min=0)
     return Packed(
         text=decoder.norm(hidden[:, run.size :]),
         spatial=decoder.norm(hidden[:, start : run.size]),
-        mask=run.kept,
-        xyz_m=pad([r.tokens.xyz_m for r in rooms], batch_first=True),
-        owner=pad([r.owner for r in rooms], batch_first=True),
+        mask=mask,
+        kept=kept,
+        xyz_m=pad([r.tokens.xyz_m for r in rooms], batch_first=True)[at],
+        owner=pad([r.owner for r in rooms], batch_first=True)[at],
     )
 
 
 class _PackedRun:
-    """Who sees whom: scene rows those before them, a question's rows the spatial tokens it kept and
-    its own rows before them.
+    """Who sees whom: scene rows those before them, a question's rows what is left of the scene and
+    their own rows before them.
+
+    size: scene rows, with system prompt and padding; numbers (B, size) int64: which of its room's
+    rows each is; visible (B, size) bool: False for padding.
     """
 
     def __init__(
@@ -105,38 +115,26 @@ class _PackedRun:
         size: int,
         packed: PackedQuestions,
     ) -> None:
-        device, config, length = counts.device, decoder.config, counts + start
-        self.size, self.start, self.counts, self.packed = size, start, counts, packed
-        scene_places = torch.arange(size, device=device).expand(len(counts), -1)
-        places = torch.cat((scene_places, packed.offset + length[:, None]), dim=1)
-        self.rope = rope_tables(places, config.head_dim, config.rope_theta, torch.float32)
-        block = packed.block
-        self.mask = (scene_places < length[:, None])[:, None].expand(-1, block.shape[1], -1)
-        self.own = _OwnTokens(packed.rows, block.numel())
-        self.kept = (torch.arange(size - start, device=device)[None] < counts[:, None])[
-            packed.room
-        ]  # (Q, N)
-        before = torch.bincount(packed.room, minlength=len(counts)).cumsum(0).roll(1)
-        before[0] = 0
-        self.question = (before[:, None] + block.clamp(min=0)).clamp(
-            max=len(packed.room) - 1
-        )  # (B, M): number of each row's
+        length = counts + start
+        self.size, self.start, self.packed, self._config = size, start, packed, decoder.config
+        self.numbers = torch.arange(size, device=counts.device).repeat(len(counts), 1)
+        self.visible = self.numbers < length[:, None]
+        self._text_places = packed.offset + length[:, None]
+        self.rope = self._rope()
+        self.own = _OwnTokens(packed.rows, packed.block.numel())
 
-    def layer(
-        self, layer: DecoderLayer, hidden: torch.Tensor, counts: Sequence[int] | None
-    ) -> torch.Tensor:
-        """One decoder layer; with counts, one per room, every question first drops its spatial
-        tokens down to its room's.
-        """
+    def _rope(self) -> Rope:
+        """Of the rows there are: what is kept stays at its place, the questions at theirs."""
+        places = torch.cat((self.numbers, self._text_places), dim=1)
+        return rope_tables(places, self._config.head_dim, self._config.rope_theta, torch.float32)
+
+    def layer(self, layer: DecoderLayer, hidden: torch.Tensor) -> torch.Tensor:
+        """One decoder layer."""
         attention, size = layer.self_attn, self.size
         normed = layer.input_layernorm(hidden)
         q = apply_rope(attention.queries(normed).float(), self.rope)  # float32: faster on CPUs
-        k = apply_rope(attention.keys(normed).float(), self.rope)
-        v = attention.split_heads(attention.v_proj(normed)).float()
-        shared = q.shape[1] // k.shape[1]  # query heads to a key's
-        k, v = (x.repeat_interleave(shared, dim=1) if shared > 1 else x for x in (k, v))
-        if counts is not None:
-            self._drop(q.detach(), k.detach(), counts)
+        k = self._keys(layer, normed)
+        v = _for_every_head(attention.split_heads(attention.v_proj(normed)).float(), q.shape[1])
         scene = F.scaled_dot_product_attention(
             q[:, :, :size], k[:, :, :size], v[:, :, :size], is_causal=True
         )
@@ -144,14 +142,19 @@ class _PackedRun:
         hidden = hidden + attention.o_proj(out.transpose(1, 2).flatten(2))
         return hidden + cast(torch.Tensor, layer.mlp(layer.post_attention_layernorm(hidden)))
 
+    def _keys(self, layer: DecoderLayer, normed: torch.Tensor) -> torch.Tensor:
+        """Roped (B, H, size + M, d) float32, one for every query head."""
+        keys = apply_rope(layer.self_attn.keys(normed).float(), self.rope)
+        return _for_every_head(keys, self._config.num_heads)
+
     def _attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        """The questions' rows (B, H, M, d): one softmax over what each sees of the scene and over
-        its own question's rows, which are gathered question by question.
+        """The questions' rows (B, H, M, d): one softmax over the scene and over its own question's
+        rows, which are gathered question by question.
         """
         size, scale = self.size, q.shape[-1] ** -0.5
         text = [x[:, :, size:] for x in (q, k, v)]
         over_scene = (text[0] @ k[:, :, :size].mT) * scale
-        over_scene = over_scene.masked_fill(~self.mask[:, None], float("-inf"))
+        over_scene = over_scene.masked_fill(~self.visible[:, None, None], float("-inf"))
         own_q, own_k, own_v = (self.own.gather(x) for x in text)  # (Q, H, T, d)
         over_own = (own_q @ own_k.mT) * scale
         over_own = over_own.masked_fill(~self.own.causal[:, None], float("-inf"))
@@ -160,32 +163,52 @@ class _PackedRun:
         from_own = self.own.gather(weights[..., size:]) @ own_v
         return weights[..., :size] @ v[:, :, :size] + self.own.scatter(from_own, q)
 
-    @torch.no_grad()
-    def _drop(self, q: torch.Tensor, k: torch.Tensor, counts: Sequence[int]) -> None:
-        """Keep, per question, its room's count of tokens: those its last prompt token attends to
-        most, mean over heads.
+    def drop(
+        self, layer: DecoderLayer, hidden: torch.Tensor, counts: Sequence[int]
+    ) -> torch.Tensor:
+        """Hidden states (B, size + M, D) before `layer` without the spatial tokens that rank below
+        the best `counts`, one per room; gradients flow through what is left.
         """
-        room, row = self.packed.room, self.packed.query
-        logits = (
-            torch.einsum("qhd,qhtd->qht", q[room, :, self.size + row], k[room])
-            * q.shape[-1] ** -0.5
-        )
-        block, order = (
-            self.packed.block[room],
-            torch.arange(self.packed.block.shape[1], device=row.device),
-        )
-        own = (block == block.gather(1, row[:, None])) & (order <= row[:, None])
-        seen = torch.cat((self.mask[room, row], own), dim=-1)
-        logits = logits.masked_fill(~seen[:, None], float("-inf"))
-        weights = (
-            logits.softmax(-1)[..., self.start : self.size].mean(1).masked_fill(~self.kept, -1.0)
-        )
-        kept = torch.zeros_like(self.kept)
-        for question, number in enumerate(room.tolist()):
-            kept[question, keep_best(weights[question], counts[number])] = True
-        self.kept = kept
-        self.mask = self.mask.clone()
-        self.mask[..., self.start : self.size] &= self.kept[self.question]
+        scores, start = self._scores(layer, hidden), self.start
+        places = [
+            torch.cat((torch.arange(start, device=hidden.device), start + keep_best(each, count)))
+            for each, count in zip(scores, counts, strict=True)
+        ]
+        kept = torch.nn.utils.rnn.pad_sequence(places, batch_first=True, padding_value=-1)
+        self.visible, rows = kept >= 0, kept.clamp(min=0)
+        scene = hidden.gather(1, rows[..., None].expand(-1, -1, hidden.shape[-1]))
+        hidden = torch.cat((scene, hidden[:, self.size :]), dim=1)
+        self.numbers, self.size = self.numbers.gather(1, rows), kept.shape[1]
+        self.rope = self._rope()
+        return hidden
+
+    @torch.no_grad()
+    def _scores(self, layer: DecoderLayer, hidden: torch.Tensor) -> torch.Tensor:
+        """(B, size - start) float32, -1 for padding: what the last prompt tokens of a room's
+        questions attend to, a softmax over the scene and the question's own tokens, mean over
+        heads and questions.
+        """
+        packed, size = self.packed, self.size
+        normed = layer.input_layernorm(hidden)
+        k = self._keys(layer, normed)
+        found = []
+        for b in range(len(hidden)):
+            query = packed.query[packed.room == b]  # (q,)
+            rope = rope_rows((self.rope[0][b : b + 1], self.rope[1][b : b + 1]), size + query)
+            q = apply_rope(layer.self_attn.queries(normed[b : b + 1, size + query]).float(), rope)
+            logits = (q[0] @ k[b].mT) * q.shape[-1] ** -0.5  # (H, q, size + M)
+            block, order = packed.block[b], torch.arange(packed.block.shape[1], device=k.device)
+            own = (block == block[query][:, None]) & (order <= query[:, None])
+            seen = torch.cat((self.visible[b].expand(len(query), -1), own), dim=-1)
+            shares = logits.masked_fill(~seen, float("-inf")).softmax(-1)
+            found.append(shares[..., self.start : size].mean(dim=(0, 1)))
+        return torch.stack(found).masked_fill(~self.visible[:, self.start :], -1.0)
+
+
+def _for_every_head(x: torch.Tensor, heads: int) -> torch.Tensor:
+    """(B, G, T, d) to (B, H, T, d): groups of query heads share keys and values."""
+    shared = heads // x.shape[1]
+    return x.repeat_interleave(shared, dim=1) if shared > 1 else x
 
 
 class _OwnTokens:
@@ -224,11 +247,11 @@ def losses(
     token_loss = F.cross_entropy(logits, packed.target_id, reduction="none")
     answer = (token_loss * packed.target_weight).sum() / len(packed.room)
 
-    # The grounding head on the state before each place, and the spatial tokens its question kept.
+    # The grounding head on the state before each place, and the spatial tokens that are left.
     points = _point(head, states, packed)
     pointed, mask = points.logits, points.mask
 
-    # Pointing: all weight on tokens of the object, of queries whose question kept one.
+    # Pointing: all weight on tokens of the object, of queries whose room kept one.
     owned = (states.owner[packed.head_room] >= OWNED_SHARE) & mask[..., None]  # (H, N, O)
     target = (owned & packed.evidence[:, None]).any(-1).float()
     has_target = target.sum(-1) > 0
@@ -270,7 +293,7 @@ class _Points:
 
 def _point(head: GroundingHead, states: Packed, packed: PackedQuestions) -> _Points:
     """All queries of a room at once: its tokens are projected once."""
-    rooms, mask = len(states.spatial), states.mask[packed.head_question]
+    rooms, mask = len(states.spatial), states.mask[packed.head_room]
     order = torch.arange(len(packed.head_room), device=mask.device)
     first = torch.searchsorted(packed.head_room, torch.arange(rooms, device=mask.device))
     column = order - first[packed.head_room]

@@ -44,13 +44,16 @@ SAVE_EVERY_S = 120.0
 REPORT_EVERY_S = 180.0  # 64 rooms of validation cost as much as 20 of training
 
 
-def planned_pruner(model: Llava3D, keep_ratio: float) -> LayerPruner | None:
+def planned_pruner(model: Llava3D, keep_ratio: float) -> LayerPruner:
     """The adatoken3d that keeps this mean, as the engine would have it.
 
     Raises ConfigError for a ratio that it cannot meet.
     """
     config = from_flat({"pruning.strategy": "adatoken3d", "pruning.keep_ratio": keep_ratio}).pruning
-    return Policy.from_config(config).pruner(DecoderShape.from_config(model.config.decoder))
+    shape = DecoderShape.from_config(model.config.decoder)
+    pruner = Policy.from_config(config).pruner(shape)
+    assert pruner is not None, "adatoken3d prunes in the layers"
+    return pruner
 
 
 def steps_of(session: Session, stage: Stage, until: float) -> Iterator[int]:
@@ -70,6 +73,8 @@ def run_stage(session: Session, stage: Stage, until: float) -> None:
     """
     workers, optimizers = session.workers, Optimizers(trained_modules(session, stage))
     load_state(session, stage, optimizers)
+    if session.seen.get(stage.name, 0) >= stage.rooms:  # what was saved may be a later stage's
+        return
     started = saved = reported = time.monotonic()
     recent: dict[str, list[float]] = defaultdict(list)
     done_before = session.seen.get(stage.name, 0)

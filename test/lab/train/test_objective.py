@@ -1,13 +1,13 @@
 """Packed questions give the same states as each question prefilled alone, as the engine does."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from ada3d_ros.engine.prefill import prefill
+from ada3d_ros.engine.prefill import PrefillOutput, prefill
 from ada3d_ros.grounding.from_text import GROUNDING_PROMPT
 from ada3d_ros.lab.train.embedded import corpus, feature_code, new_model
 from ada3d_ros.lab.train.objective import Packed, losses, run_packed
@@ -15,6 +15,7 @@ from ada3d_ros.lab.train.packing import PackedQuestions, Packer, prompt_text
 from ada3d_ros.lab.train.run import planned_pruner
 from ada3d_ros.lab.train.tokens import (
     SYMBOLIC_VOXEL_M,
+    RoomTokens,
     label_shares,
     room_tokens,
     symbolic_points,
@@ -29,10 +30,9 @@ from ada3d_ros.model.prompt import (
     CLICK_ID,
     IMAGE_ID,
     POINT_TOKENS,
-    parse_coordinates,
-    render_question,
 )
 from ada3d_ros.model.random_checkpoint import train_tokenizer
+from ada3d_ros.pruning.ranking import PruneContext
 from ada3d_ros.pruning.schedule import RetentionSchedule
 from ada3d_ros.pruning.strategy import LayerPruner
 
@@ -148,64 +148,149 @@ def test_four_quarter_turns_are_none() -> None:
     torch.testing.assert_close(turned.extents_m(), rooms.extents_m(), atol=1e-5, rtol=0)
 
 
-def test_pruned_training_keeps_per_question_what_the_schedule_says(packer: Packer) -> None:
-    model, head = new_model(packer.tokenizer)
-    rooms = make_rooms("val", torch.arange(2))
+def symbolic_batch(
+    model: Llava3D, packer: Packer, seeds: torch.Tensor, questions: int, seed: int
+) -> tuple[list[RoomTokens], PackedQuestions]:
+    """Rooms of validation with some tens of tokens each, and questions about them."""
+    rooms = make_rooms("val", seeds)
     points = symbolic_points(rooms, 5, 16, torch.Generator().manual_seed(0))
     known = graphs(rooms)
-    asked = [make_questions(graph, 5, tuple(KINDS), 11) for graph in known]
+    asked = [make_questions(graph, seed, tuple(KINDS), questions) for graph in known]
     packed = packer.pack(known, asked, rooms.category.shape[1])
     code = feature_code(model.config.vision.hidden_size)
-    tokens = room_tokens(model, rooms, points, code, SYMBOLIC_VOXEL_M)
+    return room_tokens(model, rooms, points, code, SYMBOLIC_VOXEL_M), packed
+
+
+def test_pruned_training_keeps_what_the_schedule_says(packer: Packer) -> None:
+    """As many tokens of every room; with all kept, the very same numbers as without a pruner."""
+    model, _ = new_model(packer.tokenizer)
+    tokens, packed = symbolic_batch(model, packer, torch.arange(2), 11, 5)
     pruner = planned_pruner(model, 0.41)
-    assert pruner is not None
     shares = pruner.schedule.retention
     assert len(shares) == model.config.decoder.num_layers
     assert sum(shares) / len(shares) == pytest.approx(0.41, abs=0.01)
     pruned = run_packed(model, packer.prefix_ids, tokens, packed, pruner)
-    counts = [pruner.counts(len(t.owner), None)[-1] for t in tokens]
-    assert counts == [max(math.floor(shares[-1] * len(t.owner)), pruner.n_min) for t in tokens]
-    assert torch.equal(pruned.mask.sum(1), torch.tensor(counts)[packed.room])
-    masks = {tuple(mask.tolist()) for mask in pruned.mask[packed.room == 0]}
-    assert len(masks) > 1  # each question keeps its own
-    loss, _ = losses(model.decoder, head, pruned, packed)
-    loss.backward()
-    assert all(
-        torch.isfinite(p.grad).all() for p in model.decoder.parameters() if p.grad is not None
-    )
+    counts = [max(math.floor(shares[-1] * len(t.owner)), pruner.n_min) for t in tokens]
+    assert counts[0] != counts[1]  # one room is padded
+    assert pruned.mask.sum(1).tolist() == counts
+    assert pruned.spatial.shape[1] == max(counts)
+    for room, count in enumerate(counts):
+        kept = pruned.kept[room, :count]
+        assert torch.equal(kept, kept.sort().values)
+        assert torch.equal(pruned.xyz_m[room, :count], tokens[room].tokens.xyz_m[kept])
+        assert torch.equal(pruned.owner[room, :count], tokens[room].owner[kept])
+        assert (pruned.kept[room, count:] == -1).all()
+
     full = run_packed(model, packer.prefix_ids, tokens, packed)
     everything = replace(pruner, schedule=RetentionSchedule((1.0,) * len(shares)))
     same = run_packed(model, packer.prefix_ids, tokens, packed, everything)
     assert torch.equal(full.text, same.text)
+    assert torch.equal(full.spatial, same.spatial)
     assert not torch.allclose(full.text, pruned.text)
 
 
-def test_the_first_question_dropped_is_dropped_as_in_the_engine(packer: Packer) -> None:
-    """Until tokens first go, the scene's states are the same, so the engine keeps the same ones."""
+def test_gradients_flow_through_the_tokens_that_are_left(packer: Packer) -> None:
+    """Where only the last layer reads, and tokens drop before it: through those and no others."""
+    model, head = new_model(packer.tokenizer)
+    with torch.no_grad():  # a head that says something
+        for parameter in head.parameters():
+            parameter.add_(0.1)
+    tokens, packed = symbolic_batch(model, packer, torch.arange(2), 6, 5)
+    for layer in model.decoder.layers[:-1]:  # they write nothing: only the last layer reads
+        torch.nn.init.zeros_(layer.self_attn.o_proj.weight)
+    features = [t.tokens.features.detach().clone().requires_grad_() for t in tokens]
+    tokens = [
+        replace(t, tokens=replace(t.tokens, features=f))
+        for t, f in zip(tokens, features, strict=True)
+    ]
+    layers = model.config.decoder.num_layers
+    pruner = LayerPruner("last", RetentionSchedule((*(1.0,) * (layers - 1), 0.25)))
+    states = run_packed(model, packer.prefix_ids, tokens, packed, pruner)
+    loss, _ = losses(model.decoder, head, states, packed)
+    loss.backward()
+    for room, found in enumerate(features):
+        assert found.grad is not None
+        moved = torch.nonzero(found.grad.abs().sum(1))[:, 0]
+        kept = states.kept[room][states.mask[room]]
+        assert 0 < len(kept) < len(found)
+        assert torch.equal(moved, kept)
+
+
+@dataclass(frozen=True)
+class RememberingPruner(LayerPruner):
+    """Keeps the scores by which the engine dropped."""
+
+    scores: list[torch.Tensor] = field(default_factory=list)
+
+    def rank(self, context: PruneContext) -> torch.Tensor:
+        self.scores.append(LayerPruner.rank(self, context))
+        return self.scores[-1]
+
+
+def prefill_alone(
+    model: Llava3D,
+    packer: Packer,
+    room: RoomTokens,
+    packed: PackedQuestions,
+    number: int,
+    pruner: LayerPruner,
+) -> PrefillOutput:
+    """What the engine makes of one question's prompt, without its answer."""
+    at = packed.rows[number][packed.rows[number] >= 0]
+    width = packed.ids.shape[1]
+    at = at[at % width <= packed.query[number]]
+    prompt = model.build_prompt(
+        [*packer.prefix_ids, IMAGE_ID, *packed.ids.flatten()[at].tolist()],
+        model.project(room.tokens.features),
+        model.encode_clicks(clicks_of(packed, at).tolist()),
+        room.tokens.xyz_m,
+    )
+    return prefill(model.decoder, prompt, pruner=pruner, with_states=True)
+
+
+@pytest.mark.parametrize("kind", ["count", "color", "category", "grounding"])
+def test_one_question_trains_on_the_engines_own_pruned_prefill(packer: Packer, kind: str) -> None:
+    """The tokens that are left, their states, the question's state, and its logits."""
     model, _ = new_model(packer.tokenizer)
+    pruner = planned_pruner(model, 0.41)
     rooms = make_rooms("val", torch.tensor([4]))
-    points = symbolic_points(rooms, 5, 16, torch.Generator().manual_seed(0))
+    points = symbolic_points(rooms, 5, 40, torch.Generator().manual_seed(0))
     known = graphs(rooms)
-    asked = [make_questions(known[0], 3, tuple(KINDS), 8)]
-    packed = packer.pack(known, asked, rooms.category.shape[1])
+    packed = packer.pack(known, [make_questions(known[0], 3, (kind,), 1)], 9)
     with torch.no_grad():
-        tokens = room_tokens(
-            model, rooms, points, feature_code(model.config.vision.hidden_size), SYMBOLIC_VOXEL_M
-        )
-        layers = model.config.decoder.num_layers
-        pruner = LayerPruner("last", RetentionSchedule((*(1.0,) * (layers - 1), 0.25)))
-        kept = run_packed(model, packer.prefix_ids, tokens, packed, pruner).mask
-        spatial = tokens[0].tokens
-        for number, question in enumerate(packed.questions):
-            text, points = parse_coordinates(prompt_text(question))
-            prompt = model.build_prompt(
-                packer.tokenizer.encode(render_question(text)),
-                model.project(spatial.features),
-                model.encode_clicks(points),
-                spatial.xyz_m,
-            )
-            filled = prefill(model.decoder, prompt, pruner=pruner)
-            assert filled.kept[-1].tolist() == torch.nonzero(kept[number])[:, 0].tolist()
+        code = feature_code(model.config.vision.hidden_size)
+        (room,) = room_tokens(model, rooms, points, code, SYMBOLIC_VOXEL_M)
+        trained = run_packed(model, packer.prefix_ids, [room], packed, pruner)
+        alone = prefill_alone(model, packer, room, packed, 0, pruner)
+        last = trained.text[0, packed.query[0]]
+        logits = model.decoder.lm_head(last)
+    assert alone.counts[0] == len(room.owner)
+    assert len(alone.kept[-1]) < len(alone.kept[1]) < len(room.owner)  # twice at least
+    assert torch.equal(trained.kept[0], alone.kept[-1])
+    assert alone.states is not None
+    torch.testing.assert_close(trained.spatial[0], alone.states.spatial, rtol=2e-4, atol=2e-4)
+    torch.testing.assert_close(last, alone.states.query, rtol=2e-4, atol=2e-4)
+    torch.testing.assert_close(logits, alone.logits, rtol=2e-4, atol=2e-4)
+
+
+def test_the_questions_of_a_room_rank_its_tokens_together(packer: Packer) -> None:
+    """By the mean of the engine's scores of each alone, whatever else is in the batch."""
+    model, _ = new_model(packer.tokenizer)
+    layers, share = model.config.decoder.num_layers, 0.3
+    schedule = RetentionSchedule((*(1.0,) * (layers - 1), share))
+    with torch.no_grad():
+        tokens, packed = symbolic_batch(model, packer, torch.tensor([4, 5]), 5, 3)
+        kept = run_packed(
+            model, packer.prefix_ids, tokens, packed, LayerPruner("all", schedule)
+        ).kept
+        for room, one in enumerate(tokens):
+            each = RememberingPruner("each", schedule)
+            for number in torch.nonzero(packed.room == room)[:, 0].tolist():
+                prefill_alone(model, packer, one, packed, number, each)
+            assert len(each.scores) == int((packed.room == room).sum()) > 2
+            best = torch.stack(each.scores).mean(0).argsort(descending=True)
+            expected = best[: math.floor(share * len(one.owner))].sort().values
+            assert torch.equal(kept[room][kept[room] >= 0], expected)
 
 
 def test_grounding_is_asked_as_the_pipeline_asks() -> None:
@@ -233,14 +318,14 @@ class Step:
         """Of each query the tokens, kept, that its evidence owns by 0.4 of their patches."""
         found = []
         for query, room in enumerate(self.packed.head_room.tolist()):
-            mask = self.states.mask[self.packed.head_question[query]]
             owner = self.states.owner[room]
             wanted = torch.nonzero(self.packed.evidence[query])[:, 0].tolist()
             found.append(
                 [
                     token
                     for token in range(len(owner))
-                    if mask[token] and any(float(owner[token, thing]) >= 0.4 for thing in wanted)
+                    if self.states.mask[room, token]
+                    and any(float(owner[token, thing]) >= 0.4 for thing in wanted)
                 ]
             )
         return found
@@ -273,7 +358,7 @@ def step(packer: Packer) -> Step:
 def pointed(step: Step, number: int) -> tuple[torch.Tensor, float]:
     """Pointer logits over the tokens of a query's question, -inf elsewhere; the presence logit."""
     room, packed, states = int(step.packed.head_room[number]), step.packed, step.states
-    mask = states.mask[packed.head_question[number]]
+    mask = states.mask[room]
     query = states.text[room, packed.head_place[number]]
     with torch.no_grad():
         logits, presence = step.head.point(

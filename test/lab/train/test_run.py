@@ -76,6 +76,17 @@ def test_a_run_goes_on_where_it_stopped(short: None, tmp_path: Path) -> None:
     assert torch.equal(third["modules"]["model"]["decoder.embed_tokens.weight"], after)
 
 
+def test_a_stage_that_is_done_leaves_the_state_of_the_next(short: None, tmp_path: Path) -> None:
+    """The optimisers of a stage that was stopped are those it goes on with."""
+    arguments = ["--out", str(tmp_path), "--rooms", "4", "--stages"]
+    assert run.main([*arguments, "symbolic,points"]) == 0
+    before = torch.load(tmp_path / "state.pt", weights_only=True)
+    assert run.main([*arguments, "symbolic"]) == 0
+    after = torch.load(tmp_path / "state.pt", weights_only=True)
+    assert before["stage"] == after["stage"] == "points"
+    assert len(before["optimizers"][0]["state"]) == len(after["optimizers"][0]["state"]) > 0
+
+
 def test_rates_warm_up_and_fall() -> None:
     stage = Stage("x", "images", 100, 1, 1, 1.0, decay=0.4)
     assert learning_rate(stage, 0, 0.0) == pytest.approx(1 / WARMUP_STEPS)
