@@ -39,11 +39,11 @@ STRATEGY_STYLES: dict[str, tuple[str, str]] = {  # label -> colour, marker
     "fastv": (VERMILION, "P"),
     "coarse_voxels": ("#661100", "<"),
     "cond_dpp": ("#999933", ">"),
-    "kitoke": ("#DDCC77", "d"),
+    "kitoke": ("#AA7744", "d"),
     "holitom": ("#CC6677", "X"),
     "condensed_grid": ("#88CCEE", "H"),
     "logistic": ("#332288", "p"),
-    "adatoken3d_plus": ("#6699CC", "X"),
+    "adatoken3d_plus": ("#6699CC", "8"),
     "none": ("#882255", "*"),
 }
 OTHER_COLORS = ("#44AA99", "#AA4499", "#DDCC77", "#117733")  # of strategies joined by +

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ada3d_ros.config import PruningConfig
-from ada3d_ros.config.pruning import CONTROLS, IN_LLM, PRE_LLM
+from ada3d_ros.config.pruning import COMPOSED, CONTROLS, IN_LLM, PRE_LLM
 from ada3d_ros.errors import ConfigError
 from ada3d_ros.lab.command_line import parse_list
 from ada3d_ros.pruning.policy import traits_of
@@ -21,6 +21,10 @@ MODES = ("before", "build", "question", "paper")
 BLIND, SHUFFLED, UNPRUNED = "blind", "shuffled", "none"
 # Settings under which a strategy reaches more budgets on few layers, as strategies of their own.
 FORMS: dict[str, dict[str, object]] = {"fastv k=1": {"pruning.fastv.k": 1}}
+# What was trained for the model that is asked.
+TRAINED: dict[str, dict[str, object]] = {
+    "condensed_grid": {"pruning.condensed_grid.file": "embedded"},
+}
 DRAWING = ("random",)
 # What others wait for.
 FIRST = ("random", "voxel_dpp", "adatoken3d", "fastv k=1", "pdrop", f"{ANCHOR}+adatoken3d")
@@ -78,7 +82,7 @@ class Row:
             chosen["cache.mode"] = "paper"
         else:
             chosen["cache.prune"] = "build" if self.mode == "before" else self.mode
-        return chosen | FORMS.get(second, {})
+        return chosen | FORMS.get(second, {}) | TRAINED.get(second, {})
 
 
 def modes_of(strategy: str) -> tuple[str, ...]:
@@ -87,6 +91,7 @@ def modes_of(strategy: str) -> tuple[str, ...]:
     cannot be used while a scene is built.
     """
     last = strategy.split("+")[-1].split(" ")[0]
+    last = COMPOSED[last][-1] if last in COMPOSED else last
     traits = traits_of(last, PruningConfig())
     if last in IN_LLM:
         return ("question", "paper") if traits.depends_on_prompt else ("build", "question", "paper")
@@ -96,7 +101,12 @@ def modes_of(strategy: str) -> tuple[str, ...]:
 def strategies() -> tuple[str, ...]:
     """All that are registered, alone; inside the language model also behind ANCHOR."""
     inside = [*IN_LLM, *FORMS]
-    return (*BEFORE, *inside, *(f"{ANCHOR}+{name}" for name in inside if name != "fastv"))
+    return (
+        *BEFORE,
+        *inside,
+        *COMPOSED,
+        *(f"{ANCHOR}+{name}" for name in inside if name != "fastv"),
+    )
 
 
 def table(
