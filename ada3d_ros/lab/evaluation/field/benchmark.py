@@ -99,7 +99,7 @@ class Benchmark(Protocol):
         ...
 
     def read_answers(self, path: Path) -> dict[str, Record]:
-        """Records by item id from a file of somebody's answers (answer_files.py has the usual
+        """Records by item id from a file of somebody's answers (json_files.py has the usual
         forms). Raises SourceError for another format or an id that is there twice.
         """
         ...
