@@ -152,6 +152,13 @@ def test_captions_of_scanrefers_list_are_joined_by_object(tmp_path: Path) -> Non
     assert item.references == ("one", "two")
 
 
+def test_an_object_that_is_no_number_has_no_true_box(tmp_path: Path) -> None:
+    rows = [scan2cap_entry("0", "a chair", BOX, object_id="four")]
+    files = {"questions": written(tmp_path / "q.json", rows), "boxes": tmp_path}
+    with pytest.raises(SourceError, match="entry 1: object_id is 'four'; a number is expected"):
+        SCAN2CAP.read(files)
+
+
 def test_an_object_of_multi3drefer_may_be_absent(tmp_path: Path) -> None:
     rows = [
         {"scene_id": "s", "object_ids": [], "ann_id": 0, "eval_type": "zt_w_d"},

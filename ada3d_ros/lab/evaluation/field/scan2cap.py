@@ -105,7 +105,10 @@ def _item(
         raise entry.error("the file of references has no caption of its scene and object.")
     scene, iou = entry.text("video"), 1.0
     if known is not None:
-        true = known.box(scene, int(entry.text("object_id")))
+        number = entry.text("object_id")
+        if not number.isdecimal():
+            raise entry.error(f"object_id is {number!r}; a number is expected.")
+        true = known.box(scene, int(number))
         iou = iou_axis_aligned(box_of(boxes[0]), box_of(true))
     extra = {BOXES: boxes, "iou": iou}
     return Item(entry.text("id", "question_id"), scene, text, tuple(references), extra)
