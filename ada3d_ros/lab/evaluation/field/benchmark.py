@@ -18,6 +18,8 @@ from ada3d_ros.types import Answer, Question, Scope
 # lists [cx, cy, cz, dx, dy, dz, score] in metres, best first. The harness adds "error" where there
 # was no answer.
 Record = dict[str, Any]
+NO_ANSWER = "error"  # of a record without an answer: why it did not come
+NOBODY_SAYS = "no answer came"  # scored by words in its place: an empty text is in all others
 TOKENS = ("ptb", "blanks", "none")
 Files = Mapping[str, Path]
 

@@ -4,8 +4,8 @@ Read is ScanRefer's own list (scene_id, object_id, object_name, ann_id, descript
 best box: Acc@.25 and Acc@.5 are the shares of descriptions whose IoU reaches that, over all, over
 `unique` ones (the object is the only one of its class among the scene's described objects) and over
 `multiple` ones. A class is one of 17 of ScanNet's or "others", whatever is none of them, as
-ScanRefer's evaluator has it (--labels); without that file the object's name. An entry that says `unique` or
-`eval_type` itself is believed.
+ScanRefer's evaluator has it (--labels); without that file the object's name. An entry that says
+`unique` or `eval_type` itself is believed.
 """
 
 from __future__ import annotations
