@@ -64,7 +64,7 @@ parity: setup ## recorded outputs of the reference codes: ours in test/data, the
 
 tables: setup ## go on with the pruning tables for an hour (TABLES_MINUTES), then the pages made of results; commit first
 	$(call step,tables,$(BIN)/ada3d eval pruning-tables --scenes 300 --minutes $(TABLES_MINUTES) --json docs/results/$(TABLES).json)
-	$(call step,pages,for tool in plot_pruning_tables write_pruning_tables_page write_scene_pruning_page write_benchmark_tables write_model_card; do $(BIN)/python tools/$$tool.py || exit 1; done)
+	$(call step,pages,for tool in plot_pruning_tables write_pruning_tables_page write_scene_pruning_page write_paper_page write_field_table write_training_times write_benchmark_tables write_model_card; do $(BIN)/python tools/$$tool.py || exit 1; done)
 
 clean: ## remove what was built, keep the environment (remove it with rm -r .venv)
 	rm -rf build install log *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis demo_out

@@ -22,6 +22,12 @@ def percent(value: float, digits: int = 0) -> str:
     return f"{100 * value:.{digits}f} %"
 
 
+def from_to(values: Sequence[float]) -> str:
+    """'27 % to 30 %'; one number where both are the same."""
+    low, high = percent(min(values)), percent(max(values))
+    return low if low == high else f"{low} to {high}"
+
+
 def interval(low: float | None, high: float | None, scale: float = 1.0, digits: int = 1) -> str:
     """'(1.2 to 3.4)'; '' where there is none."""
     if low is None or high is None:
@@ -226,9 +232,9 @@ not say.
 **Here** tokens that a layer drops leave the forward and the backward pass, at the paper's mean
 of {data["keep_ratio"]}; {len(seeds)} seeds of a small form of the curriculum, pruned and
 unpruned copies in turns in one process ([training](training.md#pruned-while-training)). The
-passes alone take {percent(min(passes))} to {percent(max(passes))} less time (one and 24
+passes alone take {from_to(passes)} less time (one and 24
 questions a room), about as the paper says; whole steps, rendering and optimiser with them,
-{percent(min(steps))} to {percent(max(steps))}. To the same validation accuracy (95 % of what
+{from_to(steps)}. To the same validation accuracy (95 % of what
 the unpruned copy comes to after {rooms} room passes) the pruned copy came with {len(reached)}
 of {len(seeds)} seeds: {took}. Right at the end, pruned and unpruned, seed by seed: {shares}.
 

@@ -1,4 +1,4 @@
-"""What the writers of docs/benchmarks.md share: the results, and how numbers and tables look."""
+"""What writers of pages share: the results, what is said of old ones, how tables look."""
 
 from __future__ import annotations
 
@@ -8,10 +8,14 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+from ada3d_ros.config.pruning import STRATEGIES
+
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "results"
 COLUMNS = 116
 SHAPES = ("A", "B", "C", "W", "7B")
+# Commits that measured before decision 179, as result files name them.
+BEFORE_MEAN_PLACES = ("4277aab63995", "74c6d7a2bdc2", "4729d33daf6b", "86dbf32cb54d")
 
 
 def spread(value: dict[str, float], digits: int = 3) -> str:
@@ -55,6 +59,31 @@ def result(name: str) -> dict[str, Any]:
 def results_of(pattern: str) -> list[dict[str, Any]]:
     """All files of docs/results of that name."""
     return [result(path.stem) for path in sorted(RESULTS.glob(pattern))]
+
+
+def before_mean_places(data: dict[str, Any]) -> str:
+    """What a page says of results that were measured before merged tokens lay at their group's mean
+    place; '' of others.
+    """
+    commits = data.get("commits") or [data["provenance"]["commit"]]
+    if not any(commit[:12] in BEFORE_MEAN_PLACES for commit in commits):
+        return ""
+    return (
+        "**Measured before [decision 179](decisions/0179-a-merged-group-lies-at-its-mean-place.md)"
+        "**: a token that `voxel_dpp` or `coarse_voxels` had merged lay at one member's place then,"
+        " not at the group's mean. Their rows, also joined with others, are not of the present"
+        " code."
+    )
+
+
+def never_asked(data: dict[str, Any]) -> str:
+    """Strategies that the product has and the results not even as rows to be measured."""
+    names = [part for row in data["rows"] for part in row["strategy"].replace(" ", "+").split("+")]
+    absent = [name for name in STRATEGIES if name not in ("none", *names)]
+    if not absent:
+        return ""
+    listed = ", ".join(f"`{name}`" for name in absent)
+    return f"Not among these rows, for they were added after the measurement: {listed}."
 
 
 def wrapped(text: str) -> str:

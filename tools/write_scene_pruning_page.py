@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from table_parts import before_mean_places
+
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "results"
 TARGET = ROOT / "docs" / "scene_pruning.md"
@@ -156,6 +158,7 @@ def level(data: dict[str, Any]) -> str:
                 f" {held(data)}"
             ),
             "",
+            *([prose(old), ""] if (old := before_mean_places(data)) else []),
             rankings(data),
             "",
             "The rankings of default and preset, metric by metric, with 95 % intervals:",

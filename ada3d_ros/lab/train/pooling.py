@@ -96,7 +96,10 @@ def pooled(room: RoomTokens, ratio: float, pooling: dict[str, torch.Tensor]) -> 
     patches = torch.zeros(budget, dtype=torch.int64)
     patches.index_add_(0, chosen.groups, tokens.num_patches)
     condensed = SpatialTokens(
-        chosen.merge(tokens.features), tokens.xyz_m[chosen.kept], patches, tokens.voxel_size_m
+        chosen.merge(tokens.features),
+        chosen.merge(tokens.xyz_m).detach(),  # as the engine has it (decision 0179)
+        patches,
+        tokens.voxel_size_m,
     )
     return RoomTokens(condensed, chosen.merge(room.owner).detach())
 

@@ -4,9 +4,9 @@ From the paper: voxels with an embedding of their height are condensed along the
 cells of a 2D grid, and the grid is what the language model is trained on. Here the language model
 stays as it is, so only the pooling can learn: the share that each voxel has in its column's mean,
 by a small network on its feature, which holds its place and so its height (`lab/train/pooling.py`).
-The most telling voxel of a column lends it its place. Further: the cells' size follows from the
-budget, and what the finest grid within it leaves over goes to the fullest columns, cut in height.
-Without a trained file every voxel of a column has the same share.
+A column lies where its voxels do, weighed by the same shares. Further: the cells' size follows from
+the budget, and what the finest grid within it leaves over goes to the fullest columns, cut in
+height. Without a trained file every voxel of a column has the same share.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ import pytest
 
 from ada3d_ros.errors import SourceError
 from ada3d_ros.lab.evaluation.field.benchmark import Item
+from ada3d_ros.lab.evaluation.field.command import page_of
 from ada3d_ros.lab.evaluation.field.json_files import read_text_answers
 from ada3d_ros.lab.evaluation.field.multi3drefer import MULTI3DREFER
 from ada3d_ros.lab.evaluation.field.registry import BENCHMARKS, benchmark
@@ -17,6 +18,7 @@ from ada3d_ros.lab.evaluation.field.scan2cap import SCAN2CAP
 from ada3d_ros.lab.evaluation.field.scanqa import SCANQA
 from ada3d_ros.lab.evaluation.field.scanrefer import SCANREFER
 from ada3d_ros.lab.evaluation.field.sqa3d import SQA3D_BENCHMARK, type_of
+from test.support.sources import ROOT
 
 BOX = [1.0, 2.0, 0.5, 0.4, 0.6, 1.0]
 
@@ -50,6 +52,14 @@ def test_every_benchmark_says_what_it_reads() -> None:
         assert known.name == name
         assert known.description
         assert any(file.required for file in known.files)
+
+
+def test_the_page_that_the_help_names_has_its_files() -> None:
+    for name in BENCHMARKS:
+        page = (ROOT / "docs" / page_of(benchmark(name))).read_text(encoding="utf-8")
+        _, _, files = page.partition("## The official files")
+        table, _, _ = files.partition("\n## ")
+        assert f"| {name}" in table.lower().replace("-", "").replace("vqav2", "vqa"), name
 
 
 def test_llava3ds_scanqa_pair_is_joined_by_id(tmp_path: Path) -> None:
@@ -150,6 +160,13 @@ def test_captions_of_scanrefers_list_are_joined_by_object(tmp_path: Path) -> Non
     }
     (item,) = SCAN2CAP.read(files)
     assert item.references == ("one", "two")
+
+
+def test_an_object_that_is_no_number_has_no_true_box(tmp_path: Path) -> None:
+    rows = [scan2cap_entry("0", "a chair", BOX, object_id="four")]
+    files = {"questions": written(tmp_path / "q.json", rows), "boxes": tmp_path}
+    with pytest.raises(SourceError, match="entry 1: object_id is 'four'; a number is expected"):
+        SCAN2CAP.read(files)
 
 
 def test_an_object_of_multi3drefer_may_be_absent(tmp_path: Path) -> None:

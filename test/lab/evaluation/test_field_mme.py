@@ -192,3 +192,6 @@ def test_bad_answers(tmp_path: Path) -> None:
     lines.write_text((json.dumps(row) + "\n") * 2)
     with pytest.raises(SourceError, match="again; leave one"):
         MME_BENCHMARK.read_answers(lines)
+    lines.write_text(json.dumps(row | {"question_id": "7"}) + "\n")
+    with pytest.raises(SourceError, match="question_id is '7'; a subtask's image"):
+        MME_BENCHMARK.read_answers(lines)

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from ada3d_ros.config.pruning import STRATEGIES
 from test.support.sources import ROOT, load
 
 PAGE = load(ROOT / "tools" / "write_pruning_tables_page.py")
@@ -109,3 +110,18 @@ def test_long_lines_of_a_list_go_on_indented() -> None:
     assert len(first) <= PAGE.COLUMNS
     assert second.startswith("  word")
     assert PAGE.prose("| " + "cell | " * 60).count("\n") == 0
+
+
+def test_what_older_code_measured_is_marked(data: dict[str, Any]) -> None:
+    assert PAGE.before_mean_places(data) == ""
+    data["commits"].append("86dbf32cb54d" + "0" * 28)
+    assert "decision 179" in PAGE.before_mean_places(data)
+    assert "decision 179" in PAGE.before_mean_places({"provenance": {"commit": "4277aab63995"}})
+
+
+def test_strategies_that_no_row_has_are_named(data: dict[str, Any]) -> None:
+    data["rows"] = [{"strategy": name} for name in STRATEGIES if name != "kitoke"]
+    data["rows"].append({"strategy": "voxel_dpp+fastv k=1"})
+    assert PAGE.never_asked(data).endswith("added after the measurement: `kitoke`.")
+    data["rows"].append({"strategy": "kitoke"})
+    assert PAGE.never_asked(data) == ""

@@ -18,6 +18,8 @@ from ada3d_ros.types import Answer, Question, Scope
 # lists [cx, cy, cz, dx, dy, dz, score] in metres, best first. The harness adds "error" where there
 # was no answer.
 Record = dict[str, Any]
+NO_ANSWER = "error"  # of a record without an answer: why it did not come
+NOBODY_SAYS = "no answer came"  # scored by words in its place: an empty text is in all others
 TOKENS = ("ptb", "blanks", "none")
 Files = Mapping[str, Path]
 
@@ -99,7 +101,7 @@ class Benchmark(Protocol):
         ...
 
     def read_answers(self, path: Path) -> dict[str, Record]:
-        """Records by item id from a file of somebody's answers (answer_files.py has the usual
+        """Records by item id from a file of somebody's answers (json_files.py has the usual
         forms). Raises SourceError for another format or an id that is there twice.
         """
         ...

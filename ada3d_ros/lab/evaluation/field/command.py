@@ -28,6 +28,7 @@ from ada3d_ros.lab.evaluation.field.harness import (
     share_of,
 )
 from ada3d_ros.lab.evaluation.field.json_files import name_some
+from ada3d_ros.lab.evaluation.field.judgements import JUDGEMENTS
 from ada3d_ros.lab.evaluation.field.records import RecordFile, read_records, write_answers
 from ada3d_ros.lab.evaluation.field.registry import BENCHMARKS, benchmark
 from ada3d_ros.lab.evaluation.field.results import (
@@ -56,9 +57,16 @@ def add_verbs(verbs: Any) -> None:
         parser = verbs.add_parser(
             name,
             help=known.description,
-            description=f"{known.description}. docs/benchmarks_of_the_field.md has the files.",
+            description=f"{known.description}. docs/{page_of(known)} has the files.",
         )
         _add_options(parser, known)
+
+
+def page_of(known: Benchmark) -> str:
+    """Of docs/, where its files are described."""
+    judged = any(file.name == JUDGEMENTS for file in known.files)
+    about_scenes = known.scope is Scope.SCENE and not judged
+    return "benchmarks_of_the_field.md" if about_scenes else "benchmarks_about_images.md"
 
 
 def _add_options(parser: argparse.ArgumentParser, known: Benchmark) -> None:

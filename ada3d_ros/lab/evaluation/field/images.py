@@ -16,14 +16,13 @@ import numpy as np
 import numpy.typing as npt
 
 from ada3d_ros.errors import FrameError, SourceError
-from ada3d_ros.lab.evaluation.field.benchmark import Item, Record
+from ada3d_ros.lab.evaluation.field.benchmark import NO_ANSWER, Item, Record
 from ada3d_ros.lab.evaluation.field.json_files import read_text_answers
 from ada3d_ros.sources.images import decode_compressed_color
 from ada3d_ros.types import Answer, Intrinsics, Question, RgbdFrame, Scope
 
 IMAGE = "image"  # in Item.extra: the image file as base64 text, where the official file holds it
 WORLD = "image"  # the frame's world: of one image
-NO_ANSWER = "error"  # of a record without an answer
 # LLaVA-1.5's prompts (docs/Evaluation.md there).
 SHORT_PROMPT = "Answer the question using a single word or phrase."
 LETTER_PROMPT = "Answer with the option's letter from the given choices directly."

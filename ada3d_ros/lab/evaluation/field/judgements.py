@@ -13,8 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from ada3d_ros.errors import SourceError
-from ada3d_ros.lab.evaluation.field.benchmark import Files, Item, OfficialFile, Record
-from ada3d_ros.lab.evaluation.field.images import NO_ANSWER
+from ada3d_ros.lab.evaluation.field.benchmark import (
+    NO_ANSWER,
+    Files,
+    Item,
+    OfficialFile,
+    Record,
+)
 from ada3d_ros.lab.evaluation.field.json_files import name_some, read_json
 
 JUDGEMENTS = "judgements"

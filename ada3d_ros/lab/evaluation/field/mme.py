@@ -84,6 +84,8 @@ class MME(ImageBenchmark):
         answers: dict[str, Record] = {}
         for entry in entries:  # LLaVA's: both questions of an image have one question_id
             file = PurePosixPath(entry.text("question_id"))
+            if len(file.parts) < 2:
+                raise entry.error(f"question_id is {str(file)!r}; a subtask's image is expected.")
             name = _name(file.parts[0], file.stem, entry.text("prompt"))
             if name in answers:
                 raise entry.error(f"answers {name!r} again; leave one.")

@@ -19,7 +19,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ada3d_ros.lab.evaluation.field.benchmark import Files, Item, OfficialFile, Record, Scoring
+from ada3d_ros.lab.evaluation.field.benchmark import (
+    NOBODY_SAYS,
+    Files,
+    Item,
+    OfficialFile,
+    Record,
+    Scoring,
+)
 from ada3d_ros.lab.evaluation.field.images import said
 from ada3d_ros.lab.evaluation.field.json_files import (
     Entry,
@@ -58,7 +65,6 @@ MAX_CHARS = 1024  # of a text that is scored
 VIDEO, CLICK = "<video>", "<boxes>"
 _SPECIAL = re.compile(r"ASSISTANT: ?|\n|<s>|</s>|<unk>|<p>|</p>|<ref>|<\|endoftext\|>")
 _NO_MARKS = str.maketrans("", "", string.punctuation)
-NOBODY_SAYS = "no answer came"  # of what got no answer
 
 
 def scored_text(text: str) -> str:

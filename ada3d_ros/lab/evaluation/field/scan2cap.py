@@ -15,12 +15,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ada3d_ros.geometry.boxes import iou_axis_aligned
-from ada3d_ros.lab.evaluation.field.benchmark import Files, Item, OfficialFile, Record, Scoring
+from ada3d_ros.lab.evaluation.field.benchmark import (
+    NO_ANSWER,
+    Files,
+    Item,
+    OfficialFile,
+    Record,
+    Scoring,
+)
 from ada3d_ros.lab.evaluation.field.grounded import BOXES
 from ada3d_ros.lab.evaluation.field.json_files import Entry, checked_items, read_entries
 from ada3d_ros.lab.evaluation.field.scanqa import QUESTIONS, REFERENCES
 from ada3d_ros.lab.evaluation.field.scanrefer import BOX_FILES
-from ada3d_ros.lab.evaluation.field.spoken import NO_ANSWER, SpokenBenchmark, said_and_true
+from ada3d_ros.lab.evaluation.field.spoken import SpokenBenchmark, said_and_true
 from ada3d_ros.lab.evaluation.field.true_boxes import TrueBoxes, box_of
 from ada3d_ros.lab.evaluation.metrics import IOU_PERCENT, clean_answer, scanqa_scores
 from ada3d_ros.lab.evaluation.text_scores import (
@@ -105,7 +112,10 @@ def _item(
         raise entry.error("the file of references has no caption of its scene and object.")
     scene, iou = entry.text("video"), 1.0
     if known is not None:
-        true = known.box(scene, int(entry.text("object_id")))
+        number = entry.text("object_id")
+        if not number.isdecimal():
+            raise entry.error(f"object_id is {number!r}; a number is expected.")
+        true = known.box(scene, int(number))
         iou = iou_axis_aligned(box_of(boxes[0]), box_of(true))
     extra = {BOXES: boxes, "iou": iou}
     return Item(entry.text("id", "question_id"), scene, text, tuple(references), extra)

@@ -3,9 +3,9 @@
 Read is ScanRefer's own list (scene_id, object_id, object_name, ann_id, description). Scored is the
 best box: Acc@.25 and Acc@.5 are the shares of descriptions whose IoU reaches that, over all, over
 `unique` ones (the object is the only one of its class among the scene's described objects) and over
-`multiple` ones. A class is one of ScanNet's 18 (--labels, what is none of them is "others"), as
-ScanRefer's evaluator has it; without that file the object's name. An entry that says `unique` or
-`eval_type` itself is believed.
+`multiple` ones. A class is one of 17 of ScanNet's or "others", whatever is none of them, as
+ScanRefer's evaluator has it (--labels); without that file the object's name. An entry that says
+`unique` or `eval_type` itself is believed.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from ada3d_ros.lab.evaluation.field.json_files import Entry, checked_items, read
 from ada3d_ros.lab.evaluation.field.true_boxes import TrueBoxes
 from ada3d_ros.lab.evaluation.metrics import scanrefer_scores
 
-# ScanNet's benchmark classes as NYU40 names; every other is one class more.
+# ScanNet's benchmark classes as NYU40 names; every other one, "otherfurniture" too, is the 18th.
 CLASSES = (
     *("cabinet", "bed", "chair", "sofa", "table", "door", "window", "bookshelf", "picture"),
     *("counter", "desk", "curtain", "refrigerator", "shower curtain", "toilet", "sink"),
-    *("bathtub", "otherfurniture"),
+    "bathtub",
 )
 OTHERS = "others"
 BOX_FILES = (

@@ -6,7 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ada3d_ros.errors import SourceError
-from ada3d_ros.lab.evaluation.field.benchmark import Item, Record, Scoring
+from ada3d_ros.lab.evaluation.field.benchmark import (
+    NO_ANSWER,
+    NOBODY_SAYS,
+    Item,
+    Record,
+    Scoring,
+)
 from ada3d_ros.lab.evaluation.field.json_files import (
     Entry,
     by_id,
@@ -16,8 +22,6 @@ from ada3d_ros.lab.evaluation.field.json_files import (
 from ada3d_ros.lab.evaluation.metrics import clean_answer, exact_match
 from ada3d_ros.lab.evaluation.text_scores import ALL_SCORES, WITHOUT_JAVA, Tokens, text_scores
 from ada3d_ros.types import Answer, Question, Scope
-
-NO_ANSWER = "error"  # of a record without an answer
 
 
 class SpokenBenchmark:
@@ -52,11 +56,8 @@ def said_and_true(
     """The answers' words and their references. What got no answer says what nobody would: an empty
     text would count as part of every reference.
     """
-    said = [_NOBODY_SAYS if NO_ANSWER in record else str(record["text"]) for _, record in scored]
+    said = [NOBODY_SAYS if NO_ANSWER in record else str(record["text"]) for _, record in scored]
     return said, [item.references for item, _ in scored]
-
-
-_NOBODY_SAYS = "no answer came"
 
 
 def scores_of_words(
