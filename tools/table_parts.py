@@ -15,7 +15,7 @@ RESULTS = ROOT / "docs" / "results"
 COLUMNS = 116
 SHAPES = ("A", "B", "C", "W", "7B")
 # Commits that measured before decision 179, as result files name them.
-BEFORE_MEAN_PLACES = ("4277aab63995", "74c6d7a2bdc2", "4729d33daf6b", "86dbf32cb54d")
+BEFORE_MEAN_PLACES = ("4277aab63995", "74c6d7a2bdc2")
 
 
 def spread(value: dict[str, float], digits: int = 3) -> str:
@@ -65,8 +65,7 @@ def before_mean_places(data: dict[str, Any]) -> str:
     """What a page says of results that were measured before merged tokens lay at their group's mean
     place; '' of others.
     """
-    commits = data.get("commits") or [data["provenance"]["commit"]]
-    if not any(commit[:12] in BEFORE_MEAN_PLACES for commit in commits):
+    if data["provenance"]["commit"][:12] not in BEFORE_MEAN_PLACES:
         return ""
     return (
         "**Measured before [decision 179](decisions/0179-a-merged-group-lies-at-its-mean-place.md)"

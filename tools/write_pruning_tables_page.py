@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from table_parts import before_mean_places, never_asked
+from table_parts import never_asked
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "results"
@@ -327,7 +327,6 @@ def level(data: Row) -> str:
         f"{whole['rooms']} rooms of up to {data['scenes']}, {n['qa']['n']} questions and"
         f" {n['acc25']['n']} phrases about the whole scene; each row says how many rooms it has."
         f" {state} Commits that measured: {', '.join(c[:12] for c in data['commits'])}.",
-        before_mean_places(data),
         never_asked(data),
         "### What we find",
         "Who wins and who loses, paired with AdaToken-3D as published:",

@@ -8,6 +8,7 @@ from ada3d_ros.config.pruning import STRATEGIES
 from test.support.sources import ROOT, load
 
 PAGE = load(ROOT / "tools" / "write_pruning_tables_page.py")
+PARTS = load(ROOT / "tools" / "table_parts.py")
 GROUPS = ("qa", *PAGE.POOLS, *PAGE.KINDS, *PAGE.BOXES, "acc25", "acc50")
 
 
@@ -112,11 +113,10 @@ def test_long_lines_of_a_list_go_on_indented() -> None:
     assert PAGE.prose("| " + "cell | " * 60).count("\n") == 0
 
 
-def test_what_older_code_measured_is_marked(data: dict[str, Any]) -> None:
-    assert PAGE.before_mean_places(data) == ""
-    data["commits"].append("86dbf32cb54d" + "0" * 28)
-    assert "decision 179" in PAGE.before_mean_places(data)
-    assert "decision 179" in PAGE.before_mean_places({"provenance": {"commit": "4277aab63995"}})
+def test_what_older_code_measured_is_marked() -> None:
+    assert PARTS.before_mean_places({"provenance": {"commit": "4" * 40}}) == ""
+    older = {"provenance": {"commit": "4277aab63995" + "0" * 28}}
+    assert "decision 179" in PARTS.before_mean_places(older)
 
 
 def test_strategies_that_no_row_has_are_named(data: dict[str, Any]) -> None:
