@@ -24,6 +24,8 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfil
 ALONE := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --last-failed --last-failed-no-failures=none
 
 TABLES := pruning_tables_level1
+PAGES := plot_pruning_tables write_pruning_tables_page write_scene_pruning_page write_paper_page \
+	write_field_table write_training_times write_benchmark_tables write_model_card
 TABLES_MINUTES ?= 55
 
 # $(call step,name,command): run it, print how it went and how long it took.
@@ -64,7 +66,7 @@ parity: setup ## recorded outputs of the reference codes: ours in test/data, the
 
 tables: setup ## go on with the pruning tables for an hour (TABLES_MINUTES), then the pages made of results; commit first
 	$(call step,tables,$(BIN)/ada3d eval pruning-tables --scenes 300 --minutes $(TABLES_MINUTES) --json docs/results/$(TABLES).json)
-	$(call step,pages,for tool in plot_pruning_tables write_pruning_tables_page write_scene_pruning_page write_paper_page write_field_table write_training_times write_benchmark_tables write_model_card; do $(BIN)/python tools/$$tool.py || exit 1; done)
+	$(call step,pages,for tool in $(PAGES); do $(BIN)/python tools/$$tool.py || exit 1; done)
 
 clean: ## remove what was built, keep the environment (remove it with rm -r .venv)
 	rm -rf build install log *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis demo_out
