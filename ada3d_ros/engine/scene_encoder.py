@@ -16,6 +16,7 @@ import torch
 from ada3d_ros.engine.timing import StageClock
 from ada3d_ros.engine.token_selection import image_tokens
 from ada3d_ros.model.llava3d import Llava3D
+from ada3d_ros.model.llava_next.llava_next import LlavaNext
 from ada3d_ros.scene.floor import stand_on_floor
 from ada3d_ros.scene.keyframes import SceneSnapshot
 from ada3d_ros.scene.views import build_multiview, preprocess_color
@@ -106,7 +107,12 @@ class SceneEncoder:
 
 @torch.inference_mode()
 def patch_tokens(model: Llava3D, frame: RgbdFrame, clock: StageClock) -> SpatialTokens:
-    """The patches of the frame's colour image, without 3D."""
+    """The tokens of the frame's colour image, without 3D."""
+    if isinstance(model, LlavaNext):
+        with clock.stage("preprocess_s"):
+            pixels = model.preprocess(frame)
+        with clock.stage("vision_s"):
+            return model.pack(model.encode_views(pixels), frame)
     config, vision = model.config, model.config.vision
     with clock.stage("preprocess_s"):
         pixels = preprocess_color(

@@ -130,7 +130,8 @@ class LlavaConfig:
         if self.image_aspect_ratio not in ("square", "pad"):
             raise CheckpointError(
                 f"config.json: image_aspect_ratio {self.image_aspect_ratio!r} is not supported"
-                " (square or pad)."
+                " (square or pad; anyres with mm_patch_merge_type 'spatial_unpad', as LLaVA-NeXT"
+                " has it)."
             )
 
     @property

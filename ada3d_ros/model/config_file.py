@@ -24,9 +24,16 @@ from ada3d_ros.model.config_keys import (
     without_nulls,
 )
 from ada3d_ros.model.config_vision import CLIP_TYPES, HUB_TOWERS, read_vision
+from ada3d_ros.model.llava_next.config import MERGE_TYPE, as_next
 
-MODEL_TYPES = ("llava_llama", "llava", "llama")
-ARCHITECTURES = ("LlavaLlamaForCausalLM", "LlavaForConditionalGeneration", "LlamaForCausalLM")
+NEXT_TYPE = "llava_next"  # transformers' LLaVA-NeXT; LLaVA's own has image_aspect_ratio anyres
+MODEL_TYPES = ("llava_llama", "llava", NEXT_TYPE, "llama")
+ARCHITECTURES = (
+    "LlavaLlamaForCausalLM",
+    "LlavaForConditionalGeneration",
+    "LlavaNextForConditionalGeneration",
+    "LlamaForCausalLM",
+)
 LLAMA_SIZES = {  # transformers' defaults, which its layout leaves out
     "vocab_size": 32000,
     "hidden_size": 4096,
@@ -55,9 +62,10 @@ def check_architecture(data: Json) -> None:
         found.append(f"text_config.model_type {text['model_type']!r}")
     if found:
         raise CheckpointError(
-            f"config.json: {', '.join(found)} is not supported: this package runs LLaVA-3D and"
-            " LLaVA-1.5 on LLaMA or Vicuna (model_type 'llava_llama', or 'llava' as transformers"
-            " writes it). Take such a checkpoint."
+            f"config.json: {', '.join(found)} is not supported: this package runs LLaVA-3D,"
+            " LLaVA-1.5 and LLaVA-NeXT (v1.6) on LLaMA or Vicuna (model_type 'llava_llama', or"
+            " 'llava' and 'llava_next' as transformers writes them), not on Mistral, whose sliding"
+            " window hides tokens. Take such a checkpoint."
         )
 
 
@@ -74,7 +82,8 @@ def read_config(
     data = without_nulls(data)
     check_architecture(data)
     check_settings(data)
-    if _is_transformers_layout(data):
+    is_transformers = _is_transformers_layout(data)
+    if is_transformers:
         data = _in_official_keys(data)
     video_tower = data.get("mm_video_tower")
     if video_tower not in (None, VIDEO_TOWER):
@@ -86,20 +95,22 @@ def read_config(
     decoder = _read_decoder(data)
     vision_data = None if vision_data is None else without_nulls(vision_data)
     point_ids = _point_ids(data, decoder.vocab_size)
-    return LlavaConfig(
+    is_next = data.get("model_type") == NEXT_TYPE or data.get("mm_patch_merge_type") == MERGE_TYPE
+    config = LlavaConfig(
         decoder=decoder,
         vision=read_vision(data, vision_data, tower_apart),
         has_video_tower=video_tower is not None,
         voxel_size_m=number(data, "mm_voxel_size_m", 0.2),
         token_cap=whole(data, "mm_token_cap", 2560),
         max_length=whole(data, "tokenizer_model_max_length", min(4096, decoder.max_positions)),
-        image_aspect_ratio=data.get("image_aspect_ratio") or "square",
+        image_aspect_ratio="square" if is_next else data.get("image_aspect_ratio") or "square",
         random_weights=bool(data.get("ada3d_random_weights", False)),
         floor_at_zero=_flag(data, "ada3d_floor_at_zero", True),
         point_id=point_ids[0],
         egocentric_point_id=point_ids[1],
         question_kinds=_question_kinds(data),
     )
+    return as_next(config, data, is_transformers) if is_next else config
 
 
 def _point_ids(data: Json, vocab_size: int) -> tuple[int, int]:

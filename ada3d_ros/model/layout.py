@@ -16,6 +16,8 @@ from ada3d_ros.config import VISION_SETTING
 from ada3d_ros.errors import CheckpointError
 from ada3d_ros.model.config import LlavaConfig
 from ada3d_ros.model.llava3d import Llava3D
+from ada3d_ros.model.llava_next.config import LlavaNextConfig
+from ada3d_ros.model.llava_next.llava_next import LlavaNext
 from ada3d_ros.model.weight_files import TensorInfo
 
 VISION_PREFIX = "model.vision_tower.vision_tower."
@@ -26,6 +28,7 @@ PREFIXES = (  # our module -> official name; the first that fits
     ("decoder.", "model."),
     ("vision.", VISION_PREFIX + "vision_model."),
     ("projector.", "model.mm_projector."),
+    ("image_newline", "model.image_newline"),  # of LLaVA-NeXT
     ("position_embedding.", VIDEO_PREFIX + "video_tower.positional_embedding." + POSITION_HEAD),
     ("click_encoder.", VIDEO_PREFIX + "prompt_encoder.pos_emb3d." + POSITION_HEAD),
 )
@@ -37,6 +40,7 @@ SPELLINGS = (
     (re.compile(r"(model\.)?multi_modal_projector\.linear_2\."), "model.mm_projector.2."),
     (re.compile(r"model\.language_model\.|language_model\.model\."), "model."),
     (re.compile(r"language_model\.lm_head\."), "lm_head."),
+    (re.compile(r"(model\.)?image_newline"), "model.image_newline"),
 )
 CLIP_PARTS = ("embeddings.", "pre_layrnorm.", "encoder.", "post_layernorm.")
 STORED_DTYPES = ("F32", "F16", "BF16")
@@ -54,6 +58,8 @@ def official_name(name: str) -> str:
 def build_meta_model(config: LlavaConfig, compat: str = "default") -> Llava3D:
     """The model with names and shapes but without memory."""
     with torch.device("meta"):
+        if isinstance(config, LlavaNextConfig):
+            return LlavaNext(config, compat)
         return Llava3D(config, compat)
 
 

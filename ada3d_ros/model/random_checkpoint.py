@@ -93,9 +93,9 @@ def _random_value(name: str, shape: torch.Size, generator: torch.Generator) -> t
     value = torch.randn(shape, generator=generator)
     if name.endswith("bias"):
         return 0.02 * value
-    if len(shape) == 1 and "class_embedding" not in name:
+    if len(shape) == 1 and not name.endswith(("class_embedding", "image_newline")):
         return 1.0 + 0.1 * value
-    if name.endswith(("embed_tokens.weight", "position_embedding.weight", "class_embedding")):
+    if len(shape) == 1 or name.endswith(("embed_tokens.weight", "position_embedding.weight")):
         return 0.5 * value
     return value * float(shape[1:].numel()) ** -0.5
 
