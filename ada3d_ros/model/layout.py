@@ -28,7 +28,7 @@ PREFIXES = (  # our module -> official name; the first that fits
     ("decoder.", "model."),
     ("vision.", VISION_PREFIX + "vision_model."),
     ("projector.", "model.mm_projector."),
-    ("image_newline", "model.image_newline"),  # of LLaVA-NeXT
+    ("newline", "model.image_newline"),  # of LLaVA-NeXT
     ("position_embedding.", VIDEO_PREFIX + "video_tower.positional_embedding." + POSITION_HEAD),
     ("click_encoder.", VIDEO_PREFIX + "prompt_encoder.pos_emb3d." + POSITION_HEAD),
 )

@@ -186,7 +186,7 @@ def _state_bytes(config: LlavaConfig, form: WeightFormat, load: Workload, head_w
 
 def _part_of(name: str) -> str:
     owner = name.split(".", 1)[0]
-    if owner in ("decoder", "image_newline"):
+    if owner in ("decoder", "newline"):
         return "layers" if name.startswith("decoder.layers.") else "embeddings"
     return owner if owner in ("vision", "projector") else "points"
 

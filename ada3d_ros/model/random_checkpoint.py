@@ -93,7 +93,7 @@ def _random_value(name: str, shape: torch.Size, generator: torch.Generator) -> t
     value = torch.randn(shape, generator=generator)
     if name.endswith("bias"):
         return 0.02 * value
-    if len(shape) == 1 and not name.endswith(("class_embedding", "image_newline")):
+    if len(shape) == 1 and not name.endswith(("class_embedding", "newline")):
         return 1.0 + 0.1 * value
     if len(shape) == 1 or name.endswith(("embed_tokens.weight", "position_embedding.weight")):
         return 0.5 * value

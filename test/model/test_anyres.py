@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
 from transformers.image_processing_utils import select_best_resolution
@@ -19,6 +17,7 @@ from ada3d_ros.model.llava_next.anyres import (
     preprocess_anyres,
     select_pinpoint,
 )
+from test.support.llava_oracle import drawn
 
 SIDE, PATCHES = 336, 24
 SIZES = [  # (height, width)
@@ -35,13 +34,6 @@ SIZES = [  # (height, width)
     (1, 1),
     (176, 198),
 ]
-
-
-def drawn(height: int, width: int) -> npt.NDArray[np.uint8]:
-    """An image of noise on a slope of colours."""
-    noise = np.random.default_rng(height * 10_000 + width).integers(0, 64, (height, width, 3))
-    slope = np.linspace(0, 190, height)[:, None] + np.linspace(0, 1, width)[None]
-    return (noise + slope[..., None]).astype(np.uint8)
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -12,7 +12,7 @@ import torch
 
 from ada3d_ros.engine.decode import GenerationRequest, decode
 from ada3d_ros.engine.prefill import prefill
-from ada3d_ros.engine.scene_encoder import patch_tokens
+from ada3d_ros.engine.scene_encoder import encode_image
 from ada3d_ros.engine.timing import StageClock
 from ada3d_ros.lab.evaluation.field.images import image_frame
 from ada3d_ros.model.checkpoint import load_model
@@ -21,9 +21,8 @@ from ada3d_ros.model.llava_next.llava_next import LlavaNext
 from ada3d_ros.model.prompt import IMAGE_ID
 from ada3d_ros.model.random_checkpoint import write_random_checkpoint
 from ada3d_ros.types import SpatialTokens
-from test.model.test_anyres import drawn
 from test.support.checkpoints import SMALL_2D, SMALL_NEXT, convert, edit_config, new_name, old_name
-from test.support.llava_oracle import Oracle
+from test.support.llava_oracle import Oracle, drawn
 
 SEED, NEW = 5, 12
 SIZES = [  # (height, width): landscape, portrait, square, tiny, panoramas, hairs, a single pixel
@@ -47,7 +46,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def tokens_of(model: Llava3D, size: tuple[int, int]) -> SpatialTokens:
     clock = StageClock(model.device, time.perf_counter)
-    return patch_tokens(model, image_frame(drawn(*size), 0), clock)
+    return encode_image(model, image_frame(drawn(*size), 0), clock)
 
 
 def compare(model: Llava3D, oracle: Oracle, size: tuple[int, int]) -> float:
@@ -80,7 +79,7 @@ def test_all_three_layouts_of_llava_next_are_the_same_model(
     ours, theirs = actual.model.state_dict(), expected.model.state_dict()
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
-    assert ours["image_newline"].abs().sum() > 0
+    assert ours["newline"].abs().sum() > 0
 
 
 @pytest.mark.parametrize("size", SIZES)

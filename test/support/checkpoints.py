@@ -106,11 +106,10 @@ def old_name(name: str) -> str:
 def convert(folder: Path, target: Path, rename: Callable[[str], str] = new_name) -> Path:
     """A 2D checkpoint, LLaVA-1.5 or LLaVA-NeXT, in the layout of the transformers library."""
     data = config_of(folder)
-    kind: dict[str, Any] = {"model_type": "llava", "architectures": ["LlavaForConditionalGeneration"]}
+    kind: dict[str, Any] = {"model_type": "llava"}
     if "image_grid_pinpoints" in data:
         kind = {
             "model_type": "llava_next",
-            "architectures": ["LlavaNextForConditionalGeneration"],
             "use_image_newline_parameter": True,
             "image_grid_pinpoints": [size[::-1] for size in data["image_grid_pinpoints"]],
         }
@@ -122,6 +121,7 @@ def convert(folder: Path, target: Path, rename: Callable[[str], str] = new_name)
         json.dumps(
             {
                 **kind,
+                "architectures": [ARCHITECTURES[kind["model_type"]]],
                 "ignore_index": -100,
                 "image_token_index": data["vocab_size"] - 1,
                 "image_seq_length": 576,
@@ -146,6 +146,10 @@ def convert(folder: Path, target: Path, rename: Callable[[str], str] = new_name)
     return target
 
 
+ARCHITECTURES = {
+    "llava": "LlavaForConditionalGeneration",
+    "llava_next": "LlavaNextForConditionalGeneration",
+}
 TEXT_KEYS = (
     "vocab_size",
     "hidden_size",

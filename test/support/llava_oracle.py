@@ -1,4 +1,6 @@
-"""transformers' own LLaVA-1.5 and LLaVA-NeXT on a folder in its layout: logits and greedy ids."""
+"""transformers' own LLaVA-1.5 and LLaVA-NeXT on a folder in its layout: logits and greedy ids;
+images to ask them about.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +22,13 @@ from test.support.checkpoints import config_of
 
 EOS_ID = 2  # the published folders say so in generation_config.json
 Rgb = npt.NDArray[np.uint8]
+
+
+def drawn(height: int, width: int) -> Rgb:
+    """An image of noise on a slope of colours."""
+    noise = np.random.default_rng(height * 10_000 + width).integers(0, 64, (height, width, 3))
+    slope = np.linspace(0, 190, height)[:, None] + np.linspace(0, 1, width)[None]
+    return (noise + slope[..., None]).astype(np.uint8)
 
 
 class Oracle:

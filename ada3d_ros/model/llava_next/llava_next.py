@@ -6,14 +6,29 @@ Reference: transformers' LlavaNextModel; llava/model/llava_arch.py, mm_patch_mer
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import nn
 
+from ada3d_ros.model.image import ImageInput
 from ada3d_ros.model.llava3d import Llava3D
-from ada3d_ros.model.llava_next.anyres import patch_grid_of, preprocess_anyres, select_pinpoint
+from ada3d_ros.model.llava_next.anyres import (
+    PatchGrid,
+    patch_grid_of,
+    preprocess_anyres,
+    select_pinpoint,
+)
 from ada3d_ros.model.llava_next.config import LlavaNextConfig
 from ada3d_ros.model.llava_next.tokens import pack_tokens
 from ada3d_ros.types import RgbdFrame, SpatialTokens
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class AnyresInput(ImageInput):
+    """pixels (1 + crops, 3, S, S): the whole image, then its crops row by row, as `grid` says."""
+
+    grid: PatchGrid
 
 
 class LlavaNext(Llava3D):
@@ -25,25 +40,24 @@ class LlavaNext(Llava3D):
 
     def __init__(self, config: LlavaNextConfig, compat: str = "default") -> None:
         super().__init__(config, compat)
-        self.image_newline = nn.Parameter(torch.zeros(config.decoder.hidden_size))
+        self.newline = nn.Parameter(torch.zeros(config.decoder.hidden_size))
 
-    def preprocess(self, frame: RgbdFrame) -> torch.Tensor:
-        """(1 + crops, 3, S, S) float32 of the frame's colour image: itself and its crops."""
-        config, vision = self.config, self.config.vision
-        pinpoint = select_pinpoint(frame.rgb.shape[:2], config.pinpoints)
-        mean, std = vision.image_mean, vision.image_std
-        return preprocess_anyres(frame.rgb, pinpoint, vision.image_size, mean, std)
+    @property
+    def name(self) -> str:
+        return "llava_next"
 
-    def pack(self, features: torch.Tensor, frame: RgbdFrame) -> SpatialTokens:
-        """The image's tokens of the patch features (1 + crops, P, C) of `preprocess`."""
+    def prepare_image(self, frame: RgbdFrame) -> AnyresInput:
+        """The frame's colour, of any shape, whole and in the crops of the grid that fits it."""
         vision, size = self.config.vision, frame.rgb.shape[:2]
+        side, mean, std = vision.image_size, vision.image_mean, vision.image_std
         pinpoint = select_pinpoint(size, self.config.pinpoints)
-        grid = patch_grid_of(size, pinpoint, vision.image_size, vision.patches_per_side)
-        return pack_tokens(self.projector(features), grid, self.image_newline)
+        grid = patch_grid_of(size, pinpoint, side, vision.patches_per_side)
+        return AnyresInput(preprocess_anyres(frame.rgb, pinpoint, side, mean, std), grid)
 
-    def image_tokens(self, frame: RgbdFrame) -> SpatialTokens:
-        """The tokens of the frame's colour image, newlines among them."""
-        return self.pack(self.encode_views(self.preprocess(frame)), frame)
+    def image_tokens(self, features: torch.Tensor, image: ImageInput) -> SpatialTokens:
+        """The tokens of one image of its patch features (1 + crops, P, C), newlines among them."""
+        assert isinstance(image, AnyresInput)
+        return pack_tokens(self.projector(features), image.grid, self.newline)
 
     def project(self, features: torch.Tensor) -> torch.Tensor:
         return features
