@@ -55,6 +55,7 @@ from ada3d_ros.model.weight_format import WeightFormat, target_dtype
 
 logger = logging.getLogger(__name__)
 
+CHATML = b"<|im_start|>"  # a piece of tokenizers whose models are asked in another template
 TOKENIZER_KEY = "ada3d_tokenizer_sha256"  # in config.json; official checkpoints have none
 
 
@@ -161,11 +162,9 @@ def check_tokenizer_file(folder: Path, data: Mapping[str, object]) -> None:
     """Raises CheckpointError unless the tokenizer is there, and is that of config.json (`data`)."""
     tokenizer = folder / "tokenizer.model"
     if not tokenizer.is_file():
-        raise damaged(
-            tokenizer,
-            f"{folder} lacks tokenizer.model: copy it from the checkpoint (for LLaVA, that of"
-            " Vicuna).",
-        )
+        from ada3d_ros.model.folder_faults import no_tokenizer  # loaded where it is needed
+
+        raise damaged(tokenizer, no_tokenizer(folder))
     content = tokenizer.read_bytes()
     expected = data.get(TOKENIZER_KEY)
     if expected and expected != hashlib.sha256(content).hexdigest():
@@ -176,6 +175,10 @@ def check_tokenizer_file(folder: Path, data: Mapping[str, object]) -> None:
         )
     if content.startswith(POINTER):  # a checkpoint that does not say which
         raise damaged(tokenizer, f"{tokenizer} is not a sentencepiece model.")
+    if CHATML in content:
+        from ada3d_ros.model.folder_faults import other_template
+
+        raise CheckpointError(other_template(tokenizer))
 
 
 def inspect_files(config: LlavaConfig, files: Sequence[Path]) -> CheckpointInfo:

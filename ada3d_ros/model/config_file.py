@@ -64,8 +64,9 @@ def check_architecture(data: Json) -> None:
         raise CheckpointError(
             f"config.json: {', '.join(found)} is not supported: this package runs LLaVA-3D,"
             " LLaVA-1.5 and LLaVA-NeXT (v1.6) on LLaMA or Vicuna (model_type 'llava_llama', or"
-            " 'llava' and 'llava_next' as transformers writes them), not on Mistral, whose sliding"
-            " window hides tokens. Take such a checkpoint."
+            " 'llava' and 'llava_next' as transformers writes them). Of LLaVA-NeXT take"
+            " llava-v1.6-vicuna-7b or -13b: Mistral's template and the sliding window that hides"
+            " tokens from it, Yi's and Qwen's are not run."
         )
 
 

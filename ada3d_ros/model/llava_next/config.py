@@ -68,7 +68,7 @@ class LlavaNextConfig(LlavaConfig):
 def as_next(config: LlavaConfig, data: Json, is_transformers: bool) -> LlavaNextConfig:
     """What was read of any LLaVA, with what its config.json says of LLaVA-NeXT's images."""
     known = {field.name: getattr(config, field.name) for field in fields(config)}
-    known["image_aspect_ratio"] = data.get("image_aspect_ratio", ANYRES)
+    known["image_aspect_ratio"] = data.get("image_aspect_ratio", ANYRES if is_transformers else "")
     following = LlavaNextConfig(**known, pinpoints=read_pinpoints(data, is_transformers))
     return replace(following, token_cap=following.max_image_tokens)
 
