@@ -225,6 +225,7 @@ class Inventory:
 
         # Where they point.
         kept = prefix.kept(loaded.model.config.decoder.num_layers - 1)
+        kept = prefix.chosen.rows.with_place(kept)
         xyz_m = prefix.xyz_m[kept]
         floor_z_m = loaded.model.floor_of(prefix.scene.floor.z_m)
         in_world = SceneStates(

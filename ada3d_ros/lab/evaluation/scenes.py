@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -144,7 +144,8 @@ def scene_prompt(
     ids = loaded.tokenizer.encode(render_question(text, conversation))
     chosen = choose_tokens(model, scene.tokens, policy, loaded.tokenizer.encode(question)[1:])
     embeds, clicks = model.project(chosen.tokens.features), model.encode_clicks(points)
-    return model.build_prompt(ids, embeds, clicks, chosen.tokens.xyz_m), chosen
+    prompt = model.build_prompt(ids, embeds, clicks, chosen.tokens.xyz_m)
+    return replace(prompt, rows=chosen.rows), chosen
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
