@@ -30,15 +30,15 @@ KEPT = torch.cat((torch.arange(5), torch.arange(12, 30)))  # of 40: a middle and
 
 
 def masked_logits(
-    decoder: LlamaDecoder, prompt: PromptSequence, gone: torch.Tensor
+    decoder: LlamaDecoder, prompt: PromptSequence, rows: int, gone: torch.Tensor
 ) -> torch.Tensor:
-    """Of the last token, where the question's tokens do not see the spatial tokens `gone`, and the
-    scene's do: in one pass, by a mask.
+    """Of the last token, where the tokens from `rows` on do not see the spatial tokens `gone`, and
+    those before them do: in one pass, by a mask.
     """
-    start, stop = prompt.spatial_span
+    start, _ = prompt.spatial_span
     total = len(prompt.embeds)
     mask = torch.ones(total, total, dtype=torch.bool).tril()
-    mask[stop:, start + gone] = False
+    mask[rows:, start + gone] = False
 
     def attend(_: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)
