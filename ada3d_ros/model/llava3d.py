@@ -11,11 +11,10 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from ada3d_ros.errors import ConfigError, InvalidRequestError, NoFramesError, QuestionTooLongError
+from ada3d_ros.errors import ConfigError, InvalidRequestError, NoFramesError
 from ada3d_ros.geometry.voxel import to_device
 from ada3d_ros.model.config import LlavaConfig
 from ada3d_ros.model.decoder import LlamaDecoder
-from ada3d_ros.model.prompt import CLICK_ID, IMAGE_ID
 from ada3d_ros.model.spatial import (
     PointEncoder,
     cap_spatial_tokens,
@@ -23,6 +22,7 @@ from ada3d_ros.model.spatial import (
     sample_patch_points,
     sum_view,
 )
+from ada3d_ros.model.splice import splice_prompt
 from ada3d_ros.model.vision import VisionTower
 from ada3d_ros.scene.voxel_table import VoxelSums, VoxelTable
 from ada3d_ros.types import MultiViewInput, PromptSequence, SpatialTokens
@@ -136,45 +136,10 @@ class Llava3D(nn.Module):
         clicks: torch.Tensor | None = None,
         xyz_m: torch.Tensor | None = None,
     ) -> PromptSequence:
-        """The embeddings of a prompt: text, spatial tokens and clicks.
-
-        ids: of the text, each IMAGE_ID replaced by `visual` (N, D), each CLICK_ID by the next of
-        `clicks` (n, D). xyz_m (N, 3): where the visual tokens lie, kept for strategies that rank by
-        place. Raises InvalidRequestError where placeholders and embeddings differ in number,
-        QuestionTooLongError beyond config.max_length tokens (preset `reference` truncates instead).
-        """
-        # As many placeholders as there is to put in.
-        ids = list(ids)
-        num_clicks = 0 if clicks is None else clicks.shape[0]
-        _check_count("<image>", ids.count(IMAGE_ID), int(visual is not None), "image or scene")
-        _check_count("<boxes>", ids.count(CLICK_ID), num_clicks, "coordinate(s)")
-
-        # Text and clicks, one embedding each; placeholder ids are below 0.
-        token_ids = torch.tensor(ids, dtype=torch.int64)
-        embeds = self.decoder.embed(to_device(token_ids.clamp(min=0), self.device))
-        if clicks is not None:
-            clicked = torch.nonzero(token_ids == CLICK_ID)[:, 0]
-            embeds.index_copy_(0, to_device(clicked, self.device), clicks.to(embeds.dtype))
-
-        # The image or scene in the place of its placeholder.
-        start = stop = 0
-        if visual is not None:
-            start = ids.index(IMAGE_ID)
-            stop = start + visual.shape[0]
-            embeds = torch.cat((embeds[:start], visual.to(embeds.dtype), embeds[start + 1 :]))
-
-        # No longer than the model has positions.
-        limit = self.config.max_length
-        if embeds.shape[0] > limit and not self.reference:
-            raise QuestionTooLongError(
-                f"the prompt has {embeds.shape[0]} tokens ({stop - start} of them spatial), the"
-                f" model takes {limit}: ask a shorter question or keep fewer views"
-                " (keyframe.max_views)."
-            )
-        embeds, start, stop = embeds[:limit], min(start, limit), min(stop, limit)
-        positions = torch.arange(embeds.shape[0], device=self.device)
-        places = None if xyz_m is None else xyz_m[: stop - start]
-        return PromptSequence(embeds, positions, (start, stop), places)
+        """The embeddings of a prompt (`splice_prompt`); preset `reference` truncates a long one."""
+        return splice_prompt(
+            self.decoder, ids, visual, clicks, xyz_m, self.config.max_length, self.reference
+        )
 
     def _require_3d(self, what: str) -> None:
         if not self.config.has_video_tower:
@@ -183,10 +148,3 @@ class Llava3D(nn.Module):
                 f" take {what}; ask with scope LATEST_IMAGE and without coordinates, or load a"
                 " LLaVA-3D checkpoint."
             )
-
-
-def _check_count(placeholder: str, wanted: int, given: int, what: str) -> None:
-    if wanted != given:
-        raise InvalidRequestError(
-            f"the prompt has {wanted} {placeholder} placeholder(s), but {given} {what} were given."
-        )
