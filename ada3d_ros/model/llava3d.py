@@ -13,8 +13,11 @@ from torch import nn
 
 from ada3d_ros.errors import ConfigError, InvalidRequestError, NoFramesError
 from ada3d_ros.geometry.voxel import to_device
+from ada3d_ros.model.backbone import Origin
 from ada3d_ros.model.config import LlavaConfig
 from ada3d_ros.model.decoder import LlamaDecoder
+from ada3d_ros.model.image import ImageInput, patch_tokens
+from ada3d_ros.model.prompt_embeds import prompt_embeds, truncated
 from ada3d_ros.model.spatial import (
     PointEncoder,
     cap_spatial_tokens,
@@ -22,10 +25,12 @@ from ada3d_ros.model.spatial import (
     sample_patch_points,
     sum_view,
 )
-from ada3d_ros.model.splice import splice_prompt
 from ada3d_ros.model.vision import VisionTower
-from ada3d_ros.scene.voxel_table import VoxelSums, VoxelTable
-from ada3d_ros.types import MultiViewInput, PromptSequence, SpatialTokens
+from ada3d_ros.scene.floor import stand_on_floor
+from ada3d_ros.scene.keyframes import SceneSnapshot
+from ada3d_ros.scene.views import build_multiview
+from ada3d_ros.scene.voxel_table import HeldVoxels, VoxelSums, VoxelTable
+from ada3d_ros.types import MultiViewInput, PromptSequence, RgbdFrame, SpatialTokens
 
 
 class Llava3D(nn.Module):
@@ -61,11 +66,25 @@ class Llava3D(nn.Module):
     def device(self) -> torch.device:
         return self.decoder.device
 
-    def floor_of(self, floor_z_m: float) -> float:
-        """How far the world is moved down before the model sees it, the floor lying at floor_z_m: 0
-        for a model that does not care, and as the reference does.
+    @property
+    def name(self) -> str:
+        return "llava3d" if self.config.has_video_tower else "llava1.5"
+
+    def origin_of(self, scene: SceneSnapshot) -> Origin:
+        """On the floor below the world's origin; that itself for a model that does not care, and
+        as the reference does.
         """
-        return floor_z_m if self.config.floor_at_zero and not self.reference else 0.0
+        moves = self.config.floor_at_zero and not self.reference
+        return 0.0, 0.0, scene.floor.z_m if moves else 0.0
+
+    def prepare_views(self, frames: Sequence[RgbdFrame], origin_m: Origin) -> MultiViewInput:
+        """Views of the tower's size. Raises NoFramesError."""
+        x, y, z = origin_m
+        vision, compat = self.config.vision, "reference" if self.reference else "default"
+        moved = stand_on_floor(frames, z, (x, y))
+        return build_multiview(
+            moved, vision.image_size, compat, vision.image_mean, vision.image_std
+        )
 
     def encode_views(self, pixels: torch.Tensor) -> torch.Tensor:
         """Patch features (V, P, C) of normalised pixels (V, 3, S, S).
@@ -74,7 +93,7 @@ class Llava3D(nn.Module):
         """
         return self.vision(to_device(pixels, self.device))
 
-    def sum_views(self, features: torch.Tensor, views: MultiViewInput) -> list[VoxelSums]:
+    def view_parts(self, features: torch.Tensor, views: MultiViewInput) -> list[VoxelSums]:
         """What each view adds to a scene: patch features (V, P, C) summed per voxel.
 
         views: the geometry of the same views, on the CPU. Raises InvalidRequestError for a 2D-only
@@ -87,6 +106,15 @@ class Llava3D(nn.Module):
             sum_view(patches, xyz, embedding, size, keep_invalid=self.reference)
             for patches, xyz in zip(features, points, strict=True)
         ]
+
+    def new_table(self) -> VoxelTable:
+        return VoxelTable()
+
+    def new_tokens(self, table: VoxelTable, held: HeldVoxels) -> tuple[SpatialTokens, HeldVoxels]:
+        """The voxels that are new since a prefix was made of `held`, by their means of now."""
+        new, held = table.new_voxels(held)
+        sums = table.sums.at(new)
+        return mean_tokens(sums, self.decoder.dtype, self.config.voxel_size_m), held
 
     def spatial_tokens(self, table: VoxelTable) -> SpatialTokens:
         """Spatial tokens of the views in the table, at most config.token_cap.
@@ -107,10 +135,17 @@ class Llava3D(nn.Module):
         Raises InvalidRequestError for a 2D-only model, NoFramesError if no patch of any view has a
         depth reading.
         """
-        table = VoxelTable()
-        for name, sums in enumerate(self.sum_views(features, views)):
+        table = self.new_table()
+        for name, sums in enumerate(self.view_parts(features, views)):
             table.add(name, sums)
         return self.spatial_tokens(table)
+
+    def prepare_image(self, frame: RgbdFrame) -> ImageInput:
+        return ImageInput.square(frame, self.config.vision, self.config.image_aspect_ratio)
+
+    def image_tokens(self, features: torch.Tensor, image: ImageInput) -> SpatialTokens:
+        """The patches (1, P, C) of one image."""
+        return patch_tokens(features[0])
 
     def project(self, features: torch.Tensor) -> torch.Tensor:
         """Vision features (N, C), pooled or of one image, to decoder embeddings (N, D)."""
@@ -136,10 +171,17 @@ class Llava3D(nn.Module):
         clicks: torch.Tensor | None = None,
         xyz_m: torch.Tensor | None = None,
     ) -> PromptSequence:
-        """The embeddings of a prompt (`splice_prompt`); preset `reference` truncates a long one."""
-        return splice_prompt(
-            self.decoder, ids, visual, clicks, xyz_m, self.config.max_length, self.reference
-        )
+        """The embeddings of a prompt: text, spatial tokens and clicks.
+
+        ids: of the text, each IMAGE_ID replaced by `visual` (N, D), each CLICK_ID by the next of
+        `clicks` (n, D). xyz_m (N, 3): where the visual tokens lie, kept for strategies that rank by
+        place. Raises InvalidRequestError where placeholders and embeddings differ in number,
+        QuestionTooLongError beyond config.max_length tokens (preset `reference` truncates instead).
+        """
+        limit = self.config.max_length
+        if self.reference:
+            return truncated(prompt_embeds(self.decoder, ids, visual, clicks, xyz_m), limit)
+        return prompt_embeds(self.decoder, ids, visual, clicks, xyz_m, limit)
 
     def _require_3d(self, what: str) -> None:
         if not self.config.has_video_tower:

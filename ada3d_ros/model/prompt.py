@@ -173,6 +173,12 @@ class Tokenizer:
                 ids += [self.eos_id, *self._encode_continued(text)]
         return ids
 
+    def encode_question(
+        self, question: str, template: str = "llava_v1", with_image: bool = True
+    ) -> list[int]:
+        """Ids of the prompt of a checked question, as `render_question` writes it."""
+        return self.encode(render_question(question, template, with_image))
+
     def _encode_continued(self, text: str) -> list[int]:
         """Ids without sentencepiece's leading space."""
         # Encoded after a newline, which merges with nothing and is taken off again.

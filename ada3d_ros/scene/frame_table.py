@@ -64,6 +64,7 @@ class FrameTable:
 
     @property
     def frames(self) -> tuple[FrameTokens, ...]:
+        """The frames that are in, in the order they came."""
         return tuple(self._frames.values())
 
     @property

@@ -66,10 +66,10 @@ def check_video3dllm(folder: Path) -> Iterator[Row]:
     case = Video3DCase(folder)
     label, scene = folder.name, case.data.get("scene", {})
     if "sample_ids" in case.inputs and {"n_total_frames", "num_frames"} <= scene.keys():
-        ours = spread_frames(scene["n_total_frames"], scene["num_frames"])
-        yield exact(label, "sample_ids", ours, case.inputs["sample_ids"].tolist())
+        frames = spread_frames(scene["n_total_frames"], scene["num_frames"])
+        yield exact(label, "sample_ids", frames, case.inputs["sample_ids"].tolist())
 
-    ours = dict[str, torch.Tensor]()
+    ours: Tensors = {}
     parts = _encode(case, ours)
     _run_prompt(case, parts, ours)
     if "ground_input_ids" in case.inputs:

@@ -6,7 +6,7 @@ Sizes and parameters come from the folder: config.json (`vision_config`, `geomet
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,13 +69,13 @@ def video3d_config(data: Mapping[str, Any], has_heads: bool = True) -> Video3DCo
                 hidden_act=vision["hidden_act"],
                 layer_norm_eps=vision["layer_norm_eps"],
                 select_layer=vision["layers_used"],
-                image_mean=tuple(vision["image_mean"]),
-                image_std=tuple(vision["image_std"]),
+                image_mean=_triple(vision["image_mean"]),
+                image_std=_triple(vision["image_std"]),
             ),
             voxel_size_m=mm["voxel_size"],
             max_length=mm["tokenizer_model_max_length"],
-            min_xyz_m=tuple(map(float, mm["min_xyz_range"])),
-            max_xyz_m=tuple(map(float, mm["max_xyz_range"])),
+            min_xyz_m=_triple(mm["min_xyz_range"]),
+            max_xyz_m=_triple(mm["max_xyz_range"]),
             coord_margin_px=data["geometry"]["coord_crop_margin"],
             coord_id=mm["coord_token_ids"][0],
             ground_id=mm["ground_token_ids"][0] if has_heads else -1,
@@ -89,6 +89,11 @@ def video3d_config(data: Mapping[str, Any], has_heads: bool = True) -> Video3DCo
         if geometry.get(name, value) != value:
             raise SourceError(f"config.json: geometry.{name} is {geometry[name]}, ours {value}.")
     return config
+
+
+def _triple(values: Sequence[float]) -> tuple[float, float, float]:
+    x, y, z = map(float, values)
+    return x, y, z
 
 
 def load_recorded(config: Video3DConfig, weights: Tensors) -> Video3DLLM:

@@ -5,17 +5,19 @@ Nothing here generates text (engine/) or reads files. Reference: llava/model/lla
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import nn
 
 from ada3d_ros.errors import ConfigError, InvalidRequestError, NoFramesError
 from ada3d_ros.geometry.voxel import to_device
+from ada3d_ros.model.backbone import Origin
 from ada3d_ros.model.decoder import LlamaDecoder
-from ada3d_ros.model.splice import splice_prompt
-from ada3d_ros.model.video3dllm.config import Triple, Video3DConfig
+from ada3d_ros.model.image import ImageInput, patch_grid
+from ada3d_ros.model.prompt_embeds import prompt_embeds, truncated
+from ada3d_ros.model.video3dllm.config import Video3DConfig
 from ada3d_ros.model.video3dllm.geometry import (
     SquareViews,
     build_square_views,
@@ -33,10 +35,9 @@ from ada3d_ros.model.video3dllm.tokens import (
     say_left_out,
 )
 from ada3d_ros.model.video3dllm.vision import SiglipTower
-from ada3d_ros.scene.frame_table import FrameTable
+from ada3d_ros.scene.frame_table import FrameTable, FrameTokens, HeldFrames
+from ada3d_ros.scene.keyframes import SceneSnapshot
 from ada3d_ros.types import PromptSequence, RgbdFrame, SpatialTokens
-
-log = logging.getLogger(__name__)
 
 
 class Video3DLLM(nn.Module):
@@ -45,8 +46,6 @@ class Video3DLLM(nn.Module):
     compat `reference` keeps cells without depth and beyond the range, and truncates long prompts,
     as Video-3D-LLM does; `default` (the geometry's preset `robot`) does not.
     """
-
-    name = "video3dllm"
 
     def __init__(self, config: Video3DConfig, compat: str = "default") -> None:
         super().__init__()
@@ -70,9 +69,22 @@ class Video3DLLM(nn.Module):
     def device(self) -> torch.device:
         return self.decoder.device
 
+    @property
+    def name(self) -> str:
+        return "video3dllm"
+
     # -- a scene
 
-    def prepare_views(self, frames: Sequence[RgbdFrame], origin_m: Triple) -> SquareViews:
+    def origin_of(self, scene: SceneSnapshot) -> Origin:
+        """On the floor below the camera of the epoch's first keyframe: the model counts voxels from
+        there, and knows those of scenes that lie around its origin. The world's own under preset
+        `reference`.
+        """
+        if self.reference:
+            return 0.0, 0.0, 0.0
+        return *scene.anchor_xy_m, scene.floor.z_m if self.config.floor_at_zero else 0.0
+
+    def prepare_views(self, frames: Sequence[RgbdFrame], origin_m: Origin) -> SquareViews:
         """Square views of frames in a world whose origin is origin_m; see `build_square_views`."""
         return build_square_views(frames, origin_m, self.config, self.reference)
 
@@ -115,38 +127,43 @@ class Video3DLLM(nn.Module):
         """
         frames = table.frames
         if not any(map(len, frames)):
-            left_out = say_left_out(frames, self.config) or "there is no view."
+            grounded = cast(tuple[GroundedFrame, ...], frames)
+            left_out = say_left_out(grounded, self.config) or "there is no view."
             raise NoFramesError(
                 f"nothing of the scene can be seen: {left_out} Check the depth topic, its unit and"
                 " depth.min_m / depth.max_m."
             )
-        tokens, device = table.tokens(), self.device
-        return SpatialTokens(
-            tokens.features,
-            to_device(tokens.xyz_m, device),
-            to_device(tokens.num_patches, device),
-            self.config.voxel_size_m,
-        )
+        return self._in_memory(table.tokens())
+
+    def new_tokens(self, table: FrameTable, held: HeldFrames) -> tuple[SpatialTokens, HeldFrames]:
+        """The frames that came since a prefix was made of `held`: exactly what follows it."""
+        new, held = table.new_frames(held)
+        width, device = self.config.decoder.hidden_size, self.device
+        nothing = torch.zeros(0, width, dtype=self.decoder.dtype, device=device)
+        none = FrameTokens(nothing, torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64))
+        return self._in_memory(table.tokens(new) if new else none), held
+
+    def _in_memory(self, tokens: FrameTokens) -> SpatialTokens:
+        places = to_device(tokens.xyz_m, self.device)
+        patches = to_device(tokens.num_patches, self.device)
+        return SpatialTokens(tokens.features, places, patches, self.config.voxel_size_m)
 
     # -- one image
 
-    def prepare_image(self, frame: RgbdFrame) -> torch.Tensor:
-        """The frame's colour image, (1, 3, S, S)."""
-        return square_pixels(frame.rgb, self.config)[None]
+    def prepare_image(self, frame: RgbdFrame) -> ImageInput:
+        return ImageInput(square_pixels(frame.rgb, self.config)[None])
 
-    def image_tokens(self, features: torch.Tensor) -> SpatialTokens:
-        """The cells of one image's patch features (1, P, C), without places in the world: xyz_m is
-        (column, row, 0). The reference takes no image without depth.
+    def image_tokens(self, features: torch.Tensor, image: ImageInput) -> SpatialTokens:
+        """The cells of one image's patch features (1, P, C), without a sine embedding, newlines
+        after each row. The reference takes no image without depth.
         """
         side = self.config.cells_per_side
         pooled = pool_patches(self.projector(features), side)[0].unflatten(0, (side, side))
         rows, has_place = rows_with_newlines(pooled, self.newline.to(pooled.dtype))
-        row, column = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
         xyz_m = torch.full((len(has_place), 3), torch.nan)
-        grid = torch.stack((column, row, torch.zeros_like(row)), dim=-1)
-        xyz_m[has_place] = grid.flatten(0, 1).float()
+        xyz_m[has_place] = patch_grid(side * side)
         places = to_device(has_place.to(torch.int64), self.device)
-        return SpatialTokens(rows, to_device(xyz_m, self.device), places, 1.0)
+        return SpatialTokens(rows, to_device(xyz_m, self.device), places, voxel_size_m=1.0)
 
     # -- the prompt
 
@@ -185,17 +202,11 @@ class Video3DLLM(nn.Module):
         clicks: torch.Tensor | None = None,
         xyz_m: torch.Tensor | None = None,
     ) -> PromptSequence:
-        """The embeddings of a prompt (`splice_prompt`); preset `reference` truncates a long one."""
-        return splice_prompt(
-            self.decoder,
-            ids,
-            visual,
-            clicks,
-            xyz_m,
-            self.config.max_length,
-            self.reference,
-            click_token="<coord>",
-        )
+        """As Llava3D.build_prompt; CLICK_ID stands for `<coord>`."""
+        limit = self.config.max_length
+        if self.reference:
+            return truncated(prompt_embeds(self.decoder, ids, visual, clicks, xyz_m), limit)
+        return prompt_embeds(self.decoder, ids, visual, clicks, xyz_m, limit)
 
     # -- grounding
 

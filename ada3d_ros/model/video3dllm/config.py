@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ada3d_ros.errors import CheckpointError
-from ada3d_ros.model.config import DecoderConfig, VisionConfig
+from ada3d_ros.model.config import BackboneConfig, DecoderConfig, VisionConfig
 
 QWEN2_7B = DecoderConfig(
     vocab_size=151649,
@@ -23,6 +23,7 @@ QWEN2_7B = DecoderConfig(
     max_positions=32768,
     bos_id=151643,
     eos_id=151645,
+    qkv_bias=True,
 )
 SIGLIP_SO400M = VisionConfig(
     hidden_size=1152,
@@ -41,8 +42,8 @@ Triple = tuple[float, float, float]
 
 
 @dataclass(frozen=True, slots=True)
-class Video3DConfig:
-    """The whole model.
+class Video3DConfig(BackboneConfig):
+    """A Video-3D-LLM.
 
     voxel_size_m, min_xyz_m, max_xyz_m: how a place becomes a voxel of the sine embedding, in the
     model's world, whose floor lies at z = 0. coord_id: the token that a place in a question is
@@ -52,11 +53,8 @@ class Video3DConfig:
 
     decoder: DecoderConfig = QWEN2_7B
     vision: VisionConfig = SIGLIP_SO400M
-    has_video_tower: bool = True
     voxel_size_m: float = 0.1
     max_length: int = 32768
-    random_weights: bool = False
-    floor_at_zero: bool = True
     min_xyz_m: Triple = (-15.0, -15.0, -5.0)
     max_xyz_m: Triple = (15.0, 15.0, 5.0)
     coord_margin_px: int = 6
@@ -89,7 +87,6 @@ class Video3DConfig:
         """Side of the window of pixels whose mean place a token gets."""
         return (self.vision.image_size - self.coord_margin_px) // self.cells_per_side
 
-    @property
-    def tokens_per_frame(self) -> int:
-        """With a newline after each row; fewer where cells have no depth."""
-        return self.cells_per_side * (self.cells_per_side + 1)
+    def max_spatial_tokens(self, max_views: int) -> int:
+        """A newline after each row of every view; fewer where cells have no depth."""
+        return max_views * self.cells_per_side * (self.cells_per_side + 1)

@@ -133,7 +133,7 @@ def build_recorded_views(views: RecordedViews, config: Video3DConfig) -> SquareV
     pixels, points = [], []
     for view, (rgb, raw) in enumerate(zip(views.rgb, views.depth, strict=True)):
         square = square_of((raw.shape[1], raw.shape[0]), side, portrait=False)
-        depth_m = torch.from_numpy((raw.astype(np.float64) / views.depth_scale)).float()
+        depth_m = torch.from_numpy(raw.astype(np.float64) / views.depth_scale).float()
         pixels.append(_normalised(rgb, square, config))
         points.append(square_points(depth_m.nan_to_num(), K[view], T[view], square))
     return SquareViews(torch.stack(pixels), torch.stack(points), T)
@@ -176,8 +176,6 @@ def square_pixels(rgb: npt.NDArray[np.uint8], config: Video3DConfig) -> torch.Te
     return _normalised(rgb, square_of(size, config.vision.image_size, portrait=True), config)
 
 
-def _normalised(
-    rgb: npt.NDArray[np.uint8], square: Square, config: Video3DConfig
-) -> torch.Tensor:
+def _normalised(rgb: npt.NDArray[np.uint8], square: Square, config: Video3DConfig) -> torch.Tensor:
     vision = config.vision
     return normalise_color(crop_color(rgb, square), vision.image_mean, vision.image_std)

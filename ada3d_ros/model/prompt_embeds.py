@@ -1,4 +1,4 @@
-"""A prompt's embeddings: text, with a scene's tokens and clicked points in their places."""
+"""The embeddings of a prompt: text, spatial tokens and clicks, whatever the model."""
 
 from __future__ import annotations
 
@@ -13,36 +13,31 @@ from ada3d_ros.model.prompt import CLICK_ID, IMAGE_ID
 from ada3d_ros.types import PromptSequence
 
 
-def splice_prompt(
+def prompt_embeds(
     decoder: LlamaDecoder,
     ids: Sequence[int],
     visual: torch.Tensor | None,
-    clicks: torch.Tensor | None,
-    xyz_m: torch.Tensor | None,
-    max_length: int,
-    truncate: bool,
-    click_token: str = "<boxes>",
+    clicks: torch.Tensor | None = None,
+    xyz_m: torch.Tensor | None = None,
+    limit: int | None = None,
 ) -> PromptSequence:
-    """The embeddings of a prompt: text, spatial tokens and clicks.
-
-    ids: of the text, each IMAGE_ID replaced by `visual` (N, D), each CLICK_ID by the next of
+    """ids: of the text, each IMAGE_ID replaced by `visual` (N, D), each CLICK_ID by the next of
     `clicks` (n, D). xyz_m (N, 3): where the visual tokens lie, kept for strategies that rank by
-    place. truncate: a longer prompt loses its end. click_token: as the model writes CLICK_ID.
-    Raises InvalidRequestError where placeholders and embeddings differ in number,
-    QuestionTooLongError beyond max_length tokens.
+    place. Raises InvalidRequestError where placeholders and embeddings differ in number,
+    QuestionTooLongError beyond `limit` tokens.
     """
     # As many placeholders as there is to put in.
     ids = list(ids)
     num_clicks = 0 if clicks is None else clicks.shape[0]
     _check_count("<image>", ids.count(IMAGE_ID), int(visual is not None), "image or scene")
-    _check_count(click_token, ids.count(CLICK_ID), num_clicks, "coordinate(s)")
+    _check_count("<boxes>", ids.count(CLICK_ID), num_clicks, "coordinate(s)")
 
     # Text and clicks, one embedding each; placeholder ids are below 0.
-    token_ids = torch.tensor(ids, dtype=torch.int64)
-    embeds = decoder.embed(to_device(token_ids.clamp(min=0), decoder.device))
+    token_ids, device = torch.tensor(ids, dtype=torch.int64), decoder.device
+    embeds = decoder.embed(to_device(token_ids.clamp(min=0), device))
     if clicks is not None:
         clicked = torch.nonzero(token_ids == CLICK_ID)[:, 0]
-        embeds.index_copy_(0, to_device(clicked, decoder.device), clicks.to(embeds.dtype))
+        embeds.index_copy_(0, to_device(clicked, device), clicks.to(embeds.dtype))
 
     # The image or scene in the place of its placeholder.
     start = stop = 0
@@ -52,16 +47,21 @@ def splice_prompt(
         embeds = torch.cat((embeds[:start], visual.to(embeds.dtype), embeds[start + 1 :]))
 
     # No longer than the model has positions.
-    if embeds.shape[0] > max_length and not truncate:
+    if limit is not None and embeds.shape[0] > limit:
         raise QuestionTooLongError(
             f"the prompt has {embeds.shape[0]} tokens ({stop - start} of them spatial), the"
-            f" model takes {max_length}: ask a shorter question or keep fewer views"
+            f" model takes {limit}: ask a shorter question or keep fewer views"
             " (keyframe.max_views)."
         )
-    embeds, start, stop = embeds[:max_length], min(start, max_length), min(stop, max_length)
-    positions = torch.arange(embeds.shape[0], device=decoder.device)
-    places = None if xyz_m is None else xyz_m[: stop - start]
-    return PromptSequence(embeds, positions, (start, stop), places)
+    positions = torch.arange(embeds.shape[0], device=device)
+    return PromptSequence(embeds, positions, (start, stop), xyz_m)
+
+
+def truncated(prompt: PromptSequence, limit: int) -> PromptSequence:
+    """The first `limit` tokens, as LLaVA's reference cuts a long prompt."""
+    start, stop = (min(end, limit) for end in prompt.spatial_span)
+    places = None if prompt.xyz_m is None else prompt.xyz_m[: stop - start]
+    return PromptSequence(prompt.embeds[:limit], prompt.positions[:limit], (start, stop), places)
 
 
 def _check_count(placeholder: str, wanted: int, given: int, what: str) -> None:
