@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from ada3d_ros.asking.route import Abilities, routed
 from ada3d_ros.config import AgentConfig
 from ada3d_ros.engine.answer import build_answer
+from ada3d_ros.engine.budget import budget_for_deadline, keep_ratios
 from ada3d_ros.engine.cache_report import CacheReport
 from ada3d_ros.engine.deadline import LatencyModel
 from ada3d_ros.engine.decode import free_decoding
@@ -29,9 +30,7 @@ from ada3d_ros.engine.memory_plan import plan_workload
 from ada3d_ros.engine.prefix_cache import PrefixCache
 from ada3d_ros.engine.query_context import (
     QueryContext,
-    budget_for_deadline,
     encode_scene,
-    keep_ratios,
     prefill_pruned,
     select_context,
     timed_prompt,

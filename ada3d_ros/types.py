@@ -171,6 +171,11 @@ class SpatialTokens:
                 f"SpatialTokens: {count} features, xyz_m {xyz}, num_patches {patches}."
             )
 
+    def at(self, index: torch.Tensor) -> SpatialTokens:
+        """Those of index (n,) int64, in its order."""
+        features, xyz_m, patches = self.features[index], self.xyz_m[index], self.num_patches[index]
+        return SpatialTokens(features, xyz_m, patches, self.voxel_size_m)
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class PromptSequence:

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ada3d_ros.model.backbone import Backbone
 from ada3d_ros.model.decoder import LlamaDecoder
-from ada3d_ros.model.llava3d import Llava3D
 from ada3d_ros.pruning.cost import DecoderShape
 from ada3d_ros.pruning.policy import Policy
 from ada3d_ros.pruning.ranking import question_relevance
-from ada3d_ros.pruning.strategy import Candidates, LayerPruner, patch_grid
+from ada3d_ros.pruning.strategy import Candidates, LayerPruner
 from ada3d_ros.scene.keyframes import SceneSnapshot
 from ada3d_ros.types import NAN, PromptSequence, SpatialTokens
 
@@ -76,7 +76,7 @@ class SceneContext:
 
 @torch.inference_mode()
 def choose_tokens(
-    model: Llava3D, tokens: SpatialTokens, policy: Policy, question_ids: Sequence[int] = ()
+    model: Backbone, tokens: SpatialTokens, policy: Policy, question_ids: Sequence[int] = ()
 ) -> ChosenTokens:
     """The strategy's choice among all spatial tokens; all of them where it has no part before the
     language model.
@@ -109,15 +109,6 @@ def choose_tokens(
         choice.merge(tokens.features), choice.merge(tokens.xyz_m), patches, tokens.voxel_size_m
     )
     return ChosenTokens(chosen, choice.kept, total)
-
-
-def image_tokens(features: torch.Tensor) -> SpatialTokens:
-    """The patches (P, C) of one image as tokens: patch coordinates stand in for places, a patch for
-    a voxel.
-    """
-    count = features.shape[0]
-    ones = torch.ones(count, dtype=torch.int64, device=features.device)
-    return SpatialTokens(features, patch_grid(count, features.device), ones, voxel_size_m=1.0)
 
 
 def pruner_for(

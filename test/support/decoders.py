@@ -14,12 +14,13 @@ from ada3d_ros.config import from_flat
 from ada3d_ros.config.pruning import PruningConfig
 from ada3d_ros.model.config import DecoderConfig
 from ada3d_ros.model.decoder import LlamaDecoder
+from ada3d_ros.model.image import patch_grid
 from ada3d_ros.pruning.calibration import Calibration, write_calibration
 from ada3d_ros.pruning.cost import DecoderShape
 from ada3d_ros.pruning.information import Masses
 from ada3d_ros.pruning.policy import Policy
 from ada3d_ros.pruning.schedule import Curve
-from ada3d_ros.pruning.strategy import Candidates, patch_grid
+from ada3d_ros.pruning.strategy import Candidates
 from ada3d_ros.types import PromptSequence
 
 LAYERS = 8
