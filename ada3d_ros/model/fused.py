@@ -79,8 +79,9 @@ class FusedLinears(nn.Module):
     def _parameters_of_layers(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
         """Weights and biases in the order of the names; no biases where the layers have none."""
         layers = [cast(nn.Linear, self.get_submodule(name)) for name in self.names]
-        biases: list[nn.Parameter | None] = [getattr(layer, "bias", None) for layer in layers]
-        return [layer.weight for layer in layers], [bias for bias in biases if bias is not None]
+        found: list[nn.Parameter | None] = [getattr(layer, "bias", None) for layer in layers]
+        weights = [cast(nn.Parameter, layer.weight) for layer in layers]
+        return weights, [bias for bias in found if bias is not None]
 
     def _are_at(self, weights: list[nn.Parameter], biases: list[nn.Parameter]) -> bool:
         places = tuple(w.data_ptr() for w in weights), tuple(b.data_ptr() for b in biases)
