@@ -5,6 +5,7 @@ Nothing here generates text (engine/) or reads files. Reference: llava/model/lla
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import cast
 
@@ -39,6 +40,8 @@ from ada3d_ros.scene.frame_table import FrameTable, FrameTokens, HeldFrames
 from ada3d_ros.scene.keyframes import SceneSnapshot
 from ada3d_ros.types import PromptSequence, RgbdFrame, SpatialTokens
 
+log = logging.getLogger(__name__)
+
 
 class Video3DLLM(nn.Module):
     """The model.
@@ -64,6 +67,7 @@ class Video3DLLM(nn.Module):
         self.decoder = LlamaDecoder(config.decoder)
         self.newline = nn.Parameter(torch.zeros(width))
         self.ground = GroundHeads(config) if config.ground_id >= 0 else None
+        self._said = ""  # what has no token in the scene, as it was logged
 
     @property
     def device(self) -> torch.device:
@@ -95,27 +99,11 @@ class Video3DLLM(nn.Module):
 
     def view_parts(self, features: torch.Tensor, views: SquareViews) -> list[GroundedFrame]:
         """What each view adds to a scene: patch features (V, P, C) of the views, as tokens."""
-        config = self.config
         patches = self.projector(features)
-        pooled = pool_patches(patches, config.cells_per_side)
-        cells_m = mean_points(views.points_m, config.cells_per_side, config.cell_px)
-        parts = []
-        for view in range(len(patches)):
-            tokens, holes, beyond = frame_tokens(
-                pooled[view], cells_m[view], self.newline, config, keep_all=self.reference
-            )
-            parts.append(
-                GroundedFrame(
-                    tokens.features,
-                    tokens.xyz_m,
-                    tokens.num_patches,
-                    patches[view],
-                    views.points_m[view],
-                    0 if self.reference else holes,
-                    0 if self.reference else beyond,
-                )
-            )
-        return parts
+        return [
+            frame_tokens(own, points_m, self.newline, self.config, keep_all=self.reference)
+            for own, points_m in zip(patches, views.points_m, strict=True)
+        ]
 
     def new_table(self) -> FrameTable:
         return FrameTable()
@@ -125,14 +113,17 @@ class Video3DLLM(nn.Module):
 
         Raises NoFramesError if no cell of any frame has a place.
         """
-        frames = table.frames
+        frames = cast(tuple[GroundedFrame, ...], table.frames)
+        left_out = say_left_out(frames, self.config)
         if not any(map(len, frames)):
-            grounded = cast(tuple[GroundedFrame, ...], frames)
-            left_out = say_left_out(grounded, self.config) or "there is no view."
             raise NoFramesError(
-                f"nothing of the scene can be seen: {left_out} Check the depth topic, its unit and"
-                " depth.min_m / depth.max_m."
+                f"nothing of the scene can be seen: {left_out or 'there is no view.'} Check the"
+                " depth topic, its unit and depth.min_m / depth.max_m."
             )
+        if left_out not in ("", self._said):
+            is_beyond = any(frame.num_beyond for frame in frames)
+            log.log(logging.WARNING if is_beyond else logging.INFO, left_out)
+        self._said = left_out
         return self._in_memory(table.tokens())
 
     def new_tokens(self, table: FrameTable, held: HeldFrames) -> tuple[SpatialTokens, HeldFrames]:

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from ada3d_ros.geometry.voxel import to_device
 from ada3d_ros.model.video3dllm.config import Video3DConfig
+from ada3d_ros.model.video3dllm.geometry import mean_points
 from ada3d_ros.scene.frame_table import FrameTokens
 
 WAVELENGTH = 10000.0
@@ -96,31 +97,35 @@ def rows_with_newlines(
 
 
 def frame_tokens(
-    pooled: torch.Tensor,
-    cells_m: torch.Tensor,
+    patches: torch.Tensor,
+    points_m: torch.Tensor,
     newline: torch.Tensor,
     config: Video3DConfig,
     keep_all: bool,
-) -> tuple[FrameTokens, int, int]:
-    """The tokens of one frame, the number of its holes, and of its cells beyond the range.
+) -> GroundedFrame:
+    """The tokens of one frame.
 
-    pooled (m * m, D) in the model's dtype; cells_m (m, m, 3) float32 on the CPU, NaN for a hole;
-    newline (D,). keep_all (preset `reference`): every cell has a token, on the range's border where
-    it lies outside.
+    patches (P, D) in the model's dtype, projected; points_m (S, S, 3) float32 on the CPU, NaN where
+    there is no reading; newline (D,). keep_all (preset `reference`): every cell has a token, on the
+    range's border where it lies outside.
     """
     # Which cells have a token.
-    known = torch.isfinite(cells_m).all(dim=-1)
-    inside = is_in_range(cells_m, config)
+    side = config.cells_per_side
+    cells_m = mean_points(points_m[None], side, config.cell_px)[0]
+    known, inside = torch.isfinite(cells_m).all(dim=-1), is_in_range(cells_m, config)
     kept = torch.ones_like(known) if keep_all else inside
-    holes, beyond = int((~known).sum()), int((known & ~inside).sum())
+    holes, beyond = int((~known & ~kept).sum()), int((known & ~kept).sum())
 
     # Their features with their places, row by row.
-    places = to_device(embed_places(cells_m.nan_to_num(), pooled.shape[-1], config), pooled.device)
-    embedded = (pooled + places.flatten(0, 1).to(pooled.dtype)).unflatten(0, cells_m.shape[:2])
-    features, has_place = rows_with_newlines(embedded, newline.to(pooled.dtype), kept)
+    cells = pool_patches(patches[None], side)[0].unflatten(0, (side, side))
+    places = embed_places(cells_m.nan_to_num(), cells.shape[-1], config)
+    cells = cells + to_device(places, cells.device).to(cells.dtype)
+    features, has_place = rows_with_newlines(cells, newline.to(cells.dtype), kept)
     xyz_m = torch.full((len(has_place), 3), torch.nan)
     xyz_m[has_place] = cells_m[kept]
-    return FrameTokens(features, xyz_m, has_place.to(torch.int64)), holes, beyond
+    return GroundedFrame(
+        features, xyz_m, has_place.to(torch.int64), patches, points_m, holes, beyond
+    )
 
 
 def say_left_out(frames: Sequence[GroundedFrame], config: Video3DConfig) -> str:
