@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from ada3d_ros.asking.route import Abilities, routed
 from ada3d_ros.config import AgentConfig
 from ada3d_ros.engine.answer import build_answer
+from ada3d_ros.engine.budget import budget_for_deadline, keep_ratios
 from ada3d_ros.engine.cache_report import CacheReport
 from ada3d_ros.engine.deadline import LatencyModel
 from ada3d_ros.engine.decode import free_decoding
@@ -29,9 +30,7 @@ from ada3d_ros.engine.memory_plan import plan_workload
 from ada3d_ros.engine.prefix_cache import PrefixCache
 from ada3d_ros.engine.query_context import (
     QueryContext,
-    budget_for_deadline,
     encode_scene,
-    keep_ratios,
     prefill_pruned,
     select_context,
     timed_prompt,
@@ -300,6 +299,10 @@ class Ada3DPipeline(ScenePipeline):
 
             with suppress(NotGroundedError):
                 opened = self._open_detected(question, hooks)
+                if self.config.detector.proposals and self.model.model.scores_proposals:
+                    everything = tuple(each.box for each in opened.objects().objects)
+                    asked = replace(question, phrase=phrase, proposals=everything)
+                    return self._score(asked, hooks)
                 named = objects_named(opened)
                 may_choose = self.config.detector.proposals and self.model.head is not None
                 if may_choose and len(named) > 1:
@@ -308,6 +311,14 @@ class Ada3DPipeline(ScenePipeline):
                         return chosen
                 return answer_with_boxes(opened, named)
         return self._point(question, phrase, hooks)
+
+    @on_model_device
+    @with_memory_fallbacks
+    def _score(self, question: Question, hooks: AskHooks) -> Answer:
+        """The model's choice among the proposals, by its own ground heads."""
+        from ada3d_ros.grounding.from_ground_heads import ground_among_proposals  # few have them
+
+        return ground_among_proposals(*self.open_query(question, hooks))
 
     def _point(
         self, question: Question, phrase: str, hooks: AskHooks, among: tuple[Box3D, ...] = ()

@@ -174,6 +174,11 @@ class SpatialTokens:
                 f"SpatialTokens: {count} features, xyz_m {xyz}, num_patches {patches}."
             )
 
+    def at(self, index: torch.Tensor) -> SpatialTokens:
+        """Those of index (n,) int64, in its order."""
+        features, xyz_m, patches = self.features[index], self.xyz_m[index], self.num_patches[index]
+        return SpatialTokens(features, xyz_m, patches, self.voxel_size_m)
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class PromptSequence:
@@ -227,6 +232,7 @@ class GroundingMethod(IntEnum):
     HEAD = 2  # grounding decoder
     RELEVANCE = 3  # training-free relevance peak
     DETECTOR = 4  # a 2D detector, lifted by depth
+    PROPOSAL = 5  # a proposed box that the model's own ground heads chose
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from ada3d_ros.engine import memory_fallback, query_context
+from ada3d_ros.engine.budget import keep_ratios
 from ada3d_ros.engine.deadline import FACTORS, LatencyModel
-from ada3d_ros.engine.query_context import keep_ratios
 from ada3d_ros.engine.scene_prefix import ScenePrefix
 from ada3d_ros.engine.scene_pruning import ScenePruning
 from ada3d_ros.model.llava3d import Llava3D
@@ -35,7 +35,7 @@ def teach(pipeline: Ada3DPipeline, seconds_at: dict[float, float]) -> None:
 
     All of it before the first token, however the cached scene is pruned.
     """
-    latency, voxels = LatencyModel(), cache_of(pipeline).encoder.num_voxels
+    latency, voxels = LatencyModel(), cache_of(pipeline).encoder.table.num_tokens
     for mode, (share, seconds) in itertools.product(CACHED, seconds_at.items()):
         latency.record(timed_answer(share * voxels, seconds, 0.0, 0.0, 8, mode))
     pipeline.latency = latency

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from ada3d_ros.config import AgentConfig, from_flat
-from ada3d_ros.engine.emitted_text import raise_coordinates
+from ada3d_ros.engine.emitted_text import move_coordinates
 from ada3d_ros.lab.world.generated import GeneratedRoom, generate_room
 from ada3d_ros.model.startup import embedded_model_path
 from ada3d_ros.pipeline import Ada3DPipeline
@@ -229,4 +229,4 @@ def test_a_checkpoint_says_whether_it_wants_the_floor_at_zero(
     ],
 )
 def test_coordinates_in_a_text_are_moved(text: str, moved: str) -> None:
-    assert raise_coordinates(text, -1.5) == moved
+    assert move_coordinates(text, (0.0, 0.0, -1.5)) == moved

@@ -53,7 +53,7 @@ OLD_NAMES = (
     OldName(r"_begin", "`start_build`", "engine/"),
     OldName(r"_?serve_soon", "`ensure_usable`"),
     OldName(r"_?meet", "`on_scene_change`", "engine/"),
-    OldName(r"_?catch_up", "`append_new_voxels`"),
+    OldName(r"_?catch_up", "`append_new_tokens`"),
     OldName(r"_?(front|back)", "`active`, `pending`"),
     OldName(r"_?work_ahead", "`run_background_step`"),
     OldName(r"_?nudged?", "`notify`"),

@@ -12,10 +12,11 @@ import pytest
 
 from ada3d_ros import grounding as ground
 from ada3d_ros.engine import answer as answer_module
-from ada3d_ros.engine import batch, decode, query_context, scene_encoder, streaming, together
+from ada3d_ros.engine import batch, decode, query_context, streaming, together
 from ada3d_ros.engine.scene_prefix import ScenePrefix
 from ada3d_ros.errors import CanceledError
 from ada3d_ros.grounding import from_attention
+from ada3d_ros.model import llava3d
 from ada3d_ros.model.llava3d import Llava3D
 from ada3d_ros.pipeline import Ada3DPipeline
 from ada3d_ros.types import Answer, AskHooks, Question
@@ -59,9 +60,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> MovedClock:
 
         monkeypatch.setattr(where, name, called)
 
-    slow(scene_encoder, "build_multiview", PREPROCESS)
+    slow(llava3d, "build_multiview", PREPROCESS)
     slow(Llava3D, "encode_views", VISION)
-    slow(Llava3D, "sum_views", SUM)
+    slow(Llava3D, "view_parts", SUM)
     slow(Llava3D, "spatial_tokens", POOL)
     slow(Llava3D, "project", PROJECT)
     slow(query_context, "build_prompt", PROMPT)

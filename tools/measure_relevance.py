@@ -23,7 +23,6 @@ from ada3d_ros.lab.results import write_results
 from ada3d_ros.lab.world.generated import generate_room
 from ada3d_ros.lab.world.questions import make_questions
 from ada3d_ros.model.checkpoint import LoadedModel, load_model
-from ada3d_ros.model.prompt import render_question
 from ada3d_ros.model.startup import embedded_model_path
 from ada3d_ros.scene.views import build_multiview
 from ada3d_ros.types import SpatialTokens
@@ -34,7 +33,7 @@ FIRST_SEED = 5000
 
 def attended(loaded: LoadedModel, tokens: SpatialTokens, phrase: str) -> torch.Tensor:
     """Shares (layers, N) of the phrase's attention, measured as grounding by attention does."""
-    ids = loaded.tokenizer.encode(render_question(GROUNDING_PROMPT.format(phrase=phrase)))
+    ids = loaded.tokenizer.encode_question(GROUNDING_PROMPT.format(phrase=phrase))
     prompt = loaded.model.build_prompt(
         ids, loaded.model.project(tokens.features), None, tokens.xyz_m
     )

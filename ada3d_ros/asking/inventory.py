@@ -227,10 +227,8 @@ class Inventory:
         kept = prefix.kept(loaded.model.config.decoder.num_layers - 1)
         kept = prefix.chosen.rows.with_place(kept)
         xyz_m = prefix.xyz_m[kept]
-        floor_z_m = loaded.model.floor_of(prefix.scene.floor.z_m)
-        in_world = SceneStates(
-            prefix.final_states(), xyz_m + xyz_m.new_tensor((0.0, 0.0, floor_z_m))
-        )
+        origin_m = xyz_m.new_tensor(loaded.model.origin_of(prefix.scene))
+        in_world = SceneStates(prefix.final_states(), xyz_m + origin_m)
         limits = SearchLimits(MAX_BOXES_A_NAME, config.objects.min_score, faint=True)
         pointed = point_at_each(loaded.head.head, states, in_world, names, limits)
 

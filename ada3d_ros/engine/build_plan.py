@@ -10,7 +10,7 @@ from ada3d_ros.config import AgentConfig
 from ada3d_ros.engine.scene_build import ScenePruner
 from ada3d_ros.errors import ConfigError, RequestError
 from ada3d_ros.model.checkpoint import LoadedModel
-from ada3d_ros.model.prompt import IMAGE_ID, check_question, render_question
+from ada3d_ros.model.prompt import IMAGE_ID, check_question
 from ada3d_ros.pruning.allocation import Allocation, allocate, uses_curve
 from ada3d_ros.pruning.cost import DecoderShape, PromptSizes
 from ada3d_ros.pruning.policy import NOMINAL_SPATIAL, NOMINAL_TEXT, Policy, traits_of
@@ -118,7 +118,7 @@ def plan_build(
     ranking = scene_ranking(config.cache, config.pruning.seed, queries)
     prompts = []
     for text in prompts_of(config) if ranking.rides == "prompts" else ():
-        ids = loaded.tokenizer.encode(render_question(text, config.model.conversation))
+        ids = loaded.tokenizer.encode_question(text, config.model.conversation)
         behind = torch.tensor(ids[ids.index(IMAGE_ID) + 1 :], device=loaded.model.device)
         prompts.append(loaded.model.decoder.embed(behind))
     return ScenePruner(allocation, ranking, tuple(prompts), config.pruning.n_min)

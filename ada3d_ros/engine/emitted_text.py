@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from ada3d_ros.model.backbone import Origin
 from ada3d_ros.model.coordinates import LENGTHS
 from ada3d_ros.model.prompt import CONTROL_TOKENS, NO_CONTROLS, ROLES
 
@@ -17,35 +18,38 @@ _GROUP = re.compile(r"\[([^\[\]]{5,200})\]")
 _NUMBER = re.compile(r"\s*[+-]?(\d+\.?(\d*)|\.(\d+))([eE][+-]?\d+)?\s*")
 
 
-def clean_text(text: str, up_m: float) -> str:
+def clean_text(text: str, origin_m: Origin) -> str:
     """`text` as it may be read: without control characters, and control tokens, also where the
-    removal of one leaves another behind; its coordinates moved up by `up_m`, from the model's world
-    to the world frame.
+    removal of one leaves another behind; its coordinates moved from the model's world, which begins
+    at `origin_m`, to the world frame.
     """
     text = text.translate(NO_CONTROLS)
     while (cleaned := _STEERS.sub("", text)) != text:
         text = cleaned
-    return raise_coordinates(text, up_m) if up_m else text
+    return move_coordinates(text, origin_m) if any(origin_m) else text
 
 
-def end_of_settled(text: str, start: int, up_m: float) -> int:
+def end_of_settled(text: str, start: int, origin_m: Origin) -> int:
     """How much of a cleaned text that goes on stays as it is; from `start` on nothing is out."""
     held = _OPEN.search(text, start)
     stop = held.start() if held else len(text)
-    return min(stop, end_before_open_group(text)) if up_m else stop
+    return min(stop, end_before_open_group(text)) if any(origin_m) else stop
 
 
-def raise_coordinates(text: str, by_m: float) -> str:
-    """The text with its points and boxes, [x, y, z] and longer groups of numbers, moved up."""
+def move_coordinates(text: str, by_m: Origin) -> str:
+    """The text with its points and boxes, [x, y, z] and longer groups of numbers, moved."""
 
     def moved(match: re.Match[str]) -> str:
         parts = match.group(1).split(",")
         numbers = [_NUMBER.fullmatch(part) for part in parts]
-        if len(parts) not in LENGTHS or numbers[2] is None or not all(numbers):
+        if len(parts) not in LENGTHS or not all(numbers):
             return match.group(0)
-        decimals = max(3, len(numbers[2][2] or numbers[2][3] or ""))
-        z_m = round(float(parts[2]) + by_m, decimals) + 0.0  # no -0.000
-        parts[2] = f" {z_m:.{decimals}f}"
+        for axis, by in enumerate(by_m):
+            number = numbers[axis]
+            if by and number is not None:
+                decimals = max(3, len(number[2] or number[3] or ""))
+                value_m = round(float(parts[axis]) + by, decimals) + 0.0  # no -0.000
+                parts[axis] = f"{' ' if axis else ''}{value_m:.{decimals}f}"
         return "[" + ",".join(parts) + "]"
 
     return _GROUP.sub(moved, text)

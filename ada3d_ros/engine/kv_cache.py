@@ -148,6 +148,15 @@ class KVCache:
             KVCache.append(cache, layer, *buffer[:, :, :, :length])
         return cache
 
+    def at(self, rows: Sequence[torch.Tensor], reserve: int) -> Self:
+        """A cache of its own that holds of each layer the tokens rows (n_i,) int64, with room for
+        `reserve` more a layer.
+        """
+        cache = type(self)(len(self._lengths), reserve)
+        for layer, (buffer, index) in enumerate(zip(self.buffers, rows, strict=True)):
+            KVCache.append(cache, layer, *buffer.index_select(3, index))
+        return cache
+
     def copy_to(self, layer: int, buffer: torch.Tensor) -> None:
         """Write the layer's keys and values into the first places of `buffer` (2, B, G, capacity,
         d), in its number format.
@@ -260,6 +269,11 @@ class Int8KVCache(KVCache):
     def copied(self, reserve: int) -> Self:
         cache = super().copied(reserve)
         cache.scales, cache._dtype = self.scales.copied(reserve), self._dtype
+        return cache
+
+    def at(self, rows: Sequence[torch.Tensor], reserve: int) -> Self:
+        cache = super().at(rows, reserve)
+        cache.scales, cache._dtype = self.scales.at(rows, reserve), self._dtype
         return cache
 
     def set_lengths(self, lengths: Sequence[int]) -> None:

@@ -19,7 +19,7 @@ from ada3d_ros.engine.timing import on_device
 from ada3d_ros.errors import QuestionTooLongError
 from ada3d_ros.model.checkpoint import LoadedModel
 from ada3d_ros.model.decoder import attention_mask
-from ada3d_ros.model.prompt import IMAGE_ID, render_question
+from ada3d_ros.model.prompt import IMAGE_ID
 
 
 @torch.inference_mode()
@@ -65,5 +65,5 @@ def question_states(
 
 def _tokens_after_scene(loaded: LoadedModel, text: str, conversation: str) -> torch.Tensor:
     """Token ids (T,) int64 of a question's prompt after its scene placeholder."""
-    ids = loaded.tokenizer.encode(render_question(text, conversation))
+    ids = loaded.tokenizer.encode_question(text, conversation)
     return torch.tensor(ids[ids.index(IMAGE_ID) + 1 :], dtype=torch.int64)

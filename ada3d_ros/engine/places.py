@@ -5,7 +5,7 @@ the last layer holds; the head's strongest peak gives a box, its centre goes thr
 encoder, in the place of the token's embedding. All of it stays on the device: nothing waits.
 
 N spatial tokens of hidden size D; places are in the model's world (the world moved down by
-`QueryContext.floor_z_m`), in metres.
+`QueryContext.origin_m`), in metres.
 """
 
 from __future__ import annotations

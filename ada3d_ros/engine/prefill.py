@@ -24,7 +24,8 @@ from ada3d_ros.types import NAN, PromptSequence
 @dataclass(frozen=True, eq=False, slots=True)
 class FinalStates:
     """Normed hidden states after the last layer: query (D,) of the last prompt token, spatial (N,
-    D) of the tokens kept to the end that have a place.
+    D) of the tokens kept to the end that have a place; none (0, D) of a cached scene made without
+    them.
     """
 
     query: torch.Tensor
@@ -142,7 +143,8 @@ def prefill_question(
     walk.run(visitor)
     states, held = None, prefix.held
     if with_states:
-        spatial, rows = prefix.final_states(), prefix.chosen.rows
+        spatial = prefix.final_states() if prefix.options.with_states else walk.hidden[0, :0]
+        rows = prefix.chosen.rows
         kept = rows.with_place(walk.kept_per_layer[-1])
         if held is None and len(kept) < len(spatial):
             spatial = spatial[kept if rows.plain else rows.number[kept]]

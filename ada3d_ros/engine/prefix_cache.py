@@ -29,8 +29,9 @@ from ada3d_ros.engine.scene_pruning import ScenePruning
 from ada3d_ros.engine.timing import StageClock
 from ada3d_ros.engine.token_selection import SceneContext
 from ada3d_ros.errors import Ada3DError
+from ada3d_ros.model.backbone import Origin
 from ada3d_ros.model.checkpoint import LoadedModel
-from ada3d_ros.model.prompt import IMAGE_ID, render_question
+from ada3d_ros.model.prompt import IMAGE_ID
 from ada3d_ros.pruning.cost import PromptSizes
 from ada3d_ros.pruning.policy import Policy
 from ada3d_ros.pruning.queries_file import BY_QUERIES
@@ -71,7 +72,7 @@ class PrefixCache:
         self._config: AgentConfig | None = None
         self._policy: Policy | None = None
         self._key: tuple[Any, ...] = ()  # what a prefix must agree in to serve
-        self._place = -1, 0.0  # epoch of the scene, and height of its floor
+        self._place: tuple[int, Origin] = -1, (0.0, 0.0, 0.0)  # epoch of the scene, and its origin
         self._version = (-1, -1)  # of the scene
         self._changed_at = now()
         self._asked: StageClock | None = None  # of the question that was served last
@@ -145,11 +146,16 @@ class PrefixCache:
             check()
             self._build_chunk(scene, clock)
         with clock.stage("scene_s"):
-            self._append_new_voxels(self.active, scene)
-            while not self.active.ready:
-                check()
-                self.active.step()
+            self._pass_waiting(self.active, check)
+            self._append_new_tokens(self.active, scene)
+            self._pass_waiting(self.active, check)
         self._note_if_caught_up(scene)
+
+    @staticmethod
+    def _pass_waiting(active: PrefixEntry, check: Callable[[], None]) -> None:
+        while not active.ready:
+            check()
+            active.step()
 
     # -- between questions
 
@@ -186,7 +192,7 @@ class PrefixCache:
                     self.active.step()
                     self._note_if_caught_up(scene)
                     return True
-                if self._append_new_voxels(self.active, scene):
+                if self._append_new_tokens(self.active, scene):
                     self._note_if_caught_up(scene)
                     return True
                 if self.state is PrefixState.READY or not self._rebuild_is_due(self.active):
@@ -249,8 +255,8 @@ class PrefixCache:
         self._key = key
 
     def _on_scene_change(self, scene: SceneSnapshot) -> None:
-        """Forget another scene, or one whose floor moved; note when this one changes."""
-        place = scene.state.epoch, self._loaded.model.floor_of(scene.floor.z_m)
+        """Forget another scene, or one whose origin moved; note when this one changes."""
+        place = scene.state.epoch, self._loaded.model.origin_of(scene)
         if place != self._place:
             self._place = place
             self.forget()
@@ -262,7 +268,7 @@ class PrefixCache:
         active = self.active
         if self.state is not PrefixState.STALE or active is None:
             return
-        current = active.scene.version == scene.version and active.ordered and active.ready
+        current = active.scene.version == scene.version and active.in_order and active.ready
         if current and self._stale_share(active) == 0.0:
             self.transition(PrefixEvent.CAUGHT_UP)
 
@@ -303,7 +309,7 @@ class PrefixCache:
             chosen = self._pruning.choose(loaded.model, tokens, policy, scene.version, ())
         with clock.stage("spatial_s"):
             embeds = loaded.model.project(chosen.tokens.features)
-        ids = loaded.tokenizer.encode(render_question("", config.model.conversation))
+        ids = loaded.tokenizer.encode_question("", config.model.conversation)
         prompt = loaded.model.build_prompt(
             ids[: ids.index(IMAGE_ID) + 1], embeds, None, chosen.tokens.xyz_m
         )
@@ -343,12 +349,12 @@ class PrefixCache:
             self.pending = None
             self.transition(PrefixEvent.BUILD_ABANDONED)
 
-    def _append_new_voxels(self, active: PrefixEntry, scene: SceneSnapshot) -> bool:
-        """Append the voxels that the scene has and the prefix lacks; whether any were due."""
+    def _append_new_tokens(self, active: PrefixEntry, scene: SceneSnapshot) -> bool:
+        """Append what the scene has and the prefix lacks; whether any was due."""
         if active.scene.version == scene.version:
             return False
         model = self._loaded.model
-        appended = active.append_new_voxels(self.encoder.table, model, scene, RESERVED_TOKENS)
+        appended = active.append_new_tokens(self.encoder.table, model, scene, RESERVED_TOKENS)
         self._appends += appended
         return appended
 

@@ -11,22 +11,22 @@ import torch
 
 from ada3d_ros.config import AgentConfig
 from ada3d_ros.engine.build_plan import prunes_at_build, scene_size
-from ada3d_ros.engine.deadline import FACTORS, LatencyModel
 from ada3d_ros.engine.memory_fallback import MemoryFallback
 from ada3d_ros.engine.prefill import PrefillOutput, prefill, prefill_question
 from ada3d_ros.engine.prefix_cache import PrefixCache
-from ada3d_ros.engine.scene_encoder import SceneEncoder, patch_tokens
+from ada3d_ros.engine.scene_encoder import SceneEncoder, encode_image
 from ada3d_ros.engine.scene_prefix import ScenePrefix
 from ada3d_ros.engine.scene_pruning import ScenePruning
 from ada3d_ros.engine.timing import StageClock
 from ada3d_ros.engine.token_selection import ChosenTokens, SceneContext
-from ada3d_ros.errors import ConfigError, QuestionTooLongError
+from ada3d_ros.errors import QuestionTooLongError
+from ada3d_ros.model.backbone import Origin
 from ada3d_ros.model.checkpoint import LoadedModel
+from ada3d_ros.model.coordinates import Point
 from ada3d_ros.model.prompt import (
     MAX_PROMPT_CHARS,
     check_question,
     parse_coordinates,
-    render_question,
 )
 from ada3d_ros.pruning.policy import Policy
 from ada3d_ros.pruning.schedule import UnreachableBudgetError
@@ -52,8 +52,8 @@ class QueryContext:
     """A question, and the model, scene, settings and clock of its time.
 
     policy, pruning: what prunes its spatial tokens, and what is kept for that between questions;
-    exact: answer from the scene as it is, not from one a little behind. floor_z_m: the model's
-    world, in which tokens and clicks lie, is the world moved down by this.
+    exact: answer from the scene as it is, not from one a little behind. origin_m: where in the
+    world frame the model's world begins, in which tokens and clicks lie.
     """
 
     loaded: LoadedModel
@@ -72,20 +72,22 @@ class QueryContext:
     points: bool = field(init=False)  # the grounding head answers it
     with_states: bool = field(init=False)  # it needs them, or may point before it speaks
     max_new_tokens: int = field(init=False)
-    floor_z_m: float = field(init=False)
+    origin_m: Origin = field(init=False)
 
     def __post_init__(self) -> None:
         question, in_scene = self.question, self.question.scope is Scope.SCENE
         limit = question.max_new_tokens or self.config.generation.max_new_tokens
         headed = in_scene and self.loaded.head is not None
         points, config = bool(question.phrase) and headed, self.loaded.model.config
+        # Ground heads compare proposals with the state of the last token.
+        scores = bool(question.proposals) and self.loaded.model.scores_proposals
         asked = headed and self.config.question.point
         places = asked and max(config.point_id, config.egocentric_point_id) >= 0
         object.__setattr__(self, "in_scene", in_scene)
         object.__setattr__(self, "points", points)
-        object.__setattr__(self, "with_states", points or places)
+        object.__setattr__(self, "with_states", points or places or scores)
         object.__setattr__(self, "max_new_tokens", limit)
-        object.__setattr__(self, "floor_z_m", self.loaded.model.floor_of(self.scene.floor.z_m))
+        object.__setattr__(self, "origin_m", self.loaded.model.origin_of(self.scene))
 
     @property
     def as_configured(self) -> bool:
@@ -94,7 +96,15 @@ class QueryContext:
 
     def in_world(self, xyz_m: torch.Tensor) -> torch.Tensor:
         """Points (..., 3) of the model's world in the world frame."""
-        return xyz_m + xyz_m.new_tensor((0.0, 0.0, self.floor_z_m)) if self.floor_z_m else xyz_m
+        return xyz_m + xyz_m.new_tensor(self.origin_m) if any(self.origin_m) else xyz_m
+
+    def in_model(self, point: Point) -> Point:
+        """A point of the world frame in the model's world, to the millimetre."""
+        x, y, z = (
+            round(at - begin, 3) if begin else at
+            for at, begin in zip(point, self.origin_m, strict=True)
+        )
+        return x, y, z
 
 
 # -- steps 1 and 2: from the scene to what the question is answered from
@@ -110,7 +120,7 @@ def encode_scene(query: QueryContext, encoder: SceneEncoder) -> SpatialTokens:
     query.hooks.on_stage(Stage.ENCODING)
     if not query.in_scene:
         frame = query.scene.keyframes[-1].frame
-        return patch_tokens(query.loaded.model, frame, query.clock)
+        return encode_image(query.loaded.model, frame, query.clock)
     if query.scene.version != encoder.version:
         encoder.update(query.scene, query.clock, query.hooks.check)
     if query.fallback.view_share < 1.0:
@@ -256,51 +266,7 @@ def thin(scene: SceneSnapshot, share: float) -> SceneSnapshot:
     kept = tuple(scene.keyframes[total - 1 - i * total // count] for i in reversed(range(count)))
     stamps = [keyframe.frame.stamp_ns for keyframe in kept]
     state = SceneState(count, scene.state.epoch, scene.state.version, min(stamps), max(stamps))
-    return SceneSnapshot(kept, state, scene.floor)
-
-
-def keep_ratios(policy: Policy, pruning: ScenePruning) -> list[float]:
-    """The keep ratios, falling from the policy's own, that its strategy can meet; that one alone
-    where another setting decides.
-    """
-    if policy.fixed_by or not (policy.pre_llm or policy.in_llm):
-        return [policy.keep_ratio]
-    met = []
-    for factor in FACTORS:
-        try:
-            lower = Policy.from_config(policy.config, round(factor * policy.keep_ratio, 6))
-            pruning.check_policy(lower)
-        except ConfigError:  # below what a request may ask, or what the strategy reaches
-            continue
-        met.append(lower.keep_ratio)
-    return met or [policy.keep_ratio]
-
-
-def budget_for_deadline(
-    query: QueryContext, tokens: SpatialTokens, cache: PrefixCache, latency: LatencyModel
-) -> QueryContext:
-    """The question under the largest keep ratio, up to its own, that should keep its deadline with
-    the time that is left; itself where nothing is to choose.
-
-    Where the cached scene serves its own ratio, it is built first. Raises as `select_context`.
-    """
-    policy, deadline_s, clock = query.policy, query.question.deadline_s, query.clock
-    whole = query.in_scene and query.fallback.view_share == 1.0
-    ratios = keep_ratios(policy, query.pruning) if whole else []
-    if len(ratios) < 2:
-        return query
-
-    # Each ratio, and the mode that it is answered in.
-    total, budgets = len(tokens.features), []
-    placed = rows_of(tokens).num_placed
-    for ratio in ratios:
-        lower = replace(query, policy=replace(policy, keep_ratio=ratio))
-        budgets.append((ratio, planned_mode(lower, placed, cache.active)))
-    if budgets[0][1] != "paper":
-        cache.ensure_usable(query)
-    left_s = deadline_s - clock.elapsed_s()
-    ratio = latency.choose(budgets, total, left_s, query.max_new_tokens)
-    return replace(query, policy=replace(policy, keep_ratio=ratio))
+    return SceneSnapshot(kept, state, scene.floor, scene.anchor_xy_m)
 
 
 # -- steps 3 and 4: the prompt, and its prefill
@@ -317,13 +283,10 @@ def build_prompt(
     loaded, model = query.loaded, query.loaded.model
     words = query.question.text if text is None else text
     text, clicked = parse_coordinates(check_question(words, MAX_PROMPT_CHARS))
-    ids = loaded.tokenizer.encode(render_question(text, query.config.model.conversation))
-    points = [(x, y, round(z - query.floor_z_m, 3)) for x, y, z in clicked]
-    clicks = model.encode_clicks(points) if points else None
+    ids = loaded.tokenizer.encode_question(text, query.config.model.conversation)
+    clicks = model.encode_clicks([query.in_model(point) for point in clicked]) if clicked else None
     prompt = model.build_prompt(ids, context.embeds, clicks, context.chosen.tokens.xyz_m)
-    start, stop = prompt.spatial_span
-    if stop - start == len(context.embeds):  # not cut at the model's end
-        prompt = replace(prompt, rows=context.chosen.rows)
+    prompt = context.chosen.in_prompt(prompt)
     length, limit = prompt.embeds.shape[0], model.config.decoder.max_positions
     if query.config.pruning.pre_positions == "original" and not model.reference:
         prompt = replace(prompt, positions=context.chosen.positions(prompt))

@@ -1,10 +1,9 @@
 """From keyframes to spatial tokens: each keyframe passes the vision tower once, alone.
 
 So the tokens are the same, bit for bit, whether keyframes were encoded one by one as they came or
-all at a question, and whether others were kept meanwhile. Their places are in the model's world,
-whose floor lies at 0 where the model wants it; when the floor in force moves, all are encoded anew.
-Preset `reference` is the exception:
-there one view's intrinsics serve all, so that a changed scene is encoded anew.
+all at a question, and whether others were kept meanwhile. Their places are in the model's world
+(Backbone.origin_of); when its origin moves, all are encoded anew. LLaVA-3D's preset `reference` is
+the exception: there one view's intrinsics serve all, so that a changed scene is encoded anew.
 """
 
 from __future__ import annotations
@@ -14,35 +13,27 @@ from collections.abc import Callable, Sequence
 import torch
 
 from ada3d_ros.engine.timing import StageClock
-from ada3d_ros.engine.token_selection import image_tokens
-from ada3d_ros.model.llava3d import Llava3D
-from ada3d_ros.scene.floor import stand_on_floor
+from ada3d_ros.model.backbone import Backbone, Origin
 from ada3d_ros.scene.keyframes import SceneSnapshot
-from ada3d_ros.scene.views import build_multiview, preprocess_color
-from ada3d_ros.scene.voxel_table import VoxelTable
+from ada3d_ros.scene.scene_table import SceneTable
 from ada3d_ros.types import Keyframe, RgbdFrame, SpatialTokens
 
 
 class SceneEncoder:
-    """The keyframes of one scene in one model, as sums per voxel. Used by the thread that owns the
-    model alone.
+    """The keyframes of one scene in one model, in the table that it wants. Used by the thread that
+    owns the model alone.
     """
 
-    def __init__(self, model: Llava3D) -> None:
+    def __init__(self, model: Backbone) -> None:
         self.model = model
-        self.table = VoxelTable()
+        self.table: SceneTable = model.new_table()
         self._tokens: tuple[int, SpatialTokens] | None = None  # of a revision of the table
-        self._place = -1, 0.0  # epoch of the scene, and height of its floor
+        self._place: tuple[int, Origin] = -1, (0.0, 0.0, 0.0)  # epoch of the scene, and its origin
         self.version: tuple[int, int] | None = None  # of the scene that is held in whole
-
-    @property
-    def num_voxels(self) -> int:
-        """Voxels seen, an upper bound of the spatial tokens."""
-        return len(self.table.sums) if self.table.views else 0
 
     def follow(self, scene: SceneSnapshot) -> list[Keyframe]:
         """Take out keyframes that the scene keeps no more; those of it that are not encoded yet."""
-        place = scene.state.epoch, self.model.floor_of(scene.floor.z_m)
+        place = scene.state.epoch, self.model.origin_of(scene)
         if place != self._place:
             self._place = place
             self._clear()
@@ -85,36 +76,25 @@ class SceneEncoder:
             return self.model.spatial_tokens(self.table.of_views(indices))
 
     def _clear(self) -> None:
-        self.table, self._tokens, self.version = VoxelTable(), None, None
+        self.table, self._tokens, self.version = self.model.new_table(), None, None
 
     @torch.inference_mode()
     def _add(self, keyframes: Sequence[Keyframe], clock: StageClock) -> None:
-        vision = self.model.config.vision
-        compat = "reference" if self.model.reference else "default"
+        frames = [keyframe.frame for keyframe in keyframes]
         with clock.stage("preprocess_s"):
-            frames = stand_on_floor([keyframe.frame for keyframe in keyframes], self._place[1])
-            mean, std = vision.image_mean, vision.image_std
-            views = build_multiview(frames, vision.image_size, compat, mean, std)
+            views = self.model.prepare_views(frames, self._place[1])
         with clock.stage("vision_s"):
             features = self.model.encode_views(views.pixels)
         with clock.stage("spatial_s"):
-            for keyframe, sums in zip(
-                keyframes, self.model.sum_views(features, views), strict=True
-            ):
-                self.table.add(keyframe.index, sums)
+            parts = self.model.view_parts(features, views)
+            for keyframe, part in zip(keyframes, parts, strict=True):
+                self.table.add(keyframe.index, part)
 
 
 @torch.inference_mode()
-def patch_tokens(model: Llava3D, frame: RgbdFrame, clock: StageClock) -> SpatialTokens:
-    """The patches of the frame's colour image, without 3D."""
-    config, vision = model.config, model.config.vision
+def encode_image(model: Backbone, frame: RgbdFrame, clock: StageClock) -> SpatialTokens:
+    """The spatial tokens of the frame's colour image, without 3D."""
     with clock.stage("preprocess_s"):
-        pixels = preprocess_color(
-            frame.rgb,
-            vision.image_size,
-            vision.image_mean,
-            vision.image_std,
-            config.image_aspect_ratio,
-        )
+        image = model.prepare_image(frame)
     with clock.stage("vision_s"):
-        return image_tokens(model.encode_views(pixels[None])[0])
+        return model.image_tokens(model.encode_views(image.pixels), image)

@@ -18,13 +18,12 @@ from ada3d_ros.engine.kv_cache import Int8KVCache, KVCache
 from ada3d_ros.engine.scene_build import PrunedPass, ScenePruner, SceneTokens
 from ada3d_ros.engine.token_selection import ChosenTokens, SceneContext
 from ada3d_ros.errors import QuestionTooLongError
+from ada3d_ros.model.backbone import Backbone
 from ada3d_ros.model.decoder import LlamaDecoder
-from ada3d_ros.model.llava3d import Llava3D
-from ada3d_ros.model.spatial import mean_tokens
 from ada3d_ros.pruning.cost import DecoderShape, LayerWork, build_macs
 from ada3d_ros.pruning.question_queries import RecordedQueries
 from ada3d_ros.scene.keyframes import SceneSnapshot
-from ada3d_ros.scene.voxel_table import VoxelTable, ascending_order, find_voxels
+from ada3d_ros.scene.scene_table import HeldScene, SceneTable
 from ada3d_ros.types import PromptSequence, SpatialTokens
 
 
@@ -71,6 +70,7 @@ class ScenePrefix:
         whole = 0 if pruner is not None else max(stop - options.chunk_tokens, 0)
         self._capacity = whole + options.reserve
         self.positions = prompt.positions[:stop]  # (start + N,) int64, as the tokens stand
+        self._num_cut = 0  # tokens whose positions nothing takes any more
         if options.original_positions:
             self.positions = self.chosen.positions(prompt)[:stop]
         if self.next_position >= decoder.config.max_positions:
@@ -113,7 +113,7 @@ class ScenePrefix:
         """Of what follows the first `count` spatial tokens, the others not being there."""
         if self.options.original_positions:
             count = self.chosen.num_before_selection
-        return self.start + count
+        return self.start + count + self._num_cut
 
     @property
     def xyz_m(self) -> torch.Tensor:
@@ -227,6 +227,37 @@ class ScenePrefix:
         self.tokens, self.chosen, self.scene = joined, chosen, scene
         self.embeds, self._waiting, self.positions = all_embeds, waiting, positions
 
+    @torch.inference_mode()
+    def cut(self, kept: torch.Tensor) -> None:
+        """Go on with the spatial tokens kept (n,) int64 ascending of the N: the others' keys and
+        values go, what came after them stays as it was, its positions too.
+        """
+        assert self.ready
+        kept = kept.to(self.embeds.device)
+        new_index = torch.full((len(self.embeds),), -1, device=kept.device)
+        new_index[kept] = torch.arange(len(kept), device=kept.device)
+        system = torch.arange(self.start, device=kept.device)
+        rows, held = [], []  # of each layer
+        for layer in range(self.decoder.config.num_layers):
+            index = new_index[self.kept(layer)]
+            stays = torch.nonzero(index >= 0)[:, 0]
+            rows.append(torch.cat((system, self.start + stays)))
+            held.append(index[stays])
+        self.crop()
+        cache = self.cache.at(rows, self.options.reserve)
+        with_state = rows[-1] if self.held is None else rows[-1][self.start :] - self.start
+        states = [torch.cat(self._states)[with_state]] if self._states else []
+        tokens, count = self.chosen.tokens.at(kept), len(kept)
+        chosen = ChosenTokens(tokens, torch.arange(count, device=kept.device), count)
+        positions = self.positions[torch.cat((system, self.start + kept))]
+        # All at once, since memory may end above.
+        self._num_cut += len(self.embeds) - count
+        self.held = None if self.held is None else tuple(held)
+        self.cache, self._states, self.head_keys = cache, states, None
+        self.tokens, self.chosen, self.embeds = tokens, chosen, self.embeds[kept]
+        self.positions, self.lengths = positions, cache.lengths
+        self._passed = self.start + count
+
     def final_states(self) -> torch.Tensor:
         """Normed states (n_L, D) of the spatial tokens with a place that the last layer keeps; of a
         prefix made with them alone.
@@ -246,65 +277,52 @@ class ScenePrefix:
 
 
 class PrefixEntry(ScenePrefix):
-    """A prefix and the state of the voxels it was made of: coords (V, 3) int64 ascending, and the
-    table's revision (V,) at each.
+    """A prefix and what of its scene it was made of.
 
-    whole: all voxels are tokens of the prefix, neither capped nor chosen from; ordered: in voxel
-    order, nothing was appended.
+    whole: all that the scene has are tokens of the prefix, neither capped nor chosen from.
     """
 
-    coords: torch.Tensor
-    revisions: torch.Tensor
+    made_of: HeldScene
     whole: bool
-    ordered: bool
-    _known: tuple[int, int, float] | None  # table's revision, voxels held, and what came of it
 
-    def hold(self, table: VoxelTable, selected: bool) -> None:
-        """Note that it was made of these voxels. selected: only some of them became tokens."""
-        self.coords = table.sums.coords
-        self.revisions = torch.full_like(table.changed, table.revision)
+    @property
+    def in_order(self) -> bool:
+        """Whether its tokens stand as those of a prefix made anew would."""
+        return self.made_of.in_order
+
+    def hold(self, table: SceneTable, selected: bool) -> None:
+        """Note that it was made of the table. selected: only some of its tokens were taken."""
+        self.made_of = table.hold()
         total = self.chosen.num_before_selection
-        self.whole = not selected and len(self.embeds) == len(table.sums) == total
-        self.ordered, self._known = True, None
+        self.whole = not selected and len(self.embeds) == table.num_tokens == total
 
-    def stale_share(self, table: VoxelTable) -> float:
-        """Share of the voxels, held or there now, that are not held as they are now."""
-        state = table.revision, len(self.coords)
-        if self._known is None or self._known[:2] != state:
-            self._known = (*state, self._count_stale(table))
-        return self._known[2]
+    def stale_share(self, table: SceneTable) -> float:
+        """Share of what is held or there now that is not held as it is now."""
+        return table.stale_share(self.made_of)
 
     @torch.inference_mode()
-    def append_new_voxels(
-        self, table: VoxelTable, model: Llava3D, scene: SceneSnapshot, reserve: int
+    def append_new_tokens(
+        self, table: SceneTable, model: Backbone, scene: SceneSnapshot, reserve: int
     ) -> bool:
-        """Append the table's voxels that are not held; False where there is no way or no room.
+        """Append what the table has and the prefix lacks, after frames that are gone were cut out
+        where the model's form allows it; False where there is no way or no room.
 
-        reserve: positions kept free after them. Voxels held already keep their earlier means.
+        reserve: positions kept free after them. What is held already stays as it was.
         """
-        now, config = table.sums.coords, model.config
-        new = torch.nonzero(find_voxels(self.coords, now) < 0)[:, 0]
         # Only a prefix that holds the whole scene can grow, and only as far as the prompt has room.
+        if not self.whole:
+            return False
+        if self.ready and (left := table.without_gone(self.made_of)) is not None:
+            kept, made_of = left
+            self.cut(kept)
+            self.made_of = made_of
+        tokens, made_of = model.new_tokens(table, self.made_of)
+        config, count = model.config, len(tokens.features)
         room = min(
             config.token_cap - len(self.embeds), config.max_length - self.next_position - reserve
         )
-        if not self.whole or len(new) > room:
+        if count > room:
             return False
-        tokens = mean_tokens(table.sums.at(new), self.embeds.dtype, config.voxel_size_m)
-        # The voxels are kept in ascending order, as find_voxels needs them.
-        joined = torch.cat((self.coords, now[new]))
-        order = ascending_order(joined)
-        revisions = torch.cat((self.revisions, table.changed[new]))
-        coords, revisions = joined[order], revisions[order]
         self.append_tokens(model.project(tokens.features), tokens, scene)
-        self.coords, self.revisions = coords, revisions
-        self.ordered = self.ordered and not len(new)
+        self.made_of = made_of
         return True
-
-    def _count_stale(self, table: VoxelTable) -> float:
-        now = table.sums.coords
-        index = find_voxels(self.coords, now)
-        known = index >= 0
-        changed = table.changed > torch.where(known, self.revisions[index.clamp(min=0)], -1)
-        vanished = len(self.coords) - int(known.sum())
-        return (int(changed.sum()) + vanished) / max(len(now) + vanished, 1)

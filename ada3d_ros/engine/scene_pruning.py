@@ -17,9 +17,9 @@ from ada3d_ros.engine.build_plan import (
 )
 from ada3d_ros.engine.token_selection import ChosenTokens, choose_tokens, sizes_of
 from ada3d_ros.errors import ConfigError
+from ada3d_ros.model.backbone import Backbone
 from ada3d_ros.model.config import DecoderConfig
 from ada3d_ros.model.decoder import LlamaDecoder
-from ada3d_ros.model.llava3d import Llava3D
 from ada3d_ros.model.startup import checkpoint_folder
 from ada3d_ros.pruning.allocation import Allocation
 from ada3d_ros.pruning.cost import DecoderShape, PromptSizes
@@ -158,7 +158,7 @@ class ScenePruning:
 
     def choose(
         self,
-        model: Llava3D,
+        model: Backbone,
         tokens: SpatialTokens,
         policy: Policy,
         scene: SceneKey | None,

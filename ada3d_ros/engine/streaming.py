@@ -39,7 +39,7 @@ class TextStreamer(GenerationRequest):
         self, query: QueryContext, hooks: AskHooks | None = None, pointer: Pointer | None = None
     ) -> None:
         generation, self._tokenizer = query.config.generation, query.loaded.tokenizer
-        self._up_m = query.floor_z_m  # from the model's world to the world frame
+        self._origin_m = query.origin_m  # of the model's world in the world frame
         self._hooks = query.hooks if hooks is None else hooks
         self._ids: list[int] = []  # those that are text
         self._count = self._sent = 0
@@ -56,7 +56,7 @@ class TextStreamer(GenerationRequest):
 
     def finish(self) -> str:
         """Hand out what was held back; the whole text, stripped."""
-        text = clean_text(self._tokenizer.decode(self._ids), self._up_m)
+        text = clean_text(self._tokenizer.decode(self._ids), self._origin_m)
         self._emit(text, len(text))
         return text.strip()
 
@@ -68,9 +68,9 @@ class TextStreamer(GenerationRequest):
             return
         self._ids.append(token_id)
         decoded = self._tokenizer.decode(self._ids)
-        whole = decoded[: len(decoded) - self._tokenizer.pending_bytes(self._ids)]
-        text = clean_text(whole, self._up_m)
-        self._emit(text, end_of_settled(text, self._sent, self._up_m))
+        whole = decoded[: len(decoded) - self._tokenizer.pending_characters(self._ids)]
+        text = clean_text(whole, self._origin_m)
+        self._emit(text, end_of_settled(text, self._sent, self._origin_m))
 
     def _emit(self, text: str, stop: int) -> None:
         piece, self._sent = text[self._sent : stop], max(self._sent, stop)

@@ -5,17 +5,17 @@ inside it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
 
+from ada3d_ros.model.backbone import Backbone
 from ada3d_ros.model.decoder import LlamaDecoder
-from ada3d_ros.model.llava3d import Llava3D
 from ada3d_ros.pruning.cost import DecoderShape, PromptSizes
 from ada3d_ros.pruning.policy import Policy
 from ada3d_ros.pruning.ranking import question_relevance
-from ada3d_ros.pruning.strategy import Candidates, LayerPruner, patch_grid
+from ada3d_ros.pruning.strategy import Candidates, LayerPruner
 from ada3d_ros.scene.keyframes import SceneSnapshot
 from ada3d_ros.token_rows import TokenRows, rows_of
 from ada3d_ros.types import NAN, PromptSequence, SpatialTokens
@@ -67,6 +67,12 @@ class ChosenTokens:
         behind = torch.arange(len(prompt.embeds) - stop, device=device)
         return torch.cat((torch.arange(start, device=device), start + kept, start + total + behind))
 
+    def in_prompt(self, prompt: PromptSequence) -> PromptSequence:
+        """The prompt of them, which knows their rows."""
+        start, stop = prompt.spatial_span
+        is_cut = stop - start < len(self.kept)  # at the model's end (preset `reference`)
+        return replace(prompt, rows=self.rows.cut(0, stop - start) if is_cut else self.rows)
+
     def first(self, count: int) -> ChosenTokens:
         """The first `count` of those that have a place, and the newlines of their rows."""
         t, stop = self.tokens, self.rows.end_of(count)
@@ -103,7 +109,7 @@ class SceneContext:
 
 @torch.inference_mode()
 def choose_tokens(
-    model: Llava3D, tokens: SpatialTokens, policy: Policy, question_ids: Sequence[int] = ()
+    model: Backbone, tokens: SpatialTokens, policy: Policy, question_ids: Sequence[int] = ()
 ) -> ChosenTokens:
     """The strategy's choice among all spatial tokens; all of them where it has no part before the
     language model.
@@ -119,7 +125,7 @@ def choose_tokens(
     configured = base.num_kept_pre_llm(rows.num_placed)
     if policy.nested and budget < configured < rows.num_placed:  # a first part, its groups too
         return choose_tokens(model, tokens, base).first(budget)
-    placed = tokens if rows.plain else _with_place(tokens, rows)
+    placed = tokens if rows.plain else tokens.at(rows.placed)
     relevance = None
     if policy.is_query_conditioned:
         ids = torch.tensor(
@@ -140,12 +146,6 @@ def choose_tokens(
     if rows.plain:
         return ChosenTokens(chosen, choice.kept, total, total)
     return _with_newlines(tokens, chosen, choice.kept, policy.config.order == "sorted")
-
-
-def _with_place(tokens: SpatialTokens, rows: TokenRows) -> SpatialTokens:
-    """The tokens that have a place."""
-    t, at = tokens, rows.placed
-    return SpatialTokens(t.features[at], t.xyz_m[at], t.num_patches[at], t.voxel_size_m)
 
 
 def _with_newlines(
@@ -171,15 +171,6 @@ def _with_newlines(
         features, xyz_m, patches, tokens.voxel_size_m, TokenRows.of(is_newline, rows.row[index])
     )
     return ChosenTokens(made, index, rows.count, rows.num_placed)
-
-
-def image_tokens(features: torch.Tensor) -> SpatialTokens:
-    """The patches (P, C) of one image as tokens: patch coordinates stand in for places, a patch for
-    a voxel.
-    """
-    count = features.shape[0]
-    ones = torch.ones(count, dtype=torch.int64, device=features.device)
-    return SpatialTokens(features, patch_grid(count, features.device), ones, voxel_size_m=1.0)
 
 
 def pruner_for(

@@ -12,6 +12,7 @@ from ada3d_ros.engine.streaming import stop_asked
 from ada3d_ros.engine.token_selection import SceneContext
 from ada3d_ros.geometry.near_readings import surface_points
 from ada3d_ros.grounding.refine import RefineSettings, floor_height_m, refine_box
+from ada3d_ros.model.backbone import Origin
 from ada3d_ros.types import Box3D, GroundingMethod
 
 MAX_POINTS = 60_000  # depth readings of the scene: an answer waits for them, as none does for a box
@@ -25,7 +26,7 @@ def boxes_of_places(
 
     None is dropped, since their order says what they are; depth readings in them are not counted.
     """
-    boxes = [_box_of(place, query.floor_z_m) for place in places]
+    boxes = [_box_of(place, query.origin_m) for place in places]
     if not boxes or not query.question.want_boxes:
         return tuple(boxes)
     settings = RefineSettings(max_points=MAX_POINTS)
@@ -38,14 +39,14 @@ def boxes_of_places(
     return tuple(boxes)
 
 
-def _box_of(place: Place, up_m: float) -> Box3D:
-    """The head's box of a place, up_m above the model's world."""
-    up = np.array((0.0, 0.0, up_m))
+def _box_of(place: Place, origin_m: Origin) -> Box3D:
+    """The head's box of a place, in the world frame; origin_m: of the model's world."""
+    x_m, y_m, z_m = origin_m
     return Box3D(
-        np.array(place.center_m) + up,
+        np.array(place.center_m) + np.array(origin_m),
         np.array(place.size_m),
         score=place.share,
         method=GroundingMethod.HEAD,
-        evidence_xyz_m=tuple((x, y, z + up_m) for x, y, z in place.evidence_xyz_m),
+        evidence_xyz_m=tuple((x + x_m, y + y_m, z + z_m) for x, y, z in place.evidence_xyz_m),
         evidence_weights=place.evidence_weights,
     )

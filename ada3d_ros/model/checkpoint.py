@@ -19,7 +19,8 @@ from typing import cast
 import torch
 from torch import nn
 
-from ada3d_ros.errors import CheckpointError, OutOfMemoryError
+from ada3d_ros.errors import CheckpointError, ConfigError, OutOfMemoryError
+from ada3d_ros.model.backbone import Backbone
 from ada3d_ros.model.config import LlavaConfig
 from ada3d_ros.model.config_file import check_architecture, check_settings, read_config
 from ada3d_ros.model.config_vision import local_tower, other_tower
@@ -86,10 +87,22 @@ class CheckpointInfo:
 class LoadedModel:
     """A model ready to run (eval mode, no gradients), its tokenizer, its grounding head if any."""
 
-    model: Llava3D
+    model: Backbone
     tokenizer: Tokenizer
     info: CheckpointInfo
     head: LoadedHead | None = None
+
+    @property
+    def llava3d(self) -> Llava3D:
+        """The model, for what is about LLaVA-3D alone, as training. Raises ConfigError for
+        another.
+        """
+        if not isinstance(self.model, Llava3D):
+            raise ConfigError(
+                f"{self.info.path} is {self.model.name}; this works on LLaVA-3D and LLaVA-1.5"
+                " alone."
+            )
+        return self.model
 
 
 def inspect_checkpoint(path: str | Path, vision_path: str | Path | None = None) -> CheckpointInfo:
@@ -297,7 +310,8 @@ def _place_of(model: Llava3D, name: str, device: torch.device, form: WeightForma
         return parameter.detach()
     path, layer, _ = name.rsplit(".", 2) if name.count(".") > 1 else ("", "", "")
     owner = model.get_submodule(path)
-    if isinstance(owner, FusedLinears) and layer in owner.names and not form.is_quantized(name):
+    is_quantized = form.is_quantized(f"{path}.{layer}.weight")  # its bias is not, and stands alone
+    if isinstance(owner, FusedLinears) and layer in owner.names and not is_quantized:
         owner.allocate(device, dtype)
     else:
         set_parameter(model, name, torch.empty(parameter.shape, dtype=dtype, device=device))

@@ -22,7 +22,9 @@ VISION_ACTIVATIONS = ("quick_gelu", "gelu", "gelu_new", "gelu_pytorch_tanh")  # 
 
 @dataclass(frozen=True, slots=True)
 class DecoderConfig:
-    """LLaMA sizes; num_kv_heads below num_heads is grouped-query attention."""
+    """Sizes of LLaMA or Qwen2; num_kv_heads below num_heads is grouped-query attention. qkv_bias:
+    queries, keys and values have biases, as Qwen2's.
+    """
 
     vocab_size: int = 32000
     hidden_size: int = 4096
@@ -35,6 +37,7 @@ class DecoderConfig:
     max_positions: int = 4096
     bos_id: int = 1
     eos_id: int = 2
+    qkv_bias: bool = False
 
     def __post_init__(self) -> None:
         if self.hidden_size % self.num_heads or self.num_heads % self.num_kv_heads:
@@ -102,10 +105,12 @@ class VisionConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class LlavaConfig:
-    """The whole model.
+class BackboneConfig:
+    """What engine and node know of any model (model/backbone.py).
 
-    has_video_tower False: a 2D-only LLaVA-1.5 without position embedding and click encoder.
+    has_video_tower False: it takes images without 3D alone. voxel_size_m: of its spatial tokens;
+    token_cap: spatial tokens of a scene at most. repetition_penalty: of the checkpoint's
+    generation_config.json, 1 where there is none.
     floor_at_zero: it was trained on places whose floor lies at z = 0, as LLaVA-3D was. point_id:
     the token by which the model points at a place before it speaks, -1 where it does not;
     egocentric_point_id: the same, the place being told to it as (forward, left, z) of someone who
@@ -125,6 +130,16 @@ class LlavaConfig:
     point_id: int = -1
     egocentric_point_id: int = -1
     question_kinds: tuple[str, ...] = ()
+    repetition_penalty: float = 1.0
+
+    def max_spatial_tokens(self, max_views: int) -> int:
+        """Spatial tokens that a scene of so many views has at most."""
+        return self.token_cap
+
+
+@dataclass(frozen=True, slots=True)
+class LlavaConfig(BackboneConfig):
+    """A LLaVA-3D, or a plain LLaVA-1.5 without position embedding and click encoder."""
 
     def __post_init__(self) -> None:
         if self.image_aspect_ratio not in ("square", "pad"):

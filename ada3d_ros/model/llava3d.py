@@ -11,11 +11,14 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from ada3d_ros.errors import ConfigError, InvalidRequestError, NoFramesError, QuestionTooLongError
+from ada3d_ros.errors import ConfigError, InvalidRequestError, NoFramesError
 from ada3d_ros.geometry.voxel import to_device
+from ada3d_ros.model.backbone import Origin
 from ada3d_ros.model.config import LlavaConfig
 from ada3d_ros.model.decoder import LlamaDecoder
-from ada3d_ros.model.prompt import CLICK_ID, IMAGE_ID
+from ada3d_ros.model.image import ImageInput, patch_tokens
+from ada3d_ros.model.prompt import Tokenizer
+from ada3d_ros.model.prompt_embeds import prompt_embeds, truncated
 from ada3d_ros.model.spatial import (
     PointEncoder,
     cap_spatial_tokens,
@@ -24,8 +27,13 @@ from ada3d_ros.model.spatial import (
     sum_view,
 )
 from ada3d_ros.model.vision import VisionTower
-from ada3d_ros.scene.voxel_table import VoxelSums, VoxelTable
-from ada3d_ros.types import MultiViewInput, PromptSequence, SpatialTokens
+from ada3d_ros.scene.floor import stand_on_floor
+from ada3d_ros.scene.keyframes import SceneSnapshot
+from ada3d_ros.scene.views import build_multiview
+from ada3d_ros.scene.voxel_table import HeldVoxels, VoxelSums, VoxelTable
+from ada3d_ros.types import MultiViewInput, PromptSequence, RgbdFrame, SpatialTokens
+
+NO_GROUND_HEADS = "LLaVA-3D has no ground heads that score proposals: it is asked for boxes."
 
 
 class Llava3D(nn.Module):
@@ -61,11 +69,25 @@ class Llava3D(nn.Module):
     def device(self) -> torch.device:
         return self.decoder.device
 
-    def floor_of(self, floor_z_m: float) -> float:
-        """How far the world is moved down before the model sees it, the floor lying at floor_z_m: 0
-        for a model that does not care, and as the reference does.
+    @property
+    def name(self) -> str:
+        return "llava3d" if self.config.has_video_tower else "llava1.5"
+
+    def origin_of(self, scene: SceneSnapshot) -> Origin:
+        """On the floor below the world's origin; that itself for a model that does not care, and
+        as the reference does.
         """
-        return floor_z_m if self.config.floor_at_zero and not self.reference else 0.0
+        moves = self.config.floor_at_zero and not self.reference
+        return 0.0, 0.0, scene.floor.z_m if moves else 0.0
+
+    def prepare_views(self, frames: Sequence[RgbdFrame], origin_m: Origin) -> MultiViewInput:
+        """Views of the tower's size. Raises NoFramesError."""
+        x, y, z = origin_m
+        vision, compat = self.config.vision, "reference" if self.reference else "default"
+        moved = stand_on_floor(frames, z, (x, y))
+        return build_multiview(
+            moved, vision.image_size, compat, vision.image_mean, vision.image_std
+        )
 
     def encode_views(self, pixels: torch.Tensor) -> torch.Tensor:
         """Patch features (V, P, C) of normalised pixels (V, 3, S, S).
@@ -74,7 +96,7 @@ class Llava3D(nn.Module):
         """
         return self.vision(to_device(pixels, self.device))
 
-    def sum_views(self, features: torch.Tensor, views: MultiViewInput) -> list[VoxelSums]:
+    def view_parts(self, features: torch.Tensor, views: MultiViewInput) -> list[VoxelSums]:
         """What each view adds to a scene: patch features (V, P, C) summed per voxel.
 
         views: the geometry of the same views, on the CPU. Raises InvalidRequestError for a 2D-only
@@ -87,6 +109,15 @@ class Llava3D(nn.Module):
             sum_view(patches, xyz, embedding, size, keep_invalid=self.reference)
             for patches, xyz in zip(features, points, strict=True)
         ]
+
+    def new_table(self) -> VoxelTable:
+        return VoxelTable()
+
+    def new_tokens(self, table: VoxelTable, held: HeldVoxels) -> tuple[SpatialTokens, HeldVoxels]:
+        """The voxels that are new since a prefix was made of `held`, by their means of now."""
+        new, held = table.new_voxels(held)
+        sums = table.sums.at(new)
+        return mean_tokens(sums, self.decoder.dtype, self.config.voxel_size_m), held
 
     def spatial_tokens(self, table: VoxelTable) -> SpatialTokens:
         """Spatial tokens of the views in the table, at most config.token_cap.
@@ -107,10 +138,29 @@ class Llava3D(nn.Module):
         Raises InvalidRequestError for a 2D-only model, NoFramesError if no patch of any view has a
         depth reading.
         """
-        table = VoxelTable()
-        for name, sums in enumerate(self.sum_views(features, views)):
+        table = self.new_table()
+        for name, sums in enumerate(self.view_parts(features, views)):
             table.add(name, sums)
         return self.spatial_tokens(table)
+
+    def prepare_image(self, frame: RgbdFrame) -> ImageInput:
+        return ImageInput.square(frame, self.config.vision, self.config.image_aspect_ratio)
+
+    def image_tokens(self, features: torch.Tensor, image: ImageInput) -> SpatialTokens:
+        """The patches (1, P, C) of one image."""
+        return patch_tokens(features[0])
+
+    @property
+    def scores_proposals(self) -> bool:
+        return False
+
+    def grounding_ids(self, tokenizer: Tokenizer, phrase: str) -> list[int]:
+        raise InvalidRequestError(NO_GROUND_HEADS)
+
+    def score_proposals(
+        self, state: torch.Tensor, boxes_m: torch.Tensor, table: VoxelTable
+    ) -> torch.Tensor:
+        raise InvalidRequestError(NO_GROUND_HEADS)
 
     def project(self, features: torch.Tensor) -> torch.Tensor:
         """Vision features (N, C), pooled or of one image, to decoder embeddings (N, D)."""
@@ -143,38 +193,10 @@ class Llava3D(nn.Module):
         place. Raises InvalidRequestError where placeholders and embeddings differ in number,
         QuestionTooLongError beyond config.max_length tokens (preset `reference` truncates instead).
         """
-        # As many placeholders as there is to put in.
-        ids = list(ids)
-        num_clicks = 0 if clicks is None else clicks.shape[0]
-        _check_count("<image>", ids.count(IMAGE_ID), int(visual is not None), "image or scene")
-        _check_count("<boxes>", ids.count(CLICK_ID), num_clicks, "coordinate(s)")
-
-        # Text and clicks, one embedding each; placeholder ids are below 0.
-        token_ids = torch.tensor(ids, dtype=torch.int64)
-        embeds = self.decoder.embed(to_device(token_ids.clamp(min=0), self.device))
-        if clicks is not None:
-            clicked = torch.nonzero(token_ids == CLICK_ID)[:, 0]
-            embeds.index_copy_(0, to_device(clicked, self.device), clicks.to(embeds.dtype))
-
-        # The image or scene in the place of its placeholder.
-        start = stop = 0
-        if visual is not None:
-            start = ids.index(IMAGE_ID)
-            stop = start + visual.shape[0]
-            embeds = torch.cat((embeds[:start], visual.to(embeds.dtype), embeds[start + 1 :]))
-
-        # No longer than the model has positions.
         limit = self.config.max_length
-        if embeds.shape[0] > limit and not self.reference:
-            raise QuestionTooLongError(
-                f"the prompt has {embeds.shape[0]} tokens ({stop - start} of them spatial), the"
-                f" model takes {limit}: ask a shorter question or keep fewer views"
-                " (keyframe.max_views)."
-            )
-        embeds, start, stop = embeds[:limit], min(start, limit), min(stop, limit)
-        positions = torch.arange(embeds.shape[0], device=self.device)
-        places = None if xyz_m is None else xyz_m[: stop - start]
-        return PromptSequence(embeds, positions, (start, stop), places)
+        if self.reference:
+            return truncated(prompt_embeds(self.decoder, ids, visual, clicks, xyz_m), limit)
+        return prompt_embeds(self.decoder, ids, visual, clicks, xyz_m, limit)
 
     def _require_3d(self, what: str) -> None:
         if not self.config.has_video_tower:
@@ -183,10 +205,3 @@ class Llava3D(nn.Module):
                 f" take {what}; ask with scope LATEST_IMAGE and without coordinates, or load a"
                 " LLaVA-3D checkpoint."
             )
-
-
-def _check_count(placeholder: str, wanted: int, given: int, what: str) -> None:
-    if wanted != given:
-        raise InvalidRequestError(
-            f"the prompt has {wanted} {placeholder} placeholder(s), but {given} {what} were given."
-        )

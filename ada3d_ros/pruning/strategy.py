@@ -222,10 +222,3 @@ def select(name: str, candidates: Candidates, budget: int, config: PruningConfig
     strategy = load_strategy(name)
     selection: Selection = strategy.select(candidates, budget, strategy.read_settings(config))
     return selection
-
-
-def patch_grid(num_patches: int, device: torch.device | None = None) -> torch.Tensor:
-    """(P, 3) float32: column, row, 0 of an image's patches in row-major order; xyz in 2D."""
-    side = round(num_patches**0.5)
-    index = torch.arange(num_patches, device=device)
-    return torch.stack((index % side, index // side, torch.zeros_like(index)), dim=1).float()

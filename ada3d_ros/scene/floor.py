@@ -141,13 +141,18 @@ def estimate_floor_m(views: Sequence[LevelPlaces]) -> float | None:
     return None if below > allowed * total else round(round(z_m / STEP_M) * STEP_M, 9)
 
 
-def stand_on_floor(frames: Sequence[RgbdFrame], floor_z_m: float) -> Sequence[RgbdFrame]:
-    """The same frames in a world moved up by -floor_z_m; the very same ones for 0."""
-    if not floor_z_m:
+def stand_on_floor(
+    frames: Sequence[RgbdFrame], floor_z_m: float, beside_m: tuple[float, float] = (0.0, 0.0)
+) -> Sequence[RgbdFrame]:
+    """The same frames in a world whose origin lies at (*beside_m, floor_z_m) of theirs; the very
+    same ones where that is the origin.
+    """
+    origin_m = (*beside_m, floor_z_m)
+    if not any(origin_m):
         return frames
     moved = []
     for frame in frames:
         T = frame.T_world_cam.copy()
-        T[2, 3] -= floor_z_m
+        T[:3, 3] -= origin_m
         moved.append(replace(frame, T_world_cam=T))
     return moved

@@ -41,12 +41,13 @@ NO_FLOOR_SEEN = Floor()
 @dataclass(frozen=True, eq=False, slots=True)
 class SceneSnapshot:
     """The kept keyframes at one moment, in time order, their state in numbers, and the floor that
-    they stand on.
+    they stand on. anchor_xy_m: where the camera of the epoch's first keyframe stood, to 0.1 m.
     """
 
     keyframes: tuple[Keyframe, ...] = ()
     state: SceneState = NOTHING_SEEN
     floor: Floor = NO_FLOOR_SEEN
+    anchor_xy_m: tuple[float, float] = (0.0, 0.0)
     frames: tuple[RgbdFrame, ...] = field(init=False)
     version: tuple[int, int] = field(init=False)  # epoch and version of the state
 
@@ -80,6 +81,7 @@ class KeyframeBuffer:
         self._coverage: Counter[tuple[int, int, int]] = Counter()  # kept keyframes of a voxel
         self._last_stamp_ns: int | None = None
         self._next_index = 0
+        self._anchor_xy_m = 0.0, 0.0
         self.version = 0
         self.epoch = 0
 
@@ -100,7 +102,7 @@ class KeyframeBuffer:
         stamps = [kept.keyframe.frame.stamp_ns for kept in self._kept]
         oldest, newest = min(stamps, default=-1), max(stamps, default=-1)
         state = SceneState(len(stamps), self.epoch, self.version, oldest, newest)
-        return SceneSnapshot(self.keyframes, state, self._floor)
+        return SceneSnapshot(self.keyframes, state, self._floor, self._anchor_xy_m)
 
     def offer(self, frame: RgbdFrame) -> Keyframe | None:
         """Admits the frame and returns its keyframe, or None where it adds too little.
@@ -117,6 +119,9 @@ class KeyframeBuffer:
 
         # Keep it; the surplus goes.
         keyframe = Keyframe(frame, self._next_index, reason)
+        if reason is KeyframeReason.FIRST:
+            x, y = (round(float(value), 1) for value in frame.T_world_cam[:2, 3])
+            self._anchor_xy_m = x, y
         self._next_index += 1
         self._keep(_Kept(keyframe, visible_voxels(frame), level_places(frame)))
         self._evict_surplus()
@@ -138,7 +143,7 @@ class KeyframeBuffer:
         self._kept.clear()
         self._coverage.clear()
         self._last_stamp_ns = None
-        self._floor = self._first_floor
+        self._floor, self._anchor_xy_m = self._first_floor, (0.0, 0.0)
         self.version += 1
         self.epoch += 1
 

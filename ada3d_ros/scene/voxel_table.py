@@ -8,7 +8,7 @@ for bit what a table without it would hold.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -94,6 +94,23 @@ def ascending_order(coords: torch.Tensor) -> torch.Tensor:
     return order
 
 
+@dataclass(eq=False, slots=True)
+class HeldVoxels:
+    """The voxels of a prefix: coords (V, 3) int64 ascending, and the table's revision (V,) at each.
+
+    in_order: in voxel order, nothing was appended.
+    """
+
+    coords: torch.Tensor
+    revisions: torch.Tensor
+    in_order: bool = True
+    # The table's revision, and what came of it.
+    known: tuple[int, float] | None = field(default=None, init=False)
+
+    def __len__(self) -> int:
+        return len(self.coords)
+
+
 class VoxelTable:
     """The sums of all views that are in.
 
@@ -117,6 +134,43 @@ class VoxelTable:
         if self._sums is None:
             raise LookupError("no view is in the voxel table")
         return self._sums
+
+    @property
+    def num_tokens(self) -> int:
+        return 0 if self._sums is None else len(self._sums)
+
+    def hold(self) -> HeldVoxels:
+        return HeldVoxels(self.sums.coords, torch.full_like(self.changed, self.revision))
+
+    def new_voxels(self, held: HeldVoxels) -> tuple[torch.Tensor, HeldVoxels]:
+        """The voxels (n,) int64 that are in and not held, and what is held with them: voxels held
+        already stay as they were.
+        """
+        now = self.sums.coords
+        new = torch.nonzero(find_voxels(held.coords, now) < 0)[:, 0]
+        # Kept in ascending order, as find_voxels needs them.
+        joined = torch.cat((held.coords, now[new]))
+        order = ascending_order(joined)
+        revisions = torch.cat((held.revisions, self.changed[new]))
+        in_order = held.in_order and not len(new)
+        return new, HeldVoxels(joined[order], revisions[order], in_order)
+
+    @torch.inference_mode()
+    def stale_share(self, held: HeldVoxels) -> float:
+        if held.known is None or held.known[0] != self.revision:
+            held.known = self.revision, self._count_stale(held)
+        return held.known[1]
+
+    def without_gone(self, held: HeldVoxels) -> None:
+        """A voxel's mean is of many views: none can be cut out of a prefix."""
+
+    def _count_stale(self, held: HeldVoxels) -> float:
+        now = self.sums.coords
+        index = find_voxels(held.coords, now)
+        known = index >= 0
+        changed = self.changed > torch.where(known, held.revisions[index.clamp(min=0)], -1)
+        vanished = len(held) - int(known.sum())
+        return (int(changed.sum()) + vanished) / max(len(now) + vanished, 1)
 
     def of_views(self, names: Sequence[int]) -> VoxelTable:
         """A table of some of the views alone."""

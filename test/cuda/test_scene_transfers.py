@@ -35,7 +35,7 @@ def scene_of(folder: Path, device: str, cuda: EmulatedCuda | None) -> list[torch
     if cuda is not None:
         cuda.counters.clear()
     for name, view in enumerate(views):
-        (sums,) = model.sum_views(model.encode_views(view.pixels), view)
+        (sums,) = model.view_parts(model.encode_views(view.pixels), view)
         table.add(name, sums)
         if cuda is not None and name == 0:
             # Pixels, points and valid patches; the order by voxel, counts; then into the table.

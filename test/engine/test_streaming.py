@@ -40,7 +40,7 @@ def streamer_of(tokenizer: Tokenizer, floor_z_m: float = 0.0, **hooks: Any) -> T
         hooks=AskHooks(**hooks),
         max_new_tokens=30,
         clock=StageClock(device),
-        floor_z_m=floor_z_m,
+        origin_m=(0.0, 0.0, floor_z_m),
     )
     return TextStreamer(cast(QueryContext, query))
 

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 from ada3d_ros.config.pruning import PruningConfig
 from ada3d_ros.errors import ConfigError
+from ada3d_ros.model.image import patch_grid
 from ada3d_ros.pruning.baselines import coarse_voxels
 from ada3d_ros.pruning.baselines.condensed_grid import TENSORS, columns, read_pooling
 from ada3d_ros.pruning.baselines.holitom import (
@@ -24,7 +25,7 @@ from ada3d_ros.pruning.baselines.holitom import (
     whole_shares,
     without_places,
 )
-from ada3d_ros.pruning.strategy import Candidates, Selection, patch_grid, select
+from ada3d_ros.pruning.strategy import Candidates, Selection, select
 from test.support.decoders import config_of, generator, policy_of, scene_2d, scene_3d, write_pooling
 
 CONFIG = PruningConfig()

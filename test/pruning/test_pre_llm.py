@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from ada3d_ros.config.pruning import PruningConfig
 from ada3d_ros.errors import ConfigError, ModelError
+from ada3d_ros.model.image import patch_grid
 from ada3d_ros.pruning.baselines.voxel_dpp import JITTER, greedy_dpp
-from ada3d_ros.pruning.strategy import Candidates, Selection, patch_grid, select
+from ada3d_ros.pruning.strategy import Candidates, Selection, select
 from test.support.decoders import PRE, config_of, generator, policy_of, scene_2d, scene_3d
 
 SETTINGS = settings(deadline=None, derandomize=True, max_examples=40)

@@ -14,12 +14,13 @@ from ada3d_ros.config import from_flat
 from ada3d_ros.config.pruning import PruningConfig
 from ada3d_ros.model.config import DecoderConfig
 from ada3d_ros.model.decoder import LlamaDecoder
+from ada3d_ros.model.image import patch_grid
 from ada3d_ros.pruning.calibration import Calibration, write_calibration
 from ada3d_ros.pruning.cost import DecoderShape
 from ada3d_ros.pruning.information import Masses
 from ada3d_ros.pruning.policy import Policy
 from ada3d_ros.pruning.schedule import Curve
-from ada3d_ros.pruning.strategy import Candidates, patch_grid
+from ada3d_ros.pruning.strategy import Candidates
 from ada3d_ros.types import PromptSequence
 
 LAYERS = 8
@@ -55,13 +56,16 @@ def generator(seed: int) -> torch.Generator:
 
 
 def make_decoder(
-    num_layers: int = LAYERS, num_kv_heads: int = 2, seed: int = 0, max_positions: int = 4096
+    num_layers: int = LAYERS,
+    num_kv_heads: int = 2,
+    seed: int = 0,
+    max_positions: int = 4096,
+    qkv_bias: bool = False,
 ) -> LlamaDecoder:
     """Random weights; SHAPE is its shape."""
     torch.manual_seed(seed)
-    config = DecoderConfig(
-        97, WIDTH, 64, num_layers, 4, num_kv_heads, max_positions=max_positions, eos_id=-1
-    )
+    sizes = 97, WIDTH, 64, num_layers, 4, num_kv_heads
+    config = DecoderConfig(*sizes, max_positions=max_positions, eos_id=-1, qkv_bias=qkv_bias)
     decoder = LlamaDecoder(config).requires_grad_(False).eval()
     for name, parameter in decoder.named_parameters():
         parameter.copy_(

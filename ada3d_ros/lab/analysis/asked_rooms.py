@@ -17,6 +17,7 @@ from ada3d_ros.lab.train.packing import MAX_PLACES, egocentric
 from ada3d_ros.lab.world.graph import Graph, graphs
 from ada3d_ros.lab.world.room_question import RoomQuestion
 from ada3d_ros.lab.world.rooms import make_rooms
+from ada3d_ros.model.backbone import Origin
 from ada3d_ros.model.checkpoint import LoadedModel
 from ada3d_ros.model.coordinates import Point
 
@@ -43,13 +44,16 @@ def own_questions(loaded: LoadedModel, scene: Scene, source: str) -> AskedScene:
     split, level, seed = room
     graph = graphs(make_rooms(split, torch.tensor([seed]), level))[0]
     asked = [question for question in questions_of(graph, seed) if not question.phrase]
-    answers = [true_answer(loaded, graph, question, scene.floor_z_m) for question in asked]
+    answers = [true_answer(loaded, graph, question, scene.origin_m) for question in asked]
     return AskedScene(tuple(question.text for question in asked), tuple(answers))
 
 
 @torch.inference_mode()
 def true_answer(
-    loaded: LoadedModel, graph: Graph, question: RoomQuestion, floor_z_m: float = 0.0
+    loaded: LoadedModel,
+    graph: Graph,
+    question: RoomQuestion,
+    origin_m: Origin = (0.0, 0.0, 0.0),
 ) -> torch.Tensor:
     """Embeddings (A, D): the places that the answer rests on, where the model points, and its
     words, the end of the sequence left out.
@@ -57,8 +61,9 @@ def true_answer(
     model = loaded.model
     numbers = question.places[:MAX_PLACES] if model.config.point_id >= 0 else ()
     centers = {thing.number: thing.center_m for thing in graph.things}
+    x_m, y_m, z_m = origin_m
     points: list[Point] = [
-        (x, y, z - floor_z_m) for x, y, z in (centers[number] for number in numbers)
+        (x - x_m, y - y_m, z - z_m) for x, y, z in (centers[number] for number in numbers)
     ]
     if question.egocentric and len(points) == len(question.places) > 2:
         points[-1] = egocentric(points[-3], points[-2], points[-1])

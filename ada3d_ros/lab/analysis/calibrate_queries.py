@@ -35,7 +35,7 @@ from ada3d_ros.lab.evaluation.selection import questions_of
 from ada3d_ros.lab.world.generated import generate_room
 from ada3d_ros.model.checkpoint import LoadedModel
 from ada3d_ros.model.decoder import Attend, causal_attention
-from ada3d_ros.model.prompt import IMAGE_ID, render_question
+from ada3d_ros.model.prompt import IMAGE_ID
 from ada3d_ros.pruning.policy import Policy
 from ada3d_ros.pruning.queries_file import MAX_WORTH, MIN_WORTH
 from ada3d_ros.pruning.question_queries import QueriesFile, QueryStatistics, RecordedQueries
@@ -78,7 +78,7 @@ def whole_prefix(
     model = loaded.model
     chosen = choose_tokens(model, scene.tokens, WHOLE, ())
     embeds = model.project(chosen.tokens.features)
-    ids = loaded.tokenizer.encode(render_question("", conversation))
+    ids = loaded.tokenizer.encode_question("", conversation)
     before = ids[: ids.index(IMAGE_ID) + 1]
     prompt = model.build_prompt(before, embeds, None, chosen.tokens.xyz_m)
     options = PrefixOptions(with_states=loaded.head is not None, queries=queries)

@@ -84,8 +84,8 @@ def object_voxels(
     """
     # The patches' points as the model pools them, in its world.
     loaded, scene, config = pipeline.model, pipeline.scene, pipeline.config
-    vision, floor_z_m = loaded.model.config.vision, loaded.model.floor_of(scene.floor.z_m)
-    frames = stand_on_floor(scene.frames, floor_z_m)
+    vision, origin_m = loaded.model.config.vision, loaded.model.origin_of(scene)
+    frames = stand_on_floor(scene.frames, origin_m[2], origin_m[:2])
     views = build_multiview(
         frames, vision.image_size, config.model.compat, vision.image_mean, vision.image_std
     )
@@ -102,7 +102,7 @@ def object_voxels(
     points, token = xyz.double().numpy(), ids.cpu().numpy()
     counts = np.zeros((len(objects), len(occupied)), dtype=np.int64)
     for row, box in zip(counts, objects, strict=True):
-        lowered = replace(box, center_m=box.center_m - (0.0, 0.0, floor_z_m))
+        lowered = replace(box, center_m=box.center_m - origin_m)
         row += np.bincount(token[points_inside(points, lowered)], minlength=len(occupied))
     return ObjectVoxels(counts)
 

@@ -123,7 +123,7 @@ class Run:
 
     def open_copies(self) -> None:
         """From the weights of the start, or from where they were stopped."""
-        tower = KeptTower(load_model(embedded_model_path()).model.vision)
+        tower = KeptTower(load_model(embedded_model_path()).llava3d.vision)
         saved = torch.load(self._saved, weights_only=True) if self._saved.exists() else {}
         for seed in self.seeds:
             for name in (UNPRUNED, PRUNED):

@@ -12,7 +12,7 @@ import torch
 from ada3d_ros.engine.decode import GenerationRequest, Sampler, decode
 from ada3d_ros.engine.prefill import prefill
 from ada3d_ros.model.checkpoint import LoadedModel
-from ada3d_ros.model.prompt import parse_coordinates, render_question
+from ada3d_ros.model.prompt import parse_coordinates
 
 
 @torch.inference_mode()
@@ -22,7 +22,7 @@ def answer_blindly(loaded: LoadedModel, question: str, max_new_tokens: int) -> s
     nothing = torch.zeros(
         0, model.config.decoder.hidden_size, dtype=model.decoder.dtype, device=model.device
     )
-    ids = loaded.tokenizer.encode(render_question(text))
+    ids = loaded.tokenizer.encode_question(text)
     prompt = model.build_prompt(ids, nothing, model.encode_clicks(points))
     prefilled = prefill(model.decoder, prompt, max_new_tokens)
     request = GenerationRequest(max_new_tokens, _without_points(loaded))

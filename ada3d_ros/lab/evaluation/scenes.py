@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -20,8 +20,9 @@ from ada3d_ros.errors import SourceError
 from ada3d_ros.geometry.voxel import voxel_coords, voxel_ids
 from ada3d_ros.lab.command_line import add_model_folders, model_folders
 from ada3d_ros.lab.world.generated import generate_room
+from ada3d_ros.model.backbone import Origin
 from ada3d_ros.model.checkpoint import LoadedModel
-from ada3d_ros.model.prompt import check_question, parse_coordinates, render_question
+from ada3d_ros.model.prompt import check_question, parse_coordinates
 from ada3d_ros.model.spatial import sample_patch_points
 from ada3d_ros.model.startup import open_model
 from ada3d_ros.pruning.policy import Policy
@@ -52,10 +53,10 @@ DEFAULT_QUESTIONS = (
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Scene:
-    """One scene ready to be asked about, moved to the floor height that the model wants.
+    """One scene ready to be asked about, moved to where the model's world begins.
 
     patch_token (V, P) int64: the spatial token that each patch of each view went into, -1 where it
-    has no depth or its token fell to the cap; floor_z_m: by how much the world was moved down.
+    has no depth or its token fell to the cap; origin_m: of the model's world in the scene's.
     """
 
     name: str
@@ -63,7 +64,7 @@ class Scene:
     views: MultiViewInput
     tokens: SpatialTokens
     patch_token: torch.Tensor
-    floor_z_m: float = 0.0
+    origin_m: Origin = (0.0, 0.0, 0.0)
 
 
 def room_of(source: str) -> tuple[str, int, int] | None:
@@ -97,8 +98,9 @@ def read_scene(loaded: LoadedModel, source: str, config: AgentConfig) -> Scene:
     opened = open_frames(source, config)
     for frame in opened:
         buffer.offer(frame)
-    floor_z_m = loaded.model.floor_of(buffer.snapshot().floor.z_m)
-    frames = tuple(stand_on_floor(buffer.snapshot().frames, floor_z_m))
+    scene = buffer.snapshot()
+    x_m, y_m, z_m = origin_m = loaded.model.origin_of(scene)
+    frames = tuple(stand_on_floor(scene.frames, z_m, (x_m, y_m)))
     if not frames:
         dropped = getattr(opened, "dropped", None)
         reasons = f": {'; '.join(dropped.lines())}" if dropped else "."
@@ -109,10 +111,13 @@ def read_scene(loaded: LoadedModel, source: str, config: AgentConfig) -> Scene:
     views = build_multiview(
         frames, vision.image_size, config.model.compat, vision.image_mean, vision.image_std
     )
-    tokens = model.build_spatial_tokens(model.encode_views(views.pixels), views)
+    table = model.new_table()
+    for view, part in enumerate(model.view_parts(model.encode_views(views.pixels), views)):
+        table.add(view, part)
+    tokens = model.spatial_tokens(table)
     name = Path(source).name or source
     patch_token = _patch_tokens(loaded, views, tokens)
-    return Scene(name, frames, views, tokens, patch_token, floor_z_m)
+    return Scene(name, frames, views, tokens, patch_token, origin_m)
 
 
 def _patch_tokens(
@@ -140,12 +145,15 @@ def scene_prompt(
 ) -> tuple[PromptSequence, ChosenTokens]:
     """The prompt of one question about a scene, after the policy's selection before the LLM."""
     model, (text, clicked) = loaded.model, parse_coordinates(question)
-    points = [(x, y, round(z - scene.floor_z_m, 3)) for x, y, z in clicked]
-    ids = loaded.tokenizer.encode(render_question(text, conversation))
+    points = [
+        [round(at - begin, 3) for at, begin in zip(point, scene.origin_m, strict=True)]
+        for point in clicked
+    ]
+    ids = loaded.tokenizer.encode_question(text, conversation)
     chosen = choose_tokens(model, scene.tokens, policy, loaded.tokenizer.encode(question)[1:])
     embeds, clicks = model.project(chosen.tokens.features), model.encode_clicks(points)
     prompt = model.build_prompt(ids, embeds, clicks, chosen.tokens.xyz_m)
-    return replace(prompt, rows=chosen.rows), chosen
+    return chosen.in_prompt(prompt), chosen
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:

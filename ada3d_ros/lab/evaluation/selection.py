@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 
-from ada3d_ros.engine.emitted_text import raise_coordinates
+from ada3d_ros.engine.emitted_text import move_coordinates
 from ada3d_ros.errors import ConfigError
 from ada3d_ros.lab.world.generated import frames_of, true_boxes
 from ada3d_ros.lab.world.graph import Graph, graphs
@@ -124,10 +123,10 @@ def _solids(rooms: Rooms, b: int, numbers: list[int]) -> dict[int, Box3D]:
 
 def _moved_up(room: Room, by_m: float) -> Room:
     """The room with all that is told of it in a world whose floor lies at by_m."""
-    up = np.array([0.0, 0.0, by_m])
+    up = 0.0, 0.0, by_m
     return Room(
         tuple(stand_on_floor(room.frames, -by_m)),
-        [replace(asked, text=raise_coordinates(asked.text, by_m)) for asked in room.questions],
+        [replace(asked, text=move_coordinates(asked.text, up)) for asked in room.questions],
         *(
             {number: replace(box, center_m=box.center_m + up) for number, box in boxes.items()}
             for boxes in (room.boxes, room.solids)

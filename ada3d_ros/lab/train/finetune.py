@@ -100,7 +100,7 @@ def open_finetune(options: argparse.Namespace, workers: Workers) -> FineTune:
     # The checkpoint in the device's format, its head or a new one, and what is added.
     device = workers.device
     loaded = load_inspected(info, device, weights_dtype(device))
-    model = loaded.model
+    model = loaded.llava3d
     adapted = add_adapters(model, options.rank, options.seed)
     head = loaded.head.head if loaded.head else GroundingHead(model.config.decoder.hidden_size)
     head.to(device).requires_grad_(True)

@@ -97,7 +97,7 @@ class Packer:
 
     def _encode_prompt(self, text: str) -> tuple[int, ...]:
         """Ids after the scene, up to `ASSISTANT:`; the same as in a prompt of its own."""
-        ids = self.tokenizer.encode(render_question(text, self.template))
+        ids = self.tokenizer.encode_question(text, self.template)
         return tuple(ids[len(self.prefix_ids) + 1 :])
 
     def _encode_answer(self, text: str) -> tuple[int, ...]:

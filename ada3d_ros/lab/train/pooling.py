@@ -62,7 +62,7 @@ def new_pooling(width: int, seed: int) -> dict[str, torch.Tensor]:
 def open_learner(checkpoint: Path, seed: int) -> Learner:
     """Raises CheckpointError as for `ada3d train --from`."""
     loaded = load_inspected(inspect_checkpoint(checkpoint))
-    model, head = loaded.model.requires_grad_(False), loaded.head
+    model, head = loaded.llava3d.requires_grad_(False), loaded.head
     assert head is not None, "the questions that point need a grounding head"
     ids = model.config.point_id, model.config.egocentric_point_id
     packer = Packer(loaded.tokenizer, point_ids=ids)

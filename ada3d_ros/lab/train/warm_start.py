@@ -24,7 +24,7 @@ def take_over(session: Session, loaded: LoadedModel) -> None:
     weights. So may the number of patches: their position embeddings are interpolated. Raises
     ConfigError where another weight has another shape.
     """
-    old, new = loaded.model.state_dict(), session.model.state_dict()
+    old, new = loaded.llava3d.state_dict(), session.model.state_dict()
     pieces = _same_pieces(loaded.tokenizer, session.packer.tokenizer)
     for name, value in new.items():
         source = old.get(name)

@@ -141,7 +141,7 @@ def test_a_place_in_a_question_is_moved_with_the_floor(model: Path) -> None:
     loaded, _ = open_model(from_flat({"model.path": str(model)}).model)
     policy = Policy.from_config(from_flat({"pruning.strategy": "none"}).pruning)
     raised = read_scene(loaded, "room:2", from_flat({"world.floor_z": "1.0"}))
-    at_zero = dataclasses.replace(raised, floor_z_m=0.0)
+    at_zero = dataclasses.replace(raised, origin_m=(0.0, 0.0, 0.0))
     prompt, _ = scene_prompt(loaded, raised, "Is it at [0, 1, 2]?", policy)
     moved, _ = scene_prompt(loaded, at_zero, "Is it at [0, 1, 1]?", policy)
     assert torch.equal(prompt.embeds, moved.embeds)

@@ -13,7 +13,7 @@ from ada3d_ros.lab.evaluation.synthetic import evaluate
 from ada3d_ros.lab.evaluation.words_alone import WordsAlone
 from ada3d_ros.lab.world.room_question import RoomQuestion
 from ada3d_ros.model.decoder import LlamaDecoder
-from ada3d_ros.model.prompt import IMAGE_ID, render_question
+from ada3d_ros.model.prompt import IMAGE_ID
 from ada3d_ros.model.startup import embedded_model_path
 from ada3d_ros.pipeline import Ada3DPipeline
 
@@ -26,7 +26,7 @@ def pipeline() -> Ada3DPipeline:
 def full_forward(pipeline: Ada3DPipeline, question: str) -> str:
     """Token by token, everything computed anew each time."""
     loaded = pipeline.model
-    ids = [i for i in loaded.tokenizer.encode(render_question(question)) if i != IMAGE_ID]
+    ids = [i for i in loaded.tokenizer.encode_question(question) if i != IMAGE_ID]
     config, new = loaded.model.config, list[int]()
     points = config.point_id, config.egocentric_point_id
     while len(new) < 12 and loaded.tokenizer.eos_id not in new:

@@ -36,7 +36,6 @@ from ada3d_ros.lab.world.render import render
 from ada3d_ros.lab.world.rooms import make_rooms
 from ada3d_ros.model.checkpoint import load_model, weights_sha256
 from ada3d_ros.model.grounding_head import load_grounding_head
-from ada3d_ros.model.prompt import render_question
 from ada3d_ros.model.random_checkpoint import TINY_CONFIG, write_random_checkpoint
 from ada3d_ros.pipeline import Ada3DPipeline
 from ada3d_ros.types import Answer, Question
@@ -336,7 +335,7 @@ def test_heads_that_share_their_keys_learn_as_they_are_run(
         (tokens,) = room_tokens(model, rooms, points, code, SYMBOLIC_VOXEL_M)
         states = run_packed(model, packer.prefix_ids, [tokens], packed)
         for number, question in enumerate(packed.questions):
-            ids = packer.tokenizer.encode(render_question(question.text))
+            ids = packer.tokenizer.encode_question(question.text)
             visual = model.project(tokens.tokens.features)
             alone = prefill(model.decoder, model.build_prompt(ids, visual)).logits
             together = model.decoder.lm_head(states.text[0, packed.query[number]])
