@@ -68,7 +68,7 @@ class TextStreamer(GenerationRequest):
             return
         self._ids.append(token_id)
         decoded = self._tokenizer.decode(self._ids)
-        whole = decoded[: len(decoded) - self._tokenizer.pending_bytes(self._ids)]
+        whole = decoded[: len(decoded) - self._tokenizer.pending_characters(self._ids)]
         text = clean_text(whole, self._origin_m)
         self._emit(text, end_of_settled(text, self._sent, self._origin_m))
 

@@ -313,7 +313,8 @@ def _place_of(model: Llava3D, name: str, device: torch.device, form: WeightForma
         return parameter.detach()
     path, layer, _ = name.rsplit(".", 2) if name.count(".") > 1 else ("", "", "")
     owner = model.get_submodule(path)
-    if isinstance(owner, FusedLinears) and layer in owner.names and not form.is_quantized(name):
+    is_quantized = form.is_quantized(f"{path}.{layer}.weight")  # its bias is not, and stands alone
+    if isinstance(owner, FusedLinears) and layer in owner.names and not is_quantized:
         owner.allocate(device, dtype)
     else:
         set_parameter(model, name, torch.empty(parameter.shape, dtype=dtype, device=device))

@@ -22,7 +22,9 @@ VISION_ACTIVATIONS = ("quick_gelu", "gelu", "gelu_new", "gelu_pytorch_tanh")  # 
 
 @dataclass(frozen=True, slots=True)
 class DecoderConfig:
-    """LLaMA sizes; num_kv_heads below num_heads is grouped-query attention."""
+    """Sizes of LLaMA or Qwen2; num_kv_heads below num_heads is grouped-query attention. qkv_bias:
+    queries, keys and values have biases, as Qwen2's.
+    """
 
     vocab_size: int = 32000
     hidden_size: int = 4096
@@ -35,6 +37,7 @@ class DecoderConfig:
     max_positions: int = 4096
     bos_id: int = 1
     eos_id: int = 2
+    qkv_bias: bool = False
 
     def __post_init__(self) -> None:
         if self.hidden_size % self.num_heads or self.num_heads % self.num_kv_heads:

@@ -1,4 +1,5 @@
-"""The LLaMA decoder: RMSNorm, rotate-half RoPE, grouped-query attention, SiLU-gated MLP, SDPA.
+"""The decoder of LLaMA and Qwen2, which differ in sizes and in biases on queries, keys and values:
+RMSNorm, rotate-half RoPE, grouped-query attention, SiLU-gated MLP, SDPA.
 
 Runs any range of layers, so that the engine can act between them; it knows nothing of pruning,
 images or text. Module names are those of transformers' LlamaModel. Shapes: B batch, T tokens, D
@@ -130,10 +131,10 @@ class Attention(FusedLinears):
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__("q_proj", "k_proj", "v_proj")
         self.head_dim, self._groups = config.head_dim, config.num_kv_heads
-        kv_width = config.num_kv_heads * config.head_dim
-        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
-        self.k_proj = nn.Linear(config.hidden_size, kv_width, bias=False)
-        self.v_proj = nn.Linear(config.hidden_size, kv_width, bias=False)
+        width, kv_width = config.hidden_size, config.num_kv_heads * config.head_dim
+        self.q_proj = nn.Linear(width, width, bias=config.qkv_bias)
+        self.k_proj = nn.Linear(width, kv_width, bias=config.qkv_bias)
+        self.v_proj = nn.Linear(width, kv_width, bias=config.qkv_bias)
         self.o_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
 
     def split_heads(self, x: torch.Tensor) -> torch.Tensor:
@@ -160,10 +161,10 @@ class Attention(FusedLinears):
         self, x: torch.Tensor, rope: Rope
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Queries, keys and values of x, roped."""
-        weight = self.fused_weight()
-        if weight is None:
+        projected = self.fused_linear(x)
+        if projected is None:
             return self._complete(LayerInputs(x, self.keys(x)), rope)
-        heads, groups = self.split_heads(F.linear(x, weight)), self._groups
+        heads, groups = self.split_heads(projected), self._groups
         roped = apply_rope(heads[:, :-groups], rope)
         return roped[:, :-groups], roped[:, -groups:], heads[:, -groups:]
 
@@ -189,10 +190,10 @@ class MLP(FusedLinears):
 
     def _gated(self, x: torch.Tensor) -> torch.Tensor:
         """What `down_proj` multiplies, (B, T, intermediate)."""
-        weight = self.fused_weight()
-        if weight is None:
+        both = self.fused_linear(x)
+        if both is None:
             return F.silu(self.gate_proj(x)) * cast(torch.Tensor, self.up_proj(x))
-        gate, up = F.linear(x, weight).chunk(2, dim=-1)
+        gate, up = both.chunk(2, dim=-1)
         return F.silu(gate).mul_(up)
 
 

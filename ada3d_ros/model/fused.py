@@ -5,11 +5,12 @@ The layers stay as they are, under the checkpoint's names; their weights become 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Self, cast
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 LARGE = 2**18  # values of a weight
 
@@ -27,7 +28,7 @@ def empty_weight(sizes: tuple[int, int], dtype: torch.dtype, device: torch.devic
 
 
 class FusedLinears(nn.Module):
-    """A module whose linear layers `names`, without biases, multiply the same input.
+    """A module whose linear layers `names` multiply the same input; all have a bias, or none.
 
     Unfused until `fuse`, and again where a weight is replaced, as by quantisation, a layer is
     wrapped, as by an adapter, or the module is copied. Moving it to a device or format keeps it
@@ -39,39 +40,74 @@ class FusedLinears(nn.Module):
         self.names = names
         self._fused: torch.Tensor | None = None
         self._places: tuple[int, ...] = ()  # of the weights in it
+        # Behind one another, too; None where the layers have none.
+        self._fused_bias: torch.Tensor | None = None
+        self._bias_places: tuple[int, ...] = ()
 
     def fuse(self) -> None:
-        """Puts the layers' weights behind one another in one storage; what they held is let go.
+        """Puts the layers' weights behind one another in one storage, and their biases; what they
+        held is let go.
 
         Nothing where they are there already, are quantised, or differ in format or device.
         """
-        weights = [cast(nn.Linear, self.get_submodule(name)).weight for name in self.names]
-        if self._fused is not None and tuple(w.data_ptr() for w in weights) == self._places:
+        weights, biases = self._parameters_of_layers()
+        if self._fused is not None and self._are_at(weights, biases):
             return
         if any(hasattr(w, "__tensor_flatten__") for w in weights):  # torchao's
             return
-        if len({(w.dtype, w.device) for w in weights}) > 1:
+        if len({(w.dtype, w.device) for w in (*weights, *biases)}) > 1:
+            return
+        if len(biases) not in (0, len(weights)):
             return
         with torch.no_grad():
             sizes = sum(map(len, weights)), weights[0].shape[1]
             fused = empty_weight(sizes, weights[0].dtype, weights[0].device)
             torch.cat([w.detach() for w in weights], out=fused)
-            self._take(fused)
+            self._take(fused, torch.cat([b.detach() for b in biases]) if biases else None)
 
     def allocate(self, device: torch.device, dtype: torch.dtype) -> None:
-        """Makes the weights anew in one storage, without values and gradients: to be filled."""
-        weights = [cast(nn.Linear, self.get_submodule(name)).weight for name in self.names]
-        for weight in weights:
-            weight.requires_grad_(False)
+        """Makes the weights and biases anew, each in one storage, without values and gradients: to
+        be filled.
+        """
+        weights, biases = self._parameters_of_layers()
+        for parameter in (*weights, *biases):
+            parameter.requires_grad_(False)
         outputs, inputs = sum(map(len, weights)), weights[0].shape[1]
-        self._take(empty_weight((outputs, inputs), dtype, device))
+        bias = torch.empty(outputs, dtype=dtype, device=device) if biases else None
+        self._take(empty_weight((outputs, inputs), dtype, device), bias)
 
-    def _take(self, fused: torch.Tensor) -> None:
-        weights = [cast(nn.Linear, self.get_submodule(name)).weight for name in self.names]
-        parts = fused.split([len(w) for w in weights])
-        for name, weight, part in zip(self.names, weights, parts, strict=True):
-            self.get_submodule(name).weight = nn.Parameter(part, weight.requires_grad)
-        self._fused, self._places = fused, tuple(part.data_ptr() for part in parts)
+    def _parameters_of_layers(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+        """Weights and biases in the order of the names; no biases where the layers have none."""
+        layers = [cast(nn.Linear, self.get_submodule(name)) for name in self.names]
+        found: list[nn.Parameter | None] = [getattr(layer, "bias", None) for layer in layers]
+        weights = [cast(nn.Parameter, layer.weight) for layer in layers]
+        return weights, [bias for bias in found if bias is not None]
+
+    def _are_at(self, weights: list[nn.Parameter], biases: list[nn.Parameter]) -> bool:
+        places = tuple(w.data_ptr() for w in weights), tuple(b.data_ptr() for b in biases)
+        return places == (self._places, self._bias_places)
+
+    def _take(self, fused: torch.Tensor, bias: torch.Tensor | None) -> None:
+        weights, biases = self._parameters_of_layers()
+        lengths = [len(weight) for weight in weights]
+        self._fused, self._places = fused, self._put("weight", weights, fused.split(lengths))
+        parts = () if bias is None else bias.split(lengths)
+        self._fused_bias, self._bias_places = bias, self._put("bias", biases, parts)
+
+    def _put(
+        self, name: str, parameters: list[nn.Parameter], parts: Sequence[torch.Tensor]
+    ) -> tuple[int, ...]:
+        """Puts the parts in the place of the layers' parameters of this name; where they lie."""
+        for layer, parameter, part in zip(self.names, parameters, parts, strict=False):
+            setattr(self.get_submodule(layer), name, nn.Parameter(part, parameter.requires_grad))
+        return tuple(part.data_ptr() for part in parts)
+
+    def fused_linear(self, x: torch.Tensor) -> torch.Tensor | None:
+        """What the layers make of x (..., inputs), (..., sum of their outputs) in the order of the
+        names; None where `fused_weight` is.
+        """
+        weight = self.fused_weight()
+        return None if weight is None else F.linear(x, weight, self._fused_bias)
 
     def fused_weight(self) -> torch.Tensor | None:
         """The weights (sum of their outputs, inputs) in the order of the names; None where they
@@ -85,12 +121,19 @@ class FusedLinears(nn.Module):
             if not isinstance(layer, nn.Linear) or layer.weight.data_ptr() != place:
                 self._fused = None
                 return None
+        if self._fused_bias is not None and not self._are_biases_there():
+            self._fused = None
         return self._fused
+
+    def _are_biases_there(self) -> bool:
+        biases = [cast(nn.Linear, self._modules[name]).bias for name in self.names]
+        places = [None if bias is None else bias.data_ptr() for bias in biases]
+        return places == list(self._bias_places)
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
         with torch.no_grad():
             was_fused = self.fused_weight() is not None
-        self._fused = None
+        self._fused = self._fused_bias = None
         super()._apply(fn, recurse)
         if was_fused:
             self.fuse()
@@ -98,4 +141,4 @@ class FusedLinears(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy's weights are copied one by one.
-        return self.__dict__ | {"_fused": None}
+        return self.__dict__ | {"_fused": None, "_fused_bias": None}

@@ -1,8 +1,8 @@
-"""Text in and out: templates, question checks, tokenizer, incremental detokenisation.
+"""Text in and out: templates, question checks, what a tokenizer does, and LLaMA's tokenizer.
 
-Knows nothing of tensors. The tokenizer is plain sentencepiece with the reference's rules
+Knows nothing of tensors. The tokenizer here is plain sentencepiece with the reference's rules
 (LlamaTokenizer slow, legacy=False; llava/mm_utils.py `tokenizer_special_token`): BOS once, every
-text chunk between placeholders alone.
+text chunk between placeholders alone. Qwen2's is in qwen_tokenizer.py.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 import sentencepiece
 
@@ -24,8 +25,10 @@ MAX_PROMPT_CHARS = 100_000  # a question within question.max_chars, and the temp
 PLACEHOLDERS = {"<image>": IMAGE_ID, "<boxes>": CLICK_ID}
 
 POINT_TOKENS = ("<point>", "<point_ego>")  # control pieces of a model that points: no text is one
-CONTROL_TOKENS = (
+QWEN_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<ground>", "<coord>")
+CONTROL_TOKENS = (  # of all templates and tokenizers
     *POINT_TOKENS,
+    *QWEN_TOKENS,
     "<image>",
     "<video>",
     "<boxes>",
@@ -55,6 +58,7 @@ _SYSTEM = (
     "The assistant gives helpful, detailed, and polite answers to the {0}'s questions."
 )
 SYSTEM_PROMPTS = {"llava_v1": _SYSTEM.format("human"), "vicuna_v1": _SYSTEM.format("user")}
+QWEN_TEMPLATE = "qwen_1_5"  # ChatML
 
 
 def render_conversation(template: str, turns: Sequence[tuple[str, str | None]]) -> str:
@@ -63,6 +67,8 @@ def render_conversation(template: str, turns: Sequence[tuple[str, str | None]]) 
     `</s>` follows an answer directly and the next `USER:` follows that directly, as in the
     reference (llava/conversation.py, SeparatorStyle.TWO).
     """
+    if template == QWEN_TEMPLATE:
+        return _render_chat_ml(turns)
     text = SYSTEM_PROMPTS[template] + " "
     for question, answer in turns:
         text += f"USER: {question} ASSISTANT:"
@@ -70,9 +76,21 @@ def render_conversation(template: str, turns: Sequence[tuple[str, str | None]]) 
     return text
 
 
+def _render_chat_ml(turns: Sequence[tuple[str, str | None]]) -> str:
+    text = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+    for question, answer in turns:
+        text += f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
+        text += f"{answer}<|im_end|>\n" if answer is not None else ""
+    return text
+
+
 def render_question(question: str, template: str = "llava_v1", with_image: bool = True) -> str:
-    """The single-turn prompt of a checked question, the scene or image before it."""
-    image = "<image>\n" if with_image else ""
+    """The single-turn prompt of a checked question, the scene or image before it.
+
+    With the space that Video-3D-LLM's data has between the image's newline and a question.
+    """
+    after = "\n " if template == QWEN_TEMPLATE else "\n"
+    image = f"<image>{after}" if with_image else ""
     return render_conversation(template, [(image + question, None)])
 
 
@@ -131,11 +149,71 @@ def parse_coordinates(text: str) -> tuple[str, tuple[Point, ...]]:
     return text_left.replace("\0", "<boxes>"), tuple(clicks)
 
 
+class AnyTokenizer(Protocol):
+    """What the package knows of a checkpoint's tokenizer; ids that are not there are -1.
+
+    file_name: under which `to_bytes` is saved. special_ids: begin, end and unknown, and what other
+    tokens steer a model.
+    """
+
+    file_name: str
+    bos_id: int
+    eos_id: int
+    special_ids: tuple[int, ...]
+    vocab_size: int
+
+    def encode(self, prompt: str) -> list[int]:
+        """Ids of a rendered prompt, with IMAGE_ID and CLICK_ID for the placeholders."""
+        ...
+
+    def encode_question(
+        self, text: str, template: str = "llava_v1", with_image: bool = True
+    ) -> list[int]:
+        """Ids of the single-turn prompt of a checked question, the scene or image before it."""
+        ...
+
+    def encode_text(self, text: str) -> list[int]:
+        """Ids of words alone, without a token that begins a prompt."""
+        ...
+
+    def num_end_tokens(self, words: str) -> int:
+        """How many tokens a question's prompt has from `words` on, the question's last ones."""
+        ...
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of generated ids, special ones skipped; bytes that are not UTF-8 become U+FFFD."""
+        ...
+
+    def is_text(self, token: int) -> bool:
+        """False for what steers a model, and for ids that only the embedding has."""
+        ...
+
+    def piece(self, token: int) -> str:
+        """The piece of an id below vocab_size, as the tokenizer's file writes it."""
+        ...
+
+    def control_id(self, piece: str) -> int:
+        """The id of a token that steers the model, -1 where there is none of this name."""
+        ...
+
+    def pending_characters(self, ids: Sequence[int]) -> int:
+        """How many characters at the end of `decode(ids)` stand for the start of an incomplete
+        one.
+        """
+        ...
+
+    def to_bytes(self) -> bytes:
+        """The file's content, to save the tokenizer beside other weights."""
+        ...
+
+
 class Tokenizer:
-    """The checkpoint's sentencepiece model.
+    """LLaMA's: the checkpoint's sentencepiece model.
 
     Raises CheckpointError where the file is absent or not a model.
     """
+
+    file_name = "tokenizer.model"
 
     def __init__(self, path: str | Path) -> None:
         # The checkpoint's own file; nothing is downloaded.
@@ -153,7 +231,7 @@ class Tokenizer:
         self.bos_id: int = self._model.bos_id()
         self.eos_id: int = self._model.eos_id()
         self.unk_id: int = self._model.unk_id()
-        self.special_ids = (self.bos_id, self.eos_id, self.unk_id)
+        self.special_ids: tuple[int, ...] = (self.bos_id, self.eos_id, self.unk_id)
         self.vocab_size: int = self._model.vocab_size()
         self._anchor = self._model.encode("\n")
 
@@ -174,10 +252,18 @@ class Tokenizer:
         return ids
 
     def encode_question(
-        self, question: str, template: str = "llava_v1", with_image: bool = True
+        self, text: str, template: str = "llava_v1", with_image: bool = True
     ) -> list[int]:
-        """Ids of the prompt of a checked question, as `render_question` writes it."""
-        return self.encode(render_question(question, template, with_image))
+        """Ids of the single-turn prompt of a checked question, the scene or image before it."""
+        return self.encode(render_question(text, template, with_image))
+
+    def encode_text(self, text: str) -> list[int]:
+        """Ids of words alone, without BOS."""
+        return self.encode(text)[1:]
+
+    def num_end_tokens(self, words: str) -> int:
+        """How many tokens a question's prompt has from `words` on, the question's last ones."""
+        return len(self.encode_text(f"{words} ASSISTANT:"))
 
     def _encode_continued(self, text: str) -> list[int]:
         """Ids without sentencepiece's leading space."""
@@ -205,8 +291,10 @@ class Tokenizer:
         token: int = self._model.piece_to_id(piece)
         return token if self._model.is_control(token) else -1
 
-    def pending_bytes(self, ids: Sequence[int]) -> int:
-        """How many byte tokens at the end are the start of an incomplete UTF-8 character."""
+    def pending_characters(self, ids: Sequence[int]) -> int:
+        """How many byte tokens at the end are the start of an incomplete UTF-8 character; each is a
+        character of `decode(ids)`.
+        """
         # The byte tokens at the end, pieces like "<0xE2>".
         start = len(ids)
         while start > 0 and self._model.is_byte(ids[start - 1]):

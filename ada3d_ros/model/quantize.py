@@ -72,11 +72,12 @@ class Int4Linear(nn.Linear):
     """A linear layer with an int4 weight: (..., in) to (..., out) in the format of its input."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return F.linear(x.bfloat16(), self.weight).to(x.dtype)  # what torchao's kernels take
+        product = F.linear(x.bfloat16(), self.weight).to(x.dtype)  # what torchao's kernels take
+        return product if self.bias is None else product.add_(self.bias)
 
 
 def quantize_linear(linear: nn.Linear, weights: str) -> nn.Linear:
-    """The layer with its weight in int8 or int4; its old weight is let go.
+    """The layer with its weight in int8 or int4; its old weight is let go, a bias stays.
 
     Raises ConfigError where torchao is missing, or int4 does not fit the shape.
     """
@@ -94,6 +95,7 @@ def quantize_linear(linear: nn.Linear, weights: str) -> nn.Linear:
     else:
         made = Int4Linear(inputs, outputs, bias=False, device="meta")
         made.weight = nn.Parameter(weight.bfloat16(), requires_grad=False)
+        made.bias = linear.bias
         if form.device_type == "cuda":  # of torchao's packings the one of torch's own kernel
             config = api.Int4WeightOnlyConfig(
                 group_size(inputs),

@@ -63,6 +63,11 @@ class FrameTable:
         return tuple(self._frames)
 
     @property
+    def frames(self) -> tuple[FrameTokens, ...]:
+        """The frames that are in, in the order they came."""
+        return tuple(self._frames.values())
+
+    @property
     def num_tokens(self) -> int:
         return sum(map(len, self._frames.values()))
 

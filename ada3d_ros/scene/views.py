@@ -46,16 +46,22 @@ def preprocess_color(
 
     aspect `pad` keeps the whole image on a square of the mean colour instead of cropping.
     """
-    # Resize and crop.
     image = Image.fromarray(rgb)
     if aspect == "pad":
         image = _pad_to_square(image, mean)
     size = color_size(image.size, side)
     left, top = (size[0] - side) // 2, (size[1] - side) // 2
     image = image.resize(size, Image.Resampling.BICUBIC).crop((left, top, left + side, top + side))
+    return normalise_color(np.asarray(image), mean, std)
 
-    # Normalise, in the order and precision of CLIP's processor.
-    unit = (np.asarray(image) * (1 / 255)).astype(np.float32)
+
+def normalise_color(
+    rgb: npt.NDArray[np.uint8], mean: FloatTriple, std: FloatTriple
+) -> torch.Tensor:
+    """rgb (H, W, 3) uint8 to (3, H, W) float32, in the order and precision of transformers'
+    processors.
+    """
+    unit = (rgb * (1 / 255)).astype(np.float32)
     pixels = (unit - np.array(mean, np.float32)) / np.array(std, np.float32)
     return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
 

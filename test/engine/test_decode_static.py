@@ -28,6 +28,7 @@ CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("qkv_bias", [False, True], ids=["llama", "qwen2"])
 @pytest.mark.parametrize(
     ("num_kv_heads", "dtype", "tolerance"),
     [
@@ -38,9 +39,9 @@ CPU = torch.device("cpu")
     ],
 )
 def test_static_step_equals_the_ordinary_one(
-    case: str, num_kv_heads: int, dtype: torch.dtype, tolerance: float
+    case: str, qkv_bias: bool, num_kv_heads: int, dtype: torch.dtype, tolerance: float
 ) -> None:
-    decoder = make_decoder(num_kv_heads).to(dtype)
+    decoder = make_decoder(num_kv_heads, qkv_bias=qkv_bias).to(dtype)
     ordinary, source = CASES[case](decoder), CASES[case](decoder)
     with (
         torch.inference_mode(),

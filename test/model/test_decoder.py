@@ -1,8 +1,10 @@
-"""The decoder against transformers' LlamaForCausalLM, and against itself cut into ranges."""
+"""The decoder against transformers' LlamaForCausalLM and Qwen2ForCausalLM, and against itself cut
+into ranges.
+"""
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from ada3d_ros.engine.kv_cache import KVCache
 from ada3d_ros.model.config import DecoderConfig
@@ -58,6 +60,61 @@ def test_equals_transformers(num_kv_heads: int) -> None:
     assert torch.allclose(
         decoder.logits(full_hidden(decoder, decoder.embed(ids))), expected, atol=1e-5
     )
+
+
+@pytest.mark.parametrize(("num_heads", "num_kv_heads"), [(7, 1), (8, 4), (6, 2), (4, 4)])
+@pytest.mark.parametrize("prepared", [False, True], ids=["apart", "fused"])
+def test_equals_transformers_qwen2(num_heads: int, num_kv_heads: int, prepared: bool) -> None:
+    """Logits of a prompt, and 12 greedy ids on a cache; biases large enough to matter."""
+    torch.manual_seed(num_heads)
+    width = 8 * num_heads
+    sizes = {
+        "vocab_size": 61,
+        "hidden_size": width,
+        "intermediate_size": 48,
+        "num_hidden_layers": 3,
+        "num_attention_heads": num_heads,
+        "num_key_value_heads": num_kv_heads,
+        "rms_norm_eps": 1e-6,
+        "max_position_embeddings": 64,
+    }
+    rope = {"rope_type": "default", "rope_theta": 1e6}
+    oracle = Qwen2ForCausalLM(Qwen2Config(**sizes, rope_parameters=rope)).eval()
+    for name, parameter in oracle.named_parameters():
+        noise = torch.randn_like(parameter)
+        parameter.data = 1 + 0.1 * noise if "norm" in name else 0.15 * noise
+    decoder = LlamaDecoder(
+        DecoderConfig(
+            61, width, 48, 3, num_heads, num_kv_heads, 1e-6, 1e6, max_positions=64, qkv_bias=True
+        )
+    )
+    state = {name.removeprefix("model."): value for name, value in oracle.state_dict().items()}
+    decoder.load_state_dict(state, strict=True)
+    decoder.requires_grad_(False).eval()
+    if prepared:
+        decoder.prepare()
+
+    ids = torch.randint(0, 61, (1, 17), generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        cache = KVCache(3)
+        hidden = decoder.run_layers(0, 3, decoder.embed(ids), torch.arange(17), cache)
+        logits = decoder.logits(hidden)
+        assert torch.allclose(logits, oracle(input_ids=ids).logits, atol=1e-5)
+        assert float(logits.std()) > 0.1
+        new = [int(logits[0, -1].argmax())]
+        for position in range(17, 28):
+            fed = decoder.embed(torch.tensor([[new[-1]]]))
+            hidden = decoder.run_layers(0, 3, fed, torch.tensor([position]), cache)
+            new.append(int(decoder.logits(hidden)[0, -1].argmax()))
+        chosen = oracle.generate(ids, max_new_tokens=12, do_sample=False, eos_token_id=None)
+    assert new == chosen[0, 17:].tolist()
+
+    # Without the biases it would be another model.
+    for layer in decoder.layers:
+        layer.self_attn.q_proj.bias.zero_()
+    with torch.inference_mode():
+        hidden = decoder.run_layers(0, 3, decoder.embed(ids), torch.arange(17))
+        assert not torch.allclose(decoder.logits(hidden), logits, atol=1e-3)
 
 
 def test_ranges_and_cache_equal_one_pass() -> None:

@@ -17,9 +17,11 @@ from test.support import decoders
 FUSED = (("self_attn", ("q_proj", "k_proj", "v_proj")), ("mlp", ("gate_proj", "up_proj")))
 
 
-def make_pair(num_kv_heads: int = 2) -> tuple[LlamaDecoder, LlamaDecoder]:
+def make_pair(num_kv_heads: int = 2, qkv_bias: bool = False) -> tuple[LlamaDecoder, LlamaDecoder]:
     """Equal decoders, the second of them prepared."""
-    plain, prepared = (decoders.make_decoder(num_kv_heads=num_kv_heads) for _ in range(2))
+    plain, prepared = (
+        decoders.make_decoder(num_kv_heads=num_kv_heads, qkv_bias=qkv_bias) for _ in range(2)
+    )
     prepared.prepare()
     assert not is_fused(plain)
     assert is_fused(prepared)
@@ -49,24 +51,29 @@ def logits_of(decoder: LlamaDecoder) -> torch.Tensor:
     return torch.cat(rows)
 
 
-def close(actual: torch.Tensor, expected: torch.Tensor) -> bool:
+def close(actual: torch.Tensor, expected: torch.Tensor, bound: float = 1e-6) -> bool:
     """Within 1e-6 of the largest value: sums are in another order."""
-    return float((actual - expected).abs().max()) <= 1e-6 * float(expected.abs().max())
+    return float((actual - expected).abs().max()) <= bound * float(expected.abs().max())
 
 
 @pytest.mark.parametrize("num_kv_heads", [4, 2, 1])
-def test_equals_the_unfused_decoder(num_kv_heads: int) -> None:
-    plain, prepared = make_pair(num_kv_heads)
+@pytest.mark.parametrize("qkv_bias", [False, True], ids=["llama", "qwen2"])
+def test_equals_the_unfused_decoder(num_kv_heads: int, qkv_bias: bool) -> None:
+    plain, prepared = make_pair(num_kv_heads, qkv_bias)
     expected = logits_of(plain)
-    assert close(logits_of(prepared), expected)
+    # A bias begins the sum or ends it, as the width of the product has it.
+    assert close(logits_of(prepared), expected, 2e-6 if qkv_bias else 1e-6)
     assert float(expected.std()) > 0.1
 
 
-def test_one_storage_for_weights_of_one_input_and_no_second_copy() -> None:
-    plain, prepared = make_pair()
+@pytest.mark.parametrize("qkv_bias", [False, True], ids=["llama", "qwen2"])
+def test_one_storage_for_weights_of_one_input_and_no_second_copy(qkv_bias: bool) -> None:
+    plain, prepared = make_pair(qkv_bias=qkv_bias)
+    parts = [(part, names, "weight") for part, names in FUSED]
+    parts += [(*FUSED[0], "bias")] if qkv_bias else []
     for layer in prepared.layers:
-        for part, names in FUSED:
-            weights = [getattr(layer, part).get_parameter(f"{name}.weight") for name in names]
+        for part, names, kind in parts:
+            weights = [getattr(layer, part).get_parameter(f"{name}.{kind}") for name in names]
             for before, after in itertools.pairwise(weights):
                 assert after.data_ptr() == before.data_ptr() + before.nbytes
     storages = {p.untyped_storage().data_ptr(): p.untyped_storage() for p in prepared.parameters()}
@@ -74,8 +81,9 @@ def test_one_storage_for_weights_of_one_input_and_no_second_copy() -> None:
     assert held == sum(p.nbytes for p in plain.parameters())
 
 
-def test_names_and_values_stay() -> None:
-    plain, prepared = make_pair()
+@pytest.mark.parametrize("qkv_bias", [False, True], ids=["llama", "qwen2"])
+def test_names_and_values_stay(qkv_bias: bool) -> None:
+    plain, prepared = make_pair(qkv_bias=qkv_bias)
     ours, theirs = prepared.state_dict(), plain.state_dict()
     assert list(ours) == list(theirs)
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
@@ -100,6 +108,22 @@ def test_a_weight_replaced_is_used(name: str) -> None:
         linear = decoder.layers[1].get_submodule(name)
         linear.weight = nn.Parameter(-linear.weight, requires_grad=False)
     assert not torch.allclose(logits_of(plain), before, atol=1e-3)
+    assert close(logits_of(prepared), logits_of(plain))
+
+
+@pytest.mark.parametrize("how", ["replaced", "dropped", "in place"])
+def test_a_bias_changed_is_used(how: str) -> None:
+    plain, prepared = make_pair(qkv_bias=True)
+    before = logits_of(plain)
+    for decoder in (plain, prepared):
+        linear = decoder.layers[1].self_attn.k_proj
+        if how == "replaced":
+            linear.bias = nn.Parameter(3.0 * linear.bias, requires_grad=False)
+        elif how == "dropped":
+            linear.bias = None
+        else:
+            linear.bias.mul_(-1.0)
+    assert not torch.allclose(logits_of(plain), before, atol=1e-4)
     assert close(logits_of(prepared), logits_of(plain))
 
 
@@ -128,8 +152,9 @@ def test_a_layer_wrapped_is_run(name: str) -> None:
     assert close(logits_of(prepared), logits_of(plain))
 
 
-def test_a_copy_has_weights_of_its_own() -> None:
-    plain, prepared = make_pair()
+@pytest.mark.parametrize("qkv_bias", [False, True], ids=["llama", "qwen2"])
+def test_a_copy_has_weights_of_its_own(qkv_bias: bool) -> None:
+    plain, prepared = make_pair(qkv_bias=qkv_bias)
     copied, expected = copy.deepcopy(prepared), logits_of(plain)
     assert close(logits_of(copied), expected)
     for decoder in (plain, copied):
@@ -139,8 +164,9 @@ def test_a_copy_has_weights_of_its_own() -> None:
     assert not torch.allclose(logits_of(plain), expected, atol=1e-3)
 
 
-def test_stays_fused_in_another_format() -> None:
-    plain, prepared = make_pair()
+@pytest.mark.parametrize("qkv_bias", [False, True], ids=["llama", "qwen2"])
+def test_stays_fused_in_another_format(qkv_bias: bool) -> None:
+    plain, prepared = make_pair(qkv_bias=qkv_bias)
     plain.double()
     prepared.double()
     assert is_fused(prepared)
@@ -160,9 +186,10 @@ def test_fused_without_memory_and_filled_afterwards() -> None:
     assert close(logits_of(made), logits_of(plain))
 
 
-def test_gradients_reach_the_weights() -> None:
+@pytest.mark.parametrize("qkv_bias", [False, True], ids=["llama", "qwen2"])
+def test_gradients_reach_the_weights(qkv_bias: bool) -> None:
     grads = []
-    for decoder in make_pair():
+    for decoder in make_pair(qkv_bias=qkv_bias):
         decoder.requires_grad_(True)
         hidden = decoder.run_layers(0, 2, decoder.embed(torch.arange(6)[None]), torch.arange(6))
         hidden.square().sum().backward()
@@ -173,9 +200,10 @@ def test_gradients_reach_the_weights() -> None:
         assert torch.allclose(actual, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_quantised_afterwards_is_quantised() -> None:
+@pytest.mark.parametrize("qkv_bias", [False, True], ids=["llama", "qwen2"])
+def test_quantised_afterwards_is_quantised(qkv_bias: bool) -> None:
     """And the storage of the full weights goes when the layer runs."""
-    plain, prepared = make_pair()
+    plain, prepared = make_pair(qkv_bias=qkv_bias)
     for decoder in (plain, prepared):
         quantize_layers(decoder, "int8")
     assert torch.equal(logits_of(prepared), logits_of(plain))

@@ -177,6 +177,27 @@ def test_products_are_those_of_the_dequantized_weight(
     assert ((result.double() - x.double() @ exact.T).abs() <= 4 * eps * bound).all()
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("weights", ["int8", "int4"])
+def test_a_bias_is_added_as_it_is(weights: str, dtype: torch.dtype) -> None:
+    weight = weight_of("normal", dtype, inputs=64)
+    bias = torch.randn(32, generator=torch.Generator().manual_seed(2)).to(dtype)
+    with_bias = linear_of(weight)
+    with_bias.bias = nn.Parameter(bias, requires_grad=False)
+    with_bias, without = (
+        quantize_linear(with_bias, weights),
+        quantize_linear(linear_of(weight), weights),
+    )
+    x = torch.randn(2, 5, 64, generator=torch.Generator().manual_seed(1)).to(dtype)
+    with torch.inference_mode():
+        found, product = with_bias(x), without(x)
+    assert (with_bias.bias.dtype, found.dtype) == (dtype, dtype)
+    # A kernel may add it before or after its sum is rounded.
+    eps = torch.finfo(dtype).eps
+    bound = eps * (product.double().abs() + bias.double().abs())
+    assert ((found.double() - product.double() - bias.double()).abs() <= bound).all()
+
+
 def test_int8_sums_do_not_overflow_float16() -> None:
     """The levels' own sums would be 512 * 100 * 127."""
     weight = torch.full((4, 512), 0.01, dtype=torch.float16)

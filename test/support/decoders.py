@@ -56,13 +56,16 @@ def generator(seed: int) -> torch.Generator:
 
 
 def make_decoder(
-    num_layers: int = LAYERS, num_kv_heads: int = 2, seed: int = 0, max_positions: int = 4096
+    num_layers: int = LAYERS,
+    num_kv_heads: int = 2,
+    seed: int = 0,
+    max_positions: int = 4096,
+    qkv_bias: bool = False,
 ) -> LlamaDecoder:
     """Random weights; SHAPE is its shape."""
     torch.manual_seed(seed)
-    config = DecoderConfig(
-        97, WIDTH, 64, num_layers, 4, num_kv_heads, max_positions=max_positions, eos_id=-1
-    )
+    sizes = 97, WIDTH, 64, num_layers, 4, num_kv_heads
+    config = DecoderConfig(*sizes, max_positions=max_positions, eos_id=-1, qkv_bias=qkv_bias)
     decoder = LlamaDecoder(config).requires_grad_(False).eval()
     for name, parameter in decoder.named_parameters():
         parameter.copy_(

@@ -1,0 +1,161 @@
+"""Ground heads: proposals scored by the state of a prompt's `<ground>` token.
+
+A proposal is an axis-aligned box: centre and full size, metres, in the model's world. The last
+score is that of "no object". Reference: llava/model/language_model/llava_qwen.py (`infonce`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from ada3d_ros.errors import InvalidRequestError
+from ada3d_ros.geometry.voxel import to_device
+from ada3d_ros.model.video3dllm.config import Video3DConfig
+from ada3d_ros.model.video3dllm.tokens import GroundedFrame, embed_places, is_in_range
+
+MASS = 0.4  # of the scores' softmax, that the boxes of a phrase for several objects reach
+
+
+class GroundHeads(nn.Module):
+    """Two MLPs, of objects and of the query, whose outputs are compared by their cosine."""
+
+    def __init__(self, config: Video3DConfig) -> None:
+        super().__init__()
+        self.config = config
+        width = config.decoder.hidden_size
+        self.object, self.query = _head(width), _head(width)
+        self.zero_target = nn.Parameter(torch.zeros(width))  # the features of "no object"
+
+    def object_outputs(self, features: torch.Tensor) -> torch.Tensor:
+        """Of object features (n, D), "no object" behind them: (n + 1, D)."""
+        rows = torch.cat((features.to(self.zero_target), self.zero_target[None]))
+        outputs: torch.Tensor = self.object(rows)
+        return outputs
+
+    def scores(self, features: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
+        """Cosine (n + 1,) float32 of each object, and of none, with the query.
+
+        features (n, D) of objects; state (D,): of `<ground>`, after the decoder's last norm.
+        """
+        objects = self.object_outputs(features).float()
+        query = self.query(state.to(self.zero_target)).float()
+        return F.normalize(objects, dim=-1) @ F.normalize(query, dim=-1)
+
+    def object_features(
+        self, boxes_m: torch.Tensor, frames: Sequence[GroundedFrame], strict: bool = True
+    ) -> torch.Tensor:
+        """What an object looks like and where it is, (n, D) in the patches' dtype.
+
+        The mean of all patches of all frames that belong to it, 0 where none does, and the sine
+        embedding of its centre; its size does not count. boxes_m (n, 6) float32 on the CPU. strict:
+        a centre that the model cannot place is refused, else moved to the border. Raises
+        InvalidRequestError, too for no box at all, or one that is not finite.
+        """
+        check_boxes(boxes_m, self.config, strict)
+        sums = frames[0].patches.new_zeros(
+            len(boxes_m), frames[0].patches.shape[1], dtype=torch.float32
+        )
+        counts = torch.zeros(len(boxes_m))
+        for frame in frames:
+            members = patches_inside(boxes_m, frame.points_m, self.config).flatten(1).float()
+            sums += to_device(members, sums.device) @ frame.patches.float()
+            counts += members.sum(dim=1)
+        means = sums / to_device(counts.clamp(min=1), sums.device)[:, None]
+        places = embed_places(boxes_m[:, :3], means.shape[1], self.config)
+        return (means + to_device(places, means.device)).to(frames[0].patches.dtype)
+
+
+def _head(width: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Linear(width, width), nn.ReLU(), nn.LayerNorm(width, eps=1e-5), nn.Linear(width, width)
+    )
+
+
+def check_boxes(boxes_m: torch.Tensor, config: Video3DConfig, strict: bool) -> None:
+    """Raises InvalidRequestError where proposals (n, 6) cannot be scored; see `object_features`."""
+    if boxes_m.ndim != 2 or boxes_m.shape[1] != 6 or not len(boxes_m):
+        raise InvalidRequestError(
+            f"proposals have shape {tuple(boxes_m.shape)}: at least one box of six numbers (centre"
+            " x y z, full size x y z, metres) is needed to ground with Video-3D-LLM; switch on a"
+            " detector, or ask for a model without proposals."
+        )
+    if not bool(torch.isfinite(boxes_m).all()):
+        raise InvalidRequestError("a proposal holds numbers that are not finite: leave it out.")
+    far = torch.nonzero(~is_in_range(boxes_m[:, :3], config))[:, 0].tolist()
+    if strict and far:
+        x, y, z = boxes_m[far[0], :3].tolist()
+        raise InvalidRequestError(
+            f"the centre ({x:.2f}, {y:.2f}, {z:.2f}) m of proposal {far[0]} lies outside of what"
+            f" the model can place ({list(config.min_xyz_m)} to {list(config.max_xyz_m)} m from the"
+            " scene's origin): leave it out, or reset the scene nearer to it."
+        )
+
+
+def patches_inside(
+    boxes_m: torch.Tensor, points_m: torch.Tensor, config: Video3DConfig
+) -> torch.Tensor:
+    """Which patches of a view belong to each box (n, 6): (n, p, p) bool.
+
+    At least half of a patch's pixels lie inside, borders included, by points_m (S, S, 3); a pixel
+    without a reading, NaN, lies in none.
+    """
+    patch, side = config.vision.patch_size, config.vision.patches_per_side
+    points = points_m[: side * patch, : side * patch]
+    needed = patch * patch // 2
+    masks = []
+    for box in boxes_m:
+        low, high = box[:3] - box[3:] / 2, box[:3] + box[3:] / 2
+        inside = ((points >= low) & (points <= high)).all(dim=-1)
+        counts = inside.unflatten(1, (side, patch)).unflatten(0, (side, patch)).sum(dim=(1, 3))
+        masks.append(counts >= needed)
+    return torch.stack(masks)
+
+
+def find_ground(ids: Sequence[int], config: Video3DConfig) -> int:
+    """Where the one `<ground>` stands in a prompt's ids. Raises InvalidRequestError for none or
+    several, and for a model without ground heads.
+    """
+    if config.ground_id < 0:
+        raise InvalidRequestError(
+            "the loaded model has no ground heads (ground_head_* in its weights, ground_token_ids"
+            " in its config.json): load a Video-3D-LLM checkpoint, or ask for relevance."
+        )
+    places = [index for index, token in enumerate(ids) if token == config.ground_id]
+    if len(places) != 1:
+        raise InvalidRequestError(
+            f"the prompt has {len(places)} <ground> tokens; exactly one is needed."
+        )
+    return places[0]
+
+
+def ground_loss(scores: torch.Tensor, targets: Sequence[int], temperature: float) -> torch.Tensor:
+    """InfoNCE of scores (n + 1,): -log of the share of exp(s / temperature) that the targets get.
+
+    targets: indices of the objects meant; none, or -1: "no object".
+    """
+    meant = [target for target in targets if target >= 0] or [len(scores) - 1]
+    logits = scores / temperature
+    return logits.logsumexp(0) - logits[meant].logsumexp(0)
+
+
+def choose_one(scores: torch.Tensor) -> int:
+    """The best of the n boxes of scores (n + 1,), whatever "no object" has: ScanRefer's rule."""
+    return int(scores[:-1].argmax())
+
+
+def choose_several(scores: torch.Tensor, temperature: float, mass: float = MASS) -> list[int]:
+    """The boxes a phrase means, best first: Multi3DRefer's rule.
+
+    None where "no object" has the best score; else the best ones until their softmax over all
+    n + 1 reaches `mass`, one at least.
+    """
+    if int(scores.argmax()) == len(scores) - 1:
+        return []
+    shares = torch.softmax(scores / temperature, dim=0)[:-1]
+    ordered = shares.sort(descending=True, stable=True)
+    reached = ordered.values.cumsum(0) < mass
+    return ordered.indices[: int(reached.sum()) + 1].tolist()
