@@ -12,13 +12,15 @@ from __future__ import annotations
 import torch
 
 from ada3d_ros.model.llava_next.anyres import PatchGrid
+from ada3d_ros.token_rows import TokenRows
 from ada3d_ros.types import NAN, SpatialTokens
 
 
 def pack_tokens(embeds: torch.Tensor, grid: PatchGrid, newline: torch.Tensor) -> SpatialTokens:
     """Embeddings (1 + crops, P, D) of the whole image and its crops, newline (D,), to tokens.
 
-    A newline is a row of its own with num_patches 0 and xyz_m NaN (docs/glossary.md).
+    A newline has num_patches 0 and xyz_m NaN. It closes the row of crops' patches before it; the
+    whole image's patches stand in a row that no newline closes.
     """
     # The crops side by side, cut to what shows the image: (rows, columns, D).
     side, width, device = round(embeds.shape[1] ** 0.5), embeds.shape[2], embeds.device
@@ -38,7 +40,10 @@ def pack_tokens(embeds: torch.Tensor, grid: PatchGrid, newline: torch.Tensor) ->
         scale = coarse.new_tensor((grid.columns / side, grid.rows / side, 0.0))
         coarse = (coarse + 0.5) * scale - coarse.new_tensor((0.5, 0.5, 0.0))
     xyz_m = torch.cat((coarse, fine))
-    return SpatialTokens(features, xyz_m, torch.isfinite(xyz_m[:, 0]).long(), voxel_size_m=1.0)
+    numbers = torch.arange(grid.rows, device=device).repeat_interleave(grid.columns + 1) + 1
+    row, is_newline = torch.cat((numbers.new_zeros(len(coarse)), numbers)), xyz_m[:, 0].isnan()
+    rows = TokenRows.of(is_newline, row)
+    return SpatialTokens(features, xyz_m, (~is_newline).long(), voxel_size_m=1.0, rows=rows)
 
 
 def _places(rows: int, columns: int, device: torch.device) -> torch.Tensor:
