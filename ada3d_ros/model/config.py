@@ -132,6 +132,11 @@ class BackboneConfig:
     question_kinds: tuple[str, ...] = ()
     repetition_penalty: float = 1.0
 
+    @property
+    def squares_per_image(self) -> int:
+        """Images that the vision tower sees of one view or image at most."""
+        return 1
+
     def max_spatial_tokens(self, max_views: int) -> int:
         """Spatial tokens that a scene of so many views has at most."""
         return self.token_cap

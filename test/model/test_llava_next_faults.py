@@ -57,9 +57,11 @@ def test_a_pair_is_height_and_width_in_the_layout_of_transformers(
     assert config_in(converted).pinpoints == ((56, 112), (168, 56))
 
 
-def test_as_many_tokens_are_planned_for_as_the_largest_image_has(folder: Path) -> None:
+def test_memory_is_planned_for_the_largest_image(folder: Path) -> None:
+    """4 patches a side; 2 x 2 crops have more tokens than 1 x 3, the whole image besides."""
     config = config_in(folder)
-    assert config.token_cap == config.max_image_tokens == 16 + 8 * (8 + 1)  # 4 patches a side
+    assert config.max_spatial_tokens(20) == 16 + 8 * (8 + 1)
+    assert config.squares_per_image == 1 + 4
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any
 
 from ada3d_ros.errors import CheckpointError
@@ -51,8 +51,13 @@ class LlavaNextConfig(LlavaConfig):
                 )
 
     @property
-    def max_image_tokens(self) -> int:
-        """Tokens of the largest image, newlines among them."""
+    def squares_per_image(self) -> int:
+        """The whole image and the crops of the largest grid."""
+        side = self.vision.image_size
+        return 1 + max(height * width // side**2 for height, width in self.pinpoints)
+
+    def max_spatial_tokens(self, max_views: int) -> int:
+        """Of the largest image, newlines among them; there is no scene."""
         side, patches = self.vision.image_size, self.vision.patches_per_side
         grids = [patch_grid_of(size, size, side, patches) for size in self.pinpoints]
         return patches**2 + max(grid.rows * (grid.columns + 1) for grid in grids)
@@ -69,8 +74,7 @@ def as_next(config: LlavaConfig, data: Json, is_transformers: bool) -> LlavaNext
     """What was read of any LLaVA, with what its config.json says of LLaVA-NeXT's images."""
     known = {field.name: getattr(config, field.name) for field in fields(config)}
     known["image_aspect_ratio"] = data.get("image_aspect_ratio", ANYRES if is_transformers else "")
-    following = LlavaNextConfig(**known, pinpoints=read_pinpoints(data, is_transformers))
-    return replace(following, token_cap=following.max_image_tokens)
+    return LlavaNextConfig(**known, pinpoints=read_pinpoints(data, is_transformers))
 
 
 def read_pinpoints(data: Json, is_transformers: bool) -> tuple[Size, ...]:
