@@ -10,7 +10,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -92,5 +91,5 @@ def test_strategies_are_compared_on_views_of_rooms(
 def test_a_question_about_a_scene_is_refused(folders: dict[str, Path]) -> None:
     pipeline = open_pipeline(folders["llava_next"], "none", None)
     pipeline.observe(image_frame(drawn(90, 120), 0))
-    with pytest.raises(Exception, match="2D only .* ask with scope LATEST_IMAGE"):
+    with pytest.raises(Exception, match=r"2D only .* ask with scope LATEST_IMAGE"):
         pipeline.ask(Question("What is it?", scope=Scope.SCENE, routed=False))
