@@ -22,7 +22,6 @@ from ada3d_ros.model.video3dllm.config import Video3DConfig
 from ada3d_ros.model.video3dllm.geometry import (
     SquareViews,
     build_square_views,
-    mean_points,
     square_pixels,
 )
 from ada3d_ros.model.video3dllm.ground import GroundHeads
