@@ -48,7 +48,8 @@ def whole_scenes(config: BackboneConfig, device: torch.device) -> Workload:
 
 
 def check_model(
-    settings: ModelConfig, workload: Callable[[BackboneConfig, torch.device], Workload] = whole_scenes
+    settings: ModelConfig,
+    workload: Callable[[BackboneConfig, torch.device], Workload] = whole_scenes,
 ) -> tuple[ModelInfo, BackboneConfig]:
     """Looks at the checkpoint's config and headers; reads no weights.
 
@@ -246,6 +247,7 @@ def _describe(settings: ModelConfig, checkpoint: CheckpointInfo, sha256: str = "
         random_weights=checkpoint.config.random_weights,
         has_3d=checkpoint.config.has_video_tower,
         has_grounding_head=_head_width(checkpoint) > 0,
+        backbone=checkpoint.config.backbone,
     )
 
 
