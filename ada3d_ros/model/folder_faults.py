@@ -111,16 +111,12 @@ def no_checkpoint(folder: Path, lacking: str) -> str:
     )
 
 
-def no_tokenizer(folder: Path) -> str:
-    """The text for a folder without the file that its text is read by."""
-    if (folder / "tokenizer.json").is_file():
-        return (
-            f"{folder} has tokenizer.json alone: text is read by the sentencepiece file it was made"
-            " from. Copy tokenizer.model of the checkpoint, or of its base model (Vicuna 1.5 for"
-            " LLaVA-1.5 and LLaVA-NeXT), into the folder."
-        )
+def no_sentencepiece(folder: Path) -> str:
+    """The text for a folder with the tokenizer in transformers' form alone."""
     return (
-        f"{folder} lacks tokenizer.model: copy it from the checkpoint (for LLaVA, that of Vicuna)."
+        f"{folder} has tokenizer.json alone: text is read by the sentencepiece file it was made"
+        " from. Copy tokenizer.model of the checkpoint, or of its base model (Vicuna 1.5 for"
+        " LLaVA-1.5 and LLaVA-NeXT), into the folder."
     )
 
 

@@ -13,7 +13,8 @@ from ada3d_ros.model.config_keys import Json
 from ada3d_ros.model.llava_next.anyres import V1_6_PINPOINTS, Size, patch_grid_of
 
 ANYRES = "anyres"
-MERGE_TYPE = "spatial_unpad"
+MERGE_TYPE = "spatial_unpad"  # of LLaVA's own config.json
+TRANSFORMERS_TYPE = "llava_next"  # model_type in transformers' layout
 MAX_CROPS = 64  # of one image; published ones have 4
 EXAMPLE = "[[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]"
 
@@ -51,6 +52,10 @@ class LlavaNextConfig(LlavaConfig):
                 )
 
     @property
+    def backbone(self) -> str:
+        return "llava_next"
+
+    @property
     def squares_per_image(self) -> int:
         """The whole image and the crops of the largest grid."""
         side = self.vision.image_size
@@ -62,12 +67,28 @@ class LlavaNextConfig(LlavaConfig):
         grids = [patch_grid_of(size, size, side, patches) for size in self.pinpoints]
         return patches**2 + max(grid.rows * (grid.columns + 1) for grid in grids)
 
+    def max_newlines(self, num_spatial: int) -> int:
+        """One a row of the highest grid."""
+        side, patches = self.vision.image_size, self.vision.patches_per_side
+        return min(num_spatial, max(height // side for height, _ in self.pinpoints) * patches)
+
+    def pooling_bytes(self, views: int, itemsize: int) -> int:
+        """Features of so many squares, the projector's three results, and their tokens."""
+        patches = views * self.vision.patches_per_side**2
+        return patches * (self.vision.hidden_size + 4 * self.decoder.hidden_size) * itemsize
+
     def to_json(self) -> dict[str, Any]:
         """The config.json in the original layout, which has (width, height)."""
         return LlavaConfig.to_json(self) | {
             "mm_patch_merge_type": MERGE_TYPE,
             "image_grid_pinpoints": [[width, height] for height, width in self.pinpoints],
         }
+
+
+def is_llava_next(data: Json) -> bool:
+    """Whether the config.json of a LLaVA on LLaMA is one of LLaVA-NeXT, in either layout."""
+    is_merged = data.get("mm_patch_merge_type") == MERGE_TYPE
+    return is_merged or data.get("model_type") == TRANSFORMERS_TYPE
 
 
 def as_next(config: LlavaConfig, data: Json, is_transformers: bool) -> LlavaNextConfig:

@@ -44,7 +44,7 @@ class LlavaNext(Llava3D):
 
     @property
     def name(self) -> str:
-        return "llava_next"
+        return self.config.backbone
 
     def prepare_image(self, frame: RgbdFrame) -> AnyresInput:
         """The frame's colour, of any shape, whole and in the crops of the grid that fits it."""

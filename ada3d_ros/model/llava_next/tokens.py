@@ -29,8 +29,8 @@ def pack_tokens(embeds: torch.Tensor, grid: PatchGrid, newline: torch.Tensor) ->
     shown = joined[grid.top : grid.top + grid.rows, grid.left : grid.left + grid.columns]
 
     # A newline behind each row.
-    rows = torch.cat((shown, newline.to(embeds).expand(grid.rows, 1, width)), dim=1)
-    features = torch.cat((embeds[0], rows.reshape(-1, width)))
+    closed = torch.cat((shown, newline.to(embeds).expand(grid.rows, 1, width)), dim=1)
+    features = torch.cat((embeds[0], closed.reshape(-1, width)))
     fine = _places(grid.rows, grid.columns, device)
     fine = torch.cat((fine, fine.new_full((grid.rows, 1, 3), NAN)), dim=1).reshape(-1, 3)
 
