@@ -42,7 +42,7 @@ def pack_tokens(embeds: torch.Tensor, grid: PatchGrid, newline: torch.Tensor) ->
     xyz_m = torch.cat((coarse, fine))
     numbers = torch.arange(grid.rows, device=device).repeat_interleave(grid.columns + 1) + 1
     row, is_newline = torch.cat((numbers.new_zeros(len(coarse)), numbers)), xyz_m[:, 0].isnan()
-    rows = TokenRows.of(is_newline, row)
+    rows = TokenRows.from_mask(is_newline, row)
     return SpatialTokens(features, xyz_m, (~is_newline).long(), voxel_size_m=1.0, rows=rows)
 
 
