@@ -12,8 +12,6 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from ada3d_ros.config import AgentConfig
 from ada3d_ros.config.objects import TOPIC
 from ada3d_ros.engine.timing import Now, StageClock
@@ -28,7 +26,6 @@ if TYPE_CHECKING:
     from ada3d_ros.asking.object_source import ObjectSource
     from ada3d_ros.perception.detector import Detector, DetectorReport
 
-CPU = torch.device("cpu")  # of the clock: a detector's call returns when it is done
 MEASURE = Question("")  # of a request without words
 NOTHING_KEPT = ObjectsSnapshot(why_not="what finds objects is not loaded yet.")
 
@@ -178,7 +175,7 @@ class ScenePipeline:
 
         if self.inventory is None or self.detector is None:
             raise LoadingError("the detector is not loaded yet.")
-        clock, exact = StageClock(CPU, self.now), not self._background
+        clock, exact = StageClock(None, self.now), not self._background
         scene = self._scene_to_ask()
         query = SceneQuestion(question, hooks, self.config, scene, clock, exact)
         return DetectedScene(query, self.inventory, self.detector)

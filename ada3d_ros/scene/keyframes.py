@@ -10,14 +10,11 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
-import torch
 
 from ada3d_ros.config import KeyframeConfig
 from ada3d_ros.errors import FrameError, FrameReason
-from ada3d_ros.geometry.camera import unproject_depth
 from ada3d_ros.geometry.pose import rotation_angle_rad
-from ada3d_ros.geometry.voxel import voxel_coords, voxel_ids
+from ada3d_ros.geometry.sparse_points import sparse_points
 from ada3d_ros.scene.floor import Floor, LevelPlaces, level_places
 from ada3d_ros.types import Keyframe, KeyframeReason, RgbdFrame, SceneState
 
@@ -220,20 +217,7 @@ def visible_voxels(frame: RgbdFrame) -> Voxels:
 
     Empty without depth.
     """
-    # Depth and camera of the grid.
-    rows, columns = _grid(frame.intrinsics.height), _grid(frame.intrinsics.width)
-    depth_m = torch.from_numpy(frame.depth_m[rows, columns].astype(np.float64))
-    K = frame.intrinsics.matrix
-    K[0] /= columns.step
-    K[1] /= rows.step
-
-    # The voxels of its valid points.
-    pose = torch.from_numpy(frame.T_world_cam.copy())
-    xyz_m = unproject_depth(depth_m, torch.from_numpy(K), pose).reshape(-1, 3)
-    _, occupied = voxel_ids(voxel_coords(xyz_m[xyz_m.isfinite().all(dim=1)], COVERAGE_VOXEL_M))
-    triples: npt.NDArray[np.int64] = occupied.numpy()
-    return frozenset((int(x), int(y), int(z)) for x, y, z in triples)
-
-
-def _grid(size_px: int) -> slice:
-    return slice(0, None, max(size_px // COVERAGE_GRID, 1))
+    xyz_m = sparse_points(frame, COVERAGE_GRID).reshape(-1, 3)
+    valid = xyz_m[np.isfinite(xyz_m).all(axis=1)]
+    occupied = np.unique(np.round(valid / COVERAGE_VOXEL_M).astype(np.int64), axis=0)
+    return frozenset((x, y, z) for x, y, z in occupied.tolist())

@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 
 from ada3d_ros.geometry.boxes import points_inside
-from ada3d_ros.geometry.camera import unproject_depth
+from ada3d_ros.geometry.unproject import unproject_depth
 from ada3d_ros.lab.world.rooms import CATEGORIES, COLORS
 from ada3d_ros.types import Box3D, RgbdFrame
 
