@@ -78,6 +78,18 @@ class ScenePipeline:
         if self.inventory is not None:
             self.inventory.reset(self._scene.state.epoch)
 
+    def restore(self, scene: SceneSnapshot) -> bool:
+        """Hold exactly the keyframes of a scene that was kept elsewhere, on a robot or in a file;
+        whether that changed anything. Raises InvalidRequestError; see KeyframeBuffer.restore.
+        """
+        with self._lock:
+            new_epoch = scene.state.epoch != self._keyframes.epoch
+            changed = self._keyframes.restore(scene)
+            self._publish_scene()
+        if new_epoch and self.inventory is not None:
+            self.inventory.reset(scene.state.epoch)
+        return changed
+
     def allow_earlier_stamps(self) -> None:
         """Take frames again after the clock fell back, the scene being kept."""
         with self._lock:
@@ -166,7 +178,7 @@ class ScenePipeline:
         inventory.reset(self._scene.state.epoch)
         self.inventory = inventory
 
-    def _open_detected(self, question: Question, hooks: AskHooks) -> DetectedScene:
+    def open_detected(self, question: Question, hooks: AskHooks) -> DetectedScene:
         """A question among the detector's objects, with scene and settings of now. Raises
         LoadingError, NoFramesError.
         """

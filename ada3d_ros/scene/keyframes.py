@@ -6,13 +6,14 @@ same frames give the same keyframes. The caller serialises calls.
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from ada3d_ros.config import KeyframeConfig
-from ada3d_ros.errors import FrameError, FrameReason
+from ada3d_ros.errors import FrameError, FrameReason, InvalidRequestError
 from ada3d_ros.geometry.pose import rotation_angle_rad
 from ada3d_ros.geometry.sparse_points import sparse_points
 from ada3d_ros.scene.floor import Floor, LevelPlaces, level_places
@@ -29,6 +30,10 @@ class _Kept:
     keyframe: Keyframe
     voxels: Voxels  # visible in it
     levels: LevelPlaces
+
+
+def _taken(keyframe: Keyframe) -> _Kept:
+    return _Kept(keyframe, visible_voxels(keyframe.frame), level_places(keyframe.frame))
 
 
 NOTHING_SEEN = SceneState(0, 0, 0)
@@ -120,10 +125,52 @@ class KeyframeBuffer:
             x, y = (round(float(value), 1) for value in frame.T_world_cam[:2, 3])
             self._anchor_xy_m = x, y
         self._next_index += 1
-        self._keep(_Kept(keyframe, visible_voxels(frame), level_places(frame)))
+        self._keep(_taken(keyframe))
         self._evict_surplus()
         self._note_change()
         return keyframe
+
+    def restore(self, scene: SceneSnapshot) -> bool:
+        """Hold exactly this scene's keyframes, with their indices, its epoch, version, floor and
+        anchor, whatever the thresholds say; whether that changed anything. Frames are told by
+        index and stamp: those that are held already stay, also where other pixels come.
+
+        Raises InvalidRequestError, and changes nothing, where indices or stamps do not rise, world
+        frames differ, or an index of this epoch is held with another stamp.
+        """
+        keyframes, state = scene.keyframes, scene.state
+        order = [(keyframe.index, keyframe.frame.stamp_ns) for keyframe in keyframes]
+        for before, after in itertools.pairwise(order):
+            if not (before[0] < after[0] and before[1] < after[1]):
+                raise InvalidRequestError(
+                    f"keyframe {after[0]} of {after[1]} ns comes after {before[0]} of {before[1]}"
+                    " ns: indices and stamps of a scene must rise."
+                )
+        names = sorted({keyframe.frame.frame_id for keyframe in keyframes})
+        if len(names) > 1:
+            raise InvalidRequestError(f"the keyframes of one scene are posed in {names}.")
+        held = {kept.keyframe.index: kept for kept in self._kept}
+        if state.epoch != self.epoch:
+            held = {}
+        for index, stamp_ns in order:
+            known = held.get(index)
+            if known is not None and known.keyframe.frame.stamp_ns != stamp_ns:
+                raise InvalidRequestError(
+                    f"keyframe {index} is held with stamp {known.keyframe.frame.stamp_ns} ns, not"
+                    f" {stamp_ns}: an index names one keyframe of an epoch. Begin a new epoch."
+                )
+
+        now = self.epoch, self.version, self._floor, self._anchor_xy_m, [*held]
+        wanted = state.epoch, state.version, scene.floor, scene.anchor_xy_m, [i for i, _ in order]
+        if now == wanted:
+            return False
+        self._kept = [held.get(each.index) or _taken(each) for each in keyframes]
+        self._coverage = Counter(voxel for kept in self._kept for voxel in kept.voxels)
+        self._last_stamp_ns = order[-1][1] if order else None
+        self._next_index = max(self._next_index, order[-1][0] + 1 if order else 0)
+        self._floor, self._anchor_xy_m = scene.floor, scene.anchor_xy_m
+        self.epoch, self.version = state.epoch, state.version
+        return True
 
     def set_config(self, config: KeyframeConfig) -> None:
         """New thresholds from the next frame on; a smaller max_views evicts at once."""
