@@ -228,6 +228,7 @@ class GroundingMethod(IntEnum):
     HEAD = 2  # grounding decoder
     RELEVANCE = 3  # training-free relevance peak
     DETECTOR = 4  # a 2D detector, lifted by depth
+    PROPOSAL = 5  # a proposed box that the model's own ground heads chose
 
 
 @dataclass(frozen=True, eq=False, slots=True)

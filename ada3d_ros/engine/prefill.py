@@ -23,7 +23,7 @@ from ada3d_ros.types import NAN, PromptSequence
 @dataclass(frozen=True, eq=False, slots=True)
 class FinalStates:
     """Normed hidden states after the last layer: query (D,) of the last prompt token, spatial (N,
-    D) of the tokens kept to the end.
+    D) of the tokens kept to the end; none (0, D) of a cached scene made without them.
     """
 
     query: torch.Tensor
@@ -138,7 +138,7 @@ def prefill_question(
     walk.run(visitor)
     states, held = None, prefix.held
     if with_states:
-        spatial = prefix.final_states()
+        spatial = prefix.final_states() if prefix.options.with_states else walk.hidden[0, :0]
         kept = walk.kept_per_layer[-1]
         if held is None and len(kept) < len(spatial):
             spatial = spatial[kept]

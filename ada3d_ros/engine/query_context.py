@@ -78,11 +78,13 @@ class QueryContext:
         limit = question.max_new_tokens or self.config.generation.max_new_tokens
         headed = in_scene and self.loaded.head is not None
         points, config = bool(question.phrase) and headed, self.loaded.model.config
+        # Ground heads compare proposals with the state of the last token.
+        scores = bool(question.proposals) and self.loaded.model.scores_proposals
         asked = headed and self.config.question.point
         places = asked and max(config.point_id, config.egocentric_point_id) >= 0
         object.__setattr__(self, "in_scene", in_scene)
         object.__setattr__(self, "points", points)
-        object.__setattr__(self, "with_states", points or places)
+        object.__setattr__(self, "with_states", points or places or scores)
         object.__setattr__(self, "max_new_tokens", limit)
         object.__setattr__(self, "origin_m", self.loaded.model.origin_of(self.scene))
 

@@ -208,7 +208,7 @@ def _run_ground(case: Video3DCase, parts: list[GroundedFrame], ours: Tensors) ->
     hidden = model.decoder.run_layers(0, layers, prompt.embeds[None], prompt.positions)
     state = model.decoder.norm(hidden)[0, place]
     features = heads.object_features(boxes, parts, strict=False)
-    scores = model.score_proposals(state, boxes, parts)
+    scores = model.ground_scores(state, boxes, parts)
     targets = case.text.get("ground_loss_targets", [])
     losses = [ground_loss(scores, t, case.config.ground_temperature) for t in targets]
     masks = [patches_inside(boxes, part.points_m, case.config) for part in parts]
