@@ -173,7 +173,9 @@ def _head_parameters(hidden_size: int, head_width: int) -> int:
         return sum(p.numel() for p in GroundingHead(hidden_size, head_width).parameters())
 
 
-def _state_bytes(config: BackboneConfig, form: WeightFormat, load: Workload, head_width: int) -> int:
+def _state_bytes(
+    config: BackboneConfig, form: WeightFormat, load: Workload, head_width: int
+) -> int:
     if not head_width:
         return 0
     width = config.decoder.hidden_size

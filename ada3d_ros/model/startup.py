@@ -48,7 +48,8 @@ def whole_scenes(config: BackboneConfig, device: torch.device) -> Workload:
 
 
 def check_model(
-    settings: ModelConfig, workload: Callable[[BackboneConfig, torch.device], Workload] = whole_scenes
+    settings: ModelConfig,
+    workload: Callable[[BackboneConfig, torch.device], Workload] = whole_scenes,
 ) -> tuple[ModelInfo, BackboneConfig]:
     """Looks at the checkpoint's config and headers; reads no weights.
 

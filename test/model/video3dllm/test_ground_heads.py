@@ -61,7 +61,7 @@ def test_scores_are_cosines_with_no_object_last() -> None:
     model = small_video3d()
     frames, state = encode(model, [flat_frame()]), torch.linspace(-1, 1, 50)
     boxes = torch.tensor([WALL, UNSEEN])
-    scores = model.score_proposals(state, boxes, frames)
+    scores = model.ground_scores(state, boxes, frames)
     assert scores.shape == (3,)
     assert bool((scores.abs() <= 1).all())
     heads = model.ground
@@ -69,7 +69,26 @@ def test_scores_are_cosines_with_no_object_last() -> None:
     none = F.cosine_similarity(heads.object(heads.zero_target), heads.query(state), dim=0)
     assert float(scores[2]) == pytest.approx(float(none), abs=1e-6)
     # Each is scored alone: another proposal beside it changes nothing.
-    assert torch.allclose(model.score_proposals(state, boxes[1:], frames), scores[1:], atol=1e-6)
+    assert torch.allclose(model.ground_scores(state, boxes[1:], frames), scores[1:], atol=1e-6)
+
+
+def test_shares_of_what_is_meant() -> None:
+    """Zero for what the rule leaves out, and for a proposal that the model cannot place."""
+    model = small_video3d()
+    table = model.new_table()
+    for name, frame in enumerate(encode(model, [flat_frame()])):
+        table.add(name, frame)
+    far = [20.0, 0.0, 0.0, 1.0, 1.0, 1.0]
+    boxes, state = torch.tensor([far, WALL, UNSEEN]), torch.linspace(1, -1, 50)
+    scores = model.ground_scores(state, boxes[1:], encode(model, [flat_frame()]))
+    assert int(scores.argmax()) == 0
+    share = float(torch.softmax(scores / 0.07, dim=0)[0])
+    assert share > 0.4  # the other one is not needed
+    found = model.score_proposals(state, boxes, table)
+    assert found.tolist() == pytest.approx([0.0, share, 0.0], abs=1e-6)
+    assert model.score_proposals(-state, boxes, table).tolist() == [0.0, 0.0, 0.0]
+    with pytest.raises(InvalidRequestError, match="proposal 0 lies outside"):
+        model.score_proposals(state, boxes[:1], table)
 
 
 def test_the_best_box_and_the_boxes_of_several() -> None:
@@ -77,9 +96,8 @@ def test_the_best_box_and_the_boxes_of_several() -> None:
     assert choose_several(torch.tensor([0.1, 0.3, 0.2, 0.9]), 0.07) == []
     assert choose_several(torch.tensor([0.5, 0.5, 0.5, 0.5, 0.0]), 0.07) == [0, 1]
     assert choose_several(torch.tensor([0.2, 0.9, 0.0]), 0.07) == [1]
-    # Less than the mass in all boxes together, as "no object" has the rest: all are taken.
-    scores = torch.log(torch.tensor([0.15, 0.12, 0.13, 0.1, 0.5]))
-    assert choose_several(scores, 1.0) == []
+    scores = torch.log(torch.tensor([0.15, 0.3, 0.25, 0.2, 0.1]))
+    assert choose_several(scores, 1.0, mass=0.7) == [1, 2, 3]
 
 
 def test_loss_is_the_share_that_the_targets_get() -> None:
@@ -110,7 +128,7 @@ def test_bad_proposals_are_refused(boxes: list[list[float]], words: str) -> None
     model = small_video3d()
     frames = encode(model, [flat_frame()])
     with pytest.raises(InvalidRequestError, match=words):
-        model.score_proposals(torch.zeros(50), torch.tensor(boxes), frames)
+        model.ground_scores(torch.zeros(50), torch.tensor(boxes), frames)
 
 
 def test_the_reference_takes_a_far_proposal_to_the_border() -> None:
@@ -118,7 +136,7 @@ def test_the_reference_takes_a_far_proposal_to_the_border() -> None:
     frames = encode(model, [flat_frame()])
     far, border = ([[x, 0.0, 0.0, 0.1, 0.1, 0.1]] for x in (20.0, 15.0))
     state = torch.linspace(-1, 1, 50)
-    found = [model.score_proposals(state, torch.tensor(box), frames) for box in (far, border)]
+    found = [model.ground_scores(state, torch.tensor(box), frames) for box in (far, border)]
     assert torch.equal(*found)
 
 

@@ -107,7 +107,7 @@ def test_the_scene_stands_in_the_place_of_the_image() -> None:
 
 def test_a_long_prompt_is_refused_and_by_the_reference_cut() -> None:
     visual = torch.zeros(300, 50)
-    with pytest.raises(QuestionTooLongError, match="302 tokens.*the model takes 256"):
+    with pytest.raises(QuestionTooLongError, match=r"302 tokens.*the model takes 256"):
         small_video3d().build_prompt([1, IMAGE_ID, 2], visual)
     cut = small_video3d("reference").build_prompt([1, IMAGE_ID, 2], visual)
     assert (len(cut.embeds), cut.spatial_span) == (256, (1, 256))
@@ -131,7 +131,7 @@ def test_without_ground_heads() -> None:
     assert not [name for name in model.state_dict() if name.startswith("ground")]
     frames = encode(model, [flat_frame()])
     with pytest.raises(InvalidRequestError, match="no ground heads"):
-        model.score_proposals(torch.zeros(50), torch.zeros(1, 6), frames)
+        model.ground_scores(torch.zeros(50), torch.zeros(1, 6), frames)
     with pytest.raises(InvalidRequestError, match="no ground heads"):
         find_ground([1, 37], model.config)
 
