@@ -136,6 +136,14 @@ def test_without_ground_heads() -> None:
         find_ground([1, 37], model.config)
 
 
+def test_without_coordinates() -> None:
+    """A LLaVA-Video, which has no `<coord>` token."""
+    model = small_video3d(config=dataclasses.replace(SMALL_VIDEO3D, coord_id=-1))
+    assert model.encode_clicks([]).shape == (0, 50)
+    with pytest.raises(InvalidRequestError, match="takes no coordinates"):
+        model.encode_clicks([(0.0, 0.0, 0.0)])
+
+
 def test_unknown_preset_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"model\.compat = 'exact'"):
         Video3DLLM(SMALL_VIDEO3D, "exact")
