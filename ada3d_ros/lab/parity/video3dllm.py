@@ -187,7 +187,7 @@ def run_greedy(
         return greedy(logits)
 
     decoder = case.model.decoder
-    request = GenerationRequest(num_tokens, recording)
+    request = GenerationRequest(num_tokens, recording, repetition_penalty=penalty)
     output = decode(decoder, prefill(decoder, prompt), request)
     logits = torch.stack(steps)
     top = logits.topk(2).values
@@ -201,9 +201,11 @@ def run_greedy(
 def _run_ground(case: Video3DCase, parts: list[GroundedFrame], ours: Tensors) -> None:
     """The grounding prompt, answer included, and the proposals against its `<ground>` token."""
     ids, model, boxes = case.ids("ground_input_ids"), case.model, case.inputs["objects"]
-    prompt, heads = _prompt(case, "ground_input_ids", parts, ours), case.model.ground
+    place = find_ground(ids, case.config)
+    heads = case.model.ground
     assert heads is not None, "find_ground says so first"
-    place = find_ground(ids, case.config) + len(prompt.embeds) - len(ids)
+    prompt = _prompt(case, "ground_input_ids", parts, ours)
+    place += len(prompt.embeds) - len(ids)
     layers = model.decoder.config.num_layers
     hidden = model.decoder.run_layers(0, layers, prompt.embeds[None], prompt.positions)
     state = model.decoder.norm(hidden)[0, place]
