@@ -200,6 +200,10 @@ class BackboneConfig:
         """The config.json that `read_config` reads back to an equal config."""
         raise NotImplementedError
 
+    def max_newlines(self, num_spatial: int) -> int:
+        """How many of so many spatial tokens are newlines, which budgets do not count."""
+        return 0
+
 
 @dataclass(frozen=True, slots=True)
 class LlavaConfig(BackboneConfig):

@@ -155,3 +155,6 @@ class Video3DConfig(BackboneConfig):
                 "ground_head_temperature": self.ground_temperature,
             }
         return data
+
+    def max_newlines(self, num_spatial: int) -> int:
+        return -(-num_spatial // (self.cells_per_side + 1))
