@@ -19,6 +19,8 @@ from ada3d_ros.model.checkpoint import inspect_checkpoint, load_model, save_chec
 from ada3d_ros.model.config import LlavaConfig
 from ada3d_ros.model.config_file import check_settings, read_config
 from ada3d_ros.model.layout import VISION_PREFIX, build_meta_model, official_name
+from ada3d_ros.model.prompt import POINT_TOKENS
+from ada3d_ros.model.random_checkpoint import TINY_VIDEO3D, main, write_random_checkpoint
 from ada3d_ros.model.startup import check_model
 from ada3d_ros.model.video3dllm.config import Video3DConfig
 from test.support.checkpoints import edit_config, tensors_of, write_tensors
@@ -493,3 +495,36 @@ def test_kv_of_a_token_at_7b() -> None:
 
     assert kv_bytes_per_token(Video3DConfig(), torch.bfloat16, False) == 56 * 1024
     assert kv_bytes_per_token(LlavaConfig(), torch.bfloat16, False) == 512 * 1024
+
+
+def test_random_weights_in_this_form(tmp_path: Path) -> None:
+    """The same bytes for a seed, loaded like any other, and it answers."""
+    first = write_random_checkpoint(tmp_path / "a", seed=1, config=TINY_VIDEO3D)
+    second = write_random_checkpoint(tmp_path / "b", seed=1, config=TINY_VIDEO3D)
+    for name in ("config.json", "tokenizer.json", "model.safetensors"):
+        assert (first / name).read_bytes() == (second / name).read_bytes()
+    loaded = load_model(first)
+    config, tokenizer = loaded.info.config, loaded.tokenizer
+    assert isinstance(config, Video3DConfig)
+    assert config.random_weights
+    assert config.max_spatial_tokens(3) == 3 * 4 * 5
+    assert (config.coord_id, config.ground_id) == (
+        tokenizer.control_id("<coord>"),
+        tokenizer.control_id("<ground>"),
+    )
+    assert tokenizer.vocab_size <= 512
+    assert len(tokenizer.encode_text("chair next to the table")) < 12  # merges were learnt
+    assert tokenizer.decode(tokenizer.encode_text("chair\n\n 桌")) == "chair\n\n 桌"
+
+    # With tokens that point, and without ground heads.
+    pointing = dataclasses.replace(TINY_VIDEO3D, point_id=0, egocentric_point_id=0, ground_id=-1)
+    loaded = load_model(write_random_checkpoint(tmp_path / "c", config=pointing))
+    assert loaded.info.config.point_id == loaded.tokenizer.control_id(POINT_TOKENS[0]) > 0
+    assert loaded.model.ground is None
+    assert not loaded.tokenizer.is_text(loaded.info.config.egocentric_point_id)
+
+
+def test_the_command_writes_this_form(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path / "tiny"), "--backbone", "video3dllm"]) == 0
+    assert "random weights" in capsys.readouterr().out
+    assert inspect_checkpoint(tmp_path / "tiny").config.backbone == "video3dllm"
