@@ -242,7 +242,7 @@ def test_with_a_detector_all_its_objects_are_proposals(
 ) -> None:
     """Whatever their names: the model reads a description."""
     room = generate_room(7, side_px=96, split="val")
-    settings = {"model.path": str(model), "pruning.strategy": "none", "detector.min_views": 2}
+    settings = {"model.path": str(model), "detector.min_views": 2, "detector.proposals": True}
     pipeline = Ada3DPipeline(from_flat(settings), detector=ScriptedDetector(room.boxes))
     pipeline.load()
     for frame in room.frames:
