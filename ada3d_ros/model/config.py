@@ -160,6 +160,11 @@ class BackboneConfig:
         """Spatial tokens that a scene of so many views has at most."""
         return self.token_cap
 
+    @property
+    def values_per_view(self) -> int:
+        """Numbers in the model's format that are kept of a view, at most."""
+        return self.vision.patches_per_side**2 * self.vision.hidden_size
+
 
 @dataclass(frozen=True, slots=True)
 class LlavaConfig(BackboneConfig):

@@ -129,8 +129,8 @@ def predict_memory(
 
     # What is kept between questions.
     per_token, wide = (kv_bytes_per_token(config, form.dtype, n) for n in (load.kv_int8, False))
-    vision, decoder = config.vision, config.decoder
-    view_features = load.max_views * vision.patches_per_side**2 * vision.hidden_size
+    decoder = config.decoder
+    view_features = load.max_views * config.values_per_view
 
     return MemoryPlan(
         decoder_layers=parts["layers"],

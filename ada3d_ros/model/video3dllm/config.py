@@ -91,3 +91,9 @@ class Video3DConfig(BackboneConfig):
     def max_spatial_tokens(self, max_views: int) -> int:
         """A newline after each row of every view; fewer where cells have no depth."""
         return max_views * self.cells_per_side * (self.cells_per_side + 1)
+
+    @property
+    def values_per_view(self) -> int:
+        """Of its tokens, and of all patches for the ground heads."""
+        patches = self.vision.patches_per_side**2
+        return (patches + self.max_spatial_tokens(1)) * self.decoder.hidden_size
