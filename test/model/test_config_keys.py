@@ -330,11 +330,11 @@ def test_a_select_layer_that_the_tower_does_not_have() -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"model_type": "llava_qwen", "architectures": ["LlavaQwenForCausalLM"]},
+        {"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"]},
         {"model_type": "llava_mistral"},
         {"model_type": "llava_next"},
         {"model_type": "granite", "architectures": ["GraniteForCausalLM"]},
-        {"model_type": "llava", "architectures": ["LlavaQwenForCausalLM"]},
+        {"model_type": "llava", "architectures": ["LlavaMptForCausalLM"]},
         {"model_type": "qwen2_vl"},
         {"model_type": ["llava"]},
     ],

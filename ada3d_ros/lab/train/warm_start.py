@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from ada3d_ros.errors import ConfigError
 from ada3d_ros.lab.train.session import Session
 from ada3d_ros.model.checkpoint import LoadedModel
-from ada3d_ros.model.prompt import Tokenizer
+from ada3d_ros.model.prompt import AnyTokenizer
 
 PLACES = "embeddings.position_embedding.weight"
 BY_TOKEN = ("embed_tokens.weight", "lm_head.weight")
@@ -45,7 +45,7 @@ def take_over(session: Session, loaded: LoadedModel) -> None:
         session.head.load_state_dict(loaded.head.head.state_dict())
 
 
-def _same_pieces(theirs: Tokenizer, ours: Tokenizer) -> tuple[torch.Tensor, torch.Tensor]:
+def _same_pieces(theirs: AnyTokenizer, ours: AnyTokenizer) -> tuple[torch.Tensor, torch.Tensor]:
     """Ids (n,) of the pieces that both vocabularies have, in each of them."""
     known = {theirs.piece(i): i for i in range(theirs.vocab_size)}
     both = [(known[ours.piece(i)], i) for i in range(ours.vocab_size) if ours.piece(i) in known]

@@ -75,7 +75,7 @@ class Video3DLLM(nn.Module):
 
     @property
     def name(self) -> str:
-        return "video3dllm"
+        return self.config.backbone
 
     # -- a scene
 
