@@ -19,8 +19,10 @@ from ada3d_ros.model.vision import MAX_VIEWS_PER_BATCH
 
 
 class PatchEmbeddings(nn.Module):
-    """Pixels (V, 3, S, S) to patch tokens (V, P, C). Parameters alone, no buffer of positions: a
-    model is built without memory, and what is no weight would stay without values.
+    """Pixels (V, 3, S, S) to patch tokens (V, P, C).
+
+    Names as transformers has them, without its buffer of position ids: a model that is filled from
+    the meta device has parameters alone.
     """
 
     def __init__(self, config: VisionConfig) -> None:
@@ -30,8 +32,8 @@ class PatchEmbeddings(nn.Module):
         self.position_embedding = nn.Embedding(config.patches_per_side**2, width)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        patches: torch.Tensor = self.patch_embedding(pixels).flatten(2).transpose(1, 2)
-        return patches + self.position_embedding.weight
+        patches: torch.Tensor = self.patch_embedding(pixels)
+        return patches.flatten(2).transpose(1, 2) + self.position_embedding.weight
 
 
 class SiglipTower(nn.Module):

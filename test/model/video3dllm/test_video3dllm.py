@@ -22,6 +22,8 @@ def test_it_is_a_backbone() -> None:
     model: Backbone = small_video3d()
     assert (model.name, model.reference) == ("video3dllm", False)
     assert model.config.max_spatial_tokens(3) == 3 * PER_FRAME
+    (part,) = encode(model, [flat_frame()])
+    assert model.config.view_values == part.features.numel() + part.patches.numel()
 
 
 def test_a_scene_is_its_frames_in_order_and_appending_changes_nothing() -> None:
