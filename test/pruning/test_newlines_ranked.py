@@ -38,7 +38,7 @@ GRID = Grid.of((3, 0, 5, 1, 0, 6))
 def rows(grid: Grid) -> TokenRows:
     mask = torch.zeros(grid.total, dtype=torch.bool)
     mask[list(grid.newlines)] = True
-    return TokenRows.of(mask)
+    return TokenRows.from_mask(mask)
 
 
 def attention(q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:

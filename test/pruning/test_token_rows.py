@@ -23,7 +23,7 @@ def is_newline(grid: Grid) -> torch.Tensor:
 
 
 def rows(grid: Grid) -> TokenRows:
-    return TokenRows.of(is_newline(grid))
+    return TokenRows.from_mask(is_newline(grid))
 
 
 def shuffled(count: int, seed: int) -> torch.Tensor:
@@ -88,7 +88,7 @@ def test_an_order_of_its_own_has_rows_and_first_parts(
     grid = Grid.of(sizes, tail)
     found, placed = rows(grid), grid.placed
     tokens = found.order(shuffled(len(placed), seed)).tokens
-    moved = TokenRows.of(found.is_newline[tokens], found.row[tokens])
+    moved = TokenRows.from_mask(found.is_newline[tokens], found.row[tokens])
     assert moved.plain == found.plain
     for count in range(len(placed) + 1):
         stop = moved.end_of(count)
@@ -96,7 +96,7 @@ def test_an_order_of_its_own_has_rows_and_first_parts(
         if count < len(placed):
             assert sorted(part) == grid.closed(part)
         assert len(grid.with_place(part)) == count
-        cut = moved.cut(0, stop)
+        cut = moved.crop(0, stop)
         assert (cut.count, cut.num_placed) == (stop, count)
     best = shuffled(len(placed), seed + 1)[: len(placed) // 2]
     chosen = tokens[moved.keep(best)].tolist()
@@ -105,13 +105,13 @@ def test_an_order_of_its_own_has_rows_and_first_parts(
 
 
 def test_tokens_that_all_have_a_place_are_plain() -> None:
-    found = TokenRows.of(torch.zeros(5, dtype=torch.bool))
+    found = TokenRows.from_mask(torch.zeros(5, dtype=torch.bool))
     assert found.plain
     assert (found.num_placed, found.num_newlines) == (5, 0)
     best = torch.tensor([4, 1, 3])
     assert found.keep(best).tolist() == [1, 3, 4]
     assert found.take(best, 3).plain
-    assert found.cut(1, 4).count == 3
+    assert found.crop(1, 4).count == 3
     assert found.end_of(2) == 2
     assert found.with_place(best) is best
     assert found.count_placed([best]) == [3]
