@@ -42,6 +42,7 @@ SPELLINGS = (
     (re.compile(r"(model\.)?multi_modal_projector\.linear_2\."), "model.mm_projector.2."),
     (re.compile(r"model\.language_model\.|language_model\.model\."), "model."),
     (re.compile(r"language_model\.lm_head\."), "lm_head."),
+    (re.compile(r"(model\.)?image_newline"), "model.image_newline"),
 )
 CLIP_PARTS = ("embeddings.", "pre_layrnorm.", "encoder.", "post_layernorm.")
 STORED_DTYPES = ("F32", "F16", "BF16")
