@@ -37,6 +37,10 @@ class GroundedBenchmark:
         best_first = sorted(answer.boxes, key=_score, reverse=True)
         return {"text": answer.text, BOXES: [numbers_of(box) for box in best_first]}
 
+    def remarks(self, scored: Sequence[tuple[Item, Record]]) -> list[str]:
+        """None: the numbers are of all that was scored."""
+        return []
+
     def read_answers(self, path: Path) -> dict[str, Record]:
         """Ours, or rows with an id and `boxes` (or one `box`) of 6 or 7 numbers: centre, size, and
         perhaps a score; without scores in their order.

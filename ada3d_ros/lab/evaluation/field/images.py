@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -91,6 +92,10 @@ class ImageBenchmark:
     def record(self, item: Item, answer: Answer) -> Record:
         """The answer's words."""
         return {"text": answer.text}
+
+    def remarks(self, scored: Sequence[tuple[Item, Record]]) -> list[str]:
+        """None: the numbers are of all that was scored."""
+        return []
 
     def read_answers(self, path: Path) -> dict[str, Record]:
         return read_text_answers(path)
