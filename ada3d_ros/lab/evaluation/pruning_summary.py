@@ -26,9 +26,9 @@ from ada3d_ros.lab.evaluation.pruning_rows import ANCHOR, BLIND, SHUFFLED, UNPRU
 from ada3d_ros.lab.evaluation.room_records import (
     COSTS,
     MISSING,
-    RecordFile,
     RoomFacts,
     RoomRecord,
+    RoomRecordFile,
 )
 
 TEXT = (
@@ -140,7 +140,7 @@ class Measured:
         return self.right[name][index], self.asked[name][index]
 
 
-def measured_row(records: RecordFile, keys: Sequence[str]) -> Measured | None:
+def measured_row(records: RoomRecordFile, keys: Sequence[str]) -> Measured | None:
     """A row, of one key a seed, a room's value being the mean over the seeds that were asked about
     it; None without any.
     """
@@ -220,7 +220,7 @@ class Summary:
     computed as another one is, both by key.
     """
 
-    records: RecordFile
+    records: RoomRecordFile
     rows: Sequence[Row]
     refused: Mapping[str, str]
     twins: Mapping[str, str]

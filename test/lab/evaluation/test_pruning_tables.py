@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from ada3d_ros.config.pruning import IN_LLM, STRATEGIES
-from ada3d_ros.errors import ConfigError
+from ada3d_ros.errors import ConfigError, SourceError
 from ada3d_ros.lab.evaluation import pruning_tables
 from ada3d_ros.lab.evaluation.command import main
 from ada3d_ros.lab.evaluation.pipelines import load_room, open_pipeline
@@ -41,9 +41,9 @@ from ada3d_ros.lab.evaluation.pruning_tables import (
     questions_asked,
 )
 from ada3d_ros.lab.evaluation.room_records import (
-    RecordFile,
     RoomFacts,
     RoomRecord,
+    RoomRecordFile,
     record_of,
 )
 from ada3d_ros.lab.evaluation.selection import RoomSelection, rooms_of
@@ -258,15 +258,18 @@ def test_records_of_other_code_count_where_it_answers_the_same(
 
 def test_records_of_a_tree_with_changes_do_not_count(tmp_path: Path) -> None:
     path, head = tmp_path / "x.rooms.jsonl", {"seed": 1}
-    file = RecordFile(path, head)
+    file = RoomRecordFile(path, head)
     file.add(RoomRecord("none", 0, "a" * 40, "1"))
     file.add(RoomRecord("none", 1, "a" * 40 + "+changes", "1"))
-    assert set(RecordFile(path, head).records) == {("none", 0)}
+    assert set(RoomRecordFile(path, head).records) == {("none", 0)}
     with pytest.raises(ConfigError, match="other rooms"):
-        RecordFile(path, {"seed": 2})
-    path.write_text(json.dumps(head) + "\n[1\n" + "{}\n", encoding="utf-8")
+        RoomRecordFile(path, {"seed": 2})
+    path.write_text(json.dumps(head) + "\n{}\n", encoding="utf-8")
     with pytest.raises(ConfigError, match="no file of records"):
-        RecordFile(path, head)
+        RoomRecordFile(path, head)
+    path.write_text(json.dumps(head) + "\n[1\n" + "{}\n", encoding="utf-8")
+    with pytest.raises(SourceError, match="line 2 is damaged"):
+        RoomRecordFile(path, head)
 
 
 # -- differences
@@ -281,7 +284,7 @@ def facts(room: int) -> RoomFacts:
 
 def test_differences_by_hand() -> None:
     """Two rooms: colour lost in the first, the box worse in both, below .5 in the second alone."""
-    file = RecordFile(None, {})
+    file = RoomRecordFile(None, {})
     costs = dict.fromkeys(("keep_ratio_achieved", "spatial_total"), 1.0)
     for room in (0, 1):
         file.add(facts(room))
@@ -309,7 +312,7 @@ def test_differences_by_hand() -> None:
 
 
 def test_seeds_are_averaged_in_the_rooms_that_they_share() -> None:
-    file = RecordFile(None, {})
+    file = RoomRecordFile(None, {})
     for room in (0, 1):
         file.add(facts(room))
     file.add(RoomRecord("r 0", 0, "a", "1111", "", (0.9,)))
