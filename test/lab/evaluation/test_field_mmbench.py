@@ -135,10 +135,10 @@ def test_a_question_counts_only_where_all_its_rotations_were_asked(tmp_path: Pat
         "category: color": 0.0,
         "l2-category: coarse": 0.0,
     }
-    (told,) = MM_BENCH.remarks(scored)
+    (told,) = MM_BENCH.remarks(scored, Scoring())
     assert told == "accuracy is of 1 questions; 1 were not asked in all their rotations: '2'"
     whole = [(item, {"text": "A"}) for item in items.values()]
-    assert MM_BENCH.remarks(whole) == []
+    assert MM_BENCH.remarks(whole, Scoring()) == []
 
     # The first rows of an official file are no rotations: there is no circular accuracy.
     rotations = [changed(TWO, index="1000007", A="no", B="yes", answer="B")]

@@ -121,6 +121,6 @@ class Benchmark(Protocol):
         """
         ...
 
-    def remarks(self, scored: Sequence[tuple[Item, Record]]) -> list[str]:
+    def remarks(self, scored: Sequence[tuple[Item, Record]], scoring: Scoring) -> list[str]:
         """Sentences below the numbers: what of what was scored they leave out."""
         ...

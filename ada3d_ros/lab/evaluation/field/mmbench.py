@@ -155,7 +155,7 @@ class MMBench(ImageBenchmark):
             scores[group] = _percent([right[question] for question in set(groups[group])])
         return scores
 
-    def remarks(self, scored: Sequence[tuple[Item, Record]]) -> list[str]:
+    def remarks(self, scored: Sequence[tuple[Item, Record]], scoring: Scoring) -> list[str]:
         """Which questions the circular accuracy leaves out."""
         left_out = _in_part(scored)
         if not left_out:

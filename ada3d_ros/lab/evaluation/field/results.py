@@ -65,7 +65,7 @@ def results_of(benchmark: Benchmark, scored: Scored, scoring: Scoring) -> dict[s
         "quirks": scoring.quirks,
         "metrics": benchmark.score(scored, scoring),
     }
-    if remarks := benchmark.remarks(scored):
+    if remarks := benchmark.remarks(scored, scoring):
         results["remarks"] = remarks
     if alone:
         values = [scores[i] for i in alone]

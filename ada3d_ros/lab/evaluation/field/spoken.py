@@ -42,7 +42,7 @@ class SpokenBenchmark:
     def read_answers(self, path: Path) -> dict[str, Record]:
         return read_text_answers(path)
 
-    def remarks(self, scored: Sequence[tuple[Item, Record]]) -> list[str]:
+    def remarks(self, scored: Sequence[tuple[Item, Record]], scoring: Scoring) -> list[str]:
         """None: the numbers are of all that was scored."""
         return []
 
