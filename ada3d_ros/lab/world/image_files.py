@@ -22,7 +22,13 @@ from PIL import Image
 from ada3d_ros.lab.world.graph import Graph
 from ada3d_ros.lab.world.room_question import RoomQuestion
 from ada3d_ros.lab.world.rooms import CATEGORIES, COLORS
-from ada3d_ros.lab.world.view_questions import ViewThings, category, color, existence
+from ada3d_ros.lab.world.view_questions import (
+    ViewThings,
+    category,
+    color,
+    existence,
+    things_in_view,
+)
 from ada3d_ros.types import RgbdFrame
 
 OPTIONS = "ABCD"
@@ -55,7 +61,7 @@ class ImageFiles:
         """A room's views; seen: of each, as `view_questions.shares_of` counts."""
         for frame, shares in zip(frames, seen, strict=True):
             self.views += 1
-            self._add_view(self.views, frame, ViewThings.of(graph, shares))
+            self._add_view(self.views, frame, things_in_view(graph, shares))
 
     def _add_view(self, number: int, frame: RgbdFrame, things: ViewThings) -> None:
         """A view's image and questions; none where nothing is in it."""

@@ -34,11 +34,11 @@ class ViewThings:
     shown: list[Thing]
     hinted: list[Thing]
 
-    @classmethod
-    def of(cls, graph: Graph, shares: Mapping[int, float]) -> ViewThings:
-        """shares: as `shares_of` counts."""
-        hinted = [thing for thing in graph.things if shares.get(thing.number, 0.0) > 0.0]
-        return cls([thing for thing in hinted if shares[thing.number] >= MIN_SHARE], hinted)
+
+def things_in_view(graph: Graph, shares: Mapping[int, float]) -> ViewThings:
+    """shares: as `shares_of` counts."""
+    hinted = [thing for thing in graph.things if shares.get(thing.number, 0.0) > 0.0]
+    return ViewThings([thing for thing in hinted if shares[thing.number] >= MIN_SHARE], hinted)
 
 
 def view_questions(
@@ -48,7 +48,7 @@ def view_questions(
 
     An existing thing is asked about by even chance.
     """
-    things = ViewThings.of(graph, shares)
+    things = things_in_view(graph, shares)
     if not things.shown:
         return []
     made = (existence(things, draw.random() < 0.5, draw), color(things, draw))
