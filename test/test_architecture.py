@@ -16,7 +16,7 @@ import pytest
 
 from test.support.sources import PACKAGE, ROOT, files_under, report
 
-_BOUNDARY = {"errors", "measures", "rigid", "types", "usage"}
+_BOUNDARY = {"errors", "measures", "rigid", "token_rows", "types", "usage"}
 _BASE = _BOUNDARY | {"config", "geometry"}
 _ENGINE = _BASE | {"scene", "model", "pruning"}
 _ASKING = _ENGINE | {"engine", "grounding", "perception"}
@@ -28,7 +28,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "__main__": {"cli"},
     "errors": set(),
     "rigid": {"errors"},
-    "types": {"errors", "measures", "rigid", "usage"},
+    "types": {"errors", "measures", "rigid", "token_rows", "usage"},
+    "token_rows": {"types"},
     "measures": {"errors", "types"},
     "usage": set(),
     "config": _BOUNDARY,
@@ -44,10 +45,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "scene_pipeline": _PIPELINE,
     "pipeline": _PIPELINE | {"scene_pipeline"},
     "object_pipeline": _PIPELINE | {"scene_pipeline"},
-    "create_pipeline": _PIPELINE | _PIPELINES,
+    "fleet": _PIPELINE | _PIPELINES,
+    "create_pipeline": _PIPELINE | _PIPELINES | {"fleet"},
     "ros": _BASE | {"sources", "perception", "grounding", "asking"} | _PIPELINES | _GENERATED,
     "lab": _PIPELINE | {"sources"} | _PIPELINES,
-    "cli": {"ros", "lab", "sources", "model", "msg"} | _BASE,
+    "cli": {"ros", "lab", "sources", "model", "msg", "fleet"} | _BASE,
 }
 # The laboratory's own clients of the node: the demo and the benchmark of the running process.
 LAB_WITH_ROS = {

@@ -42,7 +42,9 @@ def ground_among_proposals(query: QueryContext, cache: PrefixCache) -> Answer:
     context = select_context(query, tokens, cache)
     with query.clock.stage("spatial_s"):
         ids = model.grounding_ids(query.loaded.tokenizer, question.phrase)
-        prompt = model.build_prompt(ids, context.embeds, None, context.chosen.tokens.xyz_m)
+        chosen = context.chosen
+        prompt = model.build_prompt(ids, context.embeds, None, chosen.tokens.xyz_m)
+        prompt = chosen.in_prompt(prompt)
     prefilled = prefill_pruned(query, context, prompt)
     assert prefilled.states is not None
 
@@ -53,10 +55,10 @@ def ground_among_proposals(query: QueryContext, cache: PrefixCache) -> Answer:
         shares = model.score_proposals(prefilled.states.query, boxes_m, cache.encoder.table)
         if not bool(torch.isfinite(shares).all()):
             raise ModelError("the ground heads' output is not finite: the weights are damaged.")
-        chosen = _chosen(question.proposals, shares.tolist(), question.phrase)
+        meant = _chosen(question.proposals, shares.tolist(), question.phrase)
     least = question.min_score or query.config.boxes.min_score
     most = question.max_boxes or query.config.boxes.max_count
-    boxes = tuple(box for box in chosen if box.score >= least)[:most]
+    boxes = tuple(box for box in meant if box.score >= least)[:most]
     text = FOUND.format(number=len(boxes), total=len(question.proposals))
     text = text if boxes else NOT_SEEN.format(phrase=question.phrase)
     query.hooks.on_text(text, 0)

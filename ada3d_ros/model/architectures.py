@@ -60,7 +60,11 @@ def _read_llava(data: Json, vision_data: Json | None, tower_apart: bool) -> Back
 
 def _build_llava(config: Any, compat: str) -> nn.Module:
     from ada3d_ros.model.llava3d import Llava3D
+    from ada3d_ros.model.llava_next.config import LlavaNextConfig
+    from ada3d_ros.model.llava_next.llava_next import LlavaNext
 
+    if isinstance(config, LlavaNextConfig):
+        return LlavaNext(config, compat)
     return Llava3D(config, compat)
 
 
@@ -101,11 +105,16 @@ def _qwen_tokenizer(folder: Path) -> AnyTokenizer:
 
 
 LLAVA = Architecture(
-    backbones=("llava3d", "llava1.5"),
-    title="LLaVA-3D and LLaVA-1.5 on LLaMA or Vicuna (model_type 'llava_llama', or 'llava' as"
-    " transformers writes it)",
-    model_types=("llava_llama", "llava", "llama"),
-    classes=("LlavaLlamaForCausalLM", "LlavaForConditionalGeneration", "LlamaForCausalLM"),
+    backbones=("llava3d", "llava1.5", "llava_next"),
+    title="LLaVA-3D, LLaVA-1.5 and LLaVA-NeXT (v1.6) on LLaMA or Vicuna, not on Mistral or Yi"
+    " (model_type 'llava_llama', or 'llava' and 'llava_next' as transformers writes them)",
+    model_types=("llava_llama", "llava", "llava_next", "llama"),
+    classes=(
+        "LlavaLlamaForCausalLM",
+        "LlavaForConditionalGeneration",
+        "LlavaNextForConditionalGeneration",
+        "LlamaForCausalLM",
+    ),
     keys=LLAVA_KEYS,
     read=_read_llava,
     build=_build_llava,

@@ -14,6 +14,7 @@ from ada3d_ros.model.config import BackboneConfig
 from ada3d_ros.model.prompt import AnyTokenizer
 from ada3d_ros.model.weight_files import POINTER, damaged
 
+CHATML = b"<|im_start|>"  # a piece of tokenizers whose models are asked in another template
 TOKENIZER_KEY = "ada3d_tokenizer_sha256"  # in config.json; official checkpoints have none
 
 
@@ -26,6 +27,10 @@ def check_tokenizer_file(
     tokenizer = folder / sets[0][0]
     if not found:
         others = "".join(f" (or {' and '.join(names)})" for names in sets[1:])
+        if tokenizer.suffix == ".model" and (folder / "tokenizer.json").is_file():
+            from ada3d_ros.model.folder_faults import no_sentencepiece  # where it is needed
+
+            raise damaged(tokenizer, no_sentencepiece(folder))
         hint = " (for LLaVA, that of Vicuna)" if tokenizer.suffix == ".model" else ""
         raise damaged(
             tokenizer,
@@ -43,6 +48,10 @@ def check_tokenizer_file(
         )
     if content.startswith(POINTER):  # a checkpoint that does not say which
         raise damaged(tokenizer, f"{tokenizer} is not a sentencepiece model.")
+    if tokenizer.suffix == ".model" and CHATML in content:
+        from ada3d_ros.model.folder_faults import other_template
+
+        raise CheckpointError(other_template(tokenizer))
 
 
 def open_tokenizer(folder: Path, config: BackboneConfig) -> AnyTokenizer:

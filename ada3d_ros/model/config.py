@@ -158,6 +158,11 @@ class BackboneConfig:
     repetition_penalty: float = 1.0
 
     @property
+    def squares_per_image(self) -> int:
+        """Images that the vision tower sees of one view or image at most."""
+        return 1
+
+    @property
     def backbone(self) -> str:
         """Its model's name (Backbone.name)."""
         return "llava3d" if self.has_video_tower else "llava1.5"
@@ -165,6 +170,10 @@ class BackboneConfig:
     def max_spatial_tokens(self, max_views: int) -> int:
         """Spatial tokens that a scene of so many views has at most."""
         return self.token_cap
+
+    def max_newlines(self, num_spatial: int) -> int:
+        """How many of so many spatial tokens are newlines, which budgets do not count."""
+        return 0
 
     @property
     def named_ids(self) -> tuple[tuple[str, str, int], ...]:
@@ -209,7 +218,8 @@ class LlavaConfig(BackboneConfig):
         if self.image_aspect_ratio not in ("square", "pad"):
             raise CheckpointError(
                 f"config.json: image_aspect_ratio {self.image_aspect_ratio!r} is not supported"
-                " (square or pad)."
+                " (square or pad; anyres with mm_patch_merge_type 'spatial_unpad', as LLaVA-NeXT"
+                " has it)."
             )
 
     @property

@@ -25,6 +25,7 @@ from ada3d_ros.model.config_keys import (
     without_nulls,
 )
 from ada3d_ros.model.config_vision import HUB_TOWERS, read_vision
+from ada3d_ros.model.llava_next.config import as_next, is_llava_next
 from ada3d_ros.model.weight_files import read_json
 
 GENERATION_FILE = "generation_config.json"
@@ -54,8 +55,9 @@ def read_config(
 
 
 def read_llava(data: Json, vision_data: Json | None, tower_apart: bool) -> LlavaConfig:
-    """The same of a LLaVA-3D or LLaVA-1.5 on LLaMA, its settings checked."""
-    if is_transformers_layout(data):
+    """The same of a LLaVA-3D, LLaVA-1.5 or LLaVA-NeXT on LLaMA, its settings checked."""
+    is_transformers = is_transformers_layout(data)
+    if is_transformers:
         data = _in_official_keys(data)
     video_tower = data.get("mm_video_tower")
     if video_tower not in (None, VIDEO_TOWER):
@@ -66,16 +68,18 @@ def read_llava(data: Json, vision_data: Json | None, tower_apart: bool) -> Llava
     # Ours are the keys that start with mm_voxel, mm_token and ada3d.
     decoder = read_decoder(data)
     vision_data = None if vision_data is None else without_nulls(vision_data)
-    return LlavaConfig(
+    is_next = is_llava_next(data)
+    config = LlavaConfig(
         decoder=decoder,
         vision=read_vision(data, vision_data, tower_apart),
         has_video_tower=video_tower is not None,
         voxel_size_m=number(data, "mm_voxel_size_m", 0.2),
         token_cap=whole(data, "mm_token_cap", 2560),
         max_length=whole(data, "tokenizer_model_max_length", min(4096, decoder.max_positions)),
-        image_aspect_ratio=data.get("image_aspect_ratio") or "square",
+        image_aspect_ratio="square" if is_next else data.get("image_aspect_ratio") or "square",
         **own_settings(data, decoder.vocab_size),
     )
+    return as_next(config, data, is_transformers) if is_next else config
 
 
 def own_settings(data: Json, vocab_size: int) -> dict[str, Any]:

@@ -144,7 +144,7 @@ _LLAVA_ONLY: dict[str, tuple[Any, ...]] = {
     "mm_projector_type": ("mlp2x_gelu",),
     "mm_vision_select_feature": ("patch",),
     "mm_use_im_start_end": (False,),
-    "mm_patch_merge_type": ("flat",),
+    "mm_patch_merge_type": ("flat", "spatial_unpad"),
     "mm_resampler_type": (None,),
     "use_mm_proj": (True,),
     "s2": (False,),
@@ -153,6 +153,7 @@ _LLAVA_ONLY: dict[str, tuple[Any, ...]] = {
     "projector_hidden_act": ("gelu",),
     "vision_feature_select_strategy": ("default",),
     "multimodal_projector_bias": (True,),
+    "use_image_newline_parameter": (True,),
 }
 _VIDEO3D_ONLY: dict[str, tuple[Any, ...]] = {
     "mm_projector_type": ("mlp2x_gelu",),

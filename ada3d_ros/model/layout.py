@@ -42,6 +42,7 @@ SPELLINGS = (
     (re.compile(r"(model\.)?multi_modal_projector\.linear_2\."), "model.mm_projector.2."),
     (re.compile(r"model\.language_model\.|language_model\.model\."), "model."),
     (re.compile(r"language_model\.lm_head\."), "lm_head."),
+    (re.compile(r"(model\.)?image_newline"), "model.image_newline"),
 )
 CLIP_PARTS = ("embeddings.", "pre_layrnorm.", "encoder.", "post_layernorm.")
 STORED_DTYPES = ("F32", "F16", "BF16")
@@ -59,7 +60,10 @@ def official_name(name: str) -> str:
 def build_meta_model(config: BackboneConfig, compat: str = "default") -> nn.Module:
     """The model of this config's architecture with names and shapes but without memory."""
     with torch.device("meta"):
-        return architecture_named(config.backbone).build(config, compat)
+        model = architecture_named(config.backbone).build(config, compat)
+    unfilled = [name for name, _ in model.named_buffers()]
+    assert not unfilled, f"no checkpoint has values for the buffers {unfilled}"
+    return model
 
 
 def by_official_name(headers: Mapping[str, TensorInfo]) -> Stored:

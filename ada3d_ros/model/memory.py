@@ -129,7 +129,7 @@ def predict_memory(
 
     # What is kept between questions.
     per_token, wide = (kv_bytes_per_token(config, form.dtype, n) for n in (load.kv_int8, False))
-    decoder = config.decoder
+    decoder, at_once = config.decoder, load.views_at_once or load.max_views
     view_features = load.max_views * config.view_values
 
     return MemoryPlan(
@@ -146,7 +146,7 @@ def predict_memory(
         rope_table=2 * decoder.max_positions * decoder.head_dim * form.dtype.itemsize,
         view_features=view_features * form.dtype.itemsize,
         prefill=_prefill_bytes(config, form, load),
-        vision_activations=_vision_bytes(config, form.dtype, load.views_at_once or load.max_views),
+        vision_activations=_vision_bytes(config, form.dtype, at_once * config.squares_per_image),
         runtime=CUDA_CONTEXT_BYTES if form.device_type == "cuda" else 0,
     )
 

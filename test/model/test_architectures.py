@@ -19,6 +19,7 @@ from ada3d_ros.model.checkpoint import inspect_checkpoint, load_model, save_chec
 from ada3d_ros.model.config import LlavaConfig
 from ada3d_ros.model.config_file import check_settings, read_config
 from ada3d_ros.model.layout import VISION_PREFIX, build_meta_model, official_name
+from ada3d_ros.model.llava_next.config import LlavaNextConfig
 from ada3d_ros.model.prompt import POINT_TOKENS
 from ada3d_ros.model.random_checkpoint import TINY_VIDEO3D, main, write_random_checkpoint
 from ada3d_ros.model.startup import check_model
@@ -200,7 +201,8 @@ def test_a_third_architecture_is_named_with_what_is_supported(
 def test_every_backbone_is_built_by_one_architecture() -> None:
     names = [name for architecture in ARCHITECTURES for name in architecture.backbones]
     assert len(set(names)) == len(names)
-    for config in (LlavaConfig(), LlavaConfig(has_video_tower=False), Video3DConfig()):
+    plain = LlavaConfig(has_video_tower=False)
+    for config in (LlavaConfig(), plain, LlavaNextConfig(), Video3DConfig()):
         with torch.device("meta"):
             assert build_meta_model(config).name == config.backbone
         assert config.backbone in names

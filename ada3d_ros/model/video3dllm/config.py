@@ -48,9 +48,8 @@ class Video3DConfig(BackboneConfig):
 
     voxel_size_m, min_xyz_m, max_xyz_m: how a place becomes a voxel of the sine embedding, in the
     model's world, whose floor lies at z = 0. coord_id: the token that a place in a question is
-    added to, -1 where it takes none; ground_id: the token whose state is compared with proposals,
-    -1 without ground heads. coord_margin_px: rows and columns at the lower and right border that
-    belong to no cell.
+    added to; ground_id: the token whose state is compared with proposals, -1 without ground heads.
+    coord_margin_px: rows and columns at the lower and right border that belong to no cell.
     """
 
     decoder: DecoderConfig = QWEN2_7B
@@ -96,6 +95,9 @@ class Video3DConfig(BackboneConfig):
     def max_spatial_tokens(self, max_views: int) -> int:
         """A newline after each row of every view; fewer where cells have no depth."""
         return max_views * self.cells_per_side * (self.cells_per_side + 1)
+
+    def max_newlines(self, num_spatial: int) -> int:
+        return -(-num_spatial // (self.cells_per_side + 1))
 
     @property
     def named_ids(self) -> tuple[tuple[str, str, int], ...]:
