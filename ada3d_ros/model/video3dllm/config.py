@@ -48,8 +48,9 @@ class Video3DConfig(BackboneConfig):
 
     voxel_size_m, min_xyz_m, max_xyz_m: how a place becomes a voxel of the sine embedding, in the
     model's world, whose floor lies at z = 0. coord_id: the token that a place in a question is
-    added to; ground_id: the token whose state is compared with proposals, -1 without ground heads.
-    coord_margin_px: rows and columns at the lower and right border that belong to no cell.
+    added to, -1 where it takes none; ground_id: the token whose state is compared with proposals,
+    -1 without ground heads. coord_margin_px: rows and columns at the lower and right border that
+    belong to no cell.
     """
 
     decoder: DecoderConfig = QWEN2_7B
