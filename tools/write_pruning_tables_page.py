@@ -7,13 +7,27 @@ The results: `ada3d eval pruning-tables --level N --json docs/results/pruning_ta
 from __future__ import annotations
 
 import itertools
-import json
 import textwrap
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from table_parts import never_asked
+from pruning_findings import (
+    LEAST_ROOMS,
+    MODES,
+    Row,
+    budget_of,
+    budgets,
+    clear,
+    interval,
+    loaded,
+    measured,
+    name_of,
+    one,
+    signed,
+    table,
+    targets,
+    winners,
+)
+from table_parts import ADDED_LATER, never_asked
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "results"
@@ -39,7 +53,6 @@ HURT = (  # what pruning may hurt, as the page calls it
     ("distractor_acc50", "Acc@.5, distractors"),
 )
 LEAST_N = 20  # questions that a share must rest on to be named
-LEAST_ROOMS = 10  # that an interval must rest on: few rooms drawn again show too little spread
 BASE = (("random", "before"), ("geo_fps", "before"), ("voxel_dpp", "before"))
 LOSERS = (
     *(("random", "before", budget) for budget in (0.4, 0.1)),
@@ -47,13 +60,11 @@ LOSERS = (
     *(("adatoken3d", mode, 0.4) for mode in ("paper", "question", "build")),
     *(("adatoken3d", "build", budget) for budget in (0.2, 0.1, 0.05)),
 )
-MODES = {"before": "any", "build": "build", "question": "question", "paper": "paper"}
-Row = dict[str, Any]
 HEAD = """# Pruning: the paper's tables, measured
 
 Made by `python tools/write_pruning_tables_page.py` from `docs/results/pruning_tables_level*.json`,
 which `ada3d eval pruning-tables --json docs/results/pruning_tables_level1.json` writes (`--level 2`
-alike; an hour of it: `make tables`). The embedded model (4 layers, float32) answers about drawn
+alike; an hour of both: `make tables`). The embedded model (4 layers, float32) answers about drawn
 rooms of split `test`, through the product itself. All rows get the same rooms and questions;
 numbers are points against the whole scene, question by question, with 95 % intervals by bootstrap
 over rooms, or `+-` one standard error over rooms.
@@ -70,137 +81,16 @@ over rooms, or `+-` one standard error over rooms.
   those of the whole scene; *build*, *question*: FLOPs of caching the scene, and of one question,
   over those of the whole scene; a choice before the language model is not counted.
 - A row is *refused* where the strategy cannot meet the budget on this decoder: none is changed.
+- Two rows are compared over the rooms that both were asked about; *rooms* is how many a row shares
+  with the whole scene. Below 10 of them a difference stands without an interval, and nothing is
+  compared. *(none differed)*: both rows answered every question alike, so that drawing again shows
+  no spread; that is not certainty.
 - A group is named, and a row called better or worse, only where the interval is clear of 0: of
-  forty comparisons one or two are that by chance, and the best of many rows looks better than it
-  is. Rows of fewer than 10 rooms stand in the tables without an interval, and are not compared.
+  forty comparisons one or two are that by chance. The best of many rows looks better than it is on
+  the rooms that chose it: where this page says "the best", rooms of even number chose, and the
+  others tell what it is worth ([decision
+  202](decisions/0202-even-rooms-choose-odd-ones-tell.md)).
 """
-
-
-def interval(metric: Row | None, rooms: int = LEAST_ROOMS) -> str:
-    """'-0.4 (-1.2 to +0.3)'; '' without a question; of fewer than LEAST_ROOMS rooms '-0.4'."""
-    if not metric or metric.get("points") is None:
-        return ""
-    if metric["interval"][0] is None or rooms < LEAST_ROOMS:
-        return f"{metric['points']:+.1f}"
-    low, high = metric["interval"]
-    return f"{metric['points']:+.1f} ({low:+.1f} to {high:+.1f})"
-
-
-def signed(metric: Row | None, rooms: int = LEAST_ROOMS) -> str:
-    """'-0.4+-0.6'; of fewer than LEAST_ROOMS rooms '-0.4'."""
-    if not metric or metric.get("points") is None:
-        return ""
-    error = metric["standard_error"] if rooms >= LEAST_ROOMS else None
-    return f"{metric['points']:+.1f}" + ("" if error is None else f"+-{error:.1f}")
-
-
-def table(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    head = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
-    return "\n".join([*head, *(f"| {' | '.join(line)} |" for line in lines)])
-
-
-def name_of(row: Row) -> str:
-    """'adatoken3d, paper'."""
-    mode = MODES[row["mode"]]
-    return row["strategy"] if mode == "any" else f"{row['strategy']}, {mode}"
-
-
-def budget_of(budget: float) -> str:
-    return f"{budget:g} tokens" if budget >= 1 else f"{budget:g}"
-
-
-def measured(data: Row, budget: float | None = None) -> list[Row]:
-    """The rows with numbers, of one budget or all."""
-    rows = [row for row in data["rows"] if "metrics" in row]
-    return [row for row in rows if budget is None or row["budget"] == budget]
-
-
-def budgets(data: Row) -> list[float]:
-    """Ratios falling, then tokens falling."""
-    found = {row["budget"] for row in data["rows"]}
-    return sorted(found, key=lambda budget: (budget >= 1, -budget))
-
-
-def one(data: Row, strategy: str, mode: str, budget: float) -> Row | None:
-    wanted = (strategy, mode, budget)
-    rows = measured(data, budget)
-    return next((r for r in rows if (r["strategy"], r["mode"], r["budget"]) == wanted), None)
-
-
-# -- what is found
-
-
-def clear(metric: Row | None) -> int:
-    """1, -1: the interval lies above, below 0; 0: neither."""
-    if not metric or metric.get("interval") is None or metric["interval"][0] is None:
-        return 0
-    low, high = metric["interval"]
-    return int(low > 0.0) - int(high < 0.0)
-
-
-def compared(data: Row, budget: float) -> list[Row]:
-    """The rows of a budget that rest on enough rooms."""
-    return [row for row in measured(data, budget) if row["rooms"] >= LEAST_ROOMS]
-
-
-def winners(data: Row) -> str:
-    """Who beats adatoken3d, first; then who loses to it."""
-    lines = []
-    for budget in budgets(data):
-        rows = [row for row in compared(data, budget) if "adatoken3d" in row["against"]]
-        if not rows:
-            continue
-        for sign, verb in ((1, "better than"), (-1, "worse than")):
-            found = [
-                f"{name_of(row)} ({title} {interval(row['against']['adatoken3d'][group])})"
-                for row in rows
-                for group, title in (("qa", "QA"), ("acc25", "Acc@.25"))
-                if clear(row["against"]["adatoken3d"][group]) == sign
-            ]
-            reference = "adatoken3d, paper"
-            if one(data, "adatoken3d", "paper", budget) is None:
-                reference = "voxel_dpp+adatoken3d, paper (alone it cannot go so low)"
-            text = "; ".join(found) if found else "none that is clear of 0"
-            lines.append(f"- at {budget_of(budget)} {verb} {reference}: {text}")
-    return "\n".join(lines)
-
-
-def verdict(metric: Row | None, least: float) -> str:
-    """Whether a loss is within `least` points, as far as its interval says so."""
-    if not metric or metric.get("points") is None or metric["interval"][0] is None:
-        return "not measured"
-    low, high = metric["interval"]
-    if low == high:  # drawing again shows no spread
-        return "open: no question differed"
-    if low >= -least:
-        return "met"
-    return "not met" if high < -least else "open: the interval spans it"
-
-
-def targets(data: Row) -> str:
-    """What the project wanted beside what is found."""
-    lines = []
-    for mode in ("paper", "question", "build"):
-        row = one(data, "adatoken3d", mode, 0.4)
-        for group, title, least in (("qa", "QA", 1.0), ("acc25", "Acc@.25", 2.0)):
-            metric = row and row["metrics"][group]
-            wanted = f"adatoken3d, {mode}, at .4 within {least:g} of {title}"
-            lines.append([wanted, interval(metric), verdict(metric, least)])
-    rows = compared(data, 0.1)
-    if rows:
-        best = max(rows, key=lambda row: (row["metrics"]["acc25"]["points"], name_of(row)))
-        metric = best["metrics"]["acc25"]
-        wanted = "the best at .1 loses at most 3 of Acc@.25"
-        lines.append([wanted, f"{name_of(best)}: {interval(metric)}", verdict(metric, 3.0)])
-        rivals = [row for row in rows if "voxel_dpp" in row["against"]]
-        if rivals:
-            best = max(rivals, key=lambda row: row["against"]["voxel_dpp"]["qa"]["points"])
-            qa, boxes = (best["against"]["voxel_dpp"][group] for group in ("qa", "acc25"))
-            met = "met" if clear(qa) > 0 and boxes["points"] >= 0 else "not met"
-            found = f"{name_of(best)}: QA {interval(qa)}, Acc@.25 {interval(boxes)}"
-            wanted = "at .1 better than voxel_dpp in QA, clear of 0, and not below in Acc@.25"
-            lines.append([wanted, found, met])
-    return table(["wanted", "found", "so"], lines)
 
 
 def hurt_first(data: Row, strategy: str, mode: str, budget: float) -> str:
@@ -228,14 +118,14 @@ def main_table(data: Row, budget: float) -> str:
     lines = [["*the whole scene*", "", *first, str(whole["rooms"])]]
     for row in measured(data, budget):
         metrics = row["metrics"]
-        n = row["rooms"]
-        cells = [interval(metrics["qa"], n), *(signed(metrics[name], n) for name in POOLS)]
-        cells += [interval(metrics["acc25"], n), signed(metrics["acc50"], n)]
+        cells = [interval(metrics["qa"]), *(signed(metrics[name]) for name in POOLS)]
+        cells += [interval(metrics["acc25"]), signed(metrics["acc50"])]
         coherent = "" if row["coherence"] is None else f"{row['coherence']:.3f}"
         build = f"{row['build_share']:.2f}" if "build_share" in row else "-"
         costs = [f"{row['kv_share']:.2f}", build, f"{row['question_share']:.2f}"]
         start = [row["strategy"], MODES[row["mode"]]]
-        lines.append([*start, *cells, coherent, f"{row['tokens']:.0f}", *costs, str(row["rooms"])])
+        tokens, rooms = f"{row['tokens']:.0f}", str(metrics["qa"]["rooms"])
+        lines.append([*start, *cells, coherent, tokens, *costs, rooms])
     columns = ["strategy", "mode", "QA", "one", "several", "Acc@.25", "Acc@.5", "coherent"]
     costs = ["tokens", "KV", "build", "question", "rooms"]
     return "\n\n".join([table([*columns, *costs], lines), others(data, budget)])
@@ -256,7 +146,7 @@ def kinds_table(data: Row) -> str:
     lines = []
     for budget in budgets(data):
         for row in measured(data, budget):
-            if row["rooms"] < LEAST_ROOMS:
+            if row["metrics"]["qa"]["rooms"] < LEAST_ROOMS:
                 continue
             cells = [signed(row["metrics"][name]) for name in (*KINDS, *BOXES)]
             lines.append([f"{name_of(row)}, {budget_of(budget)}", *cells])
@@ -327,7 +217,7 @@ def level(data: Row) -> str:
         f"{whole['rooms']} rooms of up to {data['scenes']}, {n['qa']['n']} questions and"
         f" {n['acc25']['n']} phrases about the whole scene; each row says how many rooms it has."
         f" {state} Commits that measured: {', '.join(c[:12] for c in data['commits'])}.",
-        never_asked(data),
+        never_asked(data, "the table of level 1 has them" if number == 2 else ADDED_LATER),
         "### What we find",
         "Who wins and who loses, paired with AdaToken-3D as published:",
         winners(data),
@@ -372,13 +262,13 @@ def prose(text: str) -> str:
     return "\n".join(itertools.chain.from_iterable(lines))
 
 
-def render() -> str:
+def render(results: Path = RESULTS) -> str:
     """The page, of those results that are there."""
     parts = [HEAD]
     for number in (1, 2):
-        file = RESULTS / f"pruning_tables_level{number}.json"
+        file = results / f"pruning_tables_level{number}.json"
         if file.is_file():
-            parts.append(level(json.loads(file.read_text(encoding="utf-8"))) + "\n")
+            parts.append(level(loaded(file)) + "\n")
     if (ROOT / "docs" / "pruning_tables.png").is_file():
         parts.insert(1, "![Losses by keep ratio](pruning_tables.png)\n")
     return prose("\n".join(parts))

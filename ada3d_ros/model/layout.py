@@ -60,7 +60,10 @@ def official_name(name: str) -> str:
 def build_meta_model(config: BackboneConfig, compat: str = "default") -> nn.Module:
     """The model of this config's architecture with names and shapes but without memory."""
     with torch.device("meta"):
-        return architecture_named(config.backbone).build(config, compat)
+        model = architecture_named(config.backbone).build(config, compat)
+    unfilled = [name for name, _ in model.named_buffers()]
+    assert not unfilled, f"no checkpoint has values for the buffers {unfilled}"
+    return model
 
 
 def by_official_name(headers: Mapping[str, TensorInfo]) -> Stored:

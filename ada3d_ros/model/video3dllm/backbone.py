@@ -170,6 +170,11 @@ class Video3DLLM(nn.Module):
         the border).
         """
         xyz_m = torch.tensor(clicks, dtype=torch.float32).reshape(-1, 3)
+        if len(xyz_m) and self.config.coord_id < 0:
+            raise InvalidRequestError(
+                "the loaded model takes no coordinates (its config.json has no coord_token_ids):"
+                " ask without them, or load a Video-3D-LLM checkpoint."
+            )
         config, inside = self.config, is_in_range(xyz_m, self.config)
         if not bool(inside.all()) and not self.reference:
             x, y, z = xyz_m[~inside][0].tolist()
@@ -213,13 +218,19 @@ class Video3DLLM(nn.Module):
     ) -> torch.Tensor:
         """Shares (n,) float32 on the CPU of the proposals (n, 6) that are meant, 0 of the others,
         by Multi3DRefer's rule.
+
+        Those that the model cannot place are not meant. Raises InvalidRequestError where it can
+        place none, and as `ground_scores`.
         """
+        placed = is_in_range(boxes_m[:, :3], self.config)
+        if self.reference or not bool(placed.any()):
+            placed = torch.ones_like(placed)
         frames = cast(tuple[GroundedFrame, ...], table.frames)
-        scores = self.ground_scores(state, boxes_m, frames).cpu()
+        scores = self.ground_scores(state, boxes_m[placed], frames).cpu()
         shares = torch.softmax(scores / self.config.ground_temperature, dim=0)[:-1]
-        meant = torch.zeros_like(shares)
         chosen = choose_several(scores, self.config.ground_temperature)
-        meant[chosen] = shares[chosen]
+        meant = torch.zeros(len(boxes_m))
+        meant[torch.nonzero(placed)[chosen, 0]] = shares[chosen]
         return meant
 
     def ground_scores(
