@@ -96,8 +96,8 @@ def summary() -> str:
             f" less, a decode step {percent(1 - mid(W, 'decode_ratio'))} less (CPU) |"
         ),
         (
-            "| accuracy is kept | Tables I and II | at .41 yes for boxes and most questions about one"
-            f" object, no for several (what stands between two {dropped['between']:+.0f} points,"
+            "| accuracy is kept | Tables I and II | at .41 yes for boxes and most questions about"
+            f" one object, no for several (between two {dropped['between']:+.0f} points,"
             f" what is within a radius {dropped['within']:+.0f}) |"
         ),
         (

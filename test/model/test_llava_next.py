@@ -14,6 +14,7 @@ from ada3d_ros.engine.decode import GenerationRequest, decode
 from ada3d_ros.engine.prefill import prefill
 from ada3d_ros.engine.scene_encoder import encode_image
 from ada3d_ros.engine.timing import StageClock
+from ada3d_ros.errors import InvalidRequestError
 from ada3d_ros.lab.evaluation.field.images import image_frame
 from ada3d_ros.model.checkpoint import load_model
 from ada3d_ros.model.llava3d import Llava3D
@@ -112,3 +113,10 @@ def test_a_small_one_to_try_out(tmp_path: Path, backbone: str) -> None:
     assert loaded.model.name == loaded.info.config.backbone == backbone
     tokens = tokens_of(loaded.llava3d, (120, 160))
     assert len(tokens.features) == (64 if backbone == "llava1.5" else 64 + 12 * (16 + 1))
+
+
+def test_an_image_that_no_square_can_be_made_of_is_refused(plain: Path, following: Path) -> None:
+    """In LLaVA-1.5, whose square would have as many pixels as the long side's; not in crops."""
+    with pytest.raises(InvalidRequestError, match=r"3000 x 1 pixels: .* 2000 times"):
+        tokens_of(load_model(plain).llava3d, (1, 3000))
+    assert len(tokens_of(load_model(following).llava3d, (1, 3000)).features) == 16

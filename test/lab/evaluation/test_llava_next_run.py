@@ -17,7 +17,7 @@ from ada3d_ros.lab.evaluation.command import main
 from ada3d_ros.lab.evaluation.field.images import image_frame
 from ada3d_ros.lab.evaluation.pipelines import open_pipeline
 from ada3d_ros.lab.evaluation.selection import RoomSelection, rooms_of
-from ada3d_ros.lab.world.image_questions import ImageFiles
+from ada3d_ros.lab.world.image_files import ImageFiles
 from ada3d_ros.model.random_checkpoint import write_random_checkpoint
 from ada3d_ros.types import Question, Scope
 from test.support.checkpoints import SMALL_2D, SMALL_NEXT, convert
@@ -80,7 +80,7 @@ def test_the_other_benchmarks_about_images(
     made = tmp_path / "made"
     files = ImageFiles(made)
     for room in rooms_of(RoomSelection("val", 0, 1), 128):
-        files.add_room(room.frames, room.boxes, room.solids)
+        files.add_room(room.frames, room.graph, room.seen)
     files.write()
     image = sorted((made / "images").iterdir())[0].name
     known = {"imagename": image, "question": "What is it?", "answer": "x", "capability": ["rec"]}
