@@ -97,7 +97,7 @@ def summary() -> str:
         ),
         (
             "| accuracy is kept | Tables I and II | at .41 yes for boxes and most questions about"
-            f" one object, no for several (what stands between two {dropped['between']:+.0f} points,"
+            f" one object, no for several (between two {dropped['between']:+.0f} points,"
             f" what is within a radius {dropped['within']:+.0f}) |"
         ),
         (
