@@ -139,6 +139,10 @@ class ScenePipeline:
         inventory = self.inventory
         return inventory.report if isinstance(inventory, DetectedInventory) else None
 
+    def remote_report(self) -> dict[str, object]:
+        """Of a server that answers in the place of a model here, for diagnostics; {} without."""
+        return {}
+
     @property
     def has_detector(self) -> bool:
         """Whether objects come from a detector."""

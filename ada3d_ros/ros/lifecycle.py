@@ -22,8 +22,8 @@ from ada3d_ros.ros.inputs import FrameInputs
 from ada3d_ros.ros.intake import FrameIntake
 from ada3d_ros.ros.parameters import ParameterBridge
 from ada3d_ros.ros.watch import HealthWatch
-from ada3d_ros.ros.worker import RequestWorker
 from ada3d_ros.sources.messages import PosedSet
+from ada3d_ros.worker import RequestWorker
 
 if TYPE_CHECKING:
     from ada3d_ros.create_pipeline import AnyPipeline
