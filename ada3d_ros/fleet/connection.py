@@ -81,8 +81,8 @@ class Connection:
     """
 
     def __init__(self, address: Address) -> None:
-        self.address, self.traffic = address, Traffic()
         self._open: http.client.HTTPConnection | None = None
+        self.address, self.traffic = address, Traffic()
         self._context: ssl.SSLContext | None = None
         if address.url.startswith("https"):
             try:
@@ -91,6 +91,9 @@ class Connection:
                 raise ConfigError(
                     f"remote.ca_file = {address.ca_file!r} is no certificate: {error}."
                 ) from None
+
+    def __del__(self) -> None:
+        self.close()
 
     def close(self) -> None:
         """Hang up, also while another thread reads."""
