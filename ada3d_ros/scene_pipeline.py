@@ -144,6 +144,11 @@ class ScenePipeline:
         return {}
 
     @property
+    def remote_problem(self) -> str:
+        """Why that server does not answer, and who does in its place; '' while it does."""
+        return ""
+
+    @property
     def has_detector(self) -> bool:
         """Whether objects come from a detector."""
         return self.detector is not None or bool(self.config.detector.path)

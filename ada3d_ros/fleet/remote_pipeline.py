@@ -143,6 +143,10 @@ class RemotePipeline(ScenePipeline):
         fallback = self.config.remote.fallback
         return f"fall-back {fallback}" if fallback else "nobody"
 
+    @property
+    def remote_problem(self) -> str:
+        return f"{self.answers_from} answers: {self.problem}" if self.problem else ""
+
     def device_memory_mib(self) -> tuple[float, float]:
         return NAN, NAN
 

@@ -197,10 +197,8 @@ def served(app: Any, options: dict[str, Any], cluster: dict[str, Any]) -> Iterat
 
     ray.init(**cluster)
     try:
-        try:
+        with suppress(ray.exceptions.GetTimeoutError):  # the proxy still starts: it has a minute
             serve.start(http_options=options)
-        except ray.exceptions.GetTimeoutError:
-            pass  # its minute is over: the proxy still starts, and is waited for below
         serve.run(app, name=APPLICATION, route_prefix="/")
         _await_port(options["host"], options["port"])
         yield
