@@ -45,7 +45,7 @@ class ReplicaProbe:
                 failed.append(error)
             done.set()
 
-        question = Question("What is there?", max_new_tokens=1, want_boxes=False, routed=False)
+        question = Question("Is there a chair?", max_new_tokens=1, want_boxes=False, routed=False)
         try:
             if host.put_scene(ROBOT, SESSION, self._listed):
                 host.put_keyframe(ROBOT, SESSION, self._bytes)

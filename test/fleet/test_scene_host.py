@@ -15,6 +15,7 @@ from ada3d_ros.errors import (
     BusyError,
     CanceledError,
     ConfigError,
+    DeviceLostError,
     InvalidRequestError,
     KeyframesMissingError,
     LoadingError,
@@ -22,6 +23,7 @@ from ada3d_ros.errors import (
 )
 from ada3d_ros.fleet.keyframe_bytes import pack_keyframe, unpack_keyframe
 from ada3d_ros.fleet.protocol import Call, SceneList
+from ada3d_ros.fleet.replica_probe import ReplicaProbe
 from ada3d_ros.fleet.scene_host import SceneHost
 from ada3d_ros.fleet.scene_store import HostLimits
 from ada3d_ros.measures import MeasureKind, MeasureRequest, Reference
@@ -341,3 +343,33 @@ def test_so_many_scenes_must_fit_into_memory() -> None:
 def test_a_detector_is_refused() -> None:
     with pytest.raises(ConfigError, match="keyframes alone"):
         SceneHost(config(**{"detector.path": "yolo.onnx"}))
+
+
+def test_the_probe_asks_where_nobody_else_did(host: SceneHost) -> None:
+    probe = ReplicaProbe(host)
+    probe.check()
+    before = host.finished
+    probe.check()
+    assert host.finished == before + 1
+    scene = scene_of(1)
+    upload(host, "r1", scene)
+    answer(host, "r1", call_of(scene))
+    probe.check()
+    assert host.finished == before + 2  # the robot's question was sign enough
+
+
+def test_a_lost_device_is_told_to_everybody(monkeypatch: pytest.MonkeyPatch) -> None:
+    host, scene = SceneHost(config(), LIMITS), scene_of(1)
+    host.load()
+    upload(host, "r1", scene)
+
+    def ask(pipeline: Ada3DPipeline, question: Question, hooks: AskHooks = AskHooks()) -> Answer:
+        raise DeviceLostError("the GPU is gone")
+
+    monkeypatch.setattr(Ada3DPipeline, "ask", ask)
+    for _ in range(2):
+        with pytest.raises(DeviceLostError):
+            answer(host, "r1", call_of(scene))
+    with pytest.raises(DeviceLostError):
+        ReplicaProbe(host).check()
+    assert host.close()
