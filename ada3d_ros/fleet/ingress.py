@@ -1,7 +1,8 @@
 """The HTTP resources of one replica, as Ray Serve runs it: requests in, a SceneHost asked.
 
-Ray pickles the class with its FastAPI application, whose annotations must be objects by then: this
-module has no `from __future__ import annotations`.
+Ray pickles the class with its FastAPI application while this module is being read. So annotations
+must be objects by then (no `from __future__ import annotations` here), and what the class calls
+stands above it.
 """
 
 import asyncio
@@ -55,6 +56,58 @@ class ReplicaSettings:
     settings: dict[str, Any]
     limits: HostLimits = HostLimits()
     secret: bytes = b""
+
+
+async def _body(request: Request, most: int) -> bytes:
+    """No more than so many bytes are ever read. Raises InvalidRequestError."""
+    declared = request.headers.get("content-length", "0")
+    parts, size = [], int(declared) if declared.isdigit() else 0
+    if size <= most:
+        size = 0
+        async for part in request.stream():
+            size += len(part)
+            if size > most:
+                break
+            parts.append(part)
+    if size > most:
+        raise InvalidRequestError(f"a body of {size} bytes or more; allowed: up to {most}.")
+    return b"".join(parts)
+
+
+def _json(data: bytes) -> Any:
+    """Raises InvalidRequestError."""
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError):
+        raise InvalidRequestError("the body is no JSON.") from None
+
+
+def _refusal(error: Exception) -> Response:
+    if not isinstance(error, Ada3DError):
+        logger.error("a request failed", exc_info=error)
+    return _told(error_to_json(error), status_of(error))
+
+
+def _told(error: dict[str, Any], status: int) -> Response:
+    headers = {}
+    if status == status_of(BusyError("")):
+        headers["Retry-After"] = str(int(error.get("retry_after_s", 1)))
+    return JSONResponse({"error": error}, status, headers)
+
+
+async def _encoded(
+    first: dict[str, Any], lines: AsyncIterator[dict[str, Any]]
+) -> AsyncIterator[bytes]:
+    line: dict[str, Any] | None = first
+    try:
+        while line is not None:
+            yield json.dumps(line, separators=(",", ":"), allow_nan=False).encode() + b"\n"
+            line = await anext(lines, None)
+    except ModelError:
+        logger.exception("an answer broke off")
+        raise
+    finally:
+        await lines.aclose()  # type: ignore[attr-defined]
 
 
 @serve.ingress(app)
@@ -184,55 +237,3 @@ class Replica:
                 f"the header {SESSION_HEADER} must be the robot's id, {robot}: its scene is kept"
                 " where that leads."
             )
-
-
-async def _body(request: Request, most: int) -> bytes:
-    """No more than so many bytes are ever read. Raises InvalidRequestError."""
-    declared = request.headers.get("content-length", "0")
-    parts, size = [], int(declared) if declared.isdigit() else 0
-    if size <= most:
-        size = 0
-        async for part in request.stream():
-            size += len(part)
-            if size > most:
-                break
-            parts.append(part)
-    if size > most:
-        raise InvalidRequestError(f"a body of {size} bytes or more; allowed: up to {most}.")
-    return b"".join(parts)
-
-
-def _json(data: bytes) -> Any:
-    """Raises InvalidRequestError."""
-    try:
-        return json.loads(data)
-    except (ValueError, RecursionError):
-        raise InvalidRequestError("the body is no JSON.") from None
-
-
-def _refusal(error: Exception) -> Response:
-    if not isinstance(error, Ada3DError):
-        logger.error("a request failed", exc_info=error)
-    return _told(error_to_json(error), status_of(error))
-
-
-def _told(error: dict[str, Any], status: int) -> Response:
-    headers = {}
-    if status == status_of(BusyError("")):
-        headers["Retry-After"] = str(int(error.get("retry_after_s", 1)))
-    return JSONResponse({"error": error}, status, headers)
-
-
-async def _encoded(
-    first: dict[str, Any], lines: AsyncIterator[dict[str, Any]]
-) -> AsyncIterator[bytes]:
-    line: dict[str, Any] | None = first
-    try:
-        while line is not None:
-            yield json.dumps(line, separators=(",", ":"), allow_nan=False).encode() + b"\n"
-            line = await anext(lines, None)
-    except ModelError:
-        logger.exception("an answer broke off")
-        raise
-    finally:
-        await lines.aclose()  # type: ignore[attr-defined]
