@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import secrets
 import signal
 import socket
-import statistics
 import sys
 import tempfile
 import time
@@ -35,7 +35,6 @@ from ada3d_ros.fleet.scene_store import HostLimits
 from ada3d_ros.lab.benchmarks.models import SHAPES
 from ada3d_ros.lab.results import write_results
 from ada3d_ros.lab.world.generated import generate_room
-from ada3d_ros.lab.world.render import render_views
 from ada3d_ros.model.config import LlavaConfig, VisionConfig
 from ada3d_ros.model.memory import predict_memory
 from ada3d_ros.model.weight_format import WeightFormat
@@ -85,8 +84,10 @@ def ring() -> dict[str, Any]:
     random = np.random.default_rng(SEED)
     moved, fullest = [], []
     for _ in range(RINGS):
-        names = ["".join(random.choice(list("abcdefghijklmnopqrstuvwxyz0123456789"), 8))
-                 for _ in range(AFTER)]
+        names = [
+            "".join(random.choice(list("abcdefghijklmnopqrstuvwxyz0123456789"), 8))
+            for _ in range(AFTER)
+        ]
         ids = [ReplicaID(name, DeploymentID("ada3d", "ada3d")) for name in names]
         places = []
         for count in (BEFORE, AFTER):
@@ -110,7 +111,17 @@ def ring() -> dict[str, Any]:
 
 
 def drawn_frames(seed: int, views: int, width: int, height: int) -> tuple[RgbdFrame, ...]:
-    return tuple(render_views(generate_room(seed), views, width=width, height=height))
+    """Of a generated room: the middle rows of square pictures."""
+    frames, top = generate_room(seed, side_px=width).frames[:views], (width - height) // 2
+    return tuple(
+        replace(
+            frame,
+            rgb=frame.rgb[top : top + height].copy(),
+            depth_m=frame.depth_m[top : top + height].copy(),
+            intrinsics=replace(frame.intrinsics, cy=frame.intrinsics.cy - top, height=height),
+        )
+        for frame in frames
+    )
 
 
 def wire() -> dict[str, Any]:
@@ -139,22 +150,29 @@ def wire() -> dict[str, Any]:
 
 
 def sizes() -> dict[str, Any]:
-    """The most prefixes that the memory plan allows at 7B in bfloat16, twice as many scenes kept.
-    """
+    """The most prefixes that the memory plan allows at 7B in bf16, twice as many scenes kept."""
     shape = SHAPES["7B"]
     model = LlavaConfig(decoder=shape.config, vision=VisionConfig())
     form = WeightFormat(torch.bfloat16, "full", "cuda")
     rows = []
     for prune, kv in (("none", "auto"), ("build", "auto"), ("build", "int8")):
-        config = from_flat({"cache.prune": prune, "cache.kv": kv} if kv != "auto" else
-                           {"cache.prune": prune})
+        config = from_flat(
+            {"cache.prune": prune, "cache.kv": kv} if kv != "auto" else {"cache.prune": prune}
+        )
         for gigabytes in GPUS_GB:
             limit, most = gigabytes * 1e9 * FREE_SHARE, 0
             while bytes_of(model, form, config, most + 1) <= limit and most < 2000:
                 most += 1
             one = bytes_of(model, form, config, 2) - bytes_of(model, form, config, 1)
-            rows.append({"prune": prune, "kv": kv, "gpu_gb": gigabytes, "prefixes": most,
-                         "mib_a_scene": one / 2**20})
+            rows.append(
+                {
+                    "prune": prune,
+                    "kv": kv,
+                    "gpu_gb": gigabytes,
+                    "prefixes": most,
+                    "mib_a_scene": one / 2**20,
+                }
+            )
     return {"views": AgentConfig().keyframe.max_views, "rows": rows}
 
 
@@ -172,7 +190,9 @@ def cluster(port: int) -> Iterator[None]:
     from ada3d_ros.fleet.serve import prepare_environment, served
 
     with tempfile.TemporaryDirectory() as folder:
-        os.environ["RAY_AUTH_TOKEN_PATH"] = str(Path(folder) / "token")
+        token = Path(folder) / "token"
+        token.write_text(secrets.token_hex(32))
+        os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
         prepare_environment()
         from ada3d_ros.fleet.deployment import FleetSettings, application
 
@@ -185,8 +205,12 @@ def cluster(port: int) -> Iterator[None]:
 
 
 def robot(port: int, name: str, seed: int) -> RemotePipeline:
-    flat = {"model.remote": f"http://127.0.0.1:{port}", "remote.robot_id": name,
-            "remote.retry_sec": 120.0, "keyframe.max_views": VIEWS}
+    flat = {
+        "model.remote": f"http://127.0.0.1:{port}",
+        "remote.robot_id": name,
+        "remote.retry_sec": 120.0,
+        "keyframe.max_views": VIEWS,
+    }
     made = RemotePipeline(from_flat(flat), background=True)
     made.load()
     for frame in drawn_frames(seed, VIEWS, 448, 336):
@@ -197,8 +221,9 @@ def robot(port: int, name: str, seed: int) -> RemotePipeline:
 def in_process(remote: RemotePipeline) -> Ada3DPipeline:
     scene = remote.scene
     sent = tuple(unpack_keyframe(pack_keyframe(keyframe)) for keyframe in scene.keyframes)
-    local = Ada3DPipeline(from_flat({"model.path": "embedded", "keyframe.max_views": VIEWS,
-                                     "objects.enabled": False}))
+    local = Ada3DPipeline(
+        from_flat({"model.path": "embedded", "keyframe.max_views": VIEWS, "objects.enabled": False})
+    )
     local.load()
     local.restore(replace(scene, keyframes=sent))
     return local
@@ -242,13 +267,16 @@ def warm(port: int) -> dict[str, Any]:
 
 
 def replica_pids() -> list[int]:
-    found = []
+    """Of this cluster alone, which is known by its token."""
+    found, token = [], os.environ["RAY_AUTH_TOKEN_PATH"].encode()
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            if (folder / "cmdline").read_bytes().startswith(b"ray::ServeReplica:ada3d"):
-                found.append(int(folder.name))
+            command = (folder / "cmdline").read_bytes()
+            ours = token in (folder / "environ").read_bytes()
         except OSError:
             continue
+        if ours and command.startswith(b"ray::ServeReplica:ada3d"):
+            found.append(int(folder.name))
     return sorted(found)
 
 

@@ -77,7 +77,7 @@ class SceneList:
     keyframes: tuple[tuple[int, int], ...]
 
     @classmethod
-    def of(cls, scene: SceneSnapshot) -> SceneList:
+    def from_snapshot(cls, scene: SceneSnapshot) -> SceneList:
         listed = tuple((k.index, k.frame.stamp_ns) for k in scene.keyframes)
         state = scene.state
         return cls(state.epoch, state.version, scene.floor, scene.anchor_xy_m, listed)

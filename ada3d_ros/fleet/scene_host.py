@@ -75,7 +75,7 @@ class SceneHost:
         self._lock = threading.Lock()  # for _ahead
         self._mean_s = FIRST_ANSWER_S  # of answers
         self._worker = RequestWorker(
-            "ada3d-fleet-model", self._on_error, run_background_step=self._work_ahead
+            "ada3d-fleet-model", self._on_error, run_background_step=self.run_background_step
         )
 
     def load(self) -> ModelInfo:
@@ -214,7 +214,7 @@ class SceneHost:
                 self._ahead.append(key)
         self._worker.notify()
 
-    def _work_ahead(self) -> bool:
+    def run_background_step(self) -> bool:
         """A piece of work for the first scene that waits for it; whether more is left."""
         with self._lock:
             if not self._ahead or self._opened is None or self.fault is not None:

@@ -32,7 +32,7 @@ class SceneUpload:
 
     def digest(self, scene: SceneSnapshot) -> str:
         if self._known[0] != scene.version:
-            self._known = scene.version, SceneList.of(scene).digest()
+            self._known = scene.version, SceneList.from_snapshot(scene).digest()
         return self._known[1]
 
     def has(self, scene: SceneSnapshot) -> bool:
@@ -54,7 +54,7 @@ class SceneUpload:
         """
         connection, digest = self.connection, self.digest(scene)
         if digest != self._listed:
-            listed = dumped(to_json(SceneList.of(scene)))
+            listed = dumped(to_json(SceneList.from_snapshot(scene)))
             self.missing = _stamps(connection.request("PUT", self.path(), listed))
             self._listed = digest
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import socket
 import threading
@@ -55,6 +56,9 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     secret = folder / "secret"
     secret.write_bytes(SECRET)
     secret.chmod(0o600)
+    (folder / "token").write_text(
+        secrets.token_hex(32)
+    )  # of the cluster; else Ray puts one at home
     own = {"RAY_AUTH_TOKEN_PATH": str(folder / "token"), "OMP_NUM_THREADS": "1"}
     before = dict(os.environ)
     os.environ.update(own)
@@ -147,13 +151,15 @@ def test_forty_robots_in_turn_are_answered_and_memory_stays_bounded(robot: Robot
 
 
 def replica_pids() -> list[int]:
-    found = []
+    """Of this test's cluster alone, which is known by its token."""
+    found, token = [], os.environ["RAY_AUTH_TOKEN_PATH"].encode()
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             command = (folder / "cmdline").read_bytes()
+            ours = token in (folder / "environ").read_bytes()
         except OSError:
             continue
-        if command.startswith(b"ray::ServeReplica:ada3d"):
+        if ours and command.startswith(b"ray::ServeReplica:ada3d"):
             found.append(int(folder.name))
     return sorted(found)
 
@@ -213,7 +219,7 @@ def test_what_is_sent_badly_is_refused_by_name_and_others_go_on(robot: Robot, ur
     bad = connection(url, "b1", token_of(SECRET, "b1"))
     path = bad.address.path
     scene = robot("b1", 1).scene
-    listed = to_json(SceneList.of(scene))
+    listed = to_json(SceneList.from_snapshot(scene))
     bad.request("PUT", path("scenes", "s"), dumped(listed))
     keyframe = pack_keyframe(scene.keyframes[0])
     cases: list[tuple[str, str, bytes]] = [
@@ -231,7 +237,7 @@ def test_what_is_sent_badly_is_refused_by_name_and_others_go_on(robot: Robot, ur
     for method, where, body in cases:
         with pytest.raises(RequestError):
             bad.request(method, where, body)
-    call = Call(SceneList.of(scene).digest(), replace(ASK, max_new_tokens=10**6), 60.0)
+    call = Call(SceneList.from_snapshot(scene).digest(), replace(ASK, max_new_tokens=10**6), 60.0)
     with pytest.raises(InvalidRequestError, match="max_new_tokens"):
         bad.request("POST", path("scenes", "s", "ask"), dumped(to_json(call)))
     for _ in range(2):

@@ -282,7 +282,7 @@ class Local:
         return True
 
     def ask(self, question: Question, hooks: AskHooks) -> Answer:
-        return answer_to(question, "from here", SceneList.of(self.scene))
+        return answer_to(question, "from here", SceneList.from_snapshot(self.scene))
 
 
 def test_a_fall_back_answers_while_the_server_is_lost(served: tuple[str, ScriptedServer]) -> None:

@@ -79,14 +79,14 @@ ROBOTS = [(f"r{i}", session) for i in range(8) for session in ("s", "s2", "s3")]
 
 
 def upload(host: SceneHost, robot: str, scene: SceneSnapshot, session: str = "s") -> None:
-    missing = host.put_scene(robot, session, SceneList.of(scene))
+    missing = host.put_scene(robot, session, SceneList.from_snapshot(scene))
     for keyframe in scene.keyframes:
         if keyframe.frame.stamp_ns in missing:
             host.put_keyframe(robot, session, pack_keyframe(keyframe))
 
 
 def call_of(scene: SceneSnapshot, question: Question = ASK, **more: Any) -> Call:
-    return Call(SceneList.of(scene).digest(), question, 60.0, **more)
+    return Call(SceneList.from_snapshot(scene).digest(), question, 60.0, **more)
 
 
 def answer(
@@ -150,7 +150,7 @@ def test_the_list_says_what_is_missing_and_a_call_before_is_refused(host: SceneH
     before = host.counts().missing
     with pytest.raises(KeyframesMissingError, match="no scene"):
         answer(host, "r1", call_of(scene))
-    assert list(host.put_scene("r1", "s", SceneList.of(scene))) == stamps
+    assert list(host.put_scene("r1", "s", SceneList.from_snapshot(scene))) == stamps
     assert host.put_keyframe("r1", "s", pack_keyframe(scene.keyframes[2])) == 2  # any order
     with pytest.raises(KeyframesMissingError) as raised:
         answer(host, "r1", call_of(scene))
@@ -268,7 +268,7 @@ def test_lists_that_lie_are_refused_and_others_are_answered_as_before(host: Scen
     upload(host, "r1", scene)
     upload(host, "r2", other)
     text = answer(host, "r2", call_of(other)).text
-    listed = SceneList.of(scene)
+    listed = SceneList.from_snapshot(scene)
     (first, stamp), *rest = listed.keyframes
     with pytest.raises(InvalidRequestError, match="an index names one keyframe"):
         host.put_scene("r1", "s", replace(listed, keyframes=((first, stamp - 1), *rest)))
