@@ -33,7 +33,7 @@ from ada3d_ros.fleet.remote_pipeline import RemotePipeline
 from ada3d_ros.fleet.scene_host import plan_scenes
 from ada3d_ros.fleet.scene_store import HostLimits
 from ada3d_ros.lab.benchmarks.models import SHAPES
-from ada3d_ros.lab.results import write_results
+from ada3d_ros.lab.results import ResultFile
 from ada3d_ros.lab.world.generated import generate_room
 from ada3d_ros.model.config import LlavaConfig, VisionConfig
 from ada3d_ros.model.memory import predict_memory
@@ -59,8 +59,10 @@ def main() -> int:
         "sizes": sizes,
         "served": served_figures,
     }
-    results = {name: parts[name]() for name in given.parts}
-    write_results(given.out, results, "cpu", SEED)
+    file, results = ResultFile(given.out, "cpu", SEED), {}
+    for name in given.parts:
+        results[name] = parts[name]()
+        file.write(results, complete=name == given.parts[-1])
     return 0
 
 
