@@ -8,6 +8,7 @@ the model, answers through the wire against the same in process, a killed replic
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import secrets
 import signal
@@ -25,7 +26,8 @@ from typing import Any
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
 
 from ada3d_ros.config import AgentConfig, from_flat
 from ada3d_ros.fleet.keyframe_bytes import pack_keyframe, unpack_keyframe
@@ -39,12 +41,14 @@ from ada3d_ros.model.config import LlavaConfig, VisionConfig
 from ada3d_ros.model.memory import predict_memory
 from ada3d_ros.model.weight_format import WeightFormat
 from ada3d_ros.pipeline import Ada3DPipeline
+from ada3d_ros.sources.folder import FolderOptions, FolderSource
 from ada3d_ros.types import Keyframe, KeyframeReason, Question, RgbdFrame
 
 SEED, VIEWS, SECRET = 0, 8, b"of a measurement, and of nothing else"
 ROBOTS, BEFORE, AFTER, RINGS = 500, 8, 9, 20
 GPUS_GB, FREE_SHARE = (24, 48, 80, 141), 0.95
 ASK = Question("What color is the table?", max_new_tokens=8, routed=False)
+DESK_INTRINSICS = (517.3, 516.5, 318.6, 255.3)
 WARM, KEYFRAMES, MANY = 40, 40, 40
 
 
@@ -127,25 +131,27 @@ def drawn_frames(seed: int, views: int, width: int, height: int) -> tuple[RgbdFr
 
 
 def wire() -> dict[str, Any]:
-    found = {}
-    for width, height in ((640, 480), (448, 336)):
-        sizes_kib, pack_ms, unpack_ms = [], [], []
-        for seed in range(KEYFRAMES // 4):
-            for index, frame in enumerate(drawn_frames(seed, 4, width, height)):
-                keyframe = Keyframe(frame, index, KeyframeReason.FIRST)
-                begun = time.perf_counter()
-                data = pack_keyframe(keyframe)
-                packed = time.perf_counter()
-                unpack_keyframe(data)
-                sizes_kib.append(len(data) / 1024)
-                pack_ms.append((packed - begun) * 1e3)
-                unpack_ms.append((time.perf_counter() - packed) * 1e3)
-        found[f"{width}x{height}"] = {
-            "kib": spread(sizes_kib),
-            "pack_ms": spread(pack_ms),
-            "unpack_ms": spread(unpack_ms),
-        }
-    return found
+    """Of a photographed desk, where its recording is, and of drawn rooms."""
+    sources = {"drawn 448x336": [f for seed in range(10) for f in drawn_frames(seed, 4, 448, 336)]}
+    desk = ROOT.parent / "shared" / "data" / "tum_fr1_rpy"
+    if desk.is_dir():
+        read = FolderSource(desk, FolderOptions(intrinsics=DESK_INTRINSICS))
+        sources["photographed 640x480"] = list(itertools.islice(read, KEYFRAMES))
+    return {name: packed(frames) for name, frames in sources.items()}
+
+
+def packed(frames: list[RgbdFrame]) -> dict[str, Any]:
+    sizes_kib, pack_ms, unpack_ms = [], [], []
+    for index, frame in enumerate(frames):
+        keyframe = Keyframe(frame, index, KeyframeReason.FIRST)
+        begun = time.perf_counter()
+        data = pack_keyframe(keyframe)
+        middle = time.perf_counter()
+        unpack_keyframe(data)
+        sizes_kib.append(len(data) / 1024)
+        pack_ms.append((middle - begun) * 1e3)
+        unpack_ms.append((time.perf_counter() - middle) * 1e3)
+    return {"kib": spread(sizes_kib), "pack_ms": spread(pack_ms), "unpack_ms": spread(unpack_ms)}
 
 
 # -- what fits

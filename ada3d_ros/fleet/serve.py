@@ -122,9 +122,9 @@ def replicas_of(text: str, automatic: int) -> tuple[int, int]:
     """`auto`, `3` or `2-8` as least and most. Raises ConfigError."""
     if text == "auto":
         return automatic, automatic
-    least, _, most = text.partition("-")
+    least, dash, most = text.partition("-")
     try:
-        counts = int(least), int(most or least)
+        counts = int(least), int(most if dash else least)
     except ValueError:
         counts = 0, 0
     if not 1 <= counts[0] <= counts[1]:
