@@ -26,9 +26,6 @@ from typing import Any
 import numpy as np
 import torch
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
 from ada3d_ros.config import AgentConfig, from_flat
 from ada3d_ros.fleet.keyframe_bytes import pack_keyframe, unpack_keyframe
 from ada3d_ros.fleet.remote_pipeline import RemotePipeline
@@ -44,7 +41,8 @@ from ada3d_ros.pipeline import Ada3DPipeline
 from ada3d_ros.sources.folder import FolderOptions, FolderSource
 from ada3d_ros.types import Keyframe, KeyframeReason, Question, RgbdFrame
 
-SEED, VIEWS, SECRET = 0, 8, b"of a measurement, and of nothing else"
+ROOT = Path(__file__).resolve().parents[1]
+SEED, VIEWS = 0, 8
 ROBOTS, BEFORE, AFTER, RINGS = 500, 8, 9, 20
 GPUS_GB, FREE_SHARE = (24, 48, 80, 141), 0.95
 ASK = Question("What color is the table?", max_new_tokens=8, routed=False)
@@ -63,7 +61,7 @@ def main() -> int:
         "sizes": sizes,
         "served": served_figures,
     }
-    file, results = ResultFile(given.out, "cpu", SEED), {}
+    file, results = ResultFile(given.out, "cpu", SEED), {"n": WARM}
     for name in given.parts:
         results[name] = parts[name]()
         file.write(results, complete=name == given.parts[-1])
