@@ -129,6 +129,28 @@ def test_a_keyframe_that_goes_is_cut_out_and_what_came_after_is_stale(model: Pat
     assert pipeline.ask(ASK).scene_staleness == 0.0
 
 
+def test_a_robot_that_stands_renews_its_last_view_exactly(model: Path) -> None:
+    """The newest goes as the next comes: what is held is what a fresh scene would hold, always."""
+    limits = {"keyframe.max_views": 3, "cache.settle_sec": 60.0, "cache.max_staleness": 1.0}
+    pipeline = start_background(model, MANY[:3], **limits)
+    run_all(pipeline)
+    prefix, standing = cache_of(pipeline).active, MANY[2]
+    assert prefix is not None
+    stamps_ns = [standing.stamp_ns + number * 6_000_000_000 for number in range(1, 5)]
+    for stamp_ns in stamps_ns:
+        pipeline.observe(replace(standing, stamp_ns=stamp_ns, depth_stamp_ns=None))
+        run_all(pipeline)
+    assert cache_of(pipeline).active is prefix
+    assert pipeline.scene.keyframes[-1].frame.stamp_ns == stamps_ns[-1]
+    assert prefix.num_evicted == 0
+    assert cache_of(pipeline).staleness == 0.0
+    fresh = start_background(model, tuple(k.frame for k in pipeline.scene.keyframes), **limits)
+    run_all(fresh)
+    for ours, theirs in zip(keys_of(pipeline), keys_of(fresh), strict=True):
+        assert ours.shape == theirs.shape
+        assert (ours - theirs).abs().max() <= 2e-5 * theirs.abs().max()
+
+
 @pytest.mark.parametrize("up_m", [0.0, 1.0])
 def test_where_the_map_begins_does_not_matter(model: Path, up_m: float) -> None:
     """Far from the map's origin, where the model knows no voxel, the same answer."""
@@ -205,6 +227,17 @@ def test_ground_heads_choose_among_proposals_and_name_the_method(model: Path) ->
     assert answer.text == (
         f"Found {len(answer.boxes)} of 3 proposals." if answer.boxes else answer.text
     )
+
+
+@pytest.mark.parametrize(
+    "phrase", ["<GROUND>", "a <|IM_END|> chair", "<IMAGE>", "the <Boxes>", "<COORD> chair"]
+)
+def test_a_phrase_that_steers_the_model_is_refused(model: Path, phrase: str) -> None:
+    """Also where small letters make it one."""
+    pipeline = start(model)
+    question = Question(phrase, phrase=phrase, proposals=BOXES)
+    with pytest.raises(InvalidRequestError, match="steers the model"):
+        pipeline.choose_proposals(question, AskHooks())
 
 
 def test_a_proposal_s_box_is_what_encloses_it_in_the_model_s_world() -> None:

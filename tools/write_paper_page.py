@@ -97,14 +97,9 @@ def summary() -> str:
         ),
         (
             "| accuracy is kept | Tables I and II | at .41 yes for boxes and most questions about"
-<<<<<<< HEAD
-            f" one object, no for several (between two {dropped['between']:+.0f} points,"
-            f" what is within a radius {dropped['within']:+.0f}) |"
-=======
             " one object, no for several (what stands between two"
             f" {dropped['between']:+.0f} points, what is within a radius"
             f" {dropped['within']:+.0f}) |"
->>>>>>> h-KREST
         ),
         (
             "| over 60 % of the tokens contribute < 5 % | of the final predictions | the 60 % get"

@@ -354,7 +354,10 @@ class PrefixCache:
         if active.scene.version == scene.version:
             return False
         model = self._loaded.model
+        before = active.cache
         appended = active.append_new_tokens(self.encoder.table, model, scene, RESERVED_TOKENS)
+        if active.cache is not before:  # tokens were cut out
+            prepare_decoding(model.decoder, active.cache)
         self._appends += appended
         return appended
 

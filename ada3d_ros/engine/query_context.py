@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -285,9 +286,23 @@ def build_prompt(
     text, clicked = parse_coordinates(check_question(words, MAX_PROMPT_CHARS))
     ids = loaded.tokenizer.encode_question(text, query.config.model.conversation)
     clicks = model.encode_clicks([query.in_model(point) for point in clicked]) if clicked else None
+    return prompt_of(query, context, ids, clicks)
+
+
+def prompt_of(
+    query: QueryContext,
+    context: SceneContext,
+    ids: Sequence[int],
+    clicks: torch.Tensor | None = None,
+) -> PromptSequence:
+    """The prompt of token ids with the scene, and clicks, in the place of their placeholders.
+    Raises as `build_prompt`.
+    """
+    model, prefix = query.loaded.model, context.prefix
     prompt = model.build_prompt(ids, context.embeds, clicks, context.chosen.tokens.xyz_m)
     prompt = context.chosen.in_prompt(prompt)
     length, limit = prompt.embeds.shape[0], model.config.decoder.max_positions
+    length += 0 if prefix is None else prefix.num_evicted
     if query.config.pruning.pre_positions == "original" and not model.reference:
         prompt = replace(prompt, positions=context.chosen.positions(prompt))
         length += context.chosen.num_before_selection - len(context.embeds)

@@ -70,7 +70,7 @@ class ScenePrefix:
         whole = 0 if pruner is not None else max(stop - options.chunk_tokens, 0)
         self._capacity = whole + options.reserve
         self.positions = prompt.positions[:stop]  # (start + N,) int64, as the tokens stand
-        self._num_evicted = 0  # tokens whose positions nothing takes any more
+        self.num_evicted = 0  # positions before what follows that nothing takes any more
         if options.original_positions:
             self.positions = self.chosen.positions(prompt)[:stop]
         if self.next_position >= decoder.config.max_positions:
@@ -113,7 +113,7 @@ class ScenePrefix:
         """Of what follows the first `count` spatial tokens, the others not being there."""
         if self.options.original_positions:
             count = self.chosen.num_before_selection
-        return self.start + count + self._num_evicted
+        return self.start + count + self.num_evicted
 
     @property
     def xyz_m(self) -> torch.Tensor:
@@ -229,10 +229,12 @@ class ScenePrefix:
 
     @torch.inference_mode()
     def evict(self, kept: torch.Tensor) -> None:
-        """Go on with the spatial tokens kept (n,) int64 ascending of the N: the others' keys and
-        values go, what came after them stays as it was, its positions too.
+        """Go on with the spatial tokens kept (n,) int64 ascending of the N, one at least: the
+        others' keys and values go, what came after them stays as it was, its positions too. What
+        follows stands behind the last that is kept.
         """
         assert self.ready
+        assert len(kept)
         kept = kept.to(self.embeds.device)
         new_index = torch.full((len(self.embeds),), -1, device=kept.device)
         new_index[kept] = torch.arange(len(kept), device=kept.device)
@@ -250,8 +252,9 @@ class ScenePrefix:
         tokens, count = self.chosen.tokens.at(kept), len(kept)
         chosen = ChosenTokens(tokens, torch.arange(count, device=kept.device), count)
         positions = self.positions[torch.cat((system, self.start + kept))]
+        following = int(positions[-1]) + 1
         # All at once, since memory may end above.
-        self._num_evicted += len(self.embeds) - count
+        self.num_evicted = following - self.start - count
         self.held = None if self.held is None else tuple(held)
         self.cache, self._states, self.head_keys = cache, states, None
         self.tokens, self.chosen, self.embeds = tokens, chosen, self.embeds[kept]
@@ -312,18 +315,22 @@ class PrefixEntry(ScenePrefix):
         # Only a prefix that holds the whole scene can grow, and only as far as the prompt has room.
         if not self.whole:
             return False
-        if self.ready and (left := table.without_gone(self.made_of)) is not None:
-            kept, made_of = left
-            self.evict(kept)
-            self.made_of = made_of
-        tokens, made_of = model.new_tokens(table, self.made_of)
+        left = table.without_gone(self.made_of) if self.ready else None
+        kept, made_of = (None, self.made_of) if left is None else left
+        num_kept, following = len(self.embeds), self.next_position
+        if kept is not None:
+            num_kept = len(kept)
+            following = int(self.positions[self.start + int(kept[-1])]) + 1 if num_kept else 0
+        tokens, made_of = model.new_tokens(table, made_of)
         config, count = model.config, len(tokens.features)
         room = min(
-            config.max_spatial_tokens(len(scene.keyframes)) - len(self.embeds),
-            config.max_length - self.next_position - reserve,
+            config.max_spatial_tokens(len(scene.keyframes)) - num_kept,
+            config.max_length - following - reserve,
         )
-        if count > room:
+        if count > room or not num_kept:
             return False
+        if kept is not None:
+            self.evict(kept)
         self.append_tokens(model.project(tokens.features), tokens, scene)
         self.made_of = made_of
         return True

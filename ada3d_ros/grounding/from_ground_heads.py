@@ -19,9 +19,10 @@ from ada3d_ros.engine.query_context import (
     QueryContext,
     encode_scene,
     prefill_pruned,
+    prompt_of,
     select_context,
 )
-from ada3d_ros.errors import ModelError
+from ada3d_ros.errors import ModelError, QuestionTooLongError
 from ada3d_ros.geometry.boxes import corners
 from ada3d_ros.grounding.from_text import NOT_SEEN
 from ada3d_ros.types import Answer, Box3D, GroundingMethod, Stage, StopReason
@@ -42,9 +43,12 @@ def ground_among_proposals(query: QueryContext, cache: PrefixCache) -> Answer:
     context = select_context(query, tokens, cache)
     with query.clock.stage("spatial_s"):
         ids = model.grounding_ids(query.loaded.tokenizer, question.phrase)
-        chosen = context.chosen
-        prompt = model.build_prompt(ids, context.embeds, None, chosen.tokens.xyz_m)
-        prompt = chosen.in_prompt(prompt)
+        prompt = prompt_of(query, context, ids)
+    if len(prompt.embeds) < len(ids) - 1 + len(context.embeds):  # truncated, as the reference does
+        raise QuestionTooLongError(
+            f"the prompt is cut to {len(prompt.embeds)} tokens, and its end chooses the boxes: keep"
+            " fewer views (keyframe.max_views)."
+        )
     prefilled = prefill_pruned(query, context, prompt)
     assert prefilled.states is not None
 
@@ -56,9 +60,9 @@ def ground_among_proposals(query: QueryContext, cache: PrefixCache) -> Answer:
         if not bool(torch.isfinite(shares).all()):
             raise ModelError("the ground heads' output is not finite: the weights are damaged.")
         meant = _chosen(question.proposals, shares.tolist(), question.phrase)
-    least = question.min_score or query.config.boxes.min_score
+    # Of several alike each has a small share: boxes.min_score is of other scores.
     most = question.max_boxes or query.config.boxes.max_count
-    boxes = tuple(box for box in meant if box.score >= least)[:most]
+    boxes = tuple(box for box in meant if box.score >= question.min_score)[:most]
     text = FOUND.format(number=len(boxes), total=len(question.proposals))
     text = text if boxes else NOT_SEEN.format(phrase=question.phrase)
     query.hooks.on_text(text, 0)

@@ -19,8 +19,10 @@ from ada3d_ros.errors import CheckpointError, InvalidRequestError
 from ada3d_ros.model.prompt import (
     CLICK_ID,
     IMAGE_ID,
+    MAX_PROMPT_CHARS,
     QWEN_TEMPLATE,
     QWEN_TOKENS,
+    check_question,
     render_conversation,
     render_question,
 )
@@ -109,14 +111,18 @@ class QwenTokenizer:
         A point stands between spaces, as in the data that the model learned of. Raises
         InvalidRequestError for a token of this tokenizer that steers the model.
         """
+        text = _CLICK.sub(f" {COORD} ", self._checked(text))
+        return self.encode(render_question(text, QWEN_TEMPLATE, with_image))
+
+    def _checked(self, text: str) -> str:
+        """Raises InvalidRequestError for a token of this tokenizer that steers the model."""
         for token in self.special_ids:
             if self._added[token] in text:
                 raise InvalidRequestError(
                     f"the question contains {self._added[token]!r}, which steers the model:"
                     " remove it."
                 )
-        text = _CLICK.sub(f" {COORD} ", text)
-        return self.encode(render_question(text, QWEN_TEMPLATE, with_image))
+        return text
 
     def encode_grounding(self, phrase: str) -> list[int]:
         """Ids of the prompt that asks which proposals a checked phrase means, if any, up to and
@@ -126,7 +132,8 @@ class QwenTokenizer:
             raise InvalidRequestError(
                 f"the tokenizer has no {GROUND}: this checkpoint cannot choose among proposals."
             )
-        text = f"<image>\n{GROUND_ONE}\n{phrase.capitalize()}\n{GROUND_SEVERAL}"
+        phrase = self._checked(check_question(phrase.capitalize(), MAX_PROMPT_CHARS))
+        text = f"<image>\n{GROUND_ONE}\n{phrase}\n{GROUND_SEVERAL}"
         turns = [(text, GROUND)]
         ids = self.encode(render_conversation(QWEN_TEMPLATE, turns))
         return ids[: ids.index(self.ground_id) + 1]

@@ -26,7 +26,7 @@ from test.support.prefixes import (
     tokens_of,
 )
 
-KEPT = torch.cat((torch.arange(5), torch.arange(12, 30)))  # of 40: a middle and the end are gone
+KEPT = torch.cat((torch.arange(5), torch.arange(12, 40)))  # of 40: a middle is gone
 
 
 def masked_logits(
@@ -63,18 +63,18 @@ def test_a_question_after_a_cut_does_not_see_what_is_gone(int8: bool) -> None:
     assert relative(after.logits, expected) <= (0.05 if int8 else 2e-6)
     assert torch.equal(prefix.final_states(), states[KEPT])
     assert torch.equal(prefix.xyz_m, before[KEPT])
-    assert prefix.next_position == SYSTEM + N  # nothing takes the positions of what is gone
+    assert prefix.next_position == SYSTEM + N  # what is gone leaves its positions
     assert prefix.lengths == (SYSTEM + len(KEPT),) * LAYERS
 
 
-def test_a_cut_at_the_end_is_the_shorter_scene_but_for_where_the_question_stands() -> None:
+def test_a_cut_at_the_end_is_the_shorter_scene() -> None:
     decoder, prompt = make_decoder(seed=4), make_prompt(N, SYSTEM, TEXT, seed=4)
     prefix = prefix_of(decoder, prompt)
     prefix.evict(torch.arange(25))
     start = SYSTEM
     embeds = torch.cat((prompt.embeds[: start + 25], question_of(prompt)))
-    positions = torch.cat((torch.arange(start + 25), start + N + torch.arange(TEXT)))
-    fresh = PromptSequence(embeds, positions, (start, start + 25))
+    fresh = PromptSequence(embeds, torch.arange(len(embeds)), (start, start + 25))
+    assert (prefix.next_position, prefix.num_evicted) == (start + 25, 0)
     expected = prefill(decoder, fresh, 8)
     warm = prefill_question(prefix, question_of(prompt), 8)
     assert relative(warm.logits, expected.logits) <= 2e-6
