@@ -299,6 +299,10 @@ class Ada3DPipeline(ScenePipeline):
 
             with suppress(NotGroundedError):
                 opened = self._open_detected(question, hooks)
+                if self.config.detector.proposals and self.model.model.scores_proposals:
+                    everything = tuple(each.box for each in opened.objects().objects)
+                    asked = replace(question, phrase=phrase, proposals=everything)
+                    return self._score(asked, hooks)
                 named = objects_named(opened)
                 may_choose = self.config.detector.proposals and self.model.head is not None
                 if may_choose and len(named) > 1:
@@ -307,6 +311,14 @@ class Ada3DPipeline(ScenePipeline):
                         return chosen
                 return answer_with_boxes(opened, named)
         return self._point(question, phrase, hooks)
+
+    @on_model_device
+    @with_memory_fallbacks
+    def _score(self, question: Question, hooks: AskHooks) -> Answer:
+        """The model's choice among the proposals, by its own ground heads."""
+        from ada3d_ros.grounding.from_ground_heads import ground_among_proposals  # few have them
+
+        return ground_among_proposals(*self.open_query(question, hooks))
 
     def _point(
         self, question: Question, phrase: str, hooks: AskHooks, among: tuple[Box3D, ...] = ()

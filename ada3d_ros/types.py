@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import torch
 
     from ada3d_ros.measures import Measurement
+    from ada3d_ros.token_rows import TokenRows
 
 NAN = float("nan")
 
@@ -155,13 +156,15 @@ class SpatialTokens:
     """One token per occupied voxel, in ascending x, y, z order of the world frame.
 
     features (N, C) in the model's dtype: mean of (patch feature + 3D position embedding) before the
-    projector; xyz_m (N, 3) float32 world, mean of the patch points; num_patches (N,) int64.
+    projector; xyz_m (N, 3) float32 world, mean of the patch points; num_patches (N,) int64. Of a
+    newline, which has no place, xyz_m is NaN and num_patches 0. rows: of `token_rows.rows_of`.
     """
 
     features: torch.Tensor
     xyz_m: torch.Tensor
     num_patches: torch.Tensor
     voxel_size_m: float
+    rows: TokenRows | None = None
 
     def __post_init__(self) -> None:
         count = self.features.shape[0]
@@ -181,13 +184,14 @@ class SpatialTokens:
 class PromptSequence:
     """What the decoder reads: embeds (T, D); positions (T,) int64; the span [start, stop) of the N
     spatial tokens in it; xyz_m (N, 3) float32 of those tokens in the world frame, of an image's
-    patches (column, row, 0), None where unknown.
+    patches (column, row, 0), of newlines NaN, None where unknown. rows: of `token_rows.rows_of`.
     """
 
     embeds: torch.Tensor
     positions: torch.Tensor
     spatial_span: tuple[int, int]
     xyz_m: torch.Tensor | None = None
+    rows: TokenRows | None = None
 
     def __post_init__(self) -> None:
         start, stop = self.spatial_span
@@ -228,6 +232,7 @@ class GroundingMethod(IntEnum):
     HEAD = 2  # grounding decoder
     RELEVANCE = 3  # training-free relevance peak
     DETECTOR = 4  # a 2D detector, lifted by depth
+    PROPOSAL = 5  # a proposed box that the model's own ground heads chose
 
 
 @dataclass(frozen=True, eq=False, slots=True)

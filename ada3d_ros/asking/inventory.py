@@ -225,6 +225,7 @@ class Inventory:
 
         # Where they point.
         kept = prefix.kept(loaded.model.config.decoder.num_layers - 1)
+        kept = prefix.chosen.rows.with_place(kept)
         xyz_m = prefix.xyz_m[kept]
         origin_m = xyz_m.new_tensor(loaded.model.origin_of(prefix.scene))
         in_world = SceneStates(prefix.final_states(), xyz_m + origin_m)

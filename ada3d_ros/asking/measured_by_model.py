@@ -16,7 +16,7 @@ from ada3d_ros.grounding.from_head import SearchLimits
 from ada3d_ros.grounding.from_phrases import find_phrases
 from ada3d_ros.measures import Measurement, ObjectsSnapshot
 from ada3d_ros.scene.keyframes import SceneSnapshot
-from ada3d_ros.types import NAN, Answer, AnswerMethod, Box3D, StopReason
+from ada3d_ros.types import Answer, AnswerMethod, Box3D, StopReason
 from ada3d_ros.usage import TokenUsage
 
 if TYPE_CHECKING:
@@ -88,11 +88,10 @@ class ModelScene:
         assert prefix is not None
         timings = query.clock.timings()
         layers = query.loaded.model.config.decoder.num_layers
-        counts = tuple(len(prefix.kept(layer)) for layer in range(layers))
-        total = chosen.num_before_selection
-        share = sum(counts) / layers / total if total else NAN
+        kept = [prefix.kept(layer) for layer in range(layers)]
+        counts, share = tuple(map(len, kept)), chosen.keep_ratio_of(kept)
         tokens = TokenUsage(
-            spatial_total=total,
+            spatial_total=chosen.num_before_selection,
             spatial_kept=counts[-1],
             keep_ratio_achieved=share,
             strategy=query.config.pruning.strategy if share < 1.0 else "none",

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import NamedTuple
 
-import numpy as np
-
 from ada3d_ros.engine.costs import Kept, costs_of_question
 from ada3d_ros.engine.decode import DecodeOutput
 from ada3d_ros.engine.prefill import PrefillOutput
@@ -39,7 +37,9 @@ def build_answer(
     generated = grounded.generated
     with clock.stage("postprocess_s"):
         tokens = token_usage(query, context, prompt, prefilled, generated)
-        kept = context.chosen.kept[prefilled.kept[-1]]  # of a merged group its anchor
+        chosen = context.chosen
+        placed = chosen.rows.with_place(prefilled.kept[-1])
+        kept = chosen.kept[placed]  # of a merged group its anchor
         xyz_m = query.in_world(context.tokens.xyz_m[kept])
         kept_xyz_m = xyz_m.cpu().numpy() if query.in_scene else None
     unpruned = context.mode == "question" and prefilled.pruner is None  # as in a batch
@@ -77,8 +77,8 @@ def token_usage(
     generated: DecodeOutput,
 ) -> TokenUsage:
     """Counts and costs of all spatial tokens, those chosen to enter the prompt, and those each
-    layer kept. On a cached prefix only what follows the spatial tokens passed the layers, so
-    prefill_flops and rank_flops are of that.
+    layer kept, newlines too; the keep ratio is of those that have a place. On a cached prefix only
+    what follows the spatial tokens passed the layers, so prefill_flops and rank_flops are of that.
     """
     chosen, counts, shape = context.chosen, prefilled.counts, query.pruning.shape
     total, length = chosen.num_before_selection, prompt.embeds.shape[0]
@@ -95,7 +95,7 @@ def token_usage(
     coverage = NAN
     if query.in_scene and counts[-1]:
         coverage = cell_coverage(context.tokens.xyz_m, chosen.kept[prefilled.kept[-1]])
-    achieved = float(np.mean(counts)) / total if total else NAN
+    achieved = chosen.keep_ratio_of(prefilled.kept)
     return replace(
         costs,
         prompt=length,

@@ -10,6 +10,7 @@ from ada3d_ros.engine.query_context import QueryContext, planned_mode
 from ada3d_ros.engine.scene_pruning import ScenePruning
 from ada3d_ros.errors import ConfigError
 from ada3d_ros.pruning.policy import Policy
+from ada3d_ros.token_rows import rows_of
 from ada3d_ros.types import SpatialTokens
 
 
@@ -46,9 +47,10 @@ def budget_for_deadline(
 
     # Each ratio, and the mode that it is answered in.
     total, budgets = len(tokens.features), []
+    placed = rows_of(tokens).num_placed
     for ratio in ratios:
         lower = replace(query, policy=replace(policy, keep_ratio=ratio))
-        budgets.append((ratio, planned_mode(lower, total, cache.active)))
+        budgets.append((ratio, planned_mode(lower, placed, cache.active)))
     if budgets[0][1] != "paper":
         cache.ensure_usable(query)
     left_s = deadline_s - clock.elapsed_s()

@@ -12,6 +12,7 @@ from ada3d_ros.engine.layer_walk import inspect_layers
 from ada3d_ros.errors import ModelError
 from ada3d_ros.model.decoder import LlamaDecoder
 from ada3d_ros.pruning.information import Masses, layer_masses, query_rows
+from ada3d_ros.token_rows import rows_of
 from ada3d_ros.types import PromptSequence
 
 
@@ -21,14 +22,14 @@ def measure_information(
     """Masses of every layer. Each layer's queries and keys are made once, for the measurement and
     the layer.
 
-    stride: every n-th spatial token is a query. Raises InvalidRequestError without spatial tokens
-    or text after them, ModelError where attention is not finite.
+    stride: every n-th spatial token with a place is a query. Raises InvalidRequestError without
+    spatial tokens or text after them, ModelError where attention is not finite.
     """
-    span = prompt.spatial_span
-    index = query_rows(prompt.embeds.shape[0], span, stride, prompt.embeds.device)
+    span, among = prompt.spatial_span, rows_of(prompt)
+    index = query_rows(prompt.embeds.shape[0], span, stride, prompt.embeds.device, among)
 
     def inspect(q: torch.Tensor, k: torch.Tensor) -> Masses:
-        return layer_masses(q, k, index, span)
+        return layer_masses(q, k, index, span, among)
 
     # One pass over all layers, with nothing dropped.
     found = inspect_layers(decoder, prompt, index, inspect, many=True)

@@ -25,8 +25,9 @@ from ada3d_ros.model.decoder import (
     causal_attention,
     rope_rows,
 )
-from ada3d_ros.pruning.ranking import PruneContext, keep_best
+from ada3d_ros.pruning.ranking import PruneContext, best_first
 from ada3d_ros.pruning.strategy import LayerPruner
+from ada3d_ros.token_rows import TokenRows
 from ada3d_ros.types import PromptSequence
 
 T = TypeVar("T")
@@ -127,13 +128,15 @@ class LayerWalk:
 class RankAndDrop:
     """Ranks and drops spatial tokens where the pruner's counts fall (as AdaToken-3D and FastV).
 
+    The counts are of tokens with a place; newlines go with their rows, for which a drop waits.
     ranked_layers, finite: the 0-based layers whose attention ranked, and whether all scores were
     finite, () bool each.
     """
 
-    def __init__(self, pruner: LayerPruner, total: int, device: torch.device) -> None:
-        """total: spatial tokens of the prompt or of the cached scene."""
-        self.pruner, self.timer, self._total = pruner, EventTimer(device), total
+    def __init__(self, pruner: LayerPruner, rows: TokenRows, device: torch.device) -> None:
+        """rows: of the spatial tokens of the prompt, or of the cached scene."""
+        self.pruner, self.timer, self._rows = pruner, EventTimer(device), rows
+        self._total = rows.num_placed
         self.counts: tuple[int, ...] = ()
         self.ranked_layers: list[int] = []
         self.finite: list[torch.Tensor] = []
@@ -200,6 +203,7 @@ class RankAndDrop:
             walk.inputs = roped
         self.timer.stop()
         assert roped.k is not None
+        kept, xyz_m, candidates = self._candidates(walk.kept, walk.xyz_m)
         return PruneContext(
             layer=walk.layer,
             q=q[0],
@@ -209,9 +213,21 @@ class RankAndDrop:
             query_rows=index,
             positions=walk.positions,
             spatial=walk.spatial,
-            kept=walk.kept,
-            xyz_m=walk.xyz_m,
+            kept=kept,
+            xyz_m=xyz_m,
+            candidates=candidates,
         )
+
+    def _candidates(
+        self, kept: torch.Tensor, xyz_m: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        """`kept` and `xyz_m` of the spatial tokens alive as a ranking gets them, and which of these
+        tokens it ranks.
+        """
+        rows = self._rows
+        if rows.plain:
+            return kept, xyz_m, None
+        return kept[rows.placed], None if xyz_m is None else xyz_m[rows.placed], rows.placed
 
     def _share_dropped(self, walk: LayerWalk) -> float:
         """Share of the tokens alive that are dropped before this layer runs."""
@@ -223,9 +239,10 @@ class RankAndDrop:
     def _apply(self, walk: LayerWalk) -> None:
         assert self._scores is not None, "ranked before"
         self.timer.start()
-        walk.drop(
-            keep_best(self._scores, self.counts[walk.layer]), self.pruner.positions == "compact"
-        )
+        count, rows = self.counts[walk.layer], self._rows
+        selected = rows.keep(best_first(self._scores)[:count])
+        walk.drop(selected, self.pruner.positions == "compact")
+        self._rows = rows.take(selected, count)
         self.timer.stop()
 
 

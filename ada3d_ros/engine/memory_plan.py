@@ -32,20 +32,23 @@ def plan_workload(config: AgentConfig, model: LlavaConfig, device: torch.device)
     scene = max(length - TEXT_TOKENS, 1)
     reserve = min(RESERVED_TOKENS, config.generation.max_new_tokens + QUESTION_TOKENS)
 
-    # What one copy of the scene holds, its room for questions included.
-    cached, held, riding = serves_questions(config, policy), float(scene), 0
+    # What one copy of the scene holds, its room for questions included; newlines come on top.
+    newlines = model.max_newlines(scene)
+    placed = scene - newlines
+    cached, held, riding = serves_questions(config, policy), float(placed), 0
     if cached and policy.pre_llm and policy.prunes:
-        held = float(policy.num_kept_pre_llm(scene))
+        held = float(policy.num_kept_pre_llm(placed))
     if config.cache.prune == "build" and prunes_at_build(config, policy):
         pruning = ScenePruning(shape)
         if config.model.path:  # a file of queries may lie beside its weights
             pruning = ScenePruning.from_config(config.model, model.decoder)
         pruning.check(config)
         pruning.configure(config.pruning)
-        sizes = PromptSizes(int(held), TEXT_TOKENS, scene)
+        sizes = PromptSizes(int(held), TEXT_TOKENS + newlines, placed)
         counts = pruning.allocation(config, policy, sizes).counts(int(held), config.pruning.n_min)
-        held, riding = sum(counts[1]) / len(counts[1]), _riding_tokens(config, int(held))
-    copy = SYSTEM_TOKENS + held + reserve
+        riding = _riding_tokens(config, int(held) + newlines)
+        held = sum(counts[1]) / len(counts[1])
+    copy = SYSTEM_TOKENS + held + newlines + reserve
 
     # A question's own: the longest answer's, on the cached scene or without it.
     longest = min(model.max_length, length + LONGEST_ANSWER)

@@ -195,8 +195,8 @@ def pointer_at(
     states: torch.Tensor | None,
     kept: torch.Tensor,
 ) -> Pointer | None:
-    """The same where what the last layer holds is known otherwise: states (N, D), and kept (N,),
-    which of the chosen spatial tokens they are.
+    """The same where what the last layer holds is known otherwise: kept (n,), which of the chosen
+    spatial tokens it holds, and states (N, D) of those of them that have a place.
     """
     model, head = query.loaded.model, query.loaded.head
     ids = model.config.point_id, model.config.egocentric_point_id
@@ -205,18 +205,23 @@ def pointer_at(
     may_point = query.in_scene and query.config.question.point
     if head is None or states is None or not may_point:
         return Pointer(*ids)
+    rows = context.chosen.rows
+    kept = rows.with_place(kept)
     xyz_m = context.chosen.tokens.xyz_m[kept]
-    keys = functools.partial(_keys, head.head, states, context.prefix, kept)
+    number = kept if rows.plain else rows.number[kept]
+    keys = functools.partial(_keys, head.head, states, context.prefix, number)
     return Pointer(*ids, Pointable(head.head, states, xyz_m, model.encode_points, keys))
 
 
 def _keys(
-    head: GroundingHead, states: torch.Tensor, prefix: ScenePrefix | None, kept: torch.Tensor
+    head: GroundingHead, states: torch.Tensor, prefix: ScenePrefix | None, number: torch.Tensor
 ) -> torch.Tensor:
-    """Keys (N, C) of states (N, D); those of a cached scene are made once and stay with it."""
+    """Keys (N, C) of states (N, D); those of a cached scene are made once and stay with it. number
+    (N,): which of its tokens with a place they are.
+    """
     if prefix is None:
         return head.key_proj(states.float())
     if prefix.head_keys is None:
         prefix.head_keys = head.key_proj(prefix.final_states().float())
     keys = prefix.head_keys
-    return keys if len(keys) == len(states) else keys[kept]
+    return keys if len(keys) == len(states) else keys[number]

@@ -17,13 +17,15 @@ from ada3d_ros.engine.scene_prefix import ScenePrefix
 from ada3d_ros.errors import InvalidRequestError, ModelError
 from ada3d_ros.model.decoder import LlamaDecoder
 from ada3d_ros.pruning.strategy import LayerPruner
+from ada3d_ros.token_rows import rows_of
 from ada3d_ros.types import NAN, PromptSequence
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class FinalStates:
     """Normed hidden states after the last layer: query (D,) of the last prompt token, spatial (N,
-    D) of the tokens kept to the end.
+    D) of the tokens kept to the end that have a place; none (0, D) of a cached scene made without
+    them.
     """
 
     query: torch.Tensor
@@ -53,7 +55,7 @@ class PrefillOutput:
 
     @property
     def counts(self) -> tuple[int, ...]:
-        """Spatial tokens alive in each layer."""
+        """Spatial tokens alive in each layer, newlines too."""
         return tuple(map(len, self.kept))
 
 
@@ -80,12 +82,15 @@ def prefill(
                 "no prompt token follows the spatial tokens, so nothing can rank them: put the"
                 " question behind the scene, or use a strategy before the language model."
             )
-        visitor = RankAndDrop(pruner, len(walk.kept), decoder.device)
+        visitor = RankAndDrop(pruner, rows_of(prompt), decoder.device)
     walk.run(visitor)
     states = None
     if with_states:
-        normed = decoder.norm(walk.hidden[0])
-        states = FinalStates(normed[-1], normed[slice(*walk.spatial)])
+        normed, rows = decoder.norm(walk.hidden[0]), rows_of(prompt)
+        spatial = normed[slice(*walk.spatial)]
+        if not rows.plain:
+            spatial = spatial[~rows.is_newline[walk.kept]]
+        states = FinalStates(normed[-1], spatial)
     return _finish(walk, visitor, states, pruner)
 
 
@@ -138,10 +143,11 @@ def prefill_question(
     walk.run(visitor)
     states, held = None, prefix.held
     if with_states:
-        spatial = prefix.final_states()
-        kept = walk.kept_per_layer[-1]
+        spatial = prefix.final_states() if prefix.options.with_states else walk.hidden[0, :0]
+        rows = prefix.chosen.rows
+        kept = rows.with_place(walk.kept_per_layer[-1])
         if held is None and len(kept) < len(spatial):
-            spatial = spatial[kept]
+            spatial = spatial[kept if rows.plain else rows.number[kept]]
         states = FinalStates(decoder.norm(walk.hidden[0, -1]), spatial)
     if held is not None:
         walk.kept_per_layer = list(held)

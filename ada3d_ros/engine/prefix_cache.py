@@ -314,8 +314,10 @@ class PrefixCache:
             ids[: ids.index(IMAGE_ID) + 1], embeds, None, chosen.tokens.xyz_m
         )
         pruner = None
-        if self._prunes(config, policy, len(embeds)):
-            sizes = PromptSizes(len(embeds), len(ids), chosen.num_before_selection)
+        rows = chosen.rows
+        if self._prunes(config, policy, rows.num_placed):
+            text = len(ids) + rows.num_newlines
+            sizes = PromptSizes(rows.num_placed, text, chosen.num_candidates)
             allocation = self._pruning.allocation(config, policy, sizes)
             pruner = plan_build(loaded, config, allocation, self.queries)
         options = PrefixOptions(

@@ -32,6 +32,7 @@ from ada3d_ros.pruning.policy import Policy
 from ada3d_ros.pruning.schedule import UnreachableBudgetError
 from ada3d_ros.pruning.strategy import LayerPruner
 from ada3d_ros.scene.keyframes import SceneSnapshot
+from ada3d_ros.token_rows import rows_of
 from ada3d_ros.types import (
     AskHooks,
     PromptSequence,
@@ -78,11 +79,13 @@ class QueryContext:
         limit = question.max_new_tokens or self.config.generation.max_new_tokens
         headed = in_scene and self.loaded.head is not None
         points, config = bool(question.phrase) and headed, self.loaded.model.config
+        # Ground heads compare proposals with the state of the last token.
+        scores = bool(question.proposals) and self.loaded.model.scores_proposals
         asked = headed and self.config.question.point
         places = asked and max(config.point_id, config.egocentric_point_id) >= 0
         object.__setattr__(self, "in_scene", in_scene)
         object.__setattr__(self, "points", points)
-        object.__setattr__(self, "with_states", points or places)
+        object.__setattr__(self, "with_states", points or places or scores)
         object.__setattr__(self, "max_new_tokens", limit)
         object.__setattr__(self, "origin_m", self.loaded.model.origin_of(self.scene))
 
@@ -135,7 +138,7 @@ def select_context(
     """
     # The cached prefix, or its first part for a smaller budget; none is built that cannot serve.
     model, policy, clock = query.loaded.model, query.policy, query.clock
-    cold_reason = why_cold(query, len(tokens.features))
+    cold_reason = why_cold(query, rows_of(tokens).num_placed)
     prefix = None if cold_reason else cache.ensure_usable(query)
     chosen = None if prefix is None else prefix.chosen
     if prefix is not None and not query.as_configured:
@@ -168,7 +171,7 @@ def select_context(
 
 def why_cold(query: QueryContext, total: int) -> str:
     """Why a question brings its scene along though others are answered from the cached one; ''
-    where the cached one serves it. total: spatial tokens of the scene.
+    where the cached one serves it. total: spatial tokens of the scene with a place.
     """
     config, policy = query.config, query.policy
     if config.cache.mode != "cached":
@@ -212,8 +215,8 @@ def mode_of(query: QueryContext, prefix: ScenePrefix, choice: PruneChoice | None
 
 
 def planned_mode(query: QueryContext, total: int, active: ScenePrefix | None) -> str:
-    """The same before the prefix is brought up to date, of a scene of so many spatial tokens; or
-    "paper". active: the prefix that is there.
+    """The same before the prefix is brought up to date, of a scene of so many spatial tokens with a
+    place; or "paper". active: the prefix that is there.
     """
     if why_cold(query, total):
         return "paper"
@@ -239,7 +242,7 @@ def crop_to_budget(prefix: ScenePrefix, policy: Policy) -> ChosenTokens | None:
     """What of the prefix's tokens a question under this policy gets: all, or a first part where
     their order is nested; None where its budget needs a choice of its own.
     """
-    total = prefix.chosen.num_before_selection
+    total = prefix.chosen.num_candidates
     if not fits_prefix(policy, total):
         return None
     count = policy.num_kept_pre_llm(total)
@@ -248,8 +251,8 @@ def crop_to_budget(prefix: ScenePrefix, policy: Policy) -> ChosenTokens | None:
 
 
 def fits_prefix(policy: Policy, total: int) -> bool:
-    """Whether a prefix of `total` spatial tokens, chosen from as configured, begins with this
-    policy's choice.
+    """Whether a prefix of `total` spatial tokens with a place, chosen from as configured, begins
+    with this policy's choice.
     """
     count = policy.num_kept_pre_llm(total)
     held = Policy.from_config(policy.config).num_kept_pre_llm(total)
@@ -283,6 +286,7 @@ def build_prompt(
     ids = loaded.tokenizer.encode_question(text, query.config.model.conversation)
     clicks = model.encode_clicks([query.in_model(point) for point in clicked]) if clicked else None
     prompt = model.build_prompt(ids, context.embeds, clicks, context.chosen.tokens.xyz_m)
+    prompt = context.chosen.in_prompt(prompt)
     length, limit = prompt.embeds.shape[0], model.config.decoder.max_positions
     if query.config.pruning.pre_positions == "original" and not model.reference:
         prompt = replace(prompt, positions=context.chosen.positions(prompt))
@@ -351,7 +355,7 @@ def _layer_pruner(
     scene pruned while it is built can meet: a question that cannot use that is not pruned.
     """
     policy, pruning, scene = query.policy, query.pruning, context.scene
-    total, decoder = context.chosen.num_before_selection, query.loaded.model.decoder
+    total, decoder = context.chosen.num_candidates, query.loaded.model.decoder
     scope = query.question.scope.name
     try:
         return pruning.pruner(decoder, policy, prompt, total, scene.version, scope)

@@ -22,8 +22,9 @@ from ada3d_ros.model.decoder import DecoderLayer, LlamaDecoder, apply_rope
 from ada3d_ros.pruning.allocation import Allocation
 from ada3d_ros.pruning.cost import LayerWork
 from ada3d_ros.pruning.information import Span
-from ada3d_ros.pruning.ranking import keep_best
+from ada3d_ros.pruning.ranking import best_first
 from ada3d_ros.pruning.scene_ranking import QueryRanking, RidingRows, SceneLayer, SceneRanking
+from ada3d_ros.token_rows import TokenRows
 from ada3d_ros.types import PromptSequence
 
 PROXY_OFFSET = 15  # where after the scene a question's last token stands, where no prompt says it
@@ -34,7 +35,7 @@ class ScenePruner:
     """How a scene is pruned while it is built.
 
     prompts: embeddings (R_i, D) of the prompts that ride along, for a ranking that asks for them;
-    n_min: spatial tokens kept in each layer at least.
+    n_min: spatial tokens with a place kept in each layer at least.
     """
 
     allocation: Allocation
@@ -71,7 +72,8 @@ class ScenePruner:
 @dataclass(eq=False)
 class SceneTokens:
     """Tokens that pass together: embeds (T, D) at positions (T,), the spatial ones from `start` on;
-    following: the position after all spatial tokens of the scene; xyz_m (N, 3) of those here.
+    following: the position after all spatial tokens of the scene; xyz_m (N, 3) of those here; rows:
+    theirs, None where every one has a place.
     """
 
     embeds: torch.Tensor
@@ -79,6 +81,7 @@ class SceneTokens:
     start: int
     following: int
     xyz_m: torch.Tensor | None = None
+    rows: TokenRows | None = None
 
 
 @dataclass(eq=False)
@@ -100,7 +103,8 @@ class PrunedPass:
     """One pass of a scene's tokens, or of those appended to it, through the layers into `cache`.
 
     Attention is to what the cache holds of each layer and to what is alive. `step` runs one layer;
-    after a failed one the pass is of no use. hidden (n, D): of what is held after the last layer.
+    after a failed one the pass is of no use. A layer that drops, or holds less, waits once for its
+    newlines where there are any. hidden (n, D): of what is held after the last layer.
     """
 
     def __init__(
@@ -109,7 +113,9 @@ class PrunedPass:
         self.passed = PassedLayers()
         self._decoder, self._pruner, self._cache, self._tokens = decoder, pruner, cache, tokens
         total = len(tokens.embeds)
-        self._alive, self._held = pruner.allocation.counts(total - tokens.start, pruner.n_min)
+        self._rows = tokens.rows or TokenRows(total - tokens.start)  # of what is alive
+        placed = self._rows.num_placed
+        self._alive, self._held = pruner.allocation.counts(placed, pruner.n_min)
         self._last_ranked = max(filter(self._ranks, range(len(self._alive))), default=-1)
 
         # The tokens, then what rides along, each prompt as if it alone stood after the scene.
@@ -157,15 +163,17 @@ class PrunedPass:
         rode = walk.hidden.shape[1] > entered
         scores = self._rank(layer) if self._ranks(layer) else None
         if scores is not None and (self._falls(layer) or layer == self._last_ranked):
-            kept = keep_best(scores, self._alive[layer])
+            best = best_first(scores)[: self._alive[layer]]
+            kept = self._rows.keep(best)
             walk.drop(kept, behind=layer != self._last_ranked)
-            scores = scores[kept]
+            scores = scores[kept if self._rows.plain else torch.sort(best).values]
+            self._rows = self._rows.take(kept, self._alive[layer])
 
         # What questions will read of it.
         start, stop = walk.spatial
         held = torch.arange(len(walk.kept), device=walk.kept.device)
-        if scores is not None and self._held[layer] < len(held):
-            held = keep_best(scores, self._held[layer])
+        if scores is not None and self._held[layer] < self._rows.num_placed:
+            held = self._rows.keep(best_first(scores)[: self._held[layer]])
         self._keep = torch.cat((torch.arange(start, device=held.device), start + held))
         self.passed.held.append(walk.kept[held])
         rides = walk.hidden.shape[1] > stop
@@ -207,7 +215,7 @@ class PrunedPass:
         return self._falls(layer) or self._held[layer] < self._alive[layer]
 
     def _rank(self, layer: int) -> torch.Tensor:
-        """Scores (n,) of the spatial tokens alive, before the layer runs."""
+        """Scores (n,) of the spatial tokens alive that have a place, before the layer runs."""
         at = self._layer(layer)
         scores = self._pruner.ranking.scores(at)
         self.passed.finite.append(torch.isfinite(scores).all())
@@ -246,16 +254,21 @@ class PrunedPass:
             v = attention.split_heads(attention.v_proj(inputs.normed[:, :stop]))[0]
             return torch.cat((self._cache.held(layer)[1][0], v), dim=1) if past else v
 
+        alive, kept, xyz_m, candidates = self._rows, walk.kept, walk.xyz_m, None
+        if not alive.plain:
+            candidates = alive.placed
+            kept, xyz_m = alive.number[candidates], None if xyz_m is None else xyz_m[candidates]
         return SceneLayer(
             layer=layer,
             keys=keys,
             spatial=(past + start, past + stop),
-            kept=walk.kept,
-            xyz_m=walk.xyz_m,
+            kept=kept,
+            xyz_m=xyz_m,
             rows=rows,
             rotate=rotate,
             queries=queries,
             values=values,
+            candidates=candidates,
         )
 
     def _attend(

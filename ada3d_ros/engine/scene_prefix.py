@@ -172,7 +172,9 @@ class ScenePrefix:
             first = self._passed - self.start + start
             xyz_m = self.xyz_m[first : first + total - start]
             positions = self.positions[self._passed :]
-            tokens = SceneTokens(self._waiting, positions, start, self.next_position, xyz_m)
+            rows = self.chosen.rows.cut(first, first + total - start)
+            after = self.next_position
+            tokens = SceneTokens(self._waiting, positions, start, after, xyz_m, rows)
             self._pass = PrunedPass(self.decoder, tokens, self._pruner, self.cache)
         running, self._pass = self._pass, None  # a failed one is of no use
         if running.step():
@@ -257,13 +259,17 @@ class ScenePrefix:
         self._passed = self.start + count
 
     def final_states(self) -> torch.Tensor:
-        """Normed states (n_L, D) of the spatial tokens that the last layer keeps; of a prefix made
-        with them alone.
+        """Normed states (n_L, D) of the spatial tokens with a place that the last layer keeps; of a
+        prefix made with them alone.
         """
         assert self.options.with_states
         if len(self._states) > 1:
             self._states = [torch.cat(self._states)]
-        return self._states[0] if self.held is not None else self._states[0][self.start :]
+        states = self._states[0] if self.held is not None else self._states[0][self.start :]
+        rows = self.chosen.rows
+        if rows.plain:
+            return states
+        return states[~rows.is_newline[self.kept(self.decoder.config.num_layers - 1)]]
 
     def _empty_cache(self) -> KVCache:
         kind = Int8KVCache if self.options.int8 else KVCache

@@ -15,7 +15,7 @@ from ada3d_ros.engine.build_plan import (
     prompts_of,
     prunes_at_build,
 )
-from ada3d_ros.engine.token_selection import ChosenTokens, choose_tokens
+from ada3d_ros.engine.token_selection import ChosenTokens, choose_tokens, sizes_of
 from ada3d_ros.errors import ConfigError
 from ada3d_ros.model.backbone import Backbone
 from ada3d_ros.model.config import DecoderConfig
@@ -32,6 +32,7 @@ from ada3d_ros.pruning.policy import (
 )
 from ada3d_ros.pruning.queries_file import HeadSizes, QueryFiles
 from ada3d_ros.pruning.strategy import LayerPruner
+from ada3d_ros.token_rows import rows_of
 from ada3d_ros.types import PromptSequence, SpatialTokens
 
 if TYPE_CHECKING:
@@ -168,7 +169,7 @@ class ScenePruning:
         """
         if scene is None or policy.is_query_conditioned:
             return choose_tokens(model, tokens, policy, question_ids)
-        key = (*scene, policy.choice_key(tokens.features.shape[0]))
+        key = (*scene, policy.choice_key(rows_of(tokens).num_placed))
         return self._memo.get("choice", key, lambda: choose_tokens(model, tokens, policy))
 
     def pruner(
@@ -180,7 +181,8 @@ class ScenePruning:
         scene: SceneKey,
         scope: str,
     ) -> LayerPruner | None:
-        """The part inside the language model. A schedule fitted per scene pays one unpruned pass at
+        """The part inside the language model; num_before_selection: spatial tokens of the scene
+        with a place. A schedule fitted per scene pays one unpruned pass at
         the scene's first question of this scope; with `cond_dpp` before it, that question's tokens
         are measured.
         """
@@ -204,11 +206,12 @@ class ScenePruning:
             from ada3d_ros.pruning.fitted import filed_information
 
             information = filed_information(policy.config.adatoken3d, self.shape.num_layers)
-        start, stop = prompt.spatial_span
-        sizes = stop - start, num_before_selection, prompt.embeds.shape[0] - (stop - start)
+        sizes = sizes_of(prompt, num_before_selection)
         key = policy, sizes, information
         if key not in self._pruners:  # the last one serves the next question
-            self._pruners = {key: policy.pruner(self.shape, *sizes, information)}
+            entered, before = sizes.num_spatial, sizes.num_before_selection
+            pruner = policy.pruner(self.shape, entered, before, sizes.num_text, information)
+            self._pruners = {key: pruner}
         return self._pruners[key]
 
     def retention(self, config: AgentConfig) -> tuple[float, ...]:

@@ -35,18 +35,20 @@ class RankAndSelect(RankAndDrop):
 
     Nothing is dropped: every ranking is among all `count` spatial tokens of the prefix, so a key
     left out before it may be selected again, and positions stay as they are in the scene. Between
-    two rankings the sets are nested. Layers before the first fall attend to the whole scene, in the
-    prefix's own buffers where these have room for the question. `ranked_layers`: those that ranked.
+    two rankings the sets are nested; how many newlines each layer has is asked once per ranking.
+    Layers before the first fall attend to the whole scene, in the prefix's own buffers where these
+    have room for the question. `ranked_layers`: those that ranked.
     """
 
     def __init__(self, pruner: LayerPruner, prefix: ScenePrefix, count: int, room: int) -> None:
         """room: tokens of the question and its answer."""
-        super().__init__(pruner, count, prefix.embeds.device)
+        super().__init__(pruner, prefix.chosen.rows.cut(0, count), prefix.embeds.device)
         cache = prefix.cache
         self._prefix, self._stop = prefix, prefix.start + count
         self._lends = cache.plain and count == len(prefix.embeds) and cache.has_room(room)
         self._all = torch.arange(count, device=prefix.embeds.device)
         self._order: torch.Tensor | None = None  # of the last ranking acted on, system text first
+        self._lengths: list[int] = []  # how much of it each layer has
         self._index: torch.Tensor | None = None  # what of the prefix a layer attends to; None: all
 
     def before_layer(self, walk: LayerWalk) -> None:
@@ -86,6 +88,8 @@ class RankAndSelect(RankAndDrop):
             cos, sin = walk.decoder.rope(torch.arange(self._stop, device=device))
             unroped = apply_rope(keys, (cos, -sin))
         self.timer.stop()
+        xyz_m = self._prefix.xyz_m[: len(self._all)]
+        kept, xyz_m_ranked, candidates = self._candidates(self._all, xyz_m)
         return PruneContext(
             layer=walk.layer,
             q=q[0],
@@ -95,19 +99,34 @@ class RankAndSelect(RankAndDrop):
             query_rows=self._stop + index,
             positions=torch.arange(self._stop + tokens, device=device),
             spatial=(self._prefix.start, self._stop),
-            kept=self._all,
-            xyz_m=self._prefix.xyz_m[: len(self._all)],
+            kept=kept,
+            xyz_m=xyz_m_ranked,
             own_k=roped.k[0],
             own_k_unroped=roped.k_unroped[0],
+            candidates=candidates,
         )
 
     def _apply(self, walk: LayerWalk) -> None:
         assert self._scores is not None, "ranked before"
         self.timer.start()
         start = self._prefix.start
-        if self._order is None:  # the system text comes first, so that it is always selected
-            above = self._scores.new_full((start,), torch.inf)
-            self._order = best_first(torch.cat((above, self._scores)))
-        self._index = torch.sort(self._order[: start + self.counts[walk.layer]]).values
+        if self._order is None:
+            self._order, self._lengths = self._ordered(self._scores)
+        self._index = torch.sort(self._order[: self._lengths[walk.layer]]).values
         walk.kept = self._index[start:] - start
         self.timer.stop()
+
+    def _ordered(self, scores: torch.Tensor) -> tuple[torch.Tensor, list[int]]:
+        """The prefix's tokens, best first, newlines behind the best of their rows, and how many of
+        them each layer has.
+        """
+        # The system text comes first, so that it is always selected.
+        start, rows = self._prefix.start, self._rows
+        if rows.plain:
+            above = scores.new_full((start,), torch.inf)
+            return best_first(torch.cat((above, scores))), [start + n for n in self.counts]
+        ordered = rows.order(best_first(scores))
+        newlines = ordered.num_newlines(self.counts)
+        lengths = [start + n + more for n, more in zip(self.counts, newlines, strict=True)]
+        system = torch.arange(start, device=scores.device)
+        return torch.cat((system, start + ordered.tokens)), lengths

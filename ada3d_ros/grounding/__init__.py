@@ -62,7 +62,8 @@ def _point_at_phrase(
     head, states, phrase = query.loaded.head, prefilled.states, question.phrase
     assert head is not None
     assert states is not None
-    xyz_m = query.in_world(context.chosen.tokens.xyz_m[prefilled.kept[-1]])
+    kept = context.chosen.rows.with_place(prefilled.kept[-1])
+    xyz_m = query.in_world(context.chosen.tokens.xyz_m[kept])
     most = question.max_boxes or limits.max_count
     least = question.min_score or limits.min_score
     if question.proposals:

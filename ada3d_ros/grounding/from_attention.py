@@ -28,6 +28,7 @@ from ada3d_ros.grounding.from_text import (
     find_query_boxes,
 )
 from ada3d_ros.model.decoder import LlamaDecoder
+from ada3d_ros.token_rows import rows_of
 from ada3d_ros.types import AskHooks, Box3D, GroundingMethod, PromptSequence
 
 logger = logging.getLogger(__name__)
@@ -59,7 +60,7 @@ def attention_to_scene(
     prefix: ScenePrefix | None = None,
 ) -> torch.Tensor:
     """Shares (layers, N) float32 of the spatial tokens in the attention of the prompt's last
-    num_queries tokens, each layer summing to 1.
+    num_queries tokens, each layer summing to 1; newlines, which are no places, have none.
 
     prefix: the cached scene that the prompt's spatial tokens are; only what follows them passes the
     layers then, and tokens that a layer does not hold have no share in it.
@@ -83,13 +84,17 @@ def attention_to_scene(
         shares = weights.mean(dim=(0, 1))
         return shares / shares.sum().clamp(min=1e-12)
 
-    found = inspect_layers(decoder, tokens, index, inspect, cache=cache)
+    found, rows = inspect_layers(decoder, tokens, index, inspect, cache=cache), rows_of(prompt)
     if prefix is None or prefix.held is None:
-        return torch.stack(found)
-    shares = torch.zeros(len(found), total, device=device)
-    for layer, (row, held) in enumerate(zip(found, prefix.held, strict=True)):
-        shares[layer, held] = row
-    return shares
+        shares = torch.stack(found)
+    else:
+        shares = torch.zeros(len(found), total, device=device)
+        for layer, (row, held) in enumerate(zip(found, prefix.held, strict=True)):
+            shares[layer, held] = row
+    if rows.plain:
+        return shares
+    shares = shares.masked_fill(rows.is_newline, 0.0)
+    return shares / shares.sum(dim=1, keepdim=True).clamp(min=1e-12)
 
 
 def find_peak(
@@ -164,7 +169,10 @@ def locate_phrase(
             num_queries = len(query.loaded.tokenizer.encode(f"{phrase}. ASSISTANT:")) - 1
             decoder = query.loaded.model.decoder
             attended.append(attention_to_scene(decoder, words, num_queries, prefix))
-        xyz_m = query.in_world(context.chosen.tokens.xyz_m)
+        xyz_m, rows = query.in_world(context.chosen.tokens.xyz_m), context.chosen.rows
+        if not rows.plain:
+            xyz_m = xyz_m[rows.placed]
+            attended = [shares[:, rows.placed] for shares in attended]
         peak = find_peak(attended[0], attended[1], xyz_m)
         least = question.min_score or max(limits.min_score, MIN_SHARE)
         if peak is None or peak.share < least:

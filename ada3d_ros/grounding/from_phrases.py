@@ -65,6 +65,7 @@ def find_phrases(
     with query.clock.stage("postprocess_s"):
         assert loaded.head is not None
         kept = prefix.kept(loaded.model.config.decoder.num_layers - 1)
+        kept = prefix.chosen.rows.with_place(kept)
         spatial = SceneStates(prefix.final_states(), query.in_world(prefix.xyz_m[kept]))
         pointed = point_at_each(loaded.head.head, states, spatial, phrases, limits)
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from ada3d_ros.config import as_options, from_flat
 from ada3d_ros.errors import Ada3DError
@@ -136,11 +137,11 @@ def _kept_tokens(model: Mapping[str, str], bag: Path, phrase: str) -> KeptTokens
         return KeptTokens()
 
     # Every layer's tokens; all of them where it holds the whole scene.
-    xy_m = prefix.xyz_m[:, :2].double().cpu().numpy()
-    layers = [xy_m] * len(prefix.lengths)
-    if prefix.held is not None:
-        layers = [xy_m[held.cpu().numpy()] for held in prefix.held]
-    return KeptTokens(xy_m, tuple(layers), answer.kept_xyz_m.astype(np.float64))
+    xy_m, with_place = prefix.xyz_m[:, :2].double().cpu().numpy(), prefix.chosen.rows.with_place
+    held = [with_place(prefix.kept(layer)).cpu().numpy() for layer in range(len(prefix.lengths))]
+    every = with_place(torch.arange(len(xy_m), device=prefix.embeds.device)).cpu().numpy()
+    layers = tuple(xy_m[kept] for kept in held)
+    return KeptTokens(xy_m[every], layers, answer.kept_xyz_m.astype(np.float64))
 
 
 def _facts(info: Any, seed: int, bag: Path) -> dict[str, dict[str, str]]:

@@ -88,6 +88,30 @@ class Backbone(Protocol):
         """Of one image, places in patches (column, row, 0)."""
         ...
 
+    # -- grounding by heads of its own
+
+    @property
+    def scores_proposals(self) -> bool:
+        """Whether it can; else the next raises InvalidRequestError."""
+        ...
+
+    def grounding_ids(self, tokenizer: Any, phrase: str) -> list[int]:
+        """The prompt that asks which proposals a checked phrase means; the state of its last token
+        is compared with theirs.
+        """
+        ...
+
+    def score_proposals(
+        self, state: torch.Tensor, boxes_m: torch.Tensor, table: Any
+    ) -> torch.Tensor:
+        """Shares (n,) float32 on the CPU of proposals (n, 6), 0 of those that are not meant.
+
+        state (D,): final normed one of the last token of a prompt of `grounding_ids`; boxes_m
+        (n, 6) float32 on the CPU: centre and full size along the axes of the model's world; table:
+        of the scene's views.
+        """
+        ...
+
     # -- the prompt
 
     def project(self, features: torch.Tensor) -> torch.Tensor:

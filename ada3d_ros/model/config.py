@@ -136,6 +136,10 @@ class BackboneConfig:
         """Spatial tokens that a scene of so many views has at most."""
         return self.token_cap
 
+    def max_newlines(self, num_spatial: int) -> int:
+        """How many of so many spatial tokens are newlines, which budgets do not count."""
+        return 0
+
 
 @dataclass(frozen=True, slots=True)
 class LlavaConfig(BackboneConfig):

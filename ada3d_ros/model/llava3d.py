@@ -17,6 +17,7 @@ from ada3d_ros.model.backbone import Origin
 from ada3d_ros.model.config import LlavaConfig
 from ada3d_ros.model.decoder import LlamaDecoder
 from ada3d_ros.model.image import ImageInput, patch_tokens
+from ada3d_ros.model.prompt import Tokenizer
 from ada3d_ros.model.prompt_embeds import prompt_embeds, truncated
 from ada3d_ros.model.spatial import (
     PointEncoder,
@@ -31,6 +32,8 @@ from ada3d_ros.scene.keyframes import SceneSnapshot
 from ada3d_ros.scene.views import build_multiview
 from ada3d_ros.scene.voxel_table import HeldVoxels, VoxelSums, VoxelTable
 from ada3d_ros.types import MultiViewInput, PromptSequence, RgbdFrame, SpatialTokens
+
+NO_GROUND_HEADS = "LLaVA-3D has no ground heads that score proposals: it is asked for boxes."
 
 
 class Llava3D(nn.Module):
@@ -146,6 +149,18 @@ class Llava3D(nn.Module):
     def image_tokens(self, features: torch.Tensor, image: ImageInput) -> SpatialTokens:
         """The patches (1, P, C) of one image."""
         return patch_tokens(features[0])
+
+    @property
+    def scores_proposals(self) -> bool:
+        return False
+
+    def grounding_ids(self, tokenizer: Tokenizer, phrase: str) -> list[int]:
+        raise InvalidRequestError(NO_GROUND_HEADS)
+
+    def score_proposals(
+        self, state: torch.Tensor, boxes_m: torch.Tensor, table: VoxelTable
+    ) -> torch.Tensor:
+        raise InvalidRequestError(NO_GROUND_HEADS)
 
     def project(self, features: torch.Tensor) -> torch.Tensor:
         """Vision features (N, C), pooled or of one image, to decoder embeddings (N, D)."""

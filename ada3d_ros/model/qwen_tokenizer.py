@@ -21,6 +21,7 @@ from ada3d_ros.model.prompt import (
     IMAGE_ID,
     QWEN_TEMPLATE,
     QWEN_TOKENS,
+    render_conversation,
     render_question,
 )
 from ada3d_ros.model.weight_files import damaged, read_json
@@ -29,6 +30,9 @@ TOKENIZER_FILE = "tokenizer.json"
 OTHER_FILES = ("vocab.json", "merges.txt")  # read where that one is absent
 ADDED_FILE = "added_tokens.json"
 BEGIN, END, END_OF_TEXT = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
+# As Multi3DRefer asks, and the prompt that ScanRefer asks with alone.
+GROUND_ONE = "Identify the object according to the following description."
+GROUND_SEVERAL = "There may be no corresponding object, or there may be one or more objects."
 GROUND, COORD = "<ground>", "<coord>"
 # How Qwen2 cuts text before its merges (its tokenizer.json has the same).
 SPLIT = (
@@ -113,6 +117,19 @@ class QwenTokenizer:
                 )
         text = _CLICK.sub(f" {COORD} ", text)
         return self.encode(render_question(text, QWEN_TEMPLATE, with_image))
+
+    def encode_grounding(self, phrase: str) -> list[int]:
+        """Ids of the prompt that asks which proposals a checked phrase means, if any, up to and
+        with the token whose state is compared with theirs. Raises InvalidRequestError without it.
+        """
+        if self.ground_id < 0:
+            raise InvalidRequestError(
+                f"the tokenizer has no {GROUND}: this checkpoint cannot choose among proposals."
+            )
+        text = f"<image>\n{GROUND_ONE}\n{phrase.capitalize()}\n{GROUND_SEVERAL}"
+        turns = [(text, GROUND)]
+        ids = self.encode(render_conversation(QWEN_TEMPLATE, turns))
+        return ids[: ids.index(self.ground_id) + 1]
 
     def encode_text(self, text: str) -> list[int]:
         """Ids of words alone."""

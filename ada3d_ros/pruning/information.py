@@ -15,8 +15,10 @@ import torch
 
 from ada3d_ros.errors import InvalidRequestError
 from ada3d_ros.pruning.schedule import Curve
+from ada3d_ros.token_rows import TokenRows
 
 Span = tuple[int, int]  # [start, stop)
+Keys = Span | torch.Tensor  # a range of the T keys, or which of them, (T,) bool
 BLOCK_ELEMENTS = 2**22  # scores held at once
 
 
@@ -36,7 +38,8 @@ class InformationSettings:
 class Masses:
     """One layer: S_self spatial to spatial (eq. 1), S_ss spatial to system, S_sp prompt to spatial.
 
-    S_self + S_ss = 1, since a causal spatial query attends to nothing else.
+    S_self + S_ss = 1, since a causal spatial query attends to nothing else: newlines, which have no
+    place, count with the system text, and do not ask.
     """
 
     S_self: float
@@ -97,28 +100,49 @@ def mean_masses(samples: Sequence[Sequence[Masses]]) -> list[Masses]:
 
 
 def query_rows(
-    tokens: int, spatial: Span, stride: int, device: torch.device | None = None
+    tokens: int,
+    spatial: Span,
+    stride: int,
+    device: torch.device | None = None,
+    among: TokenRows | None = None,
 ) -> torch.Tensor:
     """Indices (R,) int64 of the queries that masses are measured on, of a prompt of `tokens`.
 
-    Every stride-th spatial token, from the middle of the first stride on, and all tokens after
-    them. Raises InvalidRequestError where the scene is empty or nothing follows it.
+    Every stride-th spatial token with a place, from the middle of the first stride on, and all
+    tokens after them; among: the spatial tokens' rows, None where every one has a place. Raises
+    InvalidRequestError where the scene is empty or nothing follows it.
     """
     start, stop = spatial
-    if not start < stop < tokens:
+    places = stop - start if among is None else among.num_placed
+    if not (places and stop < tokens):
         raise InvalidRequestError(
             "information is measured on a prompt with spatial tokens and text behind them; this"
-            f" one has {stop - start} spatial tokens and {tokens - stop} behind them."
+            f" one has {places} spatial tokens and {tokens - stop} behind them."
         )
-    first = min(start + (stride - 1) // 2, stop - 1)
-    of_scene = torch.arange(first, stop, stride, device=device)
-    return torch.cat((of_scene, torch.arange(stop, tokens, device=device)))
+    first = min((stride - 1) // 2, places - 1)
+    of_scene = torch.arange(first, places, stride, device=device)
+    if among is not None and not among.plain:
+        of_scene = among.placed[of_scene]
+    return torch.cat((start + of_scene, torch.arange(stop, tokens, device=device)))
+
+
+def keys_before(spatial: Span, tokens: int, among: TokenRows | None) -> dict[str, Keys]:
+    """The keys that a spatial query of `tokens` ones attends to: the system text, newlines with it,
+    and the spatial tokens with a place.
+    """
+    start, stop = spatial
+    if among is None or among.plain:
+        return {"system": (0, start), "spatial": spatial}
+    placed = torch.zeros(tokens, dtype=torch.bool, device=among.placed.device)
+    placed[start + among.placed] = True
+    before = torch.arange(tokens, device=placed.device) < stop
+    return {"system": before & ~placed, "spatial": placed}
 
 
 def range_masses(
-    q: torch.Tensor, k: torch.Tensor, rows: torch.Tensor, ranges: Mapping[str, Span]
+    q: torch.Tensor, k: torch.Tensor, rows: torch.Tensor, ranges: Mapping[str, Keys]
 ) -> dict[str, torch.Tensor]:
-    """Head-averaged causal attention of query rows on key ranges, (R,) float32 each.
+    """Head-averaged causal attention of query rows on ranges of the keys, (R,) float32 each.
 
     q (H, R, d) of the rows (R,); k (G, T, d); roped. Every key a row attends to must lie in one of
     the ranges.
@@ -145,19 +169,29 @@ def range_masses(
 
         # Shares of each range, mean over heads.
         shares = torch.softmax(scores, dim=-1, dtype=torch.float32)
-        for name, (low, high) in ranges.items():
-            pieces[name].append(shares[..., low:high].sum(dim=-1).mean(dim=0))
+        for name, keys in ranges.items():
+            if isinstance(keys, torch.Tensor):
+                of_keys = shares * keys[:stop]
+            else:
+                of_keys = shares[..., keys[0] : keys[1]]
+            pieces[name].append(of_keys.sum(dim=-1).mean(dim=0))
     return {name: torch.cat(parts) for name, parts in pieces.items()}
 
 
-def layer_masses(q: torch.Tensor, k: torch.Tensor, rows: torch.Tensor, spatial: Span) -> Masses:
+def layer_masses(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    rows: torch.Tensor,
+    spatial: Span,
+    among: TokenRows | None = None,
+) -> Masses:
     """The masses of one layer.
 
-    q (H, R, d): its roped queries of `query_rows` (R,); k (G, T, d): its roped keys of all tokens.
+    q (H, R, d): its roped queries of `query_rows` (R,); k (G, T, d): its roped keys of all tokens;
+    among: as there.
     """
-    start, stop = spatial
-    found = range_masses(q, k, rows, {"system": (0, start), "spatial": spatial})
-    is_spatial = rows < stop
+    found = range_masses(q, k, rows, keys_before(spatial, k.shape[1], among))
+    is_spatial = rows < spatial[1]
     means = (
         found["spatial"][is_spatial].mean(),
         found["spatial"][~is_spatial].mean(),

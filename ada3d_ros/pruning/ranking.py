@@ -21,7 +21,8 @@ class PruneContext:
 
     layer: 0-based index of the layer that q and k belong to. q, q_unroped (H, R, d) of the query
     rows (R,) ascending; k, k_unroped (G, T, d) of all T tokens alive; positions (T,); spatial: the
-    span of the n spatial tokens among them; kept (n,): their indices among all N; xyz_m
+    span of the spatial tokens among them; candidates: which of these, ascending, are the n that are
+    ranked, None for all: newlines are not. kept (n,): the candidates' indices among all N; xyz_m
     (n, 3) metres in the world frame, in 2D (column, row, 0) in patches, or None where unknown.
     own_k, own_k_unroped (G, Q, d): where a scene is cached, the keys of the question's Q tokens,
     the last of the T; k and k_unroped are then those of the T - Q before them.
@@ -39,6 +40,11 @@ class PruneContext:
     xyz_m: torch.Tensor | None = None
     own_k: torch.Tensor | None = None
     own_k_unroped: torch.Tensor | None = None
+    candidates: torch.Tensor | None = None
+
+    def of_candidates(self, values: torch.Tensor) -> torch.Tensor:
+        """Of values (..., T) of all tokens those of the candidates, (..., n)."""
+        return of_candidates(values, self.spatial, self.candidates)
 
     def logits(self, roped: bool = True, last_only: bool = False) -> torch.Tensor:
         """q k / sqrt(d), (H, R, T) float32, -inf where a key comes after its query.
@@ -58,6 +64,14 @@ class PruneContext:
             return scores
         later = torch.arange(scores.shape[2], device=q.device) > rows[:, None]
         return scores.masked_fill(later, float("-inf"))
+
+
+def of_candidates(
+    values: torch.Tensor, spatial: Span, candidates: torch.Tensor | None
+) -> torch.Tensor:
+    """Of values (..., T) those of the candidates (n,) within the span; None: of all of it."""
+    within = values[..., spatial[0] : spatial[1]]
+    return within if candidates is None else within[..., candidates]
 
 
 CPU_CHUNK = 2**17  # float32 values of keys at a time on a CPU: what malloc keeps between chunks
@@ -85,18 +99,17 @@ def scaled_products(q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
 def rank_scores(
     context: PruneContext, score: str = "softmax_mean", query: str = "last", rope: bool = True
 ) -> torch.Tensor:
-    """Scores (n,) float32 of the spatial tokens; higher stays.
+    """Scores (n,) float32 of the candidates; higher stays.
 
-    softmax_mean: softmax over all keys, mean over heads (PyramidDrop, the authors' code);
-    logit_mean: the paper's V_j = Q K^T; head_max: the largest head. query `all`: the largest over
-    all prompt tokens.
+    softmax_mean: softmax over all keys, newlines and text among them, mean over heads (PyramidDrop,
+    the authors' code); logit_mean: the paper's V_j = Q K^T; head_max: the largest head. query
+    `all`: the largest over all prompt tokens.
     """
-    start, stop = context.spatial
     logits = context.logits(rope, last_only=query == "last")
     if score == "logit_mean":
-        per_query = logits[..., start:stop].mean(dim=0)
+        per_query = context.of_candidates(logits).mean(dim=0)
     else:
-        shares = torch.softmax(logits, dim=-1)[..., start:stop]
+        shares = context.of_candidates(torch.softmax(logits, dim=-1))
         per_query = shares.mean(dim=0) if score == "softmax_mean" else shares.amax(dim=0)
     return per_query.amax(dim=0)
 
@@ -138,7 +151,10 @@ CELL_M = 0.5
 
 
 def cell_coverage(xyz_m: torch.Tensor, kept: torch.Tensor, cell_m: float = CELL_M) -> float:
-    """Share of the cells occupied by xyz_m (N, 3) that hold one of the kept (k,) indices."""
+    """Share of the cells occupied by xyz_m (N, 3) that hold one of the kept (k,) indices; tokens
+    without a place (NaN) are in none.
+    """
+    xyz_m, kept = _with_place(xyz_m, kept)
     ids, occupied = voxel_ids(voxel_coords(xyz_m, cell_m))
     return float(ids[kept].unique().numel()) / max(len(occupied), 1)
 
@@ -147,7 +163,15 @@ def position_bias(xyz_m: torch.Tensor, kept: torch.Tensor) -> float:
     """Mean rank in 0..1 of the kept indices among all N.
 
     0.5 without bias, above it where late tokens are preferred (LLaVA-3D's tokens are sorted by x
-    first, so this is the room's far side in x).
+    first, so this is the room's far side in x). Tokens without a place (NaN) do not count.
     """
+    xyz_m, kept = _with_place(xyz_m, kept)
     total = xyz_m.shape[0]
     return float(kept.double().mean()) / max(total - 1, 1)
+
+
+def _with_place(xyz_m: torch.Tensor, kept: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Places (p, 3) without NaN, and of the kept indices into all those that are of them."""
+    has_place = ~xyz_m.isnan().any(dim=1)
+    number = has_place.cumsum(dim=0) - 1
+    return xyz_m[has_place], number[kept[has_place[kept]]]

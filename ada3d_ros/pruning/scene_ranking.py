@@ -2,8 +2,9 @@
 
 Stand-ins for the question: general prompts that ride along, or queries of questions asked before
 (pruning/question_queries.py); rivals that know the scene alone are in pruning/scene_rivals.py.
-Shapes: L layers, H heads, G key-value heads, d head dimension, n spatial tokens alive, T system and
-spatial tokens. Scores are sums in float32, and nothing here waits for the device.
+Shapes: L layers, H heads, G key-value heads, d head dimension, n spatial tokens alive that have a
+place (newlines are keys as the text is, and are not ranked), T system and spatial tokens. Scores
+are sums in float32, and nothing here waits for the device.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 
 from ada3d_ros.pruning.information import Span
+from ada3d_ros.pruning.ranking import of_candidates
 
 if TYPE_CHECKING:
     from ada3d_ros.config.cache import CacheConfig
@@ -44,8 +46,9 @@ class RidingRows:
 class SceneLayer:
     """What a ranking gets before a layer runs on what is alive of a scene.
 
-    layer: 0-based. keys (G, T, d) roped; spatial: the span of the n spatial tokens among the T;
-    kept (n,): which of all N they are; xyz_m (n, 3) world, or None; rows: what rides along, or
+    layer: 0-based. keys (G, T, d) roped; spatial: the span of the spatial tokens among the T;
+    candidates: which of these, ascending, are the n that are ranked, None for all; kept (n,): which
+    of all N that have a place they are; xyz_m (n, 3) world, or None; rows: what rides along, or
     None. rotate: unroped vectors (..., d) as a question's after the scene tokens; queries, values:
     makes this layer's (H, T, d) roped, and (G, T, d), when asked for.
     """
@@ -59,6 +62,11 @@ class SceneLayer:
     rotate: Callable[[torch.Tensor], torch.Tensor]
     queries: Callable[[], torch.Tensor]
     values: Callable[[], torch.Tensor]
+    candidates: torch.Tensor | None = None
+
+    def of_candidates(self, values: torch.Tensor) -> torch.Tensor:
+        """Of values (..., T) of all tokens those of the candidates, (..., n)."""
+        return of_candidates(values, self.spatial, self.candidates)
 
 
 class SceneRanking(Protocol):
@@ -89,12 +97,11 @@ def grouped_logits(q: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
     return (grouped @ keys.float().transpose(1, 2)).reshape(heads, count, tokens)
 
 
-def reduce_scores(shares: torch.Tensor, spatial: Span, reduce: str) -> torch.Tensor:
-    """Scores (n,) from attention shares (H, P, T): mean over heads, then the mean over the P
+def reduce_scores(shares: torch.Tensor, reduce: str) -> torch.Tensor:
+    """Scores (n,) from attention shares (H, P, n): mean over heads, then the mean over the P
     queries, or the largest.
     """
-    start, stop = spatial
-    per_query = shares[..., start:stop].mean(dim=0)
+    per_query = shares.mean(dim=0)
     return per_query.mean(dim=0) if reduce == "mean" else per_query.amax(dim=0)
 
 
@@ -120,7 +127,7 @@ class PromptRanking:
         )
         of_prompts = grouped_logits(last, rows.k).masked_fill(~own, float("-inf"))
         logits = torch.cat((grouped_logits(last, at.keys), of_prompts), dim=-1)
-        return reduce_scores(torch.softmax(logits, dim=-1), at.spatial, self.reduce)
+        return reduce_scores(at.of_candidates(torch.softmax(logits, dim=-1)), self.reduce)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -137,7 +144,7 @@ class QueryRanking:
 
     def scores(self, at: SceneLayer) -> torch.Tensor:
         logits = grouped_logits(at.rotate(self.queries[at.layer]), at.keys)
-        return reduce_scores(torch.softmax(logits, dim=-1), at.spatial, self.reduce)
+        return reduce_scores(at.of_candidates(torch.softmax(logits, dim=-1)), self.reduce)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -166,7 +173,8 @@ class ExpectedRanking:
         spread = spread.reshape(groups, heads // groups, width, width)
         squares = ((keys @ spread) * keys).sum(dim=-1).reshape(heads, -1)
         logits = grouped_logits(mean[:, None], at.keys)[:, 0] + squares / (2 * width)
-        return reduce_scores(torch.softmax(logits, dim=-1)[:, None], at.spatial, "mean")
+        shares = at.of_candidates(torch.softmax(logits, dim=-1))
+        return reduce_scores(shares[:, None], "mean")
 
 
 # -- which one

@@ -25,7 +25,8 @@ class ValueRanking:
 
     def scores(self, at: SceneLayer) -> torch.Tensor:
         start, stop = at.spatial
-        return at.values()[:, start:stop].float().norm(dim=-1).mean(dim=0)
+        lengths = at.values()[:, start:stop].float().norm(dim=-1).mean(dim=0)
+        return lengths if at.candidates is None else lengths[at.candidates]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,14 +62,15 @@ class ReadBackRanking:
                 )
                 largest = shares[..., start:stop].amax(dim=1)  # (H, n)
                 best = torch.maximum(best, largest.reshape(groups, -1, stop - start).amax(dim=1))
-        return best.mean(dim=0)
+        received = best.mean(dim=0)
+        return received if at.candidates is None else received[at.candidates]
 
 
 @dataclass(frozen=True, slots=True)
 class SelfAttentionRanking:
     """By the attention that a token gets from the spatial tokens (the paper's S_self, by token),
     corrected for its place: shares are told in even ones, 1 / keys seen, and the mean is over the
-    queries that see the token; then mean over heads.
+    queries that see the token; then mean over heads. Newlines do not ask.
     """
 
     name: str = "self_attention"
@@ -77,15 +79,23 @@ class SelfAttentionRanking:
     def scores(self, at: SceneLayer) -> torch.Tensor:
         queries, (start, stop) = at.queries(), at.spatial
         heads, _, _ = queries.shape
-        columns = torch.arange(stop, device=queries.device)
+        columns, chosen = torch.arange(stop, device=queries.device), at.candidates
+        asks = None  # (stop - start,): 1 where a token's attention counts
+        if chosen is not None:
+            asks = queries.new_zeros(stop - start, dtype=torch.float32).index_fill_(0, chosen, 1.0)
         received = queries.new_zeros(stop - start, dtype=torch.float32)
         for a, b in _blocks((start, stop), heads * stop):
             later = columns > columns[a:b, None]
             logits = grouped_logits(queries[:, a:b], at.keys[:, :stop])
             shares = torch.softmax(logits.masked_fill(later, float("-inf")), dim=-1)
             in_even_shares = shares.mean(dim=0) * (columns[a:b, None] + 1)
+            if asks is not None:
+                in_even_shares = in_even_shares * asks[a - start : b - start, None]
             received += in_even_shares[:, start:].sum(dim=0)
-        return received / (stop - columns[start:])
+        if asks is None or chosen is None:
+            return received / (stop - columns[start:])
+        asking = asks.flip(0).cumsum(dim=0).flip(0)  # of each token, those that see it
+        return received[chosen] / asking[chosen]
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,9 @@ def make_decoder(num_kv_heads: int = 2, seed: int = 0) -> LlamaDecoder:
 def tokens_of(prompt: PromptSequence, count: int = N) -> SpatialTokens:
     start = prompt.spatial_span[0]
     rows = prompt.embeds[start : start + count]
-    return SpatialTokens(rows, torch.randn(count, 3), torch.ones(count, dtype=torch.int64), 0.2)
+    xyz_m = torch.randn(count, 3) if prompt.xyz_m is None else prompt.xyz_m[:count]
+    patches = (~xyz_m.isnan().any(dim=1)).long()  # of newlines none
+    return SpatialTokens(rows, xyz_m, patches, 0.2)
 
 
 def prefix_of(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +13,16 @@ from ada3d_ros.pruning.baselines.logistic import LogisticPruner
 from ada3d_ros.pruning.schedule import RetentionSchedule, logistic
 from ada3d_ros.pruning.strategy import LayerPruner
 from test.support.decoders import attention_of
+
+
+def closed(kept: Collection[int], newlines: Collection[int]) -> list[int]:
+    """The kept tokens with a place, and the newlines whose rows they are in, ascending: a newline
+    closes the run of tokens since the one before it.
+    """
+    placed = [token for token in kept if token not in newlines]
+    rows = {sum(newline < token for newline in newlines) for token in placed}
+    left = [n for n in newlines if sum(other < n for other in newlines) in rows]
+    return sorted([*placed, *left])
 
 
 def normed(decoder: LlamaDecoder, hidden: torch.Tensor) -> torch.Tensor:
@@ -50,8 +60,11 @@ def slow_prefill(
     span: tuple[int, int],
     pruner: LayerPruner,
     given: Sequence[Sequence[int]] = (),
+    newlines: Collection[int] = (),
 ) -> SlowPrefill:
-    """Every layer anew. given: the spatial tokens each layer sees, instead of ranking them."""
+    """Every layer anew. given: the spatial tokens each layer sees, instead of ranking them;
+    newlines: those of them that close rows.
+    """
     hidden, positions = embeds.double(), torch.arange(len(embeds))
     alive = list(range(span[1] - span[0]))
     counts, kept, attention_before = None, [], None
@@ -60,11 +73,13 @@ def slow_prefill(
 
         # How many stay: as given, as the pruner counts, or all.
         if layer == (pruner.probe_layer or 0) and not given:
-            counts = slow_counts(decoder, layer, hidden, positions, (start, stop), pruner)
-        wanted = len(given[layer]) if given else counts[layer] if counts else len(alive)
+            columns = [i for i, token in enumerate(alive) if token not in newlines]
+            counts = slow_counts(decoder, layer, hidden, positions, (start, stop), pruner, columns)
+        ranked = [i for i, token in enumerate(alive) if given or token not in newlines]
+        wanted = len(given[layer]) if given else counts[layer] if counts else len(ranked)
 
-        # Which ones: the highest scores, the first of equal ones.
-        if wanted < len(alive):
+        # Which ones: the highest scores, the first of equal ones; of newlines those of their rows.
+        if wanted < len(ranked):
             if given:
                 chosen = [alive.index(token) for token in given[layer]]
             else:
@@ -72,7 +87,8 @@ def slow_prefill(
                 attention = attention_before if pruner.rank_lag else here
                 assert attention is not None
                 scores = attention.mean(dim=0)[-1, start:stop].tolist()
-                chosen = sorted(sorted(range(len(alive)), key=lambda i: (-scores[i], i))[:wanted])
+                best = sorted(ranked, key=lambda i: (-scores[i], i))[:wanted]
+                chosen = [alive.index(t) for t in closed([alive[i] for i in best], newlines)]
             rows = [*range(start), *(start + i for i in chosen), *range(stop, len(hidden))]
             hidden, positions, alive = hidden[rows], positions[rows], [alive[i] for i in chosen]
             if pruner.positions == "compact":
@@ -95,18 +111,22 @@ def slow_counts(
     positions: torch.Tensor,
     span: tuple[int, int],
     p: LayerPruner,
+    ranked: Sequence[int] = (),
 ) -> tuple[int, ...]:
-    """How many spatial tokens each layer keeps, where the pruner knows it at this layer."""
+    """How many spatial tokens each layer keeps, where the pruner knows it at this layer; ranked:
+    which of them are, if not all.
+    """
+    ranked = ranked or range(span[1] - span[0])
     if not isinstance(p, LogisticPruner):
-        return p.counts(span[1] - span[0], None)
+        return p.counts(len(ranked), None)
 
     # Mutual information of who asks and what is attended to decides the slope.
     attention, _ = attention_of(decoder, layer, hidden, positions)
-    joint = attention.mean(dim=0)[span[1] :, span[0] : span[1]]
+    joint = attention.mean(dim=0)[span[1] :, [span[0] + i for i in ranked]]
     joint = joint / joint.sum()
     apart = joint.sum(dim=1, keepdim=True) * joint.sum(dim=0, keepdim=True)
     information = float((joint * (joint / apart).log()).sum()) / math.log(min(joint.shape))
 
     slope = p.slope_min + (p.slope_max - p.slope_min) * information
     curve = logistic(decoder.config.num_layers, slope, p.midpoint, p.keep_ratio)
-    return RetentionSchedule(tuple(curve)).counts(span[1] - span[0], p.n_min)
+    return RetentionSchedule(tuple(curve)).counts(len(ranked), p.n_min)

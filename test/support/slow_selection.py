@@ -4,7 +4,7 @@ the whole scene, the question's see the text and what their layer kept.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 
@@ -12,7 +12,7 @@ from ada3d_ros.model.decoder import LlamaDecoder
 from ada3d_ros.pruning.strategy import LayerPruner
 from ada3d_ros.types import PromptSequence
 from test.support.decoders import attention_of
-from test.support.slow_engine import SlowPrefill, normed, slow_counts
+from test.support.slow_engine import SlowPrefill, closed, normed, slow_counts
 
 
 def slow_question(
@@ -20,22 +20,29 @@ def slow_question(
     prompt: PromptSequence,
     pruner: LayerPruner,
     given: Sequence[list[int]] = (),
+    newlines: Collection[int] = (),
 ) -> SlowPrefill:
     """What each layer keeps for the question, and the logits (T, vocab). given: what each layer
-    keeps, instead of ranking.
+    keeps, instead of ranking; newlines: which of the spatial tokens close rows.
     """
     hidden, positions, span = prompt.embeds.double(), prompt.positions, prompt.spatial_span
     total, lag = span[1] - span[0], pruner.rank_lag
-    counts: tuple[int, ...] = (total,) * decoder.config.num_layers
-    order, kept, before = list(range(total)), list[list[int]](), list[float]()
+    ranked = [i for i in range(total) if i not in newlines]
+    counts: tuple[int, ...] = (len(ranked),) * decoder.config.num_layers
+    order, kept, before = ranked, list[list[int]](), list[float]()
     for layer in range(decoder.config.num_layers):
         if layer == (pruner.probe_layer or 0):
-            counts = slow_counts(decoder, layer, hidden, positions, span, pruner)
+            counts = slow_counts(decoder, layer, hidden, positions, span, pruner, ranked)
         scores = slow_scores(decoder, layer, hidden, prompt, pruner)
+        if pruner.score == "random":  # a number for each of those that are ranked
+            scores = [scores[ranked.index(i)] if i in ranked else 0.0 for i in range(total)]
         if layer in slow_rankings(counts):
             used = before if lag else scores
-            order = sorted(range(total), key=lambda i: (-used[i], i))
-        kept.append(given[layer] if given else sorted(order[: counts[layer]]))
+            order = sorted(ranked, key=lambda i: (-used[i], i))
+        best = order[: counts[layer]]
+        whole = counts[layer] == counts[0]  # before anything is selected
+        stays = list(range(total)) if whole else closed(best, newlines)
+        kept.append(given[layer] if given else stays)
         hidden = layer_output(decoder, layer, hidden, prompt, kept[-1])
         before = scores
     x = normed(decoder, hidden) * decoder.norm.weight.double()

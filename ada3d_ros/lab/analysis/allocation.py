@@ -16,7 +16,8 @@ from ada3d_ros.engine.layer_walk import inspect_layers
 from ada3d_ros.lab.analysis.contribution import Array, Progress
 from ada3d_ros.lab.benchmarks.spread import spread
 from ada3d_ros.model.decoder import LlamaDecoder
-from ada3d_ros.pruning.information import query_rows, range_masses
+from ada3d_ros.pruning.information import keys_before, query_rows, range_masses
+from ada3d_ros.token_rows import rows_of
 from ada3d_ros.types import PromptSequence
 
 QUERY_KINDS = ("spatial", "prompt", "answer")
@@ -30,7 +31,8 @@ def attention_allocation(
     """Shares of attention (query kinds, key kinds, L) float64; answer (A, D): its embeddings.
 
     Means over heads and over the queries of a kind; each query kind's shares sum to 1. NaN for the
-    answer where there is none. stride: every n-th spatial token is a query. Raises
+    answer where there is none; newlines count with the system text and do not ask. stride: every
+    n-th spatial token is a query. Raises
     InvalidRequestError without spatial tokens or text after them.
     """
     # Prompt and answer as one sequence, with the borders of each kind of token.
@@ -39,11 +41,11 @@ def attention_allocation(
     hidden = torch.cat((prompt.embeds, answer.to(prompt.embeds.dtype)))
     tail = prompt.positions[-1] + 1 + torch.arange(len(answer), device=device)
     positions, total = torch.cat((prompt.positions, tail)), length + len(answer)
-    rows = query_rows(total, (start, stop), stride, device)
+    among = rows_of(prompt)
+    rows = query_rows(total, (start, stop), stride, device, among)
     kinds = (rows < stop, (rows >= stop) & (rows < length), rows >= length)
     ranges = {
-        "system": (0, start),
-        "spatial": (start, stop),
+        **keys_before((start, stop), total, among),
         "prompt": (stop, length),
         "answer": (length, total),
     }
@@ -83,8 +85,9 @@ def measure_allocation(
     # Tokens of each kind, in the order of KEY_KINDS.
     counts = []
     for prompt, answer in zip(prompts, answers, strict=True):
-        start, stop = prompt.spatial_span
-        counts.append((start, stop - start, len(prompt.embeds) - stop, len(answer)))
+        (start, stop), rows = prompt.spatial_span, rows_of(prompt)
+        behind = len(prompt.embeds) - stop
+        counts.append((start + rows.num_newlines, rows.num_placed, behind, len(answer)))
     return {
         "n": len(prompts),
         "n_with_answer": sum(1 for answer in answers if len(answer)),

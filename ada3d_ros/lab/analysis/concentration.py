@@ -22,6 +22,7 @@ from ada3d_ros.lab.analysis.contribution import Array, Progress
 from ada3d_ros.lab.benchmarks.spread import plain
 from ada3d_ros.lab.evaluation.intervals import DRAWS, percentiles, room_draws
 from ada3d_ros.model.decoder import LlamaDecoder
+from ada3d_ros.token_rows import rows_of
 from ada3d_ros.types import PromptSequence
 
 LEAST_SHARE = 0.6  # of the tokens, the least attended ones
@@ -35,11 +36,12 @@ MEASURES = ("mass", "least", "below_small", "each_below_small", "each_below_smal
 def attention_on_tokens(
     decoder: LlamaDecoder, prompt: PromptSequence, answer: torch.Tensor
 ) -> Array:
-    """Attention on every spatial token (QUERIES, L, N) float64, means over heads and queries.
+    """Attention on every spatial token with a place (QUERIES, L, N) float64, means over heads and
+    queries.
 
     answer (A, D): embeddings of the answer; of none, both kinds of query are the last prompt token.
     """
-    length, (start, stop) = len(prompt.embeds), prompt.spatial_span
+    length, (start, stop), among = len(prompt.embeds), prompt.spatial_span, rows_of(prompt)
     device, total = prompt.embeds.device, length + len(answer)
     tail = prompt.positions[-1] + 1 + torch.arange(len(answer), device=device)
     sequence = PromptSequence(
@@ -56,6 +58,7 @@ def attention_on_tokens(
         scores = (grouped @ k.transpose(1, 2)).reshape(heads, count, total)
         shares = torch.softmax(scores.float().masked_fill(future, -torch.inf), dim=-1).mean(dim=0)
         spatial = shares[:, start:stop].double()
+        spatial = spatial if among.plain else spatial[:, among.placed]
         found: Array = torch.stack((spatial[0], spatial.mean(dim=0))).cpu().numpy()
         return found
 

@@ -22,6 +22,7 @@ from ada3d_ros.model.config import VisionConfig
 from ada3d_ros.pruning.cost import DecoderShape, cost_of
 from ada3d_ros.pruning.policy import Policy
 from ada3d_ros.pruning.ranking import CELL_M, cell_coverage, position_bias
+from ada3d_ros.token_rows import rows_of
 
 UNROPED = "ada-unroped"  # ranking without rotary positions, to show what those prefer
 STRATEGIES = ("adatoken3d", UNROPED, "random", "uniform", "voxel_dpp", "geo_fps", "pdrop", "fastv")
@@ -65,7 +66,7 @@ def kept_by_layer(
     """
     decoder = loaded.model.decoder
     prompt, chosen = scene_prompt(loaded, scene, question, policy)
-    pruner = pruner_for(decoder, policy, prompt, chosen.num_before_selection)
+    pruner = pruner_for(decoder, policy, prompt, chosen.num_candidates)
     if pruner is None:
         return [chosen.kept] * decoder.config.num_layers
     # What the decoder keeps are places among the tokens that entered the prompt.
@@ -117,7 +118,7 @@ def prompt_cost(
     prompt, chosen = scene_prompt(loaded, scene, question, policy)
     text = prompt.embeds.shape[0] - len(chosen.kept)
     total, shape = chosen.num_before_selection, DecoderShape.from_config(decoder.config)
-    pruner, rank_macs = pruner_for(decoder, policy, prompt, total), 0.0
+    pruner, rank_macs = pruner_for(decoder, policy, prompt, chosen.num_candidates), 0.0
     if pruner is not None:
         text_after = prompt.embeds.shape[0] - prompt.spatial_span[1]
         rank_macs = pruner.ranking_macs(shape, counts, text, text_after)
@@ -148,7 +149,9 @@ def _survive(
         return {**head, "error": str(error)}, None
 
     # Layer by layer of every question; the first one is drawn.
+    rows = rows_of(scene.tokens)
     counts = [[len(kept) for kept in layers] for layers in survivors]
+    placed = [rows.count_placed(layers) for layers in survivors]
     coverage = [[cell_coverage(xyz_m, kept) for kept in layers] for layers in survivors]
     bias = [[position_bias(xyz_m, kept) for kept in layers] for layers in survivors]
     drawn = survivors[0][-1]
@@ -164,7 +167,7 @@ def _survive(
             "coverage": coverage[0][-1],
             "position_bias": bias[0][-1],
         },
-        "keep_ratio_achieved": float(np.mean(counts)) / len(xyz_m),
+        "keep_ratio_achieved": float(np.mean(placed)) / rows.num_placed,
         "coverage": spread(coverage),
         "position_bias": spread(bias),
     }, drawn

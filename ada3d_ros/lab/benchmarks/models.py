@@ -31,6 +31,7 @@ from ada3d_ros.pruning.question_queries import RecordedQueries
 from ada3d_ros.pruning.scene_ranking import scene_ranking
 from ada3d_ros.pruning.strategy import Candidates, LayerPruner
 from ada3d_ros.scene.keyframes import SceneSnapshot
+from ada3d_ros.token_rows import rows_of
 from ada3d_ros.types import PromptSequence, SpatialTokens
 
 # Tokens before and after the scene, as LLaVA-3D's template has them.
@@ -287,7 +288,8 @@ class BenchScene:
         queries where there are any, else one general prompt of PROXY_TEXT tokens rides along.
         """
         settings = settings or AgentConfig()
-        sizes = PromptSizes(len(self), len(self.text), len(self))
+        placed = rows_of(self.tokens).num_placed
+        sizes = PromptSizes(placed, len(self.text) + len(self) - placed, placed)
         shape, policy = (
             DecoderShape.from_config(decoder.config),
             Policy.from_config(settings.pruning),
@@ -299,7 +301,8 @@ class BenchScene:
 
     def build_pruner(self, decoder: LlamaDecoder, policy: Policy) -> LayerPruner | None:
         """For the prompt with all spatial tokens; None where the policy drops none in the LLM."""
-        return pruner_for(decoder, policy, self.prompt(), len(self))
+        prompt = self.prompt()
+        return pruner_for(decoder, policy, prompt, rows_of(prompt).num_placed)
 
     def prompt(self, kept: torch.Tensor | None = None) -> PromptSequence:
         """The prompt with all spatial tokens, or with those kept (k,) int64."""

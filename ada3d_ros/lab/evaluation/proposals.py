@@ -113,7 +113,8 @@ def point(pipeline: Ada3DPipeline, phrase: str) -> Pointed:
     context = select_context(query, encode_scene(query, cache.encoder), cache)
     prefilled = prefill_pruned(query, context, timed_prompt(query, context))
     assert prefilled.states is not None
-    xyz_m = query.in_world(context.chosen.tokens.xyz_m[prefilled.kept[-1]])
+    kept = context.chosen.rows.with_place(prefilled.kept[-1])
+    xyz_m = query.in_world(context.chosen.tokens.xyz_m[kept])
     assert query.loaded.head is not None
     limits = pipeline.config.boxes
     guesses = point_at(

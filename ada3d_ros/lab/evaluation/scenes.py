@@ -152,7 +152,8 @@ def scene_prompt(
     ids = loaded.tokenizer.encode_question(text, conversation)
     chosen = choose_tokens(model, scene.tokens, policy, loaded.tokenizer.encode(question)[1:])
     embeds, clicks = model.project(chosen.tokens.features), model.encode_clicks(points)
-    return model.build_prompt(ids, embeds, clicks, chosen.tokens.xyz_m), chosen
+    prompt = model.build_prompt(ids, embeds, clicks, chosen.tokens.xyz_m)
+    return chosen.in_prompt(prompt), chosen
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:

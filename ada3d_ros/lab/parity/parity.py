@@ -1,8 +1,8 @@
 """`ada3d parity DIR`: every recorded array of a golden folder against the production code.
 
 A LLaVA-3D case runs from raw images to greedy ids (llava3d.py); `unit/` checks preprocessing, voxel
-ids, frame sampling and prompts (unit.py); FastV and PyramidDrop are in pruning.py, AdaToken-3D in
-adatoken.py.
+ids, frame sampling and prompts (unit.py); Video-3D-LLM's cases and unit data are in video3dllm*.py,
+FastV and PyramidDrop in pruning.py, AdaToken-3D in adatoken.py.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ from ada3d_ros.lab.parity.llava3d import check_case
 from ada3d_ros.lab.parity.pruning import check_pruned, is_pruned
 from ada3d_ros.lab.parity.record import record_sample
 from ada3d_ros.lab.parity.unit import UNIT_FILES, check_unit, is_unit
+from ada3d_ros.lab.parity.video3dllm import check_video3dllm
+from ada3d_ros.lab.parity.video3dllm_case import is_video3dllm
+from ada3d_ros.lab.parity.video3dllm_unit import check_video3d_unit, is_video3d_unit
 
 MISFITS = (KeyError, IndexError, TypeError, ValueError, RuntimeError)  # arrays of other shapes
 
@@ -78,6 +81,8 @@ def _run_folder(folder: Path) -> Iterator[Row | Ada3DError]:
 
 def _find_checks(folder: Path) -> Callable[[Path], Iterator[Row]] | None:
     """What compares a folder of this content; None where nothing does."""
+    if is_video3d_unit(folder):
+        return check_video3d_unit
     if is_unit(folder):
         return check_unit
     if is_adatoken(folder):
@@ -87,7 +92,10 @@ def _find_checks(folder: Path) -> Callable[[Path], Iterator[Row]] | None:
     if not any((folder / name).is_file() for name in CASE_FILES[1:]):
         return None
     try:
-        return check_case if "clip" in read_json(folder / "config.json") else None
+        data = read_json(folder / "config.json")
+        if is_video3dllm(data):
+            return check_video3dllm
+        return check_case if "clip" in data else None
     except SourceError:
         return check_case  # which then says what is wrong
 
@@ -121,14 +129,15 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ada3d parity",
         description=(
-            "Compares this package with recorded outputs of the reference codes (LLaVA-3D, FastV,"
-            " PyramidDrop, AdaToken-3D), array by array."
+            "Compares this package with recorded outputs of the reference codes (LLaVA-3D,"
+            " Video-3D-LLM, FastV, PyramidDrop, AdaToken-3D), array by array."
         ),
         epilog=(
             "Tolerances (absolute): pixels, depth, poses 1e-6; intrinsics 1e-5 px; points 1e-5 m;"
-            " features 1e-4; logits 5e-4; ids and voxel ids exact. Pruning: kept indices,"
-            " positions, lengths, tokens exact; logits 1e-3; sums 1e-4; information 1e-6; curves"
-            " 1e-3; losses 1e-6. Exit status: 0 all passed, 1 over a tolerance, 2 a folder that"
+            " features 1e-4; logits 5e-4; ids and voxel ids exact. Video-3D-LLM: mean points of"
+            " cells 3e-5 m; sine embeddings 5e-5; hidden states 2e-4; ground scores 1e-5. Pruning:"
+            " kept indices, positions, lengths, tokens exact; logits 1e-3; sums 1e-4; information"
+            " 1e-6; curves 1e-3; losses 1e-6. Exit status: 0 all passed, 1 over a tolerance, 2 a folder that"
             " cannot be read."
         ),
     )

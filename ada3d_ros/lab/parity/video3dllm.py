@@ -13,7 +13,8 @@ from ada3d_ros.engine.prefill import prefill
 from ada3d_ros.lab.parity.comparison import Row, compare, exact, not_compared
 from ada3d_ros.lab.parity.golden_case import Tensors
 from ada3d_ros.lab.parity.llava3d import NO_RULE
-from ada3d_ros.lab.parity.video3dllm_case import Video3DCase
+from ada3d_ros.lab.parity.video3dllm_case import Video3DCase, find_qwen_tokenizer
+from ada3d_ros.lab.parity.video3dllm_text import check_texts
 from ada3d_ros.model.video3dllm.frame_sampling import spread_frames
 from ada3d_ros.model.video3dllm.geometry import (
     build_recorded_views,
@@ -68,6 +69,11 @@ def check_video3dllm(folder: Path) -> Iterator[Row]:
     if "sample_ids" in case.inputs and {"n_total_frames", "num_frames"} <= scene.keys():
         frames = spread_frames(scene["n_total_frames"], scene["num_frames"])
         yield exact(label, "sample_ids", frames, case.inputs["sample_ids"].tolist())
+
+    if case.text:
+        greedy_ids = case.expected.get("greedy_ids")
+        recorded = None if greedy_ids is None else greedy_ids.tolist()
+        yield from check_texts(label, find_qwen_tokenizer(folder), case.text, recorded)
 
     ours: Tensors = {}
     parts = _encode(case, ours)
@@ -202,7 +208,7 @@ def _run_ground(case: Video3DCase, parts: list[GroundedFrame], ours: Tensors) ->
     hidden = model.decoder.run_layers(0, layers, prompt.embeds[None], prompt.positions)
     state = model.decoder.norm(hidden)[0, place]
     features = heads.object_features(boxes, parts, strict=False)
-    scores = model.score_proposals(state, boxes, parts)
+    scores = model.ground_scores(state, boxes, parts)
     targets = case.text.get("ground_loss_targets", [])
     losses = [ground_loss(scores, t, case.config.ground_temperature) for t in targets]
     masks = [patches_inside(boxes, part.points_m, case.config) for part in parts]

@@ -16,6 +16,7 @@ from ada3d_ros.errors import CheckpointError, SourceError
 from ada3d_ros.lab.parity.golden_case import Tensors, read_json, read_tensors
 from ada3d_ros.model.config import DecoderConfig, VisionConfig
 from ada3d_ros.model.prompt import CLICK_ID
+from ada3d_ros.model.qwen_tokenizer import TOKENIZER_FILE, QwenTokenizer
 from ada3d_ros.model.video3dllm.backbone import Video3DLLM
 from ada3d_ros.model.video3dllm.config import Video3DConfig
 from ada3d_ros.scene.views import RecordedViews
@@ -159,3 +160,12 @@ def recorded_views(inputs: Mapping[str, Any], depth_scale: float) -> RecordedVie
         depth_scale,
         inputs["axis_align_matrix"].numpy() if "axis_align_matrix" in inputs else None,
     )
+
+
+def find_qwen_tokenizer(folder: Path) -> QwenTokenizer:
+    """Of the case, or of tokenizer/ beside it. Raises SourceError without one."""
+    places = (folder, *(parent / "tokenizer" for parent in (folder, *folder.parents[:2])))
+    found = next((place for place in places if (place / TOKENIZER_FILE).is_file()), None)
+    if found is None:
+        raise SourceError(f"no {TOKENIZER_FILE} in {folder} or in tokenizer/ beside it.")
+    return QwenTokenizer(found)

@@ -18,14 +18,14 @@ from ada3d_ros.model.backbone import Origin
 from ada3d_ros.model.decoder import LlamaDecoder
 from ada3d_ros.model.image import ImageInput, patch_grid
 from ada3d_ros.model.prompt_embeds import prompt_embeds, truncated
+from ada3d_ros.model.qwen_tokenizer import QwenTokenizer
 from ada3d_ros.model.video3dllm.config import Video3DConfig
 from ada3d_ros.model.video3dllm.geometry import (
     SquareViews,
     build_square_views,
-    mean_points,
     square_pixels,
 )
-from ada3d_ros.model.video3dllm.ground import GroundHeads
+from ada3d_ros.model.video3dllm.ground import GroundHeads, choose_several
 from ada3d_ros.model.video3dllm.tokens import (
     GroundedFrame,
     embed_places,
@@ -201,7 +201,28 @@ class Video3DLLM(nn.Module):
 
     # -- grounding
 
+    @property
+    def scores_proposals(self) -> bool:
+        return self.ground is not None
+
+    def grounding_ids(self, tokenizer: QwenTokenizer, phrase: str) -> list[int]:
+        return tokenizer.encode_grounding(phrase)
+
     def score_proposals(
+        self, state: torch.Tensor, boxes_m: torch.Tensor, table: FrameTable
+    ) -> torch.Tensor:
+        """Shares (n,) float32 on the CPU of the proposals (n, 6) that are meant, 0 of the others,
+        by Multi3DRefer's rule.
+        """
+        frames = cast(tuple[GroundedFrame, ...], table.frames)
+        scores = self.ground_scores(state, boxes_m, frames).cpu()
+        shares = torch.softmax(scores / self.config.ground_temperature, dim=0)[:-1]
+        meant = torch.zeros_like(shares)
+        chosen = choose_several(scores, self.config.ground_temperature)
+        meant[chosen] = shares[chosen]
+        return meant
+
+    def ground_scores(
         self, state: torch.Tensor, boxes_m: torch.Tensor, frames: Sequence[GroundedFrame]
     ) -> torch.Tensor:
         """Cosine scores (n + 1,) float32 of proposals (n, 6), the last one of "no object".

@@ -90,3 +90,6 @@ class Video3DConfig(BackboneConfig):
     def max_spatial_tokens(self, max_views: int) -> int:
         """A newline after each row of every view; fewer where cells have no depth."""
         return max_views * self.cells_per_side * (self.cells_per_side + 1)
+
+    def max_newlines(self, num_spatial: int) -> int:
+        return -(-num_spatial // (self.cells_per_side + 1))

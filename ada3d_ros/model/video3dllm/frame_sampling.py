@@ -30,6 +30,14 @@ def spread_frames(total: int, wanted: int) -> list[int]:
     return np.linspace(0, total - 1, wanted, dtype=np.int64).tolist()
 
 
+def coverage_candidates(total: int) -> list[int]:
+    """The frames of `total` that are ranked by coverage: every second, or all where those are too
+    few.
+    """
+    half = list(range(0, total, 2))
+    return half if len(half) >= COVERAGE_FRAMES else list(range(total))
+
+
 def point_voxels(xyz_m: npt.NDArray[np.float32], voxel_size_m: float) -> Voxels:
     """The voxels (N, 3) that points (..., 3) lie in, each once."""
     coords = np.round(xyz_m.reshape(-1, 3) / np.float32(voxel_size_m)).astype(np.int64)

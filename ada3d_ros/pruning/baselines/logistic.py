@@ -52,8 +52,7 @@ def mutual_information(context: PruneContext) -> torch.Tensor:
     0: every prompt token attends to the same places (or evenly); 1: each to its own.
     """
     # The joint distribution, and what it would be if prompt and places were independent.
-    start, stop = context.spatial
-    block = torch.softmax(context.logits(), dim=-1)[..., start:stop].mean(dim=0)
+    block = context.of_candidates(torch.softmax(context.logits(), dim=-1)).mean(dim=0)
     if min(block.shape) < 2:
         return torch.zeros((), device=block.device)
     joint = block / block.sum()

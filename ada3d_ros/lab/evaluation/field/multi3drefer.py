@@ -77,11 +77,16 @@ def f1(item: Item, record: Record, percent: int) -> float:
     if "error" in record:
         return 0.0
     found, true = len(boxes_in(record)), len(item.extra[BOXES])
+    return f1_of_ious(ious_of(item, record) if found and true else [], found, true, percent)
+
+
+def f1_of_ious(ious: Sequence[Sequence[float]], found: int, true: int, percent: int) -> float:
+    """Of `found` boxes for `true` ones, ious (found, true): 0..1."""
     if not found or not true:
         return float(found == true)
-    ious = np.array(ious_of(item, record))
-    rows, columns = linear_sum_assignment(ious, maximize=True)
-    pairs = sum(is_found(iou, percent) for iou in ious[rows, columns].tolist())
+    table = np.array(ious)
+    rows, columns = linear_sum_assignment(table, maximize=True)
+    pairs = sum(is_found(iou, percent) for iou in table[rows, columns].tolist())
     return 2.0 * pairs / (found + true)
 
 
