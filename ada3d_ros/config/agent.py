@@ -69,6 +69,13 @@ class GenerationConfig:
     max_new_tokens: int = setting(256, "tokens generated at most", unit="tokens", low=1, high=2048)
     temperature: float = setting(0.0, "0 = greedy, the same answer every time", low=0.0, high=2.0)
     top_p: float = setting(1.0, "nucleus sampling; 1 = off", low=0.01, high=1.0)
+    repetition_penalty: float = setting(
+        0.0,
+        "logits of tokens said already are divided by it (negative ones multiplied); 1 = off, 0 ="
+        " what the checkpoint's generation_config.json has, else off",
+        low=0.0,
+        high=2.0,
+    )
     seed: int = setting(0, "of the sampler, used when temperature > 0", low=0, high=2**31 - 1)
     timeout_sec: float = setting(
         30.0, "time for one request, waiting included", unit="s", low=0.1, high=600.0

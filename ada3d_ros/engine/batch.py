@@ -25,6 +25,7 @@ from ada3d_ros.engine.decode import (
     no_token,
 )
 from ada3d_ros.engine.kv_cache import KVCache
+from ada3d_ros.engine.repetition import RepetitionPenalty, penalty_for
 from ada3d_ros.engine.timing import on_device, synchronize
 from ada3d_ros.errors import ModelError
 from ada3d_ros.model.decoder import LlamaDecoder, attention_mask
@@ -79,7 +80,7 @@ def answer_batch(
     now = questions[0].request.now
     begun, room = now(), decoder.config.max_positions - next_position
     answers = [
-        _Answer(q, min(q.request.max_new_tokens, room - len(q.embeds)), decoder.config.eos_id)
+        _Answer(q, min(q.request.max_new_tokens, room - len(q.embeds)), decoder.config.eos_ids)
         for q in questions
     ]
 
@@ -118,8 +119,8 @@ def _generate(
         # A token for each; the list waits for the device.
         logits, states = stepped
         offered = [answer.offered(row) for answer, row in zip(live, logits, strict=True)]
-        samplers = [answer.question.request.sampler for answer in live]
-        tokens = torch.stack([choose(row) for choose, row in zip(samplers, offered, strict=True)])
+        pairs = zip(live, offered, strict=True)
+        tokens = torch.stack([answer.choose(row) for answer, row in pairs])
         chances = torch.stack(offered) if any(answer.points for answer in live) else logits
         probabilities = torch.softmax(chances.float(), dim=-1).gather(1, tokens[:, None])[:, 0]
         checked = torch.where(torch.isfinite(logits).all(dim=-1), tokens, NO_TOKEN)
@@ -143,10 +144,11 @@ def _generate(
 class _Answer:
     """One question's tokens so far, and why they ended."""
 
-    def __init__(self, question: BatchedQuestion, limit: int, eos_id: int) -> None:
+    def __init__(self, question: BatchedQuestion, limit: int, eos_ids: Sequence[int]) -> None:
         self.question, self.limit = question, limit
         self._error: ModelError | None = None
-        self._eos_id = eos_id
+        self._eos_ids = eos_ids
+        self._penalty: RepetitionPenalty | None = None
         self._token_ids: list[int] = []
         self._probabilities: list[torch.Tensor] = []
         self._reason: StopReason | None = None
@@ -169,6 +171,13 @@ class _Answer:
         pointer = self.question.request.pointer
         return logits if pointer is None else pointer.offered(logits)
 
+    def choose(self, offered: torch.Tensor) -> torch.Tensor:
+        """The next token () int64 of the logits (vocab,) that are offered."""
+        request = self.question.request
+        if self._penalty is None:
+            self._penalty = penalty_for(request.repetition_penalty, offered)
+        return request.sampler(offered if self._penalty is None else self._penalty(offered))
+
     def take(
         self, token_id: int, probability: torch.Tensor, now_s: float, state: torch.Tensor
     ) -> torch.Tensor | None:
@@ -179,10 +188,12 @@ class _Answer:
             self._first_s = now_s
         self._last_s = now_s
         self._probabilities.append(probability)
-        if token_id == self._eos_id:
+        if token_id in self._eos_ids:
             self._reason = StopReason.EOS
         else:
             self._token_ids.append(token_id)
+            if self._penalty is not None:
+                self._penalty.add(token_id)
             self.question.request.on_token(token_id)
         pointer = self.question.request.pointer
         return None if pointer is None else pointer.embedding(token_id, state)

@@ -15,6 +15,7 @@ import torch
 
 from ada3d_ros.engine.kv_cache import Int8KVCache, KVCache
 from ada3d_ros.engine.prefill import PrefillOutput, not_finite
+from ada3d_ros.engine.repetition import penalty_for
 from ada3d_ros.engine.timing import Now, on_device, synchronize
 from ada3d_ros.errors import ConfigError, ModelError, QuestionTooLongError
 from ada3d_ros.model.decoder import LlamaDecoder
@@ -54,7 +55,8 @@ class GenerationRequest:
 
     should_stop is read before every token; on_token gets each id that is part of the answer, as
     soon as it is chosen. now: the clock that times are read from. pointer: of a model that points
-    before it speaks (engine/places.py); the prefill kept its states then.
+    before it speaks (engine/places.py); the prefill kept its states then. repetition_penalty: of
+    what was said already (engine/repetition.py), 1 for none.
     """
 
     max_new_tokens: int
@@ -63,16 +65,17 @@ class GenerationRequest:
     on_token: OnToken = lambda token_id: None
     now: Now = time.perf_counter
     pointer: Pointer | None = None
+    repetition_penalty: float = 1.0
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class DecodeOutput:
     """token_ids without the end-of-sequence id; mean_probability: of the chosen tokens (the end one
-    included) at temperature 1, NaN where none was chosen; first_token_s: sampling of the first
-    token; decode_s: all after it, the capture of a CUDA graph included; text: where the ids were
-    decoded; error: why there is no answer, of one question of a batch; own_kv_bytes: memory of keys
-    and values that decoding held beside the prefill's cache; places: those pointed at, in order, in
-    the model's world, one for each token that points.
+    included) at temperature 1 and before a repetition penalty, NaN where none was chosen;
+    first_token_s: sampling of the first token; decode_s: all after it, the capture of a CUDA graph
+    included; text: where the ids were decoded; error: why there is no answer, of one question of a
+    batch; own_kv_bytes: memory of keys and values that decoding held beside the prefill's cache;
+    places: those pointed at, in order, in the model's world, one for each token that points.
     """
 
     token_ids: tuple[int, ...]
@@ -150,6 +153,7 @@ def _generate(
     probabilities: list[torch.Tensor] = []
     logits, states, pointer = prefilled.logits, prefilled.states, request.pointer
     state = None if states is None else states.query
+    penalty = penalty_for(request.repetition_penalty, logits)
     start, first_token_s = request.now(), NAN
     reason, is_queued = StopReason.MAX_TOKENS, decoder.device.type == "cuda"
     read_later = _host_reader(decoder.device) if is_queued else None
@@ -161,7 +165,7 @@ def _generate(
 
         # Choose a token and wait for its id: no step is paid for what comes after the last one.
         offered = logits if pointer is None else pointer.offered(logits)
-        token = request.sampler(offered)
+        token = request.sampler(offered if penalty is None else penalty(offered))
         probabilities.append(torch.softmax(offered.float(), dim=-1).gather(0, token.view(1)))
         checked = torch.where(torch.isfinite(logits).all(), token, NO_TOKEN)
         token_id = int(checked) if read_later is None else read_later(checked)
@@ -171,10 +175,12 @@ def _generate(
             first_token_s = request.now() - start
 
         # The end-of-sequence token is no part of the answer.
-        if token_id == decoder.config.eos_id:
+        if token_id in decoder.config.eos_ids:
             reason = StopReason.EOS
             break
         token_ids.append(token_id)
+        if penalty is not None:
+            penalty.add(token_id)
         last = len(token_ids) == limit
         # What a token points at is fed in its place.
         place = None if pointer is None else pointer.embedding(token_id, state)

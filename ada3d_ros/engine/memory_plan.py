@@ -12,7 +12,7 @@ from ada3d_ros.config import AgentConfig
 from ada3d_ros.engine.build_plan import prompts_of, prunes_at_build, serves_questions
 from ada3d_ros.engine.prefix_cache import QUESTION_TOKENS, RESERVED_TOKENS
 from ada3d_ros.engine.scene_pruning import ScenePruning
-from ada3d_ros.model.config import LlavaConfig
+from ada3d_ros.model.config import BackboneConfig
 from ada3d_ros.model.memory import Workload
 from ada3d_ros.model.startup import LONGEST_ANSWER, TEXT_TOKENS, largest_prompt
 from ada3d_ros.pruning.cost import DecoderShape, PromptSizes
@@ -23,12 +23,12 @@ CHARS_PER_TOKEN = 3  # of a prompt that rides along, at least
 TEMPLATE_TOKENS = 16  # around it
 
 
-def plan_workload(config: AgentConfig, model: LlavaConfig, device: torch.device) -> Workload:
+def plan_workload(config: AgentConfig, model: BackboneConfig, device: torch.device) -> Workload:
     """What these settings ask of a model on this device. Raises ConfigError for a budget that
     cannot be met.
     """
     policy, shape = Policy.from_config(config.pruning), DecoderShape.from_config(model.decoder)
-    length, int8 = largest_prompt(model), config.cache.kv == "int8"
+    length, int8 = largest_prompt(model, config.keyframe.max_views), config.cache.kv == "int8"
     scene = max(length - TEXT_TOKENS, 1)
     reserve = min(RESERVED_TOKENS, config.generation.max_new_tokens + QUESTION_TOKENS)
 

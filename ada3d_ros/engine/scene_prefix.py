@@ -319,7 +319,8 @@ class PrefixEntry(ScenePrefix):
         tokens, made_of = model.new_tokens(table, self.made_of)
         config, count = model.config, len(tokens.features)
         room = min(
-            config.token_cap - len(self.embeds), config.max_length - self.next_position - reserve
+            config.max_spatial_tokens(len(scene.keyframes)) - len(self.embeds),
+            config.max_length - self.next_position - reserve,
         )
         if count > room:
             return False

@@ -52,6 +52,9 @@ class TextStreamer(GenerationRequest):
             on_token=self._stream,
             now=query.clock.now,
             pointer=pointer,
+            repetition_penalty=(
+                generation.repetition_penalty or query.loaded.model.config.repetition_penalty
+            ),
         )
 
     def finish(self) -> str:

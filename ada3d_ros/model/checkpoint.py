@@ -226,13 +226,14 @@ def _check_tokenizer(tokenizer: Tokenizer, info: CheckpointInfo) -> None:
         )
 
     # Prompts begin and answers end with these.
-    bos = ("bos", tokenizer.bos_id, decoder.bos_id)
-    eos = ("eos", tokenizer.eos_id, decoder.eos_id)
+    bos = ("bos", tokenizer.bos_id, (decoder.bos_id,))
+    eos = ("eos", tokenizer.eos_id, decoder.eos_ids)
     for name, ours, theirs in (bos, eos):
-        if ours != theirs:
+        if ours not in theirs:
             raise CheckpointError(
-                f"{info.path}: tokenizer.model has {name} id {ours}, config.json has"
-                f" {name}_token_id {theirs}: they are not of the same checkpoint."
+                f"{info.path}: {tokenizer.file_name} has {name} id {ours}, config.json has"
+                f" {name}_token_id {', '.join(map(str, theirs))}: they are not of the same"
+                " checkpoint."
             )
 
     # What points is no text: control pieces, or ids behind the vocabulary.

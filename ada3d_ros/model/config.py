@@ -36,7 +36,7 @@ class DecoderConfig:
     rope_theta: float = 10000.0
     max_positions: int = 4096
     bos_id: int = 1
-    eos_id: int = 2
+    eos_ids: tuple[int, ...] = (2,)  # each ends an answer
     qkv_bias: bool = False
 
     def __post_init__(self) -> None:
@@ -50,6 +50,25 @@ class DecoderConfig:
     @property
     def head_dim(self) -> int:
         return self.hidden_size // self.num_heads
+
+    def to_json(self) -> dict[str, Any]:
+        """The keys of a config.json that say the same, as transformers writes them."""
+        eos = self.eos_ids
+        return {
+            "vocab_size": self.vocab_size,
+            "hidden_size": self.hidden_size,
+            "intermediate_size": self.intermediate_size,
+            "num_hidden_layers": self.num_layers,
+            "num_attention_heads": self.num_heads,
+            "num_key_value_heads": self.num_kv_heads,
+            "rms_norm_eps": self.rms_norm_eps,
+            "rope_theta": self.rope_theta,
+            "max_position_embeddings": self.max_positions,
+            "hidden_act": "silu",
+            "tie_word_embeddings": False,
+            "bos_token_id": self.bos_id,
+            "eos_token_id": eos[0] if len(eos) == 1 else list(eos),
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +121,11 @@ class VisionConfig:
     @property
     def patches_per_side(self) -> int:
         return self.image_size // self.patch_size
+
+    def to_json(self) -> dict[str, Any]:
+        """Ours of a config.json, `mm_vision_config`."""
+        image = {"image_mean": list(self.image_mean), "image_std": list(self.image_std)}
+        return dataclasses.asdict(self) | image
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,33 +188,20 @@ class LlavaConfig(BackboneConfig):
 
     def to_json(self) -> dict[str, Any]:
         """The config.json that `read_config` reads back to an equal config."""
-        decoder, vision = self.decoder, dataclasses.asdict(self.vision)
+        vision = self.vision.to_json()
         select_layer = vision.pop("select_layer")
-        image = {name: list(vision[name]) for name in ("image_mean", "image_std")}
         data: dict[str, Any] = {
             # The decoder, as transformers writes a LlamaConfig.
             "architectures": ["LlavaLlamaForCausalLM"],
             "model_type": "llava_llama",
-            "vocab_size": decoder.vocab_size,
-            "hidden_size": decoder.hidden_size,
-            "intermediate_size": decoder.intermediate_size,
-            "num_hidden_layers": decoder.num_layers,
-            "num_attention_heads": decoder.num_heads,
-            "num_key_value_heads": decoder.num_kv_heads,
-            "rms_norm_eps": decoder.rms_norm_eps,
-            "rope_theta": decoder.rope_theta,
-            "max_position_embeddings": decoder.max_positions,
-            "hidden_act": "silu",
-            "tie_word_embeddings": False,
-            "bos_token_id": decoder.bos_id,
-            "eos_token_id": decoder.eos_id,
+            **self.decoder.to_json(),
             "pad_token_id": 0,
             # What LLaVA-3D adds, and the sizes that it does not write down.
             "mm_projector_type": "mlp2x_gelu",
             "mm_hidden_size": self.vision.hidden_size,
             "mm_vision_select_layer": select_layer,
             "mm_vision_select_feature": "patch",
-            "mm_vision_config": vision | image,
+            "mm_vision_config": vision,
             "mm_voxel_size_m": self.voxel_size_m,
             "mm_token_cap": self.token_cap,
             "tokenizer_model_max_length": self.max_length,

@@ -193,8 +193,8 @@ def _read_decoder(data: Json) -> DecoderConfig:
         rms_norm_eps=number(data, "rms_norm_eps", 1e-6),
         rope_theta=_rope_theta(data),
         max_positions=whole(data, "max_position_embeddings", 2048),
-        bos_id=_token_id(data, "bos_token_id", 1),
-        eos_id=_token_id(data, "eos_token_id", 2),
+        bos_id=(_token_ids(data, "bos_token_id") or (1,))[0],
+        eos_ids=_token_ids(data, "eos_token_id") or (2,),
     )
     _check_attention(data, decoder)
     return decoder
@@ -287,21 +287,22 @@ def _flag(data: Json, name: str, default: bool) -> bool:
     return default if value is None else value
 
 
-def _token_id(data: Json, name: str, default: int) -> int:
-    """A token id; null is the default, a list of one id is that id."""
+def _token_ids(data: Json, name: str) -> tuple[int, ...]:
+    """Token ids, one or a list, in order and each once; () for null. One alone may begin a prompt.
+
+    Raises CheckpointError for anything else.
+    """
     value = data.get(name)
     if value is None:
-        return default
-
-    # transformers allows several; our decoding stops at one.
+        return ()
     ids = value if isinstance(value, list) else [value]
-    if len(ids) != 1:
+    if not ids or (name == "bos_token_id" and len(ids) > 1):
         raise CheckpointError(
-            f"config.json: {name} = {value!r} is a list of {len(ids)} ids, exactly one is"
-            " supported: write the id that tokenizer.model has."
+            f"config.json: {name} = {value!r} is a list of {len(ids)} ids: write the id that the"
+            " tokenizer has."
         )
-    if not isinstance(ids[0], int) or isinstance(ids[0], bool):
+    if not all(isinstance(i, int) and not isinstance(i, bool) for i in ids):
         raise CheckpointError(
             f"config.json: {name} = {value!r} is not a token id (a whole number)."
         )
-    return ids[0]
+    return tuple(dict.fromkeys(ids))

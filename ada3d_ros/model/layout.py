@@ -14,7 +14,7 @@ import torch
 
 from ada3d_ros.config import VISION_SETTING
 from ada3d_ros.errors import CheckpointError
-from ada3d_ros.model.config import LlavaConfig
+from ada3d_ros.model.config import BackboneConfig, LlavaConfig
 from ada3d_ros.model.llava3d import Llava3D
 from ada3d_ros.model.weight_files import TensorInfo
 
@@ -51,9 +51,10 @@ def official_name(name: str) -> str:
     return official + name.removeprefix(ours)
 
 
-def build_meta_model(config: LlavaConfig, compat: str = "default") -> Llava3D:
+def build_meta_model(config: BackboneConfig, compat: str = "default") -> Llava3D:
     """The model with names and shapes but without memory."""
     with torch.device("meta"):
+        assert isinstance(config, LlavaConfig)
         return Llava3D(config, compat)
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 import torch
 
 from ada3d_ros.config import KeyframeConfig
-from ada3d_ros.model.config import LlavaConfig
+from ada3d_ros.model.config import BackboneConfig
 from ada3d_ros.model.grounding_head import GroundingHead
 from ada3d_ros.model.layout import build_meta_model
 from ada3d_ros.model.vision import MAX_VIEWS_PER_BATCH
@@ -114,7 +114,7 @@ class MemoryPlan:
 
 
 def predict_memory(
-    config: LlavaConfig, form: WeightFormat, load: Workload, head_width: int = 0
+    config: BackboneConfig, form: WeightFormat, load: Workload, head_width: int = 0
 ) -> MemoryPlan:
     """The plan for a model whose weights are in `form` under `load`.
 
@@ -151,7 +151,7 @@ def predict_memory(
     )
 
 
-def kv_bytes_per_token(config: LlavaConfig, dtype: torch.dtype, kv_int8: bool) -> int:
+def kv_bytes_per_token(config: BackboneConfig, dtype: torch.dtype, kv_int8: bool) -> int:
     """Keys and values of one token in all layers.
 
     In int8 with one scale per head and token in the model's format.
@@ -162,7 +162,7 @@ def kv_bytes_per_token(config: LlavaConfig, dtype: torch.dtype, kv_int8: bool) -
 
 
 @functools.lru_cache(maxsize=8)
-def _parameter_shapes(config: LlavaConfig) -> tuple[tuple[str, tuple[int, ...]], ...]:
+def _parameter_shapes(config: BackboneConfig) -> tuple[tuple[str, tuple[int, ...]], ...]:
     return tuple((name, tuple(p.shape)) for name, p in build_meta_model(config).named_parameters())
 
 
@@ -173,7 +173,9 @@ def _head_parameters(hidden_size: int, head_width: int) -> int:
         return sum(p.numel() for p in GroundingHead(hidden_size, head_width).parameters())
 
 
-def _state_bytes(config: LlavaConfig, form: WeightFormat, load: Workload, head_width: int) -> int:
+def _state_bytes(
+    config: BackboneConfig, form: WeightFormat, load: Workload, head_width: int
+) -> int:
     if not head_width:
         return 0
     width = config.decoder.hidden_size
@@ -191,7 +193,7 @@ def _part_of(name: str) -> str:
     return owner if owner in ("vision", "projector") else "points"
 
 
-def _prefill_bytes(config: LlavaConfig, form: WeightFormat, load: Workload) -> int:
+def _prefill_bytes(config: BackboneConfig, form: WeightFormat, load: Workload) -> int:
     """The prompt's embeddings, and one chunk's activations in a decoder layer at their most."""
     decoder, size = config.decoder, form.dtype.itemsize
     width, hidden = decoder.hidden_size, decoder.intermediate_size
@@ -226,7 +228,7 @@ def _prefill_bytes(config: LlavaConfig, form: WeightFormat, load: Workload) -> i
     return total
 
 
-def _vision_bytes(config: LlavaConfig, dtype: torch.dtype, views: int) -> int:
+def _vision_bytes(config: BackboneConfig, dtype: torch.dtype, views: int) -> int:
     """Pixels of all views, and the larger of one batch in a CLIP block and of voxel pooling."""
     vision, size = config.vision, dtype.itemsize
     patches = vision.patches_per_side**2

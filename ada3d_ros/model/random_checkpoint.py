@@ -131,7 +131,8 @@ def write_random_checkpoint(
     vocab_size = min(config.decoder.vocab_size, 512)
     controls = POINT_TOKENS if config.point_id >= 0 else ()
     tokenizer = train_tokenizer(folder / "tokenizer.model", _sentences(), vocab_size, controls)
-    decoder = dataclasses.replace(config.decoder, bos_id=tokenizer.bos_id, eos_id=tokenizer.eos_id)
+    eos_ids = (tokenizer.eos_id,)
+    decoder = dataclasses.replace(config.decoder, bos_id=tokenizer.bos_id, eos_ids=eos_ids)
     config = dataclasses.replace(config, decoder=decoder)
     if controls:
         ids = [tokenizer.control_id(piece) for piece in controls]

@@ -23,9 +23,9 @@ from ada3d_ros.model.checkpoint import (
     load_inspected,
     revision_sha256,
 )
-from ada3d_ros.model.config import LlavaConfig
+from ada3d_ros.model.config import BackboneConfig
 from ada3d_ros.model.grounding_head import HEAD_FILE, inspect_grounding_head
-from ada3d_ros.model.memory import Workload, predict_memory
+from ada3d_ros.model.memory import DEFAULT_VIEWS, Workload, predict_memory
 from ada3d_ros.model.weight_format import WeightFormat
 from ada3d_ros.types import NAN, ModelInfo
 
@@ -40,16 +40,17 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float
 LARGE = 100_000_000
 
 
-def whole_scenes(config: LlavaConfig, device: torch.device) -> Workload:
+def whole_scenes(config: BackboneConfig, device: torch.device) -> Workload:
     """The largest prompt: two copies of its scene, and one that the longest answer takes."""
-    length = largest_prompt(config)
+    length = largest_prompt(config, DEFAULT_VIEWS)
     longest = min(config.max_length, length + LONGEST_ANSWER)
     return Workload(length, scene_copies=2, own_tokens=longest)
 
 
 def check_model(
-    settings: ModelConfig, workload: Callable[[LlavaConfig, torch.device], Workload] = whole_scenes
-) -> tuple[ModelInfo, LlavaConfig]:
+    settings: ModelConfig,
+    workload: Callable[[BackboneConfig, torch.device], Workload] = whole_scenes,
+) -> tuple[ModelInfo, BackboneConfig]:
     """Looks at the checkpoint's config and headers; reads no weights.
 
     workload: what is asked of a model of this config on this device, for which memory is planned
@@ -92,9 +93,11 @@ def check_model(
     return info, checkpoint.config
 
 
-def largest_prompt(config: LlavaConfig) -> int:
-    """Tokens that memory is planned for: the largest scene and its text, at most the model's."""
-    return min(config.max_length, config.token_cap + TEXT_TOKENS)
+def largest_prompt(config: BackboneConfig, max_views: int) -> int:
+    """Tokens that memory is planned for: the largest scene of so many views and its text, at most
+    the model's.
+    """
+    return min(config.max_length, config.max_spatial_tokens(max_views) + TEXT_TOKENS)
 
 
 def resolve_device(name: str) -> torch.device:

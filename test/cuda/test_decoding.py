@@ -89,7 +89,7 @@ def test_sampled_or_not_ids_are_those_of_steps_without_a_graph(
 def test_an_answer_of_one_token_captures_and_replays_nothing(cuda: EmulatedCuda) -> None:
     first = expected(tokens=1)[0]
     for eos_id, limit, said in ((first, TOKENS, 0), (96, 1, 1)):
-        decoder = make_decoder(eos_id=eos_id).to("cuda")
+        decoder = make_decoder(eos_ids=(eos_id,)).to("cuda")
         start = pruned(decoder)
         with cuda.phase(f"{limit}"):
             output = decode(decoder, start, GenerationRequest(limit))
@@ -101,7 +101,7 @@ def test_an_answer_of_one_token_captures_and_replays_nothing(cuda: EmulatedCuda)
 @pytest.mark.parametrize("at", [1, 2, 3])
 def test_no_step_is_paid_behind_the_end_of_sequence(cuda: EmulatedCuda, at: int) -> None:
     ids = expected()
-    decoder = make_decoder(eos_id=ids[at]).to("cuda")
+    decoder = make_decoder(eos_ids=(ids[at],)).to("cuda")
     start = pruned(decoder)
     with cuda.phase("answer"):
         output = decode(decoder, start, GenerationRequest(TOKENS))

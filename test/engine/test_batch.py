@@ -127,7 +127,7 @@ def same(together: DecodeOutput, alone: DecodeOutput) -> None:
 
 
 def ending_with(decoder: LlamaDecoder, eos_id: int) -> LlamaDecoder:
-    decoder.config = dataclasses.replace(decoder.config, eos_id=eos_id)
+    decoder.config = dataclasses.replace(decoder.config, eos_ids=(eos_id,))
     return decoder
 
 

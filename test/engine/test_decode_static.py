@@ -91,7 +91,7 @@ def test_an_answer_pays_no_step_behind_its_end(monkeypatch: pytest.MonkeyPatch) 
     free = decode(decoder, prefill(decoder, make_prompt(decoder)), GenerationRequest(6))
     assert len(steps) == 5  # the last token is not fed
     for at in range(3):
-        ending = make_decoder(eos_id=free.token_ids[at])
+        ending = make_decoder(eos_ids=(free.token_ids[at],))
         steps.clear()
         ended = decode(ending, prefill(ending, make_prompt(ending)), GenerationRequest(6))
         assert ended.token_ids == free.token_ids[: free.token_ids.index(free.token_ids[at])]

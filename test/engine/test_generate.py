@@ -20,7 +20,7 @@ from ada3d_ros.types import PromptSequence, StopReason
 def make_decoder(num_kv_heads: int = 2, max_positions: int = 4096) -> LlamaDecoder:
     torch.manual_seed(0)
     decoder = LlamaDecoder(
-        DecoderConfig(97, 32, 64, 3, 4, num_kv_heads, max_positions=max_positions, eos_id=96)
+        DecoderConfig(97, 32, 64, 3, 4, num_kv_heads, max_positions=max_positions, eos_ids=(96,))
     )
     decoder.requires_grad_(False).eval()
     for name, parameter in decoder.named_parameters():
@@ -114,7 +114,7 @@ def test_stop_reasons() -> None:
     stop_at = free.token_ids[5]
     first = free.token_ids.index(stop_at)
     ending = make_decoder()
-    ending.config = dataclasses.replace(ending.config, eos_id=stop_at)
+    ending.config = dataclasses.replace(ending.config, eos_ids=(stop_at,))
     ended = decode(ending, prefill(ending, prompt), GenerationRequest(12))
     assert ended.stop_reason is StopReason.EOS
     assert ended.token_ids == free.token_ids[:first]

@@ -47,7 +47,7 @@ def read(folder: Path) -> Case:
         c["rms_norm_eps"],
         c["rope_theta"],
         c["max_position_embeddings"],
-        eos_id=-1 if c["eos_token_id"] is None else c["eos_token_id"],
+        eos_ids=() if c["eos_token_id"] is None else (c["eos_token_id"],),
     )
 
     # The recorded weights.

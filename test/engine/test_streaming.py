@@ -18,6 +18,7 @@ from ada3d_ros.engine.query_context import QueryContext
 from ada3d_ros.engine.streaming import TextStreamer, require_text
 from ada3d_ros.engine.timing import StageClock
 from ada3d_ros.errors import CanceledError, ModelError, RequestTimeoutError
+from ada3d_ros.model.config import BackboneConfig
 from ada3d_ros.model.prompt import CONTROL_TOKENS, Tokenizer
 from ada3d_ros.model.random_checkpoint import write_random_checkpoint
 from ada3d_ros.types import AskHooks, StopReason
@@ -31,18 +32,38 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     return Tokenizer(folder / "tokenizer.model")
 
 
-def streamer_of(tokenizer: Tokenizer, floor_z_m: float = 0.0, **hooks: Any) -> TextStreamer:
+def streamer_of(
+    tokenizer: Tokenizer,
+    floor_z_m: float = 0.0,
+    generation: GenerationConfig | None = None,
+    checkpoint: BackboneConfig | None = None,
+    **hooks: Any,
+) -> TextStreamer:
     """Of a question that has what a streamer asks for."""
     device = torch.device("cpu")
+    model = SimpleNamespace(device=device, config=checkpoint or BackboneConfig())
     query = SimpleNamespace(
-        config=SimpleNamespace(generation=GenerationConfig()),
-        loaded=SimpleNamespace(tokenizer=tokenizer, model=SimpleNamespace(device=device)),
+        config=SimpleNamespace(generation=generation or GenerationConfig()),
+        loaded=SimpleNamespace(tokenizer=tokenizer, model=model),
         hooks=AskHooks(**hooks),
         max_new_tokens=30,
         clock=StageClock(device),
         origin_m=(0.0, 0.0, floor_z_m),
     )
     return TextStreamer(cast(QueryContext, query))
+
+
+def test_the_checkpoints_penalty_counts_unless_one_is_set(tokenizer: Tokenizer) -> None:
+    penalised = BackboneConfig(repetition_penalty=1.05)
+    for setting, checkpoint, expected in (
+        (0.0, BackboneConfig(), 1.0),
+        (0.0, penalised, 1.05),
+        (1.0, penalised, 1.0),
+        (1.3, BackboneConfig(), 1.3),
+    ):
+        generation = GenerationConfig(repetition_penalty=setting)
+        streamer = streamer_of(tokenizer, generation=generation, checkpoint=checkpoint)
+        assert streamer.repetition_penalty == expected
 
 
 def test_the_pieces_joined_are_the_decoded_text(tokenizer: Tokenizer) -> None:

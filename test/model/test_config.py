@@ -75,21 +75,24 @@ def test_quantised_checkpoints_are_refused_by_name() -> None:
             read(quantization_config=value)
 
 
-@pytest.mark.parametrize(
-    ("name", "field", "default"), [("bos_token_id", "bos_id", 1), ("eos_token_id", "eos_id", 2)]
-)
-def test_token_ids(name: str, field: str, default: int) -> None:
-    for value, expected in ((None, default), ([5], 5), (5, 5), (0, 0)):
-        assert getattr(read(**{name: value}).decoder, field) == expected
-    for value, words in (
-        ([2, 32000], "a list of 2 ids"),
-        ([], "a list of 0 ids"),
-        ("two", "not a token id"),
+def test_token_ids() -> None:
+    """One begins a prompt, several may end an answer."""
+    for value, expected in ((None, 1), ([5], 5), (5, 5), (0, 0)):
+        assert read(bos_token_id=value).decoder.bos_id == expected
+    for eos, ids in ((None, (2,)), ([5], (5,)), (5, (5,)), ([7, 5, 7], (7, 5))):
+        assert read(eos_token_id=eos).decoder.eos_ids == ids
+    for name, wrong, words in (
+        ("bos_token_id", [2, 32000], "a list of 2 ids"),
+        ("bos_token_id", [], "a list of 0 ids"),
+        ("eos_token_id", [], "a list of 0 ids"),
+        ("bos_token_id", "two", "not a token id"),
+        ("eos_token_id", [2, True], "not a token id"),
     ):
         with pytest.raises(CheckpointError, match=f"{name} = .*{words}"):
-            read(**{name: value})
-    without = {k: v for k, v in BASE.items() if k != name}
-    assert getattr(read_config(without).decoder, field) == default
+            read(**{name: wrong})
+    without = {k: v for k, v in BASE.items() if not k.endswith("_token_id")}
+    decoder = read_config(without).decoder
+    assert (decoder.bos_id, decoder.eos_ids) == (1, (2,))
 
 
 @pytest.mark.parametrize("act", ["swishy", "xielu", ["gelu"]])

@@ -227,7 +227,7 @@ def test_a_model_too_large_is_refused_with_every_number(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = load_model(folder).info.config
-    largest = startup.largest_prompt(config)
+    largest = startup.largest_prompt(config, 20)
     longest = min(config.max_length, largest + 2048)  # with the longest answer that may be asked
     plan = plan_of(config, head_width=16, tokens=largest, scene_copies=2, own_tokens=longest)
     monkeypatch.setattr(startup, "free_bytes", lambda device: float(plan.total))
@@ -275,7 +275,7 @@ def test_ways_out_are_those_that_are_left(
 def test_what_counts_at_start(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each alone lets a model start that did not fit: less to keep, or smaller weights."""
     config = load_model(folder).info.config
-    largest = startup.largest_prompt(config)
+    largest = startup.largest_prompt(config, 20)
     longest = min(config.max_length, largest + 2048)  # with the longest answer that may be asked
     plan = plan_of(config, head_width=16, tokens=largest, scene_copies=2, own_tokens=longest)
     monkeypatch.setattr(startup, "free_bytes", lambda device: float(plan.total - 1))

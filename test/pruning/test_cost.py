@@ -171,7 +171,7 @@ def test_the_cost_model_counts_what_torch_counts(strategy: str) -> None:
     """
     torch.manual_seed(0)
     # No grouped heads: torch counts them as if repeated.
-    config = DecoderConfig(97, 64, 176, 8, 4, 4, eos_id=-1)
+    config = DecoderConfig(97, 64, 176, 8, 4, 4, eos_ids=())
     decoder = LlamaDecoder(config).requires_grad_(False).eval()
     n, text = 60, 12
     prompt = PromptSequence(torch.randn(n + text, 64), torch.arange(n + text), (5, 5 + n))

@@ -65,7 +65,7 @@ def make_decoder(
     """Random weights; SHAPE is its shape."""
     torch.manual_seed(seed)
     sizes = 97, WIDTH, 64, num_layers, 4, num_kv_heads
-    config = DecoderConfig(*sizes, max_positions=max_positions, eos_id=-1, qkv_bias=qkv_bias)
+    config = DecoderConfig(*sizes, max_positions=max_positions, eos_ids=(), qkv_bias=qkv_bias)
     decoder = LlamaDecoder(config).requires_grad_(False).eval()
     for name, parameter in decoder.named_parameters():
         parameter.copy_(
@@ -137,7 +137,7 @@ def planted_decoder(
     The asker attends to marked tokens, in layer i with strength `plant`; readers to system tokens
     with strength sink[i]. The rotary pairs used turn by less than 1e-2 rad.
     """
-    config = DecoderConfig(97, WIDTH, 64, num_layers, 2, 2, rope_theta=1e6, eos_id=-1)
+    config = DecoderConfig(97, WIDTH, 64, num_layers, 2, 2, rope_theta=1e6, eos_ids=())
     decoder = LlamaDecoder(config).requires_grad_(False).eval()
     torch.manual_seed(0)
 

@@ -69,7 +69,7 @@ def slow_answer(
         if not 2 <= len(centers) < MOST:
             logits[config.egocentric_point_id] = -math.inf
         token = int(logits.argmax())
-        if token == config.decoder.eos_id:
+        if token in config.decoder.eos_ids:
             break
         answer.token_ids.append(token)
 

@@ -13,10 +13,12 @@ from ada3d_ros.model.decoder import LlamaDecoder
 from ada3d_ros.types import PromptSequence
 
 
-def make_decoder(num_kv_heads: int = 2, eos_id: int = 96, qkv_bias: bool = False) -> LlamaDecoder:
+def make_decoder(
+    num_kv_heads: int = 2, eos_ids: tuple[int, ...] = (96,), qkv_bias: bool = False
+) -> LlamaDecoder:
     torch.manual_seed(0)
     sizes = 97, 32, 64, 3, 4, num_kv_heads
-    decoder = LlamaDecoder(DecoderConfig(*sizes, eos_id=eos_id, qkv_bias=qkv_bias))
+    decoder = LlamaDecoder(DecoderConfig(*sizes, eos_ids=eos_ids, qkv_bias=qkv_bias))
     decoder.requires_grad_(False).eval()
     for name, parameter in decoder.named_parameters():
         parameter.copy_(

@@ -44,7 +44,7 @@ VIEWS = 20
 
 
 MAX_POSITIONS, OTHER_POSITIONS = 4096, 1024  # of LLaVA-3D; beside a scene that is too large for it
-NO_TOKEN_ENDS = -1
+NO_TOKEN_ENDS: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ class BenchShape:
             num_heads=heads,
             num_kv_heads=heads,
             max_positions=max(MAX_POSITIONS, max(self.spatial) + OTHER_POSITIONS),
-            eos_id=NO_TOKEN_ENDS,
+            eos_ids=NO_TOKEN_ENDS,
         )
 
 
@@ -211,7 +211,7 @@ def _embedded_decoder(device: torch.device, dtype: torch.dtype) -> LlamaDecoder:
     loaded, _ = open_model(ModelConfig(path=EMBEDDED, device=str(device), precision=name))
     torch.set_num_threads(threads)
     decoder = loaded.model.decoder
-    decoder.config = dataclasses.replace(decoder.config, eos_id=NO_TOKEN_ENDS)
+    decoder.config = dataclasses.replace(decoder.config, eos_ids=NO_TOKEN_ENDS)
     return decoder
 
 

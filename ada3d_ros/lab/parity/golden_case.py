@@ -67,7 +67,7 @@ def decoder_config(llama: Mapping[str, Any]) -> DecoderConfig:
         rope_theta=llama.get("rope_theta", 10000.0),
         max_positions=llama["max_position_embeddings"],
         bos_id=llama["bos_token_id"],
-        eos_id=-1 if eos is None else eos,
+        eos_ids=() if eos is None else (eos,),
     )
 
 

@@ -137,8 +137,8 @@ def _parser() -> argparse.ArgumentParser:
             " features 1e-4; logits 5e-4; ids and voxel ids exact. Video-3D-LLM: mean points of"
             " cells 3e-5 m; sine embeddings 5e-5; hidden states 2e-4; ground scores 1e-5. Pruning:"
             " kept indices, positions, lengths, tokens exact; logits 1e-3; sums 1e-4; information"
-            " 1e-6; curves 1e-3; losses 1e-6. Exit status: 0 all passed, 1 over a tolerance, 2 a folder that"
-            " cannot be read."
+            " 1e-6; curves 1e-3; losses 1e-6. Exit status: 0 all passed, 1 over a tolerance, 2 a"
+            " folder that cannot be read."
         ),
     )
     parser.add_argument(

@@ -35,7 +35,11 @@ def _attend(
     x: torch.Tensor, positions: torch.Tensor, weights: Weights, config: DecoderConfig
 ) -> torch.Tensor:
     """Causal self-attention of x (T, D), head by head; grouped heads share keys and values."""
-    q, k, v = (x @ weights[f"self_attn.{name}_proj.weight"].T for name in "qkv")
+    q, k, v = (
+        x @ weights[f"self_attn.{name}_proj.weight"].T
+        + weights.get(f"self_attn.{name}_proj.bias", x.new_zeros(1))
+        for name in "qkv"
+    )
     d, outputs = config.head_dim, []
     future = torch.ones(len(x), len(x), dtype=torch.bool, device=x.device).triu(1)
     for head in range(config.num_heads):
@@ -71,18 +75,26 @@ def reference_logits(
 
 @torch.inference_mode()
 def reference_generate(
-    decoder: LlamaDecoder, prompt: PromptSequence, max_new_tokens: int, sampler: Sampler = greedy
+    decoder: LlamaDecoder,
+    prompt: PromptSequence,
+    max_new_tokens: int,
+    sampler: Sampler = greedy,
+    repetition_penalty: float = 1.0,
 ) -> tuple[list[int], torch.Tensor]:
     """Generated ids without the end-of-sequence id, and the logits each was chosen from.
 
-    logits: (steps, vocab) float32.
+    logits: (steps, vocab) float32, before the penalty.
     """
     embeds, positions = prompt.embeds.float(), prompt.positions
     ids, steps = list[int](), list[torch.Tensor]()
     while len(ids) < max_new_tokens:
         steps.append(reference_logits(decoder, embeds, positions)[-1])
-        token = sampler(steps[-1])
-        if int(token) == decoder.config.eos_id:
+        offered = steps[-1].clone()
+        for said in set(ids):
+            factor = repetition_penalty if offered[said] < 0 else 1 / repetition_penalty
+            offered[said] *= factor
+        token = sampler(offered)
+        if int(token) in decoder.config.eos_ids:
             break
         ids.append(int(token))
         embeds = torch.cat((embeds, decoder.embed(token.view(1)).float()))

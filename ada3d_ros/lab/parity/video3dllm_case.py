@@ -57,7 +57,7 @@ def video3d_config(data: Mapping[str, Any], has_heads: bool = True) -> Video3DCo
                 rope_theta=llm["rope_theta"],
                 max_positions=llm["max_position_embeddings"],
                 bos_id=llm["bos_token_id"],
-                eos_id=eos[0] if isinstance(eos, list) else eos,
+                eos_ids=tuple(eos) if isinstance(eos, list) else (eos,),
                 qkv_bias=True,
             ),
             vision=VisionConfig(

@@ -88,7 +88,7 @@ def new_model(tokenizer: Tokenizer, seed: int = 0) -> tuple[Llava3D, GroundingHe
         EMBEDDED_CONFIG.decoder,
         vocab_size=tokenizer.vocab_size,
         bos_id=tokenizer.bos_id,
-        eos_id=tokenizer.eos_id,
+        eos_ids=(tokenizer.eos_id,),
     )
     point_id, egocentric_id = map(tokenizer.control_id, POINT_TOKENS)
     config = dataclasses.replace(

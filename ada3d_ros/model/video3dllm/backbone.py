@@ -213,13 +213,19 @@ class Video3DLLM(nn.Module):
     ) -> torch.Tensor:
         """Shares (n,) float32 on the CPU of the proposals (n, 6) that are meant, 0 of the others,
         by Multi3DRefer's rule.
+
+        Those that the model cannot place are not meant. Raises InvalidRequestError where it can
+        place none, and as `ground_scores`.
         """
+        placed = is_in_range(boxes_m[:, :3], self.config)
+        if self.reference or not bool(placed.any()):
+            placed = torch.ones_like(placed)
         frames = cast(tuple[GroundedFrame, ...], table.frames)
-        scores = self.ground_scores(state, boxes_m, frames).cpu()
+        scores = self.ground_scores(state, boxes_m[placed], frames).cpu()
         shares = torch.softmax(scores / self.config.ground_temperature, dim=0)[:-1]
-        meant = torch.zeros_like(shares)
         chosen = choose_several(scores, self.config.ground_temperature)
-        meant[chosen] = shares[chosen]
+        meant = torch.zeros(len(boxes_m))
+        meant[torch.nonzero(placed)[chosen, 0]] = shares[chosen]
         return meant
 
     def ground_scores(

@@ -22,7 +22,7 @@ QWEN2_7B = DecoderConfig(
     rope_theta=1e6,
     max_positions=32768,
     bos_id=151643,
-    eos_id=151645,
+    eos_ids=(151645, 151643),
     qkv_bias=True,
 )
 SIGLIP_SO400M = VisionConfig(

@@ -118,16 +118,16 @@ def build_recorded_views(views: RecordedViews, config: Video3DConfig) -> SquareV
     looked at. A depth of 0 is the camera's centre. Raises FrameError (BAD_SIZE) for portrait
     images, PoseError for a pose that is not finite.
     """
-    align = np.eye(4) if views.axis_align is None else np.asarray(views.axis_align, np.float64)
-    poses = align @ np.asarray(views.poses, dtype=np.float64)
+    poses = np.asarray(views.poses, dtype=np.float64)
     if not np.isfinite(poses).all():
         bad = np.nonzero(~np.isfinite(poses).all(axis=(1, 2)))[0].tolist()
         raise PoseError(
             f"the pose of view {bad[0]} holds numbers that are not finite (views {bad}): leave such"
             " frames out, one of them makes every answer meaningless."
         )
+    align = np.eye(4) if views.axis_align is None else np.asarray(views.axis_align, np.float64)
+    T = torch.from_numpy(align @ poses).float()
     K = torch.from_numpy(np.array(views.intrinsics, dtype=np.float64)).float()
-    T = torch.from_numpy(poses).float()
 
     side = config.vision.image_size
     pixels, points = [], []

@@ -122,7 +122,7 @@ def test_attention_ranking_keeps_the_token_that_the_answer_needs() -> None:
     Figure 3 must tell the rankings apart.
     """
     # Two layers of one head; all but the planted weights are 0, norms are 1.
-    config = DecoderConfig(16, 8, 8, 2, 1, 1, rope_theta=1e30, eos_id=15)
+    config = DecoderConfig(16, 8, 8, 2, 1, 1, rope_theta=1e30, eos_ids=(15,))
     decoder = LlamaDecoder(config).requires_grad_(False).eval()
     for name, parameter in decoder.named_parameters():
         parameter.fill_(8**-0.5 if "layernorm" in name else 1.0 if "norm" in name else 0.0)

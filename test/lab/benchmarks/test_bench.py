@@ -176,7 +176,7 @@ def test_the_embedded_shape_is_the_embedded_models() -> None:
     decoder, model = make_model(shape, CPU, torch.float32)
     assert model is None
     assert decoder.config == replace(shape.config, max_positions=4096)
-    assert decoder.config.eos_id == -1
+    assert decoder.config.eos_ids == ()
     file = embedded_model_path() / "model.safetensors"
     with safe_open(file, "pt") as stored:
         expected = stored.get_tensor("model.layers.2.mlp.down_proj.weight").float()
