@@ -73,10 +73,12 @@ def steps_of(session: Session, stage: Stage, until: float) -> Iterator[int]:
         session.seen[stage.name] = session.seen.get(stage.name, 0) + rooms_a_step
 
 
-def run_stage(session: Session, stage: Stage, until: float) -> None:
+def run_stage(
+    session: Session, stage: Stage, until: float, report_every_s: float = REPORT_EVERY_S
+) -> None:
     """Train one stage until it is done or time is up; state and learning curve are on disk.
 
-    until: monotonic seconds.
+    until: monotonic seconds; report_every_s: between two validations.
     """
     workers, optimizers = session.workers, Optimizers(trained_parameters(session, stage))
     load_state(session, stage, optimizers)
@@ -107,7 +109,7 @@ def run_stage(session: Session, stage: Stage, until: float) -> None:
         if not workers.first:
             continue
         now = time.monotonic()
-        if now - reported > REPORT_EVERY_S:
+        if now - reported > report_every_s:
             line = {"stage": stage.name, "rooms": done}
             line["rooms_per_s"] = (done - done_before) / (now - started)
             line |= {name: sum(v) / len(v) for name, v in recent.items()}
@@ -174,6 +176,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--stages", help="which of the curriculum, in order, a,b,c (default: all)")
     add("--minutes", type=float, default=1e9, help="stop after this time; the next run goes on")
+    add(
+        "--report-minutes",
+        type=float,
+        default=REPORT_EVERY_S / 60,
+        help="between two validations (default %(default)g)",
+    )
     add("--level", type=int, default=1, choices=(1, 2), help="of the worlds (default 1)")
     add("--rooms", type=int, help="rendered training rooms (default 6000, 2 GB; with --lora 500)")
     add("--device", default=device, help="cpu or cuda (default: cuda if there)")
@@ -247,7 +255,7 @@ def _run(options: argparse.Namespace) -> None:
 
     # Train, then export what it has come to.
     for name in wanted:
-        run_stage(session, known[name], until)
+        run_stage(session, known[name], until, 60 * options.report_minutes)
     if options.export and workers.first:
         model, head = session.model, session.head
         export_model(options.out, options.export, options.threshold, model, head)

@@ -60,7 +60,7 @@ def new_video_model(tokenizer: Tokenizer, seed: int = 0) -> tuple[Video3DLLM, Gr
         VIDEO_CONFIG.decoder,
         vocab_size=tokenizer.vocab_size,
         bos_id=tokenizer.bos_id,
-        eos_id=tokenizer.eos_id,
+        eos_ids=(tokenizer.eos_id,),
     )
     point_id, egocentric_id = map(tokenizer.control_id, POINT_TOKENS)
     config = dataclasses.replace(
