@@ -121,11 +121,17 @@ class Ada3DPipeline(ScenePipeline):
         """
         # The detector first: what is wrong with it is quickly told.
         detector = self._open_detector() if self.has_detector else None
-        loaded, self.info = open_model(self.config.model)
+        self.take(*open_model(self.config.model), detector)
+
+    def take(self, loaded: LoadedModel, info: ModelInfo, detector: Detector | None = None) -> None:
+        """Ask this model, which is loaded already; what config.model says of weights and device is
+        not looked at.
+        """
+        self.info = info
         if self._pruning is None:
             self._pruning = ScenePruning.from_config(self.config.model, loaded.model.config.decoder)
             self._pruning.configure(self.config.pruning)
-        self._pruning.warn_on_weight_mismatch(self.info.sha256)
+        self._pruning.warn_on_weight_mismatch(info.sha256)
         encoder = SceneEncoder(loaded.model)
         self.prefix_cache = PrefixCache(loaded, self._pruning, encoder, self.latency)
         if detector is not None:

@@ -21,7 +21,7 @@ import torch
 from ada3d_ros.config import from_flat
 from ada3d_ros.errors import Ada3DError, ConfigError
 from ada3d_ros.lab.train.batches import autocast, batch_loss, validate
-from ada3d_ros.lab.train.export import export_model
+from ada3d_ros.lab.train.export import THRESHOLD, export_model
 from ada3d_ros.lab.train.optimizers import Optimizers, learning_rate
 from ada3d_ros.lab.train.session import (
     BACKBONES,
@@ -75,15 +75,15 @@ def steps_of(session: Session, stage: Stage, until: float) -> Iterator[int]:
 
 def run_stage(
     session: Session, stage: Stage, until: float, report_every_s: float = REPORT_EVERY_S
-) -> None:
+) -> bool:
     """Train one stage until it is done or time is up; state and learning curve are on disk.
 
-    until: monotonic seconds; report_every_s: between two validations.
+    Returns whether it is done. until: monotonic seconds; report_every_s: between two validations.
     """
     workers, optimizers = session.workers, Optimizers(trained_parameters(session, stage))
     load_state(session, stage, optimizers)
     if session.seen.get(stage.name, 0) >= stage.rooms:  # what was saved may be a later stage's
-        return
+        return True
     started = saved = reported = time.monotonic()
     recent: dict[str, list[float]] = defaultdict(list)
     done_before = session.seen.get(stage.name, 0)
@@ -125,6 +125,7 @@ def run_stage(
     if workers.first:
         save_state(session, stage, optimizers)
     workers.wait()
+    return session.seen.get(stage.name, 0) >= stage.rooms
 
 
 def write_line(path: Path, line: dict[str, Any]) -> None:
@@ -203,7 +204,7 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--threshold",
         type=float,
-        default=0.5,
+        default=THRESHOLD,
         help="score below which exported boxes are not shown",
     )
     fine = parser.add_argument_group("fine-tuning a trained checkpoint").add_argument
@@ -255,7 +256,8 @@ def _run(options: argparse.Namespace) -> None:
 
     # Train, then export what it has come to.
     for name in wanted:
-        run_stage(session, known[name], until, 60 * options.report_minutes)
+        if not run_stage(session, known[name], until, 60 * options.report_minutes):
+            break  # a later stage would begin with what is not finished
     if options.export and workers.first:
         model, head = session.model, session.head
         export_model(options.out, options.export, options.threshold, model, head)

@@ -46,9 +46,9 @@ STAGES = (
 # begins as another model's (--tower).
 HOUR = (
     Stage("vision", "patches", 600, 4, 0, 1e-3, decay=0.5),
-    Stage("symbolic", "symbolic", 2_400, 8, 22, 2e-3, per_object=1, background=3),
-    Stage("points", "symbolic", 800, 8, 22, 1.5e-3, per_object=5, background=16),
-    Stage("features", "features", 2_000, 4, 24, 1.5e-3, decay=0.6),
+    Stage("symbolic", "symbolic", 1_600, 8, 22, 2e-3, per_object=1, background=3),
+    Stage("points", "symbolic", 600, 8, 22, 1.5e-3, per_object=5, background=16),
+    Stage("features", "features", 1_000, 4, 24, 1.5e-3, decay=0.6),
 )
 CURRICULA: Mapping[str, tuple[Stage, ...]] = MappingProxyType({"full": STAGES, "hour": HOUR})
 # How often each kind of question is asked; one round is 34. Those that take several steps of
