@@ -46,7 +46,7 @@ from ada3d_ros.lab.train.export import trained_model
 from ada3d_ros.lab.train.run import run_stage
 from ada3d_ros.lab.train.session import BACKBONES, Session, open_session
 from ada3d_ros.lab.train.stages import HOUR
-from ada3d_ros.lab.train.warm_start import take_tower
+from ada3d_ros.lab.train.warm_start import take_decoder, take_tower
 from ada3d_ros.lab.train.workers import Workers
 from ada3d_ros.model.checkpoint import LoadedModel, load_model
 from ada3d_ros.model.startup import embedded_model_path
@@ -109,7 +109,9 @@ def train_form(plan: Plan, backbone: str) -> Session:
     """The trained run of one form, begun or gone on with."""
     folder = plan.folder / backbone
     session = open_session(folder, LEVEL, plan.rooms, Workers("cpu"), plan.seed, backbone)
-    take_tower(session, load_model(embedded_model_path()))
+    shipped = load_model(embedded_model_path())
+    take_decoder(session, shipped)
+    take_tower(session, shipped)
     for stage in HOUR:
         run_stage(session, stage, math.inf, report_every_s=480.0)
     return session

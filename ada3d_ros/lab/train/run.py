@@ -33,7 +33,7 @@ from ada3d_ros.lab.train.session import (
     trained_parameters,
 )
 from ada3d_ros.lab.train.stages import CURRICULA, Stage
-from ada3d_ros.lab.train.warm_start import take_over, take_tower
+from ada3d_ros.lab.train.warm_start import take_decoder, take_over, take_tower
 from ada3d_ros.lab.train.workers import Workers
 from ada3d_ros.model.backbone import Backbone
 from ada3d_ros.model.checkpoint import load_model
@@ -175,6 +175,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="CHECKPOINT",
         help="begin a new run with the vision tower of this folder, in the backbone's form",
     )
+    add(
+        "--decoder",
+        type=Path,
+        metavar="CHECKPOINT",
+        help="begin a new run with the decoder and the grounding head of this folder",
+    )
     add("--stages", help="which of the curriculum, in order, a,b,c (default: all)")
     add("--minutes", type=float, default=1e9, help="stop after this time; the next run goes on")
     add(
@@ -247,6 +253,8 @@ def _run(options: argparse.Namespace) -> None:
     )
     if options.start_from:
         take_over(session, load_model(options.start_from))
+    if options.decoder:
+        take_decoder(session, load_model(options.decoder))
     if options.tower:
         take_tower(session, load_model(options.tower))
     if options.keep_ratio != 1.0:

@@ -1,5 +1,5 @@
 """A run that begins with a checkpoint's weights instead of new ones: `ada3d train --from`, or with
-those of its vision tower: `--tower`.
+those of parts of it: `--decoder`, `--tower`.
 """
 
 from __future__ import annotations
@@ -68,6 +68,25 @@ def _interpolated(places: torch.Tensor, patches: int) -> torch.Tensor:
     grid = places[1:].T.unflatten(1, (side, side))[None]
     grid = F.interpolate(grid, size=(wanted, wanted), mode="bicubic", align_corners=False)
     return torch.cat((places[:1], grid[0].flatten(1).T))
+
+
+@torch.no_grad()
+def take_decoder(session: Session, loaded: LoadedModel) -> None:
+    """Decoder and grounding head of a checkpoint, into a new run, tokens matched by their pieces;
+    what the run's decoder has beside that (biases) keeps its first values. Raises ConfigError where
+    another weight has another shape.
+    """
+    ours, old = session.model.decoder.state_dict(), loaded.model.decoder.state_dict()
+    theirs, here = _same_pieces(loaded.tokenizer, session.packer.tokenizer)
+    for name, source in old.items():
+        value = ours.get(name)
+        if value is not None and name.endswith(BY_TOKEN):
+            source = value.index_copy(0, here, source.float()[theirs])
+        if value is None or source.shape != value.shape:
+            raise ConfigError(f"--decoder: {name} of the checkpoint does not fit in this run.")
+        value.copy_(source)
+    if loaded.head is not None:
+        session.head.load_state_dict(loaded.head.head.state_dict())
 
 
 @torch.no_grad()
