@@ -123,14 +123,14 @@ def render() -> str:
             *accuracy(data),
             "",
             f"{data['n']['rooms']} test rooms of level {data['level']}, asked by the model alone"
-            f" through the engine; 95 % intervals over rooms; {data['n']['training_seeds']} training"
-            f" seed. Spatial tokens a room: {tokens}. The bar (existence, colour, category within"
-            f" {data['bar_points']:g} points): **{met}**.",
+            f" through the engine; 95 % intervals over rooms; {data['n']['training_seeds']}"
+            f" training seed. Spatial tokens a room: {tokens}. The bar (existence, colour, category"
+            f" within {data['bar_points']:g} points): **{met}**.",
             "",
             *budget(data),
             "",
-            f"{data['training_rooms']} rooms with pictures to learn from. CPU time of the steps, one"
-            " thread, on two shared cores.",
+            f"{data['training_rooms']} rooms with pictures to learn from. CPU time of the steps,"
+            " one thread, on two shared cores.",
             "",
             *information(data),
             "",

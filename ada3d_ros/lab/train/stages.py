@@ -36,7 +36,7 @@ class Stage:
 
 STAGES = (
     Stage("symbolic", "symbolic", 6_000, 8, 22, 2e-3, per_object=1, background=3),
-    Stage("points", "symbolic", 1_200, 8, 22, 1.5e-3, per_object=5, background=16),
+    Stage("points", "symbolic", 1_600, 8, 22, 1.5e-3, per_object=5, background=16),
     Stage("oracle", "oracle", 1_000, 4, 24, 1e-3),
     Stage("vision", "patches", 24_000, 4, 0, 1.5e-3, decay=0.5),
     Stage("features", "features", 12_000, 4, 24, 1e-3, decay=0.4),

@@ -16,11 +16,13 @@ from ada3d_ros.lab.train.session import Session, open_session
 from ada3d_ros.lab.train.stages import HOUR, Stage
 from ada3d_ros.lab.train.tokens import Points, symbolic_points
 from ada3d_ros.lab.train.video_form import from_first_camera, video_room_tokens
-from ada3d_ros.lab.train.warm_start import siglip_state
+from ada3d_ros.lab.train.warm_start import siglip_state, take_decoder, take_tower
 from ada3d_ros.lab.train.workers import Workers
 from ada3d_ros.lab.world.generated import frames_of
 from ada3d_ros.lab.world.render import render
 from ada3d_ros.lab.world.rooms import make_rooms
+from ada3d_ros.model.checkpoint import load_model
+from ada3d_ros.model.startup import embedded_model_path
 from ada3d_ros.model.video3dllm.backbone import Video3DLLM
 from ada3d_ros.model.video3dllm.vision import SiglipTower
 from ada3d_ros.model.vision import VisionTower
@@ -137,6 +139,30 @@ def test_a_clip_tower_in_siglip_form_sees_alike(session: Session) -> None:
     a, b = a - a.mean((0, 1)), b - b.mean((0, 1))
     alike = torch.nn.functional.cosine_similarity(a.flatten(0, 1), b.flatten(0, 1)).median()
     assert alike > 0.8
+
+
+def test_the_shipped_decoder_and_tower_are_taken_over(session: Session) -> None:
+    shipped = load_model(embedded_model_path())
+    newline = session.model.get_parameter("newline").clone()
+    take_decoder(session, shipped)
+    take_tower(session, shipped)
+    ours, theirs = session.model.decoder.state_dict(), shipped.model.decoder.state_dict()
+    down = "layers.2.mlp.down_proj.weight"
+    assert torch.equal(ours[down], theirs[down].float())
+    tokenizers = session.packer.tokenizer, shipped.tokenizer
+    a, b = (
+        ids["embed_tokens.weight"][tokenizer.encode("chair")[1]].float()
+        for ids, tokenizer in zip((ours, theirs), tokenizers, strict=True)
+    )
+    assert torch.equal(a, b)
+    assert not ours["layers.0.self_attn.q_proj.bias"].any()
+    assert torch.equal(session.model.get_parameter("newline"), newline)
+    assert shipped.head is not None
+    key = "key_proj.weight"
+    assert torch.equal(session.head.state_dict()[key], shipped.head.head.state_dict()[key])
+    tower = session.model.vision.state_dict()
+    fc1 = "encoder.layers.0.mlp.fc1.weight"
+    assert torch.equal(tower[fc1], shipped.llava3d.vision.state_dict()[fc1].float())
 
 
 def test_training_on_less_is_refused(session: Session) -> None:
