@@ -23,7 +23,9 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfil
 # Tests that failed beside others, once more with the machine to themselves (decision 152).
 ALONE := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --last-failed --last-failed-no-failures=none
 
-TABLES := pruning_tables_level1
+# Fewer rows and budgets of level 2; the whole, blind and shuffled rows besides.
+TABLES_LEVEL2 := --scenes 100 --budgets 0.4,0.1 --modes before,build,paper \
+	--only random,voxel_dpp,adatoken3d,voxel_dpp+adatoken3d,adatoken3d_plus
 PAGES := plot_pruning_tables write_pruning_tables_page write_scene_pruning_page write_paper_page \
 	write_field_table write_training_times write_benchmark_tables write_model_card
 TABLES_MINUTES ?= 55
@@ -64,8 +66,9 @@ test-ros: setup ## tests of the node over DDS, in separate processes; what fails
 parity: setup ## recorded outputs of the reference codes: ours in test/data, the larger ones where ../shared has them
 	$(call step,parity,$(BIN)/ada3d parity test/data/golden && if [ -d "$(SHARED)/golden" ]; then $(BIN)/ada3d parity "$(SHARED)/golden"; else echo "skipped: no $(SHARED)/golden"; fi)
 
-tables: setup ## go on with the pruning tables for an hour (TABLES_MINUTES), then the pages made of results; commit first
-	$(call step,tables,$(BIN)/ada3d eval pruning-tables --scenes 300 --minutes $(TABLES_MINUTES) --json docs/results/$(TABLES).json)
+tables: setup ## go on with the pruning tables of both levels for an hour (TABLES_MINUTES), then the pages made of results; commit first
+	$(call step,level 1,$(BIN)/ada3d eval pruning-tables --scenes 300 --minutes $$(( $(TABLES_MINUTES) * 2 / 3 )) --json docs/results/pruning_tables_level1.json)
+	$(call step,level 2,$(BIN)/ada3d eval pruning-tables --level 2 $(TABLES_LEVEL2) --minutes $$(( $(TABLES_MINUTES) / 3 )) --json docs/results/pruning_tables_level2.json)
 	$(call step,pages,for tool in $(PAGES); do $(BIN)/python tools/$$tool.py || exit 1; done)
 
 clean: ## remove what was built, keep the environment (remove it with rm -r .venv)

@@ -156,4 +156,4 @@ class ObjectPipeline(ScenePipeline):
 
     def open_scene(self, question: Question, hooks: AskHooks) -> DetectedScene:
         """The scene as a request is measured in it. Raises LoadingError, NoFramesError."""
-        return self._open_detected(question, hooks)
+        return self.open_detected(question, hooks)

@@ -10,9 +10,8 @@ import logging
 import math
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from ada3d_ros.asking.route import Abilities, routed
 from ada3d_ros.config import AgentConfig
@@ -39,22 +38,22 @@ from ada3d_ros.engine.scene_encoder import SceneEncoder
 from ada3d_ros.engine.scene_pruning import ScenePruning
 from ada3d_ros.engine.streaming import stream_answer
 from ada3d_ros.engine.timing import Now, StageClock, on_model_device
-from ada3d_ros.errors import LoadingError, NotGroundedError
+from ada3d_ros.errors import LoadingError
 from ada3d_ros.grounding import ground_answer
-from ada3d_ros.grounding.from_text import GROUNDING_PROMPT
 from ada3d_ros.measures import MeasureRequest, ObjectsSnapshot
 from ada3d_ros.model.checkpoint import LoadedModel
 from ada3d_ros.model.prompt import MAX_PROMPT_CHARS, check_question, parse_coordinates
 from ada3d_ros.model.startup import check_model, device_memory_mib, open_model
 from ada3d_ros.pruning.policy import Policy
 from ada3d_ros.scene_pipeline import MEASURE, ScenePipeline
-from ada3d_ros.types import NAN, Answer, AskHooks, Box3D, ModelInfo, Question
+from ada3d_ros.types import NAN, Answer, AskHooks, ModelInfo, Question
 
 if TYPE_CHECKING:
     from ada3d_ros.asking.measured import OpenedScene
     from ada3d_ros.perception.detector import Detector
 
 logger = logging.getLogger(__name__)
+OpenedModel: TypeAlias = tuple[LoadedModel, ModelInfo]
 
 
 class Ada3DPipeline(ScenePipeline):
@@ -63,6 +62,7 @@ class Ada3DPipeline(ScenePipeline):
     `check` reads no weights and fails early; `load` takes long. Settings that may change are read
     at each question. With a detector the objects come from that, whatever model there is.
 
+    opened: a model that other scenes of this process share; one of them asks at a time.
     background: as for ScenePipeline; a question is then answered from the prefix cache as it is,
     and the answer says how far that is behind.
     """
@@ -73,8 +73,10 @@ class Ada3DPipeline(ScenePipeline):
         background: bool = False,
         now: Now = time.perf_counter,
         detector: Detector | None = None,
+        opened: OpenedModel | None = None,
     ) -> None:
         super().__init__(config, background, now, detector)
+        self._opened = opened
         self.fallback = MEMORY_FALLBACKS[0]  # of the question being asked
         self.prefix_cache: PrefixCache | None = None  # from load on; for the asking thread alone
         self._pruning: ScenePruning | None = None  # from check on
@@ -121,17 +123,11 @@ class Ada3DPipeline(ScenePipeline):
         """
         # The detector first: what is wrong with it is quickly told.
         detector = self._open_detector() if self.has_detector else None
-        self.take(*open_model(self.config.model), detector)
-
-    def take(self, loaded: LoadedModel, info: ModelInfo, detector: Detector | None = None) -> None:
-        """Ask this model, which is loaded already; what config.model says of weights and device is
-        not looked at.
-        """
-        self.info = info
+        loaded, self.info = self._opened or open_model(self.config.model)
         if self._pruning is None:
             self._pruning = ScenePruning.from_config(self.config.model, loaded.model.config.decoder)
             self._pruning.configure(self.config.pruning)
-        self._pruning.warn_on_weight_mismatch(info.sha256)
+        self._pruning.warn_on_weight_mismatch(self.info.sha256)
         encoder = SceneEncoder(loaded.model)
         self.prefix_cache = PrefixCache(loaded, self._pruning, encoder, self.latency)
         if detector is not None:
@@ -294,47 +290,23 @@ class Ada3DPipeline(ScenePipeline):
         return answer
 
     def ground(self, question: Question, hooks: AskHooks = AskHooks()) -> Answer:
-        """Ask for the boxes of a phrase (`question.text`): of a detector's objects that it names,
-        of several those that the grounding head chooses with detector.proposals; else those that
-        the head points at; for a checkpoint without one those of the answer text, else what stands
-        where the phrase is attended to. Depth supports each; each says how it was found.
+        """The boxes of a phrase (`question.text`): of a detector's objects that it names, of
+        several those that the model chooses with detector.proposals; else those that the grounding
+        head points at; without one those of the answer text, else what stands where the phrase is
+        attended to. Depth supports each; each says how it was found.
         """
         phrase = self.check_question(question.text)  # the template around it may be longer
-        if self.has_detector:
-            from ada3d_ros.asking.ground_objects import answer_with_boxes, objects_named
+        from ada3d_ros.asking.ground_phrase import ground_phrase  # where something is grounded
 
-            with suppress(NotGroundedError):
-                opened = self._open_detected(question, hooks)
-                if self.config.detector.proposals and self.model.model.scores_proposals:
-                    everything = tuple(each.box for each in opened.objects().objects)
-                    asked = replace(question, phrase=phrase, proposals=everything)
-                    return self._score(asked, hooks)
-                named = objects_named(opened)
-                may_choose = self.config.detector.proposals and self.model.head is not None
-                if may_choose and len(named) > 1:
-                    chosen = self._point(question, phrase, hooks, tuple(named))
-                    if chosen.boxes:
-                        return chosen
-                return answer_with_boxes(opened, named)
-        return self._point(question, phrase, hooks)
+        return ground_phrase(self, question, phrase, hooks)
 
     @on_model_device
     @with_memory_fallbacks
-    def _score(self, question: Question, hooks: AskHooks) -> Answer:
-        """The model's choice among the proposals, by its own ground heads."""
+    def choose_proposals(self, question: Question, hooks: AskHooks) -> Answer:
+        """The boxes of question.phrase among its proposals, by the model's own ground heads."""
         from ada3d_ros.grounding.from_ground_heads import ground_among_proposals  # few have them
 
         return ground_among_proposals(*self.open_query(question, hooks))
-
-    def _point(
-        self, question: Question, phrase: str, hooks: AskHooks, among: tuple[Box3D, ...] = ()
-    ) -> Answer:
-        """The model's boxes of a phrase, where given among a detector's."""
-        text = GROUNDING_PROMPT.format(phrase=phrase)
-        asked = replace(question, text=text, phrase=phrase, want_boxes=True, proposals=among)
-        answer = self.ask(asked, hooks)
-        boxes = tuple(replace(box, label=phrase) for box in answer.boxes)
-        return replace(answer, question=question.text, boxes=boxes)
 
     @on_model_device
     def measure(
@@ -367,7 +339,7 @@ class Ada3DPipeline(ScenePipeline):
     def open_scene(self, question: Question, hooks: AskHooks) -> OpenedScene:
         """The scene as a request is measured in it. Raises as `open_query`, NotMeasurableError."""
         if self.has_detector:
-            return self._open_detected(question, hooks)
+            return self.open_detected(question, hooks)
         from ada3d_ros.asking.inventory import Inventory
         from ada3d_ros.asking.measured_by_model import ModelScene
 

@@ -12,8 +12,6 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from ada3d_ros.config import AgentConfig
 from ada3d_ros.config.objects import TOPIC
 from ada3d_ros.engine.timing import Now, StageClock
@@ -28,7 +26,6 @@ if TYPE_CHECKING:
     from ada3d_ros.asking.object_source import ObjectSource
     from ada3d_ros.perception.detector import Detector, DetectorReport
 
-CPU = torch.device("cpu")  # of the clock: a detector's call returns when it is done
 MEASURE = Question("")  # of a request without words
 NOTHING_KEPT = ObjectsSnapshot(why_not="what finds objects is not loaded yet.")
 
@@ -80,6 +77,18 @@ class ScenePipeline:
             self._publish_scene()
         if self.inventory is not None:
             self.inventory.reset(self._scene.state.epoch)
+
+    def restore(self, scene: SceneSnapshot) -> bool:
+        """Hold exactly the keyframes of a scene that was kept elsewhere, on a robot or in a file;
+        whether that changed anything. Raises InvalidRequestError; see KeyframeBuffer.restore.
+        """
+        with self._lock:
+            new_epoch = scene.state.epoch != self._keyframes.epoch
+            changed = self._keyframes.restore(scene)
+            self._publish_scene()
+        if new_epoch and self.inventory is not None:
+            self.inventory.reset(scene.state.epoch)
+        return changed
 
     def allow_earlier_stamps(self) -> None:
         """Take frames again after the clock fell back, the scene being kept."""
@@ -169,7 +178,7 @@ class ScenePipeline:
         inventory.reset(self._scene.state.epoch)
         self.inventory = inventory
 
-    def _open_detected(self, question: Question, hooks: AskHooks) -> DetectedScene:
+    def open_detected(self, question: Question, hooks: AskHooks) -> DetectedScene:
         """A question among the detector's objects, with scene and settings of now. Raises
         LoadingError, NoFramesError.
         """
@@ -178,7 +187,7 @@ class ScenePipeline:
 
         if self.inventory is None or self.detector is None:
             raise LoadingError("the detector is not loaded yet.")
-        clock, exact = StageClock(CPU, self.now), not self._background
+        clock, exact = StageClock(None, self.now), not self._background
         scene = self._scene_to_ask()
         query = SceneQuestion(question, hooks, self.config, scene, clock, exact)
         return DetectedScene(query, self.inventory, self.detector)

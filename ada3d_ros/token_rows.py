@@ -1,9 +1,9 @@
 """Rows of spatial tokens that newlines close: which token is in which row, and what stays of a row.
 
-A newline is a spatial token without a place (its xyz_m is NaN, no patch is pooled into it): the
-token that Video-3D-LLM and LLaVA-NeXT put behind every row of a grid. It closes the run of tokens
-since the newline before it, is no candidate of any strategy, and goes exactly when nothing else is
-left of its row.
+A newline is a spatial token without a place (its xyz_m is NaN, no patch is pooled into it), with
+which Video-3D-LLM and LLaVA-NeXT end every row of a grid. It closes the run of tokens since the
+newline before it, is no candidate of any strategy, and goes exactly when nothing else is left of
+its row.
 
 Shapes: n tokens, p of them with a place: the candidates, in their order.
 """
@@ -60,7 +60,7 @@ class TokenRows:
     num_rows: int = 0
 
     @classmethod
-    def of(cls, is_newline: torch.Tensor, row: torch.Tensor | None = None) -> TokenRows:
+    def from_mask(cls, is_newline: torch.Tensor, row: torch.Tensor | None = None) -> TokenRows:
         """Of tokens in their order, or where that is another, with the row (n,) of each; waits."""
         count, num_newlines = len(is_newline), int(is_newline.sum())
         if not num_newlines:
@@ -97,11 +97,11 @@ class TokenRows:
             self.num_rows,
         )
 
-    def cut(self, first: int, stop: int) -> TokenRows:
+    def crop(self, first: int, stop: int) -> TokenRows:
         """Of the tokens from `first` to before `stop`; waits."""
         if self.plain:
             return TokenRows(stop - first)
-        return TokenRows.of(self.is_newline[first:stop], self.row[first:stop])
+        return TokenRows.from_mask(self.is_newline[first:stop], self.row[first:stop])
 
     def end_of(self, count: int) -> int:
         """How many tokens from the beginning hold the first `count` candidates and the newlines
@@ -157,7 +157,7 @@ def rows_of(tokens: SpatialTokens | PromptSequence) -> TokenRows:
         rows = TokenRows(stop - start)
     else:
         assert tokens.xyz_m is not None
-        rows = TokenRows.of(tokens.xyz_m.isnan().any(dim=1))
+        rows = TokenRows.from_mask(tokens.xyz_m.isnan().any(dim=1))
     object.__setattr__(tokens, "rows", rows)
     return rows
 

@@ -333,7 +333,9 @@ class SceneState:
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """What is known of a checkpoint; sha256 (checkpoint.revision_sha256) is empty until loaded."""
+    """What is known of a checkpoint; sha256 (checkpoint.revision_sha256) is empty until loaded.
+    backbone: the model's name (model/architectures.py), '' where a detector answers alone.
+    """
 
     name: str
     revision: str
@@ -346,6 +348,7 @@ class ModelInfo:
     random_weights: bool
     has_3d: bool
     has_grounding_head: bool
+    backbone: str = ""
 
 
 @dataclass(frozen=True, eq=False, slots=True)

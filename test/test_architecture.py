@@ -45,10 +45,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "scene_pipeline": _PIPELINE,
     "pipeline": _PIPELINE | {"scene_pipeline"},
     "object_pipeline": _PIPELINE | {"scene_pipeline"},
-    "create_pipeline": _PIPELINE | _PIPELINES,
+    "fleet": _PIPELINE | _PIPELINES,
+    "create_pipeline": _PIPELINE | _PIPELINES | {"fleet"},
     "ros": _BASE | {"sources", "perception", "grounding", "asking"} | _PIPELINES | _GENERATED,
     "lab": _PIPELINE | {"sources"} | _PIPELINES,
-    "cli": {"ros", "lab", "sources", "model", "msg"} | _BASE,
+    "cli": {"ros", "lab", "sources", "model", "msg", "fleet"} | _BASE,
 }
 # The laboratory's own clients of the node: the demo and the benchmark of the running process.
 LAB_WITH_ROS = {

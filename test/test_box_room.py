@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from ada3d_ros.geometry.boxes import corners, grow_box, points_inside
-from ada3d_ros.geometry.camera import project_points, unproject_depth
+from ada3d_ros.geometry.unproject import project_points, unproject_depth
 from test.support.box_room import ROOM_SIZE_M, build_box_room
 
 

@@ -18,8 +18,8 @@ import torch
 
 from ada3d_ros.config import KeyframeConfig
 from ada3d_ros.geometry.boxes import corners
-from ada3d_ros.geometry.camera import project_points
 from ada3d_ros.geometry.fusion import FusionSettings, fuse_depth, measure_box
+from ada3d_ros.geometry.unproject import project_points
 from ada3d_ros.scene.keyframes import KeyframeBuffer
 from ada3d_ros.sources.bag import BagSource
 from ada3d_ros.types import Box3D, RgbdFrame

@@ -37,7 +37,7 @@ def attended(loaded: LoadedModel, tokens: SpatialTokens, phrase: str) -> torch.T
     prompt = loaded.model.build_prompt(
         ids, loaded.model.project(tokens.features), None, tokens.xyz_m
     )
-    rows = len(loaded.tokenizer.encode(f"{phrase}. ASSISTANT:")) - 1
+    rows = loaded.tokenizer.num_end_tokens(f"{phrase}.")
     return attention_to_scene(loaded.model.decoder, prompt, rows)
 
 

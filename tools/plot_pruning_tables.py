@@ -1,11 +1,13 @@
 """Draw docs/pruning_tables.png from docs/results: python tools/plot_pruning_tables.py
 
-What questions about one object, about several, and grounded boxes lose by keep ratio.
+What questions about one object, about several, and grounded boxes lose by keep ratio; a row of
+panels for each level that has results.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,11 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 ROOT = Path(__file__).resolve().parents[1]
-DATA = ROOT / "docs" / "results" / "pruning_tables_level1.json"
+RESULTS = ROOT / "docs" / "results"
 TARGET = ROOT / "docs" / "pruning_tables.png"
 PANELS = (
     ("one object", "questions about one object"),
@@ -29,6 +33,7 @@ LINES = (  # strategy, mode, colour
     ("voxel_dpp+adatoken3d", "build", "#f58518"),
     ("voxel_dpp+adatoken3d", "paper", "#e45756"),
     ("adatoken3d", "paper", "#b279a2"),
+    ("adatoken3d_plus", "build", "#72601b"),
 )
 
 
@@ -44,9 +49,8 @@ def points(data: dict[str, Any], strategy: str, mode: str, group: str) -> list[t
     return sorted((b, p, e or 0.0) for b, p, e in found if p is not None)
 
 
-def main() -> None:
-    data = json.loads(DATA.read_text(encoding="utf-8"))
-    figure, panels = plt.subplots(1, len(PANELS), figsize=(11, 3.4), sharey=True)
+def draw(panels: Sequence[Axes], data: dict[str, Any]) -> None:
+    """One level."""
     for axes, (group, title) in zip(panels, PANELS, strict=True):
         for strategy, mode, colour in LINES:
             found = points(data, strategy, mode, group)
@@ -58,12 +62,26 @@ def main() -> None:
         axes.set_xscale("log")
         axes.set_xticks([0.05, 0.1, 0.2, 0.4], ["5 %", "10 %", "20 %", "40 %"])
         axes.minorticks_off()
-        axes.set_title(title, fontsize=10)
+        axes.set_title(f"level {data['level']}: {title}", fontsize=10)
         axes.set_xlabel("kept, mean over layers")
     panels[0].set_ylabel("points against the whole scene")
-    panels[0].legend(fontsize=7, loc="lower right")
+
+
+def figure_of(results: Path = RESULTS) -> Figure:
+    """Of those levels that have results."""
+    files = [results / f"pruning_tables_level{number}.json" for number in (1, 2)]
+    found = [json.loads(file.read_text(encoding="utf-8")) for file in files if file.is_file()]
+    size = 11, 3.4 * len(found)
+    figure, grid = plt.subplots(len(found), len(PANELS), figsize=size, sharey=True, squeeze=False)
+    for panels, data in zip(grid, found, strict=True):
+        draw(panels, data)
+    grid[0][0].legend(fontsize=7, loc="lower right")
     figure.tight_layout()
-    figure.savefig(TARGET, dpi=110)
+    return figure
+
+
+def main() -> None:
+    figure_of().savefig(TARGET, dpi=110)
     print(f"wrote {TARGET}")
 
 

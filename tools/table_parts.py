@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "results"
 COLUMNS = 116
 SHAPES = ("A", "B", "C", "W", "7B")
+ADDED_LATER = "they were added after the measurement"
 # Commits that measured before decision 179, as result files name them.
 BEFORE_MEAN_PLACES = ("4277aab63995", "74c6d7a2bdc2")
 
@@ -75,14 +76,14 @@ def before_mean_places(data: dict[str, Any]) -> str:
     )
 
 
-def never_asked(data: dict[str, Any]) -> str:
-    """Strategies that the product has and the results not even as rows to be measured."""
+def never_asked(data: dict[str, Any], why: str = ADDED_LATER) -> str:
+    """Strategies that the product has and the results not even as rows to be measured, and why."""
     names = [part for row in data["rows"] for part in row["strategy"].replace(" ", "+").split("+")]
     absent = [name for name in STRATEGIES if name not in ("none", *names)]
     if not absent:
         return ""
     listed = ", ".join(f"`{name}`" for name in absent)
-    return f"Not among these rows, for they were added after the measurement: {listed}."
+    return f"Not among these rows, for {why}: {listed}."
 
 
 def wrapped(text: str) -> str:

@@ -13,7 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from table_parts import never_asked
+from table_parts import ADDED_LATER, never_asked
+
+from ada3d_ros.lab.evaluation.pruning_summary import REFERENCES
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "results"
@@ -39,7 +41,8 @@ HURT = (  # what pruning may hurt, as the page calls it
     ("distractor_acc50", "Acc@.5, distractors"),
 )
 LEAST_N = 20  # questions that a share must rest on to be named
-LEAST_ROOMS = 10  # that an interval must rest on: few rooms drawn again show too little spread
+# Shared rooms that an interval must rest on: few of them drawn again show too little spread.
+LEAST_ROOMS = 10
 BASE = (("random", "before"), ("geo_fps", "before"), ("voxel_dpp", "before"))
 LOSERS = (
     *(("random", "before", budget) for budget in (0.4, 0.1)),
@@ -53,7 +56,7 @@ HEAD = """# Pruning: the paper's tables, measured
 
 Made by `python tools/write_pruning_tables_page.py` from `docs/results/pruning_tables_level*.json`,
 which `ada3d eval pruning-tables --json docs/results/pruning_tables_level1.json` writes (`--level 2`
-alike; an hour of it: `make tables`). The embedded model (4 layers, float32) answers about drawn
+alike; an hour of both: `make tables`). The embedded model (4 layers, float32) answers about drawn
 rooms of split `test`, through the product itself. All rows get the same rooms and questions;
 numbers are points against the whole scene, question by question, with 95 % intervals by bootstrap
 over rooms, or `+-` one standard error over rooms.
@@ -70,27 +73,35 @@ over rooms, or `+-` one standard error over rooms.
   those of the whole scene; *build*, *question*: FLOPs of caching the scene, and of one question,
   over those of the whole scene; a choice before the language model is not counted.
 - A row is *refused* where the strategy cannot meet the budget on this decoder: none is changed.
+- Two rows are compared over the rooms that both were asked about; *rooms* is how many a row shares
+  with the whole scene. Below 10 of them a difference stands without an interval, and nothing is
+  compared. *(none differed)*: both rows answered every question alike, so that drawing again shows
+  no spread; that is not certainty.
 - A group is named, and a row called better or worse, only where the interval is clear of 0: of
-  forty comparisons one or two are that by chance, and the best of many rows looks better than it
-  is. Rows of fewer than 10 rooms stand in the tables without an interval, and are not compared.
+  forty comparisons one or two are that by chance. The best of many rows looks better than it is on
+  the rooms that chose it: where this page says "the best", rooms of even number chose, and the
+  others tell what it is worth ([decision
+  202](decisions/0202-even-rooms-choose-odd-ones-tell.md)).
 """
 
 
-def interval(metric: Row | None, rooms: int = LEAST_ROOMS) -> str:
+def interval(metric: Row | None) -> str:
     """'-0.4 (-1.2 to +0.3)'; '' without a question; of fewer than LEAST_ROOMS rooms '-0.4'."""
     if not metric or metric.get("points") is None:
         return ""
-    if metric["interval"][0] is None or rooms < LEAST_ROOMS:
+    if metric["interval"][0] is None or metric["rooms"] < LEAST_ROOMS:
         return f"{metric['points']:+.1f}"
     low, high = metric["interval"]
+    if low == high == 0.0:
+        return f"{metric['points']:+.1f} (none differed)"
     return f"{metric['points']:+.1f} ({low:+.1f} to {high:+.1f})"
 
 
-def signed(metric: Row | None, rooms: int = LEAST_ROOMS) -> str:
+def signed(metric: Row | None) -> str:
     """'-0.4+-0.6'; of fewer than LEAST_ROOMS rooms '-0.4'."""
     if not metric or metric.get("points") is None:
         return ""
-    error = metric["standard_error"] if rooms >= LEAST_ROOMS else None
+    error = metric["standard_error"] if metric["rooms"] >= LEAST_ROOMS else None
     return f"{metric['points']:+.1f}" + ("" if error is None else f"+-{error:.1f}")
 
 
@@ -131,31 +142,34 @@ def one(data: Row, strategy: str, mode: str, budget: float) -> Row | None:
 
 
 def clear(metric: Row | None) -> int:
-    """1, -1: the interval lies above, below 0; 0: neither."""
+    """1, -1: the interval lies above, below 0; 0: neither, or too few rooms are shared to say."""
     if not metric or metric.get("interval") is None or metric["interval"][0] is None:
+        return 0
+    if metric["rooms"] < LEAST_ROOMS:
         return 0
     low, high = metric["interval"]
     return int(low > 0.0) - int(high < 0.0)
 
 
-def compared(data: Row, budget: float) -> list[Row]:
-    """The rows of a budget that rest on enough rooms."""
-    return [row for row in measured(data, budget) if row["rooms"] >= LEAST_ROOMS]
+def compared(data: Row, budget: float, rival: str) -> list[Row]:
+    """The rows of a budget that share enough rooms with a rival, one of `against`."""
+    rows = [row for row in measured(data, budget) if rival in row["against"]]
+    return [row for row in rows if row["against"][rival]["qa"]["rooms"] >= LEAST_ROOMS]
 
 
 def winners(data: Row) -> str:
-    """Who beats adatoken3d, first; then who loses to it."""
+    """Who beats adatoken3d, first; then who loses to it; each with the rooms that both have."""
     lines = []
     for budget in budgets(data):
-        rows = [row for row in compared(data, budget) if "adatoken3d" in row["against"]]
+        rows = compared(data, budget, "adatoken3d")
         if not rows:
             continue
         for sign, verb in ((1, "better than"), (-1, "worse than")):
             found = [
-                f"{name_of(row)} ({title} {interval(row['against']['adatoken3d'][group])})"
+                f"{name_of(row)} ({title} {interval(metric)}, {metric['rooms']} rooms)"
                 for row in rows
                 for group, title in (("qa", "QA"), ("acc25", "Acc@.25"))
-                if clear(row["against"]["adatoken3d"][group]) == sign
+                if clear(metric := row["against"]["adatoken3d"][group]) == sign
             ]
             reference = "adatoken3d, paper"
             if one(data, "adatoken3d", "paper", budget) is None:
@@ -170,8 +184,8 @@ def verdict(metric: Row | None, least: float) -> str:
     if not metric or metric.get("points") is None or metric["interval"][0] is None:
         return "not measured"
     low, high = metric["interval"]
-    if low == high:  # drawing again shows no spread
-        return "open: no question differed"
+    if low == high or metric["rooms"] < LEAST_ROOMS:  # drawing again shows no spread
+        return "open: no question differed" if low == high else "open: too few rooms"
     if low >= -least:
         return "met"
     return "not met" if high < -least else "open: the interval spans it"
@@ -186,21 +200,38 @@ def targets(data: Row) -> str:
             metric = row and row["metrics"][group]
             wanted = f"adatoken3d, {mode}, at .4 within {least:g} of {title}"
             lines.append([wanted, interval(metric), verdict(metric, least)])
-    rows = compared(data, 0.1)
-    if rows:
-        best = max(rows, key=lambda row: (row["metrics"]["acc25"]["points"], name_of(row)))
-        metric = best["metrics"]["acc25"]
-        wanted = "the best at .1 loses at most 3 of Acc@.25"
-        lines.append([wanted, f"{name_of(best)}: {interval(metric)}", verdict(metric, 3.0)])
-        rivals = [row for row in rows if "voxel_dpp" in row["against"]]
-        if rivals:
-            best = max(rivals, key=lambda row: row["against"]["voxel_dpp"]["qa"]["points"])
-            qa, boxes = (best["against"]["voxel_dpp"][group] for group in ("qa", "acc25"))
-            met = "met" if clear(qa) > 0 and boxes["points"] >= 0 else "not met"
-            found = f"{name_of(best)}: QA {interval(qa)}, Acc@.25 {interval(boxes)}"
-            wanted = "at .1 better than voxel_dpp in QA, clear of 0, and not below in Acc@.25"
-            lines.append([wanted, found, met])
+    lines += [best_boxes(data), best_text(data)]
     return table(["wanted", "found", "so"], lines)
+
+
+def chosen(data: Row, title: str) -> tuple[Row, str]:
+    """Metrics of the row that even rooms chose, and how; ({}, '') where none was."""
+    found = data.get("chosen", {}).get(title)
+    if found is None:
+        return {}, ""
+    metrics = found["metrics"]
+    how = (
+        f"{name_of(found)}, of {found['rows']} rows by {found['chosen_by']} rooms; in the other"
+        f" {metrics['acc25']['rooms']}:"
+    )
+    return metrics, how
+
+
+def best_boxes(data: Row) -> list[str]:
+    metrics, how = chosen(data, "acc25")
+    wanted = "the best at .1 loses at most 3 of Acc@.25"
+    metric = metrics.get("acc25")
+    return [wanted, f"{how} {interval(metric)}".strip(), verdict(metric, 3.0)]
+
+
+def best_text(data: Row) -> list[str]:
+    metrics, how = chosen(data, "voxel_dpp")
+    wanted = "the best at .1 is better than voxel_dpp in QA, clear of 0, and not below in Acc@.25"
+    if not metrics:
+        return [wanted, "", "not measured"]
+    qa, boxes = metrics["qa"], metrics["acc25"]
+    met = "met" if clear(qa) > 0 and boxes["points"] >= 0 else "not met"
+    return [wanted, f"{how} QA {interval(qa)}, Acc@.25 {interval(boxes)}", met]
 
 
 def hurt_first(data: Row, strategy: str, mode: str, budget: float) -> str:
@@ -228,14 +259,14 @@ def main_table(data: Row, budget: float) -> str:
     lines = [["*the whole scene*", "", *first, str(whole["rooms"])]]
     for row in measured(data, budget):
         metrics = row["metrics"]
-        n = row["rooms"]
-        cells = [interval(metrics["qa"], n), *(signed(metrics[name], n) for name in POOLS)]
-        cells += [interval(metrics["acc25"], n), signed(metrics["acc50"], n)]
+        cells = [interval(metrics["qa"]), *(signed(metrics[name]) for name in POOLS)]
+        cells += [interval(metrics["acc25"]), signed(metrics["acc50"])]
         coherent = "" if row["coherence"] is None else f"{row['coherence']:.3f}"
         build = f"{row['build_share']:.2f}" if "build_share" in row else "-"
         costs = [f"{row['kv_share']:.2f}", build, f"{row['question_share']:.2f}"]
         start = [row["strategy"], MODES[row["mode"]]]
-        lines.append([*start, *cells, coherent, f"{row['tokens']:.0f}", *costs, str(row["rooms"])])
+        tokens, rooms = f"{row['tokens']:.0f}", str(metrics["qa"]["rooms"])
+        lines.append([*start, *cells, coherent, tokens, *costs, rooms])
     columns = ["strategy", "mode", "QA", "one", "several", "Acc@.25", "Acc@.5", "coherent"]
     costs = ["tokens", "KV", "build", "question", "rooms"]
     return "\n\n".join([table([*columns, *costs], lines), others(data, budget)])
@@ -256,7 +287,7 @@ def kinds_table(data: Row) -> str:
     lines = []
     for budget in budgets(data):
         for row in measured(data, budget):
-            if row["rooms"] < LEAST_ROOMS:
+            if row["metrics"]["qa"]["rooms"] < LEAST_ROOMS:
                 continue
             cells = [signed(row["metrics"][name]) for name in (*KINDS, *BOXES)]
             lines.append([f"{name_of(row)}, {budget_of(budget)}", *cells])
@@ -327,7 +358,7 @@ def level(data: Row) -> str:
         f"{whole['rooms']} rooms of up to {data['scenes']}, {n['qa']['n']} questions and"
         f" {n['acc25']['n']} phrases about the whole scene; each row says how many rooms it has."
         f" {state} Commits that measured: {', '.join(c[:12] for c in data['commits'])}.",
-        never_asked(data),
+        never_asked(data, "the table of level 1 has them" if number == 2 else ADDED_LATER),
         "### What we find",
         "Who wins and who loses, paired with AdaToken-3D as published:",
         winners(data),
@@ -372,13 +403,31 @@ def prose(text: str) -> str:
     return "\n".join(itertools.chain.from_iterable(lines))
 
 
-def render() -> str:
+def loaded(file: Path) -> Row:
+    """A file of results. Metrics of before decision 202 do not say how many rooms they rest on:
+    rows were asked about rooms in ascending order, so that two of them share the rooms of the one
+    that has fewer.
+    """
+    data: Row = json.loads(file.read_text(encoding="utf-8"))
+    rows = {(row["strategy"], row["mode"], row["budget"]): row for row in measured(data)}
+    for row in measured(data):
+        for metric in row["metrics"].values():
+            metric.setdefault("rooms", min(row["rooms"], data["none"]["rooms"]))
+        for title, metrics in row["against"].items():
+            names = [(*name, row["budget"]) for name in dict(REFERENCES)[title]]
+            rival = next(rows[name] for name in names if name in rows)
+            for metric in metrics.values():
+                metric.setdefault("rooms", min(row["rooms"], rival["rooms"]))
+    return data
+
+
+def render(results: Path = RESULTS) -> str:
     """The page, of those results that are there."""
     parts = [HEAD]
     for number in (1, 2):
-        file = RESULTS / f"pruning_tables_level{number}.json"
+        file = results / f"pruning_tables_level{number}.json"
         if file.is_file():
-            parts.append(level(json.loads(file.read_text(encoding="utf-8"))) + "\n")
+            parts.append(level(loaded(file)) + "\n")
     if (ROOT / "docs" / "pruning_tables.png").is_file():
         parts.insert(1, "![Losses by keep ratio](pruning_tables.png)\n")
     return prose("\n".join(parts))

@@ -155,7 +155,7 @@ def select_context(
     whole = query.in_scene and query.fallback.view_share == 1.0
     conditioned, key = policy.is_query_conditioned, query.scene.version if whole else None
     words = check_question(query.question.text, MAX_PROMPT_CHARS) if conditioned else ""
-    ids = query.loaded.tokenizer.encode(words)[1:] if conditioned else ()
+    ids = query.loaded.tokenizer.encode_text(words) if conditioned else ()
     clock.prepared_s = clock.elapsed_s()
     with clock.stage("scene_s") if policy.pre_llm and policy.prunes else nullcontext():
         chosen = query.pruning.choose(model, tokens, policy, key, ids)

@@ -172,7 +172,7 @@ class ScenePrefix:
             first = self._passed - self.start + start
             xyz_m = self.xyz_m[first : first + total - start]
             positions = self.positions[self._passed :]
-            rows = self.chosen.rows.cut(first, first + total - start)
+            rows = self.chosen.rows.crop(first, first + total - start)
             after = self.next_position
             tokens = SceneTokens(self._waiting, positions, start, after, xyz_m, rows)
             self._pass = PrunedPass(self.decoder, tokens, self._pruner, self.cache)

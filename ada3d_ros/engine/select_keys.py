@@ -42,7 +42,7 @@ class RankAndSelect(RankAndDrop):
 
     def __init__(self, pruner: LayerPruner, prefix: ScenePrefix, count: int, room: int) -> None:
         """room: tokens of the question and its answer."""
-        super().__init__(pruner, prefix.chosen.rows.cut(0, count), prefix.embeds.device)
+        super().__init__(pruner, prefix.chosen.rows.crop(0, count), prefix.embeds.device)
         cache = prefix.cache
         self._prefix, self._stop = prefix, prefix.start + count
         self._lends = cache.plain and count == len(prefix.embeds) and cache.has_room(room)

@@ -1,4 +1,7 @@
-"""Stage times with the device synchronised, so that a stage pays for its own kernels."""
+"""Stage times with the device synchronised, so that a stage pays for its own kernels.
+
+torch is imported where there is a device, so that a process without a model needs none.
+"""
 
 from __future__ import annotations
 
@@ -6,21 +9,24 @@ import functools
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
-
-import torch
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from ada3d_ros.types import ModelInfo
 from ada3d_ros.usage import StageTimings
+
+if TYPE_CHECKING:
+    import torch
 
 P = ParamSpec("P")
 R = TypeVar("R")
 Now = Callable[[], float]  # seconds of a monotonic clock
 
 
-def synchronize(device: torch.device) -> None:
-    """Waits for the device's queued work; nothing to wait for on the CPU."""
-    if device.type == "cuda":
+def synchronize(device: torch.device | None) -> None:
+    """Waits for the device's queued work; nothing to wait for on the CPU, or on none."""
+    if device is not None and device.type == "cuda":
+        import torch
+
         torch.cuda.synchronize(device)
 
 
@@ -28,7 +34,11 @@ def on_device(device: torch.device) -> AbstractContextManager[object]:
     """Inside, this GPU is the thread's current one: streams, events and graphs are made on that,
     wherever the tensors lie. Nothing on a CPU.
     """
-    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+    if device.type != "cuda":
+        return nullcontext()
+    import torch
+
+    return torch.cuda.device(device)
 
 
 class RunsModel(Protocol):
@@ -47,7 +57,12 @@ def on_model_device(
 
     @functools.wraps(call)
     def placed(owner: Owner, *args: P.args, **kwargs: P.kwargs) -> R:
-        with on_device(torch.device(owner.info.device if owner.info else "cpu")):
+        device = owner.info.device if owner.info else "cpu"
+        if not device.startswith("cuda"):
+            return call(owner, *args, **kwargs)
+        import torch
+
+        with on_device(torch.device(device)):
             return call(owner, *args, **kwargs)
 
     return placed
@@ -57,10 +72,11 @@ class StageClock:
     """Seconds per stage of one request; names are the fields of StageTimings.
 
     Time is counted once: `with clock.stage("vision_s"): ...` raises RuntimeError inside another
-    stage. A stage entered twice adds up. now: the clock that is read.
+    stage. A stage entered twice adds up. device: whose queue is waited for, None where nothing is
+    queued. now: the clock that is read.
     """
 
-    def __init__(self, device: torch.device, now: Now = time.perf_counter) -> None:
+    def __init__(self, device: torch.device | None, now: Now = time.perf_counter) -> None:
         self.device, self.now = device, now
         self.prepared_s = 0.0  # spent on what later questions find ready: views, prefix, choice
         self._start = now()
@@ -130,6 +146,8 @@ class EventTimer:
     def _mark(self) -> Any:
         if self._device.type != "cuda":
             return self._now()
+        import torch
+
         event = torch.cuda.Event(enable_timing=True)
         event.record(torch.cuda.current_stream(self._device))
         return event

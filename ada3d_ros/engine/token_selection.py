@@ -71,7 +71,7 @@ class ChosenTokens:
         """The prompt of them, which knows their rows."""
         start, stop = prompt.spatial_span
         is_cut = stop - start < len(self.kept)  # at the model's end (preset `reference`)
-        return replace(prompt, rows=self.rows.cut(0, stop - start) if is_cut else self.rows)
+        return replace(prompt, rows=self.rows.crop(0, stop - start) if is_cut else self.rows)
 
     def first(self, count: int) -> ChosenTokens:
         """The first `count` of those that have a place, and the newlines of their rows."""
@@ -81,7 +81,7 @@ class ChosenTokens:
             t.xyz_m[:stop],
             t.num_patches[:stop],
             t.voxel_size_m,
-            self.rows.cut(0, stop),
+            self.rows.crop(0, stop),
         )
         total = self.num_before_selection
         return ChosenTokens(part, self.kept[:stop], total, self.num_candidates)
@@ -168,7 +168,11 @@ def _with_newlines(
     features[~is_newline], xyz_m[~is_newline] = chosen.features, chosen.xyz_m
     patches[~is_newline] = chosen.num_patches
     made = SpatialTokens(
-        features, xyz_m, patches, tokens.voxel_size_m, TokenRows.of(is_newline, rows.row[index])
+        features,
+        xyz_m,
+        patches,
+        tokens.voxel_size_m,
+        TokenRows.from_mask(is_newline, rows.row[index]),
     )
     return ChosenTokens(made, index, rows.count, rows.num_placed)
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 
 from ada3d_ros.geometry.boxes import corners, points_inside
-from ada3d_ros.geometry.camera import project_points, unproject_depth
+from ada3d_ros.geometry.unproject import project_points, unproject_depth
 from ada3d_ros.types import Box3D, RgbdFrame
 
 Points = npt.NDArray[np.float64]

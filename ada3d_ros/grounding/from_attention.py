@@ -166,7 +166,7 @@ def locate_phrase(
         attended = []
         for phrase, words in ((question.phrase, prompt), (NEUTRAL_PHRASE, neutral)):
             check()
-            num_queries = len(query.loaded.tokenizer.encode(f"{phrase}. ASSISTANT:")) - 1
+            num_queries = query.loaded.tokenizer.num_end_tokens(f"{phrase}.")
             decoder = query.loaded.model.decoder
             attended.append(attention_to_scene(decoder, words, num_queries, prefix))
         xyz_m, rows = query.in_world(context.chosen.tokens.xyz_m), context.chosen.rows

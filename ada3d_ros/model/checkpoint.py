@@ -1,4 +1,4 @@
-"""Checkpoints of LLaVA-3D and LLaVA-1.5: inspect, load strictly, save in the official layout.
+"""Checkpoints of every architecture: inspect, load strictly, save in the official layout.
 
 Names, shapes and formats are checked against the config before a value is read; the model is built
 without memory (meta device) and filled tensor by tensor in the target format, so that loading needs
@@ -20,9 +20,20 @@ import torch
 from torch import nn
 
 from ada3d_ros.errors import CheckpointError, ConfigError, OutOfMemoryError
+from ada3d_ros.model.architectures import architecture_of
 from ada3d_ros.model.backbone import Backbone
-from ada3d_ros.model.config import LlavaConfig
-from ada3d_ros.model.config_file import check_architecture, check_settings, read_config
+from ada3d_ros.model.checkpoint_tokenizer import (
+    TOKENIZER_KEY,
+    check_tokenizer_file,
+    open_tokenizer,
+)
+from ada3d_ros.model.config import BackboneConfig
+from ada3d_ros.model.config_file import (
+    GENERATION_FILE,
+    check_settings,
+    read_config,
+    with_generation,
+)
 from ada3d_ros.model.config_vision import local_tower, other_tower
 from ada3d_ros.model.fused import FusedLinears
 from ada3d_ros.model.grounding_head import HEAD_FILE, LoadedHead, load_grounding_head
@@ -37,13 +48,11 @@ from ada3d_ros.model.layout import (
     without_tower,
 )
 from ada3d_ros.model.llava3d import Llava3D
-from ada3d_ros.model.prompt import Tokenizer
+from ada3d_ros.model.prompt import AnyTokenizer
 from ada3d_ros.model.weight_files import (
-    POINTER,
     TensorInfo,
     check_folder,
     copy_into,
-    damaged,
     find_weight_files,
     other_sets_of_weights,
     read_headers,
@@ -54,8 +63,6 @@ from ada3d_ros.model.weight_files import (
 from ada3d_ros.model.weight_format import WeightFormat, target_dtype
 
 logger = logging.getLogger(__name__)
-
-TOKENIZER_KEY = "ada3d_tokenizer_sha256"  # in config.json; official checkpoints have none
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -68,7 +75,7 @@ class CheckpointInfo:
     """
 
     path: Path
-    config: LlavaConfig
+    config: BackboneConfig
     files: tuple[Path, ...]
     sources: Mapping[str, tuple[str, TensorInfo]]
     tower_files: tuple[Path, ...] = ()
@@ -88,7 +95,7 @@ class LoadedModel:
     """A model ready to run (eval mode, no gradients), its tokenizer, its grounding head if any."""
 
     model: Backbone
-    tokenizer: Tokenizer
+    tokenizer: AnyTokenizer
     info: CheckpointInfo
     head: LoadedHead | None = None
 
@@ -125,18 +132,23 @@ def _inspect(folder: Path, vision_folder: Path | None) -> CheckpointInfo:
     # What kind of model it is, before anything else is missed in it.
     check_folder(folder)
     if (folder / "config.json").is_file():
-        check_architecture(read_json(folder / "config.json"))
+        architecture_of(read_json(folder / "config.json"))
     files = find_weight_files(folder)
-    data = read_json(folder / "config.json")
+    data = with_generation(read_json(folder / "config.json"), folder)
+    architecture = architecture_of(data)
     notes = [note for note in (other_sets_of_weights(folder), *check_settings(data)) if note]
-    check_tokenizer_file(folder, data)
+    check_tokenizer_file(folder, data, architecture)
 
     # The weights by their headers; a vision tower that lies elsewhere, and its sizes.
     stored = by_official_name(read_headers(files))
-    tower_apart = not has_tower(stored)
+    data = architecture.complete(data, {name: at[1].shape for name, at in stored.items()})
+    notes += architecture.notes(data)
+    tower_apart = not has_tower(stored) and not architecture.has_own_tower
     if vision_folder and not tower_apart:
         notes.append(f"{folder} has a vision tower of its own: {vision_folder} is not used.")
     vision_folder = vision_folder or (local_tower(data, folder) if tower_apart else None)
+    if vision_folder and not tower_apart and architecture.has_own_tower:
+        vision_folder = None
     if vision_folder:
         check_folder(vision_folder)
     vision_data = read_json(vision_folder / "config.json") if vision_folder else None
@@ -148,7 +160,7 @@ def _inspect(folder: Path, vision_folder: Path | None) -> CheckpointInfo:
         stored |= clip_tensors(read_headers(tower_files), vision_folder)
 
     # All of it together.
-    check_tower(stored, folder, data.get("mm_vision_tower"))
+    check_tower(stored, folder, data.get("mm_vision_tower"), architecture)
     config = read_config(data, vision_data, tower_apart)
     notes += [note for note in (other_tower(data, config.vision),) if tower_apart and note]
     sources = match(config, stored, folder)
@@ -157,28 +169,7 @@ def _inspect(folder: Path, vision_folder: Path | None) -> CheckpointInfo:
     )
 
 
-def check_tokenizer_file(folder: Path, data: Mapping[str, object]) -> None:
-    """Raises CheckpointError unless the tokenizer is there, and is that of config.json (`data`)."""
-    tokenizer = folder / "tokenizer.model"
-    if not tokenizer.is_file():
-        raise damaged(
-            tokenizer,
-            f"{folder} lacks tokenizer.model: copy it from the checkpoint (for LLaVA, that of"
-            " Vicuna).",
-        )
-    content = tokenizer.read_bytes()
-    expected = data.get(TOKENIZER_KEY)
-    if expected and expected != hashlib.sha256(content).hexdigest():
-        raise damaged(
-            tokenizer,
-            f"{tokenizer} is not the one that this model was trained with"
-            f" (config.json, {TOKENIZER_KEY}): copy the folder again.",
-        )
-    if content.startswith(POINTER):  # a checkpoint that does not say which
-        raise damaged(tokenizer, f"{tokenizer} is not a sentencepiece model.")
-
-
-def inspect_files(config: LlavaConfig, files: Sequence[Path]) -> CheckpointInfo:
+def inspect_files(config: BackboneConfig, files: Sequence[Path]) -> CheckpointInfo:
     """The same for weight files and a config that are already known."""
     folder = files[0].parent
     stored = by_official_name(read_headers(files))
@@ -210,39 +201,9 @@ def load_inspected(
     weights: str = "full",
 ) -> LoadedModel:
     """The same for a folder that was inspected."""
-    tokenizer = Tokenizer(info.path / "tokenizer.model")
-    _check_tokenizer(tokenizer, info)
+    tokenizer = open_tokenizer(info.path, info.config)
     head = load_grounding_head(info.path, info.config.decoder.hidden_size, device)
     return LoadedModel(load_weights(info, device, dtype, compat, weights), tokenizer, info, head)
-
-
-def _check_tokenizer(tokenizer: Tokenizer, info: CheckpointInfo) -> None:
-    # An embedding may be larger than the vocabulary, not smaller.
-    decoder = info.config.decoder
-    if tokenizer.vocab_size > decoder.vocab_size:
-        raise CheckpointError(
-            f"{info.path}: tokenizer.model has {tokenizer.vocab_size} tokens, the model's embedding"
-            f" only {decoder.vocab_size}: they are not of the same checkpoint."
-        )
-
-    # Prompts begin and answers end with these.
-    bos = ("bos", tokenizer.bos_id, (decoder.bos_id,))
-    eos = ("eos", tokenizer.eos_id, decoder.eos_ids)
-    for name, ours, theirs in (bos, eos):
-        if ours not in theirs:
-            raise CheckpointError(
-                f"{info.path}: {tokenizer.file_name} has {name} id {ours}, config.json has"
-                f" {name}_token_id {', '.join(map(str, theirs))}: they are not of the same"
-                " checkpoint."
-            )
-
-    # What points is no text: control pieces, or ids behind the vocabulary.
-    for token_id in (info.config.point_id, info.config.egocentric_point_id):
-        if token_id >= 0 and tokenizer.is_text(token_id):
-            raise CheckpointError(
-                f"{info.path}: config.json, ada3d_point_ids names token {token_id}, which is text"
-                " in tokenizer.model: they are not of the same checkpoint."
-            )
 
 
 def load_weights(
@@ -251,7 +212,7 @@ def load_weights(
     dtype: torch.dtype = torch.float32,
     compat: str = "default",
     weights: str = "full",
-) -> Llava3D:
+) -> Backbone:
     """The model of an inspected checkpoint, in eval mode and without gradients.
 
     weights: of the decoder's linear layers, as `model.weights` says. Raises ConfigError where they
@@ -270,9 +231,10 @@ def load_weights(
 
     # Fill a model that takes no memory yet.
     model = build_meta_model(info.config, compat)
+    backbone = cast(Backbone, model)
     try:
         _fill(model, info, device, form)
-        model.decoder.prepare()
+        backbone.decoder.prepare()
     except torch.OutOfMemoryError:
         raise OutOfMemoryError(
             f"the weights need {needed / 2**30:.1f} GiB on {device}, which has less free: use"
@@ -281,10 +243,11 @@ def load_weights(
         ) from None
     if weights != "full":
         logger.info("the decoder's linear layers are in %s, by torchao", weights)
-    return model.eval()
+    model.eval()
+    return backbone
 
 
-def _fill(model: Llava3D, info: CheckpointInfo, device: torch.device, form: WeightFormat) -> None:
+def _fill(model: nn.Module, info: CheckpointInfo, device: torch.device, form: WeightFormat) -> None:
     """Tensor by tensor, into memory made where it comes; one that is to be quantised is so before
     the next is read.
     """
@@ -302,7 +265,9 @@ def _fill(model: Llava3D, info: CheckpointInfo, device: torch.device, form: Weig
 
 
 @torch.no_grad()
-def _place_of(model: Llava3D, name: str, device: torch.device, form: WeightFormat) -> torch.Tensor:
+def _place_of(
+    model: nn.Module, name: str, device: torch.device, form: WeightFormat
+) -> torch.Tensor:
     """Where the values of a parameter go: with those of the layers that multiply the same input in
     one storage, unless they are to be quantised.
     """
@@ -355,14 +320,22 @@ def files_sha256(files: Sequence[Path]) -> str:
 
 
 def save_checkpoint(
-    model: Llava3D, tokenizer: Tokenizer, path: str | Path, max_shard_bytes: int = 5 * 10**9
+    model: nn.Module, tokenizer: AnyTokenizer, path: str | Path, max_shard_bytes: int = 5 * 10**9
 ) -> None:
-    """Writes config.json, tokenizer.model and safetensors in the official layout to a folder."""
-    folder = Path(path)
+    """Writes config.json, the tokenizer and safetensors in the official layout to a folder, with
+    generation_config.json where the model has a repetition penalty.
+    """
+    folder, config = Path(path), cast(Backbone, model).config
     folder.mkdir(parents=True, exist_ok=True)
     vocabulary = tokenizer.to_bytes()
-    config = model.config.to_json() | {TOKENIZER_KEY: hashlib.sha256(vocabulary).hexdigest()}
-    (folder / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
-    (folder / "tokenizer.model").write_bytes(vocabulary)
+    data = config.to_json() | {TOKENIZER_KEY: hashlib.sha256(vocabulary).hexdigest()}
+    (folder / "config.json").write_text(json.dumps(data, indent=1), encoding="utf-8")
+    if config.repetition_penalty != 1.0:
+        generation = {
+            "eos_token_id": list(config.decoder.eos_ids),
+            "repetition_penalty": config.repetition_penalty,
+        }
+        (folder / GENERATION_FILE).write_text(json.dumps(generation, indent=1), encoding="utf-8")
+    (folder / tokenizer.file_name).write_bytes(vocabulary)
     tensors = {official_name(name): p for name, p in model.named_parameters()}
     write_shards(tensors, folder, max_shard_bytes)

@@ -16,6 +16,7 @@ from ada3d_ros.errors import CheckpointError
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+FLOAT32_BYTES = 4
 VIDEO_TOWER = "SpatialAwareModule"
 VISION_ACTIVATIONS = ("quick_gelu", "gelu", "gelu_new", "gelu_pytorch_tanh")  # of CLIP towers
 
@@ -156,6 +157,16 @@ class BackboneConfig:
     question_kinds: tuple[str, ...] = ()
     repetition_penalty: float = 1.0
 
+    @property
+    def squares_per_image(self) -> int:
+        """Images that the vision tower sees of one view or image at most."""
+        return 1
+
+    @property
+    def backbone(self) -> str:
+        """Its model's name (Backbone.name)."""
+        return "llava3d" if self.has_video_tower else "llava1.5"
+
     def max_spatial_tokens(self, max_views: int) -> int:
         """Spatial tokens that a scene of so many views has at most."""
         return self.token_cap
@@ -163,6 +174,40 @@ class BackboneConfig:
     def max_newlines(self, num_spatial: int) -> int:
         """How many of so many spatial tokens are newlines, which budgets do not count."""
         return 0
+
+    @property
+    def named_ids(self) -> tuple[tuple[str, str, int], ...]:
+        """Tokens that the tokenizer must have under a name: piece, key of config.json, id or -1."""
+        return ()
+
+    @property
+    def view_values(self) -> int:
+        """Values that are kept of each view of a scene, in the model's format."""
+        return self.vision.patches_per_side**2 * self.vision.hidden_size
+
+    def pooling_bytes(self, views: int, itemsize: int) -> int:
+        """Memory on the way from the features of so many views to their tokens, those included:
+        with the position embedding added, and two float32 copies.
+        """
+        if not self.has_video_tower:
+            return 0
+        return views * self.view_values * (itemsize + 2 * FLOAT32_BYTES)
+
+    def own_json(self) -> dict[str, Any]:
+        """The keys of ours that are the same for every architecture."""
+        data: dict[str, Any] = {
+            "ada3d_random_weights": self.random_weights,
+            "ada3d_floor_at_zero": self.floor_at_zero,
+        }
+        if self.point_id >= 0:
+            data["ada3d_point_ids"] = [self.point_id, self.egocentric_point_id]
+        if self.question_kinds:
+            data["ada3d_question_kinds"] = list(self.question_kinds)
+        return data
+
+    def to_json(self) -> dict[str, Any]:
+        """The config.json that `read_config` reads back to an equal config."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +218,8 @@ class LlavaConfig(BackboneConfig):
         if self.image_aspect_ratio not in ("square", "pad"):
             raise CheckpointError(
                 f"config.json: image_aspect_ratio {self.image_aspect_ratio!r} is not supported"
-                " (square or pad)."
+                " (square or pad; anyres with mm_patch_merge_type 'spatial_unpad', as LLaVA-NeXT"
+                " has it)."
             )
 
     @property
@@ -206,13 +252,8 @@ class LlavaConfig(BackboneConfig):
             "mm_token_cap": self.token_cap,
             "tokenizer_model_max_length": self.max_length,
             "image_aspect_ratio": self.image_aspect_ratio,
-            "ada3d_random_weights": self.random_weights,
-            "ada3d_floor_at_zero": self.floor_at_zero,
+            **self.own_json(),
         }
-        if self.point_id >= 0:
-            data["ada3d_point_ids"] = [self.point_id, self.egocentric_point_id]
-        if self.question_kinds:
-            data["ada3d_question_kinds"] = list(self.question_kinds)
         if self.has_video_tower:
             data["mm_video_tower"] = VIDEO_TOWER
         return data

@@ -1,4 +1,5 @@
-"""From a config.json to a LlavaConfig: the official layout and that of the transformers library.
+"""From a config.json to a config: LLaVA's, official and in the layout of transformers, and what
+architectures have in common.
 
 null is the same as absent. What is left out has transformers' defaults (LlamaConfig,
 CLIPVisionConfig). What cannot be run is refused by name and value (config_keys.py).
@@ -7,14 +8,14 @@ CLIPVisionConfig). What cannot be run is refused by name and value (config_keys.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from ada3d_ros.config import VISION_SETTING
 from ada3d_ros.errors import CheckpointError
-from ada3d_ros.model.config import VIDEO_TOWER, DecoderConfig, LlavaConfig
+from ada3d_ros.model.architectures import LLAVA, architecture_of, is_transformers_layout
+from ada3d_ros.model.config import VIDEO_TOWER, BackboneConfig, DecoderConfig, LlavaConfig
 from ada3d_ros.model.config_keys import (
     DECODER_KEYS,
-    LLAVA_KEYS,
     POSITIVE,
     VISION_KEYS,
     Json,
@@ -23,10 +24,12 @@ from ada3d_ros.model.config_keys import (
     whole,
     without_nulls,
 )
-from ada3d_ros.model.config_vision import CLIP_TYPES, HUB_TOWERS, read_vision
+from ada3d_ros.model.config_vision import HUB_TOWERS, read_vision
+from ada3d_ros.model.llava_next.config import as_next, is_llava_next
+from ada3d_ros.model.weight_files import read_json
 
-MODEL_TYPES = ("llava_llama", "llava", "llama")
-ARCHITECTURES = ("LlavaLlamaForCausalLM", "LlavaForConditionalGeneration", "LlamaForCausalLM")
+GENERATION_FILE = "generation_config.json"
+GENERATION_KEYS = ("eos_token_id", "repetition_penalty")
 LLAMA_SIZES = {  # transformers' defaults, which its layout leaves out
     "vocab_size": 32000,
     "hidden_size": 4096,
@@ -36,45 +39,25 @@ LLAMA_SIZES = {  # transformers' defaults, which its layout leaves out
 }
 
 
-def check_architecture(data: Json) -> None:
-    """Raises CheckpointError for a model of another kind, by its name; the first of all checks."""
-    found = []
-    kind = data.get("model_type")
-    if kind in CLIP_TYPES:
-        raise CheckpointError(
-            f"config.json: model_type {kind!r} is a vision tower alone, which {VISION_SETTING}"
-            " takes; model.path takes the LLaVA checkpoint."
-        )
-    if kind is not None and kind not in MODEL_TYPES:
-        found.append(f"model_type {kind!r}")
-    names = data.get("architectures") or []
-    names = names if isinstance(names, list) else [names]
-    found += [f"architecture {name!r}" for name in names if name not in ARCHITECTURES]
-    text = data.get("text_config") if _is_transformers_layout(data) else None
-    if isinstance(text, Mapping) and text.get("model_type", "llama") != "llama":
-        found.append(f"text_config.model_type {text['model_type']!r}")
-    if found:
-        raise CheckpointError(
-            f"config.json: {', '.join(found)} is not supported: this package runs LLaVA-3D and"
-            " LLaVA-1.5 on LLaMA or Vicuna (model_type 'llava_llama', or 'llava' as transformers"
-            " writes it). Take such a checkpoint."
-        )
-
-
 def read_config(
     data: Json, vision_data: Json | None = None, tower_apart: bool = False
-) -> LlavaConfig:
+) -> BackboneConfig:
     """The config that a config.json describes.
 
     vision_data: config.json of a CLIP folder, where one is given; tower_apart: the tower's weights
     are from there, too. Raises CheckpointError that names the setting, for an architecture that
     this package does not run and for a number out of its range.
     """
-    # Only what this package implements.
     data = without_nulls(data)
-    check_architecture(data)
+    architecture = architecture_of(data)
     check_settings(data)
-    if _is_transformers_layout(data):
+    return architecture.read(data, vision_data, tower_apart)
+
+
+def read_llava(data: Json, vision_data: Json | None, tower_apart: bool) -> LlavaConfig:
+    """The same of a LLaVA-3D, LLaVA-1.5 or LLaVA-NeXT on LLaMA, its settings checked."""
+    is_transformers = is_transformers_layout(data)
+    if is_transformers:
         data = _in_official_keys(data)
     video_tower = data.get("mm_video_tower")
     if video_tower not in (None, VIDEO_TOWER):
@@ -83,23 +66,44 @@ def read_config(
         )
 
     # Ours are the keys that start with mm_voxel, mm_token and ada3d.
-    decoder = _read_decoder(data)
+    decoder = read_decoder(data)
     vision_data = None if vision_data is None else without_nulls(vision_data)
-    point_ids = _point_ids(data, decoder.vocab_size)
-    return LlavaConfig(
+    is_next = is_llava_next(data)
+    config = LlavaConfig(
         decoder=decoder,
         vision=read_vision(data, vision_data, tower_apart),
         has_video_tower=video_tower is not None,
         voxel_size_m=number(data, "mm_voxel_size_m", 0.2),
         token_cap=whole(data, "mm_token_cap", 2560),
         max_length=whole(data, "tokenizer_model_max_length", min(4096, decoder.max_positions)),
-        image_aspect_ratio=data.get("image_aspect_ratio") or "square",
-        random_weights=bool(data.get("ada3d_random_weights", False)),
-        floor_at_zero=_flag(data, "ada3d_floor_at_zero", True),
-        point_id=point_ids[0],
-        egocentric_point_id=point_ids[1],
-        question_kinds=_question_kinds(data),
+        image_aspect_ratio="square" if is_next else data.get("image_aspect_ratio") or "square",
+        **own_settings(data, decoder.vocab_size),
     )
+    return as_next(config, data, is_transformers) if is_next else config
+
+
+def own_settings(data: Json, vocab_size: int) -> dict[str, Any]:
+    """The fields of a BackboneConfig whose keys are the same for every architecture."""
+    point_id, egocentric_point_id = _point_ids(data, vocab_size)
+    return {
+        "random_weights": bool(data.get("ada3d_random_weights", False)),
+        "floor_at_zero": _flag(data, "ada3d_floor_at_zero", True),
+        "point_id": point_id,
+        "egocentric_point_id": egocentric_point_id,
+        "question_kinds": _question_kinds(data),
+        "repetition_penalty": number(data, "repetition_penalty", 1.0),
+    }
+
+
+def with_generation(data: Json, folder: Path) -> Json:
+    """config.json with what generation_config.json beside it has, which counts before it: the ids
+    that end an answer, and the repetition penalty.
+    """
+    file = folder / GENERATION_FILE
+    if not file.is_file():
+        return data
+    said = without_nulls(read_json(file))
+    return {**data, **{key: said[key] for key in GENERATION_KEYS if key in said}}
 
 
 def _point_ids(data: Json, vocab_size: int) -> tuple[int, int]:
@@ -138,9 +142,10 @@ def check_settings(data: Json) -> list[str]:
             " weights are not supported; take the checkpoint in float32, float16 or bfloat16"
             " (model.weights int8 or int4 makes it smaller)."
         )
-    notes = check_keys(data, LLAVA_KEYS)
+    architecture = architecture_of(data)
+    notes = check_keys(data, architecture.keys)
     parts = [("mm_vision_config", VISION_KEYS)]
-    if _is_transformers_layout(data):
+    if architecture is LLAVA and is_transformers_layout(data):
         parts += [("text_config", DECODER_KEYS), ("vision_config", VISION_KEYS)]
     for name, table in parts:
         part = data.get(name, {})
@@ -148,12 +153,6 @@ def check_settings(data: Json) -> list[str]:
             raise CheckpointError(f"config.json: {name} = {part!r} must be an object of settings.")
         notes += check_keys(part, table, f"{name}.")
     return notes
-
-
-def _is_transformers_layout(data: Json) -> bool:
-    # Tools that do not know LLaVA write text_config beside the flat keys, which then are the valid
-    # ones.
-    return data.get("text_config") is not None and data.get("hidden_size") is None
 
 
 def _in_official_keys(data: Json) -> dict[str, Any]:
@@ -172,7 +171,8 @@ def _in_official_keys(data: Json) -> dict[str, Any]:
     return {**data, **renamed}
 
 
-def _read_decoder(data: Json) -> DecoderConfig:
+def read_decoder(data: Json) -> DecoderConfig:
+    """The decoder by the official keys. Raises CheckpointError where one is absent or refused."""
     # The sizes that have no default.
     missing = [name for name in LLAMA_SIZES if name not in data]
     if missing:

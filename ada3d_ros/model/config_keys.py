@@ -69,6 +69,9 @@ NUMBERS = {
     "mm_voxel_size_m": Number(whole=False, high=100),
     "mm_token_cap": SIZE,
     "tokenizer_model_max_length": SIZE,
+    "voxel_size": Number(whole=False, high=100),
+    "ground_head_temperature": POSITIVE,
+    "repetition_penalty": Number(whole=False, high=10),
 }
 
 
@@ -96,13 +99,24 @@ _DECODER = _names(
     " attention_multiplier query_pre_attn_scalar max_window_layers pretraining_tp"
     " max_sequence_length"
 )
-_LLAVA = _names(
-    "image_aspect_ratio mm_video_tower mm_vision_tower mm_vision_config ada3d_random_weights"
+_MULTIMODAL = _names(
+    "image_aspect_ratio mm_vision_tower mm_vision_config ada3d_random_weights"
     " ada3d_floor_at_zero ada3d_point_ids ada3d_question_kinds"
     " ada3d_tokenizer_sha256 tokenizer_padding_side image_grid_pinpoints image_crop_resolution"
-    " image_split_resolution mm_use_im_patch_token s2_scales num_frames num_sample_tokens"
-    " mm_newline_position mm_tunable_parts text_config vision_config image_seq_length"
-    " projection_dim unfreeze_mm_vision_tower"
+    " image_split_resolution mm_use_im_patch_token num_frames mm_tunable_parts text_config"
+    " vision_config projection_dim unfreeze_mm_vision_tower"
+)
+_LLAVA = _MULTIMODAL | _names(
+    "mm_video_tower s2_scales num_sample_tokens mm_newline_position image_seq_length"
+)
+# tie_word_embeddings: its evaluation takes lm_head in any case. mm_vision_select_layer and
+# mm_spatial_pool_stride are never read.
+_VIDEO3D = _MULTIMODAL | _names(
+    "tie_word_embeddings attention_bias mm_spatial_pool_stride world_position_embedding_type"
+    " object_feature_type ground_head_type ground_head_hidden_size ground_loss_scale"
+    " ground_token_ids coord_token_ids min_xyz_range max_xyz_range pos_skipping_range"
+    " add_time_instruction force_sample vision_tower_pretrained frames_upbound delay_load"
+    " faster_token_stride"
 )
 
 # Settings that change the arithmetic: the values that this package implements.
@@ -130,7 +144,7 @@ _LLAVA_ONLY: dict[str, tuple[Any, ...]] = {
     "mm_projector_type": ("mlp2x_gelu",),
     "mm_vision_select_feature": ("patch",),
     "mm_use_im_start_end": (False,),
-    "mm_patch_merge_type": ("flat",),
+    "mm_patch_merge_type": ("flat", "spatial_unpad"),
     "mm_resampler_type": (None,),
     "use_mm_proj": (True,),
     "s2": (False,),
@@ -139,6 +153,19 @@ _LLAVA_ONLY: dict[str, tuple[Any, ...]] = {
     "projector_hidden_act": ("gelu",),
     "vision_feature_select_strategy": ("default",),
     "multimodal_projector_bias": (True,),
+    "use_image_newline_parameter": (True,),
+}
+_VIDEO3D_ONLY: dict[str, tuple[Any, ...]] = {
+    "mm_projector_type": ("mlp2x_gelu",),
+    "mm_vision_select_feature": ("patch",),
+    "mm_use_im_start_end": (False,),
+    "mm_patch_merge_type": ("spatial_unpad",),
+    "mm_newline_position": ("grid",),
+    "mm_spatial_pool_mode": ("bilinear",),
+    "mm_resampler_type": (None,),
+    "use_mm_proj": (True,),
+    "add_faster_video": (False,),
+    "use_pos_skipping": (False,),
 }
 
 
@@ -152,6 +179,10 @@ class KeyTable:
 
 _NUMBERS = frozenset(NUMBERS)
 LLAVA_KEYS = KeyTable(_ANY_MODEL | _DECODER | _LLAVA | _NUMBERS, {**_DECODER_ONLY, **_LLAVA_ONLY})
+VIDEO3D_KEYS = KeyTable(
+    _ANY_MODEL | _DECODER | _VIDEO3D | _NUMBERS,
+    {**{k: v for k, v in _DECODER_ONLY.items() if k not in _VIDEO3D}, **_VIDEO3D_ONLY},
+)
 DECODER_KEYS = KeyTable(_ANY_MODEL | _DECODER | _NUMBERS, _DECODER_ONLY)
 VISION_KEYS = KeyTable(
     _ANY_MODEL | _NUMBERS | {"hidden_act", "image_mean", "image_std", "projection_dim"},
@@ -188,7 +219,7 @@ def check_keys(data: Json, table: KeyTable, where: str = "") -> list[str]:
         if is_arithmetic == is_text:
             notes.append(f"config.json: {name} = {_short(value)} is not known: it is not used.")
         elif is_arithmetic and not _changes_nothing(key.lower(), value):
-            why = "it changes what is computed, and this package computes a LLaVA on LLaMA"
+            why = "it changes what is computed, and this package computes the model"
             raise _refusal(name, value, f"is not supported: {why} without it")
     return notes
 

@@ -4,6 +4,7 @@ config.json of a CLIP folder, or the tower's name.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -149,6 +150,26 @@ def read_vision_config(
         select_layer=select_layer,
         image_mean=_three(mean_and_std, "image_mean"),
         image_std=_three(mean_and_std, "image_std"),
+    )
+
+
+def read_tower_sizes(data: Json, default: VisionConfig) -> VisionConfig:
+    """Ours of a config.json (`mm_vision_config`) for a tower of another kind, whose sizes are those
+    of `default` where they are left out.
+    """
+    data = without_nulls(data)
+    sizes = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    image = {"image_mean": default.image_mean, "image_std": default.image_std, **data}
+    return dataclasses.replace(
+        default,
+        **{
+            name: whole(data, name, getattr(default, name))
+            for name in (*sizes, "patch_size", "image_size")
+        },
+        hidden_act=data.get("hidden_act", default.hidden_act),
+        layer_norm_eps=number(data, "layer_norm_eps", default.layer_norm_eps),
+        image_mean=_three(image, "image_mean"),
+        image_std=_three(image, "image_std"),
     )
 
 

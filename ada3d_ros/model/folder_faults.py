@@ -111,6 +111,24 @@ def no_checkpoint(folder: Path, lacking: str) -> str:
     )
 
 
+def no_sentencepiece(folder: Path) -> str:
+    """The text for a folder with the tokenizer in transformers' form alone."""
+    return (
+        f"{folder} has tokenizer.json alone: text is read by the sentencepiece file it was made"
+        " from. Copy tokenizer.model of the checkpoint, or of its base model (Vicuna 1.5 for"
+        " LLaVA-1.5 and LLaVA-NeXT), into the folder."
+    )
+
+
+def other_template(tokenizer: Path) -> str:
+    """The text for a tokenizer of a language model that is asked in ChatML."""
+    return (
+        f"{tokenizer} has the marks of ChatML (<|im_start|>): its language model is asked in"
+        " another template, as Yi of LLaVA-NeXT 34B, which is not supported. Take a checkpoint on"
+        " Vicuna (llava-v1.6-vicuna-7b or -13b)."
+    )
+
+
 def not_readable(path: Path) -> str:
     """The text for a file or folder that this user may not read."""
     return (

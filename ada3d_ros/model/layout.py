@@ -11,11 +11,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from ada3d_ros.config import VISION_SETTING
 from ada3d_ros.errors import CheckpointError
-from ada3d_ros.model.config import BackboneConfig, LlavaConfig
-from ada3d_ros.model.llava3d import Llava3D
+from ada3d_ros.model.architectures import Architecture, architecture_named
+from ada3d_ros.model.config import BackboneConfig
 from ada3d_ros.model.weight_files import TensorInfo
 
 VISION_PREFIX = "model.vision_tower.vision_tower."
@@ -26,6 +27,10 @@ PREFIXES = (  # our module -> official name; the first that fits
     ("decoder.", "model."),
     ("vision.", VISION_PREFIX + "vision_model."),
     ("projector.", "model.mm_projector."),
+    ("newline", "model.image_newline"),
+    ("ground.object.", "ground_head_obj."),
+    ("ground.query.", "ground_head_query."),
+    ("ground.zero_target", "ground_head_zero_target"),
     ("position_embedding.", VIDEO_PREFIX + "video_tower.positional_embedding." + POSITION_HEAD),
     ("click_encoder.", VIDEO_PREFIX + "prompt_encoder.pos_emb3d." + POSITION_HEAD),
 )
@@ -37,6 +42,7 @@ SPELLINGS = (
     (re.compile(r"(model\.)?multi_modal_projector\.linear_2\."), "model.mm_projector.2."),
     (re.compile(r"model\.language_model\.|language_model\.model\."), "model."),
     (re.compile(r"language_model\.lm_head\."), "lm_head."),
+    (re.compile(r"(model\.)?image_newline"), "model.image_newline"),
 )
 CLIP_PARTS = ("embeddings.", "pre_layrnorm.", "encoder.", "post_layernorm.")
 STORED_DTYPES = ("F32", "F16", "BF16")
@@ -51,11 +57,13 @@ def official_name(name: str) -> str:
     return official + name.removeprefix(ours)
 
 
-def build_meta_model(config: BackboneConfig, compat: str = "default") -> Llava3D:
-    """The model with names and shapes but without memory."""
+def build_meta_model(config: BackboneConfig, compat: str = "default") -> nn.Module:
+    """The model of this config's architecture with names and shapes but without memory."""
     with torch.device("meta"):
-        assert isinstance(config, LlavaConfig)
-        return Llava3D(config, compat)
+        model = architecture_named(config.backbone).build(config, compat)
+    unfilled = [name for name, _ in model.named_buffers()]
+    assert not unfilled, f"no checkpoint has values for the buffers {unfilled}"
+    return model
 
 
 def by_official_name(headers: Mapping[str, TensorInfo]) -> Stored:
@@ -107,7 +115,7 @@ def has_tower(stored: Stored) -> bool:
     return bool(tower) and not any(map(_is_empty, tower))
 
 
-def check_tower(stored: Stored, folder: Path, name: object) -> None:
+def check_tower(stored: Stored, folder: Path, name: object, architecture: Architecture) -> None:
     """Raises CheckpointError for a LLaVA whose vision tower is absent or empty.
 
     name: of the tower, as config.json has it; None where it has none.
@@ -118,6 +126,11 @@ def check_tower(stored: Stored, folder: Path, name: object) -> None:
     is_absent = not any(map(_is_tower, stored))
     what = "no vision tower" if is_absent else "an empty vision tower: no values in tensors"
     named = f" ({name!r})" if name else ""
+    if architecture.has_own_tower:
+        raise CheckpointError(
+            f"{folder} holds {what} ({VISION_PREFIX}*): it was trained with the model, so that no"
+            f" other tower{named} will do. Take the whole checkpoint."
+        )
     raise CheckpointError(
         f"{folder} holds {what} ({VISION_PREFIX}*): set {VISION_SETTING} to a local folder with the"
         f" CLIP checkpoint that config.json names as mm_vision_tower{named}."
@@ -157,14 +170,17 @@ def clip_tensors(headers: Mapping[str, TensorInfo], folder: Path) -> Stored:
 def _is_unused(name: str, num_run_layers: int) -> bool:
     """Whether no output depends on a stored tensor.
 
-    Such are old buffers, and of CLIP the blocks after the selected layer and the last norm.
+    Such are old buffers, and of the tower the blocks after the selected layer, the last norm, and
+    SigLIP's pooling head.
     """
     if name.endswith(("rotary_emb.inv_freq", "embeddings.position_ids")):
         return True
     if not _is_tower(name):
         return False
     layer = _layer_of(name)
-    return ".post_layernorm." in name or (layer is not None and layer >= num_run_layers)
+    if name.startswith((PREFIXES[2][1] + "post_layernorm.", PREFIXES[2][1] + "head.")):
+        return True
+    return layer is not None and layer >= num_run_layers
 
 
 def _layer_of(name: str) -> int | None:
@@ -173,7 +189,7 @@ def _layer_of(name: str) -> int | None:
     return None if layer is None else int(layer.group(1))
 
 
-def match(config: LlavaConfig, stored: Stored, folder: Path) -> Stored:
+def match(config: BackboneConfig, stored: Stored, folder: Path) -> Stored:
     """Our parameter name -> stored tensor, for a model of this config and what the headers say.
 
     Raises CheckpointError that names what is missing, unexpected, of another shape or format.
@@ -221,7 +237,7 @@ def _check_formats(expected: Iterable[str], stored: Stored, folder: Path) -> Non
 
 
 def _check_shapes(
-    config: LlavaConfig,
+    config: BackboneConfig,
     expected: Mapping[str, tuple[str, tuple[int, ...]]],
     stored: Stored,
     folder: Path,

@@ -71,7 +71,7 @@ class Llava3D(nn.Module):
 
     @property
     def name(self) -> str:
-        return "llava3d" if self.config.has_video_tower else "llava1.5"
+        return self.config.backbone
 
     def origin_of(self, scene: SceneSnapshot) -> Origin:
         """On the floor below the world's origin; that itself for a model that does not care, and

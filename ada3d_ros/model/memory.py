@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 import torch
 
 from ada3d_ros.config import KeyframeConfig
-from ada3d_ros.model.config import BackboneConfig
+from ada3d_ros.model.config import FLOAT32_BYTES, BackboneConfig
 from ada3d_ros.model.grounding_head import GroundingHead
 from ada3d_ros.model.layout import build_meta_model
 from ada3d_ros.model.vision import MAX_VIEWS_PER_BATCH
@@ -21,7 +21,6 @@ from ada3d_ros.model.weight_format import WeightFormat
 
 CUDA_CONTEXT_BYTES = 600 * 2**20  # driver context, kernels and library workspaces of one process
 DEFAULT_VIEWS = KeyframeConfig().max_views
-FLOAT32_BYTES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,15 +121,16 @@ def predict_memory(
     sizes.
     """
     # Weights, part by part.
-    parts = dict.fromkeys(("layers", "embeddings", "vision", "projector", "points"), 0)
+    parts = dict.fromkeys(("layers", "embeddings", "vision", "projector", "points", "heads"), 0)
     for name, shape in _parameter_shapes(config):
         parts[_part_of(name)] += form.num_bytes(name, shape)
-    head = FLOAT32_BYTES * _head_parameters(config.decoder.hidden_size, head_width)
+    head = parts["heads"]
+    head += FLOAT32_BYTES * _head_parameters(config.decoder.hidden_size, head_width)
 
     # What is kept between questions.
     per_token, wide = (kv_bytes_per_token(config, form.dtype, n) for n in (load.kv_int8, False))
-    vision, decoder = config.vision, config.decoder
-    view_features = load.max_views * vision.patches_per_side**2 * vision.hidden_size
+    decoder, at_once = config.decoder, load.views_at_once or load.max_views
+    view_features = load.max_views * config.view_values
 
     return MemoryPlan(
         decoder_layers=parts["layers"],
@@ -146,7 +146,7 @@ def predict_memory(
         rope_table=2 * decoder.max_positions * decoder.head_dim * form.dtype.itemsize,
         view_features=view_features * form.dtype.itemsize,
         prefill=_prefill_bytes(config, form, load),
-        vision_activations=_vision_bytes(config, form.dtype, load.views_at_once or load.max_views),
+        vision_activations=_vision_bytes(config, form.dtype, at_once * config.squares_per_image),
         runtime=CUDA_CONTEXT_BYTES if form.device_type == "cuda" else 0,
     )
 
@@ -188,7 +188,9 @@ def _state_bytes(
 
 def _part_of(name: str) -> str:
     owner = name.split(".", 1)[0]
-    if owner == "decoder":
+    if owner == "ground":
+        return "heads"
+    if owner in ("decoder", "newline"):
         return "layers" if name.startswith("decoder.layers.") else "embeddings"
     return owner if owner in ("vision", "projector") else "points"
 
@@ -229,7 +231,7 @@ def _prefill_bytes(config: BackboneConfig, form: WeightFormat, load: Workload) -
 
 
 def _vision_bytes(config: BackboneConfig, dtype: torch.dtype, views: int) -> int:
-    """Pixels of all views, and the larger of one batch in a CLIP block and of voxel pooling."""
+    """Pixels of all views, and the larger of one batch in the tower's block and of pooling."""
     vision, size = config.vision, dtype.itemsize
     patches = vision.patches_per_side**2
 
@@ -243,6 +245,4 @@ def _vision_bytes(config: BackboneConfig, dtype: torch.dtype, views: int) -> int
     block = tokens * max(7 * vision.hidden_size, mlp) * size
     features = views * patches * vision.hidden_size
 
-    # Pooling: features with the position embedding added, and two float32 copies.
-    pooled = features * (size + 2 * FLOAT32_BYTES) if config.has_video_tower else 0
-    return pixels + max(block + features * size, pooled)
+    return pixels + max(block + features * size, config.pooling_bytes(views, size))

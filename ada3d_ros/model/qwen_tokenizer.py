@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import tokenizers
-from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
+from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, trainers
 
 from ada3d_ros.errors import CheckpointError, InvalidRequestError
 from ada3d_ros.model.prompt import (
@@ -216,6 +216,23 @@ def _from_vocabulary(folder: Path) -> tokenizers.Tokenizer:
             f"{folder}: {' and '.join(OTHER_FILES)} are not a BPE vocabulary ({error}): copy the"
             " files again."
         ) from None
+    made = _around(bpe)
+
+    # In the order of their ids, which the library counts on from the vocabulary's end.
+    added = read_json(folder / ADDED_FILE) if (folder / ADDED_FILE).is_file() else {}
+    for content in sorted(added, key=lambda name: added[name]):
+        _add(made, content, special=content.startswith("<|") and content.endswith("|>"))
+    wrong = [name for name, token in added.items() if made.token_to_id(name) != token]
+    if wrong:
+        raise CheckpointError(
+            f"{folder}: {ADDED_FILE} gives {wrong[0]} the id {added[wrong[0]]}, which does not"
+            f" follow on vocab.json ({made.token_to_id(wrong[0])}): take {TOKENIZER_FILE}."
+        )
+    return made
+
+
+def _around(bpe: models.BPE) -> tokenizers.Tokenizer:
+    """A tokenizer that cuts and joins text as Qwen2's does."""
     made = tokenizers.Tokenizer(bpe)
     made.normalizer = normalizers.NFC()
     made.pre_tokenizer = pre_tokenizers.Sequence(
@@ -225,16 +242,31 @@ def _from_vocabulary(folder: Path) -> tokenizers.Tokenizer:
         ]
     )
     made.decoder = decoders.ByteLevel()
-
-    # In the order of their ids, which the library counts on from the vocabulary's end.
-    added = read_json(folder / ADDED_FILE) if (folder / ADDED_FILE).is_file() else {}
-    for content in sorted(added, key=lambda name: added[name]):
-        is_special = content.startswith("<|") and content.endswith("|>")
-        made.add_tokens([AddedToken(content, special=is_special, normalized=not is_special)])
-    wrong = [name for name, token in added.items() if made.token_to_id(name) != token]
-    if wrong:
-        raise CheckpointError(
-            f"{folder}: {ADDED_FILE} gives {wrong[0]} the id {added[wrong[0]]}, which does not"
-            f" follow on vocab.json ({made.token_to_id(wrong[0])}): take {TOKENIZER_FILE}."
-        )
     return made
+
+
+def _add(tokenizer: tokenizers.Tokenizer, content: str, special: bool) -> None:
+    tokenizer.add_tokens([AddedToken(content, special=special, normalized=not special)])
+
+
+def train_qwen_tokenizer(
+    folder: Path, texts: Sequence[str], vocab_size: int, controls: Sequence[str] = ()
+) -> QwenTokenizer:
+    """A byte-level BPE of these texts with Qwen2's and Video-3D-LLM's tokens, written to
+    tokenizer.json in `folder`; the same every time.
+
+    At most vocab_size tokens, fewer where the texts do not give as many. controls: special tokens
+    besides, which no text is encoded to and which decode to none.
+    """
+    added = (*QWEN_TOKENS[:3], *controls, *QWEN_TOKENS[3:])
+    made = _around(models.BPE())
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size - len(added),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    made.train_from_iterator(texts, trainer)
+    for content in added:
+        _add(made, content, special=content not in (GROUND, COORD))
+    (folder / TOKENIZER_FILE).write_text(made.to_str(pretty=False), encoding="utf-8")
+    return QwenTokenizer(folder)

@@ -1,4 +1,4 @@
-"""A tiny LLaVA-3D folder with random weights: the whole path runs, its answers mean nothing.
+"""A tiny checkpoint with random weights: the whole path runs, its answers mean nothing.
 
 For tests and for trying the node without a trained checkpoint; config.json says so
 (`ada3d_random_weights`).
@@ -18,9 +18,10 @@ import torch
 
 from ada3d_ros.errors import Ada3DError, ConfigError
 from ada3d_ros.model.checkpoint import save_checkpoint, set_parameter
-from ada3d_ros.model.config import DecoderConfig, LlavaConfig, VisionConfig
+from ada3d_ros.model.config import BackboneConfig, DecoderConfig, LlavaConfig, VisionConfig
 from ada3d_ros.model.layout import build_meta_model
-from ada3d_ros.model.prompt import POINT_TOKENS, SYSTEM_PROMPTS, Tokenizer
+from ada3d_ros.model.prompt import POINT_TOKENS, SYSTEM_PROMPTS, AnyTokenizer, Tokenizer
+from ada3d_ros.model.video3dllm.config import SIGLIP_SO400M, Video3DConfig
 from ada3d_ros.model.weight_files import read_json
 
 TINY_CONFIG = LlavaConfig(
@@ -41,6 +42,33 @@ TINY_CONFIG = LlavaConfig(
     ),
     random_weights=True,
 )  # 2.6 million parameters
+
+TINY_VIDEO3D = Video3DConfig(
+    decoder=DecoderConfig(
+        vocab_size=512,
+        hidden_size=192,
+        intermediate_size=512,
+        num_layers=4,
+        num_heads=6,
+        num_kv_heads=2,
+        rms_norm_eps=1e-6,
+        rope_theta=1e6,
+        qkv_bias=True,
+    ),
+    vision=dataclasses.replace(
+        SIGLIP_SO400M,
+        hidden_size=96,
+        intermediate_size=384,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        image_size=112,
+    ),
+    max_length=4096,
+    coord_margin_px=0,
+    random_weights=True,
+)  # 2.3 million parameters; 4 x 4 tokens and 4 newlines a view
+TINY = {"llava3d": TINY_CONFIG, "video3dllm": TINY_VIDEO3D}
+VECTORS = ("class_embedding", "newline", "zero_target")  # that stand among features
 
 OBJECTS = (
     "chair",
@@ -93,9 +121,9 @@ def _random_value(name: str, shape: torch.Size, generator: torch.Generator) -> t
     value = torch.randn(shape, generator=generator)
     if name.endswith("bias"):
         return 0.02 * value
-    if len(shape) == 1 and "class_embedding" not in name:
+    if len(shape) == 1 and not name.endswith(VECTORS):
         return 1.0 + 0.1 * value
-    if name.endswith(("embed_tokens.weight", "position_embedding.weight", "class_embedding")):
+    if name.endswith(("embed_tokens.weight", "position_embedding.weight", *VECTORS)):
         return 0.5 * value
     return value * float(shape[1:].numel()) ** -0.5
 
@@ -103,12 +131,13 @@ def _random_value(name: str, shape: torch.Size, generator: torch.Generator) -> t
 def write_random_checkpoint(
     path: str | Path,
     seed: int = 0,
-    config: LlavaConfig = TINY_CONFIG,
+    config: BackboneConfig = TINY_CONFIG,
     max_shard_bytes: int = 5 * 10**9,
     dtype: torch.dtype = torch.float32,
 ) -> Path:
-    """Writes config.json, tokenizer.model and safetensors in `dtype`; the same bytes for a seed. A
-    config with a point_id has both tokens that point, with the ids of the tokenizer made.
+    """Writes config.json, the tokenizer and safetensors in `dtype`; the same bytes for a seed. The
+    config gets the ids of the tokenizer made: those that begin and end, both tokens that point
+    where it has a point_id, and those of Video-3D-LLM.
 
     Raises ConfigError where config.random_weights is not set (such a folder must say what it is),
     and for a folder that holds another checkpoint already.
@@ -130,9 +159,20 @@ def write_random_checkpoint(
     folder.mkdir(parents=True, exist_ok=True)
     vocab_size = min(config.decoder.vocab_size, 512)
     controls = POINT_TOKENS if config.point_id >= 0 else ()
-    tokenizer = train_tokenizer(folder / "tokenizer.model", _sentences(), vocab_size, controls)
+    tokenizer: AnyTokenizer
+    if isinstance(config, Video3DConfig):
+        from ada3d_ros.model.qwen_tokenizer import END_OF_TEXT, train_qwen_tokenizer
+
+        qwen = train_qwen_tokenizer(folder, _sentences(), vocab_size, controls)
+        begin, tokenizer = qwen.control_id(END_OF_TEXT), qwen
+        ground_id = qwen.ground_id if config.ground_id >= 0 else -1
+        config = dataclasses.replace(config, coord_id=qwen.coord_id, ground_id=ground_id)
+    else:
+        path = folder / Tokenizer.file_name
+        tokenizer = train_tokenizer(path, _sentences(), vocab_size, controls)
+        begin = tokenizer.bos_id
     eos_ids = (tokenizer.eos_id,)
-    decoder = dataclasses.replace(config.decoder, bos_id=tokenizer.bos_id, eos_ids=eos_ids)
+    decoder = dataclasses.replace(config.decoder, bos_id=begin, eos_ids=eos_ids)
     config = dataclasses.replace(config, decoder=decoder)
     if controls:
         ids = [tokenizer.control_id(piece) for piece in controls]
@@ -180,21 +220,27 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="ada3d random-model",
         description=(
-            "Writes a small LLaVA-3D checkpoint with random weights. Everything runs on it; its"
-            " answers mean nothing."
+            "Writes a small checkpoint with random weights. Everything runs on it; its answers mean"
+            " nothing."
         ),
     )
     parser.add_argument(
         "folder",
         type=Path,
-        help="where to write config.json, tokenizer.model and model.safetensors",
+        help="where to write config.json, the tokenizer and model.safetensors",
+    )
+    parser.add_argument(
+        "--backbone",
+        choices=tuple(TINY),
+        default="llava3d",
+        help="LLaVA-3D or Video-3D-LLM (default llava3d)",
     )
     parser.add_argument("--seed", type=int, default=0, help="of the weights (default 0)")
 
     # A sentence in place of a traceback.
     options = parser.parse_args(argv)
     try:
-        folder = write_random_checkpoint(options.folder, options.seed)
+        folder = write_random_checkpoint(options.folder, options.seed, TINY[options.backbone])
     except (Ada3DError, OSError) as error:
         print(f"ada3d random-model: {error}", file=sys.stderr)
         return 2

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from ada3d_ros.geometry.camera import unproject_grid
+from ada3d_ros.geometry.unproject import unproject_grid
 from ada3d_ros.geometry.voxel import to_device
 from ada3d_ros.scene.voxel_table import VoxelSums, VoxelTable
 from ada3d_ros.types import MultiViewInput, SpatialTokens

@@ -247,6 +247,7 @@ def _describe(settings: ModelConfig, checkpoint: CheckpointInfo, sha256: str = "
         random_weights=checkpoint.config.random_weights,
         has_3d=checkpoint.config.has_video_tower,
         has_grounding_head=_head_width(checkpoint) > 0,
+        backbone=checkpoint.config.backbone,
     )
 
 

@@ -158,7 +158,8 @@ def check_model(path: str, vision_path: str = "") -> Iterator[Finding]:
         yield Finding(NOTE, "model", as_options(text))
     note = ", RANDOM WEIGHTS: answers are meaningless" if info.random_weights else ""
     size = f"{info.parameters / 1e6:.1f} M parameters, {info.memory_bytes / 2**20:.0f} MiB"
-    text = f"{info.name}: {size} in {info.precision} on {info.device}{note}"
+    kind = f"backbone {info.backbone}, " if info.backbone else ""
+    text = f"{info.name}: {kind}{size} in {info.precision} on {info.device}{note}"
     yield Finding(OK, "model", text)
 
 

@@ -12,9 +12,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from ada3d_ros.geometry.camera import unproject_depth
+from ada3d_ros.geometry.sparse_points import sparse_points
 from ada3d_ros.types import RgbdFrame
 
 GRID = 48  # readings taken along each side of the image
@@ -79,20 +78,14 @@ class LevelPlaces:
 def level_places(frame: RgbdFrame) -> LevelPlaces:
     """Of a sparse grid of the frame's readings."""
     # World points (H, W, 3) of the grid, NaN where there is no reading.
-    camera, T = frame.intrinsics, frame.T_world_cam
-    rows, columns = (max(size // GRID, 1) for size in (camera.height, camera.width))
-    K = camera.matrix
-    K[0] /= columns
-    K[1] /= rows
-    depth_m = torch.from_numpy(frame.depth_m[::rows, ::columns].astype(np.float64))
-    xyz_m = unproject_depth(depth_m, torch.from_numpy(K), torch.from_numpy(T.copy())).numpy()
+    xyz_m = sparse_points(frame, GRID)
 
     # The surface's normal at each inner point, from its neighbours.
     along, down = xyz_m[1:-1, 2:] - xyz_m[1:-1, :-2], xyz_m[2:, 1:-1] - xyz_m[:-2, 1:-1]
     normal = np.cross(along, down)
     with np.errstate(invalid="ignore", divide="ignore"):
         up = np.abs(normal[..., 2]) / np.linalg.norm(normal, axis=-1)
-        level = (up >= MIN_UP) & (xyz_m[1:-1, 1:-1, 2] < T[2, 3])  # seen from above
+        level = (up >= MIN_UP) & (xyz_m[1:-1, 1:-1, 2] < frame.T_world_cam[2, 3])  # seen from above
     every = xyz_m[..., 2]
     return LevelPlaces(xyz_m[1:-1, 1:-1][level], np.sort(every[np.isfinite(every)]))
 

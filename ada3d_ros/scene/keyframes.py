@@ -6,18 +6,16 @@ same frames give the same keyframes. The caller serialises calls.
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
-import torch
 
 from ada3d_ros.config import KeyframeConfig
-from ada3d_ros.errors import FrameError, FrameReason
-from ada3d_ros.geometry.camera import unproject_depth
+from ada3d_ros.errors import FrameError, FrameReason, InvalidRequestError
 from ada3d_ros.geometry.pose import rotation_angle_rad
-from ada3d_ros.geometry.voxel import voxel_coords, voxel_ids
+from ada3d_ros.geometry.sparse_points import sparse_points
 from ada3d_ros.scene.floor import Floor, LevelPlaces, level_places
 from ada3d_ros.types import Keyframe, KeyframeReason, RgbdFrame, SceneState
 
@@ -32,6 +30,10 @@ class _Kept:
     keyframe: Keyframe
     voxels: Voxels  # visible in it
     levels: LevelPlaces
+
+
+def _taken(keyframe: Keyframe) -> _Kept:
+    return _Kept(keyframe, visible_voxels(keyframe.frame), level_places(keyframe.frame))
 
 
 NOTHING_SEEN = SceneState(0, 0, 0)
@@ -123,10 +125,52 @@ class KeyframeBuffer:
             x, y = (round(float(value), 1) for value in frame.T_world_cam[:2, 3])
             self._anchor_xy_m = x, y
         self._next_index += 1
-        self._keep(_Kept(keyframe, visible_voxels(frame), level_places(frame)))
+        self._keep(_taken(keyframe))
         self._evict_surplus()
         self._note_change()
         return keyframe
+
+    def restore(self, scene: SceneSnapshot) -> bool:
+        """Hold exactly this scene's keyframes, with their indices, its epoch, version, floor and
+        anchor, whatever the thresholds say; whether that changed anything. Frames are told by
+        index and stamp: those that are held already stay, also where other pixels come.
+
+        Raises InvalidRequestError, and changes nothing, where indices or stamps do not rise, world
+        frames differ, or an index of this epoch is held with another stamp.
+        """
+        keyframes, state = scene.keyframes, scene.state
+        order = [(keyframe.index, keyframe.frame.stamp_ns) for keyframe in keyframes]
+        for before, after in itertools.pairwise(order):
+            if not (before[0] < after[0] and before[1] < after[1]):
+                raise InvalidRequestError(
+                    f"keyframe {after[0]} of {after[1]} ns comes after {before[0]} of {before[1]}"
+                    " ns: indices and stamps of a scene must rise."
+                )
+        names = sorted({keyframe.frame.frame_id for keyframe in keyframes})
+        if len(names) > 1:
+            raise InvalidRequestError(f"the keyframes of one scene are posed in {names}.")
+        held = {kept.keyframe.index: kept for kept in self._kept}
+        if state.epoch != self.epoch:
+            held = {}
+        for index, stamp_ns in order:
+            known = held.get(index)
+            if known is not None and known.keyframe.frame.stamp_ns != stamp_ns:
+                raise InvalidRequestError(
+                    f"keyframe {index} is held with stamp {known.keyframe.frame.stamp_ns} ns, not"
+                    f" {stamp_ns}: an index names one keyframe of an epoch. Begin a new epoch."
+                )
+
+        now = self.epoch, self.version, self._floor, self._anchor_xy_m, [*held]
+        wanted = state.epoch, state.version, scene.floor, scene.anchor_xy_m, [i for i, _ in order]
+        if now == wanted:
+            return False
+        self._kept = [held.get(each.index) or _taken(each) for each in keyframes]
+        self._coverage = Counter(voxel for kept in self._kept for voxel in kept.voxels)
+        self._last_stamp_ns = order[-1][1] if order else None
+        self._next_index = max(self._next_index, order[-1][0] + 1 if order else 0)
+        self._floor, self._anchor_xy_m = scene.floor, scene.anchor_xy_m
+        self.epoch, self.version = state.epoch, state.version
+        return True
 
     def set_config(self, config: KeyframeConfig) -> None:
         """New thresholds from the next frame on; a smaller max_views evicts at once."""
@@ -220,20 +264,7 @@ def visible_voxels(frame: RgbdFrame) -> Voxels:
 
     Empty without depth.
     """
-    # Depth and camera of the grid.
-    rows, columns = _grid(frame.intrinsics.height), _grid(frame.intrinsics.width)
-    depth_m = torch.from_numpy(frame.depth_m[rows, columns].astype(np.float64))
-    K = frame.intrinsics.matrix
-    K[0] /= columns.step
-    K[1] /= rows.step
-
-    # The voxels of its valid points.
-    pose = torch.from_numpy(frame.T_world_cam.copy())
-    xyz_m = unproject_depth(depth_m, torch.from_numpy(K), pose).reshape(-1, 3)
-    _, occupied = voxel_ids(voxel_coords(xyz_m[xyz_m.isfinite().all(dim=1)], COVERAGE_VOXEL_M))
-    triples: npt.NDArray[np.int64] = occupied.numpy()
-    return frozenset((int(x), int(y), int(z)) for x, y, z in triples)
-
-
-def _grid(size_px: int) -> slice:
-    return slice(0, None, max(size_px // COVERAGE_GRID, 1))
+    xyz_m = sparse_points(frame, COVERAGE_GRID).reshape(-1, 3)
+    valid = xyz_m[np.isfinite(xyz_m).all(axis=1)]
+    occupied = np.unique(np.round(valid / COVERAGE_VOXEL_M).astype(np.int64), axis=0)
+    return frozenset((x, y, z) for x, y, z in occupied.tolist())

@@ -1,5 +1,5 @@
-"""Spatial tokens without a place, that close rows: pruned in and before the language model, in every
-mode, against the same said token by token.
+"""Spatial tokens without a place, that close rows: while a prompt passes and where a question
+selects of a cached scene, against the same said token by token.
 """
 
 from __future__ import annotations

@@ -146,7 +146,7 @@ def test_what_transformers_writes_by_itself_is_read_without_a_word() -> None:
         ("cross_attention_layers", [3, 8]),
         ("mm_resampler_type", "perceiver"),
         ("mm_spatial_pool_stride", 2),
-        ("mm_patch_merge_type", "spatial_unpad"),
+        ("mm_patch_merge_type", "spatial"),
         ("s2", True),
         ("hidden_act", "gelu"),
     ],
@@ -330,11 +330,11 @@ def test_a_select_layer_that_the_tower_does_not_have() -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"model_type": "llava_qwen", "architectures": ["LlavaQwenForCausalLM"]},
+        {"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"]},
         {"model_type": "llava_mistral"},
-        {"model_type": "llava_next"},
+        {"model_type": "llava_next_video"},
         {"model_type": "granite", "architectures": ["GraniteForCausalLM"]},
-        {"model_type": "llava", "architectures": ["LlavaQwenForCausalLM"]},
+        {"model_type": "llava", "architectures": ["LlavaMptForCausalLM"]},
         {"model_type": "qwen2_vl"},
         {"model_type": ["llava"]},
     ],

@@ -133,7 +133,7 @@ def test_a_web_page_in_the_place_of_any_weights(
 
 def test_a_pointer_that_is_not_read_harms_nothing(folder: Path) -> None:
     """`git lfs pull --include '*.safetensors'` leaves the others."""
-    for name in ("pytorch_model.bin", "generation_config.json", "training_args.bin"):
+    for name in ("pytorch_model.bin", "trainer_state.json", "training_args.bin"):
         (folder / name).write_text(POINTER)
     assert inspect_checkpoint(folder).num_parameters > 0
 

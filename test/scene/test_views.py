@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from ada3d_ros.errors import NoFramesError
-from ada3d_ros.geometry.camera import unproject_depth
+from ada3d_ros.geometry.unproject import unproject_depth
 from ada3d_ros.lab.parity.forward import sample_reference_frames
 from ada3d_ros.scene.views import (
     build_multiview,

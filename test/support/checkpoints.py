@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from ada3d_ros.model.config import DecoderConfig, VisionConfig
+from ada3d_ros.model.config import DecoderConfig, LlavaConfig, VisionConfig
+from ada3d_ros.model.llava_next.config import LlavaNextConfig
 from ada3d_ros.model.random_checkpoint import TINY_CONFIG
 
 SMALL = dataclasses.replace(
@@ -22,6 +23,20 @@ SMALL = dataclasses.replace(
 )
 TOWER = "model.vision_tower.vision_tower.vision_model."
 Tensors = dict[str, torch.Tensor]
+
+
+SMALL_2D = LlavaConfig(  # with seed 5 its answers are of many words, another for every image
+    decoder=DecoderConfig(512, 48, 96, 3, 4, 2),
+    vision=VisionConfig(16, 24, 3, 2, image_size=56),
+    has_video_tower=False,
+    random_weights=True,
+)
+SMALL_NEXT = LlavaNextConfig(
+    decoder=SMALL_2D.decoder,
+    vision=SMALL_2D.vision,
+    random_weights=True,
+    pinpoints=((56, 112), (112, 56), (112, 112), (168, 56), (56, 168)),
+)
 
 
 def tensors_of(folder: Path) -> Tensors:
@@ -69,6 +84,8 @@ def new_name(name: str) -> str:
     """transformers' name since 4.52, its CLIP without `vision_model.` (5.23)."""
     if name.startswith(TOWER):
         return "model.vision_tower." + name.removeprefix(TOWER)
+    if name == "model.image_newline":
+        return name
     for index, linear in ((0, "linear_1"), (2, "linear_2")):
         ours = f"model.mm_projector.{index}."
         if name.startswith(ours):
@@ -81,14 +98,21 @@ def old_name(name: str) -> str:
     new = new_name(name)
     if new.startswith("model.vision_tower."):
         return "vision_tower.vision_model." + new.removeprefix("model.vision_tower.")
-    if new.startswith("model.multi_modal_projector."):
+    if new.startswith(("model.multi_modal_projector.", "model.image_newline")):
         return new.removeprefix("model.")
     return "language_model." + name  # lm_head.*, model.*
 
 
 def convert(folder: Path, target: Path, rename: Callable[[str], str] = new_name) -> Path:
-    """A 2D checkpoint in the layout of the transformers library."""
+    """A 2D checkpoint, LLaVA-1.5 or LLaVA-NeXT, in the layout of the transformers library."""
     data = config_of(folder)
+    kind: dict[str, Any] = {"model_type": "llava"}
+    if "image_grid_pinpoints" in data:
+        kind = {
+            "model_type": "llava_next",
+            "use_image_newline_parameter": True,
+            "image_grid_pinpoints": [size[::-1] for size in data["image_grid_pinpoints"]],
+        }
     text = {key: data[key] for key in TEXT_KEYS}
     vision = {k: v for k, v in data["mm_vision_config"].items() if not k.startswith("image_m")}
     del vision["image_std"]
@@ -96,8 +120,8 @@ def convert(folder: Path, target: Path, rename: Callable[[str], str] = new_name)
     (target / "config.json").write_text(
         json.dumps(
             {
-                "model_type": "llava",
-                "architectures": ["LlavaForConditionalGeneration"],
+                **kind,
+                "architectures": [ARCHITECTURES[kind["model_type"]]],
                 "ignore_index": -100,
                 "image_token_index": data["vocab_size"] - 1,
                 "image_seq_length": 576,
@@ -122,6 +146,10 @@ def convert(folder: Path, target: Path, rename: Callable[[str], str] = new_name)
     return target
 
 
+ARCHITECTURES = {
+    "llava": "LlavaForConditionalGeneration",
+    "llava_next": "LlavaNextForConditionalGeneration",
+}
 TEXT_KEYS = (
     "vocab_size",
     "hidden_size",

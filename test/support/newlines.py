@@ -60,13 +60,13 @@ class Grid:
         return xyz_m
 
 
-def grid_prompt(grid: Grid, seed: int = 1, system: int = SYSTEM, text: int = TEXT) -> PromptSequence:
+def grid_prompt(grid: Grid, seed: int = 1) -> PromptSequence:
     """Random embeddings; all newlines are the same one."""
-    total, made = system + grid.total + text, generator(seed)
+    total, made = SYSTEM + grid.total + TEXT, generator(seed)
     embeds = torch.randn(total, WIDTH, generator=made)
     newline = torch.randn(WIDTH, generator=made)
-    embeds[[system + i for i in grid.newlines]] = newline
-    span = (system, system + grid.total)
+    embeds[[SYSTEM + i for i in grid.newlines]] = newline
+    span = (SYSTEM, SYSTEM + grid.total)
     return PromptSequence(embeds, torch.arange(total), span, grid.places(seed))
 
 

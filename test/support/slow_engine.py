@@ -73,8 +73,8 @@ def slow_prefill(
 
         # How many stay: as given, as the pruner counts, or all.
         if layer == (pruner.probe_layer or 0) and not given:
-            columns = [i for i, token in enumerate(alive) if token not in newlines]
-            counts = slow_counts(decoder, layer, hidden, positions, (start, stop), pruner, columns)
+            columns = [start + i for i, token in enumerate(alive) if token not in newlines]
+            counts = slow_counts(decoder, layer, hidden, positions, (columns, stop), pruner)
         ranked = [i for i, token in enumerate(alive) if given or token not in newlines]
         wanted = len(given[layer]) if given else counts[layer] if counts else len(ranked)
 
@@ -109,20 +109,19 @@ def slow_counts(
     layer: int,
     hidden: torch.Tensor,
     positions: torch.Tensor,
-    span: tuple[int, int],
+    spatial: tuple[Sequence[int], int],
     p: LayerPruner,
-    ranked: Sequence[int] = (),
 ) -> tuple[int, ...]:
-    """How many spatial tokens each layer keeps, where the pruner knows it at this layer; ranked:
-    which of them are, if not all.
+    """How many spatial tokens each layer keeps, where the pruner knows it at this layer; spatial:
+    the rows of those that are ranked, and the first row behind the scene.
     """
-    ranked = ranked or range(span[1] - span[0])
+    ranked, stop = spatial
     if not isinstance(p, LogisticPruner):
         return p.counts(len(ranked), None)
 
     # Mutual information of who asks and what is attended to decides the slope.
     attention, _ = attention_of(decoder, layer, hidden, positions)
-    joint = attention.mean(dim=0)[span[1] :, [span[0] + i for i in ranked]]
+    joint = attention.mean(dim=0)[stop:, list(ranked)]
     joint = joint / joint.sum()
     apart = joint.sum(dim=1, keepdim=True) * joint.sum(dim=0, keepdim=True)
     information = float((joint * (joint / apart).log()).sum()) / math.log(min(joint.shape))

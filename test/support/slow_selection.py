@@ -32,7 +32,8 @@ def slow_question(
     order, kept, before = ranked, list[list[int]](), list[float]()
     for layer in range(decoder.config.num_layers):
         if layer == (pruner.probe_layer or 0):
-            counts = slow_counts(decoder, layer, hidden, positions, span, pruner, ranked)
+            spatial = [span[0] + i for i in ranked], span[1]
+            counts = slow_counts(decoder, layer, hidden, positions, spatial, pruner)
         scores = slow_scores(decoder, layer, hidden, prompt, pruner)
         if pruner.score == "random":  # a number for each of those that are ranked
             scores = [scores[ranked.index(i)] if i in ranked else 0.0 for i in range(total)]

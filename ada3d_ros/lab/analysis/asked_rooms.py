@@ -67,5 +67,5 @@ def true_answer(
     ]
     if question.egocentric and len(points) == len(question.places) > 2:
         points[-1] = egocentric(points[-3], points[-2], points[-1])
-    ids = torch.tensor(loaded.tokenizer.encode(question.answer)[1:], device=model.device)
+    ids = torch.tensor(loaded.tokenizer.encode_text(question.answer), device=model.device)
     return torch.cat((model.encode_clicks(points), model.decoder.embed(ids)))

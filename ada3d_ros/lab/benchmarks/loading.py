@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors.torch import load_file
@@ -134,7 +134,8 @@ class _Source:
         return [file.read_bytes() for file in self.files]
 
     def load(self) -> torch.nn.Module:
-        return load_weights(inspect_checkpoint(self.folder), self.device, LOADED)
+        model = load_weights(inspect_checkpoint(self.folder), self.device, LOADED)
+        return cast(torch.nn.Module, model)
 
     def digest(self) -> str:
         return revision_sha256(inspect_checkpoint(self.folder))

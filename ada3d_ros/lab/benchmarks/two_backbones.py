@@ -160,8 +160,9 @@ class Asked:
             "question.measure": False,
             "objects.enabled": False,
         }
-        pipeline = Ada3DPipeline(from_flat(values | dict(settings), AgentConfig()))
-        pipeline.take(self.loaded, self.info)
+        config = from_flat(values | dict(settings), AgentConfig())
+        pipeline = Ada3DPipeline(config, opened=(self.loaded, self.info))
+        pipeline.load()
         return pipeline
 
     def ask(self, settings: Mapping[str, object], rooms: Sequence[Room], title: str) -> Tally:

@@ -18,6 +18,7 @@ from ada3d_ros.model.decoder import LlamaDecoder
 from ada3d_ros.pruning import schedule
 from ada3d_ros.pruning.schedule import RetentionSchedule
 from ada3d_ros.pruning.strategy import LayerPruner
+from ada3d_ros.token_rows import rows_of
 from ada3d_ros.types import PromptSequence
 
 SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
@@ -160,7 +161,7 @@ def _measure_point(
     identical, prefix, divergence, dropped = [], [], [], []
     for prompt, true, pruner in zip(prompts, unpruned, pruners, strict=True):
         found = greedy_answer(decoder, prompt, num_tokens, pruner)
-        total = prompt.spatial_span[1] - prompt.spatial_span[0]
+        total = rows_of(prompt).num_placed
         dropped.append(1.0 - pruner.counts(total, None)[-1] / total)
         identical.append(float(found.token_ids == true.token_ids))
         prefix.append(prefix_agreement(found.token_ids, true.token_ids))

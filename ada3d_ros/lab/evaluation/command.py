@@ -41,7 +41,7 @@ from ada3d_ros.lab.evaluation.words_alone import WordsAlone, fitted
 from ada3d_ros.lab.results import write_results
 from ada3d_ros.lab.world.export import export, export_scene, scene_name
 from ada3d_ros.lab.world.graph import graphs
-from ada3d_ros.lab.world.image_questions import ImageFiles
+from ada3d_ros.lab.world.image_files import ImageFiles
 from ada3d_ros.lab.world.rooms import make_rooms
 from ada3d_ros.model.startup import embedded_model_path
 from ada3d_ros.pipeline import Ada3DPipeline
@@ -218,7 +218,7 @@ def _export(selections: Sequence[RoomSelection], folder: Path, views: bool) -> N
         if views:
             for name, room in zip(names, rooms_of(selection, EXPORT_PX), strict=True):
                 export_scene(room.frames, folder / "scenes" / name)
-                images.add_room(room.frames, room.boxes, room.solids)
+                images.add_room(room.frames, room.graph, room.seen)
     counts = export(asked, folder).items()
     print(f"{folder}: " + ", ".join(f"{count} rows in {file}.json" for file, count in counts))
     if views:

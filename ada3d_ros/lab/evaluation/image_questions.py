@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import math
 import random
 import time
 from collections import Counter
@@ -37,15 +38,11 @@ from ada3d_ros.lab.evaluation.intervals import (
 )
 from ada3d_ros.lab.evaluation.pipelines import load_room, open_pipeline
 from ada3d_ros.lab.evaluation.scene_pruning import remember_views
-from ada3d_ros.lab.evaluation.selection import ROOMS_AT_ONCE, RoomSelection, num_possible
+from ada3d_ros.lab.evaluation.selection import RoomSelection, num_possible, rooms_of
 from ada3d_ros.lab.evaluation.synthetic import MAX_NEW_TOKENS, count_text
 from ada3d_ros.lab.evaluation.tally import Tally
-from ada3d_ros.lab.world.generated import frames_of
-from ada3d_ros.lab.world.graph import graphs
-from ada3d_ros.lab.world.render import render
 from ada3d_ros.lab.world.room_question import RoomQuestion
-from ada3d_ros.lab.world.rooms import make_rooms
-from ada3d_ros.lab.world.view_questions import MIN_PIXELS, VIEW_KINDS, pixels_of, view_questions
+from ada3d_ros.lab.world.view_questions import MIN_SHARE, VIEW_KINDS, view_questions
 from ada3d_ros.pipeline import Ada3DPipeline
 from ada3d_ros.types import Question, RgbdFrame, Scope
 
@@ -82,21 +79,15 @@ def views_of(selection: RoomSelection, side: int, per_room: int) -> Iterator[Ask
     """`per_room` views of each room, evenly along its path, side px; those without a question are
     left out.
     """
-    number = 0
-    for seeds in selection.room_seeds().split(ROOMS_AT_ONCE):
-        rooms = make_rooms(selection.split, seeds, selection.level)
-        views = render(rooms, side)
-        for b, graph in enumerate(graphs(rooms)):
-            frames = frames_of(rooms, views, b)
-            if per_room > len(frames):
-                raise ConfigError(f"--views {per_room}: a room has {len(frames)}.")
-            for view in (i * len(frames) // per_room for i in range(per_room)):
-                draw = random.Random(f"{int(seeds[b])} {view}")
-                pixels = pixels_of(views.object_index[b, view])
-                asked = view_questions(graph, pixels, draw)
-                if asked:
-                    yield AskedView(number, frames[view], asked)
-            number += 1
+    seeds = selection.room_seeds().tolist()
+    for number, room in enumerate(rooms_of(selection, side)):
+        if per_room > len(room.frames):
+            raise ConfigError(f"--views {per_room}: a room has {len(room.frames)}.")
+        for view in (i * len(room.frames) // per_room for i in range(per_room)):
+            draw = random.Random(f"{seeds[number]} {view}")
+            asked = view_questions(room.graph, room.seen[view], draw)
+            if asked:
+                yield AskedView(number, room.frames[view], asked)
 
 
 def ask_views(
@@ -223,7 +214,7 @@ def compare(
         "views_per_room": per_room,
         "level": selection.level,
         "split": selection.split,
-        "min_pixels": MIN_PIXELS,
+        "min_pixels": math.ceil(MIN_SHARE * whole.view_side**2),
         "fastv_k": FASTV_K,
         "n": {group: int(number.sum()) for group, number in unpruned.asked.items()},
         "by_words": _by_words(views),

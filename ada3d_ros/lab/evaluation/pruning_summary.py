@@ -1,7 +1,9 @@
 """What the records of the pruning tables come to: rows beside the whole scene, room by room.
 
 Every difference is paired: of the questions that both rows were asked about the same rooms. What
-draws is asked once for each seed, and a room's value is the mean over the seeds.
+draws is asked once for each seed, and a room's value is the mean over the seeds. The best of many
+rows looks better than it is on the rooms that chose it: rooms of even number choose, the others
+tell what the chosen row is worth (decision 202).
 """
 
 from __future__ import annotations
@@ -26,9 +28,9 @@ from ada3d_ros.lab.evaluation.pruning_rows import ANCHOR, BLIND, SHUFFLED, UNPRU
 from ada3d_ros.lab.evaluation.room_records import (
     COSTS,
     MISSING,
-    RecordFile,
     RoomFacts,
     RoomRecord,
+    RoomRecordFile,
 )
 
 TEXT = (
@@ -106,6 +108,11 @@ REFERENCES = (  # those rows, by name: the first of each that was measured
 )
 
 
+CHOOSE_AT = 0.1  # the budget at which a best row is chosen
+CHOOSING, TELLING = 0, 1  # a room's number modulo 2
+LEAST_ROOMS = 10  # of each half, for a row to be chosen from
+
+
 def asked_of(facts: RoomFacts, record: RoomRecord) -> list[QuestionOutcome]:
     """The questions of a room that the record has; a blind one has no phrases."""
     ious, found = iter(record.ious), []
@@ -140,7 +147,7 @@ class Measured:
         return self.right[name][index], self.asked[name][index]
 
 
-def measured_row(records: RecordFile, keys: Sequence[str]) -> Measured | None:
+def measured_row(records: RoomRecordFile, keys: Sequence[str]) -> Measured | None:
     """A row, of one key a seed, a room's value being the mean over the seeds that were asked about
     it; None without any.
     """
@@ -177,19 +184,27 @@ def _draws(rooms: int) -> Floats:
     return room_draws(rooms)
 
 
-def paired(row: Measured, base: Measured, name: str) -> dict[str, Any]:
-    """One group beside another row's over the rooms of both: value, points, standard error,
-    interval, n. Raises ValueError where they were not asked the same.
+def shared_rooms(row: Measured, base: Measured, half: int | None = None) -> list[int]:
+    """The rooms of both, ascending; half: of CHOOSING or TELLING alone."""
+    both = sorted(set(row.rooms) & set(base.rooms))
+    return [room for room in both if half is None or room % 2 == half]
+
+
+def paired(row: Measured, base: Measured, name: str, half: int | None = None) -> dict[str, Any]:
+    """One group beside another row's over `shared_rooms`: how many these are, n, and, where there
+    is a question, value, points, standard error and interval. Raises ValueError where they were not
+    asked the same.
     """
-    rooms = sorted(set(row.rooms) & set(base.rooms))
+    rooms = shared_rooms(row, base, half)
     (right, asked), (before, asked_before) = row.of(rooms, name), base.of(rooms, name)
     if not np.array_equal(asked, asked_before):
         raise ValueError(f"{name}: not the same questions")
     total = asked.sum()
     if not total:
-        return {"n": 0}
+        return {"rooms": len(rooms), "n": 0}
     low, high = difference_interval(right, before, asked, _draws(len(rooms)))
     return {
+        "rooms": len(rooms),
         "n": round(total),
         "value": right.sum() / total,
         "points": 100 * (right - before).sum() / total,
@@ -220,7 +235,7 @@ class Summary:
     computed as another one is, both by key.
     """
 
-    records: RecordFile
+    records: RoomRecordFile
     rows: Sequence[Row]
     refused: Mapping[str, str]
     twins: Mapping[str, str]
@@ -247,6 +262,7 @@ class Summary:
                 keys.setdefault((row.strategy, row.mode, row.budget), []).append(row.key)
         measured = {name: measured_row(self.records, those) for name, those in keys.items()}
         found["rows"] = [self._row(name, keys[name], measured, whole) for name in keys]
+        found["chosen"] = chosen_rows(measured, whole)
         return found
 
     def _row(
@@ -275,6 +291,46 @@ class Summary:
             if other is not None and other is not mine and set(other.rooms) & set(mine.rooms):
                 row["against"][title] = {group: paired(mine, other, group) for group in AGAINST}
         return row
+
+
+def chosen_rows(measured: Mapping[Name, Measured | None], whole: Measured) -> dict[str, Any]:
+    """The best rows at CHOOSE_AT, by the rooms of CHOOSING, as those of TELLING find them.
+
+    "acc25": the least loss of boxes, against the whole scene; "voxel_dpp": the largest gain of text
+    over that strategy among those that do not find fewer boxes than it (all, where there is none
+    such). Each says from how many rows and by how many rooms it was chosen; absent where no row has
+    LEAST_ROOMS in either half.
+    """
+    rows = {name: row for name, row in measured.items() if row and name[2] == CHOOSE_AT}
+    found: dict[str, Any] = {}
+    anchor = rows.get((ANCHOR, "before", CHOOSE_AT))
+    for title, base, groups in (("acc25", whole, ("acc25",)), (ANCHOR, anchor, ("qa", "acc25"))):
+        if base is None:
+            continue
+        from_these = {}
+        for name, row in rows.items():
+            halves = [len(shared_rooms(row, base, half)) for half in (CHOOSING, TELLING)]
+            if row is not base and min(halves) >= LEAST_ROOMS:
+                from_these[name] = {
+                    group: paired(row, base, group, CHOOSING).get("points", np.nan)
+                    for group in groups
+                }
+        with_boxes = {n: p for n, p in from_these.items() if p["acc25"] >= 0.0}
+        if title == ANCHOR and with_boxes:
+            from_these = with_boxes
+        if not from_these:
+            continue
+        best = max(from_these, key=lambda name: (from_these[name][groups[0]], name))
+        row = rows[best]
+        found[title] = {
+            "strategy": best[0],
+            "mode": best[1],
+            "budget": best[2],
+            "rows": len(from_these),
+            "chosen_by": len(shared_rooms(row, base, CHOOSING)),
+            "metrics": {group: paired(row, base, group, TELLING) for group in groups},
+        }
+    return found
 
 
 def _facts(row: Measured) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from ada3d_ros.lab.evaluation.blind import answer_blindly
 from ada3d_ros.lab.evaluation.pipelines import load_room, open_pipeline
 from ada3d_ros.lab.evaluation.pruning_rows import BLIND, SHUFFLED, Row, passes
 from ada3d_ros.lab.evaluation.pruning_summary import KINDS, Summary
-from ada3d_ros.lab.evaluation.room_records import RecordFile, RoomFacts, record_of
+from ada3d_ros.lab.evaluation.room_records import RoomFacts, RoomRecordFile, record_of
 from ada3d_ros.lab.evaluation.scene_pruning import points
 from ada3d_ros.lab.evaluation.selection import Room, RoomSelection, rooms_of
 from ada3d_ros.lab.evaluation.synthetic import MAX_NEW_TOKENS, ask_room, count_text
@@ -61,7 +61,7 @@ def measure_tables(tables: Tables, file: Path | None = None) -> dict[str, Any]:
     started = time.monotonic()
     pipeline = open_pipeline(tables.model, "none", None, tables.settings)
     out = file and ResultFile(file, device_name(pipeline.model.model.device), tables.selection.seed)
-    records = RecordFile(file and file.with_name(file.stem + RECORDS), _head(tables, pipeline))
+    records = RoomRecordFile(file and file.with_name(file.stem + RECORDS), _head(tables, pipeline))
     run = _Run(tables, pipeline, records, started + 60.0 * tables.minutes)
     try:
         run.drop_what_other_code_answers_otherwise()
@@ -115,7 +115,7 @@ class _Run:
 
     tables: Tables
     pipeline: Ada3DPipeline
-    records: RecordFile
+    records: RoomRecordFile
     until: float
     refused: dict[str, str] = field(default_factory=dict)
     twins: dict[str, str] = field(default_factory=dict)

@@ -2,12 +2,12 @@
 
 A line is written as soon as a variant has answered about a room, so that a run that is killed loses
 that room of that variant alone. A record of other code is taken over only where the present code,
-asked about the same first room, comes to the same (`pruning_tables`).
+asked about the same first room, comes to the same (`pruning_tables`); those of the field's
+benchmarks (`field/records`) are of one code and of one setting.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -17,6 +17,7 @@ import numpy as np
 
 from ada3d_ros.errors import ConfigError
 from ada3d_ros.lab.evaluation.tally import Outcome
+from ada3d_ros.lab.json_lines import line_of, read_rows
 from ada3d_ros.lab.results import CHANGED
 from ada3d_ros.usage import TokenUsage
 
@@ -99,7 +100,7 @@ def mean_costs(usages: Sequence[TokenUsage]) -> dict[str, float]:
     return means
 
 
-class RecordFile:
+class RoomRecordFile:
     """The records of one selection of rooms, by row and room, in a file that grows; None: kept in
     memory alone.
 
@@ -139,35 +140,30 @@ class RecordFile:
             self.records[item.row, item.room] = item
 
     def _read(self, path: Path) -> None:
-        lines = path.read_text(encoding="utf-8").splitlines()
-        if not lines:
-            return
+        """Raises ConfigError for other records, and for a file that holds none; SourceError for a
+        damaged line.
+        """
+        rows = read_rows(path)
+        if rows and rows[0] != self.head:
+            raise ConfigError(
+                f"{path} holds records of other rooms, weights or questions: name another file, or"
+                " move it away."
+            )
         try:
-            if json.loads(lines[0]) != self.head:
-                raise ConfigError(
-                    f"{path} holds records of other rooms, weights or questions: name another file,"
-                    " or move it away."
-                )
-            for i, line in enumerate(lines[1:], start=2):
-                try:
-                    data = json.loads(line)
-                except ValueError:
-                    if i == len(lines):  # cut off when the run was killed
-                        break
-                    raise
-                item = _item(data)
-                # Of changes that no commit names, nobody knows what was measured.
-                if isinstance(item, RoomFacts) or not item.commit.endswith(CHANGED):
-                    self._keep(item)
+            items = [_item(row) for row in rows[1:]]
         except (ValueError, TypeError, KeyError) as error:
             raise ConfigError(f"{path} is no file of records ({error}): move it away.") from None
+        for item in items:
+            # Of changes that no commit names, nobody knows what was measured.
+            if isinstance(item, RoomFacts) or not item.commit.endswith(CHANGED):
+                self._keep(item)
 
     def _rewrite(self) -> None:
         if self.path is None:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         items = [self.facts[room] for room in sorted(self.facts)]
-        lines = [json.dumps(self.head) + "\n", *map(_line, items)]
+        lines = [line_of(self.head), *map(_line, items)]
         lines += [_line(self.records[key]) for key in sorted(self.records)]
         part = self.path.with_name(f".{self.path.name}.part")
         part.write_text("".join(lines), encoding="utf-8")
@@ -175,7 +171,7 @@ class RecordFile:
 
 
 def _line(item: RoomRecord | RoomFacts) -> str:
-    return json.dumps(asdict(item), separators=(",", ":")) + "\n"
+    return line_of(asdict(item))
 
 
 def _item(data: dict[str, Any]) -> RoomRecord | RoomFacts:

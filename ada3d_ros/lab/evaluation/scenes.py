@@ -150,7 +150,7 @@ def scene_prompt(
         for point in clicked
     ]
     ids = loaded.tokenizer.encode_question(text, conversation)
-    chosen = choose_tokens(model, scene.tokens, policy, loaded.tokenizer.encode(question)[1:])
+    chosen = choose_tokens(model, scene.tokens, policy, loaded.tokenizer.encode_text(question))
     embeds, clicks = model.project(chosen.tokens.features), model.encode_clicks(points)
     prompt = model.build_prompt(ids, embeds, clicks, chosen.tokens.xyz_m)
     return chosen.in_prompt(prompt), chosen

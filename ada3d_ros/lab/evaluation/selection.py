@@ -16,6 +16,7 @@ from ada3d_ros.lab.world.relations import DIRECTIONS
 from ada3d_ros.lab.world.render import render
 from ada3d_ros.lab.world.room_question import NUMBERS, RoomQuestion
 from ada3d_ros.lab.world.rooms import CATEGORIES, COLORS, Rooms, make_rooms
+from ada3d_ros.lab.world.view_questions import shares_of
 from ada3d_ros.scene.floor import stand_on_floor
 from ada3d_ros.types import Box3D, RgbdFrame
 
@@ -82,13 +83,17 @@ class Room:
     """One room to be asked about.
 
     boxes: the true ones by object number, axis-aligned and labelled "red chair"; solids: as the
-    objects were drawn, with their yaw; frames: () where no view was wanted.
+    objects were drawn, with their yaw; graph: of the room where it was drawn, its floor at 0;
+    frames: () where no view was wanted; seen: of each frame, the share of its pixels (0..1) that
+    shows an object, by object number.
     """
 
     frames: tuple[RgbdFrame, ...]
     questions: list[RoomQuestion]
     boxes: dict[int, Box3D]
     solids: dict[int, Box3D]
+    graph: Graph
+    seen: tuple[dict[int, float], ...] = ()
 
 
 def rooms_of(
@@ -108,8 +113,9 @@ def rooms_of(
             numbers = [thing.number for thing in graph.things]
             boxes = dict(zip(numbers, true_boxes(rooms, b), strict=True))
             frames = () if views is None else frames_of(rooms, views, b)
+            seen = () if views is None else views.object_index[b, : len(frames)]
             asked, solids = questions_of(graph, int(seeds[b])), _solids(rooms, b, numbers)
-            room = Room(frames, asked, boxes, solids)
+            room = Room(frames, asked, boxes, solids, graph, tuple(map(shares_of, seen)))
             yield _moved_up(room, selection.floor_z_m) if selection.floor_z_m else room
 
 
@@ -124,11 +130,16 @@ def _solids(rooms: Rooms, b: int, numbers: list[int]) -> dict[int, Box3D]:
 def _moved_up(room: Room, by_m: float) -> Room:
     """The room with all that is told of it in a world whose floor lies at by_m."""
     up = 0.0, 0.0, by_m
-    return Room(
-        tuple(stand_on_floor(room.frames, -by_m)),
-        [replace(asked, text=move_coordinates(asked.text, up)) for asked in room.questions],
-        *(
-            {number: replace(box, center_m=box.center_m + up) for number, box in boxes.items()}
-            for boxes in (room.boxes, room.solids)
-        ),
+    boxes, solids = (
+        {number: replace(box, center_m=box.center_m + up) for number, box in of_room.items()}
+        for of_room in (room.boxes, room.solids)
+    )
+    return replace(
+        room,
+        frames=tuple(stand_on_floor(room.frames, -by_m)),
+        questions=[
+            replace(asked, text=move_coordinates(asked.text, up)) for asked in room.questions
+        ],
+        boxes=boxes,
+        solids=solids,
     )

@@ -88,26 +88,19 @@ def text_scores(
     )
 
 
-def text_scores_at_iou(
-    predictions: Sequence[str],
-    references: Sequence[Sequence[str]],
-    ious: Sequence[float],
-    percent: int,
-    tokens: Tokens = Tokens.PTB,
-    names: Sequence[str] = ALL_SCORES,
-) -> TextScores:
-    """Scan2Cap's m@kIoU, "C@.5" for CIDEr at 50 percent: a caption whose box shares less than that
-    IoU (0..1) with its object's counts as an empty one.
+def captions_at_iou(
+    captions: Sequence[str], ious: Sequence[float], percent: int, missed: str = ""
+) -> list[str]:
+    """What Scan2Cap's m@kIoU is the score of, "C@.5" of CIDEr at 50 percent: in the place of a
+    caption whose box shares less than that IoU (0..1) with its object's stands `missed`.
 
-    For CIDEr and ROUGE-L that is the paper's mean of score times indicator; BLEU and METEOR are of
-    the set, as in its evaluator. Raises as text_scores.
+    With an empty one CIDEr and ROUGE-L are the paper's mean of score times indicator; BLEU and
+    METEOR are of the set, as in its evaluator. Raises ValueError for lists of other lengths.
     """
-    if len(ious) != len(predictions):
-        raise ValueError(f"{len(predictions)} predictions, {len(ious)} IoUs.")
-    kept = [
-        text if iou >= percent / 100 else "" for text, iou in zip(predictions, ious, strict=True)
-    ]
-    return text_scores(kept, references, tokens, names)
+    if len(ious) != len(captions):
+        raise ValueError(f"{len(captions)} captions, {len(ious)} IoUs.")
+    both = zip(captions, ious, strict=True)
+    return [text if iou >= percent / 100 else missed for text, iou in both]
 
 
 def require_java(what: str) -> None:

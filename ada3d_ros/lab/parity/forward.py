@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 from ada3d_ros.engine.decode import GenerationRequest, decode, greedy
 from ada3d_ros.engine.prefill import prefill
 from ada3d_ros.errors import ConfigError, SourceError
-from ada3d_ros.geometry.camera import unproject_depth
+from ada3d_ros.geometry.unproject import unproject_depth
 from ada3d_ros.geometry.voxel import voxel_coords, voxel_ids
 from ada3d_ros.lab.parity.golden_case import ASPECTS, GoldenCase, Tensors
 from ada3d_ros.model.config import VisionConfig

@@ -20,6 +20,7 @@ from ada3d_ros.errors import SourceError
 from ada3d_ros.model.checkpoint import inspect_files, load_weights
 from ada3d_ros.model.config import DecoderConfig, LlavaConfig
 from ada3d_ros.model.config_vision import read_vision_config
+from ada3d_ros.model.llava3d import Llava3D
 from ada3d_ros.model.prompt import Tokenizer
 
 Tensors = dict[str, torch.Tensor]
@@ -102,7 +103,9 @@ class GoldenCase:
         self.expected = read_tensors(folder / "expected.safetensors")
         self.text = read_json(folder / "text.json") if (folder / "text.json").is_file() else {}
         self.checkpoint = inspect_files(self.config, [folder / "weights.safetensors"])
-        self.model = load_weights(self.checkpoint, compat="reference")
+        model = load_weights(self.checkpoint, compat="reference")
+        assert isinstance(model, Llava3D), "llava_config is one of its configs"
+        self.model = model
 
     @cached_property
     def tokenizer(self) -> Tokenizer:

@@ -15,6 +15,7 @@ from ada3d_ros.lab.parity.golden_case import Tensors
 from ada3d_ros.lab.parity.llava3d import NO_RULE
 from ada3d_ros.lab.parity.video3dllm_case import Video3DCase, find_qwen_tokenizer
 from ada3d_ros.lab.parity.video3dllm_text import check_texts
+from ada3d_ros.model.prompt import IMAGE_ID
 from ada3d_ros.model.video3dllm.frame_sampling import spread_frames
 from ada3d_ros.model.video3dllm.geometry import (
     build_recorded_views,
@@ -77,7 +78,8 @@ def check_video3dllm(folder: Path) -> Iterator[Row]:
 
     ours: Tensors = {}
     parts = _encode(case, ours)
-    _run_prompt(case, parts, ours)
+    if "input_ids" in case.inputs:
+        _run_prompt(case, parts, ours)
     if "ground_input_ids" in case.inputs:
         _run_ground(case, parts, ours)
         yield from _check_choices(case, ours["ground_scores"])
@@ -144,14 +146,17 @@ def _prompt(
     ids = case.ids(name)
     points = case.clicks(ids)
     if points:
-        xyz_m = torch.tensor(points)
+        xyz_m = case.inputs["box_input"][:, :3]
         ours["coord_voxel"] = place_voxels(xyz_m, case.config)
         ours["coord_embed"] = embed_places(xyz_m, case.config.decoder.hidden_size, case.config)
     table = case.model.new_table()
     for view, part in enumerate(parts):
         table.add(view, part)
     tokens = case.model.spatial_tokens(table)
-    embeds, clicks = case.model.project(tokens.features), case.model.encode_clicks(points)
+    clicks = case.model.encode_clicks(points)
+    if IMAGE_ID not in ids:  # the reference encodes the frames and drops them
+        return case.model.build_prompt(ids, None, clicks)
+    embeds = case.model.project(tokens.features)
     return case.model.build_prompt(ids, embeds, clicks, tokens.xyz_m)
 
 
@@ -187,7 +192,7 @@ def run_greedy(
         return greedy(logits)
 
     decoder = case.model.decoder
-    request = GenerationRequest(num_tokens, recording)
+    request = GenerationRequest(num_tokens, recording, repetition_penalty=penalty)
     output = decode(decoder, prefill(decoder, prompt), request)
     logits = torch.stack(steps)
     top = logits.topk(2).values
@@ -201,9 +206,11 @@ def run_greedy(
 def _run_ground(case: Video3DCase, parts: list[GroundedFrame], ours: Tensors) -> None:
     """The grounding prompt, answer included, and the proposals against its `<ground>` token."""
     ids, model, boxes = case.ids("ground_input_ids"), case.model, case.inputs["objects"]
-    prompt, heads = _prompt(case, "ground_input_ids", parts, ours), case.model.ground
+    place = find_ground(ids, case.config)
+    heads = case.model.ground
     assert heads is not None, "find_ground says so first"
-    place = find_ground(ids, case.config) + len(prompt.embeds) - len(ids)
+    prompt = _prompt(case, "ground_input_ids", parts, ours)
+    place += len(prompt.embeds) - len(ids)
     layers = model.decoder.config.num_layers
     hidden = model.decoder.run_layers(0, layers, prompt.embeds[None], prompt.positions)
     state = model.decoder.norm(hidden)[0, place]

@@ -8,31 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
-from ada3d_ros.errors import CheckpointError, SourceError
-from ada3d_ros.lab.parity.golden_case import Tensors, read_json, read_tensors
+from ada3d_ros.errors import SourceError
+from ada3d_ros.lab.parity.golden_case import read_json, read_tensors
+from ada3d_ros.model.checkpoint import inspect_files, load_weights
 from ada3d_ros.model.config import DecoderConfig, VisionConfig
 from ada3d_ros.model.prompt import CLICK_ID
 from ada3d_ros.model.qwen_tokenizer import TOKENIZER_FILE, QwenTokenizer
 from ada3d_ros.model.video3dllm.backbone import Video3DLLM
 from ada3d_ros.model.video3dllm.config import Video3DConfig
+from ada3d_ros.model.weight_files import read_headers
 from ada3d_ros.scene.views import RecordedViews
-
-TOWER = "model.vision_tower.vision_tower.vision_model."
-MODULES = {  # prefixes in the reference's state dictionary, and ours
-    TOWER: "vision.",
-    "model.mm_projector.": "projector.",
-    "model.image_newline": "newline",
-    "ground_head_obj.": "ground.object.",
-    "ground_head_query.": "ground.query.",
-    "ground_head_zero_target": "ground.zero_target",
-    "lm_head.": "decoder.lm_head.",
-    "model.": "decoder.",
-}
-UNUSED = (TOWER + "post_layernorm.",)
 
 
 def is_video3dllm(data: Any) -> bool:
@@ -97,25 +86,6 @@ def _triple(values: Sequence[float]) -> tuple[float, float, float]:
     return x, y, z
 
 
-def load_recorded(config: Video3DConfig, weights: Tensors) -> Video3DLLM:
-    """The model of a case's weights, every tensor of them used or known to be without use.
-
-    Raises CheckpointError for weights that do not fit.
-    """
-    state = {}
-    for name, tensor in weights.items():
-        if name.startswith(UNUSED):
-            continue
-        old = next((prefix for prefix in MODULES if name.startswith(prefix)), "")
-        state[MODULES.get(old, "") + name.removeprefix(old)] = tensor
-    model = Video3DLLM(config, "reference").eval().requires_grad_(False)
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        raise CheckpointError(f"weights.safetensors does not fit config.json: {error}") from None
-    return model
-
-
 class Video3DCase:
     """One case folder, loaded: its configuration, arrays and texts, and the model of its weights.
 
@@ -128,9 +98,11 @@ class Video3DCase:
         self.inputs = read_tensors(folder / "inputs.safetensors")
         self.expected = read_tensors(folder / "expected.safetensors")
         self.text = read_json(folder / "text.json") if (folder / "text.json").is_file() else {}
-        weights = read_tensors(folder / "weights.safetensors")
-        self.config = video3d_config(self.data, any("ground_head" in name for name in weights))
-        self.model = load_recorded(self.config, weights)
+        weights = folder / "weights.safetensors"
+        has_heads = any(name.startswith("ground_head") for name in read_headers([weights]))
+        self.config = video3d_config(self.data, has_heads)
+        self.checkpoint = inspect_files(self.config, [weights])
+        self.model = cast(Video3DLLM, load_weights(self.checkpoint, compat="reference"))
 
     @property
     def views(self) -> RecordedViews:

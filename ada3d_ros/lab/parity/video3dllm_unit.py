@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from ada3d_ros.geometry.boxes import iou_axis_aligned
-from ada3d_ros.geometry.camera import unproject_depth
+from ada3d_ros.geometry.unproject import unproject_depth
 from ada3d_ros.lab.evaluation.field.multi3drefer import f1_of_ious
 from ada3d_ros.lab.parity.comparison import Row, compare, exact, not_compared
 from ada3d_ros.lab.parity.golden_case import Tensors, read_json, read_tensors

@@ -21,6 +21,7 @@ from ada3d_ros.types import Box3D, RgbdFrame
 
 MAX_VIEWS = 12
 VIEW_PX, HERO_PX, CROP_PX = 384, 560, 320  # widths that pictures are stored with
+HIGHEST_PX = 1000  # of a picture of a whole view: a narrow one is made narrower
 HERO_FONT, CROP_FONT = 19.0, 17.0  # that labels are kept apart for: as large as a phone shows them
 ASPECT = 3 / 4  # height to width of hero and crops
 MIN_DEPTH_M = 0.05  # what is nearer to the image plane is not drawn
@@ -77,8 +78,10 @@ class Window:
 
 
 def whole(frame: RgbdFrame, width: float) -> Window:
+    """The view as a picture of this width, narrower where it would be higher than HIGHEST_PX."""
     camera = frame.intrinsics
-    return Window(0.0, 0.0, (float(camera.width), float(camera.height)), width)
+    narrowest = min(width, HIGHEST_PX * camera.width / camera.height)
+    return Window(0.0, 0.0, (float(camera.width), float(camera.height)), narrowest)
 
 
 def encode(frame: RgbdFrame, window: Window) -> str:
@@ -86,7 +89,8 @@ def encode(frame: RgbdFrame, window: Window) -> str:
     left, top = round(window.left), round(window.top)
     right, bottom = round(window.left + window.size[0]), round(window.top + window.size[1])
     image = Image.fromarray(frame.rgb).crop((left, top, right, bottom))
-    image = image.resize((round(window.width), round(window.height)), Image.Resampling.LANCZOS)
+    size = max(1, round(window.width)), max(1, round(window.height))
+    image = image.resize(size, Image.Resampling.LANCZOS)
     content = io.BytesIO()
     image.save(content, "JPEG", quality=85)
     return "data:image/jpeg;base64," + base64.b64encode(content.getvalue()).decode()

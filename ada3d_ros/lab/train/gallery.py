@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from ada3d_ros.geometry.camera import unproject_depth
+from ada3d_ros.geometry.unproject import unproject_depth
 from ada3d_ros.lab.world.render import render
 from ada3d_ros.lab.world.rooms import NUM_VIEWS, make_rooms
 from ada3d_ros.model.config import BackboneConfig, VisionConfig

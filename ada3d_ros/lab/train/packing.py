@@ -21,7 +21,7 @@ from ada3d_ros.grounding.from_text import GROUNDING_PROMPT
 from ada3d_ros.lab.world.graph import Graph
 from ada3d_ros.lab.world.room_question import RoomQuestion
 from ada3d_ros.model.coordinates import Point
-from ada3d_ros.model.prompt import CLICK_ID, Tokenizer, parse_coordinates, render_question
+from ada3d_ros.model.prompt import CLICK_ID, IMAGE_ID, AnyTokenizer, parse_coordinates
 
 PRESENCE_KINDS = ("grounding", "absent", "existence")
 MAX_PLACES = 8  # of one answer, as in the engine
@@ -84,14 +84,15 @@ class Packer:
 
     def __init__(
         self,
-        tokenizer: Tokenizer,
+        tokenizer: AnyTokenizer,
         template: str = "llava_v1",
         point_ids: tuple[int, int] = (-1, -1),
     ) -> None:
         """point_ids: of the tokens that point and that point egocentrically, -1: no pointing."""
         self.tokenizer, self.template = tokenizer, template
         self.point_id, self.egocentric_id = point_ids
-        self.prefix_ids = tokenizer.encode(render_question("", template).split("<image>")[0])
+        ids = tokenizer.encode_question("", template)
+        self.prefix_ids = ids[: ids.index(IMAGE_ID)]
         self._prompt = functools.lru_cache(maxsize=100_000)(self._encode_prompt)
         self._answer = functools.lru_cache(maxsize=10_000)(self._encode_answer)
 
@@ -101,7 +102,7 @@ class Packer:
         return tuple(ids[len(self.prefix_ids) + 1 :])
 
     def _encode_answer(self, text: str) -> tuple[int, ...]:
-        return (*self.tokenizer.encode(text)[1:], self.tokenizer.eos_id)
+        return (*self.tokenizer.encode_text(text), self.tokenizer.eos_id)
 
     def pack(
         self,

@@ -16,7 +16,7 @@ from ada3d_ros.lab.world.render import render
 from ada3d_ros.lab.world.rooms import make_rooms
 from ada3d_ros.model.checkpoint import LoadedModel
 from ada3d_ros.model.config import VisionConfig
-from ada3d_ros.model.prompt import Tokenizer
+from ada3d_ros.model.prompt import AnyTokenizer
 from ada3d_ros.model.video3dllm.vision import SiglipTower
 from ada3d_ros.model.vision import VisionTower
 
@@ -54,7 +54,7 @@ def take_over(session: Session, loaded: LoadedModel) -> None:
         session.head.load_state_dict(loaded.head.head.state_dict())
 
 
-def _same_pieces(theirs: Tokenizer, ours: Tokenizer) -> tuple[torch.Tensor, torch.Tensor]:
+def _same_pieces(theirs: AnyTokenizer, ours: AnyTokenizer) -> tuple[torch.Tensor, torch.Tensor]:
     """Ids (n,) of the pieces that both vocabularies have, in each of them."""
     known = {theirs.piece(i): i for i in range(theirs.vocab_size)}
     both = [(known[ours.piece(i)], i) for i in range(ours.vocab_size) if ours.piece(i) in known]

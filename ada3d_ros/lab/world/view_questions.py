@@ -1,13 +1,14 @@
 """Questions about ONE view of a room; the renderer's own object masks say what is in it.
 
-A thing is in the view where it covers MIN_PIXELS; one that covers fewer is neither in it nor not,
-so nothing is asked that it would decide. Wordings are plain ones of questions.py.
+A thing is in the view where it covers MIN_SHARE of its pixels; one that covers less is neither in
+it nor not, so nothing is asked that it would decide. Wordings are plain ones of questions.py.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import torch
 
@@ -15,41 +16,57 @@ from ada3d_ros.lab.world.graph import Graph, Thing
 from ada3d_ros.lab.world.room_question import RoomQuestion, an
 from ada3d_ros.lab.world.rooms import CATEGORIES, COLORS
 
-MIN_PIXELS = 64  # of 128 x 128: one patch of the embedded model's tower
+MIN_SHARE = 1 / 256  # of a view: one patch of the embedded model's tower, 64 px of 128 x 128
 VIEW_KINDS = ("existence", "color", "category")
 
 
-def pixels_of(object_index: torch.Tensor) -> dict[int, int]:
-    """How many pixels of a view (S, S) each object covers, by its number; none of 0."""
+def shares_of(object_index: torch.Tensor) -> dict[int, float]:
+    """Which share of a view (S, S) each object covers, 0..1, by its number; those with a pixel."""
     numbers, counts = object_index[object_index >= 0].unique(return_counts=True)
-    return dict(zip(numbers.tolist(), counts.tolist(), strict=True))
+    shares = counts.double() / object_index.numel()
+    return dict(zip(numbers.tolist(), shares.tolist(), strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class ViewThings:
+    """shown: things that are in the view; hinted: those of which a pixel is, with the former."""
+
+    shown: list[Thing]
+    hinted: list[Thing]
+
+
+def things_in_view(graph: Graph, shares: Mapping[int, float]) -> ViewThings:
+    """shares: as `shares_of` counts."""
+    hinted = [thing for thing in graph.things if shares.get(thing.number, 0.0) > 0.0]
+    return ViewThings([thing for thing in hinted if shares[thing.number] >= MIN_SHARE], hinted)
 
 
 def view_questions(
-    graph: Graph, pixels: Mapping[int, int], draw: random.Random
+    graph: Graph, shares: Mapping[int, float], draw: random.Random
 ) -> list[RoomQuestion]:
-    """At most one question of each of VIEW_KINDS about a view; pixels: as `pixels_of` counts."""
-    hinted = [thing for thing in graph.things if pixels.get(thing.number, 0) > 0]
-    shown = [thing for thing in hinted if pixels[thing.number] >= MIN_PIXELS]
-    if not shown:
-        return []
-    made = (make(shown, hinted, draw) for make in (_existence, _color, _category))
-    return [question for question in made if question is not None]
+    """At most one question of each of VIEW_KINDS about a view, where anything is in it.
 
-
-def _existence(shown: list[Thing], hinted: list[Thing], draw: random.Random) -> RoomQuestion | None:
-    """What is shown or, by even chance, what no pixel shows; things elsewhere in the room do not
-    count.
+    An existing thing is asked about by even chance.
     """
-    exists = draw.random() < 0.5
+    things = things_in_view(graph, shares)
+    if not things.shown:
+        return []
+    made = (existence(things, draw.random() < 0.5, draw), color(things, draw))
+    return [question for question in (*made, category(things, draw)) if question is not None]
+
+
+def existence(things: ViewThings, exists: bool, draw: random.Random) -> RoomQuestion | None:
+    """What is in the view or, where not `exists`, what no pixel shows; things elsewhere in the room
+    do not count. None where nothing can be asked.
+    """
     names = draw.choice((_pair, _pair, _category_of, _color_of))
     if exists:
-        words = sorted({names(thing) for thing in shown})
+        words = sorted({names(thing) for thing in things.shown})
     else:
-        near = {f"{a.color} {b.category}" for a in shown for b in shown}  # hard to tell
+        near = {f"{a.color} {b.category}" for a in things.shown for b in things.shown}  # hard
         others = near if names is _pair else set(CATEGORIES)
         others = {f"{color} object" for color in COLORS} if names is _color_of else others
-        words = sorted(others - {names(thing) for thing in hinted})
+        words = sorted(others - {names(thing) for thing in things.hinted})
     if not words:
         return None
     asked = draw.choice(words)
@@ -57,8 +74,9 @@ def _existence(shown: list[Thing], hinted: list[Thing], draw: random.Random) -> 
     return RoomQuestion("existence", text, "yes" if exists else "no", names=(asked,))
 
 
-def _color(shown: list[Thing], hinted: list[Thing], draw: random.Random) -> RoomQuestion | None:
-    thing = _only(shown, hinted, _category_of, draw)
+def color(things: ViewThings, draw: random.Random) -> RoomQuestion | None:
+    """Of the only thing of its category in the view; None where there is none."""
+    thing = _only(things, _category_of, draw)
     if thing is None:
         return None
     form = draw.choice(("What color is the {0}?", "What is the color of the {0}?"))
@@ -66,8 +84,9 @@ def _color(shown: list[Thing], hinted: list[Thing], draw: random.Random) -> Room
     return RoomQuestion("color", text, thing.color, (thing.number,), names=(thing.category,))
 
 
-def _category(shown: list[Thing], hinted: list[Thing], draw: random.Random) -> RoomQuestion | None:
-    thing = _only(shown, hinted, _color_of, draw)
+def category(things: ViewThings, draw: random.Random) -> RoomQuestion | None:
+    """Of the only thing of its colour in the view; None where there is none."""
+    thing = _only(things, _color_of, draw)
     if thing is None:
         return None
     form = draw.choice(("What is the {0} object?", "What kind of object is {0}?"))
@@ -75,12 +94,10 @@ def _category(shown: list[Thing], hinted: list[Thing], draw: random.Random) -> R
     return RoomQuestion("category", text, thing.category, (thing.number,), names=(thing.color,))
 
 
-def _only(
-    shown: list[Thing], hinted: list[Thing], name: Callable[[Thing], str], draw: random.Random
-) -> Thing | None:
-    """A thing that is shown, where no other that a pixel shows has its name."""
-    names = [name(thing) for thing in hinted]
-    alone = [thing for thing in shown if names.count(name(thing)) == 1]
+def _only(things: ViewThings, name: Callable[[Thing], str], draw: random.Random) -> Thing | None:
+    """A thing that is in the view, where no other that a pixel shows has its name."""
+    names = [name(thing) for thing in things.hinted]
+    alone = [thing for thing in things.shown if names.count(name(thing)) == 1]
     return draw.choice(alone) if alone else None
 
 

@@ -75,7 +75,7 @@ class Video3DLLM(nn.Module):
 
     @property
     def name(self) -> str:
-        return "video3dllm"
+        return self.config.backbone
 
     # -- a scene
 
@@ -170,6 +170,11 @@ class Video3DLLM(nn.Module):
         the border).
         """
         xyz_m = torch.tensor(clicks, dtype=torch.float32).reshape(-1, 3)
+        if len(xyz_m) and self.config.coord_id < 0:
+            raise InvalidRequestError(
+                "the loaded model takes no coordinates (its config.json has no coord_token_ids):"
+                " ask without them, or load a Video-3D-LLM checkpoint."
+            )
         config, inside = self.config, is_in_range(xyz_m, self.config)
         if not bool(inside.all()) and not self.reference:
             x, y, z = xyz_m[~inside][0].tolist()

@@ -7,6 +7,7 @@ config.json: they are those of SigLIP so400m.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from ada3d_ros.errors import CheckpointError
 from ada3d_ros.model.config import BackboneConfig, DecoderConfig, VisionConfig
@@ -78,6 +79,10 @@ class Video3DConfig(BackboneConfig):
             )
 
     @property
+    def backbone(self) -> str:
+        return "video3dllm"
+
+    @property
     def cells_per_side(self) -> int:
         """Tokens along each side of a frame after pooling, m."""
         return -(-self.vision.patches_per_side // 2)
@@ -93,3 +98,62 @@ class Video3DConfig(BackboneConfig):
 
     def max_newlines(self, num_spatial: int) -> int:
         return -(-num_spatial // (self.cells_per_side + 1))
+
+    @property
+    def named_ids(self) -> tuple[tuple[str, str, int], ...]:
+        return (
+            ("<coord>", "coord_token_ids", self.coord_id),
+            ("<ground>", "ground_token_ids", self.ground_id),
+        )
+
+    @property
+    def view_values(self) -> int:
+        """The tokens of a view, and its projected patches for the ground heads."""
+        patches = self.vision.patches_per_side**2
+        return (self.max_spatial_tokens(1) + patches) * self.decoder.hidden_size
+
+    def pooling_bytes(self, views: int, itemsize: int) -> int:
+        """Features of so many views, and the projector's three results."""
+        patches = views * self.vision.patches_per_side**2
+        return patches * (self.vision.hidden_size + 3 * self.decoder.hidden_size) * itemsize
+
+    def to_json(self) -> dict[str, Any]:
+        """The config.json that `read_config` reads back to an equal config, but for the repetition
+        penalty, which generation_config.json has.
+        """
+        vision = self.vision.to_json()
+        select_layer = vision.pop("select_layer")
+        data: dict[str, Any] = {
+            # The decoder, as transformers writes a Qwen2Config.
+            "architectures": ["LlavaQwenForCausalLM"],
+            "model_type": "llava_qwen",
+            **self.decoder.to_json(),
+            "use_sliding_window": False,
+            # What LLaVA-Video and Video-3D-LLM add, and the sizes that they do not write down.
+            "mm_vision_tower": "google/siglip-so400m-patch14-384",
+            "mm_projector_type": "mlp2x_gelu",
+            "mm_hidden_size": self.vision.hidden_size,
+            "mm_vision_select_layer": select_layer,
+            "mm_vision_select_feature": "patch",
+            "mm_vision_config": vision,
+            "mm_patch_merge_type": "spatial_unpad",
+            "mm_newline_position": "grid",
+            "mm_spatial_pool_mode": "bilinear",
+            "mm_spatial_pool_stride": 2,
+            "world_position_embedding_type": "avg-discrete-sin3d",
+            "object_feature_type": "patch14-pe",
+            "voxel_size": self.voxel_size_m,
+            "min_xyz_range": list(self.min_xyz_m),
+            "max_xyz_range": list(self.max_xyz_m),
+            "tokenizer_model_max_length": self.max_length,
+            **self.own_json(),
+        }
+        if self.coord_id >= 0:
+            data["coord_token_ids"] = [self.coord_id]
+        if self.ground_id >= 0:
+            data |= {
+                "ground_token_ids": [self.ground_id],
+                "ground_head_type": "infonce",
+                "ground_head_temperature": self.ground_temperature,
+            }
+        return data

@@ -20,7 +20,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from ada3d_ros.errors import FrameError, FrameReason, NoFramesError, PoseError
-from ada3d_ros.geometry.camera import unproject_grid
+from ada3d_ros.geometry.unproject import unproject_grid
 from ada3d_ros.model.video3dllm.config import Triple, Video3DConfig
 from ada3d_ros.scene.views import RecordedViews, Size, normalise_color
 from ada3d_ros.types import RgbdFrame

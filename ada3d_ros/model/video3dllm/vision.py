@@ -12,10 +12,28 @@ from typing import cast
 import torch
 from torch import nn
 from transformers import SiglipVisionConfig
-from transformers.models.siglip.modeling_siglip import SiglipEncoder, SiglipVisionEmbeddings
+from transformers.models.siglip.modeling_siglip import SiglipEncoder
 
 from ada3d_ros.model.config import VisionConfig
 from ada3d_ros.model.vision import MAX_VIEWS_PER_BATCH
+
+
+class PatchEmbeddings(nn.Module):
+    """Pixels (V, 3, S, S) to patch tokens (V, P, C).
+
+    Names as transformers has them, without its buffer of position ids: a model that is filled from
+    the meta device has parameters alone.
+    """
+
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        width, patch = config.hidden_size, config.patch_size
+        self.patch_embedding = nn.Conv2d(3, width, patch, stride=patch)
+        self.position_embedding = nn.Embedding(config.patches_per_side**2, width)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        patches: torch.Tensor = self.patch_embedding(pixels)
+        return patches.flatten(2).transpose(1, 2) + self.position_embedding.weight
 
 
 class SiglipTower(nn.Module):
@@ -37,7 +55,7 @@ class SiglipTower(nn.Module):
             layer_norm_eps=config.layer_norm_eps,
         )
         siglip._attn_implementation = "sdpa"
-        self.embeddings = SiglipVisionEmbeddings(siglip)
+        self.embeddings = PatchEmbeddings(config)
         # Declared for SiglipConfig, reads fields that both have.
         self.encoder = SiglipEncoder(siglip)  # type: ignore[arg-type]
 

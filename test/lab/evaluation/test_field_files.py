@@ -138,6 +138,7 @@ def test_a_caption_is_asked_for_at_the_boxs_centre(tmp_path: Path) -> None:
     )
     assert first.references == second.references == ("a red chair", "the chair by the door")
     assert third.references == ("a lamp",)
+    assert first.extra["object"] == second.extra["object"] != third.extra["object"]
     assert first.extra["iou"] == 1.0
 
 
@@ -152,6 +153,7 @@ def test_captions_of_scanrefers_list_are_joined_by_object(tmp_path: Path) -> Non
     described = [
         {"scene_id": "s", "object_id": "4", "description": "one"},
         {"scene_id": "s", "object_id": "4", "description": "two"},
+        {"scene_id": "s", "object_id": "4", "description": "one"},  # CIDEr averages over all
         {"scene_id": "s", "object_id": "5", "description": "other"},
     ]
     files = {
@@ -159,7 +161,8 @@ def test_captions_of_scanrefers_list_are_joined_by_object(tmp_path: Path) -> Non
         "references": written(tmp_path / "r.json", described),
     }
     (item,) = SCAN2CAP.read(files)
-    assert item.references == ("one", "two")
+    assert item.references == ("one", "two", "one")
+    assert item.extra["object"] == "s|4"
 
 
 def test_an_object_that_is_no_number_has_no_true_box(tmp_path: Path) -> None:

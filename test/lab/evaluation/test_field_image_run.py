@@ -15,7 +15,7 @@ import pytest
 from ada3d_ros.lab.evaluation.command import main
 from ada3d_ros.lab.evaluation.field.mme import yes_or_no
 from ada3d_ros.lab.evaluation.selection import RoomSelection, rooms_of
-from ada3d_ros.lab.world.image_questions import ImageFiles
+from ada3d_ros.lab.world.image_files import ImageFiles
 
 FEW = 12  # questions that are asked
 
@@ -25,7 +25,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("images")
     files = ImageFiles(made)
     for room in rooms_of(RoomSelection("val", 0, 1), 128):
-        files.add_room(room.frames, room.boxes, room.solids)
+        files.add_room(room.frames, room.graph, room.seen)
     files.write()
     return made
 

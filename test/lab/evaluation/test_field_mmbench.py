@@ -12,6 +12,8 @@ from ada3d_ros.errors import SourceError
 from ada3d_ros.lab.evaluation.field.benchmark import Item, Record, Scoring
 from ada3d_ros.lab.evaluation.field.images import LETTER_PROMPT
 from ada3d_ros.lab.evaluation.field.mmbench import MM_BENCH, chosen_option
+from ada3d_ros.lab.evaluation.field.results import results_of
+from ada3d_ros.lab.evaluation.field.results import table as show
 from ada3d_ros.lab.evaluation.field.tables import read_table
 
 COLUMNS = ("index", "question", "hint", "A", "B", "C", "D", "answer", "category", "l2-category")
@@ -118,6 +120,44 @@ def test_circular_accuracy_by_hand(tmp_path: Path) -> None:
     found = score(path, records)
     assert (found["accuracy"], found["accuracy_one_round"]) == (0.0, 0.0)
     assert found["unread"] == pytest.approx(20.0)
+
+
+def test_a_question_counts_only_where_all_its_rotations_were_asked(tmp_path: Path) -> None:
+    """As --limit and --partial leave them: right as far as it was asked is not right."""
+    items = read(table(tmp_path / "a.tsv", THREE, TWO))
+    records = said(i2="C", i1000002="B", i7="A", i1000007="A")
+    scored = [(items[name], record) for name, record in records.items()]
+    found = MM_BENCH.score(scored, Scoring())
+    assert found == {
+        "accuracy": 0.0,  # of the second question alone
+        "accuracy_one_round": 100.0,
+        "unread": 0.0,
+        "category: color": 0.0,
+        "l2-category: coarse": 0.0,
+    }
+    (told,) = MM_BENCH.remarks(scored, Scoring())
+    assert told == "accuracy is of 1 questions; 1 were not asked in all their rotations: '2'"
+    whole = [(item, {"text": "A"}) for item in items.values()]
+    assert MM_BENCH.remarks(whole, Scoring()) == []
+
+    # The first rows of an official file are no rotations: there is no circular accuracy.
+    rotations = [changed(TWO, index="1000007", A="no", B="yes", answer="B")]
+    rows = read(table(tmp_path / "b.tsv", TWO, changed(TWO, index="8"), *rotations))
+    first = [(rows["7"], {"text": "A"}), (rows["8"], {"text": "A"})]
+    found = MM_BENCH.score(first, Scoring())
+    assert found["accuracy"] == 100.0  # question 8 has no rotation in this file
+    assert MM_BENCH.score(first[:1], Scoring()) == {"accuracy_one_round": 100.0, "unread": 0.0}
+    results = results_of(MM_BENCH, first[:1], Scoring())
+    assert "accuracy is of 0 questions; 1 were not asked" in show(results)
+
+
+@pytest.mark.parametrize("cell", ["NA", "N/A", "null", "#N/A", "None", "nan", "NONE", "NaN"])
+def test_what_pandas_takes_for_empty_is_no_option(cell: str, tmp_path: Path) -> None:
+    row = changed(THREE, C="three", D=cell, hint=cell)
+    assert read(table(tmp_path / "a.tsv", row))["2"].text == ("Which?\nA. one\nB. two\nC. three")
+    kept = changed(THREE, D=f"{cell}!", hint="na")  # another text, and no name of pandas'
+    assert read(table(tmp_path / "b.tsv", kept))["2"].text.endswith(f"C. three\nD. {cell}!")
+    assert read(table(tmp_path / "b.tsv", kept))["2"].text.startswith("na\n")
 
 
 def test_a_letter_that_a_large_model_found(tmp_path: Path) -> None:

@@ -10,20 +10,20 @@ import pytest
 from ada3d_ros.errors import ConfigError, SourceError
 from ada3d_ros.lab.evaluation.field.benchmark import Item
 from ada3d_ros.lab.evaluation.field.harness import pending, share_of
-from ada3d_ros.lab.evaluation.field.records import RecordFile, read_records, write_answers
+from ada3d_ros.lab.evaluation.field.records import ItemRecordFile, read_records, write_answers
 
 SETTINGS = {"views": 20, "files": {"questions": "ab12"}}
 
 
 def fill(folder: Path, *names: str, rank: int = 0) -> Path:
-    with RecordFile(folder, SETTINGS, rank) as file:
+    with ItemRecordFile(folder, SETTINGS, rank) as file:
         for name in names:
             file.append(name, {"text": f"answer to {name}, ç"})
     return file.path
 
 
 def test_every_record_is_on_disk_when_it_is_appended(tmp_path: Path) -> None:
-    with RecordFile(tmp_path, SETTINGS) as file:
+    with ItemRecordFile(tmp_path, SETTINGS) as file:
         file.append("a", {"text": "x"})
         assert read_records(tmp_path, SETTINGS) == {"a": {"id": "a", "text": "x"}}
 
@@ -75,9 +75,9 @@ def test_a_damaged_line_is_named(tmp_path: Path) -> None:
 
 def test_two_processes_cannot_write_one_file(tmp_path: Path) -> None:
     with (
-        RecordFile(tmp_path, SETTINGS),
+        ItemRecordFile(tmp_path, SETTINGS),
         pytest.raises(ConfigError, match="written by another process"),
-        RecordFile(tmp_path, SETTINGS),
+        ItemRecordFile(tmp_path, SETTINGS),
     ):
         pass
     fill(tmp_path, "a")  # the first has ended

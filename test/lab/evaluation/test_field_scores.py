@@ -14,10 +14,11 @@ from ada3d_ros.lab.evaluation.field.benchmark import Item, Record, Scoring
 from ada3d_ros.lab.evaluation.field.json_files import Entry
 from ada3d_ros.lab.evaluation.field.multi3drefer import MULTI3DREFER
 from ada3d_ros.lab.evaluation.field.results import results_of, scored_items, table, worst
-from ada3d_ros.lab.evaluation.field.scan2cap import SCAN2CAP
+from ada3d_ros.lab.evaluation.field.scan2cap import SCAN2CAP, in_own_form
 from ada3d_ros.lab.evaluation.field.scanqa import SCANQA
 from ada3d_ros.lab.evaluation.field.scanrefer import SCANREFER, read_classes
 from ada3d_ros.lab.evaluation.field.sqa3d import SQA3D_BENCHMARK
+from ada3d_ros.lab.evaluation.text_scores import WITHOUT_JAVA, Tokens, text_scores
 
 NO_WORDS = Scoring("none")
 UNIT = [0.0, 0.0, 0.0, 1.0, 1.0, 1.0]
@@ -91,18 +92,86 @@ def test_an_answer_that_did_not_come_is_wrong_though_an_empty_one_is_refined() -
     assert SCANQA.item_score(item, {"text": "Brown."}) == 1.0
 
 
-def test_a_caption_at_a_wrong_box_counts_as_empty() -> None:
+def caption(name: str, text: str, *references: str, iou: float = 1.0) -> tuple[Item, Record]:
+    """Of the object `name`, once for each call."""
+    item = Item(f"{name} {text}", "s", "?", references, {"iou": iou, "object": name})
+    return item, {"text": text}
+
+
+def test_a_caption_at_a_wrong_box_counts_as_empty_without_quirks() -> None:
     pytest.importorskip("pycocoevalcap", reason="CIDEr needs pycocoevalcap")
     scored = [
-        (Item("a", "s", "?", ("a red chair",), {"iou": 1.0}), {"text": "a red chair"}),
-        (Item("b", "s", "?", ("the green lamp",), {"iou": 0.4}), {"text": "the green lamp"}),
+        caption("a", "a red chair", "a red chair"),
+        caption("b", "the green lamp", "the green lamp", iou=0.4),
     ]
-    scores = SCAN2CAP.score(scored, Scoring("blanks"))
+    scores = SCAN2CAP.score(scored, Scoring("blanks", quirks=False))
     assert scores["CIDEr@.50"] == pytest.approx(scores["CIDEr@.25"] / 2)
     assert scores["ROUGE_L@.50"] == pytest.approx(0.5)
     assert scores["ROUGE_L@.25"] == pytest.approx(1.0)
     assert scores["EM1"] == 1.0
     assert [SCAN2CAP.item_score(*each) for each in scored] == [1.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("text", "form"),
+    [
+        ("A red chair.", "sos a red chair . eos"),
+        ("Near the door, left\nof it", "sos near the door , left of it eos"),
+        ("1.5 m", "sos 1 . 5 m eos"),
+        ("", "sos eos"),
+    ],
+)
+def test_the_form_of_scan2caps_evaluator(text: str, form: str) -> None:
+    assert in_own_form(text) == form
+
+
+def test_scan2caps_own_form_by_hand() -> None:
+    """What was not given shares `sos` and `eos` with its references; an object counts once."""
+    pytest.importorskip("pycocoevalcap", reason="BLEU and CIDEr need pycocoevalcap")
+    scored = [
+        caption("a", "A red chair.", "a red chair", "a red chair.", "a seat"),
+        caption("a", "again", "a red chair", "a red chair.", "a seat"),  # counts not
+        caption("b", "the lamp", "the green lamp", iou=0.4),
+    ]
+    scores = SCAN2CAP.score(scored, Scoring("blanks"))
+    # BLEU-1: 6 of 6 words of the first; `sos eos` of a reference of 5: 2 of 2, too short in all.
+    assert scores["Bleu_1@.50"] == pytest.approx(math.exp(1 - 11 / 8), abs=1e-8)
+    # ROUGE-L of the second: precision 1, recall 2 / 5.
+    beta, recall = 1.2, 2 / 5
+    assert scores["ROUGE_L@.50"] == pytest.approx(
+        (1.0 + (1 + beta**2) * recall / (recall + beta**2)) / 2
+    )
+    assert scores["CIDEr@.25"] > scores["CIDEr@.50"] > 0.0
+    assert scores["EM1"] == pytest.approx(1 / 3)  # of all entries, as LLaVA-3D lists them
+    (told,) = SCAN2CAP.remarks(scored, Scoring("blanks"))
+    assert told.endswith(
+        "one caption for each of 2 objects; 1 entries that ask about one again are left out"
+    )
+    assert SCAN2CAP.remarks(scored, Scoring(quirks=False)) == []
+    assert SCAN2CAP.remarks(scored[1:], Scoring()) == []
+
+    # An answer that did not come is one that was not given.
+    lost = [(scored[0][0], {"text": "", "error": "TIMEOUT"}), scored[2]]
+    assert SCAN2CAP.score(lost, Scoring("blanks"))["Bleu_1@.50"] == pytest.approx(
+        math.exp(1 - 9 / 4),
+        abs=1e-8,  # the nearest of its references, `sos a seat eos`, and 5
+    )
+
+
+def test_scan2caps_own_form_is_pycocoevalcaps_of_its_texts(recorded: dict[str, Any]) -> None:
+    """Of the recorded cases, each an object with all its references."""
+    pytest.importorskip("pycocoevalcap", reason="BLEU and CIDEr need pycocoevalcap")
+    rows = recorded["items"]
+    scored = [caption(str(row["id"]), row["pred"], *row["refs"]) for row in rows]
+    ours = SCAN2CAP.score(scored, Scoring("blanks"))
+    wrapped = [[f"sos {text} eos" for text in (row["pred"], *row["refs"])] for row in rows]
+    spaced = [
+        [text.lower().replace(".", " . ").replace(",", " , ") for text in each] for each in wrapped
+    ]
+    theirs = text_scores(
+        [each[0] for each in spaced], [each[1:] for each in spaced], Tokens.BLANKS, WITHOUT_JAVA
+    )
+    assert {name: ours[f"{name}@.50"] for name in WITHOUT_JAVA} == theirs.overall
 
 
 # -- boxes

@@ -1,5 +1,7 @@
 """The page of the pruning tables: what its sentences say of made-up results."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,13 +10,14 @@ from ada3d_ros.config.pruning import STRATEGIES
 from test.support.sources import ROOT, load
 
 PAGE = load(ROOT / "tools" / "write_pruning_tables_page.py")
+PLOT = load(ROOT / "tools" / "plot_pruning_tables.py")
 PARTS = load(ROOT / "tools" / "table_parts.py")
 GROUPS = ("qa", *PAGE.POOLS, *PAGE.KINDS, *PAGE.BOXES, "acc25", "acc50")
 
 
-def metric(points: float, low: float, high: float, n: int = 40) -> dict[str, Any]:
-    interval = [low, high]
-    return {"n": n, "value": 0.5, "points": points, "standard_error": 1.0, "interval": interval}
+def metric(points: float, low: float, high: float, n: int = 40, rooms: int = 30) -> dict[str, Any]:
+    values = {"points": points, "standard_error": 1.0, "interval": [low, high]}
+    return {"rooms": rooms, "n": n, "value": 0.5, **values}
 
 
 def row(strategy: str, mode: str, budget: float, qa: Any, acc25: Any, **others: Any) -> Any:
@@ -48,11 +51,42 @@ def data() -> dict[str, Any]:
 
 def test_who_beats_adatoken3d_stands_first(data: dict[str, Any]) -> None:
     better, worse = PAGE.winners(data).splitlines()
-    assert better == "- at 0.4 better than adatoken3d, paper: geo_fps (QA +3.0 (+0.5 to +6.0))"
+    assert better == (
+        "- at 0.4 better than adatoken3d, paper: geo_fps (QA +3.0 (+0.5 to +6.0), 30 rooms)"
+    )
     assert worse.startswith("- at 0.4 worse than adatoken3d, paper: random (Acc@.25 -30.0")
-    data["rows"][0]["rooms"] = data["rows"][1]["rooms"] = PAGE.LEAST_ROOMS - 1  # too few to say
+
+
+def test_rows_are_compared_over_the_rooms_that_they_share(data: dict[str, Any]) -> None:
+    """Thirty rooms each, and fewer in common."""
+    few = PAGE.LEAST_ROOMS - 1
+    for row in data["rows"][:2]:
+        row["against"] = {
+            "adatoken3d": {
+                group: dict(metric, rooms=few)
+                for group, metric in row["against"]["adatoken3d"].items()
+            }
+        }
     assert PAGE.winners(data) == ""
-    assert "| geo_fps | any | +0.0 | +0.0 | +0.0 | +0.0 | +0.0 |" in PAGE.main_table(data, 0.4)
+    for group in data["rows"][0]["against"]["adatoken3d"].values():
+        group["rooms"] = 12
+    (only, _) = PAGE.winners(data).splitlines()[1], None
+    assert only.endswith("random (Acc@.25 -30.0 (-40.0 to -20.0), 12 rooms)")
+
+    # Against the whole scene, too: rooms that it was not asked about do not count.
+    shown = data["rows"][1]["metrics"]
+    for name in ("qa", *PAGE.POOLS, "acc25", "acc50"):
+        shown[name] = dict(metric(-5.0, -8.0, -2.0), rooms=few)
+    table = PAGE.main_table(data, 0.4)
+    assert "| geo_fps | any | -5.0 | -5.0 | -5.0 | -5.0 | -5.0 |" in table
+    assert "| geo_fps" in table
+    assert f"| {few} |" in table
+    assert "geo_fps" not in PAGE.kinds_table(data)
+    assert PAGE.verdict(shown["qa"], 1.0) == "open: too few rooms"
+
+
+def test_a_width_of_nothing_is_no_certainty() -> None:
+    assert PAGE.interval(metric(0.0, 0.0, 0.0)) == "+0.0 (none differed)"
 
 
 @pytest.mark.parametrize(
@@ -79,7 +113,25 @@ def test_targets_of_each_way_of_serving(data: dict[str, Any]) -> None:
         *("met", "not met"),  # paper
         *("not measured", "not measured"),  # question
         *("open: the interval spans it", "open: no question differed"),  # build
+        *("not measured", "not measured"),  # the best at .1
     ]
+
+
+def test_the_best_at_a_tenth_is_told_by_rooms_that_did_not_choose_it(data: dict[str, Any]) -> None:
+    name = {"strategy": "kitoke", "mode": "before", "budget": 0.1, "rows": 7, "chosen_by": 25}
+    data["chosen"] = {
+        "acc25": name | {"metrics": {"acc25": metric(-1.0, -2.5, 0.5, rooms=24)}},
+        "voxel_dpp": name
+        | {"metrics": {"qa": metric(1.0, 0.2, 2.0, rooms=24), "acc25": metric(0.5, -1.0, 2.0)}},
+    }
+    boxes, text = PAGE.targets(data).splitlines()[-2:]
+    assert boxes == (
+        "| the best at .1 loses at most 3 of Acc@.25 | kitoke, of 7 rows by 25 rooms; in the other"
+        " 24: -1.0 (-2.5 to +0.5) | met |"
+    )
+    assert text.endswith("QA +1.0 (+0.2 to +2.0), Acc@.25 +0.5 (-1.0 to +2.0) | met |")
+    data["chosen"]["voxel_dpp"]["metrics"]["qa"] = metric(1.0, 0.0, 2.0)
+    assert PAGE.targets(data).endswith("| not met |")
 
 
 def test_what_is_hurt_is_named_where_the_loss_is_clear(data: dict[str, Any]) -> None:
@@ -104,6 +156,53 @@ def test_rows_without_numbers_say_why(data: dict[str, Any]) -> None:
     shown = PAGE.main_table(data, 0.4).splitlines()
     assert len([line for line in shown if line.startswith("|")]) == 2 + 1 + 4
     assert shown[2].startswith("| *the whole scene* |  | 0.900 |")
+
+
+@pytest.fixture
+def two_levels(data: dict[str, Any], tmp_path: Path) -> Path:
+    """Results of both levels; level 2 has other strategies, of 8 rooms less."""
+    data |= {"scenes": 50, "missing": 3, "shuffled": data["none"], "blind": data["none"]}
+    for number in (1, 2):
+        rows = [r for r in data["rows"] if number == 1 or r["strategy"] == "adatoken3d"]
+        text = json.dumps(data | {"level": number, "rows": rows})
+        (tmp_path / f"pruning_tables_level{number}.json").write_text(text, encoding="utf-8")
+    return tmp_path
+
+
+def test_level_2_has_a_section_of_its_own(two_levels: Path) -> None:
+    first, second = PAGE.render(two_levels).split("## Level 2")
+    assert "## Level 1" in first
+    assert "for they were added after the measurement: `" in first
+    assert "| geo_fps | any |" in first
+    assert "| geo_fps | any |" not in second
+    said = " ".join(second.split())
+    assert "Not among these rows, for the table of level 1 has them: `" in said
+    (two_levels / "pruning_tables_level2.json").unlink()
+    assert "Level 2" not in PAGE.render(two_levels)
+
+
+def test_level_2_has_panels_of_its_own(two_levels: Path) -> None:
+    titles = [axes.get_title() for axes in PLOT.figure_of(two_levels).axes]
+    assert titles == [f"level {n}: {title}" for n in (1, 2) for _, title in PLOT.PANELS]
+    (two_levels / "pruning_tables_level2.json").unlink()
+    assert len(PLOT.figure_of(two_levels).axes) == len(PLOT.PANELS)
+
+
+def test_results_of_before_share_the_rooms_of_the_row_that_has_fewer(
+    data: dict[str, Any], tmp_path: Path
+) -> None:
+    rooms = {"adatoken3d": 12}
+    for row in data["rows"]:
+        row["rooms"] = rooms.get(row["strategy"], 30)
+        for each in (row.get("metrics", {}), *row.get("against", {}).values()):
+            for group in each:
+                each[group] = {k: v for k, v in each[group].items() if k != "rooms"}
+    file = tmp_path / "pruning_tables_level1.json"
+    file.write_text(json.dumps(data), encoding="utf-8")
+    found = PAGE.loaded(file)
+    geo_fps = found["rows"][1]
+    assert geo_fps["metrics"]["qa"]["rooms"] == 30
+    assert geo_fps["against"]["adatoken3d"]["qa"]["rooms"] == 12
 
 
 def test_long_lines_of_a_list_go_on_indented() -> None:

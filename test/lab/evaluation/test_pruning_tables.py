@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from ada3d_ros.config.pruning import IN_LLM, STRATEGIES
-from ada3d_ros.errors import ConfigError
+from ada3d_ros.errors import ConfigError, SourceError
 from ada3d_ros.lab.evaluation import pruning_tables
 from ada3d_ros.lab.evaluation.command import main
 from ada3d_ros.lab.evaluation.pipelines import load_room, open_pipeline
@@ -28,11 +28,16 @@ from ada3d_ros.lab.evaluation.pruning_rows import (
     table,
 )
 from ada3d_ros.lab.evaluation.pruning_summary import (
+    CHOOSE_AT,
     GROUPS,
     KINDS,
+    LEAST_ROOMS,
+    TELLING,
     asked_of,
+    chosen_rows,
     measured_row,
     paired,
+    shared_rooms,
 )
 from ada3d_ros.lab.evaluation.pruning_tables import (
     RECORDS,
@@ -41,9 +46,10 @@ from ada3d_ros.lab.evaluation.pruning_tables import (
     questions_asked,
 )
 from ada3d_ros.lab.evaluation.room_records import (
-    RecordFile,
+    COSTS,
     RoomFacts,
     RoomRecord,
+    RoomRecordFile,
     record_of,
 )
 from ada3d_ros.lab.evaluation.selection import RoomSelection, rooms_of
@@ -258,15 +264,18 @@ def test_records_of_other_code_count_where_it_answers_the_same(
 
 def test_records_of_a_tree_with_changes_do_not_count(tmp_path: Path) -> None:
     path, head = tmp_path / "x.rooms.jsonl", {"seed": 1}
-    file = RecordFile(path, head)
+    file = RoomRecordFile(path, head)
     file.add(RoomRecord("none", 0, "a" * 40, "1"))
     file.add(RoomRecord("none", 1, "a" * 40 + "+changes", "1"))
-    assert set(RecordFile(path, head).records) == {("none", 0)}
+    assert set(RoomRecordFile(path, head).records) == {("none", 0)}
     with pytest.raises(ConfigError, match="other rooms"):
-        RecordFile(path, {"seed": 2})
-    path.write_text(json.dumps(head) + "\n[1\n" + "{}\n", encoding="utf-8")
+        RoomRecordFile(path, {"seed": 2})
+    path.write_text(json.dumps(head) + "\n{}\n", encoding="utf-8")
     with pytest.raises(ConfigError, match="no file of records"):
-        RecordFile(path, head)
+        RoomRecordFile(path, head)
+    path.write_text(json.dumps(head) + "\n[1\n" + "{}\n", encoding="utf-8")
+    with pytest.raises(SourceError, match="line 2 is damaged"):
+        RoomRecordFile(path, head)
 
 
 # -- differences
@@ -281,7 +290,7 @@ def facts(room: int) -> RoomFacts:
 
 def test_differences_by_hand() -> None:
     """Two rooms: colour lost in the first, the box worse in both, below .5 in the second alone."""
-    file = RecordFile(None, {})
+    file = RoomRecordFile(None, {})
     costs = dict.fromkeys(("keep_ratio_achieved", "spatial_total"), 1.0)
     for room in (0, 1):
         file.add(facts(room))
@@ -308,8 +317,64 @@ def test_differences_by_hand() -> None:
     assert row.coherent[1].tolist() == [0.0, 1.0]
 
 
+def filled(**rights: dict[int, str]) -> RoomRecordFile:
+    """Records of rows: by room, what was right of colour, count, a phrase and an absent thing."""
+    file = RoomRecordFile(None, {})
+    costs = dict.fromkeys(COSTS, 1.0)
+    for row, rooms in rights.items():
+        for room, right in rooms.items():
+            if room not in file.facts:
+                file.add(facts(room))
+            iou = 0.9 if right[2] == "1" else 0.1
+            file.add(RoomRecord(row, room, "a", right, "----", (iou,), costs))
+    return file
+
+
+def test_rows_are_paired_over_the_rooms_that_both_have() -> None:
+    """Room 0 alone is shared; what the row lost in room 1 its rival was not asked."""
+    file = filled(p={0: "1111", 1: "0011"}, q={0: "0111", 2: "1111"})
+    p, q = measured_row(file, ["p"]), measured_row(file, ["q"])
+    assert p is not None
+    assert q is not None
+    found = paired(p, q, "qa")
+    assert (found["rooms"], found["n"], found["value"], found["points"]) == (1, 2, 1.0, 50.0)
+    assert shared_rooms(p, q, TELLING) == []
+    assert paired(p, q, "qa", TELLING) == {"rooms": 0, "n": 0}
+
+
+def test_even_rooms_choose_a_row_and_odd_ones_tell() -> None:
+    """`lucky` is best in even rooms and poor in odd ones; `steady` is the reverse; `few` was asked
+    about too few rooms to be chosen from.
+    """
+    rooms = range(2 * LEAST_ROOMS)
+    lost, kept = "1101", "1111"  # the box
+    rights = {
+        "none": dict.fromkeys(rooms, kept),
+        "voxel_dpp": {i: "0101" if i < 4 else "0111" for i in rooms},
+        "lucky": {i: kept if i % 2 == 0 else lost for i in rooms},
+        "steady": {i: kept if i != 0 else lost for i in rooms},
+        "few": dict.fromkeys(range(2 * LEAST_ROOMS - 2), kept),
+    }
+    file = filled(**rights)
+    rows = {(name, "before", CHOOSE_AT): measured_row(file, [name]) for name in rights}
+    whole = rows.pop(("none", "before", CHOOSE_AT))
+    assert whole is not None
+    found = chosen_rows(rows, whole)
+    boxes = found["acc25"]
+    assert (boxes["strategy"], boxes["rows"], boxes["chosen_by"]) == ("lucky", 3, LEAST_ROOMS)
+    assert boxes["metrics"]["acc25"]["points"] == -100.0
+    assert boxes["metrics"]["acc25"]["rooms"] == LEAST_ROOMS
+
+    # Against voxel_dpp both gain the colour, and find no fewer boxes in even rooms.
+    text = found["voxel_dpp"]
+    assert (text["strategy"], text["rows"]) == ("steady", 2)  # the later name of equals
+    assert text["metrics"]["qa"]["points"] == 50.0
+    assert text["metrics"]["acc25"]["points"] == 20.0  # of rooms 1 and 3
+    assert chosen_rows({}, whole) == {}
+
+
 def test_seeds_are_averaged_in_the_rooms_that_they_share() -> None:
-    file = RecordFile(None, {})
+    file = RoomRecordFile(None, {})
     for room in (0, 1):
         file.add(facts(room))
     file.add(RoomRecord("r 0", 0, "a", "1111", "", (0.9,)))

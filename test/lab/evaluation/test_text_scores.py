@@ -21,8 +21,8 @@ from ada3d_ros.lab.evaluation.text_scores import (
     ROUGE,
     WITHOUT_JAVA,
     Tokens,
+    captions_at_iou,
     text_scores,
-    text_scores_at_iou,
 )
 
 pytest.importorskip("pycocoevalcap", reason="pycocoevalcap is not installed: pip install .[eval]")
@@ -103,15 +103,17 @@ def test_scores_by_hand() -> None:
 def test_a_caption_counts_where_its_box_is_right() -> None:
     texts, references = ["red chair", "blue sofa"], [["red chair"], ["blue sofa"]]
     whole = text_scores(texts, references, Tokens.BLANKS, WITHOUT_JAVA)
-    at_50 = text_scores_at_iou(texts, references, [0.5, 0.49], 50, Tokens.BLANKS, WITHOUT_JAVA)
-    at_25 = text_scores_at_iou(texts, references, [0.5, 0.49], 25, Tokens.BLANKS, WITHOUT_JAVA)
-    assert at_25 == whole
+    kept = captions_at_iou(texts, [0.5, 0.49], 50)
+    assert kept == ["red chair", ""]
+    at_50 = text_scores(kept, references, Tokens.BLANKS, WITHOUT_JAVA)
+    assert captions_at_iou(texts, [0.5, 0.49], 25) == texts
+    assert captions_at_iou(texts, [0.5, 0.49], 50, "sos eos") == ["red chair", "sos eos"]
     for name in (ROUGE, CIDER):
         assert at_50.per_text[name] == (whole.per_text[name][0], 0.0)
         assert at_50.overall[name] == pytest.approx(whole.overall[name] / 2)
     assert whole.overall[CIDER] == pytest.approx(5.0)  # words and pairs of four, times 10
-    with pytest.raises(ValueError, match="2 predictions, 1 IoUs"):
-        text_scores_at_iou(texts, references, [1.0], 50)
+    with pytest.raises(ValueError, match="2 captions, 1 IoUs"):
+        captions_at_iou(texts, [1.0], 50)
 
 
 def test_without_java_it_is_said_what_helps(monkeypatch: pytest.MonkeyPatch) -> None:

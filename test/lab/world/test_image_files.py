@@ -1,7 +1,11 @@
-"""Questions about single views: what is seen, and files that the benchmarks' readers take."""
+"""Files of questions about single views: those of view_questions, as the benchmarks' readers take
+them.
+"""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -12,90 +16,99 @@ from ada3d_ros.lab.evaluation.field.mmbench import MM_BENCH
 from ada3d_ros.lab.evaluation.field.mme import MME_BENCHMARK
 from ada3d_ros.lab.evaluation.field.vqa import VQA_V2
 from ada3d_ros.lab.evaluation.selection import Room, RoomSelection, rooms_of
-from ada3d_ros.lab.world.image_questions import SEEN, ImageFiles, seen_things
-from ada3d_ros.types import Box3D, Intrinsics, RgbdFrame
+from ada3d_ros.lab.world.graph import Thing
+from ada3d_ros.lab.world.image_files import ImageFiles
+from ada3d_ros.lab.world.rooms import CATEGORIES, COLORS
+from ada3d_ros.lab.world.view_questions import MIN_SHARE
 
 ROOM: Room = next(rooms_of(RoomSelection("val", 0, 1), 96))
+THING = re.compile(r"(?:Is there|Do you see) an? (.*)\?")
+COLOR_OF = re.compile(r"What (?:color is|is the color of) the (.*)\?")
+WHAT_IS = re.compile(r"What (?:is the (.*) object|kind of object is (.*))\?")
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("images")
     files = ImageFiles(made)
-    files.add_room(ROOM.frames, ROOM.boxes, ROOM.solids)
+    files.add_room(ROOM.frames, ROOM.graph, ROOM.seen)
     counts = files.write()
     assert min(counts.values()) > 0
     return made
 
 
-def test_what_is_seen_by_hand() -> None:
-    """A wall 2 m in front, its left half red: x from -1 to 0 m."""
-    camera = Intrinsics(50.0, 50.0, 49.5, 49.5, 100, 100)
-    wall = np.full((100, 100), 2.0, dtype=np.float32)
-    wall[:10] = np.nan  # no reading
-    frame = RgbdFrame(1, np.zeros((100, 100, 3), np.uint8), wall, camera, np.eye(4), "map")
+def fitting(words: str) -> list[Thing]:
+    """The room's things of that name."""
+    wanted = set(words.split()) - {"object"}
+    return [t for t in ROOM.graph.things if wanted <= {t.color, t.category}]
 
-    def box(x: float, z: float, label: str) -> Box3D:
-        return Box3D(np.array([x, 0.0, z]), np.array([1.94, 9.0, 0.1]), label=label)
 
-    boxes = {7: box(-1.0, 2.0, "red sofa"), 8: box(0.0, -2.0, "blue ball")}
-    red, blue = seen_things(frame, boxes, boxes)
-    assert (red.name, blue.name) == ("red sofa", "blue ball")
-    assert red.share == pytest.approx(0.9 * 0.5)
-    assert blue.share == 0.0
+def true_answer(text: str, shares: Mapping[int, float]) -> str:
+    """Of a question about a view in which so much of each thing is seen, from its words; "" where
+    it should not have been asked.
+    """
+    if found := THING.fullmatch(text):
+        most = max((shares.get(t.number, 0.0) for t in fitting(found[1])), default=0.0)
+        return "yes" if most >= MIN_SHARE else "" if most else "no"
+    found, is_color = COLOR_OF.fullmatch(text), True
+    if not found:
+        found, is_color = WHAT_IS.fullmatch(text), False
+    assert found, text
+    seen = [t for t in fitting(found[1] or found[2]) if shares.get(t.number)]
+    if len(seen) != 1 or shares[seen[0].number] < MIN_SHARE:
+        return ""
+    return seen[0].color if is_color else seen[0].category
 
 
 def test_the_same_rooms_give_the_same_files(folder: Path, tmp_path: Path) -> None:
     files = ImageFiles(tmp_path)
-    files.add_room(ROOM.frames, ROOM.boxes, ROOM.solids)
+    files.add_room(ROOM.frames, ROOM.graph, ROOM.seen)
     files.write()
     names = sorted(p.relative_to(folder) for p in folder.rglob("*") if p.is_file())
     assert names == sorted(p.relative_to(tmp_path) for p in tmp_path.rglob("*") if p.is_file())
     assert all((folder / name).read_bytes() == (tmp_path / name).read_bytes() for name in names)
 
 
-def test_vqas_answers_are_true(folder: Path) -> None:
-    """Of every view again from what fills it."""
-    items = VQA_V2.read(
-        {
-            "questions": folder / "vqa_questions.json",
-            "annotations": folder / "vqa_annotations.json",
-        }
-    )
-    shares = [
-        {thing.name: thing.share for thing in seen_things(frame, ROOM.boxes, ROOM.solids)}
-        for frame in ROOM.frames
-    ]
-    kinds = set()
+def test_vqas_answers_are_what_the_views_pixels_show(folder: Path) -> None:
+    """Derived from the words of each question again."""
+    questions, annotations = folder / "vqa_questions.json", folder / "vqa_annotations.json"
+    items = VQA_V2.read({"questions": questions, "annotations": annotations})
+    said = set()
     for item in items:
         (answer,) = set(item.references)
         assert len(item.references) == 10
-        view = shares[int(item.source[-7:-4]) - 1]
-        name = item.text.removeprefix("Is there a ").rstrip("?")
-        if answer == "yes":
-            assert view[name] >= SEEN
-        elif answer == "no":
-            assert not view.get(name)
-        else:
-            category = item.text.removeprefix("What color is the ").rstrip("?")
-            seen = [each for each, share in view.items() if share and category in each]
-            assert seen == [f"{answer} {category}"]
-        kinds.add(item.extra["answer_type"])
-    assert kinds == {"yes/no", "other"}
+        assert answer == true_answer(item.text, ROOM.seen[int(item.source[-7:-4]) - 1])
+        is_other = answer not in ("yes", "no")
+        assert item.extra["answer_type"] == ("other" if is_other else "yes/no")
+        said.add(answer)
+    assert {"yes", "no"} < said
+    assert said & set(COLORS)
+    assert said & set(CATEGORIES)
     assert image_of(items[0], folder / "images").shape == (96, 96, 3)
 
 
-def test_mme_and_mmbench_read_theirs(folder: Path) -> None:
+def test_mme_asks_each_picture_once_with_yes_and_once_with_no(folder: Path) -> None:
     items = MME_BENCHMARK.read({"questions": folder / "mme"})
     assert {item.extra["subtask"] for item in items} == {"existence", "color"}
+    for yes, no in zip(items[::2], items[1::2], strict=True):
+        assert yes.extra["picture"] == no.extra["picture"]
+        assert (yes.references, no.references) == (("yes",), ("no",))
+        assert yes.text != no.text
     view = image_of(items[0], folder / "mme")
     number = int(items[0].extra["picture"]) - 1
     assert np.array_equal(view, ROOM.frames[number].rgb)
 
+
+def test_mmbenchs_options_hold_the_true_answer_once(folder: Path) -> None:
     rotated = MM_BENCH.read({"questions": folder / "mmbench.tsv"})
     assert len(rotated) % 4 == 0
-    first, second = rotated[:2]
-    assert (
-        first.extra["options"][first.references[0]] == second.extra["options"][second.references[0]]
-    )
-    assert np.array_equal(image_of(first, None), ROOM.frames[int(first.id) - 1].rgb)
+    kinds = set()
+    for item in rotated:
+        options = item.extra["options"]
+        assert len(set(options.values())) == 4
+        shares = ROOM.seen[int(item.id) % 1_000_000 // 10 - 1]
+        assert options[item.references[0]] == true_answer(item.extra["stem"], shares)
+        kinds |= set(item.extra["groups"])
+    assert {"category: color", "category: category", "l2-category: object"} <= kinds
+    first = rotated[0]
+    assert np.array_equal(image_of(first, None), ROOM.frames[int(first.id) // 10 - 1].rgb)

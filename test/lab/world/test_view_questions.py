@@ -12,14 +12,14 @@ from ada3d_ros.lab.world.room_question import RoomQuestion
 from ada3d_ros.lab.world.rooms import CATEGORIES, COLORS, make_rooms
 from ada3d_ros.lab.world.shading import NOTHING
 from ada3d_ros.lab.world.view_questions import (
-    MIN_PIXELS,
+    MIN_SHARE,
     VIEW_KINDS,
-    pixels_of,
+    shares_of,
     view_questions,
 )
 
 SIDE, ROOMS = 128, 24
-Asked = list[tuple[Graph, dict[int, int], RoomQuestion]]
+Asked = list[tuple[Graph, dict[int, float], RoomQuestion]]
 
 
 @pytest.fixture(scope="module")
@@ -29,9 +29,9 @@ def asked() -> Asked:
     found = []
     for b, graph in enumerate(graphs(rooms)):
         for view in range(index.shape[1]):
-            pixels = pixels_of(index[b, view])
-            for question in view_questions(graph, pixels, random.Random(f"{b} {view}")):
-                found.append((graph, pixels, question))
+            shares = shares_of(index[b, view])
+            for question in view_questions(graph, shares, random.Random(f"{b} {view}")):
+                found.append((graph, shares, question))
     return found
 
 
@@ -40,21 +40,29 @@ def fitting(graph: Graph, words: str) -> list[Thing]:
     return [t for t in graph.things if wanted <= {t.color, t.category}]
 
 
-def test_pixels_are_counted_by_object() -> None:
+def test_shares_of_pixels_by_object() -> None:
     view = torch.tensor([[NOTHING, 2, 2], [0, 2, NOTHING], [NOTHING] * 3], dtype=torch.int16)
-    assert pixels_of(view) == {0: 1, 2: 3}
-    assert pixels_of(torch.full((2, 2), NOTHING)) == {}
+    assert shares_of(view) == {0: 1 / 9, 2: 3 / 9}
+    assert shares_of(torch.full((2, 2), NOTHING)) == {}
+
+
+def test_a_thing_is_in_a_view_from_one_patch_on() -> None:
+    view = torch.full((SIDE, SIDE), NOTHING, dtype=torch.int16)
+    view[:8, :8] = 1  # 64 of 128 x 128
+    assert shares_of(view)[1] == MIN_SHARE
+    view[0, 0] = NOTHING
+    assert shares_of(view)[1] < MIN_SHARE
 
 
 def test_yes_is_what_enough_pixels_show_and_no_what_none_does(asked: Asked) -> None:
     counted: Counter[str] = Counter()
-    for graph, pixels, question in asked:
+    for graph, shares, question in asked:
         if question.kind != "existence":
             continue
-        covered = [pixels.get(t.number, 0) for t in fitting(graph, question.names[0])]
+        covered = [shares.get(t.number, 0) for t in fitting(graph, question.names[0])]
         counted[question.answer] += 1
         if question.answer == "yes":
-            assert max(covered) >= MIN_PIXELS
+            assert max(covered) >= MIN_SHARE
         else:
             assert sum(covered) == 0
     assert 0.4 < counted["yes"] / counted.total() < 0.6
@@ -64,12 +72,12 @@ def test_yes_is_what_enough_pixels_show_and_no_what_none_does(asked: Asked) -> N
 
 @pytest.mark.parametrize("kind", ["color", "category"])
 def test_what_is_asked_about_is_seen_well_and_alone_of_its_name(asked: Asked, kind: str) -> None:
-    questions = [(g, p, q) for g, p, q in asked if q.kind == kind]
+    questions = [(g, s, q) for g, s, q in asked if q.kind == kind]
     assert len(questions) > ROOMS
-    for graph, pixels, question in questions:
-        seen = [t for t in fitting(graph, question.names[0]) if pixels.get(t.number, 0)]
+    for graph, shares, question in questions:
+        seen = [t for t in fitting(graph, question.names[0]) if shares.get(t.number, 0)]
         (thing,) = seen
-        assert pixels[thing.number] >= MIN_PIXELS
+        assert shares[thing.number] >= MIN_SHARE
         assert question.answer == getattr(thing, kind)
         assert question.names[0] in question.text
         assert question.evidence == (thing.number,)
@@ -86,13 +94,13 @@ def test_answers_are_words_of_their_kind_and_none_prevails(asked: Asked) -> None
 def test_what_is_hardly_seen_is_neither_there_nor_absent() -> None:
     graph = graphs(make_rooms("val", torch.tensor([0]), 1))[0]
     first, second = graph.things[:2]
-    pixels = {first.number: MIN_PIXELS, second.number: MIN_PIXELS - 1}
+    shares = {first.number: MIN_SHARE, second.number: 0.99 * MIN_SHARE}
     for seed in range(200):
-        for question in view_questions(graph, pixels, random.Random(seed)):
+        for question in view_questions(graph, shares, random.Random(seed)):
             named = [t.number for t in fitting(graph, question.names[0])]
             if question.answer == "yes":
                 assert first.number in named
             if question.answer == "no":
                 assert first.number not in named
                 assert second.number not in named
-    assert view_questions(graph, {second.number: MIN_PIXELS - 1}, random.Random(0)) == []
+    assert view_questions(graph, {second.number: 0.99 * MIN_SHARE}, random.Random(0)) == []

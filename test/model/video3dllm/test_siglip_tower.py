@@ -63,6 +63,7 @@ def test_the_last_block_and_the_last_norm_do_not_exist() -> None:
     assert not [name for name in names if "post_layernorm" in name or "head" in name]
     assert tower.embeddings.position_embedding.weight.shape == (729, 1152)
     assert tower.embeddings.patch_embedding.bias is not None
+    assert not list(tower.named_buffers())  # they would stay on the meta device when it is loaded
 
 
 def test_pixels_beyond_the_last_patch_are_not_seen() -> None:

@@ -22,6 +22,8 @@ def test_it_is_a_backbone() -> None:
     model: Backbone = small_video3d()
     assert (model.name, model.reference) == ("video3dllm", False)
     assert model.config.max_spatial_tokens(3) == 3 * PER_FRAME
+    (part,) = encode(model, [flat_frame()])
+    assert model.config.view_values == part.features.numel() + part.patches.numel()
 
 
 def test_a_scene_is_its_frames_in_order_and_appending_changes_nothing() -> None:
@@ -134,6 +136,14 @@ def test_without_ground_heads() -> None:
         model.ground_scores(torch.zeros(50), torch.zeros(1, 6), frames)
     with pytest.raises(InvalidRequestError, match="no ground heads"):
         find_ground([1, 37], model.config)
+
+
+def test_without_coordinates() -> None:
+    """A LLaVA-Video, which has no `<coord>` token."""
+    model = small_video3d(config=dataclasses.replace(SMALL_VIDEO3D, coord_id=-1))
+    assert model.encode_clicks([]).shape == (0, 50)
+    with pytest.raises(InvalidRequestError, match="takes no coordinates"):
+        model.encode_clicks([(0.0, 0.0, 0.0)])
 
 
 def test_unknown_preset_is_refused() -> None:

@@ -120,3 +120,7 @@ class Benchmark(Protocol):
         Raises ConfigError where a package or Java is missing.
         """
         ...
+
+    def remarks(self, scored: Sequence[tuple[Item, Record]], scoring: Scoring) -> list[str]:
+        """Sentences below the numbers: what of what was scored they leave out."""
+        ...

@@ -29,7 +29,7 @@ from ada3d_ros.lab.evaluation.field.harness import (
 )
 from ada3d_ros.lab.evaluation.field.json_files import name_some
 from ada3d_ros.lab.evaluation.field.judgements import JUDGEMENTS
-from ada3d_ros.lab.evaluation.field.records import RecordFile, read_records, write_answers
+from ada3d_ros.lab.evaluation.field.records import ItemRecordFile, read_records, write_answers
 from ada3d_ros.lab.evaluation.field.registry import BENCHMARKS, benchmark
 from ada3d_ros.lab.evaluation.field.results import (
     digests,
@@ -225,7 +225,7 @@ def _run(
         options.together,
     )
     asker = PipelineAsker(pipeline, known, shown, asking)
-    with RecordFile(options.out, header, workers.rank) as file, progress.bar:
+    with ItemRecordFile(options.out, header, workers.rank) as file, progress.bar:
         ask_all(asker, mine, file, progress, options.together)
     workers.wait()
     if not workers.first:

@@ -13,7 +13,7 @@ from typing import Any
 
 from ada3d_ros.errors import SourceError
 from ada3d_ros.geometry.boxes import corners, iou_axis_aligned
-from ada3d_ros.lab.evaluation.field.benchmark import Item, Record
+from ada3d_ros.lab.evaluation.field.benchmark import Item, Record, Scoring
 from ada3d_ros.lab.evaluation.field.json_files import Entry, read_text_answers
 from ada3d_ros.lab.evaluation.field.true_boxes import TrueBoxes, box_of
 from ada3d_ros.types import Answer, Box3D, Question, Scope
@@ -36,6 +36,10 @@ class GroundedBenchmark:
         """All boxes, best first."""
         best_first = sorted(answer.boxes, key=_score, reverse=True)
         return {"text": answer.text, BOXES: [numbers_of(box) for box in best_first]}
+
+    def remarks(self, scored: Sequence[tuple[Item, Record]], scoring: Scoring) -> list[str]:
+        """None: the numbers are of all that was scored."""
+        return []
 
     def read_answers(self, path: Path) -> dict[str, Record]:
         """Ours, or rows with an id and `boxes` (or one `box`) of 6 or 7 numbers: centre, size, and

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from ada3d_ros.errors import FrameError, NotGroundedError, RequestError, SourceError
 from ada3d_ros.lab.evaluation.field.benchmark import Benchmark, Item, Record
-from ada3d_ros.lab.evaluation.field.records import RecordFile
+from ada3d_ros.lab.evaluation.field.records import ItemRecordFile
 from ada3d_ros.lab.evaluation.field.scenes import Shown
 from ada3d_ros.pipeline import Ada3DPipeline
 from ada3d_ros.types import Answer, AskHooks, Question
@@ -146,7 +146,7 @@ class RunningScore:
 def ask_all(
     asker: PipelineAsker,
     by_source: Mapping[str, list[Item]],
-    file: RecordFile,
+    file: ItemRecordFile,
     progress: RunningScore,
     together: int = 1,
 ) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ada3d_ros.errors import FrameError, SourceError
-from ada3d_ros.lab.evaluation.field.benchmark import NO_ANSWER, Item, Record
+from ada3d_ros.lab.evaluation.field.benchmark import NO_ANSWER, Item, Record, Scoring
 from ada3d_ros.lab.evaluation.field.json_files import read_text_answers
 from ada3d_ros.sources.images import decode_compressed_color
 from ada3d_ros.types import Answer, Intrinsics, Question, RgbdFrame, Scope
@@ -91,6 +92,10 @@ class ImageBenchmark:
     def record(self, item: Item, answer: Answer) -> Record:
         """The answer's words."""
         return {"text": answer.text}
+
+    def remarks(self, scored: Sequence[tuple[Item, Record]], scoring: Scoring) -> list[str]:
+        """None: the numbers are of all that was scored."""
+        return []
 
     def read_answers(self, path: Path) -> dict[str, Record]:
         return read_text_answers(path)

@@ -4,7 +4,8 @@ Read is the official TSV (index, question, hint, A to D, answer, category, l2-ca
 base64). Rows of 1000000 and up are rotations of the row of their last six digits; where a file has
 none they are made, each time the first option behind the others, as LLaVA's script does.
 Somebody's answers are a TSV (index, prediction), LLaVA's lines (question_id, round_id, text), or
-ours. A question is right where all its rotations are (circular evaluation); numbers in percent.
+ours. A question is right where all its rotations are (circular evaluation), and counts there only
+where all of them were asked; numbers in percent.
 
 Which option an answer names is found by the official rules (VLMEvalKit, exact matching): its letter
 alone, else its text alone. What names none is wrong, unless `--judgements` gives the letter that a
@@ -14,6 +15,7 @@ wherever it stands.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from ada3d_ros.lab.evaluation.field.json_files import (
     Entry,
     by_id,
     checked_items,
+    name_some,
     read_entries,
     read_text_answers,
 )
@@ -35,9 +38,15 @@ QUESTIONS = "questions"
 LETTERS = "ABCD"
 REJECTED = "Z"  # what the official rules call an answer that is none of the options
 ROTATION = 1_000_000  # between the indices of a question's rotations
-OPTIONS, QUESTION, GROUPS = "options", "base", "groups"  # in Item.extra
+# In Item.extra; the last one: how many rotations of its question the file has.
+OPTIONS, QUESTION, GROUPS, ROTATIONS = "options", "base", "groups", "rotations"
 CATEGORIES = ("l2-category", "category")
 REFERENCE_CHARS = 64  # a shorter image is the index of the row that has it
+# Cells that pandas, by which the official scripts read the table, takes for empty ones.
+MISSING = (
+    *("", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN"),
+    *("<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null"),
+)
 _MARKS = str.maketrans(dict.fromkeys(".()[],:;!*#{}", " "))
 _REFUSALS = (
     "Sorry, I can't help with images of people yet.",
@@ -91,9 +100,10 @@ class MMBench(ImageBenchmark):
         judged = read_judgements(
             files, [item.id for item in items], _letter, "a letter A to D, or Z", partial=True
         )
+        number = Counter(item.extra[QUESTION] for item in items)
+        more = {i.id: {ROTATIONS: number[i.extra[QUESTION]], **judged.get(i.id, {})} for i in items}
         return [
-            Item(i.id, i.source, i.text, i.references, {**i.extra, **judged.get(i.id, {})})
-            for i in items
+            Item(i.id, i.source, i.text, i.references, {**i.extra, **more[i.id]}) for i in items
         ]
 
     def read_answers(self, path: Path) -> dict[str, Record]:
@@ -120,27 +130,48 @@ class MMBench(ImageBenchmark):
 
     def score(self, scored: Sequence[tuple[Item, Record]], scoring: Scoring) -> dict[str, float]:
         """In percent: `accuracy` of questions with all rotations right, the same of each category
-        and l2-category by name; `accuracy_one_round` of the questions as they stand; `unread` of
+        and l2-category by name, both of questions that were asked in all rotations, so that they
+        are absent where none was; `accuracy_one_round` of the questions as they stand; `unread` of
         answers that name no option.
         """
+        left_out = set(_in_part(scored))
         right: dict[str, float] = {}
         groups: dict[str, list[str]] = {}
         for item, record in scored:
             question = str(item.extra[QUESTION])
-            right[question] = min(right.get(question, 1.0), self.item_score(item, record))
-            for group in item.extra[GROUPS]:
-                groups.setdefault(group, []).append(question)
+            if question not in left_out:
+                right[question] = min(right.get(question, 1.0), self.item_score(item, record))
+                for group in item.extra[GROUPS]:
+                    groups.setdefault(group, []).append(question)
         first = [
             self.item_score(item, record) for item, record in scored if int(item.id) < ROTATION
         ]
         unread = [float(not _chosen(item, record)) for item, record in scored]
-        scores = {"accuracy": _percent(list(right.values()))}
+        scores = {"accuracy": _percent(list(right.values()))} if right else {}
         if first:
             scores["accuracy_one_round"] = _percent(first)
         scores["unread"] = _percent(unread)
         for group in sorted(groups):
             scores[group] = _percent([right[question] for question in set(groups[group])])
         return scores
+
+    def remarks(self, scored: Sequence[tuple[Item, Record]], scoring: Scoring) -> list[str]:
+        """Which questions the circular accuracy leaves out."""
+        left_out = _in_part(scored)
+        if not left_out:
+            return []
+        asked = len({item.extra[QUESTION] for item, _ in scored})
+        return [
+            f"accuracy is of {asked - len(left_out)} questions; {len(left_out)} were not asked in"
+            f" all their rotations: {name_some(left_out)}"
+        ]
+
+
+def _in_part(scored: Sequence[tuple[Item, Record]]) -> list[str]:
+    """The questions that lack a rotation, in the file's order."""
+    number = Counter(str(item.extra[QUESTION]) for item, _ in scored)
+    wanted = {str(item.extra[QUESTION]): int(item.extra[ROTATIONS]) for item, _ in scored}
+    return [question for question, asked in number.items() if asked < wanted[question]]
 
 
 def _chosen(item: Item, record: Record) -> str:
@@ -190,8 +221,10 @@ def _options(row: Entry) -> dict[str, str]:
 
 
 def _is_none(row: Entry, name: str) -> bool:
-    """As LLaVA's script sees a cell."""
-    return not row.has(name) or row.text(name).strip().lower() in ("nan", "none")
+    """As LLaVA's script sees a cell: missing to pandas, or "nan" or "none" in any case."""
+    if not row.has(name) or row.text(name) in MISSING:
+        return True
+    return row.text(name).lower() in ("nan", "none")
 
 
 def _image(row: Entry, by_index: Mapping[str, Entry]) -> tuple[str, str]:

@@ -2,7 +2,8 @@
 
 Each process writes its own file of JSON lines; the first line holds the settings, every other one a
 record with its item's "id". What is read is the union, so a run may go on with other numbers of
-processes. A last line that was cut short is asked anew.
+processes. Records of other settings are refused (those of rooms, `room_records`, may be taken over
+from other code).
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ from typing import Any, Self
 
 from ada3d_ros.errors import ConfigError, SourceError
 from ada3d_ros.lab.evaluation.field.benchmark import Record
+from ada3d_ros.lab.json_lines import line_of, read_rows, whole_bytes
 
 PATTERN = "records*.jsonl"
 SETTINGS = "settings"
 
 
-class RecordFile:
-    """What one process appends. Use as a context manager.
+class ItemRecordFile:
+    """What one process appends, item by item. Use as a context manager.
 
     Raises ConfigError where another process writes to it.
     """
@@ -44,7 +46,7 @@ class RecordFile:
         # Behind the last whole line.
         self._file.seek(0)
         content = self._file.read()
-        whole = content.rfind(b"\n") + 1
+        whole = whole_bytes(content)
         if whole < len(content):
             self._file.truncate(whole)
         if not whole:
@@ -55,8 +57,7 @@ class RecordFile:
         self._write({"id": item_id} | record)
 
     def _write(self, row: Mapping[str, Any]) -> None:
-        line = json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
-        self._file.write(line.encode())
+        self._file.write(line_of(row).encode())
         self._file.flush()
         os.fsync(self._file.fileno())
 
@@ -79,7 +80,7 @@ def read_records(folder: Path, settings: Mapping[str, Any]) -> dict[str, Record]
     """
     records: dict[str, Record] = {}
     for path in sorted(folder.glob(PATTERN)):
-        for number, row in enumerate(_rows(path), 1):
+        for number, row in enumerate(read_rows(path), 1):
             if number == 1:
                 _check_settings(path, row.get(SETTINGS), settings)
             elif isinstance(row.get("id"), str):
@@ -94,23 +95,6 @@ def write_answers(path: Path, records: Iterable[Record]) -> Path:
     lines = [json.dumps(record, ensure_ascii=False, sort_keys=True) for record in records]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
-
-
-def _rows(path: Path) -> list[dict[str, Any]]:
-    lines = path.read_bytes().split(b"\n")[:-1]  # what follows the last end of line was cut short
-    rows = []
-    for number, line in enumerate(lines, 1):
-        try:
-            row = json.loads(line)
-        except ValueError:
-            row = None
-        if not isinstance(row, dict):
-            raise SourceError(
-                f"{path} line {number} is damaged: take that line out to have its item asked again,"
-                " or name another folder with --out."
-            )
-        rows.append(row)
-    return rows
 
 
 def _check_settings(path: Path, found: object, wanted: Mapping[str, Any]) -> None:

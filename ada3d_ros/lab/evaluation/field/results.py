@@ -48,7 +48,8 @@ def scored_items(
 
 def results_of(benchmark: Benchmark, scored: Scored, scoring: Scoring) -> dict[str, Any]:
     """metrics: the benchmark's own; score: the mean of what single answers are worth with a 95 %
-    interval that draws whole scenes again; errors: answers that did not come, by code.
+    interval that draws whole scenes again; errors: answers that did not come, by code; remarks:
+    what the benchmark says of its numbers, where it does.
 
     Raises ConfigError where a package or Java is missing.
     """
@@ -64,6 +65,8 @@ def results_of(benchmark: Benchmark, scored: Scored, scoring: Scoring) -> dict[s
         "quirks": scoring.quirks,
         "metrics": benchmark.score(scored, scoring),
     }
+    if remarks := benchmark.remarks(scored, scoring):
+        results["remarks"] = remarks
     if alone:
         values = [scores[i] for i in alone]
         room = [sources[scored[i][0].source] for i in alone]
@@ -111,6 +114,7 @@ def table(results: Mapping[str, Any]) -> str:
     if results["errors"]:
         told = ", ".join(f"{count} {code}" for code, count in results["errors"].items())
         lines.append(f"  without an answer, counted as wrong: {told}")
+    lines += [f"  {remark}" for remark in results.get("remarks", [])]
     left_out = results.get("left_out", 0)
     if left_out:
         lines.append(f"  PARTIAL: {left_out} items were left out; these are no published numbers")

@@ -3,9 +3,14 @@
 Read is LLaVA-3D's list (id, video, conversations, target.boxes); each `<boxes>` of the prompt
 becomes the box's centre, as its script clicks there. References of an object are the captions of
 all entries with its scene and box, or with --references those of ScanRefer's list by scene and
-object id (entries then need `object_id`). C@.5 and its kin count a caption as empty where the box
-that was asked about shares less than that IoU with the object's true box (--boxes; without it the
-box of the question is the true one, so that C@.5 is CIDEr).
+object id (entries then need `object_id`).
+
+C@.5 and its kin take a caption for one that was not given where the box that was asked about shares
+less than that IoU with the object's true box (--boxes; without it the box of the question is the
+true one, so that C@.5 is CIDEr). They are in the form of Scan2Cap's evaluator (video3dllm.md 6):
+one caption an object, `sos` before and `eos` behind each text, lower case, blanks around full stops
+and commas, split at blanks; one that was not given is `sos eos`. Without quirks every entry counts,
+texts are tokenised as --tokens says, and what was not given is an empty text.
 """
 
 from __future__ import annotations
@@ -34,10 +39,12 @@ from ada3d_ros.lab.evaluation.text_scores import (
     ALL_SCORES,
     WITHOUT_JAVA,
     Tokens,
-    text_scores_at_iou,
+    captions_at_iou,
+    text_scores,
 )
 
 VIDEO, CLICK = "<video>", "<boxes>"
+OBJECT = "object"  # in Item.extra: whose caption it is, the same for all entries about one
 CENTIMETRES = 2  # decimals by which boxes of one object are told from others
 Key = tuple[object, ...]
 
@@ -85,13 +92,42 @@ class Scan2Cap(SpokenBenchmark):
         scores = scanqa_scores(said, references, scoring.quirks)
         if scoring.tokens == "none":
             return scores
-        tokens = Tokens(scoring.tokens)
+        tokens, missed = Tokens(scoring.tokens), ""
         names = ALL_SCORES if tokens is Tokens.PTB else WITHOUT_JAVA
+        if scoring.quirks:
+            scored, tokens, missed = _first_of_objects(scored), Tokens.BLANKS, in_own_form("")
+            said = [in_own_form("" if NO_ANSWER in r else str(r["text"])) for _, r in scored]
+            references = [tuple(map(in_own_form, item.references)) for item, _ in scored]
         ious = [float(item.extra["iou"]) for item, _ in scored]
         for percent in IOU_PERCENT:
-            found = text_scores_at_iou(said, references, ious, percent, tokens, names)
+            kept = captions_at_iou(said, ious, percent, missed)
+            found = text_scores(kept, references, tokens, names)
             scores |= {f"{name}@.{percent}": value for name, value in found.overall.items()}
         return scores
+
+    def remarks(self, scored: Sequence[tuple[Item, Record]], scoring: Scoring) -> list[str]:
+        """How many entries ask about an object again."""
+        objects = len(_first_of_objects(scored))
+        if not scoring.quirks or objects == len(scored):
+            return []
+        return [
+            f"@.25 and @.50 are of one caption for each of {objects} objects;"
+            f" {len(scored) - objects} entries that ask about one again are left out"
+        ]
+
+
+def in_own_form(text: str) -> str:
+    """A caption as Scan2Cap's evaluator splits it at blanks; "sos eos" of an empty one."""
+    words = text.lower().replace(".", " . ").replace(",", " , ").split()
+    return " ".join(("sos", *words, "eos"))
+
+
+def _first_of_objects(scored: Sequence[tuple[Item, Record]]) -> list[tuple[Item, Record]]:
+    """The first entry of each object, in the file's order."""
+    first: dict[str, tuple[Item, Record]] = {}
+    for item, record in scored:
+        first.setdefault(str(item.extra[OBJECT]), (item, record))
+    return list(first.values())
 
 
 def _item(
@@ -117,7 +153,7 @@ def _item(
             raise entry.error(f"object_id is {number!r}; a number is expected.")
         true = known.box(scene, int(number))
         iou = iou_axis_aligned(box_of(boxes[0]), box_of(true))
-    extra = {BOXES: boxes, "iou": iou}
+    extra = {BOXES: boxes, "iou": iou, OBJECT: "|".join(map(str, key(entry)))}
     return Item(entry.text("id", "question_id"), scene, text, tuple(references), extra)
 
 
@@ -125,9 +161,7 @@ def _captions(entries: Sequence[Entry], field: str, key: Any) -> Mapping[Key, li
     """All captions of an object; field: that holds one, "" for the answer of a conversation."""
     captions: dict[Key, list[str]] = defaultdict(list)
     for entry in entries:
-        text = entry.text(field) if field else _said(entry, 1)
-        if text not in captions[key(entry)]:
-            captions[key(entry)].append(text)
+        captions[key(entry)].append(entry.text(field) if field else _said(entry, 1))
     return captions
 
 

@@ -42,6 +42,10 @@ class SpokenBenchmark:
     def read_answers(self, path: Path) -> dict[str, Record]:
         return read_text_answers(path)
 
+    def remarks(self, scored: Sequence[tuple[Item, Record]], scoring: Scoring) -> list[str]:
+        """None: the numbers are of all that was scored."""
+        return []
+
     def item_score(self, item: Item, record: Record) -> float:
         """1 for a match, 0.5 for a refined one, else 0; an empty answer is none."""
         if NO_ANSWER in record:

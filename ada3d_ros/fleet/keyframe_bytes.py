@@ -1,0 +1,160 @@
+"""A keyframe as bytes: colour as JPEG, depth in millimetres as 16-bit PNG, the rest as JSON.
+
+`ADA3DKF1`, the length of the JSON as 4 bytes (big endian), the JSON, the JPEG, the PNG. At 640x480
+about 120 KiB. What comes from a socket is not trusted: sizes are checked before anything is
+decoded.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+from collections.abc import Mapping
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from ada3d_ros.errors import Ada3DError, InvalidRequestError
+from ada3d_ros.fleet.json_form import from_json, to_json
+from ada3d_ros.types import Intrinsics, Keyframe, KeyframeReason, RgbdFrame
+
+MAGIC = b"ADA3DKF1"
+JPEG_QUALITY = 90  # at 75 boxes of absent things double (docs/fleet.md)
+PNG_LEVEL = 1
+MAX_SIDE_PX = 4096
+MAX_HEADER_BYTES = 4096
+MAX_BYTES = 32 << 20
+MM, MAX_DEPTH_M = 1000.0, 65.535
+
+
+def pack_keyframe(keyframe: Keyframe) -> bytes:
+    """Depth that is not finite, below half a millimetre or beyond 65.535 m has no reading."""
+    frame = keyframe.frame
+    depth_mm = np.round(np.nan_to_num(frame.depth_m, nan=0.0, posinf=0.0, neginf=0.0) * MM)
+    depth_mm[(depth_mm < 0) | (depth_mm > MAX_DEPTH_M * MM)] = 0
+    bgr = cv2.cvtColor(frame.rgb, cv2.COLOR_RGB2BGR)
+    jpeg = _encoded(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+    png = _encoded(".png", depth_mm.astype(np.uint16), [cv2.IMWRITE_PNG_COMPRESSION, PNG_LEVEL])
+    header = {
+        "index": keyframe.index,
+        "reason": keyframe.reason.value,
+        "stamp_ns": frame.stamp_ns,
+        "depth_stamp_ns": frame.depth_stamp_ns,
+        "frame_id": frame.frame_id,
+        "camera_frame_id": frame.camera_frame_id,
+        "intrinsics": to_json(frame.intrinsics),
+        "T_world_cam": frame.T_world_cam.tolist(),
+        "jpeg_bytes": len(jpeg),
+    }
+    text = json.dumps(header).encode()
+    return MAGIC + struct.pack(">I", len(text)) + text + jpeg + png
+
+
+def unpack_keyframe(data: bytes) -> Keyframe:
+    """Raises InvalidRequestError for bytes that are no keyframe, or only half of one."""
+    if len(data) > MAX_BYTES:
+        raise InvalidRequestError(
+            f"a keyframe of {len(data)} bytes; allowed: up to {MAX_BYTES}. Send smaller images."
+        )
+    start = len(MAGIC) + 4
+    if data[: len(MAGIC)] != MAGIC or len(data) < start:
+        raise InvalidRequestError(f"the bytes are no keyframe: they do not begin with {MAGIC!r}.")
+    (length,) = struct.unpack(">I", data[len(MAGIC) : start])
+    if length > MAX_HEADER_BYTES or len(data) < start + length:
+        raise InvalidRequestError(
+            f"the keyframe's header has {length} bytes, of which {len(data) - start} came; allowed:"
+            f" up to {MAX_HEADER_BYTES}, all of them."
+        )
+    header = _header(data[start : start + length])
+    images = data[start + length :]
+    intrinsics = from_json(Intrinsics, header["intrinsics"], "intrinsics")
+    size = intrinsics.height, intrinsics.width
+    if max(size) > MAX_SIDE_PX:
+        raise InvalidRequestError(
+            f"images of {intrinsics.width}x{intrinsics.height} px; allowed: up to {MAX_SIDE_PX}."
+        )
+    cut = header["jpeg_bytes"]
+    bgr = _decoded(images[:cut], cv2.IMREAD_COLOR, "JPEG", size)
+    depth_mm = _decoded(images[cut:], cv2.IMREAD_UNCHANGED, "PNG", size)
+    if depth_mm.dtype != np.uint16 or depth_mm.ndim != 2:
+        raise InvalidRequestError("the keyframe's depth is not one channel of 16 bits.")
+    depth_m = depth_mm.astype(np.float32) / np.float32(MM)
+    depth_m[depth_mm == 0] = np.nan
+    try:
+        frame = RgbdFrame(
+            stamp_ns=header["stamp_ns"],
+            rgb=cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False),
+            depth_m=depth_m,
+            intrinsics=intrinsics,
+            T_world_cam=np.array(header["T_world_cam"], dtype=np.float64),
+            frame_id=header["frame_id"],
+            camera_frame_id=header["camera_frame_id"],
+            depth_stamp_ns=header["depth_stamp_ns"],
+        )
+        return Keyframe(frame, header["index"], KeyframeReason(header["reason"]))
+    except (Ada3DError, ValueError, TypeError) as error:
+        raise InvalidRequestError(f"the keyframe's header does not fit: {error}") from None
+
+
+def _header(text: bytes) -> Mapping[str, Any]:
+    """The header with its fields and their types checked."""
+    kinds: dict[str, tuple[type, ...]] = {
+        "index": (int,),
+        "reason": (str,),
+        "stamp_ns": (int,),
+        "depth_stamp_ns": (int, type(None)),
+        "frame_id": (str,),
+        "camera_frame_id": (str,),
+        "intrinsics": (dict,),
+        "T_world_cam": (list,),
+        "jpeg_bytes": (int,),
+    }
+    try:
+        header = json.loads(text)
+    except ValueError:
+        raise InvalidRequestError("the keyframe's header is no JSON.") from None
+    if not isinstance(header, dict):
+        raise InvalidRequestError("the keyframe's header is no JSON object.")
+    for name, allowed in kinds.items():
+        value = header.get(name)
+        if not isinstance(value, allowed) or isinstance(value, bool):
+            raise InvalidRequestError(f"the keyframe's header has {name} = {value!r}.")
+    if header["jpeg_bytes"] < 0 or header["stamp_ns"] <= 0 or header["index"] < 0:
+        raise InvalidRequestError(
+            "the keyframe's header has a negative index or size, or a stamp that is not set."
+        )
+    return header
+
+
+def _encoded(kind: str, pixels: npt.NDArray[Any], options: list[int]) -> bytes:
+    done, data = cv2.imencode(kind, pixels, options)
+    assert done, kind
+    return data.tobytes()
+
+
+def _decoded(data: bytes, flags: int, what: str, size: tuple[int, int]) -> npt.NDArray[Any]:
+    """An image of this (height, width), which its own header must say before it is decoded. Raises
+    InvalidRequestError.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=[what]) as header:
+            found = header.size
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        raise InvalidRequestError(f"the keyframe's {what} cannot be read.") from None
+    if found != size[::-1]:
+        raise InvalidRequestError(
+            f"the keyframe's {what} is {found[0]}x{found[1]} px, its camera {size[1]}x{size[0]}."
+        )
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if _is_whole(data, what) else None
+    if image is None:
+        raise InvalidRequestError(f"the keyframe's {what} is cut short: send it again.")
+    return image
+
+
+def _is_whole(data: bytes, what: str) -> bool:
+    """OpenCV fills what is missing of a cut JPEG with grey."""
+    return data.endswith(b"\xff\xd9") if what == "JPEG" else b"IEND" in data[-12:]

@@ -1,0 +1,278 @@
+"""Video-3D-LLM on the main path, from frames to answers, on a tiny checkpoint with random weights.
+
+What is appended to its cached scene is exact, a frame that goes is cut out, its ground heads choose
+among a detector's objects.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ada3d_ros.config import from_flat
+from ada3d_ros.engine.prefix_state import PrefixState
+from ada3d_ros.errors import ConfigError, InvalidRequestError, NoFramesError
+from ada3d_ros.grounding.from_ground_heads import along_axes
+from ada3d_ros.lab.world.generated import generate_room
+from ada3d_ros.model.random_checkpoint import TINY_VIDEO3D, write_random_checkpoint
+from ada3d_ros.model.video3dllm.backbone import Video3DLLM
+from ada3d_ros.pipeline import Ada3DPipeline
+from ada3d_ros.types import (
+    Answer,
+    AskHooks,
+    Box3D,
+    GroundingMethod,
+    Question,
+    RgbdFrame,
+    Scope,
+)
+from test.support.pipelines import ASK, MANY, ROOM, cache_of, start, start_background
+from test.support.scripted_detector import ScriptedDetector
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("video3d") / "tiny"
+    return write_random_checkpoint(folder, config=TINY_VIDEO3D)
+
+
+def run_all(pipeline: Ada3DPipeline) -> None:
+    while pipeline.run_background_step():
+        pass
+
+
+def keys_of(pipeline: Ada3DPipeline) -> list[torch.Tensor]:
+    prefix = cache_of(pipeline).active
+    assert prefix is not None
+    prefix.crop()
+    return [prefix.cache.held(layer)[0] for layer in range(len(prefix.lengths))]
+
+
+def backbone_of(pipeline: Ada3DPipeline) -> Video3DLLM:
+    assert isinstance(pipeline.model.model, Video3DLLM)
+    return pipeline.model.model
+
+
+def test_it_is_recognised_and_answers(model: Path) -> None:
+    pipeline = start(model)
+    assert pipeline.info is not None
+    assert pipeline.info.random_weights
+    assert backbone_of(pipeline).name == "video3dllm"
+    answer = pipeline.ask(ASK)
+    per_frame = backbone_of(pipeline).config.max_spatial_tokens(1)
+    assert 0 < answer.tokens.spatial_total <= 5 * per_frame
+    assert answer.scene_cached
+    assert answer.scene_staleness == 0.0
+    assert pipeline.ask(ASK).text == answer.text
+
+
+@pytest.mark.parametrize("mode", ["cached", "paper"])
+def test_one_image_is_answered_too(model: Path, mode: str) -> None:
+    pipeline = start(model, **{"cache.mode": mode})
+    answer = pipeline.ask(replace(ASK, scope=Scope.LATEST_IMAGE))
+    assert answer.tokens.spatial_total == backbone_of(pipeline).config.max_spatial_tokens(1)
+
+
+def test_a_keyframe_that_is_appended_makes_the_scene_that_a_fresh_build_makes(
+    model: Path,
+) -> None:
+    """Key by key: nothing of LLaVA-3D's frozen means, and no rebuild is due."""
+    growing = start_background(model, MANY[:4])
+    run_all(growing)
+    cache = cache_of(growing)
+    builds = cache.report.builds
+    for frame in MANY[4:7]:
+        growing.observe(frame)
+        run_all(growing)
+        assert cache.state is PrefixState.READY
+        assert cache.staleness == 0.0
+    assert cache.report.builds == builds
+    assert cache.report.appends == 3
+    fresh = start_background(model, MANY[:7])
+    run_all(fresh)
+    for ours, theirs in zip(keys_of(growing), keys_of(fresh), strict=True):
+        assert ours.shape == theirs.shape
+        assert (ours - theirs).abs().max() <= 2e-5 * theirs.abs().max()
+    question = Question("What is near the door?")
+    assert growing.ask(question).text == fresh.ask(question).text
+
+
+def test_a_keyframe_that_goes_is_cut_out_and_what_came_after_is_stale(model: Path) -> None:
+    limits = {"keyframe.max_views": 5, "cache.settle_sec": 60.0, "cache.max_staleness": 1.0}
+    pipeline = start_background(model, MANY[:5], **limits)
+    run_all(pipeline)
+    prefix = cache_of(pipeline).active
+    assert prefix is not None
+    before = prefix.made_of.names  # type: ignore[attr-defined]
+    pipeline.observe(MANY[5])
+    run_all(pipeline)
+    after = prefix.made_of.names  # type: ignore[attr-defined]
+    kept = [keyframe.index for keyframe in pipeline.scene.keyframes]
+    assert list(after) == kept
+    assert set(before) - set(after)  # one is gone, and is not held any more
+    assert cache_of(pipeline).active is prefix  # no new build
+    answer = pipeline.ask(ASK)
+    assert answer.tokens.spatial_total == len(prefix.embeds)
+    assert 0.0 < answer.scene_staleness < 1.0
+    assert len(answer.keyframe_stamps_ns) == 5
+
+    # Quiet for long enough, it is made anew, and nothing is stale any more.
+    pipeline.set_config(
+        replace(pipeline.config, cache=replace(pipeline.config.cache, settle_sec=0))
+    )
+    run_all(pipeline)
+    assert cache_of(pipeline).active is not prefix
+    assert pipeline.ask(ASK).scene_staleness == 0.0
+
+
+@pytest.mark.parametrize("up_m", [0.0, 1.0])
+def test_where_the_map_begins_does_not_matter(model: Path, up_m: float) -> None:
+    """Far from the map's origin, where the model knows no voxel, the same answer."""
+    by = np.array([37.0, -52.0, up_m])
+
+    def moved(frame: RgbdFrame) -> RgbdFrame:
+        T = frame.T_world_cam.copy()
+        T[:3, 3] += by
+        return replace(frame, T_world_cam=T)
+
+    here = start(model, 0)
+    there = start(model, 0)
+    for frame in ROOM.frames:
+        here.observe(frame)
+        there.observe(moved(frame))
+    x, y, z = (*here.scene.anchor_xy_m, here.scene.floor.z_m)
+    near = here.ask(Question(f"What is at [{x + 1:.1f}, {y:.1f}, {z + 1:.1f}]?"))
+    x, y, z = (*there.scene.anchor_xy_m, there.scene.floor.z_m)
+    far = there.ask(Question(f"What is at [{x + 1:.1f}, {y:.1f}, {z + 1:.1f}]?"))
+    assert here.scene.floor.known == there.scene.floor.known
+    assert near.tokens.spatial_total == far.tokens.spatial_total
+    if here.scene.floor.known:
+        assert near.text == far.text
+        assert near.kept_xyz_m is not None
+        assert far.kept_xyz_m is not None
+        shift = np.nanmean(far.kept_xyz_m.astype(np.float64) - near.kept_xyz_m, axis=0)
+        assert shift == pytest.approx(by, abs=1e-3)
+
+
+def test_a_point_beyond_its_voxels_is_refused_by_its_number(model: Path) -> None:
+    pipeline = start(model)
+    with pytest.raises(InvalidRequestError, match="outside of what the model can place"):
+        pipeline.ask(Question("What is at [40, 0, 1]?"))
+    assert pipeline.ask(ASK).text
+
+
+def test_a_scene_without_depth_says_so(model: Path) -> None:
+    pipeline = start(model, 0)
+    frame = ROOM.frames[0]
+    pipeline.observe(replace(frame, depth_m=np.full_like(frame.depth_m, np.nan)))
+    with pytest.raises(NoFramesError, match="depth"):
+        pipeline.ask(ASK)
+
+
+@pytest.mark.parametrize("strategy", ["voxel_dpp", "adatoken3d", "fastv", "pdrop", "random"])
+@pytest.mark.parametrize("prune", ["question", "build"])
+def test_strategies_prune_its_tokens(model: Path, strategy: str, prune: str) -> None:
+    settings = {"pruning.strategy": strategy, "pruning.keep_ratio": 0.6, "pruning.n_min": 2}
+    answer = start(model, **settings, **{"cache.prune": prune}).ask(ASK)
+    assert answer.tokens.keep_ratio_achieved == pytest.approx(0.6, abs=0.06)
+    assert answer.text
+
+
+# -- grounding
+
+
+BOXES = tuple(
+    Box3D(np.array(center), np.array([0.8, 0.6, 1.0]), yaw_rad=yaw, label="thing")
+    for center, yaw in (((0.5, 1.0, 0.5), 0.0), ((-1.0, 0.5, 0.5), 0.7), ((1.0, -1.0, 1.2), 1.6))
+)
+
+
+def test_ground_heads_choose_among_proposals_and_name_the_method(model: Path) -> None:
+    pipeline = start(model)
+    question = Question("the brown thing", phrase="the brown thing", proposals=BOXES)
+    answer = pipeline.choose_proposals(question, AskHooks())
+    assert answer.question == "the brown thing"
+    assert answer.tokens.generated == 0
+    for box in answer.boxes:
+        assert box.method is GroundingMethod.PROPOSAL
+        assert box.label == "the brown thing"
+        assert 0.0 < box.score <= 1.0
+        assert any(np.array_equal(box.center_m, other.center_m) for other in BOXES)
+    assert answer.text == (
+        f"Found {len(answer.boxes)} of 3 proposals." if answer.boxes else answer.text
+    )
+
+
+def test_a_proposal_s_box_is_what_encloses_it_in_the_model_s_world() -> None:
+    boxes_m = along_axes(BOXES, (0.5, 0.0, 0.25))
+    assert boxes_m[0].tolist() == pytest.approx([0.0, 1.0, 0.25, 0.8, 0.6, 1.0])
+    c, s = np.cos(0.7), np.sin(0.7)
+    wide = [0.8 * c + 0.6 * s, 0.8 * s + 0.6 * c, 1.0]
+    assert boxes_m[1].tolist() == pytest.approx([-1.5, 0.5, 0.25, *wide], abs=1e-6)
+
+
+def test_the_scores_are_those_of_the_whole_prompt(model: Path) -> None:
+    """Of the cached scene, against one pass of a prompt with what follows in training."""
+    pipeline = start(model)
+    asked = Question("a chair", phrase="a chair", proposals=BOXES)
+    answer = pipeline.choose_proposals(asked, AskHooks())
+    backbone, loaded = backbone_of(pipeline), pipeline.model
+    table = cache_of(pipeline).encoder.table
+    tokens = backbone.spatial_tokens(table)  # type: ignore[arg-type]
+    ids = backbone.grounding_ids(loaded.tokenizer, "a chair")  # type: ignore[arg-type]
+    end = loaded.tokenizer.encode("<|im_end|>\n")
+    prompt = backbone.build_prompt([*ids, *end], tokens.features)
+    with torch.inference_mode():
+        hidden = backbone.decoder.run_layers(
+            0, backbone.config.decoder.num_layers, prompt.embeds[None], prompt.positions
+        )
+        state = backbone.decoder.norm(hidden[0, -1 - len(end)])
+        origin = backbone.origin_of(pipeline.scene)
+        shares = backbone.score_proposals(state, along_axes(BOXES, origin), table)  # type: ignore[arg-type]
+    expected = sorted((share for share in shares.tolist() if share > 0), reverse=True)
+    assert [box.score for box in answer.boxes] == pytest.approx(expected, abs=1e-5)
+
+
+def test_with_a_detector_all_its_objects_are_proposals(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever their names: the model reads a description."""
+    room = generate_room(7, side_px=96, split="val")
+    settings = {"model.path": str(model), "detector.min_views": 2, "detector.proposals": True}
+    pipeline = Ada3DPipeline(from_flat(settings), detector=ScriptedDetector(room.boxes))
+    pipeline.load()
+    for frame in room.frames:
+        pipeline.observe(frame)
+    asked: list[Question] = []
+    phrase = "what one sits on"
+
+    def choose(question: Question, hooks: AskHooks) -> Answer:
+        asked.append(question)
+        return real(question, hooks)
+
+    real = pipeline.choose_proposals
+    monkeypatch.setattr(pipeline, "choose_proposals", choose)
+    answer = pipeline.ground(Question(phrase, min_score=1e-6))
+    (question,) = asked
+    assert question.phrase == phrase
+    assert 1 < len(question.proposals) <= len(room.boxes)
+    assert all(box.method is GroundingMethod.DETECTOR for box in question.proposals)
+    centers = [box.center_m.tolist() for box in question.proposals]
+    for box in answer.boxes:
+        assert box.method is GroundingMethod.PROPOSAL
+        assert box.center_m.tolist() in centers
+
+
+def test_without_a_detector_a_phrase_is_located_by_relevance(model: Path) -> None:
+    answer = start(model).ground(Question("the chair", min_score=1e-6))
+    assert all(box.method is GroundingMethod.RELEVANCE for box in answer.boxes)
+
+
+def test_training_asks_for_llava3d(model: Path) -> None:
+    loaded = start(model).model
+    with pytest.raises(ConfigError, match="video3dllm"):
+        _ = loaded.llava3d
