@@ -246,6 +246,12 @@ def _run(options: argparse.Namespace) -> None:
         if name not in known:
             raise ConfigError(f"--stages {name!r} is not a stage; there are {', '.join(known)}.")
 
+    if options.export and options.backbone == "video3dllm":
+        raise ConfigError(
+            "--export: a folder in Video-3D-LLM's layout has Qwen2's tokenizer, the small form one"
+            " of its own: it is asked from its run (lab/benchmarks/two_backbones.py). Leave it out."
+        )
+
     # The run, new or resumed; Ctrl-C and `kill` end it after the step.
     workers = Workers(options.device)
     session = open_session(

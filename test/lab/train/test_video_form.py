@@ -170,6 +170,15 @@ def test_training_on_less_is_refused(session: Session) -> None:
         planned_pruner(session.model, 0.4)
 
 
+def test_export_is_refused_before_anything_is_trained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["--out", str(tmp_path / "run"), "--backbone", "video3dllm"]
+    assert main([*command, "--export", str(tmp_path / "model")]) == 2
+    assert "Qwen2's tokenizer" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_train_runs_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny = tuple(
         Stage(s.name, s.shows, 2, 2, min(s.questions, 6), s.lr, s.per_object, s.background)
