@@ -325,6 +325,8 @@ def prune_form(plan: Plan, backbone: str) -> None:
 def side_by_side(plan: Plan) -> dict[str, Any]:
     """Both forms, and whether the second one is within the bar."""
     parts = {name: json.loads(plan.part(name).read_text(encoding="utf-8")) for name in BACKBONES}
+    for name, part in parts.items():
+        part["learning"] = _learning(plan.folder / name / "log.jsonl")
     commits = {name: part.pop("provenance")["commit"] for name, part in parts.items()}
     first, second = parts.values()
     points = {
@@ -343,6 +345,12 @@ def side_by_side(plan: Plan) -> dict[str, Any]:
         "bar_points": BAR_POINTS,
         "bar_met": all(points[group] >= -BAR_POINTS for group in BAR),
     }
+
+
+def _learning(log: Path) -> list[dict[str, Any]]:
+    """What validations said while the form was trained, true places fed; [] where there were none."""
+    lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
+    return [{k: line[k] for k in ("stage", "rooms", "val")} for line in map(json.loads, lines)]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
