@@ -56,6 +56,17 @@ def budget(data: dict[str, Any]) -> list[str]:
     return lines
 
 
+def on_points(data: dict[str, Any]) -> list[str]:
+    """A line a form: shares right on true points without pictures, at the last validation."""
+    kinds = ("existence", "color", "category", "caption", "nearest", "multihop", "relation")
+    lines = head(f"true points, no pictures | room passes | {' | '.join(kinds)}")
+    for name, form in data["forms"].items():
+        last = [line for line in form["learning"] if line["stage"] == "symbolic"][-1]
+        cells = [str(last["rooms"]), *(f"{last['val'][kind]:.2f}" for kind in kinds)]
+        lines.append(f"| {TITLES[name]} | {' | '.join(cells)} |")
+    return lines
+
+
 def layers(values: list[float], digits: int = 2) -> str:
     return " ".join(f"{value:.{digits}f}" for value in values)
 
@@ -132,13 +143,19 @@ def render() -> str:
             f"{data['training_rooms']} rooms with pictures to learn from. CPU time of the steps,"
             " one thread, on two shared cores.",
             "",
+            *on_points(data),
+            "",
+            "Validation in the stage `symbolic`: about ten tokens a room, 64 rooms, places in an"
+            " answer given.",
+            "",
             *information(data),
             "",
             *masses(data),
             "",
             f"n = {next(iter(forms.values()))['information']['n']} prompts about validation rooms;"
             " four layers, from the first to the last. In the scene's own attention newlines count"
-            " with the system text.",
+            " with the system text. A curve that does not fall fits nothing: the fixed one is taken"
+            " then.",
             "",
             *pruned(data),
             "",

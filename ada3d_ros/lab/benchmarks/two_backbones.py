@@ -348,7 +348,7 @@ def side_by_side(plan: Plan) -> dict[str, Any]:
 
 
 def _learning(log: Path) -> list[dict[str, Any]]:
-    """What validations said while the form was trained, true places fed; [] where there were none."""
+    """What validations said while the form was trained, true places fed; [] of none."""
     lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
     return [{k: line[k] for k in ("stage", "rooms", "val")} for line in map(json.loads, lines)]
 
