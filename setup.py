@@ -52,6 +52,9 @@ setup(
         "eval": ["plyfile>=1.0", "pycocoevalcap>=1.2"],
         "gpus": ["accelerate>=1.0"],  # `ada3d train`, `ada3d eval` on several
         "quantisation": ["torchao>=0.18"],  # `model.weights` int8, int4; required above already
+        # `ada3d serve`. Exactly this one: the router that keeps a robot at its replica is marked
+        # experimental there.
+        "serve": ["ray[serve]==2.60.0"],
         "train": ["peft>=0.21"],  # `ada3d train --lora`
         "test": [
             "accelerate>=1.0",

@@ -31,6 +31,9 @@ VERBS = {
         "ros.object_client:objects_main", "list the objects that are kept with the scene", True
     ),
     "replay": Verb("ros.replay:main", "play a rosbag2 into ROS, with /clock", True),
+    "serve": Verb(
+        "fleet.serve:main", "answer the questions of many robots with one model, on Ray Serve"
+    ),
     "doctor": Verb(
         "ros.doctor:main", "what is installed, what is alive, what is missing, and the cure"
     ),

@@ -18,7 +18,10 @@
     │   ├── NotGroundedError        no box survived the checks
     │   │   └── NotMeasurableError  there is no cached scene, or no grounding head, to look in
     │   ├── UnknownKindError        a kind of question that neither model nor measures know
-    │   └── AmbiguousError          a name that fits several objects where one is meant
+    │   ├── AmbiguousError          a name that fits several objects where one is meant
+    │   ├── RemoteLostError         the server that answers (model.remote) cannot be reached
+    │   ├── AccessDeniedError       the server does not know this robot's token
+    │   └── KeyframesMissingError   the server lacks keyframes of the scene that is asked about
     ├── FrameError                  one camera frame that cannot be used; has a `reason`
     ├── PoseError                   a pose that is not a rigid transform
     ├── SourceError                 a bag or folder that cannot be read or written
@@ -56,6 +59,8 @@ class ErrorCode(IntEnum):
     LOADING = 21015
     UNKNOWN_KIND = 21016
     AMBIGUOUS = 21017
+    REMOTE_LOST = 21018
+    ACCESS_DENIED = 21019
     UNKNOWN = 21999
 
 
@@ -127,7 +132,13 @@ class QuestionTooLongError(RequestError):
 
 
 class BusyError(RequestError):
+    """retry_after_s: when to ask again, where that is known."""
+
     code = ErrorCode.BUSY
+
+    def __init__(self, message: str, retry_after_s: float = float("nan")) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class RequestTimeoutError(RequestError):
@@ -160,6 +171,24 @@ class UnknownKindError(RequestError):
 
 class AmbiguousError(RequestError):
     code = ErrorCode.AMBIGUOUS
+
+
+class RemoteLostError(RequestError):
+    code = ErrorCode.REMOTE_LOST
+
+
+class AccessDeniedError(RequestError):
+    code = ErrorCode.ACCESS_DENIED
+
+
+class KeyframesMissingError(RequestError):
+    """Between robot and server alone: the robot sends them and asks again. stamps_ns: of those that
+    are missing, () where the whole scene is unknown.
+    """
+
+    def __init__(self, message: str, stamps_ns: tuple[int, ...] = ()) -> None:
+        super().__init__(message)
+        self.stamps_ns = stamps_ns
 
 
 class FrameError(Ada3DError):

@@ -139,6 +139,15 @@ class ScenePipeline:
         inventory = self.inventory
         return inventory.report if isinstance(inventory, DetectedInventory) else None
 
+    def remote_report(self) -> dict[str, object]:
+        """Of a server that answers in the place of a model here, for diagnostics; {} without."""
+        return {}
+
+    @property
+    def remote_problem(self) -> str:
+        """Why that server does not answer, and who does in its place; '' while it does."""
+        return ""
+
     @property
     def has_detector(self) -> bool:
         """Whether objects come from a detector."""

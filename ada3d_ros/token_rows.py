@@ -98,7 +98,9 @@ class TokenRows:
         )
 
     def crop(self, first: int, stop: int) -> TokenRows:
-        """Of the tokens from `first` to before `stop`; waits."""
+        """Of the tokens from `first` to before `stop`; waits for less than all."""
+        if (first, stop) == (0, self.count):
+            return self
         if self.plain:
             return TokenRows(stop - first)
         return TokenRows.from_mask(self.is_newline[first:stop], self.row[first:stop])

@@ -32,6 +32,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "token_rows": {"types"},
     "measures": {"errors", "types"},
     "usage": set(),
+    "worker": {"errors"},
     "config": _BOUNDARY,
     "geometry": _BOUNDARY,
     "scene": _BASE,
@@ -45,10 +46,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "scene_pipeline": _PIPELINE,
     "pipeline": _PIPELINE | {"scene_pipeline"},
     "object_pipeline": _PIPELINE | {"scene_pipeline"},
-    "fleet": _PIPELINE | _PIPELINES,
+    "fleet": _PIPELINE | _PIPELINES | {"worker"},
     "create_pipeline": _PIPELINE | _PIPELINES | {"fleet"},
-    "ros": _BASE | {"sources", "perception", "grounding", "asking"} | _PIPELINES | _GENERATED,
-    "lab": _PIPELINE | {"sources"} | _PIPELINES,
+    "ros": _BASE
+    | {"sources", "perception", "grounding", "asking"}
+    | _PIPELINES
+    | _GENERATED
+    | {"worker"},
+    "lab": _PIPELINE | {"sources", "fleet"} | _PIPELINES,
     "cli": {"ros", "lab", "sources", "model", "msg", "fleet"} | _BASE,
 }
 # The laboratory's own clients of the node: the demo and the benchmark of the running process.

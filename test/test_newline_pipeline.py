@@ -175,6 +175,30 @@ def test_frames_that_come_and_go(model: Path, monkeypatch: pytest.MonkeyPatch) -
         assert list(answer.tokens.per_layer) == [len(held) for held in prefix.held]
 
 
+def test_a_request_with_a_ratio_of_its_own_gets_a_first_part(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the order of selection the cached scene begins with the choice of a smaller budget: its
+    newlines, and the answer of the same choice without a cache.
+    """
+    settings = {
+        "pruning.strategy": "voxel_dpp",
+        "pruning.order": "selection",
+        "pruning.keep_ratio": 0.6,
+    }
+    cached = video(model, monkeypatch, **settings, **MODES["build"])
+    fresh = video(model, monkeypatch, **settings, **MODES["paper"])
+    for ratio in (0.2, 0.4):
+        question = dataclasses.replace(ASK, keep_ratio=ratio)
+        ours, expected = cached.ask(question), fresh.ask(question)
+        assert ours.scene_cached
+        assert not expected.scene_cached
+        assert ours.text == expected.text
+        assert ours.tokens.per_layer == expected.tokens.per_layer
+        assert ours.tokens.keep_ratio_achieved == int(ratio * FRAMES * 9) / (FRAMES * 9)
+        assert ours.tokens.spatial_kept > int(ratio * FRAMES * 9)  # newlines on top
+
+
 def test_one_image(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Cells in rows, without 3D: as many of them with a place as the keep ratio says."""
     settings = {"pruning.strategy": "adatoken3d", "pruning.keep_ratio": 0.6}

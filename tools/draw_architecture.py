@@ -196,7 +196,7 @@ def question_lane() -> list[str]:
             RIGHT,
             122,
             width,
-            "ros/requests, ros/worker",
+            "ros/requests, worker",
             ("a queue; one thread owns the model",),
             "ros",
         ),

@@ -118,7 +118,28 @@ MEMORY_EVALUATIONS = (
 
 def render_memory() -> str:
     """What fits, and the check against what was built."""
-    data = result("memory")
+    lines = [
+        _fits_and_check("memory"),
+        "",
+        "The embedded model, which is trained, on generated rooms (level 1, nothing pruned, the"
+        " model alone); without a scene and with another room's views beside it:",
+        "",
+        *head(" | ".join(["weights", *(heading for heading, _ in ACCURACY)])),
+    ]
+    first = embedded_results.load(MEMORY_EVALUATIONS[0][1])
+    numbers = (str(first["details"].get(metric, {}).get("n", "")) for _, metric in ACCURACY)
+    lines.append(f"| n | {' | '.join(numbers)} |")
+    for weights, name in MEMORY_EVALUATIONS:
+        results = embedded_results.load(name)
+        cells = (embedded_results.cell(results, metric) for _, metric in ACCURACY)
+        lines.append(f"| {weights} | {' | '.join(cells)} |")
+    other = _fits_and_check("memory_video3dllm")
+    return "\n".join([*lines, "", "Video-3D-LLM-7B, 210 tokens a frame:", "", other])
+
+
+def _fits_and_check(name: str) -> str:
+    """The tables of one result of the suite."""
+    data = result(name)
     fits, made = data["fits"], data["provenance"]
     scenes, cards = list(fits["rows"][0]["plans"]), list(fits["rows"][0]["largest"])
     largest_scene = scenes[-1]
@@ -131,9 +152,7 @@ def render_memory() -> str:
             f" {' | '.join(totals + [str(r['largest'][card] or '-') for card in cards])} |"
         )
     lines += ["", f"The parts in GiB at N={largest_scene}:", ""]
-    lines += [
-        *head(" | ".join(["weights", "KV", "scene", *(name for name, _ in MEMORY_PARTS)])),
-    ]
+    lines += head(" | ".join(["weights", "KV", "scene", *(part for part, _ in MEMORY_PARTS)]))
     for r in fits["rows"]:
         plan = r["plans"][largest_scene]
         sums = (sum(plan.get(part, 0) for part in group) for _, group in MEMORY_PARTS)
@@ -154,20 +173,6 @@ def render_memory() -> str:
             f"| {r['weights']} | {r['kernel']} | {mib} | {r['logits_error']:.1%} |"
             f" {spread(r['decode_ratio'])} | {spread(r['prefill_ratio'])} |"
         )
-    lines += [
-        "",
-        "The embedded model, which is trained, on generated rooms (level 1, nothing pruned, the"
-        " model alone); without a scene and with another room's views beside it:",
-        "",
-        *head(" | ".join(["weights", *(heading for heading, _ in ACCURACY)])),
-    ]
-    first = embedded_results.load(MEMORY_EVALUATIONS[0][1])
-    numbers = (str(first["details"].get(metric, {}).get("n", "")) for _, metric in ACCURACY)
-    lines.append(f"| n | {' | '.join(numbers)} |")
-    for weights, name in MEMORY_EVALUATIONS:
-        results = embedded_results.load(name)
-        cells = (embedded_results.cell(results, metric) for _, metric in ACCURACY)
-        lines.append(f"| {weights} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ada3d_ros.config.cache import CacheConfig
 from ada3d_ros.config.objects import DetectorConfig, ObjectsConfig
 from ada3d_ros.config.pruning import PruningConfig
+from ada3d_ros.config.remote import RemoteConfig
 from ada3d_ros.config.setting import setting
 from ada3d_ros.errors import ConfigError
 
@@ -57,6 +58,13 @@ class ModelConfig:
         "default",
         "reference = LLaVA-3D bit for bit, its quirks included (docs/conventions.md)",
         choices=("default", "reference"),
+        read_only=True,
+    )
+    remote: str = setting(
+        "",
+        "server that answers in the place of a model here, as https://host:8000 (`ada3d serve`);"
+        " empty = none",
+        pattern=r"(https?://[A-Za-z0-9._-]+(:[0-9]{1,5})?)?",
         read_only=True,
     )
     conversation: str = setting(
@@ -311,6 +319,7 @@ class AgentConfig:
     """All settings."""
 
     model: ModelConfig = ModelConfig()
+    remote: RemoteConfig = RemoteConfig()
     pruning: PruningConfig = PruningConfig()
     generation: GenerationConfig = GenerationConfig()
     question: QuestionConfig = QuestionConfig()

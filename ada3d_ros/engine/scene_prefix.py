@@ -70,7 +70,7 @@ class ScenePrefix:
         whole = 0 if pruner is not None else max(stop - options.chunk_tokens, 0)
         self._capacity = whole + options.reserve
         self.positions = prompt.positions[:stop]  # (start + N,) int64, as the tokens stand
-        self._num_cut = 0  # tokens whose positions nothing takes any more
+        self._num_evicted = 0  # tokens whose positions nothing takes any more
         if options.original_positions:
             self.positions = self.chosen.positions(prompt)[:stop]
         if self.next_position >= decoder.config.max_positions:
@@ -113,7 +113,7 @@ class ScenePrefix:
         """Of what follows the first `count` spatial tokens, the others not being there."""
         if self.options.original_positions:
             count = self.chosen.num_before_selection
-        return self.start + count + self._num_cut
+        return self.start + count + self._num_evicted
 
     @property
     def xyz_m(self) -> torch.Tensor:
@@ -228,7 +228,7 @@ class ScenePrefix:
         self.embeds, self._waiting, self.positions = all_embeds, waiting, positions
 
     @torch.inference_mode()
-    def cut(self, kept: torch.Tensor) -> None:
+    def evict(self, kept: torch.Tensor) -> None:
         """Go on with the spatial tokens kept (n,) int64 ascending of the N: the others' keys and
         values go, what came after them stays as it was, its positions too.
         """
@@ -251,7 +251,7 @@ class ScenePrefix:
         chosen = ChosenTokens(tokens, torch.arange(count, device=kept.device), count)
         positions = self.positions[torch.cat((system, self.start + kept))]
         # All at once, since memory may end above.
-        self._num_cut += len(self.embeds) - count
+        self._num_evicted += len(self.embeds) - count
         self.held = None if self.held is None else tuple(held)
         self.cache, self._states, self.head_keys = cache, states, None
         self.tokens, self.chosen, self.embeds = tokens, chosen, self.embeds[kept]
@@ -314,7 +314,7 @@ class PrefixEntry(ScenePrefix):
             return False
         if self.ready and (left := table.without_gone(self.made_of)) is not None:
             kept, made_of = left
-            self.cut(kept)
+            self.evict(kept)
             self.made_of = made_of
         tokens, made_of = model.new_tokens(table, self.made_of)
         config, count = model.config, len(tokens.features)

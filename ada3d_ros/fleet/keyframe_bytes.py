@@ -54,11 +54,15 @@ def pack_keyframe(keyframe: Keyframe) -> bytes:
     return MAGIC + struct.pack(">I", len(text)) + text + jpeg + png
 
 
-def unpack_keyframe(data: bytes) -> Keyframe:
-    """Raises InvalidRequestError for bytes that are no keyframe, or only half of one."""
-    if len(data) > MAX_BYTES:
+def unpack_keyframe(
+    data: bytes, max_bytes: int = MAX_BYTES, max_pixels: int = MAX_SIDE_PX**2
+) -> Keyframe:
+    """Raises InvalidRequestError for bytes that are no keyframe, or only half of one, and for more
+    bytes or pixels than are allowed.
+    """
+    if len(data) > max_bytes:
         raise InvalidRequestError(
-            f"a keyframe of {len(data)} bytes; allowed: up to {MAX_BYTES}. Send smaller images."
+            f"a keyframe of {len(data)} bytes; allowed: up to {max_bytes}. Send smaller images."
         )
     start = len(MAGIC) + 4
     if data[: len(MAGIC)] != MAGIC or len(data) < start:
@@ -76,6 +80,10 @@ def unpack_keyframe(data: bytes) -> Keyframe:
     if max(size) > MAX_SIDE_PX:
         raise InvalidRequestError(
             f"images of {intrinsics.width}x{intrinsics.height} px; allowed: up to {MAX_SIDE_PX}."
+        )
+    if size[0] * size[1] > max_pixels:
+        raise InvalidRequestError(
+            f"images of {size[0] * size[1]} pixels; allowed: up to {max_pixels}."
         )
     cut = header["jpeg_bytes"]
     bgr = _decoded(images[:cut], cv2.IMREAD_COLOR, "JPEG", size)

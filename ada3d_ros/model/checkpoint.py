@@ -48,6 +48,7 @@ from ada3d_ros.model.layout import (
     without_tower,
 )
 from ada3d_ros.model.llava3d import Llava3D
+from ada3d_ros.model.processor_file import with_processor
 from ada3d_ros.model.prompt import AnyTokenizer
 from ada3d_ros.model.weight_files import (
     TensorInfo,
@@ -135,6 +136,7 @@ def _inspect(folder: Path, vision_folder: Path | None) -> CheckpointInfo:
         architecture_of(read_json(folder / "config.json"))
     files = find_weight_files(folder)
     data = with_generation(read_json(folder / "config.json"), folder)
+    data = with_processor(data, folder)
     architecture = architecture_of(data)
     notes = [note for note in (other_sets_of_weights(folder), *check_settings(data)) if note]
     check_tokenizer_file(folder, data, architecture)

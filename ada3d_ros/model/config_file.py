@@ -102,8 +102,8 @@ def with_generation(data: Json, folder: Path) -> Json:
     file = folder / GENERATION_FILE
     if not file.is_file():
         return data
-    said = without_nulls(read_json(file))
-    return {**data, **{key: said[key] for key in GENERATION_KEYS if key in said}}
+    generation = without_nulls(read_json(file))
+    return {**data, **{key: generation[key] for key in GENERATION_KEYS if key in generation}}
 
 
 def _point_ids(data: Json, vocab_size: int) -> tuple[int, int]:

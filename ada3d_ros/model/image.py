@@ -6,9 +6,12 @@ from dataclasses import dataclass
 
 import torch
 
+from ada3d_ros.errors import InvalidRequestError
 from ada3d_ros.model.config import VisionConfig
 from ada3d_ros.scene.views import preprocess_color
 from ada3d_ros.types import RgbdFrame, SpatialTokens
+
+MAX_ASPECT = 2000  # of such an image, 336 pixels high, resizing takes 0.7 GB
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -19,7 +22,15 @@ class ImageInput:
 
     @classmethod
     def square(cls, frame: RgbdFrame, vision: VisionConfig, aspect: str) -> ImageInput:
-        """The colour of a frame as one view; aspect `pad` or `square` (cropped)."""
+        """The colour of a frame as one view; aspect `pad` or `square` (cropped). Raises
+        InvalidRequestError for an image so thin that the square it is cut from would be huge.
+        """
+        height, width = frame.rgb.shape[:2]
+        if max(height, width) > MAX_ASPECT * min(height, width):
+            raise InvalidRequestError(
+                f"the image has {width} x {height} pixels: one side may be {MAX_ASPECT} times the"
+                " other at most. Crop it."
+            )
         mean, std = vision.image_mean, vision.image_std
         return cls(preprocess_color(frame.rgb, vision.image_size, mean, std, aspect)[None])
 

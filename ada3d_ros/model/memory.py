@@ -190,7 +190,9 @@ def _part_of(name: str) -> str:
     owner = name.split(".", 1)[0]
     if owner == "ground":
         return "heads"
-    if owner in ("decoder", "newline"):
+    if owner == "newline":
+        return "projector"
+    if owner == "decoder":
         return "layers" if name.startswith("decoder.layers.") else "embeddings"
     return owner if owner in ("vision", "projector") else "points"
 

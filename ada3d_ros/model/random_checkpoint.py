@@ -20,6 +20,8 @@ from ada3d_ros.errors import Ada3DError, ConfigError
 from ada3d_ros.model.checkpoint import save_checkpoint, set_parameter
 from ada3d_ros.model.config import BackboneConfig, DecoderConfig, LlavaConfig, VisionConfig
 from ada3d_ros.model.layout import build_meta_model
+from ada3d_ros.model.llava_next.anyres import V1_6_PINPOINTS
+from ada3d_ros.model.llava_next.config import LlavaNextConfig
 from ada3d_ros.model.prompt import POINT_TOKENS, SYSTEM_PROMPTS, AnyTokenizer, Tokenizer
 from ada3d_ros.model.video3dllm.config import SIGLIP_SO400M, Video3DConfig
 from ada3d_ros.model.weight_files import read_json
@@ -67,7 +69,19 @@ TINY_VIDEO3D = Video3DConfig(
     coord_margin_px=0,
     random_weights=True,
 )  # 2.3 million parameters; 4 x 4 tokens and 4 newlines a view
-TINY = {"llava3d": TINY_CONFIG, "video3dllm": TINY_VIDEO3D}
+TINY_2D = dataclasses.replace(TINY_CONFIG, has_video_tower=False)
+TINY_NEXT = LlavaNextConfig(
+    decoder=TINY_CONFIG.decoder,
+    vision=TINY_CONFIG.vision,
+    random_weights=True,
+    pinpoints=tuple((height // 3, width // 3) for height, width in V1_6_PINPOINTS),
+)
+TINY = {
+    "llava3d": TINY_CONFIG,
+    "video3dllm": TINY_VIDEO3D,
+    "llava1.5": TINY_2D,
+    "llava_next": TINY_NEXT,
+}
 VECTORS = ("class_embedding", "newline", "zero_target")  # that stand among features
 
 OBJECTS = (
@@ -233,7 +247,7 @@ def main(argv: list[str]) -> int:
         "--backbone",
         choices=tuple(TINY),
         default="llava3d",
-        help="LLaVA-3D or Video-3D-LLM (default llava3d)",
+        help="the kind of model (default llava3d)",
     )
     parser.add_argument("--seed", type=int, default=0, help="of the weights (default 0)")
 

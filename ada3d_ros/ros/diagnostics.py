@@ -385,9 +385,9 @@ def _model(node: AgentNode) -> Report:
     values: dict[str, object] = {}
     if node.pipeline is not None:
         used, total = node.pipeline.device_memory_mib()
-        values |= {"gpu_memory_used_mib": used, "gpu_memory_free_mib": total - used}
-        if node.pipeline.info is not None:
-            info = node.pipeline.info
+        memory = {"gpu_memory_used_mib": used, "gpu_memory_free_mib": total - used}
+        values |= memory | node.pipeline.remote_report()
+        if (info := node.pipeline.info) is not None:
             values |= {
                 "model": info.name,
                 "sha256": info.sha256,
@@ -395,6 +395,6 @@ def _model(node: AgentNode) -> Report:
                 "precision": info.precision,
                 "random_weights": info.random_weights,
             }
-    if state == AgentStatus.ERROR:
-        return ERROR, detail, values
-    return *judged(node, MODEL, detail), values
+        if node.pipeline.remote_problem:
+            return WARN, node.pipeline.remote_problem, values
+    return *((ERROR, detail) if state == AgentStatus.ERROR else judged(node, MODEL, detail)), values

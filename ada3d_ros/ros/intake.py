@@ -17,10 +17,10 @@ from ada3d_ros.errors import FrameError, FrameReason, PoseError
 from ada3d_ros.ros.diagnostics import Drops, Window
 from ada3d_ros.ros.guard import ThrottledWarning
 from ada3d_ros.ros.health import IN_A_ROW
-from ada3d_ros.ros.worker import LatestWorker
 from ada3d_ros.sources.camera_watch import CameraWatch
 from ada3d_ros.sources.messages import ImageBridge, PosedSet, frame_of
 from ada3d_ros.types import Keyframe, RgbdFrame
+from ada3d_ros.worker import LatestWorker
 
 
 def make_bridge() -> ImageBridge | None:

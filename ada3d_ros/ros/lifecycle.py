@@ -22,8 +22,8 @@ from ada3d_ros.ros.inputs import FrameInputs
 from ada3d_ros.ros.intake import FrameIntake
 from ada3d_ros.ros.parameters import ParameterBridge
 from ada3d_ros.ros.watch import HealthWatch
-from ada3d_ros.ros.worker import RequestWorker
 from ada3d_ros.sources.messages import PosedSet
+from ada3d_ros.worker import RequestWorker
 
 if TYPE_CHECKING:
     from ada3d_ros.create_pipeline import AnyPipeline
@@ -181,6 +181,7 @@ class AgentLifecycle(ManagedNode):
         if self.pipeline.scene_state().num_keyframes == 0:
             return AgentStatus.WAITING_FOR_DATA, self.health.why_no_keyframe()
         wrong = " ".join(str(fault) for fault in self.health.faults() if fault.severity)
+        wrong = f"{self.pipeline.remote_problem} {wrong}".strip()
         return AgentStatus.READY, wrong or READY_TEXT
 
     # -- transitions
@@ -222,6 +223,7 @@ class AgentLifecycle(ManagedNode):
         # the weights are read in the inference thread, while services answer
         size = f"{info.parameters / 1e6:.1f} M parameters, {info.memory_bytes / 2**20:.0f} MiB in"
         what = f"{size} {info.precision}" if info.parameters else "no language model, a detector"
+        what = "a server answers" if self.config.model.remote else what
         self.get_logger().info(f"loading {info.name}: {what} on {info.device}")
         if info.random_weights:
             self.get_logger().warning(

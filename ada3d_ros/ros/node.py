@@ -37,10 +37,10 @@ from ada3d_ros.ros.objects import ObjectServer
 from ada3d_ros.ros.outputs import AgentOutputs
 from ada3d_ros.ros.requests import RequestServer, check_scene
 from ada3d_ros.ros.sync import MIN_JUMP_NS
-from ada3d_ros.ros.worker import STOP_TEXTS
 from ada3d_ros.sources.messages import PosedSet
 from ada3d_ros.srv import GetModelInfo
 from ada3d_ros.types import Answer, AskHooks, Question
+from ada3d_ros.worker import STOP_TEXTS
 
 if TYPE_CHECKING:
     from ada3d_ros.create_pipeline import AnyPipeline

@@ -47,9 +47,9 @@ from ada3d_ros.ros.conversions import (
 )
 from ada3d_ros.ros.diagnostics import InferenceMonitor
 from ada3d_ros.ros.guard import guarded
-from ada3d_ros.ros.worker import Job, RequestWorker
 from ada3d_ros.srv import GroundObject, Measure, QueryScene
 from ada3d_ros.types import Answer, AskHooks, Question, SceneState, Stage, StopReason
+from ada3d_ros.worker import Job, RequestWorker
 
 FEEDBACK_PERIOD_S = 0.05
 # Reliable; with the default depth of 10 a burst of requests is lost in silence.

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 
 from ada3d_ros.config import KeyframeConfig
 from ada3d_ros.errors import FrameError, FrameReason, InvalidRequestError
@@ -21,6 +23,7 @@ from ada3d_ros.types import Keyframe, KeyframeReason, RgbdFrame, SceneState
 
 COVERAGE_VOXEL_M = 0.2  # the model's voxel: what a view adds is counted in spatial tokens
 COVERAGE_GRID = 32  # readings taken along each side of the image
+ANCHOR_REACH_M = 10.0  # a camera farther from the anchor moves it; models know places to 15 m
 
 Voxels = frozenset[tuple[int, int, int]]
 
@@ -43,7 +46,8 @@ NO_FLOOR_SEEN = Floor()
 @dataclass(frozen=True, eq=False, slots=True)
 class SceneSnapshot:
     """The kept keyframes at one moment, in time order, their state in numbers, and the floor that
-    they stand on. anchor_xy_m: where the camera of the epoch's first keyframe stood, to 0.1 m.
+    they stand on. anchor_xy_m: what the model's world may begin under, to 0.1 m: where the camera
+    of the epoch's first keyframe stood, or nearer to where the robot is now.
     """
 
     keyframes: tuple[Keyframe, ...] = ()
@@ -122,8 +126,7 @@ class KeyframeBuffer:
         # Keep it; the surplus goes.
         keyframe = Keyframe(frame, self._next_index, reason)
         if reason is KeyframeReason.FIRST:
-            x, y = (round(float(value), 1) for value in frame.T_world_cam[:2, 3])
-            self._anchor_xy_m = x, y
+            self._anchor_xy_m = _rounded(frame.T_world_cam[:2, 3])
         self._next_index += 1
         self._keep(_taken(keyframe))
         self._evict_surplus()
@@ -254,9 +257,26 @@ class KeyframeBuffer:
     def _note_change(self) -> None:
         self.version += 1
         self._floor = self._floor.updated([kept.levels for kept in self._kept])
+        self._follow_with_anchor()
+
+    def _follow_with_anchor(self) -> None:
+        """Move the anchor where the newest camera is out of its reach: amid all cameras, so that a
+        robot that comes back moves it no more, or if that is too far too, under the newest.
+        """
+        cameras = np.array([kept.keyframe.frame.T_world_cam[:2, 3] for kept in self._kept])
+        middle = (cameras.min(axis=0) + cameras.max(axis=0)) / 2
+        for anchor in (self._anchor_xy_m, middle, cameras[-1]):
+            if np.hypot(*(cameras[-1] - anchor)) <= ANCHOR_REACH_M:
+                self._anchor_xy_m = _rounded(anchor)
+                return
 
     def _num_covered_alone(self, kept: _Kept) -> int:
         return sum(self._coverage[voxel] == 1 for voxel in kept.voxels)
+
+
+def _rounded(xy_m: Sequence[float] | npt.NDArray[np.float64]) -> tuple[float, float]:
+    x, y = (round(float(value), 1) for value in xy_m)
+    return x, y
 
 
 def visible_voxels(frame: RgbdFrame) -> Voxels:

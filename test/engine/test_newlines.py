@@ -11,9 +11,12 @@ import pytest
 import torch
 
 from ada3d_ros.engine.decode import GenerationRequest, decode
+from ada3d_ros.engine.information import measure_information
 from ada3d_ros.engine.prefill import prefill, prefill_question
 from ada3d_ros.engine.token_selection import pruner_for
+from ada3d_ros.errors import InvalidRequestError
 from ada3d_ros.pruning.strategy import LayerPruner
+from ada3d_ros.types import PromptSequence
 from test.support.decoders import INNER, LAYERS, SHAPE, policy_of
 from test.support.newlines import ROWS, TAIL, Grid, grid_prompt, without_newlines
 from test.support.prefixes import SYSTEM, TEXT, make_decoder, prefix_of, question_of, relative
@@ -137,7 +140,29 @@ def test_budgets_count_tokens_with_a_place() -> None:
     assert pruner_for(decoder, policy, few, 2) is None
 
 
+def test_p19_no_prompt_token_after_the_scene_is_an_error() -> None:
+    """Not the row of index -1, which would be a newline."""
+    grid = GRIDS[0]
+    whole = grid_prompt(grid)
+    stop = whole.spatial_span[1]
+    ends = PromptSequence(
+        whole.embeds[:stop], whole.positions[:stop], whole.spatial_span, whole.xyz_m
+    )
+    with pytest.raises(InvalidRequestError, match="no prompt token follows the spatial tokens"):
+        prefill(make_decoder(), ends, pruner=pruner_of(grid, "adatoken3d"))
+    with pytest.raises(InvalidRequestError, match="40 spatial tokens and 0 behind them"):
+        measure_information(make_decoder(), ends)
+
+
 # -- a choice for each question out of a cached scene
+
+
+@grids
+def test_p14_a_cached_scene_answers_like_one_shot_prefill(grid: Grid) -> None:
+    decoder, prompt = make_decoder(seed=5), grid_prompt(grid, seed=5)
+    cached = prefill_question(prefix_of(decoder, prompt), question_of(prompt), 8)
+    assert relative(cached.logits, prefill(decoder, prompt).logits) <= 1e-5
+    assert cached.counts == (grid.total,) * LAYERS
 
 
 @pytest.mark.parametrize(
@@ -178,7 +203,7 @@ def test_a_question_about_a_first_part_of_the_scene() -> None:
     start = SYSTEM
     embeds = torch.cat((cut.embeds[: start + part.total], question_of(cut)))
     assert cut.xyz_m is not None
-    short = type(cut)(
+    short = PromptSequence(
         embeds,
         torch.arange(len(embeds)),
         (start, start + part.total),

@@ -172,7 +172,7 @@ def test_appended_frames_and_a_cut_written_out(allocation: Allocation) -> None:
     first, stop = grid.total, grid.total + frames[0].total
     stays = torch.tensor([i for i in range(whole.total) if not first <= i < stop])
     states = prefix.final_states()
-    prefix.cut(stays)
+    prefix.evict(stays)
     left = [i for i in last if not first <= i < stop]
     assert prefix.held[-1].tolist() == [i if i < first else i - stop + first for i in left]
     numbers = [n for n, i in enumerate(whole.with_place(last)) if not first <= i < stop]

@@ -57,7 +57,7 @@ def test_a_question_after_a_cut_does_not_see_what_is_gone(int8: bool) -> None:
     prefix = prefix_of(decoder, prompt, int8=int8, with_states=True)
     states = prefix.final_states()
     before = prefix.xyz_m
-    prefix.cut(KEPT)
+    prefix.evict(KEPT)
     after = prefill_question(prefix, question_of(prompt), 8)
     expected = masked_logits(decoder, prompt, SYSTEM + N, gone)
     assert relative(after.logits, expected) <= (0.05 if int8 else 2e-6)
@@ -70,7 +70,7 @@ def test_a_question_after_a_cut_does_not_see_what_is_gone(int8: bool) -> None:
 def test_a_cut_at_the_end_is_the_shorter_scene_but_for_where_the_question_stands() -> None:
     decoder, prompt = make_decoder(seed=4), make_prompt(N, SYSTEM, TEXT, seed=4)
     prefix = prefix_of(decoder, prompt)
-    prefix.cut(torch.arange(25))
+    prefix.evict(torch.arange(25))
     start = SYSTEM
     embeds = torch.cat((prompt.embeds[: start + 25], question_of(prompt)))
     positions = torch.cat((torch.arange(start + 25), start + N + torch.arange(TEXT)))
@@ -87,7 +87,7 @@ def test_what_is_appended_after_a_cut_stands_behind_all_positions() -> None:
     start, early = SYSTEM, 30
     first = PromptSequence(prompt.embeds[: start + early], torch.arange(start + early), (start, 33))
     prefix = prefix_of(decoder, first)
-    prefix.cut(torch.arange(10, early))
+    prefix.evict(torch.arange(10, early))
     tokens = tokens_of(prompt)
     later = SpatialTokens(tokens.features[early:], tokens.xyz_m[early:], torch.ones(10).long(), 0.2)
     prefix.append_tokens(prompt.embeds[start + early : start + N], later, SceneSnapshot())
@@ -112,7 +112,7 @@ def test_each_layer_of_a_pruned_scene_loses_what_it_held_of_what_is_gone(int8: b
     assert prefix.held is not None
     held, states = prefix.held, prefix.final_states()
     keys = [prefix.cache.held(layer)[0].clone() for layer in range(LAYERS)]
-    prefix.cut(KEPT)
+    prefix.evict(KEPT)
     kept = KEPT.tolist()
     for layer in range(LAYERS):
         stays = [i for i, token in enumerate(held[layer].tolist()) if token in kept]

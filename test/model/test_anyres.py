@@ -88,6 +88,13 @@ def test_a_grid_fits_the_shape_of_the_image(
     assert (grid.rows, grid.columns) == (rows, columns)
 
 
+def test_a_size_in_patches_is_rounded_before_it_is_truncated() -> None:
+    """As by transformers: 198 px of width are 27 patches, 26.999... in floating point."""
+    assert int(198 * (24 / 176)) == 26
+    grid = patch_grid_of((176, 198), (336, 672), SIDE, PATCHES)
+    assert (grid.left, grid.columns) == (10, 28)
+
+
 def test_of_equal_grids_the_first_is_taken() -> None:
     """So the order of the list counts, and that of a pair, in which the two layouts differ."""
     swapped = tuple((width, height) for height, width in V1_6_PINPOINTS)

@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ada3d_ros.config import from_flat
-from ada3d_ros.errors import CheckpointError
+from ada3d_ros.engine.prefill import prefill
+from ada3d_ros.errors import CheckpointError, ModelError
 from ada3d_ros.lab.parity.video3dllm_case import video3d_config
 from ada3d_ros.model.architectures import ARCHITECTURES, LLAVA, VIDEO3D, architecture_of
 from ada3d_ros.model.checkpoint import inspect_checkpoint, load_model, save_checkpoint
@@ -24,6 +25,7 @@ from ada3d_ros.model.prompt import POINT_TOKENS
 from ada3d_ros.model.random_checkpoint import TINY_VIDEO3D, main, write_random_checkpoint
 from ada3d_ros.model.startup import check_model
 from ada3d_ros.model.video3dllm.config import Video3DConfig
+from ada3d_ros.types import PromptSequence
 from test.support.checkpoints import edit_config, tensors_of, write_tensors
 
 CASES = ("case_a", "case_b", "case_c_ground")
@@ -530,3 +532,16 @@ def test_the_command_writes_this_form(tmp_path: Path, capsys: pytest.CaptureFixt
     assert main([str(tmp_path / "tiny"), "--backbone", "video3dllm"]) == 0
     assert "random weights" in capsys.readouterr().out
     assert inspect_checkpoint(tmp_path / "tiny").config.backbone == "video3dllm"
+
+
+def test_sums_beyond_float16_end_in_a_sentence(tmp_path: Path) -> None:
+    """Qwen2 is trained in bfloat16, whose numbers reach further."""
+    folder = write_random_checkpoint(tmp_path / "tiny", config=TINY_VIDEO3D)
+    decoder = load_model(folder, dtype=torch.float16).model.decoder
+    with torch.inference_mode():
+        embeds = decoder.embed(torch.arange(12))
+        prompt = PromptSequence(embeds, torch.arange(12), (2, 8))
+        assert torch.isfinite(prefill(decoder, prompt).logits).all()
+        decoder.layers[1].mlp.down_proj.weight.mul_(60_000.0)
+    with pytest.raises(ModelError, match=r"float16.*bf16"):
+        prefill(decoder, prompt)

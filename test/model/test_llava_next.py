@@ -14,12 +14,13 @@ from ada3d_ros.engine.decode import GenerationRequest, decode
 from ada3d_ros.engine.prefill import prefill
 from ada3d_ros.engine.scene_encoder import encode_image
 from ada3d_ros.engine.timing import StageClock
+from ada3d_ros.errors import InvalidRequestError
 from ada3d_ros.lab.evaluation.field.images import image_frame
 from ada3d_ros.model.checkpoint import load_model
 from ada3d_ros.model.llava3d import Llava3D
 from ada3d_ros.model.llava_next.llava_next import LlavaNext
 from ada3d_ros.model.prompt import IMAGE_ID
-from ada3d_ros.model.random_checkpoint import write_random_checkpoint
+from ada3d_ros.model.random_checkpoint import main, write_random_checkpoint
 from ada3d_ros.types import SpatialTokens
 from test.support.checkpoints import SMALL_2D, SMALL_NEXT, convert, edit_config, new_name, old_name
 from test.support.llava_oracle import Oracle, drawn
@@ -102,3 +103,20 @@ def test_llava_15_is_that_of_transformers(
     oracle = Oracle(folder, pads=aspect == "pad")
     edit_config(folder, image_aspect_ratio=aspect)
     assert compare(load_model(folder).model, oracle, size) < 5e-4
+
+
+@pytest.mark.parametrize("backbone", ["llava1.5", "llava_next"])
+def test_a_small_one_to_try_out(tmp_path: Path, backbone: str) -> None:
+    """`ada3d random-model --backbone`: an image of 4:3 has 2 x 2 crops of 112 px."""
+    assert main([str(tmp_path), "--backbone", backbone]) == 0
+    loaded = load_model(tmp_path)
+    assert loaded.model.name == loaded.info.config.backbone == backbone
+    tokens = tokens_of(loaded.llava3d, (120, 160))
+    assert len(tokens.features) == (64 if backbone == "llava1.5" else 64 + 12 * (16 + 1))
+
+
+def test_an_image_that_no_square_can_be_made_of_is_refused(plain: Path, following: Path) -> None:
+    """In LLaVA-1.5, whose square would have as many pixels as the long side's; not in crops."""
+    with pytest.raises(InvalidRequestError, match=r"3000 x 1 pixels: .* 2000 times"):
+        tokens_of(load_model(plain).llava3d, (1, 3000))
+    assert len(tokens_of(load_model(following).llava3d, (1, 3000)).features) == 16

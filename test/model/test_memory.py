@@ -8,6 +8,7 @@ import re
 import types
 from dataclasses import fields, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ from ada3d_ros.errors import ConfigError, OutOfMemoryError
 from ada3d_ros.lab.benchmarks.peak_memory import peak_bytes
 from ada3d_ros.model import startup
 from ada3d_ros.model.checkpoint import load_model
-from ada3d_ros.model.config import DecoderConfig, LlavaConfig, VisionConfig
+from ada3d_ros.model.config import BackboneConfig, DecoderConfig, LlavaConfig, VisionConfig
 from ada3d_ros.model.grounding_head import GroundingHead, save_grounding_head
 from ada3d_ros.model.llava3d import Llava3D
 from ada3d_ros.model.memory import (
@@ -30,8 +31,13 @@ from ada3d_ros.model.memory import (
     predict_memory,
 )
 from ada3d_ros.model.quantize import quantize_layers, stored_bytes
-from ada3d_ros.model.random_checkpoint import TINY_CONFIG, write_random_checkpoint
+from ada3d_ros.model.random_checkpoint import (
+    TINY_CONFIG,
+    TINY_VIDEO3D,
+    write_random_checkpoint,
+)
 from ada3d_ros.model.spatial import pool_spatial_tokens
+from ada3d_ros.model.video3dllm.backbone import Video3DLLM
 from ada3d_ros.model.weight_format import WEIGHTS, WeightFormat
 from ada3d_ros.types import PromptSequence
 
@@ -44,14 +50,16 @@ SHAPES = {
         DecoderConfig(128, 256, 320, 3, 8, 2), replace(VISION, intermediate_size=96)
     ),
     "2d": replace(TINY_CONFIG, has_video_tower=False),
+    "video3dllm": TINY_VIDEO3D,
 }
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
-def built(config: LlavaConfig, dtype: torch.dtype, weights: str = "full") -> Llava3D:
+def built(config: BackboneConfig, dtype: torch.dtype, weights: str = "full") -> Any:
     torch.manual_seed(0)
-    model = Llava3D(config).to(dtype).eval().requires_grad_(False)
-    if config.has_video_tower:
+    made = Llava3D(config) if isinstance(config, LlavaConfig) else Video3DLLM(config)
+    model = made.to(dtype).eval().requires_grad_(False)
+    if isinstance(model, Llava3D) and config.has_video_tower:
         model.position_embedding.float()
         model.click_encoder.float()
     quantize_layers(model.decoder, weights)
@@ -59,7 +67,7 @@ def built(config: LlavaConfig, dtype: torch.dtype, weights: str = "full") -> Lla
 
 
 def plan_of(
-    config: LlavaConfig,
+    config: BackboneConfig,
     dtype: torch.dtype = torch.float32,
     weights: str = "full",
     head_width: int = 0,
@@ -75,23 +83,26 @@ def plan_of(
 def test_weights_are_those_of_a_built_model(shape: str, weights: str, dtype: torch.dtype) -> None:
     config = SHAPES[shape]
     model, plan = built(config, dtype, weights), plan_of(config, dtype, weights, head_width=32)
-    points = [model.position_embedding, model.click_encoder] if config.has_video_tower else []
+    names = ("position_embedding", "click_encoder")
+    points = [getattr(model, name) for name in names if hasattr(model, name)]
     head = GroundingHead(config.decoder.hidden_size, 32)
+    own = stored_bytes(model.ground) if shape == "video3dllm" else 0
     assert plan.decoder_layers == stored_bytes(model.decoder.layers)
     assert plan.decoder_layers + plan.embeddings == stored_bytes(model.decoder)
     assert plan.vision_tower == stored_bytes(model.vision)
-    assert plan.projector == stored_bytes(model.projector)
+    newline = model.newline.nbytes if shape == "video3dllm" else 0
+    assert plan.projector == stored_bytes(model.projector) + newline
     assert plan.point_encoders == sum(stored_bytes(encoder) for encoder in points)
-    assert plan.grounding_head == stored_bytes(head)
+    assert plan.grounding_head == stored_bytes(head) + own
     assert plan.weights == stored_bytes(model) + stored_bytes(head)
     both = plan.prefill, plan.vision_activations
     assert plan.total == sum(getattr(plan, part.name) for part in fields(plan)) - min(both)
-    assert plan_of(config, dtype, weights).grounding_head == 0
+    assert plan_of(config, dtype, weights).grounding_head == own
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("weights", WEIGHTS)
-@pytest.mark.parametrize("shape", ["tiny", "wide", "grouped"])
+@pytest.mark.parametrize("shape", ["tiny", "wide", "grouped", "video3dllm"])
 def test_a_prefill_takes_what_was_predicted(shape: str, weights: str, dtype: torch.dtype) -> None:
     """Cache and activations of 300 tokens, counted: at most as predicted, and not much less."""
     config, tokens = SHAPES[shape], 300
@@ -150,6 +161,32 @@ def test_views_take_what_was_predicted(shape: str, dtype: torch.dtype, views: in
     assert plan.view_features == features.nbytes
     peak = max(peak_bytes(encode, CPU), peak_bytes(pool, CPU) + features.nbytes)
     assert peak <= plan.view_features + plan.vision_activations <= 1.25 * peak
+
+
+@pytest.mark.parametrize("views", [1, 3, 12])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_frames_take_what_was_predicted(dtype: torch.dtype, views: int) -> None:
+    """Of Video-3D-LLM: pixels to tokens, and what each frame keeps of them."""
+    model, size = built(TINY_VIDEO3D, dtype), TINY_VIDEO3D.vision.image_size
+    square = SimpleNamespace(points_m=torch.rand(views, size, size, 3))
+
+    @torch.inference_mode()
+    def encode() -> torch.Tensor:
+        return model.encode_views(torch.zeros(views, 3, size, size))
+
+    features = encode()
+
+    @torch.inference_mode()
+    def tokens() -> Any:
+        return model.view_parts(features, square)
+
+    plan = plan_of(TINY_VIDEO3D, dtype, max_views=views)
+    kept = sum(part.features.nbytes + part.patches.nbytes for part in tokens())
+    assert plan.view_features == kept
+    peak = max(peak_bytes(encode, CPU), peak_bytes(tokens, CPU) + features.nbytes)
+    # Places are on the CPU, beside the model's: of each pixel and cell.
+    places = 2 * square.points_m.nbytes
+    assert peak <= plan.view_features + plan.vision_activations + places
 
 
 def test_the_numbers_of_the_7b() -> None:

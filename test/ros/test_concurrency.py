@@ -31,9 +31,9 @@ from ada3d_ros.msg import AgentStatus, Answer
 from ada3d_ros.pipeline import Ada3DPipeline
 from ada3d_ros.ros.node import build_node
 from ada3d_ros.ros.requests import BURST_QOS
-from ada3d_ros.ros.worker import Job, RequestWorker
 from ada3d_ros.srv import GetModelInfo, GroundObject, QueryScene
 from ada3d_ros.types import AskHooks, Question
+from ada3d_ros.worker import Job, RequestWorker
 from test.support.box_room import build_box_room
 from test.support.ros_harness import (
     Harness,

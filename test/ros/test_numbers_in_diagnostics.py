@@ -27,10 +27,10 @@ from ada3d_ros.ros.diagnostics import (
     add_tasks,
 )
 from ada3d_ros.ros.requests import RequestServer
-from ada3d_ros.ros.worker import Job
 from ada3d_ros.scene.floor import Floor
 from ada3d_ros.types import Answer, ModelInfo, Question, SceneState, StopReason
 from ada3d_ros.usage import StageTimings, TokenUsage
+from ada3d_ros.worker import Job
 
 SECOND = 1_000_000_000
 NOW_NS = 1000 * SECOND

@@ -13,7 +13,7 @@ import pytest
 
 from ada3d_ros.errors import BusyError, CanceledError, RequestTimeoutError
 from ada3d_ros.ros.guard import ThrottledWarning
-from ada3d_ros.ros.worker import Job, LatestWorker, RequestWorker
+from ada3d_ros.worker import Job, LatestWorker, RequestWorker
 from test.support.ros_harness import wait_until
 
 
@@ -213,7 +213,7 @@ def with_steps(steps: Any, **options: Any) -> RequestWorker:
 @pytest.fixture
 def never_idle(monkeypatch: pytest.MonkeyPatch) -> None:
     """No background step without a reason: a job, a notify, or more that is left."""
-    monkeypatch.setattr("ada3d_ros.ros.worker.IDLE_PERIOD_S", 1000.0)
+    monkeypatch.setattr("ada3d_ros.worker.IDLE_PERIOD_S", 1000.0)
 
 
 @pytest.mark.usefixtures("never_idle")
@@ -244,7 +244,7 @@ def test_steps_run_after_a_job_too() -> None:
 
 
 def test_a_step_runs_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ada3d_ros.ros.worker.IDLE_PERIOD_S", 0.001)
+    monkeypatch.setattr("ada3d_ros.worker.IDLE_PERIOD_S", 0.001)
     steps = Steps(0)
     worker = with_steps(steps)
     try:

@@ -181,3 +181,37 @@ def test_the_recorded_sequence(shared_dir):
     assert len(default) == 20
     assert 20 <= admitted <= 58
     assert 5 <= len(coarse) < 20
+
+
+def anchors(xs, config=BY_MOTION):
+    buffer, found = KeyframeBuffer(config), []
+    for stamp, x in enumerate(xs, start=1):
+        buffer.offer(frame(stamp, x=x))
+        found.append(buffer.snapshot().anchor_xy_m[0])
+    return found
+
+
+def test_the_anchor_stays_under_the_first_camera_while_the_robot_is_near():
+    assert anchors([1.23, 5.0, 11.2, -8.7, 1.0]) == [1.2] * 5
+
+
+def test_a_robot_that_drives_on_takes_the_anchor_along():
+    """Amid its keyframes, and where these are too far apart under its camera."""
+    wide = KeyframeConfig(max_views=20, min_translation_m=0.5, max_interval_sec=0.0)
+    assert anchors([0, 4, 8, 12], wide) == [0.0, 0.0, 0.0, 6.0]
+    assert anchors([0, 30], wide) == [0.0, 30.0]
+
+
+def test_a_robot_that_goes_to_and_fro_moves_the_anchor_once():
+    wide = KeyframeConfig(max_views=20, min_translation_m=0.5, max_interval_sec=0.0)
+    found = anchors([0, 12, 1, 13, 2, 14], wide)
+    assert found[1:] == [6.0] * 5
+
+
+def test_an_anchor_is_forgotten_with_the_scene():
+    buffer = KeyframeBuffer(BY_MOTION)
+    buffer.offer(frame(1, x=7.0))
+    buffer.reset()
+    assert buffer.snapshot().anchor_xy_m == (0.0, 0.0)
+    buffer.offer(frame(2, x=-3.0))
+    assert buffer.snapshot().anchor_xy_m == (-3.0, 0.0)

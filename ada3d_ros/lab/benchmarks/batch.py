@@ -27,13 +27,8 @@ from ada3d_ros.lab.benchmarks.bench import (
     milliseconds,
     ratio_of,
 )
-from ada3d_ros.lab.benchmarks.models import (
-    QUESTION_TEXT,
-    BenchScene,
-    BenchSettings,
-    BenchShape,
-    make_model,
-)
+from ada3d_ros.lab.benchmarks.models import QUESTION_TEXT, BenchScene, BenchSettings, make_model
+from ada3d_ros.lab.benchmarks.shapes import BenchShape
 from ada3d_ros.lab.benchmarks.transformers_baseline import HeldScene, TransformersRival
 from ada3d_ros.model.decoder import LlamaDecoder
 

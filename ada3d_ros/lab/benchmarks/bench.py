@@ -147,15 +147,22 @@ SUITES = {  # name: what it measures
     "same": "the embedded model's answers on this device against a CPU's",
 }
 
+OF_LLAVA3D = ("loading", "scene-update", "same")  # suites about its files, views or weights
+
 
 def run_suite(
     name: str, options: argparse.Namespace, device: torch.device, save: Save = ignore
 ) -> dict[str, Any]:
     """Run one of SUITES; what goes into the JSON."""
-    from ada3d_ros.lab.benchmarks.models import choose_shape
+    from ada3d_ros.lab.benchmarks.shapes import choose_shape
 
+    if options.backbone != "llava3d" and name in OF_LLAVA3D:
+        raise ConfigError(
+            f"--suite {name} measures LLaVA-3D alone: take --backbone llava3d, or one of"
+            f" {', '.join(suite for suite in SUITES if suite not in OF_LLAVA3D)}."
+        )
     suite = importlib.import_module(f"ada3d_ros.lab.benchmarks.{name.replace('-', '_')}")
-    shape = choose_shape(options.shape, device, options.spatial)
+    shape = choose_shape(options.shape, device, options.spatial, options.backbone)
     results: dict[str, Any] = suite.run_shape(shape, options, device, save)
     return results
 
@@ -179,7 +186,10 @@ def build_parser() -> argparse.ArgumentParser:
             "Shapes: A d=1024 L=8 N=2560 and B d=1024 L=32 N=595 (a quarter of the 7B in every"
             " size), C d=512 L=32 N=290 (an eighth); W the 7B's own widths with 4 layers, N=1659"
             " (seven minutes on one core); 7B: LLaVA-3D-7B with its vision tower, N 850, 1700,"
-            " 2560, for a CUDA GPU; embedded: the embedded model's own weights, N=480. Example:"
+            " 2560, for a CUDA GPU; embedded: the embedded model's own weights, N=480. With"
+            " --backbone video3dllm: A d=896 L=7 N=3136, B d=896 L=28 N=1568 (a quarter of Qwen2-7B"
+            " in every size, one KV head), C d=448 L=28 N=784 (an eighth), W the 7B's widths with 4"
+            " layers, N=1568; 7B: N 1960, 3920, 6272, without a vision tower. Example:"
             " ada3d bench --suite pruning --shape B --json docs/results/pruning_B.json"
         ),
     )
@@ -189,6 +199,12 @@ def build_parser() -> argparse.ArgumentParser:
         default="pruning",
         choices=tuple(SUITES),
         help="; ".join(f"{n}: {w}" for n, w in SUITES.items()),
+    )
+    parser.add_argument(
+        "--backbone",
+        default="llava3d",
+        choices=("llava3d", "video3dllm"),
+        help="whose sizes: LLaVA-3D's (LLaMA) or Video-3D-LLM's (Qwen2, default llava3d)",
     )
     parser.add_argument(
         "--shape",

@@ -30,13 +30,8 @@ from ada3d_ros.lab.benchmarks.bench import (
     timed,
     wall_milliseconds,
 )
-from ada3d_ros.lab.benchmarks.models import (
-    BenchScene,
-    BenchSettings,
-    BenchShape,
-    make_model,
-    make_policy,
-)
+from ada3d_ros.lab.benchmarks.models import BenchScene, BenchSettings, make_model, make_policy
+from ada3d_ros.lab.benchmarks.shapes import BenchShape
 from ada3d_ros.lab.benchmarks.spread import Spread
 from ada3d_ros.lab.benchmarks.transformers_baseline import (
     CACHES,

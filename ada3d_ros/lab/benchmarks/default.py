@@ -36,11 +36,11 @@ from ada3d_ros.lab.benchmarks.models import (
     SYSTEM_TEXT,
     BenchScene,
     BenchSettings,
-    BenchShape,
     make_model,
     make_policy,
     recorded_queries,
 )
+from ada3d_ros.lab.benchmarks.shapes import BenchShape
 from ada3d_ros.lab.benchmarks.spread import Spread
 from ada3d_ros.lab.benchmarks.transformers_baseline import (
     CACHES,

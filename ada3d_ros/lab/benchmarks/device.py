@@ -24,10 +24,10 @@ from ada3d_ros.engine.prefill import prefill_question
 from ada3d_ros.engine.scene_prefix import PrefixOptions
 from ada3d_ros.errors import Ada3DError
 from ada3d_ros.lab.benchmarks.bench import Rows, Save, ignore, interleaved, ratio_of
-from ada3d_ros.lab.benchmarks.models import BenchScene, BenchSettings, BenchShape, make_model
+from ada3d_ros.lab.benchmarks.models import BenchScene, BenchSettings, make_model
 from ada3d_ros.lab.benchmarks.peak_memory import peak_bytes
+from ada3d_ros.lab.benchmarks.shapes import BenchShape
 from ada3d_ros.lab.benchmarks.spread import Spread
-from ada3d_ros.model.config import LlavaConfig, VisionConfig
 from ada3d_ros.model.decoder import LlamaDecoder
 from ada3d_ros.model.memory import Workload, predict_memory
 from ada3d_ros.model.weight_format import WeightFormat
@@ -173,7 +173,7 @@ class _EngineProbes:
             decode(self.decoder, output, GenerationRequest(ANSWER))
 
         measured = peak_bytes(run, self.device)
-        config = LlavaConfig(shape.config, shape.vision or VisionConfig())
+        config = shape.model_config
         form = WeightFormat(settings.dtype, "full", self.device.type)
         tokens = self.scene.prompt().spatial_span[1] + PrefixOptions().reserve
         chunk = AgentConfig().cache.chunk_tokens

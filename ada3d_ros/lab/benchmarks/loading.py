@@ -31,7 +31,8 @@ from ada3d_ros.lab.benchmarks.bench import (
     ratio_of,
     wall_milliseconds,
 )
-from ada3d_ros.lab.benchmarks.models import BenchSettings, BenchShape
+from ada3d_ros.lab.benchmarks.models import BenchSettings
+from ada3d_ros.lab.benchmarks.shapes import BenchShape
 from ada3d_ros.model.checkpoint import inspect_checkpoint, load_weights, revision_sha256
 from ada3d_ros.model.config import LlavaConfig
 from ada3d_ros.model.quantize import stored_bytes

@@ -28,10 +28,10 @@ from ada3d_ros.lab.benchmarks.models import (
     QUESTION_TEXT,
     BenchScene,
     BenchSettings,
-    BenchShape,
     make_model,
     make_policy,
 )
+from ada3d_ros.lab.benchmarks.shapes import BenchShape
 from ada3d_ros.lab.benchmarks.spread import Spread
 from ada3d_ros.lab.benchmarks.transformers_baseline import (
     CACHES,

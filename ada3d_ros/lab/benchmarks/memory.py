@@ -1,4 +1,4 @@
-"""Suite `memory` of `ada3d bench`: what LLaVA-3D-7B needs under each `model.weights`.
+"""Suite `memory` of `ada3d bench`: what a 7B needs under each `model.weights`.
 
 The table of what fits is computed as the node does it at start (engine/memory_plan.py), for no
 device at hand is as small as those it is for. Beside it the bench shape is built in full, int8 and
@@ -12,12 +12,12 @@ from __future__ import annotations
 import argparse
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 
-from ada3d_ros.config import AgentConfig, from_flat
+from ada3d_ros.config import SETTINGS, AgentConfig, from_flat
 from ada3d_ros.engine.decode import decode_step
 from ada3d_ros.engine.memory_plan import plan_workload
 from ada3d_ros.engine.prefill import PrefillOutput, prefill
@@ -31,25 +31,44 @@ from ada3d_ros.lab.benchmarks.bench import (
     milliseconds,
     ratio_of,
 )
-from ada3d_ros.lab.benchmarks.models import (
-    QUESTION_TEXT,
-    SYSTEM_TEXT,
-    BenchSettings,
-    BenchShape,
-    make_model,
-)
+from ada3d_ros.lab.benchmarks.models import QUESTION_TEXT, SYSTEM_TEXT, BenchSettings, make_model
 from ada3d_ros.lab.benchmarks.peak_memory import peak_bytes
-from ada3d_ros.model.config import LlavaConfig, VisionConfig
+from ada3d_ros.lab.benchmarks.shapes import BenchShape
+from ada3d_ros.model.config import BackboneConfig, LlavaConfig
 from ada3d_ros.model.decoder import LlamaDecoder
 from ada3d_ros.model.memory import DEFAULT_VIEWS, MemoryPlan, Workload, predict_memory
 from ada3d_ros.model.quantize import quantize_layers, stored_bytes
 from ada3d_ros.model.startup import LONGEST_ANSWER, TEXT_TOKENS
+from ada3d_ros.model.video3dllm.config import Video3DConfig
 from ada3d_ros.model.weight_format import WEIGHTS, WeightFormat
 from ada3d_ros.types import PromptSequence
 
 SIZES_GIB = (8, 16, 24, 48, 64)  # memories of cards and boards
-SPATIAL = (850, 1700, 2560)
-LARGEST = LlavaConfig().max_length - TEXT_TOKENS  # spatial tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Of a 7B in the table: spatial tokens of its columns, the most that it takes, and how many
+    come at once (a frame).
+    """
+
+    model: str
+    spatial: tuple[int, ...]
+    largest: int
+    step: int = 1
+
+
+FRAME_TOKENS = Video3DConfig().max_spatial_tokens(1)  # newlines included
+MAX_FRAMES = int(SETTINGS["keyframe.max_views"].high or 0)
+TABLES = {
+    "llava3d": Sizes("LLaVA-3D-7B", (850, 1700, 2560), LlavaConfig().max_length - TEXT_TOKENS),
+    "video3dllm": Sizes(
+        "Video-3D-LLM-7B",
+        (10 * FRAME_TOKENS, 20 * FRAME_TOKENS, 32 * FRAME_TOKENS),
+        MAX_FRAMES * FRAME_TOKENS,
+        FRAME_TOKENS,
+    ),
+}
 WARM_UPS = 1
 # Columns of the check: what it holds, heading, width.
 CHECKED_BYTES = (
@@ -67,8 +86,8 @@ def run_shape(
     settings = BenchSettings.from_options(shape, options, device)
 
     # Computed for the 7B.
-    fits = fit_rows()
-    print(fit_table(fits))
+    fits = fit_rows(shape.backbone)
+    print(fit_table(fits, shape.backbone))
 
     # Measured on the shape.
     results: dict[str, Any] = {
@@ -76,10 +95,10 @@ def run_shape(
         "text_tokens": SYSTEM_TEXT + QUESTION_TEXT,
         "rows": [],
         "fits": {
-            "model": "LLaVA-3D-7B",
+            "model": TABLES[shape.backbone].model,
             "dtype": "bfloat16",
             "device": "cuda",
-            "views": DEFAULT_VIEWS,
+            "views": DEFAULT_VIEWS if shape.backbone == "llava3d" else None,  # of the scene
             "keep_ratio": AgentConfig().pruning.keep_ratio,
             "longest_answer": LONGEST_ANSWER,
             "rows": fits,
@@ -94,36 +113,44 @@ def run_shape(
     return results
 
 
-def plan_7b(weights: str, kv: str, prune: str, spatial: int) -> MemoryPlan:
-    """LLaVA-3D-7B in bfloat16 on CUDA with scenes of at most so many spatial tokens, as the node
-    plans it at start; kv, prune: as in `cache`.
+def plan_7b(
+    weights: str, kv: str, prune: str, spatial: int, backbone: str = "llava3d"
+) -> MemoryPlan:
+    """The 7B in bfloat16 on CUDA with scenes of at most so many spatial tokens, as the node plans
+    it at start; kv, prune: as in `cache`.
     """
     form = WeightFormat(torch.bfloat16, weights, "cuda")
-    return predict_memory(LlavaConfig(), form, _workload_7b(kv, prune, spatial))
+    model = LlavaConfig() if backbone == "llava3d" else Video3DConfig()
+    return predict_memory(model, form, _workload_7b(kv, prune, spatial, backbone))
 
 
 @functools.cache
-def _workload_7b(kv: str, prune: str, spatial: int) -> Workload:
-    config = from_flat({"cache.kv": kv, "cache.prune": prune})
-    model = replace(LlavaConfig(), token_cap=spatial)
-    return plan_workload(config, model, torch.device("cuda"))
+def _workload_7b(kv: str, prune: str, spatial: int, backbone: str) -> Workload:
+    settings: dict[str, Any] = {"cache.kv": kv, "cache.prune": prune}
+    model: BackboneConfig
+    if backbone == "llava3d":
+        model = replace(LlavaConfig(), token_cap=spatial)
+    else:
+        model = Video3DConfig()
+        settings["keyframe.max_views"] = max(1, spatial // FRAME_TOKENS)
+    return plan_workload(from_flat(settings), model, torch.device("cuda"))
 
 
-def fit_rows() -> list[dict[str, Any]]:
+def fit_rows(backbone: str = "llava3d") -> list[dict[str, Any]]:
     """One row per `model.weights`, KV format, and whether the scene is pruned while it is built.
 
     The parts in bytes at each scene size, and for each memory the largest scene that fits.
     """
     return [
-        _fit_row(weights, kv, prune)
+        _fit_row(weights, kv, prune, backbone)
         for weights in WEIGHTS
         for kv in ("model", "int8")
         for prune in ("none", "build")
     ]
 
 
-def _fit_row(weights: str, kv: str, prune: str) -> dict[str, Any]:
-    plans = {str(spatial): plan_7b(weights, kv, prune, spatial) for spatial in SPATIAL}
+def _fit_row(weights: str, kv: str, prune: str, backbone: str) -> dict[str, Any]:
+    plans = {str(n): plan_7b(weights, kv, prune, n, backbone) for n in TABLES[backbone].spatial}
     memories = {str(size): size * 2**30 for size in SIZES_GIB}  # JSON has text keys
     return {
         "weights": weights,
@@ -137,21 +164,23 @@ def _fit_row(weights: str, kv: str, prune: str) -> dict[str, Any]:
             for size, memory in memories.items()
         },
         "largest": {
-            size: largest_scene(weights, kv, prune, memory) for size, memory in memories.items()
+            size: largest_scene(weights, kv, prune, memory, backbone)
+            for size, memory in memories.items()
         },
     }
 
 
-def largest_scene(weights: str, kv: str, prune: str, memory: int) -> int:
+def largest_scene(weights: str, kv: str, prune: str, memory: int, backbone: str = "llava3d") -> int:
     """Most spatial tokens whose plan fits `memory` bytes and the model's positions; 0: not one."""
-    low, high = 0, LARGEST
+    sizes = TABLES[backbone]
+    low, high = 0, sizes.largest // sizes.step
     while low < high:
         middle = (low + high + 1) // 2
-        if plan_7b(weights, kv, prune, middle).total <= memory:
+        if plan_7b(weights, kv, prune, middle * sizes.step, backbone).total <= memory:
             low = middle
         else:
             high = middle - 1
-    return low
+    return low * sizes.step
 
 
 class _Check:
@@ -218,10 +247,8 @@ class _Check:
 
 def _bytes(v: _Variant, settings: BenchSettings, tokens: int, peak: int) -> dict[str, int]:
     """What was measured beside what was predicted for a prompt of `tokens`, in bytes."""
-    shape = settings.shape
-    config = LlavaConfig(shape.config, shape.vision or VisionConfig())
     form = WeightFormat(settings.dtype, v.weights, settings.device.type)
-    plan = predict_memory(config, form, Workload(tokens))
+    plan = predict_memory(settings.shape.model_config, form, Workload(tokens))
     return {
         "weight_bytes": stored_bytes(v.decoder),
         "predicted_weight_bytes": plan.decoder_layers + plan.embeddings,
@@ -274,16 +301,17 @@ class _Variant:
         return float((self.output.logits.double() - expected).norm() / expected.norm())
 
 
-def fit_table(rows: Sequence[dict[str, Any]]) -> str:
+def fit_table(rows: Sequence[dict[str, Any]], backbone: str) -> str:
     """What fits, for a terminal."""
     sizes = "".join(f"{f'{size} GB':>8}" for size in SIZES_GIB)
-    totals = "".join(f"{f'N={n}':>8}" for n in SPATIAL)
+    spatial = TABLES[backbone].spatial
+    totals = "".join(f"{f'N={n}':>8}" for n in spatial)
     lines = [
-        "LLaVA-3D-7B, bf16, CUDA: GiB in all, and the most spatial tokens that fit",
+        f"{TABLES[backbone].model}, bf16, CUDA: GiB in all, and the most spatial tokens that fit",
         f"{'weights':<8}{'KV':<6}{'prune':<7}{totals}{sizes}",
     ]
     for r in rows:
-        totals = "".join(f"{r['plans'][str(n)]['total'] / 2**30:8.2f}" for n in SPATIAL)
+        totals = "".join(f"{r['plans'][str(n)]['total'] / 2**30:8.2f}" for n in spatial)
         largest = "".join(f"{r['largest'][str(size)] or 'none':>8}" for size in SIZES_GIB)
         lines.append(f"{r['weights']:<8}{r['kv']:<6}{r['prune']:<7}{totals}{largest}")
     return "\n".join(lines)

@@ -18,12 +18,12 @@ from ada3d_ros.engine.build_plan import plan_allocation
 from ada3d_ros.engine.scene_build import ScenePruner
 from ada3d_ros.engine.scene_prefix import PrefixOptions, ScenePrefix
 from ada3d_ros.engine.token_selection import ChosenTokens, SceneContext, pruner_for
-from ada3d_ros.errors import ConfigError
-from ada3d_ros.model.config import DecoderConfig, LlavaConfig, VisionConfig
+from ada3d_ros.lab.benchmarks.shapes import NO_TOKEN_ENDS, BenchShape, choose_dtype
+from ada3d_ros.model.config import LlavaConfig, VisionConfig
 from ada3d_ros.model.decoder import LlamaDecoder
 from ada3d_ros.model.llava3d import Llava3D
 from ada3d_ros.model.spatial import pool_spatial_tokens
-from ada3d_ros.model.startup import EMBEDDED, embedded_model_path, has_bfloat16, open_model
+from ada3d_ros.model.startup import EMBEDDED, embedded_model_path, open_model
 from ada3d_ros.pruning.cost import DecoderShape, PromptSizes
 from ada3d_ros.pruning.policy import Policy
 from ada3d_ros.pruning.queries_file import QUERIES_FILE, HeadSizes, read_queries
@@ -41,87 +41,6 @@ FEATURE_WIDTH = 1024  # of CLIP ViT-L
 ROOM_M = (8.0, 6.0, 2.8)  # a larger one where its surface has too few voxels for a scene
 VOXEL_M = 0.2
 VIEWS = 20
-
-
-MAX_POSITIONS, OTHER_POSITIONS = 4096, 1024  # of LLaVA-3D; beside a scene that is too large for it
-NO_TOKEN_ENDS: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class BenchShape:
-    """Sizes of a decoder and its scenes.
-
-    d, m and N shrink together, so that attention keeps its share. low_precision: bf16 where the
-    processor has it. vision: with it, the time to the first token from pixels is measured too.
-    trained: the weights are the embedded model's.
-    """
-
-    name: str
-    hidden: int
-    layers: int
-    intermediate: int
-    spatial: tuple[int, ...]
-    low_precision: bool = True
-    vision: VisionConfig | None = None
-    head_dim: int = 128
-    vocab: int = 32000
-    trained: bool = False
-
-    @property
-    def config(self) -> DecoderConfig:
-        """No token ends an answer, so that all have the same length; positions for every scene."""
-        heads = self.hidden // self.head_dim
-        return DecoderConfig(
-            vocab_size=self.vocab,
-            hidden_size=self.hidden,
-            intermediate_size=self.intermediate,
-            num_layers=self.layers,
-            num_heads=heads,
-            num_kv_heads=heads,
-            max_positions=max(MAX_POSITIONS, max(self.spatial) + OTHER_POSITIONS),
-            eos_ids=NO_TOKEN_ENDS,
-        )
-
-
-SHAPES = {
-    "A": BenchShape("A", 1024, 8, 2752, (2560,)),
-    "B": BenchShape("B", 1024, 32, 2752, (595,)),
-    "C": BenchShape("C", 512, 32, 1376, (290,), low_precision=False),
-    "W": BenchShape("W", 4096, 4, 11008, (1659,)),
-    "7B": BenchShape("7B", 4096, 32, 11008, (850, 1700, 2560), vision=VisionConfig()),
-    EMBEDDED: BenchShape(
-        EMBEDDED, 192, 4, 512, (480,), low_precision=False, head_dim=64, vocab=1280, trained=True
-    ),
-}
-
-
-def choose_shape(name: str | None, device: torch.device, spatial: int | None = None) -> BenchShape:
-    """The shape of a name; without one 7B on a GPU, C on a CPU. spatial: one scene of so many.
-
-    Raises ConfigError for 7B on a CPU, and for a scene without tokens.
-    """
-    name = name or ("7B" if device.type == "cuda" else "C")
-    if name == "7B" and device.type == "cpu":
-        raise ConfigError(
-            "shape 7B is for a CUDA GPU (a prefill would take minutes on a core); use A, B or C on"
-            " a CPU."
-        )
-    if spatial is None:
-        return SHAPES[name]
-    if spatial < 1:
-        raise ConfigError(f"--spatial {spatial}: at least 1 token is needed.")
-    return dataclasses.replace(SHAPES[name], spatial=(spatial,))
-
-
-def choose_dtype(shape: BenchShape, precision: str, device: torch.device) -> torch.dtype:
-    """The dtype of `auto`, `bf16` or `fp32`.
-
-    `auto` is bfloat16 on a GPU, and on a processor that has it but for shapes that ask for float32.
-    """
-    if precision == "auto":
-        low = shape.low_precision and (device.type == "cuda" or has_bfloat16())
-        return torch.bfloat16 if low else torch.float32
-    return {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +80,7 @@ class BenchSettings:
         return {
             "suite": suite,
             "shape": shape.name,
+            "backbone": shape.backbone,
             "n": self.repetitions,
             "random_weights": not shape.trained,
             "dtype": str(self.dtype).removeprefix("torch."),
@@ -169,6 +89,7 @@ class BenchSettings:
                 "hidden": shape.hidden,
                 "layers": shape.layers,
                 "intermediate": shape.intermediate,
+                "kv_heads": shape.config.num_kv_heads,
             },
         }
 

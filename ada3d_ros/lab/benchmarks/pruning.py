@@ -41,12 +41,12 @@ from ada3d_ros.lab.benchmarks.models import (
     SYSTEM_TEXT,
     BenchScene,
     BenchSettings,
-    BenchShape,
     Camera,
     make_camera,
     make_model,
     make_policy,
 )
+from ada3d_ros.lab.benchmarks.shapes import BenchShape
 from ada3d_ros.lab.benchmarks.spread import Spread
 from ada3d_ros.lab.command_line import parse_list
 from ada3d_ros.model.decoder import LlamaDecoder

@@ -16,7 +16,7 @@ import torch
 from ada3d_ros.config import AgentConfig, from_flat
 from ada3d_ros.errors import Ada3DError
 from ada3d_ros.lab.benchmarks.bench import Rows, Save, ignore
-from ada3d_ros.lab.benchmarks.models import BenchShape
+from ada3d_ros.lab.benchmarks.shapes import BenchShape
 from ada3d_ros.lab.evaluation.pipelines import load_room
 from ada3d_ros.lab.evaluation.selection import RoomSelection, rooms_of
 from ada3d_ros.lab.world.questions import RoomQuestion

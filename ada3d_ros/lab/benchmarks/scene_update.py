@@ -38,10 +38,10 @@ from ada3d_ros.lab.benchmarks.models import (
     VIEWS,
     VOXEL_M,
     BenchSettings,
-    BenchShape,
     make_model,
     make_scene,
 )
+from ada3d_ros.lab.benchmarks.shapes import BenchShape
 from ada3d_ros.model.config import VisionConfig
 from ada3d_ros.model.llava3d import Llava3D
 from ada3d_ros.model.spatial import mean_tokens, sum_view

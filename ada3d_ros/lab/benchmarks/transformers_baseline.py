@@ -1,4 +1,5 @@
-"""The rival that a user would pick: transformers' LlamaForCausalLM on the very same weights.
+"""The rival that a user would pick: transformers' LlamaForCausalLM, or Qwen2ForCausalLM, on the
+very same weights.
 
 With SDPA attention. Cold, `generate` reads the whole prompt for every question, with a static
 cache; `HeldScene` keeps the scene's keys and values between questions, as ours does.
@@ -17,6 +18,8 @@ from transformers import (
     GenerationConfig,
     LlamaConfig,
     LlamaForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
     StaticCache,
 )
 from transformers.generation.streamers import BaseStreamer
@@ -55,7 +58,7 @@ class TransformersRival:
     def __init__(self, decoder: LlamaDecoder) -> None:
         # The same sizes, without memory of its own.
         c = decoder.config
-        config = LlamaConfig(
+        config: Any = (Qwen2Config if c.qkv_bias else LlamaConfig)(
             vocab_size=c.vocab_size,
             hidden_size=c.hidden_size,
             intermediate_size=c.intermediate_size,
@@ -68,7 +71,7 @@ class TransformersRival:
         )
         config._attn_implementation = "sdpa"
         with torch.device("meta"):
-            model = LlamaForCausalLM(config)
+            model = (Qwen2ForCausalLM if c.qkv_bias else LlamaForCausalLM)(config)
 
         # Our tensors under transformers' names; rotary tables are no weights and are made anew.
         named = {

@@ -2,7 +2,7 @@
 
 Sizes are (height, width). As transformers' LlavaNextImageProcessor and LlavaNextModel do it, whose
 unpadding rounds at the seventh decimal; LLaVA's own code (llava/mm_utils.py, llava_arch.py)
-truncates there, which differs for one image size in 50 000.
+truncates there (docs/decisions/0195-anyres-as-transformers-has-it.md).
 """
 
 from __future__ import annotations

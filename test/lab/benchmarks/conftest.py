@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from ada3d_ros.lab.benchmarks import bench
-from ada3d_ros.lab.benchmarks.models import SHAPES, BenchShape
+from ada3d_ros.lab.benchmarks.shapes import SHAPES, BenchShape
 
 
 @pytest.fixture
@@ -20,6 +20,7 @@ def make_options() -> Callable[..., argparse.Namespace]:
 
     def make(**changes: object) -> argparse.Namespace:
         values = {
+            "backbone": "llava3d",
             "repetitions": 2,
             "strategy": "",
             "keep_ratio": "0.5",

@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,12 +17,14 @@ from safetensors import safe_open
 from ada3d_ros.geometry.voxel import voxel_coords, voxel_ids
 from ada3d_ros.lab.benchmarks import bench
 from ada3d_ros.lab.benchmarks.bench import Timing, interleaved, ratio_of
-from ada3d_ros.lab.benchmarks.models import SHAPES, BenchShape, make_camera, make_model, make_scene
+from ada3d_ros.lab.benchmarks.models import make_camera, make_model, make_scene
 from ada3d_ros.lab.benchmarks.pruning import run_shape
+from ada3d_ros.lab.benchmarks.shapes import SHAPES, VIDEO3D_SHAPES, BenchShape
 from ada3d_ros.lab.benchmarks.spread import Spread, plain
 from ada3d_ros.model.config import VisionConfig
 from ada3d_ros.model.spatial import pool_spatial_tokens
 from ada3d_ros.model.startup import embedded_model_path
+from ada3d_ros.model.video3dllm.config import QWEN2_7B
 
 CPU = torch.device("cpu")
 VISION = VisionConfig(
@@ -32,6 +35,13 @@ VISION = VisionConfig(
     image_size=56,
 )
 TINY = BenchShape("tiny", 128, 6, 176, (120,), low_precision=False, vision=VISION)
+QWEN_TINY = BenchShape(
+    *("tiny", 112, 6, 160, (120,)),
+    low_precision=False,
+    head_dim=16,
+    backbone="video3dllm",
+    num_kv_heads=1,
+)
 
 
 def test_variants_take_turns_and_the_order_reverses() -> None:
@@ -168,6 +178,43 @@ def test_shapes_are_those_of_the_study() -> None:
         (192, 4, 512, 480),
     ]
     assert [s.config.head_dim for s in SHAPES.values()] == [128] * 5 + [64]
+
+
+def test_shapes_of_the_other_backbone_are_qwen2s() -> None:
+    """A quarter and an eighth of Qwen2-7B in every size, its groups of 7, its biases."""
+    assert [
+        (s.hidden, s.layers, s.intermediate, s.spatial[-1]) for s in VIDEO3D_SHAPES.values()
+    ] == [
+        (896, 7, 4736, 3136),
+        (896, 28, 4736, 1568),
+        (448, 28, 2368, 784),
+        (3584, 4, 18944, 1568),
+        (3584, 28, 18944, 6272),
+    ]
+    for shape in VIDEO3D_SHAPES.values():
+        config = shape.config
+        assert config.num_heads == 7 * config.num_kv_heads
+        assert (config.qkv_bias, config.rope_theta, config.rms_norm_eps) == (True, 1e6, 1e-6)
+        assert shape.model_config.backbone == "video3dllm"
+    whole = VIDEO3D_SHAPES["7B"].config
+    assert whole == replace(QWEN2_7B, max_positions=7296, eos_ids=(), bos_id=1)
+
+
+def test_the_verb_runs_the_other_backbone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(VIDEO3D_SHAPES, "C", QWEN_TINY)
+    file = tmp_path / "bench.json"
+    fixed = ["--shape", "C", "--device", "cpu", "--repetitions", "1", "--json", str(file)]
+    fixed += ["--backbone", "video3dllm", "--keep-ratio", "0.5", "--strategy", "adatoken3d,fastv"]
+    assert bench.main(["--suite", "pruning", *fixed]) == 0
+    data = json.loads(file.read_text())
+    assert (data["backbone"], data["sizes"]["kv_heads"], len(data["rows"])) == ("video3dllm", 1, 3)
+    for suite in bench.OF_LLAVA3D:
+        assert bench.main(["--suite", suite, *fixed]) == 2
+        assert f"--suite {suite} measures LLaVA-3D alone" in capsys.readouterr().err
+    assert bench.main([*fixed, "--shape", "embedded"]) == 2
+    assert "--shape embedded: not one of --backbone video3dllm" in capsys.readouterr().err
 
 
 def test_the_embedded_shape_is_the_embedded_models() -> None:

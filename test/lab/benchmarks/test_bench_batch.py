@@ -11,7 +11,8 @@ import torch
 
 from ada3d_ros.lab.benchmarks import batch as bench_batch
 from ada3d_ros.lab.benchmarks.batch import COUNTS, BatchBench, run_shape
-from ada3d_ros.lab.benchmarks.models import BenchShape, make_model, make_scene
+from ada3d_ros.lab.benchmarks.models import make_model, make_scene
+from ada3d_ros.lab.benchmarks.shapes import BenchShape
 from ada3d_ros.lab.benchmarks.transformers_baseline import TransformersRival
 
 TINY = BenchShape("tiny", 128, 3, 176, (60, 120), low_precision=False)

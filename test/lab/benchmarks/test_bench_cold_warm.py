@@ -12,7 +12,8 @@ import torch
 from ada3d_ros.engine.prefill import PrefillOutput
 from ada3d_ros.errors import ModelError
 from ada3d_ros.lab.benchmarks import cold_warm as bench_cold_warm
-from ada3d_ros.lab.benchmarks.models import BenchSettings, BenchShape, make_model
+from ada3d_ros.lab.benchmarks.models import BenchSettings, make_model
+from ada3d_ros.lab.benchmarks.shapes import BenchShape
 
 TINY = BenchShape("T", 256, 8, 320, (40,), low_precision=False)
 NEEDED = (

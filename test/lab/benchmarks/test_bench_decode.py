@@ -6,6 +6,7 @@ No time is judged here.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +18,8 @@ from ada3d_ros.engine.prefill import prefill, prefill_question
 from ada3d_ros.errors import ModelError
 from ada3d_ros.lab.benchmarks import decode as bench_decode
 from ada3d_ros.lab.benchmarks.decode import run_shape
-from ada3d_ros.lab.benchmarks.models import BenchShape, make_model, make_scene
+from ada3d_ros.lab.benchmarks.models import make_model, make_scene
+from ada3d_ros.lab.benchmarks.shapes import BenchShape
 from ada3d_ros.lab.benchmarks.transformers_baseline import HeldScene, TransformersRival
 
 CPU = torch.device("cpu")
@@ -30,9 +32,11 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench_decode, "TOKENS", 4)
 
 
-def test_the_rival_has_our_weights_and_gives_our_tokens() -> None:
+@pytest.mark.parametrize("backbone", ["llava3d", "video3dllm"])
+def test_the_rival_has_our_weights_and_gives_our_tokens(backbone: str) -> None:
     torch.manual_seed(0)
-    decoder, _ = make_model(TINY, CPU, torch.float32)
+    shape = dataclasses.replace(TINY, backbone=backbone)
+    decoder, _ = make_model(shape, CPU, torch.float32)
     rival = TransformersRival(decoder)
     theirs, ours = rival.model.state_dict(), decoder.state_dict()
     assert len(theirs) == len(ours)

@@ -15,7 +15,8 @@ from ada3d_ros.errors import ModelError
 from ada3d_ros.lab.benchmarks import bench
 from ada3d_ros.lab.benchmarks import default as bench_default
 from ada3d_ros.lab.benchmarks.default import DefaultBench, targets
-from ada3d_ros.lab.benchmarks.models import SHAPES, BenchShape, make_model, make_scene
+from ada3d_ros.lab.benchmarks.models import make_model, make_scene
+from ada3d_ros.lab.benchmarks.shapes import SHAPES, BenchShape
 from ada3d_ros.lab.benchmarks.spread import Spread
 
 CPU = torch.device("cpu")

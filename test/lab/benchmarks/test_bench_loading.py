@@ -16,7 +16,7 @@ import torch
 
 from ada3d_ros.errors import ConfigError
 from ada3d_ros.lab.benchmarks import loading
-from ada3d_ros.lab.benchmarks.models import BenchShape
+from ada3d_ros.lab.benchmarks.shapes import BenchShape
 from ada3d_ros.model.checkpoint import inspect_checkpoint, load_weights
 from ada3d_ros.model.random_checkpoint import write_random_checkpoint
 

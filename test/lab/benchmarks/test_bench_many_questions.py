@@ -25,7 +25,8 @@ from ada3d_ros.lab.benchmarks.many_questions import (
     questions_per_scene,
     run_shape,
 )
-from ada3d_ros.lab.benchmarks.models import SHAPES, BenchShape, make_model, make_scene
+from ada3d_ros.lab.benchmarks.models import make_model, make_scene
+from ada3d_ros.lab.benchmarks.shapes import SHAPES, BenchShape
 from ada3d_ros.lab.benchmarks.transformers_baseline import TransformersRival
 
 CPU = torch.device("cpu")

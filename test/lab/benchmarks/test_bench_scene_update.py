@@ -16,7 +16,7 @@ import torch
 from ada3d_ros.errors import ModelError
 from ada3d_ros.lab.benchmarks import bench
 from ada3d_ros.lab.benchmarks.bench import Timing
-from ada3d_ros.lab.benchmarks.models import SHAPES, SYSTEM_TEXT, VIEWS, BenchShape, make_model
+from ada3d_ros.lab.benchmarks.models import SYSTEM_TEXT, VIEWS, make_model
 from ada3d_ros.lab.benchmarks.scene_update import (
     NEW_VOXELS,
     STEPS,
@@ -25,6 +25,7 @@ from ada3d_ros.lab.benchmarks.scene_update import (
     require_same,
     run_shape,
 )
+from ada3d_ros.lab.benchmarks.shapes import SHAPES, BenchShape
 from ada3d_ros.model.config import VisionConfig
 from ada3d_ros.model.llava3d import Llava3D
 from ada3d_ros.scene.voxel_table import VoxelTable, find_voxels

@@ -19,7 +19,7 @@ from ada3d_ros.lab.benchmarks import decode as bench_decode
 from ada3d_ros.lab.benchmarks import default as bench_default
 from ada3d_ros.lab.benchmarks import device as bench_device
 from ada3d_ros.lab.benchmarks.bench import run_suite
-from ada3d_ros.lab.benchmarks.models import SHAPES, BenchShape
+from ada3d_ros.lab.benchmarks.shapes import SHAPES, BenchShape
 from ada3d_ros.lab.benchmarks.spread import plain
 from ada3d_ros.lab.results import ResultFile
 from test.support.sources import ROOT, load

@@ -16,6 +16,8 @@ from PIL import Image
 from ada3d_ros.lab.evaluation.command import main
 from ada3d_ros.lab.evaluation.field.images import image_frame
 from ada3d_ros.lab.evaluation.pipelines import open_pipeline
+from ada3d_ros.lab.evaluation.selection import RoomSelection, rooms_of
+from ada3d_ros.lab.world.image_files import ImageFiles
 from ada3d_ros.model.random_checkpoint import write_random_checkpoint
 from ada3d_ros.types import Question, Scope
 from test.support.checkpoints import SMALL_2D, SMALL_NEXT, convert
@@ -69,6 +71,31 @@ def test_every_image_is_answered(
     assert results["errors"] == {}
     lines = (tmp_path / "out/records.jsonl").read_text().splitlines()[1:]
     assert len({json.loads(line)["text"] for line in lines}) > 1  # of another image, others
+
+
+@pytest.mark.parametrize("verb", ["mme", "mmbench", "mmvet"])
+def test_the_other_benchmarks_about_images(
+    folders: dict[str, Path], tmp_path: Path, verb: str
+) -> None:
+    made = tmp_path / "made"
+    files = ImageFiles(made)
+    for room in rooms_of(RoomSelection("val", 0, 1), 128):
+        files.add_room(room.frames, room.graph, room.seen)
+    files.write()
+    image = sorted((made / "images").iterdir())[0].name
+    known = {"imagename": image, "question": "What is it?", "answer": "x", "capability": ["rec"]}
+    (made / "mm-vet.json").write_text(json.dumps({"v1_0": known, "v1_1": known}))
+    options = {
+        "mme": ["--questions", str(made / "mme"), "--images", str(made / "mme")],
+        "mmbench": ["--questions", str(made / "mmbench.tsv")],
+        "mmvet": ["--questions", str(made / "mm-vet.json"), "--images", str(made / "images")],
+    }[verb]
+    more = ["--model", str(folders["llava_next"]), "--device", "cpu", "--limit", "2"]
+    more += ["--strategy", "pdrop", "--keep", "0.6", "--cache-mode", "paper"]
+    assert main([verb, *options, *more, "--out", str(tmp_path / "out")]) == 0
+    results: dict[str, Any] = json.loads((tmp_path / "out/results.json").read_text())
+    assert results["n"] == 2
+    assert results["errors"] == {}
 
 
 def test_strategies_are_compared_on_views_of_rooms(

@@ -10,6 +10,7 @@ from ada3d_ros.config.pruning import STRATEGIES
 from test.support.sources import ROOT, load
 
 PAGE = load(ROOT / "tools" / "write_pruning_tables_page.py")
+FOUND = load(ROOT / "tools" / "pruning_findings.py")
 PLOT = load(ROOT / "tools" / "plot_pruning_tables.py")
 PARTS = load(ROOT / "tools" / "table_parts.py")
 GROUPS = ("qa", *PAGE.POOLS, *PAGE.KINDS, *PAGE.BOXES, "acc25", "acc50")
@@ -50,7 +51,7 @@ def data() -> dict[str, Any]:
 
 
 def test_who_beats_adatoken3d_stands_first(data: dict[str, Any]) -> None:
-    better, worse = PAGE.winners(data).splitlines()
+    better, worse = FOUND.winners(data).splitlines()
     assert better == (
         "- at 0.4 better than adatoken3d, paper: geo_fps (QA +3.0 (+0.5 to +6.0), 30 rooms)"
     )
@@ -59,7 +60,7 @@ def test_who_beats_adatoken3d_stands_first(data: dict[str, Any]) -> None:
 
 def test_rows_are_compared_over_the_rooms_that_they_share(data: dict[str, Any]) -> None:
     """Thirty rooms each, and fewer in common."""
-    few = PAGE.LEAST_ROOMS - 1
+    few = FOUND.LEAST_ROOMS - 1
     for row in data["rows"][:2]:
         row["against"] = {
             "adatoken3d": {
@@ -67,10 +68,10 @@ def test_rows_are_compared_over_the_rooms_that_they_share(data: dict[str, Any]) 
                 for group, metric in row["against"]["adatoken3d"].items()
             }
         }
-    assert PAGE.winners(data) == ""
+    assert FOUND.winners(data) == ""
     for group in data["rows"][0]["against"]["adatoken3d"].values():
         group["rooms"] = 12
-    (only, _) = PAGE.winners(data).splitlines()[1], None
+    (only, _) = FOUND.winners(data).splitlines()[1], None
     assert only.endswith("random (Acc@.25 -30.0 (-40.0 to -20.0), 12 rooms)")
 
     # Against the whole scene, too: rooms that it was not asked about do not count.
@@ -82,11 +83,11 @@ def test_rows_are_compared_over_the_rooms_that_they_share(data: dict[str, Any]) 
     assert "| geo_fps" in table
     assert f"| {few} |" in table
     assert "geo_fps" not in PAGE.kinds_table(data)
-    assert PAGE.verdict(shown["qa"], 1.0) == "open: too few rooms"
+    assert FOUND.verdict(shown["qa"], 1.0) == "open: too few rooms"
 
 
 def test_a_width_of_nothing_is_no_certainty() -> None:
-    assert PAGE.interval(metric(0.0, 0.0, 0.0)) == "+0.0 (none differed)"
+    assert FOUND.interval(metric(0.0, 0.0, 0.0)) == "+0.0 (none differed)"
 
 
 @pytest.mark.parametrize(
@@ -102,12 +103,12 @@ def test_a_width_of_nothing_is_no_certainty() -> None:
 def test_a_target_is_met_as_far_as_the_interval_says(
     points: float, low: float, high: float, said: str
 ) -> None:
-    assert PAGE.verdict(metric(points, low, high), 1.0) == said
-    assert PAGE.verdict(None, 1.0) == "not measured"
+    assert FOUND.verdict(metric(points, low, high), 1.0) == said
+    assert FOUND.verdict(None, 1.0) == "not measured"
 
 
 def test_targets_of_each_way_of_serving(data: dict[str, Any]) -> None:
-    lines = PAGE.targets(data).splitlines()[2:]
+    lines = FOUND.targets(data).splitlines()[2:]
     verdicts = [line.rpartition(" | ")[2].strip(" |") for line in lines]
     assert verdicts == [
         *("met", "not met"),  # paper
@@ -124,14 +125,14 @@ def test_the_best_at_a_tenth_is_told_by_rooms_that_did_not_choose_it(data: dict[
         "voxel_dpp": name
         | {"metrics": {"qa": metric(1.0, 0.2, 2.0, rooms=24), "acc25": metric(0.5, -1.0, 2.0)}},
     }
-    boxes, text = PAGE.targets(data).splitlines()[-2:]
+    boxes, text = FOUND.targets(data).splitlines()[-2:]
     assert boxes == (
         "| the best at .1 loses at most 3 of Acc@.25 | kitoke, of 7 rows by 25 rooms; in the other"
         " 24: -1.0 (-2.5 to +0.5) | met |"
     )
     assert text.endswith("QA +1.0 (+0.2 to +2.0), Acc@.25 +0.5 (-1.0 to +2.0) | met |")
     data["chosen"]["voxel_dpp"]["metrics"]["qa"] = metric(1.0, 0.0, 2.0)
-    assert PAGE.targets(data).endswith("| not met |")
+    assert FOUND.targets(data).endswith("| not met |")
 
 
 def test_what_is_hurt_is_named_where_the_loss_is_clear(data: dict[str, Any]) -> None:
@@ -199,7 +200,7 @@ def test_results_of_before_share_the_rooms_of_the_row_that_has_fewer(
                 each[group] = {k: v for k, v in each[group].items() if k != "rooms"}
     file = tmp_path / "pruning_tables_level1.json"
     file.write_text(json.dumps(data), encoding="utf-8")
-    found = PAGE.loaded(file)
+    found = FOUND.loaded(file)
     geo_fps = found["rows"][1]
     assert geo_fps["metrics"]["qa"]["rooms"] == 30
     assert geo_fps["against"]["adatoken3d"]["qa"]["rooms"] == 12

@@ -1,0 +1,279 @@
+"""A robot's connection to its server: one that is kept, HTTP of the standard library. No torch."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import math
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+from ada3d_ros.config import AgentConfig
+from ada3d_ros.errors import (
+    Ada3DError,
+    BusyError,
+    ConfigError,
+    InvalidRequestError,
+    RemoteLostError,
+)
+from ada3d_ros.fleet.protocol import SESSION_HEADER, VERSION, error_from_json
+
+CONNECT_S = 2.0  # for a connection to be made
+SILENCE_S = 5.0  # after which a server that sends nothing is lost; it sends a line every second
+CHECK_S = 0.05  # between two looks at whether a question is to be stopped
+BUSY_S = 1.0  # to wait where a busy server does not say how long
+MAX_LINE_BYTES = 32 << 20
+LOST = (OSError, http.client.HTTPException, ValueError)  # ValueError: of a socket that was closed
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where the server is, and who asks. ca_file: '' = what the system trusts."""
+
+    url: str
+    robot: str
+    token: str = ""
+    ca_file: str = ""
+
+    @classmethod
+    def from_config(cls, config: AgentConfig) -> Address:
+        """Raises ConfigError for a token_file that holds none."""
+        remote, token = config.remote, ""
+        if remote.token_file:
+            try:
+                token = Path(remote.token_file).expanduser().read_text(encoding="ascii").strip()
+            except (OSError, ValueError) as error:
+                raise ConfigError(
+                    f"remote.token_file = {remote.token_file!r} cannot be read: {error}."
+                ) from None
+            if not token or not token.isprintable():
+                raise ConfigError(f"remote.token_file = {remote.token_file!r} holds no token.")
+        robot = remote.robot_id or socket.gethostname()
+        return cls(config.model.remote, robot, token, remote.ca_file)
+
+    def path(self, *parts: str) -> str:
+        """Of a resource of this robot."""
+        return "/".join(("", VERSION, "robots", *(quote(p, safe="") for p in (self.robot, *parts))))
+
+
+@dataclass(slots=True)
+class Traffic:
+    """Bytes of bodies, requests, and connections that were made."""
+
+    sent: int = 0
+    received: int = 0
+    requests: int = 0
+    connections: int = 0
+
+
+class Connection:
+    """One request at a time. Raises RemoteLostError where the server does not answer, and the error
+    that it told where it does.
+    """
+
+    def __init__(self, address: Address) -> None:
+        self._open: http.client.HTTPConnection | None = None
+        self.address, self.traffic = address, Traffic()
+        self._context: ssl.SSLContext | None = None
+        if address.url.startswith("https"):
+            try:
+                self._context = ssl.create_default_context(cafile=address.ca_file or None)
+            except OSError as error:
+                raise ConfigError(
+                    f"remote.ca_file = {address.ca_file!r} is no certificate: {error}."
+                ) from None
+
+    def __del__(self) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Hang up, also while another thread reads."""
+        connection, self._open = self._open, None
+        if connection is not None:
+            with suppress(*LOST):
+                if connection.sock is not None:
+                    connection.sock.shutdown(socket.SHUT_RDWR)
+            with suppress(*LOST):
+                connection.close()
+
+    def request(self, method: str, path: str, body: bytes = b"") -> Any:
+        """The JSON of the response."""
+        response = self._send(method, path, body)
+        data = self._read(response.read)
+        self._raise_unless_fine(response, data)
+        return _parsed(data)
+
+    def lines(
+        self, path: str, body: bytes, check: Callable[[], None]
+    ) -> Iterator[Mapping[str, Any]]:
+        """The lines of JSON that answer a POST, as they come; check is called meanwhile. Where it
+        raises, or who reads stops, the connection is hung up: the server stops working on it.
+        """
+        queue: SimpleQueue[Any] = SimpleQueue()
+        thread = threading.Thread(
+            target=self._read_lines, args=(path, body, queue), name="ada3d-remote", daemon=True
+        )
+        thread.start()
+        ended = False
+        try:
+            while not ended:
+                check()
+                try:
+                    item = queue.get(timeout=CHECK_S)
+                except Empty:
+                    continue
+                ended = not isinstance(item, bytes)
+                if isinstance(item, BaseException):
+                    raise item
+                if not ended:
+                    line = _parsed(item)
+                    if not isinstance(line, Mapping):
+                        raise RemoteLostError(f"{self.address.url} sent a line that is no JSON.")
+                    yield line
+        finally:
+            if not ended:
+                self.close()
+            thread.join(CONNECT_S + SILENCE_S)
+            if not ended:
+                self.close()  # one that was made meanwhile
+
+    def _read_lines(self, path: str, body: bytes, queue: SimpleQueue[Any]) -> None:
+        """On a thread of its own: lines, then None or what went wrong."""
+        try:
+            response = self._send("POST", path, body)
+            if response.status != 200:
+                self._raise_unless_fine(response, self._read(response.read))
+            while line := self._read(lambda: response.readline(MAX_LINE_BYTES)):
+                queue.put(line)
+            queue.put(None)
+        except Exception as error:
+            queue.put(error)
+
+    def _send(self, method: str, path: str, body: bytes) -> http.client.HTTPResponse:
+        """Where a kept connection was closed by the server meanwhile, a new one is made once."""
+        headers = {SESSION_HEADER: self.address.robot, "Content-Type": "application/octet-stream"}
+        if self.address.token:
+            headers["Authorization"] = f"Bearer {self.address.token}"
+        kept = self._open is not None
+        try:
+            return self._exchange(method, path, body, headers)
+        except LOST as error:
+            self.close()
+            stale = isinstance(error, (ConnectionError, http.client.HTTPException))
+            if kept and stale:
+                try:
+                    return self._exchange(method, path, body, headers)
+                except LOST as again:
+                    self.close()
+                    error = again
+            raise self._lost(error) from None
+
+    def _exchange(
+        self, method: str, path: str, body: bytes, headers: Mapping[str, str]
+    ) -> http.client.HTTPResponse:
+        connection = self._open or self._connected()
+        self._open = connection
+        connection.request(method, path, body, dict(headers))
+        self.traffic.requests += 1
+        self.traffic.sent += len(body)
+        return connection.getresponse()
+
+    def _connected(self) -> http.client.HTTPConnection:
+        parts = urlsplit(self.address.url)
+        host = parts.hostname or ""
+        connection: http.client.HTTPConnection
+        if self._context is not None:
+            connection = http.client.HTTPSConnection(
+                host, parts.port or 443, timeout=CONNECT_S, context=self._context
+            )
+        else:
+            connection = http.client.HTTPConnection(host, parts.port or 80, timeout=CONNECT_S)
+        connection.connect()
+        connection.sock.settimeout(SILENCE_S)
+        self.traffic.connections += 1
+        return connection
+
+    def _read(self, read: Callable[[], bytes]) -> bytes:
+        try:
+            data = read()
+        except LOST as error:
+            self.close()
+            raise self._lost(error) from None
+        self.traffic.received += len(data)
+        return data
+
+    def _lost(self, error: BaseException) -> RemoteLostError:
+        why = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        return RemoteLostError(
+            f"the server {self.address.url} cannot be reached ({why}): is `ada3d serve` running"
+            " there, and the network up? (model.remote)"
+        )
+
+    def _raise_unless_fine(self, response: http.client.HTTPResponse, data: bytes) -> None:
+        if response.status == 200:
+            return
+        told = _parsed(data)
+        if isinstance(told, Mapping) and isinstance(told.get("error"), Mapping):
+            raise error_from_json(told["error"])
+        raise self._untold(response)
+
+    def _untold(self, response: http.client.HTTPResponse) -> Ada3DError:
+        """What a status means that came without our JSON: from the proxy, not from a replica."""
+        url, status = self.address.url, response.status
+        if status == 503:
+            after_s = _seconds(response.getheader("Retry-After"))
+            return BusyError(f"{url} is busy; ask again in {after_s:g} s.", after_s)
+        if status in (400, 413, 422):
+            return InvalidRequestError(f"{url} refused the request (HTTP {status}).")
+        return RemoteLostError(
+            f"{url} answered HTTP {status}, which `ada3d serve` does not: does model.remote name"
+            " one of this version?"
+        )
+
+
+class Backoff:
+    """When a lost server is tried again: after 0.1 s, then twice as long each time, 5 s at most."""
+
+    FIRST_S, MOST_S = 0.1, 5.0
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self._now, self._wait_s, self._at = now, 0.0, -math.inf
+
+    @property
+    def due(self) -> bool:
+        return self._now() >= self._at
+
+    @property
+    def left_s(self) -> float:
+        return max(self._at - self._now(), 0.0)
+
+    def failed(self) -> None:
+        self._wait_s = min(max(2 * self._wait_s, self.FIRST_S), self.MOST_S)
+        self._at = self._now() + self._wait_s
+
+    def worked(self) -> None:
+        self._wait_s, self._at = 0.0, -math.inf
+
+
+def _parsed(data: bytes) -> Any:
+    try:
+        return json.loads(data)
+    except ValueError:
+        return None
+
+
+def _seconds(header: str | None) -> float:
+    try:
+        value = float(header or BUSY_S)
+    except ValueError:
+        return BUSY_S
+    return value if 0.0 < value < 3600.0 else BUSY_S

@@ -1,0 +1,239 @@
+"""The HTTP resources of one replica, as Ray Serve runs it: requests in, a SceneHost asked.
+
+Ray pickles the class with its FastAPI application while this module is being read. So annotations
+must be objects by then (no `from __future__ import annotations` here), and what the class calls
+stands above it.
+"""
+
+import asyncio
+import json
+import logging
+import re
+import time
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from ray import serve
+
+from ada3d_ros.config import from_flat
+from ada3d_ros.errors import Ada3DError, BusyError, InvalidRequestError, ModelError
+from ada3d_ros.fleet.json_form import to_json
+from ada3d_ros.fleet.protocol import (
+    CALLS,
+    MAX_JSON_BYTES,
+    NAME,
+    SESSION_HEADER,
+    VERSION,
+    Call,
+    SceneList,
+    check_token,
+    error_to_json,
+    status_of,
+)
+from ada3d_ros.fleet.replica_metrics import ReplicaMetrics
+from ada3d_ros.fleet.replica_probe import ReplicaProbe
+from ada3d_ros.fleet.scene_host import SceneHost
+from ada3d_ros.fleet.scene_store import HostLimits
+from ada3d_ros.types import AskHooks
+
+logger = logging.getLogger(__name__)
+ALIVE_S = 1.0  # between two lines of a question that waits
+SCENES = f"/{VERSION}/robots/{{robot}}/scenes/{{session}}"
+NDJSON = "application/x-ndjson"
+app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+
+
+@dataclass(frozen=True)
+class ReplicaSettings:
+    """settings: of the agent's that differ from the default, by dotted name; secret: that robots'
+    tokens are made with, b"" = none is asked for.
+    """
+
+    settings: dict[str, Any]
+    limits: HostLimits = HostLimits()
+    secret: bytes = b""
+
+
+async def _body(request: Request, most: int) -> bytes:
+    """No more than so many bytes are ever read. Raises InvalidRequestError."""
+    declared = request.headers.get("content-length", "0")
+    parts, size = [], int(declared) if declared.isdigit() else 0
+    if size <= most:
+        size = 0
+        async for part in request.stream():
+            size += len(part)
+            if size > most:
+                break
+            parts.append(part)
+    if size > most:
+        raise InvalidRequestError(f"a body of {size} bytes or more; allowed: up to {most}.")
+    return b"".join(parts)
+
+
+def _json(data: bytes) -> Any:
+    """Raises InvalidRequestError."""
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError):
+        raise InvalidRequestError("the body is no JSON.") from None
+
+
+def _refusal(error: Exception) -> Response:
+    if not isinstance(error, Ada3DError):
+        logger.error("a request failed", exc_info=error)
+    return _told(error_to_json(error), status_of(error))
+
+
+def _told(error: dict[str, Any], status: int) -> Response:
+    headers = {}
+    if status == status_of(BusyError("")):
+        headers["Retry-After"] = str(int(error.get("retry_after_s", 1)))
+    return JSONResponse({"error": error}, status, headers)
+
+
+async def _encoded(
+    first: dict[str, Any], lines: AsyncIterator[dict[str, Any]]
+) -> AsyncIterator[bytes]:
+    line: dict[str, Any] | None = first
+    try:
+        while line is not None:
+            yield json.dumps(line, separators=(",", ":"), allow_nan=False).encode() + b"\n"
+            line = await anext(lines, None)
+    except ModelError:
+        logger.exception("an answer broke off")
+        raise
+    finally:
+        await lines.aclose()  # type: ignore[attr-defined]
+
+
+@serve.ingress(app)
+class Replica:
+    """One copy of the model, and the scenes of the robots that the router sends here."""
+
+    def __init__(self, settings: ReplicaSettings) -> None:
+        self._settings = settings
+        limits = settings.limits
+        with_probe = replace(limits, prefixes=limits.prefixes + 1, scenes=limits.scenes + 1)
+        self._host = SceneHost(from_flat(settings.settings), with_probe)
+        self._info = self._host.load()
+        self._metrics = ReplicaMetrics(self._host)
+        self._probe = ReplicaProbe(self._host)
+
+    async def check_health(self) -> None:
+        """A one-token answer, unless one was given since the last time. Raises what is wrong."""
+        self._metrics.update()
+        await asyncio.to_thread(self._probe.check)
+
+    def __del__(self) -> None:
+        host = getattr(self, "_host", None)
+        if host is not None:
+            host.close()
+
+    # -- resources
+
+    @app.get(f"/{VERSION}/robots/{{robot}}/model")
+    async def get_model(self, robot: str, request: Request) -> Response:
+        try:
+            self._admit(request, robot)
+            return JSONResponse(to_json(self._info))
+        except Exception as error:
+            return _refusal(error)
+
+    @app.put(SCENES)
+    async def put_scene(self, robot: str, session: str, request: Request) -> Response:
+        try:
+            self._admit(request, robot, session)
+            listed = SceneList.read(_json(await _body(request, MAX_JSON_BYTES)))
+            missing = self._host.put_scene(robot, session, listed)
+            return JSONResponse({"missing": list(missing)})
+        except Exception as error:
+            return _refusal(error)
+
+    @app.post(f"{SCENES}/keyframes")
+    async def post_keyframe(self, robot: str, session: str, request: Request) -> Response:
+        try:
+            self._admit(request, robot, session)
+            data = await _body(request, self._settings.limits.keyframe_bytes)
+            missing = await asyncio.to_thread(self._host.put_keyframe, robot, session, data)
+            return JSONResponse({"missing": missing})
+        except Exception as error:
+            return _refusal(error)
+
+    @app.delete(SCENES)
+    async def delete_scene(self, robot: str, session: str, request: Request) -> Response:
+        try:
+            self._admit(request, robot, session)
+            return JSONResponse({"deleted": self._host.delete(robot, session)})
+        except Exception as error:
+            return _refusal(error)
+
+    @app.post(f"{SCENES}/{{kind}}")
+    async def post_call(self, robot: str, session: str, kind: str, request: Request) -> Response:
+        try:
+            self._admit(request, robot, session)
+            if kind not in CALLS:
+                raise InvalidRequestError(f"no resource {kind!r}; there are {', '.join(CALLS)}.")
+            call = Call.read(kind, _json(await _body(request, MAX_JSON_BYTES)))
+            lines = self._answer(robot, session, kind, call)
+            first = await anext(lines)
+        except Exception as error:
+            return _refusal(error)
+        if "error" in first:  # before anything was said: it can still be the status
+            return _told(first["error"], first["status"])
+        return StreamingResponse(_encoded(first, lines), media_type=NDJSON)
+
+    async def _answer(
+        self, robot: str, session: str, kind: str, call: Call
+    ) -> AsyncIterator[dict[str, Any]]:
+        """Lines of the answer. Closed early, since the robot hung up, it stops the model."""
+        loop, queue = asyncio.get_running_loop(), asyncio.Queue[dict[str, Any]]()
+        begun = time.perf_counter()
+
+        def put(**line: Any) -> None:
+            with suppress(RuntimeError):  # of a loop that ended with its replica
+                loop.call_soon_threadsafe(queue.put_nowait, line)
+
+        def on_done(answer: Any, error: BaseException | None) -> None:
+            if error is None:
+                put(answer=to_json(answer), server_s=time.perf_counter() - begun)
+                return
+            if not isinstance(error, Ada3DError):
+                logger.error("%s of %s failed", kind, robot, exc_info=error)
+            put(error=error_to_json(error), status=status_of(error))
+
+        hooks = AskHooks(
+            on_stage=lambda stage: put(stage=stage.value),
+            on_text=lambda delta, tokens: put(text=delta, tokens=tokens),
+        )
+        job = self._host.start(robot, session, kind, call, hooks, on_done)
+        ended = False
+        try:
+            while not ended:
+                try:
+                    line = await asyncio.wait_for(queue.get(), ALIVE_S)
+                except TimeoutError:
+                    line = {"waiting": self._host.waiting}
+                ended = "answer" in line or "error" in line
+                yield line
+            self._metrics.answered(kind, time.perf_counter() - begun, "error" not in line)
+        finally:
+            if not ended:
+                self._host.cancel(job)
+                self._metrics.hung_up()
+
+    def _admit(self, request: Request, robot: str, session: str = "s") -> None:
+        """Raises InvalidRequestError, AccessDeniedError."""
+        for name in (robot, session):
+            if not re.fullmatch(NAME, name):
+                raise InvalidRequestError(f"{name[:80]!r} is no name; allowed: {NAME}.")
+        if self._settings.secret:
+            check_token(self._settings.secret, robot, request.headers.get("authorization"))
+        if request.headers.get(SESSION_HEADER) != robot:
+            raise InvalidRequestError(
+                f"the header {SESSION_HEADER} must be the robot's id, {robot}: its scene is kept"
+                " where that leads."
+            )

@@ -1,0 +1,223 @@
+"""`ada3d serve`: one model for many robots, until it is interrupted."""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from ada3d_ros.config import AgentConfig, as_options, load_config, to_flat
+from ada3d_ros.errors import Ada3DError, ConfigError, ModelError
+from ada3d_ros.fleet.protocol import token_of
+from ada3d_ros.fleet.scene_store import HostLimits
+
+# What Ray's own processes read; a value that is set already stays.
+RAY_DEFAULTS = {
+    "RAY_USAGE_STATS_ENABLED": "0",  # nothing is told to anybody
+    "RAY_worker_niceness": "0",  # not 15: a replica is no background work
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",  # not 5: a busy machine takes longer
+}
+APPLICATION = "ada3d"
+READY_S = 600.0  # for cluster, replicas and proxy to start
+POLL_S = 0.5
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Exit status: 0 ended by a signal, 2 for settings that do not work."""
+    given = parser().parse_args(args)
+    try:
+        if given.token_of:
+            print(_token(given))
+            return 0
+        return _serve(given)
+    except Ada3DError as error:
+        print(f"ada3d serve: {as_options(str(error))}", file=sys.stderr)
+        return 2
+
+
+def parser() -> argparse.ArgumentParser:
+    limits = HostLimits()
+    made = argparse.ArgumentParser(
+        prog="ada3d serve",
+        description="Answer the questions of many robots (model.remote) with one model, on Ray"
+        " Serve: a replica a GPU, each robot's scene on one of them. docs/fleet.md.",
+    )
+    add = made.add_argument
+    add("--model", default="", help="folder of a checkpoint, or embedded")
+    add("--config", default="", help="YAML with the agent's settings (model, pruning, cache, ...)")
+    add("--host", default="127.0.0.1", help="address to listen at; default: this machine alone")
+    add("--port", type=int, default=8000)
+    add("--replicas", default="auto", help="auto (one a GPU), a number, or least-most: 2-8")
+    add("--cpus", type=float, default=1.0, help="processors a replica; default: 1")
+    add(
+        "--prefixes",
+        type=int,
+        default=limits.prefixes,
+        help=f"scenes a replica keeps ready to be asked about; default: {limits.prefixes}. Memory"
+        " is planned for so many",
+    )
+    add(
+        "--scenes",
+        type=int,
+        default=limits.scenes,
+        help=f"scenes a replica keeps with their keyframes; default: {limits.scenes}",
+    )
+    add(
+        "--waiting",
+        type=int,
+        default=limits.waiting,
+        help=f"questions that wait at a replica; beyond it BUSY; default: {limits.waiting}",
+    )
+    add("--secret-file", default="", help="secret that robots' tokens are made with; mode 600")
+    add("--token-of", default="", metavar="ROBOT", help="print this robot's token, and end")
+    add("--tls-cert", default="", help="certificate (PEM); with --tls-key")
+    add("--tls-key", default="", help="its private key (PEM)")
+    add("--tls-clients", default="", help="certificate that robots' own must be signed by (mTLS)")
+    add("--metrics-port", type=int, default=0, help="Prometheus; default: none chosen by us")
+    add("--address", default="", help="of a Ray cluster that runs; default: one of its own")
+    return made
+
+
+def _token(given: argparse.Namespace) -> str:
+    from ada3d_ros.fleet.deployment import read_secret  # loads ray
+
+    if not given.secret_file:
+        raise ConfigError("--token-of needs the server's secret: --secret-file.")
+    return token_of(read_secret(given.secret_file), given.token_of)
+
+
+def http_options(given: argparse.Namespace) -> dict[str, Any]:
+    """Where and how Serve listens. Raises ConfigError for what would be open to everybody."""
+    tls = (given.tls_cert, given.tls_key)
+    if any(tls) and not all(tls):
+        raise ConfigError("--tls-cert and --tls-key belong together.")
+    if given.tls_clients and not all(tls):
+        raise ConfigError("--tls-clients needs --tls-cert and --tls-key.")
+    for path in (*tls, given.tls_clients):
+        if path and not Path(path).is_file():
+            raise ConfigError(f"no file {path}.")
+    if not _is_loopback(given.host) and not given.secret_file:
+        raise ConfigError(
+            f"--host {given.host} is reached from other machines and nobody is asked for a token:"
+            " give --secret-file, or listen at 127.0.0.1."
+        )
+    options: dict[str, Any] = {"host": given.host, "port": given.port}
+    if all(tls):
+        options |= {"ssl_certfile": given.tls_cert, "ssl_keyfile": given.tls_key}
+    if given.tls_clients:
+        options["ssl_ca_certs"] = given.tls_clients
+    return options
+
+
+def replicas_of(text: str, automatic: int) -> tuple[int, int]:
+    """`auto`, `3` or `2-8` as least and most. Raises ConfigError."""
+    if text == "auto":
+        return automatic, automatic
+    least, dash, most = text.partition("-")
+    try:
+        counts = int(least), int(most if dash else least)
+    except ValueError:
+        counts = 0, 0
+    if not 1 <= counts[0] <= counts[1]:
+        raise ConfigError(f"--replicas {text}; allowed: auto, a number from 1 on, or 2-8.")
+    return counts
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _settings(given: argparse.Namespace) -> dict[str, Any]:
+    """The agent's settings that differ from the defaults. Raises ConfigError."""
+    flat = to_flat(load_config(given.config)) if given.config else to_flat(AgentConfig())
+    if given.model:
+        flat["model.path"] = given.model
+    if not flat["model.path"]:
+        raise ConfigError("no model: name one with --model (embedded is the package's small one).")
+    defaults = to_flat(AgentConfig())
+    return {name: value for name, value in flat.items() if value != defaults[name]}
+
+
+def _serve(given: argparse.Namespace) -> int:
+    options, settings = http_options(given), _settings(given)
+    prepare_environment()
+    from ada3d_ros.fleet.deployment import FleetSettings, application, default_replicas
+
+    limits = HostLimits(prefixes=given.prefixes, scenes=given.scenes, waiting=given.waiting)
+    fleet = FleetSettings(
+        settings=settings,
+        limits=limits,
+        replicas=replicas_of(given.replicas, default_replicas()),
+        on_gpu=_has_gpus(settings),
+        cpus=given.cpus,
+        secret_file=given.secret_file,
+    )
+    app = application(fleet)
+    cluster: dict[str, Any] = {"address": given.address} if given.address else {}
+    if not given.address:  # a machine of few processors runs as many replicas as it is told to
+        cluster |= {"include_dashboard": False, "num_cpus": fleet.replicas[1] * given.cpus + 1}
+        if given.metrics_port:
+            cluster["_metrics_export_port"] = given.metrics_port
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    with served(app, options, cluster):
+        scheme = "https" if given.tls_cert else "http"
+        print(f"ada3d serve: ready at {scheme}://{given.host}:{given.port}", flush=True)
+        while not stop.wait(1.0):
+            pass
+    return 0
+
+
+def prepare_environment() -> None:
+    """Before ray is imported."""
+    for name, value in RAY_DEFAULTS.items():
+        os.environ.setdefault(name, value)
+
+
+@contextmanager
+def served(app: Any, options: dict[str, Any], cluster: dict[str, Any]) -> Iterator[None]:
+    """The application, ready to be asked. options: of Serve's HTTP proxy; cluster: of ray.init.
+    Raises ModelError where it does not get ready.
+    """
+    import ray
+    from ray import serve
+
+    ray.init(**cluster)
+    try:
+        with suppress(ray.exceptions.GetTimeoutError):  # the proxy still starts: it has a minute
+            serve.start(http_options=options)
+        serve.run(app, name=APPLICATION, route_prefix="/")
+        _await_port(options["host"], options["port"])
+        yield
+    finally:
+        serve.shutdown()
+        ray.shutdown()
+
+
+def _await_port(host: str, port: int) -> None:
+    """Until someone listens there."""
+    end = time.monotonic() + READY_S
+    while time.monotonic() < end:
+        with suppress(OSError), socket.create_connection((host, port), 1.0):
+            return
+        time.sleep(POLL_S)
+    raise ModelError(f"nobody listens at {host}:{port} after {READY_S:g} s.")
+
+
+def _has_gpus(settings: dict[str, Any]) -> bool:
+    import torch
+
+    return torch.cuda.device_count() > 0 and settings.get("model.device", "auto") != "cpu"
