@@ -108,6 +108,12 @@ def test_training_times_are_current() -> None:
     assert page == tool.updated(page), "run tools/write_training_times.py"
 
 
+def test_tables_of_two_backbones_are_current() -> None:
+    page = text_of(DOCS / "two_backbones.md")
+    tool = load(ROOT / "tools" / "write_two_backbones.py")
+    assert page == tool.updated(page), "run tools/write_two_backbones.py"
+
+
 @pytest.mark.parametrize("block", ["objects held", "detector times", "proposals", "measures"])
 def test_tables_of_real_objects_are_current(block: str) -> None:
     tool = load(ROOT / "tools" / "write_object_tables.py")

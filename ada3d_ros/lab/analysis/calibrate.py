@@ -85,6 +85,23 @@ def calibrate(
     # Can the budget be met at all? Asked before the long part.
     adatoken_curve(ada, stairs, LayerBudget(shape, ratio, information=falling))
     samples, sizes = measure_scenes(loaded, sources, questions, config, ada.inf.query_stride)
+    return calibration_of(loaded, sha256, sources, (samples, sizes), config)
+
+
+def calibration_of(
+    loaded: LoadedModel,
+    sha256: str,
+    sources: Sequence[str],
+    measured: tuple[Samples, Sequence[int]],
+    config: AgentConfig,
+) -> Calibration:
+    """The calibration that follows from what was measured: masses of every pass, and the spatial
+    tokens of each scene.
+    """
+    samples, sizes = measured
+    ada = config.pruning.adatoken3d
+    shape, ratio = DecoderShape.from_config(loaded.model.decoder.config), config.pruning.keep_ratio
+    stairs = Staircase(shape.num_layers, ada.first_prune_layer, layer_list(ada.prune_layers))
     masses, settings = mean_masses(samples), information_settings(ada)
     found = information_of(masses, settings)
     I, size = tuple(map(float, found.I)), int(np.mean(sizes))

@@ -46,7 +46,7 @@ from ada3d_ros.lab.train.batches import autocast, batch_loss, draw_rooms, encode
 from ada3d_ros.lab.train.export import export_model
 from ada3d_ros.lab.train.optimizers import Optimizers, learning_rate
 from ada3d_ros.lab.train.run import planned_pruner, run_stage
-from ada3d_ros.lab.train.session import Session, open_session, save_state, trained_modules
+from ada3d_ros.lab.train.session import Session, open_session, save_state, trained_parameters
 from ada3d_ros.lab.train.stages import Stage
 from ada3d_ros.lab.train.workers import Workers
 from ada3d_ros.lab.world.rooms import NUM_VIEWS
@@ -143,7 +143,7 @@ class Run:
         tower.install(session)
         if name == PRUNED:
             session.pruner = planned_pruner(session.model, self.keep_ratio)
-        return Copy(name, seed, session, Optimizers(trained_modules(session, MEASURED)))
+        return Copy(name, seed, session, Optimizers(trained_parameters(session, MEASURED)))
 
     @property
     def _saved(self) -> Path:

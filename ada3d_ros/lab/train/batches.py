@@ -23,11 +23,13 @@ from ada3d_ros.lab.train.tokens import (
     symbolic_points,
     turn_rooms,
 )
+from ada3d_ros.lab.train.video_form import from_first_camera, video_room_tokens
 from ada3d_ros.lab.world.graph import Graph, graphs
 from ada3d_ros.lab.world.questions import make_questions
 from ada3d_ros.lab.world.room_question import RoomQuestion
 from ada3d_ros.lab.world.rooms import CATEGORIES, Rooms, make_rooms
 from ada3d_ros.lab.world.wordings import reword
+from ada3d_ros.model.video3dllm.backbone import Video3DLLM
 
 VAL_ROOMS = 64
 SYMBOLIC_SEEDS = 10**9  # rooms without pictures are endless; they start after the gallery's
@@ -46,7 +48,8 @@ def draw_rooms(
         seeds = torch.arange(stage.batch) + number * stage.batch + SYMBOLIC_SEEDS
         rooms = turn_rooms(make_rooms(split, seeds, session.level), turn)
         generator = torch.Generator().manual_seed(number)
-        return rooms, symbolic_points(rooms, stage.per_object, stage.background, generator), None
+        points = symbolic_points(rooms, stage.per_object, stage.background, generator)
+        return *_in_model_world(session, rooms, points), None
 
     # Rendered ones are shuffled anew in every pass.
     count = session.gallery_rooms if split == "train" else VAL_ROOMS
@@ -66,7 +69,16 @@ def draw_rooms(
     owners = torch.from_numpy(gallery.owners[index]).to(device).long()
     points = [Points(xyz[b], owners[b]) for b in range(len(index))]
     rgb = torch.from_numpy(gallery.rgb[index]).to(device) if stage.shows != "oracle" else None
-    return rooms, points, rgb
+    return *_in_model_world(session, rooms, points), rgb
+
+
+def _in_model_world(
+    session: Session, rooms: Rooms, points: list[Points]
+) -> tuple[Rooms, list[Points]]:
+    """Where the model's origin is, as `origin_of` has it: LLaVA-3D's is that of the rooms."""
+    if isinstance(session.model, Video3DLLM):
+        return from_first_camera(rooms, points)
+    return rooms, points
 
 
 def patch_loss(
@@ -124,8 +136,11 @@ def batch_loss(
     asked = [_draw_questions(graph, stage.questions, draw) for graph in known]
     objects, seed = rooms.category.shape[1], draw.randrange(2**40)
     packed = session.packer.pack(known, asked, objects, seed).to(session.device)
-    voxel = SYMBOLIC_VOXEL_M if stage.shows == "symbolic" else model.config.voxel_size_m
-    tokens = room_tokens(model, rooms, points, session.code, voxel)
+    if isinstance(model, Video3DLLM):
+        tokens = video_room_tokens(model, rooms, points, session.code)
+    else:
+        voxel = SYMBOLIC_VOXEL_M if stage.shows == "symbolic" else model.config.voxel_size_m
+        tokens = room_tokens(model, rooms, points, session.code, voxel)
 
     states = run_packed(
         model, session.packer.prefix_ids, tokens, packed, session.pruner, session.recompute

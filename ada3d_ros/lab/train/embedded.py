@@ -24,6 +24,7 @@ from ada3d_ros.model.config import DecoderConfig, LlavaConfig, VisionConfig
 from ada3d_ros.model.grounding_head import GroundingHead
 from ada3d_ros.model.llava3d import Llava3D
 from ada3d_ros.model.prompt import POINT_TOKENS, SYSTEM_PROMPTS, Tokenizer
+from ada3d_ros.model.video3dllm.vision import SiglipTower
 from ada3d_ros.model.vision import VisionTower
 
 NUM_LABELS = len(CATEGORIES) + 1 + len(COLORS) + 1
@@ -100,13 +101,13 @@ def new_model(tokenizer: Tokenizer, seed: int = 0) -> tuple[Llava3D, GroundingHe
     torch.manual_seed(seed)
     model = Llava3D(config)
     for name, parameter in model.named_parameters():
-        _initialise(name, parameter, decoder.num_layers)
-    _initialise_locally(model.vision)
+        initialise(name, parameter, decoder.num_layers)
+    initialise_locally(model.vision)
     return model, GroundingHead(decoder.hidden_size)
 
 
 @torch.no_grad()
-def _initialise(name: str, parameter: nn.Parameter, layers: int) -> None:
+def initialise(name: str, parameter: nn.Parameter, layers: int) -> None:
     """The first value of one parameter, by its name; layers: of the decoder."""
     # Vectors: norms 1, biases 0, but for those of the point encoders: with one offset all points
     # would lie on the same side of the ReLU.
@@ -131,7 +132,7 @@ def _initialise(name: str, parameter: nn.Parameter, layers: int) -> None:
 
 
 @torch.no_grad()
-def _initialise_locally(tower: VisionTower) -> None:
+def initialise_locally(tower: VisionTower | SiglipTower) -> None:
     """A tower whose patches first attend to their neighbours.
 
     2D sine and cosine places, keys like queries: from random places and keys category was hardly
@@ -139,11 +140,11 @@ def _initialise_locally(tower: VisionTower) -> None:
     """
     # Places: sines and cosines of row and column.
     places = tower.embeddings.position_embedding
-    patches, width = math.isqrt(places.num_embeddings - 1), places.embedding_dim
+    patches, width = math.isqrt(places.num_embeddings), places.embedding_dim  # CLIP has one more
     rates = torch.pi / torch.logspace(math.log10(2 * patches), math.log10(2.0), width // 4)
     row, column = torch.meshgrid(torch.arange(patches), torch.arange(patches), indexing="ij")
     angles = torch.cat((row.reshape(-1, 1) * rates, column.reshape(-1, 1) * rates), dim=-1)
-    places.weight[1:] = torch.cat((angles.sin(), angles.cos()), dim=-1) * 0.7
+    places.weight[-(patches**2) :] = torch.cat((angles.sin(), angles.cos()), dim=-1) * 0.7
 
     # Keys like queries: like attends to like.
     for name, parameter in tower.named_parameters():

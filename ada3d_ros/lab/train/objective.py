@@ -18,9 +18,9 @@ from torch.utils.checkpoint import checkpoint
 
 from ada3d_ros.lab.train.packing import PackedQuestions
 from ada3d_ros.lab.train.tokens import RoomTokens
+from ada3d_ros.model.backbone import Backbone
 from ada3d_ros.model.decoder import DecoderLayer, LlamaDecoder
 from ada3d_ros.model.grounding_head import GroundingHead
-from ada3d_ros.model.llava3d import Llava3D
 from ada3d_ros.model.prompt import CLICK_ID
 from ada3d_ros.model.rope import Rope, apply_rope, rope_rows, rope_tables
 from ada3d_ros.pruning.ranking import keep_best
@@ -35,9 +35,9 @@ class Packed:
     """Final normed hidden states: text (B, M, D) of the questions, spatial (B, n, D) of the scenes'
     tokens that the last layer still had.
 
-    mask (B, n) bool: which of the n are tokens and no padding; kept (B, n) int64: their numbers
-    among all of the room, -1 padding; xyz_m (B, n, 3) and owner (B, n, O) of these, as in
-    RoomTokens.
+    mask (B, n) bool: which of the n are tokens with a place, no padding and no newline; kept (B, n)
+    int64: their numbers among all of the room, -1 padding; xyz_m (B, n, 3), 0 without a place, and
+    owner (B, n, O) of these, as in RoomTokens.
     """
 
     text: torch.Tensor
@@ -49,7 +49,7 @@ class Packed:
 
 
 def run_packed(
-    model: Llava3D,
+    model: Backbone,
     prefix_ids: Sequence[int],
     rooms: Sequence[RoomTokens],
     packed: PackedQuestions,
@@ -73,7 +73,7 @@ def run_packed(
     text = decoder.embed(packed.ids.clamp(min=0))
     if len(packed.clicks):
         text = text.masked_scatter(
-            (packed.ids == CLICK_ID)[..., None], model.click_encoder(packed.clicks).to(text.dtype)
+            (packed.ids == CLICK_ID)[..., None], model.encode_points(packed.clicks).to(text.dtype)
         )
     run = _PackedRun(decoder, torch.tensor(counts, device=device), start, scene.shape[1], packed)
     hidden = torch.cat((scene, text), dim=1)
@@ -89,12 +89,14 @@ def run_packed(
     mask = run.visible[:, start:]
     kept = (run.numbers[:, start:] - start).masked_fill(~mask, -1)
     at = torch.arange(len(rooms), device=device)[:, None], kept.clamp(min=0)
+    xyz_m = pad([r.tokens.xyz_m for r in rooms], batch_first=True)[at]
+    has_place = torch.isfinite(xyz_m).all(dim=-1)
     return Packed(
         text=decoder.norm(hidden[:, run.size :]),
         spatial=decoder.norm(hidden[:, start : run.size]),
-        mask=mask,
+        mask=mask & has_place,
         kept=kept,
-        xyz_m=pad([r.tokens.xyz_m for r in rooms], batch_first=True)[at],
+        xyz_m=xyz_m.nan_to_num(),
         owner=pad([r.owner for r in rooms], batch_first=True)[at],
     )
 

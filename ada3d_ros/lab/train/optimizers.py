@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,13 +16,12 @@ WARMUP_STEPS = 150
 class Optimizers:
     """Muon for the matrices of the layers, AdamW for the rest, one learning rate."""
 
-    def __init__(self, modules: list[nn.Module]) -> None:
+    def __init__(self, named: Sequence[tuple[str, nn.Parameter]]) -> None:
         matrices: list[nn.Parameter] = []
         others: list[nn.Parameter] = []
-        for module in modules:
-            for name, parameter in module.named_parameters():
-                inside = "layers." in name and parameter.ndim == 2
-                (matrices if inside else others).append(parameter)
+        for name, parameter in named:
+            inside = "layers." in name and parameter.ndim == 2
+            (matrices if inside else others).append(parameter)
         self.all: list[torch.optim.Optimizer] = [
             torch.optim.AdamW(others, lr=1e-3, betas=(0.9, 0.98), weight_decay=0.01)
         ]

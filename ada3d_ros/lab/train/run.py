@@ -21,21 +21,22 @@ import torch
 from ada3d_ros.config import from_flat
 from ada3d_ros.errors import Ada3DError, ConfigError
 from ada3d_ros.lab.train.batches import autocast, batch_loss, validate
-from ada3d_ros.lab.train.export import export_model
+from ada3d_ros.lab.train.export import THRESHOLD, export_model
 from ada3d_ros.lab.train.optimizers import Optimizers, learning_rate
 from ada3d_ros.lab.train.session import (
+    BACKBONES,
     Session,
     load_state,
     open_session,
     refresh_tower,
     save_state,
-    trained_modules,
+    trained_parameters,
 )
-from ada3d_ros.lab.train.stages import STAGES, Stage
-from ada3d_ros.lab.train.warm_start import take_over
+from ada3d_ros.lab.train.stages import CURRICULA, Stage
+from ada3d_ros.lab.train.warm_start import take_decoder, take_over, take_tower
 from ada3d_ros.lab.train.workers import Workers
+from ada3d_ros.model.backbone import Backbone
 from ada3d_ros.model.checkpoint import load_model
-from ada3d_ros.model.llava3d import Llava3D
 from ada3d_ros.pruning.cost import DecoderShape
 from ada3d_ros.pruning.policy import Policy
 from ada3d_ros.pruning.strategy import LayerPruner
@@ -44,11 +45,17 @@ SAVE_EVERY_S = 120.0
 REPORT_EVERY_S = 180.0  # 64 rooms of validation cost as much as 20 of training
 
 
-def planned_pruner(model: Llava3D, keep_ratio: float) -> LayerPruner:
+def planned_pruner(model: Backbone, keep_ratio: float) -> LayerPruner:
     """The adatoken3d that keeps this mean, as the engine would have it.
 
-    Raises ConfigError for a ratio that it cannot meet.
+    Raises ConfigError for a ratio that it cannot meet, and for a form whose newlines the trainer
+    cannot keep apart.
     """
+    if model.name == "video3dllm":
+        raise ConfigError(
+            "--keep-ratio: a model in Video-3D-LLM's form is trained on all tokens, since training"
+            " drops tokens one by one and its newlines go by rows. Leave it out."
+        )
     config = from_flat({"pruning.strategy": "adatoken3d", "pruning.keep_ratio": keep_ratio}).pruning
     shape = DecoderShape.from_config(model.config.decoder)
     pruner = Policy.from_config(config).pruner(shape)
@@ -66,20 +73,23 @@ def steps_of(session: Session, stage: Stage, until: float) -> Iterator[int]:
         session.seen[stage.name] = session.seen.get(stage.name, 0) + rooms_a_step
 
 
-def run_stage(session: Session, stage: Stage, until: float) -> None:
+def run_stage(
+    session: Session, stage: Stage, until: float, report_every_s: float = REPORT_EVERY_S
+) -> bool:
     """Train one stage until it is done or time is up; state and learning curve are on disk.
 
-    until: monotonic seconds.
+    Returns whether it is done. until: monotonic seconds; report_every_s: between two validations.
     """
-    workers, optimizers = session.workers, Optimizers(trained_modules(session, stage))
+    workers, optimizers = session.workers, Optimizers(trained_parameters(session, stage))
     load_state(session, stage, optimizers)
     if session.seen.get(stage.name, 0) >= stage.rooms:  # what was saved may be a later stage's
-        return
+        return True
     started = saved = reported = time.monotonic()
     recent: dict[str, list[float]] = defaultdict(list)
     done_before = session.seen.get(stage.name, 0)
     for step in steps_of(session, stage, until):
         # Every worker has its own rooms; gradients are averaged.
+        cpu_started = time.process_time()
         number = step * workers.count + workers.rank
         with autocast(session):
             loss, report, _ = batch_loss(session, stage, "train", number)
@@ -92,12 +102,14 @@ def run_stage(session: Session, stage: Stage, until: float) -> None:
         optimizers.step(learning_rate(stage, step, progress))
         for name, value in report.items():
             recent[name].append(value)
+        spent = time.process_time() - cpu_started
+        session.seconds[stage.name] = session.seconds.get(stage.name, 0.0) + spent
 
         # The first worker validates, writes and saves.
         if not workers.first:
             continue
         now = time.monotonic()
-        if now - reported > REPORT_EVERY_S:
+        if now - reported > report_every_s:
             line = {"stage": stage.name, "rooms": done}
             line["rooms_per_s"] = (done - done_before) / (now - started)
             line |= {name: sum(v) / len(v) for name, v in recent.items()}
@@ -113,6 +125,7 @@ def run_stage(session: Session, stage: Stage, until: float) -> None:
     if workers.first:
         save_state(session, stage, optimizers)
     workers.wait()
+    return session.seen.get(stage.name, 0) >= stage.rooms
 
 
 def write_line(path: Path, line: dict[str, Any]) -> None:
@@ -136,8 +149,19 @@ def _parser() -> argparse.ArgumentParser:
 
     # Which stages and rooms, on what, and what is written in the end.
     add, device = parser.add_argument, "cuda" if torch.cuda.is_available() else "cpu"
-    names = ",".join(s.name for s in STAGES)
     add("--out", type=Path, required=True, help="folder of the run")
+    add(
+        "--backbone",
+        default=BACKBONES[0],
+        choices=BACKBONES,
+        help="whose form the model has (default %(default)s)",
+    )
+    add(
+        "--curriculum",
+        default="full",
+        choices=sorted(CURRICULA),
+        help="how many rooms each stage shows; hour: less than one of one core (default full)",
+    )
     add(
         "--from",
         dest="start_from",
@@ -145,8 +169,26 @@ def _parser() -> argparse.ArgumentParser:
         metavar="CHECKPOINT",
         help="begin a new run with the weights of this folder (default: with new ones)",
     )
-    add("--stages", default=names, help="which, in order (default: %(default)s)")
+    add(
+        "--tower",
+        type=Path,
+        metavar="CHECKPOINT",
+        help="begin a new run with the vision tower of this folder, in the backbone's form",
+    )
+    add(
+        "--decoder",
+        type=Path,
+        metavar="CHECKPOINT",
+        help="begin a new run with the decoder and the grounding head of this folder",
+    )
+    add("--stages", help="which of the curriculum, in order, a,b,c (default: all)")
     add("--minutes", type=float, default=1e9, help="stop after this time; the next run goes on")
+    add(
+        "--report-minutes",
+        type=float,
+        default=REPORT_EVERY_S / 60,
+        help="between two validations (default %(default)g)",
+    )
     add("--level", type=int, default=1, choices=(1, 2), help="of the worlds (default 1)")
     add("--rooms", type=int, help="rendered training rooms (default 6000, 2 GB; with --lora 500)")
     add("--device", default=device, help="cpu or cuda (default: cuda if there)")
@@ -168,7 +210,7 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--threshold",
         type=float,
-        default=0.5,
+        default=THRESHOLD,
         help="score below which exported boxes are not shown",
     )
     fine = parser.add_argument_group("fine-tuning a trained checkpoint").add_argument
@@ -198,17 +240,29 @@ def _run(options: argparse.Namespace) -> None:
         fine_tune(options, until)
         return
     options.rooms = options.rooms or 6000
-    known = {stage.name: stage for stage in STAGES}
-    wanted = options.stages.split(",")
+    known = {stage.name: stage for stage in CURRICULA[options.curriculum]}
+    wanted = list(known) if options.stages is None else options.stages.split(",")
     for name in wanted:
         if name not in known:
             raise ConfigError(f"--stages {name!r} is not a stage; there are {', '.join(known)}.")
 
+    if options.export and options.backbone == "video3dllm":
+        raise ConfigError(
+            "--export: a folder in Video-3D-LLM's layout has Qwen2's tokenizer, the small form one"
+            " of its own: it is asked from its run (lab/benchmarks/two_backbones.py). Leave it out."
+        )
+
     # The run, new or resumed; Ctrl-C and `kill` end it after the step.
     workers = Workers(options.device)
-    session = open_session(options.out, options.level, options.rooms, workers, options.seed)
+    session = open_session(
+        options.out, options.level, options.rooms, workers, options.seed, options.backbone
+    )
     if options.start_from:
         take_over(session, load_model(options.start_from))
+    if options.decoder:
+        take_decoder(session, load_model(options.decoder))
+    if options.tower:
+        take_tower(session, load_model(options.tower))
     if options.keep_ratio != 1.0:
         session.pruner = planned_pruner(session.model, options.keep_ratio)
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -216,7 +270,8 @@ def _run(options: argparse.Namespace) -> None:
 
     # Train, then export what it has come to.
     for name in wanted:
-        run_stage(session, known[name], until)
+        if not run_stage(session, known[name], until, 60 * options.report_minutes):
+            break  # a later stage would begin with what is not finished
     if options.export and workers.first:
         model, head = session.model, session.head
         export_model(options.out, options.export, options.threshold, model, head)

@@ -6,6 +6,7 @@ optimisers, place in the curriculum).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,24 +23,29 @@ from ada3d_ros.lab.train.gallery import Gallery, open_gallery
 from ada3d_ros.lab.train.optimizers import Optimizers
 from ada3d_ros.lab.train.packing import Packer
 from ada3d_ros.lab.train.stages import Stage
+from ada3d_ros.lab.train.video_form import COORD_TOKEN, new_video_model
 from ada3d_ros.lab.train.workers import Workers
 from ada3d_ros.model.grounding_head import GroundingHead
 from ada3d_ros.model.llava3d import Llava3D
 from ada3d_ros.model.prompt import POINT_TOKENS, Tokenizer
 from ada3d_ros.model.random_checkpoint import train_tokenizer
+from ada3d_ros.model.video3dllm.backbone import Video3DLLM
 from ada3d_ros.pruning.strategy import LayerPruner
+
+BACKBONES = ("llava3d", "video3dllm")
 
 
 @dataclass
 class Session:
-    """What a run holds: weights, data, and how many room passes each stage has seen.
+    """What a run holds: weights, data, how many room passes each stage has seen, and the CPU
+    seconds that its steps took.
 
     code: of the vision features (`feature_code`), empty for a checkpoint's own tower, which stays;
     pruner: of spatial tokens while training, None = all are kept; recompute: as in `run_packed`.
     """
 
     folder: Path
-    model: Llava3D
+    model: Llava3D | Video3DLLM
     head: GroundingHead
     packer: Packer
     code: torch.Tensor
@@ -47,6 +53,7 @@ class Session:
     gallery_rooms: int
     workers: Workers
     seen: dict[str, int] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
     galleries: dict[str, Gallery] = field(default_factory=dict)
     stopped: bool = False
     pruner: LayerPruner | None = None
@@ -69,8 +76,8 @@ class Session:
             return self.galleries[split]
         if not self.workers.first and split == "train":
             self.workers.wait()
-        folder, vision = self.folder / "gallery", self.model.config.vision
-        found = open_gallery(folder, split, self.level, count, vision, str(self.device))
+        folder, config = self.folder / "gallery", self.model.config
+        found = open_gallery(folder, split, self.level, count, config, str(self.device))
         if self.workers.first and split == "train":
             self.workers.wait()
         self.galleries[split] = found
@@ -78,13 +85,22 @@ class Session:
 
 
 def open_session(
-    folder: Path, level: int, gallery_rooms: int, workers: Workers, seed: int
+    folder: Path,
+    level: int,
+    gallery_rooms: int,
+    workers: Workers,
+    seed: int,
+    backbone: str = BACKBONES[0],
 ) -> Session:
-    """A new run, or the one that `folder` holds; its state is read by `load_state`."""
+    """A new run, or the one that `folder` holds; its state is read by `load_state`. backbone: whose
+    form the model has, one of BACKBONES.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     device = workers.device
-    tokenizer = _open_tokenizer(folder / "tokenizer.model", workers)
-    model, head = new_model(tokenizer, seed)
+    is_video = backbone == "video3dllm"
+    controls = (*POINT_TOKENS, COORD_TOKEN) if is_video else POINT_TOKENS
+    tokenizer = _open_tokenizer(folder / "tokenizer.model", controls, workers)
+    model, head = (new_video_model if is_video else new_model)(tokenizer, seed)
     return Session(
         folder=folder,
         model=model.to(device),
@@ -99,7 +115,7 @@ def open_session(
     )
 
 
-def _open_tokenizer(path: Path, workers: Workers) -> Tokenizer:
+def _open_tokenizer(path: Path, controls: Sequence[str], workers: Workers) -> Tokenizer:
     """The run's tokenizer; the first worker trains it while the others wait."""
     if not workers.first:
         workers.wait()
@@ -107,25 +123,23 @@ def _open_tokenizer(path: Path, workers: Workers) -> Tokenizer:
         tokenizer = Tokenizer(path)
     else:
         size = EMBEDDED_CONFIG.decoder.vocab_size
-        tokenizer = train_tokenizer(path, corpus(), size, POINT_TOKENS)
+        tokenizer = train_tokenizer(path, corpus(), size, controls)
     if workers.first:
         workers.wait()
     return tokenizer
 
 
-def trained_modules(session: Session, stage: Stage) -> list[nn.Module]:
-    """`patches` trains the vision tower alone, `images` everything, the rest all but the tower."""
-    model = session.model
+def trained_parameters(session: Session, stage: Stage) -> list[tuple[str, nn.Parameter]]:
+    """By name. `patches` trains the vision tower alone, `images` everything, the rest all but the
+    tower.
+    """
+    named = list(session.model.named_parameters())
+    tower = [(name, p) for name, p in named if name.startswith("vision.")]
     if stage.shows == "patches":
-        return [model.vision]
-    rest: list[nn.Module] = [
-        model.decoder,
-        model.projector,
-        model.position_embedding,
-        model.click_encoder,
-        session.head,
-    ]
-    return [*rest, model.vision] if stage.shows == "images" else rest
+        return tower
+    rest = [(name, p) for name, p in named if not name.startswith("vision.")]
+    rest += session.head.named_parameters()
+    return [*rest, *tower] if stage.shows == "images" else rest
 
 
 def state_path(session: Session, stage: Stage) -> Path:
@@ -139,6 +153,7 @@ def save_state(session: Session, stage: Stage, optimizers: Optimizers) -> None:
     content = {
         "stage": stage.name,
         "seen": session.seen,
+        "seconds": session.seconds,
         "modules": {name: module.state_dict() for name, module in modules.items()},
         "optimizers": optimizers.state(),
     }
@@ -155,6 +170,7 @@ def load_state(session: Session, stage: Stage, optimizers: Optimizers) -> None:
     if path.exists():
         content = torch.load(path, map_location=session.device, weights_only=True)
         session.seen = {**session.seen, **content["seen"]}
+        session.seconds = {**session.seconds, **content.get("seconds", {})}
         for name, module in _saved_modules(session, stage).items():
             module.load_state_dict(content["modules"][name])
         if content["stage"] == stage.name:

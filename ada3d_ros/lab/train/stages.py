@@ -8,7 +8,9 @@ takes over a tower that has got better meanwhile.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,15 @@ STAGES = (
     Stage("features", "features", 12_000, 4, 24, 1e-3, decay=0.4),
     Stage("images", "images", 12_000, 4, 24, 6e-4, decay=0.7),
 )
+# Less than an hour of one core: a form of the model against another, on the same passes. Tower and
+# decoder begin as another model's (--tower, --decoder), what lies between is new.
+HOUR = (
+    Stage("vision", "patches", 600, 4, 0, 1e-3, decay=0.5),
+    Stage("symbolic", "symbolic", 1_600, 8, 22, 2e-3, per_object=1, background=3),
+    Stage("points", "symbolic", 400, 8, 22, 1.5e-3, per_object=5, background=16),
+    Stage("features", "features", 800, 4, 24, 1.5e-3, decay=0.6),
+)
+CURRICULA: Mapping[str, tuple[Stage, ...]] = MappingProxyType({"full": STAGES, "hour": HOUR})
 # How often each kind of question is asked; one round is 34. Those that take several steps of
 # thought come often: they are learned last.
 TIMES = {

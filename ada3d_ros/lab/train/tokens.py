@@ -38,7 +38,7 @@ class Points:
 
     xyz_m (P, 3), NaN where depth is missing; owners (P, S) int64, the object at S places around the
     point, ABSENT for walls and floor; features (P, C) of the vision tower, or None: the true code
-    is used.
+    is used. In Video-3D-LLM's form pictures have one place for four patches.
     """
 
     xyz_m: torch.Tensor
@@ -69,7 +69,9 @@ def quarter_turn(quarters: int, device: torch.device) -> torch.Tensor:
 def symbolic_points(
     rooms: Rooms, per_object: int, background: int, generator: torch.Generator
 ) -> list[Points]:
-    """per_object points in each object's box, and `background` points on floor and walls."""
+    """per_object points in each object's box, and `background` points on floor and walls, in any
+    order.
+    """
     extents, result = rooms.extents_m(), []
     for b in range(len(rooms.keys)):
         # In the objects: at the middle, or anywhere inside.
@@ -86,7 +88,9 @@ def symbolic_points(
 
         nothing = torch.full((background,), ABSENT)
         owners = torch.cat((objects.repeat_interleave(per_object), nothing))
-        result.append(Points(torch.cat((inside.reshape(-1, 3), around)), owners[:, None]))
+        xyz = torch.cat((inside.reshape(-1, 3), around))
+        order = torch.randperm(len(xyz), generator=generator)
+        result.append(Points(xyz[order], owners[order, None]))
     return result
 
 

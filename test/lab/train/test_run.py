@@ -33,7 +33,7 @@ SHORT = tuple(
 
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "STAGES", SHORT)
+    monkeypatch.setattr(run, "CURRICULA", {"full": SHORT})
     monkeypatch.setattr(run, "REPORT_EVERY_S", 0.0)
     monkeypatch.setattr(batches, "VAL_ROOMS", 2)
     monkeypatch.setattr(gallery, "ROOMS_AT_ONCE", 2)

@@ -30,7 +30,8 @@ SHORT_RUN = """
 import dataclasses, sys
 from ada3d_ros.lab.train import batches, run
 batches.VAL_ROOMS = 2
-run.STAGES = tuple(dataclasses.replace(stage, rooms=32) for stage in run.STAGES)
+full = tuple(dataclasses.replace(stage, rooms=32) for stage in run.CURRICULA["full"])
+run.CURRICULA = {"full": full}
 sys.exit(run.main(sys.argv[1:]))
 """
 
