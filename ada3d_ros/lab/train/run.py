@@ -273,7 +273,7 @@ def _run(options: argparse.Namespace) -> None:
         if not run_stage(session, known[name], until, 60 * options.report_minutes):
             break  # a later stage would begin with what is not finished
     if options.export and workers.first:
-        model, head = session.model, session.head
+        model, head = session.llava3d, session.head
         export_model(options.out, options.export, options.threshold, model, head)
 
 

@@ -64,6 +64,12 @@ class Session:
         self.stopped = True
 
     @property
+    def llava3d(self) -> Llava3D:
+        """The model, for what is done to that form alone: export, a click encoder of its own."""
+        assert isinstance(self.model, Llava3D)
+        return self.model
+
+    @property
     def device(self) -> torch.device:
         return self.workers.device
 
