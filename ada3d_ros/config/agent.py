@@ -20,8 +20,7 @@ class ModelConfig:
     path: str = setting(
         "",
         "folder of the checkpoint (official layout, or transformers'); `embedded` = the small model"
-        " of the package; `none` = no language model: a detector alone (detector.path); empty fails"
-        " with a clear text",
+        " of the package; `none` = no language model: a detector alone; empty fails clearly",
         read_only=True,
     )
     vision_path: str = setting(

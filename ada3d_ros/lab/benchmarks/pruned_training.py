@@ -196,7 +196,8 @@ class Run:
             session = copy.session
             session.seen[MEASURED.name] = copy.points[-1].rooms
             save_state(session, MEASURED, copy.optimizers)
-            export_model(session.folder, session.folder / "model", 0.5, session.llava3d, session.head)
+            folder = session.folder
+            export_model(folder, folder / "model", 0.5, session.llava3d, session.head)
 
 
 def _key(copy: Copy) -> str:

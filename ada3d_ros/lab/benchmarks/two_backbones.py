@@ -120,7 +120,7 @@ def train_form(plan: Plan, backbone: str) -> Session:
 # -- asking
 
 
-class Asked:
+class AskedModel:
     """A trained form that is asked; its tower sees each view once."""
 
     def __init__(self, loaded: LoadedModel, name: str) -> None:
@@ -223,7 +223,7 @@ def _tokens_kept(tally: Tally) -> dict[str, float]:
 # -- information
 
 
-def calibrate_form(asked: Asked, rooms: Sequence[Room], keep_ratio: float) -> Calibration:
+def calibrate_form(asked: AskedModel, rooms: Sequence[Room], keep_ratio: float) -> Calibration:
     """Information of every layer, and the schedule fitted to it."""
     settings = {
         "pruning.strategy": "adatoken3d",
@@ -270,7 +270,7 @@ def measure_form(plan: Plan, backbone: str) -> None:
     """Train, ask whole, measure information; what was found goes to the form's file."""
     session = train_form(plan, backbone)
     loaded = trained_model(session)
-    asked = Asked(loaded, backbone)
+    asked = AskedModel(loaded, backbone)
     measured = RoomSelection("val", 0, MEASURED_ROOMS, LEVEL)
     calibration = calibrate_form(asked, list(rooms_of(measured, asked.side)), FITTED_KEEP)
     write_calibration(plan.calibration(backbone), calibration)
@@ -296,7 +296,7 @@ def prune_form(plan: Plan, backbone: str) -> None:
     session = open_session(
         plan.folder / backbone, LEVEL, plan.rooms, Workers("cpu"), plan.seed, backbone
     )
-    asked = Asked(trained_model(session), backbone)
+    asked = AskedModel(trained_model(session), backbone)
     rooms = list(rooms_of(RoomSelection("test", 0, plan.pruned, LEVEL), asked.side))
     whole = asked.ask(Row(UNPRUNED).settings(0), rooms, "whole")
     total = int(part["tokens"]["spatial_total"])
