@@ -53,6 +53,12 @@ def parser() -> argparse.ArgumentParser:
     )
     add = made.add_argument
     add("--model", default="", help="folder of a checkpoint, or embedded")
+    add(
+        "--vision-path",
+        default="",
+        metavar="FOLDER",
+        help="CLIP folder, for a checkpoint that holds no vision tower",
+    )
     add("--config", default="", help="YAML with the agent's settings (model, pruning, cache, ...)")
     add("--host", default="127.0.0.1", help="address to listen at; default: this machine alone")
     add("--port", type=int, default=8000)
@@ -144,6 +150,8 @@ def _settings(given: argparse.Namespace) -> dict[str, Any]:
     flat = to_flat(load_config(given.config)) if given.config else to_flat(AgentConfig())
     if given.model:
         flat["model.path"] = given.model
+    if given.vision_path:
+        flat["model.vision_path"] = given.vision_path
     if not flat["model.path"]:
         raise ConfigError("no model: name one with --model (embedded is the package's small one).")
     defaults = to_flat(AgentConfig())

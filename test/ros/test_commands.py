@@ -129,7 +129,8 @@ def test_doctor_and_a_model_folder(doctor_here: Any, tiny_model: Path) -> None:
     """One that would load, and one that is not there."""
     code, lines = doctor_here("--no-graph", "--model", str(tiny_model))
     model = (
-        r"ok        model: tiny: 2\.5 M parameters, \d+ MiB in float32 on cpu, RANDOM WEIGHTS: .*"
+        r"ok        model: tiny: backbone llava3d, 2\.5 M parameters, \d+ MiB in float32 on cpu,"
+        r" RANDOM WEIGHTS: .*"
     )
     assert (code, lines[-1]) == (0, "nothing is missing.")
     assert re.fullmatch(model, lines[-3])

@@ -81,6 +81,9 @@ class Feed:
     def device_memory_mib(self) -> tuple[float, float]:
         return 300.0, 1000.0
 
+    def remote_report(self) -> dict[str, object]:
+        return {}
+
 
 def node_of(**changes: Any) -> Any:
     """What the diagnostics tasks read of a node."""

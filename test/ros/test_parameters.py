@@ -128,6 +128,7 @@ ANOTHER = {
     "detector.device": "cuda",
     "detector.threads": 2,
     "model.revision_sha256": "a" * 64,
+    "model.remote": "http://localhost:8000",
 }
 
 

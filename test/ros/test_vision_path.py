@@ -47,7 +47,7 @@ def test_doctor(towerless: tuple[str, str], capsys: pytest.CaptureFixture[str]) 
     folder, clip = towerless
     command = ["doctor", "--no-graph", "--model", folder]
     assert main([*command, "--vision-path", clip]) == 0
-    assert "ok        model: model: 2.5 M parameters" in capsys.readouterr().out
+    assert "ok        model: model: backbone llava3d, 2.5 M parameters" in capsys.readouterr().out
     assert main(command) == 1
     text = capsys.readouterr().out
     assert "holds no vision tower" in text

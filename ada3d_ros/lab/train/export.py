@@ -20,6 +20,7 @@ from ada3d_ros.model.checkpoint import (
 from ada3d_ros.model.grounding_head import GroundingHead, LoadedHead, save_grounding_head
 from ada3d_ros.model.llava3d import Llava3D
 from ada3d_ros.model.prompt import Tokenizer
+from ada3d_ros.model.video3dllm.backbone import Video3DLLM
 
 SHARD_BYTES = 15 * 10**6
 THRESHOLD = 0.5  # score below which boxes are not shown
@@ -51,7 +52,11 @@ def _state_of(run: Path) -> dict[str, Any]:
 
 
 def export_model(
-    run: Path, folder: Path, threshold: float, model: Llava3D, head: GroundingHead
+    run: Path,
+    folder: Path,
+    threshold: float,
+    model: Llava3D | Video3DLLM,
+    head: GroundingHead,
 ) -> str:
     """Writes a checkpoint folder with tokenizer and head; returns the weights' sha256.
 

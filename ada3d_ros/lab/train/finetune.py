@@ -159,7 +159,7 @@ def save_state(tune: FineTune, passes: int) -> None:
         "optimizer": tune.optimizer.state_dict(),
     }
     if tune.facts["train_clicks"]:
-        content["click_encoder"] = session.llava3d.click_encoder.state_dict()
+        content["click_encoder"] = tune.loaded.llava3d.click_encoder.state_dict()
     part = tune.state_path.with_suffix(".tmp")
     torch.save(content, part)
     part.replace(tune.state_path)
@@ -194,7 +194,7 @@ def _load_state(tune: FineTune) -> None:
     load_adapter_state(tune.adapted, content["adapters"])
     session.head.load_state_dict(content["head"])
     if "click_encoder" in content:
-        session.llava3d.click_encoder.load_state_dict(content["click_encoder"])
+        tune.loaded.llava3d.click_encoder.load_state_dict(content["click_encoder"])
     tune.optimizer.load_state_dict(content["optimizer"])
 
 
