@@ -66,6 +66,7 @@ def window_of(*values: float) -> Window:
 class Feed:
     """A pipeline that has seen keyframes of 900 s to 980 s."""
 
+    remote_problem = ""
     info = ModelInfo("tiny", "r", "ab" * 32, "cpu", "fp32", 1, 2, 3, True, True, False)
     scene = SimpleNamespace(floor=Floor(-1.5, "estimated"))
 
