@@ -31,7 +31,7 @@ from ada3d_ros.fleet.keyframe_bytes import pack_keyframe, unpack_keyframe
 from ada3d_ros.fleet.remote_pipeline import RemotePipeline
 from ada3d_ros.fleet.scene_host import plan_scenes
 from ada3d_ros.fleet.scene_store import HostLimits
-from ada3d_ros.lab.benchmarks.models import SHAPES
+from ada3d_ros.lab.benchmarks.shapes import SHAPES
 from ada3d_ros.lab.results import ResultFile
 from ada3d_ros.lab.world.generated import generate_room
 from ada3d_ros.model.config import LlavaConfig, VisionConfig
