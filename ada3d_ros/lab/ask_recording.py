@@ -81,6 +81,7 @@ def describe_box(box: Box3D, frame_id: str) -> str:
     """A box as one line."""
     (x, y, z), (w, d, h) = box.center_m.tolist(), box.size_m.tolist()
     of = " of the detector" if box.method is GroundingMethod.DETECTOR else ""
+    of = " chosen among the detector's" if box.method is GroundingMethod.PROPOSAL else of
     return (
         f"box{of} {box.label!r}: centre ({x:.2f}, {y:.2f}, {z:.2f}) m, size ({w:.2f}, {d:.2f},"
         f" {h:.2f}) m in {frame_id!r}, score {box.score:.2f}"

@@ -92,6 +92,7 @@ def describe_box(index: int, box: Any, frame_id: str) -> str:
     yaw_deg = math.degrees(2 * math.atan2(q.z, q.w))
     score = "" if math.isnan(box.score) else f", score {box.score:.2f}"
     score += ", of the detector" if box.method == box.METHOD_DETECTOR else ""
+    score += ", chosen among the detector's" if box.method == box.METHOD_PROPOSAL else ""
     return (
         f"box {index} {box.label!r}: centre ({c.x:.3f}, {c.y:.3f}, {c.z:.3f}) m, size"
         f" ({s.x:.3f}, {s.y:.3f}, {s.z:.3f}) m, yaw {yaw_deg:.1f} deg in"

@@ -62,8 +62,9 @@ def square_of(size: Size, side: int, portrait: bool) -> Square:
     if not portrait:
         raise FrameError(
             FrameReason.BAD_SIZE,
-            f"depth of {width}x{height} px is narrower than high, which preset `reference` cannot"
-            " crop (nor can the reference code): set model.compat: default, or turn the image.",
+            f"depth of {width}x{height} px is less than {side} px wide where it is {side} px high,"
+            " which preset `reference` cannot crop (nor can the reference code): set model.compat:"
+            " default, or turn the image.",
         )
     high = max(int(height * (side / width)), side)
     return Square((side, high), 0, (high - side) // 2, side)

@@ -99,7 +99,7 @@ def test_portrait_images_are_cropped_above_and_below(size: tuple[int, int]) -> N
 
 
 def test_portrait_images_are_refused_by_the_reference() -> None:
-    words = r"120x160 px is narrower than high.*set model\.compat: default"
+    words = r"120x160 px is less than 96 px wide where it is 96 px high.*set model\.compat: default"
     with pytest.raises(FrameError, match=words):
         build_square_views([flat_frame((120, 160))], ORIGIN, SMALL_VIDEO3D, reference=True)
     with pytest.raises(FrameError, match=words):
@@ -150,3 +150,10 @@ def test_sizes_that_give_no_whole_cells_are_refused() -> None:
         Video3DConfig(vision=vision)
     with pytest.raises(CheckpointError, match="must lie below max_xyz_range"):
         Video3DConfig(min_xyz_m=(15.0, -15.0, -5.0))
+
+
+def test_a_square_that_rounding_makes_too_narrow_is_not_called_portrait() -> None:
+    """The reference's int(47 * (384 / 47)) is 383: it cannot crop that either."""
+    with pytest.raises(FrameError, match=r"47x47 px is less than 384 px wide where it is 384 px"):
+        square_of((47, 47), 384, portrait=False)
+    assert square_of((47, 47), 384, portrait=True).size == (384, 384)
