@@ -61,6 +61,8 @@ class ErrorCode(IntEnum):
     AMBIGUOUS = 21017
     REMOTE_LOST = 21018
     ACCESS_DENIED = 21019
+    STORE_ERROR = 21020
+    UNKNOWN_SCENE = 21021
     UNKNOWN = 21999
 
 
@@ -179,6 +181,18 @@ class RemoteLostError(RequestError):
 
 class AccessDeniedError(RequestError):
     code = ErrorCode.ACCESS_DENIED
+
+
+class StoreError(RequestError):
+    """The store of scenes: full, read-only, of another version or map frame, damaged."""
+
+    code = ErrorCode.STORE_ERROR
+
+
+class UnknownSceneError(RequestError):
+    """No scene of that name; the text lists those there are."""
+
+    code = ErrorCode.UNKNOWN_SCENE
 
 
 class KeyframesMissingError(RequestError):
