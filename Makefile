@@ -29,12 +29,13 @@ TABLES_LEVEL2 := --scenes 100 --budgets 0.4,0.1 --modes before,build,paper \
 PAGES := plot_pruning_tables write_pruning_tables_page write_scene_pruning_page write_paper_page \
 	write_field_table write_training_times write_benchmark_tables write_model_card
 TABLES_MINUTES ?= 55
+DOCS_PACKAGES := -c constraints/python.txt -c constraints/docs.txt mkdocs-material
 
 # $(call step,name,command): run it, print how it went and how long it took.
 step = @SECONDS=0; echo "== $(1)"; if $(2); then echo "== $(1): ok, $$SECONDS s"; else echo "== $(1): FAILED after $$SECONDS s"; exit 1; fi
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test lint type test-unit test-ros parity tables clean
+.PHONY: help setup build demo test lint type test-unit test-ros parity docs tables clean
 .NOTPARALLEL:
 
 help: ## this list
@@ -49,7 +50,7 @@ build: ## build and install the ROS interfaces again (setup does so by itself wh
 demo: setup ## the real node, an embedded bag and model, questions, answers, boxes, a report
 	$(BIN)/ada3d demo
 
-test: setup lint type test-unit test-ros parity ## set up, then every check and test
+test: setup lint type test-unit test-ros parity docs ## set up, then every check and test
 
 lint: setup ## ruff: rules and format
 	$(call step,lint,$(BIN)/python -m ruff check . && $(BIN)/python -m ruff format --check .)
@@ -65,6 +66,9 @@ test-ros: setup ## tests of the node over DDS, in separate processes; what fails
 
 parity: setup ## recorded outputs of the reference codes: ours in test/data, the larger ones where ../shared has them
 	$(call step,parity,$(BIN)/ada3d parity test/data/golden && if [ -d "$(SHARED)/golden" ]; then $(BIN)/ada3d parity "$(SHARED)/golden"; else echo "skipped: no $(SHARED)/golden"; fi)
+
+docs: setup ## the documentation as a site, in build/site; a warning is an error
+	$(call step,docs,$(BIN)/python -m pip install --quiet $(DOCS_PACKAGES) && NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet)
 
 tables: setup ## go on with the pruning tables of both levels for an hour (TABLES_MINUTES), then the pages made of results; commit first
 	$(call step,level 1,$(BIN)/ada3d eval pruning-tables --scenes 300 --minutes $$(( $(TABLES_MINUTES) * 2 / 3 )) --json docs/results/pruning_tables_level1.json)

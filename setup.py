@@ -47,6 +47,7 @@ setup(
         "transformers>=5.17",
     ],
     extras_require={
+        "docs": ["mkdocs-material>=9.6"],  # `make docs`
         "detect": ["onnxruntime>=1.17"],  # `detector.path` of an ONNX file
         # BLEU, ROUGE-L, CIDEr (METEOR with Java besides); meshes of ScanNet
         "eval": ["plyfile>=1.0", "pycocoevalcap>=1.2"],

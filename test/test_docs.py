@@ -108,6 +108,12 @@ def test_training_times_are_current() -> None:
     assert page == tool.updated(page), "run tools/write_training_times.py"
 
 
+def test_the_jetson_table_is_current() -> None:
+    page = text_of(DOCS / "how-to" / "run-on-a-jetson.md")
+    tool = load(ROOT / "tools" / "write_jetson_table.py")
+    assert page == tool.updated(page), "run tools/write_jetson_table.py"
+
+
 def test_tables_of_two_backbones_are_current() -> None:
     page = text_of(DOCS / "two_backbones.md")
     tool = load(ROOT / "tools" / "write_two_backbones.py")

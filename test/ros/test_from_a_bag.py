@@ -1,4 +1,6 @@
-"""The README's `From a bag`, and the commands that make-bag ends with, pasted into a shell."""
+"""The README's `From a bag`, the tutorial, and the commands that make-bag ends with, pasted into a
+shell.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +21,7 @@ from ada3d_ros.sources.make_bag import main
 from test.support.posed_folders import N, write_tum
 
 ROOT = Path(__file__).resolve().parents[2]
+COMMANDS = ("ada3d ", "python ", "echo ", "make ", "export ", "git ")
 Shell = Callable[[str], subprocess.CompletedProcess[str]]
 
 
@@ -114,6 +117,74 @@ def test_the_readme_s_from_a_bag(
     start(written["agent"])
     assert "nobody has subscribed" not in paste(written["replay"]).stdout
     assert paste(written["ask"]).stdout.strip()
+
+
+def blocks_of(page: Path) -> list[str]:
+    """What stands between fences, in order; continued lines joined."""
+    text = re.sub(r"\\\n\s*", " ", page.read_text())
+    return re.findall(r"^```\w*\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def test_the_tutorial(
+    paste: Shell, start: Callable[[str], Path], tmp_path: Path, shared_dir: Path
+) -> None:
+    """Its commands as written, in order; but for the set-up and the demo, which have tests of their
+    own, the download, which is given, and the checkpoint that only a reader has.
+    """
+    given = tmp_path / "runs" / "cube_slam" / "object_slam"
+    given.mkdir(parents=True)
+    (given / "data").symlink_to(shared_dir / "data" / "tum_fr3_cabinet")
+    (tmp_path / "tools").symlink_to(ROOT / "tools")
+    left_out = ("make setup", "export ", "ada3d demo", "git clone", "/path/to/")
+
+    blocks = blocks_of(ROOT / "docs" / "tutorial.md")
+    ran, printed = [], ""
+    for block in blocks:
+        commands = [line for line in block.splitlines() if line.startswith(COMMANDS)]
+        for command in commands:
+            if any(words in command for words in left_out):
+                continue
+            ran.append(command.split()[:2])
+            if command.startswith("ada3d agent"):
+                start(command)
+            else:
+                printed = paste(command).stdout
+        # What it shows of the last command is what came, where no time and no path is in it.
+        if not commands:
+            for line in block.splitlines():
+                if line.startswith(("wrote ", "box: ", "no box", "cabinet_bag ")) or line.endswith(
+                    "messages published"
+                ):
+                    assert line in printed, (line, printed)
+    assert ran == [
+        ["ada3d", "make-bag"],
+        ["ada3d", "agent"],
+        ["ada3d", "replay"],
+        ["ada3d", "ask"],
+        ["python", "tools/measure_box.py"],
+        ["echo", '"Is'],
+        ["ada3d", "analyze"],
+    ]
+
+    # The table of more questions to the same node.
+    rows = re.findall(
+        r"^\| `(ada3d (?:ask|ground) .*?)` \| (.*?) \|",
+        (ROOT / "docs" / "tutorial.md").read_text(),
+        re.M,
+    )
+    assert len(rows) == 4
+    for command, said in rows:
+        told = json.loads(paste(f"{command} --json || true").stdout)
+        answer = told.get("answer", told)
+        words = re.match(r"`(.*)`$", said)
+        if words:  # on a busy machine fewer keyframes come through, and the words may be others
+            all_came = len(answer["keyframe_stamps"]) == 20
+            assert answer["text"] == words[1] if all_came else answer["text"], told
+        elif "NOT_GROUNDED" in said:
+            assert answer["error_code"] == 21012, told
+        else:
+            assert said == "no box"
+            assert not answer["boxes"]
 
 
 def test_make_bag_prints_the_same_from_anywhere(
