@@ -17,6 +17,7 @@ SHARE = Path(get_package_share_directory("ada3d_ros"))
 
 SWITCH = ["true", "false", "True", "False"]
 NUMBERS = ("keep_ratio",)  # the other arguments are text
+SHOWN = ("markers",)  # of the node, in config/ada3d.rviz
 
 # Overrides of the parameter file; left empty, the file's value stays. argument -> parameter
 OVERRIDES = {
@@ -44,6 +45,7 @@ def argument(name, description, default="", **options):
 
 ARGUMENTS = [
     argument("namespace", "namespace of the node, for example the robot's name"),
+    argument("node_name", "name of the node", default="ada3d_agent"),
     argument(
         "params_file",
         "parameter file (docs/parameters.md)",
@@ -109,6 +111,12 @@ ARGUMENTS = [
         choices=SWITCH,
     ),
     argument(
+        "respawn",
+        "start the node again two seconds after it ended; it then activates itself (autostart)",
+        default="false",
+        choices=SWITCH,
+    ),
+    argument(
         "rviz", "start RViz with the boxes and the camera pose", default="false", choices=SWITCH
     ),
     argument(
@@ -139,18 +147,23 @@ def start_agent(context):
     # The node's own log level, not that of the middleware: by its full name.
     namespace = value("namespace")
     full_namespace = prefix_namespace(context.launch_configurations.get("ros_namespace"), namespace)
-    logger = f"{full_namespace.strip('/')}/ada3d_agent".lstrip("/").replace("/", ".")
+    name = value("node_name")
+    logger = f"{full_namespace.strip('/')}/{name}".lstrip("/").replace("/", ".")
+
+    # Who activates it: the transitions below or, of a node that comes back, the node; never both.
+    activates_itself = is_on("autostart") and is_on("respawn")
 
     agent = LifecycleNode(
         package="ada3d_ros",
         executable="agent",
-        name="ada3d_agent",
+        name=name,
         namespace=namespace,
         output="screen",
-        # autostart off in the node itself: the transitions below start it, never both
+        respawn=is_on("respawn"),
+        respawn_delay=2.0,
         parameters=[
             value("params_file"),
-            {**overrides, "autostart": False, "use_sim_time": is_on("use_sim_time")},
+            {**overrides, "autostart": activates_itself, "use_sim_time": is_on("use_sim_time")},
         ],
         remappings=[
             ("rgb/image", value("rgb_topic")),
@@ -167,12 +180,10 @@ def start_agent(context):
 
     # What starts beside it.
     actions = [agent]
-    if is_on("autostart"):
+    if is_on("autostart") and not activates_itself:
         actions += autostart(agent)
     if is_on("rviz"):
-        actions.append(
-            start_rviz(namespace, value("world_frame"), value("pose_topic"), is_on("use_sim_time"))
-        )
+        actions.append(start_rviz(value, is_on("use_sim_time")))
     return actions
 
 
@@ -205,16 +216,20 @@ def autostart(agent):
     return [RegisterEventHandler(activate), change_state(Transition.TRANSITION_CONFIGURE)]
 
 
-def start_rviz(namespace, world_frame, pose_topic, use_sim_time):
-    """RViz; the topics in its file are those of a node without namespace."""
-    frame = ["-f", world_frame] if world_frame else []
+def start_rviz(value, use_sim_time):
+    """RViz; the topics in its file are those of a node of the usual name without namespace."""
+    frame = ["-f", value("world_frame")] if value("world_frame") else []
+    name = value("node_name")
     return Node(
         package="rviz2",
         executable="rviz2",
-        namespace=namespace,
+        namespace=value("namespace"),
         arguments=["-d", str(SHARE / "config" / "ada3d.rviz"), *frame],
         parameters=[{"use_sim_time": use_sim_time}],
-        remappings=[("/ada3d_agent/markers", "ada3d_agent/markers"), ("/pose", pose_topic)],
+        remappings=[
+            *((f"/ada3d_agent/{topic}", f"{name}/{topic}") for topic in SHOWN),
+            ("/pose", value("pose_topic")),
+        ],
     )
 
 

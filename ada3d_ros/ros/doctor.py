@@ -240,8 +240,18 @@ def main(args: Sequence[str]) -> int:
         help="CLIP folder, for a --model that holds no vision tower",
     )
     add("--no-graph", action="store_true", help="do not look for running nodes")
+    add(
+        "--record",
+        action="store_true",
+        help="print the `ros2 bag record` line for the running node's inputs, and nothing else",
+    )
     _add_detector(parser)
     options = parser.parse_args(list(args))
+    node_name = options.node and f"/{options.node.strip('/')}"
+    if options.record:
+        from ada3d_ros.ros.doctor_record import print_record
+
+        return print_record(node_name, options.wait_sec)
 
     # What is installed.
     findings = [*check_packages(), *check_device()]
@@ -257,9 +267,7 @@ def main(args: Sequence[str]) -> int:
     if not options.no_graph and has_ros:
         from ada3d_ros.ros.doctor_graph import check_graph  # where there is ROS
 
-        for finding in check_graph(
-            options.node and f"/{options.node.strip('/')}", options.wait_sec
-        ):
+        for finding in check_graph(node_name, options.wait_sec):
             print(finding, flush=True)
             findings.append(finding)
 

@@ -52,7 +52,7 @@ def check_graph(wanted: str, wait_s: float = WAIT_S) -> Iterator[Finding]:
     node = Node("ada3d_doctor")
     try:
         # Without an agent: what starts it, and which topics it could take.
-        node_name, findings = _find_agent(node, wanted, wait_s)
+        node_name, findings = find_agent(node, wanted, wait_s)
         yield from findings
         if not node_name:
             yield from _list_candidates(node)
@@ -84,7 +84,7 @@ def check_graph(wanted: str, wait_s: float = WAIT_S) -> Iterator[Finding]:
         rclpy.try_shutdown()
 
 
-def _find_agent(node: Node, wanted: str, wait_s: float) -> tuple[str, list[Finding]]:
+def find_agent(node: Node, wanted: str, wait_s: float) -> tuple[str, list[Finding]]:
     """Its full name, empty without one, and what there is to say about it."""
 
     # The one that was named, or any.
@@ -181,17 +181,23 @@ def _check_objects(node: Node, node_name: str, told: str, wait_s: float) -> Iter
     yield Finding(OK, "objects", text + state)
 
 
+def input_topics(node: Node, node_name: str) -> dict[str, list[str]]:
+    """Topic: types, of what that node listens to from others."""
+    namespace, name = node_name.rsplit("/", 1)
+    return {
+        topic: types
+        for topic, types in node.get_subscriber_names_and_types_by_node(name, namespace or "/")
+        if topic not in ("/clock", "/parameter_events") and not topic.startswith(node_name)
+    }
+
+
 def _list_topics(node: Node, node_name: str, told: str, wait_s: float) -> Iterator[Finding]:
     """Who sends the node's inputs, and how; what is wrong with them the node itself says.
 
     The publishers of an input that nothing is `told` of are looked for `wait_s` seconds.
     """
-    namespace, name = node_name.rsplit("/", 1)
-    inputs = {
-        topic: types
-        for topic, types in node.get_subscriber_names_and_types_by_node(name, namespace or "/")
-        if topic not in ("/clock", "/parameter_events") and not topic.startswith(node_name)
-    }
+    name = node_name.rsplit("/", 1)[1]
+    inputs = input_topics(node, node_name)
     expected = [topic for topic in inputs if topic not in told]
     wait_for_graph(node, lambda: all(map(node.count_publishers, expected)), wait_s)
     for topic, types in inputs.items():

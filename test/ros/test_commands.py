@@ -125,6 +125,34 @@ def test_doctor_and_a_node_that_is_ready(ada3d: Run, domain_id: int, start_agent
     assert lines[-2:] == ["", "nothing is missing."]
 
 
+def test_doctor_record_prints_the_line_for_the_topics_in_use(ada3d: Run, start_agent: Any) -> None:
+    agent = start_agent()
+    agent.publish_scene(1)
+    done = ada3d("doctor", "--record")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == (
+        "ros2 bag record -s mcap /depth/image /pose /rgb/camera_info /rgb/image\n"
+    )
+    assert done.stderr == ""
+
+
+def test_doctor_record_says_what_nobody_sends(ada3d: Run, start_agent: Any) -> None:
+    agent = start_agent(namespace="robot7")
+    assert agent.ready()
+    agent.publish_frame(1_000_000_000, depth=None, pose=None)
+    done = ada3d("doctor", "--record", "--wait-sec", 2)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ("ros2 bag record -s mcap /robot7/rgb/camera_info /robot7/rgb/image\n")
+    assert "nobody sends, so left out: /robot7/depth/image, /robot7/pose" in done.stderr
+
+
+def test_doctor_record_without_a_node(ada3d: Run) -> None:
+    done = ada3d("doctor", "--record", "--wait-sec", 1)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "no such node" in done.stderr
+    assert "ros2 bag record -s mcap /camera/camera/color/image_raw/compressed" in done.stderr
+
+
 def test_doctor_and_a_model_folder(doctor_here: Any, tiny_model: Path) -> None:
     """One that would load, and one that is not there."""
     code, lines = doctor_here("--no-graph", "--model", str(tiny_model))

@@ -535,21 +535,41 @@ def test_stamps_that_fall_back_on_all_inputs_start_a_new_epoch(start_agent: Star
     assert agent.node.pipeline.scene_state().epoch == 1
 
 
-def test_two_robots_do_not_mix(ros_context: Any, tiny_model: Path) -> None:
-    from ada3d_ros.ros.node import build_node
-
-    nodes = [build_node(context=ros_context, namespace=f"robot{i}") for i in range(2)]
+def test_two_robots_do_not_mix(start_agent: Any) -> None:
+    """Two namespaces on one domain: names, frames, answers, status, a pause and a reset."""
+    robots = [start_agent(scripted(f"I am {i}"), namespace=f"robot{i}") for i in range(2)]
     shared = {"/diagnostics", "/parameter_events", "/rosout"}
-    for index, node in enumerate(nodes):
-        found = node.get_publisher_names_and_types_by_node("ada3d_agent", f"/robot{index}")
-        found += node.get_subscriber_names_and_types_by_node("ada3d_agent", f"/robot{index}")
-        found += node.get_service_names_and_types_by_node("ada3d_agent", f"/robot{index}")
+    for index, robot in enumerate(robots):
+        ask = ("ada3d_agent", f"/robot{index}")
+        found = robot.node.get_publisher_names_and_types_by_node(*ask)
+        found += robot.node.get_subscriber_names_and_types_by_node(*ask)
+        found += robot.node.get_service_names_and_types_by_node(*ask)
         assert len(found) > 15
         assert all(name.startswith(f"/robot{index}/") for name, _ in found if name not in shared), (
             found
         )
-    for node in nodes:
-        node.destroy_node()
+
+    # Frames of one are not the other's.
+    answers = [r.collect(Answer, f"/robot{i}/ada3d_agent/answer") for i, r in enumerate(robots)]
+    robots[0].publish_scene(3)
+    assert robots[1].ready()
+    assert [r.node.pipeline.scene_state().num_keyframes for r in robots] == [3, 0]
+    robots[1].publish_scene(1)
+    assert [r.node.pipeline.scene_state().num_keyframes for r in robots] == [3, 1]
+
+    # Each answers its own callers, from its own scene.
+    for index, robot in enumerate(robots):
+        answer = robot.call(QueryScene, "query", QueryScene.Request(question="Who?")).answer
+        assert (answer.text, len(answer.keyframe_stamps)) == (f"I am {index}", 3 - 2 * index)
+    assert wait_until(lambda: all(answers))
+    assert [[a.text for a in heard] for heard in answers] == [["I am 0"], ["I am 1"]]
+
+    # What is done to one is not done to the other.
+    assert robots[0].call(Trigger, "reset_scene").success
+    assert robots[0].call(SetBool, "set_paused", SetBool.Request(data=True)).success
+    assert [r.node.pipeline.scene_state().num_keyframes for r in robots] == [0, 1]
+    assert [r.node.paused for r in robots] == [True, False]
+    assert robots[1].call(QueryScene, "query", QueryScene.Request(question="Who?")).answer.success
 
 
 def test_twenty_restarts_leave_no_thread(ros_context: Any, tiny_model: Path) -> None:

@@ -121,6 +121,7 @@ class Harness:
         context: Any,
         tiny_model: Path,
         factory: Callable[..., Ada3DPipeline],
+        namespace: str = "",
         **parameters: Any,
     ) -> None:
         defaults = {
@@ -136,8 +137,11 @@ class Harness:
 
         # Each node on an executor of its own.
         self.agent_spinner, self._peer_spinner = Spinner(context), Spinner(context)
-        self.node: AgentNode = build_node(factory, context=context, parameter_overrides=overrides)
+        self.node: AgentNode = build_node(
+            factory, context=context, parameter_overrides=overrides, namespace=namespace
+        )
         self.peer = Node("peer", context=context)
+        self._prefix = f"/{namespace}" if namespace else ""
         self.agent_spinner.executor.add_node(self.node)
         self._peer_spinner.executor.add_node(self.peer)
 
@@ -169,7 +173,9 @@ class Harness:
     ) -> Callable[[], Any]:
         """Send now; the returned function waits for the answer."""
         if name not in self._clients:
-            self._clients[name] = self.peer.create_client(service, f"/ada3d_agent/{name}")
+            self._clients[name] = self.peer.create_client(
+                service, f"{self._prefix}/ada3d_agent/{name}"
+            )
         client = self._clients[name]
         # Discovery is slow on a busy machine.
         assert client.wait_for_service(30.0), f"no service {name}"
@@ -190,10 +196,13 @@ class Harness:
     def publisher(self, topic: str, message_type: type) -> Any:
         if topic not in self.publishers:
             qos = QoSProfile(depth=50, reliability=self.reliability)
-            self.publishers[topic] = self.peer.create_publisher(message_type, topic, qos)
+            self.publishers[topic] = self.peer.create_publisher(
+                message_type, self._prefix + topic, qos
+            )
             # Both have found each other: what is sent before is lost. Not every test has a reader.
             found = self.publishers[topic].get_subscription_count
-            wait_until(lambda: found() > 0 and self.node.count_publishers(topic) > 0, 5.0)
+            there = self._prefix + topic
+            wait_until(lambda: found() > 0 and self.node.count_publishers(there) > 0, 5.0)
         return self.publishers[topic]
 
     def publish_frame(self, stamp_ns: int, x_m: float = 0.0, **changes: Any) -> None:
