@@ -24,12 +24,12 @@ from ada3d_ros.errors import (
     RemoteLostError,
 )
 from ada3d_ros.fleet.connection import CHECK_S, Address, Backoff, Connection
-from ada3d_ros.fleet.json_form import from_json, to_json
 from ada3d_ros.fleet.protocol import Call, error_from_json
 from ada3d_ros.fleet.scene_upload import SceneUpload, dumped
 from ada3d_ros.measures import MeasureRequest, ObjectsSnapshot
 from ada3d_ros.scene.keyframes import SceneSnapshot
 from ada3d_ros.scene_pipeline import MEASURE, ScenePipeline
+from ada3d_ros.store.json_form import from_json, to_json
 from ada3d_ros.types import NAN, Answer, AskHooks, ModelInfo, Question, Stage
 
 if TYPE_CHECKING:
