@@ -140,6 +140,16 @@ class Ada3DPipeline(ScenePipeline):
             self.inventory.reset(self._scene.state.epoch)
         self._loaded = loaded  # at last: from now on it is ready
 
+    def beside(self) -> Ada3DPipeline:
+        """A pipeline for another scene, which shares the weights: one of the two asks at a time.
+        Raises LoadingError.
+        """
+        assert self.info is not None, "checked"
+        opened = self.model, self.info
+        other = Ada3DPipeline(self.config, now=self.now, detector=self.detector, opened=opened)
+        other.load()
+        return other
+
     @property
     def ready(self) -> bool:
         return self._loaded is not None

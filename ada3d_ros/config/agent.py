@@ -9,6 +9,7 @@ from ada3d_ros.config.cache import CacheConfig
 from ada3d_ros.config.objects import DetectorConfig, ObjectsConfig
 from ada3d_ros.config.pruning import PruningConfig
 from ada3d_ros.config.remote import RemoteConfig
+from ada3d_ros.config.scene import SceneConfig
 from ada3d_ros.config.setting import setting
 from ada3d_ros.errors import ConfigError
 
@@ -259,17 +260,6 @@ class KeyframeConfig:
     )
     max_views: int = setting(
         20, "keyframes kept and given to the model", unit="views", low=1, high=64
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class SceneConfig:
-    max_age_sec: float = setting(
-        0.0,
-        "questions about an older scene get STALE_SCENE; 0 = keep for ever",
-        unit="s",
-        low=0.0,
-        high=86400.0,
     )
 
 

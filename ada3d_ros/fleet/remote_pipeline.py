@@ -103,6 +103,14 @@ class RemotePipeline(ScenePipeline):
         except RemoteLostError as error:
             self._lost(error)
 
+    def beside(self) -> RemotePipeline:
+        """A pipeline for another scene, at the same server: which scene a question is about goes
+        with it.
+        """
+        other = RemotePipeline(self.config, make_fallback=self._make_fallback)
+        other.load()
+        return other
+
     @property
     def ready(self) -> bool:
         return self._upload is not None

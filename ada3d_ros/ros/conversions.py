@@ -52,7 +52,7 @@ def time_to_ns(stamp: Any) -> int:
 @dataclass(frozen=True, slots=True)
 class Request:
     """What a caller asked. timeout_s 0: the node's default; deadline_ms NaN: none; measure: the
-    typed request that question.text describes.
+    typed request that question.text describes; scene: of the store, '' = the one in use.
     """
 
     question: Question
@@ -60,6 +60,7 @@ class Request:
     measure: MeasureRequest | None = None
     timeout_s: float = 0.0
     deadline_ms: float = NAN
+    scene: str = ""
 
 
 def request_from_query(message: Any) -> Request:

@@ -65,13 +65,14 @@ class Agent(Protocol):
     @property
     def config(self) -> AgentConfig: ...
 
-    def admit(self, text: str) -> None:
+    def admit(self, text: str, scene: str = "") -> None:
         """Raise a RequestError if a question cannot be taken now, or is not a question."""
 
-    def answer(self, question: Question, hooks: AskHooks) -> Answer: ...
-    def ground(self, question: Question, hooks: AskHooks) -> Answer: ...
+    def answer(self, question: Question, hooks: AskHooks, scene: str = "") -> Answer: ...
+    def ground(self, question: Question, hooks: AskHooks, scene: str = "") -> Answer: ...
     def measure(self, request: MeasureRequest, hooks: AskHooks) -> Answer: ...
-    def check_scene_of(self, answer: Answer) -> None:
+    def scene_name(self) -> str: ...
+    def check_scene_of(self, answer: Answer, scene: str = "") -> None:
         """Raise a RequestError for an answer about a scene that there is no more."""
 
     def publish_answer(self, message: AnswerMsg) -> None: ...
@@ -137,7 +138,8 @@ class RequestServer:
 
     @guarded(_failed_query)
     async def _on_query(self, request: Any, response: Any) -> Any:
-        response.answer = await self._handle(request.question, lambda: request_from_query(request))
+        build = partial(request_from_query, request)
+        response.answer = await self._handle(request.question, build, scene=request.scene)
         return response
 
     def _failed(self, error: Exception, request: Any, response: Any) -> Any:
@@ -146,7 +148,8 @@ class RequestServer:
 
     @guarded(_failed)
     async def _on_ground(self, request: Any, response: Any) -> Any:
-        answer = await self._handle(request.phrase, lambda: request_from_ground(request))
+        build = partial(request_from_ground, request)
+        answer = await self._handle(request.phrase, build, scene=request.scene)
         response.success = answer.success
         response.error_code, response.error_msg = answer.error_code, answer.error_msg
         response.result, response.answer = boxes_to_msg(answer), answer
@@ -188,7 +191,8 @@ class RequestServer:
         self._goals[key] = goal
         asked = handle.request
         try:
-            answer = await self._handle(asked.question, lambda: request_from_goal(asked), goal)
+            build = partial(request_from_goal, asked)
+            answer = await self._handle(asked.question, build, goal, asked.scene)
         finally:
             del self._goals[key]
 
@@ -209,18 +213,25 @@ class RequestServer:
     # -- the one path
 
     async def _handle(
-        self, text: str, build: Callable[[], Request], feedback: _GoalFeedback | None = None
+        self,
+        text: str,
+        build: Callable[[], Request],
+        feedback: _GoalFeedback | None = None,
+        scene: str = "",
     ) -> AnswerMsg:
-        """Check, queue, wait, publish. Every outcome is a message with a code; nothing raises."""
+        """Check, queue, wait, publish. Every outcome is a message with a code; nothing raises.
+        scene: that the question names, '' = the one in use.
+        """
         monitor = self._agent.inference  # of the model that is asked, also if it goes meanwhile
         monitor.requests += 1
         self._last_id += 1
         self.open += 1
         message = self._new_answer_msg(text)
+        message.scene = scene or self._agent.scene_name()
         try:
             # 1. Refuse what cannot be answered now, or is out of range.
-            self._agent.admit(text)
-            request = build()
+            self._agent.admit(text, scene)
+            request = replace(build(), scene=scene)
             message.deadline_ms = request.deadline_ms
 
             # 2. Queue it, and let the executor go on until the inference thread is done with it.
@@ -229,7 +240,7 @@ class RequestServer:
                 feedback.job = job
             answer, error = await future
             if answer is not None:
-                self._agent.check_scene_of(answer)
+                self._agent.check_scene_of(answer, scene)
                 monitor.last_tokens = answer.tokens
 
             # 3. Answer, boxes, tokens and times into the message.
@@ -271,7 +282,7 @@ class RequestServer:
                 answer = self._agent.measure(request.measure, hooks)
                 return replace(answer, question=question.text)
             ask = self._agent.ground if request.ground else self._agent.answer
-            return ask(question, hooks)
+            return ask(question, hooks, request.scene)
 
         def on_done(answer: Answer | None, error: BaseException | None) -> None:
             future.set_result((answer, error))
@@ -281,7 +292,7 @@ class RequestServer:
         timeout_s = request.timeout_s or config.generation.timeout_sec
         job = Job(run, on_done, deadline=time.monotonic() + timeout_s, request_id=request_id)
         question = replace(request.question, deadline_s=request.deadline_ms)
-        if not request.ground and request.measure is None and question.shareable:
+        if not (request.ground or request.measure or request.scene) and question.shareable:
             job.batch = prepare
         self._agent.worker.batch_size = config.action.batch_size
         self._agent.worker.submit(job, config.action.policy, config.action.queue_size)

@@ -7,14 +7,14 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from ada3d_ros.errors import InvalidRequestError, StoreError, UnknownSceneError
+from ada3d_ros.config.scene import SCENE_NAME, check_scene_name
+from ada3d_ros.errors import StoreError, UnknownSceneError
 from ada3d_ros.measures import SceneObject
 from ada3d_ros.store.contents import SEGMENTS, SavedScene, read_contents, read_scene
 from ada3d_ros.store.object_rows import described_of
-from ada3d_ros.store.scene_folder import SceneFolder, check_world_frame
+from ada3d_ros.store.scene_folder import KEPT, SceneFolder, check_world_frame
 from ada3d_ros.store.scene_index import NAME, AnswerRow, SceneIndex, os_sentence
 
-SCENE_NAME = re.compile("[A-Za-z0-9_-]{1,64}")
 MAX_LISTED = 20  # names in a sentence
 
 
@@ -34,16 +34,6 @@ class SceneSummary:
     newest_ns: int = -1
     frame_id: str = ""
     problem: str = ""
-
-
-def check_scene_name(name: str) -> str:
-    """The name. Raises InvalidRequestError for one that cannot be a folder's everywhere."""
-    if not SCENE_NAME.fullmatch(name):
-        shown = repr(name) if len(name) <= 80 else f"{name[:77]!r}... ({len(name)} characters)"
-        raise InvalidRequestError(
-            f"scene = {shown}; allowed: 1 to 64 letters, digits, _ and -, as in 'kitchen-2'."
-        )
-    return name
 
 
 class NamedScenes:
@@ -99,6 +89,18 @@ class NamedScenes:
         with SceneIndex(self.folder(name)) as index:
             return index.answers()
 
+    def state(self, name: str, key: str) -> str:
+        """What was kept with a scene under a key; '' where nothing was."""
+        with SceneIndex(self.folder(name)) as index:
+            return index.state(f"{KEPT}{key}")
+
+    def written_ns(self, name: str) -> int:
+        """When a scene was last written, ns; 0 where that is not known."""
+        try:
+            return (self.folder(name) / NAME).stat().st_mtime_ns
+        except OSError:
+            return 0
+
     def summary(self, name: str) -> SceneSummary:
         """One that cannot be read has its `problem`, the rest 0."""
         folder = self.folder(name)
@@ -114,6 +116,10 @@ class NamedScenes:
         problem = " ".join(contents.notes)
         counts = len(contents.rows), len(contents.in_use.keyframes), objects, answers
         return SceneSummary(name, *counts, size, newest_ns, contents.frame_id, problem)
+
+    def remove(self, name: str) -> None:
+        """What there is of a scene that could not be written whole."""
+        shutil.rmtree(self.path / check_scene_name(name), ignore_errors=True)
 
     def delete(self, name: str) -> None:
         """For ever. Raises UnknownSceneError; StoreError while a node writes it."""
@@ -131,6 +137,6 @@ class NamedScenes:
 
 
 def _is_scene(folder: Path) -> bool:
-    if not SCENE_NAME.fullmatch(folder.name) or not folder.is_dir():
+    if not re.fullmatch(SCENE_NAME, folder.name) or not folder.is_dir():
         return False
     return (folder / NAME).exists() or (folder / SEGMENTS).is_dir()

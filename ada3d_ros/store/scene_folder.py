@@ -26,6 +26,7 @@ from ada3d_ros.store.segment import make_durable, segment_name, write_segment
 from ada3d_ros.types import Keyframe
 
 LOCK = "lock"
+KEPT = "kept:"  # before the names of what others keep with the scene
 
 
 class SceneFolder:
@@ -76,9 +77,6 @@ class SceneFolder:
         """Of the segments."""
         return sum(row.bytes for row in self._rows.values())
 
-    def state(self, name: str) -> str:
-        return self._index.state(name)
-
     # -- taking in
 
     def put_keyframe(
@@ -126,9 +124,10 @@ class SceneFolder:
         with self._told():
             self._index.put_answers(rows)
 
-    def put_state(self, name: str, value: str) -> None:
+    def put_state(self, key: str, value: str) -> None:
+        """Keep a text with the scene."""
         with self._told():
-            self._index.put_state(name, value)
+            self._index.put_state(f"{KEPT}{key}", value)
 
     def limit(self, max_bytes: int) -> int:
         """Delete the oldest keyframes that are not in use until the segments fit; how many went."""

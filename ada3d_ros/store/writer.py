@@ -152,11 +152,15 @@ class SceneWriter:
             self.flush(timeout_s)
         except StoreError as error:
             logger.warning("not all is saved: %s", error)
+        self.abandon(timeout_s)
+        return not self._thread.is_alive()
+
+    def abandon(self, timeout_s: float = 2.0) -> None:
+        """Let go of the folder, whatever waits."""
         with self._condition:
             self._stopping = True
             self._condition.notify_all()
         self._thread.join(timeout_s)
-        return not self._thread.is_alive()
 
     # -- the thread
 
