@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from ada3d_ros.asking.last_seen import duration
 from ada3d_ros.config.scene import check_scene_name
 from ada3d_ros.errors import (
     Ada3DError,
@@ -180,7 +181,7 @@ class SceneServer:
         if self._loaded_ns < 0:
             return ""
         age_s = max(now_ns - self._loaded_ns, 0) / 1e9
-        return f"{self._loaded_text}; the newest was taken {_duration(age_s)} ago."
+        return f"{self._loaded_text}; the newest was taken {duration(age_s)} ago."
 
     def report(self) -> dict[str, object]:
         """For diagnostics."""
@@ -350,11 +351,3 @@ def store_task(scenes: SceneServer) -> Report:
     if not values["scene.store"]:
         return OK, "no store (scene.autosave, scene.store)", values
     return OK, f"scene {scenes.name!r}" if scenes.name else "the scene is not saved", values
-
-
-def _duration(seconds: float) -> str:
-    """As people say it: 5 s, 12 min, 3 h, 2 days."""
-    for limit, unit, name in ((120, 1, "s"), (7200, 60, "min"), (172800, 3600, "h")):
-        if seconds < limit:
-            return f"{seconds / unit:.0f} {name}"
-    return f"{seconds / 86400:.0f} days"

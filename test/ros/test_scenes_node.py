@@ -1,4 +1,4 @@
-"""A node whose scene survives: restart, names, questions about other rooms, and a store in trouble."""
+"""A node whose scene survives: restart, names, other rooms, and a store in trouble."""
 
 from __future__ import annotations
 

@@ -12,13 +12,14 @@ import pytest
 
 from ada3d_ros.config import AgentConfig, from_flat
 from ada3d_ros.create_pipeline import create_pipeline
+from ada3d_ros.errors import NotGroundedError
 from ada3d_ros.lab.world.generated import GeneratedRoom, generate_room
 from ada3d_ros.object_pipeline import ObjectPipeline
 from ada3d_ros.pipeline import Ada3DPipeline
 from ada3d_ros.store.contents import SavedScene
 from ada3d_ros.store.named_scenes import NamedScenes
 from ada3d_ros.store.writer import SceneWriter
-from ada3d_ros.types import Answer, Question
+from ada3d_ros.types import Answer, AnswerMethod, Question
 from test.support.scripted_detector import ScriptedDetector
 from test.support.stored import assert_same_keyframe
 
@@ -35,6 +36,7 @@ QUESTIONS = (
     "Is there a {0}?",
     "How many {0}s are there?",
     "Where is the {0}?",
+    "Where did I last see the {0}?",
 )
 LOADED_S = 5.0  # a restarted node answers within
 
@@ -149,6 +151,44 @@ def test_a_detectors_objects_keep_their_ids(room: GeneratedRoom, tmp_path: Path)
     after.observe(room.frames[-1])
     after.inventory_now()
     assert {item.id: item.label for item in after.objects().objects} == kept
+
+
+def test_what_was_seen_before_a_reset_is_found_in_the_store(
+    room: GeneratedRoom, tmp_path: Path
+) -> None:
+    config = settings(**{"model.path": "none", "detector.min_views": 2})
+    other = generate_room(8, side_px=96, split="val")
+    pipeline = create_pipeline(config, detector=ScriptedDetector(room.boxes))
+    assert isinstance(pipeline, ObjectPipeline)
+    pipeline.check()
+    pipeline.load()
+    for frame in room.frames:
+        pipeline.observe(frame)
+    pipeline.inventory_now()
+    names = [item.label for item in pipeline.objects().objects]
+    store = NamedScenes(tmp_path)
+    writer = SceneWriter(store.open("kitchen", "map"))
+    writer.note_scene(pipeline.scene)
+    known = pipeline.kept_objects()
+    assert known is not None
+    writer.note_objects(known)
+    writer.flush(60.0)
+
+    # The scene begins anew in another place: the list has none of it any more.
+    pipeline.reset_scene()
+    for frame in other.frames[:3]:
+        pipeline.observe(frame)
+    writer.note_scene(pipeline.scene)
+    assert writer.close(60.0)
+    pipeline.object_history = lambda: store.history("kitchen")
+    asked_for = next(name for name in names if names.count(name) == 1)
+    answer = pipeline.ask(Question(f"Where did I last see the {asked_for}?"))
+    before = next(item for item in known.snapshot.objects if item.label == asked_for)
+    assert answer.method is AnswerMethod.MEASURED
+    assert np.allclose(answer.boxes[0].center_m, before.center_m)
+    assert "was last seen at" in answer.text
+    with pytest.raises(NotGroundedError, match="was ever seen in this scene"):
+        pipeline.ask(Question("Where did I last see the piano?"))
 
 
 def test_in_the_place_of_another_scene_it_gets_an_epoch_of_its_own(
