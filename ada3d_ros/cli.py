@@ -30,6 +30,11 @@ VERBS = {
     "objects": Verb(
         "ros.object_client:objects_main", "list the objects that are kept with the scene", True
     ),
+    "watch": Verb(
+        "ros.watch_client:main",
+        "have a question asked again when the scene changes, follow what changes",
+        True,
+    ),
     "replay": Verb("ros.replay:main", "play a rosbag2 into ROS, with /clock", True),
     "serve": Verb(
         "fleet.serve:main", "answer the questions of many robots with one model, on Ray Serve"

@@ -9,7 +9,7 @@ from ada3d_ros.config.cache import CacheConfig
 from ada3d_ros.config.objects import DetectorConfig, ObjectsConfig
 from ada3d_ros.config.pruning import PruningConfig
 from ada3d_ros.config.remote import RemoteConfig
-from ada3d_ros.config.scene import SceneConfig
+from ada3d_ros.config.scene import SceneConfig, WatchConfig
 from ada3d_ros.config.setting import setting
 from ada3d_ros.errors import ConfigError
 
@@ -349,6 +349,7 @@ class AgentConfig:
     depth: DepthConfig = DepthConfig()
     keyframe: KeyframeConfig = KeyframeConfig()
     scene: SceneConfig = SceneConfig()
+    watch: WatchConfig = WatchConfig()
     cache: CacheConfig = CacheConfig()
     reset_on_time_jump: bool = setting(
         True,

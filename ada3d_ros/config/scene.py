@@ -76,6 +76,25 @@ class SceneConfig:
         return self.name or (UNNAMED if self.autosave else "")
 
 
+@dataclass(frozen=True, slots=True)
+class WatchConfig:
+    min_period_sec: float = setting(
+        5.0,
+        "a standing question (~/watch) is not asked again sooner, unless it says otherwise",
+        unit="s",
+        low=0.1,
+        high=86400.0,
+    )
+    max_count: int = setting(20, "standing questions at once", low=0, high=1000)
+    moved_m: float = setting(
+        0.25,
+        "a box this far from where it was told last is news",
+        unit="m",
+        low=0.01,
+        high=100.0,
+    )
+
+
 def check_scene_name(name: str) -> str:
     """The name. Raises InvalidRequestError for one that scenes cannot have."""
     if not re.fullmatch(SCENE_NAME, name):

@@ -37,6 +37,7 @@ from ada3d_ros.ros.objects import ObjectServer
 from ada3d_ros.ros.outputs import AgentOutputs
 from ada3d_ros.ros.requests import RequestServer, check_scene
 from ada3d_ros.ros.scenes import SceneServer, store_task
+from ada3d_ros.ros.standing import StandingServer
 from ada3d_ros.ros.sync import MIN_JUMP_NS
 from ada3d_ros.sources.messages import PosedSet
 from ada3d_ros.srv import GetModelInfo
@@ -67,6 +68,7 @@ class AgentNode(AgentLifecycle):
         self.scenes = SceneServer(self)
         self._outputs.updater.add("Store", lambda: store_task(self.scenes))
         self._requests = RequestServer(self, self)
+        self.standing = StandingServer(self, self._requests)
         self._create_services()
 
         # reports, also under use_sim_time without /clock
@@ -346,6 +348,7 @@ class AgentNode(AgentLifecycle):
             detail=detail,
             faults=[str(fault) for fault in faults if fault.severity],
             queued=self.worker.queued,
+            watches=self.standing.to_msgs(),
             gpu_memory_used_mib=math.nan,
             gpu_memory_total_mib=math.nan,
         )
