@@ -30,6 +30,7 @@ VERBS = {
     "objects": Verb(
         "ros.object_client:objects_main", "list the objects that are kept with the scene", True
     ),
+    "scenes": Verb("store.command:main", "list, export and delete the scenes of a store"),
     "replay": Verb("ros.replay:main", "play a rosbag2 into ROS, with /clock", True),
     "serve": Verb(
         "fleet.serve:main", "answer the questions of many robots with one model, on Ray Serve"
