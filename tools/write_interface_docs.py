@@ -85,6 +85,8 @@ SERVICES: Table = (
     ("~/get_objects", "ada3d_ros/GetObjects", "objects by name, place and time, at once"),
     ("~/ask_scene", "ada3d_ros/AskScene (action)", "streams the text; cancels within one token"),
     ("~/get_model_info", "ada3d_ros/GetModelInfo", "weights, device, pruning in force"),
+    ("~/save_scene", "ada3d_ros/SaveScene", "the scene in use into the store (`scene.store`)"),
+    ("~/load_scene", "ada3d_ros/LoadScene", "a scene of the store in the place of the one in use"),
     ("~/reset_scene", "std_srvs/Trigger", "forget all keyframes"),
     ("~/set_paused", "std_srvs/SetBool", "pause and resume; also of the player `ada3d_replay`"),
 )
