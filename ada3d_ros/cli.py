@@ -35,6 +35,7 @@ VERBS = {
         "have a question asked again when the scene changes, follow what changes",
         True,
     ),
+    "scenes": Verb("store.command:main", "list, export and delete the scenes of a store"),
     "replay": Verb("ros.replay:main", "play a rosbag2 into ROS, with /clock", True),
     "serve": Verb(
         "fleet.serve:main", "answer the questions of many robots with one model, on Ray Serve"

@@ -103,7 +103,9 @@ class DetectedInventory:
                 return
             self._epoch = scene.state.epoch
             self._map.reset()
-            self.memory = ObjectMemory.of(self._config.objects.max_count, known.without_keys())
+            self.memory = ObjectMemory.from_told(
+                self._config.objects.max_count, known.without_keys()
+            )
             self._last_looked, self._looked_at_scene = -math.inf, int(not known.snapshot.why_not)
             with self._lock:
                 self.snapshot = replace(known.snapshot, scene_epoch=self._epoch)

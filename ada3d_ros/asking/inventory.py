@@ -107,7 +107,7 @@ class Inventory:
         """
         self._memo.clear()
         self._epoch, self._survey = scene.state.epoch, None
-        self.memory = ObjectMemory.of(self._config.objects.max_count, known)
+        self.memory = ObjectMemory.from_told(self._config.objects.max_count, known)
         is_whole = known.snapshot.complete and known.snapshot.scene_version == scene.state.version
         self._surveyed = scene.version if is_whole else (-1, -1)
         self._refused = (-1, -1)

@@ -45,9 +45,7 @@ NOT_HERE = ObjectsSnapshot(
 
 @dataclass(slots=True)
 class RemoteCounts:
-    """What the network cost, since the start. network_s: of the last answer, beside the server's
-    own time.
-    """
+    """What the network cost. network_s: of the last answer, beside the server's own time."""
 
     answers: int = 0
     fallback_answers: int = 0
@@ -104,9 +102,7 @@ class RemotePipeline(ScenePipeline):
             self._lost(error)
 
     def beside(self) -> RemotePipeline:
-        """A pipeline for another scene, at the same server: which scene a question is about goes
-        with it.
-        """
+        """A pipeline for another scene, at the same server."""
         other = RemotePipeline(self.config, make_fallback=self._make_fallback)
         other.load()
         return other

@@ -124,7 +124,7 @@ class AgentNode(AgentLifecycle):
         if self.intake is None:
             return
         step_ns = messages.stamp_ns - self._last_set_ns if self._last_set_ns >= 0 else 0
-        jumped = self._is_jump(step_ns)
+        jumped = self._is_jump(step_ns) and not self.scenes.clock_came_right(self._last_set_ns)
         if self.paused:  # a jump is noticed by the first set after the pause
             self._last_set_ns = self._last_set_ns if jumped else messages.stamp_ns
             return

@@ -180,8 +180,22 @@ class SceneServer:
             return ""
         if self._loaded_ns < 0:
             return ""
-        age_s = max(now_ns - self._loaded_ns, 0) / 1e9
-        return f"{self._loaded_text}; the newest was taken {duration(age_s)} ago."
+        age_s = (now_ns - self._loaded_ns) / 1e9
+        if age_s < 0 and now_ns > 0:
+            return (
+                f"{self._loaded_text}; the node's clock is {duration(-age_s)} behind the newest of"
+                " them, and images that are stamped before it are refused: set the clock, or call"
+                " ~/reset_scene to begin anew."
+            )
+        return f"{self._loaded_text}; the newest was taken {duration(max(age_s, 0.0))} ago."
+
+    def clock_came_right(self, before_ns: int) -> bool:
+        """Whether images were stamped before the scene that was loaded until now, by a clock that
+        was not set yet: that it goes ahead is no jump into another recording.
+        """
+        pipeline = self._pipeline
+        loaded = pipeline is not None and pipeline.scene_state().newest_ns == self._loaded_ns
+        return loaded and before_ns < self._loaded_ns
 
     def report(self) -> dict[str, object]:
         """For diagnostics."""

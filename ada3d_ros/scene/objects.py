@@ -106,11 +106,11 @@ class ObjectMemory:
         return tuple(kept.described() for kept in self._kept)
 
     def told(self, snapshot: ObjectsSnapshot) -> KeptObjects:
-        """What it knows, for `ObjectMemory.of`; snapshot: what was published of it."""
+        """What it knows, for `ObjectMemory.from_told`; snapshot: what was published of it."""
         return KeptObjects(tuple(self._kept), self._next_number, self._last_index, snapshot)
 
     @classmethod
-    def of(cls, max_count: int, known: KeptObjects) -> ObjectMemory:
+    def from_told(cls, max_count: int, known: KeptObjects) -> ObjectMemory:
         """A memory that knows this."""
         memory = cls(max_count)
         memory._kept, memory._next_number = list(known.kept), known.next_number

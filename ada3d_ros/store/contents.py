@@ -40,7 +40,7 @@ class SceneInUse:
     keyframes: tuple[Key, ...] = ()
 
     @classmethod
-    def of(cls, scene: SceneSnapshot) -> SceneInUse:
+    def from_scene(cls, scene: SceneSnapshot) -> SceneInUse:
         keys = tuple(map(key_of, scene.keyframes))
         state = scene.state
         return cls(state.epoch, state.version, scene.floor, scene.anchor_xy_m, keys)

@@ -94,19 +94,19 @@ class SceneFolder:
             row = row_from(header, name, size)
             self._index.put_keyframes([row], self._now_in_use(scene, {*self._rows, key}))
         self._rows[key] = row
-        self._in_use = SceneInUse.of(scene)
+        self._in_use = SceneInUse.from_scene(scene)
 
     def put_scene(self, scene: SceneSnapshot) -> None:
         """Which keyframes the scene is made of, where that changed without a new one."""
-        if SceneInUse.of(scene) == self._in_use:
+        if SceneInUse.from_scene(scene) == self._in_use:
             return
         with self._told():
             self._index.put_state("scene", self._now_in_use(scene, set(self._rows)))
-        self._in_use = SceneInUse.of(scene)
+        self._in_use = SceneInUse.from_scene(scene)
 
     @staticmethod
     def _now_in_use(scene: SceneSnapshot, stored: set[Key]) -> str:
-        now = SceneInUse.of(scene)
+        now = SceneInUse.from_scene(scene)
         keys = tuple(key for key in now.keyframes if key in stored)
         return SceneInUse(now.epoch, now.version, now.floor, now.anchor_xy_m, keys).to_json()
 

@@ -68,6 +68,8 @@ class SceneIndex:
 
     def __init__(self, folder: Path, write: bool = False) -> None:
         self.path = folder / NAME
+        if not write and not self.path.exists():
+            raise DamagedIndexError(f"the index {self.path} is gone.")
         with self._told():
             mode = "rwc" if write else "ro"
             self._db = sqlite3.connect(

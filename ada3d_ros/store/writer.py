@@ -71,6 +71,7 @@ class SceneWriter:
 
         # What was done.
         self._stored = folder.keys
+        self._writing: Key | None = None  # the keyframe that is written now, or was last
         self._written_scene: SceneSnapshot | None = None
         self._written_objects_s = -OBJECTS_EVERY_S
         self._told = self._done = 0  # news, and those of them that are on the disk
@@ -94,7 +95,7 @@ class SceneWriter:
                     if id(each) not in there and key_of(each) not in self._stored:
                         self._left[key_of(each)] = each, epoch
             while len(self._left) > MAX_LEFT:
-                del self._left[next(iter(self._left))]
+                del self._left[next(key for key in self._left if key != self._writing)]
                 self._report = replace(self._report, lost=self._report.lost + 1)
             self._notify()
 
@@ -224,6 +225,7 @@ class SceneWriter:
             if todo is None:
                 break
             keyframe, epoch = todo
+            self._writing = key_of(keyframe)
             folder.put_keyframe(keyframe, epoch, scene, self._lossless)
             with self._condition:
                 self._stored |= {key_of(keyframe)}
