@@ -30,6 +30,12 @@ VERBS = {
     "objects": Verb(
         "ros.object_client:objects_main", "list the objects that are kept with the scene", True
     ),
+    "watch": Verb(
+        "ros.watch_client:main",
+        "have a question asked again when the scene changes, follow what changes",
+        True,
+    ),
+    "scenes": Verb("store.command:main", "list, export and delete the scenes of a store"),
     "replay": Verb("ros.replay:main", "play a rosbag2 into ROS, with /clock", True),
     "serve": Verb(
         "fleet.serve:main", "answer the questions of many robots with one model, on Ray Serve"

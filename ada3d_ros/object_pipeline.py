@@ -52,6 +52,12 @@ class ObjectPipeline(ScenePipeline):
         self._load_what_answers()
         self._keep_objects(detector)  # at last: from now on it is ready
 
+    def beside(self) -> ObjectPipeline:
+        """A pipeline for another scene with the same detector."""
+        other = ObjectPipeline(self.config, now=self.now, detector=self.detector)
+        other.load()
+        return other
+
     @property
     def abilities(self) -> Abilities:
         return Abilities(finds=True, detects=True)

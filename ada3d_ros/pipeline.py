@@ -45,6 +45,7 @@ from ada3d_ros.model.checkpoint import LoadedModel
 from ada3d_ros.model.prompt import MAX_PROMPT_CHARS, check_question, parse_coordinates
 from ada3d_ros.model.startup import check_model, device_memory_mib, open_model
 from ada3d_ros.pruning.policy import Policy
+from ada3d_ros.scene.keyframes import SceneSnapshot
 from ada3d_ros.scene_pipeline import MEASURE, ScenePipeline
 from ada3d_ros.types import NAN, Answer, AskHooks, ModelInfo, Question
 
@@ -139,6 +140,16 @@ class Ada3DPipeline(ScenePipeline):
             self.inventory.reset(self._scene.state.epoch)
         self._loaded = loaded  # at last: from now on it is ready
 
+    def beside(self) -> Ada3DPipeline:
+        """A pipeline for another scene, which shares the weights: one of the two asks at a time.
+        Raises LoadingError.
+        """
+        assert self.info is not None, "checked"
+        opened = self.model, self.info
+        other = Ada3DPipeline(self.config, now=self.now, detector=self.detector, opened=opened)
+        other.load()
+        return other
+
     @property
     def ready(self) -> bool:
         return self._loaded is not None
@@ -174,6 +185,11 @@ class Ada3DPipeline(ScenePipeline):
         super().reset_scene()
         if self._pruning is not None:
             self._pruning.forget_scene()
+
+    def load_scene(self, scene: SceneSnapshot) -> SceneSnapshot:
+        if self._pruning is not None:
+            self._pruning.forget_scene()
+        return super().load_scene(scene)
 
     def set_config(self, config: AgentConfig) -> None:
         if self._pruning is not None and config.pruning != self.config.pruning:

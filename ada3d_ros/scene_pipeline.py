@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +18,11 @@ from ada3d_ros.config import AgentConfig
 from ada3d_ros.config.objects import TOPIC
 from ada3d_ros.engine.timing import Now, StageClock
 from ada3d_ros.errors import ConfigError, LoadingError, NoFramesError
-from ada3d_ros.measures import ObjectsSnapshot
+from ada3d_ros.measures import ObjectsSnapshot, SceneObject
 from ada3d_ros.model.prompt import check_question, parse_coordinates
+from ada3d_ros.scene.floor import Floor
 from ada3d_ros.scene.keyframes import KeyframeBuffer, SceneSnapshot
+from ada3d_ros.scene.objects import KeptObjects
 from ada3d_ros.types import AskHooks, Keyframe, ModelInfo, Question, RgbdFrame, SceneState
 
 if TYPE_CHECKING:
@@ -50,6 +54,8 @@ class ScenePipeline:
         self.info: ModelInfo | None = None
         self.detector = detector  # where objects come from one: at the latest from load on
         self.inventory: ObjectSource[Any] | None = None  # from load on
+        # Objects of the scene that are kept elsewhere, in a store: all that ever were
+        self.object_history: Callable[[], Sequence[SceneObject]] = tuple
         self._keyframes = KeyframeBuffer(config.keyframe, config.world.floor_z)
         self._lock = threading.Lock()  # for the buffer; held for the milliseconds a frame takes
         self._scene = self._keyframes.snapshot()  # replaced, never changed: readers need no lock
@@ -89,6 +95,44 @@ class ScenePipeline:
         if new_epoch and self.inventory is not None:
             self.inventory.reset(scene.state.epoch)
         return changed
+
+    def load_scene(self, scene: SceneSnapshot) -> SceneSnapshot:
+        """Go on with a saved scene in the place of this one; the scene as it is in use then. Before
+        anything was seen it keeps its epoch; else it gets a new one, since what is cached and asked
+        is told by epoch and version. At most max_views keyframes of it stay.
+
+        Raises InvalidRequestError, and changes nothing, where it is no scene (KeyframeBuffer).
+        """
+        with self._lock:
+            kept, floor_z = self._keyframes, self.config.world.floor_z
+            if kept.epoch or kept.version:
+                epoch = max(kept.epoch, scene.state.epoch) + 1
+                scene = replace(scene, state=replace(scene.state, epoch=epoch))
+            if floor_z != "auto":
+                scene = replace(scene, floor=Floor.from_setting(floor_z))
+            kept.restore(scene)
+            kept.set_config(self.config.keyframe)
+            self._publish_scene()
+            scene = self._scene
+        if self.inventory is not None:
+            self.inventory.reset(scene.state.epoch)
+        return scene
+
+    def restore_objects(self, known: KeptObjects) -> None:
+        """Go on with the objects that were kept with the scene that was loaded; call it on the
+        asking thread, once loaded.
+        """
+        if self.inventory is not None:
+            self.inventory.restore(known, self._scene)
+
+    def kept_objects(self) -> KeptObjects | None:
+        """What is known of the scene's objects, to go on with; None where nothing is. Call it on
+        the asking thread.
+        """
+        inventory = self.inventory
+        if inventory is None or inventory.snapshot.why_not or inventory.snapshot.stamp_ns < 0:
+            return None
+        return inventory.memory.told(inventory.snapshot)
 
     def allow_earlier_stamps(self) -> None:
         """Take frames again after the clock fell back, the scene being kept."""

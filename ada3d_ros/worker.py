@@ -122,7 +122,9 @@ class RequestWorker:
     `submit` raises BusyError when the queue is full (or, under policy `reject`, when anything
     runs). `run_later` queues internal work (loading the model) before any job. Between jobs the
     thread calls `run_background_step`, which does one bounded piece of work and says whether more
-    is left; then again at once, else after IDLE_PERIOD_S or a `notify`.
+    is left; then again at once, else after IDLE_PERIOD_S or a `notify`. `submit_idle` queues a job
+    of the lowest priority: it runs when nothing else is left to do, counts as neither queued nor
+    busy, and stops for whatever is submitted meanwhile.
 
     on_error: gets what went wrong in a background step, or in delivering an answer.
     run_batch: runs several waiting jobs that have a `batch`, and returns a result or exception for
@@ -142,6 +144,8 @@ class RequestWorker:
         self._condition = threading.Condition()
         self._internal: deque[Callable[[], None]] = deque()
         self._jobs: deque[Job] = deque()
+        self._idle_jobs: deque[Job] = deque()
+        self._idle_running: Job | None = None
         self._running: tuple[Job, ...] = ()
         self._notified = self._stopping = self._given_up = False
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -193,19 +197,32 @@ class RequestWorker:
                         f" {policy!r}, action.queue_size {queue_size}); ask again later."
                     )
             self._jobs.append(job)
+            if self._idle_running is not None:
+                self._idle_running.cancel(PreemptedError)
             self._condition.notify()
 
         # Outside the lock: an answer may lead to the next question.
         for old in displaced:
             old.on_done(None, PreemptedError(STOP_TEXTS[PreemptedError]))
 
+    def submit_idle(self, job: Job) -> None:
+        """Queue a job for when there is nothing else to do. It ends with PreemptedError where a
+        request comes while it runs.
+        """
+        with self._condition:
+            self._idle_jobs.append(job)
+            self._condition.notify()
+
     def cancel_all(self, error: StopError) -> None:
         """Stop the running job and answer the waiting ones with `error`."""
         with self._condition:
-            waiting = list(self._jobs)
+            waiting = [*self._jobs, *self._idle_jobs]
             self._jobs.clear()
+            self._idle_jobs.clear()
             for running in self._running:
                 running.cancel(error)
+            if self._idle_running is not None:
+                self._idle_running.cancel(error)
         for job in waiting:
             job.on_done(None, error(STOP_TEXTS[error]))
 
@@ -222,9 +239,12 @@ class RequestWorker:
     def expire(self) -> None:
         """Answer the waiting jobs whose time has run out; call it now and then."""
         with self._condition:
-            late = [job for job in self._jobs if time.monotonic() > job.deadline]
-            for job in late:
-                self._jobs.remove(job)
+            late = []
+            for jobs in (self._jobs, self._idle_jobs):
+                expired = [job for job in jobs if time.monotonic() > job.deadline]
+                for job in expired:
+                    jobs.remove(job)
+                late += expired
         for job in late:
             try:
                 job.check()
@@ -235,6 +255,8 @@ class RequestWorker:
         """Answer what runs and does not stop; its own outcome comes too late and is dropped."""
         with self._condition:
             late, self._running = self._running, ()
+            if self._idle_running is not None:
+                late, self._idle_running = (*late, self._idle_running), None
             self._given_up = self._given_up or bool(late)
         for job in late:
             error = job.stop_error or NotActiveError
@@ -255,17 +277,14 @@ class RequestWorker:
             # Wait for work: not at all while a background step has more to do.
             with self._condition:
                 idle_s = None if self._run_background_step is None else IDLE_PERIOD_S
-                self._condition.wait_for(
-                    lambda: self._stopping or self._internal or self._jobs or self._notified,
-                    0.0 if more else idle_s,
-                )
+                self._condition.wait_for(self._has_work, 0.0 if more else idle_s)
                 if self._stopping:
                     return
                 self._notified = False
                 internal = self._internal.popleft() if self._internal else None
                 self._running = jobs = self._take_jobs() if internal is None else ()
 
-            # Internal work before jobs, jobs before a background step.
+            # Internal work before jobs, jobs before a background step, that before an idle job.
             if internal is not None:
                 internal()
             elif jobs:
@@ -273,6 +292,8 @@ class RequestWorker:
                 more = self._run_background_step is not None
             else:
                 more = self._background_step()
+                if not more:
+                    self._run_idle_job()
             del internal, jobs  # or the wait for the next one would keep a model alive
 
     def _background_step(self) -> bool:
@@ -281,6 +302,18 @@ class RequestWorker:
         except Exception as error:  # the thread outlives it
             self._on_error(error)
             return False
+
+    def _has_work(self) -> bool:
+        waits = self._internal or self._jobs or self._idle_jobs or self._notified
+        return self._stopping or bool(waits)
+
+    def _run_idle_job(self) -> None:
+        """The next one, unless something came in the meantime."""
+        with self._condition:
+            if self._stopping or self._internal or self._jobs or not self._idle_jobs:
+                return
+            job = self._idle_running = self._idle_jobs.popleft()
+        self._run_jobs((job,))
 
     def _take_jobs(self) -> tuple[Job, ...]:
         """The next job, and those after it that can run together with it."""
@@ -318,7 +351,7 @@ class RequestWorker:
 
         # Deliver. No longer busy first: whoever gets the answer may ask again at once.
         with self._condition:
-            self._running = ()
+            self._running, self._idle_running = (), None
             if self._given_up:
                 return
         for job, result, failure in outcomes:

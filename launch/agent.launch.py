@@ -30,6 +30,8 @@ OVERRIDES = {
     "pruning_strategy": "pruning.strategy",
     "keep_ratio": "pruning.keep_ratio",
     "world_frame": "world_frame",
+    "scene": "scene.name",
+    "autosave": "scene.autosave",
     "pose_source": "pose_source",
     "rgb_transport": "rgb_transport",
     "depth_transport": "depth_transport",
@@ -98,6 +100,8 @@ ARGUMENTS = [
     argument("depth_transport", "raw, compressedDepth or compressed"),
     argument("pose_source", "pose or odom"),
     argument("world_frame", "frame of poses and boxes, z up"),
+    argument("scene", "name of the scene to go on with, as kitchen"),
+    argument("autosave", "folder that the scene is saved to while it grows, and loaded from"),
     argument(
         "use_sim_time",
         "take time from /clock (bag replay, simulation)",

@@ -1,8 +1,8 @@
 """Who may import whom, read from the source: layers, ROS at the border only, names and sizes.
 
-types, errors <- config, geometry <- scene, sources, pruning, perception <- model <- engine <-
-grounding <- asking <- pipeline <- ros <- cli; `lab` may import all of it, and nothing of the robot
-imports `lab`.
+types, errors <- config, geometry <- scene, sources, pruning, perception <- store, model <- engine
+<- grounding <- asking <- pipeline <- ros <- cli; `lab` may import all of it, and nothing of the
+robot imports `lab`.
 """
 
 import ast
@@ -39,6 +39,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "sources": _BASE,
     "pruning": _BASE,
     "perception": _BASE | {"scene"},
+    "store": _BASE | {"scene", "sources"},
     "model": _BASE | {"scene"},
     "engine": _ENGINE,
     "grounding": _ENGINE | {"engine"},
@@ -46,15 +47,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     "scene_pipeline": _PIPELINE,
     "pipeline": _PIPELINE | {"scene_pipeline"},
     "object_pipeline": _PIPELINE | {"scene_pipeline"},
-    "fleet": _PIPELINE | _PIPELINES | {"worker"},
+    "fleet": _PIPELINE | _PIPELINES | {"store", "worker"},
     "create_pipeline": _PIPELINE | _PIPELINES | {"fleet"},
     "ros": _BASE
-    | {"sources", "perception", "grounding", "asking"}
+    | {"sources", "scene", "store", "perception", "grounding", "asking"}
     | _PIPELINES
     | _GENERATED
     | {"worker"},
     "lab": _PIPELINE | {"sources", "fleet"} | _PIPELINES,
-    "cli": {"ros", "lab", "sources", "model", "msg", "fleet"} | _BASE,
+    "cli": {"ros", "lab", "sources", "model", "msg", "fleet", "store"} | _BASE,
 }
 # The laboratory's own clients of the node: the demo and the benchmark of the running process.
 LAB_WITH_ROS = {

@@ -27,7 +27,6 @@ import numpy as np
 import torch
 
 from ada3d_ros.config import AgentConfig, from_flat
-from ada3d_ros.fleet.keyframe_bytes import pack_keyframe, unpack_keyframe
 from ada3d_ros.fleet.remote_pipeline import RemotePipeline
 from ada3d_ros.fleet.scene_host import plan_scenes
 from ada3d_ros.fleet.scene_store import HostLimits
@@ -39,6 +38,7 @@ from ada3d_ros.model.memory import predict_memory
 from ada3d_ros.model.weight_format import WeightFormat
 from ada3d_ros.pipeline import Ada3DPipeline
 from ada3d_ros.sources.folder import FolderOptions, FolderSource
+from ada3d_ros.store.keyframe_bytes import pack_keyframe, unpack_keyframe
 from ada3d_ros.types import Keyframe, KeyframeReason, Question, RgbdFrame
 
 ROOT = Path(__file__).resolve().parents[1]

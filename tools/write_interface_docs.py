@@ -71,6 +71,7 @@ OUTPUTS: Table = (
         "latched; `~/objects` without the gone ones; needs vision_msgs",
     ),
     ("~/object_markers", "visualization_msgs/MarkerArray", "latched; the same for RViz"),
+    ("~/events", "ada3d_ros/SceneEvent", "what changed that a standing question is about"),
     ("~/status", "ada3d_ros/AgentStatus", "latched; one sentence a person can act on"),
     (
         "/diagnostics",
@@ -85,6 +86,10 @@ SERVICES: Table = (
     ("~/get_objects", "ada3d_ros/GetObjects", "objects by name, place and time, at once"),
     ("~/ask_scene", "ada3d_ros/AskScene (action)", "streams the text; cancels within one token"),
     ("~/get_model_info", "ada3d_ros/GetModelInfo", "weights, device, pruning in force"),
+    ("~/save_scene", "ada3d_ros/SaveScene", "the scene in use into the store (`scene.store`)"),
+    ("~/load_scene", "ada3d_ros/LoadScene", "a scene of the store in the place of the one in use"),
+    ("~/watch", "ada3d_ros/Watch", "a question that is asked again when the scene has changed"),
+    ("~/unwatch", "ada3d_ros/Unwatch", "end one, or all"),
     ("~/reset_scene", "std_srvs/Trigger", "forget all keyframes"),
     ("~/set_paused", "std_srvs/SetBool", "pause and resume; also of the player `ada3d_replay`"),
 )

@@ -26,7 +26,7 @@ from ada3d_ros.perception.frame_queue import FrameQueue, WaitingFrame
 from ada3d_ros.perception.lifting import lift_all
 from ada3d_ros.perception.object_map import ObjectMap
 from ada3d_ros.scene.keyframes import SceneSnapshot
-from ada3d_ros.scene.objects import ObjectMemory
+from ada3d_ros.scene.objects import KeptObjects, ObjectMemory
 from ada3d_ros.types import NAN, RgbdFrame
 
 logger = logging.getLogger(__name__)
@@ -92,6 +92,23 @@ class DetectedInventory:
         self._queue.clear()
         with self._lock:
             self.snapshot = ObjectsSnapshot(scene_epoch=epoch, why_not=self._why_not())
+
+    def restore(self, known: KeptObjects, scene: SceneSnapshot) -> None:
+        """The list that was kept of this scene. The frames that it was made of are not looked at
+        again; what new ones show is matched with it by label and place. Call it on the asking
+        thread.
+        """
+        with self._work:
+            if not self._config.objects.enabled:
+                return
+            self._epoch = scene.state.epoch
+            self._map.reset()
+            self.memory = ObjectMemory.from_told(
+                self._config.objects.max_count, known.without_keys()
+            )
+            self._last_looked, self._looked_at_scene = -math.inf, int(not known.snapshot.why_not)
+            with self._lock:
+                self.snapshot = replace(known.snapshot, scene_epoch=self._epoch)
 
     # -- frames in
 

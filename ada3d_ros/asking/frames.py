@@ -202,6 +202,14 @@ _MEASURED: tuple[tuple[Kind, str], ...] = (
     (Kind.WHERE, "[at|in] what position [be|do|have]* {a} [be|have|at]*"),
     (Kind.WHERE, "what [be] {a} poss position"),
 )
+LAST_SEEN = "last_seen"  # attribute of where and when a thing was seen last
+_ASKED_BACK = "(where|when|where and when|when and where)"
+LAST_SEEN_FORMS = (
+    f"{_ASKED_BACK} [did|do|have|had|i|we|{{me}}]* last (see|seen|saw) {{a}}",
+    f"{_ASKED_BACK} [was|were|be|have|been]* {{a}} [be|been|have]* last (see|seen)",
+    f"{_ASKED_BACK} [was|were|be|have|been]* {{a}} [be|been|have]* (see|seen) last",
+    f"{_ASKED_BACK} [did|do|have|had|i|we|{{me}}]* (see|seen|saw) {{a}} last",
+)
 _SUPERLATIVE = (
     "[what|name|find|show] [{k}] [be|see]* X [be|see|there]*",
     "[what|name|find|show] [be|see]* X {k} [be|see|there]*",
@@ -255,6 +263,8 @@ def _all_frames() -> Iterator[Frame]:
         members = group.replace("@", PLACES.get(kind, ""))
         for form in COLOR_FORMS:
             yield Frame(_compiled(form.replace("~", members)), kind, "color")
+    for form in LAST_SEEN_FORMS:
+        yield Frame(_compiled(form), Kind.WHERE, LAST_SEEN)
     for kind, form in _MEASURED:
         yield Frame(_compiled(form), kind)
     for form in _SUPERLATIVE:

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass, replace
 
 from ada3d_ros.asking.detected_request import INVENTORY
-from ada3d_ros.asking.frames import Frame, all_frames
+from ada3d_ros.asking.frames import LAST_SEEN, Frame, all_frames
 from ada3d_ros.asking.phrasing import Phrasing, Thing, is_a_name, phrase
 from ada3d_ros.errors import InvalidRequestError
 from ada3d_ros.measures import NUMBER, RADIUS_M, MeasureKind, MeasureRequest, Reference
@@ -126,6 +126,8 @@ def _kind_of(request: MeasureRequest) -> str:
     """Its name as models list it."""
     if request.attribute == "list":
         return INVENTORY
+    if request.attribute == LAST_SEEN:
+        return LAST_SEEN
     if request.kind is MeasureKind.DIRECTION and request.attribute == "yes_no":
         return "side"
     if request.kind is MeasureKind.NEAREST and request.attribute == "color":
@@ -184,6 +186,8 @@ class _Filling:
                 return replace(base, of=self._one("a"))
             case MeasureKind.WHERE:
                 where = self._thing("a")
+                if frame.attribute and self.slots["a"].startswith("largest "):
+                    return None  # of what is not in view any more, sizes are not compared
                 return replace(base, of=self._one("a")) if where and where.category else None
             case MeasureKind.FREE_FLOOR:
                 return replace(base, to=self._one("a"))

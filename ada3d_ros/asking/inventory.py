@@ -39,7 +39,7 @@ from ada3d_ros.pruning.policy import Policy
 from ada3d_ros.scene.keyframes import SceneSnapshot
 from ada3d_ros.scene.object_detections import Detection, suppress
 from ada3d_ros.scene.object_evidence import spread_points
-from ada3d_ros.scene.objects import FoundObject, ObjectMemory
+from ada3d_ros.scene.objects import FoundObject, KeptObjects, ObjectMemory
 from ada3d_ros.types import Box3D, RgbdFrame
 
 logger = logging.getLogger(__name__)
@@ -100,6 +100,24 @@ class Inventory:
         self._memo.clear()
         with self._lock:
             self.snapshot = ObjectsSnapshot(scene_epoch=epoch, **self._reason(self._config))
+
+    def restore(self, known: KeptObjects, scene: SceneSnapshot) -> None:
+        """The list that was kept of this scene; where it was complete, it is not looked for again.
+        Call it on the asking thread.
+        """
+        self._memo.clear()
+        self._epoch, self._survey = scene.state.epoch, None
+        self.memory = ObjectMemory.from_told(self._config.objects.max_count, known)
+        is_whole = known.snapshot.complete and known.snapshot.scene_version == scene.state.version
+        self._surveyed = scene.version if is_whole else (-1, -1)
+        self._refused = (-1, -1)
+        reason = self._reason(self._config)
+        with self._lock:
+            self.snapshot = (
+                ObjectsSnapshot(scene_epoch=self._epoch, **reason)
+                if reason["why_not"]
+                else replace(known.snapshot, scene_epoch=self._epoch, complete=is_whole, **reason)
+            )
 
     def offer(self, frame: RgbdFrame, is_keyframe: bool, epoch: int) -> None:
         """It is looked for in what the cached scene holds, not in frames."""

@@ -6,14 +6,17 @@ What can be measured in is opened by the pipeline: a scene that a grounding head
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
+from ada3d_ros.asking.frames import LAST_SEEN
+from ada3d_ros.asking.last_seen import last_seen
 from ada3d_ros.asking.object_source import SceneQuery
 from ada3d_ros.asking.resolve import NameResolver
 from ada3d_ros.asking.sentence import put_in_words
 from ada3d_ros.geometry.measure import MeasuredScene, measure
-from ada3d_ros.measures import Measurement, MeasureRequest, ObjectsSnapshot
+from ada3d_ros.measures import Measurement, MeasureRequest, ObjectsSnapshot, SceneObject
 from ada3d_ros.scene.keyframes import SceneSnapshot
 from ada3d_ros.types import NAN, Answer, AskHooks, Question, Stage
 
@@ -43,7 +46,10 @@ class OpenedScene(Protocol):
 
 
 class MeasuringPipeline(Protocol):
-    """What opens its scene for a request."""
+    """What opens its scene for a request. object_history: objects that the scene ever kept."""
+
+    @property
+    def object_history(self) -> Callable[[], Sequence[SceneObject]]: ...
 
     def open_scene(self, question: Question, hooks: AskHooks) -> OpenedScene: ...
 
@@ -63,6 +69,11 @@ def measure_request(
     begun = clock.now()
     objects = opened.objects()
     clock.record("scene_s", clock.now() - begun)
+    if request.attribute == LAST_SEEN:  # whatever is in view now
+        history = pipeline.object_history()
+        result = last_seen(request, objects.objects, history, opened.scene.state.newest_ns)
+        hooks.on_text(result.sentence, 0)
+        return replace(opened.answer(result), question=question.text)
     resolver = opened.resolver(objects)
     things = resolver.resolve(request)
 

@@ -11,7 +11,7 @@ from ada3d_ros.config import AgentConfig
 from ada3d_ros.engine.timing import StageClock
 from ada3d_ros.measures import ObjectsSnapshot
 from ada3d_ros.scene.keyframes import SceneSnapshot
-from ada3d_ros.scene.objects import ObjectMemory
+from ada3d_ros.scene.objects import KeptObjects, ObjectMemory
 from ada3d_ros.types import AskHooks, Question, RgbdFrame
 
 
@@ -69,6 +69,10 @@ class ObjectSource(Protocol[Query]):
 
     def reset(self, epoch: int) -> None:
         """Another scene: the list is empty at once."""
+        ...
+
+    def restore(self, known: KeptObjects, scene: SceneSnapshot) -> None:
+        """Go on with the objects that were kept of this scene elsewhere."""
         ...
 
     def offer(self, frame: RgbdFrame, is_keyframe: bool, epoch: int) -> None:

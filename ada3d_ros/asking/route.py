@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from ada3d_ros.asking.detected_request import INVENTORY, detected_request
+from ada3d_ros.asking.frames import LAST_SEEN
 from ada3d_ros.asking.presupposed import (
     model_denies,
     pointed_answer,
@@ -61,6 +62,7 @@ EXAMPLES = {
     "size": "How big is the table?",
     "height": "How tall is the lamp?",
     "free_floor": "How much free floor is beside the sofa?",
+    LAST_SEEN: "Where did I last see the red chair?",
 }
 _ONLY_MODELS = ("category", "caption")
 _BY_OBJECTS = ("color", INVENTORY)  # models that were taught them apart
@@ -160,8 +162,8 @@ def measured_answer(
         try:
             return pipeline.measure(request, hooks, question), nobody[1]
         except NotGroundedError as error:
-            if kinds and (not is_taught or detects):
-                raise
+            if request.attribute == LAST_SEEN or (kinds and (not is_taught or detects)):
+                raise  # a model would make up what it does not see
             if kinds and not isinstance(error, NotMeasurableError):  # which looked for nothing
                 answer = _believed_answer(pipeline, question, hooks, read, error)
                 if answer is not None:

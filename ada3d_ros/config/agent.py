@@ -9,6 +9,7 @@ from ada3d_ros.config.cache import CacheConfig
 from ada3d_ros.config.objects import DetectorConfig, ObjectsConfig
 from ada3d_ros.config.pruning import PruningConfig
 from ada3d_ros.config.remote import RemoteConfig
+from ada3d_ros.config.scene import SceneConfig, WatchConfig
 from ada3d_ros.config.setting import setting
 from ada3d_ros.errors import ConfigError
 
@@ -263,17 +264,6 @@ class KeyframeConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class SceneConfig:
-    max_age_sec: float = setting(
-        0.0,
-        "questions about an older scene get STALE_SCENE; 0 = keep for ever",
-        unit="s",
-        low=0.0,
-        high=86400.0,
-    )
-
-
-@dataclass(frozen=True, slots=True)
 class ActionConfig:
     policy: str = setting(
         "queue", "what a request does when another runs", choices=("reject", "queue", "preempt")
@@ -359,6 +349,7 @@ class AgentConfig:
     depth: DepthConfig = DepthConfig()
     keyframe: KeyframeConfig = KeyframeConfig()
     scene: SceneConfig = SceneConfig()
+    watch: WatchConfig = WatchConfig()
     cache: CacheConfig = CacheConfig()
     reset_on_time_jump: bool = setting(
         True,

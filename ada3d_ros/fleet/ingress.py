@@ -21,7 +21,6 @@ from ray import serve
 
 from ada3d_ros.config import from_flat
 from ada3d_ros.errors import Ada3DError, BusyError, InvalidRequestError, ModelError
-from ada3d_ros.fleet.json_form import to_json
 from ada3d_ros.fleet.protocol import (
     CALLS,
     MAX_JSON_BYTES,
@@ -38,6 +37,7 @@ from ada3d_ros.fleet.replica_metrics import ReplicaMetrics
 from ada3d_ros.fleet.replica_probe import ReplicaProbe
 from ada3d_ros.fleet.scene_host import SceneHost
 from ada3d_ros.fleet.scene_store import HostLimits
+from ada3d_ros.store.json_form import to_json
 from ada3d_ros.types import AskHooks
 
 logger = logging.getLogger(__name__)

@@ -30,10 +30,10 @@ from ada3d_ros.errors import (
     InvalidRequestError,
     KeyframesMissingError,
 )
-from ada3d_ros.fleet.json_form import from_json, to_json
 from ada3d_ros.measures import NUMBER, RADIUS_M, MeasureRequest
 from ada3d_ros.scene.floor import Floor
 from ada3d_ros.scene.keyframes import SceneSnapshot
+from ada3d_ros.store.json_form import from_json, to_json
 from ada3d_ros.types import Keyframe, Question, SceneState
 
 VERSION = "v1"

@@ -24,12 +24,12 @@ from ada3d_ros.errors import (
     RemoteLostError,
 )
 from ada3d_ros.fleet.connection import CHECK_S, Address, Backoff, Connection
-from ada3d_ros.fleet.json_form import from_json, to_json
 from ada3d_ros.fleet.protocol import Call, error_from_json
 from ada3d_ros.fleet.scene_upload import SceneUpload, dumped
 from ada3d_ros.measures import MeasureRequest, ObjectsSnapshot
 from ada3d_ros.scene.keyframes import SceneSnapshot
 from ada3d_ros.scene_pipeline import MEASURE, ScenePipeline
+from ada3d_ros.store.json_form import from_json, to_json
 from ada3d_ros.types import NAN, Answer, AskHooks, ModelInfo, Question, Stage
 
 if TYPE_CHECKING:
@@ -45,9 +45,7 @@ NOT_HERE = ObjectsSnapshot(
 
 @dataclass(slots=True)
 class RemoteCounts:
-    """What the network cost, since the start. network_s: of the last answer, beside the server's
-    own time.
-    """
+    """What the network cost. network_s: of the last answer, beside the server's own time."""
 
     answers: int = 0
     fallback_answers: int = 0
@@ -102,6 +100,12 @@ class RemotePipeline(ScenePipeline):
             self._learn_model()
         except RemoteLostError as error:
             self._lost(error)
+
+    def beside(self) -> RemotePipeline:
+        """A pipeline for another scene, at the same server."""
+        other = RemotePipeline(self.config, make_fallback=self._make_fallback)
+        other.load()
+        return other
 
     @property
     def ready(self) -> bool:

@@ -8,10 +8,10 @@ import time
 import numpy as np
 
 from ada3d_ros.errors import Ada3DError, BusyError, ModelError
-from ada3d_ros.fleet.keyframe_bytes import pack_keyframe
 from ada3d_ros.fleet.protocol import Call, SceneList
 from ada3d_ros.fleet.scene_host import SceneHost
 from ada3d_ros.scene.floor import Floor
+from ada3d_ros.store.keyframe_bytes import pack_keyframe
 from ada3d_ros.types import AskHooks, Intrinsics, Keyframe, KeyframeReason, Question, RgbdFrame
 
 ROBOT, SESSION = "-probe", "-"  # no robot can have these names

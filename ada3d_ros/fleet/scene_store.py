@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 from ada3d_ros.errors import InvalidRequestError, KeyframesMissingError
-from ada3d_ros.fleet.keyframe_bytes import unpack_keyframe
 from ada3d_ros.fleet.protocol import SceneList
 from ada3d_ros.scene.floor import Floor
 from ada3d_ros.scene.keyframes import SceneSnapshot
+from ada3d_ros.store.keyframe_bytes import unpack_keyframe
 from ada3d_ros.types import Keyframe
 
 Key = tuple[str, str]  # robot and session

@@ -8,10 +8,10 @@ from typing import Any
 
 from ada3d_ros.errors import KeyframesMissingError, RemoteLostError
 from ada3d_ros.fleet.connection import Connection
-from ada3d_ros.fleet.json_form import to_json
-from ada3d_ros.fleet.keyframe_bytes import pack_keyframe
 from ada3d_ros.fleet.protocol import SceneList
 from ada3d_ros.scene.keyframes import SceneSnapshot
+from ada3d_ros.store.json_form import to_json
+from ada3d_ros.store.keyframe_bytes import pack_keyframe
 
 
 class SceneUpload:

@@ -189,6 +189,7 @@ def _parser(verb: str, what: str, example: str) -> argparse.ArgumentParser:
         epilog=f'Example: ada3d {verb} "{example}"',
     )
     parser.add_argument("text", help=f"for example {example!r}")
+    parser.add_argument("--scene", default="", help="of the store (default: the one in use)")
     add_node_options(parser)
     add = parser.add_argument
     add(
@@ -292,6 +293,7 @@ def ask_main(args: Sequence[str]) -> int:
     scopes = QueryScene.Request.SCOPE_SCENE, QueryScene.Request.SCOPE_LATEST_IMAGE
     request = QueryScene.Request(
         question=options.text,
+        scene=options.scene,
         scope=scopes[options.latest_image],
         timeout_sec=options.timeout,
         deadline_ms=options.deadline_ms,
@@ -313,6 +315,7 @@ def ground_main(args: Sequence[str]) -> int:
 
     request = GroundObject.Request(
         phrase=options.text,
+        scene=options.scene,
         max_boxes=options.max_boxes,
         min_score=options.min_score,
         timeout_sec=options.timeout,

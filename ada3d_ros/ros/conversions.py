@@ -52,7 +52,8 @@ def time_to_ns(stamp: Any) -> int:
 @dataclass(frozen=True, slots=True)
 class Request:
     """What a caller asked. timeout_s 0: the node's default; deadline_ms NaN: none; measure: the
-    typed request that question.text describes.
+    typed request that question.text describes; scene: of the store, '' = the one in use; watch_id:
+    of the standing question that it is, '' = somebody asks and waits.
     """
 
     question: Question
@@ -60,6 +61,8 @@ class Request:
     measure: MeasureRequest | None = None
     timeout_s: float = 0.0
     deadline_ms: float = NAN
+    scene: str = ""
+    watch_id: str = ""
 
 
 def request_from_query(message: Any) -> Request:

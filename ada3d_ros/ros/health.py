@@ -51,6 +51,7 @@ def judge(state: HealthState) -> list[Fault]:
         *_losses(state),
         *_warning(state.camera_axes_warning, "camera axes", SCENE),
         *_warning("" if is_failing(state.detector) else state.objects_warning, "objects", SCENE),
+        *_warning(state.store_warning, "store", SCENE),
         *judge_detector(state.detector, state.slop_s, _is_fed(state)),
     ]
     # That a bag has ended, or a camera gone, explains nothing else.

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ada3d_ros.create_pipeline import AnyPipeline
     from ada3d_ros.ros.bond import ManagerBond
     from ada3d_ros.ros.detection_input import DetectionInput
+    from ada3d_ros.ros.scenes import SceneServer
 
 PipelineFactory = Callable[..., "AnyPipeline"]  # of an AgentConfig and `background`
 FINALIZED_TEXT = "the node was shut down for good: end its process and start it again."
@@ -81,6 +82,8 @@ class AgentLifecycle(ManagedNode):
     always: the parameters, the inference thread (`worker`), the counters; configured: `pipeline`
     and `intake`, from the moment the weights start to load; active: `inputs`.
     """
+
+    scenes: SceneServer
 
     def __init__(self, pipeline_factory: PipelineFactory, **options: Any) -> None:
         super().__init__("ada3d_agent", **options)
@@ -142,6 +145,11 @@ class AgentLifecycle(ManagedNode):
     @abstractmethod
     def _publish_objects(self) -> None:
         """Tell of the objects that are kept, where that is news."""
+
+    def _keyframe_came(self) -> None:
+        """A frame was admitted to the scene; on the thread of the frames."""
+        self.worker.notify()
+        self.scenes.note_scene()
 
     def report_error(self, where: str, error: BaseException, trace: str) -> None:
         """Count and log an error that nothing else handles; a lost GPU ends the node's work."""
@@ -217,7 +225,7 @@ class AgentLifecycle(ManagedNode):
             self.drops,
             self.get_logger().warning,
             self.report_error,
-            self.worker.notify,
+            self._keyframe_came,
         )
 
         # the weights are read in the inference thread, while services answer
@@ -260,6 +268,7 @@ class AgentLifecycle(ManagedNode):
     @guarded(_failed_transition)
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         self.drops.clear_refusals()
+        self.scenes.open()
         self.inputs = FrameInputs(self, self.config, self.drops, self._on_set, self.report_error)
         if self.detections is not None:
             self.detections.open()
@@ -338,6 +347,7 @@ class AgentLifecycle(ManagedNode):
         if self.intake is not None:
             self.intake.stop(join_s)
             self.intake = None
+        self.scenes.close(join_s)
         self.pipeline = self.detections = None
         self._last_set_ns = -1
 

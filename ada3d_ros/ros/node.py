@@ -36,6 +36,8 @@ from ada3d_ros.ros.lifecycle import FINALIZED_TEXT, OK, AgentLifecycle, Pipeline
 from ada3d_ros.ros.objects import ObjectServer
 from ada3d_ros.ros.outputs import AgentOutputs
 from ada3d_ros.ros.requests import RequestServer, check_scene
+from ada3d_ros.ros.scenes import SceneServer, store_task
+from ada3d_ros.ros.standing import StandingServer
 from ada3d_ros.ros.sync import MIN_JUMP_NS
 from ada3d_ros.sources.messages import PosedSet
 from ada3d_ros.srv import GetModelInfo
@@ -63,7 +65,10 @@ class AgentNode(AgentLifecycle):
         add_tasks(self._outputs.updater, self)
         self._outputs.updater.add("Detector", lambda: detector_task(self))
         self.objects = ObjectServer(self)
+        self.scenes = SceneServer(self)
+        self._outputs.updater.add("Store", lambda: store_task(self.scenes))
         self._requests = RequestServer(self, self)
+        self.standing = StandingServer(self, self._requests)
         self._create_services()
 
         # reports, also under use_sim_time without /clock
@@ -119,7 +124,7 @@ class AgentNode(AgentLifecycle):
         if self.intake is None:
             return
         step_ns = messages.stamp_ns - self._last_set_ns if self._last_set_ns >= 0 else 0
-        jumped = self._is_jump(step_ns)
+        jumped = self._is_jump(step_ns) and not self.scenes.clock_came_right(self._last_set_ns)
         if self.paused:  # a jump is noticed by the first set after the pause
             self._last_set_ns = self._last_set_ns if jumped else messages.stamp_ns
             return
@@ -170,11 +175,20 @@ class AgentNode(AgentLifecycle):
 
     def _reset_scene(self) -> None:
         # first: no waiting question may start on the empty scene
+        self.drop_scene()
+        if self.pipeline is not None:
+            self.pipeline.reset_scene()
+            self.scenes.note_scene()
+        self.scene_changed()
+
+    def drop_scene(self) -> None:
+        """Before there is another scene: no question and no frame of the old one comes to it."""
         self.worker.cancel_all(SceneResetError)
         if self.intake is not None:
             self.intake.clear()
-        if self.pipeline is not None:
-            self.pipeline.reset_scene()
+
+    def scene_changed(self) -> None:
+        """There is another scene."""
         self._clear_outputs()
         self._publish_status()
 
@@ -184,6 +198,7 @@ class AgentNode(AgentLifecycle):
 
     def _publish_objects(self) -> None:
         self.objects.update()
+        self.scenes.note_objects()
 
     def _forget(self) -> None:
         super()._forget()
@@ -196,16 +211,20 @@ class AgentNode(AgentLifecycle):
 
     # -- what requests need
 
-    def admit(self, text: str) -> None:
-        """Raise the RequestError that says why a question cannot be taken now, or is none."""
+    def admit(self, text: str, scene: str = "") -> None:
+        """Raise the RequestError that says why a question cannot be taken now, or is none. scene:
+        that it is about, '' = the one in use.
+        """
         # a model, and inputs
-        pipeline = self._active_pipeline()
+        pipeline = self.active_pipeline()
         if self.paused:
             raise NotActiveError("the node is paused; call ~/set_paused with data: false.")
         _check_loaded(pipeline)
 
         # a question, and a scene
         pipeline.check_question(text)
+        if self.scenes.check_named(scene):
+            return
         now_ns = self.get_clock().now().nanoseconds
         check_scene(
             pipeline.scene_state(),
@@ -214,7 +233,7 @@ class AgentNode(AgentLifecycle):
             self.config.scene.max_age_sec,
         )
 
-    def _active_pipeline(self) -> AnyPipeline:
+    def active_pipeline(self) -> AnyPipeline:
         """Raises NotActiveError, or the ModelError that keeps the node from working."""
         if self._closed:
             raise NodeStoppedError(STOP_TEXTS[NodeStoppedError])
@@ -229,18 +248,18 @@ class AgentNode(AgentLifecycle):
             )
         return self.pipeline
 
-    def answer(self, question: Question, hooks: AskHooks) -> Answer:
-        return self._ready_pipeline().ask(question, hooks)
+    def answer(self, question: Question, hooks: AskHooks, scene: str = "") -> Answer:
+        return (self.scenes.pipeline_of(scene) or self._ready_pipeline()).ask(question, hooks)
 
-    def ground(self, question: Question, hooks: AskHooks) -> Answer:
-        return self._ready_pipeline().ground(question, hooks)
+    def ground(self, question: Question, hooks: AskHooks, scene: str = "") -> Answer:
+        return (self.scenes.pipeline_of(scene) or self._ready_pipeline()).ground(question, hooks)
 
     def measure(self, request: MeasureRequest, hooks: AskHooks) -> Answer:
         return self._ready_pipeline().measure(request, hooks)
 
     def kept_objects(self) -> ObjectsSnapshot:
         """The objects that are kept, as they are now. Raises a RequestError where none are."""
-        pipeline = self._active_pipeline()
+        pipeline = self.active_pipeline()
         _check_loaded(pipeline)
         snapshot = pipeline.objects()
         if snapshot.why_not:
@@ -253,18 +272,25 @@ class AgentNode(AgentLifecycle):
             return ""
         return f"{info.name}@{info.revision}" + (" (random weights)" if info.random_weights else "")
 
-    def check_scene_of(self, answer: Answer) -> None:
+    def scene_name(self) -> str:
+        """Of the scene in use; '' where it has none."""
+        return self.scenes.name
+
+    def check_scene_of(self, answer: Answer, scene: str = "") -> None:
         """Raise SceneResetError, or NotActiveError, for an answer that a reset or the end of the
         model overtook: it was complete, and is of a scene that there is no more.
         """
         if self.pipeline is None:
             raise NotActiveError(STOP_TEXTS[NotActiveError])
+        if scene and scene != self.scenes.name:
+            return
         if answer.scene_epoch != self.pipeline.scene_state().epoch:
             raise SceneResetError(STOP_TEXTS[SceneResetError])
 
     @guarded()
     def publish_answer(self, message: AnswerMsg) -> None:
         self._outputs.publish_answer(message, self.config.markers.lifetime_sec)
+        self.scenes.note_answer(message)
 
     # -- services
 
@@ -322,6 +348,7 @@ class AgentNode(AgentLifecycle):
             detail=detail,
             faults=[str(fault) for fault in faults if fault.severity],
             queued=self.worker.queued,
+            watches=self.standing.to_msgs(),
             gpu_memory_used_mib=math.nan,
             gpu_memory_total_mib=math.nan,
         )
@@ -329,8 +356,11 @@ class AgentNode(AgentLifecycle):
             scene = self.pipeline.scene_state()
             message.keyframes = scene.num_keyframes
             message.scene_epoch, message.scene_version = scene.epoch, scene.version
+            message.scene = self.scenes.name
             if scene.epoch == self._jump_epoch:
                 message.detail += f" ({self._jump_text})"
+            loaded = self.scenes.loaded_text(self.get_clock().now().nanoseconds)
+            message.detail += f" ({loaded})" if loaded else ""
             used_mib, total_mib = self.pipeline.device_memory_mib()
             message.gpu_memory_used_mib, message.gpu_memory_total_mib = used_mib, total_mib
         self._outputs.statuses.publish(message)

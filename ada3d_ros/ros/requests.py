@@ -46,12 +46,12 @@ from ada3d_ros.ros.conversions import (
     request_from_query,
 )
 from ada3d_ros.ros.diagnostics import InferenceMonitor
+from ada3d_ros.ros.goal_feedback import GoalFeedback
 from ada3d_ros.ros.guard import guarded
 from ada3d_ros.srv import GroundObject, Measure, QueryScene
-from ada3d_ros.types import Answer, AskHooks, Question, SceneState, Stage, StopReason
+from ada3d_ros.types import Answer, AskHooks, Question, SceneState, StopReason
 from ada3d_ros.worker import Job, RequestWorker
 
-FEEDBACK_PERIOD_S = 0.05
 # Reliable; with the default depth of 10 a burst of requests is lost in silence.
 BURST_QOS = QoSProfile(depth=100)
 
@@ -65,13 +65,14 @@ class Agent(Protocol):
     @property
     def config(self) -> AgentConfig: ...
 
-    def admit(self, text: str) -> None:
+    def admit(self, text: str, scene: str = "") -> None:
         """Raise a RequestError if a question cannot be taken now, or is not a question."""
 
-    def answer(self, question: Question, hooks: AskHooks) -> Answer: ...
-    def ground(self, question: Question, hooks: AskHooks) -> Answer: ...
+    def answer(self, question: Question, hooks: AskHooks, scene: str = "") -> Answer: ...
+    def ground(self, question: Question, hooks: AskHooks, scene: str = "") -> Answer: ...
     def measure(self, request: MeasureRequest, hooks: AskHooks) -> Answer: ...
-    def check_scene_of(self, answer: Answer) -> None:
+    def scene_name(self) -> str: ...
+    def check_scene_of(self, answer: Answer, scene: str = "") -> None:
         """Raise a RequestError for an answer about a scene that there is no more."""
 
     def publish_answer(self, message: AnswerMsg) -> None: ...
@@ -100,7 +101,7 @@ class RequestServer:
         self._node, self._agent = node, agent
         self._last_id = 0
         self.open = 0  # requests that wait for their answer
-        self._goals: dict[bytes, _GoalFeedback] = {}  # those that wait or run, by goal id
+        self._goals: dict[bytes, GoalFeedback] = {}  # those that wait or run, by goal id
 
         # Reentrant: one question waits for its answer while others come in.
         group = ReentrantCallbackGroup()
@@ -137,7 +138,8 @@ class RequestServer:
 
     @guarded(_failed_query)
     async def _on_query(self, request: Any, response: Any) -> Any:
-        response.answer = await self._handle(request.question, lambda: request_from_query(request))
+        build = partial(request_from_query, request)
+        response.answer = await self._handle(request.question, build, scene=request.scene)
         return response
 
     def _failed(self, error: Exception, request: Any, response: Any) -> Any:
@@ -146,7 +148,8 @@ class RequestServer:
 
     @guarded(_failed)
     async def _on_ground(self, request: Any, response: Any) -> Any:
-        answer = await self._handle(request.phrase, lambda: request_from_ground(request))
+        build = partial(request_from_ground, request)
+        answer = await self._handle(request.phrase, build, scene=request.scene)
         response.success = answer.success
         response.error_code, response.error_msg = answer.error_code, answer.error_msg
         response.result, response.answer = boxes_to_msg(answer), answer
@@ -184,11 +187,12 @@ class RequestServer:
     @guarded(_failed_goal)
     async def _on_goal_execute(self, handle: ServerGoalHandle) -> Any:
         # Answer it, within reach of `_on_cancel` meanwhile.
-        key, goal = bytes(handle.goal_id.uuid), _GoalFeedback(handle)
+        key, goal = bytes(handle.goal_id.uuid), GoalFeedback(handle)
         self._goals[key] = goal
         asked = handle.request
         try:
-            answer = await self._handle(asked.question, lambda: request_from_goal(asked), goal)
+            build = partial(request_from_goal, asked)
+            answer = await self._handle(asked.question, build, goal, asked.scene)
         finally:
             del self._goals[key]
 
@@ -209,18 +213,51 @@ class RequestServer:
     # -- the one path
 
     async def _handle(
-        self, text: str, build: Callable[[], Request], feedback: _GoalFeedback | None = None
+        self,
+        text: str,
+        build: Callable[[], Request],
+        feedback: GoalFeedback | None = None,
+        scene: str = "",
     ) -> AnswerMsg:
-        """Check, queue, wait, publish. Every outcome is a message with a code; nothing raises."""
+        """Check, queue, wait, publish. Every outcome is a message with a code; nothing raises.
+        scene: that the question names, '' = the one in use.
+        """
         monitor = self._agent.inference  # of the model that is asked, also if it goes meanwhile
         monitor.requests += 1
-        self._last_id += 1
         self.open += 1
+        message = await self._answer(text, build, feedback, scene)
+
+        # Count it, and tell everybody who listens.
+        self.open -= 1
+        self._note(message, monitor)
+        self._agent.publish_answer(message)
+        return message
+
+    async def ask_standing(self, watch_id: str, request: Request) -> AnswerMsg:
+        """The answer to a standing question, when there is nothing else to do; nobody is told.
+        PREEMPTED where a request came meanwhile.
+        """
+        text = request.question.text
+        message = await self._answer(text, lambda: replace(request, watch_id=watch_id))
+        message.watch_id = watch_id
+        return message
+
+    async def _answer(
+        self,
+        text: str,
+        build: Callable[[], Request],
+        feedback: GoalFeedback | None = None,
+        scene: str = "",
+    ) -> AnswerMsg:
+        """As `_handle`, but that nothing is counted and nobody told."""
+        monitor = self._agent.inference
+        self._last_id += 1
         message = self._new_answer_msg(text)
+        message.scene = scene or self._agent.scene_name()
         try:
             # 1. Refuse what cannot be answered now, or is out of range.
-            self._agent.admit(text)
-            request = build()
+            self._agent.admit(text, scene)
+            request = replace(build(), scene=scene)
             message.deadline_ms = request.deadline_ms
 
             # 2. Queue it, and let the executor go on until the inference thread is done with it.
@@ -229,7 +266,7 @@ class RequestServer:
                 feedback.job = job
             answer, error = await future
             if answer is not None:
-                self._agent.check_scene_of(answer)
+                self._agent.check_scene_of(answer, scene)
                 monitor.last_tokens = answer.tokens
 
             # 3. Answer, boxes, tokens and times into the message.
@@ -240,15 +277,10 @@ class RequestServer:
                 trace = "".join(traceback.format_exception(error))
                 self._agent.report_error(f"request {message.request_id}", error, trace)
             message.error_code, message.error_msg = error_of(error)
-
-        # 4. Count it, and tell everybody who listens.
-        self.open -= 1
-        self._note(message, monitor)
-        self._agent.publish_answer(message)
         return message
 
     def _submit(
-        self, request: Request, request_id: int, feedback: _GoalFeedback | None
+        self, request: Request, request_id: int, feedback: GoalFeedback | None
     ) -> tuple[Job, Future]:
         """The queued job, and the future of its (answer, error). Raises BusyError."""
         executor = self._node.executor
@@ -271,7 +303,7 @@ class RequestServer:
                 answer = self._agent.measure(request.measure, hooks)
                 return replace(answer, question=question.text)
             ask = self._agent.ground if request.ground else self._agent.answer
-            return ask(question, hooks)
+            return ask(question, hooks, request.scene)
 
         def on_done(answer: Answer | None, error: BaseException | None) -> None:
             future.set_result((answer, error))
@@ -280,8 +312,11 @@ class RequestServer:
         # Only questions that may share the model's steps with others run as one batch.
         timeout_s = request.timeout_s or config.generation.timeout_sec
         job = Job(run, on_done, deadline=time.monotonic() + timeout_s, request_id=request_id)
+        if request.watch_id:
+            self._agent.worker.submit_idle(job)
+            return job, future
         question = replace(request.question, deadline_s=request.deadline_ms)
-        if not request.ground and request.measure is None and question.shareable:
+        if not (request.ground or request.measure or request.scene) and question.shareable:
             job.batch = prepare
         self._agent.worker.batch_size = config.action.batch_size
         self._agent.worker.submit(job, config.action.policy, config.action.queue_size)
@@ -339,48 +374,3 @@ class RequestServer:
             window.add(getattr(latency, f"{stage}_ms"))
         if latency.decode_ms > 0 and message.tokens.generated > 1:
             monitor.tokens_per_s.add((message.tokens.generated - 1) / latency.decode_ms * 1e3)
-
-
-class _GoalFeedback:
-    """The pipeline's hooks as action feedback; text at most every FEEDBACK_PERIOD_S."""
-
-    def __init__(self, handle: ServerGoalHandle) -> None:
-        self._handle = handle
-        self.job: Job | None = None
-        self._started = time.monotonic()
-        self._last_sent = 0.0
-        self._pending = ""
-        self._tokens = 0
-        self._stage = Stage.QUEUED
-
-    def hooks(self, job: Job) -> AskHooks:
-        def check() -> None:
-            if self._handle.is_cancel_requested:
-                job.cancel(CanceledError)
-            job.check()
-
-        return AskHooks(check=check, on_stage=self._on_stage, on_text=self._on_text)
-
-    def _on_stage(self, stage: Stage) -> None:
-        self._send()
-        self._stage = stage
-        self._send(always=True)
-
-    def _on_text(self, delta: str, num_tokens: int) -> None:
-        self._pending += delta
-        self._tokens = num_tokens
-        if time.monotonic() - self._last_sent >= FEEDBACK_PERIOD_S:
-            self._send()
-
-    def _send(self, always: bool = False) -> None:
-        if not (self._pending or always) or not self._handle.is_active:
-            return
-        self._handle.publish_feedback(
-            AskScene.Feedback(
-                stage=self._stage.value,
-                delta=self._pending,
-                tokens=self._tokens,
-                elapsed_ms=(time.monotonic() - self._started) * 1e3,
-            )
-        )
-        self._pending, self._last_sent = "", time.monotonic()

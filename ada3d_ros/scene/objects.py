@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 
-from ada3d_ros.measures import SceneObject
+from ada3d_ros.measures import ObjectsSnapshot, SceneObject
 from ada3d_ros.scene.keyframes import SceneSnapshot
 from ada3d_ros.scene.object_detections import MAX_IOU, Detection, iou_matrix
 from ada3d_ros.scene.object_evidence import Evidence, gather_evidence
@@ -42,7 +42,7 @@ class FoundObject:
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class _Kept:
+class KeptObject:
     """An object: its number, how it was found last, what keyframes say about it, the key of what
     was found, and how often in a row it was looked for in vain where keyframes show its place.
     """
@@ -66,6 +66,27 @@ class _Kept:
         )
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class KeptObjects:
+    """All that an ObjectMemory knows, and the list that was last published of it: what it takes to
+    go on with the objects elsewhere, or after a restart.
+    """
+
+    kept: tuple[KeptObject, ...]
+    next_number: int
+    last_index: int  # of the keyframes that were looked through
+    snapshot: ObjectsSnapshot
+
+    @property
+    def epoch(self) -> int:
+        """Of the scene that they belong to."""
+        return self.snapshot.scene_epoch
+
+    def without_keys(self) -> KeptObjects:
+        """For a finder that follows things itself and begins anew: its keys are others."""
+        return replace(self, kept=tuple(replace(each, key=NO_KEY) for each in self.kept))
+
+
 class ObjectMemory:
     """The objects of one scene epoch. Keyframes are taken in the order of their indices, each once;
     one that leaves the scene takes nothing with it. Used by one thread.
@@ -75,7 +96,7 @@ class ObjectMemory:
 
     def __init__(self, max_count: int) -> None:
         self.max_count = max_count
-        self._kept: list[_Kept] = []
+        self._kept: list[KeptObject] = []
         self._next_number = 1
         self._last_index = -1  # of the keyframes that were looked through
 
@@ -83,6 +104,18 @@ class ObjectMemory:
     def objects(self) -> tuple[SceneObject, ...]:
         """By id, those that are gone among them."""
         return tuple(kept.described() for kept in self._kept)
+
+    def told(self, snapshot: ObjectsSnapshot) -> KeptObjects:
+        """What it knows, for `ObjectMemory.from_told`; snapshot: what was published of it."""
+        return KeptObjects(tuple(self._kept), self._next_number, self._last_index, snapshot)
+
+    @classmethod
+    def from_told(cls, max_count: int, known: KeptObjects) -> ObjectMemory:
+        """A memory that knows this."""
+        memory = cls(max_count)
+        memory._kept, memory._next_number = list(known.kept), known.next_number
+        memory._last_index = known.last_index
+        return memory
 
     def copied(self) -> ObjectMemory:
         """A memory of its own that knows the same."""
@@ -122,11 +155,11 @@ class ObjectMemory:
         for i, (each, its) in enumerate(zip(found, evidence, strict=True)):
             if i in matched:
                 kept = self._kept[matched[i]]
-                updated[matched[i]] = _Kept(
+                updated[matched[i]] = KeptObject(
                     kept.number, each.detection, _joined(kept.evidence, its), each.key
                 )
             else:
-                updated[len(updated)] = _Kept(self._next_number, each.detection, its, each.key)
+                updated[len(updated)] = KeptObject(self._next_number, each.detection, its, each.key)
                 self._next_number += 1
 
         # Two at one place are one; not too many.
@@ -155,7 +188,7 @@ class ObjectMemory:
         pairs = zip(rows.tolist(), columns.tolist(), strict=True)
         return {i: j for i, j in pairs if cost[i, j] < NEVER}
 
-    def _limited(self, kept: list[_Kept]) -> list[_Kept]:
+    def _limited(self, kept: list[KeptObject]) -> list[KeptObject]:
         """At most max_count that are there and as many that are gone, the oldest of which go."""
         present = [each for each in kept if each.evidence.gone_ns < 0]
         gone = [each for each in kept if each.evidence.gone_ns >= 0]
@@ -174,7 +207,7 @@ def _still_there(
     return [a for a, _ in pairs], [b for _, b in pairs]
 
 
-def _costs(found: Sequence[Detection], kept: Sequence[_Kept]) -> npt.NDArray[np.float64]:
+def _costs(found: Sequence[Detection], kept: Sequence[KeptObject]) -> npt.NDArray[np.float64]:
     """Of taking each detection for each kept object (F, K); NEVER where it is another one. Objects
     that are gone match under their own label alone.
     """
@@ -201,18 +234,18 @@ def _joined(old: Evidence, new: Evidence) -> Evidence:
     return replace(latest, xyz_m=new.xyz_m, first_ns=min(firsts))
 
 
-def _is_disowned(kept: _Kept, keys: set[int]) -> bool:
+def _is_disowned(kept: KeptObject, keys: set[int]) -> bool:
     """Whether what an object was is nothing any more to who found it, or part of another thing."""
     return kept.key != NO_KEY and kept.key not in keys and kept.evidence.gone_ns < 0
 
 
-def _was_a_guess(kept: _Kept) -> bool:
+def _was_a_guess(kept: KeptObject) -> bool:
     """Whether it was found at a low score and then, in better known scenes, not any more."""
     doubtful = kept.key == NO_KEY and kept.evidence.gone_ns < 0
     return doubtful and kept.misses >= MAX_MISSES and kept.detection.box.score < SURE_SCORE
 
 
-def _merged(kept: dict[int, _Kept], confirmed: set[int]) -> list[_Kept]:
+def _merged(kept: dict[int, KeptObject], confirmed: set[int]) -> list[KeptObject]:
     """Without the objects that were not found again and lie where one is that was."""
     names = sorted(kept)
     sure = [kept[i].detection.box for i in names if i in confirmed]

@@ -60,7 +60,7 @@ LATCHED = Qos(
     False,
 )
 
-_store = get_typestore(Stores.ROS2_JAZZY)
+MESSAGE_TYPES = get_typestore(Stores.ROS2_JAZZY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,17 +167,19 @@ class _Recorder:
         self._write_poses(stamp_ns)
 
         # What it recorded.
-        header = _header(stamp_ns, frame.camera_frame_id)
+        header = message_header(stamp_ns, frame.camera_frame_id)
         if options.raw:
-            color = _image(header, "rgb8", frame.rgb)
+            color = image_message(header, "rgb8", frame.rgb)
         else:
             color = _jpeg(header, frame.rgb, options.jpeg_quality)
         info = camera_info(header, frame, options.distortion_model, options.D)
         self._write(self._info, stamp_ns, info)
         self._write(self._rgb, stamp_ns, color)
         depth_ns = stamp_ns if frame.depth_stamp_ns is None else frame.depth_stamp_ns
-        header = _header(depth_ns, frame.camera_frame_id)
-        self._write(self._depth, depth_ns, _image(header, "16UC1", to_millimetres(frame.depth_m)))
+        header = message_header(depth_ns, frame.camera_frame_id)
+        self._write(
+            self._depth, depth_ns, image_message(header, "16UC1", to_millimetres(frame.depth_m))
+        )
         self.num_frames += 1
         self._flush(stamp_ns - REORDER_NS)
 
@@ -201,13 +203,15 @@ class _Recorder:
             self._write(
                 self._tf, stamp_ns, _transform(stamp_ns, self._world, BODY_FRAME, T_world_body)
             )
-            self._write(self._pose, stamp_ns, _pose(stamp_ns, self._world, T_world_cam))
+            self._write(self._pose, stamp_ns, pose_message(stamp_ns, self._world, T_world_cam))
 
     def _add(self, topic: str, kind: str, qos: tuple[Qos, ...] = ()) -> Connection:
-        return self._writer.add_connection(topic, kind, typestore=_store, offered_qos_profiles=qos)
+        return self._writer.add_connection(
+            topic, kind, typestore=MESSAGE_TYPES, offered_qos_profiles=qos
+        )
 
     def _write(self, connection: Connection, stamp_ns: int, message: Any) -> None:
-        data = bytes(_store.serialize_cdr(message, connection.msgtype))
+        data = bytes(MESSAGE_TYPES.serialize_cdr(message, connection.msgtype))
         heapq.heappush(self._waiting, (stamp_ns, self._num_messages, connection, data))
         self._num_messages += 1
 
@@ -228,43 +232,45 @@ def to_millimetres(depth_m: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
     return np.where(valid, mm, 0).astype(np.uint16)
 
 
-def _new(kind: str, **fields: Any) -> Any:
-    return _store.types[kind](**fields)
+def new_message(kind: str, **fields: Any) -> Any:
+    return MESSAGE_TYPES.types[kind](**fields)
 
 
-def _header(stamp_ns: int, frame_id: str) -> Any:
+def message_header(stamp_ns: int, frame_id: str) -> Any:
     sec, nanosec = divmod(stamp_ns, 1_000_000_000)
-    stamp = _new("builtin_interfaces/msg/Time", sec=sec, nanosec=nanosec)
-    return _new("std_msgs/msg/Header", stamp=stamp, frame_id=frame_id)
+    stamp = new_message("builtin_interfaces/msg/Time", sec=sec, nanosec=nanosec)
+    return new_message("std_msgs/msg/Header", stamp=stamp, frame_id=frame_id)
 
 
 def _vector(kind: str, values: Matrix) -> Any:
-    return _new(f"geometry_msgs/msg/{kind}", **dict(zip("xyzw", map(float, values), strict=False)))
+    return new_message(
+        f"geometry_msgs/msg/{kind}", **dict(zip("xyzw", map(float, values), strict=False))
+    )
 
 
 def _transform(stamp_ns: int, parent: str, child: str, T_parent_child: Matrix) -> Any:
     translation_m, quat = to_quaternion(T_parent_child)
-    transform = _new(
+    transform = new_message(
         "geometry_msgs/msg/TransformStamped",
-        header=_header(stamp_ns, parent),
+        header=message_header(stamp_ns, parent),
         child_frame_id=child,
-        transform=_new(
+        transform=new_message(
             "geometry_msgs/msg/Transform",
             translation=_vector("Vector3", translation_m),
             rotation=_vector("Quaternion", quat),
         ),
     )
-    return _new(TF_MESSAGE, transforms=[transform])
+    return new_message(TF_MESSAGE, transforms=[transform])
 
 
-def _pose(stamp_ns: int, frame_id: str, T_world_cam: Matrix) -> Any:
+def pose_message(stamp_ns: int, frame_id: str, T_world_cam: Matrix) -> Any:
     translation_m, quat = to_quaternion(T_world_cam)
-    pose = _new(
+    pose = new_message(
         "geometry_msgs/msg/Pose",
         position=_vector("Point", translation_m),
         orientation=_vector("Quaternion", quat),
     )
-    return _new(POSE_STAMPED, header=_header(stamp_ns, frame_id), pose=pose)
+    return new_message(POSE_STAMPED, header=message_header(stamp_ns, frame_id), pose=pose)
 
 
 def camera_info(
@@ -273,7 +279,7 @@ def camera_info(
     """The CameraInfo of the frame's camera, by default without distortion: the whole image."""
     # Once rectified, with the same K and without a rotation: P holds K.
     K = frame.intrinsics.matrix
-    region = _new(
+    region = new_message(
         "sensor_msgs/msg/RegionOfInterest",
         x_offset=0,
         y_offset=0,
@@ -281,7 +287,7 @@ def camera_info(
         width=0,
         do_rectify=False,
     )
-    return _new(
+    return new_message(
         CAMERA_INFO,
         header=header,
         height=frame.intrinsics.height,
@@ -297,11 +303,11 @@ def camera_info(
     )
 
 
-def _image(header: Any, encoding: str, pixels: npt.NDArray[Any]) -> Any:
+def image_message(header: Any, encoding: str, pixels: npt.NDArray[Any]) -> Any:
     little = pixels.astype(pixels.dtype.newbyteorder("<"), copy=False)
     data = np.frombuffer(little.tobytes(), dtype=np.uint8)
     height, width = pixels.shape[:2]
-    return _new(
+    return new_message(
         IMAGE,
         header=header,
         height=height,
@@ -317,4 +323,6 @@ def _jpeg(header: Any, rgb: npt.NDArray[np.uint8], quality: int) -> Any:
     buffer = io.BytesIO()
     Image.fromarray(rgb).save(buffer, "JPEG", quality=quality)
     data = np.frombuffer(buffer.getvalue(), dtype=np.uint8)
-    return _new(COMPRESSED_IMAGE, header=header, format="rgb8; jpeg compressed bgr8", data=data)
+    return new_message(
+        COMPRESSED_IMAGE, header=header, format="rgb8; jpeg compressed bgr8", data=data
+    )

@@ -24,13 +24,13 @@ from ada3d_ros.errors import (
     RequestError,
 )
 from ada3d_ros.fleet.connection import Address, Connection
-from ada3d_ros.fleet.json_form import to_json
-from ada3d_ros.fleet.keyframe_bytes import pack_keyframe, unpack_keyframe
 from ada3d_ros.fleet.protocol import Call, SceneList, token_of
 from ada3d_ros.fleet.remote_pipeline import RemotePipeline
 from ada3d_ros.fleet.scene_store import HostLimits
 from ada3d_ros.fleet.scene_upload import dumped
 from ada3d_ros.pipeline import Ada3DPipeline
+from ada3d_ros.store.json_form import to_json
+from ada3d_ros.store.keyframe_bytes import pack_keyframe, unpack_keyframe
 from ada3d_ros.types import AskHooks, Question, RgbdFrame
 from test.support.box_room import build_box_room
 

@@ -21,7 +21,6 @@ from ada3d_ros.errors import (
     LoadingError,
     OutOfMemoryError,
 )
-from ada3d_ros.fleet.keyframe_bytes import pack_keyframe, unpack_keyframe
 from ada3d_ros.fleet.protocol import Call, SceneList
 from ada3d_ros.fleet.replica_probe import ReplicaProbe
 from ada3d_ros.fleet.scene_host import SceneHost
@@ -29,6 +28,7 @@ from ada3d_ros.fleet.scene_store import HostLimits
 from ada3d_ros.measures import MeasureKind, MeasureRequest, Reference
 from ada3d_ros.pipeline import Ada3DPipeline
 from ada3d_ros.scene.keyframes import KeyframeBuffer, SceneSnapshot
+from ada3d_ros.store.keyframe_bytes import pack_keyframe, unpack_keyframe
 from ada3d_ros.types import Answer, AskHooks, Question
 from test.support.box_room import build_box_room
 

@@ -18,7 +18,6 @@ from ada3d_ros.errors import (
     KeyframesMissingError,
     ModelError,
 )
-from ada3d_ros.fleet.json_form import to_json
 from ada3d_ros.fleet.protocol import (
     Call,
     SceneList,
@@ -29,6 +28,7 @@ from ada3d_ros.fleet.protocol import (
 from ada3d_ros.fleet.serve import http_options, main, parser, replicas_of
 from ada3d_ros.measures import MeasureKind, MeasureRequest, Reference
 from ada3d_ros.scene.floor import Floor
+from ada3d_ros.store.json_form import to_json
 from ada3d_ros.types import Question
 
 CALL = Call("d", Question("How many chairs?"), 30.0)

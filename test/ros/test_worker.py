@@ -6,12 +6,18 @@ import gc
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
-from ada3d_ros.errors import BusyError, CanceledError, RequestTimeoutError
+from ada3d_ros.errors import (
+    BusyError,
+    CanceledError,
+    PreemptedError,
+    RequestTimeoutError,
+    SceneResetError,
+)
 from ada3d_ros.ros.guard import ThrottledWarning
 from ada3d_ros.worker import Job, LatestWorker, RequestWorker
 from test.support.ros_harness import wait_until
@@ -341,3 +347,73 @@ def test_notify_without_background_steps_does_nothing(worker: RequestWorker) -> 
         worker.notify()
     worker.submit(job(lambda _: "done", results), "queue", 1)
     assert wait_until(lambda: results == ["done"])
+
+
+# -- jobs of the lowest priority
+
+
+def test_an_idle_job_waits_for_jobs_and_background_steps() -> None:
+    """Order: what was submitted, then background steps to the last, then the idle job."""
+    order: list[str] = []
+    steps = iter([True, True, False])
+    gate, done = threading.Event(), threading.Event()
+
+    def step() -> bool:
+        more = next(steps, False)
+        order.append("step")
+        return more
+
+    def note(name: str) -> Job:
+        return job_of(lambda job: order.append(name), done)
+
+    worker = RequestWorker(run_background_step=step)
+    worker.run_later(lambda: gate.wait(10.0) and None)
+    idle = note("idle")
+    worker.submit_idle(idle)
+    worker.submit(note("job"), "queue", 4)
+    assert (worker.queued, worker.busy) == (1, False)  # an idle job does not count
+    gate.set()
+    assert wait_until(lambda: "idle" in order)
+    assert order[:4] == ["job", "step", "step", "step"]
+    assert order[4] == "idle"
+    worker.stop()
+
+
+def test_a_job_stops_an_idle_one_and_is_not_refused() -> None:
+    running, outcome = threading.Event(), []
+
+    def run(job: Job) -> None:
+        running.set()
+        assert wait_until(lambda: job.stop_error is not None)
+        job.check()
+
+    worker = RequestWorker()
+    idle = Job(run, lambda result, error: outcome.append(error), time.monotonic() + 60)
+    worker.submit_idle(idle)
+    assert running.wait(10.0)
+    assert not worker.busy
+    done = threading.Event()
+    worker.submit(job_of(lambda job: None, done), "reject", 0)
+    assert done.wait(10.0)
+    assert [type(error) for error in outcome] == [PreemptedError]
+    worker.stop()
+
+
+def test_idle_jobs_end_with_the_others() -> None:
+    outcome: list[Any] = []
+    gate = threading.Event()
+    worker = RequestWorker()
+    worker.run_later(lambda: gate.wait(10.0) and None)
+    on_done = lambda result, error: outcome.append(type(error))  # noqa: E731
+    worker.submit_idle(Job(lambda job: None, on_done, time.monotonic() + 60))
+    worker.cancel_all(SceneResetError)
+    worker.submit_idle(Job(lambda job: None, on_done, time.monotonic() - 1))
+    worker.expire()
+    assert outcome == [SceneResetError, RequestTimeoutError]
+    gate.set()
+    worker.stop()
+
+
+def job_of(run: Callable[[Job], Any], done: threading.Event) -> Job:
+    """A job that says when its outcome was delivered."""
+    return Job(run, lambda result, error: done.set(), time.monotonic() + 60)

@@ -13,9 +13,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from ada3d_ros.errors import Ada3DError
-from ada3d_ros.fleet.json_form import to_json
 from ada3d_ros.fleet.protocol import Call, SceneList, error_to_json, status_of
 from ada3d_ros.fleet.scene_store import HostLimits, SceneStore
+from ada3d_ros.store.json_form import to_json
 from ada3d_ros.types import Answer, ModelInfo, Question, StopReason
 from ada3d_ros.usage import StageTimings, TokenUsage
 

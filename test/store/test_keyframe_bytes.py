@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from ada3d_ros.errors import InvalidRequestError
-from ada3d_ros.fleet.keyframe_bytes import MAGIC, pack_keyframe, unpack_keyframe
+from ada3d_ros.store.keyframe_bytes import MAGIC, pack_keyframe, unpack_keyframe
 from ada3d_ros.types import Intrinsics, Keyframe, KeyframeReason, RgbdFrame
 
 WIDTH, HEIGHT = 64, 48

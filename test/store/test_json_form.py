@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from ada3d_ros.errors import InvalidRequestError
-from ada3d_ros.fleet.json_form import from_json, to_json
 from ada3d_ros.measures import MeasureKind, Measurement, MeasureRequest, Reference
+from ada3d_ros.store.json_form import from_json, to_json
 from ada3d_ros.types import (
     NAN,
     Answer,

@@ -11,6 +11,7 @@ import io
 import json
 import struct
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import cv2
@@ -19,7 +20,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from ada3d_ros.errors import Ada3DError, InvalidRequestError
-from ada3d_ros.fleet.json_form import from_json, to_json
+from ada3d_ros.store.json_form import from_json, to_json
 from ada3d_ros.types import Intrinsics, Keyframe, KeyframeReason, RgbdFrame
 
 MAGIC = b"ADA3DKF1"
@@ -33,13 +34,15 @@ MM, MAX_DEPTH_M = 1000.0, 65.535
 
 def pack_keyframe(keyframe: Keyframe) -> bytes:
     """Depth that is not finite, below half a millimetre or beyond 65.535 m has no reading."""
+    jpeg, png = encode_jpeg(keyframe.frame.rgb), encode_millimetres(keyframe.frame.depth_m)
+    text = json.dumps(keyframe_header(keyframe) | {"jpeg_bytes": len(jpeg)}).encode()
+    return MAGIC + struct.pack(">I", len(text)) + text + jpeg + png
+
+
+def keyframe_header(keyframe: Keyframe) -> dict[str, Any]:
+    """All of a keyframe but its images, exact."""
     frame = keyframe.frame
-    depth_mm = np.round(np.nan_to_num(frame.depth_m, nan=0.0, posinf=0.0, neginf=0.0) * MM)
-    depth_mm[(depth_mm < 0) | (depth_mm > MAX_DEPTH_M * MM)] = 0
-    bgr = cv2.cvtColor(frame.rgb, cv2.COLOR_RGB2BGR)
-    jpeg = _encoded(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
-    png = _encoded(".png", depth_mm.astype(np.uint16), [cv2.IMWRITE_PNG_COMPRESSION, PNG_LEVEL])
-    header = {
+    return {
         "index": keyframe.index,
         "reason": keyframe.reason.value,
         "stamp_ns": frame.stamp_ns,
@@ -48,10 +51,26 @@ def pack_keyframe(keyframe: Keyframe) -> bytes:
         "camera_frame_id": frame.camera_frame_id,
         "intrinsics": to_json(frame.intrinsics),
         "T_world_cam": frame.T_world_cam.tolist(),
-        "jpeg_bytes": len(jpeg),
     }
-    text = json.dumps(header).encode()
-    return MAGIC + struct.pack(">I", len(text)) + text + jpeg + png
+
+
+def encode_jpeg(rgb: npt.NDArray[np.uint8]) -> bytes:
+    """Colour (H, W, 3) RGB as a JPEG of JPEG_QUALITY."""
+    bgr = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
+    return _encoded(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+
+
+def encode_png(rgb: npt.NDArray[np.uint8]) -> bytes:
+    """Colour (H, W, 3) RGB, exact."""
+    return _encoded(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_COMPRESSION, 1])
+
+
+def encode_millimetres(depth_m: npt.NDArray[np.float32]) -> bytes:
+    """Depth (H, W) metres as a PNG of 16 bits; no reading as in `pack_keyframe`."""
+    depth_mm = np.round(np.nan_to_num(depth_m, nan=0.0, posinf=0.0, neginf=0.0) * MM)
+    depth_mm[(depth_mm < 0) | (depth_mm > MAX_DEPTH_M * MM)] = 0
+    options = [cv2.IMWRITE_PNG_COMPRESSION, PNG_LEVEL]
+    return _encoded(".png", depth_mm.astype(np.uint16), options)
 
 
 def unpack_keyframe(
@@ -73,8 +92,17 @@ def unpack_keyframe(
             f"the keyframe's header has {length} bytes, of which {len(data) - start} came; allowed:"
             f" up to {MAX_HEADER_BYTES}, all of them."
         )
-    header = _header(data[start : start + length])
-    images = data[start + length :]
+    header = checked_header(data[start : start + length], {"jpeg_bytes": (int,)})
+    if header["jpeg_bytes"] < 0:
+        raise InvalidRequestError("the keyframe's header has a negative size, jpeg_bytes.")
+    size = checked_size(header, max_pixels)
+    images, cut = data[start + length :], header["jpeg_bytes"]
+    rgb = decode_color(images[:cut], "JPEG", size)
+    return keyframe_of(header, rgb, decode_millimetres(images[cut:], size))
+
+
+def checked_size(header: Mapping[str, Any], max_pixels: int = MAX_SIDE_PX**2) -> tuple[int, int]:
+    """Height and width of the images, px. Raises InvalidRequestError where they are too large."""
     intrinsics = from_json(Intrinsics, header["intrinsics"], "intrinsics")
     size = intrinsics.height, intrinsics.width
     if max(size) > MAX_SIDE_PX:
@@ -85,19 +113,35 @@ def unpack_keyframe(
         raise InvalidRequestError(
             f"images of {size[0] * size[1]} pixels; allowed: up to {max_pixels}."
         )
-    cut = header["jpeg_bytes"]
-    bgr = _decoded(images[:cut], cv2.IMREAD_COLOR, "JPEG", size)
-    depth_mm = _decoded(images[cut:], cv2.IMREAD_UNCHANGED, "PNG", size)
+    return size
+
+
+def decode_color(data: bytes, kind: str, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    """RGB (H, W, 3) of a JPEG or PNG of this (height, width). Raises InvalidRequestError."""
+    bgr = _decoded(data, cv2.IMREAD_COLOR, kind, size)
+    return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
+
+
+def decode_millimetres(data: bytes, size: tuple[int, int]) -> npt.NDArray[np.float32]:
+    """Metres (H, W) of a PNG of millimetres, NaN where it is 0. Raises InvalidRequestError."""
+    depth_mm = _decoded(data, cv2.IMREAD_UNCHANGED, "PNG", size)
     if depth_mm.dtype != np.uint16 or depth_mm.ndim != 2:
         raise InvalidRequestError("the keyframe's depth is not one channel of 16 bits.")
     depth_m = depth_mm.astype(np.float32) / np.float32(MM)
     depth_m[depth_mm == 0] = np.nan
+    return depth_m
+
+
+def keyframe_of(
+    header: Mapping[str, Any], rgb: npt.NDArray[np.uint8], depth_m: npt.NDArray[np.float32]
+) -> Keyframe:
+    """The keyframe of a checked header and its images. Raises InvalidRequestError."""
     try:
         frame = RgbdFrame(
             stamp_ns=header["stamp_ns"],
-            rgb=cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False),
+            rgb=rgb,
             depth_m=depth_m,
-            intrinsics=intrinsics,
+            intrinsics=from_json(Intrinsics, header["intrinsics"], "intrinsics"),
             T_world_cam=np.array(header["T_world_cam"], dtype=np.float64),
             frame_id=header["frame_id"],
             camera_frame_id=header["camera_frame_id"],
@@ -108,8 +152,13 @@ def unpack_keyframe(
         raise InvalidRequestError(f"the keyframe's header does not fit: {error}") from None
 
 
-def _header(text: bytes) -> Mapping[str, Any]:
-    """The header with its fields and their types checked."""
+def checked_header(
+    text: bytes | str, more: Mapping[str, tuple[type, ...]] = MappingProxyType({})
+) -> Mapping[str, Any]:
+    """The header with its fields and their types checked; more: those beside `keyframe_header`'s.
+
+    Raises InvalidRequestError.
+    """
     kinds: dict[str, tuple[type, ...]] = {
         "index": (int,),
         "reason": (str,),
@@ -119,7 +168,7 @@ def _header(text: bytes) -> Mapping[str, Any]:
         "camera_frame_id": (str,),
         "intrinsics": (dict,),
         "T_world_cam": (list,),
-        "jpeg_bytes": (int,),
+        **more,
     }
     try:
         header = json.loads(text)
@@ -131,9 +180,9 @@ def _header(text: bytes) -> Mapping[str, Any]:
         value = header.get(name)
         if not isinstance(value, allowed) or isinstance(value, bool):
             raise InvalidRequestError(f"the keyframe's header has {name} = {value!r}.")
-    if header["jpeg_bytes"] < 0 or header["stamp_ns"] <= 0 or header["index"] < 0:
+    if header["stamp_ns"] <= 0 or header["index"] < 0:
         raise InvalidRequestError(
-            "the keyframe's header has a negative index or size, or a stamp that is not set."
+            "the keyframe's header has a negative index, or a stamp that is not set."
         )
     return header
 

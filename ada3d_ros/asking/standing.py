@@ -1,0 +1,274 @@
+"""Standing questions: asked again when the scene has changed, told when the answer has.
+
+What is due, what counts as a change, and what happened to a watched object; knows neither ROS nor
+the model. Times are ns of the node's clock, places metres in the world frame.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from enum import IntEnum
+
+import numpy as np
+
+from ada3d_ros.measures import ObjectsSnapshot, SceneObject
+from ada3d_ros.types import Box3D
+
+FORMAT = 1  # of the JSON
+
+
+class WatchKind(IntEnum):
+    """The numbers of StandingQuestion.msg."""
+
+    ASK = 0
+    GROUND = 1
+    OBJECT = 2
+
+
+class EventKind(IntEnum):
+    """The numbers of SceneEvent.msg."""
+
+    ANSWER_CHANGED = 1
+    OBJECT_MOVED = 2
+    OBJECT_GONE = 3
+    OBJECT_BACK = 4
+
+
+@dataclass(slots=True)
+class Watched:
+    """One object that is watched, as it was told last. others: ids of those of its name that were
+    there beside it, so that none of them is taken for it where it has moved.
+    """
+
+    id: str
+    label: str
+    center_m: tuple[float, float, float]
+    size_m: tuple[float, float, float]
+    yaw_rad: float = 0.0
+    gone: bool = False
+    others: tuple[str, ...] = ()
+
+    @property
+    def box(self) -> Box3D:
+        center, size = np.array(self.center_m), np.array(self.size_m)
+        return Box3D(center, size, self.yaw_rad, label=self.label)
+
+
+@dataclass(slots=True)
+class StandingQuestion:
+    """A question that stands, and what came of it last. `told` is None until it was answered once;
+    then (text or error code, box centres). seen: (epoch, version) of the scene of the last try.
+    """
+
+    watch_id: str
+    kind: WatchKind
+    question: str
+    min_period_s: float
+    last_asked_ns: int = -1
+    last_changed_ns: int = -1
+    last_text: str = ""
+    error_code: int = 0
+    error_msg: str = ""
+    told: tuple[str, tuple[tuple[float, float, float], ...]] | None = None
+    seen: tuple[int, int] | None = None
+    watched: list[Watched] = field(default_factory=list)
+    epoch: int = -1  # of the scene that the ids of `watched` are of
+
+    def is_due(self, scene: tuple[int, int], now_ns: int) -> bool:
+        """Whether it is to be asked of this scene (epoch, version) now. A clock that went back
+        counts as time enough.
+        """
+        if scene == self.seen:
+            return False
+        waited_s = (now_ns - self.last_asked_ns) / 1e9
+        return self.last_asked_ns < 0 or waited_s < 0 or waited_s >= self.min_period_s
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class ObjectEvent:
+    """What happened to a watched object. thing: as it is now; before: its box then; moved_m:
+    between the centres.
+    """
+
+    kind: EventKind
+    thing: SceneObject
+    before: Box3D
+    sentence: str
+    moved_m: float = 0.0
+
+
+def has_changed(
+    before: tuple[str, tuple[tuple[float, float, float], ...]],
+    text: str,
+    centers_m: Sequence[tuple[float, float, float]],
+    moved_m: float,
+) -> bool:
+    """Whether an answer is news: another text, more or fewer boxes, or one that is `moved_m` or
+    more from where each of the boxes before was.
+    """
+    old_text, old_centers = before
+    if text != old_text or len(centers_m) != len(old_centers):
+        return True
+    left = list(old_centers)
+    for center in centers_m:  # each takes the nearest that is left
+        nearest = min(left, key=lambda old: math.dist(old, center))
+        if math.dist(nearest, center) >= moved_m:
+            return True
+        left.remove(nearest)
+    return False
+
+
+def watch_objects(
+    question: StandingQuestion, matching: Iterable[SceneObject], snapshot: ObjectsSnapshot
+) -> None:
+    """Begin to watch these objects of the list."""
+    present = {thing.id for thing in snapshot.present}
+    question.epoch = snapshot.scene_epoch
+    question.watched = [_watched(thing, tuple(sorted(present - {thing.id}))) for thing in matching]
+
+
+def _watched(thing: SceneObject, others: tuple[str, ...]) -> Watched:
+    """What is kept of an object to know it again."""
+    x, y, z = map(float, thing.box.center_m)
+    length, width, height = map(float, thing.box.size_m)
+    center, size = (x, y, z), (length, width, height)
+    yaw_rad = float(thing.box.yaw_rad)
+    return Watched(thing.id, thing.label, center, size, yaw_rad, thing.is_gone, others)
+
+
+def object_events(
+    question: StandingQuestion,
+    snapshot: ObjectsSnapshot,
+    same_name: Callable[[str, str], bool],
+    moved_m: float,
+) -> list[ObjectEvent]:
+    """What happened to the watched objects by this list, which must be complete; they are watched
+    as they are now afterwards. same_name(name, label): whether a label means the same thing. A new
+    epoch gives ids anew: then each is the nearest of its name, and that is no event.
+    """
+    if snapshot.scene_epoch != question.epoch:
+        _bind_anew(question, snapshot, same_name)
+        return []
+    found = {thing.id: thing for thing in snapshot.objects}
+    events: list[ObjectEvent] = []
+    followed: list[Watched] = []
+    for old in question.watched:
+        thing = found.get(old.id)
+        if thing is not None and not thing.is_gone:
+            event, new = _still_there(old, thing, moved_m)
+        else:
+            taken = {*old.others, *(w.id for w in followed), *(w.id for w in question.watched)}
+            successor = _successor(old, snapshot.present, taken, same_name)
+            event, new = _not_there(old, thing, successor)
+        followed.append(new)
+        events += [event] if event is not None else []
+    question.watched = followed
+    return events
+
+
+def _bind_anew(
+    question: StandingQuestion, snapshot: ObjectsSnapshot, same_name: Callable[[str, str], bool]
+) -> None:
+    """Find each watched object in another epoch's list; wait where one of them is not there yet."""
+    found: list[SceneObject] = []
+    for old in question.watched:
+        taken = {thing.id for thing in found}
+        thing = _successor(old, snapshot.present, taken, same_name)
+        if thing is None:
+            return
+        found.append(thing)
+    watch_objects(question, found, snapshot)
+
+
+def _still_there(
+    old: Watched, thing: SceneObject, moved_m: float
+) -> tuple[ObjectEvent | None, Watched]:
+    """The same object: back where it was gone, or its box elsewhere."""
+    new = _watched(thing, old.others)
+    distance_m = math.dist(old.center_m, new.center_m)
+    if old.gone:
+        sentence = f"the {thing.label} is back{_at(new, distance_m, moved_m)}"
+        return ObjectEvent(EventKind.OBJECT_BACK, thing, old.box, sentence, distance_m), new
+    if distance_m >= moved_m:
+        sentence = f"the {thing.label} moved by {distance_m:.2f} m{_place(new)}"
+        return ObjectEvent(EventKind.OBJECT_MOVED, thing, old.box, sentence, distance_m), new
+    # What creeps in small steps is told once it is far enough from where it was told last.
+    return None, replace(new, center_m=old.center_m, size_m=old.size_m, yaw_rad=old.yaw_rad)
+
+
+def _not_there(
+    old: Watched, thing: SceneObject | None, successor: SceneObject | None
+) -> tuple[ObjectEvent | None, Watched]:
+    """Its place is empty: it stands elsewhere under another id, or it is gone."""
+    if successor is not None:
+        new = _watched(successor, old.others)
+        distance_m = math.dist(old.center_m, new.center_m)
+        if old.gone:
+            kind, what = EventKind.OBJECT_BACK, "is back"
+        else:
+            kind, what = EventKind.OBJECT_MOVED, f"moved by {distance_m:.2f} m"
+        sentence = f"the {old.label} {what}{_place(new)}"
+        return ObjectEvent(kind, successor, old.box, sentence, distance_m), new
+    if old.gone or thing is None:  # told already; or of another epoch: nobody looked for it yet
+        return None, old
+    sentence = f"the {old.label} is gone from where it was{_place(old)}"
+    event = ObjectEvent(EventKind.OBJECT_GONE, thing, old.box, sentence)
+    return event, replace(old, gone=True)
+
+
+def _successor(
+    old: Watched,
+    present: Sequence[SceneObject],
+    taken: set[str],
+    same_name: Callable[[str, str], bool],
+) -> SceneObject | None:
+    """An object of the same name that was not there before; of several the nearest."""
+    new = [t for t in present if t.id not in taken and same_name(old.label, t.label)]
+    return min(new, key=lambda thing: math.dist(old.center_m, thing.center_m), default=None)
+
+
+def _at(new: Watched, distance_m: float, moved_m: float) -> str:
+    return " where it was" if distance_m < moved_m else _place(new)
+
+
+def _place(thing: Watched) -> str:
+    x, y, z = thing.center_m
+    return f" at [{x:.2f}, {y:.2f}, {z:.2f}]"
+
+
+def to_json(questions: Iterable[StandingQuestion], last_number: int) -> str:
+    """Text that `from_json` reads; last_number: of the newest id, so that none is given twice."""
+    rows = [asdict(question) for question in questions]
+    return json.dumps({"format": FORMAT, "last_number": last_number, "questions": rows})
+
+
+def from_json(text: str) -> tuple[list[StandingQuestion], int]:
+    """What `to_json` wrote; nothing of an empty text. Raises ValueError with the reason."""
+    if not text:
+        return [], 0
+    try:
+        data = json.loads(text)
+        if data["format"] != FORMAT:
+            raise ValueError(f"format {data['format']}, this version reads {FORMAT}")
+        return [_question(row) for row in data["questions"]], int(data["last_number"])
+    except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+        raise ValueError(f"standing questions that cannot be read: {error!r}") from error
+
+
+def _question(row: dict[str, object]) -> StandingQuestion:
+    """One from its JSON: tuples are lists there."""
+    question = StandingQuestion(**row)  # type: ignore[arg-type]
+    question.kind = WatchKind(question.kind)
+    if question.told is not None:
+        text, centers = question.told
+        question.told = text, tuple((x, y, z) for x, y, z in centers)
+    question.seen = None  # the scene may have grown meanwhile, and its ids count anew
+    question.watched = [Watched(**watched) for watched in row["watched"]]  # type: ignore[attr-defined]
+    for watched in question.watched:
+        watched.center_m = tuple(watched.center_m)  # type: ignore[assignment]
+        watched.size_m = tuple(watched.size_m)  # type: ignore[assignment]
+        watched.others = tuple(watched.others)
+    return question

@@ -1,0 +1,99 @@
+"""~/save_scene and ~/load_scene: the disk is read and written on a thread of its own."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.task import Future
+
+from ada3d_ros.config.scene import check_scene_name
+from ada3d_ros.errors import Ada3DError, InvalidRequestError
+from ada3d_ros.ros.conversions import error_of
+from ada3d_ros.ros.guard import guarded
+from ada3d_ros.srv import LoadScene, SaveScene
+
+if TYPE_CHECKING:
+    from ada3d_ros.ros.node import AgentNode
+    from ada3d_ros.ros.scenes import SceneServer
+
+T = TypeVar("T")
+
+
+class SceneServices:
+    """One request at a time changes the scene; the others wait for it."""
+
+    def __init__(self, node: AgentNode, scenes: SceneServer) -> None:
+        self._node, self._scenes = node, scenes
+        self._lock = threading.Lock()
+        group = ReentrantCallbackGroup()
+        node.create_service(SaveScene, "~/save_scene", self._on_save, callback_group=group)
+        node.create_service(LoadScene, "~/load_scene", self._on_load, callback_group=group)
+
+    def report_error(self, where: str, error: BaseException, trace: str) -> None:
+        self._node.report_error(where, error, trace)
+
+    def _failed(self, error: Exception, request: Any, response: Any) -> Any:
+        response.error_code, response.error_msg = error_of(error)
+        return response
+
+    @guarded(_failed)
+    async def _on_save(self, request: Any, response: Any) -> Any:
+        scenes = self._scenes
+        try:
+            name = request.scene or scenes.name or self._node.config.scene.name_in_use
+            if not name:
+                raise InvalidRequestError(
+                    "scene is empty, and the scene in use has no name: say under which name to save"
+                    " it."
+                )
+            check_scene_name(name)
+            summary = await self._aside(lambda: scenes.save(name))
+        except Ada3DError as error:
+            return self._failed(error, request, response)
+        response.success, response.scene = True, name
+        response.path = str(scenes.needed_store().path / name)
+        response.keyframes, response.objects = summary.keyframes, summary.objects
+        return response
+
+    @guarded(_failed)
+    async def _on_load(self, request: Any, response: Any) -> Any:
+        scenes, node = self._scenes, self._node
+        try:
+            name = check_scene_name(request.scene)
+            pipeline = node.active_pipeline()
+            if name == scenes.name:
+                await self._aside(scenes.flush)
+            saved = await self._aside(lambda: scenes.read(name))
+            node.drop_scene()
+            await self._aside(lambda: scenes.swap(pipeline, saved))
+            node.scene_changed()
+        except Ada3DError as error:
+            return self._failed(error, request, response)
+        state = pipeline.scene_state()
+        response.success, response.keyframes = True, state.num_keyframes
+        response.objects = len(saved.objects.kept) if saved.objects is not None else 0
+        response.scene_epoch = state.epoch
+        return response
+
+    async def _aside(self, work: Callable[[], T]) -> T:
+        """The result of work that may wait for a disk; raises what it raises."""
+        executor = self._node.executor
+        assert executor is not None  # a callback of this node is running
+        future: Future = Future(executor=executor)
+
+        def run() -> None:
+            try:
+                with self._lock:
+                    future.set_result((work(), None))
+            except Exception as error:
+                future.set_result((None, error))
+            executor.wake()
+
+        threading.Thread(target=run, name="ada3d-scenes", daemon=True).start()
+        result, error = await future
+        if error is not None:
+            raise error
+        return result

@@ -1,0 +1,329 @@
+"""~/watch and ~/unwatch: questions that stand, asked again when the scene has changed; what changed
+goes out on ~/events, a changed answer on ~/answer as well.
+
+They are asked one at a time when there is nothing else to do, and give way to every request.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup, ReentrantCallbackGroup
+from rclpy.clock import Clock, ClockType
+from std_msgs.msg import Header
+
+from ada3d_ros.asking.kinds import KindNames
+from ada3d_ros.asking.standing import (
+    EventKind,
+    ObjectEvent,
+    StandingQuestion,
+    WatchKind,
+    from_json,
+    has_changed,
+    object_events,
+    to_json,
+    watch_objects,
+)
+from ada3d_ros.asking.words import fits
+from ada3d_ros.config import SETTINGS
+from ada3d_ros.errors import Ada3DError, BusyError, ErrorCode, InvalidRequestError, NotGroundedError
+from ada3d_ros.measures import ObjectsSnapshot
+from ada3d_ros.msg import Answer as AnswerMsg
+from ada3d_ros.msg import SceneEvent
+from ada3d_ros.msg import StandingQuestion as StandingQuestionMsg
+from ada3d_ros.ros.conversions import Request, box_to_msg, error_of, ns_to_time
+from ada3d_ros.ros.guard import guarded
+from ada3d_ros.ros.objects import object_to_msg
+from ada3d_ros.ros.outputs import create_publisher
+from ada3d_ros.ros.requests import RequestServer
+from ada3d_ros.srv import Unwatch, Watch
+from ada3d_ros.types import Question
+
+if TYPE_CHECKING:
+    from ada3d_ros.ros.node import AgentNode
+
+PERIOD_S = 0.5  # between two looks at what is due
+KEY = "standing_questions"  # in the store
+ALL = "*"
+NEW = "new"  # in the place of an id, at the first asking
+# What a question will get at every asking: it is refused at once.
+HOPELESS = (ErrorCode.INVALID_REQUEST, ErrorCode.QUESTION_TOO_LONG, ErrorCode.UNKNOWN_KIND)
+# Nothing was found out: asked again as if it had not been asked.
+NOT_ASKED = (
+    *(ErrorCode.PREEMPTED, ErrorCode.SCENE_RESET, ErrorCode.CANCELED, ErrorCode.NOT_ACTIVE),
+    *(ErrorCode.TIMEOUT, ErrorCode.LOADING, ErrorCode.NO_FRAMES),
+)
+NOT_FOUND = "not found"  # in the place of a text, of a phrase without a box
+
+
+class StandingServer:
+    """The standing questions of the node."""
+
+    def __init__(self, node: AgentNode, requests: RequestServer) -> None:
+        self._node, self._requests = node, requests
+        self.questions: dict[str, StandingQuestion] = {}
+        self._last_number = 0
+        self._loaded: str | None = None  # scene whose questions were read
+        self._snapshot: ObjectsSnapshot | None = None  # that was looked at last
+        self._events = create_publisher(node, SceneEvent, "~/events", 20)
+        group = ReentrantCallbackGroup()
+        node.create_service(Watch, "~/watch", self._on_watch, callback_group=group)
+        node.create_service(Unwatch, "~/unwatch", self._on_unwatch, callback_group=group)
+        # One look at a time: while a question is answered, its group waits.
+        node.create_timer(
+            PERIOD_S,
+            self._ask_again,
+            callback_group=MutuallyExclusiveCallbackGroup(),
+            clock=Clock(clock_type=ClockType.STEADY_TIME),
+        )
+
+    def report_error(self, where: str, error: BaseException, trace: str) -> None:
+        self._node.report_error(where, error, trace)
+
+    def to_msgs(self) -> list[StandingQuestionMsg]:
+        """For ~/status."""
+        return [_to_msg(question) for question in self.questions.values()]
+
+    # -- services
+
+    def _failed(self, error: Exception, request: Any, response: Any) -> Any:
+        response.error_code, response.error_msg = error_of(error)
+        return response
+
+    @guarded(_failed)
+    async def _on_watch(self, request: Any, response: Any) -> Any:
+        try:
+            question = self._checked(request)
+            if question.kind is WatchKind.OBJECT:
+                self._bind(question)
+            else:
+                self._node.active_pipeline().check_question(question.question)
+                await self._ask(question)  # what is no question is refused now
+                if question.error_code in HOPELESS:
+                    response.error_code = question.error_code
+                    response.error_msg = question.error_msg
+                    return response
+            self._check_room()
+        except Ada3DError as error:
+            return self._failed(error, request, response)
+        self._last_number += 1
+        question.watch_id = f"w{self._last_number}"
+        self.questions[question.watch_id] = question
+        self._keep()
+        response.success, response.watch_id = True, question.watch_id
+        return response
+
+    @guarded(_failed)
+    def _on_unwatch(self, request: Any, response: Any) -> Any:
+        watch_id = request.watch_id
+        if watch_id != ALL and watch_id not in self.questions:
+            there = ", ".join(self.questions) or "none"
+            error = InvalidRequestError(
+                f"watch_id = {watch_id!r} is none that stands; there are: {there}, or '*' for all."
+            )
+            return self._failed(error, request, response)
+        ended = list(self.questions) if watch_id == ALL else [watch_id]
+        for name in ended:
+            del self.questions[name]
+        self._keep()
+        response.success, response.ended = True, len(ended)
+        return response
+
+    def _checked(self, request: Any) -> StandingQuestion:
+        """What is asked for. Raises InvalidRequestError, BusyError."""
+        if request.kind not in list(WatchKind):
+            allowed = ", ".join(f"{kind.value} ({kind.name})" for kind in WatchKind)
+            raise InvalidRequestError(f"kind = {request.kind}; allowed: {allowed}.")
+        if not request.question.strip():
+            raise InvalidRequestError("question is empty: say what to watch.")
+        period_s = float(request.min_period_sec)
+        setting = SETTINGS["watch.min_period_sec"]
+        low, high = float(setting.low or 0.0), float(setting.high or math.inf)
+        if period_s != 0 and not low <= period_s <= high:  # also catches NaN
+            raise InvalidRequestError(
+                f"min_period_sec = {period_s:g} is out of range; allowed: {low:g} to {high:g}"
+                " seconds, or 0 for the node's default."
+            )
+        self._check_room()
+        period_s = period_s or self._node.config.watch.min_period_sec
+        return StandingQuestion("", WatchKind(request.kind), request.question.strip(), period_s)
+
+    def _check_room(self) -> None:
+        most = self._node.config.watch.max_count
+        if len(self.questions) >= most:
+            raise BusyError(
+                f"{len(self.questions)} questions stand already (watch.max_count {most}); end one"
+                " with ~/unwatch."
+            )
+
+    def _bind(self, question: StandingQuestion) -> None:
+        """Find the objects that a watch names. Raises NotGroundedError without one."""
+        snapshot = self._node.kept_objects()
+        name = question.question
+        found = [thing for thing in snapshot.present if thing.id == name]
+        if not found:
+            same_name = names_of(snapshot)
+            found = [thing for thing in snapshot.present if same_name(name, thing.label)]
+        if not found:
+            labels = ", ".join(sorted({thing.label for thing in snapshot.present})) or "none yet"
+            raise NotGroundedError(
+                f"no object {name!r} is kept, so there is nothing to watch; there are: {labels}. To"
+                f' be told when one comes, watch the question "Is there a {name}?".'
+            )
+        watch_objects(question, found, snapshot)
+        question.last_text = "there" if len(found) == 1 else f"{len(found)} there"
+
+    # -- again and again
+
+    @guarded()
+    async def _ask_again(self) -> None:
+        """Ask what is due; one question at a time."""
+        pipeline = self._node.pipeline
+        if self._node.scenes.name != self._loaded:
+            self._load(self._node.scenes.name)
+        serves = pipeline is not None and pipeline.ready and self._node.inputs is not None
+        if pipeline is None or not serves or self._node.paused or not self.questions:
+            return
+        self._check_objects()
+        state = pipeline.scene_state()
+        now_ns = self._node.get_clock().now().nanoseconds
+        for question in list(self.questions.values()):
+            if question.kind is WatchKind.OBJECT or state.num_keyframes == 0:
+                continue
+            if question.is_due((state.epoch, state.version), now_ns):
+                await self._ask(question)
+
+    async def _ask(self, question: StandingQuestion) -> None:
+        """Ask it and tell of a change."""
+        pipeline = self._node.active_pipeline()
+        state = pipeline.scene_state()
+        seen = (state.epoch, state.version)
+        is_ground = question.kind is WatchKind.GROUND
+        request = Request(Question(question.question, want_boxes=True), ground=is_ground)
+        message = await self._requests.ask_standing(question.watch_id or NEW, request)
+        code = ErrorCode(message.error_code)
+        if code in NOT_ASKED:
+            return
+        question.seen = seen
+        question.last_asked_ns = self._node.get_clock().now().nanoseconds
+        question.error_code, question.error_msg = int(code), message.error_msg
+        if not message.success and code is not ErrorCode.NOT_GROUNDED:
+            return  # nothing is known of the scene: no news
+        self._note_answer(question, message)
+
+    def _note_answer(self, question: StandingQuestion, message: AnswerMsg) -> None:
+        """Tell where the answer is another than that told last."""
+        text = message.text if message.success else NOT_FOUND
+        boxes = message.boxes if message.success else []
+        centers = [(b.center.position.x, b.center.position.y, b.center.position.z) for b in boxes]
+        moved_m = self._node.config.watch.moved_m
+        first, before = question.told is None, question.told
+        if before is not None and not has_changed(before, text, centers, moved_m):
+            return
+        old_text = question.last_text
+        question.told, question.last_text = (text, tuple(centers)), text
+        question.last_changed_ns = question.last_asked_ns
+        if question.watch_id in self.questions:
+            self._keep()
+        if first:
+            return
+        self._node.publish_answer(message)
+        old = before[1] if before is not None else ()
+        event = SceneEvent(
+            header=message.header,
+            kind=EventKind.ANSWER_CHANGED,
+            watch_id=question.watch_id,
+            sentence=_changed_sentence(question.question, old_text, text),
+            before=old_text,
+            after=text,
+        )
+        if len(old) == 1 and len(centers) == 1:
+            event.moved_m = math.dist(old[0], centers[0])
+            position = event.box_before.center.position
+            position.x, position.y, position.z = old[0]
+        self._events.publish(event)
+
+    def _check_objects(self) -> None:
+        """Tell what happened to watched objects, where the list is new and complete."""
+        snapshot = self._node.pipeline.objects() if self._node.pipeline is not None else None
+        if snapshot is None or snapshot is self._snapshot or not snapshot.complete:
+            return
+        self._snapshot = snapshot
+        same_name, moved_m = names_of(snapshot), self._node.config.watch.moved_m
+        now_ns = self._node.get_clock().now().nanoseconds
+        for question in self.questions.values():
+            if question.kind is not WatchKind.OBJECT:
+                continue
+            question.last_asked_ns = now_ns
+            events = object_events(question, snapshot, same_name, moved_m)
+            for event in events:
+                question.last_changed_ns, question.last_text = now_ns, event.sentence
+                self._events.publish(_event_msg(event, question.watch_id, snapshot))
+            if events:
+                self._keep()
+
+    # -- over restarts
+
+    def _keep(self) -> None:
+        """With the scene in use, where that is saved."""
+        text = to_json(self.questions.values(), self._last_number)
+        self._node.scenes.keep(KEY, text)
+
+    def _load(self, scene: str) -> None:
+        """The questions of another scene; those of a scene without a name go on with the first
+        name that it gets.
+        """
+        was_unnamed, self._loaded = not self._loaded, scene
+        if not scene:  # the node was taken down; what stands is there when it is up again
+            return
+        kept = self._node.scenes.kept(KEY)
+        if was_unnamed and not kept:
+            self._keep()
+            return
+        try:
+            questions, self._last_number = from_json(kept)
+        except ValueError as error:
+            self._node.get_logger().warning(f"scene {scene!r}: {error}")
+            questions = []
+        self.questions = {question.watch_id: question for question in questions}
+        self._snapshot = None
+
+
+def names_of(snapshot: ObjectsSnapshot) -> Any:
+    """(name, label) -> whether an object of that label is what the name means."""
+    names = KindNames((), sorted({thing.label for thing in snapshot.objects}))
+    return lambda name, label: fits(name, label) or names.surely_fits(name, label)
+
+
+def _changed_sentence(question: str, before: str, after: str) -> str:
+    """'"Is the door open?" was "yes", now "no".'"""
+    if before == after:
+        return f'the place that answers "{question}" has changed.'
+    return f'"{question}" was "{before}", now "{after}".'
+
+
+def _event_msg(event: ObjectEvent, watch_id: str, snapshot: ObjectsSnapshot) -> SceneEvent:
+    return SceneEvent(
+        header=Header(stamp=ns_to_time(snapshot.stamp_ns), frame_id=snapshot.frame_id),
+        kind=int(event.kind),
+        watch_id=watch_id,
+        sentence=event.sentence + ".",
+        object=object_to_msg(event.thing),
+        box_before=box_to_msg(event.before),
+        moved_m=event.moved_m,
+    )
+
+
+def _to_msg(question: StandingQuestion) -> StandingQuestionMsg:
+    return StandingQuestionMsg(
+        watch_id=question.watch_id,
+        kind=int(question.kind),
+        question=question.question,
+        min_period_sec=question.min_period_s,
+        last_asked=ns_to_time(question.last_asked_ns),
+        last_changed=ns_to_time(question.last_changed_ns),
+        last_text=question.last_text,
+        error_code=question.error_code,
+        error_msg=question.error_msg,
+    )

@@ -1,0 +1,142 @@
+"""A store: a folder of named scenes, one folder each."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from ada3d_ros.config.scene import SCENE_NAME, check_scene_name
+from ada3d_ros.errors import StoreError, UnknownSceneError
+from ada3d_ros.measures import SceneObject
+from ada3d_ros.store.contents import SEGMENTS, SavedScene, read_contents, read_scene
+from ada3d_ros.store.object_rows import described_of
+from ada3d_ros.store.scene_folder import KEPT, SceneFolder, check_world_frame
+from ada3d_ros.store.scene_index import NAME, AnswerRow, SceneIndex, os_sentence
+
+MAX_LISTED = 20  # names in a sentence
+
+
+@dataclass(frozen=True, slots=True)
+class SceneSummary:
+    """One scene of a store, in numbers. keyframes: in the store; in_use: of the scene as it was
+    left; objects that ever were; newest_ns: -1 without a keyframe. problem: a sentence where it
+    cannot be read.
+    """
+
+    name: str
+    keyframes: int = 0
+    in_use: int = 0
+    objects: int = 0
+    answers: int = 0
+    bytes: int = 0
+    newest_ns: int = -1
+    frame_id: str = ""
+    problem: str = ""
+
+
+class NamedScenes:
+    """The scenes in a folder, which need not exist yet."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path).expanduser().absolute()
+
+    def names(self) -> tuple[str, ...]:
+        """In the order of the alphabet. Raises StoreError where the folder is none."""
+        try:
+            found = [each for each in self.path.iterdir() if _is_scene(each)]
+        except FileNotFoundError:
+            return ()
+        except OSError as error:
+            raise StoreError(os_sentence(self.path, error)) from None
+        return tuple(sorted(each.name for each in found))
+
+    def has(self, name: str) -> bool:
+        return _is_scene(self.path / check_scene_name(name))
+
+    def folder(self, name: str) -> Path:
+        """Of a scene that is there. Raises UnknownSceneError, InvalidRequestError, StoreError."""
+        if not self.has(name):
+            names = self.names()
+            listed = ", ".join(names[:MAX_LISTED]) + ", ..." * (len(names) > MAX_LISTED)
+            there = f"it has {listed}" if names else "it has none yet (~/save_scene makes one)"
+            raise UnknownSceneError(f"no scene {name!r} in the store {self.path}: {there}.")
+        return self.path / name
+
+    def read(self, name: str, world_frame: str = "") -> SavedScene:
+        """A scene as it was left. world_frame: that it must be posed in; '' = any. Raises as
+        `folder`, StoreError where it cannot be read.
+        """
+        folder = self.folder(name)
+        if world_frame:
+            check_world_frame(folder, read_contents(folder).frame_id, world_frame)
+        return read_scene(folder)
+
+    def open(self, name: str, world_frame: str) -> SceneFolder:
+        """A scene to be written, made where it is not there. Raises InvalidRequestError,
+        StoreError.
+        """
+        return SceneFolder(self.path / check_scene_name(name), world_frame)
+
+    def history(self, name: str) -> list[SceneObject]:
+        """All objects that a scene ever kept, those that it keeps now included."""
+        with SceneIndex(self.folder(name)) as index:
+            return [described_of(row) for row in index.objects()]
+
+    def answers(self, name: str) -> list[AnswerRow]:
+        """The newest answers about a scene, oldest first."""
+        with SceneIndex(self.folder(name)) as index:
+            return index.answers()
+
+    def state(self, name: str, key: str) -> str:
+        """What was kept with a scene under a key; '' where nothing was."""
+        with SceneIndex(self.folder(name)) as index:
+            return index.state(f"{KEPT}{key}")
+
+    def written_ns(self, name: str) -> int:
+        """When a scene was last written, ns; 0 where that is not known."""
+        try:
+            return (self.folder(name) / NAME).stat().st_mtime_ns
+        except OSError:
+            return 0
+
+    def summary(self, name: str) -> SceneSummary:
+        """One that cannot be read has its `problem`, the rest 0."""
+        folder = self.folder(name)
+        try:
+            contents = read_contents(folder)
+            objects = answers = 0
+            if not contents.rebuilt:
+                objects, answers = len(self.history(name)), len(self.answers(name))
+        except StoreError as error:
+            return SceneSummary(name, problem=str(error))
+        newest_ns = contents.rows[-1].stamp_ns if contents.rows else -1
+        size = sum(row.bytes for row in contents.rows)
+        problem = " ".join(contents.notes)
+        counts = len(contents.rows), len(contents.in_use.keyframes), objects, answers
+        return SceneSummary(name, *counts, size, newest_ns, contents.frame_id, problem)
+
+    def remove(self, name: str) -> None:
+        """What there is of a scene that could not be written whole."""
+        shutil.rmtree(self.path / check_scene_name(name), ignore_errors=True)
+
+    def delete(self, name: str) -> None:
+        """For ever. Raises UnknownSceneError; StoreError while a node writes it."""
+        folder = self.folder(name)
+        try:
+            with SceneFolder(folder, read_contents(folder).frame_id):
+                pass  # nobody writes it
+        except StoreError as error:
+            if "another process" in str(error):
+                raise
+        try:
+            shutil.rmtree(folder)
+        except OSError as error:
+            raise StoreError(os_sentence(folder, error)) from None
+
+
+def _is_scene(folder: Path) -> bool:
+    if not re.fullmatch(SCENE_NAME, folder.name) or not folder.is_dir():
+        return False
+    return (folder / NAME).exists() or (folder / SEGMENTS).is_dir()

@@ -1,0 +1,186 @@
+"""A node whose scene survives: restart, names, other rooms, and a store in trouble."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("rclpy")
+
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from std_srvs.srv import Trigger
+
+from ada3d_ros.errors import ErrorCode
+from ada3d_ros.msg import AgentStatus
+from ada3d_ros.srv import GroundObject, LoadScene, QueryScene, SaveScene
+from ada3d_ros.store.named_scenes import NamedScenes
+from test.support.ros_harness import Harness, wait_until
+
+Start = Callable[..., Harness]
+LIMIT_S = 60.0
+LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+
+
+@pytest.fixture
+def start(start_agent: Start, tmp_path: Path) -> Start:
+    """A node with an exact store; the one before it is closed."""
+    running: list[Harness] = []
+
+    def started(**parameters: Any) -> Harness:
+        for agent in running:
+            agent.close()
+        defaults = {"scene.autosave": str(tmp_path), "scene.images": "lossless"}
+        if "scene.store" in parameters:
+            del defaults["scene.autosave"]
+        agent = start_agent(**(defaults | parameters))
+        running.append(agent)
+        assert agent.ready()
+        return agent
+
+    return started
+
+
+def seen(agent: Harness, count: int, first_s: int = 1) -> None:
+    agent.publish_scene(count, first_s=first_s)
+    newest_ns = (first_s + count - 1) * 1_000_000_000
+    assert wait_until(lambda: agent.node.pipeline.scene_state().newest_ns == newest_ns, LIMIT_S)
+
+
+def ask(agent: Harness, question: str = "What is there?", scene: str = "") -> Any:
+    request = QueryScene.Request(question=question, scene=scene)
+    return agent.call(QueryScene, "query", request, LIMIT_S).answer
+
+
+def save(agent: Harness, scene: str = "") -> Any:
+    return agent.call(SaveScene, "save_scene", SaveScene.Request(scene=scene), LIMIT_S)
+
+
+def load(agent: Harness, scene: str) -> Any:
+    return agent.call(LoadScene, "load_scene", LoadScene.Request(scene=scene), LIMIT_S)
+
+
+def status_says(agent: Harness, *words: str) -> bool:
+    statuses = agent.collect(AgentStatus, "/ada3d_agent/status", LATCHED)
+    return wait_until(
+        lambda: any(
+            all(word in " ".join([s.detail, *s.faults]) for word in words) for s in statuses
+        ),
+        LIMIT_S,
+    )
+
+
+def test_after_a_restart_it_answers_the_same_and_goes_on(start: Start, tmp_path: Path) -> None:
+    agent = start(**{"scene.name": "kitchen"})
+    seen(agent, 4)
+    before = ask(agent)
+    assert before.success, before.error_msg
+    assert before.scene == "kitchen"
+    assert agent.call(Trigger, "reset_scene").success  # an epoch that is not the first
+    seen(agent, 4, first_s=10)
+    before = ask(agent)
+
+    # Ended without being asked to save.
+    again = start(**{"scene.name": "kitchen"})
+    after = ask(again)
+    assert after.success, after.error_msg
+    assert (after.text, after.confidence) == (before.text, before.confidence)
+    assert (after.scene, after.scene_epoch) == ("kitchen", 1)
+    assert after.scene_version == before.scene_version
+    assert after.keyframe_stamps == before.keyframe_stamps
+    assert status_says(again, "scene 'kitchen' was loaded, 4 keyframes", "ago")
+
+    # What comes is appended; what was seen before the reset is in the store.
+    seen(again, 1, first_s=20)
+    assert [k.index for k in again.node.pipeline.scene.keyframes] == [4, 5, 6, 7, 8]
+    saved = save(again)
+    assert (saved.success, saved.scene, saved.keyframes) == (True, "kitchen", 9)
+    assert saved.path == str(tmp_path / "kitchen")
+    asked = [row.text for row in NamedScenes(tmp_path).answers("kitchen")]
+    assert asked.count(before.text) >= 2
+
+
+def test_scenes_have_names_and_a_question_may_name_one(start: Start, tmp_path: Path) -> None:
+    agent = start(**{"scene.store": str(tmp_path)})
+    seen(agent, 3)
+    assert save(agent).error_code == ErrorCode.INVALID_REQUEST  # it has no name yet
+    assert save(agent, "kitchen").success
+    kitchen = ask(agent)
+    assert kitchen.scene == "kitchen"  # now it has
+
+    # Another place.
+    assert agent.call(Trigger, "reset_scene").success
+    seen(agent, 2, first_s=30)
+    assert save(agent, "hall").success
+    assert NamedScenes(tmp_path).names() == ("hall", "kitchen")
+    hall = ask(agent)
+    assert len(hall.keyframe_stamps) == 2
+
+    # The kitchen as it was saved, while the hall is in use; and the one in use by its own name.
+    other = ask(agent, scene="hall")
+    assert other.success, other.error_msg
+    assert (other.scene, len(other.keyframe_stamps)) == ("hall", 2)
+    request = GroundObject.Request(phrase="the chair", scene="attic")
+    refused = agent.call(GroundObject, "ground", request, LIMIT_S)
+    assert refused.error_code == ErrorCode.UNKNOWN_SCENE
+    assert "hall, kitchen" in refused.error_msg
+
+    # Load one in the place of the other.
+    loaded = load(agent, "hall")
+    assert (loaded.success, loaded.keyframes) == (True, 2), loaded.error_msg
+    assert ask(agent).text == hall.text
+    named = ask(agent, scene="kitchen")
+    assert (named.scene, named.success) == ("kitchen", True), named.error_msg
+    assert ask(agent).scene == "hall"
+
+
+@pytest.mark.parametrize(
+    "name", ["a/b", "..", ".hidden", "x" * 300, "two words", "ö"], ids=lambda name: name[:9]
+)
+def test_a_name_that_is_none_is_refused(start: Start, name: str) -> None:
+    agent = start()
+    seen(agent, 2)
+    for response in (save(agent, name), load(agent, name), ask(agent, scene=name)):
+        assert response.error_code == ErrorCode.INVALID_REQUEST
+        assert "allowed: 1 to 64 letters, digits, _ and -" in response.error_msg
+    assert load(agent, "").error_code == ErrorCode.INVALID_REQUEST
+    assert ask(agent).success
+
+
+def test_two_nodes_on_one_scene_are_told(start: Start, tmp_path: Path) -> None:
+    first = start(**{"scene.name": "kitchen"})
+    seen(first, 2)
+    assert save(first).success
+    first.close()
+    with NamedScenes(tmp_path).open("kitchen", "map"):  # another process has it
+        second = start(**{"scene.name": "kitchen"})
+        assert status_says(second, "is being written by another process")
+        assert len(ask(second).keyframe_stamps) == 2  # it goes on with what is there
+        refused = save(second)
+        assert refused.error_code == ErrorCode.STORE_ERROR
+        assert "two nodes cannot share one" in refused.error_msg
+
+
+def test_a_scene_of_another_map_is_not_used(start: Start, tmp_path: Path) -> None:
+    first = start(**{"scene.name": "kitchen"})
+    seen(first, 2)
+    assert save(first).success
+    second = start(**{"scene.name": "kitchen", "world_frame": "odom"})
+    assert status_says(second, "is posed in 'map', this node's world_frame is 'odom'")
+    assert second.node.pipeline.scene_state().num_keyframes == 0
+    refused = load(second, "kitchen")
+    assert refused.error_code == ErrorCode.STORE_ERROR
+    assert "'map'" in refused.error_msg
+    assert "'odom'" in refused.error_msg
+
+
+def test_without_a_store_it_says_so(start: Start) -> None:
+    agent = start(**{"scene.autosave": ""})
+    seen(agent, 2)
+    assert save(agent, "kitchen").error_code == ErrorCode.STORE_ERROR
+    for response in (load(agent, "kitchen"), ask(agent, scene="kitchen")):
+        assert response.error_code == ErrorCode.UNKNOWN_SCENE
+        assert "scene.autosave" in response.error_msg
+    assert ask(agent).scene == ""

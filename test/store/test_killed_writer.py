@@ -1,0 +1,103 @@
+"""A process that saves a scene is killed: at most its last keyframe is lost, none is half there."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from ada3d_ros.scene.keyframes import SceneSnapshot
+from ada3d_ros.store.named_scenes import NamedScenes
+from ada3d_ros.store.scene_folder import SceneFolder
+from test.support.stored import WORLD, assert_same_keyframe, scenes_of
+
+SCENES = scenes_of()[:4]
+MOMENTS = 20
+
+
+def put_all(folder: SceneFolder, scenes: list[SceneSnapshot]) -> None:
+    for scene in scenes:
+        folder.put_keyframe(scene.keyframes[-1], scene.state.epoch, scene, lossless=True)
+
+
+def write_until(store: Path, call: int, done: int) -> None:
+    """In a child: save three scenes, then die by SIGKILL at this C call of saving the fourth."""
+    with NamedScenes(store).open("kitchen", WORLD) as folder:
+        put_all(folder, SCENES[:3])
+        os.write(done, b"3")
+        calls = 0
+
+        def count(frame: FrameType, event: str, argument: Any) -> None:
+            nonlocal calls
+            if event != "c_call":
+                return
+            calls += 1
+            if calls == call:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        sys.setprofile(count)
+        put_all(folder, SCENES[3:])
+        sys.setprofile(None)
+        os.write(done, str(calls).encode())
+
+
+def run_child(store: Path, call: int) -> tuple[int, bytes]:
+    """How it ended (the signal, 0 without one), and what it told."""
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            os.close(reading)
+            write_until(store, call, writing)
+            code = 0
+        finally:
+            os._exit(code)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as told:
+        text = told.read()
+    _, status = os.waitpid(pid, 0)
+    return os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0, text
+
+
+@pytest.fixture(scope="module")
+def num_calls(tmp_path_factory: pytest.TempPathFactory) -> int:
+    """C calls of saving one keyframe: files, images, SQLite."""
+    ended, told = run_child(tmp_path_factory.mktemp("whole"), -1)
+    assert ended == 0
+    return int(told[1:])
+
+
+@pytest.mark.parametrize("moment", range(MOMENTS))
+def test_killed_at_a_random_moment_it_loses_at_most_the_last_keyframe(
+    tmp_path: Path, num_calls: int, moment: int
+) -> None:
+    assert num_calls > 200
+    call = random.Random(moment).randint(1, num_calls)
+    ended, told = run_child(tmp_path, call)
+    assert (ended, told) == (signal.SIGKILL, b"3")
+
+    # Read as it lies there, and by the next writer.
+    store = NamedScenes(tmp_path)
+    saved = store.read("kitchen", WORLD)
+    found = len(saved.scene.keyframes)
+    assert found in (3, 4)
+    assert saved.notes == ()
+    for ours, theirs in zip(saved.scene.keyframes, SCENES[3].keyframes, strict=False):
+        assert_same_keyframe(ours, theirs)
+    with store.open("kitchen", WORLD) as folder:
+        assert folder.notes == ()
+        assert len(folder.keys) == found
+        put_all(folder, SCENES[3:])
+    again = store.read("kitchen", WORLD)
+    assert again.in_store == 4
+    assert again.scene.state == SCENES[3].state
+    assert [each.index for each in again.scene.keyframes] == [0, 1, 2, 3]
+    left = {file.name for file in (tmp_path / "kitchen").rglob("*") if file.name.startswith(".")}
+    assert left == set()

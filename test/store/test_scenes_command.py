@@ -1,0 +1,89 @@
+"""`ada3d scenes`: what a store holds, a scene as others read it, and its end."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ada3d_ros.sources.bag import BagSource
+from ada3d_ros.sources.folder import FolderOptions, FolderSource
+from ada3d_ros.sources.make_bag import main as make_bag
+from ada3d_ros.store.command import main
+from ada3d_ros.store.named_scenes import NamedScenes
+from ada3d_ros.store.segment import segment_name
+from test.support.stored import FRAMES, WORLD, save_scene
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    folder = tmp_path / "store"
+    save_scene(folder)
+    return folder
+
+
+def test_list(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_scene(store, "hall-2", lossless=False)
+    assert main(["list", str(store)]) == 0
+    hall, kitchen = capsys.readouterr().out.splitlines()
+    assert hall.startswith("hall-2   5 of 12 keyframes in use, 0 objects, 0 answers, ")
+    assert kitchen.startswith("kitchen  5 of 12 keyframes in use")
+    assert kitchen.endswith(f"{WORLD}, newest 1970-01-01 00:00:03 UTC")
+    assert main(["list", str(store / "none")]) == 0
+    assert "holds no scene" in capsys.readouterr().out
+
+
+def test_an_exported_folder_is_what_was_seen(store: Path, tmp_path: Path) -> None:
+    output = tmp_path / "frames"
+    assert main(["export", str(store), "kitchen", "-o", str(output)]) == 0
+    source = FolderSource(output, FolderOptions(frame_id=WORLD))
+    frames = list(source)
+    assert [frame.stamp_ns for frame in frames] == [frame.stamp_ns for frame in FRAMES]
+    for ours, theirs in zip(frames, FRAMES, strict=True):
+        assert (ours.rgb == theirs.rgb).all()
+        assert np.allclose(ours.T_world_cam, theirs.T_world_cam, atol=1e-9)
+        assert np.allclose(ours.depth_m, theirs.depth_m, atol=0.00051, equal_nan=True)
+        assert ours.intrinsics == theirs.intrinsics
+    assert json.loads((output / "objects.json").read_text()) == []
+    assert main(["export", str(store), "kitchen", "-o", str(output)]) == 1  # not over it
+
+    bag = tmp_path / "bag"
+    assert make_bag([str(output), "-o", str(bag)]) == 0
+    assert [frame.stamp_ns for frame in BagSource(bag)] == [frame.stamp_ns for frame in FRAMES]
+
+
+def test_an_exported_bag_and_a_segment_are_bags(store: Path, tmp_path: Path) -> None:
+    bag = tmp_path / "bag"
+    assert main(["export", str(store), "kitchen", "-o", str(bag), "--bag", "--raw"]) == 0
+    frames = list(BagSource(bag))
+    assert len(frames) == 12
+    assert (frames[3].rgb == FRAMES[3].rgb).all()
+
+    newest = NamedScenes(store).read("kitchen").scene.keyframes[-1]
+    (frame,) = BagSource(store / "kitchen" / "keyframes" / segment_name(newest))
+    assert frame.stamp_ns == newest.frame.stamp_ns
+    assert (frame.rgb == newest.frame.rgb).all()
+    assert np.allclose(frame.T_world_cam, newest.frame.T_world_cam, atol=1e-9)
+    assert np.allclose(frame.depth_m, newest.frame.depth_m, equal_nan=True)
+
+
+def test_delete_asks_first(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["delete", str(store), "kitchen"]) == 1
+    assert "say --yes" in capsys.readouterr().err
+    assert NamedScenes(store).names() == ("kitchen",)
+    with NamedScenes(store).open("kitchen", WORLD):  # a node writes it
+        assert main(["delete", str(store), "kitchen", "--yes"]) == 1
+    assert "another process" in capsys.readouterr().err
+    assert main(["delete", str(store), "kitchen", "--yes"]) == 0
+    assert NamedScenes(store).names() == ()
+    assert main(["delete", str(store), "kitchen", "--yes"]) == 1
+    assert "no scene 'kitchen'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("args", [["export", "s", "kitchen"], ["delete", "s"], ["show", "s"]])
+def test_usage(args: list[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(args)
+    assert ended.value.code == 2
