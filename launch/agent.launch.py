@@ -16,6 +16,11 @@ from lifecycle_msgs.msg import Transition
 SHARE = Path(get_package_share_directory("ada3d_ros"))
 
 SWITCH = ["true", "false", "True", "False"]
+# what config/ada3d.rviz shows, below the node
+SHOWN = (
+    *("cloud", "keyframe_markers", "markers", "object_markers", "camera_pose", "goal"),
+    *("annotated", "annotated/compressed"),
+)
 NUMBERS = ("keep_ratio",)  # the other arguments are text
 
 # Overrides of the parameter file; left empty, the file's value stays. argument -> parameter
@@ -109,7 +114,10 @@ ARGUMENTS = [
         choices=SWITCH,
     ),
     argument(
-        "rviz", "start RViz with the boxes and the camera pose", default="false", choices=SWITCH
+        "rviz",
+        "start RViz with the scene, the boxes and the camera pose",
+        default="false",
+        choices=SWITCH,
     ),
     argument(
         "log_level",
@@ -170,9 +178,7 @@ def start_agent(context):
     if is_on("autostart"):
         actions += autostart(agent)
     if is_on("rviz"):
-        actions.append(
-            start_rviz(namespace, value("world_frame"), value("pose_topic"), is_on("use_sim_time"))
-        )
+        actions.append(start_rviz(namespace, value("world_frame"), is_on("use_sim_time")))
     return actions
 
 
@@ -205,8 +211,9 @@ def autostart(agent):
     return [RegisterEventHandler(activate), change_state(Transition.TRANSITION_CONFIGURE)]
 
 
-def start_rviz(namespace, world_frame, pose_topic, use_sim_time):
+def start_rviz(namespace, world_frame, use_sim_time):
     """RViz; the topics in its file are those of a node without namespace."""
+    own = [f"ada3d_agent/{topic}" for topic in SHOWN]
     frame = ["-f", world_frame] if world_frame else []
     return Node(
         package="rviz2",
@@ -214,7 +221,7 @@ def start_rviz(namespace, world_frame, pose_topic, use_sim_time):
         namespace=namespace,
         arguments=["-d", str(SHARE / "config" / "ada3d.rviz"), *frame],
         parameters=[{"use_sim_time": use_sim_time}],
-        remappings=[("/ada3d_agent/markers", "ada3d_agent/markers"), ("/pose", pose_topic)],
+        remappings=[(f"/{topic}", topic) for topic in own],
     )
 
 

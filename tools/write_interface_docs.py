@@ -74,7 +74,7 @@ OUTPUTS: Table = (
     (
         "~/keyframes",
         "ada3d_ros/KeyframeArray",
-        "latched; poses, cameras, pictures 160 px wide; needs a listener",
+        "latched; poses, cameras, small pictures; needs a listener",
     ),
     (
         "~/keyframe_markers",
@@ -90,6 +90,16 @@ OUTPUTS: Table = (
         "~/camera_pose",
         "geometry_msgs/PoseStamped",
         "the colour optical frame at the newest image; needs a listener",
+    ),
+    (
+        "~/annotated/compressed",
+        "sensor_msgs/CompressedImage",
+        "newest keyframe with boxes drawn over it; needs a listener",
+    ),
+    (
+        "~/goal",
+        "geometry_msgs/PoseStamped",
+        "where to stand to face an answer's box; needs a listener",
     ),
     ("~/status", "ada3d_ros/AgentStatus", "latched; one sentence a person can act on"),
     (

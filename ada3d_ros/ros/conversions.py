@@ -159,6 +159,19 @@ def box_to_msg(box: Box3D, box_id: str = "") -> GroundedBox:
     )
 
 
+def box_from_msg(message: GroundedBox) -> Box3D:
+    """Place, size, yaw, label and score of a box; not its evidence."""
+    at, turn, size = message.center.position, message.center.orientation, message.size
+    return Box3D(
+        np.array([at.x, at.y, at.z]),
+        np.array([size.x, size.y, size.z]),
+        2 * math.atan2(turn.z, turn.w),
+        message.label,
+        message.score,
+        message.support_points,
+    )
+
+
 def _point(xyz: Any) -> Point:
     return Point(x=float(xyz[0]), y=float(xyz[1]), z=float(xyz[2]))
 

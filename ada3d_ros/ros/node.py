@@ -274,6 +274,7 @@ class AgentNode(AgentLifecycle):
     @guarded()
     def publish_answer(self, message: AnswerMsg) -> None:
         self._outputs.publish_answer(message, self.config.markers.lifetime_sec)
+        self.scene_outputs.note_answer(message)
 
     # -- services
 

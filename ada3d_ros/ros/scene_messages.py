@@ -1,29 +1,34 @@
 """The scene as messages: keyframes with small pictures, their cameras as markers, the coloured
-cloud. Values only: no node, no clock, no publisher.
+cloud, a picture with boxes, where to stand. Values only: no node, no clock, no publisher.
 """
 
 from __future__ import annotations
 
 import array
 import itertools
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 import numpy.typing as npt
-from geometry_msgs.msg import Point, Pose, Quaternion
-from sensor_msgs.msg import PointCloud2, PointField
+from geometry_msgs.msg import Point, Pose, PoseStamped, Quaternion
+from sensor_msgs.msg import CompressedImage, PointCloud2, PointField
 from std_msgs.msg import Header
 from visualization_msgs.msg import MarkerArray
 
+from ada3d_ros.config.outputs import GoalConfig
 from ada3d_ros.geometry.colour_cloud import ColourCloud
 from ada3d_ros.geometry.pose import to_quaternion
+from ada3d_ros.geometry.standing_place import Reach, standing_place
+from ada3d_ros.measures import SceneObject
+from ada3d_ros.msg import GroundedBox, KeyframeArray
 from ada3d_ros.msg import Keyframe as KeyframeMsg
-from ada3d_ros.msg import KeyframeArray
-from ada3d_ros.ros.conversions import ns_to_time
+from ada3d_ros.ros.annotated import ANSWER_RGB, OBJECT_RGB, Drawn, annotate
+from ada3d_ros.ros.conversions import box_from_msg, ns_to_time
 from ada3d_ros.ros.markers import BLUE, GREEN, Drawing
-from ada3d_ros.types import Intrinsics, Keyframe, SceneState
+from ada3d_ros.types import Intrinsics, Keyframe, RgbdFrame, SceneState
 
 THUMBNAIL_PX = 160  # wide, as Keyframe.msg says
 LINE_M = 0.01
@@ -123,6 +128,37 @@ def keyframes_to_markers(scene: ShownScene, length_m: float, world_frame: str) -
         is_newest = keyframe is scene.keyframes[-1]
         drawing.lines("keyframes", lines, GREEN if is_newest else BLUE, LINE_M)
     return drawing.done()
+
+
+def picture_to_msg(frame: RgbdFrame, boxes: Sequence[Drawn], quality: int) -> CompressedImage:
+    """A frame's picture with boxes over it, stamped and framed as its colour image."""
+    header = Header(stamp=ns_to_time(frame.stamp_ns), frame_id=frame.camera_frame_id)
+    content = encode_jpeg(annotate(frame, boxes), quality)
+    return CompressedImage(header=header, format="jpeg", data=array.array("B", content))
+
+
+def drawn_answer(box: GroundedBox) -> Drawn:
+    score = "" if math.isnan(box.score) else f" {box.score:.2f}"
+    return Drawn(box_from_msg(box), box.label + score, ANSWER_RGB)
+
+
+def drawn_object(item: SceneObject) -> Drawn:
+    return Drawn(item.box, f"{item.label} #{item.id}", OBJECT_RGB)
+
+
+def goal_for(
+    box: GroundedBox, scene: ShownScene, config: GoalConfig, header: Header
+) -> PoseStamped:
+    """Where to stand to face the box, coming from where the newest keyframe was taken. Raises
+    NotGroundedError, which says why there is no such place.
+    """
+    frames = [keyframe.frame for keyframe in scene.keyframes]
+    x, y = frames[-1].T_world_cam[:2, 3].tolist() if frames else (0.0, 0.0)
+    reach = Reach(config.distance_m, config.farther_m, config.robot_radius_m)
+    place = standing_place(frames, box_from_msg(box), scene.floor_z_m, (x, y), reach)
+    (x, y, z), half = place.xyz_m, place.yaw_rad / 2
+    turn = Quaternion(z=math.sin(half), w=math.cos(half))
+    return PoseStamped(header=header, pose=Pose(position=Point(x=x, y=y, z=z), orientation=turn))
 
 
 def cloud_to_msg(cloud: ColourCloud, header: Header) -> PointCloud2:

@@ -1,5 +1,5 @@
-"""What the scene looks like, for whoever listens: ~/keyframes, ~/keyframe_markers, ~/cloud and
-~/camera_pose.
+"""What the scene looks like, for whoever listens: ~/keyframes, ~/keyframe_markers, ~/cloud,
+~/annotated/compressed and ~/camera_pose; and ~/goal, where to stand to face what was found.
 
 Nothing is fused, drawn or encoded for a topic without a subscriber. What is made, is made on a
 thread of its own, which starts with the first subscriber; the executor only counts subscribers,
@@ -16,20 +16,26 @@ from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from geometry_msgs.msg import PoseStamped
-from sensor_msgs.msg import PointCloud2
+from sensor_msgs.msg import CompressedImage, PointCloud2
 from std_msgs.msg import Header
 from visualization_msgs.msg import Marker, MarkerArray
 
+from ada3d_ros.errors import NotGroundedError
 from ada3d_ros.geometry.colour_cloud import CloudFuser
-from ada3d_ros.msg import KeyframeArray
+from ada3d_ros.measures import SceneObject
+from ada3d_ros.msg import Answer, KeyframeArray
 from ada3d_ros.ros.conversions import ns_to_time
 from ada3d_ros.ros.guard import guarded
 from ada3d_ros.ros.outputs import LATCHED, create_publisher
 from ada3d_ros.ros.scene_messages import (
     ShownScene,
     cloud_to_msg,
+    drawn_answer,
+    drawn_object,
+    goal_for,
     keyframes_to_markers,
     keyframes_to_msg,
+    picture_to_msg,
     pose_to_msg,
     scene_header,
     thumbnail,
@@ -42,12 +48,14 @@ if TYPE_CHECKING:
     from ada3d_ros.ros.node import AgentNode
 
 KEYFRAMES, MARKERS, CLOUD, POSE = "~/keyframes", "~/keyframe_markers", "~/cloud", "~/camera_pose"
+PICTURE, GOAL = "~/annotated/compressed", "~/goal"
 
 
 class _View(NamedTuple):
     """How a topic shows a scene.
 
-    key: of the message that shows it; where it is the key of the last one, nothing is news.
+    key: of the message that shows it; where it is the key of the last one, or None, nothing is
+    news.
     make: the message, on the worker's thread. period_s: between two messages at least.
     """
 
@@ -67,18 +75,27 @@ class SceneOutputs:
             CLOUD: _View(
                 self._cloud_key, self._make_cloud, lambda: node.config.cloud.min_period_sec
             ),
+            PICTURE: _View(
+                self._picture_key, self._make_picture, lambda: node.config.pictures.min_period_sec
+            ),
         }
         self._publishers = {
             KEYFRAMES: create_publisher(node, KeyframeArray, KEYFRAMES, LATCHED),
             MARKERS: create_publisher(node, MarkerArray, MARKERS, LATCHED),
             CLOUD: create_publisher(node, PointCloud2, CLOUD, LATCHED),
+            PICTURE: create_publisher(node, CompressedImage, PICTURE, 1),
             POSE: create_publisher(node, PoseStamped, POSE, 10),
+            GOAL: create_publisher(node, PoseStamped, GOAL, 10),
         }
         self.wanted: frozenset[str] = frozenset()  # topics that somebody listens to
         self._lock = threading.Lock()  # what is published, and what of it is still so
         self._shown: dict[str, Hashable] = {}  # by topic, the key of what it shows
         self._sent: dict[str, float] = {}  # by topic, when; time.monotonic()
         self._pose_sent = -1.0
+        self._viewers = 0  # of the picture
+        self._answer = Answer()  # the last one that succeeded
+        self._goal_of: Answer | None = None  # that no goal was looked for yet
+        self.goal_text = ""  # what became of the last goal, for people
         self.worker: LatestWorker[bool] | None = None  # from the first listener on
 
         # of the worker's thread alone
@@ -102,9 +119,31 @@ class SceneOutputs:
         """
         counts = {name: one.get_subscription_count() for name, one in self._publishers.items()}
         self.wanted = frozenset(name for name, count in counts.items() if count)
+        if counts[PICTURE] > self._viewers:  # not latched: shown again to who comes
+            self._shown.pop(PICTURE, None)
+        self._viewers = counts[PICTURE]
         scene = self._scene()
-        if self._news(scene) or (self.fuser is not None and CLOUD not in self.wanted):
+        if (
+            self._goal_of is not None
+            or self._news(scene)
+            or (self.fuser is not None and CLOUD not in self.wanted)
+        ):
             self._wake()
+
+    @guarded()
+    def note_answer(self, answer: Answer) -> None:
+        """Draw an answer's boxes, and look for a place to stand before the first of them."""
+        if not answer.success:
+            return
+        self._answer = answer
+        if answer.boxes and self._publishers[GOAL].get_subscription_count():
+            self._goal_of = answer
+        self.update()
+
+    def report(self) -> dict[str, object]:
+        """Who listens, and what became of the last goal, for diagnostics."""
+        listened = " ".join(sorted(name.removeprefix("~/") for name in self.wanted))
+        return {"outputs.listened_to": listened, "outputs.goal": self.goal_text}
 
     @guarded()
     def note_set(self, messages: PosedSet) -> None:
@@ -128,6 +167,7 @@ class SceneOutputs:
             CLOUD: PointCloud2(header=empty, is_dense=True),
         }
         with self._lock:
+            self._answer, self._goal_of, self.goal_text = Answer(), None, ""
             for name in self._shown.keys() & nothing.keys():
                 self._publishers[name].publish(nothing[name])
             self._shown.clear()
@@ -151,6 +191,7 @@ class SceneOutputs:
         pipeline, scene = self._node.pipeline, self._scene()
         if CLOUD not in self.wanted:
             self.fuser = None  # nobody looks: its memory goes
+        self._show_goal(scene)
         for name in self._news(scene):
             key, message = self._views[name].key(scene), self._views[name].make(scene)
             # Of a scene that was reset meanwhile nothing is shown.
@@ -160,6 +201,24 @@ class SceneOutputs:
                     return
                 self._publishers[name].publish(message)
                 self._shown[name], self._sent[name] = key, time.monotonic()
+
+    def _show_goal(self, scene: ShownScene) -> None:
+        """Where to stand for the answer that waits for it; why nowhere, in the log."""
+        answer, self._goal_of = self._goal_of, None
+        if answer is None:
+            return
+        box = answer.boxes[0]
+        self.made["goals looked for"] += 1
+        try:
+            goal = goal_for(box, scene, self._node.config.goal, answer.header)
+        except NotGroundedError as error:
+            self.goal_text = f"none for request {answer.request_id}: {error}"
+            self._node.get_logger().warning(f"no ~/goal: {error}")
+            return
+        with self._lock:
+            if answer is self._answer:  # else: reset, or answered anew, meanwhile
+                self._publishers[GOAL].publish(goal)
+                self.goal_text = f"before {box.label!r}, request {answer.request_id}"
 
     def _scene(self) -> ShownScene:
         pipeline = self._node.pipeline
@@ -175,8 +234,8 @@ class SceneOutputs:
             name
             for name, view in self._views.items()
             if name in self.wanted
-            and view.key(scene) != self._shown.get(name)
             and now - self._sent.get(name, -1e9) >= view.period_s()
+            and view.key(scene) not in (None, self._shown.get(name))
         ]
 
     # -- the views
@@ -219,3 +278,24 @@ class SceneOutputs:
         cloud = fuser.update([keyframe.frame for keyframe in scene.keyframes])
         self.made["frames fused"] += fuser.fused_frames - before
         return cloud_to_msg(cloud, scene_header(scene, self._node.config.world_frame))
+
+    def _objects(self) -> tuple[SceneObject, ...]:
+        """Those that are there."""
+        pipeline = self._node.pipeline
+        objects = () if pipeline is None else pipeline.objects().objects
+        return tuple(item for item in objects if not item.is_gone)
+
+    def _picture_key(self, scene: ShownScene) -> Hashable:
+        if not scene.keyframes:
+            return None
+        objects = tuple((each.id, each.label, *each.center_m.tolist()) for each in self._objects())
+        quality = self._node.config.pictures.jpeg_quality
+        return scene.version, self._answer.request_id, objects, quality
+
+    def _make_picture(self, scene: ShownScene) -> CompressedImage:
+        """The newest keyframe, the objects that are kept, and the last answer's boxes over them."""
+        boxes = [drawn_object(item) for item in self._objects()]
+        boxes += [drawn_answer(box) for box in self._answer.boxes]
+        self.made["pictures"] += 1
+        quality = self._node.config.pictures.jpeg_quality
+        return picture_to_msg(scene.keyframes[-1].frame, boxes, quality)

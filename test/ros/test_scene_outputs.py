@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,8 @@ pytest.importorskip("rclpy")
 from geometry_msgs.msg import PoseStamped
 from rclpy.action import ActionClient
 from rclpy.qos import DurabilityPolicy, QoSProfile
-from sensor_msgs.msg import PointCloud2
+from sensor_msgs.msg import CameraInfo, CompressedImage, PointCloud2
+from sensor_msgs.msg import Image as ImageMsg
 from std_msgs.msg import Header
 from std_srvs.srv import Trigger
 from visualization_msgs.msg import Marker, MarkerArray
@@ -26,17 +29,21 @@ from ada3d_ros.config import KeyframeConfig
 from ada3d_ros.geometry.colour_cloud import CloudFuser
 from ada3d_ros.geometry.pose import pose_from_quaternion
 from ada3d_ros.msg import Answer, KeyframeArray
-from ada3d_ros.ros.conversions import time_to_ns
+from ada3d_ros.ros.annotated import ANSWER_RGB, annotate
+from ada3d_ros.ros.conversions import box_to_msg, ns_to_time, time_to_ns
 from ada3d_ros.ros.scene_messages import (
     ShownScene,
     cloud_to_msg,
+    drawn_answer,
     frustum,
     keyframes_to_markers,
     keyframes_to_msg,
+    pose_to_msg,
     thumbnail,
 )
 from ada3d_ros.scene.keyframes import KeyframeBuffer
 from ada3d_ros.srv import QueryScene
+from ada3d_ros.types import Box3D, RgbdFrame
 from test.support.box_room import BoxRoom, build_box_room
 from test.support.ros_harness import Harness, agent_of_its_own, wait_until
 
@@ -266,3 +273,108 @@ def test_feedback_tells_whose_answer_comes(agent: Harness) -> None:
     assert told
     assert {one.request_id for one in told} == {answer.request_id}
     client.destroy()
+
+
+# -- ~/annotated/compressed and ~/goal
+
+
+def camera_messages(frame: RgbdFrame, stamp_ns: int) -> dict[str, Any]:
+    """A frame as the camera and the pose source send it."""
+    camera, stamp = frame.intrinsics, ns_to_time(stamp_ns)
+    messages = {
+        "rgb": ImageMsg(encoding="rgb8", step=3 * camera.width, data=frame.rgb.tobytes()),
+        "depth": ImageMsg(encoding="32FC1", step=4 * camera.width, data=frame.depth_m.tobytes()),
+        "info": CameraInfo(distortion_model="plumb_bob", d=[0.0] * 5),
+    }
+    K = [camera.fx, 0.0, camera.cx, 0.0, camera.fy, camera.cy, 0.0, 0.0, 1.0]
+    messages["info"].k = K
+    for message in messages.values():
+        message.height, message.width = camera.height, camera.width
+        message.header.stamp, message.header.frame_id = stamp, "camera_color_optical_frame"
+    pose = PoseStamped(header=Header(stamp=stamp, frame_id="map"))
+    pose.pose = pose_to_msg(frame.T_world_cam)
+    return messages | {"pose": pose}
+
+
+@pytest.fixture(scope="module")
+def shown_room(agent: Harness, room: BoxRoom) -> int:
+    """The drawn room as the agent's scene; the stamp of its newest keyframe."""
+    assert agent.call(Trigger, "reset_scene").success
+    stamp_ns = 500_000_000_000
+    for number, frame in enumerate(room.frames):
+        stamp_ns += 1_000_000_000
+        agent.publish_frame(stamp_ns, **camera_messages(frame, stamp_ns))
+        wanted = number + 1
+        assert wait_until(
+            lambda n=wanted: agent.node.pipeline.scene_state().num_keyframes == n, 30.0
+        ), agent.why_no_keyframe()
+    return stamp_ns
+
+
+def answer_about(thing: Box3D, request_id: int) -> Answer:
+    return Answer(
+        header=Header(frame_id="map"),
+        request_id=request_id,
+        success=True,
+        boxes=[box_to_msg(thing)],
+    )
+
+
+def test_the_picture_has_the_answers_boxes(agent: Harness, room: BoxRoom, shown_room: int) -> None:
+    outputs = agent.node.scene_outputs
+    made = outputs.made["pictures"]
+    outputs.note_answer(answer_about(room.boxes[0], 1001))
+    assert outputs.made["pictures"] == made
+    pictures, stop = listen(agent, CompressedImage, "annotated/compressed", 10)
+    assert wait_until(lambda: bool(pictures))
+    newest = pictures[-1]
+    assert (newest.format, newest.header.frame_id) == ("jpeg", "camera_color_optical_frame")
+    assert time_to_ns(newest.header.stamp) == shown_room
+    with Image.open(io.BytesIO(bytes(newest.data))) as picture:
+        seen = np.asarray(picture.convert("RGB"), dtype=float)
+    frame = room.frames[-1]
+    drawn = annotate(frame, [drawn_answer(box_to_msg(room.boxes[0]))])
+    assert np.abs(seen - drawn).mean() < 4.0
+    # The chip behind the name is of the colour of answers.
+    solid = (drawn == ANSWER_RGB).all(axis=-1)
+    assert np.abs(seen[solid] - ANSWER_RGB).mean() < 30.0
+
+    # Another answer, another picture; who comes later gets it too.
+    count = len(pictures)
+    outputs.note_answer(answer_about(room.boxes[1], 1002))
+    assert wait_until(lambda: len(pictures) > count)
+    again, stop_again = listen(agent, CompressedImage, "annotated/compressed", 10)
+    assert wait_until(lambda: bool(again))
+    stop()
+    stop_again()
+
+
+def test_a_goal_comes_with_an_answer_that_has_a_box(
+    agent: Harness, room: BoxRoom, shown_room: int
+) -> None:
+    outputs, thing = agent.node.scene_outputs, room.boxes[0]
+    outputs.note_answer(answer_about(thing, 2000))
+    assert outputs.made["goals looked for"] == 0  # nobody listens
+    goals, stop = listen(agent, PoseStamped, "goal", 10)
+    assert wait_until(lambda: "~/goal" in outputs.wanted)
+    outputs.note_answer(answer_about(thing, 2001))
+    assert wait_until(lambda: len(goals) == 1)
+    at, turn = goals[0].pose.position, goals[0].pose.orientation
+    assert goals[0].header.frame_id == "map"
+    assert (at.z, turn.x, turn.y) == (0.0, 0.0, 0.0)
+    yaw_rad = 2 * math.atan2(turn.z, turn.w)
+    wanted = math.atan2(thing.center_m[1] - at.y, thing.center_m[0] - at.x)
+    assert math.remainder(yaw_rad - wanted, 2 * math.pi) == pytest.approx(0.0, abs=1e-9)
+    assert wait_until(lambda: "request 2001" in outputs.goal_text)
+
+    # Where there is no floor: none, and why.
+    far = replace(thing, center_m=np.array([50.0, 0.0, 0.5]), label="far box")
+    outputs.note_answer(answer_about(far, 2002))
+    assert wait_until(lambda: "no floor was seen" in outputs.goal_text)
+    assert "the far box" in outputs.goal_text
+    assert outputs.report()["outputs.goal"] == outputs.goal_text
+    failed = answer_about(thing, 2003)
+    failed.success = False
+    outputs.note_answer(failed)
+    assert len(goals) == 1
+    stop()
