@@ -33,7 +33,7 @@ class MarkersConfig:
 @dataclass(frozen=True, slots=True)
 class CloudConfig:
     voxel_m: float = setting(
-        0.025, "side of the voxels of ~/cloud, a point in each", unit="m", low=0.005, high=0.5
+        0.03, "side of the voxels of ~/cloud, a point in each", unit="m", low=0.005, high=0.5
     )
     stride_px: int = setting(
         2, "every so many-th row and column of a keyframe is read", unit="px", low=1, high=32

@@ -65,7 +65,7 @@ class CloudFuser:
         wanted = {id(frame): frame for frame in frames}
         for key in [key for key in self._held if key not in wanted]:
             _, sums = self._held.pop(key)
-            self._total = _merged(self._total, sums, -1)
+            self._total = _taken_out(self._total, sums)
         if not self._held and frames:
             camera_m = frames[0].T_world_cam[:3, 3]
             self._origin = np.round(camera_m / self.voxel_m).astype(np.int64)
@@ -74,7 +74,7 @@ class CloudFuser:
                 sums = self._read(frame)
                 self.fused_frames += 1
                 self._held[key] = frame, sums  # the frame is held, so its identity stays its own
-                self._total = _merged(self._total, sums, 1)
+                self._total = _added(self._total, sums)
         return self._cloud()
 
     def _read(self, frame: RgbdFrame) -> VoxelSums:
@@ -112,11 +112,25 @@ class CloudFuser:
         return ColourCloud(center_m + mean[:, 3:] / UNITS_PER_M, rgb)
 
 
-def _merged(a: VoxelSums, b: VoxelSums, sign: int) -> VoxelSums:
-    """a + b, or a - b; voxels without readings are gone."""
-    keys = np.union1d(a.keys, b.keys)
-    sums = np.zeros((len(keys), 7), np.int64)
-    sums[np.searchsorted(keys, a.keys)] += a.sums
-    sums[np.searchsorted(keys, b.keys)] += sign * b.sums
-    some = sums[:, 0] > 0
-    return VoxelSums(keys[some], sums[some])
+def _added(total: VoxelSums, more: VoxelSums) -> VoxelSums:
+    """total + more; total's sums may be changed in place."""
+    at = np.searchsorted(total.keys, more.keys)
+    known = np.zeros(len(at), dtype=bool)
+    within = at < len(total.keys)
+    known[within] = total.keys[at[within]] == more.keys[within]
+    total.sums[at[known]] += more.sums[known]  # a voxel occurs once in `more`
+    new = ~known
+    return VoxelSums(
+        np.insert(total.keys, at[new], more.keys[new]),
+        np.insert(total.sums, at[new], more.sums[new], axis=0),
+    )
+
+
+def _taken_out(total: VoxelSums, part: VoxelSums) -> VoxelSums:
+    """total - part, which is in it; voxels without readings are gone. total's sums may be changed
+    in place.
+    """
+    at = np.searchsorted(total.keys, part.keys)
+    total.sums[at] -= part.sums
+    gone = at[total.sums[at, 0] == 0]
+    return VoxelSums(np.delete(total.keys, gone), np.delete(total.sums, gone, axis=0))

@@ -28,8 +28,8 @@ Bools = npt.NDArray[np.bool_]
 Points = npt.NDArray[np.float64]
 
 MAX_REACH_M = 6.0  # of the grid; a robot farther off comes in at its edge
-SEEN_SHARE = 0.75  # of the floor under the robot that was seen
-NEAR_ENOUGH_M = 0.1  # from the wanted distance: there the shorter way counts
+SEEN_SHARE = 0.9  # of the floor under the robot that was seen
+NEAR_ENOUGH_M = 0.05  # from the wanted distance: there the shorter way counts
 ABOUT_M = 0.5  # around the nearest floor with room, the robot may be anywhere
 HIDES_M = 0.3  # what is so much higher than the thing hides it
 BESIDE_M = 0.1  # what is so near the thing stands beside it, not before it

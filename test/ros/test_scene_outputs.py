@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import math
-from collections.abc import Callable, Iterator
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,9 +29,11 @@ from visualization_msgs.msg import Marker, MarkerArray
 
 from ada3d_ros.action import AskScene
 from ada3d_ros.config import KeyframeConfig
+from ada3d_ros.create_pipeline import create_pipeline
 from ada3d_ros.geometry.colour_cloud import CloudFuser
 from ada3d_ros.geometry.pose import pose_from_quaternion
 from ada3d_ros.msg import Answer, KeyframeArray
+from ada3d_ros.perception.detector import DetectorInfo, FrameDetections
 from ada3d_ros.ros.annotated import ANSWER_RGB, annotate
 from ada3d_ros.ros.conversions import box_to_msg, ns_to_time, time_to_ns
 from ada3d_ros.ros.scene_messages import (
@@ -47,8 +52,21 @@ from ada3d_ros.types import Box3D, RgbdFrame
 from test.support.box_room import BoxRoom, build_box_room
 from test.support.ros_harness import Harness, agent_of_its_own, wait_until
 
+ROOT = Path(__file__).resolve().parents[2]
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 NODE = "/ada3d_agent"
+
+
+class Blind:
+    """A detector that finds nothing."""
+
+    info = DetectorInfo("blind.onnx", "picodet", ("cup",))
+
+    def detect(self, frame: RgbdFrame) -> FrameDetections | None:
+        return FrameDetections(())
+
+    def find(self, frame: RgbdFrame, phrases: Sequence[str]) -> FrameDetections:
+        return FrameDetections(())
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +166,7 @@ def test_markers_are_pyramids_of_eight_lines(scene: ShownScene) -> None:
 
 @pytest.fixture(scope="module")
 def agent(tiny_model: Path) -> Iterator[Harness]:
-    parameters = {"cloud.min_period_sec": 0.1, "pruning.strategy": "none"}
+    parameters = {"cloud.min_period_sec": 0.1, "cloud.voxel_m": 0.025}
     with agent_of_its_own(tiny_model, **parameters) as harness:
         yield harness
 
@@ -378,3 +396,60 @@ def test_a_goal_comes_with_an_answer_that_has_a_box(
     outputs.note_answer(failed)
     assert len(goals) == 1
     stop()
+
+
+# -- without a model here
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"model.path": "none", "detector.path": "handed in"},
+        {"model.path": "", "model.remote": "http://127.0.0.1:9"},
+    ],
+    ids=["a detector alone", "a server that is away"],
+)
+def test_a_scene_is_shown_whoever_answers(settings: dict[str, Any], room: BoxRoom) -> None:
+    detector = Blind() if "detector.path" in settings else None
+    factory = functools.partial(create_pipeline, detector=detector)
+    with agent_of_its_own(Path(), factory, **settings) as agent:
+        clouds, _ = listen(agent, PointCloud2, "cloud")
+        keyframes, _ = listen(agent, KeyframeArray, "keyframes")
+        pictures, _ = listen(agent, CompressedImage, "annotated/compressed", 10)
+        goals, _ = listen(agent, PoseStamped, "goal", 10)
+        for number, frame in enumerate(room.frames, start=1):
+            stamp_ns = number * 1_000_000_000
+            agent.publish_frame(stamp_ns, **camera_messages(frame, stamp_ns))
+            assert wait_until(
+                lambda n=number: agent.node.pipeline.scene_state().num_keyframes == n, 30.0
+            ), agent.why_no_keyframe()
+        assert wait_until(lambda: bool(clouds and clouds[-1].width > 10_000))
+        assert wait_until(lambda: bool(keyframes and len(keyframes[-1].keyframes) == 4))
+        assert wait_until(lambda: bool(pictures))
+        assert wait_until(lambda: "~/goal" in agent.node.scene_outputs.wanted)
+        agent.node.scene_outputs.note_answer(answer_about(room.boxes[0], 1))
+        assert wait_until(lambda: bool(goals)), agent.node.scene_outputs.goal_text
+
+
+NO_TORCH = """
+import sys
+import numpy as np
+import ada3d_ros.ros.scene_outputs
+from ada3d_ros.geometry.standing_place import standing_place
+from ada3d_ros.ros.scene_messages import ShownScene, keyframes_to_msg, picture_to_msg
+from ada3d_ros.geometry.colour_cloud import CloudFuser
+from test.support.box_room import build_box_room
+room = build_box_room(seed=1, num_views=4)
+standing_place(room.frames, room.boxes[0], 0.0, (2.0, 0.0))
+CloudFuser(0.03, 2).update(room.frames)
+picture_to_msg(room.frames[0], [], 80)
+print("torch" in sys.modules)
+"""
+
+
+def test_the_scene_is_shown_without_torch() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", NO_TORCH], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["False"]
