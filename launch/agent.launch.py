@@ -16,8 +16,12 @@ from lifecycle_msgs.msg import Transition
 SHARE = Path(get_package_share_directory("ada3d_ros"))
 
 SWITCH = ["true", "false", "True", "False"]
+# what config/ada3d.rviz shows, below the node
+SHOWN = (
+    *("cloud", "keyframe_markers", "markers", "object_markers", "camera_pose", "goal"),
+    *("annotated", "annotated/compressed"),
+)
 NUMBERS = ("keep_ratio",)  # the other arguments are text
-SHOWN = ("markers",)  # of the node, in config/ada3d.rviz
 
 # Overrides of the parameter file; left empty, the file's value stays. argument -> parameter
 OVERRIDES = {
@@ -121,7 +125,10 @@ ARGUMENTS = [
         choices=SWITCH,
     ),
     argument(
-        "rviz", "start RViz with the boxes and the camera pose", default="false", choices=SWITCH
+        "rviz",
+        "start RViz with the scene, the boxes and the camera pose",
+        default="false",
+        choices=SWITCH,
     ),
     argument(
         "log_level",
@@ -230,10 +237,7 @@ def start_rviz(value, use_sim_time):
         namespace=value("namespace"),
         arguments=["-d", str(SHARE / "config" / "ada3d.rviz"), *frame],
         parameters=[{"use_sim_time": use_sim_time}],
-        remappings=[
-            *((f"/ada3d_agent/{topic}", f"{name}/{topic}") for topic in SHOWN),
-            ("/pose", value("pose_topic")),
-        ],
+        remappings=[(f"/ada3d_agent/{topic}", f"{name}/{topic}") for topic in SHOWN],
     )
 
 

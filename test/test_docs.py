@@ -132,7 +132,7 @@ def test_the_interface_page_names_every_topic_and_service_of_the_node() -> None:
     tables = (*tool.INPUTS, *tool.OUTPUTS, *tool.SERVICES)
     listed = {name for name, _, _ in tables if name.startswith("~/")}
     code = "\n".join(text_of(file) for file in (ROOT / "ada3d_ros" / "ros").glob("*.py"))
-    assert listed == set(re.findall(r'"(~/\w+)"', code))
+    assert listed == set(re.findall(r'"(~/[\w/]+)"', code))
     for name in {name for name, _, _ in tables} - listed:
         last = name.rsplit("/", 1)[-1]
         assert re.search(rf'"[\w/]*{last}"', code), f"{name} is not in ada3d_ros/ros"

@@ -72,6 +72,36 @@ OUTPUTS: Table = (
     ),
     ("~/object_markers", "visualization_msgs/MarkerArray", "latched; the same for RViz"),
     ("~/events", "ada3d_ros/SceneEvent", "what changed that a standing question is about"),
+    (
+        "~/keyframes",
+        "ada3d_ros/KeyframeArray",
+        "latched; poses, cameras, small pictures; needs a listener",
+    ),
+    (
+        "~/keyframe_markers",
+        "visualization_msgs/MarkerArray",
+        "latched; their cameras as pyramids; needs a listener",
+    ),
+    (
+        "~/cloud",
+        "sensor_msgs/PointCloud2",
+        "latched; the keyframes fused, coloured; needs a listener",
+    ),
+    (
+        "~/camera_pose",
+        "geometry_msgs/PoseStamped",
+        "the colour optical frame at the newest image; needs a listener",
+    ),
+    (
+        "~/annotated/compressed",
+        "sensor_msgs/CompressedImage",
+        "newest keyframe with boxes drawn over it; needs a listener",
+    ),
+    (
+        "~/goal",
+        "geometry_msgs/PoseStamped",
+        "where to stand to face an answer's box; needs a listener",
+    ),
     ("~/status", "ada3d_ros/AgentStatus", "latched; one sentence a person can act on"),
     (
         "/diagnostics",

@@ -303,7 +303,7 @@ def _scene(node: AgentNode) -> Report:
         "cache.builds": cache.builds,
         "cache.appends": cache.appends,
     }
-    values |= node.objects.report()
+    values |= node.objects.report() | node.scene_outputs.report()
 
     # The frames that they came from.
     if node.intake is not None:

@@ -20,6 +20,7 @@ class GoalFeedback:
     def __init__(self, handle: ServerGoalHandle) -> None:
         self._handle = handle
         self.job: Job | None = None
+        self.request_id = 0  # of the answer to come
         self._started = time.monotonic()
         self._last_sent = 0.0
         self._pending = ""
@@ -50,6 +51,7 @@ class GoalFeedback:
             return
         self._handle.publish_feedback(
             AskScene.Feedback(
+                request_id=self.request_id,
                 stage=self._stage.value,
                 delta=self._pending,
                 tokens=self._tokens,

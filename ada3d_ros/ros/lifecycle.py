@@ -146,10 +146,9 @@ class AgentLifecycle(ManagedNode):
     def _publish_objects(self) -> None:
         """Tell of the objects that are kept, where that is news."""
 
-    def _keyframe_came(self) -> None:
-        """A frame was admitted to the scene; on the thread of the frames."""
-        self.worker.notify()
-        self.scenes.note_scene()
+    @abstractmethod
+    def _keyframe_admitted(self) -> None:
+        """The scene has changed; called on the thread that takes frames in."""
 
     def report_error(self, where: str, error: BaseException, trace: str) -> None:
         """Count and log an error that nothing else handles; a lost GPU ends the node's work."""
@@ -225,7 +224,7 @@ class AgentLifecycle(ManagedNode):
             self.drops,
             self.get_logger().warning,
             self.report_error,
-            self._keyframe_came,
+            self._keyframe_admitted,
         )
 
         # the weights are read in the inference thread, while services answer

@@ -7,13 +7,11 @@ thread never does torch work.
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.clock import Clock, ClockType, JumpThreshold, TimeJump
 from rclpy.duration import Duration
-from std_msgs.msg import Header
 from std_srvs.srv import SetBool, Trigger
 
 from ada3d_ros.config import AgentConfig
@@ -26,7 +24,6 @@ from ada3d_ros.errors import (
     SceneResetError,
 )
 from ada3d_ros.measures import MeasureRequest, ObjectsSnapshot
-from ada3d_ros.msg import AgentStatus
 from ada3d_ros.msg import Answer as AnswerMsg
 from ada3d_ros.ros.conversions import error_of
 from ada3d_ros.ros.detector_diagnostics import detector_task
@@ -36,8 +33,10 @@ from ada3d_ros.ros.lifecycle import FINALIZED_TEXT, OK, AgentLifecycle, Pipeline
 from ada3d_ros.ros.objects import ObjectServer
 from ada3d_ros.ros.outputs import AgentOutputs
 from ada3d_ros.ros.requests import RequestServer, check_scene
+from ada3d_ros.ros.scene_outputs import SceneOutputs
 from ada3d_ros.ros.scenes import SceneServer, store_task
 from ada3d_ros.ros.standing import StandingServer
+from ada3d_ros.ros.status import status_msg
 from ada3d_ros.ros.sync import MIN_JUMP_NS
 from ada3d_ros.sources.messages import PosedSet
 from ada3d_ros.srv import GetModelInfo
@@ -67,6 +66,7 @@ class AgentNode(AgentLifecycle):
         self.objects = ObjectServer(self)
         self.scenes = SceneServer(self)
         self._outputs.updater.add("Store", lambda: store_task(self.scenes))
+        self.scene_outputs = SceneOutputs(self)
         self._requests = RequestServer(self, self)
         self.standing = StandingServer(self, self._requests)
         self._create_services()
@@ -114,6 +114,7 @@ class AgentNode(AgentLifecycle):
         """Stop the threads, waiting `join_s` seconds for each, then the node."""
         self._release(join_s)
         self.worker.stop(join_s)
+        self.scene_outputs.close(join_s)
         self._requests.close()
         self._core_log.close()
         super().destroy_node()
@@ -134,6 +135,7 @@ class AgentNode(AgentLifecycle):
         if self.detections is not None:
             self.detections.detector.note_camera(messages.stamp_ns, messages.info)
         self.intake.put(messages)
+        self.scene_outputs.note_set(messages)
 
     def _is_jump(self, step_ns: int) -> bool:
         """Whether two stamps this far apart are of different runs or recordings."""
@@ -194,11 +196,17 @@ class AgentNode(AgentLifecycle):
 
     def _clear_outputs(self) -> None:
         self._outputs.clear_markers()
+        self.scene_outputs.clear()
         self.objects.update()
 
     def _publish_objects(self) -> None:
         self.objects.update()
         self.scenes.note_objects()
+
+    def _keyframe_admitted(self) -> None:
+        self.worker.notify()
+        self.scenes.note_scene()
+        self.scene_outputs.update()
 
     def _forget(self) -> None:
         super()._forget()
@@ -291,6 +299,7 @@ class AgentNode(AgentLifecycle):
     def publish_answer(self, message: AnswerMsg) -> None:
         self._outputs.publish_answer(message, self.config.markers.lifetime_sec)
         self.scenes.note_answer(message)
+        self.scene_outputs.note_answer(message)
 
     # -- services
 
@@ -334,35 +343,8 @@ class AgentNode(AgentLifecycle):
     def _publish_status(self) -> None:
         self.worker.expire()
         self.objects.update()
-        state, detail = self.state_and_detail()
-        faults = self.health.faults()
-        self.health.log(faults)
-        namesakes = self.namesakes
-        if namesakes not in detail:  # it counts in every state
-            detail = f"{namesakes} {detail}"
-        stamp = self.get_clock().now().to_msg()
-        # Until a model is loaded there is no scene and no device to speak of.
-        message = AgentStatus(
-            header=Header(stamp=stamp, frame_id=self.config.world_frame),
-            state=state,
-            detail=detail,
-            faults=[str(fault) for fault in faults if fault.severity],
-            queued=self.worker.queued,
-            watches=self.standing.to_msgs(),
-            gpu_memory_used_mib=math.nan,
-            gpu_memory_total_mib=math.nan,
-        )
-        if self.pipeline is not None:
-            scene = self.pipeline.scene_state()
-            message.keyframes = scene.num_keyframes
-            message.scene_epoch, message.scene_version = scene.epoch, scene.version
-            message.scene = self.scenes.name
-            if scene.epoch == self._jump_epoch:
-                message.detail += f" ({self._jump_text})"
-            loaded = self.scenes.loaded_text(self.get_clock().now().nanoseconds)
-            message.detail += f" ({loaded})" if loaded else ""
-            used_mib, total_mib = self.pipeline.device_memory_mib()
-            message.gpu_memory_used_mib, message.gpu_memory_total_mib = used_mib, total_mib
+        self.scene_outputs.update()
+        message = status_msg(self, self._jump_text, self._jump_epoch)
         self._outputs.statuses.publish(message)
 
     @guarded()

@@ -254,6 +254,8 @@ class RequestServer:
         self._last_id += 1
         message = self._new_answer_msg(text)
         message.scene = scene or self._agent.scene_name()
+        if feedback is not None:
+            feedback.request_id = message.request_id
         try:
             # 1. Refuse what cannot be answered now, or is out of range.
             self._agent.admit(text, scene)

@@ -1,50 +1,23 @@
-"""The largest free rectangle of floor beside a thing, from a grid of what depth shows.
-
-A cell is free where it was seen as floor and nothing stands over it. A cell that no view shows is
-not free. Metres, world frame, z up.
-"""
+"""The largest free rectangle of floor beside a thing. Metres, world frame, z up."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 
-from ada3d_ros.geometry.boxes import points_inside, yaw_rotation
-from ada3d_ros.geometry.depth_support import world_points
+from ada3d_ros.geometry.boxes import yaw_rotation
+from ada3d_ros.geometry.floor_grid import CELL_M, floor_grid
 from ada3d_ros.types import Box3D, RgbdFrame
 
 Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
 Points = npt.NDArray[np.float64]
 
-CELL_M = 0.05
-MAX_READINGS = 400_000
-REACH_M = 3.0  # around the thing in which floor is looked for
 BESIDE_M = 0.3  # the rectangle begins at most this far from the thing
-FLOOR_BAND_M = 0.06  # a reading this near the floor's height is floor
-CLEARANCE_M = 0.1  # readings from here above the floor stand in the way
-HEADROOM_M = 2.0  # and those above this do not
-MIN_OBSTACLE_READINGS = 2  # in a cell; one alone may be noise
-SAFETY_CELLS = 2  # around all that stands in the way
 MIN_SIDE_M = 0.2  # of a rectangle that is worth telling
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class FloorGrid:
-    """Cells of CELL_M along a thing's own axes, its centre in the middle.
-
-    free, beside (R, C) bool: free floor; within BESIDE_M of the thing. Row r, column c has its
-    centre at ((r + .5) * CELL_M - extent_m[0], (c + .5) * CELL_M - extent_m[1]) in those axes.
-    """
-
-    free: Bools
-    beside: Bools
-    extent_m: Points
 
 
 def free_rectangle(
@@ -57,7 +30,8 @@ def free_rectangle(
     """
     # What is free, and where the rectangle has to begin.
     grid = floor_grid(frames, thing, floor_z_m, obstacles)
-    found = largest_rectangle(grid.free, grid.beside, math.ceil(MIN_SIDE_M / CELL_M))
+    beside = _beside(thing, grid.extent_m, grid.shape)
+    found = largest_rectangle(grid.free, beside, math.ceil(MIN_SIDE_M / CELL_M))
     if found is None:
         return None
 
@@ -67,61 +41,6 @@ def free_rectangle(
     middle = yaw_rotation(thing.yaw_rad) @ np.array([*(low + high) / 2, 0.0])
     center = np.array([*(thing.center_m + middle)[:2], floor_z_m])
     return Box3D(center, np.array([*(high - low), 0.0]), thing.yaw_rad, "free floor")
-
-
-def floor_grid(
-    frames: Sequence[RgbdFrame], thing: Box3D, floor_z_m: float, obstacles: Sequence[Box3D] = ()
-) -> FloorGrid:
-    """The cells around a thing."""
-    # Readings in the thing's axes, those within reach.
-    extent_m = np.ceil((thing.size_m[:2] / 2 + REACH_M) / CELL_M) * CELL_M
-    shape = np.round(2 * extent_m / CELL_M).astype(np.int64)
-    points = world_points(frames, MAX_READINGS)
-    local = (points - thing.center_m) @ yaw_rotation(thing.yaw_rad)
-    near = (np.abs(local[:, :2]) < extent_m).all(axis=1)
-    cell = np.floor((local[near, :2] + extent_m) / CELL_M).astype(np.int64)
-    height_m = points[near, 2] - floor_z_m
-
-    # Floor that was seen; gaps of a cell between readings are floor, too.
-    seen = _count(cell[np.abs(height_m) <= FLOOR_BAND_M], shape) > 0
-    seen = ndimage.binary_closing(seen, np.ones((3, 3), dtype=bool))
-
-    # What stands in the way, with a margin.
-    blocking = (height_m > CLEARANCE_M) & (height_m < HEADROOM_M)
-    occupied = _count(cell[blocking], shape) >= MIN_OBSTACLE_READINGS
-    for box in (thing, *obstacles):
-        occupied |= _covered(box, thing, extent_m, shape)
-    occupied = ndimage.binary_dilation(
-        occupied, np.ones((3, 3), dtype=bool), iterations=SAFETY_CELLS
-    )
-    return FloorGrid(seen & ~occupied, _beside(thing, extent_m, shape), extent_m)
-
-
-def _count(cell: Ints, shape: Ints) -> Ints:
-    """How many of the cells (N, 2) fall on each of a grid."""
-    flat = cell[:, 0] * shape[1] + cell[:, 1]
-    return np.bincount(flat, minlength=int(shape.prod())).reshape(tuple(shape))
-
-
-def _covered(box: Box3D, thing: Box3D, extent_m: Points, shape: Ints) -> Bools:
-    """Cells whose centre lies in the box's footprint, half a cell of margin included."""
-    flat = Box3D(
-        np.array([*box.center_m[:2], 0.0]), np.array([*box.size_m[:2] + CELL_M, 1.0]), box.yaw_rad
-    )
-    return points_inside(_centers(thing, extent_m, shape), flat).reshape(tuple(shape))
-
-
-def _centers(thing: Box3D, extent_m: Points, shape: Ints) -> Points:
-    """Centres (R * C, 3) of all cells in the world, z = 0."""
-    rows, columns = (
-        (np.arange(count) + 0.5) * CELL_M - extent
-        for count, extent in zip(shape, extent_m, strict=True)
-    )
-    x, y = np.meshgrid(rows, columns, indexing="ij")
-    local = np.column_stack((x.ravel(), y.ravel(), np.zeros(x.size)))
-    world = local @ yaw_rotation(thing.yaw_rad).T + thing.center_m
-    world[:, 2] = 0.0
-    return world
 
 
 def _beside(thing: Box3D, extent_m: Points, shape: Ints) -> Bools:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ada3d_ros.errors import NotGroundedError
+from ada3d_ros.geometry.floor_grid import CELL_M, REACH_M
 from ada3d_ros.geometry.measure import uncertainty
 from ada3d_ros.geometry.measure.distance import center_distance_m, surface_distance_m
 from ada3d_ros.geometry.measure.fitted import fit_to_depth
 from ada3d_ros.geometry.measure.free_floor import (
     BESIDE_M,
-    CELL_M,
     MIN_SIDE_M,
-    REACH_M,
     free_rectangle,
 )
 from ada3d_ros.geometry.measure.lengths import format_length, format_lengths, give_or_take

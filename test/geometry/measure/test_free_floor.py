@@ -9,10 +9,10 @@ from hypothesis.extra.numpy import arrays
 
 from ada3d_ros.errors import NotGroundedError
 from ada3d_ros.geometry.boxes import corners, footprint_overlap_m2
+from ada3d_ros.geometry.floor_grid import CELL_M
 from ada3d_ros.geometry.measure import MeasuredScene
 from ada3d_ros.geometry.measure.free_floor import (
     BESIDE_M,
-    CELL_M,
     free_rectangle,
     largest_rectangle,
 )
