@@ -180,6 +180,23 @@ def test_where_the_map_begins_does_not_matter(model: Path, up_m: float) -> None:
         assert shift == pytest.approx(by, abs=1e-3)
 
 
+@pytest.mark.parametrize("scope", [Scope.SCENE, Scope.LATEST_IMAGE])
+def test_three_numbers_in_its_text_are_no_place(
+    model: Path, scope: Scope, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was never taught to write one: nothing is moved by its origin, nothing read as a box."""
+    pipeline = start(model)
+    assert any(pipeline.scene.anchor_xy_m)
+    text = "shelves [1, 2, 3] and [0.5, 1, 0.5, 1, 1, 1]"
+    monkeypatch.setattr(pipeline.model.tokenizer, "decode", lambda ids: text)
+    monkeypatch.setattr(pipeline.model.tokenizer, "pending_characters", lambda ids: 0)
+    pieces: list[str] = []
+    hooks = AskHooks(on_text=lambda piece, count: pieces.append(piece))
+    answer = pipeline.ask(replace(ASK, scope=scope, want_boxes=True), hooks)
+    assert answer.text == "".join(pieces) == text
+    assert answer.boxes == ()
+
+
 def test_a_point_beyond_its_voxels_is_refused_by_its_number(model: Path) -> None:
     pipeline = start(model)
     with pytest.raises(InvalidRequestError, match="outside of what the model can place"):
