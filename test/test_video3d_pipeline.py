@@ -151,6 +151,41 @@ def test_a_robot_that_stands_renews_its_last_view_exactly(model: Path) -> None:
         assert (ours - theirs).abs().max() <= 2e-5 * theirs.abs().max()
 
 
+def test_a_keyframe_that_is_restored_stands_where_it_belongs(model: Path) -> None:
+    """An older list of the same epoch arrives late: stale and said so, then as a fresh scene."""
+    limits = {"cache.settle_sec": 60.0, "cache.max_staleness": 1.0}
+    pipeline = start_background(model, MANY[:5], **limits)
+    whole = pipeline.scene
+    without = replace(
+        whole,
+        keyframes=(whole.keyframes[0], *whole.keyframes[2:]),
+        state=replace(whole.state, version=whole.state.version + 1),
+    )
+    assert pipeline.restore(without)
+    run_all(pipeline)
+    assert cache_of(pipeline).state is PrefixState.READY
+    assert pipeline.restore(whole)
+    run_all(pipeline)  # appended behind the newest
+    prefix = cache_of(pipeline).active
+    assert prefix is not None
+    assert prefix.made_of.names == (0, 2, 3, 4, 1)  # type: ignore[attr-defined]
+    assert cache_of(pipeline).state is PrefixState.STALE
+    sizes = [len(part) for part in cache_of(pipeline).encoder.table.frames]  # type: ignore[attr-defined]
+    assert cache_of(pipeline).staleness == pytest.approx(1 - sizes[0] / sum(sizes))
+
+    # What is made anew, and what a question brings along, is in order.
+    pipeline.set_config(
+        replace(pipeline.config, cache=replace(pipeline.config.cache, settle_sec=0))
+    )
+    run_all(pipeline)
+    assert cache_of(pipeline).state is PrefixState.READY
+    fresh = start_background(model, MANY[:5])
+    run_all(fresh)
+    for ours, theirs in zip(keys_of(pipeline), keys_of(fresh), strict=True):
+        assert torch.equal(ours, theirs)
+    assert pipeline.ask(ASK).text == fresh.ask(ASK).text
+
+
 @pytest.mark.parametrize("up_m", [0.0, 1.0])
 def test_where_the_map_begins_does_not_matter(model: Path, up_m: float) -> None:
     """Far from the map's origin, where the model knows no voxel, the same answer."""
