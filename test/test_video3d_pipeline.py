@@ -15,7 +15,7 @@ import torch
 
 from ada3d_ros.config import from_flat
 from ada3d_ros.engine.prefix_state import PrefixState
-from ada3d_ros.errors import ConfigError, InvalidRequestError, NoFramesError
+from ada3d_ros.errors import ConfigError, InvalidRequestError, NoFramesError, OutOfReachError
 from ada3d_ros.grounding.from_ground_heads import along_axes
 from ada3d_ros.lab.world.generated import generate_room
 from ada3d_ros.model.random_checkpoint import TINY_VIDEO3D, write_random_checkpoint
@@ -350,6 +350,51 @@ def test_with_a_detector_all_its_objects_are_proposals(
     for box in answer.boxes:
         assert box.method is GroundingMethod.PROPOSAL
         assert box.center_m.tolist() in centers
+
+
+def test_where_no_object_can_be_placed_names_and_relevance_are_left(tmp_path: Path) -> None:
+    """The objects stand above what this model knows; what is seen of the floor is in its world."""
+    low = replace(TINY_VIDEO3D, max_xyz_m=(15.0, 15.0, 0.12))
+    folder = write_random_checkpoint(tmp_path / "low", config=low)
+    room = generate_room(7, side_px=96, split="val")
+    boxes = tuple(box for box in room.boxes if box.center_m[2] > 0.2)
+    assert len(boxes) > 2
+    settings = {"model.path": str(folder), "detector.min_views": 2, "detector.proposals": True}
+    pipeline = Ada3DPipeline(from_flat(settings), detector=ScriptedDetector(boxes))
+    pipeline.load()
+    for frame in room.frames:
+        pipeline.observe(frame)
+    every = replace(ASK, phrase="a", proposals=boxes)
+    with pytest.raises(OutOfReachError, match="outside of what the model can place"):
+        pipeline.choose_proposals(every, AskHooks())
+    kind = boxes[0].label.split()[-1]
+    named = pipeline.ground(Question(f"the {kind}"))
+    assert named.boxes
+    assert all(box.method is GroundingMethod.DETECTOR for box in named.boxes)
+    assert all(box.label == f"the {kind}" for box in named.boxes)
+    other = pipeline.ground(Question("what one sits on", min_score=1e-6))
+    assert all(box.method is GroundingMethod.RELEVANCE for box in other.boxes)
+
+
+def test_no_object_of_the_ground_heads_is_an_answer(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the phrase is the name of one: nothing else is tried."""
+    room = generate_room(7, side_px=96, split="val")
+    settings = {"model.path": str(model), "detector.min_views": 2, "detector.proposals": True}
+    pipeline = Ada3DPipeline(from_flat(settings), detector=ScriptedDetector(room.boxes))
+    pipeline.load()
+    for frame in room.frames:
+        pipeline.observe(frame)
+
+    def none(state: torch.Tensor, boxes_m: torch.Tensor, frames: object) -> torch.Tensor:
+        return torch.cat((torch.zeros(len(boxes_m)), torch.ones(1)))
+
+    monkeypatch.setattr(backbone_of(pipeline), "ground_scores", none)
+    phrase = f"the {room.boxes[0].label.split()[-1]}"
+    answer = pipeline.ground(Question(phrase))
+    assert answer.boxes == ()
+    assert answer.text == f"I have not seen {phrase}."
 
 
 def test_without_a_detector_a_phrase_is_located_by_relevance(model: Path) -> None:

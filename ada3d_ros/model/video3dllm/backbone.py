@@ -219,8 +219,8 @@ class Video3DLLM(nn.Module):
         """Shares (n,) float32 on the CPU of the proposals (n, 6) that are meant, 0 of the others,
         by Multi3DRefer's rule.
 
-        Those that the model cannot place are not meant. Raises InvalidRequestError where it can
-        place none, and as `ground_scores`.
+        Those that the model cannot place are not meant. Raises OutOfReachError where it can place
+        none, and as `ground_scores`.
         """
         placed = is_in_range(boxes_m[:, :3], self.config)
         if self.reference or not bool(placed.any()):

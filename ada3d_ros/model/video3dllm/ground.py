@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ada3d_ros.errors import InvalidRequestError
+from ada3d_ros.errors import InvalidRequestError, OutOfReachError
 from ada3d_ros.geometry.voxel import to_device
 from ada3d_ros.model.video3dllm.config import Video3DConfig
 from ada3d_ros.model.video3dllm.tokens import GroundedFrame, embed_places, is_in_range
@@ -52,8 +52,8 @@ class GroundHeads(nn.Module):
 
         The mean of all patches of all frames that belong to it, 0 where none does, and the sine
         embedding of its centre; its size does not count. boxes_m (n, 6) float32 on the CPU. strict:
-        a centre that the model cannot place is refused, else moved to the border. Raises
-        InvalidRequestError, too for no box at all, or one that is not finite.
+        a centre that the model cannot place is refused (OutOfReachError), else moved to the border.
+        Raises InvalidRequestError for no box at all, or one that is not finite.
         """
         check_boxes(boxes_m, self.config, strict)
         sums = frames[0].patches.new_zeros(
@@ -76,7 +76,9 @@ def _head(width: int) -> nn.Sequential:
 
 
 def check_boxes(boxes_m: torch.Tensor, config: Video3DConfig, strict: bool) -> None:
-    """Raises InvalidRequestError where proposals (n, 6) cannot be scored; see `object_features`."""
+    """Raises InvalidRequestError where proposals (n, 6) cannot be scored, OutOfReachError where one
+    cannot be placed; see `object_features`.
+    """
     if boxes_m.ndim != 2 or boxes_m.shape[1] != 6 or not len(boxes_m):
         raise InvalidRequestError(
             f"proposals have shape {tuple(boxes_m.shape)}: at least one box of six numbers (centre"
@@ -88,7 +90,7 @@ def check_boxes(boxes_m: torch.Tensor, config: Video3DConfig, strict: bool) -> N
     far = torch.nonzero(~is_in_range(boxes_m[:, :3], config))[:, 0].tolist()
     if strict and far:
         x, y, z = boxes_m[far[0], :3].tolist()
-        raise InvalidRequestError(
+        raise OutOfReachError(
             f"the centre ({x:.2f}, {y:.2f}, {z:.2f}) m of proposal {far[0]} lies outside of what"
             f" the model can place ({list(config.min_xyz_m)} to {list(config.max_xyz_m)} m from the"
             " scene's origin): leave it out, or reset the scene nearer to it."
