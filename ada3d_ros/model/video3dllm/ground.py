@@ -103,18 +103,23 @@ def patches_inside(
     """Which patches of a view belong to each box (n, 6): (n, p, p) bool.
 
     At least half of a patch's pixels lie inside, borders included, by points_m (S, S, 3); a pixel
-    without a reading, NaN, lies in none.
+    without a reading, NaN, lies in none. Pixels are looked at only in patches that reach a box.
     """
     patch, side = config.vision.patch_size, config.vision.patches_per_side
     points = points_m[: side * patch, : side * patch]
-    needed = patch * patch // 2
-    masks = []
-    for box in boxes_m:
-        low, high = box[:3] - box[3:] / 2, box[:3] + box[3:] / 2
-        inside = ((points >= low) & (points <= high)).all(dim=-1)
-        counts = inside.unflatten(1, (side, patch)).unflatten(0, (side, patch)).sum(dim=(1, 3))
-        masks.append(counts >= needed)
-    return torch.stack(masks)
+    pixels = points.unflatten(1, (side, patch)).unflatten(0, (side, patch)).transpose(1, 2)
+    pixels = pixels.reshape(side * side, patch * patch, 3)
+    known = torch.isfinite(pixels)
+    least = torch.where(known, pixels, torch.inf).amin(dim=1)  # (P, 3); no reading: reaches nothing
+    most = torch.where(known, pixels, -torch.inf).amax(dim=1)
+    low, high = boxes_m[:, :3] - boxes_m[:, 3:] / 2, boxes_m[:, :3] + boxes_m[:, 3:] / 2
+    reach = ((most >= low[:, None]) & (least <= high[:, None])).all(dim=-1)  # (n, P)
+    of_box, of_patch = torch.nonzero(reach, as_tuple=True)
+    looked = pixels[of_patch]
+    inside = ((looked >= low[of_box, None]) & (looked <= high[of_box, None])).all(dim=-1)
+    members = torch.zeros_like(reach)
+    members[of_box, of_patch] = inside.sum(dim=1) >= patch * patch // 2
+    return members.unflatten(1, (side, side))
 
 
 def find_ground(ids: Sequence[int], config: Video3DConfig) -> int:
