@@ -108,8 +108,11 @@ def test_a_keyframe_that_goes_is_cut_out_and_what_came_after_is_stale(model: Pat
     prefix = cache_of(pipeline).active
     assert prefix is not None
     before = prefix.made_of.names  # type: ignore[attr-defined]
+    cache, places = prefix.cache, [buffer.data_ptr() for buffer in prefix.cache.buffers]
     pipeline.observe(MANY[5])
     run_all(pipeline)
+    assert prefix.cache is cache  # where a graph works in it already
+    assert [buffer.data_ptr() for buffer in cache.buffers] == places
     after = prefix.made_of.names  # type: ignore[attr-defined]
     kept = [keyframe.index for keyframe in pipeline.scene.keyframes]
     assert list(after) == kept

@@ -190,7 +190,7 @@ def locate_phrase(
 def _written_of(
     query: QueryContext, context: SceneContext, peak: RelevancePeak
 ) -> tuple[Box3D, ...]:
-    """The boxes that the model writes when it is asked about a place; () of one that writes none."""
+    """What the model writes when it is asked about a place; () of one that writes no boxes."""
     if not query.loaded.model.config.text_has_places:
         return ()
     x, y, z = peak.xyz_m.tolist()
