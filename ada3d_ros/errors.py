@@ -129,6 +129,10 @@ class InvalidRequestError(RequestError):
     code = ErrorCode.INVALID_REQUEST
 
 
+class OutOfReachError(InvalidRequestError):
+    """Nothing that a request names lies where the model knows places."""
+
+
 class QuestionTooLongError(RequestError):
     code = ErrorCode.QUESTION_TOO_LONG
 

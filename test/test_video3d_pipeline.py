@@ -15,7 +15,7 @@ import torch
 
 from ada3d_ros.config import from_flat
 from ada3d_ros.engine.prefix_state import PrefixState
-from ada3d_ros.errors import ConfigError, InvalidRequestError, NoFramesError
+from ada3d_ros.errors import ConfigError, InvalidRequestError, NoFramesError, OutOfReachError
 from ada3d_ros.grounding.from_ground_heads import along_axes
 from ada3d_ros.lab.world.generated import generate_room
 from ada3d_ros.model.random_checkpoint import TINY_VIDEO3D, write_random_checkpoint
@@ -108,8 +108,11 @@ def test_a_keyframe_that_goes_is_cut_out_and_what_came_after_is_stale(model: Pat
     prefix = cache_of(pipeline).active
     assert prefix is not None
     before = prefix.made_of.names  # type: ignore[attr-defined]
+    cache, places = prefix.cache, [buffer.data_ptr() for buffer in prefix.cache.buffers]
     pipeline.observe(MANY[5])
     run_all(pipeline)
+    assert prefix.cache is cache  # where a graph works in it already
+    assert [buffer.data_ptr() for buffer in cache.buffers] == places
     after = prefix.made_of.names  # type: ignore[attr-defined]
     kept = [keyframe.index for keyframe in pipeline.scene.keyframes]
     assert list(after) == kept
@@ -151,6 +154,41 @@ def test_a_robot_that_stands_renews_its_last_view_exactly(model: Path) -> None:
         assert (ours - theirs).abs().max() <= 2e-5 * theirs.abs().max()
 
 
+def test_a_keyframe_that_is_restored_stands_where_it_belongs(model: Path) -> None:
+    """An older list of the same epoch arrives late: stale and said so, then as a fresh scene."""
+    limits = {"cache.settle_sec": 60.0, "cache.max_staleness": 1.0}
+    pipeline = start_background(model, MANY[:5], **limits)
+    whole = pipeline.scene
+    without = replace(
+        whole,
+        keyframes=(whole.keyframes[0], *whole.keyframes[2:]),
+        state=replace(whole.state, version=whole.state.version + 1),
+    )
+    assert pipeline.restore(without)
+    run_all(pipeline)
+    assert cache_of(pipeline).state is PrefixState.READY
+    assert pipeline.restore(whole)
+    run_all(pipeline)  # appended behind the newest
+    prefix = cache_of(pipeline).active
+    assert prefix is not None
+    assert prefix.made_of.names == (0, 2, 3, 4, 1)  # type: ignore[attr-defined]
+    assert cache_of(pipeline).state is PrefixState.STALE
+    sizes = [len(part) for part in cache_of(pipeline).encoder.table.frames]  # type: ignore[attr-defined]
+    assert cache_of(pipeline).staleness == pytest.approx(1 - sizes[0] / sum(sizes))
+
+    # What is made anew, and what a question brings along, is in order.
+    pipeline.set_config(
+        replace(pipeline.config, cache=replace(pipeline.config.cache, settle_sec=0))
+    )
+    run_all(pipeline)
+    assert cache_of(pipeline).state is PrefixState.READY
+    fresh = start_background(model, MANY[:5])
+    run_all(fresh)
+    for ours, theirs in zip(keys_of(pipeline), keys_of(fresh), strict=True):
+        assert torch.equal(ours, theirs)
+    assert pipeline.ask(ASK).text == fresh.ask(ASK).text
+
+
 @pytest.mark.parametrize("up_m", [0.0, 1.0])
 def test_where_the_map_begins_does_not_matter(model: Path, up_m: float) -> None:
     """Far from the map's origin, where the model knows no voxel, the same answer."""
@@ -178,6 +216,23 @@ def test_where_the_map_begins_does_not_matter(model: Path, up_m: float) -> None:
         assert far.kept_xyz_m is not None
         shift = np.nanmean(far.kept_xyz_m.astype(np.float64) - near.kept_xyz_m, axis=0)
         assert shift == pytest.approx(by, abs=1e-3)
+
+
+@pytest.mark.parametrize("scope", [Scope.SCENE, Scope.LATEST_IMAGE])
+def test_three_numbers_in_its_text_are_no_place(
+    model: Path, scope: Scope, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was never taught to write one: nothing is moved by its origin, nothing read as a box."""
+    pipeline = start(model)
+    assert any(pipeline.scene.anchor_xy_m)
+    text = "shelves [1, 2, 3] and [0.5, 1, 0.5, 1, 1, 1]"
+    monkeypatch.setattr(pipeline.model.tokenizer, "decode", lambda ids: text)
+    monkeypatch.setattr(pipeline.model.tokenizer, "pending_characters", lambda ids: 0)
+    pieces: list[str] = []
+    hooks = AskHooks(on_text=lambda piece, count: pieces.append(piece))
+    answer = pipeline.ask(replace(ASK, scope=scope, want_boxes=True), hooks)
+    assert answer.text == "".join(pieces) == text
+    assert answer.boxes == ()
 
 
 def test_a_point_beyond_its_voxels_is_refused_by_its_number(model: Path) -> None:
@@ -298,6 +353,51 @@ def test_with_a_detector_all_its_objects_are_proposals(
     for box in answer.boxes:
         assert box.method is GroundingMethod.PROPOSAL
         assert box.center_m.tolist() in centers
+
+
+def test_where_no_object_can_be_placed_names_and_relevance_are_left(tmp_path: Path) -> None:
+    """The objects stand above what this model knows; what is seen of the floor is in its world."""
+    low = replace(TINY_VIDEO3D, max_xyz_m=(15.0, 15.0, 0.12))
+    folder = write_random_checkpoint(tmp_path / "low", config=low)
+    room = generate_room(7, side_px=96, split="val")
+    boxes = tuple(box for box in room.boxes if box.center_m[2] > 0.2)
+    assert len(boxes) > 2
+    settings = {"model.path": str(folder), "detector.min_views": 2, "detector.proposals": True}
+    pipeline = Ada3DPipeline(from_flat(settings), detector=ScriptedDetector(boxes))
+    pipeline.load()
+    for frame in room.frames:
+        pipeline.observe(frame)
+    every = replace(ASK, phrase="a", proposals=boxes)
+    with pytest.raises(OutOfReachError, match="outside of what the model can place"):
+        pipeline.choose_proposals(every, AskHooks())
+    kind = boxes[0].label.split()[-1]
+    named = pipeline.ground(Question(f"the {kind}"))
+    assert named.boxes
+    assert all(box.method is GroundingMethod.DETECTOR for box in named.boxes)
+    assert all(box.label == f"the {kind}" for box in named.boxes)
+    other = pipeline.ground(Question("what one sits on", min_score=1e-6))
+    assert all(box.method is GroundingMethod.RELEVANCE for box in other.boxes)
+
+
+def test_no_object_of_the_ground_heads_is_an_answer(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the phrase is the name of one: nothing else is tried."""
+    room = generate_room(7, side_px=96, split="val")
+    settings = {"model.path": str(model), "detector.min_views": 2, "detector.proposals": True}
+    pipeline = Ada3DPipeline(from_flat(settings), detector=ScriptedDetector(room.boxes))
+    pipeline.load()
+    for frame in room.frames:
+        pipeline.observe(frame)
+
+    def none(state: torch.Tensor, boxes_m: torch.Tensor, frames: object) -> torch.Tensor:
+        return torch.cat((torch.zeros(len(boxes_m)), torch.ones(1)))
+
+    monkeypatch.setattr(backbone_of(pipeline), "ground_scores", none)
+    phrase = f"the {room.boxes[0].label.split()[-1]}"
+    answer = pipeline.ground(Question(phrase))
+    assert answer.boxes == ()
+    assert answer.text == f"I have not seen {phrase}."
 
 
 def test_without_a_detector_a_phrase_is_located_by_relevance(model: Path) -> None:

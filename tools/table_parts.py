@@ -25,10 +25,11 @@ def spread(value: dict[str, float], digits: int = 3) -> str:
 
 
 def shape(data: dict[str, Any]) -> str:
-    """'**Shape B**: d=1024, L=32, m=2752'."""
+    """'**Shape B**: d=1024, L=32, m=2752', and of which backbone if not of LLaVA-3D's."""
     sizes = data["sizes"]
+    whose = " of Video-3D-LLM" if data.get("backbone") == "video3dllm" else ""
     return (
-        f"**Shape {data['shape']}**: d={sizes['hidden']}, L={sizes['layers']},"
+        f"**Shape {data['shape']}{whose}**: d={sizes['hidden']}, L={sizes['layers']},"
         f" m={sizes['intermediate']}"
     )
 

@@ -76,7 +76,8 @@ def section(data: dict[str, Any]) -> str:
 def render() -> str:
     """All shapes, those that were not measured named."""
     results, missing = measured("pruning", "pruning")
-    return "\n\n".join([*map(section, results), *missing])
+    others = results_of("pruning_*_video3dllm.json")
+    return "\n\n".join([*map(section, [*results, *others]), *missing])
 
 
 MEMORY_PARTS = (  # heading, parts of a plan

@@ -1,4 +1,9 @@
-"""The boxes of a phrase: a detector's objects, the model's choice of them, or where it points."""
+"""The boxes of a phrase: a detector's objects, the model's choice of them, or where it points.
+
+Ground heads of the model's own choose among all objects that were detected, and their "no object"
+is an answer. Where there is none, or none that the model can place, it goes on as without such
+heads: the objects that the phrase names, else where the model points.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 from ada3d_ros.config import AgentConfig
-from ada3d_ros.errors import NotGroundedError
+from ada3d_ros.errors import NotGroundedError, OutOfReachError
 from ada3d_ros.grounding.from_text import GROUNDING_PROMPT
 from ada3d_ros.model.checkpoint import LoadedModel
 from ada3d_ros.types import Answer, AskHooks, Box3D, Question
@@ -51,7 +56,8 @@ def ground_phrase(
             every = tuple(each.box for each in opened.objects().objects if each.gone_ns < 0)
             asked = replace(question, phrase=phrase, proposals=every)
             if every:
-                return pipeline.choose_proposals(asked, hooks)
+                with suppress(OutOfReachError):
+                    return pipeline.choose_proposals(asked, hooks)
         named = objects_named(opened)
         if chooses and pipeline.model.head is not None and len(named) > 1:
             chosen = _point(pipeline, question, phrase, hooks, tuple(named))

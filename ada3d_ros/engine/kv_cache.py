@@ -148,14 +148,23 @@ class KVCache:
             KVCache.append(cache, layer, *buffer[:, :, :, :length])
         return cache
 
-    def at(self, rows: Sequence[torch.Tensor], reserve: int) -> Self:
-        """A cache of its own that holds of each layer the tokens rows (n_i,) int64, with room for
-        `reserve` more a layer.
+    def keep_tokens(self, rows: Sequence[torch.Tensor]) -> None:
+        """Go on with the tokens rows (n_i,) int64 of each layer, in the same buffers, so that a
+        graph that works in them still does. On the way it takes one layer's memory, and nothing has
+        changed where there is none.
         """
-        cache = type(self)(len(self._lengths), reserve)
-        for layer, (buffer, index) in enumerate(zip(self.buffers, rows, strict=True)):
-            KVCache.append(cache, layer, *buffer.index_select(3, index))
-        return cache
+        self._move_up(rows, self._spare(rows))
+
+    def _spare(self, rows: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Memory for the longest of rows, in one layer's format."""
+        like = self.buffers[0]
+        return like.new_empty(*like.shape[:3], max(map(len, rows)), like.shape[4])
+
+    def _move_up(self, rows: Sequence[torch.Tensor], spare: torch.Tensor) -> None:
+        for buffer, index in zip(self.buffers, rows, strict=True):
+            taken = torch.index_select(buffer, 3, index, out=spare[:, :, :, : len(index)])
+            buffer[:, :, :, : len(index)] = taken
+        self._lengths = [len(index) for index in rows]
 
     def copy_to(self, layer: int, buffer: torch.Tensor) -> None:
         """Write the layer's keys and values into the first places of `buffer` (2, B, G, capacity,
@@ -271,10 +280,10 @@ class Int8KVCache(KVCache):
         cache.scales, cache._dtype = self.scales.copied(reserve), self._dtype
         return cache
 
-    def at(self, rows: Sequence[torch.Tensor], reserve: int) -> Self:
-        cache = super().at(rows, reserve)
-        cache.scales, cache._dtype = self.scales.at(rows, reserve), self._dtype
-        return cache
+    def keep_tokens(self, rows: Sequence[torch.Tensor]) -> None:
+        spare, of_scales = self._spare(rows), self.scales._spare(rows)
+        self._move_up(rows, spare)
+        self.scales._move_up(rows, of_scales)
 
     def set_lengths(self, lengths: Sequence[int]) -> None:
         super().set_lengths(lengths)

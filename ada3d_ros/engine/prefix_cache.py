@@ -353,11 +353,8 @@ class PrefixCache:
         """Append what the scene has and the prefix lacks; whether any was due."""
         if active.scene.version == scene.version:
             return False
-        model = self._loaded.model
-        before = active.cache
-        appended = active.append_new_tokens(self.encoder.table, model, scene, RESERVED_TOKENS)
-        if active.cache is not before:  # tokens were cut out
-            prepare_decoding(model.decoder, active.cache)
+        model, table = self._loaded.model, self.encoder.table
+        appended = active.append_new_tokens(table, model, scene, RESERVED_TOKENS)
         self._appends += appended
         return appended
 

@@ -95,6 +95,11 @@ class QueryContext:
         """Whether the node's own keep ratio is in force, not one of the request."""
         return self.policy.keep_ratio == self.config.pruning.keep_ratio
 
+    @property
+    def text_origin_m(self) -> Origin:
+        """Where in the world frame the places of the model's text begin; 0 where it has none."""
+        return self.origin_m if self.loaded.model.config.text_has_places else (0.0, 0.0, 0.0)
+
     def in_world(self, xyz_m: torch.Tensor) -> torch.Tensor:
         """Points (..., 3) of the model's world in the world frame."""
         return xyz_m + xyz_m.new_tensor(self.origin_m) if any(self.origin_m) else xyz_m

@@ -230,8 +230,8 @@ class ScenePrefix:
     @torch.inference_mode()
     def evict(self, kept: torch.Tensor) -> None:
         """Go on with the spatial tokens kept (n,) int64 ascending of the N, one at least: the
-        others' keys and values go, what came after them stays as it was, its positions too. What
-        follows stands behind the last that is kept.
+        others' keys and values go, what came after them stays as it was, its positions too; all in
+        the buffers that are there. What follows stands behind the last that is kept.
         """
         assert self.ready
         assert len(kept)
@@ -246,19 +246,19 @@ class ScenePrefix:
             rows.append(torch.cat((system, self.start + stays)))
             held.append(index[stays])
         self.crop()
-        cache = self.cache.at(rows, self.options.reserve)
         with_state = rows[-1] if self.held is None else rows[-1][self.start :] - self.start
         states = [torch.cat(self._states)[with_state]] if self._states else []
         tokens, count = self.chosen.tokens.at(kept), len(kept)
         chosen = ChosenTokens(tokens, torch.arange(count, device=kept.device), count)
         positions = self.positions[torch.cat((system, self.start + kept))]
-        following = int(positions[-1]) + 1
+        following, embeds = int(positions[-1]) + 1, self.embeds[kept]
+        self.cache.keep_tokens(rows)
         # All at once, since memory may end above.
         self.num_evicted = following - self.start - count
         self.held = None if self.held is None else tuple(held)
-        self.cache, self._states, self.head_keys = cache, states, None
-        self.tokens, self.chosen, self.embeds = tokens, chosen, self.embeds[kept]
-        self.positions, self.lengths = positions, cache.lengths
+        self._states, self.head_keys = states, None
+        self.tokens, self.chosen, self.embeds = tokens, chosen, embeds
+        self.positions, self.lengths = positions, self.cache.lengths
         self._passed = self.start + count
 
     def final_states(self) -> torch.Tensor:

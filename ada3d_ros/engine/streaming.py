@@ -29,7 +29,7 @@ def stop_asked(hooks: AskHooks) -> StopReason | None:
 class TextStreamer(GenerationRequest):
     """A request that hands out its text as it comes, sampled as configured, stopped and timed as
     the question says. The pieces joined equal Tokenizer.decode of all ids, without what steers a
-    model, coordinates in the world frame.
+    model, places in the world frame where the model writes any.
 
     hooks (None: the question's): check stops it, on_text gets each new piece. pointer: what points
     at places meanwhile; tokens that do are no text.
@@ -39,7 +39,7 @@ class TextStreamer(GenerationRequest):
         self, query: QueryContext, hooks: AskHooks | None = None, pointer: Pointer | None = None
     ) -> None:
         generation, self._tokenizer = query.config.generation, query.loaded.tokenizer
-        self._origin_m = query.origin_m  # of the model's world in the world frame
+        self._origin_m = query.text_origin_m
         self._hooks = query.hooks if hooks is None else hooks
         self._ids: list[int] = []  # those that are text
         self._count = self._sent = 0

@@ -179,14 +179,23 @@ def locate_phrase(
             return ()
 
         # What the model writes of that place, else what depth shows there.
-        x, y, z = peak.xyz_m.tolist()
-        check()
-        located = build_prompt(query, context, LOCATED_PROMPT.format(x=x, y=y, z=z))
-        prefilled = prefill_prompt(query, context, located)
-        written = generate_text(query, context, prefilled, AskHooks(check=check))
         guess = guess_at(peak, xyz_m, question.phrase)
-        boxes = find_query_boxes(query, context, written.text)
+        boxes = _written_of(query, context, peak)
         return boxes_near(guess, boxes, frames, limits.min_support_points, check)
     except RequestError as error:
         logger.info("no box for %r by relevance: %s", question.phrase, error)
         return ()
+
+
+def _written_of(
+    query: QueryContext, context: SceneContext, peak: RelevancePeak
+) -> tuple[Box3D, ...]:
+    """What the model writes when it is asked about a place; () of one that writes no boxes."""
+    if not query.loaded.model.config.text_has_places:
+        return ()
+    x, y, z = peak.xyz_m.tolist()
+    query.hooks.check()
+    located = build_prompt(query, context, LOCATED_PROMPT.format(x=x, y=y, z=z))
+    prefilled = prefill_prompt(query, context, located)
+    written = generate_text(query, context, prefilled, AskHooks(check=query.hooks.check))
+    return find_query_boxes(query, context, written.text)

@@ -36,7 +36,7 @@ def ground_among_proposals(query: QueryContext, cache: PrefixCache) -> Answer:
     first, each with its share of the scores as score and PROPOSAL as its method; none where "no
     object" has the best score.
 
-    Raises as `Ada3DPipeline.ask`, InvalidRequestError for a proposal that the model cannot place.
+    Raises as `Ada3DPipeline.ask`, OutOfReachError where the model can place no proposal.
     """
     question, model = query.question, query.loaded.model
     tokens = encode_scene(query, cache.encoder)

@@ -178,9 +178,11 @@ def boxes_near(
 
 
 def find_query_boxes(query: QueryContext, context: SceneContext, text: str) -> tuple[Box3D, ...]:
-    """The boxes of a text that the question's limits and depth leave; () where none are wanted."""
+    """The boxes of a text that the question's limits and depth leave; () where none are wanted, and
+    of a model that writes none.
+    """
     question, limits = query.question, query.config.boxes
-    if not question.want_boxes:
+    if not question.want_boxes or not query.loaded.model.config.text_has_places:
         return ()
     return find_boxes(
         text,

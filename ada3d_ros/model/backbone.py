@@ -108,7 +108,7 @@ class Backbone(Protocol):
 
         state (D,): final normed one of the last token of a prompt of `grounding_ids`; boxes_m
         (n, 6) float32 on the CPU: centre and full size along the axes of the model's world; table:
-        of the scene's views.
+        of the scene's views. Raises OutOfReachError where the model can place none of them.
         """
         ...
 

@@ -167,6 +167,13 @@ class BackboneConfig:
         """Its model's name (Backbone.name)."""
         return "llava3d" if self.has_video_tower else "llava1.5"
 
+    @property
+    def text_has_places(self) -> bool:
+        """Whether it was taught to write points and boxes of its world into its answers; else three
+        numbers in brackets are no place, and stay as they are.
+        """
+        return False
+
     def max_spatial_tokens(self, max_views: int) -> int:
         """Spatial tokens that a scene of so many views has at most."""
         return self.token_cap
@@ -221,6 +228,10 @@ class LlavaConfig(BackboneConfig):
                 " (square or pad; anyres with mm_patch_merge_type 'spatial_unpad', as LLaVA-NeXT"
                 " has it)."
             )
+
+    @property
+    def text_has_places(self) -> bool:
+        return self.has_video_tower
 
     @property
     def position_embedding_width(self) -> int:

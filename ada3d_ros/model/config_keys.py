@@ -171,10 +171,13 @@ _VIDEO3D_ONLY: dict[str, tuple[Any, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class KeyTable:
-    """The keys of one dictionary: run or without effect, and those with one allowed value."""
+    """The keys of one dictionary: run or without effect, and those with one allowed value.
+    instead: what to take where that is another.
+    """
 
     known: frozenset[str]
     only: Mapping[str, tuple[Any, ...]]
+    instead: str = ""
 
 
 _NUMBERS = frozenset(NUMBERS)
@@ -182,6 +185,7 @@ LLAVA_KEYS = KeyTable(_ANY_MODEL | _DECODER | _LLAVA | _NUMBERS, {**_DECODER_ONL
 VIDEO3D_KEYS = KeyTable(
     _ANY_MODEL | _DECODER | _VIDEO3D | _NUMBERS,
     {**{k: v for k, v in _DECODER_ONLY.items() if k not in _VIDEO3D}, **_VIDEO3D_ONLY},
+    ": take Video-3D-LLM, or a LLaVA-Video that makes its tokens the same way",
 )
 DECODER_KEYS = KeyTable(_ANY_MODEL | _DECODER | _NUMBERS, _DECODER_ONLY)
 VISION_KEYS = KeyTable(
@@ -208,7 +212,7 @@ def check_keys(data: Json, table: KeyTable, where: str = "") -> list[str]:
         # Known ones: of one value, or run or without effect.
         name = where + key
         if key in table.only:
-            _check_value(name, value, table.only[key])
+            _check_value(name, value, table.only[key], table.instead)
             continue
         if key in table.known or _TRAINING.search(key) or not _says_something(value):
             continue
@@ -224,11 +228,11 @@ def check_keys(data: Json, table: KeyTable, where: str = "") -> list[str]:
     return notes
 
 
-def _check_value(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
+def _check_value(name: str, value: Any, allowed: tuple[Any, ...], instead: str) -> None:
     if value in allowed:
         return
     only = ", ".join(repr(choice) for choice in allowed if choice is not None)
-    raise _refusal(name, value, f"is not supported{f' (only {only})' if only else ''}")
+    raise _refusal(name, value, f"is not supported{f' (only {only})' if only else ''}{instead}")
 
 
 def _says_something(value: Any) -> bool:

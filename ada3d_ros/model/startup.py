@@ -23,6 +23,7 @@ from ada3d_ros.model.checkpoint import (
     load_inspected,
     revision_sha256,
 )
+from ada3d_ros.model.checkpoint_tokenizer import open_tokenizer
 from ada3d_ros.model.config import BackboneConfig
 from ada3d_ros.model.grounding_head import HEAD_FILE, inspect_grounding_head
 from ada3d_ros.model.memory import DEFAULT_VIEWS, Workload, predict_memory
@@ -51,7 +52,7 @@ def check_model(
     settings: ModelConfig,
     workload: Callable[[BackboneConfig, torch.device], Workload] = whole_scenes,
 ) -> tuple[ModelInfo, BackboneConfig]:
-    """Looks at the checkpoint's config and headers; reads no weights.
+    """Looks at the checkpoint's config, headers and tokenizer; reads no weights.
 
     workload: what is asked of a model of this config on this device, for which memory is planned
     (engine/memory_plan.py). Raises ConfigError (no path, device absent, no kernel for
@@ -69,6 +70,7 @@ def check_model(
 
             require_kernel(settings.weights, device)
         info = _describe(settings, checkpoint)
+        open_tokenizer(checkpoint.path, checkpoint.config)
 
         # The memory that it will take.
         load = workload(checkpoint.config, device)

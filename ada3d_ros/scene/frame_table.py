@@ -1,11 +1,15 @@
 """The spatial tokens of a scene frame by frame, nothing merged across views: Video-3D-LLM's form.
 
-Tokens stand in the order in which the frames came. So a prefix is exact when a frame is appended to
-it, and a frame that goes can be cut out of it: what came after has seen it, and is stale.
+Tokens stand in the order of the frames' names, which rise with time. So a prefix is exact when a
+newer frame is appended to it, and a frame that goes can be cut out of it: what came after has seen
+it, and is stale. A frame that comes back behind newer ones (a scene that was restored) stands
+where no prefix made anew would have it: stale, and so are those.
 """
 
 from __future__ import annotations
 
+import itertools
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -28,8 +32,8 @@ class FrameTokens:
 
 @dataclass(frozen=True, slots=True)
 class HeldFrames:
-    """The frames of a prefix: names in its order, the tokens of each, and whether each was made
-    while a frame that is gone stood before it.
+    """The frames of a prefix: names in its order, the tokens of each, and whether each stands
+    otherwise than in a prefix made anew: behind a frame that is gone, or out of order.
     """
 
     names: tuple[int, ...]
@@ -44,11 +48,13 @@ class HeldFrames:
         return len(self.names)
 
     def plus(self, names: Sequence[int], sizes: Sequence[int]) -> HeldFrames:
-        """With more frames at its end; behind stale ones they are stale too."""
-        stale = any(self.stale)
-        return HeldFrames(
-            (*self.names, *names), (*self.sizes, *sizes), (*self.stale, *[stale] * len(names))
-        )
+        """With more frames at its end; stale where one before them is, and from the first on that
+        is not where its name belongs.
+        """
+        joined, known = (*self.names, *names), (*self.stale, *[any(self.stale)] * len(names))
+        moved = list(map(operator.ne, joined, sorted(joined)))
+        stale = map(operator.or_, known, itertools.accumulate(moved, operator.or_))
+        return HeldFrames(joined, (*self.sizes, *sizes), tuple(stale))
 
 
 class FrameTable:
@@ -64,7 +70,7 @@ class FrameTable:
 
     @property
     def frames(self) -> tuple[FrameTokens, ...]:
-        """The frames that are in, in the order they came."""
+        """The frames that are in, by their names."""
         return tuple(self._frames.values())
 
     @property
@@ -73,7 +79,7 @@ class FrameTable:
 
     def add(self, name: int, view: FrameTokens) -> None:
         assert name not in self._frames, f"frame {name} is in already"
-        self._frames = self._frames | {name: view}
+        self._frames = dict(sorted((self._frames | {name: view}).items()))
         self.revision += 1
 
     def remove(self, name: int) -> None:
@@ -111,7 +117,8 @@ class FrameTable:
 
     def stale_share(self, held: HeldFrames) -> float:
         """Share of the tokens, held or in now, that are not held as a prefix made now would have
-        them: frames that are gone, those that came after them, and those that are new.
+        them: frames that are gone, those that came after them, and those that are new, with those
+        that come after these.
         """
         new, _ = self.new_frames(held)
         total = stale = sum(len(self._frames[name]) for name in new)
@@ -119,7 +126,7 @@ class FrameTable:
         for name, size, is_stale in zip(held.names, held.sizes, held.stale, strict=True):
             seen_gone = seen_gone or name not in self._frames
             total += size
-            stale += size if seen_gone or is_stale else 0
+            stale += size if seen_gone or is_stale or (new and name > new[0]) else 0
         return stale / max(total, 1)
 
     def without_gone(self, held: HeldFrames) -> tuple[torch.Tensor, HeldFrames] | None:

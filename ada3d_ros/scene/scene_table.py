@@ -30,7 +30,7 @@ class SceneTable(Protocol):
 
     @property
     def views(self) -> tuple[int, ...]:
-        """The names of the views that are in, in the order they came."""
+        """The names of the views that are in."""
         ...
 
     @property
@@ -42,7 +42,7 @@ class SceneTable(Protocol):
         ...
 
     def add(self, name: int, view: Any) -> None:
-        """Put a view in, in the form that the model gave it, after those that are in."""
+        """Put a view in, in the form that the model gave it; names rise with time."""
         ...
 
     def remove(self, name: int) -> None: ...

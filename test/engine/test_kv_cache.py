@@ -46,6 +46,28 @@ def test_rows_of_a_batch_go_on_with_their_reserve() -> None:
     assert torch.equal(cache.held(1)[1], v[[1, 3], :, :3])
 
 
+@pytest.mark.parametrize("kind", [KVCache, Int8KVCache])
+def test_a_cut_stays_in_its_buffers(kind: type[KVCache]) -> None:
+    """What is kept moves up; where memory for one layer on the way is refused, nothing has."""
+    k, v = torch.randn(2, 1, 2, 9, 4, generator=torch.Generator().manual_seed(0)).unbind(0)
+    cache = kind(2, reserve=3)
+    cache.append(0, k, v)
+    cache.append(1, k[:, :, :6], v[:, :, :6])
+    before = [[t.clone() for t in cache.held(layer)] for layer in range(2)]
+    places, size = [b.data_ptr() for b in cache.buffers], cache.num_bytes
+    rows = torch.tensor([0, 1, 4, 8]), torch.tensor([0, 5])
+    cache.keep_tokens(rows)
+    assert cache.lengths == (4, 2)
+    for layer, index in enumerate(rows):
+        for ours, theirs in zip(cache.held(layer), before[layer], strict=True):
+            assert torch.equal(ours, theirs[:, :, index])
+    assert ([b.data_ptr() for b in cache.buffers], cache.num_bytes) == (places, size)
+    cache.append(0, k[:, :, :8], v[:, :, :8])  # the room of what went is there again
+    assert cache.buffers[0].data_ptr() == places[0]
+    cache.give_back()
+    assert cache.num_bytes == size
+
+
 def test_copies_with_room_and_forgetting_keep_what_is_held() -> None:
     k, v = torch.randn(2, 1, 2, 5, 4).unbind(0)
     cache = KVCache.holding([(k, v), (k[:, :, :3], v[:, :, :3])])

@@ -13,6 +13,7 @@ from ada3d_ros.engine.memory_plan import plan_workload
 from ada3d_ros.errors import ConfigError
 from ada3d_ros.model.config import LlavaConfig
 from ada3d_ros.model.memory import Workload, predict_memory
+from ada3d_ros.model.video3dllm.config import Video3DConfig
 from ada3d_ros.model.weight_format import WeightFormat
 from ada3d_ros.pipeline import Ada3DPipeline
 
@@ -66,6 +67,17 @@ def test_an_answers_own() -> None:
     assert (paper.scene_copies, paper.decode_tokens, paper.kv_int8) == (0, 4224 + 3200, False)
     assert load_of(model__compat="reference").views_at_once is None
     assert load_of().views_at_once == 1
+
+
+def test_a_cut_takes_less_on_the_way_than_a_prompt() -> None:
+    """One layer of the largest scene, and its tokens once more: nothing that had to be planned."""
+    model, load = Video3DConfig(), plan_workload(from_flat({}), Video3DConfig(), CUDA)
+    for kv in ("model", "int8"):
+        load = plan_workload(from_flat({"cache.kv": kv}), model, CUDA)
+        plan = predict_memory(model, WeightFormat(torch.bfloat16, "full", "cuda"), load)
+        layer = plan.kv_cache / load.scene_copies / model.decoder.num_layers
+        width = model.decoder.hidden_size * 2  # bytes of a token's embedding, in bfloat16
+        assert 0 < layer + 2 * load.copy_tokens * width < plan.prefill
 
 
 def test_what_fits_8_gb() -> None:

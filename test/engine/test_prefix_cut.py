@@ -67,6 +67,26 @@ def test_a_question_after_a_cut_does_not_see_what_is_gone(int8: bool) -> None:
     assert prefix.lengths == (SYSTEM + len(KEPT),) * LAYERS
 
 
+def test_a_cut_for_which_there_is_no_memory_has_not_happened(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    decoder, prompt = make_decoder(seed=3), make_prompt(N, SYSTEM, TEXT, seed=3)
+    prefix = prefix_of(decoder, prompt, with_states=True)
+    expected = prefill_question(prefix, question_of(prompt), 8).logits.clone()
+
+    def refused(rows: list[torch.Tensor]) -> torch.Tensor:
+        raise RuntimeError("out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(prefix.cache, "_spare", refused)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            prefix.evict(KEPT)
+    assert len(prefix.embeds) == len(prefix.xyz_m) == len(prefix.final_states()) == N
+    assert torch.equal(prefill_question(prefix, question_of(prompt), 8).logits, expected)
+    prefix.evict(KEPT)
+    assert len(prefix.embeds) == len(KEPT)
+
+
 def test_a_cut_at_the_end_is_the_shorter_scene() -> None:
     decoder, prompt = make_decoder(seed=4), make_prompt(N, SYSTEM, TEXT, seed=4)
     prefix = prefix_of(decoder, prompt)

@@ -160,6 +160,22 @@ def test_a_refused_capture_is_tried_again_after_more_and_more_questions(
     assert lend(steps, decoder, cache_of(20, 14, 9), 5) is captures[0]
 
 
+def test_a_cut_cache_is_worked_in_by_the_graph_that_was(captures: list[StaticStep]) -> None:
+    """A frame goes, another comes into the room that it left: nothing is captured or copied."""
+    decoder, steps, cache = make_decoder(), StaticSteps(), cache_of(300, 200, 100, reserve=40)
+    steps.adopt(decoder, cache)
+    for _ in range(3):
+        with torch.inference_mode():
+            cache.keep_tokens([torch.arange(30, n) for n in cache.lengths])
+            step = lend(steps, decoder, cache, 40)
+            assert step is captures[0]
+            assert (step.own_bytes, step.is_on(cache)) == (0, True)
+            for layer in range(3):
+                cache.append(layer, *torch.randn(2, 1, 2, 30, 8))
+        assert lend(steps, decoder, cache, 40) is captures[0]
+    assert len(captures) == 1
+
+
 @pytest.mark.parametrize("adopted", [False, True])
 def test_without_memory_for_a_graph_the_cache_itself_is_used(
     captures: list[StaticStep], monkeypatch: pytest.MonkeyPatch, adopted: bool

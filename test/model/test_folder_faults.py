@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 from ada3d_ros.errors import CheckpointError
 from ada3d_ros.model.checkpoint import inspect_checkpoint, load_model
 from ada3d_ros.model.grounding_head import GroundingHead, save_grounding_head
+from ada3d_ros.model.random_checkpoint import TINY_VIDEO3D, write_random_checkpoint
 from ada3d_ros.model.startup import check_model
 from test.support.checkpoints import TOWER, edit_config, move_tower, tensors_of, write_tensors
 from test.support.pipelines import configured
@@ -319,6 +321,27 @@ def test_two_sets_of_weights(folder: Path, second: str, caplog: pytest.LogCaptur
         check_model(configured(folder).model)
     named = INDEX if second == "shards" else "pytorch_model.bin"
     assert f"model.safetensors is used, as by transformers, and {named} is not read" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("piece", "words"),
+    [
+        ("<ground>", "has <ground> as token -1, config.json, ground_token_ids, as 510"),
+        ("<coord>", "has <coord> as token -1, config.json, coord_token_ids, as 511"),
+        ("<|im_end|>", "the tokenizer has no <|im_end|>: Video-3D-LLM's prompts are made of them"),
+    ],
+)
+def test_a_qwen_tokenizer_with_other_tokens_is_told_before_weights_are_read(
+    tmp_path: Path, piece: str, words: str
+) -> None:
+    """`ada3d doctor --model` called such a folder ok."""
+    folder = write_random_checkpoint(tmp_path / "video", config=TINY_VIDEO3D)
+    assert check_model(configured(folder).model)[0].backbone == "video3dllm"
+    file = folder / "tokenizer.json"
+    file.write_text(file.read_text().replace(piece, "<other>"))
+    edit_config(folder, drop=("ada3d_tokenizer_sha256",))
+    with pytest.raises(CheckpointError, match=re.escape(words)):
+        check_model(configured(folder).model)
 
 
 def test_shards_are_read_from_a_folder_within(folder: Path) -> None:

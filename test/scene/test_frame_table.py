@@ -1,4 +1,4 @@
-"""Frames in the order they came: what is held of them, what is stale, what a cut leaves."""
+"""Frames in the order of their names: what is held of them, what is stale, what a cut leaves."""
 
 from __future__ import annotations
 
@@ -22,14 +22,16 @@ def table_of(*sizes: int) -> FrameTable:
     return table
 
 
-def test_tokens_stand_in_the_order_in_which_the_frames_came() -> None:
+def test_tokens_stand_in_the_order_of_the_frames_names() -> None:
+    """Whenever they came."""
     table = FrameTable()
     table.add(7, frame(0, 2))
     table.add(3, frame(50, 3))
-    assert table.views == (7, 3)
+    assert table.views == (3, 7)
     assert table.num_tokens == 5
-    assert table.tokens().features[:, 0].tolist() == [0, 1, 50, 51, 52]
+    assert table.tokens().features[:, 0].tolist() == [50, 51, 52, 0, 1]
     assert table.of_views([3]).tokens().features[:, 0].tolist() == [50, 51, 52]
+    assert table.of_views([7, 3]).views == (3, 7)
 
 
 def test_a_table_without_frames_has_no_tokens_to_give() -> None:
@@ -77,6 +79,26 @@ def test_what_came_after_a_frame_that_is_gone_is_stale_until_it_is_made_anew() -
     _, grown = table.new_frames(rest)
     assert table.stale_share(grown) == pytest.approx(6 / 10)  # it stands behind what is stale
     assert table.stale_share(table.hold()) == 0.0
+
+
+def test_a_frame_that_comes_back_stands_behind_newer_ones_and_all_of_them_are_stale() -> None:
+    table = table_of(4, 3, 2, 5)
+    table.remove(1)
+    held = table.hold()
+    table.add(1, frame(100, 3))
+    # New are 3 of 14 tokens, 7 have not seen them.
+    assert table.stale_share(held) == pytest.approx(10 / 14)
+    new, grown = table.new_frames(held)
+    assert new == (1,)
+    assert grown.names == (0, 2, 3, 1)
+    assert grown.stale == (False, True, True, True)
+    assert not grown.in_order
+    assert table.stale_share(grown) == pytest.approx(10 / 14)
+    table.add(4, frame(400, 2))
+    _, grown = table.new_frames(grown)
+    assert grown.stale == (False, True, True, True, True)
+    assert table.stale_share(table.hold()) == 0.0
+    assert table.hold().names == (0, 1, 2, 3, 4)
 
 
 def test_the_last_frame_leaves_nothing_stale_behind() -> None:

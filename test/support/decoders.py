@@ -110,8 +110,10 @@ def attention_of(
 
     # Queries, keys and values (heads, T, d); each key and value head serves a group of queries.
     def heads(name: str) -> torch.Tensor:
-        weight = getattr(block.self_attn, f"{name}_proj").weight.double()
-        return (x @ weight.T).unflatten(1, (-1, config.head_dim)).transpose(0, 1)
+        linear = getattr(block.self_attn, f"{name}_proj")
+        bias = 0.0 if linear.bias is None else linear.bias.double()
+        made = x @ linear.weight.double().T + bias
+        return made.unflatten(1, (-1, config.head_dim)).transpose(0, 1)
 
     q, k, v = map(heads, "qkv")
     k, v = (t.repeat_interleave(config.num_heads // config.num_kv_heads, dim=0) for t in (k, v))

@@ -15,7 +15,7 @@ from ada3d_ros.types import Intrinsics, RgbdFrame
 
 # 6x6 patches, 3x3 cells of 30 px, the last 6 px belong to none.
 SMALL_VIDEO3D = Video3DConfig(
-    decoder=DecoderConfig(40, 50, 64, 2, 5, 1, 1e-6, 1e6, 512, -1, 39, qkv_bias=True),
+    decoder=DecoderConfig(40, 50, 64, 2, 5, 1, 1e-6, 1e6, 512, -1, (39,), qkv_bias=True),
     vision=VisionConfig(16, 24, 3, 2, 14, 96, "gelu_pytorch_tanh", 1e-6, -2),
     max_length=256,
     coord_id=38,

@@ -44,11 +44,11 @@ from ada3d_ros.lab.evaluation.agreement import (
 )
 from ada3d_ros.lab.evaluation.scenes import (
     SOURCE_HELP,
-    Scene,
+    VoxelScene,
     add_model_arguments,
     load_for,
     read_questions,
-    read_scene,
+    read_voxel_scene,
     scene_prompt,
 )
 from ada3d_ros.lab.results import write_results
@@ -201,9 +201,9 @@ class Analysis:
                 greedy_answer(decoder, prompt, options.answer_tokens) for prompt in self.prompts
             ]
 
-    def _read(self, source: str) -> Scene:
+    def _read(self, source: str) -> VoxelScene:
         self.progress(f"reading {source}")
-        return read_scene(self.loaded, source, self.config)
+        return read_voxel_scene(self.loaded, source, self.config)
 
     def measure(self) -> tuple[dict[str, Any], Arrays]:
         """The JSON data, and the arrays of figure 4."""
@@ -282,7 +282,7 @@ class Analysis:
 
 
 def unpruned_prompts(
-    loaded: LoadedModel, scenes: Sequence[Scene], asked: Sequence[AskedScene]
+    loaded: LoadedModel, scenes: Sequence[VoxelScene], asked: Sequence[AskedScene]
 ) -> list[PromptSequence]:
     """Every scene's questions about it, all spatial tokens in each; scene by scene."""
     policy = Policy.from_config(from_flat({"pruning.strategy": "none"}).pruning)

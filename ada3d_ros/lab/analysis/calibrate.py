@@ -39,6 +39,7 @@ from ada3d_ros.pruning.policy import NOMINAL_TEXT, Policy
 from ada3d_ros.pruning.queries_file import QUERIES_FILE, write_queries
 from ada3d_ros.pruning.schedule import RetentionSchedule, Staircase
 from ada3d_ros.pruning.strategy import LayerBudget
+from ada3d_ros.token_rows import rows_of
 
 Samples = list[list[Masses]]
 SCHEDULE_FILE = "schedule.yaml"
@@ -51,16 +52,15 @@ def measure_scenes(
     config: AgentConfig,
     stride: int,
 ) -> tuple[Samples, list[int]]:
-    """Masses of every question about every scene, and the spatial tokens of each scene.
-
-    Progress goes to stderr.
+    """Masses of every question about every scene, and the scenes' spatial tokens with a place. A 2D
+    model is asked about the newest image of each source. Progress goes to stderr.
     """
     policy = Policy.from_config(from_flat({"pruning.strategy": "none"}).pruning)
     samples, sizes = Samples(), list[int]()
     with tqdm(total=len(sources) * len(questions), unit="pass") as progress:
         for source in sources:
             scene = read_scene(loaded, source, config)
-            sizes.append(scene.tokens.features.shape[0])
+            sizes.append(rows_of(scene.tokens).num_placed)
             progress.set_description(f"{scene.name}, {sizes[-1]} spatial tokens")
             for question in questions:
                 prompt, _ = scene_prompt(loaded, scene, question, policy, config.model.conversation)
@@ -195,7 +195,8 @@ def build_parser() -> argparse.ArgumentParser:
         description=(
             "Measures how much attention spatial tokens give and get in each decoder layer of a"
             " model (AdaToken-3D eqs. 1-4), fits the retention schedule under a budget (eqs. 5-7),"
-            " and writes both as YAML for the node. With --queries: records what questions look for"
+            " and writes both as YAML for the node. A 2D model is asked about the newest image of"
+            " each source. With --queries: records what questions look for"
             " in a scene, for a cached scene that is pruned before any is asked (cache.ranking"
             " expected); with --held also what each layer's share of it is worth."
         ),

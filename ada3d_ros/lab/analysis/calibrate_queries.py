@@ -22,7 +22,7 @@ from ada3d_ros.engine.layer_walk import LayerWalk
 from ada3d_ros.engine.prefill import prefill_question
 from ada3d_ros.engine.scene_prefix import PrefixOptions, ScenePrefix
 from ada3d_ros.engine.token_selection import SceneContext, choose_tokens
-from ada3d_ros.errors import ModelError
+from ada3d_ros.errors import ConfigError, ModelError
 from ada3d_ros.grounding.from_text import GROUNDING_PROMPT
 from ada3d_ros.lab.evaluation.scenes import (
     DEFAULT_QUESTIONS,
@@ -187,7 +187,15 @@ def measure_questions(
     config: AgentConfig,
     with_held: bool,
 ) -> Measured:
-    """Every question about every source; None: those of `questions_about`. Progress on stderr."""
+    """Every question about every source; None: those of `questions_about`. Progress on stderr.
+
+    Raises ConfigError for a 2D model.
+    """
+    if not loaded.model.config.has_video_tower:
+        raise ConfigError(
+            f"--queries and --held are of a cached scene, and {loaded.model.name} has none, being"
+            " 2D: calibrate its schedule (-o), or give a 3D checkpoint."
+        )
     measured, points = Measured(), loaded.head is not None
     progress = tqdm(sources, unit="scene")
     for source in progress:

@@ -16,7 +16,7 @@ from ada3d_ros.engine.token_selection import pruner_for
 from ada3d_ros.errors import ConfigError
 from ada3d_ros.lab.analysis.contribution import Progress
 from ada3d_ros.lab.benchmarks.spread import spread
-from ada3d_ros.lab.evaluation.scenes import Scene, scene_prompt
+from ada3d_ros.lab.evaluation.scenes import VoxelScene, scene_prompt
 from ada3d_ros.model.checkpoint import LoadedModel
 from ada3d_ros.model.config import VisionConfig
 from ada3d_ros.pruning.cost import DecoderShape, cost_of
@@ -58,7 +58,7 @@ def named_strategies(
 
 @torch.inference_mode()
 def kept_by_layer(
-    loaded: LoadedModel, scene: Scene, question: str, policy: Policy
+    loaded: LoadedModel, scene: VoxelScene, question: str, policy: Policy
 ) -> list[torch.Tensor]:
     """Per layer the spatial tokens (k,) int64 alive, as ascending indices into all N of the scene.
 
@@ -75,7 +75,7 @@ def kept_by_layer(
 
 def measure_survival(
     loaded: LoadedModel,
-    scenes: Sequence[Scene],
+    scenes: Sequence[VoxelScene],
     questions: Sequence[str],
     strategies: Sequence[NamedStrategy],
     progress: Progress,
@@ -111,7 +111,7 @@ def measure_survival(
 
 
 def prompt_cost(
-    loaded: LoadedModel, scene: Scene, question: str, policy: Policy, counts: Sequence[int]
+    loaded: LoadedModel, scene: VoxelScene, question: str, policy: Policy, counts: Sequence[int]
 ) -> dict[str, float]:
     """What the prompt costs with counts[i] tokens alive in layer i, beside it unpruned."""
     decoder = loaded.model.decoder
@@ -126,7 +126,7 @@ def prompt_cost(
 
 
 def _survive(
-    loaded: LoadedModel, scene: Scene, questions: Sequence[str], strategy: NamedStrategy
+    loaded: LoadedModel, scene: VoxelScene, questions: Sequence[str], strategy: NamedStrategy
 ) -> tuple[dict[str, Any], torch.Tensor | None]:
     """The row of one strategy, and its last layer's tokens for the first question.
 
@@ -180,7 +180,7 @@ def _merges(policy: Policy) -> bool:
     )
 
 
-def patches_match(scene: Scene) -> bool:
+def patches_match(scene: VoxelScene) -> bool:
     """Whether as many patches went into each token as `patch_token` says.
 
     They are counted anew on the CPU, where a point on a voxel's border may fall to the other side.
@@ -196,7 +196,7 @@ def mask_name(scene: int, label: str, keep_ratio: float) -> str:
     return f"scene{scene}.kept.{label}.{keep_ratio:g}"
 
 
-def scene_arrays(number: int, scene: Scene, vision: VisionConfig) -> Arrays:
+def scene_arrays(number: int, scene: VoxelScene, vision: VisionConfig) -> Arrays:
     """What is drawn of a scene.
 
     `views` (V, S, S, 3) uint8 and `patch_token` (V, P) int64 of up to MAX_VIEWS views spread over

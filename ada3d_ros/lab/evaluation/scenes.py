@@ -16,19 +16,18 @@ import torch
 
 from ada3d_ros.config import AgentConfig, from_flat, load_config
 from ada3d_ros.engine.token_selection import ChosenTokens, choose_tokens
-from ada3d_ros.errors import SourceError
+from ada3d_ros.errors import ConfigError, SourceError
 from ada3d_ros.geometry.voxel import voxel_coords, voxel_ids
 from ada3d_ros.lab.command_line import add_model_folders, model_folders
 from ada3d_ros.lab.world.generated import generate_room
-from ada3d_ros.model.backbone import Origin
+from ada3d_ros.model.backbone import Backbone, EncoderInput, Origin
 from ada3d_ros.model.checkpoint import LoadedModel
 from ada3d_ros.model.prompt import check_question, parse_coordinates
 from ada3d_ros.model.spatial import sample_patch_points
 from ada3d_ros.model.startup import open_model
 from ada3d_ros.pruning.policy import Policy
 from ada3d_ros.scene.floor import stand_on_floor
-from ada3d_ros.scene.keyframes import KeyframeBuffer
-from ada3d_ros.scene.views import build_multiview
+from ada3d_ros.scene.keyframes import KeyframeBuffer, SceneSnapshot
 from ada3d_ros.sources.bag import BagSource
 from ada3d_ros.sources.bag_reader import is_bag
 from ada3d_ros.sources.folder import FolderSource
@@ -53,18 +52,24 @@ DEFAULT_QUESTIONS = (
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Scene:
-    """One scene ready to be asked about, moved to where the model's world begins.
-
-    patch_token (V, P) int64: the spatial token that each patch of each view went into, -1 where it
-    has no depth or its token fell to the cap; origin_m: of the model's world in the scene's.
+    """One scene ready to be asked about, moved to where the model's world begins; of a 2D model its
+    newest image. origin_m: of the model's world in the scene's.
     """
 
     name: str
     frames: tuple[RgbdFrame, ...]
-    views: MultiViewInput
     tokens: SpatialTokens
+    origin_m: Origin
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class VoxelScene(Scene):
+    """A scene of LLaVA-3D. patch_token (V, P) int64: the spatial token that each patch of each view
+    went into, -1 where it has no depth or its token fell to the cap.
+    """
+
+    views: MultiViewInput
     patch_token: torch.Tensor
-    origin_m: Origin = (0.0, 0.0, 0.0)
 
 
 def room_of(source: str) -> tuple[str, int, int] | None:
@@ -89,41 +94,69 @@ def open_frames(source: str, config: AgentConfig) -> Iterable[RgbdFrame]:
 
 @torch.inference_mode()
 def read_scene(loaded: LoadedModel, source: str, config: AgentConfig) -> Scene:
-    """Keyframes of the source, encoded and pooled.
+    """Keyframes of the source as the model has them; of a 2D model the newest one's image.
 
     Raises SourceError, or NoFramesError without usable depth.
     """
-    # The frames that the node would keep.
+    model, scene = loaded.model, _snapshot(source, config)
+    origin_m = model.origin_of(scene)
+    frames = _in_model(scene, origin_m)
+    name = Path(source).name or source
+    if not model.config.has_video_tower:
+        image = model.prepare_image(frames[-1])
+        tokens = model.image_tokens(model.encode_views(image.pixels), image)
+        return Scene(name, frames[-1:], tokens, origin_m)
+    views = model.prepare_views(scene.frames, origin_m)
+    return Scene(name, frames, _pooled(model, views), origin_m)
+
+
+@torch.inference_mode()
+def read_voxel_scene(loaded: LoadedModel, source: str, config: AgentConfig) -> VoxelScene:
+    """The same of LLaVA-3D, with what became of each patch. Raises ConfigError for other models."""
+    model, scene = loaded.model, _snapshot(source, config)
+    if model.name != "llava3d":
+        raise ConfigError(
+            f"the checkpoint's backbone is {model.name}; this follows patches into LLaVA-3D's"
+            " voxels, which no other has: give a LLaVA-3D checkpoint."
+        )
+    origin_m = model.origin_of(scene)
+    views = loaded.llava3d.prepare_views(scene.frames, origin_m)
+    tokens = _pooled(model, views)
+    patch_token = _patch_tokens(loaded, views, tokens)
+    name = Path(source).name or source
+    return VoxelScene(name, _in_model(scene, origin_m), tokens, origin_m, views, patch_token)
+
+
+def _snapshot(source: str, config: AgentConfig) -> SceneSnapshot:
+    """The keyframes that the node would keep, one at least. Raises SourceError."""
     buffer = KeyframeBuffer(config.keyframe, config.world.floor_z)
     opened = open_frames(source, config)
     for frame in opened:
         buffer.offer(frame)
     scene = buffer.snapshot()
-    x_m, y_m, z_m = origin_m = loaded.model.origin_of(scene)
-    frames = tuple(stand_on_floor(scene.frames, z_m, (x_m, y_m)))
-    if not frames:
+    if not scene.frames:
         dropped = getattr(opened, "dropped", None)
         reasons = f": {'; '.join(dropped.lines())}" if dropped else "."
         raise SourceError(f"{source} has no frame that could become a keyframe{reasons}")
+    return scene
 
-    # Views at the tower's size, encoded and pooled.
-    model, vision = loaded.model, loaded.model.config.vision
-    views = build_multiview(
-        frames, vision.image_size, config.model.compat, vision.image_mean, vision.image_std
-    )
+
+def _in_model(scene: SceneSnapshot, origin_m: Origin) -> tuple[RgbdFrame, ...]:
+    x_m, y_m, z_m = origin_m
+    return tuple(stand_on_floor(scene.frames, z_m, (x_m, y_m)))
+
+
+def _pooled(model: Backbone, views: EncoderInput) -> SpatialTokens:
     table = model.new_table()
     for view, part in enumerate(model.view_parts(model.encode_views(views.pixels), views)):
         table.add(view, part)
-    tokens = model.spatial_tokens(table)
-    name = Path(source).name or source
-    patch_token = _patch_tokens(loaded, views, tokens)
-    return Scene(name, frames, views, tokens, patch_token, origin_m)
+    return model.spatial_tokens(table)
 
 
 def _patch_tokens(
     loaded: LoadedModel, views: MultiViewInput, tokens: SpatialTokens
 ) -> torch.Tensor:
-    """(V, P) as Scene.patch_token.
+    """(V, P) as VoxelScene.patch_token.
 
     Pooling orders tokens by voxel; the cap keeps every N/cap-th (model/spatial.py).
     """

@@ -43,7 +43,9 @@ TOLERANCES = {  # absolute, of float32 arrays; those of integers, and voxels, ar
     "poses_aligned": 1e-6,
     "world_coords": 1e-5,
     "coords_pooled": 3e-5,
+    "half_coords_pooled": 4e-3,  # the last bit of a float16 below 8 m
     "voxel": 0.0,
+    "half_voxel": 0.0,
     "coord_voxel": 0.0,
     "pos_embed": 5e-5,
     "coord_embed": 5e-5,

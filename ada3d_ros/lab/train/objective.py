@@ -25,6 +25,7 @@ from ada3d_ros.model.prompt import CLICK_ID
 from ada3d_ros.model.rope import Rope, apply_rope, rope_rows, rope_tables
 from ada3d_ros.pruning.ranking import keep_best
 from ada3d_ros.pruning.strategy import LayerPruner
+from ada3d_ros.token_rows import TokenRows, rows_of
 
 POINTER_WEIGHT, PRESENCE_WEIGHT, BOX_WEIGHT = 0.5, 0.3, 1.0
 OWNED_SHARE = 0.4  # a token belongs to an object that this share of its patches lie on
@@ -59,7 +60,8 @@ def run_packed(
     """Final normed states of all rows. pruner: how many spatial tokens of a room each layer still
     has (AdaToken-3D during training; None = all). What is dropped leaves the computation, forwards
     and backwards. A room's questions share its tokens: ranked by the last prompt tokens of all of
-    them, mean over questions; of one question this is the engine's pruned prefill. recompute: for
+    them, mean over questions; of one question this is the engine's pruned prefill. Newlines are not
+    ranked and go when their row is empty; `pruner` counts tokens with a place. recompute: for
     large models, keep of each layer only what enters it and compute the rest anew for the
     gradients; not with a pruner.
     """
@@ -75,11 +77,12 @@ def run_packed(
         text = text.masked_scatter(
             (packed.ids == CLICK_ID)[..., None], model.encode_points(packed.clicks).to(text.dtype)
         )
-    run = _PackedRun(decoder, torch.tensor(counts, device=device), start, scene.shape[1], packed)
+    token_rows = [rows_of(r.tokens) for r in rooms]
+    run = _PackedRun(decoder, torch.tensor(counts, device=device), start, token_rows, packed)
     hidden = torch.cat((scene, text), dim=1)
-    # Spatial tokens of each room alive in each layer.
-    layers = len(decoder.layers)
-    alive = [pruner.counts(n, None) if pruner else (n,) * layers for n in counts]
+    # Tokens with a place of each room alive in each layer.
+    layers, placed = len(decoder.layers), [r.num_placed for r in token_rows]
+    alive = [pruner.counts(n, None) if pruner else (n,) * layers for n in placed]
     for i, module in enumerate(decoder.layers):
         layer = cast(DecoderLayer, module)
         if i > 0 and any(room[i] < room[i - 1] for room in alive):
@@ -114,11 +117,12 @@ class _PackedRun:
         decoder: LlamaDecoder,
         counts: torch.Tensor,
         start: int,
-        size: int,
+        token_rows: Sequence[TokenRows],
         packed: PackedQuestions,
     ) -> None:
-        length = counts + start
+        length, size = counts + start, start + max(rows.count for rows in token_rows)
         self.size, self.start, self.packed, self._config = size, start, packed, decoder.config
+        self._token_rows = list(token_rows)  # of the spatial tokens that each room has left
         self.numbers = torch.arange(size, device=counts.device).repeat(len(counts), 1)
         self.visible = self.numbers < length[:, None]
         self._text_places = packed.offset + length[:, None]
@@ -168,14 +172,16 @@ class _PackedRun:
     def drop(
         self, layer: DecoderLayer, hidden: torch.Tensor, counts: Sequence[int]
     ) -> torch.Tensor:
-        """Hidden states (B, size + M, D) before `layer` without the spatial tokens that rank below
-        the best `counts`, one per room; gradients flow through what is left.
+        """Hidden states (B, size + M, D) before `layer` without the tokens with a place that rank
+        below the best `counts`, one per room, and without the newlines of rows that are empty then;
+        gradients flow through what is left.
         """
-        scores, start = self._scores(layer, hidden), self.start
-        places = [
-            torch.cat((torch.arange(start, device=hidden.device), start + keep_best(each, count)))
-            for each, count in zip(scores, counts, strict=True)
-        ]
+        scores, start, places = self._scores(layer, hidden), self.start, []
+        for b, (here, count) in enumerate(zip(self._token_rows, counts, strict=True)):
+            own = scores[b, : here.count]
+            stays = here.keep(keep_best(own if here.plain else own[here.placed], count))
+            self._token_rows[b] = here.take(stays, count)
+            places.append(torch.cat((torch.arange(start, device=hidden.device), start + stays)))
         kept = torch.nn.utils.rnn.pad_sequence(places, batch_first=True, padding_value=-1)
         self.visible, rows = kept >= 0, kept.clamp(min=0)
         scene = hidden.gather(1, rows[..., None].expand(-1, -1, hidden.shape[-1]))

@@ -48,14 +48,8 @@ REPORT_EVERY_S = 180.0  # 64 rooms of validation cost as much as 20 of training
 def planned_pruner(model: Backbone, keep_ratio: float) -> LayerPruner:
     """The adatoken3d that keeps this mean, as the engine would have it.
 
-    Raises ConfigError for a ratio that it cannot meet, and for a form whose newlines the trainer
-    cannot keep apart.
+    Raises ConfigError for a ratio that it cannot meet.
     """
-    if model.name == "video3dllm":
-        raise ConfigError(
-            "--keep-ratio: a model in Video-3D-LLM's form is trained on all tokens, since training"
-            " drops tokens one by one and its newlines go by rows. Leave it out."
-        )
     config = from_flat({"pruning.strategy": "adatoken3d", "pruning.keep_ratio": keep_ratio}).pruning
     shape = DecoderShape.from_config(model.config.decoder)
     pruner = Policy.from_config(config).pruner(shape)

@@ -46,8 +46,8 @@ STAGES = (
 # decoder begin as another model's (--tower, --decoder), what lies between is new.
 HOUR = (
     Stage("vision", "patches", 600, 4, 0, 1e-3, decay=0.5),
-    Stage("symbolic", "symbolic", 1_600, 8, 22, 2e-3, per_object=1, background=3),
-    Stage("points", "symbolic", 400, 8, 22, 1.5e-3, per_object=5, background=16),
+    Stage("symbolic", "symbolic", 4_800, 8, 22, 2e-3, per_object=1, background=3),
+    Stage("points", "symbolic", 1_200, 8, 22, 1.5e-3, per_object=5, background=16),
     Stage("features", "features", 800, 4, 24, 1.5e-3, decay=0.6),
 )
 CURRICULA: Mapping[str, tuple[Stage, ...]] = MappingProxyType({"full": STAGES, "hour": HOUR})

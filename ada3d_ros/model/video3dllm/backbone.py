@@ -116,9 +116,10 @@ class Video3DLLM(nn.Module):
         frames = cast(tuple[GroundedFrame, ...], table.frames)
         left_out = say_left_out(frames, self.config)
         if not any(map(len, frames)):
+            check = " Check the depth topic, its unit and depth.min_m / depth.max_m."
             raise NoFramesError(
-                f"nothing of the scene can be seen: {left_out or 'there is no view.'} Check the"
-                " depth topic, its unit and depth.min_m / depth.max_m."
+                f"nothing of the scene can be seen: {left_out or 'there is no view.'}"
+                f"{check if any(frame.num_holes for frame in frames) else ''}"
             )
         if left_out not in ("", self._said):
             is_beyond = any(frame.num_beyond for frame in frames)
@@ -219,8 +220,8 @@ class Video3DLLM(nn.Module):
         """Shares (n,) float32 on the CPU of the proposals (n, 6) that are meant, 0 of the others,
         by Multi3DRefer's rule.
 
-        Those that the model cannot place are not meant. Raises InvalidRequestError where it can
-        place none, and as `ground_scores`.
+        Those that the model cannot place are not meant. Raises OutOfReachError where it can place
+        none, and as `ground_scores`.
         """
         placed = is_in_range(boxes_m[:, :3], self.config)
         if self.reference or not bool(placed.any()):

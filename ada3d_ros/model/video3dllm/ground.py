@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ada3d_ros.errors import InvalidRequestError
+from ada3d_ros.errors import InvalidRequestError, OutOfReachError
 from ada3d_ros.geometry.voxel import to_device
 from ada3d_ros.model.video3dllm.config import Video3DConfig
 from ada3d_ros.model.video3dllm.tokens import GroundedFrame, embed_places, is_in_range
@@ -52,8 +52,8 @@ class GroundHeads(nn.Module):
 
         The mean of all patches of all frames that belong to it, 0 where none does, and the sine
         embedding of its centre; its size does not count. boxes_m (n, 6) float32 on the CPU. strict:
-        a centre that the model cannot place is refused, else moved to the border. Raises
-        InvalidRequestError, too for no box at all, or one that is not finite.
+        a centre that the model cannot place is refused (OutOfReachError), else moved to the border.
+        Raises InvalidRequestError for no box at all, or one that is not finite.
         """
         check_boxes(boxes_m, self.config, strict)
         sums = frames[0].patches.new_zeros(
@@ -76,7 +76,9 @@ def _head(width: int) -> nn.Sequential:
 
 
 def check_boxes(boxes_m: torch.Tensor, config: Video3DConfig, strict: bool) -> None:
-    """Raises InvalidRequestError where proposals (n, 6) cannot be scored; see `object_features`."""
+    """Raises InvalidRequestError where proposals (n, 6) cannot be scored, OutOfReachError where one
+    cannot be placed; see `object_features`.
+    """
     if boxes_m.ndim != 2 or boxes_m.shape[1] != 6 or not len(boxes_m):
         raise InvalidRequestError(
             f"proposals have shape {tuple(boxes_m.shape)}: at least one box of six numbers (centre"
@@ -88,7 +90,7 @@ def check_boxes(boxes_m: torch.Tensor, config: Video3DConfig, strict: bool) -> N
     far = torch.nonzero(~is_in_range(boxes_m[:, :3], config))[:, 0].tolist()
     if strict and far:
         x, y, z = boxes_m[far[0], :3].tolist()
-        raise InvalidRequestError(
+        raise OutOfReachError(
             f"the centre ({x:.2f}, {y:.2f}, {z:.2f}) m of proposal {far[0]} lies outside of what"
             f" the model can place ({list(config.min_xyz_m)} to {list(config.max_xyz_m)} m from the"
             " scene's origin): leave it out, or reset the scene nearer to it."
@@ -101,18 +103,23 @@ def patches_inside(
     """Which patches of a view belong to each box (n, 6): (n, p, p) bool.
 
     At least half of a patch's pixels lie inside, borders included, by points_m (S, S, 3); a pixel
-    without a reading, NaN, lies in none.
+    without a reading, NaN, lies in none. Pixels are looked at only in patches that reach a box.
     """
     patch, side = config.vision.patch_size, config.vision.patches_per_side
     points = points_m[: side * patch, : side * patch]
-    needed = patch * patch // 2
-    masks = []
-    for box in boxes_m:
-        low, high = box[:3] - box[3:] / 2, box[:3] + box[3:] / 2
-        inside = ((points >= low) & (points <= high)).all(dim=-1)
-        counts = inside.unflatten(1, (side, patch)).unflatten(0, (side, patch)).sum(dim=(1, 3))
-        masks.append(counts >= needed)
-    return torch.stack(masks)
+    pixels = points.unflatten(1, (side, patch)).unflatten(0, (side, patch)).transpose(1, 2)
+    pixels = pixels.reshape(side * side, patch * patch, 3)
+    known = torch.isfinite(pixels)
+    least = torch.where(known, pixels, torch.inf).amin(dim=1)  # (P, 3); no reading: reaches nothing
+    most = torch.where(known, pixels, -torch.inf).amax(dim=1)
+    low, high = boxes_m[:, :3] - boxes_m[:, 3:] / 2, boxes_m[:, :3] + boxes_m[:, 3:] / 2
+    reach = ((most >= low[:, None]) & (least <= high[:, None])).all(dim=-1)  # (n, P)
+    of_box, of_patch = torch.nonzero(reach, as_tuple=True)
+    looked = pixels[of_patch]
+    inside = ((looked >= low[of_box, None]) & (looked <= high[of_box, None])).all(dim=-1)
+    members = torch.zeros_like(reach)
+    members[of_box, of_patch] = inside.sum(dim=1) >= patch * patch // 2
+    return members.unflatten(1, (side, side))
 
 
 def find_ground(ids: Sequence[int], config: Video3DConfig) -> int:

@@ -135,12 +135,14 @@ def say_left_out(frames: Sequence[GroundedFrame], config: Video3DConfig) -> str:
     beyond = sum(frame.num_beyond for frame in frames)
     if not holes and not beyond:
         return ""
-    text = f"{holes} of {cells} cells of {len(frames)} views have no depth reading"
+    of_all, parts = f"of {cells} cells of {len(frames)} views", []
+    if holes:
+        parts.append(f"{holes} {of_all} have no depth reading")
     if beyond:
         (x, y, z), (X, Y, Z) = config.min_xyz_m, config.max_xyz_m
-        text += (
-            f", {beyond} lie outside of what the model can place (x {x:g} to {X:g}, y {y:g} to"
-            f" {Y:g}, z {z:g} to {Z:g} m from the scene's origin; reset the scene nearer to what"
-            " you ask about)"
+        parts.append(
+            f"{beyond} {'' if holes else f'{of_all} '}lie outside of what the model can place"
+            f" (x {x:g} to {X:g}, y {y:g} to {Y:g}, z {z:g} to {Z:g} m from the scene's origin;"
+            " reset the scene nearer to what you ask about)"
         )
-    return text + ": the model does not see them."
+    return f"{', '.join(parts)}: the model does not see them."

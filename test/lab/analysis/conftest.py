@@ -15,7 +15,7 @@ import pytest
 from ada3d_ros.config import AgentConfig
 from ada3d_ros.lab.analysis.analyze import main, unpruned_prompts
 from ada3d_ros.lab.analysis.asked_rooms import AskedScene
-from ada3d_ros.lab.evaluation.scenes import Scene, load_for, read_scene
+from ada3d_ros.lab.evaluation.scenes import VoxelScene, load_for, read_voxel_scene
 from ada3d_ros.model.checkpoint import LoadedModel
 from ada3d_ros.model.config import DecoderConfig, LlavaConfig
 from ada3d_ros.model.random_checkpoint import TINY_CONFIG, write_random_checkpoint
@@ -83,10 +83,10 @@ def loaded(folder: Path) -> LoadedModel:
 
 
 @pytest.fixture(scope="session")
-def scene(loaded: LoadedModel) -> Scene:
-    return read_scene(loaded, "room:0", AgentConfig())
+def scene(loaded: LoadedModel) -> VoxelScene:
+    return read_voxel_scene(loaded, "room:0", AgentConfig())
 
 
 @pytest.fixture(scope="session")
-def prompts(loaded: LoadedModel, scene: Scene) -> list[PromptSequence]:
+def prompts(loaded: LoadedModel, scene: VoxelScene) -> list[PromptSequence]:
     return unpruned_prompts(loaded, [scene], [AskedScene(QUESTIONS)])

@@ -10,13 +10,25 @@ import pytest
 import torch
 
 from ada3d_ros.config import from_flat
+from ada3d_ros.lab.analysis import analyze
 from ada3d_ros.lab.analysis import calibrate as verb
-from ada3d_ros.lab.evaluation.scenes import read_scene, scene_prompt
+from ada3d_ros.lab.evaluation.scenes import read_voxel_scene, scene_prompt
+from ada3d_ros.lab.world.generated import generate_room
+from ada3d_ros.model.config import BackboneConfig
+from ada3d_ros.model.random_checkpoint import (
+    TINY_2D,
+    TINY_NEXT,
+    TINY_VIDEO3D,
+    write_random_checkpoint,
+)
 from ada3d_ros.model.startup import open_model
+from ada3d_ros.pipeline import Ada3DPipeline
 from ada3d_ros.pruning.calibration import read_calibration
 from ada3d_ros.pruning.cost import DecoderShape
 from ada3d_ros.pruning.information import Masses, attention_masses, information_of
 from ada3d_ros.pruning.policy import Policy
+from ada3d_ros.token_rows import rows_of
+from ada3d_ros.types import PromptSequence, Question, Scope
 from test.support.decoders import LAYERS, make_decoder, make_prompt
 
 
@@ -121,9 +133,70 @@ def test_the_engine_measures_what_full_attention_has() -> None:
     assert information_of(found).INF.shape == (LAYERS,)
 
 
+@pytest.mark.parametrize(
+    ("config", "spatial", "scope"),
+    [
+        (TINY_VIDEO3D, 8 * 16, Scope.SCENE),  # eight views of four rows of four, newlines beside
+        (TINY_2D, 64, Scope.LATEST_IMAGE),
+        (TINY_NEXT, 5 * 64, Scope.LATEST_IMAGE),  # the image and four crops
+    ],
+    ids=["video3dllm", "llava1.5", "llava_next"],
+)
+def test_every_backbone_is_calibrated_on_what_it_sees(
+    config: BackboneConfig,
+    spatial: int,
+    scope: Scope,
+    questions: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A 2D model on the newest image; the node takes the file for the same."""
+    seen: list[PromptSequence] = []
+
+    def planted(decoder: object, prompt: PromptSequence, stride: int) -> list[Masses]:
+        seen.append(prompt)
+        return falling(decoder, prompt, stride)
+
+    monkeypatch.setattr(verb, "measure_information", planted)
+    folder = write_random_checkpoint(tmp_path / "model", config=config)
+    file = tmp_path / "schedule.yaml"
+    fixed = ["--model", str(folder), "--questions", str(questions), "-o", str(file)]
+    assert verb.main(["test-room:3", *fixed]) == 0
+    calibration = read_calibration(file)
+    assert calibration.mean_spatial_tokens == spatial
+    assert [rows_of(prompt).num_placed for prompt in seen] == [spatial] * 2
+    settings = {
+        "model.path": str(folder),
+        "pruning.strategy": "adatoken3d",
+        "pruning.adatoken3d.schedule": "fitted",
+        "pruning.adatoken3d.calibration_file": str(file),
+        "cache.mode": "paper",
+        "generation.max_new_tokens": 4,
+    }
+    pipeline = Ada3DPipeline(from_flat(settings))
+    pipeline.load()
+    for frame in generate_room(3, split="test").frames:
+        pipeline.observe(frame)
+    tokens = pipeline.ask(Question("What is there?", scope=scope)).tokens
+    assert tokens.keep_ratio_achieved == pytest.approx(0.41, abs=0.05)
+
+
+def test_what_is_of_scenes_or_voxels_is_refused_for_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flat = write_random_checkpoint(tmp_path / "flat", config=TINY_2D)
+    video = write_random_checkpoint(tmp_path / "video", config=TINY_VIDEO3D)
+    out = str(tmp_path / "queries.safetensors")
+    assert verb.main(["test-room:3", "--model", str(flat), "--queries", out]) == 2
+    assert "llava1.5 has none, being 2D" in capsys.readouterr().err
+    analysed = ["test-room:3", "--model", str(video), "--out", str(tmp_path / "analysed")]
+    assert analyze.main(analysed) == 2
+    assert "the checkpoint's backbone is video3dllm" in capsys.readouterr().err
+
+
 def test_patches_know_their_token(model: Path) -> None:
     loaded, _ = open_model(from_flat({"model.path": str(model)}).model)
-    scene = read_scene(loaded, "room:2", from_flat({}))
+    scene = read_voxel_scene(loaded, "room:2", from_flat({}))
     with_token = scene.patch_token[scene.patch_token >= 0]
     counts = np.bincount(with_token.numpy(), minlength=len(scene.tokens.num_patches))
     assert counts.tolist() == scene.tokens.num_patches.tolist()
@@ -140,7 +213,7 @@ def test_patches_know_their_token(model: Path) -> None:
 def test_a_place_in_a_question_is_moved_with_the_floor(model: Path) -> None:
     loaded, _ = open_model(from_flat({"model.path": str(model)}).model)
     policy = Policy.from_config(from_flat({"pruning.strategy": "none"}).pruning)
-    raised = read_scene(loaded, "room:2", from_flat({"world.floor_z": "1.0"}))
+    raised = read_voxel_scene(loaded, "room:2", from_flat({"world.floor_z": "1.0"}))
     at_zero = dataclasses.replace(raised, origin_m=(0.0, 0.0, 0.0))
     prompt, _ = scene_prompt(loaded, raised, "Is it at [0, 1, 2]?", policy)
     moved, _ = scene_prompt(loaded, at_zero, "Is it at [0, 1, 1]?", policy)

@@ -23,7 +23,7 @@ from ada3d_ros.lab.analysis.concentration import (
     measures_of,
     with_mean,
 )
-from ada3d_ros.lab.evaluation.scenes import Scene, read_scene, room_of
+from ada3d_ros.lab.evaluation.scenes import VoxelScene, read_voxel_scene, room_of
 from ada3d_ros.lab.evaluation.selection import questions_of
 from ada3d_ros.lab.world.graph import Graph, graphs
 from ada3d_ros.lab.world.rooms import make_rooms
@@ -151,7 +151,7 @@ def test_a_model_that_does_not_point_answers_in_words(loaded: LoadedModel) -> No
 
 
 def test_each_room_is_asked_its_own(loaded: LoadedModel) -> None:
-    scene = read_scene(loaded, "test-room:1", AgentConfig())
+    scene = read_voxel_scene(loaded, "test-room:1", AgentConfig())
     asked = own_questions(loaded, scene, "test-room:1")
     expected = [q.text for q in questions_of(room_graph(1), 1) if not q.phrase]
     assert list(asked.questions) == expected
@@ -177,7 +177,7 @@ def test_own_questions_and_the_same_for_all_contradict_each_other(
 
 
 def test_a_folder_has_no_questions_of_its_own(
-    loaded: LoadedModel, scene: Scene, tmp_path: Path
+    loaded: LoadedModel, scene: VoxelScene, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError, match=r"no generated room .*--questions"):
         own_questions(loaded, scene, str(tmp_path))

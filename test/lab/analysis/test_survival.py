@@ -15,7 +15,7 @@ from ada3d_ros.lab.analysis.survival import (
     named_strategies,
     patch_states,
 )
-from ada3d_ros.lab.evaluation.scenes import Scene, scene_prompt
+from ada3d_ros.lab.evaluation.scenes import VoxelScene, scene_prompt
 from ada3d_ros.model.checkpoint import LoadedModel
 from ada3d_ros.model.config import LlavaConfig
 from ada3d_ros.pruning.cost import DecoderShape
@@ -29,7 +29,7 @@ def row_of(analysed: dict[str, Any], label: str, keep_ratio: float) -> dict[str,
 
 
 def test_survivors_are_those_of_the_last_layer(
-    loaded: LoadedModel, scene: Scene, analysed: dict[str, Any], arrays: dict[str, np.ndarray]
+    loaded: LoadedModel, scene: VoxelScene, analysed: dict[str, Any], arrays: dict[str, np.ndarray]
 ) -> None:
     question = analysed["survival"]["drawn_question"]
     labels = ("adatoken3d", UNROPED, "uniform")
@@ -56,7 +56,7 @@ def test_survivors_are_those_of_the_last_layer(
 
 
 def test_masks_on_views_agree_with_kept_indices(
-    scene: Scene, config: LlavaConfig, arrays: dict[str, np.ndarray]
+    scene: VoxelScene, config: LlavaConfig, arrays: dict[str, np.ndarray]
 ) -> None:
     patch_token, kept = arrays["scene0.patch_token"], arrays[mask_name(0, "adatoken3d", 0.41)]
     states = patch_states(patch_token, kept)
@@ -73,7 +73,7 @@ def test_masks_on_views_agree_with_kept_indices(
 
 
 def test_indices_of_joined_strategies_are_those_of_the_scene(
-    loaded: LoadedModel, scene: Scene, analysed: dict[str, Any]
+    loaded: LoadedModel, scene: VoxelScene, analysed: dict[str, Any]
 ) -> None:
     """What the decoder keeps are places among the tokens that entered, not among all."""
     question = analysed["survival"]["drawn_question"]

@@ -2,15 +2,17 @@
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from ada3d_ros.errors import ConfigError
+from ada3d_ros.engine.prefill import prefill
 from ada3d_ros.lab.train.batches import batch_loss
 from ada3d_ros.lab.train.gallery import normalise, open_gallery
+from ada3d_ros.lab.train.objective import run_packed
 from ada3d_ros.lab.train.run import main, planned_pruner
 from ada3d_ros.lab.train.session import Session, open_session
 from ada3d_ros.lab.train.stages import HOUR, Stage
@@ -19,9 +21,12 @@ from ada3d_ros.lab.train.video_form import from_first_camera, video_room_tokens
 from ada3d_ros.lab.train.warm_start import siglip_state, take_decoder, take_tower
 from ada3d_ros.lab.train.workers import Workers
 from ada3d_ros.lab.world.generated import frames_of
+from ada3d_ros.lab.world.graph import graphs
+from ada3d_ros.lab.world.questions import make_questions
 from ada3d_ros.lab.world.render import render
 from ada3d_ros.lab.world.rooms import make_rooms
 from ada3d_ros.model.checkpoint import load_model
+from ada3d_ros.model.prompt import CLICK_ID, IMAGE_ID
 from ada3d_ros.model.startup import embedded_model_path
 from ada3d_ros.model.video3dllm.backbone import Video3DLLM
 from ada3d_ros.model.video3dllm.vision import SiglipTower
@@ -165,9 +170,48 @@ def test_the_shipped_decoder_and_tower_are_taken_over(session: Session) -> None:
     assert torch.equal(tower[fc1], shipped.llava3d.vision.state_dict()[fc1].float())
 
 
-def test_training_on_less_is_refused(session: Session) -> None:
-    with pytest.raises(ConfigError, match="Leave it out"):
-        planned_pruner(session.model, 0.4)
+@pytest.mark.parametrize("kind", ["count", "color", "category", "grounding"])
+def test_training_on_less_drops_what_the_engine_drops(session: Session, kind: str) -> None:
+    """Tokens with a place by their rank, newlines when nothing else is left of their row."""
+    model, packer = session.model, session.packer
+    assert isinstance(model, Video3DLLM)
+    rooms = make_rooms("val", torch.tensor([4, 5]))
+    points = symbolic_points(rooms, 5, 40, torch.Generator().manual_seed(0))
+    points[1] = dataclasses.replace(
+        points[1], xyz_m=points[1].xyz_m[:41], owners=points[1].owners[:41]
+    )  # one room is padded
+    known = graphs(rooms)
+    asked = [make_questions(graph, 3, (kind,), 1) for graph in known]
+    packed = packer.pack(known, asked, rooms.category.shape[1])
+    is_click = packed.ids == CLICK_ID
+    number = (is_click.flatten().cumsum(0) - 1).view_as(packed.ids)
+    pruner, gone = planned_pruner(model, 0.41), 0
+    with torch.no_grad():
+        shown = video_room_tokens(model, rooms, points, session.code)
+        trained = run_packed(model, packer.prefix_ids, shown, packed, pruner)
+        for b, room in enumerate(shown):
+            last = int(packed.query[b])
+            clicks = packed.clicks[number[b, : last + 1][is_click[b, : last + 1]]]
+            prompt = model.build_prompt(
+                [*packer.prefix_ids, IMAGE_ID, *packed.ids[b, : last + 1].tolist()],
+                model.project(room.tokens.features),
+                model.encode_clicks(clicks.tolist()),
+                room.tokens.xyz_m,
+            )
+            alone = prefill(model.decoder, prompt, pruner=pruner, with_states=True)
+            kept = trained.kept[b][trained.kept[b] >= 0]
+            assert torch.equal(kept, alone.kept[-1])
+            placed = room.tokens.num_patches > 0
+            share = pruner.schedule.retention[-1]
+            count = max(math.floor(share * int(placed.sum())), pruner.n_min)
+            assert int(placed[kept].sum()) == int(trained.mask[b].sum()) == count
+            gone += int((~placed).sum()) - int((~placed[kept]).sum())
+            assert alone.states is not None
+            state = trained.text[b, last]
+            torch.testing.assert_close(state, alone.states.query, rtol=2e-4, atol=2e-4)
+            logits = model.decoder.lm_head(state)
+            torch.testing.assert_close(logits, alone.logits, rtol=2e-4, atol=2e-4)
+    assert gone > 0  # rows were emptied
 
 
 def test_export_is_refused_before_anything_is_trained(

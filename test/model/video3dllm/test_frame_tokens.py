@@ -151,15 +151,20 @@ def test_cells_beyond_the_range_are_left_out_and_said(caplog: pytest.LogCaptureF
     assert (len(far), far.num_beyond) == (0, 9)
     table = model.new_table()
     table.add(0, far)
-    words = r"9 lie outside of what the model can place \(x -15 to 15, y -15 to 15, z -5 to 5 m"
-    with pytest.raises(NoFramesError, match=words):
+    words = (
+        "nothing of the scene can be seen: 9 of 9 cells of 1 views lie outside of what the model"
+        " can place (x -15 to 15, y -15 to 15, z -5 to 5 m from the scene's origin; reset the scene"
+        " nearer to what you ask about): the model does not see them."
+    )
+    with pytest.raises(NoFramesError) as error:
         model.spatial_tokens(table)
+    assert str(error.value) == words  # the depth topic is not to blame
     table.add(1, near)
     tokens = model.spatial_tokens(table)
     assert torch.equal(tokens.features, near.features)
     model.spatial_tokens(table)
     assert len(caplog.records) == 1  # said once
-    assert "9 lie outside" in caplog.records[0].message
+    assert caplog.records[0].message.startswith("9 of 18 cells of 2 views lie outside of what")
 
     # Preset reference keeps them, on the border.
     (kept,) = encode(small_video3d("reference"), [flat_frame(xyz_m=(14.0, 0.0, 1.0))])

@@ -45,6 +45,33 @@ def test_borders_belong_to_a_box_and_missing_readings_to_none() -> None:
     assert not patches_inside(box, points * torch.nan, SMALL_VIDEO3D).any()
 
 
+@pytest.mark.parametrize("holes", [0.0, 0.2, 0.4])
+def test_patches_of_many_boxes_are_those_counted_pixel_by_pixel(holes: float) -> None:
+    """Boxes of all sizes, about single points, and one that nothing can lie in."""
+    draw = torch.Generator().manual_seed(3)
+    base = torch.linspace(-2, 2, 96)
+    points = torch.stack(torch.meshgrid(base, base, indexing="ij"), dim=-1)
+    points = torch.cat((points, torch.rand(96, 96, 1, generator=draw)), dim=-1)
+    points = points + 0.3 * torch.randn(96, 96, 3, generator=draw)
+    points[torch.rand(96, 96, generator=draw) < holes] = torch.nan
+    boxes = torch.rand(40, 6, generator=draw) * 4 - torch.tensor([2.0, 2, 2, 0, 0, 0])
+    sizes = torch.tensor([[0.0, 0.0, 0.0], [-1.0, 1.0, 1.0], [50.0, 50.0, 50.0], [1.0, 9.0, 0.5]])
+    boxes = torch.cat((boxes, torch.cat((torch.zeros(4, 3), sizes), dim=1)))
+    found = patches_inside(boxes, points, SMALL_VIDEO3D)
+    patch, side = SMALL_VIDEO3D.vision.patch_size, SMALL_VIDEO3D.vision.patches_per_side
+    for box, patches in zip(boxes, found, strict=True):
+        for row in range(side):
+            for column in range(side):
+                own = points[row * patch : (row + 1) * patch, column * patch : (column + 1) * patch]
+                off = own - box[:3]
+                count = int((off.abs() <= box[3:] / 2).all(dim=-1).sum())
+                border = (off.abs() - box[3:] / 2).abs().min() < 1e-6  # by rounding
+                assert border or bool(patches[row, column]) == (count >= patch * patch // 2)
+    assert found[:40].any()
+    assert not found[41].any()
+    assert found[42].float().mean() > 0.8
+
+
 def test_object_features_are_means_of_patches_and_the_centres_embedding() -> None:
     model = small_video3d()
     frames = encode(model, [flat_frame(), flat_frame(seed=1)])
