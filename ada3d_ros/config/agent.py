@@ -127,7 +127,8 @@ class WorldConfig:
 class ExtrinsicConfig:
     xyz: tuple[float, ...] = setting(
         (0.0, 0.0, 0.0),
-        "camera optical frame in the pose's child frame",
+        "camera optical frame in the pose's child frame, where TF has no static transform between"
+        " the two",
         unit="m",
         length=3,
         low=-100.0,
@@ -141,6 +142,18 @@ class ExtrinsicConfig:
         low=-1.0,
         high=1.0,
         read_only=True,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class TfConfig:
+    timeout_sec: float = setting(
+        0.2,
+        "how long a frame waits for TF: with pose_source tf for its pose (five times as long while"
+        " transforms come in that are older than it), else for the camera in the posed frame",
+        unit="s",
+        low=0.0,
+        high=2.0,
     )
 
 
@@ -323,7 +336,10 @@ class AgentConfig:
     generation: GenerationConfig = GenerationConfig()
     question: QuestionConfig = QuestionConfig()
     pose_source: str = setting(
-        "pose", "which input gives the camera pose", choices=("pose", "odom"), read_only=True
+        "pose",
+        "which input gives the camera pose: PoseStamped, Odometry, or TF at the image's stamp",
+        choices=("pose", "odom", "tf"),
+        read_only=True,
     )
     world_frame: str = setting(
         "map",
@@ -334,11 +350,13 @@ class AgentConfig:
     world: WorldConfig = WorldConfig()
     pose_child_frame: str = setting(
         "",
-        "for odom: a message with another child_frame_id is refused; empty = any",
+        "frame that is posed, where it is not the image's: for odom, a message with another"
+        " child_frame_id is refused (empty = any); for pose and tf, a body that carries the camera",
         read_only=True,
     )
     extrinsic: ExtrinsicConfig = ExtrinsicConfig()
     pose: PoseConfig = PoseConfig()
+    tf: TfConfig = TfConfig()
     rgb_transport: str = setting(
         "raw",
         "compressed subscribes rgb/image/compressed",

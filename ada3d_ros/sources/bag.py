@@ -223,10 +223,10 @@ class BagSource:
         if info is None:
             raise FrameError(FrameReason.NO_INFO, f"{topics.camera_info} holds no message.")
         pose = index.poses.lookup(stamp_ns, self.config.pose.max_gap_sec)
-        if pose.T_world_child is None:
+        if pose.pose is None:
             raise FrameError(FrameReason.NO_POSE, f"no pose at {stamp_ns} ns: {pose.why}")
         names = topics.rgb, topics.depth, topics.camera_info
-        return PosedSet(rgb, depth, info, stamp_ns, pose.T_world_child.copy(), names)
+        return PosedSet(rgb, depth, info, stamp_ns, pose.pose.copy(), names)
 
 
 def _names(topics: BagTopics) -> tuple[str, ...]:
