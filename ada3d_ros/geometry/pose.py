@@ -148,7 +148,7 @@ class PoseBuffer:
         """
         found = self._poses.bracket(stamp_ns, max_gap_s)
         if found.neighbours is None:
-            why = found.why("pose", max_gap_s) if len(self) else "the newest pose is missing."
+            why = found.why("pose", "", max_gap_s) if len(self) else "the newest pose is missing."
             return PoseLookup(found.status, reason=found.reason, why=why)
         start, stop = found.neighbours
         T = start if start is stop else interpolate_pose(start, stop, found.fraction)

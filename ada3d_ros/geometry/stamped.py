@@ -53,16 +53,16 @@ class Bracket(Generic[Value]):
         is_late = self.reason is PoseReason.AFTER
         return PoseStatus.NOT_YET if is_late else PoseStatus.NEVER
 
-    def why(self, what: str, max_gap_s: float) -> str:
-        """A sentence on the reason; `what` names the value, as "pose"."""
+    def why(self, kind: str, name: str, max_gap_s: float) -> str:
+        """A sentence on the reason; of which values: "pose", and a name where they have one."""
+        what = f"{kind} {name}".rstrip()
         if self.reason is PoseReason.AFTER:
             return f"the newest {what} is {self.seconds:.3f} s older than the image."
         if self.reason is PoseReason.BEFORE:
             return f"the image is {self.seconds:.3f} s older than the oldest {what} kept."
-        return (
-            f"the {what}s around the image are {self.seconds:.3f} s apart, allowed {max_gap_s} s"
-            " (pose.max_gap_sec)."
-        )
+        around = f"the {kind}s {name}".rstrip() + " around the image"
+        allowed = f"allowed {max_gap_s} s (pose.max_gap_sec)"
+        return f"{around} are {self.seconds:.3f} s apart, {allowed}."
 
 
 class StampedValues(Generic[Value]):

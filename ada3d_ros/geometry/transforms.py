@@ -70,10 +70,7 @@ class TransformBuffer:
         return back_ns / 1e9 if jumped else 0.0
 
     def lookup(self, target: str, source: str, stamp_ns: int, max_gap_s: float) -> PoseLookup:
-        """T_target_source (4, 4) at a stamp; else why not, naming the frames where the chain ends.
-
-        NEVER where the stamp is too old or in a gap, NOT_YET where what is missing may still come.
-        """
+        """T_target_source (4, 4) at a stamp; else why not: NEVER, or NOT_YET what may still come."""
         unknown = [f"{f!r}" for f in (target, source) if f not in self._frames]
         if unknown:
             why = f"TF has no frame {' and no frame '.join(unknown)}."
@@ -128,9 +125,10 @@ class TransformBuffer:
             why = two_parents_text(frame, [step.parent for step in found])
             return PoseLookup(PoseStatus.NOT_YET, reason=PoseReason.TWO_PARENTS, why=why)
         nearest = min(steps, key=lambda step: step.found.seconds)
-        why = nearest.found.why(f"transform {nearest.parent!r} -> {frame!r}", max_gap_s)
+        link = f"{nearest.parent!r} -> {frame!r}"
+        why = nearest.found.why("transform", link, max_gap_s)
         if math.isinf(nearest.found.seconds):
-            why = f"no transform {nearest.parent!r} -> {frame!r} since time fell back."
+            why = f"no transform {link} since time fell back."
         return PoseLookup(nearest.found.status, reason=nearest.found.reason, why=why)
 
 

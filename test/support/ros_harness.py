@@ -7,7 +7,7 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -121,6 +121,7 @@ class Harness:
         context: Any,
         tiny_model: Path,
         factory: Callable[..., Ada3DPipeline],
+        cli_args: Sequence[str] = (),
         **parameters: Any,
     ) -> None:
         defaults = {
@@ -136,7 +137,9 @@ class Harness:
 
         # Each node on an executor of its own.
         self.agent_spinner, self._peer_spinner = Spinner(context), Spinner(context)
-        self.node: AgentNode = build_node(factory, context=context, parameter_overrides=overrides)
+        self.node: AgentNode = build_node(
+            factory, context=context, parameter_overrides=overrides, cli_args=list(cli_args)
+        )
         self.peer = Node("peer", context=context)
         self.agent_spinner.executor.add_node(self.node)
         self._peer_spinner.executor.add_node(self.peer)
