@@ -87,6 +87,8 @@ ARGUMENTS = [
         default="pose",
     ),
     argument("odom_topic", "nav_msgs/Odometry, for pose_source odom", default="odom"),
+    argument("tf_topic", "tf2_msgs/TFMessage; tf where each robot has its own", default="/tf"),
+    argument("tf_static_topic", "the same for what is static", default="/tf_static"),
     argument(
         "detections_topic",
         "vision_msgs/Detection2DArray of another node, for detector topic",
@@ -94,7 +96,7 @@ ARGUMENTS = [
     ),
     argument("rgb_transport", "raw or compressed"),
     argument("depth_transport", "raw, compressedDepth or compressed"),
-    argument("pose_source", "pose or odom"),
+    argument("pose_source", "pose, odom or tf"),
     argument("world_frame", "frame of poses and boxes, z up"),
     argument(
         "use_sim_time",
@@ -160,6 +162,8 @@ def start_agent(context):
             ("depth/image/compressedDepth", value("depth_topic") + "/compressedDepth"),
             ("pose", value("pose_topic")),
             ("odom", value("odom_topic")),
+            ("/tf", value("tf_topic")),
+            ("/tf_static", value("tf_static_topic")),
             ("~/detections_2d", value("detections_topic")),
         ],
         ros_arguments=["--log-level", f"{logger}:={value('log_level')}"],

@@ -70,7 +70,7 @@ class TransformBuffer:
         return back_ns / 1e9 if jumped else 0.0
 
     def lookup(self, target: str, source: str, stamp_ns: int, max_gap_s: float) -> PoseLookup:
-        """T_target_source (4, 4) at a stamp; else why not: NEVER, or NOT_YET what may still come."""
+        """T_target_source (4, 4) at a stamp; else why not: NEVER, or NOT_YET if it may come."""
         unknown = [f"{f!r}" for f in (target, source) if f not in self._frames]
         if unknown:
             why = f"TF has no frame {' and no frame '.join(unknown)}."

@@ -14,6 +14,7 @@ import pytest
 pytest.importorskip("rclpy")
 pytest.importorskip("tf2_msgs.msg", reason="tf2_msgs is not importable: run `make setup`")
 
+from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import TransformStamped
 from nav_msgs.msg import Odometry
 from rclpy.parameter import Parameter
@@ -65,6 +66,7 @@ class Robot:
     def __init__(self, agent: Harness, mount: bool = True) -> None:
         self.agent = agent
         assert agent.ready()
+        self._diagnostics = agent.collect(DiagnosticArray, "/diagnostics")
         self.static_publisher = agent.peer.create_publisher(TFMessage, "/tf_static", QOS)
         if mount:
             self.static(("base_link", CAM, MOUNT))
@@ -104,6 +106,14 @@ class Robot:
 
     def why(self) -> str:
         return self.agent.node.state_and_detail()[1]
+
+    def diagnosed(self, key: str, words: str) -> str:
+        """A value of the task Synchronization, "" where its message does not say `words`."""
+        statuses = [status for array in self._diagnostics[-1:] for status in array.status]
+        for status in statuses:
+            if status.name.endswith("Synchronization") and words in status.message:
+                return next(pair.value for pair in status.values if pair.key == key)
+        return ""
 
     def ask(self) -> Any:
         request = QueryScene.Request(question="What is there?")
@@ -246,11 +256,7 @@ def test_bad_tf(robot: Robot, capfd: pytest.CaptureFixture[str], name: str) -> N
     assert not answer.success
     assert words in answer.error_msg
     assert log.said(words), log.text
-    tasks = {status.name: status for status in robot.agent.node._outputs.updater.statuses()}
-    task = tasks["ada3d_agent: Synchronization"]
-    values = {pair.key: pair.value for pair in task.values}
-    assert values[f"no_pose.{reason}"] == "1"
-    assert words in task.message
+    assert wait_until(lambda: robot.diagnosed(f"no_pose.{reason}", words) == "1")
     robot.drives_on()
 
 

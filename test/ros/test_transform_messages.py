@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -45,7 +45,10 @@ class ExtrapolationException(TransformException):
 class Buffer:
     """The part of tf2_ros.Buffer that is used; `answer` is what it returns or raises."""
 
+    made: ClassVar[list[Buffer]] = []
+
     def __init__(self, cache_time: Any) -> None:
+        self.made.append(self)
         self.cache_s = cache_time.nanoseconds / 1e9
         self.fed: list[tuple[str, str, str, int]] = []
         self.asked: list[tuple[str, str, int]] = []
@@ -99,7 +102,7 @@ def test_and_our_own_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_it_is_fed_and_asked_without_waiting(tf2: ModuleType) -> None:
     buffer = Tf2Buffer(tf2)
-    inner = buffer._buffer
+    inner = Buffer.made[-1]
     assert inner.cache_s == 10.0
     buffer.add("map", "base", SECOND + 5, WHERE, static=False)
     rounded = Transform(WHERE.translation_m, (0.0, 0.0, 0.61, 0.81))  # tf2 takes only norm 1
@@ -147,7 +150,7 @@ REFUSALS = {
 def test_what_tf2_refuses_keeps_its_words(tf2: ModuleType, name: str) -> None:
     error, reason, status = REFUSALS[name]
     buffer = Tf2Buffer(tf2)
-    buffer._buffer.answer = error
+    Buffer.made[-1].answer = error
     found = buffer.lookup("map", "cam", 5, 0.2)
     assert (found.pose, found.reason, found.status) == (None, reason, status)
     assert found.why == f"TF: {str(error).strip()}"
@@ -156,8 +159,8 @@ def test_what_tf2_refuses_keeps_its_words(tf2: ModuleType, name: str) -> None:
 def test_two_parents_that_take_turns_are_refused(tf2: ModuleType) -> None:
     """tf2 follows the last; a frame that moves to another parent once is no fault."""
     buffer = Tf2Buffer(tf2)
-    buffer._buffer.answer = TransformStamped()
-    buffer._buffer.answer.transform.rotation.w = 1.0
+    answer = Buffer.made[-1].answer = TransformStamped()
+    answer.transform.rotation.w = 1.0
     buffer.add("base", "cam", 0, WHERE, static=True)
     for tick, parent in enumerate(("odom", "odom", "map")):
         buffer.add(parent, "base", SECOND + tick, WHERE, static=False)
@@ -176,7 +179,7 @@ def test_a_stamp_that_falls_back_clears_it(tf2: ModuleType) -> None:
     buffer.add("map", "base", 90 * SECOND, WHERE, static=False)
     assert buffer.add("map", "base", 89_900_000_000, WHERE, static=False) == 0.0
     assert buffer.add("map", "base", 5 * SECOND, WHERE, static=False) == pytest.approx(84.9)
-    assert buffer._buffer.cleared == 1
+    assert Buffer.made[-1].cleared == 1
     assert buffer.add("map", "base", 6 * SECOND, WHERE, static=False) == 0.0
 
 

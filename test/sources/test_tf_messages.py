@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rosbags.rosbag2 import Writer
 
-from ada3d_ros.errors import PoseError
+from ada3d_ros.config import from_flat
+from ada3d_ros.errors import FrameReason, PoseError
 from ada3d_ros.geometry.transforms import TransformBuffer
-from ada3d_ros.sources.bag import STORE
+from ada3d_ros.sources.bag import STORE, BagSource
 from ada3d_ros.sources.bag_reader import BagReader
 from ada3d_ros.sources.messages import pose_of, stamp_of
 from ada3d_ros.sources.tf_messages import TF_STATIC, newest_stamp_ns, placed
@@ -43,6 +45,27 @@ def test_the_cabinets_tf_gives_its_poses_within_a_millimetre(shared_dir):
         apart = np.linalg.norm(((found.pose - T) @ seen)[:3], axis=0).max()
         worst_m = max(worst_m, float(apart))
     assert worst_m < 1e-3
+
+
+def test_a_bag_without_poses_is_read_by_its_tf(shared_dir, tmp_path):
+    """The cabinet's copy without /camera/pose gives the same frames."""
+    bag = shared_dir / "data" / "tum_fr3_cabinet_ros2bag"
+    with BagReader(bag) as reader, Writer(tmp_path / "bag", version=9) as writer:
+        kept = [c for c in reader.connections if c.topic != "/camera/pose"]
+        out = {c.topic: writer.add_connection(c.topic, c.msgtype, typestore=STORE) for c in kept}
+        for connection, bag_ns, data in reader.messages(kept):
+            writer.write(out[connection.topic], bag_ns, data)
+    expected, source = list(BagSource(bag)), BagSource(tmp_path / "bag")
+    assert source.topics.pose == "/tf"
+    found = list(source)
+    assert [f.stamp_ns for f in found] == [f.stamp_ns for f in expected]
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one.T_world_cam, other.T_world_cam, atol=1e-6)
+    assert source.dropped == {}
+
+    elsewhere = BagSource(tmp_path / "bag", config=from_flat({"world_frame": "earth"}))
+    assert list(elsewhere) == []
+    assert "TF has no frame 'earth'" in elsewhere.dropped.first[FrameReason.NO_POSE]
 
 
 def transform(parent: str = "map", child: str = "cam", **numbers: float) -> Any:
