@@ -14,6 +14,7 @@ import numpy as np
 from ada3d_ros.geometry.pose import Matrix, PoseLookup, Transform, interpolate_pose, invert_pose
 from ada3d_ros.geometry.stamped import Bracket, PoseReason, PoseStatus, StampedValues
 
+MAX_NAMED = 8  # frames in a sentence
 JUMP_NS = 500_000_000  # stamps of one transform that fall back by more are of another run
 
 
@@ -48,7 +49,7 @@ class _Track:
 class TransformBuffer:
     """Transforms of all frames. jump_ns: a stamp that falls back by more begins another run."""
 
-    def __init__(self, max_samples: int = 2000, jump_ns: int | None = JUMP_NS) -> None:
+    def __init__(self, max_samples: int = 500, jump_ns: int | None = JUMP_NS) -> None:
         self._max_samples, self._jump_ns = max_samples, jump_ns
         self._tracks: dict[str, dict[str, _Track]] = {}  # by frame, then by parent
         self._frames: set[str] = set()
@@ -56,8 +57,7 @@ class TransformBuffer:
     def add(self, parent: str, child: str, stamp_ns: int, where: Transform, static: bool) -> float:
         """Keep one transform; returns by how many seconds its time has fallen back, else 0."""
         self._frames |= {parent, child}
-        tracks = self._tracks.setdefault(child, {})
-        track = tracks.setdefault(parent, _Track(self._max_samples))
+        track = self._tracks.setdefault(child, {}).setdefault(parent, _Track(self._max_samples))
         track.static = where if static else None
         if static:
             track.samples.clear()
@@ -73,7 +73,8 @@ class TransformBuffer:
         """T_target_source (4, 4) at a stamp; else why not: NEVER, or NOT_YET if it may come."""
         unknown = [f"{f!r}" for f in (target, source) if f not in self._frames]
         if unknown:
-            why = f"TF has no frame {' and no frame '.join(unknown)}."
+            known = ", ".join(map(repr, sorted(self._frames)[:MAX_NAMED])) or "none yet"
+            why = f"TF has no frame {' and no frame '.join(unknown)}; it has {known}."
             return PoseLookup(PoseStatus.NOT_YET, reason=PoseReason.UNKNOWN_FRAME, why=why)
 
         # From the source to its root, and from the target to where it meets that way.
@@ -125,10 +126,9 @@ class TransformBuffer:
             why = two_parents_text(frame, [step.parent for step in found])
             return PoseLookup(PoseStatus.NOT_YET, reason=PoseReason.TWO_PARENTS, why=why)
         nearest = min(steps, key=lambda step: step.found.seconds)
-        link = f"{nearest.parent!r} -> {frame!r}"
+        link, found_none = f"{nearest.parent!r} -> {frame!r}", math.isinf(nearest.found.seconds)
         why = nearest.found.why("transform", link, max_gap_s)
-        if math.isinf(nearest.found.seconds):
-            why = f"no transform {link} since time fell back."
+        why = f"no transform {link} since time fell back." if found_none else why
         return PoseLookup(nearest.found.status, reason=nearest.found.reason, why=why)
 
 

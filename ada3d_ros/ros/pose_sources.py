@@ -37,9 +37,13 @@ def future_text(topic: str, lead_ns: int) -> str:
 
 
 class PoseSource(Protocol):
-    """What FrameInputs asks. fault: why the last message was not used, empty if it was."""
+    """What FrameInputs asks. fault: why the last message was not used, empty if it was.
+
+    stands_still: frames are posed though nothing comes on the topic.
+    """
 
     fault: str
+    stands_still: bool
     monitor: InputMonitor
 
     def add(self, message: Any) -> None: ...
@@ -144,7 +148,7 @@ class TopicPoses:
         self._last_ns = -1
         self._held: list[tuple[int, Matrix]] = []  # stamped far ahead of all inputs
         self._child = config.pose_child_frame  # the frame that is posed; "": the image's
-        self.fault = ""
+        self.fault, self.stands_still = "", False
 
     def add(self, message: Any) -> None:
         """Keep the pose of a message; count and say why not."""

@@ -43,7 +43,7 @@ class TfPoses:
         self._static = StaticTransforms(node, warn, self._buffer, on_new)
         self._newest_ns = -1  # of the last message
         self._refused: dict[str, str] = {}  # child frame -> why its last transform was not used
-        self.fault = ""
+        self.fault, self.stands_still = "", False
 
     def add(self, message: Any) -> None:
         """Keep the transforms of a TFMessage; say of each that cannot be used why."""
@@ -72,6 +72,7 @@ class TfPoses:
         """T_world_cam (4, 4) at a stamp, through pose_child_frame where one is named."""
         child = self._child or camera_frame
         found = self._buffer.lookup(self._world, child, stamp_ns, config.pose.max_gap_sec)
+        self.stands_still = found.pose is not None and not self.monitor.received  # all static
         if found.pose is None:
             return self._with_refused(found)
         mount = self._mount.lookup(child, camera_frame, config)

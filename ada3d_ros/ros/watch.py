@@ -81,6 +81,7 @@ class HealthWatch:
             states = [
                 self._input(m, gaps_ns.get(name), offers[name], published)
                 for name, m in monitors.items()
+                if not (name == "pose" and node.inputs.poses.stands_still)
             ]
 
         # The scene, the counters and the clock; then what others watch.

@@ -89,7 +89,10 @@ CASES = {
     "static alone, the other way": ("cam", "base", 0, None, ""),
     "after the newest": ("map", "cam", 2 * SECOND + 40_000_000, PoseReason.AFTER, "0.040 s older"),
     "before the oldest": ("map", "cam", SECOND - 1_000_000, PoseReason.BEFORE, "0.001 s older"),
-    "a frame that is not there": ("map", "lidar", SECOND, PoseReason.UNKNOWN_FRAME, "'lidar'"),
+    "a frame that is not there": (
+        *("map", "lidar", SECOND, PoseReason.UNKNOWN_FRAME),
+        "TF has no frame 'lidar'; it has 'base', 'cam', 'map', 'odom'.",
+    ),
     "a world that is not there": ("world", "cam", SECOND, PoseReason.UNKNOWN_FRAME, "'world'"),
 }
 

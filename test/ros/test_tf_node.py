@@ -267,6 +267,16 @@ def test_without_any_tf_the_topic_is_named(start_agent: Callable[..., Harness]) 
     assert "nothing received on /tf (TFMessage)" in robot.why()
 
 
+def test_a_camera_on_the_wall(start_agent: Callable[..., Harness]) -> None:
+    """Static transforms alone: nothing is missing on /tf."""
+    robot = Robot(start_agent(pose_source="tf"), mount=False)
+    robot.static(("map", CAM, MOUNT))
+    robot.see(SECOND)
+    robot.keeps(1)
+    np.testing.assert_allclose(robot.keyframes[0].frame.T_world_cam, MOUNT.matrix(), atol=1e-9)
+    assert not [fault for fault in robot.agent.node.health.faults() if "/tf" in str(fault)]
+
+
 def test_time_that_falls_back_begins_anew(robot: Robot) -> None:
     """A bag that loops: transforms of the pass before must not pose the next."""
     robot.drive(99 * SECOND, 1.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import math
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +14,7 @@ from rosbags.rosbag2 import Writer
 from ada3d_ros.config import from_flat
 from ada3d_ros.errors import FrameReason, PoseError
 from ada3d_ros.geometry.transforms import TransformBuffer
+from ada3d_ros.lab.recording_demo import open_recording
 from ada3d_ros.sources.bag import STORE, BagSource
 from ada3d_ros.sources.bag_reader import BagReader
 from ada3d_ros.sources.messages import pose_of, stamp_of
@@ -62,6 +64,11 @@ def test_a_bag_without_poses_is_read_by_its_tf(shared_dir, tmp_path):
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_allclose(one.T_world_cam, other.T_world_cam, atol=1e-6)
     assert source.dropped == {}
+
+    recording = open_recording(argparse.Namespace(bag=tmp_path / "bag"))
+    assert recording.settings["pose_source"] == "tf"
+    assert recording.remaps["/tf"] == "/tf"
+    assert recording.config.world_frame == "map"
 
     elsewhere = BagSource(tmp_path / "bag", config=from_flat({"world_frame": "earth"}))
     assert list(elsewhere) == []
