@@ -151,10 +151,12 @@ def set_up(arguments: argparse.Namespace) -> bool:
     setup.make_venv()
     setup.check_distribution()
     if arguments.rebuild_interfaces:
-        (setup.stamps / "interfaces.stamp").unlink(missing_ok=True)
+        for name in ("interfaces", "tf2_msgs"):
+            (setup.stamps / f"{name}.stamp").unlink(missing_ok=True)
     setup.install_torch()
     setup.install_packages()
     setup.install_package()
+    setup.install_tf2_msgs()
     setup.install_interfaces()
     if setup.changed:
         setup.check()

@@ -196,7 +196,8 @@ class Setup:
         title = f"Python packages and ROS 2 {self.distribution} ({sizes})"
         with self.step("packages", title, digest(files)) as needed:
             if needed:
-                (self.stamps / "interfaces.stamp").unlink(missing_ok=True)
+                for name in ("interfaces", "tf2_msgs"):
+                    (self.stamps / f"{name}.stamp").unlink(missing_ok=True)
                 self.pip_install(*arguments)
                 self.mend_cmake_files()
 
@@ -253,31 +254,43 @@ class Setup:
                 shutil.rmtree(folder, ignore_errors=True)
         listing.write_text(names)
 
-    def build_interfaces(self) -> None:
-        """cmake: configure, build, install, with links to the checkout."""
-        # Configure.
-        (self.stamps / "interfaces.log").unlink(missing_ok=True)
-        env = {"AMENT_PREFIX_PATH": str(self.venv), "CMAKE_PREFIX_PATH": str(self.venv)}
-        definitions = {
-            "CMAKE_INSTALL_PREFIX": self.venv,
-            "Python3_EXECUTABLE": self.python,
-            "AMENT_CMAKE_SYMLINK_INSTALL": 1,
-            "INSTALL_PYTHON_MODULES": "OFF",
-            "BUILD_TESTING": "OFF",
-        }
-        options = [f"-D{name}={value}" for name, value in definitions.items()]
-        configure = ("cmake", "-S", ROOT, "-B", self.build_dir, *options)
-        self.run(*configure, log="interfaces", extra_env=env)
+    def install_tf2_msgs(self) -> None:
+        """The message of /tf, which has no wheel: as ros2/geometry2 defines it."""
+        source = ROOT / "interfaces" / "tf2_msgs"
+        files = sorted(f for f in source.rglob("*") if f.is_file())
+        with self.step("tf2_msgs", "the message of /tf (tf2_msgs)", digest(files)) as needed:
+            if needed:
+                self.build_and_install(source, self.stamps / "build-tf2_msgs", "tf2_msgs")
 
-        # Build and install.
-        build = ("cmake", "--build", self.build_dir, "-j", os.cpu_count() or 1)
-        self.run(*build, log="interfaces", extra_env=env)
-        self.run("cmake", "--install", self.build_dir, log="interfaces", extra_env=env)
+    def build_interfaces(self) -> None:
+        """Build, with links to the checkout."""
+        (self.stamps / "interfaces.log").unlink(missing_ok=True)
+        links = {"AMENT_CMAKE_SYMLINK_INSTALL": 1, "INSTALL_PYTHON_MODULES": "OFF"}
+        self.build_and_install(ROOT, self.build_dir, "interfaces", links)
 
         # A second metadata folder beside pip's: pip would take the generated modules for its own
         # and remove them.
         for egg in self.site_packages().glob("ada3d_ros-*.egg-info"):
             shutil.rmtree(egg)
+
+    def build_and_install(
+        self, source: Path, build_dir: Path, log: str, definitions: dict[str, object] | None = None
+    ) -> None:
+        """cmake: configure, build, install into the environment."""
+        env = {"AMENT_PREFIX_PATH": str(self.venv), "CMAKE_PREFIX_PATH": str(self.venv)}
+        values = {
+            "CMAKE_INSTALL_PREFIX": self.venv,
+            "Python3_EXECUTABLE": self.python,
+            "BUILD_TESTING": "OFF",
+            **(definitions or {}),
+        }
+        options = [f"-D{name}={value}" for name, value in values.items()]
+        for command in (
+            ("-S", source, "-B", build_dir, *options),
+            ("--build", build_dir, "-j", os.cpu_count() or 1),
+            ("--install", build_dir),
+        ):
+            self.run("cmake", *command, log=log, extra_env=env)
 
     def site_packages(self) -> Path:
         """Where this Python's packages lie in the environment."""
@@ -287,6 +300,7 @@ class Setup:
         """Import what was made, from another folder."""
         probe = (
             "from ada3d_ros.msg import Answer; from ada3d_ros.srv import QueryScene;"
-            " from ada3d_ros.action import AskScene; import ada3d_ros.types"
+            " from ada3d_ros.action import AskScene; import ada3d_ros.types;"
+            " from tf2_msgs.msg import TFMessage"
         )
         self.run(self.python, "-c", probe, log="check")

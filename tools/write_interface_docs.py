@@ -43,6 +43,12 @@ INPUTS: Table = (
     ),
     ("pose", "geometry_msgs/PoseStamped", "with `pose_source: pose`: the colour optical frame"),
     ("odom", "nav_msgs/Odometry", "with `pose_source: odom`, and `extrinsic.*`"),
+    ("/tf", "tf2_msgs/TFMessage", "with `pose_source: tf`: `world_frame` to the optical frame"),
+    (
+        "/tf_static",
+        "tf2_msgs/TFMessage",
+        "latched; also where a body is posed: the camera in its frame, read once",
+    ),
     (
         "~/detections_2d",
         "vision_msgs/Detection2DArray",

@@ -16,6 +16,7 @@ from ada3d_ros.config.outputs import (
     MarkersConfig,
     PicturesConfig,
 )
+from ada3d_ros.config.poses import ExtrinsicConfig, PoseConfig, TfConfig
 from ada3d_ros.config.pruning import PruningConfig
 from ada3d_ros.config.remote import RemoteConfig
 from ada3d_ros.config.scene import SceneConfig, WatchConfig
@@ -134,46 +135,6 @@ class WorldConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class ExtrinsicConfig:
-    xyz: tuple[float, ...] = setting(
-        (0.0, 0.0, 0.0),
-        "camera optical frame in the pose's child frame",
-        unit="m",
-        length=3,
-        low=-100.0,
-        high=100.0,
-        read_only=True,
-    )
-    quat_xyzw: tuple[float, ...] = setting(
-        (0.0, 0.0, 0.0, 1.0),
-        "rotation of the same; norm 1 +- 1e-3",
-        length=4,
-        low=-1.0,
-        high=1.0,
-        read_only=True,
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class PoseConfig:
-    timeout_sec: float = setting(
-        0.2,
-        "how long a frame waits for its pose, and for the camera_info that is due, to arrive;"
-        " five times as long for its pose while others come in",
-        unit="s",
-        low=0.0,
-        high=2.0,
-    )
-    max_gap_sec: float = setting(
-        0.2,
-        "largest gap between two poses that an image stamp is interpolated over",
-        unit="s",
-        low=0.001,
-        high=2.0,
-    )
-
-
-@dataclass(frozen=True, slots=True)
 class QosConfig:
     rgb: str = setting(
         "auto",
@@ -184,7 +145,7 @@ class QosConfig:
     )
     depth: str = setting("auto", "same for depth", choices=RELIABILITY, read_only=True)
     camera_info: str = setting("auto", "same for camera_info", choices=RELIABILITY, read_only=True)
-    pose: str = setting("auto", "same for pose or odom", choices=RELIABILITY, read_only=True)
+    pose: str = setting("auto", "same for pose, odom or /tf", choices=RELIABILITY, read_only=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,7 +261,10 @@ class AgentConfig:
     generation: GenerationConfig = GenerationConfig()
     question: QuestionConfig = QuestionConfig()
     pose_source: str = setting(
-        "pose", "which input gives the camera pose", choices=("pose", "odom"), read_only=True
+        "pose",
+        "which input gives the camera pose: PoseStamped, Odometry, or TF at the image's stamp",
+        choices=("pose", "odom", "tf"),
+        read_only=True,
     )
     world_frame: str = setting(
         "map",
@@ -311,11 +275,13 @@ class AgentConfig:
     world: WorldConfig = WorldConfig()
     pose_child_frame: str = setting(
         "",
-        "for odom: a message with another child_frame_id is refused; empty = any",
+        "frame that is posed, where it is not the image's: for odom, a message with another"
+        " child_frame_id is refused (empty = any); for pose and tf, a body that carries the camera",
         read_only=True,
     )
     extrinsic: ExtrinsicConfig = ExtrinsicConfig()
     pose: PoseConfig = PoseConfig()
+    tf: TfConfig = TfConfig()
     rgb_transport: str = setting(
         "raw",
         "compressed subscribes rgb/image/compressed",

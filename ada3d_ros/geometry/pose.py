@@ -6,16 +6,16 @@ Knows no clock: every stamp comes from the caller.
 
 from __future__ import annotations
 
-import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import Enum
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from scipy.spatial.transform import Rotation, Slerp
 
 from ada3d_ros.errors import PoseError
+from ada3d_ros.geometry.stamped import PoseReason, PoseStatus, StampedValues
 from ada3d_ros.rigid import check_position, rigid_pose
 
 Matrix = npt.NDArray[np.float64]
@@ -70,6 +70,17 @@ def pose_from_quaternion(translation_m: Vector, quat_xyzw: Vector) -> Matrix:
     return T
 
 
+class Transform(NamedTuple):
+    """Where a frame is in its parent: metres, and a quaternion x, y, z, w that is a rotation."""
+
+    translation_m: Vector
+    quat_xyzw: Vector
+
+    def matrix(self) -> Matrix:
+        """T_parent_child (4, 4)."""
+        return pose_from_quaternion(*self)
+
+
 def to_quaternion(T: Matrix) -> tuple[Matrix, Matrix]:
     """Translation (3,) metres and quaternion (4,) x, y, z, w of T (4, 4), with w >= 0."""
     return T[:3, 3].copy(), Rotation.from_matrix(T[:3, :3].copy()).as_quat(canonical=True)
@@ -100,59 +111,34 @@ def interpolate_pose(T_a: Matrix, T_b: Matrix, fraction: float) -> Matrix:
     return T
 
 
-class PoseStatus(Enum):
-    """What a lookup came to."""
-
-    FOUND = "found"
-    NOT_YET = "not_yet"  # the stamp is newer than the newest pose: wait
-    NEVER = "never"  # older than every pose kept, or in a gap that is too wide: drop the frame
-
-
 @dataclass(frozen=True, eq=False, slots=True)
 class PoseLookup:
-    """T_world_child (4, 4) float64 where FOUND, else None and a sentence that says why."""
+    """pose (4, 4) float64 where FOUND, else None, the reason, and a sentence that says why."""
 
     status: PoseStatus
-    T_world_child: Matrix | None = None
+    pose: Matrix | None = None
+    reason: PoseReason | None = None
     why: str = ""
 
 
 class PoseBuffer:
-    """Stamped poses of one child frame, interpolated on lookup.
+    """Stamped poses T_world_child of one child frame, interpolated on lookup.
 
-    Takes poses in any order; a second pose of the same stamp replaces the first. Holds `max_poses`
-    and forgets the one that ARRIVED first, not the oldest stamp: after a bag loop the new poses
-    carry older stamps and must stay.
+    Which are kept: StampedValues.
     """
 
     def __init__(self, max_poses: int = 2000) -> None:
-        if max_poses < 2:
-            raise ValueError(
-                f"PoseBuffer: max_poses = {max_poses}, at least 2 are needed to interpolate."
-            )
-        self._max_poses = max_poses
-        self._poses: dict[int, Matrix] = {}  # in order of arrival
-        self._stamps: list[int] = []  # ascending
+        self._poses = StampedValues[Matrix](max_poses)
 
     def __len__(self) -> int:
-        return len(self._stamps)
+        return len(self._poses)
 
     def add(self, stamp_ns: int, T_world_child: Matrix) -> None:
         """Keeps a pose (4, 4). Raises PoseError if it is not a rigid transform."""
         # A copy that stays as it is.
         T = rigid_pose(T_world_child, f"T_world_child at {stamp_ns} ns").copy()
         T.setflags(write=False)
-
-        # The newest of its stamp.
-        if self._poses.pop(stamp_ns, None) is None:
-            bisect.insort(self._stamps, stamp_ns)
-        self._poses[stamp_ns] = T
-
-        # When full, the one that arrived first goes.
-        if len(self._poses) > self._max_poses:
-            first = next(iter(self._poses))
-            del self._poses[first]
-            del self._stamps[bisect.bisect_left(self._stamps, first)]
+        self._poses.add(stamp_ns, T)
 
     def lookup(self, stamp_ns: int, max_gap_s: float) -> PoseLookup:
         """The pose at a stamp, or interpolated between neighbours at most max_gap_s apart.
@@ -160,35 +146,14 @@ class PoseBuffer:
         NOT_YET where no pose is newer than the stamp (also when the buffer is empty); NEVER where
         none is older, or the gap is too wide.
         """
-        # Exactly this stamp.
-        if stamp_ns in self._poses:
-            return PoseLookup(PoseStatus.FOUND, self._poses[stamp_ns])
-
-        # Only older poses, or only newer ones.
-        after = bisect.bisect_left(self._stamps, stamp_ns)
-        if after == len(self._stamps):
-            age = "missing"
-            if self._stamps:
-                age = f"{(stamp_ns - self._stamps[-1]) * 1e-9:.3f} s older than the image"
-            return PoseLookup(PoseStatus.NOT_YET, why=f"the newest pose is {age}.")
-        if after == 0:
-            early_s = (self._stamps[0] - stamp_ns) * 1e-9
-            why = f"the image is {early_s:.3f} s older than the oldest pose kept."
-            return PoseLookup(PoseStatus.NEVER, why=why)
-
-        # Between its two neighbours.
-        start, stop = self._stamps[after - 1], self._stamps[after]
-        if stop - start > round(max_gap_s * 1e9):
-            why = (
-                f"the poses around the image are {(stop - start) * 1e-9:.3f} s apart, allowed"
-                f" {max_gap_s} s (pose.max_gap_sec)."
-            )
-            return PoseLookup(PoseStatus.NEVER, why=why)
-        fraction = (stamp_ns - start) / (stop - start)
-        T = interpolate_pose(self._poses[start], self._poses[stop], fraction)
+        found = self._poses.bracket(stamp_ns, max_gap_s)
+        if found.neighbours is None:
+            why = found.why("pose", "", max_gap_s) if len(self) else "the newest pose is missing."
+            return PoseLookup(found.status, reason=found.reason, why=why)
+        start, stop = found.neighbours
+        T = start if start is stop else interpolate_pose(start, stop, found.fraction)
         return PoseLookup(PoseStatus.FOUND, T)
 
     def clear(self) -> None:
         """Forgets every pose (clock jumped back, scene reset)."""
         self._poses.clear()
-        self._stamps.clear()

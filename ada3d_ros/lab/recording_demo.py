@@ -42,7 +42,14 @@ from ada3d_ros.sources.bag_reader import BagReader, is_bag
 from ada3d_ros.sources.bag_writer import BagOptions
 from ada3d_ros.sources.make_bag import bag_from_folder
 from ada3d_ros.sources.messages import header_frame_id
-from ada3d_ros.sources.topics import COMPRESSED_IMAGE, ODOMETRY, detect_topics, topic_types
+from ada3d_ros.sources.tf_messages import TF
+from ada3d_ros.sources.topics import (
+    COMPRESSED_IMAGE,
+    ODOMETRY,
+    TF_MESSAGE,
+    detect_topics,
+    topic_types,
+)
 from ada3d_ros.srv import GetModelInfo
 from ada3d_ros.types import Box3D, RgbdFrame
 
@@ -81,7 +88,8 @@ def open_recording(options: argparse.Namespace) -> Recording:
     with BagReader(bag) as reader:
         types = topic_types((c.topic, c.msgtype) for c in reader.connections)
         topics = detect_topics(types)
-        poses = [c for c in reader.connections if c.topic == topics.pose]
+        by_tf = types[topics.pose] == TF_MESSAGE
+        poses = [c for c in reader.connections if c.topic == topics.pose and not by_tf]
         world = next((header_frame_id(cdr) for _, _, cdr in reader.messages(poses)), "")
 
     # As the node's inputs are called.
@@ -90,8 +98,8 @@ def open_recording(options: argparse.Namespace) -> Recording:
     if types[topics.depth] == COMPRESSED_IMAGE:
         is_own = topics.depth.endswith("/compressedDepth")
         depth = "compressedDepth" if is_own else "compressed"
-    pose = "odom" if types[topics.pose] == ODOMETRY else "pose"
-    settings = {"rgb_transport": rgb, "depth_transport": depth, "pose_source": pose}
+    pose = {ODOMETRY: "odom", TF_MESSAGE: TF}.get(types[topics.pose], "pose")
+    settings = {"rgb_transport": rgb, "depth_transport": depth, "pose_source": pose.lstrip("/")}
     remaps = {
         "rgb/image" + (f"/{rgb}" if rgb != "raw" else ""): topics.rgb,
         "depth/image" + (f"/{depth}" if depth != "raw" else ""): topics.depth,

@@ -18,6 +18,7 @@ import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
 from ada3d_ros.errors import ConfigError, FrameReason
+from ada3d_ros.geometry.stamped import PoseReason
 from ada3d_ros.msg import AgentStatus
 from ada3d_ros.ros.conversions import LATENCY_STAGES
 from ada3d_ros.ros.health_state import INPUTS, MODEL, SCENE, SYNCHRONIZATION, Severity
@@ -267,8 +268,7 @@ def _synchronization(node: AgentNode) -> Report:
             "frame_cpu_ms_p50": node.intake.cpu_ms.percentile(50),
             "frame_cpu_ms_p95": node.intake.cpu_ms.percentile(95),
         }
-    values |= drops
-
+    values |= drops | {f"no_pose.{reason.value}": inputs.no_pose[reason] for reason in PoseReason}
     return *judged(node, SYNCHRONIZATION, f"{inputs.sets} sets"), values
 
 

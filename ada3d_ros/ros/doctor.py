@@ -41,6 +41,8 @@ OPTIONAL_ROS_PACKAGES = {
     "message_filters": "a stand-in of the same surface is used",
     "cv_bridge": "OpenCV converts the pixels",
     "vision_msgs": "there is no ~/detections; ~/objects has the same",
+    "tf2_msgs": "poses do not come from TF: pose_source pose or odom",
+    "tf2_ros": "a buffer of our own chains and interpolates what /tf tells",
 }
 
 

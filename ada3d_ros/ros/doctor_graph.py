@@ -217,6 +217,7 @@ def _list_candidates(node: Node) -> Iterator[Finding]:
         "sensor_msgs/msg/CameraInfo",
         "geometry_msgs/msg/PoseStamped",
         "nav_msgs/msg/Odometry",
+        "tf2_msgs/msg/TFMessage",
     )
     for topic, types in node.get_topic_names_and_types():
         if any(t in wanted for t in types):

@@ -6,38 +6,35 @@ up is counted under its FrameReason.
 
 from __future__ import annotations
 
-import operator
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode
 
 from ada3d_ros.config import AgentConfig
-from ada3d_ros.errors import FrameReason, PoseError
-from ada3d_ros.geometry.pose import Matrix, PoseBuffer, PoseStatus, pose_from_quaternion
+from ada3d_ros.errors import FrameReason
+from ada3d_ros.geometry.stamped import PoseReason, PoseStatus
 from ada3d_ros.ros.camera_infos import CameraInfos
 from ada3d_ros.ros.diagnostics import Drops, InputMonitor, Window
 from ada3d_ros.ros.frame_rate import FrameRate
 from ada3d_ros.ros.guard import ThrottledWarning, guarded
 from ada3d_ros.ros.health import IN_A_ROW
+from ada3d_ros.ros.pose_sources import CameraMount, PoseSource, TopicPoses, future_text
 from ada3d_ros.ros.subscription import InputSubscription, input_topics
 from ada3d_ros.ros.sync import (
-    MIN_JUMP_NS,
     SAME_TIME_NS,
     NearestStampMatcher,
     NearestStampSynchronizer,
-    stamps_between,
 )
-from ada3d_ros.sources.messages import PosedSet, pose_frame_fault, pose_of, stamp_of
+from ada3d_ros.ros.tf_poses import TfPoses
+from ada3d_ros.sources.messages import PosedSet, frame_name, stamp_of
 
 POSE_POLL_S = 0.02
-PATIENCE = 5  # times pose.timeout_sec, while poses come in
 PUBLISHERS_POLL_S = 1.0
-MAX_HELD_POSES = 200
 IMAGES = ("rgb", "depth")  # in the order of the synchroniser's inputs
 
 
@@ -84,21 +81,16 @@ class FrameInputs:
         self._rate = FrameRate()
         self._waiting: list[_Waiting] = []
 
-        # their camera_info and poses
-        self.infos = CameraInfos()
-        self.poses = PoseBuffer()
-        self._last_pose_ns = -1
-        self._held_poses: list[tuple[int, Matrix]] = []  # stamped far ahead of all inputs
-        self.pose_fault = ""  # why the last pose was not used
-        extrinsic = config.extrinsic
-        self._T_child_cam = pose_from_quaternion(
-            np.array(extrinsic.xyz), np.array(extrinsic.quat_xyzw)
-        )
-
         topics = input_topics(config)
         self.monitors = {
             name: InputMonitor(name, topic, interface=topic) for name, (topic, _) in topics.items()
         }
+
+        # their camera_info and poses
+        self.infos = CameraInfos()
+        self.poses = self._make_poses()
+        self.no_pose = Counter[PoseReason]()  # why frames had no pose
+
         self._subscriptions = {
             name: InputSubscription(
                 node,
@@ -132,6 +124,7 @@ class FrameInputs:
             self._node.destroy_timer(timer)
         for subscription in self._subscriptions.values():
             subscription.close()
+        self.poses.close()
         self.clear()
 
     def forget_sets(self) -> None:
@@ -146,8 +139,6 @@ class FrameInputs:
         self.forget_sets()
         self.gap_ms.clear()
         self.poses.clear()
-        self._last_pose_ns = -1
-        self._held_poses.clear()
 
     def set_config(self, config: AgentConfig) -> None:
         """Apply the settings that may change while active."""
@@ -179,11 +170,7 @@ class FrameInputs:
 
     def _warn_of_future(self, name: str, lead_ns: int) -> None:
         topic = self.monitors[name].topic
-        self._warn(
-            f"future {topic}",
-            f"{topic}: stamped {lead_ns / 1e9:.1f} s ahead of the other messages; not used."
-            " Check the clock of its publisher.",
-        )
+        self._warn(f"future {topic}", future_text(topic, lead_ns))
 
     def _on_corrupt(self, text: str) -> None:
         self._refuse(FrameReason.CORRUPT, text)
@@ -193,8 +180,7 @@ class FrameInputs:
         """The images fell back in time: what still waits ahead of them is of before."""
         if self._is_stale(new_ns):
             return  # a camera's glitch: frames of that time will be refused one by one
-        if self._last_pose_ns > new_ns + MIN_JUMP_NS:  # the poses have not jumped yet
-            self.poses.clear()
+        self.poses.fell_back(new_ns)
         for item in self._waiting:
             if item.stamp_ns > new_ns:
                 self._drops.add(FrameReason.NO_POSE)
@@ -222,73 +208,16 @@ class FrameInputs:
 
     @guarded()
     def _on_pose(self, message: Any) -> None:
-        monitor = self.monitors["pose"]
-        stamp_ns = stamp_of(message)
-        if stamp_ns <= 0:
-            self._drops.add(FrameReason.ZERO_STAMP)
-            return
-
-        # only poses of our child frame in our world frame
-        self.pose_fault = pose_frame_fault(message, monitor.topic, self.config)
-        if self.pose_fault:
-            monitor.wrong_frame += 1
-            self._warn_of_pose()
-            return
-
-        try:
-            self._add_pose(stamp_ns, pose_of(message))
-        except PoseError as error:
-            self._drops.add(FrameReason.BAD_POSE)
-            self.pose_fault = f"{monitor.topic}: {error}"
-            self._warn_of_pose()
-            return
+        self.poses.add(message)
         self._release_waiting()
 
-    def _warn_of_pose(self) -> None:
-        if self._drops.num_refused < IN_A_ROW:
-            self._warn("pose", self.pose_fault)
-
-    def _add_pose(self, stamp_ns: int, T_world_child: Matrix) -> None:
-        """Keep a pose (4, 4); one far ahead of all inputs is held until the others get near it."""
-        self._take_held_poses()
-        held = self._held_poses
-        known = min(self._last_pose_ns, self.matcher.newest_ns) >= 0
-        if known and stamp_ns > self._expected_until_ns() and len(held) < MAX_HELD_POSES:
-            held.append((stamp_ns, T_world_child))
-            return
-
-        # Poses go on, fall back or have long gone ahead alone. Of those held the ones in between
-        # are theirs; the others were stamped wrongly.
-        last_ns, self._held_poses = self._last_pose_ns, []
-        expected = stamps_between(last_ns, stamp_ns, len(held))
-        for (held_ns, T_held), expected_ns in zip(held, expected, strict=True):
-            if last_ns < held_ns < stamp_ns:
-                self.poses.add(held_ns, T_held)
-            else:
-                self._drops.add(FrameReason.FUTURE_STAMP)
-                self._warn_of_future("pose", held_ns - expected_ns)
-        if stamp_ns < last_ns - MIN_JUMP_NS:  # those of before belong to another run
-            self.poses.clear()
-        self.poses.add(stamp_ns, T_world_child)
-        self._last_pose_ns = stamp_ns
-
-    def _take_held_poses(self) -> None:
-        """Keep the poses held that the others have got near. One alone may be stamped wrongly: the
-        images have to reach it.
-        """
-        held, self._held_poses = sorted(self._held_poses, key=operator.itemgetter(0)), []
-        reached_ns = self.matcher.newest_ns + SAME_TIME_NS
-        for stamp_ns, T_world_child in held:
-            if stamp_ns <= (self._expected_until_ns() if len(held) > 1 else reached_ns):
-                self.poses.add(stamp_ns, T_world_child)
-                self._last_pose_ns = stamp_ns
-            else:
-                self._held_poses.append((stamp_ns, T_world_child))
-
-    def _expected_until_ns(self) -> int:
-        """Up to which stamp a pose may go on from what has arrived."""
-        gap_ns = max(MIN_JUMP_NS, round(self.config.pose.max_gap_sec * 1e9))
-        return max(self._last_pose_ns, self.matcher.newest_ns) + gap_ns
+    def _make_poses(self) -> PoseSource:
+        """Of TF, or of the messages of a topic."""
+        monitor, config = self.monitors["pose"], self.config
+        if config.pose_source == "tf":
+            return TfPoses(self._node, config, monitor, self._warn, self._release_waiting)
+        mount = CameraMount(self._node, config, self._warn)
+        return TopicPoses(config, monitor, mount, self.matcher, self._drops, self._warn)
 
     # -- sets
 
@@ -305,7 +234,7 @@ class FrameInputs:
         if not is_due and not self._rate.may_be_taken(self.config):
             self._drops.add(FrameReason.RATE_LIMIT)
             return
-        self._take_held_poses()
+        self.poses.take_held()
         self._waiting.append(_Waiting((rgb, depth), stamp_ns, time.monotonic(), is_due))
         self._release_waiting()
 
@@ -337,23 +266,24 @@ class FrameInputs:
         still_waiting = []
         for item in waiting:
             stamp_ns, slop_ns = item.stamp_ns, self.matcher.slop_ns
-            pose = self.poses.lookup(stamp_ns, self.config.pose.max_gap_sec)
-            is_late = time.monotonic() - item.since > self._patience_s(pose.status)
+            camera = frame_name(item.messages[0].header.frame_id)
+            pose = self.poses.lookup(stamp_ns, camera, self.config)
+            is_late = time.monotonic() - item.since > self.poses.patience_s(pose, self.config)
             awaits = pose.status is PoseStatus.NOT_YET or self.infos.is_due(stamp_ns, slop_ns)
             if awaits and pose.status is not PoseStatus.NEVER and not is_late:
                 still_waiting.append(item)
                 continue
-            info, T = self.infos.for_image(stamp_ns, slop_ns), pose.T_world_child
+            info, T = self.infos.for_image(stamp_ns, slop_ns), pose.pose
             if not (item.is_due or self._rate.is_worth(stamp_ns, T, self.config)):
                 self._drops.add(FrameReason.RATE_LIMIT)
             elif T is None:
+                self.no_pose[pose.reason or PoseReason.AFTER] += 1
                 self._refuse(FrameReason.NO_POSE, self._no_pose_text(stamp_ns, pose.why))
             elif info is None:
                 self._refuse(FrameReason.NO_INFO, self._nothing_text("camera_info", stamp_ns))
             else:
                 self._rate.note_taken(stamp_ns, T)
-                T_world_cam, topics = T @ self._T_child_cam, self._camera_topics
-                self._on_ready(PosedSet(*item.messages, info, stamp_ns, T_world_cam, topics))
+                self._on_ready(PosedSet(*item.messages, info, stamp_ns, T, self._camera_topics))
         self._waiting += still_waiting
 
         # an idle timer would wake the executor 50 times a second
@@ -361,12 +291,6 @@ class FrameInputs:
             self._poll_timer.cancel()
         elif self._poll_timer.is_canceled():
             self._poll_timer.reset()
-
-    def _patience_s(self, status: PoseStatus) -> float:
-        """How long a set waits; longer while poses come in: a busy machine gets them late."""
-        timeout_s, monitor = self.config.pose.timeout_sec, self.monitors["pose"]
-        come = monitor.silent_s < timeout_s and not self.pose_fault
-        return timeout_s * PATIENCE if come and status is PoseStatus.NOT_YET else timeout_s
 
     def _nothing_text(self, name: str, stamp_ns: int) -> str:
         monitor = self.monitors[name]
@@ -378,9 +302,9 @@ class FrameInputs:
     def _no_pose_text(self, stamp_ns: int, why: str) -> str:
         if self.monitors["pose"].received == 0:
             return self._nothing_text("pose", stamp_ns)
-        if self.pose_fault:  # nothing else keeps them out
-            return self.pose_fault
+        if self.poses.fault:  # nothing else keeps them out
+            return self.poses.fault
         return (
             f"no pose in {self.config.world_frame!r} for the image at {stamp_ns / 1e9:.3f} (waited"
-            f" pose.timeout_sec {self.config.pose.timeout_sec}): {why}"
+            f" {self.poses.waited(self.config)}): {why}"
         )

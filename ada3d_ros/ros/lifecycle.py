@@ -21,6 +21,7 @@ from ada3d_ros.ros.guard import CoreLog, guarded
 from ada3d_ros.ros.inputs import FrameInputs
 from ada3d_ros.ros.intake import FrameIntake
 from ada3d_ros.ros.parameters import ParameterBridge
+from ada3d_ros.ros.transform_messages import check_pose_source
 from ada3d_ros.ros.watch import HealthWatch
 from ada3d_ros.sources.messages import PosedSet
 from ada3d_ros.worker import RequestWorker
@@ -208,6 +209,7 @@ class AgentLifecycle(ManagedNode):
         try:
             if self._settings.errors:
                 raise ConfigError("; ".join(self._settings.errors.values()))
+            check_pose_source(self.config)
             pipeline = self._make_pipeline()
             info = pipeline.check()
         except (Ada3DError, OSError) as error:

@@ -24,7 +24,9 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from ada3d_ros.config import AgentConfig
 from ada3d_ros.ros.diagnostics import InputMonitor
 from ada3d_ros.ros.sync import SimpleFilter, Subscriber
+from ada3d_ros.ros.transform_messages import tf_message_type
 from ada3d_ros.sources.messages import stamp_of
+from ada3d_ros.sources.tf_messages import TF, newest_stamp_ns
 
 # rclpy copies an image byte by byte into a Python array (0.6 ms for 640x480x3); rosbags reads the
 # same CDR bytes as a view (0.03 ms). The fields are the same.
@@ -49,7 +51,9 @@ def input_topics(config: AgentConfig) -> dict[str, tuple[str, type]]:
         else ("rgb/image", Image),
         "depth": depth[config.depth_transport],
         "camera_info": ("rgb/camera_info", CameraInfo),
-        "pose": (config.pose_source, Odometry if config.pose_source == "odom" else PoseStamped),
+        "pose": (TF, tf_message_type()[0] or object)
+        if config.pose_source == "tf"
+        else (config.pose_source, Odometry if config.pose_source == "odom" else PoseStamped),
     }
 
 
@@ -122,7 +126,10 @@ class InputSubscription(SimpleFilter):
                     f"{self._monitor.topic}: {len(message)} bytes are no {self._raw_name}: {error}"
                 )
                 return
-        self._monitor.note(stamp_of(message))
+        is_tf = hasattr(message, "transforms")
+        stamp_ns = newest_stamp_ns(message) if is_tf else stamp_of(message)
+        if stamp_ns or not is_tf:  # without transforms nothing has been sent
+            self._monitor.note(stamp_ns)
         self.signalMessage(message)
 
     def follow_latching(self) -> None:

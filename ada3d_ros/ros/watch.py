@@ -20,6 +20,7 @@ from ada3d_ros.ros.health_state import (
     Offer,
     Severity,
 )
+from ada3d_ros.sources.tf_messages import TF
 
 if TYPE_CHECKING:
     from ada3d_ros.ros.lifecycle import AgentLifecycle
@@ -34,7 +35,7 @@ PROFILE_VARIABLE = ("FASTRTPS" if FAST_DDS_2 else "FASTDDS") + "_DEFAULT_PROFILE
 RMEM_MAX = Path("/proc/sys/net/core/rmem_max")
 ENOUGH_RMEM_BYTES = 2**21  # two colour images of 640x480
 MAX_NAMED = 3  # topics in a sentence
-INPUT_TYPES = ("Image", "CompressedImage", "CameraInfo", "PoseStamped", "Odometry")
+INPUT_TYPES = ("Image", "CompressedImage", "CameraInfo", "PoseStamped", "Odometry", "TFMessage")
 TRANSPORTS = {"rgb": ("compressed",), "depth": ("compressedDepth", "compressed")}  # beside raw
 
 
@@ -80,6 +81,7 @@ class HealthWatch:
             states = [
                 self._input(m, gaps_ns.get(name), offers[name], published)
                 for name, m in monitors.items()
+                if not (name == "pose" and node.inputs.poses.stands_still)
             ]
 
         # The scene, the counters and the clock; then what others watch.
@@ -213,13 +215,17 @@ def other_forms(m: InputMonitor, published: Mapping[str, str]) -> list[tuple[str
             if kind == kinds[t] and found.endswith(end) and _could_be(m.name, found)
         ]
 
-    # A pose as odometry, or the reverse.
-    poses = {"pose": ("odom", "Odometry"), "odom": ("pose", "PoseStamped")}
+    # A pose as odometry, or the reverse, and TF; which has something to say on any robot.
+    poses = {"pose": "PoseStamped", "odom": "Odometry", TF: "TFMessage"}
     if m.interface not in poses:
         return []
-    interface, kind = poses[m.interface]
-    topics = [t for t, published_kind in published.items() if published_kind == kind]
-    return [(topic, f"pose_source:={interface}", interface) for topic in topics]
+    others = {interface: kind for interface, kind in poses.items() if interface != m.interface}
+    return [
+        (topic, f"pose_source:={interface.lstrip('/')}", interface)
+        for interface, kind in others.items()
+        for topic, published_kind in published.items()
+        if published_kind == kind and (kind != "TFMessage" or topic == TF)
+    ]
 
 
 def _is_fast_dds() -> bool:

@@ -19,7 +19,8 @@ from rosbags.typesys import Stores, get_typestore
 
 from ada3d_ros.config import AgentConfig
 from ada3d_ros.errors import FrameError, FrameReason, PoseError, SourceError
-from ada3d_ros.geometry.pose import PoseBuffer, pose_from_quaternion
+from ada3d_ros.geometry.pose import PoseBuffer, PoseLookup, pose_from_quaternion
+from ada3d_ros.geometry.transforms import TransformBuffer
 from ada3d_ros.sources.association import STRAY_NS, pair_nearest, stray_leads
 from ada3d_ros.sources.bag_reader import BagReader
 from ada3d_ros.sources.camera_info import info_in_force
@@ -27,13 +28,15 @@ from ada3d_ros.sources.camera_watch import CameraWatch
 from ada3d_ros.sources.dropped import Dropped
 from ada3d_ros.sources.messages import (
     PosedSet,
+    frame_name,
     frame_of,
     header_stamp_ns,
     pose_frame_fault,
     pose_of,
     stamp_of,
 )
-from ada3d_ros.sources.topics import BagTopics, detect_topics, topic_types
+from ada3d_ros.sources.tf_messages import TF_STATIC, placed
+from ada3d_ros.sources.topics import TF_MESSAGE, BagTopics, detect_topics, topic_types
 from ada3d_ros.types import RgbdFrame
 
 logger = logging.getLogger(__name__)
@@ -52,6 +55,7 @@ class _Index:
     infos: list[tuple[int, Any]] = field(default_factory=list)  # (stamp_ns, message)
     stray_ns: list[int] = field(default_factory=list)  # where wrong stamps should have been
     poses: PoseBuffer = field(default_factory=lambda: PoseBuffer(MAX_POSES))
+    transforms: TransformBuffer = field(default_factory=lambda: TransformBuffer(MAX_POSES, None))
     pose_faults: list[str] = field(default_factory=list)  # one sentence for each kind
 
 
@@ -88,6 +92,7 @@ class BagSource:
             for note in reader.notes:
                 logger.warning("%s: %s", path, note)
         self.topics = detect_topics(types, topics or BagTopics())
+        self._by_tf = types[self.topics.pose] == TF_MESSAGE
         self.dropped = Dropped()
         extrinsic = self.config.extrinsic
         self._T_child_cam = pose_from_quaternion(extrinsic.xyz, extrinsic.quat_xyzw)
@@ -134,12 +139,15 @@ class BagSource:
         index = _Index()
         places: Counter[str] = Counter()
         leads = self._stray_leads(reader)
-        for topic, message in _messages(reader, set(_names(self.topics))):
+        names = {*_names(self.topics), *((TF_STATIC,) if self._by_tf else ())}
+        for topic, message in _messages(reader, names):
             place = places[topic]
             places[topic] += 1
-            lead_ns = leads[topic].get(place, 0)
+            lead_ns = leads.get(topic, {}).get(place, 0)
             if message is None:
                 self.dropped[FrameReason.CORRUPT] += 1
+            elif hasattr(message, "transforms"):
+                self._index_transforms(index, message, topic == TF_STATIC)
             elif lead_ns:
                 ahead = lead_ns > 0
                 self.dropped[FrameReason.FUTURE_STAMP if ahead else FrameReason.BACKWARD_STAMP] += 1
@@ -163,7 +171,8 @@ class BagSource:
     def _stray_leads(self, reader: BagReader) -> dict[str, dict[int, int]]:
         """Of each topic the messages with a wrong stamp: place -> how far it is ahead, ns."""
         # All stamps that are set, and when they were recorded.
-        rows: dict[str, list[tuple[int, int, int]]] = {topic: [] for topic in _names(self.topics)}
+        stamped = [t for t in _names(self.topics) if not (self._by_tf and t == self.topics.pose)]
+        rows: dict[str, list[tuple[int, int, int]]] = {topic: [] for topic in stamped}
         places: Counter[str] = Counter()
         for topic, bag_ns, data in _recorded(reader, set(rows)):
             stamp_ns = header_stamp_ns(data)
@@ -200,6 +209,13 @@ class BagSource:
         except PoseError as error:
             self.dropped.note(error)
 
+    def _index_transforms(self, index: _Index, message: Any, static: bool) -> None:
+        for transform in message.transforms:
+            try:
+                index.transforms.add(*placed(transform), static)
+            except PoseError as error:
+                self.dropped.note(error)
+
     def _read_images(
         self, reader: BagReader, places: list[tuple[int, int]]
     ) -> Iterator[tuple[Any, Any]]:
@@ -222,11 +238,22 @@ class BagSource:
         info = info_in_force(index.infos, stamp_ns, round(slop_s * 1e9))
         if info is None:
             raise FrameError(FrameReason.NO_INFO, f"{topics.camera_info} holds no message.")
-        pose = index.poses.lookup(stamp_ns, self.config.pose.max_gap_sec)
-        if pose.T_world_child is None:
-            raise FrameError(FrameReason.NO_POSE, f"no pose at {stamp_ns} ns: {pose.why}")
+        found = self._camera_pose(stamp_ns, frame_name(rgb.header.frame_id), index)
+        if found.pose is None:
+            raise FrameError(FrameReason.NO_POSE, f"no pose at {stamp_ns} ns: {found.why}")
         names = topics.rgb, topics.depth, topics.camera_info
-        return PosedSet(rgb, depth, info, stamp_ns, pose.T_world_child.copy(), names)
+        return PosedSet(rgb, depth, info, stamp_ns, found.pose.copy(), names)
+
+    def _camera_pose(self, stamp_ns: int, camera_frame: str, index: _Index) -> PoseLookup:
+        """Of the optical frame, from the pose's topic or from TF."""
+        gap_s = self.config.pose.max_gap_sec
+        if not self._by_tf:
+            return index.poses.lookup(stamp_ns, gap_s)
+        child = self.config.pose_child_frame or camera_frame
+        found = index.transforms.lookup(self.config.world_frame, child, stamp_ns, gap_s)
+        if found.pose is None:
+            return found
+        return PoseLookup(found.status, found.pose @ self._T_child_cam)
 
 
 def _names(topics: BagTopics) -> tuple[str, ...]:

@@ -121,12 +121,12 @@ def frames_by_stamp(
             frames.left_out.append(_without_depth(path, stamp_ns, depth_ns))
             continue
         pose = buffer.lookup(stamp_ns, POSE_MAX_GAP_S)
-        if pose.T_world_child is None:
+        if pose.pose is None:
             text = f"{path.name} has no pose: {pose.why}"
             frames.left_out.append(FrameError(FrameReason.NO_POSE, text))
             continue
         depth_stamp_ns, depth_path = depth[partner[i]]
-        entry = Entry(path, depth_path, pose.T_world_child, stamp_ns, depth_stamp_ns, i)
+        entry = Entry(path, depth_path, pose.pose, stamp_ns, depth_stamp_ns, i)
         frames.entries.append(entry)
     frames.trajectory = sorted(known.items(), key=lambda item: item[0])
     used = set(partner.values())

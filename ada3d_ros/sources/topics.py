@@ -6,18 +6,20 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from ada3d_ros.errors import SourceError
+from ada3d_ros.sources.tf_messages import TF
 
 IMAGE = "sensor_msgs/msg/Image"
 COMPRESSED_IMAGE = "sensor_msgs/msg/CompressedImage"
 CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
 POSE_STAMPED = "geometry_msgs/msg/PoseStamped"
 ODOMETRY = "nav_msgs/msg/Odometry"
+TF_MESSAGE = "tf2_msgs/msg/TFMessage"
 
 TYPES = {
     "rgb": (IMAGE, COMPRESSED_IMAGE),
     "depth": (IMAGE, COMPRESSED_IMAGE),
     "camera_info": (CAMERA_INFO,),
-    "pose": (POSE_STAMPED, ODOMETRY),
+    "pose": (POSE_STAMPED, ODOMETRY, TF_MESSAGE),
 }
 TRANSPORT_SUFFIXES = ("/compressed", "/compressedDepth")
 NOT_COLOR = ("depth", "infra", "/ir/", "mask", "disparity", "confidence")
@@ -48,7 +50,8 @@ def detect_topics(types: Mapping[str, str], wanted: BagTopics = BagTopics()) -> 
 
     Names that are given must exist with a fitting type. Detected: colour is an image that is not
     named like depth or infrared; depth has `depth` in its name, `aligned` preferred; camera_info is
-    the one beside the colour image; the pose is the only PoseStamped or Odometry. A raw topic goes
+    the one beside the colour image; the pose is the only PoseStamped or Odometry, without either
+    /tf. A raw topic goes
     before its compressed twin. Raises SourceError where nothing fits, or several do: it never
     guesses between cameras.
     """
@@ -64,7 +67,10 @@ def detect_topics(types: Mapping[str, str], wanted: BagTopics = BagTopics()) -> 
     if sibling not in infos and not wanted.camera_info:
         sibling = _only("camera_info", [t for t in infos if not _is_depth(t)], types)
     info = wanted.camera_info or sibling
-    pose = wanted.pose or _only("pose", _of("pose", types), types)
+    poses = [topic for topic in _of("pose", types) if types[topic] != TF_MESSAGE]
+    if not poses and types.get(TF) == TF_MESSAGE:
+        poses = [TF]
+    pose = wanted.pose or _only("pose", poses, types)
 
     # Each of a type that fits.
     found = BagTopics(rgb, depth, info, pose)

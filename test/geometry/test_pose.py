@@ -79,7 +79,7 @@ def test_lookup_interpolates_and_hits_exact_stamps():
         buffer.add(i * 100_000_000, pose_at(float(i), 10.0 * i))
     found = buffer.lookup(150_000_000, max_gap_s=0.1)  # the gap limit is inclusive
     assert found.status is PoseStatus.FOUND
-    np.testing.assert_allclose(found.T_world_child, pose_at(1.5, 15.0), atol=1e-12)
+    np.testing.assert_allclose(found.pose, pose_at(1.5, 15.0), atol=1e-12)
     exact = buffer.lookup(300_000_000, max_gap_s=0.0)  # no gap needed
     assert exact.status is PoseStatus.FOUND
 
@@ -95,7 +95,7 @@ def test_not_yet_and_never_differ():
     assert buffer.lookup(900_000_000, 1.0).status is PoseStatus.NEVER
     gap = buffer.lookup(1_200_000_000, 0.49)
     assert gap.status is PoseStatus.NEVER
-    assert gap.T_world_child is None
+    assert gap.pose is None
     assert "0.500 s apart" in gap.why
 
 
@@ -104,7 +104,7 @@ def test_a_second_pose_of_one_stamp_replaces_the_first():
     buffer.add(1, pose_at(0))
     buffer.add(1, pose_at(7))
     assert len(buffer) == 1
-    assert buffer.lookup(1, 0.0).T_world_child[0, 3] == 7
+    assert buffer.lookup(1, 0.0).pose[0, 3] == 7
 
 
 def test_a_full_buffer_survives_a_bag_loop():
@@ -115,7 +115,7 @@ def test_a_full_buffer_survives_a_bag_loop():
     for stamp in range(10):
         buffer.add(stamp, pose_at(stamp))
     assert len(buffer) == 10
-    assert buffer.lookup(5, 1.0).T_world_child[0, 3] == 5
+    assert buffer.lookup(5, 1.0).pose[0, 3] == 5
     buffer.clear()
     assert len(buffer) == 0
     assert buffer.lookup(5, 1.0).status is PoseStatus.NOT_YET
@@ -136,7 +136,7 @@ def test_lookup_agrees_with_a_plain_search(stamps, asked, gap):
     if asked in arrivals or (before and after and min(after) - max(before) <= gap):
         assert result.status is PoseStatus.FOUND
         expected = np.interp(asked, sorted(arrivals), [arrivals[s] for s in sorted(arrivals)])
-        assert result.T_world_child[0, 3] == pytest.approx(expected)
+        assert result.pose[0, 3] == pytest.approx(expected)
     else:
         assert result.status is (PoseStatus.NOT_YET if not after else PoseStatus.NEVER)
 

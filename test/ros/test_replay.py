@@ -114,6 +114,20 @@ def test_transforms_are_moved_each_for_itself(monkeypatch: pytest.MonkeyPatch) -
     assert [t.header.stamp.sec for t in message.transforms] == [0, 0, 2]
 
 
+def test_the_transforms_of_a_real_message_are_moved() -> None:
+    """Where tf2_msgs is: the rest of the message stays."""
+    kind = message_class("tf2_msgs/msg/TFMessage")
+    if kind is None:
+        pytest.skip("tf2_msgs is not importable: run `make setup`")
+    message = kind(transforms=[TransformStamped(child_frame_id="cam") for _ in range(2)])
+    message.transforms[1].header.stamp = ns_to_time(START_NS)
+    message.transforms[1].transform.translation.x = 1.5
+    codec = cdr_stamps.stamp_codec(kind, "tf2_msgs/msg/TFMessage")
+    moved = deserialize_message(codec.shift(bytes(serialize_message(message)), SECOND), kind)
+    message.transforms[1].header.stamp = ns_to_time(START_NS + SECOND)
+    assert moved == message
+
+
 def test_damaged_transforms_are_passed_on() -> None:
     damaged = b"\x00\x01\x00\x00\xff\xff\xff\x7f"
     assert cdr_stamps.shift_transforms(PoseStamped, damaged, SECOND) == damaged

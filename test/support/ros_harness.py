@@ -7,7 +7,7 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -122,6 +122,7 @@ class Harness:
         tiny_model: Path,
         factory: Callable[..., Ada3DPipeline],
         namespace: str = "",
+        cli_args: Sequence[str] = (),
         **parameters: Any,
     ) -> None:
         defaults = {
@@ -138,7 +139,11 @@ class Harness:
         # Each node on an executor of its own.
         self.agent_spinner, self._peer_spinner = Spinner(context), Spinner(context)
         self.node: AgentNode = build_node(
-            factory, context=context, parameter_overrides=overrides, namespace=namespace
+            factory,
+            context=context,
+            parameter_overrides=overrides,
+            namespace=namespace,
+            cli_args=list(cli_args),
         )
         self.peer = Node("peer", context=context)
         self._prefix = f"/{namespace}" if namespace else ""
