@@ -30,6 +30,9 @@ VERBS = {
     "objects": Verb(
         "ros.object_client:objects_main", "list the objects that are kept with the scene", True
     ),
+    "web": Verb(
+        "web.command:main", "a page in the browser: the scene in 3D, questions, boxes", True
+    ),
     "replay": Verb("ros.replay:main", "play a rosbag2 into ROS, with /clock", True),
     "serve": Verb(
         "fleet.serve:main", "answer the questions of many robots with one model, on Ray Serve"
