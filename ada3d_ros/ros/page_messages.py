@@ -139,12 +139,17 @@ def pose_for_page(pose: Any) -> dict[str, list[float]]:
 
 
 def keyframes_for_page(message: Any) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """A KeyframeArray message: what the page draws of each, and the pictures by their names."""
+    """A KeyframeArray message: what the page draws of each, and the pictures by their names.
+
+    Those without intrinsics are left out.
+    """
     views, pictures = [], {}
     for number, keyframe in enumerate(message.keyframes, start=1):
         name = f"{message.scene_epoch}-{keyframe.id}"
-        pictures[name] = bytes(keyframe.jpeg)
         fx, fy, cx, cy = keyframe.intrinsics
+        if not (fx > 0 and fy > 0):
+            continue
+        pictures[name] = bytes(keyframe.jpeg)
         views.append(
             {
                 "name": name,
@@ -196,6 +201,8 @@ def cloud_bytes(message: Any) -> bytes:
         }
     )
     count = message.width * message.height
+    if not count:
+        return b""
     data = np.frombuffer(bytes(message.data), np.uint8)
     if len(data) < message.height * message.row_step or message.row_step < (
         message.width * message.point_step

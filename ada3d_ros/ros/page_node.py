@@ -324,7 +324,7 @@ class PageNode:
         response = future.result()
         if response is not None and len(response.values) == len(SETTINGS):
             strategy, ratio = map(parameter_value_to_python, response.values)
-            self._listener.settings({"strategy": strategy, "ratio": ratio, "error": ""})
+            self._listener.settings({"strategy": strategy, "ratio": ratio})
 
     def _set(self, name: str, value: str) -> None:
         if self._is_silent or not self._setting.service_is_ready():
@@ -337,8 +337,7 @@ class PageNode:
     def _on_set(self, future: Any) -> None:
         response = future.result()
         refused = [r.reason for r in response.results if not r.successful] if response else []
-        if refused:
-            self._listener.settings({"error": refused[0]})
+        self._listener.settings({"error": refused[0] if refused else ""})
         self._read_settings()
 
 

@@ -76,7 +76,9 @@ class Board:
             self._send(name, value)
 
     def set_settings(self, settings: dict[str, Any]) -> None:
-        self.set("settings", {**self._state["settings"], **settings})
+        """Told also where nothing changed: a page shows what was chosen there until it hears."""
+        self._state["settings"] = {**self._state["settings"], **settings}
+        self._send("settings", self._state["settings"])
 
     def set_cloud(self, points: bytes) -> None:
         self.cloud = points

@@ -22,7 +22,7 @@ from ada3d_ros.ros.discovery import DEFAULT_NODE
 from ada3d_ros.ros.page_node import PageNode
 from ada3d_ros.web.board import Board
 
-PORT = 8090
+PORT, MAX_PORT = 8090, 65535
 LEAST_TOKEN = 16  # characters
 NEW_TOKEN = "new"
 
@@ -87,12 +87,14 @@ def read_token(given: str) -> str:
 
 def listen(host: str, port: int) -> socket.socket:
     """A socket that listens there. Raises ConfigError where that is taken, or not possible."""
+    cure = "choose another with --port, or 0 for any that is free"
+    if not 0 <= port <= MAX_PORT:
+        raise ConfigError(f"--port {port}; allowed: 0 to {MAX_PORT}.")
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family)
-    except (OSError, OverflowError) as error:
-        cure = "choose another with --port, or 0 for any that is free"
-        if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
             raise ConfigError(f"port {port} of {host} is taken: {cure}.") from None
         raise ConfigError(f"cannot listen at port {port} of {host} ({error}): {cure}.") from None
 

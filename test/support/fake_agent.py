@@ -157,13 +157,13 @@ def make_box(request: Any) -> GroundedBox:
 
 
 def make_cloud(header: Header) -> PointCloud2:
-    """A room of 4 by 3 by 2.5 m with floor, walls, ceiling and a red block, 5 cm apart."""
-    x, y = np.meshgrid(np.arange(-2, 2, 0.05), np.arange(-1.5, 1.5, 0.05))
+    """A room of 4 by 3 by 2.5 m with floor, walls, ceiling and a red block, 8 cm apart."""
+    x, y = np.meshgrid(np.arange(-2, 2, 0.08), np.arange(-1.5, 1.5, 0.08))
     floor = np.stack([x.ravel(), y.ravel(), 0 * x.ravel()], 1)
-    along, up = np.meshgrid(np.arange(-2, 2, 0.05), np.arange(0, 2.5, 0.05))
+    along, up = np.meshgrid(np.arange(-2, 2, 0.08), np.arange(0, 2.5, 0.08))
     wall = np.stack([along.ravel(), 0 * along.ravel() + 1.5, up.ravel()], 1)
     side = np.stack([0 * along.ravel() - 2, along.ravel() * 0.75, up.ravel()], 1)
-    block = np.random.default_rng(0).uniform((0.7, 0.2, 0), (1.3, 0.8, 0.9), (3000, 3))
+    block = np.random.default_rng(0).uniform((0.7, 0.2, 0), (1.3, 0.8, 0.9), (600, 3))
     parts = [
         (floor, (150, 120, 90)),
         (floor + (0, 0, 2.5), (240, 240, 240)),

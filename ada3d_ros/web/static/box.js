@@ -28,7 +28,8 @@ export class Box extends THREE.Group {
       const others = [0, 1, 2].filter((each) => each !== axis);
       for (const signs of [[-1, -1], [-1, 1], [1, -1], [1, 1]]) {
         const made = new THREE.Mesh(bar, material);
-        others.forEach((each, i) => made.position.setComponent(each, (signs[i] * box.size[each]) / 2));
+        others.forEach((each, i) =>
+          made.position.setComponent(each, (signs[i] * box.size[each]) / 2));
         made.userData = { axis, length };
         this.bars.push(made);
         this.add(made);

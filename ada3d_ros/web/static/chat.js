@@ -88,7 +88,10 @@ export class Chat {
       answer.hidden = false;
       answer.textContent = turn.boxes.length ? "Here." : "(no text)";
     }
-    if (failed) node.append(element("p", { className: "answer bad words", textContent: turn.error }));
+    if (failed) {
+      const sentence = turn.error || "It did not work, and nothing says why.";
+      node.append(element("p", { className: "answer bad words", textContent: sentence }));
+    }
     if (turn.state === "stopped" && turn.text) {
       node.append(element("p", { className: "soft", textContent: "Stopped." }));
     }

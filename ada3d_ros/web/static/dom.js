@@ -29,7 +29,8 @@ export async function post(path, fields) {
     throw new Error("The page's server does not answer: is `ada3d web` still running?");
   }
   const told = await response.json().catch(() => ({}));
-  if (!response.ok) throw new Error(told.error || `The page's server refused (${response.status}).`);
+  const refused = `The page's server refused (${response.status}).`;
+  if (!response.ok) throw new Error(told.error || refused);
   return told;
 }
 
@@ -40,7 +41,10 @@ export async function getBytes(path) {
 }
 
 /** 17 ms, 1.2 s. */
-export const duration = (ms) =>
-  ms == null ? "" : ms < 1000 ? `${ms < 10 ? ms.toFixed(1) : Math.round(ms)} ms` : `${(ms / 1000).toFixed(1)} s`;
+export function duration(ms) {
+  if (ms == null) return "";
+  if (ms >= 1000) return `${(ms / 1000).toFixed(1)} s`;
+  return `${ms < 10 ? ms.toFixed(1) : Math.round(ms)} ms`;
+}
 
 export const isOpen = (turn) => turn.state === "waiting" || turn.state === "running";

@@ -24,7 +24,8 @@ function ownName() {
 let events;
 function connect() {
   events = new EventSource("/events");
-  const on = (name, work) => events.addEventListener(name, (event) => work(JSON.parse(event.data)));
+  const on = (name, work) =>
+    events.addEventListener(name, (event) => work(JSON.parse(event.data)));
   on("whole", (whole) => {
     state = whole;
     pruning.setStrategies(whole.strategies);
@@ -51,7 +52,7 @@ function connect() {
   });
   on("pose", (pose) => scene?.setPose((state.pose = pose)));
   events.onerror = () => {
-    showStatus({ tone: "bad", text: "The page's server does not answer. Trying again…", faults: [] });
+    showStatus({ tone: "bad", text: "The page's server does not answer. Trying again…" });
     if (events.readyState === EventSource.CLOSED) setTimeout(connect, 2000);
   };
 }
@@ -149,7 +150,8 @@ function lookAt(box) {
 /** A question about a box into the field: its first words are selected, to be written over. */
 function askAbout(box) {
   const place = `[${box.center.map((value) => value.toFixed(2)).join(", ")}]`;
-  const name = box.label ? (/^(the|a|an|my) /i.test(box.label) ? box.label : `the ${box.label}`) : place;
+  const named = /^(the|a|an|my) /i.test(box.label) ? box.label : `the ${box.label}`;
+  const name = box.label ? named : place;
   const begin = "What is nearest to";
   field.value = `${begin} ${name}?`;
   field.focus();
@@ -187,8 +189,8 @@ async function load3D() {
     scene = new SceneView(byId("view"), { onView: peek, onBox: openMenu });
   } catch (error) {
     console.info(`no 3D view: ${error.message}`);
-    byId("empty").textContent =
-      "This browser gives no WebGL, so the scene is not drawn. Questions are answered all the same.";
+    byId("empty").textContent = "This browser gives no WebGL, so the scene is not drawn."
+      + " Questions are answered all the same.";
     byId("cameras").hidden = byId("layers").hidden = true;
     return;
   }

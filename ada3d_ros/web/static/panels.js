@@ -15,7 +15,7 @@ export const NAMES = {
 };
 const BARS = 6; // answers whose times are shown
 
-const group = (id) => ({ node: byId(id), output: byId(id).querySelector("summary output") });
+const group = (id) => ({ node: byId(id), output: byId(id).querySelector("summary span") });
 
 export class Pruning {
   constructor() {
@@ -41,7 +41,9 @@ export class Pruning {
   setSettings({ strategy, ratio, error }) {
     if (strategy) {
       const names = [...this.strategy.options].map((each) => each.value);
-      if (!names.includes(strategy)) this.strategy.append(element("option", { textContent: strategy }));
+      if (!names.includes(strategy)) {
+        this.strategy.append(element("option", { textContent: strategy }));
+      }
       this.strategy.value = strategy;
     }
     if (ratio && this.isOwn) this.ratio.value = ratio;
@@ -65,8 +67,8 @@ export class Pruning {
   }
 
   _show() {
-    const own = this.robots ? `the robot's own, ${Number(this.robots.toFixed(2))}` : "the robot's own";
-    byId("ratio-text").textContent = this.isOwn ? own : this.ratio.value;
+    const own = this.robots ? `, ${Number(this.robots.toFixed(2))}` : "";
+    byId("ratio-text").textContent = this.isOwn ? `the robot's own${own}` : this.ratio.value;
     this.ratio.setAttribute("aria-valuetext", byId("ratio-text").textContent);
     this.own.disabled = this.isOwn;
   }
@@ -110,7 +112,8 @@ export function showTimes(turns) {
   });
   byId("bars").replaceChildren(...rows);
   group("time").output.textContent = duration(timed[0].total_ms);
-  const legend = Object.keys(NAMES).filter((name) => seen.has(name)).map((name) => {
+  const shown = Object.keys(NAMES).filter((name) => seen.has(name));
+  const legend = shown.map((name) => {
     const mark = element("i");
     mark.dataset.stage = name;
     return element("li", {}, mark, NAMES[name]);

@@ -1,17 +1,24 @@
-// The scene in 3D: points, cameras, kept tokens, boxes with labels, the robot. Drawn on change alone.
+// The scene in 3D: points, cameras, kept tokens, boxes with labels, the robot; drawn on change.
 // Metres, z up; images' optical frames look along +z with y down.
 import { OrbitControls, THREE } from "/three.js";
 import { Box } from "./box.js";
 import { button } from "./dom.js";
+import { COLORS, arrow, boundsOf, clear, disc, pyramid, vector } from "./shapes.js";
 
 const POINT_M = 0.035; // size of a point of the cloud: voxels of 2 to 3 cm, without gaps
 const TOKEN_M = 0.09;
-const VIEW_M = 0.28; // how long a camera's pyramid is drawn
 const CEILING_M = 0.3; // of the highest points that is cut
 const WALL_M = 0.14; // of the sides towards the viewer that is cut
 const FLIGHT_MS = 300;
 const FAR = 1e6;
-const COLORS = { view: 0x3d7be0, token: 0xff9500, robot: 0xb4409a };
+const ZOOMS = { "+": 0.85, "=": 0.85, "-": 1.18 };
+const TURNS = {
+  // around the axis that points up, and down from it; radians
+  ArrowLeft: [-0.15, 0],
+  ArrowRight: [0.15, 0],
+  ArrowUp: [0, -0.1],
+  ArrowDown: [0, 0.1],
+};
 const still = matchMedia("(prefers-reduced-motion: reduce)");
 
 // sRGB bytes to the linear values that three.js takes.
@@ -19,8 +26,6 @@ const LINEAR = Float32Array.from({ length: 256 }, (_, byte) => {
   const c = byte / 255;
   return c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4;
 });
-
-const vector = (xyz) => new THREE.Vector3(...xyz);
 
 export class SceneView {
   /** onView(view or null): what the pointer is at; onBox(box, x, y): a box was chosen, px. */
@@ -42,7 +47,7 @@ export class SceneView {
     this.controls.zoomToCursor = true;
 
     // Ceiling and the sides towards the viewer are cut by planes that move with the view.
-    this.planes = Array.from({ length: 5 }, () => new THREE.Plane(new THREE.Vector3(0, 0, -1), FAR));
+    this.planes = Array.from({ length: 5 }, () => new THREE.Plane());
     this.wholeRoom = false;
     this.bounds = null; // of the points: low and high (x, y, z)
     this.cloud = new THREE.Points(
@@ -152,7 +157,8 @@ export class SceneView {
     const away = this.camera.position.clone().sub(this.controls.target);
     const side = from === "fit" ? away.setZ(Math.max(away.z, 0.3 * away.length())) : null;
     const direction = (side ?? new THREE.Vector3(-0.45, -0.75, 1.05)).normalize();
-    this._fly(target.clone().addScaledVector(direction, this._distance(low, high, direction)), target, fly);
+    const far = this._distance(low, high, direction);
+    this._fly(target.clone().addScaledVector(direction, far), target, fly);
   }
 
   /** From which distance, m, a box fills the view from a direction. */
@@ -161,13 +167,10 @@ export class SceneView {
     const camera = this.camera.clone();
     camera.position.copy(middle).add(direction);
     camera.lookAt(middle);
+    camera.updateMatrixWorld();
     const [right, up, back] = [0, 1, 2].map(
       (column) => new THREE.Vector3().setFromMatrixColumn(camera.matrixWorld, column),
     );
-    camera.updateMatrixWorld();
-    right.setFromMatrixColumn(camera.matrixWorld, 0);
-    up.setFromMatrixColumn(camera.matrixWorld, 1);
-    back.setFromMatrixColumn(camera.matrixWorld, 2);
     const tall = Math.tan((this.camera.fov * Math.PI) / 360);
     let most = 0;
     for (let corner = 0; corner < 8; corner++) {
@@ -281,7 +284,8 @@ export class SceneView {
   _tell() {
     const boxes = this.boxes.children.length;
     const told = `${this.count ?? 0} points, ${this.views.children.length} views, ${boxes} boxes`;
-    this.canvas.setAttribute("aria-label", `The scene in 3D: ${told}. Arrow keys turn it, + and - zoom.`);
+    const keys = "Arrow keys turn it, + and - zoom.";
+    this.canvas.setAttribute("aria-label", `The scene in 3D: ${told}. ${keys}`);
   }
 
   // -- pointer and keys
@@ -329,14 +333,12 @@ export class SceneView {
   }
 
   _onKey(event) {
-    const turns = { ArrowLeft: [-0.15, 0], ArrowRight: [0.15, 0], ArrowUp: [0, -0.1], ArrowDown: [0, 0.1] };
-    const zooms = { "+": 0.85, "=": 0.85, "-": 1.18 };
-    if (!(event.key in turns) && !(event.key in zooms)) return;
+    if (!(event.key in TURNS) && !(event.key in ZOOMS)) return;
     event.preventDefault();
     const away = this.camera.position.clone().sub(this.controls.target);
-    if (event.key in zooms) away.multiplyScalar(zooms[event.key]);
+    if (event.key in ZOOMS) away.multiplyScalar(ZOOMS[event.key]);
     else {
-      const [around, down] = turns[event.key];
+      const [around, down] = TURNS[event.key];
       away.applyAxisAngle(this.camera.up, around);
       const side = new THREE.Vector3().crossVectors(this.camera.up, away).normalize();
       const turned = away.clone().applyAxisAngle(side, down);
@@ -347,75 +349,4 @@ export class SceneView {
     this.controls.update();
     this.draw();
   }
-}
-
-// -- shapes
-
-/** Low and high corner without stray points: percentiles 0.5 and 99.5 of each axis. */
-function boundsOf(points) {
-  const count = points.length / 3;
-  const step = Math.max(1, Math.floor(count / 5000));
-  const corners = [new THREE.Vector3(), new THREE.Vector3()];
-  for (let axis = 0; axis < 3; axis++) {
-    const values = [];
-    for (let i = 0; i < count; i += step) values.push(points[3 * i + axis]);
-    values.sort((a, b) => a - b);
-    corners[0].setComponent(axis, values[Math.floor(0.005 * (values.length - 1))]);
-    corners[1].setComponent(axis, values[Math.ceil(0.995 * (values.length - 1))]);
-  }
-  return corners;
-}
-
-function clear(group) {
-  group.traverse((each) => {
-    each.geometry?.dispose();
-    each.material?.dispose();
-  });
-  group.clear();
-}
-
-/** A round spot for a token. */
-function disc() {
-  const canvas = document.createElement("canvas");
-  canvas.width = canvas.height = 32;
-  const pen = canvas.getContext("2d");
-  pen.fillStyle = "#fff";
-  pen.arc(16, 16, 15, 0, 2 * Math.PI);
-  pen.fill();
-  return new THREE.CanvasTexture(canvas);
-}
-
-/** A camera: the pyramid of what it sees, in its optical frame. */
-function pyramid(view) {
-  const [left, top, right, bottom] = view.edges.map((each) => each * VIEW_M);
-  const z = VIEW_M;
-  const corners = [[left, top, z], [right, top, z], [right, bottom, z], [left, bottom, z]];
-  const lines = corners.flatMap((corner, i) => [[0, 0, 0], corner, corner, corners[(i + 1) % 4]]);
-  const faces = corners.flatMap((corner, i) => [[0, 0, 0], corner, corners[(i + 1) % 4]]);
-  faces.push(corners[0], corners[1], corners[2], corners[0], corners[2], corners[3]);
-  const shape = (list) =>
-    new THREE.BufferGeometry().setFromPoints(list.map((xyz) => vector(xyz)));
-  const made = new THREE.Group();
-  const edges = new THREE.LineBasicMaterial({ color: COLORS.view });
-  const fill = new THREE.MeshBasicMaterial({
-    color: COLORS.view, transparent: true, opacity: 0.12, side: THREE.DoubleSide, depthWrite: false,
-  });
-  made.add(new THREE.LineSegments(shape(lines), edges), new THREE.Mesh(shape(faces), fill));
-  made.position.set(...view.position);
-  made.quaternion.set(...view.quaternion);
-  made.userData.subject = view;
-  made.setHovered = (isHovered) => (fill.opacity = isHovered ? 0.5 : 0.12);
-  return made;
-}
-
-/** The robot: an arrow along its camera's axis. */
-function arrow() {
-  const material = new THREE.MeshBasicMaterial({ color: COLORS.robot });
-  const tip = new THREE.Mesh(new THREE.ConeGeometry(0.09, 0.26, 20).rotateX(Math.PI / 2), material);
-  const ball = new THREE.Mesh(new THREE.SphereGeometry(0.07, 16, 12), material);
-  tip.position.z = 0.16;
-  const made = new THREE.Group();
-  made.add(ball, tip);
-  made.visible = false;
-  return made;
 }
