@@ -71,6 +71,26 @@ OUTPUTS: Table = (
         "latched; `~/objects` without the gone ones; needs vision_msgs",
     ),
     ("~/object_markers", "visualization_msgs/MarkerArray", "latched; the same for RViz"),
+    (
+        "~/keyframes",
+        "ada3d_ros/KeyframeArray",
+        "latched; poses, cameras, pictures 160 px wide; needs a listener",
+    ),
+    (
+        "~/keyframe_markers",
+        "visualization_msgs/MarkerArray",
+        "latched; their cameras as pyramids; needs a listener",
+    ),
+    (
+        "~/cloud",
+        "sensor_msgs/PointCloud2",
+        "latched; the keyframes fused, coloured; needs a listener",
+    ),
+    (
+        "~/camera_pose",
+        "geometry_msgs/PoseStamped",
+        "the colour optical frame at the newest image; needs a listener",
+    ),
     ("~/status", "ada3d_ros/AgentStatus", "latched; one sentence a person can act on"),
     (
         "/diagnostics",

@@ -7,6 +7,15 @@ from dataclasses import dataclass
 
 from ada3d_ros.config.cache import CacheConfig
 from ada3d_ros.config.objects import DetectorConfig, ObjectsConfig
+from ada3d_ros.config.outputs import (
+    BoxesConfig,
+    CameraPoseConfig,
+    CloudConfig,
+    DiagnosticUpdaterConfig,
+    GoalConfig,
+    MarkersConfig,
+    PicturesConfig,
+)
 from ada3d_ros.config.pruning import PruningConfig
 from ada3d_ros.config.remote import RemoteConfig
 from ada3d_ros.config.setting import setting
@@ -292,28 +301,6 @@ class ActionConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class MarkersConfig:
-    lifetime_sec: float = setting(
-        0.0, "RViz markers vanish after this; 0 = until replaced", unit="s", low=0.0, high=3600.0
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class BoxesConfig:
-    min_score: float = setting(0.1, "boxes with a lower score are not published", low=0.0, high=1.0)
-    max_count: int = setting(10, "boxes per answer at most", unit="boxes", low=1, high=100)
-    min_support_points: int = setting(
-        20, "valid depth points that a box must contain", unit="points", low=0, high=100000
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class DiagnosticUpdaterConfig:
-    period: float = setting(1.0, "between two diagnostics messages", unit="s", low=0.1, high=60.0)
-    use_fqn: bool = setting(False, "task names carry the fully qualified node name", read_only=True)
-
-
-@dataclass(frozen=True, slots=True)
 class AgentConfig:
     """All settings."""
 
@@ -369,6 +356,10 @@ class AgentConfig:
     detector: DetectorConfig = DetectorConfig()
     action: ActionConfig = ActionConfig()
     markers: MarkersConfig = MarkersConfig()
+    cloud: CloudConfig = CloudConfig()
+    pictures: PicturesConfig = PicturesConfig()
+    camera_pose: CameraPoseConfig = CameraPoseConfig()
+    goal: GoalConfig = GoalConfig()
     boxes: BoxesConfig = BoxesConfig()
     diagnostic_updater: DiagnosticUpdaterConfig = DiagnosticUpdaterConfig()
     autostart: bool = setting(

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from ada3d_ros.geometry.boxes import corners, points_inside
-from ada3d_ros.geometry.unproject import project_points, unproject_depth
+from ada3d_ros.geometry.sparse_points import points_at, project_to_frame
 from ada3d_ros.types import Box3D, RgbdFrame
 
 Points = npt.NDArray[np.float64]
@@ -46,16 +45,10 @@ def readings_in_box(frame: RgbdFrame, box: Box3D, stride_px: int) -> Points:
     window = _pixel_window(frame, box, stride_px)
     if window is None:
         return np.empty((0, 3))
-    rows, columns = window
 
-    # The camera of that window, and its points.
-    K = frame.intrinsics.matrix
-    K[0, 2] -= columns.start
-    K[1, 2] -= rows.start
-    K[:2] /= stride_px
-    depth_m = torch.from_numpy(frame.depth_m[rows, columns].astype(np.float64))
-    pose = torch.from_numpy(frame.T_world_cam.copy())
-    points: Points = unproject_depth(depth_m, torch.from_numpy(K), pose).numpy().reshape(-1, 3)
+    # Its points.
+    rows, columns = window
+    points = points_at(frame, rows, columns).reshape(-1, 3)
     return points[points_inside(points, box)]  # a NaN reading makes a NaN point, which is outside
 
 
@@ -77,11 +70,8 @@ def frame_points(frames: Sequence[RgbdFrame], max_points: int) -> list[Points]:
     # The points of each frame.
     parts = []
     for frame in frames:
-        K = frame.intrinsics.matrix
-        K[:2] /= stride
-        depth = torch.from_numpy(frame.depth_m[::stride, ::stride].astype(np.float64))
-        pose = torch.from_numpy(frame.T_world_cam.copy())
-        xyz = unproject_depth(depth, torch.from_numpy(K), pose).numpy().reshape(-1, 3)
+        grid = slice(None, None, stride)
+        xyz = points_at(frame, grid, grid).reshape(-1, 3)
         parts.append(xyz[np.isfinite(xyz).all(axis=1)])
     return parts
 
@@ -107,13 +97,3 @@ def _pixel_window(frame: RgbdFrame, box: Box3D, stride_px: int) -> tuple[slice, 
     # From the stride grid's row and column before them.
     column, row = (int(v) // stride_px * stride_px for v in low)
     return slice(row, int(high[1]) + 1, stride_px), slice(column, int(high[0]) + 1, stride_px)
-
-
-def project_to_frame(frame: RgbdFrame, xyz_m: Points) -> tuple[Points, Points]:
-    """Pixels (N, 2) and depth (N,) of world points (N, 3) in the frame's camera."""
-    uv_px, z_m = project_points(
-        torch.from_numpy(xyz_m),
-        torch.from_numpy(frame.intrinsics.matrix),
-        torch.from_numpy(frame.T_world_cam.copy()),
-    )
-    return uv_px.numpy(), z_m.numpy()

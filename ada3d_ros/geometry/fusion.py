@@ -25,9 +25,9 @@ from ada3d_ros.geometry.depth_support import (
     Counts,
     Points,
     count_support,
-    project_to_frame,
     readings_in_box,
 )
+from ada3d_ros.geometry.sparse_points import project_to_frame
 from ada3d_ros.geometry.voxel import voxel_coords, voxel_ids
 from ada3d_ros.types import Box3D, RgbdFrame
 

@@ -6,8 +6,10 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from builtin_interfaces.msg import Time
-from geometry_msgs.msg import Point, Pose, PoseArray, Quaternion, Vector3
+from geometry_msgs.msg import Point, Point32, Pose, PoseArray, Quaternion, Vector3
 from std_msgs.msg import Header
 
 from ada3d_ros.config import SETTINGS
@@ -255,7 +257,16 @@ def fill_answer_msg(
     message.scene_cached = answer.scene_cached
     message.cache_mode, message.cold_reason = answer.cache_mode, answer.cold_reason
     message.tokens = _tokens_to_msg(answer.tokens)
+    message.kept_positions = _positions(answer.kept_xyz_m)
     message.latency = _latency_to_msg(answer.timings, wait_s, input_age_s, total_s)
+
+
+def _positions(xyz_m: npt.NDArray[np.float32] | None) -> list[Point32]:
+    """Points (K, 3) as they are, those without a place (newlines, NaN) left out."""
+    if xyz_m is None:
+        return []
+    placed = xyz_m[np.isfinite(xyz_m).all(axis=1)]
+    return [Point32(x=x, y=y, z=z) for x, y, z in placed.tolist()]
 
 
 def error_of(error: BaseException) -> tuple[int, str]:

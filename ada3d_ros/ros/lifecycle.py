@@ -143,6 +143,10 @@ class AgentLifecycle(ManagedNode):
     def _publish_objects(self) -> None:
         """Tell of the objects that are kept, where that is news."""
 
+    @abstractmethod
+    def _keyframe_admitted(self) -> None:
+        """The scene has changed; called on the thread that takes frames in."""
+
     def report_error(self, where: str, error: BaseException, trace: str) -> None:
         """Count and log an error that nothing else handles; a lost GPU ends the node's work."""
         self.inference.internal_errors += 1
@@ -217,7 +221,7 @@ class AgentLifecycle(ManagedNode):
             self.drops,
             self.get_logger().warning,
             self.report_error,
-            self.worker.notify,
+            self._keyframe_admitted,
         )
 
         # the weights are read in the inference thread, while services answer

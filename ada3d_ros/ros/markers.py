@@ -28,7 +28,7 @@ STEPS = 50  # of finding the nearest points of two boxes
 Array = npt.NDArray[np.float64]
 
 
-class _Drawing:
+class Drawing:
     """Markers of one header and lifetime, each namespace numbered from 0."""
 
     def __init__(self, header: Header, lifetime_s: float = 0.0) -> None:
@@ -65,6 +65,13 @@ class _Drawing:
         line = self._add(namespace, Marker.LINE_STRIP, color)
         line.points, line.scale.x = list(points), width_m
 
+    def lines(
+        self, namespace: str, points: Sequence[Point], color: ColorRGBA, width_m: float
+    ) -> None:
+        """A line from each point of an even place to the next one."""
+        lines = self._add(namespace, Marker.LINE_LIST, color)
+        lines.points, lines.scale.x = list(points), width_m
+
     def text(self, namespace: str, text: str, at: Point, above_m: float = ABOVE_M) -> None:
         """A label that faces whoever looks."""
         label = self._add(namespace, Marker.TEXT_VIEW_FACING, WHITE)
@@ -80,7 +87,7 @@ def answer_to_markers(answer: Answer, lifetime_s: float) -> MarkerArray:
     was measured; earlier markers are deleted first.
     """
     # A translucent cube and a label per box.
-    drawing = _Drawing(answer.header, lifetime_s)
+    drawing = Drawing(answer.header, lifetime_s)
     for box in answer.boxes:
         drawing.box("boxes", box, GREEN)
         score = "" if math.isnan(box.score) else f" {box.score:.2f}"
@@ -107,7 +114,7 @@ def answer_to_markers(answer: Answer, lifetime_s: float) -> MarkerArray:
 
 def objects_to_markers(objects: SceneObjectArray) -> MarkerArray:
     """A translucent cube and a label per object that is there; none for those that are gone."""
-    drawing = _Drawing(objects.header)
+    drawing = Drawing(objects.header)
     for item in objects.objects:
         if not item.gone:
             box = item.box

@@ -36,6 +36,7 @@ from ada3d_ros.ros.lifecycle import FINALIZED_TEXT, OK, AgentLifecycle, Pipeline
 from ada3d_ros.ros.objects import ObjectServer
 from ada3d_ros.ros.outputs import AgentOutputs
 from ada3d_ros.ros.requests import RequestServer, check_scene
+from ada3d_ros.ros.scene_outputs import SceneOutputs
 from ada3d_ros.ros.sync import MIN_JUMP_NS
 from ada3d_ros.sources.messages import PosedSet
 from ada3d_ros.srv import GetModelInfo
@@ -63,6 +64,7 @@ class AgentNode(AgentLifecycle):
         add_tasks(self._outputs.updater, self)
         self._outputs.updater.add("Detector", lambda: detector_task(self))
         self.objects = ObjectServer(self)
+        self.scene_outputs = SceneOutputs(self)
         self._requests = RequestServer(self, self)
         self._create_services()
 
@@ -109,6 +111,7 @@ class AgentNode(AgentLifecycle):
         """Stop the threads, waiting `join_s` seconds for each, then the node."""
         self._release(join_s)
         self.worker.stop(join_s)
+        self.scene_outputs.close(join_s)
         self._requests.close()
         self._core_log.close()
         super().destroy_node()
@@ -129,6 +132,7 @@ class AgentNode(AgentLifecycle):
         if self.detections is not None:
             self.detections.detector.note_camera(messages.stamp_ns, messages.info)
         self.intake.put(messages)
+        self.scene_outputs.note_set(messages)
 
     def _is_jump(self, step_ns: int) -> bool:
         """Whether two stamps this far apart are of different runs or recordings."""
@@ -180,10 +184,15 @@ class AgentNode(AgentLifecycle):
 
     def _clear_outputs(self) -> None:
         self._outputs.clear_markers()
+        self.scene_outputs.clear()
         self.objects.update()
 
     def _publish_objects(self) -> None:
         self.objects.update()
+
+    def _keyframe_admitted(self) -> None:
+        self.worker.notify()
+        self.scene_outputs.update()
 
     def _forget(self) -> None:
         super()._forget()
@@ -308,6 +317,7 @@ class AgentNode(AgentLifecycle):
     def _publish_status(self) -> None:
         self.worker.expire()
         self.objects.update()
+        self.scene_outputs.update()
         state, detail = self.state_and_detail()
         faults = self.health.faults()
         self.health.log(faults)

@@ -217,6 +217,8 @@ class RequestServer:
         self._last_id += 1
         self.open += 1
         message = self._new_answer_msg(text)
+        if feedback is not None:
+            feedback.request_id = message.request_id
         try:
             # 1. Refuse what cannot be answered now, or is out of range.
             self._agent.admit(text)
@@ -347,6 +349,7 @@ class _GoalFeedback:
     def __init__(self, handle: ServerGoalHandle) -> None:
         self._handle = handle
         self.job: Job | None = None
+        self.request_id = 0  # of the answer to come
         self._started = time.monotonic()
         self._last_sent = 0.0
         self._pending = ""
@@ -377,6 +380,7 @@ class _GoalFeedback:
             return
         self._handle.publish_feedback(
             AskScene.Feedback(
+                request_id=self.request_id,
                 stage=self._stage.value,
                 delta=self._pending,
                 tokens=self._tokens,

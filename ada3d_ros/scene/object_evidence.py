@@ -14,7 +14,8 @@ from enum import Enum
 import numpy as np
 import numpy.typing as npt
 
-from ada3d_ros.geometry.depth_support import NEAR_M, project_to_frame
+from ada3d_ros.geometry.depth_support import NEAR_M
+from ada3d_ros.geometry.sparse_points import project_to_frame
 from ada3d_ros.types import Keyframe, RgbdFrame
 
 Points = npt.NDArray[np.float64]

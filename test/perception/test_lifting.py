@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ada3d_ros.geometry.depth_support import project_to_frame
+from ada3d_ros.geometry.sparse_points import project_to_frame
 from ada3d_ros.perception.detector import Detection2D
 from ada3d_ros.perception.lifting import (
     MAX_POINTS,

@@ -14,7 +14,9 @@ import numpy as np
 from PIL import Image
 
 from ada3d_ros.geometry.boxes import corners
-from ada3d_ros.geometry.depth_support import project_to_frame, readings_in_box
+from ada3d_ros.geometry.depth_support import readings_in_box
+from ada3d_ros.geometry.sparse_points import project_to_frame
+from ada3d_ros.geometry.visible_edges import MIN_DEPTH_M, is_visible, visible_edges
 from ada3d_ros.lab.report.content import DetectedView, Evidence, Points
 from ada3d_ros.lab.report.labels import Label, place_labels
 from ada3d_ros.types import Box3D, RgbdFrame
@@ -24,18 +26,12 @@ VIEW_PX, HERO_PX, CROP_PX = 384, 560, 320  # widths that pictures are stored wit
 HIGHEST_PX = 1000  # of a picture of a whole view: a narrow one is made narrower
 HERO_FONT, CROP_FONT = 19.0, 17.0  # that labels are kept apart for: as large as a phone shows them
 ASPECT = 3 / 4  # height to width of hero and crops
-MIN_DEPTH_M = 0.05  # what is nearer to the image plane is not drawn
-HIDDEN_M = 0.12  # an edge this far behind what depth measures is hidden
 TOKEN_HIDDEN_M = 0.3  # a token: it lies within its voxel
-SAMPLES = 40  # along an edge
 STRIDE_PX = 4
 ROOM_AROUND = 0.3  # of the size of what a crop shows
 LEAST_SHARE = 0.3  # of a view's width that a crop takes at least
 ENOUGH = 200  # readings of a box: more do not make a view a better hero
 SEEN = 6  # readings of a box that make it seen
-# Of geometry.boxes.corners: bottom, top, and what joins them.
-EDGES = [(i, (i + 1) % 4) for i in range(4)]
-EDGES += [(i + 4, j + 4) for i, j in EDGES] + [(i, i + 4) for i in range(4)]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -290,35 +286,8 @@ def _is_seen(frame: RgbdFrame, box: Box3D) -> bool:
     return _readings(frame, box) >= SEEN
 
 
-def visible_edges(frame: RgbdFrame, box: Box3D) -> list[Points]:
-    """Lines (2, 2), px: the parts of the box's edges that nothing in the depth picture hides."""
-    lines = []
-    shares = np.linspace(0.0, 1.0, SAMPLES)[:, None]
-    at = corners(box)
-    for i, j in EDGES:
-        uv, z = project_to_frame(frame, at[i] * (1 - shares) + at[j] * shares)
-        visible = _is_visible(frame, uv, z, HIDDEN_M)
-        # Runs of visible samples.
-        edges = np.flatnonzero(np.diff(np.concatenate(([0], visible.astype(np.int8), [0]))))
-        for start, stop in edges.reshape(-1, 2):
-            if stop - start > 1:
-                lines.append(np.stack((uv[start], uv[stop - 1])))
-    return lines
-
-
-def _is_visible(frame: RgbdFrame, uv: Points, z: Points, hidden_m: float) -> np.ndarray:
-    """(N,) bool: in the image, and depth there is not clearly nearer; no reading hides nothing."""
-    column, row = np.round(np.nan_to_num(uv, nan=-1.0)).T
-    width, height = frame.intrinsics.width, frame.intrinsics.height
-    inside = (column >= 0) & (row >= 0) & (column < width) & (row < height) & (z > MIN_DEPTH_M)
-    reading = np.full(len(uv), np.nan)
-    reading[inside] = frame.depth_m[row[inside].astype(int), column[inside].astype(int)]
-    visible: np.ndarray = inside & ~(reading < z - hidden_m)
-    return visible
-
-
 def _visible(frame: RgbdFrame, xyz_m: Points) -> Points:
     """Pixels (K, 2) of the points that nothing hides."""
     uv, z = project_to_frame(frame, xyz_m)
-    seen: Points = uv[_is_visible(frame, uv, z, TOKEN_HIDDEN_M)]
+    seen: Points = uv[is_visible(frame, uv, z, TOKEN_HIDDEN_M)]
     return seen
