@@ -7,6 +7,7 @@ was open when it fell silent is told to be lost.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -132,10 +133,8 @@ class PageNode:
         self._thread.start()
 
     def _spin(self) -> None:
-        try:
+        with contextlib.suppress(ExternalShutdownException):
             self._executor.spin()
-        except ExternalShutdownException:
-            pass
 
     def close(self) -> None:
         self._executor.shutdown(timeout_sec=1.0)

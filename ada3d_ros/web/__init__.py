@@ -1,1 +1,1 @@
-"""The page in the browser: a small web server beside the robot, a client of the node like others."""
+"""The page in the browser: a web server beside the robot, a client of the node like others."""

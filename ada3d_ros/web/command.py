@@ -106,22 +106,20 @@ def address_of(host: str, port: int, token: str) -> str:
     return f"http://{shown}:{port}/" + (f"?token={token}" if token else "")
 
 
-def serve(
-    given: argparse.Namespace, ros_args: Sequence[str], say: Callable[[str], object]
-) -> None:
+def serve(given: argparse.Namespace, ros_args: Sequence[str], say: Callable[[str], object]) -> None:
     """Listen, and serve until a signal. Raises ConfigError."""
     # What must be there; nobody is let in from outside without a token.
     try:
         import uvicorn
 
         from ada3d_ros.web.guard import Guard, is_loopback
-        from ada3d_ros.web.server import INSTALL, build_app, find_three
+        from ada3d_ros.web.server import build_app, find_three
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("ada3d_ros"):
             raise
         raise ConfigError(
             f"the page needs the package {error.name}, which is not installed:"
-            " `pip install -c constraints/python.txt -c constraints/web.txt 'ada3d_ros[web]'`."
+            " `pip install -c constraints/python.txt -c constraints/web.txt nicegui`."
         ) from None
     three = find_three()
     if not is_loopback(given.host) and not given.token:

@@ -18,7 +18,7 @@ from ada3d_ros.web.board import OPEN, Board
 
 STATIC = Path(__file__).resolve().parent / "static"
 THREE = Path("elements") / "scene" / "dist" / "index.js"  # three.js within NiceGUI's wheel
-INSTALL = "`pip install -c constraints/python.txt -c constraints/web.txt 'ada3d_ros[web]'`"
+INSTALL = "`pip install -c constraints/python.txt -c constraints/web.txt nicegui`"
 KINDS = ("ask", "find")
 FRESH = {"Cache-Control": "no-cache"}  # asked after each time: a new version shows at once
 

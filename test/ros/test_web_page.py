@@ -142,9 +142,9 @@ def open_page(browser: Browser, processes: Processes, wrong: list[str]) -> Itera
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.on(
             "console",
-            lambda said: said.type in ("error", "warning")
-            and is_told(said.text)
-            and wrong.append(said.text),
+            lambda said: (
+                said.type in ("error", "warning") and is_told(said.text) and wrong.append(said.text)
+            ),
         )
         page.on(
             "request",

@@ -6,6 +6,7 @@ box, a refusal, a text that looks like HTML, an answer that takes long. Paramete
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import sys
@@ -166,7 +167,7 @@ def make_cloud(header: Header) -> PointCloud2:
     block = np.random.default_rng(0).uniform((0.7, 0.2, 0), (1.3, 0.8, 0.9), (600, 3))
     parts = [
         (floor, (150, 120, 90)),
-        (floor + (0, 0, 2.5), (240, 240, 240)),
+        ((*floor, 0, 0, 2.5), (240, 240, 240)),
         (wall, (200, 205, 215)),
         (wall * (1, -1, 1), (200, 205, 215)),
         (side, (190, 198, 210)),
@@ -198,9 +199,7 @@ def pose_at(x: float, y: float, turn_deg: float) -> Pose:
         "x", -100, degrees=True
     )
     qx, qy, qz, qw = turned.as_quat()
-    return Pose(
-        position=Point(x=x, y=y, z=1.3), orientation=Quaternion(x=qx, y=qy, z=qz, w=qw)
-    )
+    return Pose(position=Point(x=x, y=y, z=1.3), orientation=Quaternion(x=qx, y=qy, z=qz, w=qw))
 
 
 def make_keyframes() -> list[Keyframe]:
@@ -228,10 +227,8 @@ def main() -> int:
     rclpy.init()
     executor = MultiThreadedExecutor(num_threads=4)
     executor.add_node(FakeAgent())
-    try:
+    with contextlib.suppress(KeyboardInterrupt):
         executor.spin()
-    except KeyboardInterrupt:
-        pass
     return 0
 
 

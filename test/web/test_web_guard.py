@@ -89,7 +89,9 @@ def test_another_page_may_not_fetch_without_an_origin() -> None:
 def test_another_page_may_not_ask() -> None:
     asked, robot, _ = client()
     body = {"kind": "ask", "text": "What is there?"}
-    assert asked.post("/ask", json=body, headers={"Origin": "http://evil.example"}).status_code == 403
+    assert (
+        asked.post("/ask", json=body, headers={"Origin": "http://evil.example"}).status_code == 403
+    )
     assert robot.asked == []
     told = asked.post("/ask", json=body, headers={"Origin": OWN})
     assert told.status_code == 200

@@ -1,5 +1,5 @@
 // The conversation: a turn is a question with what became of it.
-import { button, byId, duration, element, isOpen } from "./dom.js";
+import { button, byId, duration, element, isOpen, nameOf } from "./dom.js";
 import { NAMES } from "./panels.js";
 
 const log = byId("chat");
@@ -13,6 +13,11 @@ export class Chat {
     this.onAsk = onAsk;
     this.turns = new Map(); // name -> {turn, node, answer}
     this.hints = byId("hints");
+    this.atEnd = true; // what comes is followed, unless somebody has scrolled back
+    log.addEventListener("scroll", () => {
+      this.atEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 60;
+    });
+    new ResizeObserver(() => this.follow()).observe(log);
   }
 
   /** All turns anew. */
@@ -39,7 +44,14 @@ export class Chat {
       else log.append(node);
       this.turns.set(turn.turn, { turn, node, answer });
       this.hints.hidden = true;
+      const newest = this.newestWithBoxes();
+      this.turns.forEach((each) => each.node.classList.toggle("newest", each.turn === newest));
     });
+  }
+
+  /** Whose boxes are green. */
+  newestWithBoxes() {
+    return this.all().filter((turn) => turn.boxes?.length).at(-1);
   }
 
   addText(name, delta) {
@@ -62,16 +74,19 @@ export class Chat {
     });
   }
 
+  follow() {
+    if (this.atEnd) log.scrollTop = log.scrollHeight;
+  }
+
   _keepingPlace(change) {
-    const atEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 60;
     change();
-    if (atEnd) log.scrollTop = log.scrollHeight;
+    this.follow();
   }
 
   _question(turn) {
     const said = element("span", { className: "words", textContent: turn.question });
     const question = element("p", { className: "question" });
-    if (turn.kind === "find") question.append(element("b", { textContent: "Find" }));
+    if (turn.kind === "find") question.append(element("b", { textContent: "Find" }), " ");
     question.append(said);
     return question;
   }
@@ -108,7 +123,7 @@ export class Chat {
   _boxes(turn) {
     const list = element("ul", { className: "boxes" });
     for (const box of turn.boxes.slice(0, 12)) {
-      const label = box.label || "box";
+      const label = nameOf(box);
       const look = button(label, () => this.onLook(box), { "aria-label": `Look at ${label}` });
       const ask = button("Ask about it", () => this.onAsk(box));
       ask.setAttribute("aria-label", `Ask about ${label}`);
@@ -132,7 +147,7 @@ export class Chat {
     for (const box of turn.boxes ?? []) {
       const size = box.size.map((side) => side.toFixed(2)).join(" x ");
       const score = box.score == null ? "" : `, score ${box.score.toFixed(2)}`;
-      rest.push(`${box.label} at [${box.center.map((v) => v.toFixed(2))}], ${size} m${score}`);
+      rest.push(`${nameOf(box)} at [${box.center.map((v) => v.toFixed(2))}], ${size} m${score}`);
     }
     if (!rest.length) return element("p", { className: "note", textContent: short.join(", ") });
     const lines = rest.map((line) => element("li", { className: "words", textContent: line }));

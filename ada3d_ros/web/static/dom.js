@@ -47,4 +47,7 @@ export function duration(ms) {
   return `${ms < 10 ? ms.toFixed(1) : Math.round(ms)} ms`;
 }
 
+/** A box by its label; some models give none. */
+export const nameOf = (box) => box.label || "what is meant";
+
 export const isOpen = (turn) => turn.state === "waiting" || turn.state === "running";

@@ -1,6 +1,6 @@
 // The page: events of the server in, questions out.
 import { Chat } from "./chat.js";
-import { byId, element, getBytes, isOpen, post } from "./dom.js";
+import { byId, element, getBytes, isOpen, nameOf, post } from "./dom.js";
 import { Pruning, showPictures, showTimes } from "./panels.js";
 
 const field = byId("question");
@@ -118,21 +118,20 @@ async function showCloud() {
   }
 }
 
-/** Boxes of the newest answer in green, those of older ones in grey; places of kept tokens. */
+/** Boxes of the newest answer that has any in green, older ones in grey; kept tokens. */
 async function showAnswers() {
   if (!scene) return;
   const epoch = state.status?.epoch;
   const given = chat.all().filter(
     (turn) => turn.boxes?.length && (epoch == null || turn.epoch === epoch),
   );
-  const answered = chat.all().filter((turn) => turn.state === "done");
-  const newest = answered.at(-1)?.turn;
+  const newest = chat.newestWithBoxes();
   const boxes = given.slice(-OLDER).reverse().flatMap(
-    (turn) => turn.boxes.map((box) => ({ ...box, isNew: turn.turn === newest })),
+    (turn) => turn.boxes.map((box) => ({ ...box, isNew: turn === newest })),
   );
   scene.setBoxes(boxes);
 
-  const kept = answered.filter((turn) => turn.kept).at(-1);
+  const kept = chat.all().filter((turn) => turn.kept).at(-1);
   if (!kept || scene.keptOf === kept.turn) return;
   scene.keptOf = kept.turn;
   try {
@@ -170,7 +169,7 @@ function peek(view) {
 
 function openMenu(box, x, y) {
   const menu = byId("menu");
-  const title = element("b", { textContent: box.label || "box" });
+  const title = element("b", { textContent: nameOf(box) });
   const look = element("button", { type: "button", textContent: "Look at it" });
   const ask = element("button", { type: "button", textContent: "Ask about it" });
   look.onclick = () => lookAt(box);
@@ -204,6 +203,7 @@ async function begin(kind) {
   if (!text.trim()) return field.focus();
   field.value = "";
   field.focus({ preventScroll: true });
+  chat.atEnd = true;
   try {
     await post("/ask", { kind, text, keep_ratio: pruning.keepRatio, page: chat.page });
   } catch (error) {

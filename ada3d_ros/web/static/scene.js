@@ -2,11 +2,12 @@
 // Metres, z up; images' optical frames look along +z with y down.
 import { OrbitControls, THREE } from "/three.js";
 import { Box } from "./box.js";
-import { button } from "./dom.js";
+import { button, nameOf } from "./dom.js";
 import { COLORS, arrow, boundsOf, clear, disc, pyramid, vector } from "./shapes.js";
 
-const POINT_M = 0.035; // size of a point of the cloud: voxels of 2 to 3 cm, without gaps
-const TOKEN_M = 0.09;
+const POINT_M = 0.032; // size of a point of the cloud: voxels of 2 to 3 cm, without gaps
+const TOKEN_M = 0.06;
+const FIELD_DEG = 50; // of view, from top to bottom
 const CEILING_M = 0.3; // of the highest points that is cut
 const WALL_M = 0.14; // of the sides towards the viewer that is cut
 const FLIGHT_MS = 300;
@@ -38,7 +39,7 @@ export class SceneView {
     this.renderer = new THREE.WebGLRenderer({ canvas: this.canvas, antialias: true, alpha: true });
     this.renderer.setPixelRatio(Math.min(devicePixelRatio, 2));
     this.scene = new THREE.Scene();
-    this.camera = new THREE.PerspectiveCamera(50, 1, 0.05, 200);
+    this.camera = new THREE.PerspectiveCamera(FIELD_DEG, 1, 0.05, 200);
     this.camera.up.set(0, 0, 1);
     this.camera.position.set(-3, -3, 4);
     this.controls = new OrbitControls(this.camera, this.canvas);
@@ -52,13 +53,13 @@ export class SceneView {
     this.bounds = null; // of the points: low and high (x, y, z)
     this.cloud = new THREE.Points(
       new THREE.BufferGeometry(),
-      new THREE.PointsMaterial({ size: POINT_M, vertexColors: true, clippingPlanes: this.planes }),
+      this._points(POINT_M, { vertexColors: true }),
     );
     this.renderer.localClippingEnabled = true;
     this.cloud.frustumCulled = false;
     this.tokens = new THREE.Points(
       new THREE.BufferGeometry(),
-      new THREE.PointsMaterial({ size: TOKEN_M, color: COLORS.token, map: disc(), alphaTest: 0.5 }),
+      this._points(TOKEN_M, { color: COLORS.token, map: disc(), alphaTest: 0.5 }),
     );
     this.tokens.frustumCulled = false;
     this.views = new THREE.Group();
@@ -72,6 +73,12 @@ export class SceneView {
     this._listen();
     new ResizeObserver(() => this._resize()).observe(root);
     this._resize();
+  }
+
+  /** three.js takes a point's size for a field of view of 90 degrees. */
+  _points(size, looks) {
+    const field = Math.tan((FIELD_DEG * Math.PI) / 360);
+    return new THREE.PointsMaterial({ size: size / field, clippingPlanes: this.planes, ...looks });
   }
 
   // -- what is shown
@@ -120,7 +127,7 @@ export class SceneView {
       shown.push(box);
       const made = new Box(box);
       this.boxes.add(made);
-      const label = this._label(box.label || "box", box.isNew ? "box new" : "box", box);
+      const label = this._label(nameOf(box), box.isNew ? "box new" : "box", box);
       label.at.copy(at).z += box.size[2] / 2;
       this.boxLabels.push(label);
     }
