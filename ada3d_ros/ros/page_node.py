@@ -7,12 +7,13 @@ was open when it fell silent is told to be lost.
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from queue import SimpleQueue
 from threading import Thread
 from typing import Any, Protocol
 
@@ -96,20 +97,28 @@ class _Open:
 class PageNode:
     """A node on an executor of its own; `ask`, `find`, `stop`, `set_strategy` from any thread."""
 
-    def __init__(self, agent: str, listener: Listener, ros_args: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        agent: str,
+        listener: Listener,
+        ros_args: Sequence[str] = (),
+        domain_id: int | None = None,
+    ) -> None:
         self._agent, self._listener = agent.rstrip("/"), listener
         self._context = rclpy.Context()
         rclpy.init(
             args=list(ros_args),
             context=self._context,
+            domain_id=domain_id,
             signal_handler_options=SignalHandlerOptions.NO,
         )
         self._node = Node("ada3d_page", context=self._context)
         self._executor = SingleThreadedExecutor(context=self._context)
+        self._work: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._open: dict[str, _Open] = {}
         self._own: deque[int] = deque(maxlen=100)  # request ids of our answers
         self._parked: list[Any] = []  # answers that may be to one of ours
-        self._heard, self._was_there, self._is_silent = 0.0, False, True
+        self._status_at, self._was_there, self._is_silent = 0.0, False, True
         self._ticked = time.monotonic()
         self._pose_at = 0.0
 
@@ -133,7 +142,7 @@ class PageNode:
         self._thread.start()
 
     def _spin(self) -> None:
-        with contextlib.suppress(ExternalShutdownException):
+        with suppress(ExternalShutdownException):
             self._executor.spin()
 
     def close(self) -> None:
@@ -156,7 +165,7 @@ class PageNode:
             future.add_done_callback(partial(self._on_accepted, turn))
             return future
 
-        self._executor.create_task(partial(self._begin, turn, send, True))
+        self._later(partial(self._begin, turn, send, True))
 
     def find(self, turn: str, phrase: str, keep_ratio: float) -> None:
         """The boxes of a phrase."""
@@ -169,14 +178,23 @@ class PageNode:
             future.add_done_callback(partial(self._on_result, turn))
             return future
 
-        self._executor.create_task(partial(self._begin, turn, send, False))
+        self._later(partial(self._begin, turn, send, False))
 
     def stop(self, turn: str) -> None:
-        self._executor.create_task(partial(self._stop, turn))
+        self._later(partial(self._stop, turn))
 
     def set_strategy(self, strategy: str) -> None:
         """For everybody who asks this robot; refused with the node's sentence in `settings`."""
-        self._executor.create_task(partial(self._set, "pruning.strategy", strategy))
+        self._later(partial(self._set, "pruning.strategy", strategy))
+
+    def _later(self, work: Callable[[], None]) -> None:
+        """In the order of calls, which the executor's own tasks do not keep."""
+        self._work.put(work)
+        self._executor.create_task(self._work_off)
+
+    def _work_off(self) -> None:
+        while not self._work.empty():
+            self._work.get()()
 
     # -- turns
 
@@ -271,7 +289,7 @@ class PageNode:
     # -- topics
 
     def _on_status(self, status: Any) -> None:
-        self._heard = time.monotonic()
+        self._status_at = time.monotonic()
         came, self._is_silent, self._was_there = self._is_silent, False, True
         self._listener.status(status_for_people(status))
         if came:
@@ -295,9 +313,9 @@ class PageNode:
         """Whether the agent is still there; what waited for it is sent."""
         now = time.monotonic()
         if now > self._ticked + 1.0:  # this process itself stood still
-            self._heard += now - self._ticked
+            self._status_at += now - self._ticked
         self._ticked = now
-        if self._was_there and not self._is_silent and now > self._heard + SILENT_S:
+        if self._was_there and not self._is_silent and now > self._status_at + SILENT_S:
             self._is_silent = True
             self._listener.status(no_status(was_there=True))
             self._own.clear()  # another agent counts from 1 again

@@ -167,7 +167,7 @@ def make_cloud(header: Header) -> PointCloud2:
     block = np.random.default_rng(0).uniform((0.7, 0.2, 0), (1.3, 0.8, 0.9), (600, 3))
     parts = [
         (floor, (150, 120, 90)),
-        ((*floor, 0, 0, 2.5), (240, 240, 240)),
+        (floor + np.array([0, 0, 2.5]), (240, 240, 240)),
         (wall, (200, 205, 215)),
         (wall * (1, -1, 1), (200, 205, 215)),
         (side, (190, 198, 210)),

@@ -155,7 +155,8 @@ export class SceneView {
 
   look(from, fly = true) {
     if (from === "robot") {
-      if (this.pose) this.lookFrom(this.pose, fly);
+      const newest = this.views.children.at(-1)?.userData.subject;
+      if (this.pose ?? newest) this.lookFrom(this.pose ?? newest, fly);
       return;
     }
     const [low, high] = this.bounds ?? [new THREE.Vector3(-2, -2, 0), new THREE.Vector3(2, 2, 2)];
