@@ -47,8 +47,8 @@ setup: ## make or update the virtual environment, ROS 2 and our interfaces inclu
 build: ## build and install the ROS interfaces again (setup does so by itself when they change)
 	$(call step,build,$(SETUP) --rebuild-interfaces)
 
-demo: setup ## the real node, an embedded bag and model, questions, answers, boxes, a report
-	$(BIN)/ada3d demo
+demo: setup ## the real node, an embedded bag and model, questions, answers, a report; WEB=1: also in the browser
+	$(BIN)/ada3d demo $(if $(WEB),--web)
 
 test: setup lint type test-unit test-ros parity docs ## set up, then every check and test
 

@@ -28,6 +28,7 @@ setup(
         "ada3d_ros.lab.report": ["*.j2"],
         "ada3d_ros.perception": ["*.txt"],
         "ada3d_ros.ros": ["*.xml"],
+        "ada3d_ros.web": ["static/*"],
     },
     # Lower bounds of what works; the tested versions are pinned in constraints/.
     install_requires=[
@@ -57,12 +58,16 @@ setup(
         # experimental there.
         "serve": ["ray[serve]==2.60.0"],
         "train": ["peft>=0.21"],  # `ada3d train --lora`
+        # `ada3d web`: three.js is in its wheel, Starlette and uvicorn come along. Exactly this one.
+        "web": ["nicegui==3.18.0"],
         "test": [
             "accelerate>=1.0",
             "hypothesis",
             "onnx>=1.15",
             "onnxruntime>=1.17",
+            "nicegui==3.18.0",
             "peft>=0.21",
+            "playwright>=1.50",  # drives a Chromium that the system has
             "plyfile>=1.0",
             "pycocoevalcap>=1.2",
             "pytest",

@@ -36,6 +36,9 @@ VERBS = {
         True,
     ),
     "scenes": Verb("store.command:main", "list, export and delete the scenes of a store"),
+    "web": Verb(
+        "web.command:main", "a page in the browser: the scene in 3D, questions, boxes", True
+    ),
     "replay": Verb("ros.replay:main", "play a rosbag2 into ROS, with /clock", True),
     "serve": Verb(
         "fleet.serve:main", "answer the questions of many robots with one model, on Ray Serve"

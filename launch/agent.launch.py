@@ -133,6 +133,13 @@ ARGUMENTS = [
         choices=SWITCH,
     ),
     argument(
+        "web",
+        "serve a page with the scene and questions to this machine's browsers",
+        default="false",
+        choices=SWITCH,
+    ),
+    argument("web_port", "where the page is: http://127.0.0.1:PORT/", default="8090"),
+    argument(
         "log_level",
         "least severe messages to log",
         default="info",
@@ -142,7 +149,7 @@ ARGUMENTS = [
 
 
 def start_agent(context):
-    """The node with its remappings, and the two transitions if autostart is on; RViz on request."""
+    """The node with its remappings, the two transitions if autostart is on; what was asked for."""
 
     def value(name):
         return LaunchConfiguration(name).perform(context)
@@ -199,6 +206,8 @@ def start_agent(context):
         actions += autostart(agent)
     if is_on("rviz"):
         actions.append(start_rviz(value, is_on("use_sim_time")))
+    if is_on("web"):
+        actions.append(start_page(f"{full_namespace.rstrip('/')}/{name}", value("web_port")))
     return actions
 
 
@@ -242,6 +251,16 @@ def start_rviz(value, use_sim_time):
         arguments=["-d", str(SHARE / "config" / "ada3d.rviz"), *frame],
         parameters=[{"use_sim_time": use_sim_time}],
         remappings=[(f"/ada3d_agent/{topic}", f"{name}/{topic}") for topic in SHOWN],
+    )
+
+
+def start_page(agent, port):
+    """The page in the browser: a process of its own, which finds the agent again by itself."""
+    return Node(
+        package="ada3d_ros",
+        executable="web",
+        output="screen",
+        arguments=["--port", port, "--node", agent if agent.startswith("/") else f"/{agent}"],
     )
 
 

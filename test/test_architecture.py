@@ -55,7 +55,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     | _GENERATED
     | {"worker"},
     "lab": _PIPELINE | {"sources", "fleet"} | _PIPELINES,
-    "cli": {"ros", "lab", "sources", "model", "msg", "fleet", "store"} | _BASE,
+    "web": _BASE | {"ros"},
+    "cli": {"ros", "lab", "sources", "model", "msg", "fleet", "store", "web"} | _BASE,
 }
 # The laboratory's own clients of the node: the demo and the benchmark of the running process.
 LAB_WITH_ROS = {

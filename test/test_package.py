@@ -165,6 +165,17 @@ def test_interfaces_say_their_units(file: Path) -> None:
     assert not bare, f"{file.name}: no unit: {bare}"
 
 
+def test_a_package_has_one_version_in_all_constraints() -> None:
+    """The page and the server of a fleet can be installed side by side."""
+    pins: dict[str, set[str]] = {}
+    for name in ("python.txt", "serve.txt", "web.txt"):
+        for line in (ROOT / "constraints" / name).read_text().splitlines():
+            if match := re.match(r"([\w.-]+)==(\S+)$", line):
+                pins.setdefault(match[1].lower().replace("_", "-"), set()).add(match[2])
+    assert {name: versions for name, versions in pins.items() if len(versions) > 1} == {}
+    assert pins["nicegui"] == set(re.findall(r"nicegui==([\d.]+)", (ROOT / "setup.py").read_text()))
+
+
 def test_no_package_registry_is_named() -> None:
     """pip's configuration chooses the registry; a host name would override a robot's mirror."""
     files = [

@@ -182,7 +182,8 @@ class Setup:
     def install_packages(self) -> None:
         """Everything of the constraints files, in one go."""
         folder = ROOT / "constraints"
-        files = [folder / "python.txt", folder / f"ros-{self.distribution}.txt"]
+        names = "python.txt", "web.txt", f"ros-{self.distribution}.txt"
+        files = [folder / name for name in names]
         arguments: list[object] = [word for file in files for word in ("-r", file)]
 
         # A torch from another index has libraries of its own.

@@ -22,7 +22,7 @@ from ada3d_ros.config import as_options, from_flat
 from ada3d_ros.errors import Ada3DError
 from ada3d_ros.lab.command_line import add_model_folders, model_folders
 from ada3d_ros.lab.demo_answers import boxes_of, distinct, given_answer, match_objects
-from ada3d_ros.lab.demo_node import DemoNode, collect
+from ada3d_ros.lab.demo_node import DemoNode, collect, web_page
 from ada3d_ros.lab.demo_questions import RIGHT_IOU, RIGHT_SHARE, DemoQuestion, choose_questions
 from ada3d_ros.lab.report import (
     AskedQuestion,
@@ -215,10 +215,11 @@ def _report(
     )
 
 
-def run(out: Path, seed: int, rate: float, model: Mapping[str, str]) -> Path:
+def run(out: Path, seed: int, rate: float, model: Mapping[str, str], web: bool = False) -> Path:
     """The demo; returns the report's path. Raises Ada3DError.
 
-    model: the settings that name it, as `model_folders` gives them.
+    model: the settings that name it, as `model_folders` gives them; web: with the page, until
+    Ctrl-C.
     """
     started = time.monotonic()
     out.mkdir(parents=True, exist_ok=True)
@@ -233,7 +234,7 @@ def run(out: Path, seed: int, rate: float, model: Mapping[str, str]) -> Path:
     # 2. The node sees it, and is asked.
     _print_step("the node starts, the player plays the bag into it")
     inputs = {"use_sim_time": "true", "rgb_transport": "compressed"}
-    with AgentPeer({**model, **inputs, **GENERATION, **KEYFRAMES}, REMAPS) as peer:
+    with AgentPeer({**model, **inputs, **GENERATION, **KEYFRAMES}, REMAPS) as peer, web_page(web):
         print(f"{collect(peer, bag, rate, len(room.frames))} keyframes kept")
         info = peer.call(GetModelInfo, "get_model_info", GetModelInfo.Request())
         node, rounds = DemoNode(peer), []
@@ -242,18 +243,18 @@ def run(out: Path, seed: int, rate: float, model: Mapping[str, str]) -> Path:
             _print_step(f"questions, {name}{note}")
             rounds.append(_ask_all(node, room, questions, name))
 
-    # 3. The report.
-    phrase = next((q.phrase for q in questions if q.phrase), WARM_UP)
-    rest = {
-        "warning": NEVER_TRAINED if info.random_weights else "",
-        "facts": _facts(info, seed, bag),
-        "tokens": _kept_tokens(model, bag, phrase),
-    }
-    content = _report(room, seed, questions, rounds, rest)
-    report = write_report(out / "report.html", content)
-    score = ", ".join(f"{each.round.name} {each.right} of {len(questions)}" for each in rounds)
-    _print_step(f"right answers: {score}")
-    _print_step(f"done in {time.monotonic() - started:.0f} s; open {report} in a browser")
+        # 3. The report.
+        phrase = next((q.phrase for q in questions if q.phrase), WARM_UP)
+        rest = {
+            "warning": NEVER_TRAINED if info.random_weights else "",
+            "facts": _facts(info, seed, bag),
+            "tokens": _kept_tokens(model, bag, phrase),
+        }
+        content = _report(room, seed, questions, rounds, rest)
+        report = write_report(out / "report.html", content)
+        score = ", ".join(f"{each.round.name} {each.right} of {len(questions)}" for each in rounds)
+        _print_step(f"right answers: {score}")
+        _print_step(f"done in {time.monotonic() - started:.0f} s; open {report} in a browser")
     return report
 
 
@@ -278,6 +279,11 @@ def build_parser() -> argparse.ArgumentParser:
     # A recording, and how a folder is read.
     add("--bag", type=Path, help="a rosbag2 or a posed RGB-D folder; needs --detector")
     add("--detector", type=Path, metavar="FILE", help="what finds objects in it, as detector.path")
+    add(
+        "--web",
+        action="store_true",
+        help="show the node in a browser meanwhile, and keep both until Ctrl-C",
+    )
     add("--note", default="", help="of whose pictures they are, shown below them")
     add_folder_options(parser)
     return parser
@@ -298,7 +304,7 @@ def main(args: Sequence[str]) -> int:
             run_recording(options, {"model.path": "none", **model_folders(options)})
         else:
             model = {"model.path": "embedded", **model_folders(options)}
-            run(options.out, options.seed, options.rate or ROOM_RATE, model)
+            run(options.out, options.seed, options.rate or ROOM_RATE, model, options.web)
     except Ada3DError as error:
         print(f"ada3d demo: {as_options(str(error))}", file=sys.stderr)
         return 1

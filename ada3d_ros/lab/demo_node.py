@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,23 @@ def collect(peer: AgentPeer, bag: Path, rate: float, views: int) -> int:
             print(f"{kept} of {views} views were kept on this busy machine: again, slower")
             peer.call(Trigger, "reset_scene", Trigger.Request())
     return int(peer.statuses[-1].keyframes)
+
+
+@contextmanager
+def web_page(is_wanted: bool) -> Iterator[None]:
+    """`ada3d web` beside the block, in a browser where there is one; after it until Ctrl-C.
+
+    Raises PeerError where the page could not be served.
+    """
+    if not is_wanted:
+        yield
+        return
+    with start_verb("web", "--open") as page:
+        yield
+        print("the node and its page stay until Ctrl-C", flush=True)
+        with suppress(KeyboardInterrupt):
+            if page.wait():
+                raise PeerError(f"`ada3d web` ended with exit code {page.returncode}.")
 
 
 class DemoNode:

@@ -20,7 +20,7 @@ from ada3d_ros.config import AgentConfig, from_flat
 from ada3d_ros.errors import SourceError
 from ada3d_ros.geometry.measure.distance import surface_distance_m
 from ada3d_ros.lab.demo_answers import boxes_of, given_answer
-from ada3d_ros.lab.demo_node import DemoNode, collect
+from ada3d_ros.lab.demo_node import DemoNode, collect, web_page
 from ada3d_ros.lab.recording_questions import recording_questions
 from ada3d_ros.lab.report import (
     AskedQuestion,
@@ -185,7 +185,7 @@ def run(options: argparse.Namespace, model: Mapping[str, str]) -> Path:
         "input.max_rate_hz": CAMERA_HZ,
         "detector.path": str(options.detector.resolve()),
     }
-    with AgentPeer(settings, recording.remaps) as peer:
+    with AgentPeer(settings, recording.remaps) as peer, web_page(options.web):
         kept = collect(peer, recording.bag, options.rate, round(ENOUGH * expected))
         print(f"{kept} keyframes kept", flush=True)
         node = DemoNode(peer)
@@ -201,27 +201,27 @@ def run(options: argparse.Namespace, model: Mapping[str, str]) -> Path:
             asked.append(AskedQuestion(question.kind, question.asked, "", (given,)))
         info = peer.call(GetModelInfo, "get_model_info", GetModelInfo.Request())
 
-    # 3. The report.
-    content = RunReport(
-        title=f"ada3d demo: what {detector.info.name} finds in {options.bag.name}",
-        lead="A recording, played into the real node; boxes of a detector lifted by depth and"
-        " pose. Nobody told us the truth: look at the pictures.",
-        warning="",
-        frames=frames,
-        walls_m=None,
-        true_boxes=(),
-        found=[each.box for each in found],
-        rounds=(Round(""),),
-        questions=asked,
-        facts=_facts(recording, detector, info, kept),
-        listed=found,
-        detected=detected_views(detector, frames),
-        tiles=[(str(len(found)), "objects"), (str(kept), "keyframes")],
-        note=options.note,
-    )
-    report = write_report(options.out / "report.html", content)
-    seconds = time.monotonic() - started
-    print(f"\n== {len(found)} objects; done in {seconds:.0f} s; open {report} in a browser")
+        # 3. The report.
+        content = RunReport(
+            title=f"ada3d demo: what {detector.info.name} finds in {options.bag.name}",
+            lead="A recording, played into the real node; boxes of a detector lifted by depth and"
+            " pose. Nobody told us the truth: look at the pictures.",
+            warning="",
+            frames=frames,
+            walls_m=None,
+            true_boxes=(),
+            found=[each.box for each in found],
+            rounds=(Round(""),),
+            questions=asked,
+            facts=_facts(recording, detector, info, kept),
+            listed=found,
+            detected=detected_views(detector, frames),
+            tiles=[(str(len(found)), "objects"), (str(kept), "keyframes")],
+            note=options.note,
+        )
+        report = write_report(options.out / "report.html", content)
+        seconds = time.monotonic() - started
+        print(f"\n== {len(found)} objects; done in {seconds:.0f} s; open {report} in a browser")
     return report
 
 

@@ -1,0 +1,170 @@
+"""The routes: the page's own files, events for it, pictures and points, and what it asks for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Protocol
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from ada3d_ros.errors import Ada3DError, BusyError, ConfigError, InvalidRequestError
+from ada3d_ros.web.board import OPEN, Board
+
+STATIC = Path(__file__).resolve().parent / "static"
+THREE = Path("elements") / "scene" / "dist" / "index.js"  # three.js within NiceGUI's wheel
+INSTALL = "`pip install -c constraints/python.txt -c constraints/web.txt nicegui`"
+KINDS = ("ask", "find")
+FRESH = {"Cache-Control": "no-cache"}  # asked after each time: a new version shows at once
+
+
+class Robot(Protocol):
+    """What the page asks of the robot."""
+
+    def ask(self, turn: str, question: str, keep_ratio: float) -> None: ...
+    def find(self, turn: str, phrase: str, keep_ratio: float) -> None: ...
+    def stop(self, turn: str) -> None: ...
+    def set_strategy(self, strategy: str) -> None: ...
+
+
+def find_three() -> Path:
+    """three.js of the installed NiceGUI, as one ES module. Raises ConfigError."""
+    spec = find_spec("nicegui")
+    for folder in (spec.submodule_search_locations or []) if spec is not None else []:
+        if (Path(folder) / THREE).is_file():
+            return Path(folder) / THREE
+    what = "is not installed" if spec is None else f"has no {THREE}: it is of another version"
+    raise ConfigError(
+        f"three.js draws the scene and comes with the package nicegui, which {what}: {INSTALL}."
+    )
+
+
+def build_app(board: Board, robot: Robot, three: Path) -> Starlette:
+    """The application without its guard."""
+    routes = _Routes(board, robot, three)
+    return Starlette(
+        routes=[
+            Route("/", routes.index),
+            Route("/three.js", routes.three),
+            Route("/static/{name}", routes.static),
+            Route("/events", routes.events),
+            Route("/cloud/{number:int}", routes.cloud),
+            Route("/views/{name}.jpg", routes.picture),
+            Route("/kept/{name}", routes.kept),
+            Route("/ask", routes.ask, methods=["POST"]),
+            Route("/stop", routes.stop, methods=["POST"]),
+            Route("/settings", routes.settings, methods=["POST"]),
+        ]
+    )
+
+
+class _Routes:
+    def __init__(self, board: Board, robot: Robot, three: Path) -> None:
+        self._board, self._robot, self._three = board, robot, three
+        self._files = {file.name: file for file in STATIC.iterdir()}
+
+    # -- what the page is made of
+
+    async def index(self, request: Request) -> Response:
+        return FileResponse(STATIC / "index.html", headers=FRESH)
+
+    async def static(self, request: Request) -> Response:
+        file = self._files.get(request.path_params["name"])
+        return FileResponse(file, headers=FRESH) if file is not None else _nothing()
+
+    async def three(self, request: Request) -> Response:
+        return FileResponse(self._three, media_type="text/javascript", headers=FRESH)
+
+    # -- what it shows
+
+    async def events(self, request: Request) -> Response:
+        return StreamingResponse(self._stream(), media_type="text/event-stream")
+
+    async def _stream(self) -> AsyncIterator[str]:
+        queue = self._board.watch()
+        try:
+            yield "retry: 1000\n\n"
+            while (event := await queue.get()) is not None:
+                yield f"event: {event[0]}\ndata: {event[1]}\n\n"
+        finally:
+            self._board.leave(queue)
+
+    async def cloud(self, request: Request) -> Response:
+        return Response(self._board.cloud, media_type="application/octet-stream")
+
+    async def picture(self, request: Request) -> Response:
+        picture = self._board.pictures.get(request.path_params["name"])
+        return Response(picture, media_type="image/jpeg") if picture is not None else _nothing()
+
+    async def kept(self, request: Request) -> Response:
+        kept = self._board.kept_of(request.path_params["name"])
+        return Response(kept, media_type="application/octet-stream")
+
+    # -- what it asks for
+
+    async def ask(self, request: Request) -> Response:
+        """Begin a turn: {kind, text, keep_ratio, page} gives {turn}."""
+        try:
+            given = _fields(await request.body())
+            kind, text, page = given.get("kind"), given.get("text"), given.get("page", "")
+            ratio = given.get("keep_ratio", 0)
+            if kind not in KINDS or not isinstance(text, str) or not isinstance(page, str):
+                raise InvalidRequestError(f"kind is one of {', '.join(KINDS)}, text is text.")
+            if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 <= ratio <= 1:
+                raise InvalidRequestError("keep_ratio is a number from 0 (the robot's own) to 1.")
+            if self._board.is_full:
+                raise BusyError("Too many questions wait for an answer: wait for one of them.")
+        except Ada3DError as error:
+            return _refused(error)
+        turn = self._board.begin(kind, text, page[:80])
+        (self._robot.ask if kind == "ask" else self._robot.find)(turn, text, float(ratio))
+        return JSONResponse({"turn": turn})
+
+    async def stop(self, request: Request) -> Response:
+        """Stop a turn: {turn}."""
+        try:
+            turn = _fields(await request.body()).get("turn")
+            known = self._board.turns.get(turn) if isinstance(turn, str) else None
+            if known is None:
+                raise InvalidRequestError("There is no such question.")
+        except Ada3DError as error:
+            return _refused(error)
+        if known["state"] in OPEN:
+            self._robot.stop(known["turn"])
+        return JSONResponse({})
+
+    async def settings(self, request: Request) -> Response:
+        """Change what holds for everybody: {strategy}."""
+        try:
+            strategy = _fields(await request.body()).get("strategy")
+            if not isinstance(strategy, str):
+                raise InvalidRequestError("strategy is the name of one.")
+        except Ada3DError as error:
+            return _refused(error)
+        self._robot.set_strategy(strategy)
+        return JSONResponse({})
+
+
+def _fields(body: bytes) -> dict[str, Any]:
+    """Raises InvalidRequestError."""
+    try:
+        fields = json.loads(body)
+    except (ValueError, RecursionError):
+        fields = None
+    if not isinstance(fields, dict):
+        raise InvalidRequestError("The body is no JSON object.")
+    return fields
+
+
+def _refused(error: Ada3DError) -> Response:
+    status = 429 if isinstance(error, BusyError) else 400
+    return JSONResponse({"error": str(error)}, status)
+
+
+def _nothing() -> Response:
+    return Response("There is nothing of that name.\n", 404, media_type="text/plain")

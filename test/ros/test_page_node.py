@@ -1,0 +1,162 @@
+"""The page's node beside a real agent over DDS: what it is told, and what becomes of questions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy")
+
+from ada3d_ros.ros.page_node import PageNode
+from ada3d_ros.srv import GetModelInfo, QueryScene
+from test.support.ros_harness import Harness, scripted, wait_until
+
+
+class Listener:
+    """Takes down what comes."""
+
+    def __init__(self) -> None:
+        self.told: dict[str, Any] = {}
+        self.points: list[bytes] = []
+        self.turns: dict[str, dict[str, Any]] = {}
+        self.kept: dict[str, bytes] = {}
+        self.deltas: dict[str, str] = {}
+        self.others: list[tuple[str, dict[str, Any]]] = []
+
+    def status(self, status: dict[str, Any]) -> None:
+        self.told["status"] = status
+
+    def cloud(self, points: bytes) -> None:
+        self.points.append(points)
+
+    def keyframes(self, keyframes: dict[str, Any], pictures: dict[str, bytes]) -> None:
+        self.told["keyframes"], self.told["pictures"] = keyframes, pictures
+
+    def pose(self, pose: dict[str, Any]) -> None:
+        self.told["pose"] = pose
+
+    def settings(self, settings: dict[str, Any]) -> None:
+        self.told["settings"] = {**self.told.get("settings", {}), **settings}
+
+    def text(self, turn: str, delta: str) -> None:
+        self.deltas[turn] = self.deltas.get(turn, "") + delta
+
+    def ended(self, turn: str, fields: dict[str, Any], kept: bytes) -> None:
+        self.turns[turn], self.kept[turn] = fields, kept
+
+    def elsewhere(self, question: str, fields: dict[str, Any], kept: bytes) -> None:
+        self.others.append((question, fields))
+
+    def end_of(self, turn: str) -> dict[str, Any]:
+        assert wait_until(lambda: turn in self.turns, 30.0), turn
+        return self.turns[turn]
+
+
+Joined = Callable[[Harness], tuple[PageNode, Listener]]
+
+
+@pytest.fixture
+def join(domain_id: int) -> Iterator[Joined]:
+    """join(agent) -> a page's node that has found it, and its listener."""
+    started: list[PageNode] = []
+
+    def start(agent: Harness) -> tuple[PageNode, Listener]:
+        listener = Listener()
+        page = PageNode("/ada3d_agent", listener, domain_id=domain_id)
+        started.append(page)
+        assert listener.told["status"]["text"].startswith("No robot yet")
+        page.start()
+        assert wait_until(lambda: listener.told["status"].get("ready", False), 30.0)
+        return page, listener
+
+    yield start
+    for page in started:
+        page.close()
+
+
+def test_scene_questions_and_settings(start_agent: Callable[..., Harness], join: Joined) -> None:
+    agent = start_agent()
+    agent.publish_scene(1)
+    page, told = join(agent)
+
+    # The scene: points, cameras with pictures.
+    assert wait_until(lambda: bool(told.points) and len(told.points[-1]) > 0, 30.0)
+    xyz = np.frombuffer(told.points[-1][: len(told.points[-1]) // 15 * 12], "<f4")
+    assert np.isfinite(xyz).all()
+    assert wait_until(lambda: bool(told.told.get("pictures")), 30.0)
+    view = told.told["keyframes"]["views"][0]
+    assert told.told["pictures"][view["name"]].startswith(b"\xff\xd8")
+
+    # A question: what it streams is what it ends with, as the service answers it.
+    page.ask("t1", "What is there?", 0.0)
+    ended = told.end_of("t1")
+    assert ended["state"] == "done", ended
+    assert ended["text"] in (told.deltas.get("t1", ""), told.deltas.get("t1", "").strip())
+    assert len(told.kept["t1"]) == 12 * ended["tokens"]["kept"] == 12 * ended["kept"]
+    answer = agent.call(QueryScene, "query", QueryScene.Request(question="What is there?")).answer
+    assert answer.text == ended["text"]
+
+    # That one was asked elsewhere; ours was not, though it came on ~/answer too.
+    assert wait_until(lambda: len(told.others) == 1, 10.0)
+    assert told.others[0][0] == "What is there?"
+    assert told.others[0][1]["text"] == answer.text
+
+    # A phrase that is not found, and a question that is none: sentences.
+    page.find("t2", "the chair", 0.0)
+    page.ask("t3", "   ", 0.0)
+    page.ask("t4", "How?", 7.0)
+    found = told.end_of("t2")
+    assert (found["state"] == "done") == bool(found["boxes"])
+    assert (found["state"] == "failed") == bool(found["error"])
+    assert "empty" in told.end_of("t3")["error"]
+    assert "keep_ratio = 7" in told.end_of("t4")["error"]
+    assert len(told.others) == 1
+
+    # Settings: those of the node, a change, a refusal.
+    assert wait_until(lambda: told.told.get("settings", {}).get("strategy") == "none", 30.0)
+    page.set_strategy("uniform")
+    assert wait_until(lambda: told.told["settings"]["strategy"] == "uniform", 30.0)
+    assert "uniform" in agent.call(GetModelInfo, "get_model_info", GetModelInfo.Request()).pruning
+    page.set_strategy("guess")
+    assert wait_until(lambda: "'guess'" in told.told["settings"].get("error", ""), 30.0)
+    assert told.told["settings"]["strategy"] == "uniform"
+
+
+def test_a_question_is_stopped(start_agent: Callable[..., Harness], join: Joined) -> None:
+    """While it is answered, and before it is accepted; what was said so far stays."""
+    agent = start_agent(scripted("yes " * 500, 0.05), **{"generation.max_new_tokens": 400})
+    agent.publish_scene(1)
+    page, told = join(agent)
+    page.ask("t1", "What is there?", 0.0)
+    assert wait_until(lambda: "yes" in told.deltas.get("t1", ""), 30.0)
+    page.stop("t1")
+    assert told.end_of("t1")["state"] == "stopped"
+    assert "yes" in told.end_of("t1")["text"]
+    page.ask("t2", "Is there a chair?", 0.0)
+    page.stop("t2")
+    assert told.end_of("t2")["state"] == "stopped"
+    page.stop("t2")  # once more, and one that never was
+    page.stop("t9")
+    page.ask("t3", "", 0.0)
+    assert told.end_of("t3")["state"] == "failed"
+
+
+def test_a_robot_that_is_not_there(domain_id: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ada3d_ros.ros.page_node.FIND_S", 0.5)
+    listener = Listener()
+    page = PageNode("/nobody", listener, domain_id=domain_id)
+    page.start()
+    try:
+        page.ask("t1", "Is there anybody?", 0.0)
+        page.find("t2", "the chair", 0.0)
+        page.set_strategy("none")
+        for turn in ("t1", "t2"):
+            assert listener.end_of(turn)["state"] == "lost"
+            assert "does not answer" in listener.end_of(turn)["error"]
+        assert "does not answer" in listener.told["settings"]["error"]
+        assert listener.told["status"]["tone"] == "wait"
+    finally:
+        page.close()

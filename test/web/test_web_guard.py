@@ -1,0 +1,233 @@
+"""What the page's server refuses, asked by plain HTTP: Host, Origin, token, size, kind of body."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("starlette", reason="Starlette is absent: pip install 'ada3d_ros[web]'")
+pytest.importorskip("httpx", reason="httpx is absent: pip install 'ada3d_ros[web]'")
+
+from starlette.testclient import TestClient
+
+from ada3d_ros.web.board import MAX_OPEN, Board
+from ada3d_ros.web.guard import MAX_BODY, Guard
+from ada3d_ros.web.server import STATIC, build_app
+
+TOKEN = "t0kenOfTwentyLetters"
+OWN = "http://127.0.0.1:8090"
+
+
+class Robot:
+    """Takes down what it is asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[Any, ...]] = []
+
+    def ask(self, turn: str, question: str, keep_ratio: float) -> None:
+        self.asked.append(("ask", turn, question, keep_ratio))
+
+    def find(self, turn: str, phrase: str, keep_ratio: float) -> None:
+        self.asked.append(("find", turn, phrase, keep_ratio))
+
+    def stop(self, turn: str) -> None:
+        self.asked.append(("stop", turn))
+
+    def set_strategy(self, strategy: str) -> None:
+        self.asked.append(("strategy", strategy))
+
+
+def client(
+    host: str = "127.0.0.1", token: str = "", base: str = OWN
+) -> tuple[TestClient, Robot, Board]:
+    robot, board = Robot(), Board("/ada3d_agent", ["none"])
+    three = STATIC / "dom.js"  # any file: what three.js holds is not looked at here
+    app = Guard(build_app(board, robot, three), host, token, "ada3d_8090")
+    return TestClient(app, base_url=base, follow_redirects=False), robot, board
+
+
+@pytest.mark.parametrize(
+    ("listens", "host", "status"),
+    [
+        ("127.0.0.1", "127.0.0.1:8090", 200),
+        ("127.0.0.1", "localhost:9000", 200),  # passed on by `ssh -L 9000:localhost:8090`
+        ("127.0.0.1", "[::1]:8090", 200),
+        ("127.0.0.1", "robot.example:8090", 403),
+        ("127.0.0.1", "192.168.1.7:8090", 403),
+        ("127.0.0.1", "127.0.0.1.example:8090", 403),
+        ("127.0.0.1", "", 403),
+        ("127.0.0.1", "[", 403),
+        ("0.0.0.0", "192.168.1.7:8090", 200),
+        ("0.0.0.0", "robot.example:8090", 403),
+        ("robot.example", "ROBOT.example:8090", 200),
+    ],
+)
+def test_the_host_must_be_our_own(listens: str, host: str, status: int) -> None:
+    """A name that somebody else bound to our address is not."""
+    asked = client(listens)[0]
+    assert asked.get("/", headers={"Host": host}).status_code == status
+
+
+@pytest.mark.parametrize("path", ["/", "/events", "/cloud/1", "/static/page.js"])
+@pytest.mark.parametrize("origin", ["http://evil.example", "http://127.0.0.1:3000", "null"])
+def test_another_page_gets_nothing(path: str, origin: str) -> None:
+    asked = client()[0]
+    assert asked.get(path, headers={"Origin": origin}).status_code == 403
+
+
+def test_another_page_may_not_fetch_without_an_origin() -> None:
+    """As <script> and <img> of another site do."""
+    asked = client()[0]
+    fetched = {"Sec-Fetch-Site": "cross-site"}
+    assert asked.get("/cloud/1", headers=fetched).status_code == 403
+    assert asked.get("/", headers=fetched).status_code == 200  # a link that was followed
+
+
+def test_another_page_may_not_ask() -> None:
+    asked, robot, _ = client()
+    body = {"kind": "ask", "text": "What is there?"}
+    assert (
+        asked.post("/ask", json=body, headers={"Origin": "http://evil.example"}).status_code == 403
+    )
+    assert robot.asked == []
+    told = asked.post("/ask", json=body, headers={"Origin": OWN})
+    assert told.status_code == 200
+    assert robot.asked == [("ask", told.json()["turn"], "What is there?", 0.0)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "status"),
+    [
+        ("text/plain", b'{"kind": "ask", "text": "hi"}', 415),
+        ("application/json", b"x" * (MAX_BODY + 1), 413),
+        ("application/json", b"[1]", 400),
+        ("application/json", b"{", 400),
+        ("application/json", b'{"kind": "shout", "text": "hi"}', 400),
+        ("application/json", b'{"kind": "ask", "text": 7}', 400),
+        ("application/json", b'{"kind": "ask", "text": "hi", "keep_ratio": 1.5}', 400),
+        ("application/json", b'{"kind": "ask", "text": "hi", "keep_ratio": NaN}', 400),
+        ("application/json", b'{"kind": "ask", "text": "hi", "keep_ratio": true}', 400),
+        ("application/json; charset=utf-8", b'{"kind": "find", "text": "hi"}', 200),
+    ],
+)
+def test_a_body_that_is_not_taken(kind: str, body: bytes, status: int) -> None:
+    asked, robot, _ = client()
+    told = asked.post("/ask", content=body, headers={"Content-Type": kind})
+    assert told.status_code == status
+    assert len(robot.asked) == (status == 200)
+
+
+def test_a_body_of_untold_length_is_not_taken() -> None:
+    asked = client()[0]
+    chunks = (part for part in [b"{}"])
+    told = asked.post("/ask", content=chunks, headers={"Content-Type": "application/json"})
+    assert told.status_code == 413
+
+
+def test_a_token_is_brought_once_and_kept_in_a_cookie() -> None:
+    asked = client("0.0.0.0", TOKEN)[0]
+    assert asked.get("/").status_code == 401
+    assert asked.get("/cloud/1").status_code == 401
+    assert asked.get("/?token=wrong").status_code == 401
+    assert asked.get(f"/cloud/1?token={TOKEN}").status_code == 401  # at the page's address alone
+
+    told = asked.get(f"/?token={TOKEN}")
+    assert told.status_code == 200
+    cookie = told.headers["set-cookie"]
+    assert cookie.startswith(f"ada3d_8090={TOKEN};")
+    assert "httponly" in cookie.lower()
+    assert "samesite=strict" in cookie.lower()
+    assert TOKEN not in told.text
+    assert asked.get("/").status_code == 200
+    assert asked.get("/cloud/1").status_code == 200
+    assert asked.get("/", headers={"Cookie": "ada3d_8090=wrong"}).status_code == 401
+
+
+def test_every_response_has_the_policy() -> None:
+    asked = client()[0]
+    for told in (asked.get("/"), asked.get("/nothing"), asked.get("/", headers={"Host": "x"})):
+        policy = told.headers["content-security-policy"]
+        assert policy.startswith("default-src 'self';")
+        assert "unsafe" not in policy
+        assert told.headers["x-content-type-options"] == "nosniff"
+
+
+@pytest.mark.parametrize(
+    "path", ["/static/nothing.js", "/static/../server.py", "/static/%2e%2e%2fserver.py"]
+)
+def test_nothing_but_the_pages_files_is_served(path: str) -> None:
+    asked = client()[0]
+    assert asked.get(path).status_code == 404
+
+
+def test_views_and_kept_tokens_are_served_by_name() -> None:
+    asked, _, board = client()
+    board.set_keyframes({"epoch": 1, "views": []}, {"1-0": b"picture"})
+    turn = board.begin("ask", "What is there?", "p")
+    board.end(turn, {"state": "done", "text": "A chair."}, b"places")
+    assert asked.get("/views/1-0.jpg").content == b"picture"
+    assert asked.get("/views/1-1.jpg").status_code == 404
+    assert asked.get(f"/kept/{turn}").content == b"places"
+
+
+def test_too_many_open_questions_are_refused() -> None:
+    asked, _, board = client()
+    turns = [board.begin("ask", "?", "p") for _ in range(MAX_OPEN)]
+    body = {"kind": "ask", "text": "One more?"}
+    told = asked.post("/ask", json=body)
+    assert told.status_code == 429
+    assert "wait" in told.json()["error"]
+    board.end(turns[0], {"state": "done"}, b"")
+    assert asked.post("/ask", json=body).status_code == 200
+
+
+def test_a_turn_is_stopped_by_its_name() -> None:
+    asked, robot, board = client()
+    turn = board.begin("ask", "?", "p")
+    assert asked.post("/stop", json={"turn": turn}).status_code == 200
+    assert robot.asked == [("stop", turn)]
+    for wrong in ({"turn": "x"}, {"turn": ["x"]}, {}):
+        assert asked.post("/stop", json=wrong).status_code == 400
+
+
+def test_the_page_runs_no_script_of_its_own_text() -> None:
+    """No inline script, style or handler: the policy would stop it, and so it would be missed."""
+    text = (STATIC / "index.html").read_text()
+    assert "<style" not in text
+    assert "style=" not in text
+    assert "onclick" not in text
+    assert text.count("<script") == text.count('<script type="module" src=') == 1
+    for file in STATIC.glob("*.js"):
+        assert "innerHTML" not in file.read_text()
+        assert len(file.read_text().splitlines()) <= 400
+
+
+def test_a_page_gets_the_whole_and_then_what_changes() -> None:
+    board = Board("/ada3d_agent", ["none"])
+    turn = board.begin("ask", "Where?", "p")
+    queue = board.watch()
+    board.add_text(turn, "There")
+    board.end(turn, {"state": "failed", "error": "no"}, b"")
+    board.add_text(turn, " is more")  # too late
+    events = [queue.get_nowait() for _ in range(queue.qsize())]
+    assert [name for name, _ in events] == ["whole", "text", "turn"]
+    assert json.loads(events[0][1])["turns"][0]["question"] == "Where?"
+    assert json.loads(events[2][1])["text"] == "There"
+
+
+def test_a_page_that_lags_behind_is_let_go() -> None:
+    board = Board("/ada3d_agent", ["none"])
+    queue = board.watch()
+    for number in range(600):
+        board.set("cloud", number + 1)
+    events = [queue.get_nowait() for _ in range(queue.qsize())]
+    assert events[-1] is None
+    assert len(events) <= 501
+
+
+def test_statics_are_all_there() -> None:
+    names = {file.name for file in Path(STATIC).iterdir()}
+    assert {"index.html", "page.css", "page.js", "scene.js", "icon.svg"} <= names
