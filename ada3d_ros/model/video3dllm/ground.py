@@ -115,8 +115,8 @@ def patches_inside(
     low, high = boxes_m[:, :3] - boxes_m[:, 3:] / 2, boxes_m[:, :3] + boxes_m[:, 3:] / 2
     reach = ((most >= low[:, None]) & (least <= high[:, None])).all(dim=-1)  # (n, P)
     of_box, of_patch = torch.nonzero(reach, as_tuple=True)
-    looked = pixels[of_patch]
-    inside = ((looked >= low[of_box, None]) & (looked <= high[of_box, None])).all(dim=-1)
+    near = pixels[of_patch]
+    inside = ((near >= low[of_box, None]) & (near <= high[of_box, None])).all(dim=-1)
     members = torch.zeros_like(reach)
     members[of_box, of_patch] = inside.sum(dim=1) >= patch * patch // 2
     return members.unflatten(1, (side, side))
