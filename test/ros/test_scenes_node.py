@@ -216,9 +216,10 @@ def test_a_disk_that_fills_up_is_told_and_the_node_serves_on(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    for second in (10, 11):
+    state = agent.node.pipeline.scene_state
+    for second, count in ((10, 3), (11, 4)):
         agent.publish_frame(second * 1_000_000_000, x_m=float(second))
-    assert wait_until(lambda: agent.node.pipeline.scene_state().num_keyframes == 4, LIMIT_S)
+        assert wait_until(lambda n=count: state().num_keyframes == n, LIMIT_S)
     assert status_says(agent, "no room left for the store", "not saved")
     assert ask(agent).success
     refused = save(agent)
