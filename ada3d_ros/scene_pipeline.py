@@ -22,13 +22,13 @@ from ada3d_ros.measures import ObjectsSnapshot, SceneObject
 from ada3d_ros.model.prompt import check_question, parse_coordinates
 from ada3d_ros.scene.floor import Floor
 from ada3d_ros.scene.keyframes import KeyframeBuffer, SceneSnapshot
-from ada3d_ros.scene.objects import KeptObjects
 from ada3d_ros.types import AskHooks, Keyframe, ModelInfo, Question, RgbdFrame, SceneState
 
 if TYPE_CHECKING:
     from ada3d_ros.asking.measured_by_detector import DetectedScene
     from ada3d_ros.asking.object_source import ObjectSource
     from ada3d_ros.perception.detector import Detector, DetectorReport
+    from ada3d_ros.scene.objects import KeptObjects
 
 MEASURE = Question("")  # of a request without words
 NOTHING_KEPT = ObjectsSnapshot(why_not="what finds objects is not loaded yet.")

@@ -175,6 +175,7 @@ def test_a_near_choice_and_a_near_name_are_proposed() -> None:
             ["0" * 63, "0" * 65, "G" * 64, "AF" * 32],
         ),
         ("world_frame", ["map", "odom", "robot/map"], ["", " ", "my map", "map\n"]),
+        ("scene.name", ["", "kitchen", "Floor_2-b", "x" * 64], ["a/b", "..", "a b", "x" * 65]),
     ],
 )
 def test_patterns(name: str, good: list[str], bad: list[str]) -> None:
@@ -198,6 +199,11 @@ def test_settings_that_do_not_fit_together() -> None:
         from_flat({"extrinsic.quat_xyzw": [0.0] * 4})
     with pytest.raises(ConfigError, match="norm"):
         from_flat({"extrinsic.quat_xyzw": [0.0, 0.0, 0.0, 0.998]})
+    with pytest.raises(ConfigError, match=r"scene\.store = 'b' and scene\.autosave = 'a'"):
+        from_flat({"scene.store": "b", "scene.autosave": "a"})
+    with pytest.raises(ConfigError, match=r"scene\.name = 'kitchen' and there is no store"):
+        from_flat({"scene.name": "kitchen"})
+    assert from_flat({"scene.autosave": "a"}).scene.name_in_use == "default"
     from_flat({"extrinsic.quat_xyzw": [0.0, 0.0, 0.0, 0.9995]})
     from_flat({"depth.min_m": 20.0, "depth.max_m": 30.0})  # judged together, not one by one
 

@@ -106,7 +106,7 @@ def told(frames: list[RgbdFrame]) -> dict[str, float]:
 
 
 def loaded(lossless: bool) -> dict[str, Any]:
-    """Seconds to read a scene of 20 keyframes and to its first answer, and whether that is the same."""
+    """Seconds to read a scene, and to its first answer; how often that is the same as before."""
     flat = {"model.path": "embedded", "keyframe.min_translation_m": 0.0}
     config = from_flat(flat | {"keyframe.min_rotation_deg": 0.0})
     first = Ada3DPipeline(config)

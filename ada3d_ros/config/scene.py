@@ -64,6 +64,11 @@ class SceneConfig:
     def __post_init__(self) -> None:
         if self.store and self.autosave and self.store != self.autosave:
             raise ConfigError(ONLY_STORE.format(store=self.store, autosave=self.autosave))
+        if self.name and not self.folder:
+            raise ConfigError(
+                f"scene.name = {self.name!r} and there is no store: set scene.autosave (or"
+                " scene.store) to its folder."
+            )
 
     @property
     def folder(self) -> str:

@@ -38,6 +38,8 @@ class OtherScenes:
             while len(self._open) > MAX_OPEN:
                 self._open.popitem(last=False)
         self._open.move_to_end(name)
+        if pipeline.config is not in_use.config:  # settings changed meanwhile
+            pipeline.set_config(in_use.config)
         return pipeline
 
     def forget(self, name: str) -> None:

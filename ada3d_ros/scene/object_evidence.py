@@ -14,7 +14,6 @@ from enum import Enum
 import numpy as np
 import numpy.typing as npt
 
-from ada3d_ros.geometry.depth_support import NEAR_M
 from ada3d_ros.geometry.sparse_points import project_to_frame
 from ada3d_ros.types import Keyframe, RgbdFrame
 
@@ -113,6 +112,8 @@ def _measure(
 
     At a point's pixel and those around it, so that thin parts are not missed by half a pixel.
     """
+    from ada3d_ros.geometry.depth_support import NEAR_M  # loads torch
+
     # The pixels around each point that is in view.
     uv_px, z_m = project_to_frame(frame, xyz_m)
     height, width = frame.depth_m.shape

@@ -46,11 +46,11 @@ class SceneInUse:
         return cls(state.epoch, state.version, scene.floor, scene.anchor_xy_m, keys)
 
     def to_json(self) -> str:
-        floor = self.floor or Floor()
+        floor = self.floor
         said = {
             "epoch": self.epoch,
             "version": self.version,
-            "floor": [floor.z_m, floor.source, floor.num_views],
+            "floor": floor and [floor.z_m, floor.source, floor.num_views],
             "anchor_xy_m": self.anchor_xy_m,
             "keyframes": self.keyframes,
         }
@@ -61,10 +61,12 @@ class SceneInUse:
         """Raises DamagedIndexError."""
         try:
             said = json.loads(text)
-            z_m, source, num_views = said["floor"]
             x, y = said["anchor_xy_m"]
             keys = tuple((int(stamp_ns), int(index)) for stamp_ns, index in said["keyframes"])
-            floor = Floor(float(z_m), str(source), int(num_views))
+            floor = None
+            if said["floor"] is not None:
+                z_m, source, num_views = said["floor"]
+                floor = Floor(float(z_m), str(source), int(num_views))
             return cls(int(said["epoch"]), int(said["version"]), floor, (float(x), float(y)), keys)
         except (KeyError, TypeError, ValueError) as error:
             raise DamagedIndexError(f"the scene in the index cannot be read: {error!r}.") from None
@@ -125,7 +127,7 @@ def read_contents(folder: Path) -> Contents:
     return _with_segments(contents, folder / SEGMENTS)
 
 
-_NOTHING = SceneInUse().to_json()
+_NOTHING = SceneInUse(floor=Floor()).to_json()
 
 
 def _with_segments(contents: Contents, folder: Path) -> Contents:

@@ -29,6 +29,8 @@ from ada3d_ros.fleet.protocol import Call, SceneList, check_token, token_of
 from ada3d_ros.fleet.remote_pipeline import RemotePipeline
 from ada3d_ros.measures import MeasureKind, MeasureRequest, Reference
 from ada3d_ros.scene.keyframes import SceneSnapshot
+from ada3d_ros.store.named_scenes import NamedScenes
+from ada3d_ros.store.writer import SceneWriter
 from ada3d_ros.types import Answer, AskHooks, Question
 from test.support.box_room import build_box_room
 from test.support.fleet_server import Lines, ScriptedServer, answer_to, endless, scripted_server
@@ -81,6 +83,31 @@ def test_keyframes_go_up_once_between_questions(served: tuple[str, ScriptedServe
     assert pipeline.counts.answers == 2
     assert pipeline.upload.again == 0
     assert {headers["x-session-id"] for headers in server.headers} == {"r1"}
+
+
+def test_a_saved_scene_is_asked_about_as_the_robots_own(
+    served: tuple[str, ScriptedServer], tmp_path: Path
+) -> None:
+    url, server = served
+    before, store = robot(url), NamedScenes(tmp_path)
+    writer = SceneWriter(store.open("kitchen", FRAMES[0].frame_id))
+    writer.note_scene(before.scene)
+    assert before.kept_objects() is None  # they are the server's
+    assert writer.close(60.0)
+
+    after = robot(url, frames=0)
+    after.load_scene(store.read("kitchen").scene)
+    assert after.scene.state == before.scene.state
+    expected = tuple(frame.stamp_ns for frame in FRAMES[:3])
+    assert after.ask(ASK).keyframe_stamps_ns == expected
+
+    # Another scene is another session: neither takes the other's place at the server.
+    other = after.beside()
+    other.observe(FRAMES[3])
+    assert len(other.ask(ASK).keyframe_stamps_ns) == 1
+    assert after.ask(ASK).keyframe_stamps_ns == expected
+    assert (after.upload.again, other.upload.again) == (0, 0)
+    assert [what for _, what in server.requests].count("keyframes") == 4
 
 
 def test_a_question_sends_first_what_is_missing(served: tuple[str, ScriptedServer]) -> None:

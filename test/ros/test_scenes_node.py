@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -184,3 +186,45 @@ def test_without_a_store_it_says_so(start: Start) -> None:
         assert response.error_code == ErrorCode.UNKNOWN_SCENE
         assert "scene.autosave" in response.error_msg
     assert ask(agent).scene == ""
+
+
+def test_a_clock_behind_the_saved_scene_is_waited_for(start: Start) -> None:
+    first = start(**{"scene.name": "kitchen"})
+    seen(first, 3, first_s=100_000)
+    second = start(**{"scene.name": "kitchen"})
+    second.publish_frame(50 * 1_000_000_000, x_m=3.0)
+    assert wait_until(lambda: second.drops().get("backward_stamp") == 1, LIMIT_S)
+    assert second.node.pipeline.scene_state().num_keyframes == 3
+    assert ask(second).success
+
+    # The clock is set, days ahead: that is no other recording.
+    later_ns = 500_000 * 1_000_000_000
+    second.publish_frame(later_ns, x_m=3.0)
+    assert wait_until(lambda: second.node.pipeline.scene_state().newest_ns == later_ns, LIMIT_S)
+    state = second.node.pipeline.scene_state()
+    assert (state.num_keyframes, state.epoch) == (4, 0)
+
+
+def test_a_disk_that_fills_up_is_told_and_the_node_serves_on(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = start(**{"scene.name": "kitchen"})
+    seen(agent, 2)
+    assert save(agent).success
+
+    def full(number: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    state = agent.node.pipeline.scene_state
+    for second, count in ((10, 3), (11, 4)):
+        agent.publish_frame(second * 1_000_000_000, x_m=float(second))
+        assert wait_until(lambda n=count: state().num_keyframes == n, LIMIT_S)
+    assert status_says(agent, "no room left for the store", "not saved")
+    assert ask(agent).success
+    refused = save(agent)
+    assert (refused.success, refused.error_code) == (False, ErrorCode.STORE_ERROR)
+    assert agent.node.scenes.report()["scene.keyframes_waiting"] == 2
+    monkeypatch.undo()
+    assert save(agent).keyframes == 4
+    assert wait_until(lambda: not agent.node.scenes.problem, LIMIT_S)

@@ -4,6 +4,8 @@ on.
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from ada3d_ros.store.named_scenes import NamedScenes
 from ada3d_ros.store.writer import SceneWriter
 from ada3d_ros.types import Answer, AnswerMethod, Question
 from test.support.scripted_detector import ScriptedDetector
+from test.support.sources import ROOT
 from test.support.stored import assert_same_keyframe
 
 AnyPipeline = Ada3DPipeline | ObjectPipeline
@@ -223,3 +226,12 @@ def test_fewer_views_than_were_saved_keep_the_place_covered(
     loaded(after, tmp_path)
     assert len(after.scene.keyframes) == 3
     assert after.scene.keyframes[-1].index == before.scene.keyframes[-1].index
+
+
+def test_the_store_loads_neither_torch_nor_ros() -> None:
+    code = (
+        "import sys, ada3d_ros.store.command, ada3d_ros.store.writer;"
+        " print([name for name in ('torch', 'transformers', 'rclpy') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr

@@ -94,6 +94,8 @@ def test_a_damaged_index_is_made_again_from_the_segments(
     again = store.read("kitchen", WORLD)
     assert again.notes == ()
     assert len(again.scene.keyframes) == 12
+    assert again.scene.floor == found.scene.floor
+    assert again.scene.anchor_xy_m == saved.anchor_xy_m
 
 
 def test_another_version_is_refused_and_left_as_it_is(tmp_path: Path, saved: SceneSnapshot) -> None:
