@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 from playwright.sync_api import Error, Page, expect, sync_playwright
 
@@ -26,7 +27,8 @@ from ada3d_ros.sources.bag_writer import BagOptions, write_bag
 
 ROOT = Path(__file__).resolve().parents[1]
 SEED, RATE = 0, 1.0
-COLOURS = 256  # of the palette: a third of the bytes
+COLOURS, VIVID = 160, 96  # of the palette, a fifth of the bytes: of all, and of what is not grey
+LEAST_VIVID = 70  # strongest channel over weakest
 WAIT_MS = 60_000
 FLAGS = ["--no-sandbox", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
 ASKED = (  # button, text; each once before, so that no time is that of the first question
@@ -85,10 +87,20 @@ def draw(out: Path, size: tuple[int, int], port: int, browser: str) -> None:
                 shot = Path(folder, "shot.png")
                 page.screenshot(path=shot)
                 made.close()
-                picture = Image.open(shot).convert("RGB")
-                rare = Image.Quantize.MAXCOVERAGE  # tokens and boxes are few pixels
-                picture.quantize(COLOURS, rare).save(out, optimize=True)
+                reduced(Image.open(shot).convert("RGB")).save(out, optimize=True)
     print(f"wrote {out}, {out.stat().st_size // 1000} kB")
+
+
+def reduced(picture: Image.Image) -> Image.Image:
+    """With a palette in which tokens and boxes, which are few pixels, have colours of their own."""
+    pixels = np.asarray(picture).reshape(-1, 3)
+    vivid = pixels[np.ptp(pixels, axis=1) > LEAST_VIVID]
+    parts = [(picture, COLOURS), (Image.fromarray(vivid[None]), VIVID)]
+    palette = Image.new("P", (1, 1))
+    palette.putpalette(
+        [value for part, n in parts for value in (part.quantize(n).getpalette() or [])[: 3 * n]]
+    )
+    return picture.quantize(palette=palette, dither=Image.Dither.NONE)
 
 
 def open_page(page: Page, url: str) -> None:

@@ -8,9 +8,9 @@ was open when it fell silent is told to be lost.
 from __future__ import annotations
 
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from queue import SimpleQueue
@@ -23,15 +23,17 @@ from rcl_interfaces.msg import Parameter as ParameterMsg
 from rcl_interfaces.srv import GetParameters, SetParameters
 from rclpy.action import ActionClient
 from rclpy.clock import Clock, ClockType
+from rclpy.exceptions import InvalidTopicNameException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter, parameter_value_to_python
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.signals import SignalHandlerOptions
+from rclpy.validate_full_topic_name import validate_full_topic_name
 from sensor_msgs.msg import PointCloud2
 
 from ada3d_ros.action import AskScene
-from ada3d_ros.errors import SourceError
+from ada3d_ros.errors import ConfigError, SourceError
 from ada3d_ros.msg import AgentStatus, Answer, KeyframeArray
 from ada3d_ros.ros.page_messages import (
     answer_for_page,
@@ -95,7 +97,10 @@ class _Open:
 
 
 class PageNode:
-    """A node on an executor of its own; `ask`, `find`, `stop`, `set_strategy` from any thread."""
+    """A node on an executor of its own; `ask`, `find`, `stop`, `set_strategy` from any thread.
+
+    agent: its full name; raises ConfigError where it is none.
+    """
 
     def __init__(
         self,
@@ -104,7 +109,12 @@ class PageNode:
         ros_args: Sequence[str] = (),
         domain_id: int | None = None,
     ) -> None:
-        self._agent, self._listener = agent.rstrip("/"), listener
+        self._agent, self._listener = f"/{agent.strip('/')}", listener
+        try:
+            validate_full_topic_name(f"{self._agent}/status")
+        except InvalidTopicNameException:
+            example = "/robot1/ada3d_agent"
+            raise ConfigError(f"{agent!r} is no name of a node, as {example} is.") from None
         self._context = rclpy.Context()
         rclpy.init(
             args=list(ros_args),
@@ -123,10 +133,8 @@ class PageNode:
         self._pose_at = 0.0
 
         subscribe, name = self._node.create_subscription, f"{self._agent}/"
+        self._scene: list[Any] = []  # subscriptions to what the 3D view shows
         subscribe(AgentStatus, f"{name}status", self._on_status, LATCHED)
-        subscribe(PointCloud2, f"{name}cloud", self._on_cloud, LATCHED)
-        subscribe(KeyframeArray, f"{name}keyframes", self._on_keyframes, LATCHED)
-        subscribe(PoseStamped, f"{name}camera_pose", self._on_pose, 1)
         subscribe(Answer, f"{name}answer", self._on_answer, 10)
         self._asking = ActionClient(self._node, AskScene, f"{name}ask_scene")
         self._grounding = self._node.create_client(GroundObject, f"{name}ground")
@@ -142,8 +150,15 @@ class PageNode:
         self._thread.start()
 
     def _spin(self) -> None:
-        with suppress(ExternalShutdownException):
-            self._executor.spin()
+        """Until it is closed: what goes wrong with one message is logged, and the next is taken."""
+        while self._context.ok():
+            try:
+                self._executor.spin()
+                return
+            except ExternalShutdownException:
+                return
+            except Exception:
+                self._node.get_logger().error(traceback.format_exc())
 
     def close(self) -> None:
         self._executor.shutdown(timeout_sec=1.0)
@@ -153,6 +168,23 @@ class PageNode:
         rclpy.try_shutdown(context=self._context)
 
     # -- what the page wants; each runs between the node's own callbacks
+
+    def watch(self, is_watched: bool) -> None:
+        """Whether anybody looks: the agent makes clouds and pictures only while someone listens."""
+        self._later(partial(self._watch, is_watched))
+
+    def _watch(self, is_watched: bool) -> None:
+        if is_watched and not self._scene:
+            subscribe, name = self._node.create_subscription, f"{self._agent}/"
+            self._scene = [
+                subscribe(PointCloud2, f"{name}cloud", self._on_cloud, LATCHED),
+                subscribe(KeyframeArray, f"{name}keyframes", self._on_keyframes, LATCHED),
+                subscribe(PoseStamped, f"{name}camera_pose", self._on_pose, 1),
+            ]
+        elif not is_watched:
+            for subscription in self._scene:
+                self._node.destroy_subscription(subscription)
+            self._scene = []
 
     def ask(self, turn: str, question: str, keep_ratio: float) -> None:
         """keep_ratio 0: the node's."""

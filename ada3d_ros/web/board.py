@@ -53,6 +53,10 @@ class Board:
     def leave(self, queue: asyncio.Queue[Event | None]) -> None:
         self._pages.discard(queue)
 
+    @property
+    def is_watched(self) -> bool:
+        return bool(self._pages)
+
     def close(self) -> None:
         """End every page's stream."""
         for queue in self._pages:

@@ -12,6 +12,7 @@ import sys
 import webbrowser
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from threading import Event
 from types import FrameType
 from typing import Any
 
@@ -154,6 +155,7 @@ def serve(given: argparse.Namespace, ros_args: Sequence[str], say: Callable[[str
                 timeout_graceful_shutdown=1,
             )
         )
+        server.should_exit = ended.is_set()
         robot.start()
         address = address_of(given.host, port, token)
         say(f"The page is at {address} (Ctrl-C ends it).")
@@ -165,9 +167,10 @@ def serve(given: argparse.Namespace, ros_args: Sequence[str], say: Callable[[str
         finally:
             robot.close()
 
-    # uvicorn sends itself the signal once more when it has ended; by then it is dealt with.
+    # uvicorn takes signals while it serves, and sends them once more when it has ended.
+    ended = Event()
     for kind in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(kind, lambda *_: None)
+        signal.signal(kind, lambda *_: ended.set())
     with listening:
         asyncio.run(run())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from importlib.util import find_spec
@@ -20,12 +21,14 @@ STATIC = Path(__file__).resolve().parent / "static"
 THREE = Path("elements") / "scene" / "dist" / "index.js"  # three.js within NiceGUI's wheel
 INSTALL = "`pip install -c constraints/python.txt -c constraints/web.txt nicegui`"
 KINDS = ("ask", "find")
+UNWATCHED_S = 10.0  # after the last page has gone: one that is loaded anew comes back sooner
 FRESH = {"Cache-Control": "no-cache"}  # asked after each time: a new version shows at once
 
 
 class Robot(Protocol):
     """What the page asks of the robot."""
 
+    def watch(self, is_watched: bool) -> None: ...
     def ask(self, turn: str, question: str, keep_ratio: float) -> None: ...
     def find(self, turn: str, phrase: str, keep_ratio: float) -> None: ...
     def stop(self, turn: str) -> None: ...
@@ -87,12 +90,18 @@ class _Routes:
 
     async def _stream(self) -> AsyncIterator[str]:
         queue = self._board.watch()
+        self._robot.watch(True)
         try:
             yield "retry: 1000\n\n"
             while (event := await queue.get()) is not None:
                 yield f"event: {event[0]}\ndata: {event[1]}\n\n"
         finally:
             self._board.leave(queue)
+            asyncio.get_running_loop().call_later(UNWATCHED_S, self._unwatch)
+
+    def _unwatch(self) -> None:
+        if not self._board.is_watched:
+            self._robot.watch(False)
 
     async def cloud(self, request: Request) -> Response:
         return Response(self._board.cloud, media_type="application/octet-stream")

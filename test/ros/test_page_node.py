@@ -10,6 +10,7 @@ import pytest
 
 pytest.importorskip("rclpy")
 
+from ada3d_ros.errors import ConfigError
 from ada3d_ros.ros.page_node import PageNode
 from ada3d_ros.srv import GetModelInfo, QueryScene
 from test.support.ros_harness import Harness, scripted, wait_until
@@ -82,13 +83,21 @@ def test_scene_questions_and_settings(start_agent: Callable[..., Harness], join:
     agent.publish_scene(1)
     page, told = join(agent)
 
-    # The scene: points, cameras with pictures.
+    # The scene: points, cameras with pictures; only while somebody looks.
+    clouds = "/ada3d_agent/cloud"
+    assert agent.node.count_subscribers(clouds) == 0
+    page.watch(True)
+    page.watch(True)
     assert wait_until(lambda: bool(told.points) and len(told.points[-1]) > 0, 30.0)
     xyz = np.frombuffer(told.points[-1][: len(told.points[-1]) // 15 * 12], "<f4")
     assert np.isfinite(xyz).all()
     assert wait_until(lambda: bool(told.told.get("pictures")), 30.0)
     view = told.told["keyframes"]["views"][0]
     assert told.told["pictures"][view["name"]].startswith(b"\xff\xd8")
+
+    assert agent.node.count_subscribers(clouds) == 1
+    page.watch(False)
+    assert wait_until(lambda: agent.node.count_subscribers(clouds) == 0, 30.0)
 
     # A question: what it streams is what it ends with, as the service answers it.
     page.ask("t1", "What is there?", 0.0)
@@ -142,6 +151,12 @@ def test_a_question_is_stopped(start_agent: Callable[..., Harness], join: Joined
     page.stop("t9")
     page.ask("t3", "", 0.0)
     assert told.end_of("t3")["state"] == "failed"
+
+
+@pytest.mark.parametrize("name", ["", "two words", "/1robot", "a//b"])
+def test_a_name_that_is_none(name: str, domain_id: int) -> None:
+    with pytest.raises(ConfigError, match="no name of a node"):
+        PageNode(name, Listener(), domain_id=domain_id)
 
 
 def test_a_robot_that_is_not_there(domain_id: int, monkeypatch: pytest.MonkeyPatch) -> None:

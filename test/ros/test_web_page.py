@@ -306,6 +306,9 @@ def test_two_pages_show_one_conversation(wide: Page, open_page: OpenPage) -> Non
     expect(shown).to_contain_text(words_of("Is there a bed?"))
     expect(shown).to_contain_text("asked on another page")
     expect(field(second)).to_have_value("half a que")
+
+    # One goes away in the middle of its answer.
+    expect(ask(second, SLOW)).to_contain_text("You asked")
     second.close()
     expect(ask(first, "Is there a table?")).to_contain_text(words_of("Is there a table?"))
 

@@ -27,6 +27,9 @@ class Robot:
     def __init__(self) -> None:
         self.asked: list[tuple[Any, ...]] = []
 
+    def watch(self, is_watched: bool) -> None:
+        self.asked.append(("watch", is_watched))
+
     def ask(self, turn: str, question: str, keep_ratio: float) -> None:
         self.asked.append(("ask", turn, question, keep_ratio))
 
