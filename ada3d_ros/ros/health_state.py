@@ -116,6 +116,7 @@ class HealthState:
 
     # sentences of those who watch one thing; empty: nothing is wrong
     namesake_warning: str = ""  # another node of this name
+    remote_warning: str = ""  # a server that does not answer, and who does in its place
     objects_warning: str = ""  # a vocabulary that cannot be read
     camera_axes_warning: str = ""  # K of another size, D applied twice, poses of other axes
 

@@ -96,6 +96,7 @@ class HealthWatch:
             running_s=time.monotonic() - self._started,
             namesake_warning=node.namesakes,
             detector=self._detector(),
+            remote_warning=pipeline.remote_problem if pipeline is not None else "",
             objects_warning=objects.why_not if objects is not None and objects.is_fault else "",
             camera_axes_warning=" ".join(node.intake.watch.complaints) if node.intake else "",
             middleware="Fast DDS" if _is_fast_dds() else "the middleware",
