@@ -219,6 +219,11 @@ class Connection:
                 f" ({error.verify_message}). Name the certificate that signed it (remote.ca_file),"
                 " and the server as the certificate does (model.remote)."
             )
+        if isinstance(error, ssl.SSLError) and error.reason == "WRONG_VERSION_NUMBER":
+            return RemoteLostError(
+                f"the server {self.address.url} speaks no TLS: is it http:// (model.remote), or is"
+                " --tls-cert missing at `ada3d serve`?"
+            )
         why = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         return RemoteLostError(
             f"the server {self.address.url} cannot be reached ({why}): is `ada3d serve` running"
