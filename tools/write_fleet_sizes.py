@@ -88,8 +88,8 @@ def render() -> str:
         " robots that each ask once a minute: as many as memory holds and as keep the replica"
         f" at work {100 * BUSY:.0f} % of the time. **Computed, not measured on a GPU**: a step"
         " reads the decoder's weights and the scene's keys and values once, at the data sheet's"
-        f" memory speed, and takes {ratio['full']:.2f} times as long (pruned: {ratio['pruned']:.2f}), as"
-        " it does on a processor (`results/decode_B.json`). New keyframes and other work of the"
+        f" memory speed, and takes {ratio['full']:.2f} times as long (pruned:"
+        f" {ratio['pruned']:.2f}), as it does on a processor (`results/decode_B.json`). New keyframes and other work of the"
         " replica come on top."
     )
     return "\n".join(memory) + f"\n\n{_wrapped(says)}\n\n" + "\n".join(rates)
