@@ -82,15 +82,14 @@ def render() -> str:
         robots = [min(c, int(BUSY * q)) for c, q in zip(counts, a_minute, strict=True)]
         cells = [f"{q:.0f} / {r}" for q, r in zip(a_minute, robots, strict=True)]
         rates.append(f"| {words} | {' | '.join(cells)} |")
-    ratio = over_floor()
+    full, pruned = (f"{over_floor()[prefill]:.2f}" for prefill in ("full", "pruned"))
     says = (
         f"Questions a minute of a replica that is never idle, for answers of {ANSWER} tokens, and"
-        " robots that each ask once a minute: as many as memory holds and as keep the replica"
-        f" at work {100 * BUSY:.0f} % of the time. **Computed, not measured on a GPU**: a step"
-        " reads the decoder's weights and the scene's keys and values once, at the data sheet's"
-        f" memory speed, and takes {ratio['full']:.2f} times as long (pruned:"
-        f" {ratio['pruned']:.2f}), as it does on a processor (`results/decode_B.json`). New keyframes and other work of the"
-        " replica come on top."
+        " robots that each ask once a minute: as many as memory holds and as keep the replica at"
+        f" work {100 * BUSY:.0f} % of the time. **Computed, not measured on a GPU**: a step reads"
+        " the decoder's weights and the scene's keys and values once, at the data sheet's memory"
+        f" speed, and takes {full} times as long (pruned: {pruned}), as it does on a processor"
+        " (`results/decode_B.json`). New keyframes and other work of the replica come on top."
     )
     return "\n".join(memory) + f"\n\n{_wrapped(says)}\n\n" + "\n".join(rates)
 
