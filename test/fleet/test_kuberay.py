@@ -11,6 +11,7 @@ import yaml
 
 from ada3d_ros.config import from_flat
 from ada3d_ros.fleet.scene_store import HostLimits
+from ada3d_ros.fleet.serve import RAY_DEFAULTS
 from tools.check_kuberay import MANIFEST, TARGET, faults, fields
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -85,6 +86,10 @@ def test_the_application_is_ours_and_its_numbers_fit(
     assert limits_of_pod["nvidia.com/gpu"] == "1"
     assert float(limits_of_pod["cpu"]) >= given["cpus"]
     assert f"=={cluster['rayVersion']}" in (ROOT / "setup.py").read_text(encoding="utf-8")
+
+    # What `ada3d serve` sets for Ray's processes, the pods set.
+    environment = {pair["name"]: pair["value"] for pair in container["env"]}
+    assert RAY_DEFAULTS.items() <= environment.items()
 
     # The head runs no replica, and both kinds of pods have what `build` reads.
     head = cluster["headGroupSpec"]
