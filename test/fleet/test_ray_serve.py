@@ -1,4 +1,4 @@
-"""The whole server on this machine: Ray Serve over TLS, two replicas of a small model, robots."""
+"""The whole server on this machine: Ray Serve, two replicas of the embedded model, robots."""
 
 from __future__ import annotations
 
@@ -33,7 +33,6 @@ from ada3d_ros.fleet.scene_upload import dumped
 from ada3d_ros.pipeline import Ada3DPipeline
 from ada3d_ros.types import AskHooks, Question, RgbdFrame
 from test.support.box_room import build_box_room
-from test.support.certificates import self_signed
 
 pytest.importorskip("ray.serve", reason="ray is absent: pip install 'ada3d_ros[serve]'")
 
@@ -51,7 +50,7 @@ def free_port() -> int:
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    from ada3d_ros.fleet.serve import http_options, parser, prepare_environment, served
+    from ada3d_ros.fleet.serve import prepare_environment, served
 
     folder = tmp_path_factory.mktemp("fleet")
     secret = folder / "secret"
@@ -60,9 +59,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     (folder / "token").write_text(
         secrets.token_hex(32)
     )  # of the cluster; else Ray puts one at home
-    cert, key = self_signed(folder, "server")
     own = {"RAY_AUTH_TOKEN_PATH": str(folder / "token"), "OMP_NUM_THREADS": "1"}
-    own |= {"SSL_CERT_FILE": cert}  # what this process trusts
     before = dict(os.environ)
     os.environ.update(own)
     prepare_environment()
@@ -71,9 +68,8 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     port = free_port()
     fleet = FleetSettings(MODEL, LIMITS, (2, 2), cpus=0.5, secret_file=str(secret))
     cluster = {"include_dashboard": False, "num_cpus": 3, "log_to_driver": False}
-    options = parser().parse_args(["--port", str(port), "--tls-cert", cert, "--tls-key", key])
-    with served(application(fleet), http_options(options), cluster):
-        yield f"https://127.0.0.1:{port}"
+    with served(application(fleet), {"host": "127.0.0.1", "port": port}, cluster):
+        yield f"http://127.0.0.1:{port}"
     os.environ.clear()
     os.environ.update(before)
 
