@@ -178,9 +178,11 @@ class ScenePipeline:
 
     def detector_report(self) -> DetectorReport | None:
         """What the detector did for the scene, in numbers; None without one. Never waits."""
+        inventory = self.inventory
+        if inventory is None:  # as on a robot whose server answers, where nothing loads torch
+            return None
         from ada3d_ros.asking.detected_inventory import DetectedInventory
 
-        inventory = self.inventory
         return inventory.report if isinstance(inventory, DetectedInventory) else None
 
     def remote_report(self) -> dict[str, object]:

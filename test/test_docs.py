@@ -85,6 +85,7 @@ def headings_of(page: Path) -> list[str]:
         ("write_paper_page", DOCS / "paper.md"),
         ("write_pruning_tables_page", DOCS / "pruning_tables.md"),
         ("draw_architecture", DOCS / "architecture.svg"),
+        ("draw_fleet", DOCS / "fleet.svg"),
     ],
 )
 def test_generated_pages_are_current(tool: str, page: Path) -> None:
@@ -101,6 +102,11 @@ def test_the_command_page_is_current() -> None:
 def test_benchmark_tables_are_current() -> None:
     page, tool = text_of(DOCS / "benchmarks.md"), load(ROOT / "tools" / "write_benchmark_tables.py")
     assert page == tool.updated(page), "run tools/write_benchmark_tables.py"
+
+
+def test_sizes_of_a_fleet_are_current() -> None:
+    page, tool = text_of(DOCS / "fleet.md"), load(ROOT / "tools" / "write_fleet_sizes.py")
+    assert page == tool.updated(page), "run tools/write_fleet_sizes.py"
 
 
 def test_training_times_are_current() -> None:

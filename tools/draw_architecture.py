@@ -237,22 +237,30 @@ def footer() -> list[str]:
     return parts
 
 
-def render() -> str:
-    """The whole file."""
+def svg(width: int, height: int, label: str, parts: list[str]) -> str:
+    """A file of these parts, on white. label: what it shows, for those who cannot see it."""
     head = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}"'
-        f' height="{HEIGHT}" font-family="system-ui, Helvetica, Arial, sans-serif" role="img"'
-        ' aria-label="the main path: from messages to keyframes, from a question to its answer">'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}"'
+        f' height="{height}" font-family="system-ui, Helvetica, Arial, sans-serif" role="img"'
+        f' aria-label="{label}">'
     )
     marker = (
         '<defs><marker id="head" viewBox="0 0 10 10" refX="8" refY="5" markerWidth="7"'
         ' markerHeight="7" orient="auto">'
         f'<path d="M0,0 L10,5 L0,10 z" fill="{SOFT}"/></marker></defs>'
     )
-    parts = [head, marker, f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#ffffff"/>']
-    parts.append(text(LEFT, 40, "Frames come in", 18, 'font-weight="600"'))
-    parts.append(text(RIGHT, 40, "A question comes in", 18, 'font-weight="600"'))
-    return "\n".join([*parts, *frames_lane(), *question_lane(), *footer(), "</svg>"]) + "\n"
+    ground = f'<rect width="{width}" height="{height}" fill="#ffffff"/>'
+    return "\n".join([head, marker, ground, *parts, "</svg>"]) + "\n"
+
+
+def render() -> str:
+    """The whole file."""
+    label = "the main path: from messages to keyframes, from a question to its answer"
+    titles = [
+        text(LEFT, 40, "Frames come in", 18, 'font-weight="600"'),
+        text(RIGHT, 40, "A question comes in", 18, 'font-weight="600"'),
+    ]
+    return svg(WIDTH, HEIGHT, label, [*titles, *frames_lane(), *question_lane(), *footer()])
 
 
 if __name__ == "__main__":

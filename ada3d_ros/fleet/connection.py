@@ -212,6 +212,18 @@ class Connection:
         return data
 
     def _lost(self, error: BaseException) -> RemoteLostError:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            signed_by = self.address.ca_file or "what this system trusts"
+            return RemoteLostError(
+                f"the server {self.address.url} is not trusted: its certificate against {signed_by}"
+                f" ({error.verify_message}). Name the certificate that signed it (remote.ca_file),"
+                " and the server as the certificate does (model.remote)."
+            )
+        if isinstance(error, ssl.SSLError) and error.reason == "WRONG_VERSION_NUMBER":
+            return RemoteLostError(
+                f"the server {self.address.url} speaks no TLS: is it http:// (model.remote), or is"
+                " --tls-cert missing at `ada3d serve`?"
+            )
         why = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         return RemoteLostError(
             f"the server {self.address.url} cannot be reached ({why}): is `ada3d serve` running"

@@ -87,7 +87,6 @@ def parser() -> argparse.ArgumentParser:
     add("--token-of", default="", metavar="ROBOT", help="print this robot's token, and end")
     add("--tls-cert", default="", help="certificate (PEM); with --tls-key")
     add("--tls-key", default="", help="its private key (PEM)")
-    add("--tls-clients", default="", help="certificate that robots' own must be signed by (mTLS)")
     add("--metrics-port", type=int, default=0, help="Prometheus; default: none chosen by us")
     add("--address", default="", help="of a Ray cluster that runs; default: one of its own")
     return made
@@ -106,9 +105,7 @@ def http_options(given: argparse.Namespace) -> dict[str, Any]:
     tls = (given.tls_cert, given.tls_key)
     if any(tls) and not all(tls):
         raise ConfigError("--tls-cert and --tls-key belong together.")
-    if given.tls_clients and not all(tls):
-        raise ConfigError("--tls-clients needs --tls-cert and --tls-key.")
-    for path in (*tls, given.tls_clients):
+    for path in tls:
         if path and not Path(path).is_file():
             raise ConfigError(f"no file {path}.")
     if not _is_loopback(given.host) and not given.secret_file:
@@ -119,8 +116,6 @@ def http_options(given: argparse.Namespace) -> dict[str, Any]:
     options: dict[str, Any] = {"host": given.host, "port": given.port}
     if all(tls):
         options |= {"ssl_certfile": given.tls_cert, "ssl_keyfile": given.tls_key}
-    if given.tls_clients:
-        options["ssl_ca_certs"] = given.tls_clients
     return options
 
 

@@ -395,6 +395,4 @@ def _model(node: AgentNode) -> Report:
                 "precision": info.precision,
                 "random_weights": info.random_weights,
             }
-        if node.pipeline.remote_problem:
-            return WARN, node.pipeline.remote_problem, values
     return *((ERROR, detail) if state == AgentStatus.ERROR else judged(node, MODEL, detail)), values

@@ -43,6 +43,7 @@ def judge(state: HealthState) -> list[Fault]:
     """What is wrong, worst first; causes come before what follows from them."""
     found = [
         *_warning(state.namesake_warning, "namesake", MODEL),
+        *_warning(state.remote_warning, "remote", MODEL),
         *_clock(state),
         *_silence(state),
         *_unset_stamps(state),

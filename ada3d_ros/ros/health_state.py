@@ -117,6 +117,7 @@ class HealthState:
     # sentences of those who watch one thing; empty: nothing is wrong
     namesake_warning: str = ""  # another node of this name
     store_warning: str = ""  # a scene that is not saved, or not loaded
+    remote_warning: str = ""  # a server that does not answer, and who does in its place
     objects_warning: str = ""  # a vocabulary that cannot be read
     camera_axes_warning: str = ""  # K of another size, D applied twice, poses of other axes
 

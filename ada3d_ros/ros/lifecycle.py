@@ -189,7 +189,6 @@ class AgentLifecycle(ManagedNode):
         if self.pipeline.scene_state().num_keyframes == 0:
             return AgentStatus.WAITING_FOR_DATA, self.health.why_no_keyframe()
         wrong = " ".join(str(fault) for fault in self.health.faults() if fault.severity)
-        wrong = f"{self.pipeline.remote_problem} {wrong}".strip()
         return AgentStatus.READY, wrong or READY_TEXT
 
     # -- transitions

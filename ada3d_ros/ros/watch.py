@@ -99,6 +99,7 @@ class HealthWatch:
             namesake_warning=node.namesakes,
             detector=self._detector(),
             store_warning=node.scenes.problem,
+            remote_warning=pipeline.remote_problem if pipeline is not None else "",
             objects_warning=objects.why_not if objects is not None and objects.is_fault else "",
             camera_axes_warning=" ".join(node.intake.watch.complaints) if node.intake else "",
             middleware="Fast DDS" if _is_fast_dds() else "the middleware",

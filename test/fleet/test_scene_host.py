@@ -29,7 +29,7 @@ from ada3d_ros.measures import MeasureKind, MeasureRequest, Reference
 from ada3d_ros.pipeline import Ada3DPipeline
 from ada3d_ros.scene.keyframes import KeyframeBuffer, SceneSnapshot
 from ada3d_ros.store.keyframe_bytes import pack_keyframe, unpack_keyframe
-from ada3d_ros.types import Answer, AskHooks, Question
+from ada3d_ros.types import Answer, AskHooks, Question, Scope
 from test.support.box_room import build_box_room
 
 VIEWS = 3
@@ -116,7 +116,8 @@ def test_robots_are_answered_about_their_own_scenes_as_in_process(host: SceneHos
         upload(host, robot, scene)
     for robot, scene in scenes.items():
         local = in_process(scene)
-        for question in (ASK, Question("Is there a chair?", max_new_tokens=4, routed=False)):
+        there = Question("Is there a chair?", max_new_tokens=4, routed=False)
+        for question in (ASK, there, replace(there, scope=Scope.LATEST_IMAGE)):
             ours, theirs = answer(host, robot, call_of(scene, question)), local.ask(question)
             assert ours.text == theirs.text
             assert ours.keyframe_stamps_ns == theirs.keyframe_stamps_ns

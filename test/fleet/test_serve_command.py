@@ -61,12 +61,12 @@ def test_certificate_and_key_belong_together(tmp_path: Path) -> None:
     cert, key = tmp_path / "cert", tmp_path / "key"
     cert.touch()
     key.touch()
-    for args in (["--tls-cert", str(cert)], ["--tls-key", str(key)], ["--tls-clients", str(cert)]):
+    for args in (["--tls-cert", str(cert)], ["--tls-key", str(key)]):
         with pytest.raises(ConfigError, match="--tls-cert"):
             http_options(parser().parse_args(args))
     both = ["--tls-cert", str(cert), "--tls-key", str(key)]
-    options = http_options(parser().parse_args([*both, "--tls-clients", str(cert)]))
-    assert options["ssl_certfile"] == options["ssl_ca_certs"] == str(cert)
+    options = http_options(parser().parse_args(both))
+    assert (options["ssl_certfile"], options["ssl_keyfile"]) == (str(cert), str(key))
     key.unlink()
     with pytest.raises(ConfigError, match="no file"):
         http_options(parser().parse_args(both))

@@ -367,6 +367,12 @@ ONE_FAULT: dict[str, tuple[HealthState, Severity, str, str]] = {
         "two nodes are called /ada3d_agent.",
         "Model and GPU",
     ),
+    "a lost server": (
+        state(remote_warning="nobody answers: the server is lost"),
+        WARN,
+        "nobody answers: the server is lost.",
+        "Model and GPU",
+    ),
     "a body frame": (
         state(camera_axes_warning="the camera looks straight up."),
         WARN,

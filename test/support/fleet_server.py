@@ -1,10 +1,11 @@
-"""A server of one scripted replica over plain HTTP, without Ray and without a model: it keeps
-scenes as the real one does, and answers with what the test says.
+"""A server of one replica over HTTP or TLS, without Ray: it keeps scenes as the real one does, and
+answers with what the test says, or with what a model does.
 """
 
 from __future__ import annotations
 
 import json
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,8 +14,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from ada3d_ros.errors import Ada3DError
-from ada3d_ros.fleet.protocol import Call, SceneList, error_to_json, status_of
-from ada3d_ros.fleet.scene_store import HostLimits, SceneStore
+from ada3d_ros.fleet.protocol import Call, SceneList, check_token, error_to_json, status_of
+from ada3d_ros.fleet.scene_store import HostLimits, Key, SceneStore
 from ada3d_ros.store.json_form import to_json
 from ada3d_ros.types import Answer, ModelInfo, Question, StopReason
 from ada3d_ros.usage import StageTimings, TokenUsage
@@ -40,12 +41,16 @@ def answer_to(question: Question, text: str, listed: SceneList) -> Answer:
 
 
 class ScriptedServer:
-    """script: makes the lines of an answer. requests: method and last part of the path."""
+    """script: makes the lines of an answer. requests: method and last part of the path. secret: of
+    the tokens that are asked for, if any.
+    """
 
     def __init__(self) -> None:
+        self.info = INFO
         self.store: SceneStore[None] = SceneStore(HostLimits(), 20)
         self.requests: list[tuple[str, str]] = []
         self.headers: list[dict[str, str]] = []
+        self.secret = b""
         self.lost = False  # every connection is cut
         self.status = 0  # that is answered instead, without a reason
         self.hung_up = threading.Event()
@@ -74,8 +79,10 @@ class ScriptedServer:
             _respond(request, self.status, b"no reason")
             return
         try:
+            if self.secret:
+                check_token(self.secret, robot, request.headers.get("Authorization"))
             if rest == ["model"]:
-                told: Any = to_json(INFO)
+                told: Any = to_json(self.info)
             elif request.command == "PUT":
                 listed = SceneList.read(json.loads(body))
                 told = {"missing": list(self.store.put_scene((robot, rest[1]), listed))}
@@ -83,13 +90,17 @@ class ScriptedServer:
                 told = {"missing": self.store.put_keyframe((robot, rest[1]), body)}
             else:
                 call = Call.read(rest[-1], json.loads(body))
-                scene, _ = self.store.whole((robot, rest[1]), call.digest)
-                self._stream(request, self.script(rest[-1], call, scene.wanted))
+                self._stream(request, self.lines((robot, rest[1]), rest[-1], call))
                 return
         except Ada3DError as error:
             _respond(request, status_of(error), _json({"error": error_to_json(error)}))
             return
         _respond(request, 200, _json(told))
+
+    def lines(self, key: Key, kind: str, call: Call) -> Lines:
+        """Of an answer. Raises what refuses it."""
+        scene, _ = self.store.whole(key, call.digest)
+        return self.script(kind, call, scene.wanted)
 
     def _stream(self, request: BaseHTTPRequestHandler, lines: Lines) -> None:
         first = next(lines)
@@ -122,9 +133,13 @@ def _respond(request: BaseHTTPRequestHandler, status: int, body: bytes) -> None:
 
 
 @contextmanager
-def scripted_server(port: int = 0) -> Iterator[tuple[str, ScriptedServer]]:
-    """Its address, and the server."""
-    scripted = ScriptedServer()
+def scripted_server(
+    port: int = 0, tls: tuple[str, str] | None = None, server: ScriptedServer | None = None
+) -> Iterator[tuple[str, ScriptedServer]]:
+    """Its address, and the server. tls: files of its certificate and key; server: one of another
+    kind.
+    """
+    scripted = server or ScriptedServer()
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -137,15 +152,22 @@ def scripted_server(port: int = 0) -> Iterator[tuple[str, ScriptedServer]]:
         def log_message(self, *args: Any) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=lambda: server.serve_forever(0.01), daemon=True)
+    listening = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+    listening.daemon_threads = True
+    if tls is not None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(*tls)
+        listening.socket = context.wrap_socket(
+            listening.socket, server_side=True, do_handshake_on_connect=False
+        )
+    thread = threading.Thread(target=lambda: listening.serve_forever(0.01), daemon=True)
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_address[1]}", scripted
+        scheme = "http" if tls is None else "https"
+        yield f"{scheme}://127.0.0.1:{listening.server_address[1]}", scripted
     finally:
-        server.shutdown()
-        server.server_close()
+        listening.shutdown()
+        listening.server_close()
         thread.join()
 
 

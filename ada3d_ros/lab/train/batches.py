@@ -114,11 +114,19 @@ def patch_loss(
 
 
 def batch_loss(
-    session: Session, stage: Stage, split: str, number: int
+    session: Session, stage: Stage, split: str, number: int, shared: bool = False
 ) -> tuple[torch.Tensor, dict[str, float], dict[str, list[bool]]]:
-    """Loss of one batch, its parts, and which answers were right, by kind."""
+    """Loss of one batch, its parts, and which answers were right, by kind.
+
+    shared: of this worker's share of it. All draw the whole batch, so that every room is what it is
+    for one worker alone. Raises ConfigError for a batch that cannot be shared out.
+    """
     draw = random.Random(f"{stage.name} {split} {number}")
     rooms, points, rgb = draw_rooms(session, stage, split, number, draw.randrange(4))
+    drawn = rooms
+    share = session.workers.share_of(stage.batch) if shared else slice(None)
+    mean = session.workers.mean if shared else tuple
+    rooms, points, rgb = rooms[share], points[share], None if rgb is None else rgb[share]
     model, extra = session.model, torch.zeros((), device=session.device)
     report: dict[str, float] = {}
 
@@ -132,10 +140,10 @@ def batch_loss(
         points = [Points(p.xyz_m, p.owners, features[b]) for b, p in enumerate(points)]
 
     # Spatial tokens, and the questions after them.
-    known = graphs(rooms)
+    known = graphs(drawn)
     asked = [_draw_questions(graph, stage.questions, draw) for graph in known]
     objects, seed = rooms.category.shape[1], draw.randrange(2**40)
-    packed = session.packer.pack(known, asked, objects, seed).to(session.device)
+    packed = session.packer.pack(known, asked, objects, seed, share).to(session.device)
     if isinstance(model, Video3DLLM):
         tokens = video_room_tokens(model, rooms, points, session.code)
     else:
@@ -145,7 +153,7 @@ def batch_loss(
     states = run_packed(
         model, session.packer.prefix_ids, tokens, packed, session.pruner, session.recompute
     )
-    loss, parts = losses(model.decoder, session.head, states, packed)
+    loss, parts = losses(model.decoder, session.head, states, packed, mean)
     report |= parts | {"tokens": sum(len(t.owner) for t in tokens) / len(tokens)}
     return loss + VISION_LOSS_WEIGHT * extra, report, right_answers(session, states.text, packed)
 

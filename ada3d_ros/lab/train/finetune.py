@@ -206,12 +206,11 @@ def train(tune: FineTune, until: float) -> None:
     session, stage, workers = tune.session, tune.stage, tune.session.workers
     saved = reported = time.monotonic()
     recent: dict[str, list[float]] = defaultdict(list)
-    rooms_a_step, done = stage.batch * workers.count, session.seen.get(stage.name, 0)
+    done = session.seen.get(stage.name, 0)
     for step in steps_of(session, stage, until):
-        # Every worker has its own rooms; gradients are averaged.
-        number = step * workers.count + workers.rank
+        # The workers share the batch's rooms out; gradients are averaged.
         with autocast(session):
-            loss, report, _ = batch_loss(session, stage, "train", number)
+            loss, report, _ = batch_loss(session, stage, "train", step, shared=True)
         loss.backward()
         workers.average_gradients(tune.parameters)
 
@@ -222,7 +221,7 @@ def train(tune: FineTune, until: float) -> None:
             group["lr"] = rate
         tune.optimizer.step()
         tune.optimizer.zero_grad(set_to_none=True)
-        done = (step + 1) * rooms_a_step
+        done = (step + 1) * stage.batch
         for name, value in report.items():
             recent[name].append(value)
 
@@ -290,6 +289,7 @@ def fine_tune(options: argparse.Namespace, until: float) -> None:
     """
     check_options(options)
     workers = Workers(options.device)
+    workers.share_of(options.batch)
     tune = open_finetune(options, workers)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, tune.session.stop)

@@ -8,7 +8,7 @@ of each question alone.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -246,14 +246,26 @@ class _OwnTokens:
 
 
 def losses(
-    decoder: LlamaDecoder, head: GroundingHead, states: Packed, packed: PackedQuestions
+    decoder: LlamaDecoder,
+    head: GroundingHead,
+    states: Packed,
+    packed: PackedQuestions,
+    mean: Callable[[Sequence[int]], Sequence[float]] = tuple,
 ) -> tuple[torch.Tensor, dict[str, float]]:
-    """The sum to minimise, and its parts for the log: answer tokens, pointing, presence, boxes."""
+    """The sum to minimise, and its parts for the log: answer tokens, pointing, presence, boxes.
+
+    mean: of counts over all workers that share a batch. Each divides by these, so that the mean of
+    their gradients is the gradient of the whole batch.
+    """
+    asked = packed.presence >= 0
+    counts = len(packed.room), len(packed.head_room), int(asked.sum())
+    questions, queries, presences = mean(counts)
+
     # Answers: cross-entropy, every question weighing the same.
     predicting = states.text[packed.target_room, packed.target_place]
     logits = decoder.lm_head(predicting).float()
     token_loss = F.cross_entropy(logits, packed.target_id, reduction="none")
-    answer = (token_loss * packed.target_weight).sum() / len(packed.room)
+    answer = (token_loss * packed.target_weight).sum() / questions
 
     # The grounding head on the state before each place, and the spatial tokens that are left.
     points = _point(head, states, packed)
@@ -265,13 +277,12 @@ def losses(
     has_target = target.sum(-1) > 0
     log_weights = F.log_softmax(pointed.masked_fill(~mask, -1e4), dim=-1)
     on_target = torch.logsumexp(log_weights + (target + 1e-9).log(), -1)
-    pointing = -on_target[has_target].sum() / len(has_target)
+    pointing = -on_target[has_target].sum() / queries
 
     # Presence: whether the room has what is named, where that is the question.
-    asked = packed.presence >= 0
     presence_loss = F.binary_cross_entropy_with_logits(
         points.presence[asked].float(), packed.presence[asked], reduction="sum"
-    ) / max(int(asked.sum()), 1)
+    ) / (presences or 1)
 
     # Boxes, of questions that ask for one.
     has_box = torch.isfinite(packed.box_m[:, 0]) & has_target
@@ -280,7 +291,7 @@ def losses(
         answer
         + POINTER_WEIGHT * pointing
         + PRESENCE_WEIGHT * presence_loss
-        + BOX_WEIGHT * box * has_box.float().mean()
+        + BOX_WEIGHT * box * (has_box.sum() / queries)
     )
     # For the log: how often the peak lies on what was to be pointed at.
     peak = target.gather(1, pointed.detach().masked_fill(~mask, -1e4).argmax(-1)[:, None])

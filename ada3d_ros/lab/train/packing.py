@@ -104,18 +104,29 @@ class Packer:
     def _encode_answer(self, text: str) -> tuple[int, ...]:
         return (*self.tokenizer.encode_text(text), self.tokenizer.eos_id)
 
+    def _places(self, question: RoomQuestion) -> Sequence[int]:
+        """That its answer points at."""
+        return question.places[:MAX_PLACES] if self.point_id >= 0 else ()
+
     def pack(
         self,
         graphs: Sequence[Graph],
         questions: Sequence[Sequence[RoomQuestion]],
         num_objects: int,
         seed: int = 0,
+        share: slice = slice(None),
     ) -> PackedQuestions:
         """One batch; graphs give the true boxes of what is asked for.
 
-        seed: of how far the places that are fed are off.
+        seed: of how far the places that are fed are off; share: which of the rooms are packed, with
+        the places that they have in the whole.
         """
         draw = random.Random(seed)
+        seen = [
+            [_shown(graph, question, self._places(question), draw) for question in asked]
+            for graph, asked in zip(graphs, questions, strict=True)
+        ][share]
+        graphs, questions = graphs[share], questions[share]
         lines = [_Line() for _ in questions]
         room: list[int] = []
         query: list[int] = []
@@ -126,8 +137,7 @@ class Packer:
                 # Text: the prompt and the answer but for its last token, placed as if alone.
                 text, points = parse_coordinates(prompt_text(question))
                 prompt, answer = self._prompt(text), self._answer(question.answer)
-                places = question.places[:MAX_PLACES] if self.point_id >= 0 else ()
-                shown = _shown(graphs[b], question, places, draw)
+                places, shown = self._places(question), seen[b][number]
                 answered = [*[CLICK_ID] * len(shown), *answer[:-1]]
                 last = line.add([*prompt, *answered], number) - len(answered) - 1
                 line.clicks += [*points, *shown]

@@ -59,12 +59,11 @@ def planned_pruner(model: Backbone, keep_ratio: float) -> LayerPruner:
 
 def steps_of(session: Session, stage: Stage, until: float) -> Iterator[int]:
     """Numbers of the steps that are left, as long as there is time and no worker was stopped."""
-    rooms_a_step = stage.batch * session.workers.count
     while session.seen.get(stage.name, 0) < stage.rooms:
         if not session.workers.all_agree(time.monotonic() < until and not session.stopped):
             return
-        yield session.seen.get(stage.name, 0) // rooms_a_step
-        session.seen[stage.name] = session.seen.get(stage.name, 0) + rooms_a_step
+        yield session.seen.get(stage.name, 0) // stage.batch
+        session.seen[stage.name] = session.seen.get(stage.name, 0) + stage.batch
 
 
 def run_stage(
@@ -73,8 +72,10 @@ def run_stage(
     """Train one stage until it is done or time is up; state and learning curve are on disk.
 
     Returns whether it is done. until: monotonic seconds; report_every_s: between two validations.
+    Raises ConfigError for a batch that the workers cannot share out.
     """
     workers, optimizers = session.workers, Optimizers(trained_parameters(session, stage))
+    workers.share_of(stage.batch)
     load_state(session, stage, optimizers)
     if session.seen.get(stage.name, 0) >= stage.rooms:  # what was saved may be a later stage's
         return True
@@ -82,38 +83,38 @@ def run_stage(
     recent: dict[str, list[float]] = defaultdict(list)
     done_before = session.seen.get(stage.name, 0)
     for step in steps_of(session, stage, until):
-        # Every worker has its own rooms; gradients are averaged.
+        # The workers share the batch's rooms out; gradients are averaged.
         cpu_started = time.process_time()
-        number = step * workers.count + workers.rank
         with autocast(session):
-            loss, report, _ = batch_loss(session, stage, "train", number)
+            loss, report, _ = batch_loss(session, stage, "train", step, shared=True)
         loss.backward()
         workers.average_gradients(optimizers.parameters)
 
         # The rate falls with the rooms seen or the time used, whichever is further.
         now, done = time.monotonic(), session.seen.get(stage.name, 0)
-        progress = max(done / stage.rooms, (now - started) / (until - started))
+        used = workers.mean([(now - started) / (until - started)])[0]  # all take the same rate
+        progress = max(done / stage.rooms, used)
         optimizers.step(learning_rate(stage, step, progress))
         for name, value in report.items():
             recent[name].append(value)
         spent = time.process_time() - cpu_started
         session.seconds[stage.name] = session.seconds.get(stage.name, 0.0) + spent
 
-        # The first worker validates, writes and saves.
-        if not workers.first:
-            continue
+        # The first worker validates, writes and saves; all take a better tower at the same step.
         now = time.monotonic()
-        if now - reported > report_every_s:
+        due = not workers.all_agree(not workers.first or now - reported <= report_every_s)
+        if due and workers.first:
             line = {"stage": stage.name, "rooms": done}
             line["rooms_per_s"] = (done - done_before) / (now - started)
             line |= {name: sum(v) / len(v) for name, v in recent.items()}
             line["val"] = {name: round(v, 4) for name, v in validate(session, stage).items()}
             write_line(session.folder / "log.jsonl", line)
             recent.clear()
+        if due:
+            reported = time.monotonic()
             if stage.shows == "features":
                 refresh_tower(session)
-            reported = time.monotonic()
-        if now - saved > SAVE_EVERY_S:
+        if workers.first and now - saved > SAVE_EVERY_S:
             save_state(session, stage, optimizers)
             saved = now
     if workers.first:

@@ -1,13 +1,15 @@
 """One training process, or several on their own GPUs by Accelerate.
 
-`accelerate launch --multi_gpu -m ada3d_ros.lab.train.run --out RUN`: every worker trains its own
-rooms; gradients are averaged before each step. The first one renders, validates, writes and saves.
+`accelerate launch --multi_gpu -m ada3d_ros train --out RUN`: the rooms of each batch are shared
+out, gradients are averaged before the step, so that several workers train what one would. The first
+one renders, validates, writes and saves.
 """
 
 from __future__ import annotations
 
+import atexit
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 
 import torch
@@ -38,12 +40,33 @@ class Workers:
             waiting = [] if patience is None else [InitProcessGroupKwargs(timeout=patience)]
             on_cpu = self.device.type == "cpu"
             self._accelerator = Accelerator(cpu=on_cpu, kwargs_handlers=waiting)
+            atexit.register(self._accelerator.end_training)  # gloo aborts at the exit
             self.count, self.rank = self._accelerator.num_processes, self._accelerator.process_index
             self.device = self._accelerator.device
 
     @property
     def first(self) -> bool:
         return self.rank == 0
+
+    def share_of(self, batch: int) -> slice:
+        """Which rooms of a batch are this worker's. Raises ConfigError where they cannot be shared
+        out evenly.
+        """
+        each, left = divmod(batch, self.count)
+        if left:
+            allowed = ", ".join(str(n) for n in range(1, batch + 1) if batch % n == 0)
+            raise ConfigError(
+                f"{self.count} processes cannot share out batches of {batch} rooms evenly; allowed:"
+                f" {allowed} processes (--batch of --lora says how many rooms a batch has)."
+            )
+        return slice(self.rank * each, (self.rank + 1) * each)
+
+    def mean(self, numbers: Sequence[float]) -> Sequence[float]:
+        """Of each, over all workers."""
+        if self._accelerator is None:
+            return numbers
+        values = torch.tensor(numbers, dtype=torch.float32, device=self.device)
+        return [float(value) for value in self._accelerator.reduce(values, "mean")]
 
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """The mean over all workers, in place.

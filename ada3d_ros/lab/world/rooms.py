@@ -8,7 +8,7 @@ yaw, more objects.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import torch
 
@@ -82,6 +82,11 @@ class Rooms:
     yaw_rad: torch.Tensor
     T_world_cam: torch.Tensor
     num_views: torch.Tensor
+
+    def __getitem__(self, part: slice) -> Rooms:
+        """Some of them."""
+        values = {f.name: getattr(self, f.name)[part] for f in fields(self) if f.name != "level"}
+        return replace(self, **values)
 
     @property
     def present(self) -> torch.Tensor:

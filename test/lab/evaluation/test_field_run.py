@@ -181,7 +181,8 @@ def test_other_references_score_the_answers_that_are_there(
 
 def test_two_processes_score_as_one(exported: Path, answered: Path, tmp_path: Path) -> None:
     pytest.importorskip("accelerate", reason="several processes need Accelerate")
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    launcher += ["--main_process_port", "0"]
     run = ["-m", "ada3d_ros", "eval", *arguments("scanqa", exported, tmp_path)]
     done = subprocess.run(
         [sys.executable, *launcher, *run], cwd=ROOT, capture_output=True, text=True, timeout=240

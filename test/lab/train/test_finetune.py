@@ -217,11 +217,13 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights(
     shutil.copytree(trained.out / "gallery", tmp_path / "gallery")
     count, once = [0], finetune.batch_loss
 
-    def stopping(session: Session, stage: Stage, split: str, number: int) -> object:
+    def stopping(
+        session: Session, stage: Stage, split: str, number: int, shared: bool = False
+    ) -> object:
         count[0] += split == "train"
         if count[0] == 2:
             session.stop()
-        return once(session, stage, split, number)
+        return once(session, stage, split, number, shared)
 
     monkeypatch.setattr(finetune, "batch_loss", stopping)
     assert run.main(trained.options(tmp_path)) == 0
@@ -393,7 +395,7 @@ def test_other_checkpoints(refused: Callable[..., str], trained: Trained, tmp_pa
 def test_too_little_memory_for_a_step(
     refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fails(*args: object) -> None:
+    def fails(*args: object, **kwargs: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(finetune, "batch_loss", fails)
