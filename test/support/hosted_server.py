@@ -5,10 +5,10 @@ from __future__ import annotations
 from queue import SimpleQueue
 from typing import Any, cast
 
-from ada3d_ros.store.json_form import to_json
 from ada3d_ros.fleet.protocol import Call, SceneList, error_to_json
 from ada3d_ros.fleet.scene_host import SceneHost
 from ada3d_ros.fleet.scene_store import Key, SceneStore
+from ada3d_ros.store.json_form import to_json
 from ada3d_ros.types import AskHooks
 from test.support.fleet_server import Lines, ScriptedServer
 
