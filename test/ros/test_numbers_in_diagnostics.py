@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
@@ -16,6 +17,7 @@ pytest.importorskip("rclpy")
 from ada3d_ros.config import AgentConfig
 from ada3d_ros.engine.cache_report import CacheReport
 from ada3d_ros.errors import ErrorCode, FrameReason
+from ada3d_ros.geometry.stamped import PoseReason
 from ada3d_ros.msg import Answer as AnswerMsg
 from ada3d_ros.ros.conversions import LATENCY_STAGES, Request, empty_answer_msg
 from ada3d_ros.ros.diagnostics import (
@@ -185,6 +187,7 @@ def test_synchronisation_shows_its_windows_and_every_drop() -> None:
         monitors={},
         gap_ms=window_of(*range(101)),
         infos=SimpleNamespace(lag_s=0.25),
+        no_pose=Counter({PoseReason.AFTER: 4, PoseReason.LOOP: 2}),
     )
     intake = SimpleNamespace(frames=9, cpu_ms=window_of(*range(200, 301)))
     values = shown("Synchronization", drops=drops, inputs=inputs, intake=intake)
@@ -194,6 +197,9 @@ def test_synchronisation_shows_its_windows_and_every_drop() -> None:
     assert (values["frame_cpu_ms_p50"], values["frame_cpu_ms_p95"]) == ("250.000", "295.000")
     for count, reason in enumerate(FrameReason, start=1):
         assert values[f"dropped.{reason.value}"] == str(count)
+    reasons = {k.removeprefix("no_pose."): v for k, v in values.items() if k.startswith("no_pose")}
+    assert {k: v for k, v in reasons.items() if v != "0"} == {"after": "4", "loop": "2"}
+    assert len(reasons) == len(PoseReason)
 
 
 # -- scene
