@@ -50,7 +50,7 @@ def short_run(argv: list[str]) -> int:
         if not path.exists():
             torch.save([p.grad for p in parameters if p.grad is not None], path)
 
-    stages = tuple(replace(stage, rooms=16) for stage in run.CURRICULA["full"])
+    stages = tuple(replace(stage, batch=4, rooms=8) for stage in run.CURRICULA["full"])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(batches, "VAL_ROOMS", 2)
         patch.setattr(run, "CURRICULA", {"full": stages})
@@ -120,7 +120,7 @@ def test_two_workers_train_what_one_does(tmp_path: Path) -> None:
 
     # So are the weights after two steps, where Adam's first steps are all of one size.
     states = [torch.load(folder / "state.pt", weights_only=True) for folder in (one, two)]
-    assert states[0]["seen"] == states[1]["seen"] == {"symbolic": 16}
+    assert states[0]["seen"] == states[1]["seen"] == {"symbolic": 8}
     weights = [
         torch.cat([w.flatten() for w in state["modules"]["model"].values()]) for state in states
     ]
