@@ -117,7 +117,7 @@ class SceneOutputs:
         """See who listens, and show them what is news. Call it when the scene has changed, and
         now and then.
         """
-        counts = {name: one.get_subscription_count() for name, one in self._publishers.items()}
+        counts = {name: self._listeners(name) for name in self._publishers}
         self.wanted = frozenset(name for name, count in counts.items() if count)
         if counts[PICTURE] > self._viewers:  # not latched: shown again to who comes
             self._shown.pop(PICTURE, None)
@@ -136,7 +136,7 @@ class SceneOutputs:
         if not answer.success:
             return
         self._answer = answer
-        if answer.boxes and self._publishers[GOAL].get_subscription_count():
+        if answer.boxes and self._listeners(GOAL):
             self._goal_of = answer
         self.update()
 
@@ -171,6 +171,14 @@ class SceneOutputs:
             for name in self._shown.keys() & nothing.keys():
                 self._publishers[name].publish(nothing[name])
             self._shown.clear()
+
+    def _listeners(self, name: str) -> int:
+        try:
+            return int(self._publishers[name].get_subscription_count())
+        except Exception:
+            if self._node.context.ok():
+                raise
+            return 0  # the process ends: nobody can be counted any more
 
     # -- on the worker's thread
 

@@ -128,13 +128,19 @@ class HealthWatch:
         ]
 
     def _published(self, wanted: Sequence[str] = INPUT_TYPES) -> dict[str, str]:
-        """Topics of our types that somebody publishes, and the name of the type."""
+        """Topics of our types that somebody else publishes, and the name of the type."""
         kinds = {t: names[0].split("/")[-1] for t, names in self._node.get_topic_names_and_types()}
         return {
             topic: kind
             for topic, kind in kinds.items()
-            if kind in wanted and self._node.count_publishers(topic)
+            if kind in wanted and self._node.count_publishers(topic) and self._is_of_others(topic)
         }
+
+    def _is_of_others(self, topic: str) -> bool:
+        """Whether another node publishes it: our own ~/camera_pose is no input of ours."""
+        own = self._node.get_name(), self._node.get_namespace()
+        publishers = self._node.get_publishers_info_by_topic(topic)
+        return any((one.node_name, one.node_namespace) != own for one in publishers)
 
     def _input(
         self,

@@ -353,6 +353,20 @@ def test_an_input_in_another_form(
     assert sentence in witness.status().detail
 
 
+def test_what_the_node_publishes_itself_is_no_input_of_its_own(
+    start_agent: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """~/camera_pose is a PoseStamped, ~/annotated/compressed a picture: neither is advised."""
+    monkeypatch.setattr(ada3d_ros.ros.health, "SILENT_AFTER_S", 0.5)
+    witness = Witness(start_agent())
+    assert wait_until(lambda: "nothing received on /rgb/image" in witness.status().detail)
+    detail = witness.status().detail
+    assert "camera_pose" not in detail
+    assert "annotated" not in detail
+    witness.agent.peer.create_publisher(PoseStamped, "/camera/pose", 10)
+    assert wait_until(lambda: "-r pose:=/camera/pose" in witness.status().detail)
+
+
 def test_a_topic_of_a_foreign_type_is_no_input_in_another_form(start_agent: Start) -> None:
     """Its setting would not cure it. Nor is anybody asked who publishes all topics there are."""
     agent = start_agent()

@@ -18,6 +18,7 @@ from PIL import Image
 
 pytest.importorskip("rclpy")
 
+import rclpy
 from geometry_msgs.msg import PoseStamped
 from rclpy.action import ActionClient
 from rclpy.qos import DurabilityPolicy, QoSProfile
@@ -32,10 +33,11 @@ from ada3d_ros.config import KeyframeConfig
 from ada3d_ros.create_pipeline import create_pipeline
 from ada3d_ros.geometry.colour_cloud import CloudFuser
 from ada3d_ros.geometry.pose import pose_from_quaternion
-from ada3d_ros.msg import Answer, KeyframeArray
+from ada3d_ros.msg import Answer, GroundedBox, KeyframeArray
 from ada3d_ros.perception.detector import DetectorInfo, FrameDetections
 from ada3d_ros.ros.annotated import ANSWER_RGB, annotate
 from ada3d_ros.ros.conversions import box_to_msg, ns_to_time, time_to_ns
+from ada3d_ros.ros.node import build_node
 from ada3d_ros.ros.scene_messages import (
     ShownScene,
     cloud_to_msg,
@@ -396,6 +398,20 @@ def test_a_goal_comes_with_an_answer_that_has_a_box(
     outputs.note_answer(failed)
     assert len(goals) == 1
     stop()
+
+
+def test_nobody_is_counted_when_the_context_has_ended(tiny_model: Path) -> None:
+    """A thread may still take a keyframe in, or answer, while the process ends: no error of it."""
+    with free_domain() as domain:
+        context = rclpy.Context()
+        rclpy.init(context=context, domain_id=domain)
+        node = build_node(context=context)
+        rclpy.try_shutdown(context=context)
+        node.scene_outputs.update()
+        node.scene_outputs.note_answer(Answer(success=True, boxes=[GroundedBox()]))
+        assert node.scene_outputs.wanted == frozenset()
+        assert node.inference.internal_errors == 0
+        node.destroy_node()
 
 
 # -- without a model here
