@@ -25,7 +25,7 @@ from ada3d_ros.errors import (
     InvalidRequestError,
     RemoteLostError,
 )
-from ada3d_ros.fleet.protocol import SESSION_HEADER, VERSION, error_from_json
+from ada3d_ros.fleet.protocol import LAST, SESSION_HEADER, VERSION, error_from_json
 
 CONNECT_S = 2.0  # for a connection to be made
 SILENCE_S = 5.0  # after which a server that sends nothing is lost; it sends a line every second
@@ -82,6 +82,7 @@ class Connection:
 
     def __init__(self, address: Address) -> None:
         self._open: http.client.HTTPConnection | None = None
+        self._reader: threading.Thread | None = None  # that reads the end of an answer
         self.address, self.traffic = address, Traffic()
         self._context: ssl.SSLContext | None = None
         if address.url.startswith("https"):
@@ -107,6 +108,7 @@ class Connection:
 
     def request(self, method: str, path: str, body: bytes = b"") -> Any:
         """The JSON of the response."""
+        self._await_reader()
         response = self._send(method, path, body)
         data = self._read(response.read)
         self._raise_unless_fine(response, data)
@@ -116,14 +118,17 @@ class Connection:
         self, path: str, body: bytes, check: Callable[[], None]
     ) -> Iterator[Mapping[str, Any]]:
         """The lines of JSON that answer a POST, as they come; check is called meanwhile. Where it
-        raises, or who reads stops, the connection is hung up: the server stops working on it.
+        raises, or who reads stops before one of LAST, the connection is hung up: the server stops
+        working on it. After it the connection is kept for the next request.
         """
+        self._await_reader()
         queue: SimpleQueue[Any] = SimpleQueue()
         thread = threading.Thread(
             target=self._read_lines, args=(path, body, queue), name="ada3d-remote", daemon=True
         )
+        self._reader = thread
         thread.start()
-        ended = False
+        ended = told = False
         try:
             while not ended:
                 check()
@@ -138,13 +143,21 @@ class Connection:
                     line = _parsed(item)
                     if not isinstance(line, Mapping):
                         raise RemoteLostError(f"{self.address.url} sent a line that is no JSON.")
+                    told = any(name in line for name in LAST)
                     yield line
         finally:
-            if not ended:
+            if not (ended or told):
                 self.close()
-            thread.join(CONNECT_S + SILENCE_S)
-            if not ended:
+                thread.join(CONNECT_S + SILENCE_S)
                 self.close()  # one that was made meanwhile
+
+    def _await_reader(self) -> None:
+        """Until the end of the last answer has come, or silence: then the connection is closed."""
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            reader.join(SILENCE_S)
+            if reader.is_alive():
+                self.close()
 
     def _read_lines(self, path: str, body: bytes, queue: SimpleQueue[Any]) -> None:
         """On a thread of its own: lines, then None or what went wrong."""

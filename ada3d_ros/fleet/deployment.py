@@ -21,7 +21,7 @@ from ada3d_ros.errors import ConfigError
 from ada3d_ros.fleet.ingress import Replica, ReplicaSettings
 from ada3d_ros.fleet.scene_store import HostLimits
 
-ROUTER = "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
+ROUTER = "ada3d_ros.fleet.scene_router.SceneRouter"
 MIN_SECRET_BYTES = 16
 BESIDE_QUESTIONS = 16  # requests of a replica that run at once and are no questions: uploads
 HEALTH_PERIOD_S, HEALTH_TIMEOUT_S = 5.0, 60.0

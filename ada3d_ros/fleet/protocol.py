@@ -41,6 +41,7 @@ SESSION_HEADER = "x-session-id"  # that the router hashes: the robot's id
 NAME = "[A-Za-z0-9][A-Za-z0-9._-]{0,63}"  # of robots and sessions
 MAX_JSON_BYTES = 256 << 10
 CALLS = ("ask", "ground", "measure")
+LAST = ("answer", "error")  # one of these is in the last line of what a call is told
 LIMITS = {  # numbers of a Question, and the setting whose range they keep
     "max_new_tokens": "generation.max_new_tokens",
     "keep_ratio": "pruning.keep_ratio",
