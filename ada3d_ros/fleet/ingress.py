@@ -23,6 +23,7 @@ from ada3d_ros.config import from_flat
 from ada3d_ros.errors import Ada3DError, BusyError, InvalidRequestError, ModelError
 from ada3d_ros.fleet.json_form import to_json
 from ada3d_ros.fleet.protocol import (
+    CALL_HEADER,
     CALLS,
     LAST,
     MAX_JSON_BYTES,
@@ -76,12 +77,12 @@ async def _body(request: Request, most: int) -> bytes:
     return b"".join(parts)
 
 
-def _json(data: bytes) -> Any:
+def _json(data: str | bytes) -> Any:
     """Raises InvalidRequestError."""
     try:
         return json.loads(data)
     except (ValueError, RecursionError):
-        raise InvalidRequestError("the body is no JSON.") from None
+        raise InvalidRequestError("the body, or the header of the call, is no JSON.") from None
 
 
 def _refusal(error: Exception) -> Response:
@@ -200,7 +201,8 @@ class Replica:
             self._admit(request, robot, session)
             if kind not in CALLS:
                 raise InvalidRequestError(f"no resource {kind!r}; there are {', '.join(CALLS)}.")
-            call = Call.read(kind, _json(await _body(request, MAX_JSON_BYTES)))
+            told = request.headers.get(CALL_HEADER) or await _body(request, MAX_JSON_BYTES)
+            call = Call.read(kind, _json(told))
             pieces = self._answer(robot, session, kind, call)
             first = await anext(pieces)
         except Exception as error:

@@ -14,7 +14,7 @@ from typing import Any
 
 from ada3d_ros.errors import Ada3DError
 from ada3d_ros.fleet.json_form import to_json
-from ada3d_ros.fleet.protocol import Call, SceneList, error_to_json, status_of
+from ada3d_ros.fleet.protocol import CALL_HEADER, Call, SceneList, error_to_json, status_of
 from ada3d_ros.fleet.scene_store import HostLimits, SceneStore
 from ada3d_ros.types import Answer, ModelInfo, Question, StopReason
 from ada3d_ros.usage import StageTimings, TokenUsage
@@ -82,7 +82,7 @@ class ScriptedServer:
             elif rest[-1] == "keyframes":
                 told = {"missing": self.store.put_keyframe((robot, rest[1]), body)}
             else:
-                call = Call.read(rest[-1], json.loads(body))
+                call = Call.read(rest[-1], json.loads(request.headers.get(CALL_HEADER) or body))
                 scene, _ = self.store.whole((robot, rest[1]), call.digest)
                 self._stream(request, self.script(rest[-1], call, scene.wanted))
                 return
