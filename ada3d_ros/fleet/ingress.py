@@ -12,7 +12,7 @@ import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -44,7 +44,7 @@ from ada3d_ros.types import AskHooks
 
 logger = logging.getLogger(__name__)
 ALIVE_S = 1.0  # between two lines of a question that waits
-PACE_S = 0.02  # between two pieces of an answer: what comes meanwhile goes with the next
+PACE_S = 0.02  # that a stage waits at most, to go together with what follows
 SCENES = f"/{VERSION}/robots/{{robot}}/scenes/{{session}}"
 NDJSON = "application/x-ndjson"
 app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
@@ -102,17 +102,17 @@ def _is_last(line: dict[str, Any]) -> bool:
     return any(name in line for name in LAST)
 
 
-async def _next_lines(queue: asyncio.Queue[dict[str, Any]], until: float) -> list[dict[str, Any]]:
-    """The next line, and those that come before `until` (of the loop's clock); none within ALIVE_S:
-    an empty list. Each piece of an answer costs proxy and replica a millisecond of work.
+async def _next_lines(queue: asyncio.Queue[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The next lines; none within ALIVE_S: an empty list. Text goes at once, with all that waits;
+    stages wait for it: each piece of an answer takes proxy and replica a millisecond.
     """
     lines: list[dict[str, Any]] = []
     with suppress(TimeoutError):
         async with asyncio.timeout(ALIVE_S):
             lines.append(await queue.get())
-        async with asyncio.timeout_at(until):
-            while not _is_last(lines[-1]):
-                lines.append(queue.get_nowait() if queue.qsize() else await queue.get())
+        async with asyncio.timeout(PACE_S):
+            while not _is_last(lines[-1]) and (queue.qsize() or "stage" in lines[-1]):
+                lines.append(await queue.get())
     return lines
 
 
@@ -151,6 +151,10 @@ class Replica:
         """A one-token answer, unless one was given since the last time. Raises what is wrong."""
         self._metrics.update()
         await asyncio.to_thread(self._probe.check)
+
+    def counts(self) -> dict[str, int]:
+        """HostCounts, for who has a handle of the deployment: no resource."""
+        return asdict(self._host.counts())
 
     def __del__(self) -> None:
         host = getattr(self, "_host", None)
@@ -214,7 +218,9 @@ class Replica:
     async def _answer(
         self, robot: str, session: str, kind: str, call: Call
     ) -> AsyncIterator[list[dict[str, Any]]]:
-        """Lines of the answer, piece by piece. Closed early, since the robot hung up, it stops the model."""
+        """Lines of the answer, piece by piece. Closed early, since the robot hung up, it stops the
+        model.
+        """
         loop, queue = asyncio.get_running_loop(), asyncio.Queue[dict[str, Any]]()
         begun = time.perf_counter()
 
@@ -238,8 +244,7 @@ class Replica:
         ended = False
         try:
             while not ended:
-                until = loop.time() + PACE_S
-                lines = await _next_lines(queue, until) or [{"waiting": self._host.waiting}]
+                lines = await _next_lines(queue) or [{"waiting": self._host.waiting}]
                 ended = _is_last(lines[-1])
                 yield lines
             self._metrics.answered(kind, time.perf_counter() - begun, "error" not in lines[-1])
