@@ -2,8 +2,8 @@
 
 warm: time beside the model, answers against the same in process. rooms: all questions about a few
 rooms, alike. killed: a replica that is killed. many: robots in turn, and the replicas' memory.
-hung_up: tokens of answers that nobody waits for any more. updated: a rolling update under load.
-scaled (a cluster of its own): from two replicas to three under load, and the robots that moved.
+hung_up: tokens of answers that nobody waits for any more. Each on a cluster of its own: updated, a
+rolling update under load; scaled, from two replicas to three under load, and the robots that moved.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ ASK = Question("What color is the table?", max_new_tokens=8, routed=False)
 WARM, MANY, ROOMS = 40, 40, 3
 TOKEN_S, HANG_UPS, HEARD = 0.02, 10, 5  # seconds a token, as of a 7B; pieces, and then no more
 LOADING, LOADED, SMALL = 6, 40, 4  # threads that ask, robots, views of each
-SETTLE_S, SCALE_S = 5.0, 300.0
+SCALE_S = 300.0
+FEW, ALL = HostLimits(prefixes=6, scenes=12), HostLimits(prefixes=LOADED, scenes=LOADED)
 Figures = dict[str, Any]
 
 
@@ -66,18 +67,19 @@ def drawn_frames(seed: int, views: int, width: int, height: int) -> tuple[RgbdFr
 # -- server and robots
 
 
-def app_of(replicas: tuple[int, int], scenes: int, **settings: Any) -> Any:
+def app_of(replicas: tuple[int, int], limits: HostLimits, **settings: Any) -> Any:
     """The application; settings: of the agent's, beside EMBEDDED."""
     from ada3d_ros.fleet.deployment import FleetSettings, application
     from ada3d_ros.lab.talking_replica import TalkingReplica
 
-    limits = HostLimits(prefixes=6, scenes=scenes)
     fleet = FleetSettings(EMBEDDED | settings, limits, replicas, cpus=0.5)
     return application(fleet, TalkingReplica)
 
 
 @contextmanager
-def cluster(replicas: tuple[int, int] = (REPLICAS, REPLICAS), scenes: int = 12) -> Iterator[int]:
+def cluster(
+    replicas: tuple[int, int] = (REPLICAS, REPLICAS), limits: HostLimits = FEW
+) -> Iterator[int]:
     """The port it listens at."""
     from ada3d_ros.fleet.serve import prepare_environment, served
 
@@ -89,7 +91,7 @@ def cluster(replicas: tuple[int, int] = (REPLICAS, REPLICAS), scenes: int = 12) 
         os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
         prepare_environment()
         own = {"include_dashboard": False, "num_cpus": replicas[1] + 1, "log_to_driver": False}
-        with served(app_of(replicas, scenes), {"host": "127.0.0.1", "port": port}, own):
+        with served(app_of(replicas, limits), {"host": "127.0.0.1", "port": port}, own):
             yield port
 
 
@@ -261,13 +263,10 @@ def hung_up(port: int) -> Figures:
     """Tokens that were decoded beyond the last one which the robot heard before it hung up: at the
     pace of a 7B, and as fast as the embedded model goes.
     """
-    from ray import serve
+    from ada3d_ros.lab.talking_replica import told
 
-    remote = room_robot(port, "hung", 1)
+    remote, handle = room_robot(port, "hung", 1), told("hung")
     remote.ask(ASK)
-    handle = serve.get_app_handle("ada3d")
-    handle._init(_run_router_in_separate_loop=True)  # here is no event loop
-    handle = handle.options(session_id="hung")
     found = {}
     for name, token_s in (("at_20_ms_a_token", TOKEN_S), ("as_fast_as_it_goes", 0.0)):
         handle.talk.remote(token_s).result()
@@ -323,6 +322,14 @@ class Load:
                     self.answers, self.others = self.answers + 1, self.others + (not same)
                     self.seconds.append(time.monotonic() - begun)
 
+    def until_all_were_asked(self) -> None:
+        """Twice from now on, as each thread has its robots in turn. Raises TimeoutError."""
+        end, wanted = time.monotonic() + SCALE_S, self.answers + 2 * LOADED + LOADING
+        while self.answers < wanted:
+            if time.monotonic() > end:
+                raise TimeoutError(f"{self.answers} of {wanted} answers after {SCALE_S:g} s")
+            time.sleep(0.5)
+
     def stop(self) -> Figures:
         self._end.set()
         for thread in self._threads:
@@ -343,33 +350,33 @@ class Load:
         }
 
 
-def updated(port: int) -> Figures:
+def updated() -> Figures:
     """Every replica replaced by one with another setting, while robots ask."""
     from ray import serve
 
-    load = Load(port, "u")
-    begun, before = time.monotonic(), set(replica_pids())
-    changed = app_of((REPLICAS, REPLICAS), LOADED, **{"generation.max_new_tokens": 33})
-    serve.run(changed, name="ada3d", route_prefix="/")
-    await_replicas(REPLICAS)
-    seconds, replaced = time.monotonic() - begun, not before & set(replica_pids())
-    time.sleep(SETTLE_S)
-    return {"rolling_update": load.stop() | {"took_s": seconds, "all_replaced": replaced}}
+    with cluster(limits=ALL) as port:
+        load = Load(port, "u")
+        begun, before = time.monotonic(), set(replica_pids())
+        changed = app_of((REPLICAS, REPLICAS), ALL, **{"generation.max_new_tokens": 33})
+        serve.run(changed, name="ada3d", route_prefix="/")
+        await_replicas(REPLICAS)
+        seconds, replaced = time.monotonic() - begun, not before & set(replica_pids())
+        load.until_all_were_asked()
+        return load.stop() | {"took_s": seconds, "all_replaced": replaced}
 
 
 def scaled() -> Figures:
     """A third replica comes, since more is asked than two should answer."""
-    with cluster((REPLICAS, REPLICAS + 1), scenes=LOADED) as port:
+    with cluster((REPLICAS, REPLICAS + 1), ALL) as port:
         load, begun = Load(port, "s"), time.monotonic()
         await_replicas(REPLICAS + 1)
-        seconds, at_once = time.monotonic() - begun, load.answers
-        while load.answers < at_once + 2 * LOADED and not load.lost:  # all were asked again
-            time.sleep(0.5)
+        seconds = time.monotonic() - begun
+        load.until_all_were_asked()
         found = load.stop()
     share = found["robots_moved"] / LOADED
     return found | {"took_s": seconds, "moved": share, "even_share": 1 / (REPLICAS + 1)}
 
 
 SERVED: dict[str, Callable[[int], Figures]] = {
-    part.__name__: part for part in (warm, rooms, killed, many, hung_up, updated)
+    part.__name__: part for part in (warm, rooms, hung_up, killed, many)
 }

@@ -2,7 +2,7 @@
 
 ring: robots that move when a replica comes, by the router's own code. wire: bytes and milliseconds
 of a keyframe. sizes: scenes that fit on a GPU, by the memory plan. The others start Ray
-(fleet_parts.py): served (--served names its parts), scaled.
+(fleet_parts.py): served (--served names its parts), updated, scaled.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from fleet_parts import SERVED, WARM, drawn_frames, scaled, served, spread
+from fleet_parts import SERVED, WARM, drawn_frames, scaled, served, spread, updated
 
 from ada3d_ros.config import AgentConfig, from_flat
 from ada3d_ros.fleet.keyframe_bytes import pack_keyframe, unpack_keyframe
@@ -48,6 +48,7 @@ def main() -> int:
         "wire": wire,
         "sizes": sizes,
         "served": lambda: served(given.served),
+        "updated": updated,
         "scaled": scaled,
     }
     parser.add_argument("--parts", nargs="+", default=list(parts), choices=parts)
