@@ -8,8 +8,11 @@ rolling update under load; scaled, from two replicas to three under load, and th
 
 from __future__ import annotations
 
+import atexit
+import functools
 import os
 import secrets
+import shutil
 import signal
 import socket
 import tempfile
@@ -85,14 +88,21 @@ def cluster(
 
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = int(server.getsockname()[1])
-    with tempfile.TemporaryDirectory() as folder:
-        token = Path(folder) / "token"
-        token.write_text(secrets.token_hex(32))
-        os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
-        prepare_environment()
-        own = {"include_dashboard": False, "num_cpus": replicas[1] + 1, "log_to_driver": False}
-        with served(app_of(replicas, limits), {"host": "127.0.0.1", "port": port}, own):
-            yield port
+    os.environ["RAY_AUTH_TOKEN_PATH"] = token_path()
+    prepare_environment()
+    own = {"include_dashboard": False, "num_cpus": replicas[1] + 1, "log_to_driver": False}
+    with served(app_of(replicas, limits), {"host": "127.0.0.1", "port": port}, own):
+        yield port
+
+
+@functools.cache
+def token_path() -> str:
+    """Of a file with a token for this process's clusters, which Ray reads once."""
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    path = Path(folder) / "token"
+    path.write_text(secrets.token_hex(32))
+    return str(path)
 
 
 def robot(port: int, name: str, frames: Sequence[RgbdFrame]) -> RemotePipeline:
