@@ -20,6 +20,7 @@ SETUP := AMENT_PREFIX_PATH="$(AMENT_PREFIX_PATH)" $(PYTHON) tools/setup_venv.py 
 # Test files run side by side, each worker with one thread; torch counts its own memory in each.
 WORKERS ?= $(shell n=$$(nproc 2>/dev/null || echo 1); echo $$(( n < 4 ? n : 4 )))
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+FLEET_TEST := test/fleet/test_ray_serve.py
 # Tests that failed beside others, once more with the machine to themselves (decision 152).
 ALONE := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --last-failed --last-failed-no-failures=none
 
@@ -35,7 +36,7 @@ DOCS_PACKAGES := -c constraints/python.txt -c constraints/docs.txt mkdocs-materi
 step = @SECONDS=0; echo "== $(1)"; if $(2); then echo "== $(1): ok, $$SECONDS s"; else echo "== $(1): FAILED after $$SECONDS s"; exit 1; fi
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test lint type test-unit test-ros parity docs tables clean
+.PHONY: help setup build demo test lint type test-unit test-fleet test-ros parity docs tables clean
 .NOTPARALLEL:
 
 help: ## this list
@@ -50,7 +51,7 @@ build: ## build and install the ROS interfaces again (setup does so by itself wh
 demo: setup ## the real node, an embedded bag and model, questions, answers, a report; WEB=1: also in the browser
 	$(BIN)/ada3d demo $(if $(WEB),--web)
 
-test: setup lint type test-unit test-ros parity docs ## set up, then every check and test
+test: setup lint type test-unit test-fleet test-ros parity docs ## set up, then every check and test
 
 lint: setup ## ruff: rules and format
 	$(call step,lint,$(BIN)/python -m ruff check . && $(BIN)/python -m ruff format --check .)
@@ -59,7 +60,10 @@ type: setup ## mypy
 	$(call step,type,$(BIN)/python -m mypy)
 
 test-unit: setup ## tests that need no ROS process: architecture, units, golden data
-	$(call step,test-unit,$(PYTEST) --ignore=test/ros)
+	$(call step,test-unit,$(PYTEST) --ignore=test/ros --ignore=$(FLEET_TEST))
+
+test-fleet: setup ## the whole server on Ray, alone: it has processes of its own
+	$(call step,test-fleet,OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(FLEET_TEST))
 
 test-ros: setup ## tests of the node over DDS, in separate processes; what fails is run once more, alone
 	$(call step,test-ros,$(PYTEST) test/ros || { echo "== failed beside others; alone:"; $(ALONE) test/ros; })

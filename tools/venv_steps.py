@@ -182,7 +182,7 @@ class Setup:
     def install_packages(self) -> None:
         """Everything of the constraints files, in one go."""
         folder = ROOT / "constraints"
-        names = "python.txt", "web.txt", f"ros-{self.distribution}.txt"
+        names = "python.txt", "serve.txt", "web.txt", f"ros-{self.distribution}.txt"
         files = [folder / name for name in names]
         arguments: list[object] = [word for file in files for word in ("-r", file)]
 
@@ -193,7 +193,7 @@ class Setup:
             arguments += ["-c", files[-1]]
 
         # Interfaces are compiled against these packages: with others they are built anew.
-        sizes = "torch alone is 0.2 GB for CPU, 3 GB for CUDA"
+        sizes = "torch alone is 0.2 GB for CPU, 3 GB for CUDA; ray 0.4 GB"
         title = f"Python packages and ROS 2 {self.distribution} ({sizes})"
         with self.step("packages", title, digest(files)) as needed:
             if needed:

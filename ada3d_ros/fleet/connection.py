@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -25,13 +26,21 @@ from ada3d_ros.errors import (
     InvalidRequestError,
     RemoteLostError,
 )
-from ada3d_ros.fleet.protocol import SESSION_HEADER, VERSION, error_from_json
+from ada3d_ros.fleet.protocol import (
+    CALL_HEADER,
+    LAST,
+    MAX_HEADER_BYTES,
+    SESSION_HEADER,
+    VERSION,
+    error_from_json,
+)
 
 CONNECT_S = 2.0  # for a connection to be made
 SILENCE_S = 5.0  # after which a server that sends nothing is lost; it sends a line every second
 CHECK_S = 0.05  # between two looks at whether a question is to be stopped
 BUSY_S = 1.0  # to wait where a busy server does not say how long
 MAX_LINE_BYTES = 32 << 20
+NOTHING: Mapping[str, str] = MappingProxyType({})
 LOST = (OSError, http.client.HTTPException, ValueError)  # ValueError: of a socket that was closed
 
 
@@ -67,7 +76,7 @@ class Address:
 
 @dataclass(slots=True)
 class Traffic:
-    """Bytes of bodies, requests, and connections that were made."""
+    """Bytes of bodies and calls, requests, and connections that were made."""
 
     sent: int = 0
     received: int = 0
@@ -82,6 +91,7 @@ class Connection:
 
     def __init__(self, address: Address) -> None:
         self._open: http.client.HTTPConnection | None = None
+        self._reader: threading.Thread | None = None  # that reads the end of an answer
         self.address, self.traffic = address, Traffic()
         self._context: ssl.SSLContext | None = None
         if address.url.startswith("https"):
@@ -107,23 +117,27 @@ class Connection:
 
     def request(self, method: str, path: str, body: bytes = b"") -> Any:
         """The JSON of the response."""
+        self._await_reader()
         response = self._send(method, path, body)
         data = self._read(response.read)
         self._raise_unless_fine(response, data)
         return _parsed(data)
 
     def lines(
-        self, path: str, body: bytes, check: Callable[[], None]
+        self, path: str, call: bytes, check: Callable[[], None]
     ) -> Iterator[Mapping[str, Any]]:
-        """The lines of JSON that answer a POST, as they come; check is called meanwhile. Where it
-        raises, or who reads stops, the connection is hung up: the server stops working on it.
+        """The lines of JSON that answer a call, as they come; check is called meanwhile. Where it
+        raises, or who reads stops before one of LAST, the connection is hung up: the server stops
+        working on it. After it the connection is kept for the next request.
         """
+        self._await_reader()
         queue: SimpleQueue[Any] = SimpleQueue()
         thread = threading.Thread(
-            target=self._read_lines, args=(path, body, queue), name="ada3d-remote", daemon=True
+            target=self._read_lines, args=(path, call, queue), name="ada3d-remote", daemon=True
         )
+        self._reader = thread
         thread.start()
-        ended = False
+        ended = told = False
         try:
             while not ended:
                 check()
@@ -138,18 +152,29 @@ class Connection:
                     line = _parsed(item)
                     if not isinstance(line, Mapping):
                         raise RemoteLostError(f"{self.address.url} sent a line that is no JSON.")
+                    told = any(name in line for name in LAST)
                     yield line
         finally:
-            if not ended:
+            if not (ended or told):
                 self.close()
-            thread.join(CONNECT_S + SILENCE_S)
-            if not ended:
+                thread.join(CONNECT_S + SILENCE_S)
                 self.close()  # one that was made meanwhile
 
-    def _read_lines(self, path: str, body: bytes, queue: SimpleQueue[Any]) -> None:
+    def _await_reader(self) -> None:
+        """Until the end of the last answer has come, or silence: then the connection is closed."""
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            reader.join(SILENCE_S)
+            if reader.is_alive():
+                self.close()
+
+    def _read_lines(self, path: str, call: bytes, queue: SimpleQueue[Any]) -> None:
         """On a thread of its own: lines, then None or what went wrong."""
         try:
-            response = self._send("POST", path, body)
+            if len(call) <= MAX_HEADER_BYTES:
+                response = self._send("POST", path, b"", {CALL_HEADER: call.decode("ascii")})
+            else:
+                response = self._send("POST", path, call)
             if response.status != 200:
                 self._raise_unless_fine(response, self._read(response.read))
             while line := self._read(lambda: response.readline(MAX_LINE_BYTES)):
@@ -158,9 +183,14 @@ class Connection:
         except Exception as error:
             queue.put(error)
 
-    def _send(self, method: str, path: str, body: bytes) -> http.client.HTTPResponse:
-        """Where a kept connection was closed by the server meanwhile, a new one is made once."""
+    def _send(
+        self, method: str, path: str, body: bytes, more: Mapping[str, str] = NOTHING
+    ) -> http.client.HTTPResponse:
+        """Where a kept connection was closed by the server meanwhile, a new one is made once. more:
+        headers.
+        """
         headers = {SESSION_HEADER: self.address.robot, "Content-Type": "application/octet-stream"}
+        headers |= more
         if self.address.token:
             headers["Authorization"] = f"Bearer {self.address.token}"
         kept = self._open is not None
@@ -184,7 +214,7 @@ class Connection:
         self._open = connection
         connection.request(method, path, body, dict(headers))
         self.traffic.requests += 1
-        self.traffic.sent += len(body)
+        self.traffic.sent += len(body) + len(headers.get(CALL_HEADER, ""))
         return connection.getresponse()
 
     def _connected(self) -> http.client.HTTPConnection:

@@ -21,7 +21,7 @@ from ada3d_ros.errors import ConfigError
 from ada3d_ros.fleet.ingress import Replica, ReplicaSettings
 from ada3d_ros.fleet.scene_store import HostLimits
 
-ROUTER = "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
+ROUTER = "ada3d_ros.fleet.scene_router.SceneRouter"
 MIN_SECRET_BYTES = 16
 BESIDE_QUESTIONS = 16  # requests of a replica that run at once and are no questions: uploads
 HEALTH_PERIOD_S, HEALTH_TIMEOUT_S = 5.0, 60.0
@@ -44,8 +44,8 @@ class FleetSettings:
     secret_file: str = ""
 
 
-def application(fleet: FleetSettings) -> Application:
-    """Raises ConfigError."""
+def application(fleet: FleetSettings, kind: type[Replica] = Replica) -> Application:
+    """kind: of the replicas. Raises ConfigError."""
     from_flat(fleet.settings)
     least, most = fleet.replicas
     if not 1 <= least <= most:
@@ -73,7 +73,7 @@ def application(fleet: FleetSettings) -> Application:
             "request_router_class": ROUTER,
             "request_router_kwargs": {"num_fallback_replicas": 0},
         },
-    )(Replica)
+    )(kind)
     secret = read_secret(fleet.secret_file) if fleet.secret_file else b""
     return replica.bind(ReplicaSettings(dict(fleet.settings), fleet.limits, secret))
 

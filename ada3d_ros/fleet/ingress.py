@@ -12,7 +12,7 @@ import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -22,7 +22,9 @@ from ray import serve
 from ada3d_ros.config import from_flat
 from ada3d_ros.errors import Ada3DError, BusyError, InvalidRequestError, ModelError
 from ada3d_ros.fleet.protocol import (
+    CALL_HEADER,
     CALLS,
+    LAST,
     MAX_JSON_BYTES,
     NAME,
     SESSION_HEADER,
@@ -42,6 +44,7 @@ from ada3d_ros.types import AskHooks
 
 logger = logging.getLogger(__name__)
 ALIVE_S = 1.0  # between two lines of a question that waits
+PACE_S = 0.02  # that a stage waits at most, to go together with what follows
 SCENES = f"/{VERSION}/robots/{{robot}}/scenes/{{session}}"
 NDJSON = "application/x-ndjson"
 app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
@@ -74,12 +77,12 @@ async def _body(request: Request, most: int) -> bytes:
     return b"".join(parts)
 
 
-def _json(data: bytes) -> Any:
+def _json(data: str | bytes) -> Any:
     """Raises InvalidRequestError."""
     try:
         return json.loads(data)
     except (ValueError, RecursionError):
-        raise InvalidRequestError("the body is no JSON.") from None
+        raise InvalidRequestError("the body, or the header of the call, is no JSON.") from None
 
 
 def _refusal(error: Exception) -> Response:
@@ -95,19 +98,40 @@ def _told(error: dict[str, Any], status: int) -> Response:
     return JSONResponse({"error": error}, status, headers)
 
 
+def _is_last(line: dict[str, Any]) -> bool:
+    return any(name in line for name in LAST)
+
+
+async def _next_lines(queue: asyncio.Queue[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The next lines; none within ALIVE_S: an empty list. Text goes at once, with all that waits;
+    stages wait for it: each piece of an answer takes proxy and replica a millisecond.
+    """
+    lines: list[dict[str, Any]] = []
+    with suppress(TimeoutError):
+        async with asyncio.timeout(ALIVE_S):
+            lines.append(await queue.get())
+        async with asyncio.timeout(PACE_S):
+            while not _is_last(lines[-1]) and (queue.qsize() or "stage" in lines[-1]):
+                lines.append(await queue.get())
+    return lines
+
+
 async def _encoded(
-    first: dict[str, Any], lines: AsyncIterator[dict[str, Any]]
+    first: list[dict[str, Any]], pieces: AsyncIterator[list[dict[str, Any]]]
 ) -> AsyncIterator[bytes]:
-    line: dict[str, Any] | None = first
+    lines: list[dict[str, Any]] | None = first
     try:
-        while line is not None:
-            yield json.dumps(line, separators=(",", ":"), allow_nan=False).encode() + b"\n"
-            line = await anext(lines, None)
+        while lines is not None:
+            yield b"".join(
+                json.dumps(line, separators=(",", ":"), allow_nan=False).encode() + b"\n"
+                for line in lines
+            )
+            lines = await anext(pieces, None)
     except ModelError:
         logger.exception("an answer broke off")
         raise
     finally:
-        await lines.aclose()  # type: ignore[attr-defined]
+        await pieces.aclose()  # type: ignore[attr-defined]
 
 
 @serve.ingress(app)
@@ -127,6 +151,10 @@ class Replica:
         """A one-token answer, unless one was given since the last time. Raises what is wrong."""
         self._metrics.update()
         await asyncio.to_thread(self._probe.check)
+
+    def counts(self) -> dict[str, int]:
+        """HostCounts, for who has a handle of the deployment: no resource."""
+        return asdict(self._host.counts())
 
     def __del__(self) -> None:
         host = getattr(self, "_host", None)
@@ -177,19 +205,22 @@ class Replica:
             self._admit(request, robot, session)
             if kind not in CALLS:
                 raise InvalidRequestError(f"no resource {kind!r}; there are {', '.join(CALLS)}.")
-            call = Call.read(kind, _json(await _body(request, MAX_JSON_BYTES)))
-            lines = self._answer(robot, session, kind, call)
-            first = await anext(lines)
+            told = request.headers.get(CALL_HEADER) or await _body(request, MAX_JSON_BYTES)
+            call = Call.read(kind, _json(told))
+            pieces = self._answer(robot, session, kind, call)
+            first = await anext(pieces)
         except Exception as error:
             return _refusal(error)
-        if "error" in first:  # before anything was said: it can still be the status
-            return _told(first["error"], first["status"])
-        return StreamingResponse(_encoded(first, lines), media_type=NDJSON)
+        if "error" in first[-1]:  # before anything was told: it can still be the status
+            return _told(first[-1]["error"], first[-1]["status"])
+        return StreamingResponse(_encoded(first, pieces), media_type=NDJSON)
 
     async def _answer(
         self, robot: str, session: str, kind: str, call: Call
-    ) -> AsyncIterator[dict[str, Any]]:
-        """Lines of the answer. Closed early, since the robot hung up, it stops the model."""
+    ) -> AsyncIterator[list[dict[str, Any]]]:
+        """Lines of the answer, piece by piece. Closed early, since the robot hung up, it stops the
+        model.
+        """
         loop, queue = asyncio.get_running_loop(), asyncio.Queue[dict[str, Any]]()
         begun = time.perf_counter()
 
@@ -213,13 +244,10 @@ class Replica:
         ended = False
         try:
             while not ended:
-                try:
-                    line = await asyncio.wait_for(queue.get(), ALIVE_S)
-                except TimeoutError:
-                    line = {"waiting": self._host.waiting}
-                ended = "answer" in line or "error" in line
-                yield line
-            self._metrics.answered(kind, time.perf_counter() - begun, "error" not in line)
+                lines = await _next_lines(queue) or [{"waiting": self._host.waiting}]
+                ended = _is_last(lines[-1])
+                yield lines
+            self._metrics.answered(kind, time.perf_counter() - begun, "error" not in lines[-1])
         finally:
             if not ended:
                 self._host.cancel(job)

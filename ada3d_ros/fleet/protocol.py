@@ -8,7 +8,9 @@ Resources of one robot's scene, below /v1/robots/{robot}/scenes/{session}:
     DELETE  .
 
 and GET /v1/robots/{robot}/model. The robot decides which keyframes its scene has; a call carries
-the digest of that list, so that a scene which is not the robot's can never answer. Needs no torch.
+the digest of that list, so that a scene which is not the robot's can never answer. A short call is
+a header: Ray Serve's proxy hands a body to the replica by a second message, which takes 2 ms. Needs
+no torch.
 """
 
 from __future__ import annotations
@@ -38,9 +40,12 @@ from ada3d_ros.types import Keyframe, Question, SceneState
 
 VERSION = "v1"
 SESSION_HEADER = "x-session-id"  # that the router hashes: the robot's id
+CALL_HEADER = "x-ada3d-call"  # a Call of up to MAX_HEADER_BYTES; a longer one is the body
+MAX_HEADER_BYTES = 4096
 NAME = "[A-Za-z0-9][A-Za-z0-9._-]{0,63}"  # of robots and sessions
 MAX_JSON_BYTES = 256 << 10
 CALLS = ("ask", "ground", "measure")
+LAST = ("answer", "error")  # one of these is in the last line of what a call is told
 LIMITS = {  # numbers of a Question, and the setting whose range they keep
     "max_new_tokens": "generation.max_new_tokens",
     "keep_ratio": "pruning.keep_ratio",

@@ -18,6 +18,8 @@ GAUGES = {  # of HostCounts
 COUNTERS = {
     "answers": "questions answered",
     "failed": "questions that ended in an error",
+    "canceled": "answers that ended early, since nobody waited for them any more",
+    "canceled_tokens": "tokens of those",
     "cache_hits": "questions answered from a cached scene",
     "missing": "questions about a scene that was not here: robots then send it again",
     "keyframes": "keyframes received",

@@ -35,7 +35,7 @@ from ada3d_ros.model.config import BackboneConfig
 from ada3d_ros.model.memory import Workload
 from ada3d_ros.model.startup import check_model, open_model
 from ada3d_ros.pipeline import Ada3DPipeline, OpenedModel
-from ada3d_ros.types import Answer, AskHooks, ModelInfo
+from ada3d_ros.types import Answer, AskHooks, ModelInfo, StopReason
 from ada3d_ros.worker import Job, RequestWorker
 
 logger = logging.getLogger(__name__)
@@ -105,6 +105,13 @@ class SceneHost:
         """End the model's thread; whether it ended in time."""
         return self._worker.stop(timeout_s)
 
+    @property
+    def opened(self) -> OpenedModel:
+        """The model that all scenes share. Raises LoadingError before it is there."""
+        if self._opened is None:
+            raise LoadingError("the weights are not loaded yet.")
+        return self._opened
+
     # -- scenes
 
     def put_scene(self, robot: str, session: str, listed: SceneList) -> tuple[int, ...]:
@@ -136,9 +143,7 @@ class SceneHost:
         """
         if self.fault is not None:
             raise self.fault
-        if self._opened is None:
-            raise LoadingError("the weights are not loaded yet.")
-        key = robot, session
+        key, _ = (robot, session), self.opened
         try:
             self._store.whole(key, call.digest)
         except KeyframesMissingError:
@@ -150,6 +155,8 @@ class SceneHost:
             if isinstance(error, DeviceLostError):
                 self.fault = error
             self._store.count(answers=int(error is None), failed=int(error is not None))
+            if answer is not None and answer.stop_reason is StopReason.CANCELED:
+                self._store.count(canceled=1, canceled_tokens=answer.tokens.generated)
             on_done(answer, error)
 
         job = Job(

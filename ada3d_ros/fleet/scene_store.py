@@ -48,6 +48,8 @@ class HostCounts:
     kv_bytes: int = 0
     answers: int = 0
     failed: int = 0
+    canceled: int = 0  # answers that ended early, since nobody waited for them any more
+    canceled_tokens: int = 0  # of those
     cache_hits: int = 0  # answered from a prefix that was there
     missing: int = 0  # calls about a scene that was not here, or not as it is now
     keyframes: int = 0

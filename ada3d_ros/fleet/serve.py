@@ -25,6 +25,9 @@ RAY_DEFAULTS = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is told to anybody
     "RAY_worker_niceness": "0",  # not 15: a replica is no background work
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",  # not 5: a busy machine takes longer
+    # No threads between router, replica and our code, none of which waits: a millisecond a question
+    "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
+    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
 }
 APPLICATION = "ada3d"
 READY_S = 600.0  # for cluster, replicas and proxy to start

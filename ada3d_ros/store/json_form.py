@@ -35,6 +35,8 @@ def to_json(value: Any) -> Json:
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, np.ndarray):
+        if value.dtype.kind in "biu" or np.isfinite(value).all():
+            return value.tolist()
         return to_json(value.tolist())
     if isinstance(value, float):
         return value if math.isfinite(value) else None

@@ -83,6 +83,7 @@ def test_keyframes_go_up_once_between_questions(served: tuple[str, ScriptedServe
     assert pipeline.counts.answers == 2
     assert pipeline.upload.again == 0
     assert {headers["x-session-id"] for headers in server.headers} == {"r1"}
+    assert pipeline.upload.connection.traffic.connections == 1
 
 
 def test_a_saved_scene_is_asked_about_as_the_robots_own(
@@ -114,6 +115,17 @@ def test_a_question_sends_first_what_is_missing(served: tuple[str, ScriptedServe
     url, _ = served
     pipeline = robot(url)
     assert len(pipeline.ask(ASK).keyframe_stamps_ns) == 3
+
+
+def test_a_long_question_is_a_body_and_a_short_one_a_header(
+    served: tuple[str, ScriptedServer],
+) -> None:
+    url, server = served
+    pipeline = robot(url)
+    for text, is_header in (("Where is the chair?", True), ("ß" * 2000, False)):
+        assert pipeline.ask(Question(text)).question == text
+        assert ("x-ada3d-call" in server.headers[-1]) == is_header
+        assert (server.headers[-1]["Content-Length"] == "0") == is_header
 
 
 def test_a_server_that_lost_the_scene_gets_it_again(served: tuple[str, ScriptedServer]) -> None:

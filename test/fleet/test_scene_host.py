@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from ada3d_ros.config import AgentConfig, from_flat
+from ada3d_ros.engine import streaming
 from ada3d_ros.errors import (
     BusyError,
     CanceledError,
@@ -262,6 +264,29 @@ def test_a_caller_who_hangs_up_stops_the_answer(host: SceneHost) -> None:
     go_on.set()
     answer(host, "r1", call_of(scene))  # the next in the queue
     assert isinstance(results[0], CanceledError)
+
+
+def test_an_answer_that_ends_early_is_counted_with_its_tokens(
+    host: SceneHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    word = torch.tensor(host.opened[0].tokenizer.encode("red")[-1])
+    monkeypatch.setattr(streaming, "make_sampler", lambda *_: lambda logits: word)
+    scene, jobs, ended = scene_of(1), [], threading.Event()
+    upload(host, "r1", scene)
+    before, begun = host.counts(), threading.Event()
+
+    def on_text(delta: str, num_tokens: int) -> None:
+        assert begun.wait(60)
+        if num_tokens == 7:
+            host.cancel(jobs[0])
+
+    call = call_of(scene, replace(ASK, max_new_tokens=100))
+    hooks = AskHooks(on_text=on_text)
+    jobs.append(host.start("r1", "s", "ask", call, hooks, lambda *_: ended.set()))
+    begun.set()
+    assert ended.wait(60)
+    after = host.counts()
+    assert (after.canceled, after.canceled_tokens) == (before.canceled + 1, 7)
 
 
 def test_lists_that_lie_are_refused_and_others_are_answered_as_before(host: SceneHost) -> None:

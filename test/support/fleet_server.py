@@ -14,7 +14,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from ada3d_ros.errors import Ada3DError
-from ada3d_ros.fleet.protocol import Call, SceneList, check_token, error_to_json, status_of
+from ada3d_ros.fleet.protocol import (
+    CALL_HEADER,
+    Call,
+    SceneList,
+    check_token,
+    error_to_json,
+    status_of,
+)
 from ada3d_ros.fleet.scene_store import HostLimits, Key, SceneStore
 from ada3d_ros.store.json_form import to_json
 from ada3d_ros.types import Answer, ModelInfo, Question, StopReason
@@ -89,7 +96,7 @@ class ScriptedServer:
             elif rest[-1] == "keyframes":
                 told = {"missing": self.store.put_keyframe((robot, rest[1]), body)}
             else:
-                call = Call.read(rest[-1], json.loads(body))
+                call = Call.read(rest[-1], json.loads(request.headers.get(CALL_HEADER) or body))
                 self._stream(request, self.lines((robot, rest[1]), rest[-1], call))
                 return
         except Ada3DError as error:
