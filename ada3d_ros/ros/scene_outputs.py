@@ -264,7 +264,9 @@ class SceneOutputs:
             pictures[index] = picture
         self._thumbnails = pictures
         jpegs = {index: jpeg for index, (_, _, jpeg) in pictures.items()}
-        return keyframes_to_msg(scene, jpegs, self._node.config.world_frame)
+        message = keyframes_to_msg(scene, jpegs, self._node.config.world_frame)
+        message.scene = self._node.scenes.name
+        return message
 
     def _markers_key(self, scene: ShownScene) -> Hashable:
         return scene.version, self._node.config.markers.frustum_m
