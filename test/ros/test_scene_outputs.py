@@ -52,7 +52,7 @@ from ada3d_ros.scene.keyframes import KeyframeBuffer
 from ada3d_ros.srv import QueryScene
 from ada3d_ros.types import Box3D, RgbdFrame
 from test.support.box_room import BoxRoom, build_box_room
-from test.support.ros_harness import Harness, agent_of_its_own, wait_until
+from test.support.ros_harness import Harness, agent_of_its_own, free_domain, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
