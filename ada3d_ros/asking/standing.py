@@ -18,6 +18,7 @@ from ada3d_ros.measures import ObjectsSnapshot, SceneObject
 from ada3d_ros.types import Box3D
 
 FORMAT = 1  # of the JSON
+MAX_DOUBLINGS = 7
 
 
 class WatchKind(IntEnum):
@@ -76,6 +77,7 @@ class StandingQuestion:
     seen: tuple[int, int] | None = None
     watched: list[Watched] = field(default_factory=list)
     epoch: int = -1  # of the scene that the ids of `watched` are of
+    timeouts: int = 0  # in a row: each doubles the time until the next try
 
     def is_due(self, scene: tuple[int, int], now_ns: int) -> bool:
         """Whether it is to be asked of this scene (epoch, version) now. A clock that went back
@@ -84,7 +86,8 @@ class StandingQuestion:
         if scene == self.seen:
             return False
         waited_s = (now_ns - self.last_asked_ns) / 1e9
-        return self.last_asked_ns < 0 or waited_s < 0 or waited_s >= self.min_period_s
+        wait_s = self.min_period_s * 2 ** min(self.timeouts, MAX_DOUBLINGS)
+        return self.last_asked_ns < 0 or waited_s < 0 or waited_s >= wait_s
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -297,9 +297,11 @@ class AgentNode(AgentLifecycle):
 
     @guarded()
     def publish_answer(self, message: AnswerMsg) -> None:
-        self._outputs.publish_answer(message, self.config.markers.lifetime_sec)
-        self.scenes.note_answer(message)
-        self.scene_outputs.note_answer(message)
+        is_here = message.scene in ("", self.scenes.name)  # else its boxes are of another room
+        self._outputs.publish_answer(message, self.config.markers.lifetime_sec, is_here)
+        if is_here:
+            self.scenes.note_answer(message)
+            self.scene_outputs.note_answer(message)
 
     # -- services
 

@@ -51,12 +51,14 @@ class AgentOutputs:
         name = node.get_fully_qualified_name() if use_fqn else node.get_name()
         self.updater = DiagnosticsPublisher(name, node.resolve_topic_name("rgb/image"))
 
-    def publish_answer(self, message: Answer, marker_lifetime_s: float) -> None:
-        """The answer on every topic; a failure on ~/answer and, as text, on ~/answer_text."""
+    def publish_answer(self, message: Answer, marker_lifetime_s: float, is_here: bool) -> None:
+        """The answer on every topic; a failure, and one about another scene than that in use, on
+        ~/answer and, as text, on ~/answer_text.
+        """
         failure = f"[{message.error_code}] {message.error_msg}"
         self._answers.publish(message)
         self._texts.publish(String(data=message.text if message.success else failure))
-        if message.success:
+        if message.success and is_here:
             self._boxes.publish(boxes_to_msg(message))
             self._poses.publish(boxes_to_poses(message))
             self._markers.publish(answer_to_markers(message, marker_lifetime_s))

@@ -7,7 +7,6 @@ Whatever the store does, the node serves on; what is wrong is a sentence (`probl
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ada3d_ros.asking.last_seen import duration
@@ -104,33 +103,42 @@ class SceneServer:
         """With the scene of this name in the store, and save it from now on where that is asked
         for. What cannot be read raises StoreError; what cannot be written is told.
         """
+        # Nothing of the scene before may reach this one's folder: the writer comes last.
         notes: list[str] = []
-        there = store.has(name)
+        writer, there = None, store.has(name)
         if self._node.config.scene.autosave:
             try:
-                notes += self._start_writer(store, name)
+                writer, mended = self._new_writer(store, name)
+                notes += mended
             except StoreError as error:
                 if not there:
                     raise
                 notes.append(str(error))
-        if there:
-            saved = store.read(name, self._node.config.world_frame)
-            self._take(pipeline, saved)
-            notes += [note for note in saved.notes if note not in notes]
-        self.name = name
+        try:
+            if there:
+                saved = store.read(name, self._node.config.world_frame)
+                self._take(pipeline, saved)
+                notes += [note for note in saved.notes if note not in notes]
+        except BaseException:
+            if writer is not None:
+                writer.abandon()
+            raise
+        self.name, self._objects, self._told = name, None, None
         self._problem = " ".join(notes)
         for note in notes:
             self._node.get_logger().warning(note)
         pipeline.object_history = self._history
+        self._writer = writer
+        self.note_scene()  # what came meanwhile
 
-    def _start_writer(self, store: NamedScenes, name: str) -> Sequence[str]:
-        """What was mended in its folder."""
+    def _new_writer(self, store: NamedScenes, name: str) -> tuple[SceneWriter, Sequence[str]]:
+        """Of the folder of a scene, and what was mended in it. Raises StoreError."""
         from ada3d_ros.store.writer import SceneWriter
 
         settings = self._node.config.scene
         folder = store.open(name, self._node.config.world_frame)
-        self._writer = SceneWriter(folder, settings.images == "lossless", settings.max_mb)
-        return folder.notes
+        writer = SceneWriter(folder, settings.images == "lossless", settings.max_mb)
+        return writer, folder.notes
 
     def _take(self, pipeline: AnyPipeline, saved: SavedScene) -> None:
         """Its keyframes now; its objects on the thread that asks, once what finds them is there."""
@@ -230,7 +238,7 @@ class SceneServer:
         if pipeline is None or pipeline.objects() is self._told:
             return
         self._told, known = pipeline.objects(), pipeline.kept_objects()
-        if known is None:
+        if known is None or known.epoch != pipeline.scene.state.epoch:  # of the scene before
             return
         self._objects = known
         if self._writer is not None:
@@ -253,13 +261,13 @@ class SceneServer:
         return self._writer is not None
 
     def kept(self, key: str) -> str:
-        """What was kept under a key with the scene in use; '' where nothing was."""
+        """What was kept under a key with the scene in use; '' where nothing was. Raises StoreError
+        where that cannot be read.
+        """
         store = self.store
-        if store is None or not self.name:
+        if store is None or not self.name or not store.has(self.name):
             return ""
-        with suppress(Ada3DError):
-            return store.state(self.name, key)
-        return ""
+        return store.state(self.name, key)
 
     def _history(self) -> Sequence[SceneObject]:
         """All objects that the scene in use ever kept. Raises StoreError."""
@@ -289,11 +297,8 @@ class SceneServer:
         return store.summary(name)
 
     def _save_once(self, store: NamedScenes, name: str, pipeline: AnyPipeline) -> None:
-        from ada3d_ros.store.writer import SceneWriter
-
-        settings, is_new = self._node.config.scene, not store.has(name)
-        folder = store.open(name, self._node.config.world_frame)
-        writer = SceneWriter(folder, settings.images == "lossless", settings.max_mb)
+        is_new = not store.has(name)
+        writer, _ = self._new_writer(store, name)
         try:
             self._write(writer, pipeline)
         except StoreError:
@@ -318,12 +323,13 @@ class SceneServer:
         if writer is not None:
             writer.close(SAVE_S)
         self._others.forget(saved.name)
-        before, self._objects, self._told = self.name, None, None
+        before = self.name
         try:
             self._go_on(pipeline, store, saved.name)
-        except StoreError:  # somebody changed it just now: the old one stays
-            if writer is not None and self._writer is None:
-                self._start_writer(store, before)
+        except BaseException:  # somebody changed it just now: the old one stays, and is saved
+            if writer is not None:
+                self._writer, _ = self._new_writer(store, before)
+                self.note_scene()
             raise
 
     def flush(self) -> None:

@@ -33,7 +33,7 @@ from ada3d_ros.msg import Answer as AnswerMsg
 from ada3d_ros.msg import SceneEvent
 from ada3d_ros.msg import StandingQuestion as StandingQuestionMsg
 from ada3d_ros.ros.conversions import Request, box_to_msg, error_of, ns_to_time
-from ada3d_ros.ros.guard import guarded
+from ada3d_ros.ros.guard import ThrottledWarning, guarded
 from ada3d_ros.ros.objects import object_to_msg
 from ada3d_ros.ros.outputs import create_publisher
 from ada3d_ros.ros.requests import RequestServer
@@ -49,11 +49,13 @@ ALL = "*"
 NEW = "new"  # in the place of an id, at the first asking
 # What a question will get at every asking: it is refused at once.
 HOPELESS = (ErrorCode.INVALID_REQUEST, ErrorCode.QUESTION_TOO_LONG, ErrorCode.UNKNOWN_KIND)
-# Nothing was found out: asked again as if it had not been asked.
+# Nothing was found out, at no cost: asked again as if it had not been asked.
 NOT_ASKED = (
-    *(ErrorCode.PREEMPTED, ErrorCode.SCENE_RESET, ErrorCode.CANCELED, ErrorCode.NOT_ACTIVE),
-    *(ErrorCode.TIMEOUT, ErrorCode.LOADING, ErrorCode.NO_FRAMES),
+    *(ErrorCode.SCENE_RESET, ErrorCode.CANCELED, ErrorCode.NOT_ACTIVE, ErrorCode.LOADING),
+    ErrorCode.NO_FRAMES,
 )
+# It cost time and was not finished: asked again, after its period.
+NOT_DONE = (ErrorCode.PREEMPTED, ErrorCode.TIMEOUT)
 NOT_FOUND = "not found"  # in the place of a text, of a phrase without a box
 
 
@@ -66,6 +68,7 @@ class StandingServer:
         self._last_number = 0
         self._loaded: str | None = None  # scene whose questions were read
         self._snapshot: ObjectsSnapshot | None = None  # that was looked at last
+        self._warn = ThrottledWarning(node.get_logger().warning)
         self._events = create_publisher(node, SceneEvent, "~/events", 20)
         group = ReentrantCallbackGroup()
         node.create_service(Watch, "~/watch", self._on_watch, callback_group=group)
@@ -189,28 +192,37 @@ class StandingServer:
         state = pipeline.scene_state()
         now_ns = self._node.get_clock().now().nanoseconds
         for question in list(self.questions.values()):
-            if question.kind is WatchKind.OBJECT or state.num_keyframes == 0:
+            if not self._stands(question) or question.kind is WatchKind.OBJECT:
                 continue
-            if question.is_due((state.epoch, state.version), now_ns):
+            if state.num_keyframes and question.is_due((state.epoch, state.version), now_ns):
                 await self._ask(question)
+
+    def _stands(self, question: StandingQuestion) -> bool:
+        """Whether it was not ended, and no other scene came, since this look began."""
+        is_same_scene = self._node.scenes.name == self._loaded
+        return is_same_scene and self.questions.get(question.watch_id) is question
 
     async def _ask(self, question: StandingQuestion) -> None:
         """Ask it and tell of a change."""
-        pipeline = self._node.active_pipeline()
-        state = pipeline.scene_state()
-        seen = (state.epoch, state.version)
-        is_ground = question.kind is WatchKind.GROUND
-        request = Request(Question(question.question, want_boxes=True), ground=is_ground)
+        scene, is_new = self._node.scenes.name, not question.watch_id
+        state = self._node.active_pipeline().scene_state()
+        request = Request(Question(question.question), ground=question.kind is WatchKind.GROUND)
         message = await self._requests.ask_standing(question.watch_id or NEW, request)
         code = ErrorCode(message.error_code)
-        if code in NOT_ASKED:
+        if code in NOT_ASKED or self._node.scenes.name != scene:
             return
-        question.seen = seen
+        if not is_new and not self._stands(question):
+            return
         question.last_asked_ns = self._node.get_clock().now().nanoseconds
+        question.timeouts = question.timeouts + 1 if code is ErrorCode.TIMEOUT else 0
+        if code is ErrorCode.PREEMPTED:
+            return
         question.error_code, question.error_msg = int(code), message.error_msg
-        if not message.success and code is not ErrorCode.NOT_GROUNDED:
-            return  # nothing is known of the scene: no news
-        self._note_answer(question, message)
+        if code in NOT_DONE:
+            return
+        question.seen = (state.epoch, state.version)
+        if message.success or code is ErrorCode.NOT_GROUNDED:  # else nothing is known: no news
+            self._note_answer(question, message)
 
     def _note_answer(self, question: StandingQuestion, message: AnswerMsg) -> None:
         """Tell where the answer is another than that told last."""
@@ -267,17 +279,22 @@ class StandingServer:
 
     def _keep(self) -> None:
         """With the scene in use, where that is saved."""
-        text = to_json(self.questions.values(), self._last_number)
-        self._node.scenes.keep(KEY, text)
+        if self._loaded == self._node.scenes.name:
+            self._node.scenes.keep(KEY, to_json(self.questions.values(), self._last_number))
 
     def _load(self, scene: str) -> None:
         """The questions of another scene; those of a scene without a name go on with the first
         name that it gets.
         """
-        was_unnamed, self._loaded = not self._loaded, scene
         if not scene:  # the node was taken down; what stands is there when it is up again
+            self._loaded = scene
             return
-        kept = self._node.scenes.kept(KEY)
+        try:
+            kept = self._node.scenes.kept(KEY)
+        except Ada3DError as error:  # tried again: what is kept must not be written over
+            self._warn("kept", f"standing questions of scene {scene!r}: {error}")
+            return
+        was_unnamed, self._loaded = not self._loaded, scene
         if was_unnamed and not kept:
             self._keep()
             return

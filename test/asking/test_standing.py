@@ -61,6 +61,15 @@ def test_what_is_due(seen: tuple[int, int] | None, asked_s: float, now_s: float,
     assert question.is_due((0, 1), int(now_s * S)) is due
 
 
+def test_one_that_runs_into_its_time_is_tried_less_and_less_often() -> None:
+    question = StandingQuestion("w1", WatchKind.ASK, "Is it?", 5.0, last_asked_ns=10 * S)
+    waits = []
+    for timeouts in (0, 1, 3, 50):
+        question.timeouts = timeouts
+        waits.append(next(s for s in range(700) if question.is_due((0, 1), (10 + s) * S)))
+    assert waits == [5, 10, 40, 640]
+
+
 A, B = (0.0, 0.0, 0.0), (3.0, 0.0, 0.0)
 
 
