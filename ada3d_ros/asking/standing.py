@@ -40,8 +40,9 @@ class EventKind(IntEnum):
 
 @dataclass(slots=True)
 class Watched:
-    """One object that is watched, as it was told last. others: ids of those of its name that were
-    there beside it, so that none of them is taken for it where it has moved.
+    """One object that is watched, as it was told last. id: '' where a new epoch has not shown it
+    yet; others: of those that were there beside it, so that none of them is taken for it where it
+    has moved.
     """
 
     id: str
@@ -159,13 +160,22 @@ def object_events(
     events: list[ObjectEvent] = []
     followed: list[Watched] = []
     for old in question.watched:
+        if not old.id:  # waits for its first sight in this epoch
+            watched = {w.id for w in (*followed, *question.watched)}
+            first = _successor(old, snapshot.present, watched, same_name)
+            followed.append(old if first is None else _watched(first, ()))
+            continue
         thing = found.get(old.id)
         if thing is not None and not thing.is_gone:
             event, new = _still_there(old, thing, moved_m)
         else:
-            taken = {*old.others, *(w.id for w in followed), *(w.id for w in question.watched)}
-            successor = _successor(old, snapshot.present, taken, same_name)
-            event, new = _not_there(old, thing, successor)
+            watched = {*(w.id for w in followed), *(w.id for w in question.watched)}
+            successor = _successor(old, snapshot.present, watched | {*old.others}, same_name)
+            if thing is None:  # dropped from the list: perhaps it became one with another there
+                here = _successor(old, snapshot.present, watched, same_name)
+                is_here = here and math.dist(here.center_m, old.center_m) < moved_m
+                successor = here if is_here else successor
+            event, new = _not_there(old, thing, successor, moved_m, snapshot.stamp_ns)
         followed.append(new)
         events += [event] if event is not None else []
     question.watched = followed
@@ -175,15 +185,18 @@ def object_events(
 def _bind_anew(
     question: StandingQuestion, snapshot: ObjectsSnapshot, same_name: Callable[[str, str], bool]
 ) -> None:
-    """Find each watched object in another epoch's list; wait where one of them is not there yet."""
-    found: list[SceneObject] = []
+    """Find each watched object in another epoch's list; one that is not there yet has no id."""
+    taken: set[str] = set()
+    present = {thing.id for thing in snapshot.present}
+    bound = []
     for old in question.watched:
-        taken = {thing.id for thing in found}
         thing = _successor(old, snapshot.present, taken, same_name)
         if thing is None:
-            return
-        found.append(thing)
-    watch_objects(question, found, snapshot)
+            bound.append(replace(old, id=""))
+            continue
+        taken.add(thing.id)
+        bound.append(_watched(thing, tuple(sorted(present - {thing.id}))))
+    question.watched, question.epoch = bound, snapshot.scene_epoch
 
 
 def _still_there(
@@ -203,23 +216,33 @@ def _still_there(
 
 
 def _not_there(
-    old: Watched, thing: SceneObject | None, successor: SceneObject | None
+    old: Watched,
+    thing: SceneObject | None,
+    successor: SceneObject | None,
+    moved_m: float,
+    stamp_ns: int,
 ) -> tuple[ObjectEvent | None, Watched]:
-    """Its place is empty: it stands elsewhere under another id, or it is gone."""
+    """Its place is empty, or the list has it no longer: it is another one's id now, stands
+    elsewhere, or is gone.
+    """
     if successor is not None:
         new = _watched(successor, old.others)
         distance_m = math.dist(old.center_m, new.center_m)
         if old.gone:
             kind, what = EventKind.OBJECT_BACK, "is back"
+        elif distance_m < moved_m:  # the same thing under another id
+            return None, replace(new, center_m=old.center_m, size_m=old.size_m, yaw_rad=old.yaw_rad)
         else:
             kind, what = EventKind.OBJECT_MOVED, f"moved by {distance_m:.2f} m"
         sentence = f"the {old.label} {what}{_place(new)}"
         return ObjectEvent(kind, successor, old.box, sentence, distance_m), new
-    if old.gone or thing is None:  # told already; or of another epoch: nobody looked for it yet
+    if old.gone:
         return None, old
     sentence = f"the {old.label} is gone from where it was{_place(old)}"
-    event = ObjectEvent(EventKind.OBJECT_GONE, thing, old.box, sentence)
-    return event, replace(old, gone=True)
+    if thing is None:
+        thing = SceneObject(old.id, old.label, old.box, gone_ns=stamp_ns)
+        sentence = f"the {old.label} is no longer among the known objects; it was{_place(old)}"
+    return ObjectEvent(EventKind.OBJECT_GONE, thing, old.box, sentence), replace(old, gone=True)
 
 
 def _successor(

@@ -14,6 +14,7 @@ from ada3d_ros.config.scene import check_scene_name
 from ada3d_ros.errors import (
     Ada3DError,
     NoFramesError,
+    NotActiveError,
     StoreError,
     UnknownSceneError,
 )
@@ -119,6 +120,8 @@ class SceneServer:
                 saved = store.read(name, self._node.config.world_frame)
                 self._take(pipeline, saved)
                 notes += [note for note in saved.notes if note not in notes]
+            if self._pipeline is not pipeline:
+                raise NotActiveError("the node was taken down while the scene was being loaded.")
         except BaseException:
             if writer is not None:
                 writer.abandon()
@@ -327,7 +330,7 @@ class SceneServer:
         try:
             self._go_on(pipeline, store, saved.name)
         except BaseException:  # somebody changed it just now: the old one stays, and is saved
-            if writer is not None:
+            if writer is not None and self._pipeline is pipeline:
                 self._writer, _ = self._new_writer(store, before)
                 self.note_scene()
             raise

@@ -66,7 +66,7 @@ class StandingServer:
         self._node, self._requests = node, requests
         self.questions: dict[str, StandingQuestion] = {}
         self._last_number = 0
-        self._loaded: str | None = None  # scene whose questions were read
+        self.scene: str | None = None  # whose questions these are; None before the first
         self._snapshot: ObjectsSnapshot | None = None  # that was looked at last
         self._warn = ThrottledWarning(node.get_logger().warning)
         self._events = create_publisher(node, SceneEvent, "~/events", 20)
@@ -96,6 +96,7 @@ class StandingServer:
 
     @guarded(_failed)
     async def _on_watch(self, request: Any, response: Any) -> Any:
+        self._follow_scene()
         try:
             question = self._checked(request)
             if question.kind is WatchKind.OBJECT:
@@ -119,6 +120,7 @@ class StandingServer:
 
     @guarded(_failed)
     def _on_unwatch(self, request: Any, response: Any) -> Any:
+        self._follow_scene()
         watch_id = request.watch_id
         if watch_id != ALL and watch_id not in self.questions:
             there = ", ".join(self.questions) or "none"
@@ -183,8 +185,7 @@ class StandingServer:
     async def _ask_again(self) -> None:
         """Ask what is due; one question at a time."""
         pipeline = self._node.pipeline
-        if self._node.scenes.name != self._loaded:
-            self._load(self._node.scenes.name)
+        self._follow_scene()
         serves = pipeline is not None and pipeline.ready and self._node.inputs is not None
         if pipeline is None or not serves or self._node.paused or not self.questions:
             return
@@ -199,7 +200,7 @@ class StandingServer:
 
     def _stands(self, question: StandingQuestion) -> bool:
         """Whether it was not ended, and no other scene came, since this look began."""
-        is_same_scene = self._node.scenes.name == self._loaded
+        is_same_scene = self._node.scenes.name == self.scene
         return is_same_scene and self.questions.get(question.watch_id) is question
 
     async def _ask(self, question: StandingQuestion) -> None:
@@ -279,22 +280,27 @@ class StandingServer:
 
     def _keep(self) -> None:
         """With the scene in use, where that is saved."""
-        if self._loaded == self._node.scenes.name:
+        if self.scene == self._node.scenes.name:
             self._node.scenes.keep(KEY, to_json(self.questions.values(), self._last_number))
+
+    def _follow_scene(self) -> None:
+        """Take the questions of the scene in use, where it is another one than before."""
+        if self._node.scenes.name != self.scene:
+            self._load(self._node.scenes.name)
 
     def _load(self, scene: str) -> None:
         """The questions of another scene; those of a scene without a name go on with the first
         name that it gets.
         """
         if not scene:  # the node was taken down; what stands is there when it is up again
-            self._loaded = scene
+            self.scene = scene
             return
         try:
             kept = self._node.scenes.kept(KEY)
         except Ada3DError as error:  # tried again: what is kept must not be written over
             self._warn("kept", f"standing questions of scene {scene!r}: {error}")
             return
-        was_unnamed, self._loaded = not self._loaded, scene
+        was_unnamed, self.scene = not self.scene, scene
         if was_unnamed and not kept:
             self._keep()
             return

@@ -51,6 +51,13 @@ def row_of(epoch: int, item: KeptObject) -> ObjectRow:
     return ObjectRow(epoch, item.number, described, json.dumps(kept), points)
 
 
+def began_ns(kept: str | None) -> int:
+    """The stamp at which a kept object was seen first: with its number it tells whether two rows
+    of different epochs are one object.
+    """
+    return int(_loaded(kept or "")["first_ns"])
+
+
 def described_of(row: ObjectRow) -> SceneObject:
     """Raises InvalidRequestError for a row that is none of ours."""
     return from_json(SceneObject, _loaded(row.described))

@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ada3d_ros.errors import StoreError
-from ada3d_ros.store.object_rows import ObjectRow
+from ada3d_ros.store.object_rows import ObjectRow, began_ns
 
 FORMAT = 1  # of the index and the segments
 NAME = "index.db"
 MAX_ANSWERS = 1000  # the newest are kept
+MAX_HISTORY = 10_000  # objects that are no longer kept
 WAIT_S = 2.0  # for another process that reads, or repairs
 TABLES = """
 CREATE TABLE keyframes (
@@ -28,6 +29,7 @@ CREATE TABLE keyframes (
 CREATE TABLE objects (
     epoch INTEGER, number INTEGER, described TEXT, kept TEXT, points BLOB,
     PRIMARY KEY (epoch, number));
+CREATE INDEX objects_kept ON objects (epoch, number) WHERE kept IS NOT NULL;
 CREATE TABLE answers (
     id INTEGER PRIMARY KEY, asked_ns INTEGER, question TEXT, text TEXT, method TEXT);
 CREATE TABLE states (name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
@@ -194,16 +196,27 @@ class SceneIndex:
         self, rows: Sequence[ObjectRow], epoch: int, numbers: Iterable[int], told: str
     ) -> None:
         """Take in objects that changed. numbers: all that the scene of this epoch goes on with;
-        the others become history.
+        the others become history, of which the newest MAX_HISTORY stay. Those that go on from
+        another epoch, as after a scene was loaded, are moved.
         """
         alive = set(numbers)
+        began = {row.number: began_ns(row.kept) for row in rows}
         with self._transaction() as db:
             db.executemany("INSERT OR REPLACE INTO objects VALUES (?, ?, ?, ?, ?)", rows)
-            found = db.execute("SELECT epoch, number FROM objects WHERE kept IS NOT NULL")
-            past = [key for key in found.fetchall() if key[0] != epoch or key[1] not in alive]
+            found = db.execute("SELECT epoch, number, kept FROM objects WHERE kept IS NOT NULL")
+            past = [row for row in found.fetchall() if row[0] != epoch or row[1] not in alive]
+            moved = [r[:2] for r in past if r[0] != epoch and began.get(r[1]) == began_ns(r[2])]
+            gone = [r[:2] for r in past if r[:2] not in moved]
+            db.executemany("DELETE FROM objects WHERE epoch = ? AND number = ?", moved)
             db.executemany(
-                "UPDATE objects SET kept = NULL, points = NULL WHERE epoch = ? AND number = ?", past
+                "UPDATE objects SET kept = NULL, points = NULL WHERE epoch = ? AND number = ?", gone
             )
+            if gone:
+                db.execute(
+                    "DELETE FROM objects WHERE kept IS NULL AND rowid NOT IN (SELECT rowid FROM"
+                    " objects WHERE kept IS NULL ORDER BY rowid DESC LIMIT ?)",
+                    (MAX_HISTORY,),
+                )
             _put_state(db, "objects", told)
 
     def put_answers(self, rows: Sequence[AnswerRow]) -> None:

@@ -164,6 +164,30 @@ def test_a_new_epoch_gives_ids_anew_and_is_no_event() -> None:
     assert (event.kind, event.thing.id) == (EventKind.OBJECT_GONE, "2")
 
 
+def test_one_that_leaves_the_list_is_told_or_followed_to_what_it_became() -> None:
+    question = watch(thing("chair", 0.0), thing("sofa", 5.0, 2))
+    (event,) = object_events(question, listed(thing("sofa", 5.0, 2)), same, MOVED_M)
+    assert (event.kind, event.thing.id) == (EventKind.OBJECT_GONE, "1")
+    assert event.sentence.startswith("the chair is no longer among the known objects; it was at [0")
+    assert object_events(question, listed(thing("sofa", 5.0, 2)), same, MOVED_M) == []
+    # Two lists of one thing become one: no news.
+    merged = watch(thing("chair", 0.0), thing("chair", 0.2, 2))
+    merged.watched = merged.watched[:1]
+    assert object_events(merged, listed(thing("chair", 0.2, 2)), same, MOVED_M) == []
+    (event,) = object_events(merged, listed(thing("chair", 0.2, 2, gone=True)), same, MOVED_M)
+    assert (event.kind, event.thing.id) == (EventKind.OBJECT_GONE, "2")
+
+
+def test_after_a_new_epoch_those_that_are_there_are_watched() -> None:
+    question = watch(thing("chair", 0.0), thing("chair", 3.0, 2))
+    assert object_events(question, listed(thing("chair", 3.0, 7), epoch=1), same, MOVED_M) == []
+    both = listed(thing("chair", 3.0, 7, gone=True), thing("chair", 0.0, 8), epoch=1)
+    assert [(e.kind, e.thing.id) for e in object_events(question, both, same, MOVED_M)] in (
+        [(EventKind.OBJECT_GONE, "7")],
+        [(EventKind.OBJECT_MOVED, "8")],
+    )
+
+
 def test_questions_survive_as_json() -> None:
     asked = StandingQuestion("w7", WatchKind.GROUND, 'the "red" chair', 2.5, 4, 3, "here it is")
     asked.told, asked.seen = ("here it is", (A, B)), (1, 2)

@@ -18,7 +18,7 @@ from ada3d_ros.measures import ObjectsSnapshot, SceneObject
 from ada3d_ros.msg import AgentStatus, Answer, SceneEvent, StandingQuestion
 from ada3d_ros.pipeline import Ada3DPipeline
 from ada3d_ros.ros.outputs import LATCHED
-from ada3d_ros.srv import QueryScene, Unwatch, Watch
+from ada3d_ros.srv import LoadScene, QueryScene, SaveScene, Unwatch, Watch
 from ada3d_ros.types import Answer as PipelineAnswer
 from ada3d_ros.types import AskHooks, Box3D, Question
 from test.support.ros_harness import Harness, wait_until
@@ -239,3 +239,24 @@ def test_they_stand_again_after_a_restart(
     assert wait_until(lambda: bool(events), 30.0)
     assert (events[0].before, events[0].after) == ("1 views", "2 views")
     assert watch(second, "Another?").watch_id == "w3"  # no id is given twice
+
+
+def test_each_scene_has_its_own(start_agent: Callable[..., Harness], tmp_path: Path) -> None:
+    settings = {"scene.autosave": str(tmp_path), "scene.name": "kitchen"}
+    agent = start_agent(CountingPipeline, **settings)
+    agent.publish_scene(1)
+    assert watch(agent, "In the kitchen?").watch_id == "w1"
+    assert agent.call(SaveScene, "save_scene", SaveScene.Request(scene="office")).success
+    events = agent.collect(SceneEvent, EVENTS)
+
+    def load(name: str) -> list[str]:
+        loaded = agent.call(LoadScene, "load_scene", LoadScene.Request(scene=name))
+        assert loaded.success, loaded.error_msg
+        assert wait_until(lambda: agent.node.standing.scene == name, 30.0)
+        return [stands.question for stands in watches(agent)]
+
+    assert load("office") == []
+    assert watch(agent, "In the office?").success
+    assert load("kitchen") == ["In the kitchen?"]
+    assert load("office") == ["In the office?"]
+    assert events == []
