@@ -212,6 +212,7 @@ def test_status_and_diagnostics(shared_agent: Harness) -> None:
         "Pruning",
         "Model and GPU",
         "Detector",
+        "Store",
     }
     values = {kv.key: kv.value for kv in tasks["Inference"].values}
     assert float(values["total_ms_p50"]) > 0
