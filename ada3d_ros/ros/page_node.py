@@ -135,6 +135,7 @@ class PageNode:
         subscribe, name = self._node.create_subscription, f"{self._agent}/"
         self._scene: list[Any] = []  # subscriptions to what the 3D view shows
         subscribe(AgentStatus, f"{name}status", self._on_status, LATCHED)
+        subscribe(PoseStamped, f"{name}camera_pose", self._on_pose, 1)
         subscribe(Answer, f"{name}answer", self._on_answer, 10)
         self._asking = ActionClient(self._node, AskScene, f"{name}ask_scene")
         self._grounding = self._node.create_client(GroundObject, f"{name}ground")
@@ -179,7 +180,6 @@ class PageNode:
             self._scene = [
                 subscribe(PointCloud2, f"{name}cloud", self._on_cloud, LATCHED),
                 subscribe(KeyframeArray, f"{name}keyframes", self._on_keyframes, LATCHED),
-                subscribe(PoseStamped, f"{name}camera_pose", self._on_pose, 1),
             ]
         elif not is_watched:
             for subscription in self._scene:

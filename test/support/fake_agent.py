@@ -125,7 +125,7 @@ class FakeAgent(Node):
     def _on_goal(self, handle: Any) -> Any:
         asked = handle.request
         answer = self._answer(asked.question, asked.keep_ratio, [])
-        words = answer.text.split(" ") * (200 if asked.question == SLOW else 1)
+        words = answer.text.split(" ") * (100 if asked.question == SLOW else 1)
         for number, word in enumerate(words):
             if handle.is_cancel_requested:
                 answer.success, answer.error_code = False, int(ErrorCode.CANCELED)

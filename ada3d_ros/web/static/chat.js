@@ -12,6 +12,7 @@ export class Chat {
     this.onLook = onLook;
     this.onAsk = onAsk;
     this.turns = new Map(); // name -> {turn, node, answer}
+    this.changed = new Set(); // names of turns whose text has grown
     this.hints = byId("hints");
     this.atEnd = true; // what comes is followed, unless somebody has scrolled back
     log.addEventListener("scroll", () => {
@@ -54,14 +55,23 @@ export class Chat {
     return this.all().filter((turn) => turn.boxes?.length).at(-1);
   }
 
+  /** Shown with the next frame, however many come until then. */
   addText(name, delta) {
     const known = this.turns.get(name);
     if (!known) return;
+    known.turn.state = "running";
+    known.turn.text += delta;
+    if (!this.changed.size) requestAnimationFrame(() => this._showText());
+    this.changed.add(name);
+  }
+
+  _showText() {
     this._keepingPlace(() => {
-      if (known.turn.state === "waiting") known.answer.textContent = "";
-      known.turn.state = "running";
-      known.turn.text += delta;
-      known.answer.append(delta);
+      for (const name of this.changed) {
+        const { turn, answer } = this.turns.get(name) ?? {};
+        if (turn?.state === "running") answer.textContent = turn.text;
+      }
+      this.changed.clear();
     });
   }
 
