@@ -19,7 +19,10 @@ SETUP := AMENT_PREFIX_PATH="$(AMENT_PREFIX_PATH)" $(PYTHON) tools/setup_venv.py 
 	--venv "$(VENV)" --ros-distro "$(ROS_DISTRO)" --torch-index "$(TORCH_INDEX)"
 # Test files run side by side, each worker with one thread; torch counts its own memory in each.
 WORKERS ?= $(shell n=$$(nproc 2>/dev/null || echo 1); echo $$(( n < 4 ? n : 4 )))
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+# Tests over DDS wait more than they compute: two a core (decision 234).
+ROS_WORKERS ?= $(shell n=$$(nproc 2>/dev/null || echo 1); echo $$(( n < 2 ? 2 : 4 )))
+# In the order of test/conftest.py.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder
 # Tests that failed beside others, once more with the machine to themselves (decision 152).
 ALONE := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --last-failed --last-failed-no-failures=none
 
@@ -58,10 +61,10 @@ type: setup ## mypy
 	$(call step,type,$(BIN)/python -m mypy)
 
 test-unit: setup ## tests that need no ROS process: architecture, units, golden data
-	$(call step,test-unit,$(PYTEST) --ignore=test/ros)
+	$(call step,test-unit,$(PYTEST) -n $(WORKERS) --ignore=test/ros)
 
 test-ros: setup ## tests of the node over DDS, in separate processes; what fails is run once more, alone
-	$(call step,test-ros,$(PYTEST) test/ros || { echo "== failed beside others; alone:"; $(ALONE) test/ros; })
+	$(call step,test-ros,$(PYTEST) -n $(ROS_WORKERS) test/ros || { echo "== failed beside others; alone:"; $(ALONE) test/ros; })
 
 parity: setup ## recorded outputs of the reference codes: ours in test/data, the larger ones where ../shared has them
 	$(call step,parity,$(BIN)/ada3d parity test/data/golden && if [ -d "$(SHARED)/golden" ]; then $(BIN)/ada3d parity "$(SHARED)/golden"; else echo "skipped: no $(SHARED)/golden"; fi)

@@ -10,6 +10,30 @@ import pytest
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_OFFLINE"] = "1"
 
+# Files with the longest tests, longest first: what a worker begins last, all wait for
+# (decision 234).
+LONG_FILES = (
+    "ros/test_soak.py",
+    "ros/test_end_of_node.py",
+    "ros/test_health_node.py",
+    "ros/test_commands.py",
+    "ros/test_detections.py",
+    "ros/test_from_a_bag.py",
+    "ros/test_main_job.py",
+    "ros/test_recording_demo.py",
+    "ros/test_fuzz.py",
+    "lab/train/test_workers.py",
+    "lab/train/test_run.py",
+    "lab/train/test_pooling.py",
+    "lab/evaluation/test_field_run.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The long files first; the other files, and the tests of a file, stay in their order."""
+    rank = {f"test/{name}": place for place, name in enumerate(LONG_FILES)}
+    items.sort(key=lambda item: rank.get(item.nodeid.partition("::")[0], len(rank)))
+
 
 @pytest.fixture(scope="session")
 def shared_dir() -> Path:

@@ -197,8 +197,17 @@ class Setup:
         with self.step("packages", title, digest(files)) as needed:
             if needed:
                 (self.stamps / "interfaces.stamp").unlink(missing_ok=True)
-                self.pip_install(*arguments)
+                self.pip_install("--no-compile", *arguments)
+                self.compile_packages()
                 self.mend_cmake_files()
+
+    def compile_packages(self) -> None:
+        """Bytecode of the packages, on all cores: pip writes it on one (decision 235)."""
+        program = (
+            "import compileall, re, sys;"
+            " compileall.compile_dir(sys.argv[1], rx=re.compile('site-packages/.*/tests?/'), quiet=2, workers=0)"
+        )
+        self.run(self.python, "-c", program, self.site_packages(), log="pip")
 
     def mend_cmake_files(self) -> None:
         """Put this Python's and numpy's include folders where the wheels name their builder's."""
