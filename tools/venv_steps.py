@@ -204,8 +204,8 @@ class Setup:
     def compile_packages(self) -> None:
         """Bytecode of the packages, on all cores: pip writes it on one (decision 235)."""
         program = (
-            "import compileall, re, sys;"
-            " compileall.compile_dir(sys.argv[1], rx=re.compile('site-packages/.*/tests?/'), quiet=2, workers=0)"
+            "import compileall, re, sys; unused = re.compile('site-packages/.*/tests?/');"
+            " compileall.compile_dir(sys.argv[1], rx=unused, quiet=2, workers=0)"
         )
         self.run(self.python, "-c", program, self.site_packages(), log="pip")
 
