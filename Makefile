@@ -55,8 +55,9 @@ demo: setup ## the real node, an embedded bag and model, questions, answers, box
 # mypy and parity take what the tests leave of the processor (decision 234).
 test: setup ## set up, then every check and test
 	@side=$$(mktemp); nice -n 19 $(MAKE) --no-print-directory type parity > $$side 2>&1 & pid=$$!; \
+	trap "kill $$pid 2> /dev/null; rm -f $$side" EXIT; \
 	$(MAKE) --no-print-directory lint test-unit test-ros; status=$$?; \
-	wait $$pid || status=1; cat $$side; rm -f $$side; exit $$status
+	wait $$pid || status=1; cat $$side; exit $$status
 
 lint: setup ## ruff: rules and format
 	$(call step,lint,$(BIN)/python -m ruff check . && $(BIN)/python -m ruff format --check .)
