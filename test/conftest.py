@@ -10,6 +10,41 @@ import pytest
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_OFFLINE"] = "1"
 
+# Files with the longest tests, longest first: what a worker begins last, all wait for
+# (decision 234).
+LONG_FILES = (
+    "ros/test_soak.py",
+    "ros/test_web_page.py",
+    "ros/test_detections.py",
+    "ros/test_recording_demo.py",
+    "ros/test_health_node.py",
+    "ros/test_from_a_bag.py",
+    "ros/test_end_of_node.py",
+    "ros/test_fuzz.py",
+    "ros/test_commands.py",
+    "ros/test_scenes_node.py",
+    "ros/test_remote_node.py",
+    "ros/test_main_job.py",
+    "ros/test_node_imports.py",
+    "ros/test_vision_path.py",
+    "lab/evaluation/test_field_run.py",
+    "lab/train/test_workers.py",
+    "store/test_killed_writer.py",
+    "lab/train/test_run.py",
+    "lab/benchmarks/test_gpu_check_packages.py",
+    "lab/evaluation/test_image_questions.py",
+    "lab/train/test_pooling.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The long files first; the other files, and the tests of a file, stay in their order."""
+    gone = [name for name in LONG_FILES if not (Path(__file__).parent / name).is_file()]
+    if gone:
+        raise pytest.UsageError(f"LONG_FILES in test/conftest.py names what is not there: {gone}")
+    rank = {f"test/{name}": place for place, name in enumerate(LONG_FILES)}
+    items.sort(key=lambda item: rank.get(item.nodeid.partition("::")[0], len(rank)))
+
 
 @pytest.fixture(scope="session")
 def shared_dir() -> Path:

@@ -182,7 +182,7 @@ class Setup:
     def install_packages(self) -> None:
         """Everything of the constraints files, in one go."""
         folder = ROOT / "constraints"
-        names = "python.txt", "serve.txt", "web.txt", f"ros-{self.distribution}.txt"
+        names = "python.txt", "serve.txt", "web.txt", "docs.txt", f"ros-{self.distribution}.txt"
         files = [folder / name for name in names]
         arguments: list[object] = [word for file in files for word in ("-r", file)]
 
@@ -199,8 +199,17 @@ class Setup:
             if needed:
                 for name in ("interfaces", "tf2_msgs"):
                     (self.stamps / f"{name}.stamp").unlink(missing_ok=True)
-                self.pip_install(*arguments)
+                self.pip_install("--no-compile", *arguments)
+                self.compile_packages()
                 self.mend_cmake_files()
+
+    def compile_packages(self) -> None:
+        """Bytecode of the packages, on all cores: pip writes it on one (decision 235)."""
+        program = (
+            "import compileall, re, sys; unused = re.compile('site-packages/.*/tests?/');"
+            " compileall.compile_dir(sys.argv[1], rx=unused, quiet=2, workers=0)"
+        )
+        self.run(self.python, "-c", program, self.site_packages(), log="pip")
 
     def mend_cmake_files(self) -> None:
         """Put this Python's and numpy's include folders where the wheels name their builder's."""

@@ -162,8 +162,9 @@ def test_results_have_every_key_with_n_and_chance(
 
 def test_seeds_are_pooled_and_each_stands_beside(model: Path, results: dict[str, Any]) -> None:
     pipeline = open_pipeline(model, "none", None)
-    pooled = evaluate(pipeline, *(RoomSelection(seed=seed, scenes=3) for seed in (4, 6)))
-    other = evaluate(pipeline, RoomSelection(seed=6, scenes=3))
+    another = RoomSelection(seed=6, scenes=1)
+    pooled = evaluate(pipeline, RoomSelection(seed=4, scenes=3), another)
+    other = evaluate(pipeline, another)
     assert pooled["seeds"] == [4, 6]
     assert set(pooled["by_seed"]) == {"4", "6"}
     for name, detail in pooled["details"].items():
