@@ -54,7 +54,7 @@ class DetectedInventory:
         # The frames.
         self._queue = FrameQueue(now)
         self._work = threading.RLock()  # one frame at a time, whoever has it looked at
-        self._epoch = -1  # of map and memory
+        self._epoch = self._numbered = -1  # of map and memory, and of the ids given
         self._last_looked = -math.inf  # number of the latest frame that was, of this epoch
         self._looked_at_scene = 0  # frames of this epoch
         self._judged_anew = False  # settings changed: the list follows with the next step
@@ -101,7 +101,7 @@ class DetectedInventory:
         with self._work:
             if not self._config.objects.enabled:
                 return
-            self._epoch = scene.state.epoch
+            self._epoch = self._numbered = scene.state.epoch
             self._map.reset()
             self.memory = ObjectMemory.from_told(
                 self._config.objects.max_count, known.without_keys()
@@ -277,7 +277,9 @@ class DetectedInventory:
             self._queue.add_earlier(scene.frames, epoch)
         self._epoch = epoch
         self._map.reset()
-        self.memory = ObjectMemory(self._config.objects.max_count)
+        first = self.memory.next_number if epoch == self._numbered else 1
+        self.memory = ObjectMemory(self._config.objects.max_count, first)
+        self._numbered = epoch
         self._last_looked, self._looked_at_scene = -math.inf, 0
 
     @property

@@ -82,7 +82,7 @@ class Inventory:
         self.memory = ObjectMemory(config.objects.max_count)
         self._survey: Survey | None = None
         self._surveyed = self._refused = (-1, -1)  # scene versions: complete, and impossible
-        self._epoch = -1  # of the memory
+        self._epoch = self._numbered = -1  # of the memory, and of the ids given
         self._config, self._memo = config, KeyedMemo()
         self.snapshot = ObjectsSnapshot(**self._reason(config))
 
@@ -107,6 +107,7 @@ class Inventory:
         """
         self._memo.clear()
         self._epoch, self._survey = scene.state.epoch, None
+        self._numbered = self._epoch
         self.memory = ObjectMemory.from_told(self._config.objects.max_count, known)
         is_whole = known.snapshot.complete and known.snapshot.scene_version == scene.state.version
         self._surveyed = scene.version if is_whole else (-1, -1)
@@ -313,7 +314,9 @@ class Inventory:
         if scene.state.epoch != self._epoch:
             self._epoch, self._survey = scene.state.epoch, None
             self._surveyed = self._refused = (-1, -1)
-            self.memory = ObjectMemory(self._config.objects.max_count)
+            first = self.memory.next_number if scene.state.epoch == self._numbered else 1
+            self.memory = ObjectMemory(self._config.objects.max_count, first)
+            self._numbered = scene.state.epoch
 
     def _of_scene(self, scene: SceneSnapshot) -> ObjectsSnapshot:
         state = scene.state

@@ -166,8 +166,12 @@ def object_events(
             followed.append(old if first is None else _watched(first, ()))
             continue
         thing = found.get(old.id)
+        if thing is not None and not same_name(old.label, thing.label):
+            far = math.dist(thing.center_m, old.center_m) >= moved_m
+            thing = None if far else thing  # named anew where it stands, else another thing
         if thing is not None and not thing.is_gone:
-            event, new = _still_there(old, thing, moved_m)
+            beside = {*old.others, *(t.id for t in snapshot.present)} - {thing.id}
+            event, new = _still_there(old, thing, tuple(sorted(beside & {*found})), moved_m)
         else:
             watched = {*(w.id for w in followed), *(w.id for w in question.watched)}
             successor = _successor(old, snapshot.present, watched | {*old.others}, same_name)
@@ -200,10 +204,10 @@ def _bind_anew(
 
 
 def _still_there(
-    old: Watched, thing: SceneObject, moved_m: float
+    old: Watched, thing: SceneObject, others: tuple[str, ...], moved_m: float
 ) -> tuple[ObjectEvent | None, Watched]:
-    """The same object: back where it was gone, or its box elsewhere."""
-    new = _watched(thing, old.others)
+    """The same object: back where it was gone, or its box elsewhere. others: there beside it."""
+    new = _watched(thing, others)
     distance_m = math.dist(old.center_m, new.center_m)
     if old.gone:
         sentence = f"the {thing.label} is back{_at(new, distance_m, moved_m)}"

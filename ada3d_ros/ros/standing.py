@@ -7,6 +7,7 @@ They are asked one at a time when there is nothing else to do, and give way to e
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup, ReentrantCallbackGroup
@@ -27,7 +28,14 @@ from ada3d_ros.asking.standing import (
 )
 from ada3d_ros.asking.words import fits
 from ada3d_ros.config import SETTINGS
-from ada3d_ros.errors import Ada3DError, BusyError, ErrorCode, InvalidRequestError, NotGroundedError
+from ada3d_ros.errors import (
+    Ada3DError,
+    BusyError,
+    ErrorCode,
+    InvalidRequestError,
+    NotGroundedError,
+    RequestError,
+)
 from ada3d_ros.measures import ObjectsSnapshot
 from ada3d_ros.msg import Answer as AnswerMsg
 from ada3d_ros.msg import SceneEvent
@@ -98,6 +106,7 @@ class StandingServer:
     async def _on_watch(self, request: Any, response: Any) -> Any:
         self._follow_scene()
         try:
+            self._node.active_pipeline()
             question = self._checked(request)
             if question.kind is WatchKind.OBJECT:
                 self._bind(question)
@@ -121,6 +130,10 @@ class StandingServer:
     @guarded(_failed)
     def _on_unwatch(self, request: Any, response: Any) -> Any:
         self._follow_scene()
+        try:
+            self._node.active_pipeline()  # else what is ended here would stand again
+        except Ada3DError as error:
+            return self._failed(error, request, response)
         watch_id = request.watch_id
         if watch_id != ALL and watch_id not in self.questions:
             there = ", ".join(self.questions) or "none"
@@ -196,7 +209,8 @@ class StandingServer:
             if not self._stands(question) or question.kind is WatchKind.OBJECT:
                 continue
             if state.num_keyframes and question.is_due((state.epoch, state.version), now_ns):
-                await self._ask(question)
+                with suppress(RequestError):  # the node was deactivated meanwhile
+                    await self._ask(question)
 
     def _stands(self, question: StandingQuestion) -> bool:
         """Whether it was not ended, and no other scene came, since this look began."""

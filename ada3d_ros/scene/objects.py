@@ -91,13 +91,13 @@ class ObjectMemory:
     """The objects of one scene epoch. Keyframes are taken in the order of their indices, each once;
     one that leaves the scene takes nothing with it. Used by one thread.
 
-    max_count: objects that are there; those of the lowest score go beyond it.
+    max_count: objects that are there; those of the lowest score go beyond it. next_number: of the
+    object to come; ids are not given twice where the list begins anew within an epoch.
     """
 
-    def __init__(self, max_count: int) -> None:
-        self.max_count = max_count
+    def __init__(self, max_count: int, next_number: int = 1) -> None:
+        self.max_count, self.next_number = max_count, next_number
         self._kept: list[KeptObject] = []
-        self._next_number = 1
         self._last_index = -1  # of the keyframes that were looked through
 
     @property
@@ -107,20 +107,20 @@ class ObjectMemory:
 
     def told(self, snapshot: ObjectsSnapshot) -> KeptObjects:
         """What it knows, for `ObjectMemory.from_told`; snapshot: what was published of it."""
-        return KeptObjects(tuple(self._kept), self._next_number, self._last_index, snapshot)
+        return KeptObjects(tuple(self._kept), self.next_number, self._last_index, snapshot)
 
     @classmethod
     def from_told(cls, max_count: int, known: KeptObjects) -> ObjectMemory:
         """A memory that knows this."""
         memory = cls(max_count)
-        memory._kept, memory._next_number = list(known.kept), known.next_number
+        memory._kept, memory.next_number = list(known.kept), known.next_number
         memory._last_index = known.last_index
         return memory
 
     def copied(self) -> ObjectMemory:
         """A memory of its own that knows the same."""
         other = ObjectMemory(self.max_count)
-        other._kept, other._next_number = list(self._kept), self._next_number
+        other._kept, other.next_number = list(self._kept), self.next_number
         other._last_index = self._last_index
         return other
 
@@ -159,8 +159,8 @@ class ObjectMemory:
                     kept.number, each.detection, _joined(kept.evidence, its), each.key
                 )
             else:
-                updated[len(updated)] = KeptObject(self._next_number, each.detection, its, each.key)
-                self._next_number += 1
+                updated[len(updated)] = KeptObject(self.next_number, each.detection, its, each.key)
+                self.next_number += 1
 
         # Two at one place are one; not too many.
         confirmed = {*matched.values(), *range(len(self._kept), len(updated))}

@@ -178,6 +178,21 @@ def test_one_that_leaves_the_list_is_told_or_followed_to_what_it_became() -> Non
     assert (event.kind, event.thing.id) == (EventKind.OBJECT_GONE, "2")
 
 
+def test_one_that_the_robot_found_beside_it_is_not_what_it_moved_to() -> None:
+    question = watch(thing("chair", 0.0))
+    found_later = thing("chair", 7.0, 2)
+    assert object_events(question, listed(thing("chair", 0.0), found_later), same, MOVED_M) == []
+    gone = listed(thing("chair", 0.0, gone=True), found_later)
+    (event,) = object_events(question, gone, same, MOVED_M)
+    assert (event.kind, event.thing.id) == (EventKind.OBJECT_GONE, "1")
+
+
+def test_an_id_that_names_another_thing_now_is_not_it() -> None:
+    question = watch(thing("chair", 0.0))
+    (event,) = object_events(question, listed(thing("lamp", 9.0)), same, MOVED_M)
+    assert (event.kind, event.thing.label) == (EventKind.OBJECT_GONE, "chair")
+
+
 def test_after_a_new_epoch_those_that_are_there_are_watched() -> None:
     question = watch(thing("chair", 0.0), thing("chair", 3.0, 2))
     assert object_events(question, listed(thing("chair", 3.0, 7), epoch=1), same, MOVED_M) == []
