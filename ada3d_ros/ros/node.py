@@ -7,6 +7,7 @@ thread never does torch work.
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 from rclpy.callback_groups import ReentrantCallbackGroup
@@ -78,6 +79,7 @@ class AgentNode(AgentLifecycle):
         self._diagnostics_timer = self.create_timer(
             period_s, self._publish_diagnostics, clock=steady
         )
+        self.last_set_s = time.monotonic()
         self._jump_text, self._jump_epoch = "", -1  # the last jump in time, and the scene of it
         self._watch_clock()
         self._publish_status()
@@ -125,7 +127,11 @@ class AgentNode(AgentLifecycle):
         if self.intake is None:
             return
         step_ns = messages.stamp_ns - self._last_set_ns if self._last_set_ns >= 0 else 0
-        jumped = self._is_jump(step_ns) and not self.scenes.clock_came_right(self._last_set_ns)
+        waited_s, self.last_set_s = time.monotonic() - self.last_set_s, time.monotonic()
+        # No images for hours, by our own clock as well: the camera was off.
+        was_off = abs(step_ns / 1e9 - waited_s) < self.config.input.max_gap_sec / 2
+        jumped = self._is_jump(step_ns) and not was_off
+        jumped = jumped and not self.scenes.clock_came_right(self._last_set_ns)
         if self.paused:  # a jump is noticed by the first set after the pause
             self._last_set_ns = self._last_set_ns if jumped else messages.stamp_ns
             return
@@ -297,7 +303,9 @@ class AgentNode(AgentLifecycle):
 
     @guarded()
     def publish_answer(self, message: AnswerMsg) -> None:
-        is_here = message.scene in ("", self.scenes.name)  # else its boxes are of another room
+        # Boxes of another room are not drawn over this one, and nobody asked a standing question
+        # just now: nothing is shown of it, and no robot sent there.
+        is_here = message.scene in ("", self.scenes.name) and not message.watch_id
         self._outputs.publish_answer(message, self.config.markers.lifetime_sec, is_here)
         if is_here:
             self.scenes.note_answer(message)

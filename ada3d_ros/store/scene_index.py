@@ -20,6 +20,8 @@ from ada3d_ros.store.object_rows import ObjectRow, began_ns
 FORMAT = 1  # of the index and the segments
 NAME = "index.db"
 MAX_ANSWERS = 1000  # the newest are kept
+# What a read-only connection says of a file whose writer was killed in the middle of a commit.
+UNFINISHED = ("SQLITE_READONLY_ROLLBACK", "SQLITE_READONLY_RECOVERY")
 MAX_HISTORY = 10_000  # objects that are no longer kept
 WAIT_S = 2.0  # for another process that reads, or repairs
 TABLES = """
@@ -72,8 +74,24 @@ class SceneIndex:
         self.path = folder / NAME
         if not write and not self.path.exists():
             raise DamagedIndexError(f"the index {self.path} is gone.")
+        self._connect("rwc" if write else "ro")
+        try:
+            with self._told():
+                try:
+                    self._open(write)
+                except sqlite3.OperationalError as error:
+                    if getattr(error, "sqlite_errorname", "") not in UNFINISHED:
+                        raise
+                    # Its writer was killed while it wrote: SQLite takes that back, where it may.
+                    self._db.close()
+                    self._connect("rw")
+                    self._open(write)
+        except BaseException:
+            self._db.close()
+            raise
+
+    def _connect(self, mode: str) -> None:
         with self._told():
-            mode = "rwc" if write else "ro"
             self._db = sqlite3.connect(
                 f"{self.path.absolute().as_uri()}?mode={mode}",
                 uri=True,
@@ -81,12 +99,6 @@ class SceneIndex:
                 isolation_level=None,  # transactions are begun here
                 check_same_thread=False,
             )
-        try:
-            with self._told():
-                self._open(write)
-        except BaseException:
-            self._db.close()
-            raise
 
     def __enter__(self) -> SceneIndex:
         return self

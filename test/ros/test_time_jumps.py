@@ -130,6 +130,19 @@ def test_how_long_a_pause_may_be(
     assert (camera.epoch, camera.said()) == ((0, False) if kept else (1, True))
 
 
+@pytest.mark.parametrize(("waited_s", "kept"), [(28_000, True), (0, False)])
+def test_a_camera_that_was_off_over_night_is_no_jump(
+    start_agent: Start, waited_s: int, kept: bool
+) -> None:
+    """By the machine's own clock as much time has passed: it is the same place."""
+    camera = Camera(start_agent())
+    camera.admit(ANYWHERE)
+    camera.agent.node.last_set_s -= waited_s
+    morning = ANYWHERE + 28_800
+    camera.admit(morning)
+    assert camera.holds(*([ANYWHERE, morning] if kept else [morning]))
+
+
 def test_a_scene_that_is_kept_over_a_jump_is_spoken_of(start_agent: Start) -> None:
     camera = Camera(start_agent(reset_on_time_jump=False))
     camera.admit(ANYWHERE)

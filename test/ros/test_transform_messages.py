@@ -183,6 +183,21 @@ def test_a_stamp_that_falls_back_clears_it(tf2: ModuleType) -> None:
     assert buffer.add("map", "base", 6 * SECOND, WHERE, static=False) == 0.0
 
 
+def test_one_publisher_whose_clock_is_behind_blinds_nobody(tf2: ModuleType) -> None:
+    """A gripper of two clocks, an hour apart; the camera's own frames go on."""
+    buffer = Tf2Buffer(tf2)
+    for tick in range(20):
+        for parent, child in (("map", "base"), ("base", "cam"), ("base", "gripper")):
+            buffer.add(parent, child, (5000 + tick) * SECOND, WHERE, static=False)
+        fell = buffer.add("base", "gripper", (1400 + tick) * SECOND, WHERE, static=False)
+        assert fell == pytest.approx(3600.0)
+    assert Buffer.made[-1].cleared == 0
+    # A bag's second pass: all of them fall.
+    for parent, child in (("map", "base"), ("base", "cam"), ("base", "gripper")):
+        buffer.add(parent, child, 10 * SECOND, WHERE, static=False)
+    assert Buffer.made[-1].cleared == 1
+
+
 def test_the_message_has_the_type_hash_that_others_record(shared_dir: Path) -> None:
     """What `make setup` generates is what a robot with tf2 speaks."""
     found, why = tf_message_type()

@@ -15,6 +15,7 @@ import pytest
 from ada3d_ros.scene.keyframes import SceneSnapshot
 from ada3d_ros.store.named_scenes import NamedScenes
 from ada3d_ros.store.scene_folder import SceneFolder
+from ada3d_ros.store.scene_index import SceneIndex
 from test.support.stored import WORLD, assert_same_keyframe, scenes_of
 
 SCENES = scenes_of()[:4]
@@ -101,3 +102,43 @@ def test_killed_at_a_random_moment_it_loses_at_most_the_last_keyframe(
     assert [each.index for each in again.scene.keyframes] == [0, 1, 2, 3]
     left = {file.name for file in (tmp_path / "kitchen").rglob("*") if file.name.startswith(".")}
     assert left == set()
+
+
+def commit_until_killed(folder: Path, ready: int) -> None:
+    """In a child: commits that spill into the journal, as long ones do, until the process dies in
+    the middle of one.
+    """
+    index = SceneIndex(folder, write=True)
+    index._db.execute("PRAGMA cache_size = 1")
+    index._db.execute("PRAGMA cache_spill = 1")
+    index._db.execute("BEGIN IMMEDIATE")
+    for number in range(300):
+        index._db.execute(
+            "INSERT OR REPLACE INTO states VALUES (?, ?)", (f"kept:x{number}", "z" * 3000)
+        )
+    os.write(ready, b"!")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_kill_in_the_middle_of_a_commit_is_taken_back(tmp_path: Path) -> None:
+    """SQLite rolls such a file back where it may write; a read-only connection may not."""
+    with NamedScenes(tmp_path).open("kitchen", WORLD) as folder:
+        put_all(folder, SCENES[:3])
+    ready, write_end = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        commit_until_killed(tmp_path / "kitchen", write_end)
+        os._exit(1)
+    os.close(write_end)
+    assert os.read(ready, 1) == b"!"
+    assert os.waitpid(pid, 0)[1] == signal.SIGKILL
+    os.close(ready)
+    assert (tmp_path / "kitchen" / "index.db-journal").stat().st_size > 0
+
+    # Whoever comes first, a reader or the next writer, finds the scene as it was.
+    saved = NamedScenes(tmp_path).read("kitchen", WORLD)
+    assert saved.scene.state.num_keyframes == 3
+    assert NamedScenes(tmp_path).state("kitchen", "x1") == ""
+    with NamedScenes(tmp_path).open("kitchen", WORLD) as folder:
+        assert folder.notes == ()
+        assert len(folder.keys) == 3
