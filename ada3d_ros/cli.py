@@ -35,6 +35,7 @@ VERBS = {
         "have a question asked again when the scene changes, follow what changes",
         True,
     ),
+    "scene": Verb("ros.scene_client:main", "save, load or reset the scene of the node", True),
     "scenes": Verb("store.command:main", "list, export and delete the scenes of a store"),
     "web": Verb(
         "web.command:main", "a page in the browser: the scene in 3D, questions, boxes", True

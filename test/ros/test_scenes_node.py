@@ -17,6 +17,7 @@ from std_srvs.srv import Trigger
 
 from ada3d_ros.errors import ErrorCode
 from ada3d_ros.msg import AgentStatus
+from ada3d_ros.ros.scene_client import main as scene_command
 from ada3d_ros.srv import GroundObject, LoadScene, QueryScene, SaveScene
 from ada3d_ros.store.named_scenes import NamedScenes
 from test.support.ros_harness import Harness, wait_until
@@ -228,3 +229,34 @@ def test_a_disk_that_fills_up_is_told_and_the_node_serves_on(
     monkeypatch.undo()
     assert save(agent).keyframes == 4
     assert wait_until(lambda: not agent.node.scenes.problem, LIMIT_S)
+
+
+def test_the_command_saves_loads_and_resets(
+    start: Start,
+    domain_id: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setenv("ROS_DOMAIN_ID", str(domain_id))
+    agent = start(**{"scene.name": "hall"})
+    seen(agent, 2)
+
+    def run(*words: str) -> tuple[int, str]:
+        capsys.readouterr()
+        code = scene_command(words)
+        return code, capsys.readouterr().out.strip()
+
+    assert run("save", "kitchen") == (
+        0,
+        f"saved 'kitchen': 2 keyframes, 0 objects, in {tmp_path / 'kitchen'}",
+    )
+    assert run("load", "kitchen") == (0, "'kitchen' is in use: 2 keyframes, 0 objects")
+    code, said = run("load", "attic")
+    assert code == 1
+    assert said.startswith("UNKNOWN_SCENE (21021): no scene 'attic'")
+    assert run("reset") == (0, "the scene starts anew.")
+    assert agent.node.pipeline.scene_state().num_keyframes == 0
+    for words in (("load",), ("reset", "kitchen")):
+        with pytest.raises(SystemExit):
+            scene_command(words)
