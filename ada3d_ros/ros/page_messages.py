@@ -216,3 +216,8 @@ def cloud_bytes(message: Any) -> bytes:
     rgb = np.stack([(points["color"] >> shift) & 255 for shift in (16, 8, 0)], axis=1)
     finite: npt.NDArray[np.bool_] = np.isfinite(xyz).all(axis=1)
     return xyz[finite].tobytes() + rgb[finite].astype(np.uint8).tobytes()
+
+
+def response_error(response: Any) -> str:
+    """The sentence of a response, where it has one."""
+    return str(getattr(response, "error_msg", ""))

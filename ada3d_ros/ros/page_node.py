@@ -42,6 +42,7 @@ from ada3d_ros.ros.page_messages import (
     keyframes_for_page,
     no_status,
     pose_for_page,
+    response_error,
     status_for_people,
 )
 from ada3d_ros.srv import GroundObject
@@ -49,7 +50,7 @@ from ada3d_ros.srv import GroundObject
 TICK_S = 0.2
 SILENT_S = 4.0  # without a ~/status, which comes once a second: the agent has gone
 FIND_S = 5.0  # until an agent that is alive must have been found
-FORGET_S = 600.0  # after which no late answer is taken
+FORGET_S = 600.0  # without a sign of life of a turn: no late answer is taken
 POSE_S = 0.2  # between two poses for the page
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 SETTINGS = ("pruning.strategy", "pruning.keep_ratio")
@@ -82,13 +83,14 @@ class _Open:
     """One turn that waits for its answer.
 
     send: gives the future of what was sent, None while the agent is not found; can_stop: the agent
-    can be told to; request_id: 0 until it is known; told: the page knows that it has ended.
+    can be told to; heard: when it began or was heard of last, s; request_id: 0 until it is known;
+    told: the page knows that it has ended.
     """
 
     turn: str
     send: Callable[[], Any]
     can_stop: bool
-    since: float
+    heard: float
     sent: bool = False
     handle: Any | None = None
     request_id: int = 0
@@ -237,9 +239,12 @@ class PageNode:
     def _try_to_send(self, opened: _Open) -> None:
         """Send it, wait for the agent to be found, or give it up."""
         gone = self._is_silent and self._was_there
-        if not gone and opened.send() is not None:
-            opened.sent = True
-        elif gone or time.monotonic() > opened.since + FIND_S:
+        try:
+            opened.sent = not gone and opened.send() is not None
+        except Exception as error:  # it would be so at every try, and block those behind it
+            self._end(opened, {"state": "failed", "error": f"It cannot be sent: {error}"})
+            return
+        if not opened.sent and (gone or time.monotonic() > opened.heard + FIND_S):
             self._lose(opened)
             del self._open[opened.turn]
 
@@ -258,6 +263,7 @@ class PageNode:
         opened, feedback = self._open.get(turn), message.feedback
         if opened is None:
             return
+        opened.heard = time.monotonic()
         opened.request_id = opened.request_id or int(feedback.request_id)
         if feedback.delta:
             self._listener.text(turn, feedback.delta)
@@ -295,8 +301,9 @@ class PageNode:
         self._tell_parked()
 
     def _lose(self, opened: _Open) -> None:
-        opened.told = True
-        self._listener.ended(opened.turn, {"state": "lost", "error": GONE}, b"")
+        if not opened.told:
+            opened.told = True
+            self._listener.ended(opened.turn, {"state": "lost", "error": GONE}, b"")
 
     # -- answers to others
 
@@ -352,14 +359,15 @@ class PageNode:
             self._listener.status(no_status(was_there=True))
             self._own.clear()  # another agent counts from 1 again
             for opened in list(self._open.values()):
-                if not opened.told:
-                    self._lose(opened)
+                self._lose(opened)
                 opened.request_id = -1
         for opened in list(self._open.values()):
             if not opened.sent:
                 self._try_to_send(opened)
-            elif opened.told and now > opened.since + FORGET_S:
+            elif now > opened.heard + FORGET_S:  # an agent that came back sooner than SILENT_S
+                self._lose(opened)
                 del self._open[opened.turn]
+        self._tell_parked()
 
     # -- settings
 
@@ -388,8 +396,3 @@ class PageNode:
         refused = [r.reason for r in response.results if not r.successful] if response else []
         self._listener.settings({"error": refused[0] if refused else ""})
         self._read_settings()
-
-
-def response_error(response: Any) -> str:
-    """The sentence of a response, where it has one."""
-    return str(getattr(response, "error_msg", ""))

@@ -7,6 +7,7 @@ Whatever the store does, the node serves on; what is wrong is a sentence (`probl
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ada3d_ros.asking.last_seen import duration
@@ -43,6 +44,7 @@ class SceneServer:
     def __init__(self, node: AgentNode) -> None:
         self._node = node
         self.name = ""
+        self.states: dict[str, str] = {}  # what is kept with it, by key
         self._pipeline: AnyPipeline | None = None  # the one that was opened for
         self._writer: SceneWriter | None = None
         self._objects: KeptObjects | None = None  # as they were told last
@@ -127,6 +129,7 @@ class SceneServer:
                 writer.abandon()
             raise
         self.name, self._objects, self._told = name, None, None
+        self.states = {}
         self._problem = " ".join(notes)
         for note in notes:
             self._node.get_logger().warning(note)
@@ -258,7 +261,10 @@ class SceneServer:
         writer.note_answer(AnswerRow(now_ns, answer.question, answer.text, method))
 
     def keep(self, key: str, text: str) -> bool:
-        """Keep a text with the scene in use under a key; False where the scene is not saved."""
+        """Keep a text with the scene in use under a key; False where the scene is not saved: it is
+        in memory until then.
+        """
+        self.states[key] = text
         if self._writer is not None:
             self._writer.note_state(key, text)
         return self._writer is not None
@@ -270,7 +276,10 @@ class SceneServer:
         store = self.store
         if store is None or not self.name or not store.has(self.name):
             return ""
-        return store.state(self.name, key)
+        text = store.state(self.name, key)
+        if text:
+            self.states[key] = text
+        return text
 
     def _history(self) -> Sequence[SceneObject]:
         """All objects that the scene in use ever kept. Raises StoreError."""
@@ -303,13 +312,15 @@ class SceneServer:
         is_new = not store.has(name)
         writer, _ = self._new_writer(store, name)
         try:
+            for key, text in list(self.states.items()):
+                writer.note_state(key, text)
             self._write(writer, pipeline)
-        except StoreError:
-            writer.abandon()
-            if is_new:
-                store.remove(name)
+        except BaseException:
+            if writer.abandon(SAVE_S) and is_new:
+                with suppress(Ada3DError):
+                    store.delete(name)
             raise
-        writer.close()
+        writer.close(SAVE_S)
         if not self.name:
             self.name, pipeline.object_history = name, self._history
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,10 +13,11 @@ from ada3d_ros.errors import StoreError, UnknownSceneError
 from ada3d_ros.measures import SceneObject
 from ada3d_ros.store.contents import SEGMENTS, SavedScene, read_contents, read_scene
 from ada3d_ros.store.object_rows import described_of
-from ada3d_ros.store.scene_folder import KEPT, SceneFolder, check_world_frame
+from ada3d_ros.store.scene_folder import KEPT, SceneFolder, check_world_frame, locked
 from ada3d_ros.store.scene_index import NAME, AnswerRow, SceneIndex, os_sentence
 
 MAX_LISTED = 20  # names in a sentence
+DELETED = ".deleted-"  # before the names of folders that are being deleted
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,21 +119,17 @@ class NamedScenes:
         counts = len(contents.rows), len(contents.in_use.keyframes), objects, answers
         return SceneSummary(name, *counts, size, newest_ns, contents.frame_id, problem)
 
-    def remove(self, name: str) -> None:
-        """What there is of a scene that could not be written whole."""
-        shutil.rmtree(self.path / check_scene_name(name), ignore_errors=True)
-
     def delete(self, name: str) -> None:
         """For ever. Raises UnknownSceneError; StoreError while a node writes it."""
         folder = self.folder(name)
+        for rest in self.path.glob(f"{DELETED}*"):  # of a process that was killed in the middle
+            shutil.rmtree(rest, ignore_errors=True)
+        # Out of the way first: a node that starts meanwhile makes a new folder of the name.
+        gone = folder.with_name(f"{DELETED}{name}-{time.time_ns()}")
         try:
-            with SceneFolder(folder, read_contents(folder).frame_id):
-                pass  # nobody writes it
-        except StoreError as error:
-            if "another process" in str(error):
-                raise
-        try:
-            shutil.rmtree(folder)
+            with locked(folder):
+                folder.rename(gone)
+            shutil.rmtree(gone)
         except OSError as error:
             raise StoreError(os_sentence(folder, error)) from None
 

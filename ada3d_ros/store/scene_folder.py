@@ -44,11 +44,14 @@ class SceneFolder:
         self._objects: dict[int, KeptObject] = {}  # as they were written last
         self._objects_epoch = -1
         with self._told():
+            above = [each for each in folder.parents if not each.exists()]  # made now
             folder.mkdir(parents=True, exist_ok=True)
             (folder / SEGMENTS).mkdir(exist_ok=True)
-            self._lock = self._locked()
+            self._lock = locked(folder)
         try:
             with self._told():
+                for each in above:
+                    make_durable(each.parent)
                 self._index = self._opened(world_frame)
         except BaseException:
             self._lock.close()
@@ -146,24 +149,6 @@ class SceneFolder:
 
     # -- opening
 
-    def _locked(self) -> IO[str]:
-        """The lock, held until it is closed or the process ends. Raises StoreError."""
-        lock = (self.folder / LOCK).open("a+", encoding="ascii")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            lock.seek(0)
-            who = lock.read().strip() or "unknown"
-            lock.close()
-            raise StoreError(
-                f"the scene at {self.folder} is being written by another process (pid {who}): two"
-                " nodes cannot share one. Give this one another scene.name, or another store."
-            ) from None
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
-        return lock
-
     def _opened(self, world_frame: str) -> SceneIndex:
         # What a process that was killed left behind.
         segments = self.folder / SEGMENTS
@@ -184,6 +169,7 @@ class SceneFolder:
         try:
             if is_new:
                 make_durable(self.folder)
+                make_durable(self.folder.parent)
             elif contents.unknown or contents.rebuilt:
                 index.put_keyframes(contents.unknown, contents.in_use.to_json())
         except BaseException:
@@ -205,6 +191,27 @@ class SceneFolder:
             yield
         except OSError as error:
             raise StoreError(os_sentence(self.folder, error)) from error
+
+
+def locked(folder: Path) -> IO[str]:
+    """The lock of a scene's folder, held until it is closed or the process ends. Raises StoreError
+    where another process has it, OSError.
+    """
+    lock = (folder / LOCK).open("a+", encoding="ascii")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.seek(0)
+        who = lock.read().strip() or "unknown"
+        lock.close()
+        raise StoreError(
+            f"the scene at {folder} is being written by another process (pid {who}): two nodes"
+            " cannot share one. Give this one another scene.name, or another store."
+        ) from None
+    lock.truncate(0)
+    lock.write(str(os.getpid()))
+    lock.flush()
+    return lock
 
 
 def check_world_frame(folder: Path, found: str, wanted: str) -> None:

@@ -153,15 +153,15 @@ class SceneWriter:
             self.flush(timeout_s)
         except StoreError as error:
             logger.warning("not all is saved: %s", error)
-        self.abandon(timeout_s)
-        return not self._thread.is_alive()
+        return self.abandon(timeout_s)
 
-    def abandon(self, timeout_s: float = 2.0) -> None:
-        """Let go of the folder, whatever waits."""
+    def abandon(self, timeout_s: float = 2.0) -> bool:
+        """Let go of the folder, whatever waits; False where the disk still holds the writer."""
         with self._condition:
             self._stopping = True
             self._condition.notify_all()
         self._thread.join(timeout_s)
+        return not self._thread.is_alive()
 
     # -- the thread
 
@@ -218,6 +218,7 @@ class SceneWriter:
 
     def _write(self) -> None:
         """All that waits. What was written is forgotten piece by piece: an error loses nothing."""
+        self._write_small()  # first: they are soon done where the process ends
         folder = self._folder
         scene = self._scene
         while scene is not None:
@@ -236,7 +237,7 @@ class SceneWriter:
             folder.put_scene(scene)
             self._written_scene = scene
 
-        # Objects, answers, states.
+        # Objects.
         objects = self._objects
         if objects is not None:
             folder.put_objects(objects)
@@ -244,19 +245,22 @@ class SceneWriter:
             with self._condition:
                 if self._objects is objects:
                     self._objects = None
+        self._count(0)
+
+    def _write_small(self) -> None:
+        """Answers and states."""
         answers = list(self._answers)
         if answers:
-            folder.put_answers(answers)
+            self._folder.put_answers(answers)
             with self._condition:
                 for row in answers:
                     if self._answers and self._answers[0] is row:
                         self._answers.popleft()
         for name, value in list(self._states.items()):
-            folder.put_state(name, value)
+            self._folder.put_state(name, value)
             with self._condition:
                 if self._states.get(name) == value:
                     del self._states[name]
-        self._count(0)
 
     def _next_keyframe(self, scene: SceneSnapshot) -> tuple[Keyframe, int] | None:
         """The oldest that is not stored, and its epoch."""

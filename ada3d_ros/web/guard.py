@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
+import re
 import socket
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -75,7 +76,7 @@ class Guard:
         if not self._is_own(host):
             return PlainTextResponse(f"Host {host[:80]!r} is not this server.\n", 403)
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+        if origin is not None and not _is_of(origin, host):
             return PlainTextResponse("Other pages may not use this one.\n", 403)
         if headers.get("sec-fetch-site", "none") == "cross-site" and scope["path"] != "/":
             return PlainTextResponse("Other pages may not use this one.\n", 403)
@@ -84,7 +85,7 @@ class Guard:
             if headers.get("content-type", "").split(";")[0].strip() != "application/json":
                 return PlainTextResponse("Send JSON.\n", 415)
             length = headers.get("content-length", "")
-            if not length.isdigit() or int(length) > MAX_BODY:
+            if not re.fullmatch("[0-9]{1,9}", length) or int(length) > MAX_BODY:
                 return PlainTextResponse(f"At most {MAX_BODY} bytes, their number told.\n", 413)
         return self._refusal_of_token(scope, headers)
 
@@ -120,6 +121,14 @@ class Guard:
         except ValueError:
             return False
         return address.is_loopback or not self._loopback
+
+
+def _is_of(origin: str, host: str) -> bool:
+    """Whether an Origin header names the server that a Host header names."""
+    try:
+        return urlsplit(origin).netloc.lower() == host.lower()
+    except ValueError:
+        return False
 
 
 def _cookie(header: str, name: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import unicodedata
 from collections.abc import AsyncIterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -124,6 +125,7 @@ class _Routes:
             ratio = given.get("keep_ratio", 0)
             if kind not in KINDS or not isinstance(text, str) or not isinstance(page, str):
                 raise InvalidRequestError(f"kind is one of {', '.join(KINDS)}, text is text.")
+            _check_text("text", text)
             if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 <= ratio <= 1:
                 raise InvalidRequestError("keep_ratio is a number from 0 (the robot's own) to 1.")
             if self._board.is_full:
@@ -153,6 +155,7 @@ class _Routes:
             strategy = _fields(await request.body()).get("strategy")
             if not isinstance(strategy, str):
                 raise InvalidRequestError("strategy is the name of one.")
+            _check_text("strategy", strategy)
         except Ada3DError as error:
             return _refused(error)
         self._robot.set_strategy(strategy)
@@ -168,6 +171,18 @@ def _fields(body: bytes) -> dict[str, Any]:
     if not isinstance(fields, dict):
         raise InvalidRequestError("The body is no JSON object.")
     return fields
+
+
+def _check_text(name: str, text: str) -> None:
+    """Raises InvalidRequestError where ROS would not carry it, or would cut it: half of a surrogate
+    pair, a control character.
+    """
+    for place, letter in enumerate(text):
+        if unicodedata.category(letter) in ("Cc", "Cs") and letter not in "\t\n\r":
+            raise InvalidRequestError(
+                f"{name} holds U+{ord(letter):04X} at {place}, which is no letter: write it without"
+                " control characters."
+            )
 
 
 def _refused(error: Ada3DError) -> Response:

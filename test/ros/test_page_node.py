@@ -10,6 +10,8 @@ import pytest
 
 pytest.importorskip("rclpy")
 
+from rclpy.task import Future
+
 from ada3d_ros.errors import ConfigError
 from ada3d_ros.ros.page_node import PageNode
 from ada3d_ros.srv import GetModelInfo, QueryScene
@@ -175,3 +177,35 @@ def test_a_robot_that_is_not_there(domain_id: int, monkeypatch: pytest.MonkeyPat
         assert listener.told["status"]["tone"] == "wait"
     finally:
         page.close()
+
+
+def test_what_cannot_be_sent_ends_and_blocks_nobody(
+    start_agent: Callable[..., Harness], join: Joined
+) -> None:
+    agent = start_agent()
+    agent.publish_scene(1)
+    page, told = join(agent)
+    page.ask("t1", "Is it \ud800?", 0.0)  # half of a surrogate pair: rclpy cannot encode it
+    page.find("t2", "the \ud800", 0.0)
+    page.ask("t3", "", 0.0)
+    for turn in ("t1", "t2"):
+        assert told.end_of(turn)["state"] == "failed"
+        assert "cannot be sent" in told.end_of(turn)["error"]
+    assert "empty" in told.end_of("t3")["error"]
+
+
+def test_a_turn_without_a_sign_of_life_is_lost(
+    start_agent: Callable[..., Harness], join: Joined, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of an agent that came back so soon that nobody missed it: it knows of no question."""
+    agent = start_agent()
+    agent.publish_scene(1)
+    page, told = join(agent)
+    monkeypatch.setattr("ada3d_ros.ros.page_node.FORGET_S", 0.5)
+    monkeypatch.setattr(page._grounding, "call_async", lambda request: Future())
+    page.find("t1", "the chair", 0.0)
+    assert told.end_of("t1")["state"] == "lost"
+
+    # What others asked is shown again.
+    agent.call(QueryScene, "query", QueryScene.Request(question="What is there?"))
+    assert wait_until(lambda: len(told.others) == 1, 30.0)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import sqlite3
 import threading
 from collections.abc import Callable
@@ -164,6 +165,60 @@ def test_what_the_disk_refuses_is_written_once_it_takes_it(
     found = NamedScenes(tmp_path).read("kitchen", WORLD)
     assert [k.index for k in found.scene.keyframes] == [k.index for k in scenes[4].keyframes]
     assert [row.text for row in NamedScenes(tmp_path).answers("kitchen")] == ["a chair"]
+
+
+def test_answers_and_states_do_not_wait_for_keyframes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: Any) -> None:
+        raise StoreError("no keyframe is taken")
+
+    monkeypatch.setattr(SceneFolder, "put_keyframe", refuse)
+    store = NamedScenes(tmp_path)
+    writer = SceneWriter(store.open("kitchen", WORLD))
+    writer.note_scene(scenes_of()[0])
+    writer.note_answer(AnswerRow(1, "What is there?", "a chair", "model"))
+    writer.note_state("watched", "the lamp")
+    with pytest.raises(StoreError, match="no keyframe is taken"):
+        writer.flush(FOREVER_S)
+    assert writer.abandon(FOREVER_S)
+    assert store.state("kitchen", "watched") == "the lamp"
+    assert [row.text for row in store.answers("kitchen")] == ["a chair"]
+
+
+def test_the_names_of_new_folders_survive_a_power_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[Path] = []
+    monkeypatch.setattr(scene_folder, "make_durable", synced.append)
+    store = tmp_path / "robot" / "scenes"
+    NamedScenes(store).open("kitchen", WORLD).close()
+    assert set(synced) == {tmp_path, store.parent, store, store / "kitchen"}
+    synced.clear()
+    NamedScenes(store).open("hall", WORLD).close()
+    assert set(synced) == {store, store / "hall"}
+
+
+def test_a_node_that_starts_in_the_middle_of_a_delete_keeps_its_scene(
+    tmp_path: Path, saved: SceneSnapshot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, rest = NamedScenes(tmp_path), tmp_path / ".deleted-attic-1"
+    rest.mkdir()  # of a process that was killed in the middle
+    rmtree, opened = shutil.rmtree, list[SceneFolder]()
+
+    def slow(folder: Path, **options: Any) -> None:
+        if "kitchen" in folder.name:
+            opened.append(store.open("kitchen", WORLD))
+        rmtree(folder, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", slow)
+    store.delete("kitchen")
+    (mine,) = opened
+    assert mine.keys == frozenset()
+    mine.put_state("watched", "the lamp")
+    mine.close()
+    assert store.state("kitchen", "watched") == "the lamp"
+    assert [each.name for each in tmp_path.iterdir()] == ["kitchen"]
 
 
 def test_a_full_index_is_no_damage(tmp_path: Path) -> None:

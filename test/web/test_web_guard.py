@@ -75,7 +75,9 @@ def test_the_host_must_be_our_own(listens: str, host: str, status: int) -> None:
 
 
 @pytest.mark.parametrize("path", ["/", "/events", "/cloud/1", "/static/page.js"])
-@pytest.mark.parametrize("origin", ["http://evil.example", "http://127.0.0.1:3000", "null"])
+@pytest.mark.parametrize(
+    "origin", ["http://evil.example", "http://127.0.0.1:3000", "null", "http://["]
+)
 def test_another_page_gets_nothing(path: str, origin: str) -> None:
     asked = client()[0]
     assert asked.get(path, headers={"Origin": origin}).status_code == 403
@@ -128,6 +130,35 @@ def test_a_body_of_untold_length_is_not_taken() -> None:
     chunks = (part for part in [b"{}"])
     told = asked.post("/ask", content=chunks, headers={"Content-Type": "application/json"})
     assert told.status_code == 413
+
+
+@pytest.mark.parametrize("length", ["\u00b2", "-1", "0x2", "9" * 5000])
+def test_a_length_that_is_no_number_is_not_taken(length: str) -> None:
+    asked, robot, _ = client()
+    headers = {"Content-Type": "application/json", "Content-Length": length.encode("latin-1")}
+    told = asked.post("/ask", content=b"{}", headers=headers)
+    assert told.status_code == 413
+    assert robot.asked == []
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [("Is it \ud800?", "U+D800 at 6"), ("a\0b", "U+0000 at 1"), ("\x1b", "U+001B")],
+)
+def test_text_that_ros_does_not_carry_is_refused(text: str, named: str) -> None:
+    """Half of a surrogate pair cannot be sent, and a NUL would cut the question."""
+    asked, robot, board = client()
+    kind = {"Content-Type": "application/json"}
+    body = json.dumps({"kind": "ask", "text": text})  # \\ud800, as a browser sends it
+    told = asked.post("/ask", content=body, headers=kind)
+    assert (told.status_code, named in told.json()["error"]) == (400, True)
+    told = asked.post("/settings", content=json.dumps({"strategy": text}), headers=kind)
+    assert (told.status_code, named in told.json()["error"]) == (400, True)
+    assert robot.asked == []
+    assert not board.turns
+    text = "Wo ist der rote Stuhl? \U0001fa91\n"
+    assert asked.post("/ask", json={"kind": "ask", "text": text}).status_code == 200
+    assert robot.asked[0][2] == text
 
 
 def test_a_token_is_brought_once_and_kept_in_a_cookie() -> None:
