@@ -102,7 +102,7 @@ def _is_last(line: dict[str, Any]) -> bool:
     return any(name in line for name in LAST)
 
 
-async def _next_lines(queue: asyncio.Queue[dict[str, Any]]) -> list[dict[str, Any]]:
+async def next_lines(queue: asyncio.Queue[dict[str, Any]]) -> list[dict[str, Any]]:
     """The next lines; none within ALIVE_S: an empty list. Text goes at once, with all that waits;
     stages wait for it: each piece of an answer takes proxy and replica a millisecond.
     """
@@ -244,7 +244,7 @@ class Replica:
         ended = False
         try:
             while not ended:
-                lines = await _next_lines(queue) or [{"waiting": self._host.waiting}]
+                lines = await next_lines(queue) or [{"waiting": self._host.waiting}]
                 ended = _is_last(lines[-1])
                 yield lines
             self._metrics.answered(kind, time.perf_counter() - begun, "error" not in lines[-1])

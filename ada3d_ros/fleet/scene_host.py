@@ -70,7 +70,7 @@ class SceneHost:
         self.fault: BaseException | None = None  # after which nothing is answered any more
         self.finished = 0  # questions, whatever came of them
         self._opened: OpenedModel | None = None
-        self._store: SceneStore[Ada3DPipeline] = SceneStore(limits, config.keyframe.max_views)
+        self.store: SceneStore[Ada3DPipeline] = SceneStore(limits, config.keyframe.max_views)
         self._ahead: deque[Key] = deque()  # scenes that wait for work between questions
         self._lock = threading.Lock()  # for _ahead
         self._mean_s = FIRST_ANSWER_S  # of answers
@@ -116,21 +116,21 @@ class SceneHost:
 
     def put_scene(self, robot: str, session: str, listed: SceneList) -> tuple[int, ...]:
         """As SceneStore.put_scene."""
-        missing = self._store.put_scene((robot, session), listed)
+        missing = self.store.put_scene((robot, session), listed)
         if not missing:
             self._wake((robot, session))
         return missing
 
     def put_keyframe(self, robot: str, session: str, data: bytes) -> int:
         """As SceneStore.put_keyframe."""
-        missing = self._store.put_keyframe((robot, session), data)
+        missing = self.store.put_keyframe((robot, session), data)
         if not missing:
             self._wake((robot, session))
         return missing
 
     def delete(self, robot: str, session: str) -> bool:
         """Forget a scene; whether there was one."""
-        return self._store.delete((robot, session))
+        return self.store.delete((robot, session))
 
     # -- questions
 
@@ -145,18 +145,18 @@ class SceneHost:
             raise self.fault
         key, _ = (robot, session), self.opened
         try:
-            self._store.whole(key, call.digest)
+            self.store.whole(key, call.digest)
         except KeyframesMissingError:
-            self._store.count(missing=1)
+            self.store.count(missing=1)
             raise
 
         def finish(answer: Answer | None, error: BaseException | None) -> None:
             self.finished += 1
             if isinstance(error, DeviceLostError):
                 self.fault = error
-            self._store.count(answers=int(error is None), failed=int(error is not None))
+            self.store.count(answers=int(error is None), failed=int(error is not None))
             if answer is not None and answer.stop_reason is StopReason.CANCELED:
-                self._store.count(canceled=1, canceled_tokens=answer.tokens.generated)
+                self.store.count(canceled=1, canceled_tokens=answer.tokens.generated)
             on_done(answer, error)
 
         job = Job(
@@ -199,13 +199,13 @@ class SceneHost:
                 raise
             answer = _ask(pipeline, kind, call, watched)
         self._free_prefixes(keep=self.limits.prefixes, but=key)
-        self._store.count(cache_hits=int(hit))
+        self.store.count(cache_hits=int(hit))
         self._mean_s += NEWEST * (time.monotonic() - begun - self._mean_s)
         return answer
 
     def _restored(self, key: Key, digest: str | None) -> tuple[Scene, Ada3DPipeline]:
         """A scene with its pipeline brought up to its list, on the model's thread."""
-        scene, snapshot = self._store.whole(key, digest)
+        scene, snapshot = self.store.whole(key, digest)
         if scene.pipeline is None:
             scene.pipeline = Ada3DPipeline(self.config, opened=self._opened)
             scene.pipeline.load()
@@ -247,20 +247,20 @@ class SceneHost:
         """Free keys and values of the least recently used scenes, until so many have some, that of
         `but` among them; how many were freed. On the model's thread.
         """
-        others = [scene for scene in self._store.others(but) if _kv_bytes(scene) > 0]
+        others = [scene for scene in self.store.others(but) if _kv_bytes(scene) > 0]
         surplus = others[: max(len(others) - max(keep - 1, 0), 0)]
         for scene in surplus:
             assert scene.pipeline is not None
             scene.pipeline.free_memory()
-        self._store.count(freed_prefixes=len(surplus))
+        self.store.count(freed_prefixes=len(surplus))
         return len(surplus)
 
     # -- numbers
 
     def counts(self) -> HostCounts:
-        kv = [_kv_bytes(scene) for scene in self._store.scenes()]
+        kv = [_kv_bytes(scene) for scene in self.store.scenes()]
         prefixes = sum(size > 0 for size in kv)
-        return replace(self._store.counts(), prefixes=prefixes, kv_bytes=sum(kv))
+        return replace(self.store.counts(), prefixes=prefixes, kv_bytes=sum(kv))
 
     @property
     def waiting(self) -> int:

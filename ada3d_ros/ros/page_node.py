@@ -83,14 +83,14 @@ class _Open:
     """One turn that waits for its answer.
 
     send: gives the future of what was sent, None while the agent is not found; can_stop: the agent
-    can be told to; heard: when it began or was heard of last, s; request_id: 0 until it is known;
-    told: the page knows that it has ended.
+    can be told to; last_sign_s: when it began or was told of last, s; request_id: 0 until it is
+    known; told: the page knows that it has ended.
     """
 
     turn: str
     send: Callable[[], Any]
     can_stop: bool
-    heard: float
+    last_sign_s: float
     sent: bool = False
     handle: Any | None = None
     request_id: int = 0
@@ -140,7 +140,7 @@ class PageNode:
         subscribe(PoseStamped, f"{name}camera_pose", self._on_pose, 1)
         subscribe(Answer, f"{name}answer", self._on_answer, 10)
         self._asking = ActionClient(self._node, AskScene, f"{name}ask_scene")
-        self._grounding = self._node.create_client(GroundObject, f"{name}ground")
+        self.grounding = self._node.create_client(GroundObject, f"{name}ground")
         self._reading = self._node.create_client(GetParameters, f"{name}get_parameters")
         self._setting = self._node.create_client(SetParameters, f"{name}set_parameters")
         steady = Clock(clock_type=ClockType.STEADY_TIME)
@@ -206,9 +206,9 @@ class PageNode:
         request = GroundObject.Request(phrase=phrase, keep_ratio=keep_ratio)
 
         def send() -> Any:
-            if not self._grounding.service_is_ready():
+            if not self.grounding.service_is_ready():
                 return None
-            future = self._grounding.call_async(request)
+            future = self.grounding.call_async(request)
             future.add_done_callback(partial(self._on_result, turn))
             return future
 
@@ -244,7 +244,7 @@ class PageNode:
         except Exception as error:  # it would be so at every try, and block those behind it
             self._end(opened, {"state": "failed", "error": f"It cannot be sent: {error}"})
             return
-        if not opened.sent and (gone or time.monotonic() > opened.heard + FIND_S):
+        if not opened.sent and (gone or time.monotonic() > opened.last_sign_s + FIND_S):
             self._lose(opened)
             del self._open[opened.turn]
 
@@ -263,7 +263,7 @@ class PageNode:
         opened, feedback = self._open.get(turn), message.feedback
         if opened is None:
             return
-        opened.heard = time.monotonic()
+        opened.last_sign_s = time.monotonic()
         opened.request_id = opened.request_id or int(feedback.request_id)
         if feedback.delta:
             self._listener.text(turn, feedback.delta)
@@ -364,7 +364,9 @@ class PageNode:
         for opened in list(self._open.values()):
             if not opened.sent:
                 self._try_to_send(opened)
-            elif now > opened.heard + FORGET_S:  # an agent that came back sooner than SILENT_S
+            elif (
+                now > opened.last_sign_s + FORGET_S
+            ):  # an agent that came back sooner than SILENT_S
                 self._lose(opened)
                 del self._open[opened.turn]
         self._tell_parked()

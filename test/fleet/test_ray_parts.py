@@ -17,7 +17,7 @@ from ray.serve._private.common import (
 )
 
 from ada3d_ros.fleet.deployment import ROUTER
-from ada3d_ros.fleet.ingress import PACE_S, _next_lines
+from ada3d_ros.fleet.ingress import PACE_S, next_lines
 from ada3d_ros.fleet.scene_router import SceneRouter
 
 ROBOTS = [f"robot{number}" for number in range(60)]
@@ -90,7 +90,7 @@ def test_what_waits_goes_as_one_piece_up_to_the_answer(
         for line in waiting:
             queue.put_nowait(line)
         begun = loop.time()
-        return await _next_lines(queue), loop.time() - begun
+        return await next_lines(queue), loop.time() - begun
 
     lines, seconds = asyncio.run(take())
     assert lines == waiting[:taken]

@@ -159,7 +159,7 @@ def robot(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Robot]:
 
 def test_the_server_answers_as_a_model_here_and_diagnostics_say_so(robot: Robot) -> None:
     answers = [robot.ask(), robot.ask(Scope.LATEST_IMAGE)]
-    _, scene = robot.server.host._store.whole(robot.server.keys[-1])
+    _, scene = robot.server.host.store.whole(robot.server.keys[-1])
     local = Ada3DPipeline(CONFIG)
     local.load()
     local.restore(scene)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import sqlite3
 import sys
 from pathlib import Path
 from types import FrameType
@@ -15,7 +16,6 @@ import pytest
 from ada3d_ros.scene.keyframes import SceneSnapshot
 from ada3d_ros.store.named_scenes import NamedScenes
 from ada3d_ros.store.scene_folder import SceneFolder
-from ada3d_ros.store.scene_index import SceneIndex
 from test.support.stored import WORLD, assert_same_keyframe, scenes_of
 
 SCENES = scenes_of()[:4]
@@ -53,13 +53,13 @@ def run_child(store: Path, call: int) -> tuple[int, bytes]:
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
-        code = 1
+        end = "false"
         try:
             os.close(reading)
             write_until(store, call, writing)
-            code = 0
+            end = "true"
         finally:
-            os._exit(code)
+            os.execlp(end, end)  # nothing of pytest's runs in the child
     os.close(writing)
     with os.fdopen(reading, "rb") as told:
         text = told.read()
@@ -108,12 +108,12 @@ def commit_until_killed(folder: Path, ready: int) -> None:
     """In a child: commits that spill into the journal, as long ones do, until the process dies in
     the middle of one.
     """
-    index = SceneIndex(folder, write=True)
-    index._db.execute("PRAGMA cache_size = 1")
-    index._db.execute("PRAGMA cache_spill = 1")
-    index._db.execute("BEGIN IMMEDIATE")
+    database = sqlite3.connect(folder / "index.db", isolation_level=None)
+    for setting in ("synchronous = EXTRA", "cache_size = 1", "cache_spill = 1"):
+        database.execute(f"PRAGMA {setting}")
+    database.execute("BEGIN IMMEDIATE")
     for number in range(300):
-        index._db.execute(
+        database.execute(
             "INSERT OR REPLACE INTO states VALUES (?, ?)", (f"kept:x{number}", "z" * 3000)
         )
     os.write(ready, b"!")
@@ -128,7 +128,7 @@ def test_a_kill_in_the_middle_of_a_commit_is_taken_back(tmp_path: Path) -> None:
     pid = os.fork()
     if pid == 0:
         commit_until_killed(tmp_path / "kitchen", write_end)
-        os._exit(1)
+        os.abort()
     os.close(write_end)
     assert os.read(ready, 1) == b"!"
     assert os.waitpid(pid, 0)[1] == signal.SIGKILL
