@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
 import zipfile
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -194,6 +196,54 @@ def test_the_compose_file_builds_the_image_and_names_launch_arguments_that_exist
         given = re.findall(r"(\w+):=", service["command"])
         assert given
         assert set(given) <= known, set(given) - known
+
+
+def test_the_camera_may_be_opened_by_a_user_who_is_not_root() -> None:
+    camera = compose()["services"]["camera"]
+    assert {"plugdev", "video"} <= set(camera["group_add"])
+
+
+class Launched:
+    """In the place of every class of `launch`: how it was made."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self.args, self.options = args, options
+
+
+@pytest.mark.parametrize("autosave", ["", "scenes"])
+def test_two_robots_share_no_scene_port_or_transforms(
+    monkeypatch: pytest.MonkeyPatch, autosave: str
+) -> None:
+    """Without the packages of ROS launch: what would be handed to them."""
+    for name in ("launch", "launch.actions", "launch.launch_description_sources"):
+        module = ModuleType(name)
+        module.__getattr__ = lambda _: Launched  # type: ignore[method-assign]
+        monkeypatch.setitem(sys.modules, name, module)
+    index = ModuleType("ament_index_python.packages")
+    index.get_package_share_directory = lambda _: str(ROOT)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "ament_index_python.packages", index)
+    described = runpy.run_path(str(ROOT / "launch" / "two_robots.launch.py"))
+    actions = described["generate_launch_description"]().args[0]
+
+    # The arguments, then what each agent is started with.
+    defaults = {each.args[0]: each.options["default_value"] for each in actions if each.args}
+    names = {"first": "robot1", "second": "robot2"}
+    assert defaults == {**names, "tf_topic": "tf", "tf_static_topic": "tf_static"}
+    context = SimpleNamespace(
+        launch_configurations=defaults | {"second": "fleet/robot2", "autosave": autosave}
+    )
+    given = []
+    for each in (action.options for action in actions if "function" in action.options):
+        (group,) = each["function"](context, *each["args"])
+        (agent,) = group.args[0]
+        given.append(dict(agent.options["launch_arguments"]))
+    first, second = ({"scene": "robot1"}, {"scene": "fleet_robot2"}) if autosave else ({}, {})
+    assert given == [
+        {"namespace": "robot1", "web_port": "8090", **first},
+        {"namespace": "fleet/robot2", "web_port": "8091", **second},
+    ]
+    known = re.findall(r'argument\(\s*"(\w+)"', (ROOT / "launch" / "agent.launch.py").read_text())
+    assert {"namespace", "web_port", "scene", "tf_topic", "tf_static_topic"} <= set(known)
 
 
 # -- the workflow

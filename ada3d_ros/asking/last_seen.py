@@ -24,9 +24,10 @@ def last_seen(
     kept: Sequence[SceneObject],
     history: Sequence[SceneObject],
     newest_ns: int,
+    unread: str = "",
 ) -> Measurement:
     """The object of the name that was seen last. kept: that the scene has now, history: that it
-    ever had; newest_ns: stamp of the newest keyframe.
+    ever had; newest_ns: stamp of the newest keyframe; unread: why history could not be read.
 
     values: its centre, metres, world frame. Raises NotGroundedError where none of that name was
     ever kept.
@@ -43,6 +44,7 @@ def last_seen(
         shown = listed(labels[:MAX_NAMED]) if labels else "nothing"
         raise NotGroundedError(
             f"no {name} was ever seen in this scene: of what was kept with it there is {shown}."
+            + f" {_unread(unread)}" * bool(unread)
         )
     # The first of equals is the one that is kept now.
     item = max(found, key=lambda each: each.last_seen_ns)
@@ -58,6 +60,8 @@ def last_seen(
     assumptions = [IN_METRES]
     if others:
         assumptions.append("Others of that name were seen before it.")
+    if unread:
+        assumptions.append(_unread(unread))
     return Measurement(
         MeasureKind.WHERE,
         (x, y, z),
@@ -67,6 +71,10 @@ def last_seen(
         boxes=(item.box,),
         assumptions=tuple(assumptions),
     )
+
+
+def _unread(why: str) -> str:
+    return f"Objects of before could not be looked through: {why}"
 
 
 def when(stamp_ns: int, newest_ns: int) -> str:

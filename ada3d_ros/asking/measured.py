@@ -15,6 +15,7 @@ from ada3d_ros.asking.last_seen import last_seen
 from ada3d_ros.asking.object_source import SceneQuery
 from ada3d_ros.asking.resolve import NameResolver
 from ada3d_ros.asking.sentence import put_in_words
+from ada3d_ros.errors import StoreError, UnknownSceneError
 from ada3d_ros.geometry.measure import MeasuredScene, measure
 from ada3d_ros.measures import Measurement, MeasureRequest, ObjectsSnapshot, SceneObject
 from ada3d_ros.scene.keyframes import SceneSnapshot
@@ -46,7 +47,9 @@ class OpenedScene(Protocol):
 
 
 class MeasuringPipeline(Protocol):
-    """What opens its scene for a request. object_history: objects that the scene ever kept."""
+    """What opens its scene for a request. object_history: objects that the scene ever kept;
+    raises StoreError, UnknownSceneError.
+    """
 
     @property
     def object_history(self) -> Callable[[], Sequence[SceneObject]]: ...
@@ -70,8 +73,12 @@ def measure_request(
     objects = opened.objects()
     clock.record("scene_s", clock.now() - begun)
     if request.attribute == LAST_SEEN:  # whatever is in view now
-        history = pipeline.object_history()
-        result = last_seen(request, objects.objects, history, opened.scene.state.newest_ns)
+        try:
+            history, unread = pipeline.object_history(), ""
+        except (StoreError, UnknownSceneError) as error:  # what is kept now may know it
+            history, unread = (), str(error)
+        newest_ns = opened.scene.state.newest_ns
+        result = last_seen(request, objects.objects, history, newest_ns, unread)
         hooks.on_text(result.sentence, 0)
         return replace(opened.answer(result), question=question.text)
     resolver = opened.resolver(objects)

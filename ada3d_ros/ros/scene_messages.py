@@ -146,11 +146,11 @@ def drawn_object(item: SceneObject) -> Drawn:
     return Drawn(item.box, f"{item.label} #{item.id}", OBJECT_RGB)
 
 
-def goal_for(
-    box: GroundedBox, scene: ShownScene, config: GoalConfig, header: Header
-) -> PoseStamped:
-    """Where to stand to face the box, coming from where the newest keyframe was taken. Raises
-    NotGroundedError, which says why there is no such place.
+def goal_for(box: GroundedBox, scene: ShownScene, config: GoalConfig, frame_id: str) -> PoseStamped:
+    """Where to stand to face the box, coming from where the newest keyframe was taken; frame_id:
+    of the box. Its stamp is 0, TF's newest: nav2 takes it into another frame at that time, and TF
+    forgets after 10 s when the images were taken. Raises NotGroundedError, which says why there is
+    no such place.
     """
     frames = [keyframe.frame for keyframe in scene.keyframes]
     x, y = frames[-1].T_world_cam[:2, 3].tolist() if frames else (0.0, 0.0)
@@ -158,7 +158,8 @@ def goal_for(
     place = standing_place(frames, box_from_msg(box), scene.floor_z_m, (x, y), reach)
     (x, y, z), half = place.xyz_m, place.yaw_rad / 2
     turn = Quaternion(z=math.sin(half), w=math.cos(half))
-    return PoseStamped(header=header, pose=Pose(position=Point(x=x, y=y, z=z), orientation=turn))
+    pose = Pose(position=Point(x=x, y=y, z=z), orientation=turn)
+    return PoseStamped(header=Header(frame_id=frame_id), pose=pose)
 
 
 def cloud_to_msg(cloud: ColourCloud, header: Header) -> PointCloud2:

@@ -218,7 +218,7 @@ class SceneOutputs:
         box = answer.boxes[0]
         self.made["goals looked for"] += 1
         try:
-            goal = goal_for(box, scene, self._node.config.goal, answer.header)
+            goal = goal_for(box, scene, self._node.config.goal, answer.header.frame_id)
         except NotGroundedError as error:
             self.goal_text = f"none for request {answer.request_id}: {error}"
             self._node.get_logger().warning(f"no ~/goal: {error}")

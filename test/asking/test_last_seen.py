@@ -80,6 +80,17 @@ def test_what_was_never_seen_is_said_to_be_so() -> None:
         last_seen(asked("piano"), (), (), DAY_NS)
 
 
+def test_a_store_that_cannot_be_read_is_an_assumption() -> None:
+    """What is kept now still answers; else the sentence says what was not looked at."""
+    kept = [thing("1", "red chair", 1.0, 40)]
+    found = last_seen(asked("chair"), kept, (), DAY_NS, "the disk is away.")
+    assert found.values == (1.0, 2.0, 0.5)
+    why = "Objects of before could not be looked through: the disk is away."
+    assert found.assumptions[-1] == why
+    with pytest.raises(NotGroundedError, match=f"no piano was ever seen .* {why}"):
+        last_seen(asked("piano"), kept, (), DAY_NS, "the disk is away.")
+
+
 def test_stamps_of_a_clock_without_a_date_are_seconds() -> None:
     box = Box3D(np.zeros(3), np.ones(3), label="cup")
     item = SceneObject("1", "cup", box, (), SECOND, 3 * SECOND)

@@ -381,6 +381,7 @@ def test_a_goal_comes_with_an_answer_that_has_a_box(
     assert wait_until(lambda: len(goals) == 1)
     at, turn = goals[0].pose.position, goals[0].pose.orientation
     assert goals[0].header.frame_id == "map"
+    assert (goals[0].header.stamp.sec, goals[0].header.stamp.nanosec) == (0, 0)  # TF's newest
     assert (at.z, turn.x, turn.y) == (0.0, 0.0, 0.0)
     yaw_rad = 2 * math.atan2(turn.z, turn.w)
     wanted = math.atan2(thing.center_m[1] - at.y, thing.center_m[0] - at.x)

@@ -18,7 +18,8 @@ from std_srvs.srv import Trigger
 from ada3d_ros.errors import ErrorCode
 from ada3d_ros.msg import AgentStatus
 from ada3d_ros.ros.scene_client import main as scene_command
-from ada3d_ros.srv import GroundObject, LoadScene, QueryScene, SaveScene
+from ada3d_ros.ros.standing import KEY
+from ada3d_ros.srv import GroundObject, LoadScene, QueryScene, SaveScene, Watch
 from ada3d_ros.store.named_scenes import NamedScenes
 from test.support.ros_harness import Harness, wait_until
 
@@ -260,3 +261,38 @@ def test_the_command_saves_loads_and_resets(
     for words in (("load",), ("reset", "kitchen")):
         with pytest.raises(SystemExit):
             scene_command(words)
+
+
+def test_a_scene_saved_once_holds_the_standing_questions(start: Start, tmp_path: Path) -> None:
+    agent = start(**{"scene.store": str(tmp_path)})
+    seen(agent, 2)
+    request = Watch.Request(question="What is there?", min_period_sec=60.0)
+    assert agent.call(Watch, "watch", request, LIMIT_S).success
+    assert save(agent, "kitchen").success
+
+    again = start(**{"scene.store": str(tmp_path), "scene.name": "kitchen"})
+    assert wait_until(lambda: list(again.node.standing.questions) == ["w1"], LIMIT_S)
+    assert again.node.standing.questions["w1"].question == "What is there?"
+
+    # Under another name as well, though nothing was watched since it was loaded.
+    assert save(again, "attic").success
+    states = [NamedScenes(tmp_path).state(name, KEY) for name in ("kitchen", "attic")]
+    assert "What is there?" in states[0]
+    assert states[0] == states[1]
+
+
+def test_a_save_that_fails_lets_go_of_the_folder(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = start(**{"scene.store": str(tmp_path)})
+    seen(agent, 2)
+
+    def fail(*args: Any) -> None:
+        raise MemoryError("no memory")
+
+    monkeypatch.setattr(agent.node.scenes, "_write", fail)
+    refused = save(agent, "kitchen")
+    assert (refused.success, "no memory" in refused.error_msg) == (False, True)
+    assert NamedScenes(tmp_path).names() == ()
+    monkeypatch.undo()
+    assert save(agent, "kitchen").success

@@ -193,6 +193,11 @@ def test_what_was_seen_before_a_reset_is_found_in_the_store(
     with pytest.raises(NotGroundedError, match="was ever seen in this scene"):
         pipeline.ask(Question("Where did I last see the piano?"))
 
+    # The disk is away: what is known now is asked for all the same.
+    store.delete("kitchen")
+    with pytest.raises(NotGroundedError, match="could not be looked through: no scene 'kitchen'"):
+        pipeline.ask(Question("Where did I last see the piano?"))
+
 
 def test_in_the_place_of_another_scene_it_gets_an_epoch_of_its_own(
     room: GeneratedRoom, tmp_path: Path
