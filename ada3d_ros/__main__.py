@@ -2,10 +2,12 @@
 
 While modules load, an interrupt ends the process at once. Later it is a KeyboardInterrupt, so that
 files are closed and child processes ended. Both leave at most one line and exit code 130; the node
-takes interrupts over and ends with 0.
+takes interrupts over and ends with 0. Where nobody reads what is printed any more (`| head`), the
+process ends at once, without a line, with 141.
 """
 
 import os
+import select
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -13,7 +15,8 @@ from contextlib import suppress
 from types import FrameType
 from typing import NoReturn
 
-INTERRUPTED = 128 + signal.SIGINT  # exit code, as shells have it
+INTERRUPTED = 128 + signal.SIGINT  # exit codes, as shells have them
+NOBODY_READS = 128 + signal.SIGPIPE
 
 
 class _Interrupts:
@@ -47,10 +50,13 @@ def run(args: Sequence[str] | None = None) -> NoReturn:
     interrupts.working = True
     try:
         code = work()
-    except BaseException:  # after an interrupt anything may fail, and nobody asks what
+        sys.stdout.flush()
+    except BaseException as error:  # after an interrupt anything may fail, and nobody asks what
         if interrupts.seen:
             _flush()
             interrupts.end()
+        if isinstance(error, BrokenPipeError) and not _is_read():
+            os._exit(NOBODY_READS)
         raise
 
     # the node has closed what it opened: tearing down its libraries takes seconds, for nothing
@@ -60,6 +66,13 @@ def run(args: Sequence[str] | None = None) -> NoReturn:
         sys.exit(code)
     _flush()
     os._exit(code)
+
+
+def _is_read() -> bool:
+    """Whether someone still reads standard output, where it is a pipe or a socket."""
+    poll = select.poll()
+    poll.register(1, 0)  # errors are always reported
+    return not any(state & (select.POLLERR | select.POLLHUP) for _, state in poll.poll(0))
 
 
 def _flush() -> None:

@@ -118,6 +118,21 @@ def test_while_a_verb_works(work: str, stdout: str, stderr: str) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (INTERRUPTED, stdout, stderr)
 
 
+@pytest.mark.parametrize("lines", [1, 100_000])
+def test_where_nobody_reads_what_is_printed(lines: int) -> None:
+    """As before `| head`: no traceback, the exit code of SIGPIPE; at the end or on the way."""
+    program = WORK.replace(
+        "    interrupted()\n\ndef returns",
+        f"    print('line\\n' * {lines})\n    return 0\n\ndef returns",
+    )
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-c", program, "waits"]
+    done = subprocess.run(command, cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (128 + 13, "")
+
+
 def test_an_error_without_an_interrupt_is_told() -> None:
     done = run_program(WORK.replace("os.kill(os.getpid(), signal.SIGINT)", "1 / 0"), "waits")
     assert done.returncode == 1

@@ -117,7 +117,8 @@ def describe_measurement(measurement: Any, frame_id: str) -> list[str]:
     if values:
         line = f"measured: {', '.join(values)}{unit}"
         if any(measurement.uncertainty):
-            widths = ", ".join(f"{width:.3f}" for width in measurement.uncertainty)
+            form = ".3f" if unit else ".6g"
+            widths = ", ".join(f"{width:{form}}" for width in measurement.uncertainty)
             line += f" +- {widths}{unit} (in 90 % of cases)"
         lines.append(line)
     elif measurement.word:

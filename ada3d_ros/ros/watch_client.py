@@ -1,4 +1,4 @@
-"""`ada3d watch`: questions that stand, and what happens to them, for a terminal.
+"""`ada3d watch`: standing questions, and what happens to them, for a terminal.
 
 The node does not load this module.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -41,8 +42,8 @@ def main(args: Sequence[str]) -> int:
     """`ada3d watch`."""
     parser = argparse.ArgumentParser(
         prog="ada3d watch",
-        description="Have a question asked again whenever the scene has changed; list those that"
-        f" stand, end them, or follow what changes. {EXIT_CODES}",
+        description="Have a question asked again whenever the scene has changed (a standing"
+        f" question); list them, end them, or follow what changes. {EXIT_CODES}",
         epilog='Example: ada3d watch "Is the door open?" --every 30 && ada3d watch --follow',
     )
     add = parser.add_argument
@@ -60,9 +61,9 @@ def main(args: Sequence[str]) -> int:
         metavar="SECONDS",
         help="not asked again sooner (default: the node's watch.min_period_sec)",
     )
-    add("--list", action="store_true", help="the questions that stand")
+    add("--list", action="store_true", help="the standing questions and their newest answers")
     add("--end", default="", metavar="ID", help="end one, or all of them with '*'")
-    add("--follow", action="store_true", help="print what changes, until interrupted")
+    add("--follow", action="store_true", help="print what changes, until Ctrl-C")
     add_node_options(parser)
     options, ros_args = parse_with_ros_args(parser, args)
     if sum(map(bool, (options.text, options.list, options.end, options.follow))) != 1:
@@ -80,12 +81,19 @@ def _call(options: argparse.Namespace, ros_args: list[str]) -> int:
         ended = call_service(
             options, ros_args, Unwatch, "unwatch", Unwatch.Request(watch_id=options.end)
         )
-        return _told(options, ended, lambda r: f"ended {r.ended}")
+        return _told(options, ended, lambda r: f"ended: {r.ended}")
     request = Watch.Request(
         kind=KINDS[options.kind], question=options.text, min_period_sec=options.every
     )
     begun = call_service(options, ros_args, Watch, "watch", request)
-    return _told(options, begun, lambda r: f"{r.watch_id} stands")
+    return _told(
+        options,
+        begun,
+        lambda r: (
+            f"{r.watch_id} begun: `ada3d watch --follow` prints news of it,"
+            f" `ada3d watch --end {r.watch_id}` ends it"
+        ),
+    )
 
 
 def _told(options: argparse.Namespace, response: Any | None, describe: Callable[[Any], str]) -> int:
@@ -118,6 +126,8 @@ def _read(
     try:
         name = f"/{options.node.strip('/')}/{topic}"
         node.create_subscription(message_type, name, on_message, qos)
+        if options.follow:
+            print(f"news on {name}, until Ctrl-C:", file=sys.stderr)
         end = time.monotonic() + WAIT_S
         while not done:
             rclpy.spin_once(node, timeout_sec=0.2)
@@ -151,9 +161,11 @@ def describe_list(status: Any) -> str:
         kind = names.get(question.kind, str(question.kind))
         state = question.error_msg or question.last_text or "not asked yet"
         changed_ns = time_to_ns(question.last_changed)
-        since = f", since {(now_ns - changed_ns) / 1e9:.0f} s" if changed_ns else ""
+        since = ""
+        if 0 < changed_ns <= now_ns:  # else never, or the clock is behind it: a restart, a bag
+            since = f" (for {(now_ns - changed_ns) / 1e9:.0f} s)"
         lines.append(f"{question.watch_id}  {kind}  {question.question!r}: {state}{since}")
-    return "\n".join(lines) or "no question stands (`ada3d watch TEXT` begins one)"
+    return "\n".join(lines) or "no standing questions (`ada3d watch TEXT` begins one)"
 
 
 def describe_event(event: Any) -> str:

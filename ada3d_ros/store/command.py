@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ada3d_ros.errors import Ada3DError
+from ada3d_ros.errors import Ada3DError, StoreError
 from ada3d_ros.store.export import export_bag, export_folder
 from ada3d_ros.store.named_scenes import NamedScenes, SceneSummary
 
@@ -63,6 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _list(store: NamedScenes) -> int:
     names = store.names()
     if not names:
+        if not store.path.is_dir():
+            raise StoreError(f"there is no folder {store.path}: name the store, scene.autosave.")
         print(f"{store.path} holds no scene.")
         return 0
     width = max(map(len, names))

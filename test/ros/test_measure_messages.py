@@ -15,7 +15,7 @@ from ada3d_ros.errors import InvalidRequestError
 from ada3d_ros.measures import MeasureKind, Measurement, MeasureRequest, Reference
 from ada3d_ros.msg import Answer as AnswerMsg
 from ada3d_ros.msg import Measurement as MeasurementMsg
-from ada3d_ros.ros.client import describe_answer
+from ada3d_ros.ros.client import describe_answer, describe_measurement
 from ada3d_ros.ros.conversions import empty_answer_msg, fill_answer_msg
 from ada3d_ros.ros.markers import answer_to_markers, measured_line
 from ada3d_ros.ros.measuring import FIELDS, describe, request_from_measure
@@ -166,6 +166,11 @@ def test_a_measured_answer_has_method_numbers_and_evidence() -> None:
         " in 'map', 0 depth points, score 0.50",
         "assumed: The nearest surfaces were taken.",
     ]
+
+
+def test_the_line_of_a_count_has_whole_numbers() -> None:
+    line, *_ = describe_measurement(MeasurementMsg(values=[2.0], uncertainty=[1.0]), "map")
+    assert line == "measured: 2 +- 1 (in 90 % of cases)"
 
 
 def test_an_answer_of_the_model_has_its_places_in_order() -> None:

@@ -18,6 +18,7 @@ from ada3d_ros.measures import ObjectsSnapshot, SceneObject
 from ada3d_ros.msg import AgentStatus, Answer, SceneEvent, StandingQuestion
 from ada3d_ros.pipeline import Ada3DPipeline
 from ada3d_ros.ros.outputs import LATCHED
+from ada3d_ros.ros.watch_client import describe_list
 from ada3d_ros.srv import LoadScene, QueryScene, SaveScene, Unwatch, Watch
 from ada3d_ros.types import Answer as PipelineAnswer
 from ada3d_ros.types import AskHooks, Box3D, Question
@@ -93,8 +94,7 @@ def test_a_changed_answer_is_told_once_and_an_unchanged_one_never(agent: Harness
     standing = agent.node.standing.questions["w1"]
     assert wait_until(lambda: standing.seen == (0, seen), 30.0)
     assert len(events) == told
-    assert wait_until(lambda: bool(statuses[-1].watches))
-    assert statuses[-1].watches[0].last_text == "3 views"
+    assert wait_until(lambda: [w.last_text for w in statuses[-1].watches] == ["3 views"])
 
 
 def test_a_request_goes_before_it(start_agent: Callable[..., Harness]) -> None:
@@ -152,6 +152,37 @@ def test_an_object_that_moves_and_one_that_goes(agent: Harness) -> None:
     assert (events[1].kind, events[1].watch_id) == (SceneEvent.OBJECT_GONE, "w2")
     assert events[1].object.gone
     assert [w.last_text for w in watches(agent)][1].startswith("the sofa is gone")
+
+
+def test_an_object_that_a_scene_begun_anew_does_not_have(agent: Harness) -> None:
+    pipeline = agent.node.pipeline
+    pipeline.told = snapshot(("1", "red chair", 0.0, False))
+    assert watch(agent, "chair", kind=StandingQuestion.KIND_OBJECT).success
+
+    def said(code: ErrorCode) -> bool:
+        return [w.error_code for w in watches(agent)] == [int(code)]
+
+    pipeline.told = replace(snapshot(("1", "sofa", 5.0, False)), scene_epoch=7)
+    assert wait_until(lambda: said(ErrorCode.NOT_GROUNDED), 30.0)
+    (lost,) = watches(agent)
+    assert "not seen since the scene began anew" in lost.error_msg
+    pipeline.told = replace(snapshot(("2", "red chair", 1.0, False)), scene_epoch=7)
+    assert wait_until(lambda: said(ErrorCode.NONE), 30.0)
+
+
+@pytest.mark.parametrize(
+    ("stamp_s", "line"),
+    [
+        (9, "w1  ask  'Is it open?': Yes. (for 4 s)"),
+        (2, "w1  ask  'Is it open?': Yes."),  # a clock behind the answer: a bag, a restart
+    ],
+)
+def test_a_line_of_the_list(stamp_s: int, line: str) -> None:
+    question = StandingQuestion(watch_id="w1", question="Is it open?", last_text="Yes.")
+    question.last_changed.sec = 5
+    status = AgentStatus(watches=[question])
+    status.header.stamp.sec = stamp_s
+    assert describe_list(status) == line
 
 
 @pytest.mark.parametrize(

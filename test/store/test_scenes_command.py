@@ -31,8 +31,10 @@ def test_list(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert hall.startswith("hall-2   5 of 12 keyframes in use, 0 objects, 0 answers, ")
     assert kitchen.startswith("kitchen  5 of 12 keyframes in use")
     assert kitchen.endswith(f"{WORLD}, newest 1970-01-01 00:00:03 UTC")
-    assert main(["list", str(store / "none")]) == 0
+    assert main(["list", str(store / "hall-2")]) == 0
     assert "holds no scene" in capsys.readouterr().out
+    assert main(["list", str(store / "none")]) == 1
+    assert f"there is no folder {store / 'none'}" in capsys.readouterr().err
 
 
 def test_an_exported_folder_is_what_was_seen(store: Path, tmp_path: Path) -> None:
