@@ -290,7 +290,7 @@ def test_a_save_that_fails_lets_go_of_the_folder(
     def fail(*args: Any) -> None:
         raise MemoryError("no memory")
 
-    monkeypatch.setattr(agent.node.scenes, "_write", fail)
+    monkeypatch.setattr("ada3d_ros.store.writer.SceneWriter.flush", fail)
     refused = save(agent, "kitchen")
     assert (refused.success, "no memory" in refused.error_msg) == (False, True)
     assert NamedScenes(tmp_path).names() == ()
