@@ -106,7 +106,7 @@ OUTPUTS: Table = (
     (
         "~/goal",
         "geometry_msgs/PoseStamped",
-        "where to stand to face an answer's box; needs a listener",
+        "where to stand to face an answer's box, stamp 0; needs a listener",
     ),
     ("~/status", "ada3d_ros/AgentStatus", "latched; one sentence a person can act on"),
     (

@@ -201,9 +201,6 @@ def _bind_anew(
         taken.add(thing.id)
         bound.append(_watched(thing, tuple(sorted(present - {thing.id}))))
     question.watched, question.epoch = bound, snapshot.scene_epoch
-    missing = [old.label for old in bound if not old.id]
-    if missing:
-        question.last_text = f"not seen since the scene began anew: {', '.join(missing)}"
 
 
 def _still_there(

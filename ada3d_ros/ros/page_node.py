@@ -140,7 +140,7 @@ class PageNode:
         subscribe(PoseStamped, f"{name}camera_pose", self._on_pose, 1)
         subscribe(Answer, f"{name}answer", self._on_answer, 10)
         self._asking = ActionClient(self._node, AskScene, f"{name}ask_scene")
-        self.grounding = self._node.create_client(GroundObject, f"{name}ground")
+        self._grounding = self._node.create_client(GroundObject, f"{name}ground")
         self._reading = self._node.create_client(GetParameters, f"{name}get_parameters")
         self._setting = self._node.create_client(SetParameters, f"{name}set_parameters")
         steady = Clock(clock_type=ClockType.STEADY_TIME)
@@ -206,9 +206,9 @@ class PageNode:
         request = GroundObject.Request(phrase=phrase, keep_ratio=keep_ratio)
 
         def send() -> Any:
-            if not self.grounding.service_is_ready():
+            if not self._grounding.service_is_ready():
                 return None
-            future = self.grounding.call_async(request)
+            future = self._grounding.call_async(request)
             future.add_done_callback(partial(self._on_result, turn))
             return future
 

@@ -312,8 +312,9 @@ class SceneServer:
         is_new = not store.has(name)
         writer, _ = self._new_writer(store, name)
         try:
-            for key, text in list(self.states.items()):
-                writer.note_state(key, text)
+            if self.name in ("", name):  # a copy under another name has questions of its own
+                for key, text in list(self.states.items()):
+                    writer.note_state(key, text)
             self._write(writer, pipeline)
         except BaseException:
             if writer.abandon(SAVE_S) and is_new:

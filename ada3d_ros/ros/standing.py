@@ -287,7 +287,7 @@ class StandingServer:
             for event in events:
                 question.last_changed_ns, question.last_text = now_ns, event.sentence
                 self._events.publish(_event_msg(event, question.watch_id, snapshot))
-            _say_if_lost(question, snapshot)
+            _say_if_lost(question)
             if events:
                 self._keep()
 
@@ -328,10 +328,10 @@ class StandingServer:
         self._snapshot = None
 
 
-def _say_if_lost(question: StandingQuestion, snapshot: ObjectsSnapshot) -> None:
+def _say_if_lost(question: StandingQuestion) -> None:
     """A watched object that the scene which began anew does not have: no news, but no "there"."""
     question.error_code, question.error_msg = 0, ""
-    if question.epoch != snapshot.scene_epoch:
+    if not all(watched.id for watched in question.watched):
         question.error_code = int(ErrorCode.NOT_GROUNDED)
         question.error_msg = "not seen since the scene began anew; it is watched once it is."
 

@@ -202,10 +202,11 @@ def test_a_turn_without_a_sign_of_life_is_lost(
     agent.publish_scene(1)
     page, told = join(agent)
     monkeypatch.setattr("ada3d_ros.ros.page_node.FORGET_S", 0.5)
-    monkeypatch.setattr(page.grounding, "call_async", lambda request: Future())
+    monkeypatch.setattr("rclpy.client.Client.call_async", lambda client, request: Future())
     page.find("t1", "the chair", 0.0)
     assert told.end_of("t1")["state"] == "lost"
 
     # What others asked is shown again.
+    monkeypatch.undo()
     agent.call(QueryScene, "query", QueryScene.Request(question="What is there?"))
     assert wait_until(lambda: len(told.others) == 1, 30.0)
