@@ -78,7 +78,9 @@ def test_a_changed_answer_is_told_once_and_an_unchanged_one_never(agent: Harness
     assert (stands.last_text, stands.error_code) == ("1 views", 0)
 
     # Two more views: two other answers at most, the last of them told.
-    agent.publish_scene(2, first_s=10)
+    for count in (2, 3):
+        agent.publish_frame((10 + count) * 10**9, x_m=count)
+        assert wait_until(lambda n=count: agent.node.pipeline.scene_state().num_keyframes == n)
     assert wait_until(lambda: bool(events) and events[-1].after == "3 views", 30.0)
     assert (events[-1].kind, events[-1].watch_id) == (SceneEvent.ANSWER_CHANGED, "w1")
     assert events[0].before == "1 views"
