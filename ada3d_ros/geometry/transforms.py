@@ -75,6 +75,8 @@ class TransformBuffer:
         if unknown:
             known = ", ".join(map(repr, sorted(self._frames)[:MAX_NAMED])) or "none yet"
             why = f"TF has no frame {' and no frame '.join(unknown)}; it has {known}."
+            if target not in self._frames and self._frames:
+                why += " Set world_frame to that of the map among them."
             return PoseLookup(PoseStatus.NOT_YET, reason=PoseReason.UNKNOWN_FRAME, why=why)
 
         # From the source to its root, and from the target to where it meets that way.

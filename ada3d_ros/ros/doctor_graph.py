@@ -219,8 +219,9 @@ def _list_candidates(node: Node) -> Iterator[Finding]:
         "nav_msgs/msg/Odometry",
         "tf2_msgs/msg/TFMessage",
     )
+    own = tuple(f"{agent}/" for agent in find_agents(node))  # what agents send
     for topic, types in node.get_topic_names_and_types():
-        if any(t in wanted for t in types):
+        if any(t in wanted for t in types) and not topic.startswith(own):
             publishers = node.get_publishers_info_by_topic(topic)
             offered = sorted({p.qos_profile.reliability.name.lower() for p in publishers})
             how = "/".join(offered) or "no publisher"

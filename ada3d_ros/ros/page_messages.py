@@ -62,6 +62,7 @@ def no_status(was_there: bool) -> dict[str, Any]:
 def answer_for_page(answer: Any) -> dict[str, Any]:
     """An Answer message as fields of a turn: text or sentence, boxes, tokens, times."""
     boxes = answer.boxes or answer.measurement.boxes or answer.places
+    is_measured = answer.method == answer.METHOD_MEASURED  # no prompt, no tokens
     return {
         "state": _outcome(answer),
         "text": answer.text,
@@ -69,7 +70,7 @@ def answer_for_page(answer: Any) -> dict[str, Any]:
         "frame": answer.header.frame_id,
         "epoch": int(answer.scene_epoch),
         "boxes": [_box(box) for box in boxes],
-        "tokens": _tokens(answer.tokens),
+        "tokens": None if is_measured else _tokens(answer.tokens),
         "times": _times(answer.latency),
         "total_ms": _number(answer.latency.total_ms),
         "kept": len(answer.kept_positions),

@@ -249,7 +249,10 @@ class StandingServer:
         if before is not None and not has_changed(before, text, centers, moved_m):
             return
         old_text = question.last_text
-        question.told, question.last_text = (text, tuple(centers)), text
+        shown = text
+        if centers and question.kind is WatchKind.GROUND:
+            shown += " at [{:.2f}, {:.2f}, {:.2f}]".format(*centers[0])
+        question.told, question.last_text = (text, tuple(centers)), shown
         question.last_changed_ns = question.last_asked_ns
         if question.watch_id in self.questions:
             self._keep()
@@ -261,9 +264,9 @@ class StandingServer:
             header=message.header,
             kind=EventKind.ANSWER_CHANGED,
             watch_id=question.watch_id,
-            sentence=_changed_sentence(question.question, old_text, text),
+            sentence=_changed_sentence(question.question, old_text, shown),
             before=old_text,
-            after=text,
+            after=shown,
         )
         if len(old) == 1 and len(centers) == 1:
             event.moved_m = math.dist(old[0], centers[0])

@@ -199,8 +199,8 @@ class KeyframeBuffer:
             raise FrameError(
                 FrameReason.BACKWARD_STAMP,
                 f"frame stamp {frame.stamp_ns} ns is not newer than the last one,"
-                f" {self._last_stamp_ns} ns; stamps must rise. Reset the scene after a clock jump"
-                " or a bag loop.",
+                f" {self._last_stamp_ns} ns; stamps must rise. After a clock jump or a bag"
+                " loop reset the scene (`ada3d scene reset`, ~/reset_scene).",
             )
         if self._kept and frame.frame_id != self._kept[0].keyframe.frame.frame_id:
             raise FrameError(

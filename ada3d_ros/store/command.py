@@ -11,6 +11,7 @@ from pathlib import Path
 from ada3d_ros.errors import Ada3DError, StoreError
 from ada3d_ros.store.export import export_bag, export_folder
 from ada3d_ros.store.named_scenes import NamedScenes, SceneSummary
+from ada3d_ros.store.scene_index import NAME as INDEX
 
 EPILOG = """examples:
   ada3d scenes list ~/scenes
@@ -65,6 +66,10 @@ def _list(store: NamedScenes) -> int:
     if not names:
         if not store.path.is_dir():
             raise StoreError(f"there is no folder {store.path}: name the store, scene.autosave.")
+        if (store.path / INDEX).is_file():
+            raise StoreError(
+                f"{store.path} is one scene: name the store that holds it, {store.path.parent}."
+            )
         print(f"{store.path} holds no scene.")
         return 0
     width = max(map(len, names))

@@ -77,7 +77,10 @@ def read_token(given: str) -> str:
     try:
         token = Path(given).read_text().strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--token {given}: the file cannot be read ({error}).") from None
+        why = getattr(error, "strerror", "") or "it is no text"
+        raise ConfigError(
+            f"--token {given}: the file cannot be read ({why}). `--token {NEW_TOKEN}` makes one."
+        ) from None
     if len(token) < LEAST_TOKEN or not token.isascii() or not token.isalnum():
         raise ConfigError(
             f"--token {given}: a token of {len(token)} characters; it must have {LEAST_TOKEN} or"

@@ -119,6 +119,8 @@ def test_the_boxes_of_a_measured_answer() -> None:
     answer = empty_answer_msg("How tall is the lamp?", 1, "map", "m@1")
     answer.places = [GroundedBox(label="place")]
     assert [box["label"] for box in answer_for_page(answer)["boxes"]] == ["place"]
+    answer.method, answer.tokens.spatial_total = answer.METHOD_MEASURED, 945
+    assert answer_for_page(answer)["tokens"] is None  # nothing was asked of the model
     answer.measurement.boxes = [GroundedBox(label="lamp")]
     assert [box["label"] for box in answer_for_page(answer)["boxes"]] == ["lamp"]
 

@@ -31,7 +31,11 @@ def test_list(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert hall.startswith("hall-2   5 of 12 keyframes in use, 0 objects, 0 answers, ")
     assert kitchen.startswith("kitchen  5 of 12 keyframes in use")
     assert kitchen.endswith(f"{WORLD}, newest 1970-01-01 00:00:03 UTC")
-    assert main(["list", str(store / "hall-2")]) == 0
+    assert main(["list", str(store / "hall-2")]) == 1
+    told = f"{store / 'hall-2'} is one scene: name the store that holds it, {store}."
+    assert told in capsys.readouterr().err
+    (store / "empty").mkdir()
+    assert main(["list", str(store / "empty")]) == 0
     assert "holds no scene" in capsys.readouterr().out
     assert main(["list", str(store / "none")]) == 1
     assert f"there is no folder {store / 'none'}" in capsys.readouterr().err
