@@ -129,7 +129,7 @@ class AgentNode(AgentLifecycle):
         step_ns = messages.stamp_ns - self._last_set_ns if self._last_set_ns >= 0 else 0
         waited_s, self.last_set_s = time.monotonic() - self.last_set_s, time.monotonic()
         # No images for hours, by our own clock as well: the camera was off.
-        was_off = 0 < step_ns and abs(step_ns / 1e9 - waited_s) < self.config.input.max_gap_sec / 2
+        was_off = step_ns > 0 and abs(step_ns / 1e9 - waited_s) < self.config.input.max_gap_sec / 2
         jumped = self._is_jump(step_ns) and not was_off
         jumped = jumped and not self.scenes.clock_came_right(self._last_set_ns)
         if self.paused:  # a jump is noticed by the first set after the pause
