@@ -48,7 +48,7 @@ def streamer_of(
         hooks=AskHooks(**hooks),
         max_new_tokens=30,
         clock=StageClock(device),
-        origin_m=(0.0, 0.0, floor_z_m),
+        text_origin_m=(0.0, 0.0, floor_z_m),
     )
     return TextStreamer(cast(QueryContext, query))
 
