@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from ada3d_ros.asking.kinds import KindNames
-from ada3d_ros.asking.words import fits, singular
+from ada3d_ros.asking.words import duration, fits, singular
 from ada3d_ros.errors import NotGroundedError
 from ada3d_ros.geometry.measure import uncertainty
 from ada3d_ros.geometry.measure.lengths import give_or_take
@@ -89,11 +89,3 @@ def when(stamp_ns: int, newest_ns: int) -> str:
     if before_s <= 0:
         return f"{at}, in the newest image"
     return f"{at}, {duration(before_s)} before the newest image"
-
-
-def duration(seconds: float) -> str:
-    """As people say it: 5 s, 12 min, 3 h, 2 days."""
-    for limit, unit, name in ((120, 1, "s"), (7200, 60, "min"), (172800, 3600, "h")):
-        if seconds < limit:
-            return f"{seconds / unit:.0f} {name}"
-    return f"{seconds / 86400:.0f} days"

@@ -112,3 +112,11 @@ _CANONICAL = {
     for name, others in table.items()
     for other in others
 }
+
+
+def duration(seconds: float) -> str:
+    """As people say it: 5 s, 12 min, 3 h, 2 days."""
+    for limit, unit, name in ((120, 1, "s"), (7200, 60, "min"), (172800, 3600, "h")):
+        if seconds < limit:
+            return f"{seconds / unit:.0f} {name}"
+    return f"{seconds / 86400:.0f} days"

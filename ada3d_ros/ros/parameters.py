@@ -22,6 +22,8 @@ from ada3d_ros.config import SETTINGS, AgentConfig, PruningConfig, Setting, from
 from ada3d_ros.config.cache import CacheConfig
 from ada3d_ros.errors import Ada3DError, ConfigError
 
+FIXED = "{name} is fixed while the node is configured; call cleanup, set it, configure again."
+
 
 def descriptor(setting: Setting) -> ParameterDescriptor:
     """What `ros2 param describe` shows. We check ranges too, with a sentence that helps."""
@@ -126,7 +128,13 @@ class ParameterBridge:
 
     def _judge(self, changed: dict[str, Any]) -> None:
         """Raise ConfigError where these changes cannot be taken."""
-        config = from_flat(changed, self.config)
+        try:
+            config = from_flat(changed, self.config)
+        except ConfigError:  # what is fixed now is not to be mended by another setting
+            for name in changed if self._is_configured() else ():
+                if SETTINGS[name].read_only:
+                    raise ConfigError(FIXED.format(name=name)) from None
+            raise
         wanted, current = to_flat(config), to_flat(self.config)
 
         # What the model can refuse, asked only where pruning changes: a file of a calibration
@@ -137,10 +145,7 @@ class ParameterBridge:
         # What is fixed while configured.
         for name in changed if self._is_configured() else ():
             if SETTINGS[name].read_only and wanted[name] != current[name]:
-                raise ConfigError(
-                    f"{name} is fixed while the node is configured; call cleanup, set it,"
-                    " configure again."
-                )
+                raise ConfigError(FIXED.format(name=name))
 
     def _apply(self, parameters: Sequence[Parameter]) -> None:
         changed = _ours(parameters)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from ada3d_ros.asking.last_seen import duration
+from ada3d_ros.asking.words import duration
 from ada3d_ros.config.scene import check_scene_name
 from ada3d_ros.errors import (
     Ada3DError,

@@ -141,6 +141,7 @@ FAULTS: dict[str, tuple[Break, str]] = {
         write("tokenizer.model", "not sentencepiece"),
         "is not the one that this model was",
     ),
+    "a tokenizer that is none": (other_tokenizer, "tokenizer.model"),
     "a device that is absent": (lambda f: {"model.device": "cuda:63"}, "cuda:63"),
 }
 LATE_FAULTS: dict[str, tuple[Break, str]] = {
@@ -148,7 +149,6 @@ LATE_FAULTS: dict[str, tuple[Break, str]] = {
         lambda f: {"model.revision_sha256": "0" * 64},
         "model.revision_sha256 expects 000000",
     ),
-    "a tokenizer that is none": (other_tokenizer, "tokenizer.model"),
 }
 
 

@@ -104,6 +104,7 @@ def node_of(**changes: Any) -> Any:
         "state_and_detail": lambda: (1, "fine"),
         "health": SimpleNamespace(faults=list),
         "objects": SimpleNamespace(report=lambda: {"objects.kept": 5}),
+        "scene_outputs": SimpleNamespace(report=lambda: {"outputs.goal": ""}),
     }
     return SimpleNamespace(**(values | changes))
 
