@@ -117,6 +117,9 @@ def test_the_readme_s_from_a_bag(
     start(written["agent"])
     assert "nobody has subscribed" not in paste(written["replay"]).stdout
     assert paste(written["ask"]).stdout.strip()
+    # The page's first examples, to the same node.
+    for command in re.findall(r"^```\n(ada3d ask .*?)^```$", readme, re.M | re.S)[0].splitlines():
+        assert paste(command).stdout.strip()
 
 
 def blocks_of(page: Path) -> list[str]:
