@@ -87,7 +87,10 @@ class Guard:
                 return PlainTextResponse("Send JSON.\n", 415)
             length = headers.get("content-length", "")
             if not re.fullmatch("[0-9]{1,9}", length) or int(length) > MAX_BODY:
-                return PlainTextResponse(f"At most {MAX_BODY} bytes, their number told.\n", 413)
+                return PlainTextResponse(
+                    f"{length or 'An untold number of'} bytes; at most {MAX_BODY}: write less.\n",
+                    413,
+                )
         return self._refusal_of_token(request)
 
     def _refusal_of_token(self, request: HTTPConnection) -> Any | None:
