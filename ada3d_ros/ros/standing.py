@@ -35,6 +35,7 @@ from ada3d_ros.errors import (
     InvalidRequestError,
     NotGroundedError,
     RequestError,
+    SceneResetError,
 )
 from ada3d_ros.measures import ObjectsSnapshot
 from ada3d_ros.msg import Answer as AnswerMsg
@@ -104,6 +105,7 @@ class StandingServer:
     @guarded(_failed)
     async def _on_watch(self, request: Any, response: Any) -> Any:
         self.follow_scene()
+        scene = self.scene
         try:
             self._node.active_pipeline()
             question = self._checked(request)
@@ -112,6 +114,9 @@ class StandingServer:
             else:
                 self._node.active_pipeline().check_question(question.question)
                 await self._ask(question)  # what is no question is refused now
+                self.follow_scene()
+                if self.scene != scene:
+                    raise SceneResetError("another scene was loaded meanwhile; watch it again.")
                 if question.error_code in HOPELESS:
                     response.error_code = question.error_code
                     response.error_msg = question.error_msg

@@ -17,6 +17,7 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.signals import SignalHandlerOptions
 
+from ada3d_ros.asking.words import duration
 from ada3d_ros.msg import AgentStatus, SceneEvent, StandingQuestion
 from ada3d_ros.ros.client import (
     EXIT_CODES,
@@ -161,7 +162,7 @@ def describe_list(status: Any) -> str:
         changed_ns = time_to_ns(question.last_changed)
         since = ""
         if 0 < changed_ns <= now_ns:  # else never, or the clock is behind it: a restart, a bag
-            since = f" (for {(now_ns - changed_ns) / 1e9:.0f} s)"
+            since = f" (for {duration((now_ns - changed_ns) / 1e9)})"
         lines.append(f"{question.watch_id}  {kind}  {question.question!r}: {state}{since}")
     return "\n".join(lines) or "no standing questions (`ada3d watch TEXT` begins one)"
 
