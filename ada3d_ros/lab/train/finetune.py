@@ -119,6 +119,7 @@ def open_finetune(options: argparse.Namespace, workers: Workers) -> FineTune:
         level=options.level,
         gallery_rooms=options.rooms,
         workers=workers,
+        seed=options.seed,
         recompute=info.num_parameters >= LARGE,
     )
     learns = [*trained_parameters(model), *head.parameters()]
@@ -210,7 +211,8 @@ def train(tune: FineTune, until: float) -> None:
     for step in steps_of(session, stage, until):
         # The workers share the batch's rooms out; gradients are averaged.
         with autocast(session):
-            loss, report, _ = batch_loss(session, stage, "train", step, shared=True)
+            number = session.batch_of(stage, step)
+            loss, report, _ = batch_loss(session, stage, "train", number, shared=True)
         loss.backward()
         workers.average_gradients(tune.parameters)
 

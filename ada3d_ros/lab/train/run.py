@@ -86,7 +86,8 @@ def run_stage(
         # The workers share the batch's rooms out; gradients are averaged.
         cpu_started = time.process_time()
         with autocast(session):
-            loss, report, _ = batch_loss(session, stage, "train", step, shared=True)
+            number = session.batch_of(stage, step)
+            loss, report, _ = batch_loss(session, stage, "train", number, shared=True)
         loss.backward()
         workers.average_gradients(optimizers.parameters)
 
@@ -155,7 +156,8 @@ def _parser() -> argparse.ArgumentParser:
         "--curriculum",
         default="full",
         choices=sorted(CURRICULA),
-        help="how many rooms each stage shows; hour: less than one of one core (default full)",
+        help="how many rooms each stage shows; hour: less than one of one core, short: less than 20"
+        " minutes (default full)",
     )
     add(
         "--from",
@@ -195,7 +197,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="R",
         help="AdaToken-3D while training, as the node prunes (default 1: all tokens)",
     )
-    add("--seed", type=int, default=0, help="of the first weights")
+    add("--seed", type=int, default=0, help="of the first weights, and which rooms are drawn")
     add(
         "--export",
         type=Path,

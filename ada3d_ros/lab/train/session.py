@@ -38,7 +38,7 @@ BACKBONES = ("llava3d", "video3dllm")
 @dataclass
 class Session:
     """What a run holds: weights, data, how many room passes each stage has seen, and the CPU
-    seconds that its steps took.
+    seconds that its steps took; seed: of the first weights, and which rooms are drawn.
 
     code: of the vision features (`feature_code`), empty for a checkpoint's own tower, which stays;
     pruner: of spatial tokens while training, None = all are kept; recompute: as in `run_packed`.
@@ -58,6 +58,7 @@ class Session:
     stopped: bool = False
     pruner: LayerPruner | None = None
     recompute: bool = False
+    seed: int = 0
 
     def stop(self, *args: object) -> None:
         """Finish the step, save, end: what Ctrl-C and `kill` do."""
@@ -72,6 +73,10 @@ class Session:
     @property
     def device(self) -> torch.device:
         return self.workers.device
+
+    def batch_of(self, stage: Stage, step: int) -> int:
+        """Number of the batch that a step takes: a seed's lie behind all of the seed before."""
+        return self.seed * (stage.rooms // stage.batch) + step
 
     def gallery(self, split: str, count: int) -> Gallery:
         """`count` rendered rooms of a split.
@@ -118,6 +123,7 @@ def open_session(
         level=level,
         gallery_rooms=gallery_rooms,
         workers=workers,
+        seed=seed,
     )
 
 

@@ -50,7 +50,16 @@ HOUR = (
     Stage("points", "symbolic", 1_200, 8, 22, 1.5e-3, per_object=5, background=16),
     Stage("features", "features", 2_400, 4, 24, 1.5e-3, decay=0.6),
 )
-CURRICULA: Mapping[str, tuple[Stage, ...]] = MappingProxyType({"full": STAGES, "hour": HOUR})
+# Less than 20 minutes of one core: the same model again from other first weights and other rooms.
+SHORT = (
+    Stage("vision", "patches", 600, 4, 0, 1e-3, decay=0.5),
+    Stage("symbolic", "symbolic", 2_400, 8, 22, 2e-3, per_object=1, background=3),
+    Stage("points", "symbolic", 600, 8, 22, 1.5e-3, per_object=5, background=16),
+    Stage("features", "features", 800, 4, 24, 1.5e-3, decay=0.6),
+)
+CURRICULA: Mapping[str, tuple[Stage, ...]] = MappingProxyType(
+    {"full": STAGES, "hour": HOUR, "short": SHORT}
+)
 # How often each kind of question is asked; one round is 34. Those that take several steps of
 # thought come often: they are learned last.
 TIMES = {

@@ -11,7 +11,9 @@ import torch
 from ada3d_ros.config import from_flat
 from ada3d_ros.lab.train import batches, gallery, run
 from ada3d_ros.lab.train.optimizers import WARMUP_STEPS, learning_rate
+from ada3d_ros.lab.train.session import open_session
 from ada3d_ros.lab.train.stages import MIX, STAGES, Stage
+from ada3d_ros.lab.train.workers import Workers
 from ada3d_ros.lab.world.generated import frames_of
 from ada3d_ros.lab.world.questions import KINDS
 from ada3d_ros.lab.world.render import render
@@ -85,6 +87,23 @@ def test_a_stage_that_is_done_leaves_the_state_of_the_next(short: None, tmp_path
     after = torch.load(tmp_path / "state.pt", weights_only=True)
     assert before["stage"] == after["stage"] == "points"
     assert len(before["optimizers"][0]["state"]) == len(after["optimizers"][0]["state"]) > 0
+
+
+def test_another_seed_begins_with_other_weights_and_sees_other_rooms(
+    short: None, tmp_path: Path
+) -> None:
+    sessions = [open_session(tmp_path / str(seed), 1, 4, Workers("cpu"), seed) for seed in (0, 1)]
+    first, second = (next(session.model.decoder.parameters()) for session in sessions)
+    assert not torch.equal(first, second)
+    stage = STAGES[0]
+    steps = stage.rooms // stage.batch
+    numbers = [[session.batch_of(stage, step) for step in range(steps)] for session in sessions]
+    assert numbers == [list(range(steps)), list(range(steps, 2 * steps))]
+    losses = [
+        batches.batch_loss(sessions[0], SHORT[0], "train", session.batch_of(SHORT[0], 0))[0]
+        for session in sessions
+    ]
+    assert losses[0] != losses[1]
 
 
 def test_rates_warm_up_and_fall() -> None:
