@@ -28,6 +28,7 @@ from pruning_findings import (
     winners,
 )
 from table_parts import ADDED_LATER, never_asked
+from training_seed_parts import training_seeds
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "results"
@@ -269,6 +270,8 @@ def render(results: Path = RESULTS) -> str:
         file = results / f"pruning_tables_level{number}.json"
         if file.is_file():
             parts.append(level(loaded(file)) + "\n")
+    if seeds := training_seeds(results):
+        parts.append(seeds)
     if (ROOT / "docs" / "pruning_tables.png").is_file():
         parts.insert(1, "![Losses by keep ratio](pruning_tables.png)\n")
     return prose("\n".join(parts))

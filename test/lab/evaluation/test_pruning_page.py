@@ -13,6 +13,7 @@ PAGE = load(ROOT / "tools" / "write_pruning_tables_page.py")
 FOUND = load(ROOT / "tools" / "pruning_findings.py")
 PLOT = load(ROOT / "tools" / "plot_pruning_tables.py")
 PARTS = load(ROOT / "tools" / "table_parts.py")
+SEEDS = load(ROOT / "tools" / "training_seed_parts.py")
 GROUPS = ("qa", *PAGE.POOLS, *PAGE.KINDS, *PAGE.BOXES, "acc25", "acc50")
 
 
@@ -225,3 +226,21 @@ def test_strategies_that_no_row_has_are_named(data: dict[str, Any]) -> None:
     assert PAGE.never_asked(data).endswith("added after the measurement: `kitoke`.")
     data["rows"].append({"strategy": "kitoke"})
     assert PAGE.never_asked(data) == ""
+
+
+def test_three_trainings_stand_beside_each_other(tmp_path: Path, data: dict[str, Any]) -> None:
+    assert SEEDS.training_seeds(tmp_path) == ""
+    for seed, points in enumerate((-3.0, 1.0, 0.5)):
+        random = data["rows"][0]
+        random["metrics"]["qa"] = metric(points, points - 1.0, points + 1.0)
+        rows = data["rows"] if seed else data["rows"][:4]  # what one seed has not is left out
+        text = json.dumps(data | {"rows": rows})
+        (tmp_path / f"training_seed{seed}.json").write_text(text)
+    page = SEEDS.training_seeds(tmp_path)
+    assert "the same 30 test rooms" in page
+    assert "| 2 | 0.900 | 0.900 |" in page
+    assert (
+        "| random | any | 0.4 | -3.0 (-4.0 to -2.0) | +1.0 (+0.0 to +2.0) | +0.5 (-0.5 to +1.5)"
+        " | -0.5 (-3.0 to +1.0) |" in page
+    )
+    assert PAGE.prose(page) in PAGE.render(tmp_path)
