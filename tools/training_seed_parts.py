@@ -11,16 +11,17 @@ from pruning_findings import MODES, Row, interval, loaded, measured, table
 METRICS = (("qa", "QA"), ("acc25", "Acc@.25"))
 HEAD = """## Three trainings
 
-The model above is one training. To see how much of a row belongs to its weights, a smaller copy was trained
-three times in less than 20 minutes of one core each: decoder and tower begin as those that ship, what lies
-between them is new, and each seed draws other first weights and other rooms. All three were asked the same
-{rooms} test rooms of level 1, each against its own whole scene:
+The model above is one training. To see how much of a row belongs to its weights, a smaller copy
+was trained three times in less than 20 minutes of one core each: decoder and tower begin as those
+that ship, what lies between them is new, and each seed draws other first weights and other rooms.
+All three were asked the same {rooms} test rooms of level 1, each against its own whole scene:
 
 ```
 ada3d train --out runs/seed0 --curriculum short --rooms 1000 --seed 0 --export runs/seed0/model \\
     --tower ada3d_ros/models/embedded --decoder ada3d_ros/models/embedded
-ada3d eval pruning-tables --model runs/seed0/model --scenes {rooms} --budgets 0.4,0.1 --modes before,build,paper \\
-    --only random,voxel_dpp,adatoken3d,voxel_dpp+adatoken3d --json docs/results/training_seed0.json
+ada3d eval pruning-tables --model runs/seed0/model --scenes {rooms} --budgets 0.4,0.1 \\
+    --only random,voxel_dpp,adatoken3d,voxel_dpp+adatoken3d --modes before,build,paper \\
+    --json docs/results/training_seed0.json
 ```
 
 and alike for seeds 1 and 2."""
@@ -60,9 +61,10 @@ def _rows(seeds: dict[str, Row], metric: str, title: str) -> str:
         each = [rows[key] for rows in found]
         points = [float(one["points"]) for one in each]
         strategy, mode, budget = key
+        mean = sum(points) / len(points)
+        pooled = f"{mean:+.1f} ({min(points):+.1f} to {max(points):+.1f})"
         lines.append(
-            [strategy, MODES[mode], f"{budget:g}", *(interval(one) for one in each)]
-            + [f"{sum(points) / len(points):+.1f} ({min(points):+.1f} to {max(points):+.1f})"]
+            [strategy, MODES[mode], f"{budget:g}", *(interval(one) for one in each), pooled]
         )
     columns = ["strategy", "mode", "keep", *(f"seed {seed}" for seed in seeds)]
     return table([*columns, f"{title}: mean (least to most)"], lines)
