@@ -59,7 +59,8 @@ POLITE = _rules(
     (r"\b(?:directly|immediately)(?= (?:on|under|below|beneath|above|between)\b)", ""),
     (r"\b(?:in a few words|briefly|in one (?:sentence|word))\b", ""),
     (r"\b(?:would you say|do you think|do you reckon|do you believe)\b", ""),
-    (r"\b(?:please|kindly|thanks|thank you(?: very much)?|exactly|precisely|currently)\b", ""),
+    (r"\b(?:please|pls|plz|kindly|thanks|thx|thank you(?: very much)?)\b", ""),
+    (r"\b(?:exactly|precisely|currently)\b", ""),
     (r"\b(?:right now|at the moment|in total|altogether|overall|for me|by (?:any )?chance)\b", ""),
     (r"\b(?:just|also|actually|in your opinion|as far as you can (?:see|tell))\b", ""),
     (

@@ -83,6 +83,15 @@ def test_a_paraphrase_is_read(kind: str, text: str, want: str) -> None:
     assert without_labels(read_question(text)) == without_labels(expected(kind, want))
 
 
+@pytest.mark.parametrize("word", ["please", "pls", "plz", "thanks", "thx", "thank you very much"])
+def test_courtesy_is_no_name(word: str) -> None:
+    plain = read_question("What is the distance from the lamp to the sofa?")
+    assert plain is not None
+    courteous = read_question(f"distance from the lamp to the sofa {word}")
+    assert courteous is not None
+    assert without_labels(courteous) == without_labels(plain)
+
+
 @pytest.mark.parametrize("text", OUTSIDE)
 def test_a_question_outside_all_kinds_is_not_read(text: str) -> None:
     assert len(OUTSIDE) >= 60
