@@ -22,7 +22,7 @@ from ada3d_ros.store.contents import SEGMENTS, Key, SceneInUse, key_of, read_con
 from ada3d_ros.store.object_rows import row_of as object_row
 from ada3d_ros.store.object_rows import told_of
 from ada3d_ros.store.scene_index import NAME, AnswerRow, KeyframeRow, SceneIndex, os_sentence
-from ada3d_ros.store.segment import make_durable, segment_name, write_segment
+from ada3d_ros.store.segment import SUFFIX, make_durable, segment_name, write_segment
 from ada3d_ros.types import Keyframe
 
 LOCK = "lock"
@@ -152,7 +152,7 @@ class SceneFolder:
     def _opened(self, world_frame: str) -> SceneIndex:
         # What a process that was killed left behind.
         segments = self.folder / SEGMENTS
-        for rest in segments.glob(".*"):
+        for rest in segments.glob(f".*{SUFFIX}"):  # not what a file system or a desktop hides there
             shutil.rmtree(rest)
 
         # What is there; the index is made anew where it is of no use.
