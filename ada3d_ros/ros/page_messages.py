@@ -69,6 +69,7 @@ def answer_for_page(answer: Any) -> dict[str, Any]:
         "error": answer.error_msg,
         "frame": answer.header.frame_id,
         "epoch": int(answer.scene_epoch),
+        "scene": answer.scene,
         "boxes": [_box(box) for box in boxes],
         "tokens": None if is_measured else _tokens(answer.tokens),
         "times": _times(answer.latency),

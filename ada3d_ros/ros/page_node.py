@@ -131,6 +131,7 @@ class PageNode:
         self._own: deque[int] = deque(maxlen=100)  # request ids of our answers
         self._parked: list[Any] = []  # answers that may be to one of ours
         self._status_at, self._was_there, self._is_silent = 0.0, False, True
+        self._run = 0  # how often the agent came: a scene without a name is of one run
         self._ticked = time.monotonic()
         self._pose_at = 0.0
 
@@ -297,7 +298,7 @@ class PageNode:
         del self._open[opened.turn]
         self._own.append(opened.request_id)
         if not (opened.told and opened.stopped):
-            self._listener.ended(opened.turn, fields, kept)
+            self._listener.ended(opened.turn, {**fields, "run": self._run}, kept)
         self._tell_parked()
 
     def _lose(self, opened: _Open) -> None:
@@ -322,7 +323,7 @@ class PageNode:
         known = {opened.request_id for opened in self._open.values()} | set(self._own)
         for answer in parked:
             if answer.request_id not in known:
-                fields = answer_for_page(answer)
+                fields = {**answer_for_page(answer), "run": self._run}
                 self._listener.elsewhere(answer.question, fields, kept_bytes(answer))
 
     # -- topics
@@ -330,7 +331,8 @@ class PageNode:
     def _on_status(self, status: Any) -> None:
         self._status_at = time.monotonic()
         came, self._is_silent, self._was_there = self._is_silent, False, True
-        self._listener.status(status_for_people(status))
+        self._run += came
+        self._listener.status({**status_for_people(status), "run": self._run})
         if came:
             self._read_settings()
 

@@ -23,6 +23,8 @@ KEYFRAME_COLUMNS = "stamp_ns, number, epoch, segment, bytes, frame_id, header"
 KEYFRAME_KINDS = (int, int, int, str, int, str, str)
 OBJECT_COLUMNS = "epoch, number, described, kept, points"
 OBJECT_KINDS = (int, int, str, (str, type(None)), (bytes, type(None)))
+ANSWER_KINDS = (int, str, str, str)
+STATE_KINDS = (str, str)
 MAX_ANSWERS = 1000  # the newest are kept
 # What a read-only connection says of a file whose writer was killed in the middle of a commit.
 UNFINISHED = ("SQLITE_READONLY_ROLLBACK", "SQLITE_READONLY_RECOVERY")
@@ -184,13 +186,28 @@ class SceneIndex:
             rows = self._db.execute(
                 "SELECT asked_ns, question, text, method FROM answers ORDER BY id"
             )
-            return [AnswerRow(*row) for row in rows]
+            return [AnswerRow(*self._checked(row, ANSWER_KINDS)) for row in rows]
 
     def state(self, name: str) -> str:
         """What was kept under a name; '' where nothing was."""
         with self._told():
-            row = self._db.execute("SELECT value FROM states WHERE name = ?", (name,)).fetchone()
-            return "" if row is None else str(row[0])
+            found = self._db.execute("SELECT name, value FROM states WHERE name = ?", (name,))
+            row = found.fetchone()
+            return "" if row is None else str(self._checked(row, STATE_KINDS)[1])
+
+    def states(self, prefix: str) -> dict[str, str]:
+        """What was kept under names that begin so, by the rest of the name."""
+        with self._told():
+            rows = self._db.execute("SELECT name, value FROM states ORDER BY name")
+            checked = [self._checked(row, STATE_KINDS) for row in rows]
+            return {n.removeprefix(prefix): v for n, v in checked if n.startswith(prefix)}
+
+    def counts(self) -> tuple[int, int]:
+        """How many objects ever were, and answers are kept."""
+        query = "SELECT (SELECT count(*) FROM objects), (SELECT count(*) FROM answers)"
+        with self._told():
+            objects, answers = self._db.execute(query).fetchone()
+            return int(objects), int(answers)
 
     # -- writing
 

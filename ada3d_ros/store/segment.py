@@ -130,7 +130,7 @@ def _write(
         "color_crc32": zlib.crc32(color),
         "depth_crc32": zlib.crc32(depth),
     }
-    header[HEADER_CRC] = _crc_of(header)
+    header[HEADER_CRC] = header_crc(header)
     stamp_ns = frame.stamp_ns
     depth_ns = stamp_ns if frame.depth_stamp_ns is None else frame.depth_stamp_ns
     here, depth_here = (message_header(ns, frame.camera_frame_id) for ns in (stamp_ns, depth_ns))
@@ -158,7 +158,7 @@ def _write(
     return beside / f"{beside.name}.mcap", header
 
 
-def _crc_of(header: Mapping[str, Any]) -> int:
+def header_crc(header: Mapping[str, Any]) -> int:
     """Of a segment's JSON without the checksum itself: pose, intrinsics, stamps."""
     rest = {name: value for name, value in header.items() if name != HEADER_CRC}
     return zlib.crc32(json.dumps(rest).encode("ascii"))
@@ -209,7 +209,7 @@ def _read(path: Path, images: bool) -> tuple[Mapping[str, Any], dict[str, Any]]:
                 for connection, _, data in bag.messages(topics)
             }
         header = checked_header(_taken(messages, KEYFRAME_TOPIC).data, FIELDS)
-        if header.get(HEADER_CRC, crc := _crc_of(header)) != crc:
+        if header.get(HEADER_CRC, crc := header_crc(header)) != crc:
             raise InvalidRequestError("its pose, camera or stamps are not those that were written.")
         if header["color"] not in (JPEG, PNG):
             raise InvalidRequestError(f"its colour is coded as {header['color']!r}.")

@@ -100,11 +100,11 @@ def test_an_answer_with_a_box() -> None:
     turned = Quaternion(z=math.sin(0.25), w=math.cos(0.25))
     pose = Pose(position=Point(x=1.0, y=2.0, z=0.5), orientation=turned)
     answer.boxes = [GroundedBox(label="sofa", score=math.nan, center=pose)]
-    answer.text, answer.success = "Here.", True
+    answer.text, answer.success, answer.scene = "Here.", True, "kitchen"
     answer.tokens.spatial_total, answer.tokens.spatial_kept = 536, 107
     answer.kept_positions = [Point32(x=1.0, y=2.0, z=3.0)]
     told = answer_for_page(answer)
-    assert told["state"] == "done"
+    assert (told["state"], told["scene"]) == ("done", "kitchen")
     assert told["boxes"][0]["center"] == [1.0, 2.0, 0.5]
     assert told["boxes"][0]["yaw"] == pytest.approx(0.5, abs=1e-4)
     assert told["boxes"][0]["score"] is None

@@ -26,7 +26,16 @@ pytest.importorskip("playwright", reason="playwright is absent: pip install play
 
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from test.support.fake_agent import HTML, HTML_TEXT, REFUSAL, REFUSED, SLOW, words_of
+from test.support.fake_agent import (
+    HTML,
+    HTML_TEXT,
+    IN_KITCHEN,
+    REFUSAL,
+    REFUSED,
+    RESET,
+    SLOW,
+    words_of,
+)
 from test.support.ros_harness import free_domain
 from test.support.sources import ROOT
 
@@ -284,6 +293,33 @@ def test_what_is_refused_and_what_looks_like_html(wide: Page) -> None:
     assert page.title() == "ada3d: ask the robot"
 
 
+def test_a_question_beyond_what_is_taken_is_told_in_words(wide: Page, wrong: list[str]) -> None:
+    page, text = wide, "Is there a chair? " * 4000
+    field(page).fill(text)
+    page.get_by_role("button", name="Ask", exact=True).click()
+    refused = page.get_by_role("log").locator(".bad").last
+    expect(refused).to_have_text(re.compile(r"^\d{5} bytes; at most 65536: write less\.$"))
+    expect(field(page)).to_have_value(text)  # to be shortened
+    field(page).fill("")
+    assert [told for told in wrong if "413" not in told] == []  # what the browser says of it
+    wrong.clear()
+
+
+def test_what_was_found_in_another_scene_is_not_drawn(wide: Page) -> None:
+    """Neither boxes nor kept tokens: of a room that was named, of a scene before a reset."""
+    page = wide
+    boxes = page.locator("#labels .box")
+    ask(page, "the red chair", "Find")
+    expect(boxes).to_have_count(1)
+    turn = ask(page, IN_KITCHEN, "Find")
+    expect(turn.get_by_role("button", name="Look at the oven")).to_be_visible()
+    expect(boxes).to_have_text(["the red chair"])
+    expect(ask(page, RESET)).to_contain_text(words_of(RESET))
+    expect(boxes).to_have_count(0)
+    ask(page, "the red chair", "Find")
+    expect(boxes).to_have_text(["the red chair"])
+
+
 def test_a_long_answer_streams_and_is_stopped(wide: Page) -> None:
     page = wide
     stop = page.get_by_role("button", name="Stop")
@@ -378,4 +414,5 @@ def test_the_robot_goes_in_the_middle_of_an_answer(wide: Page, processes: Proces
     expect(ask(page, "Are you there?")).to_contain_text("Ask once more when it is back")
     processes.start_agent()
     expect(page.get_by_role("status")).to_have_text(READY)
+    expect(page.locator("#labels .box")).to_have_count(0)  # its scene went with it
     expect(ask(page, "Is there a bed?")).to_contain_text(words_of("Is there a bed?"))

@@ -44,6 +44,8 @@ def change(store: Path, statement: str) -> None:
         """UPDATE states SET value = replace(value, '"epoch": 0', '"epoch": 1e400')""",
         "DELETE FROM states WHERE name = 'scene'",
         OBJECT.format(described="NULL", kept="'{}'"),
+        "INSERT INTO states VALUES ('kept:standing_questions', x'00')",
+        "UPDATE states SET value = x'7b7d' WHERE name = 'scene'",
     ],
 )
 def test_an_index_with_other_values_is_made_again(
@@ -71,9 +73,19 @@ def test_an_object_that_cannot_be_read_is_a_sentence(tmp_path: Path, saved: Scen
     store = NamedScenes(tmp_path)
     with pytest.raises(StoreError, match=r"index\.db: a row of the index is no JSON object"):
         store.history("kitchen")
-    assert "no JSON object" in store.summary("kitchen").problem
+    assert store.summary("kitchen").objects == 1  # counted, not read
     assert len(store.read("kitchen", WORLD).scene.keyframes) == 5
     assert began_ns("{") == began_ns('{"first_ns": 1e400}') == -1  # as none of ours
+
+
+def test_an_answer_that_cannot_be_read_is_a_sentence(
+    tmp_path: Path, saved: SceneSnapshot, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change(tmp_path, "INSERT INTO answers (asked_ns, question) VALUES ('then', x'ff')")
+    assert NamedScenes(tmp_path).summary("kitchen").answers == 1
+    output = tmp_path / "out"
+    assert scenes_command(["export", str(tmp_path), "kitchen", "-o", str(output)]) == 1
+    assert "index.db is damaged: it has 'then'" in capsys.readouterr().err
 
 
 def test_keyframes_that_the_index_does_not_have_are_told(
@@ -118,9 +130,9 @@ def test_a_pose_that_has_changed_on_the_disk_is_no_pose(
 
     # A segment whose JSON is another one than its checksum was made of.
     keyframe, folder = saved.keyframes[-1], tmp_path / "kitchen" / "keyframes"
-    whole = segment._crc_of(segment.read_header(folder / segment.segment_name(keyframe)))
+    whole = segment.header_crc(segment.read_header(folder / segment.segment_name(keyframe)))
     monkeypatch.setattr(segment, "keyframe_header", other)
-    monkeypatch.setattr(segment, "_crc_of", lambda header: whole)
+    monkeypatch.setattr(segment, "header_crc", lambda header: whole)
     segment.write_segment(folder, keyframe, 0, lossless=True)
     monkeypatch.undo()
     found = NamedScenes(tmp_path).read("kitchen", WORLD)

@@ -38,6 +38,7 @@ TOTAL, KEPT_RATIO = 536, 0.2
 SLOW, REFUSED, HTML = "Tell me everything.", "Who painted it?", "Show me HTML."
 HTML_TEXT = '<img src="/x.png" onerror="document.title=1"><b>bold</b>'
 REFUSAL = "No kind of question that is answered: ask for things, places and lengths."
+RESET, IN_KITCHEN = "Begin anew.", "the oven"  # a new scene; found in a room of that name
 STEP_S = 0.02
 
 
@@ -49,7 +50,7 @@ def words_of(question: str) -> str:
 class FakeAgent(Node):
     def __init__(self) -> None:
         super().__init__("ada3d_agent")
-        self._count = 0
+        self._count, self._epoch = 0, 1
         self.declare_parameter("pruning.strategy", "adatoken3d")
         self.declare_parameter("pruning.keep_ratio", KEPT_RATIO)
         self.add_on_set_parameters_callback(self._check)
@@ -84,7 +85,12 @@ class FakeAgent(Node):
 
     def _publish_status(self) -> None:
         self._statuses.publish(
-            AgentStatus(header=self.header, state=AgentStatus.READY, keyframes=4, scene_epoch=1)
+            AgentStatus(
+                header=self.header,
+                state=AgentStatus.READY,
+                keyframes=4,
+                scene_epoch=self._epoch,
+            )
         )
         self._poses.publish(PoseStamped(header=self.header, pose=pose_at(0.6, 0.2, 100.0)))
 
@@ -95,7 +101,9 @@ class FakeAgent(Node):
         kept = TOTAL if ratio == 1.0 else round(TOTAL * (ratio or KEPT_RATIO))
         answer.tokens.spatial_total, answer.tokens.spatial_kept = TOTAL, kept
         answer.tokens.strategy = self.get_parameter("pruning.strategy").value
-        answer.scene_epoch, answer.boxes, answer.success = 1, boxes, True
+        self._epoch += question == RESET
+        answer.scene_epoch, answer.boxes, answer.success = self._epoch, boxes, True
+        answer.scene = "kitchen" if question == IN_KITCHEN else ""
         rng = np.random.default_rng(kept)
         answer.kept_positions = [
             Point32(x=float(x), y=float(y), z=float(z))

@@ -28,8 +28,14 @@ export async function post(path, fields) {
   } catch {
     throw new Error("The page's server does not answer: is `ada3d web` still running?");
   }
-  const told = await response.json().catch(() => ({}));
-  const refused = `The page's server refused (${response.status}).`;
+  const text = await response.text();
+  let told = {};
+  try {
+    told = JSON.parse(text);
+  } catch {
+    // a sentence of the guard
+  }
+  const refused = text.trim() || `The page's server refused (${response.status}).`;
   if (!response.ok) throw new Error(told.error || refused);
   return told;
 }

@@ -6,6 +6,7 @@ import { Pruning, showPictures, showTimes } from "./panels.js";
 const field = byId("question");
 const OLDER = 5; // answers whose boxes stay, in grey
 let state = {};
+let shown = null; // {epoch, scene, run} of the scene in view; null before a robot has told
 let scene = null; // the 3D view; null until it is loaded, and without WebGL
 
 const chat = new Chat({ page: ownName(), onLook: (box) => lookAt(box), onAsk: askAbout });
@@ -58,6 +59,7 @@ function connect() {
 }
 
 function showStatus(status) {
+  noteScene(status);
   const line = byId("status");
   line.dataset.tone = status.tone ?? "wait";
   const text = status.text ?? "Connecting…";
@@ -73,6 +75,20 @@ function showStatus(status) {
   const told = lines.map((text) => element("p", { className: "words", textContent: text }));
   why.querySelector("div").replaceChildren(...told);
 }
+
+/** Another scene in view: what belongs to the one before is drawn no more. */
+function noteScene({ epoch, scene, run }) {
+  if (epoch == null) return; // a robot that is silent: what was in view stays
+  const before = JSON.stringify(shown);
+  shown = { epoch, scene, run };
+  if (JSON.stringify(shown) !== before) afterPaint(showAnswers);
+}
+
+/** Whether a turn was answered from the scene in view: not before it was reset, nor from another
+ * room; a scene without a name does not outlive its node. */
+const isOfScene = (turn) =>
+  !shown || (turn.epoch === shown.epoch && turn.scene === shown.scene
+    && (shown.scene !== "" || turn.run === shown.run));
 
 // Text is painted first: drawing many points without a graphics card takes a while.
 const afterPaint = (work) => requestAnimationFrame(() => setTimeout(work));
@@ -121,21 +137,20 @@ async function showCloud() {
 /** Boxes of the newest answer that has any in green, older ones in grey; kept tokens. */
 async function showAnswers() {
   if (!scene) return;
-  const epoch = state.status?.epoch;
-  const given = chat.all().filter(
-    (turn) => turn.boxes?.length && (epoch == null || turn.epoch === epoch),
-  );
+  const turns = chat.all().filter(isOfScene);
+  const given = turns.filter((turn) => turn.boxes?.length);
   const newest = chat.newestWithBoxes();
   const boxes = given.slice(-OLDER).reverse().flatMap(
     (turn) => turn.boxes.map((box) => ({ ...box, isNew: turn === newest })),
   );
   scene.setBoxes(boxes);
 
-  const kept = chat.all().filter((turn) => turn.kept).at(-1);
-  if (!kept || scene.keptOf === kept.turn) return;
-  scene.keptOf = kept.turn;
+  const kept = turns.filter((turn) => turn.kept).at(-1)?.turn;
+  if (scene.keptOf === kept) return;
+  scene.keptOf = kept;
   try {
-    scene.setKept(new Float32Array(await getBytes(`/kept/${kept.turn}`)));
+    const places = kept ? new Float32Array(await getBytes(`/kept/${kept}`)) : new Float32Array();
+    if (scene.keptOf === kept) scene.setKept(places);
   } catch {
     scene.keptOf = null;
   }
