@@ -204,10 +204,13 @@ def locked(folder: Path) -> IO[str]:
     """The lock of a scene's folder, held until it is closed or the process ends. Raises StoreError
     where another process has it, OSError.
     """
-    lock = (folder / LOCK).open("a+", encoding="ascii")
+    lock = (folder / LOCK).open("a+", encoding="ascii", errors="replace")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except OSError as error:
+        if not isinstance(error, BlockingIOError):  # a disk that has no locks
+            lock.close()
+            raise
         lock.seek(0)
         who = lock.read().strip() or "unknown"
         lock.close()

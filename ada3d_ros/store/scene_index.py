@@ -25,6 +25,7 @@ OBJECT_COLUMNS = "epoch, number, described, kept, points"
 OBJECT_KINDS = (int, int, str, (str, type(None)), (bytes, type(None)))
 ANSWER_KINDS = (int, str, str, str)
 STATE_KINDS = (str, str)
+NO_FOLDER = (errno.ENOTDIR, errno.EEXIST, errno.ENOENT, errno.ELOOP, errno.ENAMETOOLONG)
 MAX_ANSWERS = 1000  # the newest are kept
 # What a read-only connection says of a file whose writer was killed in the middle of a commit.
 UNFINISHED = ("SQLITE_READONLY_ROLLBACK", "SQLITE_READONLY_RECOVERY")
@@ -317,4 +318,9 @@ def os_sentence(path: Path, error: OSError) -> str:
         return no_room(path)
     if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
         return read_only(path)
-    return f"the store at {path} fails: {error.strerror or error}."
+    if error.errno in NO_FOLDER:
+        return (
+            f"the store at {path} is no folder and none can be made there ({error.strerror}): name"
+            " another one (scene.autosave, scene.store)."
+        )
+    return f"the store at {path} fails: {error.strerror or error}. Check that disk."

@@ -4,6 +4,7 @@ rights, no path.
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import sqlite3
@@ -177,6 +178,25 @@ def test_a_scene_of_another_user_hides_no_other(
             asked("hall")
     assert "may not be read" in store.summary("hall").problem
     assert len(store.read("kitchen", WORLD).scene.keyframes) == 5
+
+
+def test_a_store_below_a_file_names_the_settings(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("mine")
+    for path in (file, file / "scenes"):
+        with pytest.raises(StoreError, match=r"is no folder and none .* \(scene.autosave, scene.s"):
+            NamedScenes(path).open("kitchen", WORLD)
+
+
+def test_a_disk_without_locks_is_not_another_process(
+    tmp_path: Path, saved: SceneSnapshot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_locks(file: object, how: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    with pytest.raises(StoreError, match="fails: No locks available"):
+        NamedScenes(tmp_path).open("kitchen", WORLD)
 
 
 @pytest.mark.parametrize("path", ["~nobody-of-that-name/scenes", "a\0b"])
