@@ -12,23 +12,27 @@ __path__ = pkgutil.extend_path(__path__, __name__)
 
 def _read_version() -> str:
     """The version that package.xml says: beside this folder in a checkout, in share/ where colcon
-    installed it; of a wheel, which has none, what pip recorded.
+    installed it; of a wheel, which has none, what pip recorded beside it. A wheel may lie in an
+    environment whose share/ has an older package.xml: its record goes first.
     """
     folders = Path(__file__).resolve().parents
-    for candidate in (folders[1], *(f / "share" / __name__ for f in folders)):
-        file = candidate / "package.xml"
-        if file.is_file():
-            found = re.search(
-                r"<name>ada3d_ros</name>\s*<version>(.+?)</version>", file.read_text()
-            )
-            if found:
-                return found[1]
-    from importlib.metadata import PackageNotFoundError, version
+    if found := _declared(folders[1]):
+        return found
+    for record in folders[1].glob(f"{__name__}-*.dist-info"):
+        from importlib.metadata import Distribution
 
-    try:
-        return version(__name__)
-    except PackageNotFoundError:
-        return "unknown"
+        return Distribution.at(record).version
+    shared = (_declared(folder / "share" / __name__) for folder in folders)
+    return next(filter(None, shared), "unknown")
+
+
+def _declared(folder: Path) -> str:
+    """The version in a folder's package.xml; '' where that is not ours."""
+    file = folder / "package.xml"
+    if not file.is_file():
+        return ""
+    found = re.search(r"<name>ada3d_ros</name>\s*<version>(.+?)</version>", file.read_text())
+    return found[1] if found else ""
 
 
 __version__ = _read_version()

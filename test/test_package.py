@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
@@ -115,6 +116,35 @@ def test_one_version() -> None:
         command, cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.split()[-1]
     assert ada3d_ros.__version__ == declared == from_setup
+
+
+@pytest.mark.parametrize(
+    ("record", "version"),
+    [
+        ("dist-info", "9.8.7"),  # a wheel over what colcon or `make setup` left in share/
+        ("egg-info", "0.0.1"),  # colcon's, perhaps of before: package.xml is newer
+        ("", "0.0.1"),
+    ],
+)
+def test_which_version_an_installed_package_has(tmp_path: Path, record: str, version: str) -> None:
+    packages, share = tmp_path / "lib" / "python3" / "site-packages", tmp_path / "share"
+    (packages / "ada3d_ros").mkdir(parents=True)
+    shutil.copy(ROOT / "ada3d_ros" / "__init__.py", packages / "ada3d_ros")
+    (share / "ada3d_ros").mkdir(parents=True)
+    (share / "ada3d_ros" / "package.xml").write_text(
+        "<package><name>ada3d_ros</name><version>0.0.1</version></package>"
+    )
+    if record:
+        (packages / f"ada3d_ros-9.8.7.{record}").mkdir()
+        for name in ("METADATA", "PKG-INFO"):
+            file = packages / f"ada3d_ros-9.8.7.{record}" / name
+            file.write_text("Metadata-Version: 2.1\nName: ada3d_ros\nVersion: 9.8.7\n")
+    code = "import ada3d_ros; print(ada3d_ros.__version__)"
+    env = clean_env() | {"PYTHONPATH": str(packages)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True
+    )
+    assert done.stdout.strip() == version, done.stderr
 
 
 def test_every_interface_is_built() -> None:

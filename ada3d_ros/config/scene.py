@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ada3d_ros.config.setting import setting
 from ada3d_ros.errors import ConfigError, InvalidRequestError
 
-SCENE_NAME = "[A-Za-z0-9_-]{1,64}"  # a folder's name on every disk
+SCENE_NAME = "[A-Za-z0-9_][A-Za-z0-9_-]{0,63}"  # a folder's name on every disk, no option
 UNNAMED = "default"  # the scene that is saved by itself without a scene.name
 ONLY_STORE = (
     "scene.store = {store!r} and scene.autosave = {autosave!r}: a node has one store. Name the same"
@@ -105,6 +105,7 @@ def check_scene_name(name: str) -> str:
     if not re.fullmatch(SCENE_NAME, name):
         shown = repr(name) if len(name) <= 80 else f"{name[:76]!r}... ({len(name)} characters)"
         raise InvalidRequestError(
-            f"scene = {shown}; allowed: 1 to 64 letters, digits, _ and -, as in 'kitchen-2'."
+            f"scene = {shown}; allowed: 1 to 64 letters, digits, _ and -, not - first, as in"
+            " 'kitchen-2'."
         )
     return name

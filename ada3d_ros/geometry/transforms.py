@@ -136,10 +136,8 @@ class TransformBuffer:
 
 def two_parents_text(frame: str, parents: list[str]) -> str:
     """A sentence, with what to do."""
-    names = " and ".join(map(repr, parents))
-    return (
-        f"TF places {frame!r} in {names} at once: end one publisher, then activate the node anew."
-    )
+    text = f"TF places {frame!r} in {' and '.join(map(repr, parents))} at once"
+    return f"{text}: end one publisher, then activate the node anew."
 
 
 def _chained(steps: dict[str, _Step], until: str) -> Matrix:

@@ -50,6 +50,7 @@ def judge(state: HealthState) -> list[Fault]:
         *_apart(state),
         *_refusals(state),
         *_losses(state),
+        *_warning(state.static_tf_warning, "static tf", SCENE),
         *_warning(state.camera_axes_warning, "camera axes", SCENE),
         *_warning("" if is_failing(state.detector) else state.objects_warning, "objects", SCENE),
         *_warning(state.store_warning, "store", SCENE),

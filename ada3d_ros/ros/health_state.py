@@ -119,6 +119,7 @@ class HealthState:
     store_warning: str = ""  # a scene that is not saved, or not loaded
     remote_warning: str = ""  # a server that does not answer, and who does in its place
     objects_warning: str = ""  # a vocabulary that cannot be read
+    static_tf_warning: str = ""  # a frame with two static places
     camera_axes_warning: str = ""  # K of another size, D applied twice, poses of other axes
 
     # the middleware, and what keeps large images from being lost

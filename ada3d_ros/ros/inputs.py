@@ -300,7 +300,7 @@ class FrameInputs:
         )
 
     def _no_pose_text(self, stamp_ns: int, why: str) -> str:
-        if self.monitors["pose"].received == 0:
+        if self.monitors["pose"].received == 0 and not self.poses.stands_still:
             return self._nothing_text("pose", stamp_ns)
         if self.poses.fault:  # nothing else keeps them out
             return self.poses.fault

@@ -39,12 +39,15 @@ def future_text(topic: str, lead_ns: int) -> str:
 class PoseSource(Protocol):
     """What FrameInputs asks. fault: why the last message was not used, empty if it was.
 
-    stands_still: frames are posed though nothing comes on the topic.
+    stands_still: nothing needs to come on the topic. warning: what is wrong with static transforms.
     """
 
     fault: str
     stands_still: bool
     monitor: InputMonitor
+
+    @property
+    def warning(self) -> str: ...
 
     def add(self, message: Any) -> None: ...
 
@@ -85,7 +88,13 @@ class CameraMount:
         self._read: dict[tuple[str, str], Matrix] = {}  # by posed frame and optical frame
         self._since: dict[tuple[str, str], float] = {}  # first asked for, time.monotonic()
         poses_a_body = config.pose_source == "odom" or bool(config.pose_child_frame)
-        self._static = StaticTransforms(node, warn) if poses_a_body else None
+        used = "the first is used until the scene begins anew"
+        self._static = StaticTransforms(node, warn, used=used) if poses_a_body else None
+
+    @property
+    def warning(self) -> str:
+        """What is wrong with static transforms, '' while nothing is."""
+        return self._static.warning if self._static is not None else ""
 
     def lookup(self, child: str, camera: str, config: AgentConfig) -> PoseLookup:
         """T_child_cam (4, 4)."""
@@ -121,6 +130,12 @@ class CameraMount:
         )
         return PoseLookup(PoseStatus.NEVER, reason=found.reason, why=why)
 
+    def clear(self) -> None:
+        """The scene begins anew: it is read once more."""
+        self._read.clear()
+        if self._static is not None:
+            self._static.clear()
+
     def close(self) -> None:
         if self._static is not None:
             self._static.close()
@@ -149,6 +164,10 @@ class TopicPoses:
         self._held: list[tuple[int, Matrix]] = []  # stamped far ahead of all inputs
         self._child = config.pose_child_frame  # the frame that is posed; "": the image's
         self.fault, self.stands_still = "", False
+
+    @property
+    def warning(self) -> str:
+        return self._mount.warning
 
     def add(self, message: Any) -> None:
         """Keep the pose of a message; count and say why not."""
@@ -252,6 +271,7 @@ class TopicPoses:
         self._poses.clear()
         self._last_ns = -1
         self._held.clear()
+        self._mount.clear()
 
     def close(self) -> None:
         """Destroy what it subscribes."""

@@ -55,6 +55,7 @@ class SceneServer:
 
     @property
     def store(self) -> NamedScenes | None:
+        """None without a folder for it. Raises StoreError where that is no path."""
         folder = self._node.config.scene.folder
         if not folder:
             return None
@@ -83,10 +84,11 @@ class SceneServer:
         if pipeline is None or pipeline is self._pipeline:  # activated again: it has its scene
             return
         self._pipeline = pipeline
-        store, name = self.store, settings.name_in_use
-        if store is None or not name:
-            return
+        name = settings.name_in_use
         try:
+            store = self.store
+            if store is None or not name:
+                return
             if store.has(name) or settings.autosave:
                 self._go_on(pipeline, store, name)
         except Exception as error:

@@ -19,7 +19,8 @@ from ada3d_ros.ros.sync import MIN_JUMP_NS
 from ada3d_ros.ros.transform_messages import make_buffer
 from ada3d_ros.sources.tf_messages import newest_stamp_ns, placed
 
-MAX_REFUSED = 100  # frames whose bad transform is remembered
+# What static transforms alone have told, nothing that comes on /tf mends.
+OF_STATIC = (None, PoseReason.LOOP, PoseReason.TWO_PARENTS)
 
 
 class TfPoses:
@@ -42,7 +43,6 @@ class TfPoses:
         self._mount = CameraMount(node, config, warn)
         self._static = StaticTransforms(node, warn, self._buffer, on_new)
         self._newest_ns = -1  # of the last message
-        self._refused: dict[str, str] = {}  # child frame -> why its last transform was not used
         self.fault, self.stands_still = "", False
 
     def add(self, message: Any) -> None:
@@ -51,9 +51,9 @@ class TfPoses:
             try:
                 parent, child, stamp_ns, where = placed(transform)
             except PoseError as error:
-                self._refuse(transform.child_frame_id, str(error))
+                self._static.refused.refuse(transform.child_frame_id, str(error))
                 continue
-            self._refused.pop(child, None)
+            self._static.refused.forgive(child)
             back_s = self._buffer.add(parent, child, stamp_ns, where, static=False)
             if back_s:
                 self._warn(
@@ -63,29 +63,22 @@ class TfPoses:
                 )
         self._newest_ns = newest_stamp_ns(message)
 
-    def _refuse(self, child: str, why: str) -> None:
-        self._warn(f"tf {child}", why)
-        if len(self._refused) < MAX_REFUSED:
-            self._refused[child.lstrip("/")] = why
+    @property
+    def warning(self) -> str:
+        """What is wrong with static transforms, '' while nothing is."""
+        return self._static.warning or self._mount.warning
 
     def lookup(self, stamp_ns: int, camera_frame: str, config: AgentConfig) -> PoseLookup:
         """T_world_cam (4, 4) at a stamp, through pose_child_frame where one is named."""
         child = self._child or camera_frame
         found = self._buffer.lookup(self._world, child, stamp_ns, config.pose.max_gap_sec)
-        self.stands_still = found.pose is not None and not self.monitor.received  # all static
+        self.stands_still = found.reason in OF_STATIC and not self.monitor.received
         if found.pose is None:
-            return self._with_refused(found)
+            return self._static.refused.told(found)
         mount = self._mount.lookup(child, camera_frame, config)
         if mount.pose is None:
             return mount
         return PoseLookup(PoseStatus.FOUND, found.pose @ mount.pose)
-
-    def _with_refused(self, found: PoseLookup) -> PoseLookup:
-        """The same, with the sentence of a transform that was not used and would have served."""
-        named = [why for child, why in self._refused.items() if repr(child) in found.why]
-        if not named:
-            return found
-        return PoseLookup(found.status, reason=found.reason, why=f"{found.why} {' '.join(named)}")
 
     def waited(self, config: AgentConfig) -> str:
         """The setting that says how long a frame waits, and its value."""
@@ -103,12 +96,18 @@ class TfPoses:
     def fell_back(self, new_ns: int) -> None:
         """The images fell back in time to this stamp."""
         if self._newest_ns > new_ns + MIN_JUMP_NS:  # TF has not jumped yet
-            self.clear()
+            self._forget()
 
-    def clear(self) -> None:
-        """Forget all but static transforms."""
+    def _forget(self) -> None:
+        """All but static transforms."""
         self._buffer.clear()
         self._newest_ns = -1
+
+    def clear(self) -> None:
+        """The scene begins anew."""
+        self._forget()
+        self._static.clear()
+        self._mount.clear()
 
     def close(self) -> None:
         """Destroy what it subscribes beside /tf."""

@@ -101,6 +101,7 @@ class HealthWatch:
             store_warning=node.scenes.problem,
             remote_warning=pipeline.remote_problem if pipeline is not None else "",
             objects_warning=objects.why_not if objects is not None and objects.is_fault else "",
+            static_tf_warning=node.inputs.poses.warning if node.inputs is not None else "",
             camera_axes_warning=" ".join(node.intake.watch.complaints) if node.intake else "",
             middleware="Fast DDS" if _is_fast_dds() else "the middleware",
             large_images_cure=large_images_cure(),

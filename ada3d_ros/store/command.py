@@ -49,8 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"{args.verb} needs the name of a SCENE")
     if args.verb == "export" and args.output is None:
         parser.error("export needs a folder: -o FOLDER")
-    store = NamedScenes(args.store)
     try:
+        store = NamedScenes(args.store)
         if args.verb == "list":
             return _list(store)
         if args.verb == "export":

@@ -68,7 +68,7 @@ class SceneInUse:
                 z_m, source, num_views = said["floor"]
                 floor = Floor(float(z_m), str(source), int(num_views))
             return cls(int(said["epoch"]), int(said["version"]), floor, (float(x), float(y)), keys)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise DamagedIndexError(f"the scene in the index cannot be read: {error!r}.") from None
 
 
@@ -118,15 +118,18 @@ def read_contents(folder: Path) -> Contents:
     try:
         with SceneIndex(folder) as index:
             contents.rows = index.keyframes()
-            contents.in_use = SceneInUse.from_json(index.state("scene") or _NOTHING)
+            said = index.state("scene")
+            if contents.rows and not said:
+                raise DamagedIndexError(f"the index {index.path} names no scene in use.")
+            contents.in_use = SceneInUse.from_json(said or _NOTHING)
             contents.told = index.state("objects")
             contents.objects = index.objects(contents.in_use.epoch)
             contents.states = index.states(KEPT)
     except DamagedIndexError as error:
         contents = Contents(rebuilt=True)
         contents.notes.append(
-            f"{error} Scene and keyframes are told from the segments; objects and answers of before"
-            " are lost."
+            f"{error} Scene and keyframes are told from the segments; objects, answers and standing"
+            " questions of before are lost."
         )
     return _with_segments(contents, folder / SEGMENTS)
 
@@ -144,6 +147,12 @@ def _with_segments(contents: Contents, folder: Path) -> Contents:
         raise StoreError(f"the segments in {folder} cannot be read: {error}.") from None
 
     # Gone, and new.
+    known = {(row.stamp_ns, row.number) for row in contents.rows}
+    unnamed = [key for key in contents.in_use.keyframes if key not in known]
+    if unnamed:
+        contents.notes.append(
+            f"{len(unnamed)} keyframes of the scene in use are not in the index of {folder}."
+        )
     gone = [row for row in contents.rows if row.segment not in files]
     if gone:
         names = ", ".join(row.segment for row in gone[:3])
@@ -162,7 +171,7 @@ def _with_segments(contents: Contents, folder: Path) -> Contents:
         epoch = max((row.epoch for row in contents.rows), default=0)
         in_use = SceneInUse(epoch)
     keys = list(in_use.keyframes)
-    for row in contents.unknown:
+    for row in sorted(contents.unknown):
         last = keys[-1] if keys else (-1, -1)
         if row.epoch == in_use.epoch and row.stamp_ns > last[0] and row.number > last[1]:
             keys.append((row.stamp_ns, row.number))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import time
@@ -9,12 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ada3d_ros.config.scene import SCENE_NAME, check_scene_name
-from ada3d_ros.errors import StoreError, UnknownSceneError
+from ada3d_ros.errors import InvalidRequestError, StoreError, UnknownSceneError
 from ada3d_ros.measures import SceneObject
 from ada3d_ros.store.contents import SEGMENTS, SavedScene, read_contents, read_scene
 from ada3d_ros.store.object_rows import described_of
 from ada3d_ros.store.scene_folder import SceneFolder, check_world_frame, locked
-from ada3d_ros.store.scene_index import NAME, AnswerRow, SceneIndex, os_sentence
+from ada3d_ros.store.scene_index import (
+    NAME,
+    AnswerRow,
+    DamagedIndexError,
+    SceneIndex,
+    os_sentence,
+    unreadable,
+)
 
 MAX_LISTED = 20  # names in a sentence
 DELETED = ".deleted-"  # before the names of folders that are being deleted
@@ -39,23 +47,33 @@ class SceneSummary:
 
 
 class NamedScenes:
-    """The scenes in a folder, which need not exist yet."""
+    """The scenes in a folder, which need not exist yet. Raises StoreError where it is no path."""
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path).expanduser().absolute()
+        try:
+            self.path = Path(path).expanduser().absolute()
+        except RuntimeError as error:  # ~ of nobody
+            raise StoreError(f"{str(path)!r} is no folder of a store: {error}") from None
+        if "\0" in str(path):
+            raise StoreError(f"{str(path)!r} is no folder of a store: it has a NUL.")
 
     def names(self) -> tuple[str, ...]:
         """In the order of the alphabet. Raises StoreError where the folder is none."""
         try:
-            found = [each for each in self.path.iterdir() if _is_scene(each)]
+            found = [each for each in self.path.iterdir() if _may_be_scene(each)]
         except FileNotFoundError:
             return ()
         except OSError as error:
-            raise StoreError(os_sentence(self.path, error)) from None
+            raise StoreError(_not_read(self.path, error)) from None
         return tuple(sorted(each.name for each in found))
 
     def has(self, name: str) -> bool:
-        return _is_scene(self.path / check_scene_name(name))
+        """Raises InvalidRequestError; StoreError where that may not be looked up."""
+        folder = self.path / check_scene_name(name)
+        try:
+            return _is_scene(folder)
+        except OSError as error:
+            raise StoreError(_not_read(folder, error)) from None
 
     def folder(self, name: str) -> Path:
         """Of a scene that is there. Raises UnknownSceneError, InvalidRequestError, StoreError."""
@@ -82,9 +100,13 @@ class NamedScenes:
         return SceneFolder(self.path / check_scene_name(name), world_frame)
 
     def history(self, name: str) -> list[SceneObject]:
-        """All objects that a scene ever kept, those that it keeps now included."""
+        """All objects that a scene ever kept, those that it keeps now too. Raises StoreError."""
         with SceneIndex(self.folder(name)) as index:
-            return [described_of(row) for row in index.objects()]
+            rows = index.objects()
+        try:
+            return [described_of(row) for row in rows]
+        except InvalidRequestError as error:
+            raise DamagedIndexError(f"objects in the index {index.path}: {error}") from None
 
     def answers(self, name: str) -> list[AnswerRow]:
         """The newest answers about a scene, oldest first."""
@@ -100,8 +122,8 @@ class NamedScenes:
 
     def summary(self, name: str) -> SceneSummary:
         """One that cannot be read has its `problem`, the rest 0."""
-        folder = self.folder(name)
         try:
+            folder = self.folder(name)
             contents = read_contents(folder)
             objects = answers = 0
             if not contents.rebuilt:
@@ -128,6 +150,20 @@ class NamedScenes:
             shutil.rmtree(gone)
         except OSError as error:
             raise StoreError(os_sentence(folder, error)) from None
+
+
+def _not_read(path: Path, error: OSError) -> str:
+    return unreadable(path) if isinstance(error, PermissionError) else os_sentence(path, error)
+
+
+def _may_be_scene(folder: Path) -> bool:
+    """Also one of another user, that this process may not look into."""
+    try:
+        return _is_scene(folder)
+    except PermissionError:
+        if not os.access(folder.parent, os.X_OK):
+            raise
+        return True
 
 
 def _is_scene(folder: Path) -> bool:

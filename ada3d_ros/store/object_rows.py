@@ -53,9 +53,12 @@ def row_of(epoch: int, item: KeptObject) -> ObjectRow:
 
 def began_ns(kept: str | None) -> int:
     """The stamp at which a kept object was seen first: with its number it tells whether two rows
-    of different epochs are one object.
+    of different epochs are one object. -1 of a row that cannot be read.
     """
-    return int(_loaded(kept or "")["first_ns"])
+    try:
+        return int(_loaded(kept or "")["first_ns"])
+    except (InvalidRequestError, KeyError, TypeError, ValueError, OverflowError):
+        return -1
 
 
 def described_of(row: ObjectRow) -> SceneObject:
@@ -79,7 +82,7 @@ def memory_of(rows: Iterable[ObjectRow], told: str) -> KeptObjects:
             snapshot.frame_id,
         )
         return KeptObjects(kept, int(said["next_number"]), int(said["last_index"]), whole)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise InvalidRequestError(f"the kept objects cannot be read: {error!r}.") from None
 
 
@@ -113,7 +116,10 @@ def _kept_of(row: ObjectRow) -> KeptObject:
 
 
 def _loaded(text: str) -> dict[str, Any]:
-    loaded = json.loads(text)
+    try:
+        loaded = json.loads(text)
+    except ValueError:
+        loaded = None
     if not isinstance(loaded, dict):
         raise InvalidRequestError("a row of the index is no JSON object.")
     return loaded

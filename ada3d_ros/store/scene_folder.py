@@ -30,7 +30,7 @@ from ada3d_ros.store.contents import (
 from ada3d_ros.store.object_rows import row_of as object_row
 from ada3d_ros.store.object_rows import told_of
 from ada3d_ros.store.scene_index import NAME, AnswerRow, KeyframeRow, SceneIndex, os_sentence
-from ada3d_ros.store.segment import make_durable, segment_name, write_segment
+from ada3d_ros.store.segment import SUFFIX, make_durable, segment_name, write_segment
 from ada3d_ros.types import Keyframe
 
 LOCK = "lock"
@@ -159,7 +159,7 @@ class SceneFolder:
     def _opened(self, world_frame: str) -> SceneIndex:
         # What a process that was killed left behind.
         segments = self.folder / SEGMENTS
-        for rest in segments.glob(".*"):
+        for rest in segments.glob(f".*{SUFFIX}"):  # not what a file system or a desktop hides there
             shutil.rmtree(rest)
 
         # What is there; the index is made anew where it is of no use.
@@ -204,10 +204,13 @@ def locked(folder: Path) -> IO[str]:
     """The lock of a scene's folder, held until it is closed or the process ends. Raises StoreError
     where another process has it, OSError.
     """
-    lock = (folder / LOCK).open("a+", encoding="ascii")
+    lock = (folder / LOCK).open("a+", encoding="ascii", errors="replace")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except OSError as error:
+        if not isinstance(error, BlockingIOError):  # a disk that has no locks
+            lock.close()
+            raise
         lock.seek(0)
         who = lock.read().strip() or "unknown"
         lock.close()

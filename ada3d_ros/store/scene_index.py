@@ -12,13 +12,20 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ada3d_ros.errors import StoreError
 from ada3d_ros.store.object_rows import ObjectRow, began_ns
 
 FORMAT = 1  # of the index and the segments
 NAME = "index.db"
+KEYFRAME_COLUMNS = "stamp_ns, number, epoch, segment, bytes, frame_id, header"
+KEYFRAME_KINDS = (int, int, int, str, int, str, str)
+OBJECT_COLUMNS = "epoch, number, described, kept, points"
+OBJECT_KINDS = (int, int, str, (str, type(None)), (bytes, type(None)))
+ANSWER_KINDS = (int, str, str, str)
+STATE_KINDS = (str, str)
+NO_FOLDER = (errno.ENOTDIR, errno.EEXIST, errno.ENOENT, errno.ELOOP, errno.ENAMETOOLONG)
 MAX_ANSWERS = 1000  # the newest are kept
 # What a read-only connection says of a file whose writer was killed in the middle of a commit.
 UNFINISHED = ("SQLITE_READONLY_ROLLBACK", "SQLITE_READONLY_RECOVERY")
@@ -150,12 +157,14 @@ class SceneIndex:
     def keyframes(self) -> list[KeyframeRow]:
         """By stamp."""
         with self._told():
-            rows = self._db.execute("SELECT * FROM keyframes ORDER BY stamp_ns, number")
-            return [KeyframeRow(*row) for row in rows]
+            rows = self._db.execute(
+                f"SELECT {KEYFRAME_COLUMNS} FROM keyframes ORDER BY stamp_ns, number"
+            )
+            return [KeyframeRow(*self._checked(row, KEYFRAME_KINDS)) for row in rows]
 
     def objects(self, epoch: int | None = None) -> list[ObjectRow]:
         """Those that the scene of this epoch goes on with; None: all that ever were."""
-        what = "SELECT * FROM objects"
+        what = f"SELECT {OBJECT_COLUMNS} FROM objects"
         with self._told():
             if epoch is None:
                 rows = self._db.execute(f"{what} ORDER BY epoch, number")
@@ -163,7 +172,14 @@ class SceneIndex:
                 rows = self._db.execute(
                     f"{what} WHERE epoch = ? AND kept IS NOT NULL ORDER BY number", (epoch,)
                 )
-            return [ObjectRow(*row) for row in rows]
+            return [ObjectRow(*self._checked(row, OBJECT_KINDS)) for row in rows]
+
+    def _checked(self, row: tuple[Any, ...], kinds: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The row; SQLite keeps any type in any column. Raises DamagedIndexError."""
+        for value, allowed in zip(row, kinds, strict=True):
+            if not isinstance(value, allowed):
+                raise DamagedIndexError(f"the index {self.path} is damaged: it has {value!r:.60}.")
+        return row
 
     def answers(self) -> list[AnswerRow]:
         """Oldest first."""
@@ -171,19 +187,21 @@ class SceneIndex:
             rows = self._db.execute(
                 "SELECT asked_ns, question, text, method FROM answers ORDER BY id"
             )
-            return [AnswerRow(*row) for row in rows]
+            return [AnswerRow(*self._checked(row, ANSWER_KINDS)) for row in rows]
 
     def state(self, name: str) -> str:
         """What was kept under a name; '' where nothing was."""
         with self._told():
-            row = self._db.execute("SELECT value FROM states WHERE name = ?", (name,)).fetchone()
-            return "" if row is None else str(row[0])
+            found = self._db.execute("SELECT name, value FROM states WHERE name = ?", (name,))
+            row = found.fetchone()
+            return "" if row is None else str(self._checked(row, STATE_KINDS)[1])
 
     def states(self, prefix: str) -> dict[str, str]:
         """What was kept under names that begin so, by the rest of the name."""
         with self._told():
             rows = self._db.execute("SELECT name, value FROM states ORDER BY name")
-            return {n.removeprefix(prefix): v for n, v in rows if n.startswith(prefix)}
+            checked = [self._checked(row, STATE_KINDS) for row in rows]
+            return {n.removeprefix(prefix): v for n, v in checked if n.startswith(prefix)}
 
     def counts(self) -> tuple[int, int]:
         """How many objects ever were, and answers are kept."""
@@ -209,7 +227,11 @@ class SceneIndex:
     def put_keyframes(self, rows: Sequence[KeyframeRow], state: str = "") -> None:
         """Take in keyframes, and the scene as it is in use with them ('' = as it was)."""
         with self._transaction() as db:
-            db.executemany("INSERT OR REPLACE INTO keyframes VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+            db.executemany(
+                f"INSERT OR REPLACE INTO keyframes ({KEYFRAME_COLUMNS})"
+                " VALUES (?, ?, ?, ?, ?, ?, ?)",
+                rows,
+            )
             if state:
                 _put_state(db, "scene", state)
 
@@ -227,7 +249,9 @@ class SceneIndex:
         alive = set(numbers)
         began = {row.number: began_ns(row.kept) for row in rows}
         with self._transaction() as db:
-            db.executemany("INSERT OR REPLACE INTO objects VALUES (?, ?, ?, ?, ?)", rows)
+            db.executemany(
+                f"INSERT OR REPLACE INTO objects ({OBJECT_COLUMNS}) VALUES (?, ?, ?, ?, ?)", rows
+            )
             found = db.execute("SELECT epoch, number, kept FROM objects WHERE kept IS NOT NULL")
             past = [row for row in found.fetchall() if row[0] != epoch or row[1] not in alive]
             moved = [r[:2] for r in past if r[0] != epoch and began.get(r[1]) == began_ns(r[2])]
@@ -280,10 +304,23 @@ def read_only(path: Path) -> str:
     )
 
 
+def unreadable(path: Path) -> str:
+    """The sentence for one that may not even be looked into."""
+    return (
+        f"the store at {path} may not be read by this process: give its folder to the user that"
+        " runs it."
+    )
+
+
 def os_sentence(path: Path, error: OSError) -> str:
-    """What an error of the operating system means for a store."""
+    """What an error of the operating system means for a store that is written."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return no_room(path)
     if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
         return read_only(path)
-    return f"the store at {path} fails: {error.strerror or error}."
+    if error.errno in NO_FOLDER:
+        return (
+            f"the store at {path} is no folder and none can be made there ({error.strerror}): name"
+            " another one (scene.autosave, scene.store)."
+        )
+    return f"the store at {path} fails: {error.strerror or error}. Check that disk."

@@ -3,7 +3,8 @@
 Topics as `ada3d make-bag` names them: colour as JPEG (or PNG, exact), depth as PNG of 16 bits where
 its readings are whole millimetres or may be rounded to them, else as 32FC1; camera_info, and the
 pose of the optical frame. KEYFRAME_TOPIC has the exact rest as JSON: what cannot be told from
-messages (index, reason, scene epoch, pose in full precision), and a checksum of each image.
+messages (index, reason, scene epoch, pose in full precision), and checksums: of each image, and of
+that JSON.
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ KEYFRAME_TOPIC = "/ada3d/keyframe"
 DEPTH_COMPRESSED_TOPIC = f"{DEPTH_TOPIC}/compressed"
 STRING = "std_msgs/msg/String"
 SUFFIX = ".mcap"
+HEADER_CRC = "header_crc32"  # of the rest of the JSON; older segments have none
 JPEG, PNG = "JPEG", "PNG"
 FIELDS = {  # of the JSON, beside those of a keyframe on the wire
     "scene_epoch": (int,),
@@ -128,6 +130,7 @@ def _write(
         "color_crc32": zlib.crc32(color),
         "depth_crc32": zlib.crc32(depth),
     }
+    header[HEADER_CRC] = header_crc(header)
     stamp_ns = frame.stamp_ns
     depth_ns = stamp_ns if frame.depth_stamp_ns is None else frame.depth_stamp_ns
     here, depth_here = (message_header(ns, frame.camera_frame_id) for ns in (stamp_ns, depth_ns))
@@ -153,6 +156,12 @@ def _write(
             connection = bag.add_connection(topic, kind, typestore=MESSAGE_TYPES)
             bag.write(connection, stamp_ns, bytes(MESSAGE_TYPES.serialize_cdr(message, kind)))
     return beside / f"{beside.name}.mcap", header
+
+
+def header_crc(header: Mapping[str, Any]) -> int:
+    """Of a segment's JSON without the checksum itself: pose, intrinsics, stamps."""
+    rest = {name: value for name, value in header.items() if name != HEADER_CRC}
+    return zlib.crc32(json.dumps(rest).encode("ascii"))
 
 
 def _same(a: Depth, b: Depth) -> bool:
@@ -200,6 +209,8 @@ def _read(path: Path, images: bool) -> tuple[Mapping[str, Any], dict[str, Any]]:
                 for connection, _, data in bag.messages(topics)
             }
         header = checked_header(_taken(messages, KEYFRAME_TOPIC).data, FIELDS)
+        if header.get(HEADER_CRC, crc := header_crc(header)) != crc:
+            raise InvalidRequestError("its pose, camera or stamps are not those that were written.")
         if header["color"] not in (JPEG, PNG):
             raise InvalidRequestError(f"its colour is coded as {header['color']!r}.")
         return header, messages

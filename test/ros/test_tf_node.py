@@ -20,10 +20,12 @@ from nav_msgs.msg import Odometry
 from rclpy.parameter import Parameter
 from scipy.spatial.transform import Rotation
 from sensor_msgs.msg import CameraInfo, Image
+from std_srvs.srv import Trigger
 from tf2_msgs.msg import TFMessage
 
 from ada3d_ros.config import from_flat
 from ada3d_ros.geometry.pose import Transform, pose_from_quaternion
+from ada3d_ros.geometry.stamped import PoseReason
 from ada3d_ros.pipeline import Ada3DPipeline
 from ada3d_ros.ros import transform_messages
 from ada3d_ros.ros.conversions import ns_to_time
@@ -229,6 +231,33 @@ def not_unit(robot: Robot) -> None:
     robot.tf(10 * SECOND, ("map", "odom", ODOM), ("odom", "base_link", bad))
 
 
+def all_zero(robot: Robot) -> None:
+    bad = Transform((0.0, 0.0, 0.0), (0.0, 0.0, 0.0, 0.0))
+    robot.tf(10 * SECOND, ("map", "odom", ODOM), ("odom", "base_link", bad))
+
+
+def nowhere(robot: Robot) -> None:
+    bad = Transform((float("inf"), 0.0, 0.0), (0.0, 0.0, 0.0, 1.0))
+    robot.tf(10 * SECOND, ("map", "odom", ODOM), ("odom", "base_link", bad))
+
+
+def too_far(robot: Robot) -> None:
+    bad = Transform((0.0, 0.0, 1e7), (0.0, 0.0, 0.0, 1.0))
+    robot.tf(10 * SECOND, ("map", "odom", ODOM), ("odom", "base_link", bad))
+
+
+def loop_of_the_camera(robot: Robot) -> None:
+    robot.tf(10 * SECOND, (CAM, "base_link", MOUNT))
+    robot.tf(10 * SECOND, ("map", "odom", ODOM))
+
+
+def new_parent(robot: Robot) -> None:
+    """The base was in odom, and is in a lift now whose place nobody tells."""
+    robot.drive(8 * SECOND, 0.0)
+    robot.tf(9_900_000_000, ("lift", "base_link", base(0.0)))
+    robot.tf(10 * SECOND, ("lift", "base_link", base(0.0)), ("map", "odom", ODOM))
+
+
 FAULTS: dict[str, tuple[Callable[[Robot], None], str, str]] = {
     "late": (late, "after", "'base_link' is 1.000 s older than the image"),
     "early": (early, "before", "the image is 1.000 s older than the oldest transform"),
@@ -239,6 +268,11 @@ FAULTS: dict[str, tuple[Callable[[Robot], None], str, str]] = {
     "two parents": (two_parents, "two_parents", "'base_link' in 'odom' and 'map' at once"),
     "NaN": (not_finite, "not_connected", "'odom' -> 'base_link': quaternion (x, y, z, w) = [0.0"),
     "not unit": (not_unit, "not_connected", "has norm 0.5000"),
+    "zero": (all_zero, "not_connected", "all zero: the pose was never set"),
+    "inf": (nowhere, "not_connected", "translation [inf, 0.0, 0.0] m is not finite"),
+    "too far": (too_far, "not_connected", "is more than 1e+06 m from the origin"),
+    "camera loop": (loop_of_the_camera, "loop", f"form a loop: '{CAM}' -> 'base_link' -> '{CAM}'"),
+    "new parent": (new_parent, "not_connected", "(below 'lift') with 'map'"),
 }
 
 
@@ -258,6 +292,96 @@ def test_bad_tf(robot: Robot, capfd: pytest.CaptureFixture[str], name: str) -> N
     assert log.said(words), log.text
     assert wait_until(lambda: robot.diagnosed(f"no_pose.{reason}", words) == "1")
     robot.drives_on()
+
+
+def told_everywhere(robot: Robot, log: NodeLog, words: str) -> None:
+    """Log, status, diagnostics and answer."""
+    assert wait_until(lambda: robot.agent.drops() == {"no_pose": 1}), robot.agent.drops()
+    assert log.said(words), log.text
+    assert words in robot.why()
+    assert words in robot.ask().error_msg
+    assert wait_until(lambda: robot.diagnosed("dropped.no_pose", words) == "1")
+
+
+def test_a_bad_static_transform_is_told(
+    start_agent: Callable[..., Harness], capfd: pytest.CaptureFixture[str]
+) -> None:
+    robot, log = Robot(start_agent(pose_source="tf"), mount=False), NodeLog(capfd)
+    robot.static(("base_link", CAM, Transform((0.0, 0.0, 1.0), (0.0, 0.0, 0.0, 0.0))))
+    robot.drive(10 * SECOND, 0.0)
+    robot.see(10 * SECOND)
+    told_everywhere(robot, log, f"TF: 'base_link' -> '{CAM}': quaternion (x, y, z, w) = [0.0, 0.0,")
+    robot.static(("base_link", CAM, MOUNT))
+    robot.drives_on()
+
+
+@pytest.mark.parametrize(
+    ("links", "words"),
+    [
+        (((CAM, "map", MOUNT), ("map", CAM, MOUNT)), "form a loop"),
+        ((("map", CAM, MOUNT), ("wall", CAM, MOUNT)), "in 'map' and 'wall' at once"),
+    ],
+)
+def test_static_transforms_alone_that_contradict_themselves(
+    start_agent: Callable[..., Harness],
+    capfd: pytest.CaptureFixture[str],
+    links: tuple[tuple[str, str, Transform], ...],
+    words: str,
+) -> None:
+    """That nothing comes on /tf is not what is wrong."""
+    robot, log = Robot(start_agent(pose_source="tf"), mount=False), NodeLog(capfd)
+    robot.static(*links)
+    assert knows(robot, CAM)
+    robot.see(SECOND)
+    told_everywhere(robot, log, words)
+    assert "nothing received on /tf" not in robot.why()
+
+
+def knows(robot: Robot, frame: str) -> bool:
+    """Whether the node has a transform of the frame by now."""
+    inputs = robot.agent.node.inputs
+
+    def asked() -> Any:
+        return inputs.poses.lookup(SECOND, frame, inputs.config)
+
+    return wait_until(lambda: asked().reason is not PoseReason.UNKNOWN_FRAME)
+
+
+OTHER_MOUNT = Transform((0.2, 0.05, 4.0), OPTICAL)
+
+
+def two_places(robot: Robot, log: NodeLog, used: str) -> None:
+    """The mount came again, 3 m higher: told everywhere, until the scene begins anew."""
+    words = f"static 'base_link' -> '{CAM}' came with two values, 3.000 m and 0.0 deg apart: {used}"
+    assert wait_until(lambda: words in robot.why()), robot.why()
+    assert log.said(words)
+    assert any(words in str(fault) for fault in robot.agent.node.health.faults())
+    answer = robot.ask()
+    assert answer.success, answer.error_msg
+    assert robot.agent.call(Trigger, "reset_scene").success
+    assert words not in robot.why()
+
+
+def test_a_static_transform_that_comes_with_two_values(
+    robot: Robot, capfd: pytest.CaptureFixture[str]
+) -> None:
+    log = NodeLog(capfd)
+    robot.drives_on()
+    robot.static(("base_link", CAM, OTHER_MOUNT))
+    two_places(robot, log, "the later one is used")
+    robot.drive(60 * SECOND, 9.0)
+    robot.see(60 * SECOND)
+    robot.keeps(1)
+    expected = ODOM.matrix() @ base(9.0).matrix() @ OTHER_MOUNT.matrix()
+    np.testing.assert_allclose(robot.keyframes[0].frame.T_world_cam, expected, atol=1e-9)
+
+
+def test_the_same_static_transform_again_is_none_with_two_values(robot: Robot) -> None:
+    robot.drives_on()
+    again = Transform((0.2, 0.0501, 1.0), tuple(-value for value in OPTICAL))
+    robot.static(("base_link", CAM, again), ("base_link", "lidar", MOUNT))
+    assert knows(robot, "lidar")
+    assert robot.agent.node.inputs.poses.warning == ""
 
 
 def test_without_any_tf_the_topic_is_named(start_agent: Callable[..., Harness]) -> None:
@@ -379,6 +503,21 @@ def test_tf_to_a_body_and_extrinsic_from_there(start_agent: Callable[..., Harnes
     robot.see(SECOND)
     robot.keeps(1)
     expected = ODOM.matrix() @ base(1.0).matrix() @ pose_from_quaternion(xyz, quat)
+    np.testing.assert_allclose(robot.keyframes[0].frame.T_world_cam, expected, atol=1e-9)
+
+
+def test_a_mount_that_comes_with_two_values(
+    start_agent: Callable[..., Harness], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Read once in a scene: the next one has the later."""
+    robot, log = Robot(start_agent(pose_source="odom")), NodeLog(capfd)
+    send_odometry(robot, SECOND, 1.0)
+    robot.keeps(1)
+    robot.static(("base_link", CAM, OTHER_MOUNT))
+    two_places(robot, log, "the first is used until the scene begins anew")
+    send_odometry(robot, 2 * SECOND, 3.0)
+    robot.keeps(1)
+    expected = base(3.0).matrix() @ OTHER_MOUNT.matrix()
     np.testing.assert_allclose(robot.keyframes[0].frame.T_world_cam, expected, atol=1e-9)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from ada3d_ros.sources.bag import BagSource
 from ada3d_ros.sources.folder import FolderOptions, FolderSource
 from ada3d_ros.sources.make_bag import main as make_bag
+from ada3d_ros.store import export
 from ada3d_ros.store.command import main
 from ada3d_ros.store.named_scenes import NamedScenes
 from ada3d_ros.store.segment import segment_name
@@ -73,6 +75,51 @@ def test_an_exported_bag_and_a_segment_are_bags(store: Path, tmp_path: Path) -> 
     assert (frame.rgb == newest.frame.rgb).all()
     assert np.allclose(frame.T_world_cam, newest.frame.T_world_cam, atol=1e-9)
     assert np.allclose(frame.depth_m, newest.frame.depth_m, equal_nan=True)
+
+
+@pytest.mark.parametrize("was_there", [False, True])
+def test_an_export_that_fails_leaves_nothing(
+    store: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    was_there: bool,
+) -> None:
+    output = tmp_path / "frames"
+    if was_there:
+        output.mkdir()
+    written: list[object] = []
+
+    def full(rgb: object) -> bytes:
+        written.append(rgb)
+        if len(written) == 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return b"x"
+
+    monkeypatch.setattr(export, "encode_png", full)
+    command = ["export", str(store), "kitchen", "-o", str(output)]
+    assert main(command) == 1
+    told = capsys.readouterr().err
+    assert f"{output} cannot be written: No space left on device. Make room" in told
+    assert output.exists() == was_there
+    assert not was_there or list(output.iterdir()) == []
+    monkeypatch.undo()
+    assert main(command) == 0
+
+
+@pytest.mark.parametrize("options", [[], ["--bag"]])
+def test_an_export_to_no_folder_is_a_sentence(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str]
+) -> None:
+    file = tmp_path / "file"
+    file.write_text("mine")
+    for output in (file, file / "below"):
+        assert main(["export", str(store), "kitchen", "-o", str(output), *options]) == 1
+        told = capsys.readouterr().err
+        assert str(output) in told
+        assert "--overwrite" not in told
+        assert "store at" not in told
+    assert file.read_text() == "mine"
 
 
 def test_delete_asks_first(store: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -282,7 +282,10 @@ def test_another_world_frame_names_both(tmp_path: Path, saved: SceneSnapshot) ->
             opened()
 
 
-@pytest.mark.parametrize("name", ["", "a/b", "../up", ".", "x" * 300, "a b", "a\n"])
+@pytest.mark.parametrize(
+    "name",
+    ["", "a/b", "../up", ".", ".a", "x" * 300, "x" * 65, "a b", "a\n", "-a", "--yes", "kü", "a\0"],
+)
 def test_a_name_is_a_folders_name(tmp_path: Path, name: str) -> None:
     with pytest.raises(InvalidRequestError, match="allowed: 1 to 64 letters") as raised:
         NamedScenes(tmp_path).open(name, WORLD)
