@@ -72,7 +72,8 @@ VERBS = {
         "measure strategies against the unpruned model and their FLOPs",
     ),
     "eval": Verb(
-        "lab.evaluation.command:main", "measure a model's answers and boxes on generated rooms"
+        "lab.evaluation.command:main",
+        "measure a model's answers and boxes: generated rooms, benchmarks",
     ),
     "train": Verb("lab.train.run:main", "train the embedded model from nothing, resumable"),
     "bench-node": Verb(

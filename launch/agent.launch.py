@@ -74,7 +74,7 @@ ARGUMENTS = [
         "pruning_strategy",
         "how spatial tokens are pruned: none, adatoken3d, voxel_dpp, ... (docs/pruning.md)",
     ),
-    argument("keep_ratio", "mean over layers of kept / total spatial tokens, 0.05 to 1"),
+    argument("keep_ratio", "mean over layers of kept / total spatial tokens, 0.0001 to 1"),
     argument(
         "rgb_topic",
         "colour image, sensor_msgs/Image (without /compressed); a relative name lies in the"

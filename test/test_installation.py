@@ -152,7 +152,7 @@ def test_install_python_takes_torch_from_its_own_index_first(tmp_path: Path) -> 
         assert calls[1:] == [*expected, f"pip install --no-cache-dir -r {requirements}"]
 
 
-@pytest.mark.parametrize("arguments", [[], ["/tmp/venv"], ["/tmp/venv", "/no/such/file.txt"]])
+@pytest.mark.parametrize("arguments", [[], ["venv"], ["venv", "no_such_file.txt"]])
 def test_install_python_says_what_is_wrong(arguments: list[str]) -> None:
     done = run_script("install_python.sh", *arguments)
     assert done.returncode == 2

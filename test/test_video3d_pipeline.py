@@ -6,6 +6,7 @@ among a detector's objects.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,11 +34,23 @@ from ada3d_ros.types import (
 from test.support.pipelines import ASK, MANY, ROOM, cache_of, start, start_background
 from test.support.scripted_detector import ScriptedDetector
 
+DRAWN = generate_room(7, side_px=96, split="val")
+
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("video3d") / "tiny"
     return write_random_checkpoint(folder, config=TINY_VIDEO3D)
+
+
+def with_proposals(folder: Path, boxes: Sequence[Box3D]) -> Ada3DPipeline:
+    """Of the drawn room, whose objects a detector finds; the model chooses among them."""
+    settings = {"model.path": str(folder), "detector.min_views": 2, "detector.proposals": True}
+    pipeline = Ada3DPipeline(from_flat(settings), detector=ScriptedDetector(boxes))
+    pipeline.load()
+    for frame in DRAWN.frames:
+        pipeline.observe(frame)
+    return pipeline
 
 
 def run_all(pipeline: Ada3DPipeline) -> None:
@@ -329,12 +342,7 @@ def test_with_a_detector_all_its_objects_are_proposals(
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever their names: the model reads a description."""
-    room = generate_room(7, side_px=96, split="val")
-    settings = {"model.path": str(model), "detector.min_views": 2, "detector.proposals": True}
-    pipeline = Ada3DPipeline(from_flat(settings), detector=ScriptedDetector(room.boxes))
-    pipeline.load()
-    for frame in room.frames:
-        pipeline.observe(frame)
+    pipeline = with_proposals(model, DRAWN.boxes)
     asked: list[Question] = []
     phrase = "what one sits on"
 
@@ -347,7 +355,7 @@ def test_with_a_detector_all_its_objects_are_proposals(
     answer = pipeline.ground(Question(phrase, min_score=1e-6))
     (question,) = asked
     assert question.phrase == phrase
-    assert 1 < len(question.proposals) <= len(room.boxes)
+    assert 1 < len(question.proposals) <= len(DRAWN.boxes)
     assert all(box.method is GroundingMethod.DETECTOR for box in question.proposals)
     centers = [box.center_m.tolist() for box in question.proposals]
     for box in answer.boxes:
@@ -359,14 +367,9 @@ def test_where_no_object_can_be_placed_names_and_relevance_are_left(tmp_path: Pa
     """The objects stand above what this model knows; what is seen of the floor is in its world."""
     low = replace(TINY_VIDEO3D, max_xyz_m=(15.0, 15.0, 0.12))
     folder = write_random_checkpoint(tmp_path / "low", config=low)
-    room = generate_room(7, side_px=96, split="val")
-    boxes = tuple(box for box in room.boxes if box.center_m[2] > 0.2)
+    boxes = tuple(box for box in DRAWN.boxes if box.center_m[2] > 0.2)
     assert len(boxes) > 2
-    settings = {"model.path": str(folder), "detector.min_views": 2, "detector.proposals": True}
-    pipeline = Ada3DPipeline(from_flat(settings), detector=ScriptedDetector(boxes))
-    pipeline.load()
-    for frame in room.frames:
-        pipeline.observe(frame)
+    pipeline = with_proposals(folder, boxes)
     every = replace(ASK, phrase="a", proposals=boxes)
     with pytest.raises(OutOfReachError, match="outside of what the model can place"):
         pipeline.choose_proposals(every, AskHooks())
@@ -383,18 +386,13 @@ def test_no_object_of_the_ground_heads_is_an_answer(
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where the phrase is the name of one: nothing else is tried."""
-    room = generate_room(7, side_px=96, split="val")
-    settings = {"model.path": str(model), "detector.min_views": 2, "detector.proposals": True}
-    pipeline = Ada3DPipeline(from_flat(settings), detector=ScriptedDetector(room.boxes))
-    pipeline.load()
-    for frame in room.frames:
-        pipeline.observe(frame)
+    pipeline = with_proposals(model, DRAWN.boxes)
 
     def none(state: torch.Tensor, boxes_m: torch.Tensor, frames: object) -> torch.Tensor:
         return torch.cat((torch.zeros(len(boxes_m)), torch.ones(1)))
 
     monkeypatch.setattr(backbone_of(pipeline), "ground_scores", none)
-    phrase = f"the {room.boxes[0].label.split()[-1]}"
+    phrase = f"the {DRAWN.boxes[0].label.split()[-1]}"
     answer = pipeline.ground(Question(phrase))
     assert answer.boxes == ()
     assert answer.text == f"I have not seen {phrase}."

@@ -31,6 +31,7 @@ from ada3d_ros.errors import Ada3DError, CanceledError
 from ada3d_ros.fleet.remote_pipeline import RemotePipeline
 from ada3d_ros.fleet.scene_store import HostLimits
 from ada3d_ros.lab.evaluation.selection import RoomSelection, rooms_of
+from ada3d_ros.lab.fleet_processes import replica_pids, rss_mib
 from ada3d_ros.lab.world.generated import generate_room
 from ada3d_ros.pipeline import Ada3DPipeline
 from ada3d_ros.store.keyframe_bytes import pack_keyframe, unpack_keyframe
@@ -133,25 +134,6 @@ def in_process(remote: RemotePipeline) -> Ada3DPipeline:
     local.load()
     local.restore(replace(scene, keyframes=sent))
     return local
-
-
-def replica_pids() -> list[int]:
-    """Of this cluster alone, which is known by its token."""
-    found, token = [], os.environ["RAY_AUTH_TOKEN_PATH"].encode()
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            command = (folder / "cmdline").read_bytes()
-            ours = token in (folder / "environ").read_bytes()
-        except OSError:
-            continue
-        if ours and command.startswith(b"ray::ServeReplica:ada3d"):
-            found.append(int(folder.name))
-    return sorted(found)
-
-
-def rss_mib(pid: int) -> float:
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS"))
 
 
 def running() -> int:

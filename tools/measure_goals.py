@@ -11,26 +11,22 @@ meets the true thing's footprint. `possible`: true free floor in reach was there
 
 from __future__ import annotations
 
-import argparse
 import math
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
+import both_levels
 import numpy as np
 import numpy.typing as npt
-import torch
 from scipy import ndimage
 
 from ada3d_ros.errors import NotGroundedError
 from ada3d_ros.geometry.boxes import corners, yaw_rotation
 from ada3d_ros.geometry.standing_place import Reach, StandingPlace, standing_place
-from ada3d_ros.lab.evaluation.pipelines import load_room, open_pipeline
-from ada3d_ros.lab.evaluation.selection import Room, RoomSelection, rooms_of
+from ada3d_ros.lab.evaluation.pipelines import load_room
+from ada3d_ros.lab.evaluation.selection import Room, rooms_of
 from ada3d_ros.lab.evaluation.uncertainty import locate, named_alone
-from ada3d_ros.lab.results import require_citable, write_results
 from ada3d_ros.lab.world.rooms import make_rooms
-from ada3d_ros.model.startup import embedded_model_path
 from ada3d_ros.types import Box3D
 
 Array = npt.NDArray[np.float64]
@@ -139,22 +135,12 @@ def summary(rows_of_rooms: list[list[dict[str, Any]]]) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--scenes", type=int, default=60, help="rooms of each level")
-    parser.add_argument("--split", default="val", choices=("val", "test"))
-    parser.add_argument("--seed", type=int, default=3, help="which rooms")
-    parser.add_argument("--model", type=Path, help="checkpoint folder (default: embedded)")
-    parser.add_argument("--json", type=Path, help="also write the results")
-    options = parser.parse_args()
-    if options.json:
-        require_citable(options.json)
-    torch.set_num_threads(1)
-    model = options.model or embedded_model_path()
-    pipeline = open_pipeline(model, "none", None, {"question.measure": True})
+    options = both_levels.parsed(__doc__)
+    pipeline = both_levels.measuring_pipeline(options)
     levels: dict[str, Any] = {}
-    for level in (1, 2):
+    for level in both_levels.LEVELS:
         rows = []
-        selection = RoomSelection(options.split, options.seed, options.scenes, level)
+        selection = both_levels.selection_of(options, level)
         walls = make_rooms(options.split, selection.room_seeds(), level).room_m.tolist()
         for room, walls_m in zip(rooms_of(selection, pipeline.view_side), walls, strict=True):
             load_room(pipeline, room.frames)
@@ -162,10 +148,8 @@ def main() -> None:
             rows.append(measure_room(room, tuple(walls_m), found, pipeline.scene.floor.z_m))
         levels[str(level)] = summary(rows)
         print(f"level {level}:", levels[str(level)])
-    if options.json:
-        count = sum(level["goals"] for level in levels.values())
-        results = {"split": options.split, "scenes": options.scenes, "n": count, "levels": levels}
-        print(f"wrote {write_results(options.json, results, 'cpu', options.seed)}")
+    count = sum(level["goals"] for level in levels.values())
+    both_levels.write(options, count, {"levels": levels})
 
 
 if __name__ == "__main__":

@@ -14,8 +14,8 @@ TARGET = ROOT / "docs" / "interfaces.md"
 HEAD = """# Topics, services, messages
 
 Generated from `msg/`, `srv/` and `action/` by `python tools/write_interface_docs.py`; a test
-compares them. Names are relative to the node `ada3d_agent` and its namespace; only `/diagnostics`
-and `/clock` are absolute.
+compares them. Names are relative to the node `ada3d_agent` and its namespace; only `/diagnostics`,
+`/clock`, `/tf` and `/tf_static` are absolute.
 """
 Table = tuple[tuple[str, str, str], ...]
 INPUTS: Table = (

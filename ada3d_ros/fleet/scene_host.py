@@ -30,7 +30,7 @@ from ada3d_ros.errors import (
     OutOfMemoryError,
 )
 from ada3d_ros.fleet.protocol import Call, SceneList
-from ada3d_ros.fleet.scene_store import HeldScene, HostCounts, HostLimits, Key, SceneStore
+from ada3d_ros.fleet.scene_store import HostCounts, HostedScene, HostLimits, Key, SceneStore
 from ada3d_ros.model.config import BackboneConfig
 from ada3d_ros.model.memory import Workload
 from ada3d_ros.model.startup import check_model, open_model
@@ -40,7 +40,7 @@ from ada3d_ros.worker import Job, RequestWorker
 
 logger = logging.getLogger(__name__)
 OnDone = Callable[[Answer | None, BaseException | None], None]
-Scene = HeldScene[Ada3DPipeline]
+Scene = HostedScene[Ada3DPipeline]
 FIRST_ANSWER_S = 1.0  # taken for the length of an answer before there was one
 NEWEST = 0.1  # weight of the newest answer in the mean of their lengths
 

@@ -61,7 +61,7 @@ class HostCounts:
 NOTHING_LISTED = SceneList(-1, -1, Floor(), (0.0, 0.0), ())
 
 
-class HeldScene(Generic[P]):
+class HostedScene(Generic[P]):
     """One robot's scene: its list, and the keyframes of it that came. pipeline: what answers about
     it, for the model's thread alone.
     """
@@ -106,7 +106,7 @@ class SceneStore(Generic[P]):
 
     def __init__(self, limits: HostLimits, max_views: int) -> None:
         self.limits, self._max_views = limits, max_views
-        self._scenes: OrderedDict[Key, HeldScene[P]] = OrderedDict()
+        self._scenes: OrderedDict[Key, HostedScene[P]] = OrderedDict()
         self._lock = threading.Lock()
         self._counts, self._count_lock = HostCounts(), threading.Lock()
 
@@ -120,7 +120,7 @@ class SceneStore(Generic[P]):
                 f" {self._max_views}: lower keyframe.max_views on the robot."
             )
         with self._lock:
-            scene = self._scenes.get(key) or HeldScene()
+            scene = self._scenes.get(key) or HostedScene()
             scene.take(listed)
             self._scenes[key] = scene
             self._scenes.move_to_end(key)
@@ -153,7 +153,7 @@ class SceneStore(Generic[P]):
         with self._lock:
             return self._scenes.pop(key, None) is not None
 
-    def whole(self, key: Key, digest: str | None = None) -> tuple[HeldScene[P], SceneSnapshot]:
+    def whole(self, key: Key, digest: str | None = None) -> tuple[HostedScene[P], SceneSnapshot]:
         """A scene that is used now. digest: of the list that is meant. Raises
         KeyframesMissingError unless it is that one, and all of it is here.
         """
@@ -167,12 +167,12 @@ class SceneStore(Generic[P]):
             self._scenes.move_to_end(key)
             return scene, scene.wanted.snapshot(scene.received)
 
-    def others(self, key: Key) -> list[HeldScene[P]]:
+    def others(self, key: Key) -> list[HostedScene[P]]:
         """All scenes but this one, the least recently used first."""
         with self._lock:
             return [scene for other, scene in self._scenes.items() if other != key]
 
-    def scenes(self) -> list[HeldScene[P]]:
+    def scenes(self) -> list[HostedScene[P]]:
         with self._lock:
             return list(self._scenes.values())
 
@@ -188,7 +188,7 @@ class SceneStore(Generic[P]):
         total = sum(scene.image_bytes for scene in scenes)
         return replace(self._counts, scenes=len(scenes), image_bytes=total)
 
-    def _known(self, key: Key) -> HeldScene[P]:
+    def _known(self, key: Key) -> HostedScene[P]:
         """Raises KeyframesMissingError."""
         scene = self._scenes.get(key)
         if scene is None:

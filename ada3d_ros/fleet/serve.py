@@ -64,7 +64,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--config", default="", help="YAML with the agent's settings (model, pruning, cache, ...)")
     add("--host", default="127.0.0.1", help="address to listen at; default: this machine alone")
-    add("--port", type=int, default=8000)
+    add("--port", type=int, default=8000, help="where to listen; default: 8000")
     add("--replicas", default="auto", help="auto (one a GPU), a number, or least-most: 2-8")
     add("--cpus", type=float, default=1.0, help="processors a replica; default: 1")
     add(
@@ -90,7 +90,7 @@ def parser() -> argparse.ArgumentParser:
     add("--token-of", default="", metavar="ROBOT", help="print this robot's token, and end")
     add("--tls-cert", default="", help="certificate (PEM); with --tls-key")
     add("--tls-key", default="", help="its private key (PEM)")
-    add("--metrics-port", type=int, default=0, help="Prometheus; default: none chosen by us")
+    add("--metrics-port", type=int, default=0, help="for Prometheus; default: as Ray chooses")
     add("--address", default="", help="of a Ray cluster that runs; default: one of its own")
     return made
 

@@ -27,8 +27,8 @@ Run the lifecycle node ada3d_agent until it is interrupted. All options are ROS 
   ada3d agent --ros-args -r rgb/image:=/camera/color/image_raw \\
       -r depth/image:=/camera/depth/image_raw ...
 
-Inputs: rgb/image, depth/image, rgb/camera_info, pose or odom. Without autostart a lifecycle
-manager (or `ros2 lifecycle set /ada3d_agent configure`, then `activate`) starts it.
+Inputs: rgb/image, depth/image, rgb/camera_info, and pose, odom or /tf. Without autostart a
+lifecycle manager (or `ros2 lifecycle set /ada3d_agent configure`, then `activate`) starts it.
 docs/parameters.md lists all parameters."""
 
 

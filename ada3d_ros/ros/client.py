@@ -10,7 +10,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import rclpy
@@ -274,11 +274,14 @@ class _Server:
         return time.monotonic() > self._seen + GONE_S
 
 
-def _report(options: argparse.Namespace, answer: Any | None) -> int:
-    if answer is None:
+def report(
+    options: argparse.Namespace, response: Any | None, describe: Callable[[Any], str]
+) -> int:
+    """Print what the node said, as JSON or in words, and return the exit code (EXIT_CODES)."""
+    if response is None:
         return 2
-    print(json.dumps(to_plain(answer), indent=1) if options.json else describe_answer(answer))
-    return 0 if answer.success else 1
+    print(json.dumps(to_plain(response), indent=1) if options.json else describe(response))
+    return 0 if response.success else 1
 
 
 def ask_main(args: Sequence[str]) -> int:
@@ -302,7 +305,7 @@ def ask_main(args: Sequence[str]) -> int:
         max_new_tokens=options.max_new_tokens,
     )
     response = call_service(options, ros_args, QueryScene, "query", request)
-    return _report(options, response.answer if response is not None else None)
+    return report(options, response and response.answer, describe_answer)
 
 
 def ground_main(args: Sequence[str]) -> int:
@@ -324,4 +327,4 @@ def ground_main(args: Sequence[str]) -> int:
         keep_ratio=options.keep_ratio,
     )
     response = call_service(options, ros_args, GroundObject, "ground", request)
-    return _report(options, response.answer if response is not None else None)
+    return report(options, response and response.answer, describe_answer)

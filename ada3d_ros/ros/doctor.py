@@ -97,7 +97,7 @@ def check_packages() -> Iterator[Finding]:
         if _can_import(module):
             yield Finding(NOTE, module, f"not installed: {without}")
         else:
-            yield Finding(OK, module, "the distribution's")
+            yield Finding(OK, module, "importable")
     if shutil.which("ros2") is None:
         yield Finding(
             NOTE,

@@ -197,6 +197,7 @@ class AgentNode(AgentLifecycle):
 
     def scene_changed(self) -> None:
         """There is another scene."""
+        self.standing.follow_scene()
         self._clear_outputs()
         self._publish_status()
 

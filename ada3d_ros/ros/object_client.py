@@ -6,7 +6,6 @@ The node does not load this module.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,7 +19,7 @@ from ada3d_ros.ros.client import (
     describe_failure,
     describe_measurement,
     parse_with_ros_args,
-    to_plain,
+    report,
 )
 from ada3d_ros.ros.conversions import time_to_ns
 from ada3d_ros.srv import GetObjects, Measure
@@ -80,10 +79,7 @@ def objects_main(args: Sequence[str]) -> int:
     if options.near:
         request.near, request.place = True, Point(**dict(zip("xyz", options.near, strict=True)))
     response = call_service(options, ros_args, GetObjects, "get_objects", request)
-    if response is None:
-        return 2
-    print(json.dumps(to_plain(response), indent=1) if options.json else describe_list(response))
-    return 0 if response.success else 1
+    return report(options, response, describe_list)
 
 
 def describe_list(response: Any) -> str:
@@ -162,10 +158,7 @@ def measure_main(args: Sequence[str]) -> int:
         **fields,
     )
     response = call_service(options, ros_args, Measure, "measure", request)
-    if response is None:
-        return 2
-    print(json.dumps(to_plain(response), indent=1) if options.json else describe_measured(response))
-    return 0 if response.success else 1
+    return report(options, response, describe_measured)
 
 
 def describe_measured(response: Any) -> str:

@@ -366,9 +366,7 @@ class PageNode:
         for opened in list(self._open.values()):
             if not opened.sent:
                 self._try_to_send(opened)
-            elif (
-                now > opened.last_sign_s + FORGET_S
-            ):  # an agent that came back sooner than SILENT_S
+            elif now > opened.last_sign_s + FORGET_S:  # it came back sooner than SILENT_S
                 self._lose(opened)
                 del self._open[opened.turn]
         self._tell_parked()

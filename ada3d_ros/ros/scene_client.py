@@ -6,8 +6,8 @@ The node does not load this module. `ada3d scenes` looks at a store without a no
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from std_srvs.srv import Trigger
@@ -18,7 +18,7 @@ from ada3d_ros.ros.client import (
     call_service,
     describe_failure,
     parse_with_ros_args,
-    to_plain,
+    report,
 )
 from ada3d_ros.srv import LoadScene, SaveScene
 
@@ -41,14 +41,7 @@ def main(args: Sequence[str]) -> int:
     if options.verb == "reset" and options.name:
         parser.error("reset takes no name: it forgets the scene in use")
 
-    response = _call(options, ros_args)
-    if response is None:
-        return 2
-    if options.json:
-        print(json.dumps(to_plain(response), indent=1))
-    else:
-        print(_described(options, response))
-    return 0 if response.success else 1
+    return report(options, _call(options, ros_args), partial(_described, options))
 
 
 def _call(options: argparse.Namespace, ros_args: list[str]) -> Any | None:

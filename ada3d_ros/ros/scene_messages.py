@@ -28,6 +28,7 @@ from ada3d_ros.msg import Keyframe as KeyframeMsg
 from ada3d_ros.ros.annotated import ANSWER_RGB, OBJECT_RGB, Drawn, annotate
 from ada3d_ros.ros.conversions import box_from_msg, ns_to_time
 from ada3d_ros.ros.markers import BLUE, GREEN, Drawing
+from ada3d_ros.store.keyframe_bytes import encode_jpeg
 from ada3d_ros.types import Intrinsics, Keyframe, RgbdFrame, SceneState
 
 THUMBNAIL_PX = 160  # wide, as Keyframe.msg says
@@ -57,13 +58,6 @@ def pose_to_msg(T: Array) -> Pose:
     """T (4, 4) as a Pose."""
     (x, y, z), (qx, qy, qz, qw) = (part.tolist() for part in to_quaternion(T))
     return Pose(position=Point(x=x, y=y, z=z), orientation=Quaternion(x=qx, y=qy, z=qz, w=qw))
-
-
-def encode_jpeg(rgb: npt.NDArray[np.uint8], quality: int) -> bytes:
-    """rgb (H, W, 3) uint8 as JPEG."""
-    bgr = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
-    _, content = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
-    return content.tobytes()
 
 
 def thumbnail(rgb: npt.NDArray[np.uint8], quality: int) -> bytes:

@@ -51,6 +51,7 @@ class SceneServices:
                 )
             check_scene_name(name)
             summary = await self._aside(lambda: scenes.save(name))
+            self._node.standing.follow_scene()  # it may have got its name just now
         except Ada3DError as error:
             return self._failed(error, request, response)
         response.success, response.scene = True, name

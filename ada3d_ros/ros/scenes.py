@@ -44,7 +44,7 @@ class SceneServer:
     def __init__(self, node: AgentNode) -> None:
         self._node = node
         self.name = ""
-        self.states: dict[str, str] = {}  # what is kept with it, by key
+        self.states: dict[str, str] = {}  # texts that are kept with it, by key
         self._pipeline: AnyPipeline | None = None  # the one that was opened for
         self._writer: SceneWriter | None = None
         self._objects: KeptObjects | None = None  # as they were told last
@@ -108,6 +108,7 @@ class SceneServer:
         """
         # Nothing of the scene before may reach this one's folder: the writer comes last.
         notes: list[str] = []
+        states: dict[str, str] = {}
         writer, there = None, store.has(name)
         if self._node.config.scene.autosave:
             try:
@@ -121,6 +122,7 @@ class SceneServer:
             if there:
                 saved = store.read(name, self._node.config.world_frame)
                 self._take(pipeline, saved)
+                states = dict(saved.states)
                 notes += [note for note in saved.notes if note not in notes]
             if self._pipeline is not pipeline:
                 raise NotActiveError("the node was taken down while the scene was being loaded.")
@@ -128,8 +130,7 @@ class SceneServer:
             if writer is not None:
                 writer.abandon()
             raise
-        self.name, self._objects, self._told = name, None, None
-        self.states = {}
+        self.states, self.name, self._objects, self._told = states, name, None, None
         self._problem = " ".join(notes)
         for note in notes:
             self._node.get_logger().warning(note)
@@ -260,26 +261,11 @@ class SceneServer:
         now_ns = self._node.get_clock().now().nanoseconds
         writer.note_answer(AnswerRow(now_ns, answer.question, answer.text, method))
 
-    def keep(self, key: str, text: str) -> bool:
-        """Keep a text with the scene in use under a key; False where the scene is not saved: it is
-        in memory until then.
-        """
+    def keep(self, key: str, text: str) -> None:
+        """Keep a text with the scene in use under a key; in memory until that is saved."""
         self.states[key] = text
         if self._writer is not None:
             self._writer.note_state(key, text)
-        return self._writer is not None
-
-    def kept(self, key: str) -> str:
-        """What was kept under a key with the scene in use; '' where nothing was. Raises StoreError
-        where that cannot be read.
-        """
-        store = self.store
-        if store is None or not self.name or not store.has(self.name):
-            return ""
-        text = store.state(self.name, key)
-        if text:
-            self.states[key] = text
-        return text
 
     def _history(self) -> Sequence[SceneObject]:
         """All objects that the scene in use ever kept. Raises StoreError."""

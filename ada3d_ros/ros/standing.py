@@ -35,13 +35,14 @@ from ada3d_ros.errors import (
     InvalidRequestError,
     NotGroundedError,
     RequestError,
+    SceneResetError,
 )
 from ada3d_ros.measures import ObjectsSnapshot
 from ada3d_ros.msg import Answer as AnswerMsg
 from ada3d_ros.msg import SceneEvent
 from ada3d_ros.msg import StandingQuestion as StandingQuestionMsg
 from ada3d_ros.ros.conversions import Request, box_to_msg, error_of, ns_to_time
-from ada3d_ros.ros.guard import ThrottledWarning, guarded
+from ada3d_ros.ros.guard import guarded
 from ada3d_ros.ros.objects import object_to_msg
 from ada3d_ros.ros.outputs import create_publisher
 from ada3d_ros.ros.requests import RequestServer
@@ -76,7 +77,6 @@ class StandingServer:
         self._last_number = 0
         self.scene: str | None = None  # whose questions these are; None before the first
         self._snapshot: ObjectsSnapshot | None = None  # that was looked at last
-        self._warn = ThrottledWarning(node.get_logger().warning)
         self._events = create_publisher(node, SceneEvent, "~/events", 20)
         group = ReentrantCallbackGroup()
         node.create_service(Watch, "~/watch", self._on_watch, callback_group=group)
@@ -104,7 +104,8 @@ class StandingServer:
 
     @guarded(_failed)
     async def _on_watch(self, request: Any, response: Any) -> Any:
-        self._follow_scene()
+        self.follow_scene()
+        scene = self.scene
         try:
             self._node.active_pipeline()
             question = self._checked(request)
@@ -113,6 +114,9 @@ class StandingServer:
             else:
                 self._node.active_pipeline().check_question(question.question)
                 await self._ask(question)  # what is no question is refused now
+                self.follow_scene()
+                if self.scene != scene:
+                    raise SceneResetError("another scene was loaded meanwhile; watch it again.")
                 if question.error_code in HOPELESS:
                     response.error_code = question.error_code
                     response.error_msg = question.error_msg
@@ -129,7 +133,7 @@ class StandingServer:
 
     @guarded(_failed)
     def _on_unwatch(self, request: Any, response: Any) -> Any:
-        self._follow_scene()
+        self.follow_scene()
         try:
             self._node.active_pipeline()  # else what is ended here would stand again
         except Ada3DError as error:
@@ -137,10 +141,10 @@ class StandingServer:
         watch_id = request.watch_id
         if watch_id != ALL and watch_id not in self.questions:
             there = ", ".join(self.questions) or "none"
-            error = InvalidRequestError(
+            unknown = InvalidRequestError(
                 f"watch_id = {watch_id!r} is none that stands; there are: {there}, or '*' for all."
             )
-            return self._failed(error, request, response)
+            return self._failed(unknown, request, response)
         ended = list(self.questions) if watch_id == ALL else [watch_id]
         for name in ended:
             del self.questions[name]
@@ -198,7 +202,7 @@ class StandingServer:
     async def _ask_again(self) -> None:
         """Ask what is due; one question at a time."""
         pipeline = self._node.pipeline
-        self._follow_scene()
+        self.follow_scene()
         serves = pipeline is not None and pipeline.ready and self._node.inputs is not None
         if pipeline is None or not serves or self._node.paused or not self.questions:
             return
@@ -301,7 +305,7 @@ class StandingServer:
         if self.scene == self._node.scenes.name:
             self._node.scenes.keep(KEY, to_json(self.questions.values(), self._last_number))
 
-    def _follow_scene(self) -> None:
+    def follow_scene(self) -> None:
         """Take the questions of the scene in use, where it is another one than before."""
         if self._node.scenes.name != self.scene:
             self._load(self._node.scenes.name)
@@ -313,11 +317,7 @@ class StandingServer:
         if not scene:  # the node was taken down; what stands is there when it is up again
             self.scene = scene
             return
-        try:
-            kept = self._node.scenes.kept(KEY)
-        except Ada3DError as error:  # tried again: what is kept must not be written over
-            self._warn("kept", f"standing questions of scene {scene!r}: {error}")
-            return
+        kept = self._node.scenes.states.get(KEY, "")
         was_unnamed, self.scene = not self.scene, scene
         if was_unnamed and not kept:
             self._keep()

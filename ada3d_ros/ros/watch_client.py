@@ -17,6 +17,7 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.signals import SignalHandlerOptions
 
+from ada3d_ros.asking.words import duration
 from ada3d_ros.msg import AgentStatus, SceneEvent, StandingQuestion
 from ada3d_ros.ros.client import (
     EXIT_CODES,
@@ -24,6 +25,7 @@ from ada3d_ros.ros.client import (
     call_service,
     describe_failure,
     parse_with_ros_args,
+    report,
     to_plain,
 )
 from ada3d_ros.ros.conversions import time_to_ns
@@ -81,29 +83,26 @@ def _call(options: argparse.Namespace, ros_args: list[str]) -> int:
         ended = call_service(
             options, ros_args, Unwatch, "unwatch", Unwatch.Request(watch_id=options.end)
         )
-        return _told(options, ended, lambda r: f"ended: {r.ended}")
+        return report(options, ended, _described_end)
     request = Watch.Request(
         kind=KINDS[options.kind], question=options.text, min_period_sec=options.every
     )
     begun = call_service(options, ros_args, Watch, "watch", request)
-    return _told(
-        options,
-        begun,
-        lambda r: (
-            f"{r.watch_id} begun: `ada3d watch --follow` prints news of it,"
-            f" `ada3d watch --end {r.watch_id}` ends it"
-        ),
+    return report(options, begun, _described_begin)
+
+
+def _described_end(response: Any) -> str:
+    return f"ended: {response.ended}" if response.success else describe_failure(response)
+
+
+def _described_begin(response: Any) -> str:
+    if not response.success:
+        return describe_failure(response)
+    name = response.watch_id
+    return (
+        f"{name} begun: `ada3d watch --follow` prints news of it, `ada3d watch --end {name}` ends"
+        " it"
     )
-
-
-def _told(options: argparse.Namespace, response: Any | None, describe: Callable[[Any], str]) -> int:
-    if response is None:
-        return 2
-    if options.json:
-        print(json.dumps(to_plain(response), indent=1))
-    else:
-        print(describe(response) if response.success else describe_failure(response))
-    return 0 if response.success else 1
 
 
 def _read(
@@ -163,7 +162,7 @@ def describe_list(status: Any) -> str:
         changed_ns = time_to_ns(question.last_changed)
         since = ""
         if 0 < changed_ns <= now_ns:  # else never, or the clock is behind it: a restart, a bag
-            since = f" (for {(now_ns - changed_ns) / 1e9:.0f} s)"
+            since = f" (for {duration((now_ns - changed_ns) / 1e9)})"
         lines.append(f"{question.watch_id}  {kind}  {question.question!r}: {state}{since}")
     return "\n".join(lines) or "no standing questions (`ada3d watch TEXT` begins one)"
 

@@ -23,9 +23,9 @@ from ada3d_ros.store.segment import SUFFIX, read_header, read_segment
 from ada3d_ros.types import Keyframe, SceneState
 
 SEGMENTS = "keyframes"  # folder of the segments in a scene's folder
-MAX_REBUILT = (
-    64  # keyframes in use of a scene whose index is lost; keyframe.max_views is at most so
-)
+KEPT = "kept:"  # in the index, before the names of what others keep with the scene
+# keyframes in use of a scene whose index is lost; keyframe.max_views is at most so
+MAX_REBUILT = 64
 Key = tuple[int, int]  # stamp in ns and index of a keyframe
 
 
@@ -74,14 +74,16 @@ class SceneInUse:
 
 @dataclass(slots=True)
 class Contents:
-    """rows: of the keyframes, by stamp; in_use: of the scene; rebuilt: the index was of no use;
-    unknown: rows of segments that the index lacks; notes: sentences for people.
+    """rows: of the keyframes, by stamp; in_use: of the scene; states: texts that others keep with
+    it, by key; rebuilt: the index was of no use; unknown: rows of segments that the index lacks;
+    notes: sentences for people.
     """
 
     rows: list[KeyframeRow] = field(default_factory=list)
     in_use: SceneInUse = SceneInUse()
     objects: list[ObjectRow] = field(default_factory=list)
     told: str = ""
+    states: dict[str, str] = field(default_factory=dict)
     rebuilt: bool = False
     unknown: list[KeyframeRow] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -95,13 +97,14 @@ class Contents:
 @dataclass(frozen=True, eq=False, slots=True)
 class SavedScene:
     """A scene read back: what a pipeline goes on with. in_store: keyframes, old ones included;
-    history: objects that ever were; notes: sentences on what is left out.
+    states: texts that were kept with it, by key; notes: sentences on what is left out.
     """
 
     name: str
     scene: SceneSnapshot
     objects: KeptObjects | None
     in_store: int
+    states: Mapping[str, str]
     notes: tuple[str, ...] = ()
 
 
@@ -118,6 +121,7 @@ def read_contents(folder: Path) -> Contents:
             contents.in_use = SceneInUse.from_json(index.state("scene") or _NOTHING)
             contents.told = index.state("objects")
             contents.objects = index.objects(contents.in_use.epoch)
+            contents.states = index.states(KEPT)
     except DamagedIndexError as error:
         contents = Contents(rebuilt=True)
         contents.notes.append(
@@ -217,7 +221,9 @@ def read_scene(folder: Path) -> SavedScene:
             notes.append(f"{error} They are looked for again.")
     if objects is not None and objects.epoch != in_use.epoch:
         objects = None  # the scene began anew before they were looked for
-    return SavedScene(folder.name, scene, objects, len(contents.rows), tuple(notes))
+    return SavedScene(
+        folder.name, scene, objects, len(contents.rows), contents.states, tuple(notes)
+    )
 
 
 def _other_frames(keyframes: Sequence[Keyframe], frame_id: str) -> list[str]:
@@ -236,9 +242,3 @@ def _anchor(in_use: SceneInUse, keyframes: Sequence[Keyframe]) -> tuple[float, f
         return in_use.anchor_xy_m
     x, y = keyframes[0].frame.T_world_cam[:2, 3]
     return round(float(x), 1), round(float(y), 1)
-
-
-def header_of(row: KeyframeRow) -> dict[str, Any]:
-    """The JSON of a row."""
-    loaded: dict[str, Any] = json.loads(row.header)
-    return loaded

@@ -54,10 +54,10 @@ def keyframe_header(keyframe: Keyframe) -> dict[str, Any]:
     }
 
 
-def encode_jpeg(rgb: npt.NDArray[np.uint8]) -> bytes:
-    """Colour (H, W, 3) RGB as a JPEG of JPEG_QUALITY."""
+def encode_jpeg(rgb: npt.NDArray[np.uint8], quality: int = JPEG_QUALITY) -> bytes:
+    """Colour (H, W, 3) RGB as a JPEG."""
     bgr = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
-    return _encoded(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+    return _encoded(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
 
 
 def encode_png(rgb: npt.NDArray[np.uint8]) -> bytes:

@@ -13,7 +13,7 @@ from ada3d_ros.errors import StoreError, UnknownSceneError
 from ada3d_ros.measures import SceneObject
 from ada3d_ros.store.contents import SEGMENTS, SavedScene, read_contents, read_scene
 from ada3d_ros.store.object_rows import described_of
-from ada3d_ros.store.scene_folder import KEPT, SceneFolder, check_world_frame, locked
+from ada3d_ros.store.scene_folder import SceneFolder, check_world_frame, locked
 from ada3d_ros.store.scene_index import NAME, AnswerRow, SceneIndex, os_sentence
 
 MAX_LISTED = 20  # names in a sentence
@@ -91,11 +91,6 @@ class NamedScenes:
         with SceneIndex(self.folder(name)) as index:
             return index.answers()
 
-    def state(self, name: str, key: str) -> str:
-        """What was kept with a scene under a key; '' where nothing was."""
-        with SceneIndex(self.folder(name)) as index:
-            return index.state(f"{KEPT}{key}")
-
     def written_ns(self, name: str) -> int:
         """When a scene was last written, ns; 0 where that is not known."""
         try:
@@ -110,7 +105,8 @@ class NamedScenes:
             contents = read_contents(folder)
             objects = answers = 0
             if not contents.rebuilt:
-                objects, answers = len(self.history(name)), len(self.answers(name))
+                with SceneIndex(folder) as index:
+                    objects, answers = index.counts()
         except StoreError as error:
             return SceneSummary(name, problem=str(error))
         newest_ns = contents.rows[-1].stamp_ns if contents.rows else -1

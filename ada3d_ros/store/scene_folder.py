@@ -18,7 +18,15 @@ from typing import IO
 from ada3d_ros.errors import StoreError
 from ada3d_ros.scene.keyframes import SceneSnapshot
 from ada3d_ros.scene.objects import KeptObject, KeptObjects
-from ada3d_ros.store.contents import SEGMENTS, Key, SceneInUse, key_of, read_contents, row_from
+from ada3d_ros.store.contents import (
+    KEPT,
+    SEGMENTS,
+    Key,
+    SceneInUse,
+    key_of,
+    read_contents,
+    row_from,
+)
 from ada3d_ros.store.object_rows import row_of as object_row
 from ada3d_ros.store.object_rows import told_of
 from ada3d_ros.store.scene_index import NAME, AnswerRow, KeyframeRow, SceneIndex, os_sentence
@@ -26,7 +34,6 @@ from ada3d_ros.store.segment import make_durable, segment_name, write_segment
 from ada3d_ros.types import Keyframe
 
 LOCK = "lock"
-KEPT = "kept:"  # before the names of what others keep with the scene
 
 
 class SceneFolder:

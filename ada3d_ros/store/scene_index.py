@@ -179,6 +179,19 @@ class SceneIndex:
             row = self._db.execute("SELECT value FROM states WHERE name = ?", (name,)).fetchone()
             return "" if row is None else str(row[0])
 
+    def states(self, prefix: str) -> dict[str, str]:
+        """What was kept under names that begin so, by the rest of the name."""
+        with self._told():
+            rows = self._db.execute("SELECT name, value FROM states ORDER BY name")
+            return {n.removeprefix(prefix): v for n, v in rows if n.startswith(prefix)}
+
+    def counts(self) -> tuple[int, int]:
+        """How many objects ever were, and answers are kept."""
+        query = "SELECT (SELECT count(*) FROM objects), (SELECT count(*) FROM answers)"
+        with self._told():
+            objects, answers = self._db.execute(query).fetchone()
+            return int(objects), int(answers)
+
     # -- writing
 
     @contextmanager

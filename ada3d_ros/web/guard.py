@@ -12,9 +12,10 @@ import ipaddress
 import re
 import socket
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import urlsplit
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import MutableHeaders
+from starlette.requests import HTTPConnection
 from starlette.responses import HTMLResponse, PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -63,25 +64,25 @@ class Guard:
         if scope["type"] != "http":
             return  # no websocket is served
         send = _with_headers(send)
-        headers = Headers(scope=scope)
-        refusal = self._refusal(scope, headers)
+        refusal = self._refusal(HTTPConnection(scope))
         if refusal is not None:
             await refusal(scope, receive, send)
             return
         await self._app(scope, receive, send)
 
-    def _refusal(self, scope: Scope, headers: Headers) -> Any | None:
+    def _refusal(self, request: HTTPConnection) -> Any | None:
         """The response to what is not let through; None else."""
+        headers, path = request.headers, request.scope["path"]
         host = headers.get("host", "")
         if not self._is_own(host):
             return PlainTextResponse(f"Host {host[:80]!r} is not this server.\n", 403)
         origin = headers.get("origin")
         if origin is not None and not _is_of(origin, host):
             return PlainTextResponse("Other pages may not use this one.\n", 403)
-        if headers.get("sec-fetch-site", "none") == "cross-site" and scope["path"] != "/":
+        if headers.get("sec-fetch-site", "none") == "cross-site" and path != "/":
             return PlainTextResponse("Other pages may not use this one.\n", 403)
 
-        if scope["method"] == "POST":
+        if request.scope["method"] == "POST":
             if headers.get("content-type", "").split(";")[0].strip() != "application/json":
                 return PlainTextResponse("Send JSON.\n", 415)
             length = headers.get("content-length", "")
@@ -90,19 +91,18 @@ class Guard:
                     f"{length or 'An untold number of'} bytes; at most {MAX_BODY}: write less.\n",
                     413,
                 )
-        return self._refusal_of_token(scope, headers)
+        return self._refusal_of_token(request)
 
-    def _refusal_of_token(self, scope: Scope, headers: Headers) -> Any | None:
+    def _refusal_of_token(self, request: HTTPConnection) -> Any | None:
         if not self._token:
             return None
-        given = parse_qs(scope["query_string"].decode("latin-1")).get("token", [])
-        if scope["path"] == "/" and given and self._is_token(given[0]):
+        if request.scope["path"] == "/" and self._is_token(request.query_params.get("token", "")):
             welcome = HTMLResponse(WELCOME, headers={"Cache-Control": "no-store"})
             welcome.set_cookie(
                 self._cookie, self._token, httponly=True, samesite="strict", path="/"
             )
             return welcome
-        if not self._is_token(_cookie(headers.get("cookie", ""), self._cookie)):
+        if not self._is_token(request.cookies.get(self._cookie, "")):
             return PlainTextResponse(NO_TOKEN, 401)
         return None
 
@@ -132,14 +132,6 @@ def _is_of(origin: str, host: str) -> bool:
         return urlsplit(origin).netloc.lower() == host.lower()
     except ValueError:
         return False
-
-
-def _cookie(header: str, name: str) -> str:
-    for part in header.split(";"):
-        key, _, value = part.strip().partition("=")
-        if key == name:
-            return value.strip('"')
-    return ""
 
 
 def _with_headers(send: Send) -> Send:

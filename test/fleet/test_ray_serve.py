@@ -40,6 +40,7 @@ from ada3d_ros.fleet.serve import (
     prepare_environment,
     served,
 )
+from ada3d_ros.lab.fleet_processes import replica_pids, rss_mib
 from ada3d_ros.pipeline import Ada3DPipeline
 from ada3d_ros.store.json_form import to_json
 from ada3d_ros.store.keyframe_bytes import pack_keyframe, unpack_keyframe
@@ -123,9 +124,9 @@ def robot(url: str, tmp_path: Path) -> Robot:
     return make
 
 
-def in_process(pipeline: RemotePipeline) -> Ada3DPipeline:
+def in_process(remote: RemotePipeline) -> Ada3DPipeline:
     """The same scene, its images as they are after the way to the server."""
-    scene = pipeline.scene
+    scene = remote.scene
     sent = tuple(unpack_keyframe(pack_keyframe(keyframe)) for keyframe in scene.keyframes)
     local = Ada3DPipeline(from_flat(MODEL))
     local.load()
@@ -164,29 +165,10 @@ def test_forty_robots_in_turn_are_answered_and_memory_stays_bounded(robot: Robot
         for number in range(20 * turn, 20 * turn + 20):
             name = f"m{number}"
             first[name] = robot(name, number % 4).ask(ASK).text
-        sizes.append(sum(_rss_mib(pid) for pid in replica_pids()))
+        sizes.append(sum(rss_mib(pid) for pid in replica_pids()))
     for number in range(4):  # the same room, the same answer
         assert len({first[f"m{n}"] for n in range(number, 40, 4)}) == 1
     assert sizes[1] < sizes[0] * 1.1
-
-
-def replica_pids() -> list[int]:
-    """Of this test's cluster alone, which is known by its token."""
-    found, token = [], os.environ["RAY_AUTH_TOKEN_PATH"].encode()
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            command = (folder / "cmdline").read_bytes()
-            ours = token in (folder / "environ").read_bytes()
-        except OSError:
-            continue
-        if ours and command.startswith(b"ray::ServeReplica:ada3d"):
-            found.append(int(folder.name))
-    return sorted(found)
-
-
-def _rss_mib(pid: int) -> float:
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS"))
 
 
 def test_a_robot_that_hangs_up_stops_its_answer_within_five_tokens(robot: Robot) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from ada3d_ros.ros.scene_client import main as scene_command
 from ada3d_ros.ros.standing import KEY
 from ada3d_ros.srv import GroundObject, LoadScene, QueryScene, SaveScene, Watch
 from ada3d_ros.store.named_scenes import NamedScenes
+from ada3d_ros.store.scene_index import SceneIndex
 from test.support.ros_harness import Harness, wait_until
 
 Start = Callable[..., Harness]
@@ -277,11 +279,33 @@ def test_a_scene_saved_once_holds_the_standing_questions(start: Start, tmp_path:
     # Saved once more; a copy under another name has none.
     request = Watch.Request(question="Is there a chair?", min_period_sec=60.0)
     assert again.call(Watch, "watch", request, LIMIT_S).watch_id == "w2"
-    assert "chair" not in NamedScenes(tmp_path).state("kitchen", KEY)
+    assert "chair" not in NamedScenes(tmp_path).read("kitchen").states[KEY]
     assert save(again).success
     assert save(again, "attic").success
-    states = [NamedScenes(tmp_path).state(name, KEY) for name in ("kitchen", "attic")]
-    assert ["chair" in state for state in states] == [True, False]
+    assert "chair" in NamedScenes(tmp_path).read("kitchen").states[KEY]
+    assert KEY not in NamedScenes(tmp_path).read("attic").states
+
+
+def test_the_executor_waits_for_no_disk_where_questions_come_with_their_scene(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = start(**{"scene.store": str(tmp_path)})
+    seen(agent, 2)
+    request = Watch.Request(question="What is there?", min_period_sec=60.0)
+    assert agent.call(Watch, "watch", request, LIMIT_S).success
+    opened, open_index = set[str](), SceneIndex.__init__
+
+    def open_here(index: SceneIndex, *args: Any, **kwargs: Any) -> None:
+        opened.add(threading.current_thread().name)
+        open_index(index, *args, **kwargs)
+
+    monkeypatch.setattr(SceneIndex, "__init__", open_here)
+    assert save(agent, "kitchen").success
+    assert save(agent, "attic").success
+    for name, standing in (("attic", []), ("kitchen", ["w1"])):
+        assert load(agent, name).success
+        assert list(agent.node.standing.questions) == standing  # at once: no timer is waited for
+    assert opened == {"ada3d-scenes"}
 
 
 def test_a_save_that_fails_lets_go_of_the_folder(

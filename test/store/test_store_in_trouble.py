@@ -182,7 +182,7 @@ def test_answers_and_states_do_not_wait_for_keyframes(
     with pytest.raises(StoreError, match="no keyframe is taken"):
         writer.flush(FOREVER_S)
     assert writer.abandon(FOREVER_S)
-    assert store.state("kitchen", "watched") == "the lamp"
+    assert store.read("kitchen").states == {"watched": "the lamp"}
     assert [row.text for row in store.answers("kitchen")] == ["a chair"]
 
 
@@ -217,7 +217,7 @@ def test_a_node_that_starts_in_the_middle_of_a_delete_keeps_its_scene(
     assert mine.keys == frozenset()
     mine.put_state("watched", "the lamp")
     mine.close()
-    assert store.state("kitchen", "watched") == "the lamp"
+    assert store.read("kitchen").states == {"watched": "the lamp"}
     assert [each.name for each in tmp_path.iterdir()] == ["kitchen"]
 
 

@@ -11,25 +11,20 @@ import torch
 from ada3d_ros.engine.decode import GenerationRequest, decode, greedy
 from ada3d_ros.engine.prefill import prefill
 from ada3d_ros.lab.parity.comparison import Row, compare, exact, not_compared
+from ada3d_ros.lab.parity.frame_sampling import spread_frames
 from ada3d_ros.lab.parity.golden_case import Tensors
 from ada3d_ros.lab.parity.llava3d import NO_RULE
 from ada3d_ros.lab.parity.video3dllm_case import Video3DCase, find_qwen_tokenizer
-from ada3d_ros.lab.parity.video3dllm_text import check_texts
-from ada3d_ros.model.prompt import IMAGE_ID
-from ada3d_ros.model.video3dllm.frame_sampling import spread_frames
-from ada3d_ros.model.video3dllm.geometry import (
+from ada3d_ros.lab.parity.video3dllm_reference import (
     build_recorded_views,
-    crop_color,
-    mean_points,
-    square_of,
-)
-from ada3d_ros.model.video3dllm.ground import (
     choose_one,
-    choose_several,
     find_ground,
     ground_loss,
-    patches_inside,
 )
+from ada3d_ros.lab.parity.video3dllm_text import check_texts
+from ada3d_ros.model.prompt import IMAGE_ID
+from ada3d_ros.model.video3dllm.geometry import crop_color, mean_points, square_of
+from ada3d_ros.model.video3dllm.ground import choose_several, patches_inside
 from ada3d_ros.model.video3dllm.tokens import (
     GroundedFrame,
     embed_places,

@@ -18,13 +18,7 @@ from ada3d_ros.geometry.boxes import iou_axis_aligned
 from ada3d_ros.geometry.unproject import unproject_depth
 from ada3d_ros.lab.evaluation.field.multi3drefer import f1_of_ious
 from ada3d_ros.lab.parity.comparison import Row, compare, exact, not_compared
-from ada3d_ros.lab.parity.golden_case import Tensors, read_json, read_tensors
-from ada3d_ros.lab.parity.llava3d import NO_RULE
-from ada3d_ros.lab.parity.video3dllm import check_array
-from ada3d_ros.lab.parity.video3dllm_case import find_qwen_tokenizer, recorded_views
-from ada3d_ros.lab.parity.video3dllm_text import check_prompts
-from ada3d_ros.model.video3dllm.config import Video3DConfig
-from ada3d_ros.model.video3dllm.frame_sampling import (
+from ada3d_ros.lab.parity.frame_sampling import (
     UNFORCED,
     CoverageRanking,
     coverage_candidates,
@@ -33,13 +27,15 @@ from ada3d_ros.model.video3dllm.frame_sampling import (
     rank_by_coverage,
     spread_frames,
 )
-from ada3d_ros.model.video3dllm.geometry import (
-    build_recorded_views,
-    crop_color,
-    mean_points,
-    square_of,
-)
-from ada3d_ros.model.video3dllm.ground import MASS, choose_one, choose_several
+from ada3d_ros.lab.parity.golden_case import Tensors, read_json, read_tensors
+from ada3d_ros.lab.parity.llava3d import NO_RULE
+from ada3d_ros.lab.parity.video3dllm import check_array
+from ada3d_ros.lab.parity.video3dllm_case import find_qwen_tokenizer, recorded_views
+from ada3d_ros.lab.parity.video3dllm_reference import build_recorded_views, choose_one
+from ada3d_ros.lab.parity.video3dllm_text import check_prompts
+from ada3d_ros.model.video3dllm.config import Video3DConfig
+from ada3d_ros.model.video3dllm.geometry import crop_color, mean_points, square_of
+from ada3d_ros.model.video3dllm.ground import MASS, choose_several
 from ada3d_ros.model.video3dllm.tokens import (
     place_voxels,
     pool_patches,

@@ -45,10 +45,10 @@ STAGES = (
 # Less than an hour of one core: a form of the model against another, on the same passes. Tower and
 # decoder begin as another model's (--tower, --decoder), what lies between is new.
 HOUR = (
-    Stage("vision", "patches", 600, 4, 0, 1e-3, decay=0.5),
+    Stage("vision", "patches", 900, 4, 0, 1e-3, decay=0.5),
     Stage("symbolic", "symbolic", 4_800, 8, 22, 2e-3, per_object=1, background=3),
     Stage("points", "symbolic", 1_200, 8, 22, 1.5e-3, per_object=5, background=16),
-    Stage("features", "features", 800, 4, 24, 1.5e-3, decay=0.6),
+    Stage("features", "features", 2_400, 4, 24, 1.5e-3, decay=0.6),
 )
 CURRICULA: Mapping[str, tuple[Stage, ...]] = MappingProxyType({"full": STAGES, "hour": HOUR})
 # How often each kind of question is asked; one round is 34. Those that take several steps of

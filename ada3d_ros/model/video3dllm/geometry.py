@@ -19,10 +19,10 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from ada3d_ros.errors import FrameError, FrameReason, NoFramesError, PoseError
+from ada3d_ros.errors import FrameError, FrameReason, NoFramesError
 from ada3d_ros.geometry.unproject import unproject_grid
 from ada3d_ros.model.video3dllm.config import Triple, Video3DConfig
-from ada3d_ros.scene.views import RecordedViews, Size, normalise_color
+from ada3d_ros.scene.views import Size, normalise_color
 from ada3d_ros.types import RgbdFrame
 
 
@@ -109,40 +109,6 @@ def mean_points(points_m: torch.Tensor, cells_per_side: int, cell_px: int) -> to
     return means.permute(0, 2, 3, 1)
 
 
-# -- preset reference
-
-
-def build_recorded_views(views: RecordedViews, config: Video3DConfig) -> SquareViews:
-    """Views as the reference makes them of a data set's frames.
-
-    views: intrinsics are the depth camera's, at the depth image's size; intrinsics_size is not
-    looked at. A depth of 0 is the camera's centre. Raises FrameError (BAD_SIZE) for portrait
-    images, PoseError for a pose that is not finite.
-    """
-    poses = np.asarray(views.poses, dtype=np.float64)
-    if not np.isfinite(poses).all():
-        bad = np.nonzero(~np.isfinite(poses).all(axis=(1, 2)))[0].tolist()
-        raise PoseError(
-            f"the pose of view {bad[0]} holds numbers that are not finite (views {bad}): leave such"
-            " frames out, one of them makes every answer meaningless."
-        )
-    align = np.eye(4) if views.axis_align is None else np.asarray(views.axis_align, np.float64)
-    T = torch.from_numpy(align @ poses).float()
-    K = torch.from_numpy(np.array(views.intrinsics, dtype=np.float64)).float()
-
-    side = config.vision.image_size
-    pixels, points = [], []
-    for view, (rgb, raw) in enumerate(zip(views.rgb, views.depth, strict=True)):
-        square = square_of((raw.shape[1], raw.shape[0]), side, portrait=False)
-        depth_m = torch.from_numpy(raw.astype(np.float64) / views.depth_scale).float()
-        pixels.append(_normalised(rgb, square, config))
-        points.append(square_points(depth_m.nan_to_num(), K[view], T[view], square))
-    return SquareViews(torch.stack(pixels), torch.stack(points), T)
-
-
-# -- live frames
-
-
 def build_square_views(
     frames: Sequence[RgbdFrame], origin_m: Triple, config: Video3DConfig, reference: bool
 ) -> SquareViews:
@@ -165,7 +131,7 @@ def build_square_views(
         nothing = 0.0 if reference else float("nan")
         depth_m = torch.where(torch.isfinite(depth_m) & (depth_m > 0), depth_m, nothing)
         K, T_model_cam = torch.from_numpy(camera.matrix).float(), torch.from_numpy(T).float()
-        pixels.append(_normalised(frame.rgb, square, config))
+        pixels.append(normalised_square(frame.rgb, square, config))
         points.append(square_points(depth_m, K, T_model_cam, square))
         poses.append(T_model_cam)
     return SquareViews(torch.stack(pixels), torch.stack(points), torch.stack(poses))
@@ -174,9 +140,12 @@ def build_square_views(
 def square_pixels(rgb: npt.NDArray[np.uint8], config: Video3DConfig) -> torch.Tensor:
     """The central square of an image rgb (H, W, 3) alone, (3, S, S) float32, normalised."""
     size = rgb.shape[1], rgb.shape[0]
-    return _normalised(rgb, square_of(size, config.vision.image_size, portrait=True), config)
+    return normalised_square(rgb, square_of(size, config.vision.image_size, portrait=True), config)
 
 
-def _normalised(rgb: npt.NDArray[np.uint8], square: Square, config: Video3DConfig) -> torch.Tensor:
+def normalised_square(
+    rgb: npt.NDArray[np.uint8], square: Square, config: Video3DConfig
+) -> torch.Tensor:
+    """A square (3, S, S) float32 of an image rgb (H, W, 3), normalised for the vision tower."""
     vision = config.vision
     return normalise_color(crop_color(rgb, square), vision.image_mean, vision.image_std)

@@ -122,38 +122,6 @@ def patches_inside(
     return members.unflatten(1, (side, side))
 
 
-def find_ground(ids: Sequence[int], config: Video3DConfig) -> int:
-    """Where the one `<ground>` stands in a prompt's ids. Raises InvalidRequestError for none or
-    several, and for a model without ground heads.
-    """
-    if config.ground_id < 0:
-        raise InvalidRequestError(
-            "the loaded model has no ground heads (ground_head_* in its weights, ground_token_ids"
-            " in its config.json): load a Video-3D-LLM checkpoint, or ask for relevance."
-        )
-    places = [index for index, token in enumerate(ids) if token == config.ground_id]
-    if len(places) != 1:
-        raise InvalidRequestError(
-            f"the prompt has {len(places)} <ground> tokens; exactly one is needed."
-        )
-    return places[0]
-
-
-def ground_loss(scores: torch.Tensor, targets: Sequence[int], temperature: float) -> torch.Tensor:
-    """InfoNCE of scores (n + 1,): -log of the share of exp(s / temperature) that the targets get.
-
-    targets: indices of the objects meant; none, or -1: "no object".
-    """
-    meant = [target for target in targets if target >= 0] or [len(scores) - 1]
-    logits = scores / temperature
-    return logits.logsumexp(0) - logits[meant].logsumexp(0)
-
-
-def choose_one(scores: torch.Tensor) -> int:
-    """The best of the n boxes of scores (n + 1,), whatever "no object" has: ScanRefer's rule."""
-    return int(scores[:-1].argmax())
-
-
 def choose_several(scores: torch.Tensor, temperature: float, mass: float = MASS) -> list[int]:
     """The boxes a phrase means, best first: Multi3DRefer's rule.
 

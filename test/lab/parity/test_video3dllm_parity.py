@@ -13,8 +13,7 @@ from ada3d_ros.errors import Ada3DError
 from ada3d_ros.lab.parity.comparison import Row
 from ada3d_ros.lab.parity.parity import main, run_parity
 from ada3d_ros.lab.parity.video3dllm_case import Video3DCase
-from ada3d_ros.model.video3dllm.geometry import build_recorded_views
-from ada3d_ros.model.video3dllm.ground import find_ground
+from ada3d_ros.lab.parity.video3dllm_reference import build_recorded_views, find_ground
 
 SMALL = "case_c_ground"
 CASES = (SMALL, "case_a", "case_b")

@@ -7,13 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from ada3d_ros.errors import InvalidRequestError
-from ada3d_ros.model.video3dllm.ground import (
-    choose_one,
-    choose_several,
-    find_ground,
-    ground_loss,
-    patches_inside,
-)
+from ada3d_ros.model.video3dllm.ground import choose_several, patches_inside
 from ada3d_ros.model.video3dllm.tokens import embed_places
 from test.support.video3d import SMALL_VIDEO3D, encode, flat_frame, small_video3d
 
@@ -118,25 +112,12 @@ def test_shares_of_what_is_meant() -> None:
         model.score_proposals(state, boxes[:1], table)
 
 
-def test_the_best_box_and_the_boxes_of_several() -> None:
-    assert choose_one(torch.tensor([0.1, 0.3, 0.2, 0.9])) == 1
+def test_the_boxes_of_several() -> None:
     assert choose_several(torch.tensor([0.1, 0.3, 0.2, 0.9]), 0.07) == []
     assert choose_several(torch.tensor([0.5, 0.5, 0.5, 0.5, 0.0]), 0.07) == [0, 1]
     assert choose_several(torch.tensor([0.2, 0.9, 0.0]), 0.07) == [1]
     scores = torch.log(torch.tensor([0.15, 0.3, 0.25, 0.2, 0.1]))
     assert choose_several(scores, 1.0, mass=0.7) == [1, 2, 3]
-
-
-def test_loss_is_the_share_that_the_targets_get() -> None:
-    scores = torch.tensor([0.3, -0.1, 0.2, 0.05])
-    shares = torch.softmax(scores / 0.07, dim=0)
-    assert float(ground_loss(scores, [0, 2], 0.07)) == pytest.approx(
-        -math.log(float(shares[0] + shares[2])), abs=1e-5
-    )
-    for nothing in ([], [-1]):
-        assert float(ground_loss(scores, nothing, 0.07)) == pytest.approx(
-            -math.log(float(shares[3])), abs=1e-5
-        )
 
 
 @pytest.mark.parametrize(
@@ -165,10 +146,3 @@ def test_the_reference_takes_a_far_proposal_to_the_border() -> None:
     state = torch.linspace(-1, 1, 50)
     found = [model.ground_scores(state, torch.tensor(box), frames) for box in (far, border)]
     assert torch.equal(*found)
-
-
-@pytest.mark.parametrize(("ids", "count"), [([1, 2], 0), ([37, 1, 37], 2)])
-def test_one_ground_token_exactly(ids: list[int], count: int) -> None:
-    with pytest.raises(InvalidRequestError, match=f"has {count} <ground> tokens; exactly one"):
-        find_ground(ids, SMALL_VIDEO3D)
-    assert find_ground([1, 37, 2], SMALL_VIDEO3D) == 1

@@ -4,30 +4,19 @@ import numpy as np
 import pytest
 import torch
 
-from ada3d_ros.errors import CheckpointError, FrameError, NoFramesError, PoseError
+from ada3d_ros.errors import CheckpointError, FrameError, NoFramesError
 from ada3d_ros.model.config import VisionConfig
 from ada3d_ros.model.video3dllm.config import Video3DConfig
 from ada3d_ros.model.video3dllm.geometry import (
     Square,
-    build_recorded_views,
     build_square_views,
     mean_points,
     sampled_indices,
     square_of,
 )
-from ada3d_ros.scene.views import RecordedViews
 from test.support.video3d import CELLS, SMALL_VIDEO3D, flat_frame, with_depth
 
 ORIGIN = 0.0, 0.0, 0.0
-
-
-def recorded(poses: np.ndarray, shape: tuple[int, int] = (120, 160)) -> RecordedViews:
-    count, K = len(poses), np.eye(4)
-    K[0, 0] = K[1, 1] = 100.0
-    K[0, 2], K[1, 2] = shape[1] / 2 - 0.5, shape[0] / 2 - 0.5
-    rgb = [np.zeros((90, 140, 3), np.uint8)] * count
-    depth = [np.full(shape, 2000, np.uint16)] * count
-    return RecordedViews(rgb, depth, np.broadcast_to(K, (count, 4, 4)), (0, 0), poses, 1000.0)
 
 
 def test_the_square_is_the_middle_of_the_scaled_image() -> None:
@@ -102,35 +91,11 @@ def test_portrait_images_are_refused_by_the_reference() -> None:
     words = r"120x160 px is less than 96 px wide where it is 96 px high.*set model\.compat: default"
     with pytest.raises(FrameError, match=words):
         build_square_views([flat_frame((120, 160))], ORIGIN, SMALL_VIDEO3D, reference=True)
-    with pytest.raises(FrameError, match=words):
-        build_recorded_views(recorded(np.eye(4)[None], (160, 120)), SMALL_VIDEO3D)
-
-
-@pytest.mark.parametrize("value", [np.nan, -np.inf])
-def test_a_pose_that_is_not_finite_is_refused(value: float) -> None:
-    """ScanNet writes -inf for a lost pose; the reference makes NaN of the whole answer then."""
-    poses = np.stack([np.eye(4)] * 3)
-    poses[1] = value
-    with pytest.raises(PoseError, match=r"pose of view 1 .*\(views \[1\]\).*leave such frames out"):
-        build_recorded_views(recorded(poses), SMALL_VIDEO3D)
 
 
 def test_without_frames() -> None:
     with pytest.raises(NoFramesError, match="no frame to look at"):
         build_square_views([], ORIGIN, SMALL_VIDEO3D, reference=False)
-
-
-def test_alignment_comes_before_the_pose() -> None:
-    align, pose = np.eye(4), np.eye(4)
-    align[:3, 3], pose[:3, 3] = (1.0, 2.0, 3.0), (0.5, 0.0, 0.0)
-    views = recorded(pose[None])
-    aligned = RecordedViews(
-        views.rgb, views.depth, views.intrinsics, (0, 0), views.poses, 1000.0, align
-    )
-    found = build_recorded_views(aligned, SMALL_VIDEO3D)
-    assert found.T_model_cam[0, :3, 3].tolist() == [1.5, 2.0, 3.0]
-    difference = found.points_m - build_recorded_views(views, SMALL_VIDEO3D).points_m
-    assert torch.allclose(difference, torch.tensor([1.0, 2.0, 3.0]), atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,6 @@ from ada3d_ros.errors import ConfigError, InvalidRequestError, QuestionTooLongEr
 from ada3d_ros.model.backbone import Backbone
 from ada3d_ros.model.prompt import CLICK_ID, IMAGE_ID
 from ada3d_ros.model.video3dllm.backbone import Video3DLLM
-from ada3d_ros.model.video3dllm.ground import find_ground
 from ada3d_ros.model.video3dllm.tokens import place_voxels, pool_patches, sine_embedding
 from ada3d_ros.scene.floor import Floor
 from ada3d_ros.scene.keyframes import SceneSnapshot
@@ -134,8 +133,6 @@ def test_without_ground_heads() -> None:
     frames = encode(model, [flat_frame()])
     with pytest.raises(InvalidRequestError, match="no ground heads"):
         model.ground_scores(torch.zeros(50), torch.zeros(1, 6), frames)
-    with pytest.raises(InvalidRequestError, match="no ground heads"):
-        find_ground([1, 37], model.config)
 
 
 def test_without_coordinates() -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ada3d_ros.errors import ConfigError
-from ada3d_ros.model.video3dllm.frame_sampling import (
+from ada3d_ros.lab.parity.frame_sampling import (
     CoverageRanking,
     coverage_candidates,
     pick_by_coverage,

@@ -1,6 +1,6 @@
 """Which frames of a recording the reference takes: evenly spread, or by what they cover.
 
-For recordings; a robot's frames are chosen by scene/keyframes.py.
+A robot's frames are chosen by scene/keyframes.py.
 """
 
 from __future__ import annotations
