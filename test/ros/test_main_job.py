@@ -191,8 +191,8 @@ def test_bag_to_answer(processes: tuple[Processes, int], bag: Path, tiny_model: 
         ]
         assert int(images[0]) == int(images[1]) > 0
         assert float(_value(diagnostics[-1], "Synchronization", "frame_cpu_ms_p50")) > 0
-        # Random weights may attend to some place enough for a box, but never to one place alone, and
-        # no box fits into eight tokens of text.
+        # Random weights may attend to some place enough for a box, but never to one place alone,
+        # and no box fits into eight tokens of text.
         grounded = children.run("ground", "the cabinet", "--min-score", "1.0")
         assert grounded.returncode == 1
         assert "NOT_GROUNDED" in grounded.stdout
