@@ -60,10 +60,11 @@ def status_for_people(status: Any) -> dict[str, Any]:
     }
 
 
-def no_status(was_there: bool) -> dict[str, Any]:
-    """The status of a node that is not there, or has gone."""
+def no_status(agent: str, was_there: bool, others: str = "") -> dict[str, Any]:
+    """The status of a node that is not there, or has gone. others: which ones are there."""
     tone, text = SILENT if was_there else ABSENT
-    return {"tone": tone, "text": text, "ready": False, "detail": "", "faults": [], "scene": ""}
+    told = [f"{agent}/status is silent."] + ([f"{others}."] if others else [])
+    return {"tone": tone, "text": text, "ready": False, "detail": "", "faults": told, "scene": ""}
 
 
 def watches_for_page(status: Any) -> list[dict[str, str]]:

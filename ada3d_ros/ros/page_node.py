@@ -32,6 +32,7 @@ from sensor_msgs.msg import PointCloud2
 from ada3d_ros.action import AskScene
 from ada3d_ros.errors import ConfigError, SourceError
 from ada3d_ros.msg import AgentStatus, Answer, KeyframeArray, SceneEvent
+from ada3d_ros.ros.discovery import find_agents, name_others
 from ada3d_ros.ros.page_messages import (
     answer_for_page,
     cloud_bytes,
@@ -49,6 +50,7 @@ from ada3d_ros.srv import GroundObject
 
 TICK_S = 0.2
 SILENT_S = 4.0  # without a ~/status, which comes once a second: the agent has gone
+LOOK_S = 5.0  # between two looks at which other agents there are, while it is silent
 FORGET_S = 600.0  # without a sign of life of a turn: no late answer is taken
 POSE_S = 0.2  # between two poses for the page
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -135,7 +137,7 @@ class PageNode:
         self._parked: list[Any] = []  # answers that may be to one of ours
         self._status_at, self._was_there, self._is_silent = 0.0, False, True
         self._run = 0  # how often the agent came: a scene without a name is of one run
-        self._ticked = time.monotonic()
+        self._ticked = self._looked_at = time.monotonic()
         self._pose_at = 0.0
 
         subscribe, name = self._node.create_subscription, f"{self._agent}/"
@@ -151,7 +153,7 @@ class PageNode:
         self._node.create_timer(TICK_S, self._tick, clock=steady)
         self._executor.add_node(self._node)
         self._thread = Thread(target=self._spin, name="ada3d-page", daemon=True)
-        listener.status(no_status(was_there=False))
+        listener.status(no_status(self._agent, was_there=False))
 
     def start(self) -> None:
         self._thread.start()
@@ -361,7 +363,7 @@ class PageNode:
         self._ticked = now
         if self._was_there and not self._is_silent and now > self._status_at + SILENT_S:
             self._is_silent = True
-            self._listener.status(no_status(was_there=True))
+            self._listener.status(no_status(self._agent, was_there=True))
             self.services.agent_went()
             self._own.clear()  # another agent counts from 1 again
             for opened in list(self._open.values()):
@@ -375,3 +377,7 @@ class PageNode:
                 del self._open[opened.turn]
         self.services.tick()
         self._tell_parked()
+        if self._is_silent and now > self._looked_at + LOOK_S:
+            self._looked_at = now
+            others = name_others(self._agent, find_agents(self._node))
+            self._listener.status(no_status(self._agent, self._was_there, others))

@@ -105,7 +105,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 def address_of(host: str, port: int, token: str) -> str:
     """What to open in a browser."""
-    shown = {"0.0.0.0": socket.gethostname(), "::": socket.gethostname()}.get(host, host)
+    shown = socket.gethostname() if host in ("", "0.0.0.0", "::") else host
     shown = f"[{shown}]" if ":" in shown else shown
     return f"http://{shown}:{port}/" + (f"?token={token}" if token else "")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
@@ -138,11 +138,13 @@ class _Routes:
     async def ask(self, request: Request) -> Response:
         """Begin a turn: {kind, text, keep_ratio, page} gives {turn}."""
         try:
-            given = _fields(await request.body())
+            given = await _fields(request)
             kind, text, page = given.get("kind"), given.get("text"), given.get("page", "")
             ratio = given.get("keep_ratio", 0)
             if kind not in KINDS or not isinstance(text, str) or not isinstance(page, str):
-                raise InvalidRequestError(f"kind is one of {', '.join(KINDS)}, text is text.")
+                raise InvalidRequestError(
+                    f"kind is one of {', '.join(KINDS)}, text and page are text."
+                )
             _check_text("text", text)
             if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 <= ratio <= 1:
                 raise InvalidRequestError("keep_ratio is a number from 0 (the robot's own) to 1.")
@@ -157,7 +159,7 @@ class _Routes:
     async def stop(self, request: Request) -> Response:
         """Stop a turn: {turn}."""
         try:
-            turn = _fields(await request.body()).get("turn")
+            turn = (await _fields(request)).get("turn")
             known = self._board.turns.get(turn) if isinstance(turn, str) else None
             if known is None:
                 raise InvalidRequestError("There is no such question.")
@@ -170,7 +172,7 @@ class _Routes:
     async def settings(self, request: Request) -> Response:
         """Change what holds for everybody: {strategy}."""
         try:
-            strategy = _fields(await request.body()).get("strategy")
+            strategy = (await _fields(request)).get("strategy")
             if not isinstance(strategy, str):
                 raise InvalidRequestError("strategy is the name of one.")
             _check_text("strategy", strategy)
@@ -182,7 +184,7 @@ class _Routes:
     async def watch(self, request: Request) -> Response:
         """Begin a standing question: {kind, text, every_s} gives {watch}."""
         try:
-            given = _fields(await request.body())
+            given = await _fields(request)
             kind, text, every_s = given.get("kind"), given.get("text"), given.get("every_s", 0)
             if kind not in WATCH_KINDS or not isinstance(text, str):
                 raise InvalidRequestError(f"kind is one of {', '.join(WATCH_KINDS)}, text is text.")
@@ -199,7 +201,7 @@ class _Routes:
     async def unwatch(self, request: Request) -> Response:
         """End a standing question: {watch}."""
         try:
-            watch = _fields(await request.body()).get("watch")
+            watch = (await _fields(request)).get("watch")
             if not isinstance(watch, str):
                 raise InvalidRequestError("watch is the name of a standing question, as w1.")
             _check_text("watch", watch)
@@ -214,7 +216,7 @@ class _Routes:
     async def use_scene(self, request: Request) -> Response:
         """Save the scene in use, or go on with a saved one: {verb: "save" or "load", name}."""
         try:
-            given = _fields(await request.body())
+            given = await _fields(request)
             verb, name = given.get("verb"), given.get("name")
             if verb not in ("save", "load") or not isinstance(name, str):
                 raise InvalidRequestError("verb is save or load, name is the scene's.")
@@ -230,11 +232,11 @@ async def _told(future: Future[dict[str, Any]]) -> Response:
     return JSONResponse(await asyncio.wrap_future(future))
 
 
-def _fields(body: bytes) -> dict[str, Any]:
-    """Raises InvalidRequestError."""
+async def _fields(request: Request) -> dict[str, Any]:
+    """What a body holds. Raises InvalidRequestError, also where the browser went away within it."""
     try:
-        fields = json.loads(body)
-    except (ValueError, RecursionError):
+        fields = json.loads(await request.body())
+    except (ValueError, RecursionError, ClientDisconnect):
         fields = None
     if not isinstance(fields, dict):
         raise InvalidRequestError("The body is no JSON object.")

@@ -244,6 +244,24 @@ def test_a_robot_that_is_not_there(domain_id: int, monkeypatch: pytest.MonkeyPat
         page.close()
 
 
+def test_a_robot_of_another_name_is_named(
+    start_agent: Callable[..., Harness], domain_id: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever looks for one that is not there is told which is."""
+    start_agent()
+    monkeypatch.setattr("ada3d_ros.ros.page_node.LOOK_S", 0.5)
+    listener = Listener()
+    page = PageNode("/robot1/ada3d_agent", listener, domain_id=domain_id)
+    page.start()
+    there = "/ada3d_agent is there: --node /ada3d_agent."
+    try:
+        assert wait_until(lambda: there in listener.told["status"]["faults"], 30.0)
+        assert listener.told["status"]["faults"][0] == "/robot1/ada3d_agent/status is silent."
+        assert listener.told["status"]["text"].startswith("No robot yet")
+    finally:
+        page.close()
+
+
 def test_what_cannot_be_sent_ends_and_blocks_nobody(
     start_agent: Callable[..., Harness], join: Joined
 ) -> None:

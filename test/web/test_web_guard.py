@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from concurrent.futures import Future
 from pathlib import Path
@@ -150,6 +151,35 @@ def test_a_body_that_is_not_taken(kind: str, body: bytes, status: int) -> None:
     told = asked.post("/ask", content=body, headers={"Content-Type": kind})
     assert told.status_code == status
     assert len(robot.asked) == (status == 200)
+
+
+@pytest.mark.parametrize("path", ["/ask", "/stop", "/settings", "/watch", "/unwatch", "/scenes"])
+def test_a_browser_that_goes_away_within_its_body_is_no_fault(path: str) -> None:
+    """Nothing is raised, which the server would log with a trace; nobody is asked."""
+    asked, robot, _ = client()
+    messages = iter(
+        [
+            {"type": "http.request", "body": b'{"kind": "ask", "te', "more_body": True},
+            {"type": "http.disconnect"},
+        ]
+    )
+    headers = [
+        (b"host", b"127.0.0.1:8090"),
+        (b"content-type", b"application/json"),
+        (b"content-length", b"100"),
+    ]
+    scope = {"type": "http", "method": "POST", "path": path, "headers": headers}
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return next(messages)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    asyncio.run(asked.app({**scope, "query_string": b"", "root_path": ""}, receive, send))
+    assert sent[0]["status"] == 400
+    assert robot.asked == []
 
 
 def test_a_body_of_untold_length_is_not_taken() -> None:
