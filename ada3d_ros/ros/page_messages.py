@@ -63,7 +63,9 @@ def status_for_people(status: Any) -> dict[str, Any]:
 def no_status(agent: str, was_there: bool, others: str = "") -> dict[str, Any]:
     """The status of a node that is not there, or has gone. others: which ones are there."""
     tone, text = SILENT if was_there else ABSENT
-    told = [f"{agent}/status is silent."] + ([f"{others}."] if others else [])
+    told = [f"{agent}/status is silent; `ada3d doctor` says which agents there are."]
+    if others:
+        told.append(f"{others}.")
     return {"tone": tone, "text": text, "ready": False, "detail": "", "faults": told, "scene": ""}
 
 

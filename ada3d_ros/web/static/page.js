@@ -77,9 +77,13 @@ function showStatus(status) {
   byId("facts").textContent = facts.filter(Boolean).join(", ");
 
   // What the node itself says, for who looks after it.
-  const lines = [status.detail, ...(status.faults ?? [])].filter(Boolean);
+  const faults = status.faults ?? [];
+  const lines = [status.detail, ...faults].filter(Boolean);
   const why = byId("why");
   why.hidden = !lines.length;
+  const summary = why.querySelector("summary");
+  summary.textContent = faults.length ? `Details (${faults.length})` : "Details";
+  summary.classList.toggle("warned", faults.length > 0);
   const told = lines.map((text) => element("p", { className: "words", textContent: text }));
   why.querySelector("div").replaceChildren(...told);
 }
