@@ -362,5 +362,8 @@ def test_how_to_cite_names_no_second_version() -> None:
     assert citation["cff-version"] == "1.2.0"
     assert "version" not in citation  # package.xml has it
     assert {"title", "message", "authors"} <= set(citation)
+    for name in ("LLaVA-3D", "Video-3D LLM", "AdaToken-3D"):  # both models, and the method
+        (paper,) = [each for each in citation["references"] if each["title"].startswith(name)]
+        assert {"type", "authors", "year"} <= set(paper)
     license_id = ET.parse(ROOT / "package.xml").getroot().findtext("license")
     assert citation["license"] == license_id
