@@ -7,6 +7,7 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 PACKAGE = ET.parse(Path(__file__).resolve().parent / "package.xml").getroot()
 
@@ -16,7 +17,18 @@ def text_of(tag: str) -> str:
     return PACKAGE.findtext(tag, "").strip()
 
 
+class BuildWithHelp(build_py):
+    """Beside the modules the page of the commands: the help of one whose packages are missing."""
+
+    def run(self) -> None:
+        super().run()
+        if not self.editable_mode:  # else docs/ is there
+            page = Path(__file__).resolve().parent / "docs" / "commands.md"
+            self.copy_file(str(page), str(Path(self.build_lib) / "ada3d_ros" / page.name))
+
+
 setup(
+    cmdclass={"build_py": BuildWithHelp},
     name=text_of("name"),
     version=text_of("version"),
     description=text_of("description"),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import re
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from ada3d_ros import __version__
@@ -134,40 +136,59 @@ def find_verb(args: Sequence[str]) -> Callable[[], int]:
         return lambda: _refuse(f"ada3d: unknown verb {name!r}{hint}\n\n{usage()}")
 
     # A verb that needs ROS where there is none: say how to get it.
-    verb = VERBS[name]
+    verb, wants_help = VERBS[name], not {"-h", "--help"}.isdisjoint(rest)
     if verb.needs_ros and not _has_ros():
-        return lambda: _refuse(
+        text = (
             f"ada3d {name}: rclpy or the interfaces of this package are not importable. Without ROS"
             " installed: run `make setup` and use .venv/bin/ada3d; with a ROS distribution: colcon"
             " build, then source install/setup.bash. `ada3d doctor` tells more."
         )
+        return lambda: _refuse(text, name if wants_help else "")
 
     module, function = verb.function.split(":")
     try:
         work = getattr(importlib.import_module(f"ada3d_ros.{module}"), function)
     except ModuleNotFoundError as error:
-        return _refusal_of_missing(name, error)
+        return _refusal_of_missing(name, error, wants_help)
 
     def run() -> int:
         try:
             return int(work(rest))
         except ModuleNotFoundError as error:  # of a package imported where it is needed
-            return _refusal_of_missing(name, error)()
+            return _refusal_of_missing(name, error, wants_help)()
 
     return run
 
 
-def _refusal_of_missing(verb: str, error: ModuleNotFoundError) -> Callable[[], int]:
+def _refusal_of_missing(
+    verb: str, error: ModuleNotFoundError, wants_help: bool
+) -> Callable[[], int]:
     """Says which package a verb lacks and how to get it; raises the error where it is ours."""
     module = (error.name or "").partition(".")[0]
     if module in ("", "ada3d_ros"):
         raise error
     package = DISTRIBUTIONS.get(module, module)
-    return lambda: _refuse(
+    text = (
         f"ada3d {verb}: needs the Python package {package}, which is not installed: `pip install"
         f" -c constraints/python.txt {package}`, or run `make setup` and use .venv/bin/ada3d."
         " `ada3d doctor` tells what else is missing."
     )
+    return lambda: _refuse(text, verb if wants_help else "")
+
+
+def written_help(verb: str) -> str:
+    """What docs/commands.md says of a verb, for where its parser cannot be loaded; a wheel holds
+    that page beside this module. Empty without it.
+    """
+    package = Path(__file__).resolve().parent
+    for page in (package / "commands.md", package.parent / "docs" / "commands.md"):
+        if page.is_file():
+            text = page.read_text(encoding="utf-8")
+            found = re.search(
+                rf"^## (`ada3d {verb}`\n.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL
+            )
+            return re.sub(r"^```\n|`", "", found[1], flags=re.MULTILINE).strip() if found else ""
+    return ""
 
 
 def _say(text: str) -> int:
@@ -175,9 +196,13 @@ def _say(text: str) -> int:
     return 0
 
 
-def _refuse(text: str) -> int:
+def _refuse(text: str, help_of: str = "") -> int:
+    """help_of: a verb whose help is asked for, which can be told all the same."""
+    told = written_help(help_of) if help_of else ""
+    if told:
+        print(told, end="\n\n", flush=True)
     print(text, file=sys.stderr)
-    return 2
+    return 0 if told else 2
 
 
 def _has_ros() -> bool:

@@ -14,7 +14,7 @@ os.environ["TRANSFORMERS_OFFLINE"] = "1"
 # (decision 234).
 LONG_FILES = (
     "ros/test_soak.py",
-    "ros/test_web_page.py",
+    "ros/page/test_web_page.py",
     "ros/test_detections.py",
     "ros/test_recording_demo.py",
     "ros/test_health_node.py",

@@ -186,6 +186,19 @@ def test_named_options_exist(page: Path) -> None:
 
 
 @each_page
+def test_named_launch_arguments_exist(page: Path) -> None:
+    """`ros2 launch ada3d_ros agent.launch.py scene:=...`: ros2 takes any name in silence."""
+    joined = re.sub(r"\\?\n\s*", " ", text_of(page))
+    code = "".join(text_of(file) for file in (ROOT / "launch").glob("*.py"))
+    known = re.findall(r'(?:argument|DeclareLaunchArgument)\(\s*"(\w+)"', code)
+    command = r"ros2 launch ada3d_ros (\S+\.launch\.py)((?:(?!ros2 )[^`])*)"
+    for file, rest in re.findall(command, joined):
+        assert (ROOT / "launch" / file).is_file(), file
+        for name in re.findall(r"(?<=\s)(\w+):=", rest):
+            assert name in known, f"{file} {name}:="
+
+
+@each_page
 def test_named_sources_exist(page: Path) -> None:
     if page.name == "CHANGELOG.md":  # history
         return

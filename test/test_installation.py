@@ -302,7 +302,8 @@ def test_the_wheel_holds_what_the_package_reads(tmp_path: Path) -> None:
     wanted = [
         f
         for f in files
-        if f.startswith("ada3d_ros/") or f in ("setup.py", "pyproject.toml", "package.xml")
+        if f.startswith("ada3d_ros/")
+        or f in ("setup.py", "pyproject.toml", "package.xml", "docs/commands.md")
     ]
     for file in wanted:
         (source / file).parent.mkdir(parents=True, exist_ok=True)
@@ -336,11 +337,33 @@ def test_the_wheel_holds_what_the_package_reads(tmp_path: Path) -> None:
     ).stdout.split()
     assert said == [version, str(tmp_path / "installed" / "ada3d_ros" / "__init__.py")]
 
+    # In a Python that has nothing else at all, every help is told.
+    bare = [sys.executable, "-I", "-S", "-c"]
+    code = (
+        "import sys; sys.path.insert(0, {!r}); from ada3d_ros.cli import main; sys.exit(main({}))"
+    )
+    for args, words in (
+        (["--version"], version),
+        (["--help"], "usage: ada3d <verb> [options]"),
+        (["demo", "--help"], "- --seed SEED: "),
+        (["eval", "--help"], "ada3d eval synthetic"),
+    ):
+        told = subprocess.run(
+            [*bare, code.format(str(tmp_path / "installed"), args)],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+        )
+        assert (told.returncode, words in told.stdout) == (0, True), (args, told)
+
 
 def test_how_to_cite_names_no_second_version() -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert citation["cff-version"] == "1.2.0"
     assert "version" not in citation  # package.xml has it
     assert {"title", "message", "authors"} <= set(citation)
+    for name in ("LLaVA-3D", "Video-3D LLM", "AdaToken-3D"):  # both models, and the method
+        (paper,) = [each for each in citation["references"] if each["title"].startswith(name)]
+        assert {"type", "authors", "year"} <= set(paper)
     license_id = ET.parse(ROOT / "package.xml").getroot().findtext("license")
     assert citation["license"] == license_id

@@ -15,16 +15,51 @@ PROGRAM = """
 import sys
 sys.modules["rosbags"] = None  # as if it were not installed
 from ada3d_ros.cli import main
-sys.exit(main(["make-bag", "--help"]))
+sys.exit(main(["make-bag", *sys.argv[1:]]))
 """
 NEEDS = "needs the Python package {}, which is not installed: `pip install"
 
 
+def run(*args: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", PROGRAM, *args], capture_output=True, text=True, check=False
+    )
+
+
 def test_what_is_missing_is_named_with_the_way_to_get_it() -> None:
-    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True)
+    done = run("folder", "-o", "bag")
     assert done.returncode == 2
     assert done.stderr.startswith(f"ada3d make-bag: {NEEDS.format('rosbags')}")
     assert len(done.stderr.splitlines()) == 1
+    assert done.stdout == ""
+
+
+def test_help_is_told_where_the_verb_cannot_run() -> None:
+    """Every option, and what is missing."""
+    done = run("--help")
+    assert done.returncode == 0
+    lines = done.stdout.splitlines()
+    assert lines[0] == "ada3d make-bag"
+    assert any(line.startswith("- --synthetic: ") for line in lines)
+    assert any(line.startswith("- -o, --output BAG: ") for line in lines)
+    assert "ada3d random-model" not in done.stdout  # the next one
+    assert "`" not in done.stdout
+    assert done.stderr.startswith(f"ada3d make-bag: {NEEDS.format('rosbags')}")
+
+
+@pytest.mark.parametrize("verb", sorted(cli.VERBS))
+def test_help_without_ros_is_that_of_the_page(
+    verb: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli, "_has_ros", lambda: False)
+    assert len(cli.written_help(verb).splitlines()) > 2
+    if cli.VERBS[verb].needs_ros:
+        assert cli.main([verb, "--help"]) == 0
+        told = capsys.readouterr()
+        assert told.out == cli.written_help(verb) + "\n\n"
+        assert "`make setup`" in told.err
+        assert cli.main([verb]) == 2
+        assert capsys.readouterr().out == ""
 
 
 def missing(name: str) -> ModuleNotFoundError:

@@ -122,6 +122,7 @@ SERVICES: Table = (
     ("~/get_objects", "ada3d_ros/GetObjects", "objects by name, place and time, at once"),
     ("~/ask_scene", "ada3d_ros/AskScene (action)", "streams the text; cancels within one token"),
     ("~/get_model_info", "ada3d_ros/GetModelInfo", "weights, device, pruning in force"),
+    ("~/list_scenes", "ada3d_ros/ListScenes", "the scenes of the store, in numbers"),
     ("~/save_scene", "ada3d_ros/SaveScene", "the scene in use into the store (`scene.store`)"),
     ("~/load_scene", "ada3d_ros/LoadScene", "a scene of the store in the place of the one in use"),
     ("~/watch", "ada3d_ros/Watch", "a question that is asked again when the scene has changed"),

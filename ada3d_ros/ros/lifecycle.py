@@ -233,6 +233,11 @@ class AgentLifecycle(ManagedNode):
         what = f"{size} {info.precision}" if info.parameters else "no language model, a detector"
         what = "a server answers" if self.config.model.remote else what
         self.get_logger().info(f"loading {info.name}: {what} on {info.device}")
+        if self.config.model.path == "embedded":
+            self.get_logger().info(
+                "it knows rooms that a program drew, and photographs not at all: in a real room"
+                " choose another model.path, or set detector.path (docs/real_rooms.md)"
+            )
         if info.random_weights:
             self.get_logger().warning(
                 "this checkpoint has random weights, it was never trained: every answer is"

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ada3d_ros.asking.words import duration
 from ada3d_ros.errors import ErrorCode, SourceError
-from ada3d_ros.msg import AgentStatus
+from ada3d_ros.msg import AgentStatus, StandingQuestion
 from ada3d_ros.ros.conversions import LATENCY_STAGES, time_to_ns
 
 # What a person is told of each state, and how it looks: "good" asks for a question.
@@ -32,6 +33,12 @@ SILENT = ("bad", "The robot does not answer any more. Waiting for it to come bac
 # Stages of one answer that do not overlap, in the order in which they happen.
 BAR_STAGES = tuple(s for s in LATENCY_STAGES if s not in ("first_token", "total"))
 LEAST_MS = 0.05  # a shorter stage is not shown
+# What is watched, in words for people.
+WATCHED = {
+    StandingQuestion.KIND_ASK: "question",
+    StandingQuestion.KIND_GROUND: "phrase to find",
+    StandingQuestion.KIND_OBJECT: "kept object",
+}
 DECIMALS = 4  # of metres: a tenth of a millimetre
 FLOAT32, UINT32 = 7, 6  # sensor_msgs/PointField
 
@@ -53,10 +60,56 @@ def status_for_people(status: Any) -> dict[str, Any]:
     }
 
 
-def no_status(was_there: bool) -> dict[str, Any]:
-    """The status of a node that is not there, or has gone."""
+def no_status(agent: str, was_there: bool, others: str = "") -> dict[str, Any]:
+    """The status of a node that is not there, or has gone. others: which ones are there."""
     tone, text = SILENT if was_there else ABSENT
-    return {"tone": tone, "text": text, "ready": False, "detail": "", "faults": [], "scene": ""}
+    told = [f"{agent}/status is silent; `ada3d doctor` says which agents there are."]
+    if others:
+        told.append(f"{others}.")
+    return {"tone": tone, "text": text, "ready": False, "detail": "", "faults": told, "scene": ""}
+
+
+def watches_for_page(status: Any) -> list[dict[str, str]]:
+    """The standing questions of an AgentStatus, with how long their answers stand by its clock."""
+    now_ns = time_to_ns(status.header.stamp)
+
+    def ago(stamp: Any) -> str:
+        """`5 min`; empty for never, and where the clock is behind it (a restart, a bag)."""
+        then_ns = time_to_ns(stamp)
+        return duration((now_ns - then_ns) / 1e9) if 0 < then_ns <= now_ns else ""
+
+    return [
+        {
+            "watch": question.watch_id,
+            "kind": WATCHED.get(question.kind, "unknown kind"),
+            "question": question.question,
+            "text": question.last_text,
+            "error": question.error_msg,
+            "stands": ago(question.last_changed),
+        }
+        for question in status.watches
+    ]
+
+
+def event_for_page(event: Any) -> dict[str, str]:
+    """A SceneEvent: whose it is, and its sentence."""
+    return {"watch": event.watch_id, "sentence": event.sentence}
+
+
+def scenes_for_page(response: Any) -> dict[str, Any]:
+    """A response of ~/list_scenes. newest_s: of the newest keyframe's stamp, 0 without one."""
+    scenes = [
+        {
+            "name": scene.name,
+            "keyframes": int(scene.keyframes),
+            "objects": int(scene.objects),
+            "megabytes": round(scene.bytes / 1e6, 1),
+            "newest_s": scene.newest.sec,
+            "problem": scene.problem,
+        }
+        for scene in response.scenes
+    ]
+    return {"scenes": scenes, "in_use": response.scene_in_use}
 
 
 def answer_for_page(answer: Any) -> dict[str, Any]:
@@ -70,6 +123,7 @@ def answer_for_page(answer: Any) -> dict[str, Any]:
         "frame": answer.header.frame_id,
         "epoch": int(answer.scene_epoch),
         "scene": answer.scene,
+        "watch": answer.watch_id,
         "boxes": [_box(box) for box in boxes],
         "tokens": None if is_measured else _tokens(answer.tokens),
         "times": _times(answer.latency),

@@ -19,14 +19,11 @@ from typing import Any, Protocol
 
 import rclpy
 from geometry_msgs.msg import PoseStamped
-from rcl_interfaces.msg import Parameter as ParameterMsg
-from rcl_interfaces.srv import GetParameters, SetParameters
 from rclpy.action import ActionClient
 from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import InvalidTopicNameException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
-from rclpy.parameter import Parameter, parameter_value_to_python
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.signals import SignalHandlerOptions
 from rclpy.validate_full_topic_name import validate_full_topic_name
@@ -34,27 +31,29 @@ from sensor_msgs.msg import PointCloud2
 
 from ada3d_ros.action import AskScene
 from ada3d_ros.errors import ConfigError, SourceError
-from ada3d_ros.msg import AgentStatus, Answer, KeyframeArray
+from ada3d_ros.msg import AgentStatus, Answer, KeyframeArray, SceneEvent
+from ada3d_ros.ros.discovery import find_agents, name_others
 from ada3d_ros.ros.page_messages import (
     answer_for_page,
     cloud_bytes,
+    event_for_page,
     kept_bytes,
     keyframes_for_page,
     no_status,
     pose_for_page,
     response_error,
     status_for_people,
+    watches_for_page,
 )
+from ada3d_ros.ros.page_services import FIND_S, GONE, PageServices
 from ada3d_ros.srv import GroundObject
 
 TICK_S = 0.2
 SILENT_S = 4.0  # without a ~/status, which comes once a second: the agent has gone
-FIND_S = 5.0  # until an agent that is alive must have been found
+LOOK_S = 5.0  # between two looks at which other agents there are, while it is silent
 FORGET_S = 600.0  # without a sign of life of a turn: no late answer is taken
 POSE_S = 0.2  # between two poses for the page
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-SETTINGS = ("pruning.strategy", "pruning.keep_ratio")
-GONE = "The robot does not answer: it may be starting again. Ask once more when it is back."
 STOPPED = "Stopped."
 
 
@@ -68,6 +67,12 @@ class Listener(Protocol):
     def keyframes(self, keyframes: dict[str, Any], pictures: dict[str, bytes]) -> None: ...
     def pose(self, pose: dict[str, Any]) -> None: ...
     def settings(self, settings: dict[str, Any]) -> None: ...
+    def watches(self, watches: list[dict[str, Any]]) -> None:
+        """The standing questions, each time a status comes."""
+
+    def event(self, event: dict[str, Any]) -> None:
+        """News of one of them."""
+
     def text(self, turn: str, delta: str) -> None:
         """More text of an answer that is on its way."""
 
@@ -99,7 +104,7 @@ class _Open:
 
 
 class PageNode:
-    """A node on an executor of its own; `ask`, `find`, `stop`, `set_strategy` from any thread.
+    """A node on an executor of its own; `ask`, `find`, `stop`, `services` from any thread.
 
     agent: its full name; raises ConfigError where it is none.
     """
@@ -132,7 +137,7 @@ class PageNode:
         self._parked: list[Any] = []  # answers that may be to one of ours
         self._status_at, self._was_there, self._is_silent = 0.0, False, True
         self._run = 0  # how often the agent came: a scene without a name is of one run
-        self._ticked = time.monotonic()
+        self._ticked = self._looked_at = time.monotonic()
         self._pose_at = 0.0
 
         subscribe, name = self._node.create_subscription, f"{self._agent}/"
@@ -140,15 +145,15 @@ class PageNode:
         subscribe(AgentStatus, f"{name}status", self._on_status, LATCHED)
         subscribe(PoseStamped, f"{name}camera_pose", self._on_pose, 1)
         subscribe(Answer, f"{name}answer", self._on_answer, 10)
+        subscribe(SceneEvent, f"{name}events", self._on_event, 20)
         self._asking = ActionClient(self._node, AskScene, f"{name}ask_scene")
         self._grounding = self._node.create_client(GroundObject, f"{name}ground")
-        self._reading = self._node.create_client(GetParameters, f"{name}get_parameters")
-        self._setting = self._node.create_client(SetParameters, f"{name}set_parameters")
+        self.services = PageServices(self._node, self._agent, self._later, listener.settings)
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._node.create_timer(TICK_S, self._tick, clock=steady)
         self._executor.add_node(self._node)
         self._thread = Thread(target=self._spin, name="ada3d-page", daemon=True)
-        listener.status(no_status(was_there=False))
+        listener.status(no_status(self._agent, was_there=False))
 
     def start(self) -> None:
         self._thread.start()
@@ -217,10 +222,6 @@ class PageNode:
 
     def stop(self, turn: str) -> None:
         self._later(partial(self._stop, turn))
-
-    def set_strategy(self, strategy: str) -> None:
-        """For everybody who asks this robot; refused with the node's sentence in `settings`."""
-        self._later(partial(self._set, "pruning.strategy", strategy))
 
     def _later(self, work: Callable[[], None]) -> None:
         """In the order of calls, which the executor's own tasks do not keep."""
@@ -333,8 +334,9 @@ class PageNode:
         came, self._is_silent, self._was_there = self._is_silent, False, True
         self._run += came
         self._listener.status({**status_for_people(status), "run": self._run})
+        self._listener.watches(watches_for_page(status))
         if came:
-            self._read_settings()
+            self.services.agent_came()
 
     def _on_cloud(self, message: Any) -> None:
         try:
@@ -344,6 +346,9 @@ class PageNode:
 
     def _on_keyframes(self, message: Any) -> None:
         self._listener.keyframes(*keyframes_for_page(message))
+
+    def _on_event(self, event: Any) -> None:
+        self._listener.event(event_for_page(event))
 
     def _on_pose(self, message: Any) -> None:
         if time.monotonic() > self._pose_at + POSE_S:
@@ -358,7 +363,8 @@ class PageNode:
         self._ticked = now
         if self._was_there and not self._is_silent and now > self._status_at + SILENT_S:
             self._is_silent = True
-            self._listener.status(no_status(was_there=True))
+            self._listener.status(no_status(self._agent, was_there=True))
+            self.services.agent_went()
             self._own.clear()  # another agent counts from 1 again
             for opened in list(self._open.values()):
                 self._lose(opened)
@@ -366,37 +372,12 @@ class PageNode:
         for opened in list(self._open.values()):
             if not opened.sent:
                 self._try_to_send(opened)
-            elif (
-                now > opened.last_sign_s + FORGET_S
-            ):  # an agent that came back sooner than SILENT_S
+            elif now > opened.last_sign_s + FORGET_S:  # it came back sooner than SILENT_S
                 self._lose(opened)
                 del self._open[opened.turn]
+        self.services.tick()
         self._tell_parked()
-
-    # -- settings
-
-    def _read_settings(self) -> None:
-        if not self._reading.service_is_ready():
-            return
-        future = self._reading.call_async(GetParameters.Request(names=list(SETTINGS)))
-        future.add_done_callback(self._on_settings)
-
-    def _on_settings(self, future: Any) -> None:
-        response = future.result()
-        if response is not None and len(response.values) == len(SETTINGS):
-            strategy, ratio = map(parameter_value_to_python, response.values)
-            self._listener.settings({"strategy": strategy, "ratio": ratio})
-
-    def _set(self, name: str, value: str) -> None:
-        if self._is_silent or not self._setting.service_is_ready():
-            self._listener.settings({"error": GONE})
-            return
-        parameter: ParameterMsg = Parameter(name, value=value).to_parameter_msg()
-        future = self._setting.call_async(SetParameters.Request(parameters=[parameter]))
-        future.add_done_callback(self._on_set)
-
-    def _on_set(self, future: Any) -> None:
-        response = future.result()
-        refused = [r.reason for r in response.results if not r.successful] if response else []
-        self._listener.settings({"error": refused[0] if refused else ""})
-        self._read_settings()
+        if self._is_silent and now > self._looked_at + LOOK_S:
+            self._looked_at = now
+            others = name_others(self._agent, find_agents(self._node))
+            self._listener.status(no_status(self._agent, self._was_there, others))

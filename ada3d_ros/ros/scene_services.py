@@ -1,23 +1,26 @@
-"""~/save_scene and ~/load_scene: the disk is read and written on a thread of its own."""
+"""~/list_scenes, ~/save_scene, ~/load_scene: the disk is read and written on an own thread."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.task import Future
 
 from ada3d_ros.config.scene import check_scene_name
-from ada3d_ros.errors import Ada3DError, InvalidRequestError
-from ada3d_ros.ros.conversions import error_of
+from ada3d_ros.errors import Ada3DError, InvalidRequestError, UnknownSceneError
+from ada3d_ros.msg import SavedScene
+from ada3d_ros.ros.conversions import error_of, ns_to_time
 from ada3d_ros.ros.guard import guarded
-from ada3d_ros.srv import LoadScene, SaveScene
+from ada3d_ros.srv import ListScenes, LoadScene, SaveScene
 
 if TYPE_CHECKING:
     from ada3d_ros.ros.node import AgentNode
     from ada3d_ros.ros.scenes import SceneServer
+    from ada3d_ros.store.named_scenes import NamedScenes
 
 T = TypeVar("T")
 
@@ -29,6 +32,7 @@ class SceneServices:
         self._node, self._scenes = node, scenes
         self._lock = threading.Lock()
         group = ReentrantCallbackGroup()
+        node.create_service(ListScenes, "~/list_scenes", self._on_list, callback_group=group)
         node.create_service(SaveScene, "~/save_scene", self._on_save, callback_group=group)
         node.create_service(LoadScene, "~/load_scene", self._on_load, callback_group=group)
 
@@ -37,6 +41,17 @@ class SceneServices:
 
     def _failed(self, error: Exception, request: Any, response: Any) -> Any:
         response.error_code, response.error_msg = error_of(error)
+        return response
+
+    @guarded(_failed)
+    async def _on_list(self, request: Any, response: Any) -> Any:
+        scenes = self._scenes
+        try:
+            store = scenes.needed_store()
+            response.scenes = await self._aside(lambda: _saved(store))
+        except Ada3DError as error:
+            return self._failed(error, request, response)
+        response.success, response.scene_in_use = True, scenes.name
         return response
 
     @guarded(_failed)
@@ -98,3 +113,22 @@ class SceneServices:
         if error is not None:
             raise error
         return result
+
+
+def _saved(store: NamedScenes) -> list[SavedScene]:
+    """The scenes of a store; one that is deleted meanwhile is left out. Raises StoreError."""
+    found = []
+    for name in store.names():
+        with suppress(UnknownSceneError):
+            summary = store.summary(name)
+            found.append(
+                SavedScene(
+                    name=name,
+                    keyframes=summary.keyframes,
+                    objects=summary.objects,
+                    bytes=summary.bytes,
+                    newest=ns_to_time(max(summary.newest_ns, 0)),
+                    problem=summary.problem,
+                )
+            )
+    return found

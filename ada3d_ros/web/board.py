@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
+import time
 from collections import OrderedDict
 from typing import Any
 
 MAX_TURNS = 100  # shown; older ones go
 MAX_OPEN = 8  # turns that wait for their answer
+MAX_NEWS = 30  # of standing questions
 MAX_BEHIND = 500  # events that a page may lag behind; then it connects anew
 OPEN = ("waiting", "running")
 Event = tuple[str, str]  # name, and its data as JSON
@@ -32,6 +34,8 @@ class Board:
             "keyframes": {"epoch": -1, "views": []},
             "pose": None,
             "settings": {},
+            "watches": [],
+            "news": [],
             "cloud": 0,
         }
         self.turns: OrderedDict[str, dict[str, Any]] = OrderedDict()
@@ -91,6 +95,11 @@ class Board:
     def set_keyframes(self, keyframes: dict[str, Any], pictures: dict[str, bytes]) -> None:
         self.pictures = pictures
         self.set("keyframes", keyframes)
+
+    def add_news(self, event: dict[str, Any]) -> None:
+        """What happened to a standing question, with the time at which it came, s; newest last."""
+        news = [*self._state["news"], {**event, "at_s": time.time()}]
+        self.set("news", news[-MAX_NEWS:])
 
     # -- turns
 

@@ -105,7 +105,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 def address_of(host: str, port: int, token: str) -> str:
     """What to open in a browser."""
-    shown = {"0.0.0.0": socket.gethostname(), "::": socket.gethostname()}.get(host, host)
+    shown = socket.gethostname() if host in ("", "0.0.0.0", "::") else host
     shown = f"[{shown}]" if ":" in shown else shown
     return f"http://{shown}:{port}/" + (f"?token={token}" if token else "")
 
@@ -139,7 +139,9 @@ def serve(given: argparse.Namespace, ros_args: Sequence[str], say: Callable[[str
         loop = asyncio.get_running_loop()
         board = Board(given.node, list(SETTINGS["pruning.strategy"].choices))
         robot = PageNode(given.node, _OnLoop(loop, board), ros_args)
-        app = Guard(build_app(board, robot, three), given.host, token, f"ada3d_{port}")
+        app = Guard(
+            build_app(board, robot, robot.services, three), given.host, token, f"ada3d_{port}"
+        )
 
         class Server(uvicorn.Server):
             def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -202,6 +204,12 @@ class _OnLoop:
 
     def settings(self, settings: dict[str, Any]) -> None:
         self._call(self._board.set_settings, settings)
+
+    def watches(self, watches: list[dict[str, Any]]) -> None:
+        self._call(self._board.set, "watches", watches)
+
+    def event(self, event: dict[str, Any]) -> None:
+        self._call(self._board.add_news, event)
 
     def text(self, turn: str, delta: str) -> None:
         self._call(self._board.add_text, turn, delta)

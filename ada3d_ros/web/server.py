@@ -6,15 +6,17 @@ import asyncio
 import json
 import unicodedata
 from collections.abc import AsyncIterator
+from concurrent.futures import Future
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from ada3d_ros.config import SETTINGS
 from ada3d_ros.errors import Ada3DError, BusyError, ConfigError, InvalidRequestError
 from ada3d_ros.web.board import OPEN, Board
 
@@ -22,6 +24,8 @@ STATIC = Path(__file__).resolve().parent / "static"
 THREE = Path("elements") / "scene" / "dist" / "index.js"  # three.js within NiceGUI's wheel
 INSTALL = "`pip install -c constraints/python.txt -c constraints/web.txt nicegui`"
 KINDS = ("ask", "find")
+LONGEST_S = SETTINGS["watch.min_period_sec"].high or 0.0
+WATCH_KINDS = ("ask", "ground", "object")
 UNWATCHED_S = 10.0  # after the last page has gone: one that is loaded anew comes back sooner
 FRESH = {"Cache-Control": "no-cache"}  # asked after each time: a new version shows at once
 
@@ -33,7 +37,17 @@ class Robot(Protocol):
     def ask(self, turn: str, question: str, keep_ratio: float) -> None: ...
     def find(self, turn: str, phrase: str, keep_ratio: float) -> None: ...
     def stop(self, turn: str) -> None: ...
+
+
+class Services(Protocol):
+    """What else it has the robot do; a future gives the fields of the answer, or `error`."""
+
     def set_strategy(self, strategy: str) -> None: ...
+    def begin_watch(self, kind: str, text: str, every_s: float) -> Future[dict[str, Any]]: ...
+    def end_watch(self, watch_id: str) -> Future[dict[str, Any]]: ...
+    def list_scenes(self) -> Future[dict[str, Any]]: ...
+    def save_scene(self, name: str) -> Future[dict[str, Any]]: ...
+    def load_scene(self, name: str) -> Future[dict[str, Any]]: ...
 
 
 def find_three() -> Path:
@@ -48,9 +62,9 @@ def find_three() -> Path:
     )
 
 
-def build_app(board: Board, robot: Robot, three: Path) -> Starlette:
+def build_app(board: Board, robot: Robot, services: Services, three: Path) -> Starlette:
     """The application without its guard."""
-    routes = _Routes(board, robot, three)
+    routes = _Routes(board, robot, services, three)
     return Starlette(
         routes=[
             Route("/", routes.index),
@@ -63,13 +77,17 @@ def build_app(board: Board, robot: Robot, three: Path) -> Starlette:
             Route("/ask", routes.ask, methods=["POST"]),
             Route("/stop", routes.stop, methods=["POST"]),
             Route("/settings", routes.settings, methods=["POST"]),
+            Route("/watch", routes.watch, methods=["POST"]),
+            Route("/unwatch", routes.unwatch, methods=["POST"]),
+            Route("/scenes", routes.scenes),
+            Route("/scenes", routes.use_scene, methods=["POST"]),
         ]
     )
 
 
 class _Routes:
-    def __init__(self, board: Board, robot: Robot, three: Path) -> None:
-        self._board, self._robot, self._three = board, robot, three
+    def __init__(self, board: Board, robot: Robot, services: Services, three: Path) -> None:
+        self._board, self._robot, self._services, self._three = board, robot, services, three
         self._files = {file.name: file for file in STATIC.iterdir()}
 
     # -- what the page is made of
@@ -120,11 +138,13 @@ class _Routes:
     async def ask(self, request: Request) -> Response:
         """Begin a turn: {kind, text, keep_ratio, page} gives {turn}."""
         try:
-            given = _fields(await request.body())
+            given = await _fields(request)
             kind, text, page = given.get("kind"), given.get("text"), given.get("page", "")
             ratio = given.get("keep_ratio", 0)
             if kind not in KINDS or not isinstance(text, str) or not isinstance(page, str):
-                raise InvalidRequestError(f"kind is one of {', '.join(KINDS)}, text is text.")
+                raise InvalidRequestError(
+                    f"kind is one of {', '.join(KINDS)}, text and page are text."
+                )
             _check_text("text", text)
             if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 <= ratio <= 1:
                 raise InvalidRequestError("keep_ratio is a number from 0 (the robot's own) to 1.")
@@ -139,7 +159,7 @@ class _Routes:
     async def stop(self, request: Request) -> Response:
         """Stop a turn: {turn}."""
         try:
-            turn = _fields(await request.body()).get("turn")
+            turn = (await _fields(request)).get("turn")
             known = self._board.turns.get(turn) if isinstance(turn, str) else None
             if known is None:
                 raise InvalidRequestError("There is no such question.")
@@ -152,21 +172,71 @@ class _Routes:
     async def settings(self, request: Request) -> Response:
         """Change what holds for everybody: {strategy}."""
         try:
-            strategy = _fields(await request.body()).get("strategy")
+            strategy = (await _fields(request)).get("strategy")
             if not isinstance(strategy, str):
                 raise InvalidRequestError("strategy is the name of one.")
             _check_text("strategy", strategy)
         except Ada3DError as error:
             return _refused(error)
-        self._robot.set_strategy(strategy)
+        self._services.set_strategy(strategy)
         return JSONResponse({})
 
+    async def watch(self, request: Request) -> Response:
+        """Begin a standing question: {kind, text, every_s} gives {watch}."""
+        try:
+            given = await _fields(request)
+            kind, text, every_s = given.get("kind"), given.get("text"), given.get("every_s", 0)
+            if kind not in WATCH_KINDS or not isinstance(text, str):
+                raise InvalidRequestError(f"kind is one of {', '.join(WATCH_KINDS)}, text is text.")
+            _check_text("text", text)
+            is_number = isinstance(every_s, int | float) and not isinstance(every_s, bool)
+            if not is_number or not 0 <= every_s <= LONGEST_S:
+                raise InvalidRequestError(
+                    f"every_s is a number of seconds, at most {LONGEST_S:g}; 0: the robot's own."
+                )
+        except Ada3DError as error:
+            return _refused(error)
+        return await _told(self._services.begin_watch(kind, text, float(every_s)))
 
-def _fields(body: bytes) -> dict[str, Any]:
-    """Raises InvalidRequestError."""
+    async def unwatch(self, request: Request) -> Response:
+        """End a standing question: {watch}."""
+        try:
+            watch = (await _fields(request)).get("watch")
+            if not isinstance(watch, str):
+                raise InvalidRequestError("watch is the name of a standing question, as w1.")
+            _check_text("watch", watch)
+        except Ada3DError as error:
+            return _refused(error)
+        return await _told(self._services.end_watch(watch))
+
+    async def scenes(self, request: Request) -> Response:
+        """The scenes of the robot's store: {scenes, in_use}."""
+        return await _told(self._services.list_scenes())
+
+    async def use_scene(self, request: Request) -> Response:
+        """Save the scene in use, or go on with a saved one: {verb: "save" or "load", name}."""
+        try:
+            given = await _fields(request)
+            verb, name = given.get("verb"), given.get("name")
+            if verb not in ("save", "load") or not isinstance(name, str):
+                raise InvalidRequestError("verb is save or load, name is the scene's.")
+            _check_text("name", name)
+        except Ada3DError as error:
+            return _refused(error)
+        services = self._services
+        return await _told((services.save_scene if verb == "save" else services.load_scene)(name))
+
+
+async def _told(future: Future[dict[str, Any]]) -> Response:
+    """What the robot's service answered; a refusal of it is its `error`, no fault of HTTP."""
+    return JSONResponse(await asyncio.wrap_future(future))
+
+
+async def _fields(request: Request) -> dict[str, Any]:
+    """What a body holds. Raises InvalidRequestError, also where the browser went away within it."""
     try:
-        fields = json.loads(body)
-    except (ValueError, RecursionError):
+        fields = json.loads(await request.body())
+    except (ValueError, RecursionError, ClientDisconnect):
         fields = None
     if not isinstance(fields, dict):
         raise InvalidRequestError("The body is no JSON object.")

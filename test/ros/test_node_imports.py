@@ -97,3 +97,4 @@ def test_the_node_loads_nothing_of_the_laboratory() -> None:
     assert run.returncode == 0, run.stderr
     found = json.loads(run.stdout.splitlines()[-1])
     assert found == {"imported": [], "active": [], "answered": []}
+    assert "it knows rooms that a program drew" in run.stderr  # who asks about photographs is told

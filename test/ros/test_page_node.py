@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from rclpy.task import Future
 
 from ada3d_ros.errors import ConfigError
 from ada3d_ros.ros.page_node import PageNode
+from ada3d_ros.ros.page_services import GONE, MAX_OPEN, TOO_MANY
 from ada3d_ros.srv import GetModelInfo, QueryScene
 from test.support.ros_harness import Harness, scripted, wait_until
 
@@ -43,6 +45,12 @@ class Listener:
 
     def settings(self, settings: dict[str, Any]) -> None:
         self.told["settings"] = {**self.told.get("settings", {}), **settings}
+
+    def watches(self, watches: list[dict[str, Any]]) -> None:
+        self.told["watches"] = watches
+
+    def event(self, event: dict[str, Any]) -> None:
+        self.told["event"] = event
 
     def text(self, turn: str, delta: str) -> None:
         self.deltas[turn] = self.deltas.get(turn, "") + delta
@@ -128,12 +136,67 @@ def test_scene_questions_and_settings(start_agent: Callable[..., Harness], join:
 
     # Settings: those of the node, a change, a refusal.
     assert wait_until(lambda: told.told.get("settings", {}).get("strategy") == "none", 30.0)
-    page.set_strategy("uniform")
+    page.services.set_strategy("uniform")
     assert wait_until(lambda: told.told["settings"]["strategy"] == "uniform", 30.0)
     assert "uniform" in agent.call(GetModelInfo, "get_model_info", GetModelInfo.Request()).pruning
-    page.set_strategy("guess")
+    page.services.set_strategy("guess")
     assert wait_until(lambda: "'guess'" in told.told["settings"].get("error", ""), 30.0)
     assert told.told["settings"]["strategy"] == "uniform"
+
+
+def test_watches_and_scenes_by_the_nodes_services(
+    start_agent: Callable[..., Harness], join: Joined, tmp_path: Path
+) -> None:
+    agent = start_agent(scripted("no", 0.0), **{"scene.store": str(tmp_path)})
+    agent.publish_scene(1)
+    page, told = join(agent)
+
+    # A standing question, until it is ended; nonsense is refused.
+    begun = page.services.begin_watch("ask", "Is the door open?", 0.0).result(30.0)
+    assert begun == {"watch": "w1"}
+    assert wait_until(lambda: bool(told.told.get("watches")), 30.0)
+    watched = told.told["watches"][0]
+    assert (watched["watch"], watched["kind"], watched["text"]) == ("w1", "question", "no")
+    assert watched["question"] == "Is the door open?"
+    refused = page.services.begin_watch("ask", "   ", 0.0).result(30.0)
+    assert "question is empty" in refused["error"]
+    assert (
+        "is out of range" in page.services.begin_watch("ask", "Where?", 0.001).result(30.0)["error"]
+    )
+    assert "'w7' is none" in page.services.end_watch("w7").result(30.0)["error"]
+    assert page.services.end_watch("w1").result(30.0) == {"ended": 1}
+    assert wait_until(lambda: told.told["watches"] == [], 30.0)
+    unsent = page.services.begin_watch("ask", "Is it \ud800?", 0.0).result(30.0)
+    assert "cannot be sent" in unsent["error"]
+
+    # Scenes: none yet, one that is saved, one that is none.
+    assert page.services.list_scenes().result(30.0) == {"scenes": [], "in_use": ""}
+    assert "has no name" in page.services.save_scene("").result(30.0)["error"]
+    assert "'a/b'" in page.services.save_scene("a/b").result(30.0)["error"]
+    saved = page.services.save_scene("kitchen").result(30.0)
+    assert (saved["scene"], saved["keyframes"]) == ("kitchen", 1)
+    listed = page.services.list_scenes().result(30.0)
+    assert [(each["name"], each["keyframes"]) for each in listed["scenes"]] == [("kitchen", 1)]
+    assert listed["in_use"] == "kitchen"
+    assert listed["scenes"][0]["problem"] == ""
+    assert "it has kitchen" in page.services.load_scene("hall").result(30.0)["error"]
+    loaded = page.services.load_scene("kitchen").result(30.0)
+    assert (loaded["scene"], loaded["keyframes"]) == ("kitchen", 1)
+
+
+def test_what_waits_for_a_robot_that_goes_is_told(
+    start_agent: Callable[..., Harness], join: Joined, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever was sent; nothing stays open."""
+    agent = start_agent()
+    agent.publish_scene(1)
+    page, _ = join(agent)
+    monkeypatch.setattr("rclpy.client.Client.call_async", lambda client, request: Future())
+    waiting = [page.services.list_scenes() for _ in range(MAX_OPEN)]
+    assert page.services.save_scene("x").result(30.0)["error"] == TOO_MANY
+    monkeypatch.setattr("ada3d_ros.ros.page_node.SILENT_S", 0.0)
+    for each in waiting:
+        assert each.result(30.0)["error"] == GONE
 
 
 def test_a_question_is_stopped(start_agent: Callable[..., Harness], join: Joined) -> None:
@@ -163,18 +226,40 @@ def test_a_name_that_is_none(name: str, domain_id: int) -> None:
 
 def test_a_robot_that_is_not_there(domain_id: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ada3d_ros.ros.page_node.FIND_S", 0.5)
+    monkeypatch.setattr("ada3d_ros.ros.page_services.FIND_S", 0.5)
     listener = Listener()
     page = PageNode("/nobody", listener, domain_id=domain_id)
     page.start()
     try:
         page.ask("t1", "Is there anybody?", 0.0)
         page.find("t2", "the chair", 0.0)
-        page.set_strategy("none")
+        page.services.set_strategy("none")
         for turn in ("t1", "t2"):
             assert listener.end_of(turn)["state"] == "lost"
             assert "does not answer" in listener.end_of(turn)["error"]
         assert "does not answer" in listener.told["settings"]["error"]
+        assert "does not answer" in page.services.list_scenes().result(30.0)["error"]
         assert listener.told["status"]["tone"] == "wait"
+    finally:
+        page.close()
+
+
+def test_a_robot_of_another_name_is_named(
+    start_agent: Callable[..., Harness], domain_id: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever looks for one that is not there is told which is."""
+    start_agent()
+    monkeypatch.setattr("ada3d_ros.ros.page_node.LOOK_S", 0.5)
+    listener = Listener()
+    page = PageNode("/robot1/ada3d_agent", listener, domain_id=domain_id)
+    page.start()
+    there = "/ada3d_agent is there: --node /ada3d_agent."
+    try:
+        assert wait_until(lambda: there in listener.told["status"]["faults"], 30.0)
+        assert listener.told["status"]["faults"][0].startswith(
+            "/robot1/ada3d_agent/status is silent;"
+        )
+        assert listener.told["status"]["text"].startswith("No robot yet")
     finally:
         page.close()
 

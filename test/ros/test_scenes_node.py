@@ -20,7 +20,7 @@ from ada3d_ros.errors import ErrorCode
 from ada3d_ros.msg import AgentStatus
 from ada3d_ros.ros.scene_client import main as scene_command
 from ada3d_ros.ros.standing import KEY
-from ada3d_ros.srv import GroundObject, LoadScene, QueryScene, SaveScene, Watch
+from ada3d_ros.srv import GroundObject, ListScenes, LoadScene, QueryScene, SaveScene, Watch
 from ada3d_ros.store.named_scenes import NamedScenes
 from ada3d_ros.store.scene_index import SceneIndex
 from test.support.ros_harness import Harness, wait_until
@@ -68,6 +68,14 @@ def load(agent: Harness, scene: str) -> Any:
     return agent.call(LoadScene, "load_scene", LoadScene.Request(scene=scene), LIMIT_S)
 
 
+def listed(agent: Harness) -> tuple[list[tuple[str, int, int]], str]:
+    """Name, keyframes and newest second of each scene of the store; the name in use."""
+    told = agent.call(ListScenes, "list_scenes", ListScenes.Request(), LIMIT_S)
+    assert told.success, told.error_msg
+    scenes = [(each.name, each.keyframes, each.newest.sec) for each in told.scenes]
+    return scenes, told.scene_in_use
+
+
 def status_says(agent: Harness, *words: str) -> bool:
     statuses = agent.collect(AgentStatus, "/ada3d_agent/status", LATCHED)
     return wait_until(
@@ -111,10 +119,12 @@ def test_after_a_restart_it_answers_the_same_and_goes_on(start: Start, tmp_path:
 def test_scenes_have_names_and_a_question_may_name_one(start: Start, tmp_path: Path) -> None:
     agent = start(**{"scene.store": str(tmp_path)})
     seen(agent, 3)
+    assert listed(agent) == ([], "")
     assert save(agent).error_code == ErrorCode.INVALID_REQUEST  # it has no name yet
     assert save(agent, "kitchen").success
     kitchen = ask(agent)
     assert kitchen.scene == "kitchen"  # now it has
+    assert listed(agent) == ([("kitchen", 3, 3)], "kitchen")
 
     # Another place.
     assert agent.call(Trigger, "reset_scene").success

@@ -86,4 +86,5 @@ def test_tokens(tmp_path: Path) -> None:
 def test_addresses() -> None:
     assert address_of("127.0.0.1", 8090, "") == "http://127.0.0.1:8090/"
     assert address_of("::1", 8090, "abc") == "http://[::1]:8090/?token=abc"
-    assert address_of("0.0.0.0", 1, "") == f"http://{socket.gethostname()}:1/"
+    for every in ("0.0.0.0", "::", ""):
+        assert address_of(every, 1, "") == f"http://{socket.gethostname()}:1/"

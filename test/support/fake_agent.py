@@ -2,6 +2,7 @@
 
 It publishes a small room, and answers what a test of the page needs to see: words that stream, a
 box, a refusal, a text that looks like HTML, an answer that takes long. Parameters as the node's.
+It keeps standing questions and two saved scenes, as far as a page sees them.
 """
 
 from __future__ import annotations
@@ -29,9 +30,18 @@ from std_msgs.msg import Header
 
 from ada3d_ros.action import AskScene
 from ada3d_ros.errors import ErrorCode
-from ada3d_ros.msg import AgentStatus, Answer, GroundedBox, Keyframe, KeyframeArray
+from ada3d_ros.msg import (
+    AgentStatus,
+    Answer,
+    GroundedBox,
+    Keyframe,
+    KeyframeArray,
+    SavedScene,
+    SceneEvent,
+    StandingQuestion,
+)
 from ada3d_ros.ros.conversions import empty_answer_msg
-from ada3d_ros.srv import GroundObject, QueryScene
+from ada3d_ros.srv import GroundObject, ListScenes, LoadScene, QueryScene, SaveScene, Unwatch, Watch
 
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 TOTAL, KEPT_RATIO = 536, 0.2
@@ -39,6 +49,8 @@ SLOW, REFUSED, HTML = "Tell me everything.", "Who painted it?", "Show me HTML."
 HTML_TEXT = '<img src="/x.png" onerror="document.title=1"><b>bold</b>'
 REFUSAL = "No kind of question that is answered: ask for things, places and lengths."
 RESET, IN_KITCHEN = "Begin anew.", "the oven"  # a new scene; found in a room of that name
+NEWS, NEWS_TEXT = "Tell me news.", "<b>the lamp</b> moved by 1.20 m."  # of what is watched
+NO_STORE, NO_STORE_TEXT = "Lose your store.", "this node has no store: set scene.store."
 STEP_S = 0.02
 
 
@@ -70,6 +82,17 @@ class FakeAgent(Node):
             cancel_callback=lambda _: CancelResponse.ACCEPT,
             callback_group=group,
         )
+        self._watches: dict[str, StandingQuestion] = {}
+        self._events = self.create_publisher(SceneEvent, "~/events", 20)
+        self._scene, self._store = "", {"hall": 12, "kitchen": 20}  # name -> keyframes
+        for type_, name, work in (
+            (Watch, "watch", self._on_watch),
+            (Unwatch, "unwatch", self._on_unwatch),
+            (ListScenes, "list_scenes", self._on_list),
+            (SaveScene, "save_scene", self._on_save),
+            (LoadScene, "load_scene", self._on_load),
+        ):
+            self.create_service(type_, f"~/{name}", work, callback_group=group)
         self.create_timer(0.5, self._publish_status)
         self.header = Header(frame_id="map")
         self._clouds.publish(make_cloud(self.header))
@@ -90,6 +113,8 @@ class FakeAgent(Node):
                 state=AgentStatus.READY,
                 keyframes=4,
                 scene_epoch=self._epoch,
+                scene=self._scene,
+                watches=list(self._watches.values()),
             )
         )
         self._poses.publish(PoseStamped(header=self.header, pose=pose_at(0.6, 0.2, 100.0)))
@@ -103,7 +128,11 @@ class FakeAgent(Node):
         answer.tokens.strategy = self.get_parameter("pruning.strategy").value
         self._epoch += question == RESET
         answer.scene_epoch, answer.boxes, answer.success = self._epoch, boxes, True
-        answer.scene = "kitchen" if question == IN_KITCHEN else ""
+        answer.scene = "kitchen" if question == IN_KITCHEN else self._scene
+        if question == NEWS:
+            self._events.publish(SceneEvent(watch_id="w1", sentence=NEWS_TEXT))
+        if question == NO_STORE:
+            self._store = None
         rng = np.random.default_rng(kept)
         answer.kept_positions = [
             Point32(x=float(x), y=float(y), z=float(z))
@@ -128,6 +157,53 @@ class FakeAgent(Node):
         response.answer = self._answer(request.phrase, request.keep_ratio, [make_box(request)])
         response.success = response.answer.success
         self._answers.publish(response.answer)
+        return response
+
+    def _on_watch(self, request: Any, response: Any) -> Any:
+        if request.question == REFUSED:
+            response.error_code, response.error_msg = int(ErrorCode.UNKNOWN_KIND), REFUSAL
+            return response
+        response.success, response.watch_id = True, f"w{len(self._watches) + 1}"
+        self._watches[response.watch_id] = StandingQuestion(
+            watch_id=response.watch_id,
+            kind=request.kind,
+            question=request.question,
+            last_text=words_of(request.question),
+        )
+        self._publish_status()
+        return response
+
+    def _on_unwatch(self, request: Any, response: Any) -> Any:
+        del self._watches[request.watch_id]
+        response.success, response.ended = True, 1
+        self._publish_status()
+        return response
+
+    def _on_list(self, request: Any, response: Any) -> Any:
+        if self._store is None:
+            response.error_msg = NO_STORE_TEXT
+            return response
+        response.success, response.scene_in_use = True, self._scene
+        response.scenes = [
+            SavedScene(name=name, keyframes=count, objects=5, bytes=2_800_000)
+            for name, count in sorted(self._store.items())
+        ]
+        return response
+
+    def _on_save(self, request: Any, response: Any) -> Any:
+        if request.scene in self._store:
+            response.error_msg = f"the store has a scene {request.scene!r} already."
+            return response
+        self._scene = request.scene
+        self._store[request.scene] = response.keyframes = 4
+        response.success, response.scene = True, request.scene
+        self._publish_status()
+        return response
+
+    def _on_load(self, request: Any, response: Any) -> Any:
+        self._scene, self._epoch = request.scene, self._epoch + 1
+        response.success, response.keyframes = True, self._store[request.scene]
+        self._publish_status()
         return response
 
     def _on_goal(self, handle: Any) -> Any:

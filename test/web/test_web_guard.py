@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +23,11 @@ TOKEN = "t0kenOfTwentyLetters"
 OWN = "http://127.0.0.1:8090"
 
 
+REFUSED = "w9"  # ends no standing question
+
+
 class Robot:
-    """Takes down what it is asked."""
+    """Takes down what it is asked; its services are itself."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[Any, ...]] = []
@@ -42,13 +47,36 @@ class Robot:
     def set_strategy(self, strategy: str) -> None:
         self.asked.append(("strategy", strategy))
 
+    def _told(self, *asked: Any, **fields: Any) -> Future[dict[str, Any]]:
+        self.asked.append(asked)
+        future: Future[dict[str, Any]] = Future()
+        future.set_result(fields)
+        return future
+
+    def begin_watch(self, kind: str, text: str, every_s: float) -> Future[dict[str, Any]]:
+        return self._told("begin", kind, text, every_s, watch="w1")
+
+    def end_watch(self, watch_id: str) -> Future[dict[str, Any]]:
+        if watch_id == REFUSED:
+            return self._told("end", watch_id, error="w9 is none that stands.")
+        return self._told("end", watch_id, ended=1)
+
+    def list_scenes(self) -> Future[dict[str, Any]]:
+        return self._told("list", scenes=[], in_use="")
+
+    def save_scene(self, name: str) -> Future[dict[str, Any]]:
+        return self._told("save", name, scene=name)
+
+    def load_scene(self, name: str) -> Future[dict[str, Any]]:
+        return self._told("load", name, scene=name)
+
 
 def client(
     host: str = "127.0.0.1", token: str = "", base: str = OWN
 ) -> tuple[TestClient, Robot, Board]:
     robot, board = Robot(), Board("/ada3d_agent", ["none"])
     three = STATIC / "dom.js"  # any file: what three.js holds is not looked at here
-    app = Guard(build_app(board, robot, three), host, token, "ada3d_8090")
+    app = Guard(build_app(board, robot, robot, three), host, token, "ada3d_8090")
     return TestClient(app, base_url=base, follow_redirects=False), robot, board
 
 
@@ -123,6 +151,35 @@ def test_a_body_that_is_not_taken(kind: str, body: bytes, status: int) -> None:
     told = asked.post("/ask", content=body, headers={"Content-Type": kind})
     assert told.status_code == status
     assert len(robot.asked) == (status == 200)
+
+
+@pytest.mark.parametrize("path", ["/ask", "/stop", "/settings", "/watch", "/unwatch", "/scenes"])
+def test_a_browser_that_goes_away_within_its_body_is_no_fault(path: str) -> None:
+    """Nothing is raised, which the server would log with a trace; nobody is asked."""
+    asked, robot, _ = client()
+    messages = iter(
+        [
+            {"type": "http.request", "body": b'{"kind": "ask", "te', "more_body": True},
+            {"type": "http.disconnect"},
+        ]
+    )
+    headers = [
+        (b"host", b"127.0.0.1:8090"),
+        (b"content-type", b"application/json"),
+        (b"content-length", b"100"),
+    ]
+    scope = {"type": "http", "method": "POST", "path": path, "headers": headers}
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return next(messages)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    asyncio.run(asked.app({**scope, "query_string": b"", "root_path": ""}, receive, send))
+    assert sent[0]["status"] == 400
+    assert robot.asked == []
 
 
 def test_a_body_of_untold_length_is_not_taken() -> None:
@@ -225,6 +282,52 @@ def test_a_turn_is_stopped_by_its_name() -> None:
     assert robot.asked == [("stop", turn)]
     for wrong in ({"turn": "x"}, {"turn": ["x"]}, {}):
         assert asked.post("/stop", json=wrong).status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "asked"),
+    [
+        ("/watch", {"kind": "ask", "text": "Where?"}, 200, ("begin", "ask", "Where?", 0.0)),
+        (
+            *("/watch", {"kind": "object", "text": "lamp", "every_s": 30}, 200),
+            ("begin", "object", "lamp", 30.0),
+        ),
+        ("/watch", {"kind": "shout", "text": "Where?"}, 400, None),
+        ("/watch", {"kind": "ask", "text": ["Where?"]}, 400, None),
+        ("/watch", {"kind": ["ask"], "text": "Where?"}, 400, None),
+        ("/watch", {"kind": "ask", "text": "a\0b"}, 400, None),
+        ("/watch", {"kind": "ask", "text": "Where?", "every_s": True}, 400, None),
+        ("/watch", {"kind": "ask", "text": "Where?", "every_s": -1}, 400, None),
+        ("/watch", {"kind": "ask", "text": "Where?", "every_s": 10**400}, 400, None),
+        ("/watch", {"kind": "ask", "text": "Where?", "every_s": "30"}, 400, None),
+        ("/unwatch", {"watch": "w1"}, 200, ("end", "w1")),
+        ("/unwatch", {"watch": REFUSED}, 200, ("end", REFUSED)),
+        ("/unwatch", {"watch": 1}, 400, None),
+        ("/unwatch", {}, 400, None),
+        ("/scenes", {"verb": "save", "name": ""}, 200, ("save", "")),
+        ("/scenes", {"verb": "load", "name": "../hall"}, 200, ("load", "../hall")),  # the node's
+        ("/scenes", {"verb": "delete", "name": "hall"}, 400, None),
+        ("/scenes", {"verb": "load", "name": None}, 400, None),
+        ("/scenes", {"verb": "load", "name": "\ud800"}, 400, None),
+    ],
+)
+def test_watches_and_scenes(
+    path: str, body: dict[str, Any], status: int, asked: tuple[Any, ...] | None
+) -> None:
+    page, robot, _ = client()
+    kind = {"Content-Type": "application/json"}
+    told = page.post(path, content=json.dumps(body), headers=kind)
+    assert told.status_code == status
+    assert robot.asked == ([asked] if asked else [])
+    is_refused = status != 200 or REFUSED in body.values()
+    assert ("error" in told.json()) == is_refused
+
+
+def test_the_scenes_are_listed_to_our_own_page_alone() -> None:
+    page, robot, _ = client()
+    assert page.get("/scenes").json() == {"scenes": [], "in_use": ""}
+    assert page.get("/scenes", headers={"Origin": "http://evil.example"}).status_code == 403
+    assert robot.asked == [("list",)]
 
 
 def test_the_page_runs_no_script_of_its_own_text() -> None:

@@ -145,7 +145,8 @@ export class Chat {
   /** `kept 107 of 536 tokens, 17 ms`; the rest is folded. */
   _note(turn) {
     const short = [];
-    if (turn.elsewhere) short.push("asked elsewhere");
+    if (turn.watch) short.push("asked again by itself");
+    else if (turn.elsewhere) short.push("asked elsewhere");
     else if (turn.page !== this.page) short.push("asked on another page");
     if (turn.tokens) short.push(`kept ${turn.tokens.kept} of ${turn.tokens.total} tokens`);
     if (turn.total_ms != null && !isOpen(turn)) short.push(duration(turn.total_ms));

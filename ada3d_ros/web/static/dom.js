@@ -16,15 +16,25 @@ export function element(tag, fields = {}, ...children) {
 export const button = (text, onclick, fields = {}) =>
   element("button", { type: "button", textContent: text, onclick, ...fields });
 
+/** A sentence where it is seen; "" takes it away. */
+export function tell(node, sentence) {
+  node.textContent = sentence;
+  if (sentence) node.scrollIntoView({ block: "nearest" });
+}
+
 /** Send JSON; gives the answer's fields. Throws an Error whose message is a sentence. */
-export async function post(path, fields) {
+export const post = (path, fields) =>
+  getJson(path, {
+    method: "POST",
+    headers: { "Content-Type": "application/json" },
+    body: JSON.stringify(fields),
+  });
+
+/** The fields of an answer in JSON. Throws an Error whose message is a sentence. */
+export async function getJson(path, request = {}) {
   let response;
   try {
-    response = await fetch(path, {
-      method: "POST",
-      headers: { "Content-Type": "application/json" },
-      body: JSON.stringify(fields),
-    });
+    response = await fetch(path, request);
   } catch {
     throw new Error("The page's server does not answer: is `ada3d web` still running?");
   }
@@ -36,7 +46,7 @@ export async function post(path, fields) {
     // a sentence of the guard
   }
   const refused = text.trim() || `The page's server refused (${response.status}).`;
-  if (!response.ok) throw new Error(told.error || refused);
+  if (!response.ok || told.error) throw new Error(told.error || refused);
   return told;
 }
 

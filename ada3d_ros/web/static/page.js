@@ -2,6 +2,8 @@
 import { Chat } from "./chat.js";
 import { byId, element, getBytes, isOpen, nameOf, post } from "./dom.js";
 import { Pruning, showPictures, showTimes } from "./panels.js";
+import { Scenes } from "./scenes.js";
+import { Watched } from "./watched.js";
 
 const field = byId("question");
 const OLDER = 5; // answers whose boxes stay, in grey
@@ -11,6 +13,8 @@ let scene = null; // the 3D view; null until it is loaded, and without WebGL
 
 const chat = new Chat({ page: ownName(), onLook: (box) => lookAt(box), onAsk: askAbout });
 const pruning = new Pruning();
+const watched = new Watched();
+const scenes = new Scenes();
 
 function ownName() {
   const known = sessionStorage.getItem("page");
@@ -31,6 +35,8 @@ function connect() {
     state = whole;
     pruning.setStrategies(whole.strategies);
     pruning.setSettings(whole.settings);
+    watched.set(whole.watches);
+    watched.setNews(whole.news);
     showStatus(whole.status);
     chat.reset(whole.turns);
     afterTurns();
@@ -38,6 +44,8 @@ function connect() {
   });
   on("status", (status) => showStatus((state.status = status)));
   on("settings", (settings) => pruning.setSettings((state.settings = settings)));
+  on("watches", (watches) => watched.set(watches));
+  on("news", (news) => watched.setNews(news));
   on("turn", (turn) => {
     chat.set(turn);
     afterTurns();
@@ -69,9 +77,13 @@ function showStatus(status) {
   byId("facts").textContent = facts.filter(Boolean).join(", ");
 
   // What the node itself says, for who looks after it.
-  const lines = [status.detail, ...(status.faults ?? [])].filter(Boolean);
+  const faults = status.faults ?? [];
+  const lines = [status.detail, ...faults].filter(Boolean);
   const why = byId("why");
   why.hidden = !lines.length;
+  const summary = why.querySelector("summary");
+  summary.textContent = faults.length ? `Details (${faults.length})` : "Details";
+  summary.classList.toggle("warned", faults.length > 0);
   const told = lines.map((text) => element("p", { className: "words", textContent: text }));
   why.querySelector("div").replaceChildren(...told);
 }
@@ -81,7 +93,9 @@ function noteScene({ epoch, scene, run }) {
   if (epoch == null) return; // a robot that is silent: what was in view stays
   const before = JSON.stringify(shown);
   shown = { epoch, scene, run };
-  if (JSON.stringify(shown) !== before) afterPaint(showAnswers);
+  if (JSON.stringify(shown) === before) return;
+  scenes.setInUse(scene);
+  afterPaint(showAnswers);
 }
 
 /** Whether a turn was answered from the scene in view: not before it was reset, nor from another

@@ -1,5 +1,5 @@
 // The folded groups: pruning, times, the pictures of the views.
-import { button, byId, duration, element, post } from "./dom.js";
+import { button, byId, duration, element, post, tell } from "./dom.js";
 
 export const NAMES = {
   wait: "in the queue",
@@ -15,11 +15,20 @@ export const NAMES = {
 };
 const BARS = 6; // answers whose times are shown
 
-const group = (id) => ({ node: byId(id), output: byId(id).querySelector("summary span") });
+/** One that is unfolded is what is looked at. */
+export function reveal(node) {
+  if (node.open) byId("groups").scrollTop = node.offsetTop;
+}
+byId("groups").querySelectorAll("details").forEach((node) => {
+  node.addEventListener("toggle", () => reveal(node));
+});
+
+export const group = (id) => ({ node: byId(id), output: byId(id).querySelector("summary span") });
 
 export class Pruning {
   constructor() {
     this.output = group("pruning").output;
+    this.refused = byId("pruning").querySelector(".refused");
     this.strategy = byId("strategy");
     this.ratio = byId("ratio");
     this.own = byId("own-ratio");
@@ -48,16 +57,16 @@ export class Pruning {
     }
     if (ratio && this.isOwn) this.ratio.value = ratio;
     this.robots = ratio;
-    byId("refused").textContent = error ?? "";
+    tell(this.refused, error ?? "");
     this._show();
   }
 
   setTokens(tokens) {
     const share = tokens.kept / tokens.total;
-    const words = `${tokens.kept} of ${tokens.total} tokens`;
-    byId("tokens").textContent = `${words} kept by ${tokens.strategy}`;
+    const words = `${tokens.kept} of ${tokens.total}`;
+    byId("tokens").textContent = `${words} tokens kept by ${tokens.strategy}`;
     byId("pruning").querySelector(".meter i").style.width = `${100 * share}%`;
-    this.output.textContent = words;
+    this.output.textContent = `${tokens.kept}/${tokens.total}`;
   }
 
   _set(isOwn) {
@@ -74,11 +83,11 @@ export class Pruning {
   }
 
   async _setStrategy() {
-    byId("refused").textContent = "";
+    tell(this.refused, "");
     try {
       await post("/settings", { strategy: this.strategy.value });
     } catch (error) {
-      byId("refused").textContent = error.message;
+      tell(this.refused, error.message);
     }
   }
 }

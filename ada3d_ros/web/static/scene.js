@@ -276,15 +276,24 @@ export class SceneView {
 
   _placeLabels() {
     const { clientWidth, clientHeight } = this.root;
-    for (const { node, at, isShown } of [this.robotLabel, ...(this.boxLabels ?? [])]) {
+    const placed = [];
+    for (const { node, at, isShown } of [...(this.boxLabels ?? []), this.robotLabel]) {
       const seen = at.clone().project(this.camera);
       const inside = Math.abs(seen.x) < 1.05 && Math.abs(seen.y) < 1.05 && seen.z < 1;
       node.hidden = !isShown || !inside;
       if (node.hidden) continue;
       const half = Math.min(node.offsetWidth / 2 + 4, clientWidth / 2);
       const x = Math.min(Math.max(((seen.x + 1) / 2) * clientWidth, half), clientWidth - half);
+      const height = node.offsetHeight + 2;
+      let bottom = Math.max(((1 - seen.y) / 2) * clientHeight, 48);
+      const isIn = (other) =>
+        Math.abs(other.x - x) < other.half + half - 6 && Math.abs(other.bottom - bottom) < height;
+      for (let other, tries = 0; tries < 8 && (other = placed.find(isIn)); tries++) {
+        bottom = other.bottom - height; // one above the other; those that come late give way
+      }
+      placed.push({ x, half, bottom });
       node.style.left = `${x}px`;
-      node.style.top = `${Math.max(((1 - seen.y) / 2) * clientHeight, 48)}px`;
+      node.style.top = `${bottom}px`;
     }
   }
 

@@ -1,30 +1,21 @@
-"""The page in a real Chromium, without a window: by text and role, never by pixels.
+"""The page in a real Chromium: by text and role, never by pixels.
 
-One agent without a model (test/support/fake_agent.py), one `ada3d web`, one browser for all cases;
-the last two take agent and page process away. Debian's /usr/bin/chromium, or $ADA3D_CHROMIUM; where
-$ADA3D_NEEDS_CHROMIUM is set, a machine without it fails instead of skipping.
+The last two cases take agent and page process away.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
 
-pytest.importorskip("rclpy")
-pytest.importorskip("nicegui", reason="nicegui is absent: pip install 'ada3d_ros[web]'")
 pytest.importorskip("playwright", reason="playwright is absent: pip install playwright")
 
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
 
 from test.support.fake_agent import (
     HTML,
@@ -36,17 +27,10 @@ from test.support.fake_agent import (
     SLOW,
     words_of,
 )
-from test.support.ros_harness import free_domain
+from test.support.page_driver import PHONE, READY, WIDE, OpenPage, Processes, ask, field
 from test.support.sources import ROOT
 
-CHROMIUM = os.environ.get("ADA3D_CHROMIUM") or shutil.which("chromium") or ""
-NEEDED = os.environ.get("ADA3D_NEEDS_CHROMIUM", "") not in ("", "0")
-WAIT_MS = 20_000  # for what takes a moment, on a busy machine
 LOST_S = 6.0  # until a question to a robot that went away is closed
-WIDE, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
-READY = "Ask about the scene."
-# No name but this machine's leads anywhere.
-FLAGS = ["--no-sandbox", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
 SMALL_TARGETS = """() => [...document.querySelectorAll('button, input, select, summary')]
     .filter(each => each.offsetParent && !each.classList.contains('label'))
     .filter(each => each.getBoundingClientRect().height < 43.9)
@@ -54,144 +38,6 @@ SMALL_TARGETS = """() => [...document.querySelectorAll('button, input, select, s
 NAMELESS = """() => [...document.querySelectorAll('button, input, select')]
     .filter(each => !(each.textContent.trim() || each.ariaLabel || each.labels?.length))
     .map(each => each.outerHTML)"""
-
-
-class Processes:
-    """The agent and the page's server; either can be killed and started again."""
-
-    def __init__(self, domain: int, logs: Path) -> None:
-        self.env = {**os.environ, "ROS_DOMAIN_ID": str(domain), "OMP_NUM_THREADS": "1"}
-        self._logs, self._running = logs, {}
-        self.url = ""
-
-    def start(self, name: str, *args: str) -> subprocess.Popen[str]:
-        with (self._logs / f"{name}.log").open("a") as log:
-            self._running[name] = subprocess.Popen(
-                [sys.executable, "-m", *args],
-                cwd=ROOT,
-                env=self.env,
-                stdout=subprocess.PIPE if name == "page" else log,
-                stderr=log,
-                text=True,
-            )
-        return self._running[name]
-
-    def start_agent(self) -> None:
-        self.start("agent", "test.support.fake_agent")
-
-    def start_page(self, port: int = 0) -> None:
-        """Until it says where it is."""
-        process = self.start("page", "ada3d_ros", "web", "--port", str(port))
-        assert process.stdout is not None
-        found = re.search(r"http://127\.0\.0\.1:\d+/", process.stdout.readline())
-        assert found is not None, (self._logs / "page.log").read_text()
-        self.url = found.group()
-
-    def kill(self, name: str) -> None:
-        process = self._running.pop(name)
-        process.kill()
-        process.wait()
-        if process.stdout is not None:
-            process.stdout.close()
-
-    def close(self) -> None:
-        for name in list(self._running):
-            self.kill(name)
-
-
-@pytest.fixture(scope="module")
-def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
-    if not CHROMIUM:
-        missing = "no chromium on this machine (apt install chromium, or ADA3D_CHROMIUM=path)"
-        (pytest.fail if NEEDED else pytest.skip)(missing)
-    with free_domain() as domain:
-        started = Processes(domain, tmp_path_factory.mktemp("web"))
-        try:
-            started.start_agent()
-            started.start_page()
-            yield started
-        finally:
-            started.close()
-
-
-@pytest.fixture(scope="module")
-def browser(processes: Processes) -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        made = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield made
-        made.close()
-
-
-OpenPage = Callable[..., Page]
-
-
-@pytest.fixture(scope="module")
-def wrong() -> list[str]:
-    """What pages complained about or asked others for; no test may leave anything in it."""
-    return []
-
-
-@pytest.fixture(scope="module")
-def open_page(browser: Browser, processes: Processes, wrong: list[str]) -> Iterator[OpenPage]:
-    """open_page(viewport) -> a page that is ready."""
-    contexts = []
-
-    def is_told(text: str) -> bool:
-        """Not what a test itself brings about: a server that is away, drawing in software, none."""
-        return not any(words in text for words in ("ERR_", "ReadPixels", "WebGL context"))
-
-    def start(viewport: dict[str, int] = WIDE, script: str = "") -> Page:
-        context = browser.new_context(viewport=viewport)
-        contexts.append(context)
-        if script:
-            context.add_init_script(script)
-        page = context.new_page()
-        page.set_default_timeout(WAIT_MS)
-        expect.set_options(timeout=WAIT_MS)
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on(
-            "console",
-            lambda said: (
-                said.type in ("error", "warning") and is_told(said.text) and wrong.append(said.text)
-            ),
-        )
-        page.on(
-            "request",
-            lambda asked: asked.url.startswith(processes.url) or wrong.append(asked.url),
-        )
-        page.goto(processes.url)
-        expect(page.get_by_role("status")).to_have_text(READY)
-        return page
-
-    yield start
-    for context in contexts:
-        context.close()
-
-
-@pytest.fixture(scope="module")
-def wide(open_page: OpenPage) -> Page:
-    """The one that most cases share: what is shown of those before must not matter."""
-    return open_page(WIDE)
-
-
-@pytest.fixture(autouse=True)
-def nothing_wrong(wrong: list[str]) -> Iterator[None]:
-    yield
-    told, wrong[:] = list(wrong), []
-    assert told == []
-
-
-def field(page: Page) -> Any:
-    return page.get_by_label("Question, or what to find")
-
-
-def ask(page: Page, text: str, button: str = "Ask") -> Any:
-    """Ask or find; the turn, which is the last one."""
-    field(page).fill(text)
-    page.get_by_role("button", name=button, exact=True).click()
-    turn = page.get_by_role("log").locator("article").last
-    expect(turn).to_contain_text(text)
-    return turn
 
 
 def test_what_is_typed_fast_is_what_is_asked(wide: Page) -> None:
@@ -370,6 +216,13 @@ def test_views_and_the_view_by_keyboard(wide: Page) -> None:
 def test_on_a_phone_nothing_is_cut_off_or_small(open_page: OpenPage) -> None:
     page = open_page(PHONE)
     ask(page, "the red chair", "Find")
+    page.get_by_role("button", name="From above").click()
+    labels = page.locator("#labels .label:visible")
+    expect(labels).to_have_count(2)  # the robot stands where the chair does
+    chair, robot = labels.nth(1).bounding_box(), labels.nth(0).bounding_box()
+    assert chair is not None
+    assert robot is not None
+    assert robot["y"] + robot["height"] <= chair["y"] or robot["x"] >= chair["x"] + chair["width"]
     for group in ("pruning", "time", "pictures"):
         page.locator(f"#{group} summary").click()
     assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]

@@ -1,0 +1,138 @@
+"""What is watched, and saved scenes, on the page in a real Chromium: by text and role."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+pytest.importorskip("playwright", reason="playwright is absent: pip install playwright")
+
+from playwright.sync_api import Page, expect
+
+from test.support.fake_agent import (
+    HTML,
+    HTML_TEXT,
+    NEWS,
+    NEWS_TEXT,
+    NO_STORE,
+    NO_STORE_TEXT,
+    REFUSAL,
+    REFUSED,
+    words_of,
+)
+from test.support.page_driver import PHONE, OpenPage, ask
+
+
+def unfold(page: Page, group: str) -> Any:
+    """A group, open."""
+    node = page.locator(f"#{group}")
+    if node.get_attribute("open") is None:
+        node.locator("summary").click()
+    return node
+
+
+def watch(page: Page, text: str, kind: str = "a question") -> Any:
+    """Have it watched; the group."""
+    group = unfold(page, "watched")
+    group.get_by_label("Kind of what is watched").select_option(kind)
+    group.get_by_label("What to watch").fill(text)
+    group.get_by_role("button", name="Watch", exact=True).click()
+    return group
+
+
+def test_what_is_watched_is_listed_until_it_is_ended(wide: Page, open_page: OpenPage) -> None:
+    group = watch(wide, "Is the door open?")
+    items = group.get_by_role("list", name="Standing questions").get_by_role("listitem")
+    expect(items).to_have_count(1)
+    expect(items.first).to_contain_text("Is the door open?")
+    expect(items.first).to_contain_text(words_of("Is the door open?"))
+    expect(items.first).to_contain_text("question")
+    expect(group.get_by_label("What to watch")).to_have_value("")
+    watch(wide, "the red chair", "a kept object")
+    expect(items).to_have_count(2)
+    expect(items.last).to_contain_text("kept object")
+    expect(group.locator("summary")).to_contain_text("2")
+
+    # Another page has the list too, and may end one.
+    other = open_page(PHONE)
+    listed = unfold(other, "watched")
+    listed.get_by_role("button", name="End watching Is the door open?").click()
+    expect(items).to_have_count(1)
+    expect(items.first).to_contain_text("the red chair")
+    assert other.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+    other.close()
+
+
+def test_a_watch_that_is_refused_is_told_and_its_text_stays(wide: Page) -> None:
+    group = watch(wide, REFUSED)
+    expect(group.get_by_role("alert")).to_have_text(REFUSAL)
+    expect(group.get_by_label("What to watch")).to_have_value(REFUSED)
+    group.get_by_label("What to watch").fill("   ")
+    group.get_by_role("button", name="Watch", exact=True).click()
+    expect(group.get_by_role("alert")).to_have_text(REFUSAL)  # nothing was asked
+    watch(wide, HTML)
+    expect(group.get_by_role("alert")).to_be_hidden()
+    expect(group.get_by_label("Standing questions")).to_contain_text(HTML_TEXT)
+    assert group.locator("img").count() == 0
+
+
+def test_news_are_sentences_and_counted_until_they_are_looked_at(wide: Page) -> None:
+    unfold(wide, "watched").locator("summary").click()
+    ask(wide, NEWS)
+    group = wide.locator("#watched")
+    expect(group.locator("summary")).to_contain_text("1 new")
+    unfold(wide, "watched")
+    expect(group.get_by_role("list", name="News")).to_contain_text(NEWS_TEXT)
+    expect(group.locator("summary")).not_to_contain_text("new")
+    assert group.locator("#news b").count() == 0
+    ask(wide, NEWS)  # while it is open
+    expect(group.get_by_role("list", name="News").get_by_role("listitem")).to_have_count(2)
+    expect(group.locator("summary")).not_to_contain_text("new")
+
+
+def test_scenes_are_listed_saved_and_loaded(wide: Page) -> None:
+    group = unfold(wide, "scenes")
+    saved = group.get_by_role("list", name="Saved scenes").get_by_role("listitem")
+    expect(saved).to_have_count(2)
+    expect(saved.first).to_contain_text("hall")
+    expect(saved.first).to_contain_text("12 views, 5 objects, 2.8 MB")
+    expect(group.locator("#in-use")).to_contain_text("has no name yet")
+
+    name = group.get_by_label("Name to save the scene in view under")
+    save = group.get_by_role("button", name="Save")
+    name.fill("hall")
+    save.click()
+    expect(group.get_by_role("alert")).to_have_text("the store has a scene 'hall' already.")
+    name.fill("<b>x</b>")
+    save.click()
+    expect(saved).to_have_count(3)
+    expect(group.get_by_role("alert")).to_be_hidden()
+    expect(group.locator("#in-use")).to_have_text("In view is <b>x</b>.")
+    expect(saved.first).to_contain_text("in view")
+    expect(wide.locator("#facts")).to_contain_text("<b>x</b>")
+
+    # Loading is for everybody, and so is asked twice.
+    ask(wide, "the red chair", "Find")
+    boxes = wide.locator("#labels .box")
+    expect(boxes).to_have_count(1)
+    load = group.get_by_role("button", name="Load kitchen")
+    load.click()
+    expect(load).to_have_text("For everybody?")
+    expect(group.locator("#in-use")).to_have_text("In view is <b>x</b>.")
+    load.click()
+    expect(group.locator("#in-use")).to_have_text("In view is kitchen.")
+    expect(wide.locator("#facts")).to_contain_text("kitchen")
+    expect(boxes).to_have_count(0)
+    assert group.locator("li b, #in-use b").count() == 0
+
+
+def test_without_a_store_a_sentence_says_how_to_get_one(wide: Page) -> None:
+    expect(ask(wide, NO_STORE)).to_contain_text(re.compile("You asked"))
+    group = unfold(wide, "scenes")
+    group.locator("summary").click()
+    unfold(wide, "scenes")
+    expect(group).to_contain_text(NO_STORE_TEXT)
+    expect(group.get_by_role("button", name="Save")).to_be_hidden()
+    expect(group.get_by_role("listitem")).to_have_count(0)
