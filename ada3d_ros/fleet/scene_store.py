@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Generic, TypeVar
 
-from ada3d_ros.errors import InvalidRequestError, KeyframesMissingError
+from ada3d_ros.errors import ConfigError, InvalidRequestError, KeyframesMissingError
 from ada3d_ros.fleet.protocol import SceneList
 from ada3d_ros.geometry.camera import is_of_another_size, size_of_matrix
 from ada3d_ros.scene.floor import Floor
@@ -27,7 +27,8 @@ P = TypeVar("P")
 class HostLimits:
     """prefixes: scenes whose keys and values are kept at once, for which memory is planned;
     scenes: that are kept with their keyframes, of them a_robot of each robot; images_mib: of all
-    their images; keyframe_bytes, pixels: of one keyframe; waiting: questions in the queue.
+    their images; keyframe_bytes, pixels: of one keyframe; waiting: questions in the queue. Raises
+    ConfigError for one below 1 (images_mib: 0).
     """
 
     prefixes: int = 8
@@ -37,6 +38,15 @@ class HostLimits:
     keyframe_bytes: int = 4 << 20
     pixels: int = 1920 * 1200
     waiting: int = 16
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value, least = getattr(self, field.name), int(field.name != "images_mib")
+            if type(value) is not int or value < least:
+                raise ConfigError(
+                    f"{field.name} = {value!r} of a server's limits (--prefixes, --scenes,"
+                    f" --waiting); allowed: a whole number from {least} on."
+                )
 
 
 @dataclass(frozen=True, slots=True)
