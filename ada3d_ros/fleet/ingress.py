@@ -183,7 +183,7 @@ class Replica:
         self._info = self._host.load()
         self._metrics = ReplicaMetrics(self._host)
         self._probe = ReplicaProbe(self._host)
-        self._bodies: Counter[str] = Counter()  # that come just now, of each robot
+        self.bodies: Counter[str] = Counter()  # that come just now, of each robot
 
     async def check_health(self) -> None:
         """A one-token answer, unless one was given since the last time. Raises what is wrong."""
@@ -194,10 +194,14 @@ class Replica:
         """HostCounts, for who has a handle of the deployment: no resource."""
         return asdict(self._host.counts())
 
-    def __del__(self) -> None:
+    def close(self) -> None:
+        """End the model's thread."""
         host = getattr(self, "_host", None)
         if host is not None:
             host.close()
+
+    def __del__(self) -> None:
+        self.close()
 
     # -- resources
 
@@ -256,15 +260,15 @@ class Replica:
 
     async def _body_of(self, robot: str, request: Request, most: int) -> bytes:
         """Raises InvalidRequestError, RequestTimeoutError, BusyError."""
-        if self._bodies[robot] >= BODIES:
+        if self.bodies[robot] >= BODIES:
             raise BusyError(f"{BODIES} bodies of robot {robot} come at once: one at a time.", 1.0)
-        self._bodies[robot] += 1
+        self.bodies[robot] += 1
         try:
             return await _body(request, most)
         finally:
-            self._bodies[robot] -= 1
-            if not self._bodies[robot]:
-                del self._bodies[robot]
+            self.bodies[robot] -= 1
+            if not self.bodies[robot]:
+                del self.bodies[robot]
 
     async def _answer(
         self, robot: str, session: str, kind: str, call: Call

@@ -25,10 +25,9 @@ from ada3d_ros.scene.keyframes import KeyframeBuffer, SceneSnapshot
 from ada3d_ros.store.json_form import to_json
 from ada3d_ros.store.keyframe_bytes import MAGIC, encode_millimetres, pack_keyframe
 from ada3d_ros.types import Question
-from test.fleet.test_scene_host import ASK, VIEWS, config, scene_of
+from test.support.hosted_scenes import ASK, MODEL, VIEWS, config, scene_of
 from test.support.ingress_server import IngressServer, answered, ingress_server
 
-MODEL = {"model.path": "embedded", "keyframe.max_views": VIEWS, "objects.enabled": False}
 LIMITS = HostLimits(prefixes=2, scenes=4, a_robot=2, waiting=2)
 HUGE = 10**400
 SCENE = "scenes/s"
@@ -254,7 +253,7 @@ def test_a_robots_bodies_leave_room_for_others(server: IngressServer, other: Non
     finally:
         for opened in slow:
             opened.close()
-    while server.replica._bodies:  # until it was noticed that they hung up
+    while server.replica.bodies:  # until it was noticed that they hung up
         with suppress(AssertionError):
             refused(server.request("PUT", SCENE, b"{}"))
 

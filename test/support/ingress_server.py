@@ -92,4 +92,4 @@ def ingress_server(settings: Any) -> Iterator[IngressServer]:
             server.should_exit = True
             thread.join()
             listening.close()
-            replica._host.close()
+            replica.close()
