@@ -23,6 +23,10 @@ from ada3d_ros.config.scene import SceneConfig, WatchConfig
 from ada3d_ros.config.setting import setting
 from ada3d_ros.errors import ConfigError
 
+HOST = r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]"
+PORT = (  # 1 to 65535
+    "[1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]"
+)
 RELIABILITY = ("auto", "reliable", "best_effort")
 
 
@@ -74,7 +78,8 @@ class ModelConfig:
         "",
         "server that answers in the place of a model here, as https://host:8000 (`ada3d serve`);"
         " empty = none",
-        pattern=r"(https?://[A-Za-z0-9._-]+(:[0-9]{1,5})?)?",
+        pattern=rf"(https?://({HOST})(:({PORT}))?)?",
+        form="http:// or https://, a host, then :PORT from 1 to 65535; nothing behind it",
         read_only=True,
     )
     conversation: str = setting(

@@ -13,6 +13,7 @@ class RemoteConfig:
         "",
         "this robot's name at the server, where its scene is kept under it; empty = the host name",
         pattern="([A-Za-z0-9][A-Za-z0-9._-]{0,63})?",
+        form="1 to 64 letters, digits, dots, hyphens and underscores, the first a letter or digit",
         read_only=True,
     )
     token_file: str = setting(

@@ -19,8 +19,8 @@ class Setting:
     """What a person needs to know about one setting.
 
     low, high: inclusive; of a text, a number in this range may stand for a choice. length: of a
-    list. joined: two groups of choices of which one each may be
-    written together, `first+second`.
+    list. pattern: that a text matches; form: the same in words. joined: two groups of choices of
+    which one each may be written together, `first+second`.
     """
 
     name: str
@@ -32,6 +32,7 @@ class Setting:
     choices: tuple[str, ...] = ()
     joined: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
     pattern: str = ""
+    form: str = ""
     length: int | None = None
     read_only: bool = False
 
@@ -44,7 +45,7 @@ class Setting:
             number = f", or {self.low:g} to {self.high:g} {self.unit}" if self._takes_number else ""
             return "one of " + ", ".join(map(repr, self.choices)) + pair + number
         if self.pattern:
-            return f"text matching {self.pattern}"
+            return self.form or f"text matching {self.pattern}"
         if self.low is not None or self.high is not None:
             low = "-inf" if self.low is None else f"{self.low:g}"
             high = "inf" if self.high is None else f"{self.high:g}"

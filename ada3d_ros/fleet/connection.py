@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import math
+import re
 import socket
 import ssl
 import threading
@@ -30,6 +31,7 @@ from ada3d_ros.fleet.protocol import (
     CALL_HEADER,
     LAST,
     MAX_HEADER_BYTES,
+    NAME,
     SESSION_HEADER,
     VERSION,
     error_from_json,
@@ -55,18 +57,23 @@ class Address:
 
     @classmethod
     def from_config(cls, config: AgentConfig) -> Address:
-        """Raises ConfigError for a token_file that holds none."""
+        """Raises ConfigError for a token_file without one, and a host name that is no id."""
         remote, token = config.remote, ""
         if remote.token_file:
             try:
                 token = Path(remote.token_file).expanduser().read_text(encoding="ascii").strip()
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: ~ of nobody
                 raise ConfigError(
                     f"remote.token_file = {remote.token_file!r} cannot be read: {error}."
                 ) from None
             if not token or not token.isprintable():
                 raise ConfigError(f"remote.token_file = {remote.token_file!r} holds no token.")
         robot = remote.robot_id or socket.gethostname()
+        if not re.fullmatch(NAME, robot):
+            raise ConfigError(
+                f"remote.robot_id is empty, and this machine's name, {robot!r}, is no robot's id"
+                f" (allowed: {NAME}): set remote.robot_id."
+            )
         return cls(config.model.remote, robot, token, remote.ca_file)
 
     def path(self, *parts: str) -> str:
@@ -96,8 +103,9 @@ class Connection:
         self._context: ssl.SSLContext | None = None
         if address.url.startswith("https"):
             try:
-                self._context = ssl.create_default_context(cafile=address.ca_file or None)
-            except OSError as error:
+                file = Path(address.ca_file).expanduser() if address.ca_file else None
+                self._context = ssl.create_default_context(cafile=file)
+            except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: ~ of nobody
                 raise ConfigError(
                     f"remote.ca_file = {address.ca_file!r} is no certificate: {error}."
                 ) from None
@@ -255,9 +263,12 @@ class Connection:
                 " --tls-cert missing at `ada3d serve`?"
             )
         why = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        broke_off = (ConnectionResetError, http.client.HTTPException)  # as a port of TLS does
+        is_plain = self._context is None and isinstance(error, broke_off)
         return RemoteLostError(
             f"the server {self.address.url} cannot be reached ({why}): is `ada3d serve` running"
-            " there, and the network up? (model.remote)"
+            f" there, and the network up?{' Or does it take https:// alone?' * is_plain}"
+            " (model.remote)"
         )
 
     def _raise_unless_fine(self, response: http.client.HTTPResponse, data: bytes) -> None:

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +49,10 @@ def application(fleet: FleetSettings, kind: type[Replica] = Replica) -> Applicat
     least, most = fleet.replicas
     if not 1 <= least <= most:
         raise ConfigError(f"replicas {least} to {most}: at least 1, and the most not below it.")
+    if not fleet.cpus > 0 or fleet.queued < 1:
+        raise ConfigError(
+            f"cpus = {fleet.cpus}, queued = {fleet.queued}; allowed: above 0, and from 1 on."
+        )
     resources = {"num_cpus": fleet.cpus, "num_gpus": 1 if fleet.on_gpu else 0}
     ongoing = fleet.limits.waiting + 1 + BESIDE_QUESTIONS
     replica = deployment(
@@ -87,16 +90,18 @@ def build(arguments: Mapping[str, Any]) -> Application:
         limits = HostLimits(**values.pop("limits", {}))
         least, most = values.pop("replicas", (1, 1))
         return application(FleetSettings(limits=limits, replicas=(least, most), **values))
-    except TypeError as error:
+    except ConfigError:
+        raise
+    except (TypeError, ValueError) as error:
         raise ConfigError(f"arguments of the application: {error}.") from None
 
 
 def read_secret(path: str) -> bytes:
     """The server's secret. Raises ConfigError."""
     try:
-        secret = Path(path).expanduser().read_bytes().strip()
-        is_open = os.stat(Path(path).expanduser()).st_mode & 0o077
-    except OSError as error:
+        file = Path(path).expanduser()
+        secret, is_open = file.read_bytes().strip(), file.stat().st_mode & 0o077
+    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: ~ of nobody
         raise ConfigError(f"the file of the secret cannot be read: {error}.") from None
     if len(secret) < MIN_SECRET_BYTES:
         raise ConfigError(

@@ -10,6 +10,7 @@ import json
 import logging
 import re
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -18,9 +19,18 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from ray import serve
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from ada3d_ros.config import from_flat
-from ada3d_ros.errors import Ada3DError, BusyError, InvalidRequestError, ModelError
+from ada3d_ros.errors import (
+    Ada3DError,
+    BusyError,
+    CanceledError,
+    InvalidRequestError,
+    ModelError,
+    RequestTimeoutError,
+)
 from ada3d_ros.fleet.protocol import (
     CALL_HEADER,
     CALLS,
@@ -39,12 +49,14 @@ from ada3d_ros.fleet.replica_metrics import ReplicaMetrics
 from ada3d_ros.fleet.replica_probe import ReplicaProbe
 from ada3d_ros.fleet.scene_host import SceneHost
 from ada3d_ros.fleet.scene_store import HostLimits
-from ada3d_ros.store.json_form import to_json
+from ada3d_ros.store.json_form import parsed_json, to_json
 from ada3d_ros.types import AskHooks
 
 logger = logging.getLogger(__name__)
 ALIVE_S = 1.0  # between two lines of a question that waits
 PACE_S = 0.02  # that a stage waits at most, to go together with what follows
+SILENCE_S, BODY_S = 5.0, 60.0  # between two pieces of a body, and for all of it
+BODIES = 4  # of one robot that come at once; ours sends one after the other
 SCENES = f"/{VERSION}/robots/{{robot}}/scenes/{{session}}"
 NDJSON = "application/x-ndjson"
 app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
@@ -64,25 +76,50 @@ class ReplicaSettings:
 async def _body(request: Request, most: int) -> bytes:
     """No more than so many bytes are ever read. Raises InvalidRequestError."""
     declared = request.headers.get("content-length", "0")
-    parts, size = [], int(declared) if declared.isdigit() else 0
+    parts, size = [], int(declared[:20]) if declared.isdecimal() else 0
     if size <= most:
-        size = 0
-        async for part in request.stream():
+        size, stream, end = 0, request.stream(), asyncio.get_running_loop().time() + BODY_S
+        while size <= most:
+            part = await _next_part(stream, end)
+            if part is None:
+                return b"".join(parts)
             size += len(part)
-            if size > most:
-                break
             parts.append(part)
-    if size > most:
-        raise InvalidRequestError(f"a body of {size} bytes or more; allowed: up to {most}.")
-    return b"".join(parts)
+    raise InvalidRequestError(f"a body of {size} bytes or more; allowed: up to {most}.")
+
+
+async def _next_part(stream: AsyncIterator[bytes], end: float) -> bytes | None:
+    """Of a body that ends at this time of the loop; None behind the last. Raises
+    RequestTimeoutError, so that a slow robot does not keep others waiting, and CanceledError where
+    it hangs up.
+    """
+    left_s = end - asyncio.get_running_loop().time()
+    try:
+        async with asyncio.timeout(min(SILENCE_S, left_s)):
+            return await anext(stream, None)
+    except ClientDisconnect:
+        raise CanceledError("the robot hung up before the body had come.") from None
+    except TimeoutError:
+        raise RequestTimeoutError(
+            f"the body came too slowly; allowed: a pause of {SILENCE_S:g} s, {BODY_S:g} s in all."
+            " Send it again over a faster network, or smaller images."
+        ) from None
 
 
 def _json(data: str | bytes) -> Any:
     """Raises InvalidRequestError."""
-    try:
-        return json.loads(data)
-    except (ValueError, RecursionError):
-        raise InvalidRequestError("the body, or the header of the call, is no JSON.") from None
+    return parsed_json(data, "the body, or the header of the call,")
+
+
+@app.exception_handler(HTTPException)
+async def no_resource(request: Request, error: HTTPException) -> Response:
+    """What no route takes, in the form of every other error."""
+    asked = f"{request.method} {request.url.path}"
+    refused = InvalidRequestError(
+        f"no resource {asked[:80]!r} ({error.detail}); there are, of each robot, model and"
+        f" scenes/SESSION with keyframes, {', '.join(CALLS)}. Is the robot of the server's version?"
+    )
+    return _told(error_to_json(refused), error.status_code)
 
 
 def _refusal(error: Exception) -> Response:
@@ -146,6 +183,7 @@ class Replica:
         self._info = self._host.load()
         self._metrics = ReplicaMetrics(self._host)
         self._probe = ReplicaProbe(self._host)
+        self.bodies: Counter[str] = Counter()  # that come just now, of each robot
 
     async def check_health(self) -> None:
         """A one-token answer, unless one was given since the last time. Raises what is wrong."""
@@ -156,10 +194,14 @@ class Replica:
         """HostCounts, for who has a handle of the deployment: no resource."""
         return asdict(self._host.counts())
 
-    def __del__(self) -> None:
+    def close(self) -> None:
+        """End the model's thread."""
         host = getattr(self, "_host", None)
         if host is not None:
             host.close()
+
+    def __del__(self) -> None:
+        self.close()
 
     # -- resources
 
@@ -175,7 +217,7 @@ class Replica:
     async def put_scene(self, robot: str, session: str, request: Request) -> Response:
         try:
             self._admit(request, robot, session)
-            listed = SceneList.read(_json(await _body(request, MAX_JSON_BYTES)))
+            listed = SceneList.read(_json(await self._body_of(robot, request, MAX_JSON_BYTES)))
             missing = self._host.put_scene(robot, session, listed)
             return JSONResponse({"missing": list(missing)})
         except Exception as error:
@@ -185,7 +227,7 @@ class Replica:
     async def post_keyframe(self, robot: str, session: str, request: Request) -> Response:
         try:
             self._admit(request, robot, session)
-            data = await _body(request, self._settings.limits.keyframe_bytes)
+            data = await self._body_of(robot, request, self._settings.limits.keyframe_bytes)
             missing = await asyncio.to_thread(self._host.put_keyframe, robot, session, data)
             return JSONResponse({"missing": missing})
         except Exception as error:
@@ -205,7 +247,8 @@ class Replica:
             self._admit(request, robot, session)
             if kind not in CALLS:
                 raise InvalidRequestError(f"no resource {kind!r}; there are {', '.join(CALLS)}.")
-            told = request.headers.get(CALL_HEADER) or await _body(request, MAX_JSON_BYTES)
+            told = request.headers.get(CALL_HEADER)
+            told = told or await self._body_of(robot, request, MAX_JSON_BYTES)
             call = Call.read(kind, _json(told))
             pieces = self._answer(robot, session, kind, call)
             first = await anext(pieces)
@@ -214,6 +257,18 @@ class Replica:
         if "error" in first[-1]:  # before anything was told: it can still be the status
             return _told(first[-1]["error"], first[-1]["status"])
         return StreamingResponse(_encoded(first, pieces), media_type=NDJSON)
+
+    async def _body_of(self, robot: str, request: Request, most: int) -> bytes:
+        """Raises InvalidRequestError, RequestTimeoutError, BusyError."""
+        if self.bodies[robot] >= BODIES:
+            raise BusyError(f"{BODIES} bodies of robot {robot} come at once: one at a time.", 1.0)
+        self.bodies[robot] += 1
+        try:
+            return await _body(request, most)
+        finally:
+            self.bodies[robot] -= 1
+            if not self.bodies[robot]:
+                del self.bodies[robot]
 
     async def _answer(
         self, robot: str, session: str, kind: str, call: Call

@@ -33,6 +33,7 @@ from ada3d_ros.errors import (
     KeyframesMissingError,
 )
 from ada3d_ros.measures import NUMBER, RADIUS_M, MeasureRequest
+from ada3d_ros.rigid import MAX_POSITION_M
 from ada3d_ros.scene.floor import Floor
 from ada3d_ros.scene.keyframes import SceneSnapshot
 from ada3d_ros.store.json_form import from_json, to_json
@@ -100,10 +101,15 @@ class SceneList:
                 )
             last_index, last_stamp = index, stamp_ns
         numbers = (read.floor.z_m, *read.anchor_xy_m)
-        if not all(math.isfinite(number) for number in numbers) or read.epoch < 0:
+        if not all(abs(number) <= MAX_POSITION_M for number in numbers):  # NaN, too
             raise InvalidRequestError(
-                f"floor and anchor of a scene are finite metres, its epoch is at least 0; got"
-                f" {numbers}, epoch {read.epoch}."
+                f"floor and anchor of a scene are finite metres within +-{MAX_POSITION_M:g}; got"
+                f" {numbers}."
+            )
+        if min(read.epoch, read.version) < 0:
+            raise InvalidRequestError(
+                "epoch and version of a scene are at least 0; got epoch"
+                f" {read.epoch}, version {read.version}."
             )
         return read
 

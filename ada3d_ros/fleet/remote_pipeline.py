@@ -9,28 +9,31 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ada3d_ros.config import AgentConfig
 from ada3d_ros.engine.cache_report import CacheReport
 from ada3d_ros.errors import (
     Ada3DError,
     ConfigError,
+    InvalidRequestError,
     KeyframesMissingError,
     LoadingError,
     NotMeasurableError,
     RemoteLostError,
 )
+from ada3d_ros.fleet.answer_stream import AnswerStream
 from ada3d_ros.fleet.connection import CHECK_S, Address, Backoff, Connection
-from ada3d_ros.fleet.protocol import Call, error_from_json
+from ada3d_ros.fleet.fallback import check_fallback, local_pipeline
+from ada3d_ros.fleet.protocol import Call
 from ada3d_ros.fleet.scene_upload import SceneUpload, dumped
 from ada3d_ros.measures import MeasureRequest, ObjectsSnapshot
 from ada3d_ros.scene.keyframes import SceneSnapshot
 from ada3d_ros.scene_pipeline import MEASURE, ScenePipeline
 from ada3d_ros.store.json_form import from_json, to_json
-from ada3d_ros.types import NAN, Answer, AskHooks, ModelInfo, Question, Stage
+from ada3d_ros.types import NAN, Answer, AskHooks, ModelInfo, Question
 
 if TYPE_CHECKING:
     from ada3d_ros.pipeline import Ada3DPipeline
@@ -68,7 +71,7 @@ class RemotePipeline(ScenePipeline):
         super().__init__(config, background)
         self.counts, self.backoff = RemoteCounts(), Backoff()
         self.problem = ""  # why the server does not answer; '' while it does
-        self._make_fallback = make_fallback or _local_pipeline
+        self._make_fallback = make_fallback or local_pipeline
         self._fallback: Ada3DPipeline | None = None
         self._remote_info: ModelInfo | None = None
         self._upload: SceneUpload | None = None  # from check on
@@ -83,6 +86,7 @@ class RemotePipeline(ScenePipeline):
                 f" {self.config.model.remote!r}: a detector's objects stay on the robot, questions"
                 " leave it. Leave one of them empty."
             )
+        check_fallback(self.config)
         self._upload = SceneUpload(Connection(Address.from_config(self.config)))
         self.info = self._unknown_info()
         return self.info
@@ -174,7 +178,13 @@ class RemotePipeline(ScenePipeline):
     def _learn_model(self) -> None:
         connection = self.upload.connection
         told = connection.request("GET", connection.address.path("model"))
-        info = from_json(ModelInfo, told)
+        try:
+            info = from_json(ModelInfo, told)
+        except InvalidRequestError as error:
+            raise RemoteLostError(
+                f"{connection.address.url} answers, but not as `ada3d serve` of this version"
+                f" ({error}): does model.remote name one?"
+            ) from None
         device = f"{info.device} of {connection.address.url}"
         self.info = self._remote_info = replace(info, device=device)
         self._found()
@@ -263,7 +273,7 @@ class RemotePipeline(ScenePipeline):
         scene = self._scene_to_ask()
         asked = self._with_defaults(question)
         call = Call(self.upload.digest(scene), asked, self.config.generation.timeout_sec, request)
-        told = _Told(hooks)
+        told = AnswerStream(hooks)
         end_s = time.monotonic() + (0.0 if self._falls_back else self.config.remote.retry_sec)
         if self._falls_back and not self.backoff.due:
             return self._answered_here(kind, question, hooks, request, scene)
@@ -296,7 +306,9 @@ class RemotePipeline(ScenePipeline):
             min_score=question.min_score or config.boxes.min_score,
         )
 
-    def _from_server(self, kind: str, call: Call, scene: SceneSnapshot, told: _Told) -> Answer:
+    def _from_server(
+        self, kind: str, call: Call, scene: SceneSnapshot, told: AnswerStream
+    ) -> Answer:
         """Raises RemoteLostError, or what the server told."""
         upload, begun = self.upload, time.perf_counter()
         path, body = upload.path(kind), dumped(to_json(call))
@@ -347,53 +359,8 @@ class RemotePipeline(ScenePipeline):
         return answer
 
 
-class _Told:
-    """What a server tells on the way to an answer, for the hooks. An answer that is begun anew
-    after the server was lost goes on where the text had come to.
-    """
-
-    def __init__(self, hooks: AskHooks) -> None:
-        self.hooks = hooks
-        self.emitted = ""
-        self._text, self._stage = "", Stage.QUEUED
-
-    def take(self, lines: Iterable[Mapping[str, Any]]) -> tuple[Answer, float]:
-        """The answer at the end of these lines, and the seconds that the server had it. Raises
-        RemoteLostError where there is none, or the error that was told.
-        """
-        self._text = ""
-        for line in lines:
-            if "error" in line:
-                raise error_from_json(line["error"])
-            if "answer" in line:
-                return from_json(Answer, line["answer"]), float(line.get("server_s", 0.0))
-            self._take(line)
-        raise RemoteLostError("the server ended before the answer did.")
-
-    def _take(self, line: Mapping[str, Any]) -> None:
-        """A stage, or a piece of text."""
-        stage, text = line.get("stage"), line.get("text")
-        if isinstance(stage, int) and stage in {s.value for s in Stage}:
-            if stage > self._stage.value:
-                self._stage = Stage(stage)
-                self.hooks.on_stage(self._stage)
-        elif isinstance(text, str):
-            self._text += text
-            new = self._text[len(self.emitted) :]
-            if new:
-                self.emitted += new
-                self.hooks.on_text(new, int(line.get("tokens", 0)))
-
-
 def _wait(backoff: Backoff, check: Callable[[], None]) -> None:
     """Until the server is tried again; check is called meanwhile."""
     while not backoff.due:
         check()
         time.sleep(min(CHECK_S, max(backoff.left_s, 0.0)))
-
-
-def _local_pipeline(config: AgentConfig) -> Ada3DPipeline:
-    from ada3d_ros.pipeline import Ada3DPipeline  # loads torch, where the server is lost
-
-    model = replace(config.model, path=config.remote.fallback, remote="")
-    return Ada3DPipeline(replace(config, model=model))

@@ -56,15 +56,27 @@ def plan_scenes(
     return replace(one, scene_copies=copies, max_views=one.max_views * limits.scenes)
 
 
+def check_host(config: AgentConfig, limits: HostLimits = HostLimits()) -> None:
+    """Look at what a SceneHost of this config will load; no weights are read. Raises ConfigError,
+    ModelError (OutOfMemoryError where so many scenes do not fit).
+    """
+    _refuse_detector(config)
+    check_model(config.model, functools.partial(plan_scenes, config, limits))
+
+
+def _refuse_detector(config: AgentConfig) -> None:
+    if config.detector.path:
+        raise ConfigError(
+            f"detector.path = {config.detector.path!r}: a server has keyframes alone, not the"
+            " frames that a detector looks at. Leave it empty."
+        )
+
+
 class SceneHost:
     """Scenes by robot and session on one model. `load` first; `close` at the end."""
 
     def __init__(self, config: AgentConfig, limits: HostLimits = HostLimits()) -> None:
-        if config.detector.path:
-            raise ConfigError(
-                f"detector.path = {config.detector.path!r}: a server has keyframes alone, not the"
-                " frames that a detector looks at. Leave it empty."
-            )
+        _refuse_detector(config)
         self.config, self.limits = config, limits
         self.info: ModelInfo | None = None
         self.fault: BaseException | None = None  # after which nothing is answered any more
@@ -86,8 +98,7 @@ class SceneHost:
 
         def work() -> None:
             try:
-                plan = functools.partial(plan_scenes, self.config, self.limits)
-                check_model(self.config.model, plan)
+                check_host(self.config, self.limits)
                 self._opened = open_model(self.config.model)
                 self.info = self._opened[1]
             except Exception as error:

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Generic, TypeVar
 
-from ada3d_ros.errors import InvalidRequestError, KeyframesMissingError
+from ada3d_ros.errors import ConfigError, InvalidRequestError, KeyframesMissingError
 from ada3d_ros.fleet.protocol import SceneList
+from ada3d_ros.geometry.camera import is_of_another_size, size_of_matrix
 from ada3d_ros.scene.floor import Floor
 from ada3d_ros.scene.keyframes import SceneSnapshot
 from ada3d_ros.store.keyframe_bytes import unpack_keyframe
-from ada3d_ros.types import Keyframe
+from ada3d_ros.types import Intrinsics, Keyframe
 
 Key = tuple[str, str]  # robot and session
 P = TypeVar("P")
@@ -26,7 +27,8 @@ P = TypeVar("P")
 class HostLimits:
     """prefixes: scenes whose keys and values are kept at once, for which memory is planned;
     scenes: that are kept with their keyframes, of them a_robot of each robot; images_mib: of all
-    their images; keyframe_bytes, pixels: of one keyframe; waiting: questions in the queue.
+    their images; keyframe_bytes, pixels: of one keyframe; waiting: questions in the queue. Raises
+    ConfigError for one below 1 (images_mib: 0).
     """
 
     prefixes: int = 8
@@ -36,6 +38,15 @@ class HostLimits:
     keyframe_bytes: int = 4 << 20
     pixels: int = 1920 * 1200
     waiting: int = 16
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value, least = getattr(self, field.name), int(field.name != "images_mib")
+            if type(value) is not int or value < least:
+                raise ConfigError(
+                    f"{field.name} = {value!r} of a server's limits (--prefixes, --scenes,"
+                    f" --waiting); allowed: a whole number from {least} on."
+                )
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,14 +96,20 @@ class HostedScene(Generic[P]):
 
     def take(self, listed: SceneList) -> None:
         """The scene is this list from now on. Raises InvalidRequestError."""
-        stamps = dict(listed.keyframes)
-        if self.wanted.epoch == listed.epoch:
-            for index, stamp_ns in self.wanted.keyframes:
+        stamps, was = dict(listed.keyframes), self.wanted
+        if was.epoch == listed.epoch:
+            for index, stamp_ns in was.keyframes:
                 if stamps.get(index, stamp_ns) != stamp_ns:
                     raise InvalidRequestError(
                         f"keyframe {index} is listed with stamp {stamps[index]} ns, it was"
                         f" {stamp_ns}: an index names one keyframe of an epoch. Begin a new epoch."
                     )
+        if (listed.epoch, listed.version) <= (was.epoch, was.version) and listed != was:
+            raise InvalidRequestError(
+                f"a list of epoch {listed.epoch}, version {listed.version} comes after another one"
+                f" of epoch {was.epoch}, version {was.version}: each change of a scene has a"
+                " version of its own, and they rise."
+            )
         self.received = {
             index: keyframe
             for index, keyframe in self.received.items()
@@ -134,6 +151,7 @@ class SceneStore(Generic[P]):
         with self._lock:
             self._known(key)
         keyframe = unpack_keyframe(data, self.limits.keyframe_bytes, self.limits.pixels)
+        _check_principal_point(keyframe.frame.intrinsics)
         with self._lock:
             scene = self._known(key)
             pair = keyframe.index, keyframe.frame.stamp_ns
@@ -206,3 +224,14 @@ class SceneStore(Generic[P]):
                 gone = self._scenes.pop(key)
                 total, own = total - gone.image_bytes, own - is_own
                 self.count(freed_scenes=1)
+
+
+def _check_principal_point(camera: Intrinsics) -> None:
+    """Raises InvalidRequestError for K of another image size, as every input of a robot does."""
+    size = camera.width, camera.height
+    if is_of_another_size(camera.cx, camera.cy, size):
+        raise InvalidRequestError(
+            f"the principal point ({camera.cx:g}, {camera.cy:g}) px cannot be that of an image of"
+            f" {size[0]}x{size[1]} px ({size_of_matrix(camera.cx, camera.cy)}): send the intrinsics"
+            " of the image as it is."
+        )

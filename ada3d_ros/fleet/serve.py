@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import ipaddress
 import os
+import re
 import signal
 import socket
+import ssl
 import sys
 import threading
 import time
@@ -15,9 +17,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from ada3d_ros.config import AgentConfig, as_options, load_config, to_flat
+from ada3d_ros.config import AgentConfig, as_options, from_flat, load_config, to_flat
 from ada3d_ros.errors import Ada3DError, ConfigError, ModelError
-from ada3d_ros.fleet.protocol import token_of
+from ada3d_ros.fleet.protocol import NAME, token_of
 from ada3d_ros.fleet.scene_store import HostLimits
 
 # What Ray's own processes read; a value that is set already stays.
@@ -32,13 +34,14 @@ RAY_DEFAULTS = {
 APPLICATION = "ada3d"
 READY_S = 600.0  # for cluster, replicas and proxy to start
 POLL_S = 0.5
+MAX_PORT, MAX_REPLICAS, MAX_CPUS = 65535, 1000, 1024.0
 
 
 def main(args: Sequence[str] | None = None) -> int:
     """Exit status: 0 ended by a signal, 2 for settings that do not work."""
     given = parser().parse_args(args)
     try:
-        if given.token_of:
+        if given.token_of is not None:
             print(_token(given))
             return 0
         return _serve(given)
@@ -87,7 +90,7 @@ def parser() -> argparse.ArgumentParser:
         help=f"questions that wait at a replica; beyond it BUSY; default: {limits.waiting}",
     )
     add("--secret-file", default="", help="secret that robots' tokens are made with; mode 600")
-    add("--token-of", default="", metavar="ROBOT", help="print this robot's token, and end")
+    add("--token-of", metavar="ROBOT", help="print this robot's token, and end")
     add("--tls-cert", default="", help="certificate (PEM); with --tls-key")
     add("--tls-key", default="", help="its private key (PEM)")
     add("--metrics-port", type=int, default=0, help="for Prometheus; default: as Ray chooses")
@@ -100,11 +103,17 @@ def _token(given: argparse.Namespace) -> str:
 
     if not given.secret_file:
         raise ConfigError("--token-of needs the server's secret: --secret-file.")
+    if not re.fullmatch(NAME, given.token_of):
+        raise ConfigError(f"--token-of {given.token_of!r:.80} is no robot's id; allowed: {NAME}.")
     return token_of(read_secret(given.secret_file), given.token_of)
 
 
 def http_options(given: argparse.Namespace) -> dict[str, Any]:
-    """Where and how Serve listens. Raises ConfigError for what would be open to everybody."""
+    """Where and how Serve listens. Raises ConfigError for what would be open to everybody, and what
+    is no port or certificate.
+    """
+    if not 1 <= given.port <= MAX_PORT:
+        raise ConfigError(f"--port {given.port}; allowed: 1 to {MAX_PORT}.")
     tls = (given.tls_cert, given.tls_key)
     if any(tls) and not all(tls):
         raise ConfigError("--tls-cert and --tls-key belong together.")
@@ -118,6 +127,13 @@ def http_options(given: argparse.Namespace) -> dict[str, Any]:
         )
     options: dict[str, Any] = {"host": given.host, "port": given.port}
     if all(tls):
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(*tls)
+        except (OSError, ValueError) as error:
+            raise ConfigError(
+                f"--tls-cert {tls[0]} and --tls-key {tls[1]} are no certificate and its key, both"
+                f" PEM, without a password ({error})."
+            ) from None
         options |= {"ssl_certfile": given.tls_cert, "ssl_keyfile": given.tls_key}
     return options
 
@@ -131,8 +147,10 @@ def replicas_of(text: str, automatic: int) -> tuple[int, int]:
         counts = int(least), int(most if dash else least)
     except ValueError:
         counts = 0, 0
-    if not 1 <= counts[0] <= counts[1]:
-        raise ConfigError(f"--replicas {text}; allowed: auto, a number from 1 on, or 2-8.")
+    if not 1 <= counts[0] <= counts[1] <= MAX_REPLICAS:
+        raise ConfigError(
+            f"--replicas {text}; allowed: auto, a number from 1 to {MAX_REPLICAS}, or 2-8."
+        )
     return counts
 
 
@@ -156,12 +174,41 @@ def _settings(given: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name, value in flat.items() if value != defaults[name]}
 
 
+def limits_of(given: argparse.Namespace) -> HostLimits:
+    """Raises ConfigError for numbers that no replica works with."""
+    if not 0.0 < given.cpus <= MAX_CPUS:  # NaN, too
+        raise ConfigError(f"--cpus {given.cpus:g}; allowed: above 0, up to {MAX_CPUS:g}.")
+    if not 0 <= given.metrics_port <= MAX_PORT:
+        raise ConfigError(f"--metrics-port {given.metrics_port}; allowed: 0 to {MAX_PORT}.")
+    return HostLimits(prefixes=given.prefixes, scenes=given.scenes, waiting=given.waiting)
+
+
+def _check_listening(host: str, port: int) -> None:
+    """Raises ConfigError where nobody can listen: a port in use, no address of this machine."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as tried:
+        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            tried.bind((host, port))
+        except OSError as error:
+            raise ConfigError(
+                f"--host {host} --port {port}: nobody can listen there ({error}). Take a free port,"
+                " and an address of this machine (0.0.0.0 is all of them)."
+            ) from None
+
+
 def _serve(given: argparse.Namespace) -> int:
-    options, settings = http_options(given), _settings(given)
+    # What would fail in a replica, or hang there, is told before anything is started.
+    options, settings, limits = http_options(given), _settings(given), limits_of(given)
+    replicas_of(given.replicas, 1)
+    if not given.address:  # else the replicas are elsewhere
+        from ada3d_ros.fleet.scene_host import check_host
+
+        _check_listening(given.host, given.port)
+        check_host(from_flat(settings), limits)
     prepare_environment()
     from ada3d_ros.fleet.deployment import FleetSettings, application, default_replicas
 
-    limits = HostLimits(prefixes=given.prefixes, scenes=given.scenes, waiting=given.waiting)
     fleet = FleetSettings(
         settings=settings,
         limits=limits,
@@ -181,7 +228,8 @@ def _serve(given: argparse.Namespace) -> int:
         signal.signal(number, lambda *_: stop.set())
     with served(app, options, cluster):
         scheme = "https" if given.tls_cert else "http"
-        print(f"ada3d serve: ready at {scheme}://{given.host}:{given.port}", flush=True)
+        host = f"[{given.host}]" if ":" in given.host else given.host
+        print(f"ada3d serve: ready at {scheme}://{host}:{given.port}", flush=True)
         while not stop.wait(1.0):
             pass
     return 0
@@ -196,16 +244,24 @@ def prepare_environment() -> None:
 @contextmanager
 def served(app: Any, options: dict[str, Any], cluster: dict[str, Any]) -> Iterator[None]:
     """The application, ready to be asked. options: of Serve's HTTP proxy; cluster: of ray.init.
-    Raises ModelError where it does not get ready.
+    Raises ConfigError where no cluster is there, ModelError where it does not get ready.
     """
     import ray
     from ray import serve
 
-    ray.init(**cluster)
+    try:
+        ray.init(**cluster)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        where = cluster.get("address", "this machine")
+        raise ConfigError(f"no Ray cluster at {where} (--address): {_first_line(error)}") from error
     try:
         with suppress(ray.exceptions.GetTimeoutError):  # the proxy still starts: it has a minute
             serve.start(http_options=options)
-        serve.run(app, name=APPLICATION, route_prefix="/")
+        try:
+            serve.run(app, name=APPLICATION, route_prefix="/")
+        except RuntimeError as error:  # a replica that cannot be made, again and again
+            text = f"the replicas did not start: {_first_line(error)} Ray's log says why."
+            raise ModelError(text) from error
         _await_port(options["host"], options["port"])
         yield
     finally:
@@ -221,6 +277,10 @@ def _await_port(host: str, port: int) -> None:
             return
         time.sleep(POLL_S)
     raise ModelError(f"nobody listens at {host}:{port} after {READY_S:g} s.")
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0]
 
 
 def _has_gpus(settings: dict[str, Any]) -> bool:

@@ -1,14 +1,15 @@
 """The package's own dataclasses as JSON and back: one definition of an answer, whoever hears it.
 
 A number that is not finite is null; an enum its number or word; an array nested lists. What comes
-from a socket is not trusted: a field that is unknown, missing or of another type is an
-InvalidRequestError that names it.
+from a socket is not trusted: a field that is unknown, missing or of another type, or a number that
+64 bits do not hold, is an InvalidRequestError that names it.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import math
 import types
 import typing
@@ -24,8 +25,24 @@ from ada3d_ros.errors import InvalidRequestError
 
 T = TypeVar("T")
 Json = Any
+INT64 = 2**63
 # Names that annotations of the boundary types use.
 _NAMES = {**vars(measures), **vars(usage), **vars(boundary)}
+
+
+def parsed_json(data: bytes | str, what: str) -> Json:
+    """What a text of JSON holds. what: begins the sentence that says otherwise. Raises
+    InvalidRequestError, also where it is nested deeper than any of ours.
+    """
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError):
+        raise InvalidRequestError(f"{what} is no JSON.") from None
+
+
+def is_int64(value: Any) -> bool:
+    """Whether it is a whole number that 64 bits hold."""
+    return type(value) is int and -INT64 <= value < INT64
 
 
 def to_json(value: Any) -> Json:
@@ -102,10 +119,14 @@ def _scalar(hint: Any, data: Json, where: str) -> Any:
     if hint is float:
         if data is None:
             return math.nan
-        if isinstance(data, (int, float)) and not isinstance(data, bool):
+        if isinstance(data, float) or is_int64(data):
             return float(data)
         raise _error(where, data, "a number or null")
-    if hint in (int, str, bool) and type(data) is hint:
+    if hint is int:
+        if is_int64(data):
+            return data
+        raise _error(where, data, "int of 64 bits" if type(data) is int else "int")
+    if hint in (str, bool) and type(data) is hint:
         return data
     raise _error(where, data, getattr(hint, "__name__", str(hint)))
 
@@ -125,7 +146,7 @@ def _array(arguments: Sequence[Any], data: Json, where: str) -> np.ndarray[Any, 
     dtype = typing.get_args(arguments[1])[0]
     try:
         return np.array(data, dtype=np.float64).astype(dtype)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         raise _error(where, data, "an array of numbers") from None
 
 

@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from ada3d_ros.errors import Ada3DError, InvalidRequestError
-from ada3d_ros.store.json_form import from_json, to_json
+from ada3d_ros.errors import Ada3DError, FrameError, InvalidRequestError
+from ada3d_ros.store.json_form import from_json, is_int64, parsed_json, to_json
 from ada3d_ros.types import Intrinsics, Keyframe, KeyframeReason, RgbdFrame
 
 MAGIC = b"ADA3DKF1"
@@ -102,8 +102,13 @@ def unpack_keyframe(
 
 
 def checked_size(header: Mapping[str, Any], max_pixels: int = MAX_SIDE_PX**2) -> tuple[int, int]:
-    """Height and width of the images, px. Raises InvalidRequestError where they are too large."""
-    intrinsics = from_json(Intrinsics, header["intrinsics"], "intrinsics")
+    """Height and width of the images, px. Raises InvalidRequestError where they are too large, and
+    for intrinsics of no camera.
+    """
+    try:
+        intrinsics = from_json(Intrinsics, header["intrinsics"], "intrinsics")
+    except FrameError as error:
+        raise InvalidRequestError(f"the keyframe's header does not fit: {error}") from None
     size = intrinsics.height, intrinsics.width
     if max(size) > MAX_SIDE_PX:
         raise InvalidRequestError(
@@ -148,7 +153,7 @@ def keyframe_of(
             depth_stamp_ns=header["depth_stamp_ns"],
         )
         return Keyframe(frame, header["index"], KeyframeReason(header["reason"]))
-    except (Ada3DError, ValueError, TypeError) as error:
+    except (Ada3DError, ValueError, TypeError, OverflowError) as error:
         raise InvalidRequestError(f"the keyframe's header does not fit: {error}") from None
 
 
@@ -170,16 +175,14 @@ def checked_header(
         "T_world_cam": (list,),
         **more,
     }
-    try:
-        header = json.loads(text)
-    except ValueError:
-        raise InvalidRequestError("the keyframe's header is no JSON.") from None
+    header = parsed_json(text, "the keyframe's header")
     if not isinstance(header, dict):
         raise InvalidRequestError("the keyframe's header is no JSON object.")
     for name, allowed in kinds.items():
         value = header.get(name)
-        if not isinstance(value, allowed) or isinstance(value, bool):
-            raise InvalidRequestError(f"the keyframe's header has {name} = {value!r}.")
+        is_huge = isinstance(value, int) and not is_int64(value)  # or true, which is an int, too
+        if not isinstance(value, allowed) or is_huge:
+            raise InvalidRequestError(f"the keyframe's header has {name} = {value!r:.60}.")
     if header["stamp_ns"] <= 0 or header["index"] < 0:
         raise InvalidRequestError(
             "the keyframe's header has a negative index, or a stamp that is not set."
@@ -200,7 +203,11 @@ def _decoded(data: bytes, flags: int, what: str, size: tuple[int, int]) -> npt.N
     try:
         with Image.open(io.BytesIO(data), formats=[what]) as header:
             found = header.size
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    except Image.DecompressionBombError:
+        raise InvalidRequestError(
+            f"the keyframe's {what} is far larger than its camera, {size[1]}x{size[0]} px."
+        ) from None
+    except (OSError, ValueError, SyntaxError):
         raise InvalidRequestError(f"the keyframe's {what} cannot be read.") from None
     if found != size[::-1]:
         raise InvalidRequestError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -358,11 +360,100 @@ def test_without_keyframes_nothing_is_asked(served: tuple[str, ScriptedServer]) 
     assert server.requests == [("GET", "model")]
 
 
-def test_a_detector_or_a_bad_token_file_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "url",
+    [
+        "host:8000",
+        "//host:8000",
+        "ftp://host:8000",
+        "HTTPS//host",
+        "http://",
+        "http://host:0",
+        "http://host:65536",
+        "http://host:99999",
+        "http://host:",
+        "http://host:8000/",
+        "http://host:8000/v1",
+        "http://host:8000?a=b",
+        "http://user:secret@host:8000",
+        "http://ho st:8000",
+        "http://host:8000\n",
+        "http://[::1",
+    ],
+)
+def test_what_is_no_address_of_a_server_is_refused_with_the_form(url: str) -> None:
+    with pytest.raises(ConfigError, match="PORT from 1 to 65535; nothing behind it") as raised:
+        from_flat({"model.remote": url})
+    assert repr(url) in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["http://host", "https://a-b.local:1", "http://10.0.0.1:65535", "https://[fe80::1]:8000"]
+)
+def test_addresses_of_servers(url: str) -> None:
+    assert from_flat({"model.remote": url}).model.remote == url
+
+
+def test_a_machines_name_that_is_no_id_asks_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "gethostname", lambda: "-robot seven-")
+    with pytest.raises(ConfigError, match=r"'-robot seven-', is no robot's id .*remote.robot_id"):
+        create_pipeline(from_flat({"model.remote": FREE})).check()
+
+
+@pytest.mark.parametrize(
+    "told", [b"<html>", b"[]", b'{"name": "another"}', b"\xff", b'{"name": 7}', b"null"]
+)
+def test_a_server_of_another_kind_is_lost_and_named(
+    served: tuple[str, ScriptedServer], told: bytes
+) -> None:
+    url, server = served
+    server.model_told = told
+    pipeline = robot(url)
+    with pytest.raises(RemoteLostError, match="not as `ada3d serve` of this version"):
+        pipeline.ask(ASK)
+    assert "not as `ada3d serve`" in pipeline.remote_problem
+    server.model_told = b""
+    assert pipeline.ask(ASK).text == "two chairs"
+
+
+@pytest.mark.parametrize("seconds", [None, "soon", 0.5])
+def test_an_answer_of_another_version_is_named(
+    served: tuple[str, ScriptedServer], seconds: object
+) -> None:
+    url, server = served
+    line = {"answer": {"question": "?", "words": "?"}, "server_s": seconds}
+    server.script = lambda kind, call, listed: iter([line])
+    with pytest.raises(ModelError, match=r"cannot be read .*of this version"):
+        robot(url).ask(ASK)
+
+
+def test_a_fall_back_that_could_never_answer_is_refused_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flat = {"model.remote": FREE, "remote.robot_id": "r1"}
+    for path in ("embeded", str(tmp_path)):
+        with pytest.raises(ConfigError, match="there is no checkpoint"):
+            create_pipeline(from_flat(flat | {"remote.fallback": path})).check()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="torch is not installed"):
+        create_pipeline(from_flat(flat | {"remote.fallback": "embedded"})).check()
+
+
+def test_a_detector_or_a_bad_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "empty").touch()
+    (tmp_path / "lines").write_text("a token\nand another")
+    (tmp_path / "odd").write_text("kein Schlüssel")
     for settings, says in (
         ({"detector.path": "yolo.onnx"}, "leave it"),
         ({"remote.token_file": str(tmp_path / "none")}, "cannot be read"),
+        ({"remote.token_file": str(tmp_path)}, "cannot be read"),
+        ({"remote.token_file": str(tmp_path / "odd")}, "cannot be read"),
+        ({"remote.token_file": "~nobody-of-this-name/token"}, "cannot be read"),
+        ({"remote.token_file": str(tmp_path / "empty")}, "holds no token"),
+        ({"remote.token_file": str(tmp_path / "lines")}, "holds no token"),
         ({"remote.ca_file": str(tmp_path / "none")}, "no certificate"),
+        ({"remote.ca_file": str(tmp_path / "odd")}, "no certificate"),
+        ({"remote.ca_file": "~nobody-of-this-name/ca"}, "no certificate"),
     ):
         config = from_flat({"model.remote": "https://127.0.0.1:9", **settings})
         with pytest.raises(ConfigError, match=says):

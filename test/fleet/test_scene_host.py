@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 
-from ada3d_ros.config import AgentConfig, from_flat
 from ada3d_ros.engine import streaming
 from ada3d_ros.errors import (
     BusyError,
@@ -29,27 +28,12 @@ from ada3d_ros.fleet.scene_host import SceneHost
 from ada3d_ros.fleet.scene_store import HostLimits
 from ada3d_ros.measures import MeasureKind, MeasureRequest, Reference
 from ada3d_ros.pipeline import Ada3DPipeline
-from ada3d_ros.scene.keyframes import KeyframeBuffer, SceneSnapshot
+from ada3d_ros.scene.keyframes import SceneSnapshot
 from ada3d_ros.store.keyframe_bytes import pack_keyframe, unpack_keyframe
 from ada3d_ros.types import Answer, AskHooks, Question, Scope
-from test.support.box_room import build_box_room
+from test.support.hosted_scenes import ASK, VIEWS, config, scene_of
 
-VIEWS = 3
 LIMITS = HostLimits(prefixes=2, scenes=4, a_robot=2, waiting=2)
-ASK = Question("What color is the table?", max_new_tokens=6, routed=False)
-
-
-def config(**settings: Any) -> AgentConfig:
-    fixed = {"model.path": "embedded", "keyframe.max_views": VIEWS, "objects.enabled": False}
-    return from_flat({**fixed, **settings})
-
-
-def scene_of(seed: int) -> SceneSnapshot:
-    """A robot's scene."""
-    buffer = KeyframeBuffer(config().keyframe)
-    for frame in build_box_room(seed=seed, num_views=VIEWS, width=96, height=72).frames:
-        buffer.offer(frame)
-    return buffer.snapshot()
 
 
 def in_process(scene: SceneSnapshot) -> Ada3DPipeline:

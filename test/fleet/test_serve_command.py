@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import socket
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from ada3d_ros.measures import MeasureKind, MeasureRequest, Reference
 from ada3d_ros.scene.floor import Floor
 from ada3d_ros.store.json_form import to_json
 from ada3d_ros.types import Question
+from test.support.certificates import self_signed
 
 CALL = Call("d", Question("How many chairs?"), 30.0)
 LIST = SceneList(1, 7, Floor(0.1, "estimated", 3), (0.5, -0.25), ((0, 10), (4, 20)))
@@ -58,9 +60,7 @@ def test_listening_to_everybody_needs_a_secret(tmp_path: Path) -> None:
 
 
 def test_certificate_and_key_belong_together(tmp_path: Path) -> None:
-    cert, key = tmp_path / "cert", tmp_path / "key"
-    cert.touch()
-    key.touch()
+    cert, key = map(Path, self_signed(tmp_path, "ours"))
     for args in (["--tls-cert", str(cert)], ["--tls-key", str(key)]):
         with pytest.raises(ConfigError, match="--tls-cert"):
             http_options(parser().parse_args(args))
@@ -70,6 +70,96 @@ def test_certificate_and_key_belong_together(tmp_path: Path) -> None:
     key.unlink()
     with pytest.raises(ConfigError, match="no file"):
         http_options(parser().parse_args(both))
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["--port", "0"], "--port 0; allowed: 1 to 65535"),
+        (["--port", "65536"], "--port 65536; allowed"),
+        (["--port", "-1"], "--port -1; allowed"),
+        (["--replicas", "0"], "--replicas 0; allowed"),
+        (["--replicas", "1000000"], "--replicas 1000000; allowed"),
+        (["--cpus", "0"], "--cpus 0; allowed"),
+        (["--cpus", "nan"], "--cpus nan; allowed"),
+        (["--metrics-port", "-1"], "--metrics-port -1; allowed"),
+        (["--prefixes", "0"], "prefixes = 0"),
+        (["--scenes", "-2"], "scenes = -2"),
+        (["--waiting", "0"], "waiting = 0"),
+        (["--model", "{folder}/none"], "{folder}/none"),
+        (["--vision-path", "{folder}/none", "--model", "{folder}"], "{folder}"),
+        (["--config", "{folder}/none.yaml"], "no configuration file"),
+        (["--host", "192.0.2.1", "--secret-file", "s"], "nobody can listen there"),
+        (["--tls-cert", "{folder}/odd", "--tls-key", "{folder}/odd"], "no certificate and its key"),
+    ],
+)
+def test_odd_arguments_are_told_before_anything_is_started(
+    args: list[str],
+    says: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    unused_port: str,
+) -> None:
+    (tmp_path / "odd").write_text("no certificate")
+    given = [arg.format(folder=tmp_path) for arg in args]
+    assert main(["--port", unused_port, "--model", "embedded", *given]) == 2
+    assert says.format(folder=tmp_path) in capsys.readouterr().err
+
+
+def test_a_port_in_use_is_told_before_anything_is_started(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert main(["--model", "embedded", "--port", port]) == 2
+    assert f"--port {port}: nobody can listen there" in capsys.readouterr().err
+
+
+def test_more_scenes_than_memory_are_told_before_anything_is_started(
+    capsys: pytest.CaptureFixture[str], unused_port: str
+) -> None:
+    assert main(["--model", "embedded", "--port", unused_port, "--prefixes", "1000000"]) == 2
+    assert "kv cache" in capsys.readouterr().err
+
+
+@pytest.fixture
+def unused_port() -> str:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return str(free.getsockname()[1])
+
+
+@pytest.mark.parametrize("robot", ["", "a/b", "-probe", "ß", "x" * 65])
+def test_a_token_is_of_a_robot_that_can_be(
+    robot: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("ray", reason="ray is absent: pip install 'ada3d_ros[serve]'")
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"0123456789abcdef")
+    secret.chmod(0o600)
+    assert main([f"--token-of={robot}", "--secret-file", str(secret)]) == 2
+    assert "no robot's id" in capsys.readouterr().err
+
+
+def test_limits_of_a_serve_file_are_checked(tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="ray is absent: pip install 'ada3d_ros[serve]'")
+    from ada3d_ros.fleet.deployment import build
+
+    for arguments in (
+        {"limits": {"prefixes": 0}},
+        {"limits": {"scenes": "8"}},
+        {"limits": {"waiting": 1.5}},
+        {"limits": {"views": 3}},
+        {"replicas": [2]},
+        {"replicas": "many"},
+        {"replicas": [3, 2]},
+        {"cpus": 0},
+        {"queued": 0},
+        {"secret_file": "~nobody-of-this-name/secret"},
+        {"secret_file": str(tmp_path / "none")},
+        {"settings": {"model.pth": "embedded"}},
+    ):
+        with pytest.raises(ConfigError):
+            build(arguments)
 
 
 def test_without_a_model_nothing_is_started(capsys: pytest.CaptureFixture[str]) -> None:

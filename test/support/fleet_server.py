@@ -60,6 +60,7 @@ class ScriptedServer:
         self.secret = b""
         self.lost = False  # every connection is cut
         self.status = 0  # that is answered instead, without a reason
+        self.model_told = b""  # that is answered instead to who asks for the model
         self.hung_up = threading.Event()
         self.script: Callable[[str, Call, SceneList], Lines] = self.two_pieces
 
@@ -88,6 +89,9 @@ class ScriptedServer:
         try:
             if self.secret:
                 check_token(self.secret, robot, request.headers.get("Authorization"))
+            if rest == ["model"] and self.model_told:
+                _respond(request, 200, self.model_told)
+                return
             if rest == ["model"]:
                 told: Any = to_json(self.info)
             elif request.command == "PUT":
