@@ -188,6 +188,7 @@ class FakeAgent(Node):
             SavedScene(name=name, keyframes=count, objects=5, bytes=2_800_000)
             for name, count in sorted(self._store.items())
         ]
+        response.scenes[0].newest.sec = 1_750_000_000  # June 2025
         return response
 
     def _on_save(self, request: Any, response: Any) -> Any:

@@ -98,6 +98,8 @@ def test_scenes_are_listed_saved_and_loaded(wide: Page) -> None:
     expect(saved).to_have_count(2)
     expect(saved.first).to_contain_text("hall")
     expect(saved.first).to_contain_text("12 views, 5 objects, 2.8 MB")
+    expect(saved.first).to_contain_text("seen until Jun 15, 2025")
+    expect(saved.last).not_to_contain_text("seen until")
     expect(group.locator("#in-use")).to_contain_text("has no name yet")
 
     name = group.get_by_label("Name to save the scene in view under")
