@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 pytest.importorskip("playwright", reason="playwright is absent: pip install playwright")
 
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Browser, Page, expect
 
 from test.support.fake_agent import (
     HTML,
@@ -22,7 +23,7 @@ from test.support.fake_agent import (
     REFUSED,
     words_of,
 )
-from test.support.page_driver import PHONE, OpenPage, ask
+from test.support.page_driver import PHONE, READY, OpenPage, Processes, ask
 
 
 def unfold(page: Page, group: str) -> Any:
@@ -138,3 +139,29 @@ def test_without_a_store_a_sentence_says_how_to_get_one(wide: Page) -> None:
     expect(group).to_contain_text(NO_STORE_TEXT)
     expect(group.get_by_role("button", name="Save")).to_be_hidden()
     expect(group.get_by_role("listitem")).to_have_count(0)
+
+
+def test_a_token_is_brought_once_and_then_kept(
+    browser: Browser, processes: Processes, tmp_path: Path
+) -> None:
+    """The address changes to one without it, which opens from then on; for this browser alone."""
+    (tmp_path / "token").write_text("abcdefgh12345678")
+    url = processes.start_server("guarded", 0, "--token", str(tmp_path / "token"))
+    page_url = url.split("?")[0]
+    with browser.new_context() as context, browser.new_context() as stranger:
+        page = context.new_page()
+        for wrong in (page_url, f"{page_url}?token=abcdefgh87654321"):
+            told = page.goto(wrong)
+            assert told is not None
+            assert told.status == 401
+            expect(page.locator("body")).to_contain_text("holds the token")
+        page.goto(url)
+        page.wait_for_url(page_url)
+        expect(page.get_by_role("status")).to_have_text(READY)
+        expect(ask(page, "Is there a bed?")).to_contain_text(words_of("Is there a bed?"))
+        page.reload()
+        expect(page.get_by_role("status")).to_have_text(READY)
+        told = stranger.new_page().goto(page_url)
+        assert told is not None
+        assert told.status == 401
+    processes.kill("guarded")
