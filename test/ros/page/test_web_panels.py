@@ -56,6 +56,13 @@ def test_what_is_watched_is_listed_until_it_is_ended(wide: Page, open_page: Open
     expect(items.last).to_contain_text("kept object")
     expect(group.locator("summary")).to_contain_text("2")
 
+    # Its age goes on; the button that is about to be pressed stays the same one.
+    end = group.get_by_role("button", name="End watching Is the door open?").element_handle()
+    expect(items.first).to_contain_text(re.compile(r"question, stands for \d+ s"))
+    age = items.first.locator(".age").inner_text()
+    expect(items.first.locator(".age")).not_to_have_text(age)
+    assert end.evaluate("button => button.isConnected")
+
     # Another page has the list too, and may end one.
     other = open_page(PHONE)
     listed = unfold(other, "watched")
