@@ -137,7 +137,7 @@ def find_verb(args: Sequence[str]) -> Callable[[], int]:
 
     # A verb that needs ROS where there is none: say how to get it.
     verb, wants_help = VERBS[name], not {"-h", "--help"}.isdisjoint(rest)
-    if verb.needs_ros and not _has_ros():
+    if verb.needs_ros and not has_ros():
         text = (
             f"ada3d {name}: rclpy or the interfaces of this package are not importable. Without ROS"
             " installed: run `make setup` and use .venv/bin/ada3d; with a ROS distribution: colcon"
@@ -205,7 +205,8 @@ def _refuse(text: str, help_of: str = "") -> int:
     return 0 if told else 2
 
 
-def _has_ros() -> bool:
+def has_ros() -> bool:
+    """Whether rclpy and our compiled messages can be imported."""
     try:
         importlib.import_module("rclpy")
         importlib.import_module("ada3d_ros.msg")

@@ -51,7 +51,7 @@ def test_help_is_told_where_the_verb_cannot_run() -> None:
 def test_help_without_ros_is_that_of_the_page(
     verb: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(cli, "_has_ros", lambda: False)
+    monkeypatch.setattr(cli, "has_ros", lambda: False)
     assert len(cli.written_help(verb).splitlines()) > 2
     if cli.VERBS[verb].needs_ros:
         assert cli.main([verb, "--help"]) == 0

@@ -74,21 +74,29 @@ def watches_for_page(status: Any) -> list[dict[str, str]]:
     now_ns = time_to_ns(status.header.stamp)
 
     def ago(stamp: Any) -> str:
-        """`5 min`; empty for never, and where the clock is behind it (a restart, a bag)."""
+        """`5 min`; empty for never, within a second, and where the clock is behind it (a restart,
+        a bag).
+        """
         then_ns = time_to_ns(stamp)
-        return duration((now_ns - then_ns) / 1e9) if 0 < then_ns <= now_ns else ""
+        is_told = 0 < then_ns <= now_ns - 1_000_000_000
+        return duration((now_ns - then_ns) / 1e9) if is_told else ""
 
-    return [
-        {
-            "watch": question.watch_id,
-            "kind": WATCHED.get(question.kind, "unknown kind"),
-            "question": question.question,
-            "text": question.last_text,
-            "error": question.error_msg,
-            "stands": ago(question.last_changed),
-        }
-        for question in status.watches
-    ]
+    told = []
+    for question in status.watches:
+        # That a phrase is not found is an answer, and no fault.
+        is_found = question.error_code != ErrorCode.NOT_GROUNDED
+        text, error = question.last_text, question.error_msg
+        told.append(
+            {
+                "watch": question.watch_id,
+                "kind": WATCHED.get(question.kind, "unknown kind"),
+                "question": question.question,
+                "text": text if is_found else error,
+                "error": error if is_found else "",
+                "stands": ago(question.last_changed),
+            }
+        )
+    return told
 
 
 def event_for_page(event: Any) -> dict[str, str]:

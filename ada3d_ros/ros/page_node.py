@@ -7,6 +7,7 @@ was open when it fell silent is told to be lost.
 
 from __future__ import annotations
 
+import secrets
 import time
 import traceback
 from collections import deque
@@ -129,7 +130,8 @@ class PageNode:
             domain_id=domain_id,
             signal_handler_options=SignalHandlerOptions.NO,
         )
-        self._node = Node("ada3d_page", context=self._context)
+        name = f"ada3d_page_{secrets.token_hex(4)}"  # several pages are several nodes
+        self._node = Node(name, context=self._context)
         self._executor = SingleThreadedExecutor(context=self._context)
         self._work: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._open: dict[str, _Open] = {}

@@ -15,16 +15,28 @@ from sensor_msgs.msg import PointCloud2, PointField
 from std_msgs.msg import Header
 
 from ada3d_ros.errors import ErrorCode, SourceError
-from ada3d_ros.msg import AgentStatus, GroundedBox, Keyframe, KeyframeArray
-from ada3d_ros.ros.conversions import empty_answer_msg
+from ada3d_ros.msg import (
+    AgentStatus,
+    GroundedBox,
+    Keyframe,
+    KeyframeArray,
+    SavedScene,
+    SceneEvent,
+    StandingQuestion,
+)
+from ada3d_ros.ros.conversions import empty_answer_msg, ns_to_time
 from ada3d_ros.ros.page_messages import (
     STATES,
     answer_for_page,
     cloud_bytes,
+    event_for_page,
     kept_bytes,
     keyframes_for_page,
+    scenes_for_page,
     status_for_people,
+    watches_for_page,
 )
+from ada3d_ros.srv import ListScenes
 
 XYZ = [("x", 0, 7), ("y", 4, 7), ("z", 8, 7)]
 POINTS = [(1.0, 2.0, 3.0), (math.nan, 0.0, 0.0), (-1.0, 0.5, 0.25)]
@@ -161,3 +173,60 @@ def test_a_keyframe_without_intrinsics_is_left_out() -> None:
     told, pictures = keyframes_for_page(KeyframeArray(keyframes=[Keyframe(id=1)]))
     assert told["views"] == []
     assert pictures == {}
+
+
+@pytest.mark.parametrize(
+    ("changed_s", "stands"),
+    [(0, ""), (100, ""), (99.5, ""), (99, "1 s"), (60, "40 s"), (1, "99 s"), (200, "")],
+)
+def test_how_long_an_answer_stands(changed_s: float, stands: str) -> None:
+    """By the status' own clock: never, just now, and a clock that is behind are not told."""
+    question = StandingQuestion(
+        watch_id="w1",
+        kind=StandingQuestion.KIND_OBJECT,
+        question="lamp",
+        last_text="there",
+        last_changed=ns_to_time(int(changed_s * 1e9)),
+    )
+    status = AgentStatus(header=Header(stamp=ns_to_time(100 * 10**9)), watches=[question])
+    assert watches_for_page(status) == [
+        {
+            "watch": "w1",
+            "kind": "kept object",
+            "question": "lamp",
+            "text": "there",
+            "error": "",
+            "stands": stands,
+        }
+    ]
+
+
+@pytest.mark.parametrize(
+    ("code", "text", "error"),
+    [(ErrorCode.NOT_GROUNDED, "no box", ""), (ErrorCode.TIMEOUT, "there", "no box")],
+)
+def test_a_phrase_that_is_not_found_is_an_answer(code: ErrorCode, text: str, error: str) -> None:
+    question = StandingQuestion(last_text="there", error_code=int(code), error_msg="no box")
+    (told,) = watches_for_page(AgentStatus(watches=[question]))
+    assert (told["text"], told["error"]) == (text, error)
+
+
+def test_news_and_saved_scenes() -> None:
+    event = SceneEvent(watch_id="w2", sentence="the lamp is gone")
+    assert event_for_page(event) == {"watch": "w2", "sentence": "the lamp is gone"}
+    scene = SavedScene(name="hall", keyframes=3, objects=1, bytes=1_260_000)
+    scene.newest.sec, scene.problem = 7, "1 keyframe is damaged"
+    response = ListScenes.Response(scenes=[scene], scene_in_use="kitchen")
+    assert scenes_for_page(response) == {
+        "scenes": [
+            {
+                "name": "hall",
+                "keyframes": 3,
+                "objects": 1,
+                "megabytes": 1.3,
+                "newest_s": 7,
+                "problem": "1 keyframe is damaged",
+            }
+        ],
+        "in_use": "kitchen",
+    }

@@ -92,6 +92,9 @@ def test_scene_questions_and_settings(start_agent: Callable[..., Harness], join:
     agent = start_agent()
     agent.publish_scene(1)
     page, told = join(agent)
+    join(agent)  # a second page on this robot is a node of another name
+    pages = [name for name in agent.node.get_node_names() if name.startswith("ada3d_page")]
+    assert len(pages) == len(set(pages)) == 2
 
     # The scene: points, cameras with pictures; only while somebody looks.
     clouds = "/ada3d_agent/cloud"

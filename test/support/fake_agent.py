@@ -109,7 +109,7 @@ class FakeAgent(Node):
     def _publish_status(self) -> None:
         self._statuses.publish(
             AgentStatus(
-                header=self.header,
+                header=Header(stamp=self.get_clock().now().to_msg(), frame_id="map"),
                 state=AgentStatus.READY,
                 keyframes=4,
                 scene_epoch=self._epoch,
@@ -169,6 +169,7 @@ class FakeAgent(Node):
             kind=request.kind,
             question=request.question,
             last_text=words_of(request.question),
+            last_changed=self.get_clock().now().to_msg(),
         )
         self._publish_status()
         return response
@@ -188,6 +189,7 @@ class FakeAgent(Node):
             SavedScene(name=name, keyframes=count, objects=5, bytes=2_800_000)
             for name, count in sorted(self._store.items())
         ]
+        response.scenes[0].newest.sec = 1_750_000_000  # June 2025
         return response
 
     def _on_save(self, request: Any, response: Any) -> Any:

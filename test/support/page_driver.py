@@ -39,7 +39,7 @@ class Processes:
                 [sys.executable, "-m", *args],
                 cwd=ROOT,
                 env=self.env,
-                stdout=subprocess.PIPE if name == "page" else log,
+                stdout=log if name == "agent" else subprocess.PIPE,
                 stderr=log,
                 text=True,
             )
@@ -50,11 +50,15 @@ class Processes:
 
     def start_page(self, port: int = 0) -> None:
         """Until it says where it is."""
-        process = self.start("page", "ada3d_ros", "web", "--port", str(port))
+        self.url = self.start_server("page", port)
+
+    def start_server(self, name: str, port: int, *options: str) -> str:
+        """`ada3d web`; the address that it prints."""
+        process = self.start(name, "ada3d_ros", "web", "--port", str(port), *options)
         assert process.stdout is not None
-        found = re.search(r"http://127\.0\.0\.1:\d+/", process.stdout.readline())
-        assert found is not None, (self._logs / "page.log").read_text()
-        self.url = found.group()
+        found = re.search(r"http://127\.0\.0\.1:\S+", process.stdout.readline())
+        assert found is not None, (self._logs / f"{name}.log").read_text()
+        return found.group()
 
     def kill(self, name: str) -> None:
         process = self._running.pop(name)

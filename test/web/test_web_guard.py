@@ -153,16 +153,17 @@ def test_a_body_that_is_not_taken(kind: str, body: bytes, status: int) -> None:
     assert len(robot.asked) == (status == 200)
 
 
+@pytest.mark.parametrize("goes", [True, False], ids=["goes away", "says no more"])
 @pytest.mark.parametrize("path", ["/ask", "/stop", "/settings", "/watch", "/unwatch", "/scenes"])
-def test_a_browser_that_goes_away_within_its_body_is_no_fault(path: str) -> None:
+def test_a_body_that_does_not_end_is_no_fault(
+    path: str, goes: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Nothing is raised, which the server would log with a trace; nobody is asked."""
     asked, robot, _ = client()
-    messages = iter(
-        [
-            {"type": "http.request", "body": b'{"kind": "ask", "te', "more_body": True},
-            {"type": "http.disconnect"},
-        ]
-    )
+    monkeypatch.setattr("ada3d_ros.web.server.BODY_S", 0.05)
+    messages = [{"type": "http.request", "body": b'{"kind": "ask", "te', "more_body": True}]
+    if goes:
+        messages.append({"type": "http.disconnect"})
     headers = [
         (b"host", b"127.0.0.1:8090"),
         (b"content-type", b"application/json"),
@@ -172,7 +173,7 @@ def test_a_browser_that_goes_away_within_its_body_is_no_fault(path: str) -> None
     sent: list[Any] = []
 
     async def receive() -> Any:
-        return next(messages)
+        return messages.pop(0) if messages else await asyncio.Event().wait()
 
     async def send(message: Any) -> None:
         sent.append(message)
@@ -262,6 +263,18 @@ def test_views_and_kept_tokens_are_served_by_name() -> None:
     assert asked.get("/views/1-0.jpg").content == b"picture"
     assert asked.get("/views/1-1.jpg").status_code == 404
     assert asked.get(f"/kept/{turn}").content == b"places"
+
+
+def test_three_js_is_compressed_where_the_browser_takes_it() -> None:
+    asked = client()[0]
+    packed = asked.get("/three.js", headers={"Accept-Encoding": "gzip, br"})
+    plain = asked.get("/three.js", headers={"Accept-Encoding": "identity"})
+    assert packed.headers["content-encoding"] == "gzip"
+    assert int(packed.headers["content-length"]) < int(plain.headers["content-length"]) / 1.5
+    assert packed.text == plain.text == (STATIC / "dom.js").read_text()
+    for told in (packed, plain):
+        assert told.headers["content-type"].startswith("text/javascript")
+        assert told.headers["vary"] == "Accept-Encoding"
 
 
 def test_too_many_open_questions_are_refused() -> None:

@@ -4,6 +4,7 @@ import { group, reveal } from "./panels.js";
 
 const name = byId("save-name");
 const refused = byId("scenes").querySelector(".refused");
+const REAL_S = 1e9; // stamps before 2001 are no dates: a simulation's clock
 
 export class Scenes {
   constructor() {
@@ -59,6 +60,11 @@ export class Scenes {
       element("p", { className: "words strong", textContent: scene.name }),
       element("p", { className: "soft small", textContent: facts.join(", ") }),
     );
+    if (scene.newest_s > REAL_S) {
+      const seen = new Date(1000 * scene.newest_s);
+      const when = seen.toLocaleString([], { dateStyle: "medium", timeStyle: "short" });
+      words.append(element("p", { className: "soft small", textContent: `seen until ${when}` }));
+    }
     if (scene.problem) {
       words.append(element("p", { className: "refused small words", textContent: scene.problem }));
     }

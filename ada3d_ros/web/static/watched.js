@@ -5,6 +5,9 @@ import { group } from "./panels.js";
 const text = byId("watch-text");
 const refused = byId("watched").querySelector(".refused");
 
+/** What an item shows beside its age. */
+const told = ({ stands, ...rest }) => JSON.stringify(rest);
+
 export class Watched {
   constructor() {
     Object.assign(this, group("watched"));
@@ -22,15 +25,20 @@ export class Watched {
   set(watches) {
     this.watches = watches;
     this.node.querySelector("[data-none]").hidden = watches.length > 0;
-    // What has not changed stays: a button that has the focus keeps it.
+    // What has not changed stays, but for its age: a button may be pressed just now.
     const list = byId("watches");
     const before = new Map([...list.children].map((item) => [item.dataset.told, item]));
-    const items = watches.map((watch) => before.get(JSON.stringify(watch)) ?? this._item(watch));
+    const items = watches.map((watch) => before.get(told(watch)) ?? this._item(watch));
     if (items.length !== list.children.length || items.some((item, i) => item !== list.children[i])) {
       const focused = document.activeElement?.dataset.watch;
       list.replaceChildren(...items);
       if (focused) list.querySelector(`[data-watch="${CSS.escape(focused)}"]`)?.focus();
     }
+    items.forEach((item, i) => {
+      const { kind, stands } = watches[i];
+      const age = stands ? `${kind}, stands for ${stands}` : kind;
+      item.querySelector(".age").textContent = age;
+    });
     this._showCount();
   }
 
@@ -47,16 +55,15 @@ export class Watched {
     } else {
       answer.textContent = watch.text || "not asked yet";
     }
-    const stands = watch.stands ? `, stands for ${watch.stands}` : "";
     const what = element("p", { className: "words strong", textContent: watch.question });
-    const note = element("p", { className: "soft small", textContent: `${watch.kind}${stands}` });
+    const age = element("p", { className: "soft small age" });
     const end = button("End", () => this._end(watch, end), {
       "aria-label": `End watching ${watch.question}`,
     });
     end.dataset.watch = watch.watch;
-    const words = element("div", {}, what, answer, note);
+    const words = element("div", {}, what, answer, age);
     const item = element("li", { className: "row item" }, words, end);
-    item.dataset.told = JSON.stringify(watch);
+    item.dataset.told = told(watch);
     return item;
   }
 

@@ -223,7 +223,7 @@ def test_on_a_phone_nothing_is_cut_off_or_small(open_page: OpenPage) -> None:
     assert chair is not None
     assert robot is not None
     assert robot["y"] + robot["height"] <= chair["y"] or robot["x"] >= chair["x"] + chair["width"]
-    for group in ("pruning", "time", "pictures"):
+    for group in ("pruning", "time", "watched", "scenes", "pictures"):
         page.locator(f"#{group} summary").click()
     assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
     assert page.evaluate(NAMELESS) == []

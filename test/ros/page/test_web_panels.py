@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 pytest.importorskip("playwright", reason="playwright is absent: pip install playwright")
 
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Browser, Page, expect
 
 from test.support.fake_agent import (
     HTML,
@@ -22,7 +23,7 @@ from test.support.fake_agent import (
     REFUSED,
     words_of,
 )
-from test.support.page_driver import PHONE, OpenPage, ask
+from test.support.page_driver import PHONE, READY, OpenPage, Processes, ask
 
 
 def unfold(page: Page, group: str) -> Any:
@@ -54,6 +55,13 @@ def test_what_is_watched_is_listed_until_it_is_ended(wide: Page, open_page: Open
     expect(items).to_have_count(2)
     expect(items.last).to_contain_text("kept object")
     expect(group.locator("summary")).to_contain_text("2")
+
+    # Its age goes on; the button that is about to be pressed stays the same one.
+    end = group.get_by_role("button", name="End watching Is the door open?").element_handle()
+    expect(items.first).to_contain_text(re.compile(r"question, stands for \d+ s"))
+    age = items.first.locator(".age").inner_text()
+    expect(items.first.locator(".age")).not_to_have_text(age)
+    assert end.evaluate("button => button.isConnected")
 
     # Another page has the list too, and may end one.
     other = open_page(PHONE)
@@ -98,6 +106,8 @@ def test_scenes_are_listed_saved_and_loaded(wide: Page) -> None:
     expect(saved).to_have_count(2)
     expect(saved.first).to_contain_text("hall")
     expect(saved.first).to_contain_text("12 views, 5 objects, 2.8 MB")
+    expect(saved.first).to_contain_text("seen until Jun 15, 2025")
+    expect(saved.last).not_to_contain_text("seen until")
     expect(group.locator("#in-use")).to_contain_text("has no name yet")
 
     name = group.get_by_label("Name to save the scene in view under")
@@ -136,3 +146,29 @@ def test_without_a_store_a_sentence_says_how_to_get_one(wide: Page) -> None:
     expect(group).to_contain_text(NO_STORE_TEXT)
     expect(group.get_by_role("button", name="Save")).to_be_hidden()
     expect(group.get_by_role("listitem")).to_have_count(0)
+
+
+def test_a_token_is_brought_once_and_then_kept(
+    browser: Browser, processes: Processes, tmp_path: Path
+) -> None:
+    """The address changes to one without it, which opens from then on; for this browser alone."""
+    (tmp_path / "token").write_text("abcdefgh12345678")
+    url = processes.start_server("guarded", 0, "--token", str(tmp_path / "token"))
+    page_url = url.split("?")[0]
+    with browser.new_context() as context, browser.new_context() as stranger:
+        page = context.new_page()
+        for wrong in (page_url, f"{page_url}?token=abcdefgh87654321"):
+            told = page.goto(wrong)
+            assert told is not None
+            assert told.status == 401
+            expect(page.locator("body")).to_contain_text("holds the token")
+        page.goto(url)
+        page.wait_for_url(page_url)
+        expect(page.get_by_role("status")).to_have_text(READY)
+        expect(ask(page, "Is there a bed?")).to_contain_text(words_of("Is there a bed?"))
+        page.reload()
+        expect(page.get_by_role("status")).to_have_text(READY)
+        told = stranger.new_page().goto(page_url)
+        assert told is not None
+        assert told.status == 401
+    processes.kill("guarded")
