@@ -6,7 +6,8 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup, ReentrantCallbackGroup
+from rclpy.clock import Clock, ClockType
 from rclpy.task import Future
 
 from ada3d_ros.config.scene import check_scene_name
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from ada3d_ros.ros.scenes import SceneServer
 
 T = TypeVar("T")
+RETRY_S = 5.0  # a store that was in trouble is tried again
 
 
 class SceneServices:
@@ -31,6 +33,9 @@ class SceneServices:
         group = ReentrantCallbackGroup()
         node.create_service(SaveScene, "~/save_scene", self._on_save, callback_group=group)
         node.create_service(LoadScene, "~/load_scene", self._on_load, callback_group=group)
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        alone = MutuallyExclusiveCallbackGroup()
+        node.create_timer(RETRY_S, self._on_retry, callback_group=alone, clock=steady)
 
     def report_error(self, where: str, error: BaseException, trace: str) -> None:
         self._node.report_error(where, error, trace)
@@ -78,6 +83,11 @@ class SceneServices:
         response.objects = len(saved.objects.kept) if saved.objects is not None else 0
         response.scene_epoch = state.epoch
         return response
+
+    @guarded()
+    async def _on_retry(self) -> None:
+        if self._scenes.is_to_resume:
+            await self._aside(self._scenes.resume)
 
     async def _aside(self, work: Callable[[], T]) -> T:
         """The result of work that may wait for a disk; raises what it raises."""

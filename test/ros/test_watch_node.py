@@ -199,6 +199,10 @@ def test_a_line_of_the_list(stamp_s: int, line: str) -> None:
         ({"question": "x" * 2001}, ErrorCode.QUESTION_TOO_LONG, "2001"),
         ({"question": "<image> ?"}, ErrorCode.INVALID_REQUEST, "<image>"),
         ({"kind": 2, "question": "chair"}, ErrorCode.NOT_ACTIVE, "none are kept."),
+        ({"kind": 2, "question": "x" * 2001}, ErrorCode.QUESTION_TOO_LONG, "2001"),
+        ({"kind": 2, "question": "a\nb\x1b"}, ErrorCode.INVALID_REQUEST, "control character"),
+        ({"min_period_sec": math.inf}, ErrorCode.INVALID_REQUEST, "min_period_sec = inf"),
+        ({"min_period_sec": 0.05}, ErrorCode.INVALID_REQUEST, "or 0 for the node's default"),
     ],
 )
 def test_nonsense_is_refused_with_a_sentence(
@@ -236,6 +240,9 @@ def test_ending_them(shared_agent: Harness) -> None:
     unknown = shared_agent.call(Unwatch, "unwatch", Unwatch.Request(watch_id="w99"))
     assert unknown.error_code == ErrorCode.INVALID_REQUEST
     assert f"there are: {', '.join(ids)}, or '*' for all" in unknown.error_msg
+    long = shared_agent.call(Unwatch, "unwatch", Unwatch.Request(watch_id="w" * 10_000))
+    assert "... (10000 characters) is none that stands" in long.error_msg
+    assert len(long.error_msg) < 250
     assert shared_agent.call(Unwatch, "unwatch", Unwatch.Request(watch_id=ids[1])).ended == 1
     assert [w.watch_id for w in watches(shared_agent)] == [ids[0], ids[2]]
     assert shared_agent.call(Unwatch, "unwatch", Unwatch.Request(watch_id="*")).ended == 2
