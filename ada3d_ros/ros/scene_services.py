@@ -11,7 +11,7 @@ from rclpy.clock import Clock, ClockType
 from rclpy.task import Future
 
 from ada3d_ros.config.scene import check_scene_name
-from ada3d_ros.errors import Ada3DError, InvalidRequestError
+from ada3d_ros.errors import Ada3DError, InvalidRequestError, StoreError
 from ada3d_ros.ros.conversions import error_of
 from ada3d_ros.ros.guard import guarded
 from ada3d_ros.srv import LoadScene, SaveScene
@@ -73,12 +73,18 @@ class SceneServices:
             if name == scenes.name:
                 await self._aside(scenes.flush)
             saved = await self._aside(lambda: scenes.read(name))
+            if saved.missing and not saved.scene.keyframes:
+                raise StoreError(
+                    f"scene {name!r} is not loaded, none of its {saved.missing} keyframes in use"
+                    f" can be read: {saved.note} The one in use stays."
+                )
             node.drop_scene()
             await self._aside(lambda: scenes.swap(pipeline, saved))
             node.scene_changed()
         except Ada3DError as error:
             return self._failed(error, request, response)
         state = pipeline.scene_state()
+        response.note = saved.note
         response.success, response.keyframes = True, state.num_keyframes
         response.objects = len(saved.objects.kept) if saved.objects is not None else 0
         response.scene_epoch = state.epoch

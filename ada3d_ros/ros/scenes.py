@@ -109,6 +109,8 @@ class SceneServer:
         for. What cannot be read raises StoreError; what cannot be written is told.
         """
         # Nothing of the scene before may reach this one's folder: the writer comes last.
+        from ada3d_ros.store.contents import few
+
         notes: list[str] = []
         states: dict[str, str] = {}
         writer, unsaved, there = None, "", store.has(name)
@@ -131,7 +133,7 @@ class SceneServer:
                 writer.abandon()
             raise
         self.states, self.name, self._objects, self._told = states, name, None, None
-        self._problem, self._unsaved = " ".join(notes), unsaved
+        self._problem, self._unsaved = few(notes), unsaved
         for note in filter(None, [*notes, unsaved]):
             self._node.get_logger().warning(note)
         pipeline.object_history = self._history

@@ -271,6 +271,28 @@ def test_standing_questions_that_cannot_be_read_are_told_and_set_aside(
     assert '"watch_id": "w1"' in states[KEY]
 
 
+def test_a_damaged_scene_is_loaded_in_part_or_not_at_all(start: Start, tmp_path: Path) -> None:
+    agent = start(**{"scene.name": "kitchen"})
+    seen(agent, 3)
+    assert save(agent, "hall").success
+    first, *rest = sorted((tmp_path / "hall" / "keyframes").iterdir())
+    first.write_bytes(first.read_bytes()[:100])
+    loaded = load(agent, "hall")
+    assert (loaded.success, loaded.keyframes) == (True, 2)
+    assert f"the keyframe {first} is left out, it is damaged" in loaded.note
+    assert status_says(agent, f"the keyframe {first} is left out")
+
+    # Nothing of it is left: what is in use stays.
+    assert load(agent, "kitchen").note == ""
+    for segment in rest:
+        segment.write_bytes(segment.read_bytes()[:100])
+    refused = load(agent, "hall")
+    assert (refused.success, refused.error_code) == (False, ErrorCode.STORE_ERROR)
+    assert "scene 'hall' is not loaded, none of its 2 keyframes in use" in refused.error_msg
+    answer = ask(agent)
+    assert (answer.scene, len(answer.keyframe_stamps)) == ("kitchen", 3)
+
+
 def test_a_clock_behind_the_saved_scene_is_waited_for(start: Start) -> None:
     first = start(**{"scene.name": "kitchen"})
     seen(first, 3, first_s=100_000)
