@@ -17,8 +17,12 @@ from ada3d_ros.errors import ErrorCode
 from ada3d_ros.measures import ObjectsSnapshot, SceneObject
 from ada3d_ros.msg import AgentStatus, Answer, SceneEvent, StandingQuestion
 from ada3d_ros.pipeline import Ada3DPipeline
+from ada3d_ros.ros.client import ask_main as ask_command
+from ada3d_ros.ros.client import ground_main as ground_command
 from ada3d_ros.ros.outputs import LATCHED
+from ada3d_ros.ros.scene_client import main as scene_command
 from ada3d_ros.ros.watch_client import describe_list
+from ada3d_ros.ros.watch_client import main as watch_command
 from ada3d_ros.srv import LoadScene, QueryScene, SaveScene, Unwatch, Watch
 from ada3d_ros.types import Answer as PipelineAnswer
 from ada3d_ros.types import AskHooks, Box3D, Question
@@ -221,6 +225,18 @@ def shared_agent(tiny_model: Path) -> Any:
     with agent_of_its_own(tiny_model, CountingPipeline) as agent:
         agent.publish_scene(1)
         yield agent
+
+
+@pytest.mark.parametrize("command", [ask_command, ground_command, watch_command, scene_command])
+def test_bytes_that_are_no_text_are_a_usage_error(
+    command: Callable[[list[str]], int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As a shell hands them on; no node is needed to say so."""
+    words = ["save"] if command is scene_command else []
+    with pytest.raises(SystemExit) as ended:
+        command([*words, "a\udcff"])
+    assert ended.value.code == 2
+    assert "'a\\udcff' is no UTF-8 text" in capsys.readouterr().err
 
 
 def test_an_object_that_is_not_there_names_those_that_are(shared_agent: Harness) -> None:
