@@ -19,6 +19,20 @@ from ada3d_ros.types import Box3D
 
 FORMAT = 1  # of the JSON
 MAX_DOUBLINGS = 7
+MAX_PERIOD_S = 86400.0  # of watch.min_period_sec
+MAX_NS = 2**31 * 10**9  # of a stamp in a message
+QUESTION_KINDS: dict[str, type | tuple[type, ...]] = {  # of the JSON
+    **dict.fromkeys(("watch_id", "question", "last_text", "error_msg"), str),
+    **dict.fromkeys(("last_asked_ns", "last_changed_ns", "error_code", "epoch", "timeouts"), int),
+    "min_period_s": (int, float),
+    "watched": list,
+}
+OBJECT_KINDS: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("id", "label"), str),
+    "yaw_rad": (int, float),
+    "gone": bool,
+    "others": list,
+}
 
 
 class WatchKind(IntEnum):
@@ -282,23 +296,57 @@ def from_json(text: str) -> tuple[list[StandingQuestion], int]:
     try:
         data = json.loads(text)
         if data["format"] != FORMAT:
-            raise ValueError(f"format {data['format']}, this version reads {FORMAT}")
-        return [_question(row) for row in data["questions"]], int(data["last_number"])
-    except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
-        raise ValueError(f"standing questions that cannot be read: {error!r}") from error
+            raise ValueError(f"they are of format {data['format']}, this version reads {FORMAT}")
+        questions = [_question(row) for row in data["questions"]]
+        last_number = int(data["last_number"])
+        if len({question.watch_id for question in questions}) < len(questions):
+            raise ValueError("two have one id")
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise ValueError(f"its standing questions cannot be read: {error}.") from error
+    return questions, last_number
 
 
 def _question(row: dict[str, object]) -> StandingQuestion:
-    """One from its JSON: tuples are lists there."""
+    """One from its JSON, where tuples are lists. Raises KeyError, TypeError, ValueError."""
+    _check_kinds(row, QUESTION_KINDS)
     question = StandingQuestion(**row)  # type: ignore[arg-type]
     question.kind = WatchKind(question.kind)
     if question.told is not None:
         text, centers = question.told
-        question.told = text, tuple((x, y, z) for x, y, z in centers)
+        _check_kinds({"told": text}, {"told": str})
+        question.told = text, tuple(_numbers(center) for center in centers)
+    if not 0.0 < question.min_period_s <= MAX_PERIOD_S:
+        raise ValueError(f"{question.watch_id!r} is asked every {question.min_period_s} s")
+    if not (question.watch_id and question.question.strip()):
+        raise ValueError("one has no id, or no question")
+    if not 0 <= question.error_code < 2**16:
+        raise ValueError(f"{question.watch_id!r} has the error code {question.error_code}")
+    if not all(-1 <= ns < MAX_NS for ns in (question.last_asked_ns, question.last_changed_ns)):
+        raise ValueError(f"{question.watch_id!r} was asked at no time")
+    question.watched = [_object(watched) for watched in row["watched"]]  # type: ignore[attr-defined]
     question.seen = None  # the scene may have grown meanwhile, and its ids count anew
-    question.watched = [Watched(**watched) for watched in row["watched"]]  # type: ignore[attr-defined]
-    for watched in question.watched:
-        watched.center_m = tuple(watched.center_m)  # type: ignore[assignment]
-        watched.size_m = tuple(watched.size_m)  # type: ignore[assignment]
-        watched.others = tuple(watched.others)
     return question
+
+
+def _object(row: dict[str, object]) -> Watched:
+    _check_kinds(row, OBJECT_KINDS)
+    thing = Watched(**row)  # type: ignore[arg-type]
+    thing.center_m, thing.size_m = _numbers(thing.center_m), _numbers(thing.size_m)
+    _numbers((thing.yaw_rad, 0.0, 0.0))
+    thing.others = tuple(map(str, thing.others))
+    return thing
+
+
+def _check_kinds(row: dict[str, object], kinds: dict[str, type | tuple[type, ...]]) -> None:
+    for name, kind in kinds.items():
+        if name in row and not isinstance(row[name], kind):
+            raise ValueError(f"{name} = {row[name]!r:.60}")
+
+
+def _numbers(row: Sequence[float]) -> tuple[float, float, float]:
+    """Three that are finite."""
+    _check_kinds({"place": row}, {"place": (list, tuple)})
+    x, y, z = map(float, row)
+    if not math.isfinite(x + y + z):
+        raise ValueError(f"a place [{x}, {y}, {z}]")
+    return x, y, z

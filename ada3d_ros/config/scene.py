@@ -100,12 +100,16 @@ class WatchConfig:
     )
 
 
+def quoted(text: str) -> str:
+    """What somebody sent, in a sentence: quoted, and cut where it is long."""
+    return repr(text) if len(text) <= 80 else f"{text[:76]!r}... ({len(text)} characters)"
+
+
 def check_scene_name(name: str) -> str:
     """The name. Raises InvalidRequestError for one that scenes cannot have."""
     if not re.fullmatch(SCENE_NAME, name):
-        shown = repr(name) if len(name) <= 80 else f"{name[:76]!r}... ({len(name)} characters)"
         raise InvalidRequestError(
-            f"scene = {shown}; allowed: 1 to 64 letters, digits, _ and -, not - first, as in"
+            f"scene = {quoted(name)}; allowed: 1 to 64 letters, digits, _ and -, not - first, as in"
             " 'kitchen-2'."
         )
     return name

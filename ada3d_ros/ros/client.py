@@ -38,13 +38,19 @@ RANDOM_WEIGHTS = (
 
 
 def parse_with_ros_args(
-    parser: argparse.ArgumentParser, args: Sequence[str]
+    parser: argparse.ArgumentParser, args: Sequence[str], has_paths: bool = False
 ) -> tuple[argparse.Namespace, list[str]]:
     """Our options, and from --ros-args on what belongs to rclpy.
 
-    A mistyped option is an error, not a ROS argument that nobody reads.
+    A mistyped option is an error, not a ROS argument that nobody reads; so is what no message
+    carries, as bytes that are no UTF-8; has_paths: files may be named so.
     """
     ours = list(args)
+    for word in [] if has_paths else ours:
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            parser.error(f"{word[:60]!a} is no UTF-8 text: nodes take no other")
     split = ours.index("--ros-args") if "--ros-args" in ours else len(ours)
     return parser.parse_args(ours[:split]), ours[split:]
 

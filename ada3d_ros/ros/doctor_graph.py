@@ -184,10 +184,11 @@ def _check_objects(node: Node, node_name: str, told: str, wait_s: float) -> Iter
 def input_topics(node: Node, node_name: str) -> dict[str, list[str]]:
     """Topic: types, of what that node listens to from others."""
     namespace, name = node_name.rsplit("/", 1)
+    own = ("/clock", "/parameter_events")
     return {
         topic: types
         for topic, types in node.get_subscriber_names_and_types_by_node(name, namespace or "/")
-        if topic not in ("/clock", "/parameter_events") and not topic.startswith(node_name)
+        if topic not in own and not topic.startswith(f"{node_name}/")
     }
 
 

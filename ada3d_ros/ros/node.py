@@ -35,7 +35,8 @@ from ada3d_ros.ros.objects import ObjectServer
 from ada3d_ros.ros.outputs import AgentOutputs
 from ada3d_ros.ros.requests import RequestServer, check_scene
 from ada3d_ros.ros.scene_outputs import SceneOutputs
-from ada3d_ros.ros.scenes import SceneServer, store_task
+from ada3d_ros.ros.scene_saving import store_task
+from ada3d_ros.ros.scenes import SceneServer
 from ada3d_ros.ros.standing import StandingServer
 from ada3d_ros.ros.status import status_msg
 from ada3d_ros.ros.sync import MIN_JUMP_NS

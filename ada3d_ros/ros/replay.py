@@ -315,7 +315,7 @@ def parse_args(args: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         default=10.0,
         help="wait this long for a subscriber before playing (default 10)",
     )
-    return parse_with_ros_args(parser, args)
+    return parse_with_ros_args(parser, args, has_paths=True)
 
 
 def main(args: Sequence[str]) -> int:

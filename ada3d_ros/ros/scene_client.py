@@ -62,4 +62,4 @@ def _described(options: argparse.Namespace, response: Any) -> str:
     counts = f"{response.keyframes} keyframes, {response.objects} objects"
     if options.verb == "save":
         return f"saved {response.scene!r}: {counts}, in {response.path}"
-    return f"{options.name!r} is in use: {counts}"
+    return f"{options.name!r} is in use: {counts}{'. ' * bool(response.note)}{response.note}"

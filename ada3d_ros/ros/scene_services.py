@@ -7,11 +7,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup, ReentrantCallbackGroup
+from rclpy.clock import Clock, ClockType
 from rclpy.task import Future
 
 from ada3d_ros.config.scene import check_scene_name
-from ada3d_ros.errors import Ada3DError, InvalidRequestError, UnknownSceneError
+from ada3d_ros.errors import Ada3DError, InvalidRequestError, StoreError, UnknownSceneError
 from ada3d_ros.msg import SavedScene
 from ada3d_ros.ros.conversions import error_of, ns_to_time
 from ada3d_ros.ros.guard import guarded
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from ada3d_ros.store.named_scenes import NamedScenes
 
 T = TypeVar("T")
+RETRY_S = 5.0  # a store that was in trouble is tried again
 
 
 class SceneServices:
@@ -35,6 +37,9 @@ class SceneServices:
         node.create_service(ListScenes, "~/list_scenes", self._on_list, callback_group=group)
         node.create_service(SaveScene, "~/save_scene", self._on_save, callback_group=group)
         node.create_service(LoadScene, "~/load_scene", self._on_load, callback_group=group)
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        alone = MutuallyExclusiveCallbackGroup()
+        node.create_timer(RETRY_S, self._on_retry, callback_group=alone, clock=steady)
 
     def report_error(self, where: str, error: BaseException, trace: str) -> None:
         self._node.report_error(where, error, trace)
@@ -83,16 +88,27 @@ class SceneServices:
             if name == scenes.name:
                 await self._aside(scenes.flush)
             saved = await self._aside(lambda: scenes.read(name))
+            if saved.missing and not saved.scene.keyframes:
+                raise StoreError(
+                    f"scene {name!r} is not loaded, none of its {saved.missing} keyframes in use"
+                    f" can be read: {saved.note} The one in use stays."
+                )
             node.drop_scene()
             await self._aside(lambda: scenes.swap(pipeline, saved))
             node.scene_changed()
         except Ada3DError as error:
             return self._failed(error, request, response)
         state = pipeline.scene_state()
+        response.note = saved.note
         response.success, response.keyframes = True, state.num_keyframes
         response.objects = len(saved.objects.kept) if saved.objects is not None else 0
         response.scene_epoch = state.epoch
         return response
+
+    @guarded()
+    async def _on_retry(self) -> None:
+        if self._scenes.is_to_resume:
+            await self._aside(self._scenes.resume)
 
     async def _aside(self, work: Callable[[], T]) -> T:
         """The result of work that may wait for a disk; raises what it raises."""

@@ -21,8 +21,8 @@ from ada3d_ros.errors import (
 )
 from ada3d_ros.measures import ObjectsSnapshot, SceneObject
 from ada3d_ros.msg import Answer as AnswerMsg
-from ada3d_ros.ros.diagnostics import OK, WARN, Report
 from ada3d_ros.ros.other_scenes import OtherScenes
+from ada3d_ros.ros.scene_saving import SAVE_S, new_writer, why_not_kept, write_now
 from ada3d_ros.ros.scene_services import SceneServices
 from ada3d_ros.types import AnswerMethod
 
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from ada3d_ros.store.writer import SceneWriter
 
 BEHIND = 8  # keyframes that wait to be saved: worth a sentence
-SAVE_S = 60.0  # for all that waits to be on the disk
 
 
 class SceneServer:
@@ -50,6 +49,7 @@ class SceneServer:
         self._objects: KeptObjects | None = None  # as they were told last
         self._told: ObjectsSnapshot | None = None
         self._problem, self._loaded_text, self._loaded_ns = "", "", -1
+        self._unsaved = ""  # why there is no writer where there should be one
         self._others = OtherScenes(self.read)
         self._services = SceneServices(node, self)
 
@@ -100,7 +100,7 @@ class SceneServer:
         writer, self._writer, self._pipeline = self._writer, None, None
         self._others.clear()
         self.name, self._objects, self._told = "", None, None
-        self._problem, self._loaded_text, self._loaded_ns = "", "", -1
+        self._problem, self._unsaved, self._loaded_text, self._loaded_ns = "", "", "", -1
         if writer is not None and not writer.close(timeout_s):
             self._node.get_logger().warning("the store was not done within its time.")
 
@@ -109,17 +109,17 @@ class SceneServer:
         for. What cannot be read raises StoreError; what cannot be written is told.
         """
         # Nothing of the scene before may reach this one's folder: the writer comes last.
+        from ada3d_ros.store.contents import few
+
         notes: list[str] = []
         states: dict[str, str] = {}
-        writer, there = None, store.has(name)
+        writer, unsaved, there = None, "", store.has(name)
         if self._node.config.scene.autosave:
             try:
                 writer, mended = self._new_writer(store, name)
                 notes += mended
             except StoreError as error:
-                if not there:
-                    raise
-                notes.append(str(error))
+                unsaved = str(error)
         try:
             if there:
                 saved = store.read(name, self._node.config.world_frame)
@@ -133,21 +133,15 @@ class SceneServer:
                 writer.abandon()
             raise
         self.states, self.name, self._objects, self._told = states, name, None, None
-        self._problem = " ".join(notes)
-        for note in notes:
+        self._problem, self._unsaved = few(notes), unsaved
+        for note in filter(None, [*notes, unsaved]):
             self._node.get_logger().warning(note)
         pipeline.object_history = self._history
         self._writer = writer
         self.note_scene()  # what came meanwhile
 
     def _new_writer(self, store: NamedScenes, name: str) -> tuple[SceneWriter, Sequence[str]]:
-        """Of the folder of a scene, and what was mended in it. Raises StoreError."""
-        from ada3d_ros.store.writer import SceneWriter
-
-        settings = self._node.config.scene
-        folder = store.open(name, self._node.config.world_frame)
-        writer = SceneWriter(folder, settings.images == "lossless", settings.max_mb)
-        return writer, folder.notes
+        return new_writer(self._node.config, store, name)
 
     def _take(self, pipeline: AnyPipeline, saved: SavedScene) -> None:
         """Its keyframes now; its objects on the thread that asks, once what finds them is there."""
@@ -166,6 +160,11 @@ class SceneServer:
         except Exception as error:  # they are looked for again
             self._trouble(error)
 
+    def note_trouble(self, text: str) -> None:
+        """Something is wrong with what is kept with the scene."""
+        self._problem = f"{self._problem} {text}".strip()
+        self._node.get_logger().warning(text)
+
     def _trouble(self, error: Exception) -> None:
         self._problem = str(error) or repr(error)
         if not isinstance(error, Ada3DError):
@@ -178,7 +177,7 @@ class SceneServer:
         """What is wrong with the store, and what that means; '' while all is well."""
         writer = self._writer
         if writer is None:
-            return self._problem
+            return f"{self._problem} {self._unsaved}".strip()
         report = writer.report
         found = [self._problem, report.problem if report.problem not in self._problem else ""]
         if report.lost:
@@ -269,6 +268,12 @@ class SceneServer:
         if self._writer is not None:
             self._writer.note_state(key, text)
 
+    def why_not_kept(self) -> str:
+        """Why what is kept with the scene now would be lost by a restart; '' where it would not."""
+        return why_not_kept(
+            self._node.config, self._writer, f"{self._problem} {self._unsaved}".strip()
+        )
+
     def _history(self) -> Sequence[SceneObject]:
         """All objects that the scene in use ever kept. Raises StoreError."""
         store = self.store
@@ -285,7 +290,7 @@ class SceneServer:
             raise NoFramesError("no keyframe yet: there is nothing to save.")
         writer, is_new = self._writer, not store.has(name)
         if writer is not None and name == self.name:
-            self._write(writer, pipeline)
+            write_now(writer, pipeline, self._objects)
         elif not is_new and name != self.name:
             raise StoreError(
                 f"the store {store.path} has a scene {name!r} already, and the one in use is"
@@ -303,7 +308,7 @@ class SceneServer:
             if self.name in ("", name):  # a copy under another name has questions of its own
                 for key, text in list(self.states.items()):
                     writer.note_state(key, text)
-            self._write(writer, pipeline)
+            write_now(writer, pipeline, self._objects)
         except BaseException:
             if writer.abandon(SAVE_S) and is_new:
                 with suppress(Ada3DError):
@@ -313,12 +318,37 @@ class SceneServer:
         if not self.name:
             self.name, pipeline.object_history = name, self._history
 
-    def _write(self, writer: SceneWriter, pipeline: AnyPipeline) -> None:
-        writer.note_scene(pipeline.scene)
-        known = self._objects
-        if known is not None and known.epoch == pipeline.scene.state.epoch:
-            writer.note_objects(known)
-        writer.flush(SAVE_S)
+    @property
+    def is_to_resume(self) -> bool:
+        """Whether the scene is to be saved by itself, and is not."""
+        lost = self._writer is None or self._writer.is_lost
+        return bool(self._node.config.scene.autosave and self._pipeline and self.name and lost)
+
+    def resume(self) -> None:
+        """Try again to save the scene by itself: the store was full, read-only or gone, or another
+        process had it. As `save`, but what goes wrong is told.
+        """
+        pipeline, lost, store = self._pipeline, self._writer, self.store
+        if not self.is_to_resume or pipeline is None or store is None:
+            return
+        if lost is not None:
+            self._writer = None
+            lost.abandon(SAVE_S)
+        try:
+            writer, notes = self._new_writer(store, self.name)
+        except StoreError as error:
+            self._unsaved = str(error)
+            return
+        for key, text in self.states.items():
+            writer.note_state(key, text)
+        if self._objects is not None:
+            writer.note_objects(self._objects)
+        if self._pipeline is not pipeline:  # the node was taken down meanwhile
+            writer.abandon()
+            return
+        self._writer, self._unsaved = writer, ""
+        self.note_scene()
+        self._node.get_logger().info(" ".join([f"scene {self.name!r} is saved again.", *notes]))
 
     def swap(self, pipeline: AnyPipeline, saved: SavedScene) -> None:
         """Another scene in the place of the one in use. As `save`. Raises StoreError."""
@@ -339,7 +369,7 @@ class SceneServer:
         """Have on the disk what the store does not have yet of the scene in use. As `save`."""
         writer, pipeline = self._writer, self._pipeline
         if writer is not None and pipeline is not None:
-            self._write(writer, pipeline)
+            write_now(writer, pipeline, self._objects)
 
     # -- scenes that a question names
 
@@ -366,13 +396,3 @@ class SceneServer:
     def read(self, name: str) -> SavedScene:
         """A scene of the store, as it was left. Raises as `pipeline_of`."""
         return self.needed_store(name).read(name, self._node.config.world_frame)
-
-
-def store_task(scenes: SceneServer) -> Report:
-    """The task of /diagnostics that shows the store."""
-    values = scenes.report()
-    if scenes.problem:
-        return WARN, scenes.problem, values
-    if not values["scene.store"]:
-        return OK, "no store (scene.autosave, scene.store)", values
-    return OK, f"scene {scenes.name!r}" if scenes.name else "the scene is not saved", values

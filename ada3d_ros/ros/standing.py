@@ -6,7 +6,9 @@ They are asked one at a time when there is nothing else to do, and give way to e
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +30,7 @@ from ada3d_ros.asking.standing import (
 )
 from ada3d_ros.asking.words import fits
 from ada3d_ros.config import SETTINGS
+from ada3d_ros.config.scene import quoted
 from ada3d_ros.errors import (
     Ada3DError,
     BusyError,
@@ -54,7 +57,10 @@ if TYPE_CHECKING:
 
 PERIOD_S = 0.5  # between two looks at what is due
 KEY = "standing_questions"  # in the store
+ASIDE = f"{KEY}.damaged"  # the same: what could not be read
 ALL = "*"
+MAX_LISTED = 20  # ids or labels in a sentence
+MAX_NAME = 80  # characters of an object's name in one
 NEW = "new"  # in the place of an id, at the first asking
 # What a question will get at every asking: it is refused at once.
 HOPELESS = (ErrorCode.INVALID_REQUEST, ErrorCode.QUESTION_TOO_LONG, ErrorCode.UNKNOWN_KIND)
@@ -107,12 +113,12 @@ class StandingServer:
         self.follow_scene()
         scene = self.scene
         try:
-            self._node.active_pipeline()
+            pipeline = self._node.active_pipeline()
             question = self._checked(request)
+            pipeline.check_question(question.question)
             if question.kind is WatchKind.OBJECT:
                 self._bind(question)
             else:
-                self._node.active_pipeline().check_question(question.question)
                 await self._ask(question)  # what is no question is refused now
                 self.follow_scene()
                 if self.scene != scene:
@@ -129,6 +135,9 @@ class StandingServer:
         self.questions[question.watch_id] = question
         self._keep()
         response.success, response.watch_id = True, question.watch_id
+        response.note = self._node.scenes.why_not_kept()
+        if response.note:
+            self._node.get_logger().info(f"~/watch {question.watch_id}: {response.note}")
         return response
 
     @guarded(_failed)
@@ -140,9 +149,9 @@ class StandingServer:
             return self._failed(error, request, response)
         watch_id = request.watch_id
         if watch_id != ALL and watch_id not in self.questions:
-            there = ", ".join(self.questions) or "none"
             unknown = InvalidRequestError(
-                f"watch_id = {watch_id!r} is none that stands; there are: {there}, or '*' for all."
+                f"watch_id = {quoted(watch_id)} is none that stands; there are:"
+                f" {_listed(self.questions) or 'none'}, or '*' for all."
             )
             return self._failed(unknown, request, response)
         ended = list(self.questions) if watch_id == ALL else [watch_id]
@@ -188,10 +197,12 @@ class StandingServer:
             same_name = names_of(snapshot)
             found = [thing for thing in snapshot.present if same_name(name, thing.label)]
         if not found:
-            labels = ", ".join(sorted({thing.label for thing in snapshot.present})) or "none yet"
+            there = _listed(sorted({thing.label for thing in snapshot.present}))
+            name = name if len(name) <= MAX_NAME else f"{name[:MAX_NAME]}..."
             raise NotGroundedError(
-                f"no object {name!r} is kept, so there is nothing to watch; there are: {labels}. To"
-                f' be told when one comes, watch the question "Is there a {name}?".'
+                f"no object {name!r} is kept, so there is nothing to watch; there are:"
+                f" {there or 'none yet'}. To be told"
+                f' when one comes, watch the question "Is there a {name}?".'
             )
         watch_objects(question, found, snapshot)
         question.last_text = "there" if len(found) == 1 else f"{len(found)} there"
@@ -325,7 +336,11 @@ class StandingServer:
         try:
             questions, self._last_number = from_json(kept)
         except ValueError as error:
-            self._node.get_logger().warning(f"scene {scene!r}: {error}")
+            self._node.scenes.note_trouble(
+                f"scene {scene!r}: {error} None stands; they are set aside in its index as"
+                f" kept:{ASIDE}."
+            )
+            self._node.scenes.keep(ASIDE, kept)
             questions = []
         self.questions = {question.watch_id: question for question in questions}
         self._snapshot = None
@@ -337,6 +352,11 @@ def _say_if_lost(question: StandingQuestion) -> None:
     if not all(watched.id for watched in question.watched):
         question.error_code = int(ErrorCode.NOT_GROUNDED)
         question.error_msg = "not seen since the scene began anew; it is watched once it is."
+
+
+def _listed(names: Iterable[str]) -> str:
+    first = list(itertools.islice(names, MAX_LISTED + 1))
+    return ", ".join([*first[:MAX_LISTED], *["..."] * (len(first) > MAX_LISTED)])
 
 
 def names_of(snapshot: ObjectsSnapshot) -> Any:

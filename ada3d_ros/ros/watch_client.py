@@ -99,10 +99,11 @@ def _described_begin(response: Any) -> str:
     if not response.success:
         return describe_failure(response)
     name = response.watch_id
-    return (
+    begun = (
         f"{name} begun: `ada3d watch --follow` prints news of it, `ada3d watch --end {name}` ends"
         " it"
     )
+    return f"{begun}; {response.note}" if response.note else begun
 
 
 def _read(

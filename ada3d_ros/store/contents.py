@@ -26,6 +26,7 @@ SEGMENTS = "keyframes"  # folder of the segments in a scene's folder
 KEPT = "kept:"  # in the index, before the names of what others keep with the scene
 # keyframes in use of a scene whose index is lost; keyframe.max_views is at most so
 MAX_REBUILT = 64
+MAX_NOTES = 3  # sentences at once
 Key = tuple[int, int]  # stamp in ns and index of a keyframe
 
 
@@ -97,7 +98,8 @@ class Contents:
 @dataclass(frozen=True, eq=False, slots=True)
 class SavedScene:
     """A scene read back: what a pipeline goes on with. in_store: keyframes, old ones included;
-    states: texts that were kept with it, by key; notes: sentences on what is left out.
+    states: texts that were kept with it, by key; notes: sentences on what is left out; missing: how
+    many keyframes of the scene in use are.
     """
 
     name: str
@@ -106,6 +108,18 @@ class SavedScene:
     in_store: int
     states: Mapping[str, str]
     notes: tuple[str, ...] = ()
+    missing: int = 0
+
+    @property
+    def note(self) -> str:
+        """The notes in few words."""
+        return few(self.notes)
+
+
+def few(notes: Sequence[str]) -> str:
+    """The first of many sentences, and how many more there are."""
+    more = len(notes) - MAX_NOTES
+    return " ".join([*notes[:MAX_NOTES], *[f"(and {more} more; the log has all)"] * (more > 0)])
 
 
 def key_of(keyframe: Keyframe) -> Key:
@@ -230,8 +244,9 @@ def read_scene(folder: Path) -> SavedScene:
             notes.append(f"{error} They are looked for again.")
     if objects is not None and objects.epoch != in_use.epoch:
         objects = None  # the scene began anew before they were looked for
+    missing = len(in_use.keyframes) - len(keyframes)
     return SavedScene(
-        folder.name, scene, objects, len(contents.rows), contents.states, tuple(notes)
+        folder.name, scene, objects, len(contents.rows), contents.states, tuple(notes), missing
     )
 
 

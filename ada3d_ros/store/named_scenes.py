@@ -12,7 +12,7 @@ from pathlib import Path
 from ada3d_ros.config.scene import SCENE_NAME, check_scene_name
 from ada3d_ros.errors import InvalidRequestError, StoreError, UnknownSceneError
 from ada3d_ros.measures import SceneObject
-from ada3d_ros.store.contents import SEGMENTS, SavedScene, read_contents, read_scene
+from ada3d_ros.store.contents import SEGMENTS, SavedScene, few, read_contents, read_scene
 from ada3d_ros.store.object_rows import described_of
 from ada3d_ros.store.scene_folder import SceneFolder, check_world_frame, locked
 from ada3d_ros.store.scene_index import (
@@ -133,7 +133,7 @@ class NamedScenes:
             return SceneSummary(name, problem=str(error))
         newest_ns = contents.rows[-1].stamp_ns if contents.rows else -1
         size = sum(row.bytes for row in contents.rows)
-        problem = " ".join(contents.notes)
+        problem = few(contents.notes)
         counts = len(contents.rows), len(contents.in_use.keyframes), objects, answers
         return SceneSummary(name, *counts, size, newest_ns, contents.frame_id, problem)
 

@@ -29,7 +29,14 @@ from ada3d_ros.store.contents import (
 )
 from ada3d_ros.store.object_rows import row_of as object_row
 from ada3d_ros.store.object_rows import told_of
-from ada3d_ros.store.scene_index import NAME, AnswerRow, KeyframeRow, SceneIndex, os_sentence
+from ada3d_ros.store.scene_index import (
+    NAME,
+    AnswerRow,
+    KeyframeRow,
+    SceneIndex,
+    gone,
+    os_sentence,
+)
 from ada3d_ros.store.segment import SUFFIX, make_durable, segment_name, write_segment
 from ada3d_ros.types import Keyframe
 
@@ -50,18 +57,23 @@ class SceneFolder:
         self._in_use = SceneInUse()
         self._objects: dict[int, KeptObject] = {}  # as they were written last
         self._objects_epoch = -1
+        self._opened_as: os.stat_result | None = None  # of the index, once it is open
         with self._told():
-            above = [each for each in folder.parents if not each.exists()]  # made now
+            above = [each for each in (folder, *folder.parents) if not each.exists()]  # made now
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / SEGMENTS).mkdir(exist_ok=True)
-            self._lock = locked(folder)
         try:
             with self._told():
-                for each in above:
+                self._lock = locked(folder)
+                for each in above[1:]:
                     make_durable(each.parent)
+                (folder / SEGMENTS).mkdir(exist_ok=True)
                 self._index = self._opened(world_frame)
+                self._opened_as = (folder / NAME).stat()
         except BaseException:
-            self._lock.close()
+            if folder in above:  # else it would look like a scene
+                shutil.rmtree(folder, ignore_errors=True)
+            if hasattr(self, "_lock"):
+                self._lock.close()
             raise
 
     def __enter__(self) -> SceneFolder:
@@ -76,6 +88,15 @@ class SceneFolder:
         self._lock.close()
 
     # -- what is there
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the folder is still the one that was opened: it may be moved, or its disk out."""
+        try:
+            now = (self.folder / NAME).stat()
+        except OSError:
+            return False
+        return self._opened_as is None or os.path.samestat(self._opened_as, now)
 
     @property
     def keys(self) -> frozenset[Key]:
@@ -197,6 +218,8 @@ class SceneFolder:
         try:
             yield
         except OSError as error:
+            if self._opened_as is not None and not self.is_there:
+                raise StoreError(gone(self.folder)) from error
             raise StoreError(os_sentence(self.folder, error)) from error
 
 

@@ -8,6 +8,7 @@ state of before or after it. `sqlite3 index.db` reads it.
 from __future__ import annotations
 
 import errno
+import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -78,7 +79,7 @@ class SceneIndex:
     """
 
     def __init__(self, folder: Path, write: bool = False) -> None:
-        self.path = folder / NAME
+        self.path, self._was_opened = folder / NAME, False
         if not write and not self.path.exists():
             raise DamagedIndexError(f"the index {self.path} is gone.")
         self._connect("rwc" if write else "ro")
@@ -96,6 +97,7 @@ class SceneIndex:
         except BaseException:
             self._db.close()
             raise
+        self._was_opened = True
 
     def _connect(self, mode: str) -> None:
         with self._told():
@@ -144,10 +146,13 @@ class SceneIndex:
         text, name = str(error), getattr(error, "sqlite_errorname", "")
         if name.startswith("SQLITE_FULL"):
             return StoreError(no_room(self.path))
+        is_gone = self._was_opened and not os.path.exists(self.path)
+        if is_gone or name == "SQLITE_READONLY_DBMOVED":
+            return StoreError(gone(self.path.parent))
         if name.startswith(("SQLITE_READONLY", "SQLITE_PERM")):
             return StoreError(read_only(self.path))
         if name.startswith(("SQLITE_CANTOPEN", "SQLITE_IOERR")):
-            return StoreError(f"the index {self.path} cannot be opened: {text}.")
+            return StoreError(f"the index {self.path} cannot be opened: {text}. Check that disk.")
         if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
             return StoreError(f"the index {self.path} is being written by another process.")
         return DamagedIndexError(f"the index {self.path} is damaged: {text}.")
@@ -301,6 +306,14 @@ def read_only(path: Path) -> str:
         f"the store at {path} cannot be written, it is read-only for this process: nothing is"
         " saved. Mount it writable, give its folder to the user that runs the node, or name another"
         " one (scene.autosave, scene.store)."
+    )
+
+
+def gone(path: Path) -> str:
+    """The sentence for one that was taken away while it was written."""
+    return (
+        f"the store at {path} is gone: its folder was moved or deleted, or its disk taken out. What"
+        " comes now is not saved until there is a folder again."
     )
 
 

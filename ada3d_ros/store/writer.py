@@ -126,6 +126,11 @@ class SceneWriter:
         waiting = len(self._left) + sum(key_of(k) not in self._stored for k in keyframes)
         return replace(self._report, waiting=waiting)
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether its folder is another one now, or gone: nothing can be written any more."""
+        return bool(self._report.problem) and not self._folder.is_there
+
     # -- its end
 
     def flush(self, timeout_s: float = 10.0) -> None:

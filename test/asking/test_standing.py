@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
@@ -224,3 +225,56 @@ def test_questions_survive_as_json() -> None:
 def test_json_of_another_kind_is_an_error_with_a_reason(text: str) -> None:
     with pytest.raises(ValueError, match=r"standing questions|format"):
         from_json(text)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("min_period_s", "5"),
+        ("min_period_s", float("nan")),
+        ("min_period_s", 1e400),
+        ("min_period_s", 0),
+        ("min_period_s", 86401),
+        ("kind", 7),
+        ("question", None),
+        ("question", " "),
+        ("watch_id", 3),
+        ("watch_id", ""),
+        ("last_asked_ns", 2**63),
+        ("last_asked_ns", 1.5),
+        ("last_changed_ns", -2),
+        ("error_code", 65536),
+        ("told", ["yes", [[0.0, 1.0]]]),
+        ("told", "yes"),
+        ("watched", [{}]),
+        ("watched", {"0": 1}),
+        ("of_a_later_version", 1),
+    ],
+)
+def test_a_damaged_question_is_an_error_and_no_question(field: str, value: object) -> None:
+    asked = StandingQuestion("w7", WatchKind.GROUND, "the red chair", 2.5)
+    data = json.loads(to_json([asked], 9))
+    data["questions"][0][field] = value
+    with pytest.raises(ValueError, match="its standing questions cannot be read: "):
+        from_json(json.dumps(data))
+
+
+@pytest.mark.parametrize("center", [[float("nan"), 0.0, 0.0], [0.0, 0.0], "here"])
+def test_a_damaged_place_is_an_error(center: object) -> None:
+    data = json.loads(to_json([watch(thing("chair", 1.5))], 9))
+    data["questions"][0]["watched"][0]["center_m"] = center
+    with pytest.raises(ValueError, match="standing questions cannot be read: "):
+        from_json(json.dumps(data))
+
+
+@pytest.mark.parametrize("last_number", [None, float("inf"), "many"])
+def test_a_damaged_count_is_an_error(last_number: object) -> None:
+    data = json.loads(to_json([], 9)) | {"last_number": last_number}
+    with pytest.raises(ValueError, match="standing questions cannot be read: "):
+        from_json(json.dumps(data))
+
+
+def test_two_of_one_id_are_an_error() -> None:
+    twice = [StandingQuestion("w7", WatchKind.ASK, "Is it?", 2.5)] * 2
+    with pytest.raises(ValueError, match="two have one id"):
+        from_json(to_json(twice, 9))

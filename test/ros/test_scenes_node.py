@@ -19,7 +19,7 @@ from std_srvs.srv import Trigger
 from ada3d_ros.errors import ErrorCode
 from ada3d_ros.msg import AgentStatus
 from ada3d_ros.ros.scene_client import main as scene_command
-from ada3d_ros.ros.standing import KEY
+from ada3d_ros.ros.standing import ASIDE, KEY
 from ada3d_ros.srv import GroundObject, ListScenes, LoadScene, QueryScene, SaveScene, Watch
 from ada3d_ros.store.named_scenes import NamedScenes
 from ada3d_ros.store.scene_index import SceneIndex
@@ -74,6 +74,11 @@ def listed(agent: Harness) -> tuple[list[tuple[str, int, int]], str]:
     assert told.success, told.error_msg
     scenes = [(each.name, each.keyframes, each.newest.sec) for each in told.scenes]
     return scenes, told.scene_in_use
+
+
+def watch(agent: Harness, question: str = "What is there?") -> Any:
+    request = Watch.Request(question=question, min_period_sec=60.0)
+    return agent.call(Watch, "watch", request, LIMIT_S)
 
 
 def status_says(agent: Harness, *words: str) -> bool:
@@ -153,7 +158,7 @@ def test_scenes_have_names_and_a_question_may_name_one(start: Start, tmp_path: P
 
 
 @pytest.mark.parametrize(
-    "name", ["a/b", "..", ".hidden", "x" * 300, "two words", "ö"], ids=lambda name: name[:9]
+    "name", ["a/b", "..", ".hidden", "-all", "x" * 300, "two words", "ö"], ids=lambda name: name[:9]
 )
 def test_a_name_that_is_none_is_refused(start: Start, name: str) -> None:
     agent = start()
@@ -177,6 +182,57 @@ def test_two_nodes_on_one_scene_are_told(start: Start, tmp_path: Path) -> None:
         refused = save(second)
         assert refused.error_code == ErrorCode.STORE_ERROR
         assert "two nodes cannot share one" in refused.error_msg
+        stands = watch(second)
+        assert stands.success
+        assert "it will not be there after a restart: the scene at" in stands.note
+
+    # The other one has ended: it is saved from now on, and what came meanwhile too.
+    assert wait_until(lambda: not second.node.scenes.problem, LIMIT_S)
+    assert watch(second).note == ""
+    seen(second, 1, first_s=20)
+    assert save(second).keyframes == 3
+    kept = NamedScenes(tmp_path).read("kitchen").states[KEY]
+    assert '"watch_id": "w1"' in kept
+
+
+def test_a_store_that_is_full_at_the_start_is_written_once_there_is_room(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(number: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    agent = start(**{"scene.name": "kitchen"})
+    assert status_says(agent, "no room left for the store", "not saved")
+    seen(agent, 2)
+    assert ask(agent).success
+    assert save(agent, "attic").error_code == ErrorCode.STORE_ERROR
+    assert list(tmp_path.iterdir()) == []  # nothing that looks like a scene
+    monkeypatch.undo()
+    assert wait_until(lambda: not agent.node.scenes.problem, LIMIT_S)
+    assert wait_until(lambda: agent.node.scenes.report()["scene.keyframes_waiting"] == 0, LIMIT_S)
+    assert NamedScenes(tmp_path).summary("kitchen").keyframes == 2
+
+
+def test_a_store_that_is_taken_away_is_begun_anew_once_it_may_be(
+    start: Start, tmp_path: Path
+) -> None:
+    agent = start(**{"scene.name": "kitchen"})
+    seen(agent, 2)
+    assert save(agent).success
+    stands = watch(agent)
+    assert (stands.success, stands.note) == (True, "")
+    away = tmp_path.with_name("taken out")
+    tmp_path.rename(away)
+    tmp_path.write_text("no folder")
+    seen(agent, 1, first_s=20)
+    assert status_says(agent, f"the store at {tmp_path / 'kitchen'} is gone: its folder was moved")
+    assert ask(agent).success
+    tmp_path.unlink()
+    assert wait_until(lambda: not agent.node.scenes.problem, LIMIT_S)
+    assert save(agent).keyframes == 3
+    assert '"watch_id": "w1"' in NamedScenes(tmp_path).read("kitchen").states[KEY]
+    assert NamedScenes(away).summary("kitchen").keyframes == 2
 
 
 def test_a_scene_of_another_map_is_not_used(start: Start, tmp_path: Path) -> None:
@@ -200,6 +256,51 @@ def test_without_a_store_it_says_so(start: Start) -> None:
         assert response.error_code == ErrorCode.UNKNOWN_SCENE
         assert "scene.autosave" in response.error_msg
     assert ask(agent).scene == ""
+    stands = watch(agent)
+    assert stands.success
+    assert "this node has no store. Set scene.autosave" in stands.note
+
+
+def test_standing_questions_that_cannot_be_read_are_told_and_set_aside(
+    start: Start, tmp_path: Path
+) -> None:
+    agent = start(**{"scene.name": "kitchen"})
+    seen(agent, 2)
+    assert watch(agent).success
+    assert save(agent).success
+    agent.close()
+    with NamedScenes(tmp_path).open("kitchen", "map") as folder:
+        folder.put_state(KEY, '{"format": 2, "questions": []}')
+    again = start(**{"scene.name": "kitchen"})
+    assert status_says(again, "scene 'kitchen': its standing questions cannot be read", "format 2")
+    assert again.node.standing.to_msgs() == []
+    assert watch(again).watch_id == "w1"
+    assert save(again).success
+    states = NamedScenes(tmp_path).read("kitchen").states
+    assert states[ASIDE] == '{"format": 2, "questions": []}'
+    assert '"watch_id": "w1"' in states[KEY]
+
+
+def test_a_damaged_scene_is_loaded_in_part_or_not_at_all(start: Start, tmp_path: Path) -> None:
+    agent = start(**{"scene.name": "kitchen"})
+    seen(agent, 3)
+    assert save(agent, "hall").success
+    first, *rest = sorted((tmp_path / "hall" / "keyframes").iterdir())
+    first.write_bytes(first.read_bytes()[:100])
+    loaded = load(agent, "hall")
+    assert (loaded.success, loaded.keyframes) == (True, 2)
+    assert f"the keyframe {first} is left out, it is damaged" in loaded.note
+    assert status_says(agent, f"the keyframe {first} is left out")
+
+    # Nothing of it is left: what is in use stays.
+    assert load(agent, "kitchen").note == ""
+    for segment in rest:
+        segment.write_bytes(segment.read_bytes()[:100])
+    refused = load(agent, "hall")
+    assert (refused.success, refused.error_code) == (False, ErrorCode.STORE_ERROR)
+    assert "scene 'hall' is not loaded, none of its 2 keyframes in use" in refused.error_msg
+    answer = ask(agent)
+    assert (answer.scene, len(answer.keyframe_stamps)) == ("kitchen", 3)
 
 
 def test_a_clock_behind_the_saved_scene_is_waited_for(start: Start) -> None:
@@ -278,8 +379,9 @@ def test_the_command_saves_loads_and_resets(
 def test_a_scene_saved_once_holds_the_standing_questions(start: Start, tmp_path: Path) -> None:
     agent = start(**{"scene.store": str(tmp_path)})
     seen(agent, 2)
-    request = Watch.Request(question="What is there?", min_period_sec=60.0)
-    assert agent.call(Watch, "watch", request, LIMIT_S).success
+    stands = watch(agent)
+    assert stands.success
+    assert "the scene is not saved by itself. Call ~/save_scene now" in stands.note
     assert save(agent, "kitchen").success
 
     again = start(**{"scene.store": str(tmp_path), "scene.name": "kitchen"})
@@ -287,8 +389,7 @@ def test_a_scene_saved_once_holds_the_standing_questions(start: Start, tmp_path:
     assert again.node.standing.questions["w1"].question == "What is there?"
 
     # Saved once more; a copy under another name has none.
-    request = Watch.Request(question="Is there a chair?", min_period_sec=60.0)
-    assert again.call(Watch, "watch", request, LIMIT_S).watch_id == "w2"
+    assert watch(again, "Is there a chair?").watch_id == "w2"
     assert "chair" not in NamedScenes(tmp_path).read("kitchen").states[KEY]
     assert save(again).success
     assert save(again, "attic").success
@@ -301,8 +402,7 @@ def test_the_executor_waits_for_no_disk_where_questions_come_with_their_scene(
 ) -> None:
     agent = start(**{"scene.store": str(tmp_path)})
     seen(agent, 2)
-    request = Watch.Request(question="What is there?", min_period_sec=60.0)
-    assert agent.call(Watch, "watch", request, LIMIT_S).success
+    assert watch(agent).success
     opened, open_index = set[str](), SceneIndex.__init__
 
     def open_here(index: SceneIndex, *args: Any, **kwargs: Any) -> None:

@@ -17,8 +17,12 @@ from ada3d_ros.errors import ErrorCode
 from ada3d_ros.measures import ObjectsSnapshot, SceneObject
 from ada3d_ros.msg import AgentStatus, Answer, SceneEvent, StandingQuestion
 from ada3d_ros.pipeline import Ada3DPipeline
+from ada3d_ros.ros.client import ask_main as ask_command
+from ada3d_ros.ros.client import ground_main as ground_command
 from ada3d_ros.ros.outputs import LATCHED
+from ada3d_ros.ros.scene_client import main as scene_command
 from ada3d_ros.ros.watch_client import describe_list
+from ada3d_ros.ros.watch_client import main as watch_command
 from ada3d_ros.srv import LoadScene, QueryScene, SaveScene, Unwatch, Watch
 from ada3d_ros.types import Answer as PipelineAnswer
 from ada3d_ros.types import AskHooks, Box3D, Question
@@ -199,6 +203,10 @@ def test_a_line_of_the_list(stamp_s: int, line: str) -> None:
         ({"question": "x" * 2001}, ErrorCode.QUESTION_TOO_LONG, "2001"),
         ({"question": "<image> ?"}, ErrorCode.INVALID_REQUEST, "<image>"),
         ({"kind": 2, "question": "chair"}, ErrorCode.NOT_ACTIVE, "none are kept."),
+        ({"kind": 2, "question": "x" * 2001}, ErrorCode.QUESTION_TOO_LONG, "2001"),
+        ({"kind": 2, "question": "a\nb\x1b"}, ErrorCode.INVALID_REQUEST, "control character"),
+        ({"min_period_sec": math.inf}, ErrorCode.INVALID_REQUEST, "min_period_sec = inf"),
+        ({"min_period_sec": 0.05}, ErrorCode.INVALID_REQUEST, "or 0 for the node's default"),
     ],
 )
 def test_nonsense_is_refused_with_a_sentence(
@@ -219,6 +227,18 @@ def shared_agent(tiny_model: Path) -> Any:
         yield agent
 
 
+@pytest.mark.parametrize("command", [ask_command, ground_command, watch_command, scene_command])
+def test_bytes_that_are_no_text_are_a_usage_error(
+    command: Callable[[list[str]], int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As a shell hands them on; no node is needed to say so."""
+    words = ["save"] if command is scene_command else []
+    with pytest.raises(SystemExit) as ended:
+        command([*words, "a\udcff"])
+    assert ended.value.code == 2
+    assert "'a\\udcff' is no UTF-8 text" in capsys.readouterr().err
+
+
 def test_an_object_that_is_not_there_names_those_that_are(shared_agent: Harness) -> None:
     pipeline = shared_agent.node.pipeline
     pipeline.told = snapshot(("1", "red chair", 0.0, False))
@@ -236,6 +256,9 @@ def test_ending_them(shared_agent: Harness) -> None:
     unknown = shared_agent.call(Unwatch, "unwatch", Unwatch.Request(watch_id="w99"))
     assert unknown.error_code == ErrorCode.INVALID_REQUEST
     assert f"there are: {', '.join(ids)}, or '*' for all" in unknown.error_msg
+    long = shared_agent.call(Unwatch, "unwatch", Unwatch.Request(watch_id="w" * 10_000))
+    assert "... (10000 characters) is none that stands" in long.error_msg
+    assert len(long.error_msg) < 250
     assert shared_agent.call(Unwatch, "unwatch", Unwatch.Request(watch_id=ids[1])).ended == 1
     assert [w.watch_id for w in watches(shared_agent)] == [ids[0], ids[2]]
     assert shared_agent.call(Unwatch, "unwatch", Unwatch.Request(watch_id="*")).ended == 2

@@ -107,6 +107,20 @@ def test_a_segment_under_two_names_is_one_keyframe(tmp_path: Path, saved: SceneS
     assert [k.index for k in found.scene.keyframes] == list(range(12))
 
 
+def test_of_many_damaged_keyframes_few_are_told_at_once(
+    tmp_path: Path, saved: SceneSnapshot
+) -> None:
+    for file in (tmp_path / "kitchen" / "keyframes").iterdir():
+        file.write_bytes(file.read_bytes()[:100])
+    (tmp_path / "kitchen" / "index.db").unlink()
+    store = NamedScenes(tmp_path)
+    found = store.read("kitchen")
+    assert len(found.notes) == 13
+    for text in (found.note, store.summary("kitchen").problem):
+        assert text.count("is left out") == 2  # the first is about the index
+        assert text.endswith("(and 10 more; the log has all)")
+
+
 def test_what_others_hide_in_the_folder_stays(tmp_path: Path, saved: SceneSnapshot) -> None:
     folder = tmp_path / "kitchen" / "keyframes"
     hidden = folder / ".nfs0000000001"  # a network file system; .DS_Store, .directory do the same
