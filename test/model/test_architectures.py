@@ -423,6 +423,20 @@ def test_a_base_without_ground_heads_runs_with_a_note(folder: Path) -> None:
         assert words in said
 
 
+def test_an_output_that_shares_the_embedding_is_named(folder: Path) -> None:
+    """As LLaVA-OneVision of 0.5B has it."""
+    tensors = tensors_of(folder)
+    del tensors["lm_head.weight"]
+    write_tensors(folder, tensors)
+    with pytest.raises(CheckpointError, match=r"lm_head.weight. It is read as video3dllm, as con"):
+        inspect_checkpoint(folder)
+    edit_config(folder, tie_word_embeddings=True)
+    with pytest.raises(
+        CheckpointError, match=r"tie_word_embeddings = True.*take a checkpoint of 7B"
+    ):
+        inspect_checkpoint(folder)
+
+
 def test_heads_that_are_gone_are_said(folder: Path) -> None:
     info = inspect_checkpoint(without_heads(folder))
     assert info.config.named_ids == (
