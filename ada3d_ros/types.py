@@ -359,6 +359,7 @@ class Answer:
     scene cache, then scene_staleness is the share of spatial tokens that it does not hold as the
     keyframes now have them. cache_mode: how it was pruned: build, question or none on the cached
     scene, paper without; cold_reason: why that did not serve, '' where it did.
+    scene_epoch: grows at every reset and load, not where the model's origin moves.
     confidence: mean probability of the generated tokens. deadline_kept: False where none was asked.
     method: whether the model said it or it was measured, then `measurement` has the numbers.
     places: what the model pointed at before it spoke, in that order.

@@ -76,7 +76,8 @@ class ReplicaSettings:
 async def _body(request: Request, most: int) -> bytes:
     """No more than so many bytes are ever read. Raises InvalidRequestError."""
     declared = request.headers.get("content-length", "0")
-    parts, size = [], int(declared[:20]) if declared.isdecimal() else 0
+    parts: list[bytes] = []
+    size = int(declared[:20]) if declared.isdecimal() else 0
     if size <= most:
         size, stream, end = 0, request.stream(), asyncio.get_running_loop().time() + BODY_S
         while size <= most:
@@ -247,8 +248,8 @@ class Replica:
             self._admit(request, robot, session)
             if kind not in CALLS:
                 raise InvalidRequestError(f"no resource {kind!r}; there are {', '.join(CALLS)}.")
-            told = request.headers.get(CALL_HEADER)
-            told = told or await self._body_of(robot, request, MAX_JSON_BYTES)
+            header = request.headers.get(CALL_HEADER)
+            told = header or await self._body_of(robot, request, MAX_JSON_BYTES)
             call = Call.read(kind, _json(told))
             pieces = self._answer(robot, session, kind, call)
             first = await anext(pieces)

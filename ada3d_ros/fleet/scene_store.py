@@ -69,6 +69,7 @@ class HostCounts:
     freed_scenes: int = 0
 
 
+MAX_ASPECT = 32
 NOTHING_LISTED = SceneList(-1, -1, Floor(), (0.0, 0.0), ())
 
 
@@ -151,7 +152,7 @@ class SceneStore(Generic[P]):
         with self._lock:
             self._known(key)
         keyframe = unpack_keyframe(data, self.limits.keyframe_bytes, self.limits.pixels)
-        _check_principal_point(keyframe.frame.intrinsics)
+        _check_camera(keyframe.frame.intrinsics)
         with self._lock:
             scene = self._known(key)
             pair = keyframe.index, keyframe.frame.stamp_ns
@@ -226,9 +227,16 @@ class SceneStore(Generic[P]):
                 self.count(freed_scenes=1)
 
 
-def _check_principal_point(camera: Intrinsics) -> None:
-    """Raises InvalidRequestError for K of another image size, as every input of a robot does."""
+def _check_camera(camera: Intrinsics) -> None:
+    """Raises InvalidRequestError for K of another image size, as every input of a robot does, and
+    for an image so thin that it is huge once its short side is as long as a vision tower wants.
+    """
     size = camera.width, camera.height
+    if max(size) > MAX_ASPECT * min(size):
+        raise InvalidRequestError(
+            f"images of {size[0]}x{size[1]} px; allowed: one side up to {MAX_ASPECT} times the"
+            " other. Cut them."
+        )
     if is_of_another_size(camera.cx, camera.cy, size):
         raise InvalidRequestError(
             f"the principal point ({camera.cx:g}, {camera.cy:g}) px cannot be that of an image of"

@@ -34,6 +34,7 @@ RAY_DEFAULTS = {
 APPLICATION = "ada3d"
 READY_S = 600.0  # for cluster, replicas and proxy to start
 POLL_S = 0.5
+CLUSTER_S = 5.0  # for a cluster to answer
 MAX_PORT, MAX_REPLICAS, MAX_CPUS = 65535, 1000, 1024.0
 
 
@@ -197,11 +198,27 @@ def _check_listening(host: str, port: int) -> None:
             ) from None
 
 
+def _check_cluster(address: str) -> None:
+    """Raises ConfigError where nobody answers at HOST:PORT: Ray itself asks for minutes."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if not host or not port.isdecimal():
+        return  # `auto`, or a name that Ray knows
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CLUSTER_S).close()
+    except (OSError, OverflowError) as error:
+        raise ConfigError(
+            f"--address {address}: no Ray cluster answers there ({error}): start one (`ray start"
+            " --head`), or leave the option out to have one of its own."
+        ) from None
+
+
 def _serve(given: argparse.Namespace) -> int:
     # What would fail in a replica, or hang there, is told before anything is started.
     options, settings, limits = http_options(given), _settings(given), limits_of(given)
     replicas_of(given.replicas, 1)
-    if not given.address:  # else the replicas are elsewhere
+    if given.address:
+        _check_cluster(given.address)
+    else:  # the replicas are on this machine
         from ada3d_ros.fleet.scene_host import check_host
 
         _check_listening(given.host, given.port)

@@ -18,6 +18,7 @@ from ada3d_ros.errors import CheckpointError
 Json = Mapping[str, Any]
 HUGE = 2**63 - 1
 SHOWN = 60  # characters of a value in a sentence
+MAX_LAYERS = 1000  # each is built before its tensors are looked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ NUMBERS = {
     "vocab_size": SIZE,
     "hidden_size": SIZE,
     "intermediate_size": SIZE,
-    "num_hidden_layers": SIZE,
+    "num_hidden_layers": Number(high=MAX_LAYERS),
     "num_attention_heads": SIZE,
     "num_key_value_heads": SIZE,
     "head_dim": SIZE,

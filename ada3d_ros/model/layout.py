@@ -215,8 +215,9 @@ def match(config: BackboneConfig, stored: Stored, folder: Path) -> Stored:
         cause = explain_names(folder, missing, unexpected)
         raise CheckpointError(
             cause
-            or f"{folder} does not fit its config.json; {'; '.join(parts)}. Is it a LLaVA-3D"
-            " checkpoint?"
+            or f"{folder} does not fit its config.json; {'; '.join(parts)}. It is read as"
+            f" {config.backbone}, as config.json says: are files of several checkpoints mixed, or"
+            " is it another model's?"
         )
     _check_shapes(config, expected, stored, folder)
     return {name: stored[official] for official, (name, _) in expected.items()}

@@ -203,6 +203,8 @@ def _read(folder: Path) -> tokenizers.Tokenizer:
                 f"{file} is a tokenizer of another kind ({type(made.model).__name__}), expected"
                 " byte-level BPE, which Qwen2 has."
             )
+        made.no_truncation()  # a trainer's length, which would cut prompts in silence
+        made.no_padding()
         return made
 
     absent = [name for name in OTHER_FILES if not (folder / name).is_file()]
@@ -227,6 +229,12 @@ def _from_vocabulary(folder: Path) -> tokenizers.Tokenizer:
 
     # In the order of their ids, which the library counts on from the vocabulary's end.
     added = read_json(folder / ADDED_FILE) if (folder / ADDED_FILE).is_file() else {}
+    odd = next((name for name, token in added.items() if type(token) is not int), None)
+    if odd is not None:
+        raise CheckpointError(
+            f"{folder}: {ADDED_FILE} gives {odd} the id {added[odd]!r}, which is no whole number:"
+            " copy the file again."
+        )
     for content in sorted(added, key=lambda name: added[name]):
         _add(made, content, special=content.startswith("<|") and content.endswith("|>"))
     wrong = [name for name, token in added.items() if made.token_to_id(name) != token]

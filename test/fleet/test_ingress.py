@@ -146,6 +146,10 @@ def picture(kind: str, mode: str, size: tuple[int, int]) -> bytes:
 
 
 SIZE = (96, 72)
+HAIR = {
+    "jpeg": picture("JPEG", "RGB", (4000, 1)),
+    "png": encode_millimetres(np.ones((1, 4000), np.float32)),
+}
 NAN_POSE = [[float("nan")] * 4] * 4
 SHEARED = [[1.0, 0.5, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0], [0.0, 0.0, 0.0, 1.0]]
 BAD_KEYFRAMES: dict[str, tuple[bytes, str]] = {
@@ -158,6 +162,10 @@ BAD_KEYFRAMES: dict[str, tuple[bytes, str]] = {
     "another size": (repacked({"intrinsics": {"width": 48, "height": 36}}), "its camera 48x36"),
     "K of an image twice as large": (repacked({"intrinsics": {"cx": 96, "cy": 72}}), "principal"),
     "a principal point far away": (repacked({"intrinsics": {"cx": 1e300}}), "principal"),
+    "an image as thin as a hair": (
+        repacked({"intrinsics": {"width": 4000, "height": 1, "cx": 2000, "cy": 0}}, **HAIR),
+        "4000x1 px; allowed",
+    ),
     "a pose that is not finite": (repacked({"T_world_cam": NAN_POSE}), "not finite"),
     "a sheared pose": (repacked({"T_world_cam": SHEARED}), "not orthonormal"),
     "a pose of 400 digits": (repacked({"T_world_cam": [[HUGE]]}), "does not fit"),

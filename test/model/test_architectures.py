@@ -15,7 +15,14 @@ from ada3d_ros.config import from_flat
 from ada3d_ros.engine.prefill import prefill
 from ada3d_ros.errors import CheckpointError, ModelError
 from ada3d_ros.lab.parity.video3dllm_case import video3d_config
-from ada3d_ros.model.architectures import ARCHITECTURES, LLAVA, VIDEO3D, architecture_of
+from ada3d_ros.model.architectures import (
+    ARCHITECTURES,
+    LLAVA,
+    VIDEO3D,
+    Architecture,
+    architecture_of,
+)
+from ada3d_ros.model.backbone import Backbone
 from ada3d_ros.model.checkpoint import inspect_checkpoint, load_model, save_checkpoint
 from ada3d_ros.model.config import LlavaConfig
 from ada3d_ros.model.config_file import check_settings, read_config
@@ -198,6 +205,14 @@ def test_a_third_architecture_is_named_with_what_is_supported(
         architecture_of(data)
     for architecture in ARCHITECTURES:
         assert architecture.title in str(caught.value)
+
+
+def test_the_page_about_adding_one_names_the_whole_seam() -> None:
+    page = (Path(__file__).parents[2] / "docs/how-to/add-a-backbone.md").read_text()
+    seam = [name for name in vars(Backbone) if not name.startswith("_")]
+    row = [field.name for field in dataclasses.fields(Architecture)]
+    assert len(seam) > 20
+    assert not [name for name in (*seam, *row) if f"`{name}" not in page]
 
 
 def test_every_backbone_is_built_by_one_architecture() -> None:
@@ -406,6 +421,20 @@ def test_a_base_without_ground_heads_runs_with_a_note(folder: Path) -> None:
     said = " ".join(loaded.info.notes)
     for words in ("not trained with 3D positions", "no ground heads", "'grid'"):
         assert words in said
+
+
+def test_an_output_that_shares_the_embedding_is_named(folder: Path) -> None:
+    """As LLaVA-OneVision of 0.5B has it."""
+    tensors = tensors_of(folder)
+    del tensors["lm_head.weight"]
+    write_tensors(folder, tensors)
+    with pytest.raises(CheckpointError, match=r"lm_head.weight. It is read as video3dllm, as con"):
+        inspect_checkpoint(folder)
+    edit_config(folder, tie_word_embeddings=True)
+    with pytest.raises(
+        CheckpointError, match=r"tie_word_embeddings = True.*take a checkpoint of 7B"
+    ):
+        inspect_checkpoint(folder)
 
 
 def test_heads_that_are_gone_are_said(folder: Path) -> None:

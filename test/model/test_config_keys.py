@@ -16,6 +16,7 @@ from ada3d_ros.errors import CheckpointError
 from ada3d_ros.model.checkpoint import inspect_checkpoint
 from ada3d_ros.model.config import LlavaConfig as OurConfig
 from ada3d_ros.model.config_file import check_settings, read_config
+from ada3d_ros.model.config_keys import number
 from ada3d_ros.model.config_vision import HUB_TOWERS
 from ada3d_ros.model.startup import check_model
 from test.support.checkpoints import edit_config
@@ -365,3 +366,9 @@ def test_long_values_are_shortened() -> None:
     notes = check_settings(BASE | {"frobnicate": list(range(1000))})
     assert len(notes[0]) < 150
     assert json.dumps(notes)
+
+
+@pytest.mark.parametrize("layers", [1001, 10**9, 10**18])
+def test_more_layers_than_anybody_has_are_refused_before_one_is_built(layers: int) -> None:
+    with pytest.raises(CheckpointError, match=rf"num_hidden_layers = {layers} .*at most 1000"):
+        number({"num_hidden_layers": layers}, "num_hidden_layers")

@@ -236,3 +236,37 @@ def test_files_that_are_no_such_tokenizer(folder: Path, tmp_path: Path) -> None:
     (folder / "merges.txt").write_text("a\n")
     with pytest.raises(CheckpointError, match="not a BPE vocabulary"):
         QwenTokenizer(folder)
+
+
+def test_a_trainers_length_and_padding_are_not_applied(folder: Path) -> None:
+    """They are written into tokenizer.json where it was saved after training."""
+    text = "Where is the chair that stands next to the table?"
+    whole = QwenTokenizer(folder).encode_question(text)
+    data = json.loads((folder / "tokenizer.json").read_text())
+    data["truncation"] = {
+        "direction": "Right",
+        "max_length": 4,
+        "strategy": "LongestFirst",
+        "stride": 0,
+    }
+    data["padding"] = {
+        "strategy": {"Fixed": 64},
+        "direction": "Right",
+        "pad_to_multiple_of": None,
+        "pad_id": 0,
+        "pad_type_id": 0,
+        "pad_token": "!",
+    }
+    (folder / "tokenizer.json").write_text(json.dumps(data))
+    assert QwenTokenizer(folder).encode_question(text) == whole
+
+
+@pytest.mark.parametrize("odd", [None, "347", 1.5, [1], True])
+def test_an_added_token_whose_id_is_no_number_is_named(folder: Path, odd: object) -> None:
+    (folder / "tokenizer.json").unlink()
+    added = json.loads((folder / "added_tokens.json").read_text())
+    (folder / "added_tokens.json").write_text(json.dumps(added | {"<ground>": odd}))
+    with pytest.raises(
+        CheckpointError, match=r"added_tokens.json gives <ground> the id .*no whole"
+    ):
+        QwenTokenizer(folder)

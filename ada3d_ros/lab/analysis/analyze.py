@@ -24,6 +24,7 @@ from ada3d_ros.lab.analysis.allocation import measure_allocation
 from ada3d_ros.lab.analysis.asked_rooms import AskedScene, own_questions
 from ada3d_ros.lab.analysis.concentration import measure_concentration
 from ada3d_ros.lab.analysis.contribution import Progress, measure_contribution
+from ada3d_ros.lab.analysis.summary import summary
 from ada3d_ros.lab.analysis.survival import (
     STRATEGIES,
     Arrays,
@@ -44,10 +45,12 @@ from ada3d_ros.lab.evaluation.agreement import (
 )
 from ada3d_ros.lab.evaluation.scenes import (
     SOURCE_HELP,
+    Scene,
     VoxelScene,
     add_model_arguments,
     load_for,
     read_questions,
+    read_scene,
     read_voxel_scene,
     scene_prompt,
 )
@@ -59,6 +62,8 @@ from ada3d_ros.types import PromptSequence
 KIND = "ada3d_ros analysis"
 ARRAYS_FILE = "survival.npz"
 FIGURES = (1, 2, 3, 4, 5)
+OF_VOXELS = 4  # the figure that follows patches into voxels, which LLaVA-3D alone has
+WITH_VOXELS = "llava3d"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -74,8 +79,9 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=(
             "Figures: 1 information contribution and retention curves; 2 attention allocation; 3"
             " answers against the pruned share; 4 surviving tokens; 5 attention on the least"
-            " attended tokens. Exit status: 0 done, 2 an argument, source or checkpoint that cannot"
-            " be used."
+            " attended tokens. Figure 4 follows patches into voxels, which LLaVA-3D alone has; of a"
+            " 2D model the newest image is what is looked at. Exit status: 0 done, 2 an argument,"
+            " source or checkpoint that cannot be used."
         ),
     )
     # What is analysed, and where the results go.
@@ -129,7 +135,9 @@ def build_parser() -> argparse.ArgumentParser:
         help="of random rankings and strategies (default %(default)s)",
     )
     parser.add_argument(
-        "--figures", default="1,2,3,4,5", help="which to make, with commas (default %(default)s)"
+        "--figures",
+        default="",
+        help="which to make, with commas (default all that the model has: 1,2,3,4,5, or 1,2,3,5)",
     )
     return parser
 
@@ -142,7 +150,7 @@ def check_options(
     Raises ConfigError.
     """
     # Figures and the answers' length.
-    figures = parse_list(options.figures, int, "--figures")
+    figures = parse_list(options.figures, int, "--figures") if options.figures else [*FIGURES]
     if not set(figures) <= set(FIGURES):
         raise ConfigError(f"--figures {options.figures}: there are {', '.join(map(str, FIGURES))}.")
     if options.own_questions and (4 in figures or options.questions):
@@ -175,6 +183,7 @@ class Analysis:
         self.figures, self.keep_ratios, self.strategies = check_options(options)
         self.questions = [] if options.own_questions else list(read_questions(options.questions))
         self.loaded, self.info, self.config = load_for(options, **{"pruning.seed": options.seed})
+        self._check_figures()
 
         # Layers of figure 3, which depend on the decoder's depth.
         decoder = self.loaded.model.decoder
@@ -201,9 +210,24 @@ class Analysis:
                 greedy_answer(decoder, prompt, options.answer_tokens) for prompt in self.prompts
             ]
 
-    def _read(self, source: str) -> VoxelScene:
+    def _check_figures(self) -> None:
+        """Leave out what this model has not. Raises ConfigError where it was asked for."""
+        name = self.loaded.model.name
+        if OF_VOXELS not in self.figures or name == WITH_VOXELS:
+            return
+        why = (
+            f"figure {OF_VOXELS} follows patches into voxels, and the tokens of {name} are not"
+            " merged by voxel"
+        )
+        if self.options.figures:
+            raise ConfigError(f"--figures {self.options.figures}: {why}; leave it out.")
+        self.figures.remove(OF_VOXELS)
+        self.progress(f"{why}: it is left out")
+
+    def _read(self, source: str) -> Scene:
         self.progress(f"reading {source}")
-        return read_voxel_scene(self.loaded, source, self.config)
+        read = read_voxel_scene if self.loaded.model.name == WITH_VOXELS else read_scene
+        return read(self.loaded, source, self.config)
 
     def measure(self) -> tuple[dict[str, Any], Arrays]:
         """The JSON data, and the arrays of figure 4."""
@@ -230,7 +254,7 @@ class Analysis:
             )
         if 4 in self.figures:
             results["survival"], arrays = measure_survival(
-                self.loaded, self.scenes, self.questions, self.strategies, progress
+                self.loaded, self._voxel_scenes(), self.questions, self.strategies, progress
             )
         if 5 in self.figures:
             scenes = [i for i, asked in enumerate(self.asked) for _ in asked.questions]
@@ -238,6 +262,9 @@ class Analysis:
                 decoder, self.prompts, self.answer_embeds(), scenes, progress
             )
         return plain(results), arrays
+
+    def _voxel_scenes(self) -> list[VoxelScene]:
+        return [scene for scene in self.scenes if isinstance(scene, VoxelScene)]
 
     def answer_embeds(self) -> list[torch.Tensor]:
         """(A, D) of each prompt: the true answer where it is known, else the unpruned model's."""
@@ -259,7 +286,7 @@ class Analysis:
                 "views": len(scene.frames),
                 "spatial_tokens": len(scene.tokens.xyz_m),
                 "voxel_size_m": scene.tokens.voxel_size_m,
-                "patches_match": patches_match(scene),
+                "patches_match": patches_match(scene) if isinstance(scene, VoxelScene) else None,
             }
             for scene in self.scenes
         ]
@@ -269,6 +296,7 @@ class Analysis:
             "sha256": self.info.sha256.split()[0],  # of the weights
             "revision_sha256": self.info.sha256,  # tower and head besides
             "random_weights": info.config.random_weights,
+            "backbone": model.name,
             "num_layers": model.decoder.config.num_layers,
             "precision": str(model.decoder.dtype).removeprefix("torch."),
             "n": len(self.prompts),
@@ -282,7 +310,7 @@ class Analysis:
 
 
 def unpruned_prompts(
-    loaded: LoadedModel, scenes: Sequence[VoxelScene], asked: Sequence[AskedScene]
+    loaded: LoadedModel, scenes: Sequence[Scene], asked: Sequence[AskedScene]
 ) -> list[PromptSequence]:
     """Every scene's questions about it, all spatial tokens in each; scene by scene."""
     policy = Policy.from_config(from_flat({"pruning.strategy": "none"}).pruning)
@@ -314,65 +342,6 @@ def run(options: argparse.Namespace, progress: Progress) -> tuple[dict[str, Any]
     # Pictures come from the written data alone.
     progress("drawing")
     return results, files + draw_figures(results, arrays, options.out)
-
-
-def summary(results: dict[str, Any]) -> str:
-    """What a person wants to see at once.
-
-    The stride's deviation, and how much of the room each strategy keeps.
-    """
-    lines = []
-    if results["random_weights"]:
-        lines.append("RANDOM WEIGHTS: curves mean nothing.")
-    if "contribution" in results:
-        found = results["contribution"]["stride_deviation"]
-        lines.append(
-            f"query stride {found['stride']} against 1, largest difference: masses"
-            f" {found['masses']:.2e}, INF {found['INF']:.2e}, I {found['I']:.2e} (of the mean"
-            f" curve: INF {found['INF_of_mean_masses']:.2e}, I {found['I_of_mean_masses']:.2e})"
-        )
-    if "concentration" in results:
-        lines += _concentration_lines(results["concentration"])
-    if "survival" in results:
-        lines += _survival_lines(results["survival"])
-    return "\n".join(lines)
-
-
-def _concentration_lines(data: dict[str, Any]) -> list[str]:
-    """What the least attended tokens get of the attention on all, of the mean over layers."""
-    return [
-        f"{data['least_share']:.0%} of the spatial tokens get"
-        f" {data[how][query]['least']['mean'][-1]:.3f} of the attention on all of them"
-        f" ({query} queries, {how.replace('_', ' ')})"
-        for how in ("each_question", "all_questions_of_a_scene")
-        for query in ("last", "answer")
-    ]
-
-
-def _survival_lines(data: dict[str, Any]) -> list[str]:
-    """A table of figure 4, with its meaning above it."""
-    lines = [
-        f"share of occupied {data['cell_m']:g} m cells kept in the last layer; mean rank of the"
-        " kept tokens (0.5 = no bias); prefill FLOPs, ranking included, and KV bytes over those of"
-        " the unpruned prompt",
-        f"{'scene':<24} {'strategy':<14} {'keep':>5} {'achieved':>9} {'cells':>6} {'rank':>6}"
-        f" {'FLOPs':>6} {'KV':>5}",
-    ]
-    for row in data["rows"]:
-        head = f"{row['scene_name']:<24} {row['strategy']:<14} {row['keep_ratio']:>5g}"
-        if row["error"]:
-            lines.append(f"{head} {row['error']}")
-            continue
-        # Of the last layer, and of the whole prompt.
-        cells, rank = row["coverage"]["mean"][-1], row["position_bias"]["mean"][-1]
-        cost = row["cost"]
-        flops = (cost["prefill_flops"] + cost["rank_flops"]) / cost["unpruned_prefill_flops"]
-        kv = cost["kv_bytes"] / cost["unpruned_kv_bytes"]
-        lines.append(
-            f"{head} {row['keep_ratio_achieved']:>9.3f} {cells:>6.3f} {rank:>6.3f}"
-            f" {flops:>6.3f} {kv:>5.2f}"
-        )
-    return lines
 
 
 def main(argv: list[str]) -> int:

@@ -41,7 +41,7 @@ def read_json(path: Path) -> Any:
     """A JSON file. Raises SourceError where it is absent or damaged."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise SourceError(f"{path} cannot be read as JSON ({error}).") from None
 
 

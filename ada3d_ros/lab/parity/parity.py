@@ -23,8 +23,6 @@ from ada3d_ros.lab.parity.video3dllm import check_video3dllm
 from ada3d_ros.lab.parity.video3dllm_case import is_video3dllm
 from ada3d_ros.lab.parity.video3dllm_unit import check_video3d_unit, is_video3d_unit
 
-MISFITS = (KeyError, IndexError, TypeError, ValueError, RuntimeError)  # arrays of other shapes
-
 
 def run_parity(path: str | Path) -> Iterator[Row | Ada3DError]:
     """Rows of a case folder, or of every case folder in it.
@@ -75,7 +73,7 @@ def _run_folder(folder: Path) -> Iterator[Row | Ada3DError]:
         yield from checks(folder)
     except Ada3DError as error:
         yield error
-    except MISFITS as error:
+    except Exception as error:  # whatever arrays and settings of other kinds raise
         yield SourceError(f"{folder} is not a usable golden case: {type(error).__name__}: {error}")
 
 
@@ -95,7 +93,7 @@ def _find_checks(folder: Path) -> Callable[[Path], Iterator[Row]] | None:
         data = read_json(folder / "config.json")
         if is_video3dllm(data):
             return check_video3dllm
-        return check_case if "clip" in data else None
+        return check_case if not isinstance(data, dict) or "clip" in data else None
     except SourceError:
         return check_case  # which then says what is wrong
 
@@ -177,7 +175,7 @@ def main(argv: list[str]) -> int:
     if options.record:
         try:
             record_sample(folder, options.record, options.sample)
-        except (Ada3DError, OSError, *MISFITS) as error:
+        except Exception as error:  # whatever arrays and settings of other kinds raise
             print(f"ERROR {folder} cannot be recorded from: {error}")
             return 2
         folder = options.record

@@ -21,7 +21,7 @@ from ada3d_ros.model.video3dllm.config import QWEN2_7B, SIGLIP_SO400M, Triple, V
 POSITION_KEY = "world_position_embedding_type"
 POSITIONS = ("avg", "discrete", "sin3d")  # mean of a cell, in voxels, sines: in any order
 HEAD_KEY = "ground_head_obj.0.weight"  # the official name of a tensor of the ground heads
-EMBEDDING_KEY = "model.embed_tokens.weight"
+EMBEDDING_KEY, OUTPUT_KEY = "model.embed_tokens.weight", "lm_head.weight"
 HEAD_TYPE = "infonce"
 OBJECT_FEATURES = "patch14"
 
@@ -30,9 +30,16 @@ def complete_video3d(data: Json, shapes: Mapping[str, tuple[int, ...]]) -> Json:
     """config.json with the vocabulary that the tensors have, and without the token of ground heads
     that are not there.
 
-    Raises CheckpointError for ground heads whose token config.json does not name.
+    Raises CheckpointError for ground heads whose token config.json does not name, and for a model
+    that has no output layer of its own.
     """
     completed = dict(data)
+    if data.get("tie_word_embeddings") is True and shapes and OUTPUT_KEY not in shapes:
+        raise CheckpointError(
+            f"config.json: tie_word_embeddings = True, and there is no {OUTPUT_KEY}: a language"
+            " model whose output shares its embedding (Qwen2 of 0.5B and 1.5B) is not supported;"
+            " take a checkpoint of 7B."
+        )
     if len(shapes.get(EMBEDDING_KEY, ())) == 2:
         completed["vocab_size"] = shapes[EMBEDDING_KEY][0]
     has_heads = HEAD_KEY in shapes

@@ -1,5 +1,7 @@
 """`ada3d analyze`: figures 1 to 3 against independent computation, and its errors."""
 
+import argparse
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from ada3d_ros.config import AgentConfig
 from ada3d_ros.errors import ConfigError
 from ada3d_ros.lab.analysis.allocation import KEY_KINDS, QUERY_KINDS, attention_allocation
 from ada3d_ros.lab.analysis.analyze import main
@@ -19,11 +22,17 @@ from ada3d_ros.lab.evaluation.agreement import (
     prefix_agreement,
     single_drop,
 )
+from ada3d_ros.lab.evaluation.scenes import load_for, read_scene
 from ada3d_ros.lab.parity.reference_engine import reference_generate, reference_logits
 from ada3d_ros.model.checkpoint import LoadedModel
 from ada3d_ros.model.decoder import LlamaDecoder
+from ada3d_ros.model.random_checkpoint import TINY_VIDEO3D, write_random_checkpoint
 from ada3d_ros.pruning.information import attention_masses
+from ada3d_ros.token_rows import rows_of
 from ada3d_ros.types import PromptSequence
+from test.support.checkpoints import SMALL_2D, SMALL_NEXT
+
+QUESTIONS = ("What is in the room?", "Find the chair.")  # of `folder`
 
 
 @torch.inference_mode()
@@ -280,3 +289,47 @@ def test_a_source_or_folder_that_cannot_be_used_is_one_sentence(
     assert "is not a folder" in capsys.readouterr().err
     assert main(command("--out", str(folder / "questions.txt"))) == 2
     assert "--out" in capsys.readouterr().err
+
+
+# -- other backbones
+
+
+@pytest.fixture(scope="module")
+def others(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Small ones with random weights, by the name of the backbone."""
+    root = tmp_path_factory.mktemp("others")
+    configs = {"video3dllm": TINY_VIDEO3D, "llava1.5": SMALL_2D, "llava_next": SMALL_NEXT}
+    return {name: write_random_checkpoint(root / name, 5, c) for name, c in configs.items()}
+
+
+@pytest.mark.parametrize("backbone", ["video3dllm", "llava1.5", "llava_next"])
+def test_all_figures_but_that_of_voxels_are_made_of_any_backbone(
+    others: dict[str, Path], backbone: str, folder: Path, tmp_path: Path
+) -> None:
+    """By default; newlines, which have no place, count with the text before the scene."""
+    args = ["--model", str(others[backbone]), "--device", "cpu", "--precision", "fp32"]
+    args += ["--questions", str(folder / "questions.txt"), "--out", str(tmp_path)]
+    assert main(["room:0", *args, "--answer-tokens", "2", "--layers", "1"]) == 0
+    data = json.loads((tmp_path / "analysis.json").read_text())
+    assert (data["backbone"], data["n"]) == (backbone, len(QUESTIONS))
+    assert "survival" not in data
+    for figure in ("contribution", "allocation", "agreement", "concentration"):
+        assert data[figure]["n"] == len(QUESTIONS)
+    model = load_for(argparse.Namespace(model=others[backbone], device="cpu", precision="fp32"))[0]
+    tokens = read_scene(model, "room:0", AgentConfig()).tokens
+    placed = data["allocation"]["mean_tokens"]["spatial"]
+    assert placed == rows_of(tokens).num_placed == int((tokens.num_patches > 0).sum())
+    rows = np.array([data["allocation"]["attention"]["prompt"][k]["mean"] for k in KEY_KINDS])
+    np.testing.assert_allclose(rows.sum(axis=0), 1.0, atol=1e-6)
+    assert {file.stem for file in tmp_path.glob("*.png")} >= {"contribution", "allocation"}
+
+
+def test_the_figure_of_voxels_is_refused_by_name_for_other_backbones(
+    others: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for backbone, model in others.items():
+        args = ["room:0", "--model", str(model), "--out", str(tmp_path), "--figures", "1,4"]
+        assert main(args) == 2
+        told = capsys.readouterr().err
+        assert "--figures 1,4: figure 4 follows patches into voxels" in told
+        assert f"the tokens of {backbone} are not merged by voxel; leave it out." in told

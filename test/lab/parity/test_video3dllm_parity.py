@@ -288,3 +288,40 @@ def test_unit_arrays_can_fail(golden_dir: Path, tmp_path: Path) -> None:
     order = load_file(folder / "max_coverage.safetensors")["order"].flip(0)
     change(folder / "max_coverage.safetensors", order=order)
     assert failed(folder) == {*outputs, "max_coverage.order"}
+
+
+DAMAGED = {"a list": "[]", "null": "null", "no end": "[" * 100_000, "a word": '"x"'}
+
+
+@pytest.mark.parametrize("content", DAMAGED)
+@pytest.mark.parametrize("name", ["config.json", "text.json"])
+def test_json_of_another_kind_is_one_sentence(
+    small: Path, capsys: pytest.CaptureFixture[str], name: str, content: str
+) -> None:
+    (small / name).write_text(DAMAGED[content])
+    assert main([str(small)]) == 2
+    lines = capsys.readouterr().out.splitlines()
+    assert len([line for line in lines if line.startswith("ERROR")]) == 1
+    assert "1 folder(s) not readable" in lines[-1]
+
+
+@pytest.mark.parametrize(
+    ("part", "key", "value"),
+    [
+        ("vision_config", "patch_size", 0),
+        ("vision_config", "num_attention_heads", 0),
+        ("vision_config", "layer_norm_eps", "x"),
+        ("vision_config", "intermediate_size", []),
+        ("llm", "num_attention_heads", 0),
+        ("mm", "voxel_size", {}),
+        ("geometry", "coord_crop_margin", "x"),
+    ],
+)
+def test_a_size_of_nonsense_is_one_sentence(
+    small: Path, capsys: pytest.CaptureFixture[str], part: str, key: str, value: object
+) -> None:
+    data = json.loads((small / "config.json").read_text())
+    data[part][key] = value
+    (small / "config.json").write_text(json.dumps(data))
+    assert main([str(small), "--quiet"]) in (1, 2)
+    assert "Traceback" not in capsys.readouterr().out
