@@ -19,6 +19,7 @@ import numpy as np
 from ada3d_ros.asking.vocabulary import find_vocabulary
 from ada3d_ros.config import AgentConfig
 from ada3d_ros.engine.build_plan import serves_questions
+from ada3d_ros.engine.closer_look import CloserLook
 from ada3d_ros.engine.memory_fallback import out_of_memory
 from ada3d_ros.engine.phrases import question_states
 from ada3d_ros.engine.prefix_cache import PrefixCache
@@ -84,6 +85,7 @@ class Inventory:
         self._surveyed = self._refused = (-1, -1)  # scene versions: complete, and impossible
         self._epoch = self._numbered = -1  # of the memory, and of the ids given
         self._config, self._memo = config, KeyedMemo()
+        self.closer_look = CloserLook(loaded.model)  # for the asking thread alone
         self.snapshot = ObjectsSnapshot(**self._reason(config))
 
     @property
@@ -313,6 +315,7 @@ class Inventory:
         """Forget the objects of another scene."""
         if scene.state.epoch != self._epoch:
             self._epoch, self._survey = scene.state.epoch, None
+            self.closer_look.forget()
             self._surveyed = self._refused = (-1, -1)
             first = self.memory.next_number if scene.state.epoch == self._numbered else 1
             self.memory = ObjectMemory(self._config.objects.max_count, first)

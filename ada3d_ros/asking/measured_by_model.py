@@ -4,14 +4,16 @@ with the grounding head.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ada3d_ros.asking.resolve import NameResolver
+from ada3d_ros.engine.memory_fallback import out_of_memory
 from ada3d_ros.engine.query_context import QueryContext, encode_scene, select_context
 from ada3d_ros.engine.token_selection import SceneContext
-from ada3d_ros.errors import NotMeasurableError
+from ada3d_ros.errors import NoFramesError, NotMeasurableError, QuestionTooLongError
 from ada3d_ros.grounding.from_head import SearchLimits
 from ada3d_ros.grounding.from_phrases import find_phrases
 from ada3d_ros.measures import Measurement, ObjectsSnapshot
@@ -22,6 +24,8 @@ from ada3d_ros.usage import TokenUsage
 if TYPE_CHECKING:
     from ada3d_ros.asking.inventory import Inventory
     from ada3d_ros.engine.prefix_cache import PrefixCache
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -78,6 +82,27 @@ class ModelScene:
         surface = self.inventory.surface_of(prefix.scene)
         limits = SearchLimits(max_boxes, min_score)
         return find_phrases(self.query, prefix, surface, phrases, limits)
+
+    def shows(self, name: str) -> bool:
+        """Whether a closer look shows what is named, made where there is none of this scene yet.
+
+        False without memory for one. Raises ModelError, what hooks.check raises.
+        """
+        from ada3d_ros.asking.shown_closer import is_shown_closer  # where a name is in doubt
+
+        prefix, closer = self.context.prefix, self.inventory.closer_look
+        assert prefix is not None
+        try:
+            return is_shown_closer(self.query, prefix, closer.prefix(self.query), name)
+        except (NoFramesError, QuestionTooLongError) as error:
+            problem = str(error)
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+            problem = "memory ran out"
+            closer.forget()
+        logger.warning("no closer look at the scene: %s", problem)
+        return False
 
     # -- the answer
 
