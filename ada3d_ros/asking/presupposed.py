@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 # Mean probability of the tokens of a "no" that is sure: of the 10 names without a box, among 313 of
 # things that are there, 5 are not surely denied; of 474 names of nothing 19.
 DENIED = 0.99
-# Kinds that a model must have been taught to tell a name in a closer look.
+# Kinds that a model must have been taught to tell names in a closer look.
 TAUGHT = frozenset(("category", "caption"))
 # Kinds whose things must be there.
 PRESUPPOSING = frozenset(("color", "category", "caption"))

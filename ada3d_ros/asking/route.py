@@ -168,9 +168,9 @@ def measured_answer(
         except NotGroundedError as error:
             if request.attribute == LAST_SEEN or (kinds and (not is_taught or detects)):
                 raise  # a model would make up what it does not see
-            if kinds and not isinstance(error, NotMeasurableError):  # which looked for nothing
-                if not _is_believed(pipeline, question, hooks, read):
-                    raise
+            looked = not isinstance(error, NotMeasurableError)
+            if kinds and looked and not _is_believed(pipeline, question, hooks, read):
+                raise
     if not is_taught:
         raise _unknown(question.text, kinds, can_measure, detects)
     tried_s = pipeline.now() - begun
@@ -189,7 +189,7 @@ def _is_believed(
 ) -> bool:
     """Whether the model may answer although nothing is found for a name."""
     is_side = read.request is not None and read.request.kind is MeasureKind.DIRECTION
-    if is_side and TAUGHT <= set(pipeline.abilities.kinds):
+    if is_side and TAUGHT.issubset(pipeline.abilities.kinds):
         return model_sees(pipeline, question, hooks, read)
     return not model_denies(pipeline, question, hooks, read)
 

@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from ada3d_ros.engine.batch import SharedPrefixAttention
 from ada3d_ros.engine.prefill import not_finite
-from ada3d_ros.engine.query_context import QueryContext
+from ada3d_ros.engine.query_context import in_model
 from ada3d_ros.engine.scene_prefix import ScenePrefix
 from ada3d_ros.engine.timing import on_device
 from ada3d_ros.errors import QuestionTooLongError
@@ -42,21 +42,25 @@ def question_states(
 
 @torch.inference_mode()
 def answer_probabilities(
-    query: QueryContext, prefix: ScenePrefix, asked: Sequence[tuple[str, str]]
+    loaded: LoadedModel,
+    prefix: ScenePrefix,
+    asked: Sequence[tuple[str, str]],
+    conversation: str,
 ) -> list[float]:
     """Of each (question, words): how likely an answer is that begins with the words, the product
     over their tokens; about the scene of a prefix that is ready, which stays as it is.
 
-    Places in a question are read as those of any question. Raises as `question_states`,
-    InvalidRequestError for square brackets that hold no place.
+    Places in a question are of the world frame. Raises as `question_states`, InvalidRequestError
+    for square brackets that hold no place.
     """
     # Each token after those before it, all in one batch.
-    loaded, rows, targets, counts = query.loaded, list[torch.Tensor](), list[int](), list[int]()
+    origin_m = loaded.model.origin_of(prefix.scene)
+    rows, targets, counts = list[torch.Tensor](), list[int](), list[int]()
     for question, words in asked:
         text, clicked = parse_coordinates(question)
-        ids = _tokens_after_scene(loaded, text, query.config.model.conversation)
+        ids = _tokens_after_scene(loaded, text, conversation)
         answer = loaded.tokenizer.encode_text(words)
-        clicks = loaded.model.encode_clicks([query.in_model(point) for point in clicked])
+        clicks = loaded.model.encode_clicks([in_model(point, origin_m) for point in clicked])
         whole = _embeds(loaded, torch.cat((ids, torch.tensor(answer))), clicks)
         rows += [whole[: len(ids) + i] for i in range(len(answer))]
         targets += answer

@@ -219,8 +219,8 @@ def find_nothing(
     said: tuple[str, float],
     listed: tuple[SceneObject, ...] = (),
 ) -> list[tuple[str, bool]]:
-    """Nothing has a box; what is there is told by `said`, text and confidence. What is asked of the model, and whether it is routed, as it
-    comes.
+    """Nothing has a box; what is there is told by `said`, text and confidence. What is asked of the
+    model, and whether it is routed, as it comes.
     """
     asked: list[tuple[str, bool]] = []
 

@@ -46,9 +46,7 @@ def asked(pipeline: Ada3DPipeline, name: str) -> Question:
     return Question(SIDE.format(*ends, name), max_new_tokens=12)
 
 
-def test_a_side_of_a_thing_that_is_not_listed(
-    pipeline: Ada3DPipeline, room: GeneratedRoom
-) -> None:
+def test_a_side_of_a_thing_that_is_not_listed(pipeline: Ada3DPipeline, room: GeneratedRoom) -> None:
     assert "black ball" in {thing.name for thing in room.graph.things}
     assert not any(fits("black ball", label) for label in listed(pipeline))
     answer = pipeline.ask(asked(pipeline, "black ball"))
@@ -73,7 +71,7 @@ def test_the_prefix_of_a_look_is_made_once_a_scene(room: GeneratedRoom) -> None:
     settings = {"objects.enabled": True, "keyframe.max_views": 32}
     pipeline = open_pipeline(embedded_model_path(), "none", None, settings)
     load_room(pipeline, room.frames[:2])
-    look, encoded = CloserLook(pipeline.model.model), counted(pipeline)
+    look, encoded = CloserLook(pipeline.model), counted(pipeline)
     query, _ = pipeline.open_query(Question("look"), AskHooks())
     first = look.prefix(query)
     assert look.prefix(query) is first
@@ -123,10 +121,9 @@ def test_probabilities_are_those_of_the_answer(
         what = f"What is at {list(thing.center_m)}?"
         answer = pipeline.ask(Question(what, routed=False))
         of = [(what, word) for word in (answer.text, "left", f"{answer.text} {answer.text}")]
-        together = answer_probabilities(query, prefix, of)
-        assert together == pytest.approx(
-            [answer_probabilities(query, prefix, [one])[0] for one in of], rel=1e-3, abs=1e-9
-        )
+        together = answer_probabilities(pipeline.model, prefix, of, "llava_v1")
+        alone = [answer_probabilities(pipeline.model, prefix, [one], "llava_v1") for one in of]
+        assert together == pytest.approx([one for (one,) in alone], rel=1e-3, abs=1e-9)
         said, left, twice = together
         # The mean of this token's probability and the end's.
         assert said == pytest.approx(2 * answer.confidence - 1, abs=1 - answer.confidence + 1e-4)
