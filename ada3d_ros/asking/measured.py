@@ -41,12 +41,6 @@ class OpenedScene(Protocol):
         """The objects that it is answered from. Raises as ObjectSource.objects_for."""
         ...
 
-    def shows(self, name: str) -> bool:
-        """Whether what is named is there though no object has the name: as slow as a closer look at
-        the scene. Raises ModelError, what hooks.check raises.
-        """
-        ...
-
     def answer(self, result: Measurement) -> Answer:
         """The measurement with what is known of its scene, and what it took."""
         ...

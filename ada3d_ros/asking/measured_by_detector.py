@@ -42,10 +42,6 @@ class DetectedScene:
         seen = tuple(sorted({thing.label for thing in objects.objects}))
         return DetectedResolver(self.query, objects, finder, kinds=kind_names(info.kinds, seen))
 
-    def shows(self, name: str) -> bool:
-        """Nothing that is no object: the detector has looked as closely as it can."""
-        return False
-
     def answer(self, result: Measurement) -> Answer:
         return detected_answer(self.query, result.sentence, result.boxes, result)
 

@@ -17,7 +17,6 @@ from ada3d_ros.usage import StageTimings, added
 
 if TYPE_CHECKING:
     from ada3d_ros.asking.grammar import ReadQuestion
-    from ada3d_ros.asking.measured import OpenedScene
     from ada3d_ros.asking.route import Abilities
     from ada3d_ros.engine.prefix_cache import PrefixCache
     from ada3d_ros.engine.query_context import QueryContext
@@ -50,8 +49,6 @@ class LookingPipeline(Protocol):
 
     def objects(self) -> ObjectsSnapshot: ...
 
-    def open_scene(self, question: Question, hooks: AskHooks) -> OpenedScene: ...
-
     def open_query(
         self, question: Question, hooks: AskHooks
     ) -> tuple[QueryContext, PrefixCache]: ...
@@ -71,14 +68,6 @@ def model_denies(
         if not answer.text.strip().lower().startswith("yes") and answer.confidence >= DENIED:
             return True
     return False
-
-
-def model_sees(
-    pipeline: LookingPipeline, question: Question, hooks: AskHooks, read: ReadQuestion
-) -> bool:
-    """Whether a closer look shows each thing that no listed object has the name of."""
-    opened = pipeline.open_scene(question, AskHooks(check=hooks.check))
-    return all(opened.shows(name) for name in _unlisted(pipeline.objects(), read))
 
 
 def _unlisted(objects: ObjectsSnapshot, read: ReadQuestion) -> list[str]:

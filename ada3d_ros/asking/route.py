@@ -13,7 +13,6 @@ from ada3d_ros.asking.frames import LAST_SEEN
 from ada3d_ros.asking.presupposed import (
     TAUGHT,
     model_denies,
-    model_sees,
     require_found,
     require_places,
 )
@@ -32,7 +31,6 @@ from ada3d_ros.usage import StageTimings, added
 
 if TYPE_CHECKING:
     from ada3d_ros.asking.grammar import ReadQuestion
-    from ada3d_ros.asking.measured import OpenedScene
     from ada3d_ros.asking.object_source import ObjectSource
     from ada3d_ros.config import AgentConfig
     from ada3d_ros.engine.memory_fallback import Ask
@@ -98,8 +96,6 @@ class RoutingPipeline(Protocol):
     def ask(self, question: Question, hooks: AskHooks) -> Answer: ...
 
     def objects(self) -> ObjectsSnapshot: ...
-
-    def open_scene(self, question: Question, hooks: AskHooks) -> OpenedScene: ...
 
     def open_query(
         self, question: Question, hooks: AskHooks
@@ -187,10 +183,12 @@ def measured_answer(
 def _is_believed(
     pipeline: RoutingPipeline, question: Question, hooks: AskHooks, read: ReadQuestion
 ) -> bool:
-    """Whether the model may answer although nothing is found for a name."""
+    """Whether the model may answer although nothing is found for a name. Not about sides, where a
+    closer look was at it: what that does not show has none.
+    """
     is_side = read.request is not None and read.request.kind is MeasureKind.DIRECTION
     if is_side and TAUGHT.issubset(pipeline.abilities.kinds):
-        return model_sees(pipeline, question, hooks, read)
+        return False
     return not model_denies(pipeline, question, hooks, read)
 
 

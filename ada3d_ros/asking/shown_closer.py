@@ -1,5 +1,5 @@
-"""Whether a closer look shows what no listed object has the name of: the grounding head finds it
-there, and the model, asked what is at that place, calls it so.
+"""What a closer look shows that no listed object has the name of: the grounding head finds it, and
+the model, asked what is at that place, calls it so.
 """
 
 from __future__ import annotations
@@ -19,23 +19,24 @@ SHOWN = 0.006
 UNSEEN = 0.01
 
 
-def is_shown_closer(
+def shown_closer(
     query: QueryContext, scene: ScenePrefix, closer: ScenePrefix, name: str
-) -> bool:
-    """Whether the scene has what is named, by its prefix and that of a closer look at it.
+) -> Box3D | None:
+    """Where the head guesses what is named, of a model that was taught what `names_at` asks; None
+    where nothing shows that it is there. By the prefix of the scene and that of a closer look.
 
-    Raises as `answer_probabilities`, and what query.hooks.check raises.
+    Raises as `names_at`, and what query.hooks.check raises.
     """
     words = canonical(name)
     if not words:
-        return False
+        return None
     guesses = point_at_phrases(query, closer, [f"the {words}"], SearchLimits(1, SHOWN))[0]
     if not guesses:
-        return False
+        return None
     sure = guesses[0].score * _likelihood(query, closer, guesses[0], words)
-    if sure < SHOWN:
-        return False
-    return sure * max(_likelihood(query, scene, guesses[0], words), UNSEEN) >= SHOWN
+    if sure >= SHOWN:
+        sure *= max(_likelihood(query, scene, guesses[0], words), UNSEEN)
+    return guesses[0] if sure >= SHOWN else None
 
 
 def _likelihood(query: QueryContext, prefix: ScenePrefix, box: Box3D, name: str) -> float:
