@@ -16,9 +16,12 @@ from typing import Any
 
 import numpy as np
 
+from ada3d_ros.asking.names_at import names_at
+from ada3d_ros.asking.presupposed import TAUGHT
 from ada3d_ros.asking.vocabulary import find_vocabulary
 from ada3d_ros.config import AgentConfig
 from ada3d_ros.engine.build_plan import serves_questions
+from ada3d_ros.engine.closer_look import CloserLook, look_at
 from ada3d_ros.engine.memory_fallback import out_of_memory
 from ada3d_ros.engine.phrases import question_states
 from ada3d_ros.engine.prefix_cache import PrefixCache
@@ -26,6 +29,7 @@ from ada3d_ros.engine.prefix_state import PrefixState
 from ada3d_ros.engine.query_context import QueryContext, encode_scene
 from ada3d_ros.engine.scene_prefix import PrefixEntry, ScenePrefix
 from ada3d_ros.engine.scene_pruning import KeyedMemo
+from ada3d_ros.engine.timing import StageClock
 from ada3d_ros.errors import Ada3DError
 from ada3d_ros.geometry.boxes import points_inside
 from ada3d_ros.grounding.from_head import SceneStates, SearchLimits, point_at_each
@@ -50,6 +54,8 @@ MAX_DETECTIONS = 1000  # of one survey; of more the best: each is compared with 
 CHECKED_A_STEP = 4  # detections
 MAX_BEHIND = 4  # scene versions after which a survey does not wait for the exact prefix
 MIN_OWN_POINTS = 15  # that an object is judged by, where there are so many
+SURE_NAME = 0.95  # of an object that is looked at no closer: how likely the model calls it so
+BETTER_NAME = 3.0  # times as likely another name is, in both looks, that it gets (decision 0259)
 EVIDENCE_FROM = 0.3  # share of a box's height from which on points tell it from what it stands on
 
 
@@ -84,6 +90,7 @@ class Inventory:
         self._surveyed = self._refused = (-1, -1)  # scene versions: complete, and impossible
         self._epoch = self._numbered = -1  # of the memory, and of the ids given
         self._config, self._memo = config, KeyedMemo()
+        self.closer_look = CloserLook(loaded)  # for the asking thread alone
         self.snapshot = ObjectsSnapshot(**self._reason(config))
 
     @property
@@ -224,7 +231,7 @@ class Inventory:
                 for each in detections
             ]
         elif survey.checked < len(survey.detections):
-            self._check_depth(survey, survey.detections)
+            self._check_depth(survey, survey.detections, prefix)
         else:
             self.memory.update(survey.objects, scene)
             self._survey, self._surveyed = None, survey.scene.version
@@ -264,15 +271,44 @@ class Inventory:
             del survey.found[MAX_DETECTIONS:]
         survey.done += len(names)
 
-    def _check_depth(self, survey: Survey, detections: list[Detection]) -> None:
+    def _check_depth(
+        self, survey: Survey, detections: list[Detection], prefix: ScenePrefix
+    ) -> None:
         """A few of the detections: those that depth supports are objects."""
         least = self._config.boxes.min_support_points
         for detection in detections[survey.checked : survey.checked + CHECKED_A_STEP]:
             others = [other.box for other in detections if other is not detection]
             for box in check_support([detection.box], survey.scene.frames, least):
                 points = _telling_points(survey.points, box, others)
-                survey.objects.append(FoundObject(replace(detection, box=box), points))
+                named = self._named_closer(replace(detection, box=box), survey.scene, prefix)
+                survey.objects.append(FoundObject(named, points))
         survey.checked += CHECKED_A_STEP
+
+    def _named_closer(
+        self, detection: Detection, scene: SceneSnapshot, prefix: ScenePrefix
+    ) -> Detection:
+        """Under that of the names found at its place that fits best, where the model is not sure of
+        the first: asked what is there in the scene, and in a closer look at the place.
+        """
+        loaded, config = self._loaded, self._config
+        names = (detection.label, *detection.alternatives)
+        if len(names) == 1 or not TAUGHT.issubset(loaded.model.config.question_kinds):
+            return detection
+        x, y, z = detection.box.center_m.tolist()
+        told = names_at(loaded, prefix, (x, y, z), names, config.model.conversation)
+        if told[0] >= SURE_NAME:
+            return detection
+        clock = StageClock(loaded.model.device)
+        closer = look_at(loaded, scene, (x, y, z), config, clock, lambda: None)
+        if closer is None:
+            return detection
+        seen = names_at(loaded, closer, (x, y, z), names, config.model.conversation)
+        both = [a * b for a, b in zip(told, seen, strict=True)]
+        best = max(range(len(names)), key=both.__getitem__)
+        if both[best] < BETTER_NAME * both[0]:
+            return detection
+        others = tuple(name for name in names if name != names[best])
+        return Detection(replace(detection.box, label=names[best]), others)
 
     # -- state
 
@@ -313,6 +349,7 @@ class Inventory:
         """Forget the objects of another scene."""
         if scene.state.epoch != self._epoch:
             self._epoch, self._survey = scene.state.epoch, None
+            self.closer_look.forget()
             self._surveyed = self._refused = (-1, -1)
             first = self.memory.next_number if scene.state.epoch == self._numbered else 1
             self.memory = ObjectMemory(self._config.objects.max_count, first)

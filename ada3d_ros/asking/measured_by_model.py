@@ -4,16 +4,21 @@ with the grounding head.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ada3d_ros.asking.presupposed import TAUGHT
 from ada3d_ros.asking.resolve import NameResolver
+from ada3d_ros.engine.memory_fallback import out_of_memory
 from ada3d_ros.engine.query_context import QueryContext, encode_scene, select_context
 from ada3d_ros.engine.token_selection import SceneContext
-from ada3d_ros.errors import NotMeasurableError
+from ada3d_ros.errors import NoFramesError, NotMeasurableError, QuestionTooLongError
 from ada3d_ros.grounding.from_head import SearchLimits
 from ada3d_ros.grounding.from_phrases import find_phrases
+from ada3d_ros.grounding.from_text import check_support
+from ada3d_ros.grounding.refine import refine_box
 from ada3d_ros.measures import Measurement, ObjectsSnapshot
 from ada3d_ros.scene.keyframes import SceneSnapshot
 from ada3d_ros.types import Answer, AnswerMethod, Box3D, StopReason
@@ -22,6 +27,8 @@ from ada3d_ros.usage import TokenUsage
 if TYPE_CHECKING:
     from ada3d_ros.asking.inventory import Inventory
     from ada3d_ros.engine.prefix_cache import PrefixCache
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -78,6 +85,38 @@ class ModelScene:
         surface = self.inventory.surface_of(prefix.scene)
         limits = SearchLimits(max_boxes, min_score)
         return find_phrases(self.query, prefix, surface, phrases, limits)
+
+    def find_closer(self, name: str) -> Box3D | None:
+        """Where a closer look shows what is named, though depth may hold few readings of it. The
+        look is made where there is none of this scene yet.
+
+        None without memory for it, and of a model that cannot tell names. Raises ModelError, what
+        hooks.check raises.
+        """
+        from ada3d_ros.asking.shown_closer import shown_closer  # where a name is in doubt
+
+        prefix, closer = self.context.prefix, self.inventory.closer_look
+        assert prefix is not None
+        if not TAUGHT.issubset(self.query.loaded.model.config.question_kinds):
+            return None
+        try:
+            guess = shown_closer(self.query, prefix, closer.prefix(self.query), name)
+        except (NoFramesError, QuestionTooLongError) as error:
+            guess, problem = None, str(error)
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+            closer.forget()
+            guess, problem = None, "memory ran out"
+        else:
+            problem = ""
+        if problem:
+            logger.warning("no closer look at the scene: %s", problem)
+        if guess is None:
+            return None
+        surface = self.inventory.surface_of(prefix.scene)
+        refined = refine_box(surface.points, guess, surface.floor_z_m)
+        return check_support([refined], self.scene.frames, 0)[0]
 
     # -- the answer
 

@@ -60,6 +60,10 @@ class PhraseFinder:
             for phrase, wanted in zip(phrases, asked, strict=True)
         ]
 
+    def find_closer(self, name: str) -> Box3D | None:
+        """None: the detector has looked as closely as it can."""
+        return None
+
 
 def _without_article(phrase: str) -> str:
     """As detectors of phrases have them: small letters, without article."""

@@ -68,6 +68,12 @@ class NameFinder(Protocol):
         """
         ...
 
+    def find_closer(self, name: str) -> Box3D | None:
+        """Where a closer look shows what `find` does not, by who can look closer; as slow as that
+        is. Raises as `find`.
+        """
+        ...
+
 
 @dataclass(eq=False, slots=True)
 class NameResolver:
@@ -132,6 +138,8 @@ class NameResolver:
         self._require_one(ref, known)
         box = self._one_box(ref, known, found)
         if box is None:
+            box = self._box_closer(ref)
+        if box is None:
             raise self._not_found(ref)
         return Referent(ref.phrase, box)
 
@@ -178,6 +186,20 @@ class NameResolver:
                     return None
                 self._assume(f"The {other.label} was taken for {ref.label or ref.phrase}.")
         return best
+
+    def _box_closer(self, ref: Reference) -> Box3D | None:
+        """What a closer look shows of that name, unless it is an object that the request names
+        beside it.
+        """
+        box = None if self.finder is None else self.finder.find_closer(ref.phrase)
+        if box is None:
+            return None
+        for other in self.objects.present:
+            same = iou_axis_aligned(box, other.box) >= SAME_BOX_IOU
+            if same and self._is_named(other, ref):
+                return None
+        self._assume(f"A closer look shows the {ref.phrase}, which is not among the known objects.")
+        return replace(box, label=ref.phrase)
 
     def _is_named(self, thing: SceneObject, ref: Reference) -> bool:
         """Whether the request names this object beside what `ref` stands for."""

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Protocol
 from ada3d_ros.asking.detected_request import INVENTORY, detected_request
 from ada3d_ros.asking.frames import LAST_SEEN
 from ada3d_ros.asking.presupposed import (
+    TAUGHT,
     model_denies,
-    pointed_answer,
     require_found,
     require_places,
 )
@@ -164,12 +164,9 @@ def measured_answer(
         except NotGroundedError as error:
             if request.attribute == LAST_SEEN or (kinds and (not is_taught or detects)):
                 raise  # a model would make up what it does not see
-            if kinds and not isinstance(error, NotMeasurableError):  # which looked for nothing
-                answer = _believed_answer(pipeline, question, hooks, read, error)
-                if answer is not None:
-                    tried_s = pipeline.now() - begun - answer.timings.total_s
-                    took = StageTimings(prefill_s=tried_s, total_s=tried_s)
-                    return replace(answer, timings=added(took, answer.timings)), took
+            looked = not isinstance(error, NotMeasurableError)
+            if kinds and looked and not _is_believed(pipeline, question, hooks, read):
+                raise
     if not is_taught:
         raise _unknown(question.text, kinds, can_measure, detects)
     tried_s = pipeline.now() - begun
@@ -183,26 +180,16 @@ def measured_answer(
     return None, took
 
 
-def _believed_answer(
-    pipeline: RoutingPipeline,
-    question: Question,
-    hooks: AskHooks,
-    read: ReadQuestion,
-    not_found: NotGroundedError,
-) -> Answer | None:
-    """What the model says although nothing is found for a name: an answer that points at it, or
-    None where the model is yet to be asked.
-
-    Raises not_found where the model does not point at it, or denies that it is there.
+def _is_believed(
+    pipeline: RoutingPipeline, question: Question, hooks: AskHooks, read: ReadQuestion
+) -> bool:
+    """Whether the model may answer although nothing is found for a name. Not about sides, where a
+    closer look was at it: what that does not show has none.
     """
-    if read.request is not None and read.request.kind is MeasureKind.DIRECTION:
-        answer = pointed_answer(pipeline, question, hooks, read)
-        if answer is None:
-            raise not_found
-        return answer
-    if model_denies(pipeline, question, hooks, read):
-        raise not_found
-    return None
+    is_side = read.request is not None and read.request.kind is MeasureKind.DIRECTION
+    if is_side and TAUGHT.issubset(pipeline.abilities.kinds):
+        return False
+    return not model_denies(pipeline, question, hooks, read)
 
 
 def _read(question: Question, kinds: tuple[str, ...]) -> ReadQuestion | None:

@@ -106,11 +106,15 @@ class QueryContext:
 
     def in_model(self, point: Point) -> Point:
         """A point of the world frame in the model's world, to the millimetre."""
-        x, y, z = (
-            round(at - begin, 3) if begin else at
-            for at, begin in zip(point, self.origin_m, strict=True)
-        )
-        return x, y, z
+        return in_model(point, self.origin_m)
+
+
+def in_model(point: Point, origin_m: Origin) -> Point:
+    """The same for a world that begins at origin_m."""
+    x, y, z = (
+        round(at - begin, 3) if begin else at for at, begin in zip(point, origin_m, strict=True)
+    )
+    return x, y, z
 
 
 # -- steps 1 and 2: from the scene to what the question is answered from

@@ -50,8 +50,25 @@ def find_phrases(
     """
     if not phrases:
         return []
+    pointed = point_at_phrases(query, prefix, phrases, limits)
+
+    # The surfaces there.
+    query.hooks.check()
+    with query.clock.stage("postprocess_s"):
+        found = []
+        for guesses in pointed:
+            refined = [refine_box(surface.points, guess, surface.floor_z_m) for guess in guesses]
+            least = query.config.boxes.min_support_points
+            found.append(tuple(check_support(refined, prefix.scene.frames, least)))
+    return found
+
+
+def point_at_phrases(
+    query: QueryContext, prefix: ScenePrefix, phrases: Sequence[str], limits: SearchLimits
+) -> list[list[Box3D]]:
+    """The same as the head guesses them, of one phrase at least; nothing is asked of depth."""
     # Their states, as one batch on the scene.
-    loaded, config, scene = query.loaded, query.config, prefix.scene
+    loaded, config = query.loaded, query.config
     questions = [
         GROUNDING_PROMPT.format(phrase=check_question(phrase, config.question.max_chars))
         for phrase in phrases
@@ -61,18 +78,9 @@ def find_phrases(
         states = question_states(loaded, prefix, questions, config.model.conversation)
 
     # Where they point.
-    query.hooks.check()
     with query.clock.stage("postprocess_s"):
         assert loaded.head is not None
         kept = prefix.kept(loaded.model.config.decoder.num_layers - 1)
         kept = prefix.chosen.rows.with_place(kept)
         spatial = SceneStates(prefix.final_states(), query.in_world(prefix.xyz_m[kept]))
-        pointed = point_at_each(loaded.head.head, states, spatial, phrases, limits)
-
-        # The surfaces there.
-        found = []
-        for guesses in pointed:
-            refined = [refine_box(surface.points, guess, surface.floor_z_m) for guess in guesses]
-            least = config.boxes.min_support_points
-            found.append(tuple(check_support(refined, scene.frames, least)))
-    return found
+        return point_at_each(loaded.head.head, states, spatial, phrases, limits)

@@ -22,7 +22,7 @@ from ada3d_ros.lab.evaluation.pipelines import open_pipeline
 from ada3d_ros.lab.world.generated import GeneratedRoom, frames_of, generate_room
 from ada3d_ros.lab.world.render import render
 from ada3d_ros.lab.world.rooms import make_rooms
-from ada3d_ros.measures import ObjectsSnapshot
+from ada3d_ros.measures import ObjectsSnapshot, SceneObject
 from ada3d_ros.model.grounding_head import HEAD_FILE
 from ada3d_ros.model.startup import embedded_model_path
 from ada3d_ros.pipeline import Ada3DPipeline
@@ -410,3 +410,35 @@ def test_memory_that_runs_out_ends_the_survey_not_the_node(
     assert "objects.phrases_per_step" in caplog.text
     assert not pipeline.objects().complete
     assert pipeline.ask(QUESTION).text in ("yes", "no")
+
+
+@pytest.mark.parametrize(
+    ("seed", "first", "named"),
+    [
+        (1029, "white table", "white sofa"),
+        (1053, "blue barrel", "blue crate"),
+        (1044, "red lamp", "red lamp"),
+    ],
+)
+def test_where_two_names_fit_one_thing_a_closer_look_decides(
+    seed: int, first: str, named: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their order by score alone is the first; the third is sure enough as it is."""
+    room = generate_room(seed, side_px=128, split="val")
+    truth = next(box for box in room.boxes if box.label == named)
+
+    def there() -> SceneObject:
+        pipeline = opened(background=False, pruning__strategy="none")
+        show(pipeline, room.frames)
+        found = pipeline.inventory_now().present
+        return max(found, key=lambda thing: iou_axis_aligned(thing.box, truth))
+
+    thing = there()
+    assert thing.label == thing.box.label == named
+    assert {first, *thing.alternatives} - {named} == set(thing.alternatives)
+    with monkeypatch.context() as patch:
+        patch.setattr(inventory_module, "BETTER_NAME", np.inf)
+        assert there().label == first
+        patch.setattr(inventory_module, "SURE_NAME", 0.0)
+        patch.setattr(inventory_module, "look_at", None)  # nobody looks closer
+        assert there().label == first
