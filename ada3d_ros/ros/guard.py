@@ -14,6 +14,8 @@ import traceback
 from collections.abc import Callable
 from typing import Any, Protocol
 
+MAX_CHARS = 1000  # of a sentence
+
 
 class ThrottledWarning:
     """A warning at most once per `period_s` and key; the next says how many were held back.
@@ -57,6 +59,12 @@ class Reporter(Protocol):
     """Whoever counts and logs unexpected errors (the node)."""
 
     def report_error(self, where: str, error: BaseException, trace: str) -> None: ...
+
+
+def capped(text: str) -> str:
+    """A sentence that quotes what somebody sent, its middle left out where it is very long."""
+    half = MAX_CHARS // 2
+    return text if len(text) <= MAX_CHARS else f"{text[:half]} ... {text[-half:]}"
 
 
 def guarded(

@@ -21,7 +21,7 @@ from ada3d_ros.geometry.stamped import PoseReason, PoseStatus
 from ada3d_ros.ros.camera_infos import CameraInfos
 from ada3d_ros.ros.diagnostics import Drops, InputMonitor, Window
 from ada3d_ros.ros.frame_rate import FrameRate
-from ada3d_ros.ros.guard import ThrottledWarning, guarded
+from ada3d_ros.ros.guard import ThrottledWarning, capped, guarded
 from ada3d_ros.ros.health import IN_A_ROW
 from ada3d_ros.ros.pose_sources import CameraMount, PoseSource, TopicPoses, future_text
 from ada3d_ros.ros.subscription import InputSubscription, input_topics
@@ -158,6 +158,7 @@ class FrameInputs:
 
     def _refuse(self, reason: FrameReason, why: str) -> None:
         """Count a frame that is not used, and say why; from the tenth in a row `health` says it."""
+        why = capped(why)
         self._drops.add(reason, why)
         if self._drops.num_refused < IN_A_ROW:
             self._warn(reason, why)

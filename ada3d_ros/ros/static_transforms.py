@@ -11,7 +11,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from ada3d_ros.errors import PoseError
 from ada3d_ros.geometry.pose import PoseLookup, Transform, rotation_angle_rad
 from ada3d_ros.geometry.transforms import TransformBuffer
-from ada3d_ros.ros.guard import guarded
+from ada3d_ros.ros.guard import capped, guarded
 from ada3d_ros.ros.transform_messages import Buffer, tf_message_type
 from ada3d_ros.sources.tf_messages import TF_STATIC, placed
 
@@ -34,6 +34,7 @@ class RefusedTransforms:
         self._why: dict[str, str] = {}
 
     def refuse(self, child: str, why: str) -> None:
+        child, why = capped(child), capped(why)
         self._warn(f"tf {child}", why)
         if len(self._why) < MAX_REFUSED:
             self._why[child.lstrip("/")] = why

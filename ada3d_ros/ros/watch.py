@@ -20,7 +20,7 @@ from ada3d_ros.ros.health_state import (
     Offer,
     Severity,
 )
-from ada3d_ros.sources.tf_messages import TF
+from ada3d_ros.sources.tf_messages import TF, TF_STATIC
 
 if TYPE_CHECKING:
     from ada3d_ros.ros.lifecycle import AgentLifecycle
@@ -196,7 +196,9 @@ def elsewhere(m: InputMonitor, published: Mapping[str, str]) -> list[str]:
 
 
 def _could_be(name: str, topic: str) -> bool:
-    """Whether an image topic's name fits colour or depth; of others any does."""
+    """Whether an image topic's name fits colour or depth; of others any does but static TF."""
+    if topic.endswith(TF_STATIC):  # it is listened to as it is
+        return False
     return name not in TRANSPORTS or ("depth" in topic.lower()) == (name == "depth")
 
 

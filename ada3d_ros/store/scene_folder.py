@@ -59,21 +59,21 @@ class SceneFolder:
         self._objects_epoch = -1
         self._opened_as: os.stat_result | None = None  # of the index, once it is open
         with self._told():
-            above = [each for each in (folder, *folder.parents) if not each.exists()]  # made now
-            folder.mkdir(parents=True, exist_ok=True)
+            above = [each for each in folder.parents if not each.exists()]  # made now
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            is_new = _made(folder)
+            self._lock = locked(folder)
         try:
             with self._told():
-                self._lock = locked(folder)
-                for each in above[1:]:
+                for each in above:
                     make_durable(each.parent)
                 (folder / SEGMENTS).mkdir(exist_ok=True)
                 self._index = self._opened(world_frame)
                 self._opened_as = (folder / NAME).stat()
         except BaseException:
-            if folder in above:  # else it would look like a scene
+            if is_new:  # else it would look like a scene
                 shutil.rmtree(folder, ignore_errors=True)
-            if hasattr(self, "_lock"):
-                self._lock.close()
+            self._lock.close()
             raise
 
     def __enter__(self) -> SceneFolder:
@@ -221,6 +221,17 @@ class SceneFolder:
             if self._opened_as is not None and not self.is_there:
                 raise StoreError(gone(self.folder)) from error
             raise StoreError(os_sentence(self.folder, error)) from error
+
+
+def _made(folder: Path) -> bool:
+    """Whether the folder was not there, and is now. Raises OSError."""
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        if folder.is_dir():
+            return False
+        raise
+    return True
 
 
 def locked(folder: Path) -> IO[str]:

@@ -499,6 +499,11 @@ def test_depth_is_never_named_as_the_colour_image() -> None:
     assert elsewhere(depth, published) == ["/cam/aligned_depth_to_color/image_raw"]
 
 
+def test_static_tf_is_never_named_as_tf() -> None:
+    published = {"/tf_static": "TFMessage", "/r2/tf_static": "TFMessage", "/r2/tf": "TFMessage"}
+    assert elsewhere(InputMonitor("pose", "/tf", "/tf", "TFMessage"), published) == ["/r2/tf"]
+
+
 def test_an_input_is_not_silent_before_its_publisher_is_there() -> None:
     monitor = InputMonitor("rgb")
     monitor.started -= 60.0

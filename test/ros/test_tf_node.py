@@ -294,6 +294,24 @@ def test_bad_tf(robot: Robot, capfd: pytest.CaptureFixture[str], name: str) -> N
     robot.drives_on()
 
 
+def test_names_as_long_as_a_message_are_cut_in_sentences(
+    robot: Robot, capfd: pytest.CaptureFixture[str]
+) -> None:
+    log = NodeLog(capfd)
+    robot.tf(10 * SECOND, ("p" * 100_000, "", ODOM), ("map", "odom", ODOM))
+    image = frame_messages(10 * SECOND)
+    for name in ("rgb", "depth", "info"):
+        image[name].header.frame_id = "Z" * 50_000
+    robot.see(10 * SECOND, **{name: image[name] for name in ("rgb", "depth", "info")})
+    assert wait_until(lambda: robot.agent.drops() == {"no_pose": 1}), robot.agent.drops()
+    for words in ("leaves a frame unnamed", "'map', 'odom'."):
+        assert log.said(words, " ... "), log.text
+    assert max(map(len, log.text.splitlines())) < 1500
+    assert len(robot.why()) < 1500
+    assert len(robot.ask().error_msg) < 1500
+    robot.drives_on()
+
+
 def told_everywhere(robot: Robot, log: NodeLog, words: str) -> None:
     """Log, status, diagnostics and answer."""
     assert wait_until(lambda: robot.agent.drops() == {"no_pose": 1}), robot.agent.drops()

@@ -14,7 +14,7 @@ import pytest
 
 from ada3d_ros.errors import StoreError
 from ada3d_ros.scene.keyframes import SceneSnapshot
-from ada3d_ros.store import segment
+from ada3d_ros.store import scene_folder, segment
 from ada3d_ros.store.command import main as scenes_command
 from ada3d_ros.store.named_scenes import NamedScenes
 from ada3d_ros.store.object_rows import began_ns
@@ -200,6 +200,39 @@ def test_a_store_below_a_file_names_the_settings(tmp_path: Path) -> None:
     for path in (file, file / "scenes"):
         with pytest.raises(StoreError, match=r"is no folder and none .* \(scene.autosave, scene.s"):
             NamedScenes(path).open("kitchen", WORLD)
+
+
+def test_who_comes_second_takes_nothing_from_the_first(
+    tmp_path: Path, saved: SceneSnapshot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two nodes make one scene at the same moment; one gets the lock, the other gets no room."""
+    store, first = NamedScenes(tmp_path), []
+    lock = scene_folder.locked
+
+    def other_first(folder: Path) -> object:
+        monkeypatch.undo()
+        first.append(store.open("hall", WORLD))
+        return lock(folder)
+
+    monkeypatch.setattr(scene_folder, "locked", other_first)
+    with pytest.raises(StoreError, match="is being written by another process"):
+        store.open("hall", WORLD)
+    first[0].put_state("a", "b")
+    first[0].close()
+    assert store.read("hall").states == {"a": "b"}
+
+
+def test_a_folder_that_could_not_be_opened_is_no_scene(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(scene_folder, "make_durable", full)
+    with pytest.raises(StoreError, match="no room left"):
+        NamedScenes(tmp_path / "new").open("hall", WORLD)
+    assert NamedScenes(tmp_path / "new").names() == ()
+    assert list((tmp_path / "new").iterdir()) == []
 
 
 def test_a_disk_without_locks_is_not_another_process(
