@@ -289,7 +289,7 @@ def _run_synthetic(options: argparse.Namespace) -> None:
         "question.point": options.chains == "on",
     }
     model = options.model or embedded_model_path()
-    pipeline = open_pipeline(model, options.strategy, options.keep, settings)
+    pipeline = open_pipeline(model, options.strategy, options.keep, settings, scenes=True)
     pruned = options.strategy != "none"
     results = (
         synthetic.evaluate(pipeline, *selections, blind=_learner(options))

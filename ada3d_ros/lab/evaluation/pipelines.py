@@ -48,11 +48,13 @@ def open_pipeline(
     keep: float | None,
     settings: Mapping[str, object] = MappingProxyType({}),
     background: bool = False,
+    scenes: bool = False,
 ) -> Ada3DPipeline:
     """The pipeline that takes every view as a keyframe and, unless the settings say otherwise,
-    answers by the model alone; settings: others by name.
+    answers by the model alone; settings: others by name; scenes: it will be asked about
+    scenes, not about images alone.
 
-    Raises ConfigError, ModelError.
+    Raises ConfigError, for a 2D model that is asked about scenes too, ModelError.
     """
     values: dict[str, object] = {
         "model.path": str(model),
@@ -65,7 +67,12 @@ def open_pipeline(
     if keep is not None:
         values["pruning.keep_ratio"] = keep
     pipeline = Ada3DPipeline(from_flat(values | dict(settings), AgentConfig()), background)
-    pipeline.check()
+    info = pipeline.check()
+    if scenes and not info.has_3d:
+        raise ConfigError(
+            f"{model} is {info.backbone}, which is 2D: it has no scene to be asked about. Ask it"
+            " about images (`ada3d eval image`, vqa, mme, mmbench, mmvet), or give a 3D checkpoint."
+        )
     pipeline.load()
     return pipeline
 

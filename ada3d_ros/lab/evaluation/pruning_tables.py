@@ -59,7 +59,7 @@ class Tables:
 def measure_tables(tables: Tables, file: Path | None = None) -> dict[str, Any]:
     """Ask what `file` does not hold yet; all results, written into it. Raises Ada3DError."""
     started = time.monotonic()
-    pipeline = open_pipeline(tables.model, "none", None, tables.settings)
+    pipeline = open_pipeline(tables.model, "none", None, tables.settings, scenes=True)
     out = file and ResultFile(file, device_name(pipeline.model.model.device), tables.selection.seed)
     records = RoomRecordFile(file and file.with_name(file.stem + RECORDS), _head(tables, pipeline))
     run = _Run(tables, pipeline, records, started + 60.0 * tables.minutes)

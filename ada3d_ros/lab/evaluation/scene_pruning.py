@@ -130,7 +130,7 @@ def _open(comparison: Comparison, variant: Variant) -> Ada3DPipeline:
     if late:  # no rebuild in voxel order, whatever is stale and however long it takes
         settings |= {"cache.settle_sec": 60.0, "cache.max_staleness": 1.0}
     strategy = str(settings.pop("pruning.strategy"))
-    return open_pipeline(comparison.model, strategy, None, settings, background=late)
+    return open_pipeline(comparison.model, strategy, None, settings, late, scenes=True)
 
 
 def _row(

@@ -120,3 +120,13 @@ def test_a_question_about_a_scene_is_refused(folders: dict[str, Path]) -> None:
     pipeline.observe(image_frame(drawn(90, 120), 0))
     with pytest.raises(Exception, match=r"2D only .* ask with scope LATEST_IMAGE"):
         pipeline.ask(Question("What is it?", scope=Scope.SCENE, routed=False))
+
+
+@pytest.mark.parametrize("verb", ["synthetic", "scene-pruning", "pruning-tables"])
+def test_what_asks_about_scenes_refuses_a_2d_model(
+    folders: dict[str, Path], verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = ["--json", str(tmp_path / "rows.json")]
+    for name in ("llava1.5", "llava_next"):
+        assert main([verb, "--model", str(folders[name]), "--scenes", "1", *out]) == 2
+        assert f"is {name}, which is 2D: it has no scene" in capsys.readouterr().err

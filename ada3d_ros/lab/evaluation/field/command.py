@@ -179,7 +179,8 @@ def _run(
     }
     settings = model_folders(options) | asked | pruning_settings(options)
     model = options.model or embedded_model_path()
-    pipeline = open_pipeline(model, options.strategy, options.keep, settings)
+    of_scenes = known.scope is Scope.SCENE
+    pipeline = open_pipeline(model, options.strategy, options.keep, settings, scenes=of_scenes)
     info = pipeline.info
     assert info is not None
     facts: dict[str, Any] = {
