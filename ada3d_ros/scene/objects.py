@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 
+from ada3d_ros.geometry.boxes import points_inside
 from ada3d_ros.measures import ObjectsSnapshot, SceneObject
 from ada3d_ros.scene.keyframes import SceneSnapshot
 from ada3d_ros.scene.object_detections import MAX_IOU, Detection, iou_matrix
@@ -209,7 +210,7 @@ def _still_there(
 
 def _costs(found: Sequence[Detection], kept: Sequence[KeptObject]) -> npt.NDArray[np.float64]:
     """Of taking each detection for each kept object (F, K); NEVER where it is another one. Objects
-    that are gone match under their own label alone.
+    that are gone match under their own label alone, and where they were.
     """
     # How the boxes lie to each other.
     boxes, old = [each.box for each in found], [each.detection.box for each in kept]
@@ -217,10 +218,12 @@ def _costs(found: Sequence[Detection], kept: Sequence[KeptObject]) -> npt.NDArra
     centers = np.stack([box.center_m for box in boxes]), np.stack([box.center_m for box in old])
     apart_m = np.linalg.norm(centers[0][:, None] - centers[1], axis=-1)
 
-    # Under its own label an object may lie a little apart, under another one it overlaps.
+    # Under its own label an object may lie a little apart, or be all that was seen of a large one;
+    # under another label it overlaps.
     labels = np.array([each.label for each in found]), np.array([k.detection.label for k in kept])
     same, gone = labels[0][:, None] == labels[1], np.array([k.evidence.gone_ns >= 0 for k in kept])
-    fits = (ious >= MIN_MATCH_IOU) | (apart_m <= MAX_MATCH_M)
+    around = np.stack([points_inside(centers[1], box) for box in boxes])
+    fits = (ious >= MIN_MATCH_IOU) | (apart_m <= MAX_MATCH_M) | (around & ~gone)
     fits = np.where(same, fits, ~gone & (ious >= OTHER_LABEL_IOU))
     return np.where(fits, np.where(same, 1.0, 2.0) - ious + apart_m, NEVER)
 

@@ -173,6 +173,19 @@ def test_two_things_of_one_name_are_not_confused():
     assert {o.id: o.box.center_m[1] for o in memory.objects} == {"1": 0.3, "2": by_id["2"]}
 
 
+def test_the_part_that_was_seen_first_is_the_whole_thing_later():
+    """Its box grows by so much that both overlap little, and their centres lie far apart."""
+    memory, scene = ObjectMemory(10), scene_of(keyframe(0, BOTH))
+    end = np.add(CHAIR, (0.0, 0.0, 0.9))
+    memory.update([found("chair", end, size_m=0.2), found("table", TABLE)], scene)
+    memory.update([found("chair", CHAIR, size_m=2.0), found("table", TABLE)], scene)
+    assert [(o.id, o.label) for o in memory.objects] == [("1", "chair"), ("2", "table")]
+    assert memory.objects[0].center_m.tolist() == list(CHAIR)
+    # Of another name it is another thing.
+    memory.update([found("lamp", end, size_m=0.2), found("chair", CHAIR, size_m=2.0)], scene)
+    assert [o.label for o in memory.objects] == ["chair", "table", "lamp"]
+
+
 def test_gone_at_the_second_keyframe_that_sees_through_it():
     memory, views = ObjectMemory(10), [keyframe(0, BOTH)]
     memory.update([found("chair", CHAIR), found("table", TABLE)], scene_of(*views))
