@@ -14,18 +14,19 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 
-from ada3d_ros.geometry.boxes import points_inside
+from ada3d_ros.geometry.boxes import grow_box, points_inside
 from ada3d_ros.measures import ObjectsSnapshot, SceneObject
 from ada3d_ros.scene.keyframes import SceneSnapshot
 from ada3d_ros.scene.object_detections import MAX_IOU, Detection, iou_matrix
 from ada3d_ros.scene.object_evidence import Evidence, gather_evidence
-from ada3d_ros.types import Keyframe
+from ada3d_ros.types import Box3D, Keyframe
 
 MIN_MATCH_IOU = 0.1  # of an object and a detection with its label
 OTHER_LABEL_IOU = 0.3  # the same under another label
 MAX_MATCH_M = 0.4  # or so far apart, with its label: small things overlap little
 MAX_MISSES = 2  # surveys in a row that do not find what was found at less than
 SURE_SCORE = 0.5
+ABOUT_BOX_M, PART_SHARE = 0.1, 0.5  # that much of an object's points about another of its name
 NEVER = 1e3  # cost of a pair that is not one object
 SAME_KEY = -1e3  # of a pair that is, whatever it looks like
 NO_KEY = -1
@@ -257,6 +258,16 @@ def _merged(kept: dict[int, KeptObject], confirmed: set[int]) -> list[KeptObject
         each = kept[i]
         doubtful = i not in confirmed and each.evidence.gone_ns < 0
         covered = doubtful and sure and iou_matrix([each.detection.box], sure).max() > MAX_IOU
-        if not covered:
+        if not (covered or (doubtful and _is_part(each, sure))):
             result.append(each)
     return result
+
+
+def _is_part(kept: KeptObject, others: Sequence[Box3D]) -> bool:
+    """Whether most of what was seen of an object is of another one of its name, as of a thing whose
+    box was drawn about the part that the first views show.
+    """
+    points = kept.evidence.xyz_m
+    alike = [grow_box(box, ABOUT_BOX_M) for box in others if box.label == kept.detection.label]
+    shares = [points_inside(points, box).mean() for box in alike] if len(points) else []
+    return max(shares, default=0.0) >= PART_SHARE

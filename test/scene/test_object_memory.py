@@ -3,6 +3,8 @@
 A camera at the origin looks along x at a wall 4 m away; things are squares of depth before it.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -184,6 +186,27 @@ def test_the_part_that_was_seen_first_is_the_whole_thing_later():
     # Of another name it is another thing.
     memory.update([found("lamp", end, size_m=0.2), found("chair", CHAIR, size_m=2.0)], scene)
     assert [o.label for o in memory.objects] == ["chair", "table", "lamp"]
+
+
+@pytest.mark.parametrize(("share", "is_part"), [(0.6, True), (0.4, False)])
+def test_what_is_not_found_again_and_was_seen_of_another_is_part_of_that(share, is_part):
+    """A chair that was boxed beside its place: most of its points are where the chair is found."""
+    memory, scene = ObjectMemory(10), scene_of(keyframe(0, BOTH))
+    beside = np.add(CHAIR, (0.0, 2.0, 0.0))
+    wrong, points = found("chair", beside), surface(CHAIR)
+    far = np.add(points, (0.0, 2.0, 0.0))
+    inside = round(share * len(points))
+    wrong = replace(wrong, xyz_m=np.concatenate((points[:inside], far[inside:])))
+    memory.update([wrong, found("chair", CHAIR)], scene)
+    assert len(memory.objects) == 2
+    memory.update([found("chair", CHAIR)], scene)
+    assert [o.center_m.tolist() for o in memory.objects] == (
+        [list(CHAIR)] if is_part else [beside.tolist(), list(CHAIR)]
+    )
+    # What is found again stays a thing of its own.
+    memory.update([replace(wrong, xyz_m=points), found("chair", CHAIR)], scene)
+    memory.update([replace(wrong, xyz_m=points), found("chair", CHAIR)], scene)
+    assert len(memory.objects) == 2
 
 
 def test_gone_at_the_second_keyframe_that_sees_through_it():
