@@ -87,8 +87,8 @@ class ModelScene:
         return find_phrases(self.query, prefix, surface, phrases, limits)
 
     def find_closer(self, name: str) -> Box3D | None:
-        """Where a closer look shows what is named, though depth may hold few readings of it. The
-        look is made where there is none of this scene yet.
+        """Where a closer look shows what is named, though depth may hold few readings of it. One
+        is made where there is none of this scene yet.
 
         None without memory for it, and of a model that cannot tell names. Raises ModelError, what
         hooks.check raises.

@@ -164,8 +164,8 @@ def measured_answer(
         except NotGroundedError as error:
             if request.attribute == LAST_SEEN or (kinds and (not is_taught or detects)):
                 raise  # a model would make up what it does not see
-            looked = not isinstance(error, NotMeasurableError)
-            if kinds and looked and not _is_believed(pipeline, question, hooks, read):
+            is_missing = not isinstance(error, NotMeasurableError)
+            if kinds and is_missing and not _is_believed(pipeline, question, hooks, read):
                 raise
     if not is_taught:
         raise _unknown(question.text, kinds, can_measure, detects)

@@ -86,7 +86,7 @@ def _embeds(loaded: LoadedModel, ids: torch.Tensor, clicks: torch.Tensor) -> tor
 def _last_states(
     loaded: LoadedModel, prefix: ScenePrefix, rows: Sequence[torch.Tensor]
 ) -> torch.Tensor:
-    """Normed states (B, D) of the last of each row of embeddings (T_i, D) behind the scene."""
+    """Normed states (B, D) of the last of each row (T_i, D) after the scene tokens."""
     # Padded on the left: the last column is every row's last.
     decoder = loaded.model.decoder
     embeds = pad_sequence(list(rows), batch_first=True, padding_side="left")

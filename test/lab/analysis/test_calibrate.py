@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from ada3d_ros.config import from_flat
-from ada3d_ros.lab.analysis import analyze
 from ada3d_ros.lab.analysis import calibrate as verb
 from ada3d_ros.lab.evaluation.scenes import read_voxel_scene, scene_prompt
 from ada3d_ros.lab.world.generated import generate_room
@@ -181,17 +180,13 @@ def test_every_backbone_is_calibrated_on_what_it_sees(
     assert tokens.keep_ratio_achieved == pytest.approx(0.41, abs=0.05)
 
 
-def test_what_is_of_scenes_or_voxels_is_refused_for_others(
+def test_queries_of_scenes_are_refused_for_a_2d_model(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flat = write_random_checkpoint(tmp_path / "flat", config=TINY_2D)
-    video = write_random_checkpoint(tmp_path / "video", config=TINY_VIDEO3D)
     out = str(tmp_path / "queries.safetensors")
     assert verb.main(["test-room:3", "--model", str(flat), "--queries", out]) == 2
     assert "llava1.5 has none, being 2D" in capsys.readouterr().err
-    analysed = ["test-room:3", "--model", str(video), "--out", str(tmp_path / "analysed")]
-    assert analyze.main(analysed) == 2
-    assert "the checkpoint's backbone is video3dllm" in capsys.readouterr().err
 
 
 def test_patches_know_their_token(model: Path) -> None:
