@@ -140,7 +140,7 @@ def test_doctor_record_says_what_nobody_sends(ada3d: Run, start_agent: Any) -> N
     agent = start_agent(namespace="robot7")
     assert agent.ready()
     agent.publish_frame(1_000_000_000, depth=None, pose=None)
-    done = ada3d("doctor", "--record", "--wait-sec", 2)
+    done = ada3d("doctor", "--record", "--wait-sec", 6)
     assert done.returncode == 0, done.stderr
     assert done.stdout == ("ros2 bag record -s mcap /robot7/rgb/camera_info /robot7/rgb/image\n")
     assert "nobody sends, so left out: /robot7/depth/image, /robot7/pose" in done.stderr
