@@ -250,15 +250,21 @@ def _was_a_guess(kept: KeptObject) -> bool:
 
 
 def _merged(kept: dict[int, KeptObject], confirmed: set[int]) -> list[KeptObject]:
-    """Without the objects that were not found again and lie where one is that was."""
+    """Without the objects that were not found again and lie where one is that was: in it, or of its
+    name and partly in it, as a box that too few views had drawn.
+    """
     names = sorted(kept)
     sure = [kept[i].detection.box for i in names if i in confirmed]
     result = []
     for i in names:
         each = kept[i]
-        doubtful = i not in confirmed and each.evidence.gone_ns < 0
-        covered = doubtful and sure and iou_matrix([each.detection.box], sure).max() > MAX_IOU
-        if not (covered or (doubtful and _is_part(each, sure))):
+        if i in confirmed or each.evidence.gone_ns >= 0 or not sure:
+            result.append(each)
+            continue
+        ious = iou_matrix([each.detection.box], sure)[0]
+        alike = np.array([box.label == each.detection.label for box in sure])
+        is_drawn_anew = each.misses > 0 and bool((ious[alike] > 0.0).any())
+        if not (ious.max() > MAX_IOU or is_drawn_anew or _is_part(each, sure)):
             result.append(each)
     return result
 

@@ -209,6 +209,23 @@ def test_what_is_not_found_again_and_was_seen_of_another_is_part_of_that(share, 
     assert len(memory.objects) == 2
 
 
+@pytest.mark.parametrize(("apart_m", "labels"), [(0.9, ["chair"]), (1.1, ["chair", "chair"])])
+def test_what_is_not_found_again_and_reaches_into_one_of_its_name_was_that(apart_m, labels):
+    """Boxes of one metre, the second of a scene that was not yet known as well as it is later; a
+    part of its points shows the chair.
+    """
+    memory, scene = ObjectMemory(10), scene_of(keyframe(0, BOTH))
+    beside, points = np.add(CHAIR, (0.0, apart_m, 0.0)), surface(CHAIR)
+    far, inside = np.add(points, (0.0, 2.0, 0.0)), round(0.4 * len(points))
+    wrong = found("chair", beside, size_m=1.0)
+    wrong = replace(wrong, xyz_m=np.concatenate((points[:inside], far[inside:])))
+    memory.update([found("chair", CHAIR, size_m=1.0), wrong], scene)
+    assert len(memory.objects) == 2
+    memory.update([found("chair", CHAIR, size_m=1.0)], scene)
+    assert [o.label for o in memory.objects] == labels
+    assert memory.objects[0].center_m.tolist() == list(CHAIR)
+
+
 def test_gone_at_the_second_keyframe_that_sees_through_it():
     memory, views = ObjectMemory(10), [keyframe(0, BOTH)]
     memory.update([found("chair", CHAIR), found("table", TABLE)], scene_of(*views))
