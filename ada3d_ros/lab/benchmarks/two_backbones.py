@@ -277,6 +277,7 @@ def measure_form(plan: Plan, backbone: str) -> None:
     rooms = list(rooms_of(RoomSelection("test", 0, plan.scenes, LEVEL), asked.side))
     whole = asked.ask(Row(UNPRUNED).settings(0), rooms, "whole")
     results = {
+        "n": {"training_seeds": 1, "rooms": plan.scenes},
         "backbone": backbone,
         "parameters": asked.info.parameters,
         "room_passes": session.seen,
