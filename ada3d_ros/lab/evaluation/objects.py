@@ -219,7 +219,7 @@ def evaluate_objects(
             path = make_rooms("test", torch.tensor([seed + PATHS_APART]), level)
             removed = removed.plus(count_removals(pipeline, room, path))
     return {
-        "rooms": len(seeds),
+        "n": len(seeds),
         "level": level,
         "metrics": inventory.metrics(),
         "inventory": asdict(inventory),

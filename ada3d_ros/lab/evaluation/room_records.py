@@ -171,11 +171,17 @@ class RoomRecordFile:
 
 
 def _line(item: RoomRecord | RoomFacts) -> str:
-    return line_of(asdict(item))
+    """Costs in the order of COSTS, without their names: they were two thirds of a file."""
+    data = asdict(item)
+    if isinstance(item, RoomRecord):
+        data["costs"] = [item.costs.get(name) for name in COSTS]
+    return line_of(data)
 
 
 def _item(data: dict[str, Any]) -> RoomRecord | RoomFacts:
     if "row" in data:
+        costs = zip(COSTS, data["costs"], strict=True)
+        data["costs"] = {name: cost for name, cost in costs if cost is not None}
         record = RoomRecord(**data)
         return replace(record, ious=tuple(record.ious))
     lists: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}

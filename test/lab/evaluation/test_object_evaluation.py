@@ -107,7 +107,7 @@ def test_what_stays_is_not_counted_as_gone_in_time(
 
 def test_a_small_evaluation(pipeline: Ada3DPipeline) -> None:
     results = evaluate_objects(pipeline, range(40, 44), removals=False)
-    assert results["rooms"] == 4
+    assert results["n"] == 4
     assert results["removals"] is None
     assert results["metrics"]["inventory_recall25"] >= 0.75
     assert results["metrics"]["inventory_precision25"] >= 0.75
