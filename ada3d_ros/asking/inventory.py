@@ -10,11 +10,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
-
-import numpy as np
 
 from ada3d_ros.asking.names_at import names_at
 from ada3d_ros.asking.presupposed import TAUGHT
@@ -42,7 +39,7 @@ from ada3d_ros.model.checkpoint import LoadedModel
 from ada3d_ros.pruning.policy import Policy
 from ada3d_ros.scene.keyframes import SceneSnapshot
 from ada3d_ros.scene.object_detections import Detection, suppress
-from ada3d_ros.scene.object_evidence import spread_points
+from ada3d_ros.scene.object_evidence import telling_points
 from ada3d_ros.scene.objects import FoundObject, KeptObjects, ObjectMemory
 from ada3d_ros.types import Box3D, RgbdFrame
 
@@ -53,10 +50,8 @@ MAX_BOXES_A_NAME = 5
 MAX_DETECTIONS = 1000  # of one survey; of more the best: each is compared with each in one step
 CHECKED_A_STEP = 4  # detections
 MAX_BEHIND = 4  # scene versions after which a survey does not wait for the exact prefix
-MIN_OWN_POINTS = 15  # that an object is judged by, where there are so many
 SURE_NAME = 0.95  # of an object that is looked at no closer: how likely the model calls it so
 BETTER_NAME = 3.0  # times as likely another name is, in both looks, that it gets (decision 0259)
-EVIDENCE_FROM = 0.3  # share of a box's height from which on points tell it from what it stands on
 
 
 @dataclass(eq=False, slots=True)
@@ -279,7 +274,7 @@ class Inventory:
         for detection in detections[survey.checked : survey.checked + CHECKED_A_STEP]:
             others = [other.box for other in detections if other is not detection]
             for box in check_support([detection.box], survey.scene.frames, least):
-                points = _telling_points(survey.points, box, others)
+                points = telling_points(survey.points, box, others)
                 named = self._named_closer(replace(detection, box=box), survey.scene, prefix)
                 survey.objects.append(FoundObject(named, points))
         survey.checked += CHECKED_A_STEP
@@ -375,18 +370,3 @@ def _is_within(box: Box3D, other: Box3D) -> bool:
     """Whether the centre of one lies in the other: two of a name that do are one thing."""
     pairs = (box, other), (other, box)
     return any(bool(points_inside(a.center_m[None], b)[0]) for a, b in pairs)
-
-
-def _telling_points(points: Points, box: Box3D, others: Sequence[Box3D]) -> Points:
-    """Points (P, 3) of the scene that show whether what the box encloses is there: those above what
-    it stands on, and in no other object's box, as far as there are such.
-    """
-    inside = points[points_inside(points, box)]
-    bottom_m = box.center_m[2] + (EVIDENCE_FROM - 0.5) * box.size_m[2]
-    upper = inside[inside[:, 2] >= bottom_m]
-    upper = upper if len(upper) >= MIN_OWN_POINTS else inside
-    shared = np.zeros(len(upper), dtype=bool)
-    for other in others:
-        shared |= points_inside(upper, other)
-    own = upper[~shared]
-    return spread_points(own if len(own) >= MIN_OWN_POINTS else upper)

@@ -1,30 +1,39 @@
 """Whether keyframes still see an object where it was: surface points of it against their depth.
 
-A keyframe that measures a surface at enough of the points supports the object, one that measures
-clearly behind them sees through it, and one that is blocked, looks elsewhere or has no depth there
-says nothing. Numpy float64, world frame.
+A keyframe that measures a surface at most of the points that it sees supports the object, one that
+measures clearly behind most of them sees through it, and one that is blocked, looks elsewhere or
+has no depth there says nothing. A wall or a neighbour behind a thing is soon taken for its surface,
+so that a keyframe which sees through a good part of it, or through the place of what is known to be
+there, counts too, beside one that sees through most. Numpy float64, world frame.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 import numpy as np
 import numpy.typing as npt
 
+from ada3d_ros.geometry.boxes import grow_box, points_inside
+from ada3d_ros.geometry.free_space import is_seen_empty
 from ada3d_ros.geometry.sparse_points import project_to_frame
-from ada3d_ros.types import Keyframe, RgbdFrame
+from ada3d_ros.geometry.walls import on_walls
+from ada3d_ros.types import Box3D, Keyframe, RgbdFrame
 
 Points = npt.NDArray[np.float64]
 
+ABOUT_BOX_M, AROUND_M = 0.05, 0.5  # how far around an object's box others are looked at
+MIN_OWN_POINTS = 15  # that an object is judged by, where there are so many
+EVIDENCE_FROM = 0.3  # share of a box's height from which on points tell it from what it stands on
 MAX_POINTS = 160  # kept of an object
 TOLERANCE_M = 0.08  # between a point and what is measured there,
 TOLERANCE_SHARE = 0.02  # and this share of its distance
 MIN_DECIDED = 6  # points that a keyframe must see, or see through, to say anything
 MIN_DECIDED_SHARE = 0.15  # the same as a share of all points
-GONE_VIEWS = 2  # keyframes that must see through an object that is gone
+PARTLY = 0.4  # share of the decided points that are seen through where a keyframe supports no more
+GONE_VIEWS = 2  # keyframes that must see through an object that is gone, one of them through most
 
 
 class Sight(Enum):
@@ -33,6 +42,7 @@ class Sight(Enum):
     NOTHING = 0
     SUPPORTS = 1
     SEES_THROUGH = 2
+    PARTLY_THROUGH = 3
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -40,8 +50,8 @@ class Evidence:
     """What keyframes say about one object, in the order of their indices.
 
     xyz_m (P, 3): points of its surface. first_ns, last_ns: stamps of the first and the last
-    keyframe that supports it, -1 without one; last_index: of that keyframe; through_ns: stamps of
-    the keyframes after it that see through the object.
+    keyframe that supports it, -1 without one; last_index: of that keyframe; through_ns, partly_ns:
+    stamps of the keyframes after it that see through the object, and of those that do in part.
     """
 
     xyz_m: Points
@@ -49,11 +59,15 @@ class Evidence:
     last_ns: int = -1
     last_index: int = -1
     through_ns: tuple[int, ...] = ()
+    partly_ns: tuple[int, ...] = ()
 
     @property
     def gone_ns(self) -> int:
         """Stamp of the keyframe that showed that it is gone; -1 while it is there."""
-        return self.through_ns[GONE_VIEWS - 1] if len(self.through_ns) >= GONE_VIEWS else -1
+        both = sorted(self.through_ns + self.partly_ns)
+        if not self.through_ns or len(both) < GONE_VIEWS:
+            return -1
+        return max(self.through_ns[0], both[GONE_VIEWS - 1])
 
     def after(self, keyframe: Keyframe, sight: Sight) -> Evidence:
         """With what a later keyframe says."""
@@ -61,10 +75,11 @@ class Evidence:
         if sight is Sight.SUPPORTS:
             first = self.first_ns if self.first_ns >= 0 else stamp
             return Evidence(self.xyz_m, first, stamp, keyframe.index)
-        if sight is Sight.SEES_THROUGH and self.last_index >= 0:
-            through = (*self.through_ns, stamp)[:GONE_VIEWS]
-            return Evidence(self.xyz_m, self.first_ns, self.last_ns, self.last_index, through)
-        return self
+        if sight is Sight.NOTHING or self.last_index < 0:
+            return self
+        if sight is Sight.SEES_THROUGH:
+            return replace(self, through_ns=(*self.through_ns, stamp)[:GONE_VIEWS])
+        return replace(self, partly_ns=(*self.partly_ns, stamp)[:GONE_VIEWS])
 
 
 def gather_evidence(
@@ -76,6 +91,28 @@ def gather_evidence(
         sights = sights_of(keyframe.frame, [each.xyz_m for each in known])
         known = [each.after(keyframe, sight) for each, sight in zip(known, sights, strict=True)]
     return tuple(known)
+
+
+def telling_points(points: Points, box: Box3D, others: Sequence[Box3D]) -> Points:
+    """Points (P, 3) of the scene that show whether what the box encloses is there: those above what
+    it stands on, in no other object's box and on no wall, as far as there are such.
+    """
+    inside = points[points_inside(points, box)]
+    bottom_m = box.center_m[2] + (EVIDENCE_FROM - 0.5) * box.size_m[2]
+    upper = inside[inside[:, 2] >= bottom_m]
+    upper = upper if len(upper) >= MIN_OWN_POINTS else inside
+    shared = np.zeros(len(upper), dtype=bool)
+    for other in others:
+        shared |= points_inside(upper, other)
+    own = upper[~shared]
+    own = own if len(own) >= MIN_OWN_POINTS else upper
+
+    # A wall that the box reaches into goes on outside it.
+    around = points[points_inside(points, grow_box(box, AROUND_M)) & (points[:, 2] >= bottom_m)]
+    for other in (grow_box(box, ABOUT_BOX_M), *others):
+        around = around[~points_inside(around, other)]
+    apart = own[~on_walls(own, around)]
+    return spread_points(apart if len(apart) >= MIN_OWN_POINTS else own)
 
 
 def spread_points(xyz_m: Points, max_points: int = MAX_POINTS) -> Points:
@@ -95,14 +132,25 @@ def sights_of(frame: RgbdFrame, objects: Sequence[Points]) -> list[Sight]:
     num_through = np.bincount(owner[through], minlength=len(objects))
 
     # Of each object: what most of its points say, where enough say anything.
-    sights = []
-    for points, there, behind in zip(objects, num_supported, num_through, strict=True):
-        decided = there + behind
-        if decided < max(MIN_DECIDED, MIN_DECIDED_SHARE * len(points)) or there == behind:
-            sights.append(Sight.NOTHING)
-        else:
-            sights.append(Sight.SUPPORTS if there > behind else Sight.SEES_THROUGH)
-    return sights
+    return [
+        _sight_of(frame, points, there, behind)
+        for points, there, behind in zip(objects, num_supported, num_through, strict=True)
+    ]
+
+
+def _sight_of(frame: RgbdFrame, points: Points, there: int, behind: int) -> Sight:
+    """Of one object, of whose points so many have a surface, and so many are seen through."""
+    decided = there + behind
+    if decided < max(MIN_DECIDED, MIN_DECIDED_SHARE * len(points)):
+        if not len(points) or there > 0:
+            return Sight.NOTHING
+        # Its points are hidden; what of its place is not may be seen to be empty.
+        low_m, high_m = points.min(axis=0), points.max(axis=0)
+        is_empty = is_seen_empty(frame, low_m, high_m, TOLERANCE_M, MIN_DECIDED)
+        return Sight.PARTLY_THROUGH if is_empty else Sight.NOTHING
+    if behind > there:
+        return Sight.SEES_THROUGH
+    return Sight.PARTLY_THROUGH if behind >= PARTLY * decided else Sight.SUPPORTS
 
 
 def _measure(

@@ -43,6 +43,7 @@ def row_of(epoch: int, item: KeptObject) -> ObjectRow:
         "last_ns": evidence.last_ns,
         "last_index": evidence.last_index,
         "through_ns": list(evidence.through_ns),
+        "partly_ns": list(evidence.partly_ns),
         "key": item.key,
         "misses": item.misses,
     }
@@ -110,6 +111,7 @@ def _kept_of(row: ObjectRow) -> KeptObject:
         said["last_ns"],
         said["last_index"],
         tuple(said["through_ns"]),
+        tuple(said.get("partly_ns", ())),  # earlier stores have none
     )
     detection = Detection(from_json(Box3D, said["box"]), tuple(said["alternatives"]))
     return KeptObject(row.number, detection, evidence, said["key"], said["misses"])

@@ -91,6 +91,32 @@ def test_a_thing_partly_hidden_is_judged_by_what_is_seen_of_it():
     assert sights_of(keyframe(0, half_blocked).frame, [surface(CHAIR)]) == [Sight.SEES_THROUGH]
 
 
+@pytest.mark.parametrize(
+    ("share", "sight"),
+    [(0.3, Sight.SUPPORTS), (0.45, Sight.PARTLY_THROUGH), (0.6, Sight.SEES_THROUGH)],
+)
+def test_a_wall_at_its_back_supports_no_more_once_much_of_it_is_seen_through(share, sight):
+    """A share of the points stands free, the rest 5 cm before a wall, where it is taken for it."""
+    points, free = surface(CHAIR), round(share * len(surface(CHAIR)))
+    points[free:] += np.array([WALL_M - 0.05, 0.4, 0.0]) - CHAIR
+    assert sights_of(keyframe(0, NOTHING).frame, [points]) == [sight]
+
+
+def test_what_of_its_place_is_not_hidden_is_seen_to_be_empty():
+    """Points of its left side alone are known, which is hidden."""
+    points = surface(CHAIR)
+    deep = np.concatenate((points, points + np.array([0.5, 0.0, 0.0])))
+    left = deep[deep[:, 1] > CHAIR[1] + 0.05]
+    known = np.concatenate((left, deep[deep[:, 1] < CHAIR[1] - 0.2][:2]))
+    hidden = NO_CHAIR.copy()
+    hidden[:, : round(SIDE / 2 - FOCAL_PX * (CHAIR[1] - 0.05) / CHAIR[0])] = 1.0
+    frame = keyframe(0, hidden).frame
+    assert sights_of(frame, [known]) == [Sight.PARTLY_THROUGH]
+    there = np.where(hidden == 1.0, hidden, BOTH)
+    assert sights_of(keyframe(0, there).frame, [known]) != [Sight.PARTLY_THROUGH]
+    assert sights_of(keyframe(0, BLOCKED).frame, [known]) == [Sight.NOTHING]
+
+
 def test_no_objects_and_no_points_say_nothing():
     frame = keyframe(0, BOTH).frame
     assert sights_of(frame, []) == []
@@ -239,6 +265,28 @@ def test_gone_at_the_second_keyframe_that_sees_through_it():
     memory.observe(scene_of(*views))
     assert told(memory) == [("1", "chair", 10, 10, 60), ("2", "table", 10, 60, -1)]
     assert not memory.observe(scene_of(*views))  # nothing new
+
+
+HALF_NO_CHAIR = np.where(np.arange(SIDE) < SIDE / 2 - FOCAL_PX * 0.2, NO_CHAIR, BOTH)  # of it
+
+
+@pytest.mark.parametrize(
+    ("depths", "gone_ns"),
+    [
+        ((HALF_NO_CHAIR, NO_CHAIR), 30),
+        ((NO_CHAIR, HALF_NO_CHAIR), 30),
+        ((HALF_NO_CHAIR, HALF_NO_CHAIR, HALF_NO_CHAIR), -1),
+        ((HALF_NO_CHAIR, HALF_NO_CHAIR, HALF_NO_CHAIR, NO_CHAIR), 50),
+        ((HALF_NO_CHAIR, BOTH, NO_CHAIR), -1),
+    ],
+)
+def test_one_that_sees_through_half_of_it_counts_beside_one_that_sees_through_most(depths, gone_ns):
+    assert sights_of(keyframe(0, HALF_NO_CHAIR).frame, [surface(CHAIR)]) == [Sight.PARTLY_THROUGH]
+    memory, views = ObjectMemory(10), [keyframe(0, BOTH)]
+    memory.update([found("chair", CHAIR)], scene_of(*views))
+    views += [keyframe(index, depth) for index, depth in enumerate(depths, start=1)]
+    memory.observe(scene_of(*views))
+    assert [each.gone_ns for each in memory.objects] == [gone_ns]
 
 
 def test_seen_again_in_between_it_is_not_gone():
