@@ -26,7 +26,8 @@ Points = npt.NDArray[np.float64]
 
 ABOUT_BOX_M, AROUND_M = 0.05, 0.5  # how far around an object's box others are looked at
 MIN_OWN_POINTS = 15  # that an object is judged by, where there are so many
-EVIDENCE_FROM = 0.3  # share of a box's height from which on points tell it from what it stands on
+EVIDENCE_FROM = 0.3  # share of a box's height from which on points tell it from what it stands on,
+EVIDENCE_FROM_M = 0.12  # and at least so high, as tolerance is at 2 m
 MAX_POINTS = 160  # kept of an object
 TOLERANCE_M = 0.08  # between a point and what is measured there,
 TOLERANCE_SHARE = 0.02  # and this share of its distance
@@ -98,9 +99,12 @@ def telling_points(points: Points, box: Box3D, others: Sequence[Box3D]) -> Point
     it stands on, in no other object's box and on no wall, as far as there are such.
     """
     inside = points[points_inside(points, box)]
-    bottom_m = box.center_m[2] + (EVIDENCE_FROM - 0.5) * box.size_m[2]
-    upper = inside[inside[:, 2] >= bottom_m]
-    upper = upper if len(upper) >= MIN_OWN_POINTS else inside
+    foot_m, height_m = box.center_m[2] - box.size_m[2] / 2, box.size_m[2]
+    bottom_m = foot_m + EVIDENCE_FROM * height_m
+    upper = inside
+    for least_m in (bottom_m, max(bottom_m, foot_m + EVIDENCE_FROM_M)):
+        higher = inside[inside[:, 2] >= least_m]
+        upper = higher if len(higher) >= MIN_OWN_POINTS else upper
     shared = np.zeros(len(upper), dtype=bool)
     for other in others:
         shared |= points_inside(upper, other)

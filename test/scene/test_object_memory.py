@@ -11,7 +11,13 @@ import pytest
 from ada3d_ros.geometry.boxes import iou_axis_aligned
 from ada3d_ros.scene.keyframes import SceneSnapshot
 from ada3d_ros.scene.object_detections import Detection, iou_matrix, suppress
-from ada3d_ros.scene.object_evidence import MAX_POINTS, Sight, sights_of, spread_points
+from ada3d_ros.scene.object_evidence import (
+    MAX_POINTS,
+    Sight,
+    sights_of,
+    spread_points,
+    telling_points,
+)
 from ada3d_ros.scene.objects import FoundObject, ObjectMemory
 from ada3d_ros.types import Box3D, Intrinsics, Keyframe, KeyframeReason, RgbdFrame, SceneState
 
@@ -132,6 +138,39 @@ def test_points_are_spread_over_all_there_are():
     assert spread_points(points[:5]) is not points
     assert np.array_equal(spread_points(points[:5]), points[:5])
     assert len(spread_points(points[:0])) == 0
+
+
+def column(low_m, high_m, count=400):
+    """Points of a thing of 0.4 m by 0.4 m that stands at the origin, between two heights."""
+    draw = np.random.default_rng(0)
+    return draw.uniform((-0.2, -0.2, low_m), (0.2, 0.2, high_m), (count, 3))
+
+
+@pytest.mark.parametrize(
+    ("height_m", "from_m"),
+    [(1.0, 0.3), (0.2, 0.12), (0.05, 0.015)],
+    ids=["its-upper-part", "above-what-it-stands-on", "what-there-is"],
+)
+def test_points_near_the_foot_tell_little(height_m, from_m):
+    box = Box3D(np.array([0, 0, height_m / 2]), np.array([0.4, 0.4, height_m]))
+    heights = telling_points(column(0.0, height_m), box, [])[:, 2]
+    assert from_m <= heights.min() < from_m + 0.1 * height_m
+
+
+def test_points_of_others_and_of_a_wall_that_goes_on_tell_nothing():
+    thing = column(0.0, 1.0)
+    beside = np.array([0.2, 0.0, 0.0]) + column(0.0, 1.0) * (0.2, 1.0, 1.0)  # reaches into the box
+    other = Box3D(np.array([0.2, 0.0, 0.5]), np.array([0.08, 0.4, 1.0]))
+    draw = np.random.default_rng(1)
+    wall = draw.uniform((-0.8, 0.19, 0.0), (0.8, 0.19, 1.0), (600, 3))
+    box = Box3D(np.array([0, 0, 0.5]), np.array([0.4, 0.4, 1.0]))
+    own = telling_points(np.concatenate((thing, beside, wall)), box, [other])
+    assert 100 < len(own) <= MAX_POINTS
+    assert own[:, 0].max() < 0.16
+    assert own[:, 1].max() < 0.19 - 0.02
+    # Where nothing else is left, they are what there is.
+    alone = telling_points(wall, box, [])
+    assert len(alone) > 50
 
 
 # -- one detection an object
