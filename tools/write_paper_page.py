@@ -19,7 +19,7 @@ from paper_parts import (
     table,
     training_time,
 )
-from table_parts import ROOT, before_mean_places, head, result
+from table_parts import ROOT, head, result
 
 TARGET = ROOT / "docs" / "paper.md"
 VANILLA_TFLOP, PRUNED_TFLOP = 11.46, 4.57  # the paper's
@@ -271,7 +271,6 @@ them: voxel_dpp, which chooses before the language model by how unlike the featu
 random tokens {points("random")}; FastV {points("fastv")}. The paper's order of
 AdaToken-3D and PyramidDrop (58.1 to 57.9 and 65.0 to 64.9 on its own model) is not found
 again there, only in 2D (below); FastV is the weakest; the best is none of the three.
-{before_mean_places(result("image_view"))}
 
 **Why it differs**, most likely, for no part was measured apart: budgets are alike, and
 AdaToken-3D scores as PyramidDrop does; what differs is where tokens go and where the rest

@@ -86,10 +86,10 @@ over rooms, or `+-` one standard error over rooms.
   with the whole scene. Below 10 of them a difference stands without an interval, and nothing is
   compared. *(none differed)*: both rows answered every question alike, so that drawing again shows
   no spread; that is not certainty.
-- A group is named, and a row called better or worse, only where the interval is clear of 0: of
-  forty comparisons one or two are that by chance. The best of many rows looks better than it is on
-  the rooms that chose it: where this page says "the best", rooms of even number chose, and the
-  others tell what it is worth ([decision
+- A group is named, and a row called better (or set in bold), only where the interval is clear of
+  0: of forty comparisons one or two are that by chance. The best of many rows looks better than
+  it is on the rooms that chose it: where this page says "the best", rooms of even number chose,
+  and the others tell what it is worth ([decision
   202](decisions/0202-even-rooms-choose-odd-ones-tell.md)).
 """
 
@@ -220,10 +220,12 @@ def level(data: Row) -> str:
         f" {state} Commits that measured: {', '.join(c[:12] for c in data['commits'])}.",
         never_asked(data, "the table of level 1 has them" if number == 2 else ADDED_LATER),
         "### What we find",
-        "Who wins and who loses, paired with AdaToken-3D as published:",
-        winners(data),
         "What was wanted:",
         targets(data),
+        "Better than AdaToken-3D as published, with an interval clear of 0, the largest difference"
+        " first. On four layers it keeps at least .4; below, the rival is"
+        " `voxel_dpp+adatoken3d`, paper, which can go on:",
+        winners(data),
         "### What pruning hurts first",
         f"Groups of at least {LEAST_N} questions whose loss is clear of 0, the largest first:",
         "\n".join(filter(None, (hurt_first(data, *row) for row in LOSERS))),

@@ -148,7 +148,7 @@ def column(low_m, high_m, count=400):
 
 @pytest.mark.parametrize(
     ("height_m", "from_m"),
-    [(1.0, 0.3), (0.2, 0.12), (0.05, 0.015)],
+    [(1.0, 0.3), (0.2, 0.1), (0.05, 0.015)],
     ids=["its-upper-part", "above-what-it-stands-on", "what-there-is"],
 )
 def test_points_near_the_foot_tell_little(height_m, from_m):
