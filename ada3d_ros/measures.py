@@ -14,6 +14,7 @@ import numpy.typing as npt
 from ada3d_ros.types import NAN, Box3D
 
 RADIUS_M = 0.05, 100.0  # around a place, of what is measured or looked for: least and most
+LEFT_RIGHT = "left_right"  # attribute of DIRECTION: which of the two, however near straight ahead
 NUMBER = 1, 100  # of nearest things: least and most
 
 
@@ -63,7 +64,8 @@ class MeasureRequest:
     third: BETWEEN: the second anchor; DIRECTION: what one faces. category: names what is counted or
     looked for among objects, "" = all. k: of NEAREST; radius_m: of WITHIN and COUNT, NaN = all.
     centers: distances between centres, else between surfaces. attribute: what of the found object
-    the answer is ("" = its name, "color", "category", "count", "yes_no").
+    the answer is ("" = its name, "color", "category", "count", "yes_no"); of DIRECTION "yes_no"
+    asks for the side that category names, "left_right" for one of the two, or for category's.
     """
 
     kind: MeasureKind

@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from ada3d_ros.measures import LEFT_RIGHT
 from ada3d_ros.measures import MeasureKind as Kind
 
 _REFERRING = "it|there|this|that|them|these|those|they"
@@ -184,11 +185,9 @@ _MEASURED: tuple[tuple[Kind, str], ...] = (
     *((Kind.NEAREST, form) for form in NEAREST_FORMS),
     (Kind.DIRECTION, _VIEWPOINT + " [then] " + _SIDE_ASKED),
     (Kind.DIRECTION, _SIDE_ASKED + " [then|from|there]* " + _VIEWPOINT),
-    (Kind.DIRECTION, "be {c} {sides} of {b}"),
     (Kind.DIRECTION, "be {c} {sides} [of|from|{me}]*"),
     (Kind.DIRECTION, "[on|in|to|at] what (side|direction) (of|from) {me} (be|do) {c} [be] [on|in]"),
     (Kind.DIRECTION, "[on|in|to|at] what (side|direction) (be|do) {c} [be|on|in|of|from|{me}]*"),
-    (Kind.DIRECTION, "[on|in|to|at] what side of {b} (be|do) {c} [be] [on|in|at]"),
     (Kind.COUNT, "[be] how many [of] {k} [that|be|see|there|do|have]*"),
     (Kind.COUNT, "([what] [be] number [be] of|count) {k} [that|be|see|there]*"),
     (Kind.COUNT, "[there] [be|see] [there] how many {k} [be|see|there]*"),
@@ -201,6 +200,11 @@ _MEASURED: tuple[tuple[Kind, str], ...] = (
     (Kind.WHERE, "[what] [be] position [be] of {a} [be]"),
     (Kind.WHERE, "[at|in] what position [be|do|have]* {a} [be|have|at]*"),
     (Kind.WHERE, "what [be] {a} poss position"),
+)
+# Left or right of a thing, without a viewpoint.
+LEFT_RIGHT_FORMS = (
+    "be {c} {sides} of {b}",
+    "[on|in|to|at] what side of {b} (be|do) {c} [be] [on|in|at]",
 )
 LAST_SEEN = "last_seen"  # attribute of where and when a thing was seen last
 _ASKED_BACK = "(where|when|where and when|when and where)"
@@ -267,6 +271,8 @@ def _all_frames() -> Iterator[Frame]:
         yield Frame(_compiled(form), Kind.WHERE, LAST_SEEN)
     for kind, form in _MEASURED:
         yield Frame(_compiled(form), kind)
+    for form in LEFT_RIGHT_FORMS:
+        yield Frame(_compiled(form), Kind.DIRECTION, LEFT_RIGHT)
     for form in _SUPERLATIVE:
         yield Frame(_compiled(form.replace("X", "largest")), Kind.LARGEST)
         yield Frame(_compiled(form.replace("X", "tallest")), Kind.TALLEST)

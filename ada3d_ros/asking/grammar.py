@@ -128,7 +128,7 @@ def _kind_of(request: MeasureRequest) -> str:
         return INVENTORY
     if request.attribute == LAST_SEEN:
         return LAST_SEEN
-    if request.kind is MeasureKind.DIRECTION and request.attribute == "yes_no":
+    if request.kind is MeasureKind.DIRECTION and request.category:
         return "side"
     if request.kind is MeasureKind.NEAREST and request.attribute == "color":
         return "multihop"
@@ -216,7 +216,7 @@ class _Filling:
             of=self._one("c"),
             to=stands or Reference(robot=True, label="the robot"),
             third=faced,
-            attribute="yes_no" if one_side else "",
+            attribute=base.attribute or ("yes_no" if one_side else ""),
             category=sides[0] if one_side else "",
         )
 

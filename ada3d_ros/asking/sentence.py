@@ -35,20 +35,26 @@ def put_in_words(request: MeasureRequest, result: Measurement) -> Measurement:
         return replace(result, word=noun_of(result.boxes[0].label))
     if request.attribute == "list":
         return _as_list(request, result)
-    if request.kind is MeasureKind.DIRECTION and request.attribute == "yes_no":
+    if request.kind is MeasureKind.DIRECTION and request.category:
         word = "yes" if result.word == request.category else "no"
         return replace(result, word=word, sentence=_behind(word, result.sentence))
     if request.kind is MeasureKind.SIZE and request.attribute in _DIMENSIONS:
         return _one_dimension(request, result)
+    if request.category:
+        result = replace(result, sentence=_naming_none(request.category, result.sentence))
     if request.kind in _NAMES_ONE and request.attribute in ("", "category") and request.k == 1:
         return replace(result, word=noun_of(result.word))
     if not result.word and not result.unit and len(result.values) == 1:  # a count
-        count = int(result.values[0])
-        if not count and request.category:
-            missing = f"are no {plural(singular(request.category))}"
-            result = replace(result, sentence=result.sentence.replace("are none", missing))
-        return replace(result, word=_number(count))
+        return replace(result, word=_number(int(result.values[0])))
     return result
+
+
+def _naming_none(category: str, sentence: str) -> str:
+    """That there is none of a category, where the sentence says that there is nothing."""
+    one = singular(category)
+    return sentence.replace("are none", f"are no {plural(one)}").replace(
+        "is nothing", f"is no {one}"
+    )
 
 
 def noun_of(label: str) -> str:

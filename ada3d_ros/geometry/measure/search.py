@@ -78,8 +78,12 @@ def _away(half: float, unit: str) -> str:
 
 
 def within(request: MeasureRequest, things: Resolved, scene: MeasuredScene) -> Measurement:
-    """The objects within a radius of one, nearest first: their number, names and boxes."""
+    """The objects within a radius of one, nearest first: their number, names and boxes; of a thing
+    that is named whether it is.
+    """
     anchor, radius = given(things.to), request.radius_m
+    if things.of is not None:
+        return _is_within(request, things.of, anchor)
     found = [
         one
         for one in by_distance(anchor.box, things.candidates)
@@ -101,6 +105,31 @@ def within(request: MeasureRequest, things: Resolved, scene: MeasuredScene) -> M
         word=_word(request, found),
         sentence=sentence,
         boxes=(anchor.box, *(one.box for one in found)),
+        assumptions=tuple(assumptions),
+    )
+
+
+def _is_within(request: MeasureRequest, thing: Referent, anchor: Referent) -> Measurement:
+    """Yes or no, with the distance."""
+    text = format_length(request.radius_m, request.unit)
+    apart_m = plan_distance_m(anchor.box, thing.box)
+    half_m = half_width_m(uncertainty.PLAN, anchor.box, thing.box)
+    is_so = apart_m <= request.radius_m
+    apart = f"{format_length(apart_m, request.unit)}{_away(half_m, request.unit)}"
+    assumptions = [ON_PLAN, *doubts(thing, anchor)]
+    if near_radius(anchor.box, thing.box, request.radius_m):
+        assumptions.append(f"{capital(thing.name)} is so near {text} that yes or no is not sure.")
+    return Measurement(
+        request.kind,
+        (apart_m,),
+        METRES,
+        (half_m,),
+        word=YES if is_so else NO,
+        sentence=(
+            f"{capital(YES if is_so else NO)}, {thing.name} is {'' if is_so else 'not '}within"
+            f" {text} of {anchor.name}: it is {apart}."
+        ),
+        boxes=(thing.box, anchor.box),
         assumptions=tuple(assumptions),
     )
 
@@ -216,8 +245,14 @@ def _held(
     found = [one for one in things.candidates if holds(one.box)]
     found.sort(key=lambda one: -one.box.score)
     names = listed([f"the {one.label}" for one in found]) if found else NOTHING
+    counted = request.attribute == "count"
+    if counted and found:
+        names = f"{len(found)}: {names}"
     return Measurement(
         request.kind,
+        (float(len(found)),) if counted else (),
+        "",
+        (count_half_width(0, len(found)),) if counted else (),
         word=_word(request, found),
         sentence=f"{capital(word)} {other.name} {_are(max(len(found), 1))} {names}.",
         boxes=(other.box, *(one.box for one in found)),

@@ -11,7 +11,7 @@ from ada3d_ros.geometry.measure.metric import doubts
 from ada3d_ros.geometry.measure.relations import NO_DIRECTION_M, bearing_rad, side_of
 from ada3d_ros.geometry.measure.request import MeasuredScene, Referent, Resolved, given
 from ada3d_ros.geometry.measure.uncertainty import half_width_m
-from ada3d_ros.measures import MeasureKind, Measurement, MeasureRequest
+from ada3d_ros.measures import LEFT_RIGHT, MeasureKind, Measurement, MeasureRequest
 from ada3d_ros.types import Box3D
 
 DEGREES = "deg"
@@ -24,7 +24,9 @@ PHRASES = {
 
 
 def direction(request: MeasureRequest, things: Resolved, scene: MeasuredScene) -> Measurement:
-    """The side of `of` for one who stands at `to` and faces `third`, or where the robot does."""
+    """The side of `of` for one who stands at `to` and faces `third`, or where the robot does; with
+    attribute "left_right" left or right of that direction alone.
+    """
     # Where one stands, and which way one faces.
     thing, at = given(things.of), given(things.to)
     heading, facing, assumptions = _heading(at, things.third, scene)
@@ -38,12 +40,15 @@ def direction(request: MeasureRequest, things: Resolved, scene: MeasuredScene) -
     # How sure the angle is, and whether it is near a border.
     faced = () if things.third is None else (things.third.box,)
     half = angle_half_width_deg(at.box, thing.box, *faced)
-    if side.other:
-        assumptions.append(
-            f"At {abs(side.angle_deg):.0f} degrees it is near the border to {side.other!r}."
-        )
+    word, degrees = side.word, abs(side.angle_deg)
+    if request.attribute == LEFT_RIGHT:
+        word = "left" if side.angle_deg > 0.0 else "right"
+        if min(degrees, 180.0 - degrees) <= half:
+            assumptions.append(f"At {degrees:.0f} degrees left or right is not sure.")
+    elif side.other:
+        assumptions.append(f"At {degrees:.0f} degrees it is near the border to {side.other!r}.")
     sentence = (
-        f"{thing.name[:1].upper() + thing.name[1:]} is {PHRASES[side.word]}, seen from"
+        f"{thing.name[:1].upper() + thing.name[1:]} is {PHRASES[word]}, seen from"
         f" {at.name}{facing}."
     )
     return Measurement(
@@ -51,7 +56,7 @@ def direction(request: MeasureRequest, things: Resolved, scene: MeasuredScene) -
         (side.angle_deg,),
         DEGREES,
         (half,),
-        word=side.word,
+        word=word,
         sentence=sentence,
         boxes=(at.box, *faced, thing.box),
         assumptions=(*assumptions, *doubts(thing, at)),

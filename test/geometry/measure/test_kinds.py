@@ -88,6 +88,30 @@ def test_within_a_radius() -> None:
     assert ask(MeasureKind.WITHIN, to=SOFA, among=ALL, **asked).word == "no"
 
 
+def test_whether_one_thing_is_within_a_radius() -> None:
+    yes = ask(MeasureKind.WITHIN, LAMP, TABLE, radius_m=2.0, attribute="yes_no")
+    assert yes.word == "yes"
+    assert yes.values == pytest.approx([1.5])
+    assert yes.uncertainty == pytest.approx([half_width_m(PLAN, TABLE, LAMP)])
+    assert yes.boxes == (LAMP, TABLE)
+    assert yes.sentence.startswith(
+        "Yes, the white lamp is within 2.00 m of the red table: it is 1.50 m away"
+    )
+    no = ask(MeasureKind.WITHIN, LAMP, TABLE, radius_m=1.45, attribute="yes_no", unit="cm")
+    assert (no.word, no.values) == ("no", pytest.approx((1.5,)))
+    assert "not within 145 cm of the red table: it is 150 cm away" in no.sentence
+    assert any("not sure" in text for text in no.assumptions)
+    assert not any("not sure" in text for text in yes.assumptions)
+
+
+def test_how_many_stand_on_a_thing() -> None:
+    two = (*ALL, box([-0.3, 0, 0.9], [0.2, 0.2, 0.2], "red ball"))
+    answer = ask(MeasureKind.ON, to=TABLE, among=two, attribute="count")
+    assert (answer.values, answer.word) == ((2.0,), "")
+    assert "are 2: the " in answer.sentence
+    assert ask(MeasureKind.ON, to=SOFA, among=two, attribute="count").values == (0.0,)
+
+
 def test_a_larger_radius_and_a_larger_k_hold_no_fewer() -> None:
     held = [
         ask(MeasureKind.WITHIN, to=TABLE, among=ALL, radius_m=r).values[0]
@@ -134,6 +158,24 @@ def test_direction_from_the_robot() -> None:
     lent = ask(MeasureKind.DIRECTION, CHAIR, Referent.of_point([2.0, -1.0, 0.0]), scene=scene)
     assert lent.word == "in front"
     assert lent.assumptions == ("One faces where the robot does.",)
+
+
+SIDES = ((20, "left"), (-20, "right"), (100, "left"), (160, "left"), (1, "left"), (-179, "right"))
+
+
+@pytest.mark.parametrize(("angle_deg", "word"), SIDES)
+def test_left_or_right_of_a_thing_goes_by_the_sign(angle_deg: float, word: str) -> None:
+    """Seen from the robot that looks along y at the table."""
+    angle = math.radians(90 + angle_deg)
+    thing = box([3 * math.cos(angle), -2.0 + 3 * math.sin(angle), 0.2], label="crate")
+    answer = ask(MeasureKind.DIRECTION, thing, ROBOT, TABLE, attribute="left_right")
+    assert answer.word == word
+    assert answer.values == pytest.approx([angle_deg])
+    assert answer.sentence == (
+        f"The crate is on the {word}, seen from the robot facing the red table."
+    )
+    said = f"At {abs(angle_deg)} degrees left or right is not sure."
+    assert (said in answer.assumptions) == (abs(angle_deg) in (1, 179))
 
 
 def test_an_angle_near_a_border_is_told() -> None:
