@@ -15,8 +15,6 @@ RESULTS = ROOT / "docs" / "results"
 COLUMNS = 116
 SHAPES = ("A", "B", "C", "W", "7B")
 ADDED_LATER = "they were added after the measurement"
-# Commits that measured before decision 179, as result files name them.
-BEFORE_MEAN_PLACES = ("4277aab63995", "74c6d7a2bdc2")
 
 
 def spread(value: dict[str, float], digits: int = 3) -> str:
@@ -61,20 +59,6 @@ def result(name: str) -> dict[str, Any]:
 def results_of(pattern: str) -> list[dict[str, Any]]:
     """All files of docs/results of that name."""
     return [result(path.stem) for path in sorted(RESULTS.glob(pattern))]
-
-
-def before_mean_places(data: dict[str, Any]) -> str:
-    """What a page says of results that were measured before merged tokens lay at their group's mean
-    place; '' of others.
-    """
-    if data["provenance"]["commit"][:12] not in BEFORE_MEAN_PLACES:
-        return ""
-    return (
-        "**Measured before [decision 179](decisions/0179-a-merged-group-lies-at-its-mean-place.md)"
-        "**: a token that `voxel_dpp` or `coarse_voxels` had merged lay at one member's place then,"
-        " not at the group's mean. Their rows, also joined with others, are not of the present"
-        " code."
-    )
 
 
 def never_asked(data: dict[str, Any], why: str = ADDED_LATER) -> str:

@@ -12,12 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from table_parts import before_mean_places
-
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "results"
 TARGET = ROOT / "docs" / "scene_pruning.md"
 COLUMNS = 100
+LATER = ("scene_plus", "scene_voxel")  # files with rows that were asked again, in their order
 ROWS = {  # variant: how the table calls it
     "prompts": "**one general prompt** (the default for a model without a file)",
     "prompts4": "4 prompts, largest (what stands in for the preset `small`)",
@@ -50,7 +49,10 @@ HEAD = """# Pruning the cached scene, measured
 Made by `python tools/write_scene_pruning_page.py` from `docs/results/scene_pruning_*.json`, which
 `ada3d eval scene-pruning --level 1 --json docs/results/scene_pruning_level1.json` (level 2 alike)
 and `ada3d eval scene-pruning --scenes 40 --appended --json
-docs/results/scene_pruning_appended.json` write.
+docs/results/scene_pruning_appended.json` write. What was asked again, of the same weights and
+rooms, is of the later file: `voxel_dpp` of `scene_voxel_levelN.json` (`--only voxel_dpp`), at 0.1
+`adatoken3d_plus` and expected attention of `scene_plus_levelN.json` (`--only
+plus,expected,voxel_dpp --keep 0.1`).
 
 The embedded model (4 layers, float32) on fresh rooms of split `test`, through the product itself:
 every variant is asked the same questions about the same rooms as `cache.prune: none`. Numbers are
@@ -146,8 +148,31 @@ def prose(text: str) -> str:
     return textwrap.fill(text, COLUMNS, break_long_words=False, break_on_hyphens=False)
 
 
-def level(data: dict[str, Any]) -> str:
+def with_later(data: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """A level's results, with the rows of later files in place of theirs or beside them; and what
+    their whole scene found. Raises ValueError where they are of another model or other questions.
+    """
+    rows = {(row["variant"], row["keep_ratio"]): row for row in data["rows"]}
+    said = ""
+    for name in LATER:
+        file = RESULTS / f"{name}_level{data['level']}.json"
+        if not file.is_file():
+            continue
+        later = json.loads(file.read_text(encoding="utf-8"))
+        if any(later[key] != data[key] for key in ("sha256", "split", "scenes", "n")):
+            raise ValueError(f"{file} is of another model or of other questions.")
+        rows |= {(row["variant"], row["keep_ratio"]): row for row in later["rows"]}
+        whole = later["unpruned"]["metrics"]
+        said = (
+            " Rows of later files are against the whole scene of their own run:"
+            f" {whole['text']['value']:.3f} / {whole['acc25']['value']:.3f}."
+        )
+    return data | {"rows": list(rows.values())}, said
+
+
+def level(measured: dict[str, Any]) -> str:
     """The part of one level."""
+    data, later = with_later(measured)
     n, whole = data["n"], data["unpruned"]["metrics"]
     return "\n".join(
         [
@@ -155,10 +180,9 @@ def level(data: dict[str, Any]) -> str:
             prose(
                 f"{data['scenes']} rooms, {n['text']} text questions, {n['acc25']} phrases; the"
                 f" whole scene: {whole['text']['value']:.3f} / {whole['acc25']['value']:.3f}."
-                f" {held(data)}"
+                f"{later} {held(data)}"
             ),
             "",
-            *([prose(old), ""] if (old := before_mean_places(data)) else []),
             rankings(data),
             "",
             "The rankings of default and preset, metric by metric, with 95 % intervals:",
