@@ -31,7 +31,12 @@ from ada3d_ros.lab.evaluation.blind import answer_blindly
 from ada3d_ros.lab.evaluation.pipelines import load_room, open_pipeline
 from ada3d_ros.lab.evaluation.pruning_rows import BLIND, SHUFFLED, Row, passes
 from ada3d_ros.lab.evaluation.pruning_summary import KINDS, Summary
-from ada3d_ros.lab.evaluation.room_records import RoomFacts, RoomRecordFile, record_of
+from ada3d_ros.lab.evaluation.room_records import (
+    RoomFacts,
+    RoomRecordFile,
+    record_of,
+    short_commit,
+)
 from ada3d_ros.lab.evaluation.scene_pruning import points
 from ada3d_ros.lab.evaluation.selection import Room, RoomSelection, rooms_of
 from ada3d_ros.lab.evaluation.synthetic import MAX_NEW_TOKENS, ask_room, count_text
@@ -123,7 +128,7 @@ class _Run:
 
     def __post_init__(self) -> None:
         self.base = self.pipeline.config
-        self.commit = str(tree())
+        self.commit = short_commit(str(tree()))
         self._look_at_rows()
 
     def _look_at_rows(self) -> None:

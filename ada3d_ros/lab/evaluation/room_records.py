@@ -22,6 +22,7 @@ from ada3d_ros.lab.results import CHANGED
 from ada3d_ros.usage import TokenUsage
 
 MISSING = "-"  # in the place of a digit: says nothing
+COMMIT_DIGITS = 12  # of a commit's name in a record
 FLOPS = ("prefill_flops", "rank_flops", "unpruned_prefill_flops", "full_prefill_flops")
 COSTS = (
     *("keep_ratio_achieved", "spatial_total", "held_kv_bytes", "unpruned_kv_bytes"),
@@ -51,8 +52,9 @@ class RoomFacts:
 class RoomRecord:
     """One variant about one room.
 
-    right, coherent: a digit a question, MISSING where it was not asked or says nothing; ious: of
-    the phrases with a target, in that order; costs: means over the answers, by name of COSTS.
+    commit: `short_commit` of the code that asked; right, coherent: a digit a question, MISSING
+    where it was not asked or says nothing; ious: of the phrases with a target, in that order;
+    costs: means over the answers, by name of COSTS.
     """
 
     row: str
@@ -72,6 +74,12 @@ class RoomRecord:
         return mine == yours
 
 
+def short_commit(name: str) -> str:
+    """The first digits of a commit's name, with the mark of a tree that was changed."""
+    changed = CHANGED if name.endswith(CHANGED) else ""
+    return name.removesuffix(CHANGED)[:COMMIT_DIGITS] + changed
+
+
 def record_of(
     row: str, room: int, commit: str, outcomes: Sequence[Outcome], usages: Sequence[TokenUsage]
 ) -> RoomRecord:
@@ -80,7 +88,7 @@ def record_of(
     return RoomRecord(
         row,
         room,
-        commit,
+        short_commit(commit),
         "".join(str(int(each.right)) for each in outcomes),
         "".join(coherent),
         # Rounded down, so that what misses a threshold goes on missing it.
@@ -171,10 +179,13 @@ class RoomRecordFile:
 
 
 def _line(item: RoomRecord | RoomFacts) -> str:
-    """Costs in the order of COSTS, without their names: they were two thirds of a file."""
+    """Costs in the order of COSTS, without their names: they were two thirds of a file. Whole
+    numbers have no point.
+    """
     data = asdict(item)
     if isinstance(item, RoomRecord):
-        data["costs"] = [item.costs.get(name) for name in COSTS]
+        costs = [item.costs.get(name) for name in COSTS]
+        data["costs"] = [int(c) if c is not None and c == int(c) else c for c in costs]
     return line_of(data)
 
 
@@ -183,6 +194,6 @@ def _item(data: dict[str, Any]) -> RoomRecord | RoomFacts:
         costs = zip(COSTS, data["costs"], strict=True)
         data["costs"] = {name: cost for name, cost in costs if cost is not None}
         record = RoomRecord(**data)
-        return replace(record, ious=tuple(record.ious))
+        return replace(record, ious=tuple(record.ious), commit=short_commit(record.commit))
     lists: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
     return RoomFacts(**lists)

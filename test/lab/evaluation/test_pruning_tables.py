@@ -200,7 +200,7 @@ def test_controls_are_asked_too(made: tuple[Path, Any]) -> None:
     written = json.loads(file.read_text(encoding="utf-8"))
     assert written["complete"]
     assert written["missing"] == 0
-    assert written["commits"] == ["a" * 40]
+    assert written["commits"] == ["a" * 12]
 
 
 # -- going on
@@ -459,3 +459,14 @@ def test_rooms_can_be_taken_one_by_one() -> None:
     assert last.questions == every[2].questions
     assert np.array_equal(last.boxes[0].center_m, every[2].boxes[0].center_m)
     assert {question.kind for question in questions_asked(last)} <= set(KINDS)
+
+
+def test_a_line_is_short_and_says_the_same(tmp_path: Path) -> None:
+    path, head = tmp_path / "x.rooms.jsonl", {"seed": 1}
+    file = RoomRecordFile(path, head)
+    costs = {"keep_ratio_achieved": 0.25, "spatial_total": 843.0, "held_kv_bytes": 2381180.0}
+    file.add(RoomRecord("none", 0, "c" * 40, "01", ious=(0.5, 0.25), costs=costs))
+    line = path.read_text(encoding="utf-8").splitlines()[1]
+    assert '"costs":[0.25,843,2381180,null' in line
+    kept = RoomRecordFile(path, head).records["none", 0]
+    assert kept == RoomRecord("none", 0, "c" * 12, "01", ious=(0.5, 0.25), costs=costs)
