@@ -46,6 +46,8 @@ def color_choice(phrasing: Phrasing) -> ColorChoice | None:
         colors += more
     if not colors or (" " in name and name.split()[-1] in _SHADES):
         return None
+    if not name and ends[2] != "n":  # "an orange" is a thing
+        return None
 
     # What is asked about: the name before the colour, or all that comes before.
     asked = _ASKED.fullmatch((ends[1] + (ends[2] + ends[3] if name else "")).strip())

@@ -128,20 +128,24 @@ def require_found(
     return replace(read, things=tuple(things)), took
 
 
-def is_surely_listed(
+def answer_from_list(
     pipeline: AskedPipeline, question: Question, hooks: AskHooks, name: str
-) -> bool:
-    """Whether the list of the scene as it is now holds an object of this name, and the model,
-    asked what is at its place, is sure to describe one. False for one that was not taught to.
+) -> Answer | None:
+    """The yes to whether there is such a thing, where the list of the scene as it is now holds one,
+    and the model, asked what is at its place, is sure to describe one: with that place, in the form
+    of a model's own yes. None where that does not tell, and of a model that was not taught to.
     """
     objects = pipeline.objects()
     listed = [thing for thing in objects.present if fits(name, thing.label)]
     if not name or not listed or not objects.complete:
-        return False
+        return None
     if "caption" not in pipeline.abilities.kinds:
-        return False
-    place = place_text(max(listed, key=lambda thing: thing.box.score).center_m.tolist())
-    text = CAPTION_PROMPT.format(place=place)
+        return None
+    box = max(listed, key=lambda thing: thing.box.score).box
+    text = CAPTION_PROMPT.format(place=place_text(box.center_m.tolist()))
     asked = replace(question, text=text, routed=False, max_new_tokens=0, want_boxes=False)
-    answer = pipeline.ask(asked, AskHooks(check=hooks.check))
-    return fits(name, answer.text) and answer.confidence >= DESCRIBED
+    said = pipeline.ask(asked, AskHooks(check=hooks.check, on_stage=hooks.on_stage))
+    if not fits(name, said.text) or said.confidence < DESCRIBED:
+        return None
+    hooks.on_text("yes", said.tokens.generated)
+    return replace(said, question=question.text, text="yes", places=(box,))

@@ -13,7 +13,7 @@ from ada3d_ros.asking.frames import LAST_SEEN
 from ada3d_ros.asking.model_task import ModelTask, measured_choice
 from ada3d_ros.asking.presupposed import (
     TAUGHT,
-    is_surely_listed,
+    answer_from_list,
     model_denies,
     require_found,
     require_places,
@@ -129,7 +129,8 @@ def routed(ask: Ask) -> Ask:
 def measured_answer(
     pipeline: RoutingPipeline, question: Question, hooks: AskHooks
 ) -> Answer | ModelTask:
-    """The measured answer, or what the model is to answer.
+    """The measured answer, the model's to what the list of objects holds, or what the model is to
+    answer.
 
     Raises UnknownKindError, InvalidRequestError, QuestionTooLongError, AmbiguousError;
     NotGroundedError where something that is named is not found, unless an open model is to answer.
@@ -161,7 +162,9 @@ def measured_answer(
     by_model = is_taught and read.kind in MODEL_FIRST and not detects
     begun = pipeline.now()
     if by_model and can_measure and request is not None:
-        by_model = not is_surely_listed(pipeline, question, hooks, request.category)
+        listed = answer_from_list(pipeline, question, hooks, request.category)
+        if listed is not None:
+            return listed
     if request is not None and can_measure and not by_model:
         try:
             return measured_choice(pipeline.measure, request, hooks, question, read)

@@ -64,16 +64,16 @@ def taught_question(read: ReadQuestion, words: frozenset[str]) -> str:
 
 def taught_name(thing: Reference, words: frozenset[str]) -> str:
     """`red table` of "the red desk", `largest table`, `red object` of "the red one"."""
-    return ("largest " if thing.largest else "") + _in_words(thing.phrase, words)
+    return ("largest " if thing.largest else "") + _known_words(thing.phrase, words)
 
 
-def _in_words(name: str, words: frozenset[str]) -> str:
+def _known_words(name: str, words: frozenset[str]) -> str:
     """A name in words that the model knows; a colour alone is one of an object."""
-    known = [_in_word(word, words) for word in name.casefold().split()]
+    known = [_known_word(word, words) for word in name.casefold().split()]
     return " ".join([*known, "object"] if known and set(known) <= COLORS else known)
 
 
-def _in_word(word: str, words: frozenset[str]) -> str:
+def _known_word(word: str, words: frozenset[str]) -> str:
     if word in GENERIC:
         return "object"
     return word if word in words else canonical(word) or word
@@ -81,7 +81,7 @@ def _in_word(word: str, words: frozenset[str]) -> str:
 
 def _of_request(request: MeasureRequest, words: frozenset[str]) -> str:
     """The same of what could be measured."""
-    group = _in_words(request.category, words)
+    group = _known_words(request.category, words)
     many = plural(group or "object")
     to, third, of = (
         "" if thing is None else taught_name(thing, words)

@@ -12,7 +12,7 @@ import pytest
 from ada3d_ros.asking import route
 from ada3d_ros.asking.grammar import read_question
 from ada3d_ros.asking.model_task import ModelTask
-from ada3d_ros.asking.presupposed import is_surely_listed
+from ada3d_ros.asking.presupposed import answer_from_list
 from ada3d_ros.asking.references import parse_reference
 from ada3d_ros.asking.taught import CAPTION_PROMPT
 from ada3d_ros.asking.words import with_article
@@ -653,32 +653,39 @@ def test_what_a_named_thing_looks_like_is_told_of_its_place(
     ],
 )
 def test_what_is_listed_and_described_is_not_denied(
-    name: str, said: str, sure: float, complete: bool, is_there: bool
+    pipeline: Ada3DPipeline, name: str, said: str, sure: float, complete: bool, is_there: bool
 ) -> None:
     """The list has a black barrel; the model says of its place what it says."""
     box = Box3D(np.array([1.0, 2.0, 0.4]), np.ones(3), label="black barrel", score=0.8)
     objects = ObjectsSnapshot((SceneObject("1", "black barrel", box),), complete=complete)
+    any_answer = ask(pipeline, "Is there a red chair?")
     asked: list[str] = []
 
-    def told(question: Question, hooks: AskHooks) -> SimpleNamespace:
+    def told(question: Question, hooks: AskHooks) -> Answer:
         asked.append(question.text)
         assert not question.routed
-        return SimpleNamespace(text=said, confidence=sure)
+        return replace(any_answer, text=said, confidence=sure)
 
     model = SimpleNamespace(abilities=route.Abilities(TAUGHT), objects=lambda: objects, ask=told)
-    assert is_surely_listed(model, Question("?"), AskHooks(), name) is is_there
+    question = Question(f"Have we got a {name}?")
+    pieces: list[str] = []
+    hooks = AskHooks(on_text=lambda piece, _: pieces.append(piece))
+    answer = answer_from_list(model, question, hooks, name)
     assert asked in ([], [CAPTION_PROMPT.format(place="[1.000, 2.000, 0.400]")])
+    assert (answer is not None) is is_there
+    if answer is not None:
+        assert (answer.text, answer.question) == ("yes", question.text)
+        assert (answer.places, answer.method) == ((box,), AnswerMethod.MODEL)
+        assert pieces == ["yes"]
 
 
-def test_what_is_surely_listed_is_shown(pipeline: Ada3DPipeline) -> None:
-    """With its box, and without the model's own word for it."""
-    pipeline.inventory_now()
-    answers = [
-        ask(pipeline, f"Is there {with_article(t.label)}?") for t in pipeline.objects().present
-    ]
-    shown = [answer for answer in answers if answer.method is AnswerMethod.MEASURED]
-    assert len(shown) >= 3
-    for answer in shown:
-        assert answer.measurement is not None
-        assert answer.measurement.word == "yes"
-        assert answer.boxes
+def test_what_is_listed_is_there(pipeline: Ada3DPipeline) -> None:
+    """Said as the model says it, so that no watched answer changes when the list is complete."""
+    present = pipeline.inventory_now().present
+    assert len(present) >= 5
+    for thing in present:
+        answer = ask(pipeline, f"Have we got {with_article(thing.label)}?")
+        assert (answer.text, answer.method) == ("yes", AnswerMethod.MODEL)
+        assert answer.places
+        apart = [np.linalg.norm(place.center_m - thing.center_m) for place in answer.places]
+        assert min(apart) < 0.5
