@@ -223,6 +223,9 @@ _SUPERLATIVE = (
     "X [{k}] be what",
 )
 _MODEL: tuple[tuple[str, str], ...] = (
+    ("color", "[of|in] what color [have|be|do|of]* [{o}] [that] [be]* (at|it|that|this)* at {a}"),
+    ("color", "[what] [be] color [of|be]* [what] [{o}] [that] [be]* at {a}"),
+    ("caption", "(what|how) do {a} look [like]"),
     ("caption", "[related] {o} be at {a} describe ({o}|it) [in {o}|in detail]"),
     ("caption", "describe [what] [{o}] [that] [be|see]* [there] at {a} [be] [in {o}|in detail]"),
     ("caption", "[what] [be] {o} of [what] [{o}] [that] [be]* at {a}"),

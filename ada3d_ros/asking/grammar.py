@@ -9,6 +9,7 @@ import functools
 import re
 from dataclasses import dataclass, replace
 
+from ada3d_ros.asking.chosen_color import color_choice
 from ada3d_ros.asking.detected_request import INVENTORY
 from ada3d_ros.asking.frames import LAST_SEEN, Frame, all_frames
 from ada3d_ros.asking.phrasing import Phrasing, Thing, is_a_name, phrase
@@ -48,12 +49,14 @@ class ReadQuestion:
 
     kind: its name in a model's question_kinds, or distance, size, height, free_floor, inventory
     that only measures answer; request: what to measure, None where only a model answers; things:
-    all that it names.
+    all that it names; choices: colours, of a question whether the one that it asks for is this one,
+    or which of several.
     """
 
     kind: str
     request: MeasureRequest | None
     things: tuple[Reference, ...] = ()
+    choices: tuple[str, ...] = ()
 
 
 def read_question(text: str) -> ReadQuestion | None:
@@ -75,6 +78,16 @@ def read_question(text: str) -> ReadQuestion | None:
 
 
 def _read(phrasing: Phrasing) -> ReadQuestion | None:
+    """As it stands, else as the question after a colour that it gives to choose from."""
+    read = _read_as_is(phrasing)
+    choice = color_choice(phrasing) if read is None else None
+    if choice is None:
+        return read
+    read = _read_as_is(choice.phrasing)
+    return None if read is None else replace(read, choices=choice.colors)
+
+
+def _read_as_is(phrasing: Phrasing) -> ReadQuestion | None:
     """By the first frame that fits the whole question, with names in its slots."""
     for frame in all_frames():
         slots = frame.match(phrasing.marks)
@@ -166,7 +179,7 @@ class _Filling:
         color = self._thing("color")
         if color is not None and not color.color:
             return None
-        if kind == "caption" and not self._names_a_place("a"):
+        if self._is_robot() or (kind == "category" and not self._names_a_place("a")):
             return None
         thing = self._one("a") if color is None else Reference(phrase=f"{color.color} object")
         return ReadQuestion(kind, None, (thing,) if thing else ())

@@ -111,7 +111,7 @@ ROOM = _rules(
 
 # One word for each thing that the frames of the grammar look for. Whole turns of phrase first.
 TURNS = _rules(
-    (rf"\b(?:something|anything|things?|objects?|one) ({_COLOR})$", r"\1 object"),
+    (rf"\b(?<!est )(?:something|anything|things?|objects?|one) ({_COLOR})$", r"\1 object"),
     (rf"\b(?:has|have) (?:the )?colou?r ({_COLOR})\b", r"is \1"),
     (r"^any (?!of)", "is there any "),
     (r"\bin (?:what|which) (?:place|spot|part|corner)\b", "where"),

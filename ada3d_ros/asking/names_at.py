@@ -5,14 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from ada3d_ros.asking.taught import CAPTION_PROMPT, KIND_PROMPT, place_text
 from ada3d_ros.asking.words import canonical, color_of, with_article
 from ada3d_ros.engine.phrases import answer_probabilities
 from ada3d_ros.engine.scene_prefix import ScenePrefix
 from ada3d_ros.model.checkpoint import LoadedModel
 from ada3d_ros.scene.cutouts import Point
-
-KIND_PROMPT = "What is at {place}?"
-COLOR_PROMPT = "The related object is located at {place}. Describe the object in detail."
 
 
 def names_at(
@@ -28,14 +26,14 @@ def names_at(
 
     Raises as `answer_probabilities`.
     """
-    place = "[" + ", ".join(f"{at:.3f}" for at in place_m) + "]"
+    place = place_text(place_m)
     asked: dict[tuple[str, str], float] = {}
     parts = []
     for name in names:
         words = canonical(name)
         color = color_of(words)
         kind = " ".join(word for word in words.split() if word != color)
-        told = [(COLOR_PROMPT.format(place=place), with_article(color))] if color else []
+        told = [(CAPTION_PROMPT.format(place=place), with_article(color))] if color else []
         told += [(KIND_PROMPT.format(place=place), kind)] if kind else []
         parts.append(told)
         asked |= dict.fromkeys(told, 0.0)

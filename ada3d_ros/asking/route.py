@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Protocol
 
 from ada3d_ros.asking.detected_request import INVENTORY, detected_request
 from ada3d_ros.asking.frames import LAST_SEEN
+from ada3d_ros.asking.model_task import ModelTask, measured_choice
 from ada3d_ros.asking.presupposed import (
     TAUGHT,
+    answer_from_list,
     model_denies,
     require_found,
     require_places,
 )
-from ada3d_ros.asking.words import color_of
+from ada3d_ros.asking.taught import taught_question
 from ada3d_ros.engine.timing import Now
 from ada3d_ros.errors import (
     InvalidRequestError,
@@ -26,7 +28,7 @@ from ada3d_ros.errors import (
 )
 from ada3d_ros.measures import MeasureKind, MeasureRequest, ObjectsSnapshot
 from ada3d_ros.model.prompt import MAX_PROMPT_CHARS, check_question
-from ada3d_ros.types import Answer, AskHooks, Question, Scope, StopReason
+from ada3d_ros.types import Answer, AskHooks, Question, Scope
 from ada3d_ros.usage import StageTimings, added
 
 if TYPE_CHECKING:
@@ -37,10 +39,10 @@ if TYPE_CHECKING:
     from ada3d_ros.engine.prefix_cache import PrefixCache
     from ada3d_ros.engine.query_context import QueryContext
 
-# What models say better than boxes do, where they were taught it. Superlatives are measured: level
-# with the model on small rooms, far better on large ones (docs/log.md).
+# What models say better than boxes do, where they were taught it; but what the list surely holds
+# is there (0262). Superlatives are measured: level with the model on small rooms, far better on
+# large ones (docs/log.md).
 MODEL_FIRST = frozenset(("existence",))
-TAUGHT_SUPERLATIVES = ((MeasureKind.LARGEST, "color"), (MeasureKind.TALLEST, ""))
 # An example of every kind, in the order in which a refusal lists them.
 EXAMPLES = {
     INVENTORY: "What do you see?",
@@ -114,32 +116,32 @@ def routed(ask: Ask) -> Ask:
         pipeline: RoutingPipeline, question: Question, hooks: AskHooks = AskHooks()
     ) -> Answer:
         begun = pipeline.now()
-        measured, took = measured_answer(pipeline, question, hooks)
-        if measured is not None:
-            return measured
+        task = measured_answer(pipeline, question, hooks)
+        if isinstance(task, Answer):
+            return task
         left_s = question.deadline_s - (pipeline.now() - begun)
-        answer = ask(pipeline, replace(question, deadline_s=left_s), hooks)
-        require_an_answer(pipeline, question, answer)
-        return replace(answer, timings=added(took, answer.timings))
+        handed = replace(task.handed, deadline_s=left_s)
+        return task.answer(ask(pipeline, handed, task.hooks(hooks)), hooks)
 
     return answered
 
 
 def measured_answer(
     pipeline: RoutingPipeline, question: Question, hooks: AskHooks
-) -> tuple[Answer | None, StageTimings]:
-    """The measured answer; None where the model is to answer, and what was spent until then.
+) -> Answer | ModelTask:
+    """The measured answer, the model's to what the list of objects holds, or what the model is to
+    answer.
 
     Raises UnknownKindError, InvalidRequestError, QuestionTooLongError, AmbiguousError;
     NotGroundedError where something that is named is not found, unless an open model is to answer.
     """
-    nobody = None, StageTimings()
+    as_it_is = ModelTask(question)
     if question.phrase or not question.routed:
-        return nobody
+        return as_it_is
     kinds = pipeline.abilities.kinds
     can_measure = _can_measure(pipeline, question)
     if not kinds and not can_measure:
-        return nobody
+        return as_it_is
 
     # Read it; an open model answers what is not read, or read as more than one question.
     detects = can_measure and pipeline.abilities.detects
@@ -149,18 +151,23 @@ def measured_answer(
         request = detected_request(read)
     if read is None or (read.kind == INVENTORY and not detects):
         if not kinds:
-            return nobody
+            return as_it_is
         raise _unknown(question.text, kinds, can_measure, detects)
+    words = frozenset[str]()
     if kinds:
-        _require_known(pipeline, read)
+        words = _require_known(pipeline, read)
 
     # Measured, or by the model that was taught it; with a detector whatever its objects tell.
-    is_taught = not kinds or (read.kind in kinds and was_taught(read.request))
+    is_taught = not kinds or (read.kind in kinds and bool(taught_question(read, words)))
     by_model = is_taught and read.kind in MODEL_FIRST and not detects
     begun = pipeline.now()
+    if by_model and can_measure and request is not None:
+        listed = answer_from_list(pipeline, question, hooks, request.category)
+        if listed is not None:
+            return listed
     if request is not None and can_measure and not by_model:
         try:
-            return pipeline.measure(request, hooks, question), nobody[1]
+            return measured_choice(pipeline.measure, request, hooks, question, read)
         except NotGroundedError as error:
             if request.attribute == LAST_SEEN or (kinds and (not is_taught or detects)):
                 raise  # a model would make up what it does not see
@@ -171,13 +178,20 @@ def measured_answer(
         raise _unknown(question.text, kinds, can_measure, detects)
     tried_s = pipeline.now() - begun
     took = StageTimings(prefill_s=tried_s, total_s=tried_s)
+    if not kinds:
+        return ModelTask(question, took=took)
 
     # What it takes to be there is looked for first.
-    if kinds:
-        require_places(pipeline, question, hooks, read)
-    if kinds and can_measure:
-        took = added(took, require_found(pipeline, question, hooks, read))
-    return None, took
+    require_places(pipeline, question, hooks, read)
+    if can_measure:
+        read, looking = require_found(pipeline, question, hooks, read)
+        took = added(took, looking)
+    if read.kind == "caption" and any(thing.phrase for thing in read.things):
+        raise NotMeasurableError(
+            f"{question.text!r} needs the place of what it names, which cannot be looked for here:"
+            " give it as [x, y, z] ('Describe the object at [1.0, 2.0, 0.5].')."
+        )
+    return ModelTask(question, read, words, took)
 
 
 def _is_believed(
@@ -208,48 +222,15 @@ def _read(question: Question, kinds: tuple[str, ...]) -> ReadQuestion | None:
         return None
 
 
-def was_taught(request: MeasureRequest | None) -> bool:
-    """Whether a model of a list of kinds was taught this form of its kind: the nearest of all
-    things, sides as seen from one thing towards another, the colour of the largest and the name of
-    the tallest of all.
-    """
-    if request is None:
-        return True
-    if request.kind in (MeasureKind.LARGEST, MeasureKind.TALLEST):
-        return not request.category and (request.kind, request.attribute) in TAUGHT_SUPERLATIVES
-    if request.kind is MeasureKind.NEAREST:
-        return not request.category and request.k == 1
-    if request.kind is MeasureKind.DIRECTION:
-        ends = (request.to, request.third)
-        return all(end is not None and bool(end.phrase) for end in ends)
-    return True
-
-
-def require_an_answer(pipeline: RoutingPipeline, question: Question, answer: Answer) -> None:
-    """Raise NotGroundedError where a model was asked for a colour and said none, as it does of
-    things that are not there.
-    """
-    if question.phrase or not question.routed or answer.stop_reason is not StopReason.EOS:
-        return
-    if color_of(answer.text) or not pipeline.abilities.kinds:
-        return
-    from ada3d_ros.asking.grammar import read_question  # with the first question
-
-    read = read_question(question.text)
-    if read is not None and read.kind == "color":
-        raise NotGroundedError(
-            f"{question.text!r} has no answer: the model saw no colour there (it said"
-            f" {answer.text!r}). Ask whether the thing is there, or look at it with the camera."
-        )
-
-
 def _can_measure(pipeline: RoutingPipeline, question: Question) -> bool:
     in_scene = question.scope is Scope.SCENE
     return pipeline.config.question.measure and in_scene and pipeline.abilities.finds
 
 
-def _require_known(pipeline: RoutingPipeline, read: ReadQuestion) -> None:
-    """Raise NotGroundedError where it names what the model was not taught."""
+def _require_known(pipeline: RoutingPipeline, read: ReadQuestion) -> frozenset[str]:
+    """The words of the names that the model was taught, () where it may be asked for anything.
+    Raises NotGroundedError where the question names something else.
+    """
     from ada3d_ros.asking.resolve import require_known
 
     request = read.request
@@ -259,6 +240,7 @@ def _require_known(pipeline: RoutingPipeline, read: ReadQuestion) -> None:
     words = frozenset[str]() if pipeline.inventory is None else pipeline.inventory.taught_words
     for name in names:
         require_known(name, words)
+    return words
 
 
 def _unknown(

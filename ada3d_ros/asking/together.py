@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from ada3d_ros.asking.route import RoutingPipeline, measured_answer, require_an_answer
+from ada3d_ros.asking.model_task import ModelTask
+from ada3d_ros.asking.route import RoutingPipeline, measured_answer
 from ada3d_ros.engine.answer import build_answer
 from ada3d_ros.engine.memory_fallback import Ask
 from ada3d_ros.engine.query_context import encode_scene, select_context
@@ -16,7 +17,6 @@ from ada3d_ros.engine.token_selection import SceneContext
 from ada3d_ros.errors import Ada3DError
 from ada3d_ros.grounding import ground_answer
 from ada3d_ros.types import Answer, AskHooks, Question
-from ada3d_ros.usage import StageTimings, added
 
 logger = logging.getLogger(__name__)
 
@@ -34,40 +34,37 @@ class AskingPipeline(RoutingPipeline, Protocol):
 
 def ask_together(pipeline: AskingPipeline, asked: Batch) -> list[Answer | Exception]:
     """As `Ada3DPipeline.ask_together`. What is measured, or refused, has no part in the batch."""
-    measured = [_measured(pipeline, question, hooks) for question, hooks in asked]
+    routed = [_routed(pipeline, question, hooks) for question, hooks in asked]
     left = [
-        (replace(question, routed=False), hooks)
-        for (question, hooks), (answer, _) in zip(asked, measured, strict=True)
-        if answer is None
+        (replace(task.handed, routed=False), task.hooks(hooks))
+        for task, (_, hooks) in zip(routed, asked, strict=True)
+        if isinstance(task, ModelTask)
     ]
     by_model = iter(_ask_model(pipeline, left))
     return [
-        _checked(pipeline, question, next(by_model), took) if answer is None else answer
-        for (question, _), (answer, took) in zip(asked, measured, strict=True)
+        _answered(task, next(by_model), hooks) if isinstance(task, ModelTask) else task
+        for task, (_, hooks) in zip(routed, asked, strict=True)
     ]
 
 
-def _checked(
-    pipeline: AskingPipeline, question: Question, answer: Answer | Exception, took: StageTimings
-) -> Answer | Exception:
-    """A model's answer, or why it is none; took: the way to it."""
-    if isinstance(answer, Exception):
-        return answer
+def _answered(task: ModelTask, said: Answer | Exception, hooks: AskHooks) -> Answer | Exception:
+    """A model's answer, or why it is none."""
+    if isinstance(said, Exception):
+        return said
     try:
-        require_an_answer(pipeline, question, answer)
+        return task.answer(said, hooks)
     except Ada3DError as error:
         return error
-    return replace(answer, timings=added(took, answer.timings))
 
 
-def _measured(
+def _routed(
     pipeline: AskingPipeline, question: Question, hooks: AskHooks
-) -> tuple[Answer | Exception | None, StageTimings]:
+) -> Answer | ModelTask | Exception:
     """As `measured_answer`, or what it raised."""
     try:
         return measured_answer(pipeline, question, hooks)
     except Exception as error:  # told to this caller; the others go on
-        return error, StageTimings()
+        return error
 
 
 def _ask_model(pipeline: AskingPipeline, asked: Batch) -> list[Answer | Exception]:

@@ -30,6 +30,7 @@ def answer_measured(pipeline: ObjectsPipeline, question: Question, hooks: AskHoo
     """
     from ada3d_ros.asking.detected_request import detected_request, request_at_place
     from ada3d_ros.asking.grammar import read_question  # with the first question
+    from ada3d_ros.asking.model_task import measured_choice
 
     read = read_question(check_question(question.text, MAX_PROMPT_CHARS))
     request = None if read is None else detected_request(read) or request_at_place(read)
@@ -37,7 +38,7 @@ def answer_measured(pipeline: ObjectsPipeline, question: Question, hooks: AskHoo
         raise _refused(question, "question.measure is false: set it to true.")
     if question.scope is not Scope.SCENE:
         raise _refused(question, "the newest image alone is not looked at: ask about the scene.")
-    if request is None:
+    if read is None or request is None:
         from ada3d_ros.asking.route import EXAMPLES, examples_of
 
         examples = examples_of((), can_measure=True, detects=True)
@@ -46,7 +47,7 @@ def answer_measured(pipeline: ObjectsPipeline, question: Question, hooks: AskHoo
             "it cannot be read off the objects that a detector found. What can be asked, in words"
             f" of your own: {examples} / {EXAMPLES['category']}",
         )
-    return pipeline.measure(request, hooks, question)
+    return measured_choice(pipeline.measure, request, hooks, question, read)
 
 
 def _refused(question: Question, why: str) -> UnknownKindError:

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ada3d_ros.asking.taught import CAPTION_PROMPT
 from ada3d_ros.errors import ErrorCode
 from ada3d_ros.geometry.boxes import iou_axis_aligned
 from ada3d_ros.geometry.depth_support import count_support
 from ada3d_ros.lab.world.generated import GeneratedRoom
 from ada3d_ros.lab.world.graph import Graph, Thing, distance_m
-from ada3d_ros.lab.world.questions import CAPTION_PROMPT
 from ada3d_ros.lab.world.relations import DIRECTIONS, direction
 from ada3d_ros.lab.world.room_question import NUMBERS
 from ada3d_ros.types import NAN, Box3D
@@ -143,7 +143,7 @@ def _caption(room: _Choice) -> DemoQuestion | None:
     thing = room.take(room.clear)
     if thing is None:
         return None
-    text = CAPTION_PROMPT.format(point=_place(thing))
+    text = CAPTION_PROMPT.format(place=_place(thing))
     return DemoQuestion("caption", text, thing.name, (thing.name,))
 
 

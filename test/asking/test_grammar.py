@@ -31,8 +31,9 @@ def expected(kind: str, text: str) -> ReadQuestion:
     """What a line of paraphrases.yaml says."""
     head, _, rest = text.partition(" ")
     fields = dict(FIELD.findall(rest))
+    choices = tuple(fields.get("choices", "").split())
     if head.islower():
-        return ReadQuestion(head, None, (reference(fields["of"]),))
+        return ReadQuestion(head, None, (reference(fields["of"]),), choices)
     request = MeasureRequest(
         MeasureKind[head],
         of=reference(fields["of"]) if "of" in fields else None,
@@ -46,7 +47,7 @@ def expected(kind: str, text: str) -> ReadQuestion:
         unit=fields.get("unit", "m"),
     )
     named = tuple(r for r in (request.of, request.to, request.third) if r is not None)
-    return ReadQuestion(fields.get("model", kind), request, named)
+    return ReadQuestion(fields.get("model", kind), request, named, choices)
 
 
 def reference(text: str) -> Reference:
@@ -71,7 +72,7 @@ def without_labels(read: ReadQuestion | None) -> ReadQuestion | None:
         )
         radius_m = -1.0 if math.isnan(request.radius_m) else round(request.radius_m, 9)
         request = replace(request, of=of, to=to, third=third, radius_m=radius_m)
-    return ReadQuestion(read.kind, request, tuple(r for r in bare if r is not None))
+    return replace(read, request=request, things=tuple(r for r in bare if r is not None))
 
 
 ALL = [(kind, text, want) for kind, lines in PARAPHRASES.items() for text, want in lines.items()]

@@ -10,7 +10,12 @@ import numpy as np
 import pytest
 
 from ada3d_ros.asking import route
+from ada3d_ros.asking.grammar import read_question
+from ada3d_ros.asking.model_task import ModelTask
+from ada3d_ros.asking.presupposed import answer_from_list
 from ada3d_ros.asking.references import parse_reference
+from ada3d_ros.asking.taught import CAPTION_PROMPT
+from ada3d_ros.asking.words import with_article
 from ada3d_ros.config import from_flat
 from ada3d_ros.errors import (
     Ada3DError,
@@ -18,20 +23,22 @@ from ada3d_ros.errors import (
     CanceledError,
     InvalidRequestError,
     NotGroundedError,
+    NotMeasurableError,
     QuestionTooLongError,
     UnknownKindError,
 )
 from ada3d_ros.geometry.boxes import iou_axis_aligned
 from ada3d_ros.lab.world.generated import GeneratedRoom, generate_room
-from ada3d_ros.lab.world.rooms import CATEGORIES
+from ada3d_ros.lab.world.rooms import CATEGORIES, COLORS
 from ada3d_ros.measures import (
     MeasureKind,
     MeasureRequest,
     ObjectsSnapshot,
     Reference,
+    SceneObject,
 )
 from ada3d_ros.pipeline import Ada3DPipeline
-from ada3d_ros.types import Answer, AnswerMethod, AskHooks, Question, Scope, Stage
+from ada3d_ros.types import Answer, AnswerMethod, AskHooks, Box3D, Question, Scope, Stage
 from ada3d_ros.usage import StageTimings
 
 TAUGHT = (
@@ -248,7 +255,7 @@ def test_what_has_no_box_is_left_to_the_model_unless_it_denies_it(
     question = Question("What is nearest to the red barrel?")
     refused = pytest.raises(NotGroundedError, match=NOT_FOUND)
     with contextlib.nullcontext() if is_asked_on else refused:
-        assert route.measured_answer(pipeline, question, AskHooks())[0] is None
+        assert isinstance(route.measured_answer(pipeline, question, AskHooks()), ModelTask)
     assert asked == [("Is there a red barrel?", False)]
 
 
@@ -263,7 +270,7 @@ def test_a_side_of_what_has_no_box_is_left_to_nobody(
     assert not asked
     teach(pipeline, tuple(kind for kind in TAUGHT if kind != "caption"))
     try:  # a model that could not tell in a closer look
-        assert route.measured_answer(pipeline, Question(text), AskHooks())[0] is None
+        assert isinstance(route.measured_answer(pipeline, Question(text), AskHooks()), ModelTask)
     finally:
         teach(pipeline, TAUGHT)
     assert asked
@@ -409,14 +416,15 @@ def test_the_way_to_the_model_counts_in_deadline_and_stages(
     took = StageTimings(prefill_s=2.0, postprocess_s=0.5, total_s=3.0)
     own = StageTimings(prefill_s=0.25, decode_s=0.5, first_token_s=0.25, total_s=1.0)
     answer = replace(ask(pipeline, "Is there a chair?"), timings=own)
-    monkeypatch.setattr(route, "measured_answer", lambda *given: (None, took))
+    task = ModelTask(Question("Is it?", deadline_s=5.0, routed=False), took=took)
+    monkeypatch.setattr(route, "measured_answer", lambda *given: task)
 
     def answered(_: object, question: Question, hooks: AskHooks) -> Answer:
         asked.append(question.deadline_s)
         return answer
 
     seen = SimpleNamespace(now=lambda: next(seconds))
-    told = route.routed(answered)(seen, Question("Is it?", deadline_s=5.0, routed=False))
+    told = route.routed(answered)(seen, task.question)
     assert asked == [2.0]
     sums = {"prefill_s": 2.25, "postprocess_s": 0.5, "decode_s": 0.5}
     sums |= {"first_token_s": 3.25, "total_s": 4.0}
@@ -505,15 +513,18 @@ def test_a_place_outside_the_room_is_no_question_for_the_model(
     assert isinstance(together, InvalidRequestError)
 
 
-def test_a_colour_that_is_none_is_no_answer(pipeline: Ada3DPipeline) -> None:
-    from ada3d_ros.asking.route import require_an_answer
+def task_of(text: str) -> ModelTask:
+    """The question as a model of the generated rooms' names gets it."""
+    return ModelTask(Question(text), read_question(text), frozenset((*CATEGORIES, *COLORS)))
 
-    question = Question("What color is the yellow bed?")
+
+def test_a_colour_that_is_none_is_no_answer(pipeline: Ada3DPipeline) -> None:
     said = replace(ask(pipeline, "Is there a yellow bed?"), text="no")
+    task = task_of("What color is the yellow bed?")
     with pytest.raises(NotGroundedError, match="it said 'no'"):
-        require_an_answer(pipeline, question, said)
-    require_an_answer(pipeline, question, replace(said, text="yellow"))
-    require_an_answer(pipeline, Question("Is there a yellow bed?"), said)
+        task.answer(said, AskHooks())
+    assert task.answer(replace(said, text="yellow"), AskHooks()).text == "yellow"
+    assert task_of("Is there a yellow bed?").answer(said, AskHooks()).text == "no"
 
 
 def test_the_nearest_of_a_kind_that_is_not_there_is_not_guessed(
@@ -529,3 +540,152 @@ def test_the_nearest_of_a_kind_that_is_not_there_is_not_guessed(
 def test_none_nearest_things_cannot_be_asked_for(pipeline: Ada3DPipeline) -> None:
     with pytest.raises(InvalidRequestError, match="0 nearest things"):
         ask(pipeline, "What are the 0 objects nearest to the table?")
+
+
+def test_the_model_is_handed_what_it_was_taught(
+    pipeline: Ada3DPipeline, room: GeneratedRoom
+) -> None:
+    """In whatever words it was asked, which stay the answer's question."""
+    for thing in (room.graph.things[i] for i in alone(room)):
+        name = thing.name
+        plain = ask(pipeline, f"Is there {with_article(name)}?")
+        for form in ("Have we got {} in here?", "I am looking for {}, is there one?"):
+            text = form.format(with_article(name))
+            answer = ask(pipeline, text)
+            assert (answer.text, answer.question) == (plain.text, text)
+        for form in ("In which colour is the {} painted?", "What's the shade of the {}?"):
+            assert ask(pipeline, form.format(name)).text == thing.color
+    task = route.measured_answer(pipeline, Question("In which colour is a desk?"), AskHooks())
+    assert isinstance(task, ModelTask)
+    assert task.handed.text == "What color is the table?"
+    assert task.question.text == "In which colour is a desk?"
+
+
+def test_an_open_model_gets_the_question_as_it_is(pipeline: Ada3DPipeline) -> None:
+    teach(pipeline, ())
+    try:
+        for text in ("In which colour is the desk?", "Is the desk red?", "Describe the desk."):
+            task = route.measured_answer(pipeline, Question(text), AskHooks())
+            assert isinstance(task, ModelTask)
+            assert task.handed == task.question == Question(text)
+            said = replace(ask(pipeline, "Is there a table?"), text="It has four legs.")
+            assert task.answer(said, AskHooks()).text == "It has four legs."
+    finally:
+        teach(pipeline, TAUGHT)
+
+
+def test_a_colour_is_compared_with_the_one_that_was_asked(
+    pipeline: Ada3DPipeline, room: GeneratedRoom
+) -> None:
+    """Asked alone, in a batch, or of two; told at once, in the words of the answer."""
+    thing = next(room.graph.things[i] for i in alone(room))
+    name, color = thing.name, thing.color
+    other = next(each for each in COLORS if each != color)
+    wanted = {
+        f"Is the {name} {color}?": f"Yes: the {thing.category} is {color}.",
+        f"Is the {name} {other}?": f"No: the {thing.category} is {color}.",
+        f"Is the {name} {other} or {color}?": (
+            f"{color.capitalize()}: the {thing.category} is {color}."
+        ),
+    }
+    pieces: list[str] = []
+    hooks = AskHooks(on_text=lambda piece, _: pieces.append(piece))
+    for text, said in wanted.items():
+        answer = pipeline.ask(Question(text), hooks)
+        assert (answer.text, answer.method) == (said, AnswerMethod.MODEL)
+    assert pieces == list(wanted.values())
+    pieces.clear()
+    together = pipeline.ask_together([(Question(text), hooks) for text in wanted])
+    assert [one.text for one in together if isinstance(one, Answer)] == list(wanted.values())
+    assert sorted(pieces) == sorted(wanted.values())
+    with pytest.raises(AmbiguousError, match="Which one is meant"):
+        ask(pipeline, "Are the tables red?")
+
+
+def test_a_measured_colour_is_compared_too(pipeline: Ada3DPipeline, room: GeneratedRoom) -> None:
+    about = f"the object nearest to the {room.graph.things[alone(room)[0]].name}"
+    plain = ask(pipeline, f"What color is {about}?")
+    assert plain.measurement is not None
+    color = plain.measurement.word
+    said = plain.text.removeprefix(f"{color.capitalize()}: ")
+    assert said != plain.text
+    other = next(each for each in COLORS if each != color)
+    pieces: list[str] = []
+    hooks = AskHooks(on_text=lambda piece, _: pieces.append(piece))
+    for given, word in ((color, "yes"), (other, "no")):
+        answer = pipeline.ask(Question(f"Is {about} {given}?"), hooks)
+        assert answer.measurement is not None
+        assert answer.measurement.word == word
+        assert answer.text == answer.measurement.sentence == f"{word.capitalize()}: {said}"
+    assert pieces == [f"Yes: {said}", f"No: {said}"]
+
+
+def test_what_a_named_thing_looks_like_is_told_of_its_place(
+    pipeline: Ada3DPipeline, room: GeneratedRoom
+) -> None:
+    for thing in (room.graph.things[i] for i in alone(room)):
+        assert ask(pipeline, f"describe the {thing.name}").text == with_article(thing.name)
+        place = list(thing.center_m)
+        assert ask(pipeline, f"What colour is the object at {place}?").text == thing.color
+    with pytest.raises(AmbiguousError, match="the white table at"):
+        ask(pipeline, "Tell me about the table.")
+    absent = next(k for k in CATEGORIES if not room.graph.matching(category=k))
+    with pytest.raises(NotGroundedError, match=absent):
+        ask(pipeline, f"Describe the {absent}.")
+    config = pipeline.config
+    pipeline.set_config(replace(config, question=replace(config.question, measure=False)))
+    try:
+        with pytest.raises(NotMeasurableError, match="needs the place"):
+            ask(pipeline, f"Describe the {absent}.")
+    finally:
+        pipeline.set_config(config)
+
+
+@pytest.mark.parametrize(
+    ("name", "said", "sure", "complete", "is_there"),
+    [
+        ("barrel", "a black barrel", 0.95, True, True),
+        ("black barrel", "a black barrel", 0.94, True, True),
+        ("barrel", "a black barrel", 0.93, True, False),
+        ("barrel", "a black crate", 0.99, True, False),
+        ("barrel", "a black barrel", 0.99, False, False),
+        ("red barrel", "a red barrel", 0.99, True, False),
+    ],
+)
+def test_what_is_listed_and_described_is_not_denied(
+    pipeline: Ada3DPipeline, name: str, said: str, sure: float, complete: bool, is_there: bool
+) -> None:
+    """The list has a black barrel; the model says of its place what it says."""
+    box = Box3D(np.array([1.0, 2.0, 0.4]), np.ones(3), label="black barrel", score=0.8)
+    objects = ObjectsSnapshot((SceneObject("1", "black barrel", box),), complete=complete)
+    any_answer = ask(pipeline, "Is there a red chair?")
+    asked: list[str] = []
+
+    def told(question: Question, hooks: AskHooks) -> Answer:
+        asked.append(question.text)
+        assert not question.routed
+        return replace(any_answer, text=said, confidence=sure)
+
+    model = SimpleNamespace(abilities=route.Abilities(TAUGHT), objects=lambda: objects, ask=told)
+    question = Question(f"Have we got a {name}?")
+    pieces: list[str] = []
+    hooks = AskHooks(on_text=lambda piece, _: pieces.append(piece))
+    answer = answer_from_list(model, question, hooks, name)
+    assert asked in ([], [CAPTION_PROMPT.format(place="[1.000, 2.000, 0.400]")])
+    assert (answer is not None) is is_there
+    if answer is not None:
+        assert (answer.text, answer.question) == ("yes", question.text)
+        assert (answer.places, answer.method) == ((box,), AnswerMethod.MODEL)
+        assert pieces == ["yes"]
+
+
+def test_what_is_listed_is_there(pipeline: Ada3DPipeline) -> None:
+    """Said as the model says it, so that no watched answer changes when the list is complete."""
+    present = pipeline.inventory_now().present
+    assert len(present) >= 5
+    for thing in present:
+        answer = ask(pipeline, f"Have we got {with_article(thing.label)}?")
+        assert (answer.text, answer.method) == ("yes", AnswerMethod.MODEL)
+        assert answer.places
+        apart = [np.linalg.norm(place.center_m - thing.center_m) for place in answer.places]
+        assert min(apart) < 0.5

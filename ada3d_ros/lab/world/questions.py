@@ -13,6 +13,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
+from ada3d_ros.asking.taught import CAPTION_PROMPT
 from ada3d_ros.asking.words import plural
 from ada3d_ros.lab.world.graph import Graph, Thing
 from ada3d_ros.lab.world.relations import between, on, relation, side, under, within
@@ -31,7 +32,6 @@ from ada3d_ros.lab.world.room_question import (
 from ada3d_ros.lab.world.rooms import CATEGORIES, COLORS
 
 NEAREST_MARGIN_M = 0.25
-CAPTION_PROMPT = "The related object is located at {point}. Describe the object in detail."
 FOUND, NOT_FOUND = "here it is", "not seen"
 
 
@@ -178,7 +178,7 @@ def _multihop(graph: Graph, draw: random.Random) -> RoomQuestion | None:
 def _caption(graph: Graph, draw: random.Random) -> RoomQuestion | None:
     thing = draw.choice(graph.things)
     at = point(thing, draw)
-    text = CAPTION_PROMPT.format(point=at)
+    text = CAPTION_PROMPT.format(place=at)
     return RoomQuestion("caption", text, an(thing.name), (thing.number,), names=(at,))
 
 
