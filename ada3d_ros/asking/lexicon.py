@@ -18,22 +18,15 @@ def word_set(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-def _rules(*pairs: tuple[str, str]) -> tuple[Rule, ...]:
+def rules(*pairs: tuple[str, str]) -> tuple[Rule, ...]:
     return tuple((re.compile(pattern), written) for pattern, written in pairs)
 
 
 _COLOR = "|".join(sorted(COLORS))
 _NUMBERS = r"two|three|four|five|six|seven|eight|nine|ten|\d+"
 _ROOM = "room|scene|house|view|map|apartment|flat|area|picture|place|environment|home|office"
-_WE = "you|i|we|one|they"
-_SEE = "see|find|spot|notice|detect|observe|make out|recogni[sz]e|perceive"
-_OF = "(?: (?:of|from|to|around|about))?"
-_ME = "me|you|us|robot|the robot"
-_MY = "my|your|the|its|our"
-_BESIDE = "next to|beside|adjacent to|alongside|close to|near to|near|nearby|by|around|in front of"
-_STANDING = "standing|lying|sitting|resting|located|placed|positioned|situated|put|kept|stood"
 
-CONTRACTIONS = _rules(
+CONTRACTIONS = rules(
     (r"\b(what|where|which|who|how|there|that|it|here|when|why)'?s\b(?!')", r"\1 is"),
     (r"\b(what|where|there|they|you|we)'re\b", r"\1 are"),
     (r"\bb/w\b", "between"),
@@ -50,7 +43,7 @@ CONTRACTIONS = _rules(
 )
 
 # Greetings, politeness and fillers: they change no meaning and go.
-POLITE = _rules(
+POLITE = rules(
     (r"^(?:hey|hi|hello|ok|okay|well|so|excuse me|sorry|now|dear)(?: there)?(?: robot)?\b", ""),
     (r"^robot\b", ""),
     (r"^\s*(?:caption|tell (?:me|us) (?:more )?about|talk about)\b", "describe"),
@@ -90,7 +83,7 @@ POLITE = _rules(
 )
 
 # What says that the whole scene is meant: every question is about it.
-ROOM = _rules(
+ROOM = rules(
     (rf"\b(?:has|have) (?:the|this) (?:{_ROOM}) got\b", "see"),
     (
         rf"\b(?:here )?(?:in|inside|within|around|of|across|from) (?:the|this|that|your|our|my)"
@@ -110,7 +103,7 @@ ROOM = _rules(
 )
 
 # One word for each thing that the frames of the grammar look for. Whole turns of phrase first.
-TURNS = _rules(
+TURNS = rules(
     (rf"\b(?:something|anything|things?|objects?|one) ({_COLOR})$", r"\1 object"),
     (rf"\b(?:has|have) (?:the )?colou?r ({_COLOR})\b", r"is \1"),
     (r"^any (?!of)", "is there any "),
@@ -195,182 +188,6 @@ TURNS = _rules(
         r"\1",
     ),
 )
-
-SIDES = _rules(
-    (
-        rf"\b(?:on|to|at|towards?) (?:{_MY})(?: own)? (left|right)(?: ?-?hand)?(?: side)?"
-        rf"(?: of (?:{_ME}))?\b",
-        r"SIDE\1",
-    ),
-    (r"\b(?:my|your) (left|right)(?: ?-?hand)?(?: side)?\b", r"SIDE\1"),
-    (r"\bleft\b", "SIDEleft"),
-    (r"\bright\b(?! next| beside| by| now)", "SIDEright"),
-    (
-        rf"\b(?:directly |right )?(?:behind(?: (?:{_ME}))?|(?:at|to|on) (?:{_MY}) (?:back|rear)"
-        r"|in back of (?:me|you))(?= or| when| if| while|\s*$)",
-        "SIDEbehind",
-    ),
-    (
-        rf"\b(?:directly |right )?(?:in front of (?:{_ME})|ahead(?: of (?:me|you))?"
-        r"|in front(?! of)|straight ahead)\b",
-        "SIDEfront",
-    ),
-    # what one faces
-    (
-        r"\b(?:while|and|then|when|with)? ?(?:(?:i|you) (?:am |are )?)?(?:facing|faces?|looking"
-        r"|looks?|gazing|turned|turn|oriented|pointing)(?: (?:at|to|towards?|in the direction of"
-        r"|straight at))?(?= \w)(?! up| like)(?!.*\blike\b)",
-        " FACE",
-    ),
-)
-
-CUES = _rules(
-    # what there is to see
-    (rf"\b(?:can|could|do|did|will|would) (?:{_WE}) (?:currently )?(?:{_SEE}|have)\b", "see"),
-    (r"\bhave (?:you|we|i) (?:seen|got|noticed|spotted|found|detected)\b", "see"),
-    (r"\b(?:can be|is|are)(?: to be)? (?:seen|visible|present|found)\b", "see"),
-    (r"\b(?:you|i|we) (?:can )?(?:see|find)\b", "see"),
-    (r"\b(?:present|visible|available)\b(?! (?:floor|space|area|room))", "see"),
-    # free floor
-    (r"\bhow much (?:room|space|floor)\b(?!.*\bbetween\b)", "how much FREE"),
-    (rf"\b(?:enough |some |any )?(?:room|space)(?= (?:{_BESIDE})\b)", "FREE"),
-    (r"(?<=FREE) (?:is|are) (?:free|empty|available|left)\b", ""),
-    (
-        r"\b(?:floor )?(?:free|empty|open|clear|unoccupied|unused|vacant|available|bare)"
-        r"(?: (?:floor|space|area|spot|place|region|ground|room|patch|rectangle|piece))+"
-        r"(?: (?:of|on) (?:the )?(?:floor|space|ground))?\b",
-        "FREE",
-    ),
-    (r"\b(?:floor|ground) (?:space|area|room)\b", "FREE"),
-    (r"\b(?:space|room|area) on the (?:floor|ground)\b", "FREE"),
-    (r"\b(?:free |empty |open )?FREE(?: (?:FREE|space|area|room|floor|free|empty))*", "FREE"),
-    # nearest, and beside
-    (
-        r"\b(?:at|has|have|with) the (?:smallest|shortest|least|minimum|minimal) distance"
-        r" (?:to|from)\b",
-        "nearest to",
-    ),
-    (r"\bhow (?:near|close)\b(?! to me)", "howclose"),
-    (r"\bhow distant\b", "how far"),
-    (r"\b(?:nearest|closest)(?: (?:one|neighbou?r))?(?: (?:by|of|from|too))?\b", "nearest"),
-    (r"\bmost (?:near|close)\b|\bleast far(?: away)?(?: from)?\b", "nearest"),
-    (r"\bthe least distance (?:to|from)\b", "nearest"),
-    (
-        rf"\b(?:directly|right) (?:{_BESIDE})\b|\b(?:neighbou?rs? of|next to|beside|adjacent to"
-        r"|alongside|in the (?:vicinity|neighbou?rhood) of|neighbou?ring|nearby|close to|near to"
-        r"|near)\b",
-        "beside",
-    ),
-    # on, under, between
-    (r"\b(?:supports|carries|holds up|bears(?= (?:the|an?|any)\b))\b", "is under"),
-    (r"\bon (?:the )?top of\b|\batop\b|\bupon\b", "on"),
-    (r"\b(?:underneath|beneath|below)\b", "under"),
-    (r"\bin[- ]between\b|\bin the middle (?:of|between)\b|\bseparat(?:es?|ing)\b", "between"),
-    # within a radius
-    (r"\b(?:closer|nearer) (?:to )?than (LEN\d+) (?:away )?(?:from|to)\b", r"within \1 of"),
-    (
-        r"\b(?:less|(?:not|no) (?:more|farther|further)|nearer|closer|fewer) than (LEN\d+)"
-        r"(?: away)?(?: from| of| to)?\b",
-        r"within \1 of",
-    ),
-    (
-        r"\b(?:at most|up to|maximally|under|below|within|max|inside|in) (LEN\d+)"
-        rf"(?: (?:distance|radius|range|away|reach|or less))*{_OF}\b",
-        r"within \1 of",
-    ),
-    (
-        r"\b(?:in|within|inside)(?: a| the)? (?:radius|distance|range|circle|reach) of (LEN\d+)"
-        rf"{_OF}\b",
-        r"within \1 of",
-    ),
-    (
-        r"\b(?:in|within|inside)(?: a| the)? (LEN\d+) (?:radius|distance|range|circle)"
-        rf"{_OF}\b",
-        r"within \1 of",
-    ),
-    (r"\b(LEN\d+) or less (?:away )?from\b", r"within \1 of"),
-    # distance, size, height
-    (
-        r"\b(?:straight[- ]line|shortest|minimum|minimal|smallest|exact|direct|actual|approximate"
-        r"|rough) distance\b",
-        "distance",
-    ),
-    (r"\b(?:gap|separation|clearance|spacing|distances)\b", "distance"),
-    (r"\b(?:measurements?|dimensions?|extents?|sizes)\b", "size"),
-    (r"\b(?:biggest|largest|most voluminous|hugest|greatest)\b", "largest"),
-    (r"\b(?:tallest|highest)\b", "tallest"),
-    (r"\b(?:total )?(?:numbers?|count|amount|quantity)(?= (?:of|do|are|is))\b", "number"),
-    # verbs of standing, which say no more than being
-    (rf"\b(?:is|are|am|be|being) (?:currently )?(?:{_STANDING}|to be found)\b", "be"),
-    (r"\b(?:stands?|lies?|sits?|rests?|exists?|imagine being|being)\b", "be"),
-    (r"\b(?:standing|lying|sitting|resting|located|placed|positioned|situated)\b", "be"),
-    (r"\b(?:is|are|am)\b", "be"),
-    (r"\bdoes\b", "do"),
-    (r"\bhas\b", "have"),
-    (r"\b(?:reaches|reaching)\b", "reach"),
-    (r"\b(?:position|location|coordinates?|whereabouts)\b", "position"),
-    (r"\b(?:kinds?|types?|sorts?)\b", "kind"),
-    (r"\bpoint (?:at|to|out|towards)\b", "point at"),
-    (r"\b(?:over|up|down) there\b", "at there"),
-)
-
-# Misspellings that are too far off to be mended by their distance.
-MISSPELT = {
-    "r": "are",
-    "u": "you",
-    "appart": "apart",
-    "clr": "color",
-    "colr": "color",
-    "fra": "far",
-    "hwo": "how",
-    "nearst": "nearest",
-    "nerest": "nearest",
-    "teh": "the",
-    "thier": "there",
-    "wat": "what",
-    "wht": "what",
-}
-# Words that are mended where one letter is wrong, missing, added or swapped; of four letters, where
-# one is missing, doubled or swapped. Those of the frames, of colours and of furniture are added.
-MENDED = word_set("""
-    about apart away behind below beneath beside between biggest centimeters centimetres close
-    closer closest color colored colour contain could count describe dimensions does excuse facing
-    feet from have highest locate located look looking many measure meter meters metre metres name
-    number object objects please radius right room seen side stand standing stands tall tallest
-    tell that there thing things towards under underneath voluminous what where which width within
-    would
-""")
-# Words of four letters that are mended where one letter is missing.
-MENDED_OF_THREE = word_set("ball blue desk from have lamp name pink room sofa that what with")
-# English words that are one letter away from those, and are meant as they stand.
-NOT_MISSPELT = word_set("""
-    abode abort abound account all alone among amp assumed assure back bald bales band bar barre
-    barred barren bedside bells bill bills black blank block blocks blow blown blue boll bones bowl
-    boxed boxer boxers brow browne brows bull bulls byway cafes cages cakes can canes canter capes
-    cares carte casey cass castes casts causes caves ceases chai chain chains char chart chase
-    chases choir chose clair clear clock clone closed closet closets clothe clothes clover coach
-    coaches cold colon colony conch conor cont corner cough county court courts cover crab crane
-    cranes crater craters crates crave craze create creates crete crouch crow curate dame damp
-    decks deer dens dent derail des described detain dimension disks distanced does dose doubt
-    drugs dum each east edge eight ever excise excused fact fade fading faking fan far farm fee
-    feel fin fine five flood floor flour folder font form former forms frost frown gary gay god
-    greed greek green greene greens greer greet guest hand hat hate hear height hive hole imagined
-    imaging kid lad lag lam lamb lambs lamps lange lap laps largely largo leaf left less let lid
-    lie lies light lights like lit live locale lock locking log long loo looming loop looping
-    loosing looting lot low lumps mail main man mane map marion mat mater may meal mean measured
-    men mere meteor metro meyer meyers mount nail new nose number numbers oil old open orange
-    oranges paint painter pan pink pins pint plane plate pleased pointed pointy pont pot print
-    printed queen rack radios rail react read ready real red reed reich relate relates relaxed
-    relayed ride rind roach rod romo roof roofs root rose row rug sand sands sat scene sea seal
-    seals seam seams sears seas seat seats sects seed self sell selves set sets setter settle
-    settles shell shelve shelved shine shop side sign silvery sink site sits size sliver soda sofas
-    soft sow space spare stable stain stair stale stall stan stand star stare starts station stats
-    steal stool strand strands supposed sweats tablet tablets tale tales tall taller tan tank tape
-    tell ten than thank thee theme then these thin thine think thinks thins this thong those three
-    throw tile till tis title toe ton tool top total touch town toy treat trunk turn tying unde
-    violent wall walls wash wee weight whale wheat wheel when while whine whit white whites wide
-    widths wild winch wind window wine wing wit wood word work world wound write year yellows yells
-""")
 
 # Words that name nothing: where a frame does not ask for them, a question is not read.
 CLOSED = word_set("""
