@@ -13,22 +13,26 @@ _OF = "(?: (?:of|from|to|around|about))?"
 _ME = "me|you|us|robot|the robot"
 _MY = "my|your|the|its|our"
 _BESIDE = "next to|beside|adjacent to|alongside|close to|near to|near|nearby|by|around|in front of"
+_EDGES = "length|width|height|depth|breadth"
+_STRETCHES = "long|wide|high|tall|deep|broad"
 _STANDING = "standing|lying|sitting|resting|located|placed|positioned|situated|put|kept|stood"
 
 SIDES = rules(
     (
-        rf"\b(?:on|to|at|towards?) (?:{_MY})(?: own)? (left|right)(?: ?-?hand)?(?: side)?"
+        rf"\b(?:on|to|at|towards?)(?: (?:{_MY}))?(?: own)? (left|right)(?: ?-?hand)?(?: side)?"
         rf"(?: of (?:{_ME}))?\b",
         r"SIDE\1",
     ),
     (r"\b(?:my|your) (left|right)(?: ?-?hand)?(?: side)?\b", r"SIDE\1"),
-    (r"\bleft\b", "SIDEleft"),
-    (r"\bright\b(?! next| beside| by| now)", "SIDEright"),
+    (r"\bleft\b(?:(?: ?-?hand)? side\b)?", "SIDEleft"),
+    (r"\bright\b(?:(?: ?-?hand)? side\b)?(?! next| beside| by| now)", "SIDEright"),
     (
         rf"\b(?:directly |right )?(?:behind(?: (?:{_ME}))?|(?:at|to|on) (?:{_MY}) (?:back|rear)"
-        r"|in back of (?:me|you))(?= or| when| if| while|\s*$)",
+        r"|in back of (?:me|you))(?= or| when| if| while| SIDE| in front| ahead|\s*$)",
         "SIDEbehind",
     ),
+    (r"\bbehind (?:me|you)(?= (?:to|on|at|and|from|where|what)\b)", "SIDEbehind"),
+    (r"\bin front of(?= or behind| or SIDE| SIDE)", "SIDEfront"),
     (
         rf"\b(?:directly |right )?(?:in front of (?:{_ME})|ahead(?: of (?:me|you))?"
         r"|in front(?! of)|straight ahead)\b",
@@ -36,9 +40,10 @@ SIDES = rules(
     ),
     # what one faces
     (
-        r"\b(?:while|and|then|when|with)? ?(?:(?:i|you) (?:am |are )?)?(?:facing|faces?|looking"
-        r"|looks?|gazing|turned|turn|oriented|pointing)(?: (?:at|to|towards?|in the direction of"
-        r"|straight at))?(?= \w)(?! up| like)(?!.*\blike\b)",
+        r"\b(?:while|and|then|when|with)? ?(?:(?:i|you) (?:am |are )?)?(?:facing|faced?|faces"
+        r"|looking|looks?|looked|gaz(?:ing|e[sd]?)|staring|turned|turn|oriented|pointing)"
+        r"(?: (?:at|to|towards?|in the direction of|straight at))?"
+        r"(?= \w)(?! up| like)(?!.*\blike\b)",
         " FACE",
     ),
 )
@@ -52,7 +57,8 @@ CUES = rules(
     (r"\b(?:present|visible|available)\b(?! (?:floor|space|area|room))", "see"),
     # free floor
     (r"\bhow much (?:room|space|floor)\b(?!.*\bbetween\b)", "how much FREE"),
-    (rf"\b(?:enough |some |any )?(?:room|space)(?= (?:{_BESIDE})\b)", "FREE"),
+    (rf"\b(?:enough |some |any )?(?:room|space)(?: free)?(?= (?:{_BESIDE})\b)", "FREE"),
+    (r"\b(?:patch|piece|spot|stretch|rectangle) of (?=(?:free|empty|open|clear|bare)\b)", ""),
     (r"(?<=FREE) (?:is|are) (?:free|empty|available|left)\b", ""),
     (
         r"\b(?:floor )?(?:free|empty|open|clear|unoccupied|unused|vacant|available|bare)"
@@ -85,6 +91,7 @@ CUES = rules(
     (r"\bon (?:the )?top of\b|\batop\b|\bupon\b", "on"),
     (r"\b(?:underneath|beneath|below)\b", "under"),
     (r"\bin[- ]between\b|\bin the middle (?:of|between)\b|\bseparat(?:es?|ing)\b", "between"),
+    (r"\bsurround(?:s|ing)?\b", "be around"),
     # within a radius
     (r"\b(?:closer|nearer) (?:to )?than (LEN\d+) (?:away )?(?:from|to)\b", r"within \1 of"),
     (
@@ -115,13 +122,19 @@ CUES = rules(
         "distance",
     ),
     (r"\b(?:gap|separation|clearance|spacing|distances)\b", "distance"),
-    (r"\b(?:measurements?|dimensions?|extents?|sizes)\b", "size"),
+    (
+        rf"\b(?:the )?(?:{_EDGES})(?:(?: and| or)? (?:the )?(?:{_EDGES}))+\b",
+        "size",
+    ),
+    (rf"\bhow (?:{_STRETCHES})(?:(?: and| or)? (?:how )?(?:{_STRETCHES}))+\b", "how big"),
+    (r"\b(?:measurements?|measures|dimensions?|dims|extents?|proportions|sizes)\b", "size"),
+    (r"\bdiameter\b", "width"),
     (r"\b(?:biggest|largest|most voluminous|hugest|greatest)\b", "largest"),
     (r"\b(?:tallest|highest)\b", "tallest"),
     (r"\b(?:total )?(?:numbers?|count|amount|quantity)(?= (?:of|do|are|is))\b", "number"),
     # verbs of standing, which say no more than being
     (rf"\b(?:is|are|am|be|being) (?:currently )?(?:{_STANDING}|to be found)\b", "be"),
-    (r"\b(?:stands?|lies?|sits?|rests?|exists?|imagine being|being)\b", "be"),
+    (r"\b(?:stands?|stood|lies?|sits?|sat|rests?|exists?|imagine being|being)\b", "be"),
     (r"\b(?:standing|lying|sitting|resting|located|placed|positioned|situated)\b", "be"),
     (r"\b(?:is|are|am)\b", "be"),
     (r"\bdoes\b", "do"),

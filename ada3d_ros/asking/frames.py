@@ -26,6 +26,7 @@ _SLOTS = {
     "color": r"[dna]\d+",
     "len": r"LEN\d+",
     "w": "big|large|wide|long|deep|broad|size|width|length|depth",
+    "w_noun": "size|width|length|depth",  # fills {w}
     "sides": r"(?:SIDE\w+)(?: (?:or )?SIDE\w+)*",
     "me": r"r\d+",
 }
@@ -73,11 +74,16 @@ COLOR_FORMS = (
     "[of|in] what color [have|be|do|of]* ~ [have|be|do]* [painted]",
     "[what] [be] color [of|have|be]* ~ [be|have]*",
     "~ [have|be|do|of]* what color",
+    "[what be] ~ [poss] color",
     "[find] ~ what color [be|have|do]* (it|that|this|they) [have|be]",
 )
 NEAREST_FORMS = (
     "[what|where|name|find|show|list] [be] nearest {i} [that] [be] (to|beside) {a}",
     "[what|name|find] {o} be nearest {i} (to|beside) {a}",
+    "nearest {the}",
+    "nearest to {a} [be] [what]",
+    "[what be] {a} poss nearest [{i}]",
+    "of {k} (what|that) [{o}] be (nearest|nearest to) {a}",
     "(what|where|name|find|show) [be] nearest {i}",
     "what [{k}] (be|do) {a} [be] (nearest to|beside)",
     "{a} be (nearest to|beside) what",
@@ -88,16 +94,17 @@ _SIZE = "[be|have|do]* {a} [be|have]"
 _VIEWPOINT = (
     "([if|when|suppose|imagine|assume|while|as|that|let|say|then|now]* [i|{me}|we]"
     " [be|go|were]* [seen] (at|by|beside|near|on|from|in front of) {a}"
-    " [and|i|{me}|we|be|to|that|also]* FACE {b}"
+    " [and|i|{me}|we|be|to|that|also]* (FACE|towards) {b}"
+    "|[when|if|while] FACE from {a} (to|towards|at) {b}"
     "|[if|when|suppose|imagine|assume|while|as]* [i|{me}|we] [be]* FACE {b}"
     " [and|be|when|while|i|{me}]* (from|at|beside|by) {a})"
 )
 _SIDE_ASKED = (
-    "((be|would|do) {c} [be] {sides} [of|to|from|{me}]*"
+    "((be|would|do|see) {c} [be] {sides} [of|to|from|{me}]*"
     "|[on|in|to|at] what (side|direction) [of {me}] [be|do|would|SIDE\\w+]* {c}"
     " [be|on|in|from|of|{me}]*"
-    "|[then] where [be|do|would|see]* {c} [be] [of|from|{me}]*"
-    "|[be] {c} on what side [of {me}]"
+    "|[{sides}] [then] where [be|do|would|see]* {c} [be] [of|from|{me}]* [{sides}]"
+    "|[be] {c} [be] on what side [of {me}]"
     "|what (side|direction) {c} be [on|in])"
 )
 _FREE_PLACE = "(beside|nearest to|nearest|around|near|by|along|at|in front of)"
@@ -130,7 +137,7 @@ _MEASURED: tuple[tuple[Kind, str], ...] = (
     (
         Kind.FREE_FLOOR,
         "[how much|how large|how big|what|where|find|show|size] [of|be|see|largest|do|there|{me}]*"
-        " FREE [be|see|there|that|do|{me}|have|left]* " + _FREE_PLACE + " {a} [be]",
+        " FREE [be|see|there|that|do|{me}|have|left|free]* " + _FREE_PLACE + " {a} [be]",
     ),
     (Kind.DISTANCE, "how far [away|off] [from {me}] [be] [it] [to|from] {a} [be|away|off]*"),
     (
@@ -138,12 +145,19 @@ _MEASURED: tuple[tuple[Kind, str], ...] = (
         "how far [away|apart|off] [be] [it] [from|between] {a} [be|away|apart|off]* (from|to|and)"
         " {b} [be|away|apart|off]*",
     ),
-    (Kind.DISTANCE, "how far [away] from {a} be {b}"),
+    (Kind.DISTANCE, "how far [it] [be] from {a} to {b} [be]"),
+    (Kind.DISTANCE, "how far [away] from {a} (be|do) {b} [be]"),
     (Kind.DISTANCE, "how far do {a} and {b} be apart"),
+    (Kind.DISTANCE, "{a} and {b} how far [apart|away] be (it|they) [apart|away]"),
+    (Kind.DISTANCE, "{a} how far [away] be (it|they) [away] [from {b}]"),
     (Kind.DISTANCE, "distance (between|from) {a} (and|to) {b} be what"),
     (Kind.DISTANCE, "between {a} and {b} what be distance"),
     (Kind.DISTANCE, "{a} to {b} distance"),
-    (Kind.DISTANCE, "(from|between) {a} (to|and) {b} (how far|what distance) [away] [be] [it]"),
+    (
+        Kind.DISTANCE,
+        "(from|between) {a} (to|and) {b} (how far|what distance|how many UNIT0) [away] [be]"
+        " [it|that]",
+    ),
     (Kind.DISTANCE, "from {a} how far [away] [be] [it] [to] {b} [be|away]*"),
     (
         Kind.DISTANCE,
@@ -163,36 +177,42 @@ _MEASURED: tuple[tuple[Kind, str], ...] = (
     (Kind.DISTANCE, "how many UNIT0 away [be] [from {me}] {a} [be]"),
     (
         Kind.DISTANCE,
-        "how (much|big|large|wide) [distance|FREE|{o}] [be|there]* between {a} and {b}",
+        "how (much|big|large|wide) [distance|FREE|{o}] [be|there]* between {a} (and|from|to) {b}",
     ),
     (Kind.DISTANCE, "howclose to {a} be {b}"),
     (Kind.SIZE, "[how|what] {w} " + _SIZE),
     (Kind.SIZE, "[what] [be] {w} [be] of {a} [be]"),
     (Kind.SIZE, "how many UNIT0 {w} " + _SIZE),
-    (Kind.SIZE, "what [be] {a} poss {w}"),
+    (Kind.SIZE, "[what be] {a} [poss] {w_noun} [be]"),
+    (Kind.SIZE, "{w_noun} [be] {a}"),
+    (Kind.SIZE, "{a} how {w} be (it|they)"),
     (Kind.HEIGHT, "how (tall|high) " + _SIZE + " [above {o}]"),
     (Kind.HEIGHT, "[what] [be] height [be] of [top of] {a} [be] [above {o}]"),
-    (Kind.HEIGHT, "what height " + _SIZE),
+    (Kind.HEIGHT, "what height [be|have|do]* {a} [be|have|reach]"),
+    (Kind.HEIGHT, "height [be] {a}"),
+    (Kind.HEIGHT, "{a} how (tall|high) be (it|they)"),
     (Kind.HEIGHT, "at what height be [top of] {a}"),
     (Kind.HEIGHT, "how many UNIT0 (tall|high) " + _SIZE),
     (Kind.HEIGHT, "how (high|far) [above {o}] [be|do]* [top of] {a} [be|reach] [above {o}]"),
-    (Kind.HEIGHT, "[what] [be] {a} poss height"),
+    (Kind.HEIGHT, "[what be] {a} [poss] height [be]"),
     (Kind.UNDER, "[on] what [{o}] (be|do)+ {a} [be]* on"),
     (Kind.ON, "what do {a} have on it"),
     (Kind.UNDER, "{a} be on what"),
     (Kind.UNDER, "on what [{o}] (be|do)+ {a} [be]*"),
     *((Kind.NEAREST, form) for form in NEAREST_FORMS),
     (Kind.DIRECTION, _VIEWPOINT + " [then] " + _SIDE_ASKED),
-    (Kind.DIRECTION, _SIDE_ASKED + " [then|from|there]* " + _VIEWPOINT),
+    (Kind.DIRECTION, _SIDE_ASKED + " [then|from|there]* " + _VIEWPOINT + " [{sides}]"),
     (Kind.DIRECTION, "be {c} {sides} of {b}"),
     (Kind.DIRECTION, "be {c} {sides} [of|from|{me}]*"),
     (Kind.DIRECTION, "[on|in|to|at] what (side|direction) (of|from) {me} (be|do) {c} [be] [on|in]"),
     (Kind.DIRECTION, "[on|in|to|at] what (side|direction) (be|do) {c} [be|on|in|of|from|{me}]*"),
-    (Kind.DIRECTION, "[on|in|to|at] what side of {b} (be|do) {c} [be] [on|in|at]"),
+    (Kind.DIRECTION, "[on|in|to|at] what side of {b} (be|do) {c} [be] [on|in|at] [{sides}]"),
     (Kind.COUNT, "[be] how many [of] {k} [that|be|see|there|do|have]*"),
     (Kind.COUNT, "([what] [be] number [be] of|count) {k} [that|be|see|there]*"),
     (Kind.COUNT, "[there] [be|see] [there] how many {k} [be|see|there]*"),
-    (Kind.EXISTS, "(be there|there be|see|be there be) {k} [be|see|there|around]*"),
+    (Kind.COUNT, "{k} how many [be|see|there]*"),
+    (Kind.EXISTS, "(be there|there be|see|be there be|do there be) {k} [be|see|there|around]*"),
+    (Kind.EXISTS, "{an} be there"),
     (Kind.EXISTS, "(be|do) {i} (be|see|there)+"),
     (Kind.EXISTS, "be {an} [around]"),
     (Kind.EXISTS, "{an} around"),
@@ -200,7 +220,8 @@ _MEASURED: tuple[tuple[Kind, str], ...] = (
     (Kind.WHERE, "(locate|find|show|see|point at) [{me}] [where] {a} [be]"),
     (Kind.WHERE, "[what] [be] position [be] of {a} [be]"),
     (Kind.WHERE, "[at|in] what position [be|do|have]* {a} [be|have|at]*"),
-    (Kind.WHERE, "what [be] {a} poss position"),
+    (Kind.WHERE, "[what be] {a} [poss] position [be]"),
+    (Kind.WHERE, "{a} where be (it|they)"),
 )
 LAST_SEEN = "last_seen"  # attribute of where and when a thing was seen last
 _ASKED_BACK = "(where|when|where and when|when and where)"
@@ -231,6 +252,7 @@ _MODEL: tuple[tuple[str, str], ...] = (
     ("category", "[at] {a} what [kind] [of] [{o}] [be|see|there]*"),
     ("category", "{o} at {a} be what [kind] [of] [{o}]"),
     ("category", "[there] be {o} at {a} what be it"),
+    ("category", "what be (it|that|this) [that] [be|see]* at {a}"),
     ("category", "{color} be what [kind] [of] [{o}]"),
     ("category", "{color} what [kind] [of] [{o}] be (it|that|this)"),
     ("category", "what see that be {color}"),
@@ -272,7 +294,7 @@ def _all_frames() -> Iterator[Frame]:
         yield Frame(_compiled(form.replace("X", "tallest")), Kind.TALLEST)
     for form in COLOR_FORMS:
         yield Frame(_compiled(form.replace("~", "{a}")), Kind.UNKNOWN, model="color")
-    yield Frame(_compiled("what [be] {a} poss color"), Kind.UNKNOWN, model="color")
+    yield Frame(_compiled("[what be] {a} [poss] color"), Kind.UNKNOWN, model="color")
     for model, form in _MODEL:
         yield Frame(_compiled(form), Kind.UNKNOWN, model=model)
     for form in INVENTORY_FORMS:

@@ -24,12 +24,40 @@ def rules(*pairs: tuple[str, str]) -> tuple[Rule, ...]:
 
 _COLOR = "|".join(sorted(COLORS))
 _NUMBERS = r"two|three|four|five|six|seven|eight|nine|ten|\d+"
+_OWN_PLACE = (
+    "where (?:you|i) (?:are|am|stand)(?: now| standing)?"
+    "|(?:my|your|the robot(?:'s| poss)) (?:point of view|viewpoint|perspective|view|position|place)"
+)
 _ROOM = "room|scene|house|view|map|apartment|flat|area|picture|place|environment|home|office"
 
+_UNMEASURED = (
+    "distance|gap|separation|extents?|space|room|floor|area|volume|temperature|time|weight|speed"
+    "|angle|brightness|noise|humidity|pressure"
+)
+_DIMENSION = "size|height|width|length|depth|dimensions?|measurements?|measures"
+_PLAIN_NOUN = r"(?:\w+ )*\w*[^s\W]"
+
 CONTRACTIONS = rules(
+    (r"\blet'?s (?:say|assume|suppose|imagine|pretend)(?: that)?\b", "suppose"),
+    # 's that stands for `is` behind another word than those of the next rule
+    (
+        r"\b(how \w+|(?:what|which) (?:colou?r|hue|size|height|width|length|object|thing|item|one"
+        r"|side))'s\b(?! (?:colou?r|size|height|width|length)\b)",
+        r"\1 is",
+    ),
+    (r"'s (?=(?:what|which|how|where)\b)", " is "),
     (r"\b(what|where|which|who|how|there|that|it|here|when|why)'?s\b(?!')", r"\1 is"),
     (r"\b(what|where|there|they|you|we)'re\b", r"\1 are"),
-    (r"\bb/w\b", "between"),
+    (r"\bb/w\b|\bbtw\b(?=.+ and )", "between"),
+    (r"^\W*btw\b", ""),
+    # what stands between two names alone: `Distance table - sofa?`
+    (
+        r"\bdist(?:ance|\.)?:? (?:between |from |of )?(?!to\b)(.+?)(?: [-–—/]+"
+        r"| ?(?:-+>|→|<-+>|↔)) ?(.+)$",
+        r"distance between \1 and \2",
+    ),
+    (r"\bdist(?:ance|\.)?:? (\w+)[-–—/](\w+)(?=\W*$)", r"distance between \1 and \2"),
+    (rf"\b({_DIMENSION}) ((?:in|as) \w+) (of .+?)(?=\W*$)", r"\1 \3 \2"),
     (r"\bw/in\b", "within"),
     (r"\bi'm\b", "i am"),
     (r"\bi'd\b", "i would"),
@@ -48,12 +76,28 @@ POLITE = rules(
     (r"^robot\b", ""),
     (r"^\s*(?:caption|tell (?:me|us) (?:more )?about|talk about)\b", "describe"),
     (r"^\s*(?:may|can|could) i (?:ask|know)\b|^\s*i (?:need|want|would like)(?= the\b)", ""),
-    (r"\b(?:is|are|do|does) not (?:it|there|they)$", ""),
+    (r"\b(?:is|are|do|does) not (?:it|there|they|you|we)$", ""),
+    (
+        r"^\s*(?:what (?:can|could|do) you (?:tell|say|know)|how (?:can|could|would) you describe"
+        r"|(?:do|can|could) you (?:know|tell|say)(?: me| us)? (?:anything|something)"
+        r"|(?:tell|say)(?: me| us)? (?:something|anything|(?:all|everything)(?: you know)?"
+        r"|what you know))(?: me| us)?(?: about)? (?=the \w+ at PLACE|what|PLACE)",
+        "describe ",
+    ),
     (r"\b(?:directly|immediately)(?= (?:on|under|below|beneath|above|between)\b)", ""),
     (r"\b(?:in a few words|briefly|in one (?:sentence|word))\b", ""),
-    (r"\b(?:would you say|do you think|do you reckon|do you believe)\b", ""),
+    (r"\b(?:would you (?:say|guess|estimate|reckon)|do you (?:think|reckon|believe))\b", ""),
     (r"\b(?:please|pls|plz|kindly|thanks|thx|thank you(?: very much)?)\b", ""),
-    (r"\b(?:exactly|precisely|currently)\b", ""),
+    (r"\b(?:exactly|precisely|currently|roughly|approximately|approx)\b", ""),
+    (r"\b(?:about|around)(?= how\b)|(?<= )(?:about|more or less|at a guess|or so)$", ""),
+    (
+        r"\b(?:approximate|rough|estimated|exact|precise|overall)"
+        rf"(?= (?:distance|position|location|number|place|{_DIMENSION})\b)",
+        "",
+    ),
+    (r"^\s*(?:can|could|do) you see (?=(?:what|how|where|which|whether|if)\b)", ""),
+    (r"^(what (?:is|are) .+) (?:called|named)$", r"\1"),
+    (r"^(where|what|how \w+) is it that\b", r"\1"),
     (r"\b(?:right now|at the moment|in total|altogether|overall|for me|by (?:any )?chance)\b", ""),
     (r"\b(?:just|also|actually|in your opinion|as far as you can (?:see|tell))\b", ""),
     (
@@ -70,6 +114,15 @@ POLITE = rules(
     (r"^\s*(?:i (?:am|was) (?:wondering|curious)(?: about)?|i wonder|any idea|let me know)\b", ""),
     (r"^\s*do you (?:happen to )?know\b|^\s*what i (?:want to know|wonder) is\b", ""),
     (r"^\s*(?:telling|tell)(?: me| us)?\b|^\s*(?:saying|say|about)\b", ""),
+    (r"^\s*measure (?=from .+ to )", "distance "),
+    (
+        r"^\s*(?:measure|measuring) (?=(?:the|an?|this|that|my|your) (?:\w+ ){0,3}\w+$)"
+        rf"(?!.*\b(?:{_DIMENSION}|{_UNMEASURED})\b)",
+        "size of ",
+    ),
+    (r"^(?:how much|what) (?:do|does) (.+) measure$", r"size of \1"),
+    (r"^(how (?:long|wide|deep|tall|high)) (?:do|does) (.+) measure$", r"\1 is \2"),
+    (r"^(how (?:big|large|long|wide|tall|high|far)) (the .+) to be$", r"\1 is \2"),
     (r"^\s*(?:check|find out|work out|figure out|determine|estimate|measure|measuring)\b", ""),
     (r"^\s*(?:calculate|compute)\b|^\s*(?:giving|give)(?: me| us)?\b", ""),
     (
@@ -107,6 +160,7 @@ TURNS = rules(
     (rf"\b(?:something|anything|things?|objects?|one) ({_COLOR})$", r"\1 object"),
     (rf"\b(?:has|have) (?:the )?colou?r ({_COLOR})\b", r"is \1"),
     (r"^any (?!of)", "is there any "),
+    (r"\bat least (?:one|an?)\b", "a"),
     (r"\bin (?:what|which) (?:place|spot|part|corner)\b", "where"),
     (r"\bat (?:the )?(?:position|place|point|location|coordinates?|spot) (?=PLACE)", "at "),
     (r"\bidentify\b", "name"),
@@ -115,8 +169,57 @@ TURNS = rules(
     (r"\b(?:anyone|anybody|someone|somebody)(?= (?:there|here|around)$|$)", "a person"),
     (r"^(is|are) (.+) to be (?:seen|found)$", r"\1 \2 see"),
     (
-        r"^what is (the (?:\w+ )*\w*[^s\W])s (?=(?:colou?r|size|height|width|length|position)$)",
+        rf"^(?:what is )?(the {_PLAIN_NOUN})s (?=(?:colou?r|size|height|width|length|position)$)",
         r"what is \1 poss ",
+    ),
+    # places in brackets need no word for a place
+    (r"\b(?:the )?(?:position|place|point|location|coordinates?|spot) (?=PLACE)", ""),
+    # distances
+    (
+        r"^(?:by )?(?:how much|what distance|how far) (?=(?:is|are) .+ (?:separated|apart)\b)",
+        "how far ",
+    ),
+    (r"\bseparated(?: by)?$|\bseparated (?=from\b)", "apart "),
+    (r"\b(?:away |apart )?from (?:each other|one another)\b", "apart"),
+    (r"\bhow long is the (?:way|path|route|walk|stretch)\b", "how far is it"),
+    (r"\bdistance (?:that )?(the .+?) has (?:from|to) ", r"distance from \1 to "),
+    # what is said of a thing before what it is asked for
+    (
+        r"^where (?:was|were) (.+) when (?:you|i|we) (?:last )?(?:saw|seen) (?:it|them)(?: last)?$",
+        r"where did i last see \1",
+    ),
+    # heights
+    (r"^(how (?:high|far))(?: up)? (?:off|over) (?=the (?:floor|ground)\b)", r"\1 above "),
+    (r"^how far up (?=(?:is|do|does)\b)", "how high "),
+    (r"^(?:up )?to (?=what height\b)", ""),
+    (r"\b(?:go|goes|extend|extends|rise|rises|come|comes)(?: up)?$", "reach"),
+    # floor that is left over
+    (
+        r"^((?:how (?:much|big|large|wide)|is there|what|where).*\b(?:room|space|floor|place|area)"
+        r"(?: (?:is|are|do (?:i|we|you) have))?(?: there)?) left(?! of\b)",
+        r"\1 free",
+    ),
+    (
+        r"^(how much .+?) (?:do|does) (.+) have (beside|next to|around|near|by) (?:it|itself)$",
+        r"\1 is there \3 \2",
+    ),
+    (r"^(how much (?:\w+ )*(?:room|space|floor|place|area)\b.*)\bbesides\b", r"\1beside"),
+    (r"\bhow much place\b", "how much space"),
+    (r"^count up(?= (?:all|the))", "count"),
+    # from where something is seen
+    (r"\b(?:viewed|observed|watched|looked at) from\b", "seen from"),
+    (r"\bin (?:the )?direction (?:of|to)\b|\btoward\b", "towards"),
+    (r"\b(?:with|having) (.+?) (?:in front|ahead) of (?:me|you)(?= |$)", r"facing \1"),
+    (
+        r"\b(?:do|would|will) (?:i|you) (?:have|find|see) (the .+?)"
+        r" (?=(?:on|to|at) (?:(?:my|your|the) )?(?:left|right)\b|behind (?:me|you)\b"
+        r"|in front of me)",
+        r"is \1 ",
+    ),
+    (
+        rf"^(?:(?:as )?(?:seen|viewed|looking) )?from (?:me|you|here|{_OWN_PLACE})\b"
+        r"(?=.*\b(?:left|right)\b)(?!.*\b(?:fac\w+|look\w*|gaz\w+)\b)",
+        "",
     ),
     (r"(?<!lamp )\bshade (?=(?:of|is|are|does|do|has|have)\b)", "color "),
     (r"^(in (?:what|which) colou?r) (?:was|were)\b(?=.* painted$)", r"\1 is"),
@@ -191,20 +294,20 @@ TURNS = rules(
 
 # Words that name nothing: where a frame does not ask for them, a question is not read.
 CLOSED = word_set("""
-    above across after again against ago ahead all already always am and anybody anyone apart are
-    around as at away be because been before behind being below beside best between bigger both
-    broad but buy by can cause color contain cost could count deep depth describe detail did
+    above across after again against ago ahead all already always am and another anybody anyone
+    apart are around as at away be because been before behind being below beside best between bigger
+    both broad but buy by can cause color contain cost could count deep depth describe detail did
     direction do does done down during each either else enough ever every everybody everyone facing
-    far farthest few first for from front full furthest get give go goes going got had have he
-    heavy height her here high highest him his how i if ignore in inside instead into is it itself
-    kept kind know large larger last least left length let like list locate located long look looks
-    lot lowest made make many match may me mean more most move moved much must name near nearest
-    need neither never no nobody nor not number of off often old on once only open or other ought
-    our out outside over own painted past per please point position poss put quite related robot
-    same say see seen shall she shortest should show side since size smaller smallest so somebody
-    someone soon still such take tall taller tallest tell than that their them then there these
-    they this those through till to today together tomorrow too took top toward towards translate
-    try under until up us use used using very via wait want was way we well went were what when
-    where whether while who whole whom whose why wide wider width will with within without wonder
-    would write yesterday yet you yours
+    far farthest few first for from front full furthest get give go goes going got had have he heavy
+    height her here high highest him his how i if ignore in inside instead into is it itself kept
+    kind know large larger last least left length let like list locate located long look looks lot
+    lowest made make many match may me mean more most move moved much must name near nearest need
+    neither never no nobody nor not number of off often old on once only open or other ought our out
+    outside over own painted past per please point position poss put quite related robot same say
+    see seen shall she shortest should show side since size smaller smallest so somebody someone
+    soon still such take tall taller tallest tell than that their them then there these they this
+    those through till to today together tomorrow too took top toward towards translate try under
+    until up us use used using very via wait want was way we well went were what when where whether
+    while who whole whom whose why wide wider width will with within without wonder would write
+    yesterday yet you yours
 """)

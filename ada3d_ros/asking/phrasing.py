@@ -16,7 +16,7 @@ from ada3d_ros.asking.cues import CUES, SIDES
 from ada3d_ros.asking.frames import frame_words
 from ada3d_ros.asking.lexicon import CLOSED, CONTRACTIONS, POLITE, ROOM, TURNS, Rule, word_set
 from ada3d_ros.asking.spelling import mended
-from ada3d_ros.asking.words import COLORS, GENERIC, NUMBERS, singular
+from ada3d_ros.asking.words import COLORS, GENERIC, NOUNS, NUMBERS, UNCOUNTED, singular
 from ada3d_ros.measures import Reference
 from ada3d_ros.model.coordinates import Point, replace_places
 
@@ -57,14 +57,15 @@ _ASKED_UNIT = re.compile(
 _DETERMINERS = {
     "the": "d", "that": "d", "this": "d", "these": "d", "those": "d",
     "your": "d", "my": "d", "our": "d",
-    "a": "a", "an": "a", "one": "a", "any": "a", "some": "a", "another": "a",
+    "a": "a", "an": "a", "one": "a", "any": "a", "some": "a",
     "all": "n", "every": "n",
 }  # fmt: skip
 _POINTING = ("that", "this", "these", "those")  # determiners before a noun
 _ROBOT = ("robot", "me", "you", "camera")
 _SEPARATORS = re.compile(r"[,;:!?()\"“”„«»…]|(?<!\d)\.|\.(?!\d)|\s[-–—]+\s")
 _CENTERS = re.compile(
-    r"\b(?:the )?cent(?:er|re)s?(?: points?)? of |\bcent(?:er|re) to cent(?:er|re)\b"
+    r"\b(?:the )?(?:cent(?:er|re)s?(?: points?)?|midpoints?) of |\bposs cent(?:er|re)s?\b"
+    r"|\bcent(?:er|re)[- ]to[- ]cent(?:er|re)\b|\bcent(?:er|re)s? (?=distance\b)"
     r"|\b(?:measured )?between (?:the |their )?cent(?:er|re)s$"
 )
 _ING_NOUNS = word_set("""
@@ -255,8 +256,14 @@ def _named(run: list[str], number: int, article: str) -> Thing:
 
 
 def is_a_name(thing: Thing) -> bool:
-    """Whether the words can name a thing: few, and no participle of a verb among them."""
+    """Whether the words can name a thing: few, no participle of a verb among them, and no word for
+    any object behind another noun ("is a chair furniture").
+    """
     words = thing.words.split()
+    if len(words) > 1 and words[-1] in GENERIC:
+        uncounted = words[-1] in UNCOUNTED and thing.article in ("a", "an")
+        if uncounted or singular(words[-2]) in NOUNS:
+            return False
     adjective_last = len(words) > 1 and words[-1] in COLORS  # "is the color of the table red"
     participle = any(word.endswith("ing") and word not in _ING_NOUNS for word in words)
     return len(words) <= MAX_WORDS and not adjective_last and not participle

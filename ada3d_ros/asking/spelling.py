@@ -10,6 +10,14 @@ from ada3d_ros.asking.words import COLORS, GENERIC, NOUNS, plural, singular
 
 # Misspellings that are too far off to be mended by their distance.
 MISSPELT = {
+    "abt": "about",
+    "betw": "between",
+    "btwn": "between",
+    "btween": "between",
+    "dist": "distance",
+    "hw": "how",
+    "lft": "left",
+    "nxt": "next",
     "r": "are",
     "u": "you",
     "appart": "apart",
@@ -28,11 +36,11 @@ MISSPELT = {
 # one is missing, doubled or swapped. Those of the frames, of colours and of furniture are added.
 MENDED = word_set("""
     about apart away behind below beneath beside between biggest centimeters centimetres close
-    closer closest color colored colour contain could count describe dimensions does excuse facing
-    feet from have highest locate located look looking many measure meter meters metre metres name
-    number object objects please radius right room seen side stand standing stands tall tallest
-    tell that there thing things towards under underneath voluminous what where which width within
-    would
+    closer closest color colored colour contain could count describe depth dimensions does excuse
+    facing feet from have height highest length locate located look looking many measure meter
+    meters metre metres name number object objects please radius right room seen separate separated
+    side stand standing stands tall tallest tell that there thing things towards under underneath
+    voluminous what where which width within would
 """)
 # Words of four letters that are mended where one letter is missing.
 MENDED_OF_THREE = word_set("ball blue desk from have lamp name pink room sofa that what with")
