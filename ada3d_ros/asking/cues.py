@@ -58,7 +58,10 @@ CUES = rules(
     # free floor
     (r"\bhow much (?:room|space|floor)\b(?!.*\bbetween\b)", "how much FREE"),
     (rf"\b(?:enough |some |any )?(?:room|space)(?: free)?(?= (?:{_BESIDE})\b)", "FREE"),
-    (r"\b(?:patch|piece|spot|stretch|rectangle) of (?=(?:free|empty|open|clear|bare)\b)", ""),
+    (
+        r"\b(?:patch|piece|spot|stretch|rectangle|area|amount|size) of (?:the )?(?=(?:free|empty|open|clear|bare)\b)",
+        "",
+    ),
     (r"(?<=FREE) (?:is|are) (?:free|empty|available|left)\b", ""),
     (
         r"\b(?:floor )?(?:free|empty|open|clear|unoccupied|unused|vacant|available|bare)"
@@ -69,6 +72,8 @@ CUES = rules(
     (r"\b(?:floor|ground) (?:space|area|room)\b", "FREE"),
     (r"\b(?:space|room|area) on the (?:floor|ground)\b", "FREE"),
     (r"\b(?:free |empty |open )?FREE(?: (?:FREE|space|area|room|floor|free|empty))*", "FREE"),
+    (r"\b(?:space|room)(?: that)? (?=between\b|separat)", "distance "),
+    (r"\bdistance that separat(?:es?|ing)\b", "distance between"),
     # nearest, and beside
     (
         r"\b(?:at|has|have|with) the (?:smallest|shortest|least|minimum|minimal) distance"

@@ -60,6 +60,7 @@ PLACE_FORMS: dict[str, tuple[str, ...]] = {
         "(what|list|name|find|show) [that] [be|see]* [there] [be] @ [be|see]",
         "what be {k} [that] [be] @",
         "@ (what|list) [{k}] [be|see|do]* [there] [be]",
+        "@ [there] [be] what",
     ),
     "yes_no": (
         "(be|see|do|be there|there be) {k} [there] [that] [be|see]* @ [see]",
@@ -100,7 +101,7 @@ _VIEWPOINT = (
     " [and|be|when|while|i|{me}]* (from|at|beside|by) {a})"
 )
 _SIDE_ASKED = (
-    "((be|would|do|see) {c} [be] {sides} [of|to|from|{me}]*"
+    "((be|would|do|see|was|were) {c} [be] {sides} [of|to|from|{me}]*"
     "|[on|in|to|at] what (side|direction) [of {me}] [be|do|would|SIDE\\w+]* {c}"
     " [be|on|in|from|of|{me}]*"
     "|[{sides}] [then] where [be|do|would|see]* {c} [be] [of|from|{me}]* [{sides}]"
@@ -152,7 +153,8 @@ _MEASURED: tuple[tuple[Kind, str], ...] = (
     (Kind.DISTANCE, "{a} how far [away] be (it|they) [away] [from {b}]"),
     (Kind.DISTANCE, "distance (between|from) {a} (and|to) {b} be what"),
     (Kind.DISTANCE, "between {a} and {b} what be distance"),
-    (Kind.DISTANCE, "{a} to {b} distance"),
+    (Kind.DISTANCE, "{a} to {b} (distance|how far [away] [be it])"),
+    (Kind.DISTANCE, "[what be] {a} poss distance (from|to) {b}"),
     (
         Kind.DISTANCE,
         "(from|between) {a} (to|and) {b} (how far|what distance|how many UNIT0) [away] [be]"
@@ -180,7 +182,7 @@ _MEASURED: tuple[tuple[Kind, str], ...] = (
         "how (much|big|large|wide) [distance|FREE|{o}] [be|there]* between {a} (and|from|to) {b}",
     ),
     (Kind.DISTANCE, "howclose to {a} be {b}"),
-    (Kind.SIZE, "[how|what] {w} " + _SIZE),
+    (Kind.SIZE, "[how|[of] what] {w} " + _SIZE),
     (Kind.SIZE, "[what] [be] {w} [be] of {a} [be]"),
     (Kind.SIZE, "how many UNIT0 {w} " + _SIZE),
     (Kind.SIZE, "[what be] {a} [poss] {w_noun} [be]"),

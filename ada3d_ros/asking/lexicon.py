@@ -24,6 +24,8 @@ def rules(*pairs: tuple[str, str]) -> tuple[Rule, ...]:
 
 _COLOR = "|".join(sorted(COLORS))
 _NUMBERS = r"two|three|four|five|six|seven|eight|nine|ten|\d+"
+_GROUND = "floor|ground|space|room|area"
+_FREE = "(?:free|empty|clear|unoccupied)"
 _OWN_PLACE = (
     "where (?:you|i) (?:are|am|stand)(?: now| standing)?"
     "|(?:my|your|the robot(?:'s| poss)) (?:point of view|viewpoint|perspective|view|position|place)"
@@ -59,6 +61,10 @@ CONTRACTIONS = rules(
     (r"\bdist(?:ance|\.)?:? (\w+)[-–—/](\w+)(?=\W*$)", r"distance between \1 and \2"),
     (rf"\b({_DIMENSION}) ((?:in|as) \w+) (of .+?)(?=\W*$)", r"\1 \3 \2"),
     (r"\bw/in\b", "within"),
+    (r"\bhow(many|much|far|big|large|tall|high|long|wide)\b", r"how \1"),
+    (r"\binfront\b", "in front"),
+    (r"\bnextto\b", "next to"),
+    (r"\bontop\b", "on top"),
     (r"\bi'm\b", "i am"),
     (r"\bi'd\b", "i would"),
     (r"\bi've\b", "i have"),
@@ -84,7 +90,10 @@ POLITE = rules(
         r"|what you know))(?: me| us)?(?: about)? (?=the \w+ at PLACE|what|PLACE)",
         "describe ",
     ),
-    (r"\b(?:directly|immediately)(?= (?:on|under|below|beneath|above|between)\b)", ""),
+    (
+        r"\b(?:directly|immediately)(?= (?:on|under|below|beneath|above|between|next|beside|near)\b)",
+        "",
+    ),
     (r"\b(?:in a few words|briefly|in one (?:sentence|word))\b", ""),
     (r"\b(?:would you (?:say|guess|estimate|reckon)|do you (?:think|reckon|believe))\b", ""),
     (r"\b(?:please|pls|plz|kindly|thanks|thx|thank you(?: very much)?)\b", ""),
@@ -123,6 +132,13 @@ POLITE = rules(
     (r"^(?:how much|what) (?:do|does) (.+) measure$", r"size of \1"),
     (r"^(how (?:long|wide|deep|tall|high)) (?:do|does) (.+) measure$", r"\1 is \2"),
     (r"^(how (?:big|large|long|wide|tall|high|far)) (the .+) to be$", r"\1 is \2"),
+    (
+        r"^(how (?:big|large|long|wide|deep|tall|high|far)) (?:may|might|would|could) (.+) be\b"
+        r"(?!.* if\b)",
+        r"\1 is \2",
+    ),
+    (r"^(what|which \w+) would be(?= (?:the )?(?:nearest|closest)\b)(?!.* if\b)", r"\1 is"),
+    (r",? or not$", ""),
     (r"^\s*(?:check|find out|work out|figure out|determine|estimate|measure|measuring)\b", ""),
     (r"^\s*(?:calculate|compute)\b|^\s*(?:giving|give)(?: me| us)?\b", ""),
     (
@@ -189,11 +205,16 @@ TURNS = rules(
         r"where did i last see \1",
     ),
     # heights
+    (r"\bfrom the (?:floor|ground) (?:up )?to (?:the )?top of\b", "of"),
     (r"^(how (?:high|far))(?: up)? (?:off|over) (?=the (?:floor|ground)\b)", r"\1 above "),
     (r"^how far up (?=(?:is|do|does)\b)", "how high "),
     (r"^(?:up )?to (?=what height\b)", ""),
     (r"\b(?:go|goes|extend|extends|rise|rises|come|comes)(?: up)?$", "reach"),
-    # floor that is left over
+    # floor that is left over, or free
+    (rf"^how much of the ({_GROUND}) (.+) (?:is|are) {_FREE}$", r"how much free \1 is \2"),
+    (rf"^is (?:the|any|some|there) ({_GROUND}) (.+) {_FREE}$", r"is there free \1 \2"),
+    (rf"^how much is {_FREE}\b", "how much free floor is"),
+    (rf"\b(?:any |some )?({_GROUND}) {_FREE}(?= )", r"free \1"),
     (
         r"^((?:how (?:much|big|large|wide)|is there|what|where).*\b(?:room|space|floor|place|area)"
         r"(?: (?:is|are|do (?:i|we|you) have))?(?: there)?) left(?! of\b)",
@@ -207,6 +228,8 @@ TURNS = rules(
     (r"\bhow much place\b", "how much space"),
     (r"^count up(?= (?:all|the))", "count"),
     # from where something is seen
+    (r"\b(?:picture|imagine) (?:yourself|myself|ourselves|me|you)\b", "imagine i"),
+    (r"\bwith (?:my|your|the) back (?:turned )?(?:to|towards|against) ", "at "),
     (r"\b(?:viewed|observed|watched|looked at) from\b", "seen from"),
     (r"\bin (?:the )?direction (?:of|to)\b|\btoward\b", "towards"),
     (r"\b(?:with|having) (.+?) (?:in front|ahead) of (?:me|you)(?= |$)", r"facing \1"),
