@@ -59,7 +59,8 @@ CUES = rules(
     (r"\bhow much (?:room|space|floor)\b(?!.*\bbetween\b)", "how much FREE"),
     (rf"\b(?:enough |some |any )?(?:room|space)(?: free)?(?= (?:{_BESIDE})\b)", "FREE"),
     (
-        r"\b(?:patch|piece|spot|stretch|rectangle|area|amount|size) of (?:the )?(?=(?:free|empty|open|clear|bare)\b)",
+        r"\b(?:patch|piece|spot|stretch|rectangle|area|amount|size) of (?:the )?"
+        r"(?=(?:free|empty|open|clear|bare)\b)",
         "",
     ),
     (r"(?<=FREE) (?:is|are) (?:free|empty|available|left)\b", ""),
@@ -87,7 +88,8 @@ CUES = rules(
     (r"\bthe least distance (?:to|from)\b", "nearest"),
     (
         rf"\b(?:directly|right) (?:{_BESIDE})\b|\b(?:neighbou?rs? of|next to|beside|adjacent to"
-        r"|alongside|in the (?:vicinity|neighbou?rhood) of|neighbou?ring|nearby|close to|near to"
+        r"|alongside|in the (?:(?:immediate|direct|close|near) )?"
+        r"(?:vicinity|neighbou?rhood) of|neighbou?ring|nearby|close to|near to"
         r"|near)\b",
         "beside",
     ),

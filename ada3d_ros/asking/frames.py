@@ -50,7 +50,7 @@ GROUPS: dict[Kind, str] = dict.fromkeys(PLACES, _MEMBERS) | {
 # Questions about a group at a place: what it is ("" of MeasureRequest.attribute), how many, ...
 PLACE_FORMS: dict[str, tuple[str, ...]] = {
     "count": (
-        "how many {k} [that] [be|see|do]* [there] [be] @ [be|see|there]*",
+        "how many [of] {k} [that] [be|see|do]* [there] [be] @ [be|see|there]*",
         "@ how many {k} [be|see|there|do]*",
         "(count|[what] [be] number of) {k} [that] [be|see]* @",
     ),
@@ -147,6 +147,7 @@ _MEASURED: tuple[tuple[Kind, str], ...] = (
         " {b} [be|away|apart|off]*",
     ),
     (Kind.DISTANCE, "how far [it] [be] from {a} to {b} [be]"),
+    (Kind.DISTANCE, "how far [away] [be] [it] to {a} from {b}"),
     (Kind.DISTANCE, "how far [away] from {a} (be|do) {b} [be]"),
     (Kind.DISTANCE, "how far do {a} and {b} be apart"),
     (Kind.DISTANCE, "{a} and {b} how far [apart|away] be (it|they) [apart|away]"),
@@ -169,7 +170,7 @@ _MEASURED: tuple[tuple[Kind, str], ...] = (
     (Kind.DISTANCE, "[what] [be] distance [be] (to|of|from) {a} [be]"),
     (
         Kind.DISTANCE,
-        "howclose [be] [together] {a} [be|together]* (to|and|from) {b} [be|together]*",
+        "howclose [be|together]* {a} [be|together]* (to|and|from) {b} [be|together]*",
     ),
     (
         Kind.DISTANCE,
@@ -204,8 +205,9 @@ _MEASURED: tuple[tuple[Kind, str], ...] = (
     *((Kind.NEAREST, form) for form in NEAREST_FORMS),
     (Kind.DIRECTION, _VIEWPOINT + " [then] " + _SIDE_ASKED),
     (Kind.DIRECTION, _SIDE_ASKED + " [then|from|there]* " + _VIEWPOINT + " [{sides}]"),
-    (Kind.DIRECTION, "be {c} {sides} of {b}"),
     (Kind.DIRECTION, "be {c} {sides} [of|from|{me}]*"),
+    (Kind.DIRECTION, "be {c} {sides} (of|from) {b}"),
+    (Kind.DIRECTION, "{c} be (on|to|at) what side of {b}"),
     (Kind.DIRECTION, "[on|in|to|at] what (side|direction) (of|from) {me} (be|do) {c} [be] [on|in]"),
     (Kind.DIRECTION, "[on|in|to|at] what (side|direction) (be|do) {c} [be|on|in|of|from|{me}]*"),
     (Kind.DIRECTION, "[on|in|to|at] what side of {b} (be|do) {c} [be] [on|in|at] [{sides}]"),
@@ -214,7 +216,7 @@ _MEASURED: tuple[tuple[Kind, str], ...] = (
     (Kind.COUNT, "[there] [be|see] [there] how many {k} [be|see|there]*"),
     (Kind.COUNT, "{k} how many [be|see|there]*"),
     (Kind.EXISTS, "(be there|there be|see|be there be|do there be) {k} [be|see|there|around]*"),
-    (Kind.EXISTS, "{an} be there"),
+    (Kind.EXISTS, "{an} (see|be there|be it)"),
     (Kind.EXISTS, "(be|do) {i} (be|see|there)+"),
     (Kind.EXISTS, "be {an} [around]"),
     (Kind.EXISTS, "{an} around"),

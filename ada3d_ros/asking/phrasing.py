@@ -14,8 +14,9 @@ from dataclasses import dataclass, replace
 
 from ada3d_ros.asking.cues import CUES, SIDES
 from ada3d_ros.asking.frames import frame_words
-from ada3d_ros.asking.lexicon import CLOSED, CONTRACTIONS, POLITE, ROOM, TURNS, Rule, word_set
+from ada3d_ros.asking.lexicon import CLOSED, CONTRACTIONS, POLITE, ROOM, Rule, word_set
 from ada3d_ros.asking.spelling import mended
+from ada3d_ros.asking.turns import TURNS
 from ada3d_ros.asking.words import COLORS, GENERIC, NOUNS, NUMBERS, UNCOUNTED, singular
 from ada3d_ros.measures import Reference
 from ada3d_ros.model.coordinates import Point, replace_places
