@@ -51,7 +51,7 @@ SIDES = rules(
 CUES = rules(
     # what there is to see
     (rf"\b(?:can|could|do|did|will|would) (?:{_WE}) (?:currently )?(?:{_SEE}|have)\b", "see"),
-    (r"\bhave (?:you|we|i) (?:seen|got|noticed|spotted|found|detected)\b", "see"),
+    (r"\bhave (?:you|we|i) (?:seen|got|noticed|spotted|found|detected|counted|observed)\b", "see"),
     (r"\b(?:can be|is|are)(?: to be)? (?:seen|visible|present|found)\b", "see"),
     (r"\b(?:you|i|we) (?:can )?(?:see|find)\b", "see"),
     (r"\b(?:present|visible|available)\b(?! (?:floor|space|area|room))", "see"),

@@ -140,6 +140,7 @@ _MEASURED: tuple[tuple[Kind, str], ...] = (
         "[how much|how large|how big|what|where|find|show|size] [of|be|see|largest|do|there|{me}]*"
         " FREE [be|see|there|that|do|{me}|have|left|free]* " + _FREE_PLACE + " {a} [be]",
     ),
+    (Kind.HEIGHT, "how far be top of {a} (above|from) {o}"),
     (Kind.DISTANCE, "how far [away|off] [from {me}] [be] [it] [to|from] {a} [be|away|off]*"),
     (
         Kind.DISTANCE,
@@ -152,14 +153,14 @@ _MEASURED: tuple[tuple[Kind, str], ...] = (
     (Kind.DISTANCE, "how far do {a} and {b} be apart"),
     (Kind.DISTANCE, "{a} and {b} how far [apart|away] be (it|they) [apart|away]"),
     (Kind.DISTANCE, "{a} how far [away] be (it|they) [away] [from {b}]"),
-    (Kind.DISTANCE, "distance (between|from) {a} (and|to) {b} be what"),
+    (Kind.DISTANCE, "distance (between|from|of) {a} (and|to|from) {b} be what"),
     (Kind.DISTANCE, "between {a} and {b} what be distance"),
     (Kind.DISTANCE, "{a} to {b} (distance|how far [away] [be it])"),
     (Kind.DISTANCE, "[what be] {a} poss distance (from|to) {b}"),
     (
         Kind.DISTANCE,
-        "(from|between) {a} (to|and) {b} (how far|what distance|how many UNIT0) [away] [be]"
-        " [it|that]",
+        "(from|between) {a} (to|and) {b} (how far|what distance|how much distance|what be distance"
+        "|how many UNIT0) [away] [be] [it|that|there]",
     ),
     (Kind.DISTANCE, "from {a} how far [away] [be] [it] [to] {b} [be|away]*"),
     (
@@ -216,13 +217,13 @@ _MEASURED: tuple[tuple[Kind, str], ...] = (
     (Kind.COUNT, "[there] [be|see] [there] how many {k} [be|see|there]*"),
     (Kind.COUNT, "{k} how many [be|see|there]*"),
     (Kind.EXISTS, "(be there|there be|see|be there be|do there be) {k} [be|see|there|around]*"),
-    (Kind.EXISTS, "{an} (see|be there|be it)"),
+    (Kind.EXISTS, "{an} (see|be|be there|be it)"),
     (Kind.EXISTS, "(be|do) {i} (be|see|there)+"),
     (Kind.EXISTS, "be {an} [around]"),
     (Kind.EXISTS, "{an} around"),
     (Kind.WHERE, "[at|in] where [be|see|do]* {a} [be] [at]"),
     (Kind.WHERE, "(locate|find|show|see|point at) [{me}] [where] {a} [be]"),
-    (Kind.WHERE, "[what] [be] position [be] of {a} [be]"),
+    (Kind.WHERE, "[what|where] [be] position [be] of {a} [be]"),
     (Kind.WHERE, "[at|in] what position [be|do|have]* {a} [be|have|at]*"),
     (Kind.WHERE, "[what be] {a} [poss] position [be]"),
     (Kind.WHERE, "{a} where be (it|they)"),
@@ -231,7 +232,7 @@ LAST_SEEN = "last_seen"  # attribute of where and when a thing was seen last
 _ASKED_BACK = "(where|when|where and when|when and where)"
 LAST_SEEN_FORMS = (
     f"{_ASKED_BACK} [did|do|have|had|i|we|{{me}}]* last (see|seen|saw) {{a}}",
-    f"{_ASKED_BACK} [was|were|be|have|been]* {{a}} [be|been|have]* last (see|seen)",
+    f"{_ASKED_BACK} [was|were|be|have|been]* {{a}} [be|been|have]* last [been] (see|seen)",
     f"{_ASKED_BACK} [was|were|be|have|been]* {{a}} [be|been|have]* (see|seen) last",
     f"{_ASKED_BACK} [did|do|have|had|i|we|{{me}}]* (see|seen|saw) {{a}} last",
 )

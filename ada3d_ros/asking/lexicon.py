@@ -48,6 +48,10 @@ CONTRACTIONS = rules(
         r"distance between \1 and \2",
     ),
     (r"\bdist(?:ance|\.)?:? (\w+)[-–—/](\w+)(?=\W*$)", r"distance between \1 and \2"),
+    (
+        r"^\W*(\w[\w ]*?)(?: [-–—]+ | ?(?:-+>|→|<-+>|↔) ?)(\w[\w ]*?):? (?:dist|distance)(?=\W*$)",
+        r"distance between \1 and \2",
+    ),
     (rf"\b({_DIMENSION}) ((?:in|as) \w+) (of .+?)(?=\W*$)", r"\1 \3 \2"),
     (r"\bw/in\b", "within"),
     (r"\bhow(many|much|far|big|large|tall|high|long|wide)\b", r"how \1"),
@@ -90,7 +94,8 @@ POLITE = rules(
     (r"\b(?:exactly|precisely|currently|roughly|approximately|approx)\b", ""),
     (r"\b(?:about|around)(?= how\b)|(?<= )(?:about|more or less|at a guess|or so)$", ""),
     (
-        r"\b(?:approximate|rough|estimated|exact|precise|overall|total|full|whole|maximum)"
+        r"\b(?!total (?:\w+ )+of (?:the |all )?(?:\w+ )*\w+s$)"
+        r"(?:approximate|rough|estimated|exact|precise|overall|total|full|whole|maximum)"
         rf"(?= (?:distance|position|location|number|place|{_DIMENSION})\b)",
         "",
     ),
@@ -111,7 +116,19 @@ POLITE = rules(
         "",
     ),
     (r"^\s*(?:i (?:am|was) (?:wondering|curious)(?: about)?|i wonder|any idea|let me know)\b", ""),
-    (r"^\s*do you (?:happen to )?know\b|^\s*what i (?:want to know|wonder) is\b", ""),
+    (r"\b(?:happen|manage) to\b|\b(?:even|really|indeed|truly)\b", ""),
+    (r"\b(?:short|brief|quick|detailed) (?=description\b)", ""),
+    (
+        r"^\s*i (?:would|want|need|wish)(?: like| love)?(?: you)? to (?=describe|count|measure|list"
+        r"|name|show|find|locate|point)",
+        "",
+    ),
+    (
+        r"^\s*(?:i am |we are )?(?:looking|searching) for (the .+?)"
+        r" (?:what|which)(?: one)? is (?:it|that)$",
+        r"what is \1",
+    ),
+    (r"^\s*do you know\b|^\s*what i (?:want to know|wonder) is\b", ""),
     (r"^\s*(?:telling|tell)(?: me| us)?\b|^\s*(?:saying|say|about)\b", ""),
     (r"^\s*measure (?=from .+ to )", "distance "),
     (
@@ -136,6 +153,10 @@ POLITE = rules(
         r"is there \1",
     ),
     (r"^\s*would there (?:happen to )?be\b", "is there"),
+    (
+        r"^\s*(?:whether|if) ((?:the|your|my) (?:(?!is\b|are\b)\w+ )+)(?:is|are|stands?|lies?)\b",
+        r"is \1",
+    ),
     (r"^\s*(?:whether|if)\b(?= (?:there|the|a|an|any|you can see))", ""),
     (r"^\s*(?:is it true|is it the case|am i right) that (the .+?) (?:is|are)\b", r"is \1"),
     (r"^\s*(?:is it true|is it the case|am i right) that there (?:is|are)\b", "is there"),
@@ -143,6 +164,7 @@ POLITE = rules(
 
 # What says that the whole scene is meant: every question is about it.
 ROOM = rules(
+    (rf"^(.*\b(?:the|this|your|our) (?:{ROOMS})\b.*) in it$", r"\1"),
     (rf"\b(?:has|have) (?:the|this) (?:{ROOMS}) got\b", "see"),
     (
         rf"\b(?:here )?(?:in|inside|within|around|of|across|from) (?:the|this|that|your|our|my)"

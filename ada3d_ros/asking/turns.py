@@ -37,7 +37,25 @@ TURNS = rules(
     ),
     # places in brackets need no word for a place
     (r"\b(?:the )?(?:position|place|point|location|coordinates?|spot) (?=PLACE)", ""),
-    # said as a statement
+    # said as a statement, or in a clause
+    (r"^(the (?:nearest|closest|distance)\b.+) (?:is|are) what$", r"what is \1"),
+    (
+        r"\b(colou?r|size|dimensions?|height|width|length|depth|position|location)"
+        r" (?:that )?(the .+) (?:has|have)$",
+        r"\1 of \2",
+    ),
+    (r"^(how many|which|what) (?:different|distinct|individual)\b", r"\1"),
+    (
+        r"\b(stand(?:ing|s)?|stood|am|are|be|being|was|were) where (the .+?) (?:is|stands|lies)\b",
+        r"\1 at \2",
+    ),
+    (r"^(?:were|should) (i|you|one) (?:to )?(?=stand|be|face|look)", r"if \1 "),
+    (r"^(?:go|walk|move|drive) to (?=.+\b(?:fac(?:e|ing)|look|looking|turn)\b)", "at "),
+    (
+        r"^(?:has|have|was|were) ((?:any|some)thing|(?:an?|any|some) .+?) (?:been )?"
+        r"(?:put|placed|laid|left|set|stood) (?=on|under|between|next|beside|near)",
+        r"is there \1 ",
+    ),
     (
         r"^(the .+?|an? .+?) (?:is|are|stands?|lies?|sits?)"
         r" (how (?:far|big|large|long|wide|deep|tall|high|close|near|many \w+))\b",
@@ -57,6 +75,7 @@ TURNS = rules(
     (r"\bseparated(?: by)?$|\bseparated (?=from\b)", "apart "),
     (r"\b(?:away |apart )?from (?:each other|one another)\b", "apart"),
     (r"\bhow long is the (?:way|path|route|walk|stretch)\b", "how far is it"),
+    (r"\bhow long is it(?= from .+ to )", "how far is it"),
     (r"\bdistance (?:that )?(the .+?) has (?:from|to) ", r"distance from \1 to "),
     # what is said of a thing before what it is asked for
     (
@@ -72,7 +91,7 @@ TURNS = rules(
     (r"^(how (?:high|far))(?: up)? (?:off|over) (?=the (?:floor|ground)\b)", r"\1 above "),
     (r"^how far up (?=(?:is|do|does)\b)", "how high "),
     (r"^(?:up )?to (?=what height\b)", ""),
-    (r"\b(?:go|goes|extend|extends|rise|rises|come|comes)(?: up)?$", "reach"),
+    (r"\b(?:go|goes|extend|extends|rise|rises|come|comes|end|ends)(?: up)?$", "reach"),
     # floor that is left over, or free
     (rf"^how much (?:of the )?({_GROUND}) (.+) (?:is|are) {_FREE}$", r"how much free \1 is \2"),
     (rf"^is (?:the|any|some|there) ({_GROUND}) (.+) {_FREE}$", r"is there free \1 \2"),
@@ -95,6 +114,11 @@ TURNS = rules(
         r"\bfrom the (?:point of view|viewpoint|perspective|view|position|place) of"
         r" (?:someone|somebody|a person|one)(?: who is| who)? (?=at|by|near|next|beside|stand)",
         "",
+    ),
+    (
+        r"\bfrom the (?:point of view|viewpoint|perspective|view|position|place) of"
+        r"(?=.*\b(?:facing|looking|towards)\b)",
+        "from",
     ),
     (r"\b(?:picture|imagine) (?:yourself|myself|ourselves|me|you)\b", "imagine i"),
     (r"\bwith (?:my|your|the) back (?:turned )?(?:to|towards|against) ", "at "),
