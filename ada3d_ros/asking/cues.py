@@ -101,6 +101,7 @@ CUES = rules(
     (r"\bsurround(?:s|ing)?\b", "be around"),
     # within a radius
     (r"\b(?:closer|nearer) (?:to )?than (LEN\d+) (?:away )?(?:from|to)\b", r"within \1 of"),
+    (r"\b(?:closer|nearer) to (.+) than (LEN\d+)$", r"within \2 of \1"),
     (
         r"\b(?:less|(?:not|no) (?:more|farther|further)|nearer|closer|fewer) than (LEN\d+)"
         r"(?: away)?(?: from| of| to)?\b",

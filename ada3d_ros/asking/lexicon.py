@@ -73,7 +73,11 @@ CONTRACTIONS = rules(
 POLITE = rules(
     (r"^(?:hey|hi|hello|ok|okay|well|so|excuse me|sorry|now|dear)(?: there)?(?: robot)?\b", ""),
     (r"^robot\b", ""),
-    (r"^\s*(?:caption|tell (?:me|us) (?:more )?about|talk about)\b", "describe"),
+    (
+        r"^\s*(?:caption|tell (?:me|us) (?:more )?about|talk about)\b"
+        rf"(?! (?:the )?(?:distance|colou?r|number|{_DIMENSION})\b)",
+        "describe",
+    ),
     (r"^\s*(?:may|can|could) i (?:ask|know)\b|^\s*i (?:need|want|would like)(?= the\b)", ""),
     (r"\b(?:is|are|do|does) not (?:it|there|they|you|we)$", ""),
     (
@@ -92,11 +96,15 @@ POLITE = rules(
     (r"\b(?:would you (?:say|guess|estimate|reckon)|do you (?:think|reckon|believe))\b", ""),
     (r"\b(?:please|pls|plz|kindly|thanks|thx|thank you(?: very much)?)\b", ""),
     (r"\b(?:exactly|precisely|currently|roughly|approximately|approx)\b", ""),
-    (r"\b(?:about|around)(?= how\b)|(?<= )(?:about|more or less|at a guess|or so)$", ""),
+    (r"\b(?:about|around)(?= how\b)|(?<= )(?:more or less|at a guess|or so|then)$", ""),
+    (r"^(how .+) about$", r"\1"),
     (
-        r"\b(?!total (?:\w+ )+of (?:the |all )?(?:\w+ )*\w+s$)"
-        r"(?:approximate|rough|estimated|exact|precise|overall|total|full|whole|maximum)"
+        r"\b(?:approximate|rough|estimated|exact|precise|overall)"
         rf"(?= (?:distance|position|location|number|place|{_DIMENSION})\b)",
+        "",
+    ),
+    (
+        rf"\b(?:total|full|whole|maximum) (?=(?:{_DIMENSION})\b(?! of (?:\w+ )*\w+s$))",
         "",
     ),
     (r"^\s*(?:can|could|do) you see (?=(?:what|how|where|which|whether|if)\b)", ""),
