@@ -95,7 +95,7 @@ POLITE = rules(
     (r"\b(?:in a few words|briefly|in one (?:sentence|word))\b", ""),
     (r"\b(?:would you (?:say|guess|estimate|reckon)|do you (?:think|reckon|believe))\b", ""),
     (r"\b(?:please|pls|plz|kindly|thanks|thx|thank you(?: very much)?)\b", ""),
-    (r"\b(?:exactly|precisely|currently|roughly|approximately|approx)\b", ""),
+    (r"\b(?:exactly|precisely|currently|roughly|approximately|approx)\b(?! one\b)", ""),
     (r"\b(?:about|around)(?= how\b)|(?<= )(?:more or less|at a guess|or so|then)$", ""),
     (r"^(how .+) about$", r"\1"),
     (
@@ -111,7 +111,7 @@ POLITE = rules(
     (r"^(what (?:is|are) .+) (?:called|named)$", r"\1"),
     (r"^(where|what|how \w+) is it that\b", r"\1"),
     (r"\b(?:right now|at the moment|in total|altogether|overall|for me|by (?:any )?chance)\b", ""),
-    (r"\b(?:just|also|actually|in your opinion|as far as you can (?:see|tell))\b", ""),
+    (r"\b(?:just(?! one\b)|also|actually|in your opinion|as far as you can (?:see|tell))\b", ""),
     (
         r"^\s*(?:(?:can|could|would|will) you(?: be so kind as to| be able to)?|would you mind"
         r"|are you able to) (?=(?:tell|say|show|giv|check|count|find out|point|describ|locat|nam"
@@ -201,17 +201,17 @@ CLOSED = word_set("""
     apart are around as at away be because been before behind being below beside best between bigger
     both broad but buy by can cause color comparison connection contain contrast cost could count
     deep depth describe detail did difference differences direction do does done down during each
-    either else enough ever every everybody everyone facing far farthest few first for from front
-    full furthest get give go goes going got had have he heavy height her here high highest him his
-    how i if ignore in inside instead into is it itself kept kind know large larger last least left
-    length let like list locate located long look looks lot lowest made make many match may me mean
-    more most move moved much must name near nearest need neither never no nobody nor not number of
-    off often old on once only open or other ought our out outside over own painted past per please
-    point position poss put quite related relation relationship robot same say see seen shall she
-    shortest should show side similarity since size smaller smallest so somebody someone soon still
-    such take tall taller tallest tell than that their them then there these they this those through
-    till to today together tomorrow too took top toward towards translate try under until up us use
-    used using very via wait want was way we well went were what when where whether while who whole
-    whom whose why wide wider width will with within without wonder would write yesterday yet you
-    yours
+    either else enough ever every everybody everyone exactly facing far farthest favorite favourite
+    few first for from front full furthest get give go goes going got had have he heavy height her
+    here high highest him his how i if ignore in inside instead into is it itself just kept kind
+    know large larger last least left length let like list locate located long look looks lot lowest
+    made make many match may me mean more most move moved much must name near nearest need neither
+    never no nobody nor not number of off often old on once only open or other ought our out outside
+    over own painted past per please point position poss preferred put quite related relation
+    relationship robot same say see seen shall she shortest should show side similarity since size
+    smaller smallest so somebody someone soon still such take tall taller tallest tell than that
+    their them then there these they this those through till to today together tomorrow too took top
+    toward towards translate try under until up us use used using very via wait want was way we well
+    went were what when where whether while who whole whom whose why wide wider width will with
+    within without wonder would write yesterday yet you yours
 """)
