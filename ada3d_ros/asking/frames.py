@@ -83,7 +83,7 @@ NEAREST_FORMS = (
     "[what|name|find] {o} be nearest {i} (to|beside) {a}",
     "nearest {the}",
     "nearest to {a} [be] [what]",
-    "[what be] {a} poss nearest [{i}]",
+    "[what [{o}] be] {a} poss nearest [{i}]",
     "of {k} (what|that) [{o}] be (nearest|nearest to) {a}",
     "(what|where|name|find|show) [be] nearest {i}",
     "what [{k}] (be|do) {a} [be] (nearest to|beside)",
@@ -93,7 +93,7 @@ NEAREST_FORMS = (
 )
 _SIZE = "[be|have|do]* {a} [be|have]"
 _VIEWPOINT = (
-    "([if|when|suppose|imagine|assume|while|as|that|let|say|then|now]* [i|{me}|we]"
+    "([if|when|suppose|imagine|assume|while|as|that|let|say|then|now|with]* [i|{me}|we]"
     " [be|go|were]* [seen] (at|by|beside|near|on|from|in front of) {a}"
     " [and|i|{me}|we|be|to|that|also]* (FACE|towards) {b}"
     "|[when|if|while] FACE from {a} (to|towards|at) {b}"
@@ -144,15 +144,15 @@ _MEASURED: tuple[tuple[Kind, str], ...] = (
     (Kind.DISTANCE, "how far [away|off] [from {me}] [be] [it] [to|from] {a} [be|away|off]*"),
     (
         Kind.DISTANCE,
-        "how far [away|apart|off] [be] [it] [from|between] {a} [be|away|apart|off]* (from|to|and)"
-        " {b} [be|away|apart|off]*",
+        "how far [away|apart|off] [be] [it] [from|between] {a} [be|away|apart|off]*"
+        " (from|to|and|off) {b} [be|away|apart|off]*",
     ),
     (Kind.DISTANCE, "how far [it] [be] from {a} to {b} [be]"),
     (Kind.DISTANCE, "how far [away] [be] [it] to {a} from {b}"),
     (Kind.DISTANCE, "how far [away] from {a} (be|do) {b} [be]"),
     (Kind.DISTANCE, "how far do {a} and {b} be apart"),
-    (Kind.DISTANCE, "{a} and {b} how far [apart|away] be (it|they) [apart|away]"),
-    (Kind.DISTANCE, "{a} how far [away] be (it|they) [away] [from {b}]"),
+    (Kind.DISTANCE, "{a} and {b} how far [apart|away] [be (it|they)] [apart|away]"),
+    (Kind.DISTANCE, "{a} how far [away] [be (it|they)] [away] [from {b}]"),
     (Kind.DISTANCE, "distance (between|from|of) {a} (and|to|from) {b} be what"),
     (Kind.DISTANCE, "between {a} and {b} what be distance"),
     (Kind.DISTANCE, "{a} to {b} (distance|how far [away] [be it])"),
@@ -189,12 +189,12 @@ _MEASURED: tuple[tuple[Kind, str], ...] = (
     (Kind.SIZE, "how many UNIT0 {w} " + _SIZE),
     (Kind.SIZE, "[what be] {a} [poss] {w_noun} [be]"),
     (Kind.SIZE, "{w_noun} [be] {a}"),
-    (Kind.SIZE, "{a} how {w} be (it|they)"),
+    (Kind.SIZE, "{a} (how|[of] what) {w} [(be|do) (it|they) [have]]"),
     (Kind.HEIGHT, "how (tall|high) " + _SIZE + " [above {o}]"),
     (Kind.HEIGHT, "[what] [be] height [be] of [top of] {a} [be] [above {o}]"),
     (Kind.HEIGHT, "what height [be|have|do]* {a} [be|have|reach]"),
     (Kind.HEIGHT, "height [be] {a}"),
-    (Kind.HEIGHT, "{a} how (tall|high) be (it|they)"),
+    (Kind.HEIGHT, "{a} (how (tall|high)|what height) [(be|do) (it|they) [have]]"),
     (Kind.HEIGHT, "at what height be [top of] {a}"),
     (Kind.HEIGHT, "how many UNIT0 (tall|high) " + _SIZE),
     (Kind.HEIGHT, "how (high|far) [above {o}] [be|do]* [top of] {a} [be|reach] [above {o}]"),

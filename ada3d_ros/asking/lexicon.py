@@ -36,7 +36,11 @@ CONTRACTIONS = rules(
         r"|side))'s\b(?! (?:colou?r|size|height|width|length)\b)",
         r"\1 is",
     ),
-    (r"'s (?=(?:what|which|how|where)\b)", " is "),
+    (
+        r"'s (?=(?:what|which|how|where)\b|(?:the )?(?:tallest|highest|largest|biggest|nearest"
+        r"|closest)\W*$|(?:nearest|closest|next) to\b|(?:on|under|between|within|beside) )",
+        " is ",
+    ),
     (r"\b(what|where|which|who|how|there|that|it|here|when|why)'?s\b(?!')", r"\1 is"),
     (r"\b(what|where|there|they|you|we)'re\b", r"\1 are"),
     (r"\bb/w\b|\bbtw\b(?=.+ and )", "between"),
@@ -73,6 +77,13 @@ CONTRACTIONS = rules(
 POLITE = rules(
     (r"^(?:hey|hi|hello|ok|okay|well|so|excuse me|sorry|now|dear)(?: there)?(?: robot)?\b", ""),
     (r"^robot\b", ""),
+    (r"^(?:and|but|then)\b|^(?:(?:a|one) )?(?:(?:quick|short|simple) )?question\b", ""),
+    (r"\bif (?:possible|you can|you know|you please)\b|^do tell\b", ""),
+    (
+        r"^i (?:would be|am) (?:also )?(?:interested|keen)"
+        r" (?:in|to (?:know|learn|hear|see|find out)|about|as to)\b",
+        "",
+    ),
     (
         r"^\s*(?:caption|tell (?:me|us) (?:more )?about|talk about)\b"
         rf"(?! (?:the )?(?:distance|colou?r|number|{_DIMENSION})\b)",
@@ -109,6 +120,8 @@ POLITE = rules(
     ),
     (r"^\s*(?:can|could|do) you see (?=(?:what|how|where|which|whether|if)\b)", ""),
     (r"^(what (?:is|are) .+) (?:called|named)$", r"\1"),
+    (r"^(where .+) to be (?:found|seen)$", r"\1"),
+    (r"^(how \w+) in (?:size|height|length|width)\b", r"\1"),
     (r"^(where|what|how \w+) is it that\b", r"\1"),
     (r"\b(?:right now|at the moment|in total|altogether|overall|for me|by (?:any )?chance)\b", ""),
     (r"\b(?:just(?! one\b)|also|actually|in your opinion|as far as you can (?:see|tell))\b", ""),
@@ -136,6 +149,7 @@ POLITE = rules(
         r" (?:what|which)(?: one)? is (?:it|that)$",
         r"what is \1",
     ),
+    (r"^\s*(?:is|would) it (?:be )?possible (?:for you )?to (?=tell|say|show|give|measure)", ""),
     (r"^\s*do you know\b|^\s*what i (?:want to know|wonder) is\b", ""),
     (r"^\s*(?:telling|tell)(?: me| us)?\b|^\s*(?:saying|say|about)\b", ""),
     (r"^\s*measure (?=from .+ to )", "distance "),
@@ -153,6 +167,12 @@ POLITE = rules(
         r"\1 is \2",
     ),
     (r"^(what|which \w+) would be(?= (?:the )?(?:nearest|closest)\b)(?!.* if\b)", r"\1 is"),
+    (
+        rf"^(where|(?:what|which) (?:colou?r|{_DIMENSION})|what(?= would the (?:{_DIMENSION}) of))"
+        r" would (the .+) be$",
+        r"\1 is \2",
+    ),
+    (r"^(how \w+|what|where) (is|are) (?:it|they|that) (the .+)$", r"\1 \2 \3"),
     (r",? or not$", ""),
     (r"^\s*(?:check|find out|work out|figure out|determine|estimate|measure|measuring)\b", ""),
     (r"^\s*(?:calculate|compute)\b|^\s*(?:giving|give)(?: me| us)?\b", ""),

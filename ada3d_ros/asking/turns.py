@@ -27,6 +27,18 @@ TURNS = rules(
     (r"\bin (?:what|which) (?:place|spot|part|corner)\b", "where"),
     (r"\bat (?:the )?(?:position|place|point|location|coordinates?|spot) (?=PLACE)", "at "),
     (r"\bidentify\b", "name"),
+    (r"^where to (?:find|look for|see) ", "where is "),
+    (r"\bdistance (?:that )?(you|i) have (?:from|to) ", r"distance from \1 to "),
+    (r"^describe (?:to|for) (?:me|us)\b", "describe"),
+    (r"^got (?=(?:any|an?|some)\b)", "is there "),
+    (r"\b(has|have) ((?:the|your|my) .+) got$", r"\1 \2"),
+    (rf"\b(\w+) (?:of|in) ({_COLOR}) colou?r\b", r"\2 \1"),
+    (rf"\b({_COLOR}) ?-?colou?red\b", r"\1"),
+    (r"\b(?:over|across|through|all the way) to\b", "to"),
+    (
+        r"\bwith (?:my|your) (?:eyes|face|gaze|nose|front)(?: turned)? (?:on|to|towards?|at) ",
+        "facing ",
+    ),
     (rf"\bdescribe (?:the|this|your|our) (?:whole |entire )?(?:{ROOMS})$", "list what see"),
     (r"\b(?:enumerate|list out|an? list of|list of|an? inventory of)\b", "list"),
     (r"\b(?:anyone|anybody|someone|somebody)(?= (?:there|here|around)$|$)", "a person"),
@@ -68,6 +80,7 @@ TURNS = rules(
     ),
     # distances
     (r"\bfar removed\b", "far"),
+    (r"^(?:at |by )?what distance(?= (?:is|are|does|do)\b)", "how far"),
     (
         r"^(?:by )?(?:how much|what distance|how far) (?=(?:is|are) .+ (?:separated|apart)\b)",
         "how far ",
@@ -145,7 +158,7 @@ TURNS = rules(
         "is the largest",
     ),
     (
-        r"\bhow far (?:do|would|must|should|will|have) (?:i|you|one|we|robot)"
+        r"\bhow far (?:does|do|would|must|should|will|have) (?:i|you|one|we|robot)"
         r"(?: (?:have|need|got) to)?"
         r" (?:go|walk|drive|travel|move|get) from (.+?) to (?:get to |reach )?",
         r"how far is it from \1 to ",
