@@ -11,7 +11,7 @@ _SEE = "see|find|spot|notice|detect|observe|make out|recogni[sz]e|perceive"
 _WE = "you|i|we|one|they"
 _OF = "(?: (?:of|from|to|around|about))?"
 _ME = "me|you|us|robot|the robot"
-_MY = "my|your|the|its|our"
+_MY = "my|your|the|its|our|their|his|her"
 _BESIDE = "next to|beside|adjacent to|alongside|close to|near to|near|nearby|by|around|in front of"
 _EDGES = "length|width|height|depth|breadth"
 _STRETCHES = "long|wide|high|tall|deep|broad"
@@ -24,8 +24,8 @@ SIDES = rules(
         r"SIDE\1",
     ),
     (r"\b(?:my|your) (left|right)(?: ?-?hand)?(?: side)?\b", r"SIDE\1"),
-    (r"\bleft\b(?:(?: ?-?hand)? side\b)?", "SIDEleft"),
-    (r"\bright\b(?:(?: ?-?hand)? side\b)?(?! next| beside| by| now)", "SIDEright"),
+    (r"\bleft\b(?:[ -]?hand\b)?(?: side\b)?", "SIDEleft"),
+    (r"\bright\b(?:[ -]?hand\b)?(?: side\b)?(?! next| beside| by| now)", "SIDEright"),
     (
         rf"\b(?:directly |right )?(?:behind(?: (?:{_ME}))?|(?:at|to|on) (?:{_MY}) (?:back|rear)"
         r"|in back of (?:me|you))(?= or| when| if| while| SIDE| in front| ahead|\s*$)",

@@ -102,11 +102,11 @@ _VIEWPOINT = (
 )
 _SIDE_ASKED = (
     "((be|would|do|see|was|were) {c} [be] {sides} [of|to|from|{me}]*"
-    "|[on|in|to|at] what (side|direction) [of {me}] [be|do|would|SIDE\\w+]* {c}"
+    "|[on|in|to|at] what (side|direction|way) [of {me}] [be|do|would|see|SIDE\\w+]* {c}"
     " [be|on|in|from|of|{me}]*"
     "|[{sides}] [then] where [be|do|would|see]* {c} [be] [of|from|{me}]* [{sides}]"
     "|[be] {c} [be] on what side [of {me}]"
-    "|what (side|direction) {c} be [on|in])"
+    "|[on] what (side|direction|way) (be {c}|{c} be) [on|in|to|at])"
 )
 _FREE_PLACE = "(beside|nearest to|nearest|around|near|by|along|at|in front of)"
 
@@ -171,7 +171,7 @@ _MEASURED: tuple[tuple[Kind, str], ...] = (
     (Kind.DISTANCE, "[what] [be] distance [be] (to|of|from) {a} [be]"),
     (
         Kind.DISTANCE,
-        "howclose [be|together]* {a} [be|together]* (to|and|from) {b} [be|together]*",
+        "howclose [be|do|together]* {a} [be|together]* (to|and|from) {b} [be|together]*",
     ),
     (
         Kind.DISTANCE,

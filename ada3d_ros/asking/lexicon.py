@@ -75,6 +75,7 @@ CONTRACTIONS = rules(
 
 # Greetings, politeness and fillers: they change no meaning and go.
 POLITE = rules(
+    (r"\b(?:please|pls|plz|kindly|thanks|thx|thank you(?: very much)?)\b", ""),
     (r"^(?:hey|hi|hello|ok|okay|well|so|excuse me|sorry|now|dear)(?: there)?(?: robot)?\b", ""),
     (r"^robot\b", ""),
     (r"^(?:and|but|then)\b|^(?:(?:a|one) )?(?:(?:quick|short|simple) )?question\b", ""),
@@ -105,7 +106,6 @@ POLITE = rules(
     ),
     (r"\b(?:in a few words|briefly|in one (?:sentence|word))\b", ""),
     (r"\b(?:would you (?:say|guess|estimate|reckon)|do you (?:think|reckon|believe))\b", ""),
-    (r"\b(?:please|pls|plz|kindly|thanks|thx|thank you(?: very much)?)\b", ""),
     (r"\b(?:exactly|precisely|currently|roughly|approximately|approx)\b(?! one\b)", ""),
     (r"\b(?:about|around)(?= how\b)|(?<= )(?:more or less|at a guess|or so|then)$", ""),
     (r"^(how .+) about$", r"\1"),

@@ -80,6 +80,10 @@ TURNS = rules(
     ),
     # distances
     (r"\bfar removed\b", "far"),
+    (r"^(how high) from (?=the (?:floor|ground)\b)", r"\1 above "),
+    (r"\bhow much of an? ", "how much "),
+    (r"\b(?:on|to) (?:which|what) hand\b", "on what side"),
+    (r"\b(?:are|am|is) (?:you|i|we) (?:seeing|finding)\b", "see"),
     (r"^(?:at |by )?what distance(?= (?:is|are|does|do)\b)", "how far"),
     (
         r"^(?:by )?(?:how much|what distance|how far) (?=(?:is|are) .+ (?:separated|apart)\b)",
@@ -101,7 +105,7 @@ TURNS = rules(
     ),
     # heights
     (r"\bfrom the (?:floor|ground) (?:up )?to (?:the )?top of\b", "of"),
-    (r"^(how (?:high|far))(?: up)? (?:off|over) (?=the (?:floor|ground)\b)", r"\1 above "),
+    (r"^(how (?:high|far))(?: up)? (?:off|over|up from) (?=the (?:floor|ground)\b)", r"\1 above "),
     (r"^how far up (?=(?:is|do|does)\b)", "how high "),
     (r"^(?:up )?to (?=what height\b)", ""),
     (r"\b(?:go|goes|extend|extends|rise|rises|come|comes|end|ends)(?: up)?$", "reach"),
@@ -124,8 +128,9 @@ TURNS = rules(
     (r"^count up(?= (?:all|the))", "count"),
     # from where something is seen
     (
-        r"\bfrom the (?:point of view|viewpoint|perspective|view|position|place) of"
-        r" (?:someone|somebody|a person|one)(?: who is| who)? (?=at|by|near|next|beside|stand)",
+        r"\b(?:from the (?:point of view|viewpoint|perspective|view|position|place) of|relative to"
+        r"|as seen by|seen by|for|to) (?:someone|somebody|a person|one|an observer)"
+        r"(?: who is| who)? (?=at|by|near|next|beside|stand)",
         "",
     ),
     (
