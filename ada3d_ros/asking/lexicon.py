@@ -52,6 +52,7 @@ CONTRACTIONS = rules(
         r"distance between \1 and \2",
     ),
     (r"\bdist(?:ance|\.)?:? (\w+)[-–—/](\w+)(?=\W*$)", r"distance between \1 and \2"),
+    (r"^\W*(\w+)[-–—/](\w+) dist(?:ance)?\b", r"distance between \1 and \2"),
     (
         r"^\W*(\w[\w ]*?)(?: [-–—]+ | ?(?:-+>|→|<-+>|↔) ?)(\w[\w ]*?):? (?:dist|distance)(?=\W*$)",
         r"distance between \1 and \2",
@@ -62,7 +63,7 @@ CONTRACTIONS = rules(
     (r"\binfront\b", "in front"),
     (r"\bnextto\b", "next to"),
     (r"\bontop\b", "on top"),
-    (r"\bi'm\b", "i am"),
+    (r"\bi'?m\b", "i am"),
     (r"\bi'd\b", "i would"),
     (r"\bi've\b", "i have"),
     (r"n't\b", " not"),
@@ -128,7 +129,8 @@ POLITE = rules(
     (
         r"^\s*(?:(?:can|could|would|will) you(?: be so kind as to| be able to)?|would you mind"
         r"|are you able to) (?=(?:tell|say|show|giv|check|count|find out|point|describ|locat|nam"
-        r"|list|let|measur|estimat|work|identify|calculat))",
+        r"|list|let|measur|estimat|work|identify|calculat|comput"
+        r"|determin|specif|indicat|provid))",
         "",
     ),
     (
@@ -168,14 +170,15 @@ POLITE = rules(
     ),
     (r"^(what|which \w+) would be(?= (?:the )?(?:nearest|closest)\b)(?!.* if\b)", r"\1 is"),
     (
-        rf"^(where|(?:what|which) (?:colou?r|{_DIMENSION})|what(?= would the (?:{_DIMENSION}) of))"
-        r" would (the .+) be$",
+        rf"^(where|(?:what|which) (?:colou?r|{_DIMENSION})"
+        rf"|what(?= (?:would|might|may|could) the (?:{_DIMENSION}) of))"
+        r" (?:would|might|may|could) (the .+) be$",
         r"\1 is \2",
     ),
     (r"^(how \w+|what|where) (is|are) (?:it|they|that) (the .+)$", r"\1 \2 \3"),
     (r",? or not$", ""),
     (r"^\s*(?:check|find out|work out|figure out|determine|estimate|measure|measuring)\b", ""),
-    (r"^\s*(?:calculate|compute)\b|^\s*(?:giving|give)(?: me| us)?\b", ""),
+    (r"^\s*(?:calculate|compute|specify|indicate|provide)\b|^\s*(?:giving|give)(?: me| us)?\b", ""),
     (
         r"^\s*i (?:am|was) (?:looking|searching) for (.+?) (?:is|are) there (?:one|any|some)$",
         r"is there \1",
