@@ -125,8 +125,8 @@ CUES = rules(
     (r"\b(LEN\d+) or less (?:away )?from\b", r"within \1 of"),
     # distance, size, height
     (
-        r"\b(?:straight[- ]line|shortest|minimum|minimal|smallest|exact|direct|actual|approximate"
-        r"|rough) distance\b",
+        r"\b(?:straight[- ]line|shortest|closest|nearest|minimum|minimal|smallest|exact"
+        r"|direct|actual|approximate|rough) distance\b",
         "distance",
     ),
     (r"\b(?:gap|separation|clearance|spacing|distances)\b", "distance"),
@@ -142,7 +142,7 @@ CUES = rules(
     (r"\b(?:total )?(?:numbers?|count|amount|quantity)(?= (?:of|do|are|is))\b", "number"),
     # verbs of standing, which say no more than being
     (rf"\b(?:is|are|am|be|being) (?:currently )?(?:{_STANDING}|to be found)\b", "be"),
-    (r"\b(?:stands?|stood|lies?|sits?|sat|rests?|exists?|imagine being|being)\b", "be"),
+    (r"\b(?:appears?|stands?|stood|lies?|sits?|sat|rests?|exists?|imagine being|being)\b", "be"),
     (r"\b(?:standing|lying|sitting|resting|located|placed|positioned|situated)\b", "be"),
     (r"\b(?:is|are|am)\b", "be"),
     (r"\bdoes\b", "do"),

@@ -79,7 +79,7 @@ COLOR_FORMS = (
     "[find] ~ what color [be|have|do]* (it|that|this|they) [have|be]",
 )
 NEAREST_FORMS = (
-    "[what|where|name|find|show|list] [be] nearest {i} [that] [be] (to|beside) {a}",
+    "[what|where|name|find|show|list] [be] nearest {i} [that] [be] (to|beside|around) {a}",
     "[what|name|find] {o} be nearest {i} (to|beside) {a}",
     "nearest {the}",
     "nearest to {a} [be] [what]",
@@ -200,7 +200,7 @@ _MEASURED: tuple[tuple[Kind, str], ...] = (
     (Kind.HEIGHT, "how (high|far) [above {o}] [be|do]* [top of] {a} [be|reach] [above {o}]"),
     (Kind.HEIGHT, "[what be] {a} [poss] height [be] [above {o}]"),
     (Kind.UNDER, "[on] what [{o}] (be|do)+ {a} [be]* on"),
-    (Kind.ON, "what do {a} have on it"),
+    (Kind.ON, "what (do {a} have|have {a}) on it"),
     (Kind.UNDER, "{a} be on what"),
     (Kind.UNDER, "on what [{o}] (be|do)+ {a} [be]*"),
     *((Kind.NEAREST, form) for form in NEAREST_FORMS),

@@ -52,7 +52,10 @@ CONTRACTIONS = rules(
         r"distance between \1 and \2",
     ),
     (r"\bdist(?:ance|\.)?:? (\w+)[-–—/](\w+)(?=\W*$)", r"distance between \1 and \2"),
-    (r"^\W*(\w+)[-–—/](\w+) dist(?:ance)?\b", r"distance between \1 and \2"),
+    (
+        r"^\W*(?:what is |what's )?(?:the )?(\w+)[-–—/](\w+) dist(?:ance)?\b(?:,? what is it)?",
+        r"distance between \1 and \2",
+    ),
     (
         r"^\W*(\w[\w ]*?)(?: [-–—]+ | ?(?:-+>|→|<-+>|↔) ?)(\w[\w ]*?):? (?:dist|distance)(?=\W*$)",
         r"distance between \1 and \2",
@@ -178,6 +181,7 @@ POLITE = rules(
     (r"^(how \w+|what|where) (is|are) (?:it|they|that) (the .+)$", r"\1 \2 \3"),
     (r",? or not$", ""),
     (r"^\s*(?:check|find out|work out|figure out|determine|estimate|measure|measuring)\b", ""),
+    (r"^\s*(?:state|report|return|output) (?=(?:the|how|what|which|all)\b)", ""),
     (r"^\s*(?:calculate|compute|specify|indicate|provide)\b|^\s*(?:giving|give)(?: me| us)?\b", ""),
     (
         r"^\s*i (?:am|was) (?:looking|searching) for (.+?) (?:is|are) there (?:one|any|some)$",

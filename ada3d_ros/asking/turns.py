@@ -50,6 +50,10 @@ TURNS = rules(
     # places in brackets need no word for a place
     (r"\b(?:the )?(?:position|place|point|location|coordinates?|spot) (?=PLACE)", ""),
     # said as a statement, or in a clause
+    (
+        r"^(the (?:distance|colou?r|size|height|width|length|position)\b.*) what is (?:it|that)$",
+        r"\1",
+    ),
     (r"^(the (?:nearest|closest|distance)\b.+) (?:is|are) what$", r"what is \1"),
     (
         r"\b(colou?r|size|dimensions?|height|width|length|depth|position|location)"
@@ -70,7 +74,8 @@ TURNS = rules(
     ),
     (
         r"^(the .+?|an? .+?) (?:is|are|stands?|lies?|sits?)"
-        r" (how (?:far|big|large|long|wide|deep|tall|high|close|near|many \w+))\b",
+        r" (how (?:far|big|large|long|wide|deep|tall|high|close|near"
+        r"|many \w+(?: (?:tall|high|long|wide|away|apart))?))\b",
         r"\2 is \1",
     ),
     (
