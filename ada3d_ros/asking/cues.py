@@ -136,7 +136,7 @@ CUES = rules(
     ),
     (rf"\bhow (?:{_STRETCHES})(?:(?: and| or)? (?:how )?(?:{_STRETCHES}))+\b", "how big"),
     (r"\b(?:measurements?|measures|dimensions?|dims|extents?|proportions|sizes)\b", "size"),
-    (r"\bdiameter\b", "width"),
+    (r"\b(?:diameter|breadth)\b", "width"),
     (r"\b(?:biggest|largest|most voluminous|hugest|greatest)\b", "largest"),
     (r"\b(?:tallest|highest)\b", "tallest"),
     (r"\b(?:total )?(?:numbers?|count|amount|quantity)(?= (?:of|do|are|is))\b", "number"),

@@ -179,7 +179,7 @@ POLITE = rules(
         r"\1 is \2",
     ),
     (r"^(how \w+|what|where) (is|are) (?:it|they|that) (the .+)$", r"\1 \2 \3"),
-    (r",? or not$", ""),
+    (r",? (?:or not|yes or no)$|\bso (?=(?:is|are|where|what|which|on)\b)", ""),
     (r"^\s*(?:check|find out|work out|figure out|determine|estimate|measure|measuring)\b", ""),
     (r"^\s*(?:state|report|return|output) (?=(?:the|how|what|which|all)\b)", ""),
     (r"^\s*(?:calculate|compute|specify|indicate|provide)\b|^\s*(?:giving|give)(?: me| us)?\b", ""),

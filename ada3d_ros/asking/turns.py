@@ -55,6 +55,18 @@ TURNS = rules(
         r"\1",
     ),
     (r"^(the (?:nearest|closest|distance)\b.+) (?:is|are) what$", r"what is \1"),
+    (r"^(the (?:\w+ )?(?:nearest|closest)\b.+) (?:is|are)$", r"what is \1"),
+    (r"\b(nearest|closest) neighbou?rs\b", r"\1 objects"),
+    (r"\bin (?:the )?(?:closest|nearest) proximity (?:to|of)\b", "closest to"),
+    (r"\bin (?:close|immediate|direct) proximity (?:to|of)\b", "next to"),
+    (r"^(how (?:close|near) .+) to (?:each other|one another)$", r"\1"),
+    (r"\bat a distance of (?=less|fewer|at most|up to|under|below|no more|not more)", ""),
+    (r"(the (?:\w+ )?\w+) poss top\b", r"the top of \1"),
+    (r"^where at\b", "where"),
+    (
+        r"\b(i|you) (?:position|place|put|station) (?:myself|yourself|me)\b",
+        r"\1 am",
+    ),
     (
         r"\b(colou?r|size|dimensions?|height|width|length|depth|position|location)"
         r" (?:that )?(the .+) (?:has|have)$",
