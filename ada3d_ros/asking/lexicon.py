@@ -83,7 +83,7 @@ POLITE = rules(
     (r"^(?:hey|hi|hello|ok|okay|well|so|excuse me|sorry|now|dear)(?: there)?(?: robot)?\b", ""),
     (r"^robot\b", ""),
     (r"^(?:and|but|then)\b|^(?:(?:a|one) )?(?:(?:quick|short|simple) )?question\b", ""),
-    (r"\bif (?:possible|you can|you know|you please)\b|^do tell\b", ""),
+    (r"\bif (?:possible|you can|you know|you please)\b|^do (?=(?:tell|say|show|give)\b)", ""),
     (
         r"^i (?:would be|am) (?:also )?(?:interested|keen)"
         r" (?:in|to (?:know|learn|hear|see|find out)|about|as to)\b",

@@ -101,7 +101,7 @@ TURNS = rules(
     (r"\bhow much of an? ", "how much "),
     (r"\b(?:on|to) (?:which|what) hand\b", "on what side"),
     (r"\b(?:are|am|is) (?:you|i|we) (?:seeing|finding)\b", "see"),
-    (r"^(?:at |by )?what distance(?= (?:is|are|does|do)\b)", "how far"),
+    (r"^(?:at |by )?what distance(?= (?:is|are|does|do)\b(?! there))", "how far"),
     (
         r"^(?:by )?(?:how much|what distance|how far) (?=(?:is|are) .+ (?:separated|apart)\b)",
         "how far ",
