@@ -27,6 +27,7 @@ _SLOTS = {
     "color": r"[dna]\d+",
     "len": r"LEN\d+",
     "w": "big|large|wide|long|deep|broad|size|width|length|depth",
+    "w_noun": "size|width|length|depth",  # fills {w}
     "sides": r"(?:SIDE\w+)(?: (?:or )?SIDE\w+)*",
     "me": r"r\d+",
 }
@@ -50,7 +51,7 @@ GROUPS: dict[Kind, str] = dict.fromkeys(PLACES, _MEMBERS) | {
 # Questions about a group at a place: what it is ("" of MeasureRequest.attribute), how many, ...
 PLACE_FORMS: dict[str, tuple[str, ...]] = {
     "count": (
-        "how many {k} [that] [be|see|do]* [there] [be] @ [be|see|there]*",
+        "how many [of] {k} [that] [be|see|do]* [there] [be] @ [be|see|there]*",
         "@ how many {k} [be|see|there|do]*",
         "(count|[what] [be] number of) {k} [that] [be|see]* @",
     ),
@@ -60,6 +61,7 @@ PLACE_FORMS: dict[str, tuple[str, ...]] = {
         "(what|list|name|find|show) [that] [be|see]* [there] [be] @ [be|see]",
         "what be {k} [that] [be] @",
         "@ (what|list) [{k}] [be|see|do]* [there] [be]",
+        "@ [there] [be] what",
     ),
     "yes_no": (
         "(be|see|do|be there|there be) {k} [there] [that] [be|see]* @ [see]",
@@ -74,11 +76,16 @@ COLOR_FORMS = (
     "[of|in] what color [have|be|do|of]* ~ [have|be|do]* [painted]",
     "[what] [be] color [of|have|be]* ~ [be|have]*",
     "~ [have|be|do|of]* what color",
+    "[what be] ~ [poss] color",
     "[find] ~ what color [be|have|do]* (it|that|this|they) [have|be]",
 )
 NEAREST_FORMS = (
-    "[what|where|name|find|show|list] [be] nearest {i} [that] [be] (to|beside) {a}",
+    "[what|where|name|find|show|list] [be] nearest {i} [that] [be] (to|beside|around) {a}",
     "[what|name|find] {o} be nearest {i} (to|beside) {a}",
+    "nearest {the}",
+    "nearest to {a} [be] [what]",
+    "[what [{o}] be] {a} poss nearest [{i}]",
+    "of {k} (what|that) [{o}] be (nearest|nearest to) {a}",
     "(what|where|name|find|show) [be] nearest {i}",
     "what [{k}] (be|do) {a} [be] (nearest to|beside)",
     "{a} be (nearest to|beside) what",
@@ -87,19 +94,20 @@ NEAREST_FORMS = (
 )
 _SIZE = "[be|have|do]* {a} [be|have]"
 _VIEWPOINT = (
-    "([if|when|suppose|imagine|assume|while|as|that|let|say|then|now]* [i|{me}|we]"
+    "([if|when|suppose|imagine|assume|while|as|that|let|say|then|now|with]* [i|{me}|we]"
     " [be|go|were]* [seen] (at|by|beside|near|on|from|in front of) {a}"
-    " [and|i|{me}|we|be|to|that|also]* FACE {b}"
+    " [and|i|{me}|we|be|to|that|also]* (FACE|towards) {b}"
+    "|[when|if|while] FACE from {a} (to|towards|at) {b}"
     "|[if|when|suppose|imagine|assume|while|as]* [i|{me}|we] [be]* FACE {b}"
     " [and|be|when|while|i|{me}]* (from|at|beside|by) {a})"
 )
 _SIDE_ASKED = (
-    "((be|would|do) {c} [be] {sides} [of|to|from|{me}]*"
-    "|[on|in|to|at] what (side|direction) [of {me}] [be|do|would|SIDE\\w+]* {c}"
+    "((be|would|do|see|was|were) {c} [be] {sides} [of|to|from|{me}]*"
+    "|[on|in|to|at] what (side|direction|way) [of {me}] [be|do|would|see|SIDE\\w+]* {c}"
     " [be|on|in|from|of|{me}]*"
-    "|[then] where [be|do|would|see]* {c} [be] [of|from|{me}]*"
-    "|[be] {c} on what side [of {me}]"
-    "|what (side|direction) {c} be [on|in])"
+    "|[{sides}] [then] where [be|do|would|see]* {c} [be] [of|from|{me}]* [{sides}]"
+    "|[be] {c} [be] on what side [of {me}]"
+    "|[on] what (side|direction|way) (be {c}|{c} be) [on|in|to|at])"
 )
 _FREE_PLACE = "(beside|nearest to|nearest|around|near|by|along|at|in front of)"
 
@@ -131,20 +139,30 @@ _MEASURED: tuple[tuple[Kind, str], ...] = (
     (
         Kind.FREE_FLOOR,
         "[how much|how large|how big|what|where|find|show|size] [of|be|see|largest|do|there|{me}]*"
-        " FREE [be|see|there|that|do|{me}|have|left]* " + _FREE_PLACE + " {a} [be]",
+        " FREE [be|see|there|that|do|{me}|have|left|free]* " + _FREE_PLACE + " {a} [be]",
     ),
+    (Kind.HEIGHT, "how far be top of {a} (above|from) {o}"),
     (Kind.DISTANCE, "how far [away|off] [from {me}] [be] [it] [to|from] {a} [be|away|off]*"),
     (
         Kind.DISTANCE,
-        "how far [away|apart|off] [be] [it] [from|between] {a} [be|away|apart|off]* (from|to|and)"
-        " {b} [be|away|apart|off]*",
+        "how far [away|apart|off] [be] [it] [from|between] {a} [be|away|apart|off]*"
+        " (from|to|and|off) {b} [be|away|apart|off]*",
     ),
-    (Kind.DISTANCE, "how far [away] from {a} be {b}"),
+    (Kind.DISTANCE, "how far [it] [be] from {a} to {b} [be]"),
+    (Kind.DISTANCE, "how far [away] [be] [it] to {a} from {b}"),
+    (Kind.DISTANCE, "how far [away] from {a} (be|do) {b} [be]"),
     (Kind.DISTANCE, "how far do {a} and {b} be apart"),
-    (Kind.DISTANCE, "distance (between|from) {a} (and|to) {b} be what"),
+    (Kind.DISTANCE, "{a} and {b} how far [apart|away] [be (it|they)] [apart|away]"),
+    (Kind.DISTANCE, "{a} how far [away] [be (it|they)] [away] [from {b}]"),
+    (Kind.DISTANCE, "distance (between|from|of) {a} (and|to|from) {b} be what"),
     (Kind.DISTANCE, "between {a} and {b} what be distance"),
-    (Kind.DISTANCE, "{a} to {b} distance"),
-    (Kind.DISTANCE, "(from|between) {a} (to|and) {b} (how far|what distance) [away] [be] [it]"),
+    (Kind.DISTANCE, "{a} to {b} (distance|how far [away] [be it])"),
+    (Kind.DISTANCE, "[what be] {a} poss distance (from|to) {b}"),
+    (
+        Kind.DISTANCE,
+        "(from|between) {a} (to|and) {b} (how far|what distance|how much distance|what be distance"
+        "|how many UNIT0) [away] [be] [it|that|there]",
+    ),
     (Kind.DISTANCE, "from {a} how far [away] [be] [it] [to] {b} [be|away]*"),
     (
         Kind.DISTANCE,
@@ -154,7 +172,7 @@ _MEASURED: tuple[tuple[Kind, str], ...] = (
     (Kind.DISTANCE, "[what] [be] distance [be] (to|of|from) {a} [be]"),
     (
         Kind.DISTANCE,
-        "howclose [be] [together] {a} [be|together]* (to|and|from) {b} [be|together]*",
+        "howclose [be|do|together]* {a} [be|together]* (to|and|from) {b} [be|together]*",
     ),
     (
         Kind.DISTANCE,
@@ -164,53 +182,61 @@ _MEASURED: tuple[tuple[Kind, str], ...] = (
     (Kind.DISTANCE, "how many UNIT0 away [be] [from {me}] {a} [be]"),
     (
         Kind.DISTANCE,
-        "how (much|big|large|wide) [distance|FREE|{o}] [be|there]* between {a} and {b}",
+        "how (much|big|large|wide) [distance|FREE|{o}] [be|there]* between {a} (and|from|to) {b}",
     ),
     (Kind.DISTANCE, "howclose to {a} be {b}"),
-    (Kind.SIZE, "[how|what] {w} " + _SIZE),
+    (Kind.SIZE, "[how|[of] what] {w} " + _SIZE),
     (Kind.SIZE, "[what] [be] {w} [be] of {a} [be]"),
     (Kind.SIZE, "how many UNIT0 {w} " + _SIZE),
-    (Kind.SIZE, "what [be] {a} poss {w}"),
+    (Kind.SIZE, "[what be] {a} [poss] {w_noun} [be]"),
+    (Kind.SIZE, "{w_noun} [be] {a}"),
+    (Kind.SIZE, "{a} (how|[of] what) {w} [(be|do) (it|they) [have]]"),
     (Kind.HEIGHT, "how (tall|high) " + _SIZE + " [above {o}]"),
     (Kind.HEIGHT, "[what] [be] height [be] of [top of] {a} [be] [above {o}]"),
-    (Kind.HEIGHT, "what height " + _SIZE),
+    (Kind.HEIGHT, "what height [be|have|do]* {a} [be|have|reach]"),
+    (Kind.HEIGHT, "height [be] {a}"),
+    (Kind.HEIGHT, "{a} (how (tall|high)|what height) [(be|do) (it|they) [have]]"),
     (Kind.HEIGHT, "at what height be [top of] {a}"),
     (Kind.HEIGHT, "how many UNIT0 (tall|high) " + _SIZE),
     (Kind.HEIGHT, "how (high|far) [above {o}] [be|do]* [top of] {a} [be|reach] [above {o}]"),
-    (Kind.HEIGHT, "[what] [be] {a} poss height"),
+    (Kind.HEIGHT, "[what be] {a} [poss] height [be] [above {o}]"),
     (Kind.UNDER, "[on] what [{o}] (be|do)+ {a} [be]* on"),
-    (Kind.ON, "what do {a} have on it"),
+    (Kind.ON, "what (do {a} have|have {a}) on it"),
     (Kind.UNDER, "{a} be on what"),
     (Kind.UNDER, "on what [{o}] (be|do)+ {a} [be]*"),
     *((Kind.NEAREST, form) for form in NEAREST_FORMS),
     (Kind.DIRECTION, _VIEWPOINT + " [then] " + _SIDE_ASKED),
-    (Kind.DIRECTION, _SIDE_ASKED + " [then|from|there]* " + _VIEWPOINT),
-    (Kind.DIRECTION, "be {c} {sides} [of|from|{me}]*"),
+    (Kind.DIRECTION, _SIDE_ASKED + " [then|from|there]* " + _VIEWPOINT + " [{sides}]"),
+    (Kind.DIRECTION, "(be|do) {c} [be] {sides} [of|from|{me}]*"),
     (Kind.DIRECTION, "[on|in|to|at] what (side|direction) (of|from) {me} (be|do) {c} [be] [on|in]"),
     (Kind.DIRECTION, "[on|in|to|at] what (side|direction) (be|do) {c} [be|on|in|of|from|{me}]*"),
     (Kind.COUNT, "[be] how many [of] {k} [that|be|see|there|do|have]*"),
     (Kind.COUNT, "([what] [be] number [be] of|count) {k} [that|be|see|there]*"),
     (Kind.COUNT, "[there] [be|see] [there] how many {k} [be|see|there]*"),
-    (Kind.EXISTS, "(be there|there be|see|be there be) {k} [be|see|there|around]*"),
+    (Kind.COUNT, "{k} how many [be|see|there]*"),
+    (Kind.EXISTS, "(be there|there be|see|be there be|do there be) {k} [be|see|there|around]*"),
+    (Kind.EXISTS, "{an} (see|be|be there|be it)"),
     (Kind.EXISTS, "(be|do) {i} (be|see|there)+"),
     (Kind.EXISTS, "be {an} [around]"),
     (Kind.EXISTS, "{an} around"),
     (Kind.WHERE, "[at|in] where [be|see|do]* {a} [be] [at]"),
     (Kind.WHERE, "(locate|find|show|see|point at) [{me}] [where] {a} [be]"),
-    (Kind.WHERE, "[what] [be] position [be] of {a} [be]"),
+    (Kind.WHERE, "[what|where] [be] position [be] of {a} [be]"),
     (Kind.WHERE, "[at|in] what position [be|do|have]* {a} [be|have|at]*"),
-    (Kind.WHERE, "what [be] {a} poss position"),
+    (Kind.WHERE, "[what be] {a} [poss] position [be]"),
+    (Kind.WHERE, "{a} where be (it|they)"),
 )
 # Left or right of a thing, without a viewpoint.
 LEFT_RIGHT_FORMS = (
-    "be {c} {sides} of {b}",
-    "[on|in|to|at] what side of {b} (be|do) {c} [be] [on|in|at]",
+    "(be|do) {c} [be] {sides} (of|from) {b}",
+    "{c} be (on|to|at) what side of {b}",
+    "[on|in|to|at] what side of {b} (be|do) {c} [be] [on|in|at] [{sides}]",
 )
 LAST_SEEN = "last_seen"  # attribute of where and when a thing was seen last
 _ASKED_BACK = "(where|when|where and when|when and where)"
 LAST_SEEN_FORMS = (
     f"{_ASKED_BACK} [did|do|have|had|i|we|{{me}}]* last (see|seen|saw) {{a}}",
-    f"{_ASKED_BACK} [was|were|be|have|been]* {{a}} [be|been|have]* last (see|seen)",
+    f"{_ASKED_BACK} [was|were|be|have|been]* {{a}} [be|been|have]* last [been] (see|seen)",
     f"{_ASKED_BACK} [was|were|be|have|been]* {{a}} [be|been|have]* (see|seen) last",
     f"{_ASKED_BACK} [did|do|have|had|i|we|{{me}}]* (see|seen|saw) {{a}} last",
 )
@@ -238,6 +264,7 @@ _MODEL: tuple[tuple[str, str], ...] = (
     ("category", "[at] {a} what [kind] [of] [{o}] [be|see|there]*"),
     ("category", "{o} at {a} be what [kind] [of] [{o}]"),
     ("category", "[there] be {o} at {a} what be it"),
+    ("category", "what be (it|that|this) [that] [be|see]* at {a}"),
     ("category", "{color} be what [kind] [of] [{o}]"),
     ("category", "{color} what [kind] [of] [{o}] be (it|that|this)"),
     ("category", "what see that be {color}"),
@@ -281,7 +308,7 @@ def _all_frames() -> Iterator[Frame]:
         yield Frame(_compiled(form.replace("X", "tallest")), Kind.TALLEST)
     for form in COLOR_FORMS:
         yield Frame(_compiled(form.replace("~", "{a}")), Kind.UNKNOWN, model="color")
-    yield Frame(_compiled("what [be] {a} poss color"), Kind.UNKNOWN, model="color")
+    yield Frame(_compiled("[what be] {a} [poss] color"), Kind.UNKNOWN, model="color")
     for model, form in _MODEL:
         yield Frame(_compiled(form), Kind.UNKNOWN, model=model)
     for form in INVENTORY_FORMS:

@@ -13,6 +13,7 @@ from ada3d_ros.asking.chosen_color import color_choice
 from ada3d_ros.asking.detected_request import INVENTORY
 from ada3d_ros.asking.frames import LAST_SEEN, Frame, all_frames
 from ada3d_ros.asking.phrasing import Phrasing, Thing, is_a_name, phrase
+from ada3d_ros.asking.words import COLORS
 from ada3d_ros.errors import InvalidRequestError
 from ada3d_ros.measures import NUMBER, RADIUS_M, MeasureKind, MeasureRequest, Reference
 
@@ -252,7 +253,7 @@ class _Filling:
         group = self._thing("k") or self._thing("i") or self._thing("an")
         if group is None:
             return base if base.kind is not MeasureKind.EXISTS else None
-        if group.number:
+        if group.number or (base.kind is MeasureKind.EXISTS and group.category in _ONLY_COLORS):
             return None
         return replace(base, category=group.category)
 
@@ -340,4 +341,5 @@ class _Filling:
 
 _NAMING = ("a", "the", "b", "c", "k", "i", "an")  # slots that name something
 _SHOWING = {"screen", "monitor", "display", "tv", "television", "poster", "page", "whiteboard"}
+_ONLY_COLORS = COLORS - {"orange"}  # colours that name no thing by themselves
 _FILLERS = {"description", "detail", "floor", "ground", "space", "room"}

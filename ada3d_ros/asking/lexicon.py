@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import re
 
-from ada3d_ros.asking.words import COLORS
-
 Rule = tuple[re.Pattern[str], str]
 
 
@@ -18,27 +16,57 @@ def word_set(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-def _rules(*pairs: tuple[str, str]) -> tuple[Rule, ...]:
+def rules(*pairs: tuple[str, str]) -> tuple[Rule, ...]:
     return tuple((re.compile(pattern), written) for pattern, written in pairs)
 
 
-_COLOR = "|".join(sorted(COLORS))
-_NUMBERS = r"two|three|four|five|six|seven|eight|nine|ten|\d+"
-_ROOM = "room|scene|house|view|map|apartment|flat|area|picture|place|environment|home|office"
-_WE = "you|i|we|one|they"
-_SEE = "see|find|spot|notice|detect|observe|make out|recogni[sz]e|perceive"
-_OF = "(?: (?:of|from|to|around|about))?"
-_ME = "me|you|us|robot|the robot"
-_MY = "my|your|the|its|our"
-_BESIDE = "next to|beside|adjacent to|alongside|close to|near to|near|nearby|by|around|in front of"
-_STANDING = "standing|lying|sitting|resting|located|placed|positioned|situated|put|kept|stood"
+ROOMS = "room|scene|house|view|map|apartment|flat|area|picture|place|environment|home|office"
 
-CONTRACTIONS = _rules(
+_UNMEASURED = (
+    "distance|gap|separation|extents?|space|room|floor|area|volume|temperature|time|weight|speed"
+    "|angle|brightness|noise|humidity|pressure"
+)
+_DIMENSION = "size|height|width|length|depth|dimensions?|measurements?|measures"
+
+CONTRACTIONS = rules(
+    (r"\blet'?s (?:say|assume|suppose|imagine|pretend)(?: that)?\b", "suppose"),
+    # 's that stands for `is` behind another word than those of the next rule
+    (
+        r"\b(how \w+|(?:what|which) (?:colou?r|hue|size|height|width|length|object|thing|item|one"
+        r"|side))'s\b(?! (?:colou?r|size|height|width|length)\b)",
+        r"\1 is",
+    ),
+    (
+        r"'s (?=(?:what|which|how|where)\b|(?:the )?(?:tallest|highest|largest|biggest|nearest"
+        r"|closest)\W*$|(?:nearest|closest|next) to\b|(?:on|under|between|within|beside) )",
+        " is ",
+    ),
     (r"\b(what|where|which|who|how|there|that|it|here|when|why)'?s\b(?!')", r"\1 is"),
     (r"\b(what|where|there|they|you|we)'re\b", r"\1 are"),
-    (r"\bb/w\b", "between"),
+    (r"\bb/w\b|\bbtw\b(?=.+ and )", "between"),
+    (r"^\W*btw\b", ""),
+    # what stands between two names alone: `Distance table - sofa?`
+    (
+        r"\bdist(?:ance|\.)?:? (?:between |from |of )?(?!to\b)(.+?)(?: [-–—/]+"
+        r"| ?(?:-+>|→|<-+>|↔)) ?(.+)$",
+        r"distance between \1 and \2",
+    ),
+    (r"\bdist(?:ance|\.)?:? (\w+)[-–—/](\w+)(?=\W*$)", r"distance between \1 and \2"),
+    (
+        r"^\W*(?:what is |what's )?(?:the )?(\w+)[-–—/](\w+) dist(?:ance)?\b(?:,? what is it)?",
+        r"distance between \1 and \2",
+    ),
+    (
+        r"^\W*(\w[\w ]*?)(?: [-–—]+ | ?(?:-+>|→|<-+>|↔) ?)(\w[\w ]*?):? (?:dist|distance)(?=\W*$)",
+        r"distance between \1 and \2",
+    ),
+    (rf"\b({_DIMENSION}) ((?:in|as) \w+) (of .+?)(?=\W*$)", r"\1 \3 \2"),
     (r"\bw/in\b", "within"),
-    (r"\bi'm\b", "i am"),
+    (r"\bhow(many|much|far|big|large|tall|high|long|wide)\b", r"how \1"),
+    (r"\binfront\b", "in front"),
+    (r"\bnextto\b", "next to"),
+    (r"\bontop\b", "on top"),
+    (r"\bi'?m\b", "i am"),
     (r"\bi'd\b", "i would"),
     (r"\bi've\b", "i have"),
     (r"n't\b", " not"),
@@ -50,23 +78,62 @@ CONTRACTIONS = _rules(
 )
 
 # Greetings, politeness and fillers: they change no meaning and go.
-POLITE = _rules(
+POLITE = rules(
+    (r"\b(?:please|pls|plz|kindly|thanks|thx|thank you(?: very much)?)\b", ""),
     (r"^(?:hey|hi|hello|ok|okay|well|so|excuse me|sorry|now|dear)(?: there)?(?: robot)?\b", ""),
     (r"^robot\b", ""),
-    (r"^\s*(?:caption|tell (?:me|us) (?:more )?about|talk about)\b", "describe"),
+    (r"^(?:and|but|then)\b|^(?:(?:a|one) )?(?:(?:quick|short|simple) )?question\b", ""),
+    (r"\bif (?:possible|you can|you know|you please)\b|^do (?=(?:tell|say|show|give)\b)", ""),
+    (
+        r"^i (?:would be|am) (?:also )?(?:interested|keen)"
+        r" (?:in|to (?:know|learn|hear|see|find out)|about|as to)\b",
+        "",
+    ),
+    (
+        r"^\s*(?:caption|tell (?:me|us) (?:more )?about|talk about)\b"
+        rf"(?! (?:the )?(?:distance|colou?r|number|{_DIMENSION})\b)",
+        "describe",
+    ),
     (r"^\s*(?:may|can|could) i (?:ask|know)\b|^\s*i (?:need|want|would like)(?= the\b)", ""),
-    (r"\b(?:is|are|do|does) not (?:it|there|they)$", ""),
-    (r"\b(?:directly|immediately)(?= (?:on|under|below|beneath|above|between)\b)", ""),
+    (r"\b(?:is|are|do|does) not (?:it|there|they|you|we)$", ""),
+    (
+        r"^\s*(?:what (?:can|could|do) you (?:tell|say|know)|how (?:can|could|would) you describe"
+        r"|(?:do|can|could) you (?:know|tell|say)(?: me| us)? (?:anything|something)"
+        r"|(?:tell|say)(?: me| us)? (?:something|anything|(?:all|everything)(?: you know)?"
+        r"|what you know))(?: me| us)?(?: about)? (?=the \w+ at PLACE|what|PLACE)",
+        "describe ",
+    ),
+    (
+        r"\b(?:directly|immediately)"
+        r"(?= (?:on|under|below|beneath|above|between|next|beside|near)\b)",
+        "",
+    ),
     (r"\b(?:in a few words|briefly|in one (?:sentence|word))\b", ""),
-    (r"\b(?:would you say|do you think|do you reckon|do you believe)\b", ""),
-    (r"\b(?:please|pls|plz|kindly|thanks|thx|thank you(?: very much)?)\b", ""),
-    (r"\b(?:exactly|precisely|currently)\b", ""),
+    (r"\b(?:would you (?:say|guess|estimate|reckon)|do you (?:think|reckon|believe))\b", ""),
+    (r"\b(?:exactly|precisely|currently|roughly|approximately|approx)\b(?! one\b)", ""),
+    (r"\b(?:about|around)(?= how\b)|(?<= )(?:more or less|at a guess|or so|then)$", ""),
+    (r"^(how .+) about$", r"\1"),
+    (
+        r"\b(?:approximate|rough|estimated|exact|precise|overall)"
+        rf"(?= (?:distance|position|location|number|place|{_DIMENSION})\b)",
+        "",
+    ),
+    (
+        rf"\b(?:total|full|whole|maximum) (?=(?:{_DIMENSION})\b(?! of (?:\w+ )*\w+s$))",
+        "",
+    ),
+    (r"^\s*(?:can|could|do) you see (?=(?:what|how|where|which|whether|if)\b)", ""),
+    (r"^(what (?:is|are) .+) (?:called|named)$", r"\1"),
+    (r"^(where .+) to be (?:found|seen)$", r"\1"),
+    (r"^(how \w+) in (?:size|height|length|width)\b", r"\1"),
+    (r"^(where|what|how \w+) is it that\b", r"\1"),
     (r"\b(?:right now|at the moment|in total|altogether|overall|for me|by (?:any )?chance)\b", ""),
-    (r"\b(?:just|also|actually|in your opinion|as far as you can (?:see|tell))\b", ""),
+    (r"\b(?:just(?! one\b)|also|actually|in your opinion|as far as you can (?:see|tell))\b", ""),
     (
         r"^\s*(?:(?:can|could|would|will) you(?: be so kind as to| be able to)?|would you mind"
         r"|are you able to) (?=(?:tell|say|show|giv|check|count|find out|point|describ|locat|nam"
-        r"|list|let|measur|estimat|work|identify|calculat))",
+        r"|list|let|measur|estimat|work|identify|calculat|comput"
+        r"|determin|specif|indicat|provid))",
         "",
     ),
     (
@@ -75,27 +142,73 @@ POLITE = _rules(
         "",
     ),
     (r"^\s*(?:i (?:am|was) (?:wondering|curious)(?: about)?|i wonder|any idea|let me know)\b", ""),
-    (r"^\s*do you (?:happen to )?know\b|^\s*what i (?:want to know|wonder) is\b", ""),
+    (r"\b(?:happen|manage) to\b|\b(?:even|really|indeed|truly)\b", ""),
+    (r"\b(?:short|brief|quick|detailed) (?=description\b)", ""),
+    (
+        r"^\s*i (?:would|want|need|wish)(?: like| love)?(?: you)? to (?=describe|count|measure|list"
+        r"|name|show|find|locate|point)",
+        "",
+    ),
+    (
+        r"^\s*(?:i am |we are )?(?:looking|searching) for (the .+?)"
+        r" (?:what|which)(?: one)? is (?:it|that)$",
+        r"what is \1",
+    ),
+    (r"^\s*(?:is|would) it (?:be )?possible (?:for you )?to (?=tell|say|show|give|measure)", ""),
+    (r"^\s*do you know\b|^\s*what i (?:want to know|wonder) is\b", ""),
     (r"^\s*(?:telling|tell)(?: me| us)?\b|^\s*(?:saying|say|about)\b", ""),
+    (r"^\s*measure (?=from .+ to )", "distance "),
+    (
+        r"^\s*(?:measure|measuring) (?=(?:the|an?|this|that|my|your) (?:\w+ ){0,3}\w+$)"
+        rf"(?!.*\b(?:{_DIMENSION}|{_UNMEASURED})\b)",
+        "size of ",
+    ),
+    (r"^(?:how much|what) (?:do|does) (.+) measure$", r"size of \1"),
+    (r"^(how (?:long|wide|deep|tall|high)) (?:do|does) (.+) measure$", r"\1 is \2"),
+    (r"^(how (?:big|large|long|wide|tall|high|far)) (the .+) to be$", r"\1 is \2"),
+    (
+        r"^(how (?:big|large|long|wide|deep|tall|high|far)) (?:may|might|would|could) (.+) be\b"
+        r"(?!.* if\b)",
+        r"\1 is \2",
+    ),
+    (r"^(what|which \w+) would be(?= (?:the )?(?:nearest|closest)\b)(?!.* if\b)", r"\1 is"),
+    (
+        rf"^(where|(?:what|which) (?:colou?r|{_DIMENSION})"
+        rf"|what(?= (?:would|might|may|could) the (?:{_DIMENSION}) of))"
+        r" (?:would|might|may|could) (the .+) be$",
+        r"\1 is \2",
+    ),
+    (r"^(how \w+|what|where) (is|are) (?:it|they|that) (the .+)$", r"\1 \2 \3"),
+    (r",? (?:or not|yes or no)$|\bso (?=(?:is|are|where|what|which|on)\b)", ""),
     (r"^\s*(?:check|find out|work out|figure out|determine|estimate|measure|measuring)\b", ""),
-    (r"^\s*(?:calculate|compute)\b|^\s*(?:giving|give)(?: me| us)?\b", ""),
+    (r"^\s*(?:state|report|return|output) (?=(?:the|how|what|which|all)\b)", ""),
+    (r"^\s*(?:calculate|compute|specify|indicate|provide)\b|^\s*(?:giving|give)(?: me| us)?\b", ""),
     (
         r"^\s*i (?:am|was) (?:looking|searching) for (.+?) (?:is|are) there (?:one|any|some)$",
         r"is there \1",
     ),
     (r"^\s*would there (?:happen to )?be\b", "is there"),
+    (
+        r"^\s*(?:whether|if) ((?:the|your|my) (?:(?!is\b|are\b)\w+ )+)(?:is|are|stands?|lies?)\b",
+        r"is \1",
+    ),
     (r"^\s*(?:whether|if)\b(?= (?:there|the|a|an|any|you can see))", ""),
     (r"^\s*(?:is it true|is it the case|am i right) that (the .+?) (?:is|are)\b", r"is \1"),
     (r"^\s*(?:is it true|is it the case|am i right) that there (?:is|are)\b", "is there"),
 )
 
 # What says that the whole scene is meant: every question is about it.
-ROOM = _rules(
-    (rf"\b(?:has|have) (?:the|this) (?:{_ROOM}) got\b", "see"),
+ROOM = rules(
+    (rf"^(.*\b(?:the|this|your|our) (?:{ROOMS})\b.*) in it$", r"\1"),
+    (rf"\b(?:has|have) (?:the|this) (?:{ROOMS}) got\b", "see"),
     (
         rf"\b(?:here )?(?:in|inside|within|around|of|across|from) (?:the|this|that|your|our|my)"
-        rf" (?:whole |entire )?(?:{_ROOM})\b",
+        rf" (?:whole |entire )?(?:{ROOMS})\b",
         "",
+    ),
+    (
+        rf"\b(?:the|this|your|our) (?:{ROOMS}) poss (?=(?:largest|biggest|tallest|highest)\b)",
+        "the ",
     ),
     (
         r"\bover here\b|\b(?:in|around) here\b|\bin there\b|\banywhere\b|\bsomewhere\b"
@@ -103,291 +216,29 @@ ROOM = _rules(
         "",
     ),
     (
-        rf"\b(?:do|does) (?:the|this|your|our) (?:{_ROOM}) (?:have|contain|hold|include)\b",
+        rf"\b(?:do|does) (?:the|this|your|our) (?:{ROOMS}) (?:have|contain|hold|include)\b",
         "see",
     ),
-    (rf"\b(?:the|this|your|our) (?:{_ROOM}) (?:has|contains|have|contain)\b", "see"),
+    (rf"\b(?:the|this|your|our) (?:{ROOMS}) (?:has|contains|have|contain)\b", "see"),
 )
-
-# One word for each thing that the frames of the grammar look for. Whole turns of phrase first.
-TURNS = _rules(
-    (rf"\b(?<!est )(?:something|anything|things?|objects?|one) ({_COLOR})$", r"\1 object"),
-    (rf"\b(?:has|have) (?:the )?colou?r ({_COLOR})\b", r"is \1"),
-    (r"^any (?!of)", "is there any "),
-    (r"\bin (?:what|which) (?:place|spot|part|corner)\b", "where"),
-    (r"\bat (?:the )?(?:position|place|point|location|coordinates?|spot) (?=PLACE)", "at "),
-    (r"\bidentify\b", "name"),
-    (rf"\bdescribe (?:the|this|your|our) (?:whole |entire )?(?:{_ROOM})$", "list what see"),
-    (r"\b(?:enumerate|list out|an? list of|list of|an? inventory of)\b", "list"),
-    (r"\b(?:anyone|anybody|someone|somebody)(?= (?:there|here|around)$|$)", "a person"),
-    (r"^(is|are) (.+) to be (?:seen|found)$", r"\1 \2 see"),
-    (
-        r"^what is (the (?:\w+ )*\w*[^s\W])s (?=(?:colou?r|size|height|width|length|position)$)",
-        r"what is \1 poss ",
-    ),
-    (r"(?<!lamp )\bshade (?=(?:of|is|are|does|do|has|have)\b)", "color "),
-    (r"^(in (?:what|which) colou?r) (?:was|were)\b(?=.* painted$)", r"\1 is"),
-    (r"^(how many .+) (?:can|could|do|did) (?:you|we|i) count$", r"\1 see"),
-    (r"^(how many .+) (?:you|we|i) have$", r"\1 see"),
-    (
-        r"\b(?:take|occup)(?:s|y|ies)? (?:up )?(?:the )?most (?:space|room|volume)\b",
-        "is the largest",
-    ),
-    (
-        r"\bhow far (?:do|would|must|should|will) (?:i|you|one|we|robot)(?: (?:have|need) to)?"
-        r" (?:go|walk|drive|travel|move|get) from (.+?) to (?:get to |reach )?",
-        r"how far is it from \1 to ",
-    ),
-    (r"^(how (?:far|close|near)(?: away)?) am i\b", r"\1 are you"),
-    (r"^point (?:me|us) (?:to|towards|at)\b", "point at"),
-    (r"\bin the space between\b", "between"),
-    (r"\bsuch a thing as\b|\b(?:some|any) (?:kind|sort|type)s? of(?= \w)", ""),
-    (r"^how far does (.+) (?:stand|lie|sit)(?: away)? (?=from\b)", r"how far is \1 "),
-    (r"^how (high|far) up\b", r"how \1"),
-    (r"\bdescribe in (?:full |some )?detail\b", "describe"),
-    (r"^(?:is|are)(?: there)? (?:anything|something) (.*) and what$", r"what is \1"),
-    (r"^(?:does|do) (.+) (?:carry|support|hold|bear) (.+)$", r"is \2 on \1"),
-    (r"^was (.+) (?:put|placed) (on|under|beneath)\b", r"is \1 \2"),
-    (r"\bwhere can (.*) be (?:found|seen)\b", r"where is \1"),
-    (r"^can (.*?) be (?:found|seen)\b", r"is there \1"),
-    (r"\bwith (.+?) (?:at|to|behind) (?:my|your) back\b", r"at \1"),
-    (r"\bdo (?:i|you) have (the .+?) (?=on|behind|to|in front|at)", r"is \1 "),
-    (r"\b(?:has|have|was|were) (?:been )?(?:put|placed)\b", "is"),
-    (r"\bcount how many\b", "how many"),
-    (r"\b(?:name|list|find|show|show me) (?=(?:what|which)\b)", ""),
-    (r"\bwhereabouts\b(?! of)", "where"),
-    (r"\bshow (?:me|us)\b", "show"),
-    (r"(?<=\bthe )only\b", ""),
-    (rf"\b({_NUMBERS}) (nearest|closest)\b", r"\2 \1"),
-    (r"\bpieces? of furniture\b", "object"),
-    # `which` between a noun and its clause
-    (
-        r"(?<=\w)(?<!\bof)(?<!\bin)(?<!\bon)(?<!\band)(?<!\bto)(?<!\bat) which"
-        r" (?=(?:is|are|stands?|lies?|has|have)\b)",
-        " that ",
-    ),
-    (r"\bwhich\b", "what"),
-    (r"\bcolou?r(?:ed|s)?\b|\bhue\b|\bcolou?ring\b", "color"),
-    (r"(?<=color )(?:that|which) (?=is|are|be)", ""),
-    # the robot, and where one stands
-    (
-        r"\b(?:the robot|the camera|your|my)(?: poss)?(?: own)? (?:position|location|place)\b",
-        "robot",
-    ),
-    (r"\byourself\b|\bmyself\b|\b(?:the|this) (?:robot|camera)(?: itself)?\b", "robot"),
-    (r"\bwhere (?:you|i) (?:are|am)(?: now| standing)*\b(?! (?:at|by))", "robot"),
-    (r"\b(from|to|of) here\b", r"\1 robot"),
-    (r"\bhere\b", ""),
-    (
-        r"\b(if|when|suppose|imagine|while|that) (?:one|someone|somebody|a person|you|robot)"
-        r"(?= (?:stands?|standing|is|are|faces?|were)\b)",
-        r"\1 i",
-    ),
-    (
-        r"\b(?:relative to|as seen from|seen from|with respect to|from) (?:me|you|there|robot"
-        r"|that (?:spot|position|place|point)|my (?:view|point of view|perspective))\b"
-        r"(?=.*\b(?:stand|standing|facing|face|looking|look)\b)",
-        "",
-    ),
-    (
-        r"^(.*\b(?:left|right)\b.*?)\s(?:as )?(?:seen|viewed|looking)? ?from (?:you|me|robot"
-        r"|(?:your|my) (?:point of view|viewpoint|perspective))$",
-        r"\1",
-    ),
-)
-
-SIDES = _rules(
-    (
-        rf"\b(?:on|to|at|towards?) (?:{_MY})(?: own)? (left|right)(?: ?-?hand)?(?: side)?"
-        rf"(?: of (?:{_ME}))?\b",
-        r"SIDE\1",
-    ),
-    (r"\b(?:my|your) (left|right)(?: ?-?hand)?(?: side)?\b", r"SIDE\1"),
-    (r"\bleft\b", "SIDEleft"),
-    (r"\bright\b(?! next| beside| by| now)", "SIDEright"),
-    (
-        rf"\b(?:directly |right )?(?:behind(?: (?:{_ME}))?|(?:at|to|on) (?:{_MY}) (?:back|rear)"
-        r"|in back of (?:me|you))(?= or| when| if| while|\s*$)",
-        "SIDEbehind",
-    ),
-    (
-        rf"\b(?:directly |right )?(?:in front of (?:{_ME})|ahead(?: of (?:me|you))?"
-        r"|in front(?! of)|straight ahead)\b",
-        "SIDEfront",
-    ),
-    # what one faces
-    (
-        r"\b(?:while|and|then|when|with)? ?(?:(?:i|you) (?:am |are )?)?(?:facing|faces?|looking"
-        r"|looks?|gazing|turned|turn|oriented|pointing)(?: (?:at|to|towards?|in the direction of"
-        r"|straight at))?(?= \w)(?! up| like)(?!.*\blike\b)",
-        " FACE",
-    ),
-)
-
-CUES = _rules(
-    # what there is to see
-    (rf"\b(?:can|could|do|did|will|would) (?:{_WE}) (?:currently )?(?:{_SEE}|have)\b", "see"),
-    (r"\bhave (?:you|we|i) (?:seen|got|noticed|spotted|found|detected)\b", "see"),
-    (r"\b(?:can be|is|are)(?: to be)? (?:seen|visible|present|found)\b", "see"),
-    (r"\b(?:you|i|we) (?:can )?(?:see|find)\b", "see"),
-    (r"\b(?:present|visible|available)\b(?! (?:floor|space|area|room))", "see"),
-    # free floor
-    (r"\bhow much (?:room|space|floor)\b(?!.*\bbetween\b)", "how much FREE"),
-    (rf"\b(?:enough |some |any )?(?:room|space)(?= (?:{_BESIDE})\b)", "FREE"),
-    (r"(?<=FREE) (?:is|are) (?:free|empty|available|left)\b", ""),
-    (
-        r"\b(?:floor )?(?:free|empty|open|clear|unoccupied|unused|vacant|available|bare)"
-        r"(?: (?:floor|space|area|spot|place|region|ground|room|patch|rectangle|piece))+"
-        r"(?: (?:of|on) (?:the )?(?:floor|space|ground))?\b",
-        "FREE",
-    ),
-    (r"\b(?:floor|ground) (?:space|area|room)\b", "FREE"),
-    (r"\b(?:space|room|area) on the (?:floor|ground)\b", "FREE"),
-    (r"\b(?:free |empty |open )?FREE(?: (?:FREE|space|area|room|floor|free|empty))*", "FREE"),
-    # nearest, and beside
-    (
-        r"\b(?:at|has|have|with) the (?:smallest|shortest|least|minimum|minimal) distance"
-        r" (?:to|from)\b",
-        "nearest to",
-    ),
-    (r"\bhow (?:near|close)\b(?! to me)", "howclose"),
-    (r"\bhow distant\b", "how far"),
-    (r"\b(?:nearest|closest)(?: (?:one|neighbou?r))?(?: (?:by|of|from|too))?\b", "nearest"),
-    (r"\bmost (?:near|close)\b|\bleast far(?: away)?(?: from)?\b", "nearest"),
-    (r"\bthe least distance (?:to|from)\b", "nearest"),
-    (
-        rf"\b(?:directly|right) (?:{_BESIDE})\b|\b(?:neighbou?rs? of|next to|beside|adjacent to"
-        r"|alongside|in the (?:vicinity|neighbou?rhood) of|neighbou?ring|nearby|close to|near to"
-        r"|near)\b",
-        "beside",
-    ),
-    # on, under, between
-    (r"\b(?:supports|carries|holds up|bears(?= (?:the|an?|any)\b))\b", "is under"),
-    (r"\bon (?:the )?top of\b|\batop\b|\bupon\b", "on"),
-    (r"\b(?:underneath|beneath|below)\b", "under"),
-    (r"\bin[- ]between\b|\bin the middle (?:of|between)\b|\bseparat(?:es?|ing)\b", "between"),
-    # within a radius
-    (r"\b(?:closer|nearer) (?:to )?than (LEN\d+) (?:away )?(?:from|to)\b", r"within \1 of"),
-    (
-        r"\b(?:less|(?:not|no) (?:more|farther|further)|nearer|closer|fewer) than (LEN\d+)"
-        r"(?: away)?(?: from| of| to)?\b",
-        r"within \1 of",
-    ),
-    (
-        r"\b(?:at most|up to|maximally|under|below|within|max|inside|in) (LEN\d+)"
-        rf"(?: (?:distance|radius|range|away|reach|or less))*{_OF}\b",
-        r"within \1 of",
-    ),
-    (
-        r"\b(?:in|within|inside)(?: a| the)? (?:radius|distance|range|circle|reach) of (LEN\d+)"
-        rf"{_OF}\b",
-        r"within \1 of",
-    ),
-    (
-        r"\b(?:in|within|inside)(?: a| the)? (LEN\d+) (?:radius|distance|range|circle)"
-        rf"{_OF}\b",
-        r"within \1 of",
-    ),
-    (r"\b(LEN\d+) or less (?:away )?from\b", r"within \1 of"),
-    # distance, size, height
-    (
-        r"\b(?:straight[- ]line|shortest|minimum|minimal|smallest|exact|direct|actual|approximate"
-        r"|rough) distance\b",
-        "distance",
-    ),
-    (r"\b(?:gap|separation|clearance|spacing|distances)\b", "distance"),
-    (r"\b(?:measurements?|dimensions?|extents?|sizes)\b", "size"),
-    (r"\b(?:biggest|largest|most voluminous|hugest|greatest)\b", "largest"),
-    (r"\b(?:tallest|highest)\b", "tallest"),
-    (r"\b(?:total )?(?:numbers?|count|amount|quantity)(?= (?:of|do|are|is))\b", "number"),
-    # verbs of standing, which say no more than being
-    (rf"\b(?:is|are|am|be|being) (?:currently )?(?:{_STANDING}|to be found)\b", "be"),
-    (r"\b(?:stands?|lies?|sits?|rests?|exists?|imagine being|being)\b", "be"),
-    (r"\b(?:standing|lying|sitting|resting|located|placed|positioned|situated)\b", "be"),
-    (r"\b(?:is|are|am)\b", "be"),
-    (r"\bdoes\b", "do"),
-    (r"\bhas\b", "have"),
-    (r"\b(?:reaches|reaching)\b", "reach"),
-    (r"\b(?:position|location|coordinates?|whereabouts)\b", "position"),
-    (r"\b(?:kinds?|types?|sorts?)\b", "kind"),
-    (r"\bpoint (?:at|to|out|towards)\b", "point at"),
-    (r"\b(?:over|up|down) there\b", "at there"),
-)
-
-# Misspellings that are too far off to be mended by their distance.
-MISSPELT = {
-    "r": "are",
-    "u": "you",
-    "appart": "apart",
-    "clr": "color",
-    "colr": "color",
-    "fra": "far",
-    "hwo": "how",
-    "nearst": "nearest",
-    "nerest": "nearest",
-    "teh": "the",
-    "thier": "there",
-    "wat": "what",
-    "wht": "what",
-}
-# Words that are mended where one letter is wrong, missing, added or swapped; of four letters, where
-# one is missing, doubled or swapped. Those of the frames, of colours and of furniture are added.
-MENDED = word_set("""
-    about apart away behind below beneath beside between biggest centimeters centimetres close
-    closer closest color colored colour contain could count describe dimensions does excuse facing
-    feet from have highest locate located look looking many measure meter meters metre metres name
-    number object objects please radius right room seen side stand standing stands tall tallest
-    tell that there thing things towards under underneath voluminous what where which width within
-    would
-""")
-# Words of four letters that are mended where one letter is missing.
-MENDED_OF_THREE = word_set("ball blue desk from have lamp name pink room sofa that what with")
-# English words that are one letter away from those, and are meant as they stand.
-NOT_MISSPELT = word_set("""
-    abode abort abound account all alone among amp assumed assure back bald bales band bar barre
-    barred barren bedside bells bill bills black blank block blocks blow blown blue boll bones bowl
-    boxed boxer boxers brow browne brows bull bulls byway cafes cages cakes can canes canter capes
-    cares carte casey cass castes casts causes caves ceases chai chain chains char chart chase
-    chases choir chose clair clear clock clone closed closet closets clothe clothes clover coach
-    coaches cold colon colony conch conor cont corner cough county court courts cover crab crane
-    cranes crater craters crates crave craze create creates crete crouch crow curate dame damp
-    decks deer dens dent derail des described detain dimension disks distanced does dose doubt
-    drugs dum each east edge eight ever excise excused fact fade fading faking fan far farm fee
-    feel fin fine five flood floor flour folder font form former forms frost frown gary gay god
-    greed greek green greene greens greer greet guest hand hat hate hear height hive hole imagined
-    imaging kid lad lag lam lamb lambs lamps lange lap laps largely largo leaf left less let lid
-    lie lies light lights like lit live locale lock locking log long loo looming loop looping
-    loosing looting lot low lumps mail main man mane map marion mat mater may meal mean measured
-    men mere meteor metro meyer meyers mount nail new nose number numbers oil old open orange
-    oranges paint painter pan pink pins pint plane plate pleased pointed pointy pont pot print
-    printed queen rack radios rail react read ready real red reed reich relate relates relaxed
-    relayed ride rind roach rod romo roof roofs root rose row rug sand sands sat scene sea seal
-    seals seam seams sears seas seat seats sects seed self sell selves set sets setter settle
-    settles shell shelve shelved shine shop side sign silvery sink site sits size sliver soda sofas
-    soft sow space spare stable stain stair stale stall stan stand star stare starts station stats
-    steal stool strand strands supposed sweats tablet tablets tale tales tall taller tan tank tape
-    tell ten than thank thee theme then these thin thine think thinks thins this thong those three
-    throw tile till tis title toe ton tool top total touch town toy treat trunk turn tying unde
-    violent wall walls wash wee weight whale wheat wheel when while whine whit white whites wide
-    widths wild winch wind window wine wing wit wood word work world wound write year yellows yells
-""")
 
 # Words that name nothing: where a frame does not ask for them, a question is not read.
 CLOSED = word_set("""
-    above across after again against ago ahead all already always am and anybody anyone apart are
-    around as at away be because been before behind being below beside best between bigger both
-    broad but buy by can cause color contain cost could count deep depth describe detail did
-    direction do does done down during each either else enough ever every everybody everyone facing
-    far farthest few first for from front full furthest get give go goes going got had have he
-    heavy height her here high highest him his how i if ignore in inside instead into is it itself
-    kept kind know large larger last least left length let like list locate located long look looks
-    lot lowest made make many match may me mean more most move moved much must name near nearest
-    need neither never no nobody nor not number of off often old on once only open or other ought
-    our out outside over own painted past per please point position poss put quite related robot
-    same say see seen shall she shortest should show side since size smaller smallest so somebody
-    someone soon still such take tall taller tallest tell than that their them then there these
-    they this those through till to today together tomorrow too took top toward towards translate
-    try under until up us use used using very via wait want was way we well went were what when
-    where whether while who whole whom whose why wide wider width will with within without wonder
-    would write yesterday yet you yours
+    above across after again against ago ahead all already always am and another anybody anyone
+    apart are around as at away be because been before behind being below beside best between bigger
+    both broad but buy by can cause color comparison connection contain contrast cost could count
+    deep depth describe detail did difference differences direction do does done down during each
+    either else enough ever every everybody everyone exactly facing far farthest favorite favourite
+    few first for from front full furthest get give go goes going got had have he heavy height her
+    here high highest him his how i if ignore in inside instead into is it itself just kept kind
+    know large larger last least left length let like list locate located long look looks lot lowest
+    made make many match may me mean more most move moved much must name near nearest need neither
+    never no nobody nor not number of off often old on once only open or other ought our out outside
+    over own painted past per please point position poss preferred put quite related relation
+    relationship robot same say see seen shall she shortest should show side similarity since size
+    smaller smallest so somebody someone soon still such take tall taller tallest tell than that
+    their them then there these they this those through till to today together tomorrow too took top
+    toward towards translate try under until up us use used using very via wait want was way we well
+    went were what when where whether while who whole whom whose why wide wider width will with
+    within without wonder would write yesterday yet you yours
 """)

@@ -7,29 +7,17 @@ before. LEN marks are lengths, UNIT marks units without a number.
 
 from __future__ import annotations
 
-import functools
 import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from ada3d_ros.asking.cues import CUES, SIDES
 from ada3d_ros.asking.frames import frame_words
-from ada3d_ros.asking.lexicon import (
-    CLOSED,
-    CONTRACTIONS,
-    CUES,
-    MENDED,
-    MENDED_OF_THREE,
-    MISSPELT,
-    NOT_MISSPELT,
-    POLITE,
-    ROOM,
-    SIDES,
-    TURNS,
-    Rule,
-    word_set,
-)
-from ada3d_ros.asking.words import COLORS, GENERIC, NOUNS, NUMBERS, plural, singular
+from ada3d_ros.asking.lexicon import CLOSED, CONTRACTIONS, POLITE, ROOM, Rule, word_set
+from ada3d_ros.asking.spelling import mended
+from ada3d_ros.asking.turns import TURNS
+from ada3d_ros.asking.words import COLORS, GENERIC, NOUNS, NUMBERS, UNCOUNTED, singular
 from ada3d_ros.measures import Reference
 from ada3d_ros.model.coordinates import Point, replace_places
 
@@ -70,14 +58,15 @@ _ASKED_UNIT = re.compile(
 _DETERMINERS = {
     "the": "d", "that": "d", "this": "d", "these": "d", "those": "d",
     "your": "d", "my": "d", "our": "d",
-    "a": "a", "an": "a", "one": "a", "any": "a", "some": "a", "another": "a",
+    "a": "a", "an": "a", "one": "a", "any": "a", "some": "a",
     "all": "n", "every": "n",
 }  # fmt: skip
 _POINTING = ("that", "this", "these", "those")  # determiners before a noun
 _ROBOT = ("robot", "me", "you", "camera")
 _SEPARATORS = re.compile(r"[,;:!?()\"“”„«»…]|(?<!\d)\.|\.(?!\d)|\s[-–—]+\s")
 _CENTERS = re.compile(
-    r"\b(?:the )?cent(?:er|re)s?(?: points?)? of |\bcent(?:er|re) to cent(?:er|re)\b"
+    r"\b(?:the )?(?:cent(?:er|re)s?(?: points?)?|midpoints?) of |\bposs cent(?:er|re)s?\b"
+    r"|\bcent(?:er|re)[- ]to[- ]cent(?:er|re)\b|\bcent(?:er|re)s? (?=distance\b)"
     r"|\b(?:measured )?between (?:the |their )?cent(?:er|re)s$"
 )
 _ING_NOUNS = word_set("""
@@ -87,7 +76,6 @@ _ING_NOUNS = word_set("""
 """)
 MAX_WORDS = 5  # of a name
 _MARK = re.compile(r"(?:PLACE|LEN|UNIT)\d+")
-MIN_MENDED = 4  # letters of a word that is mended
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +168,7 @@ def phrase(text: str) -> Phrasing:
     words = " ".join(_SEPARATORS.sub(" ", re.sub(r",\s*right\s*\?*$", "", words)).split())
 
     # One word for each thing that can be said in several.
-    words = " ".join(_mended(word) for word in words.split())
+    words = " ".join(mended(word) for word in words.split())
     words, centers = _CENTERS.subn(" ", words)
     for rules in (POLITE, POLITE, ROOM, TURNS, SIDES, CUES):
         words = _rewritten(words, rules)
@@ -194,42 +182,6 @@ def _rewritten(words: str, rules: Sequence[Rule]) -> str:
     for pattern, written in rules:
         words = " ".join(pattern.sub(written, words).split())
     return words
-
-
-@functools.cache
-def _mendable() -> tuple[str, ...]:
-    """Words that misspellings are mended to."""
-    words = MENDED | frame_words() | COLORS | NOUNS | {plural(noun) for noun in NOUNS}
-    return tuple(sorted(word for word in words if len(word) >= MIN_MENDED))
-
-
-@functools.lru_cache(maxsize=4096)
-def _mended(word: str) -> str:
-    """The word, with a misspelling taken out that leaves no doubt."""
-    if word in MISSPELT:
-        return MISSPELT[word]
-    known = word in CLOSED or word in NOT_MISSPELT or word in GENERIC or not word.isalpha()
-    if known or len(word) < MIN_MENDED - 1 or word in _mendable() or singular(word) in _mendable():
-        return word
-    rights = _mendable() if len(word) >= MIN_MENDED else sorted(MENDED_OF_THREE)
-    return next((right for right in rights if _is_typo(word, right)), word)
-
-
-def _is_typo(word: str, right: str) -> bool:
-    """Whether one letter is missing, doubled, or swapped with the next, beyond the first; of a word
-    of five letters or more also one that is wrong or added.
-    """
-    if word[0] != right[0] or abs(len(word) - len(right)) > 1:
-        return False
-    i = next((k for k, (a, b) in enumerate(zip(word, right, strict=False)) if a != b), None)
-    if i is None:  # the last letter is missing or added
-        return len(right) > MIN_MENDED or (len(word) > len(right) and word[-1] == word[-2])
-    swapped = word[i + 1 : i + 2] + word[i] + word[i + 2 :] == right[i:]
-    missing, added = word[i:] == right[i + 1 :], word[i + 1 :] == right[i:]
-    wrong = word[i + 1 :] == right[i + 1 :]
-    if swapped or missing or (added and word[i] in (word[i - 1], right[i])):
-        return True
-    return len(right) > MIN_MENDED and (wrong or added)
 
 
 def _mark_things(words: list[str], points: list[Point]) -> tuple[str, tuple[Thing, ...]]:
@@ -305,8 +257,14 @@ def _named(run: list[str], number: int, article: str) -> Thing:
 
 
 def is_a_name(thing: Thing) -> bool:
-    """Whether the words can name a thing: few, and no participle of a verb among them."""
+    """Whether the words can name a thing: few, no participle of a verb among them, and no word for
+    any object behind another noun ("is a chair furniture").
+    """
     words = thing.words.split()
+    if len(words) > 1 and words[-1] in GENERIC:
+        uncounted = words[-1] in UNCOUNTED and thing.article in ("a", "an")
+        if uncounted or singular(words[-2]) in NOUNS:
+            return False
     adjective_last = len(words) > 1 and words[-1] in COLORS  # "is the color of the table red"
     participle = any(word.endswith("ing") and word not in _ING_NOUNS for word in words)
     return len(words) <= MAX_WORDS and not adjective_last and not participle

@@ -35,6 +35,8 @@ GENERIC = frozenset(
         *("something", "whatever"),
     )
 )
+# Those without a plural: `a red furniture` is none.
+UNCOUNTED = frozenset(("furniture", "stuff", "everything", "anything", "something", "whatever"))
 IRREGULAR_PLURALS = {"shelf": "shelves", "bookshelf": "bookshelves"}
 _SINGULARS = {plural: noun for noun, plural in IRREGULAR_PLURALS.items()} | {
     "buses": "bus",
