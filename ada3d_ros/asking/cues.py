@@ -60,7 +60,7 @@ CUES = rules(
     (rf"\b(?:enough |some |any )?(?:room|space)(?: free)?(?= (?:{_BESIDE})\b)", "FREE"),
     (
         r"\b(?:patch|piece|spot|stretch|rectangle|area|amount|size) of (?:the )?"
-        r"(?=(?:free|empty|open|clear|bare)\b)",
+        r"(?=(?:free|empty|open|clear|bare|unoccupied|unused|vacant|available)\b)",
         "",
     ),
     (r"(?<=FREE) (?:is|are) (?:free|empty|available|left)\b", ""),
@@ -84,7 +84,7 @@ CUES = rules(
     (r"\bhow (?:near|close)\b(?! to me)", "howclose"),
     (r"\bhow distant\b", "how far"),
     (r"\b(?:nearest|closest)(?: (?:one|neighbou?r))?(?: (?:by|of|from|too))?\b", "nearest"),
-    (r"\bmost (?:near|close)\b|\bleast far(?: away)?(?: from)?\b", "nearest"),
+    (r"\bmost (?:near|close)(?: (?:to|of|from|by))?\b|\bleast far(?: away)?(?: from)?\b", "nearest"),
     (r"\bthe least distance (?:to|from)\b", "nearest"),
     (
         rf"\b(?:directly|right) (?:{_BESIDE})\b|\b(?:neighbou?rs? of|next to|beside|adjacent to"

@@ -174,6 +174,7 @@ _MEASURED: tuple[tuple[Kind, str], ...] = (
         Kind.DISTANCE,
         "howclose [be|do|together]* {a} [be|together]* (to|and|from) {b} [be|together]*",
     ),
+    (Kind.DISTANCE, "how many UNIT0 [away] [be] [it|there] (to|from) {a} [be]"),
     (
         Kind.DISTANCE,
         "how many UNIT0 [away|apart] [be|it|there]* [between|from] {a} [be|away|apart|off]*"
@@ -228,7 +229,7 @@ _MEASURED: tuple[tuple[Kind, str], ...] = (
 )
 # Left or right of a thing, without a viewpoint.
 LEFT_RIGHT_FORMS = (
-    "(be|do) {c} [be] {sides} (of|from) {b}",
+    "[be|do|would] {c} [be] {sides} (of|from) {b}",
     "{c} be (on|to|at) what side of {b}",
     "[on|in|to|at] what side of {b} (be|do) {c} [be] [on|in|at] [{sides}]",
 )

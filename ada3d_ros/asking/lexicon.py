@@ -28,7 +28,26 @@ _UNMEASURED = (
 )
 _DIMENSION = "size|height|width|length|depth|dimensions?|measurements?|measures"
 
+_LENGTHS = "yards?|yd|feet|foot|ft|inch(?:es)?|(?:centi|milli)?met(?:er|re)s?|cm|mm|m"
+
 CONTRACTIONS = rules(
+    # as people write to each other
+    (r"\bgimme\b", "give me"),
+    (r"\b(need|want) know\b", r"\1 to know"),
+    (r"(?<=\w) @ (?=\w)", " at "),
+    (r"\bn (?=fac(?:e|ing)\b|look)", "and "),
+    (r"\bleft ?/ ?right\b", "left or right"),
+    (r"\bas (?:you|i) see (?:it|them)\b", ""),
+    (r",\s*(?:correct|yes|true)\s*\?*$", ""),
+    (
+        r"\b(?:(?:give|get|show|tell)(?: me| us)? )?(?:a |an |the )?(?:short |brief |detailed )?"
+        r"description of\b",
+        "describe",
+    ),
+    # units behind a comma, and those of areas
+    (rf"\bhow many (?:square |sq\.? ?)(?:{_LENGTHS}) of\b", "how much"),
+    (rf",? (?:in )?(?:square|sq\.?) ({_LENGTHS})\W*$", r" in \1"),
+    (rf", ({_LENGTHS})\W*$", r" in \1"),
     (r"\blet'?s (?:say|assume|suppose|imagine|pretend)(?: that)?\b", "suppose"),
     # 's that stands for `is` behind another word than those of the next rule
     (
@@ -80,7 +99,11 @@ CONTRACTIONS = rules(
 # Greetings, politeness and fillers: they change no meaning and go.
 POLITE = rules(
     (r"\b(?:please|pls|plz|kindly|thanks|thx|thank you(?: very much)?)\b", ""),
-    (r"^(?:hey|hi|hello|ok|okay|well|so|excuse me|sorry|now|dear)(?: there)?(?: robot)?\b", ""),
+    (
+        r"^(?:(?:hey|hi|hello|ok|okay|well|so|like|um+|uh+|excuse me|sorry|now|dear)(?: there)?"
+        r"(?: robot)?\b\s*)+",
+        "",
+    ),
     (r"^robot\b", ""),
     (r"^(?:and|but|then)\b|^(?:(?:a|one) )?(?:(?:quick|short|simple) )?question\b", ""),
     (r"\bif (?:possible|you can|you know|you please)\b|^do (?=(?:tell|say|show|give)\b)", ""),

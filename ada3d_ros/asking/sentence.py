@@ -42,6 +42,8 @@ def put_in_words(request: MeasureRequest, result: Measurement) -> Measurement:
         return _one_dimension(request, result)
     if request.category:
         result = replace(result, sentence=_naming_none(request.category, result.sentence))
+    if request.attribute == "yes_no" and not result.sentence.startswith(("Yes", "No")):
+        return replace(result, sentence=_behind(result.word, result.sentence))
     if request.kind in _NAMES_ONE and request.attribute in ("", "category") and request.k == 1:
         return replace(result, word=noun_of(result.word))
     if not result.word and not result.unit and len(result.values) == 1:  # a count

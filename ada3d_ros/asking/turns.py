@@ -20,6 +20,14 @@ _FREE = "(?:free|empty|clear|unoccupied)"
 
 # One word for each thing that the frames of the grammar look for. Whole turns of phrase first.
 TURNS = rules(
+    (rf"^(is|are) (?!there\b)(.+) an? ({_COLOR}) (?:one|thing|object)$", r"\1 \2 \3"),
+    (r"^(you|i) (?:are|am) (how far (?:away )?from .+)$", r"\2 are \1"),
+    (
+        r"^how much (?:space|room|distance|of a gap) (?:is|are)(?: there)? from (?=.+ (?:to|until) )",
+        "how far is it from ",
+    ),
+    (r"\b((?:distance|from) .+) (?:until|till) ", r"\1 to "),
+    (r"^(how much (?:room|space|place) (?:is|are)(?: there)?) on the (?:floor|ground)\b", r"\1"),
     (rf"\b(?<!est )(?:something|anything|things?|objects?|one) ({_COLOR})$", r"\1 object"),
     (rf"\b(?:has|have) (?:the )?colou?r ({_COLOR})\b", r"is \1"),
     (r"^any (?!of)", "is there any "),

@@ -14,7 +14,9 @@ CHAIR = box([2.0, 0, 0.45], [0.5, 0.5, 0.9], "green chair")
 def said(kind: MeasureKind, category: str, **others: object) -> Measurement:
     request = MeasureRequest(kind, category=category, **others)  # type: ignore[arg-type]
     third = CHAIR if kind is MeasureKind.BETWEEN else None
-    return put_in_words(request, ask(kind, to=TABLE, third=third, category=category, **others))  # type: ignore[arg-type]
+    among = (BALL,) if category == "balls" and "attribute" in others else ()
+    found = ask(kind, to=TABLE, third=third, among=among, category=category, **others)  # type: ignore[arg-type]
+    return put_in_words(request, found)
 
 
 @pytest.mark.parametrize(
@@ -22,20 +24,24 @@ def said(kind: MeasureKind, category: str, **others: object) -> Measurement:
     [
         (
             *(MeasureKind.ON, "green ball", {"attribute": "yes_no"}),
-            *("no", "On the red table is no green ball."),
+            *("no", "No: on the red table is no green ball."),
         ),
         (MeasureKind.ON, "balls", {}, "nothing", "On the red table is no ball."),
         (
             *(MeasureKind.BETWEEN, "sofa", {"attribute": "yes_no"}),
-            *("no", "Between the red table and the green chair is no sofa."),
+            *("no", "No: between the red table and the green chair is no sofa."),
         ),
         (
             *(MeasureKind.WITHIN, "lamp", {"attribute": "yes_no", "radius_m": 1.0}),
-            *("no", "Within 1.00 m of the red table there are no lamps."),
+            *("no", "No: within 1.00 m of the red table there are no lamps."),
         ),
         (
             *(MeasureKind.COUNT, "lamps", {"radius_m": 1.0}),
             *("zero", "Within 1.00 m of the red table there are no lamps."),
+        ),
+        (
+            *(MeasureKind.ON, "balls", {"attribute": "yes_no"}),
+            *("yes", "Yes: on the red table is the blue ball."),
         ),
         (
             *(MeasureKind.ON, "", {"attribute": "count"}),
