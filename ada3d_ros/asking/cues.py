@@ -84,7 +84,10 @@ CUES = rules(
     (r"\bhow (?:near|close)\b(?! to me)", "howclose"),
     (r"\bhow distant\b", "how far"),
     (r"\b(?:nearest|closest)(?: (?:one|neighbou?r))?(?: (?:by|of|from|too))?\b", "nearest"),
-    (r"\bmost (?:near|close)(?: (?:to|of|from|by))?\b|\bleast far(?: away)?(?: from)?\b", "nearest"),
+    (
+        r"\bmost (?:near|close)(?: (?:to|of|from|by))?\b|\bleast far(?: away)?(?: from)?\b",
+        "nearest",
+    ),
     (r"\bthe least distance (?:to|from)\b", "nearest"),
     (
         rf"\b(?:directly|right) (?:{_BESIDE})\b|\b(?:neighbou?rs? of|next to|beside|adjacent to"

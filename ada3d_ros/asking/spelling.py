@@ -41,8 +41,8 @@ MENDED = word_set("""
     about apart away behind below beneath beside between biggest centimeters centimetres close
     closer closest color colored colour contain could count describe depth dimensions does excuse
     facing feet from have height highest length locate located look looking many measure meter
-    meters metre metres name number object objects please radius right room seen separate separated separation
-    side stand standing stands tall tallest tell that there thing things towards under underneath
+    meters metre metres name number object objects please radius right room seen separate separated
+    separation side stand standing stands tall tallest tell that there thing things towards under underneath
     voluminous what where which width within would
 """)
 # Words of four letters that are mended where one letter is missing.

@@ -23,7 +23,8 @@ TURNS = rules(
     (rf"^(is|are) (?!there\b)(.+) an? ({_COLOR}) (?:one|thing|object)$", r"\1 \2 \3"),
     (r"^(you|i) (?:are|am) (how far (?:away )?from .+)$", r"\2 are \1"),
     (
-        r"^how much (?:space|room|distance|of a gap) (?:is|are)(?: there)? from (?=.+ (?:to|until) )",
+        r"^how much (?:space|room|distance|of a gap) (?:is|are)(?: there)? from"
+        r" (?=.+ (?:to|until) )",
         "how far is it from ",
     ),
     (r"\b((?:distance|from) .+) (?:until|till) ", r"\1 to "),
