@@ -42,8 +42,8 @@ MENDED = word_set("""
     closer closest color colored colour contain could count describe depth dimensions does excuse
     facing feet from have height highest length locate located look looking many measure meter
     meters metre metres name number object objects please radius right room seen separate separated
-    separation side stand standing stands tall tallest tell that there thing things towards under underneath
-    voluminous what where which width within would
+    separation side stand standing stands tall tallest tell that there thing things towards under
+    underneath voluminous what where which width within would
 """)
 # Words of four letters that are mended where one letter is missing.
 MENDED_OF_THREE = word_set("ball blue desk from have lamp name pink room sofa that what with")
