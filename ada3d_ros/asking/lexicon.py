@@ -40,8 +40,9 @@ CONTRACTIONS = rules(
     (r"\bas (?:you|i) see (?:it|them)\b", ""),
     (r",\s*(?:correct|yes|true)\s*\?*$", ""),
     (
-        r"\b(?:(?:give|get|show|tell)(?: me| us)? )?(?:a |an |the )?(?:short |brief |detailed )?"
-        r"description of\b",
+        r"\b(?:(?:give|get|show|tell)(?: me| us)? )?(?:a |an |the |some |more )?"
+        r"(?:short |brief |detailed )?"
+        r"(?:description of|details (?:about|of|on))\b",
         "describe",
     ),
     # units behind a comma, and those of areas

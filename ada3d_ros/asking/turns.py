@@ -20,6 +20,19 @@ _FREE = "(?:free|empty|clear|unoccupied)"
 
 # One word for each thing that the frames of the grammar look for. Whole turns of phrase first.
 TURNS = rules(
+    (
+        r"^(?:is|are) (.+) and (the .+) (?:within|less than|closer than) (LEN\d+)"
+        r"(?: of (?:each other|one another)| apart)?$",
+        r"is \1 within \3 of \2",
+    ),
+    (
+        r"^(?:i am|i was|we are) (?:looking|searching) for (.+) where (?:is|are) (?:it|they)$",
+        r"where is \1",
+    ),
+    (rf"^(?:does|do) (.+) have an? ({_COLOR}) colou?r$", r"is \1 \2"),
+    (rf"^(is|are) (.+) of ({_COLOR}) colou?r$", r"\1 \2 \3"),
+    (r"^how much (?=\w+s (?:are|do|can)\b)", "how many "),
+    (r"\b(?:at|by|to) the side of\b", "beside"),
     (rf"^(is|are) (?!there\b)(.+) an? ({_COLOR}) (?:one|thing|object)$", r"\1 \2 \3"),
     (r"^(you|i) (?:are|am) (how far (?:away )?from .+)$", r"\2 are \1"),
     (
@@ -38,7 +51,7 @@ TURNS = rules(
     (r"\bidentify\b", "name"),
     (r"^where to (?:find|look for|see) ", "where is "),
     (r"\bdistance (?:that )?(you|i) have (?:from|to) ", r"distance from \1 to "),
-    (r"^describe (?:to|for) (?:me|us)\b", "describe"),
+    (r"^describe (?:(?:to|for) )?(?:me|us)\b", "describe"),
     (r"^got (?=(?:any|an?|some)\b)", "is there "),
     (r"\b(has|have) ((?:the|your|my) .+) got$", r"\1 \2"),
     (rf"\b(\w+) (?:of|in) ({_COLOR}) colou?r\b", r"\2 \1"),

@@ -115,7 +115,7 @@ def _is_within(request: MeasureRequest, thing: Referent, anchor: Referent) -> Me
     apart_m = plan_distance_m(anchor.box, thing.box)
     half_m = half_width_m(uncertainty.PLAN, anchor.box, thing.box)
     is_so = apart_m <= request.radius_m
-    apart = f"{format_length(apart_m, request.unit)}{_away(half_m, request.unit)}"
+    apart = f"{format_length(apart_m, request.unit)} apart{give_or_take(half_m, request.unit)}"
     assumptions = [ON_PLAN, *doubts(thing, anchor)]
     if near_radius(anchor.box, thing.box, request.radius_m):
         assumptions.append(f"{capital(thing.name)} is so near {text} that yes or no is not sure.")
@@ -127,7 +127,7 @@ def _is_within(request: MeasureRequest, thing: Referent, anchor: Referent) -> Me
         word=YES if is_so else NO,
         sentence=(
             f"{capital(YES if is_so else NO)}, {thing.name} is {'' if is_so else 'not '}within"
-            f" {text} of {anchor.name}: it is {apart}."
+            f" {text} of {anchor.name}: their centres are {apart}."
         ),
         boxes=(thing.box, anchor.box),
         assumptions=tuple(assumptions),

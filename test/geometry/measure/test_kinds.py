@@ -95,11 +95,11 @@ def test_whether_one_thing_is_within_a_radius() -> None:
     assert yes.uncertainty == pytest.approx([half_width_m(PLAN, TABLE, LAMP)])
     assert yes.boxes == (LAMP, TABLE)
     assert yes.sentence.startswith(
-        "Yes, the white lamp is within 2.00 m of the red table: it is 1.50 m away"
+        "Yes, the white lamp is within 2.00 m of the red table: their centres are 1.50 m apart"
     )
     no = ask(MeasureKind.WITHIN, LAMP, TABLE, radius_m=1.45, attribute="yes_no", unit="cm")
     assert (no.word, no.values) == ("no", pytest.approx((1.5,)))
-    assert "not within 145 cm of the red table: it is 150 cm away" in no.sentence
+    assert "not within 145 cm of the red table: their centres are 150 cm apart" in no.sentence
     assert any("not sure" in text for text in no.assumptions)
     assert not any("not sure" in text for text in yes.assumptions)
 
