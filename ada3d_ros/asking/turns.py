@@ -20,6 +20,15 @@ _FREE = "(?:free|empty|clear|unoccupied)"
 
 # One word for each thing that the frames of the grammar look for. Whole turns of phrase first.
 TURNS = rules(
+    (r"\bbetween (?:the|these|those) two (?:objects|things|items) (?=the )", "between "),
+    (
+        r"^(how far|how many UNIT0) (?:do|would|must|will) (?:i|you|we|one) (?:have to |need to )?"
+        r"(?:drive|walk|go|travel|move) (?:to reach|to get to|to) ",
+        r"\1 is it to ",
+    ),
+    (r"^(?:(?:can|could|will) you )?find (?=what (?:is|are) )", ""),
+    (r"^(how many .+) so far$", r"\1"),
+    (r"\bpainted in$", "painted"),
     (
         r"^(?:is|are) (.+) and (the .+) (?:within|less than|closer than) (LEN\d+)"
         r"(?: of (?:each other|one another)| apart)?$",
