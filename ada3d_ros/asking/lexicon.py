@@ -28,7 +28,18 @@ _UNMEASURED = (
 )
 _DIMENSION = "size|height|width|length|depth|dimensions?|measurements?|measures"
 
-_LENGTHS = "yards?|yd|feet|foot|ft|inch(?:es)?|(?:centi|milli)?met(?:er|re)s?|cm|mm|m"
+UNIT_WORDS = {
+    "mm": "mm|millimet(?:er|re)s?",
+    "cm": "cms?|centimet(?:er|re)s?",
+    "dm": "decimet(?:er|re)s?",
+    "m": "m|met(?:er|re)s?|mtrs?",
+    "km": "km|kilomet(?:er|re)s?",
+    "ft": "ft|foot|feet",
+    "in": "inch|inches",
+    "yd": "yds?|yards?",
+    "mile": "miles?",
+}
+_LENGTHS = "|".join(UNIT_WORDS.values())
 
 CONTRACTIONS = rules(
     # as people write to each other

@@ -14,7 +14,15 @@ from dataclasses import dataclass, replace
 
 from ada3d_ros.asking.cues import CUES, SIDES
 from ada3d_ros.asking.frames import frame_words
-from ada3d_ros.asking.lexicon import CLOSED, CONTRACTIONS, POLITE, ROOM, Rule, word_set
+from ada3d_ros.asking.lexicon import (
+    CLOSED,
+    CONTRACTIONS,
+    POLITE,
+    ROOM,
+    UNIT_WORDS,
+    Rule,
+    word_set,
+)
 from ada3d_ros.asking.spelling import mended
 from ada3d_ros.asking.turns import TURNS
 from ada3d_ros.asking.words import COLORS, GENERIC, NOUNS, NUMBERS, UNCOUNTED, singular
@@ -23,17 +31,6 @@ from ada3d_ros.model.coordinates import Point, replace_places
 
 UNITS_M = {"mm": 0.001, "cm": 0.01, "dm": 0.1, "m": 1.0, "km": 1000.0, "in": 0.0254, "ft": 0.3048}
 UNITS_M |= {"yd": 0.9144, "mile": 1609.344}
-_UNIT_WORDS = {
-    "mm": "mm|millimet(?:er|re)s?",
-    "cm": "cms?|centimet(?:er|re)s?",
-    "dm": "decimet(?:er|re)s?",
-    "m": "m|met(?:er|re)s?|mtrs?",
-    "km": "km|kilomet(?:er|re)s?",
-    "ft": "ft|foot|feet",
-    "in": "inch|inches",
-    "yd": "yds?|yards?",
-    "mile": "miles?",
-}
 _NUMBER_WORDS = {word: float(i) for i, word in enumerate(NUMBERS)}
 _NUMBER_WORDS |= {"a": 1.0, "an": 1.0, "half a": 0.5, "half an": 0.5, "a half": 0.5, "half": 0.5}
 _NUMBER_WORDS |= {"one and a half": 1.5, "two and a half": 2.5, "a couple of": 2.0, "fifteen": 15.0}
@@ -47,7 +44,7 @@ _NUMBER_WORDS |= {
     for times, factor in (("hundred", 100.0), ("thousand", 1000.0))
 }
 _NUMBER = "|".join(sorted(_NUMBER_WORDS, key=len, reverse=True))
-_UNIT = "|".join(f"(?P<{name}>{words})" for name, words in _UNIT_WORDS.items())
+_UNIT = "|".join(f"(?P<{name}>{words})" for name, words in UNIT_WORDS.items())
 _LENGTH = re.compile(
     rf"(?<![\w.])(-?\d+(?:[.,]\d+)?|(?:{_NUMBER})(?=[ -]))[ -]?(?:{_UNIT})(?![\w])"
 )
