@@ -93,22 +93,25 @@ def _ask_all(
     objects = boxes_of(node.objects())
 
     # The questions.
-    answers, tokens = [], None
+    answers, usages = [], []
     for question in questions:
         answer = node.ask_often(question)
         given = given_answer(answer, question, room, describe_tokens(answer.tokens))
         answers.append(given)
-        tokens = answer.tokens if answer.tokens.spatial_total else tokens
+        usages.append(answer.tokens)
 
         # Show it here.
         verdict = ("right" if given.right else "wrong") + (f", {given.note}" if given.note else "")
         print(f"\n> {question.asked} ({name})\n{describe_answer(answer)}")
         print(f"true answer: {question.truth} ({verdict})")
-    return _Asked(_round(name, tokens), answers, objects)
+    return _Asked(round_of(name, usages), answers, objects)
 
 
-def _round(name: str, tokens: Any | None) -> Round:
-    """A round as its last answer's TokenUsage message describes it."""
+def round_of(name: str, usages: Sequence[Any]) -> Round:
+    """A round as the TokenUsage message of the last answer describes it for which a model held keys
+    and values: what is measured holds none.
+    """
+    tokens = next((each for each in reversed(usages) if each.held_kv_bytes), None)
     if tokens is None:
         return Round(name)
     return Round(
