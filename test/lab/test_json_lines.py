@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import pytest
 
 from ada3d_ros.errors import SourceError
-from ada3d_ros.lab.json_lines import line_of, read_rows, whole_bytes
+from ada3d_ros.lab.json_lines import add_line, line_of, read_rows, whole_bytes, write_lines
 
 ROWS = [{"settings": {"views": 20}}, {"id": "a", "text": "ç\u2028d"}]  # an end of line to some
 
@@ -38,6 +39,28 @@ def test_what_has_no_end_does_not_count(path: Path) -> None:
 def test_a_damaged_line_is_named(path: Path, line: str) -> None:
     path.write_text(line_of(ROWS[0]) + line + "\n" + line_of(ROWS[1]), encoding="utf-8")
     with pytest.raises(SourceError, match=r"records.jsonl line 2 is damaged: take that line out"):
+        read_rows(path)
+
+
+def test_packed_lines_are_read_member_by_member(tmp_path: Path) -> None:
+    path = tmp_path / "folder" / "records.jsonl.gz"
+    write_lines(path, [line_of(ROWS[0])])
+    add_line(path, line_of(ROWS[1]))
+    assert read_rows(path) == ROWS
+    grown = path.read_bytes()
+    path.write_bytes(grown + gzip.compress(line_of(ROWS[1]).encode())[:-14])  # cut short
+    assert read_rows(path) == ROWS
+    write_lines(path, map(line_of, ROWS))
+    assert read_rows(path) == ROWS
+    assert len(path.read_bytes()) < len(grown)
+    assert [file.name for file in path.parent.iterdir()] == ["records.jsonl.gz"]
+
+
+def test_a_damaged_packed_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "records.jsonl.gz"
+    write_lines(path, map(line_of, ROWS))
+    path.write_bytes(path.read_bytes() + b"no gzip")
+    with pytest.raises(SourceError, match=r"records.jsonl.gz is damaged .*move it away"):
         read_rows(path)
 
 

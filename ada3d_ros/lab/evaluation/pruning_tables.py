@@ -2,8 +2,8 @@
 
 Rooms are the outer loop, rows the inner one: one pipeline changes its settings, so that a room is
 rendered, passes the vision tower and is pooled into voxels once for all rows. Each room of each row
-is recorded at once (`*.rooms.jsonl` beside --json): the same command goes on where it stopped, also
-with more rooms or rows, and --minutes ends it in time. Differences are in points, question by
+is recorded at once (`*.rooms.jsonl.gz` beside --json): the same command goes on where it stopped,
+also with more rooms or rows, and --minutes ends it in time. Differences are in points, question by
 question against the whole scene, 95 % intervals by bootstrap over rooms. A row that the strategy
 cannot meet is refused, none is changed.
 """
@@ -47,7 +47,7 @@ from ada3d_ros.pipeline import Ada3DPipeline
 from ada3d_ros.pruning.policy import NOMINAL_SPATIAL, Policy
 from ada3d_ros.types import AskHooks, Question
 
-RECORDS = ".rooms.jsonl"  # in the place of .json
+RECORDS = ".rooms.jsonl.gz"  # in the place of .json
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +75,7 @@ def measure_tables(tables: Tables, file: Path | None = None) -> dict[str, Any]:
             if number == 0:
                 run.ask_controls()
     finally:
+        records.pack()
         results = _results(run)
         if out:
             out.write(results, complete=run.missing() == 0)

@@ -1,4 +1,4 @@
-"""What variants came to about generated rooms, question by question: JSON lines beside a result.
+"""What variants came to about generated rooms, question by question: packed JSON lines.
 
 A line is written as soon as a variant has answered about a room, so that a run that is killed loses
 that room of that variant alone. A record of other code is taken over only where the present code,
@@ -17,7 +17,7 @@ import numpy as np
 
 from ada3d_ros.errors import ConfigError
 from ada3d_ros.lab.evaluation.tally import Outcome
-from ada3d_ros.lab.json_lines import line_of, read_rows
+from ada3d_ros.lab.json_lines import add_line, line_of, read_rows, write_lines
 from ada3d_ros.lab.results import CHANGED
 from ada3d_ros.usage import TokenUsage
 
@@ -122,7 +122,7 @@ class RoomRecordFile:
         self.records: dict[tuple[str, int], RoomRecord] = {}
         if path is not None and path.is_file():
             self._read(path)
-        self._rewrite()
+        self.pack()
 
     def of_row(self, row: str) -> dict[int, RoomRecord]:
         """By room."""
@@ -132,14 +132,21 @@ class RoomRecordFile:
         """Keep it, and write its line at once."""
         self._keep(item)
         if self.path is not None:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(_line(item))
+            add_line(self.path, _line(item))
 
     def drop(self, keys: Iterable[tuple[str, int]]) -> None:
         """Forget these records, of row and room, in the file too."""
         for key in list(keys):
             self.records.pop(key, None)
-        self._rewrite()
+        self.pack()
+
+    def pack(self) -> None:
+        """Write the file anew, in order and as small as it gets."""
+        if self.path is None:
+            return
+        items: list[RoomRecord | RoomFacts] = [self.facts[room] for room in sorted(self.facts)]
+        items += [self.records[key] for key in sorted(self.records)]
+        write_lines(self.path, [line_of(self.head), *map(_line, items)])
 
     def _keep(self, item: RoomRecord | RoomFacts) -> None:
         if isinstance(item, RoomFacts):
@@ -165,17 +172,6 @@ class RoomRecordFile:
             # Of changes that no commit names, nobody knows what was measured.
             if isinstance(item, RoomFacts) or not item.commit.endswith(CHANGED):
                 self._keep(item)
-
-    def _rewrite(self) -> None:
-        if self.path is None:
-            return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        items = [self.facts[room] for room in sorted(self.facts)]
-        lines = [line_of(self.head), *map(_line, items)]
-        lines += [_line(self.records[key]) for key in sorted(self.records)]
-        part = self.path.with_name(f".{self.path.name}.part")
-        part.write_text("".join(lines), encoding="utf-8")
-        part.replace(self.path)
 
 
 def _line(item: RoomRecord | RoomFacts) -> str:

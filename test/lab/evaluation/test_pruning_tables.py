@@ -1,6 +1,7 @@
 """The tables of pruning: every strategy, paired, recorded room by room, refused and not changed."""
 
 import dataclasses
+import gzip
 import json
 import math
 from collections.abc import Iterator
@@ -55,6 +56,7 @@ from ada3d_ros.lab.evaluation.room_records import (
 from ada3d_ros.lab.evaluation.selection import RoomSelection, rooms_of
 from ada3d_ros.lab.evaluation.synthetic import ask_room
 from ada3d_ros.lab.evaluation.tally import Tally
+from ada3d_ros.lab.json_lines import line_of, read_rows, write_lines
 from ada3d_ros.lab.results import Tree
 
 ROWS = [
@@ -95,8 +97,7 @@ def results(made: tuple[Path, Any]) -> dict[str, Any]:
 
 def records_in(file: Path) -> dict[tuple[str, int], dict[str, Any]]:
     path = file.with_name(file.stem + RECORDS)
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return {(line["row"], line["room"]): line for line in lines if "row" in line}
+    return {(line["row"], line["room"]): line for line in read_rows(path) if "row" in line}
 
 
 def row_of(results: dict[str, Any], strategy: str, mode: str, budget: float) -> dict[str, Any]:
@@ -225,8 +226,8 @@ def test_a_run_that_was_killed_goes_on_behind_its_last_room(
         measure_tables(tables, file)
     assert len(records_in(file)) == 3
     assert not json.loads(file.read_text(encoding="utf-8"))["complete"]
-    with file.with_name("again.rooms.jsonl").open("a", encoding="utf-8") as cut:
-        cut.write('{"row":"none","ro')  # cut off
+    with file.with_name("again.rooms.jsonl.gz").open("ab") as cut:
+        cut.write(gzip.compress(b'{"row":"none","room":7,')[:-12])  # cut off
     asked = 10
     results = measure_tables(tables, file)
     own = len(records_in(made[0])) - 1  # all but the blind row
@@ -245,16 +246,14 @@ def test_records_of_other_code_count_where_it_answers_the_same(
 ) -> None:
     """One of them was changed: that row is asked anew, the others stay."""
     file = tmp_path / "tables.json"
-    lines = made[0].with_name(f"tables{RECORDS}").read_text(encoding="utf-8").splitlines()
     changed = []
-    for line in lines:
-        data = json.loads(line)
+    for data in read_rows(made[0].with_name(f"tables{RECORDS}")):
         if "commit" in data:
             data["commit"] = "b" * 40
         if data.get("row") == "adatoken3d paper 0.4":
             data["right"] = data["right"].translate(str.maketrans("01", "10"))
-        changed.append(json.dumps(data) + "\n")
-    file.with_name(f"tables{RECORDS}").write_text("".join(changed), encoding="utf-8")
+        changed.append(line_of(data))
+    write_lines(file.with_name(f"tables{RECORDS}"), changed)
     results = measure_tables(Tables(model, {}, SELECTION, ROWS), file)
     assert "adatoken3d paper 0.4" in capsys.readouterr().out
     commits = {key: record["commit"][0] for key, record in records_in(file).items()}
@@ -263,17 +262,17 @@ def test_records_of_other_code_count_where_it_answers_the_same(
 
 
 def test_records_of_a_tree_with_changes_do_not_count(tmp_path: Path) -> None:
-    path, head = tmp_path / "x.rooms.jsonl", {"seed": 1}
+    path, head = tmp_path / "x.rooms.jsonl.gz", {"seed": 1}
     file = RoomRecordFile(path, head)
     file.add(RoomRecord("none", 0, "a" * 40, "1"))
     file.add(RoomRecord("none", 1, "a" * 40 + "+changes", "1"))
     assert set(RoomRecordFile(path, head).records) == {("none", 0)}
     with pytest.raises(ConfigError, match="other rooms"):
         RoomRecordFile(path, {"seed": 2})
-    path.write_text(json.dumps(head) + "\n{}\n", encoding="utf-8")
+    write_lines(path, [line_of(head), "{}\n"])
     with pytest.raises(ConfigError, match="no file of records"):
         RoomRecordFile(path, head)
-    path.write_text(json.dumps(head) + "\n[1\n" + "{}\n", encoding="utf-8")
+    write_lines(path, [line_of(head), "[1\n", "{}\n"])
     with pytest.raises(SourceError, match="line 2 is damaged"):
         RoomRecordFile(path, head)
 
@@ -462,11 +461,11 @@ def test_rooms_can_be_taken_one_by_one() -> None:
 
 
 def test_a_line_is_short_and_says_the_same(tmp_path: Path) -> None:
-    path, head = tmp_path / "x.rooms.jsonl", {"seed": 1}
+    path, head = tmp_path / "x.rooms.jsonl.gz", {"seed": 1}
     file = RoomRecordFile(path, head)
     costs = {"keep_ratio_achieved": 0.25, "spatial_total": 843.0, "held_kv_bytes": 2381180.0}
     file.add(RoomRecord("none", 0, "c" * 40, "01", ious=(0.5, 0.25), costs=costs))
-    line = path.read_text(encoding="utf-8").splitlines()[1]
+    line = gzip.decompress(path.read_bytes()).decode().splitlines()[1]
     assert '"costs":[0.25,843,2381180,null' in line
     kept = RoomRecordFile(path, head).records["none", 0]
     assert kept == RoomRecord("none", 0, "c" * 12, "01", ious=(0.5, 0.25), costs=costs)
