@@ -10,9 +10,10 @@ import re
 from dataclasses import dataclass, replace
 
 from ada3d_ros.asking.chosen_color import color_choice
-from ada3d_ros.asking.detected_request import INVENTORY
-from ada3d_ros.asking.frames import LAST_SEEN, Frame, all_frames
+from ada3d_ros.asking.frames import Frame, all_frames
+from ada3d_ros.asking.free_order.kinds import read_in_free_order
 from ada3d_ros.asking.phrasing import Phrasing, Thing, is_a_name, phrase
+from ada3d_ros.asking.read_question import ReadQuestion, kind_of
 from ada3d_ros.asking.words import COLORS
 from ada3d_ros.errors import InvalidRequestError
 from ada3d_ros.measures import NUMBER, RADIUS_M, MeasureKind, MeasureRequest, Reference
@@ -22,20 +23,6 @@ _UNITS = ("m", "cm", "mm", "ft", "in")
 _SIDES = {"left": "left", "right": "right", "behind": "behind", "front": "in front"}
 _DIMENSIONS = {"long": "length", "length": "length"}
 _DIMENSIONS |= dict.fromkeys(("wide", "broad", "width", "deep", "depth"), "width")
-# The kinds' names as models list them (LlavaConfig.question_kinds); others have none.
-_MODEL_KINDS = {
-    MeasureKind.COUNT: "count",
-    MeasureKind.NEAREST: "nearest",
-    MeasureKind.WITHIN: "within",
-    MeasureKind.DIRECTION: "relation",
-    MeasureKind.ON: "on",
-    MeasureKind.UNDER: "under",
-    MeasureKind.BETWEEN: "between",
-    MeasureKind.EXISTS: "existence",
-    MeasureKind.LARGEST: "superlative",
-    MeasureKind.TALLEST: "superlative",
-    MeasureKind.WHERE: "grounding",
-}
 _JOINT = re.compile(
     r"[.?!;]\s+(?:(?:and|but|or|also|then)\s+)?"
     r"|,?\s+(?:and|but|or|also|then)(?:\s+(?:also|then))?\s+|,\s+|\?(?=\w)",
@@ -44,28 +31,15 @@ _JOINT = re.compile(
 _SEVERAL = re.compile(r"((?:largest )?[dnap]\d+)(?: (?:and|or) [dnap]\d+)+")
 
 
-@dataclass(frozen=True, slots=True)
-class ReadQuestion:
-    """A question that the grammar reads.
-
-    kind: its name in a model's question_kinds, or distance, size, height, free_floor, inventory
-    that only measures answer; request: what to measure, None where only a model answers; things:
-    all that it names; choices: colours, of a question whether the one that it asks for is this one,
-    or which of several.
-    """
-
-    kind: str
-    request: MeasureRequest | None
-    things: tuple[Reference, ...] = ()
-    choices: tuple[str, ...] = ()
-
-
 def read_question(text: str) -> ReadQuestion | None:
     """What a question asks for; None where the grammar does not read it.
 
     Raises InvalidRequestError: two questions at once, a thing that was not named ("there", "it"), a
     radius or number out of its range, brackets that are no place.
     """
+    read = read_in_free_order(text)
+    if read is not None:
+        return read
     phrasing = phrase(text)
     read = _read(phrasing)
     if read is None:
@@ -136,21 +110,6 @@ def _with_one_of_several(phrasing: Phrasing) -> Phrasing:
     return replace(phrasing, marks=_SEVERAL.sub(r"\1", phrasing.marks))
 
 
-def _kind_of(request: MeasureRequest) -> str:
-    """Its name as models list it."""
-    if request.attribute == "list":
-        return INVENTORY
-    if request.attribute == LAST_SEEN:
-        return LAST_SEEN
-    if request.kind is MeasureKind.DIRECTION and request.category:
-        return "side"
-    if request.kind is MeasureKind.NEAREST and request.attribute == "color":
-        return "multihop"
-    if request.kind is MeasureKind.COUNT and request.to is not None:
-        return "within"
-    return _MODEL_KINDS.get(request.kind, request.kind.name.lower())
-
-
 @dataclass(frozen=True, slots=True)
 class _Filling:
     """The slots of a frame that fits, and what their marks stand for."""
@@ -173,7 +132,7 @@ class _Filling:
         if request is None:
             return None
         things = tuple(r for r in (request.of, request.to, request.third) if r is not None)
-        return ReadQuestion(_kind_of(request), request, things)
+        return ReadQuestion(kind_of(request), request, things)
 
     def _for_model(self, kind: str) -> ReadQuestion | None:
         """What only a model answers."""
@@ -307,7 +266,10 @@ class _Filling:
     def _is_one(self, slot: str) -> bool:
         """Whether a slot for one thing, where it is filled, holds what can be found."""
         thing = self._thing(slot)
-        return thing is None or bool(thing.category or thing.is_robot or thing.point_m)
+        if thing is None:
+            return True
+        is_color = thing.words in _ONLY_COLORS
+        return bool(thing.is_robot or thing.point_m or (thing.category and not is_color))
 
     def _shows_something(self, slot: str) -> bool:
         """Whether what is on it may be a picture or words."""

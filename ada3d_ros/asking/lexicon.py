@@ -7,6 +7,7 @@ words that are in no table here and in no frame are taken to name things.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 Rule = tuple[re.Pattern[str], str]
 
@@ -18,6 +19,13 @@ def word_set(text: str) -> frozenset[str]:
 
 def rules(*pairs: tuple[str, str]) -> tuple[Rule, ...]:
     return tuple((re.compile(pattern), written) for pattern, written in pairs)
+
+
+def rewritten(words: str, applied: Sequence[Rule]) -> str:
+    """The words after each rule in turn, single spaces between them."""
+    for pattern, written in applied:
+        words = " ".join(pattern.sub(written, words).split())
+    return words
 
 
 ROOMS = "room|scene|house|view|map|apartment|flat|area|picture|place|environment|home|office"
@@ -98,8 +106,9 @@ CONTRACTIONS = rules(
     (r"\bnextto\b", "next to"),
     (r"\bontop\b", "on top"),
     (r"\bi'?m\b", "i am"),
-    (r"\bi'd\b", "i would"),
-    (r"\bi've\b", "i have"),
+    (r"\b(i|you|he|she|it|we|they|where|what|who|that)'d\b", r"\1 would"),
+    (r"\b(i|you|we|they)'ve\b", r"\1 have"),
+    (r"\b(is|are|does|do|did|has|have|would|could|ca)nt\b", r"\1 not"),
     (r"n't\b", " not"),
     (r"'s\b", " poss"),
     (r"(?<=s)'(?=\s)", " poss"),

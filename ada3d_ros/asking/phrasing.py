@@ -20,7 +20,7 @@ from ada3d_ros.asking.lexicon import (
     POLITE,
     ROOM,
     UNIT_WORDS,
-    Rule,
+    rewritten,
     word_set,
 )
 from ada3d_ros.asking.spelling import mended
@@ -44,10 +44,12 @@ _NUMBER_WORDS |= {
     for times, factor in (("hundred", 100.0), ("thousand", 1000.0))
 }
 _NUMBER = "|".join(sorted(_NUMBER_WORDS, key=len, reverse=True))
+_ANY_UNIT = "|".join(UNIT_WORDS.values())
 _UNIT = "|".join(f"(?P<{name}>{words})" for name, words in UNIT_WORDS.items())
 _LENGTH = re.compile(
     rf"(?<![\w.])(-?\d+(?:[.,]\d+)?|(?:{_NUMBER})(?=[ -]))[ -]?(?:{_UNIT})(?![\w])"
 )
+_AND_A_HALF = re.compile(rf"\b(?:an?|one|1) ({_ANY_UNIT}) and a half\b")
 _ASKED_UNIT = re.compile(
     rf"(?:[,(]?\s*\b(?:in|as|using)\s+|\b(how many)\s+)(?:{_UNIT})(?![\w])\)?(?! (?:of|radius))"
 )
@@ -131,9 +133,22 @@ class Phrasing:
     centers: bool = False
 
 
-def phrase(text: str) -> Phrasing:
-    """Read the words of a question. Raises InvalidRequestError for brackets that are no place."""
-    # Places, small letters, and no punctuation.
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """The words of a question in small letters, without punctuation: PLACE0, LEN0 in the place of
+    places (metres, world frame) and lengths (metres, unit). unit: that was asked for, '' = none.
+    """
+
+    words: str
+    points: tuple[Point, ...]
+    lengths: tuple[tuple[float, str], ...]
+    unit: str = ""
+
+
+def measured(text: str) -> Measured:
+    """Take places, lengths and units out of a question, before their numbers are taken for
+    anything else. Raises InvalidRequestError for brackets that are no place.
+    """
     points: list[Point] = []
 
     def placed(point: Point) -> str:
@@ -142,9 +157,8 @@ def phrase(text: str) -> Phrasing:
 
     words = replace_places(unicodedata.normalize("NFKC", text), placed).replace("’", "'")
     words = re.sub(r"(?!PLACE)\b\w+", lambda m: m[0].casefold(), words)
-    words = _rewritten(words, CONTRACTIONS)
+    words = rewritten(words, CONTRACTIONS)
 
-    # Lengths and units, before their numbers are taken for anything else.
     lengths: list[tuple[float, str]] = []
 
     def length(match: re.Match[str]) -> str:
@@ -160,28 +174,28 @@ def phrase(text: str) -> Phrasing:
         asked.append(next(name for name, found in match.groupdict().items() if found))
         return " how many UNIT0 " if match[1] else " "
 
-    words = _LENGTH.sub(length, words)
+    words = _LENGTH.sub(length, _AND_A_HALF.sub(r"1.5 \1", words))
     words = _ASKED_UNIT.sub(asked_unit, words)
     words = " ".join(_SEPARATORS.sub(" ", re.sub(r",\s*right\s*\?*$", "", words)).split())
+    return Measured(words, tuple(points), tuple(lengths), asked[0] if asked else "")
+
+
+def phrase(text: str) -> Phrasing:
+    """Read the words of a question. Raises InvalidRequestError for brackets that are no place."""
+    taken = measured(text)
 
     # One word for each thing that can be said in several.
-    words = " ".join(mended(word) for word in words.split())
+    words = " ".join(mended(word) for word in taken.words.split())
     words, centers = _CENTERS.subn(" ", words)
     for rules in (POLITE, POLITE, ROOM, TURNS, SIDES, CUES):
-        words = _rewritten(words, rules)
+        words = rewritten(words, rules)
 
-    marks, things = _mark_things(words.split(), points)
+    marks, things = _mark_things(words.split(), taken.points)
     marks, things = _with_colors_behind(marks, things)
-    return Phrasing(marks, things, tuple(lengths), asked[0] if asked else "", bool(centers))
+    return Phrasing(marks, things, taken.lengths, taken.unit, bool(centers))
 
 
-def _rewritten(words: str, rules: Sequence[Rule]) -> str:
-    for pattern, written in rules:
-        words = " ".join(pattern.sub(written, words).split())
-    return words
-
-
-def _mark_things(words: list[str], points: list[Point]) -> tuple[str, tuple[Thing, ...]]:
+def _mark_things(words: list[str], points: Sequence[Point]) -> tuple[str, tuple[Thing, ...]]:
     """Runs of words that are in no table become marks; determiners go with them, or go."""
     marks: list[str] = []
     things: list[Thing] = []
@@ -190,7 +204,7 @@ def _mark_things(words: list[str], points: list[Point]) -> tuple[str, tuple[Thin
     def end_run() -> None:
         nonlocal article, number
         if run:
-            thing = _named(run, number, article)
+            thing = named(run, number, article)
             mark = _DETERMINERS.get(article, "n")
             marks.append(f"{mark}{len(things)}")
             things.append(thing)
@@ -245,7 +259,8 @@ def _with_colors_behind(marks: str, things: tuple[Thing, ...]) -> tuple[str, tup
     return marks.replace(f" that be n{found[3]}", "").replace(f" be n{found[3]}", " be"), changed
 
 
-def _named(run: list[str], number: int, article: str) -> Thing:
+def named(run: list[str], number: int, article: str) -> Thing:
+    """The thing that a run of words names, with the number and the article before it."""
     *modifiers, noun = run
     one = singular(noun)
     words = " ".join([*modifiers, one])

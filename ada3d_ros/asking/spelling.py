@@ -34,6 +34,13 @@ MISSPELT = {
     "thier": "there",
     "wat": "what",
     "wht": "what",
+    "feets": "feet",
+    "ur": "your",
+    "konw": "know",
+    "meny": "many",
+    "romm": "room",
+    "wether": "whether",
+    "wich": "which",
 }
 # Words that are mended where one letter is wrong, missing, added or swapped; of four letters, where
 # one is missing, doubled or swapped. Those of the frames, of colours and of furniture are added.

@@ -1,0 +1,291 @@
+"""A question as words of known classes and the things that it names, in their order.
+
+Every word has to be of a class (`words.py`), and things go by nouns that are known: a question with
+any other word is not taken apart.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from ada3d_ros.asking import kind_table
+from ada3d_ros.asking.free_order.phrases import PHRASES
+from ada3d_ros.asking.free_order.words import NO_SLIPS, classes_of, slips_are_mended_to
+from ada3d_ros.asking.kinds import is_slip
+from ada3d_ros.asking.lexicon import UNIT_WORDS, rewritten
+from ada3d_ros.asking.phrasing import Measured, Thing, measured, named
+from ada3d_ros.asking.spelling import mended
+from ada3d_ros.asking.words import COLORS, NOUNS, NUMBERS, singular
+from ada3d_ros.measures import Reference
+
+ROBOT = Reference(robot=True, label="the robot")
+# Words that a place stands behind.
+TOWARDS = (
+    *("to", "from", "of", "by", "near", "beside", "around", "round", "at", "alongside", "NEAREST"),
+)
+_INDEFINITE = ("a", "an", "any", "some", "every")
+_ARTICLES = (*_INDEFINITE, "the", "this", "that", "these", "those", "your", "my", "our")
+_GENERIC = ("thing", "object", "item")
+_NO_NAMES = frozenset(
+    ("person", "somebody", "someone", "anybody", "anyone", "human", "light", "picture", "watch")
+)
+# Units without a number; `in` and `m` are words of other meanings.
+_BARE_UNIT = re.compile(
+    "|".join(
+        rf"\b(?P<{name}>{words})\b"
+        for name, words in {**UNIT_WORDS, "m": "met(?:er|re)s", "in": "inch(?:es)?"}.items()
+    )
+)
+# Why somebody asks, before the question: what it names may be meant by `it`.
+_PREAMBLE = re.compile(
+    r"\s*((?:i|we|my|our|there|the)\b"
+    r"(?!.*\b(?:if|suppose|imagine|fac(?:e|ing)|look(?:ing)?)\b)[^?.;]*?)"
+    r"(?:[.;!]\s+|, so )(?=\S.*)",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A word as it is rewritten, and its classes; T of a thing, which has none."""
+
+    word: str
+    classes: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """A thing that a question names; at: number of its token; largest: the largest of its name."""
+
+    at: int
+    thing: Thing
+    largest: bool = False
+
+    @property
+    def is_group(self) -> bool:
+        """Whether it may stand for several ("chairs", "a chair"), not for one that is meant."""
+        return self.thing.is_plural or self.thing.article in _INDEFINITE
+
+    @property
+    def reference(self) -> Reference:
+        """As a request names it."""
+        return self.thing.reference(self.largest)
+
+
+@dataclass(frozen=True)
+class Clause:
+    """The words of a question, and what they name.
+
+    asks: whether it has a question mark; unit: that was asked for, '' = none.
+    """
+
+    tokens: tuple[Token, ...]
+    named: tuple[Named, ...]
+    measured: Measured
+    asks: bool = True
+
+    @functools.cached_property
+    def classes(self) -> frozenset[str]:
+        return frozenset[str]().union(*(token.classes for token in self.tokens))
+
+    @functools.cached_property
+    def words(self) -> frozenset[str]:
+        return frozenset(token.word for token in self.tokens)
+
+    def has(self, *names: str) -> bool:
+        """Whether a word is of one of the classes."""
+        return bool(self.classes & set(names))
+
+    def at(self, name: str) -> list[int]:
+        """Where words of a class stand."""
+        return [i for i, token in enumerate(self.tokens) if name in token.classes]
+
+    def before(self, i: int, skip: Iterable[str] = ()) -> str:
+        """The word before a token, without those that are skipped."""
+        skipped = {*skip}
+        return next((t.word for t in reversed(self.tokens[:i]) if t.word not in skipped), "")
+
+    def after(self, i: int) -> str:
+        """The word behind a token."""
+        return self.tokens[i + 1].word if i + 1 < len(self.tokens) else ""
+
+    @functools.cached_property
+    def robots(self) -> tuple[int, ...]:
+        """Where the robot is named as a place: behind a word that a place stands behind."""
+        places = []
+        for i, token in enumerate(self.tokens):
+            if token.word == "ROBOT":
+                places.append(i)
+            elif token.word in ("me", "you"):
+                behind = self.before(i, ("where",))
+                joined = self.after(i) in ("and", "to") and i <= 1
+                joined = joined or (behind == "and" and self.has("BETWEEN"))
+                if joined or behind in (*TOWARDS, "between", "until"):
+                    places.append(i)
+        return tuple(places)
+
+    @functools.cached_property
+    def meant(self) -> list[Reference] | None:
+        """All that is named, the robot too, in order; None where a name stands for several."""
+        if any(one.thing.is_plural or one.thing.number for one in self.named):
+            return None
+        places = [(one.at, one.reference) for one in self.named]
+        places += [(i, ROBOT) for i in self.robots]
+        return [reference for _, reference in sorted(places, key=lambda place: place[0])]
+
+    @property
+    def only(self) -> Named | None:
+        """The one thing that is named, where nothing else is."""
+        return self.named[0] if self.meant and len(self.meant) == len(self.named) == 1 else None
+
+    @property
+    def is_yes_no(self) -> bool:
+        """Whether yes or no is asked for: a verb before the things, a tag, or nothing but a mark."""
+        if self.has("YN", "IF"):
+            return not self.has("HOW", "WHERE")
+        if self.has("WHAT", "HOW", "WHERE", "HOWMANY", "WHICHSIDE"):
+            return False
+        verbs = self.at("AUX")
+        if self.asks or any(self.after(i) in ("it", "they", "that") for i in verbs):
+            return True
+        return bool(verbs) and (not self.named or verbs[0] < self.named[0].at)
+
+
+def clause_of(text: str) -> Clause | None:
+    """The words of a question; None where one is of no known class. What is said before a question
+    without being one goes, but for what it names. Raises InvalidRequestError for brackets that are
+    no place.
+    """
+    clause = _clause_of(text)
+    preamble = _PREAMBLE.match(text) if clause is None else None
+    if preamble is None:
+        return clause
+    taken = measured(preamble[1])
+    _, things = _tokens(rewritten(_words_of(taken), PHRASES).split(), taken) or ((), ())
+    names = [one.thing.label for one in things]
+    return _clause_of(", ".join([*names, text[preamble.end() :]]))
+
+
+def _clause_of(text: str) -> Clause | None:
+    taken = measured(text)
+    words = _words_of(taken)
+    units = [taken.unit, *map(_unit_of, _BARE_UNIT.finditer(words))]
+    words = rewritten(_BARE_UNIT.sub(" UNIT ", words), PHRASES)
+    found = _tokens(words.split(), taken)
+    if found is None:
+        return None
+    tokens, named_things = found
+    if not all(token.classes or token.word == "T" for token in tokens):
+        return None
+    unit = next((unit for unit in units if unit), "")
+    return Clause(tokens, named_things, replace(taken, unit=unit), "?" in text)
+
+
+def _words_of(taken: Measured) -> str:
+    """With words in the place of signs, and misspellings mended."""
+    words = re.sub(r"\s*(?:-+>|→)\s*", " to ", taken.words)
+    words = re.sub(r"(?<=\w) ?\+ ?(?=\w)|\bvs\b", " and ", words)
+    words = re.sub(r"(?<![yn]) ?/ ?(?!no\b|n\b)|(?<=\w)[-–—](?=\w)|[=&]", " ", words)
+    return " ".join(_mended(word) for word in words.split())
+
+
+def _unit_of(found: re.Match[str]) -> str:
+    return next(name for name, word in found.groupdict().items() if word)
+
+
+def _mended(word: str) -> str:
+    if classes_of(word) or _is_noun(word):
+        return word
+    right = mended(word)
+    if right != word or word in NO_SLIPS or word in slips_are_mended_to() or not word.isalpha():
+        return right
+    meant = [other for other in slips_are_mended_to() if is_slip(word, other)]
+    return meant[0] if len(meant) == 1 else word
+
+
+def _tokens(
+    words: list[str], taken: Measured
+) -> tuple[tuple[Token, ...], tuple[Named, ...]] | None:
+    """Things with their articles, numbers and colours; a colour of no thing is COLORED. None where
+    a colour is a thing ("an orange").
+    """
+    tokens: list[Token] = []
+    things: list[Named] = []
+    article, number, largest, i = "", 0, False, 0
+
+    def add(thing: Thing) -> None:
+        things.append(Named(len(tokens), thing, largest))
+        tokens.append(Token("T"))
+
+    while i < len(words):
+        word, length = words[i], _name_length(words, i)
+        behind = words[i + 1] if i + 1 < len(words) else ""
+        if word in _ARTICLES and not length:
+            article, number, largest = word, 0, False
+            if word == "any":
+                tokens.append(Token(word, classes_of(word)))
+            i += 1
+            continue
+        if (word in NUMBERS[2:] or word.isdecimal()) and behind:
+            number = NUMBERS.index(word) if word in NUMBERS else int(word) or -1
+            tokens.append(Token(f"NUM{number}", frozenset(("NUM",))))
+            i += 1
+            continue
+        if word == "LARGEST" and article != "a" and _name_length(words, i + 1):
+            largest, i = True, i + 1
+            continue
+        if word.startswith("PLACE"):
+            point = taken.points[int(word[5:])]
+            label = "[" + ", ".join(f"{c:g}" for c in point) + "]"
+            add(Thing(point_m=point, label=label))
+        elif length:
+            add(named(words[i : i + length], number, article))
+        elif word in COLORS:
+            if article in ("a", "an") and behind != "COLOR":
+                return None
+            tokens.append(Token(word, frozenset(("COLORED",))))
+        else:
+            tokens.append(Token(word, classes_of(word)))
+        i += length or 1
+        article, number, largest = "", 0, False
+    return tuple(tokens), tuple(things)
+
+
+def _name_length(words: list[str], i: int) -> int:
+    """How many words the name takes that begins at a word, with the colours before it; 0 where none
+    does. A colour with a word for any object is one.
+    """
+    j = i
+    while j + 1 < len(words) and words[j] in COLORS:
+        j += 1
+    if j > i and singular(words[j]) in _GENERIC:
+        return j + 1 - i
+    for length in (3, 2, 1):
+        part = words[j : j + length]
+        if len(part) == length and _is_name(tuple(part)):
+            return j + length - i
+    return 0
+
+
+@functools.lru_cache(maxsize=4096)
+def _is_name(words: tuple[str, ...]) -> bool:
+    return " ".join((*words[:-1], singular(words[-1]))) in _names()
+
+
+def _is_noun(word: str) -> bool:
+    return word in COLORS or _is_name((word,)) or word in _first_words()
+
+
+@functools.cache
+def _names() -> frozenset[str]:
+    """Names of things: those that models are taught, and those of detectors."""
+    listed = kind_table.SAME.replace(",\n ", ",").strip().splitlines()
+    return NOUNS | {name.strip() for line in listed for name in line.split(",")} - _NO_NAMES
+
+
+@functools.cache
+def _first_words() -> frozenset[str]:
+    return frozenset(name.split()[0] for name in _names())

@@ -1,0 +1,196 @@
+"""Distances, sizes, heights, what is nearest or within a radius, and counts, in free word order."""
+
+from __future__ import annotations
+
+from ada3d_ros.asking.free_order.clause import ROBOT, TOWARDS, Clause, Named
+from ada3d_ros.errors import InvalidRequestError
+from ada3d_ros.measures import NUMBER, RADIUS_M, MeasureKind, MeasureRequest, Reference
+
+_UNITS = ("m", "cm", "mm", "ft", "in")  # that answers are given in
+
+
+def distance(clause: Clause) -> MeasureRequest | None:
+    """Between two things, or of one from the robot."""
+    ends = clause.meant
+    if not ends or len(ends) > 2 or ends == [ROBOT] or any(one.is_group for one in clause.named):
+        return None
+    if len(ends) == 1 and not clause.has("HOW") and not {"to", "from"} & clause.words:
+        return None
+    telling = ("HOW", "WHAT", "FARNOUN", "UNIT", "MEASURE", "LINE", "SPACE")
+    if not clause.measured.unit and not clause.has(*telling):
+        return None
+    of, to = ends[0], ends[1] if len(ends) == 2 else ROBOT
+    centers = clause.has("CENTER")
+    return MeasureRequest(MeasureKind.DISTANCE, of=of, to=to, centers=centers, unit=_unit(clause))
+
+
+def path(clause: Clause) -> MeasureRequest | None:
+    """A distance by its two ends alone: `measure: ball to barrel`."""
+    if len(clause.named) + len(clause.robots) != 2 or clause.has("WIDTH", "TALL", "HEIGHT"):
+        return None
+    if clause.has("BETWEEN", "BOTH") and clause.has("WHAT") and not clause.has("UNIT", "MEASURE"):
+        return None
+    if not {"to", "between", "until", "till", "from", "away", "off"} & clause.words:
+        return None
+    return distance(clause)
+
+
+def size(clause: Clause) -> MeasureRequest | None:
+    """All of it, or the length or the width."""
+    one = clause.only
+    telling = clause.has("HOW", "WHAT", "SIZE", "SIZENOUN", "MEASURE", "UNIT")
+    if one is None or not telling:
+        return None
+    names = [name.lower() for name in ("LENGTH", "WIDTH") if clause.has(name)]
+    attribute = names[0] if len(names) == 1 and not clause.has("SIZE") else ""
+    return MeasureRequest(
+        MeasureKind.SIZE, of=one.reference, attribute=attribute, unit=_unit(clause)
+    )
+
+
+def height(clause: Clause) -> MeasureRequest | None:
+    """Of a thing, or of its top above the floor."""
+    one = clause.only
+    if one is None or (clause.has("TALL") and not clause.has("HOW", "UNIT", "WHAT", "HEIGHT")):
+        return None
+    if clause.has("TOP") and not clause.has("TALL", "HEIGHT", "UNIT", "VERTICAL"):
+        return None
+    return MeasureRequest(MeasureKind.HEIGHT, of=one.reference, unit=_unit(clause))
+
+
+def nearest(clause: Clause) -> MeasureRequest | None:
+    """What is nearest to a thing, of any name or of one; or its colour."""
+    at, colors = clause.at("NEAREST"), clause.at("COLOR")
+    if len(at) != 1 or len(colors) > 1 or clause.after(at[0]) == "COLOR":
+        return None
+    if clause.has("REFER") and len(clause.named) != 1:
+        return None
+    anchors, groups = _anchors_and_groups(clause, at[0])
+    if len(anchors) != 1 or len(groups) > 1 or any(group.largest for group in groups):
+        return None
+    numbers = [int(t.word[3:]) for t in clause.tokens if t.word.startswith("NUM")]
+    number = next((n for n in [*numbers, *(one.thing.number for one in clause.named)] if n), 1)
+    attribute = "color" if colors else ""
+    if not NUMBER[0] <= number <= NUMBER[1] or (attribute and number > 1):
+        return None
+    category = groups[0].thing.category if groups else ""
+    return MeasureRequest(
+        MeasureKind.NEAREST, to=anchors[0], category=category, k=number, attribute=attribute
+    )
+
+
+def _anchors_and_groups(clause: Clause, at: int) -> tuple[list[Reference], list[Named]]:
+    """What something is nearest to, by the words before it, and of which things the nearest is
+    asked for; at: where `nearest` stands.
+    """
+    sure: list[Reference] = []
+    groups: list[Named] = []
+    either: list[Named] = []
+    for one in clause.named:
+        before = clause.before(one.at)
+        is_asked = before in ("what", "which") and not one.thing.article
+        is_bare = before == "NEAREST" and not (one.thing.article or one.thing.point_m)
+        is_colored = before == "of" and clause.before(one.at, ("of",)) == "COLOR"
+        if one.is_group or one.thing.number or is_asked:
+            groups.append(one)
+        elif before in TOWARDS and not is_bare and not is_colored:
+            sure.append(one.reference)
+        else:
+            either.append(one)
+    sure += [ROBOT for _ in clause.robots]
+    if sure:
+        return sure, [*groups, *either]
+    if len(either) == 2 and either[0].at < at < either[1].at:  # `the ball nearest green bed`
+        return [either[1].reference], [either[0]]
+    if len(either) == 2 and clause.before(either[1].at) == "NEAREST":
+        return [], []
+    return [one.reference for one in either], groups
+
+
+def within(clause: Clause) -> MeasureRequest | None:
+    """What, or how many, are within a radius, or whether the thing named is. Raises
+    InvalidRequestError for a radius out of its range.
+    """
+    if len(clause.measured.lengths) != 1 or clause.has("UNIT"):
+        return None
+    radius_m, unit = clause.measured.lengths[0]
+    low, high = RADIUS_M
+    if not low <= radius_m <= high:
+        raise InvalidRequestError(
+            f"a radius of {radius_m:g} m is asked for; it must be between {low:g} and {high:g} m."
+        )
+    groups = [one for one in clause.named if _is_looked_for(clause, one)]
+    meant = [one.reference for one in clause.named if one not in groups]
+    meant += [ROBOT for _ in clause.robots]
+    if len(groups) > 1 or not meant or any(one.thing.number for one in clause.named):
+        return None
+    category = groups[0].thing.category if groups else ""
+    base = MeasureRequest(
+        MeasureKind.WITHIN,
+        to=meant[-1],
+        category=category,
+        radius_m=radius_m,
+        unit=unit if unit in _UNITS else "m",
+    )
+    return _of_one(clause, base, meant[0]) if len(meant) == 2 else _of_all(clause, base, meant)
+
+
+def _of_one(clause: Clause, base: MeasureRequest, of: Reference) -> MeasureRequest | None:
+    """Whether the one is within the radius of the other."""
+    if base.category or not clause.is_yes_no or clause.has("HOWMANY", "WHAT"):
+        return None
+    return MeasureRequest(
+        MeasureKind.WITHIN,
+        of=of,
+        to=base.to,
+        radius_m=base.radius_m,
+        unit=base.unit,
+        attribute="yes_no",
+    )
+
+
+def _of_all(clause: Clause, base: MeasureRequest, meant: list[Reference]) -> MeasureRequest | None:
+    """What is within the radius, how many, or whether something of the name is."""
+    if len(meant) != 1:
+        return None
+    kind, attribute = base.kind, ""
+    if clause.has("HOWMANY"):
+        kind = MeasureKind.COUNT
+    else:
+        is_listed = clause.has("LIST", "ALL", "WHAT")
+        if is_listed and clause.tokens[0].word in ("is", "are", "does", "do"):
+            return None  # whether all of them are
+        if not base.category and not (is_listed or clause.has("ANY", "GENERIC")):
+            return None
+        attribute = "yes_no" if base.category and clause.is_yes_no and not is_listed else ""
+    return MeasureRequest(
+        kind,
+        to=base.to,
+        category=base.category,
+        radius_m=base.radius_m,
+        unit=base.unit,
+        attribute=attribute,
+    )
+
+
+def _is_looked_for(clause: Clause, one: Named) -> bool:
+    return one.is_group or clause.before(one.at) in ("what", "which", "HOWMANY")
+
+
+def count(clause: Clause) -> MeasureRequest | None:
+    """How many of a name, or of a colour, there are."""
+    colors = [clause.tokens[i].word for i in clause.at("COLORED")]
+    if not clause.named and clause.has("GENERIC") and len(colors) == 1:
+        return MeasureRequest(MeasureKind.COUNT, category=f"{colors[0]} object")
+    if len(clause.named) != 1 or clause.robots or len(colors) > 1 or clause.named[0].largest:
+        return None
+    thing = clause.named[0].thing
+    if thing.number or thing.point_m:
+        return None
+    return MeasureRequest(MeasureKind.COUNT, category=" ".join([*colors, thing.category]))
+
+
+def _unit(clause: Clause) -> str:
+    taken = clause.measured
+    units = [taken.unit, *(unit for _, unit in taken.lengths)]
+    return next((unit for unit in units if unit in _UNITS), "m")
