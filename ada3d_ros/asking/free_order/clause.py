@@ -143,7 +143,7 @@ class Clause:
 
     @property
     def is_yes_no(self) -> bool:
-        """Whether yes or no is asked for: a verb before the things, a tag, or nothing but a mark."""
+        """Whether yes or no is asked for: a verb before the things, a tag, or a mark alone."""
         if self.has("YN", "IF"):
             return not self.has("HOW", "WHERE")
         if self.has("WHAT", "HOW", "WHERE", "HOWMANY", "WHICHSIDE"):
@@ -154,22 +154,23 @@ class Clause:
         return bool(verbs) and (not self.named or verbs[0] < self.named[0].at)
 
 
-def clause_of(text: str) -> Clause | None:
-    """The words of a question; None where one is of no known class. What is said before a question
-    without being one goes, but for what it names. Raises InvalidRequestError for brackets that are
-    no place.
+def clause_without_preamble(text: str) -> Clause | None:
+    """The words of a question without what is said before it, but for the things that it names;
+    None where nothing is. Raises as `clause_of`.
     """
-    clause = _clause_of(text)
-    preamble = _PREAMBLE.match(text) if clause is None else None
+    preamble = _PREAMBLE.match(text)
     if preamble is None:
-        return clause
+        return None
     taken = measured(preamble[1])
     _, things = _tokens(rewritten(_words_of(taken), PHRASES).split(), taken) or ((), ())
-    names = [one.thing.label for one in things]
-    return _clause_of(", ".join([*names, text[preamble.end() :]]))
+    names = [f"the {one.thing.words}" for one in things if one.thing.words]
+    return clause_of(", ".join([*names, text[preamble.end() :]]))
 
 
-def _clause_of(text: str) -> Clause | None:
+def clause_of(text: str) -> Clause | None:
+    """The words of a question; None where one is of no known class. Raises InvalidRequestError for
+    brackets that are no place.
+    """
     taken = measured(text)
     words = _words_of(taken)
     units = [taken.unit, *map(_unit_of, _BARE_UNIT.finditer(words))]

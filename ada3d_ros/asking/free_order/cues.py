@@ -73,14 +73,15 @@ CUES = rules(
     (
         r"\b(?:in[- ]between|between)(?: of)?(?: the two(?: of (?:them|those))?)?\b"
         r"|\bamong(?= the .* and )"
-        r"|\bin the (?:space|gap|way|middle|area) (?:between|of)\b",
+        r"|\bin (?:the )?(?:space|gap|way|middle|area)(?: that)?(?: (?:is|lies))? (?:between|of)\b",
         " between ",
     ),
     # sizes
     (
         r"\bl ?x ?w ?x ?h\b|\bbounding[- ]box(?: dimensions)?\b|\bwhat by what\b|\ball round\b"
         rf"|\b(?:{_STRETCHES})(?:(?: (?:by|and|x|or|as well as))* (?:the )?(?:how )?"
-        rf"(?:{_STRETCHES}))+\b|\bin (?:all (?:three )?|every )directions?\b|\balong each "
+        rf"(?:{_STRETCHES}))+\b|\bin (?:all (?:three )?|every |each )(?:direction"
+        rf"|dimension)s?\b|\balong each "
         rf"axis\b"
         r"|\bhow much (?:space|room|place) (?=.* takes? up\b)",
         " SIZE ",
@@ -114,7 +115,7 @@ CUES = rules(
         r"|black|brown|gray|grey)\b)",
         " ",
     ),
-    (r"\b(?:colou?r(?:s|ed|ing)?|hue|shade|tint)(?: wise)?\b", " COLOR "),
+    (r"\b(?:colou?r(?:s|ed|ing)?|hue|tint)(?: wise)?\b", " COLOR "),
     (r"\bappearance\b|\b(?:the )?looks of\b", " LIKE "),
     (
         r"\b(?:verbal |short |brief |small |detailed )?describ(?:e|ed|es)\b|\b(?:verbal "

@@ -8,7 +8,11 @@ from dataclasses import dataclass, field
 from ada3d_ros.asking.free_order import measured_kinds as measured
 from ada3d_ros.asking.free_order import other_kinds as other
 from ada3d_ros.asking.free_order import sides
-from ada3d_ros.asking.free_order.clause import Clause, clause_of
+from ada3d_ros.asking.free_order.clause import (
+    Clause,
+    clause_of,
+    clause_without_preamble,
+)
 from ada3d_ros.asking.read_question import ReadQuestion, kind_of
 from ada3d_ros.measures import MeasureKind, MeasureRequest
 
@@ -44,7 +48,11 @@ def read_in_free_order(text: str) -> ReadQuestion | None:
     """What a question asks for, where the words of one kind alone explain all of it. Raises
     InvalidRequestError for a radius out of its range, and for brackets that are no place.
     """
-    clause = clause_of(text)
+    read = _read(clause_of(text))
+    return _read(clause_without_preamble(text)) if read is None else read
+
+
+def _read(clause: Clause | None) -> ReadQuestion | None:
     if clause is None:
         return None
     found: list[ReadQuestion] = []
@@ -66,8 +74,8 @@ KINDS = (
         measured.distance,
     ),
     Kind(
-        "MEASURE|LINE|UNIT",
-        "AWAY BETWEEN BOTH CENTER THERE ROBOT BIG LENGTH COME RISE",
+        "MEASURE|LINE|UNIT|CENTER",
+        "AWAY BETWEEN BOTH THERE ROBOT BIG LENGTH COME RISE",
         measured.path,
     ),
     Kind("SIZE|BIG|WIDTH|LENGTH|MEASURE", "UNIT SIZENOUN GENERIC TOTAL COME ON ALL", measured.size),

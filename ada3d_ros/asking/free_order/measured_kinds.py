@@ -6,6 +6,7 @@ from ada3d_ros.asking.free_order.clause import ROBOT, TOWARDS, Clause, Named
 from ada3d_ros.errors import InvalidRequestError
 from ada3d_ros.measures import NUMBER, RADIUS_M, MeasureKind, MeasureRequest, Reference
 
+NEARBY = ("beside", "near", "next", "by", "around", "to")  # of what is not asked after itself
 _UNITS = ("m", "cm", "mm", "ft", "in")  # that answers are given in
 
 
@@ -39,7 +40,7 @@ def size(clause: Clause) -> MeasureRequest | None:
     """All of it, or the length or the width."""
     one = clause.only
     telling = clause.has("HOW", "WHAT", "SIZE", "SIZENOUN", "MEASURE", "UNIT")
-    if one is None or not telling:
+    if one is None or not telling or clause.before(one.at) in NEARBY:
         return None
     names = [name.lower() for name in ("LENGTH", "WIDTH") if clause.has(name)]
     attribute = names[0] if len(names) == 1 and not clause.has("SIZE") else ""
@@ -52,6 +53,8 @@ def height(clause: Clause) -> MeasureRequest | None:
     """Of a thing, or of its top above the floor."""
     one = clause.only
     if one is None or (clause.has("TALL") and not clause.has("HOW", "UNIT", "WHAT", "HEIGHT")):
+        return None
+    if clause.before(one.at) in NEARBY:
         return None
     if clause.has("TOP") and not clause.has("TALL", "HEIGHT", "UNIT", "VERTICAL"):
         return None

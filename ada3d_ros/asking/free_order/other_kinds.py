@@ -1,16 +1,16 @@
-"""On, under and between, free floor, what is there, where and of which colour, in free word order."""
+"""On, under, between, free floor, what is there, where, of which colour: in free word order."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 from ada3d_ros.asking.free_order.clause import ROBOT, TOWARDS, Clause
+from ada3d_ros.asking.free_order.measured_kinds import NEARBY
 from ada3d_ros.asking.free_order.sides import PLACES
 from ada3d_ros.asking.read_question import ReadQuestion
 from ada3d_ros.measures import MeasureKind, MeasureRequest
 
 _INDEFINITE = ("", "a", "an", "any", "some")
-_NO_PLACES = ("beside", "near", "next", "by", "around", "to")  # before what a colour is of
 
 
 def on(clause: Clause) -> MeasureRequest | None:
@@ -18,9 +18,11 @@ def on(clause: Clause) -> MeasureRequest | None:
     named, at = clause.named, clause.at("ON")
     if len(at) == 2:  # `they put something on the sofa. what is on it`
         at = [i for i in at if clause.after(i) not in ("it", "them")]
-    if len(at) != 1 or clause.robots or any(one.is_group for one in named):
+    if len(at) != 1 or clause.robots:
         return None
     below = [one for one in named if clause.before(one.at) == "on" and one.at > at[0]]
+    if any(one.is_group for one in named if one in below or len(named) == 1):
+        return None
     if len(named) == 1:
         is_below = bool(below) or clause.after(at[0]) in ("it", "them")
         if not is_below:
@@ -33,8 +35,11 @@ def on(clause: Clause) -> MeasureRequest | None:
     if len(named) != 2 or len(below) != 1 or clause.has("WHAT", "HOW", "HOWMANY"):
         return None
     (of,) = (one for one in named if one is not below[0])
-    if not clause.is_yes_no:
+    if not clause.is_yes_no or of.thing.number:
         return None
+    if of.is_group:
+        category, to = of.thing.category, below[0].reference
+        return MeasureRequest(MeasureKind.ON, to=to, category=category, attribute="yes_no")
     return MeasureRequest(
         MeasureKind.ON, of=of.reference, to=below[0].reference, attribute="yes_no"
     )
@@ -140,7 +145,7 @@ def where(clause: Clause) -> MeasureRequest | None:
 def color(clause: Clause) -> ReadQuestion | None:
     """Which colour a thing has, or whether it is one, or which of several."""
     one = clause.only
-    if one is None or one.is_group or one.largest or clause.before(one.at) in _NO_PLACES:
+    if one is None or one.is_group or one.largest or clause.before(one.at) in NEARBY:
         return None
     if clause.has("GENERIC") and one.thing.point_m is None:
         return None

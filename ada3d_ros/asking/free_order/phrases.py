@@ -90,7 +90,7 @@ _REQUESTS = rules(
     (r"\b(?:can you )?add up\b|\bhow often does an?\b", " HOWMANY "),
     (r"\bturn out to be\b", "is"),
     (r"\b(?:come|comes|turn|turns|stands?|rises?) (?=highest|tallest|closest|nearest)", " is "),
-    (r"\b(?:come|turn|turns) up (?=HERE|in|around|$)", " present "),
+    (r"\b(?:come|turn|turns) up (?=HERE|in|around|anywhere|somewhere|$)", " present "),
     (r"\bi come across\b|\bwould i (?:find|see|meet)\b", " is there "),
     (r"\bbulkiest\b", "largest"),
     (r"\b(?:from )?head to foot\b", "length"),
@@ -146,13 +146,35 @@ _REQUESTS = rules(
         r"|\b(?:some|a few) words about\b|\bbrief me on\b|\bhow looks?\b(?= the)",
         " DESCRIBE ",
     ),
+    (r"\bnothing else$|\bany idea\b|\bi am (?:asking|talking) about\b", " "),
+    (r"\b(?:has|have) (something|anything) ended up\b", r"is \1"),
+    (r"\bdid (.+) end up$", r"is \1"),
+    (r"\binbetween\b", "in between"),
+    (r"\bthat (the .+) carries(?: on (?:its|it is) top)?$", r"on \1"),
+    (r"\bthe points? (?=PLACE)|\bdraw a circle with a\b", " "),
+    (r"\bwhat (?:is|stands|lies) (?:inside|in) it$", "what is there"),
+    (
+        r"\b(?:closer|nearer) to (.+) than any(?:thing)?(?: else| other \w+)?(?: does| is)?$",
+        r"nearest to \1",
+    ),
+    (r"^look (under|below|beneath|behind) (.+) is (?:any|some)thing there$", r"is anything \1 \2"),
+    (r"\ba long way\b", "far"),
+    (r"\bpieces? of (string|rope|tape)\b", r"\1"),
+    (r"\b(?:has|have) (?:this|the) room$", "are HERE"),
+    (r"\bhave (?:its|it is) place\b", "is"),
+    (
+        r"^i would (?:like|love) to hear(?: a bit| something)? about\b(?! the (?:colou?r|size))",
+        " DESCRIBE ",
+    ),
+    (r"^what do you know about (?=the|PLACE)", " DESCRIBE "),
     # what is asked for politely, and tags behind a statement
     (
         rf"^(?:(?!\b(?:{_NAMES}|if|when|suppose|imagine|not|no|nobody|never|before|after"
         rf"|yesterday|what"
         r"|which|how|where|who|whether|why|is|are|does)\b|PLACE|LEN).)*?\b(?:know|tell(?: me| "
         r"us)?"
-        r"|wonder(?:ing)?|ask(?: you)?|find out|inform me|say(?: me)?|if you could name)\b(?= "
+        r"|wonder(?:ing)?|learn|ask(?: you)?|find out|inform me|say(?: me)?"
+        r"|if you could name)\b(?= "
         r")(?! about| that)",
         " ",
     ),

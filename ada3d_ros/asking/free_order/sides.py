@@ -1,4 +1,4 @@
-"""Left, right, behind and in front in free word order: from a viewpoint, or as the robot sees it."""
+"""Left, right, behind, in front in free word order: from a viewpoint, or as the robot sees it."""
 
 from __future__ import annotations
 

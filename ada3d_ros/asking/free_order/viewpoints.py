@@ -6,7 +6,10 @@ from ada3d_ros.asking.free_order.cues import SPOT
 from ada3d_ros.asking.lexicon import ROOMS, rules
 
 _THEIRS = "my|your|his|her|its|it is|their|our|the|one poss|ones|that person poss|the observer poss"
-_THEM = "me|you|him|her|them|us|one|someone|somebody|anyone|(?:the |that |this |an? )?(?:robot|viewer|observer|person|agent)"
+_THEM = (
+    "me|you|him|her|them|us|one|someone|somebody|anyone"
+    "|(?:the |that |this |an? )?(?:robot|viewer|observer|person|agent)"
+)
 _LOOK = (
     "(?:fac(?:e|es|ed|eing|ing)|look(?:s|es|ed|ing)?|gaz(?:e|es|ed|ing)|star(?:e|es|ed|ing)"
     "|turn(?:s|ed|ing)?)"
@@ -39,7 +42,8 @@ VIEWPOINTS = rules(
         r"(?: (?:right )?now)?(?! (?:at|to))"
         r"|\b(?:seen|viewed) (?:by|from) you\b|\bas (?:you see|seen by you)(?: it| them| "
         r"things)?\b"
-        r"|\b(?:in|from|on) (?:the|your)(?: (?:present|current|actual|own))? (?:camera )?"
+        r"|\b(?:looking )?(?:in|from|on|through) (?:the|your)(?: (?:present|current"
+        r"|actual|own))? (?:camera )?"
         r"(?:view|image|camera)\b(?! of)"
         r"|\bfrom your(?: (?:present|current|actual|own))?"
         rf" (?:viewpoint|point of view|perspective|view|side|{SPOT})\b(?! to)(?=.*\b(?:left"
@@ -47,6 +51,9 @@ VIEWPOINTS = rules(
         r"|behind|front|direction|way)\b)",
         " VIEW ",
     ),
+    (r"\bfurther (?:to the )?(left|right) than\b", r"\1 of"),
+    (r"\b(?:when )?viewing (?=the)", " facing "),
+    (r"\bfrom (?:them|him|her|that person)$", " FROMTHERE "),
     # where somebody stands, and what is faced from there
     (rf"\b(from|to|of|by|near|around|between|and) (?:the )?(?:{SPOT}) (?=PLACE)", r"\1 "),
     (rf"\bat (?:the )?(?:{SPOT}) (?=PLACE)|\bthe (?:{SPOT})(?: at)? (?=PLACE)", " at "),

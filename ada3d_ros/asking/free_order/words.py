@@ -1,8 +1,8 @@
 """Which class each word of a question in free order is of.
 
 A class is a cue of a kind (FAR, NEAREST, SIDEleft), or says what a thing beside it is to the
-question (STANDAT, FACE). Plain words change no meaning. A word that is in no class leaves a question
-unread.
+question (STANDAT, FACE). Plain words change no meaning. A word that is in no class leaves a
+question unread.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ WORDS: dict[str, frozenset[str]] = {
     ),
     "FAR": word_set(
         "far distance distances gap separation separated separates separating separate spacing "
-        "clearance apart distant range dist interval spaced"
+        "clearance apart distant range dist interval spaced removed"
     ),
     "FARNOUN": word_set(
         "distance gap separation spacing clearance range apart separated dist interval spaced"
@@ -62,7 +62,9 @@ WORDS: dict[str, frozenset[str]] = {
     "ALL": word_set("all everything every altogether among amongst together"),
     "PRESENT": word_set("present exist exists around available"),
     "COMPARE": word_set("compared others going first respect starting would come across"),
-    "LIST": word_set("list enumerate inventory rundown everything contains comprises complete"),
+    "LIST": word_set(
+        "list enumerate inventory rundown everything contains comprises complete whatever whichever"
+    ),
     "OCCUPY": word_set("occupy occupies occupied occupying fill fills lies draw walk go"),
     "BELONG": word_set("belong classify call assume painted paint either neither recorded said"),
     "ON": word_set("on"),
@@ -87,10 +89,10 @@ PLAIN = word_set("""
     close itself contain contains proximity sort kind type stand stands standing stood lie lies
     lying lay laid sit sits sitting sat rest rests resting placed put puts located situated
     positioned set kept hiding hidden remains remaining happens happen moment wish glad love
-    possible able idea think thinking suppose mean possibly perhaps maybe reckon query excuse
-    explain centred stacked stored value figure includes include appears appear carrying keep
-    holds centered alternatively instances pieces fall falls determination toward towards answer
-    question data info information hear
+    possible able idea think thinking suppose mean possibly perhaps maybe reckon painted query
+    excuse explain centred stacked stored value figure includes include appears appear carrying
+    keep holds centered alternatively instances pieces fall falls determination toward towards
+    answer question data info information hear
 """)
 
 # Words that a slip of the fingers is mended to, beside those above; and words that are none.
@@ -103,11 +105,11 @@ MENDED = word_set("""
     meters centimetres centimeters millimetres millimeters between where facing
 """)
 NO_SLIPS = word_set("""
-    barre staring gazed blow breath carte case cass char chars cold compare compete comprise
-    coordinate cove dept drum ether ever exit exits fins fist fond font fund goin gong hell
-    instance inventor keep laps ling meter metre noting observe pace paced pain pant path pint
-    preset proportion rage rally rang recon remain root sand sands seas seat self sets stan stat
-    tale tales tanks thank thee ther thin three
+    string rope tape barre staring gazed blow breath carte case cass char chars cold compare
+    compete comprise coordinate cove dept drum ether ever exit exits fins fist fond font fund
+    goin gong hell instance inventor keep laps ling meter metre noting observe pace paced pain
+    pant path pint preset proportion rage rally rang recon remain root sand sands seas seat self
+    sets stan stat tale tales tanks thank thee ther thin three
 """)
 
 
