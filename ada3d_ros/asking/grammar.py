@@ -14,7 +14,7 @@ from ada3d_ros.asking.frames import Frame, all_frames
 from ada3d_ros.asking.free_order.kinds import read_in_free_order
 from ada3d_ros.asking.phrasing import Phrasing, Thing, is_a_name, phrase
 from ada3d_ros.asking.read_question import ReadQuestion, kind_of
-from ada3d_ros.asking.words import COLORS
+from ada3d_ros.asking.words import COLORS, SHOWING
 from ada3d_ros.errors import InvalidRequestError
 from ada3d_ros.measures import NUMBER, RADIUS_M, MeasureKind, MeasureRequest, Reference
 
@@ -221,7 +221,8 @@ class _Filling:
         group = self._thing("k")
         request = replace(base, to=self._one("a"), third=self._one("b"))
         if group is not None:
-            if group.number:
+            of_all = group.words == "everything" or group.article in ("all", "every")
+            if group.number or (of_all and base.attribute in ("yes_no", "color")):
                 return None
             definite = group.article in ("the", "your", "my", "our") and not group.is_plural
             if base.attribute == "yes_no" and definite and group.category:
@@ -268,13 +269,13 @@ class _Filling:
         thing = self._thing(slot)
         if thing is None:
             return True
-        is_color = thing.words in _ONLY_COLORS
+        is_color = thing.words in _ONLY_COLORS and not thing.article
         return bool(thing.is_robot or thing.point_m or (thing.category and not is_color))
 
     def _shows_something(self, slot: str) -> bool:
         """Whether what is on it may be a picture or words."""
         thing = self._thing(slot)
-        return thing is not None and bool(_SHOWING & set(thing.words.split()))
+        return thing is not None and bool(SHOWING & set(thing.words.split()))
 
     def _names_a_place(self, slot: str) -> bool:
         thing = self._thing(slot)
@@ -302,6 +303,5 @@ class _Filling:
 
 
 _NAMING = ("a", "the", "b", "c", "k", "i", "an")  # slots that name something
-_SHOWING = {"screen", "monitor", "display", "tv", "television", "poster", "page", "whiteboard"}
 _ONLY_COLORS = COLORS - {"orange"}  # colours that name no thing by themselves
 _FILLERS = {"description", "detail", "floor", "ground", "space", "room"}

@@ -28,7 +28,7 @@ def rewritten(words: str, applied: Sequence[Rule]) -> str:
     return words
 
 
-ROOMS = "room|scene|house|view|map|apartment|flat|area|picture|place|environment|home|office"
+ROOMS = "room|scene|house|view|map|apartment|flat|area|picture|place|environment|home|office|lab"
 
 _UNMEASURED = (
     "distance|gap|separation|extents?|space|room|floor|area|volume|temperature|time|weight|speed"

@@ -35,6 +35,10 @@ GENERIC = frozenset(
         *("something", "whatever"),
     )
 )
+# What is on them may be a picture or words.
+SHOWING = frozenset(
+    ("screen", "monitor", "display", "tv", "television", "poster", "page", "whiteboard")
+)
 # Those without a plural: `a red furniture` is none.
 UNCOUNTED = frozenset(("furniture", "stuff", "everything", "anything", "something", "whatever"))
 IRREGULAR_PLURALS = {"shelf": "shelves", "bookshelf": "bookshelves"}

@@ -21,6 +21,8 @@ def distance(clause: Clause) -> MeasureRequest | None:
     if not clause.measured.unit and not clause.has(*telling):
         return None
     of, to = ends[0], ends[1] if len(ends) == 2 else ROBOT
+    if to is ROBOT and {"you", "i"} & {t.word for t in clause.tokens[: clause.named[0].at]}:
+        of, to = to, of
     centers = clause.has("CENTER")
     return MeasureRequest(MeasureKind.DISTANCE, of=of, to=to, centers=centers, unit=_unit(clause))
 

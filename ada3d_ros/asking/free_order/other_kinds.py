@@ -8,6 +8,7 @@ from ada3d_ros.asking.free_order.clause import ROBOT, TOWARDS, Clause
 from ada3d_ros.asking.free_order.measured_kinds import NEARBY
 from ada3d_ros.asking.free_order.sides import PLACES
 from ada3d_ros.asking.read_question import ReadQuestion
+from ada3d_ros.asking.words import SHOWING
 from ada3d_ros.measures import MeasureKind, MeasureRequest
 
 _INDEFINITE = ("", "a", "an", "any", "some")
@@ -27,10 +28,13 @@ def on(clause: Clause) -> MeasureRequest | None:
         is_below = bool(below) or clause.after(at[0]) in ("it", "them")
         if not is_below:
             return what_it_stands_on(clause)
+        if SHOWING & set(named[0].thing.words.split()):
+            return None
         is_count = clause.has("HOWMANY")
         if not is_count and not clause.has("WHAT", "GENERIC", "ANY"):
             return None
-        attribute = "count" if is_count else ""
+        is_whether = clause.is_yes_no and not clause.has("WHAT")
+        attribute = "count" if is_count else "yes_no" if is_whether else ""
         return MeasureRequest(MeasureKind.ON, to=named[0].reference, attribute=attribute)
     if len(named) != 2 or len(below) != 1 or clause.has("WHAT", "HOW", "HOWMANY"):
         return None
@@ -127,7 +131,11 @@ def superlative(kind: MeasureKind, name: str) -> Callable[[Clause], MeasureReque
         if not named:
             return MeasureRequest(kind, attribute=attribute)
         thing, before = named[0].thing, clause.before(named[0].at)
-        if thing.number or thing.point_m or (before in TOWARDS and before not in ("of", "NEAREST")):
+        if (
+            thing.number
+            or thing.point_m
+            or (before in TOWARDS and before not in ("of", "from", "NEAREST"))
+        ):
             return None
         return MeasureRequest(kind, category=thing.category, attribute=attribute)
 

@@ -146,6 +146,19 @@ _REQUESTS = rules(
         r"|\b(?:some|a few) words about\b|\bbrief me on\b|\bhow looks?\b(?= the)",
         " DESCRIBE ",
     ),
+    (
+        r"^(?:please |now |robot |so )*(?:put|move|place|set|bring|take|push|hang|lay)"
+        r" (?:the|an?|my|this|that|it) (?!(?:distance|measurements?|points?|midpoints?|cent\w+)\b)"
+        r"(?!.*\bas (?:my|the|your)\b)|\bwould i be able to see\b|\bcan i see from\b",
+        " ONLY ",
+    ),
+    (r"\bmy \w+ (?:is|poss) asking(?: about| me)?\b|^look up\b", " "),
+    (r"\bwhere (?:the|your) camera is\b|\bon record$", " "),
+    (r"^looking (?:around|about|near) (the .+?) (?=(?:which|what)\b)", r"\1 "),
+    (r"\b(?:fall|falls|is|are|lie|lies) inside$|\bdown there$", "there"),
+    (r"\bform (?=where)", "from "),
+    (r"\bin the space (?:that )?separat(?:ing|es)\b", "between"),
+    (r"\bhave you (?:come across|met|run into)\b", "is there"),
     (r"\bnothing else$|\bany idea\b|\bi am (?:asking|talking) about\b", " "),
     (r"\b(?:has|have) (something|anything) ended up\b", r"is \1"),
     (r"\bdid (.+) end up$", r"is \1"),

@@ -26,7 +26,7 @@ VIEWPOINTS = rules(
     ),
     (
         r"\b(?:the|this|that|your|our) (?:room|scene|house|place)\b(?: here| there)?"
-        r"(?= (?:has|have|poss|got|contain|compris|includ|is))",
+        r"(?= (?:has|have|poss|got|contain|compris|includ|hold|is))",
         " HERE ",
     ),
     (
@@ -146,7 +146,8 @@ VIEWPOINTS = rules(
     (
         r"\b(?:go|goes|going|walk(?:s|ed|ing)?|move|step)(?: over| up)?(?: and stand)? (?:to"
         r"|at|by)\b(?=.*FACE)"
-        r"|\b(?:stand|stands|standing|stood|stay|stays|sat|sitting|am|are|is|be|being|placed"
+        r"|\b(?:stand|stands|standing|stood|stay|stays|staying|sat|sitting|am|are|is|be"
+        r"|being|placed"
         r"|park|parked"
         r"|stationed|wait|waiting|lean|leaning|positioned|were|position|put|place|located)(?: "
         r"(?:myself|yourself))?(?: over)?"

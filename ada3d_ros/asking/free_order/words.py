@@ -90,9 +90,9 @@ PLAIN = word_set("""
     lying lay laid sit sits sitting sat rest rests resting placed put puts located situated
     positioned set kept hiding hidden remains remaining happens happen moment wish glad love
     possible able idea think thinking suppose mean possibly perhaps maybe reckon painted query
-    excuse explain centred stacked stored value figure includes include appears appear carrying
-    keep holds centered alternatively instances pieces fall falls determination toward towards
-    answer question data info information hear
+    excuse explain centred stacked stored value figure counted includes include appears appear
+    carrying keep holds centered alternatively instances pieces fall falls determination toward
+    towards answer question data info information hear
 """)
 
 # Words that a slip of the fingers is mended to, beside those above; and words that are none.
