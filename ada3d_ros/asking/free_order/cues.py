@@ -11,6 +11,8 @@ COLOR = "|".join(sorted(COLORS))
 _PLURALS = "|".join(sorted({"objects", "things", "items", *map(plural, NOUNS)}))
 _STRETCHES = "length|width|height|depth|breadth|long|wide|high|tall|deep|broad"
 
+NAMES = "|".join(sorted(NOUNS | set(map(plural, NOUNS)), key=len, reverse=True))
+
 CUES = rules(
     # distances
     (r"\bhow (?:close|near|distant|far)\b(?: (?:away|apart|off))?(?: together)?", " HOW FAR "),
@@ -28,8 +30,12 @@ CUES = rules(
         r"|midpoint))?s?\b(?: points?)?(?: of(?= (?:the|both|an?)))?|\bmiddle points?(?: of)?",
         " CENTER ",
     ),
-    (r"\b(?:(?:a|the) )?(?:tape(?: measure)?|string|rope|straight line|line)\b", " LINE "),
-    (r"\b(?:space|room|stretch|interval) between\b(?! which)", " SPACE between "),
+    (
+        r"\b(?:(?:a|the) )?(?:(?:measuring )?tape(?: measure)?|ruler|string|rope|cable"
+        r"|straight line|line)\b",
+        " LINE ",
+    ),
+    (r"(?<!in the )\b(?:space|room|stretch|interval) between\b(?! which)", " SPACE between "),
     # within
     (
         r"\b(?:is |are |lies? |at |in |does |do )?(?:(?:no|not)(?: at)? (?:more|farther"
@@ -79,7 +85,7 @@ CUES = rules(
     # sizes
     (
         r"\bl ?x ?w ?x ?h\b|\bbounding[- ]box(?: dimensions)?\b|\bwhat by what\b|\ball round\b"
-        rf"|\b(?:{_STRETCHES})(?:(?: (?:by|and|x|or|as well as))* (?:the )?(?:how )?"
+        rf"|\b(?:{_STRETCHES})(?:(?: (?:by|and|x|or|times|as well as))* (?:the )?(?:how )?"
         rf"(?:{_STRETCHES}))+\b|\bin (?:all (?:three )?|every |each )(?:direction"
         rf"|dimension)s?\b|\balong each "
         rf"axis\b"
@@ -135,7 +141,7 @@ CUES = rules(
     (r"\b(?:from|at|standing|stand|stands) WHERE (?=the )", " STANDAT "),
     (r"\b(?:(?:it|he|she) )?(?:has |is |poss )?(?:got|gone)(?: to)?$", " "),
     (r"(WHICHSIDE.*) (?:on|in|at)$", r"\1"),
-    (r"\btakes? up$", " "),
+    (r"\btakes? up\b", " "),
     (r"\bsupport(?:s|ed|ing)?\b", " SUPPORT "),
     (r"\bwould HERE\b", " ONLY "),
     (r"(?<!talking) about$", " PRESENT "),

@@ -88,7 +88,8 @@ KINDS = (
     ),
     Kind(
         "WITHIN",
-        "LEN HOWMANY ANY LIST GENERIC AWAY ROBOT THERE SEE PRESENT ALL CENTER FAR LINE ON WHO FIND",
+        "LEN HOWMANY ANY LIST GENERIC AWAY ROBOT THERE SEE PRESENT ALL CENTER FAR LINE ON WHO FIND"
+        " COME",
         measured.within,
     ),
     Kind("HOWMANY", "PRESENT ALL GENERIC THERE SEE COLORED LIST RISE BIG TOTAL", measured.count),
@@ -120,7 +121,7 @@ KINDS = (
     ),
     Kind(
         "TALLEST",
-        "ALL GENERIC COLOR SEE THERE FIND",
+        "ALL GENERIC COLOR SEE THERE FIND RISE",
         other.superlative(MeasureKind.TALLEST, "TALLEST"),
     ),
     Kind("WHERE|FIND", "SEE THERE AWAY OBS OCCUPY", other.where),

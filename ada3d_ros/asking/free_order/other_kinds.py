@@ -80,10 +80,11 @@ def between(clause: Clause) -> MeasureRequest | None:
         attribute = "yes_no" if clause.is_yes_no and clause.has("ANY") else ""
         to, third = (reference for _, reference in places)
         return MeasureRequest(MeasureKind.BETWEEN, to=to, third=third, attribute=attribute)
-    ends = [place for place in places if place[0] > at[0]]
+    is_both = clause.has("BOTH")  # `if you go from A to B, is C between them`
+    ends = places[:2] if is_both else [place for place in places if place[0] > at[0]]
     if len(places) != 3 or len(ends) != 2 or clause.has("WHAT", "HOW"):
         return None
-    (of,) = (reference for place, reference in places if place < at[0])
+    (of,) = (place[1] for place in places if place not in ends)
     to, third = (reference for _, reference in ends)
     return MeasureRequest(MeasureKind.BETWEEN, of=of, to=to, third=third, attribute="yes_no")
 

@@ -6,29 +6,27 @@ Here is how a question is put; `viewpoints.py` has the scene, and from where som
 
 from __future__ import annotations
 
-from ada3d_ros.asking.free_order.cues import COLOR, CUES
+from ada3d_ros.asking.free_order.cues import COLOR, CUES, NAMES
 from ada3d_ros.asking.free_order.viewpoints import VIEWPOINTS
 from ada3d_ros.asking.lexicon import rules
-from ada3d_ros.asking.words import NOUNS, plural
 
 _DOING = (
     "tell|know|say|show|give|name|list|count|ask|report|check|measure|find out|work out|calculate"
     "|estimate|describe|look|confirm|verify|indicate|state|provide|point|identify|help|determine"
     "|specify|return|let|inform|make|do|get|have|quantify|compute"
 )
-_NAMES = "|".join(sorted(NOUNS | set(map(plural, NOUNS)), key=len, reverse=True))
 
 _REQUESTS = rules(
     (r"\bca not\b", "can not"),
     # for what somebody wants to know it
     (
-        rf"^for (?:the|an?|my|our) (?!(?:{COLOR}|{_NAMES}|robot|person|viewer|observer|agent"
+        rf"^for (?:the|an?|my|our) (?!(?:{COLOR}|{NAMES}|robot|person|viewer|observer|agent"
         rf"|visitor)\b)"
         r"\w+(?: sheet| truth| list)?\b|\bfor moving house\b",
         " ",
     ),
     (
-        rf"(?<=\w) (?:for (?:the|an?|my|our) (?!(?:{COLOR}|{_NAMES}|room|robot|most"
+        rf"(?<=\w) (?:for (?:the|an?|my|our) (?!(?:{COLOR}|{NAMES}|room|robot|most"
         rf"|last)\b)\w+"
         r"|before \w+ing it|to park (?:the|an?|my) \w+)$",
         " ",
@@ -77,7 +75,7 @@ _REQUESTS = rules(
     (r"\bdid (?:the|your) (?:scan|camera|robot|sensors?) (?:pick up|detect|find|see)\b", " see "),
     (r"\bdid (?:anything|something) end up\b", " is anything "),
     (r"\bto one another\b|\bfrom one another\b|\bfrom each other\b|\bto each other\b", " apart "),
-    (r"\bhow much (?:space|room|distance|of a gap) (?=.*\bbetween\b)", " SPACE "),
+    (r"\bhow much (?:space|room|distance|of a gap) (?=.*\b(?:between|from|until)\b)", " SPACE "),
     (r"\bin the (?:(?:immediate|direct|close) )?(?:vicinity|neighbou?rhood) of\b", " near "),
     (r"\bimmediate neighbou?r\b", "nearest neighbour"),
     (
@@ -159,6 +157,46 @@ _REQUESTS = rules(
     (r"\bform (?=where)", "from "),
     (r"\bin the space (?:that )?separat(?:ing|es)\b", "between"),
     (r"\bhave you (?:come across|met|run into)\b", "is there"),
+    # what others say, and is asked
+    (
+        r"^(?:my \w+|mum\w*|dad\w*|somebody|someone|they|i (?:was|am|have been)|he|she|people)"
+        r" (?:says?|said|thinks?|believes?|claims?|told)(?: me)?(?: that)? (.+?)(?: and)?"
+        r" (?:is (?:he|she|it|that|this) (?:right|true|correct|so)|true|right|correct"
+        r"|do we|is there)$",
+        r"\1 YN",
+    ),
+    (r"^i bet you can not (?:say|tell|guess)(?: me)?\b|^sorry for my english\b", " "),
+    (r"^tell (?:the|my|our) \w+ (?=how|what|where|which)|\bwould you mind \w+ing\b", " "),
+    (r"\b(tell|say|show|give|explain|describe) to (me|us)\b", r"\1 \2"),
+    (r"^(describe .+) (?:to|for) (?:me|us)$", r"\1"),
+    (
+        r"^nothing (?:here |else )?(?:is|stands) (?:nearer|closer) to (.+) than which \w+$",
+        r"what is nearest to \1",
+    ),
+    (r"\blook (?=(?:which|what|how|if|whether|where)\b)", " "),
+    (r"\bwas (the .+) painted$", r"is \1 painted"),
+    (r"\bmore of an? (?=\w+$)", " "),
+    (
+        r"^look (under|underneath|below|beneath|behind) (.+) and (?:say"
+        r"|tell me) what you (?:find|see)$",
+        r"what is \1 \2",
+    ),
+    (
+        r"^i am looking for (an? .+?) is (?:one|it|there one|there) (?:here|around|there)$"
+        r"|\bwill i find (an? .+?)(?: if .*)?$",
+        r"is there \1\2",
+    ),
+    (r"\bthere would not happen to be\b", "is there"),
+    (r"\bwhat would (?:a|the) (?:ruler|tape(?: measure)?) (?:show|say|read)\b", "distance"),
+    (r"\b(?:closer|nearer) than (?:everything|anything|all) else\b", "nearest"),
+    (r"\b(?:would|do) i (?:reach|get to|come to|meet) first\b", "is nearest"),
+    (r"\bin(?:side)? a circle (?:with a|of) radius of (?=LEN)", "within "),
+    (r"^i am looking for (an? .+?) does one exist\b", r"is there \1"),
+    (r"^i can not (?:make out|tell|see|say) (?=whether|if|what|how)", " "),
+    (r"\beverything (?:there is |that is )?here\b", "everything HERE"),
+    (r"\bthe places (?=PLACE)", " "),
+    (r"\b(?:at|for) my (?:position|place|viewpoint)\b(?=.*\b(?:ahead|facing)\b)", " ASPLACE "),
+    (r"\bmy back (?:is )?(?:turned )?(?:against|to)\b", " STANDAT "),
     (r"\bnothing else$|\bany idea\b|\bi am (?:asking|talking) about\b", " "),
     (r"\b(?:has|have) (something|anything) ended up\b", r"is \1"),
     (r"\bdid (.+) end up$", r"is \1"),
@@ -182,7 +220,7 @@ _REQUESTS = rules(
     (r"^what do you know about (?=the|PLACE)", " DESCRIBE "),
     # what is asked for politely, and tags behind a statement
     (
-        rf"^(?:(?!\b(?:{_NAMES}|if|when|suppose|imagine|not|no|nobody|never|before|after"
+        rf"^(?:(?!\b(?:{NAMES}|if|when|suppose|imagine|not|no|nobody|never|before|after"
         rf"|yesterday|what"
         r"|which|how|where|who|whether|why|is|are|does)\b|PLACE|LEN).)*?\b(?:know|tell(?: me| "
         r"us)?"
@@ -242,9 +280,9 @@ _REQUESTS = rules(
     (r"\bdo not (?=see\b.* do you$)", " "),
     (r"\b(?:is|are) not (?=there\b)", " is "),
     (
-        r"\b(?:is|are|does|do|has|have|would|will|could|can|shall)(?: (?:it|they|there|that"
-        r"|you))? not"
-        r"(?: (?:it|they|there))?$|(?<=\w )\b(?:do|is|are|will|would) (?:you|there)$",
+        r"\b(?:is|are|does|do|has|have|did|would|will|could|can|shall)(?: (?:it|they|there|that"
+        r"|you|i))? not"
+        r"(?: (?:it|they|there|i|you|he|she))?$|(?<=\w )\b(?:do|is|are|will|would) (?:you|there)$",
         " YN ",
     ),
     (r"\bcan not (?:seem to )?(?:find|see|spot|locate)\b(?= (?:the|my))", " FIND "),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from ada3d_ros.asking.free_order.cues import SPOT
+from ada3d_ros.asking.free_order.cues import NAMES, SPOT
 from ada3d_ros.asking.lexicon import ROOMS, rules
 
 _THEIRS = "my|your|his|her|its|it is|their|our|the|one poss|ones|that person poss|the observer poss"
 _THEM = (
     "me|you|him|her|them|us|one|someone|somebody|anyone"
-    "|(?:the |that |this |an? )?(?:robot|viewer|observer|person|agent)"
+    "|(?:the |that |this |an? )?(?:robot|viewer|observer|person|agent|visitor|worker"
+    "|guest|man|woman)"
 )
 _LOOK = (
     "(?:fac(?:e|es|ed|eing|ing)|look(?:s|es|ed|ing)?|gaz(?:e|es|ed|ing)|star(?:e|es|ed|ing)"
@@ -37,9 +38,9 @@ VIEWPOINTS = rules(
     # as the robot sees it
     (
         r"\b(?:as|(?:in )?the way) (?:you|i) (?:are |am )?(?:fac(?:e|ing)|look(?:ing)?|see it)"
-        r"(?: (?:right )?now)?(?= |$)(?! (?:at|to))"
+        r"(?: (?:right )?now| at present| at the moment)?(?= |$)(?! (?:at|to))"
         r"|\b(?:from )?where (?:you|i) (?:are |am )?(?:facing|looking|face|look)(?: from)?"
-        r"(?: (?:right )?now)?(?! (?:at|to))"
+        r"(?: (?:right )?now| at present| at the moment)?(?! (?:at|to))"
         r"|\b(?:seen|viewed) (?:by|from) you\b|\bas (?:you see|seen by you)(?: it| them| "
         r"things)?\b"
         r"|\b(?:looking )?(?:in|from|on|through) (?:the|your)(?: (?:present|current"
@@ -89,7 +90,8 @@ VIEWPOINTS = rules(
     (
         rf"\b(?:straight |right |directly |dead )?behind(?: of)? (?:{_THEM})\b"
         rf"|\b(?:at|to|on|in|behind) (?:{_THEIRS}) (?:back|rear)\b"
-        r"|\bbehind$|\bbehind (?=or |if |when |while |FACE|YN|SIDE)|(?<=or )behind\b",
+        r"|\bbehind$|\bbehind (?=or |if |when |while |FACE|YN|SIDE)|(?<=or )behind\b"
+        r"|(?<=or )back\b|\bback (?=or )",
         " SIDEbehind ",
     ),
     (
@@ -151,7 +153,8 @@ VIEWPOINTS = rules(
         r"|park|parked"
         r"|stationed|wait|waiting|lean|leaning|positioned|were|position|put|place|located)(?: "
         r"(?:myself|yourself))?(?: over)?"
-        r" (?:at|by|beside|next to|near|where|from|in|on)(?= [a-z]| PLACE)(?! it\b)(?=.*FACE)",
+        r" (?:at|by|beside|next to|near|where|from|in(?! front)|on)(?= [a-z]"
+        r"| PLACE)(?! it\b)(?=.*FACE)",
         " STANDAT ",
     ),
     (r"\b(?:taken?|taking) (?:up )?(?:my |your )?(?:place|position) (?:at|by|in)\b", " STANDAT "),
@@ -159,7 +162,12 @@ VIEWPOINTS = rules(
     (r"^(?:the )?(?:position|standpoint|viewpoint)\b(?=.*FACE)", " STANDAT "),
     (r"\blet the (?:viewpoint|position) be\b", " STANDAT "),
     (r"\b(?:taking|take) (?=.*ASPLACE)", " "),
+    (
+        rf"\b(?:my|our|his|her|an?|the) (?:(?!(?:{NAMES})\b)\w+ ){{1,2}}(?=STANDAT)",
+        " ",
+    ),
     # the robot as a place
+    (r"\bstay(?:ing)? (?:right |exactly |SIDEright )?where (?:you|i) (?:are|am)\b", " from ROBOT "),
     (
         rf"\b(?:your|my|the (?:robot|camera) poss)(?: (?:present|current|actual|own))? "
         rf"(?:{SPOT}"
