@@ -28,6 +28,7 @@ _JOINT = re.compile(
     r"|,?\s+(?:and|but|or|also|then)(?:\s+(?:also|then))?\s+|,\s+|\?(?=\w)",
     re.IGNORECASE,
 )
+_OF_ALL = re.compile(r"\b(?:all|every|each|both)\b", re.IGNORECASE)
 _SEVERAL = re.compile(r"((?:largest )?[dnap]\d+)(?: (?:and|or) [dnap]\d+)+")
 
 
@@ -42,6 +43,8 @@ def read_question(text: str) -> ReadQuestion | None:
         return read
     phrasing = phrase(text)
     read = _read(phrasing)
+    if read is not None and read.choices and _OF_ALL.search(text):
+        return None  # whether all of them have the colour
     if read is None:
         _refuse_two_questions(text)
         if _read(_with_one_of_several(phrasing)) is not None:

@@ -18,8 +18,9 @@ from ada3d_ros.asking.kinds import is_slip
 from ada3d_ros.asking.lexicon import UNIT_WORDS, rewritten
 from ada3d_ros.asking.phrasing import Measured, Thing, measured, named
 from ada3d_ros.asking.spelling import mended
-from ada3d_ros.asking.words import COLORS, NOUNS, NUMBERS, singular
+from ada3d_ros.asking.words import COLORS, NOUNS, NUMBERS, plural, singular
 from ada3d_ros.measures import Reference
+from ada3d_ros.perception.class_names import COCO_NAMES
 
 ROBOT = Reference(robot=True, label="the robot")
 # Words that a place stands behind.
@@ -30,7 +31,18 @@ _INDEFINITE = ("a", "an", "any", "some", "every")
 _ARTICLES = (*_INDEFINITE, "the", "this", "that", "these", "those", "your", "my", "our")
 _GENERIC = ("thing", "object", "item")
 _NO_NAMES = frozenset(
-    ("person", "somebody", "someone", "anybody", "anyone", "human", "light", "picture", "watch")
+    (
+        "person",
+        "somebody",
+        "someone",
+        "anybody",
+        "anyone",
+        "human",
+        "light",
+        "picture",
+        "watch",
+        "orange",
+    )
 )
 # Units without a number; `in` and `m` are words of other meanings.
 _BARE_UNIT = re.compile(
@@ -244,6 +256,10 @@ def _tokens(
             add(Thing(point_m=point, label=label))
         elif length:
             add(named(words[i : i + length], number, article))
+        elif word in COLORS and behind in ("one", "ones") and things and things[-1].thing.words:
+            noun = things[-1].thing.words.split()[-1]
+            add(named([word, plural(noun) if behind == "ones" else noun], number, article))
+            length = 2
         elif word in COLORS:
             if article in ("a", "an") and behind != "COLOR":
                 return None
@@ -284,7 +300,8 @@ def _is_noun(word: str) -> bool:
 def _names() -> frozenset[str]:
     """Names of things: those that models are taught, and those of detectors."""
     listed = kind_table.SAME.replace(",\n ", ",").strip().splitlines()
-    return NOUNS | {name.strip() for line in listed for name in line.split(",")} - _NO_NAMES
+    synonyms = {name.strip() for line in listed for name in line.split(",")}
+    return NOUNS | synonyms.union(COCO_NAMES) - _NO_NAMES
 
 
 @functools.cache

@@ -31,7 +31,7 @@ CUES = rules(
         " CENTER ",
     ),
     (
-        r"\b(?:(?:a|the) )?(?:(?:measuring )?tape(?: measure)?|ruler|string|rope|cable"
+        r"\b(?:(?:a|the) )?(?:(?:measuring )?tape(?: measure)?|ruler|cord|wire|string|rope|cable"
         r"|straight line|line)\b",
         " LINE ",
     ),

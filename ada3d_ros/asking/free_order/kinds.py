@@ -99,7 +99,7 @@ KINDS = (
         " FROMTHERE ROBOT FIND",
         sides.direction,
     ),
-    Kind(f"WHICHSIDE|{'|'.join(sides.SIDES)}", "VIEW WHERE ROBOT SEE THERE", sides.side),
+    Kind(f"WHICHSIDE|{'|'.join(sides.SIDES)}", "VIEW WHERE ROBOT SEE THERE COME RISE", sides.side),
     Kind("ON", "GENERIC ANY HOWMANY LIST OCCUPY SEE THERE ALL TOP PRESENT OBS", other.on),
     Kind("SUPPORT", "GENERIC UNDER", other.what_it_stands_on),
     Kind("UNDER", "GENERIC ANY SEE THERE PRESENT OBS", other.under),
@@ -109,7 +109,7 @@ KINDS = (
         other.between,
     ),
     Kind(
-        "FREE FLOOR",
+        "FREE FLOOR|SPOT",
         "BIG WHERE WHICHSIDE ANY SEE THERE ROOM GENERIC ALL NUM LARGEST SIZE ON FIND PRESENT REFER",
         other.free_floor,
     ),
@@ -128,5 +128,5 @@ KINDS = (
     Kind("COLOR|COLORED", "BELONG SEE THERE GENERIC", other.color),
     Kind("", "GENERIC BELONG OCCUPY THERE SEE", other.category),
     Kind("DESCRIBE|LIKE", "OBS WHO GENERIC", other.caption),
-    Kind("LIST|ALL HERE|SEE", "GENERIC THERE PRESENT TOTAL", other.inventory),
+    Kind("LIST|ALL HERE|SEE|PRESENT|THERE", "GENERIC THERE PRESENT TOTAL", other.inventory),
 )

@@ -7,6 +7,7 @@ from ada3d_ros.errors import InvalidRequestError
 from ada3d_ros.measures import NUMBER, RADIUS_M, MeasureKind, MeasureRequest, Reference
 
 NEARBY = ("beside", "near", "next", "by", "around", "to")  # of what is not asked after itself
+_LISTING = frozenset(("name", "show", "give", "report"))
 _UNITS = ("m", "cm", "mm", "ft", "in")  # that answers are given in
 
 
@@ -162,7 +163,7 @@ def _of_all(clause: Clause, base: MeasureRequest, meant: list[Reference]) -> Mea
     if clause.has("HOWMANY"):
         kind = MeasureKind.COUNT
     else:
-        is_listed = clause.has("LIST", "ALL", "WHAT")
+        is_listed = clause.has("LIST", "ALL", "WHAT") or bool(_LISTING & clause.words)
         if is_listed and clause.tokens[0].word in ("is", "are", "does", "do"):
             return None  # whether all of them are
         if not base.category and not (is_listed or clause.has("ANY", "GENERIC")):

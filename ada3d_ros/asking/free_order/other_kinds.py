@@ -80,7 +80,8 @@ def between(clause: Clause) -> MeasureRequest | None:
         attribute = "yes_no" if clause.is_yes_no and clause.has("ANY") else ""
         to, third = (reference for _, reference in places)
         return MeasureRequest(MeasureKind.BETWEEN, to=to, third=third, attribute=attribute)
-    is_both = clause.has("BOTH")  # `if you go from A to B, is C between them`
+    # `if you go from A to B, is C between them`
+    is_both = clause.has("BOTH") and all(place[0] < at[0] for place in places)
     ends = places[:2] if is_both else [place for place in places if place[0] > at[0]]
     if len(places) != 3 or len(ends) != 2 or clause.has("WHAT", "HOW"):
         return None
@@ -154,15 +155,20 @@ def where(clause: Clause) -> MeasureRequest | None:
 def color(clause: Clause) -> ReadQuestion | None:
     """Which colour a thing has, or whether it is one, or which of several."""
     one = clause.only
-    if one is None or one.is_group or one.largest or clause.before(one.at) in NEARBY:
+    if one is None or one.is_group or clause.before(one.at) in NEARBY:
         return None
     if clause.has("GENERIC") and one.thing.point_m is None:
         return None
     choices = tuple(clause.tokens[i].word for i in clause.at("COLORED"))
     if choices and len(choices) < 2 and not clause.is_yes_no:
         return None
-    if not choices and not clause.has("COLOR"):
+    if not choices and (one.largest or not clause.has("COLOR")):
         return None
+    if one.largest:
+        request = MeasureRequest(
+            MeasureKind.LARGEST, category=one.thing.category, attribute="color"
+        )
+        return ReadQuestion("superlative", request, (), choices)
     return ReadQuestion("color", None, (one.reference,), choices)
 
 

@@ -168,7 +168,7 @@ _REQUESTS = rules(
     (r"^i bet you can not (?:say|tell|guess)(?: me)?\b|^sorry for my english\b", " "),
     (r"^tell (?:the|my|our) \w+ (?=how|what|where|which)|\bwould you mind \w+ing\b", " "),
     (r"\b(tell|say|show|give|explain|describe) to (me|us)\b", r"\1 \2"),
-    (r"^(describe .+) (?:to|for) (?:me|us)$", r"\1"),
+    (r"((?:^describe|DESCRIBE) .+) (?:to|for) (?:me|us)$", r"\1"),
     (
         r"^nothing (?:here |else )?(?:is|stands) (?:nearer|closer) to (.+) than which \w+$",
         r"what is nearest to \1",
@@ -182,7 +182,7 @@ _REQUESTS = rules(
         r"what is \1 \2",
     ),
     (
-        r"^i am looking for (an? .+?) is (?:one|it|there one|there) (?:here|around|there)$"
+        r"^i am looking for (an? .+?) is (?:one|it|there one|there) (?:here|around|there|present)$"
         r"|\bwill i find (an? .+?)(?: if .*)?$",
         r"is there \1\2",
     ),
@@ -197,6 +197,70 @@ _REQUESTS = rules(
     (r"\bthe places (?=PLACE)", " "),
     (r"\b(?:at|for) my (?:position|place|viewpoint)\b(?=.*\b(?:ahead|facing)\b)", " ASPLACE "),
     (r"\bmy back (?:is )?(?:turned )?(?:against|to)\b", " STANDAT "),
+    (r"\bfrom one (?!side|end)\w+ to the other\b", "length"),
+    (
+        r"\bhow (?:much|far) (?:does|do) (.+?) (?:rise|stick up|reach|extend|stand up)"
+        r" (?:above|from|off|over) (?:the )?(?:floor|ground)$",
+        r"how tall is \1",
+    ),
+    (r"^(which|what) (\w+) is (?:nearer|closer) to (?!.*\b(?:than|or)\b)", r"\1 \2 is nearest to "),
+    (r"\ball told\b|\bwhat was it$|^i (?:forgot|have forgotten)\b", " "),
+    (
+        r"\bwhere (?:could|can) i (?:stand|put something)(?: down)? (?=next|beside|near|by|close)",
+        "where is free floor ",
+    ),
+    (r"\bdid (?:it|he|she) go$", " "),
+    (r"^what (?:sort|kind)s? of (?:things|objects|items)\b", "list what things"),
+    (
+        r"^((?:which|what)(?: (?!distance|gap|space|length"
+        r"|stretch)\w+)?) separates (the .+?) (?:from|and) (the .+)$",
+        r"\1 is between \2 and \3",
+    ),
+    (
+        r"\bdid you (?:map|see|find|detect|record|count|log|register|spot|notice)\b"
+        r"|\b(?:you|we) (?:mapped|recorded|counted|logged|registered|noticed)\b",
+        " see ",
+    ),
+    (
+        r"\bdid (any|some)thing (?:get|roll|fall|go|land|end up) (?=under|below|beneath"
+        r"|on|between)",
+        r"is \1thing ",
+    ),
+    (r"\b(?:stretch|span) separating (.+?) from\b", r"distance between \1 and"),
+    (r"\bhow long is the (?:way|path|walk|route)\b", "how far is it"),
+    (r"\bwhat is in (?:the|my|its) way$", "what is between"),
+    (
+        r"\bof it (?=would i need)|\bgive me the (?:number|figure|value)$|\bi only (?:need"
+        r"|want)\b",
+        " ",
+    ),
+    (
+        r"^nothing (?:here |else )?(?:is|poss|stands) (?:nearer"
+        r"|closer) to (.+) than (?:which \w+|what)$",
+        r"what is nearest to \1",
+    ),
+    (r"\b(?:going by distance )?(which|what)( \w+)? comes first from\b", r"\1\2 is nearest to"),
+    (r"\b(?:draw )?a circle of (?=LEN)", "within "),
+    (r"\b(?:fall|falls|lie|lies|is|are) in(?:side)? it$", "there"),
+    (r"\bhow many times does an? (.+?) (?:show up|appear|occur|come up)\b", r"how many \1"),
+    (r"\bi was (?=standing|at|sitting|facing)", "i am "),
+    (
+        r"^(?:have a look|take a look|look) (under|underneath|below|beneath|behind) (.+?)(?: and)?"
+        r" (?:tell me |say |report )?what (?:is|you (?:see|find)|have you got|do you (?:see|find))"
+        r"(?: there)?$",
+        r"what is \1 \2",
+    ),
+    (
+        r"\bwith (.+) on one (?:end|side) and (.+) on the other(?: end| side)?\b",
+        r"from \1 to \2",
+    ),
+    (r"^how is the floor\b", "is the floor"),
+    (
+        r"^i can not find (an? .+?) (?:does one exist|is there one|is one here)$",
+        r"is there \1",
+    ),
+    (r"\b(?:the )?xyz(?: coordinates?| position)? of\b", " WHERE "),
+    (r"\bdescribe (?=the colou?r of)", "what is "),
     (r"\bnothing else$|\bany idea\b|\bi am (?:asking|talking) about\b", " "),
     (r"\b(?:has|have) (something|anything) ended up\b", r"is \1"),
     (r"\bdid (.+) end up$", r"is \1"),

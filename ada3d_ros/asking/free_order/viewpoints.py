@@ -37,7 +37,8 @@ VIEWPOINTS = rules(
     ),
     # as the robot sees it
     (
-        r"\b(?:as|(?:in )?the way) (?:you|i) (?:are |am )?(?:fac(?:e|ing)|look(?:ing)?|see it)"
+        r"\b(?:as|(?:in )?the way) (?:you|i) (?:are |am )?(?:fac(?:e|ing)|look(?:ing)?"
+        r"|turned|oriented|see it)"
         r"(?: (?:right )?now| at present| at the moment)?(?= |$)(?! (?:at|to))"
         r"|\b(?:from )?where (?:you|i) (?:are |am )?(?:facing|looking|face|look)(?: from)?"
         r"(?: (?:right )?now| at present| at the moment)?(?! (?:at|to))"
@@ -148,7 +149,8 @@ VIEWPOINTS = rules(
     (
         r"\b(?:go|goes|going|walk(?:s|ed|ing)?|move|step)(?: over| up)?(?: and stand)? (?:to"
         r"|at|by)\b(?=.*FACE)"
-        r"|\b(?:stand|stands|standing|stood|stay|stays|staying|sat|sitting|am|are|is|be"
+        r"|\b(?:stand|stands|standing|stood|stay|stays|staying|sat|sit|sits|seated"
+        r"|sitting|am|are|is|be"
         r"|being|placed"
         r"|park|parked"
         r"|stationed|wait|waiting|lean|leaning|positioned|were|position|put|place|located)(?: "
@@ -160,6 +162,7 @@ VIEWPOINTS = rules(
     (r"\b(?:taken?|taking) (?:up )?(?:my |your )?(?:place|position) (?:at|by|in)\b", " STANDAT "),
     (r"\b(?:my|your) (?:position|standpoint|viewpoint|place) is\b(?=.*FACE)", " STANDAT "),
     (r"^(?:the )?(?:position|standpoint|viewpoint)\b(?=.*FACE)", " STANDAT "),
+    (r"^(?:my|your) (?:position|standpoint|viewpoint|place)\b(?=.*FACE)", " STANDAT "),
     (r"\blet the (?:viewpoint|position) be\b", " STANDAT "),
     (r"\b(?:taking|take) (?=.*ASPLACE)", " "),
     (
@@ -179,7 +182,8 @@ VIEWPOINTS = rules(
     (r"\b(from|to|of|near|around|nearest|closest|and|until) (?:here|us)\b", r"\1 ROBOT"),
     # what was named before
     (
-        r"\bbetween (?:them(?: both)?|both|the two(?: of them)?)(?= |$)(?! (?:objects|the)\b)",
+        r"\bbetween (?:them(?: both)?|both|the two(?: of them)?)(?= |$)(?! (?:objects"
+        r"|things|items|the)\b)",
         " BOTH ",
     ),
     (r"\b(HOWMANY|many) of (?:them|those|these)\b", r"\1 "),

@@ -18,7 +18,10 @@ WORDS: dict[str, frozenset[str]] = {
     "AUX": word_set("is are do does has have can could would got"),
     "IF": word_set("if whether verify confirm check"),
     "THERE": word_set("there here we you i one"),
-    "SEE": word_set("see sees seen find finds spot notice detect detected found spotted visible"),
+    "SEE": word_set(
+        "see sees seen find finds spot notice detect detected found spotted visible noticed "
+        "discovered mapped recorded logged registered scanned identified"
+    ),
     "ANY": word_set("any anything something"),
     "GENERIC": word_set(
         "thing things object objects item items piece stuff whatever anything something bits"
@@ -31,13 +34,14 @@ WORDS: dict[str, frozenset[str]] = {
         "distance gap separation spacing clearance range apart separated dist interval spaced"
     ),
     "AWAY": word_set(
-        "away off between until till up across over straight together cover travel go going run "
-        "ran went other each two them both another direct lies taking their starting keeps been "
-        "put come talking"
+        "away off between until till up across over straight together cover travel go going "
+        "walk run ran went other each two them both another direct lies taking their starting "
+        "keeps been put come talking"
     ),
     "BIG": word_set("big large much bulky"),
     "SIZE": word_set(
-        "size dimension dimensions measurement measurements extent extents sizing proportions dims"
+        "size footprint dimension dimensions measurement measurements extent extents sizing "
+        "proportions dims"
     ),
     "SIZENOUN": word_set("width breadth wideness depth length"),
     "MEASURE": word_set("measure measures measuring measured"),
@@ -56,8 +60,8 @@ WORDS: dict[str, frozenset[str]] = {
     ),
     "WHO": word_set("who whose"),
     "IMAGINE": word_set(
-        "whilst when while once imagine picture pretend assume assuming were must will go goes "
-        "after say said taking relative down very turn face way sat over"
+        "given whilst when while once imagine picture pretend assume assuming were must will go "
+        "goes after say said taking relative down very turn face way sat over"
     ),
     "ALL": word_set("all everything every altogether among amongst together"),
     "PRESENT": word_set("present exist exists around available"),
@@ -71,6 +75,7 @@ WORDS: dict[str, frozenset[str]] = {
     "BETWEEN": word_set("between"),
     "NUM": word_set("two"),
     "TOWARDS": word_set("towards"),
+    "SPOT": word_set("spot place area space room patch"),
     "ROOM": word_set(
         "room space spot bit area patch place left remain remains stay stays remaining down "
         "still enough part stretch unoccupied put"
@@ -79,20 +84,22 @@ WORDS: dict[str, frozenset[str]] = {
 # Words that change no meaning.
 PLAIN = word_set("""
     a an the this that these those my your our its his her their such i you we they one ones he
-    she it me us him them there here HERE YN VIEW poss about dear sorry please pls plz kindly
-    thanks hey hi hello ok okay um uh oh hmm so well now just then again robot exactly precisely
-    roughly approximately approx currently actually really quick quickly simply shall may might
-    be been being am having got get gets gives give gave make makes tell say show let know want
-    need like wonder ask interested report state determine require work out name identify
-    indicate provide specify return read call inform calculate compute estimate quantify
-    establish point and or but as of to from for by with at in beside near next around round
-    alongside adjacent close itself contain contains proximity sort kind type stand stands
-    standing stood lie lies lying lay laid sit sits sitting sat rest rests resting placed put
-    puts located situated positioned set kept hiding hidden remains remaining happens happen
-    moment wish glad love possible able idea think thinking suppose mean possibly perhaps maybe
-    reckon painted query excuse explain centred stacked stored value figure counted includes
-    include appears appear carrying keep holds centered alternatively instances pieces fall
-    falls determination toward towards answer question data info information hear
+    she it me us him them there here HERE YN VIEW poss about dear sorry anyway alright cheers
+    mate buddy sir madam folks basically honestly presently perched housed stationed resides
+    reside seated propped leans leaning please pls plz kindly thanks hey hi hello ok okay um uh
+    oh hmm so well now just then again robot exactly precisely roughly approximately approx
+    currently actually really quick quickly simply shall may might be been being am having got
+    get gets gives give gave make makes tell say show let know want need like wonder ask
+    interested report state determine require work out name identify indicate provide specify
+    return read call inform calculate compute estimate quantify establish point and or but as of
+    to from for by with at in beside near next around round alongside adjacent close itself
+    contain contains proximity sort kind type stand stands standing stood lie lies lying lay
+    laid sit sits sitting sat rest rests resting placed put puts located situated positioned set
+    kept hiding hidden remains remaining happens happen moment wish glad love possible able idea
+    think thinking suppose mean possibly perhaps maybe reckon painted query excuse explain
+    centred stacked stored value figure known counted includes include appears appear carrying
+    keep holds centered alternatively instances pieces fall falls determination toward towards
+    answer question data info information hear
 """)
 
 # Words that a slip of the fingers is mended to, beside those above; and words that are none.
@@ -105,11 +112,11 @@ MENDED = word_set("""
     meters centimetres centimeters millimetres millimeters between where facing
 """)
 NO_SLIPS = word_set("""
-    string rope tape ruler cable barre staring gazed blow breath carte case cass char chars cold
-    compare compete comprise coordinate cove dept drum ether ever exit exits fins fist fond font
-    fund goin gong hell instance inventor keep laps ling meter metre noting observe pace paced
-    pain pant path pint preset proportion rage rally rang recon remain root sand sands seas seat
-    self sets stan stat tale tales tanks thank thee ther thin three
+    string rope tape ruler cable cord barre staring gazed blow breath carte case cass char chars
+    cold compare compete comprise coordinate cove dept drum ether ever exit exits fins fist fond
+    font fund goin gong hell instance inventor keep laps ling meter metre noting observe pace
+    paced pain pant path pint preset proportion rage rally rang recon remain root sand sands
+    seas seat self sets stan stat tale tales tanks thank thee ther thin three
 """)
 
 
