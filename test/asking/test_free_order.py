@@ -13,7 +13,7 @@ from ada3d_ros.asking.free_order.phrases import PHRASES
 from ada3d_ros.asking.free_order.words import PLAIN, WORDS
 from ada3d_ros.asking.grammar import ReadQuestion, read_question
 from ada3d_ros.errors import InvalidRequestError
-from test.asking.test_grammar import FOLDER, expected, without_labels
+from test.support.wordings import FOLDER, expected, without_labels
 
 LINES = (FOLDER / "wordings_of_others.jsonl").read_text(encoding="utf-8").splitlines()
 OTHERS: list[dict[str, str]] = [json.loads(line) for line in LINES]
@@ -95,7 +95,11 @@ def test_things_go_with_their_colours_numbers_and_articles() -> None:
     clause = clause_of("Which of the three red chairs is nearest to a table, and to [1, 2, 0.5]?")
     assert clause is not None
     chairs, table, place = clause.named
-    assert (chairs.thing.words, chairs.thing.number, chairs.thing.is_plural) == ("red chair", 3, True)
+    assert (chairs.thing.words, chairs.thing.number, chairs.thing.is_plural) == (
+        "red chair",
+        3,
+        True,
+    )
     assert (table.thing.words, table.thing.article, table.is_group) == ("table", "a", True)
     assert place.thing.point_m == (1.0, 2.0, 0.5)
 
