@@ -6,7 +6,16 @@ from ada3d_ros.asking.free_order.clause import ROBOT, TOWARDS, Clause, Named
 from ada3d_ros.errors import InvalidRequestError
 from ada3d_ros.measures import NUMBER, RADIUS_M, MeasureKind, MeasureRequest, Reference
 
-NEARBY = ("beside", "near", "next", "by", "around", "to")  # of what is not asked after itself
+NEARBY = (
+    "beside",
+    "near",
+    "next",
+    "by",
+    "around",
+    "to",
+    "in",
+    "inside",
+)  # of what is not asked after itself
 _LISTING = frozenset(("name", "show", "give", "report"))
 _UNITS = ("m", "cm", "mm", "ft", "in")  # that answers are given in
 
@@ -16,6 +25,8 @@ def distance(clause: Clause) -> MeasureRequest | None:
     ends = clause.meant
     if not ends or len(ends) > 2 or ends == [ROBOT] or any(one.is_group for one in clause.named):
         return None
+    if any(clause.before(one.at) in ("round", "around") for one in clause.named):
+        return None  # a way that is walked
     if len(ends) == 1 and not clause.has("HOW") and not {"to", "from"} & clause.words:
         return None
     telling = ("HOW", "WHAT", "FARNOUN", "UNIT", "MEASURE", "LINE", "SPACE")
@@ -69,7 +80,7 @@ def nearest(clause: Clause) -> MeasureRequest | None:
     at, colors = clause.at("NEAREST"), clause.at("COLOR")
     if len(at) != 1 or len(colors) > 1 or clause.after(at[0]) == "COLOR":
         return None
-    if clause.has("REFER") and len(clause.named) != 1:
+    if clause.has("REFER") and sum(not one.is_group for one in clause.named) > 2:
         return None
     anchors, groups = _anchors_and_groups(clause, at[0])
     if len(anchors) != 1 or len(groups) > 1 or any(group.largest for group in groups):

@@ -133,11 +133,8 @@ def superlative(kind: MeasureKind, name: str) -> Callable[[Clause], MeasureReque
         if not named:
             return MeasureRequest(kind, attribute=attribute)
         thing, before = named[0].thing, clause.before(named[0].at)
-        if (
-            thing.number
-            or thing.point_m
-            or (before in TOWARDS and before not in ("of", "from", "NEAREST"))
-        ):
+        is_beside = before in (*TOWARDS, *NEARBY) and before not in ("of", "from", "NEAREST")
+        if thing.number or thing.point_m or is_beside:
             return None
         return MeasureRequest(kind, category=thing.category, attribute=attribute)
 
@@ -147,7 +144,7 @@ def superlative(kind: MeasureKind, name: str) -> Callable[[Clause], MeasureReque
 def where(clause: Clause) -> MeasureRequest | None:
     """Where the thing is that is meant."""
     one = clause.only
-    if one is None or one.is_group or one.thing.point_m is not None:
+    if one is None or one.is_group or one.thing.point_m or clause.before(one.at) in NEARBY:
         return None
     return MeasureRequest(MeasureKind.WHERE, of=one.reference)
 

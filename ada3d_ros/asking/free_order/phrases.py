@@ -147,7 +147,10 @@ _REQUESTS = rules(
     (
         r"^(?:please |now |robot |so )*(?:put|move|place|set|bring|take|push|hang|lay)"
         r" (?:the|an?|my|this|that|it) (?!(?:distance|measurements?|points?|midpoints?|cent\w+)\b)"
-        r"(?!.*\bas (?:my|the|your)\b)|\bwould i be able to see\b|\bcan i see from\b",
+        r"(?!.*\bas (?:my|the|your)\b)|\bwould i be able to see\b|\bcan i see from\b"
+        r"|\bhow long (?:has|have|had|did|will|ago|until|before|does it take)\b(?! .*\bgot\b)"
+        r"|\b(?:can|could|would|might|should) (?:all )?(?:the|an?|my) (?:\w+ )+be"
+        r" (?:put|placed|moved|set|kept)\b|\b(?:am|are) (?:i|you|we) free\b",
         " ONLY ",
     ),
     (r"\bmy \w+ (?:is|poss) asking(?: about| me)?\b|^look up\b", " "),
@@ -261,6 +264,18 @@ _REQUESTS = rules(
     ),
     (r"\b(?:the )?xyz(?: coordinates?| position)? of\b", " WHERE "),
     (r"\bdescribe (?=the colou?r of)", "what is "),
+    (
+        r"\bwhere i (?:could|can) put (?:\w+ )?\w+$|^i can not quite make (?:it|that) out\b"
+        r"|\bare we talking about\b|\bof the lot\b|\bsupposed to be\b",
+        " ",
+    ),
+    (r"\bby how much (is|are) (.+) (?:away|off) from\b", r"how far \1 \2 from"),
+    (r"\blook for (?=free|empty|clear|open|some|any)", "find "),
+    (r"^i am looking for (an? .+?) (?:is|are) there (?:one|any)\b", r"is there \1"),
+    (r"\b(?:name|list|show)(?: me)? them$", " LIST "),
+    (r"\b(is|are) (?:still )?left (?=in (?:the|this)|here\b|over\b)", r"\1 "),
+    (r"\bhow long a way\b", "how far"),
+    (r"\bnot taken(?: up)?(?: by anything)?\b", "free"),
     (r"\bnothing else$|\bany idea\b|\bi am (?:asking|talking) about\b", " "),
     (r"\b(?:has|have) (something|anything) ended up\b", r"is \1"),
     (r"\bdid (.+) end up$", r"is \1"),

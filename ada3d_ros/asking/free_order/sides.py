@@ -17,7 +17,8 @@ def direction(clause: Clause) -> MeasureRequest | None:
     robots = [i for i in clause.robots if clause.tokens[i].word == "ROBOT"]
     if any(one.is_group or one.thing.number for one in clause.named):
         return None
-    if len(clause.named) == 2 and len(robots) == 1 and clause.before(robots[0]) in ("from", "at"):
+    is_own = "you" in clause.words or [clause.before(i) for i in robots] in (["from"], ["at"])
+    if len(clause.named) == 2 and is_own:
         return _from_robot(clause)
     sides = [(i, t.word) for i, t in enumerate(clause.tokens) if t.word in SIDES]
     faced, sides = _faced(clause, sides)
@@ -66,12 +67,21 @@ def _faced(
 def _from_robot(clause: Clause) -> MeasureRequest | None:
     """From where the robot is, facing a thing."""
     faced = [one for one in clause.named if clause.before(one.at) == "FACE"]
-    names = {token.word for token in clause.tokens} & set(SIDES)
-    if len(faced) != 1 or len(names) == 1 or not (names or clause.has("WHICHSIDE", "WHERE")):
+    names = [SIDES[word] for word in SIDES if word in clause.words]
+    asks_which = clause.has("WHICHSIDE", "WHERE")
+    if len(faced) != 1 or (len(names) == 1) == asks_which or not (names or asks_which):
         return None
     (asked,) = (one for one in clause.named if one is not faced[0])
-    of, third = asked.reference, faced[0].reference
-    return MeasureRequest(MeasureKind.DIRECTION, of=of, to=ROBOT, third=third)
+    if _stands_at(clause, asked) or (len(names) == 1 and not _is_asked(clause, asked)):
+        return None
+    return MeasureRequest(
+        MeasureKind.DIRECTION,
+        of=asked.reference,
+        to=ROBOT,
+        third=faced[0].reference,
+        attribute="yes_no" if len(names) == 1 else "",
+        category=names[0] if len(names) == 1 else "",
+    )
 
 
 def _stands_at(clause: Clause, one: Named) -> bool:

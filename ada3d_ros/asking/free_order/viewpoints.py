@@ -75,7 +75,8 @@ VIEWPOINTS = rules(
     (r"\blooks? like\b|\blike (?=.* looks?$)|\bhow (?=(?:does|do) .* looks?$)", " LIKE "),
     (r"\b(?:looks?|appear)$", " LIKE "),
     (
-        r"\b(?:been|i|you|we|they|they have|somebody|someone|has|have) left\b(?! of| or| hand)",
+        r"\b(?:been|i|you|we|they|they have|somebody|someone|anybody|anyone|has"
+        r"|have) left\b(?! of| or| hand)",
         " placed ",
     ),
     (r"\b(floor|ground|space|room|gap)\b(.*)\bleft (?=\w)", r"\1\2placed "),
@@ -129,7 +130,7 @@ VIEWPOINTS = rules(
         r" \1 ",
     ),
     (
-        r"\b(?:(?:do|must|should|would) i|i (?:must|should)) (?:have to )?FACE (?:see |for )?",
+        r"\b(?:(?:do|must|should|would) i|i (?:must|should)) (?:have to )?FACE (?:see|for) ",
         " would i see ",
     ),
     (r"\bin (?:the )?direction of\b", " towards "),
@@ -163,6 +164,7 @@ VIEWPOINTS = rules(
     (r"\b(?:my|your) (?:position|standpoint|viewpoint|place) is\b(?=.*FACE)", " STANDAT "),
     (r"^(?:the )?(?:position|standpoint|viewpoint)\b(?=.*FACE)", " STANDAT "),
     (r"^(?:my|your) (?:position|standpoint|viewpoint|place)\b(?=.*FACE)", " STANDAT "),
+    (r"\bin the place of\b(?=.*FACE)", " STANDAT "),
     (r"\blet the (?:viewpoint|position) be\b", " STANDAT "),
     (r"\b(?:taking|take) (?=.*ASPLACE)", " "),
     (

@@ -24,7 +24,8 @@ WORDS: dict[str, frozenset[str]] = {
     ),
     "ANY": word_set("any anything something"),
     "GENERIC": word_set(
-        "thing things object objects item items piece stuff whatever anything something bits"
+        "thing things object objects item items piece stuff whatever anything something bits "
+        "furniture"
     ),
     "FAR": word_set(
         "far distance distances gap separation separated separates separating separate spacing "
@@ -56,7 +57,8 @@ WORDS: dict[str, frozenset[str]] = {
         "rise rises reach reaches up end ends come comes go goes stretch over take takes"
     ),
     "OBS": word_set(
-        "person someone somebody anyone observer viewer agent worker visitor guest man woman child"
+        "person someone somebody anyone anybody observer viewer agent worker visitor guest man "
+        "woman child"
     ),
     "WHO": word_set("who whose"),
     "IMAGINE": word_set(
@@ -84,19 +86,19 @@ WORDS: dict[str, frozenset[str]] = {
 # Words that change no meaning.
 PLAIN = word_set("""
     a an the this that these those my your our its his her their such i you we they one ones he
-    she it me us him them there here HERE YN VIEW poss about dear sorry anyway alright cheers
-    mate buddy sir madam folks basically honestly presently perched housed stationed resides
-    reside seated propped leans leaning please pls plz kindly thanks hey hi hello ok okay um uh
-    oh hmm so well now just then again robot exactly precisely roughly approximately approx
-    currently actually really quick quickly simply shall may might be been being am having got
-    get gets gives give gave make makes tell say show let know want need like wonder ask
-    interested report state determine require work out name identify indicate provide specify
-    return read call inform calculate compute estimate quantify establish point and or but as of
-    to from for by with at in beside near next around round alongside adjacent close itself
-    contain contains proximity sort kind type stand stands standing stood lie lies lying lay
-    laid sit sits sitting sat rest rests resting placed put puts located situated positioned set
-    kept hiding hidden remains remaining happens happen moment wish glad love possible able idea
-    think thinking suppose mean possibly perhaps maybe reckon painted query excuse explain
+    she it me us him them there here HERE YN VIEW poss about dear sorry still anyway alright
+    cheers mate buddy sir madam folks basically honestly presently perched housed stationed
+    resides reside seated propped leans leaning please pls plz kindly thanks hey hi hello ok
+    okay um uh oh hmm so well now just then again robot exactly precisely roughly approximately
+    approx currently actually really quick quickly simply shall may might be been being am
+    having got get gets gives give gave make makes tell say show let know want need like wonder
+    ask interested report state determine require work out name identify indicate provide
+    specify return read call inform calculate compute estimate quantify establish point and or
+    but as of to from for by with at in beside near next around round alongside adjacent close
+    itself contain contains proximity sort kind type stand stands standing stood lie lies lying
+    lay laid sit sits sitting sat rest rests resting placed put puts located situated positioned
+    set kept hiding hidden remains remaining happens happen moment wish glad love possible able
+    idea think thinking suppose mean possibly perhaps maybe reckon painted query excuse explain
     centred stacked stored value figure known counted includes include appears appear carrying
     keep holds centered alternatively instances pieces fall falls determination toward towards
     answer question data info information hear
