@@ -18,6 +18,7 @@ from ada3d_ros.asking.words import COLORS, SHOWING
 from ada3d_ros.errors import InvalidRequestError
 from ada3d_ros.measures import NUMBER, RADIUS_M, MeasureKind, MeasureRequest, Reference
 
+MAX_CHARS = 2000  # of a text that is read
 MAX_JOINTS = 8  # of a text that is taken apart; one of more is no question
 _UNITS = ("m", "cm", "mm", "ft", "in")
 _SIDES = {"left": "left", "right": "right", "behind": "behind", "front": "in front"}
@@ -28,7 +29,11 @@ _JOINT = re.compile(
     r"|,?\s+(?:and|but|or|also|then)(?:\s+(?:also|then))?\s+|,\s+|\?(?=\w)",
     re.IGNORECASE,
 )
-_OF_ALL = re.compile(r"\b(?:all|every|each|both)\b", re.IGNORECASE)
+_OF_ALL = re.compile(r"(?<!at )(?<!of )\b(?:all|every|each|both)\b", re.IGNORECASE)
+_TWO_QUESTIONS = re.compile(
+    r"\?.*\w.*\?|\band (?:what|how|where|is|are|does|do) (?!.*\b(?:fac|look|gaz|eyes))",
+    re.IGNORECASE,
+)
 _SEVERAL = re.compile(r"((?:largest )?[dnap]\d+)(?: (?:and|or) [dnap]\d+)+")
 
 
@@ -38,13 +43,14 @@ def read_question(text: str) -> ReadQuestion | None:
     Raises InvalidRequestError: two questions at once, a thing that was not named ("there", "it"), a
     radius or number out of its range, brackets that are no place.
     """
-    read = read_in_free_order(text)
-    if read is not None:
-        return read
+    if len(text) > MAX_CHARS:
+        return None
+    read = None if _TWO_QUESTIONS.search(text) else read_in_free_order(text)
     phrasing = phrase(text)
-    read = _read(phrasing)
-    if read is not None and read.choices and _OF_ALL.search(text):
-        return None  # whether all of them have the colour
+    if read is None:
+        read = _read(phrasing)
+    if read is not None and _OF_ALL.search(text) and _is_whether(read):
+        return None  # whether all of them are or have
     if read is None:
         _refuse_two_questions(text)
         if _read(_with_one_of_several(phrasing)) is not None:
@@ -74,6 +80,11 @@ def _read_as_is(phrasing: Phrasing) -> ReadQuestion | None:
             if read is not None:
                 return read
     return None
+
+
+def _is_whether(read: ReadQuestion) -> bool:
+    request = read.request
+    return bool(read.choices) or (request is not None and request.attribute == "yes_no")
 
 
 def _refuse_two_questions(text: str) -> None:
@@ -152,6 +163,8 @@ class _Filling:
         match frame.kind:
             case MeasureKind.DISTANCE:
                 of, to = self._one("a"), self._one("b") or Reference(robot=True, label="the robot")
+                if of is not None and of.robot and to.robot:
+                    return None
                 return replace(base, of=of, to=to, centers=self.phrasing.centers)
             case MeasureKind.SIZE | MeasureKind.HEIGHT | MeasureKind.FREE_FLOOR if self._is_robot():
                 return None
@@ -207,7 +220,8 @@ class _Filling:
         anchor = self._one("a") or self._one("the")
         to = anchor or Reference(robot=True, label="the robot")
         category = group.category if group else ""
-        if base.attribute and number > 1:
+        named = self._thing("a") or self._thing("the")
+        if (base.attribute and number > 1) or (named is not None and named.article == "every"):
             return None
         return replace(base, to=to, category=category, k=number)
 
@@ -225,6 +239,8 @@ class _Filling:
         request = replace(base, to=self._one("a"), third=self._one("b"))
         if group is not None:
             of_all = group.words == "everything" or group.article in ("all", "every")
+            definite_ones = group.is_plural and group.article in ("the", "your", "my", "our")
+            of_all = of_all or (definite_ones and base.attribute == "yes_no")
             if group.number or (of_all and base.attribute in ("yes_no", "color")):
                 return None
             definite = group.article in ("the", "your", "my", "our") and not group.is_plural

@@ -73,6 +73,7 @@ _ING_NOUNS = word_set("""
     everything flying folding frying gaming ironing king lighting living painting parking railing
     ring rocking sewing shelving something spring string swing thing washing wing writing
 """)
+MAX_DIGITS = 6  # of a number of things
 MAX_WORDS = 5  # of a name
 _MARK = re.compile(r"(?:PLACE|LEN|UNIT)\d+")
 
@@ -155,7 +156,9 @@ def measured(text: str) -> Measured:
         points.append(point)
         return f" PLACE{len(points) - 1} "
 
-    words = replace_places(unicodedata.normalize("NFKC", text), placed).replace("’", "'")
+    words = replace_places(
+        unicodedata.normalize("NFKC", text).replace("PLACE", "place"), placed
+    ).replace("’", "'")
     words = re.sub(r"(?!PLACE)\b\w+", lambda m: m[0].casefold(), words)
     words = rewritten(words, CONTRACTIONS)
 
@@ -230,7 +233,7 @@ def _mark_things(words: list[str], points: Sequence[Point]) -> tuple[str, tuple[
         elif word in _DETERMINERS and (word not in _POINTING or (not run and _is_open(follows))):
             end_run()
             article = word
-        elif word in NUMBERS[2:] or word.isdecimal():
+        elif word in NUMBERS[2:] or is_number(word):
             end_run() if run else None
             number = NUMBERS.index(word) if word in NUMBERS else int(word) or -1
         elif not _is_open(word):
@@ -240,6 +243,11 @@ def _mark_things(words: list[str], points: Sequence[Point]) -> tuple[str, tuple[
             run.append(word)
     end_run()
     return " ".join(marks), tuple(things)
+
+
+def is_number(word: str) -> bool:
+    """Whether it is a whole number that may be meant."""
+    return word.isdecimal() and len(word) <= MAX_DIGITS
 
 
 def _is_open(word: str) -> bool:

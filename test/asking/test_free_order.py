@@ -40,8 +40,8 @@ def read(text: str) -> ReadQuestion | None:
 
 
 def test_wordings_of_others_are_read_as_they_are_meant() -> None:
-    """3,097 questions that fourteen readers wrote who knew the kinds alone; the grammar was mended
-    for them afterwards, all but a few that are left unread.
+    """5,300 questions that others wrote who knew the kinds alone; the grammar was mended for them
+    afterwards, but for those that are left unread.
     """
     asked, unread = Counter[str](), Counter[str]()
     wrong = []
@@ -53,14 +53,14 @@ def test_wordings_of_others_are_read_as_they_are_meant() -> None:
             unread[kind] += 1
         elif without_labels(found) != without_labels(meant(line["want"])):
             wrong.append((line["q"], line["want"]))
-    assert sum(asked.values()) > 3000
+    assert sum(asked.values()) > 5000
     assert not wrong
     assert sum(unread.values()) <= MAX_UNREAD * sum(asked.values())
     assert all(unread[kind] <= MAX_UNREAD_OF_KIND * asked[kind] + 1 for kind in asked), unread
 
 
 def test_questions_of_others_outside_all_kinds_are_not_read() -> None:
-    assert len(OUTSIDE) > 1000
+    assert len(OUTSIDE) > 1200
     assert [text for text in OUTSIDE if read(text) is not None] == []
 
 
@@ -84,9 +84,10 @@ def test_every_class_is_of_use() -> None:
     """A class that no kind names, and no turn of phrase writes, would forbid its words silently."""
     named = {name for kind in KINDS for name in kind.needs.replace("|", " ").split()}
     named |= {name for kind in KINDS for name in kind.may.split()}
-    named |= {"HOW", "WHAT", "AUX", "IF", "HERE", "YN", "FARNOUN", "TOWARDS"}
+    named |= {"HOW", "WHAT", "AUX", "IF", "HERE", "YN", "FARNOUN", "THERE"}
     assert set(WORDS) <= named
-    assert not PLAIN & {"not", "no", "without", "except", "than", "other", "farthest", "smallest"}
+    known = PLAIN.union(*WORDS.values())
+    assert not known & {"not", "no", "without", "except", "than", "other", "farthest", "smallest"}
     written = {word for _, text in PHRASES for word in text.split() if re.fullmatch("[A-Z]+", word)}
     assert written - named <= {"ONLY"}
 
@@ -148,6 +149,11 @@ def test_why_somebody_asks_is_left_out() -> None:
 @pytest.mark.parametrize(
     "text",
     [
+        "I sit on the sofa. What is behind me?",
+        "The leg of the table is broken. How long is it?",
+        "The second chair is red. How tall is it?",
+        "There are two chairs. How far are they apart?",
+        "I have got no table. How tall is it?",
         "If I moved the lamp, what would be nearest to the table?",
         "I moved the chair next to the sofa. Where is the lamp?",
         "Suppose the chair were red. What color is it?",
@@ -219,3 +225,46 @@ def test_what_something_is_nearest_to(text: str, want: str) -> None:
 def test_who_stands_where_and_faces_what(text: str) -> None:
     want = meant("DIRECTION of=lamp to=chair third=table")
     assert without_labels(read_in_free_order(text)) == without_labels(want)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "How many things are in the cabinet?",
+        "How big is the thing at the table?",
+        "How far is the object near the table from the lamp?",
+        "Describe the thing next to the table.",
+        "Is there anything in a crate?",
+        "How much is the table?",
+        "Are all the balls on the table?",
+        "Is every chair within 2 m of the sofa?",
+        "Are both chairs red?",
+        "What is nearest to the table or the chair?",
+        "How many red and blue chairs are there?",
+        "Which object is closest in colour to the sofa?",
+        "What can the table support?",
+        "Standing at the chair and facing the table, I turn around. Is the lamp left or right?",
+        "Can you paint the chair red?",
+        "Where do I put the chair?",
+        "How many chairs do I need?",
+        "How long has the sofa been in this room?",
+        "What could be on the table?",
+        "Is the largest object a table?",
+        "I have a chair.",
+        "How many big chairs are there?",
+        "How far is the big table from the lamp?",
+        "Is it light here?",
+        "How far is it from me to you?",
+        "What is at PLACE0?",
+        "Is there a lamp? Is it on the table?",
+    ],
+)
+def test_what_means_something_else_is_not_read(text: str) -> None:
+    assert read(text) is None
+
+
+@pytest.mark.parametrize(
+    "text", ["", "?", "9" * 5000, "PLACE0 LEN0 UNIT0 T", "red " * 400, "[", "x" * 99_999]
+)
+def test_odd_text_is_no_question(text: str) -> None:
+    assert read(text) is None

@@ -16,7 +16,7 @@ from ada3d_ros.asking.free_order.phrases import PHRASES
 from ada3d_ros.asking.free_order.words import NO_SLIPS, classes_of, slips_are_mended_to
 from ada3d_ros.asking.kinds import is_slip
 from ada3d_ros.asking.lexicon import UNIT_WORDS, rewritten
-from ada3d_ros.asking.phrasing import Measured, Thing, measured, named
+from ada3d_ros.asking.phrasing import Measured, Thing, is_number, measured, named
 from ada3d_ros.asking.spelling import mended
 from ada3d_ros.asking.words import COLORS, NOUNS, NUMBERS, plural, singular
 from ada3d_ros.measures import Reference
@@ -26,6 +26,27 @@ ROBOT = Reference(robot=True, label="the robot")
 # Words that a place stands behind.
 TOWARDS = (
     *("to", "from", "of", "by", "near", "beside", "around", "round", "at", "alongside", "NEAREST"),
+)
+# Words before a thing that is not asked after itself, but for what is there.
+LOCATING = (
+    *("at", "in", "inside", "near", "beside", "next", "by", "around", "round", "alongside", "to"),
+    *("adjacent", "close", "with"),
+)
+_PLACE = re.compile(r"PLACE\d+")
+# What a sentence without a mark begins with that asks.
+_ASKING = re.compile(
+    r"(?:please |so |now )*(?:tell|name|show|give|say|state|report|list|count|indicate|identify|let"
+    r"|find|point|need|get|can|could|would|will|do|does|did|is|are|has|have"
+    r"|(?:i|we) (?:am (?:trying|after|looking|wondering|curious|interested)|would|want|need"
+    r"|wonder))\b"
+)
+_PRONOUNS = frozenset(("it", "its", "they", "them", "their", "that", "this", "these", "those"))
+# Before a thing without an article they say which of its name is meant.
+_RESTRICTING = frozenset(
+    (
+        *("big", "large", "bulky", "tall", "high", "long", "wide", "deep", "broad", "hidden"),
+        *("stacked", "stored", "known", "painted", "FREE"),
+    )
 )
 _INDEFINITE = ("a", "an", "any", "some", "every")
 _ARTICLES = (*_INDEFINITE, "the", "this", "that", "these", "those", "your", "my", "our")
@@ -53,9 +74,12 @@ _BARE_UNIT = re.compile(
 )
 # Why somebody asks, before the question: what it names may be meant by `it`.
 _PREAMBLE = re.compile(
-    r"\s*((?:i|we|my|our|there|the)\b"
-    r"(?!.*\b(?:if|suppose|imagine|fac(?:e|ing)|look(?:ing)?)\b)[^?.;]*?)"
-    r"(?:[.;!]\s+|, so )(?=\S.*)",
+    r"\s*((?:i|we|my|our|there|the)\b(?!.*\b(?:if|suppose|imagine|no|not|nothing|never|none)\b|.*n't\b)"
+    r"(?![^.;:,]*\b(?:fac(?:e|es|ing)|look(?:ing)?|turn(?:ed|ing)?|eyes|gaz(?:e|ing)|sit|sits|sitting"
+    r"|seated|stand|stands|standing|position"
+    r"|(?:at|by|beside|next to|near|behind) (?:the|an?|my))\b)"
+    r"[^?.;:]*?)"
+    r"(?:[.;:!]\s+|, (?:so |but )?(?=(?:how|what|which|where|is|are|does|do|can|could)\b))(?=\S.*)",
     re.IGNORECASE,
 )
 
@@ -91,7 +115,7 @@ class Named:
 class Clause:
     """The words of a question, and what they name.
 
-    asks: whether it has a question mark; unit: that was asked for, '' = none.
+    asks: whether it has a question mark.
     """
 
     tokens: tuple[Token, ...]
@@ -132,7 +156,7 @@ class Clause:
             if token.word == "ROBOT":
                 places.append(i)
             elif token.word in ("me", "you"):
-                behind = self.before(i, ("where",))
+                behind = self.before(i)
                 joined = self.after(i) in ("and", "to") and i <= 1
                 joined = joined or (behind == "and" and self.has("BETWEEN"))
                 if joined or behind in (*TOWARDS, "between", "until"):
@@ -154,6 +178,46 @@ class Clause:
         return self.named[0] if self.meant and len(self.meant) == len(self.named) == 1 else None
 
     @property
+    def asked(self) -> Named | None:
+        """The one thing that is named, where it is asked after itself ("the thing at the table" is
+        another one); a place may be what something is at.
+        """
+        one = self.only
+        return None if one is None or self.is_located(one) else one
+
+    def is_located(self, one: Named) -> bool:
+        """Whether a thing says where something else is."""
+        before = self.before(one.at)
+        return before in LOCATING and not (one.thing.point_m and before in ("at", "in"))
+
+    @property
+    def is_restricted(self) -> bool:
+        """Whether a word that is not read says which of a name is meant ("the tall lamp")."""
+        words = [token.word for token in self.tokens]
+        return any(
+            words[one.at - 1 : one.at]
+            and words[one.at - 1] in _RESTRICTING
+            and not one.thing.article
+            and words[one.at - 2 : one.at - 1] != ["how"]
+            and words[one.at - 2 : one.at - 1] != ["HOW"]
+            for one in self.named
+            if one.at
+        )
+
+    @property
+    def is_said(self) -> bool:
+        """Whether it is a statement, without a mark or a word that asks."""
+        asking = ("YN", "IF", "WHAT", "HOW", "WHERE", "WHICHSIDE", "HOWMANY", "LIST", "FIND")
+        if self.asks or self.has(*asking, "DESCRIBE") or not self.named:
+            return False
+        if _ASKING.match(self.measured.words):
+            return False
+        verbs = self.at("AUX")
+        opens = self.tokens[0].word in ("there", "i", "we", "you", "he", "she", "they")
+        inverted = any(self.after(i) in ("it", "they", "that", "we", "you", "i") for i in verbs)
+        return bool(verbs) and not inverted and (opens or verbs[0] > self.named[0].at)
+
+    @property
     def is_yes_no(self) -> bool:
         """Whether yes or no is asked for: a verb before the things, a tag, or a mark alone."""
         if self.has("YN", "IF"):
@@ -167,16 +231,28 @@ class Clause:
 
 
 def clause_without_preamble(text: str) -> Clause | None:
-    """The words of a question without what is said before it, but for the things that it names;
-    None where nothing is. Raises as `clause_of`.
+    """The words of a question without what is said before it; None where nothing is, or where it
+    may change the question. One thing that it names with an article is what `it` means, two are
+    what `they` mean. Raises as `clause_of`.
     """
     preamble = _PREAMBLE.match(text)
     if preamble is None:
         return None
-    taken = measured(preamble[1])
-    _, things = _tokens(rewritten(_words_of(taken), PHRASES).split(), taken) or ((), ())
-    names = [f"the {one.thing.words}" for one in things if one.thing.words]
-    return clause_of(", ".join([*names, text[preamble.end() :]]))
+    taken, rest = measured(preamble[1]), text[preamble.end() :]
+    tokens, things = _tokens(rewritten(_words_of(taken), PHRASES).split(), taken) or ((), ())
+    if any(one.thing.is_plural or one.thing.number for one in things):
+        return None
+    refers = _PRONOUNS & set(re.findall(r"\w+", rest.casefold()))
+    if not refers:
+        return clause_of(rest)
+    said = frozenset[str]().union(*(token.classes for token in tokens))
+    is_part = any(one.at and tokens[one.at - 1].word in ("of", "on", "in") for one in things)
+    if is_part or said & {"TALLEST", "SIDEleft", "SIDEright", "NEAREST"}:
+        return None
+    if not 1 <= len(things) <= 2 or not all(one.thing.article for one in things):
+        return None
+    names = [f"the {'largest ' * one.largest}{one.thing.words}" for one in things]
+    return clause_of(", ".join([*names, rest]))
 
 
 def clause_of(text: str) -> Clause | None:
@@ -242,7 +318,7 @@ def _tokens(
                 tokens.append(Token(word, classes_of(word)))
             i += 1
             continue
-        if (word in NUMBERS[2:] or word.isdecimal()) and behind:
+        if (word in NUMBERS[2:] or is_number(word)) and behind:
             number = NUMBERS.index(word) if word in NUMBERS else int(word) or -1
             tokens.append(Token(f"NUM{number}", frozenset(("NUM",))))
             i += 1
@@ -250,7 +326,7 @@ def _tokens(
         if word == "LARGEST" and article != "a" and _name_length(words, i + 1):
             largest, i = True, i + 1
             continue
-        if word.startswith("PLACE"):
+        if _PLACE.fullmatch(word):
             point = taken.points[int(word[5:])]
             label = "[" + ", ".join(f"{c:g}" for c in point) + "]"
             add(Thing(point_m=point, label=label))
@@ -301,7 +377,7 @@ def _names() -> frozenset[str]:
     """Names of things: those that models are taught, and those of detectors."""
     listed = kind_table.SAME.replace(",\n ", ",").strip().splitlines()
     synonyms = {name.strip() for line in listed for name in line.split(",")}
-    return NOUNS | synonyms.union(COCO_NAMES) - _NO_NAMES
+    return NOUNS.union(synonyms, COCO_NAMES) - _NO_NAMES
 
 
 @functools.cache

@@ -85,8 +85,9 @@ CUES = rules(
     # sizes
     (
         r"\bl ?x ?w ?x ?h\b|\bbounding[- ]box(?: dimensions)?\b|\bwhat by what\b|\ball round\b"
-        rf"|\b(?:{_STRETCHES})(?:(?: (?:by|and|x|or|times|as well as))* (?:the )?(?:how )?"
-        rf"(?:{_STRETCHES}))+\b|\bin (?:all (?:three )?|every |each )(?:direction"
+        rf"|\b(?:{_STRETCHES})(?:(?: (?:by|and|x|or|times|as well as))+ (?:the )?(?:how )?"
+        rf"(?:{_STRETCHES})| (?:length|width|height|depth))+\b|\bin (?:all (?:three )?"
+        rf"|every |each )(?:direction"
         rf"|dimension)s?\b|\balong each "
         rf"axis\b"
         r"|\bhow much (?:space|room|place) (?=.* takes? up\b)",
@@ -142,7 +143,8 @@ CUES = rules(
     (r"\b(?:(?:it|he|she) )?(?:has |is |poss )?(?:got|gone)(?: to)?$", " "),
     (r"(WHICHSIDE.*) (?:on|in|at)$", r"\1"),
     (r"\btakes? up\b", " "),
-    (r"\bsupport(?:s|ed|ing)?\b", " SUPPORT "),
+    (r"\bsupported\b", " on "),
+    (r"\bsupport(?:s|ing)?\b", " SUPPORT "),
     (r"\bwould HERE\b", " ONLY "),
     (r"(?<!talking) about$", " PRESENT "),
 )

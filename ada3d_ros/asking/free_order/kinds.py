@@ -53,7 +53,7 @@ def read_in_free_order(text: str) -> ReadQuestion | None:
 
 
 def _read(clause: Clause | None) -> ReadQuestion | None:
-    if clause is None:
+    if clause is None or clause.is_restricted or clause.is_said:
         return None
     found: list[ReadQuestion] = []
     for kind in KINDS:
@@ -69,64 +69,68 @@ def _read(clause: Clause | None) -> ReadQuestion | None:
 KINDS = (
     Kind(
         "FAR|SPACE",
-        "AWAY COME BIG BETWEEN BOTH UNIT CENTER LINE MEASURE NUM THERE ROBOT TOTAL WIDTH GENERIC"
-        " PRESENT",
+        "AWAY COME BIG BETWEEN BOTH UNIT CENTER LINE MEASURE MUCH NUM ROBOT TOTAL WIDTH PRESENT",
         measured.distance,
     ),
     Kind(
         "MEASURE|LINE|UNIT|CENTER",
-        "AWAY BETWEEN BOTH THERE ROBOT BIG LENGTH COME RISE",
+        "AWAY BETWEEN BOTH ROBOT BIG MUCH LENGTH COME RISE",
         measured.path,
     ),
-    Kind("SIZE|BIG|WIDTH|LENGTH|MEASURE", "UNIT SIZENOUN GENERIC TOTAL COME ON ALL", measured.size),
-    Kind("TALL|HEIGHT|TOP|VERTICAL", "RISE REACH UNIT MEASURE BIG TOTAL FLOOR", measured.height),
+    Kind(
+        "SIZE|BIG|WIDTH|LENGTH|MEASURE",
+        "UNIT SIZENOUN GENERIC TOTAL COME ON ALL MUCH",
+        measured.size,
+    ),
+    Kind(
+        "TALL|HEIGHT|TOP|VERTICAL", "RISE REACH UNIT MEASURE BIG MUCH TOTAL FLOOR", measured.height
+    ),
     Kind("UNIT REACH", "RISE FLOOR", measured.height),
     Kind(
         "NEAREST",
-        "AWAY ALL NUM GENERIC COLOR COMPARE LIST ROBOT THERE SEE PRESENT MEASURE FIND WHO REFER",
+        "AWAY ALL NUM GENERIC COLOR COMPARE LIST ROBOT SEE PRESENT MEASURE FIND WHO REFER",
         measured.nearest,
     ),
     Kind(
         "WITHIN",
-        "LEN HOWMANY ANY LIST GENERIC AWAY ROBOT THERE SEE PRESENT ALL CENTER FAR LINE ON WHO FIND"
-        " COME",
+        "LEN HOWMANY ANY LIST GENERIC AWAY ROBOT SEE PRESENT ALL CENTER FAR LINE ON WHO FIND COME",
         measured.within,
     ),
-    Kind("HOWMANY", "PRESENT ALL GENERIC THERE SEE COLORED LIST RISE BIG TOTAL", measured.count),
+    Kind("HOWMANY", "PRESENT ALL GENERIC SEE COLORED LIST RISE TOTAL BIG MUCH", measured.count),
     Kind(
         "FACE|FACED|SIDEfront",
-        f"{_SIDES} WHICHSIDE WHERE STANDAT OBS WHO AWAY VIEW ASPLACE RISE SEE ON THERE IMAGINE"
+        f"{_SIDES} WHICHSIDE WHERE STANDAT OBS WHO AWAY VIEW ASPLACE RISE SEE ON IMAGINE"
         " FROMTHERE ROBOT FIND",
         sides.direction,
     ),
-    Kind(f"WHICHSIDE|{'|'.join(sides.SIDES)}", "VIEW WHERE ROBOT SEE THERE COME RISE", sides.side),
-    Kind("ON", "GENERIC ANY HOWMANY LIST OCCUPY SEE THERE ALL TOP PRESENT OBS", other.on),
+    Kind(f"WHICHSIDE|{'|'.join(sides.SIDES)}", "VIEW WHERE ROBOT SEE COME RISE", sides.side),
+    Kind("ON", "GENERIC ANY HOWMANY LIST OCCUPY SEE ALL TOP PRESENT OBS", other.on),
     Kind("SUPPORT", "GENERIC UNDER", other.what_it_stands_on),
-    Kind("UNDER", "GENERIC ANY SEE THERE PRESENT OBS", other.under),
+    Kind("UNDER", "GENERIC ANY SEE PRESENT OBS", other.under),
     Kind(
         "BETWEEN|BOTH",
-        "GENERIC ANY OCCUPY SEE THERE ROBOT LINE AWAY PRESENT NUM SPACE OBS RISE",
+        "GENERIC ANY OCCUPY SEE ROBOT LINE AWAY PRESENT NUM SPACE OBS RISE",
         other.between,
     ),
     Kind(
         "FREE FLOOR|SPOT",
-        "BIG WHERE WHICHSIDE ANY SEE THERE ROOM GENERIC ALL NUM LARGEST SIZE ON FIND PRESENT REFER",
+        "BIG MUCH WHERE WHICHSIDE ANY SEE ROOM GENERIC ALL NUM LARGEST SIZE ON FIND PRESENT REFER",
         other.free_floor,
     ),
-    Kind("", "THERE ANY PRESENT SEE GENERIC COLORED ALL NUM", other.exists),
+    Kind("", "ANY PRESENT SEE GENERIC COLORED ALL NUM", other.exists),
     Kind(
         "",
-        "LARGEST ALL GENERIC COLOR SEE THERE FIND",
+        "LARGEST ALL GENERIC COLOR SEE FIND",
         other.superlative(MeasureKind.LARGEST, "LARGEST"),
     ),
     Kind(
         "TALLEST",
-        "ALL GENERIC COLOR SEE THERE FIND RISE",
+        "ALL GENERIC COLOR SEE FIND RISE",
         other.superlative(MeasureKind.TALLEST, "TALLEST"),
     ),
-    Kind("WHERE|FIND", "SEE THERE AWAY OBS OCCUPY", other.where),
-    Kind("COLOR|COLORED", "BELONG SEE THERE GENERIC", other.color),
-    Kind("", "GENERIC BELONG OCCUPY THERE SEE", other.category),
+    Kind("WHERE|FIND", "SEE AWAY OBS OCCUPY", other.where),
+    Kind("COLOR|COLORED", "BELONG SEE GENERIC", other.color),
+    Kind("", "GENERIC BELONG OCCUPY SEE", other.category),
     Kind("DESCRIBE|LIKE", "OBS WHO GENERIC", other.caption),
-    Kind("LIST|ALL HERE|SEE|PRESENT|THERE", "GENERIC THERE PRESENT TOTAL", other.inventory),
+    Kind("LIST|ALL HERE|SEE|PRESENT|THERE", "GENERIC PRESENT TOTAL", other.inventory),
 )

@@ -3,19 +3,10 @@
 from __future__ import annotations
 
 from ada3d_ros.asking.free_order.clause import ROBOT, TOWARDS, Clause, Named
+from ada3d_ros.asking.words import COLORS
 from ada3d_ros.errors import InvalidRequestError
 from ada3d_ros.measures import NUMBER, RADIUS_M, MeasureKind, MeasureRequest, Reference
 
-NEARBY = (
-    "beside",
-    "near",
-    "next",
-    "by",
-    "around",
-    "to",
-    "in",
-    "inside",
-)  # of what is not asked after itself
 _LISTING = frozenset(("name", "show", "give", "report"))
 _UNITS = ("m", "cm", "mm", "ft", "in")  # that answers are given in
 
@@ -23,10 +14,13 @@ _UNITS = ("m", "cm", "mm", "ft", "in")  # that answers are given in
 def distance(clause: Clause) -> MeasureRequest | None:
     """Between two things, or of one from the robot."""
     ends = clause.meant
-    if not ends or len(ends) > 2 or ends == [ROBOT] or any(one.is_group for one in clause.named):
+    if not ends or len(ends) > 2 or not clause.named:
         return None
-    if any(clause.before(one.at) in ("round", "around") for one in clause.named):
-        return None  # a way that is walked
+    if any(one.is_group for one in clause.named):
+        return None
+    located = [clause.before(one.at) for one in clause.named if clause.is_located(one)]
+    if set(located) - {"to", "with", "at"}:
+        return None  # a way round a thing, or of something else that is there
     if len(ends) == 1 and not clause.has("HOW") and not {"to", "from"} & clause.words:
         return None
     telling = ("HOW", "WHAT", "FARNOUN", "UNIT", "MEASURE", "LINE", "SPACE")
@@ -41,7 +35,7 @@ def distance(clause: Clause) -> MeasureRequest | None:
 
 def path(clause: Clause) -> MeasureRequest | None:
     """A distance by its two ends alone: `measure: ball to barrel`."""
-    if len(clause.named) + len(clause.robots) != 2 or clause.has("WIDTH", "TALL", "HEIGHT"):
+    if len(clause.named) + len(clause.robots) != 2:
         return None
     if clause.has("BETWEEN", "BOTH") and clause.has("WHAT") and not clause.has("UNIT", "MEASURE"):
         return None
@@ -52,9 +46,9 @@ def path(clause: Clause) -> MeasureRequest | None:
 
 def size(clause: Clause) -> MeasureRequest | None:
     """All of it, or the length or the width."""
-    one = clause.only
+    one = clause.asked
     telling = clause.has("HOW", "WHAT", "SIZE", "SIZENOUN", "MEASURE", "UNIT")
-    if one is None or not telling or clause.before(one.at) in NEARBY:
+    if one is None or not telling or clause.measured.words.startswith("have you"):
         return None
     names = [name.lower() for name in ("LENGTH", "WIDTH") if clause.has(name)]
     attribute = names[0] if len(names) == 1 and not clause.has("SIZE") else ""
@@ -65,10 +59,10 @@ def size(clause: Clause) -> MeasureRequest | None:
 
 def height(clause: Clause) -> MeasureRequest | None:
     """Of a thing, or of its top above the floor."""
-    one = clause.only
+    one = clause.asked
     if one is None or (clause.has("TALL") and not clause.has("HOW", "UNIT", "WHAT", "HEIGHT")):
         return None
-    if clause.before(one.at) in NEARBY:
+    if clause.has("BIG") and clause.has("TALL"):
         return None
     if clause.has("TOP") and not clause.has("TALL", "HEIGHT", "UNIT", "VERTICAL"):
         return None
@@ -80,13 +74,24 @@ def nearest(clause: Clause) -> MeasureRequest | None:
     at, colors = clause.at("NEAREST"), clause.at("COLOR")
     if len(at) != 1 or len(colors) > 1 or clause.after(at[0]) == "COLOR":
         return None
+    if any(clause.before(one.at) in ("and", "or") for one in clause.named):
+        return None
+    if any(one.thing.article == "every" for one in clause.named):
+        return None
+    is_whether = clause.tokens[0].word in ("is", "are", "am", "does", "do")
+    if clause.after(at[0]) == "in" or (is_whether and not clause.has("WHAT")):
+        return None
     if clause.has("REFER") and sum(not one.is_group for one in clause.named) > 2:
         return None
     anchors, groups = _anchors_and_groups(clause, at[0])
     if len(anchors) != 1 or len(groups) > 1 or any(group.largest for group in groups):
         return None
-    numbers = [int(t.word[3:]) for t in clause.tokens if t.word.startswith("NUM")]
-    number = next((n for n in [*numbers, *(one.thing.number for one in clause.named)] if n), 1)
+    numbers = [
+        int(token.word[3:])
+        for i, token in enumerate(clause.tokens)
+        if token.word.startswith("NUM") and clause.before(i) != "of"  # which of the three
+    ]
+    number = numbers[0] if numbers else 1
     attribute = "color" if colors else ""
     if not NUMBER[0] <= number <= NUMBER[1] or (attribute and number > 1):
         return None
@@ -128,7 +133,9 @@ def within(clause: Clause) -> MeasureRequest | None:
     """What, or how many, are within a radius, or whether the thing named is. Raises
     InvalidRequestError for a radius out of its range.
     """
-    if len(clause.measured.lengths) != 1 or clause.has("UNIT"):
+    if len(clause.measured.lengths) != 1:
+        return None
+    if any(one.largest and clause.before(one.at) not in TOWARDS for one in clause.named):
         return None
     radius_m, unit = clause.measured.lengths[0]
     low, high = RADIUS_M
@@ -175,11 +182,14 @@ def _of_all(clause: Clause, base: MeasureRequest, meant: list[Reference]) -> Mea
         kind = MeasureKind.COUNT
     else:
         is_listed = clause.has("LIST", "ALL", "WHAT") or bool(_LISTING & clause.words)
-        if is_listed and clause.tokens[0].word in ("is", "are", "does", "do"):
+        asks_which = "LIST" in clause.words  # `are there any, and which ones`
+        if is_listed and not asks_which and clause.tokens[0].word in ("is", "are", "does", "do"):
             return None  # whether all of them are
         if not base.category and not (is_listed or clause.has("ANY", "GENERIC")):
             return None
         attribute = "yes_no" if base.category and clause.is_yes_no and not is_listed else ""
+        if attribute and any(_is_all(one) for one in clause.named):
+            return None
     return MeasureRequest(
         kind,
         to=base.to,
@@ -188,6 +198,12 @@ def _of_all(clause: Clause, base: MeasureRequest, meant: list[Reference]) -> Mea
         unit=base.unit,
         attribute=attribute,
     )
+
+
+def _is_all(one: Named) -> bool:
+    """Whether all of a name are meant: "the chairs", "every chair"."""
+    definite = one.thing.article in ("the", "your", "my", "our", "these", "those")
+    return one.thing.article == "every" or (one.thing.is_plural and definite)
 
 
 def _is_looked_for(clause: Clause, one: Named) -> bool:
@@ -202,8 +218,10 @@ def count(clause: Clause) -> MeasureRequest | None:
     if len(clause.named) != 1 or clause.robots or len(colors) > 1 or clause.named[0].largest:
         return None
     thing = clause.named[0].thing
-    if thing.number or thing.point_m:
+    if thing.number or thing.point_m or clause.is_located(clause.named[0]):
         return None
+    if colors and thing.words.split()[0] in COLORS:
+        return None  # of several colours
     return MeasureRequest(MeasureKind.COUNT, category=" ".join([*colors, thing.category]))
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ada3d_ros.asking.free_order.clause import ROBOT, TOWARDS, Clause
-from ada3d_ros.asking.free_order.measured_kinds import NEARBY
+from ada3d_ros.asking.free_order.clause import LOCATING, ROBOT, TOWARDS, Clause
 from ada3d_ros.asking.free_order.sides import PLACES
 from ada3d_ros.asking.read_question import ReadQuestion
 from ada3d_ros.asking.words import SHOWING
@@ -42,6 +41,8 @@ def on(clause: Clause) -> MeasureRequest | None:
     if not clause.is_yes_no or of.thing.number:
         return None
     if of.is_group:
+        if of.thing.article not in ("", "a", "an", "any", "some"):
+            return None  # whether all of them are
         category, to = of.thing.category, below[0].reference
         return MeasureRequest(MeasureKind.ON, to=to, category=category, attribute="yes_no")
     return MeasureRequest(
@@ -51,9 +52,12 @@ def on(clause: Clause) -> MeasureRequest | None:
 
 def what_it_stands_on(clause: Clause) -> MeasureRequest | None:
     """What is under a thing, asked for as what it stands on, or what supports it."""
-    one = clause.only
+    one = clause.asked
     if one is None or not clause.has("WHAT", "GENERIC"):
         return None
+    supports = clause.at("SUPPORT")
+    if supports and one.at < supports[0]:
+        return None  # what it supports itself
     return MeasureRequest(MeasureKind.UNDER, to=one.reference)
 
 
@@ -74,6 +78,8 @@ def between(clause: Clause) -> MeasureRequest | None:
     at = clause.at("BETWEEN") or clause.at("BOTH")
     if len(at) != 1 or any(one.is_group for one in clause.named):
         return None
+    if any(clause.before(one.at) in LOCATING[:-1] for one in clause.named if one.at > at[0]):
+        return None
     places = [(one.at, one.reference) for one in clause.named]
     places = sorted([*places, *((i, ROBOT) for i in clause.robots)], key=lambda place: place[0])
     if len(places) == 2 and clause.has("WHAT", "GENERIC", "ANY"):
@@ -83,7 +89,7 @@ def between(clause: Clause) -> MeasureRequest | None:
     # `if you go from A to B, is C between them`
     is_both = clause.has("BOTH") and all(place[0] < at[0] for place in places)
     ends = places[:2] if is_both else [place for place in places if place[0] > at[0]]
-    if len(places) != 3 or len(ends) != 2 or clause.has("WHAT", "HOW"):
+    if len(places) != 3 or len(ends) != 2 or not clause.is_yes_no:
         return None
     (of,) = (place[1] for place in places if place not in ends)
     to, third = (reference for _, reference in ends)
@@ -92,9 +98,11 @@ def between(clause: Clause) -> MeasureRequest | None:
 
 def free_floor(clause: Clause) -> MeasureRequest | None:
     """Beside a thing; what is to be put there does not count."""
-    if (clause.has("HOW") and not clause.has("BIG")) or clause.robots:
+    if (clause.has("HOW") and not clause.has("BIG", "MUCH")) or clause.robots:
         return None
     meant = [one for one in clause.named if not one.is_group]
+    if any(clause.before(one.at) in ("in", "on", "inside") for one in meant):
+        return None
     put = [one for one in clause.named if one.is_group and clause.before(one.at) not in PLACES]
     if len(meant) != 1 or len(clause.named) > 1 + len(put):
         return None
@@ -113,7 +121,7 @@ def exists(clause: Clause) -> MeasureRequest | None:
     thing = clause.named[0].thing
     if colors or thing.number or thing.point_m or clause.named[0].largest:
         return None
-    if thing.article not in _INDEFINITE:
+    if thing.article not in _INDEFINITE or clause.is_located(clause.named[0]):
         return None
     if not clause.has("THERE", "HERE", "PRESENT", "SEE", "ANY"):
         return None
@@ -129,11 +137,13 @@ def superlative(kind: MeasureKind, name: str) -> Callable[[Clause], MeasureReque
             return None
         if not named and not clause.has("WHAT", "GENERIC"):
             return None
+        if clause.tokens[0].word in ("is", "are") and not clause.has("WHAT"):
+            return None
         attribute = "color" if clause.has("COLOR") else ""
         if not named:
             return MeasureRequest(kind, attribute=attribute)
         thing, before = named[0].thing, clause.before(named[0].at)
-        is_beside = before in (*TOWARDS, *NEARBY) and before not in ("of", "from", "NEAREST")
+        is_beside = before in (*TOWARDS, *LOCATING) and before not in ("of", "from", "NEAREST")
         if thing.number or thing.point_m or is_beside:
             return None
         return MeasureRequest(kind, category=thing.category, attribute=attribute)
@@ -143,16 +153,16 @@ def superlative(kind: MeasureKind, name: str) -> Callable[[Clause], MeasureReque
 
 def where(clause: Clause) -> MeasureRequest | None:
     """Where the thing is that is meant."""
-    one = clause.only
-    if one is None or one.is_group or one.thing.point_m or clause.before(one.at) in NEARBY:
+    one = clause.asked
+    if one is None or one.is_group or one.thing.point_m:
         return None
     return MeasureRequest(MeasureKind.WHERE, of=one.reference)
 
 
 def color(clause: Clause) -> ReadQuestion | None:
     """Which colour a thing has, or whether it is one, or which of several."""
-    one = clause.only
-    if one is None or one.is_group or clause.before(one.at) in NEARBY:
+    one = clause.asked
+    if one is None or one.is_group:
         return None
     if clause.has("GENERIC") and one.thing.point_m is None:
         return None
@@ -171,7 +181,7 @@ def color(clause: Clause) -> ReadQuestion | None:
 
 def category(clause: Clause) -> ReadQuestion | None:
     """What is at a place, or what the red object is."""
-    one = clause.only
+    one = clause.asked
     if one is None or not clause.has("WHAT", "GENERIC"):
         return None
     is_generic = one.thing.words.split()[-1:] == ["object"]
@@ -182,7 +192,7 @@ def category(clause: Clause) -> ReadQuestion | None:
 
 def caption(clause: Clause) -> ReadQuestion | None:
     """What a thing, or what is at a place, looks like."""
-    one = clause.only
+    one = clause.asked
     return None if one is None else ReadQuestion("caption", None, (one.reference,))
 
 

@@ -20,6 +20,8 @@ def direction(clause: Clause) -> MeasureRequest | None:
     is_own = "you" in clause.words or [clause.before(i) for i in robots] in (["from"], ["at"])
     if len(clause.named) == 2 and is_own:
         return _from_robot(clause)
+    if any(clause.after(i) not in ("T", "from", "you", "me", "at") for i in clause.at("FACE")):
+        return None  # `and turn right`
     sides = [(i, t.word) for i, t in enumerate(clause.tokens) if t.word in SIDES]
     faced, sides = _faced(clause, sides)
     others = [one for one in clause.named if one is not faced]
@@ -49,7 +51,7 @@ def _faced(
     clause: Clause, sides: list[tuple[int, str]]
 ) -> tuple[Named | None, list[tuple[int, str]]]:
     """What is faced, by the words beside it, and the sides that are left to be asked for."""
-    found = [one for one in clause.named if clause.before(one.at, ("the",)) == "FACE"]
+    found = [one for one in clause.named if clause.before(one.at) == "FACE"]
     if not found and clause.has("FACED"):
         at = clause.at("FACED")[0]
         found = [one for one in clause.named if one.at < at][-1:]
@@ -110,7 +112,10 @@ def side(clause: Clause) -> MeasureRequest | None:
     own = {"you", "your", "me", "my"} & {*clause.measured.words.split()}
     if not own and not clause.has("VIEW", "ROBOT", "WHICHSIDE"):
         return None
-    if clause.before(one.at) in ("of", "behind", "to") or (is_one and not _is_asked(clause, one)):
+    is_asked_for = clause.before(one.at) in ("what", "which") and not one.thing.article
+    if is_asked_for or clause.is_located(one) or clause.before(one.at) in ("of", "behind"):
+        return None
+    if is_one and not _is_asked(clause, one):
         return None
     return MeasureRequest(
         MeasureKind.DIRECTION,
@@ -127,7 +132,7 @@ def _beside_another(clause: Clause, name: str) -> MeasureRequest | None:
     behind = [
         one
         for one in clause.named
-        if one.at == at + 1 or (one.at > at and clause.before(one.at) in ("of", "from", "to"))
+        if one.at == at + 1 or (one.at == at + 2 and clause.before(one.at) in ("of", "from", "to"))
     ]
     if len(behind) != 1 or not clause.is_yes_no:
         return None

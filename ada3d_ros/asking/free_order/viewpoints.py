@@ -31,13 +31,18 @@ VIEWPOINTS = rules(
         " HERE ",
     ),
     (
-        r"\bin (?:here|there|(?:your |the )?(?:view|sight))\b|\b(?:some|any)where\b"
+        r"\bin (?:here|there|(?:your |the )?(?:view|sight))\b|\b(?:some|any)(?:where|place)\b"
         r"|\bover (?:here|there)\b",
         " HERE ",
     ),
+    (
+        r"\bHERE (?:holds?|contains?|includes?|comprises|has|have|poss got)\b"
+        r"|\bHERE (?=contain|hold|includ)",
+        " HERE see ",
+    ),
     # as the robot sees it
     (
-        r"\b(?:as|(?:in )?the way) (?:you|i) (?:are |am )?(?:fac(?:e|ing)|look(?:ing)?"
+        r"\b(?:as|how|(?:in )?the way) (?:you|i) (?:are |am )?(?:fac(?:e|ing)|look(?:ing)?"
         r"|turned|oriented|see it)"
         r"(?: (?:right )?now| at present| at the moment)?(?= |$)(?! (?:at|to))"
         r"|\b(?:from )?where (?:you|i) (?:are |am )?(?:facing|looking|face|look)(?: from)?"
@@ -59,7 +64,7 @@ VIEWPOINTS = rules(
     # where somebody stands, and what is faced from there
     (rf"\b(from|to|of|by|near|around|between|and) (?:the )?(?:{SPOT}) (?=PLACE)", r"\1 "),
     (rf"\bat (?:the )?(?:{SPOT}) (?=PLACE)|\bthe (?:{SPOT})(?: at)? (?=PLACE)", " at "),
-    (r"\bas (?:(?:my|your|the|an?) )?(?:position|place|viewpoint|standpoint)\b", " ASPLACE "),
+    (r"\bas (?:(?:my|your|the|an?) )?(?:position|place|spot|viewpoint|standpoint)\b", " ASPLACE "),
     (r"\bas (?:what|the thing(?: that)?) i (?:look|am looking) at\b", " FACED "),
     (
         r"\b(?:from )?the (?:viewpoint|point of view|perspective|view|eyes) of\b"
@@ -102,7 +107,6 @@ VIEWPOINTS = rules(
         rf"|in front(?! of)|before me)\b|\bfront (?=or )|(?<=or )front\b|(?<=SIDEright )front\b",
         " SIDEfront ",
     ),
-    (r"\b(?:what|which) i (?:look|am looking) at\b", " FACED "),
     (
         rf"\b(?:with |having |and )?(?:aim(?:ed|ing)? )?(?:(?:{_THEIRS}) )?(?:(?:looking"
         rf"|viewing|view|look|gaze)"
@@ -124,13 +128,12 @@ VIEWPOINTS = rules(
         r" (?:in direction of|to|towards?|at)\b",
         " FACE ",
     ),
-    (r"\bFACE(?: (?:and|to|at|FACE))+(?= )", " FACE "),
     (
         r"\bof (?:me|you|it|him|them)\b(?=.*FACE)|(?<=FACE)(.*)\bof (?:me|you|it|him|them)\b",
         r" \1 ",
     ),
     (
-        r"\b(?:(?:do|must|should|would) i|i (?:must|should)) (?:have to )?FACE (?:see|for) ",
+        r"\b(?:(?:(?:do|must|should|would) i|i (?:must|should)) )?(?:have to )?FACE (?:see|for) ",
         " would i see ",
     ),
     (r"\bin (?:the )?direction of\b", " towards "),
@@ -148,7 +151,7 @@ VIEWPOINTS = rules(
     ),
     (r"\bfrom (?:there|that (?:place|spot|position|point))\b", " FROMTHERE "),
     (
-        r"\b(?:go|goes|going|walk(?:s|ed|ing)?|move|step)(?: over| up)?(?: and stand)? (?:to"
+        r"\b(?:go|goes|going|went|walk(?:s|ed|ing)?|move|step)(?: over| up)?(?: and stand)? (?:to"
         r"|at|by)\b(?=.*FACE)"
         r"|\b(?:stand|stands|standing|stood|stay|stays|staying|sat|sit|sits|seated"
         r"|sitting|am|are|is|be"
@@ -160,10 +163,15 @@ VIEWPOINTS = rules(
         r"| PLACE)(?! it\b)(?=.*FACE)",
         " STANDAT ",
     ),
-    (r"\b(?:taken?|taking) (?:up )?(?:my |your )?(?:place|position) (?:at|by|in)\b", " STANDAT "),
     (r"\b(?:my|your) (?:position|standpoint|viewpoint|place) is\b(?=.*FACE)", " STANDAT "),
     (r"^(?:the )?(?:position|standpoint|viewpoint)\b(?=.*FACE)", " STANDAT "),
     (r"^(?:my|your) (?:position|standpoint|viewpoint|place)\b(?=.*FACE)", " STANDAT "),
+    (
+        r"\bfrom (?:his|her|their|my|your|that) (?:viewpoint|point of view|perspective|position)\b"
+        r"(?=.*FACE)|(?<=FACE)(.*)\bfrom (?:his|her|their|my|your|that)"
+        r" (?:viewpoint|point of view|perspective|position)\b",
+        r" \1 ",
+    ),
     (r"\bin the place of\b(?=.*FACE)", " STANDAT "),
     (r"\blet the (?:viewpoint|position) be\b", " STANDAT "),
     (r"\b(?:taking|take) (?=.*ASPLACE)", " "),

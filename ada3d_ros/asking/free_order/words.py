@@ -1,8 +1,8 @@
 """Which class each word of a question in free order is of.
 
 A class is a cue of a kind (FAR, NEAREST, SIDEleft), or says what a thing beside it is to the
-question (STANDAT, FACE). Plain words change no meaning. A word that is in no class leaves a
-question unread.
+question (STANDAT, FACE). Plain words change no meaning. A word that is in none of
+them leaves a question unread.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ WORDS: dict[str, frozenset[str]] = {
     ),
     "AWAY": word_set(
         "away off between until till up across over straight together cover travel go going "
-        "walk run ran went other each two them both another direct lies taking their starting "
-        "keeps been put come talking"
+        "walk run ran went direct lies taking their starting keeps been put come talking"
     ),
-    "BIG": word_set("big large much bulky"),
+    "BIG": word_set("big large bulky"),
+    "MUCH": word_set("much"),
     "SIZE": word_set(
         "size footprint dimension dimensions measurement measurements extent extents sizing "
         "proportions dims"
@@ -52,7 +52,7 @@ WORDS: dict[str, frozenset[str]] = {
     "HEIGHT": word_set("height tallness level"),
     "TOTAL": word_set("full overall total exact precise approximate rough very wise many outer"),
     "REACH": word_set("reach reaches rise rises end ends stick sticks extend extends"),
-    "COME": word_set("come comes take takes"),
+    "COME": word_set("run come comes take takes"),
     "RISE": word_set(
         "rise rises reach reaches up end ends come comes go goes stretch over take takes"
     ),
@@ -72,11 +72,9 @@ WORDS: dict[str, frozenset[str]] = {
         "list enumerate inventory rundown everything contains comprises complete whatever whichever"
     ),
     "OCCUPY": word_set("occupy occupies occupied occupying fill fills lies draw walk go"),
-    "BELONG": word_set("belong classify call assume painted paint either neither recorded said"),
+    "BELONG": word_set("belong classify call assume painted paint either recorded said"),
     "ON": word_set("on"),
     "BETWEEN": word_set("between"),
-    "NUM": word_set("two"),
-    "TOWARDS": word_set("towards"),
     "SPOT": word_set("spot place area space room patch"),
     "ROOM": word_set(
         "room space spot bit area patch place left remain remains stay stays remaining down "
@@ -86,22 +84,22 @@ WORDS: dict[str, frozenset[str]] = {
 # Words that change no meaning.
 PLAIN = word_set("""
     a an the this that these those my your our its his her their such i you we they one ones he
-    she it me us him them there here HERE YN VIEW poss about dear sorry still anyway alright
-    cheers mate buddy sir madam folks basically honestly presently perched housed stationed
-    resides reside seated propped leans leaning please pls plz kindly thanks hey hi hello ok
-    okay um uh oh hmm so well now just then again robot exactly precisely roughly approximately
-    approx currently actually really quick quickly simply shall may might be been being am
-    having got get gets gives give gave make makes tell say show let know want need like wonder
-    ask interested report state determine require work out name identify indicate provide
-    specify return read call inform calculate compute estimate quantify establish point and or
-    but as of to from for by with at in beside near next around round alongside adjacent close
-    itself contain contains proximity sort kind type stand stands standing stood lie lies lying
+    she it me us him them there here HERE YN VIEW poss about dear sorry express output print
+    quote supply grateful thankful happy keen eager ta fact still anyway alright cheers mate
+    buddy sir madam folks basically honestly presently perched housed stationed resides reside
+    seated propped leans leaning please pls plz kindly thanks hey hi hello ok okay um uh oh hmm
+    so well now just then again robot exactly precisely roughly approximately approx currently
+    actually really quick quickly simply be been being am having got gives give gave tell say
+    show let know like wonder ask interested report state determine require work out name
+    identify indicate provide specify return read call inform calculate compute estimate
+    quantify establish and or but as of to from for by with at in beside near next around round
+    alongside adjacent close proximity sort kind type stand stands standing stood lie lies lying
     lay laid sit sits sitting sat rest rests resting placed put puts located situated positioned
     set kept hiding hidden remains remaining happens happen moment wish glad love possible able
     idea think thinking suppose mean possibly perhaps maybe reckon painted query excuse explain
-    centred stacked stored value figure known counted includes include appears appear carrying
-    keep holds centered alternatively instances pieces fall falls determination toward towards
-    answer question data info information hear
+    centred stacked stored value figure known counted appears appear carrying keep centered
+    alternatively instances pieces fall falls determination toward towards answer question data
+    info information hear
 """)
 
 # Words that a slip of the fingers is mended to, beside those above; and words that are none.
@@ -114,11 +112,12 @@ MENDED = word_set("""
     meters centimetres centimeters millimetres millimeters between where facing
 """)
 NO_SLIPS = word_set("""
-    string rope tape ruler cable cord barre staring gazed blow breath carte case cass char chars
-    cold compare compete comprise coordinate cove dept drum ether ever exit exits fins fist fond
-    font fund goin gong hell instance inventor keep laps ling meter metre noting observe pace
-    paced pain pant path pint preset proportion rage rally rang recon remain root sand sands
-    seas seat self sets stan stat tale tales tanks thank thee ther thin three
+    hold carry other each another string rope tape ruler cable cord barre staring gazed blow
+    breath carte case cass char chars cold compare compete comprise coordinate cove dept drum
+    ether ever exit exits fins fist fond font fund goin gong hell instance inventor keep laps
+    ling meter metre noting observe pace paced pain pant path pint preset proportion rage rally
+    rang recon remain root sand sands seas seat self sets stan stat tale tales tanks thank thee
+    ther thin three
 """)
 
 
