@@ -231,6 +231,7 @@ def test_who_stands_where_and_faces_what(text: str) -> None:
     "text",
     [
         "How many things are in the cabinet?",
+        "How many things do you see from the yellow sofa?",
         "How big is the thing at the table?",
         "How far is the object near the table from the lamp?",
         "Describe the thing next to the table.",

@@ -39,7 +39,8 @@ def path(clause: Clause) -> MeasureRequest | None:
         return None
     if clause.has("BETWEEN", "BOTH") and clause.has("WHAT") and not clause.has("UNIT", "MEASURE"):
         return None
-    if not {"to", "between", "until", "till", "from", "away", "off"} & clause.words:
+    joining = {"to", "between", "until", "till", "from", "away", "off"} & clause.words
+    if not joining and not clause.has("BOTH"):
         return None
     return distance(clause)
 
@@ -218,7 +219,10 @@ def count(clause: Clause) -> MeasureRequest | None:
     if len(clause.named) != 1 or clause.robots or len(colors) > 1 or clause.named[0].largest:
         return None
     thing = clause.named[0].thing
-    if thing.number or thing.point_m or clause.is_located(clause.named[0]):
+    is_from_there = clause.before(clause.named[0].at) == "from" and clause.has("GENERIC", "SEE")
+    if is_from_there or clause.is_located(clause.named[0]):
+        return None
+    if thing.number or thing.point_m:
         return None
     if colors and thing.words.split()[0] in COLORS:
         return None  # of several colours

@@ -333,6 +333,7 @@ REWORDINGS = rules(
         r"|are) (?:it|they)$",
         r"\2 \1 \3",
     ),
+    (r"\bmeasure the (?:space|room|gap) (?=from|between)", "distance "),
     (r"\bnothing else$|\bany idea\b|\bi am (?:asking|talking) about\b", " "),
     (r"\b(?:has|have) (something|anything) ended up\b", r"is \1"),
     (r"\bdid (.+) end up$", r"is \1"),
