@@ -38,7 +38,8 @@ _SEVERAL = re.compile(r"((?:largest )?[dnap]\d+)(?: (?:and|or) [dnap]\d+)+")
 
 
 def read_question(text: str) -> ReadQuestion | None:
-    """What a question asks for; None where the grammar does not read it.
+    """What a question asks for; None where the grammar does not read it, as any text of more than
+    MAX_CHARS.
 
     Raises InvalidRequestError: two questions at once, a thing that was not named ("there", "it"), a
     radius or number out of its range, brackets that are no place.
@@ -46,19 +47,19 @@ def read_question(text: str) -> ReadQuestion | None:
     if len(text) > MAX_CHARS:
         return None
     read = None if _TWO_QUESTIONS.search(text) else read_in_free_order(text)
-    phrasing = phrase(text)
-    if read is None:
+    phrasing = phrase(text) if read is None else None
+    if phrasing is not None:
         read = _read(phrasing)
-    if read is not None and _OF_ALL.search(text) and _is_whether(read):
-        return None  # whether all of them are or have
-    if read is None:
-        _refuse_two_questions(text)
-        if _read(_with_one_of_several(phrasing)) is not None:
-            raise InvalidRequestError(
-                f"{text!r} names several things where one is asked after: ask about each of them"
-                " in a question of its own."
-            )
-    return read
+    if read is not None:
+        is_of_all = _OF_ALL.search(text) and _is_whether(read)
+        return None if is_of_all else read  # whether all of them are, or have
+    _refuse_two_questions(text)
+    if phrasing is not None and _read(_with_one_of_several(phrasing)) is not None:
+        raise InvalidRequestError(
+            f"{text!r} names several things where one is asked after: ask about each of them"
+            " in a question of its own."
+        )
+    return None
 
 
 def _read(phrasing: Phrasing) -> ReadQuestion | None:

@@ -1,6 +1,5 @@
 """Questions in free word order: those of others, and how words, names and kinds are told."""
 
-import json
 import re
 from collections import Counter
 
@@ -15,8 +14,9 @@ from ada3d_ros.asking.grammar import ReadQuestion, read_question
 from ada3d_ros.errors import InvalidRequestError
 from test.support.wordings import FOLDER, expected, without_labels
 
-LINES = (FOLDER / "wordings_of_others.jsonl").read_text(encoding="utf-8").splitlines()
-OTHERS: list[dict[str, str]] = [json.loads(line) for line in LINES]
+TEXT = (FOLDER / "wordings_of_others.txt").read_text(encoding="utf-8")
+# A question, which may go on in lines that are indented by two, and its reading, indented by four.
+OTHERS = re.findall(r"^(\S.*(?:\n  \S.*)*)\n {4}(\S.*)$", TEXT, re.MULTILINE)
 OUTSIDE: list[str] = yaml.safe_load((FOLDER / "outside_of_others.yaml").read_text())
 MAX_UNREAD = 0.03  # of all
 MAX_UNREAD_OF_KIND = 0.12
@@ -26,7 +26,7 @@ NAMES |= {"WHERE": "grounding", "DIRECTION": "relation"}
 
 
 def meant(text: str) -> ReadQuestion:
-    """What a line of `wordings_of_others.jsonl` says; a model's name for a kind may be left out."""
+    """What a line of `wordings_of_others.txt` says; a model's name for a kind may be left out."""
     head = text.split()[0]
     return expected(NAMES.get(head, head.lower()), text)
 
@@ -45,15 +45,15 @@ def test_wordings_of_others_are_read_as_they_are_meant() -> None:
     """
     asked, unread = Counter[str](), Counter[str]()
     wrong = []
-    for line in OTHERS:
-        kind = line["want"].split()[0]
+    for lines, want in OTHERS:
+        kind, text = want.split()[0], " ".join(lines.split())
         asked[kind] += 1
-        found = read(line["q"])
+        found = read(text)
         if found is None:
             unread[kind] += 1
-        elif without_labels(found) != without_labels(meant(line["want"])):
-            wrong.append((line["q"], line["want"]))
-    assert sum(asked.values()) > 5000
+        elif without_labels(found) != without_labels(meant(want)):
+            wrong.append((text, want))
+    assert sum(asked.values()) == 5319
     assert not wrong
     assert sum(unread.values()) <= MAX_UNREAD * sum(asked.values())
     assert all(unread[kind] <= MAX_UNREAD_OF_KIND * asked[kind] + 1 for kind in asked), unread

@@ -195,13 +195,9 @@ class Clause:
         """Whether a word that is not read says which of a name is meant ("the tall lamp")."""
         words = [token.word for token in self.tokens]
         return any(
-            words[one.at - 1 : one.at]
-            and words[one.at - 1] in _RESTRICTING
-            and not one.thing.article
-            and words[one.at - 2 : one.at - 1] != ["how"]
-            and words[one.at - 2 : one.at - 1] != ["HOW"]
+            words[one.at - 1] in _RESTRICTING and words[one.at - 2 : one.at - 1] != ["how"]
             for one in self.named
-            if one.at
+            if one.at and not one.thing.article
         )
 
     @property

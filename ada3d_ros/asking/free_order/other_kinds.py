@@ -78,7 +78,7 @@ def between(clause: Clause) -> MeasureRequest | None:
     at = clause.at("BETWEEN") or clause.at("BOTH")
     if len(at) != 1 or any(one.is_group for one in clause.named):
         return None
-    if any(clause.before(one.at) in LOCATING[:-1] for one in clause.named if one.at > at[0]):
+    if any(clause.is_located(one) for one in clause.named if one.at > at[0]):
         return None
     places = [(one.at, one.reference) for one in clause.named]
     places = sorted([*places, *((i, ROBOT) for i in clause.robots)], key=lambda place: place[0])

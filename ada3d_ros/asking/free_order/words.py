@@ -1,8 +1,8 @@
 """Which class each word of a question in free order is of.
 
 A class is a cue of a kind (FAR, NEAREST, SIDEleft), or says what a thing beside it is to the
-question (STANDAT, FACE). Plain words change no meaning. A word that is in none of
-them leaves a question unread.
+question (STANDAT, FACE). Plain words change no meaning. A word that is in none of them leaves a
+question unread.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def slips_are_mended_to() -> frozenset[str]:
     return frozenset(w for w in MENDED.union(PLAIN, *WORDS.values()) if len(w) >= 5)
 
 
-@functools.cache
+@functools.lru_cache(maxsize=4096)
 def classes_of(word: str) -> frozenset[str]:
     """All classes of a word of a rewritten question; empty where it is of none."""
     found = {name for name, words in WORDS.items() if word in words}
