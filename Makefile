@@ -82,7 +82,8 @@ docs: setup ## the documentation as a site, in build/site; a warning is an error
 	$(call step,docs,NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet)
 
 tables: setup ## go on with the pruning tables of both levels for an hour (TABLES_MINUTES), then the pages made of results; commit first
-	$(call step,level 1,$(BIN)/ada3d eval pruning-tables --scenes 360 --minutes $$(( $(TABLES_MINUTES) * 2 / 3 )) --json docs/results/pruning_tables_level1.json)
+	$(call step,level 1,$(BIN)/ada3d eval pruning-tables --scenes 360 \
+		--minutes $$(( $(TABLES_MINUTES) * 2 / 3 )) --json docs/results/pruning_tables_level1.json)
 	$(call step,level 2,$(BIN)/ada3d eval pruning-tables --level 2 $(TABLES_LEVEL2) --minutes $$(( $(TABLES_MINUTES) / 3 )) --json docs/results/pruning_tables_level2.json)
 	$(call step,pages,for tool in $(PAGES); do $(BIN)/python tools/$$tool.py || exit 1; done)
 
